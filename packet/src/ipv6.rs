@@ -1,0 +1,141 @@
+//! The IPv6 header and the walk over extension headers (RFC 8200).
+//!
+//! ```text
+//!  0           4       6   7   8                   24                  40
+//! +-----------+-------+---+---+-------------------+-------------------+---
+//! |v|class|flow| len  |nxt|hop| src               | dst               | next
+//! +-----------+-------+---+---+-------------------+-------------------+---
+//! ```
+
+use crate::ethernet::u16_at;
+
+/// Length of the fixed header.
+pub const IPV6_LEN: usize = 40;
+
+/// At most so many extension headers are walked: a stranger's chain must not cost us time.
+pub const MAX_EXTENSIONS: usize = 8;
+
+/// At most so many bytes of extension headers are walked.
+pub const MAX_EXTENSIONS_LEN: usize = 256;
+
+/// Offsets within the header.
+pub mod field {
+    /// Length of what follows the fixed header, 16 bits.
+    pub const PAYLOAD_LEN: usize = 4;
+    /// Protocol of the next header, 8 bits.
+    pub const NEXT_HEADER: usize = 6;
+    /// Hop limit, 8 bits.
+    pub const HOP_LIMIT: usize = 7;
+    /// Source address, 128 bits; the destination follows.
+    pub const SRC: usize = 8;
+}
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// A checked IPv6 header: the packet's length lies within the bytes.
+#[derive(Clone, Copy)]
+pub struct Ipv6View<'a> {
+    bytes: &'a [u8],
+}
+
+/// Where the walk over extension headers ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Upper {
+    /// This protocol's header begins at this offset from the IPv6 header.
+    Protocol(u8, usize),
+    /// A fragment: what follows the fragment header need not be a transport header.
+    Fragment,
+    /// Too long a chain, or one that leaves the packet.
+    Unknown,
+}
+
+impl<'a> Ipv6View<'a> {
+    /// `None` where version or payload length contradict the bytes, and for jumbograms (RFC 2675),
+    /// which no port of ours carries.
+    #[inline]
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Option<Ipv6View<'a>> {
+        if bytes.len() < IPV6_LEN || bytes[0] >> 4 != 6 {
+            return None;
+        }
+        let view = Ipv6View { bytes };
+        (view.total_len() > IPV6_LEN && view.total_len() <= bytes.len()).then_some(view)
+    }
+
+    /// Length of header and payload in bytes.
+    #[inline]
+    #[must_use]
+    pub fn total_len(self) -> usize {
+        IPV6_LEN + usize::from(u16_at(self.bytes, field::PAYLOAD_LEN))
+    }
+
+    /// Walks the extension headers, at most [`MAX_EXTENSIONS`] and [`MAX_EXTENSIONS_LEN`] bytes.
+    #[inline]
+    #[must_use]
+    pub fn upper(self) -> Upper {
+        let packet = &self.bytes[..self.total_len()];
+        let mut protocol = packet[field::NEXT_HEADER];
+        let mut at = IPV6_LEN;
+        for _ in 0..=MAX_EXTENSIONS {
+            let unit = match protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION => 8,
+                AUTHENTICATION => 4,
+                FRAGMENT => return Upper::Fragment,
+                _ => return Upper::Protocol(protocol, at),
+            };
+            if at + 8 > packet.len() || at > IPV6_LEN + MAX_EXTENSIONS_LEN {
+                return Upper::Unknown;
+            }
+            // RFC 8200 section 4.3 counts 8-byte units after the first; RFC 4302 section 2.2 counts
+            // 4-byte units after the second.
+            let len = match unit {
+                8 => 8 + usize::from(packet[at + 1]) * 8,
+                _ => 8 + usize::from(packet[at + 1]) * 4,
+            };
+            protocol = packet[at];
+            at += len;
+            if at > packet.len() {
+                return Upper::Unknown;
+            }
+        }
+        Upper::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x60, 0, 0, 0, 0, payload.len() as u8, next, 64];
+        bytes.resize(IPV6_LEN, 0);
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    #[test]
+    fn walk_over_literal_chains() {
+        let upper = |next, payload: &[u8]| Ipv6View::new(&packet(next, payload)).unwrap().upper();
+        assert_eq!(upper(6, &[0; 20]), Upper::Protocol(6, 40));
+        assert_eq!(upper(0, &[17, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]), Upper::Protocol(17, 48));
+        assert_eq!(upper(0, &[60, 0, 0, 0, 0, 0, 0, 0, 6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Upper::Protocol(6, 64));
+        assert_eq!(upper(44, &[17, 0, 0, 1, 0, 0, 0, 0]), Upper::Fragment);
+        assert_eq!(upper(0, &[17, 200, 0, 0, 0, 0, 0, 0]), Upper::Unknown);
+        assert_eq!(upper(0, &[17, 0, 0]), Upper::Unknown);
+        // Nine options headers in a row are one too many.
+        assert_eq!(upper(60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(9)), Upper::Unknown);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let whole = packet(6, &[0; 20]);
+        for len in 0..whole.len() {
+            assert!(Ipv6View::new(&whole[..len]).is_none(), "{len} bytes");
+        }
+        assert!(Ipv6View::new(&packet(6, &[])).is_none(), "payload length 0 is a jumbogram's");
+    }
+}

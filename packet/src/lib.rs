@@ -1,0 +1,33 @@
+//! Bytes and memory: everything the other rooms say about frames.
+//!
+//! Nothing here knows of sockets, clocks, threads or tables. A frame enters as a slice that a
+//! stranger filled; [`Headers::parse`] checks every length once, and what it returns can be used
+//! without checking again. Header files follow one order: newtypes, offsets, view, checked
+//! constructor, getters, `Display`, tests on literal bytes.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod checksum;
+pub mod coalesce;
+pub mod ethernet;
+pub mod head;
+pub mod headers;
+pub mod ipv4;
+pub mod ipv6;
+pub mod mac;
+pub mod offload;
+pub mod segment;
+pub mod tcp;
+pub mod time;
+pub mod udp;
+pub mod vlan;
+pub mod vnet;
+
+pub use batch::{Batch, Span};
+pub use ethernet::EtherType;
+pub use headers::{Headers, Malformed, Network, Transport};
+pub use mac::MacAddr;
+pub use offload::{Checksum, Features, Offload, Segmentation, SegmentationKind};
+pub use time::Timestamp;
+pub use vlan::{Tag, VlanId};
+pub use vnet::{VNET_LEN, VnetHeader};

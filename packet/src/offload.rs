@@ -1,0 +1,233 @@
+//! Offload metadata: what a frame still owes, and what a port can take.
+//!
+//! A sender's kernel hands down super-frames of up to 64 KiB that stand for many segments, with a
+//! checksum that holds only the pseudo-header's sum. Such a frame crosses the switch as it is
+//! wherever the far side can take it.
+
+use crate::headers::{Headers, Network, Transport};
+use crate::vnet::{VnetHeader, flag, gso};
+
+/// A UDP super-frame stands for at most so many datagrams (`UDP_MAX_SEGMENTS` in the kernel).
+pub const MAX_UDP_SEGMENTS: usize = 128;
+
+/// A TCP super-frame stands for at most so many segments: a guest must not turn one read of ours
+/// into 60,000 writes. 64 KiB in 256 segments are 256 bytes each, half the smallest segment that
+/// IPv4 hosts must accept (RFC 879).
+pub const MAX_TCP_SEGMENTS: usize = 256;
+
+/// All headers of a super-frame together are at most this long: two VLAN tags, IPv6 with as many
+/// extension headers as are walked, TCP with options.
+pub const MAX_HEADERS_LEN: usize = 22 + 40 + 256 + 60;
+
+/// What is known of the transport checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Checksum {
+    /// It stands in the frame, and nobody has looked at it.
+    #[default]
+    Complete,
+    /// It stands in the frame and was verified by the sender's kernel.
+    Verified,
+    /// The field holds the sum of the pseudo-header only.
+    Partial,
+}
+
+/// What the segments of a super-frame are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SegmentationKind {
+    /// TCP over IPv4 (TSO4).
+    TcpV4,
+    /// TCP over IPv6 (TSO6).
+    TcpV6,
+    /// UDP over IPv4 (USO4).
+    UdpV4,
+    /// UDP over IPv6 (USO6).
+    UdpV6,
+}
+
+/// How a super-frame is to be cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segmentation {
+    /// What the segments are.
+    pub kind: SegmentationKind,
+    /// The first TCP segment has CWR set (RFC 3168), and only that one may keep it.
+    pub ecn: bool,
+    /// Payload bytes of each segment but the last; never 0.
+    pub size: u16,
+}
+
+/// What a frame still owes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offload {
+    /// The transport checksum.
+    pub checksum: Checksum,
+    /// `Some` for a super-frame; its checksum is then [`Checksum::Partial`].
+    pub segmentation: Option<Segmentation>,
+}
+
+/// The verdict on a virtio-net header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Judged {
+    /// It says what the frame says.
+    Accept(Offload),
+    /// It asks for a checksum of bytes that we do not understand (an inner packet, an unusual
+    /// protocol): finish it here, with [`finish_checksum`], and forget the header.
+    Finish {
+        /// Where the coverage begins.
+        start: usize,
+        /// Where the two bytes of the checksum are.
+        at: usize,
+    },
+}
+
+/// The header contradicts the frame or itself, or is of a kind that was not negotiated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadVnetHeader;
+
+impl Offload {
+    /// Judges a stranger's virtio-net header by the frame behind it. At least as strict as the
+    /// kernel's `virtio_net_hdr_to_skb`.
+    #[inline]
+    pub fn judge(vnet: VnetHeader, headers: &Headers, frame_len: usize) -> Result<Judged, BadVnetHeader> {
+        let checksum = if vnet.flags & flag::NEEDS_CSUM != 0 {
+            let start = usize::from(vnet.csum_start);
+            let at = start + usize::from(vnet.csum_offset);
+            if at + 2 > frame_len {
+                return Err(BadVnetHeader);
+            }
+            let own = headers.transport.checksum_offset();
+            if start != usize::from(headers.l4) || Some(usize::from(vnet.csum_offset)) != own {
+                return if vnet.gso_type == gso::NONE { Ok(Judged::Finish { start, at }) } else { Err(BadVnetHeader) };
+            }
+            Checksum::Partial
+        } else if vnet.flags & flag::DATA_VALID != 0 {
+            Checksum::Verified
+        } else {
+            Checksum::Complete
+        };
+        let segmentation = match vnet.gso_type {
+            gso::NONE => None,
+            _ => judge_segmentation(vnet, checksum, headers, frame_len)?,
+        };
+        Ok(Judged::Accept(Offload { checksum, segmentation }))
+    }
+
+    /// The header that says this of a frame, `growth` bytes of VLAN tags added on the way out.
+    #[inline]
+    #[must_use]
+    pub fn to_vnet(self, headers: &Headers, growth: isize) -> VnetHeader {
+        let mut vnet = VnetHeader::default();
+        match (self.checksum, headers.transport.checksum_offset()) {
+            (Checksum::Partial, Some(offset)) => {
+                vnet.flags = flag::NEEDS_CSUM;
+                vnet.csum_start = headers.l4.wrapping_add_signed(growth as i16);
+                vnet.csum_offset = offset as u16;
+            }
+            (Checksum::Verified, _) => vnet.flags = flag::DATA_VALID,
+            _ => {}
+        }
+        if let Some(segmentation) = self.segmentation {
+            vnet.gso_type = match segmentation.kind {
+                SegmentationKind::TcpV4 => gso::TCPV4,
+                SegmentationKind::TcpV6 => gso::TCPV6,
+                SegmentationKind::UdpV4 | SegmentationKind::UdpV6 => gso::UDP_L4,
+            };
+            if segmentation.ecn {
+                vnet.gso_type |= gso::ECN;
+            }
+            vnet.gso_size = segmentation.size;
+            vnet.hdr_len = headers.payload.wrapping_add_signed(growth as i16);
+        }
+        vnet
+    }
+}
+
+#[inline]
+fn judge_segmentation(
+    vnet: VnetHeader,
+    checksum: Checksum,
+    headers: &Headers,
+    frame_len: usize,
+) -> Result<Option<Segmentation>, BadVnetHeader> {
+    let ecn = vnet.gso_type & gso::ECN != 0;
+    let (kind, most) = match (vnet.gso_type & !gso::ECN, headers.network, headers.transport) {
+        (gso::TCPV4, Network::Ipv4, Transport::Tcp) => (SegmentationKind::TcpV4, MAX_TCP_SEGMENTS),
+        (gso::TCPV6, Network::Ipv6, Transport::Tcp) => (SegmentationKind::TcpV6, MAX_TCP_SEGMENTS),
+        (gso::UDP_L4, Network::Ipv4, Transport::Udp) if !ecn => (SegmentationKind::UdpV4, MAX_UDP_SEGMENTS),
+        (gso::UDP_L4, Network::Ipv6, Transport::Udp) if !ecn => (SegmentationKind::UdpV6, MAX_UDP_SEGMENTS),
+        _ => return Err(BadVnetHeader),
+    };
+    let payload = headers.payload_len();
+    let size = usize::from(vnet.gso_size);
+    // Bytes behind the packet would be cut into segments of their own.
+    let whole = headers.end as usize == frame_len;
+    if checksum != Checksum::Partial
+        || size == 0
+        || !whole
+        || usize::from(headers.payload) > MAX_HEADERS_LEN
+        || payload.div_ceil(size) > most
+    {
+        return Err(BadVnetHeader);
+    }
+    Ok((payload > size).then_some(Segmentation { kind, ecn, size: vnet.gso_size }))
+}
+
+/// Sums a frame from `start` to its end into the two bytes at `at`, which hold the sum of what the
+/// frame does not show (a pseudo-header). As the kernel's `skb_checksum_help`: a result of 0 is
+/// written as 0xffff.
+pub fn finish_checksum(frame: &mut [u8], start: usize, at: usize) {
+    let check = match !crate::checksum::sum(&frame[start..]) {
+        0 => 0xffff,
+        check => check,
+    };
+    crate::ethernet::put_u16(frame, at, check);
+}
+
+/// What a port's far side takes without help; a refusal of the kernel's at start is kept here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    /// Partial checksums.
+    pub checksum: bool,
+    /// TCP super-frames over IPv4.
+    pub tso4: bool,
+    /// TCP super-frames over IPv6.
+    pub tso6: bool,
+    /// TCP super-frames whose first segment has CWR set.
+    pub tso_ecn: bool,
+    /// UDP super-frames, over IPv4 and IPv6.
+    pub uso: bool,
+}
+
+impl Features {
+    /// All of it.
+    pub const ALL: Features = Features { checksum: true, tso4: true, tso6: true, tso_ecn: true, uso: true };
+
+    /// None of it: plain frames with complete checksums.
+    pub const NONE: Features = Features { checksum: false, tso4: false, tso6: false, tso_ecn: false, uso: false };
+
+    /// Can a frame that owes this be handed over as it is?
+    #[inline]
+    #[must_use]
+    pub fn take(self, offload: Offload) -> bool {
+        (self.checksum || offload.checksum != Checksum::Partial)
+            && offload.segmentation.is_none_or(|segmentation| {
+                self.segment(segmentation.kind) && (self.tso_ecn || !segmentation.ecn)
+            })
+    }
+
+    /// Are super-frames of this kind taken?
+    #[inline]
+    #[must_use]
+    pub fn segment(self, kind: SegmentationKind) -> bool {
+        match kind {
+            SegmentationKind::TcpV4 => self.tso4,
+            SegmentationKind::TcpV6 => self.tso6,
+            SegmentationKind::UdpV4 | SegmentationKind::UdpV6 => self.uso,
+        }
+    }
+
+    /// The same without segmentation: for a kernel that refused a valid super-frame.
+    #[must_use]
+    pub fn without_segmentation(self) -> Features {
+        Features { checksum: self.checksum, ..Features::NONE }
+    }
+}

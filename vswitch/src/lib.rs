@@ -1,0 +1,21 @@
+//! The switch: MAC table, VLANs, forwarding, and the one [`Pipeline`] that composes them.
+//!
+//! A function of bytes and time: no sockets, clocks or threads. A batch goes in, queues come out;
+//! who knows [`Pipeline::process`] knows the switch.
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod egress;
+pub mod forward;
+pub mod mac_table;
+pub mod pipeline;
+pub mod port;
+pub mod vlan;
+
+pub use counters::{Counter, Counters, DropReason, PortCounters};
+pub use egress::{Egress, SendError};
+pub use forward::Forward;
+pub use mac_table::{Learned, MacEntry, MacTable, MacTableConfig};
+pub use pipeline::Pipeline;
+pub use port::{Port, PortId};
+pub use vlan::{PortVlan, VlanMode, VlanSet};

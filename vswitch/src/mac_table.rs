@@ -1,0 +1,478 @@
+//! The MAC table: behind which port is this address of this VLAN?
+//!
+//! A learning switch notes the source of each frame and sends to a known destination through one
+//! port only; the unknown is flooded. One table serves all workers of a bridge.
+//!
+//! *Key.* (VLAN, MAC): each VLAN learns by itself. Group addresses and zero are never learned.
+//!
+//! *Refresh.* A frame from a known source renews its entry. The entry notes whole seconds, so that
+//! in all but one frame a second a refresh finds nothing to write: the common case reads shared
+//! memory and leaves it alone.
+//!
+//! *Age.* An entry that nothing renewed for the ageing time (300 s) is gone: at once for look-ups,
+//! from memory when [`MacTable::expire`] comes by.
+//!
+//! *Move.* A source that shows up behind another port moves its entry there at once, counted.
+//!
+//! *Limit.* At most 8192 learned entries, unless configured. A newcomer beyond that takes the place
+//! of the least recently used entry of the port that holds most, so a station that invents addresses
+//! pushes out its own (Open vSwitch, `lib/mac-learning.h`, calls this "a security feature").
+//!
+//! *Static* entries are an operator's. Learning never overrides them, they do not age, are never
+//! evicted and survive a flush. They do not count against the limit, but have the same one of their
+//! own.
+//!
+//! *Strangers choose the keys*, so the place of a key comes from SipHash-1-3 with a key of this
+//! process, and each key has eight places in two buckets, never a chain. If all eight are taken, one
+//! of them makes room: of the port that holds most, the least recently used. At the limit the table
+//! is half full at most, so that is rare. All memory is allocated when the table is made.
+//!
+//! ```text
+//!  h = SipHash(key)    bucket[h as u32]            bucket[h >> 32]
+//!                      +-----+-----+-----+-----+   +-----+-----+-----+-----+
+//!                      |k v  |k v  |k v  |k v  |   |k v  |k v  |k v  |k v  |    64 bytes each
+//!                      +-----+-----+-----+-----+   +-----+-----+-----+-----+
+//!  k: 1 | MAC 48 | VLAN 12             v: seconds 32 | static 1 | port 16
+//! ```
+//!
+//! *Threads.* Any worker may look up and learn at any time through `&self`. Look-ups take no lock:
+//! a version number, odd while an entry is put in or taken out, tells a reader that it must look
+//! again (a seqlock). Changes are made under one mutex, which a worker only ever *tries*: if another
+//! holds it, the frame goes on its way unlearned and the next one of that source tries again. So no
+//! worker ever waits for another.
+
+use std::cmp::Reverse;
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use packet::vlan::VlanId;
+use packet::{MacAddr, Timestamp};
+use siphasher::sip::SipHasher13;
+
+use crate::port::PortId;
+
+mod usage;
+use usage::Usage;
+
+/// The fewest and the most entries that a table can be configured for.
+pub const SIZE_RANGE: std::ops::RangeInclusive<usize> = 10..=1_000_000;
+
+const WAYS: usize = 4;
+
+/// Readers that met a writer so often in a row treat the address as unknown, which floods the frame.
+const READ_ATTEMPTS: usize = 16;
+
+/// How a table is made.
+#[derive(Clone, Copy, Debug)]
+pub struct MacTableConfig {
+    /// Most learned entries, within [`SIZE_RANGE`]; values outside are clamped.
+    pub size: usize,
+    /// Seconds until an entry that nothing renewed is forgotten.
+    pub aging_secs: u32,
+    /// How many ports there can be.
+    pub ports: usize,
+    /// The key of the hash: random numbers of this process.
+    pub seed: [u64; 2],
+}
+
+impl Default for MacTableConfig {
+    /// Open vSwitch's numbers, 64 ports, and a seed that everybody knows.
+    fn default() -> MacTableConfig {
+        MacTableConfig { size: 8192, aging_secs: 300, ports: 64, seed: [0; 2] }
+    }
+}
+
+/// What [`MacTable::learn`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// A new entry.
+    Added,
+    /// The entry was there.
+    Refreshed,
+    /// The entry was there, behind this other port.
+    Moved {
+        /// Where the address was before.
+        from: PortId,
+    },
+    /// Nothing: not the address of a station, a static entry says otherwise, no such port, or the
+    /// table is busy.
+    Refused,
+}
+
+/// One entry, as shown to people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MacEntry {
+    /// The VLAN; 0 for untagged.
+    pub vlan: VlanId,
+    /// The address.
+    pub mac: MacAddr,
+    /// The port behind which it is.
+    pub port: PortId,
+    /// Seconds since it was last renewed; `None` if static.
+    pub age: Option<u32>,
+}
+
+/// What happened to the table since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MacTableStats {
+    /// Entries learned.
+    pub learned: u64,
+    /// Entries that moved to another port.
+    pub moved: u64,
+    /// Entries that made room for others.
+    pub evicted: u64,
+    /// Entries that grew too old.
+    pub expired: u64,
+    /// Learned entries now in the table.
+    pub entries: usize,
+    /// Static entries now in the table.
+    pub statics: usize,
+}
+
+/// A static entry found no place: the limit is reached, or its buckets hold static entries only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full;
+
+#[derive(Debug, Default)]
+struct Slot {
+    key: AtomicU64,
+    value: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Bucket([Slot; WAYS]);
+
+/// Odd while somebody changes the buckets. On a cache line of its own, as every look-up reads it and
+/// taking the lock must not pull it from the readers.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Version(AtomicU64);
+
+/// The table; see the module's text.
+#[derive(Debug)]
+pub struct MacTable {
+    version: Version,
+    buckets: Box<[Bucket]>,
+    seed: [u64; 2],
+    size: usize,
+    aging_secs: u32,
+    book: Mutex<Book>,
+}
+
+/// What only those who change the table need.
+#[derive(Debug)]
+struct Book {
+    usage: Usage,
+    stats: MacTableStats,
+}
+
+/// An entry's value, unpacked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Value {
+    secs: u32,
+    is_static: bool,
+    port: PortId,
+}
+
+impl Value {
+    #[inline]
+    fn pack(self) -> u64 {
+        u64::from(self.secs) << 32 | u64::from(self.is_static) << 16 | u64::from(self.port.0)
+    }
+
+    #[inline]
+    fn unpack(value: u64) -> Value {
+        Value { secs: (value >> 32) as u32, is_static: value >> 16 & 1 != 0, port: PortId(value as u16) }
+    }
+}
+
+const OCCUPIED: u64 = 1 << 63;
+
+#[inline]
+fn key_of(vlan: VlanId, mac: MacAddr) -> u64 {
+    OCCUPIED | mac.to_u64() << 12 | u64::from(vlan.get())
+}
+
+fn key_parts(key: u64) -> (VlanId, MacAddr) {
+    (VlanId::new(key as u16 & 0xfff).unwrap_or_default(), MacAddr::from_u64(key >> 12))
+}
+
+impl MacTable {
+    /// An empty table, with all the memory that it will ever use: 24 bytes a slot, two to four slots
+    /// an entry.
+    #[must_use]
+    pub fn new(config: MacTableConfig) -> MacTable {
+        let size = config.size.clamp(*SIZE_RANGE.start(), *SIZE_RANGE.end());
+        let buckets = (2 * size).div_ceil(WAYS).next_power_of_two();
+        MacTable {
+            buckets: std::iter::repeat_with(Bucket::default).take(buckets).collect(),
+            version: Version::default(),
+            seed: config.seed,
+            size,
+            aging_secs: config.aging_secs,
+            book: Mutex::new(Book { usage: Usage::new(config.ports, buckets * WAYS), stats: MacTableStats::default() }),
+        }
+    }
+
+    /// The port behind which an address is, if that is known.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, vlan: VlanId, mac: MacAddr, now: Timestamp) -> Option<PortId> {
+        let key = key_of(vlan, mac);
+        let (_, value) = self.read(key, self.places(key))?;
+        (!self.is_expired(value, now)).then_some(value.port)
+    }
+
+    /// A frame with this source came in through this port.
+    #[inline]
+    pub fn learn(&self, vlan: VlanId, mac: MacAddr, port: PortId, now: Timestamp) -> Learned {
+        if !mac.is_station() {
+            return Learned::Refused;
+        }
+        let key = key_of(vlan, mac);
+        let places = self.places(key);
+        if let Some((_, value)) = self.read(key, places)
+            && value.port == port
+            && (value.secs == now.secs() || value.is_static)
+        {
+            return Learned::Refreshed;
+        }
+        match self.book.try_lock() {
+            Ok(mut book) => self.learn_locked(&mut book, key, places, port, now),
+            Err(TryLockError::Poisoned(book)) => self.learn_locked(&mut book.into_inner(), key, places, port, now),
+            Err(TryLockError::WouldBlock) => Learned::Refused,
+        }
+    }
+
+    #[cold]
+    fn learn_locked(&self, book: &mut Book, key: u64, places: [usize; 2], port: PortId, now: Timestamp) -> Learned {
+        if port.index() >= book.usage.ports() {
+            return Learned::Refused;
+        }
+        let fresh = Value { secs: now.secs(), is_static: false, port };
+        if let Some((slot, value)) = self.scan(key, places) {
+            if value.is_static {
+                return if value.port == port { Learned::Refreshed } else { Learned::Refused };
+            }
+            book.usage.remove(value.port, slot);
+            book.usage.push(port, slot);
+            self.slot(slot).value.store(fresh.pack(), Ordering::Relaxed);
+            if value.port == port {
+                return Learned::Refreshed;
+            }
+            book.stats.moved += 1;
+            return Learned::Moved { from: value.port };
+        }
+        if book.stats.entries >= self.size
+            && let Some(victim) = book.usage.busiest().and_then(|port| book.usage.oldest(port))
+        {
+            self.take_out(book, victim);
+            book.stats.evicted += 1;
+        }
+        let Some(slot) = self.make_room(book, places) else { return Learned::Refused };
+        self.put_in(slot, key, fresh);
+        book.usage.push(port, slot);
+        book.stats.entries += 1;
+        book.stats.learned += 1;
+        Learned::Added
+    }
+
+    /// Puts an operator's entry in, instead of a learned one if there is one.
+    pub fn add_static(&self, vlan: VlanId, mac: MacAddr, port: PortId) -> Result<(), Full> {
+        let mut book = self.lock();
+        let key = key_of(vlan, mac);
+        let places = self.places(key);
+        let value = Value { secs: 0, is_static: true, port };
+        match self.scan(key, places) {
+            Some((slot, old)) if old.is_static => {
+                self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
+                return Ok(());
+            }
+            Some((slot, _)) => self.take_out(&mut book, slot),
+            None => {}
+        }
+        if book.stats.statics >= self.size {
+            return Err(Full);
+        }
+        let slot = self.make_room(&mut book, places).ok_or(Full)?;
+        self.put_in(slot, key, value);
+        book.stats.statics += 1;
+        Ok(())
+    }
+
+    /// Takes an entry out, static or learned; false if it is not there.
+    pub fn remove(&self, vlan: VlanId, mac: MacAddr) -> bool {
+        let mut book = self.lock();
+        let key = key_of(vlan, mac);
+        let Some((slot, _)) = self.scan(key, self.places(key)) else { return false };
+        self.take_out(&mut book, slot);
+        true
+    }
+
+    /// Forgets what was learned, of this port and this VLAN only where they are given. Returns how
+    /// many entries that were.
+    pub fn flush(&self, port: Option<PortId>, vlan: Option<VlanId>) -> usize {
+        let mut book = self.lock();
+        let mut flushed = 0;
+        for slot in 0..self.buckets.len() * WAYS {
+            let key = self.slot(slot).key.load(Ordering::Relaxed);
+            let value = Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+            if key != 0
+                && !value.is_static
+                && port.is_none_or(|port| value.port == port)
+                && vlan.is_none_or(|vlan| key_parts(key).0 == vlan)
+            {
+                self.take_out(&mut book, slot);
+                flushed += 1;
+            }
+        }
+        flushed
+    }
+
+    /// Takes out entries that grew too old, at most `budget` of them. Returns how many: fewer than
+    /// the budget means that it is done.
+    pub fn expire(&self, now: Timestamp, budget: usize) -> usize {
+        let mut book = self.lock();
+        let mut expired = 0;
+        for port in 0..book.usage.ports() {
+            let port = PortId(port as u16);
+            while expired < budget
+                && let Some(slot) = book.usage.oldest(port)
+                && self.is_expired(Value::unpack(self.slot(slot).value.load(Ordering::Relaxed)), now)
+            {
+                self.take_out(&mut book, slot);
+                expired += 1;
+            }
+        }
+        book.stats.expired += expired as u64;
+        expired
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn stats(&self) -> MacTableStats {
+        self.lock().stats
+    }
+
+    /// All entries that have not grown too old, sorted by VLAN and address. Allocates.
+    #[must_use]
+    pub fn entries(&self, now: Timestamp) -> Vec<MacEntry> {
+        let _book = self.lock();
+        let mut entries: Vec<MacEntry> = (0..self.buckets.len() * WAYS)
+            .filter_map(|slot| {
+                let slot = self.slot(slot);
+                let key = slot.key.load(Ordering::Relaxed);
+                let value = Value::unpack(slot.value.load(Ordering::Relaxed));
+                let (vlan, mac) = key_parts(key);
+                let age = (!value.is_static).then(|| now.secs().saturating_sub(value.secs));
+                (key != 0 && !self.is_expired(value, now)).then_some(MacEntry { vlan, mac, port: value.port, age })
+            })
+            .collect();
+        entries.sort_unstable_by_key(|entry| (entry.vlan, entry.mac));
+        entries
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn is_expired(&self, value: Value, now: Timestamp) -> bool {
+        !value.is_static && now.secs().saturating_sub(value.secs) >= self.aging_secs
+    }
+
+    /// The two buckets in which a key can be.
+    #[inline]
+    fn places(&self, key: u64) -> [usize; 2] {
+        let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
+        hasher.write_u64(key);
+        let hash = hasher.finish();
+        let mask = self.buckets.len() - 1;
+        let (first, second) = (hash as usize & mask, (hash >> 32) as usize & mask);
+        [first, if second == first { first ^ (1 & mask) } else { second }]
+    }
+
+    #[inline]
+    fn slot(&self, slot: usize) -> &Slot {
+        &self.buckets[slot / WAYS].0[slot % WAYS]
+    }
+
+    /// A consistent look at a key's places without the lock.
+    #[inline]
+    fn read(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
+        for _ in 0..READ_ATTEMPTS {
+            let version = self.version.0.load(Ordering::Acquire);
+            if version & 1 == 0 {
+                let found = self.scan(key, places);
+                fence(Ordering::Acquire);
+                if self.version.0.load(Ordering::Relaxed) == version {
+                    return found;
+                }
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    #[inline]
+    fn scan(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
+        for bucket in places {
+            for (way, slot) in self.buckets[bucket].0.iter().enumerate() {
+                if slot.key.load(Ordering::Relaxed) == key {
+                    return Some((bucket * WAYS + way, Value::unpack(slot.value.load(Ordering::Relaxed))));
+                }
+            }
+        }
+        None
+    }
+
+    /// A free slot in the emptier of two buckets; if there is none, that of a victim in them, chosen
+    /// as fairly as at the limit. `None` if all are static.
+    fn make_room(&self, book: &mut Book, places: [usize; 2]) -> Option<usize> {
+        let key = |slot: usize| self.slot(slot).key.load(Ordering::Relaxed);
+        let value = |slot: usize| Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+        let slots = |bucket: usize| bucket * WAYS..(bucket + 1) * WAYS;
+        let free = |bucket: &usize| slots(*bucket).filter(|slot| key(*slot) == 0).count();
+        let emptier = if free(&places[1]) > free(&places[0]) { places[1] } else { places[0] };
+        if let Some(slot) = slots(emptier).find(|slot| key(*slot) == 0) {
+            return Some(slot);
+        }
+        let learned = places.into_iter().flat_map(slots).filter(|slot| !value(*slot).is_static);
+        let victim = learned.min_by_key(|slot| (Reverse(book.usage.len(value(*slot).port)), value(*slot).secs))?;
+        self.take_out(book, victim);
+        book.stats.evicted += 1;
+        Some(victim)
+    }
+
+    fn put_in(&self, slot: usize, key: u64, value: Value) {
+        self.change(|| {
+            self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
+            self.slot(slot).key.store(key, Ordering::Relaxed);
+        });
+    }
+
+    fn take_out(&self, book: &mut Book, slot: usize) {
+        let value = Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+        self.change(|| self.slot(slot).key.store(0, Ordering::Relaxed));
+        if value.is_static {
+            book.stats.statics -= 1;
+        } else {
+            book.usage.remove(value.port, slot);
+            book.stats.entries -= 1;
+        }
+    }
+
+    /// Makes a change that readers must see whole. Only with the lock held.
+    fn change(&self, stores: impl FnOnce()) {
+        let version = self.version.0.load(Ordering::Relaxed) | 1;
+        self.version.0.store(version, Ordering::Relaxed);
+        fence(Ordering::Release);
+        stores();
+        self.version.0.store(version.wrapping_add(1), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+use super::*;
+
+const VLAN: VlanId = VlanId::NONE;
+
+fn table(size: usize) -> MacTable {
+    MacTable::new(MacTableConfig { size, ports: 8, seed: [1, 2], ..MacTableConfig::default() })
+}
+
+fn mac(n: u64) -> MacAddr {
+    MacAddr::from_u64(0x0200_0000_0000 | n)
+}
+
+fn at(secs: u64) -> Timestamp {
+    Timestamp::from_secs(secs)
+}
+
+#[test]
+fn learn_refresh_move() {
+    let table = table(100);
+    assert_eq!(table.learn(VLAN, mac(1), PortId(0), at(0)), Learned::Added);
+    assert_eq!(table.learn(VLAN, mac(1), PortId(0), at(0)), Learned::Refreshed);
+    assert_eq!(table.learn(VLAN, mac(1), PortId(3), at(1)), Learned::Moved { from: PortId(0) });
+    assert_eq!(table.lookup(VLAN, mac(1), at(1)), Some(PortId(3)));
+    let stats = table.stats();
+    assert_eq!((stats.learned, stats.moved, stats.entries), (1, 1, 1));
+}
+
+#[test]
+fn only_stations_are_learned() {
+    let table = table(100);
+    for mac in [MacAddr::BROADCAST, MacAddr::default(), MacAddr([1, 0, 0x5e, 0, 0, 1])] {
+        assert_eq!(table.learn(VLAN, mac, PortId(0), at(0)), Learned::Refused);
+    }
+    assert_eq!(table.learn(VLAN, mac(1), PortId(8), at(0)), Learned::Refused, "no such port");
+}
+
+#[test]
+fn each_vlan_learns_by_itself() {
+    let table = table(100);
+    let ten = VlanId::new(10).unwrap();
+    table.learn(ten, mac(1), PortId(0), at(0));
+    table.learn(VLAN, mac(1), PortId(1), at(0));
+    assert_eq!(table.lookup(ten, mac(1), at(0)), Some(PortId(0)));
+    assert_eq!(table.lookup(VLAN, mac(1), at(0)), Some(PortId(1)));
+    assert_eq!(table.flush(None, Some(ten)), 1);
+    assert_eq!(table.lookup(ten, mac(1), at(0)), None);
+}
+
+#[test]
+fn entries_age_unless_renewed() {
+    let table = table(100);
+    table.learn(VLAN, mac(1), PortId(0), at(0));
+    table.learn(VLAN, mac(2), PortId(0), at(0));
+    table.learn(VLAN, mac(1), PortId(0), at(200));
+    assert_eq!(table.lookup(VLAN, mac(2), at(299)), Some(PortId(0)));
+    assert_eq!(table.lookup(VLAN, mac(2), at(300)), None, "gone for look-ups before anybody swept");
+    assert_eq!(table.expire(at(300), 10), 1);
+    assert_eq!(table.lookup(VLAN, mac(1), at(300)), Some(PortId(0)));
+    assert_eq!(table.expire(at(500), 10), 1);
+    assert_eq!((table.stats().expired, table.stats().entries), (2, 0));
+}
+
+#[test]
+fn expiry_keeps_to_its_budget() {
+    let table = table(100);
+    (0..50).for_each(|n| assert_eq!(table.learn(VLAN, mac(n + 1), PortId(n as u16 % 4), at(0)), Learned::Added));
+    assert_eq!(table.expire(at(400), 20), 20);
+    assert_eq!(table.expire(at(400), 20), 20);
+    assert_eq!(table.expire(at(400), 20), 10);
+}
+
+#[test]
+fn a_flooder_pushes_out_its_own() {
+    let table = table(100);
+    for n in 0..10 {
+        table.learn(VLAN, mac(n + 1), PortId(1), at(0));
+    }
+    for n in 0..100_000 {
+        table.learn(VLAN, mac(0x10_0000 + n), PortId(2), at(1));
+    }
+    for n in 0..10 {
+        assert_eq!(table.lookup(VLAN, mac(n + 1), at(1)), Some(PortId(1)), "station {n}");
+    }
+    let stats = table.stats();
+    assert_eq!(stats.entries, 100);
+    assert_eq!(stats.learned, stats.evicted + 100);
+}
+
+#[test]
+fn the_victim_is_the_least_recently_used() {
+    let table = table(10);
+    for n in 0..10 {
+        table.learn(VLAN, mac(n + 1), PortId(0), at(n));
+    }
+    table.learn(VLAN, mac(1), PortId(0), at(20));
+    table.learn(VLAN, mac(100), PortId(1), at(21));
+    assert_eq!(table.lookup(VLAN, mac(1), at(21)), Some(PortId(0)), "renewed");
+    assert_eq!(table.lookup(VLAN, mac(2), at(21)), None, "the oldest now");
+}
+
+#[test]
+fn static_entries_stay() {
+    let table = table(10);
+    table.learn(VLAN, mac(1), PortId(0), at(0));
+    table.add_static(VLAN, mac(1), PortId(5)).unwrap();
+    assert_eq!(table.learn(VLAN, mac(1), PortId(0), at(0)), Learned::Refused);
+    assert_eq!(table.learn(VLAN, mac(1), PortId(5), at(0)), Learned::Refreshed);
+    for n in 0..1000 {
+        table.learn(VLAN, mac(n + 2), PortId(0), at(0));
+    }
+    assert_eq!(table.expire(at(1000), 1000), 10);
+    table.flush(None, None);
+    assert_eq!(table.lookup(VLAN, mac(1), at(100_000)), Some(PortId(5)));
+    assert_eq!((table.stats().entries, table.stats().statics), (0, 1));
+    assert!(table.remove(VLAN, mac(1)));
+    assert!(!table.remove(VLAN, mac(1)));
+    assert_eq!(table.stats().statics, 0);
+}
+
+#[test]
+fn static_entries_have_a_limit() {
+    let table = table(10);
+    let added = (0..100).filter(|n| table.add_static(VLAN, mac(n + 1), PortId(0)).is_ok()).count();
+    assert_eq!((added, table.stats().statics), (10, 10));
+}
+
+#[test]
+fn a_port_that_goes_takes_its_entries_with_it() {
+    let table = table(100);
+    for n in 0..20 {
+        table.learn(VLAN, mac(n + 1), PortId(n as u16 % 2), at(0));
+    }
+    assert_eq!(table.flush(Some(PortId(0)), None), 10);
+    assert_eq!(table.entries(at(0)).len(), 10);
+    assert!(table.entries(at(0)).iter().all(|entry| entry.port == PortId(1)));
+}
+
+#[test]
+fn a_full_bucket_makes_room_by_itself() {
+    // 10 entries in 8 buckets of 4, but 1,000,000 addresses: many meet in the same two buckets.
+    let table = MacTable::new(MacTableConfig { size: 10, ports: 2, ..MacTableConfig::default() });
+    for n in 0..10_000 {
+        assert_eq!(table.learn(VLAN, mac(n + 1), PortId(0), at(n / 100)), Learned::Added);
+        assert_eq!(table.lookup(VLAN, mac(n + 1), at(n / 100)), Some(PortId(0)));
+    }
+    assert!(table.stats().entries <= 10);
+}
+
+/// Workers learn and look up at once: no look-up may ever show a port where its address never was.
+#[test]
+fn readers_never_see_half_a_change() {
+    let table = table(16);
+    std::thread::scope(|scope| {
+        for worker in 0..2u64 {
+            let table = &table;
+            scope.spawn(move || {
+                for n in 0..100_000u64 {
+                    let station = (n * 7 + worker * 13) % 64;
+                    table.learn(VLAN, mac(station + 1), PortId((station % 4) as u16), at(n / 1000));
+                    let other = (n * 11 + worker) % 64;
+                    if let Some(port) = table.lookup(VLAN, mac(other + 1), at(n / 1000)) {
+                        assert_eq!(port, PortId((other % 4) as u16));
+                    }
+                }
+            });
+        }
+    });
+    let stats = table.stats();
+    assert_eq!(stats.moved, 0);
+    assert_eq!(stats.learned, stats.evicted + stats.expired + stats.entries as u64);
+}

@@ -1,0 +1,58 @@
+//! Ports: where frames enter and leave the bridge.
+
+use std::fmt;
+
+use packet::ethernet::ETHERNET_LEN;
+use packet::vlan::TAG_LEN;
+use packet::{Features, Headers, Offload};
+
+use crate::vlan::PortVlan;
+
+/// A port's number on its bridge.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortId(pub u16);
+
+impl PortId {
+    /// The number as an index.
+    #[inline]
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for PortId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// What the pipeline knows of a port.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Which VLANs it carries and how.
+    pub vlan: PortVlan,
+    /// The longest packet behind the Ethernet header and VLAN tags, in bytes.
+    pub mtu: u32,
+    /// What its far side takes without help.
+    pub features: Features,
+    /// Are consecutive frames of one flow written as one super-frame?
+    pub coalesce: bool,
+    /// A port whose link is down gets no copies of flooded frames.
+    pub up: bool,
+}
+
+impl Port {
+    /// Would the frame, or a segment of it, be longer than the MTU? One VLAN tag is free, as on
+    /// Ethernet (IEEE 802.3 clause 3.2.7: 1518 bytes untagged, 1522 tagged).
+    #[inline]
+    #[must_use]
+    pub fn is_too_long(&self, headers: &Headers, offload: Offload, frame_len: usize) -> bool {
+        let len = match offload.segmentation {
+            Some(segmentation) => usize::from(headers.payload) + usize::from(segmentation.size),
+            None => frame_len,
+        };
+        let tag = if headers.tag.is_some() { TAG_LEN } else { 0 };
+        len > self.mtu as usize + ETHERNET_LEN + tag
+    }
+}
