@@ -198,8 +198,9 @@ mod tests {
         let small = std::iter::repeat_with(|| batch.push(VnetHeader::default(), &[0; 60])).take_while(|pushed| *pushed).count();
         assert_eq!(small, MAX_FRAMES);
         batch.clear();
-        let large =
-            std::iter::repeat_with(|| batch.push(VnetHeader::default(), &[0; MAX_FRAME_LEN])).take_while(|pushed| *pushed).count();
+        let large = std::iter::repeat_with(|| batch.push(VnetHeader::default(), &[0; MAX_FRAME_LEN]))
+            .take_while(|pushed| *pushed)
+            .count();
         assert_eq!(large, 4);
         batch.clear();
         assert!(!batch.push(VnetHeader::default(), &[0; MAX_FRAME_LEN + 1024]));

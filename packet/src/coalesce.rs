@@ -150,7 +150,9 @@ impl<'a> Run<'a> {
             return false;
         }
         let shared: &[(usize, usize)] = match headers.network {
-            Network::Ipv4 => &[(0, ipv4::field::TOTAL_LEN), (ipv4::field::FRAGMENT, ipv4::field::CHECKSUM), (ipv4::field::SRC, ipv4::IPV4_LEN)],
+            Network::Ipv4 => {
+                &[(0, ipv4::field::TOTAL_LEN), (ipv4::field::FRAGMENT, ipv4::field::CHECKSUM), (ipv4::field::SRC, ipv4::IPV4_LEN)]
+            }
             Network::Ipv6 => &[(0, ipv6::field::PAYLOAD_LEN), (ipv6::field::NEXT_HEADER, ipv6::IPV6_LEN)],
             Network::Other => return false,
         };

@@ -86,8 +86,7 @@ impl<'a> Ipv4View<'a> {
 mod tests {
     use super::*;
 
-    const PACKET: [u8; 24] =
-        [0x45, 0, 0, 22, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0xaa, 0xbb, 0, 0];
+    const PACKET: [u8; 24] = [0x45, 0, 0, 22, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0xaa, 0xbb, 0, 0];
 
     #[test]
     fn fields_of_literal_bytes() {

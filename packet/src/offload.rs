@@ -209,9 +209,9 @@ impl Features {
     #[must_use]
     pub fn take(self, offload: Offload) -> bool {
         (self.checksum || offload.checksum != Checksum::Partial)
-            && offload.segmentation.is_none_or(|segmentation| {
-                self.segment(segmentation.kind) && (self.tso_ecn || !segmentation.ecn)
-            })
+            && offload
+                .segmentation
+                .is_none_or(|segmentation| self.segment(segmentation.kind) && (self.tso_ecn || !segmentation.ecn))
     }
 
     /// Are super-frames of this kind taken?

@@ -146,20 +146,27 @@ impl Pipeline {
             let Some(port) = &mut self.ports[id.index()] else { continue };
             let Some(counters) = self.counters.port(id) else { continue };
             let refusals = &mut self.refusals[id.index()];
-            write_queue(queue, rx, port.features, port.coalesce, |pieces| send(id, pieces), |written| {
-                counters.tx_writes.add(written.writes);
-                match written.result {
-                    Ok(()) => {
-                        counters.tx_frames.add(written.frames);
-                        counters.tx_bytes.add(written.bytes);
+            write_queue(
+                queue,
+                rx,
+                port.features,
+                port.coalesce,
+                |pieces| send(id, pieces),
+                |written| {
+                    counters.tx_writes.add(written.writes);
+                    match written.result {
+                        Ok(()) => {
+                            counters.tx_frames.add(written.frames);
+                            counters.tx_bytes.add(written.bytes);
+                        }
+                        Err(error) => counters.drop(error.reason(), written.frames),
                     }
-                    Err(error) => counters.drop(error.reason(), written.frames),
-                }
-                if written.refused {
-                    counters.offload_refused.add(1);
-                    *refusals += 1;
-                }
-            });
+                    if written.refused {
+                        counters.offload_refused.add(1);
+                        *refusals += 1;
+                    }
+                },
+            );
             if *refusals >= REFUSALS_TO_GIVE_UP {
                 port.features = port.features.without_segmentation();
             }
