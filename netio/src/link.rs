@@ -1,0 +1,153 @@
+//! Links of the calling thread's namespace, by rtnetlink (rtnetlink(7)).
+//!
+//! One request, one answer, on a socket that is closed again: an open one would keep its namespace
+//! alive. Never on the packet path.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use packet::MacAddr;
+
+/// A link as the kernel describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Set up by its owner, whatever its carrier.
+    pub up: bool,
+    /// The longest packet, in bytes.
+    pub mtu: u32,
+    /// Its address.
+    pub mac: MacAddr,
+}
+
+/// What to change of a link; what is `None` stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change<'a> {
+    /// Longest packet, in bytes.
+    pub mtu: Option<u32>,
+    /// Frames that the kernel keeps for us to read.
+    pub tx_queue_len: Option<u32>,
+    /// Set up or down.
+    pub up: Option<bool>,
+    /// Move to this namespace.
+    pub netns: Option<BorrowedFd<'a>>,
+    /// Rename.
+    pub name: Option<&'a str>,
+    /// Its address.
+    pub mac: Option<MacAddr>,
+}
+
+/// The link of this name; `ErrorKind::NotFound` if there is none.
+pub fn get(name: &str) -> io::Result<Link> {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    match talk(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST)? {
+        Some(RouteNetlinkMessage::NewLink(link)) => Ok(describe(&link)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel answered a link request with something else")),
+    }
+}
+
+/// Changes a link, all or nothing as far as the kernel does so.
+pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    if let Some(up) = change.up {
+        request.header.change_mask = LinkFlags::Up;
+        request.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    }
+    request.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
+    request.attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
+    request.attributes.extend(change.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
+    request.attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
+    request.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    talk(RouteNetlinkMessage::SetLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+}
+
+/// Gives a link an address.
+pub fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
+    use netlink_packet_route::address::{AddressAttribute, AddressFlags};
+    let mut request = AddressMessage::default();
+    request.header.index = index;
+    request.header.prefix_len = prefix_len;
+    request.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    // Usable at once, without duplicate address detection (RFC 4862 section 5.4).
+    request.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    request.attributes.push(AddressAttribute::Address(address));
+    request.attributes.push(AddressAttribute::Local(address));
+    talk(RouteNetlinkMessage::NewAddress(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+/// Deletes a link.
+pub fn delete(index: u32) -> io::Result<()> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    talk(RouteNetlinkMessage::DelLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+}
+
+/// The names of all links of this namespace.
+pub fn names() -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_to_string("/proc/thread-self/net/dev")?.lines().skip(2) {
+        names.extend(entry.split_once(':').map(|(name, _)| name.trim().to_owned()));
+    }
+    Ok(names)
+}
+
+fn describe(link: &LinkMessage) -> Link {
+    let mut described = Link {
+        index: link.header.index,
+        name: String::new(),
+        up: link.header.flags.contains(LinkFlags::Up),
+        mtu: 0,
+        mac: MacAddr::default(),
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => described.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => described.mtu = *mtu,
+            LinkAttribute::Address(bytes) => {
+                if let Ok(bytes) = bytes.as_slice().try_into() {
+                    described.mac = MacAddr(bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+    described
+}
+
+/// One request and its answer; `None` for a bare acknowledgment.
+fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = flags;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    match answer.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => {
+            let error = error.to_io();
+            // ENODEV is how rtnetlink says that there is no such link.
+            if error.raw_os_error() == Some(libc::ENODEV) { Err(io::Error::new(io::ErrorKind::NotFound, error)) } else { Err(error) }
+        }
+        NetlinkPayload::InnerMessage(inner) => Ok(Some(inner)),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,409 @@
+//! TAP devices (Documentation/networking/tuntap.rst).
+//!
+//! A TAP has two sides: a network interface, which a namespace's stack or a bridge uses, and a
+//! descriptor, from which frames that the interface sends are read, and to which frames that it is to
+//! receive are written. We hold the descriptor, and only one process can.
+//!
+//! *Offload.* Each frame comes and goes behind a 12-byte virtio-net header (`IFF_VNET_HDR`), so that
+//! super-frames and partial checksums cross whole. What the far side takes is set with
+//! `TUNSETOFFLOAD`, which refuses what the kernel does not know; so more is asked for step by step,
+//! and what was refused is kept for people to see. The mask belongs to the device, not to the
+//! descriptor, so it is always set, also to nothing.
+//!
+//! *Namespaces.* A descriptor keeps alive the namespace in which it was opened, not the one where the
+//! interface lives. A device for another namespace is therefore made here and moved there: when that
+//! namespace goes, so does the device, and the descriptor says `EBADFD`. Only a device that exists
+//! there already has to be opened there.
+//!
+//! *Life.* A link set down refuses writes with `EIO` and has nothing to read, without an event. A
+//! device that is gone answers `EBADFD`, with an event.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use packet::{Batch, Features, VNET_LEN};
+use rustix::io::{Errno, read, write, writev};
+use thiserror::Error;
+
+use crate::link::{self, Change};
+use crate::netns::{self, Netns, NetnsId};
+
+const DEVICE: &str = "/dev/net/tun";
+
+/// `TUNGETDEVNETNS` (`include/uapi/linux/if_tun.h`): a descriptor of the interface's namespace.
+const TUNGETDEVNETNS: libc::Ioctl = 0x54e3;
+
+/// USO flags, since Linux 6.2; accepted only together.
+const TUN_F_USO4: u32 = 0x20;
+const TUN_F_USO6: u32 = 0x40;
+
+/// How long an interface's name can be.
+pub const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
+
+/// Which TAP, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TapSpec {
+    /// The interface's name, at most [`MAX_NAME_LEN`] bytes.
+    pub name: String,
+    /// Where it is, if not in our own namespace.
+    pub netns: Option<Netns>,
+    /// How many workers read from it: more than one makes it a multi-queue device.
+    pub queues: usize,
+    /// Its MTU, if not the kernel's choice (1500).
+    pub mtu: Option<u32>,
+    /// Frames that the kernel keeps for us to read. Beyond that it drops.
+    pub tx_queue_len: u32,
+    /// False: plain frames with complete checksums only.
+    pub offload: bool,
+}
+
+/// Why there is no such TAP.
+#[derive(Debug, Error)]
+pub enum TapError {
+    /// The device node is missing.
+    #[error("{DEVICE} is missing; load the module (`modprobe tun`) or make the node (`mkdir -p /dev/net && mknod {DEVICE} c 10 200`)")]
+    NoDevice,
+    /// The device node is not ours to open.
+    #[error("no right to open {DEVICE}: {0}; run as root, or `chmod 666 {DEVICE}` (making a TAP is checked separately)")]
+    NoAccess(io::Error),
+    /// Missing capability.
+    #[error(
+        "no right to make or attach {name}: CAP_NET_ADMIN is missing; run as root, give the right to the binary with \
+         `setcap cap_net_admin,cap_sys_admin+ep $(command -v vswitchd)`, or run it in a user namespace of its own with `unshare -rn`"
+    )]
+    NoPermission {
+        /// The interface.
+        name: String,
+    },
+    /// Somebody else holds the descriptor.
+    #[error(
+        "{name} is held by another process (a virtual machine's monitor?), and a TAP has one owner; \
+         give this switch a TAP of its own, or join the guest by a socket instead of {name}"
+    )]
+    Busy {
+        /// The interface.
+        name: String,
+    },
+    /// There is an interface of that name that is no TAP, or one of another kind.
+    #[error("{name} exists already and is not a TAP that can be attached: choose another name, or `ip link del {name}`")]
+    NotTap {
+        /// The interface.
+        name: String,
+    },
+    /// The namespace cannot be entered.
+    #[error("network namespace {netns}: {error}")]
+    Namespace {
+        /// As it was named.
+        netns: Netns,
+        /// Why.
+        error: io::Error,
+    },
+    /// Anything else.
+    #[error("{name}: {what}: {error}")]
+    Io {
+        /// The interface.
+        name: String,
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// One descriptor of a TAP. One worker reads it; any may write.
+#[derive(Clone, Debug)]
+pub struct Queue(Arc<OwnedFd>);
+
+/// How a drain ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// The batch is full; there may be more.
+    More,
+    /// There is nothing left.
+    Drained,
+    /// The device is gone.
+    Gone,
+}
+
+/// What an interface is like now, wherever it has been moved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkState {
+    /// Its name now.
+    pub name: String,
+    /// Is it set up?
+    pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+/// An open TAP.
+#[derive(Debug)]
+pub struct Tap {
+    queues: Vec<Queue>,
+    features: Features,
+    refused: Vec<&'static str>,
+    /// Set where the device was opened inside another namespace, which our descriptors keep alive.
+    pinned: Option<(Netns, NetnsId)>,
+}
+
+impl Queue {
+    /// Reads frames until there is none left or the batch is full.
+    #[inline]
+    pub fn recv(&self, rx: &mut Batch) -> Received {
+        while let Some(slot) = rx.slot() {
+            match read(&self.0, slot) {
+                Ok(filled) => rx.commit(filled),
+                Err(Errno::AGAIN) => return Received::Drained,
+                Err(Errno::INTR) => {}
+                Err(_) => return Received::Gone,
+            }
+        }
+        Received::More
+    }
+
+    /// Writes one frame or super-frame, a virtio-net header first, in one call.
+    #[inline]
+    pub fn send(&self, pieces: &[io::IoSlice<'_>]) -> Result<(), Errno> {
+        let sent = match pieces {
+            [whole] => write(&self.0, whole),
+            pieces => writev(&self.0, pieces),
+        };
+        sent.map(drop)
+    }
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Tap {
+    /// Makes the TAP, or attaches to one that exists and that nobody holds; sets what the
+    /// specification says, and sets it up.
+    pub fn open(spec: &TapSpec) -> Result<Tap, TapError> {
+        let Some(netns) = &spec.netns else {
+            let (queues, name) = open_queues(spec, &spec.name)?;
+            return Tap::finish(queues, spec, None).and_then(|tap| configure(&name, spec, None).map(|()| tap));
+        };
+        let enter = |error| TapError::Namespace { netns: netns.clone(), error };
+        let namespace = netns.open().map_err(enter)?;
+        let exists = netns::inside(namespace.as_fd(), || match link::get(&spec.name) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        });
+        if exists.map_err(enter)? {
+            let queues = netns::inside(namespace.as_fd(), || Ok(open_queues(spec, &spec.name))).map_err(enter)??.0;
+            netns::inside(namespace.as_fd(), || Ok(configure(&spec.name, spec, None))).map_err(enter)??;
+            let id = NetnsId::of(&namespace).map_err(enter)?;
+            return Tap::finish(queues, spec, Some((netns.clone(), id)));
+        }
+        let (queues, name) = open_queues(spec, "vsw%d")?;
+        let tap = Tap::finish(queues, spec, None)?;
+        configure(&name, spec, Some(&namespace))?;
+        netns::inside(namespace.as_fd(), || Ok(set_up(&spec.name, spec))).map_err(enter)??;
+        Ok(tap)
+    }
+
+    fn finish(queues: Vec<Queue>, spec: &TapSpec, pinned: Option<(Netns, NetnsId)>) -> Result<Tap, TapError> {
+        let mut tap = Tap { queues, features: Features::NONE, refused: Vec::new(), pinned };
+        tap.set_offload(spec)?;
+        Ok(tap)
+    }
+
+    /// Asks for each offload in turn and keeps what the kernel grants.
+    fn set_offload(&mut self, spec: &TapSpec) -> Result<(), TapError> {
+        let Some(Queue(fd)) = self.queues.first() else { return Ok(()) };
+        let mut granted = 0;
+        set_offload(fd, granted).map_err(|error| io_error(spec, "TUNSETOFFLOAD", error))?;
+        if !spec.offload {
+            return Ok(());
+        }
+        let features = &mut self.features;
+        let wanted: [(u32, &'static str, &mut bool); 5] = [
+            (libc::TUN_F_CSUM, "checksum", &mut features.checksum),
+            (libc::TUN_F_TSO4, "tso4", &mut features.tso4),
+            (libc::TUN_F_TSO6, "tso6", &mut features.tso6),
+            (libc::TUN_F_TSO_ECN, "tso-ecn", &mut features.tso_ecn),
+            (TUN_F_USO4 | TUN_F_USO6, "uso", &mut features.uso),
+        ];
+        for (bits, name, feature) in wanted {
+            if set_offload(fd, granted | bits).is_ok() {
+                granted |= bits;
+                *feature = true;
+            } else {
+                self.refused.push(name);
+            }
+        }
+        // A refused mask leaves the device as it was, so what was granted last holds.
+        Ok(())
+    }
+
+    /// The descriptors, one for each worker that reads.
+    #[must_use]
+    pub fn queues(&self) -> &[Queue] {
+        &self.queues
+    }
+
+    /// What the far side takes.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// What was asked for and refused, by name.
+    #[must_use]
+    pub fn refused(&self) -> &[&'static str] {
+        &self.refused
+    }
+
+    /// What the interface is like now, in whatever namespace it is. `None` if it is gone, or if only
+    /// our descriptor still keeps its namespace alive.
+    pub fn state(&self) -> io::Result<Option<LinkState>> {
+        let Some(Queue(fd)) = self.queues.first() else { return Ok(None) };
+        if let Some((netns, id)) = &self.pinned
+            && netns.id().ok() != Some(*id)
+        {
+            return Ok(None);
+        }
+        let name = match interface_name(fd) {
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Ok(None),
+            name => name?,
+        };
+        let namespace = interface_netns(fd)?;
+        let look = || match link::get(&name) {
+            Ok(link) => Ok(Some(LinkState { name: link.name, up: link.up, mtu: link.mtu })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        if NetnsId::of(&namespace)? == NetnsId::own()? { look() } else { netns::inside(namespace.as_fd(), look) }
+    }
+}
+
+/// Opens as many descriptors of one device as there are queues, and tells the device's name.
+fn open_queues(spec: &TapSpec, name: &str) -> Result<(Vec<Queue>, String), TapError> {
+    let multi_queue = if spec.queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
+    let mut queues = Vec::with_capacity(spec.queues);
+    let mut name = name.to_owned();
+    for _ in 0..spec.queues.max(1) {
+        let fd = open_device()?;
+        name = set_interface(&fd, &name, flags).map_err(|error| refusal(spec, error))?;
+        set_vnet_header(&fd).map_err(|error| io_error(spec, "TUNSETVNETHDRSZ", error))?;
+        queues.push(Queue(Arc::new(fd)));
+    }
+    Ok((queues, name))
+}
+
+fn open_device() -> Result<OwnedFd, TapError> {
+    // Non-blocking not only for our sake: the driver's fast way to a buffer is for such writers only
+    // (`tun_can_build_skb` in drivers/net/tun.c).
+    match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE) {
+        Ok(file) => Ok(file.into()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => Err(TapError::NoDevice),
+        Err(error) => Err(TapError::NoAccess(error)),
+    }
+}
+
+/// Sets MTU and queue length and, where a namespace is given, moves the device there under its name;
+/// sets it up if it stays.
+fn configure(name: &str, spec: &TapSpec, namespace: Option<&File>) -> Result<(), TapError> {
+    let index = link::get(name).map_err(|error| io_error(spec, "finding its link", error))?.index;
+    let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), ..Change::default() };
+    link::set(index, change).map_err(|error| io_error(spec, "setting MTU and queue length", error))?;
+    match namespace {
+        None => set_up(name, spec),
+        Some(namespace) => {
+            let change = Change { netns: Some(namespace.as_fd()), name: Some(&spec.name), ..Change::default() };
+            link::set(index, change).map_err(|error| io_error(spec, "moving it to its namespace", error))
+        }
+    }
+}
+
+fn set_up(name: &str, spec: &TapSpec) -> Result<(), TapError> {
+    link::get(name)
+        .and_then(|link| link::set(link.index, Change { up: Some(true), ..Change::default() }))
+        .map_err(|error| io_error(spec, "setting it up", error))
+}
+
+fn refusal(spec: &TapSpec, error: io::Error) -> TapError {
+    let name = spec.name.clone();
+    match error.raw_os_error() {
+        Some(libc::EPERM) => TapError::NoPermission { name },
+        Some(libc::EBUSY) => TapError::Busy { name },
+        Some(libc::EINVAL | libc::EEXIST) => TapError::NotTap { name },
+        _ => io_error(spec, "TUNSETIFF", error),
+    }
+}
+
+fn io_error(spec: &TapSpec, what: &'static str, error: io::Error) -> TapError {
+    if error.raw_os_error() == Some(libc::EPERM) {
+        return TapError::NoPermission { name: spec.name.clone() };
+    }
+    TapError::Io { name: spec.name.clone(), what, error }
+}
+
+/// `TUNSETIFF`: attaches the descriptor to an interface, which is made if need be. `%d` in the name
+/// stands for the first free number. Returns the interface's name.
+fn set_interface(fd: &OwnedFd, name: &str, flags: libc::c_int) -> io::Result<String> {
+    let mut request = empty_request();
+    if name.len() > MAX_NAME_LEN {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which is valid for the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) })?;
+    Ok(name_of(&request))
+}
+
+/// `TUNGETIFF`: the interface's name now.
+fn interface_name(fd: &OwnedFd) -> io::Result<String> {
+    let mut request = empty_request();
+    // SAFETY: TUNGETIFF writes one `ifreq`, which is valid for the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF as libc::Ioctl, &raw mut request) })?;
+    Ok(name_of(&request))
+}
+
+/// The interface's namespace now.
+fn interface_netns(fd: &OwnedFd) -> io::Result<File> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor or an error.
+    let netns = check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS) })?;
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(netns) }.into())
+}
+
+/// A header of 12 bytes with little-endian fields.
+fn set_vnet_header(fd: &OwnedFd) -> io::Result<()> {
+    let len = VNET_LEN as libc::c_int;
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which is valid for the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ as libc::Ioctl, &raw const len) })?;
+    let little_endian: libc::c_int = 1;
+    // SAFETY: TUNSETVNETLE reads one int, which is valid for the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETLE as libc::Ioctl, &raw const little_endian) }).map(drop)
+}
+
+/// `TUNSETOFFLOAD`: all of these or, with an error, no change.
+fn set_offload(fd: &OwnedFd, bits: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(bits)) }).map(drop)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn empty_request() -> libc::ifreq {
+    libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 } }
+}
+
+fn name_of(request: &libc::ifreq) -> String {
+    let bytes: Vec<u8> = request.ifr_name.iter().map(|c| *c as u8).take_while(|b| *b != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,311 @@
+//! The daemon: opens the ports, starts the workers, keeps both in step until the end.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::Context;
+use netio::{LinkState, Poller, Queue, TapError, Waker};
+use vswitch::{Counters, MacTable, MacTableConfig, Pipeline, PortId};
+
+use crate::config::{Config, nearest};
+use crate::control::{Found, ManagedPort};
+use crate::report::Report;
+use crate::signals::Signals;
+use crate::worker::{Clock, Command, Connections, Event, Worker};
+
+/// How often every device is asked how it is, and old MAC entries are taken out.
+const TICK: Duration = Duration::from_secs(1);
+
+/// So many old MAC entries are taken out before workers get another chance at the table's lock.
+const EXPIRE_BUDGET: usize = 256;
+
+const SIGNALS: u64 = 0;
+
+/// A running switch.
+pub(crate) struct Daemon {
+    config_summary: String,
+    ports: Vec<ManagedPort>,
+    table: Arc<MacTable>,
+    clock: Clock,
+    poller: Poller,
+    events: Receiver<Event>,
+    workers: Vec<Handle>,
+    panics: u64,
+}
+
+/// The control thread's end of a worker.
+struct Handle {
+    commands: Sender<Command>,
+    waker: Waker,
+    counters: Arc<Counters>,
+    /// `None` once joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Says what would run and whether it could, without starting or making anything.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    print!("{}", summary_head(config));
+    for port in &config.ports {
+        let tap = &port.tap;
+        let place = tap.netns.as_ref().map_or_else(String::new, |netns| format!(" in namespace {netns}"));
+        println!("port {}{place}: {}", tap.name, port.vlan_text);
+        if let Some(netns) = &tap.netns {
+            netns.id().map_err(|error| TapError::Namespace { netns: netns.clone(), error }).map_err(with_nearest)?;
+        }
+    }
+    println!("the configuration is good; nothing was started");
+    Ok(())
+}
+
+impl Daemon {
+    /// Opens all ports and starts all workers; frames flow when it returns.
+    pub(crate) fn start(config: Config) -> anyhow::Result<Daemon> {
+        let clock = Clock::start();
+        let config_summary = summary_head(&config);
+        let count = config.ports.len();
+        let workers = config.workers;
+        let table = Arc::new(MacTable::new(MacTableConfig {
+            size: config.mac_table_size,
+            aging_secs: config.mac_aging_time,
+            ports: count,
+            seed: random_seed()?,
+        }));
+        let mut ports = Vec::with_capacity(count);
+        for (index, port) in config.ports.into_iter().enumerate() {
+            ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
+        }
+        let poller = Poller::new().context("making the control thread's epoll")?;
+        let (events, received) = channel();
+        let mut daemon = Daemon { config_summary, ports, table, clock, poller, events: received, workers: Vec::new(), panics: 0 };
+        for index in 0..workers {
+            let handle = daemon.start_worker(index, events.clone()).with_context(|| format!("starting worker {index}"))?;
+            daemon.workers.push(handle);
+        }
+        for at in 0..count {
+            daemon.attach(at);
+        }
+        Ok(daemon)
+    }
+
+    fn start_worker(&self, index: usize, events: Sender<Event>) -> anyhow::Result<Handle> {
+        let count = self.ports.len();
+        let counters = Arc::new(Counters::new(count));
+        let pipeline = Pipeline::new(Arc::clone(&self.table), count, Arc::clone(&counters));
+        let poller = Poller::new()?;
+        let waker = poller.waker();
+        let (commands, received) = channel();
+        let connections = Connections { commands: received, events, control: self.poller.waker() };
+        let worker = Worker::new(pipeline, poller, self.clock, connections, count);
+        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
+        Ok(Handle { commands, waker, counters, thread: Some(thread) })
+    }
+
+    /// Ports, workers and the bridge, for people.
+    pub(crate) fn summary(&self) -> String {
+        let mut text = self.config_summary.clone();
+        for port in &self.ports {
+            let place = port.config.tap.netns.as_ref().map_or_else(String::new, |netns| format!(" in namespace {netns}"));
+            let mtu = port.link().map_or(0, |link| link.mtu);
+            let offload = port.tap().map_or_else(String::new, |tap| offload_text(tap.features(), tap.refused()));
+            let _ = writeln!(text, "port {}{place}: {}, mtu {mtu}, {offload}", port.name(), port.config.vlan_text);
+        }
+        text
+    }
+
+    /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
+    pub(crate) fn run(mut self, signals: &Signals) -> anyhow::Result<()> {
+        self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
+        let mut next_tick = self.clock.now().after(TICK);
+        loop {
+            let now = self.clock.now();
+            let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain([next_tick]).min().unwrap_or(next_tick);
+            self.poller.wait(Some(due.since(now)), |_| {}).context("waiting for signals")?;
+            let arrived = signals.take();
+            if arrived.report {
+                print!("{}", self.report());
+            }
+            if arrived.reload {
+                tracing::info!("nothing to read again: the configuration is the command line");
+            }
+            if arrived.end {
+                let report = self.stop();
+                print!("{report}");
+                return Ok(());
+            }
+            self.hear_workers();
+            let now = self.clock.now();
+            if now >= next_tick {
+                while self.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {}
+                self.look_at_ports();
+                next_tick = now.after(TICK);
+            } else {
+                self.look_for_gone_ports();
+            }
+        }
+    }
+
+    /// The counters and tables now.
+    pub(crate) fn report(&self) -> Report {
+        let counters = self.workers.iter().map(|worker| &*worker.counters);
+        let names = self.ports.iter().map(|port| port.name().to_owned()).collect();
+        Report::new(names, counters, &self.table, self.clock.now(), self.panics)
+    }
+
+    /// Ends all workers and returns what was counted to the last frame.
+    pub(crate) fn stop(&mut self) -> Report {
+        self.tell_workers(|_| Command::Stop);
+        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended with a panic");
+            }
+        }
+        self.report()
+    }
+
+    fn hear_workers(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Gone { id, attachment } => {
+                    let port = &mut self.ports[id.index()];
+                    if port.attachment() == Some(attachment) {
+                        port.lose(self.clock.now());
+                        self.detach(id);
+                    }
+                }
+                Event::Panicked => {
+                    self.panics += 1;
+                    tracing::error!("a worker panicked; it lost the frames at hand and goes on");
+                }
+            }
+        }
+    }
+
+    fn look_at_ports(&mut self) {
+        for at in 0..self.ports.len() {
+            self.look_at(at);
+        }
+    }
+
+    fn look_for_gone_ports(&mut self) {
+        for at in 0..self.ports.len() {
+            if self.ports[at].retry_at().is_some() {
+                self.look_at(at);
+            }
+        }
+    }
+
+    fn look_at(&mut self, at: usize) {
+        let id = self.ports[at].id;
+        match self.ports[at].look(self.clock.now()) {
+            Found::Same => {}
+            Found::Gone => self.detach(id),
+            Found::Link(link) => self.change_link(id, &link),
+            Found::Back => {
+                tracing::info!("{} is back", self.ports[at].name());
+                self.attach(at);
+            }
+        }
+    }
+
+    /// Gives a port's device to the workers: one reads each queue, all may write.
+    fn attach(&mut self, at: usize) {
+        let port = &self.ports[at];
+        let (Some(tap), Some(view), Some(attachment)) = (port.tap(), port.to_pipeline(), port.attachment()) else { return };
+        let queues = tap.queues().to_vec();
+        let count = self.ports.len();
+        let id = port.id;
+        self.tell_workers(|worker| Command::Attach {
+            id,
+            attachment,
+            port: Box::new(view.clone()),
+            rx: queue_to_read(&queues, at, worker, count, self.workers.len()),
+            tx: queues[(worker / count) % queues.len()].clone(),
+        });
+    }
+
+    /// A port's device is gone: its entries too, and all else goes on.
+    fn detach(&self, id: PortId) {
+        tracing::warn!("{} is gone", self.ports[id.index()].name());
+        self.tell_workers(|_| Command::Detach(id));
+        self.table.flush(Some(id), None);
+    }
+
+    fn change_link(&self, id: PortId, link: &LinkState) {
+        tracing::info!("{}: link {}, mtu {}", self.ports[id.index()].name(), if link.up { "up" } else { "down" }, link.mtu);
+        self.tell_workers(|_| Command::Link { id, up: link.up, mtu: link.mtu });
+        if !link.up {
+            self.table.flush(Some(id), None);
+        }
+    }
+
+    fn tell_workers(&self, command: impl Fn(usize) -> Command) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            // A worker that is not there any more has said why.
+            let _ = worker.commands.send(command(index));
+            worker.waker.wake();
+        }
+    }
+}
+
+/// Which of a port's queues this worker reads: workers take ports in turn, and where there are more
+/// workers than ports, the port's next queue.
+fn queue_to_read(queues: &[Queue], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Queue> {
+    if workers <= ports {
+        return (port % workers == worker).then(|| queues[0].clone());
+    }
+    (worker % ports == port).then(|| queues[worker / ports].clone())
+}
+
+fn summary_head(config: &Config) -> String {
+    let workers = config.workers;
+    format!(
+        "bridge br0: {} ports, {workers} worker{}, MAC table of {} entries, ageing {} s\n",
+        config.ports.len(),
+        if workers == 1 { "" } else { "s" },
+        config.mac_table_size,
+        config.mac_aging_time
+    )
+}
+
+fn offload_text(features: packet::Features, refused: &[&str]) -> String {
+    let granted = [
+        (features.checksum, "checksum"),
+        (features.tso4, "tso4"),
+        (features.tso6, "tso6"),
+        (features.tso_ecn, "tso-ecn"),
+        (features.uso, "uso"),
+    ];
+    let granted: Vec<&str> = granted.into_iter().filter_map(|(granted, name)| granted.then_some(name)).collect();
+    let mut text = format!("offload {}", if granted.is_empty() { "none".to_owned() } else { granted.join(" ") });
+    if !refused.is_empty() {
+        let _ = write!(text, " (the kernel refused {})", refused.join(" "));
+    }
+    text
+}
+
+/// The error, with the name of the namespace that was probably meant.
+fn with_nearest(error: TapError) -> anyhow::Error {
+    if let TapError::Namespace { netns, .. } = &error
+        && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)
+    {
+        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        if let Some(close) = nearest(&netns.to_string(), names.iter().map(String::as_str)) {
+            let hint = format!("{error}; did you mean '{close}'?");
+            return anyhow::anyhow!(hint);
+        }
+    }
+    error.into()
+}
+
+/// The MAC table's hash key: new with each start.
+fn random_seed() -> anyhow::Result<[u64; 2]> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("drawing random numbers")?;
+    let (first, second) = bytes.split_at(8);
+    let number = |half: &[u8]| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    Ok([number(first), number(second)])
+}
+

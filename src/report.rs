@@ -1,0 +1,119 @@
+//! The counters, for people: printed on SIGUSR1 and at the end.
+
+use std::fmt;
+
+use packet::Timestamp;
+use vswitch::mac_table::MacTableStats;
+use vswitch::{Counter, Counters, DropReason, MacEntry, MacTable, PortCounters, PortId};
+
+/// All workers' numbers added up, and the MAC table, at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) ports: Vec<PortReport>,
+    pub(crate) table: MacTableStats,
+    pub(crate) entries: Vec<MacEntry>,
+    panics: u64,
+}
+
+/// One port's numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PortReport {
+    pub(crate) name: String,
+    pub(crate) rx_frames: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_frames: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) tx_writes: u64,
+    pub(crate) copies: u64,
+    pub(crate) offload_refused: u64,
+    pub(crate) drops: [u64; DropReason::ALL.len()],
+}
+
+impl Report {
+    pub(crate) fn new<'a>(
+        names: Vec<String>,
+        workers: impl Iterator<Item = &'a Counters>,
+        table: &MacTable,
+        now: Timestamp,
+        panics: u64,
+    ) -> Report {
+        let mut ports: Vec<PortReport> = names.into_iter().map(|name| PortReport { name, ..PortReport::default() }).collect();
+        for counters in workers {
+            for (index, port) in ports.iter_mut().enumerate() {
+                if let Some(counters) = counters.port(PortId(index as u16)) {
+                    port.add(counters);
+                }
+            }
+        }
+        Report { ports, table: table.stats(), entries: table.entries(now), panics }
+    }
+
+    /// Received and copied; sent and dropped. Equal when no frame is under way.
+    pub(crate) fn balance(&self) -> [u64; 4] {
+        let sum = |number: fn(&PortReport) -> u64| self.ports.iter().map(number).sum();
+        [sum(|port| port.rx_frames), sum(|port| port.copies), sum(|port| port.tx_frames), sum(PortReport::dropped)]
+    }
+
+    pub(crate) fn port_name(&self, id: PortId) -> &str {
+        self.ports.get(id.index()).map_or("?", |port| &port.name)
+    }
+}
+
+impl PortReport {
+    fn add(&mut self, counters: &PortCounters) {
+        let add = |sum: &mut u64, counter: &Counter| *sum += counter.load();
+        add(&mut self.rx_frames, &counters.rx_frames);
+        add(&mut self.rx_bytes, &counters.rx_bytes);
+        add(&mut self.tx_frames, &counters.tx_frames);
+        add(&mut self.tx_bytes, &counters.tx_bytes);
+        add(&mut self.tx_writes, &counters.tx_writes);
+        add(&mut self.copies, &counters.copies);
+        add(&mut self.offload_refused, &counters.offload_refused);
+        for (sum, reason) in self.drops.iter_mut().zip(DropReason::ALL) {
+            *sum += counters.dropped(reason);
+        }
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            out,
+            "{:<16} {:>12} {:>15} {:>12} {:>15} {:>12} {:>10} {:>10}",
+            "port", "rx frames", "rx bytes", "tx frames", "tx bytes", "tx writes", "copies", "dropped"
+        )?;
+        for port in &self.ports {
+            writeln!(
+                out,
+                "{:<16} {:>12} {:>15} {:>12} {:>15} {:>12} {:>10} {:>10}",
+                port.name,
+                port.rx_frames,
+                port.rx_bytes,
+                port.tx_frames,
+                port.tx_bytes,
+                port.tx_writes,
+                port.copies,
+                port.dropped()
+            )?;
+        }
+        for port in &self.ports {
+            for (reason, frames) in DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0) {
+                writeln!(out, "drop {} {} {frames}", port.name, reason.name())?;
+            }
+            if port.offload_refused > 0 {
+                writeln!(out, "offload refused by {}: {}", port.name, port.offload_refused)?;
+            }
+        }
+        let MacTableStats { learned, moved, evicted, expired, entries, statics } = self.table;
+        writeln!(out, "mac table: entries {entries} static {statics} learned {learned} moved {moved} evicted {evicted} expired {expired}")?;
+        if self.panics > 0 {
+            writeln!(out, "worker panics: {}", self.panics)?;
+        }
+        let [received, copied, sent, dropped] = self.balance();
+        writeln!(out, "frames: received {received} + copied {copied} = sent {sent} + dropped {dropped}")
+    }
+}

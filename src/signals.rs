@@ -1,0 +1,56 @@
+//! Signals, turned into something to wait for.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+
+/// The signals that the daemon answers to, from the moment that this is made.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    pipe: UnixStream,
+    end: Arc<AtomicBool>,
+    report: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+}
+
+/// Which signals came since the last look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Arrived {
+    /// SIGTERM or SIGINT.
+    pub(crate) end: bool,
+    /// SIGUSR1.
+    pub(crate) report: bool,
+    /// SIGHUP.
+    pub(crate) reload: bool,
+}
+
+impl Signals {
+    pub(crate) fn register() -> io::Result<Signals> {
+        let (pipe, writer) = UnixStream::pair()?;
+        pipe.set_nonblocking(true)?;
+        let signals = Signals { pipe, end: Arc::default(), report: Arc::default(), reload: Arc::default() };
+        let flags = [(SIGTERM, &signals.end), (SIGINT, &signals.end), (SIGUSR1, &signals.report), (SIGHUP, &signals.reload)];
+        for (signal, flag) in flags {
+            // First the flag, then the pipe: who wakes up finds the flag set.
+            signal_hook::flag::register(signal, Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
+        }
+        Ok(signals)
+    }
+
+    /// Readable when a signal came.
+    pub(crate) fn pipe(&self) -> &UnixStream {
+        &self.pipe
+    }
+
+    /// Which came, and forgets them.
+    pub(crate) fn take(&self) -> Arrived {
+        let mut bytes = [0; 64];
+        while matches!((&self.pipe).read(&mut bytes), Ok(1..)) {}
+        let take = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
+        Arrived { end: take(&self.end), report: take(&self.report), reload: take(&self.reload) }
+    }
+}
