@@ -254,11 +254,18 @@ fn is_bulk(frame: &[u8], headers: &Headers, flags: u8) -> bool {
     flags & flag::ACK != 0 && flags & !(flag::ACK | flag::PSH | flag::FIN | ECE) == 0 && u16_at(frame, urgent) == 0
 }
 
-/// Would splitting write the checksum that stands here? A partial one: yes, once it is finished. A
-/// complete one: if it is right, and 0 is written in the way that the protocol writes it. No UDP
-/// checksum at all: no, as splitting writes one.
+/// Would splitting write the checksums that stand here? IPv4's: if it is right. A partial one: yes,
+/// once it is finished. A complete one: if it is right, and 0 is written in the way that the
+/// protocol writes it. No UDP checksum at all: no, as splitting writes one.
 #[inline]
 fn is_checksum_exact(frame: &[u8], headers: &Headers, checksum: Checksum) -> bool {
+    if headers.network == Network::Ipv4 {
+        // An IPv4 header is never all zero, so that 0xffff is never what was computed.
+        let ip = &frame[usize::from(headers.l3)..usize::from(headers.l4)];
+        if u16_at(ip, ipv4::field::CHECKSUM) == 0xffff || checksum::sum(ip) != 0xffff {
+            return false;
+        }
+    }
     if checksum == Checksum::Partial {
         return true;
     }
