@@ -1,0 +1,95 @@
+//! The Internet checksum against its definition and against smoltcp.
+
+mod frames;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use frames::{reference_add, reference_sum};
+use packet::checksum::{add, pseudo_header, sum, update};
+use proptest::prelude::*;
+use smoltcp::wire::{IpAddress, IpProtocol, checksum as smoltcp_checksum};
+
+/// 0 and 0xffff are both zero in ones-complement arithmetic.
+fn equal(a: u16, b: u16) -> bool {
+    a == b || (a == 0 || a == 0xffff) && (b == 0 || b == 0xffff)
+}
+
+proptest! {
+    #[test]
+    fn sum_is_the_definition(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+        prop_assert_eq!(sum(&bytes), reference_sum(&bytes));
+        prop_assert_eq!(sum(&bytes), smoltcp_checksum::data(&bytes));
+    }
+
+    #[test]
+    fn sum_of_extremes(byte in prop_oneof![Just(0u8), Just(0xff)], len in 0usize..65_536, odd in any::<u8>()) {
+        let mut bytes = vec![byte; len];
+        bytes.push(odd);
+        prop_assert_eq!(sum(&bytes), reference_sum(&bytes));
+    }
+
+    #[test]
+    fn sums_add_up_at_even_lengths(words in prop::collection::vec(any::<[u8; 2]>(), 0..100), rest in prop::collection::vec(any::<u8>(), 0..100)) {
+        let front = words.concat();
+        let whole = [&front[..], &rest].concat();
+        prop_assert_eq!(add(sum(&front), sum(&rest)), sum(&whole));
+    }
+
+    #[test]
+    fn add_is_commutative_and_associative(a: u16, b: u16, c: u16) {
+        prop_assert_eq!(add(a, b), reference_add(a, b));
+        prop_assert_eq!(add(a, b), add(b, a));
+        prop_assert_eq!(add(add(a, b), c), add(a, add(b, c)));
+    }
+
+    #[test]
+    fn pseudo_header_of_ipv4(src: [u8; 4], dst: [u8; 4], tcp: bool, len in 0u16..=u16::MAX) {
+        let protocol = if tcp { IpProtocol::Tcp } else { IpProtocol::Udp };
+        let expected = smoltcp_checksum::pseudo_header(
+            &IpAddress::Ipv4(Ipv4Addr::from(src)), &IpAddress::Ipv4(Ipv4Addr::from(dst)), protocol, u32::from(len));
+        let ours = pseudo_header(&[src, dst].concat(), protocol.into(), usize::from(len));
+        prop_assert_eq!(ours, expected);
+        let reference = reference_sum(&[&src[..], &dst, &[0, protocol.into()], &len.to_be_bytes()].concat());
+        prop_assert_eq!(ours, reference);
+    }
+
+    #[test]
+    fn pseudo_header_of_ipv6(src: [u8; 16], dst: [u8; 16], tcp: bool, len in 0u32..=100_000) {
+        let protocol = if tcp { IpProtocol::Tcp } else { IpProtocol::Udp };
+        let ours = pseudo_header(&[src, dst].concat(), protocol.into(), len as usize);
+        // smoltcp keeps the lower half of the length only.
+        if len <= 0xffff {
+            let expected = smoltcp_checksum::pseudo_header(
+                &IpAddress::Ipv6(Ipv6Addr::from(src)), &IpAddress::Ipv6(Ipv6Addr::from(dst)), protocol, len);
+            prop_assert_eq!(ours, expected);
+        }
+        let reference = reference_sum(&[&src[..], &dst, &len.to_be_bytes(), &[0, 0, 0, protocol.into()]].concat());
+        prop_assert_eq!(ours, reference);
+    }
+
+    /// RFC 1624: patching the checksum for changed words gives what summing anew gives.
+    #[test]
+    fn update_is_summing_anew(
+        mut words in prop::collection::vec(any::<u16>(), 2..40),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u16>()), 1..10),
+    ) {
+        // A first word that stays and is not 0, as an IP version is: the sum of all is never 0.
+        words[0] |= 0x4000;
+        let full = |words: &[u16]| !reference_sum(&words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>());
+        let mut check = full(&words);
+        for (index, new) in changes {
+            let at = 1 + index.index(words.len() - 1);
+            check = update(check, words[at], new);
+            words[at] = new;
+            prop_assert_eq!(check, full(&words));
+        }
+    }
+
+    #[test]
+    fn update_keeps_any_checksum_valid(check: u16, old: u16, new: u16) {
+        // Whatever else the checksum covers, its sum with the word is the same before and after.
+        let before = reference_add(check, old);
+        let after = reference_add(update(check, old, new), new);
+        prop_assert!(equal(before, after), "{before:#06x} {after:#06x}");
+    }
+}
