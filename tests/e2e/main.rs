@@ -1,0 +1,50 @@
+//! The whole switch between real kernels: hosts are network namespaces, ports are TAPs, and the
+//! daemon is the binary as it is shipped.
+//!
+//! Everything lives in namespaces made here, which end with the process that made them. Nothing need
+//! be installed. Without the right to make namespaces and TAPs a test counts as ignored, and says
+//! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
+//! and named drops, to the last one.
+
+mod frames;
+mod host;
+mod raw;
+mod switch;
+mod vlan;
+mod wait;
+
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use netio::{Tap, TapSpec, netns};
+
+fn main() -> ExitCode {
+    let trials = vlan::trials();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// A test that needs the right to make namespaces and TAPs.
+pub(crate) fn trial(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::ignorable_test(name, || {
+        if let Some(reason) = what_is_missing() {
+            return Ok(Completion::ignored_with(reason));
+        }
+        run();
+        Ok(Completion::Completed)
+    })
+}
+
+/// Why there can be no namespace with a TAP here.
+fn what_is_missing() -> Option<&'static str> {
+    static MISSING: OnceLock<Option<String>> = OnceLock::new();
+    MISSING.get_or_init(|| try_means().err()).as_deref()
+}
+
+fn try_means() -> Result<(), String> {
+    use std::os::fd::AsFd;
+    let namespace = netns::create().map_err(|error| format!("no network namespace can be made: {error}; needs CAP_SYS_ADMIN"))?;
+    let spec = TapSpec { name: "try0".to_owned(), netns: None, queues: 1, mtu: None, tx_queue_len: 1000, offload: true };
+    let tap = netns::inside(namespace.as_fd(), || Ok(Tap::open(&spec)));
+    tap.map_err(|error| error.to_string())?.map_err(|error| error.to_string()).map(drop)
+}

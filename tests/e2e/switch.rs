@@ -1,0 +1,265 @@
+//! The daemon under test: the real binary in a namespace of its own, and what it reports.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use netio::netns;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::host::Host;
+use crate::wait;
+
+/// The daemon promises one second; a busy machine gets another.
+const END: Duration = Duration::from_secs(2);
+
+/// A running daemon; killed if a test ends without [`Switch::finish`].
+#[derive(Debug)]
+pub(crate) struct Switch {
+    child: Child,
+    netns: File,
+    output: Receiver<String>,
+    summary: Vec<String>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// What the daemon prints on SIGUSR1 and at its end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    ports: BTreeMap<String, Vec<u64>>,
+    drops: BTreeMap<(String, String), u64>,
+    table: BTreeMap<String, u64>,
+    /// Received and copied; sent and dropped.
+    balance: [u64; 4],
+    text: String,
+}
+
+/// The command, to be run inside [`run_inside`] or [`Switch::start_inside`].
+pub(crate) fn daemon(args: &[impl AsRef<str>]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
+    command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Switch {
+    /// Starts a daemon in a fresh namespace and waits until it is ready.
+    pub(crate) fn start(args: &[impl AsRef<str>]) -> Switch {
+        Switch::start_inside(netns::create().expect("a namespace"), args)
+    }
+
+    /// One port for each of these, such as [`Host::port`] makes.
+    pub(crate) fn between(ports: &[String]) -> Switch {
+        Switch::start(&["--tap", &ports.join(",")])
+    }
+
+    /// A plain port for each of these hosts.
+    pub(crate) fn of(hosts: &[&Host]) -> Switch {
+        Switch::between(&hosts.iter().map(|host| host.port("")).collect::<Vec<_>>())
+    }
+
+    /// Starts a daemon in this namespace and waits until it is ready.
+    pub(crate) fn start_inside(netns: File, args: &[impl AsRef<str>]) -> Switch {
+        let mut command = daemon(args);
+        let mut child = netns::inside(netns.as_fd(), || command.spawn()).expect("the daemon starts");
+        let output = lines_of(child.stdout.take().expect("its output"));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stderr.take().expect("its log"), Arc::clone(&log));
+        let mut switch = Switch { child, netns, output, summary: Vec::new(), log };
+        switch.summary = switch.lines_until(|line| line == "ready");
+        switch
+    }
+
+    /// What it printed before it was ready.
+    pub(crate) fn summary(&self) -> &[String] {
+        &self.summary
+    }
+
+    /// Its own namespace.
+    pub(crate) fn netns(&self) -> &File {
+        &self.netns
+    }
+
+    /// Has it logged such a line?
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        self.log.lock().expect("the log").iter().any(|line| line.contains(text))
+    }
+
+    /// The counters now.
+    pub(crate) fn report(&self) -> Report {
+        self.signal(Signal::USR1);
+        Report::parse(&self.lines_until(|line| line.starts_with("frames: ")))
+    }
+
+    /// The counters as soon as no frame is under way and they are as they should become. By then all
+    /// frames are in the receivers' sockets: the kernel delivers a write to a TAP before it returns.
+    pub(crate) fn settle(&self, what: &str, is_so: impl Fn(&Report) -> bool) -> Report {
+        wait::until(what, || {
+            let report = self.report();
+            (report.is_balanced() && is_so(&report)).then_some(report)
+        })
+    }
+
+    /// Ends it with SIGTERM: in time, without error, and with every frame accounted for.
+    pub(crate) fn finish(self) -> Report {
+        self.finish_by(Signal::TERM)
+    }
+
+    /// Ends it with this signal.
+    pub(crate) fn finish_by(mut self, signal: Signal) -> Report {
+        self.signal(signal);
+        let status = exit_of(&mut self.child);
+        assert!(status.success(), "the daemon ended with {status}");
+        let report = Report::parse(&self.lines_until(|line| line.starts_with("frames: ")));
+        assert!(report.is_balanced(), "frames unaccounted for:\n{}", report.text);
+        assert!(!report.text.contains("worker panics"), "a worker panicked:\n{}", report.text);
+        report
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the daemon is there");
+    }
+
+    fn lines_until(&self, is_last: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let line = self.output.recv_timeout(wait::NEVER).unwrap_or_else(|_| panic!("the daemon said no more than {lines:#?}"));
+            let end = is_last(&line);
+            lines.push(line);
+            if end {
+                return lines;
+            }
+        }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the daemon's log: {:#?}", self.log.lock().as_deref());
+        }
+    }
+}
+
+/// How a run of the daemon ended that was not to become ready.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) output: String,
+    pub(crate) log: String,
+}
+
+/// Runs a command of [`daemon`] in this namespace to its end.
+pub(crate) fn run_inside(netns: &File, command: &mut Command) -> Ended {
+    let mut child = netns::inside(netns.as_fd(), || command.spawn()).expect("the daemon starts");
+    let end = wait::until("the daemon's end", || child.try_wait().expect("its status"));
+    let (mut output, mut log) = (String::new(), String::new());
+    child.stdout.take().expect("its output").read_to_string(&mut output).expect("text");
+    child.stderr.take().expect("its log").read_to_string(&mut log).expect("text");
+    Ended { code: end.code(), output, log }
+}
+
+impl Report {
+    fn parse(lines: &[String]) -> Report {
+        let mut report = Report { text: lines.join("\n"), ..Report::default() };
+        for line in lines {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["port", ..] | ["offload", ..] | ["worker", ..] => {}
+                ["drop", port, reason, frames] => {
+                    report.drops.insert(((*port).to_owned(), (*reason).to_owned()), number(frames));
+                }
+                ["mac", "table:", pairs @ ..] => {
+                    report.table = pairs.chunks(2).map(|pair| (pair[0].to_owned(), number(pair[1]))).collect();
+                }
+                ["frames:", "received", a, "+", "copied", b, "=", "sent", c, "+", "dropped", d] => {
+                    report.balance = [a, b, c, d].map(|word| number(word));
+                }
+                [port, numbers @ ..] if numbers.len() == 7 => {
+                    report.ports.insert((*port).to_owned(), numbers.iter().map(|word| number(word)).collect());
+                }
+                _ => panic!("not a line of a report: {line}"),
+            }
+        }
+        report
+    }
+
+    /// Frames that all ports received.
+    pub(crate) fn received(&self) -> u64 {
+        self.balance[0]
+    }
+
+    /// Frames that this port received.
+    pub(crate) fn received_by(&self, port: &str) -> u64 {
+        self.ports[port][0]
+    }
+
+    /// Frames that this port sent.
+    pub(crate) fn sent_by(&self, port: &str) -> u64 {
+        self.ports[port][2]
+    }
+
+    /// Writes that sent them.
+    pub(crate) fn writes_of(&self, port: &str) -> u64 {
+        self.ports[port][4]
+    }
+
+    /// Frames that were dropped at this port for this reason.
+    pub(crate) fn dropped(&self, port: &str, reason: &str) -> u64 {
+        self.drops.get(&(port.to_owned(), reason.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// All frames that were dropped.
+    pub(crate) fn all_dropped(&self) -> u64 {
+        self.balance[3]
+    }
+
+    /// A number of the MAC table's.
+    pub(crate) fn table(&self, word: &str) -> u64 {
+        self.table[word]
+    }
+
+    /// Received and copied is sent and dropped.
+    pub(crate) fn is_balanced(&self) -> bool {
+        let [received, copied, sent, dropped] = self.balance;
+        received + copied == sent + dropped
+    }
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("no number: {word}"))
+}
+
+fn exit_of(child: &mut Child) -> ExitStatus {
+    let start = std::time::Instant::now();
+    let status = wait::until("the daemon's end", || child.try_wait().expect("its status"));
+    assert!(start.elapsed() <= END, "the daemon took {:?} to end", start.elapsed());
+    status
+}
+
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn collect(stream: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            log.lock().expect("the log").push(line);
+        }
+    });
+}

@@ -1,0 +1,21 @@
+//! Waiting for what must happen at some time: the only clock in these tests is one that says "never".
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What has not happened by then never will, however busy the machine.
+pub(crate) const NEVER: Duration = Duration::from_secs(20);
+
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Tries until there is an answer.
+pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + NEVER;
+    loop {
+        if let Some(answer) = attempt() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited {NEVER:?} for {what}");
+        thread::sleep(PAUSE);
+    }
+}
