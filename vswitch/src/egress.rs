@@ -157,10 +157,11 @@ pub(crate) fn write_queue(
                     written(outcome);
                     continue;
                 }
-                // The kernel will not have the super-frame: its frames one by one.
-                for queued in members {
+                // The kernel will not have the super-frame: its frames one by one. One was refused.
+                for (index, queued) in members.iter().enumerate() {
                     let frame = &queue.frames[usize::from(queued.frame)];
-                    written(Written { refused: true, ..write_frame(frame, action, batch, features, queue.head, &mut send) });
+                    let outcome = write_frame(frame, action, batch, features, queue.head, &mut send);
+                    written(Written { refused: index == 0, ..outcome });
                 }
                 continue;
             }
