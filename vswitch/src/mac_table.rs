@@ -285,16 +285,18 @@ impl MacTable {
         let key = key_of(vlan, mac);
         let places = self.places(key);
         let value = Value { secs: 0, is_static: true, port };
-        match self.scan(key, places) {
-            Some((slot, old)) if old.is_static => {
-                self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
-                return Ok(());
-            }
-            Some((slot, _)) => self.take_out(&mut book, slot),
-            None => {}
+        let found = self.scan(key, places);
+        if let Some((slot, old)) = found
+            && old.is_static
+        {
+            self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
+            return Ok(());
         }
         if book.stats.statics >= self.size {
             return Err(Full);
+        }
+        if let Some((slot, _)) = found {
+            self.take_out(&mut book, slot);
         }
         let slot = self.make_room(&mut book, places).ok_or(Full)?;
         self.put_in(slot, key, value);
