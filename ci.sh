@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Everything that a change must pass, in one script. On a fresh machine with a Rust toolchain it
+# installs what it needs (Debian packages, if it may); what is missing all the same is skipped with
+# its reason. The tests run last, so that their result is what stands at the end.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+step() { printf '\n== %s\n' "$*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# For the lab: hosts' tools and traffic. For instruction counts: valgrind. The tests need none of it.
+packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind)
+
+step "install"
+if [ "$(id -u)" = 0 ] && have apt-get; then
+    missing=()
+    for package in "${packages[@]}"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    if [ "${#missing[@]}" -gt 0 ]; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    fi
+    if [ ! -e /dev/net/tun ]; then
+        mkdir -p /dev/net && mknod /dev/net/tun c 10 200 || true
+    fi
+else
+    echo "not root, or no apt-get: nothing installed"
+fi
+
+step "format"
+cargo fmt --all --check
+# The fuzz targets' workspace is their own, and only their frame is in it.
+cargo fmt --manifest-path fuzz/Cargo.toml --check
+
+step "lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
+
+step "the demo, as the README runs it"
+cargo run --release --locked -- demo
+
+step "benches, once each"
+cargo bench --workspace --locked --bench packet --bench mac_table --bench pipeline --bench sharing -- --test
+gungraun=$(cargo metadata --format-version 1 --locked | grep -o '"name":"gungraun","version":"[^"]*"' | head -n 1 | cut -d'"' -f8)
+if have valgrind; then
+    have gungraun-runner && gungraun-runner --version | grep -qF "$gungraun" ||
+        cargo install --locked --quiet gungraun-runner --version "$gungraun"
+    cargo bench -p vswitch --locked --bench instructions
+else
+    echo "no valgrind: instruction counts skipped"
+fi
+
+step "the lab, one short round"
+if [ "$(id -u)" = 0 ] && have iperf3 && have trafgen && have ip && have gcc && [ -e /dev/net/tun ]; then
+    benches/lab/lab l2 --sut wire-offload,vswitchd --rounds 1 --secs 1 --only tcp,pps
+else
+    echo "no root, no /dev/net/tun or no iperf3, trafgen, ip, gcc: the lab is skipped"
+fi
+
+step "tests"
+cargo test --workspace --locked
