@@ -125,14 +125,13 @@ impl Daemon {
             self.poller.wait(Some(due.since(now)), |_| {}).context("waiting for signals")?;
             let arrived = signals.take();
             if arrived.report {
-                print!("{}", self.report());
+                crate::say(format_args!("{}", self.report()));
             }
             if arrived.reload {
                 tracing::info!("nothing to read again: the configuration is the command line");
             }
             if arrived.end {
-                let report = self.stop();
-                print!("{report}");
+                crate::say(format_args!("{}", self.stop()));
                 return Ok(());
             }
             self.hear_workers();

@@ -9,6 +9,8 @@ mod report;
 mod signals;
 mod worker;
 
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -42,9 +44,14 @@ fn main() -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
     let daemon = Daemon::start(config)?;
-    print!("{}", daemon.summary());
-    println!("ready");
+    say(format_args!("{}ready\n", daemon.summary()));
     daemon.run(&signals)
+}
+
+/// Prints on standard output. That nobody reads it any more is no reason to stop carrying frames.
+fn say(text: fmt::Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_fmt(text).and_then(|()| out.flush());
 }
 
 fn finish(result: anyhow::Result<()>) -> ExitCode {
@@ -58,7 +65,12 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn start_log() {
-    use std::io::IsTerminal;
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    let terminal = io::stderr().is_terminal();
+    // A log that cannot be written is not worth a panic either.
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .log_internal_errors(false)
+        .init();
 }
