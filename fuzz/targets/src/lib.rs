@@ -1,0 +1,46 @@
+//! What the fuzzer runs. Each target takes any bytes and panics where a promise is broken; the
+//! committed corpus is replayed by `cargo test`, prefix by prefix.
+//!
+//! Inputs are not normalised to what a kernel is thought to send: what is refused is refused by the
+//! code under test.
+
+mod coalesce;
+mod frame;
+mod headers;
+mod pipeline;
+mod vnet_header;
+
+pub use coalesce::coalesce;
+pub use headers::parse;
+pub use pipeline::pipeline;
+pub use vnet_header::vnet_header;
+
+/// Reads an input from its front; beyond its end there are zeros, or fewer bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn bytes(&mut self, len: usize) -> &'a [u8] {
+        let (front, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        front
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut array = [0; N];
+        let front = self.bytes(N);
+        array[..front.len()].copy_from_slice(front);
+        array
+    }
+
+    fn u8(&mut self) -> u8 {
+        u8::from_le_bytes(self.array())
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+}
