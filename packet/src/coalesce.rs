@@ -254,9 +254,9 @@ fn is_bulk(frame: &[u8], headers: &Headers, flags: u8) -> bool {
     flags & flag::ACK != 0 && flags & !(flag::ACK | flag::PSH | flag::FIN | ECE) == 0 && u16_at(frame, urgent) == 0
 }
 
-/// Would splitting write the checksums that stand here? IPv4's: if it is right. A partial one: yes,
-/// once it is finished. A complete one: if it is right, and 0 is written in the way that the
-/// protocol writes it. No UDP checksum at all: no, as splitting writes one.
+/// Would splitting write the checksums that stand here? IPv4's: if it is right. A partial one: if it
+/// is the pseudo-header's sum, once it is finished. A complete one: if it is right, and 0 is written
+/// in the way that the protocol writes it. No UDP checksum at all: no, as splitting writes one.
 #[inline]
 fn is_checksum_exact(frame: &[u8], headers: &Headers, checksum: Checksum) -> bool {
     if headers.network == Network::Ipv4 {
@@ -266,16 +266,14 @@ fn is_checksum_exact(frame: &[u8], headers: &Headers, checksum: Checksum) -> boo
             return false;
         }
     }
-    if checksum == Checksum::Partial {
-        return true;
-    }
     let Some(offset) = headers.transport.checksum_offset() else { return false };
     let (l4, end) = (usize::from(headers.l4), headers.end as usize);
-    let unusual = if headers.transport == Transport::Udp { 0 } else { 0xffff };
-    if u16_at(frame, l4 + offset) == unusual {
-        return false;
-    }
+    let check = u16_at(frame, l4 + offset);
     let protocol = headers.transport.protocol().unwrap_or(0);
     let pseudo = checksum::pseudo_header(headers.addresses(frame), protocol, end - l4);
-    checksum::add(pseudo, checksum::sum(&frame[l4..end])) == 0xffff
+    if checksum == Checksum::Partial {
+        return check == pseudo;
+    }
+    let unusual = if headers.transport == Transport::Udp { 0 } else { 0xffff };
+    check != unusual && checksum::add(pseudo, checksum::sum(&frame[l4..end])) == 0xffff
 }

@@ -25,6 +25,8 @@ enum Twist {
     /// 0 and 0xffff, both of which verify where the sum is zero.
     OtherZero,
     Partial,
+    /// Partial, but not the pseudo-header's sum.
+    WrongPartial,
     Verified,
     Window,
     Acknowledgment,
@@ -86,6 +88,11 @@ impl Flow {
                 frame[check..check + 2].copy_from_slice(&other);
             }
             Twist::Partial => return spec.partial(),
+            Twist::WrongPartial => {
+                let (vnet, mut frame) = spec.partial();
+                frame[check] ^= 0x10;
+                return (vnet, frame);
+            }
             Twist::Verified => return (VnetHeader { flags: 2, ..VnetHeader::default() }, frame),
             _ => {}
         }
@@ -104,7 +111,7 @@ fn twists() -> impl Strategy<Value = Twist> {
             Just(Twist::Sequence), Just(Twist::Id), Just(Twist::Ttl), Just(Twist::TrafficClass), Just(Twist::Options),
             Just(Twist::IpOptions), Just(Twist::Tags), Just(Twist::Mac),
         ],
-        5 => prop_oneof![Just(Twist::Partial), Just(Twist::Verified)],
+        5 => prop_oneof![2 => Just(Twist::Partial), 1 => Just(Twist::WrongPartial), 2 => Just(Twist::Verified)],
     ]
 }
 
@@ -298,7 +305,7 @@ fn each_difference_keeps_frames_apart() {
     use Twist::*;
     let tcp_only = [Flags(ACK | 0x80), Flags(ACK | 0x20), Flags(0), Flags(ACK | 0x40), Window, Acknowledgment, Sequence, Options];
     let v4_only = [WrongIpChecksum, Id];
-    let all = [Empty, Longer, Padded(3), WrongChecksum, OtherZero, Ttl, TrafficClass, IpOptions, Tags, Mac];
+    let all = [Empty, Longer, Padded(3), WrongChecksum, WrongPartial, OtherZero, Ttl, TrafficClass, IpOptions, Tags, Mac];
     for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
         let mut cases = all.to_vec();
         cases.extend(tcp_only.iter().filter(|_| tcp));
