@@ -8,6 +8,7 @@
 
 mod frames;
 mod host;
+mod learning;
 mod raw;
 mod switch;
 mod vlan;
@@ -20,7 +21,11 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use netio::{Tap, TapSpec, netns};
 
 fn main() -> ExitCode {
-    let trials = vlan::trials();
+    let trials = [
+        vlan::trials(),
+        learning::trials(),
+    ];
+    let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 

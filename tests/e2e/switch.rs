@@ -23,7 +23,6 @@ const END: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Switch {
     child: Child,
-    netns: File,
     output: Receiver<String>,
     summary: Vec<String>,
     log: Arc<Mutex<Vec<String>>>,
@@ -70,7 +69,7 @@ impl Switch {
         let output = lines_of(child.stdout.take().expect("its output"));
         let log = Arc::new(Mutex::new(Vec::new()));
         collect(child.stderr.take().expect("its log"), Arc::clone(&log));
-        let mut switch = Switch { child, netns, output, summary: Vec::new(), log };
+        let mut switch = Switch { child, output, summary: Vec::new(), log };
         switch.summary = switch.lines_until(|line| line == "ready");
         switch
     }
@@ -78,11 +77,6 @@ impl Switch {
     /// What it printed before it was ready.
     pub(crate) fn summary(&self) -> &[String] {
         &self.summary
-    }
-
-    /// Its own namespace.
-    pub(crate) fn netns(&self) -> &File {
-        &self.netns
     }
 
     /// Has it logged such a line?
@@ -128,7 +122,8 @@ impl Switch {
     fn lines_until(&self, is_last: impl Fn(&str) -> bool) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
-            let line = self.output.recv_timeout(wait::NEVER).unwrap_or_else(|_| panic!("the daemon said no more than {lines:#?}"));
+            let line =
+                self.output.recv_timeout(wait::NEVER).unwrap_or_else(|_| panic!("the daemon said no more than {lines:#?}"));
             let end = is_last(&line);
             lines.push(line);
             if end {
@@ -219,6 +214,13 @@ impl Report {
     /// All frames that were dropped.
     pub(crate) fn all_dropped(&self) -> u64 {
         self.balance[3]
+    }
+
+    /// All frames that were dropped but the first words of hosts that speak unasked (IPv6), which a
+    /// daemon may read before it has attached the next port.
+    pub(crate) fn lost(&self) -> u64 {
+        let unheard = |((_, reason), frames): (&(String, String), &u64)| if reason == "no_destination" { *frames } else { 0 };
+        self.all_dropped() - self.drops.iter().map(unheard).sum::<u64>()
     }
 
     /// A number of the MAC table's.
