@@ -11,6 +11,7 @@ mod host;
 mod learning;
 mod raw;
 mod switch;
+mod transfer;
 mod vlan;
 mod wait;
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let trials = [
         vlan::trials(),
         learning::trials(),
+        transfer::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
