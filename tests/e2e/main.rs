@@ -6,9 +6,12 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod exchange;
 mod frames;
 mod host;
 mod learning;
+mod lifecycle;
+mod named;
 mod raw;
 mod switch;
 mod transfer;
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let trials = [
         vlan::trials(),
         learning::trials(),
+        lifecycle::trials(),
         transfer::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();

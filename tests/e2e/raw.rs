@@ -176,9 +176,14 @@ pub(crate) fn make_persistent_tap(name: &str) -> io::Result<()> {
 /// The command will run without `CAP_NET_ADMIN`, whoever starts it.
 pub(crate) fn without_net_admin(command: &mut Command) -> &mut Command {
     // SAFETY: the closure makes one system call and allocates nothing, as is due between fork and exec.
-    unsafe {
-        command.pre_exec(|| check(libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN, 0, 0, 0)).map(drop))
-    }
+    unsafe { command.pre_exec(|| check(libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN, 0, 0, 0)).map(drop)) }
+}
+
+/// Moves the calling thread, and what it starts from now on, into a mount namespace of its own.
+pub(crate) fn leave_mounts() -> io::Result<()> {
+    // SAFETY: unshare(2) is unsafe where it splits what threads share and code relies on, such as the
+    // descriptor table; mounts and the working directory of a thread of its own are no such thing.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?)
 }
 
 fn named_request(interface: &str) -> libc::ifreq {
