@@ -7,6 +7,7 @@
 //! and named drops, to the last one.
 
 mod exchange;
+mod fairness;
 mod frames;
 mod host;
 mod learning;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         vlan::trials(),
         learning::trials(),
         lifecycle::trials(),
+        fairness::trials(),
         transfer::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();

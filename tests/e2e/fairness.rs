@@ -1,0 +1,82 @@
+//! One host's misfortune or greed is not another's: no host starves, whatever the others do.
+
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+
+use crate::exchange::{Background, Echo, full_speed};
+use crate::host::{Host, Ip};
+use crate::switch::Switch;
+use crate::transfer::transfer;
+use crate::trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("fairness/a_stuck_receiver_holds_nobody_up", a_stuck_receiver_holds_nobody_up),
+        trial("fairness/full_speed_starves_nobody", full_speed_starves_nobody),
+        trial("fairness/one_worker_is_fair_too", one_worker_is_fair_too),
+    ]
+}
+
+/// A host sends at full speed to one that never reads, by datagram and by stream; two others transfer
+/// 10 MB each way meanwhile.
+fn a_stuck_receiver_holds_nobody_up() {
+    let hosts = ["greedy", "stuck", "client", "server"].map(Host::new);
+    let [greedy, stuck, client, server] = &hosts;
+    let switch = Switch::of(&[greedy, stuck, client, server]);
+    for (number, host) in (1..).zip(&hosts) {
+        host.configure(number);
+    }
+    let deaf = stuck.udp(Ip::V4, 2);
+    let listener = stuck.listen(Ip::V4, 2);
+    let flood = full_speed(greedy, Ip::V4, 1, deaf.local_addr().expect("its address"));
+    let stream = greedy.connect(listener.local_addr().expect("its address"));
+    let (unread, _) = listener.accept().expect("a connection");
+    stream.set_nonblocking(true).expect("set");
+    let push = Background::run(move || {
+        use std::io::Write;
+        // Full after some megabytes, and for ever.
+        let _ = (&stream).write(&[0x99; 4096]);
+        std::thread::sleep(Duration::from_micros(100));
+    });
+    transfer(client, (server, 4), Ip::V4, true);
+    assert!(flood.rounds() > 0 && push.rounds() > 0);
+    flood.end();
+    push.end();
+    drop(unread);
+    assert_eq!(switch.finish().lost(), 0);
+}
+
+fn full_speed_starves_nobody() {
+    questions_between_two_floods(&["--workers", "2"]);
+}
+
+fn one_worker_is_fair_too() {
+    questions_between_two_floods(&["--workers", "1"]);
+}
+
+/// Two hosts send at full speed to a third; a fourth asks a fifth, and gets all its answers. A
+/// question may be asked again: its own TAP's queue is the kernel's.
+fn questions_between_two_floods(extra: &[&str]) {
+    let hosts = ["left", "right", "target", "asker", "answerer"].map(Host::new);
+    let ports = hosts.iter().map(|host| host.port("")).collect::<Vec<_>>().join(",");
+    let switch = Switch::start(&[&["--tap", &ports], extra].concat());
+    for (number, host) in (1..).zip(&hosts) {
+        host.configure(number);
+    }
+    let [left, right, target, asker, answerer] = &hosts;
+    let deaf = target.udp(Ip::V4, 3).local_addr().expect("its address");
+    let floods = [full_speed(left, Ip::V4, 1, deaf), full_speed(right, Ip::V4, 2, deaf)];
+    let echo = Echo::on(answerer, Ip::V6, 5);
+    let mut asker = echo.asked_from(asker, Ip::V6, 4);
+    for _ in 0..500 {
+        asker.ask_within(Duration::from_secs(2), 5);
+    }
+    for flood in floods {
+        assert!(flood.rounds() > 0);
+        flood.end();
+    }
+    let report = switch.finish();
+    assert!(report.received_by("left") > 0 && report.received_by("right") > 0);
+    assert_eq!(report.lost(), 0, "{report:?}");
+}
