@@ -6,6 +6,7 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod command;
 mod exchange;
 mod fairness;
 mod frames;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         lifecycle::trials(),
         fairness::trials(),
         transfer::trials(),
+        command::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
