@@ -11,9 +11,11 @@ mod exchange;
 mod fairness;
 mod frames;
 mod host;
+mod kernel;
 mod learning;
 mod lifecycle;
 mod named;
+mod packets;
 mod raw;
 mod switch;
 mod transfer;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        kernel::trials(),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
