@@ -147,10 +147,11 @@ fn a_flood_of_addresses_pushes_out_its_own() {
         assert_eq!(bench.hear(B, &frame(station(1), station(2), b"to one only")), 0b001);
     }
     let report = bench.switch.finish();
-    assert_eq!(report.table("entries"), 64);
-    // Not each invention is learned: a worker never waits for the table's lock.
+    // Not each invention is learned: a worker never waits for the table's lock. And one may find its
+    // eight places taken, and so make room where there would have been some.
     assert!(report.table("learned") > u64::from(FLOOD) / 2);
-    assert_eq!(report.table("evicted"), report.table("learned") - 64);
+    assert!((60..=64).contains(&report.table("entries")), "{report:?}");
+    assert_eq!(report.table("evicted"), report.table("learned") - report.table("entries"));
 }
 
 /// A frame longer than the MTU of the port that it is to leave is dropped there, with and without a
