@@ -46,7 +46,7 @@ fn the_unknown_is_flooded_and_the_answer_is_not() {
     let mut bridge = Bridge::open(4);
     let frame = between(1, 2).bytes();
     let ports = |writes: Vec<bridge::Write>| writes.into_iter().map(|(port, ..)| port.0).collect::<Vec<_>>();
-    assert_eq!(ports(bridge.run(1, &[frame.clone()])), [0, 2, 3]);
+    assert_eq!(ports(bridge.run(1, std::slice::from_ref(&frame))), [0, 2, 3]);
     assert_eq!(bridge.counts(1).copies.load(), 2);
     assert_eq!(ports(bridge.run(2, &[between(2, 1).bytes()])), [1]);
     assert_eq!(ports(bridge.run(1, &[frame])), [2]);

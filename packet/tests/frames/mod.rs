@@ -107,7 +107,7 @@ impl Spec {
         if self.tcp {
             bytes.extend(self.sequence.to_be_bytes());
             bytes.extend(self.acknowledgment.to_be_bytes());
-            bytes.extend([((20 + self.options.len()) / 4 << 4) as u8, self.flags]);
+            bytes.extend([(((20 + self.options.len()) / 4) << 4) as u8, self.flags]);
             bytes.extend(self.window.to_be_bytes());
             bytes.extend(check.to_be_bytes());
             bytes.extend([0, 0]);

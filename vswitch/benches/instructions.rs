@@ -1,0 +1,100 @@
+//! Instructions, counted under valgrind: parse, learn and look up, and the pipeline by kind of frame.
+//! Unlike time they are the same on every machine of one architecture, so that a change shows.
+//!
+//! Needs valgrind and `cargo install gungraun-runner` in the version of the `gungraun` crate; without
+//! the runner this says so and does nothing.
+#![allow(missing_docs, reason = "gungraun's macros make functions")]
+
+#[path = "../../packet/tests/frames/mod.rs"]
+mod frames;
+mod traffic;
+
+use traffic::{Bench, Kind};
+
+mod counted {
+    use std::hint::black_box;
+
+    use gungraun::prelude::*;
+    use packet::vlan::VlanId;
+    use packet::{Headers, MacAddr, Malformed};
+    use vswitch::{MacTable, MacTableConfig, PortId};
+
+    use super::frames::Spec;
+    use super::traffic::NOW;
+    use super::{Bench, Kind};
+
+    fn tcp4() -> Vec<u8> {
+        Spec::default().bytes()
+    }
+
+    fn udp6_tagged() -> Vec<u8> {
+        Spec { v6: true, tcp: false, tags: vec![(0x8100, 10)], ..Spec::default() }.bytes()
+    }
+
+    #[library_benchmark]
+    #[bench::tcp4(tcp4())]
+    #[bench::udp6_tagged(udp6_tagged())]
+    fn parse(frame: Vec<u8>) -> Result<Headers, Malformed> {
+        let headers = black_box(Headers::parse(black_box(&frame)));
+        // Not to be freed in the measurement.
+        std::mem::forget(frame);
+        headers
+    }
+
+    fn table() -> MacTable {
+        let table = MacTable::new(MacTableConfig::default());
+        for n in 0..100 {
+            table.learn(VlanId::NONE, MacAddr::from_u64(0x0200_0000_0000 | n), PortId(0), NOW);
+        }
+        table
+    }
+
+    #[library_benchmark]
+    #[bench::known(table())]
+    fn learn_and_look_up(table: MacTable) -> Option<PortId> {
+        let station = |n: u64| black_box(MacAddr::from_u64(0x0200_0000_0000 | n));
+        black_box(table.learn(VlanId::NONE, station(1), PortId(0), NOW));
+        let port = black_box(table.lookup(VlanId::NONE, station(2), NOW));
+        std::mem::forget(table);
+        port
+    }
+
+    // A batch; divide by its frames: 64, or 4 of TSO.
+    #[library_benchmark]
+    #[bench::unicast_60(Bench::of(Kind::Unicast60))]
+    #[bench::unicast_1500(Bench::of(Kind::Unicast1500))]
+    #[bench::flood(Bench::of(Kind::Flood))]
+    #[bench::tso(Bench::of(Kind::Tso))]
+    #[bench::tcp_run(Bench::of(Kind::TcpRun))]
+    #[bench::udp_run(Bench::of(Kind::UdpRun))]
+    #[bench::vlan_push(Bench::of(Kind::VlanPush))]
+    fn batch(mut bench: Bench) -> (u64, usize) {
+        let written = black_box(bench.run());
+        std::mem::forget(bench);
+        written
+    }
+
+    library_benchmark_group!(name = steps, benchmarks = [parse, learn_and_look_up]);
+    library_benchmark_group!(name = pipeline, benchmarks = batch);
+    gungraun::main!(library_benchmark_groups = steps, pipeline);
+
+    pub(super) fn run() {
+        main();
+    }
+}
+
+/// Is the runner where it would be looked for?
+fn has_runner() -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|path| path.join("gungraun-runner").exists()) || option_env!("GUNGRAUN_RUNNER").is_some()
+}
+
+fn main() {
+    // The runner starts this program again, for each benchmark and with the environment cleared.
+    let is_started_by_runner = std::env::args().any(|arg| arg.starts_with("--gungraun-run"));
+    if is_started_by_runner || has_runner() && std::env::args().any(|arg| arg == "--bench") {
+        counted::run();
+    } else {
+        eprintln!("instruction counts are skipped: they need `cargo bench` and gungraun-runner");
+    }
+}
