@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn ports_namespaces_and_keys() {
-        let config = config(&["tap0,tap1@blue:vlan=10", "t@pid:7:trunks=10+20:mtu=9000:gro=off", "u@/proc/1/ns/net:offload=off"]).unwrap();
+        let config =
+            config(&["tap0,tap1@blue:vlan=10", "t@pid:7:trunks=10+20:mtu=9000:gro=off", "u@/proc/1/ns/net:offload=off"]).unwrap();
         let netns = |at: usize| config.ports[at].tap.netns.clone().map(|netns| netns.to_string());
         assert_eq!(config.ports.iter().map(|port| port.tap.name.as_str()).collect::<Vec<_>>(), ["tap0", "tap1", "t", "u"]);
         assert_eq!((netns(0), netns(1), netns(2)), (None, Some("blue".into()), Some("pid:7".into())));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use netio::{LinkState, Poller, Queue, TapError, Waker};
-use vswitch::{Counters, MacTable, MacTableConfig, Pipeline, PortId};
+use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 
 use crate::config::{Config, nearest};
 use crate::control::{Found, ManagedPort};
@@ -41,7 +41,7 @@ struct Handle {
     commands: Sender<Command>,
     waker: Waker,
     counters: Arc<Counters>,
-    /// `None` once joined.
+    /// `None` before it is started and once it is joined.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -80,17 +80,24 @@ impl Daemon {
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
         let mut daemon = Daemon { config_summary, ports, table, clock, poller, events: received, workers: Vec::new(), panics: 0 };
+        let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
-            let handle = daemon.start_worker(index, events.clone()).with_context(|| format!("starting worker {index}"))?;
+            let (handle, worker) = daemon.make_worker(events.clone()).with_context(|| format!("making worker {index}"))?;
             daemon.workers.push(handle);
+            waiting.push(worker);
         }
+        // Before the first worker runs, so that none sees a bridge of half its ports.
         for at in 0..count {
             daemon.attach(at);
+        }
+        for (index, (worker, handle)) in waiting.into_iter().zip(&mut daemon.workers).enumerate() {
+            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run());
+            handle.thread = Some(thread.with_context(|| format!("starting worker {index}"))?);
         }
         Ok(daemon)
     }
 
-    fn start_worker(&self, index: usize, events: Sender<Event>) -> anyhow::Result<Handle> {
+    fn make_worker(&self, events: Sender<Event>) -> anyhow::Result<(Handle, Worker)> {
         let count = self.ports.len();
         let counters = Arc::new(Counters::new(count));
         let pipeline = Pipeline::new(Arc::clone(&self.table), count, Arc::clone(&counters));
@@ -99,8 +106,7 @@ impl Daemon {
         let (commands, received) = channel();
         let connections = Connections { commands: received, events, control: self.poller.waker() };
         let worker = Worker::new(pipeline, poller, self.clock, connections, count);
-        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
-        Ok(Handle { commands, waker, counters, thread: Some(thread) })
+        Ok((Handle { commands, waker, counters, thread: None }, worker))
     }
 
     /// Ports, workers and the bridge, for people.
@@ -146,11 +152,16 @@ impl Daemon {
         }
     }
 
-    /// The counters and tables now.
+    /// The MAC table's entries now. While they are collected, workers learn nothing.
+    pub(crate) fn mac_entries(&self) -> Vec<MacEntry> {
+        self.table.entries(self.clock.now())
+    }
+
+    /// The counters now.
     pub(crate) fn report(&self) -> Report {
         let counters = self.workers.iter().map(|worker| &*worker.counters);
         let names = self.ports.iter().map(|port| port.name().to_owned()).collect();
-        Report::new(names, counters, &self.table, self.clock.now(), self.panics)
+        Report::new(names, counters, self.table.stats(), self.panics)
     }
 
     /// Ends all workers and returns what was counted to the last frame.
@@ -234,7 +245,7 @@ impl Daemon {
 
     fn change_link(&self, id: PortId, link: &LinkState) {
         tracing::info!("{}: link {}, mtu {}", self.ports[id.index()].name(), if link.up { "up" } else { "down" }, link.mtu);
-        self.tell_workers(|_| Command::Link { id, up: link.up, mtu: link.mtu });
+        self.tell_workers(|_| Command::Mtu { id, mtu: link.mtu });
         if !link.up {
             self.table.flush(Some(id), None);
         }
@@ -259,14 +270,18 @@ fn queue_to_read(queues: &[Queue], port: usize, worker: usize, ports: usize, wor
 }
 
 fn summary_head(config: &Config) -> String {
-    let workers = config.workers;
     format!(
-        "bridge br0: {} ports, {workers} worker{}, MAC table of {} entries, ageing {} s\n",
-        config.ports.len(),
-        if workers == 1 { "" } else { "s" },
+        "bridge br0: {}, {}, MAC table of {} entries, ageing {} s\n",
+        count_of(config.ports.len(), "port"),
+        count_of(config.workers, "worker"),
         config.mac_table_size,
         config.mac_aging_time
     )
+}
+
+/// "1 port", "2 ports".
+fn count_of(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn offload_text(features: packet::Features, refused: &[&str]) -> String {
@@ -307,4 +322,3 @@ fn random_seed() -> anyhow::Result<[u64; 2]> {
     let number = |half: &[u8]| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
     Ok([number(first), number(second)])
 }
-

@@ -67,10 +67,5 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
 fn start_log() {
     let terminal = io::stderr().is_terminal();
     // A log that cannot be written is not worth a panic either.
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(terminal)
-        .with_target(false)
-        .log_internal_errors(false)
-        .init();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(terminal).with_target(false).log_internal_errors(false).init();
 }

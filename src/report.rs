@@ -2,16 +2,14 @@
 
 use std::fmt;
 
-use packet::Timestamp;
 use vswitch::mac_table::MacTableStats;
-use vswitch::{Counter, Counters, DropReason, MacEntry, MacTable, PortCounters, PortId};
+use vswitch::{Counter, Counters, DropReason, PortCounters, PortId};
 
-/// All workers' numbers added up, and the MAC table, at one moment.
+/// All workers' numbers added up, and the MAC table's, at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) ports: Vec<PortReport>,
     pub(crate) table: MacTableStats,
-    pub(crate) entries: Vec<MacEntry>,
     panics: u64,
 }
 
@@ -33,8 +31,7 @@ impl Report {
     pub(crate) fn new<'a>(
         names: Vec<String>,
         workers: impl Iterator<Item = &'a Counters>,
-        table: &MacTable,
-        now: Timestamp,
+        table: MacTableStats,
         panics: u64,
     ) -> Report {
         let mut ports: Vec<PortReport> = names.into_iter().map(|name| PortReport { name, ..PortReport::default() }).collect();
@@ -45,7 +42,7 @@ impl Report {
                 }
             }
         }
-        Report { ports, table: table.stats(), entries: table.entries(now), panics }
+        Report { ports, table, panics }
     }
 
     /// Received and copied; sent and dropped. Equal when no frame is under way.
@@ -109,7 +106,10 @@ impl fmt::Display for Report {
             }
         }
         let MacTableStats { learned, moved, evicted, expired, entries, statics } = self.table;
-        writeln!(out, "mac table: entries {entries} static {statics} learned {learned} moved {moved} evicted {evicted} expired {expired}")?;
+        writeln!(
+            out,
+            "mac table: entries {entries} static {statics} learned {learned} moved {moved} evicted {evicted} expired {expired}"
+        )?;
         if self.panics > 0 {
             writeln!(out, "worker panics: {}", self.panics)?;
         }

@@ -58,13 +58,11 @@ pub(crate) enum Command {
     },
     /// A port is gone.
     Detach(PortId),
-    /// A port's link changed.
-    Link {
+    /// A port's MTU changed.
+    Mtu {
         /// Its number.
         id: PortId,
-        /// Is it set up?
-        up: bool,
-        /// Its MTU.
+        /// Its MTU now, in bytes.
         mtu: u32,
     },
     /// The end.
@@ -200,9 +198,8 @@ impl Worker {
                     self.pipeline.set_port(id, None);
                     self.writers[id.index()] = None;
                 }
-                Command::Link { id, up, mtu } => {
+                Command::Mtu { id, mtu } => {
                     if let Some(port) = self.pipeline.port_mut(id) {
-                        port.up = up;
                         port.mtu = mtu;
                     }
                 }

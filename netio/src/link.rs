@@ -145,7 +145,11 @@ fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetl
         NetlinkPayload::Error(error) if error.code.is_some() => {
             let error = error.to_io();
             // ENODEV is how rtnetlink says that there is no such link.
-            if error.raw_os_error() == Some(libc::ENODEV) { Err(io::Error::new(io::ErrorKind::NotFound, error)) } else { Err(error) }
+            if error.raw_os_error() == Some(libc::ENODEV) {
+                Err(io::Error::new(io::ErrorKind::NotFound, error))
+            } else {
+                Err(error)
+            }
         }
         NetlinkPayload::InnerMessage(inner) => Ok(Some(inner)),
         _ => Ok(None),

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn three_forms() {
-        for (text, path) in [("blue", "/run/netns/blue"), ("/proc/self/ns/net", "/proc/self/ns/net"), ("pid:7", "/proc/7/ns/net")] {
+        for (text, path) in [("blue", "/run/netns/blue"), ("/proc/self/ns/net", "/proc/self/ns/net"), ("pid:7", "/proc/7/ns/net")]
+        {
             assert_eq!(Netns::new(text).path, Path::new(path));
             assert_eq!(Netns::new(text).to_string(), text);
         }

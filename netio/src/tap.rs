@@ -64,7 +64,9 @@ pub struct TapSpec {
 #[derive(Debug, Error)]
 pub enum TapError {
     /// The device node is missing.
-    #[error("{DEVICE} is missing; load the module (`modprobe tun`) or make the node (`mkdir -p /dev/net && mknod {DEVICE} c 10 200`)")]
+    #[error(
+        "{DEVICE} is missing; load the module (`modprobe tun`) or make the node (`mkdir -p /dev/net && mknod {DEVICE} c 10 200`)"
+    )]
     NoDevice,
     /// The device node is not ours to open.
     #[error("no right to open {DEVICE}: {0}; run as root, or `chmod 666 {DEVICE}` (making a TAP is checked separately)")]
@@ -88,7 +90,9 @@ pub enum TapError {
         name: String,
     },
     /// There is an interface of that name that is no TAP, or one of another kind.
-    #[error("{name} exists already and is not a TAP that can be attached: choose another name, or `ip link del {name}`")]
+    #[error(
+        "{name} exists already and is not a TAP that can be attached; choose another name, or remove that link if nobody needs it"
+    )]
     NotTap {
         /// The interface.
         name: String,

@@ -15,6 +15,9 @@
 //! frames are merged, and whoever splits the super-frame counts up from 0. The kernel's GRO merges
 //! such frames where DF is set.
 //!
+//! Where such a frame's partial checksum would finish as 0, [`segment`](crate::segment) writes that 0
+//! for TCP, and a kernel that finishes a single frame writes 0xffff, which means the same.
+//!
 //! *Order.* Only neighbours are merged, so no frame overtakes another, of whatever flow. Nothing
 //! waits for a later batch.
 
@@ -110,10 +113,7 @@ impl<'a> Run<'a> {
         {
             return false;
         }
-        let unset_id = match self.is_next_id(frame, headers) {
-            Some(unset) => unset,
-            None => return false,
-        };
+        let Some(unset_id) = self.is_next_id(frame, headers) else { return false };
         let is_tcp = headers.transport == Transport::Tcp;
         let flags = tcp_flags(frame, headers);
         if is_tcp && !(is_bulk(frame, headers, flags) && self.is_next_segment(frame, headers, flags)) {
@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
         let l4_len = head.set_ip(self.headers, self.payload, id);
         let protocol = self.headers.transport.protocol().unwrap_or(0);
         let pseudo = checksum::pseudo_header(self.headers.addresses(self.frame), protocol, l4_len);
-        let transport = head.from_offset(self.headers.l4);
+        let transport = head.headers_from(self.headers.l4);
         if self.headers.transport == Transport::Tcp {
             transport[tcp::field::FLAGS] = self.flags;
             put_u16(transport, tcp::field::CHECKSUM, pseudo);

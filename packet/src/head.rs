@@ -87,7 +87,7 @@ impl Head {
 
     /// The headers from `offset` on.
     #[inline]
-    pub(crate) fn from_offset(&mut self, offset: u16) -> &mut [u8] {
+    pub(crate) fn headers_from(&mut self, offset: u16) -> &mut [u8] {
         let at = self.position(usize::from(offset));
         &mut self.bytes[at..self.len]
     }
@@ -100,7 +100,7 @@ impl Head {
         let l4_len = usize::from(headers.payload - headers.l4) + payload_len;
         let total = usize::from(headers.l4 - headers.l3) + l4_len;
         let header_len = usize::from(headers.l4 - headers.l3);
-        let ip = self.from_offset(headers.l3);
+        let ip = self.headers_from(headers.l3);
         match headers.network {
             Network::Ipv4 => {
                 put_u16(ip, ipv4::field::TOTAL_LEN, total as u16);

@@ -70,7 +70,7 @@ impl<'a> Segments<'a> {
         let payload = &rest[..rest.len().min(self.size)];
         let is_last = payload.len() == rest.len();
         let l4_len = head.set_ip(self.headers, payload.len(), self.id.wrapping_add(self.index));
-        let transport = head.from_offset(self.headers.l4);
+        let transport = head.headers_from(self.headers.l4);
         let at = if self.headers.transport == Transport::Tcp {
             let sequence = self.sequence.wrapping_add(self.sent as u32);
             transport[tcp::field::SEQUENCE..][..4].copy_from_slice(&sequence.to_be_bytes());
@@ -105,7 +105,7 @@ pub fn complete(frame: &[u8], headers: &Headers, action: TagAction, head: &mut H
     if !head.copy(frame, from, action) {
         return false;
     }
-    let transport = head.from_offset(headers.l4);
+    let transport = head.headers_from(headers.l4);
     let check = !checksum::add(checksum::sum(transport), checksum::sum(&frame[from..]));
     put_u16(transport, at, if check == 0 { 0xffff } else { check });
     true

@@ -114,7 +114,7 @@ fn echo_request(sequence: u8) -> [u8; 16] {
 
 /// The answer to it, behind an IPv4 header without options.
 fn is_answer(packet: &[u8], sequence: u8) -> bool {
-    packet.get(20..).is_some_and(|message| {
-        message.len() >= 8 && message[..2] == [0, 0] && message[4..8] == [b'v', b's', 0, sequence]
-    })
+    packet
+        .get(20..)
+        .is_some_and(|message| message.len() >= 8 && message[..2] == [0, 0] && message[4..8] == [b'v', b's', 0, sequence])
 }

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::report::Report;
 use host::Host;
+use vswitch::MacEntry;
 
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
 const PREFIX_LEN: u8 = 24;
@@ -46,8 +47,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let [h1, h2] = &hosts;
     ping(h1)?;
     transfer(h1, h2)?;
+    let entries = daemon.mac_entries();
     let report = daemon.stop();
-    show_table(&report);
+    show_table(&report, &entries);
     println!("\ncounters\n{report}");
     let [received, copied, sent, dropped] = report.balance();
     ensure!(received + copied == sent + dropped, "frames were lost without a name; please report this as a bug");
@@ -85,17 +87,13 @@ fn ping(from: &Host) -> anyhow::Result<()> {
 fn transfer(from: &Host, to: &Host) -> anyhow::Result<()> {
     let (bytes, time) = from.transfer(to, ADDRESSES[1], TRANSFER).context("TCP transfer")?;
     let seconds = time.as_secs_f64();
-    println!(
-        "TCP    h1 -> h2   {:.2} GB in {seconds:.1} s: {:.1} Gb/s",
-        bytes as f64 / 1e9,
-        bytes as f64 * 8.0 / 1e9 / seconds
-    );
+    println!("TCP    h1 -> h2   {:.2} GB in {seconds:.1} s: {:.1} Gb/s", bytes as f64 / 1e9, bytes as f64 * 8.0 / 1e9 / seconds);
     Ok(())
 }
 
-fn show_table(report: &Report) {
+fn show_table(report: &Report, entries: &[MacEntry]) {
     println!("\nMAC table of br0\n{:<16} {:>4}  {:<17}  {:>5}", "port", "VLAN", "MAC", "age");
-    for entry in &report.entries {
+    for entry in entries {
         let age = entry.age.map_or_else(|| "static".to_owned(), |age| format!("{age} s"));
         println!("{:<16} {:>4}  {}  {age:>5}", report.port_name(entry.port), entry.vlan, entry.mac);
     }

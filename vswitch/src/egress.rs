@@ -94,6 +94,13 @@ pub(crate) struct Queue<'a> {
     head: &'a mut Head,
 }
 
+impl Queue<'_> {
+    /// How many frames wait.
+    pub(crate) fn len(&self) -> usize {
+        self.queued.len()
+    }
+}
+
 impl Drop for Queue<'_> {
     fn drop(&mut self) {
         self.queued.clear();
@@ -157,11 +164,11 @@ pub(crate) fn write_queue(
                     written(outcome);
                     continue;
                 }
-                // The kernel will not have the super-frame: its frames one by one. One was refused.
-                for (index, queued) in members.iter().enumerate() {
+                // The kernel will not have the super-frame: its frames one by one.
+                written(Written { frames: 0, bytes: 0, writes: 1, result: Ok(()), refused: true });
+                for queued in members {
                     let frame = &queue.frames[usize::from(queued.frame)];
-                    let outcome = write_frame(frame, action, batch, features, queue.head, &mut send);
-                    written(Written { refused: index == 0, ..outcome });
+                    written(write_frame(frame, action, batch, features, queue.head, &mut send));
                 }
                 continue;
             }

