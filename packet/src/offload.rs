@@ -69,8 +69,8 @@ pub struct Offload {
 pub enum Judged {
     /// It says what the frame says.
     Accept(Offload),
-    /// It asks for a checksum of bytes that we do not understand (an inner packet, an unusual
-    /// protocol): finish it here, with [`finish_checksum`], and forget the header.
+    /// It asks for a checksum of bytes behind the Ethernet header that we do not understand (an inner
+    /// packet, an unusual protocol): finish it here, with [`finish_checksum`], and forget the header.
     Finish {
         /// Where the coverage begins.
         start: usize,
@@ -91,7 +91,8 @@ impl Offload {
         let checksum = if vnet.flags & flag::NEEDS_CSUM != 0 {
             let start = usize::from(vnet.csum_start);
             let at = start + usize::from(vnet.csum_offset);
-            if at + 2 > frame_len {
+            // What stands before the network header has been classified by then, and must stay.
+            if start < usize::from(headers.l3) || at + 2 > frame_len {
                 return Err(BadVnetHeader);
             }
             let own = headers.transport.checksum_offset();
