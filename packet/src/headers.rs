@@ -10,7 +10,7 @@ use crate::ipv6::{Ipv6View, Upper};
 use crate::mac::MacAddr;
 use crate::tcp::{self, TcpView};
 use crate::udp::{self, UDP_LEN, UdpView};
-use crate::vlan::{TAG_LEN, Tag};
+use crate::vlan::{TAG_LEN, Tag, VlanId};
 
 /// At most so many VLAN tags are understood; deeper ones are payload (as in Open vSwitch).
 pub const MAX_TAGS: usize = 2;
@@ -184,6 +184,14 @@ impl Headers {
     #[must_use]
     pub fn payload_len(&self) -> usize {
         self.end as usize - usize::from(self.payload)
+    }
+
+    /// Does another tag stand behind a tag of VLAN 0? Who takes the first for nothing, as Linux does,
+    /// sees the second, so neither may be trusted to say what VLAN this is.
+    #[inline]
+    #[must_use]
+    pub fn hides_tag(&self) -> bool {
+        self.tag.is_some_and(|tag| tag.vlan() == VlanId::NONE) && usize::from(self.l3) > ETHERNET_LEN + TAG_LEN
     }
 
     /// Source and destination address of the IP header: 8 or 32 bytes; empty if not IP.

@@ -84,7 +84,7 @@ impl Pipeline {
         })?;
         let offload = judge(span, &headers, rx)?;
         let port = self.ports.get(ingress.index()).and_then(Option::as_ref).ok_or(DropReason::PortGone)?;
-        let vlan = port.vlan.classify(headers.tag).ok_or(DropReason::VlanNotAllowed)?;
+        let vlan = port.vlan.classify(&headers).ok_or(DropReason::VlanNotAllowed)?;
         self.table.learn(vlan, headers.src, ingress, now);
         let frame = Frame { span, headers, offload };
         match forward(&self.table, vlan, headers.dst, ingress, now) {
@@ -98,7 +98,7 @@ impl Pipeline {
     #[inline]
     fn queue(&self, id: PortId, vlan: VlanId, frame: Frame, tx: &mut Egress) -> Result<(), DropReason> {
         let port = self.ports.get(id.index()).and_then(Option::as_ref).ok_or(DropReason::PortGone)?;
-        let action = port.vlan.leave(vlan, frame.headers.tag).ok_or(DropReason::VlanNotCarried)?;
+        let action = port.vlan.leave(vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
         if port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
             return Err(DropReason::TooLong);
         }
@@ -121,7 +121,7 @@ impl Pipeline {
         for (index, port) in self.ports.iter().enumerate() {
             let id = PortId(index as u16);
             let Some(port) = port.as_ref().filter(|_| id != ingress) else { continue };
-            let Some(action) = port.vlan.leave(vlan, frame.headers.tag) else { continue };
+            let Some(action) = port.vlan.leave(vlan, &frame.headers) else { continue };
             if port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
                 too_long += 1;
             } else {

@@ -12,8 +12,10 @@
 //! A frame tagged for priority only (VID 0) counts as untagged, and keeps its priority where a tag is
 //! written (IEEE 802.1Q section 6.9). Without any setting a port is a trunk of all VLANs, so that tags
 //! pass untouched; on either tag protocol only the outermost tag is looked at. VLAN 0 is no VLAN: a
-//! native port does not carry it.
+//! native port does not carry it. A tag hidden behind one of VID 0 passes only between ports without
+//! any setting: elsewhere it would be a way into a VLAN that nobody checked.
 
+use packet::Headers;
 use packet::vlan::{Tag, TagAction, VlanId};
 
 /// A set of VLANs.
@@ -98,12 +100,14 @@ impl PortVlan {
         PortVlan { mode: VlanMode::NativeUntagged, native, trunks }
     }
 
-    /// The VLAN of a frame that came in with this outermost tag; `None` if the port does not carry
-    /// it.
+    /// The VLAN of a frame that came in with these headers; `None` if the port does not carry it.
     #[inline]
     #[must_use]
-    pub fn classify(&self, tag: Option<Tag>) -> Option<VlanId> {
-        match tag.map(Tag::vlan) {
+    pub fn classify(&self, headers: &Headers) -> Option<VlanId> {
+        if headers.hides_tag() && !self.is_transparent() {
+            return None;
+        }
+        match headers.tag.map(Tag::vlan) {
             None | Some(VlanId::NONE) => self.carries(self.native).then_some(self.native),
             Some(_) if self.mode == VlanMode::Access => None,
             Some(vlan) => self.carries(vlan).then_some(vlan),
@@ -114,8 +118,8 @@ impl PortVlan {
     /// carry it.
     #[inline]
     #[must_use]
-    pub fn leave(&self, vlan: VlanId, tag: Option<Tag>) -> Option<TagAction> {
-        if !self.carries(vlan) {
+    pub fn leave(&self, vlan: VlanId, headers: &Headers) -> Option<TagAction> {
+        if !self.carries(vlan) || headers.hides_tag() && !self.is_transparent() {
             return None;
         }
         let tagged = match self.mode {
@@ -124,13 +128,18 @@ impl PortVlan {
             VlanMode::Trunk | VlanMode::NativeTagged => true,
             VlanMode::NativeUntagged => vlan != self.native,
         };
-        Some(match (tagged, tag) {
+        Some(match (tagged, headers.tag) {
             (false, None) => TagAction::Keep,
             (false, Some(_)) => TagAction::Pop,
             (true, None) => TagAction::Push(Tag::of(vlan)),
             (true, Some(tag)) if tag.vlan() == vlan => TagAction::Keep,
             (true, Some(tag)) => TagAction::Replace(tag.with_vlan(vlan)),
         })
+    }
+
+    /// A trunk of all VLANs, which looks at no tag but to learn by it.
+    fn is_transparent(&self) -> bool {
+        self.mode == VlanMode::Trunk && self.trunks.0.iter().all(|word| *word == u64::MAX)
     }
 
     #[inline]

@@ -199,6 +199,24 @@ fn double_tags_do_not_enter_access_ports() {
     }
 }
 
+/// Who ignores a tag of VLAN 0 would see the one behind it, which nobody has checked.
+#[test]
+fn a_tag_hidden_behind_vlan_0_passes_only_where_tags_mean_nothing() {
+    let mut frame = broadcast(Some((0x8100, 12)));
+    frame.splice(12..12, [0x81, 0, 0, 0]);
+    for name in NAMES {
+        let mut bridge = oracle();
+        assert!(bridge.run(index_of(name), std::slice::from_ref(&frame)).is_empty(), "port {name}");
+        let reason = if name == 100 { DropReason::NoDestination } else { DropReason::VlanNotAllowed };
+        assert_eq!(bridge.dropped(reason), 1, "port {name}");
+    }
+    let mut restricted = Bridge::new([PortVlan::default(), PortVlan::trunk(VlanSet::from_iter([vlan(0)]))].map(port));
+    assert!(restricted.run(0, std::slice::from_ref(&frame)).is_empty());
+    let mut open = Bridge::open(2);
+    let writes = open.run(0, std::slice::from_ref(&frame));
+    assert_eq!(writes.into_iter().map(|(.., bytes)| bytes).collect::<Vec<_>>(), [frame]);
+}
+
 /// Each VLAN learns by itself: what is behind a port in VLAN 10 is unknown in VLAN 12.
 #[test]
 fn known_stations_stay_in_their_vlan() {
