@@ -87,7 +87,7 @@ impl<'a> Ipv6View<'a> {
                 FRAGMENT => return Upper::Fragment,
                 _ => return Upper::Protocol(protocol, at),
             };
-            if at + 8 > packet.len() || at > IPV6_LEN + MAX_EXTENSIONS_LEN {
+            if at + 8 > packet.len() {
                 return Upper::Unknown;
             }
             // RFC 8200 section 4.3 counts 8-byte units after the first; RFC 4302 section 2.2 counts
@@ -98,7 +98,7 @@ impl<'a> Ipv6View<'a> {
             };
             protocol = packet[at];
             at += len;
-            if at > packet.len() {
+            if at > packet.len() || at > IPV6_LEN + MAX_EXTENSIONS_LEN {
                 return Upper::Unknown;
             }
         }
@@ -126,6 +126,8 @@ mod tests {
         assert_eq!(upper(44, &[17, 0, 0, 1, 0, 0, 0, 0]), Upper::Fragment);
         assert_eq!(upper(0, &[17, 200, 0, 0, 0, 0, 0, 0]), Upper::Unknown);
         assert_eq!(upper(0, &[17, 0, 0]), Upper::Unknown);
+        let long = [&[17, 33][..], &[0; 270]].concat();
+        assert_eq!(upper(60, &long), Upper::Unknown, "272 bytes in one header");
         // Nine options headers in a row are one too many.
         assert_eq!(upper(60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(9)), Upper::Unknown);
     }
