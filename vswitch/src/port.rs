@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use packet::ethernet::ETHERNET_LEN;
-use packet::vlan::TAG_LEN;
 use packet::{Features, Headers, Offload};
 
 use crate::vlan::PortVlan;
@@ -41,8 +39,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// Would the frame, or a segment of it, be longer than the MTU? One VLAN tag is free, as on
-    /// Ethernet (IEEE 802.3 clause 3.2.7: 1518 bytes untagged, 1522 tagged).
+    /// Would the packet behind the Ethernet header and tags, or a segment of it, be longer than the MTU?
     #[inline]
     #[must_use]
     pub fn is_too_long(&self, headers: &Headers, offload: Offload, frame_len: usize) -> bool {
@@ -50,7 +47,6 @@ impl Port {
             Some(segmentation) => usize::from(headers.payload) + usize::from(segmentation.size),
             None => frame_len,
         };
-        let tag = if headers.tag.is_some() { TAG_LEN } else { 0 };
-        len > self.mtu as usize + ETHERNET_LEN + tag
+        len > self.mtu as usize + usize::from(headers.l3)
     }
 }
