@@ -60,7 +60,8 @@ pub const SIZE_RANGE: std::ops::RangeInclusive<usize> = 10..=1_000_000;
 
 const WAYS: usize = 4;
 
-/// Readers that met a writer so often in a row treat the address as unknown, which floods the frame.
+/// Readers that met a writer so often in a row look without waiting for it: it may have been put to
+/// sleep in the middle of its change.
 const READ_ATTEMPTS: usize = 16;
 
 /// How a table is made.
@@ -415,15 +416,18 @@ impl MacTable {
             }
             std::hint::spin_loop();
         }
-        None
+        // There is one change at a time. While it is under way, every other slot is as it was, and its
+        // own has no key until its value is there; a slot that changed hands meanwhile shows by its key.
+        let (slot, value) = self.scan(key, places)?;
+        (self.slot(slot).key.load(Ordering::Acquire) == key).then_some((slot, value))
     }
 
     #[inline]
     fn scan(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
         for bucket in places {
             for (way, slot) in self.buckets[bucket].0.iter().enumerate() {
-                if slot.key.load(Ordering::Relaxed) == key {
-                    return Some((bucket * WAYS + way, Value::unpack(slot.value.load(Ordering::Relaxed))));
+                if slot.key.load(Ordering::Acquire) == key {
+                    return Some((bucket * WAYS + way, Value::unpack(slot.value.load(Ordering::Acquire))));
                 }
             }
         }
@@ -451,7 +455,7 @@ impl MacTable {
     fn put_in(&self, slot: usize, key: u64, value: Value) {
         self.change(|| {
             self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
-            self.slot(slot).key.store(key, Ordering::Relaxed);
+            self.slot(slot).key.store(key, Ordering::Release);
         });
     }
 
