@@ -99,7 +99,7 @@ impl Batch {
     }
 
     /// Room for the next virtio-net header and frame, or `None` when the batch is full. The room is
-    /// always enough for the longest frame and a byte more, so that a longer one shows.
+    /// always enough for the longest frame.
     #[inline]
     pub fn slot(&mut self) -> Option<&mut [u8]> {
         if self.spans.len() == MAX_FRAMES || self.used > MAX_BYTES {

@@ -117,7 +117,7 @@ pub struct PortCounters {
     pub tx_frames: Counter,
     /// Their bytes, as they were received.
     pub tx_bytes: Counter,
-    /// Writes that sent them: fewer than frames where frames were coalesced, more where they were
+    /// Writes that succeeded: fewer than frames where frames were coalesced, more where they were
     /// segmented.
     pub tx_writes: Counter,
     /// Copies made of frames received here, beyond the first.

@@ -12,7 +12,7 @@ use packet::coalesce::{MAX_COALESCED, Run};
 use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
-use packet::{Batch, Checksum, Features, Headers, Offload, Span, VnetHeader};
+use packet::{Batch, Features, Headers, Offload, Span};
 
 use crate::counters::DropReason;
 use crate::port::PortId;
@@ -165,7 +165,7 @@ pub(crate) fn write_queue(
                     continue;
                 }
                 // The kernel will not have the super-frame: its frames one by one.
-                written(Written { frames: 0, bytes: 0, writes: 1, result: Ok(()), refused: true });
+                written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true });
                 for queued in members {
                     let frame = &queue.frames[usize::from(queued.frame)];
                     written(write_frame(frame, action, batch, features, queue.head, &mut send));
@@ -196,7 +196,7 @@ fn write_run(
         bytes += span.len() as u64;
     }
     let result = send(&pieces[..=members.len()]);
-    Written { frames: members.len() as u64, bytes, writes: 1, result, refused: false }
+    Written { frames: members.len() as u64, bytes, writes: u64::from(result.is_ok()), result, refused: false }
 }
 
 /// One frame, as the port can take it.
@@ -214,10 +214,10 @@ fn write_frame(
     if features.take(*offload) {
         let result = write_whole(frame, action, batch, head, send);
         if result != Err(SendError::Invalid) || offload.segmentation.is_none() {
-            return outcome(1, result, false);
+            return outcome(u64::from(result.is_ok()), result, false);
         }
         let (writes, result) = write_segments(frame, action, batch, head, send);
-        return outcome(writes + 1, result, true);
+        return outcome(writes, result, true);
     }
     if offload.segmentation.is_some() {
         let (writes, result) = write_segments(frame, action, batch, head, send);
@@ -229,7 +229,7 @@ fn write_frame(
     } else {
         Err(SendError::Drop(DropReason::BadVnetHeader))
     };
-    outcome(1, result, false)
+    outcome(u64::from(result.is_ok()), result, false)
 }
 
 /// A frame with what it owes, at most its VLAN tag changed.
@@ -247,23 +247,12 @@ fn write_whole(
         return send(&[IoSlice::new(&batch.arena()[span.range_with_vnet()])]);
     }
     let bytes = batch.frame(*span);
-    let front = match action {
-        TagAction::Keep | TagAction::Push(_) => usize::from(headers.l3).min(bytes.len()),
-        TagAction::Pop | TagAction::Replace(_) => usize::from(headers.l3),
-    };
-    push_front(bytes, front, action, head)?;
-    let vnet = match offload.checksum {
-        Checksum::Complete => VnetHeader::default(),
-        Checksum::Verified | Checksum::Partial => offload.to_vnet(headers, head.growth()),
-    };
-    head.set_vnet(vnet);
+    let front = usize::from(headers.l3);
+    if !head.copy(bytes, front, action) {
+        return Err(SendError::Drop(DropReason::TruncatedTag));
+    }
+    head.set_vnet(offload.to_vnet(headers, head.growth()));
     send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&bytes[front..])])
-}
-
-/// Copies the Ethernet header with its tag changed.
-#[inline]
-fn push_front(bytes: &[u8], front: usize, action: TagAction, head: &mut Head) -> Result<(), SendError> {
-    if head.copy(bytes, front, action) { Ok(()) } else { Err(SendError::Drop(DropReason::TruncatedTag)) }
 }
 
 /// A super-frame in segments. The first refusal ends it: TCP and UDP alike make do with the rest.
