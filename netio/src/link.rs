@@ -37,6 +37,8 @@ pub struct Change<'a> {
     pub mtu: Option<u32>,
     /// Frames that the kernel keeps for us to read.
     pub tx_queue_len: Option<u32>,
+    /// Segments of the largest super-frame that its stack may make.
+    pub gso_max_segs: Option<u32>,
     /// Set up or down.
     pub up: Option<bool>,
     /// Move to this namespace.
@@ -67,6 +69,7 @@ pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
     }
     request.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
     request.attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
+    request.attributes.extend(change.gso_max_segs.map(LinkAttribute::GsoMaxSegs));
     request.attributes.extend(change.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
     request.attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
     request.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));

@@ -78,10 +78,10 @@ pub fn own() -> io::Result<File> {
 /// it is. Files that `work` opens keep the namespace alive as long as they are open.
 pub fn inside<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let worker = scope.spawn(|| {
+        let worker = thread::Builder::new().spawn_scoped(scope, || {
             move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
             work()
-        });
+        })?;
         worker.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside the namespace panicked")))
     })
 }
@@ -89,10 +89,10 @@ pub fn inside<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> io::Res
 /// A new network namespace, which lives as long as this file or a process or device refers to it.
 pub fn create() -> io::Result<File> {
     thread::scope(|scope| {
-        let maker = scope.spawn(|| {
+        let maker = thread::Builder::new().spawn_scoped(scope, || {
             leave(UnshareFlags::NEWNET)?;
             own()
-        });
+        })?;
         maker.join().unwrap_or_else(|_| Err(io::Error::other("the thread that makes the namespace panicked")))
     })
 }

@@ -24,6 +24,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
+use packet::offload::MAX_TCP_SEGMENTS;
 use packet::{Batch, Features, VNET_LEN};
 use rustix::io::{Errno, read, write, writev};
 use thiserror::Error;
@@ -162,6 +163,8 @@ impl Queue {
                 Ok(filled) => rx.commit(filled),
                 Err(Errno::AGAIN) => return Received::Drained,
                 Err(Errno::INTR) => {}
+                // One frame that no virtio-net header can describe, and that the kernel has dropped.
+                Err(Errno::INVAL) => rx.commit(0),
                 Err(_) => return Received::Gone,
             }
         }
@@ -266,24 +269,25 @@ impl Tap {
     }
 
     /// What the interface is like now, in whatever namespace it is. `None` if it is gone, or if only
-    /// our descriptor still keeps its namespace alive.
+    /// our descriptor still keeps its namespace alive. An error says nothing about it; ask again.
     pub fn state(&self) -> io::Result<Option<LinkState>> {
         let Some(Queue(fd)) = self.queues.first() else { return Ok(None) };
-        if let Some((netns, id)) = &self.pinned
-            && netns.id().ok() != Some(*id)
-        {
-            return Ok(None);
+        if let Some((netns, id)) = &self.pinned {
+            match netns.id() {
+                Ok(now) if now == *id => {}
+                Ok(_) => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
         let name = match interface_name(fd) {
             Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Ok(None),
             name => name?,
         };
         let namespace = interface_netns(fd)?;
-        let look = || match link::get(&name) {
-            Ok(link) => Ok(Some(LinkState { name: link.name, up: link.up, mtu: link.mtu })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        };
+        // Not found: it was moved or renamed since we asked for its name. Only the descriptor knows
+        // whether it is gone.
+        let look = || link::get(&name).map(|link| Some(LinkState { name: link.name, up: link.up, mtu: link.mtu }));
         if NetnsId::of(&namespace)? == NetnsId::own()? { look() } else { netns::inside(namespace.as_fd(), look) }
     }
 }
@@ -295,7 +299,7 @@ fn open_queues(spec: &TapSpec, name: &str) -> Result<(Vec<Queue>, String), TapEr
     let mut queues = Vec::with_capacity(spec.queues);
     let mut name = name.to_owned();
     for _ in 0..spec.queues.max(1) {
-        let fd = open_device()?;
+        let fd = open_device(spec)?;
         name = set_interface(&fd, &name, flags).map_err(|error| refusal(spec, error))?;
         set_vnet_header(&fd).map_err(|error| io_error(spec, "TUNSETVNETHDRSZ", error))?;
         queues.push(Queue(Arc::new(fd)));
@@ -303,13 +307,14 @@ fn open_queues(spec: &TapSpec, name: &str) -> Result<(Vec<Queue>, String), TapEr
     Ok((queues, name))
 }
 
-fn open_device() -> Result<OwnedFd, TapError> {
+fn open_device(spec: &TapSpec) -> Result<OwnedFd, TapError> {
     // Non-blocking not only for our sake: the driver's fast way to a buffer is for such writers only
     // (`tun_can_build_skb` in drivers/net/tun.c).
     match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE) {
         Ok(file) => Ok(file.into()),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => Err(TapError::NoDevice),
-        Err(error) => Err(TapError::NoAccess(error)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(TapError::NoAccess(error)),
+        Err(error) => Err(io_error(spec, "opening /dev/net/tun", error)),
     }
 }
 
@@ -319,6 +324,9 @@ fn configure(name: &str, spec: &TapSpec, namespace: Option<&File>) -> Result<(),
     let index = link::get(name).map_err(|error| io_error(spec, "finding its link", error))?.index;
     let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), ..Change::default() };
     link::set(index, change).map_err(|error| io_error(spec, "setting MTU and queue length", error))?;
+    // With a small MTU a super-frame of 64 KiB would have more segments than are believed. A kernel
+    // that does not know the setting has nothing else to offer.
+    let _ = link::set(index, Change { gso_max_segs: Some(MAX_TCP_SEGMENTS as u32), ..Change::default() });
     match namespace {
         None => set_up(name, spec),
         Some(namespace) => {
