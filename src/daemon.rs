@@ -19,7 +19,7 @@ use crate::worker::{Clock, Command, Connections, Event, Worker};
 /// How often every device is asked how it is, and old MAC entries are taken out.
 const TICK: Duration = Duration::from_secs(1);
 
-/// So many old MAC entries are taken out before workers get another chance at the table's lock.
+/// So many old MAC entries are taken out at once; between, others may take the table's lock.
 const EXPIRE_BUDGET: usize = 256;
 
 const SIGNALS: u64 = 0;
@@ -34,6 +34,8 @@ pub(crate) struct Daemon {
     events: Receiver<Event>,
     workers: Vec<Handle>,
     panics: u64,
+    /// Ports whose MAC entries are to be flushed at the next tick.
+    stale: Vec<PortId>,
 }
 
 /// The control thread's end of a worker.
@@ -79,7 +81,17 @@ impl Daemon {
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
-        let mut daemon = Daemon { config_summary, ports, table, clock, poller, events: received, workers: Vec::new(), panics: 0 };
+        let mut daemon = Daemon {
+            config_summary,
+            ports,
+            table,
+            clock,
+            poller,
+            events: received,
+            workers: Vec::new(),
+            panics: 0,
+            stale: Vec::new(),
+        };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
             let (handle, worker) = daemon.make_worker(events.clone()).with_context(|| format!("making worker {index}"))?;
@@ -131,19 +143,24 @@ impl Daemon {
             self.poller.wait(Some(due.since(now)), |_| {}).context("waiting for signals")?;
             let arrived = signals.take();
             if arrived.report {
-                crate::say(format_args!("{}", self.report()));
+                crate::say(&self.report().to_string());
             }
             if arrived.reload {
                 tracing::info!("nothing to read again: the configuration is the command line");
             }
             if arrived.end {
-                crate::say(format_args!("{}", self.stop()));
+                crate::say(&self.stop().to_string());
                 return Ok(());
             }
             self.hear_workers();
             let now = self.clock.now();
             if now >= next_tick {
-                while self.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {}
+                while self.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {
+                    thread::yield_now();
+                }
+                for id in std::mem::take(&mut self.stale) {
+                    self.table.flush(Some(id), None);
+                }
                 self.look_at_ports();
                 next_tick = now.after(TICK);
             } else {
@@ -185,6 +202,7 @@ impl Daemon {
                         self.detach(id);
                     }
                 }
+                Event::Released(queue) => drop(queue),
                 Event::Panicked => {
                     self.panics += 1;
                     tracing::error!("a worker panicked; it lost the frames at hand and goes on");
@@ -237,17 +255,24 @@ impl Daemon {
     }
 
     /// A port's device is gone: its entries too, and all else goes on.
-    fn detach(&self, id: PortId) {
+    fn detach(&mut self, id: PortId) {
         tracing::warn!("{} is gone", self.ports[id.index()].name());
         self.tell_workers(|_| Command::Detach(id));
-        self.table.flush(Some(id), None);
+        self.forget(id);
     }
 
-    fn change_link(&self, id: PortId, link: &LinkState) {
+    /// Flushes a port's MAC entries, and once more at the next tick: a worker may just be learning from
+    /// its last frames.
+    fn forget(&mut self, id: PortId) {
+        self.table.flush(Some(id), None);
+        self.stale.push(id);
+    }
+
+    fn change_link(&mut self, id: PortId, link: &LinkState) {
         tracing::info!("{}: link {}, mtu {}", self.ports[id.index()].name(), if link.up { "up" } else { "down" }, link.mtu);
         self.tell_workers(|_| Command::Mtu { id, mtu: link.mtu });
         if !link.up {
-            self.table.flush(Some(id), None);
+            self.forget(id);
         }
     }
 

@@ -9,11 +9,12 @@ mod report;
 mod signals;
 mod worker;
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command};
 use crate::config::Config;
@@ -22,9 +23,16 @@ use crate::daemon::Daemon;
 /// Exit status for a configuration that cannot be (clap's own for its errors too).
 const BAD_CONFIGURATION: u8 = 2;
 
+/// So much fits into a pipe that is ready to be written (pipe(7)).
+const PIPE_BUF: usize = 4096;
+
+/// How long a reader of our output may keep us waiting.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log();
+    raise_descriptor_limit();
     if let Some(Command::Demo) = cli.command {
         return finish(demo::run());
     }
@@ -44,14 +52,27 @@ fn main() -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
     let daemon = Daemon::start(config)?;
-    say(format_args!("{}ready\n", daemon.summary()));
+    say(&format!("{}ready\n", daemon.summary()));
     daemon.run(&signals)
 }
 
-/// Prints on standard output. That nobody reads it any more is no reason to stop carrying frames.
-fn say(text: fmt::Arguments<'_>) {
+/// Prints on standard output. That nobody reads it any more, or that who does has fallen asleep, is no
+/// reason to stop serving devices: what cannot be written soon is left out.
+fn say(text: &str) {
     let mut out = io::stdout().lock();
-    let _ = out.write_fmt(text).and_then(|()| out.flush());
+    for piece in text.as_bytes().chunks(PIPE_BUF) {
+        let ready = poll(&mut [PollFd::new(&io::stdout(), PollFlags::OUT)], Some(&PATIENCE));
+        if !matches!(ready, Ok(1..)) || out.write_all(piece).and_then(|()| out.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+/// As many ports as the configuration allows need more descriptors than a shell usually lets a process
+/// have; the hard limit is there to be used.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn finish(result: anyhow::Result<()>) -> ExitCode {

@@ -70,7 +70,7 @@ pub(crate) enum Command {
 }
 
 /// What a worker tells the control thread.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Event {
     /// A port's device is gone.
     Gone {
@@ -79,6 +79,9 @@ pub(crate) enum Event {
         /// Which of its devices.
         attachment: u64,
     },
+    /// A queue that is not used here any more. Closing the last descriptor of a device waits for the
+    /// kernel's configuration lock, which frames must not.
+    Released(Queue),
     /// The worker panicked, and goes on with the next batch.
     Panicked,
 }
@@ -188,7 +191,7 @@ impl Worker {
                 Command::Attach { id, attachment, port, rx, tx } => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, Some(*port));
-                    self.writers[id.index()] = Some(tx);
+                    self.write_to(id, Some(tx));
                     if let Some(queue) = rx {
                         self.start_reading(id, Reader { queue, attachment });
                     }
@@ -196,7 +199,7 @@ impl Worker {
                 Command::Detach(id) => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, None);
-                    self.writers[id.index()] = None;
+                    self.write_to(id, None);
                 }
                 Command::Mtu { id, mtu } => {
                     if let Some(port) = self.pipeline.port_mut(id) {
@@ -209,16 +212,26 @@ impl Worker {
     }
 
     fn start_reading(&mut self, id: PortId, reader: Reader) {
-        if let Err(error) = self.poller.add(&reader.queue, u64::from(id.0)) {
-            tracing::error!("port {id}: cannot wait for its frames: {error}");
-        }
+        let attachment = reader.attachment;
+        let added = self.poller.add(&reader.queue, u64::from(id.0));
         self.readers[id.index()] = Some(reader);
+        if let Err(error) = added {
+            tracing::error!("port {id}: cannot wait for its frames: {error}");
+            self.tell(Event::Gone { id, attachment });
+        }
+    }
+
+    fn write_to(&mut self, id: PortId, queue: Option<Queue>) {
+        if let Some(old) = std::mem::replace(&mut self.writers[id.index()], queue) {
+            self.tell(Event::Released(old));
+        }
     }
 
     fn stop_reading(&mut self, id: PortId) {
         if let Some(Reader { queue, .. }) = self.readers[id.index()].take() {
             // The descriptor may live on in other workers' hands, so it would not leave by itself.
             let _ = self.poller.remove(&queue);
+            self.tell(Event::Released(queue));
         }
     }
 
