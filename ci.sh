@@ -43,7 +43,7 @@ step "the demo, as the README runs it"
 cargo run --release --locked -- demo
 
 step "benches, once each"
-cargo bench --workspace --locked --bench packet --bench mac_table --bench pipeline --bench sharing -- --test
+cargo bench --workspace --locked --bench packet --bench mac_table --bench pipeline -- --test
 gungraun=$(cargo metadata --format-version 1 --locked | grep -o '"name":"gungraun","version":"[^"]*"' | head -n 1 | cut -d'"' -f8)
 if have valgrind; then
     have gungraun-runner && gungraun-runner --version | grep -qF "$gungraun" ||
