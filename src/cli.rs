@@ -2,6 +2,10 @@
 
 use clap::{Args, Parser, Subcommand};
 
+const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas between. NETNS is a name under /run/netns, \
+    a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
+    offload=on|off, gro=on|off";
+
 /// A learning Ethernet switch in one userspace process, over TAP devices.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
@@ -23,10 +27,8 @@ pub(crate) enum Command {
 /// What the switch is to be.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Flags {
-    /// TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas between. NETNS is a name under /run/netns, a
-    /// path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged,
-    /// mtu=1500, offload=on|off, gro=on|off
-    #[arg(long, value_name = "TAP,...")]
+    /// The TAP ports; [`TAP_HELP`] for people.
+    #[arg(long, value_name = "TAP,...", help = TAP_HELP)]
     pub(crate) tap: Vec<String>,
     /// Threads that carry frames [default: one per core, at most one per port]
     #[arg(long, value_name = "N")]

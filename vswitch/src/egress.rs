@@ -1,7 +1,7 @@
 //! What leaves: a batch's frames, queued by port until they are written.
 //!
 //! A queue holds which frame and what to do with its VLAN tag, not bytes; so a flood of one frame to
-//! ten ports is ten small entries, and each port writes from the same arena. [`write_queue`] turns a
+//! ten ports is ten small entries, and each port writes from the same arena. `write_queue` turns a
 //! queue into writes that the port's far side can take: as they are, coalesced, segmented, or with
 //! the checksum finished.
 
