@@ -61,4 +61,5 @@ else
 fi
 
 step "tests"
-cargo test --workspace --locked
+cargo test --workspace --locked --doc
+cargo test --workspace --locked --lib --bins --tests
