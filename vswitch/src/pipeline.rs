@@ -53,8 +53,7 @@ impl Pipeline {
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let counters = Arc::clone(&self.counters);
-        let Some(counters) = counters.port(ingress) else { return };
+        let Some(counters) = self.counters.port(ingress) else { return };
         let mut bytes = 0;
         for at in 0..rx.spans().len() {
             let span = rx.spans()[at];
@@ -70,7 +69,7 @@ impl Pipeline {
     /// One frame: parse, judge, classify, learn, forward, queue.
     #[inline]
     fn switch(
-        &mut self,
+        &self,
         ingress: PortId,
         span: Span,
         rx: &mut Batch,
@@ -78,11 +77,7 @@ impl Pipeline {
         tx: &mut Egress,
         counters: &PortCounters,
     ) -> Result<(), DropReason> {
-        let headers = Headers::parse(rx.frame(span)).map_err(|malformed| match malformed {
-            Malformed::Runt => DropReason::Runt,
-            Malformed::TruncatedTag => DropReason::TruncatedTag,
-        })?;
-        let offload = judge(span, &headers, rx)?;
+        let (headers, offload) = judge(span, parse(span, rx)?, rx)?;
         let port = self.ports.get(ingress.index()).and_then(Option::as_ref).ok_or(DropReason::PortGone)?;
         let vlan = port.vlan.classify(&headers).ok_or(DropReason::VlanNotAllowed)?;
         self.table.learn(vlan, headers.src, ingress, now);
@@ -177,18 +172,27 @@ impl Pipeline {
     }
 }
 
+#[inline]
+fn parse(span: Span, rx: &Batch) -> Result<Headers, DropReason> {
+    Headers::parse(rx.frame(span)).map_err(|malformed| match malformed {
+        Malformed::Runt => DropReason::Runt,
+        Malformed::TruncatedTag => DropReason::TruncatedTag,
+    })
+}
+
 /// Believes the virtio-net header or not, finishes what nobody else would, and puts the header that
 /// may be passed on before the frame.
 #[inline]
-fn judge(span: Span, headers: &Headers, rx: &mut Batch) -> Result<Offload, DropReason> {
-    let judged = Offload::judge(rx.vnet(span), headers, span.len()).map_err(|_| DropReason::BadVnetHeader)?;
-    let offload = match judged {
-        Judged::Accept(offload) => offload,
+fn judge(span: Span, headers: Headers, rx: &mut Batch) -> Result<(Headers, Offload), DropReason> {
+    let judged = Offload::judge(rx.vnet(span), &headers, span.len()).map_err(|_| DropReason::BadVnetHeader)?;
+    let (headers, offload) = match judged {
+        Judged::Accept(offload) => (headers, offload),
         Judged::Finish { start, at } => {
             finish_checksum(rx.frame_mut(span), start, at);
-            Offload::default()
+            // The checksum may have been aimed at a field that was read.
+            (parse(span, rx)?, Offload::default())
         }
     };
-    rx.set_vnet(span, offload.to_vnet(headers, 0));
-    Ok(offload)
+    rx.set_vnet(span, offload.to_vnet(&headers, 0));
+    Ok((headers, offload))
 }
