@@ -55,11 +55,90 @@ pub fn pseudo_header(addresses: &[u8], protocol: u8, length: usize) -> u16 {
     add(add(sum(addresses), u16::from(protocol)), length)
 }
 
-/// The checksum field after a 16-bit word that it covers changed (RFC 1624 equation 3).
-#[inline]
-#[must_use]
-pub fn update(check: u16, old: u16, new: u16) -> u16 {
-    !add(add(!check, !old), new)
+/// By how much a sum changes when some of what it covers changes (RFC 1624).
+///
+/// One change can be applied to several checksums: an address that is translated stands in the IPv4
+/// header's and in the transport's pseudo-header. The result is what summing anew would give, bit for
+/// bit, unless all that is covered is zero, which no pseudo-header is. A checksum that was wrong stays
+/// wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Delta(u16);
+
+impl Delta {
+    /// Nothing changes.
+    pub const NONE: Delta = Delta(0);
+
+    /// The bytes `old` become `new`: both as long, and at an even offset from where the sum begins. An
+    /// odd last byte counts as if the byte behind it did not change.
+    #[inline]
+    #[must_use]
+    pub fn of(old: &[u8], new: &[u8]) -> Delta {
+        debug_assert_eq!(old.len(), new.len());
+        Delta::from_sums(sum(old), sum(new))
+    }
+
+    /// One 16-bit field changes: a port, an identifier.
+    #[inline]
+    #[must_use]
+    pub fn of_word(old: u16, new: u16) -> Delta {
+        Delta::from_sums(old, new)
+    }
+
+    /// `~m + m'` of RFC 1624 equation 3. Both 0 and 0xffff say "nothing"; only 0, when it is added,
+    /// leaves every sum as it is.
+    #[inline]
+    fn from_sums(old: u16, new: u16) -> Delta {
+        Delta(add(!old, new)).normalised()
+    }
+
+    #[inline]
+    fn normalised(self) -> Delta {
+        if self.0 == 0xffff { Delta::NONE } else { self }
+    }
+
+    /// Both changes.
+    #[inline]
+    #[must_use]
+    pub fn and(self, other: Delta) -> Delta {
+        Delta(add(self.0, other.0)).normalised()
+    }
+
+    /// The same change one byte later: what stands at an odd offset counts in the other half of each
+    /// word (RFC 1071 section 2 (B)).
+    #[inline]
+    #[must_use]
+    pub fn at_odd_offset(self) -> Delta {
+        Delta(self.0.swap_bytes())
+    }
+
+    /// A complete checksum field after the change (RFC 1624 equation 3). For UDP, see
+    /// [`Delta::apply_to_udp`].
+    #[inline]
+    #[must_use]
+    pub fn apply(self, check: u16) -> u16 {
+        !self.apply_to_sum(!check)
+    }
+
+    /// A complete UDP checksum field after the change. 0 says that there is none, and stays; what is
+    /// computed as 0 is sent as 0xffff (RFC 768).
+    #[inline]
+    #[must_use]
+    pub fn apply_to_udp(self, check: u16) -> u16 {
+        match (check, self.apply(check)) {
+            (0, _) => 0,
+            (_, 0) => 0xffff,
+            (_, check) => check,
+        }
+    }
+
+    /// A sum that is not complemented after the change: what the field of a
+    /// [partial checksum](crate::Checksum::Partial) holds. It covers the pseudo-header only, so a
+    /// change of ports is none to it.
+    #[inline]
+    #[must_use]
+    pub fn apply_to_sum(self, sum: u16) -> u16 {
+        add(sum, self.0)
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +162,24 @@ mod tests {
 
     #[test]
     fn example_of_rfc_1624() {
-        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+        assert_eq!(Delta::of_word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+        assert_eq!(Delta::of(&[0x55, 0x55], &[0x32, 0x85]).apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn no_change_leaves_every_field_as_it_is() {
+        for check in [0x0000, 0x0001, 0x7fff, 0xfffe, 0xffff] {
+            for none in [Delta::NONE, Delta::of_word(0xabcd, 0xabcd), Delta::of_word(0, 0xffff), Delta::of_word(0xffff, 0)] {
+                let there = Delta::of_word(1, 2).and(Delta::of_word(2, 1)).and(none);
+                assert_eq!((there.apply(check), there.apply_to_udp(check), there.apply_to_sum(check)), (check, check, check));
+            }
+        }
+    }
+
+    #[test]
+    fn udp_has_two_zeros() {
+        assert_eq!(Delta::of_word(0x5555, 0x3285).apply_to_udp(0xdd2f), 0xffff);
+        assert_eq!(Delta::of_word(0x5555, 0x3285).apply_to_udp(0), 0);
     }
 
     #[test]

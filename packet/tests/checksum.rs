@@ -5,7 +5,7 @@ mod frames;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use frames::{reference_add, reference_sum};
-use packet::checksum::{add, pseudo_header, sum, update};
+use packet::checksum::{Delta, add, pseudo_header, sum};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, IpProtocol, checksum as smoltcp_checksum};
 
@@ -67,29 +67,65 @@ proptest! {
         prop_assert_eq!(ours, reference);
     }
 
-    /// RFC 1624: patching the checksum for changed words gives what summing anew gives.
     #[test]
-    fn update_is_summing_anew(
-        mut words in prop::collection::vec(any::<u16>(), 2..40),
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u16>()), 1..10),
-    ) {
-        // A first word that stays and is not 0, as an IP version is: the sum of all is never 0.
-        words[0] |= 0x4000;
-        let full = |words: &[u16]| !reference_sum(&words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>());
-        let mut check = full(&words);
-        for (index, new) in changes {
-            let at = 1 + index.index(words.len() - 1);
-            check = update(check, words[at], new);
-            words[at] = new;
-            prop_assert_eq!(check, full(&words));
-        }
-    }
-
-    #[test]
-    fn update_keeps_any_checksum_valid(check: u16, old: u16, new: u16) {
+    fn a_delta_keeps_any_checksum_as_right_or_wrong_as_it_was(check: u16, old: u16, new: u16) {
         // Whatever else the checksum covers, its sum with the word is the same before and after.
         let before = reference_add(check, old);
-        let after = reference_add(update(check, old, new), new);
+        let after = reference_add(Delta::of_word(old, new).apply(check), new);
         prop_assert!(equal(before, after), "{before:#06x} {after:#06x}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    /// RFC 1624: patching the checksum for changed bytes gives what summing anew gives.
+    #[test]
+    fn patching_is_summing_anew(
+        mut bytes in prop::collection::vec(extreme_bytes(), 4..40),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(extreme_bytes(), 1..10)), 1..4),
+    ) {
+        // The first byte stays and is not 0, as an IP version is: the sum of all is never 0.
+        bytes[0] |= 0x40;
+        let (mut check, mut partial, mut udp) = (!reference_sum(&bytes), reference_sum(&bytes), as_udp(!reference_sum(&bytes)));
+        let mut all = Delta::default();
+        let first = check;
+        for (index, new) in changes {
+            let at = 1 + index.index(bytes.len() - 1);
+            let new = &new[..new.len().min(bytes.len() - at)];
+            let old = bytes[at..at + new.len()].to_vec();
+            let delta = if at % 2 == 0 { Delta::of(&old, new) } else { Delta::of(&old, new).at_odd_offset() };
+            bytes[at..at + new.len()].copy_from_slice(new);
+            (check, partial, udp) = (delta.apply(check), delta.apply_to_sum(partial), delta.apply_to_udp(udp));
+            all = all.and(delta);
+            let anew = reference_sum(&bytes);
+            prop_assert_eq!((check, partial, udp), (!anew, anew, as_udp(!anew)));
+        }
+        prop_assert_eq!(all.apply(first), check, "all changes at once");
+    }
+}
+
+/// Bytes that often make words of 0 and 0xffff.
+fn extreme_bytes() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(0u8), Just(0xff), any::<u8>()]
+}
+
+/// What UDP sends for a checksum (RFC 768).
+fn as_udp(check: u16) -> u16 {
+    if check == 0 { 0xffff } else { check }
+}
+
+/// Every word to every extreme word, beside sums that meet the corners.
+#[test]
+fn corners_of_one_word() {
+    let extremes = [0x0000, 0x0001, 0x7fff, 0x8000, 0xfffe, 0xffff];
+    for other in [0x0001, 0x4500, 0xfffe, 0xffff] {
+        for old in 0..=u16::MAX {
+            for new in extremes {
+                let (before, after) = (reference_add(other, old), reference_add(other, new));
+                let delta = Delta::of_word(old, new);
+                assert_eq!((delta.apply(!before), delta.apply_to_sum(before)), (!after, after), "{other:#x} {old:#x} {new:#x}");
+            }
+        }
     }
 }
