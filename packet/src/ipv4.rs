@@ -7,13 +7,22 @@
 //! +---+---+-------+-------+-------+---+---+-------+-----------+-----------+---
 //! ```
 
-use crate::ethernet::u16_at;
+use std::net::Ipv4Addr;
+
+use crate::checksum::{self, Delta};
+use crate::ethernet::{put_u16, u16_at};
+use crate::options::Walk;
 
 /// Length of a header without options.
 pub const IPV4_LEN: usize = 20;
 
+/// Every link carries packets of this length whole (RFC 791 section 3.2).
+pub const MIN_MTU: usize = 68;
+
 /// Offsets within the header.
 pub mod field {
+    /// Type of service: DSCP and ECN (RFC 2474, RFC 3168), 8 bits.
+    pub const TOS: usize = 1;
     /// Total length of the packet, 16 bits.
     pub const TOTAL_LEN: usize = 2;
     /// Identification, 16 bits.
@@ -28,10 +37,37 @@ pub mod field {
     pub const CHECKSUM: usize = 10;
     /// Source address, 32 bits; the destination follows.
     pub const SRC: usize = 12;
+    /// Destination address, 32 bits.
+    pub const DST: usize = 16;
 }
 
 /// "Don't fragment" in the flags and fragment offset field.
 pub const DONT_FRAGMENT: u16 = 0x4000;
+
+/// "More fragments" in the same field.
+pub const MORE_FRAGMENTS: u16 = 0x2000;
+
+/// The fragment offset in the same field, in units of 8 bytes.
+pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Loose source route (RFC 791 section 3.1).
+const LOOSE_SOURCE_ROUTE: u8 = 131;
+
+/// Strict source route (RFC 791 section 3.1).
+const STRICT_SOURCE_ROUTE: u8 = 137;
+
+/// What a router has to know of a header's options.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ipv4Options {
+    /// There are none, or nothing but padding.
+    None,
+    /// None of them says where the packet is to go. They may pass as they are.
+    Harmless,
+    /// The sender wants to choose the way, which defeats filters; drop it (RFC 7126 section 4.3).
+    SourceRouted,
+    /// The list breaks off, so that another reader might see a source route in it; drop it.
+    Malformed,
+}
 
 /// A checked IPv4 header: its own length and the packet's length lie within the bytes.
 #[derive(Clone, Copy)]
@@ -45,12 +81,19 @@ impl<'a> Ipv4View<'a> {
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
+        Ipv4View::quoted(bytes).filter(|view| view.total_len() <= bytes.len())
+    }
+
+    /// A packet that an ICMP error quotes: its header is whole, its payload may be cut.
+    #[inline]
+    #[must_use]
+    pub fn quoted(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
         if bytes.len() < IPV4_LEN || bytes[0] >> 4 != 4 {
             return None;
         }
         let view = Ipv4View { bytes };
         let (header, total) = (view.header_len(), view.total_len());
-        (header >= IPV4_LEN && header <= total && total <= bytes.len()).then_some(view)
+        (header >= IPV4_LEN && header <= total && header <= bytes.len()).then_some(view)
     }
 
     /// Header length in bytes, 20 to 60.
@@ -67,11 +110,53 @@ impl<'a> Ipv4View<'a> {
         usize::from(u16_at(self.bytes, field::TOTAL_LEN))
     }
 
+    /// Type of service: DSCP and ECN.
+    #[inline]
+    #[must_use]
+    pub fn tos(self) -> u8 {
+        self.bytes[field::TOS]
+    }
+
+    /// Identification, which a datagram's fragments share.
+    #[inline]
+    #[must_use]
+    pub fn id(self) -> u16 {
+        u16_at(self.bytes, field::ID)
+    }
+
     /// One of several fragments: more follow, or this is not the first.
     #[inline]
     #[must_use]
     pub fn is_fragment(self) -> bool {
-        u16_at(self.bytes, field::FRAGMENT) & 0x3fff != 0
+        u16_at(self.bytes, field::FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
+    /// May not be cut.
+    #[inline]
+    #[must_use]
+    pub fn dont_fragment(self) -> bool {
+        u16_at(self.bytes, field::FRAGMENT) & DONT_FRAGMENT != 0
+    }
+
+    /// Not the last fragment.
+    #[inline]
+    #[must_use]
+    pub fn more_fragments(self) -> bool {
+        u16_at(self.bytes, field::FRAGMENT) & MORE_FRAGMENTS != 0
+    }
+
+    /// Where the payload belongs in the datagram's, in bytes: 0 to 65,528.
+    #[inline]
+    #[must_use]
+    pub fn fragment_offset(self) -> usize {
+        usize::from(u16_at(self.bytes, field::FRAGMENT) & FRAGMENT_OFFSET) * 8
+    }
+
+    /// How many more hops the packet may take.
+    #[inline]
+    #[must_use]
+    pub fn ttl(self) -> u8 {
+        self.bytes[field::TTL]
     }
 
     /// Protocol number of the payload.
@@ -80,6 +165,178 @@ impl<'a> Ipv4View<'a> {
     pub fn protocol(self) -> u8 {
         self.bytes[field::PROTOCOL]
     }
+
+    /// Source address.
+    #[inline]
+    #[must_use]
+    pub fn src(self) -> Ipv4Addr {
+        address_at(self.bytes, field::SRC)
+    }
+
+    /// Destination address.
+    #[inline]
+    #[must_use]
+    pub fn dst(self) -> Ipv4Addr {
+        address_at(self.bytes, field::DST)
+    }
+
+    /// Is the header's checksum right? A router drops what has a wrong one (RFC 1812 section 5.2.2).
+    #[inline]
+    #[must_use]
+    pub fn has_valid_checksum(self) -> bool {
+        checksum::sum(&self.bytes[..self.header_len()]) == 0xffff
+    }
+
+    /// What the options ask for; the first that is bad decides.
+    #[inline]
+    #[must_use]
+    pub fn options(self) -> Ipv4Options {
+        let mut options = Ipv4Options::None;
+        for found in Walk::new(&self.bytes[IPV4_LEN..self.header_len()]) {
+            match found.map(|found| found.kind) {
+                Err(_) => return Ipv4Options::Malformed,
+                Ok(LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE) => return Ipv4Options::SourceRouted,
+                Ok(_) => options = Ipv4Options::Harmless,
+            }
+        }
+        options
+    }
+
+    /// What follows the header, without Ethernet padding; of a quoted packet, what is there of it.
+    #[inline]
+    #[must_use]
+    pub fn payload(self) -> &'a [u8] {
+        &self.bytes[self.header_len()..self.total_len().min(self.bytes.len())]
+    }
+}
+
+/// A checked IPv4 header to be changed in place. The header's checksum is patched with each change, so
+/// one that was wrong stays wrong.
+pub struct Ipv4Mut<'a> {
+    bytes: &'a mut [u8],
+}
+
+impl<'a> Ipv4Mut<'a> {
+    /// `None` where [`Ipv4View::new`] says so.
+    #[inline]
+    #[must_use]
+    pub fn new(bytes: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
+        Ipv4View::new(bytes)?;
+        Some(Ipv4Mut { bytes })
+    }
+
+    /// `None` where [`Ipv4View::quoted`] says so.
+    #[inline]
+    #[must_use]
+    pub fn quoted(bytes: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
+        Ipv4View::quoted(bytes)?;
+        Some(Ipv4Mut { bytes })
+    }
+
+    /// The same header to be read.
+    #[inline]
+    #[must_use]
+    pub fn view(&self) -> Ipv4View<'_> {
+        Ipv4View { bytes: self.bytes }
+    }
+
+    /// What follows the header, to be changed; see [`Ipv4View::payload`].
+    #[inline]
+    #[must_use]
+    pub fn payload_mut(&mut self) -> &mut [u8] {
+        let end = self.view().total_len().min(self.bytes.len());
+        let start = self.view().header_len();
+        &mut self.bytes[start..end]
+    }
+
+    /// Changes the source address. The pseudo-header of TCP and UDP changes by what is returned.
+    #[inline]
+    pub fn set_src(&mut self, address: Ipv4Addr) -> Delta {
+        self.set_address(field::SRC, address)
+    }
+
+    /// Changes the destination address. The pseudo-header of TCP and UDP changes by what is returned.
+    #[inline]
+    pub fn set_dst(&mut self, address: Ipv4Addr) -> Delta {
+        self.set_address(field::DST, address)
+    }
+
+    /// Takes one hop off the time to live, which no other checksum covers. False, and nothing
+    /// changes, if none would be left: the packet goes no further (RFC 1812 section 5.3.1).
+    #[inline]
+    #[must_use]
+    pub fn decrement_ttl(&mut self) -> bool {
+        let before = u16_at(self.bytes, field::TTL);
+        if self.bytes[field::TTL] <= 1 {
+            return false;
+        }
+        self.bytes[field::TTL] -= 1;
+        self.patch(Delta::of_word(before, u16_at(self.bytes, field::TTL)));
+        true
+    }
+
+    #[inline]
+    fn set_address(&mut self, at: usize, address: Ipv4Addr) -> Delta {
+        let field = &mut self.bytes[at..at + 4];
+        let delta = Delta::of(field, &address.octets());
+        field.copy_from_slice(&address.octets());
+        self.patch(delta);
+        delta
+    }
+
+    #[inline]
+    fn patch(&mut self, delta: Delta) {
+        let check = delta.apply(u16_at(self.bytes, field::CHECKSUM));
+        put_u16(self.bytes, field::CHECKSUM, check);
+    }
+}
+
+/// The fields of a header without options that is written anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ipv4Header {
+    /// Type of service: DSCP and ECN.
+    pub tos: u8,
+    /// Length of header and payload in bytes.
+    pub total_len: u16,
+    /// Identification; without meaning where the packet may not be cut (RFC 6864 section 4.1).
+    pub id: u16,
+    /// May not be cut.
+    pub dont_fragment: bool,
+    /// How many hops the packet may take.
+    pub ttl: u8,
+    /// Protocol number of the payload.
+    pub protocol: u8,
+    /// Source address.
+    pub src: Ipv4Addr,
+    /// Destination address.
+    pub dst: Ipv4Addr,
+}
+
+impl Ipv4Header {
+    /// The twenty bytes on the wire, checksum included.
+    #[inline]
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; IPV4_LEN] {
+        let mut bytes = [0; IPV4_LEN];
+        bytes[0] = 0x45;
+        bytes[field::TOS] = self.tos;
+        put_u16(&mut bytes, field::TOTAL_LEN, self.total_len);
+        put_u16(&mut bytes, field::ID, self.id);
+        put_u16(&mut bytes, field::FRAGMENT, if self.dont_fragment { DONT_FRAGMENT } else { 0 });
+        bytes[field::TTL] = self.ttl;
+        bytes[field::PROTOCOL] = self.protocol;
+        bytes[field::SRC..field::DST].copy_from_slice(&self.src.octets());
+        bytes[field::DST..].copy_from_slice(&self.dst.octets());
+        let check = !checksum::sum(&bytes);
+        put_u16(&mut bytes, field::CHECKSUM, check);
+        bytes
+    }
+}
+
+/// The address at `at`; the caller has checked that it is there.
+#[inline]
+pub(crate) fn address_at(bytes: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
 }
 
 #[cfg(test)]
@@ -92,7 +349,66 @@ mod tests {
     fn fields_of_literal_bytes() {
         let view = Ipv4View::new(&PACKET).unwrap();
         assert_eq!((view.header_len(), view.total_len(), view.protocol()), (20, 22, 17));
-        assert!(!view.is_fragment());
+        assert_eq!((view.tos(), view.id(), view.ttl(), view.payload()), (0, 1, 64, &[0xaa, 0xbb][..]));
+        assert_eq!((view.src(), view.dst()), (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)));
+        assert!(!view.is_fragment() && !view.more_fragments() && view.dont_fragment() && !view.has_valid_checksum());
+    }
+
+    #[test]
+    fn fragments_of_literal_bytes() {
+        let mut packet = PACKET;
+        for (field, fragment, more, offset) in [(0x2000, true, true, 0), (0x00b9, true, false, 1480), (0x8000, false, false, 0)] {
+            put_u16(&mut packet, field::FRAGMENT, field);
+            let view = Ipv4View::new(&packet).unwrap();
+            assert_eq!((view.is_fragment(), view.more_fragments(), view.fragment_offset()), (fragment, more, offset));
+            assert!(!view.dont_fragment());
+        }
+    }
+
+    #[test]
+    fn options_of_literal_lists() {
+        let options = |list: &[u8]| {
+            let mut packet = vec![0x40 | (5 + list.len() / 4) as u8, 0, 0, 20 + list.len() as u8];
+            packet.resize(IPV4_LEN, 0);
+            packet.extend_from_slice(list);
+            Ipv4View::new(&packet).unwrap().options()
+        };
+        assert_eq!(options(&[]), Ipv4Options::None);
+        assert_eq!(options(&[1, 1, 1, 0]), Ipv4Options::None);
+        assert_eq!(options(&[148, 4, 0, 0]), Ipv4Options::Harmless, "router alert");
+        assert_eq!(options(&[1, 131, 7, 4, 10, 0, 0, 9]), Ipv4Options::SourceRouted);
+        assert_eq!(options(&[137, 7, 4, 10, 0, 0, 9, 0]), Ipv4Options::SourceRouted);
+        assert_eq!(options(&[148, 4, 0, 0, 131, 7, 4, 10, 0, 0, 9, 0]), Ipv4Options::SourceRouted);
+        assert_eq!(options(&[0, 131, 3, 4]), Ipv4Options::None, "behind the end");
+        for malformed in [[148, 0, 0, 0], [148, 1, 0, 0], [148, 5, 0, 0], [1, 1, 1, 131]] {
+            assert_eq!(options(&malformed), Ipv4Options::Malformed, "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_written_and_changed_in_place() {
+        let (src, dst) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let header = Ipv4Header { tos: 0xc0, total_len: 24, id: 0x1234, dont_fragment: true, ttl: 2, protocol: 17, src, dst };
+        let mut packet = [&header.to_bytes()[..], &[1, 2, 3, 4]].concat();
+        assert_eq!(packet[..20], [0x45, 0xc0, 0, 24, 0x12, 0x34, 0x40, 0, 2, 17, 0x51, 0xdf, 10, 0, 0, 1, 10, 0, 0, 2]);
+        let mut ip = Ipv4Mut::new(&mut packet).unwrap();
+        let new = Ipv4Addr::new(192, 0, 2, 1);
+        let delta = ip.set_src(new).and(ip.set_dst(src));
+        assert_eq!(delta, Delta::of(&[10, 0, 0, 1, 10, 0, 0, 2], &[192, 0, 2, 1, 10, 0, 0, 1]));
+        assert!(ip.decrement_ttl() && !ip.decrement_ttl());
+        ip.payload_mut().fill(9);
+        let expected = Ipv4Header { src: new, dst: src, ttl: 1, ..header };
+        assert_eq!(packet, [&expected.to_bytes()[..], &[9; 4]].concat());
+        assert!(Ipv4View::new(&packet).unwrap().has_valid_checksum());
+    }
+
+    #[test]
+    fn a_quoted_packet_may_be_cut_behind_its_header() {
+        assert!(Ipv4View::new(&PACKET[..21]).is_none());
+        assert_eq!(Ipv4View::quoted(&PACKET[..21]).unwrap().payload(), [0xaa]);
+        assert!(Ipv4View::quoted(&PACKET[..19]).is_none());
+        let mut bytes = PACKET;
+        assert!(Ipv4Mut::quoted(&mut bytes[..20]).unwrap().payload_mut().is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod mac;
 pub mod offload;
+pub mod options;
 pub mod segment;
 pub mod tcp;
 pub mod time;
