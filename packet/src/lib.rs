@@ -6,6 +6,7 @@
 //! constructor, getters, `Display`, tests on literal bytes.
 #![forbid(unsafe_code)]
 
+pub mod arp;
 pub mod batch;
 pub mod checksum;
 pub mod coalesce;
