@@ -13,6 +13,7 @@ pub mod coalesce;
 pub mod ethernet;
 pub mod head;
 pub mod headers;
+pub mod icmpv4;
 pub mod ipv4;
 pub mod ipv6;
 pub mod mac;

@@ -1,0 +1,378 @@
+//! ICMP for IPv4 (RFC 792, RFC 1191, RFC 1812 section 4.3).
+//!
+//! ```text
+//!  0     1     2       4       6       8
+//! +-----+-----+-------+-------+-------+-------------------------------
+//! | 8/0 | 0   | check | ident | seq   | data                            echo and its reply
+//! +-----+-----+-------+-------+-------+-------------------------------
+//! | 3   | 4   | check | 0     | mtu   | IPv4 header and its payload ... fragmentation needed
+//! +-----+-----+-------+-------+-------+-------------------------------
+//! ```
+//!
+//! An error quotes the packet that caused it, up to 576 bytes in all. It is written where that packet
+//! came: the frame's start moves 28 bytes to the front
+//! ([`Batch::move_start`](crate::Batch::move_start)), and what was the packet is now the quote.
+//!
+//! ```text
+//!             | Ethernet | IPv4 | TCP | payload ...            as it came
+//!  | Ethernet | IPv4 | ICMP     | IPv4 | TCP | payload |       as it goes back
+//!             0      20         28                            576
+//! ```
+//!
+//! The quote is a copy of what was received, so a transport checksum that was partial is quoted as
+//! such; nobody may validate it (RFC 5508 section 4.1). RFC 4884's length and extensions are not read:
+//! the quoted packet says itself how long it is.
+
+use std::net::Ipv4Addr;
+
+use crate::checksum::{self, Delta};
+use crate::ethernet::{put_u16, u16_at};
+use crate::ipv4::{IPV4_LEN, Ipv4Header, Ipv4View};
+
+/// Length of the header of every message that is understood here.
+pub const ICMP_LEN: usize = 8;
+
+/// IP protocol number.
+pub const PROTOCOL: u8 = 1;
+
+/// Before the quoted packet, an error has so many bytes of IPv4 and ICMP headers.
+pub const ERROR_HEADERS_LEN: usize = IPV4_LEN + ICMP_LEN;
+
+/// An error is at most so long, with its IPv4 header (RFC 1812 section 4.3.2.3).
+pub const MAX_ERROR_LEN: usize = 576;
+
+/// A router's messages carry precedence 6, internetwork control (RFC 1812 section 4.3.2.5).
+const ERROR_TOS: u8 = 0xc0;
+
+/// RFC 1700's default.
+const ERROR_TTL: u8 = 64;
+
+/// Message types (RFC 792, RFC 950, RFC 1256).
+pub mod kind {
+    /// Answer to an echo request.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Error: the packet could not be delivered.
+    pub const UNREACHABLE: u8 = 3;
+    /// Error: sent too fast; deprecated by RFC 6633.
+    pub const SOURCE_QUENCH: u8 = 4;
+    /// Error: there is a better way.
+    pub const REDIRECT: u8 = 5;
+    /// Ping.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// Error: too many hops, or too long until all fragments were there.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Error: a header makes no sense.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// What time is it?
+    pub const TIMESTAMP_REQUEST: u8 = 13;
+    /// The time.
+    pub const TIMESTAMP_REPLY: u8 = 14;
+    /// Which network is this? Deprecated by RFC 6918, as are the next three.
+    pub const INFORMATION_REQUEST: u8 = 15;
+    /// The network.
+    pub const INFORMATION_REPLY: u8 = 16;
+    /// Which address mask is there?
+    pub const MASK_REQUEST: u8 = 17;
+    /// The address mask.
+    pub const MASK_REPLY: u8 = 18;
+}
+
+/// Codes of [`kind::UNREACHABLE`] (RFC 792, RFC 1812 section 5.2.7.1).
+pub mod unreachable {
+    /// No route.
+    pub const NETWORK: u8 = 0;
+    /// The last hop is silent, or there is no room for the flow.
+    pub const HOST: u8 = 1;
+    /// The host does not speak the protocol.
+    pub const PROTOCOL: u8 = 2;
+    /// Nobody listens.
+    pub const PORT: u8 = 3;
+    /// Too long for the next hop, and may not be cut (RFC 1191).
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// A source route failed.
+    pub const SOURCE_ROUTE_FAILED: u8 = 5;
+    /// A filter forbids it.
+    pub const PROHIBITED: u8 = 13;
+}
+
+/// Offsets within the message.
+pub mod field {
+    /// Message type, 8 bits.
+    pub const KIND: usize = 0;
+    /// What exactly, 8 bits.
+    pub const CODE: usize = 1;
+    /// Checksum of the whole message, 16 bits; there is no pseudo-header.
+    pub const CHECKSUM: usize = 2;
+    /// Identifier of a query, 16 bits.
+    pub const IDENTIFIER: usize = 4;
+    /// Sequence number of a query, 16 bits.
+    pub const SEQUENCE: usize = 6;
+    /// The next hop's MTU in "fragmentation needed", 16 bits.
+    pub const MTU: usize = 6;
+}
+
+/// Does a message of this type report an error? Such a message is never answered with an error.
+#[inline]
+#[must_use]
+pub fn is_error(kind: u8) -> bool {
+    matches!(kind, kind::UNREACHABLE | kind::SOURCE_QUENCH | kind::REDIRECT | kind::TIME_EXCEEDED | kind::PARAMETER_PROBLEM)
+}
+
+/// Is a message of this type a query or the answer to one, with an identifier (RFC 5508 section 2)?
+#[inline]
+#[must_use]
+pub fn is_query(kind: u8) -> bool {
+    matches!(kind, kind::ECHO_REPLY | kind::ECHO_REQUEST | kind::TIMESTAMP_REQUEST..=kind::MASK_REPLY)
+}
+
+/// A message whose header is whole.
+#[derive(Clone, Copy)]
+pub struct IcmpView<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> IcmpView<'a> {
+    /// The payload of an IPv4 packet, which must not be a fragment; `None` if it is shorter than a
+    /// header.
+    #[inline]
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Option<IcmpView<'a>> {
+        (bytes.len() >= ICMP_LEN).then_some(IcmpView { bytes })
+    }
+
+    /// Message type, of [`kind`].
+    #[inline]
+    #[must_use]
+    pub fn kind(self) -> u8 {
+        self.bytes[field::KIND]
+    }
+
+    /// What exactly; for [`kind::UNREACHABLE`], of [`unreachable`].
+    #[inline]
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self.bytes[field::CODE]
+    }
+
+    /// Is the message as it was sent? If it was cut by who quotes it, this cannot be said.
+    #[inline]
+    #[must_use]
+    pub fn has_valid_checksum(self) -> bool {
+        checksum::sum(self.bytes) == 0xffff
+    }
+
+    /// Of a query.
+    #[inline]
+    #[must_use]
+    pub fn identifier(self) -> u16 {
+        u16_at(self.bytes, field::IDENTIFIER)
+    }
+
+    /// Of a query.
+    #[inline]
+    #[must_use]
+    pub fn sequence(self) -> u16 {
+        u16_at(self.bytes, field::SEQUENCE)
+    }
+
+    /// Of "fragmentation needed", in bytes; 0 from routers older than RFC 1191.
+    #[inline]
+    #[must_use]
+    pub fn next_hop_mtu(self) -> Option<u16> {
+        let is_needed = (self.kind(), self.code()) == (kind::UNREACHABLE, unreachable::FRAGMENTATION_NEEDED);
+        is_needed.then(|| u16_at(self.bytes, field::MTU))
+    }
+
+    /// The start of the packet that an error is about, for [`Ipv4View::quoted`]; empty if this is none.
+    #[inline]
+    #[must_use]
+    pub fn quote(self) -> &'a [u8] {
+        if is_error(self.kind()) { &self.bytes[ICMP_LEN..] } else { &[] }
+    }
+}
+
+/// Answers an echo request in its own bytes: the type changes, the checksum is patched, and the data
+/// goes back (RFC 1812 section 4.3.3.6). The addresses are the caller's matter. False, and nothing
+/// changes, if it is none.
+#[must_use]
+pub fn answer_echo(message: &mut [u8]) -> bool {
+    if message.len() < ICMP_LEN || message[..field::CHECKSUM] != [kind::ECHO_REQUEST, 0] {
+        return false;
+    }
+    message[field::KIND] = kind::ECHO_REPLY;
+    patch(message, Delta::of(&[kind::ECHO_REQUEST, 0], &[kind::ECHO_REPLY, 0]));
+    true
+}
+
+/// Gives a query another identifier. `message` has a whole header; what quotes a query may have cut it
+/// behind that.
+#[inline]
+pub fn set_identifier(message: &mut [u8], identifier: u16) {
+    let delta = Delta::of_word(u16_at(message, field::IDENTIFIER), identifier);
+    put_u16(message, field::IDENTIFIER, identifier);
+    patch(message, delta);
+}
+
+/// Patches the checksum for something that changed elsewhere in the message, such as in the packet
+/// that it quotes. `message` has a whole header.
+#[inline]
+pub fn patch(message: &mut [u8], delta: Delta) {
+    let check = delta.apply(u16_at(message, field::CHECKSUM));
+    put_u16(message, field::CHECKSUM, check);
+}
+
+/// An error to be reported to who sent a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IcmpError {
+    kind: u8,
+    code: u8,
+    mtu: u16,
+}
+
+impl IcmpError {
+    /// The time to live ran out on the way.
+    pub const TIME_EXCEEDED: IcmpError = IcmpError { kind: kind::TIME_EXCEEDED, code: 0, mtu: 0 };
+
+    /// Could not be delivered; a code of [`unreachable`].
+    #[must_use]
+    pub const fn unreachable(code: u8) -> IcmpError {
+        IcmpError { kind: kind::UNREACHABLE, code, mtu: 0 }
+    }
+
+    /// The next hop takes packets of at most `mtu` bytes, and this one may not be cut.
+    #[must_use]
+    pub const fn fragmentation_needed(mtu: u16) -> IcmpError {
+        IcmpError { kind: kind::UNREACHABLE, code: unreachable::FRAGMENTATION_NEEDED, mtu }
+    }
+
+    /// Must nobody be told about this packet? So that errors do not breed errors, and nobody can be
+    /// flooded with them: RFC 1812 section 4.3.2.7, as far as the packet itself can say. Whether it came
+    /// by an Ethernet broadcast, or is for a network's broadcast address, the caller knows.
+    #[must_use]
+    pub fn is_forbidden_about(packet: Ipv4View<'_>) -> bool {
+        let (src, dst) = (packet.src(), packet.dst());
+        // 240/4 with its broadcast address is nobody's (RFC 1112 section 4), 0/8 nobody's source.
+        let is_one_host = |address: Ipv4Addr| (1..224).contains(&address.octets()[0]);
+        let is_query = || packet.payload().first().is_some_and(|kind| is_query(*kind));
+        packet.fragment_offset() != 0
+            || !is_one_host(src)
+            || src.is_loopback()
+            || !is_one_host(dst)
+            || packet.protocol() == PROTOCOL && !is_query()
+    }
+
+    /// Writes IPv4 and ICMP headers with their checksums into the first [`ERROR_HEADERS_LEN`] bytes of
+    /// a packet whose other bytes are the quote. Its length is the packet's. False, and nothing is
+    /// written, if it is shorter than the headers or longer than [`MAX_ERROR_LEN`].
+    ///
+    /// `id` is the sender's count of packets: an error may be cut on its way, as the kernel's.
+    #[must_use]
+    pub fn write_headers(self, packet: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, id: u16) -> bool {
+        if !(ERROR_HEADERS_LEN..=MAX_ERROR_LEN).contains(&packet.len()) {
+            return false;
+        }
+        let ip = Ipv4Header {
+            tos: ERROR_TOS,
+            total_len: packet.len() as u16,
+            id,
+            dont_fragment: false,
+            ttl: ERROR_TTL,
+            protocol: PROTOCOL,
+            src,
+            dst,
+        };
+        packet[..IPV4_LEN].copy_from_slice(&ip.to_bytes());
+        let message = &mut packet[IPV4_LEN..];
+        message[..ICMP_LEN].fill(0);
+        message[field::KIND] = self.kind;
+        message[field::CODE] = self.code;
+        put_u16(message, field::MTU, self.mtu);
+        let check = !checksum::sum(message);
+        put_u16(message, field::CHECKSUM, check);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ECHO: [u8; 12] = [8, 0, 0xa3, 0x5d, 0x12, 0x34, 0, 7, 0x41, 0x42, 1, 0x25];
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    fn packet(protocol: u8, src: [u8; 4], dst: [u8; 4], payload: &[u8]) -> Vec<u8> {
+        let header = Ipv4Header {
+            tos: 0,
+            total_len: (IPV4_LEN + payload.len()) as u16,
+            id: 0,
+            dont_fragment: true,
+            ttl: 1,
+            protocol,
+            src: src.into(),
+            dst: dst.into(),
+        };
+        [&header.to_bytes()[..], payload].concat()
+    }
+
+    #[test]
+    fn an_echo_request_and_its_answer() {
+        let mut echo = ECHO;
+        let view = IcmpView::new(&echo).unwrap();
+        assert_eq!((view.kind(), view.code(), view.identifier(), view.sequence()), (8, 0, 0x1234, 7));
+        assert!(view.has_valid_checksum() && view.quote().is_empty() && view.next_hop_mtu().is_none());
+        assert!(answer_echo(&mut echo));
+        assert_eq!(echo, [0, 0, 0xab, 0x5d, 0x12, 0x34, 0, 7, 0x41, 0x42, 1, 0x25]);
+        assert!(!answer_echo(&mut echo), "an answer is not answered");
+        set_identifier(&mut echo, 0xfffe);
+        assert_eq!(IcmpView::new(&echo).map(|view| (view.identifier(), view.has_valid_checksum())), Some((0xfffe, true)));
+        for len in 0..ICMP_LEN {
+            let mut echo = ECHO;
+            assert!(IcmpView::new(&echo[..len]).is_none() && !answer_echo(&mut echo[..len]), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn an_error_is_written_before_what_it_quotes() {
+        let mut error = vec![0xee; ERROR_HEADERS_LEN];
+        error.extend(packet(17, [10, 0, 0, 1], [198, 51, 100, 7], &[0, 1, 0, 2, 0, 8, 0, 0]));
+        let quote = error[28..].to_vec();
+        assert!(IcmpError::fragmentation_needed(1400).write_headers(&mut error, ROUTER, HOST, 5));
+        assert_eq!(error[..12], [0x45, 0xc0, 0, 56, 0, 5, 0, 0, 64, 1, 0xad, 0xfe]);
+        assert_eq!(error[12..20], [192, 0, 2, 1, 10, 0, 0, 1]);
+        assert_eq!((error[20..22].to_vec(), error[24..28].to_vec()), (vec![3, 4], vec![0, 0, 5, 0x78]));
+        let ip = Ipv4View::new(&error).unwrap();
+        let message = IcmpView::new(ip.payload()).unwrap();
+        assert!(ip.has_valid_checksum() && message.has_valid_checksum());
+        assert_eq!((message.next_hop_mtu(), message.quote()), (Some(1400), &quote[..]));
+        assert!(IcmpError::TIME_EXCEEDED.write_headers(&mut error, ROUTER, HOST, 6));
+        assert_eq!(error[20..22], [11, 0]);
+        assert!(!IcmpError::TIME_EXCEEDED.write_headers(&mut error[..27], ROUTER, HOST, 6));
+        assert!(!IcmpError::TIME_EXCEEDED.write_headers(&mut [0; 577], ROUTER, HOST, 6));
+    }
+
+    #[test]
+    fn errors_do_not_breed_errors() {
+        let (host, far) = ([10, 0, 0, 1], [198, 51, 100, 7]);
+        let forbidden = |protocol, src, dst, payload: &[u8]| {
+            IcmpError::is_forbidden_about(Ipv4View::new(&packet(protocol, src, dst, payload)).unwrap())
+        };
+        assert!(!forbidden(17, host, far, &[]));
+        assert!(!forbidden(PROTOCOL, host, far, &ECHO));
+        for kind in [3, 4, 5, 11, 12, 9, 42, 255] {
+            assert!(forbidden(PROTOCOL, host, far, &[kind, 0, 0, 0, 0, 0, 0, 0]), "type {kind}");
+        }
+        assert!(forbidden(PROTOCOL, host, far, &[]));
+        for nobody in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]] {
+            assert!(forbidden(17, nobody, far, &[]), "from {nobody:?}");
+        }
+        for many in [[224, 0, 0, 251], [255; 4]] {
+            assert!(forbidden(17, host, many, &[]), "to {many:?}");
+        }
+        let mut fragment = packet(17, host, far, &[]);
+        fragment[6..8].copy_from_slice(&[0, 1]);
+        assert!(IcmpError::is_forbidden_about(Ipv4View::new(&fragment).unwrap()));
+        fragment[6..8].copy_from_slice(&[0x20, 0]);
+        assert!(!IcmpError::is_forbidden_about(Ipv4View::new(&fragment).unwrap()), "the first fragment");
+    }
+}
