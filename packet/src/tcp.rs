@@ -7,7 +7,10 @@
 //! +-------+-------+-----------+-----------+---+---+-------+-------+-------+---
 //! ```
 
-use crate::ethernet::u16_at;
+use crate::checksum::Delta;
+use crate::ethernet::{put_u16, u16_at};
+use crate::offload::Checksum;
+use crate::options::Walk;
 
 /// Length of a header without options.
 pub const TCP_LEN: usize = 20;
@@ -17,6 +20,10 @@ pub const PROTOCOL: u8 = 6;
 
 /// Offsets within the header.
 pub mod field {
+    /// Source port, 16 bits.
+    pub const SRC_PORT: usize = 0;
+    /// Destination port, 16 bits.
+    pub const DST_PORT: usize = 2;
     /// Sequence number, 32 bits.
     pub const SEQUENCE: usize = 4;
     /// Acknowledgment number, 32 bits.
@@ -37,6 +44,10 @@ pub mod field {
 pub mod flag {
     /// No more data from the sender.
     pub const FIN: u8 = 0x01;
+    /// The sequence number is the sender's first.
+    pub const SYN: u8 = 0x02;
+    /// There is no such connection.
+    pub const RST: u8 = 0x04;
     /// Deliver at once.
     pub const PSH: u8 = 0x08;
     /// The acknowledgment number counts.
@@ -44,6 +55,20 @@ pub mod flag {
     /// Congestion window reduced (RFC 3168).
     pub const CWR: u8 = 0x80;
 }
+
+/// Kinds of options.
+pub mod option {
+    /// Largest payload of one segment that the sender takes, 16 bits (RFC 9293 section 3.2); in a SYN.
+    pub const MSS: u8 = 2;
+    /// How far windows are shifted, 8 bits (RFC 7323 section 2.2); in a SYN.
+    pub const WINDOW_SCALE: u8 = 3;
+}
+
+/// Windows are shifted by no more (RFC 7323 section 2.3).
+pub const MAX_WINDOW_SCALE: u8 = 14;
+
+const MSS_LEN: usize = 4;
+const MAX_OPTIONS_LEN: usize = 40;
 
 /// A checked TCP header: its length lies within the bytes.
 #[derive(Clone, Copy)]
@@ -70,12 +95,39 @@ impl<'a> TcpView<'a> {
         usize::from(self.bytes[field::DATA_OFFSET] >> 4) * 4
     }
 
+    /// Source port.
+    #[inline]
+    #[must_use]
+    pub fn src_port(self) -> u16 {
+        u16_at(self.bytes, field::SRC_PORT)
+    }
+
+    /// Destination port.
+    #[inline]
+    #[must_use]
+    pub fn dst_port(self) -> u16 {
+        u16_at(self.bytes, field::DST_PORT)
+    }
+
     /// Sequence number of the first payload byte.
     #[inline]
     #[must_use]
     pub fn sequence(self) -> u32 {
-        let b = self.bytes;
-        u32::from_be_bytes([b[4], b[5], b[6], b[7]])
+        u32_at(self.bytes, field::SEQUENCE)
+    }
+
+    /// The next sequence number that the sender expects; without meaning unless [`flag::ACK`] is set.
+    #[inline]
+    #[must_use]
+    pub fn acknowledgment(self) -> u32 {
+        u32_at(self.bytes, field::ACKNOWLEDGMENT)
+    }
+
+    /// How many bytes more the sender takes, before scaling.
+    #[inline]
+    #[must_use]
+    pub fn window(self) -> u16 {
+        u16_at(self.bytes, field::WINDOW)
     }
 
     /// The flags of [`flag`].
@@ -91,6 +143,70 @@ impl<'a> TcpView<'a> {
     pub fn checksum(self) -> u16 {
         u16_at(self.bytes, field::CHECKSUM)
     }
+
+    /// Kind and data of each option, up to the first malformed one.
+    pub fn options(self) -> impl Iterator<Item = (u8, &'a [u8])> {
+        let list = &self.bytes[TCP_LEN..self.header_len()];
+        Walk::new(list).map_while(Result::ok).map(move |found| (found.kind, &list[found.range.start + 2..found.range.end]))
+    }
+
+    /// The largest segment that the sender of a SYN takes, in bytes of payload. The last of several
+    /// counts, as in the kernel's `tcp_parse_options`.
+    #[must_use]
+    pub fn max_segment_size(self) -> Option<u16> {
+        let sizes = self.options().filter(|(kind, _)| *kind == option::MSS);
+        sizes.filter_map(|(_, data)| Some(u16::from_be_bytes(data.try_into().ok()?))).last()
+    }
+
+    /// By how many bits the windows of a SYN's sender are shifted, at most [`MAX_WINDOW_SCALE`]; `None`
+    /// if it does not scale.
+    #[must_use]
+    pub fn window_scale(self) -> Option<u8> {
+        let scales = self.options().filter(|(kind, _)| *kind == option::WINDOW_SCALE);
+        scales.filter_map(|(_, data)| <[u8; 1]>::try_from(data).ok()).last().map(|[scale]| scale.min(MAX_WINDOW_SCALE))
+    }
+}
+
+/// Lowers the maximum segment size that a SYN tells to `most` bytes of payload, so that what comes
+/// back fits through a link on the way (RFC 4459 section 3.2, netfilter's `xt_TCPMSS`). It is never
+/// raised, and none is added: without one, segments are of 536 bytes (RFC 9293 section 3.7.1). True if
+/// something changed.
+///
+/// A complete checksum is patched. A partial one covers only the pseudo-header as yet, so that the
+/// option is summed when it is finished.
+#[inline]
+pub fn clamp_mss(segment: &mut [u8], most: u16, checksum: Checksum) -> bool {
+    let Some(view) = TcpView::new(segment) else { return false };
+    if view.flags() & flag::SYN == 0 || view.header_len() == TCP_LEN {
+        return false;
+    }
+    let mut options = [0; MAX_OPTIONS_LEN];
+    let list = &mut options[..view.header_len() - TCP_LEN];
+    list.copy_from_slice(&segment[TCP_LEN..TCP_LEN + list.len()]);
+    let mut delta = Delta::NONE;
+    let mut changed = false;
+    for found in Walk::new(list).map_while(Result::ok) {
+        let at = TCP_LEN + found.range.start + 2;
+        if found.kind != option::MSS || found.range.len() != MSS_LEN || u16_at(segment, at) <= most {
+            continue;
+        }
+        let change = Delta::of_word(u16_at(segment, at), most);
+        // Options stand at any offset, and a word at an odd one counts with its bytes swapped.
+        delta = delta.and(if at.is_multiple_of(2) { change } else { change.at_odd_offset() });
+        put_u16(segment, at, most);
+        changed = true;
+    }
+    if changed && checksum != Checksum::Partial {
+        let check = delta.apply(u16_at(segment, field::CHECKSUM));
+        put_u16(segment, field::CHECKSUM, check);
+    }
+    changed
+}
+
+/// The big-endian 32 bits at `at`; the caller has checked that they are there.
+#[inline]
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]
@@ -107,5 +223,58 @@ mod tests {
         }
         segment[12] = 0x40;
         assert!(TcpView::new(&segment).is_none());
+    }
+
+    /// A SYN with these options, and a checksum that says nothing.
+    fn syn(options: &[u8]) -> Vec<u8> {
+        let mut segment = vec![0; TCP_LEN];
+        segment[field::DATA_OFFSET] = (5 + options.len() / 4) as u8 * 16;
+        segment[field::FLAGS] = flag::SYN;
+        segment.extend_from_slice(options);
+        segment
+    }
+
+    #[test]
+    fn fields_and_options_of_a_literal_syn() {
+        let mut segment = syn(&[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7]);
+        segment[..16].copy_from_slice(&[0xc0, 0, 0, 80, 0, 0, 0, 9, 0, 0, 1, 0, 0xa0, flag::SYN, 0xfa, 0xf0]);
+        let view = TcpView::new(&segment).unwrap();
+        assert_eq!((view.src_port(), view.dst_port(), view.acknowledgment(), view.window()), (0xc000, 80, 256, 0xfaf0));
+        assert_eq!((view.max_segment_size(), view.window_scale()), (Some(1460), Some(7)));
+        let options: Vec<(u8, &[u8])> = view.options().collect();
+        assert_eq!(options, [(2, &[5, 0xb4][..]), (4, &[]), (8, &[0, 0, 0, 1, 0, 0, 0, 2]), (3, &[7])]);
+    }
+
+    #[test]
+    fn options_end_at_what_is_malformed() {
+        let read = |options: &[u8]| {
+            let segment = syn(options);
+            let view = TcpView::new(&segment).unwrap();
+            (view.max_segment_size(), view.window_scale(), view.options().count())
+        };
+        assert_eq!(read(&[]), (None, None, 0));
+        assert_eq!(read(&[3, 3, 200, 2, 4, 5, 0xb4, 9]), (Some(1460), Some(14), 2));
+        assert_eq!(read(&[9, 0, 2, 4, 5, 0xb4, 0, 0]), (None, None, 0));
+        assert_eq!(read(&[2, 3, 5, 3, 2, 0, 0, 0]), (None, None, 2), "of other lengths");
+        assert_eq!(read(&[2, 4, 5, 0xb4, 2, 4, 2, 0x18]), (Some(536), None, 2));
+    }
+
+    #[test]
+    fn a_lower_mss_is_written_into_a_syn() {
+        let clamped = |mut segment: Vec<u8>, most| {
+            let changed = clamp_mss(&mut segment, most, Checksum::Partial);
+            (changed, segment)
+        };
+        assert_eq!(clamped(syn(&[2, 4, 5, 0xb4]), 1400), (true, syn(&[2, 4, 5, 0x78])));
+        assert_eq!(clamped(syn(&[1, 2, 4, 5, 0xb4, 1, 1, 0]), 1400), (true, syn(&[1, 2, 4, 5, 0x78, 1, 1, 0])));
+        for same in
+            [&[2, 4, 5, 0x78][..], &[2, 4, 2, 0x18], &[], &[4, 2, 1, 0], &[0, 2, 4, 9, 0, 0, 0, 0], &[9, 1, 2, 4, 9, 9, 0, 0]]
+        {
+            assert_eq!(clamped(syn(same), 1400), (false, syn(same)));
+        }
+        let mut established = syn(&[2, 4, 5, 0xb4]);
+        established[field::FLAGS] = flag::ACK;
+        assert_eq!(clamped(established.clone(), 1400), (false, established));
+        assert!(!clamp_mss(&mut syn(&[2, 4, 5, 0xb4])[..23], 1400, Checksum::Complete));
     }
 }
