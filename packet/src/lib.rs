@@ -11,6 +11,7 @@ pub mod batch;
 pub mod checksum;
 pub mod coalesce;
 pub mod ethernet;
+pub mod fragment;
 pub mod head;
 pub mod headers;
 pub mod icmpv4;
