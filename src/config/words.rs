@@ -70,6 +70,6 @@ pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> O
     known
         .map(|word| (strsim::damerau_levenshtein(text, word), word))
         .min()
-        .filter(|(distance, word)| *distance <= 2 && *distance < word.len())
+        .filter(|(distance, word)| *distance <= 2 && *distance <= word.len() / 2)
         .map(|(_, word)| word)
 }
