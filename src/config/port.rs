@@ -39,7 +39,7 @@ pub(crate) struct PortConfig {
 pub(super) fn parse_tap(text: &str) -> Result<PortConfig, ConfigError> {
     let place = format!("--tap {text}");
     let (name, netns, keys) = split_tap(text);
-    check_name(&place, name)?;
+    check_name(&place, "a TAP", name)?;
     if netns.is_some_and(str::is_empty) {
         return Err(ConfigError::new(place, "no namespace after '@': a name under /run/netns, a path, or pid:N"));
     }

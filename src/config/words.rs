@@ -9,9 +9,9 @@ use packet::vlan::VlanId;
 use super::ConfigError;
 
 /// What the kernel takes for an interface's name (`dev_valid_name`).
-pub(super) fn check_name(place: &str, name: &str) -> Result<(), ConfigError> {
+pub(super) fn check_name(place: &str, what: &str, name: &str) -> Result<(), ConfigError> {
     if name.is_empty() {
-        return Err(ConfigError::new(place, "a TAP needs a name"));
+        return Err(ConfigError::new(place, format!("{what} needs a name")));
     }
     if name.len() > MAX_NAME_LEN {
         let problem = format!("'{name}' is {} bytes long; the kernel takes at most {MAX_NAME_LEN}", name.len());
@@ -26,6 +26,17 @@ pub(super) fn check_name(place: &str, name: &str) -> Result<(), ConfigError> {
 pub(super) fn parse_vlan(place: &str, text: &str, range: RangeInclusive<u16>) -> Result<VlanId, ConfigError> {
     let number = parse_number(place, "VLAN", text, range)?;
     VlanId::new(number).ok_or_else(|| ConfigError::new(place, format!("no VLAN {number}")))
+}
+
+/// `PORT` or `PORT-PORT`.
+pub(super) fn parse_ports(place: &str, text: &str) -> Result<RangeInclusive<u16>, ConfigError> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text| parse_number(place, "a port", text, 1..=u16::MAX);
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err(ConfigError::new(place, format!("{first}-{last} ends before it begins: write {last}-{first}")));
+    }
+    Ok(first..=last)
 }
 
 pub(super) fn parse_switch(place: &str, key: &str, text: &str) -> Result<bool, ConfigError> {
