@@ -6,6 +6,17 @@ const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas betwe
     a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
     offload=on|off, gro=on|off";
 
+const GATEWAY_HELP: &str = "The router's addresses on the bridge, [VLAN=]CIDR with commas between; without VLAN for untagged \
+    frames [default with a NAT uplink: 10.77.0.1/24]";
+
+const PUBLISH_HELP: &str = "Forward ports of the uplink's address to a guest, \
+    [ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]; or ADDR:GUEST, all of an own address";
+
+const NAT_HELP: &str = "Settings of the translation, KEY=VALUE with commas between. Keys: ports=1024-65535, \
+    max-connections=262144, max-connections-per-port=131072, max-ports-per-guest=32768, mapping=endpoint-independent, \
+    filtering=address-and-port-dependent, tcp-established=7440, tcp-transitory=240, tcp-opening=240, udp=300, icmp=60, \
+    other=600, tcp-loose=on, tcp-liberal=off, mss-clamp=on";
+
 /// A learning Ethernet switch in one userspace process, over TAP devices.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
@@ -30,7 +41,28 @@ pub(crate) struct Flags {
     /// The TAP ports; [`TAP_HELP`] for people.
     #[arg(long, value_name = "TAP,...", help = TAP_HELP)]
     pub(crate) tap: Vec<String>,
-    /// Threads that carry frames [default: one per core, at most one per port]
+    /// The host's interface that leads outside
+    #[arg(long, value_name = "IFACE")]
+    pub(crate) uplink: Option<String>,
+    /// nat: route and translate; bridge: a plain port of the bridge [default: nat]
+    #[arg(long, value_name = "nat|bridge")]
+    pub(crate) uplink_mode: Option<String>,
+    /// Own addresses on the uplink, the first with its prefix length [default: share the host's]
+    #[arg(long, value_name = "CIDR[,ADDR...]")]
+    pub(crate) uplink_address: Option<String>,
+    /// The next hop beyond the uplink's network [default: as the host's routes say]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) uplink_gateway: Option<String>,
+    /// The gateways; [`GATEWAY_HELP`] for people.
+    #[arg(long, value_name = "[VLAN=]CIDR,...", help = GATEWAY_HELP)]
+    pub(crate) gateway: Vec<String>,
+    /// What can be reached from outside; [`PUBLISH_HELP`] for people.
+    #[arg(long, value_name = "RULE", help = PUBLISH_HELP)]
+    pub(crate) publish: Vec<String>,
+    /// How is translated; [`NAT_HELP`] for people.
+    #[arg(long, value_name = "KEY=VALUE,...", help = NAT_HELP)]
+    pub(crate) nat: Vec<String>,
+    /// Threads that carry frames [default: one per core, at most one per port and uplink]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
     /// Most addresses that the bridge learns, 10 to 1,000,000

@@ -67,7 +67,7 @@ fn leave_the_machine() -> io::Result<()> {
 
 fn config(hosts: &[Host]) -> anyhow::Result<Config> {
     let tap = hosts.iter().map(|host| format!("{}@{}", host.tap(), host.namespace())).collect();
-    Ok(Config::from_flags(&Flags { tap, workers: None, mac_table_size: 8192, mac_aging_time: 300, check: false })?)
+    Ok(Config::from_flags(&Flags { tap, mac_table_size: 8192, mac_aging_time: 300, ..Flags::default() })?)
 }
 
 fn ping(from: &Host) -> anyhow::Result<()> {

@@ -1,0 +1,255 @@
+//! The configuration: what the words mean, checked before anything starts.
+
+pub(crate) mod address;
+pub(crate) mod nat;
+mod port;
+pub(crate) mod publish;
+pub(crate) mod router;
+pub(crate) mod uplink;
+mod words;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+
+use thiserror::Error;
+
+use crate::cli::Flags;
+pub(crate) use port::PortConfig;
+use port::parse_tap;
+use router::RouterConfig;
+use uplink::{Uplink, parse_uplink};
+use words::check_range;
+pub(crate) use words::nearest;
+
+/// How many ports a bridge can have.
+pub(crate) const MAX_PORTS: usize = 1024;
+
+const MAX_WORKERS: usize = 256;
+const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
+
+/// One bridge, its router, and how many threads carry their frames.
+#[derive(Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "the daemon does not route yet"))]
+pub(crate) struct Config {
+    /// The TAP ports.
+    pub(crate) ports: Vec<PortConfig>,
+    /// The host's interface that is one more port, behind those of `ports`: an uplink in bridge mode.
+    pub(crate) bridge_uplink: Option<String>,
+    /// `None` where the switch is all.
+    pub(crate) router: Option<RouterConfig>,
+    /// How many things there are to read: the TAPs in their order, and behind them the uplink.
+    pub(crate) readers: usize,
+    pub(crate) workers: usize,
+    pub(crate) mac_table_size: usize,
+    pub(crate) mac_aging_time: u32,
+    /// What is allowed but should be thought over, for people.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A configuration that cannot be, and the fix.
+#[derive(Debug, Error)]
+#[error("{place}: {problem}")]
+pub(crate) struct ConfigError {
+    place: String,
+    problem: String,
+}
+
+impl ConfigError {
+    fn new(place: impl fmt::Display, problem: impl Into<String>) -> ConfigError {
+        ConfigError { place: place.to_string(), problem: problem.into() }
+    }
+}
+
+impl Config {
+    /// From the command line alone.
+    pub(crate) fn from_flags(flags: &Flags) -> Result<Config, ConfigError> {
+        let mut ports = parse_ports(flags)?;
+        let (bridge_uplink, nat_uplink) = match parse_uplink(flags, &ports)? {
+            Uplink::None => (None, None),
+            Uplink::Bridge(interface) => (Some(interface), None),
+            Uplink::Nat(uplink) => (None, Some(uplink)),
+        };
+        let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
+        if on_the_bridge > MAX_PORTS {
+            return Err(ConfigError::new("--tap", format!("{on_the_bridge} ports, but a bridge has at most {MAX_PORTS}")));
+        }
+        let mut warnings = Vec::new();
+        let readers = on_the_bridge + usize::from(nat_uplink.is_some());
+        let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let workers = flags.workers.unwrap_or(cores.min(readers));
+        check_range("--workers", workers, 1..=MAX_WORKERS)?;
+        check_range("--mac-table-size", flags.mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
+        check_range("--mac-aging-time", flags.mac_aging_time, AGING_RANGE)?;
+        for (index, port) in ports.iter_mut().enumerate() {
+            port.tap.queues = queues_of(index, readers, workers);
+        }
+        Ok(Config {
+            ports,
+            bridge_uplink,
+            router,
+            readers,
+            workers,
+            mac_table_size: flags.mac_table_size,
+            mac_aging_time: flags.mac_aging_time,
+            warnings,
+        })
+    }
+
+    /// The way out and the router in lines, for people.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the daemon does not route yet"))]
+    pub(crate) fn router_summary(&self) -> String {
+        let uplink = self.bridge_uplink.as_ref().map_or_else(String::new, |name| format!("uplink {name}: port of the bridge\n"));
+        uplink + &self.router.as_ref().map_or_else(String::new, RouterConfig::summary)
+    }
+}
+
+/// `--tap`, as often as it is given.
+fn parse_ports(flags: &Flags) -> Result<Vec<PortConfig>, ConfigError> {
+    let texts = flags.tap.iter().flat_map(|list| list.split(','));
+    let ports = texts.map(parse_tap).collect::<Result<Vec<PortConfig>, ConfigError>>()?;
+    if ports.is_empty() {
+        return Err(ConfigError::new("--tap", "a switch needs a port: name at least one, such as --tap tap0,tap1"));
+    }
+    for (at, port) in ports.iter().enumerate() {
+        if ports[..at].iter().any(|other| other.tap.name == port.tap.name && other.tap.netns == port.tap.netns) {
+            return Err(ConfigError::new("--tap", format!("{} is named twice", port.tap.name)));
+        }
+    }
+    Ok(ports)
+}
+
+/// Each worker reads one queue of one reader in turn; only where there are more workers than readers is
+/// one read by several workers, each from a queue of its own.
+pub(crate) fn queues_of(reader: usize, readers: usize, workers: usize) -> usize {
+    workers.saturating_sub(reader).div_ceil(readers).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(taps: &[&str]) -> Flags {
+        let tap = taps.iter().map(ToString::to_string).collect();
+        Flags { tap, workers: Some(2), mac_table_size: 8192, mac_aging_time: 300, ..Flags::default() }
+    }
+
+    fn config(taps: &[&str]) -> Result<Config, String> {
+        Config::from_flags(&flags(taps)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn ports_namespaces_and_keys() {
+        let config =
+            config(&["tap0,tap1@blue:vlan=10", "t@pid:7:trunks=10+20:mtu=9000:gro=off", "u@/proc/1/ns/net:offload=off"]).unwrap();
+        let netns = |at: usize| config.ports[at].tap.netns.clone().map(|netns| netns.to_string());
+        assert_eq!(config.ports.iter().map(|port| port.tap.name.as_str()).collect::<Vec<_>>(), ["tap0", "tap1", "t", "u"]);
+        assert_eq!((netns(0), netns(1), netns(2)), (None, Some("blue".into()), Some("pid:7".into())));
+        assert_eq!(netns(3), Some("/proc/1/ns/net".into()));
+        assert_eq!(config.ports[1].vlan_text, "access VLAN 10");
+        assert_eq!((config.ports[2].vlan_text.as_str(), config.ports[2].tap.mtu), ("trunk VLANs 10+20", Some(9000)));
+        assert!(!config.ports[2].coalesce && !config.ports[3].tap.offload);
+    }
+
+    #[test]
+    fn queues_follow_workers() {
+        let queues = |readers: usize, workers| (0..readers).map(|n| queues_of(n, readers, workers)).collect::<Vec<_>>();
+        assert_eq!(queues(3, 2), [1, 1, 1]);
+        assert_eq!(queues(2, 2), [1, 1]);
+        assert_eq!(queues(2, 5), [3, 2]);
+        assert_eq!(queues(1, 4), [4]);
+    }
+
+    #[test]
+    fn an_uplink_of_either_kind_is_read_too() {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        for (mode, readers) in [(None, 3), (Some("nat"), 3), (Some("bridge"), 3)] {
+            let mode = mode.map(str::to_owned);
+            let flags = Flags { uplink: Some("eth0".to_owned()), uplink_mode: mode, workers: None, ..flags(&["tap0,tap1"]) };
+            let config = Config::from_flags(&flags).unwrap();
+            assert_eq!((config.readers, config.workers), (readers, cores.min(readers)));
+            let config = Config::from_flags(&Flags { workers: Some(3), ..flags }).unwrap();
+            assert!(config.ports.iter().all(|port| port.tap.queues == 1), "the third worker reads the uplink");
+        }
+        assert_eq!(config(&["tap0,tap1"]).unwrap().readers, 2);
+        let gateway = Config::from_flags(&Flags { gateway: vec!["10.0.0.1/24".to_owned()], ..flags(&["tap0,tap1"]) }).unwrap();
+        assert_eq!(gateway.readers, 2);
+    }
+
+    #[test]
+    fn the_way_out_is_a_port_or_routed_to() {
+        let uplink = |mode: &str| {
+            let mode = Some(mode.to_owned());
+            Config::from_flags(&Flags { uplink: Some("eth0".to_owned()), uplink_mode: mode, ..flags(&["tap0"]) }).unwrap()
+        };
+        let bridge = uplink("bridge");
+        assert!(bridge.router.is_none() && bridge.warnings.is_empty());
+        assert_eq!(bridge.router_summary(), "uplink eth0: port of the bridge\n");
+        let nat = uplink("nat");
+        assert_eq!(nat.bridge_uplink, None);
+        assert!(nat.router_summary().starts_with("gateway 10.77.0.1/24\nuplink eth0: nat by the host's own address\n"));
+        assert_eq!(config(&["tap0"]).unwrap().router_summary(), "");
+    }
+
+    #[test]
+    fn the_uplink_counts_among_the_ports_of_the_bridge() {
+        let taps: Vec<String> = (0..MAX_PORTS).map(|n| format!("tap{n}")).collect();
+        let full = |mode: Option<&str>| {
+            let uplink = mode.map(|_| "eth0".to_owned());
+            let mode = mode.map(str::to_owned);
+            Config::from_flags(&Flags { uplink, uplink_mode: mode, ..flags(&[&taps.join(",")]) })
+                .map_err(|error| error.to_string())
+        };
+        assert!(full(None).is_ok() && full(Some("nat")).is_ok());
+        assert_eq!(full(Some("bridge")).unwrap_err(), "--tap: 1025 ports, but a bridge has at most 1024");
+    }
+
+    /// Texts that end early, or have a byte too many, are refused or taken, and no worse.
+    #[test]
+    fn no_text_is_the_end() {
+        let texts =
+            ["198.51.100.3/24,198.51.100.4", "10=10.0.0.1/24", "198.51.100.4:80-81:10.0.0.2:80-81/tcp", "ports=1-2,udp=9"];
+        for text in texts {
+            for at in 0..=text.len() {
+                for extra in ["", "/", ":", "-", ",", "=", "0", "\u{e9}"] {
+                    for text in [format!("{}{extra}", &text[..at]), format!("{}{extra}{}", &text[..at], &text[at..])] {
+                        let (one, many) = (|| Some(text.clone()), || vec![text.clone()]);
+                        let uplink = || Flags { uplink: Some("eth0".to_owned()), ..flags(&["tap0"]) };
+                        let _ = Config::from_flags(&Flags { uplink: one(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { uplink_address: one(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { uplink_gateway: one(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { gateway: many(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { publish: many(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { nat: many(), ..uplink() });
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bad_input_is_answered_with_the_fix() {
+        for (tap, say) in [
+            ("tap0:vlna=10", "--tap tap0:vlna=10: unknown key 'vlna': did you mean 'vlan'?"),
+            ("tap0:vlan=4095", "VLAN is a number from 1 to 4094, not '4095'"),
+            ("tap0:vlan=10:trunks=20", "an access port has no trunks"),
+            ("tap0:vlan-mode=native", "unknown vlan-mode 'native'; there are access, trunk"),
+            ("tap0:vlan-mode=native-tagged", "needs a VLAN"),
+            ("tap0:vlan-mode=trunk:vlan=10", "a trunk has no VLAN of its own"),
+            ("tap0:vlan=10:vlan=11", "'vlan' is given twice"),
+            ("tap0:mtu=67", "mtu is a number from 68 to 65521, not '67'"),
+            ("tap0:gro=yes", "gro is on or off, not 'yes'"),
+            ("tap0:vlan", "'vlan' is not KEY=VALUE"),
+            ("tap0,tap0", "tap0 is named twice"),
+            ("tap0,,tap1", "a TAP needs a name"),
+            ("tap0@", "no namespace after '@'"),
+            ("averyveryverylongname", "'averyveryverylongname' is 21 bytes long; the kernel takes at most 15"),
+            ("a b", "'a b' cannot be an interface's name"),
+        ] {
+            let said = config(&[tap]).expect_err(tap);
+            assert!(said.contains(say), "{tap}: {said}");
+        }
+        assert!(config(&[]).unwrap_err().contains("name at least one"));
+    }
+}
