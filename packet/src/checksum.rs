@@ -84,6 +84,15 @@ impl Delta {
         Delta::from_sums(old, new)
     }
 
+    /// Two adjacent 16-bit fields change: an address, both ports.
+    #[inline]
+    #[must_use]
+    pub fn of_u32(old: u32, new: u32) -> Delta {
+        let total = (!old >> 16) + (!old & 0xffff) + (new >> 16) + (new & 0xffff);
+        let folded = (total & 0xffff) + (total >> 16);
+        Delta(((folded & 0xffff) + (folded >> 16)) as u16).normalised()
+    }
+
     /// `~m + m'` of RFC 1624 equation 3. Both 0 and 0xffff say "nothing"; only 0, when it is added,
     /// leaves every sum as it is.
     #[inline]

@@ -261,6 +261,14 @@ impl<'a> Ipv4Mut<'a> {
         self.set_address(field::DST, address)
     }
 
+    /// Changes the time to live.
+    #[inline]
+    pub fn set_ttl(&mut self, ttl: u8) {
+        let before = u16_at(self.bytes, field::TTL);
+        self.bytes[field::TTL] = ttl;
+        self.patch(Delta::of_word(before, u16_at(self.bytes, field::TTL)));
+    }
+
     /// Takes one hop off the time to live, which no other checksum covers. False, and nothing
     /// changes, if none would be left: the packet goes no further (RFC 1812 section 5.3.1).
     #[inline]

@@ -5,10 +5,11 @@
 //! whole or in segments, and frames that leave as one super-frame still count each. So over all ports
 //!
 //! ```text
-//! received + copied = sent + dropped
+//! received + copied + made = sent + dropped + taken
 //! ```
 //!
-//! where a flood to n ports has made n - 1 copies.
+//! where a flood to n ports has made n - 1 copies, and the router makes frames (ARP, ICMP, packets that
+//! waited) and takes frames in (what it answers, packets that wait).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +38,60 @@ pub enum DropReason {
     VlanNotCarried,
     /// Longer than the egress port's MTU.
     TooLong,
+    /// From the gateway's own address, which only we have.
+    GatewaySpoofed,
+    /// To the gateway's MAC address, but nothing that is routed: not IPv4, or behind several tags.
+    NotRouted,
+    /// An IPv4 header that contradicts itself, or with a wrong checksum.
+    BadIpHeader,
+    /// Source routed, or with malformed options.
+    IpOptions,
+    /// From an address that nobody there can have.
+    MartianSource,
+    /// To an address that is no single host's.
+    MartianDestination,
+    /// To the gateway's own address, where only ping is answered.
+    NotServed,
+    /// No way there, or the uplink is down.
+    NoRoute,
+    /// Its time to live ran out.
+    TtlExceeded,
+    /// Too long for the way out, and it may not be cut.
+    FragmentationNeeded,
+    /// Its next hop did not answer.
+    NeighbourUnresolved,
+    /// Too many packets wait for their next hop.
+    NeighbourQueueFull,
+    /// From the uplink, and the host's own or nobody's.
+    NotForUs,
+    /// The transport header is not whole.
+    NatMalformed,
+    /// The transport checksum of a first packet, or that of an ICMP error, is wrong.
+    NatBadChecksum,
+    /// TCP of no connection that does not open one.
+    NatNotOpening,
+    /// TCP outside of its connection's window, or with impossible flags.
+    NatOutOfWindow,
+    /// From outside, and nobody asked for it.
+    NatNoMapping,
+    /// ICMP that is not passed on.
+    NatIcmpIgnored,
+    /// An ICMP error about no packet of ours.
+    NatIcmpUnrelated,
+    /// As many connections as there may be.
+    NatTableFull,
+    /// As many connections as its port may have.
+    NatPortShare,
+    /// As many outside ports as its guest may have.
+    NatGuestShare,
+    /// No outside port is free.
+    NatPortsExhausted,
+    /// There is no outside address now.
+    NatNoAddress,
+    /// Another guest talks to the same peer with a protocol that has no ports.
+    NatClash,
+    /// A fragment that overlaps others or is of no legal size, or there are too many.
+    FragmentRefused,
     /// The egress port's link is down.
     PortDown,
     /// The egress port's device is gone.
@@ -49,7 +104,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 13] = [
+    pub const ALL: [DropReason; 40] = [
         DropReason::Runt,
         DropReason::TruncatedTag,
         DropReason::BadVnetHeader,
@@ -59,6 +114,33 @@ impl DropReason {
         DropReason::NoDestination,
         DropReason::VlanNotCarried,
         DropReason::TooLong,
+        DropReason::GatewaySpoofed,
+        DropReason::NotRouted,
+        DropReason::BadIpHeader,
+        DropReason::IpOptions,
+        DropReason::MartianSource,
+        DropReason::MartianDestination,
+        DropReason::NotServed,
+        DropReason::NoRoute,
+        DropReason::TtlExceeded,
+        DropReason::FragmentationNeeded,
+        DropReason::NeighbourUnresolved,
+        DropReason::NeighbourQueueFull,
+        DropReason::NotForUs,
+        DropReason::NatMalformed,
+        DropReason::NatBadChecksum,
+        DropReason::NatNotOpening,
+        DropReason::NatOutOfWindow,
+        DropReason::NatNoMapping,
+        DropReason::NatIcmpIgnored,
+        DropReason::NatIcmpUnrelated,
+        DropReason::NatTableFull,
+        DropReason::NatPortShare,
+        DropReason::NatGuestShare,
+        DropReason::NatPortsExhausted,
+        DropReason::NatNoAddress,
+        DropReason::NatClash,
+        DropReason::FragmentRefused,
         DropReason::PortDown,
         DropReason::PortGone,
         DropReason::QueueFull,
@@ -78,10 +160,58 @@ impl DropReason {
             DropReason::NoDestination => "no_destination",
             DropReason::VlanNotCarried => "vlan_not_carried",
             DropReason::TooLong => "too_long",
+            DropReason::GatewaySpoofed => "gateway_spoofed",
+            DropReason::NotRouted => "not_routed",
+            DropReason::BadIpHeader => "bad_ip_header",
+            DropReason::IpOptions => "ip_options",
+            DropReason::MartianSource => "martian_source",
+            DropReason::MartianDestination => "martian_destination",
+            DropReason::NotServed => "not_served",
+            DropReason::NoRoute => "no_route",
+            DropReason::TtlExceeded => "ttl_exceeded",
+            DropReason::FragmentationNeeded => "fragmentation_needed",
+            DropReason::NeighbourUnresolved => "neighbour_unresolved",
+            DropReason::NeighbourQueueFull => "neighbour_queue_full",
+            DropReason::NotForUs => "not_for_us",
+            DropReason::NatMalformed => "nat_malformed",
+            DropReason::NatBadChecksum => "nat_bad_checksum",
+            DropReason::NatNotOpening => "nat_not_opening",
+            DropReason::NatOutOfWindow => "nat_out_of_window",
+            DropReason::NatNoMapping => "nat_no_mapping",
+            DropReason::NatIcmpIgnored => "nat_icmp_ignored",
+            DropReason::NatIcmpUnrelated => "nat_icmp_unrelated",
+            DropReason::NatTableFull => "nat_table_full",
+            DropReason::NatPortShare => "nat_port_share",
+            DropReason::NatGuestShare => "nat_guest_share",
+            DropReason::NatPortsExhausted => "nat_ports_exhausted",
+            DropReason::NatNoAddress => "nat_no_address",
+            DropReason::NatClash => "nat_clash",
+            DropReason::FragmentRefused => "fragment_refused",
             DropReason::PortDown => "port_down",
             DropReason::PortGone => "port_gone",
             DropReason::QueueFull => "queue_full",
             DropReason::WriteFailed => "write_failed",
+        }
+    }
+}
+
+impl From<nat::Refused> for DropReason {
+    fn from(refused: nat::Refused) -> DropReason {
+        match refused {
+            nat::Refused::Malformed => DropReason::NatMalformed,
+            nat::Refused::BadChecksum => DropReason::NatBadChecksum,
+            nat::Refused::NotOpening => DropReason::NatNotOpening,
+            nat::Refused::OutOfWindow => DropReason::NatOutOfWindow,
+            nat::Refused::NoMapping => DropReason::NatNoMapping,
+            nat::Refused::IcmpIgnored => DropReason::NatIcmpIgnored,
+            nat::Refused::IcmpUnrelated => DropReason::NatIcmpUnrelated,
+            nat::Refused::TableFull => DropReason::NatTableFull,
+            nat::Refused::PortShare => DropReason::NatPortShare,
+            nat::Refused::GuestShare => DropReason::NatGuestShare,
+            nat::Refused::PortsExhausted => DropReason::NatPortsExhausted,
+            nat::Refused::NoAddress => DropReason::NatNoAddress,
+            nat::Refused::Clash => DropReason::NatClash,
+            nat::Refused::FragmentEarly | nat::Refused::FragmentRefused => DropReason::FragmentRefused,
         }
     }
 }
@@ -122,22 +252,35 @@ pub struct PortCounters {
     pub tx_writes: Counter,
     /// Copies made of frames received here, beyond the first.
     pub copies: Counter,
+    /// Frames that the router made.
+    pub made: Counter,
+    /// Frames that the router took in.
+    pub taken: Counter,
     /// Super-frames that the kernel refused and that went out in segments.
     pub offload_refused: Counter,
-    drops: [Counter; DropReason::ALL.len()],
+    drops: Drops,
+}
+
+#[derive(Debug)]
+struct Drops([Counter; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Drops {
+        Drops(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 impl PortCounters {
     /// Counts dropped frames.
     #[inline]
     pub fn drop(&self, reason: DropReason, frames: u64) {
-        self.drops[reason as usize].add(frames);
+        self.drops.0[reason as usize].add(frames);
     }
 
     /// How many frames were dropped for this reason.
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
-        self.drops[reason as usize].load()
+        self.drops.0[reason as usize].load()
     }
 }
 

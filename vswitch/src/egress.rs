@@ -9,6 +9,7 @@ use std::io::IoSlice;
 
 use packet::batch::MAX_FRAMES;
 use packet::coalesce::{MAX_COALESCED, Run};
+use packet::fragment::Fragments;
 use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
@@ -23,6 +24,8 @@ pub(crate) struct Frame {
     pub(crate) span: Span,
     pub(crate) headers: Headers,
     pub(crate) offload: Offload,
+    /// An IPv4 packet that is to leave in fragments of at most so many bytes.
+    pub(crate) cut_to: Option<u16>,
 }
 
 /// One frame on its way out of one port.
@@ -150,9 +153,12 @@ pub(crate) fn write_queue(
     let mut at = 0;
     while let Some(&Queued { frame, action }) = queue.queued.get(at) {
         let frame = &queue.frames[usize::from(frame)];
-        if coalesce && let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features) {
+        if coalesce
+            && frame.cut_to.is_none()
+            && let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features) {
             while let Some(next) = queue.queued.get(at + run.frames())
                 && next.action == action
+                && queue.frames[usize::from(next.frame)].cut_to.is_none()
                 && let next = &queue.frames[usize::from(next.frame)]
                 && run.extend(batch.frame(next.span), &next.headers, next.offload)
             {}
@@ -209,8 +215,12 @@ fn write_frame(
     head: &mut Head,
     send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
 ) -> Written {
-    let Frame { span, headers, offload } = frame;
+    let Frame { span, headers, offload, cut_to } = frame;
     let outcome = |writes, result, refused| Written { frames: 1, bytes: span.len() as u64, writes, result, refused };
+    if let Some(mtu) = cut_to {
+        let (writes, result) = write_fragments(frame, *mtu, action, batch, head, send);
+        return outcome(writes, result, false);
+    }
     if features.take(*offload) {
         let result = write_whole(frame, action, batch, head, send);
         if result != Err(SendError::Invalid) || offload.segmentation.is_none() {
@@ -241,7 +251,7 @@ fn write_whole(
     head: &mut Head,
     send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
 ) -> Result<(), SendError> {
-    let Frame { span, headers, offload } = frame;
+    let Frame { span, headers, offload, .. } = frame;
     if action == TagAction::Keep {
         // `Pipeline::process` has put the judged header before the frame.
         return send(&[IoSlice::new(&batch.arena()[span.range_with_vnet()])]);
@@ -271,6 +281,31 @@ fn write_segments(
     };
     let mut writes = 0;
     while let Some(payload) = segments.next(head) {
+        if let Err(error) = send(&[IoSlice::new(head.as_bytes()), IoSlice::new(payload)]) {
+            return (writes, Err(error));
+        }
+        writes += 1;
+    }
+    (writes, Ok(()))
+}
+
+/// A packet that is too long for its way, in fragments. The first refusal ends it: the rest is of no
+/// use.
+#[cold]
+fn write_fragments(
+    frame: &Frame,
+    mtu: u16,
+    action: TagAction,
+    batch: &Batch,
+    head: &mut Head,
+    send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
+) -> (u64, Result<(), SendError>) {
+    let bytes = batch.frame(frame.span);
+    let Some(mut fragments) = Fragments::new(bytes, &frame.headers, usize::from(mtu), action, head) else {
+        return (0, Err(SendError::Drop(DropReason::TooLong)));
+    };
+    let mut writes = 0;
+    while let Some(payload) = fragments.next(head) {
         if let Err(error) = send(&[IoSlice::new(head.as_bytes()), IoSlice::new(payload)]) {
             return (writes, Err(error));
         }

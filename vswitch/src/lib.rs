@@ -4,18 +4,28 @@
 //! who knows [`Pipeline::process`] knows the switch.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod bridge;
 pub mod counters;
 pub mod egress;
 pub mod forward;
+pub mod limit;
 pub mod mac_table;
+pub mod neighbour;
 pub mod pipeline;
 pub mod port;
+mod resume;
+pub mod router;
+pub mod routing;
 pub mod vlan;
 
 pub use counters::{Counter, Counters, DropReason, PortCounters};
 pub use egress::{Egress, SendError};
 pub use forward::Forward;
 pub use mac_table::{Learned, MacEntry, MacTable, MacTableConfig};
+pub use neighbour::{InterfaceId, NeighbourEntry, Neighbours};
 pub use pipeline::Pipeline;
 pub use port::{Port, PortId};
+pub use router::Router;
+pub use routing::{Interface, Network, Route, Routing, Uplink};
 pub use vlan::{PortVlan, VlanMode, VlanSet};

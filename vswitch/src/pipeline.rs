@@ -1,44 +1,56 @@
 //! The packet's walk: a batch goes in, queues come out.
 //!
 //! One pipeline a worker. It owns its view of the ports and its counters, and shares the MAC table
-//! with the other workers of the bridge.
+//! with the other workers of the bridge, and translation and neighbours with the other routers.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use packet::ethernet::EtherType;
 use packet::offload::{Judged, finish_checksum};
-use packet::vlan::VlanId;
-use packet::{Batch, Headers, Malformed, Offload, Span, Timestamp};
+use packet::{Batch, Headers, Offload, Span, Timestamp};
 
-use crate::counters::{Counters, DropReason, PortCounters};
+use crate::answer::ArpOutcome;
+use crate::bridge::{Bridge, Walk, parse};
+use crate::counters::{Counters, DropReason};
 use crate::egress::{Egress, Frame, SendError, write_queue};
-use crate::forward::{Forward, forward};
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId};
+use crate::resume::{Task, again};
+use crate::router::{Left, Router};
+use crate::routing::Routing;
 
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
 const REFUSALS_TO_GIVE_UP: u32 = 16;
 
-/// One worker's switch.
+/// One worker's switch and router.
 #[derive(Debug)]
 pub struct Pipeline {
-    table: Arc<MacTable>,
-    ports: Box<[Option<Port>]>,
+    bridge: Bridge,
+    router: Option<Router>,
     refusals: Box<[u32]>,
-    counters: Arc<Counters>,
+    /// Where the frames of a batch that was taken up again came from.
+    ports: Vec<PortId>,
+    tasks: Vec<Task>,
 }
 
 impl Pipeline {
     /// A pipeline with no ports yet. `counters` has room for as many ports as there can be.
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize, counters: Arc<Counters>) -> Pipeline {
-        Pipeline { table, ports: vec![None; ports].into_boxed_slice(), refusals: vec![0; ports].into_boxed_slice(), counters }
+        Pipeline {
+            bridge: Bridge { table, ports: vec![None; ports].into_boxed_slice(), counters },
+            router: None,
+            refusals: vec![0; ports].into_boxed_slice(),
+            ports: Vec::with_capacity(packet::batch::MAX_FRAMES),
+            tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
+        }
     }
 
     /// Attaches a port, changes it, or with `None` takes it away. A number beyond the table's end is
     /// ignored.
     pub fn set_port(&mut self, id: PortId, port: Option<Port>) {
-        if let Some(slot) = self.ports.get_mut(id.index()) {
+        if let Some(slot) = self.bridge.ports.get_mut(id.index()) {
             *slot = port;
             self.refusals[id.index()] = 0;
         }
@@ -46,87 +58,83 @@ impl Pipeline {
 
     /// A port, to be changed.
     pub fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
-        self.ports.get_mut(id.index())?.as_mut()
+        self.bridge.ports.get_mut(id.index())?.as_mut()
+    }
+
+    /// Gives the bridge a router.
+    pub fn set_router(&mut self, router: Router) {
+        self.router = Some(router);
+    }
+
+    /// The router's networks or its way out changed.
+    pub fn set_routing(&mut self, routing: Arc<Routing>) {
+        if let Some(router) = &mut self.router {
+            router.routing = routing;
+        }
     }
 
     /// Walks a batch that came in through `ingress` through the switch and leaves in `tx` what is to
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Some(counters) = self.counters.port(ingress) else { return };
+        let Pipeline { bridge, router, .. } = self;
+        let Some(counters) = bridge.counters.port(ingress) else { return };
         let mut bytes = 0;
-        for at in 0..rx.spans().len() {
-            let span = rx.spans()[at];
-            bytes += span.len() as u64;
-            if let Err(reason) = self.switch(ingress, span, rx, now, tx, counters) {
+        let mut walk = Walk { bridge, rx, tx, ingress, counters, now };
+        for at in 0..walk.rx.spans().len() {
+            bytes += walk.rx.spans()[at].len() as u64;
+            if let Err(reason) = switch(router, &mut walk, at) {
                 counters.drop(reason, 1);
             }
         }
-        counters.rx_frames.add(rx.spans().len() as u64);
+        counters.rx_frames.add(walk.rx.spans().len() as u64);
         counters.rx_bytes.add(bytes);
     }
 
-    /// One frame: parse, judge, classify, learn, forward, queue.
+    /// Did the last batch leave something to be done? Then [`Pipeline::resume`].
     #[inline]
-    fn switch(
-        &self,
-        ingress: PortId,
-        span: Span,
-        rx: &mut Batch,
-        now: Timestamp,
-        tx: &mut Egress,
-        counters: &PortCounters,
-    ) -> Result<(), DropReason> {
-        let (headers, offload) = judge(span, parse(span, rx)?, rx)?;
-        let port = self.ports.get(ingress.index()).and_then(Option::as_ref).ok_or(DropReason::PortGone)?;
-        let vlan = port.vlan.classify(&headers).ok_or(DropReason::VlanNotAllowed)?;
-        self.table.learn(vlan, headers.src, ingress, now);
-        let frame = Frame { span, headers, offload };
-        match forward(&self.table, vlan, headers.dst, ingress, now) {
-            Forward::Port(port) => self.queue(port, vlan, frame, tx),
-            Forward::Flood => self.flood(ingress, vlan, frame, tx, counters),
-            Forward::Drop(reason) => Err(reason),
-        }
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.router.as_ref().is_some_and(|router| !router.left.is_empty())
     }
 
-    /// Queues a frame for the one port behind which its destination is.
-    #[inline]
-    fn queue(&self, id: PortId, vlan: VlanId, frame: Frame, tx: &mut Egress) -> Result<(), DropReason> {
-        let port = self.ports.get(id.index()).and_then(Option::as_ref).ok_or(DropReason::PortGone)?;
-        let action = port.vlan.leave(vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
-        if port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
-            return Err(DropReason::TooLong);
-        }
-        let frame = tx.add(frame);
-        tx.push(id, frame, action);
-        Ok(())
-    }
-
-    /// Queues a frame for every port that carries its VLAN, but not its own.
-    fn flood(
-        &self,
-        ingress: PortId,
-        vlan: VlanId,
-        frame: Frame,
-        tx: &mut Egress,
-        counters: &PortCounters,
-    ) -> Result<(), DropReason> {
-        let added = tx.add(frame);
-        let (mut copies, mut too_long) = (0, 0);
-        for (index, port) in self.ports.iter().enumerate() {
-            let id = PortId(index as u16);
-            let Some(port) = port.as_ref().filter(|_| id != ingress) else { continue };
-            let Some(action) = port.vlan.leave(vlan, &frame.headers) else { continue };
-            if port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
-                too_long += 1;
-            } else {
-                tx.push(id, added, action);
+    /// Takes up one thing that a batch left, in an empty batch; what is to be written is left in `tx`.
+    pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
+        tx.clear();
+        rx.clear();
+        let Pipeline { bridge, router, ports, .. } = self;
+        ports.clear();
+        let Some(left) = router.as_mut().and_then(|router| router.take_left(rx, ports)) else { return };
+        for at in 0..rx.spans().len() {
+            let ingress = ports.get(at).copied().unwrap_or(PortId(0));
+            let Some(counters) = bridge.counters.port(ingress) else { continue };
+            let mut walk = Walk { bridge, rx, tx, ingress, counters, now };
+            let outcome = match (left, &mut *router) {
+                (Left::Neighbour(id, hop), Some(router)) => router.go_on(&mut walk, at, id, hop),
+                _ => again(router, &mut walk, at),
+            };
+            if let Err(reason) = outcome {
+                counters.drop(reason, 1);
             }
-            copies += 1;
         }
-        counters.drop(DropReason::TooLong, too_long);
-        counters.copies.add(u64::saturating_sub(copies, 1));
-        if copies == 0 { Err(DropReason::NoDestination) } else { Ok(()) }
+    }
+
+    /// What is due by time, in an empty batch; to be called about once a second by one worker. What is
+    /// to be written is left in `tx`.
+    pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
+        tx.clear();
+        rx.clear();
+        let Pipeline { bridge, router, tasks, .. } = self;
+        let Some(router) = router else { return };
+        tasks.clear();
+        router.collect(rx, tasks, now);
+        let Some(counters) = bridge.counters.port(PortId(0)) else { return };
+        for (at, task) in tasks.iter().enumerate() {
+            let mut walk = Walk { bridge, rx, tx, ingress: PortId(0), counters, now };
+            if let Err(reason) = router.perform(&mut walk, at, *task) {
+                counters.drop(reason, 1);
+            }
+        }
     }
 
     /// Writes out what [`Pipeline::process`] queued. `send` gets a port and the pieces of one write,
@@ -138,8 +146,8 @@ impl Pipeline {
         mut send: impl FnMut(PortId, &[IoSlice<'_>]) -> Result<(), SendError>,
     ) {
         while let Some((id, queue)) = tx.next() {
-            let Some(counters) = self.counters.port(id) else { continue };
-            let Some(port) = &mut self.ports[id.index()] else {
+            let Some(counters) = self.bridge.counters.port(id) else { continue };
+            let Some(port) = &mut self.bridge.ports[id.index()] else {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
                 continue;
             };
@@ -172,12 +180,40 @@ impl Pipeline {
     }
 }
 
+/// One frame: parse, judge, classify, learn, arp, route or forward, queue.
 #[inline]
-fn parse(span: Span, rx: &Batch) -> Result<Headers, DropReason> {
-    Headers::parse(rx.frame(span)).map_err(|malformed| match malformed {
-        Malformed::Runt => DropReason::Runt,
-        Malformed::TruncatedTag => DropReason::TruncatedTag,
-    })
+pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
+    let frame = admit(walk, at)?;
+    let headers = &frame.headers;
+    let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
+    if port.is_uplink {
+        return router.as_mut().ok_or(DropReason::NotForUs)?.from_outside(walk, at, frame);
+    }
+    let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
+    let gateway = router.as_mut().and_then(|router| router.at(vlan));
+    if let Some((_, _, mac)) = gateway
+        && headers.src == mac
+    {
+        return Err(DropReason::GatewaySpoofed);
+    }
+    walk.bridge.table.learn(vlan, headers.src, walk.ingress, walk.now);
+    if let Some((router, interface, mac)) = gateway {
+        if headers.ether_type == EtherType::ARP && router.arp_inside(walk, frame, interface)? == ArpOutcome::Taken {
+            return Ok(());
+        }
+        if headers.dst == mac {
+            return router.from_inside(walk, at, frame, interface);
+        }
+    }
+    walk.forward(vlan, frame)
+}
+
+/// A frame of the batch with all that is known of it.
+#[inline]
+pub(crate) fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason> {
+    let span = walk.rx.spans()[at];
+    let (headers, offload) = judge(span, parse(span, walk.rx)?, walk.rx)?;
+    Ok(Frame { span, headers, offload, cut_to: None })
 }
 
 /// Believes the virtio-net header or not, finishes what nobody else would, and puts the header that

@@ -1,0 +1,69 @@
+//! The translation: connection tracking, source and destination NAT, ICMP errors, fragments.
+//!
+//! A function of bytes and time: no sockets, clocks or threads. [`Nat::translate`] takes a packet
+//! from one side of the router and makes it one of the other, in place; [docs/nat.md] tells the
+//! theory. All workers share one [`Nat`].
+//!
+//! [docs/nat.md]: https://github.com/vswitchd/vswitchd/blob/main/docs/nat.md
+#![forbid(unsafe_code)]
+
+mod book;
+pub mod config;
+pub mod fragments;
+mod guests;
+mod icmp_error;
+mod index;
+mod mappings;
+mod nat;
+mod open_ports;
+mod ports;
+mod rewrite;
+mod rules;
+mod table;
+pub mod tcp;
+mod tuple;
+mod view;
+mod wheel;
+
+pub use book::NatStats;
+pub use config::{External, ExternalKind, Filtering, Mapping, NatConfig, Published, Timeouts};
+pub use nat::{Connection, Nat, Translated};
+pub use rules::{BLOCK, Demand};
+pub use tuple::{Endpoint, Protocol, Side, Tuple};
+
+/// Why a packet was not translated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Its transport header is not whole.
+    Malformed,
+    /// Its transport or ICMP checksum is wrong, and it would have opened a connection or is an ICMP
+    /// error.
+    BadChecksum,
+    /// TCP that opens no connection and belongs to none.
+    NotOpening,
+    /// TCP outside of its connection's window, or with flags that make no sense.
+    OutOfWindow,
+    /// From outside, and nobody asked for it.
+    NoMapping,
+    /// An ICMP message that is not passed on: redirects, deprecated kinds, answers that nobody waits
+    /// for.
+    IcmpIgnored,
+    /// An ICMP error about a packet of no connection.
+    IcmpUnrelated,
+    /// As many connections as there may be.
+    TableFull,
+    /// As many connections as the port that it came from may have.
+    PortShare,
+    /// As many outside ports as its guest may have.
+    GuestShare,
+    /// No outside port is free.
+    PortsExhausted,
+    /// There is no outside address.
+    NoAddress,
+    /// Its protocol has no ports, and somebody else talks to the same peer with it.
+    Clash,
+    /// A fragment whose datagram's first fragment has not come; it may be kept with [`Nat::hold`].
+    FragmentEarly,
+    /// A fragment that overlaps others or is of no legal size, or too many datagrams in pieces.
+    FragmentRefused,
+}

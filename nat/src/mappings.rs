@@ -1,0 +1,104 @@
+//! The mappings: an inside endpoint and the outside endpoint that stands for it.
+//!
+//! With endpoint-independent mapping all flows of an inside endpoint share one (RFC 4787 REQ-1). A
+//! mapping lives as long as a connection uses it; a published port's for as long as it is published.
+
+use siphasher::sip::SipHasher13;
+
+use crate::index::Index;
+use crate::tuple::{Endpoint, Protocol};
+
+/// One mapping.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MappingEntry {
+    pub(crate) protocol: Protocol,
+    pub(crate) inside: Endpoint,
+    /// The outside address.
+    pub(crate) external: u8,
+    /// The outside port.
+    pub(crate) port: u16,
+    /// How many connections use it.
+    pub(crate) connections: u32,
+    /// Published, so it stays without connections and lets everybody in.
+    pub(crate) is_published: bool,
+    /// Found by its inside endpoint: the first of several that an endpoint has.
+    pub(crate) is_indexed: bool,
+}
+
+/// All mappings.
+#[derive(Debug)]
+pub(crate) struct Mappings {
+    entries: Vec<MappingEntry>,
+    free: Vec<u32>,
+    index: Index,
+    most: usize,
+    hasher: SipHasher13,
+}
+
+fn hash(hasher: &SipHasher13, protocol: Protocol, inside: Endpoint) -> u64 {
+    let ([a, b, c, d], [e, f]) = (inside.address.octets(), inside.port.to_be_bytes());
+    hasher.hash(&[a, b, c, d, e, f, protocol.0])
+}
+
+impl Mappings {
+    pub(crate) fn new(most: usize, hasher: SipHasher13) -> Mappings {
+        Mappings { entries: Vec::with_capacity(most), free: Vec::with_capacity(most), index: Index::new(most), most, hasher }
+    }
+
+    /// That of an inside endpoint.
+    pub(crate) fn find(&self, protocol: Protocol, inside: Endpoint) -> Option<u32> {
+        self.index.find(hash(&self.hasher, protocol, inside), |number| {
+            let entry = &self.entries[number as usize];
+            entry.inside == inside && entry.protocol == protocol
+        })
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &MappingEntry {
+        &self.entries[number as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> &mut MappingEntry {
+        &mut self.entries[number as usize]
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.entries.len() - self.free.len() < self.most
+    }
+
+    /// Adds a mapping; `is_indexed` says whether its inside endpoint is to lead to it. The caller has
+    /// asked whether there is room.
+    pub(crate) fn add(&mut self, mut entry: MappingEntry) -> u32 {
+        entry.is_indexed &= self.find(entry.protocol, entry.inside).is_none();
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.entries[number as usize] = entry;
+                number
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        if entry.is_indexed {
+            self.index.insert(hash(&self.hasher, entry.protocol, entry.inside), number);
+        }
+        number
+    }
+
+    pub(crate) fn remove(&mut self, number: u32) {
+        let entry = self.entries[number as usize];
+        if entry.is_indexed {
+            let (entries, hasher) = (&self.entries, &self.hasher);
+            self.index.remove(hash(hasher, entry.protocol, entry.inside), number, |other| {
+                let other = &entries[other as usize];
+                hash(hasher, other.protocol, other.inside)
+            });
+        }
+        self.free.push(number);
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+}

@@ -1,0 +1,368 @@
+//! The door: a packet comes in from one side of the router and leaves as one of the other.
+//!
+//! ```text
+//!  known connection:   view > find > follow (window, state, time) > rewrite
+//!  first packet:       view > find > open: lock > begin > admit > unlock > rewrite
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use packet::Timestamp;
+use packet::checksum;
+use packet::offload::Checksum;
+
+use crate::Refused;
+use crate::book::{Book, NatStats};
+use crate::config::NatConfig;
+use crate::fragments::{Fragment, Fragments, Key};
+use crate::open_ports::OpenPorts;
+use crate::rewrite;
+use crate::rules::Addresses;
+use crate::table::{Direction, Found, Id, Table};
+use crate::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
+use crate::tuple::{Endpoint, Protocol, Side, Tuple};
+use crate::view::{View, view};
+
+/// Below so many free ports, more are asked for.
+const FEW_PORTS: u32 = 512;
+
+/// The longest payload of a segment that came in fragments.
+const LONGEST_SEGMENT: u32 = 65_535 - 40;
+
+/// The translation of one router, shared by all its workers.
+pub struct Nat {
+    pub(crate) config: NatConfig,
+    pub(crate) table: Table,
+    pub(crate) open_ports: OpenPorts,
+    pub(crate) addresses: Addresses,
+    book: Mutex<Book>,
+    fragments: Mutex<Fragments<(Endpoint, Endpoint)>>,
+    wants_ports: AtomicBool,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translated {
+    /// Where it goes now.
+    pub dst: std::net::Ipv4Addr,
+    /// It was the first fragment of a datagram whose later ones may have been kept: see
+    /// [`Nat::release`].
+    pub first_of: Option<Key>,
+}
+
+/// One connection, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// The direction of the packet that opened it.
+    pub original: Tuple,
+    /// The direction of its replies.
+    pub reply: Tuple,
+    /// For TCP.
+    pub phase: Option<Phase>,
+    /// Seconds until it ends if no packet comes.
+    pub expires_in: u32,
+}
+
+/// What a packet of a known connection is to become; or that there is no such connection any more.
+enum Followed {
+    To(Endpoint, Endpoint),
+    Over,
+}
+
+impl Nat {
+    /// A translation without outside addresses; see [`Nat::set_externals`]. `seed` is secret and new
+    /// with each start. `None` if the machine has not got the memory.
+    #[must_use]
+    pub fn new(config: NatConfig, seed: [u64; 2]) -> Option<Nat> {
+        Some(Nat {
+            table: Table::new(config.max_connections, seed)?,
+            open_ports: OpenPorts::new()?,
+            addresses: Addresses::default(),
+            book: Mutex::new(Book::new(&config, seed)),
+            fragments: Mutex::new(Fragments::new(seed)),
+            wants_ports: AtomicBool::new(false),
+            config,
+        })
+    }
+
+    /// Translates a packet that came in on `side`, in place: `packet` is an IPv4 packet without
+    /// padding, whose header was checked, `checksum` what is known of its transport checksum, `owner`
+    /// the number of the bridge's port that it came through.
+    #[inline]
+    pub fn translate(
+        &self,
+        side: Side,
+        packet: &mut [u8],
+        checksum: Checksum,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Translated, Refused> {
+        match view(packet, side)? {
+            View::Flow { tuple, l4, first: None } => {
+                let (src, dst) = self.target(&tuple, packet, l4, checksum, false, owner, now)?;
+                rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
+                Ok(Translated { dst: dst.address, first_of: None })
+            }
+            View::Flow { tuple, l4, first: Some((key, fragment)) } => {
+                let (src, dst) = self.target(&tuple, packet, l4, checksum, true, owner, now)?;
+                let remembered = self.fragments().first(key, fragment, (src, dst), owner, now);
+                remembered.map_err(|_| Refused::FragmentRefused)?;
+                rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
+                Ok(Translated { dst: dst.address, first_of: Some(key) })
+            }
+            View::Later { key, fragment } => self.later(key, fragment, packet, owner, now),
+            View::Error { l4 } => self.translate_error(side, packet, l4, now.secs()),
+        }
+    }
+
+    /// The endpoints that a packet of this flow gets.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "one packet's view, told apart where it was read")]
+    fn target(
+        &self,
+        tuple: &Tuple,
+        packet: &[u8],
+        l4: usize,
+        checksum: Checksum,
+        is_fragment: bool,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<(Endpoint, Endpoint), Refused> {
+        let transport = Transport { bytes: &packet[l4..], checksum, is_fragment };
+        if let Some(found) = self.table.find(tuple)
+            && let Followed::To(src, dst) = self.follow(&found, &transport, now)?
+        {
+            return Ok((src, dst));
+        }
+        self.open(tuple, &transport, owner, now)
+    }
+
+    /// A packet of a known connection: is it in time and in order?
+    #[inline]
+    fn follow(&self, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<Followed, Refused> {
+        let secs = now.secs();
+        let idle = secs.saturating_sub(self.table.used(found.id));
+        let (src, dst) = found.tuples.opposite(found.direction).reversed();
+        let protocol = found.tuples.original.protocol;
+        if protocol != Protocol::TCP {
+            if idle > self.config.timeouts.of(protocol, || Phase::Opening) {
+                return Ok(Followed::Over);
+            }
+            self.table.refresh(found.id, secs);
+            return Ok(Followed::To(src, dst));
+        }
+        let segment = transport.segment()?;
+        let peer = if found.direction == Direction::Original { Peer::Initiator } else { Peer::Responder };
+        let tracked = self.table.track(found, |tracker| {
+            let before = tracker.phase();
+            if idle > self.config.timeouts.of(protocol, || before) {
+                return None;
+            }
+            let verdict = tracker.follow(peer, &segment);
+            // A reset keeps nothing alive (RFC 7857 section 7); the one that ends a connection starts the
+            // four minutes that are left to it.
+            let refreshes = !segment.is_reset() && verdict != Verdict::Doubtful || tracker.phase() != before;
+            Some((verdict, refreshes))
+        });
+        match tracked {
+            Some(None) => return Ok(Followed::Over),
+            Some(Some((Verdict::Invalid, _))) => return Err(Refused::OutOfWindow),
+            Some(Some((_, refreshes))) => {
+                if refreshes {
+                    self.table.refresh(found.id, secs);
+                }
+            }
+            // The tracker could not be had: this segment passes unseen.
+            None => {}
+        }
+        Ok(Followed::To(src, dst))
+    }
+
+    /// A packet of no connection: it may open one.
+    #[cold]
+    fn open(&self, tuple: &Tuple, transport: &Transport<'_>, owner: u16, now: Timestamp) -> Result<(Endpoint, Endpoint), Refused> {
+        if tuple.side == Side::Outside && !self.lets_in(tuple) {
+            return Err(Refused::NoMapping);
+        }
+        let tracker = transport.opens(tuple, &self.config)?;
+        if !transport.is_sound(tuple) {
+            return Err(Refused::BadChecksum);
+        }
+        let mut book = self.book();
+        book.expire_some(&self.table, &self.open_ports, now);
+        // Another worker may have been quicker, and a connection whose time is over may be in the way.
+        if let Some(found) = self.table.find(tuple) {
+            if !book.is_over(&self.table, found.id, now.secs()) {
+                return Ok(found.tuples.opposite(found.direction).reversed());
+            }
+            book.end(&self.table, &self.open_ports, found.id, now);
+        }
+        let pending = match book.begin(&self.table, tuple, owner, now) {
+            // What stands in the way may be over too.
+            Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) => {
+                book.expire_some(&self.table, &self.open_ports, now);
+                book.begin(&self.table, tuple, owner, now)
+            }
+            begun => begun,
+        };
+        self.ask_for_ports(&mut book, tuple, pending.as_ref().err());
+        let pending = pending?;
+        book.admit(&self.table, &self.open_ports, &pending, tracker.as_ref(), now)?;
+        Ok(pending.tuples.reply.reversed())
+    }
+
+    /// Might a stranger's packet open a connection? Without the lock.
+    fn lets_in(&self, tuple: &Tuple) -> bool {
+        match self.addresses.find(tuple.dst.address) {
+            Some((_, true)) => true,
+            Some((number, false)) => self.open_ports.get(number, tuple.protocol, tuple.dst.port),
+            None => false,
+        }
+    }
+
+    fn later(&self, key: Key, fragment: Fragment, packet: &mut [u8], owner: u16, now: Timestamp) -> Result<Translated, Refused> {
+        let followed = self.fragments().follow(key, fragment, owner, now);
+        let (src, dst) = followed.map_err(|_| Refused::FragmentRefused)?.ok_or(Refused::FragmentEarly)?;
+        rewrite::addresses(packet, src, dst);
+        Ok(Translated { dst: dst.address, first_of: None })
+    }
+
+    /// Keeps a copy of a frame whose packet was refused as [`Refused::FragmentEarly`], for 15 seconds
+    /// at most. `tag` is the caller's word for it. False if there is no room.
+    pub fn hold(&self, side: Side, packet: &[u8], frame: &[u8], tag: u64, owner: u16, now: Timestamp) -> bool {
+        match view(packet, side) {
+            Ok(View::Later { key, .. }) => self.fragments().hold(key, frame, tag, owner, now).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// Hands out the frames that were kept for a datagram, in the order of their arrival.
+    pub fn release(&self, key: Key, give: impl FnMut(&[u8], u64)) {
+        self.fragments().release(key, give);
+    }
+
+    /// Ends connections whose time is over and forgets datagrams that never became whole, looking at
+    /// no more than `budget` of each. Returns whether there may be more. For quiet times: each
+    /// connection that opens does a little of it too.
+    pub fn expire(&self, now: Timestamp, budget: usize) -> bool {
+        let fragments = self.fragments().expire(now, budget);
+        let connections = self.book().expire(&self.table, &self.open_ports, now, budget);
+        fragments == budget || connections == budget
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn stats(&self) -> NatStats {
+        self.book().stats()
+    }
+
+    /// All connections, in no order. Allocates, and takes the lock for a moment at a time.
+    #[must_use]
+    pub fn connections(&self, now: Timestamp) -> Vec<Connection> {
+        let mut connections = Vec::new();
+        self.for_each(|book, id| {
+            if !book.is_over(&self.table, id, now.secs()) {
+                connections.push(self.connection(id, now));
+            }
+        });
+        connections
+    }
+
+    pub(crate) fn connection(&self, id: Id, now: Timestamp) -> Connection {
+        let tuples = self.table.tuples(id);
+        let phase = (tuples.original.protocol == Protocol::TCP).then(|| self.table.tracker(id).phase());
+        let timeout = self.config.timeouts.of(tuples.original.protocol, || phase.unwrap_or(Phase::Opening));
+        let idle = now.secs().saturating_sub(self.table.used(id));
+        Connection { original: tuples.original, reply: tuples.reply, phase, expires_in: timeout.saturating_sub(idle) }
+    }
+
+    /// Visits all connections, a few at a time under the lock.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&Book, Id)) {
+        let mut from = Some(0);
+        while let Some(start) = from {
+            let book = self.book();
+            from = book.scan(start, 256, |id| visit(&book, id));
+        }
+    }
+
+    /// Were ports asked for since the last call? Then [`Nat::grant`] some.
+    #[inline]
+    pub fn wants_ports(&self) -> bool {
+        self.wants_ports.load(Ordering::Relaxed) && self.wants_ports.swap(false, Ordering::Relaxed)
+    }
+
+    /// A shared address on which ports run low, or on which the wanted one was not granted.
+    fn ask_for_ports(&self, book: &mut Book, tuple: &Tuple, refused: Option<&Refused>) {
+        if tuple.side == Side::Inside && book.note_demand(tuple, refused.is_some(), FEW_PORTS) {
+            self.wants_ports.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fragments(&self) -> MutexGuard<'_, Fragments<(Endpoint, Endpoint)>> {
+        self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Nat {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Nat").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A packet's transport header and what follows.
+struct Transport<'a> {
+    bytes: &'a [u8],
+    checksum: Checksum,
+    is_fragment: bool,
+}
+
+impl Transport<'_> {
+    /// As a TCP segment. Of a fragmented one only the first piece is there, so it counts as the
+    /// longest that it can be.
+    #[inline]
+    fn segment(&self) -> Result<Segment, Refused> {
+        let segment = Segment::parse(self.bytes).ok_or(Refused::OutOfWindow)?;
+        Ok(if self.is_fragment { Segment { len: LONGEST_SEGMENT, ..segment } } else { segment })
+    }
+
+    /// The state in which a connection starts that this packet opens, for TCP.
+    fn opens(&self, tuple: &Tuple, config: &NatConfig) -> Result<Option<Tracker>, Refused> {
+        match tuple.protocol {
+            Protocol::TCP => {
+                let segment = Segment::parse(self.bytes).filter(|_| !self.is_fragment).ok_or(Refused::NotOpening)?;
+                let policy = Policy { pick_up: config.tcp_loose && tuple.side == Side::Inside, liberal: config.tcp_liberal };
+                let tracker = Tracker::open(&segment, policy);
+                tracker.map(Some).ok_or(Refused::NotOpening)
+            }
+            Protocol::ICMP if !is_request(self.bytes[0]) => Err(Refused::IcmpIgnored),
+            _ => Ok(None),
+        }
+    }
+
+    /// Is the checksum right, as far as it stands in the packet?
+    fn is_sound(&self, tuple: &Tuple) -> bool {
+        if self.is_fragment || self.checksum != Checksum::Complete {
+            return true;
+        }
+        let sum = checksum::sum(self.bytes);
+        let (a, b) = (tuple.src.address.octets(), tuple.dst.address.octets());
+        let addresses = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
+        let with_pseudo = || checksum::add(sum, checksum::pseudo_header(&addresses, tuple.protocol.0, self.bytes.len()));
+        match tuple.protocol {
+            Protocol::TCP => with_pseudo() == 0xffff,
+            Protocol::UDP => self.bytes[6..8] == [0, 0] || with_pseudo() == 0xffff,
+            Protocol::ICMP => sum == 0xffff,
+            _ => true,
+        }
+    }
+}
+
+/// The ICMP queries that are translated.
+fn is_request(message: u8) -> bool {
+    matches!(message, packet::icmpv4::kind::ECHO_REQUEST | packet::icmpv4::kind::TIMESTAMP_REQUEST)
+}

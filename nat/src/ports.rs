@@ -1,0 +1,232 @@
+//! The outside ports of one address and one protocol: which may be used, which are taken, and which
+//! one a new mapping gets.
+//!
+//! A new mapping gets its inside port if that is free; else one of the same class and parity at
+//! random (RFC 4787 REQ-3a, REQ-4; RFC 6056), else of the same class, else any. A port that was given
+//! back rests for two minutes as long as others are free (RFC 6888 REQ-8), so that what still
+//! arrives for its last owner does not reach the next.
+//!
+//! One bit a port, so a search looks at 64 ports at once and at no more than all of them three times.
+
+use std::ops::RangeInclusive;
+
+/// How long a port rests, in seconds (RFC 6888 REQ-8).
+const REST_SECS: u32 = 120;
+
+/// So many resting ports are passed over before one of them is taken.
+const MOST_PASSED: usize = 64;
+
+const WORDS: usize = 65_536 / 64;
+const EVEN: u64 = 0x5555_5555_5555_5555;
+
+/// The ports of one address and protocol. All of the memory is there from the start, but touched only
+/// when used.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    usable: Vec<u64>,
+    taken: Vec<u64>,
+    /// When a port was given back last, in seconds from the start and one more; 0 if never.
+    freed: Vec<u32>,
+    /// The mapping of each taken port.
+    mapping: Vec<u32>,
+    free: u32,
+    has_classes: bool,
+}
+
+impl Ports {
+    /// No port may be used yet. ICMP's identifiers have no classes.
+    pub(crate) fn new(has_classes: bool) -> Ports {
+        Ports {
+            usable: vec![0; WORDS],
+            taken: vec![0; WORDS],
+            freed: vec![0; 65_536],
+            mapping: vec![0; 65_536],
+            free: 0,
+            has_classes,
+        }
+    }
+
+    /// These ports may be used from now on.
+    pub(crate) fn allow(&mut self, ports: impl IntoIterator<Item = u16>) {
+        for port in ports {
+            let (word, bit) = place(port);
+            self.free += u32::from(self.usable[word] & bit == 0 && self.taken[word] & bit == 0);
+            self.usable[word] |= bit;
+        }
+    }
+
+    /// This port may not be used any more. A mapping that has it keeps it to its end.
+    pub(crate) fn forbid(&mut self, port: u16) {
+        let (word, bit) = place(port);
+        self.free -= u32::from(self.usable[word] & bit != 0 && self.taken[word] & bit == 0);
+        self.usable[word] &= !bit;
+    }
+
+    /// How many ports could be taken now.
+    pub(crate) fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// May this port be used?
+    pub(crate) fn is_usable(&self, port: u16) -> bool {
+        let (word, bit) = place(port);
+        self.usable[word] & bit != 0
+    }
+
+    /// Could this port be taken now?
+    pub(crate) fn is_free(&self, port: u16) -> bool {
+        let (word, bit) = place(port);
+        self.usable[word] & !self.taken[word] & bit != 0
+    }
+
+    /// The mapping that has this port.
+    pub(crate) fn mapping(&self, port: u16) -> Option<u32> {
+        let (word, bit) = place(port);
+        (self.taken[word] & bit != 0).then(|| self.mapping[usize::from(port)])
+    }
+
+    /// Gives a port to a mapping, whether it may be used for new ones or not.
+    pub(crate) fn take(&mut self, port: u16, mapping: u32) {
+        let (word, bit) = place(port);
+        self.free -= u32::from(self.usable[word] & !self.taken[word] & bit != 0);
+        self.taken[word] |= bit;
+        self.mapping[usize::from(port)] = mapping;
+    }
+
+    /// A mapping gives its port back.
+    pub(crate) fn give_back(&mut self, port: u16, secs: u32) {
+        let (word, bit) = place(port);
+        self.free += u32::from(self.usable[word] & self.taken[word] & bit != 0);
+        self.taken[word] &= !bit;
+        self.freed[usize::from(port)] = secs.saturating_add(1);
+    }
+
+    /// The port that a new mapping of this inside port gets; `None` if none is left.
+    pub(crate) fn choose(&self, inside: u16, secs: u32, random: u64) -> Option<u16> {
+        if self.free == 0 {
+            return None;
+        }
+        if self.is_free(inside) {
+            return Some(inside);
+        }
+        let class = if self.has_classes { class_of(inside) } else { 0..=u16::MAX };
+        let parity = if inside % 2 == 0 { EVEN } else { !EVEN };
+        self.search(&class, parity, secs, random)
+            .or_else(|| self.search(&class, u64::MAX, secs, random))
+            .or_else(|| self.search(&(0..=u16::MAX), u64::MAX, secs, random))
+    }
+
+    /// A free port of a range and parity, from a random place on; a rested one if there is one near.
+    fn search(&self, range: &RangeInclusive<u16>, parity: u64, secs: u32, random: u64) -> Option<u16> {
+        let (first, last) = (usize::from(*range.start()) / 64, usize::from(*range.end()) / 64);
+        let words = last - first + 1;
+        let start = (random as usize >> 6) % words;
+        let turn = (random & 63) as u32;
+        let (mut passed, mut resting) = (0, None);
+        for step in 0..words {
+            let word = first + (start + step) % words;
+            let mut left = (self.usable[word] & !self.taken[word] & parity).rotate_right(turn);
+            while left != 0 {
+                let bit = (left.trailing_zeros() + turn) % 64;
+                left &= left - 1;
+                let port = (word * 64) as u16 + bit as u16;
+                if !range.contains(&port) {
+                    continue;
+                }
+                let freed = self.freed[usize::from(port)];
+                if freed == 0 || secs.saturating_sub(freed) >= REST_SECS {
+                    return Some(port);
+                }
+                resting = resting.or(Some(port));
+                passed += 1;
+                if passed == MOST_PASSED {
+                    return resting;
+                }
+            }
+        }
+        resting
+    }
+}
+
+fn place(port: u16) -> (usize, u64) {
+    (usize::from(port) / 64, 1 << (port % 64))
+}
+
+/// The classes of Linux and Open vSwitch, which are finer than RFC 4787's two.
+fn class_of(port: u16) -> RangeInclusive<u16> {
+    match port {
+        0..=511 => 1..=511,
+        512..=1023 => 512..=1023,
+        _ => 1024..=65_535,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_inside_port_is_kept() {
+        let mut ports = Ports::new(true);
+        ports.allow(1024..=65_535);
+        assert_eq!(ports.choose(40_000, 0, 7), Some(40_000));
+        ports.take(40_000, 1);
+        let other = ports.choose(40_000, 0, 7).unwrap();
+        assert!(other >= 1024 && other != 40_000 && other % 2 == 0);
+        assert_eq!((ports.mapping(40_000), ports.mapping(other)), (Some(1), None));
+    }
+
+    #[test]
+    fn class_and_parity_as_long_as_there_are_some() {
+        let mut ports = Ports::new(true);
+        ports.allow([600, 601, 2000, 2001]);
+        ports.take(601, 1);
+        assert_eq!(ports.choose(601, 0, 99), Some(600), "the class goes before parity");
+        ports.take(600, 2);
+        assert!(ports.choose(601, 0, 99).unwrap() >= 2000);
+        ports.take(2001, 3);
+        ports.take(2000, 4);
+        assert_eq!((ports.choose(601, 0, 99), ports.free()), (None, 0));
+        ports.give_back(2000, 0);
+        assert_eq!((ports.choose(601, 0, 99), ports.free()), (Some(2000), 1));
+    }
+
+    #[test]
+    fn a_port_rests_while_others_are_free() {
+        let mut ports = Ports::new(true);
+        ports.allow([5000, 5002]);
+        ports.take(5000, 1);
+        ports.give_back(5000, 10);
+        for random in 0..200 {
+            assert_eq!(ports.choose(6000, 100, random * 77), Some(5002));
+        }
+        ports.take(5002, 2);
+        assert_eq!(ports.choose(6000, 100, 3), Some(5000), "rather than none");
+        assert!((0..200).any(|random| ports.choose(6000, 131, random).is_some()));
+    }
+
+    #[test]
+    fn every_free_port_is_found_from_everywhere() {
+        for port in [1, 63, 64, 511, 512, 1023, 1024, 65_535] {
+            let mut ports = Ports::new(true);
+            ports.allow([port]);
+            for random in [0, 63, 64 * 1000 + 17, u64::MAX] {
+                assert_eq!(ports.choose(30_000, 0, random), Some(port));
+            }
+        }
+    }
+
+    #[test]
+    fn random_ports_are_spread_out() {
+        let mut ports = Ports::new(true);
+        ports.allow(1024..=65_535);
+        ports.take(30_000, 1);
+        let mut quarter = [0u32; 4];
+        let mut random = 1u64;
+        for _ in 0..4000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            quarter[usize::from(ports.choose(30_000, 0, random >> 20).unwrap()) / 16_384] += 1;
+        }
+        assert!(quarter.iter().all(|count| *count > 800), "{quarter:?}");
+    }
+}

@@ -1,0 +1,260 @@
+//! What an operator or the uplink changes while packets flow: outside addresses, published ports,
+//! ports granted on a shared address, connections ended by hand.
+//!
+//! A change ends the connections that it concerns, so that none lives on by a rule that is gone.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use packet::Timestamp;
+
+use crate::Refused;
+use crate::book::Book;
+use crate::config::{External, ExternalKind, MAX_EXTERNALS, Published};
+use crate::guests::protocol_index;
+use crate::nat::{Connection, Nat};
+use crate::table::Id;
+use crate::tuple::{Protocol, Side, Tuple};
+
+/// So many connections are looked at at once; between, workers may take the lock.
+const AT_ONCE: usize = 256;
+
+/// Ports are granted in blocks of so many.
+pub const BLOCK: u16 = 64;
+
+/// So many blocks are asked for at once.
+const MAX_BLOCKS: usize = 64;
+
+/// The outside addresses, for a look without the lock.
+#[derive(Debug)]
+pub(crate) struct Addresses([AtomicU64; MAX_EXTERNALS]);
+
+const IN_USE: u64 = 1 << 32;
+const ONE_TO_ONE: u64 = 1 << 33;
+
+impl Default for Addresses {
+    fn default() -> Addresses {
+        Addresses(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Addresses {
+    /// An outside address's number, and whether it is one guest's.
+    #[inline]
+    pub(crate) fn find(&self, address: Ipv4Addr) -> Option<(u8, bool)> {
+        let wanted = IN_USE | u64::from(address.to_bits());
+        for (number, slot) in self.0.iter().enumerate() {
+            let value = slot.load(Ordering::Relaxed);
+            if value & !ONE_TO_ONE == wanted {
+                return Some((number as u8, value & ONE_TO_ONE != 0));
+            }
+        }
+        None
+    }
+
+    fn set(&self, number: u8, external: Option<External>) {
+        let value = external.map_or(0, |external| {
+            let one_to_one = if matches!(external.kind, ExternalKind::OneToOne(_)) { ONE_TO_ONE } else { 0 };
+            IN_USE | one_to_one | u64::from(external.address.to_bits())
+        });
+        self.0[usize::from(number)].store(value, Ordering::Relaxed);
+    }
+}
+
+/// Ports that would be of use on a shared address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Demand {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How many are free now.
+    pub free: u32,
+    /// First ports of blocks of [`BLOCK`] in which guests' own ports lie.
+    pub blocks: Vec<u16>,
+}
+
+/// What workers noticed about a shared address, until somebody asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) external: u8,
+    pub(crate) protocol: Protocol,
+    pub(crate) block: u16,
+}
+
+impl Book {
+    /// Notes that a guest's port lies in a block that was not granted. Returns whether somebody should
+    /// do something: grant that block, or any, because few ports are left.
+    pub(crate) fn note_demand(&mut self, tuple: &Tuple, is_refused: bool, few: u32) -> bool {
+        if !matches!(tuple.protocol, Protocol::TCP | Protocol::UDP) {
+            return false;
+        }
+        let Some(external) = self.external_of(tuple.src.address) else { return false };
+        let Some(address) = self.address(external).filter(|address| address.kind == ExternalKind::Shared) else { return false };
+        let ports = &address.ports[protocol_index(tuple.protocol)];
+        let is_low = ports.free() < few || is_refused;
+        let wanted = Wanted { external, protocol: tuple.protocol, block: tuple.src.port / BLOCK * BLOCK };
+        if !ports.is_usable(tuple.src.port) && self.wanted.len() < MAX_BLOCKS && !self.wanted.contains(&wanted) {
+            self.wanted.push(wanted);
+            return true;
+        }
+        is_low
+    }
+}
+
+impl Nat {
+    /// Is this an outside address?
+    #[inline]
+    #[must_use]
+    pub fn is_external(&self, address: Ipv4Addr) -> bool {
+        self.addresses.find(address).is_some()
+    }
+
+    /// Is this the outside address of one guest alone?
+    #[must_use]
+    pub fn is_one_to_one(&self, address: Ipv4Addr) -> bool {
+        self.addresses.find(address).is_some_and(|(_, one_to_one)| one_to_one)
+    }
+
+    /// Sets the outside addresses, at most [`MAX_EXTERNALS`]. Those that stay keep their connections;
+    /// those of one that goes, or whose kind changes, end, with the ports published there.
+    pub fn set_externals(&self, externals: &[External], now: Timestamp) -> Result<(), Refused> {
+        let now_there: Vec<External> =
+            self.book().addresses().map(|at| External { address: at.address, kind: at.kind }).collect();
+        for gone in now_there.iter().filter(|there| !externals.contains(there)) {
+            self.remove_external(gone.address, now);
+        }
+        for new in externals.iter().filter(|wanted| !now_there.contains(wanted)) {
+            let number = self.book().add_address(*new).ok_or(Refused::TableFull)?;
+            self.addresses.set(number, Some(*new));
+        }
+        Ok(())
+    }
+
+    fn remove_external(&self, address: Ipv4Addr, now: Timestamp) {
+        let Some(number) = self.book().number_of(address) else { return };
+        // First no more newcomers, then those that are there.
+        self.addresses.set(number, None);
+        self.book().retire(number);
+        let is_of = |tuple: &Tuple| tuple.side == Side::Outside && tuple.dst.address == address;
+        self.flush(now, |connection| is_of(&connection.original) || is_of(&connection.reply));
+        let mut book = self.book();
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            for port in 0..=u16::MAX {
+                if let Some(mapping) = book.mapping_of(number, protocol, port)
+                    && book.is_published(mapping)
+                {
+                    book.unpublish(mapping, now, &self.open_ports);
+                }
+            }
+        }
+        book.remove_address(number);
+    }
+
+    /// Publishes a port. Connections of guests that had it by chance end. An error if another rule has
+    /// it, or the address is not there.
+    pub fn publish(&self, rule: &Published, now: Timestamp) -> Result<(), Refused> {
+        let number = self.book().number_of(rule.address).ok_or(Refused::NoAddress)?;
+        let held = self.book().mapping_of(number, rule.protocol, rule.port);
+        if let Some(mapping) = held {
+            if self.book().is_published(mapping) {
+                return Err(Refused::Clash);
+            }
+            self.end_where(now, |book, id| book.mapping_in_use(id) == Some(mapping));
+        }
+        self.book().publish(number, rule.protocol, rule.port, rule.guest, &self.open_ports)
+    }
+
+    /// Ends a rule and all connections by it. False if there is no such rule.
+    pub fn unpublish(&self, address: Ipv4Addr, protocol: Protocol, port: u16, now: Timestamp) -> bool {
+        let mapping = {
+            let book = self.book();
+            let Some(number) = book.number_of(address) else { return false };
+            let Some(mapping) = book.mapping_of(number, protocol, port).filter(|mapping| book.is_published(*mapping)) else {
+                return false;
+            };
+            self.open_ports.set(number, protocol, port, false);
+            mapping
+        };
+        self.end_where(now, |book, id| book.mapping_in_use(id) == Some(mapping));
+        self.book().unpublish(mapping, now, &self.open_ports);
+        true
+    }
+
+    /// Lets new mappings use these ports of a shared address, which the caller has reserved with the
+    /// host.
+    pub fn grant(&self, address: Ipv4Addr, protocol: Protocol, ports: &[u16]) {
+        let mut book = self.book();
+        let range = self.config.ports.clone();
+        if let Some(number) = book.number_of(address)
+            && let Some(address) = book.address_mut(number)
+        {
+            address.ports[protocol_index(protocol)].allow(ports.iter().copied().filter(|port| range.contains(port)));
+        }
+    }
+
+    /// Takes the right to use a port back, if no mapping has it; else false, and it may still be used.
+    pub fn revoke(&self, address: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
+        let mut book = self.book();
+        let Some(number) = book.number_of(address) else { return true };
+        let Some(address) = book.address_mut(number) else { return true };
+        let ports = &mut address.ports[protocol_index(protocol)];
+        if ports.mapping(port).is_some() {
+            return false;
+        }
+        ports.forbid(port);
+        true
+    }
+
+    /// What ports would be of use, by shared address and protocol. Clears what was noted.
+    #[must_use]
+    pub fn demand(&self) -> Vec<Demand> {
+        let mut book = self.book();
+        let wanted = std::mem::take(&mut book.wanted);
+        let shared = book.addresses().filter(|at| at.kind == ExternalKind::Shared);
+        let demands = shared.flat_map(|at| {
+            let number = book.number_of(at.address);
+            let wanted = &wanted;
+            [Protocol::TCP, Protocol::UDP].map(|protocol| Demand {
+                address: at.address,
+                protocol,
+                free: at.ports[protocol_index(protocol)].free(),
+                blocks: wanted
+                    .iter()
+                    .filter(|wanted| Some(wanted.external) == number && wanted.protocol == protocol)
+                    .map(|wanted| wanted.block)
+                    .collect(),
+            })
+        });
+        let demands = demands.collect();
+        book.wanted.reserve(MAX_BLOCKS);
+        demands
+    }
+
+    /// Ends all connections for which `concerned` says yes. Returns how many.
+    pub fn flush(&self, now: Timestamp, concerned: impl Fn(&Connection) -> bool) -> usize {
+        self.end_where(now, |_, id| concerned(&self.connection(id, now)))
+    }
+
+    fn end_where(&self, now: Timestamp, concerned: impl Fn(&Book, Id) -> bool) -> usize {
+        let (mut ended, mut from) = (0, Some(0));
+        while let Some(start) = from {
+            let mut book = self.book();
+            let mut ids = Vec::with_capacity(AT_ONCE);
+            from = book.scan(start, AT_ONCE, |id| {
+                if concerned(&book, id) {
+                    ids.push(id);
+                }
+            });
+            for id in ids {
+                // A worker that is just at it is there for a moment only.
+                while !book.end(&self.table, &self.open_ports, id, now) {
+                    std::hint::spin_loop();
+                }
+                book.note_flushed();
+                ended += 1;
+            }
+        }
+        ended
+    }
+}

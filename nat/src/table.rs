@@ -1,0 +1,373 @@
+//! The connections: one entry each, found by either of two tuples, without a lock.
+//!
+//! ```text
+//!  hash of a tuple -> two buckets of 8 slots          entries, 64 bytes each
+//!  +--------+--------+--   --+--------+               +-----------------------------+
+//!  |tag  id |tag  id |  ...  |        |  ---- id ---> | version, used, kind         |
+//!  +--------+--------+--   --+--------+               | original tuple, reply tuple |
+//!    one cache line                                   | TCP tracker                 |
+//!                                                     +-----------------------------+
+//! ```
+//!
+//! *Looking up* takes no lock. A slot's tag (32 bits of the hash) says whether the entry is worth a
+//! look, the entry's tuple whether it is the one. An entry's version changes whenever it is given to
+//! another connection; who read it before and after has seen one connection.
+//!
+//! *Changing a TCP tracker* takes a bit of the entry's version for some 20 instructions. Two workers
+//! meet there only when both directions of one connection arrive at once. A worker that finds the bit
+//! taken for long (its holder was put to sleep) lets the segment pass unseen by the tracker.
+//!
+//! *Putting in and taking out* is for whoever holds the lock of the [`Book`](crate::book::Book).
+//!
+//! *Collisions.* The hash is SipHash-1-3 with a secret key, so nobody outside can aim at a bucket.
+//! Two full buckets refuse the newcomer; with the slots at most three quarters taken that does not
+//! happen by chance.
+//!
+//! *Memory.* All of it is there from the start but touched only when used: 64 bytes an entry and
+//! 2.7 slots of 8 bytes.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use siphasher::sip::SipHasher13;
+use zerocopy::FromZeros;
+
+use crate::tcp::Tracker;
+use crate::tuple::{Endpoint, Protocol, Side, Tuple};
+
+const WAYS: usize = 8;
+
+/// Bits of an entry's version.
+const TRACKING: u32 = 1;
+const REPLACING: u32 = 2;
+const GENERATION: u32 = 4;
+
+/// How often a taken bit is looked at again before it is given up: about a microsecond.
+const PATIENCE: usize = 64;
+
+/// A connection's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Id(pub(crate) u32);
+
+/// Which of a connection's tuples.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    /// That of the packet that opened it.
+    Original,
+    /// That of its replies.
+    Reply,
+}
+
+/// A connection's two tuples.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tuples {
+    pub(crate) original: Tuple,
+    pub(crate) reply: Tuple,
+}
+
+impl Tuples {
+    #[inline]
+    pub(crate) fn get(&self, direction: Direction) -> &Tuple {
+        match direction {
+            Direction::Original => &self.original,
+            Direction::Reply => &self.reply,
+        }
+    }
+
+    /// That of the packets which answer those of `direction`.
+    #[inline]
+    pub(crate) fn opposite(&self, direction: Direction) -> &Tuple {
+        match direction {
+            Direction::Original => &self.reply,
+            Direction::Reply => &self.original,
+        }
+    }
+}
+
+/// A connection that a tuple led to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) id: Id,
+    pub(crate) direction: Direction,
+    pub(crate) tuples: Tuples,
+    version: u32,
+}
+
+#[derive(FromZeros)]
+#[repr(C, align(64))]
+struct Bucket([AtomicU64; WAYS]);
+
+/// Addresses and ports of a tuple, as three words.
+#[derive(FromZeros)]
+#[repr(C)]
+struct Ends {
+    src: AtomicU32,
+    dst: AtomicU32,
+    ports: AtomicU32,
+}
+
+#[derive(FromZeros)]
+#[repr(C, align(64))]
+struct Entry {
+    version: AtomicU32,
+    /// The last second in which a packet refreshed it.
+    used: AtomicU32,
+    /// Protocol, and both sides.
+    kind: AtomicU32,
+    original: Ends,
+    reply: Ends,
+    tracker: [AtomicU32; 7],
+}
+
+impl Ends {
+    fn store(&self, tuple: &Tuple) {
+        self.src.store(tuple.src.address.to_bits(), Ordering::Relaxed);
+        self.dst.store(tuple.dst.address.to_bits(), Ordering::Relaxed);
+        self.ports.store(u32::from(tuple.src.port) << 16 | u32::from(tuple.dst.port), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn load(&self, side: Side, protocol: Protocol) -> Tuple {
+        let ports = self.ports.load(Ordering::Relaxed);
+        Tuple {
+            side,
+            protocol,
+            src: Endpoint::new(Ipv4Addr::from_bits(self.src.load(Ordering::Relaxed)), (ports >> 16) as u16),
+            dst: Endpoint::new(Ipv4Addr::from_bits(self.dst.load(Ordering::Relaxed)), ports as u16),
+        }
+    }
+}
+
+/// Protocol in the low byte, the sides of the original and the reply tuple above it.
+fn kind_of(tuples: &Tuples) -> u32 {
+    u32::from(tuples.original.protocol.0) | (tuples.original.side as u32) << 8 | (tuples.reply.side as u32) << 9
+}
+
+fn side_of(bit: u32) -> Side {
+    if bit & 1 == 0 { Side::Inside } else { Side::Outside }
+}
+
+impl Entry {
+    #[inline]
+    fn tuples(&self) -> Tuples {
+        let kind = self.kind.load(Ordering::Relaxed);
+        let protocol = Protocol(kind as u8);
+        Tuples {
+            original: self.original.load(side_of(kind >> 8), protocol),
+            reply: self.reply.load(side_of(kind >> 9), protocol),
+        }
+    }
+
+    #[inline]
+    fn tracker(&self) -> Tracker {
+        Tracker::from_words(std::array::from_fn(|at| self.tracker[at].load(Ordering::Relaxed)))
+    }
+
+    #[inline]
+    fn set_tracker(&self, tracker: &Tracker) {
+        for (word, value) in self.tracker.iter().zip(tracker.to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+/// All connections.
+pub(crate) struct Table {
+    buckets: Box<[Bucket]>,
+    entries: Box<[Entry]>,
+    hasher: SipHasher13,
+}
+
+impl Table {
+    /// Room for so many connections; `None` if the machine has not got the memory.
+    pub(crate) fn new(connections: usize, seed: [u64; 2]) -> Option<Table> {
+        let slots = (connections * 2).div_ceil(3) * 4;
+        Some(Table {
+            buckets: <[Bucket]>::new_box_zeroed_with_elems(slots.div_ceil(WAYS).max(2)).ok()?,
+            entries: <[Entry]>::new_box_zeroed_with_elems(connections).ok()?,
+            hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
+        })
+    }
+
+    #[inline]
+    fn hash(&self, tuple: &Tuple) -> u64 {
+        self.hasher.hash(&tuple.to_bytes())
+    }
+
+    /// The two buckets of a hash, and its tag, from different bits of it.
+    #[inline]
+    fn places(&self, hash: u64) -> ([usize; 2], u32) {
+        let buckets = self.buckets.len() as u64;
+        let first = ((hash & 0xffff_ffff) * buckets >> 32) as usize;
+        let second = ((hash >> 32) * buckets >> 32) as usize;
+        let second = if second == first { (first + 1) % self.buckets.len() } else { second };
+        ([first, second], (hash & 0xffff) as u32 | (hash >> 16 & 0xffff_0000) as u32)
+    }
+
+    /// The connection that a packet with this tuple belongs to.
+    #[inline]
+    pub(crate) fn find(&self, tuple: &Tuple) -> Option<Found> {
+        let (places, tag) = self.places(self.hash(tuple));
+        for bucket in places {
+            for slot in &self.buckets[bucket].0 {
+                let value = slot.load(Ordering::Acquire);
+                if value != 0
+                    && (value >> 32) as u32 == tag
+                    && let Some(found) = self.read(value, tuple)
+                {
+                    return Some(found);
+                }
+            }
+        }
+        None
+    }
+
+    /// A consistent look at the entry that a slot names, if it has this tuple.
+    #[inline]
+    fn read(&self, slot: u64, tuple: &Tuple) -> Option<Found> {
+        let (id, direction) = slot_parts(slot);
+        let entry = &self.entries[id.0 as usize];
+        for _ in 0..PATIENCE {
+            let version = entry.version.load(Ordering::Acquire);
+            if version & REPLACING == 0 {
+                let tuples = entry.tuples();
+                fence(Ordering::Acquire);
+                if entry.version.load(Ordering::Relaxed) & !TRACKING == version & !TRACKING {
+                    return (tuples.get(direction) == tuple).then_some(Found { id, direction, tuples, version: version & !TRACKING });
+                }
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// The last second in which a packet refreshed a connection.
+    #[inline]
+    pub(crate) fn used(&self, id: Id) -> u32 {
+        self.entries[id.0 as usize].used.load(Ordering::Relaxed)
+    }
+
+    /// A packet refreshes a connection. Writes at most once a second.
+    #[inline]
+    pub(crate) fn refresh(&self, id: Id, secs: u32) {
+        let used = &self.entries[id.0 as usize].used;
+        if used.load(Ordering::Relaxed) != secs {
+            used.store(secs, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection's TCP tracker now, to look at.
+    #[inline]
+    pub(crate) fn tracker(&self, id: Id) -> Tracker {
+        self.entries[id.0 as usize].tracker()
+    }
+
+    /// Lets `work` change the TCP tracker of a connection. `None` if it could not be had soon, or the
+    /// entry is no longer that connection's.
+    #[inline]
+    pub(crate) fn track<T>(&self, found: &Found, work: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
+        let entry = &self.entries[found.id.0 as usize];
+        for _ in 0..PATIENCE {
+            match entry.version.compare_exchange_weak(
+                found.version,
+                found.version | TRACKING,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    let mut tracker = entry.tracker();
+                    let before = tracker;
+                    let result = work(&mut tracker);
+                    if tracker != before {
+                        entry.set_tracker(&tracker);
+                    }
+                    entry.version.store(found.version, Ordering::Release);
+                    return Some(result);
+                }
+                Err(version) if version & !TRACKING != found.version => return None,
+                Err(_) => std::hint::spin_loop(),
+            }
+        }
+        None
+    }
+
+    /// Puts a connection in under a free number. Only with the book's lock held. False if the buckets
+    /// of one of its tuples are full; nothing has changed then.
+    pub(crate) fn put_in(&self, id: Id, tuples: &Tuples, tracker: Option<&Tracker>, secs: u32) -> bool {
+        let entry = &self.entries[id.0 as usize];
+        let Some(version) = self.seize(entry) else { return false };
+        entry.used.store(secs, Ordering::Relaxed);
+        entry.kind.store(kind_of(tuples), Ordering::Relaxed);
+        entry.original.store(&tuples.original);
+        entry.reply.store(&tuples.reply);
+        if let Some(tracker) = tracker {
+            entry.set_tracker(tracker);
+        }
+        entry.version.store(version.wrapping_add(GENERATION), Ordering::Release);
+        let Some(original) = self.fill_slot(&tuples.original, id, Direction::Original) else { return false };
+        if self.fill_slot(&tuples.reply, id, Direction::Reply).is_none() {
+            original.store(0, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Takes a connection out. Only with the book's lock held. False if a worker is just at its
+    /// tracker; nothing has changed then.
+    pub(crate) fn take_out(&self, id: Id) -> bool {
+        let entry = &self.entries[id.0 as usize];
+        let Some(version) = self.seize(entry) else { return false };
+        let tuples = entry.tuples();
+        for (tuple, direction) in [(&tuples.original, Direction::Original), (&tuples.reply, Direction::Reply)] {
+            let (places, tag) = self.places(self.hash(tuple));
+            let value = slot_value(tag, id, direction);
+            let slots = places.into_iter().flat_map(|bucket| &self.buckets[bucket].0);
+            for slot in slots.filter(|slot| slot.load(Ordering::Relaxed) == value) {
+                slot.store(0, Ordering::Relaxed);
+            }
+        }
+        entry.version.store(version.wrapping_add(GENERATION), Ordering::Release);
+        true
+    }
+
+    /// A connection's tuples. Only with the book's lock held.
+    pub(crate) fn tuples(&self, id: Id) -> Tuples {
+        self.entries[id.0 as usize].tuples()
+    }
+
+    /// Takes an entry for a change of hands, and says what its version was.
+    fn seize(&self, entry: &Entry) -> Option<u32> {
+        for _ in 0..PATIENCE {
+            let version = entry.version.load(Ordering::Relaxed) & !TRACKING;
+            let taken = entry.version.compare_exchange_weak(version, version | REPLACING, Ordering::Acquire, Ordering::Relaxed);
+            if taken.is_ok() {
+                fence(Ordering::Release);
+                return Some(version);
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Takes a free slot in the emptier of a tuple's two buckets.
+    fn fill_slot(&self, tuple: &Tuple, id: Id, direction: Direction) -> Option<&AtomicU64> {
+        let (places, tag) = self.places(self.hash(tuple));
+        let is_free = |slot: &&AtomicU64| slot.load(Ordering::Relaxed) == 0;
+        let free = |bucket: usize| self.buckets[bucket].0.iter().filter(is_free).count();
+        let bucket = if free(places[1]) > free(places[0]) { places[1] } else { places[0] };
+        let slot = self.buckets[bucket].0.iter().find(is_free)?;
+        slot.store(slot_value(tag, id, direction), Ordering::Release);
+        Some(slot)
+    }
+}
+
+fn slot_value(tag: u32, id: Id, direction: Direction) -> u64 {
+    u64::from(tag) << 32 | u64::from((id.0 + 1) << 1 | direction as u32)
+}
+
+/// Only of a slot that is not empty.
+#[inline]
+fn slot_parts(slot: u64) -> (Id, Direction) {
+    let low = slot as u32;
+    (Id((low >> 1).wrapping_sub(1)), if low & 1 == 0 { Direction::Original } else { Direction::Reply })
+}

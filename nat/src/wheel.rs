@@ -1,0 +1,124 @@
+//! When connections end: a wheel of one-second slots, each a list of the connections to look at in
+//! that second.
+//!
+//! ```text
+//!  slot      0    1    2   ...  cursor ...  63
+//!           [ ]  [ ]  [7]       [3]        [ ]
+//!                      |         |
+//!                      9         1 -- 4        numbers, linked both ways
+//! ```
+//!
+//! A packet does not move its connection; it notes the second (see [`Table`](crate::table::Table)).
+//! A connection whose slot comes is looked at: if its time is over it ends, else it is put where its
+//! time will be, or as far ahead as the wheel goes. So each is looked at once in 63 seconds, and a
+//! time that became shorter meanwhile is noticed within as many.
+
+/// Slots, and so the furthest look ahead in seconds.
+const SLOTS: usize = 64;
+
+const NONE: u32 = u32::MAX;
+
+/// Lists of numbers by the second in which they are due.
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    heads: [u32; SLOTS],
+    links: Vec<Link>,
+    /// The second whose list is being worked off.
+    cursor: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    next: u32,
+    previous: u32,
+    slot: u8,
+}
+
+impl Wheel {
+    /// Room for numbers below `most`, touched when first used.
+    pub(crate) fn new(most: usize) -> Wheel {
+        Wheel { heads: [NONE; SLOTS], links: Vec::with_capacity(most), cursor: 0 }
+    }
+
+    /// Puts a number where it is due, or as far ahead as goes. It must not be in already, and be at
+    /// most one more than any before.
+    pub(crate) fn insert(&mut self, number: u32, due: u32) {
+        let due = due.clamp(self.cursor + 1, self.cursor + SLOTS as u32 - 1);
+        let slot = due as usize % SLOTS;
+        let link = Link { next: self.heads[slot], previous: NONE, slot: slot as u8 };
+        if let Some(next) = self.links.get_mut(link.next as usize) {
+            next.previous = number;
+        }
+        self.heads[slot] = number;
+        match self.links.get_mut(number as usize) {
+            Some(place) => *place = link,
+            None => self.links.push(link),
+        }
+    }
+
+    /// Takes a number out that is in.
+    pub(crate) fn remove(&mut self, number: u32) {
+        let Link { next, previous, slot } = self.links[number as usize];
+        match self.links.get_mut(previous as usize) {
+            Some(previous) => previous.next = next,
+            None => self.heads[usize::from(slot)] = next,
+        }
+        if let Some(next) = self.links.get_mut(next as usize) {
+            next.previous = previous;
+        }
+    }
+
+    /// The next number to be looked at by now, taken out; `None` if there is none. Time only moves on.
+    pub(crate) fn next(&mut self, now: u32) -> Option<u32> {
+        // A wheel that stood still for longer than a turn has each slot looked at once.
+        self.cursor = self.cursor.max(now.saturating_sub(SLOTS as u32));
+        loop {
+            let head = self.heads[self.cursor as usize % SLOTS];
+            if head != NONE {
+                self.remove(head);
+                return Some(head);
+            }
+            if self.cursor >= now {
+                return None;
+            }
+            self.cursor += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_comes_in_its_second_or_at_the_horizon() {
+        let mut wheel = Wheel::new(4);
+        for (number, due) in [(0, 5), (1, 5), (2, 0), (3, 1000)] {
+            wheel.insert(number, due);
+        }
+        assert_eq!(wheel.next(0), None);
+        assert_eq!((wheel.next(1), wheel.next(4)), (Some(2), None));
+        let mut both = [wheel.next(5).unwrap(), wheel.next(5).unwrap()];
+        both.sort_unstable();
+        assert_eq!((both, wheel.next(62)), ([0, 1], None));
+        assert_eq!(wheel.next(63), Some(3));
+        wheel.insert(3, 64);
+        wheel.insert(1, 64);
+        wheel.remove(3);
+        assert_eq!((wheel.next(64), wheel.next(10_000)), (Some(1), None));
+    }
+
+    #[test]
+    fn a_long_pause_loses_nobody() {
+        let mut wheel = Wheel::new(64);
+        for number in 0..64 {
+            wheel.insert(number, number);
+        }
+        let mut seen = Vec::new();
+        while let Some(number) = wheel.next(1_000_000) {
+            seen.push(number);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..64).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,104 @@
+//! The bridge as the pipeline uses it: ports, MAC table, and the ways to queue a frame.
+
+use std::sync::Arc;
+
+use packet::vlan::{TagAction, VlanId};
+use packet::{Batch, Headers, Malformed, Offload, Span, Timestamp};
+
+use crate::counters::{Counters, DropReason, PortCounters};
+use crate::egress::{Egress, Frame};
+use crate::forward::{Forward, forward};
+use crate::mac_table::MacTable;
+use crate::port::{Port, PortId};
+
+/// One worker's view of the bridge.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    pub(crate) table: Arc<MacTable>,
+    pub(crate) ports: Box<[Option<Port>]>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// One batch on its walk.
+pub(crate) struct Walk<'a> {
+    pub(crate) bridge: &'a Bridge,
+    pub(crate) rx: &'a mut Batch,
+    pub(crate) tx: &'a mut Egress,
+    pub(crate) ingress: PortId,
+    pub(crate) counters: &'a PortCounters,
+    pub(crate) now: Timestamp,
+}
+
+impl Bridge {
+    #[inline]
+    pub(crate) fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.index()).and_then(Option::as_ref)
+    }
+}
+
+impl Walk<'_> {
+    /// Chooses the way out by the MAC table and queues the frame.
+    #[inline]
+    pub(crate) fn forward(&mut self, vlan: VlanId, frame: Frame) -> Result<(), DropReason> {
+        match forward(&self.bridge.table, vlan, frame.headers.dst, self.ingress, self.now) {
+            Forward::Port(port) => self.queue(port, vlan, frame),
+            Forward::Flood => self.flood(vlan, frame, Some(self.ingress)),
+            Forward::Drop(reason) => Err(reason),
+        }
+    }
+
+    /// Queues a frame for the one port behind which its destination is.
+    #[inline]
+    pub(crate) fn queue(&mut self, id: PortId, vlan: VlanId, frame: Frame) -> Result<(), DropReason> {
+        let port = self.bridge.port(id).ok_or(DropReason::PortGone)?;
+        let action = port.vlan.leave(vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
+        if frame.cut_to.is_none() && port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
+            return Err(DropReason::TooLong);
+        }
+        self.push(id, frame, action);
+        Ok(())
+    }
+
+    /// Queues a frame for a port, whatever its length.
+    #[inline]
+    pub(crate) fn push(&mut self, id: PortId, frame: Frame, action: TagAction) {
+        let frame = self.tx.add(frame);
+        self.tx.push(id, frame, action);
+    }
+
+    /// Queues a frame for every port that carries its VLAN, but not the one that it came from.
+    pub(crate) fn flood(&mut self, vlan: VlanId, frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
+        let added = self.tx.add(frame);
+        let (mut copies, mut too_long) = (0, 0);
+        for (index, port) in self.bridge.ports.iter().enumerate() {
+            let id = PortId(index as u16);
+            let Some(port) = port.as_ref().filter(|port| Some(id) != from && !port.is_uplink) else { continue };
+            let Some(action) = port.vlan.leave(vlan, &frame.headers) else { continue };
+            if port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
+                too_long += 1;
+            } else {
+                self.tx.push(id, added, action);
+            }
+            copies += 1;
+        }
+        self.counters.drop(DropReason::TooLong, too_long);
+        self.counters.copies.add(u64::saturating_sub(copies, 1));
+        if copies == 0 { Err(DropReason::NoDestination) } else { Ok(()) }
+    }
+
+    /// A frame that was written into the batch here: what stands in it, and nothing owed.
+    pub(crate) fn own(&mut self, span: Span) -> Result<Frame, DropReason> {
+        let headers = parse(span, self.rx)?;
+        self.rx.set_vnet(span, Offload::default().to_vnet(&headers, 0));
+        self.counters.made.add(1);
+        Ok(Frame { span, headers, offload: Offload::default(), cut_to: None })
+    }
+}
+
+#[inline]
+pub(crate) fn parse(span: Span, rx: &Batch) -> Result<Headers, DropReason> {
+    Headers::parse(rx.frame(span)).map_err(|malformed| match malformed {
+        Malformed::Runt => DropReason::Runt,
+        Malformed::TruncatedTag => DropReason::TruncatedTag,
+    })
+}

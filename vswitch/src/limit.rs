@@ -1,0 +1,82 @@
+//! Rate limits: token buckets, one by one and by source address.
+
+use std::net::Ipv4Addr;
+
+use packet::Timestamp;
+
+/// So many things a second, and so many at once after a pause.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    per_sec: u32,
+    burst: u32,
+    /// Thousandths of a token.
+    tokens: u64,
+    filled: Timestamp,
+}
+
+impl Bucket {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(per_sec: u32, burst: u32) -> Bucket {
+        Bucket { per_sec, burst, tokens: u64::from(burst) * 1000, filled: Timestamp::from_millis(0) }
+    }
+
+    /// May it be done now? Takes a token if so.
+    pub fn take(&mut self, now: Timestamp) -> bool {
+        let millis = now.since(self.filled).as_millis().min(u128::from(u32::MAX)) as u64;
+        self.tokens = (self.tokens + millis * u64::from(self.per_sec)).min(u64::from(self.burst) * 1000);
+        self.filled = now;
+        if self.tokens < 1000 {
+            return false;
+        }
+        self.tokens -= 1000;
+        true
+    }
+}
+
+/// The ICMP errors of one worker: 100 a second, of which one address gets at most 10 (RFC 1812 section
+/// 4.3.2.8). Addresses share 256 buckets, so a limit may hit two where one is meant, never none.
+#[derive(Clone, Debug)]
+pub struct ErrorLimit {
+    all: Bucket,
+    by_address: Box<[Bucket]>,
+}
+
+const BY_ADDRESS: usize = 256;
+
+impl Default for ErrorLimit {
+    fn default() -> ErrorLimit {
+        ErrorLimit { all: Bucket::new(100, 100), by_address: vec![Bucket::new(10, 10); BY_ADDRESS].into_boxed_slice() }
+    }
+}
+
+impl ErrorLimit {
+    /// May an error be sent to this address now?
+    pub fn take(&mut self, to: Ipv4Addr, now: Timestamp) -> bool {
+        let hash = to.to_bits().wrapping_mul(0x9e37_79b1) >> 24;
+        self.by_address[hash as usize].take(now) && self.all.take(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(limit: &mut ErrorLimit, to: Ipv4Addr, millis: std::ops::Range<u64>) -> usize {
+        millis.filter(|millis| limit.take(to, Timestamp::from_millis(*millis))).count()
+    }
+
+    #[test]
+    fn ten_a_second_for_one_and_a_hundred_for_all() {
+        let mut limit = ErrorLimit::default();
+        let one = Ipv4Addr::new(10, 0, 0, 1);
+        assert_eq!(allowed(&mut limit, one, 0..1000), 19, "ten at once and ten in the second that follows");
+        assert_eq!(allowed(&mut limit, one, 1000..2000), 10);
+        let mut all = 0;
+        for millis in 10_000..11_000u64 {
+            let to = Ipv4Addr::from_bits(0x0a00_0000 + millis as u32 * 7);
+            all += usize::from(limit.take(to, Timestamp::from_millis(millis)));
+        }
+        assert!((150..=200).contains(&all), "{all}");
+    }
+}

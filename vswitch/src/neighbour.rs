@@ -1,0 +1,391 @@
+//! The neighbours: which MAC address an IPv4 address has on a network of the router (RFC 826, RFC
+//! 1122 section 2.3.2).
+//!
+//! ```text
+//!             first packet: kept, ARP request            any ARP of it
+//!   (absent) ----------------------------> incomplete --------------------> reachable
+//!       ^                                   | asked again each second        |      ^
+//!       |  3 requests unanswered:           | up to 3 times                  |      | any ARP of it
+//!       +-- what was kept is reported <-----+              not heard for 60 s|      |
+//!       |                                                  and in use        v      |
+//!       +-------- 3 unanswered, or 15 min unused -------------------- asked, address still used
+//! ```
+//!
+//! The first packets to an address wait for its answer instead of being lost: three for each address,
+//! 64 in all, of at most 2 KiB. Who scans a network gains little by it: no more than 256 addresses are
+//! asked for at a time, with 100 requests a second in all, and an unanswered one never takes the place
+//! of one that is known (RFC 6583).
+//!
+//! *Threads.* Looking up takes no lock: a slot's key says whose it is, and is read again after the
+//! value. All else is done under one lock, and only for packets whose address is not known and for ARP
+//! itself.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use packet::{MacAddr, Timestamp};
+use siphasher::sip::SipHasher13;
+
+use crate::limit::Bucket;
+
+/// Addresses known at a time.
+const MAX_NEIGHBOURS: usize = 1024;
+/// Addresses asked for at a time.
+const MAX_INCOMPLETE: usize = 256;
+/// Packets kept for one address, and for all.
+const KEPT_EACH: usize = 3;
+const KEPT: usize = 64;
+/// The longest frame that is kept, virtio-net header included.
+const MAX_KEPT_LEN: usize = 2048;
+/// Requests before an address counts as unreachable.
+const MAX_REQUESTS: u8 = 3;
+/// How long an address counts as reachable after its last ARP, in seconds.
+const REACHABLE_SECS: u32 = 60;
+/// How long an unused address is remembered.
+const UNUSED_SECS: u32 = 15 * 60;
+/// Requests a second, over all addresses.
+const REQUESTS_PER_SEC: u32 = 100;
+
+const WAYS: usize = 8;
+const BUCKETS: usize = MAX_NEIGHBOURS * 2 / WAYS;
+const IN_USE: u64 = 1 << 63;
+
+/// A network of the router.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterfaceId(pub u16);
+
+/// What is to be done about a packet whose next hop is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resolve {
+    /// The packet was kept; an ARP request is to be sent now.
+    Ask,
+    /// The packet was kept; an answer is awaited.
+    Wait,
+    /// There is no room for the packet.
+    Full,
+}
+
+/// What [`Neighbours::poll`] wants done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due<'a> {
+    /// An ARP request is to be sent, to everybody or to the address that is known.
+    Request {
+        /// On this network.
+        interface: InterfaceId,
+        /// For this address.
+        address: Ipv4Addr,
+        /// To this MAC address; to everybody if there is none.
+        known: Option<MacAddr>,
+    },
+    /// A packet that was kept will not be delivered.
+    Undeliverable {
+        /// On this network.
+        interface: InterfaceId,
+        /// Virtio-net header and frame, as they were kept.
+        frame: &'a [u8],
+    },
+}
+
+/// A neighbour, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NeighbourEntry {
+    /// On this network.
+    pub interface: InterfaceId,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its MAC address, if it is known.
+    pub mac: Option<MacAddr>,
+    /// Seconds since its last ARP.
+    pub age: u32,
+}
+
+/// The neighbours on all networks of the router, shared by all workers.
+#[derive(Debug)]
+pub struct Neighbours {
+    slots: Box<[Slot]>,
+    hasher: SipHasher13,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Interface and address; 0 if free.
+    key: AtomicU64,
+    mac: AtomicU64,
+    /// The second of the last packet to it.
+    used: AtomicU32,
+    /// The second of the last ARP from it, and one more.
+    heard: AtomicU32,
+    /// Requests since then; under the lock.
+    requests: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Book {
+    known: usize,
+    incomplete: Vec<Incomplete>,
+    kept: Vec<Kept>,
+    spare: Vec<Vec<u8>>,
+    requests: Bucket,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Incomplete {
+    key: u64,
+    requests: u8,
+    /// The second of the last request.
+    asked: u32,
+}
+
+#[derive(Debug)]
+struct Kept {
+    key: u64,
+    frame: Vec<u8>,
+}
+
+fn key_of(interface: InterfaceId, address: Ipv4Addr) -> u64 {
+    IN_USE | u64::from(interface.0) << 32 | u64::from(address.to_bits())
+}
+
+fn key_parts(key: u64) -> (InterfaceId, Ipv4Addr) {
+    (InterfaceId((key >> 32) as u16 & 0x7fff), Ipv4Addr::from_bits(key as u32))
+}
+
+fn mac_word(mac: MacAddr) -> u64 {
+    mac.0.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+fn mac_of(word: u64) -> MacAddr {
+    let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
+    MacAddr([a, b, c, d, e, f])
+}
+
+impl Neighbours {
+    /// Nobody is known yet.
+    #[must_use]
+    pub fn new(seed: [u64; 2]) -> Neighbours {
+        Neighbours {
+            slots: std::iter::repeat_with(Slot::default).take(BUCKETS * WAYS).collect(),
+            hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
+            book: Mutex::new(Book {
+                known: 0,
+                incomplete: Vec::with_capacity(MAX_INCOMPLETE),
+                kept: Vec::with_capacity(KEPT),
+                spare: std::iter::repeat_with(|| Vec::with_capacity(MAX_KEPT_LEN)).take(KEPT).collect(),
+                requests: Bucket::new(REQUESTS_PER_SEC, REQUESTS_PER_SEC),
+            }),
+        }
+    }
+
+    #[inline]
+    fn bucket(&self, key: u64) -> &[Slot] {
+        let hash = self.hasher.hash(&key.to_ne_bytes());
+        let first = (hash as usize % BUCKETS) * WAYS;
+        &self.slots[first..first + WAYS]
+    }
+
+    /// The MAC address of a neighbour, if it is known; notes that it is in use.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, interface: InterfaceId, address: Ipv4Addr, now: Timestamp) -> Option<MacAddr> {
+        let key = key_of(interface, address);
+        let slot = self.bucket(key).iter().find(|slot| slot.key.load(Ordering::Acquire) == key)?;
+        let mac = slot.mac.load(Ordering::Acquire);
+        if slot.key.load(Ordering::Relaxed) != key {
+            return None;
+        }
+        if slot.used.load(Ordering::Relaxed) != now.secs() {
+            slot.used.store(now.secs(), Ordering::Relaxed);
+        }
+        Some(mac_of(mac))
+    }
+
+    /// Keeps a packet (virtio-net header and frame, without MAC addresses yet) until its next hop is
+    /// known.
+    pub fn resolve(&self, interface: InterfaceId, address: Ipv4Addr, frame: &[u8], now: Timestamp) -> Resolve {
+        let key = key_of(interface, address);
+        let mut book = self.lock();
+        let book = &mut *book;
+        let asked = book.incomplete.iter_mut().find(|incomplete| incomplete.key == key);
+        let is_new = asked.is_none();
+        if is_new && book.incomplete.len() == MAX_INCOMPLETE
+            || frame.len() > MAX_KEPT_LEN
+            || book.kept.iter().filter(|kept| kept.key == key).count() == KEPT_EACH
+        {
+            return Resolve::Full;
+        }
+        let Some(mut copy) = book.spare.pop() else { return Resolve::Full };
+        copy.clear();
+        copy.extend_from_slice(frame);
+        book.kept.push(Kept { key, frame: copy });
+        if !is_new {
+            return Resolve::Wait;
+        }
+        let ask = book.requests.take(now);
+        book.incomplete.push(Incomplete { key, requests: u8::from(ask), asked: now.secs() });
+        if ask { Resolve::Ask } else { Resolve::Wait }
+    }
+
+    /// An ARP message said that this address has this MAC address. What is known is brought up to
+    /// date; the unknown is taken in if `is_for_us`, or if it is awaited (RFC 826's merge). Returns
+    /// whether packets wait for it: then call [`Neighbours::release`].
+    pub fn learn(&self, interface: InterfaceId, address: Ipv4Addr, mac: MacAddr, is_for_us: bool, now: Timestamp) -> bool {
+        let key = key_of(interface, address);
+        let mut book = self.lock();
+        let awaited = book.incomplete.iter().position(|incomplete| incomplete.key == key);
+        let known = self.bucket(key).iter().find(|slot| slot.key.load(Ordering::Relaxed) == key);
+        let slot = match known {
+            Some(slot) => slot,
+            None if is_for_us || awaited.is_some() => match self.make_room(&mut book, key, now) {
+                Some(slot) => slot,
+                None => return false,
+            },
+            None => return false,
+        };
+        slot.mac.store(mac_word(mac), Ordering::Release);
+        slot.heard.store(now.secs() + 1, Ordering::Relaxed);
+        slot.requests.store(0, Ordering::Relaxed);
+        slot.key.store(key, Ordering::Release);
+        if let Some(at) = awaited {
+            book.incomplete.swap_remove(at);
+        }
+        book.kept.iter().any(|kept| kept.key == key)
+    }
+
+    /// A free slot in a key's bucket, or that of the one there, or anywhere if there are too many, that
+    /// was not in use for longest.
+    fn make_room(&self, book: &mut Book, key: u64, now: Timestamp) -> Option<&Slot> {
+        let is_free = |slot: &&Slot| slot.key.load(Ordering::Relaxed) == 0;
+        let free = self.bucket(key).iter().find(is_free);
+        let longest = |slots: &'_ [Slot]| {
+            let in_use = slots.iter().enumerate().filter(|(_, slot)| !is_free(slot));
+            in_use.max_by_key(|(_, slot)| now.secs().saturating_sub(slot.used.load(Ordering::Relaxed))).map(|(at, _)| at)
+        };
+        if book.known == MAX_NEIGHBOURS {
+            let victim = &self.slots[longest(&self.slots)?];
+            victim.key.store(0, Ordering::Relaxed);
+            book.known -= 1;
+        }
+        let slot = match free {
+            Some(slot) => slot,
+            None => {
+                let bucket = self.bucket(key);
+                let victim = &bucket[longest(bucket)?];
+                victim.key.store(0, Ordering::Relaxed);
+                book.known -= 1;
+                victim
+            }
+        };
+        slot.used.store(now.secs(), Ordering::Relaxed);
+        book.known += 1;
+        Some(slot)
+    }
+
+    /// Hands out the packets that waited for an address, in their order.
+    pub fn release(&self, interface: InterfaceId, address: Ipv4Addr, mut give: impl FnMut(&[u8])) {
+        let key = key_of(interface, address);
+        let mut book = self.lock();
+        let mut at = 0;
+        while at < book.kept.len() {
+            if book.kept[at].key == key {
+                let kept = book.kept.remove(at);
+                give(&kept.frame);
+                book.spare.push(kept.frame);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// What is due now; to be called about once a second.
+    pub fn poll(&self, now: Timestamp, mut due: impl FnMut(Due<'_>)) {
+        let mut book = self.lock();
+        self.ask_again(&mut book, now, &mut due);
+        for slot in &self.slots {
+            let key = slot.key.load(Ordering::Relaxed);
+            if key != 0 {
+                self.look_at(&mut book, slot, key, now, &mut due);
+            }
+        }
+    }
+
+    fn ask_again(&self, book: &mut Book, now: Timestamp, due: &mut impl FnMut(Due<'_>)) {
+        let mut at = 0;
+        while at < book.incomplete.len() {
+            let Incomplete { key, requests, asked } = book.incomplete[at];
+            let (interface, address) = key_parts(key);
+            if asked == now.secs() {
+                at += 1;
+            } else if requests < MAX_REQUESTS {
+                if book.requests.take(now) {
+                    book.incomplete[at] = Incomplete { key, requests: requests + 1, asked: now.secs() };
+                    due(Due::Request { interface, address, known: None });
+                }
+                at += 1;
+            } else {
+                book.incomplete.swap_remove(at);
+                while let Some(at) = book.kept.iter().position(|kept| kept.key == key) {
+                    let kept = book.kept.remove(at);
+                    due(Due::Undeliverable { interface, frame: &kept.frame });
+                    book.spare.push(kept.frame);
+                }
+            }
+        }
+    }
+
+    /// A known neighbour: asked again if it is in use and was not heard for long, forgotten if it does
+    /// not answer or nobody wants it.
+    fn look_at(&self, book: &mut Book, slot: &Slot, key: u64, now: Timestamp, due: &mut impl FnMut(Due<'_>)) {
+        let secs = now.secs();
+        let unheard = (secs + 1).saturating_sub(slot.heard.load(Ordering::Relaxed));
+        let unused = secs.saturating_sub(slot.used.load(Ordering::Relaxed));
+        let requests = slot.requests.load(Ordering::Relaxed);
+        if unused.min(unheard) > UNUSED_SECS || requests >= u32::from(MAX_REQUESTS) {
+            slot.key.store(0, Ordering::Relaxed);
+            book.known -= 1;
+        } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS && book.requests.take(now) {
+            slot.requests.store(requests + 1, Ordering::Relaxed);
+            let (interface, address) = key_parts(key);
+            due(Due::Request { interface, address, known: Some(mac_of(slot.mac.load(Ordering::Relaxed))) });
+        }
+    }
+
+    /// Forgets all neighbours of a network, and what waits for them.
+    pub fn flush(&self, interface: InterfaceId) {
+        let mut book = self.lock();
+        let book = &mut *book;
+        let is_of = |key: u64| key != 0 && key_parts(key).0 == interface;
+        for slot in self.slots.iter().filter(|slot| is_of(slot.key.load(Ordering::Relaxed))) {
+            slot.key.store(0, Ordering::Relaxed);
+            book.known -= 1;
+        }
+        book.incomplete.retain(|incomplete| !is_of(incomplete.key));
+        while let Some(at) = book.kept.iter().position(|kept| is_of(kept.key)) {
+            book.spare.push(book.kept.swap_remove(at).frame);
+        }
+    }
+
+    /// All neighbours, sorted. Allocates.
+    #[must_use]
+    pub fn entries(&self, now: Timestamp) -> Vec<NeighbourEntry> {
+        let book = self.lock();
+        let entry = |key: u64, mac, since: u32| {
+            let (interface, address) = key_parts(key);
+            NeighbourEntry { interface, address, mac, age: now.secs().saturating_sub(since) }
+        };
+        let known = self.slots.iter().filter_map(|slot| {
+            let key = slot.key.load(Ordering::Relaxed);
+            let mac = mac_of(slot.mac.load(Ordering::Relaxed));
+            (key != 0).then(|| entry(key, Some(mac), slot.heard.load(Ordering::Relaxed).saturating_sub(1)))
+        });
+        let mut entries: Vec<NeighbourEntry> =
+            known.chain(book.incomplete.iter().map(|incomplete| entry(incomplete.key, None, incomplete.asked))).collect();
+        entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
+        entries
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

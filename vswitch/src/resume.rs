@@ -1,0 +1,103 @@
+//! What is done behind a batch: packets that waited go on, and what is due by time.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use nat::fragments::Key;
+use packet::ethernet::ETHERNET_LEN;
+use packet::icmpv4::{IcmpError, unreachable};
+use packet::{Batch, MacAddr, VNET_LEN, VnetHeader};
+
+use crate::bridge::Walk;
+use crate::counters::DropReason;
+use crate::neighbour::{Due, InterfaceId};
+use crate::pipeline::{admit, switch};
+use crate::port::PortId;
+use crate::router::{Left, Packet, Router, UPLINK};
+
+/// What a frame of the batch that [`Router::collect`] filled is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Task {
+    /// To be made an ARP request.
+    Request { interface: InterfaceId, address: Ipv4Addr, known: Option<MacAddr> },
+    /// A packet that cannot be delivered.
+    Undeliverable,
+}
+
+/// Room for an ARP request.
+const REQUEST: [u8; ETHERNET_LEN + packet::arp::ARP_LEN] = [0; ETHERNET_LEN + packet::arp::ARP_LEN];
+
+impl Router {
+    /// Fills an empty batch with what neighbours are due.
+    pub(crate) fn collect(&mut self, batch: &mut Batch, tasks: &mut Vec<Task>, now: packet::Timestamp) {
+        self.neighbours.poll(now, |due| {
+            let task = match due {
+                Due::Request { interface, address, known } => {
+                    batch.push(VnetHeader::default(), &REQUEST).then_some(Task::Request { interface, address, known })
+                }
+                Due::Undeliverable { frame, .. } => push(batch, frame).then_some(Task::Undeliverable),
+            };
+            tasks.extend(task);
+        });
+    }
+
+    /// Does one of the tasks that [`Router::collect`] left.
+    pub(crate) fn perform(&mut self, walk: &mut Walk<'_>, at: usize, task: Task) -> Result<(), DropReason> {
+        match task {
+            Task::Request { interface, address, known } => self.ask(walk, at, interface, address, known),
+            Task::Undeliverable => {
+                walk.counters.made.add(1);
+                let frame = admit(walk, at)?;
+                let error = IcmpError::unreachable(unreachable::HOST);
+                self.report(walk, Packet { at, frame }, error, DropReason::NeighbourUnresolved)
+            }
+        }
+    }
+
+    /// Takes up one thing that a batch left: fills an empty batch with the packets that it is about.
+    pub(crate) fn take_left(&mut self, batch: &mut Batch, ports: &mut Vec<PortId>) -> Option<Left> {
+        let left = self.left.pop()?;
+        match left {
+            Left::Neighbour(id, address) => self.neighbours.release(id, address, |frame| {
+                push(batch, frame);
+            }),
+            Left::Fragments(key) => self.release_fragments(key, batch, ports),
+        }
+        Some(left)
+    }
+
+    fn release_fragments(&self, key: Key, batch: &mut Batch, ports: &mut Vec<PortId>) {
+        let Some(nat) = &self.nat else { return };
+        nat.release(key, |frame, port| {
+            if push(batch, frame) {
+                ports.push(PortId(port as u16));
+            }
+        });
+    }
+
+    /// A packet that waited goes on, now that its neighbour is known.
+    pub(crate) fn go_on(&mut self, walk: &mut Walk<'_>, at: usize, id: InterfaceId, hop: Ipv4Addr) -> Result<(), DropReason> {
+        walk.counters.made.add(1);
+        let frame = admit(walk, at)?;
+        let mut packet = Packet { at, frame };
+        let routing = Arc::clone(&self.routing);
+        if id != UPLINK {
+            return self.deliver(walk, packet, id, hop);
+        }
+        let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
+        self.fit_outside(walk, &mut packet, uplink)?;
+        self.hand_to(walk, packet, uplink, hop)
+    }
+}
+
+/// A fragment that waited comes in once more.
+pub(crate) fn again(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
+    walk.counters.made.add(1);
+    switch(router, walk, at)
+}
+
+/// Puts a kept frame, virtio-net header first, into a batch.
+fn push(batch: &mut Batch, kept: &[u8]) -> bool {
+    let Some((vnet, frame)) = kept.split_first_chunk::<VNET_LEN>() else { return false };
+    batch.push(VnetHeader::from_bytes(vnet), frame)
+}

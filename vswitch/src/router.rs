@@ -1,0 +1,421 @@
+//! The router's walk: from the gateway's MAC address to the next hop.
+//!
+//! ```text
+//!  from a guest    sound? > own? > ttl > way out > fits? > mss > translate > next hop > queue
+//!  from outside    for us? > sound? > translate > ttl > mss > network > next hop > fits? > queue
+//! ```
+//!
+//! A packet that goes from one network inside to another is not translated. One whose destination is
+//! an outside address of our own is translated as if it went out, and then as if it came in (hairpin,
+//! RFC 4787 section 6): so it meets the rules that a stranger's would, and its receiver sees an
+//! outside address.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use nat::{Nat, Refused, Side};
+use packet::ethernet::EtherType;
+use packet::icmpv4::{IcmpError, unreachable};
+use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
+use packet::offload::finish_checksum;
+use packet::tcp;
+use packet::vlan::{TAG_LEN, TagAction, VlanId};
+use packet::{Checksum, Headers, MacAddr, Network as NetworkProtocol, Offload, Transport};
+
+use crate::bridge::Walk;
+use crate::counters::DropReason;
+use crate::egress::Frame;
+use crate::forward::Forward;
+use crate::limit::ErrorLimit;
+use crate::neighbour::{InterfaceId, Neighbours};
+use crate::routing::{Routing, Uplink};
+
+/// The uplink's number among the networks of the neighbours.
+pub const UPLINK: InterfaceId = InterfaceId(0x7fff);
+
+/// So many things can be left over by one batch.
+const MAX_LEFT: usize = packet::batch::MAX_FRAMES;
+
+const ETHERNET: usize = packet::ethernet::ETHERNET_LEN;
+
+/// What a batch left to be done behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left {
+    /// An address became known for which packets wait.
+    Neighbour(InterfaceId, Ipv4Addr),
+    /// A datagram's first fragment came, for which later ones wait.
+    Fragments(nat::fragments::Key),
+}
+
+/// One worker's router.
+#[derive(Debug)]
+pub struct Router {
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) nat: Option<Arc<Nat>>,
+    pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) errors: ErrorLimit,
+    pub(crate) left: Vec<Left>,
+    /// Identification of the next packet that we make.
+    pub(crate) packet_id: u16,
+}
+
+/// What the router looks at of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ip {
+    pub(crate) src: Ipv4Addr,
+    pub(crate) dst: Ipv4Addr,
+    ttl: u8,
+    dont_fragment: bool,
+}
+
+/// A packet in the batch, whose frame may be changed on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    /// Its place in the batch.
+    pub(crate) at: usize,
+    pub(crate) frame: Frame,
+}
+
+impl Router {
+    /// A router that shares translation and neighbours with those of the other workers.
+    #[must_use]
+    pub fn new(routing: Arc<Routing>, nat: Option<Arc<Nat>>, neighbours: Arc<Neighbours>) -> Router {
+        Router { routing, nat, neighbours, errors: ErrorLimit::default(), left: Vec::with_capacity(MAX_LEFT), packet_id: 0 }
+    }
+
+    /// The network that a VLAN is, if there is a gateway on it, and the gateway's MAC address.
+    #[inline]
+    pub(crate) fn at(&mut self, vlan: VlanId) -> Option<(&mut Router, InterfaceId, MacAddr)> {
+        let id = self.routing.of_vlan(vlan)?;
+        let mac = self.routing.interface(id)?.mac;
+        Some((self, id, mac))
+    }
+
+    /// A frame to the gateway's MAC address.
+    #[inline]
+    pub(crate) fn from_inside(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame, from: InterfaceId) -> Result<(), DropReason> {
+        let mut packet = untag(walk, at, frame)?;
+        let ip = sound(walk, &packet)?;
+        let routing = Arc::clone(&self.routing);
+        let interface = routing.interface(from).ok_or(DropReason::NoRoute)?;
+        if !interface.network.has_host(ip.src) || ip.src == interface.address {
+            return Err(DropReason::MartianSource);
+        }
+        if routing.is_gateway(ip.dst) {
+            return self.for_gateway(walk, packet, ip);
+        }
+        if !is_one_host(ip.dst) {
+            return Err(DropReason::MartianDestination);
+        }
+        if ip.ttl <= 1 {
+            return self.report(walk, packet, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded);
+        }
+        match routing.to_inside(ip.dst) {
+            Some(to) => {
+                decrement_ttl(walk, &packet);
+                self.deliver(walk, packet, to, ip.dst)
+            }
+            None => self.out(walk, &mut packet, ip, &routing),
+        }
+    }
+
+    /// A packet from inside to somewhere outside.
+    #[inline]
+    fn out(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, ip: Ip, routing: &Routing) -> Result<(), DropReason> {
+        let unreachable_network = IcmpError::unreachable(unreachable::NETWORK);
+        let (Some(nat), Some(uplink)) = (self.nat.clone(), routing.uplink()) else {
+            return self.report(walk, *packet, unreachable_network, DropReason::NoRoute);
+        };
+        if nat.is_external(ip.dst) {
+            return self.hairpin(walk, packet, ip, &nat, uplink);
+        }
+        let Some(hop) = uplink.next_hop(ip.dst) else {
+            return self.report(walk, *packet, unreachable_network, DropReason::NoRoute);
+        };
+        if let Err(error) = fit(walk, packet, uplink.mtu, ip.dont_fragment) {
+            return self.report(walk, *packet, error, DropReason::FragmentationNeeded);
+        }
+        clamp(walk, packet, routing);
+        if let Err(refused) = self.translate(walk, packet, &nat, Side::Inside) {
+            return self.refuse(walk, *packet, refused);
+        }
+        decrement_ttl(walk, packet);
+        self.hand_to(walk, *packet, uplink, hop)
+    }
+
+    /// A packet from inside to an outside address of our own.
+    #[cold]
+    fn hairpin(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, ip: Ip, nat: &Arc<Nat>, uplink: &Uplink) -> Result<(), DropReason> {
+        if self.is_echo_request(walk, packet) && !nat.is_one_to_one(ip.dst) {
+            return self.echo(walk, *packet);
+        }
+        if !routes_back(uplink, ip.dst) {
+            return Err(DropReason::NoRoute);
+        }
+        clamp(walk, packet, &Arc::clone(&self.routing));
+        if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
+            return self.refuse(walk, *packet, refused);
+        }
+        let dst = self.translate(walk, packet, nat, Side::Outside).map_err(DropReason::from)?;
+        decrement_ttl(walk, packet);
+        let to = self.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        self.deliver(walk, *packet, to, dst)
+    }
+
+    /// A frame that came in through the uplink.
+    #[inline]
+    pub(crate) fn from_outside(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+        let routing = Arc::clone(&self.routing);
+        let uplink = routing.uplink().ok_or(DropReason::NotForUs)?;
+        if frame.headers.ether_type == EtherType::ARP {
+            return self.arp_outside(walk, at, frame, uplink);
+        }
+        let nat = self.nat.clone().ok_or(DropReason::NotForUs)?;
+        if frame.headers.dst != uplink.mac || frame.headers.ether_type != EtherType::IPV4 {
+            return Err(DropReason::NotForUs);
+        }
+        let mut packet = untag(walk, at, frame)?;
+        let ip = sound(walk, &packet)?;
+        if !nat.is_external(ip.dst) {
+            return Err(DropReason::NotForUs);
+        }
+        if !is_one_host(ip.src) || nat.is_external(ip.src) || routing.to_inside(ip.src).is_some() {
+            return Err(DropReason::MartianSource);
+        }
+        let dst = match self.translate(walk, &mut packet, &nat, Side::Outside) {
+            Ok(dst) => dst,
+            Err(Refused::NoMapping | Refused::IcmpIgnored) if uplink.own.contains(&ip.dst) && self.is_echo_request(walk, &packet) => {
+                return self.echo(walk, packet);
+            }
+            Err(Refused::FragmentEarly) => return self.keep_fragment(walk, packet, &nat, Side::Outside),
+            Err(refused) => return Err(DropReason::from(refused)),
+        };
+        if ip.ttl <= 1 {
+            return self.report(walk, packet, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded);
+        }
+        clamp(walk, &packet, &routing);
+        decrement_ttl(walk, &packet);
+        let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        self.deliver(walk, packet, to, dst)
+    }
+
+    /// Translates in place; where the packet goes now.
+    #[inline]
+    pub(crate) fn translate(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+        let Frame { span, headers, offload, .. } = packet.frame;
+        let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
+        let translated = nat.translate(side, bytes, offload.checksum, walk.ingress.0, walk.now)?;
+        if let Some(key) = translated.first_of
+            && self.left.len() < MAX_LEFT
+        {
+            self.left.push(Left::Fragments(key));
+        }
+        Ok(translated.dst)
+    }
+
+    /// A guest is told where an error exists for it.
+    #[cold]
+    fn refuse(&mut self, walk: &mut Walk<'_>, packet: Packet, refused: Refused) -> Result<(), DropReason> {
+        match refused {
+            Refused::FragmentEarly => {
+                let Some(nat) = self.nat.clone() else { return Err(DropReason::from(refused)) };
+                self.keep_fragment(walk, packet, &nat, Side::Inside)
+            }
+            // RFC 5508 REQ-8; RFC 6888 REQ-11 would have code 1.
+            Refused::TableFull | Refused::PortShare | Refused::GuestShare | Refused::PortsExhausted | Refused::Clash => {
+                self.report(walk, packet, IcmpError::unreachable(unreachable::PROHIBITED), DropReason::from(refused))
+            }
+            Refused::NoAddress => {
+                self.report(walk, packet, IcmpError::unreachable(unreachable::NETWORK), DropReason::from(refused))
+            }
+            _ => Err(DropReason::from(refused)),
+        }
+    }
+
+    /// Keeps a fragment that came before its datagram's first.
+    #[cold]
+    fn keep_fragment(&mut self, walk: &mut Walk<'_>, packet: Packet, nat: &Nat, side: Side) -> Result<(), DropReason> {
+        let Frame { span, headers, .. } = packet.frame;
+        let bytes = &walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize];
+        let frame = &walk.rx.arena()[span.range_with_vnet()];
+        if !nat.hold(side, bytes, frame, u64::from(walk.ingress.0), walk.ingress.0, walk.now) {
+            return Err(DropReason::FragmentRefused);
+        }
+        walk.counters.taken.add(1);
+        Ok(())
+    }
+
+    /// To a guest: its MAC address, its port, and whether it fits there.
+    #[inline]
+    pub(crate) fn deliver(&mut self, walk: &mut Walk<'_>, mut packet: Packet, to: InterfaceId, dst: Ipv4Addr) -> Result<(), DropReason> {
+        let routing = Arc::clone(&self.routing);
+        let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
+        if !interface.network.has_host(dst) {
+            return Err(DropReason::MartianDestination);
+        }
+        let Some(mac) = self.neighbours.lookup(to, dst, walk.now) else { return self.wait(walk, packet, to, dst) };
+        set_addresses(walk, &mut packet, mac, interface.mac);
+        let out = crate::forward::forward(&walk.bridge.table, interface.vlan, mac, NOWHERE, walk.now);
+        let Forward::Port(port) = out else { return walk.flood(interface.vlan, packet.frame, None) };
+        let mtu = walk.bridge.port(port).ok_or(DropReason::PortGone)?.mtu;
+        let Some(view) = view(walk, &packet) else { return Err(DropReason::BadIpHeader) };
+        let dont_fragment = view.dont_fragment();
+        if let Err(error) = fit(walk, &mut packet, mtu, dont_fragment) {
+            return self.report(walk, packet, error, DropReason::FragmentationNeeded);
+        }
+        walk.queue(port, interface.vlan, packet.frame)
+    }
+
+    /// To a neighbour outside.
+    #[inline]
+    pub(crate) fn hand_to(&mut self, walk: &mut Walk<'_>, mut packet: Packet, uplink: &Uplink, hop: Ipv4Addr) -> Result<(), DropReason> {
+        let Some(mac) = self.neighbours.lookup(UPLINK, hop, walk.now) else { return self.wait(walk, packet, UPLINK, hop) };
+        set_addresses(walk, &mut packet, mac, uplink.mac);
+        walk.push(uplink.port, packet.frame, TagAction::Keep);
+        Ok(())
+    }
+
+    /// A packet that waited may have to be cut still; whether it may be was asked before.
+    pub(crate) fn fit_outside(&self, walk: &mut Walk<'_>, packet: &mut Packet, uplink: &Uplink) -> Result<(), DropReason> {
+        let dont_fragment = view(walk, packet).is_none_or(Ipv4View::dont_fragment);
+        fit(walk, packet, uplink.mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
+    }
+
+    #[inline]
+    pub(crate) fn is_echo_request(&self, walk: &Walk<'_>, packet: &Packet) -> bool {
+        view(walk, packet).is_some_and(|ip| {
+            ip.protocol() == packet::icmpv4::PROTOCOL
+                && !ip.is_fragment()
+                && ip.payload().first() == Some(&packet::icmpv4::kind::ECHO_REQUEST)
+        })
+    }
+}
+
+/// No port at all: a packet that the router sends came from none.
+const NOWHERE: crate::port::PortId = crate::port::PortId(u16::MAX);
+
+/// Could the packet come back in, had it gone out?
+fn routes_back(uplink: &Uplink, to: Ipv4Addr) -> bool {
+    uplink.own.contains(&to) || uplink.address == to || uplink.next_hop(to).is_some()
+}
+
+/// Neither everybody nor nobody nor this host (RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7).
+#[inline]
+fn is_one_host(address: Ipv4Addr) -> bool {
+    let first = address.octets()[0];
+    (1..224).contains(&first) && first != 127
+}
+
+/// The packet's IPv4 header, which was found sound.
+#[inline]
+pub(crate) fn view<'a>(walk: &'a Walk<'_>, packet: &Packet) -> Option<Ipv4View<'a>> {
+    let Frame { span, headers, .. } = packet.frame;
+    Ipv4View::new(&walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize])
+}
+
+/// Takes the VLAN tag off a frame that is to be routed, and what pads it. Only one tag: what stands
+/// deeper belongs to somebody else's network.
+#[inline]
+fn untag(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<Packet, DropReason> {
+    let mut packet = Packet { at, frame };
+    let headers = &mut packet.frame.headers;
+    if headers.end as usize != frame.span.len() {
+        packet.frame.span = walk.rx.set_len(at, headers.end as usize).ok_or(DropReason::BadIpHeader)?;
+    }
+    match usize::from(headers.l3) {
+        ETHERNET => {}
+        tagged if tagged == ETHERNET + TAG_LEN => {
+            walk.rx.frame_mut(frame.span).copy_within(..packet::ethernet::ADDRESSES_LEN, TAG_LEN);
+            packet.frame.span = walk.rx.move_start(at, TAG_LEN as isize).ok_or(DropReason::NotRouted)?;
+            *headers = without_tag(*headers);
+            walk.rx.set_vnet(packet.frame.span, frame.offload.to_vnet(headers, 0));
+        }
+        _ => return Err(DropReason::NotRouted),
+    }
+    Ok(packet)
+}
+
+fn without_tag(headers: Headers) -> Headers {
+    let tag = TAG_LEN as u16;
+    Headers {
+        tag: None,
+        l3: headers.l3 - tag,
+        l4: headers.l4 - tag,
+        payload: headers.payload - tag,
+        end: headers.end - u32::from(tag),
+        ..headers
+    }
+}
+
+/// Is it IPv4 that a router may pass on (RFC 1812 section 5.2.2)?
+#[inline]
+fn sound(walk: &Walk<'_>, packet: &Packet) -> Result<Ip, DropReason> {
+    match (packet.frame.headers.ether_type, packet.frame.headers.network) {
+        (EtherType::IPV4, NetworkProtocol::Ipv4) => {}
+        (EtherType::IPV4, _) => return Err(DropReason::BadIpHeader),
+        _ => return Err(DropReason::NotRouted),
+    }
+    let Some(ip) = view(walk, packet).filter(|ip| ip.has_valid_checksum()) else { return Err(DropReason::BadIpHeader) };
+    match ip.options() {
+        Ipv4Options::None | Ipv4Options::Harmless => {}
+        _ => return Err(DropReason::IpOptions),
+    }
+    Ok(Ip { src: ip.src(), dst: ip.dst(), ttl: ip.ttl(), dont_fragment: ip.dont_fragment() })
+}
+
+#[inline]
+fn decrement_ttl(walk: &mut Walk<'_>, packet: &Packet) {
+    let Frame { span, headers, .. } = packet.frame;
+    let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
+    // One that must not go further was reported before.
+    let _ = Ipv4Mut::new(bytes).is_some_and(|mut ip| ip.decrement_ttl());
+}
+
+/// Lowers the segment size that a SYN asks for to what fits through the uplink.
+#[inline]
+fn clamp(walk: &mut Walk<'_>, packet: &Packet, routing: &Routing) {
+    let Frame { span, headers, offload, .. } = packet.frame;
+    if headers.transport == Transport::Tcp
+        && let Some(most) = routing.max_segment_size()
+    {
+        let segment = &mut walk.rx.frame_mut(span)[usize::from(headers.l4)..headers.end as usize];
+        tcp::clamp_mss(segment, most, offload.checksum);
+    }
+}
+
+/// Makes a packet fit: as it is, or to be cut at egress; else the error to be told to its sender (RFC
+/// 791 section 3.2, RFC 1191 section 4).
+#[inline]
+fn fit(walk: &mut Walk<'_>, packet: &mut Packet, mtu: u32, dont_fragment: bool) -> Result<(), IcmpError> {
+    let Frame { span, headers, offload, .. } = packet.frame;
+    let len = match offload.segmentation {
+        Some(segmentation) => usize::from(headers.payload - headers.l3) + usize::from(segmentation.size),
+        None => span.len() - usize::from(headers.l3),
+    };
+    if len <= mtu as usize {
+        packet.frame.cut_to = None;
+        return Ok(());
+    }
+    if dont_fragment || offload.segmentation.is_some() {
+        return Err(IcmpError::fragmentation_needed(u16::try_from(mtu).unwrap_or(u16::MAX)));
+    }
+    if offload.checksum == Checksum::Partial
+        && let Some(offset) = headers.transport.checksum_offset()
+    {
+        let l4 = usize::from(headers.l4);
+        finish_checksum(walk.rx.frame_mut(span), l4, l4 + offset);
+    }
+    packet.frame.offload = Offload::default();
+    walk.rx.set_vnet(span, Offload::default().to_vnet(&headers, 0));
+    packet.frame.cut_to = Some(u16::try_from(mtu).unwrap_or(u16::MAX));
+    Ok(())
+}
+
+#[inline]
+pub(crate) fn set_addresses(walk: &mut Walk<'_>, packet: &mut Packet, dst: MacAddr, src: MacAddr) {
+    let bytes = walk.rx.frame_mut(packet.frame.span);
+    bytes[..6].copy_from_slice(&dst.0);
+    bytes[6..12].copy_from_slice(&src.0);
+    packet.frame.headers.dst = dst;
+    packet.frame.headers.src = src;
+}

@@ -1,0 +1,241 @@
+//! Where the router's packets go: its networks inside, and the way out.
+//!
+//! A snapshot: the control thread makes one, each worker is given it between two batches, and no
+//! packet sees half a change.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use packet::MacAddr;
+use packet::vlan::VlanId;
+
+use crate::neighbour::InterfaceId;
+use crate::port::PortId;
+
+/// At most so many networks inside.
+pub const MAX_INTERFACES: usize = 254;
+
+/// An IPv4 network.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Network {
+    address: u32,
+    prefix_len: u8,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}/{}", Ipv4Addr::from_bits(self.address), self.prefix_len)
+    }
+}
+
+impl Network {
+    /// The network of an address; a prefix longer than 32 bits counts as 32.
+    #[must_use]
+    pub fn new(address: Ipv4Addr, prefix_len: u8) -> Network {
+        let prefix_len = prefix_len.min(32);
+        Network { address: address.to_bits() & mask(prefix_len), prefix_len }
+    }
+
+    /// Does the address lie in it?
+    #[inline]
+    #[must_use]
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & mask(self.prefix_len) == self.address
+    }
+
+    /// Is it a host's address there: neither the network's own nor its broadcast address?
+    #[inline]
+    #[must_use]
+    pub fn has_host(self, address: Ipv4Addr) -> bool {
+        let host = address.to_bits() & !mask(self.prefix_len);
+        self.contains(address) && (self.prefix_len >= 31 || host != 0 && host != !mask(self.prefix_len))
+    }
+
+    /// The address that means all of its hosts.
+    #[must_use]
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address | !mask(self.prefix_len))
+    }
+}
+
+#[inline]
+fn mask(prefix_len: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0)
+}
+
+/// A network inside, and the router's place in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// The VLAN that it is; [`VlanId::NONE`] for untagged frames.
+    pub vlan: VlanId,
+    /// The gateway's address.
+    pub address: Ipv4Addr,
+    /// Its network.
+    pub network: Network,
+    /// The gateway's MAC address.
+    pub mac: MacAddr,
+}
+
+impl Interface {
+    /// The gateway of a network. Its MAC address is made of its address, so that guests need not ask
+    /// again after a restart.
+    #[must_use]
+    pub fn new(vlan: VlanId, address: Ipv4Addr, prefix_len: u8) -> Interface {
+        let [a, b, c, d] = address.octets();
+        // Locally administered (IEEE 802 section 8.3).
+        Interface { vlan, address, network: Network::new(address, prefix_len), mac: MacAddr([0x02, 0x76, a, b, c, d]) }
+    }
+}
+
+/// A way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// To these addresses.
+    pub to: Network,
+    /// By this router; directly if there is none.
+    pub via: Option<Ipv4Addr>,
+    /// Of equal prefixes the smaller is taken.
+    pub metric: u32,
+}
+
+/// The interface that leads outside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Uplink {
+    /// Its port.
+    pub port: PortId,
+    /// The MAC address that we use there.
+    pub mac: MacAddr,
+    /// The address from which we ask for neighbours.
+    pub address: Ipv4Addr,
+    /// Addresses of our own there: we answer ARP and ping for them.
+    pub own: Vec<Ipv4Addr>,
+    /// The longest packet, in bytes.
+    pub mtu: u32,
+    /// Longest prefix first.
+    pub routes: Vec<Route>,
+}
+
+impl Uplink {
+    /// The neighbour to which a packet for this address is handed.
+    #[inline]
+    #[must_use]
+    pub fn next_hop(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
+        let route = self.routes.iter().find(|route| route.to.contains(to))?;
+        Some(route.via.unwrap_or(to))
+    }
+}
+
+/// All of it at one moment.
+#[derive(Clone, Debug)]
+pub struct Routing {
+    interfaces: Vec<Interface>,
+    /// By VLAN: the number of its interface and one more.
+    by_vlan: Box<[u8; VlanId::COUNT]>,
+    uplink: Option<Uplink>,
+    /// SYNs are lowered to what fits through the uplink.
+    clamps_mss: bool,
+}
+
+impl Routing {
+    /// Networks inside, at most [`MAX_INTERFACES`] and one a VLAN, and the way out, if there is one now.
+    #[must_use]
+    pub fn new(interfaces: Vec<Interface>, mut uplink: Option<Uplink>, clamps_mss: bool) -> Arc<Routing> {
+        let mut by_vlan = Box::new([0; VlanId::COUNT]);
+        for (number, interface) in interfaces.iter().enumerate().take(MAX_INTERFACES) {
+            by_vlan[usize::from(interface.vlan.get())] = number as u8 + 1;
+        }
+        if let Some(uplink) = &mut uplink {
+            uplink.routes.sort_by_key(|route| (std::cmp::Reverse(route.to.prefix_len), route.metric));
+        }
+        Arc::new(Routing { interfaces, by_vlan, uplink, clamps_mss })
+    }
+
+    /// The number of the network that a VLAN is, if the router has an address there.
+    #[inline]
+    #[must_use]
+    pub fn of_vlan(&self, vlan: VlanId) -> Option<InterfaceId> {
+        let number = self.by_vlan[usize::from(vlan.get())];
+        (number != 0).then(|| InterfaceId(u16::from(number) - 1))
+    }
+
+    /// A network inside by its number.
+    #[inline]
+    #[must_use]
+    pub fn interface(&self, id: InterfaceId) -> Option<&Interface> {
+        self.interfaces.get(usize::from(id.0))
+    }
+
+    /// The network inside whose gateway has this MAC address.
+    #[must_use]
+    pub fn by_mac(&self, mac: MacAddr) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.mac == mac)
+    }
+
+    /// The network inside in which an address lies.
+    #[inline]
+    #[must_use]
+    pub fn to_inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
+        self.interfaces.iter().position(|interface| interface.network.contains(address)).map(|number| InterfaceId(number as u16))
+    }
+
+    /// Is it one of the gateways' own addresses?
+    #[inline]
+    #[must_use]
+    pub fn is_gateway(&self, address: Ipv4Addr) -> bool {
+        self.interfaces.iter().any(|interface| interface.address == address)
+    }
+
+    /// The way out, if there is one now.
+    #[inline]
+    #[must_use]
+    pub fn uplink(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
+    }
+
+    /// The largest TCP segment that fits through the uplink, if SYNs are to be lowered to it.
+    #[inline]
+    #[must_use]
+    pub fn max_segment_size(&self) -> Option<u16> {
+        const HEADERS: u32 = 40;
+        let uplink = self.uplink.as_ref().filter(|_| self.clamps_mss)?;
+        Some(u16::try_from(uplink.mtu.saturating_sub(HEADERS)).unwrap_or(u16::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_know_their_hosts() {
+        let network = Network::new(Ipv4Addr::new(10, 0, 0, 77), 24);
+        assert!(network.contains(Ipv4Addr::new(10, 0, 0, 255)) && !network.contains(Ipv4Addr::new(10, 0, 1, 0)));
+        let hosts = [0, 1, 254, 255].map(|last| network.has_host(Ipv4Addr::new(10, 0, 0, last)));
+        assert_eq!((hosts, network.broadcast()), ([false, true, true, false], Ipv4Addr::new(10, 0, 0, 255)));
+        assert!(Network::new(Ipv4Addr::UNSPECIFIED, 0).contains(Ipv4Addr::new(8, 8, 8, 8)));
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_then_the_smallest_metric() {
+        let to = |a: [u8; 4], len| Network::new(Ipv4Addr::from(a), len);
+        let via = |last| Some(Ipv4Addr::new(192, 0, 2, last));
+        let routes = vec![
+            Route { to: to([0; 4], 0), via: via(2), metric: 200 },
+            Route { to: to([0; 4], 0), via: via(1), metric: 100 },
+            Route { to: to([192, 0, 2, 0], 24), via: None, metric: 0 },
+            Route { to: to([10, 0, 0, 0], 8), via: via(3), metric: 500 },
+        ];
+        let uplink = Uplink {
+            port: PortId(1),
+            mac: MacAddr::default(),
+            address: Ipv4Addr::new(192, 0, 2, 9),
+            own: Vec::new(),
+            mtu: 1500,
+            routes,
+        };
+        let routing = Routing::new(Vec::new(), Some(uplink), true);
+        let hop = |a: [u8; 4]| routing.uplink().unwrap().next_hop(Ipv4Addr::from(a));
+        assert_eq!((hop([8, 8, 8, 8]), hop([10, 9, 9, 9])), (via(1), via(3)));
+        assert_eq!((hop([192, 0, 2, 7]), routing.max_segment_size()), (Some(Ipv4Addr::new(192, 0, 2, 7)), Some(1460)));
+    }
+}
