@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -24,6 +24,8 @@ pub struct Link {
     pub name: String,
     /// Set up by its owner, whatever its carrier.
     pub up: bool,
+    /// Set up, with a carrier, and ready to pass packets.
+    pub carrier: bool,
     /// The longest packet, in bytes.
     pub mtu: u32,
     /// Its address.
@@ -78,7 +80,6 @@ pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
 
 /// Gives a link an address.
 pub fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
-    use netlink_packet_route::address::{AddressAttribute, AddressFlags};
     let mut request = AddressMessage::default();
     request.header.index = index;
     request.header.prefix_len = prefix_len;
@@ -88,6 +89,30 @@ pub fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()
     request.attributes.push(AddressAttribute::Address(address));
     request.attributes.push(AddressAttribute::Local(address));
     talk(RouteNetlinkMessage::NewAddress(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+/// Takes an address from a link.
+pub fn delete_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
+    let mut request = AddressMessage::default();
+    request.header.index = index;
+    request.header.prefix_len = prefix_len;
+    request.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    request.attributes.push(AddressAttribute::Address(address));
+    request.attributes.push(AddressAttribute::Local(address));
+    talk(RouteNetlinkMessage::DelAddress(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+}
+
+/// Makes two links that are joined like the ends of a cable (veth(4)), the second in another
+/// namespace if one is given. Both are down.
+pub fn add_pair(name: &str, other: &str, other_netns: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let mut peer = LinkMessage::default();
+    peer.attributes.push(LinkAttribute::IfName(other.to_owned()));
+    peer.attributes.extend(other_netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let kind = [LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
+    request.attributes.push(LinkAttribute::LinkInfo(kind.into()));
+    talk(RouteNetlinkMessage::NewLink(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
 /// Deletes a link.
@@ -111,6 +136,8 @@ fn describe(link: &LinkMessage) -> Link {
         index: link.header.index,
         name: String::new(),
         up: link.header.flags.contains(LinkFlags::Up),
+        // RFC 2863 `ifOperStatus` up, or unknown where a driver does not say (`netif_oper_up`).
+        carrier: link.header.flags.contains(LinkFlags::Running),
         mtu: 0,
         mac: MacAddr::default(),
     };
@@ -131,20 +158,9 @@ fn describe(link: &LinkMessage) -> Link {
 
 /// One request and its answer; `None` for a bare acknowledgment.
 fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut message = NetlinkMessage::from(request);
-    message.header.flags = flags;
-    message.header.sequence_number = 1;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+    let socket = ask(request, flags)?;
     let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    match answer.payload {
+    match parse(&answer)?.payload {
         NetlinkPayload::Error(error) if error.code.is_some() => {
             let error = error.to_io();
             // ENODEV is how rtnetlink says that there is no such link.
@@ -157,4 +173,23 @@ fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetl
         NetlinkPayload::InnerMessage(inner) => Ok(Some(inner)),
         _ => Ok(None),
     }
+}
+
+/// A socket on which the answer comes.
+fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = flags;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    Ok(socket)
+}
+
+fn parse(bytes: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+    NetlinkMessage::deserialize(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
