@@ -8,9 +8,11 @@ pub mod netns;
 mod option;
 pub mod packet_socket;
 pub mod poll;
+pub mod reservation;
 pub mod tap;
 
 pub use netns::Netns;
 pub use packet_socket::{PacketError, PacketSocket, PacketSpec};
 pub use poll::{Poller, Waker};
+pub use reservation::Reservation;
 pub use tap::{LinkState, Queue, Received, Tap, TapError, TapSpec};

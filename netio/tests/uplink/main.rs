@@ -6,6 +6,7 @@
 mod frames;
 mod host;
 mod packets;
+mod reserved;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -14,7 +15,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use netio::netns;
 
 fn main() -> ExitCode {
-    let trials = [packets::trials()];
+    let trials = [packets::trials(), reserved::trials()];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }
 
