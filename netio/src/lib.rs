@@ -9,10 +9,12 @@ mod option;
 pub mod packet_socket;
 pub mod poll;
 pub mod reservation;
+pub mod route;
 pub mod tap;
 
 pub use netns::Netns;
 pub use packet_socket::{PacketError, PacketSocket, PacketSpec};
 pub use poll::{Poller, Waker};
 pub use reservation::Reservation;
+pub use route::UplinkState;
 pub use tap::{LinkState, Queue, Received, Tap, TapError, TapSpec};

@@ -7,7 +7,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -157,7 +159,7 @@ fn describe(link: &LinkMessage) -> Link {
 }
 
 /// One request and its answer; `None` for a bare acknowledgment.
-fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
+pub(crate) fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
     let socket = ask(request, flags)?;
     let (answer, _) = socket.recv_from_full()?;
     match parse(&answer)?.payload {
@@ -175,11 +177,44 @@ fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetl
     }
 }
 
+/// One request and all its answers. Those that cannot be read, with attributes newer than our
+/// library, are passed over. A list that changed while it was read is `Interrupted`.
+pub(crate) fn dump(request: RouteNetlinkMessage, mut answer: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    let socket = ask(request, NLM_F_REQUEST | NLM_F_DUMP)?;
+    let mut interrupted = false;
+    loop {
+        let (answers, _) = socket.recv_from_full()?;
+        let mut rest = answers.as_slice();
+        while let Some(len) = rest.first_chunk().map(|len| u32::from_ne_bytes(*len) as usize) {
+            // Lengths are rounded up to four bytes (`NLMSG_ALIGN`); the last one's padding may be missing.
+            let Some(message) = rest.get(..len).filter(|message| message.len() >= NETLINK_HEADER_LEN) else {
+                return Err(broken());
+            };
+            rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+            let Ok(message) = parse(message) else { continue };
+            interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            match message.payload {
+                NetlinkPayload::InnerMessage(inner) => answer(inner),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::Done(_) if interrupted => return Err(io::ErrorKind::Interrupted.into()),
+                NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
+                NetlinkPayload::Done(_) => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Length of `struct nlmsghdr`.
+const NETLINK_HEADER_LEN: usize = 16;
+
 /// A socket on which the answer comes.
 fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
+    // Lists only what was asked for. A kernel that does not know this lists more.
+    let _ = socket.set_netlink_get_strict_chk(flags & NLM_F_DUMP == NLM_F_DUMP);
     let mut message = NetlinkMessage::from(request);
     message.header.flags = flags;
     message.header.sequence_number = 1;
@@ -192,4 +227,8 @@ fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
 
 fn parse(bytes: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
     NetlinkMessage::deserialize(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+fn broken() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the kernel's list has no end")
 }

@@ -7,6 +7,7 @@ mod frames;
 mod host;
 mod packets;
 mod reserved;
+mod state;
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -15,7 +16,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use netio::netns;
 
 fn main() -> ExitCode {
-    let trials = [packets::trials(), reserved::trials()];
+    let trials = [packets::trials(), reserved::trials(), state::trials()];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }
 
