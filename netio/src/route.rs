@@ -281,3 +281,68 @@ impl AsFd for Watch {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use netlink_packet_route::route::RouteNextHop;
+
+    const OURS: u32 = 7;
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+
+    fn message(attributes: &[RouteAttribute]) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = 8;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(Ipv4Addr::new(10, 0, 0, 0))));
+        message.attributes.extend_from_slice(attributes);
+        message
+    }
+
+    fn hop(index: u32, attributes: &[RouteAttribute]) -> RouteNextHop {
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = index;
+        hop.attributes.extend_from_slice(attributes);
+        hop
+    }
+
+    /// The gateways found, and how many next hops were left out.
+    fn gateways(message: &RouteMessage) -> (Vec<Option<Ipv4Addr>>, usize) {
+        let mut routes = Vec::new();
+        let left_out = collect(message, OURS, &mut routes);
+        (routes.iter().map(|route| route.gateway).collect(), left_out)
+    }
+
+    #[test]
+    fn of_several_next_hops_those_on_the_interface() {
+        let gateway = |last| RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(192, 0, 2, last)));
+        let six = RouteAttribute::Via(RouteVia::Inet6(std::net::Ipv6Addr::LOCALHOST));
+        let mut dead = hop(OURS, &[gateway(5)]);
+        dead.flags = RouteNextHopFlags::Dead;
+        let hops = [hop(OURS, &[gateway(1)]), hop(8, &[gateway(2)]), hop(OURS, &[]), hop(OURS, &[six]), dead];
+        let message = message(&[RouteAttribute::MultiPath(hops.into()), RouteAttribute::Priority(3)]);
+        assert_eq!(gateways(&message), (vec![Some(Ipv4Addr::new(192, 0, 2, 1)), None], 1));
+    }
+
+    #[test]
+    fn what_is_no_way_for_plain_ipv4() {
+        let plain = message(&[RouteAttribute::Oif(OURS), RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY))]);
+        assert_eq!(gateways(&plain), (vec![Some(GATEWAY)], 0));
+        let with = |change: fn(&mut RouteMessage)| {
+            let mut changed = plain.clone();
+            change(&mut changed);
+            gateways(&changed)
+        };
+        assert_eq!(with(|route| route.header.kind = RouteType::Local), (vec![], 0));
+        assert_eq!(with(|route| route.header.tos = 4), (vec![], 0));
+        assert_eq!(with(|route| route.header.flags = RouteFlags::Dead), (vec![], 0));
+        assert_eq!(with(|route| route.header.table = 255), (vec![], 0));
+        assert_eq!(with(|route| route.attributes.push(RouteAttribute::Table(1000))), (vec![], 0), "the long form counts");
+        assert_eq!(with(|route| route.attributes[1] = RouteAttribute::Oif(8)), (vec![], 0));
+        let six = message(&[RouteAttribute::Oif(OURS), RouteAttribute::Via(RouteVia::Inet6(std::net::Ipv6Addr::LOCALHOST))]);
+        assert_eq!(gateways(&six), (vec![], 1));
+        assert_eq!(gateways(&message(&[RouteAttribute::Oif(OURS)])), (vec![None], 0));
+    }
+}
