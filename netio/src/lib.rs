@@ -1,7 +1,7 @@
 //! The kernel's edge: TAP devices, uplinks, links, routes, network namespaces and waiting.
 //!
-//! The only room with `unsafe`: a few system calls that no crate wraps, each in a block that says why it is
-//! sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
+//! The only room with `unsafe`: a few system calls that no crate wraps, each in a block that says
+//! why it is sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
 
 pub mod link;
 pub mod netns;

@@ -12,7 +12,9 @@
 //!
 //! The kernel has taken the outermost VLAN tag out of a frame and tells it beside the frame
 //! (`PACKET_AUXDATA`, `packet_recvmsg` in net/packet/af_packet.c). Who puts it back also adds 4 to
-//! the virtio-net header's `csum_start` and `hdr_len`: they count without the tag.
+//! the virtio-net header's `csum_start` and `hdr_len`: they count without the tag. `Batch::slots` and
+//! `Batch::commit_all` of the packet room are made for this: what [`Receiver::recv`] takes and what
+//! [`Receiver::frames`] gives.
 
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
