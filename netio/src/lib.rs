@@ -1,13 +1,20 @@
-//! The kernel's edge: TAP devices, links, network namespaces and waiting.
+//! The kernel's edge: TAP devices, uplinks, links, routes, network namespaces and waiting.
 //!
-//! The only room with `unsafe`: a few ioctls that no crate wraps, each in a block that says why it is
-//! sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
+//! The only room with `unsafe`: a few system calls that no crate wraps, each in a block that says
+//! why it is sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
 
 pub mod link;
 pub mod netns;
+mod option;
+pub mod packet_socket;
 pub mod poll;
+pub mod reservation;
+pub mod route;
 pub mod tap;
 
 pub use netns::Netns;
+pub use packet_socket::{PacketError, PacketSocket, PacketSpec};
 pub use poll::{Poller, Waker};
+pub use reservation::Reservation;
+pub use route::UplinkState;
 pub use tap::{LinkState, Queue, Received, Tap, TapError, TapSpec};

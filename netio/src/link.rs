@@ -7,9 +7,11 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -24,6 +26,8 @@ pub struct Link {
     pub name: String,
     /// Set up by its owner, whatever its carrier.
     pub up: bool,
+    /// Set up, with a carrier, and ready to pass packets.
+    pub carrier: bool,
     /// The longest packet, in bytes.
     pub mtu: u32,
     /// Its address.
@@ -78,7 +82,6 @@ pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
 
 /// Gives a link an address.
 pub fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
-    use netlink_packet_route::address::{AddressAttribute, AddressFlags};
     let mut request = AddressMessage::default();
     request.header.index = index;
     request.header.prefix_len = prefix_len;
@@ -88,6 +91,30 @@ pub fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()
     request.attributes.push(AddressAttribute::Address(address));
     request.attributes.push(AddressAttribute::Local(address));
     talk(RouteNetlinkMessage::NewAddress(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+/// Takes an address from a link.
+pub fn delete_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
+    let mut request = AddressMessage::default();
+    request.header.index = index;
+    request.header.prefix_len = prefix_len;
+    request.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    request.attributes.push(AddressAttribute::Address(address));
+    request.attributes.push(AddressAttribute::Local(address));
+    talk(RouteNetlinkMessage::DelAddress(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+}
+
+/// Makes two links that are joined like the ends of a cable (veth(4)), the second in another
+/// namespace if one is given. Both are down.
+pub fn add_pair(name: &str, other: &str, other_netns: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let mut peer = LinkMessage::default();
+    peer.attributes.push(LinkAttribute::IfName(other.to_owned()));
+    peer.attributes.extend(other_netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let kind = [LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
+    request.attributes.push(LinkAttribute::LinkInfo(kind.into()));
+    talk(RouteNetlinkMessage::NewLink(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
 /// Deletes a link.
@@ -111,6 +138,8 @@ fn describe(link: &LinkMessage) -> Link {
         index: link.header.index,
         name: String::new(),
         up: link.header.flags.contains(LinkFlags::Up),
+        // RFC 2863 `ifOperStatus` up, or unknown where a driver does not say (`netif_oper_up`).
+        carrier: link.header.flags.contains(LinkFlags::Running),
         mtu: 0,
         mac: MacAddr::default(),
     };
@@ -130,21 +159,10 @@ fn describe(link: &LinkMessage) -> Link {
 }
 
 /// One request and its answer; `None` for a bare acknowledgment.
-fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut message = NetlinkMessage::from(request);
-    message.header.flags = flags;
-    message.header.sequence_number = 1;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+pub(crate) fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
+    let socket = ask(request, flags)?;
     let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    match answer.payload {
+    match parse(&answer)?.payload {
         NetlinkPayload::Error(error) if error.code.is_some() => {
             let error = error.to_io();
             // ENODEV is how rtnetlink says that there is no such link.
@@ -157,4 +175,60 @@ fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetl
         NetlinkPayload::InnerMessage(inner) => Ok(Some(inner)),
         _ => Ok(None),
     }
+}
+
+/// One request and all its answers. Those that cannot be read, with attributes newer than our
+/// library, are passed over. A list that changed while it was read is `Interrupted`.
+pub(crate) fn dump(request: RouteNetlinkMessage, mut answer: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    let socket = ask(request, NLM_F_REQUEST | NLM_F_DUMP)?;
+    let mut interrupted = false;
+    loop {
+        let (answers, _) = socket.recv_from_full()?;
+        let mut rest = answers.as_slice();
+        while let Some(len) = rest.first_chunk().map(|len| u32::from_ne_bytes(*len) as usize) {
+            // Lengths are rounded up to four bytes (`NLMSG_ALIGN`); the last one's padding may be missing.
+            let Some(message) = rest.get(..len).filter(|message| message.len() >= NETLINK_HEADER_LEN) else {
+                return Err(broken());
+            };
+            rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+            let Ok(message) = parse(message) else { continue };
+            interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            match message.payload {
+                NetlinkPayload::InnerMessage(inner) => answer(inner),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::Done(_) if interrupted => return Err(io::ErrorKind::Interrupted.into()),
+                NetlinkPayload::Done(done) if done.code < 0 => return Err(io::Error::from_raw_os_error(-done.code)),
+                NetlinkPayload::Done(_) => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Length of `struct nlmsghdr`.
+const NETLINK_HEADER_LEN: usize = 16;
+
+/// A socket on which the answer comes.
+fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    // Lists only what was asked for. A kernel that does not know this lists more.
+    let _ = socket.set_netlink_get_strict_chk(flags & NLM_F_DUMP == NLM_F_DUMP);
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = flags;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    Ok(socket)
+}
+
+fn parse(bytes: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+    NetlinkMessage::deserialize(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+fn broken() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the kernel's list has no end")
 }

@@ -1,0 +1,284 @@
+//! What of an uplink's traffic is copied to us (Documentation/networking/filter.rst).
+//!
+//! A packet socket gets a copy of every frame, also of the host's own downloads. The kernel runs a
+//! short program over each frame before it makes the copy, and only what the program keeps is put
+//! in our queue. A frame begins with its Ethernet header; a VLAN tag has been taken out of it.
+//!
+//! ```text
+//!  0           6           12    14    20    23       30    14 + 4 * IHL
+//! +-----------+-----------+-----+-----+-----+--------+-----+-----------+----------
+//! | dst       | src       | type| ihl | frag| proto  | dst | src port  | dst port
+//! +-----------+-----------+-----+-----+-----+--------+-----+-----------+----------
+//! ```
+//!
+//! A filter saves work; it protects from nothing. What it keeps is judged like any frame.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use packet::EtherType;
+
+/// So many addresses fit: a jump of the program reaches 255 instructions.
+pub const MAX_ADDRESSES: usize = 64;
+
+/// So many ranges of ports fit.
+pub const MAX_PORT_RANGES: usize = 32;
+
+const ETHER_TYPE: u32 = 12;
+const FRAGMENT: u32 = 20;
+const PROTOCOL: u32 = 23;
+const DESTINATION: u32 = 30;
+/// From the start of the network header, whose length is then in X.
+const NETWORK: u32 = 14;
+const DESTINATION_PORT: u32 = 16;
+
+/// The bits of the IPv4 fragment field that are the offset (RFC 791 section 3.1).
+const FRAGMENT_OFFSET: u32 = 0x1fff;
+
+const TCP: u32 = libc::IPPROTO_TCP as u32;
+const UDP: u32 = libc::IPPROTO_UDP as u32;
+
+/// A program that keeps frames or refuses them.
+#[derive(Clone, Debug)]
+pub struct Filter(Vec<libc::sock_filter>);
+
+impl Filter {
+    /// For a NAT: ARP, and IPv4 to one of these addresses. Of TCP and UDP only what goes to one of
+    /// these ports; what has no port to look at (other protocols, all fragments but the first) is
+    /// kept. Frames with a VLAN tag and frames that the host sends are refused.
+    ///
+    /// `None` if there are more than [`MAX_ADDRESSES`] or more than [`MAX_PORT_RANGES`].
+    #[must_use]
+    pub fn nat(addresses: &[Ipv4Addr], ports: &[RangeInclusive<u16>]) -> Option<Filter> {
+        if addresses.len() > MAX_ADDRESSES || ports.len() > MAX_PORT_RANGES {
+            return None;
+        }
+        let mut program = Program::default();
+        program.refuse_outgoing();
+        program.load(libc::BPF_W, ancillary(libc::SKF_AD_VLAN_TAG_PRESENT));
+        program.jump(libc::BPF_JEQ, 0, To::Next, To::Refuse);
+        program.load(libc::BPF_H, ETHER_TYPE);
+        program.jump(libc::BPF_JEQ, EtherType::ARP.0.into(), To::Keep, To::Next);
+        program.jump(libc::BPF_JEQ, EtherType::IPV4.0.into(), To::Next, To::Refuse);
+        program.load(libc::BPF_W, DESTINATION);
+        for address in addresses {
+            program.jump(libc::BPF_JEQ, u32::from(*address), To::Ports, To::Next);
+        }
+        program.end(To::Refuse);
+        program.here_are_the_ports();
+        program.load(libc::BPF_H, FRAGMENT);
+        program.jump(libc::BPF_JSET, FRAGMENT_OFFSET, To::Keep, To::Next);
+        program.load(libc::BPF_B, PROTOCOL);
+        program.jump(libc::BPF_JEQ, TCP, To::Skip(1), To::Next);
+        program.jump(libc::BPF_JEQ, UDP, To::Next, To::Keep);
+        program.push(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, NETWORK);
+        program.push(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, DESTINATION_PORT);
+        for range in ports {
+            program.jump(libc::BPF_JGE, (*range.start()).into(), To::Next, To::Skip(1));
+            program.jump(libc::BPF_JGT, (*range.end()).into(), To::Next, To::Keep);
+        }
+        program.end(To::Refuse);
+        Some(program.finish())
+    }
+
+    /// Everything that comes in; what the host itself sends is refused. Only of use where the kernel
+    /// does not know `PACKET_IGNORE_OUTGOING`.
+    #[must_use]
+    pub fn incoming() -> Filter {
+        let mut program = Program::default();
+        program.refuse_outgoing();
+        program.end(To::Keep);
+        program.finish()
+    }
+
+    /// Nothing at all.
+    #[must_use]
+    pub fn nothing() -> Filter {
+        let mut program = Program::default();
+        program.end(To::Refuse);
+        program.finish()
+    }
+
+    /// The program.
+    pub(crate) fn instructions(&self) -> &[libc::sock_filter] {
+        &self.0
+    }
+}
+
+/// Where a jump goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum To {
+    Next,
+    Skip(u8),
+    Ports,
+    Keep,
+    Refuse,
+}
+
+/// A program in the making: forward jumps are known only at its end.
+#[derive(Debug, Default)]
+struct Program {
+    lines: Vec<(u32, u32, To, To)>,
+    ports: usize,
+}
+
+impl Program {
+    fn push(&mut self, code: u32, operand: u32) {
+        self.lines.push((code, operand, To::Next, To::Next));
+    }
+
+    fn load(&mut self, size: u32, from: u32) {
+        self.push(libc::BPF_LD | size | libc::BPF_ABS, from);
+    }
+
+    fn jump(&mut self, test: u32, operand: u32, yes: To, no: To) {
+        self.lines.push((libc::BPF_JMP | test | libc::BPF_K, operand, yes, no));
+    }
+
+    fn end(&mut self, with: To) {
+        self.push(libc::BPF_RET | libc::BPF_K, if with == To::Keep { u32::MAX } else { 0 });
+    }
+
+    fn refuse_outgoing(&mut self) {
+        self.load(libc::BPF_B, ancillary(libc::SKF_AD_PKTTYPE));
+        self.jump(libc::BPF_JEQ, libc::PACKET_OUTGOING.into(), To::Refuse, To::Next);
+    }
+
+    fn here_are_the_ports(&mut self) {
+        self.ports = self.lines.len();
+    }
+
+    /// Adds the two ends that jumps go to, and resolves the jumps.
+    fn finish(mut self) -> Filter {
+        let keep = self.lines.len();
+        self.end(To::Keep);
+        self.end(To::Refuse);
+        let distance = |at: usize, to: To| match to {
+            To::Next => 0,
+            To::Skip(lines) => lines,
+            // The limits on addresses and ranges keep all distances below 256.
+            To::Ports => (self.ports - at - 1) as u8,
+            To::Keep => (keep - at - 1) as u8,
+            To::Refuse => (keep - at) as u8,
+        };
+        let lines = self.lines.iter().enumerate();
+        Filter(
+            lines
+                .map(|(at, (code, operand, yes, no))| libc::sock_filter {
+                    code: *code as u16,
+                    jt: distance(at, *yes),
+                    jf: distance(at, *no),
+                    k: *operand,
+                })
+                .collect(),
+        )
+    }
+}
+
+/// What the kernel knows of a frame besides its bytes.
+fn ancillary(what: libc::c_int) -> u32 {
+    (libc::SKF_AD_OFF + what) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use crate::option::attach_filter;
+
+    const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+    /// The kernel's verdict, which needs no rights where the frame goes through a local socket.
+    struct Judge(UnixDatagram, UnixDatagram);
+
+    impl Judge {
+        fn new(filter: &Filter) -> Judge {
+            let (to, from) = UnixDatagram::pair().unwrap();
+            from.set_nonblocking(true).unwrap();
+            attach_filter(from.as_fd(), filter.instructions()).unwrap();
+            Judge(to, from)
+        }
+
+        fn keeps(&self, frame: &[u8]) -> bool {
+            // A datagram that the receiver's filter refuses is taken all the same.
+            let _ = self.0.send(frame);
+            match self.1.recv(&mut [0; 256]) {
+                Ok(len) => {
+                    assert_eq!(len, frame.len(), "kept whole");
+                    true
+                }
+                Err(_) => false,
+            }
+        }
+    }
+
+    fn ipv4(protocol: u8, to: Ipv4Addr, fragment: u16, option_words: u8, port: u16) -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00];
+        frame.extend([0x45 + option_words, 0, 0, 48]);
+        frame.extend([0, 1, (fragment >> 8) as u8, fragment as u8, 64, protocol, 0, 0]);
+        frame.extend([198, 51, 100, 7]);
+        frame.extend(to.octets());
+        frame.extend(vec![1; usize::from(option_words) * 4]);
+        frame.extend([0, 80]);
+        frame.extend(port.to_be_bytes());
+        frame.extend([0; 16]);
+        frame
+    }
+
+    #[test]
+    fn arp_is_kept_and_what_is_neither_arp_nor_ipv4_is_not() {
+        let judge = Judge::new(&Filter::nat(&[OURS], &[]).unwrap());
+        let mut frame = vec![0xff; 60];
+        for (ether_type, kept) in
+            [([8, 6], true), ([0x86, 0xdd], false), ([0x81, 0], false), ([0x88, 0xcc], false), ([0, 46], false)]
+        {
+            frame[12..14].copy_from_slice(&ether_type);
+            assert_eq!(judge.keeps(&frame), kept, "{ether_type:x?}");
+        }
+        assert!(!judge.keeps(&frame[..13]), "a runt");
+    }
+
+    #[test]
+    fn the_hosts_own_ports_are_not_copied() {
+        let judge = Judge::new(&Filter::nat(&[OURS], &[80..=80, 1024..=65535]).unwrap());
+        for protocol in [6, 17] {
+            for (port, kept) in [(79, false), (80, true), (81, false), (1023, false), (1024, true), (65535, true), (0, false)] {
+                assert_eq!(judge.keeps(&ipv4(protocol, OURS, 0, 0, port)), kept, "{protocol} {port}");
+                assert_eq!(judge.keeps(&ipv4(protocol, OURS, 0x4000, 10, port)), kept, "{protocol} {port}, with options");
+                assert_eq!(judge.keeps(&ipv4(protocol, OURS, 0x2000, 0, port)), kept, "{protocol} {port}, first fragment");
+                assert!(judge.keeps(&ipv4(protocol, OURS, 0x2001, 0, port)), "a later fragment has no port");
+                assert!(!judge.keeps(&ipv4(protocol, Ipv4Addr::new(192, 0, 2, 2), 0, 0, port)), "another's");
+            }
+        }
+        assert!(judge.keeps(&ipv4(1, OURS, 0, 0, 0)), "ICMP");
+        assert!(judge.keeps(&ipv4(47, OURS, 0, 0, 0)), "GRE");
+    }
+
+    #[test]
+    fn as_many_addresses_and_ports_as_there_can_be() {
+        let addresses: Vec<Ipv4Addr> = (0..MAX_ADDRESSES as u8).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
+        let ports: Vec<_> = (0..MAX_PORT_RANGES as u16).map(|n| 1000 + 10 * n..=1004 + 10 * n).collect();
+        let judge = Judge::new(&Filter::nat(&addresses, &ports).unwrap());
+        for address in &addresses {
+            for port in 990..1330 {
+                let kept = ports.iter().any(|range| range.contains(&port));
+                assert_eq!(judge.keeps(&ipv4(6, *address, 0, 0, port)), kept, "{address} {port}");
+            }
+        }
+        assert!(!judge.keeps(&ipv4(1, Ipv4Addr::new(203, 0, 113, MAX_ADDRESSES as u8), 0, 0, 0)));
+        assert!(Filter::nat(&[OURS; MAX_ADDRESSES + 1], &[]).is_none());
+        assert!(Filter::nat(&[], &vec![0..=1; MAX_PORT_RANGES + 1]).is_none());
+    }
+
+    #[test]
+    fn without_an_address_only_arp() {
+        let judge = Judge::new(&Filter::nat(&[], &[0..=65535]).unwrap());
+        assert!(!judge.keeps(&ipv4(17, OURS, 0, 0, 53)));
+        let incoming = Judge::new(&Filter::incoming());
+        assert!(incoming.keeps(&ipv4(17, OURS, 0, 0, 53)));
+        assert!(!Judge::new(&Filter::nothing()).keeps(&ipv4(17, OURS, 0, 0, 53)));
+    }
+}

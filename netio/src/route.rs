@@ -1,0 +1,348 @@
+//! What the host knows of an uplink: its link, IPv4 addresses and IPv4 routes (rtnetlink(7)), and
+//! when that changes.
+//!
+//! A router behind an uplink needs no routing protocol and no configuration of its own where the
+//! host has both: it takes the host's address and sends where the host would. So this reads what the
+//! host's administrator, DHCP client or routing daemon has put there, and is told when to read again.
+//!
+//! *Routes* are the unicast routes of the main table that lead out of the interface, of several next
+//! hops those on it. Left out, and counted: next hops that are not a plain IPv4 gateway (an IPv6
+//! gateway, an encapsulation), and more than [`MAX_ROUTES`]: of those the longest prefixes, so that
+//! every destination still has a way, if perhaps not the best. Left out silently are routes for a
+//! type of service, routes that are dead, and all that policy rules do. A link without carrier keeps
+//! its routes, as it does in the host's own eyes; one set down loses them. A gateway is on the link
+//! whether its route says so or its address does; either way it is asked for by ARP.
+//!
+//! *Changes* come as messages that are not read but for the fact that they came: a reader that
+//! follows details gets them wrong once the kernel has dropped one.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteScope, RouteType,
+    RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use packet::MacAddr;
+
+use crate::link::{self, dump, talk};
+
+/// Routes of one interface that are kept.
+pub const MAX_ROUTES: usize = 1024;
+
+/// How often a list that changes all the time is asked for again.
+const DISTURBED: usize = 3;
+
+/// Messages that one [`Watch::drain`] takes.
+const DRAINED: usize = 4096;
+
+/// Where packets to a prefix go.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Route {
+    /// How many bits of the prefix count.
+    pub prefix_len: u8,
+    /// The destination's first bits.
+    pub prefix: Ipv4Addr,
+    /// Of several routes to a prefix the lowest counts.
+    pub metric: u32,
+    /// Who takes them on; `None` if the destination is on the link.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// All that a router needs to know of an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UplinkState {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub mac: MacAddr,
+    /// The longest packet, in bytes.
+    pub mtu: u32,
+    /// Set up by its owner, and with a carrier.
+    pub up: bool,
+    /// Its IPv4 addresses and the lengths of their prefixes, primary ones first.
+    pub addresses: Vec<(Ipv4Addr, u8)>,
+    /// Its IPv4 routes, shortest prefixes first, then by prefix and metric; at most [`MAX_ROUTES`].
+    pub routes: Vec<Route>,
+    /// Routes that it has besides and that are not kept.
+    pub routes_left_out: usize,
+}
+
+/// The state of an interface of the calling thread's namespace; `None` if there is none of that
+/// name. It is put together from three answers: if a [`Watch`] speaks up meanwhile, ask again.
+pub fn uplink_state(name: &str) -> io::Result<Option<UplinkState>> {
+    let link = match link::get(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        link => link?,
+    };
+    let (routes, routes_left_out) = routes(link.index)?;
+    Ok(Some(UplinkState {
+        index: link.index,
+        name: link.name,
+        mac: link.mac,
+        mtu: link.mtu,
+        up: link.up && link.carrier,
+        addresses: addresses(link.index)?,
+        routes,
+        routes_left_out,
+    }))
+}
+
+/// The IPv4 addresses of an interface with the lengths of their prefixes, primary ones first.
+pub fn addresses(index: u32) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    request.header.index = index;
+    undisturbed(|| {
+        let (mut primary, mut secondary) = (Vec::new(), Vec::new());
+        dump(RouteNetlinkMessage::GetAddress(request.clone()), |answer| {
+            if let RouteNetlinkMessage::NewAddress(address) = answer
+                && address.header.index == index
+                && let Some(found) = own_address(&address)
+            {
+                let is_secondary = address.header.flags.contains(AddressHeaderFlags::Secondary);
+                if is_secondary { &mut secondary } else { &mut primary }.push((found, address.header.prefix_len));
+            }
+        })?;
+        primary.append(&mut secondary);
+        Ok(primary)
+    })
+}
+
+/// Asks again, a few times, where a list changed while it was read.
+fn undisturbed<T>(mut list: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..DISTURBED {
+        match list() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            listed => return listed,
+        }
+    }
+    list()
+}
+
+/// On a point-to-point link `Address` is the other end's.
+fn own_address(message: &AddressMessage) -> Option<Ipv4Addr> {
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) if local => Some(*address),
+            AddressAttribute::Address(IpAddr::V4(address)) if !local => Some(*address),
+            _ => None,
+        })
+    };
+    find(true).or_else(|| find(false))
+}
+
+/// The IPv4 routes of the main table that lead out of an interface, as [`UplinkState`] has them, and
+/// how many were left out.
+pub fn routes(index: u32) -> io::Result<(Vec<Route>, usize)> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    request.attributes.push(RouteAttribute::Oif(index));
+    let (mut routes, mut left_out) = undisturbed(|| {
+        let (mut routes, mut left_out) = (Vec::new(), 0);
+        let listed = dump(RouteNetlinkMessage::GetRoute(request.clone()), |answer| {
+            if let RouteNetlinkMessage::NewRoute(route) = answer {
+                left_out += collect(&route, index, &mut routes);
+            }
+        });
+        match listed {
+            // A namespace in which there has never been a route has no main table.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), 0)),
+            listed => listed.map(|()| (routes, left_out)),
+        }
+    })?;
+    routes.sort_unstable();
+    left_out += routes.len().saturating_sub(MAX_ROUTES);
+    routes.truncate(MAX_ROUTES);
+    Ok((routes, left_out))
+}
+
+/// Appends a message's routes out of an interface; how many of them are of no use to us.
+fn collect(message: &RouteMessage, index: u32, routes: &mut Vec<Route>) -> usize {
+    let header = &message.header;
+    let table = find(message, |attribute| if let RouteAttribute::Table(table) = attribute { Some(*table) } else { None });
+    if header.kind != RouteType::Unicast
+        || header.tos != 0
+        || table.unwrap_or(header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN)
+        || header.flags.intersects(RouteFlags::Dead | RouteFlags::Cloned)
+    {
+        return 0;
+    }
+    let prefix = find(message, |attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(prefix)) => Some(*prefix),
+        _ => None,
+    });
+    let metric = find(message, |attribute| if let RouteAttribute::Priority(metric) = attribute { Some(*metric) } else { None });
+    let mut left_out = 0;
+    let mut add = |attributes: &[RouteAttribute]| match next_hop(attributes) {
+        Some(gateway) => routes.push(Route {
+            prefix: prefix.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            prefix_len: header.destination_prefix_length,
+            gateway,
+            metric: metric.unwrap_or(0),
+        }),
+        None => left_out += 1,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(output) if *output == index => add(&message.attributes),
+            RouteAttribute::MultiPath(hops) => hops
+                .iter()
+                .filter(|hop| hop.interface_index == index)
+                .filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))
+                .for_each(|hop| add(&hop.attributes)),
+            _ => {}
+        }
+    }
+    left_out
+}
+
+fn find<T>(message: &RouteMessage, pick: impl Fn(&RouteAttribute) -> Option<T>) -> Option<T> {
+    message.attributes.iter().find_map(pick)
+}
+
+/// The gateway, if any; the outer `None` for a next hop that plain IPv4 does not reach.
+fn next_hop(attributes: &[RouteAttribute]) -> Option<Option<Ipv4Addr>> {
+    let mut gateway = None;
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) | RouteAttribute::Via(RouteVia::Inet(address)) => {
+                gateway = Some(*address);
+            }
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => {
+                return None;
+            }
+            _ => {}
+        }
+    }
+    Some(gateway)
+}
+
+/// Adds a route to the main table; `AlreadyExists` if there is one of that prefix and metric.
+pub fn add(index: u32, route: Route) -> io::Result<()> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    request.header.kind = RouteType::Unicast;
+    request.header.protocol = RouteProtocol::Static;
+    request.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    request.header.destination_prefix_length = route.prefix_len;
+    request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.prefix)));
+    request.attributes.push(RouteAttribute::Oif(index));
+    request.attributes.push(RouteAttribute::Priority(route.metric));
+    request.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))));
+    talk(RouteNetlinkMessage::NewRoute(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+/// Tells that links, IPv4 addresses or IPv4 routes of the namespace have changed, whichever.
+#[derive(Debug)]
+pub struct Watch(Socket);
+
+impl Watch {
+    /// Watches the calling thread's namespace, from now on.
+    pub fn new() -> io::Result<Watch> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV4_ROUTE] {
+            socket.add_membership(group)?;
+        }
+        Ok(Watch(socket))
+    }
+
+    /// Has anything changed since the last time? What could not be queued has changed, too. Takes a
+    /// bounded number of messages; those beyond are there the next time.
+    pub fn drain(&self) -> io::Result<bool> {
+        let mut changed = false;
+        for _ in 0..DRAINED {
+            // What does not fit is cut off, and nobody reads what does.
+            match rustix::net::recv(&self.0, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT) {
+                Ok(_) | Err(rustix::io::Errno::NOBUFS) => changed = true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(changed),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(changed)
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use netlink_packet_route::route::RouteNextHop;
+
+    const OURS: u32 = 7;
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+
+    fn message(attributes: &[RouteAttribute]) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = 8;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(Ipv4Addr::new(10, 0, 0, 0))));
+        message.attributes.extend_from_slice(attributes);
+        message
+    }
+
+    fn hop(index: u32, attributes: &[RouteAttribute]) -> RouteNextHop {
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = index;
+        hop.attributes.extend_from_slice(attributes);
+        hop
+    }
+
+    /// The gateways found, and how many next hops were left out.
+    fn gateways(message: &RouteMessage) -> (Vec<Option<Ipv4Addr>>, usize) {
+        let mut routes = Vec::new();
+        let left_out = collect(message, OURS, &mut routes);
+        (routes.iter().map(|route| route.gateway).collect(), left_out)
+    }
+
+    #[test]
+    fn of_several_next_hops_those_on_the_interface() {
+        let gateway = |last| RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(192, 0, 2, last)));
+        let six = RouteAttribute::Via(RouteVia::Inet6(std::net::Ipv6Addr::LOCALHOST));
+        let mut dead = hop(OURS, &[gateway(5)]);
+        dead.flags = RouteNextHopFlags::Dead;
+        let hops = [hop(OURS, &[gateway(1)]), hop(8, &[gateway(2)]), hop(OURS, &[]), hop(OURS, &[six]), dead];
+        let message = message(&[RouteAttribute::MultiPath(hops.into()), RouteAttribute::Priority(3)]);
+        assert_eq!(gateways(&message), (vec![Some(Ipv4Addr::new(192, 0, 2, 1)), None], 1));
+    }
+
+    #[test]
+    fn what_is_no_way_for_plain_ipv4() {
+        let plain = message(&[RouteAttribute::Oif(OURS), RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY))]);
+        assert_eq!(gateways(&plain), (vec![Some(GATEWAY)], 0));
+        let with = |change: fn(&mut RouteMessage)| {
+            let mut changed = plain.clone();
+            change(&mut changed);
+            gateways(&changed)
+        };
+        assert_eq!(with(|route| route.header.kind = RouteType::Local), (vec![], 0));
+        assert_eq!(with(|route| route.header.tos = 4), (vec![], 0));
+        assert_eq!(with(|route| route.header.flags = RouteFlags::Dead), (vec![], 0));
+        assert_eq!(with(|route| route.header.table = 255), (vec![], 0));
+        assert_eq!(with(|route| route.attributes.push(RouteAttribute::Table(1000))), (vec![], 0), "the long form counts");
+        assert_eq!(with(|route| route.attributes[1] = RouteAttribute::Oif(8)), (vec![], 0));
+        let six = message(&[RouteAttribute::Oif(OURS), RouteAttribute::Via(RouteVia::Inet6(std::net::Ipv6Addr::LOCALHOST))]);
+        assert_eq!(gateways(&six), (vec![], 1));
+        assert_eq!(gateways(&message(&[RouteAttribute::Oif(OURS)])), (vec![None], 0));
+    }
+}

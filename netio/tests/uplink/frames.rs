@@ -1,0 +1,133 @@
+//! Frames by hand, and a reader that keeps what it reads.
+
+use std::io::IoSlice;
+use std::net::Ipv4Addr;
+
+use netio::Received;
+use netio::packet_socket::{PacketSocket, Receiver, receive::SPARE};
+use packet::{MacAddr, Tag, VNET_LEN, VnetHeader};
+
+use crate::host::until;
+
+/// A frame as it was received.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Frame {
+    pub(crate) vnet: VnetHeader,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) tag: Option<Tag>,
+    /// It did not fit, and nothing is left of it.
+    pub(crate) cut: bool,
+}
+
+/// All that is there now in one of a socket's queues, and how it ended.
+pub(crate) fn drain(socket: &PacketSocket, queue: usize) -> (Vec<Frame>, Received) {
+    drain_into(socket, queue, 64, 70_000)
+}
+
+/// The same through so many slots of such a size.
+pub(crate) fn drain_into(socket: &PacketSocket, queue: usize, count: usize, size: usize) -> (Vec<Frame>, Received) {
+    let mut receiver = Receiver::new();
+    let mut slots = vec![vec![0xa5; size]; count];
+    let mut frames = Vec::new();
+    loop {
+        let end = receiver.recv(&socket.queues()[queue], slots.iter_mut().map(Vec::as_mut_slice));
+        for (slot, (filled, tag)) in slots.iter_mut().zip(receiver.frames()) {
+            assert_eq!(slot[..SPARE], [0xa5; SPARE], "the spare bytes are left alone");
+            let filled = &slot[SPARE..SPARE + filled];
+            frames.push(match filled.split_first_chunk::<VNET_LEN>() {
+                Some((vnet, bytes)) => {
+                    assert_eq!(vnet[10..], [0, 0], "num_buffers");
+                    Frame { vnet: VnetHeader::from_bytes(vnet), bytes: bytes.to_vec(), tag, cut: false }
+                }
+                None => Frame { vnet: VnetHeader::default(), bytes: Vec::new(), tag, cut: true },
+            });
+            slot.fill(0xa5);
+        }
+        assert_eq!(receiver.unreadable(), 0);
+        if end != Received::More {
+            return (frames, end);
+        }
+    }
+}
+
+/// Reads until so many frames have come, and not one more.
+pub(crate) fn expect(socket: &PacketSocket, count: usize) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    until("frames", || {
+        frames.append(&mut drain(socket, 0).0);
+        (frames.len() >= count).then_some(())
+    });
+    assert_eq!(frames.len(), count, "{frames:x?}");
+    frames
+}
+
+/// Sends one frame with nothing left to do.
+pub(crate) fn send(socket: &PacketSocket, frame: &[u8]) {
+    send_with(socket, VnetHeader::default(), frame).expect("sent");
+}
+
+pub(crate) fn send_with(socket: &PacketSocket, vnet: VnetHeader, frame: &[u8]) -> Result<(), rustix::io::Errno> {
+    let (front, back) = frame.split_at(frame.len() / 2);
+    let front = [&vnet.to_bytes()[..], front].concat();
+    socket.writer().send(&[IoSlice::new(&front), IoSlice::new(back)])
+}
+
+pub(crate) const FROM: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+/// An Ethernet frame of a type that no stack knows.
+pub(crate) fn plain(to: MacAddr, number: u8, len: usize) -> Vec<u8> {
+    let mut frame = [&to.0[..], &FROM.0, &[0x88, 0xb5, number]].concat();
+    frame.resize(len, number);
+    frame
+}
+
+/// IPv4 in Ethernet, with a complete header checksum.
+pub(crate) fn ipv4(to_mac: MacAddr, protocol: u8, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&to_mac.0[..], &FROM.0, &[0x08, 0x00, 0x45, 0]].concat();
+    frame.extend((20 + payload.len() as u16).to_be_bytes());
+    frame.extend([0, 7, 0x40, 0, 64, protocol, 0, 0]);
+    frame.extend(from.octets());
+    frame.extend(to.octets());
+    let sum = fold(&frame[14..34]);
+    frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A TCP header, its checksum complete.
+pub(crate) fn tcp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 9, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    segment.extend(payload);
+    finish(from, to, 6, &mut segment, 16);
+    segment
+}
+
+/// A UDP datagram, its checksum complete.
+pub(crate) fn udp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let len = 8 + payload.len() as u16;
+    let mut datagram = [ports.0.to_be_bytes(), ports.1.to_be_bytes(), len.to_be_bytes(), [0, 0]].concat();
+    datagram.extend(payload);
+    finish(from, to, 17, &mut datagram, 6);
+    datagram
+}
+
+fn finish(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, segment: &mut [u8], at: usize) {
+    let sum = !fold(&[pseudo(from, to, protocol, segment.len() as u16), segment.to_vec()].concat());
+    segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The pseudo-header (RFC 9293 section 3.1).
+pub(crate) fn pseudo(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, len: u16) -> Vec<u8> {
+    let [a, b] = len.to_be_bytes();
+    [&from.octets()[..], &to.octets(), &[0, protocol, a, b]].concat()
+}
+
+/// The one's complement sum (RFC 1071).
+pub(crate) fn fold(bytes: &[u8]) -> u16 {
+    let mut sum: u64 = bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}

@@ -1,0 +1,89 @@
+//! The host's stack on ports that are reserved, and on those that are not.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use netio::Reservation;
+use netio::packet_socket::PacketSocket;
+
+use crate::frames::{Frame, drain, ipv4, send, tcp, udp};
+use crate::host::{Host, address, pair, until};
+use crate::trial;
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const SYN_ACK: u8 = 0x12;
+const FREE: u16 = 41_000;
+const RESERVED: u16 = 40_000;
+const UNKNOWN_PROTOCOL: u8 = 253;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("the_host_is_silent_on_reserved_ports_only", the_host_is_silent_on_reserved_ports_only),
+        trial("the_hosts_own_connections_are_unharmed", the_hosts_own_connections_are_unharmed),
+    ]
+}
+
+/// What the near host's stack says to each of these, besides ARP. An echo request goes last, so its
+/// answer says that all others have been dealt with.
+fn answers(near: &Host, wire: &PacketSocket, packets: &[(u8, Vec<u8>)]) -> Vec<Vec<u8>> {
+    let to = near.link().mac;
+    for (protocol, payload) in packets {
+        send(wire, &ipv4(to, *protocol, address(2), address(1), payload));
+    }
+    let echo = [8, 0, 0xf7, 0xfe, 0, 0, 0, 1];
+    send(wire, &ipv4(to, 1, address(2), address(1), &echo));
+    let mut said: Vec<Frame> = Vec::new();
+    until("the echo", || {
+        said.append(&mut drain(wire, 0).0);
+        said.iter().any(|frame| frame.bytes[12..14] == [8, 0] && frame.bytes[23] == 1 && frame.bytes[34] == 0).then_some(())
+    });
+    let ip = said.into_iter().filter(|frame| frame.bytes[12..14] == [8, 0]);
+    ip.map(|frame| frame.bytes).filter(|bytes| !(bytes[23] == 1 && bytes[34] == 0)).collect()
+}
+
+fn to_port(port: u16) -> [(u8, Vec<u8>); 4] {
+    let segment = |flags| (6, tcp(address(2), address(1), (80, port), flags, b""));
+    [segment(SYN), segment(ACK), segment(SYN_ACK), (17, udp(address(2), address(1), (53, port), b"answer"))]
+}
+
+fn the_host_is_silent_on_reserved_ports_only() {
+    let (near, far) = pair();
+    // No limit on the errors that a host sends.
+    near.inside(|| std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0"));
+    let wire = far.open(far.spec());
+    let _held = near.inside(|| Ok((Reservation::tcp(address(1), RESERVED)?, Reservation::udp(address(1), RESERVED)?)));
+    assert_eq!(answers(&near, &wire, &to_port(RESERVED)), Vec::<Vec<u8>>::new());
+
+    let said = answers(&near, &wire, &to_port(FREE));
+    let resets = said.iter().filter(|bytes| bytes[23] == 6 && bytes[47] & 0x04 != 0).count();
+    let unreachable = said.iter().filter(|bytes| bytes[23] == 1 && bytes[34..36] == [3, 3]).count();
+    assert_eq!((resets, unreachable, said.len()), (3, 1, 4), "{said:x?}");
+
+    let packet = [(UNKNOWN_PROTOCOL, vec![0; 16])];
+    assert_eq!(answers(&near, &wire, &packet).iter().filter(|bytes| bytes[34..36] == [3, 2]).count(), 1);
+    let held = near.inside(|| Reservation::raw(UNKNOWN_PROTOCOL));
+    assert_eq!(answers(&near, &wire, &packet), Vec::<Vec<u8>>::new());
+    drop(held);
+    assert_eq!(answers(&near, &wire, &packet).len(), 1, "until it is given back");
+}
+
+fn the_hosts_own_connections_are_unharmed() {
+    let (near, far) = pair();
+    let ports = 40_000..40_100;
+    near.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40200"));
+    let reserve = |port| Ok((Reservation::tcp(address(1), port)?, Reservation::udp(address(1), port)?));
+    let _held: Vec<_> = near.inside(|| ports.clone().map(reserve).collect());
+    // The host's programs are given other ports, also those bound to all addresses.
+    let listener = far.inside(|| TcpListener::bind((address(2), 0)));
+    let to = listener.local_addr().expect("an address");
+    let mut open = Vec::new();
+    for _ in 0..50 {
+        let socket = near.inside(|| UdpSocket::bind("0.0.0.0:0"));
+        assert!(!ports.contains(&socket.local_addr().expect("an address").port()));
+        let stream = near.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)));
+        assert!(!ports.contains(&stream.local_addr().expect("an address").port()));
+        open.push((socket, stream));
+    }
+}
