@@ -1,11 +1,13 @@
 //! The host's stack on ports that are reserved, and on those that are not.
 
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::Reservation;
 use netio::packet_socket::PacketSocket;
+use netio::reservation::{PortProtocol, process_of_port};
 
 use crate::frames::{Frame, drain, ipv4, send, tcp, udp};
 use crate::host::{Host, address, pair, until};
@@ -22,6 +24,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("the_host_is_silent_on_reserved_ports_only", the_host_is_silent_on_reserved_ports_only),
         trial("the_hosts_own_connections_are_unharmed", the_hosts_own_connections_are_unharmed),
+        trial("a_port_is_taken_until_it_is_given_back", a_port_is_taken_until_it_is_given_back),
+        trial("a_port_that_a_program_has_is_refused_and_named", a_port_that_a_program_has_is_refused_and_named),
     ]
 }
 
@@ -86,4 +90,50 @@ fn the_hosts_own_connections_are_unharmed() {
         assert!(!ports.contains(&stream.local_addr().expect("an address").port()));
         open.push((socket, stream));
     }
+}
+
+/// What came of an attempt, if it was an error.
+fn refusal<T>(attempt: io::Result<T>) -> Option<ErrorKind> {
+    attempt.err().map(|error| error.kind())
+}
+
+fn a_port_is_taken_until_it_is_given_back() {
+    const IN_USE: Option<ErrorKind> = Some(ErrorKind::AddrInUse);
+    let (near, _far) = pair();
+    near.inside(|| {
+        let (tcp, udp) = (Reservation::tcp(address(1), 0)?, Reservation::udp(address(1), 0)?);
+        let (tcp_port, udp_port) = (tcp.port()?, udp.port()?);
+        for address in [address(1), Ipv4Addr::UNSPECIFIED] {
+            assert_eq!(refusal(TcpListener::bind((address, tcp_port))), IN_USE);
+            assert_eq!(refusal(UdpSocket::bind((address, udp_port))), IN_USE);
+        }
+        assert_eq!(refusal(Reservation::tcp(address(1), tcp_port)), IN_USE);
+        assert_eq!(refusal(Reservation::udp(address(1), udp_port)), IN_USE);
+        drop((tcp, udp));
+        TcpListener::bind((address(1), tcp_port))?;
+        UdpSocket::bind((address(1), udp_port))?;
+        assert_eq!(refusal(Reservation::tcp(address(2), 0)), Some(ErrorKind::AddrNotAvailable));
+        Ok(())
+    });
+}
+
+fn a_port_that_a_program_has_is_refused_and_named() {
+    let (near, _far) = pair();
+    near.inside(|| {
+        let own = std::process::id();
+        let owner = |protocol, port| process_of_port(protocol, port).map(|(pid, name)| (pid, name.is_empty()));
+        for address_of_program in ["192.0.2.1", "0.0.0.0", "::"] {
+            let address_of_program: IpAddr = address_of_program.parse().expect("an address");
+            let listener = TcpListener::bind((address_of_program, 0))?;
+            let port = listener.local_addr()?.port();
+            assert_eq!(refusal(Reservation::tcp(address(1), port)), Some(ErrorKind::AddrInUse), "{address_of_program}");
+            assert_eq!(owner(PortProtocol::Tcp, port), Some((own, false)));
+            let socket = UdpSocket::bind((address_of_program, 0))?;
+            let port = socket.local_addr()?.port();
+            assert_eq!(refusal(Reservation::udp(address(1), port)), Some(ErrorKind::AddrInUse), "{address_of_program}");
+            assert_eq!(owner(PortProtocol::Udp, port), Some((own, false)));
+        }
+        assert_eq!(owner(PortProtocol::Tcp, 1), None);
+        Ok(())
+    });
 }
