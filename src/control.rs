@@ -94,7 +94,13 @@ impl ManagedPort {
     /// What workers are to know of it; `None` while there is no device.
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let Device::Attached { tap, link } = &self.device else { return None };
-        Some(Port { vlan: self.config.vlan.clone(), mtu: link.mtu, features: tap.features(), coalesce: self.config.coalesce })
+        Some(Port {
+            vlan: self.config.vlan.clone(),
+            mtu: link.mtu,
+            features: tap.features(),
+            coalesce: self.config.coalesce,
+            is_uplink: false,
+        })
     }
 
     /// The device is gone: lets go of it, so that nothing of it or its namespace is kept alive.

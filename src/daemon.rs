@@ -7,14 +7,17 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
-use netio::{LinkState, Poller, Queue, TapError, Waker};
+use netio::{LinkState, PacketError, Poller, TapError, Waker};
+use packet::Timestamp;
 use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 
-use crate::config::{Config, nearest};
+use crate::config::{Config, nearest, queues_of};
 use crate::control::{Found, ManagedPort};
 use crate::report::Report;
+use crate::router::RouterControl;
 use crate::signals::Signals;
-use crate::worker::{Clock, Command, Connections, Event, Worker};
+use crate::uplink::{UplinkFound, UplinkPort};
+use crate::worker::{Clock, Command, Connections, Event, Sink, Source, Worker};
 
 /// How often every device is asked how it is, and old MAC entries are taken out.
 const TICK: Duration = Duration::from_secs(1);
@@ -23,11 +26,15 @@ const TICK: Duration = Duration::from_secs(1);
 const EXPIRE_BUDGET: usize = 256;
 
 const SIGNALS: u64 = 0;
+const UPLINK: u64 = 1;
 
 /// A running switch.
 pub(crate) struct Daemon {
     config_summary: String,
     ports: Vec<ManagedPort>,
+    /// Behind the other ports, and read as one of them.
+    uplink: Option<UplinkPort>,
+    router: Option<RouterControl>,
     table: Arc<MacTable>,
     clock: Clock,
     poller: Poller,
@@ -49,7 +56,17 @@ struct Handle {
 
 /// Says what would run and whether it could, without starting or making anything.
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    print!("{}", summary_head(config));
+    print!("{}{}", summary_head(config), config.router_summary());
+    warn(&config.warnings);
+    let uplink = config.uplink_interface();
+    if let Some(name) = uplink
+        && let Err(error) = netio::link::get(name)
+    {
+        return Err(without_interface(match error.kind() {
+            std::io::ErrorKind::NotFound => PacketError::NoInterface { name: name.to_owned() },
+            _ => PacketError::Io { name: name.to_owned(), what: "finding its link", error },
+        }));
+    }
     for port in &config.ports {
         let tap = &port.tap;
         let place = tap.netns.as_ref().map_or_else(String::new, |netns| format!(" in namespace {netns}"));
@@ -66,8 +83,9 @@ impl Daemon {
     /// Opens all ports and starts all workers; frames flow when it returns.
     pub(crate) fn start(config: Config) -> anyhow::Result<Daemon> {
         let clock = Clock::start();
-        let config_summary = summary_head(&config);
-        let count = config.ports.len();
+        let config_summary = summary_head(&config) + &config.router_summary();
+        warn(&config.warnings);
+        let count = config.readers;
         let workers = config.workers;
         let table = Arc::new(MacTable::new(MacTableConfig {
             size: config.mac_table_size,
@@ -75,6 +93,8 @@ impl Daemon {
             ports: count,
             seed: random_seed()?,
         }));
+        // First the uplink, so that nothing is made where it cannot be.
+        let (uplink, router) = open_uplink(&config, clock)?;
         let mut ports = Vec::with_capacity(count);
         for (index, port) in config.ports.into_iter().enumerate() {
             ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
@@ -84,6 +104,8 @@ impl Daemon {
         let mut daemon = Daemon {
             config_summary,
             ports,
+            uplink,
+            router,
             table,
             clock,
             poller,
@@ -94,14 +116,16 @@ impl Daemon {
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
-            let (handle, worker) = daemon.make_worker(events.clone()).with_context(|| format!("making worker {index}"))?;
+            let (handle, worker) =
+                daemon.make_worker(events.clone(), index == 0).with_context(|| format!("making worker {index}"))?;
             daemon.workers.push(handle);
             waiting.push(worker);
         }
         // Before the first worker runs, so that none sees a bridge of half its ports.
-        for at in 0..count {
+        for at in 0..daemon.ports.len() {
             daemon.attach(at);
         }
+        daemon.attach_uplink();
         for (index, (worker, handle)) in waiting.into_iter().zip(&mut daemon.workers).enumerate() {
             let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run());
             handle.thread = Some(thread.with_context(|| format!("starting worker {index}"))?);
@@ -109,16 +133,29 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn make_worker(&self, events: Sender<Event>) -> anyhow::Result<(Handle, Worker)> {
-        let count = self.ports.len();
+    fn make_worker(&self, events: Sender<Event>, is_first: bool) -> anyhow::Result<(Handle, Worker)> {
+        let count = self.port_count();
         let counters = Arc::new(Counters::new(count));
-        let pipeline = Pipeline::new(Arc::clone(&self.table), count, Arc::clone(&counters));
+        let mut pipeline = Pipeline::new(Arc::clone(&self.table), count, Arc::clone(&counters));
+        if let Some(router) = &self.router {
+            pipeline.set_router(router.for_worker());
+        }
         let poller = Poller::new()?;
         let waker = poller.waker();
         let (commands, received) = channel();
-        let connections = Connections { commands: received, events, control: self.poller.waker() };
+        let connections = Connections {
+            polls: is_first && self.router.is_some(),
+            nat: self.router.as_ref().and_then(|router| router.nat().cloned()),
+            commands: received,
+            events,
+            control: self.poller.waker(),
+        };
         let worker = Worker::new(pipeline, poller, self.clock, connections, count);
         Ok((Handle { commands, waker, counters, thread: None }, worker))
+    }
+
+    fn port_count(&self) -> usize {
+        self.ports.len() + usize::from(self.uplink.is_some())
     }
 
     /// Ports, workers and the bridge, for people.
@@ -130,16 +167,24 @@ impl Daemon {
             let offload = port.tap().map_or_else(String::new, |tap| offload_text(tap.features(), tap.refused()));
             let _ = writeln!(text, "port {}{place}: {}, mtu {mtu}, {offload}", port.name(), port.config.vlan_text);
         }
+        if let Some(outside) = self.router.as_ref().and_then(RouterControl::outside) {
+            let _ = writeln!(text, "guests go out as {outside}");
+        }
         text
     }
 
     /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
     pub(crate) fn run(mut self, signals: &Signals) -> anyhow::Result<()> {
         self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
+        if let Some(uplink) = &self.uplink {
+            self.poller.add(uplink.watch(), UPLINK).context("listening for changes of the uplink")?;
+        }
         let mut next_tick = self.clock.now().after(TICK);
         loop {
             let now = self.clock.now();
-            let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain([next_tick]).min().unwrap_or(next_tick);
+            let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
+            let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain(uplink).chain([next_tick]).min();
+            let due = due.unwrap_or(next_tick);
             self.poller.wait(Some(due.since(now)), |_| {}).context("waiting for signals")?;
             let arrived = signals.take();
             if arrived.report {
@@ -154,7 +199,11 @@ impl Daemon {
             }
             self.hear_workers();
             let now = self.clock.now();
+            self.look_at_uplink(now, now >= next_tick);
             if now >= next_tick {
+                if let Some(router) = &mut self.router {
+                    router.tick(now);
+                }
                 while self.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {
                     thread::yield_now();
                 }
@@ -174,11 +223,21 @@ impl Daemon {
         self.table.entries(self.clock.now())
     }
 
+    /// The router's connections now, for people.
+    pub(crate) fn connections(&self) -> Vec<nat::Connection> {
+        let nat = self.router.as_ref().and_then(RouterControl::nat);
+        nat.map_or_else(Vec::new, |nat| nat.connections(self.clock.now()))
+    }
+
     /// The counters now.
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&mut self) -> Report {
+        let uplink = self.uplink.as_ref().map(|uplink| uplink.interface.clone());
+        let names = self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).collect();
         let counters = self.workers.iter().map(|worker| &*worker.counters);
-        let names = self.ports.iter().map(|port| port.name().to_owned()).collect();
-        Report::new(names, counters, self.table.stats(), self.panics)
+        let mut report = Report::new(names, counters, self.table.stats(), self.panics);
+        report.nat = self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat.stats());
+        report.kernel_dropped = self.uplink.as_mut().map_or(0, UplinkPort::dropped);
+        report
     }
 
     /// Ends all workers and returns what was counted to the last frame.
@@ -195,6 +254,16 @@ impl Daemon {
     fn hear_workers(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             match event {
+                Event::Gone { id, attachment } if id.index() == self.ports.len() => {
+                    if self.uplink.as_ref().and_then(UplinkPort::attachment) == Some(attachment) {
+                        self.lose_uplink();
+                    }
+                }
+                Event::WantsPorts => {
+                    if let Some(router) = &mut self.router {
+                        router.serve_ports();
+                    }
+                }
                 Event::Gone { id, attachment } => {
                     let port = &mut self.ports[id.index()];
                     if port.attachment() == Some(attachment) {
@@ -202,7 +271,7 @@ impl Daemon {
                         self.detach(id);
                     }
                 }
-                Event::Released(queue) => drop(queue),
+                Event::Released(released) => drop(released),
                 Event::Panicked => {
                     self.panics += 1;
                     tracing::error!("a worker panicked; it lost the frames at hand and goes on");
@@ -243,15 +312,80 @@ impl Daemon {
         let port = &self.ports[at];
         let (Some(tap), Some(view), Some(attachment)) = (port.tap(), port.to_pipeline(), port.attachment()) else { return };
         let queues = tap.queues().to_vec();
-        let count = self.ports.len();
+        let count = self.port_count();
         let id = port.id;
         self.tell_workers(|worker| Command::Attach {
             id,
             attachment,
             port: Box::new(view.clone()),
-            rx: queue_to_read(&queues, at, worker, count, self.workers.len()),
-            tx: queues[(worker / count) % queues.len()].clone(),
+            rx: queue_to_read(&queues, at, worker, count, self.workers.len()).map(Source::Tap),
+            tx: Sink::Tap(queues[(worker / count) % queues.len()].clone()),
         });
+    }
+
+    /// Gives the uplink's sockets to the workers, and the router's way out.
+    fn attach_uplink(&mut self) {
+        let Some(uplink) = &self.uplink else { return };
+        let (Some(socket), Some(view), Some(attachment)) = (uplink.socket(), uplink.to_pipeline(), uplink.attachment()) else {
+            return;
+        };
+        let (queues, writer, id) = (socket.queues().to_vec(), socket.writer().clone(), uplink.id);
+        let (at, count) = (self.ports.len(), self.port_count());
+        self.tell_workers(|worker| Command::Attach {
+            id,
+            attachment,
+            port: Box::new(view.clone()),
+            rx: queue_to_read(&queues, at, worker, count, self.workers.len()).map(Source::Uplink),
+            tx: Sink::Uplink(writer.clone()),
+        });
+        self.route();
+    }
+
+    fn route(&self) {
+        if let Some(router) = &self.router {
+            self.tell_workers(|_| Command::Route(router.routing()));
+        }
+    }
+
+    fn look_at_uplink(&mut self, now: Timestamp, in_any_case: bool) {
+        let Some(uplink) = &mut self.uplink else { return };
+        uplink.hear(now);
+        match uplink.look(now, in_any_case) {
+            UplinkFound::Same => {}
+            UplinkFound::Gone => self.lose_uplink(),
+            UplinkFound::Changed => {
+                let (id, mtu) = (uplink.id, uplink.state().map_or(0, |state| state.mtu));
+                tracing::info!("{} changed", uplink.interface);
+                self.follow_uplink(now);
+                self.tell_workers(|_| Command::Mtu { id, mtu });
+                self.route();
+            }
+            UplinkFound::Back => {
+                tracing::info!("{} is back", uplink.interface);
+                self.follow_uplink(now);
+                self.attach_uplink();
+            }
+        }
+    }
+
+    fn follow_uplink(&mut self, now: Timestamp) {
+        if let (Some(router), Some(uplink)) = (&mut self.router, &mut self.uplink)
+            && let Err(error) = router.follow(uplink, now)
+        {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    /// The uplink's interface is gone: no way out until it is back.
+    fn lose_uplink(&mut self) {
+        let Some(uplink) = &mut self.uplink else { return };
+        uplink.lose();
+        let id = uplink.id;
+        tracing::warn!("{} is gone", uplink.interface);
+        self.tell_workers(|_| Command::Detach(id));
+        self.forget(id);
+        self.follow_uplink(self.clock.now());
+        self.route();
     }
 
     /// A port's device is gone: its entries too, and all else goes on.
@@ -285,9 +419,46 @@ impl Daemon {
     }
 }
 
+/// The uplink and the router, as far as they are asked for.
+fn open_uplink(config: &Config, clock: Clock) -> anyhow::Result<(Option<UplinkPort>, Option<RouterControl>)> {
+    let id = PortId(config.ports.len() as u16);
+    let queues = queues_of(config.ports.len(), config.readers, config.workers);
+    let mut uplink = match config.uplink_interface() {
+        Some(name) => {
+            let nat = config.router.as_ref().and_then(|router| router.uplink.as_ref());
+            let macs = nat.map_or_else(Vec::new, RouterControl::own_macs);
+            Some(UplinkPort::open(id, name, queues, config.bridge_uplink.is_some(), macs).map_err(without_interface)?)
+        }
+        None => None,
+    };
+    let Some(router) = &config.router else { return Ok((uplink, None)) };
+    let mut router = RouterControl::new(router.clone(), config.readers, random_seed()?)?;
+    if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
+        router.start(uplink, clock.now())?;
+    }
+    Ok((uplink, Some(router)))
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// The error, with the name of the interface that was probably meant.
+fn without_interface(error: PacketError) -> anyhow::Error {
+    if let PacketError::NoInterface { name } = &error
+        && let Ok(names) = netio::link::names()
+        && let Some(close) = nearest(name, names.iter().map(String::as_str))
+    {
+        return anyhow::anyhow!("{error}; did you mean '{close}'?");
+    }
+    error.into()
+}
+
 /// Which of a port's queues this worker reads: workers take ports in turn, and where there are more
 /// workers than ports, the port's next queue.
-fn queue_to_read(queues: &[Queue], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Queue> {
+fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Q> {
     if workers <= ports {
         return (port % workers == worker).then(|| queues[0].clone());
     }

@@ -6,7 +6,10 @@ mod control;
 mod daemon;
 mod demo;
 mod report;
+mod reserve;
+mod router;
 mod signals;
+mod uplink;
 mod worker;
 
 use std::io::{self, IsTerminal, Write};
@@ -25,6 +28,9 @@ const BAD_CONFIGURATION: u8 = 2;
 
 /// So much fits into a pipe that is ready to be written (pipe(7)).
 const PIPE_BUF: usize = 4096;
+
+/// Enough for every TCP and UDP port of an address.
+const DESCRIPTORS: u64 = 1 << 18;
 
 /// How long a reader of our output may keep us waiting.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -69,10 +75,13 @@ fn say(text: &str) {
 }
 
 /// As many ports as the configuration allows need more descriptors than a shell usually lets a process
-/// have; the hard limit is there to be used.
+/// have, and so does a NAT that reserves the host's ports. Root may have what it needs; for others the
+/// hard limit is there to be used.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let wanted = limit.maximum.map(|maximum| maximum.max(DESCRIPTORS));
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: wanted })
+        .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }));
 }
 
 fn finish(result: anyhow::Result<()>) -> ExitCode {

@@ -10,11 +10,15 @@ use vswitch::{Counter, Counters, DropReason, PortCounters, PortId};
 pub(crate) struct Report {
     pub(crate) ports: Vec<PortReport>,
     pub(crate) table: MacTableStats,
+    /// If there is a translation.
+    pub(crate) nat: Option<nat::NatStats>,
+    /// Frames from the uplink that the kernel dropped before we read them.
+    pub(crate) kernel_dropped: u64,
     panics: u64,
 }
 
 /// One port's numbers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct PortReport {
     pub(crate) name: String,
     pub(crate) rx_frames: u64,
@@ -23,6 +27,8 @@ pub(crate) struct PortReport {
     pub(crate) tx_bytes: u64,
     pub(crate) tx_writes: u64,
     pub(crate) copies: u64,
+    pub(crate) made: u64,
+    pub(crate) taken: u64,
     pub(crate) offload_refused: u64,
     pub(crate) drops: [u64; DropReason::ALL.len()],
 }
@@ -34,7 +40,7 @@ impl Report {
         table: MacTableStats,
         panics: u64,
     ) -> Report {
-        let mut ports: Vec<PortReport> = names.into_iter().map(|name| PortReport { name, ..PortReport::default() }).collect();
+        let mut ports: Vec<PortReport> = names.into_iter().map(PortReport::new).collect();
         for counters in workers {
             for (index, port) in ports.iter_mut().enumerate() {
                 if let Some(counters) = counters.port(PortId(index as u16)) {
@@ -42,13 +48,14 @@ impl Report {
                 }
             }
         }
-        Report { ports, table, panics }
+        Report { ports, table, nat: None, kernel_dropped: 0, panics }
     }
 
-    /// Received and copied; sent and dropped. Equal when no frame is under way.
-    pub(crate) fn balance(&self) -> [u64; 4] {
+    /// Received, copied and made; sent, dropped and taken. Equal when no frame is under way.
+    pub(crate) fn balance(&self) -> [[u64; 3]; 2] {
         let sum = |number: fn(&PortReport) -> u64| self.ports.iter().map(number).sum();
-        [sum(|port| port.rx_frames), sum(|port| port.copies), sum(|port| port.tx_frames), sum(PortReport::dropped)]
+        let came = [sum(|port| port.rx_frames), sum(|port| port.copies), sum(|port| port.made)];
+        [came, [sum(|port| port.tx_frames), sum(PortReport::dropped), sum(|port| port.taken)]]
     }
 
     pub(crate) fn port_name(&self, id: PortId) -> &str {
@@ -57,6 +64,22 @@ impl Report {
 }
 
 impl PortReport {
+    fn new(name: String) -> PortReport {
+        PortReport {
+            name,
+            rx_frames: 0,
+            rx_bytes: 0,
+            tx_frames: 0,
+            tx_bytes: 0,
+            tx_writes: 0,
+            copies: 0,
+            made: 0,
+            taken: 0,
+            offload_refused: 0,
+            drops: [0; DropReason::ALL.len()],
+        }
+    }
+
     fn add(&mut self, counters: &PortCounters) {
         let add = |sum: &mut u64, counter: &Counter| *sum += counter.load();
         add(&mut self.rx_frames, &counters.rx_frames);
@@ -65,6 +88,8 @@ impl PortReport {
         add(&mut self.tx_bytes, &counters.tx_bytes);
         add(&mut self.tx_writes, &counters.tx_writes);
         add(&mut self.copies, &counters.copies);
+        add(&mut self.made, &counters.made);
+        add(&mut self.taken, &counters.taken);
         add(&mut self.offload_refused, &counters.offload_refused);
         for (sum, reason) in self.drops.iter_mut().zip(DropReason::ALL) {
             *sum += counters.dropped(reason);
@@ -113,7 +138,19 @@ impl fmt::Display for Report {
         if self.panics > 0 {
             writeln!(out, "worker panics: {}", self.panics)?;
         }
-        let [received, copied, sent, dropped] = self.balance();
-        writeln!(out, "frames: received {received} + copied {copied} = sent {sent} + dropped {dropped}")
+        if let Some(nat::NatStats { connections, mappings, opened, expired, flushed }) = self.nat {
+            writeln!(
+                out,
+                "nat: connections {connections} mappings {mappings} opened {opened} expired {expired} flushed {flushed}"
+            )?;
+        }
+        if self.kernel_dropped > 0 {
+            writeln!(out, "dropped by the kernel at the uplink: {}", self.kernel_dropped)?;
+        }
+        let [[received, copied, made], [sent, dropped, taken]] = self.balance();
+        writeln!(
+            out,
+            "frames: received {received} + copied {copied} + made {made} = sent {sent} + dropped {dropped} + taken {taken}"
+        )
     }
 }

@@ -16,14 +16,24 @@
 //! between batches.
 
 use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant};
 
-use netio::{Poller, Queue, Received, Waker};
+use netio::packet_socket::{self, Receiver, Writer};
+use netio::{Poller, Received, Waker, tap};
 use packet::{Batch, Timestamp};
 use rustix::io::Errno;
-use vswitch::{DropReason, Egress, Pipeline, Port, PortId, SendError};
+use vswitch::{DropReason, Egress, Pipeline, Port, PortId, Routing, SendError};
+
+/// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
+/// cache holds.
+const UPLINK_BURST: usize = 32;
+
+/// How often the router is asked what is due.
+const POLL: Duration = Duration::from_secs(1);
 
 /// The one clock: monotonic, from the daemon's start.
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +62,14 @@ pub(crate) enum Command {
         /// What the pipeline is to know of it.
         port: Box<Port>,
         /// To be read by this worker.
-        rx: Option<Queue>,
+        rx: Option<Source>,
         /// To be written.
-        tx: Queue,
+        tx: Sink,
     },
     /// A port is gone.
     Detach(PortId),
+    /// The router's networks, or its way out, are others now.
+    Route(Arc<Routing>),
     /// A port's MTU changed.
     Mtu {
         /// Its number.
@@ -81,9 +93,52 @@ pub(crate) enum Event {
     },
     /// A queue that is not used here any more. Closing the last descriptor of a device waits for the
     /// kernel's configuration lock, which frames must not.
-    Released(Queue),
+    Released(Released),
+    /// The translation wants more ports of the host.
+    WantsPorts,
     /// The worker panicked, and goes on with the next batch.
     Panicked,
+}
+
+/// A descriptor to read frames from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Tap(tap::Queue),
+    Uplink(packet_socket::Queue),
+}
+
+/// A descriptor to write frames to.
+#[derive(Clone, Debug)]
+pub(crate) enum Sink {
+    Tap(tap::Queue),
+    Uplink(Writer),
+}
+
+/// Either, to be let go of.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held to be dropped elsewhere")]
+pub(crate) enum Released {
+    Source(Source),
+    Sink(Sink),
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Tap(queue) => queue.as_fd(),
+            Source::Uplink(queue) => queue.as_fd(),
+        }
+    }
+}
+
+impl Sink {
+    #[inline]
+    fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
+        match self {
+            Sink::Tap(queue) => queue.send(pieces),
+            Sink::Uplink(writer) => writer.send(pieces),
+        }
+    }
 }
 
 /// One worker's state.
@@ -91,26 +146,35 @@ pub(crate) struct Worker {
     pipeline: Pipeline,
     poller: Poller,
     clock: Clock,
-    commands: Receiver<Command>,
+    commands: mpsc::Receiver<Command>,
     events: Sender<Event>,
     control: Waker,
     readers: Box<[Option<Reader>]>,
-    writers: Box<[Option<Queue>]>,
+    writers: Box<[Option<Sink>]>,
     batch: Batch,
+    /// For the uplink, whose frames come many at a time.
+    burst: Batch,
+    receiver: Receiver,
     egress: Egress,
     ready: Vec<PortId>,
+    /// When the router is asked next what is due; only by one worker.
+    next_poll: Option<Timestamp>,
+    nat: Option<Arc<nat::Nat>>,
     stopped: bool,
 }
 
 /// A queue that this worker reads.
 struct Reader {
-    queue: Queue,
+    source: Source,
     attachment: u64,
 }
 
 /// A worker's end of its connections with the control thread.
 pub(crate) struct Connections {
-    pub(crate) commands: Receiver<Command>,
+    /// Of several workers this one asks the router what is due.
+    pub(crate) polls: bool,
+    pub(crate) nat: Option<Arc<nat::Nat>>,
+    pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) events: Sender<Event>,
     pub(crate) control: Waker,
 }
@@ -118,7 +182,7 @@ pub(crate) struct Connections {
 impl Worker {
     /// A worker without ports, with all its memory for at most `ports` of them.
     pub(crate) fn new(pipeline: Pipeline, poller: Poller, clock: Clock, connections: Connections, ports: usize) -> Worker {
-        let Connections { commands, events, control } = connections;
+        let Connections { commands, events, control, polls, nat } = connections;
         Worker {
             pipeline,
             poller,
@@ -129,8 +193,12 @@ impl Worker {
             readers: std::iter::repeat_with(|| None).take(ports).collect(),
             writers: vec![None; ports].into_boxed_slice(),
             batch: Batch::new(),
+            burst: Batch::strided(UPLINK_BURST),
+            receiver: Receiver::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
+            next_poll: polls.then(|| clock.now().after(POLL)),
+            nat,
             stopped: false,
         }
     }
@@ -149,7 +217,8 @@ impl Worker {
         while !self.stopped {
             self.ready.clear();
             let ready = &mut self.ready;
-            let woken = match self.poller.wait(None, |token| ready.push(PortId(token as u16))) {
+            let timeout = self.next_poll.map(|due| due.since(self.clock.now()));
+            let woken = match self.poller.wait(timeout, |token| ready.push(PortId(token as u16))) {
                 Ok(woken) => woken,
                 Err(error) => {
                     tracing::error!("waiting for frames: {error}");
@@ -163,24 +232,68 @@ impl Worker {
             for at in 0..self.ready.len() {
                 self.serve(self.ready[at]);
             }
+            self.keep_time();
         }
     }
 
     /// One batch of one port.
     #[inline]
     fn serve(&mut self, ingress: PortId) {
-        let Some(Reader { queue, attachment }) = &self.readers[ingress.index()] else { return };
+        let Some(Reader { source, attachment }) = &self.readers[ingress.index()] else { return };
         let attachment = *attachment;
-        self.batch.clear();
-        let received = queue.recv(&mut self.batch);
-        if !self.batch.spans().is_empty() {
-            self.pipeline.process(ingress, &mut self.batch, self.clock.now(), &mut self.egress);
+        let (received, batch) = match source {
+            Source::Tap(queue) => {
+                self.batch.clear();
+                (queue.recv(&mut self.batch), &mut self.batch)
+            }
+            Source::Uplink(queue) => {
+                let received = self.receiver.recv(queue, self.burst.slots());
+                self.burst.commit_all(self.receiver.frames());
+                (received, &mut self.burst)
+            }
+        };
+        if !batch.spans().is_empty() {
+            let now = self.clock.now();
+            self.pipeline.process(ingress, batch, now, &mut self.egress);
             let writers = &self.writers;
-            self.pipeline.transmit(&self.batch, &mut self.egress, |port, pieces| send(writers, port, pieces));
+            self.pipeline.transmit(batch, &mut self.egress, |port, pieces| send(writers, port, pieces));
+            if self.pipeline.has_left() {
+                self.resume(now);
+            }
+            if self.nat.as_ref().is_some_and(|nat| nat.wants_ports()) {
+                self.tell(Event::WantsPorts);
+            }
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
             self.tell(Event::Gone { id: ingress, attachment });
+        }
+    }
+
+    /// What the last batch left to be done: packets that waited for something that it brought.
+    #[cold]
+    fn resume(&mut self, now: Timestamp) {
+        // Each thing that is done is one less, and those that come new are bounded by a batch.
+        for _ in 0..4 * packet::batch::MAX_FRAMES {
+            if !self.pipeline.has_left() {
+                return;
+            }
+            self.pipeline.resume(&mut self.batch, now, &mut self.egress);
+            let writers = &self.writers;
+            self.pipeline.transmit(&self.batch, &mut self.egress, |port, pieces| send(writers, port, pieces));
+        }
+    }
+
+    /// What the router is due by time.
+    #[inline]
+    fn keep_time(&mut self) {
+        let Some(due) = self.next_poll else { return };
+        let now = self.clock.now();
+        if now >= due {
+            self.next_poll = Some(now.after(POLL));
+            self.pipeline.poll(&mut self.batch, now, &mut self.egress);
+            let writers = &self.writers;
+            self.pipeline.transmit(&self.batch, &mut self.egress, |port, pieces| send(writers, port, pieces));
         }
     }
 
@@ -192,8 +305,8 @@ impl Worker {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, Some(*port));
                     self.write_to(id, Some(tx));
-                    if let Some(queue) = rx {
-                        self.start_reading(id, Reader { queue, attachment });
+                    if let Some(source) = rx {
+                        self.start_reading(id, Reader { source, attachment });
                     }
                 }
                 Command::Detach(id) => {
@@ -201,6 +314,7 @@ impl Worker {
                     self.pipeline.set_port(id, None);
                     self.write_to(id, None);
                 }
+                Command::Route(routing) => self.pipeline.set_routing(routing),
                 Command::Mtu { id, mtu } => {
                     if let Some(port) = self.pipeline.port_mut(id) {
                         port.mtu = mtu;
@@ -213,7 +327,7 @@ impl Worker {
 
     fn start_reading(&mut self, id: PortId, reader: Reader) {
         let attachment = reader.attachment;
-        let added = self.poller.add(&reader.queue, u64::from(id.0));
+        let added = self.poller.add(&reader.source, u64::from(id.0));
         self.readers[id.index()] = Some(reader);
         if let Err(error) = added {
             tracing::error!("port {id}: cannot wait for its frames: {error}");
@@ -221,17 +335,17 @@ impl Worker {
         }
     }
 
-    fn write_to(&mut self, id: PortId, queue: Option<Queue>) {
-        if let Some(old) = std::mem::replace(&mut self.writers[id.index()], queue) {
-            self.tell(Event::Released(old));
+    fn write_to(&mut self, id: PortId, sink: Option<Sink>) {
+        if let Some(old) = std::mem::replace(&mut self.writers[id.index()], sink) {
+            self.tell(Event::Released(Released::Sink(old)));
         }
     }
 
     fn stop_reading(&mut self, id: PortId) {
-        if let Some(Reader { queue, .. }) = self.readers[id.index()].take() {
+        if let Some(Reader { source, .. }) = self.readers[id.index()].take() {
             // The descriptor may live on in other workers' hands, so it would not leave by itself.
-            let _ = self.poller.remove(&queue);
-            self.tell(Event::Released(queue));
+            let _ = self.poller.remove(&source);
+            self.tell(Event::Released(Released::Source(source)));
         }
     }
 
@@ -244,12 +358,13 @@ impl Worker {
 
 /// Writes to a port, and names what the kernel says against it.
 #[inline]
-fn send(writers: &[Option<Queue>], port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
-    let Some(queue) = &writers[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
-    queue.send(pieces).map_err(|errno| match errno {
+fn send(writers: &[Option<Sink>], port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
+    let Some(sink) = &writers[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
+    sink.send(pieces).map_err(|errno| match errno {
         Errno::INVAL => SendError::Invalid,
-        Errno::IO => SendError::Drop(DropReason::PortDown),
-        Errno::BADFD => SendError::Drop(DropReason::PortGone),
+        Errno::IO | Errno::NETDOWN => SendError::Drop(DropReason::PortDown),
+        Errno::BADFD | Errno::NXIO => SendError::Drop(DropReason::PortGone),
+        Errno::MSGSIZE => SendError::Drop(DropReason::TooLong),
         Errno::AGAIN | Errno::NOBUFS => SendError::Drop(DropReason::QueueFull),
         _ => SendError::Drop(DropReason::WriteFailed),
     })

@@ -170,7 +170,14 @@ impl Book {
     }
 
     /// The mapping of an inside endpoint, or a port for a new one.
-    fn mapping(&mut self, protocol: Protocol, inside: Endpoint, external: u8, guest: GuestClaim, secs: u32) -> Result<(MappingClaim, u16), Refused> {
+    fn mapping(
+        &mut self,
+        protocol: Protocol,
+        inside: Endpoint,
+        external: u8,
+        guest: GuestClaim,
+        secs: u32,
+    ) -> Result<(MappingClaim, u16), Refused> {
         if let Some(known) = self.mappings.find(protocol, inside)
             && (self.config.mapping == Mapping::EndpointIndependent || self.mappings.get(known).is_published)
         {
@@ -218,7 +225,8 @@ impl Book {
 
     /// A guest, with the outside address that it has or gets.
     fn guest(&self, address: Ipv4Addr) -> Result<GuestClaim, Refused> {
-        let one_to_one = self.addresses.iter().position(|at| at.as_ref().is_some_and(|at| at.kind == ExternalKind::OneToOne(address)));
+        let one_to_one =
+            self.addresses.iter().position(|at| at.as_ref().is_some_and(|at| at.kind == ExternalKind::OneToOne(address)));
         if let Some(number) = self.guests.find(address)
             && one_to_one.is_none_or(|own| own == usize::from(self.guests.get(number).external))
             && self.addresses[usize::from(self.guests.get(number).external)].is_some()
@@ -471,12 +479,26 @@ impl Book {
     }
 
     /// Publishes a port that no mapping has.
-    pub(crate) fn publish(&mut self, number: u8, protocol: Protocol, port: u16, guest: Endpoint, open: &OpenPorts) -> Result<(), Refused> {
+    pub(crate) fn publish(
+        &mut self,
+        number: u8,
+        protocol: Protocol,
+        port: u16,
+        guest: Endpoint,
+        open: &OpenPorts,
+    ) -> Result<(), Refused> {
         if !self.mappings.has_room() {
             return Err(Refused::TableFull);
         }
-        let entry =
-            MappingEntry { protocol, inside: guest, external: number, port, connections: 0, is_published: true, is_indexed: true };
+        let entry = MappingEntry {
+            protocol,
+            inside: guest,
+            external: number,
+            port,
+            connections: 0,
+            is_published: true,
+            is_indexed: true,
+        };
         let mapping = self.mappings.add(entry);
         let address = self.address_mut(number).ok_or(Refused::NoAddress)?;
         address.ports[protocol_index(protocol)].take(port, mapping);

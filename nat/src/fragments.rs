@@ -196,13 +196,7 @@ impl<T: Copy> Fragments<T> {
 
     /// Takes in a later fragment. `Some` is how to translate it. `None`: the first has not been seen,
     /// and the frame may be [held](Fragments::hold) until it is; if it is not, it must be dropped.
-    pub fn follow(
-        &mut self,
-        key: Key,
-        fragment: Fragment,
-        owner: u16,
-        now: Timestamp,
-    ) -> Result<Option<T>, FragmentError> {
+    pub fn follow(&mut self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<Option<T>, FragmentError> {
         if fragment.offset == 0 || key.protocol == tcp::PROTOCOL && fragment.offset < TCP_LEN {
             return Err(FragmentError::Tiny);
         }

@@ -16,13 +16,13 @@
 use packet::checksum::{self, Delta};
 use packet::icmpv4::{kind, unreachable};
 
+use crate::Refused;
 use crate::nat::{Nat, Translated};
 use crate::rewrite;
 use crate::table::Direction;
 use crate::tcp::{Peer, Phase};
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 use crate::view::{address_at, put_u16, query, u16_at, u32_at};
-use crate::Refused;
 
 const ICMP_LEN: usize = 8;
 const ICMP_CHECKSUM: usize = 2;

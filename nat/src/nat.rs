@@ -181,7 +181,13 @@ impl Nat {
 
     /// A packet of no connection: it may open one.
     #[cold]
-    fn open(&self, tuple: &Tuple, transport: &Transport<'_>, owner: u16, now: Timestamp) -> Result<(Endpoint, Endpoint), Refused> {
+    fn open(
+        &self,
+        tuple: &Tuple,
+        transport: &Transport<'_>,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<(Endpoint, Endpoint), Refused> {
         if tuple.side == Side::Outside && !self.lets_in(tuple) {
             return Err(Refused::NoMapping);
         }

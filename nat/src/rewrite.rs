@@ -45,8 +45,7 @@ pub(crate) fn endpoints(packet: &mut [u8], l4: usize, protocol: Protocol, src: E
         Protocol::UDP => {
             let of_ports = ports(transport, src.port, dst.port);
             let field = u16_at(transport, UDP_CHECKSUM);
-            let patched =
-                if partial { of_addresses.apply_to_sum(field) } else { of_addresses.and(of_ports).apply_to_udp(field) };
+            let patched = if partial { of_addresses.apply_to_sum(field) } else { of_addresses.and(of_ports).apply_to_udp(field) };
             put_u16(transport, UDP_CHECKSUM, patched);
         }
         Protocol::ICMP => {

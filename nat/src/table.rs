@@ -233,7 +233,12 @@ impl Table {
                 let tuples = entry.tuples();
                 fence(Ordering::Acquire);
                 if entry.version.load(Ordering::Relaxed) & !TRACKING == version & !TRACKING {
-                    return (tuples.get(direction) == tuple).then_some(Found { id, direction, tuples, version: version & !TRACKING });
+                    return (tuples.get(direction) == tuple).then_some(Found {
+                        id,
+                        direction,
+                        tuples,
+                        version: version & !TRACKING,
+                    });
                 }
             }
             std::hint::spin_loop();

@@ -61,11 +61,8 @@ pub(crate) fn view(packet: &[u8], side: Side) -> Result<View, Refused> {
 
 #[cold]
 fn fragmented(packet: &[u8], side: Side, l4: usize, protocol: Protocol, field: u16) -> Result<View, Refused> {
-    let fragment = Fragment {
-        offset: usize::from(field & 0x1fff) * 8,
-        len: packet.len() - l4,
-        more: field & MORE_FRAGMENTS != 0,
-    };
+    let fragment =
+        Fragment { offset: usize::from(field & 0x1fff) * 8, len: packet.len() - l4, more: field & MORE_FRAGMENTS != 0 };
     let id = u16_at(packet, 4);
     let key = Key { side: side as u8, src: address_at(packet, SRC), dst: address_at(packet, DST), id, protocol: protocol.0 };
     if fragment.offset != 0 {

@@ -30,7 +30,6 @@ const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 
 /// One bridge, its router, and how many threads carry their frames.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the daemon does not route yet"))]
 pub(crate) struct Config {
     /// The TAP ports.
     pub(crate) ports: Vec<PortConfig>,
@@ -97,8 +96,13 @@ impl Config {
         })
     }
 
+    /// The host's interface that is the uplink, whatever its mode.
+    pub(crate) fn uplink_interface(&self) -> Option<&str> {
+        let nat = self.router.as_ref().and_then(|router| router.uplink.as_ref());
+        self.bridge_uplink.as_deref().or(nat.map(|uplink| uplink.interface.as_str()))
+    }
+
     /// The way out and the router in lines, for people.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the daemon does not route yet"))]
     pub(crate) fn router_summary(&self) -> String {
         let uplink = self.bridge_uplink.as_ref().map_or_else(String::new, |name| format!("uplink {name}: port of the bridge\n"));
         uplink + &self.router.as_ref().map_or_else(String::new, RouterConfig::summary)

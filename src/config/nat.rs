@@ -105,6 +105,34 @@ pub(crate) struct Timeouts {
     pub(crate) other: u32,
 }
 
+impl NatSettings {
+    /// For a bridge with so many ports, the uplink among them.
+    pub(crate) fn to_nat(&self, ports_of_bridge: usize) -> nat::NatConfig {
+        let is_independent = |dependence| dependence == Dependence::EndpointIndependent;
+        let Timeouts { tcp_established, tcp_transitory, tcp_opening, udp, icmp, other } = self.timeouts;
+        nat::NatConfig {
+            max_connections: self.max_connections,
+            max_connections_per_port: self.max_connections_per_port,
+            max_ports_per_guest: self.max_ports_per_guest.into(),
+            ports_of_bridge,
+            ports: self.ports.clone(),
+            mapping: if is_independent(self.mapping) {
+                nat::Mapping::EndpointIndependent
+            } else {
+                nat::Mapping::AddressAndPortDependent
+            },
+            filtering: if is_independent(self.filtering) {
+                nat::Filtering::EndpointIndependent
+            } else {
+                nat::Filtering::AddressAndPortDependent
+            },
+            timeouts: nat::Timeouts { tcp_established, tcp_opening, tcp_transitory, udp, icmp, other },
+            tcp_loose: self.tcp_loose,
+            tcp_liberal: self.tcp_liberal,
+        }
+    }
+}
+
 impl Default for NatSettings {
     fn default() -> NatSettings {
         NatSettings {

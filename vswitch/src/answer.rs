@@ -66,7 +66,13 @@ impl Router {
     }
 
     /// An ARP message from outside.
-    pub(crate) fn arp_outside(&mut self, walk: &mut Walk<'_>, _at: usize, frame: Frame, uplink: &Uplink) -> Result<(), DropReason> {
+    pub(crate) fn arp_outside(
+        &mut self,
+        walk: &mut Walk<'_>,
+        _at: usize,
+        frame: Frame,
+        uplink: &Uplink,
+    ) -> Result<(), DropReason> {
         let Some(arp) = read_arp(walk, &frame) else { return Err(DropReason::NotForUs) };
         if arp.sender_ip == uplink.address || uplink.own.contains(&arp.sender_ip) {
             return Err(DropReason::GatewaySpoofed);
@@ -80,7 +86,14 @@ impl Router {
         }
     }
 
-    fn arp(&mut self, walk: &mut Walk<'_>, frame: Frame, arp: Arp, place: &Place<'_>, learns: bool) -> Result<ArpOutcome, DropReason> {
+    fn arp(
+        &mut self,
+        walk: &mut Walk<'_>,
+        frame: Frame,
+        arp: Arp,
+        place: &Place<'_>,
+        learns: bool,
+    ) -> Result<ArpOutcome, DropReason> {
         let asks_us = arp.operation == ArpOperation::Request && place.own.contains(&arp.target_ip);
         // A probe claims nothing (RFC 5227 section 1.1); a sender that is not who sent the frame lies.
         if learns && !arp.is_probe() && arp.sender_mac == frame.headers.src && !arp.sender_mac.is_multicast() {
@@ -146,7 +159,13 @@ impl Router {
     /// Tells a packet's sender of an error, from the router's address on the way back. Always an
     /// error itself: the packet goes no further.
     #[cold]
-    pub(crate) fn report(&mut self, walk: &mut Walk<'_>, packet: Packet, error: IcmpError, reason: DropReason) -> Result<(), DropReason> {
+    pub(crate) fn report(
+        &mut self,
+        walk: &mut Walk<'_>,
+        packet: Packet,
+        error: IcmpError,
+        reason: DropReason,
+    ) -> Result<(), DropReason> {
         let Some(to) = view(walk, &packet).map(ipv4::Ipv4View::src) else { return Err(reason) };
         let from = match (self.routing.to_inside(to).and_then(|id| self.routing.interface(id)), self.routing.uplink()) {
             (Some(interface), _) => interface.address,

@@ -155,7 +155,8 @@ pub(crate) fn write_queue(
         let frame = &queue.frames[usize::from(frame)];
         if coalesce
             && frame.cut_to.is_none()
-            && let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features) {
+            && let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features)
+        {
             while let Some(next) = queue.queued.get(at + run.frames())
                 && next.action == action
                 && queue.frames[usize::from(next.frame)].cut_to.is_none()

@@ -93,7 +93,13 @@ impl Router {
 
     /// A frame to the gateway's MAC address.
     #[inline]
-    pub(crate) fn from_inside(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame, from: InterfaceId) -> Result<(), DropReason> {
+    pub(crate) fn from_inside(
+        &mut self,
+        walk: &mut Walk<'_>,
+        at: usize,
+        frame: Frame,
+        from: InterfaceId,
+    ) -> Result<(), DropReason> {
         let mut packet = untag(walk, at, frame)?;
         let ip = sound(walk, &packet)?;
         let routing = Arc::clone(&self.routing);
@@ -145,7 +151,14 @@ impl Router {
 
     /// A packet from inside to an outside address of our own.
     #[cold]
-    fn hairpin(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, ip: Ip, nat: &Arc<Nat>, uplink: &Uplink) -> Result<(), DropReason> {
+    fn hairpin(
+        &mut self,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        ip: Ip,
+        nat: &Arc<Nat>,
+        uplink: &Uplink,
+    ) -> Result<(), DropReason> {
         if self.is_echo_request(walk, packet) && !nat.is_one_to_one(ip.dst) {
             return self.echo(walk, *packet);
         }
@@ -184,7 +197,9 @@ impl Router {
         }
         let dst = match self.translate(walk, &mut packet, &nat, Side::Outside) {
             Ok(dst) => dst,
-            Err(Refused::NoMapping | Refused::IcmpIgnored) if uplink.own.contains(&ip.dst) && self.is_echo_request(walk, &packet) => {
+            Err(Refused::NoMapping | Refused::IcmpIgnored)
+                if uplink.own.contains(&ip.dst) && self.is_echo_request(walk, &packet) =>
+            {
                 return self.echo(walk, packet);
             }
             Err(Refused::FragmentEarly) => return self.keep_fragment(walk, packet, &nat, Side::Outside),
@@ -201,7 +216,13 @@ impl Router {
 
     /// Translates in place; where the packet goes now.
     #[inline]
-    pub(crate) fn translate(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+    pub(crate) fn translate(
+        &mut self,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        nat: &Nat,
+        side: Side,
+    ) -> Result<Ipv4Addr, Refused> {
         let Frame { span, headers, offload, .. } = packet.frame;
         let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
         let translated = nat.translate(side, bytes, offload.checksum, walk.ingress.0, walk.now)?;
@@ -247,7 +268,13 @@ impl Router {
 
     /// To a guest: its MAC address, its port, and whether it fits there.
     #[inline]
-    pub(crate) fn deliver(&mut self, walk: &mut Walk<'_>, mut packet: Packet, to: InterfaceId, dst: Ipv4Addr) -> Result<(), DropReason> {
+    pub(crate) fn deliver(
+        &mut self,
+        walk: &mut Walk<'_>,
+        mut packet: Packet,
+        to: InterfaceId,
+        dst: Ipv4Addr,
+    ) -> Result<(), DropReason> {
         let routing = Arc::clone(&self.routing);
         let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
         if !interface.network.has_host(dst) {
@@ -268,7 +295,13 @@ impl Router {
 
     /// To a neighbour outside.
     #[inline]
-    pub(crate) fn hand_to(&mut self, walk: &mut Walk<'_>, mut packet: Packet, uplink: &Uplink, hop: Ipv4Addr) -> Result<(), DropReason> {
+    pub(crate) fn hand_to(
+        &mut self,
+        walk: &mut Walk<'_>,
+        mut packet: Packet,
+        uplink: &Uplink,
+        hop: Ipv4Addr,
+    ) -> Result<(), DropReason> {
         let Some(mac) = self.neighbours.lookup(UPLINK, hop, walk.now) else { return self.wait(walk, packet, UPLINK, hop) };
         set_addresses(walk, &mut packet, mac, uplink.mac);
         walk.push(uplink.port, packet.frame, TagAction::Keep);

@@ -54,7 +54,7 @@ pub fn pipeline(data: &[u8]) {
 
 fn ports() -> [Port; PORTS as usize] {
     let ten = VlanId::new(10).unwrap_or_default();
-    let port = |vlan, features, coalesce| Port { vlan, mtu: 1500, features, coalesce };
+    let port = |vlan, features, coalesce| Port { vlan, mtu: 1500, features, coalesce, is_uplink: false };
     [
         port(PortVlan::default(), Features::ALL, true),
         port(PortVlan::access(ten), Features::NONE, true),

@@ -89,7 +89,10 @@ impl Bench {
         let mut pipeline = Pipeline::new(table, PORTS, Arc::new(Counters::new(PORTS)));
         for id in 0..PORTS as u16 {
             let vlan = if id == 3 { PortVlan::access(access) } else { PortVlan::trunk(VlanSet::all()) };
-            pipeline.set_port(PortId(id), Some(Port { vlan, mtu: 1500, features: Features::ALL, coalesce: id == 2 }));
+            pipeline.set_port(
+                PortId(id),
+                Some(Port { vlan, mtu: 1500, features: Features::ALL, coalesce: id == 2, is_uplink: false }),
+            );
         }
         Bench { pipeline, batch: Batch::new(), egress: Egress::new(PORTS), ingress: PortId(0) }
     }

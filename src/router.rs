@@ -1,0 +1,296 @@
+//! The control thread's side of the router: outside addresses, published ports, the way out.
+//!
+//! What workers need of it is in three things: the [`Nat`] and the [`Neighbours`], which they share,
+//! and the [`Routing`], of which each gets a new one when something changed.
+//!
+//! *An address that goes* (a DHCP lease that is renewed late, a cable that is pulled) takes its
+//! connections with it only after [`GRACE`]: until then nothing goes out, and if it comes back nobody
+//! has noticed but by the pause.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use nat::{Endpoint, External, ExternalKind, Nat, Protocol, Published, Refused};
+use netio::packet_socket::Filter;
+use netio::route::UplinkState;
+use packet::{MacAddr, Timestamp};
+use vswitch::{Interface, Neighbours, Network, Route, Router, Routing, Uplink};
+
+use crate::config::address::Cidr;
+use crate::config::publish::Publish;
+use crate::config::router::RouterConfig;
+use crate::config::uplink::UplinkConfig;
+use crate::reserve::Reserved;
+use crate::uplink::UplinkPort;
+
+/// How long an address may be away without its connections being ended.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The router as the control thread sees it.
+#[derive(Debug)]
+pub(crate) struct RouterControl {
+    config: RouterConfig,
+    interfaces: Vec<Interface>,
+    nat: Option<Arc<Nat>>,
+    neighbours: Arc<Neighbours>,
+    reserved: Option<Reserved>,
+    /// The outside addresses now, first the one that we speak from.
+    externals: Vec<External>,
+    /// Since when the shared address is away.
+    lost_at: Option<Timestamp>,
+    routing: Arc<Routing>,
+}
+
+impl RouterControl {
+    /// The router with everything but its way out; see [`RouterControl::follow`].
+    pub(crate) fn new(config: RouterConfig, ports: usize, seed: [u64; 2]) -> anyhow::Result<RouterControl> {
+        let nat = match &config.uplink {
+            Some(_) => {
+                Some(Arc::new(Nat::new(config.nat.to_nat(ports), seed).context("not enough memory for so many connections")?))
+            }
+            None => None,
+        };
+        let interface = |gateway: &crate::config::router::Gateway| {
+            Interface::new(gateway.vlan, gateway.address.address, gateway.address.prefix_len)
+        };
+        let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();
+        ensure!(interfaces.len() <= vswitch::routing::MAX_INTERFACES, "too many gateways");
+        let routing = Routing::new(interfaces.clone(), None, config.nat.mss_clamp);
+        let neighbours = Arc::new(Neighbours::new([seed[1], !seed[0]]));
+        Ok(RouterControl { config, interfaces, nat, neighbours, reserved: None, externals: Vec::new(), lost_at: None, routing })
+    }
+
+    /// For one worker.
+    pub(crate) fn for_worker(&self) -> Router {
+        Router::new(Arc::clone(&self.routing), self.nat.clone(), Arc::clone(&self.neighbours))
+    }
+
+    pub(crate) fn nat(&self) -> Option<&Arc<Nat>> {
+        self.nat.as_ref()
+    }
+
+    pub(crate) fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
+    }
+
+    /// The network that workers are to know.
+    pub(crate) fn routing(&self) -> Arc<Routing> {
+        Arc::clone(&self.routing)
+    }
+
+    /// The MAC addresses of our own that the uplink's interface is to let in.
+    pub(crate) fn own_macs(config: &UplinkConfig) -> Vec<MacAddr> {
+        own_mac(config).into_iter().collect()
+    }
+
+    /// The outside address, for people.
+    pub(crate) fn outside(&self) -> Option<Ipv4Addr> {
+        self.externals.first().map(|external| external.address)
+    }
+
+    /// The first look at the uplink: what cannot be is an error, where later it would be a warning.
+    pub(crate) fn start(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
+        if let Some(state) = uplink.state() {
+            for (address, prefix_len) in &state.addresses {
+                self.config.check_uplink_network(Cidr::new(*address, *prefix_len))?;
+            }
+            self.check_listen(state)?;
+        }
+        self.follow(uplink, now)
+    }
+
+    /// A rule for an address of the host needs the host to have it.
+    fn check_listen(&self, state: &UplinkState) -> anyhow::Result<()> {
+        let is_shared = self.config.uplink.as_ref().is_some_and(|uplink| uplink.addresses.is_empty());
+        for rule in self.config.publish.iter().filter(|_| is_shared) {
+            if let Publish::Ports { listen: Some(listen), .. } = rule {
+                let first = state.addresses.first().map(|(address, _)| *address);
+                ensure!(
+                    first == Some(*listen),
+                    "--publish {rule}: {listen} is not the address that {} is used with ({}); leave it out",
+                    state.name,
+                    first.map_or_else(|| "none".to_owned(), |address| address.to_string())
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes addresses and routes those of the uplink as it is now.
+    pub(crate) fn follow(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
+        let (Some(nat), Some(config)) = (self.nat.clone(), self.config.uplink.clone()) else { return Ok(()) };
+        let state = uplink.state().cloned();
+        let wanted = self.wanted_externals(&config, state.as_ref());
+        let outcome = if wanted.is_empty() { self.miss_address(now) } else { self.set_externals(&nat, wanted, now) };
+        if let Some(filter) = self.filter() {
+            uplink.set_filter(filter);
+        }
+        if let (Some(mac), Some(state)) = (own_mac(&config), &state)
+            && state.up
+        {
+            for external in &self.externals {
+                if let Err(error) = uplink.announce(mac, external.address) {
+                    tracing::debug!("announcing {}: {error}", external.address);
+                }
+            }
+        }
+        let way_out = state.filter(|state| state.up && self.lost_at.is_none() && !self.externals.is_empty());
+        let way_out = way_out.map(|state| self.way_out(&config, &state, uplink));
+        self.routing = Routing::new(self.interfaces.clone(), way_out, self.config.nat.mss_clamp);
+        outcome
+    }
+
+    /// The outside addresses that the configuration asks for, as far as they are there.
+    fn wanted_externals(&self, config: &UplinkConfig, state: Option<&UplinkState>) -> Vec<External> {
+        let one_to_one = |address: Ipv4Addr| {
+            self.config.publish.iter().find_map(|rule| match rule {
+                Publish::Address { listen, guest } if *listen == address => Some(*guest),
+                _ => None,
+            })
+        };
+        if !config.addresses.is_empty() {
+            let own = config.addresses.iter().map(|address| External {
+                address: *address,
+                kind: one_to_one(*address).map_or(ExternalKind::Own, ExternalKind::OneToOne),
+            });
+            return own.collect();
+        }
+        let shared = state.and_then(|state| state.addresses.first());
+        shared.map(|(address, _)| External { address: *address, kind: ExternalKind::Shared }).into_iter().collect()
+    }
+
+    fn miss_address(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        if self.lost_at.is_none() && !self.externals.is_empty() {
+            tracing::warn!("the uplink has no address; connections wait for it {} s", GRACE.as_secs());
+        }
+        self.lost_at = self.lost_at.or(Some(now));
+        Ok(())
+    }
+
+    fn set_externals(&mut self, nat: &Nat, wanted: Vec<External>, now: Timestamp) -> anyhow::Result<()> {
+        self.lost_at = None;
+        if wanted == self.externals {
+            return Ok(());
+        }
+        let shared = wanted.iter().find(|external| external.kind == ExternalKind::Shared).map(|external| external.address);
+        nat.set_externals(&wanted, now)
+            .map_err(|_| anyhow::anyhow!("at most {} outside addresses", nat::config::MAX_EXTERNALS))?;
+        self.externals = wanted;
+        self.reserved = shared.map(|address| Reserved::new(address, self.config.nat.ports.clone()));
+        let outcome = self.publish(nat, now);
+        if let Some(reserved) = &mut self.reserved {
+            reserved.start(nat);
+            tracing::info!("guests go out as {}", reserved.address());
+        }
+        outcome
+    }
+
+    /// Puts the rules in force on the addresses that are there now.
+    fn publish(&mut self, nat: &Nat, now: Timestamp) -> anyhow::Result<()> {
+        for rule in &self.config.publish {
+            let Publish::Ports { listen, ports, guest, guest_ports, tcp, udp } = rule else { continue };
+            let protocols =
+                [(Protocol::TCP, *tcp), (Protocol::UDP, *udp)].into_iter().filter_map(|(protocol, is)| is.then_some(protocol));
+            for protocol in protocols {
+                for (port, guest_port) in ports.clone().zip(guest_ports.clone()) {
+                    let pool = self.externals.iter().filter(|external| !matches!(external.kind, ExternalKind::OneToOne(_)));
+                    for external in pool.filter(|external| listen.is_none_or(|listen| listen == external.address)) {
+                        if let Some(reserved) = &mut self.reserved {
+                            reserved.publish(protocol, port)?;
+                        }
+                        let guest = Endpoint::new(*guest, guest_port);
+                        let rule = Published { protocol, address: external.address, port, guest };
+                        nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn filter(&self) -> Option<Filter> {
+        let addresses: Vec<Ipv4Addr> = self.externals.iter().map(|external| external.address).collect();
+        let is_own = self.externals.iter().all(|external| external.kind != ExternalKind::Shared);
+        let mut ports = vec![if is_own { 0..=u16::MAX } else { self.config.nat.ports.clone() }];
+        for rule in self.config.publish.iter().filter(|_| !is_own) {
+            if let Publish::Ports { ports: published, .. } = rule {
+                ports.push(published.clone());
+            }
+        }
+        // Too many ranges: everything, which only costs time.
+        Filter::nat(&addresses, &ports).or_else(|| Filter::nat(&addresses, &[0..=u16::MAX]))
+    }
+
+    fn way_out(&self, config: &UplinkConfig, state: &UplinkState, uplink: &UplinkPort) -> Uplink {
+        let route = |route: &netio::route::Route| Route {
+            to: Network::new(route.prefix, route.prefix_len),
+            via: route.gateway,
+            metric: route.metric,
+        };
+        let mut routes: Vec<Route> = state.routes.iter().map(route).collect();
+        if let Some(network) = config.network() {
+            routes.push(Route { to: Network::new(network.address, network.prefix_len), via: None, metric: 0 });
+        }
+        if let Some(gateway) = config.gateway {
+            routes.push(Route { to: Network::new(gateway, 32), via: None, metric: 0 });
+            routes.push(Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(gateway), metric: 0 });
+        }
+        let own = config.addresses.clone();
+        Uplink {
+            port: uplink.id,
+            mac: own_mac(config).unwrap_or(state.mac),
+            address: self.outside().unwrap_or(Ipv4Addr::UNSPECIFIED),
+            own,
+            mtu: state.mtu,
+            routes,
+        }
+    }
+
+    /// Workers want more ports.
+    pub(crate) fn serve_ports(&mut self) {
+        if let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) {
+            let address = reserved.address();
+            for demand in nat.demand().iter().filter(|demand| demand.address == address) {
+                reserved.serve(nat, demand);
+            }
+        }
+    }
+
+    /// Once a second: connections whose time is over end, ports that nobody needs go back.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        let Some(nat) = &self.nat else { return };
+        while nat.expire(now, EXPIRE_BUDGET) {
+            std::thread::yield_now();
+        }
+        if let Some(reserved) = &mut self.reserved {
+            reserved.trim(nat);
+        }
+        if self.lost_at.is_some_and(|lost| now.since(lost) > GRACE) && !self.externals.is_empty() {
+            tracing::warn!("the uplink's address stayed away; its connections end");
+            let _ = nat.set_externals(&[], now);
+            self.externals.clear();
+            self.reserved = None;
+        }
+    }
+}
+
+/// So many connections are ended at once; between, workers may take the lock.
+const EXPIRE_BUDGET: usize = 256;
+
+/// Our own MAC address on the uplink, where we have own addresses there.
+fn own_mac(config: &UplinkConfig) -> Option<MacAddr> {
+    let network = config.network()?;
+    Some(Interface::new(packet::VlanId::NONE, network.address, network.prefix_len).mac)
+}
+
+fn not_published(rule: &Published, refused: Refused) -> anyhow::Error {
+    let Published { protocol, address, port, .. } = rule;
+    match refused {
+        Refused::Clash => anyhow::anyhow!("--publish: {protocol} port {port} of {address} is published twice"),
+        _ => {
+            anyhow::anyhow!("--publish: {protocol} port {port} of {address}: no room for more rules; raise --nat max-connections")
+        }
+    }
+}

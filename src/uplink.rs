@@ -1,0 +1,216 @@
+//! The control thread's view of the uplink: its interface comes, changes and goes.
+//!
+//! ```text
+//!            opened                        interface deleted or moved away
+//!  (start) ---------> attached <--------+ ---------------------------> gone
+//!                      |    ^           |                               |
+//!        address, route,|   | told to   +-------------------------------+
+//!        carrier, MTU   v   | workers        an interface of that name
+//!                      changed
+//! ```
+//!
+//! The interface is in our own namespace, so changes are heard of by netlink. They come in bursts (an
+//! address flap is a dozen messages), so the state is read anew a tenth of a second after the first.
+
+use std::io;
+use std::time::Duration;
+
+use netio::packet_socket::{Filter, PacketError, PacketSocket, PacketSpec};
+use netio::route::{UplinkState, Watch, uplink_state};
+use packet::{Features, MacAddr, Timestamp};
+use vswitch::{Port, PortId, PortVlan};
+
+/// What comes in within this time is one change.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The uplink's place among the ports and its interface, if that is there now.
+#[derive(Debug)]
+pub(crate) struct UplinkPort {
+    pub(crate) id: PortId,
+    pub(crate) interface: String,
+    queues: usize,
+    is_bridged: bool,
+    own_macs: Vec<MacAddr>,
+    filter: Option<Filter>,
+    device: Option<(PacketSocket, UplinkState)>,
+    attachments: u64,
+    watch: Watch,
+    changed_at: Option<Timestamp>,
+    /// Frames that earlier sockets dropped for want of room.
+    dropped_before: u64,
+}
+
+/// What a look at the uplink found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum UplinkFound {
+    /// Nothing new.
+    Same,
+    /// The interface is gone.
+    Gone,
+    /// Its state is another.
+    Changed,
+    /// It is back.
+    Back,
+}
+
+impl UplinkPort {
+    /// Opens the interface, which must be there. `own_macs` are addresses of ours besides the
+    /// interface's.
+    pub(crate) fn open(
+        id: PortId,
+        interface: &str,
+        queues: usize,
+        is_bridged: bool,
+        own_macs: Vec<MacAddr>,
+    ) -> Result<UplinkPort, PacketError> {
+        let failed = |what, error| PacketError::Io { name: interface.to_owned(), what, error };
+        // Before the first look, so that nothing happens between.
+        let watch = Watch::new().map_err(|error| failed("listening for changes", error))?;
+        let mut uplink = UplinkPort {
+            id,
+            interface: interface.to_owned(),
+            queues,
+            is_bridged,
+            own_macs,
+            filter: (!is_bridged).then(Filter::nothing),
+            device: None,
+            attachments: 0,
+            watch,
+            changed_at: None,
+            dropped_before: 0,
+        };
+        let state = uplink_state(interface).map_err(|error| failed("reading its state", error))?;
+        let state = state.ok_or_else(|| PacketError::NoInterface { name: interface.to_owned() })?;
+        uplink.attach(state)?;
+        Ok(uplink)
+    }
+
+    fn attach(&mut self, state: UplinkState) -> Result<(), PacketError> {
+        let socket = PacketSocket::open(&PacketSpec {
+            interface: self.interface.clone(),
+            queues: self.queues,
+            promiscuous: self.is_bridged,
+            own_macs: self.own_macs.clone(),
+            filter: self.filter.clone(),
+            old_kernel: false,
+        })?;
+        self.device = Some((socket, state));
+        self.attachments += 1;
+        Ok(())
+    }
+
+    /// What tells of changes.
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Its sockets, if the interface is there.
+    pub(crate) fn socket(&self) -> Option<&PacketSocket> {
+        self.device.as_ref().map(|(socket, _)| socket)
+    }
+
+    /// Which of the interfaces that it has had it has now.
+    pub(crate) fn attachment(&self) -> Option<u64> {
+        self.device.as_ref().map(|_| self.attachments)
+    }
+
+    /// Its interface as last seen.
+    pub(crate) fn state(&self) -> Option<&UplinkState> {
+        self.device.as_ref().map(|(_, state)| state)
+    }
+
+    /// Receives what the filter keeps from now on.
+    pub(crate) fn set_filter(&mut self, filter: Filter) {
+        if let Some((socket, _)) = &self.device
+            && let Err(error) = socket.set_filter(Some(&filter))
+        {
+            tracing::warn!("{}: setting its filter: {error}", self.interface);
+        }
+        self.filter = Some(filter);
+    }
+
+    /// Hears what the kernel tells; when to look.
+    pub(crate) fn hear(&mut self, now: Timestamp) {
+        match self.watch.drain() {
+            Ok(false) => {}
+            Ok(true) => self.changed_at = self.changed_at.or(Some(now)),
+            Err(error) => tracing::warn!("listening for changes of {}: {error}", self.interface),
+        }
+    }
+
+    /// When the next look is due, if something changed.
+    pub(crate) fn look_at(&self) -> Option<Timestamp> {
+        self.changed_at.map(|changed| changed.after(SETTLE))
+    }
+
+    /// Looks how the interface is, if it is time or `in_any_case`.
+    pub(crate) fn look(&mut self, now: Timestamp, in_any_case: bool) -> UplinkFound {
+        if !in_any_case && self.look_at().is_none_or(|due| now < due) {
+            return UplinkFound::Same;
+        }
+        self.changed_at = None;
+        let state = match uplink_state(&self.interface) {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::debug!("the state of {} cannot be read: {error}", self.interface);
+                return UplinkFound::Same;
+            }
+        };
+        match (&mut self.device, state) {
+            (Some((socket, _)), _) if socket.is_gone() => self.lose(),
+            (Some((socket, old)), Some(state)) if state.index == socket.index() => {
+                if *old == state {
+                    return UplinkFound::Same;
+                }
+                *old = state;
+                UplinkFound::Changed
+            }
+            (Some(_), _) => self.lose(),
+            (None, Some(state)) => match self.attach(state) {
+                Ok(()) => UplinkFound::Back,
+                Err(error) => {
+                    tracing::debug!("{} cannot be used yet: {error}", self.interface);
+                    UplinkFound::Same
+                }
+            },
+            (None, None) => UplinkFound::Same,
+        }
+    }
+
+    /// The interface is gone; a new one of its name may be there already, and is found by the next look.
+    pub(crate) fn lose(&mut self) -> UplinkFound {
+        self.dropped_before = self.dropped();
+        self.device = None;
+        UplinkFound::Gone
+    }
+
+    /// Frames that the kernel dropped because they were not read soon enough.
+    pub(crate) fn dropped(&mut self) -> u64 {
+        self.dropped_before + self.device.as_mut().map_or(0, |(socket, _)| socket.statistics().dropped)
+    }
+
+    /// What workers are to know of it.
+    pub(crate) fn to_pipeline(&self) -> Option<Port> {
+        let (_, state) = self.device.as_ref()?;
+        Some(Port {
+            vlan: PortVlan::default(),
+            mtu: state.mtu,
+            // What the interface cannot do, the kernel does after us.
+            features: Features::ALL,
+            coalesce: true,
+            is_uplink: !self.is_bridged,
+        })
+    }
+
+    /// Tells the neighbours where an address is (RFC 5227 section 3).
+    pub(crate) fn announce(&self, mac: MacAddr, address: std::net::Ipv4Addr) -> io::Result<()> {
+        let Some((socket, _)) = &self.device else { return Ok(()) };
+        let mut frame = [0; packet::VNET_LEN + packet::ethernet::ETHERNET_LEN];
+        let ethernet = &mut frame[packet::VNET_LEN..];
+        ethernet[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+        ethernet[6..12].copy_from_slice(&mac.0);
+        ethernet[12..].copy_from_slice(&packet::EtherType::ARP.0.to_be_bytes());
+        let arp = packet::arp::Arp::announcement(mac, address).to_bytes();
+        Ok(socket.writer().send(&[io::IoSlice::new(&frame), io::IoSlice::new(&arp)])?)
+    }
+}
