@@ -1,0 +1,245 @@
+//! TCP connection tracking: is this segment part of that connection, and how far along is it?
+//!
+//! The endpoints run the protocol; the tracker looks on from the middle and judges. It never answers,
+//! never buffers and never waits. What it knows of a connection are 28 bytes.
+//!
+//! *Windows.* What one side may send is bounded by what the other said: it has acknowledged up to
+//! `ack`, and never offered more than `window` beyond. So a segment is of this connection if
+//!
+//! ```text
+//!             ack - window            ack             ack + window
+//!  -------------+----------------------+----------------------+-------------> sequence numbers
+//!               |<-- its last byte is after this, its first byte before that -->|
+//! ```
+//!
+//! and if what it acknowledges is not more than the other side has sent, nor more than a window older
+//! than what was acknowledged before (RFC 5961 section 5.2). `ack` and `window` are the highest seen:
+//! segments overtake each other. This is the insight of Guido van Rooij, "Real Stateful TCP Packet
+//! Filtering in IP Filter" (2001), with the highest acknowledgment kept in place of the highest right
+//! edge: from it both bounds follow, and also where a reset must be.
+//!
+//! *Window scale* (RFC 7323) counts if both SYNs offer it, and not for the windows of SYNs.
+//!
+//! *Opening.* Both sides have sent a SYN and have acknowledged the other's, in any order: simultaneous
+//! open is valid (RFC 5382 REQ-2). A SYN that nobody acknowledged yet proves nothing, so a later SYN or
+//! an exact SYN-ACK takes its place: a forged one cannot keep the true one out.
+//!
+//! *Resets.* A RST counts only where the receiver must obey it: exactly at the next sequence number
+//! (RFC 5961 section 3.2), or as an answer to a SYN. One elsewhere in the window is passed on without
+//! a change, as the endpoint will challenge it. And a connection that was reset returns to where it
+//! was with the next valid segment (RFC 6146 section 3.5.2.2, TRANS).
+//!
+//! *Closing* are those connections where both sides sent a FIN. Half-closed ones may go on for long.
+//!
+//! *Reopening.* A SYN after the end (both FINs acknowledged, or reset) starts anew at once, if its
+//! number is after those used before (RFC 9293 section 3.10.7.4, TIME-WAIT). Any other SYN may be a
+//! belated copy, or come from an endpoint that lost the connection. It is passed on and remembered: an
+//! endpoint that still has the old connection will challenge it, which ends in a reset; one that lost
+//! it, too, answers with a SYN-ACK that fits, and then the new connection takes the place of the old.
+//!
+//! *Picked up* connections, whose SYNs were not seen (we were restarted), have unknown windows and
+//! scales. The largest possible, 1 GiB, is assumed.
+
+use packet::tcp::{TCP_LEN, TcpView, field, flag};
+
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const URG: u8 = 0x20;
+
+/// The largest shift count of windows (RFC 7323 section 2.3).
+const MAX_SCALE: u8 = 14;
+/// In place of a shift count: this side's SYN had none.
+const NO_SCALE: u8 = 15;
+
+/// How far back segments and acknowledgments may lie, however small the window is: one super-frame.
+const MIN_PAST: u32 = 66_000;
+
+/// The sides of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// Sent the segment with which the tracker was opened.
+    Initiator,
+    /// The other one.
+    Responder,
+}
+
+impl Peer {
+    /// The other side.
+    #[inline]
+    #[must_use]
+    pub fn other(self) -> Peer {
+        match self {
+            Peer::Initiator => Peer::Responder,
+            Peer::Responder => Peer::Initiator,
+        }
+    }
+}
+
+/// What is to be done with a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is of this connection: pass it on.
+    Pass,
+    /// Pass it on, but do not take it as a sign of life: nothing shows that an endpoint of this
+    /// connection sent it, and the one that receives it will challenge or ignore it.
+    Doubtful,
+    /// It begins a new connection between the same endpoints: pass it on. The tracker follows the new one.
+    Reopened,
+    /// It cannot be of this connection: drop it. Nothing was changed.
+    Invalid,
+}
+
+/// How far along a connection is; timeouts depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Not yet acknowledged by both sides: transitory.
+    Opening,
+    /// Open, or closed in one direction at most.
+    Established,
+    /// Both sides have sent a FIN: transitory.
+    Closing,
+    /// A valid RST was the last thing seen: transitory.
+    Reset,
+}
+
+/// What the operator allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Policy {
+    /// Connections may be picked up in the middle (netfilter's `tcp_loose`).
+    pub pick_up: bool,
+    /// Segments outside of the windows pass, unless they are resets (netfilter's `tcp_be_liberal`).
+    pub liberal: bool,
+}
+
+/// What the tracker reads of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// Sequence number of the first byte, or of the SYN.
+    pub sequence: u32,
+    /// Acknowledgment number; means nothing without the flag.
+    pub acknowledgment: u32,
+    /// Window as it stands in the header, not scaled.
+    pub window: u16,
+    /// The flags byte.
+    pub flags: u8,
+    /// How many sequence numbers it takes: payload bytes, of the whole super-frame if it is one, and
+    /// one each for SYN and FIN.
+    pub len: u32,
+    /// Shift count that a SYN offers, at most 14.
+    pub scale: Option<u8>,
+    /// Highest right edge of the SACK option (RFC 2018).
+    pub sack: Option<u32>,
+}
+
+impl Segment {
+    /// Reads a TCP header and what follows it, without padding of the frame. `None` where the header
+    /// is broken or its flags are never sent together, as by a port scan.
+    #[inline]
+    #[must_use]
+    pub fn parse(tcp: &[u8]) -> Option<Segment> {
+        let view = TcpView::new(tcp)?;
+        let (header, flags) = (view.header_len(), view.flags());
+        if !is_sane(flags) {
+            return None;
+        }
+        let controls = u32::from(flags & SYN != 0) + u32::from(flags & flag::FIN != 0);
+        let mut segment = Segment {
+            sequence: view.sequence(),
+            acknowledgment: u32_at(tcp, field::ACKNOWLEDGMENT),
+            window: u16::from_be_bytes([tcp[field::WINDOW], tcp[field::WINDOW + 1]]),
+            flags,
+            len: (tcp.len() - header) as u32 + controls,
+            scale: None,
+            sack: None,
+        };
+        if header > TCP_LEN {
+            segment.read_options(&tcp[TCP_LEN..header]);
+        }
+        Some(segment)
+    }
+
+    /// It is a RST, which keeps nothing alive (RFC 7857 section 7).
+    #[inline]
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.has(RST)
+    }
+
+    #[inline]
+    fn read_options(&mut self, options: &[u8]) {
+        // What stands in nearly every segment, padded as RFC 7323 appendix A proposes: timestamps.
+        match options.strip_prefix(&[1, 1, 8, 10]) {
+            Some(rest) if rest.len() <= 8 => {}
+            Some(rest) => self.walk_options(&rest[8..]),
+            None => self.walk_options(options),
+        }
+    }
+
+    fn walk_options(&mut self, mut options: &[u8]) {
+        while let [kind, rest @ ..] = options {
+            match (*kind, rest) {
+                (0, _) => return,
+                (1, _) => options = rest,
+                (kind, [len, ..]) if (2..=options.len()).contains(&usize::from(*len)) => {
+                    let (option, rest) = options.split_at(usize::from(*len));
+                    self.read_option(kind, &option[2..]);
+                    options = rest;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn read_option(&mut self, kind: u8, value: &[u8]) {
+        match (kind, value) {
+            (3, [scale]) if self.has(SYN) => self.scale = Some((*scale).min(MAX_SCALE)),
+            (5, blocks) if !self.has(SYN) => {
+                self.sack = blocks.chunks_exact(8).map(|block| u32_at(block, 4)).reduce(later);
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+
+    #[inline]
+    fn end(&self) -> u32 {
+        self.sequence.wrapping_add(self.len)
+    }
+}
+
+/// Sets of flags that stacks send (netfilter's `tcp_valid_flags`); PSH and the ECN flags never matter.
+#[inline]
+fn is_sane(flags: u8) -> bool {
+    const ACK: u8 = flag::ACK;
+    const FIN_ACK: u8 = flag::FIN | ACK;
+    const SYN_ACK: u8 = SYN | ACK;
+    const RST_ACK: u8 = RST | ACK;
+    matches!(flags & (FIN_ACK | SYN | RST), ACK | FIN_ACK | SYN | SYN_ACK | RST | RST_ACK)
+        && (flags & URG == 0 || !matches!(flags & (SYN_ACK | RST), SYN_ACK | RST | RST_ACK))
+}
+
+#[inline]
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Whether `a` comes after `b` on the circle of sequence numbers.
+#[inline]
+fn is_after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
+}
+
+#[inline]
+fn later(a: u32, b: u32) -> u32 {
+    if is_after(b, a) { b } else { a }
+}
+
+mod tracker;
+pub use tracker::Tracker;
+
+#[cfg(test)]
+mod tests;
