@@ -1,1 +1,392 @@
-//! Fragments.
+//! IPv4 fragments on their way through the translation, without putting them together.
+//!
+//! Only the first fragment of a datagram holds the ports by which a translation is found. The others
+//! are known by their addresses, protocol and identification (RFC 791), so what the first one teaches
+//! is kept for them, and what comes before the first one can be held back until it is there (RFC 4787
+//! REQ-14: fragments out of order must get through).
+//!
+//! *What passes.* Each piece once. A bit for every eight bytes of a datagram says what was there
+//! already. A piece that was there whole is a duplicate, and refused. One that was there in part, or
+//! that contradicts the datagram's end, is an attack on whoever puts the datagram together: it and all
+//! that follows is refused (RFC 1858, RFC 5722). So is a first fragment without the whole header of the
+//! transport, or a TCP fragment that starts within it (RFC 1858, RFC 3128).
+//!
+//! *Limits.* Fragments are a way to fill memory (RFC 4963, RFC 8900), so all of it is fixed: 1024
+//! datagrams at a time, half of them for one owner, 64 frames held back, 16 for one owner. A datagram
+//! is forgotten when all of it was seen, and else 15 s after its first piece, which nothing extends.
+//! When all places are taken, newcomers are refused: those that are there came first.
+//!
+//! *Strangers choose the keys*, so a key's place comes from SipHash-1-3 with a key of this process: it
+//! is in one of eight slots in two buckets, never a chain.
+//!
+//! ```text
+//!  h = SipHash(key)   bucket[h as u32]          bucket[h >> 32]
+//!                     +----+----+----+----+     +----+----+----+----+
+//!                     | n  | n  | n  | n  |     | n  | n  | n  | n  |    number of the datagram + 1
+//!                     +----+----+----+----+     +----+----+----+----+
+//!  datagrams[n - 1]: key, owner, deadline, translation, neighbours in the order of age
+//!  seen[n - 1]:      1024 bytes, a bit for each eight bytes of the datagram
+//! ```
+//!
+//! *Threads.* None of it: a caller with several keeps it behind a mutex. Fragments are rare.
+
+use std::hash::Hasher;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use packet::Timestamp;
+use packet::ipv4::IPV4_LEN;
+use packet::tcp::{self, TCP_LEN};
+use siphasher::sip::SipHasher13;
+
+mod held;
+mod units;
+
+use held::Held;
+pub use held::{HELD, HELD_AN_OWNER, HELD_LEN};
+use units::{Added, Units};
+
+/// Datagrams at a time.
+pub const DATAGRAMS: usize = 1024;
+
+/// Datagrams at a time of one owner.
+pub const DATAGRAMS_AN_OWNER: usize = DATAGRAMS / 2;
+
+/// How long a datagram is remembered after its first piece (Open vSwitch's value).
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The most that a datagram carries: its length with a header is 16 bits.
+const MAX_PAYLOAD: usize = 65_535 - IPV4_LEN;
+
+/// Ports and length of UDP, type and identifier of ICMP.
+const MIN_FIRST: usize = 8;
+
+const WAYS: usize = 4;
+/// Twice as many slots as datagrams, so that full buckets are rare.
+const BUCKETS: usize = 2 * DATAGRAMS / WAYS;
+
+/// Which datagram a fragment belongs to (RFC 791 section 3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// From which side of the translation it came.
+    pub side: u8,
+    /// Source, as it came.
+    pub src: Ipv4Addr,
+    /// Destination, as it came.
+    pub dst: Ipv4Addr,
+    /// Identification.
+    pub id: u16,
+    /// Protocol of the payload.
+    pub protocol: u8,
+}
+
+/// Which part of a datagram a fragment is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fragment {
+    /// Where its payload starts in that of the datagram, in bytes.
+    pub offset: usize,
+    /// Bytes of payload.
+    pub len: usize,
+    /// More fragments follow.
+    pub more: bool,
+}
+
+/// Why a fragment must be dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FragmentError {
+    /// No payload, or not in units of eight bytes though more follows.
+    Unaligned,
+    /// Ends beyond the longest datagram.
+    TooLong,
+    /// A first fragment without the header of its transport, or a TCP one that starts within it.
+    Tiny,
+    /// All of it was there before.
+    Duplicate,
+    /// Overlaps or contradicts what was there before, or belongs to a datagram of which a piece did.
+    Overlap,
+    /// Belongs to a datagram of another owner.
+    Foreign,
+    /// There are too many datagrams.
+    Full,
+    /// There are too many datagrams of this owner.
+    OwnerFull,
+    /// A frame to hold that waits for nothing: its datagram is unknown, or its translation is known.
+    NotWaiting,
+    /// A frame to hold of more than [`HELD_LEN`] bytes.
+    FrameTooLong,
+    /// There are too many frames held.
+    HeldFull,
+    /// There are too many frames of this owner held.
+    OwnerHeldFull,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Datagram<T> {
+    key: Key,
+    owner: u16,
+    deadline: Timestamp,
+    translation: Option<T>,
+    /// A piece overlapped: no other will pass.
+    is_refused: bool,
+    units: Units,
+    /// In the order of age.
+    older: u16,
+    newer: u16,
+}
+
+const NONE: u16 = u16::MAX;
+
+/// The table; see the module's text. `T` is the translation that all of a datagram's fragments follow.
+#[derive(Debug)]
+pub struct Fragments<T> {
+    seed: [u64; 2],
+    buckets: Box<[[u16; WAYS]]>,
+    datagrams: Box<[Option<Datagram<T>>]>,
+    seen: Box<[u64]>,
+    free: Vec<u16>,
+    oldest: u16,
+    newest: u16,
+    /// Datagrams of each owner.
+    owned: Box<[u16]>,
+    held: Held,
+}
+
+impl<T: Copy> Fragments<T> {
+    /// An empty table, with random numbers of this process as the key of its hash. Takes 1.5 MiB, of
+    /// which most is touched when it is used only.
+    #[must_use]
+    pub fn new(seed: [u64; 2]) -> Fragments<T> {
+        Fragments {
+            seed,
+            buckets: vec![[0; WAYS]; BUCKETS].into_boxed_slice(),
+            datagrams: vec![None; DATAGRAMS].into_boxed_slice(),
+            seen: vec![0; DATAGRAMS * units::WORDS].into_boxed_slice(),
+            free: (0..DATAGRAMS as u16).rev().collect(),
+            oldest: NONE,
+            newest: NONE,
+            owned: vec![0; 1 << 16].into_boxed_slice(),
+            held: Held::new(),
+        }
+    }
+
+    /// Takes in a first fragment, which was translated. Afterwards the caller must
+    /// [`release`](Fragments::release) what was held for it.
+    pub fn first(
+        &mut self,
+        key: Key,
+        fragment: Fragment,
+        translation: T,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<(), FragmentError> {
+        let needed = if key.protocol == tcp::PROTOCOL { TCP_LEN } else { MIN_FIRST };
+        if fragment.offset != 0 || fragment.len < needed {
+            return Err(FragmentError::Tiny);
+        }
+        let number = self.take_in(key, fragment, owner, now)?;
+        if let Some(datagram) = &mut self.datagrams[usize::from(number)] {
+            datagram.translation = Some(translation);
+        }
+        self.remove_if_complete(number);
+        Ok(())
+    }
+
+    /// Takes in a later fragment. `Some` is how to translate it. `None`: the first has not been seen,
+    /// and the frame may be [held](Fragments::hold) until it is; if it is not, it must be dropped.
+    pub fn follow(&mut self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<Option<T>, FragmentError> {
+        if fragment.offset == 0 || key.protocol == tcp::PROTOCOL && fragment.offset < TCP_LEN {
+            return Err(FragmentError::Tiny);
+        }
+        let number = self.take_in(key, fragment, owner, now)?;
+        let translation = self.datagrams[usize::from(number)].and_then(|datagram| datagram.translation);
+        self.remove_if_complete(number);
+        Ok(translation)
+    }
+
+    /// Copies a frame for which [`follow`](Fragments::follow) had no translation. `tag` is returned
+    /// with it.
+    pub fn hold(&mut self, key: Key, frame: &[u8], tag: u64, owner: u16, now: Timestamp) -> Result<(), FragmentError> {
+        let found = self.find_current(key, now).and_then(|number| self.datagrams[usize::from(number)]);
+        match found {
+            Some(datagram) if datagram.is_refused => Err(FragmentError::Overlap),
+            Some(datagram) if datagram.owner != owner => Err(FragmentError::Foreign),
+            Some(datagram) if datagram.translation.is_none() => self.held.hold(key, frame, tag, owner, now, datagram.deadline),
+            _ => Err(FragmentError::NotWaiting),
+        }
+    }
+
+    /// Hands out the frames held for a datagram, with their tags, in the order in which they came.
+    pub fn release(&mut self, key: Key, give: impl FnMut(&[u8], u64)) {
+        self.held.release(key, give);
+    }
+
+    /// Forgets datagrams and frames that are too old, at most `budget` datagrams. Returns how many
+    /// datagrams those were: fewer than the budget means that it is done.
+    pub fn expire(&mut self, now: Timestamp, budget: usize) -> usize {
+        self.held.expire(now);
+        let mut freed = 0;
+        while freed < budget
+            && let Some(datagram) = self.datagrams.get(usize::from(self.oldest)).copied().flatten()
+            && datagram.deadline <= now
+        {
+            self.held.forget(datagram.key);
+            self.remove(self.oldest);
+            freed += 1;
+        }
+        freed
+    }
+
+    /// When [`expire`](Fragments::expire) will have something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.datagrams.get(usize::from(self.oldest)).copied().flatten().map(|datagram| datagram.deadline)
+    }
+
+    /// Datagrams remembered now.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        DATAGRAMS - self.free.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Frames held now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Notes a piece with its datagram, a new one if need be, and returns the datagram's number.
+    fn take_in(&mut self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<u16, FragmentError> {
+        let Fragment { offset, len, more } = fragment;
+        if len == 0 || offset % units::LEN != 0 || more && len % units::LEN != 0 {
+            return Err(FragmentError::Unaligned);
+        }
+        if offset > MAX_PAYLOAD || len > MAX_PAYLOAD - offset {
+            return Err(FragmentError::TooLong);
+        }
+        let number = self.find_current(key, now).map_or_else(|| self.insert(key, owner, now), Ok)?;
+        let bits = &mut self.seen[usize::from(number) * units::WORDS..][..units::WORDS];
+        let Some(datagram) = &mut self.datagrams[usize::from(number)] else { return Err(FragmentError::Full) };
+        if datagram.owner != owner {
+            return Err(FragmentError::Foreign);
+        }
+        if datagram.is_refused {
+            return Err(FragmentError::Overlap);
+        }
+        match datagram.units.add(bits, offset / units::LEN..(offset + len).div_ceil(units::LEN), more) {
+            Added::New => Ok(number),
+            Added::Duplicate => Err(FragmentError::Duplicate),
+            Added::Overlap => {
+                datagram.is_refused = true;
+                self.held.forget(key);
+                Err(FragmentError::Overlap)
+            }
+        }
+    }
+
+    /// A datagram that is known and not too old.
+    fn find_current(&mut self, key: Key, now: Timestamp) -> Option<u16> {
+        let (_, number) = self.find(key)?;
+        if self.datagrams[usize::from(number)].is_some_and(|datagram| datagram.deadline > now) {
+            return Some(number);
+        }
+        self.held.forget(key);
+        self.remove(number);
+        None
+    }
+
+    fn insert(&mut self, key: Key, owner: u16, now: Timestamp) -> Result<u16, FragmentError> {
+        let is_owner_full = |table: &Self| usize::from(table.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER;
+        if self.free.is_empty() || is_owner_full(self) || self.free_slot(key).is_none() {
+            // Each that goes was put in once, so the work is paid for.
+            self.expire(now, DATAGRAMS);
+        }
+        if is_owner_full(self) {
+            return Err(FragmentError::OwnerFull);
+        }
+        let slot = self.free_slot(key).ok_or(FragmentError::Full)?;
+        let number = self.free.pop().ok_or(FragmentError::Full)?;
+        self.buckets[slot / WAYS][slot % WAYS] = number + 1;
+        self.owned[usize::from(owner)] += 1;
+        self.seen[usize::from(number) * units::WORDS..][..units::WORDS].fill(0);
+        self.datagrams[usize::from(number)] = Some(Datagram {
+            key,
+            owner,
+            deadline: now.after(TIMEOUT),
+            translation: None,
+            is_refused: false,
+            units: Units::default(),
+            older: self.newest,
+            newer: NONE,
+        });
+        match self.datagrams.get_mut(usize::from(self.newest)) {
+            Some(Some(newest)) => newest.newer = number,
+            _ => self.oldest = number,
+        }
+        self.newest = number;
+        Ok(number)
+    }
+
+    /// What is still held for a complete datagram is the caller's to release.
+    fn remove_if_complete(&mut self, number: u16) {
+        if self.datagrams[usize::from(number)].is_some_and(|datagram| datagram.units.is_complete()) {
+            self.remove(number);
+        }
+    }
+
+    fn remove(&mut self, number: u16) {
+        let Some(Datagram { key, owner, older, newer, .. }) = self.datagrams[usize::from(number)] else { return };
+        if let Some((slot, _)) = self.find(key) {
+            self.buckets[slot / WAYS][slot % WAYS] = 0;
+        }
+        match self.datagrams.get_mut(usize::from(older)) {
+            Some(Some(older)) => older.newer = newer,
+            _ => self.oldest = newer,
+        }
+        match self.datagrams.get_mut(usize::from(newer)) {
+            Some(Some(newer)) => newer.older = older,
+            _ => self.newest = older,
+        }
+        self.datagrams[usize::from(number)] = None;
+        self.owned[usize::from(owner)] -= 1;
+        self.free.push(number);
+    }
+
+    /// A key's slot and the number of its datagram.
+    fn find(&self, key: Key) -> Option<(usize, u16)> {
+        self.slots(key).find_map(|slot| {
+            let number = self.buckets[slot / WAYS][slot % WAYS].checked_sub(1)?;
+            let datagram = self.datagrams[usize::from(number)].as_ref()?;
+            (datagram.key == key).then_some((slot, number))
+        })
+    }
+
+    /// A free slot in the emptier of a key's buckets.
+    fn free_slot(&self, key: Key) -> Option<usize> {
+        let [first, second] = self.places(key);
+        let taken = |bucket: usize| self.buckets[bucket].iter().filter(|number| **number != 0).count();
+        let bucket = if taken(second) < taken(first) { second } else { first };
+        let way = self.buckets[bucket].iter().position(|number| *number == 0)?;
+        Some(bucket * WAYS + way)
+    }
+
+    fn slots(&self, key: Key) -> impl Iterator<Item = usize> + use<T> {
+        self.places(key).into_iter().flat_map(|bucket| bucket * WAYS..(bucket + 1) * WAYS)
+    }
+
+    fn places(&self, key: Key) -> [usize; 2] {
+        let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
+        hasher.write_u64(u64::from(key.src.to_bits()) << 32 | u64::from(key.dst.to_bits()));
+        hasher.write_u32(u32::from(key.side) << 24 | u32::from(key.protocol) << 16 | u32::from(key.id));
+        let hash = hasher.finish();
+        [hash as usize % BUCKETS, (hash >> 32) as usize % BUCKETS]
+    }
+}
+
+#[cfg(test)]
+mod tests;

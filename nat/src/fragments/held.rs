@@ -1,0 +1,105 @@
+//! Frames that wait for the first fragment of their datagram: a fixed pool.
+
+use packet::Timestamp;
+
+use super::{FragmentError, Key};
+
+/// Frames held at a time.
+pub const HELD: usize = 64;
+
+/// Frames held at a time of one owner.
+pub const HELD_AN_OWNER: usize = 16;
+
+/// The longest frame that can be held, in bytes, with its link header.
+pub const HELD_LEN: usize = 2048;
+
+#[derive(Clone, Copy, Debug)]
+struct Slip {
+    key: Key,
+    tag: u64,
+    owner: u16,
+    len: usize,
+    deadline: Timestamp,
+    /// Grows with each frame.
+    order: u64,
+}
+
+/// The pool. All is found by looking at each place, of which there are few.
+#[derive(Debug)]
+pub(super) struct Held {
+    bytes: Box<[u8]>,
+    slips: [Option<Slip>; HELD],
+    len: usize,
+    order: u64,
+}
+
+impl Held {
+    pub(super) fn new() -> Held {
+        Held { bytes: vec![0; HELD * HELD_LEN].into_boxed_slice(), slips: [None; HELD], len: 0, order: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn hold(
+        &mut self,
+        key: Key,
+        frame: &[u8],
+        tag: u64,
+        owner: u16,
+        now: Timestamp,
+        deadline: Timestamp,
+    ) -> Result<(), FragmentError> {
+        if frame.len() > HELD_LEN {
+            return Err(FragmentError::FrameTooLong);
+        }
+        self.expire(now);
+        if self.slips.iter().flatten().filter(|slip| slip.owner == owner).count() >= HELD_AN_OWNER {
+            return Err(FragmentError::OwnerHeldFull);
+        }
+        let place = self.slips.iter().position(Option::is_none).ok_or(FragmentError::HeldFull)?;
+        self.bytes[place * HELD_LEN..][..frame.len()].copy_from_slice(frame);
+        self.slips[place] = Some(Slip { key, tag, owner, len: frame.len(), deadline, order: self.order });
+        self.order += 1;
+        self.len += 1;
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, key: Key, mut give: impl FnMut(&[u8], u64)) {
+        while let Some((place, slip)) = self.first(key) {
+            give(&self.bytes[place * HELD_LEN..][..slip.len], slip.tag);
+            self.slips[place] = None;
+            self.len -= 1;
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: Key) {
+        self.drop_if(|slip| slip.key == key);
+    }
+
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        self.drop_if(|slip| slip.deadline <= now);
+    }
+
+    fn first(&self, key: Key) -> Option<(usize, Slip)> {
+        if self.len == 0 {
+            return None;
+        }
+        let places = self.slips.iter().enumerate();
+        let of_key = places.filter_map(|(place, slip)| Some((place, (*slip)?))).filter(|(_, slip)| slip.key == key);
+        of_key.min_by_key(|(_, slip)| slip.order)
+    }
+
+    fn drop_if(&mut self, condition: impl Fn(&Slip) -> bool) {
+        if self.len == 0 {
+            return;
+        }
+        for slip in &mut self.slips {
+            if slip.is_some_and(|slip| condition(&slip)) {
+                *slip = None;
+                self.len -= 1;
+            }
+        }
+    }
+}
