@@ -210,6 +210,8 @@ fn owners_have_half_of_it() {
     assert_eq!(table.expire(at(20_000), 100), 100);
     assert_eq!(table.expire(at(20_000), 1000), 412);
     assert_eq!(table.len(), 1);
+    let again = (0..2000).filter(|id| table.follow(key(*id), more(8, 8), 0, at(20_000)).is_ok()).count();
+    assert_eq!(again, 512, "what went no longer counts");
 }
 
 #[test]
