@@ -65,9 +65,6 @@ const WAYS: usize = 4;
 /// Twice as many slots as datagrams, so that full buckets are rare.
 const BUCKETS: usize = 2 * DATAGRAMS / WAYS;
 
-/// How many old datagrams a newcomer that finds no place may take out.
-const EXPIRE_ON_DEMAND: usize = 8;
-
 /// Which datagram a fragment belongs to (RFC 791 section 3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
@@ -209,13 +206,11 @@ impl<T: Copy> Fragments<T> {
     /// Copies a frame for which [`follow`](Fragments::follow) had no translation. `tag` is returned
     /// with it.
     pub fn hold(&mut self, key: Key, frame: &[u8], tag: u64, owner: u16, now: Timestamp) -> Result<(), FragmentError> {
-        let found = self.find(key).and_then(|(_, number)| self.datagrams[usize::from(number)]);
+        let found = self.find_current(key, now).and_then(|number| self.datagrams[usize::from(number)]);
         match found {
             Some(datagram) if datagram.is_refused => Err(FragmentError::Overlap),
             Some(datagram) if datagram.owner != owner => Err(FragmentError::Foreign),
-            Some(datagram) if datagram.translation.is_none() && datagram.deadline > now => {
-                self.held.hold(key, frame, tag, owner, datagram.deadline)
-            }
+            Some(datagram) if datagram.translation.is_none() => self.held.hold(key, frame, tag, owner, now, datagram.deadline),
             _ => Err(FragmentError::NotWaiting),
         }
     }
@@ -306,10 +301,12 @@ impl<T: Copy> Fragments<T> {
     }
 
     fn insert(&mut self, key: Key, owner: u16, now: Timestamp) -> Result<u16, FragmentError> {
-        if self.free.is_empty() || usize::from(self.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER {
-            self.expire(now, EXPIRE_ON_DEMAND);
+        let is_owner_full = |table: &Self| usize::from(table.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER;
+        if self.free.is_empty() || is_owner_full(self) || self.free_slot(key).is_none() {
+            // Each that goes was put in once, so the work is paid for.
+            self.expire(now, DATAGRAMS);
         }
-        if usize::from(self.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER {
+        if is_owner_full(self) {
             return Err(FragmentError::OwnerFull);
         }
         let slot = self.free_slot(key).ok_or(FragmentError::Full)?;

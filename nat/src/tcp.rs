@@ -51,6 +51,10 @@ const MAX_SCALE: u8 = 14;
 /// In place of a shift count: this side's SYN had none.
 const NO_SCALE: u8 = 15;
 
+/// What stands in nearly every segment, padded as RFC 7323 appendix A proposes: timestamps.
+const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
+const TIMESTAMPS_LEN: usize = 12;
+
 /// How far back segments and acknowledgments may lie, however small the window is: one super-frame.
 const MIN_PAST: u32 = 66_000;
 
@@ -142,20 +146,17 @@ impl Segment {
         if !is_sane(flags) {
             return None;
         }
-        let controls = u32::from(flags & SYN != 0) + u32::from(flags & flag::FIN != 0);
-        let mut segment = Segment {
+        let controls = usize::from(flags & SYN != 0) + usize::from(flags & flag::FIN != 0);
+        let Options { scale, sack } = Options::parse(&tcp[TCP_LEN..header], flags);
+        Some(Segment {
             sequence: view.sequence(),
             acknowledgment: u32_at(tcp, field::ACKNOWLEDGMENT),
             window: u16::from_be_bytes([tcp[field::WINDOW], tcp[field::WINDOW + 1]]),
             flags,
-            len: (tcp.len() - header) as u32 + controls,
-            scale: None,
-            sack: None,
-        };
-        if header > TCP_LEN {
-            segment.read_options(&tcp[TCP_LEN..header]);
-        }
-        Some(segment)
+            len: (tcp.len() - header + controls) as u32,
+            scale,
+            sack,
+        })
     }
 
     /// It is a RST, which keeps nothing alive (RFC 7857 section 7).
@@ -166,41 +167,6 @@ impl Segment {
     }
 
     #[inline]
-    fn read_options(&mut self, options: &[u8]) {
-        // What stands in nearly every segment, padded as RFC 7323 appendix A proposes: timestamps.
-        match options.strip_prefix(&[1, 1, 8, 10]) {
-            Some(rest) if rest.len() <= 8 => {}
-            Some(rest) => self.walk_options(&rest[8..]),
-            None => self.walk_options(options),
-        }
-    }
-
-    fn walk_options(&mut self, mut options: &[u8]) {
-        while let [kind, rest @ ..] = options {
-            match (*kind, rest) {
-                (0, _) => return,
-                (1, _) => options = rest,
-                (kind, [len, ..]) if (2..=options.len()).contains(&usize::from(*len)) => {
-                    let (option, rest) = options.split_at(usize::from(*len));
-                    self.read_option(kind, &option[2..]);
-                    options = rest;
-                }
-                _ => return,
-            }
-        }
-    }
-
-    fn read_option(&mut self, kind: u8, value: &[u8]) {
-        match (kind, value) {
-            (3, [scale]) if self.has(SYN) => self.scale = Some((*scale).min(MAX_SCALE)),
-            (5, blocks) if !self.has(SYN) => {
-                self.sack = blocks.chunks_exact(8).map(|block| u32_at(block, 4)).reduce(later);
-            }
-            _ => {}
-        }
-    }
-
-    #[inline]
     fn has(&self, flags: u8) -> bool {
         self.flags & flags != 0
     }
@@ -208,6 +174,47 @@ impl Segment {
     #[inline]
     fn end(&self) -> u32 {
         self.sequence.wrapping_add(self.len)
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Options {
+    scale: Option<u8>,
+    sack: Option<u32>,
+}
+
+impl Options {
+    #[inline]
+    fn parse(options: &[u8], flags: u8) -> Options {
+        let are_timestamps = options.len() == TIMESTAMPS_LEN && options.starts_with(&TIMESTAMPS);
+        if options.is_empty() || are_timestamps { Options::default() } else { Options::walk(options, flags) }
+    }
+
+    #[inline(never)]
+    fn walk(mut options: &[u8], flags: u8) -> Options {
+        let mut found = Options::default();
+        loop {
+            match options {
+                [] | [0, ..] => return found,
+                [1, rest @ ..] => options = rest,
+                [kind, len, ..] if (2..=options.len()).contains(&usize::from(*len)) => {
+                    let (option, rest) = options.split_at(usize::from(*len));
+                    found.note(*kind, &option[2..], flags);
+                    options = rest;
+                }
+                _ => return found,
+            }
+        }
+    }
+
+    fn note(&mut self, kind: u8, value: &[u8], flags: u8) {
+        match (kind, value) {
+            (3, [scale]) if flags & SYN != 0 => self.scale = Some((*scale).min(MAX_SCALE)),
+            (5, blocks) if flags & SYN == 0 => {
+                self.sack = blocks.chunks_exact(8).map(|block| u32_at(block, 4)).reduce(later);
+            }
+            _ => {}
+        }
     }
 }
 

@@ -48,11 +48,13 @@ impl Held {
         frame: &[u8],
         tag: u64,
         owner: u16,
+        now: Timestamp,
         deadline: Timestamp,
     ) -> Result<(), FragmentError> {
         if frame.len() > HELD_LEN {
             return Err(FragmentError::FrameTooLong);
         }
+        self.expire(now);
         if self.slips.iter().flatten().filter(|slip| slip.owner == owner).count() >= HELD_AN_OWNER {
             return Err(FragmentError::OwnerHeldFull);
         }

@@ -20,7 +20,7 @@ pub struct Tracker {
     offer: u32,
     /// The largest window that each side advertised, in units of its shift count.
     windows: [u16; 2],
-    /// The `state` flags of each side, eight bits each in the lower half-word, then those of the connection.
+    /// Five bits of each side, then those of the connection.
     flags: u16,
     /// Shift counts of initiator, responder and offer, four bits each.
     scales: u16,
@@ -50,13 +50,15 @@ const RESPONDER: u16 = 5;
 const RESET: u16 = 1 << 10;
 const PICKED_UP: u16 = 1 << 11;
 const LIBERAL: u16 = 1 << 12;
+/// Both sides offered a shift count, so windows are shifted.
+const SCALED: u16 = 1 << 13;
 
 const fn both(flags: u16) -> u16 {
     flags | flags << RESPONDER
 }
 
 /// Flags that do not matter while data flows.
-const STANDING: u16 = PICKED_UP | LIBERAL | both(OFFERED);
+const STANDING: u16 = PICKED_UP | LIBERAL | SCALED | both(OFFERED);
 
 /// No side offered one.
 const NO_SCALES: u16 = 0x0fff;
@@ -89,7 +91,7 @@ impl Tracker {
             sides: [initiator, responder],
             offer: 0,
             windows: [u16::MAX; 2],
-            flags: standing | PICKED_UP | both(SEEN) | ACKED,
+            flags: standing | PICKED_UP | SCALED | both(SEEN) | ACKED,
             scales: scale | scale << 4,
         }
     }
@@ -101,10 +103,11 @@ impl Tracker {
         if !is_flowing || segment.has(SYN | RST | flag::FIN) {
             return self.follow_change(from, segment);
         }
-        if !self.is_within(from, segment) {
+        let (due, acked) = (self.side(from.other()).ack, self.side(from).ack);
+        if !self.fits(from, segment, due, acked) {
             return self.outside();
         }
-        self.advance(from, segment);
+        self.note(from, segment);
         Verdict::Pass
     }
 
@@ -277,6 +280,8 @@ impl Tracker {
         let theirs = self.window(from.other());
         let place = 4 * from as u16;
         self.scales = self.scales & !(0xf << place) | offered_scale(syn) << place;
+        let is_scaled = ![self.scales & 0xf, self.scales >> 4 & 0xf].contains(&u16::from(NO_SCALE));
+        self.flags = self.flags & !SCALED | if is_scaled { SCALED } else { 0 };
         self.set(from, SEEN);
         self.note_window(from, u32::from(syn.window));
         self.note_window(from.other(), theirs);
@@ -284,39 +289,50 @@ impl Tracker {
 
     /// The window in bytes, rounded up to the unit in which it is kept.
     fn note_window(&mut self, peer: Peer, bytes: u32) {
-        let units = bytes.div_ceil(1 << shift(self.scales, peer)).max(1);
+        let units = bytes.div_ceil(1 << self.shift(peer)).max(1);
         self.windows[peer as usize] = u16::try_from(units).unwrap_or(u16::MAX);
     }
 
-    /// Whether a SYN, RST or FIN apart, the endpoint `from.other()` can accept this segment.
-    #[inline]
+    /// Whether the other endpoint can accept this segment, which is no RST.
     fn is_within(&self, from: Peer, segment: &Segment) -> bool {
-        let (mine, theirs, other) = (self.side(from), self.side(from.other()), from.other());
-        let due = self.due(from);
+        let acked = if self.has(from, ACKED) { self.side(from).ack } else { self.side(from.other()).end };
+        self.fits(from, segment, self.due(from), acked)
+    }
+
+    /// The rule of the windows. The other side waits for `due`, and this one acknowledged `acked` before.
+    #[inline]
+    fn fits(&self, from: Peer, segment: &Segment, due: u32, acked: u32) -> bool {
+        let other = from.other();
         let is_too_new = is_after(segment.sequence, due.wrapping_add(self.window(other)));
         let is_too_old = is_after(due.wrapping_sub(self.past(other)), segment.end());
         // Of a connection that was picked up, more may have been sent than was seen.
         let unseen = if self.flags & PICKED_UP != 0 { self.window(from) } else { 0 };
         let newest = segment.sack.map_or(segment.acknowledgment, |sack| later(sack, segment.acknowledgment));
-        let acks_too_much = is_after(newest, theirs.end.wrapping_add(unseen));
-        let acked = if self.has(from, ACKED) { mine.ack } else { theirs.end };
+        let acks_too_much = is_after(newest, self.side(other).end.wrapping_add(unseen));
         let acks_too_little = is_after(acked.wrapping_sub(self.past(from)), segment.acknowledgment);
         !(is_too_new | is_too_old | acks_too_much | acks_too_little)
     }
 
+    /// Takes in a valid segment, perhaps the first that acknowledges.
+    fn advance(&mut self, from: Peer, segment: &Segment) {
+        if !self.has(from, ACKED) {
+            self.sides[from as usize].ack = segment.acknowledgment;
+            self.set(from, ACKED);
+        }
+        self.note(from, segment);
+    }
+
     /// Notes what a valid segment says.
     #[inline]
-    fn advance(&mut self, from: Peer, segment: &Segment) {
-        let is_first = !self.has(from, ACKED);
+    fn note(&mut self, from: Peer, segment: &Segment) {
         let mine = &mut self.sides[from as usize];
         mine.end = later(mine.end, segment.end());
-        mine.ack = if is_first { segment.acknowledgment } else { later(mine.ack, segment.acknowledgment) };
+        mine.ack = later(mine.ack, segment.acknowledgment);
         let ack = mine.ack;
         let theirs = &mut self.sides[from.other() as usize];
         theirs.end = later(theirs.end, ack);
         let window = &mut self.windows[from as usize];
         *window = segment.window.max(*window);
-        self.set(from, ACKED);
     }
 
     fn outside(&self) -> Verdict {
@@ -347,7 +363,13 @@ impl Tracker {
     /// Bytes that this side receives at most at a time: below 2^30.
     #[inline]
     fn window(&self, peer: Peer) -> u32 {
-        u32::from(self.windows[peer as usize]) << shift(self.scales, peer)
+        u32::from(self.windows[peer as usize]) << self.shift(peer)
+    }
+
+    /// The shift count of this side's windows.
+    #[inline]
+    fn shift(&self, peer: Peer) -> u32 {
+        if self.flags & SCALED == 0 { 0 } else { u32::from(self.scales >> (4 * peer as u16) & 0xf) }
     }
 
     /// How far behind what this side waits for a segment may be.
@@ -374,13 +396,6 @@ impl Tracker {
     fn clear(&mut self, peer: Peer, flags: u16) {
         self.flags &= !(flags << (RESPONDER * peer as u16));
     }
-}
-
-/// The shift count of a side's windows: zero unless both offered one.
-#[inline]
-fn shift(scales: u16, peer: Peer) -> u32 {
-    let scales = [scales & 0xf, scales >> 4 & 0xf];
-    if scales.contains(&u16::from(NO_SCALE)) { 0 } else { u32::from(scales[peer as usize]) }
 }
 
 fn offered_scale(syn: &Segment) -> u16 {
