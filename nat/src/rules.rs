@@ -19,8 +19,20 @@ use crate::tuple::{Protocol, Side, Tuple};
 /// So many connections are looked at at once; between, workers may take the lock.
 const AT_ONCE: usize = 256;
 
-/// Ports are granted in blocks of so many.
+/// Ports are granted in blocks of so many, all even or all odd: programs' own ports are, as Linux
+/// chooses them (`__inet_hash_connect`).
 pub const BLOCK: u16 = 64;
+
+/// The block in which a port lies, by its first port.
+#[must_use]
+pub fn block_of(port: u16) -> u16 {
+    port & !(2 * BLOCK - 1) | port & 1
+}
+
+/// The ports of the block that begins with this one.
+pub fn ports_of_block(first: u16) -> impl Iterator<Item = u16> {
+    (0..BLOCK).map(move |number| first + 2 * number)
+}
 
 /// So many blocks are asked for at once.
 const MAX_BLOCKS: usize = 64;
@@ -93,7 +105,7 @@ impl Book {
         let Some(address) = self.address(external).filter(|address| address.kind == ExternalKind::Shared) else { return false };
         let ports = &address.ports[protocol_index(tuple.protocol)];
         let is_low = ports.free() < few || is_refused;
-        let wanted = Wanted { external, protocol: tuple.protocol, block: tuple.src.port / BLOCK * BLOCK };
+        let wanted = Wanted { external, protocol: tuple.protocol, block: block_of(tuple.src.port) };
         if !ports.is_usable(tuple.src.port) && self.wanted.len() < MAX_BLOCKS && !self.wanted.contains(&wanted) {
             self.wanted.push(wanted);
             return true;
