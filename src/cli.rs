@@ -30,8 +30,8 @@ pub(crate) struct Cli {
 /// What to do instead of being a switch.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make two hosts in namespaces of their own, run the switch between them, send real traffic
-    /// and print what happened. Touches nothing of this machine.
+    /// Make two hosts and a world outside in namespaces of their own, run switch and router between
+    /// them, send real traffic and print what happened. Touches nothing of this machine.
     Demo,
 }
 
