@@ -15,11 +15,12 @@
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use netio::packet_socket::{self, Receiver, Writer};
@@ -27,6 +28,8 @@ use netio::{Poller, Received, Waker, tap};
 use packet::{Batch, Timestamp};
 use rustix::io::Errno;
 use vswitch::{DropReason, Egress, Pipeline, Port, PortId, Routing, SendError};
+
+use crate::busy_poll::BusyPoll;
 
 /// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
 /// cache holds.
@@ -145,6 +148,7 @@ impl Sink {
 pub(crate) struct Worker {
     pipeline: Pipeline,
     poller: Poller,
+    busy_poll: BusyPoll,
     clock: Clock,
     commands: mpsc::Receiver<Command>,
     events: Sender<Event>,
@@ -174,6 +178,7 @@ pub(crate) struct Connections {
     /// Of several workers this one asks the router what is due.
     pub(crate) polls: bool,
     pub(crate) nat: Option<Arc<nat::Nat>>,
+    pub(crate) busy_poll: BusyPoll,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) events: Sender<Event>,
     pub(crate) control: Waker,
@@ -182,10 +187,11 @@ pub(crate) struct Connections {
 impl Worker {
     /// A worker without ports, with all its memory for at most `ports` of them.
     pub(crate) fn new(pipeline: Pipeline, poller: Poller, clock: Clock, connections: Connections, ports: usize) -> Worker {
-        let Connections { commands, events, control, polls, nat } = connections;
+        let Connections { commands, events, control, polls, nat, busy_poll } = connections;
         Worker {
             pipeline,
             poller,
+            busy_poll,
             clock,
             commands,
             events,
@@ -215,10 +221,7 @@ impl Worker {
 
     fn carry(&mut self) {
         while !self.stopped {
-            self.ready.clear();
-            let ready = &mut self.ready;
-            let timeout = self.next_poll.map(|due| due.since(self.clock.now()));
-            let woken = match self.poller.wait(timeout, |token| ready.push(PortId(token as u16))) {
+            let woken = match self.wait() {
                 Ok(woken) => woken,
                 Err(error) => {
                     tracing::error!("waiting for frames: {error}");
@@ -234,6 +237,26 @@ impl Worker {
             }
             self.keep_time();
         }
+    }
+
+    /// Waits until there is something to do, and collects the ports that can be read.
+    #[inline]
+    fn wait(&mut self) -> io::Result<bool> {
+        self.ready.clear();
+        let ready = &mut self.ready;
+        let began = Instant::now();
+        while self.busy_poll.goes_on(began) {
+            let woken = self.poller.wait(Some(Duration::ZERO), |token| ready.push(PortId(token as u16)))?;
+            if woken || !ready.is_empty() {
+                self.busy_poll.note(began);
+                return Ok(woken);
+            }
+            thread::yield_now();
+        }
+        let timeout = self.next_poll.map(|due| due.since(self.clock.now()));
+        let woken = self.poller.wait(timeout, |token| ready.push(PortId(token as u16)))?;
+        self.busy_poll.note(began);
+        Ok(woken)
     }
 
     /// One batch of one port.
