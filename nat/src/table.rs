@@ -20,11 +20,11 @@
 //! *Putting in and taking out* is for whoever holds the lock of the [`Book`](crate::book::Book).
 //!
 //! *Collisions.* The hash is SipHash-1-3 with a secret key, so nobody outside can aim at a bucket.
-//! Two full buckets refuse the newcomer; with the slots at most three quarters taken that does not
+//! Two full buckets refuse the newcomer; with the slots at most two thirds taken that does not
 //! happen by chance.
 //!
 //! *Memory.* All of it is there from the start but touched only when used: 64 bytes an entry and
-//! 2.7 slots of 8 bytes.
+//! 3 slots of 8 bytes.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -198,7 +198,7 @@ pub(crate) struct Table {
 impl Table {
     /// Room for so many connections; `None` if the machine has not got the memory.
     pub(crate) fn new(connections: usize, seed: [u64; 2]) -> Option<Table> {
-        let buckets = ((connections * 2).div_ceil(3) * 4).div_ceil(WAYS).max(2);
+        let buckets = (connections * 3).div_ceil(WAYS).max(2);
         Some(Table {
             slots: Lines::new::<WAYS>(buckets)?,
             buckets,
