@@ -143,15 +143,16 @@ impl Reserved {
 
     /// Gives some ports back where many are free, so that the host has them.
     pub(crate) fn trim(&mut self, nat: &Nat) {
-        for demand in nat.demand() {
-            if demand.address == self.address && demand.free > TOO_MANY {
-                let of_protocol = self.ports.keys().filter(|(protocol, _)| *protocol == demand.protocol);
-                let some: Vec<(Protocol, u16)> = of_protocol.copied().take(GIVEN_BACK).collect();
-                for (protocol, port) in some {
-                    if nat.revoke(self.address, protocol, port) {
-                        self.ports.remove(&(protocol, port));
-                        self.is_exhausted = false;
-                    }
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            if nat.free_ports(self.address, protocol) <= TOO_MANY {
+                continue;
+            }
+            let some: Vec<(Protocol, u16)> =
+                self.ports.keys().filter(|(of, _)| *of == protocol).copied().take(GIVEN_BACK).collect();
+            for (protocol, port) in some {
+                if nat.revoke(self.address, protocol, port) {
+                    self.ports.remove(&(protocol, port));
+                    self.is_exhausted = false;
                 }
             }
         }

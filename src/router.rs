@@ -134,6 +134,10 @@ impl RouterControl {
         }
         let way_out = state.filter(|state| state.up && self.lost_at.is_none() && !self.externals.is_empty());
         let way_out = way_out.map(|state| self.way_out(&config, &state, uplink));
+        if way_out.is_none() {
+            // What comes back may be another network.
+            self.neighbours.flush(vswitch::router::UPLINK);
+        }
         self.routing = Routing::new(self.interfaces.clone(), way_out, self.config.nat.mss_clamp);
         outcome
     }

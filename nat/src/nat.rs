@@ -189,8 +189,8 @@ impl Nat {
                     self.table.refresh(found.id, secs);
                 }
             }
-            // The tracker could not be had: this segment passes unseen.
-            None => {}
+            // Its number was given to another connection meanwhile.
+            None => return Ok(Followed::Over),
         }
         Ok(Followed::To(src, dst))
     }

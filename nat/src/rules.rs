@@ -239,6 +239,14 @@ impl Nat {
         true
     }
 
+    /// How many ports of an address could be given out now.
+    #[must_use]
+    pub fn free_ports(&self, address: Ipv4Addr, protocol: Protocol) -> u32 {
+        let book = self.book();
+        let number = book.number_of(address);
+        number.and_then(|number| book.address(number)).map_or(0, |address| address.ports[protocol_index(protocol)].free())
+    }
+
     /// What ports would be of use, by shared address and protocol. Clears what was noted.
     #[must_use]
     pub fn demand(&self) -> Vec<Demand> {
