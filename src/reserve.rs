@@ -122,7 +122,8 @@ impl Reserved {
                     self.ports.insert((protocol, port), reservation);
                     taken.push(port);
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {}
+                // The host has it, or the address is away for a moment.
+                Err(error) if is_passing(&error) => {}
                 Err(error) => self.complain(&error),
             }
         }
@@ -157,6 +158,11 @@ impl Reserved {
             }
         }
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    matches!(error.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
 }
 
 fn in_use(error: io::Error, address: Ipv4Addr, protocol: Protocol, port: u16) -> anyhow::Error {
