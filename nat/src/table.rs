@@ -230,8 +230,8 @@ impl Table {
     #[inline]
     fn places(&self, hash: u64) -> ([usize; 2], u32) {
         let buckets = self.buckets as u64;
-        let first = ((hash & 0xffff_ffff) * buckets >> 32) as usize;
-        let second = ((hash >> 32) * buckets >> 32) as usize;
+        let first = (((hash & 0xffff_ffff) * buckets) >> 32) as usize;
+        let second = (((hash >> 32) * buckets) >> 32) as usize;
         let second = if second == first { (first + 1) % self.buckets } else { second };
         ([first, second], (hash & 0xffff) as u32 | (hash >> 16 & 0xffff_0000) as u32)
     }

@@ -175,7 +175,7 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
     let headers = &frame.headers;
     let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
     if port.is_uplink {
-        return router.as_mut().ok_or(DropReason::NotForUs)?.from_outside(walk, at, frame);
+        return router.as_mut().ok_or(DropReason::NotForUs)?.route_in(walk, at, frame);
     }
     let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
     let gateway = router.as_mut().and_then(|router| router.at(vlan));
@@ -190,7 +190,7 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
             return Ok(());
         }
         if headers.dst == mac {
-            return router.from_inside(walk, at, frame, interface);
+            return router.route_out(walk, at, frame, interface);
         }
     }
     walk.forward(vlan, frame)

@@ -103,7 +103,7 @@ impl Router {
 
     /// A frame to the gateway's MAC address.
     #[inline]
-    pub(crate) fn from_inside(
+    pub(crate) fn route_out(
         &mut self,
         walk: &mut Walk<'_>,
         at: usize,
@@ -187,7 +187,7 @@ impl Router {
 
     /// A frame that came in through the uplink.
     #[inline]
-    pub(crate) fn from_outside(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+    pub(crate) fn route_in(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
         let routing = Arc::clone(&self.routing);
         let uplink = routing.uplink().ok_or(DropReason::NotForUs)?;
         if frame.headers.ether_type == EtherType::ARP {
