@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use anyhow::{Context, anyhow};
-use nat::{BLOCK, Demand, Nat, Protocol};
+use nat::{BLOCK, Demand, Nat, Protocol, block_of, ports_of_block};
 use netio::reservation::{PortProtocol, Reservation, process_of_port};
 
 /// So many ports of each protocol are free at the start, and
@@ -38,8 +38,9 @@ pub(crate) struct Reserved {
     published: Vec<Reservation>,
     /// Held so that the host's stack refuses no protocol that guests use.
     _protocols: Vec<Reservation>,
-    /// No more descriptors; said once.
+    /// No more descriptors, until some ports are given back.
     is_exhausted: bool,
+    has_complained: bool,
 }
 
 fn take(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
@@ -57,6 +58,7 @@ impl Reserved {
             // One that cannot be had is one that the host answers for.
             _protocols: OTHER_PROTOCOLS.iter().filter_map(|protocol| Reservation::raw(*protocol).ok()).collect(),
             is_exhausted: false,
+            has_complained: false,
         }
     }
 
@@ -95,24 +97,24 @@ impl Reserved {
 
     /// Blocks at random until enough are free.
     fn fill(&mut self, nat: &Nat, protocol: Protocol, mut free: u32, enough: u32) {
-        let blocks = u32::from((self.range.end() - self.range.start()) / BLOCK) + 1;
+        let ports = u32::from(self.range.end() - self.range.start()) + 1;
         // Most of the host's ports are free; who has none to spare is asked for no more than these.
-        for _ in 0..blocks {
+        for _ in 0..=ports / u32::from(BLOCK) {
             if free >= enough || self.is_exhausted {
                 return;
             }
             let Ok(random) = random() else { return };
-            let first = u32::from(*self.range.start() / BLOCK) + random % blocks;
-            free += self.take_block(nat, protocol, (first * u32::from(BLOCK)) as u16);
+            let port = self.range.start() + (random % ports) as u16;
+            free += self.take_block(nat, protocol, block_of(port));
         }
     }
 
     /// The ports of a block that can be had. Returns how many that were.
     fn take_block(&mut self, nat: &Nat, protocol: Protocol, first: u16) -> u32 {
         let mut taken = Vec::with_capacity(usize::from(BLOCK));
-        let last = first.saturating_add(BLOCK - 1).min(*self.range.end());
-        for port in first.max(*self.range.start())..=last {
-            if self.ports.contains_key(&(protocol, port)) {
+        let range = self.range.clone();
+        for port in ports_of_block(first).filter(|port| range.contains(port)) {
+            if self.is_exhausted || self.ports.contains_key(&(protocol, port)) {
                 continue;
             }
             match take(protocol, self.address, port) {
@@ -121,10 +123,7 @@ impl Reserved {
                     taken.push(port);
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {}
-                Err(error) => {
-                    self.complain(&error);
-                    break;
-                }
+                Err(error) => self.complain(&error),
             }
         }
         nat.grant(self.address, protocol, &taken);
@@ -132,7 +131,8 @@ impl Reserved {
     }
 
     fn complain(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.is_exhausted, true) {
+        self.is_exhausted = true;
+        if !std::mem::replace(&mut self.has_complained, true) {
             tracing::warn!(
                 "no more ports for NAT than {} can be taken with the host: {error}; raise `ulimit -n`, or give the router an \
                  address of its own with --uplink-address",

@@ -34,6 +34,8 @@ pub(crate) struct Address {
     pub(crate) kind: ExternalKind,
     /// ICMP, TCP, UDP.
     pub(crate) ports: [Ports; 3],
+    /// It goes, and takes no more connections.
+    is_retired: bool,
 }
 
 /// What is known of a connection besides its entry in the table.
@@ -71,8 +73,16 @@ pub(crate) struct Pending {
 
 #[derive(Clone, Copy, Debug)]
 enum GuestClaim {
-    Known(u32),
+    Known { number: u32, external: u8 },
     New { address: Ipv4Addr, external: u8 },
+}
+
+impl GuestClaim {
+    fn external(self) -> u8 {
+        match self {
+            GuestClaim::Known { external, .. } | GuestClaim::New { external, .. } => external,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,10 +160,7 @@ impl Book {
     fn begin_outbound(&mut self, tuple: &Tuple, owner: u16, secs: u32) -> Result<Pending, Refused> {
         let protocol = tuple.protocol;
         let guest = self.guest(tuple.src.address)?;
-        let number = match guest {
-            GuestClaim::Known(number) => self.guests.get(number).external,
-            GuestClaim::New { external, .. } => external,
-        };
+        let number = guest.external();
         let kind = self.address(number).ok_or(Refused::NoAddress)?.kind;
         let (mapping, port) = match kind {
             ExternalKind::OneToOne(_) => (MappingClaim::None, tuple.src.port),
@@ -164,7 +171,8 @@ impl Book {
             MappingClaim::Known(known) => (self.mappings.get(known).external, self.mappings.get(known).port),
             _ => (number, port),
         };
-        let outside = Endpoint::new(self.address(number).ok_or(Refused::NoAddress)?.address, port);
+        let address = self.address(number).filter(|address| !address.is_retired).ok_or(Refused::NoAddress)?;
+        let outside = Endpoint::new(address.address, port);
         let reply = Tuple { side: Side::Outside, protocol, src: tuple.dst, dst: outside };
         Ok(Pending { tuples: Tuples { original: *tuple, reply }, owner, guest, mapping })
     }
@@ -183,8 +191,8 @@ impl Book {
         {
             return Ok((MappingClaim::Known(known), 0));
         }
-        if let GuestClaim::Known(guest) = guest
-            && self.guests.get(guest).ports(protocol) >= self.config.max_ports_per_guest
+        if let GuestClaim::Known { number, .. } = guest
+            && self.guests.get(number).ports(protocol) >= self.config.max_ports_per_guest
         {
             return Err(Refused::GuestShare);
         }
@@ -193,13 +201,15 @@ impl Book {
         }
         let random = self.next_random();
         let Some(address) = &self.addresses[usize::from(external)] else { return Err(Refused::NoAddress) };
-        let port = address.ports[protocol_index(protocol)].choose(inside.port, secs, random).ok_or(Refused::PortsExhausted)?;
+        let keeps = self.config.filtering == Filtering::AddressAndPortDependent;
+        let ports = &address.ports[protocol_index(protocol)];
+        let port = ports.choose(inside.port, keeps, secs, random).ok_or(Refused::PortsExhausted)?;
         Ok((MappingClaim::New { external, port }, port))
     }
 
     fn begin_inbound(&mut self, tuple: &Tuple, owner: u16) -> Result<Pending, Refused> {
         let number = self.number_of(tuple.dst.address).ok_or(Refused::NoMapping)?;
-        let Some(address) = &self.addresses[usize::from(number)] else { return Err(Refused::NoMapping) };
+        let address = self.address(number).filter(|address| !address.is_retired).ok_or(Refused::NoMapping)?;
         let (inside, mapping) = match address.kind {
             ExternalKind::OneToOne(guest) => (Endpoint::new(guest, tuple.dst.port), MappingClaim::None),
             _ => {
@@ -208,14 +218,15 @@ impl Book {
                 }
                 let known = address.ports[protocol_index(tuple.protocol)].mapping(tuple.dst.port).ok_or(Refused::NoMapping)?;
                 let entry = self.mappings.get(known);
-                if !entry.is_published && self.config.filtering != Filtering::EndpointIndependent {
+                if entry.is_closing || !entry.is_published && self.config.filtering != Filtering::EndpointIndependent {
                     return Err(Refused::NoMapping);
                 }
                 (entry.inside, MappingClaim::Known(known))
             }
         };
         let guest = match self.guests.find(inside.address) {
-            Some(number) => GuestClaim::Known(number),
+            // It stays paired with the address that it goes out by.
+            Some(guest) => GuestClaim::Known { number: guest, external: self.guests.get(guest).external },
             None if self.guests.has_room() => GuestClaim::New { address: inside.address, external: number },
             None => return Err(Refused::TableFull),
         };
@@ -223,32 +234,34 @@ impl Book {
         Ok(Pending { tuples: Tuples { original: *tuple, reply }, owner, guest, mapping })
     }
 
-    /// A guest, with the outside address that it has or gets.
+    /// A guest, with the outside address that it has or gets: its own one-to-one, the one that it is
+    /// paired with, or one of the pool.
     fn guest(&self, address: Ipv4Addr) -> Result<GuestClaim, Refused> {
-        let one_to_one =
-            self.addresses.iter().position(|at| at.as_ref().is_some_and(|at| at.kind == ExternalKind::OneToOne(address)));
-        if let Some(number) = self.guests.find(address)
-            && one_to_one.is_none_or(|own| own == usize::from(self.guests.get(number).external))
-            && self.addresses[usize::from(self.guests.get(number).external)].is_some()
-        {
-            return Ok(GuestClaim::Known(number));
-        }
-        if !self.guests.has_room() {
-            return Err(Refused::TableFull);
-        }
-        let external = match one_to_one {
-            Some(number) => number,
-            None => self.pooled(self.guests.hash(address)).ok_or(Refused::NoAddress)?,
+        let is_there = |number: u8| self.address(number).is_some_and(|at| !at.is_retired);
+        let is_own =
+            |at: &Option<Address>| at.as_ref().is_some_and(|at| at.kind == ExternalKind::OneToOne(address) && !at.is_retired);
+        let is_pool = |number: u8| self.address(number).is_some_and(|at| !matches!(at.kind, ExternalKind::OneToOne(_)));
+        let known = self.guests.find(address);
+        let paired = known.map(|number| self.guests.get(number).external).filter(|number| is_there(*number) && is_pool(*number));
+        let external = match (self.addresses.iter().position(is_own), paired) {
+            (Some(own), _) => own as u8,
+            (None, Some(paired)) => paired,
+            (None, None) => self.pooled(self.guests.hash(address)).ok_or(Refused::NoAddress)?,
         };
-        Ok(GuestClaim::New { address, external: external as u8 })
+        match known {
+            Some(number) => Ok(GuestClaim::Known { number, external }),
+            None if self.guests.has_room() => Ok(GuestClaim::New { address, external }),
+            None => Err(Refused::TableFull),
+        }
     }
 
     /// The pool's address that a hash leads to.
-    fn pooled(&self, hash: u64) -> Option<usize> {
-        let is_pool = |at: &Option<Address>| at.as_ref().is_some_and(|at| !matches!(at.kind, ExternalKind::OneToOne(_)));
+    fn pooled(&self, hash: u64) -> Option<u8> {
+        let is_pool =
+            |at: &Option<Address>| at.as_ref().is_some_and(|at| !matches!(at.kind, ExternalKind::OneToOne(_)) && !at.is_retired);
         let count = self.addresses.iter().filter(|at| is_pool(at)).count();
         let pool = self.addresses.iter().enumerate().filter(|(_, at)| is_pool(at));
-        pool.map(|(number, _)| number).nth((hash % count.max(1) as u64) as usize)
+        pool.map(|(number, _)| number as u8).nth((hash % count.max(1) as u64) as usize)
     }
 
     /// Makes a pending connection one.
@@ -266,10 +279,10 @@ impl Book {
             return Err(Refused::TableFull);
         }
         let guest = match pending.guest {
-            GuestClaim::Known(number) => number,
+            GuestClaim::Known { number, .. } => number,
             GuestClaim::New { address, external } => self.guests.add(address, external),
         };
-        self.guests.opened(guest);
+        self.guests.opened(guest, pending.guest.external());
         let mapping = match pending.mapping {
             MappingClaim::None => None,
             MappingClaim::Known(number) => Some(number),
@@ -285,7 +298,8 @@ impl Book {
         } else {
             self.cold.push(cold);
         }
-        self.wheel.insert(id.0, secs + 1 + self.timeout(&pending.tuples.original, tracker));
+        let timeout = self.timeout(&pending.tuples.original, tracker);
+        self.wheel.insert(id.0, secs.saturating_add(timeout).saturating_add(1));
         self.stats.opened += 1;
         Ok(id)
     }
@@ -300,6 +314,7 @@ impl Book {
             connections: 0,
             is_published: false,
             is_indexed: self.config.mapping == Mapping::EndpointIndependent,
+            is_closing: false,
         };
         let number = self.mappings.add(entry);
         if let Some(address) = &mut self.addresses[usize::from(external)] {
@@ -334,7 +349,7 @@ impl Book {
             let id = Id(number);
             let due = table.used(id).saturating_add(self.timeout_of(table, id)).saturating_add(1);
             if due > secs || !table.take_out(id) {
-                self.wheel.insert(number, due.max(secs + 1));
+                self.wheel.insert(number, due.max(secs.saturating_add(1)));
             } else {
                 self.forget(id, secs, open);
                 self.stats.expired += 1;
@@ -427,7 +442,7 @@ impl Book {
             ports[1].allow(self.config.ports.clone());
             ports[2].allow(self.config.ports.clone());
         }
-        let address = Some(Address { address: external.address, kind: external.kind, ports });
+        let address = Some(Address { address: external.address, kind: external.kind, ports, is_retired: false });
         let number = match self.addresses.iter().position(Option::is_none) {
             Some(number) => {
                 self.addresses[number] = address;
@@ -444,16 +459,13 @@ impl Book {
 
     /// The outside address that a guest is paired with, or would be.
     pub(crate) fn external_of(&self, guest: Ipv4Addr) -> Option<u8> {
-        match self.guest(guest).ok()? {
-            GuestClaim::Known(number) => Some(self.guests.get(number).external),
-            GuestClaim::New { external, .. } => Some(external),
-        }
+        self.guest(guest).ok().map(GuestClaim::external)
     }
 
     /// Gives an outside address to no newcomer any more.
     pub(crate) fn retire(&mut self, number: u8) {
         if let Some(address) = self.address_mut(number) {
-            address.kind = ExternalKind::OneToOne(Ipv4Addr::UNSPECIFIED);
+            address.is_retired = true;
         }
     }
 
@@ -478,6 +490,13 @@ impl Book {
         self.cold[id.0 as usize].mapping
     }
 
+    /// Lets a mapping take no more connections.
+    pub(crate) fn close_mapping(&mut self, mapping: u32, open: &OpenPorts) {
+        let entry = *self.mappings.get(mapping);
+        open.set(entry.external, entry.protocol, entry.port, false);
+        self.mappings.close(mapping);
+    }
+
     /// Publishes a port that no mapping has.
     pub(crate) fn publish(
         &mut self,
@@ -498,9 +517,10 @@ impl Book {
             connections: 0,
             is_published: true,
             is_indexed: true,
+            is_closing: false,
         };
+        let Some(Some(address)) = self.addresses.get_mut(usize::from(number)) else { return Err(Refused::NoAddress) };
         let mapping = self.mappings.add(entry);
-        let address = self.address_mut(number).ok_or(Refused::NoAddress)?;
         address.ports[protocol_index(protocol)].take(port, mapping);
         open.set(number, protocol, port, true);
         Ok(())

@@ -86,8 +86,11 @@ impl Guests {
         number
     }
 
-    pub(crate) fn opened(&mut self, number: u32) {
-        self.guests[number as usize].connections += 1;
+    /// A connection opens; the guest is paired with this outside address from now on.
+    pub(crate) fn opened(&mut self, number: u32, external: u8) {
+        let guest = &mut self.guests[number as usize];
+        guest.external = external;
+        guest.connections += 1;
     }
 
     pub(crate) fn took_port(&mut self, number: u32, protocol: Protocol) {

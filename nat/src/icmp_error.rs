@@ -92,7 +92,7 @@ impl Nat {
             Side::Outside => rewrite::addresses(packet, src, original.src),
             Side::Inside => rewrite::addresses(packet, original.dst, dst),
         };
-        Ok(Translated { dst: address_at(packet, 16), first_of: None })
+        Ok(Translated { dst: address_at(packet, 16), first: None })
     }
 
     /// The quoted packet as its sender sent it. On the side that the error came from, the answers to

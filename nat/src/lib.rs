@@ -27,8 +27,8 @@ mod wheel;
 
 pub use book::NatStats;
 pub use config::{External, ExternalKind, Filtering, Mapping, NatConfig, Published, Timeouts};
-pub use nat::{Connection, Nat, Translated};
-pub use rules::{BLOCK, Demand};
+pub use nat::{Connection, FirstFragment, Nat, Translated};
+pub use rules::{BLOCK, Demand, block_of, ports_of_block};
 pub use tuple::{Endpoint, Protocol, Side, Tuple};
 
 /// Why a packet was not translated.

@@ -23,6 +23,8 @@ pub(crate) struct MappingEntry {
     pub(crate) is_published: bool,
     /// Found by its inside endpoint: the first of several that an endpoint has.
     pub(crate) is_indexed: bool,
+    /// It ends, and takes no more connections.
+    pub(crate) is_closing: bool,
 }
 
 /// All mappings.
@@ -85,7 +87,18 @@ impl Mappings {
         number
     }
 
+    /// Lets a mapping take no more connections.
+    pub(crate) fn close(&mut self, number: u32) {
+        self.unindex(number);
+        self.entries[number as usize].is_closing = true;
+    }
+
     pub(crate) fn remove(&mut self, number: u32) {
+        self.unindex(number);
+        self.free.push(number);
+    }
+
+    fn unindex(&mut self, number: u32) {
         let entry = self.entries[number as usize];
         if entry.is_indexed {
             let (entries, hasher) = (&self.entries, &self.hasher);
@@ -93,8 +106,8 @@ impl Mappings {
                 let other = &entries[other as usize];
                 hash(hasher, other.protocol, other.inside)
             });
+            self.entries[number as usize].is_indexed = false;
         }
-        self.free.push(number);
     }
 
     /// How many there are.

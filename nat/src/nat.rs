@@ -22,7 +22,7 @@ use crate::rules::Addresses;
 use crate::table::{Direction, Found, Id, Table};
 use crate::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
-use crate::view::{View, view};
+use crate::view::{View, u16_at, view};
 
 /// Below so many free ports, more are asked for.
 const FEW_PORTS: u32 = 512;
@@ -48,7 +48,23 @@ pub struct Translated {
     pub dst: std::net::Ipv4Addr,
     /// It was the first fragment of a datagram whose later ones may have been kept: see
     /// [`Nat::release`].
-    pub first_of: Option<Key>,
+    pub first: Option<FirstFragment>,
+}
+
+/// A datagram's first fragment, and what it says of the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FirstFragment {
+    key: Key,
+    src: Endpoint,
+    dst: Endpoint,
+}
+
+impl FirstFragment {
+    /// Translates a fragment that was kept, in place. Where it goes now.
+    pub fn translate(&self, packet: &mut [u8]) -> std::net::Ipv4Addr {
+        rewrite::addresses(packet, self.src, self.dst);
+        self.dst.address
+    }
 }
 
 /// One connection, for people.
@@ -102,14 +118,14 @@ impl Nat {
             View::Flow { tuple, l4, first: None } => {
                 let (src, dst) = self.target(&tuple, packet, l4, checksum, false, owner, now)?;
                 rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
-                Ok(Translated { dst: dst.address, first_of: None })
+                Ok(Translated { dst: dst.address, first: None })
             }
             View::Flow { tuple, l4, first: Some((key, fragment)) } => {
                 let (src, dst) = self.target(&tuple, packet, l4, checksum, true, owner, now)?;
                 let remembered = self.fragments().first(key, fragment, (src, dst), owner, now);
                 remembered.map_err(|_| Refused::FragmentRefused)?;
                 rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
-                Ok(Translated { dst: dst.address, first_of: Some(key) })
+                Ok(Translated { dst: dst.address, first: Some(FirstFragment { key, src, dst }) })
             }
             View::Later { key, fragment } => self.later(key, fragment, packet, owner, now),
             View::Error { l4 } => self.translate_error(side, packet, l4, now.secs()),
@@ -231,7 +247,7 @@ impl Nat {
         let followed = self.fragments().follow(key, fragment, owner, now);
         let (src, dst) = followed.map_err(|_| Refused::FragmentRefused)?.ok_or(Refused::FragmentEarly)?;
         rewrite::addresses(packet, src, dst);
-        Ok(Translated { dst: dst.address, first_of: None })
+        Ok(Translated { dst: dst.address, first: None })
     }
 
     /// Keeps a copy of a frame whose packet was refused as [`Refused::FragmentEarly`], for 15 seconds
@@ -243,9 +259,10 @@ impl Nat {
         }
     }
 
-    /// Hands out the frames that were kept for a datagram, in the order of their arrival.
-    pub fn release(&self, key: Key, give: impl FnMut(&[u8], u64)) {
-        self.fragments().release(key, give);
+    /// Hands out the frames that were kept for a datagram, in the order of their arrival. They are to be
+    /// translated with [`FirstFragment::translate`].
+    pub fn release(&self, first: &FirstFragment, give: impl FnMut(&[u8], u64)) {
+        self.fragments().release(first.key, give);
     }
 
     /// Ends connections whose time is over and forgets datagrams that never became whole, looking at
@@ -355,10 +372,15 @@ impl Transport<'_> {
         if self.is_fragment || self.checksum != Checksum::Complete {
             return true;
         }
-        let sum = checksum::sum(self.bytes);
+        // A datagram may be shorter than the packet.
+        let bytes = match tuple.protocol {
+            Protocol::UDP => self.bytes.get(..usize::from(u16_at(self.bytes, 4))).unwrap_or(&[]),
+            _ => self.bytes,
+        };
+        let sum = checksum::sum(bytes);
         let (a, b) = (tuple.src.address.octets(), tuple.dst.address.octets());
         let addresses = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
-        let with_pseudo = || checksum::add(sum, checksum::pseudo_header(&addresses, tuple.protocol.0, self.bytes.len()));
+        let with_pseudo = || checksum::add(sum, checksum::pseudo_header(&addresses, tuple.protocol.0, bytes.len()));
         match tuple.protocol {
             Protocol::TCP => with_pseudo() == 0xffff,
             Protocol::UDP => self.bytes[6..8] == [0, 0] || with_pseudo() == 0xffff,

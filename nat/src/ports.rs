@@ -1,7 +1,7 @@
 //! The outside ports of one address and one protocol: which may be used, which are taken, and which
 //! one a new mapping gets.
 //!
-//! A new mapping gets its inside port if that is free; else one of the same class and parity at
+//! A new mapping gets its inside port if that is free (and has rested, where strangers are let in); else one of the same class and parity at
 //! random (RFC 4787 REQ-3a, REQ-4; RFC 6056), else of the same class, else any. A port that was given
 //! back rests for two minutes as long as others are free (RFC 6888 REQ-8), so that what still
 //! arrives for its last owner does not reach the next.
@@ -101,12 +101,14 @@ impl Ports {
         self.freed[usize::from(port)] = secs.saturating_add(1);
     }
 
-    /// The port that a new mapping of this inside port gets; `None` if none is left.
-    pub(crate) fn choose(&self, inside: u16, secs: u32, random: u64) -> Option<u16> {
+    /// The port that a new mapping of this inside port gets; `None` if none is left. Where the filter
+    /// lets in only whom a guest sent to, `keeps` says that its own port need not have rested (RFC 6888
+    /// REQ-8 exception C).
+    pub(crate) fn choose(&self, inside: u16, keeps: bool, secs: u32, random: u64) -> Option<u16> {
         if self.free == 0 {
             return None;
         }
-        if self.is_free(inside) {
+        if self.is_free(inside) && (keeps || self.has_rested(inside, secs)) {
             return Some(inside);
         }
         let class = if self.has_classes { class_of(inside) } else { 0..=u16::MAX };
@@ -114,6 +116,11 @@ impl Ports {
         self.search(&class, parity, secs, random)
             .or_else(|| self.search(&class, u64::MAX, secs, random))
             .or_else(|| self.search(&(0..=u16::MAX), u64::MAX, secs, random))
+    }
+
+    fn has_rested(&self, port: u16, secs: u32) -> bool {
+        let freed = self.freed[usize::from(port)];
+        freed == 0 || secs.saturating_sub(freed) >= REST_SECS
     }
 
     /// A free port of a range and parity, from a random place on; a rested one if there is one near.
@@ -133,8 +140,7 @@ impl Ports {
                 if !range.contains(&port) {
                     continue;
                 }
-                let freed = self.freed[usize::from(port)];
-                if freed == 0 || secs.saturating_sub(freed) >= REST_SECS {
+                if self.has_rested(port, secs) {
                     return Some(port);
                 }
                 resting = resting.or(Some(port));
@@ -169,9 +175,9 @@ mod tests {
     fn a_free_inside_port_is_kept() {
         let mut ports = Ports::new(true);
         ports.allow(1024..=65_535);
-        assert_eq!(ports.choose(40_000, 0, 7), Some(40_000));
+        assert_eq!(ports.choose(40_000, true, 0, 7), Some(40_000));
         ports.take(40_000, 1);
-        let other = ports.choose(40_000, 0, 7).unwrap();
+        let other = ports.choose(40_000, true, 0, 7).unwrap();
         assert!(other >= 1024 && other != 40_000 && other % 2 == 0);
         assert_eq!((ports.mapping(40_000), ports.mapping(other)), (Some(1), None));
     }
@@ -181,14 +187,14 @@ mod tests {
         let mut ports = Ports::new(true);
         ports.allow([600, 601, 2000, 2001]);
         ports.take(601, 1);
-        assert_eq!(ports.choose(601, 0, 99), Some(600), "the class goes before parity");
+        assert_eq!(ports.choose(601, true, 0, 99), Some(600), "the class goes before parity");
         ports.take(600, 2);
-        assert!(ports.choose(601, 0, 99).unwrap() >= 2000);
+        assert!(ports.choose(601, true, 0, 99).unwrap() >= 2000);
         ports.take(2001, 3);
         ports.take(2000, 4);
-        assert_eq!((ports.choose(601, 0, 99), ports.free()), (None, 0));
+        assert_eq!((ports.choose(601, true, 0, 99), ports.free()), (None, 0));
         ports.give_back(2000, 0);
-        assert_eq!((ports.choose(601, 0, 99), ports.free()), (Some(2000), 1));
+        assert_eq!((ports.choose(601, true, 0, 99), ports.free()), (Some(2000), 1));
     }
 
     #[test]
@@ -198,11 +204,11 @@ mod tests {
         ports.take(5000, 1);
         ports.give_back(5000, 10);
         for random in 0..200 {
-            assert_eq!(ports.choose(6000, 100, random * 77), Some(5002));
+            assert_eq!(ports.choose(6000, true, 100, random * 77), Some(5002));
         }
         ports.take(5002, 2);
-        assert_eq!(ports.choose(6000, 100, 3), Some(5000), "rather than none");
-        assert!((0..200).any(|random| ports.choose(6000, 131, random).is_some()));
+        assert_eq!(ports.choose(6000, true, 100, 3), Some(5000), "rather than none");
+        assert!((0..200).any(|random| ports.choose(6000, true, 131, random).is_some()));
     }
 
     #[test]
@@ -211,7 +217,7 @@ mod tests {
             let mut ports = Ports::new(true);
             ports.allow([port]);
             for random in [0, 63, 64 * 1000 + 17, u64::MAX] {
-                assert_eq!(ports.choose(30_000, 0, random), Some(port));
+                assert_eq!(ports.choose(30_000, true, 0, random), Some(port));
             }
         }
     }
@@ -225,7 +231,7 @@ mod tests {
         let mut random = 1u64;
         for _ in 0..4000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            quarter[usize::from(ports.choose(30_000, 0, random >> 20).unwrap()) / 16_384] += 1;
+            quarter[usize::from(ports.choose(30_000, true, 0, random >> 20).unwrap()) / 16_384] += 1;
         }
         assert!(quarter.iter().all(|count| *count > 800), "{quarter:?}");
     }

@@ -19,8 +19,20 @@ use crate::tuple::{Protocol, Side, Tuple};
 /// So many connections are looked at at once; between, workers may take the lock.
 const AT_ONCE: usize = 256;
 
-/// Ports are granted in blocks of so many.
+/// Ports are granted in blocks of so many, all even or all odd: programs' own ports are, as Linux
+/// chooses them (`__inet_hash_connect`).
 pub const BLOCK: u16 = 64;
+
+/// The block in which a port lies, by its first port.
+#[must_use]
+pub fn block_of(port: u16) -> u16 {
+    port & !(2 * BLOCK - 1) | port & 1
+}
+
+/// The ports of the block that begins with this one.
+pub fn ports_of_block(first: u16) -> impl Iterator<Item = u16> {
+    (0..BLOCK).map(move |number| first + 2 * number)
+}
 
 /// So many blocks are asked for at once.
 const MAX_BLOCKS: usize = 64;
@@ -93,7 +105,7 @@ impl Book {
         let Some(address) = self.address(external).filter(|address| address.kind == ExternalKind::Shared) else { return false };
         let ports = &address.ports[protocol_index(tuple.protocol)];
         let is_low = ports.free() < few || is_refused;
-        let wanted = Wanted { external, protocol: tuple.protocol, block: tuple.src.port / BLOCK * BLOCK };
+        let wanted = Wanted { external, protocol: tuple.protocol, block: block_of(tuple.src.port) };
         if !ports.is_usable(tuple.src.port) && self.wanted.len() < MAX_BLOCKS && !self.wanted.contains(&wanted) {
             self.wanted.push(wanted);
             return true;
@@ -124,7 +136,11 @@ impl Nat {
         for gone in now_there.iter().filter(|there| !externals.contains(there)) {
             self.remove_external(gone.address, now);
         }
-        for new in externals.iter().filter(|wanted| !now_there.contains(wanted)) {
+        for (at, new) in externals.iter().enumerate() {
+            // One address is one record, however often it is named.
+            if now_there.contains(new) || externals[..at].iter().any(|other| other.address == new.address) {
+                continue;
+            }
             let number = self.book().add_address(*new).ok_or(Refused::TableFull)?;
             self.addresses.set(number, Some(*new));
         }
@@ -154,26 +170,43 @@ impl Nat {
     /// Publishes a port. Connections of guests that had it by chance end. An error if another rule has
     /// it, or the address is not there.
     pub fn publish(&self, rule: &Published, now: Timestamp) -> Result<(), Refused> {
-        let number = self.book().number_of(rule.address).ok_or(Refused::NoAddress)?;
-        let held = self.book().mapping_of(number, rule.protocol, rule.port);
-        if let Some(mapping) = held {
-            if self.book().is_published(mapping) {
+        let index = protocol_index(rule.protocol);
+        let (number, held, was_usable) = {
+            let mut book = self.book();
+            let number = book.number_of(rule.address).ok_or(Refused::NoAddress)?;
+            let held = book.mapping_of(number, rule.protocol, rule.port);
+            if held.is_some_and(|mapping| book.is_published(mapping)) {
                 return Err(Refused::Clash);
             }
-            self.end_where(now, |book, id| book.mapping_in_use(id) == Some(mapping));
+            if let Some(mapping) = held {
+                book.close_mapping(mapping, &self.open_ports);
+            }
+            // Nobody takes it meanwhile.
+            let ports = &mut book.address_mut(number).ok_or(Refused::NoAddress)?.ports[index];
+            let was_usable = ports.is_usable(rule.port);
+            ports.forbid(rule.port);
+            (number, held, was_usable)
+        };
+        if held.is_some() {
+            self.end_where(now, |book, id| book.mapping_in_use(id) == held);
         }
-        self.book().publish(number, rule.protocol, rule.port, rule.guest, &self.open_ports)
+        let mut book = self.book();
+        let published = book.publish(number, rule.protocol, rule.port, rule.guest, &self.open_ports);
+        if was_usable && let Some(address) = book.address_mut(number) {
+            address.ports[index].allow([rule.port]);
+        }
+        published
     }
 
     /// Ends a rule and all connections by it. False if there is no such rule.
     pub fn unpublish(&self, address: Ipv4Addr, protocol: Protocol, port: u16, now: Timestamp) -> bool {
         let mapping = {
-            let book = self.book();
+            let mut book = self.book();
             let Some(number) = book.number_of(address) else { return false };
             let Some(mapping) = book.mapping_of(number, protocol, port).filter(|mapping| book.is_published(*mapping)) else {
                 return false;
             };
-            self.open_ports.set(number, protocol, port, false);
+            book.close_mapping(mapping, &self.open_ports);
             mapping
         };
         self.end_where(now, |book, id| book.mapping_in_use(id) == Some(mapping));

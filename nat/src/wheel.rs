@@ -43,7 +43,7 @@ impl Wheel {
     /// Puts a number where it is due, or as far ahead as goes. It must not be in already, and be at
     /// most one more than any before.
     pub(crate) fn insert(&mut self, number: u32, due: u32) {
-        let due = due.clamp(self.cursor + 1, self.cursor + SLOTS as u32 - 1);
+        let due = due.clamp(self.cursor.saturating_add(1), self.cursor.saturating_add(SLOTS as u32 - 1));
         let slot = due as usize % SLOTS;
         let link = Link { next: self.heads[slot], previous: NONE, slot: slot as u8 };
         if let Some(next) = self.links.get_mut(link.next as usize) {

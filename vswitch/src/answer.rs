@@ -234,6 +234,10 @@ impl Router {
         }
         let Some(nat) = self.nat.clone() else { return Err(DropReason::NoRoute) };
         if nat.is_external(to) {
+            if quoted_dst(walk, &error).is_some_and(|dst| routing.to_inside(dst).is_some()) {
+                // It is about a packet that was translated twice, and is so itself.
+                self.translate(walk, &mut error, &nat, Side::Inside)?;
+            }
             let dst = self.translate(walk, &mut error, &nat, Side::Outside)?;
             let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
             return self.deliver(walk, error, id, dst);
@@ -314,4 +318,10 @@ const ECHO_TTL: u8 = 64;
 
 fn read_arp(walk: &Walk<'_>, frame: &Frame) -> Option<Arp> {
     Arp::parse(&walk.rx.frame(frame.span)[usize::from(frame.headers.l3)..])
+}
+
+/// Where the packet was going that an error quotes, whose header is whole.
+fn quoted_dst(walk: &Walk<'_>, error: &Packet) -> Option<Ipv4Addr> {
+    let quote = view(walk, error)?.payload().get(icmpv4::ICMP_LEN..)?;
+    ipv4::Ipv4View::quoted(quote).map(ipv4::Ipv4View::dst)
 }

@@ -111,7 +111,8 @@ impl Pipeline {
             let mut walk = Walk { bridge, rx, tx, ingress, counters, now };
             let outcome = match (left, &mut *router) {
                 (Left::Neighbour(id, hop), Some(router)) => router.go_on(&mut walk, at, id, hop),
-                _ => again(router, &mut walk, at),
+                (Left::Fragments(first), router) => again(router, &mut walk, at, first),
+                (Left::Neighbour(..), None) => Err(DropReason::NoRoute),
             };
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);

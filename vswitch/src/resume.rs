@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use nat::fragments::Key;
+use nat::FirstFragment;
 use packet::ethernet::ETHERNET_LEN;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::{Batch, MacAddr, VNET_LEN, VnetHeader};
@@ -61,14 +61,14 @@ impl Router {
             Left::Neighbour(id, address) => self.neighbours.release(id, address, |frame| {
                 push(batch, frame);
             }),
-            Left::Fragments(key) => self.release_fragments(key, batch, ports),
+            Left::Fragments(first) => self.release_fragments(&first, batch, ports),
         }
         Some(left)
     }
 
-    fn release_fragments(&self, key: Key, batch: &mut Batch, ports: &mut Vec<PortId>) {
+    fn release_fragments(&self, first: &FirstFragment, batch: &mut Batch, ports: &mut Vec<PortId>) {
         let Some(nat) = &self.nat else { return };
-        nat.release(key, |frame, port| {
+        nat.release(first, |frame, port| {
             if push(batch, frame) {
                 ports.push(PortId(port as u16));
             }
@@ -90,10 +90,17 @@ impl Router {
     }
 }
 
-/// A fragment that waited comes in once more.
-pub(crate) fn again(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
+/// A fragment that waited comes in once more, now that its datagram's translation is known.
+pub(crate) fn again(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, first: FirstFragment) -> Result<(), DropReason> {
     walk.counters.made.add(1);
-    switch(router, walk, at)
+    if let Some(router) = router {
+        router.told = Some(first);
+    }
+    let outcome = switch(router, walk, at);
+    if let Some(router) = router {
+        router.told = None;
+    }
+    outcome
 }
 
 /// Puts a kept frame, virtio-net header first, into a batch.

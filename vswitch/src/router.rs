@@ -13,7 +13,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use nat::{Nat, Refused, Side};
+use nat::{FirstFragment, Nat, Refused, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
@@ -44,7 +44,7 @@ pub(crate) enum Left {
     /// An address became known for which packets wait.
     Neighbour(InterfaceId, Ipv4Addr),
     /// A datagram's first fragment came, for which later ones wait.
-    Fragments(nat::fragments::Key),
+    Fragments(FirstFragment),
 }
 
 /// One worker's router.
@@ -55,6 +55,8 @@ pub struct Router {
     pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) errors: ErrorLimit,
     pub(crate) left: Vec<Left>,
+    /// How the fragment that comes in once more is translated.
+    pub(crate) told: Option<FirstFragment>,
     /// Identification of the next packet that we make.
     pub(crate) packet_id: u16,
 }
@@ -80,7 +82,15 @@ impl Router {
     /// A router that shares translation and neighbours with those of the other workers.
     #[must_use]
     pub fn new(routing: Arc<Routing>, nat: Option<Arc<Nat>>, neighbours: Arc<Neighbours>) -> Router {
-        Router { routing, nat, neighbours, errors: ErrorLimit::default(), left: Vec::with_capacity(MAX_LEFT), packet_id: 0 }
+        Router {
+            routing,
+            nat,
+            neighbours,
+            errors: ErrorLimit::default(),
+            left: Vec::with_capacity(MAX_LEFT),
+            told: None,
+            packet_id: 0,
+        }
     }
 
     /// The network that a VLAN is, if there is a gateway on it, and the gateway's MAC address.
@@ -225,11 +235,14 @@ impl Router {
     ) -> Result<Ipv4Addr, Refused> {
         let Frame { span, headers, offload, .. } = packet.frame;
         let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
+        if let Some(first) = self.told.take() {
+            return Ok(first.translate(bytes));
+        }
         let translated = nat.translate(side, bytes, offload.checksum, walk.ingress.0, walk.now)?;
-        if let Some(key) = translated.first_of
+        if let Some(first) = translated.first
             && self.left.len() < MAX_LEFT
         {
-            self.left.push(Left::Fragments(key));
+            self.left.push(Left::Fragments(first));
         }
         Ok(translated.dst)
     }
