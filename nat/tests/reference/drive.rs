@@ -7,8 +7,8 @@ use std::time::Duration;
 use nat::fragments::{Fragment, Key};
 use nat::tcp::{Peer, Segment};
 use nat::{
-    Connection, Endpoint, External, ExternalKind, Filtering, Mapping, Nat, NatConfig, Protocol, Published, Refused, Side,
-    Timeouts, Tuple,
+    Connection, Endpoint, External, ExternalKind, Filtering, FirstFragment, Mapping, Nat, NatConfig, Protocol, Published,
+    Refused, Side, Timeouts, Tuple,
 };
 use packet::offload::Checksum;
 
@@ -278,10 +278,14 @@ impl Pair<'_> {
         {
             expected = Err(Refused::FragmentRefused);
         }
+        self.tell(|| format!("{tuple:?} {checksum:?} owner {owner} {piece:?}: {answer:?}"));
         match (answer, expected) {
             (Ok(translated), Ok((src, dst))) => {
-                assert_eq!((translated.dst, translated.first_of), (dst.address, piece.map(|(key, _)| key)));
+                assert_eq!((translated.dst, translated.first.is_some()), (dst.address, piece.is_some()));
                 rewriting::check_flow(&packet, &after, src, dst, checksum == Checksum::Partial, piece.is_none());
+                if let (Some(first), Some((key, _))) = (translated.first, piece) {
+                    self.release(first, key, src, dst);
+                }
             }
             (Err(refused), Err(expected)) => {
                 assert_eq!(refused, expected, "{tuple:?}");
@@ -399,7 +403,7 @@ impl Pair<'_> {
         let answer = self.nat.translate(side, &mut after, Checksum::Complete, 0, self.model.now);
         match (answer, expected) {
             (Ok(translated), Ok((src, dst, quoted))) => {
-                assert_eq!((translated.dst, translated.first_of), (dst, None));
+                assert_eq!((translated.dst, translated.first), (dst, None));
                 rewriting::check_error(&packet, &after, src, dst, quoted);
             }
             (Err(refused), Err(expected)) => {
@@ -481,8 +485,7 @@ impl Pair<'_> {
                 return;
             }
             let checksum = if self.choices.rarely(8) { Checksum::Verified } else { Checksum::Complete };
-            self.translate(tuple.side, packet, checksum, owner, Some((key, fragment)));
-            return self.release(key);
+            return self.translate(tuple.side, packet, checksum, owner, Some((key, fragment)));
         }
         let mut after = packet.clone();
         let answer = self.nat.translate(tuple.side, &mut after, Checksum::Complete, owner, self.model.now);
@@ -500,10 +503,16 @@ impl Pair<'_> {
         }
     }
 
-    fn release(&mut self, key: Key) {
+    /// The pieces that waited for this one go the same way.
+    fn release(&mut self, first: FirstFragment, key: Key, src: Endpoint, dst: Endpoint) {
         let mut released = Vec::new();
-        self.nat.release(key, |frame, _| released.push(frame.to_vec()));
+        self.nat.release(&first, |frame, _| released.push(frame.to_vec()));
         assert_eq!(released, self.model.datagrams.release(key));
+        for packet in released {
+            let mut after = packet.clone();
+            assert_eq!(first.translate(&mut after), dst.address);
+            rewriting::check_later(&packet, &after, src.address, dst.address);
+        }
     }
 
     /// Any bytes behind a sound header.
@@ -535,6 +544,7 @@ impl Pair<'_> {
             _ => 3_600_000 * u64::from(self.choices.byte() % 8),
         };
         self.model.set_now(self.model.now.after(Duration::from_millis(millis)));
+        self.tell(|| "waited".into());
     }
 
     fn expire(&mut self) {
@@ -574,6 +584,7 @@ impl Pair<'_> {
     }
 
     fn set_externals(&mut self, externals: &[External]) {
+        self.tell(|| format!("{externals:?}"));
         assert_eq!(self.nat.set_externals(externals, self.model.now), Ok(()));
         self.model.set_externals(externals);
         for address in EXTERNALS {
@@ -594,6 +605,7 @@ impl Pair<'_> {
                 let guest = self.endpoint(&GUESTS);
                 let rule = Published { protocol, address, port, guest };
                 let answer = self.nat.publish(&rule, self.model.now);
+                self.tell(|| format!("{rule:?}: {answer:?}"));
                 if answer == Err(Refused::TableFull) && self.model.config.max_connections < 100 {
                     self.model.end(|conn| conn.mapping == Some(outside));
                     return;
@@ -623,8 +635,16 @@ impl Pair<'_> {
         };
         let dead = self.model.dead.len();
         let live = self.model.end(|conn| of(&conn.original, &conn.reply));
+        self.tell(|| format!("flush {guest} {protocol} all {all}"));
         let ended = self.nat.flush(self.model.now, |connection| of(&connection.original, &connection.reply));
         assert!((live..=live + dead).contains(&ended), "{ended} flushed, {live} lived and {dead} were dead");
+    }
+
+    /// For people who look for a reason: with this variable set, each step is told.
+    fn tell(&self, what: impl FnOnce() -> String) {
+        if std::env::var_os("NAT_MODEL_TELLS").is_some() {
+            eprintln!("{:?} {}", self.model.now, what());
+        }
     }
 
     /// What the translation shows is what the model says.

@@ -77,6 +77,8 @@ pub(super) struct Model {
     pub(super) published: HashMap<Outside, Endpoint>,
     /// Inside endpoints that had several mappings at a time, of which any may lead.
     ambiguous: HashSet<(Protocol, Endpoint)>,
+    /// Outside endpoints that mappings had.
+    used_once: HashSet<Outside>,
     /// The outside address of each guest with connections.
     pairs: HashMap<Ipv4Addr, Ipv4Addr>,
     pub(super) datagrams: Datagrams,
@@ -93,6 +95,7 @@ impl Model {
             dead: Vec::new(),
             published: HashMap::new(),
             ambiguous: HashSet::new(),
+            used_once: HashSet::new(),
             pairs: HashMap::new(),
             datagrams: Datagrams::default(),
             now: Timestamp::default(),
@@ -363,13 +366,16 @@ impl Model {
                 self.ambiguous.insert((tuple.protocol, inside));
             }
         }
+        self.used_once.extend(mapping);
         let outside = if tuple.side == Side::Inside { reply.dst.address } else { tuple.dst.address };
         let is_new = !self.live.iter().any(|conn| conn.inside().address == inside.address);
-        let is_by_address = tuple.side == Side::Inside && self.known_mapping(tuple.protocol, inside).is_none();
-        if is_new && !self.dead.iter().any(|dead| dead.inside().address == inside.address) || is_by_address {
+        let is_by_address =
+            tuple.side == Side::Inside && (mapping.is_none() || self.known_mapping(tuple.protocol, inside).is_none());
+        let is_first = is_new && !self.dead.iter().any(|dead| dead.inside().address == inside.address);
+        if is_by_address || is_first && tuple.side == Side::Outside {
             self.pairs.insert(inside.address, outside);
         } else if is_new {
-            // Its record may be older than what is seen here.
+            // Its record may be older than what is seen here, or by the pool though its mapping is not.
             self.pairs.remove(&inside.address);
         }
         self.live.push(conn);
@@ -405,10 +411,13 @@ impl Model {
         assert!(self.addresses_for(inside.address).contains(&outside.address), "{inside} is paired with another address");
         assert!(self.is_free(protocol, outside, false), "{outside} is not free");
         let is_free = |port: u16| self.is_free(protocol, Endpoint::new(outside.address, port), true);
-        if is_free(inside.port) {
-            assert_eq!(outside.port, inside.port, "the port could have been kept");
+        if outside.port == inside.port {
             return;
         }
+        // Where strangers are let in, a port rests before another guest gets it.
+        let may_rest = self.config.filtering == Filtering::EndpointIndependent
+            && self.used_once.contains(&(protocol, Endpoint::new(outside.address, inside.port)));
+        assert!(may_rest || !is_free(inside.port), "port {} could have been kept", inside.port);
         let class = match inside.port {
             _ if protocol == Protocol::ICMP => 0..=u16::MAX,
             0..512 => 1..=511,
@@ -471,6 +480,7 @@ impl Model {
             self.ambiguous.insert((outside.0, guest));
         }
         self.published.insert(outside, guest);
+        self.used_once.insert(outside);
         Ok(())
     }
 
