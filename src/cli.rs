@@ -30,8 +30,8 @@ pub(crate) struct Cli {
 /// What to do instead of being a switch.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make two hosts in namespaces of their own, run the switch between them, send real traffic
-    /// and print what happened. Touches nothing of this machine.
+    /// Make two hosts and a world outside in namespaces of their own, run switch and router between
+    /// them, send real traffic and print what happened. Touches nothing of this machine.
     Demo,
 }
 
@@ -65,6 +65,9 @@ pub(crate) struct Flags {
     /// Threads that carry frames [default: one per core, at most one per port and uplink]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
+    /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50)]
+    pub(crate) busy_poll: u32,
     /// Most addresses that the bridge learns, 10 to 1,000,000
     #[arg(long, value_name = "ENTRIES", default_value_t = 8192)]
     pub(crate) mac_table_size: usize,

@@ -99,6 +99,7 @@ impl ManagedPort {
             mtu: link.mtu,
             features: tap.features(),
             coalesce: self.config.coalesce,
+            bursts: false,
             is_uplink: false,
         })
     }

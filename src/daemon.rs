@@ -11,6 +11,7 @@ use netio::{LinkState, PacketError, Poller, TapError, Waker};
 use packet::Timestamp;
 use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 
+use crate::busy_poll::BusyPoll;
 use crate::config::{Config, nearest, queues_of};
 use crate::control::{Found, ManagedPort};
 use crate::report::Report;
@@ -37,6 +38,7 @@ pub(crate) struct Daemon {
     router: Option<RouterControl>,
     table: Arc<MacTable>,
     clock: Clock,
+    busy_poll: Duration,
     poller: Poller,
     events: Receiver<Event>,
     workers: Vec<Handle>,
@@ -108,6 +110,7 @@ impl Daemon {
             router,
             table,
             clock,
+            busy_poll: Duration::from_micros(config.busy_poll.into()),
             poller,
             events: received,
             workers: Vec::new(),
@@ -146,6 +149,7 @@ impl Daemon {
         let connections = Connections {
             polls: is_first && self.router.is_some(),
             nat: self.router.as_ref().and_then(|router| router.nat().cloned()),
+            busy_poll: BusyPoll::new(self.busy_poll),
             commands: received,
             events,
             control: self.poller.waker(),

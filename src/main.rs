@@ -1,5 +1,6 @@
 //! `vswitchd`: a learning Ethernet switch in one userspace process, over TAP devices.
 
+mod busy_poll;
 mod cli;
 mod config;
 mod control;

@@ -71,10 +71,6 @@ impl RouterControl {
         self.nat.as_ref()
     }
 
-    pub(crate) fn neighbours(&self) -> &Neighbours {
-        &self.neighbours
-    }
-
     /// The network that workers are to know.
     pub(crate) fn routing(&self) -> Arc<Routing> {
         Arc::clone(&self.routing)

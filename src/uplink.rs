@@ -198,6 +198,7 @@ impl UplinkPort {
             // What the interface cannot do, the kernel does after us.
             features: Features::ALL,
             coalesce: true,
+            bursts: true,
             is_uplink: !self.is_bridged,
         })
     }

@@ -15,18 +15,21 @@
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use netio::packet_socket::{self, Receiver, Writer};
+use netio::packet_socket::{self, Receiver, Sender, Writer};
 use netio::{Poller, Received, Waker, tap};
 use packet::{Batch, Timestamp};
 use rustix::io::Errno;
-use vswitch::{DropReason, Egress, Pipeline, Port, PortId, Routing, SendError};
+use vswitch::{DropReason, Egress, Pipeline, Port, PortId, Routing, SendError, Transmit};
+
+use crate::busy_poll::BusyPoll;
 
 /// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
 /// cache holds.
@@ -145,9 +148,10 @@ impl Sink {
 pub(crate) struct Worker {
     pipeline: Pipeline,
     poller: Poller,
+    busy_poll: BusyPoll,
     clock: Clock,
     commands: mpsc::Receiver<Command>,
-    events: Sender<Event>,
+    events: mpsc::Sender<Event>,
     control: Waker,
     readers: Box<[Option<Reader>]>,
     writers: Box<[Option<Sink>]>,
@@ -155,6 +159,7 @@ pub(crate) struct Worker {
     /// For the uplink, whose frames come many at a time.
     burst: Batch,
     receiver: Receiver,
+    sender: Sender,
     egress: Egress,
     ready: Vec<PortId>,
     /// When the router is asked next what is due; only by one worker.
@@ -174,18 +179,20 @@ pub(crate) struct Connections {
     /// Of several workers this one asks the router what is due.
     pub(crate) polls: bool,
     pub(crate) nat: Option<Arc<nat::Nat>>,
+    pub(crate) busy_poll: BusyPoll,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) events: Sender<Event>,
+    pub(crate) events: mpsc::Sender<Event>,
     pub(crate) control: Waker,
 }
 
 impl Worker {
     /// A worker without ports, with all its memory for at most `ports` of them.
     pub(crate) fn new(pipeline: Pipeline, poller: Poller, clock: Clock, connections: Connections, ports: usize) -> Worker {
-        let Connections { commands, events, control, polls, nat } = connections;
+        let Connections { commands, events, control, polls, nat, busy_poll } = connections;
         Worker {
             pipeline,
             poller,
+            busy_poll,
             clock,
             commands,
             events,
@@ -195,6 +202,7 @@ impl Worker {
             batch: Batch::new(),
             burst: Batch::strided(UPLINK_BURST),
             receiver: Receiver::new(),
+            sender: Sender::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
             next_poll: polls.then(|| clock.now().after(POLL)),
@@ -215,10 +223,7 @@ impl Worker {
 
     fn carry(&mut self) {
         while !self.stopped {
-            self.ready.clear();
-            let ready = &mut self.ready;
-            let timeout = self.next_poll.map(|due| due.since(self.clock.now()));
-            let woken = match self.poller.wait(timeout, |token| ready.push(PortId(token as u16))) {
+            let woken = match self.wait() {
                 Ok(woken) => woken,
                 Err(error) => {
                     tracing::error!("waiting for frames: {error}");
@@ -234,6 +239,26 @@ impl Worker {
             }
             self.keep_time();
         }
+    }
+
+    /// Waits until there is something to do, and collects the ports that can be read.
+    #[inline]
+    fn wait(&mut self) -> io::Result<bool> {
+        self.ready.clear();
+        let ready = &mut self.ready;
+        let began = Instant::now();
+        while self.busy_poll.goes_on(began) {
+            let woken = self.poller.wait(Some(Duration::ZERO), |token| ready.push(PortId(token as u16)))?;
+            if woken || !ready.is_empty() {
+                self.busy_poll.note(began);
+                return Ok(woken);
+            }
+            thread::yield_now();
+        }
+        let timeout = self.next_poll.map(|due| due.since(self.clock.now()));
+        let woken = self.poller.wait(timeout, |token| ready.push(PortId(token as u16)))?;
+        self.busy_poll.note(began);
+        Ok(woken)
     }
 
     /// One batch of one port.
@@ -256,7 +281,7 @@ impl Worker {
             let now = self.clock.now();
             self.pipeline.process(ingress, batch, now, &mut self.egress);
             let writers = &self.writers;
-            self.pipeline.transmit(batch, &mut self.egress, |port, pieces| send(writers, port, pieces));
+            self.pipeline.transmit(batch, &mut self.egress, Output { writers, sender: &mut self.sender });
             if self.pipeline.has_left() {
                 self.resume(now);
             }
@@ -280,7 +305,7 @@ impl Worker {
             }
             self.pipeline.resume(&mut self.batch, now, &mut self.egress);
             let writers = &self.writers;
-            self.pipeline.transmit(&self.batch, &mut self.egress, |port, pieces| send(writers, port, pieces));
+            self.pipeline.transmit(&self.batch, &mut self.egress, Output { writers, sender: &mut self.sender });
         }
     }
 
@@ -293,7 +318,7 @@ impl Worker {
             self.next_poll = Some(now.after(POLL));
             self.pipeline.poll(&mut self.batch, now, &mut self.egress);
             let writers = &self.writers;
-            self.pipeline.transmit(&self.batch, &mut self.egress, |port, pieces| send(writers, port, pieces));
+            self.pipeline.transmit(&self.batch, &mut self.egress, Output { writers, sender: &mut self.sender });
         }
     }
 
@@ -356,16 +381,43 @@ impl Worker {
     }
 }
 
-/// Writes to a port, and names what the kernel says against it.
-#[inline]
-fn send(writers: &[Option<Sink>], port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
-    let Some(sink) = &writers[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
-    sink.send(pieces).map_err(|errno| match errno {
+/// Where a worker's frames go.
+struct Output<'a> {
+    writers: &'a [Option<Sink>],
+    sender: &'a mut Sender,
+}
+
+impl Transmit for Output<'_> {
+    #[inline]
+    fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
+        let Some(sink) = &self.writers[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
+        sink.send(pieces).map_err(name)
+    }
+
+    fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
+        let Some(Sink::Uplink(writer)) = &self.writers[port.index()] else {
+            frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame))));
+            return;
+        };
+        let mut burst = self.sender.burst(writer);
+        for frame in frames {
+            if !burst.push(frame) {
+                burst.flush(|result| sent(result.map_err(name)));
+                let _ = burst.push(frame);
+            }
+        }
+        burst.flush(|result| sent(result.map_err(name)));
+    }
+}
+
+/// Names what the kernel says against a write.
+fn name(errno: Errno) -> SendError {
+    match errno {
         Errno::INVAL => SendError::Invalid,
         Errno::IO | Errno::NETDOWN => SendError::Drop(DropReason::PortDown),
         Errno::BADFD | Errno::NXIO => SendError::Drop(DropReason::PortGone),
         Errno::MSGSIZE => SendError::Drop(DropReason::TooLong),
         Errno::AGAIN | Errno::NOBUFS => SendError::Drop(DropReason::QueueFull),
         _ => SendError::Drop(DropReason::WriteFailed),
-    })
+    }
 }

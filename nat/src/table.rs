@@ -20,11 +20,11 @@
 //! *Putting in and taking out* is for whoever holds the lock of the [`Book`](crate::book::Book).
 //!
 //! *Collisions.* The hash is SipHash-1-3 with a secret key, so nobody outside can aim at a bucket.
-//! Two full buckets refuse the newcomer; with the slots at most three quarters taken that does not
+//! Two full buckets refuse the newcomer; with the slots at most two thirds taken that does not
 //! happen by chance.
 //!
 //! *Memory.* All of it is there from the start but touched only when used: 64 bytes an entry and
-//! 2.7 slots of 8 bytes.
+//! 3 slots of 8 bytes.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -93,52 +93,47 @@ pub(crate) struct Found {
     version: u32,
 }
 
-#[derive(FromZeros)]
-#[repr(C, align(64))]
-struct Bucket([AtomicU64; WAYS]);
+/// A bucket's slots: one cache line.
+type Bucket = [AtomicU64; WAYS];
 
-/// Addresses and ports of a tuple, as three words.
-#[derive(FromZeros)]
-#[repr(C)]
-struct Ends {
-    src: AtomicU32,
-    dst: AtomicU32,
-    ports: AtomicU32,
-}
+/// An entry's words: one cache line.
+type Entry = [AtomicU32; ENTRY_WORDS];
 
-#[derive(FromZeros)]
-#[repr(C, align(64))]
-struct Entry {
-    version: AtomicU32,
+const ENTRY_WORDS: usize = 16;
+
+/// Where things stand in an entry.
+mod word {
+    /// Generation, and the two bits of whoever is at it.
+    pub(super) const VERSION: usize = 0;
     /// The last second in which a packet refreshed it.
-    used: AtomicU32,
-    /// Protocol, and both sides.
-    kind: AtomicU32,
-    original: Ends,
-    reply: Ends,
-    tracker: [AtomicU32; 7],
+    pub(super) const USED: usize = 1;
+    /// Protocol in the low byte, the sides of the original and the reply tuple above it.
+    pub(super) const KIND: usize = 2;
+    /// Source address, destination address, both ports.
+    pub(super) const ORIGINAL: usize = 3;
+    /// The same of the reply tuple.
+    pub(super) const REPLY: usize = 6;
+    /// The TCP tracker's seven words.
+    pub(super) const TRACKER: usize = 9;
 }
 
-impl Ends {
-    fn store(&self, tuple: &Tuple) {
-        self.src.store(tuple.src.address.to_bits(), Ordering::Relaxed);
-        self.dst.store(tuple.dst.address.to_bits(), Ordering::Relaxed);
-        self.ports.store(u32::from(tuple.src.port) << 16 | u32::from(tuple.dst.port), Ordering::Relaxed);
-    }
+fn store_ends(entry: &Entry, at: usize, tuple: &Tuple) {
+    entry[at].store(tuple.src.address.to_bits(), Ordering::Relaxed);
+    entry[at + 1].store(tuple.dst.address.to_bits(), Ordering::Relaxed);
+    entry[at + 2].store(u32::from(tuple.src.port) << 16 | u32::from(tuple.dst.port), Ordering::Relaxed);
+}
 
-    #[inline]
-    fn load(&self, side: Side, protocol: Protocol) -> Tuple {
-        let ports = self.ports.load(Ordering::Relaxed);
-        Tuple {
-            side,
-            protocol,
-            src: Endpoint::new(Ipv4Addr::from_bits(self.src.load(Ordering::Relaxed)), (ports >> 16) as u16),
-            dst: Endpoint::new(Ipv4Addr::from_bits(self.dst.load(Ordering::Relaxed)), ports as u16),
-        }
+#[inline]
+fn load_ends(entry: &Entry, at: usize, side: Side, protocol: Protocol) -> Tuple {
+    let [src, dst, ports] = [at, at + 1, at + 2].map(|at| entry[at].load(Ordering::Relaxed));
+    Tuple {
+        side,
+        protocol,
+        src: Endpoint::new(Ipv4Addr::from_bits(src), (ports >> 16) as u16),
+        dst: Endpoint::new(Ipv4Addr::from_bits(dst), ports as u16),
     }
 }
 
-/// Protocol in the low byte, the sides of the original and the reply tuple above it.
 fn kind_of(tuples: &Tuples) -> u32 {
     u32::from(tuples.original.protocol.0) | (tuples.original.side as u32) << 8 | (tuples.reply.side as u32) << 9
 }
@@ -147,46 +142,79 @@ fn side_of(bit: u32) -> Side {
     if bit & 1 == 0 { Side::Inside } else { Side::Outside }
 }
 
-impl Entry {
-    #[inline]
-    fn tuples(&self) -> Tuples {
-        let kind = self.kind.load(Ordering::Relaxed);
-        let protocol = Protocol(kind as u8);
-        Tuples {
-            original: self.original.load(side_of(kind >> 8), protocol),
-            reply: self.reply.load(side_of(kind >> 9), protocol),
-        }
+#[inline]
+fn tuples_of(entry: &Entry) -> Tuples {
+    let kind = entry[word::KIND].load(Ordering::Relaxed);
+    let protocol = Protocol(kind as u8);
+    Tuples {
+        original: load_ends(entry, word::ORIGINAL, side_of(kind >> 8), protocol),
+        reply: load_ends(entry, word::REPLY, side_of(kind >> 9), protocol),
     }
+}
 
-    #[inline]
-    fn tracker(&self) -> Tracker {
-        Tracker::from_words(std::array::from_fn(|at| self.tracker[at].load(Ordering::Relaxed)))
-    }
+#[inline]
+fn tracker_of(entry: &Entry) -> Tracker {
+    Tracker::from_words(std::array::from_fn(|at| entry[word::TRACKER + at].load(Ordering::Relaxed)))
+}
 
-    #[inline]
-    fn set_tracker(&self, tracker: &Tracker) {
-        for (word, value) in self.tracker.iter().zip(tracker.to_words()) {
+/// Writes the words that are others now.
+#[inline]
+fn set_tracker(entry: &Entry, tracker: &Tracker) {
+    for (word, value) in entry[word::TRACKER..].iter().zip(tracker.to_words()) {
+        if word.load(Ordering::Relaxed) != value {
             word.store(value, Ordering::Relaxed);
         }
     }
 }
 
+/// Cache lines of words that are zero until they are used: the allocator hands out such memory
+/// untouched only where it need not be aligned, so the lines begin where the first whole one does.
+struct Lines<T> {
+    words: Box<[T]>,
+    base: usize,
+}
+
+impl<T: FromZeros> Lines<T> {
+    fn new<const WORDS: usize>(lines: usize) -> Option<Lines<T>> {
+        let words = <[T]>::new_box_zeroed_with_elems((lines + 1) * WORDS).ok()?;
+        let base = words.as_ptr().align_offset(WORDS * size_of::<T>()) % WORDS;
+        Some(Lines { words, base })
+    }
+
+    #[inline]
+    fn get<const WORDS: usize>(&self, line: usize) -> &[T; WORDS] {
+        &self.words[self.base..].as_chunks().0[line]
+    }
+}
+
 /// All connections.
 pub(crate) struct Table {
-    buckets: Box<[Bucket]>,
-    entries: Box<[Entry]>,
+    slots: Lines<AtomicU64>,
+    buckets: usize,
+    entries: Lines<AtomicU32>,
     hasher: SipHasher13,
 }
 
 impl Table {
     /// Room for so many connections; `None` if the machine has not got the memory.
     pub(crate) fn new(connections: usize, seed: [u64; 2]) -> Option<Table> {
-        let slots = (connections * 2).div_ceil(3) * 4;
+        let buckets = (connections * 3).div_ceil(WAYS).max(2);
         Some(Table {
-            buckets: <[Bucket]>::new_box_zeroed_with_elems(slots.div_ceil(WAYS).max(2)).ok()?,
-            entries: <[Entry]>::new_box_zeroed_with_elems(connections).ok()?,
+            slots: Lines::new::<WAYS>(buckets)?,
+            buckets,
+            entries: Lines::new::<ENTRY_WORDS>(connections)?,
             hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
         })
+    }
+
+    #[inline]
+    fn entry(&self, id: Id) -> &Entry {
+        self.entries.get(id.0 as usize)
+    }
+
+    #[inline]
+    fn bucket(&self, bucket: usize) -> &Bucket {
+        self.slots.get(bucket)
     }
 
     #[inline]
@@ -197,10 +225,10 @@ impl Table {
     /// The two buckets of a hash, and its tag, from different bits of it.
     #[inline]
     fn places(&self, hash: u64) -> ([usize; 2], u32) {
-        let buckets = self.buckets.len() as u64;
+        let buckets = self.buckets as u64;
         let first = ((hash & 0xffff_ffff) * buckets >> 32) as usize;
         let second = ((hash >> 32) * buckets >> 32) as usize;
-        let second = if second == first { (first + 1) % self.buckets.len() } else { second };
+        let second = if second == first { (first + 1) % self.buckets } else { second };
         ([first, second], (hash & 0xffff) as u32 | (hash >> 16 & 0xffff_0000) as u32)
     }
 
@@ -209,7 +237,7 @@ impl Table {
     pub(crate) fn find(&self, tuple: &Tuple) -> Option<Found> {
         let (places, tag) = self.places(self.hash(tuple));
         for bucket in places {
-            for slot in &self.buckets[bucket].0 {
+            for slot in self.bucket(bucket) {
                 let value = slot.load(Ordering::Acquire);
                 if value != 0
                     && (value >> 32) as u32 == tag
@@ -226,13 +254,13 @@ impl Table {
     #[inline]
     fn read(&self, slot: u64, tuple: &Tuple) -> Option<Found> {
         let (id, direction) = slot_parts(slot);
-        let entry = &self.entries[id.0 as usize];
+        let entry = self.entry(id);
         for _ in 0..PATIENCE {
-            let version = entry.version.load(Ordering::Acquire);
+            let version = entry[word::VERSION].load(Ordering::Acquire);
             if version & REPLACING == 0 {
-                let tuples = entry.tuples();
+                let tuples = tuples_of(entry);
                 fence(Ordering::Acquire);
-                if entry.version.load(Ordering::Relaxed) & !TRACKING == version & !TRACKING {
+                if entry[word::VERSION].load(Ordering::Relaxed) & !TRACKING == version & !TRACKING {
                     return (tuples.get(direction) == tuple).then_some(Found {
                         id,
                         direction,
@@ -249,13 +277,13 @@ impl Table {
     /// The last second in which a packet refreshed a connection.
     #[inline]
     pub(crate) fn used(&self, id: Id) -> u32 {
-        self.entries[id.0 as usize].used.load(Ordering::Relaxed)
+        self.entry(id)[word::USED].load(Ordering::Relaxed)
     }
 
     /// A packet refreshes a connection. Writes at most once a second.
     #[inline]
     pub(crate) fn refresh(&self, id: Id, secs: u32) {
-        let used = &self.entries[id.0 as usize].used;
+        let used = &self.entry(id)[word::USED];
         if used.load(Ordering::Relaxed) != secs {
             used.store(secs, Ordering::Relaxed);
         }
@@ -264,29 +292,26 @@ impl Table {
     /// A connection's TCP tracker now, to look at.
     #[inline]
     pub(crate) fn tracker(&self, id: Id) -> Tracker {
-        self.entries[id.0 as usize].tracker()
+        tracker_of(self.entry(id))
     }
 
     /// Lets `work` change the TCP tracker of a connection. `None` if it could not be had soon, or the
     /// entry is no longer that connection's.
     #[inline]
     pub(crate) fn track<T>(&self, found: &Found, work: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
-        let entry = &self.entries[found.id.0 as usize];
+        let entry = self.entry(found.id);
         for _ in 0..PATIENCE {
-            match entry.version.compare_exchange_weak(
+            match entry[word::VERSION].compare_exchange_weak(
                 found.version,
                 found.version | TRACKING,
                 Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
-                    let mut tracker = entry.tracker();
-                    let before = tracker;
+                    let mut tracker = tracker_of(entry);
                     let result = work(&mut tracker);
-                    if tracker != before {
-                        entry.set_tracker(&tracker);
-                    }
-                    entry.version.store(found.version, Ordering::Release);
+                    set_tracker(entry, &tracker);
+                    entry[word::VERSION].store(found.version, Ordering::Release);
                     return Some(result);
                 }
                 Err(version) if version & !TRACKING != found.version => return None,
@@ -299,16 +324,16 @@ impl Table {
     /// Puts a connection in under a free number. Only with the book's lock held. False if the buckets
     /// of one of its tuples are full; nothing has changed then.
     pub(crate) fn put_in(&self, id: Id, tuples: &Tuples, tracker: Option<&Tracker>, secs: u32) -> bool {
-        let entry = &self.entries[id.0 as usize];
+        let entry = self.entry(id);
         let Some(version) = self.seize(entry) else { return false };
-        entry.used.store(secs, Ordering::Relaxed);
-        entry.kind.store(kind_of(tuples), Ordering::Relaxed);
-        entry.original.store(&tuples.original);
-        entry.reply.store(&tuples.reply);
+        entry[word::USED].store(secs, Ordering::Relaxed);
+        entry[word::KIND].store(kind_of(tuples), Ordering::Relaxed);
+        store_ends(entry, word::ORIGINAL, &tuples.original);
+        store_ends(entry, word::REPLY, &tuples.reply);
         if let Some(tracker) = tracker {
-            entry.set_tracker(tracker);
+            set_tracker(entry, tracker);
         }
-        entry.version.store(version.wrapping_add(GENERATION), Ordering::Release);
+        entry[word::VERSION].store(version.wrapping_add(GENERATION), Ordering::Release);
         let Some(original) = self.fill_slot(&tuples.original, id, Direction::Original) else { return false };
         if self.fill_slot(&tuples.reply, id, Direction::Reply).is_none() {
             original.store(0, Ordering::Relaxed);
@@ -320,31 +345,32 @@ impl Table {
     /// Takes a connection out. Only with the book's lock held. False if a worker is just at its
     /// tracker; nothing has changed then.
     pub(crate) fn take_out(&self, id: Id) -> bool {
-        let entry = &self.entries[id.0 as usize];
+        let entry = self.entry(id);
         let Some(version) = self.seize(entry) else { return false };
-        let tuples = entry.tuples();
+        let tuples = tuples_of(entry);
         for (tuple, direction) in [(&tuples.original, Direction::Original), (&tuples.reply, Direction::Reply)] {
             let (places, tag) = self.places(self.hash(tuple));
             let value = slot_value(tag, id, direction);
-            let slots = places.into_iter().flat_map(|bucket| &self.buckets[bucket].0);
+            let slots = places.into_iter().flat_map(|bucket| self.bucket(bucket));
             for slot in slots.filter(|slot| slot.load(Ordering::Relaxed) == value) {
                 slot.store(0, Ordering::Relaxed);
             }
         }
-        entry.version.store(version.wrapping_add(GENERATION), Ordering::Release);
+        entry[word::VERSION].store(version.wrapping_add(GENERATION), Ordering::Release);
         true
     }
 
     /// A connection's tuples. Only with the book's lock held.
     pub(crate) fn tuples(&self, id: Id) -> Tuples {
-        self.entries[id.0 as usize].tuples()
+        tuples_of(self.entry(id))
     }
 
     /// Takes an entry for a change of hands, and says what its version was.
     fn seize(&self, entry: &Entry) -> Option<u32> {
         for _ in 0..PATIENCE {
-            let version = entry.version.load(Ordering::Relaxed) & !TRACKING;
-            let taken = entry.version.compare_exchange_weak(version, version | REPLACING, Ordering::Acquire, Ordering::Relaxed);
+            let version = entry[word::VERSION].load(Ordering::Relaxed) & !TRACKING;
+            let taken =
+                entry[word::VERSION].compare_exchange_weak(version, version | REPLACING, Ordering::Acquire, Ordering::Relaxed);
             if taken.is_ok() {
                 fence(Ordering::Release);
                 return Some(version);
@@ -358,9 +384,9 @@ impl Table {
     fn fill_slot(&self, tuple: &Tuple, id: Id, direction: Direction) -> Option<&AtomicU64> {
         let (places, tag) = self.places(self.hash(tuple));
         let is_free = |slot: &&AtomicU64| slot.load(Ordering::Relaxed) == 0;
-        let free = |bucket: usize| self.buckets[bucket].0.iter().filter(is_free).count();
+        let free = |bucket: usize| self.bucket(bucket).iter().filter(is_free).count();
         let bucket = if free(places[1]) > free(places[0]) { places[1] } else { places[0] };
-        let slot = self.buckets[bucket].0.iter().find(is_free)?;
+        let slot = self.bucket(bucket).iter().find(is_free)?;
         slot.store(slot_value(tag, id, direction), Ordering::Release);
         Some(slot)
     }

@@ -26,6 +26,7 @@ pub(crate) use words::nearest;
 pub(crate) const MAX_PORTS: usize = 1024;
 
 const MAX_WORKERS: usize = 256;
+const BUSY_POLL_RANGE: RangeInclusive<u32> = 0..=1000;
 const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 
 /// One bridge, its router, and how many threads carry their frames.
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     /// How many things there are to read: the TAPs in their order, and behind them the uplink.
     pub(crate) readers: usize,
     pub(crate) workers: usize,
+    /// How long a busy worker looks for more frames before it sleeps, in microseconds.
+    pub(crate) busy_poll: u32,
     pub(crate) mac_table_size: usize,
     pub(crate) mac_aging_time: u32,
     /// What is allowed but should be thought over, for people.
@@ -79,6 +82,7 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = flags.workers.unwrap_or(cores.min(readers));
         check_range("--workers", workers, 1..=MAX_WORKERS)?;
+        check_range("--busy-poll", flags.busy_poll, BUSY_POLL_RANGE)?;
         check_range("--mac-table-size", flags.mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
         check_range("--mac-aging-time", flags.mac_aging_time, AGING_RANGE)?;
         for (index, port) in ports.iter_mut().enumerate() {
@@ -90,6 +94,7 @@ impl Config {
             router,
             readers,
             workers,
+            busy_poll: flags.busy_poll,
             mac_table_size: flags.mac_table_size,
             mac_aging_time: flags.mac_aging_time,
             warnings,

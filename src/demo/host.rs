@@ -4,49 +4,74 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use netio::link::{self, Change};
 use netio::netns;
+use netio::route::{self, Route};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket, sockopt};
 
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long anything may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 const PORT: u16 = 5001;
 const BLOCK: usize = 128 * 1024;
 
-/// A namespace, and the name that its port's interface will have there.
+/// A namespace, its name for people, and the name that its interface has there.
 pub(super) struct Host {
     namespace: File,
-    tap: &'static str,
+    name: &'static str,
+    interface: &'static str,
 }
 
 impl Host {
-    pub(super) fn new(tap: &'static str) -> io::Result<Host> {
-        Ok(Host { namespace: netns::create()?, tap })
+    pub(super) fn new(name: &'static str, interface: &'static str) -> io::Result<Host> {
+        Ok(Host { namespace: netns::create()?, name, interface })
     }
 
-    pub(super) fn tap(&self) -> &str {
-        self.tap
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) fn interface(&self) -> &'static str {
+        self.interface
+    }
+
+    pub(super) fn netns(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
     }
 
     /// The namespace, as a port's configuration names it.
-    pub(super) fn namespace(&self) -> String {
+    pub(super) fn path(&self) -> String {
         netns::path_of(&self.namespace)
     }
 
     fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        netns::inside(self.namespace.as_fd(), work)
+        netns::inside(self.netns(), work)
     }
 
-    /// Gives the interface, which must be there, an address.
-    pub(super) fn configure(&self, address: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
+    /// Sets the interface up, which must be there, and gives it an address; with a gateway also a
+    /// default route.
+    pub(super) fn configure(&self, address: Ipv4Addr, prefix_len: u8, gateway: Option<Ipv4Addr>) -> io::Result<()> {
         self.inside(|| {
-            link::set(link::get("lo")?.index, Change { up: Some(true), ..Change::default() })?;
-            link::add_address(link::get(self.tap)?.index, IpAddr::V4(address), prefix_len)
+            set_up("lo")?;
+            let index = set_up(self.interface)?;
+            link::add_address(index, IpAddr::V4(address), prefix_len)?;
+            let route = |gateway| Route { prefix_len: 0, prefix: Ipv4Addr::UNSPECIFIED, metric: 0, gateway: Some(gateway) };
+            gateway.map_or(Ok(()), |gateway| route::add(index, route(gateway)))
         })
+    }
+
+    pub(super) fn listen(&self, at: SocketAddrV4) -> io::Result<TcpListener> {
+        self.inside(|| TcpListener::bind(at))
+    }
+
+    pub(super) fn connect(&self, to: SocketAddrV4) -> io::Result<TcpStream> {
+        let stream = self.inside(|| TcpStream::connect_timeout(&to.into(), PATIENCE))?;
+        bound_in_time(&stream)?;
+        Ok(stream)
     }
 
     /// Sends so many ICMP echo requests and tells how long each answer took.
@@ -76,9 +101,11 @@ impl Host {
     /// Sends as much as goes in the given time over one TCP connection. Returns what arrived, and
     /// how long it took until the last byte.
     pub(super) fn transfer(&self, to: &Host, address: Ipv4Addr, time: Duration) -> io::Result<(u64, Duration)> {
-        let listener = to.inside(|| TcpListener::bind((address, PORT)))?;
-        let mut sender = self.inside(|| TcpStream::connect((address, PORT)))?;
+        let at = SocketAddrV4::new(address, PORT);
+        let listener = to.listen(at)?;
+        let mut sender = self.connect(at)?;
         let (mut receiver, _) = listener.accept()?;
+        bound_in_time(&receiver)?;
         let started = Instant::now();
         let received = thread::scope(|scope| {
             let sending = scope.spawn(move || {
@@ -101,6 +128,31 @@ impl Host {
         })?;
         Ok((received, started.elapsed()))
     }
+}
+
+/// Sets a link of the calling thread's namespace up. Returns its number.
+pub(super) fn set_up(interface: &str) -> io::Result<u32> {
+    let index = link::get(interface)?.index;
+    link::set(index, Change { up: Some(true), ..Change::default() })?;
+    Ok(index)
+}
+
+/// Waits until a link of the calling thread's namespace has a carrier.
+pub(super) fn wait_for_carrier(interface: &str) -> io::Result<()> {
+    let started = Instant::now();
+    while !link::get(interface)?.carrier {
+        if started.elapsed() > PATIENCE {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// No read or write of this connection waits for ever.
+pub(super) fn bound_in_time(stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
 }
 
 /// An ICMP echo request (RFC 792), its identifier and data fixed.

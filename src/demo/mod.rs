@@ -1,59 +1,98 @@
-//! `vswitchd demo`: the switch at work, in namespaces of its own, with nothing but itself.
+//! `vswitchd demo`: switch and router at work, in namespaces of its own, with nothing but themselves.
 //!
 //! ```text
 //!   namespace of the demo
-//!   +---------------------------------------+
-//!   |            vswitchd, br0              |
-//!   |      port tap1         port tap2      |
-//!   +----------|-----------------|----------+
-//!   +----------|-----+     +-----|----------+
-//!   | h1  tap1       |     |     tap2   h2  |
-//!   |  10.0.0.1/24   |     |  10.0.0.2/24   |
-//!   +----------------+     +----------------+
+//!   +----------------------------------------------------------------------+
+//!   |                              vswitchd                                |
+//!   |             br0 ---- gateway 10.77.0.1 ---- NAT ---- uplink eth0     |
+//!   |   port tap1     port tap2                            198.51.100.1/24 |
+//!   +------|--------------|----------------------------------|-------------+
+//!          |              |                                  | veth
+//!   +------|-------+  +---|----------+                +------|-----------+
+//!   | h1  tap1     |  | h2  tap2     |                | outside  eth0    |
+//!   |  10.77.0.11  |  |  10.77.0.12  |                |  198.51.100.80   |
+//!   +--------------+  +--------------+                +------------------+
 //! ```
 //!
-//! All of it belongs to this process and is gone with it.
+//! The outside knows nothing of 10.77.0.0/24 and has no route there. All of it belongs to this
+//! process and is gone with it.
 
 mod host;
+mod page;
+mod tables;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use netio::link;
 
 use crate::cli::Flags;
 use crate::config::Config;
 use crate::daemon::Daemon;
-use crate::report::Report;
-use host::Host;
-use vswitch::MacEntry;
+use host::{Host, set_up, wait_for_carrier};
+use page::{Fetched, fetch};
+use tables::{ConnectionTable, StationTable};
 
-const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+/// The addresses of the router, as guests and the world see it.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const UPLINK: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const GUESTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 const PREFIX_LEN: u8 = 24;
+
+const INTERFACE: &str = "eth0";
+const HTTP: u16 = 80;
+const PUBLISHED: u16 = 8080;
 const PINGS: usize = 5;
 const TRANSFER: Duration = Duration::from_secs(2);
 
-/// Makes two hosts, runs the switch between them, sends real traffic and prints what happened.
+const PICTURE: &str = "
+    h1 10.77.0.11 --[tap1]--+
+                            +-- br0 -- 10.77.0.1 router, NAT 198.51.100.1 --[eth0]-- 198.51.100.80 outside
+    h2 10.77.0.12 --[tap2]--+
+
+    vswitchd --tap tap1@h1,tap2@h2 --uplink eth0 --publish 8080:10.77.0.12:80
+";
+
+/// All hosts; their namespaces are gone when it is dropped.
+struct World {
+    h1: Host,
+    h2: Host,
+    outside: Host,
+}
+
+/// Makes two hosts and a world outside, runs switch and router between them, sends real traffic and
+/// prints what happened.
 pub(crate) fn run() -> anyhow::Result<()> {
     leave_the_machine().context("making a network namespace for the demo")?;
-    println!("Two hosts on one switch, in network namespaces of this demo's own:\n");
-    println!("    h1 {} --[tap1  br0  tap2]-- {} h2\n", ADDRESSES[0], ADDRESSES[1]);
-    let hosts = [Host::new("tap1").context("making host h1")?, Host::new("tap2").context("making host h2")?];
-    let mut daemon = Daemon::start(config(&hosts)?)?;
-    for (host, address) in hosts.iter().zip(ADDRESSES) {
-        host.configure(address, PREFIX_LEN).with_context(|| format!("giving {address} to {}", host.tap()))?;
+    println!("Two hosts on one switch, and a world outside behind NAT; all in network namespaces of this demo's own.\n{PICTURE}");
+    let world = World::new()?;
+    let mut daemon = Daemon::start(world.config()?)?;
+    for (host, address) in [&world.h1, &world.h2].into_iter().zip(GUESTS) {
+        let configured = host.configure(address, PREFIX_LEN, Some(GATEWAY));
+        configured.with_context(|| format!("giving {address} to {}", host.interface()))?;
     }
-    let [h1, h2] = &hosts;
-    ping(h1)?;
-    transfer(h1, h2)?;
-    let entries = daemon.mac_entries();
+    println!("the switch");
+    ping(&world.h1, &world.h2, GUESTS[1])?;
+    transfer(&world.h1, &world.h2, GUESTS[1])?;
+    println!("\nout through NAT: the world sees {UPLINK}, whoever asks");
+    ping(&world.h1, &world.outside, OUTSIDE)?;
+    let page = world.fetch_from_outside()?;
+    transfer(&world.h1, &world.outside, OUTSIDE)?;
+    println!("\nin by the published port: the guest sees who asks");
+    let visit = world.fetch_from_guest()?;
+    println!("\nconnections of the router\n{}", ConnectionTable(daemon.connections()));
+    drop((page, visit));
+    let mut entries = daemon.mac_entries();
+    entries.sort_unstable_by_key(|entry| entry.port);
     let report = daemon.stop();
-    show_table(&report, &entries);
-    println!("\ncounters\n{report}");
+    println!("MAC table of br0\n{}", StationTable(&report, entries));
+    println!("counters\n{report}");
     let [came, went] = report.balance();
     ensure!(came.iter().sum::<u64>() == went.iter().sum::<u64>(), "frames were lost without a name; please report this as a bug");
-    println!("every frame that came in went out or was dropped for a reason; copies are floods to all");
+    println!("every frame that came in or was made here went out, was taken in, or was dropped for a reason");
     Ok(())
 }
 
@@ -65,18 +104,72 @@ fn leave_the_machine() -> io::Result<()> {
     netio::netns::leave_network()
 }
 
-fn config(hosts: &[Host]) -> anyhow::Result<Config> {
-    let tap = hosts.iter().map(|host| format!("{}@{}", host.tap(), host.namespace())).collect();
-    Ok(Config::from_flags(&Flags { tap, mac_table_size: 8192, mac_aging_time: 300, ..Flags::default() })?)
+impl World {
+    /// The hosts, and a cable from our namespace to the outside. The guests' interfaces are the
+    /// switch's to make.
+    fn new() -> anyhow::Result<World> {
+        let host = |name, interface| Host::new(name, interface).with_context(|| format!("making host {name}"));
+        let world = World { h1: host("h1", "tap1")?, h2: host("h2", "tap2")?, outside: host("outside", INTERFACE)? };
+        world.lay_cable().with_context(|| format!("making the uplink {INTERFACE}"))?;
+        Ok(world)
+    }
+
+    fn lay_cable(&self) -> io::Result<()> {
+        set_up("lo")?;
+        link::add_pair(INTERFACE, self.outside.interface(), Some(self.outside.netns()))?;
+        link::add_address(set_up(INTERFACE)?, IpAddr::V4(UPLINK), PREFIX_LEN)?;
+        self.outside.configure(OUTSIDE, PREFIX_LEN, None)?;
+        wait_for_carrier(INTERFACE)
+    }
+
+    /// What the picture's command line says.
+    fn config(&self) -> anyhow::Result<Config> {
+        let tap = [&self.h1, &self.h2].map(|host| format!("{}@{}", host.interface(), host.path())).to_vec();
+        let publish = vec![format!("{PUBLISHED}:{}:{HTTP}", GUESTS[1])];
+        let uplink = Some(INTERFACE.to_owned());
+        Ok(Config::from_flags(&Flags {
+            tap,
+            uplink,
+            publish,
+            mac_table_size: 8192,
+            mac_aging_time: 300,
+            busy_poll: 50,
+            ..Flags::default()
+        })?)
+    }
+
+    /// A guest's address is nobody's outside.
+    fn fetch_from_outside(&self) -> anyhow::Result<Fetched> {
+        let server = SocketAddrV4::new(OUTSIDE, HTTP);
+        let page = fetch(&self.h1, server, &self.outside, server).context("fetching a page through NAT")?;
+        show_page(&self.h1, &self.outside, server, &page);
+        ensure!(page.seen.ip() == IpAddr::V4(UPLINK), "the server saw {}, not {UPLINK}", page.seen.ip());
+        Ok(page)
+    }
+
+    /// Nothing is changed of who asks, only of who is asked.
+    fn fetch_from_guest(&self) -> anyhow::Result<Fetched> {
+        let (to, server) = (SocketAddrV4::new(UPLINK, PUBLISHED), SocketAddrV4::new(GUESTS[1], HTTP));
+        let page = fetch(&self.outside, to, &self.h2, server).context("fetching a page from the published port")?;
+        show_page(&self.outside, &self.h2, to, &page);
+        ensure!(page.seen == page.client, "the guest saw {}, not the client {}", page.seen, page.client);
+        Ok(page)
+    }
 }
 
-fn ping(from: &Host) -> anyhow::Result<()> {
-    let mut times = from.ping(ADDRESSES[1], PINGS).context("ping")?;
+/// The start of a line: what was done, from whom to whom.
+fn route(what: &str, from: &Host, to: &Host) -> String {
+    format!("  {what:<5} {:>7} -> {:<8}", from.name(), to.name())
+}
+
+fn ping(from: &Host, to: &Host, address: Ipv4Addr) -> anyhow::Result<()> {
+    let mut times = from.ping(address, PINGS).context("ping")?;
     times.sort_unstable();
-    ensure!(!times.is_empty(), "no ping was answered");
+    ensure!(!times.is_empty(), "no ping of {address} was answered");
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
     println!(
-        "ping   h1 -> h2   {} of {PINGS} answered, {:.3} ms at best, {:.3} ms in the median",
+        "{} {} of {PINGS} answered, {:.3} ms at best, {:.3} ms in the median",
+        route("ping", from, to),
         times.len(),
         millis(times[0]),
         millis(times[times.len() / 2])
@@ -84,17 +177,18 @@ fn ping(from: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn transfer(from: &Host, to: &Host) -> anyhow::Result<()> {
-    let (bytes, time) = from.transfer(to, ADDRESSES[1], TRANSFER).context("TCP transfer")?;
-    let seconds = time.as_secs_f64();
-    println!("TCP    h1 -> h2   {:.2} GB in {seconds:.1} s: {:.1} Gb/s", bytes as f64 / 1e9, bytes as f64 * 8.0 / 1e9 / seconds);
+fn transfer(from: &Host, to: &Host, address: Ipv4Addr) -> anyhow::Result<()> {
+    let (bytes, time) = from.transfer(to, address, TRANSFER).context("TCP transfer")?;
+    let (seconds, bytes) = (time.as_secs_f64(), bytes as f64);
+    println!("{} {:.2} GB in {seconds:.1} s: {:.1} Gb/s", route("TCP", from, to), bytes / 1e9, bytes * 8.0 / 1e9 / seconds);
     Ok(())
 }
 
-fn show_table(report: &Report, entries: &[MacEntry]) {
-    println!("\nMAC table of br0\n{:<16} {:>4}  {:<17}  {:>5}", "port", "VLAN", "MAC", "age");
-    for entry in entries {
-        let age = entry.age.map_or_else(|| "static".to_owned(), |age| format!("{age} s"));
-        println!("{:<16} {:>4}  {}  {age:>5}", report.port_name(entry.port), entry.vlan, entry.mac);
-    }
+fn show_page(from: &Host, to: &Host, url: SocketAddrV4, Fetched { status, bytes, client, seen, .. }: &Fetched) {
+    println!("{} GET http://{url}/: {status}, {bytes} bytes", route("HTTP", from, to));
+    println!("{:27} {} is {client}; {} saw {}", "", from.name(), to.name(), seen_as(*client, *seen));
+}
+
+fn seen_as(client: SocketAddr, seen: SocketAddr) -> String {
+    if client == seen { format!("{seen}, the same") } else { seen.to_string() }
 }

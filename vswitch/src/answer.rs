@@ -240,6 +240,10 @@ impl Router {
             }
             let dst = self.translate(walk, &mut error, &nat, Side::Outside)?;
             let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+            // From the address that the guest knows the router by (RFC 1812 section 4.3.2.4).
+            if let Some(interface) = routing.interface(id) {
+                set_source(walk, &error, interface.address);
+            }
             return self.deliver(walk, error, id, dst);
         }
         let dst = self.translate(walk, &mut error, &nat, Side::Inside)?;
@@ -318,6 +322,14 @@ const ECHO_TTL: u8 = 64;
 
 fn read_arp(walk: &Walk<'_>, frame: &Frame) -> Option<Arp> {
     Arp::parse(&walk.rx.frame(frame.span)[usize::from(frame.headers.l3)..])
+}
+
+fn set_source(walk: &mut Walk<'_>, error: &Packet, src: Ipv4Addr) {
+    let Frame { span, headers, .. } = error.frame;
+    let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
+    if let Some(mut ip) = Ipv4Mut::new(bytes) {
+        ip.set_src(src);
+    }
 }
 
 /// Where the packet was going that an error quotes, whose header is whole.

@@ -139,17 +139,47 @@ impl SendError {
     }
 }
 
-/// Writes a queue out. `send` gets the pieces of one write, a virtio-net header first; `written` is
-/// told of each frame or run of frames.
+/// What carries frames away: one port's far side, as the shell has it.
+pub trait Transmit {
+    /// Writes the pieces of one frame or super-frame, of which the first begins with a virtio-net
+    /// header.
+    fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError>;
+
+    /// Writes frames of one piece each, and tells in their order how it went.
+    fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
+        for frame in frames {
+            sent(self.send(port, std::slice::from_ref(frame)));
+        }
+    }
+}
+
+impl<F: FnMut(PortId, &[IoSlice<'_>]) -> Result<(), SendError>> Transmit for F {
+    #[inline]
+    fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self(port, pieces)
+    }
+}
+
+/// How a port takes frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) id: PortId,
+    pub(crate) features: Features,
+    pub(crate) coalesce: bool,
+    /// Frames that leave as they are go in one call.
+    pub(crate) bursts: bool,
+}
+
+/// Writes a queue out; `written` is told of each frame or run of frames.
 #[inline]
 pub(crate) fn write_queue(
     queue: Queue<'_>,
     batch: &Batch,
-    features: Features,
-    coalesce: bool,
-    mut send: impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
+    manner: Manner,
+    transmit: &mut impl Transmit,
     mut written: impl FnMut(Written),
 ) {
+    let Manner { id, features, coalesce, bursts } = manner;
     let mut at = 0;
     while let Some(&Queued { frame, action }) = queue.queued.get(at) {
         let frame = &queue.frames[usize::from(frame)];
@@ -165,6 +195,7 @@ pub(crate) fn write_queue(
             {}
             if run.frames() > 1 && run.write_head(action, queue.head) {
                 let members = &queue.queued[at..at + run.frames()];
+                let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
                 let outcome = write_run(members, queue.frames, batch, queue.head, &mut send);
                 at += run.frames();
                 if outcome.result != Err(SendError::Invalid) {
@@ -180,9 +211,62 @@ pub(crate) fn write_queue(
                 continue;
             }
         }
+        if bursts {
+            let count = write_burst(&queue, at, batch, manner, transmit, &mut written);
+            at += count;
+            if count > 0 {
+                continue;
+            }
+        }
+        let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
         written(write_frame(frame, action, batch, features, queue.head, &mut send));
         at += 1;
     }
+}
+
+/// Can the frame leave as it lies in the arena? Super-frames go one by one, since a kernel may refuse
+/// one and take its segments.
+#[inline]
+fn is_whole(frame: &Frame, action: TagAction, features: Features) -> bool {
+    action == TagAction::Keep && frame.cut_to.is_none() && frame.offload.segmentation.is_none() && features.take(frame.offload)
+}
+
+/// Writes the frames from `first` on that leave as they lie, up to one that might be coalesced with its
+/// neighbour, in one call. Returns how many: none if a single one.
+fn write_burst(
+    queue: &Queue<'_>,
+    first: usize,
+    batch: &Batch,
+    manner: Manner,
+    transmit: &mut impl Transmit,
+    written: &mut impl FnMut(Written),
+) -> usize {
+    let Manner { id, features, coalesce, .. } = manner;
+    let mut pieces = [IoSlice::new(&[]); MAX_FRAMES];
+    let mut count = 0;
+    for (piece, queued) in pieces.iter_mut().zip(&queue.queued[first..]) {
+        let frame = &queue.frames[usize::from(queued.frame)];
+        let begins_run = || {
+            let next = queue.queued.get(first + count + 1).map(|next| &queue.frames[usize::from(next.frame)]);
+            let run = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features);
+            run.zip(next).is_some_and(|(mut run, next)| run.extend(batch.frame(next.span), &next.headers, next.offload))
+        };
+        // The first was looked at already.
+        if !is_whole(frame, queued.action, features) || coalesce && count > 0 && begins_run() {
+            break;
+        }
+        *piece = IoSlice::new(&batch.arena()[frame.span.range_with_vnet()]);
+        count += 1;
+    }
+    if count < 2 {
+        return 0;
+    }
+    let mut frames = queue.queued[first..first + count].iter().map(|queued| &queue.frames[usize::from(queued.frame)]);
+    transmit.send_many(id, &pieces[..count], |result| {
+        let bytes = frames.next().map_or(0, |frame| frame.span.len() as u64);
+        written(Written { frames: 1, bytes, writes: u64::from(result.is_ok()), result, refused: false });
+    });
+    count
 }
 
 /// A run of frames as one super-frame, whose head is written already.

@@ -20,7 +20,7 @@ pub mod routing;
 pub mod vlan;
 
 pub use counters::{Counter, Counters, DropReason, PortCounters};
-pub use egress::{Egress, SendError};
+pub use egress::{Egress, SendError, Transmit};
 pub use forward::Forward;
 pub use mac_table::{Learned, MacEntry, MacTable, MacTableConfig};
 pub use neighbour::{InterfaceId, NeighbourEntry, Neighbours};

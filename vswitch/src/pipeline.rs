@@ -3,7 +3,6 @@
 //! One pipeline a worker. It owns its view of the ports and its counters, and shares the MAC table
 //! with the other workers of the bridge, and translation and neighbours with the other routers.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use packet::ethernet::EtherType;
@@ -13,7 +12,7 @@ use packet::{Batch, Headers, Offload, Span, Timestamp};
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridge, Walk, parse};
 use crate::counters::{Counters, DropReason};
-use crate::egress::{Egress, Frame, SendError, write_queue};
+use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId};
 use crate::resume::{Task, again};
@@ -138,14 +137,8 @@ impl Pipeline {
         }
     }
 
-    /// Writes out what [`Pipeline::process`] queued. `send` gets a port and the pieces of one write,
-    /// of which the first begins with a virtio-net header.
-    pub fn transmit(
-        &mut self,
-        rx: &Batch,
-        tx: &mut Egress,
-        mut send: impl FnMut(PortId, &[IoSlice<'_>]) -> Result<(), SendError>,
-    ) {
+    /// Writes out what [`Pipeline::process`] queued.
+    pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut transmit: impl Transmit) {
         while let Some((id, queue)) = tx.next() {
             let Some(counters) = self.bridge.counters.port(id) else { continue };
             let Some(port) = &mut self.bridge.ports[id.index()] else {
@@ -153,27 +146,21 @@ impl Pipeline {
                 continue;
             };
             let refusals = &mut self.refusals[id.index()];
-            write_queue(
-                queue,
-                rx,
-                port.features,
-                port.coalesce,
-                |pieces| send(id, pieces),
-                |written| {
-                    counters.tx_writes.add(written.writes);
-                    match written.result {
-                        Ok(()) => {
-                            counters.tx_frames.add(written.frames);
-                            counters.tx_bytes.add(written.bytes);
-                        }
-                        Err(error) => counters.drop(error.reason(), written.frames),
+            let manner = Manner { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
+            write_queue(queue, rx, manner, &mut transmit, |written| {
+                counters.tx_writes.add(written.writes);
+                match written.result {
+                    Ok(()) => {
+                        counters.tx_frames.add(written.frames);
+                        counters.tx_bytes.add(written.bytes);
                     }
-                    if written.refused {
-                        counters.offload_refused.add(1);
-                        *refusals += 1;
-                    }
-                },
-            );
+                    Err(error) => counters.drop(error.reason(), written.frames),
+                }
+                if written.refused {
+                    counters.offload_refused.add(1);
+                    *refusals += 1;
+                }
+            });
             if *refusals >= REFUSALS_TO_GIVE_UP {
                 port.features = port.features.without_segmentation();
             }

@@ -36,6 +36,8 @@ pub struct Port {
     pub features: Features,
     /// Are consecutive frames of one flow written as one super-frame?
     pub coalesce: bool,
+    /// Are frames that leave as they came written many in one call?
+    pub bursts: bool,
     /// Leads outside: what comes in is routed, never switched.
     pub is_uplink: bool,
 }

@@ -43,7 +43,7 @@ pub fn pipeline(data: &[u8]) {
         pipeline.process(ingress, &mut batch, Timestamp::from_secs(now), &mut egress);
         let features: Vec<Features> =
             (0..PORTS).map(|id| pipeline.port_mut(PortId(id)).map_or(Features::NONE, |port| port.features)).collect();
-        pipeline.transmit(&batch, &mut egress, |port, pieces| {
+        pipeline.transmit(&batch, &mut egress, |port: PortId, pieces: &[IoSlice<'_>]| {
             assert_ne!(port, ingress, "a frame went back");
             let is_super_frame = check_write(pieces, features[port.index()]);
             if refuse && is_super_frame { Err(SendError::Invalid) } else { Ok(()) }
@@ -54,7 +54,7 @@ pub fn pipeline(data: &[u8]) {
 
 fn ports() -> [Port; PORTS as usize] {
     let ten = VlanId::new(10).unwrap_or_default();
-    let port = |vlan, features, coalesce| Port { vlan, mtu: 1500, features, coalesce, is_uplink: false };
+    let port = |vlan, features, coalesce| Port { vlan, mtu: 1500, features, coalesce, bursts: false, is_uplink: false };
     [
         port(PortVlan::default(), Features::ALL, true),
         port(PortVlan::access(ten), Features::NONE, true),

@@ -91,7 +91,7 @@ impl Bench {
             let vlan = if id == 3 { PortVlan::access(access) } else { PortVlan::trunk(VlanSet::all()) };
             pipeline.set_port(
                 PortId(id),
-                Some(Port { vlan, mtu: 1500, features: Features::ALL, coalesce: id == 2, is_uplink: false }),
+                Some(Port { vlan, mtu: 1500, features: Features::ALL, coalesce: id == 2, bursts: false, is_uplink: false }),
             );
         }
         Bench { pipeline, batch: Batch::new(), egress: Egress::new(PORTS), ingress: PortId(0) }

@@ -23,7 +23,7 @@ pub(crate) struct Bridge {
 }
 
 pub(crate) fn port(vlan: PortVlan) -> Port {
-    Port { vlan, mtu: 1500, features: Features::ALL, coalesce: false, is_uplink: false }
+    Port { vlan, mtu: 1500, features: Features::ALL, coalesce: false, bursts: false, is_uplink: false }
 }
 
 impl Bridge {
