@@ -7,12 +7,16 @@
 mod coalesce;
 mod frame;
 mod headers;
+mod nat;
 mod pipeline;
+mod router;
 mod vnet_header;
 
 pub use coalesce::coalesce;
 pub use headers::parse;
+pub use nat::nat;
 pub use pipeline::pipeline;
+pub use router::router;
 pub use vnet_header::vnet_header;
 
 /// Reads an input from its front; beyond its end there are zeros, or fewer bytes.

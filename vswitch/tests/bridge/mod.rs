@@ -72,6 +72,26 @@ impl Bridge {
         }
         let mut writes = Vec::new();
         self.pipeline.process(PortId(ingress), &mut self.batch, self.now, &mut self.egress);
+        self.transmit(&mut writes, &mut send);
+        while self.pipeline.has_left() {
+            self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
+            self.transmit(&mut writes, &mut send);
+        }
+        self.assert_balance();
+        writes.sort_by_key(|(port, ..)| *port);
+        writes
+    }
+
+    /// What is due by time.
+    pub(crate) fn poll(&mut self) -> Vec<Write> {
+        let mut writes = Vec::new();
+        self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
+        self.transmit(&mut writes, &mut |_, _, _| Ok(()));
+        self.assert_balance();
+        writes
+    }
+
+    fn transmit(&mut self, writes: &mut Vec<Write>, send: &mut impl FnMut(PortId, VnetHeader, &[u8]) -> Result<(), SendError>) {
         self.pipeline.transmit(&self.batch, &mut self.egress, |port, pieces: &[IoSlice<'_>]| {
             let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
             let (vnet, frame) = bytes.split_at(VNET_LEN);
@@ -82,9 +102,6 @@ impl Bridge {
             }
             result
         });
-        self.assert_balance();
-        writes.sort_by_key(|(port, ..)| *port);
-        writes
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
@@ -95,10 +112,11 @@ impl Bridge {
         (0..self.ports).map(|port| count(self.counts(port))).sum()
     }
 
-    /// Frames in and copies are frames out and drops.
+    /// Frames in, copies and what was made are frames out, drops and what was taken.
     pub(crate) fn assert_balance(&self) {
-        let entered = self.sum(|port| port.rx_frames.load() + port.copies.load());
+        let entered = self.sum(|port| port.rx_frames.load() + port.copies.load() + port.made.load());
         let drops = |port: &PortCounters| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum::<u64>();
-        assert_eq!(entered, self.sum(|port| port.tx_frames.load()) + self.sum(drops), "the books do not balance");
+        let left = self.sum(|port| port.tx_frames.load() + port.taken.load());
+        assert_eq!(entered, left + self.sum(drops), "the books do not balance");
     }
 }

@@ -1,0 +1,335 @@
+//! The switch with a router: any frames from guests and from outside.
+
+use std::io::IoSlice;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nat::{Endpoint, External, ExternalKind, Filtering, Nat, NatConfig, Protocol, Published};
+use packet::arp::{ARP_LEN, Arp};
+use packet::vlan::VlanId;
+use packet::{Batch, Features, Headers, MacAddr, Network as Layer3, Timestamp, VNET_LEN, VnetHeader};
+use vswitch::{
+    Counters, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortCounters, PortId,
+    PortVlan, Route, Router, Routing, Uplink,
+};
+
+use crate::Reader;
+use crate::frame::{make_sound, on_the_wire, sum};
+
+const PORTS: u16 = 4;
+const UPLINK: PortId = PortId(3);
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const VLAN_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 10, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const ONE_TO_ONE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 9, 9, 9]);
+
+/// Addresses for the fuzzer to pick from: it would have to guess them else.
+const ADDRESSES: [Ipv4Addr; 16] = [
+    GATEWAY,
+    Ipv4Addr::new(10, 0, 0, 2),
+    Ipv4Addr::new(10, 0, 0, 3),
+    Ipv4Addr::new(10, 0, 0, 255),
+    VLAN_GATEWAY,
+    Ipv4Addr::new(10, 0, 10, 5),
+    OUTSIDE,
+    ONE_TO_ONE,
+    NEXT_HOP,
+    Ipv4Addr::new(203, 0, 113, 9),
+    Ipv4Addr::new(198, 51, 100, 7),
+    Ipv4Addr::new(8, 8, 8, 8),
+    Ipv4Addr::new(224, 0, 0, 1),
+    Ipv4Addr::BROADCAST,
+    Ipv4Addr::LOCALHOST,
+    Ipv4Addr::UNSPECIFIED,
+];
+
+const MACS: [[u8; 6]; 8] = [
+    [2, 0x76, 10, 0, 0, 1],
+    [2, 0x76, 10, 0, 10, 1],
+    UPLINK_MAC.0,
+    [2, 0, 0, 0, 0, 2],
+    [2, 0, 0, 0, 0, 3],
+    [2, 0, 0, 0, 0, 254],
+    [0xff; 6],
+    [1, 0, 0x5e, 0, 0, 1],
+];
+
+struct Bench {
+    pipeline: Pipeline,
+    counters: Arc<Counters>,
+    batch: Batch,
+    egress: Egress,
+    nat: Arc<Nat>,
+    now: Timestamp,
+    /// What was written last, for the fuzzer to answer.
+    last: Vec<u8>,
+}
+
+/// Records of a control byte and a frame. Nothing panics, the books balance, no inside address leaves
+/// through the uplink, and guests get only what is for guests.
+pub fn router(data: &[u8]) {
+    let mut input = Reader(data);
+    let mut bench = bench(input.u8());
+    while !input.is_empty() {
+        let control = input.u8();
+        match control >> 5 {
+            0 => bench.wait(u64::from(input.u16())),
+            1 => bench.change(control),
+            _ => bench.frames(control, &mut input),
+        }
+        assert_balance(&bench.counters);
+    }
+}
+
+fn bench(flags: u8) -> Bench {
+    let filtering = if flags & 1 != 0 { Filtering::EndpointIndependent } else { Filtering::default() };
+    let config = NatConfig { max_connections: 1024, filtering, ports: 1024..=1100, ..NatConfig::default() };
+    let Some(nat) = Nat::new(config, [1, 2]) else { panic!("no memory") };
+    let nat = Arc::new(nat);
+    let externals = [
+        External { address: OUTSIDE, kind: ExternalKind::Own },
+        External { address: ONE_TO_ONE, kind: ExternalKind::OneToOne(ADDRESSES[2]) },
+    ];
+    let now = Timestamp::from_secs(1);
+    assert_eq!(nat.set_externals(&externals, now), Ok(()));
+    let rule = |protocol| Published { protocol, address: OUTSIDE, port: 80, guest: Endpoint::new(ADDRESSES[1], 8080) };
+    assert_eq!(nat.publish(&rule(Protocol::TCP), now), Ok(()));
+    assert_eq!(nat.publish(&rule(Protocol::UDP), now), Ok(()));
+    let table = Arc::new(MacTable::new(MacTableConfig { size: 16, ports: usize::from(PORTS), ..MacTableConfig::default() }));
+    let counters = Arc::new(Counters::new(usize::from(PORTS)));
+    let mut pipeline = Pipeline::new(table, usize::from(PORTS), Arc::clone(&counters));
+    for (index, port) in ports().into_iter().enumerate() {
+        pipeline.set_port(PortId(index as u16), Some(port));
+    }
+    let neighbours = Arc::new(Neighbours::new([3, 4]));
+    if flags & 2 == 0 {
+        neighbours.learn(vswitch::router::UPLINK, NEXT_HOP, MacAddr(MACS[5]), true, now);
+        neighbours.learn(vswitch::InterfaceId(0), ADDRESSES[1], MacAddr(MACS[3]), true, now);
+    }
+    pipeline.set_router(Router::new(routing(true), Some(Arc::clone(&nat)), neighbours));
+    let egress = Egress::new(usize::from(PORTS));
+    Bench { pipeline, counters, batch: Batch::new(), egress, nat, now, last: Vec::new() }
+}
+
+fn ports() -> [Port; PORTS as usize] {
+    let ten = VlanId::new(10).unwrap_or_default();
+    let port = |vlan, mtu| Port { vlan, mtu, features: Features::ALL, coalesce: true, is_uplink: false, bursts: false };
+    [
+        port(PortVlan::default(), 1500),
+        Port { features: Features::NONE, ..port(PortVlan::access(ten), 1500) },
+        port(PortVlan::default(), 576),
+        Port { is_uplink: true, bursts: true, ..port(PortVlan::default(), 1400) },
+    ]
+}
+
+fn routing(is_up: bool) -> Arc<Routing> {
+    let ten = VlanId::new(10).unwrap_or_default();
+    let interfaces = vec![Interface::new(VlanId::NONE, GATEWAY, 24), Interface::new(ten, VLAN_GATEWAY, 24)];
+    let routes = vec![
+        Route { to: Network::new(OUTSIDE, 24), via: None, metric: 0 },
+        Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
+    ];
+    let own = vec![OUTSIDE, ONE_TO_ONE];
+    let uplink = Uplink { port: UPLINK, mac: UPLINK_MAC, address: OUTSIDE, own, mtu: 1400, routes };
+    Routing::new(interfaces, is_up.then_some(uplink), true)
+}
+
+impl Bench {
+    fn wait(&mut self, millis: u64) {
+        self.now = self.now.after(Duration::from_millis(millis));
+        self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
+        self.transmit();
+        self.nat.expire(self.now, 100);
+    }
+
+    fn change(&mut self, control: u8) {
+        match control & 3 {
+            0 => self.pipeline.set_routing(routing(false)),
+            1 => self.pipeline.set_routing(routing(true)),
+            2 => drop(self.nat.flush(self.now, |_| true)),
+            _ => self.now = self.now.after(Duration::from_secs(200)),
+        }
+    }
+
+    fn frames(&mut self, control: u8, input: &mut Reader<'_>) {
+        self.batch.clear();
+        for _ in 0..=control >> 2 & 3 {
+            let Some((vnet, frame)) = self.read_frame(input) else { break };
+            if !self.batch.push(vnet, &frame) {
+                break;
+            }
+        }
+        self.pipeline.process(PortId(u16::from(control & 3)), &mut self.batch, self.now, &mut self.egress);
+        self.transmit();
+        while self.pipeline.has_left() {
+            self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
+            self.transmit();
+        }
+    }
+
+    fn read_frame(&mut self, input: &mut Reader<'_>) -> Option<(VnetHeader, Vec<u8>)> {
+        if input.is_empty() {
+            return None;
+        }
+        let control = input.u8();
+        let mut vnet = VnetHeader::default();
+        let len = usize::from(input.u16()) & 0x7ff;
+        let mut frame = if control & 8 != 0 { self.answer() } else { input.bytes(len).to_vec() };
+        for _ in 0..control >> 6 {
+            if frame.is_empty() {
+                break;
+            }
+            let at = usize::from(input.u8()) % frame.len();
+            frame[at] = input.u8();
+        }
+        if control & 16 != 0 {
+            let bytes = input.array::<VNET_LEN>();
+            vnet = VnetHeader::from_bytes(&bytes);
+        }
+        if control & 1 != 0 {
+            address(&mut frame, input.u8(), input.u8());
+        }
+        if control & 2 == 0 {
+            let sound = make_sound(&mut frame, control & 4 != 0);
+            if control & 16 == 0 {
+                vnet = sound;
+            }
+            make_icmp_sound(&mut frame);
+        }
+        Some((vnet, frame))
+    }
+
+    /// The last frame that was written, turned round.
+    fn answer(&self) -> Vec<u8> {
+        let mut frame = self.last.clone();
+        let Ok(headers) = Headers::parse(&frame) else { return frame };
+        let (l3, l4) = (usize::from(headers.l3), usize::from(headers.l4));
+        frame[..12].rotate_left(6);
+        if headers.network == Layer3::Ipv4 {
+            frame[l3 + 12..l3 + 20].rotate_left(4);
+            if frame.len() >= l4 + 4 && l4 > l3 {
+                frame[l4..l4 + 4].rotate_left(2);
+            }
+        } else if let Some(arp) = Arp::parse(&frame[l3..]) {
+            let mac = MacAddr(if arp.target_ip == NEXT_HOP { MACS[5] } else { MACS[3] });
+            frame[l3..l3 + ARP_LEN].copy_from_slice(&arp.reply(mac).to_bytes());
+            frame[6..12].copy_from_slice(&mac.0);
+        }
+        frame
+    }
+
+    fn transmit(&mut self) {
+        let mut last = None;
+        self.pipeline.transmit(&self.batch, &mut self.egress, |port: PortId, pieces: &[IoSlice<'_>]| {
+            last = Some(check_write(port, pieces));
+            Ok(())
+        });
+        if let Some(frame) = last.flatten() {
+            self.last = frame;
+        }
+    }
+}
+
+/// Puts addresses that mean something into a frame.
+fn address(frame: &mut [u8], macs: u8, ips: u8) {
+    if frame.len() < 12 {
+        return;
+    }
+    frame[..6].copy_from_slice(&MACS[usize::from(macs & 7)]);
+    frame[6..12].copy_from_slice(&MACS[usize::from(macs >> 3 & 7)]);
+    let l3 = if frame.get(12..14) == Some(&[0x81, 0]) { 18 } else { 14 };
+    let at = match frame.get(l3 - 2..l3) {
+        Some([8, 0]) => [l3 + 12, l3 + 16],
+        Some([8, 6]) => [l3 + 14, l3 + 24],
+        _ => return,
+    };
+    for (at, number) in at.into_iter().zip([ips & 15, ips >> 4]) {
+        if let Some(place) = frame.get_mut(at..at + 4) {
+            place.copy_from_slice(&ADDRESSES[usize::from(number)].octets());
+        }
+    }
+    if at[0] == l3 + 14
+        && let Some(place) = frame.get_mut(l3 + 8..l3 + 14)
+    {
+        place.copy_from_slice(&MACS[usize::from(macs >> 3 & 7)]);
+    }
+}
+
+/// ICMP has no place in the headers' offloads.
+fn make_icmp_sound(frame: &mut [u8]) {
+    let Ok(headers) = Headers::parse(frame) else { return };
+    let (l3, end) = (usize::from(headers.l3), headers.end as usize);
+    if headers.network != Layer3::Ipv4 || frame[l3 + 9] != 1 {
+        return;
+    }
+    let l4 = l3 + usize::from(frame[l3] & 15) * 4;
+    if end >= l4 + 4 {
+        frame[l4 + 2..l4 + 4].fill(0);
+        let check = !sum(&frame[l4..end]);
+        frame[l4 + 2..l4 + 4].copy_from_slice(&check.to_be_bytes());
+    }
+}
+
+/// A write, and what it may not be. Returns the frame.
+fn check_write(port: PortId, pieces: &[IoSlice<'_>]) -> Option<Vec<u8>> {
+    let write: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+    let (front, frame) = write.split_first_chunk::<VNET_LEN>()?;
+    let Some(frames) = on_the_wire(VnetHeader::from_bytes(front), frame) else { panic!("our own header is refused") };
+    for frame in &frames {
+        let Ok(headers) = Headers::parse(frame) else { panic!("malformed frame written") };
+        let l3 = usize::from(headers.l3);
+        if port == UPLINK {
+            check_outside(frame, &headers);
+        } else if headers.network == Layer3::Ipv4 && is_gateway(headers.src) {
+            let (header, dst) = (ip_header(frame, l3), address_at(frame, l3 + 16));
+            assert_eq!(sum(header), 0xffff, "the IPv4 checksum of a routed packet");
+            assert!(is_inside(dst), "{dst} was delivered inside");
+        }
+    }
+    frames.into_iter().next()
+}
+
+/// What leaves through the uplink is ours, and says nothing of who is inside.
+fn check_outside(frame: &[u8], headers: &Headers) {
+    let l3 = usize::from(headers.l3);
+    assert_eq!(headers.src, UPLINK_MAC, "a switched frame left");
+    if frame[l3 - 2..l3] == [8, 6] {
+        let arp = Arp::parse(&frame[l3..]);
+        return assert!(arp.is_some_and(|arp| [OUTSIDE, ONE_TO_ONE].contains(&arp.sender_ip)), "ARP of others");
+    }
+    assert_eq!(headers.network, Layer3::Ipv4, "not IPv4");
+    assert_eq!(sum(ip_header(frame, l3)), 0xffff, "the IPv4 checksum of what leaves");
+    let (src, dst) = (address_at(frame, l3 + 12), address_at(frame, l3 + 16));
+    assert!([OUTSIDE, ONE_TO_ONE].contains(&src), "{src} left");
+    assert!(!is_inside(dst), "{dst} was sent outside");
+    assert!(frame.len() - l3 <= 1400, "longer than the uplink takes");
+}
+
+fn ip_header(frame: &[u8], l3: usize) -> &[u8] {
+    &frame[l3..l3 + usize::from(frame[l3] & 15) * 4]
+}
+
+fn address_at(frame: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3])
+}
+
+fn is_gateway(mac: MacAddr) -> bool {
+    mac.0 == MACS[0] || mac.0 == MACS[1]
+}
+
+fn is_inside(address: Ipv4Addr) -> bool {
+    matches!(address.octets(), [10, 0, 0 | 10, _])
+}
+
+fn assert_balance(counters: &Counters) {
+    let sum =
+        |count: &dyn Fn(&PortCounters) -> u64| -> u64 { (0..PORTS).filter_map(|id| counters.port(PortId(id))).map(count).sum() };
+    let entered = sum(&|port| port.rx_frames.load() + port.copies.load() + port.made.load());
+    let dropped = sum(&|port| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum());
+    let left = sum(&|port| port.tx_frames.load() + port.taken.load());
+    assert_eq!(entered, left + dropped, "the books do not balance");
+}

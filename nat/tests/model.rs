@@ -1,0 +1,15 @@
+//! The translation against a model of it: see [`reference`].
+
+mod reference;
+
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Packets of all kinds from both sides, rules that change, and time that passes.
+    #[test]
+    fn the_translation_is_what_the_model_says(data in prop::collection::vec(any::<u8>(), 0..6000)) {
+        reference::drive(&data);
+    }
+}

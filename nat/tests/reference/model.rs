@@ -1,0 +1,525 @@
+//! Connections, mappings, limits and rules as plain lists.
+//!
+//! A connection whose time is over may still hold its port and count for a while, until somebody
+//! comes by; the model keeps such ones apart ("dead") and allows for both.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use nat::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
+use nat::{Endpoint, External, ExternalKind, Filtering, Mapping, NatConfig, Protocol, Refused, Side, Tuple};
+use packet::Timestamp;
+
+use super::fragments::Datagrams;
+
+pub(super) type Outside = (Protocol, Endpoint);
+
+#[derive(Clone, Debug)]
+pub(super) struct Conn {
+    pub(super) original: Tuple,
+    pub(super) reply: Tuple,
+    pub(super) used: u32,
+    pub(super) tracker: Option<Tracker>,
+    /// The outside endpoint that is held for it, if it is one of a mapping.
+    pub(super) mapping: Option<Outside>,
+    pub(super) owner: u16,
+    /// For the simulation of endpoints: what each sends next.
+    pub(super) next: [u32; 2],
+}
+
+impl Conn {
+    pub(super) fn inside(&self) -> Endpoint {
+        if self.original.side == Side::Inside { self.original.src } else { self.reply.src }
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.original.protocol
+    }
+
+    pub(super) fn has(&self, tuple: &Tuple) -> bool {
+        self.original == *tuple || self.reply == *tuple
+    }
+
+    pub(super) fn phase(&self) -> Option<Phase> {
+        self.tracker.map(|tracker| tracker.phase())
+    }
+}
+
+/// What may become of a packet that belongs to no connection.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    /// What may stand against it.
+    pub(super) may: Vec<Refused>,
+    /// What does: it must be refused, for one of the reasons in `may`.
+    pub(super) must: bool,
+}
+
+impl Opening {
+    fn refuse(&mut self, refused: Refused, must: bool, may: bool) {
+        if must || may {
+            self.may.push(refused);
+        }
+        self.must |= must;
+    }
+
+    fn only(refused: Refused) -> Opening {
+        Opening { may: vec![refused], must: true }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) config: NatConfig,
+    pub(super) externals: Vec<External>,
+    usable: HashMap<(Ipv4Addr, Protocol), Vec<bool>>,
+    pub(super) live: Vec<Conn>,
+    pub(super) dead: Vec<Conn>,
+    pub(super) published: HashMap<Outside, Endpoint>,
+    /// Inside endpoints that had several mappings at a time, of which any may lead.
+    ambiguous: HashSet<(Protocol, Endpoint)>,
+    /// Outside endpoints that mappings had.
+    used_once: HashSet<Outside>,
+    /// The outside address of each guest with connections.
+    pairs: HashMap<Ipv4Addr, Ipv4Addr>,
+    pub(super) datagrams: Datagrams,
+    pub(super) now: Timestamp,
+}
+
+impl Model {
+    pub(super) fn new(config: NatConfig) -> Model {
+        Model {
+            config,
+            externals: Vec::new(),
+            usable: HashMap::new(),
+            live: Vec::new(),
+            dead: Vec::new(),
+            published: HashMap::new(),
+            ambiguous: HashSet::new(),
+            used_once: HashSet::new(),
+            pairs: HashMap::new(),
+            datagrams: Datagrams::default(),
+            now: Timestamp::default(),
+        }
+    }
+
+    pub(super) fn timeout(&self, conn: &Conn) -> u32 {
+        let timeouts = &self.config.timeouts;
+        match (conn.protocol(), conn.phase()) {
+            (Protocol::TCP, Some(Phase::Established)) => timeouts.tcp_established,
+            (Protocol::TCP, Some(Phase::Opening)) => timeouts.tcp_opening,
+            (Protocol::TCP, _) => timeouts.tcp_transitory,
+            (Protocol::UDP, _) => timeouts.udp,
+            (Protocol::ICMP, _) => timeouts.icmp,
+            _ => timeouts.other,
+        }
+    }
+
+    /// Time passes.
+    pub(super) fn set_now(&mut self, now: Timestamp) {
+        self.now = now;
+        for conn in std::mem::take(&mut self.live) {
+            if now.secs() - conn.used > self.timeout(&conn) { self.dead.push(conn) } else { self.live.push(conn) }
+        }
+    }
+
+    /// So many connections are there: are the dead gone?
+    pub(super) fn note_count(&mut self, count: usize) {
+        assert!(count >= self.live.len(), "{count} connections, and {} should live", self.live.len());
+        assert!(count <= self.live.len() + self.dead.len(), "{count} connections of {}", self.live.len() + self.dead.len());
+        assert!(count <= self.config.max_connections);
+        if count == self.live.len() {
+            self.dead.clear();
+        }
+    }
+
+    pub(super) fn find(&self, tuple: &Tuple) -> Option<usize> {
+        self.live.iter().position(|conn| conn.has(tuple))
+    }
+
+    /// The endpoints that a packet of a live connection gets.
+    pub(super) fn target(conn: &Conn, tuple: &Tuple) -> (Endpoint, Endpoint) {
+        if conn.original == *tuple { conn.reply.reversed() } else { conn.original.reversed() }
+    }
+
+    /// A packet of a live connection.
+    pub(super) fn follow(&mut self, at: usize, tuple: &Tuple, segment: Option<&Segment>) -> Result<(), Refused> {
+        let now = self.now.secs();
+        let conn = &mut self.live[at];
+        let Some(tracker) = &mut conn.tracker else {
+            conn.used = now;
+            return Ok(());
+        };
+        let segment = segment.ok_or(Refused::OutOfWindow)?;
+        let from = if conn.original == *tuple { Peer::Initiator } else { Peer::Responder };
+        let before = tracker.phase();
+        match tracker.follow(from, segment) {
+            Verdict::Invalid => return Err(Refused::OutOfWindow),
+            verdict => {
+                if segment.flags & 4 == 0 && verdict != Verdict::Doubtful || tracker.phase() != before {
+                    conn.used = now;
+                }
+                if verdict != Verdict::Doubtful {
+                    conn.next[from as usize] = segment.sequence.wrapping_add(segment.len);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn kind(&self, address: Ipv4Addr) -> Option<ExternalKind> {
+        self.externals.iter().find(|external| external.address == address).map(|external| external.kind)
+    }
+
+    /// What may become of a first packet.
+    pub(super) fn opening(&self, tuple: &Tuple, segment: Option<&Segment>, kind: u8, is_sound: bool, owner: u16) -> Opening {
+        let mut opening = Opening::default();
+        if tuple.side == Side::Outside {
+            let (sure, perhaps) = self.lets_in(tuple);
+            if !perhaps {
+                return self.with_dead(tuple, Opening::only(Refused::NoMapping));
+            }
+            opening.refuse(Refused::NoMapping, false, !sure);
+        }
+        match tuple.protocol {
+            Protocol::TCP => {
+                let policy =
+                    Policy { pick_up: self.config.tcp_loose && tuple.side == Side::Inside, liberal: self.config.tcp_liberal };
+                let opens = segment.is_some_and(|segment| Tracker::open(segment, policy).is_some());
+                opening.refuse(Refused::NotOpening, !opens, false);
+            }
+            Protocol::ICMP => opening.refuse(Refused::IcmpIgnored, !matches!(kind, 8 | 13), false),
+            _ => {}
+        }
+        opening.refuse(Refused::BadChecksum, !is_sound, false);
+        if opening.must {
+            return self.with_dead(tuple, opening);
+        }
+        self.limits(owner, &mut opening);
+        if tuple.side == Side::Inside {
+            self.outbound(tuple, &mut opening);
+        }
+        let is_known = |conns: &[Conn]| conns.iter().any(|conn| self.could_clash(conn, tuple));
+        opening.refuse(Refused::Clash, false, is_known(&self.live) || is_known(&self.dead));
+        opening
+    }
+
+    /// A dead connection that is still found looks at the segment first.
+    fn with_dead(&self, tuple: &Tuple, mut opening: Opening) -> Opening {
+        if tuple.protocol == Protocol::TCP && self.dead.iter().any(|conn| conn.has(tuple)) {
+            opening.may.push(Refused::OutOfWindow);
+        }
+        opening
+    }
+
+    fn could_clash(&self, conn: &Conn, tuple: &Tuple) -> bool {
+        let reply = |other: &Tuple| match tuple.side {
+            Side::Inside => other.side == Side::Outside && other.src == tuple.dst && self.kind(other.dst.address).is_some(),
+            Side::Outside => {
+                let insides = self.insides_of(tuple);
+                other.side == Side::Inside && other.dst == tuple.src && insides.contains(&other.src)
+            }
+        };
+        conn.protocol() == tuple.protocol && (reply(&conn.original) || reply(&conn.reply))
+    }
+
+    fn limits(&self, owner: u16, opening: &mut Opening) {
+        let (live, all) = (self.live.len(), self.live.len() + self.dead.len());
+        let most = self.config.max_connections;
+        // In a small table buckets fill up before; and mappings without connections count, too.
+        opening.refuse(Refused::TableFull, live >= most, most < 100 || all >= most);
+        let of = |conns: &[Conn]| conns.iter().filter(|conn| conn.owner == owner).count();
+        let (live, most) = (of(&self.live), self.config.max_connections_per_port);
+        let is_nobody = usize::from(owner) >= self.config.ports_of_bridge;
+        opening.refuse(Refused::PortShare, is_nobody || live >= most, live + of(&self.dead) >= most);
+    }
+
+    fn outbound(&self, tuple: &Tuple, opening: &mut Opening) {
+        let guest = tuple.src.address;
+        let addresses = self.addresses_for(guest);
+        opening.refuse(Refused::NoAddress, addresses.is_empty(), false);
+        let is_one_to_one = self.one_to_one(guest).is_some();
+        if opening.must || is_one_to_one || !tuple.protocol.has_ports() {
+            return;
+        }
+        let is_new = self.known_mapping(tuple.protocol, tuple.src).is_none();
+        let held = |conns: &mut dyn Iterator<Item = &Conn>| {
+            let of_guest = conns.filter(|conn| conn.inside().address == guest && conn.protocol() == tuple.protocol);
+            of_guest
+                .filter_map(|conn| conn.mapping)
+                .filter(|held| !self.published.contains_key(held))
+                .collect::<HashSet<_>>()
+                .len()
+        };
+        let most = self.config.max_ports_per_guest as usize;
+        let sure = is_new && !self.may_be_known(tuple.protocol, tuple.src) && held(&mut self.live.iter()) >= most;
+        opening.refuse(Refused::GuestShare, sure, is_new && held(&mut self.live.iter().chain(&self.dead)) >= most);
+        let has_free = |address: &Ipv4Addr, sure: bool| {
+            (0..=u16::MAX).any(|port| self.is_free(tuple.protocol, Endpoint::new(*address, port), sure))
+        };
+        let exhausted = is_new && addresses.iter().any(|address| !has_free(address, true));
+        let sure =
+            is_new && !self.may_be_known(tuple.protocol, tuple.src) && addresses.iter().all(|address| !has_free(address, false));
+        opening.refuse(Refused::PortsExhausted, sure, exhausted);
+    }
+
+    fn one_to_one(&self, guest: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.externals.iter().find(|external| external.kind == ExternalKind::OneToOne(guest)).map(|external| external.address)
+    }
+
+    /// The outside addresses that a new flow of a guest may get.
+    fn addresses_for(&self, guest: Ipv4Addr) -> Vec<Ipv4Addr> {
+        if let Some(own) = self.one_to_one(guest) {
+            return vec![own];
+        }
+        let is_pool = |address: &Ipv4Addr| matches!(self.kind(*address), Some(ExternalKind::Own | ExternalKind::Shared));
+        let has_flows = self.live.iter().any(|conn| conn.inside().address == guest);
+        if let Some(paired) = self.pairs.get(&guest).filter(|paired| is_pool(paired) && has_flows) {
+            return vec![*paired];
+        }
+        self.externals.iter().map(|external| external.address).filter(is_pool).collect()
+    }
+
+    /// Does it let strangers in: for sure, perhaps?
+    fn lets_in(&self, tuple: &Tuple) -> (bool, bool) {
+        match self.kind(tuple.dst.address) {
+            None => return (false, false),
+            Some(ExternalKind::OneToOne(_)) => return (true, true),
+            Some(_) => {}
+        }
+        let here = (tuple.protocol, tuple.dst);
+        if self.published.contains_key(&here) {
+            return (true, true);
+        }
+        if self.config.filtering != Filtering::EndpointIndependent || !matches!(tuple.protocol, Protocol::TCP | Protocol::UDP) {
+            return (false, false);
+        }
+        let live = self.live.iter().any(|conn| conn.mapping == Some(here));
+        (live, live || self.dead.iter().any(|conn| conn.mapping == Some(here)))
+    }
+
+    /// For whom a stranger's packet can be.
+    pub(super) fn insides_of(&self, tuple: &Tuple) -> Vec<Endpoint> {
+        if let Some(ExternalKind::OneToOne(guest)) = self.kind(tuple.dst.address) {
+            return vec![Endpoint::new(guest, tuple.dst.port)];
+        }
+        let here = (tuple.protocol, tuple.dst);
+        if let Some(guest) = self.published.get(&here) {
+            return vec![*guest];
+        }
+        let held = self.live.iter().filter(|conn| conn.mapping == Some(here)).map(Conn::inside);
+        let mut held: Vec<Endpoint> = held.collect();
+        if held.is_empty() {
+            held = self.dead.iter().filter(|conn| conn.mapping == Some(here)).map(Conn::inside).collect();
+        }
+        held
+    }
+
+    /// Outside endpoints that stand for an inside endpoint now.
+    fn mappings_of(&self, protocol: Protocol, inside: Endpoint) -> HashSet<Endpoint> {
+        let is_independent = self.config.mapping == Mapping::EndpointIndependent;
+        let of = |conn: &&Conn| conn.protocol() == protocol && conn.inside() == inside && is_independent;
+        let dynamic = self.live.iter().filter(of).filter_map(|conn| conn.mapping).map(|(_, outside)| outside);
+        let published = self.published.iter().filter(|((of, _), guest)| *of == protocol && **guest == inside);
+        dynamic.chain(published.map(|((_, outside), _)| *outside)).collect()
+    }
+
+    /// The outside endpoint that a new flow must get, if the model can say.
+    fn known_mapping(&self, protocol: Protocol, inside: Endpoint) -> Option<Endpoint> {
+        let mappings = self.mappings_of(protocol, inside);
+        let only = mappings.iter().next().copied().filter(|_| mappings.len() == 1)?;
+        (!self.ambiguous.contains(&(protocol, inside))).then_some(only)
+    }
+
+    fn may_be_known(&self, protocol: Protocol, inside: Endpoint) -> bool {
+        let is_independent = self.config.mapping == Mapping::EndpointIndependent;
+        let of = |conn: &Conn| conn.protocol() == protocol && conn.inside() == inside && conn.mapping.is_some();
+        !self.mappings_of(protocol, inside).is_empty() || is_independent && self.dead.iter().any(of)
+    }
+
+    /// May this port be taken by a new mapping? `sure`: nothing that is perhaps gone holds it.
+    fn is_free(&self, protocol: Protocol, outside: Endpoint, sure: bool) -> bool {
+        let held = Some((protocol, outside));
+        self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable[usize::from(outside.port)])
+            && !self.published.contains_key(&(protocol, outside))
+            && !self.live.iter().any(|conn| conn.mapping == held)
+            && !(sure && self.dead.iter().any(|conn| conn.mapping == held))
+    }
+
+    /// A connection was opened by this packet, and this is what it became: is it allowed?
+    pub(super) fn opened(&mut self, tuple: &Tuple, reply: Tuple, segment: Option<&Segment>, owner: u16) {
+        for known in self.live.iter().flat_map(|conn| [conn.original, conn.reply]) {
+            assert!(known != *tuple && known != reply, "{known:?} is of two connections");
+        }
+        let mapping = match tuple.side {
+            Side::Inside => self.check_outbound(tuple, &reply),
+            Side::Outside => self.check_inbound(tuple, &reply),
+        };
+        let policy = Policy { pick_up: self.config.tcp_loose && tuple.side == Side::Inside, liberal: self.config.tcp_liberal };
+        let tracker = (tuple.protocol == Protocol::TCP).then(|| Tracker::open(segment.unwrap(), policy).unwrap());
+        let next = segment.map_or([0; 2], |segment| [segment.sequence.wrapping_add(segment.len), segment.acknowledgment]);
+        let conn = Conn { original: *tuple, reply, used: self.now.secs(), tracker, mapping, owner, next };
+        self.dead.retain(|dead| !dead.has(tuple) && !dead.has(&reply));
+        let inside = conn.inside();
+        if mapping.is_some() {
+            let ours = self.mappings_of(tuple.protocol, inside);
+            if !ours.is_empty() && mapping.is_some_and(|(_, outside)| !ours.contains(&outside)) {
+                self.ambiguous.insert((tuple.protocol, inside));
+            }
+        }
+        self.used_once.extend(mapping);
+        let outside = if tuple.side == Side::Inside { reply.dst.address } else { tuple.dst.address };
+        let is_new = !self.live.iter().any(|conn| conn.inside().address == inside.address);
+        let is_by_address =
+            tuple.side == Side::Inside && (mapping.is_none() || self.known_mapping(tuple.protocol, inside).is_none());
+        let is_first = is_new && !self.dead.iter().any(|dead| dead.inside().address == inside.address);
+        if is_by_address || is_first && tuple.side == Side::Outside {
+            self.pairs.insert(inside.address, outside);
+        } else if is_new {
+            // Its record may be older than what is seen here, or by the pool though its mapping is not.
+            self.pairs.remove(&inside.address);
+        }
+        self.live.push(conn);
+        assert!(self.live.iter().filter(|conn| conn.owner == owner).count() <= self.config.max_connections_per_port);
+    }
+
+    fn check_outbound(&self, tuple: &Tuple, reply: &Tuple) -> Option<Outside> {
+        let Tuple { protocol, src: inside, .. } = *tuple;
+        let outside = reply.dst;
+        assert_eq!((reply.side, reply.protocol, reply.src), (Side::Outside, protocol, tuple.dst));
+        let kind = self.kind(outside.address).expect("an outside address");
+        if let ExternalKind::OneToOne(guest) = kind {
+            assert_eq!((guest, inside.port), (inside.address, outside.port), "another guest's address");
+            return None;
+        }
+        assert!(self.one_to_one(inside.address).is_none() || self.may_be_known(protocol, inside), "it has an address of its own");
+        if !protocol.has_ports() {
+            assert_eq!(outside.port, 0);
+            return None;
+        }
+        let held = Some((protocol, outside));
+        match self.known_mapping(protocol, inside) {
+            Some(known) => assert_eq!(outside, known, "an inside endpoint has one outside endpoint"),
+            None if self.mappings_of(protocol, inside).contains(&outside) => {}
+            None if self.may_be_known(protocol, inside) && self.dead.iter().any(|conn| conn.mapping == held) => {}
+            None => self.check_choice(protocol, inside, outside),
+        }
+        held
+    }
+
+    /// A new mapping's outside endpoint.
+    fn check_choice(&self, protocol: Protocol, inside: Endpoint, outside: Endpoint) {
+        assert!(self.addresses_for(inside.address).contains(&outside.address), "{inside} is paired with another address");
+        assert!(self.is_free(protocol, outside, false), "{outside} is not free");
+        let is_free = |port: u16| self.is_free(protocol, Endpoint::new(outside.address, port), true);
+        if outside.port == inside.port {
+            return;
+        }
+        // Where strangers are let in, a port rests before another guest gets it.
+        let may_rest = self.config.filtering == Filtering::EndpointIndependent
+            && self.used_once.contains(&(protocol, Endpoint::new(outside.address, inside.port)));
+        assert!(may_rest || !is_free(inside.port), "port {} could have been kept", inside.port);
+        let class = match inside.port {
+            _ if protocol == Protocol::ICMP => 0..=u16::MAX,
+            0..512 => 1..=511,
+            512..1024 => 512..=1023,
+            _ => 1024..=u16::MAX,
+        };
+        let has_parity = |port: u16| port % 2 == inside.port % 2;
+        if class.clone().any(is_free) {
+            assert!(class.contains(&outside.port), "{outside} is of another class than {inside}");
+        }
+        if class.clone().any(|port| has_parity(port) && is_free(port)) {
+            assert!(has_parity(outside.port), "{outside} has another parity than {inside}");
+        }
+    }
+
+    fn check_inbound(&self, tuple: &Tuple, reply: &Tuple) -> Option<Outside> {
+        assert_eq!((reply.side, reply.protocol, reply.dst), (Side::Inside, tuple.protocol, tuple.src));
+        assert!(self.insides_of(tuple).contains(&reply.src), "{} is not for {}", tuple.dst, reply.src);
+        let is_one_to_one = matches!(self.kind(tuple.dst.address), Some(ExternalKind::OneToOne(_)));
+        (!is_one_to_one).then_some((tuple.protocol, tuple.dst))
+    }
+
+    /// Ends connections at once. Returns how many lived.
+    pub(super) fn end(&mut self, concerned: impl Fn(&Conn) -> bool) -> usize {
+        let before = self.live.len();
+        self.live.retain(|conn| !concerned(conn));
+        self.dead.retain(|conn| !concerned(conn));
+        before - self.live.len()
+    }
+
+    pub(super) fn set_externals(&mut self, externals: &[External]) {
+        let gone: Vec<External> = self.externals.iter().filter(|old| !externals.contains(old)).copied().collect();
+        for External { address, .. } in gone {
+            let is_of = |tuple: &Tuple| tuple.side == Side::Outside && tuple.dst.address == address;
+            self.end(|conn| is_of(&conn.original) || is_of(&conn.reply));
+            self.published.retain(|(_, outside), _| outside.address != address);
+            self.usable.retain(|(of, _), _| *of != address);
+            self.pairs.retain(|_, paired| *paired != address);
+        }
+        for new in externals.iter().filter(|new| !self.externals.contains(new)) {
+            for protocol in [Protocol::ICMP, Protocol::TCP, Protocol::UDP] {
+                let is_usable = |port| match new.kind {
+                    _ if protocol == Protocol::ICMP => true,
+                    ExternalKind::Own => self.config.ports.contains(&port),
+                    _ => false,
+                };
+                self.usable.insert((new.address, protocol), (0..=u16::MAX).map(is_usable).collect());
+            }
+        }
+        self.externals = externals.to_vec();
+    }
+
+    pub(super) fn publish(&mut self, outside: Outside, guest: Endpoint) -> Result<(), Refused> {
+        self.kind(outside.1.address).ok_or(Refused::NoAddress)?;
+        if self.published.contains_key(&outside) {
+            return Err(Refused::Clash);
+        }
+        self.end(|conn| conn.mapping == Some(outside));
+        if self.may_be_known(outside.0, guest) {
+            self.ambiguous.insert((outside.0, guest));
+        }
+        self.published.insert(outside, guest);
+        self.used_once.insert(outside);
+        Ok(())
+    }
+
+    pub(super) fn unpublish(&mut self, outside: Outside) -> bool {
+        if self.published.remove(&outside).is_none() {
+            return false;
+        }
+        self.end(|conn| conn.mapping == Some(outside));
+        true
+    }
+
+    pub(super) fn grant(&mut self, address: Ipv4Addr, protocol: Protocol, ports: &[u16]) {
+        if let Some(usable) = self.usable.get_mut(&(address, protocol)) {
+            for port in ports.iter().filter(|port| self.config.ports.contains(port)) {
+                usable[usize::from(*port)] = true;
+            }
+        }
+    }
+
+    /// What the answer may be: sure, perhaps.
+    pub(super) fn revoke(&mut self, address: Ipv4Addr, protocol: Protocol, port: u16, answer: bool) {
+        let held = (protocol, Endpoint::new(address, port));
+        let is_held = self.published.contains_key(&held) || self.live.iter().any(|conn| conn.mapping == Some(held));
+        if is_held {
+            assert!(!answer, "{held:?} is in use");
+        } else if !self.dead.iter().any(|conn| conn.mapping == Some(held)) {
+            assert!(answer, "{held:?} is not in use");
+        }
+        if answer && let Some(usable) = self.usable.get_mut(&(address, protocol)) {
+            usable[usize::from(port)] = false;
+        }
+    }
+
+    /// Where nothing is uncertain any more, nothing need be allowed for.
+    pub(super) fn tidy(&mut self) {
+        if self.dead.is_empty() {
+            let known: Vec<_> =
+                self.ambiguous.iter().copied().filter(|(protocol, inside)| self.may_be_known(*protocol, *inside)).collect();
+            self.ambiguous = known.into_iter().collect();
+        }
+    }
+}

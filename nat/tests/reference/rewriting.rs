@@ -1,0 +1,112 @@
+//! What a translated packet has to look like: the same with other endpoints, and every checksum as if
+//! it were summed anew; a wrong one is wrong by as much as before.
+
+use std::net::Ipv4Addr;
+
+use nat::Endpoint;
+
+use super::packets::{
+    ICMP, TCP, UDP, add, checksum_at, header_len, pseudo_header, put, set_ip_checksum, sum, transport_checksum, word,
+};
+
+/// Both zeros are one.
+fn is_same(a: u16, b: u16) -> bool {
+    a == b || a % 0xffff == b % 0xffff
+}
+
+/// The transport's bytes with other ports, or another identifier.
+fn put_ports(transport: &mut [u8], protocol: u8, src: Endpoint, dst: Endpoint) {
+    match protocol {
+        TCP | UDP => {
+            put(transport, 0, src.port);
+            put(transport, 2, dst.port);
+        }
+        ICMP => {
+            let is_reply = matches!(transport[0], 0 | 14);
+            put(transport, 4, if is_reply { dst.port } else { src.port });
+        }
+        _ => {}
+    }
+}
+
+/// `before` with other endpoints and the header's checksum summed anew; the transport's is that of
+/// `after`.
+fn expected(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, has_ports: bool) -> Vec<u8> {
+    let mut packet = before.to_vec();
+    packet[12..16].copy_from_slice(&src.address.octets());
+    packet[16..20].copy_from_slice(&dst.address.octets());
+    let (l4, protocol) = (header_len(before), before[9]);
+    if has_ports {
+        put_ports(&mut packet[l4..], protocol, src, dst);
+        if let Some(at) = checksum_at(protocol)
+            && packet.len() >= l4 + at + 2
+        {
+            let check = word(after, l4 + at);
+            put(&mut packet, l4 + at, check);
+        }
+    }
+    if sum(&before[..l4]) == 0xffff {
+        set_ip_checksum(&mut packet);
+    } else {
+        assert!(is_same(sum(&before[..l4]), sum(&after[..l4])), "a wrong IPv4 checksum became another wrong one");
+        let check = word(after, 10);
+        put(&mut packet, 10, check);
+    }
+    packet
+}
+
+/// All that the transport's checksum covers, itself included.
+fn covered(packet: &[u8]) -> u16 {
+    let transport = &packet[header_len(packet)..];
+    let pseudo = if packet[9] == ICMP { 0 } else { pseudo_header(packet, 0) };
+    add(pseudo, sum(transport))
+}
+
+/// A packet, or a first fragment, was given these endpoints. `is_whole`: it can be summed anew.
+pub(crate) fn check_flow(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, partial: bool, is_whole: bool) {
+    assert_eq!(after, expected(before, after, src, dst, true), "translated to {src} > {dst}");
+    let (l4, protocol) = (header_len(before), before[9]);
+    let Some(at) = checksum_at(protocol).filter(|at| before.len() >= l4 + at + 2) else { return };
+    let (old, new) = (word(before, l4 + at), word(after, l4 + at));
+    if partial && protocol != ICMP {
+        let (was, is) = (pseudo_header(before, before.len() - l4), pseudo_header(after, after.len() - l4));
+        if old == was {
+            assert_eq!(new, is, "a partial checksum");
+            let mut finished = after.to_vec();
+            packet::offload::finish_checksum(&mut finished, l4, l4 + at);
+            assert_eq!(add(sum(&finished[l4..]), is), 0xffff, "a partial checksum, finished");
+        } else {
+            assert!(is_same(add(new, !is), add(old, !was)), "a wrong partial checksum");
+        }
+        return;
+    }
+    if protocol == UDP && old == 0 {
+        assert_eq!(new, 0, "no checksum stays none");
+    } else if is_whole && Some(old) == transport_checksum(before) {
+        assert_eq!(Some(new), transport_checksum(after), "a right checksum");
+    } else {
+        assert!(is_same(covered(before), covered(after)), "a wrong checksum is as wrong as before");
+        assert!(protocol != UDP || new != 0, "a checksum became none");
+    }
+}
+
+/// A later fragment was given these addresses.
+pub(crate) fn check_later(before: &[u8], after: &[u8], src: Ipv4Addr, dst: Ipv4Addr) {
+    assert_eq!(after, expected(before, after, Endpoint::new(src, 0), Endpoint::new(dst, 0), false));
+}
+
+/// An ICMP error was given these addresses, and the packet that it quotes these endpoints.
+pub(crate) fn check_error(before: &[u8], after: &[u8], src: Ipv4Addr, dst: Ipv4Addr, quoted: (Endpoint, Endpoint)) {
+    let quote = header_len(before) + 8;
+    let (old, new) = (&before[quote..], &after[quote..]);
+    let whole = usize::from(word(old, 2)) == old.len();
+    check_flow(old, new, quoted.0, quoted.1, false, whole);
+    // With the quote checked, the rest is a packet with other addresses.
+    let mut same_quote = before.to_vec();
+    same_quote.truncate(quote);
+    same_quote.extend(new);
+    let at = header_len(before) + 2;
+    put(&mut same_quote, at, word(after, at));
+    assert_eq!(after, expected(&same_quote, after, Endpoint::new(src, 0), Endpoint::new(dst, 0), false));
+    assert_eq!(Some(word(after, at)), transport_checksum(after), "the error's own checksum");
+}
