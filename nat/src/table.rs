@@ -284,6 +284,12 @@ impl Table {
         None
     }
 
+    /// Is what was found before still that connection?
+    #[inline]
+    pub(crate) fn is_current(&self, found: &Found) -> bool {
+        self.entry(found.id)[word::VERSION].load(Ordering::Acquire) & !TRACKING == found.version
+    }
+
     /// The last second in which a packet refreshed a connection.
     #[inline]
     pub(crate) fn used(&self, id: Id) -> u32 {

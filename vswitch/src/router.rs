@@ -13,7 +13,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use nat::{FirstFragment, Nat, Refused, Side};
+use nat::{FirstFragment, FlowCache, Nat, Refused, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
@@ -72,6 +72,8 @@ pub(crate) struct Own {
     pub(crate) told: Option<FirstFragment>,
     /// Identification of the next packet that we make.
     pub(crate) packet_id: u16,
+    /// Connections seen last.
+    flows: FlowCache,
     /// Next hops of this second, by the last bits of their addresses.
     hops: Box<[Hop; HOPS]>,
 }
@@ -111,7 +113,14 @@ impl Router {
         let left = Vec::with_capacity(MAX_LEFT);
         Router {
             shared: Shared { routing, nat, neighbours },
-            own: Own { errors: ErrorLimit::default(), left, told: None, packet_id: 0, hops: Box::new([Hop::default(); HOPS]) },
+            own: Own {
+                errors: ErrorLimit::default(),
+                left,
+                told: None,
+                packet_id: 0,
+                flows: FlowCache::default(),
+                hops: Box::new([Hop::default(); HOPS]),
+            },
         }
     }
 }
@@ -266,7 +275,7 @@ impl Own {
         if let Some(first) = self.told.take() {
             return Ok(first.translate(bytes));
         }
-        let translated = nat.translate(side, bytes, offload.checksum, walk.ingress.0, walk.now)?;
+        let translated = nat.translate_by(Some(&mut self.flows), side, bytes, offload.checksum, walk.ingress.0, walk.now)?;
         if let Some(first) = translated.first
             && self.left.len() < MAX_LEFT
         {
