@@ -23,7 +23,7 @@ use crate::rules::Addresses;
 use crate::table::{Direction, Found, Id, Table};
 use crate::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
-use crate::view::{View, u16_at, view};
+use crate::view::{View, plain, u16_at, view};
 
 /// Below so many free ports, more are asked for.
 const FEW_PORTS: u32 = 512;
@@ -123,18 +123,32 @@ impl Nat {
         owner: u16,
         now: Timestamp,
     ) -> Result<Translated, Refused> {
+        let Some((tuple, l4)) = plain(packet, side) else {
+            return self.translate_unusual(side, packet, checksum, owner, now);
+        };
+        let (src, dst) = self.target(flows, &tuple, packet, l4, checksum, false, owner, now)?;
+        rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
+        Ok(Translated { dst: dst.address, first: None })
+    }
+
+    /// ICMP, fragments, protocols without ports.
+    fn translate_unusual(
+        &self,
+        side: Side,
+        packet: &mut [u8],
+        checksum: Checksum,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Translated, Refused> {
         match view(packet, side)? {
-            View::Flow { tuple, l4, first: None } => {
-                let (src, dst) = self.target(flows, &tuple, packet, l4, checksum, false, owner, now)?;
+            View::Flow { tuple, l4, first } => {
+                let (src, dst) = self.target(None, &tuple, packet, l4, checksum, first.is_some(), owner, now)?;
+                if let Some((key, fragment)) = first {
+                    let remembered = self.fragments().first(key, fragment, (src, dst), owner, now);
+                    remembered.map_err(|_| Refused::FragmentRefused)?;
+                }
                 rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
-                Ok(Translated { dst: dst.address, first: None })
-            }
-            View::Flow { tuple, l4, first: Some((key, fragment)) } => {
-                let (src, dst) = self.target(flows, &tuple, packet, l4, checksum, true, owner, now)?;
-                let remembered = self.fragments().first(key, fragment, (src, dst), owner, now);
-                remembered.map_err(|_| Refused::FragmentRefused)?;
-                rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
-                Ok(Translated { dst: dst.address, first: Some(FirstFragment { key, src, dst }) })
+                Ok(Translated { dst: dst.address, first: first.map(|(key, _)| FirstFragment { key, src, dst }) })
             }
             View::Later { key, fragment } => self.later(key, fragment, packet, owner, now),
             View::Error { l4 } => self.translate_error(side, packet, l4, now.secs()),

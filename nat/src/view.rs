@@ -44,8 +44,26 @@ pub(crate) enum View {
     },
 }
 
+/// The flow of a whole TCP segment or UDP datagram, and where its transport header starts: what nearly
+/// every packet is. `None` for all else, and for what is cut short; see [`view`].
+#[inline(always)]
+pub(crate) fn plain(packet: &[u8], side: Side) -> Option<(Tuple, usize)> {
+    let l4 = usize::from(packet[0] & 0x0f) * 4;
+    let protocol = Protocol(packet[PROTOCOL]);
+    let header = match protocol {
+        Protocol::TCP => TCP_HEADER,
+        Protocol::UDP => SHORT_HEADER,
+        _ => return None,
+    };
+    if u16_at(packet, FRAGMENT) & 0x3fff != 0 || packet.len() < l4 + header {
+        return None;
+    }
+    let src = Endpoint::new(address_at(packet, SRC), u16_at(packet, l4));
+    let dst = Endpoint::new(address_at(packet, DST), u16_at(packet, l4 + 2));
+    Some((Tuple { side, protocol, src, dst }, l4))
+}
+
 /// Reads a packet whose IPv4 header was checked: header and total length are those of the slice.
-#[inline]
 pub(crate) fn view(packet: &[u8], side: Side) -> Result<View, Refused> {
     let l4 = usize::from(packet[0] & 0x0f) * 4;
     let protocol = Protocol(packet[PROTOCOL]);
