@@ -43,7 +43,7 @@ step "the demo, as the README runs it"
 cargo run --release --locked -- demo
 
 step "benches, once each"
-cargo bench --workspace --locked --bench packet --bench mac_table --bench pipeline -- --test
+cargo bench --workspace --locked --bench packet --bench mac_table --bench nat --bench pipeline -- --test
 gungraun=$(cargo metadata --format-version 1 --locked | grep -o '"name":"gungraun","version":"[^"]*"' | head -n 1 | cut -d'"' -f8)
 if have valgrind; then
     have gungraun-runner && gungraun-runner --version | grep -qF "$gungraun" ||
@@ -56,6 +56,7 @@ fi
 step "the lab, one short round"
 if [ "$(id -u)" = 0 ] && have iperf3 && have trafgen && have ip && have gcc && [ -e /dev/net/tun ]; then
     benches/lab/lab l2 --sut wire-offload,vswitchd --rounds 1 --secs 1 --only tcp,pps
+    benches/lab/lab nat --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
 else
     echo "no root, no /dev/net/tun or no iperf3, trafgen, ip, gcc: the lab is skipped"
 fi

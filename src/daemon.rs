@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// So many old MAC entries are taken out at once; between, others may take the table's lock.
 const EXPIRE_BUDGET: usize = 256;
 
+/// So much is heard of workers before signals and devices have their turn.
+const EVENTS_AT_ONCE: usize = 1024;
+
 const SIGNALS: u64 = 0;
 const UPLINK: u64 = 1;
 
@@ -187,7 +190,8 @@ impl Daemon {
         loop {
             let now = self.clock.now();
             let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
-            let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain(uplink).chain([next_tick]).min();
+            let ports = self.router.as_ref().and_then(RouterControl::ports_due);
+            let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain(uplink).chain(ports).chain([next_tick]).min();
             let due = due.unwrap_or(next_tick);
             self.poller.wait(Some(due.since(now)), |_| {}).context("waiting for signals")?;
             let arrived = signals.take();
@@ -204,6 +208,9 @@ impl Daemon {
             self.hear_workers();
             let now = self.clock.now();
             self.look_at_uplink(now, now >= next_tick);
+            if let Some(router) = &mut self.router {
+                router.serve_ports(now);
+            }
             if now >= next_tick {
                 if let Some(router) = &mut self.router {
                     router.tick(now);
@@ -256,16 +263,12 @@ impl Daemon {
     }
 
     fn hear_workers(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
+        // Those that come meanwhile are heard in the next turn.
+        for event in self.events.try_iter().take(EVENTS_AT_ONCE).collect::<Vec<Event>>() {
             match event {
                 Event::Gone { id, attachment } if id.index() == self.ports.len() => {
                     if self.uplink.as_ref().and_then(UplinkPort::attachment) == Some(attachment) {
                         self.lose_uplink();
-                    }
-                }
-                Event::WantsPorts => {
-                    if let Some(router) = &mut self.router {
-                        router.serve_ports();
                     }
                 }
                 Event::Gone { id, attachment } => {

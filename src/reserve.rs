@@ -4,7 +4,8 @@
 //! nothing of. So each port is taken with the host before the translation may give it out (see
 //! [`Reservation`]): in blocks and in advance, so that a new connection waits for no system call. A
 //! block in which a guest's own ports lie is taken as soon as one was asked for, so that most
-//! guests' next connections keep their ports.
+//! guests' next connections keep their ports. Of the ports that the host's own programs are given, a
+//! quarter always stays theirs.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,9 +25,11 @@ const TOO_MANY: u32 = 8192;
 /// so many at a time.
 const GIVEN_BACK: usize = 256;
 
-/// Protocols without ports which the host's stack would refuse: IP in IP, IPv6 in IPv4, GRE, ESP, AH,
-/// SCTP, UDP-Lite.
-const OTHER_PROTOCOLS: [u8; 7] = [4, 41, 47, 50, 51, 132, 136];
+/// So many blocks are taken at a time, of each protocol.
+const BLOCKS_AT_ONCE: usize = 8;
+
+/// From where the host's own programs get their ports (ip(7)).
+const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Ports taken with the host, on one address.
 #[derive(Debug)]
@@ -36,8 +39,12 @@ pub(crate) struct Reserved {
     ports: HashMap<(Protocol, u16), Reservation>,
     /// Held for as long as a rule publishes them.
     published: Vec<Reservation>,
-    /// Held so that the host's stack refuses no protocol that guests use.
-    _protocols: Vec<Reservation>,
+    /// The range that the host's own programs need ports of, and how many of them are left to be taken,
+    /// for TCP and for UDP.
+    local: RangeInclusive<u16>,
+    local_left: [u32; 2],
+    /// Where to go on giving back.
+    trimmed: usize,
     /// No more descriptors, until some ports are given back.
     is_exhausted: bool,
     has_complained: bool,
@@ -50,13 +57,15 @@ fn take(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<Reservat
 impl Reserved {
     /// No ports yet.
     pub(crate) fn new(address: Ipv4Addr, range: RangeInclusive<u16>) -> Reserved {
+        let local = local_ports();
         Reserved {
             address,
             range,
             ports: HashMap::new(),
             published: Vec::new(),
-            // One that cannot be had is one that the host answers for.
-            _protocols: OTHER_PROTOCOLS.iter().filter_map(|protocol| Reservation::raw(*protocol).ok()).collect(),
+            local_left: [u32::from(local.end() - local.start()) / 4 * 3; 2],
+            local,
+            trimmed: 0,
             is_exhausted: false,
             has_complained: false,
         }
@@ -70,6 +79,7 @@ impl Reserved {
     pub(crate) fn publish(&mut self, protocol: Protocol, port: u16) -> anyhow::Result<()> {
         // One that was taken in advance is as good.
         if let Some(reservation) = self.ports.remove(&(protocol, port)) {
+            // It stays taken, and counts as the rule's.
             self.published.push(reservation);
             return Ok(());
         }
@@ -87,8 +97,10 @@ impl Reserved {
 
     /// Takes what workers asked for.
     pub(crate) fn serve(&mut self, nat: &Nat, demand: &Demand) {
-        for block in &demand.blocks {
-            self.take_block(nat, demand.protocol, *block);
+        if demand.free < TOO_MANY {
+            for block in demand.blocks.iter().take(BLOCKS_AT_ONCE) {
+                self.take_block(nat, demand.protocol, *block);
+            }
         }
         if demand.free < ENOUGH {
             self.fill(nat, demand.protocol, demand.free, ENOUGH);
@@ -98,8 +110,7 @@ impl Reserved {
     /// Blocks at random until enough are free.
     fn fill(&mut self, nat: &Nat, protocol: Protocol, mut free: u32, enough: u32) {
         let ports = u32::from(self.range.end() - self.range.start()) + 1;
-        // Most of the host's ports are free; who has none to spare is asked for no more than these.
-        for _ in 0..=ports / u32::from(BLOCK) {
+        for _ in 0..BLOCKS_AT_ONCE {
             if free >= enough || self.is_exhausted {
                 return;
             }
@@ -114,15 +125,19 @@ impl Reserved {
         let mut taken = Vec::with_capacity(usize::from(BLOCK));
         let range = self.range.clone();
         for port in ports_of_block(first).filter(|port| range.contains(port)) {
-            if self.is_exhausted || self.ports.contains_key(&(protocol, port)) {
+            let is_local = self.local.contains(&port);
+            let left = self.local_left[usize::from(protocol == Protocol::UDP)];
+            if self.is_exhausted || is_local && left == 0 || self.ports.contains_key(&(protocol, port)) {
                 continue;
             }
             match take(protocol, self.address, port) {
                 Ok(reservation) => {
                     self.ports.insert((protocol, port), reservation);
+                    self.local_left[usize::from(protocol == Protocol::UDP)] -= u32::from(is_local);
                     taken.push(port);
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {}
+                // The host has it, or the address is away for a moment.
+                Err(error) if is_passing(&error) => {}
                 Err(error) => self.complain(&error),
             }
         }
@@ -143,19 +158,38 @@ impl Reserved {
 
     /// Gives some ports back where many are free, so that the host has them.
     pub(crate) fn trim(&mut self, nat: &Nat) {
-        for demand in nat.demand() {
-            if demand.address == self.address && demand.free > TOO_MANY {
-                let of_protocol = self.ports.keys().filter(|(protocol, _)| *protocol == demand.protocol);
-                let some: Vec<(Protocol, u16)> = of_protocol.copied().take(GIVEN_BACK).collect();
-                for (protocol, port) in some {
-                    if nat.revoke(self.address, protocol, port) {
-                        self.ports.remove(&(protocol, port));
-                        self.is_exhausted = false;
-                    }
+        for protocol in [Protocol::TCP, Protocol::UDP] {
+            if nat.free_ports(self.address, protocol) <= TOO_MANY {
+                continue;
+            }
+            let of_protocol = self.ports.keys().filter(|(of, _)| *of == protocol);
+            let some: Vec<u16> = of_protocol.skip(self.trimmed).take(GIVEN_BACK).map(|(_, port)| *port).collect();
+            // From the start again, once all were looked at.
+            self.trimmed = if some.len() < GIVEN_BACK { 0 } else { self.trimmed + GIVEN_BACK };
+            for port in some {
+                if nat.revoke(self.address, protocol, port) {
+                    self.ports.remove(&(protocol, port));
+                    self.local_left[usize::from(protocol == Protocol::UDP)] += u32::from(self.local.contains(&port));
+                    self.is_exhausted = false;
                 }
             }
         }
     }
+}
+
+/// The kernel's default where it does not say.
+fn local_ports() -> RangeInclusive<u16> {
+    let text = std::fs::read_to_string(LOCAL_PORTS).unwrap_or_default();
+    let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) if first <= last => first..=last,
+        _ => 32_768..=60_999,
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    matches!(error.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
 }
 
 fn in_use(error: io::Error, address: Ipv4Addr, protocol: Protocol, port: u16) -> anyhow::Error {

@@ -25,6 +25,9 @@ use crate::config::uplink::UplinkConfig;
 use crate::reserve::Reserved;
 use crate::uplink::UplinkPort;
 
+/// How long no ports are taken after some were.
+const PORTS_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long an address may be away without its connections being ended.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -40,6 +43,10 @@ pub(crate) struct RouterControl {
     externals: Vec<External>,
     /// Since when the shared address is away.
     lost_at: Option<Timestamp>,
+    wants_ports: bool,
+    ports_due: Timestamp,
+    /// The networks of the uplink at the last look.
+    networks: Vec<(Ipv4Addr, u8)>,
     routing: Arc<Routing>,
 }
 
@@ -59,7 +66,19 @@ impl RouterControl {
         ensure!(interfaces.len() <= vswitch::routing::MAX_INTERFACES, "too many gateways");
         let routing = Routing::new(interfaces.clone(), None, config.nat.mss_clamp);
         let neighbours = Arc::new(Neighbours::new([seed[1], !seed[0]]));
-        Ok(RouterControl { config, interfaces, nat, neighbours, reserved: None, externals: Vec::new(), lost_at: None, routing })
+        Ok(RouterControl {
+            config,
+            interfaces,
+            nat,
+            neighbours,
+            reserved: None,
+            externals: Vec::new(),
+            lost_at: None,
+            wants_ports: false,
+            ports_due: Timestamp::default(),
+            networks: Vec::new(),
+            routing,
+        })
     }
 
     /// For one worker.
@@ -132,8 +151,21 @@ impl RouterControl {
                 }
             }
         }
+        let networks = state.as_ref().map_or_else(Vec::new, |state| state.addresses.clone());
         let way_out = state.filter(|state| state.up && self.lost_at.is_none() && !self.externals.is_empty());
         let way_out = way_out.map(|state| self.way_out(&config, &state, uplink));
+        if way_out.is_none() || networks != self.networks {
+            // What comes back may be another network.
+            self.neighbours.flush(vswitch::router::UPLINK);
+        }
+        if networks != self.networks {
+            for (address, prefix_len) in &networks {
+                if let Err(error) = self.config.check_uplink_network(Cidr::new(*address, *prefix_len)) {
+                    tracing::warn!("{error}");
+                }
+            }
+            self.networks = networks;
+        }
         self.routing = Routing::new(self.interfaces.clone(), way_out, self.config.nat.mss_clamp);
         outcome
     }
@@ -185,6 +217,8 @@ impl RouterControl {
 
     /// Puts the rules in force on the addresses that are there now.
     fn publish(&mut self, nat: &Nat, now: Timestamp) -> anyhow::Result<()> {
+        // One that cannot be is no reason to leave out the others.
+        let mut outcome = Ok(());
         for rule in &self.config.publish {
             let Publish::Ports { listen, ports, guest, guest_ports, tcp, udp } = rule else { continue };
             let protocols =
@@ -193,17 +227,17 @@ impl RouterControl {
                 for (port, guest_port) in ports.clone().zip(guest_ports.clone()) {
                     let pool = self.externals.iter().filter(|external| !matches!(external.kind, ExternalKind::OneToOne(_)));
                     for external in pool.filter(|external| listen.is_none_or(|listen| listen == external.address)) {
-                        if let Some(reserved) = &mut self.reserved {
-                            reserved.publish(protocol, port)?;
-                        }
                         let guest = Endpoint::new(*guest, guest_port);
                         let rule = Published { protocol, address: external.address, port, guest };
-                        nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused))?;
+                        let reserved = self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.publish(protocol, port));
+                        let published =
+                            reserved.and_then(|()| nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused)));
+                        outcome = outcome.and(published);
                     }
                 }
             }
         }
-        Ok(())
+        outcome
     }
 
     fn filter(&self) -> Option<Filter> {
@@ -244,13 +278,24 @@ impl RouterControl {
         }
     }
 
-    /// Workers want more ports.
-    pub(crate) fn serve_ports(&mut self) {
-        if let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) {
-            let address = reserved.address();
-            for demand in nat.demand().iter().filter(|demand| demand.address == address) {
-                reserved.serve(nat, demand);
-            }
+    /// When ports are taken next that workers want.
+    pub(crate) fn ports_due(&self) -> Option<Timestamp> {
+        self.wants_ports.then_some(self.ports_due)
+    }
+
+    /// Takes ports that workers want: a few at a time, so that whoever wants ever more of them does not
+    /// keep this thread from anything else.
+    pub(crate) fn serve_ports(&mut self, now: Timestamp) {
+        let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) else { return };
+        self.wants_ports |= nat.take_wants();
+        if !self.wants_ports || now < self.ports_due || self.lost_at.is_some() {
+            return;
+        }
+        self.wants_ports = false;
+        self.ports_due = now.after(PORTS_PAUSE);
+        let address = reserved.address();
+        for demand in nat.demand().iter().filter(|demand| demand.address == address) {
+            reserved.serve(nat, demand);
         }
     }
 

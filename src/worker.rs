@@ -97,8 +97,6 @@ pub(crate) enum Event {
     /// A queue that is not used here any more. Closing the last descriptor of a device waits for the
     /// kernel's configuration lock, which frames must not.
     Released(Released),
-    /// The translation wants more ports of the host.
-    WantsPorts,
     /// The worker panicked, and goes on with the next batch.
     Panicked,
 }
@@ -286,7 +284,7 @@ impl Worker {
                 self.resume(now);
             }
             if self.nat.as_ref().is_some_and(|nat| nat.wants_ports()) {
-                self.tell(Event::WantsPorts);
+                self.control.wake();
             }
         }
         if received == Received::Gone {

@@ -101,6 +101,8 @@ pub(crate) struct Book {
     mappings: Mappings,
     /// Connections by the port of the bridge whose packet opened them.
     owners: Vec<u32>,
+    /// Outside ports by the same: ICMP, TCP, UDP.
+    owner_ports: Vec<[u32; 3]>,
     cold: Vec<Cold>,
     free: Vec<u32>,
     wheel: Wheel,
@@ -120,6 +122,7 @@ impl Book {
             guests: Guests::new(most.min(MAX_GUESTS), hasher),
             mappings: Mappings::new(most, hasher),
             owners: vec![0; config.ports_of_bridge],
+            owner_ports: vec![[0; 3]; config.ports_of_bridge],
             cold: Vec::with_capacity(most),
             free: Vec::with_capacity(most),
             wheel: Wheel::new(most),
@@ -164,8 +167,9 @@ impl Book {
         let kind = self.address(number).ok_or(Refused::NoAddress)?.kind;
         let (mapping, port) = match kind {
             ExternalKind::OneToOne(_) => (MappingClaim::None, tuple.src.port),
+            ExternalKind::Shared if !protocol.has_ports() => return Err(Refused::NotShared),
             _ if !protocol.has_ports() => (MappingClaim::None, 0),
-            _ => self.mapping(protocol, tuple.src, number, guest, secs)?,
+            _ => self.mapping(protocol, tuple.src, guest, owner, secs)?,
         };
         let (number, port) = match mapping {
             MappingClaim::Known(known) => (self.mappings.get(known).external, self.mappings.get(known).port),
@@ -182,8 +186,8 @@ impl Book {
         &mut self,
         protocol: Protocol,
         inside: Endpoint,
-        external: u8,
         guest: GuestClaim,
+        owner: u16,
         secs: u32,
     ) -> Result<(MappingClaim, u16), Refused> {
         if let Some(known) = self.mappings.find(protocol, inside)
@@ -196,6 +200,10 @@ impl Book {
         {
             return Err(Refused::GuestShare);
         }
+        let external = guest.external();
+        if self.owner_ports[usize::from(owner)][protocol_index(protocol)] >= self.most_ports_of_owner(protocol) {
+            return Err(Refused::PortShare);
+        }
         if !self.mappings.has_room() {
             return Err(Refused::TableFull);
         }
@@ -207,17 +215,42 @@ impl Book {
         Ok((MappingClaim::New { external, port }, port))
     }
 
+    /// How many outside ports the guests behind one port of the bridge may hold: three quarters of all,
+    /// so that the others have some whatever addresses these say they have. Who is alone has all.
+    fn most_ports_of_owner(&self, protocol: Protocol) -> u32 {
+        const BRIDGE_OF_ONE: usize = 2;
+        if self.config.ports_of_bridge <= BRIDGE_OF_ONE {
+            return u32::MAX;
+        }
+        let range = match protocol {
+            Protocol::ICMP => 0x1_0000,
+            _ => u32::from(self.config.ports.end() - self.config.ports.start()) + 1,
+        };
+        let addresses = self.addresses().filter(|at| !matches!(at.kind, ExternalKind::OneToOne(_))).count() as u32;
+        (range * addresses / 4 * 3).max(1)
+    }
+
     fn begin_inbound(&mut self, tuple: &Tuple, owner: u16) -> Result<Pending, Refused> {
+        // What is published to everybody must not fill the table against the rest.
+        let strangers = (self.config.max_connections_per_port / 2) as u32;
         let number = self.number_of(tuple.dst.address).ok_or(Refused::NoMapping)?;
         let address = self.address(number).filter(|address| !address.is_retired).ok_or(Refused::NoMapping)?;
         let (inside, mapping) = match address.kind {
-            ExternalKind::OneToOne(guest) => (Endpoint::new(guest, tuple.dst.port), MappingClaim::None),
+            ExternalKind::OneToOne(guest) => {
+                if self.guests.find(guest).is_some_and(|number| self.guests.get(number).connections() >= strangers) {
+                    return Err(Refused::PortShare);
+                }
+                (Endpoint::new(guest, tuple.dst.port), MappingClaim::None)
+            }
             _ => {
                 if !matches!(tuple.protocol, Protocol::TCP | Protocol::UDP) {
                     return Err(Refused::NoMapping);
                 }
                 let known = address.ports[protocol_index(tuple.protocol)].mapping(tuple.dst.port).ok_or(Refused::NoMapping)?;
                 let entry = self.mappings.get(known);
+                if entry.connections >= strangers {
+                    return Err(Refused::PortShare);
+                }
                 if entry.is_closing || !entry.is_published && self.config.filtering != Filtering::EndpointIndependent {
                     return Err(Refused::NoMapping);
                 }
@@ -312,6 +345,7 @@ impl Book {
             external,
             port,
             connections: 0,
+            owner: pending.owner,
             is_published: false,
             is_indexed: self.config.mapping == Mapping::EndpointIndependent,
             is_closing: false,
@@ -321,6 +355,7 @@ impl Book {
             address.ports[protocol_index(protocol)].take(port, number);
         }
         self.guests.took_port(guest, protocol);
+        self.owner_ports[usize::from(pending.owner)][protocol_index(protocol)] += 1;
         if self.config.filtering == Filtering::EndpointIndependent && protocol != Protocol::ICMP {
             open.set(external, protocol, port, true);
         }
@@ -387,6 +422,7 @@ impl Book {
                 self.mappings.remove(number);
                 self.give_back(&entry, secs, open);
                 self.guests.gave_port(guest, entry.protocol);
+                self.owner_ports[usize::from(entry.owner)][protocol_index(entry.protocol)] -= 1;
             }
         }
         self.guests.closed(guest);
@@ -515,6 +551,7 @@ impl Book {
             external: number,
             port,
             connections: 0,
+            owner: 0,
             is_published: true,
             is_indexed: true,
             is_closing: false,

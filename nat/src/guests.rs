@@ -22,6 +22,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// How many connections it has.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections
+    }
+
     /// How many outside ports of this protocol it holds.
     pub(crate) fn ports(&self, protocol: Protocol) -> u32 {
         self.ports[protocol_index(protocol)]

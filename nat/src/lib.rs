@@ -52,7 +52,8 @@ pub enum Refused {
     IcmpUnrelated,
     /// As many connections as there may be.
     TableFull,
-    /// As many connections as the port that it came from may have.
+    /// As many connections, or outside ports, as the port that it came from may have; or as many
+    /// strangers as one published endpoint may.
     PortShare,
     /// As many outside ports as its guest may have.
     GuestShare,
@@ -62,6 +63,8 @@ pub enum Refused {
     NoAddress,
     /// Its protocol has no ports, and somebody else talks to the same peer with it.
     Clash,
+    /// Its protocol has no ports to tell its packets from the host's own, whose address it would share.
+    NotShared,
     /// A fragment whose datagram's first fragment has not come; it may be kept with [`Nat::hold`].
     FragmentEarly,
     /// A fragment that overlaps others or is of no legal size, or too many datagrams in pieces.

@@ -17,6 +17,8 @@ pub(crate) struct MappingEntry {
     pub(crate) external: u8,
     /// The outside port.
     pub(crate) port: u16,
+    /// The port of the bridge whose packet made it; of no meaning for a published one.
+    pub(crate) owner: u16,
     /// How many connections use it.
     pub(crate) connections: u32,
     /// Published, so it stays without connections and lets everybody in.

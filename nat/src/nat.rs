@@ -5,7 +5,7 @@
 //!  first packet:       view > find > open: lock > begin > admit > unlock > rewrite
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use packet::Timestamp;
@@ -27,6 +27,11 @@ use crate::view::{View, u16_at, view};
 /// Below so many free ports, more are asked for.
 const FEW_PORTS: u32 = 512;
 
+/// Whether ports are wanted, and whether anybody knows.
+const NOT_WANTED: u8 = 0;
+const WANTED: u8 = 1;
+const TOLD: u8 = 2;
+
 /// The longest payload of a segment that came in fragments.
 const LONGEST_SEGMENT: u32 = 65_535 - 40;
 
@@ -38,7 +43,7 @@ pub struct Nat {
     pub(crate) addresses: Addresses,
     book: Mutex<Book>,
     fragments: Mutex<Fragments<(Endpoint, Endpoint)>>,
-    wants_ports: AtomicBool,
+    wants_ports: AtomicU8,
 }
 
 /// What became of a packet.
@@ -97,7 +102,7 @@ impl Nat {
             addresses: Addresses::default(),
             book: Mutex::new(Book::new(&config, seed)),
             fragments: Mutex::new(Fragments::new(seed)),
-            wants_ports: AtomicBool::new(false),
+            wants_ports: AtomicU8::new(NOT_WANTED),
             config,
         })
     }
@@ -189,8 +194,8 @@ impl Nat {
                     self.table.refresh(found.id, secs);
                 }
             }
-            // The tracker could not be had: this segment passes unseen.
-            None => {}
+            // Its number was given to another connection meanwhile.
+            None => return Ok(Followed::Over),
         }
         Ok(Followed::To(src, dst))
     }
@@ -309,16 +314,23 @@ impl Nat {
         }
     }
 
-    /// Were ports asked for since the last call? Then [`Nat::grant`] some.
+    /// Are ports wanted that nobody was told of yet? Then tell whoever calls [`Nat::demand`]; true once
+    /// for each time.
     #[inline]
     pub fn wants_ports(&self) -> bool {
-        self.wants_ports.load(Ordering::Relaxed) && self.wants_ports.swap(false, Ordering::Relaxed)
+        self.wants_ports.load(Ordering::Relaxed) == WANTED
+            && self.wants_ports.compare_exchange(WANTED, TOLD, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Is somebody told of wanted ports, and has not asked which? Clears it.
+    pub fn take_wants(&self) -> bool {
+        self.wants_ports.swap(NOT_WANTED, Ordering::Relaxed) != NOT_WANTED
     }
 
     /// A shared address on which ports run low, or on which the wanted one was not granted.
     fn ask_for_ports(&self, book: &mut Book, tuple: &Tuple, refused: Option<&Refused>) {
         if tuple.side == Side::Inside && book.note_demand(tuple, refused.is_some(), FEW_PORTS) {
-            self.wants_ports.store(true, Ordering::Relaxed);
+            let _ = self.wants_ports.compare_exchange(NOT_WANTED, WANTED, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 

@@ -112,7 +112,7 @@ impl Ports {
             return Some(inside);
         }
         let class = if self.has_classes { class_of(inside) } else { 0..=u16::MAX };
-        let parity = if inside % 2 == 0 { EVEN } else { !EVEN };
+        let parity = if inside.is_multiple_of(2) { EVEN } else { !EVEN };
         self.search(&class, parity, secs, random)
             .or_else(|| self.search(&class, u64::MAX, secs, random))
             .or_else(|| self.search(&(0..=u16::MAX), u64::MAX, secs, random))
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(ports.choose(40_000, true, 0, 7), Some(40_000));
         ports.take(40_000, 1);
         let other = ports.choose(40_000, true, 0, 7).unwrap();
-        assert!(other >= 1024 && other != 40_000 && other % 2 == 0);
+        assert!(other >= 1024 && other != 40_000 && other.is_multiple_of(2));
         assert_eq!((ports.mapping(40_000), ports.mapping(other)), (Some(1), None));
     }
 

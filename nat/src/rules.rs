@@ -19,6 +19,9 @@ use crate::tuple::{Protocol, Side, Tuple};
 /// So many connections are looked at at once; between, workers may take the lock.
 const AT_ONCE: usize = 256;
 
+/// How often, in all, connections are looked at again that a worker was at.
+const PATIENCE: usize = 10_000;
+
 /// Ports are granted in blocks of so many, all even or all odd: programs' own ports are, as Linux
 /// chooses them (`__inet_hash_connect`).
 pub const BLOCK: u16 = 64;
@@ -239,6 +242,14 @@ impl Nat {
         true
     }
 
+    /// How many ports of an address could be given out now.
+    #[must_use]
+    pub fn free_ports(&self, address: Ipv4Addr, protocol: Protocol) -> u32 {
+        let book = self.book();
+        let number = book.number_of(address);
+        number.and_then(|number| book.address(number)).map_or(0, |address| address.ports[protocol_index(protocol)].free())
+    }
+
     /// What ports would be of use, by shared address and protocol. Clears what was noted.
     #[must_use]
     pub fn demand(&self) -> Vec<Demand> {
@@ -270,22 +281,25 @@ impl Nat {
     }
 
     fn end_where(&self, now: Timestamp, concerned: impl Fn(&Book, Id) -> bool) -> usize {
-        let (mut ended, mut from) = (0, Some(0));
+        let (mut ended, mut from, mut patience) = (0, Some(0), PATIENCE);
         while let Some(start) = from {
             let mut book = self.book();
             let mut ids = Vec::with_capacity(AT_ONCE);
-            from = book.scan(start, AT_ONCE, |id| {
+            let next = book.scan(start, AT_ONCE, |id| {
                 if concerned(&book, id) {
                     ids.push(id);
                 }
             });
-            for id in ids {
-                // A worker that is just at it is there for a moment only.
-                while !book.end(&self.table, &self.open_ports, id, now) {
-                    std::hint::spin_loop();
-                }
-                book.note_flushed();
-                ended += 1;
+            let gone = ids.iter().filter(|id| book.end(&self.table, &self.open_ports, **id, now)).count();
+            (0..gone).for_each(|_| book.note_flushed());
+            ended += gone;
+            drop(book);
+            // A worker that is just at a connection is there for a moment only: look again.
+            if gone < ids.len() && patience > 0 {
+                patience -= 1;
+                std::thread::yield_now();
+            } else {
+                from = next;
             }
         }
         ended

@@ -15,7 +15,8 @@
 //!
 //! *Changing a TCP tracker* takes a bit of the entry's version for some 20 instructions. Two workers
 //! meet there only when both directions of one connection arrive at once. A worker that finds the bit
-//! taken for long (its holder was put to sleep) lets the segment pass unseen by the tracker.
+//! taken for long lets its holder run, which was put to sleep: a segment that passed unseen would make
+//! the answers to it look wrong.
 //!
 //! *Putting in and taking out* is for whoever holds the lock of the [`Book`](crate::book::Book).
 //!
@@ -42,8 +43,11 @@ const TRACKING: u32 = 1;
 const REPLACING: u32 = 2;
 const GENERATION: u32 = 4;
 
-/// How often a taken bit is looked at again before it is given up: about a microsecond.
+/// How often a taken bit is looked at again before others are let run: some microseconds.
 const PATIENCE: usize = 64;
+
+/// How often others are let run before it is given up: longer than anybody sleeps in the middle.
+const YIELDS: usize = 10_000;
 
 /// A connection's number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,8 +230,8 @@ impl Table {
     #[inline]
     fn places(&self, hash: u64) -> ([usize; 2], u32) {
         let buckets = self.buckets as u64;
-        let first = ((hash & 0xffff_ffff) * buckets >> 32) as usize;
-        let second = ((hash >> 32) * buckets >> 32) as usize;
+        let first = (((hash & 0xffff_ffff) * buckets) >> 32) as usize;
+        let second = (((hash >> 32) * buckets) >> 32) as usize;
         let second = if second == first { (first + 1) % self.buckets } else { second };
         ([first, second], (hash & 0xffff) as u32 | (hash >> 16 & 0xffff_0000) as u32)
     }
@@ -295,30 +299,19 @@ impl Table {
         tracker_of(self.entry(id))
     }
 
-    /// Lets `work` change the TCP tracker of a connection. `None` if it could not be had soon, or the
-    /// entry is no longer that connection's.
+    /// Lets `work` change the TCP tracker of a connection. `None` if the entry is no longer that
+    /// connection's, or its tracker could not be had.
     #[inline]
     pub(crate) fn track<T>(&self, found: &Found, work: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
         let entry = self.entry(found.id);
-        for _ in 0..PATIENCE {
-            match entry[word::VERSION].compare_exchange_weak(
-                found.version,
-                found.version | TRACKING,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => {
-                    let mut tracker = tracker_of(entry);
-                    let result = work(&mut tracker);
-                    set_tracker(entry, &tracker);
-                    entry[word::VERSION].store(found.version, Ordering::Release);
-                    return Some(result);
-                }
-                Err(version) if version & !TRACKING != found.version => return None,
-                Err(_) => std::hint::spin_loop(),
-            }
+        if !take(&entry[word::VERSION], found.version) {
+            return None;
         }
-        None
+        let mut tracker = tracker_of(entry);
+        let result = work(&mut tracker);
+        set_tracker(entry, &tracker);
+        entry[word::VERSION].store(found.version, Ordering::Release);
+        Some(result)
     }
 
     /// Puts a connection in under a free number. Only with the book's lock held. False if the buckets
@@ -390,6 +383,20 @@ impl Table {
         slot.store(slot_value(tag, id, direction), Ordering::Release);
         Some(slot)
     }
+}
+
+/// Takes the tracking bit of an entry of this version. False if the version is another.
+#[inline]
+fn take(word: &AtomicU32, version: u32) -> bool {
+    for attempt in 0..PATIENCE + YIELDS {
+        match word.compare_exchange_weak(version, version | TRACKING, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => return true,
+            Err(now) if now & !TRACKING != version => return false,
+            Err(_) if attempt < PATIENCE => std::hint::spin_loop(),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    false
 }
 
 fn slot_value(tag: u32, id: Id, direction: Direction) -> u64 {

@@ -147,7 +147,7 @@ impl<'a> IcmpView<'a> {
         self.bytes[field::KIND]
     }
 
-    /// What exactly; for [`kind::UNREACHABLE`], of [`unreachable`].
+    /// What exactly; for [`kind::UNREACHABLE`], of [`mod@unreachable`].
     #[inline]
     #[must_use]
     pub fn code(self) -> u8 {
@@ -233,7 +233,7 @@ impl IcmpError {
     /// The time to live ran out on the way.
     pub const TIME_EXCEEDED: IcmpError = IcmpError { kind: kind::TIME_EXCEEDED, code: 0, mtu: 0 };
 
-    /// Could not be delivered; a code of [`unreachable`].
+    /// Could not be delivered; a code of [`mod@unreachable`].
     #[must_use]
     pub const fn unreachable(code: u8) -> IcmpError {
         IcmpError { kind: kind::UNREACHABLE, code, mtu: 0 }

@@ -77,7 +77,8 @@ impl Router {
         if arp.sender_ip == uplink.address || uplink.own.contains(&arp.sender_ip) {
             return Err(DropReason::GatewaySpoofed);
         }
-        let learns = uplink.next_hop(arp.sender_ip).is_some();
+        // Only who is on the link itself: a route leads to everybody.
+        let learns = uplink.next_hop(arp.sender_ip) == Some(arp.sender_ip);
         let place = Place { id: UPLINK, mac: uplink.mac, own: &uplink.own };
         match self.arp(walk, frame, arp, &place, learns)? {
             ArpOutcome::Taken => Ok(()),
@@ -272,14 +273,14 @@ impl Router {
     #[cold]
     pub(crate) fn wait(&mut self, walk: &mut Walk<'_>, packet: Packet, id: InterfaceId, hop: Ipv4Addr) -> Result<(), DropReason> {
         let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
-        match self.neighbours.resolve(id, hop, frame, walk.now) {
-            Resolve::Full => return Err(DropReason::NeighbourQueueFull),
-            Resolve::Wait => walk.counters.taken.add(1),
-            Resolve::Ask => {
-                walk.counters.taken.add(1);
-                walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).ok_or(DropReason::NeighbourQueueFull)?;
-                self.ask(walk, packet.at, id, hop, None)?;
-            }
+        let Resolve { ask, kept } = self.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now);
+        if kept {
+            walk.counters.taken.add(1);
+        } else {
+            walk.counters.drop(DropReason::NeighbourQueueFull, 1);
+        }
+        if ask && walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).is_some() {
+            self.ask(walk, packet.at, id, hop, None)?;
         }
         Ok(())
     }

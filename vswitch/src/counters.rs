@@ -90,6 +90,8 @@ pub enum DropReason {
     NatNoAddress,
     /// Another guest talks to the same peer with a protocol that has no ports.
     NatClash,
+    /// A protocol without ports, where the outside address is the host's.
+    NatNotShared,
     /// A fragment that overlaps others or is of no legal size, or there are too many.
     FragmentRefused,
     /// The egress port's link is down.
@@ -104,7 +106,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 40] = [
+    pub const ALL: [DropReason; 41] = [
         DropReason::Runt,
         DropReason::TruncatedTag,
         DropReason::BadVnetHeader,
@@ -140,6 +142,7 @@ impl DropReason {
         DropReason::NatPortsExhausted,
         DropReason::NatNoAddress,
         DropReason::NatClash,
+        DropReason::NatNotShared,
         DropReason::FragmentRefused,
         DropReason::PortDown,
         DropReason::PortGone,
@@ -186,6 +189,7 @@ impl DropReason {
             DropReason::NatPortsExhausted => "nat_ports_exhausted",
             DropReason::NatNoAddress => "nat_no_address",
             DropReason::NatClash => "nat_clash",
+            DropReason::NatNotShared => "nat_not_shared",
             DropReason::FragmentRefused => "fragment_refused",
             DropReason::PortDown => "port_down",
             DropReason::PortGone => "port_gone",
@@ -211,6 +215,7 @@ impl From<nat::Refused> for DropReason {
             nat::Refused::PortsExhausted => DropReason::NatPortsExhausted,
             nat::Refused::NoAddress => DropReason::NatNoAddress,
             nat::Refused::Clash => DropReason::NatClash,
+            nat::Refused::NotShared => DropReason::NatNotShared,
             nat::Refused::FragmentEarly | nat::Refused::FragmentRefused => DropReason::FragmentRefused,
         }
     }

@@ -25,7 +25,8 @@ impl Bucket {
     pub fn take(&mut self, now: Timestamp) -> bool {
         let millis = now.since(self.filled).as_millis().min(u128::from(u32::MAX)) as u64;
         self.tokens = (self.tokens + millis * u64::from(self.per_sec)).min(u64::from(self.burst) * 1000);
-        self.filled = now;
+        // Workers share some buckets, and one may come with an earlier time.
+        self.filled = self.filled.max(now);
         if self.tokens < 1000 {
             return false;
         }

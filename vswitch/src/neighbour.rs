@@ -12,9 +12,10 @@
 //! ```
 //!
 //! The first packets to an address wait for its answer instead of being lost: three for each address,
-//! 64 in all, of at most 2 KiB. Who scans a network gains little by it: no more than 256 addresses are
-//! asked for at a time, with 100 requests a second in all, and an unanswered one never takes the place
-//! of one that is known (RFC 6583).
+//! of at most 2 KiB, 16 from each port of the bridge, 64 in all. An address is asked for whether its
+//! packet could be kept or not. Who scans a network gains little by it: he has 64 addresses asked for at a
+//! time, all together have 256, with 100 requests a second; and an unanswered one never takes the place of
+//! one that is known (RFC 6583).
 //!
 //! *Threads.* Looking up takes no lock: a slot's key says whose it is, and is read again after the
 //! value. All else is done under one lock, and only for packets whose address is not known and for ARP
@@ -31,10 +32,12 @@ use crate::limit::Bucket;
 
 /// Addresses known at a time.
 const MAX_NEIGHBOURS: usize = 1024;
-/// Addresses asked for at a time.
+/// Addresses asked for at a time, for one port of the bridge and for all.
+const INCOMPLETE_EACH: usize = 64;
 const MAX_INCOMPLETE: usize = 256;
-/// Packets kept for one address, and for all.
+/// Packets kept for one address, from one port of the bridge, and in all.
 const KEPT_EACH: usize = 3;
+const KEPT_FROM_PORT: usize = 16;
 const KEPT: usize = 64;
 /// The longest frame that is kept, virtio-net header included.
 const MAX_KEPT_LEN: usize = 2048;
@@ -57,13 +60,11 @@ pub struct InterfaceId(pub u16);
 
 /// What is to be done about a packet whose next hop is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Resolve {
-    /// The packet was kept; an ARP request is to be sent now.
-    Ask,
-    /// The packet was kept; an answer is awaited.
-    Wait,
-    /// There is no room for the packet.
-    Full,
+pub struct Resolve {
+    /// An ARP request is to be sent now.
+    pub ask: bool,
+    /// The packet was kept, and goes on when the answer comes.
+    pub kept: bool,
 }
 
 /// What [`Neighbours::poll`] wants done.
@@ -128,11 +129,15 @@ struct Book {
     kept: Vec<Kept>,
     spare: Vec<Vec<u8>>,
     requests: Bucket,
+    /// For those that are known and are asked whether they are still there.
+    renewals: Bucket,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Incomplete {
     key: u64,
+    /// The port of the bridge whose packet asked first.
+    from: u16,
     requests: u8,
     /// The second of the last request.
     asked: u32,
@@ -141,6 +146,7 @@ struct Incomplete {
 #[derive(Debug)]
 struct Kept {
     key: u64,
+    from: u16,
     frame: Vec<u8>,
 }
 
@@ -174,6 +180,7 @@ impl Neighbours {
                 kept: Vec::with_capacity(KEPT),
                 spare: std::iter::repeat_with(|| Vec::with_capacity(MAX_KEPT_LEN)).take(KEPT).collect(),
                 requests: Bucket::new(REQUESTS_PER_SEC, REQUESTS_PER_SEC),
+                renewals: Bucket::new(REQUESTS_PER_SEC, REQUESTS_PER_SEC),
             }),
         }
     }
@@ -201,30 +208,33 @@ impl Neighbours {
         Some(mac_of(mac))
     }
 
-    /// Keeps a packet (virtio-net header and frame, without MAC addresses yet) until its next hop is
-    /// known.
-    pub fn resolve(&self, interface: InterfaceId, address: Ipv4Addr, frame: &[u8], now: Timestamp) -> Resolve {
+    /// Asks for the next hop of a packet, and keeps the packet (virtio-net header and frame, without MAC
+    /// addresses yet) until it is known. `from` is the port of the bridge that it came through.
+    pub fn resolve(&self, interface: InterfaceId, address: Ipv4Addr, frame: &[u8], from: u16, now: Timestamp) -> Resolve {
         let key = key_of(interface, address);
         let mut book = self.lock();
         let book = &mut *book;
-        let asked = book.incomplete.iter_mut().find(|incomplete| incomplete.key == key);
-        let is_new = asked.is_none();
-        if is_new && book.incomplete.len() == MAX_INCOMPLETE
-            || frame.len() > MAX_KEPT_LEN
-            || book.kept.iter().filter(|kept| kept.key == key).count() == KEPT_EACH
-        {
-            return Resolve::Full;
+        let mut ask = false;
+        if !book.incomplete.iter().any(|incomplete| incomplete.key == key) {
+            let own = book.incomplete.iter().filter(|incomplete| incomplete.from == from).count();
+            if book.incomplete.len() == MAX_INCOMPLETE || own == INCOMPLETE_EACH {
+                return Resolve { ask: false, kept: false };
+            }
+            ask = book.requests.take(now);
+            book.incomplete.push(Incomplete { key, from, requests: u8::from(ask), asked: now.secs() });
         }
-        let Some(mut copy) = book.spare.pop() else { return Resolve::Full };
-        copy.clear();
-        copy.extend_from_slice(frame);
-        book.kept.push(Kept { key, frame: copy });
-        if !is_new {
-            return Resolve::Wait;
+        let count = |is_it: &dyn Fn(&Kept) -> bool| book.kept.iter().filter(|kept| is_it(kept)).count();
+        let has_room = frame.len() <= MAX_KEPT_LEN
+            && count(&|kept| kept.key == key) < KEPT_EACH
+            && count(&|kept| kept.from == from) < KEPT_FROM_PORT;
+        let copy = if has_room { book.spare.pop() } else { None };
+        let kept = copy.is_some();
+        if let Some(mut copy) = copy {
+            copy.clear();
+            copy.extend_from_slice(frame);
+            book.kept.push(Kept { key, from, frame: copy });
         }
-        let ask = book.requests.take(now);
-        book.incomplete.push(Incomplete { key, requests: u8::from(ask), asked: now.secs() });
-        if ask { Resolve::Ask } else { Resolve::Wait }
+        Resolve { ask, kept }
     }
 
     /// An ARP message said that this address has this MAC address. What is known is brought up to
@@ -237,7 +247,7 @@ impl Neighbours {
         let known = self.bucket(key).iter().find(|slot| slot.key.load(Ordering::Relaxed) == key);
         let slot = match known {
             Some(slot) => slot,
-            None if is_for_us || awaited.is_some() => match self.make_room(&mut book, key, now) {
+            None if is_for_us || awaited.is_some() => match self.make_room(&mut book, key, awaited.is_some(), now) {
                 Some(slot) => slot,
                 None => return false,
             },
@@ -253,31 +263,32 @@ impl Neighbours {
         book.kept.iter().any(|kept| kept.key == key)
     }
 
-    /// A free slot in a key's bucket, or that of the one there, or anywhere if there are too many, that
-    /// was not in use for longest.
-    fn make_room(&self, book: &mut Book, key: u64, now: Timestamp) -> Option<&Slot> {
+    /// A free slot in a key's bucket, or that of the one there that was not in use for longest. If there
+    /// are too many in all, the one goes that was not in use for longest anywhere. Who has made himself
+    /// known and was never sent anything goes first.
+    fn make_room(&self, book: &mut Book, key: u64, is_wanted: bool, now: Timestamp) -> Option<&Slot> {
         let is_free = |slot: &&Slot| slot.key.load(Ordering::Relaxed) == 0;
-        let free = self.bucket(key).iter().find(is_free);
         let longest = |slots: &'_ [Slot]| {
             let in_use = slots.iter().enumerate().filter(|(_, slot)| !is_free(slot));
             in_use.max_by_key(|(_, slot)| now.secs().saturating_sub(slot.used.load(Ordering::Relaxed))).map(|(at, _)| at)
         };
-        if book.known == MAX_NEIGHBOURS {
-            let victim = &self.slots[longest(&self.slots)?];
-            victim.key.store(0, Ordering::Relaxed);
-            book.known -= 1;
-        }
-        let slot = match free {
-            Some(slot) => slot,
+        let bucket = self.bucket(key);
+        let slot = match bucket.iter().find(is_free) {
+            Some(slot) => {
+                if book.known == MAX_NEIGHBOURS {
+                    self.slots[longest(&self.slots)?].key.store(0, Ordering::Relaxed);
+                    book.known -= 1;
+                }
+                slot
+            }
             None => {
-                let bucket = self.bucket(key);
                 let victim = &bucket[longest(bucket)?];
                 victim.key.store(0, Ordering::Relaxed);
                 book.known -= 1;
                 victim
             }
         };
-        slot.used.store(now.secs(), Ordering::Relaxed);
+        slot.used.store(if is_wanted { now.secs() } else { 0 }, Ordering::Relaxed);
         book.known += 1;
         Some(slot)
     }
@@ -298,45 +309,42 @@ impl Neighbours {
         }
     }
 
-    /// What is due now; to be called about once a second.
-    pub fn poll(&self, now: Timestamp, mut due: impl FnMut(Due<'_>)) {
+    /// What is due now; to be called about once a second. `due` says whether it could be done; what could
+    /// not is due again. First those that are in use, then those that are asked for.
+    pub fn poll(&self, now: Timestamp, mut due: impl FnMut(Due<'_>) -> bool) {
         let mut book = self.lock();
-        self.ask_again(&mut book, now, &mut due);
         for slot in &self.slots {
             let key = slot.key.load(Ordering::Relaxed);
             if key != 0 {
                 self.look_at(&mut book, slot, key, now, &mut due);
             }
         }
+        self.ask_again(&mut book, now, &mut due);
     }
 
-    fn ask_again(&self, book: &mut Book, now: Timestamp, due: &mut impl FnMut(Due<'_>)) {
+    fn ask_again(&self, book: &mut Book, now: Timestamp, due: &mut impl FnMut(Due<'_>) -> bool) {
         let mut at = 0;
         while at < book.incomplete.len() {
-            let Incomplete { key, requests, asked } = book.incomplete[at];
+            let Incomplete { key, from, requests, asked } = book.incomplete[at];
             let (interface, address) = key_parts(key);
             if asked == now.secs() {
                 at += 1;
             } else if requests < MAX_REQUESTS {
-                if book.requests.take(now) {
-                    book.incomplete[at] = Incomplete { key, requests: requests + 1, asked: now.secs() };
-                    due(Due::Request { interface, address, known: None });
+                if book.requests.take(now) && due(Due::Request { interface, address, known: None }) {
+                    book.incomplete[at] = Incomplete { key, from, requests: requests + 1, asked: now.secs() };
                 }
                 at += 1;
-            } else {
+            } else if give_up(book, key, interface, due) {
                 book.incomplete.swap_remove(at);
-                while let Some(at) = book.kept.iter().position(|kept| kept.key == key) {
-                    let kept = book.kept.remove(at);
-                    due(Due::Undeliverable { interface, frame: &kept.frame });
-                    book.spare.push(kept.frame);
-                }
+            } else {
+                at += 1;
             }
         }
     }
 
     /// A known neighbour: asked again if it is in use and was not heard for long, forgotten if it does
     /// not answer or nobody wants it.
-    fn look_at(&self, book: &mut Book, slot: &Slot, key: u64, now: Timestamp, due: &mut impl FnMut(Due<'_>)) {
+    fn look_at(&self, book: &mut Book, slot: &Slot, key: u64, now: Timestamp, due: &mut impl FnMut(Due<'_>) -> bool) {
         let secs = now.secs();
         let unheard = (secs + 1).saturating_sub(slot.heard.load(Ordering::Relaxed));
         let unused = secs.saturating_sub(slot.used.load(Ordering::Relaxed));
@@ -344,10 +352,12 @@ impl Neighbours {
         if unused.min(unheard) > UNUSED_SECS || requests >= u32::from(MAX_REQUESTS) {
             slot.key.store(0, Ordering::Relaxed);
             book.known -= 1;
-        } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS && book.requests.take(now) {
-            slot.requests.store(requests + 1, Ordering::Relaxed);
+        } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS && book.renewals.take(now) {
             let (interface, address) = key_parts(key);
-            due(Due::Request { interface, address, known: Some(mac_of(slot.mac.load(Ordering::Relaxed))) });
+            let known = Some(mac_of(slot.mac.load(Ordering::Relaxed)));
+            if due(Due::Request { interface, address, known }) {
+                slot.requests.store(requests + 1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -388,4 +398,16 @@ impl Neighbours {
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reports what waits for an address that did not answer. False if there was no room for all of it.
+fn give_up(book: &mut Book, key: u64, interface: InterfaceId, due: &mut impl FnMut(Due<'_>) -> bool) -> bool {
+    while let Some(at) = book.kept.iter().position(|kept| kept.key == key) {
+        if !due(Due::Undeliverable { interface, frame: &book.kept[at].frame }) {
+            return false;
+        }
+        let kept = book.kept.remove(at);
+        book.spare.push(kept.frame);
+    }
+    true
 }

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use packet::ethernet::EtherType;
+use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
+use packet::vlan::TAG_LEN;
 use packet::{Batch, Headers, Offload, Span, Timestamp};
 
 use crate::answer::ArpOutcome;
@@ -15,8 +16,8 @@ use crate::counters::{Counters, DropReason};
 use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId};
-use crate::resume::{Task, again};
-use crate::router::{Left, Router};
+use crate::resume::{Held, Task};
+use crate::router::{Left, NOWHERE, Router};
 use crate::routing::Routing;
 
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
@@ -28,8 +29,8 @@ pub struct Pipeline {
     bridge: Bridge,
     router: Option<Router>,
     refusals: Box<[u32]>,
-    /// Where the frames of a batch that was taken up again came from.
-    ports: Vec<PortId>,
+    /// Where the fragments of a batch that was taken up again came from.
+    held: Vec<Held>,
     tasks: Vec<Task>,
 }
 
@@ -41,7 +42,7 @@ impl Pipeline {
             bridge: Bridge { table, ports: vec![None; ports].into_boxed_slice(), counters },
             router: None,
             refusals: vec![0; ports].into_boxed_slice(),
-            ports: Vec::with_capacity(packet::batch::MAX_FRAMES),
+            held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
         }
     }
@@ -101,17 +102,18 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, ports, .. } = self;
-        ports.clear();
-        let Some(left) = router.as_mut().and_then(|router| router.take_left(rx, ports)) else { return };
+        let Pipeline { bridge, router, held, .. } = self;
+        held.clear();
+        let Some(router) = router else { return };
+        let Some(left) = router.take_left(rx, held) else { return };
         for at in 0..rx.spans().len() {
-            let ingress = ports.get(at).copied().unwrap_or(PortId(0));
-            let Some(counters) = bridge.counters.port(ingress) else { continue };
-            let mut walk = Walk { bridge, rx, tx, ingress, counters, now };
-            let outcome = match (left, &mut *router) {
-                (Left::Neighbour(id, hop), Some(router)) => router.go_on(&mut walk, at, id, hop),
-                (Left::Fragments(first), router) => again(router, &mut walk, at, first),
-                (Left::Neighbour(..), None) => Err(DropReason::NoRoute),
+            // What waited for a neighbour comes from no port any more.
+            let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
+            let Some(counters) = bridge.counters.port(held.port).or(bridge.counters.port(PortId(0))) else { continue };
+            let mut walk = Walk { bridge, rx, tx, ingress: held.port, counters, now };
+            let outcome = match left {
+                Left::Neighbour(id, hop) => router.go_on(&mut walk, at, id, hop),
+                Left::Fragments(first) => router.go_on_by(&mut walk, at, first, held),
             };
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
@@ -130,7 +132,7 @@ impl Pipeline {
         router.collect(rx, tasks, now);
         let Some(counters) = bridge.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk { bridge, rx, tx, ingress: PortId(0), counters, now };
+            let mut walk = Walk { bridge, rx, tx, ingress: NOWHERE, counters, now };
             if let Err(reason) = router.perform(&mut walk, at, *task) {
                 counters.drop(reason, 1);
             }
@@ -175,7 +177,7 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
     let headers = &frame.headers;
     let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
     if port.is_uplink {
-        return router.as_mut().ok_or(DropReason::NotForUs)?.from_outside(walk, at, frame);
+        return router.as_mut().ok_or(DropReason::NotForUs)?.route_in(walk, at, frame);
     }
     let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
     let gateway = router.as_mut().and_then(|router| router.at(vlan));
@@ -186,11 +188,13 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
     }
     walk.bridge.table.learn(vlan, headers.src, walk.ingress, walk.now);
     if let Some((router, interface, mac)) = gateway {
-        if headers.ether_type == EtherType::ARP && router.arp_inside(walk, frame, interface)? == ArpOutcome::Taken {
+        // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
+        let is_ours = usize::from(headers.l3) <= ETHERNET_LEN + TAG_LEN && !headers.hides_tag();
+        if headers.ether_type == EtherType::ARP && is_ours && router.arp_inside(walk, frame, interface)? == ArpOutcome::Taken {
             return Ok(());
         }
         if headers.dst == mac {
-            return router.from_inside(walk, at, frame, interface);
+            return router.route_out(walk, at, frame, interface);
         }
     }
     walk.forward(vlan, frame)

@@ -11,7 +11,7 @@ use packet::{Batch, MacAddr, VNET_LEN, VnetHeader};
 use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::neighbour::{Due, InterfaceId};
-use crate::pipeline::{admit, switch};
+use crate::pipeline::admit;
 use crate::port::PortId;
 use crate::router::{Left, Packet, Router, UPLINK};
 
@@ -22,6 +22,25 @@ pub(crate) enum Task {
     Request { interface: InterfaceId, address: Ipv4Addr, known: Option<MacAddr> },
     /// A packet that cannot be delivered.
     Undeliverable,
+}
+
+/// Where a fragment that was kept had come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) port: PortId,
+    /// The network inside; from outside if there is none.
+    pub(crate) from: Option<InterfaceId>,
+}
+
+impl Held {
+    pub(crate) fn to_tag(self) -> u64 {
+        u64::from(self.port.0) | self.from.map_or(0, |id| (u64::from(id.0) + 1) << 16)
+    }
+
+    fn of_tag(tag: u64) -> Held {
+        let from = (tag >> 16) as u32;
+        Held { port: PortId(tag as u16), from: from.checked_sub(1).map(|id| InterfaceId(id as u16)) }
+    }
 }
 
 /// Room for an ARP request.
@@ -38,6 +57,7 @@ impl Router {
                 Due::Undeliverable { frame, .. } => push(batch, frame).then_some(Task::Undeliverable),
             };
             tasks.extend(task);
+            task.is_some()
         });
     }
 
@@ -55,24 +75,43 @@ impl Router {
     }
 
     /// Takes up one thing that a batch left: fills an empty batch with the packets that it is about.
-    pub(crate) fn take_left(&mut self, batch: &mut Batch, ports: &mut Vec<PortId>) -> Option<Left> {
+    pub(crate) fn take_left(&mut self, batch: &mut Batch, held: &mut Vec<Held>) -> Option<Left> {
         let left = self.left.pop()?;
         match left {
             Left::Neighbour(id, address) => self.neighbours.release(id, address, |frame| {
                 push(batch, frame);
             }),
-            Left::Fragments(first) => self.release_fragments(&first, batch, ports),
+            Left::Fragments(first) => self.release_fragments(&first, batch, held),
         }
         Some(left)
     }
 
-    fn release_fragments(&self, first: &FirstFragment, batch: &mut Batch, ports: &mut Vec<PortId>) {
+    fn release_fragments(&self, first: &FirstFragment, batch: &mut Batch, held: &mut Vec<Held>) {
         let Some(nat) = &self.nat else { return };
-        nat.release(first, |frame, port| {
+        nat.release(first, |frame, tag| {
             if push(batch, frame) {
-                ports.push(PortId(port as u16));
+                held.push(Held::of_tag(tag));
             }
         });
+    }
+
+    /// A fragment that waited goes on, now that its datagram's translation is known.
+    pub(crate) fn go_on_by(
+        &mut self,
+        walk: &mut Walk<'_>,
+        at: usize,
+        first: FirstFragment,
+        held: Held,
+    ) -> Result<(), DropReason> {
+        walk.counters.made.add(1);
+        let frame = admit(walk, at)?;
+        self.told = Some(first);
+        let outcome = match held.from {
+            Some(id) => self.route_out(walk, at, frame, id),
+            None => self.route_in(walk, at, frame),
+        };
+        self.told = None;
+        outcome
     }
 
     /// A packet that waited goes on, now that its neighbour is known.
@@ -88,19 +127,6 @@ impl Router {
         self.fit_outside(walk, &mut packet, uplink)?;
         self.hand_to(walk, packet, uplink, hop)
     }
-}
-
-/// A fragment that waited comes in once more, now that its datagram's translation is known.
-pub(crate) fn again(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, first: FirstFragment) -> Result<(), DropReason> {
-    walk.counters.made.add(1);
-    if let Some(router) = router {
-        router.told = Some(first);
-    }
-    let outcome = switch(router, walk, at);
-    if let Some(router) = router {
-        router.told = None;
-    }
-    outcome
 }
 
 /// Puts a kept frame, virtio-net header first, into a batch.

@@ -20,7 +20,7 @@ use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::offload::finish_checksum;
 use packet::tcp;
 use packet::vlan::{TAG_LEN, TagAction, VlanId};
-use packet::{Checksum, Headers, MacAddr, Network as NetworkProtocol, Offload, Transport};
+use packet::{Checksum, Headers, MacAddr, Network as NetworkProtocol, Offload, Segmentation, Transport};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
@@ -28,6 +28,7 @@ use crate::egress::Frame;
 use crate::forward::Forward;
 use crate::limit::ErrorLimit;
 use crate::neighbour::{InterfaceId, Neighbours};
+use crate::resume::Held;
 use crate::routing::{Routing, Uplink};
 
 /// The uplink's number among the networks of the neighbours.
@@ -103,7 +104,7 @@ impl Router {
 
     /// A frame to the gateway's MAC address.
     #[inline]
-    pub(crate) fn from_inside(
+    pub(crate) fn route_out(
         &mut self,
         walk: &mut Walk<'_>,
         at: usize,
@@ -187,7 +188,7 @@ impl Router {
 
     /// A frame that came in through the uplink.
     #[inline]
-    pub(crate) fn from_outside(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+    pub(crate) fn route_in(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
         let routing = Arc::clone(&self.routing);
         let uplink = routing.uplink().ok_or(DropReason::NotForUs)?;
         if frame.headers.ether_type == EtherType::ARP {
@@ -212,7 +213,7 @@ impl Router {
             {
                 return self.echo(walk, packet);
             }
-            Err(Refused::FragmentEarly) => return self.keep_fragment(walk, packet, &nat, Side::Outside),
+            Err(Refused::FragmentEarly) => return self.keep_fragment(walk, packet, &nat, None),
             Err(refused) => return Err(DropReason::from(refused)),
         };
         if ip.ttl <= 1 {
@@ -253,10 +254,16 @@ impl Router {
         match refused {
             Refused::FragmentEarly => {
                 let Some(nat) = self.nat.clone() else { return Err(DropReason::from(refused)) };
-                self.keep_fragment(walk, packet, &nat, Side::Inside)
+                let from = view(walk, &packet).and_then(|ip| self.routing.to_inside(ip.src()));
+                self.keep_fragment(walk, packet, &nat, from)
             }
             // RFC 5508 REQ-8; RFC 6888 REQ-11 would have code 1.
-            Refused::TableFull | Refused::PortShare | Refused::GuestShare | Refused::PortsExhausted | Refused::Clash => {
+            Refused::NotShared
+            | Refused::TableFull
+            | Refused::PortShare
+            | Refused::GuestShare
+            | Refused::PortsExhausted
+            | Refused::Clash => {
                 self.report(walk, packet, IcmpError::unreachable(unreachable::PROHIBITED), DropReason::from(refused))
             }
             Refused::NoAddress => {
@@ -268,11 +275,19 @@ impl Router {
 
     /// Keeps a fragment that came before its datagram's first.
     #[cold]
-    fn keep_fragment(&mut self, walk: &mut Walk<'_>, packet: Packet, nat: &Nat, side: Side) -> Result<(), DropReason> {
+    fn keep_fragment(
+        &mut self,
+        walk: &mut Walk<'_>,
+        packet: Packet,
+        nat: &Nat,
+        from: Option<InterfaceId>,
+    ) -> Result<(), DropReason> {
+        let side = if from.is_some() { Side::Inside } else { Side::Outside };
         let Frame { span, headers, .. } = packet.frame;
         let bytes = &walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize];
         let frame = &walk.rx.arena()[span.range_with_vnet()];
-        if !nat.hold(side, bytes, frame, u64::from(walk.ingress.0), walk.ingress.0, walk.now) {
+        let held = Held { port: walk.ingress, from };
+        if !nat.hold(side, bytes, frame, held.to_tag(), walk.ingress.0, walk.now) {
             return Err(DropReason::FragmentRefused);
         }
         walk.counters.taken.add(1);
@@ -338,7 +353,7 @@ impl Router {
 }
 
 /// No port at all: a packet that the router sends came from none.
-const NOWHERE: crate::port::PortId = crate::port::PortId(u16::MAX);
+pub(crate) const NOWHERE: crate::port::PortId = crate::port::PortId(u16::MAX);
 
 /// Could the packet come back in, had it gone out?
 fn routes_back(uplink: &Uplink, to: Ipv4Addr) -> bool {
@@ -440,6 +455,16 @@ fn fit(walk: &mut Walk<'_>, packet: &mut Packet, mtu: u32, dont_fragment: bool) 
     };
     if len <= mtu as usize {
         packet.frame.cut_to = None;
+        return Ok(());
+    }
+    if let Some(segmentation) = offload.segmentation
+        && headers.transport == Transport::Tcp
+        && !dont_fragment
+        && let Some(size) = mtu.checked_sub(u32::from(headers.payload - headers.l3)).filter(|size| *size > 0)
+    {
+        // Smaller segments are as good as segments in fragments, and better.
+        packet.frame.offload.segmentation = Some(Segmentation { size: size as u16, ..segmentation });
+        walk.rx.set_vnet(span, packet.frame.offload.to_vnet(&headers, 0));
         return Ok(());
     }
     if dont_fragment || offload.segmentation.is_some() {
