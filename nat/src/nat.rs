@@ -151,12 +151,13 @@ impl Nat {
         now: Timestamp,
     ) -> Result<(Endpoint, Endpoint), Refused> {
         let transport = Transport { bytes: &packet[l4..], checksum, is_fragment };
-        if let Some(found) = self.table.find(tuple)
+        let hash = self.table.hash(tuple);
+        if let Some(found) = self.table.find(tuple, hash)
             && let Followed::To(src, dst) = self.follow(&found, &transport, now)?
         {
             return Ok((src, dst));
         }
-        self.open(tuple, &transport, owner, now)
+        self.open(tuple, hash, &transport, owner, now)
     }
 
     /// A packet of a known connection: is it in time and in order?
@@ -205,6 +206,7 @@ impl Nat {
     fn open(
         &self,
         tuple: &Tuple,
+        hash: u64,
         transport: &Transport<'_>,
         owner: u16,
         now: Timestamp,
@@ -219,17 +221,17 @@ impl Nat {
         let mut book = self.book();
         book.expire_some(&self.table, &self.open_ports, now);
         // Another worker may have been quicker, and a connection whose time is over may be in the way.
-        if let Some(found) = self.table.find(tuple) {
+        if let Some(found) = self.table.find(tuple, hash) {
             if !book.is_over(&self.table, found.id, now.secs()) {
                 return Ok(found.tuples.opposite(found.direction).reversed());
             }
             book.end(&self.table, &self.open_ports, found.id, now);
         }
-        let pending = match book.begin(&self.table, tuple, owner, now) {
+        let pending = match book.begin(&self.table, tuple, hash, owner, now) {
             // What stands in the way may be over too.
             Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) => {
                 book.expire_some(&self.table, &self.open_ports, now);
-                book.begin(&self.table, tuple, owner, now)
+                book.begin(&self.table, tuple, hash, owner, now)
             }
             begun => begun,
         };
