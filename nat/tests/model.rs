@@ -5,7 +5,7 @@ mod reference;
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Packets of all kinds from both sides, rules that change, and time that passes.
     #[test]

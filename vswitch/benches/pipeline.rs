@@ -6,12 +6,16 @@
 
 #[path = "../../packet/tests/frames/mod.rs"]
 mod frames;
+#[path = "../../nat/tests/reference/packets.rs"]
+#[allow(dead_code, reason = "some of the builders are used")]
+mod packets;
 mod routed;
 mod traffic;
 
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use routed::{Routed, Way};
 use traffic::{Bench, Kind, random};
 
 fn kinds(criterion: &mut Criterion) {
@@ -55,21 +59,23 @@ fn table_sizes(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn short() -> Criterion {
-    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(30)
-}
-
-/// Datagrams of known flows, switched and routed: the difference is what routing and translation cost.
-fn ways(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("ways");
+/// Beside each other, as the machine is now: the difference is what routing and translation cost. 64
+/// flows are written into the batch for each round, which all three ways pay for.
+fn routed(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("switched, or routed and translated");
     group.throughput(Throughput::Elements(64));
-    for way in [routed::Way::Switched, routed::Way::Routed] {
-        let mut site = routed::Site::new(way);
-        assert_eq!(site.run(), 64);
-        group.bench_function(format!("{way:?}"), |bencher| bencher.iter(|| site.run()));
+    for (name, tcp, payload) in [("UDP, 60 B", false, 18), ("TCP, 60 B", true, 6), ("TCP, 1500 B", true, 1460)] {
+        for way in [Way::Switched, Way::Out, Way::In] {
+            let mut routed = Routed::new(way, tcp, payload);
+            group.bench_function(format!("{name}, {way:?}"), |bencher| bencher.iter(|| routed.run()));
+        }
     }
     group.finish();
 }
 
-criterion_group!(name = benches; config = short(); targets = kinds, table_sizes, ways);
+fn short() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(30)
+}
+
+criterion_group!(name = benches; config = short(); targets = kinds, table_sizes, routed);
 criterion_main!(benches);

@@ -284,6 +284,18 @@ fn a_silent_next_hop_is_asked_three_times_and_then_given_up() {
 }
 
 #[test]
+fn an_uplink_that_goes_while_it_is_asked_for() {
+    let mut lab = Lab::new(NatConfig::default(), 1500);
+    lab.run(0, &[request(mac(2), guest(2), GATEWAY)]);
+    lab.out(2, &packets::udp(inside(2, 4000), peer(), b"wait"));
+    lab.bridge.pipeline.set_routing(routing(None));
+    for _ in 0..4 {
+        lab.wait(1);
+        assert!(lab.bridge.poll().iter().all(|(port, ..)| port.0 != UPLINK_PORT));
+    }
+}
+
+#[test]
 fn a_known_neighbour_is_asked_again_while_it_is_used() {
     let mut lab = Lab::ready();
     lab.wait(61);

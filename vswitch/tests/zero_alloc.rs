@@ -1,7 +1,12 @@
 //! No allocation per packet: a million frames of all kinds behind a counting allocator.
 
+mod bridge;
 #[path = "../../packet/tests/frames/mod.rs"]
 mod frames;
+mod lab;
+#[path = "../../nat/tests/reference/packets.rs"]
+#[allow(dead_code, reason = "some of the builders are used")]
+mod packets;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,6 +14,10 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use frames::{Spec, noise};
+use lab::{
+    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, request,
+};
+use nat::{Endpoint, Protocol, Published};
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
@@ -154,4 +163,117 @@ fn a_million_frames_without_an_allocation() {
     assert!(received >= frames as u64);
     let drops = DropReason::ALL.into_iter().filter(|reason| counters.port(PortId(0)).unwrap().dropped(*reason) > 0);
     assert_eq!(drops.collect::<Vec<_>>(), [DropReason::LinkLocal]);
+}
+
+/// A kind of frames for the router; `next` makes the n-th of the frames that stand there.
+struct Routed {
+    name: &'static str,
+    ingress: u16,
+    frames: Vec<(VnetHeader, Vec<u8>)>,
+    next: fn(u32, &mut [u8]),
+    /// Writes of all rounds, at least.
+    writes: usize,
+}
+
+const ROUNDS: usize = 300;
+
+fn inside(port: u16) -> Endpoint {
+    Endpoint::new(guest(2), port)
+}
+
+fn peer() -> Endpoint {
+    Endpoint::new(PEER, 53)
+}
+
+/// Other source port and destination address; nobody sums the checksum, which the kernel has verified.
+fn another_flow(n: u32, frame: &mut [u8]) {
+    frame[30..34].copy_from_slice(&(0x0800_0000 + n).to_be_bytes());
+    frame[34..36].copy_from_slice(&(1024 + n as u16 % 1000).to_be_bytes());
+    packets::set_ip_checksum(&mut frame[14..]);
+}
+
+/// A neighbour on the uplink's network that nobody has heard of.
+fn another_neighbour(n: u32, frame: &mut [u8]) {
+    frame[30..34].copy_from_slice(&[203, 0, 113, 10 + (n % 200) as u8]);
+    packets::set_ip_checksum(&mut frame[14..]);
+}
+
+/// Three frames are a datagram.
+fn another_datagram(n: u32, frame: &mut [u8]) {
+    frame[18..20].copy_from_slice(&((n / 3) as u16).to_be_bytes());
+    packets::set_ip_checksum(&mut frame[14..]);
+}
+
+fn routed() -> Vec<Routed> {
+    let verified = VnetHeader { flags: 2, ..VnetHeader::default() };
+    let many = |frame: Vec<u8>| vec![(VnetHeader::default(), frame); MAX_FRAMES];
+    let out = |packet: &[u8]| many(ethernet(GATEWAY_MAC, mac(2), packet));
+    let back = |packet: &[u8]| many(ethernet(UPLINK_MAC, NEXT_HOP_MAC, packet));
+    let udp = |src, dst| packets::udp(src, dst, b"payload");
+    let kind = |name, ingress, frames, next: fn(u32, &mut [u8]), writes| Routed { name, ingress, frames, next, writes };
+    let same: fn(u32, &mut [u8]) = |_, _| {};
+    let new_flows: Vec<_> = out(&udp(inside(1), peer())).into_iter().map(|(_, frame)| (verified, frame)).collect();
+    let mut far = udp(inside(4000), peer());
+    far[8] = 1;
+    packets::set_ip_checksum(&mut far);
+    let whole = packets::udp(inside(4000), peer(), &[1; 100]);
+    let pieces: Vec<_> = [(80, 108, false), (40, 80, true), (0, 40, true)]
+        .map(|(start, end, more)| ethernet(GATEWAY_MAC, mac(2), &packets::fragment(&whole, start..end, 0, more)))
+        .into_iter()
+        .cycle()
+        .take(63)
+        .map(|frame| (VnetHeader::default(), frame))
+        .collect();
+    let long = packets::udp(inside(4000), peer(), &[1; 1472]);
+    let error = packets::error([3, 4], 1400, PEER, OUTSIDE, &udp(Endpoint::new(OUTSIDE, 4000), peer()));
+    let outside = |port| Endpoint::new(OUTSIDE, port);
+    let all = ROUNDS * MAX_FRAMES;
+    vec![
+        kind("source translated", 0, out(&udp(inside(4000), peer())), same, all),
+        kind("its answers", UPLINK_PORT, back(&udp(peer(), outside(4000))), same, all),
+        kind("destination translated", UPLINK_PORT, back(&udp(peer(), outside(80))), same, all),
+        kind("hairpin", 0, out(&udp(inside(4000), outside(80))), same, all),
+        kind("errors from outside", UPLINK_PORT, back(&error), same, all),
+        kind("first packets", 0, new_flows.clone(), another_flow, all),
+        kind("strangers", UPLINK_PORT, back(&udp(peer(), outside(9))), same, 0),
+        // As many as one port may have kept at a time, and the first ones.
+        kind("fragments that waited", 0, pieces, another_datagram, ROUNDS * (21 + 16)),
+        kind("cut on the way out", 0, out(&long), same, 0),
+        kind("ARP", 0, many(request(mac(2), guest(2), GATEWAY)), same, all),
+        kind("ping", 0, out(&packets::query(8, 1, guest(2), GATEWAY, b"data")), same, all),
+        kind("errors made", 0, out(&far), same, ROUNDS),
+        kind("unknown next hops", 0, new_flows, another_neighbour, ROUNDS),
+    ]
+}
+
+#[test]
+fn the_router_allocates_nothing() {
+    let mut lab = Lab::ready();
+    let rule = Published { protocol: Protocol::UDP, address: OUTSIDE, port: 80, guest: Endpoint::new(guest(3), 8080) };
+    lab.nat.publish(&rule, lab.bridge.now).unwrap();
+    let introductions =
+        [(0, mac(2), guest(2), GATEWAY), (1, mac(3), guest(3), GATEWAY), (UPLINK_PORT, NEXT_HOP_MAC, NEXT_HOP, OUTSIDE)]
+            .map(|(port, mac, address, router)| (port, vec![(VnetHeader::default(), request(mac, address, router))]));
+    for Routed { name, ingress, mut frames, next, writes: expected } in routed() {
+        let (mut n, mut writes, mut before) = (0, 0, 0);
+        for round in 0..=ROUNDS {
+            if round == 1 {
+                (before, writes) = (allocations(), 0);
+            }
+            for (_, frame) in &mut frames {
+                next(n, frame);
+                n += 1;
+            }
+            lab.bridge.now = lab.bridge.now.after(std::time::Duration::from_millis(200));
+            for (port, request) in &introductions {
+                assert!(lab.bridge.count(*port, request) > 0, "{name}");
+            }
+            writes += lab.bridge.count(ingress, &frames);
+            writes += lab.bridge.count_due();
+            lab.nat.expire(lab.bridge.now, 100);
+        }
+        assert_eq!(allocations() - before, 0, "{name}");
+        assert!(writes >= expected, "{name}: {writes} writes of {expected}");
+    }
+    assert!(lab.nat.stats().opened > (ROUNDS * MAX_FRAMES) as u64);
 }

@@ -284,7 +284,7 @@ fn check_write(port: PortId, pieces: &[IoSlice<'_>]) -> Option<Vec<u8>> {
         let l3 = usize::from(headers.l3);
         if port == UPLINK {
             check_outside(frame, &headers);
-        } else if headers.network == Layer3::Ipv4 && is_gateway(headers.src) {
+        } else if headers.network == Layer3::Ipv4 && is_gateway(port, frame, headers.src) {
             let (header, dst) = (ip_header(frame, l3), address_at(frame, l3 + 16));
             assert_eq!(sum(header), 0xffff, "the IPv4 checksum of a routed packet");
             assert!(is_inside(dst), "{dst} was delivered inside");
@@ -317,8 +317,18 @@ fn address_at(frame: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3])
 }
 
-fn is_gateway(mac: MacAddr) -> bool {
-    mac.0 == MACS[0] || mac.0 == MACS[1]
+/// Is this the gateway's MAC address on the VLAN that the frame left on?
+fn is_gateway(port: PortId, frame: &[u8], mac: MacAddr) -> bool {
+    let vlan = match (port.0, &frame[12..16]) {
+        (1, _) => 10,
+        (_, [0x81, 0, high, low]) => u16::from_be_bytes([*high, *low]) & 0xfff,
+        _ => 0,
+    };
+    match vlan {
+        0 => mac.0 == MACS[0],
+        10 => mac.0 == MACS[1],
+        _ => false,
+    }
 }
 
 fn is_inside(address: Ipv4Addr) -> bool {

@@ -328,6 +328,7 @@ impl Pair<'_> {
         let connections = self.nat.connections(self.model.now);
         let new: Vec<&Connection> = connections.iter().filter(|connection| connection.original == *tuple).collect();
         assert_eq!(new.len(), 1, "{tuple:?}");
+        self.tell(|| format!("opens {:?}", new[0]));
         self.model.opened(tuple, new[0].reply, segment.as_ref(), owner);
         Ok(new[0].reply.reversed())
     }

@@ -23,6 +23,8 @@ pub(super) struct Conn {
     /// The outside endpoint that is held for it, if it is one of a mapping.
     pub(super) mapping: Option<Outside>,
     pub(super) owner: u16,
+    /// The owner of the connection that made its mapping, if it is sure.
+    port_owner: Option<u16>,
     /// For the simulation of endpoints: what each sends next.
     pub(super) next: [u32; 2],
 }
@@ -195,8 +197,9 @@ impl Model {
             return self.with_dead(tuple, opening);
         }
         self.limits(owner, &mut opening);
-        if tuple.side == Side::Inside {
-            self.outbound(tuple, &mut opening);
+        match tuple.side {
+            Side::Inside => self.outbound(tuple, owner, &mut opening),
+            Side::Outside => self.inbound(tuple, &mut opening),
         }
         let is_known = |conns: &[Conn]| conns.iter().any(|conn| self.could_clash(conn, tuple));
         opening.refuse(Refused::Clash, false, is_known(&self.live) || is_known(&self.dead));
@@ -233,13 +236,28 @@ impl Model {
         opening.refuse(Refused::PortShare, is_nobody || live >= most, live + of(&self.dead) >= most);
     }
 
-    fn outbound(&self, tuple: &Tuple, opening: &mut Opening) {
+    /// Half of what one port may have is for strangers to one published endpoint.
+    fn inbound(&self, tuple: &Tuple, opening: &mut Opening) {
+        let most = self.config.max_connections_per_port / 2;
+        let count = |conns: &[Conn]| match self.kind(tuple.dst.address) {
+            Some(ExternalKind::OneToOne(guest)) => conns.iter().filter(|conn| conn.inside().address == guest).count(),
+            _ => conns.iter().filter(|conn| conn.mapping == Some((tuple.protocol, tuple.dst))).count(),
+        };
+        let live = count(&self.live);
+        opening.refuse(Refused::PortShare, live >= most, live + count(&self.dead) >= most);
+    }
+
+    fn outbound(&self, tuple: &Tuple, owner: u16, opening: &mut Opening) {
         let guest = tuple.src.address;
         let addresses = self.addresses_for(guest);
         opening.refuse(Refused::NoAddress, addresses.is_empty(), false);
         let is_one_to_one = self.one_to_one(guest).is_some();
-        if opening.must || is_one_to_one || !tuple.protocol.has_ports() {
+        if opening.must || is_one_to_one {
             return;
+        }
+        if !tuple.protocol.has_ports() {
+            let is_shared = |address: &Ipv4Addr| self.kind(*address) == Some(ExternalKind::Shared);
+            return opening.refuse(Refused::NotShared, addresses.iter().all(is_shared), addresses.iter().any(is_shared));
         }
         let is_new = self.known_mapping(tuple.protocol, tuple.src).is_none();
         let held = |conns: &mut dyn Iterator<Item = &Conn>| {
@@ -250,6 +268,7 @@ impl Model {
                 .collect::<HashSet<_>>()
                 .len()
         };
+        self.ports_of_owner((tuple.protocol, tuple.src), owner, is_new, opening);
         let most = self.config.max_ports_per_guest as usize;
         let sure = is_new && !self.may_be_known(tuple.protocol, tuple.src) && held(&mut self.live.iter()) >= most;
         opening.refuse(Refused::GuestShare, sure, is_new && held(&mut self.live.iter().chain(&self.dead)) >= most);
@@ -260,6 +279,26 @@ impl Model {
         let sure =
             is_new && !self.may_be_known(tuple.protocol, tuple.src) && addresses.iter().all(|address| !has_free(address, false));
         opening.refuse(Refused::PortsExhausted, sure, exhausted);
+    }
+
+    /// Three quarters of all outside ports are for the guests behind one port of the bridge.
+    fn ports_of_owner(&self, (protocol, inside): Outside, owner: u16, is_new: bool, opening: &mut Opening) {
+        // A mapping that is perhaps another by now has perhaps another owner.
+        let all = || self.live.iter().chain(&self.dead).filter(|conn| conn.protocol() == protocol);
+        let count = |is_of: &dyn Fn(&Conn) -> bool| {
+            let held = all().filter(|conn| is_of(conn)).filter_map(|conn| conn.mapping);
+            held.filter(|held| !self.published.contains_key(held)).collect::<HashSet<_>>().len()
+        };
+        let is_live = |held: Option<Outside>| self.live.iter().any(|conn| conn.mapping == held);
+        let is_sure = |conn: &Conn| {
+            is_live(conn.mapping) && all().all(|other| other.mapping != conn.mapping || other.port_owner == Some(owner))
+        };
+        let is_perhaps = |conn: &Conn| conn.port_owner.is_none_or(|of| of == owner);
+        let range = if protocol == Protocol::ICMP { 0x1_0000 } else { self.config.ports.len() };
+        let pool = self.externals.iter().filter(|external| !matches!(external.kind, ExternalKind::OneToOne(_))).count();
+        let most = (range * pool / 4 * 3).max(1);
+        let sure = is_new && !self.may_be_known(protocol, inside) && count(&is_sure) >= most;
+        opening.refuse(Refused::PortShare, sure, is_new && count(&is_perhaps) >= most);
     }
 
     fn one_to_one(&self, guest: Ipv4Addr) -> Option<Ipv4Addr> {
@@ -357,7 +396,14 @@ impl Model {
         let policy = Policy { pick_up: self.config.tcp_loose && tuple.side == Side::Inside, liberal: self.config.tcp_liberal };
         let tracker = (tuple.protocol == Protocol::TCP).then(|| Tracker::open(segment.unwrap(), policy).unwrap());
         let next = segment.map_or([0; 2], |segment| [segment.sequence.wrapping_add(segment.len), segment.acknowledgment]);
-        let conn = Conn { original: *tuple, reply, used: self.now.secs(), tracker, mapping, owner, next };
+        let is_by_mapping = |conn: &&Conn| mapping.is_some() && conn.mapping == mapping;
+        let port_owner = match (self.live.iter().find(is_by_mapping), self.dead.iter().find(is_by_mapping)) {
+            (Some(other), _) => other.port_owner,
+            (None, Some(_)) => None,
+            (None, None) => Some(owner),
+        };
+        let conn = Conn { original: *tuple, reply, used: self.now.secs(), tracker, mapping, owner, port_owner, next };
+        let is_by_address = tuple.side == Side::Inside && (mapping.is_none() || !self.may_be_known(tuple.protocol, tuple.src));
         self.dead.retain(|dead| !dead.has(tuple) && !dead.has(&reply));
         let inside = conn.inside();
         if mapping.is_some() {
@@ -369,8 +415,6 @@ impl Model {
         self.used_once.extend(mapping);
         let outside = if tuple.side == Side::Inside { reply.dst.address } else { tuple.dst.address };
         let is_new = !self.live.iter().any(|conn| conn.inside().address == inside.address);
-        let is_by_address =
-            tuple.side == Side::Inside && (mapping.is_none() || self.known_mapping(tuple.protocol, inside).is_none());
         let is_first = is_new && !self.dead.iter().any(|dead| dead.inside().address == inside.address);
         if is_by_address || is_first && tuple.side == Side::Outside {
             self.pairs.insert(inside.address, outside);
@@ -408,7 +452,8 @@ impl Model {
 
     /// A new mapping's outside endpoint.
     fn check_choice(&self, protocol: Protocol, inside: Endpoint, outside: Endpoint) {
-        assert!(self.addresses_for(inside.address).contains(&outside.address), "{inside} is paired with another address");
+        let addresses = self.addresses_for(inside.address);
+        assert!(addresses.contains(&outside.address), "{inside} got {outside}, not of {addresses:?}");
         assert!(self.is_free(protocol, outside, false), "{outside} is not free");
         let is_free = |port: u16| self.is_free(protocol, Endpoint::new(outside.address, port), true);
         if outside.port == inside.port {

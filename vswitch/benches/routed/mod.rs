@@ -1,92 +1,159 @@
-//! The same 64 UDP datagrams of 64 flows, switched to a neighbour or routed and translated to the
-//! uplink: what the router costs over the switch.
+//! A batch that is routed and translated, and one that is only switched, under the same conditions.
 
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use nat::{External, ExternalKind, Nat, NatConfig};
-use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
-use vswitch::router::UPLINK;
+use packet::arp::Arp;
+use packet::batch::MAX_FRAMES;
+use packet::{Batch, Features, MacAddr, VlanId, VnetHeader};
 use vswitch::{
     Counters, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId, PortVlan, Route, Router,
     Routing, Uplink,
 };
 
-const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const NOW: Timestamp = Timestamp::from_secs(10);
+use crate::packets::{self, ACK, SYN, Tcp, address, word};
+use crate::traffic::NOW;
 
-/// What becomes of the datagrams.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x76, 10, 0, 0, 1]);
+const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 9, 9, 9]);
+const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const OTHER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+const NEXT_HOP_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 254]);
+
+/// What becomes of the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
-    /// To another guest's MAC address.
+    /// From port 0 to port 1 by the MAC table.
     Switched,
-    /// To the gateway's, and out.
-    Routed,
+    /// From port 0 through the translation to the uplink.
+    Out,
+    /// From the uplink through the translation to port 0.
+    In,
 }
 
-/// A switch with a router, and a batch for it.
-pub(crate) struct Site {
+/// 64 flows, a frame of each, put into the batch anew for each round: routing changes them.
+pub(crate) struct Routed {
     pipeline: Pipeline,
-    frames: Vec<Vec<u8>>,
     batch: Batch,
     egress: Egress,
+    ingress: PortId,
+    frames: Vec<Vec<u8>>,
 }
 
-impl Site {
-    pub(crate) fn new(way: Way) -> Site {
-        let table = Arc::new(MacTable::new(MacTableConfig { size: 8192, aging_secs: 300, ports: 3, seed: [1, 2] }));
-        let mut pipeline = Pipeline::new(Arc::clone(&table), 3, Arc::new(Counters::new(3)));
-        for id in 0..3 {
-            let vlan = PortVlan::default();
-            let port = Port { vlan, mtu: 1500, features: Features::ALL, coalesce: false, bursts: id == 2, is_uplink: id == 2 };
-            pipeline.set_port(PortId(id), Some(port));
-        }
-        let interface = Interface::new(packet::VlanId::NONE, Ipv4Addr::new(10, 0, 0, 1), 24);
-        let nat = Arc::new(Nat::new(NatConfig::default(), [3, 4]).expect("there is memory"));
-        nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], NOW).expect("there is room");
-        let neighbours = Arc::new(Neighbours::new([5, 6]));
-        neighbours.learn(UPLINK, SERVER, OTHER, true, NOW);
-        let route = Route { to: Network::new(SERVER, 24), via: None, metric: 0 };
-        let uplink = Uplink { port: PortId(2), mac: GUEST, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes: vec![route] };
-        pipeline.set_router(Router::new(Routing::new(vec![interface], Some(uplink), true), Some(nat), neighbours));
-        let _ = table.learn(packet::VlanId::NONE, OTHER, PortId(1), NOW);
-        let dst = if way == Way::Routed { interface.mac } else { OTHER };
-        let frames = (0..64).map(|flow| datagram(dst, 5000 + flow)).collect();
-        Site { pipeline, frames, batch: Batch::new(), egress: Egress::new(3) }
+fn endpoint(address: Ipv4Addr, port: u16) -> nat::Endpoint {
+    nat::Endpoint::new(address, port)
+}
+
+fn ethernet(dst: MacAddr, src: MacAddr, packet: &[u8]) -> Vec<u8> {
+    [&dst.0[..], &src.0, &[8, 0], packet].concat()
+}
+
+fn pipeline() -> Pipeline {
+    let table = Arc::new(MacTable::new(MacTableConfig { ports: 3, ..MacTableConfig::default() }));
+    table.learn(VlanId::NONE, GUEST_MAC, PortId(0), NOW);
+    table.learn(VlanId::NONE, OTHER_MAC, PortId(1), NOW);
+    let mut pipeline = Pipeline::new(table, 3, Arc::new(Counters::new(3)));
+    for id in 0..3 {
+        let port = Port {
+            vlan: PortVlan::default(),
+            mtu: 1500,
+            features: Features::ALL,
+            coalesce: false,
+            bursts: false,
+            is_uplink: id == 2,
+        };
+        pipeline.set_port(PortId(id), Some(port));
+    }
+    let nat = Arc::new(Nat::new(NatConfig::default(), [1, 2]).unwrap());
+    nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], NOW).unwrap();
+    let routes = vec![
+        Route { to: Network::new(OUTSIDE, 24), via: None, metric: 0 },
+        Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
+    ];
+    let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
+    let routing = Routing::new(vec![Interface::new(VlanId::NONE, GATEWAY, 24)], Some(uplink), true);
+    pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
+    pipeline
+}
+
+impl Routed {
+    /// Frames with so many bytes of payload, of UDP or of established TCP.
+    pub(crate) fn new(way: Way, tcp: bool, payload: usize) -> Routed {
+        let mut routed =
+            Routed { pipeline: pipeline(), batch: Batch::new(), egress: Egress::new(3), ingress: PortId(0), frames: Vec::new() };
+        let arp = |mac: MacAddr, from, to| [&[0xff; 6][..], &mac.0, &[8, 6], &Arp::request(mac, from, to).to_bytes()].concat();
+        routed.put(0, vec![arp(GUEST_MAC, GUEST, GATEWAY)]);
+        routed.put(2, vec![arp(NEXT_HOP_MAC, NEXT_HOP, OUTSIDE)]);
+        let payload = vec![0x5a; payload];
+        let frames = (0..MAX_FRAMES as u16).map(|n| routed.frame(way, tcp, endpoint(GUEST, 4000 + n), &payload)).collect();
+        routed.put(if way == Way::In { 2 } else { 0 }, frames);
+        assert_eq!(routed.run(), MAX_FRAMES as u64, "{way:?}");
+        routed
     }
 
-    /// Fills the batch anew and puts it through. Returns how many frames left.
-    pub(crate) fn run(&mut self) -> usize {
+    /// One flow's frame; what must come before it has come.
+    fn frame(&mut self, way: Way, tcp: bool, guest: nat::Endpoint, payload: &[u8]) -> Vec<u8> {
+        let peer = endpoint(PEER, 443);
+        let segment = |src, dst, flags, sequence, ack| packets::tcp(src, dst, &Tcp::new(flags, sequence, ack), payload);
+        let udp = |src, dst| packets::udp(src, dst, payload);
+        if way == Way::Switched {
+            let packet = if tcp { segment(guest, peer, ACK, 1001, 5001) } else { udp(guest, peer) };
+            return ethernet(OTHER_MAC, GUEST_MAC, &packet);
+        }
+        let opening = if tcp { packets::tcp(guest, peer, &Tcp::new(SYN, 1000, 0), &[]) } else { udp(guest, peer) };
+        let translated = self.put(0, vec![ethernet(GATEWAY_MAC, GUEST_MAC, &opening)]);
+        let outside = endpoint(address(&translated, 26), word(&translated, 34));
+        if tcp {
+            let answer = packets::tcp(peer, outside, &Tcp::new(SYN | ACK, 5000, 1001), &[]);
+            self.put(2, vec![ethernet(UPLINK_MAC, NEXT_HOP_MAC, &answer)]);
+            self.put(0, vec![ethernet(GATEWAY_MAC, GUEST_MAC, &segment(guest, peer, ACK, 1001, 5001))]);
+        }
+        match (way, tcp) {
+            (Way::Out, true) => ethernet(GATEWAY_MAC, GUEST_MAC, &segment(guest, peer, ACK, 1001, 5001)),
+            (Way::Out, false) => ethernet(GATEWAY_MAC, GUEST_MAC, &udp(guest, peer)),
+            (_, true) => ethernet(UPLINK_MAC, NEXT_HOP_MAC, &segment(peer, outside, ACK, 5001, 1001)),
+            (_, false) => ethernet(UPLINK_MAC, NEXT_HOP_MAC, &udp(peer, outside)),
+        }
+    }
+
+    /// Other frames are what goes through from now on. Returns the first that is written.
+    fn put(&mut self, ingress: u16, frames: Vec<Vec<u8>>) -> Vec<u8> {
+        (self.ingress, self.frames) = (PortId(ingress), frames);
+        let mut first = Vec::new();
+        self.round(|pieces| {
+            if first.is_empty() {
+                first = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+            }
+        });
+        first.split_off(packet::VNET_LEN.min(first.len()))
+    }
+
+    fn round(&mut self, mut write: impl FnMut(&[IoSlice<'_>])) {
         self.batch.clear();
         for frame in &self.frames {
-            assert!(self.batch.push(VnetHeader::default(), frame));
+            self.batch.push(VnetHeader::default(), frame);
         }
-        self.pipeline.process(PortId(0), &mut self.batch, NOW, &mut self.egress);
-        let mut sent = 0;
-        self.pipeline.transmit(&self.batch, &mut self.egress, |_: PortId, _: &[IoSlice<'_>]| {
-            sent += 1;
+        self.pipeline.process(self.ingress, &mut self.batch, NOW, &mut self.egress);
+        self.pipeline.transmit(&self.batch, &mut self.egress, |_: PortId, pieces: &[IoSlice<'_>]| {
+            write(pieces);
             Ok(())
         });
-        sent
     }
-}
 
-fn datagram(dst: MacAddr, port: u16) -> Vec<u8> {
-    let ip = packet::ipv4::Ipv4Header {
-        tos: 0,
-        total_len: 46,
-        id: 0,
-        dont_fragment: true,
-        ttl: 64,
-        protocol: packet::udp::PROTOCOL,
-        src: Ipv4Addr::new(10, 0, 0, 2),
-        dst: SERVER,
-    };
-    let mut udp = [port.to_be_bytes(), 9u16.to_be_bytes(), 26u16.to_be_bytes(), [0, 0]].concat();
-    udp.extend_from_slice(&[0x5a; 18]);
-    [&dst.0[..], &GUEST.0, &[0x08, 0x00], &ip.to_bytes(), &udp].concat()
+    /// The batch filled and put through once. Returns writes.
+    pub(crate) fn run(&mut self) -> u64 {
+        let mut writes = 0;
+        self.round(|pieces| {
+            std::hint::black_box(pieces);
+            writes += 1;
+        });
+        writes
+    }
 }

@@ -82,6 +82,37 @@ impl Bridge {
         writes
     }
 
+    /// Frames in through one port; how many writes they became. Allocates nothing itself.
+    pub(crate) fn count(&mut self, ingress: u16, frames: &[(VnetHeader, Vec<u8>)]) -> usize {
+        self.batch.clear();
+        for (vnet, frame) in frames {
+            assert!(self.batch.push(*vnet, frame), "the batch is full");
+        }
+        self.pipeline.process(PortId(ingress), &mut self.batch, self.now, &mut self.egress);
+        let mut writes = self.count_writes();
+        while self.pipeline.has_left() {
+            self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
+            writes += self.count_writes();
+        }
+        self.assert_balance();
+        writes
+    }
+
+    /// What is due by time, counted.
+    pub(crate) fn count_due(&mut self) -> usize {
+        self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
+        self.count_writes()
+    }
+
+    fn count_writes(&mut self) -> usize {
+        let mut writes = 0;
+        self.pipeline.transmit(&self.batch, &mut self.egress, |_: PortId, _: &[IoSlice<'_>]| {
+            writes += 1;
+            Ok(())
+        });
+        writes
+    }
+
     /// What is due by time.
     pub(crate) fn poll(&mut self) -> Vec<Write> {
         let mut writes = Vec::new();
