@@ -266,10 +266,11 @@ fn is_not_to_be_spoofed() {
 fn errors_are_few() {
     let site = silent(1);
     let guest = site.guest_station(1);
-    for n in 0..2000_u16 {
+    // No more than a TAP holds for a reader that is late.
+    for n in 0..900_u16 {
         guest.send(&Datagram { ttl: 1, id: n, ..Datagram::udp(guest.at(5000), SocketAddrV4::new(FAR, 53), b"x") });
     }
-    site.switch().settle("all to be dropped", |report| report.dropped("g1", "ttl_exceeded") == 2000);
+    site.switch().settle("all to be dropped", |report| report.dropped("g1", "ttl_exceeded") == 900);
     let errors = guest.seen().len();
     // Ten more for each second that a slow machine takes.
     assert!((10..200).contains(&errors), "{errors}");

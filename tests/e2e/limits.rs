@@ -184,7 +184,10 @@ fn a_scan_from_outside() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer, stranger) = (site.guest_station(1), site.stranger(50), site.stranger(51));
     let pair = Pair::open(&guest, 5000, &peer, 80);
-    for port in (0..=u16::MAX).step_by(3) {
+    for (n, port) in (0..=u16::MAX).step_by(3).enumerate() {
+        if n % 2000 == 0 {
+            site.switch().settle("them to be read", |report| report.received_by("up0") >= 2 * n as u64);
+        }
         stranger.send(&Datagram::tcp(stranger.at(1), SocketAddrV4::new(OWN, port), SYN, [1, 0], b""));
         stranger.send_udp(1, SocketAddrV4::new(OWN, port), b"?");
     }
@@ -201,10 +204,12 @@ fn a_flood_at_a_published_port() {
     let (guest, peer, stranger) = (site.guest_station(1), site.stranger(50), site.stranger(51));
     for port in 1..=5000 {
         stranger.send(&Datagram::tcp(stranger.at(port), SocketAddrV4::new(OWN, 80), SYN, [1, 0], b""));
-        if port % 64 == 0 {
-            guest.seen();
+        if port % 256 == 0 {
+            site.switch().settle("them to be read", |report| report.received_by("up0") >= port.into());
         }
     }
+    site.switch().settle("them to be read", |report| report.received_by("up0") >= 5000);
+    guest.seen();
     Pair::open(&guest, 6000, &peer, 99).is_alive();
     let report = site.finish();
     assert_eq!((report.dropped("up0", "nat_port_share"), report.nat("connections")), (5000 - 512, 513), "{report:?}");

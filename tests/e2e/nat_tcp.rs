@@ -271,9 +271,10 @@ fn opens_anew_from_the_same_port() {
     let pair = Pair::open(&guest, 5000, &peer, 80);
     let [ours, theirs] = pair.numbers();
     pair.out(FIN | ACK, [ours, theirs], b"");
+    peer.next("a FIN");
     pair.back(FIN | ACK, [theirs, ours.wrapping_add(1)], b"");
+    guest.next("the other FIN");
     pair.out(ACK, [ours.wrapping_add(1), theirs.wrapping_add(1)], b"");
-    guest.next("the FIN");
     let (inner, server) = (pair.inner, pair.server);
     guest.send(&Datagram::tcp(inner, server, SYN, [ours.wrapping_add(100_000), 0], b""));
     let syn = peer.expect("the new SYN", |segment| segment.flags() == SYN);

@@ -260,8 +260,12 @@ fn interface_deleted_and_made_anew(mode: Mode) {
     wait::until("the daemon to notice", || site.switch().has_logged("up0 is gone").then_some(()));
     let client = hears_all(udp_on(site.guest(1), guest_address(1), 0));
     client.connect((FAR, 9)).expect("connected");
-    client.send(b"no way out").expect("sent");
-    assert_eq!(crate::site::error_of(&client).raw_os_error(), Some(libc::ENETUNREACH));
+    client.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+    let error = wait::until("an error", || {
+        let error = client.send(b"no way out").and_then(|_| client.recv(&mut [0; 9])).expect_err("nobody answers");
+        (error.kind() != std::io::ErrorKind::WouldBlock).then_some(error)
+    });
+    assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH));
     site.machine.inside(|| link::add_pair("up0", "wan0", Some(site.outside.netns().as_fd())));
     for host in [&site.machine, &site.outside] {
         host.set_link(Change { up: Some(true), ..Change::default() });
