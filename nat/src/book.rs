@@ -66,6 +66,8 @@ pub struct NatStats {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     pub(crate) tuples: Tuples,
+    /// Those of the two tuples.
+    hashes: [u64; 2],
     owner: u16,
     guest: GuestClaim,
     mapping: MappingClaim,
@@ -143,18 +145,26 @@ impl Book {
     }
 
     /// What a first packet with this tuple would open.
-    pub(crate) fn begin(&mut self, table: &Table, tuple: &Tuple, owner: u16, now: Timestamp) -> Result<Pending, Refused> {
+    pub(crate) fn begin(
+        &mut self,
+        table: &Table,
+        tuple: &Tuple,
+        hash: u64,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Pending, Refused> {
         if self.live() >= self.config.max_connections {
             return Err(Refused::TableFull);
         }
         if self.owners.get(usize::from(owner)).is_none_or(|owned| *owned as usize >= self.config.max_connections_per_port) {
             return Err(Refused::PortShare);
         }
-        let pending = match tuple.side {
+        let mut pending = match tuple.side {
             Side::Inside => self.begin_outbound(tuple, owner, now.secs())?,
             Side::Outside => self.begin_inbound(tuple, owner)?,
         };
-        if table.find(&pending.tuples.reply).is_some() {
+        pending.hashes = [hash, table.hash(&pending.tuples.reply)];
+        if table.find(&pending.tuples.reply, pending.hashes[1]).is_some() {
             return Err(Refused::Clash);
         }
         Ok(pending)
@@ -178,7 +188,7 @@ impl Book {
         let address = self.address(number).filter(|address| !address.is_retired).ok_or(Refused::NoAddress)?;
         let outside = Endpoint::new(address.address, port);
         let reply = Tuple { side: Side::Outside, protocol, src: tuple.dst, dst: outside };
-        Ok(Pending { tuples: Tuples { original: *tuple, reply }, owner, guest, mapping })
+        Ok(Pending { tuples: Tuples { original: *tuple, reply }, hashes: [0; 2], owner, guest, mapping })
     }
 
     /// The mapping of an inside endpoint, or a port for a new one.
@@ -264,7 +274,7 @@ impl Book {
             None => return Err(Refused::TableFull),
         };
         let reply = Tuple { side: Side::Inside, protocol: tuple.protocol, src: inside, dst: tuple.src };
-        Ok(Pending { tuples: Tuples { original: *tuple, reply }, owner, guest, mapping })
+        Ok(Pending { tuples: Tuples { original: *tuple, reply }, hashes: [0; 2], owner, guest, mapping })
     }
 
     /// A guest, with the outside address that it has or gets: its own one-to-one, the one that it is
@@ -308,7 +318,7 @@ impl Book {
     ) -> Result<Id, Refused> {
         let secs = now.secs();
         let id = self.free.last().map_or(Id(self.cold.len() as u32), |id| Id(*id));
-        if !table.put_in(id, &pending.tuples, tracker, secs) {
+        if !table.put_in(id, &pending.tuples, pending.hashes, tracker, secs) {
             return Err(Refused::TableFull);
         }
         let guest = match pending.guest {

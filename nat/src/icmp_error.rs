@@ -99,7 +99,7 @@ impl Nat {
     /// it would arrive.
     fn original_of(&self, side: Side, quote: &Quote, bytes: &[u8], secs: u32) -> Result<Tuple, Refused> {
         let answer = Tuple { side, protocol: quote.protocol, src: quote.dst, dst: quote.src };
-        let found = self.table.find(&answer).ok_or(Refused::IcmpUnrelated)?;
+        let found = self.table.find(&answer, self.table.hash(&answer)).ok_or(Refused::IcmpUnrelated)?;
         let tracker = (quote.protocol == Protocol::TCP).then(|| self.table.tracker(found.id));
         let timeout = self.config.timeouts.of(quote.protocol, || tracker.map_or(Phase::Opening, |tracker| tracker.phase()));
         if secs.saturating_sub(self.table.used(found.id)) > timeout {

@@ -15,6 +15,7 @@ use packet::offload::Checksum;
 use crate::Refused;
 use crate::book::{Book, NatStats};
 use crate::config::NatConfig;
+use crate::flow_cache::FlowCache;
 use crate::fragments::{Fragment, Fragments, Key};
 use crate::open_ports::OpenPorts;
 use crate::rewrite;
@@ -110,9 +111,12 @@ impl Nat {
     /// Translates a packet that came in on `side`, in place: `packet` is an IPv4 packet without
     /// padding, whose header was checked, `checksum` what is known of its transport checksum, `owner`
     /// the number of the bridge's port that it came through.
+    ///
+    /// `flows` is the calling worker's own memory of connections, if it has one.
     #[inline]
-    pub fn translate(
+    pub fn translate_by(
         &self,
+        flows: Option<&mut FlowCache>,
         side: Side,
         packet: &mut [u8],
         checksum: Checksum,
@@ -121,12 +125,12 @@ impl Nat {
     ) -> Result<Translated, Refused> {
         match view(packet, side)? {
             View::Flow { tuple, l4, first: None } => {
-                let (src, dst) = self.target(&tuple, packet, l4, checksum, false, owner, now)?;
+                let (src, dst) = self.target(flows, &tuple, packet, l4, checksum, false, owner, now)?;
                 rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
                 Ok(Translated { dst: dst.address, first: None })
             }
             View::Flow { tuple, l4, first: Some((key, fragment)) } => {
-                let (src, dst) = self.target(&tuple, packet, l4, checksum, true, owner, now)?;
+                let (src, dst) = self.target(flows, &tuple, packet, l4, checksum, true, owner, now)?;
                 let remembered = self.fragments().first(key, fragment, (src, dst), owner, now);
                 remembered.map_err(|_| Refused::FragmentRefused)?;
                 rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
@@ -137,11 +141,25 @@ impl Nat {
         }
     }
 
-    /// The endpoints that a packet of this flow gets.
-    #[inline]
+    /// The same for who remembers no flows.
+    pub fn translate(
+        &self,
+        side: Side,
+        packet: &mut [u8],
+        checksum: Checksum,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Translated, Refused> {
+        self.translate_by(None, side, packet, checksum, owner, now)
+    }
+
+    /// The endpoints that a packet of this flow gets. Part of its caller: endpoints that go through
+    /// memory in halves cost more than all the rest.
+    #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "one packet's view, told apart where it was read")]
     fn target(
         &self,
+        flows: Option<&mut FlowCache>,
         tuple: &Tuple,
         packet: &[u8],
         l4: usize,
@@ -151,16 +169,25 @@ impl Nat {
         now: Timestamp,
     ) -> Result<(Endpoint, Endpoint), Refused> {
         let transport = Transport { bytes: &packet[l4..], checksum, is_fragment };
-        if let Some(found) = self.table.find(tuple)
-            && let Followed::To(src, dst) = self.follow(&found, &transport, now)?
+        if let Some(found) = flows.as_ref().and_then(|flows| flows.get(tuple)).filter(|found| self.table.is_current(found))
+            && let Followed::To(src, dst) = self.follow(found, &transport, now)?
         {
             return Ok((src, dst));
         }
-        self.open(tuple, &transport, owner, now)
+        let hash = self.table.hash(tuple);
+        if let Some(found) = self.table.find(tuple, hash)
+            && let Followed::To(src, dst) = self.follow(&found, &transport, now)?
+        {
+            if let Some(flows) = flows {
+                flows.put(tuple, &found);
+            }
+            return Ok((src, dst));
+        }
+        self.open(tuple, hash, &transport, owner, now)
     }
 
     /// A packet of a known connection: is it in time and in order?
-    #[inline]
+    #[inline(always)]
     fn follow(&self, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<Followed, Refused> {
         let secs = now.secs();
         let idle = secs.saturating_sub(self.table.used(found.id));
@@ -205,6 +232,7 @@ impl Nat {
     fn open(
         &self,
         tuple: &Tuple,
+        hash: u64,
         transport: &Transport<'_>,
         owner: u16,
         now: Timestamp,
@@ -219,17 +247,17 @@ impl Nat {
         let mut book = self.book();
         book.expire_some(&self.table, &self.open_ports, now);
         // Another worker may have been quicker, and a connection whose time is over may be in the way.
-        if let Some(found) = self.table.find(tuple) {
+        if let Some(found) = self.table.find(tuple, hash) {
             if !book.is_over(&self.table, found.id, now.secs()) {
                 return Ok(found.tuples.opposite(found.direction).reversed());
             }
             book.end(&self.table, &self.open_ports, found.id, now);
         }
-        let pending = match book.begin(&self.table, tuple, owner, now) {
+        let pending = match book.begin(&self.table, tuple, hash, owner, now) {
             // What stands in the way may be over too.
             Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) => {
                 book.expire_some(&self.table, &self.open_ports, now);
-                book.begin(&self.table, tuple, owner, now)
+                book.begin(&self.table, tuple, hash, owner, now)
             }
             begun => begun,
         };

@@ -4,7 +4,7 @@
 //! A change ends the connections that it concerns, so that none lives on by a rule that is gone.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use packet::Timestamp;
 
@@ -42,14 +42,18 @@ const MAX_BLOCKS: usize = 64;
 
 /// The outside addresses, for a look without the lock.
 #[derive(Debug)]
-pub(crate) struct Addresses([AtomicU64; MAX_EXTERNALS]);
+pub(crate) struct Addresses {
+    slots: [AtomicU64; MAX_EXTERNALS],
+    /// No slot from here on is in use.
+    end: AtomicUsize,
+}
 
 const IN_USE: u64 = 1 << 32;
 const ONE_TO_ONE: u64 = 1 << 33;
 
 impl Default for Addresses {
     fn default() -> Addresses {
-        Addresses(std::array::from_fn(|_| AtomicU64::new(0)))
+        Addresses { slots: std::array::from_fn(|_| AtomicU64::new(0)), end: AtomicUsize::new(0) }
     }
 }
 
@@ -58,7 +62,8 @@ impl Addresses {
     #[inline]
     pub(crate) fn find(&self, address: Ipv4Addr) -> Option<(u8, bool)> {
         let wanted = IN_USE | u64::from(address.to_bits());
-        for (number, slot) in self.0.iter().enumerate() {
+        let end = self.end.load(Ordering::Acquire);
+        for (number, slot) in self.slots.iter().enumerate().take(end) {
             let value = slot.load(Ordering::Relaxed);
             if value & !ONE_TO_ONE == wanted {
                 return Some((number as u8, value & ONE_TO_ONE != 0));
@@ -72,7 +77,8 @@ impl Addresses {
             let one_to_one = if matches!(external.kind, ExternalKind::OneToOne(_)) { ONE_TO_ONE } else { 0 };
             IN_USE | one_to_one | u64::from(external.address.to_bits())
         });
-        self.0[usize::from(number)].store(value, Ordering::Relaxed);
+        self.slots[usize::from(number)].store(value, Ordering::Relaxed);
+        self.end.fetch_max(usize::from(number) + 1, Ordering::Release);
     }
 }
 

@@ -38,6 +38,9 @@ use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 
 const WAYS: usize = 8;
 
+/// A bucket with fewer free slots leaves newcomers to the other one.
+const FILLING_UP: usize = 4;
+
 /// Bits of an entry's version.
 const TRACKING: u32 = 1;
 const REPLACING: u32 = 2;
@@ -221,8 +224,9 @@ impl Table {
         self.slots.get(bucket)
     }
 
+    /// A tuple's hash.
     #[inline]
-    fn hash(&self, tuple: &Tuple) -> u64 {
+    pub(crate) fn hash(&self, tuple: &Tuple) -> u64 {
         self.hasher.hash(&tuple.to_bytes())
     }
 
@@ -236,19 +240,21 @@ impl Table {
         ([first, second], (hash & 0xffff) as u32 | (hash >> 16 & 0xffff_0000) as u32)
     }
 
-    /// The connection that a packet with this tuple belongs to.
+    /// The connection that a packet with this tuple, of this hash, belongs to.
     #[inline]
-    pub(crate) fn find(&self, tuple: &Tuple) -> Option<Found> {
-        let (places, tag) = self.places(self.hash(tuple));
+    pub(crate) fn find(&self, tuple: &Tuple, hash: u64) -> Option<Found> {
+        let (places, tag) = self.places(hash);
         for bucket in places {
-            for slot in self.bucket(bucket) {
-                let value = slot.load(Ordering::Acquire);
+            let bucket = self.bucket(bucket);
+            let mut matches = matches(bucket, tag);
+            while matches != 0 {
+                let value = bucket[matches.trailing_zeros() as usize].load(Ordering::Acquire);
                 if value != 0
-                    && (value >> 32) as u32 == tag
                     && let Some(found) = self.read(value, tuple)
                 {
                     return Some(found);
                 }
+                matches &= matches - 1;
             }
         }
         None
@@ -276,6 +282,12 @@ impl Table {
             std::hint::spin_loop();
         }
         None
+    }
+
+    /// Is what was found before still that connection?
+    #[inline]
+    pub(crate) fn is_current(&self, found: &Found) -> bool {
+        self.entry(found.id)[word::VERSION].load(Ordering::Acquire) & !TRACKING == found.version
     }
 
     /// The last second in which a packet refreshed a connection.
@@ -314,9 +326,10 @@ impl Table {
         Some(result)
     }
 
-    /// Puts a connection in under a free number. Only with the book's lock held. False if the buckets
+    /// Puts a connection in under a free number; the hashes are those of its original and its reply
+    /// tuple. Only with the book's lock held. False if the buckets
     /// of one of its tuples are full; nothing has changed then.
-    pub(crate) fn put_in(&self, id: Id, tuples: &Tuples, tracker: Option<&Tracker>, secs: u32) -> bool {
+    pub(crate) fn put_in(&self, id: Id, tuples: &Tuples, hashes: [u64; 2], tracker: Option<&Tracker>, secs: u32) -> bool {
         let entry = self.entry(id);
         let Some(version) = self.seize(entry) else { return false };
         entry[word::USED].store(secs, Ordering::Relaxed);
@@ -327,8 +340,8 @@ impl Table {
             set_tracker(entry, tracker);
         }
         entry[word::VERSION].store(version.wrapping_add(GENERATION), Ordering::Release);
-        let Some(original) = self.fill_slot(&tuples.original, id, Direction::Original) else { return false };
-        if self.fill_slot(&tuples.reply, id, Direction::Reply).is_none() {
+        let Some(original) = self.fill_slot(hashes[0], id, Direction::Original) else { return false };
+        if self.fill_slot(hashes[1], id, Direction::Reply).is_none() {
             original.store(0, Ordering::Relaxed);
             return false;
         }
@@ -373,16 +386,28 @@ impl Table {
         None
     }
 
-    /// Takes a free slot in the emptier of a tuple's two buckets.
-    fn fill_slot(&self, tuple: &Tuple, id: Id, direction: Direction) -> Option<&AtomicU64> {
-        let (places, tag) = self.places(self.hash(tuple));
+    /// Takes a free slot in the first of a hash's two buckets, where it is found soonest; in the emptier
+    /// one if the first is filling up, so that none overflows.
+    fn fill_slot(&self, hash: u64, id: Id, direction: Direction) -> Option<&AtomicU64> {
+        let (places, tag) = self.places(hash);
         let is_free = |slot: &&AtomicU64| slot.load(Ordering::Relaxed) == 0;
         let free = |bucket: usize| self.bucket(bucket).iter().filter(is_free).count();
-        let bucket = if free(places[1]) > free(places[0]) { places[1] } else { places[0] };
+        let in_first = free(places[0]);
+        let bucket = if in_first < FILLING_UP && free(places[1]) > in_first { places[1] } else { places[0] };
         let slot = self.bucket(bucket).iter().find(is_free)?;
         slot.store(slot_value(tag, id, direction), Ordering::Release);
         Some(slot)
     }
+}
+
+/// Which slots of a bucket have this tag: a bit each, and no branch, since nobody could foretell it.
+#[inline]
+fn matches(bucket: &Bucket, tag: u32) -> u32 {
+    let mut matches = 0;
+    for (way, slot) in bucket.iter().enumerate() {
+        matches |= u32::from((slot.load(Ordering::Acquire) >> 32) as u32 == tag) << way;
+    }
+    matches
 }
 
 /// Takes the tracking bit of an entry of this version. False if the version is another.

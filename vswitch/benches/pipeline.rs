@@ -6,6 +6,7 @@
 
 #[path = "../../packet/tests/frames/mod.rs"]
 mod frames;
+mod routed;
 mod traffic;
 
 use std::time::Duration;
@@ -58,5 +59,17 @@ fn short() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(30)
 }
 
-criterion_group!(name = benches; config = short(); targets = kinds, table_sizes);
+/// Datagrams of known flows, switched and routed: the difference is what routing and translation cost.
+fn ways(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ways");
+    group.throughput(Throughput::Elements(64));
+    for way in [routed::Way::Switched, routed::Way::Routed] {
+        let mut site = routed::Site::new(way);
+        assert_eq!(site.run(), 64);
+        group.bench_function(format!("{way:?}"), |bencher| bencher.iter(|| site.run()));
+    }
+    group.finish();
+}
+
+criterion_group!(name = benches; config = short(); targets = kinds, table_sizes, ways);
 criterion_main!(benches);

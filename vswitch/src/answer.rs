@@ -16,7 +16,6 @@
 //! it goes through the translation, which finds the packet's connection by the quote.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use nat::Side;
 use packet::arp::{ARP_LEN, Arp, ArpOperation};
@@ -30,7 +29,7 @@ use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::neighbour::{InterfaceId, Resolve};
-use crate::router::{Ip, Left, Packet, Router, UPLINK, set_addresses, view};
+use crate::router::{Ip, Left, Own, Packet, Shared, UPLINK, set_addresses, view};
 use crate::routing::{Interface, Uplink};
 
 /// What became of an ARP message.
@@ -50,10 +49,16 @@ struct Place<'a> {
     own: &'a [Ipv4Addr],
 }
 
-impl Router {
+impl Own {
     /// An ARP message from a guest: answered if it asks for the gateway, learned from in any case.
-    pub(crate) fn arp_inside(&mut self, walk: &mut Walk<'_>, frame: Frame, id: InterfaceId) -> Result<ArpOutcome, DropReason> {
-        let routing = Arc::clone(&self.routing);
+    pub(crate) fn arp_inside(
+        &mut self,
+        shared: &Shared,
+        walk: &mut Walk<'_>,
+        frame: Frame,
+        id: InterfaceId,
+    ) -> Result<ArpOutcome, DropReason> {
+        let routing = &shared.routing;
         let Some(interface) = routing.interface(id) else { return Ok(ArpOutcome::Pass) };
         let Some(arp) = read_arp(walk, &frame) else { return Ok(ArpOutcome::Pass) };
         if arp.sender_ip == interface.address {
@@ -62,12 +67,13 @@ impl Router {
         }
         let learns = interface.network.has_host(arp.sender_ip);
         let place = Place { id, mac: interface.mac, own: std::slice::from_ref(&interface.address) };
-        self.arp(walk, frame, arp, &place, learns)
+        self.arp(shared, walk, frame, arp, &place, learns)
     }
 
     /// An ARP message from outside.
     pub(crate) fn arp_outside(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         _at: usize,
         frame: Frame,
@@ -80,7 +86,7 @@ impl Router {
         // Only who is on the link itself: a route leads to everybody.
         let learns = uplink.next_hop(arp.sender_ip) == Some(arp.sender_ip);
         let place = Place { id: UPLINK, mac: uplink.mac, own: &uplink.own };
-        match self.arp(walk, frame, arp, &place, learns)? {
+        match self.arp(shared, walk, frame, arp, &place, learns)? {
             ArpOutcome::Taken => Ok(()),
             // The host answers for its own address, and hears what it needs itself.
             ArpOutcome::Pass => Err(DropReason::NotForUs),
@@ -89,6 +95,7 @@ impl Router {
 
     fn arp(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         frame: Frame,
         arp: Arp,
@@ -98,7 +105,7 @@ impl Router {
         let asks_us = arp.operation == ArpOperation::Request && place.own.contains(&arp.target_ip);
         // A probe claims nothing (RFC 5227 section 1.1); a sender that is not who sent the frame lies.
         if learns && !arp.is_probe() && arp.sender_mac == frame.headers.src && !arp.sender_mac.is_multicast() {
-            let awaited = self.neighbours.learn(place.id, arp.sender_ip, arp.sender_mac, asks_us, walk.now);
+            let awaited = shared.neighbours.learn(place.id, arp.sender_ip, arp.sender_mac, asks_us, walk.now);
             if awaited && self.left.len() < self.left.capacity() {
                 self.left.push(Left::Neighbour(place.id, arp.sender_ip));
             }
@@ -123,9 +130,9 @@ impl Router {
 
     /// A packet to the gateway itself: it answers ping, and says that nothing else is there.
     #[cold]
-    pub(crate) fn for_gateway(&mut self, walk: &mut Walk<'_>, packet: Packet, ip: Ip) -> Result<(), DropReason> {
+    pub(crate) fn for_gateway(&mut self, shared: &Shared, walk: &mut Walk<'_>, packet: Packet, ip: Ip) -> Result<(), DropReason> {
         if self.is_echo_request(walk, &packet) {
-            return self.echo(walk, packet);
+            return self.echo(shared, walk, packet);
         }
         // ICMP errors about what the gateway itself sent end here, and so do fragments.
         let code = match view(walk, &packet).map(|ip| (ip.protocol(), ip.is_fragment())) {
@@ -133,12 +140,12 @@ impl Router {
             Some((packet::tcp::PROTOCOL | packet::udp::PROTOCOL, _)) => unreachable::PORT,
             Some(_) => unreachable::PROTOCOL,
         };
-        self.report_from(walk, packet, IcmpError::unreachable(code), ip.dst, DropReason::NotServed)
+        self.report_from(shared, walk, packet, IcmpError::unreachable(code), ip.dst, DropReason::NotServed)
     }
 
     /// Answers an echo request in its own bytes, to where it came from.
     #[cold]
-    pub(crate) fn echo(&mut self, walk: &mut Walk<'_>, mut packet: Packet) -> Result<(), DropReason> {
+    pub(crate) fn echo(&mut self, shared: &Shared, walk: &mut Walk<'_>, mut packet: Packet) -> Result<(), DropReason> {
         let Frame { span, headers, .. } = packet.frame;
         let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
         let Some(mut ip) = Ipv4Mut::new(bytes) else { return Err(DropReason::BadIpHeader) };
@@ -154,7 +161,7 @@ impl Router {
         }
         set_addresses(walk, &mut packet, headers.src, headers.dst);
         walk.counters.taken.add(1);
-        self.send_back(walk, packet)
+        self.send_back(shared, walk, packet)
     }
 
     /// Tells a packet's sender of an error, from the router's address on the way back. Always an
@@ -162,27 +169,29 @@ impl Router {
     #[cold]
     pub(crate) fn report(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         packet: Packet,
         error: IcmpError,
         reason: DropReason,
     ) -> Result<(), DropReason> {
         let Some(to) = view(walk, &packet).map(ipv4::Ipv4View::src) else { return Err(reason) };
-        let from = match (self.routing.to_inside(to).and_then(|id| self.routing.interface(id)), self.routing.uplink()) {
+        let from = match (shared.routing.to_inside(to).and_then(|id| shared.routing.interface(id)), shared.routing.uplink()) {
             (Some(interface), _) => interface.address,
-            (None, Some(uplink)) => match self.routing.interface(InterfaceId(0)) {
+            (None, Some(uplink)) => match shared.routing.interface(InterfaceId(0)) {
                 // An error about a packet for a guest: the translation gives it the outside address. One
                 // about a packet of a guest, which has its outside address by now, says who we are there.
-                Some(Interface { address, .. }) if !self.nat.as_ref().is_some_and(|nat| nat.is_external(to)) => *address,
+                Some(Interface { address, .. }) if !shared.nat.as_ref().is_some_and(|nat| nat.is_external(to)) => *address,
                 _ => uplink.address,
             },
             (None, None) => return Err(reason),
         };
-        self.report_from(walk, packet, error, from, reason)
+        self.report_from(shared, walk, packet, error, from, reason)
     }
 
     fn report_from(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         packet: Packet,
         error: IcmpError,
@@ -191,7 +200,7 @@ impl Router {
     ) -> Result<(), DropReason> {
         if let Some(made) = self.write_error(walk, packet, error, from) {
             walk.counters.made.add(1);
-            if let Err(reason) = self.send_error(walk, made, packet.frame) {
+            if let Err(reason) = self.send_error(shared, walk, made, packet.frame) {
                 walk.counters.drop(reason, 1);
             }
         }
@@ -221,8 +230,8 @@ impl Router {
 
     /// An error goes back to where the packet came from; through the translation, if the packet had
     /// passed it.
-    fn send_error(&mut self, walk: &mut Walk<'_>, mut error: Packet, about: Frame) -> Result<(), DropReason> {
-        let routing = Arc::clone(&self.routing);
+    fn send_error(&mut self, shared: &Shared, walk: &mut Walk<'_>, mut error: Packet, about: Frame) -> Result<(), DropReason> {
+        let routing = &shared.routing;
         let Some(to) = view(walk, &error).map(ipv4::Ipv4View::dst) else { return Err(DropReason::BadIpHeader) };
         if let Some(id) = routing.to_inside(to) {
             let Some(interface) = routing.interface(id) else { return Err(DropReason::NoRoute) };
@@ -231,30 +240,30 @@ impl Router {
                 set_addresses(walk, &mut error, about.headers.src, interface.mac);
                 return walk.queue(walk.ingress, interface.vlan, error.frame);
             }
-            return self.deliver(walk, error, id, to);
+            return self.deliver(shared, walk, error, id, to);
         }
-        let Some(nat) = self.nat.clone() else { return Err(DropReason::NoRoute) };
+        let Some(nat) = shared.nat.as_deref() else { return Err(DropReason::NoRoute) };
         if nat.is_external(to) {
             if quoted_dst(walk, &error).is_some_and(|dst| routing.to_inside(dst).is_some()) {
                 // It is about a packet that was translated twice, and is so itself.
-                self.translate(walk, &mut error, &nat, Side::Inside)?;
+                self.translate(walk, &mut error, nat, Side::Inside)?;
             }
-            let dst = self.translate(walk, &mut error, &nat, Side::Outside)?;
+            let dst = self.translate(walk, &mut error, nat, Side::Outside)?;
             let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
             // From the address that the guest knows the router by (RFC 1812 section 4.3.2.4).
             if let Some(interface) = routing.interface(id) {
                 set_source(walk, &error, interface.address);
             }
-            return self.deliver(walk, error, id, dst);
+            return self.deliver(shared, walk, error, id, dst);
         }
-        let dst = self.translate(walk, &mut error, &nat, Side::Inside)?;
+        let dst = self.translate(walk, &mut error, nat, Side::Inside)?;
         let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
         let hop = uplink.next_hop(dst).ok_or(DropReason::NoRoute)?;
-        self.hand_to(walk, error, uplink, hop)
+        self.hand_to(shared, walk, error, uplink, hop)
     }
 
     /// What was made of a frame goes out of the port that the frame came from.
-    fn send_back(&mut self, walk: &mut Walk<'_>, packet: Packet) -> Result<(), DropReason> {
+    fn send_back(&mut self, shared: &Shared, walk: &mut Walk<'_>, packet: Packet) -> Result<(), DropReason> {
         let answer = walk.own(packet.frame.span)?;
         match walk.bridge.port(walk.ingress) {
             Some(port) if port.is_uplink => {
@@ -262,7 +271,7 @@ impl Router {
                 Ok(())
             }
             _ => {
-                let vlan = self.routing.by_mac(answer.headers.src).map_or(packet::VlanId::NONE, |interface| interface.vlan);
+                let vlan = shared.routing.by_mac(answer.headers.src).map_or(packet::VlanId::NONE, |interface| interface.vlan);
                 // It was made, so it is dropped as what it is now.
                 walk.queue(walk.ingress, vlan, answer)
             }
@@ -271,16 +280,23 @@ impl Router {
 
     /// A packet whose next hop is not known waits for it; its bytes become the question.
     #[cold]
-    pub(crate) fn wait(&mut self, walk: &mut Walk<'_>, packet: Packet, id: InterfaceId, hop: Ipv4Addr) -> Result<(), DropReason> {
+    pub(crate) fn wait(
+        &mut self,
+        shared: &Shared,
+        walk: &mut Walk<'_>,
+        packet: Packet,
+        id: InterfaceId,
+        hop: Ipv4Addr,
+    ) -> Result<(), DropReason> {
         let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
-        let Resolve { ask, kept } = self.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now);
+        let Resolve { ask, kept } = shared.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now);
         if kept {
             walk.counters.taken.add(1);
         } else {
             walk.counters.drop(DropReason::NeighbourQueueFull, 1);
         }
         if ask && walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).is_some() {
-            self.ask(walk, packet.at, id, hop, None)?;
+            self.ask(shared, walk, packet.at, id, hop, None)?;
         }
         Ok(())
     }
@@ -288,13 +304,14 @@ impl Router {
     /// Makes an ARP request of a frame of the batch that is as long as one, and queues it.
     pub(crate) fn ask(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         at: usize,
         id: InterfaceId,
         hop: Ipv4Addr,
         known: Option<MacAddr>,
     ) -> Result<(), DropReason> {
-        let routing = Arc::clone(&self.routing);
+        let routing = &shared.routing;
         let (mac, address) = match (routing.interface(id), routing.uplink()) {
             (Some(interface), _) => (interface.mac, interface.address),
             (None, Some(uplink)) => (uplink.mac, uplink.address),

@@ -104,6 +104,8 @@ pub struct NeighbourEntry {
 /// The neighbours on all networks of the router, shared by all workers.
 #[derive(Debug)]
 pub struct Neighbours {
+    /// Another number whenever an address has another MAC address, or none any more.
+    version: AtomicU32,
     slots: Box<[Slot]>,
     hasher: SipHasher13,
     book: Mutex<Book>,
@@ -172,6 +174,7 @@ impl Neighbours {
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Neighbours {
         Neighbours {
+            version: AtomicU32::new(0),
             slots: std::iter::repeat_with(Slot::default).take(BUCKETS * WAYS).collect(),
             hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
             book: Mutex::new(Book {
@@ -183,6 +186,19 @@ impl Neighbours {
                 renewals: Bucket::new(REQUESTS_PER_SEC, REQUESTS_PER_SEC),
             }),
         }
+    }
+
+    /// Another number whenever what was looked up before may no longer hold.
+    #[inline]
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Takes a slot's neighbour out.
+    fn forget(&self, slot: &Slot) {
+        slot.key.store(0, Ordering::Relaxed);
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     #[inline]
@@ -253,7 +269,9 @@ impl Neighbours {
             },
             None => return false,
         };
-        slot.mac.store(mac_word(mac), Ordering::Release);
+        if slot.mac.swap(mac_word(mac), Ordering::Release) != mac_word(mac) {
+            self.version.fetch_add(1, Ordering::Release);
+        }
         slot.heard.store(now.secs() + 1, Ordering::Relaxed);
         slot.requests.store(0, Ordering::Relaxed);
         slot.key.store(key, Ordering::Release);
@@ -276,14 +294,14 @@ impl Neighbours {
         let slot = match bucket.iter().find(is_free) {
             Some(slot) => {
                 if book.known == MAX_NEIGHBOURS {
-                    self.slots[longest(&self.slots)?].key.store(0, Ordering::Relaxed);
+                    self.forget(&self.slots[longest(&self.slots)?]);
                     book.known -= 1;
                 }
                 slot
             }
             None => {
                 let victim = &bucket[longest(bucket)?];
-                victim.key.store(0, Ordering::Relaxed);
+                self.forget(victim);
                 book.known -= 1;
                 victim
             }
@@ -350,7 +368,7 @@ impl Neighbours {
         let unused = secs.saturating_sub(slot.used.load(Ordering::Relaxed));
         let requests = slot.requests.load(Ordering::Relaxed);
         if unused.min(unheard) > UNUSED_SECS || requests >= u32::from(MAX_REQUESTS) {
-            slot.key.store(0, Ordering::Relaxed);
+            self.forget(slot);
             book.known -= 1;
         } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS && book.renewals.take(now) {
             let (interface, address) = key_parts(key);
@@ -367,7 +385,7 @@ impl Neighbours {
         let book = &mut *book;
         let is_of = |key: u64| key != 0 && key_parts(key).0 == interface;
         for slot in self.slots.iter().filter(|slot| is_of(slot.key.load(Ordering::Relaxed))) {
-            slot.key.store(0, Ordering::Relaxed);
+            self.forget(slot);
             book.known -= 1;
         }
         book.incomplete.retain(|incomplete| !is_of(incomplete.key));

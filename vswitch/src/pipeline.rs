@@ -17,7 +17,7 @@ use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId};
 use crate::resume::{Held, Task};
-use crate::router::{Left, NOWHERE, Router};
+use crate::router::{Left, NOWHERE, Own, Router};
 use crate::routing::Routing;
 
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
@@ -69,7 +69,7 @@ impl Pipeline {
     /// The router's networks or its way out changed.
     pub fn set_routing(&mut self, routing: Arc<Routing>) {
         if let Some(router) = &mut self.router {
-            router.routing = routing;
+            router.shared.routing = routing;
         }
     }
 
@@ -95,7 +95,7 @@ impl Pipeline {
     #[inline]
     #[must_use]
     pub fn has_left(&self) -> bool {
-        self.router.as_ref().is_some_and(|router| !router.left.is_empty())
+        self.router.as_ref().is_some_and(|router| !router.own.left.is_empty())
     }
 
     /// Takes up one thing that a batch left, in an empty batch; what is to be written is left in `tx`.
@@ -104,16 +104,16 @@ impl Pipeline {
         rx.clear();
         let Pipeline { bridge, router, held, .. } = self;
         held.clear();
-        let Some(router) = router else { return };
-        let Some(left) = router.take_left(rx, held) else { return };
+        let Some(Router { shared, own }) = router else { return };
+        let Some(left) = own.take_left(shared, rx, held) else { return };
         for at in 0..rx.spans().len() {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
             let Some(counters) = bridge.counters.port(held.port).or(bridge.counters.port(PortId(0))) else { continue };
             let mut walk = Walk { bridge, rx, tx, ingress: held.port, counters, now };
             let outcome = match left {
-                Left::Neighbour(id, hop) => router.go_on(&mut walk, at, id, hop),
-                Left::Fragments(first) => router.go_on_by(&mut walk, at, first, held),
+                Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
+                Left::Fragments(first) => own.go_on_by(shared, &mut walk, at, first, held),
             };
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
@@ -127,13 +127,13 @@ impl Pipeline {
         tx.clear();
         rx.clear();
         let Pipeline { bridge, router, tasks, .. } = self;
-        let Some(router) = router else { return };
+        let Some(Router { shared, own }) = router else { return };
         tasks.clear();
-        router.collect(rx, tasks, now);
+        Own::collect(shared, rx, tasks, now);
         let Some(counters) = bridge.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
             let mut walk = Walk { bridge, rx, tx, ingress: NOWHERE, counters, now };
-            if let Err(reason) = router.perform(&mut walk, at, *task) {
+            if let Err(reason) = own.perform(shared, &mut walk, at, *task) {
                 counters.drop(reason, 1);
             }
         }
@@ -177,24 +177,26 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
     let headers = &frame.headers;
     let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
     if port.is_uplink {
-        return router.as_mut().ok_or(DropReason::NotForUs)?.route_in(walk, at, frame);
+        let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
+        return own.route_in(shared, walk, at, frame);
     }
     let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
-    let gateway = router.as_mut().and_then(|router| router.at(vlan));
+    let gateway = router.as_mut().and_then(|router| router.shared.at(vlan).map(|(interface, mac)| (router, interface, mac)));
     if let Some((_, _, mac)) = gateway
         && headers.src == mac
     {
         return Err(DropReason::GatewaySpoofed);
     }
     walk.bridge.table.learn(vlan, headers.src, walk.ingress, walk.now);
-    if let Some((router, interface, mac)) = gateway {
+    if let Some((Router { shared, own }, interface, mac)) = gateway {
         // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
         let is_ours = usize::from(headers.l3) <= ETHERNET_LEN + TAG_LEN && !headers.hides_tag();
-        if headers.ether_type == EtherType::ARP && is_ours && router.arp_inside(walk, frame, interface)? == ArpOutcome::Taken {
+        if headers.ether_type == EtherType::ARP && is_ours && own.arp_inside(shared, walk, frame, interface)? == ArpOutcome::Taken
+        {
             return Ok(());
         }
         if headers.dst == mac {
-            return router.route_out(walk, at, frame, interface);
+            return own.route_out(shared, walk, at, frame, interface);
         }
     }
     walk.forward(vlan, frame)

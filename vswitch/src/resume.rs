@@ -1,7 +1,6 @@
 //! What is done behind a batch: packets that waited go on, and what is due by time.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use nat::FirstFragment;
 use packet::ethernet::ETHERNET_LEN;
@@ -13,9 +12,9 @@ use crate::counters::DropReason;
 use crate::neighbour::{Due, InterfaceId};
 use crate::pipeline::admit;
 use crate::port::PortId;
-use crate::router::{Left, Packet, Router, UPLINK};
+use crate::router::{Left, Own, Packet, Shared, UPLINK};
 
-/// What a frame of the batch that [`Router::collect`] filled is.
+/// What a frame of the batch that [`Own::collect`] filled is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Task {
     /// To be made an ARP request.
@@ -46,10 +45,10 @@ impl Held {
 /// Room for an ARP request.
 const REQUEST: [u8; ETHERNET_LEN + packet::arp::ARP_LEN] = [0; ETHERNET_LEN + packet::arp::ARP_LEN];
 
-impl Router {
+impl Own {
     /// Fills an empty batch with what neighbours are due.
-    pub(crate) fn collect(&mut self, batch: &mut Batch, tasks: &mut Vec<Task>, now: packet::Timestamp) {
-        self.neighbours.poll(now, |due| {
+    pub(crate) fn collect(shared: &Shared, batch: &mut Batch, tasks: &mut Vec<Task>, now: packet::Timestamp) {
+        shared.neighbours.poll(now, |due| {
             let task = match due {
                 Due::Request { interface, address, known } => {
                     batch.push(VnetHeader::default(), &REQUEST).then_some(Task::Request { interface, address, known })
@@ -61,43 +60,35 @@ impl Router {
         });
     }
 
-    /// Does one of the tasks that [`Router::collect`] left.
-    pub(crate) fn perform(&mut self, walk: &mut Walk<'_>, at: usize, task: Task) -> Result<(), DropReason> {
+    /// Does one of the tasks that [`Own::collect`] left.
+    pub(crate) fn perform(&mut self, shared: &Shared, walk: &mut Walk<'_>, at: usize, task: Task) -> Result<(), DropReason> {
         match task {
-            Task::Request { interface, address, known } => self.ask(walk, at, interface, address, known),
+            Task::Request { interface, address, known } => self.ask(shared, walk, at, interface, address, known),
             Task::Undeliverable => {
                 walk.counters.made.add(1);
                 let frame = admit(walk, at)?;
                 let error = IcmpError::unreachable(unreachable::HOST);
-                self.report(walk, Packet { at, frame }, error, DropReason::NeighbourUnresolved)
+                self.report(shared, walk, Packet { at, frame }, error, DropReason::NeighbourUnresolved)
             }
         }
     }
 
     /// Takes up one thing that a batch left: fills an empty batch with the packets that it is about.
-    pub(crate) fn take_left(&mut self, batch: &mut Batch, held: &mut Vec<Held>) -> Option<Left> {
+    pub(crate) fn take_left(&mut self, shared: &Shared, batch: &mut Batch, held: &mut Vec<Held>) -> Option<Left> {
         let left = self.left.pop()?;
         match left {
-            Left::Neighbour(id, address) => self.neighbours.release(id, address, |frame| {
+            Left::Neighbour(id, address) => shared.neighbours.release(id, address, |frame| {
                 push(batch, frame);
             }),
-            Left::Fragments(first) => self.release_fragments(&first, batch, held),
+            Left::Fragments(first) => release_fragments(shared, &first, batch, held),
         }
         Some(left)
-    }
-
-    fn release_fragments(&self, first: &FirstFragment, batch: &mut Batch, held: &mut Vec<Held>) {
-        let Some(nat) = &self.nat else { return };
-        nat.release(first, |frame, tag| {
-            if push(batch, frame) {
-                held.push(Held::of_tag(tag));
-            }
-        });
     }
 
     /// A fragment that waited goes on, now that its datagram's translation is known.
     pub(crate) fn go_on_by(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         at: usize,
         first: FirstFragment,
@@ -107,25 +98,32 @@ impl Router {
         let frame = admit(walk, at)?;
         self.told = Some(first);
         let outcome = match held.from {
-            Some(id) => self.route_out(walk, at, frame, id),
-            None => self.route_in(walk, at, frame),
+            Some(id) => self.route_out(shared, walk, at, frame, id),
+            None => self.route_in(shared, walk, at, frame),
         };
         self.told = None;
         outcome
     }
 
     /// A packet that waited goes on, now that its neighbour is known.
-    pub(crate) fn go_on(&mut self, walk: &mut Walk<'_>, at: usize, id: InterfaceId, hop: Ipv4Addr) -> Result<(), DropReason> {
+    pub(crate) fn go_on(
+        &mut self,
+        shared: &Shared,
+        walk: &mut Walk<'_>,
+        at: usize,
+        id: InterfaceId,
+        hop: Ipv4Addr,
+    ) -> Result<(), DropReason> {
         walk.counters.made.add(1);
         let frame = admit(walk, at)?;
         let mut packet = Packet { at, frame };
-        let routing = Arc::clone(&self.routing);
+        let routing = &shared.routing;
         if id != UPLINK {
-            return self.deliver(walk, packet, id, hop);
+            return self.deliver(shared, walk, packet, id, hop);
         }
         let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
         self.fit_outside(walk, &mut packet, uplink)?;
-        self.hand_to(walk, packet, uplink, hop)
+        self.hand_to(shared, walk, packet, uplink, hop)
     }
 }
 
@@ -133,4 +131,13 @@ impl Router {
 fn push(batch: &mut Batch, kept: &[u8]) -> bool {
     let Some((vnet, frame)) = kept.split_first_chunk::<VNET_LEN>() else { return false };
     batch.push(VnetHeader::from_bytes(vnet), frame)
+}
+
+fn release_fragments(shared: &Shared, first: &FirstFragment, batch: &mut Batch, held: &mut Vec<Held>) {
+    let Some(nat) = &shared.nat else { return };
+    nat.release(first, |frame, tag| {
+        if push(batch, frame) {
+            held.push(Held::of_tag(tag));
+        }
+    });
 }

@@ -13,14 +13,14 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use nat::{FirstFragment, Nat, Refused, Side};
+use nat::{FirstFragment, FlowCache, Nat, Refused, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::offload::finish_checksum;
 use packet::tcp;
 use packet::vlan::{TAG_LEN, TagAction, VlanId};
-use packet::{Checksum, Headers, MacAddr, Network as NetworkProtocol, Offload, Segmentation, Transport};
+use packet::{Checksum, Headers, MacAddr, Network as NetworkProtocol, Offload, Segmentation, Timestamp, Transport};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
@@ -51,15 +51,42 @@ pub(crate) enum Left {
 /// One worker's router.
 #[derive(Debug)]
 pub struct Router {
+    pub(crate) shared: Shared,
+    pub(crate) own: Own,
+}
+
+/// What a worker's router shares with those of the others: what is looked up.
+#[derive(Debug)]
+pub(crate) struct Shared {
     pub(crate) routing: Arc<Routing>,
     pub(crate) nat: Option<Arc<Nat>>,
     pub(crate) neighbours: Arc<Neighbours>,
+}
+
+/// What it has for itself: who walks the packets.
+#[derive(Debug)]
+pub(crate) struct Own {
     pub(crate) errors: ErrorLimit,
     pub(crate) left: Vec<Left>,
     /// How the fragment that comes in once more is translated.
     pub(crate) told: Option<FirstFragment>,
     /// Identification of the next packet that we make.
     pub(crate) packet_id: u16,
+    /// Connections seen last.
+    flows: FlowCache,
+    /// Next hops of this second, by the last bits of their addresses.
+    hops: Box<[Hop; HOPS]>,
+}
+
+const HOPS: usize = 256;
+
+/// A neighbour as it was known in this second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hop {
+    address: Option<(InterfaceId, Ipv4Addr)>,
+    mac: MacAddr,
+    secs: u32,
+    version: u32,
 }
 
 /// What the router looks at of a packet.
@@ -83,29 +110,36 @@ impl Router {
     /// A router that shares translation and neighbours with those of the other workers.
     #[must_use]
     pub fn new(routing: Arc<Routing>, nat: Option<Arc<Nat>>, neighbours: Arc<Neighbours>) -> Router {
+        let left = Vec::with_capacity(MAX_LEFT);
         Router {
-            routing,
-            nat,
-            neighbours,
-            errors: ErrorLimit::default(),
-            left: Vec::with_capacity(MAX_LEFT),
-            told: None,
-            packet_id: 0,
+            shared: Shared { routing, nat, neighbours },
+            own: Own {
+                errors: ErrorLimit::default(),
+                left,
+                told: None,
+                packet_id: 0,
+                flows: FlowCache::default(),
+                hops: Box::new([Hop::default(); HOPS]),
+            },
         }
     }
+}
 
+impl Shared {
     /// The network that a VLAN is, if there is a gateway on it, and the gateway's MAC address.
     #[inline]
-    pub(crate) fn at(&mut self, vlan: VlanId) -> Option<(&mut Router, InterfaceId, MacAddr)> {
+    pub(crate) fn at(&self, vlan: VlanId) -> Option<(InterfaceId, MacAddr)> {
         let id = self.routing.of_vlan(vlan)?;
-        let mac = self.routing.interface(id)?.mac;
-        Some((self, id, mac))
+        Some((id, self.routing.interface(id)?.mac))
     }
+}
 
+impl Own {
     /// A frame to the gateway's MAC address.
     #[inline]
     pub(crate) fn route_out(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         at: usize,
         frame: Frame,
@@ -113,88 +147,90 @@ impl Router {
     ) -> Result<(), DropReason> {
         let mut packet = untag(walk, at, frame)?;
         let ip = sound(walk, &packet)?;
-        let routing = Arc::clone(&self.routing);
+        let routing = &shared.routing;
         let interface = routing.interface(from).ok_or(DropReason::NoRoute)?;
         if !interface.network.has_host(ip.src) || ip.src == interface.address {
             return Err(DropReason::MartianSource);
         }
         if routing.is_gateway(ip.dst) {
-            return self.for_gateway(walk, packet, ip);
+            return self.for_gateway(shared, walk, packet, ip);
         }
         if !is_one_host(ip.dst) {
             return Err(DropReason::MartianDestination);
         }
         if ip.ttl <= 1 {
-            return self.report(walk, packet, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded);
+            return self.report(shared, walk, packet, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded);
         }
         match routing.to_inside(ip.dst) {
             Some(to) => {
                 decrement_ttl(walk, &packet);
-                self.deliver(walk, packet, to, ip.dst)
+                self.deliver(shared, walk, packet, to, ip.dst)
             }
-            None => self.out(walk, &mut packet, ip, &routing),
+            None => self.out(shared, walk, &mut packet, ip),
         }
     }
 
     /// A packet from inside to somewhere outside.
     #[inline]
-    fn out(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, ip: Ip, routing: &Routing) -> Result<(), DropReason> {
+    fn out(&mut self, shared: &Shared, walk: &mut Walk<'_>, packet: &mut Packet, ip: Ip) -> Result<(), DropReason> {
+        let routing = &shared.routing;
         let unreachable_network = IcmpError::unreachable(unreachable::NETWORK);
-        let (Some(nat), Some(uplink)) = (self.nat.clone(), routing.uplink()) else {
-            return self.report(walk, *packet, unreachable_network, DropReason::NoRoute);
+        let (Some(nat), Some(uplink)) = (shared.nat.as_deref(), routing.uplink()) else {
+            return self.report(shared, walk, *packet, unreachable_network, DropReason::NoRoute);
         };
         if nat.is_external(ip.dst) {
-            return self.hairpin(walk, packet, ip, &nat, uplink);
+            return self.hairpin(shared, walk, packet, ip, nat, uplink);
         }
         let Some(hop) = uplink.next_hop(ip.dst) else {
-            return self.report(walk, *packet, unreachable_network, DropReason::NoRoute);
+            return self.report(shared, walk, *packet, unreachable_network, DropReason::NoRoute);
         };
         if let Err(error) = fit(walk, packet, uplink.mtu, ip.dont_fragment) {
-            return self.report(walk, *packet, error, DropReason::FragmentationNeeded);
+            return self.report(shared, walk, *packet, error, DropReason::FragmentationNeeded);
         }
         clamp(walk, packet, routing);
-        if let Err(refused) = self.translate(walk, packet, &nat, Side::Inside) {
-            return self.refuse(walk, *packet, refused);
+        if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
+            return self.refuse(shared, walk, *packet, refused);
         }
         decrement_ttl(walk, packet);
-        self.hand_to(walk, *packet, uplink, hop)
+        self.hand_to(shared, walk, *packet, uplink, hop)
     }
 
     /// A packet from inside to an outside address of our own.
     #[cold]
     fn hairpin(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         packet: &mut Packet,
         ip: Ip,
-        nat: &Arc<Nat>,
+        nat: &Nat,
         uplink: &Uplink,
     ) -> Result<(), DropReason> {
         if self.is_echo_request(walk, packet) && !nat.is_one_to_one(ip.dst) {
-            return self.echo(walk, *packet);
+            return self.echo(shared, walk, *packet);
         }
         if !routes_back(uplink, ip.dst) {
             return Err(DropReason::NoRoute);
         }
-        clamp(walk, packet, &Arc::clone(&self.routing));
+        clamp(walk, packet, &shared.routing);
         if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
-            return self.refuse(walk, *packet, refused);
+            return self.refuse(shared, walk, *packet, refused);
         }
         let dst = self.translate(walk, packet, nat, Side::Outside).map_err(DropReason::from)?;
         decrement_ttl(walk, packet);
-        let to = self.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
-        self.deliver(walk, *packet, to, dst)
+        let to = shared.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        self.deliver(shared, walk, *packet, to, dst)
     }
 
     /// A frame that came in through the uplink.
     #[inline]
-    pub(crate) fn route_in(&mut self, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
-        let routing = Arc::clone(&self.routing);
+    pub(crate) fn route_in(&mut self, shared: &Shared, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+        let routing = &shared.routing;
         let uplink = routing.uplink().ok_or(DropReason::NotForUs)?;
         if frame.headers.ether_type == EtherType::ARP {
-            return self.arp_outside(walk, at, frame, uplink);
+            return self.arp_outside(shared, walk, at, frame, uplink);
         }
-        let nat = self.nat.clone().ok_or(DropReason::NotForUs)?;
+        let nat = shared.nat.as_deref().ok_or(DropReason::NotForUs)?;
         if frame.headers.dst != uplink.mac || frame.headers.ether_type != EtherType::IPV4 {
             return Err(DropReason::NotForUs);
         }
@@ -206,23 +242,23 @@ impl Router {
         if !is_one_host(ip.src) || nat.is_external(ip.src) || routing.to_inside(ip.src).is_some() {
             return Err(DropReason::MartianSource);
         }
-        let dst = match self.translate(walk, &mut packet, &nat, Side::Outside) {
+        let dst = match self.translate(walk, &mut packet, nat, Side::Outside) {
             Ok(dst) => dst,
             Err(Refused::NoMapping | Refused::IcmpIgnored)
                 if uplink.own.contains(&ip.dst) && self.is_echo_request(walk, &packet) =>
             {
-                return self.echo(walk, packet);
+                return self.echo(shared, walk, packet);
             }
-            Err(Refused::FragmentEarly) => return self.keep_fragment(walk, packet, &nat, None),
+            Err(Refused::FragmentEarly) => return self.keep_fragment(walk, packet, nat, None),
             Err(refused) => return Err(DropReason::from(refused)),
         };
         if ip.ttl <= 1 {
-            return self.report(walk, packet, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded);
+            return self.report(shared, walk, packet, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded);
         }
         clamp(walk, &packet, &routing);
         decrement_ttl(walk, &packet);
         let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
-        self.deliver(walk, packet, to, dst)
+        self.deliver(shared, walk, packet, to, dst)
     }
 
     /// Translates in place; where the packet goes now.
@@ -239,7 +275,7 @@ impl Router {
         if let Some(first) = self.told.take() {
             return Ok(first.translate(bytes));
         }
-        let translated = nat.translate(side, bytes, offload.checksum, walk.ingress.0, walk.now)?;
+        let translated = nat.translate_by(Some(&mut self.flows), side, bytes, offload.checksum, walk.ingress.0, walk.now)?;
         if let Some(first) = translated.first
             && self.left.len() < MAX_LEFT
         {
@@ -250,12 +286,12 @@ impl Router {
 
     /// A guest is told where an error exists for it.
     #[cold]
-    fn refuse(&mut self, walk: &mut Walk<'_>, packet: Packet, refused: Refused) -> Result<(), DropReason> {
+    fn refuse(&mut self, shared: &Shared, walk: &mut Walk<'_>, packet: Packet, refused: Refused) -> Result<(), DropReason> {
         match refused {
             Refused::FragmentEarly => {
-                let Some(nat) = self.nat.clone() else { return Err(DropReason::from(refused)) };
-                let from = view(walk, &packet).and_then(|ip| self.routing.to_inside(ip.src()));
-                self.keep_fragment(walk, packet, &nat, from)
+                let Some(nat) = shared.nat.as_deref() else { return Err(DropReason::from(refused)) };
+                let from = view(walk, &packet).and_then(|ip| shared.routing.to_inside(ip.src()));
+                self.keep_fragment(walk, packet, nat, from)
             }
             // RFC 5508 REQ-8; RFC 6888 REQ-11 would have code 1.
             Refused::NotShared
@@ -264,10 +300,10 @@ impl Router {
             | Refused::GuestShare
             | Refused::PortsExhausted
             | Refused::Clash => {
-                self.report(walk, packet, IcmpError::unreachable(unreachable::PROHIBITED), DropReason::from(refused))
+                self.report(shared, walk, packet, IcmpError::unreachable(unreachable::PROHIBITED), DropReason::from(refused))
             }
             Refused::NoAddress => {
-                self.report(walk, packet, IcmpError::unreachable(unreachable::NETWORK), DropReason::from(refused))
+                self.report(shared, walk, packet, IcmpError::unreachable(unreachable::NETWORK), DropReason::from(refused))
             }
             _ => Err(DropReason::from(refused)),
         }
@@ -294,21 +330,36 @@ impl Router {
         Ok(())
     }
 
+    /// A neighbour's MAC address. What was looked up in this second is remembered, until any neighbour
+    /// changes.
+    #[inline]
+    fn mac_of(&mut self, shared: &Shared, id: InterfaceId, address: Ipv4Addr, now: Timestamp) -> Option<MacAddr> {
+        let hop = &mut self.hops[address.to_bits() as usize % HOPS];
+        let (secs, version) = (now.secs(), shared.neighbours.version());
+        if hop.address == Some((id, address)) && hop.secs == secs && hop.version == version {
+            return Some(hop.mac);
+        }
+        let mac = shared.neighbours.lookup(id, address, now)?;
+        *hop = Hop { address: Some((id, address)), mac, secs, version };
+        Some(mac)
+    }
+
     /// To a guest: its MAC address, its port, and whether it fits there.
     #[inline]
     pub(crate) fn deliver(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         mut packet: Packet,
         to: InterfaceId,
         dst: Ipv4Addr,
     ) -> Result<(), DropReason> {
-        let routing = Arc::clone(&self.routing);
+        let routing = &shared.routing;
         let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
         if !interface.network.has_host(dst) {
             return Err(DropReason::MartianDestination);
         }
-        let Some(mac) = self.neighbours.lookup(to, dst, walk.now) else { return self.wait(walk, packet, to, dst) };
+        let Some(mac) = self.mac_of(shared, to, dst, walk.now) else { return self.wait(shared, walk, packet, to, dst) };
         set_addresses(walk, &mut packet, mac, interface.mac);
         let out = crate::forward::forward(&walk.bridge.table, interface.vlan, mac, NOWHERE, walk.now);
         let Forward::Port(port) = out else { return walk.flood(interface.vlan, packet.frame, None) };
@@ -316,7 +367,7 @@ impl Router {
         let Some(view) = view(walk, &packet) else { return Err(DropReason::BadIpHeader) };
         let dont_fragment = view.dont_fragment();
         if let Err(error) = fit(walk, &mut packet, mtu, dont_fragment) {
-            return self.report(walk, packet, error, DropReason::FragmentationNeeded);
+            return self.report(shared, walk, packet, error, DropReason::FragmentationNeeded);
         }
         walk.queue(port, interface.vlan, packet.frame)
     }
@@ -325,12 +376,13 @@ impl Router {
     #[inline]
     pub(crate) fn hand_to(
         &mut self,
+        shared: &Shared,
         walk: &mut Walk<'_>,
         mut packet: Packet,
         uplink: &Uplink,
         hop: Ipv4Addr,
     ) -> Result<(), DropReason> {
-        let Some(mac) = self.neighbours.lookup(UPLINK, hop, walk.now) else { return self.wait(walk, packet, UPLINK, hop) };
+        let Some(mac) = self.mac_of(shared, UPLINK, hop, walk.now) else { return self.wait(shared, walk, packet, UPLINK, hop) };
         set_addresses(walk, &mut packet, mac, uplink.mac);
         walk.push(uplink.port, packet.frame, TagAction::Keep);
         Ok(())
