@@ -7,18 +7,32 @@
 //! and named drops, to the last one.
 
 mod command;
+mod conformance;
+mod datagrams;
 mod exchange;
 mod fairness;
 mod frames;
+mod gateway;
 mod host;
+mod hostile;
 mod kernel;
 mod learning;
 mod lifecycle;
+mod limits;
 mod named;
+mod nat;
+mod nat_fragments;
+mod nat_icmp;
+mod nat_tcp;
 mod packets;
+mod path;
+mod publish;
 mod raw;
+mod site;
+mod station;
 mod switch;
 mod transfer;
+mod uplink;
 mod vlan;
 mod wait;
 
@@ -37,8 +51,19 @@ fn main() -> ExitCode {
         transfer::trials(),
         command::trials(),
         kernel::trials(),
+        nat::trials(),
+        nat_tcp::trials(),
+        nat_icmp::trials(),
+        nat_fragments::trials(),
+        gateway::trials(),
+        publish::trials(),
+        path::trials(),
+        uplink::trials(),
+        limits::trials(),
+        hostile::trials(),
     ];
-    let trials = trials.into_iter().flatten().collect();
+    let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
+    trials.extend(conformance::trials(&trials));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 

@@ -34,8 +34,10 @@ pub(crate) struct Report {
     ports: BTreeMap<String, Vec<u64>>,
     drops: BTreeMap<(String, String), u64>,
     table: BTreeMap<String, u64>,
-    /// Received and copied; sent and dropped.
-    balance: [u64; 4],
+    nat: BTreeMap<String, u64>,
+    kernel_dropped: u64,
+    /// Received, copied and made; sent, dropped and taken.
+    balance: [u64; 6],
     text: String,
 }
 
@@ -174,8 +176,31 @@ impl Report {
                 ["mac", "table:", pairs @ ..] => {
                     report.table = pairs.chunks(2).map(|pair| (pair[0].to_owned(), number(pair[1]))).collect();
                 }
-                ["frames:", "received", a, "+", "copied", b, "=", "sent", c, "+", "dropped", d] => {
-                    report.balance = [a, b, c, d].map(|word| number(word));
+                ["nat:", pairs @ ..] => {
+                    report.nat = pairs.chunks(2).map(|pair| (pair[0].to_owned(), number(pair[1]))).collect();
+                }
+                ["dropped", "by", "the", "kernel", "at", "the", "uplink:", frames] => report.kernel_dropped = number(frames),
+                [
+                    "frames:",
+                    "received",
+                    a,
+                    "+",
+                    "copied",
+                    b,
+                    "+",
+                    "made",
+                    c,
+                    "=",
+                    "sent",
+                    d,
+                    "+",
+                    "dropped",
+                    e,
+                    "+",
+                    "taken",
+                    f,
+                ] => {
+                    report.balance = [a, b, c, d, e, f].map(|word| number(word));
                 }
                 [port, numbers @ ..] if numbers.len() == 7 => {
                     report.ports.insert((*port).to_owned(), numbers.iter().map(|word| number(word)).collect());
@@ -213,7 +238,22 @@ impl Report {
 
     /// All frames that were dropped.
     pub(crate) fn all_dropped(&self) -> u64 {
-        self.balance[3]
+        self.balance[4]
+    }
+
+    /// Frames that were dropped for this reason, at whichever port.
+    pub(crate) fn dropped_for(&self, reason: &str) -> u64 {
+        self.drops.iter().filter(|((_, at), _)| at == reason).map(|(_, frames)| frames).sum()
+    }
+
+    /// A number of the translation's.
+    pub(crate) fn nat(&self, word: &str) -> u64 {
+        self.nat[word]
+    }
+
+    /// Frames that the kernel dropped at the uplink, which is a want of room and not of sense.
+    pub(crate) fn kernel_dropped(&self) -> u64 {
+        self.kernel_dropped
     }
 
     /// All frames that were dropped but the first words of hosts that speak unasked (IPv6), which a
@@ -228,10 +268,10 @@ impl Report {
         self.table[word]
     }
 
-    /// Received and copied is sent and dropped.
+    /// Received, copied and made is sent, dropped and taken.
     pub(crate) fn is_balanced(&self) -> bool {
-        let [received, copied, sent, dropped] = self.balance;
-        received + copied == sent + dropped
+        let [received, copied, made, sent, dropped, taken] = self.balance;
+        received + copied + made == sent + dropped + taken
     }
 }
 

@@ -113,9 +113,14 @@ fn tcp(case: Case) {
 pub(crate) fn transfer(client: &Host, (server, number): (&Host, u8), ip: Ip, both_ways: bool) {
     let listener = server.listen(ip, number);
     let to = listener.local_addr().expect("its address");
-    let mut near = client.connect(to);
-    let (mut far, _) = listener.accept().expect("a connection");
+    let near = client.connect(to);
+    let (far, _) = listener.accept().expect("a connection");
     bound_in_time(&far);
+    transfer_through(near, far, both_ways);
+}
+
+/// The same through an open connection.
+pub(crate) fn transfer_through(mut near: TcpStream, mut far: TcpStream, both_ways: bool) {
     thread::scope(|scope| {
         let mut near_again = near.try_clone().expect("a clone");
         let mut far_again = far.try_clone().expect("a clone");

@@ -19,3 +19,15 @@ pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T 
         thread::sleep(PAUSE);
     }
 }
+
+/// Tries for so long, which is not long enough to be sure.
+pub(crate) fn for_at_most<T>(time: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + time;
+    loop {
+        let answer = attempt();
+        if answer.is_some() || Instant::now() >= end {
+            return answer;
+        }
+        thread::sleep(Duration::from_micros(50));
+    }
+}
