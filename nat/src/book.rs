@@ -342,7 +342,7 @@ impl Book {
             self.cold.push(cold);
         }
         let timeout = self.timeout(&pending.tuples.original, tracker);
-        self.wheel.insert(id.0, secs.saturating_add(timeout).saturating_add(1));
+        self.look_at_again(id, pending.tuples.original.protocol, secs, secs.saturating_add(timeout).saturating_add(1));
         self.stats.opened += 1;
         Ok(id)
     }
@@ -376,6 +376,13 @@ impl Book {
         self.config.timeouts.of(tuple.protocol, || tracker.map_or(crate::tcp::Phase::Opening, Tracker::phase))
     }
 
+    /// Has a connection looked at when it is due; one of TCP sooner, since it may be closed at any time, and
+    /// its time then is that of closing.
+    fn look_at_again(&mut self, id: Id, protocol: Protocol, secs: u32, due: u32) {
+        let soon = secs.saturating_add(self.config.timeouts.tcp_transitory).saturating_add(1);
+        self.wheel.insert(id.0, if protocol == Protocol::TCP { due.min(soon) } else { due });
+    }
+
     /// Is a connection's time over?
     pub(crate) fn is_over(&self, table: &Table, id: Id, secs: u32) -> bool {
         secs.saturating_sub(table.used(id)) > self.timeout_of(table, id)
@@ -394,7 +401,7 @@ impl Book {
             let id = Id(number);
             let due = table.used(id).saturating_add(self.timeout_of(table, id)).saturating_add(1);
             if due > secs || !table.take_out(id) {
-                self.wheel.insert(number, due.max(secs.saturating_add(1)));
+                self.look_at_again(id, table.tuples(id).original.protocol, secs, due.max(secs.saturating_add(1)));
             } else {
                 self.forget(id, secs, open);
                 self.stats.expired += 1;

@@ -3,6 +3,8 @@
 //! Steady guests' flows must keep their translation throughout, whatever happens to the fleeting ones,
 //! whose connections expire, are flushed, lose their ports to published ones and change addresses.
 
+#![expect(clippy::disallowed_methods, reason = "the test runs for a time, and with threads of its own")]
+
 #[path = "reference/packets.rs"]
 #[allow(dead_code, reason = "some of the builders are used")]
 mod packets;
@@ -11,6 +13,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Protocol, Published, Refused, Side, Timeouts};
@@ -202,7 +205,7 @@ fn nobody_gets_anothers_endpoint() {
             .collect();
         let disturber = scope.spawn(|| disturb(&bench));
         let start = Instant::now();
-        while start.elapsed() < DURATION && !workers.iter().any(|worker| worker.is_finished()) && !disturber.is_finished() {
+        while start.elapsed() < DURATION && !workers.iter().any(ScopedJoinHandle::is_finished) && !disturber.is_finished() {
             std::thread::sleep(Duration::from_millis(20));
         }
         bench.is_over.store(true, Ordering::Relaxed);

@@ -255,7 +255,7 @@ impl Own {
         if ip.ttl <= 1 {
             return self.report(shared, walk, packet, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded);
         }
-        clamp(walk, &packet, &routing);
+        clamp(walk, &packet, routing);
         decrement_ttl(walk, &packet);
         let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
         self.deliver(shared, walk, packet, to, dst)

@@ -415,7 +415,6 @@ impl Pair<'_> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "source, destination, and the quote's")]
     fn error_expected(&self, side: Side, packet: &[u8]) -> Result<(Ipv4Addr, Ipv4Addr, (Endpoint, Endpoint)), Refused> {
         let icmp = &packet[header_len(packet)..];
         if icmp[..2] == [3, 4] && (1..576).contains(&word(icmp, 6)) {

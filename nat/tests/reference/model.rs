@@ -378,10 +378,11 @@ impl Model {
     /// May this port be taken by a new mapping? `sure`: nothing that is perhaps gone holds it.
     fn is_free(&self, protocol: Protocol, outside: Endpoint, sure: bool) -> bool {
         let held = Some((protocol, outside));
-        self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable[usize::from(outside.port)])
-            && !self.published.contains_key(&(protocol, outside))
-            && !self.live.iter().any(|conn| conn.mapping == held)
-            && !(sure && self.dead.iter().any(|conn| conn.mapping == held))
+        let is_usable = self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable[usize::from(outside.port)]);
+        let is_published = self.published.contains_key(&(protocol, outside));
+        let is_held =
+            self.live.iter().any(|conn| conn.mapping == held) || sure && self.dead.iter().any(|conn| conn.mapping == held);
+        is_usable && !is_published && !is_held
     }
 
     /// A connection was opened by this packet, and this is what it became: is it allowed?

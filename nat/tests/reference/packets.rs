@@ -137,7 +137,7 @@ pub(crate) fn tcp(src: Endpoint, dst: Endpoint, tcp: &Tcp, payload: &[u8]) -> Ve
     let mut segment = [src.port.to_be_bytes(), dst.port.to_be_bytes()].concat();
     segment.extend(tcp.sequence.to_be_bytes());
     segment.extend(tcp.acknowledgment.to_be_bytes());
-    segment.extend([((20 + tcp.options.len()) / 4 << 4) as u8, tcp.flags]);
+    segment.extend([(((20 + tcp.options.len()) / 4) << 4) as u8, tcp.flags]);
     segment.extend(tcp.window.to_be_bytes());
     segment.extend([0; 4]);
     segment.extend(&tcp.options);
