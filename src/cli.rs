@@ -17,7 +17,7 @@ const NAT_HELP: &str = "Settings of the translation, KEY=VALUE with commas betwe
     filtering=address-and-port-dependent, tcp-established=7440, tcp-transitory=240, tcp-opening=240, udp=300, icmp=60, \
     other=600, tcp-loose=on, tcp-liberal=off, mss-clamp=on";
 
-/// A learning Ethernet switch in one userspace process, over TAP devices.
+/// A learning Ethernet switch and NAT router in one userspace process, over TAP devices.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct Cli {

@@ -1,4 +1,4 @@
-//! `vswitchd`: a learning Ethernet switch in one userspace process, over TAP devices.
+//! `vswitchd`: a learning Ethernet switch and NAT router in one userspace process, over TAP devices.
 
 mod busy_poll;
 mod cli;

@@ -3,6 +3,7 @@
 //! Packets are written from a template before each translation, which costs a few nanoseconds that are
 //! part of every figure.
 #![allow(missing_docs, reason = "criterion's macros make functions")]
+#![allow(clippy::disallowed_methods, reason = "what threads of its own do is timed")]
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -75,12 +76,12 @@ fn send(nat: &Nat, side: Side, template: &Template, src: (u32, u16), dst: (u32, 
 
 /// Who the n-th flow is between: few endpoints inside, many outside.
 fn few_inside(n: u32) -> ((u32, u16), (u32, u16)) {
-    ((0x0a00_0000 | n % 16, 5000), (0x0800_0000 + n / 16, 443))
+    ((0x0a00_0000 | (n % 16), 5000), (0x0800_0000 + n / 16, 443))
 }
 
 /// Each flow from an endpoint of its own.
 fn own_inside(n: u32) -> ((u32, u16), (u32, u16)) {
-    ((0x0a00_0000 | n % 64, (1024 + n / 64) as u16), (0x0808_0808, 443))
+    ((0x0a00_0000 | (n % 64), (1024 + n / 64) as u16), (0x0808_0808, 443))
 }
 
 fn random(state: &mut u64) -> u32 {
@@ -157,8 +158,11 @@ fn established(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Source and destination of a flow, by its number.
+type Flow = fn(u32) -> ((u32, u16), (u32, u16));
+
 /// The time that `threads` need to open `each` flows each.
-fn opening(nat: &Nat, threads: u32, each: std::ops::Range<u32>, flow: fn(u32) -> ((u32, u16), (u32, u16))) -> Duration {
+fn opening(nat: &Nat, threads: u32, each: std::ops::Range<u32>, flow: Flow) -> Duration {
     let start = Instant::now();
     std::thread::scope(|scope| {
         for thread in 0..threads {

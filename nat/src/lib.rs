@@ -1,10 +1,8 @@
 //! The translation: connection tracking, source and destination NAT, ICMP errors, fragments.
 //!
-//! A function of bytes and time: no sockets, clocks or threads. [`Nat::translate`] takes a packet
-//! from one side of the router and makes it one of the other, in place; [docs/nat.md] tells the
+//! A function of bytes and time: no sockets, no clocks, no threads of its own. [`Nat::translate_by`] takes
+//! a packet from one side of the router and makes it one of the other, in place; `docs/nat.md` tells the
 //! theory. All workers share one [`Nat`].
-//!
-//! [docs/nat.md]: https://github.com/vswitchd/vswitchd/blob/main/docs/nat.md
 #![forbid(unsafe_code)]
 
 mod book;
