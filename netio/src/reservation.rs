@@ -27,7 +27,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::net::{AddressFamily, Protocol, RawProtocol, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::option::{self, check};
 use crate::packet_socket::Filter;
@@ -35,7 +35,7 @@ use crate::packet_socket::Filter;
 /// Sockets of the system that [`process_of_port`] looks at, and descriptors.
 const LOOKED_AT: usize = 100_000;
 
-/// A port, or a whole protocol, of which the host's stack says nothing. Until it is dropped.
+/// A port of which the host's stack says nothing, until it is dropped.
 #[derive(Debug)]
 pub struct Reservation {
     socket: OwnedFd,
@@ -54,7 +54,7 @@ impl Reservation {
     /// A TCP port of an address of the host. `AddrInUse`: a program has it. `AddrNotAvailable`: it is
     /// no address of the host. `PermissionDenied`: rights are missing. With port 0 the kernel chooses one.
     pub fn tcp(address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
-        let reservation = Reservation::silent(SocketType::STREAM, None)?;
+        let reservation = Reservation::silent(SocketType::STREAM)?;
         bind(&reservation.socket, &SocketAddrV4::new(address, port))?;
         listen(&reservation.socket, 0)?;
         Ok(reservation)
@@ -62,25 +62,18 @@ impl Reservation {
 
     /// A UDP port of an address of the host; errors as with [`tcp`](Self::tcp).
     pub fn udp(address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
-        let reservation = Reservation::silent(SocketType::DGRAM, None)?;
+        let reservation = Reservation::silent(SocketType::DGRAM)?;
         bind(&reservation.socket, &SocketAddrV4::new(address, port))?;
         Ok(reservation)
     }
 
-    /// An IP protocol that the host's stack does not know and would refuse as unreachable. Needs
-    /// `CAP_NET_RAW`.
-    pub fn raw(protocol: u8) -> io::Result<Reservation> {
-        let protocol = RawProtocol::new(protocol.into()).ok_or(io::ErrorKind::InvalidInput)?;
-        Reservation::silent(SocketType::RAW, Some(Protocol::from_raw(protocol)))
-    }
-
-    fn silent(kind: SocketType, protocol: Option<Protocol>) -> io::Result<Reservation> {
-        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol)?;
+    fn silent(kind: SocketType) -> io::Result<Reservation> {
+        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
         drop_everything(socket.as_fd())?;
         Ok(Reservation { socket })
     }
 
-    /// The port that is taken; 0 for a whole protocol.
+    /// The port that is taken.
     pub fn port(&self) -> io::Result<u16> {
         let address = rustix::net::getsockname(&self.socket)?;
         Ok(SocketAddrV4::try_from(address).map_or(0, |address| address.port()))

@@ -75,7 +75,6 @@ impl Own {
         &mut self,
         shared: &Shared,
         walk: &mut Walk<'_>,
-        _at: usize,
         frame: Frame,
         uplink: &Uplink,
     ) -> Result<(), DropReason> {

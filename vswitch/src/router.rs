@@ -228,7 +228,7 @@ impl Own {
         let routing = &shared.routing;
         let uplink = routing.uplink().ok_or(DropReason::NotForUs)?;
         if frame.headers.ether_type == EtherType::ARP {
-            return self.arp_outside(shared, walk, at, frame, uplink);
+            return self.arp_outside(shared, walk, frame, uplink);
         }
         let nat = shared.nat.as_deref().ok_or(DropReason::NotForUs)?;
         if frame.headers.dst != uplink.mac || frame.headers.ether_type != EtherType::IPV4 {

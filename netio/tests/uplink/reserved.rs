@@ -18,7 +18,6 @@ const ACK: u8 = 0x10;
 const SYN_ACK: u8 = 0x12;
 const FREE: u16 = 41_000;
 const RESERVED: u16 = 40_000;
-const UNKNOWN_PROTOCOL: u8 = 253;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -64,13 +63,6 @@ fn the_host_is_silent_on_reserved_ports_only() {
     let resets = said.iter().filter(|bytes| bytes[23] == 6 && bytes[47] & 0x04 != 0).count();
     let unreachable = said.iter().filter(|bytes| bytes[23] == 1 && bytes[34..36] == [3, 3]).count();
     assert_eq!((resets, unreachable, said.len()), (3, 1, 4), "{said:x?}");
-
-    let packet = [(UNKNOWN_PROTOCOL, vec![0; 16])];
-    assert_eq!(answers(&near, &wire, &packet).iter().filter(|bytes| bytes[34..36] == [3, 2]).count(), 1);
-    let held = near.inside(|| Reservation::raw(UNKNOWN_PROTOCOL));
-    assert_eq!(answers(&near, &wire, &packet), Vec::<Vec<u8>>::new());
-    drop(held);
-    assert_eq!(answers(&near, &wire, &packet).len(), 1, "until it is given back");
 }
 
 fn the_hosts_own_connections_are_unharmed() {
