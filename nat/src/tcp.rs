@@ -40,6 +40,7 @@
 //! *Picked up* connections, whose SYNs were not seen (we were restarted), have unknown windows and
 //! scales. The largest possible, 1 GiB, is assumed.
 
+use packet::ethernet::u32_at;
 use packet::tcp::{TCP_LEN, TcpView, field, flag};
 
 const SYN: u8 = 0x02;
@@ -227,11 +228,6 @@ fn is_sane(flags: u8) -> bool {
     const RST_ACK: u8 = RST | ACK;
     matches!(flags & (FIN_ACK | SYN | RST), ACK | FIN_ACK | SYN | SYN_ACK | RST | RST_ACK)
         && (flags & URG == 0 || !matches!(flags & (SYN_ACK | RST), SYN_ACK | RST | RST_ACK))
-}
-
-#[inline]
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// Whether `a` comes after `b` on the circle of sequence numbers.

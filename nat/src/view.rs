@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+pub(crate) use packet::ethernet::{put_u16, u16_at, u32_at};
 use packet::icmpv4::kind;
 
 use crate::Refused;
@@ -134,19 +135,4 @@ pub(crate) fn query(icmp: &[u8]) -> Result<(u16, u16), Refused> {
 #[inline]
 pub(crate) fn address_at(bytes: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32_at(bytes, at))
-}
-
-#[inline]
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-#[inline]
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
-}
-
-#[inline]
-pub(crate) fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
-    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }

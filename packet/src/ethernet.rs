@@ -47,12 +47,20 @@ impl fmt::Debug for EtherType {
 
 /// The big-endian 16 bits at `at`; the caller has checked that they are there.
 #[inline]
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+#[must_use]
+pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The big-endian 32 bits at `at`; the caller has checked that they are there.
+#[inline]
+#[must_use]
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// Writes big-endian 16 bits at `at`; the caller has checked that they are there.
 #[inline]
-pub(crate) fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
+pub fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }

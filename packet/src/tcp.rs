@@ -8,7 +8,7 @@
 //! ```
 
 use crate::checksum::Delta;
-use crate::ethernet::{put_u16, u16_at};
+use crate::ethernet::{put_u16, u16_at, u32_at};
 use crate::offload::Checksum;
 use crate::options::Walk;
 
@@ -201,12 +201,6 @@ pub fn clamp_mss(segment: &mut [u8], most: u16, checksum: Checksum) -> bool {
         put_u16(segment, field::CHECKSUM, check);
     }
     changed
-}
-
-/// The big-endian 32 bits at `at`; the caller has checked that they are there.
-#[inline]
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]
