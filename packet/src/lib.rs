@@ -10,6 +10,7 @@ pub mod arp;
 pub mod batch;
 pub mod checksum;
 pub mod coalesce;
+pub mod datagram;
 pub mod ethernet;
 pub mod fragment;
 pub mod head;
@@ -28,6 +29,7 @@ pub mod vlan;
 pub mod vnet;
 
 pub use batch::{Batch, Span};
+pub use datagram::Datagram;
 pub use ethernet::EtherType;
 pub use headers::{Headers, Malformed, Network, Transport};
 pub use mac::MacAddr;

@@ -1,0 +1,9 @@
+//! Tunnels: frames of the bridge in UDP datagrams, to other hosts and back.
+//!
+//! A function of bytes: no sockets, clocks or threads, and nothing of the bridge. The kernel's UDP sockets
+//! add and take off what is outside of the datagram; what is inside is told here.
+#![forbid(unsafe_code)]
+
+pub mod vxlan;
+
+pub use vxlan::Vni;
