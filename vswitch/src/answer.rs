@@ -29,6 +29,7 @@ use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::neighbour::{InterfaceId, Resolve};
+use crate::port::PortKind;
 use crate::router::{Ip, Left, Own, Packet, Shared, UPLINK, set_addresses, view};
 use crate::routing::{Interface, Uplink};
 
