@@ -128,7 +128,9 @@ pub(crate) struct Known {
 #[inline]
 pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &mut Frame, origin: &Origin) -> Result<(), DropReason> {
     let Frame { span, headers, .. } = frame;
-    if origin.tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT && !tunnel::ecn::apply(origin.tos, headers, walk.rx.frame_mut(*span)) {
+    if origin.tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT
+        && !tunnel::ecn::apply(origin.tos, headers, walk.rx.frame_mut(*span))
+    {
         return Err(DropReason::TunnelEcn);
     }
     if is_nested(headers, walk.rx.frame(*span), &endpoint.locals) {
@@ -137,4 +139,6 @@ pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &mut Frame
     Ok(())
 }
 
-fn is_nested(_: &packet::Headers, _: &[u8], _: &Locals) -> bool { false }
+fn is_nested(_: &packet::Headers, _: &[u8], _: &Locals) -> bool {
+    false
+}

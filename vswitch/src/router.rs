@@ -109,12 +109,7 @@ impl Router {
         let left = Vec::with_capacity(MAX_LEFT);
         Router {
             shared: Shared { routing, nat, neighbours },
-            own: Own {
-                left,
-                told: None,
-                flows: FlowCache::default(),
-                hops: Box::new([Hop::default(); HOPS]),
-            },
+            own: Own { left, told: None, flows: FlowCache::default(), hops: Box::new([Hop::default(); HOPS]) },
         }
     }
 }

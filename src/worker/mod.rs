@@ -15,7 +15,9 @@
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches.
 
-use std::io::{self, IoSlice};
+mod output;
+
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,13 +25,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netio::packet_socket::{self, Receiver, Sender, Writer};
+use netio::packet_socket::{self, Receiver, Sender};
 use netio::{Poller, Received, Waker, tap};
 use packet::{Batch, Timestamp};
-use rustix::io::Errno;
-use vswitch::{DropReason, Egress, Pipeline, Port, PortId, Routing, SendError, Transmit};
+use vswitch::{Egress, Pipeline, Port, PortId, Routing};
 
 use crate::busy_poll::BusyPoll;
+use output::Output;
+pub(crate) use output::Sink;
 
 /// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
 /// cache holds.
@@ -108,13 +111,6 @@ pub(crate) enum Source {
     Uplink(packet_socket::Queue),
 }
 
-/// A descriptor to write frames to.
-#[derive(Clone, Debug)]
-pub(crate) enum Sink {
-    Tap(tap::Queue),
-    Uplink(Writer),
-}
-
 /// Either, to be let go of.
 #[derive(Debug)]
 #[expect(dead_code, reason = "held to be dropped elsewhere")]
@@ -128,16 +124,6 @@ impl AsFd for Source {
         match self {
             Source::Tap(queue) => queue.as_fd(),
             Source::Uplink(queue) => queue.as_fd(),
-        }
-    }
-}
-
-impl Sink {
-    #[inline]
-    fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
-        match self {
-            Sink::Tap(queue) => queue.send(pieces),
-            Sink::Uplink(writer) => writer.send(pieces),
         }
     }
 }
@@ -376,46 +362,5 @@ impl Worker {
         // Without a control thread the daemon is at its end.
         let _ = self.events.send(event);
         self.control.wake();
-    }
-}
-
-/// Where a worker's frames go.
-struct Output<'a> {
-    writers: &'a [Option<Sink>],
-    sender: &'a mut Sender,
-}
-
-impl Transmit for Output<'_> {
-    #[inline]
-    fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
-        let Some(sink) = &self.writers[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
-        sink.send(pieces).map_err(name)
-    }
-
-    fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
-        let Some(Sink::Uplink(writer)) = &self.writers[port.index()] else {
-            frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame))));
-            return;
-        };
-        let mut burst = self.sender.burst(writer);
-        for frame in frames {
-            if !burst.push(frame) {
-                burst.flush(|result| sent(result.map_err(name)));
-                let _ = burst.push(frame);
-            }
-        }
-        burst.flush(|result| sent(result.map_err(name)));
-    }
-}
-
-/// Names what the kernel says against a write.
-fn name(errno: Errno) -> SendError {
-    match errno {
-        Errno::INVAL => SendError::Invalid,
-        Errno::IO | Errno::NETDOWN => SendError::Drop(DropReason::PortDown),
-        Errno::BADFD | Errno::NXIO => SendError::Drop(DropReason::PortGone),
-        Errno::MSGSIZE => SendError::Drop(DropReason::TooLong),
-        Errno::AGAIN | Errno::NOBUFS => SendError::Drop(DropReason::QueueFull),
-        _ => SendError::Drop(DropReason::WriteFailed),
     }
 }
