@@ -6,6 +6,7 @@ mod port;
 pub(crate) mod publish;
 pub(crate) mod router;
 pub(crate) mod uplink;
+mod vlan;
 mod words;
 
 use std::fmt;
