@@ -61,7 +61,7 @@ struct Handle {
 
 /// Says what would run and whether it could, without starting or making anything.
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    print!("{}{}", summary_head(config), config.router_summary());
+    print!("{}{}{}", summary_head(config), config.router_summary(), config.tunnel_summary());
     warn(&config.warnings);
     let uplink = config.uplink_interface();
     if let Some(name) = uplink
@@ -88,7 +88,7 @@ impl Daemon {
     /// Opens all ports and starts all workers; frames flow when it returns.
     pub(crate) fn start(config: Config) -> anyhow::Result<Daemon> {
         let clock = Clock::start();
-        let config_summary = summary_head(&config) + &config.router_summary();
+        let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
         let count = config.readers;
         let workers = config.workers;
