@@ -73,6 +73,20 @@ impl<'a> Ipv6View<'a> {
         IPV6_LEN + usize::from(u16_at(self.bytes, field::PAYLOAD_LEN))
     }
 
+    /// Traffic class, of which the last two bits are ECN's.
+    #[inline]
+    #[must_use]
+    pub fn traffic_class(self) -> u8 {
+        (u16_at(self.bytes, 0) >> 4) as u8
+    }
+
+    /// How many more hops it may take.
+    #[inline]
+    #[must_use]
+    pub fn hop_limit(self) -> u8 {
+        self.bytes[field::HOP_LIMIT]
+    }
+
     /// Walks the extension headers, at most [`MAX_EXTENSIONS`] and [`MAX_EXTENSIONS_LEN`] bytes.
     #[inline]
     #[must_use]

@@ -4,6 +4,8 @@
 //! add and take off what is outside of the datagram; what is inside is told here.
 #![forbid(unsafe_code)]
 
+pub mod train;
 pub mod vxlan;
 
+pub use train::{Train, Trains, Way};
 pub use vxlan::Vni;

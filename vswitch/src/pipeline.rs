@@ -9,13 +9,16 @@ use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
 use packet::vlan::TAG_LEN;
 use packet::{Batch, Headers, Offload, Span, Timestamp};
+use tunnel::Trains;
 
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridge, Walk, parse};
 use crate::counters::{Counters, DropReason};
 use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
+use crate::encap::couple;
+use crate::limit::Errors;
 use crate::mac_table::MacTable;
-use crate::port::{Port, PortId};
+use crate::port::{Port, PortId, PortKind};
 use crate::resume::{Held, Task};
 use crate::router::{Left, NOWHERE, Own, Router};
 use crate::routing::Routing;
@@ -28,6 +31,7 @@ const REFUSALS_TO_GIVE_UP: u32 = 16;
 pub struct Pipeline {
     bridge: Bridge,
     router: Option<Router>,
+    errors: Errors,
     refusals: Box<[u32]>,
     /// Where the fragments of a batch that was taken up again came from.
     held: Vec<Held>,
@@ -41,6 +45,7 @@ impl Pipeline {
         Pipeline {
             bridge: Bridge { table, ports: vec![None; ports].into_boxed_slice(), counters },
             router: None,
+            errors: Errors::default(),
             refusals: vec![0; ports].into_boxed_slice(),
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
@@ -77,10 +82,10 @@ impl Pipeline {
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridge, router, .. } = self;
+        let Pipeline { bridge, router, errors, .. } = self;
         let Some(counters) = bridge.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridge, rx, tx, ingress, counters, now };
+        let mut walk = Walk { bridge, rx, tx, errors, ingress, counters, now };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
             if let Err(reason) = switch(router, &mut walk, at) {
@@ -102,7 +107,7 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, held, .. } = self;
+        let Pipeline { bridge, router, errors, held, .. } = self;
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
@@ -110,7 +115,7 @@ impl Pipeline {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
             let Some(counters) = bridge.counters.port(held.port).or(bridge.counters.port(PortId(0))) else { continue };
-            let mut walk = Walk { bridge, rx, tx, ingress: held.port, counters, now };
+            let mut walk = Walk { bridge, rx, tx, errors, ingress: held.port, counters, now };
             let outcome = match left {
                 Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
                 Left::Fragments(first) => own.go_on_by(shared, &mut walk, at, first, held),
@@ -126,13 +131,13 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, tasks, .. } = self;
+        let Pipeline { bridge, router, errors, tasks, .. } = self;
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
         let Some(counters) = bridge.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk { bridge, rx, tx, ingress: NOWHERE, counters, now };
+            let mut walk = Walk { bridge, rx, tx, errors, ingress: NOWHERE, counters, now };
             if let Err(reason) = own.perform(shared, &mut walk, at, *task) {
                 counters.drop(reason, 1);
             }
@@ -147,6 +152,12 @@ impl Pipeline {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
                 continue;
             };
+            if let PortKind::Peer(encapsulation) = &port.kind {
+                let all = &self.bridge.counters;
+                let depart = |trains: &Trains| depart(trains, rx, &mut transmit, all);
+                couple(queue, rx, id, encapsulation, depart, |reason| counters.drop(reason, 1));
+                continue;
+            }
             let refusals = &mut self.refusals[id.index()];
             let manner = Manner { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
             write_queue(queue, rx, manner, &mut transmit, |written| {
@@ -167,7 +178,26 @@ impl Pipeline {
                 port.features = port.features.without_segmentation();
             }
         }
+        if !tx.trains.is_empty() {
+            depart(&tx.trains, rx, &mut transmit, &self.bridge.counters);
+            tx.trains.clear();
+        }
     }
+}
+
+/// Sends trains and counts, by the ports that they go to.
+fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &Counters) {
+    transmit.send_trains(trains, rx.arena(), |train, result| {
+        let Some(counters) = counters.port(PortId(train.way.port)) else { return };
+        match result {
+            Ok(()) => {
+                counters.tx_writes.add(1);
+                counters.tx_frames.add(train.frames.into());
+                counters.tx_bytes.add(train.frame_bytes);
+            }
+            Err(error) => counters.drop(error.reason(), train.frames.into()),
+        }
+    });
 }
 
 /// One frame: parse, judge, classify, learn, arp, route or forward, queue.
@@ -176,7 +206,7 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
     let frame = admit(walk, at)?;
     let headers = &frame.headers;
     let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
-    if port.is_uplink {
+    if port.kind == PortKind::Uplink {
         let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
         return own.route_in(shared, walk, at, frame);
     }
