@@ -225,9 +225,7 @@ impl Trains {
     /// The datagrams of a train: of each the head, and what of it lies in the arena.
     pub fn datagrams<'a>(&'a self, train: &Train, arena: &'a [u8]) -> impl Iterator<Item = [&'a [u8]; 2]> {
         let last = train.last;
-        let cars = std::iter::successors(Some(train.first), move |at| {
-            (*at != last).then(|| self.cars[usize::from(*at)].next)
-        });
+        let cars = std::iter::successors(Some(train.first), move |at| (*at != last).then(|| self.cars[usize::from(*at)].next));
         cars.map(move |at| {
             let Car { head, body, .. } = self.cars[usize::from(at)];
             [&self.heads[range(head)], &arena[range(body)]]
@@ -307,7 +305,8 @@ mod tests {
         assert_eq!(bytes_of(&trains, small, &arena), expected);
         assert_eq!((long.datagrams, long.size), (2, 1062));
         assert_eq!(trains.pieces(long, &arena).count(), 4);
-        let expected: Vec<u8> = (0..2).flat_map(|n| [&[9; 8][..], &[5; 54], &arena[n * 1000..n * 1000 + 1000]].concat()).collect();
+        let expected: Vec<u8> =
+            (0..2).flat_map(|n| [&[9; 8][..], &[5; 54], &arena[n * 1000..n * 1000 + 1000]].concat()).collect();
         assert_eq!(bytes_of(&trains, long, &arena), expected);
         let singles: Vec<u8> = trains.datagrams(long, &arena).flatten().flatten().copied().collect();
         assert_eq!(singles, expected);
@@ -348,7 +347,8 @@ mod tests {
         let flows = (0..=u16::MAX).take_while(|flow| trains.add(way(1, *flow), [&[0; 8], &[]], &arena, 0..60, None)).count();
         assert_eq!(flows, MAX_TRAINS);
         trains.clear();
-        let cars = std::iter::repeat_with(|| trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..60, None)).take_while(|added| *added);
+        let cars =
+            std::iter::repeat_with(|| trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..60, None)).take_while(|added| *added);
         assert_eq!(cars.count(), MAX_CARS);
         trains.clear();
         let heads = std::iter::repeat_with(|| trains.add(way(1, 7), [&[0; 8], &[0; 400]], &arena, 0..1000, None));
