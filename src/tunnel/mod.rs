@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
+use tunnel::Protocol;
 use tunnel::peers::Believed;
 use vswitch::{MacTable, NewSource, PortId};
 
@@ -177,6 +178,14 @@ impl TunnelControl {
         Ok(vswitch::Endpoint { peers: Arc::new(peers), locals: Arc::new(self.locals(at)) })
     }
 
+    /// What workers read an endpoint by, but for the socket, of which each has its own.
+    pub(crate) fn source_of(&self, at: usize) -> (Protocol, u32) {
+        let endpoint = &self.endpoints[at];
+        let peers = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at);
+        let mtu = peers.map(|peer| peer.mtu(self.config_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU);
+        (if endpoint.key.is_vxlan { Protocol::Vxlan } else { Protocol::Ethernet }, mtu)
+    }
+
     /// The addresses at which an endpoint is reached, as far as they are known.
     fn locals(&self, at: usize) -> tunnel::Locals {
         let endpoint = &self.endpoints[at];
@@ -184,7 +193,7 @@ impl TunnelControl {
         let mut addresses: Vec<IpAddr> = sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        tunnel::Locals::new(endpoint.key.port, &addresses)
+        tunnel::Locals::new(endpoint.key.port, addresses)
     }
 
     /// Puts the addresses that are known to be behind a peer into the table.
