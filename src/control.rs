@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use netio::{LinkState, Tap, TapError};
 use packet::Timestamp;
-use vswitch::{Port, PortId};
+use vswitch::{Port, PortId, PortKind};
 
 use crate::config::PortConfig;
 
@@ -100,7 +100,7 @@ impl ManagedPort {
             features: tap.features(),
             coalesce: self.config.coalesce,
             bursts: false,
-            is_uplink: false,
+            kind: PortKind::Link,
         })
     }
 

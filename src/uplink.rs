@@ -18,7 +18,7 @@ use std::time::Duration;
 use netio::packet_socket::{Filter, PacketError, PacketSocket, PacketSpec};
 use netio::route::{UplinkState, Watch, uplink_state};
 use packet::{Features, MacAddr, Timestamp};
-use vswitch::{Port, PortId, PortVlan};
+use vswitch::{Port, PortId, PortKind, PortVlan};
 
 /// What comes in within this time is one change.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -199,7 +199,7 @@ impl UplinkPort {
             features: Features::ALL,
             coalesce: true,
             bursts: true,
-            is_uplink: !self.is_bridged,
+            kind: if self.is_bridged { PortKind::Link } else { PortKind::Uplink },
         })
     }
 

@@ -95,6 +95,12 @@ impl<'a> Fragments<'a> {
         })
     }
 
+    /// Length of all payloads together, with which the packet ends.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        self.payload.len()
+    }
+
     /// Makes `head` that of the next fragment and returns its payload; `None` after the last.
     pub fn next(&mut self, head: &mut Head) -> Option<&'a [u8]> {
         if self.is_done {

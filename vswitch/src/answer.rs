@@ -29,6 +29,7 @@ use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::neighbour::{InterfaceId, Resolve};
+use crate::port::PortKind;
 use crate::router::{Ip, Left, Own, Packet, Shared, UPLINK, set_addresses, view};
 use crate::routing::{Interface, Uplink};
 
@@ -210,16 +211,19 @@ impl Own {
     fn write_error(&mut self, walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4Addr) -> Option<Packet> {
         let ip = view(walk, &packet)?;
         let to = ip.src();
-        if IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast() || !self.errors.take(to, walk.now) {
+        if IcmpError::is_forbidden_about(ip)
+            || packet.frame.headers.dst.is_multicast()
+            || !walk.errors.limit.take(to.into(), walk.now)
+        {
             return None;
         }
         let quote = (packet.frame.span.len() - ETHERNET_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
         walk.rx.set_len(packet.at, ETHERNET_LEN + quote)?;
         let span = walk.rx.move_start(packet.at, -(ERROR_HEADERS_LEN as isize))?;
-        self.packet_id = self.packet_id.wrapping_add(1);
+        let id = walk.errors.next_id();
         let bytes = walk.rx.frame_mut(span);
         bytes[ADDRESSES_LEN..ETHERNET_LEN].copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
-        if !error.write_headers(&mut bytes[ETHERNET_LEN..], from, to, self.packet_id) {
+        if !error.write_headers(&mut bytes[ETHERNET_LEN..], from, to, id) {
             return None;
         }
         walk.rx.set_vnet(span, VnetHeader::default());
@@ -234,7 +238,7 @@ impl Own {
         let Some(to) = view(walk, &error).map(ipv4::Ipv4View::dst) else { return Err(DropReason::BadIpHeader) };
         if let Some(id) = routing.to_inside(to) {
             let Some(interface) = routing.interface(id) else { return Err(DropReason::NoRoute) };
-            let came_from_there = walk.bridge.port(walk.ingress).is_some_and(|port| !port.is_uplink);
+            let came_from_there = walk.bridge.port(walk.ingress).is_some_and(|port| port.kind != PortKind::Uplink);
             if came_from_there && about.headers.dst == interface.mac {
                 set_addresses(walk, &mut error, about.headers.src, interface.mac);
                 return walk.queue(walk.ingress, interface.vlan, error.frame);
@@ -265,7 +269,7 @@ impl Own {
     fn send_back(&mut self, shared: &Shared, walk: &mut Walk<'_>, packet: Packet) -> Result<(), DropReason> {
         let answer = walk.own(packet.frame.span)?;
         match walk.bridge.port(walk.ingress) {
-            Some(port) if port.is_uplink => {
+            Some(port) if port.kind == PortKind::Uplink => {
                 walk.push(walk.ingress, answer, TagAction::Keep);
                 Ok(())
             }

@@ -7,9 +7,11 @@ use packet::{Batch, Headers, Malformed, Offload, Span, Timestamp};
 
 use crate::counters::{Counters, DropReason, PortCounters};
 use crate::egress::{Egress, Frame};
+use crate::fit::{clamp_to, fit_tunnel};
 use crate::forward::{Forward, forward};
+use crate::limit::Errors;
 use crate::mac_table::MacTable;
-use crate::port::{Port, PortId};
+use crate::port::{Port, PortId, PortKind};
 
 /// One worker's view of the bridge.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub(crate) struct Walk<'a> {
     pub(crate) bridge: &'a Bridge,
     pub(crate) rx: &'a mut Batch,
     pub(crate) tx: &'a mut Egress,
+    pub(crate) errors: &'a mut Errors,
     pub(crate) ingress: PortId,
     pub(crate) counters: &'a PortCounters,
     pub(crate) now: Timestamp,
@@ -41,18 +44,32 @@ impl Walk<'_> {
     #[inline]
     pub(crate) fn forward(&mut self, vlan: VlanId, frame: Frame) -> Result<(), DropReason> {
         match forward(&self.bridge.table, vlan, frame.headers.dst, self.ingress, self.now) {
+            Forward::Port(port) if self.is_tunnel(port) && self.is_tunnel(self.ingress) => Err(DropReason::SplitHorizon),
             Forward::Port(port) => self.queue(port, vlan, frame),
             Forward::Flood => self.flood(vlan, frame, Some(self.ingress)),
             Forward::Drop(reason) => Err(reason),
         }
     }
 
+    /// Leads the port into a tunnel?
+    #[inline]
+    fn is_tunnel(&self, id: PortId) -> bool {
+        self.bridge.port(id).is_some_and(|port| port.encapsulation().is_some())
+    }
+
     /// Queues a frame for the one port behind which its destination is.
     #[inline]
-    pub(crate) fn queue(&mut self, id: PortId, vlan: VlanId, frame: Frame) -> Result<(), DropReason> {
+    pub(crate) fn queue(&mut self, id: PortId, vlan: VlanId, mut frame: Frame) -> Result<(), DropReason> {
         let port = self.bridge.port(id).ok_or(DropReason::PortGone)?;
         let action = port.vlan.leave(vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
-        if frame.cut_to.is_none() && port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
+        let is_too_long = frame.cut_to.is_none() && port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action);
+        if port.encapsulation().is_some() {
+            let room = port.room(&frame.headers, action);
+            clamp_to(self.rx, &frame, room);
+            if is_too_long {
+                fit_tunnel(self, &mut frame, room)?;
+            }
+        } else if is_too_long {
             return Err(DropReason::TooLong);
         }
         self.push(id, frame, action);
@@ -69,12 +86,20 @@ impl Walk<'_> {
     /// Queues a frame for every port that carries its VLAN, but not the one that it came from.
     pub(crate) fn flood(&mut self, vlan: VlanId, frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
         let added = self.tx.add(frame);
+        let from_tunnel = from.is_some_and(|from| self.is_tunnel(from));
         let (mut copies, mut too_long) = (0, 0);
         for (index, port) in self.bridge.ports.iter().enumerate() {
             let id = PortId(index as u16);
-            let Some(port) = port.as_ref().filter(|port| Some(id) != from && !port.is_uplink) else { continue };
+            let Some(port) = port.as_ref().filter(|_| Some(id) != from) else { continue };
+            match port.kind {
+                PortKind::Link => {}
+                PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {
+                    clamp_to(self.rx, &frame, port.mtu);
+                }
+                PortKind::Peer(_) | PortKind::Uplink => continue,
+            }
             let Some(action) = port.vlan.leave(vlan, &frame.headers) else { continue };
-            if port.is_too_long(&frame.headers, frame.offload, frame.span.len()) {
+            if port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action) {
                 too_long += 1;
             } else {
                 self.tx.push(id, added, action);

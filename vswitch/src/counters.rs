@@ -94,6 +94,22 @@ pub enum DropReason {
     NatNotShared,
     /// A fragment that overlaps others or is of no legal size, or there are too many.
     FragmentRefused,
+    /// A datagram that ends before its VXLAN header or inner frame does.
+    TunnelTruncated,
+    /// A VXLAN header whose flags say that it is none.
+    TunnelBadFlags,
+    /// Of a VXLAN network that is not ours.
+    TunnelUnknownVni,
+    /// From a host that is no peer of its tunnel.
+    TunnelUnknownPeer,
+    /// A tunnel in a tunnel in a tunnel, or one that leads back to us.
+    TunnelNested,
+    /// Congestion was experienced on the way, and the packet inside cannot say so (RFC 6040 section 4.2).
+    TunnelEcn,
+    /// From a tunnel, and its destination is behind a tunnel.
+    SplitHorizon,
+    /// The kernel knows no way to the peer, or the peer does not listen.
+    PeerUnreachable,
     /// The egress port's link is down.
     PortDown,
     /// The egress port's device is gone.
@@ -106,7 +122,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [DropReason; 41] = [
+    pub const ALL: [DropReason; 49] = [
         DropReason::Runt,
         DropReason::TruncatedTag,
         DropReason::BadVnetHeader,
@@ -144,6 +160,14 @@ impl DropReason {
         DropReason::NatClash,
         DropReason::NatNotShared,
         DropReason::FragmentRefused,
+        DropReason::TunnelTruncated,
+        DropReason::TunnelBadFlags,
+        DropReason::TunnelUnknownVni,
+        DropReason::TunnelUnknownPeer,
+        DropReason::TunnelNested,
+        DropReason::TunnelEcn,
+        DropReason::SplitHorizon,
+        DropReason::PeerUnreachable,
         DropReason::PortDown,
         DropReason::PortGone,
         DropReason::QueueFull,
@@ -191,6 +215,14 @@ impl DropReason {
             DropReason::NatClash => "nat_clash",
             DropReason::NatNotShared => "nat_not_shared",
             DropReason::FragmentRefused => "fragment_refused",
+            DropReason::TunnelTruncated => "tunnel_truncated",
+            DropReason::TunnelBadFlags => "tunnel_bad_flags",
+            DropReason::TunnelUnknownVni => "tunnel_unknown_vni",
+            DropReason::TunnelUnknownPeer => "tunnel_unknown_peer",
+            DropReason::TunnelNested => "tunnel_nested",
+            DropReason::TunnelEcn => "tunnel_ecn",
+            DropReason::SplitHorizon => "split_horizon",
+            DropReason::PeerUnreachable => "peer_unreachable",
             DropReason::PortDown => "port_down",
             DropReason::PortGone => "port_gone",
             DropReason::QueueFull => "queue_full",

@@ -14,6 +14,7 @@ use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Batch, Features, Headers, Offload, Span};
+use tunnel::{Train, Trains};
 
 use crate::counters::DropReason;
 use crate::port::PortId;
@@ -31,8 +32,8 @@ pub(crate) struct Frame {
 /// One frame on its way out of one port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queued {
-    frame: u16,
-    action: TagAction,
+    pub(crate) frame: u16,
+    pub(crate) action: TagAction,
 }
 
 /// The queues of one worker; empty between batches.
@@ -43,6 +44,7 @@ pub struct Egress {
     /// Ports whose queue is not empty.
     waiting: Vec<PortId>,
     head: Head,
+    pub(crate) trains: Trains,
 }
 
 impl Egress {
@@ -54,6 +56,7 @@ impl Egress {
             queues: std::iter::repeat_with(|| Vec::with_capacity(MAX_FRAMES)).take(ports).collect(),
             waiting: Vec::with_capacity(ports),
             head: Head::default(),
+            trains: Trains::new(),
         }
     }
 
@@ -85,16 +88,19 @@ impl Egress {
     /// The next port with something to write, and the means to do so.
     pub(crate) fn next(&mut self) -> Option<(PortId, Queue<'_>)> {
         let port = self.waiting.pop()?;
-        let queue = Queue { frames: &self.frames, queued: &mut self.queues[port.index()], head: &mut self.head };
+        let Egress { frames, queues, head, trains, .. } = self;
+        let queue = Queue { frames, queued: &mut queues[port.index()], head, trains };
         Some((port, queue))
     }
 }
 
 /// One port's queue; empty once dropped.
 pub(crate) struct Queue<'a> {
-    frames: &'a [Frame],
-    queued: &'a mut Vec<Queued>,
-    head: &'a mut Head,
+    pub(crate) frames: &'a [Frame],
+    pub(crate) queued: &'a mut Vec<Queued>,
+    pub(crate) head: &'a mut Head,
+    /// For what goes into tunnels, until all ports had their turn.
+    pub(crate) trains: &'a mut Trains,
 }
 
 impl Queue<'_> {
@@ -149,6 +155,15 @@ pub trait Transmit {
     fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
         for frame in frames {
             sent(self.send(port, std::slice::from_ref(frame)));
+        }
+    }
+
+    /// Sends trains of datagrams, each to the peer behind its port, and tells of each how it went.
+    fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
+        for train in trains.trains() {
+            let port = PortId(train.way.port);
+            let mut datagrams = trains.datagrams(train, arena);
+            sent(train, datagrams.try_for_each(|[head, body]| self.send(port, &[IoSlice::new(head), IoSlice::new(body)])));
         }
     }
 }

@@ -7,7 +7,10 @@
 mod answer;
 mod bridge;
 pub mod counters;
+pub mod decap;
 pub mod egress;
+mod encap;
+mod fit;
 pub mod forward;
 pub mod limit;
 pub mod mac_table;
@@ -20,12 +23,13 @@ pub mod routing;
 pub mod vlan;
 
 pub use counters::{Counter, Counters, DropReason, PortCounters};
+pub use decap::{Endpoint, Inbox, NewSource, Origin};
 pub use egress::{Egress, SendError, Transmit};
 pub use forward::Forward;
 pub use mac_table::{Learned, MacEntry, MacTable, MacTableConfig};
 pub use neighbour::{InterfaceId, NeighbourEntry, Neighbours};
 pub use pipeline::Pipeline;
-pub use port::{Port, PortId};
+pub use port::{Encapsulation, Port, PortId, PortKind};
 pub use router::Router;
 pub use routing::{Interface, Network, Route, Routing, Uplink};
 pub use vlan::{PortVlan, VlanMode, VlanSet};

@@ -1,6 +1,6 @@
 //! Rate limits: token buckets, one by one and by source address.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use packet::Timestamp;
 
@@ -45,6 +45,21 @@ pub struct ErrorLimit {
 
 const BY_ADDRESS: usize = 256;
 
+/// What one worker needs to tell senders of errors.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Errors {
+    pub(crate) limit: ErrorLimit,
+    id: u16,
+}
+
+impl Errors {
+    /// Identification of the next packet that we make.
+    pub(crate) fn next_id(&mut self) -> u16 {
+        self.id = self.id.wrapping_add(1);
+        self.id
+    }
+}
+
 impl Default for ErrorLimit {
     fn default() -> ErrorLimit {
         ErrorLimit { all: Bucket::new(100, 100), by_address: vec![Bucket::new(10, 10); BY_ADDRESS].into_boxed_slice() }
@@ -53,18 +68,27 @@ impl Default for ErrorLimit {
 
 impl ErrorLimit {
     /// May an error be sent to this address now?
-    pub fn take(&mut self, to: Ipv4Addr, now: Timestamp) -> bool {
-        let hash = to.to_bits().wrapping_mul(0x9e37_79b1) >> 24;
+    pub fn take(&mut self, to: IpAddr, now: Timestamp) -> bool {
+        let bits = match to {
+            IpAddr::V4(to) => to.to_bits(),
+            IpAddr::V6(to) => {
+                let bits = to.to_bits();
+                (bits >> 96 ^ bits >> 64 ^ bits >> 32 ^ bits) as u32
+            }
+        };
+        let hash = bits.wrapping_mul(0x9e37_79b1) >> 24;
         self.by_address[hash as usize].take(now) && self.all.take(now)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn allowed(limit: &mut ErrorLimit, to: Ipv4Addr, millis: std::ops::Range<u64>) -> usize {
-        millis.filter(|millis| limit.take(to, Timestamp::from_millis(*millis))).count()
+        millis.filter(|millis| limit.take(to.into(), Timestamp::from_millis(*millis))).count()
     }
 
     #[test]
@@ -76,7 +100,7 @@ mod tests {
         let mut all = 0;
         for millis in 10_000..11_000u64 {
             let to = Ipv4Addr::from_bits(0x0a00_0000 + millis as u32 * 7);
-            all += usize::from(limit.take(to, Timestamp::from_millis(millis)));
+            all += usize::from(limit.take(to.into(), Timestamp::from_millis(millis)));
         }
         assert!((150..=200).contains(&all), "{all}");
     }

@@ -17,16 +17,15 @@ use nat::{FirstFragment, FlowCache, Nat, Refused, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
-use packet::offload::finish_checksum;
 use packet::tcp;
 use packet::vlan::{TAG_LEN, TagAction, VlanId};
-use packet::{Checksum, Headers, MacAddr, Network as NetworkProtocol, Offload, Segmentation, Timestamp, Transport};
+use packet::{Headers, MacAddr, Network as NetworkProtocol, Timestamp, Transport};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
+use crate::fit::fit;
 use crate::forward::Forward;
-use crate::limit::ErrorLimit;
 use crate::neighbour::{InterfaceId, Neighbours};
 use crate::resume::Held;
 use crate::routing::{Routing, Uplink};
@@ -66,12 +65,9 @@ pub(crate) struct Shared {
 /// What it has for itself: who walks the packets.
 #[derive(Debug)]
 pub(crate) struct Own {
-    pub(crate) errors: ErrorLimit,
     pub(crate) left: Vec<Left>,
     /// How the fragment that comes in once more is translated.
     pub(crate) told: Option<FirstFragment>,
-    /// Identification of the next packet that we make.
-    pub(crate) packet_id: u16,
     /// Connections seen last.
     flows: FlowCache,
     /// Next hops of this second, by the last bits of their addresses.
@@ -113,14 +109,7 @@ impl Router {
         let left = Vec::with_capacity(MAX_LEFT);
         Router {
             shared: Shared { routing, nat, neighbours },
-            own: Own {
-                errors: ErrorLimit::default(),
-                left,
-                told: None,
-                packet_id: 0,
-                flows: FlowCache::default(),
-                hops: Box::new([Hop::default(); HOPS]),
-            },
+            own: Own { left, told: None, flows: FlowCache::default(), hops: Box::new([Hop::default(); HOPS]) },
         }
     }
 }
@@ -184,7 +173,7 @@ impl Own {
         let Some(hop) = uplink.next_hop(ip.dst) else {
             return self.report(shared, walk, *packet, unreachable_network, DropReason::NoRoute);
         };
-        if let Err(error) = fit(walk, packet, uplink.mtu, ip.dont_fragment) {
+        if let Err(error) = fit(walk.rx, &mut packet.frame, uplink.mtu, ip.dont_fragment) {
             return self.report(shared, walk, *packet, error, DropReason::FragmentationNeeded);
         }
         clamp(walk, packet, routing);
@@ -363,10 +352,12 @@ impl Own {
         set_addresses(walk, &mut packet, mac, interface.mac);
         let out = crate::forward::forward(&walk.bridge.table, interface.vlan, mac, NOWHERE, walk.now);
         let Forward::Port(port) = out else { return walk.flood(interface.vlan, packet.frame, None) };
-        let mtu = walk.bridge.port(port).ok_or(DropReason::PortGone)?.mtu;
+        let link = walk.bridge.port(port).ok_or(DropReason::PortGone)?;
+        let action = link.vlan.leave(interface.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
+        let mtu = link.room(&packet.frame.headers, action);
         let Some(view) = view(walk, &packet) else { return Err(DropReason::BadIpHeader) };
         let dont_fragment = view.dont_fragment();
-        if let Err(error) = fit(walk, &mut packet, mtu, dont_fragment) {
+        if let Err(error) = fit(walk.rx, &mut packet.frame, mtu, dont_fragment) {
             return self.report(shared, walk, packet, error, DropReason::FragmentationNeeded);
         }
         walk.queue(port, interface.vlan, packet.frame)
@@ -391,7 +382,7 @@ impl Own {
     /// A packet that waited may have to be cut still; whether it may be was asked before.
     pub(crate) fn fit_outside(&self, walk: &mut Walk<'_>, packet: &mut Packet, uplink: &Uplink) -> Result<(), DropReason> {
         let dont_fragment = view(walk, packet).is_none_or(Ipv4View::dont_fragment);
-        fit(walk, packet, uplink.mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
+        fit(walk.rx, &mut packet.frame, uplink.mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
     }
 
     #[inline]
@@ -494,44 +485,6 @@ fn clamp(walk: &mut Walk<'_>, packet: &Packet, routing: &Routing) {
         let segment = &mut walk.rx.frame_mut(span)[usize::from(headers.l4)..headers.end as usize];
         tcp::clamp_mss(segment, most, offload.checksum);
     }
-}
-
-/// Makes a packet fit: as it is, or to be cut at egress; else the error to be told to its sender (RFC
-/// 791 section 3.2, RFC 1191 section 4).
-#[inline]
-fn fit(walk: &mut Walk<'_>, packet: &mut Packet, mtu: u32, dont_fragment: bool) -> Result<(), IcmpError> {
-    let Frame { span, headers, offload, .. } = packet.frame;
-    let len = match offload.segmentation {
-        Some(segmentation) => usize::from(headers.payload - headers.l3) + usize::from(segmentation.size),
-        None => span.len() - usize::from(headers.l3),
-    };
-    if len <= mtu as usize {
-        packet.frame.cut_to = None;
-        return Ok(());
-    }
-    if let Some(segmentation) = offload.segmentation
-        && headers.transport == Transport::Tcp
-        && !dont_fragment
-        && let Some(size) = mtu.checked_sub(u32::from(headers.payload - headers.l3)).filter(|size| *size > 0)
-    {
-        // Smaller segments are as good as segments in fragments, and better.
-        packet.frame.offload.segmentation = Some(Segmentation { size: size as u16, ..segmentation });
-        walk.rx.set_vnet(span, packet.frame.offload.to_vnet(&headers, 0));
-        return Ok(());
-    }
-    if dont_fragment || offload.segmentation.is_some() {
-        return Err(IcmpError::fragmentation_needed(u16::try_from(mtu).unwrap_or(u16::MAX)));
-    }
-    if offload.checksum == Checksum::Partial
-        && let Some(offset) = headers.transport.checksum_offset()
-    {
-        let l4 = usize::from(headers.l4);
-        finish_checksum(walk.rx.frame_mut(span), l4, l4 + offset);
-    }
-    packet.frame.offload = Offload::default();
-    walk.rx.set_vnet(span, Offload::default().to_vnet(&headers, 0));
-    packet.frame.cut_to = Some(u16::try_from(mtu).unwrap_or(u16::MAX));
-    Ok(())
 }
 
 #[inline]

@@ -21,7 +21,7 @@ use nat::{Endpoint, Protocol, Published};
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
-use vswitch::{Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortVlan, VlanSet};
+use vswitch::{Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -117,8 +117,10 @@ fn bridge() -> (Pipeline, Arc<Counters>) {
     for id in 0..7 {
         let features = if id == 4 { Features::NONE } else { Features::ALL };
         let vlan = if id == 5 { PortVlan::access(seven) } else { PortVlan::trunk(VlanSet::all()) };
-        pipeline
-            .set_port(PortId(id), Some(Port { vlan, mtu: 1500, features, coalesce: id == 6, bursts: false, is_uplink: false }));
+        pipeline.set_port(
+            PortId(id),
+            Some(Port { vlan, mtu: 1500, features, coalesce: id == 6, bursts: false, kind: PortKind::Link }),
+        );
     }
     (pipeline, counters)
 }

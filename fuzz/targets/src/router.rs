@@ -11,7 +11,7 @@ use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, MacAddr, Network as Layer3, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
     Counters, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortCounters, PortId,
-    PortVlan, Route, Router, Routing, Uplink,
+    PortKind, PortVlan, Route, Router, Routing, Uplink,
 };
 
 use crate::Reader;
@@ -117,12 +117,12 @@ fn bench(flags: u8) -> Bench {
 
 fn ports() -> [Port; PORTS as usize] {
     let ten = VlanId::new(10).unwrap_or_default();
-    let port = |vlan, mtu| Port { vlan, mtu, features: Features::ALL, coalesce: true, is_uplink: false, bursts: false };
+    let port = |vlan, mtu| Port { vlan, mtu, features: Features::ALL, coalesce: true, kind: PortKind::Link, bursts: false };
     [
         port(PortVlan::default(), 1500),
         Port { features: Features::NONE, ..port(PortVlan::access(ten), 1500) },
         port(PortVlan::default(), 576),
-        Port { is_uplink: true, bursts: true, ..port(PortVlan::default(), 1400) },
+        Port { kind: PortKind::Uplink, bursts: true, ..port(PortVlan::default(), 1400) },
     ]
 }
 

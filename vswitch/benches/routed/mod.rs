@@ -9,8 +9,8 @@ use packet::arp::Arp;
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, Features, MacAddr, VlanId, VnetHeader};
 use vswitch::{
-    Counters, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId, PortVlan, Route, Router,
-    Routing, Uplink,
+    Counters, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId, PortKind, PortVlan,
+    Route, Router, Routing, Uplink,
 };
 
 use crate::packets::{self, ACK, SYN, Tcp, address, word};
@@ -67,7 +67,7 @@ fn pipeline() -> Pipeline {
             features: Features::ALL,
             coalesce: false,
             bursts: false,
-            is_uplink: id == 2,
+            kind: if id == 2 { PortKind::Uplink } else { PortKind::Link },
         };
         pipeline.set_port(PortId(id), Some(port));
     }

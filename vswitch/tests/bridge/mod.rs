@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use packet::{Batch, Features, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortVlan, SendError,
+    Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan, SendError,
 };
 
 /// One write: its virtio-net header and its frame.
@@ -23,7 +23,7 @@ pub(crate) struct Bridge {
 }
 
 pub(crate) fn port(vlan: PortVlan) -> Port {
-    Port { vlan, mtu: 1500, features: Features::ALL, coalesce: false, bursts: false, is_uplink: false }
+    Port { vlan, mtu: 1500, features: Features::ALL, coalesce: false, bursts: false, kind: PortKind::Link }
 }
 
 impl Bridge {

@@ -16,7 +16,7 @@ use nat::{External, ExternalKind, Nat, NatConfig};
 use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
-use vswitch::{Interface, Neighbours, Network, Port, PortId, PortVlan, Route, Router, Routing, Uplink};
+use vswitch::{Interface, Neighbours, Network, Port, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink};
 
 use crate::bridge::{Bridge, Write, port};
 
@@ -72,7 +72,7 @@ impl Lab {
         let mut bridge = Bridge::new([
             port(PortVlan::default()),
             port(PortVlan::default()),
-            Port { is_uplink: true, ..port(PortVlan::default()) },
+            Port { kind: PortKind::Uplink, ..port(PortVlan::default()) },
             port(PortVlan::access(ten())),
             port(PortVlan::default()),
         ]);

@@ -1,0 +1,130 @@
+//! How many bytes a tunnel adds, and what packets fit through.
+//!
+//! ```text
+//!            IPv4 IPv6   UDP   VXLAN   Ethernet        IPv4 IPv6
+//!  VXLAN       20 40   +   8 +     8 +       14    =     50 70
+//!  Ethernet    20 40   +   8         +       14    =     42 62
+//!  IP          20 40   +   8                       =     28 48
+//! ```
+//!
+//! An MTU is that of IP, so the inner Ethernet header counts to the overhead. A frame that carries a VLAN
+//! tag through the tunnel needs four bytes more, which are not in these sums, as they are not in Linux's
+//! (`VXLAN_HEADROOM`): where the network between takes 1500 bytes and the tunnel is a trunk, tagged guests
+//! need an MTU that is lower by [`packet::vlan::TAG_LEN`].
+
+use std::net::IpAddr;
+
+use packet::ethernet::ETHERNET_LEN;
+use packet::ipv4::IPV4_LEN;
+use packet::ipv6::IPV6_LEN;
+use packet::udp::UDP_LEN;
+
+use crate::vxlan::{VXLAN_LEN, Vni};
+
+/// What stands behind the UDP header.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Framing {
+    /// A VXLAN header and an Ethernet frame.
+    Vxlan(Vni),
+    /// An Ethernet frame.
+    Ethernet,
+    /// An IP packet.
+    Ip,
+}
+
+impl Framing {
+    /// The bytes between the UDP header and the inner IP packet.
+    #[inline]
+    #[must_use]
+    pub const fn inner_len(self) -> usize {
+        match self {
+            Framing::Vxlan(_) => VXLAN_LEN + ETHERNET_LEN,
+            Framing::Ethernet => ETHERNET_LEN,
+            Framing::Ip => 0,
+        }
+    }
+}
+
+/// By which protocol the datagrams travel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Underlay {
+    /// IPv4, without options.
+    V4,
+    /// IPv6, without extension headers.
+    V6,
+}
+
+impl Underlay {
+    /// To this address.
+    #[inline]
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Underlay {
+        match address {
+            IpAddr::V4(_) => Underlay::V4,
+            IpAddr::V6(_) => Underlay::V6,
+        }
+    }
+
+    const fn header_len(self) -> usize {
+        match self {
+            Underlay::V4 => IPV4_LEN,
+            Underlay::V6 => IPV6_LEN,
+        }
+    }
+
+    /// The longest packet: IPv4's length field counts its header, IPv6's does not (RFC 8200 section 3).
+    const fn longest(self) -> u32 {
+        match self {
+            Underlay::V4 => 65_535,
+            Underlay::V6 => 65_535 + IPV6_LEN as u32,
+        }
+    }
+}
+
+/// A tunnel that carries less than this is refused: all that hosts need not be able to take is longer
+/// (RFC 791 section 3.2), and what is sent without asking first, as DNS is, is no longer.
+pub const MIN_MTU: u32 = 576;
+
+/// Guests with IPv6 need this much (RFC 8200 section 5).
+pub const MIN_MTU_IPV6: u32 = 1280;
+
+/// How much longer an inner IP packet becomes.
+#[must_use]
+pub const fn overhead(framing: Framing, underlay: Underlay) -> u32 {
+    (underlay.header_len() + UDP_LEN + framing.inner_len()) as u32
+}
+
+/// The longest inner IP packet whose datagram is not cut on a way that takes packets of `path_mtu` bytes.
+/// `None` if that is less than [`MIN_MTU`].
+#[must_use]
+pub fn overlay_mtu(path_mtu: u32, framing: Framing, underlay: Underlay) -> Option<u32> {
+    let mtu = path_mtu.min(underlay.longest()).checked_sub(overhead(framing, underlay))?;
+    (mtu >= MIN_MTU).then_some(mtu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VXLAN: Framing = Framing::Vxlan(Vni::new(1).unwrap());
+
+    #[test]
+    fn the_table_of_overheads() {
+        let both = |framing| [Underlay::V4, Underlay::V6].map(|underlay| overhead(framing, underlay));
+        assert_eq!([VXLAN, Framing::Ethernet, Framing::Ip].map(both), [[50, 70], [42, 62], [28, 48]]);
+    }
+
+    #[test]
+    fn what_fits() {
+        assert_eq!(overlay_mtu(1500, VXLAN, Underlay::V4), Some(1450));
+        assert_eq!(overlay_mtu(1500, VXLAN, Underlay::of([0u16; 8].into())), Some(1430));
+        assert_eq!(overlay_mtu(9000, Framing::Ethernet, Underlay::V4), Some(8958));
+        assert_eq!(overlay_mtu(1500, Framing::Ip, Underlay::V4), Some(1472));
+        for (path, mtu) in
+            [(0, None), (49, None), (625, None), (626, Some(576)), (65_536, Some(65_485)), (u32::MAX, Some(65_485))]
+        {
+            assert_eq!(overlay_mtu(path, VXLAN, Underlay::V4), mtu, "{path}");
+        }
+        assert_eq!(overlay_mtu(u32::MAX, Framing::Ip, Underlay::V6), Some(65_527), "a UDP length field of 65535");
+    }
+}

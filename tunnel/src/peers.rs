@@ -1,0 +1,352 @@
+//! Who sent a datagram: from tunnel and source address to the port of the bridge.
+//!
+//! Every remote host of every tunnel is a port of its own. The workers ask for each datagram that a
+//! receiving socket gives them; the answer says on which port its frames come in, or that nobody knows the
+//! sender, whose frames are then dropped. A datagram has no other credential than its source address.
+//!
+//! *A snapshot.* The control thread builds it and hands it to the workers, who never change it; when a peer
+//! is added, a new one is built.
+//!
+//! *Multicast.* A tunnel over a group has peers that nobody named. A source inside of the prefixes that are
+//! configured for it is believed: until the control thread has made a port for it, its frames come in on
+//! the group's own port, and what is learned from them is answered by the group.
+//!
+//! *Bounded.* A look-up is two or three binary searches: of the network, of its peers, of its prefixes. It
+//! hashes nothing, so no choice of addresses makes it slower. With 1000 peers that is ten steps each.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use crate::vxlan::Vni;
+
+/// One remote host of one tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Peer {
+    /// The tunnel; `None` is one without a header.
+    pub vni: Option<Vni>,
+    /// Where its datagrams come from.
+    pub address: IpAddr,
+    /// Its number as a port.
+    pub port: u16,
+}
+
+/// Whom a multicast tunnel believes without knowing them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Believed {
+    /// The tunnel; `None` is one without a header.
+    pub vni: Option<Vni>,
+    /// An address of the prefix.
+    pub address: IpAddr,
+    /// How many bits all of its addresses share; more than there are mean all.
+    pub prefix_len: u8,
+    /// The group's number as a port.
+    pub port: u16,
+}
+
+/// The same source is to come in on two ports of one tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// The tunnel.
+    pub vni: Option<Vni>,
+    /// The source, or the first of a prefix.
+    pub address: IpAddr,
+}
+
+/// On which port a datagram comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its number.
+    pub port: u16,
+    /// The port is the group's, as the source has none yet.
+    pub is_new_source: bool,
+}
+
+/// Nobody sends such datagrams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unknown {
+    /// No tunnel of this socket has this network identifier.
+    Vni,
+    /// The tunnel has no such peer.
+    Peer,
+}
+
+/// The peers of one receiving socket. With [`Peers::default`] nobody is one.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Peers {
+    /// Sorted by identifier.
+    networks: Box<[Network]>,
+    /// Sorted by network, then address.
+    peers: Box<[Peer]>,
+    /// Sorted by network, then address; no two of a network overlap.
+    sources: Box<[Sources]>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Network {
+    vni: Option<Vni>,
+    peers: Range<usize>,
+    sources: Range<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Sources {
+    vni: Option<Vni>,
+    first: IpAddr,
+    last: IpAddr,
+    port: u16,
+}
+
+impl Peers {
+    /// The same peer or prefix may be given twice, and a prefix within another, as long as the port is
+    /// the same.
+    pub fn new(peers: &[Peer], believed: &[Believed]) -> Result<Peers, Conflict> {
+        let peers = sorted(peers)?;
+        let sources = disjoint(believed)?;
+        let mut vnis: Vec<Option<Vni>> = peers.iter().map(|peer| peer.vni).chain(sources.iter().map(|range| range.vni)).collect();
+        vnis.sort_unstable();
+        vnis.dedup();
+        let networks = vnis.into_iter().map(|vni| Network {
+            vni,
+            peers: peers.partition_point(|peer| peer.vni < vni)..peers.partition_point(|peer| peer.vni <= vni),
+            sources: sources.partition_point(|range| range.vni < vni)..sources.partition_point(|range| range.vni <= vni),
+        });
+        Ok(Peers { networks: networks.collect(), peers: peers.into(), sources: sources.into() })
+    }
+
+    /// On which port does a datagram of this network come in that came from this address?
+    #[inline]
+    pub fn find(&self, vni: Option<Vni>, from: IpAddr) -> Result<Found, Unknown> {
+        let network = self.networks.binary_search_by_key(&vni, |network| network.vni).map_err(|_| Unknown::Vni)?;
+        let Network { peers, sources, .. } = &self.networks[network];
+        let peers = &self.peers[peers.clone()];
+        if let Ok(at) = peers.binary_search_by_key(&from, |peer| peer.address) {
+            return Ok(Found { port: peers[at].port, is_new_source: false });
+        }
+        let sources = &self.sources[sources.clone()];
+        let after = sources.partition_point(|range| range.first <= from);
+        match sources[..after].last() {
+            Some(range) if from <= range.last => Ok(Found { port: range.port, is_new_source: true }),
+            _ => Err(Unknown::Peer),
+        }
+    }
+}
+
+fn sorted(peers: &[Peer]) -> Result<Vec<Peer>, Conflict> {
+    let mut peers = peers.to_vec();
+    peers.sort_unstable();
+    peers.dedup();
+    match peers.windows(2).find(|pair| (pair[0].vni, pair[0].address) == (pair[1].vni, pair[1].address)) {
+        Some(pair) => Err(Conflict { vni: pair[0].vni, address: pair[0].address }),
+        None => Ok(peers),
+    }
+}
+
+/// Two prefixes are apart, or one is within the other; of these the outer one stays.
+fn disjoint(believed: &[Believed]) -> Result<Vec<Sources>, Conflict> {
+    let mut all: Vec<Sources> = believed.iter().map(Sources::of).collect();
+    all.sort_unstable_by_key(|range| (range.vni, range.first, std::cmp::Reverse(range.last)));
+    let mut disjoint: Vec<Sources> = Vec::with_capacity(all.len());
+    for range in all {
+        match disjoint.last() {
+            Some(outer) if outer.vni == range.vni && range.first <= outer.last => {
+                if outer.port != range.port {
+                    return Err(Conflict { vni: range.vni, address: range.first });
+                }
+            }
+            _ => disjoint.push(range),
+        }
+    }
+    Ok(disjoint)
+}
+
+impl Sources {
+    fn of(believed: &Believed) -> Sources {
+        let Believed { vni, address, prefix_len, port } = *believed;
+        let (first, last) = match address {
+            IpAddr::V4(address) => {
+                let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+                let bits = u32::from(address);
+                (IpAddr::from(Ipv4Addr::from(bits & !hosts)), IpAddr::from(Ipv4Addr::from(bits | hosts)))
+            }
+            IpAddr::V6(address) => {
+                let hosts = u128::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+                let bits = u128::from(address);
+                (IpAddr::from(Ipv6Addr::from(bits & !hosts)), IpAddr::from(Ipv6Addr::from(bits | hosts)))
+            }
+        };
+        Sources { vni, first, last, port }
+    }
+}
+
+/// Where a receiving socket can be reached, to tell its own datagrams inside of a tunnel from a guest's.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Locals {
+    port: u16,
+    /// Sorted.
+    addresses: Box<[IpAddr]>,
+}
+
+impl Locals {
+    /// The socket's port and address: all of the host's if it is bound to none, and groups that it has
+    /// joined.
+    #[must_use]
+    pub fn new(port: u16, addresses: impl IntoIterator<Item = IpAddr>) -> Locals {
+        let mut addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Locals { port, addresses: addresses.into() }
+    }
+
+    /// The socket's port.
+    #[inline]
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Would a datagram to this address and port come to the socket?
+    #[inline]
+    #[must_use]
+    pub fn contains(&self, address: IpAddr, port: u16) -> bool {
+        port == self.port && self.addresses.binary_search(&address).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn vni(number: u32) -> Option<Vni> {
+        Vni::new(number)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn peer(vni: Option<Vni>, address: &str, port: u16) -> Peer {
+        Peer { vni, address: ip(address), port }
+    }
+
+    fn believed(vni: Option<Vni>, address: &str, prefix_len: u8, port: u16) -> Believed {
+        Believed { vni, address: ip(address), prefix_len, port }
+    }
+
+    const fn known(port: u16) -> Result<Found, Unknown> {
+        Ok(Found { port, is_new_source: false })
+    }
+
+    const fn by_group(port: u16) -> Result<Found, Unknown> {
+        Ok(Found { port, is_new_source: true })
+    }
+
+    #[test]
+    fn a_host_is_another_port_in_each_tunnel() {
+        let peers = [
+            peer(vni(7), "192.0.2.1", 10),
+            peer(vni(8), "192.0.2.1", 11),
+            peer(None, "192.0.2.1", 12),
+            peer(vni(7), "2001:db8::1", 13),
+        ];
+        let peers = Peers::new(&peers, &[]).unwrap();
+        assert_eq!(peers.find(vni(7), ip("192.0.2.1")), known(10));
+        assert_eq!(peers.find(vni(8), ip("192.0.2.1")), known(11));
+        assert_eq!(peers.find(None, ip("192.0.2.1")), known(12));
+        assert_eq!(peers.find(vni(7), ip("2001:db8::1")), known(13));
+        assert_eq!(peers.find(vni(8), ip("2001:db8::1")), Err(Unknown::Peer));
+        assert_eq!(peers.find(vni(7), ip("192.0.2.2")), Err(Unknown::Peer));
+        assert_eq!(peers.find(vni(9), ip("192.0.2.1")), Err(Unknown::Vni));
+        assert_eq!(Peers::default().find(None, ip("192.0.2.1")), Err(Unknown::Vni));
+    }
+
+    #[test]
+    fn a_group_takes_those_of_its_prefixes_that_have_no_port_yet() {
+        let group = [
+            believed(vni(7), "192.0.2.77", 24, 20),
+            believed(vni(7), "192.0.2.128", 25, 20),
+            believed(vni(7), "203.0.113.9", 32, 20),
+            believed(vni(7), "2001:db8::", 32, 21),
+            believed(vni(8), "0.0.0.0", 0, 22),
+        ];
+        let peers = Peers::new(&[peer(vni(7), "192.0.2.5", 30)], &group).unwrap();
+        let table = [
+            (7, "192.0.2.0", by_group(20)),
+            (7, "192.0.2.5", known(30)),
+            (7, "192.0.2.255", by_group(20)),
+            (7, "192.0.1.255", Err(Unknown::Peer)),
+            (7, "192.0.3.0", Err(Unknown::Peer)),
+            (7, "203.0.113.9", by_group(20)),
+            (7, "203.0.113.10", Err(Unknown::Peer)),
+            (7, "2001:db8:ffff::1", by_group(21)),
+            (7, "2001:db9::", Err(Unknown::Peer)),
+            (8, "255.255.255.255", by_group(22)),
+            (8, "::", Err(Unknown::Peer)),
+            (9, "192.0.2.5", Err(Unknown::Vni)),
+        ];
+        for (number, from, expected) in table {
+            assert_eq!(peers.find(vni(number), ip(from)), expected, "{number} {from}");
+        }
+    }
+
+    #[test]
+    fn a_source_has_one_port_in_a_tunnel() {
+        let twice = [peer(None, "192.0.2.1", 1), peer(None, "192.0.2.1", 1)];
+        assert!(Peers::new(&twice, &[]).is_ok());
+        let two = [peer(None, "192.0.2.1", 1), peer(None, "192.0.2.1", 2)];
+        assert_eq!(Peers::new(&two, &[]), Err(Conflict { vni: None, address: ip("192.0.2.1") }));
+        let within = [believed(None, "192.0.0.0", 8, 1), believed(None, "192.0.2.0", 24, 2)];
+        assert_eq!(Peers::new(&[], &within), Err(Conflict { vni: None, address: ip("192.0.2.0") }));
+    }
+
+    #[test]
+    fn own_addresses() {
+        let locals = Locals::new(4789, [ip("2001:db8::1"), ip("192.0.2.1"), ip("239.1.1.1")]);
+        for own in ["192.0.2.1", "2001:db8::1", "239.1.1.1"] {
+            assert!(locals.contains(ip(own), 4789) && !locals.contains(ip(own), 8472), "{own}");
+        }
+        assert!(!locals.contains(ip("192.0.2.2"), 4789) && !Locals::default().contains(ip("192.0.2.1"), 0));
+    }
+
+    /// Few networks and hosts, so that they meet.
+    fn source() -> impl Strategy<Value = (Option<Vni>, IpAddr)> {
+        let vni = prop::option::of((0..3u32).prop_map(|number| Vni::new(number * 0x7f_ffff).unwrap()));
+        let v4 = (0..2u8, 0..20u8).prop_map(|(network, host)| IpAddr::from([10, 0, network, host]));
+        let v6 = (0..20u16).prop_map(|host| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, host]));
+        (vni, prop_oneof![v4, v6])
+    }
+
+    proptest! {
+        #[test]
+        fn the_look_up_is_that_of_a_map(
+            members in prop::collection::hash_map(source(), any::<u16>(), 0..60),
+            groups in prop::collection::vec((source(), 20..=32u8), 0..4),
+            asked in prop::collection::vec(source(), 1..60),
+        ) {
+            const GROUP: u16 = 60_000;
+            let peers: Vec<Peer> = members.iter().map(|((vni, address), port)| Peer { vni: *vni, address: *address, port: *port }).collect();
+            let groups: Vec<Believed> =
+                groups.into_iter().map(|((vni, address), prefix_len)| Believed { vni, address, prefix_len, port: GROUP }).collect();
+            let built = Peers::new(&peers, &groups).unwrap();
+            let is_in = |group: &Believed, from| match (group.address, from) {
+                (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a) ^ u32::from(b)).leading_zeros() >= u32::from(group.prefix_len),
+                (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b)).leading_zeros() >= u32::from(group.prefix_len),
+                _ => false,
+            };
+            let model: HashMap<(Option<Vni>, IpAddr), u16> = members.clone();
+            for (vni, from) in asked.into_iter().chain(members.into_keys()) {
+                let expected = if let Some(port) = model.get(&(vni, from)) {
+                    known(*port)
+                } else if groups.iter().any(|group| group.vni == vni && is_in(group, from)) {
+                    by_group(GROUP)
+                } else if peers.iter().any(|peer| peer.vni == vni) || groups.iter().any(|group| group.vni == vni) {
+                    Err(Unknown::Peer)
+                } else {
+                    Err(Unknown::Vni)
+                };
+                prop_assert_eq!(built.find(vni, from), expected);
+            }
+        }
+    }
+}

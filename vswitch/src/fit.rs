@@ -1,0 +1,153 @@
+//! Making packets fit where they go: smaller segments, fragments, or word to who sent them.
+//!
+//! *Routed* packets are cut or reported as RFC 1812 has it; the router calls [`fit`] and reports in its own name.
+//!
+//! *Bridged* packets that are too long for a tunnel are no business of a bridge on a wire, as all stations of
+//! one have the same MTU. A tunnel's is shorter than that of the wires at its ends, and who does not know
+//! it sends into the void. So, as Linux does for bridged VXLAN (`skb_tunnel_check_pmtu` in
+//! `net/ipv4/ip_tunnel_core.c`), the sender is told: "fragmentation needed" (RFC 1191 section 4) or
+//! "packet too big" (RFC 4443 section 3.2), in the name of the host that the packet is for, since the
+//! bridge has no address, and that one is sure to be believed. What IPv4 lets us cut is cut, and the
+//! segment size that a SYN asks for is lowered on its way in and out, so that TCP need not be told.
+
+use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
+use packet::icmpv6::{self, PacketTooBig};
+use packet::ipv4::Ipv4View;
+use packet::ipv6::Ipv6View;
+use packet::offload::finish_checksum;
+use packet::tcp;
+use packet::vlan::TagAction;
+use packet::{Batch, Checksum, Network, Offload, Segmentation, Transport, VnetHeader};
+
+use crate::bridge::{Walk, parse};
+use crate::counters::DropReason;
+use crate::egress::Frame;
+
+/// Makes an IPv4 packet fit: as it is, or to be cut at egress; else the error to be told to its sender (RFC
+/// 791 section 3.2, RFC 1191 section 4).
+#[inline]
+pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bool) -> Result<(), IcmpError> {
+    let Frame { span, headers, offload, .. } = *frame;
+    let len = match offload.segmentation {
+        Some(segmentation) => usize::from(headers.payload - headers.l3) + usize::from(segmentation.size),
+        None => span.len() - usize::from(headers.l3),
+    };
+    if len <= mtu as usize {
+        frame.cut_to = None;
+        return Ok(());
+    }
+    if let Some(segmentation) = offload.segmentation
+        && headers.transport == Transport::Tcp
+        && !dont_fragment
+        && let Some(size) = mtu.checked_sub(u32::from(headers.payload - headers.l3)).filter(|size| *size > 0)
+    {
+        // Smaller segments are as good as segments in fragments, and better.
+        frame.offload.segmentation = Some(Segmentation { size: size as u16, ..segmentation });
+        rx.set_vnet(span, frame.offload.to_vnet(&headers, 0));
+        return Ok(());
+    }
+    if dont_fragment || offload.segmentation.is_some() {
+        return Err(IcmpError::fragmentation_needed(u16::try_from(mtu).unwrap_or(u16::MAX)));
+    }
+    if offload.checksum == Checksum::Partial
+        && let Some(offset) = headers.transport.checksum_offset()
+    {
+        let l4 = usize::from(headers.l4);
+        finish_checksum(rx.frame_mut(span), l4, l4 + offset);
+    }
+    frame.offload = Offload::default();
+    rx.set_vnet(span, Offload::default().to_vnet(&headers, 0));
+    frame.cut_to = Some(u16::try_from(mtu).unwrap_or(u16::MAX));
+    Ok(())
+}
+
+/// Lowers the segment size that a SYN asks for to what packets of `mtu` bytes hold.
+#[inline]
+pub(crate) fn clamp_to(rx: &mut Batch, frame: &Frame, mtu: u32) {
+    let Frame { span, headers, offload, .. } = frame;
+    if headers.transport != Transport::Tcp {
+        return;
+    }
+    let ip_len = if headers.network == Network::Ipv6 { packet::ipv6::IPV6_LEN } else { packet::ipv4::IPV4_LEN };
+    let most = mtu.saturating_sub((ip_len + tcp::TCP_LEN) as u32).min(u32::from(u16::MAX)) as u16;
+    let segment = &mut rx.frame_mut(*span)[usize::from(headers.l4)..headers.end as usize];
+    tcp::clamp_mss(segment, most, offload.checksum);
+}
+
+/// Makes a bridged frame fit into a tunnel, or tells who sent it.
+#[cold]
+pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Result<(), DropReason> {
+    let packet = &walk.rx.frame(frame.span)[usize::from(frame.headers.l3)..];
+    let told = match frame.headers.network {
+        Network::Ipv4 => {
+            let dont_fragment = Ipv4View::new(packet).is_none_or(Ipv4View::dont_fragment);
+            match fit(walk.rx, frame, mtu, dont_fragment) {
+                Ok(()) => return Ok(()),
+                Err(error) => tell_v4(walk, frame, error),
+            }
+        }
+        Network::Ipv6 => tell_v6(walk, frame, PacketTooBig(mtu)),
+        Network::Other => None,
+    };
+    match told {
+        Some(answer) => {
+            walk.counters.made.add(1);
+            walk.push(walk.ingress, answer, TagAction::Keep);
+            Err(DropReason::FragmentationNeeded)
+        }
+        None => Err(DropReason::TooLong),
+    }
+}
+
+/// Makes the frame the error about itself. `None` if nobody may be told.
+fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame> {
+    let l3 = usize::from(frame.headers.l3);
+    let about = Ipv4View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
+    let (src, dst) = (about.src(), about.dst());
+    if IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast() || !walk.errors.limit.take(src.into(), walk.now) {
+        return None;
+    }
+    let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
+    let id = walk.errors.next_id();
+    send_back(walk, frame, ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src, id))
+}
+
+/// The same for IPv6, which is never cut on its way.
+fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Frame> {
+    let l3 = usize::from(frame.headers.l3);
+    let about = Ipv6View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
+    let (src, dst) = (about.src(), about.dst());
+    // In the name of a group nothing can be told.
+    if PacketTooBig::is_forbidden_about(about)
+        || frame.headers.dst.is_multicast()
+        || dst.is_multicast()
+        || !walk.errors.limit.take(src.into(), walk.now)
+    {
+        return None;
+    }
+    let quote = about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
+    send_back(walk, frame, icmpv6::ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src))
+}
+
+/// Puts headers before the first `quote` bytes of the frame's packet, and turns the frame around.
+fn send_back(
+    walk: &mut Walk<'_>,
+    frame: &Frame,
+    headers_len: usize,
+    quote: usize,
+    write_headers: impl FnOnce(&mut [u8]) -> bool,
+) -> Option<Frame> {
+    let l3 = usize::from(frame.headers.l3);
+    let at = walk.rx.spans().iter().position(|span| *span == frame.span)?;
+    let bytes = walk.rx.frame_mut(frame.span);
+    bytes.copy_within(l3..l3 + quote, l3 + headers_len);
+    bytes[..6].copy_from_slice(&frame.headers.src.0);
+    bytes[6..12].copy_from_slice(&frame.headers.dst.0);
+    let span = walk.rx.set_len(at, l3 + headers_len + quote)?;
+    if !write_headers(&mut walk.rx.frame_mut(span)[l3..]) {
+        return None;
+    }
+    walk.rx.set_vnet(span, VnetHeader::default());
+    let headers = parse(span, walk.rx).ok()?;
+    Some(Frame { span, headers, offload: Offload::default(), cut_to: None })
+}
