@@ -36,7 +36,7 @@ const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 /// One bridge, its router, and how many threads carry their frames.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// The TAP ports.
+    /// The TAP ports, and behind them the TUN devices of `ip_tunnels`.
     pub(crate) ports: Vec<PortConfig>,
     /// The host's interface that is one more port, behind those of `ports`: an uplink in bridge mode.
     pub(crate) bridge_uplink: Option<String>,
@@ -94,6 +94,7 @@ impl Config {
         check_range("--busy-poll", flags.busy_poll, BUSY_POLL_RANGE)?;
         check_range("--mac-table-size", flags.mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
         check_range("--mac-aging-time", flags.mac_aging_time, AGING_RANGE)?;
+        ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
             port.tap.queues = queues_of(index, readers, workers);
         }

@@ -236,6 +236,12 @@ impl TunnelControl {
         Some((Arc::new(tunnel), peers().map(|peer| peer.id).collect()))
     }
 
+    /// The longest packet that all hosts of a tunnel of IP packets can be sent, in bytes.
+    pub(crate) fn ip_mtu(&self, name: &str) -> Option<u32> {
+        let peers = self.peers.iter().map(|peer| (peer, self.line_of(peer)));
+        peers.filter(|(_, line)| line.protocol == Protocol::Ip && line.name == name).map(|(peer, line)| peer.mtu(line)).min()
+    }
+
     /// Looks at the ways to some of the peers. Returns those whose MTU is another now.
     pub(crate) fn look(&mut self) -> Vec<PortId> {
         let count = self.peers.len();
