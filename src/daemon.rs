@@ -383,8 +383,7 @@ impl Daemon {
             });
         }
         for port in self.ports.iter().filter(|port| !port.config.is_tap()) {
-            let address = port.config.address.map(|cidr| cidr.address);
-            let Some((tunnel, peers)) = self.tunnels.ip_tunnel(port.name(), port.id, address) else { continue };
+            let Some((tunnel, peers)) = self.tunnels.ip_tunnel(port.name(), port.id) else { continue };
             for id in peers.into_iter().chain([port.id]) {
                 self.tell_workers(|_| Command::IpTunnel { id, tunnel: Arc::clone(&tunnel) });
             }

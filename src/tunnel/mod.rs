@@ -225,14 +225,14 @@ impl TunnelControl {
     }
 
     /// The tunnel of IP packets with this name, whose TUN device is a port; and its peers' ports.
-    pub(crate) fn ip_tunnel(&self, name: &str, tun: PortId, address: Option<Ipv4Addr>) -> Option<(Arc<IpTunnel>, Vec<PortId>)> {
+    pub(crate) fn ip_tunnel(&self, name: &str, tun: PortId) -> Option<(Arc<IpTunnel>, Vec<PortId>)> {
         let at = self.tunnels.iter().position(|tunnel| tunnel.line.protocol == Protocol::Ip && tunnel.line.name == name)?;
         let peers = || self.peers.iter().filter(|peer| peer.tunnel == at);
         let routes = self.tunnels[at].routes.iter().filter_map(|(network, remote)| {
             let peer = peers().find(|peer| peer.address == *remote)?;
             Some((Network::new(network.address, network.prefix_len), peer.id))
         });
-        let tunnel = IpTunnel::new(tun, address, routes.collect());
+        let tunnel = IpTunnel::new(tun, routes.collect());
         Some((Arc::new(tunnel), peers().map(|peer| peer.id).collect()))
     }
 

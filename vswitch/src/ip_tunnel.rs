@@ -10,8 +10,8 @@
 //! addresses; the host's own routes lead into it.
 //!
 //! A packet from another host is let in only if its source is routed to that host. Who sent a packet that
-//! cannot go on is told, in the name of the TUN device's address; if it has none, in that of 192.0.0.8, which
-//! RFC 7600 section 4.8 keeps for this.
+//! cannot go on is told in the name of whom it was for: what came out of a TUN device in the name of the
+//! device's own address, the host would take for a forgery.
 
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
@@ -31,14 +31,10 @@ use crate::pipeline::believe;
 use crate::port::PortId;
 use crate::routing::Network;
 
-/// Whose errors have no address of their own.
-const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
-
 /// One TUN device and where its packets go.
 #[derive(Clone, Debug)]
 pub struct IpTunnel {
     tun: PortId,
-    address: Option<Ipv4Addr>,
     /// The longest prefix first, and of one length by address.
     routes: Box<[(Network, PortId)]>,
     /// Where in them each length is.
@@ -46,10 +42,10 @@ pub struct IpTunnel {
 }
 
 impl IpTunnel {
-    /// A tunnel of the device at port `tun`, with the device's address if it has one. Each route leads to a
-    /// peer's port; of several that match, the longest prefix counts.
+    /// A tunnel of the device at port `tun`. Each route leads to a peer's port; of several that match, the
+    /// longest prefix counts.
     #[must_use]
-    pub fn new(tun: PortId, address: Option<Ipv4Addr>, mut routes: Vec<(Network, PortId)>) -> IpTunnel {
+    pub fn new(tun: PortId, mut routes: Vec<(Network, PortId)>) -> IpTunnel {
         routes.sort_by_key(|(network, _)| (Reverse(network.prefix_len()), network.first()));
         let mut lengths: Vec<Range<usize>> = Vec::new();
         for (at, (network, _)) in routes.iter().enumerate() {
@@ -58,7 +54,7 @@ impl IpTunnel {
                 None => lengths.push(at..at + 1),
             }
         }
-        IpTunnel { tun, address, routes: routes.into(), lengths: lengths.into() }
+        IpTunnel { tun, routes: routes.into(), lengths: lengths.into() }
     }
 
     /// A search for each length that there is.
@@ -141,16 +137,16 @@ fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
 /// Makes the packet the error about itself and gives it back to the host. Returns why there is one.
 #[cold]
 fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError, reason: DropReason) -> DropReason {
-    if let Some(answer) = answer(tunnel, walk, at, frame, error) {
+    if let Some(answer) = answer(walk, at, frame, error) {
         walk.counters.made.add(1);
         walk.push(tunnel.tun, answer, TagAction::Keep);
     }
     reason
 }
 
-fn answer(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Option<Frame> {
+fn answer(walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Option<Frame> {
     let about = Ipv4View::new(walk.rx.frame(frame.span))?;
-    let to = about.src();
+    let (to, from) = (about.src(), about.dst());
     if IcmpError::is_forbidden_about(about) || !walk.errors.limit.take(to.into(), walk.now) {
         return None;
     }
@@ -159,7 +155,7 @@ fn answer(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, erro
     let span = walk.rx.move_start(at, -(ERROR_HEADERS_LEN as isize))?;
     let id = walk.errors.next_id();
     let bytes = walk.rx.frame_mut(span);
-    if !error.write_headers(bytes, tunnel.address.unwrap_or(DUMMY), to, id) {
+    if !error.write_headers(bytes, from, to, id) {
         return None;
     }
     let headers = Headers::of_packet(bytes);
