@@ -18,4 +18,4 @@ pub use packet_socket::{PacketError, PacketSocket, PacketSpec};
 pub use poll::{Poller, Waker};
 pub use reservation::Reservation;
 pub use route::UplinkState;
-pub use tap::{LinkState, Queue, Received, Tap, TapError, TapSpec};
+pub use tap::{Layer, LinkState, Queue, Received, Tap, TapError, TapSpec};

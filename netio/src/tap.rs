@@ -1,8 +1,12 @@
-//! TAP devices (Documentation/networking/tuntap.rst).
+//! TAP and TUN devices (Documentation/networking/tuntap.rst).
 //!
 //! A TAP has two sides: a network interface, which a namespace's stack or a bridge uses, and a
 //! descriptor, from which frames that the interface sends are read, and to which frames that it is to
 //! receive are written. We hold the descriptor, and only one process can.
+//!
+//! A TUN is the same one layer up: its frames are IP packets, with no Ethernet header before them, and
+//! offsets in the virtio-net header count from the IP header. What is written must be IPv4 or IPv6, by its first
+//! four bits (`EINVAL`). Here a TAP is either, unless it is said.
 //!
 //! *Offload.* Each frame comes and goes behind a 12-byte virtio-net header (`IFF_VNET_HDR`), so that
 //! super-frames and partial checksums cross whole. What the far side takes is set with
@@ -18,8 +22,10 @@
 //! *Life.* A link set down refuses writes with `EIO` and has nothing to read, without an event. A
 //! device that is gone answers `EBADFD`, with an event.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -29,8 +35,9 @@ use packet::{Batch, Features, VNET_LEN};
 use rustix::io::{Errno, read, write, writev};
 use thiserror::Error;
 
-use crate::link::{self, Change};
+use crate::link::{self, Change, Link};
 use crate::netns::{self, Netns, NetnsId};
+use crate::route::{self, Route};
 
 const DEVICE: &str = "/dev/net/tun";
 
@@ -44,6 +51,16 @@ const TUN_F_USO6: u32 = 0x40;
 /// How long an interface's name can be.
 pub const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
 
+/// What a frame begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Layer {
+    /// An Ethernet header: the device is a TAP.
+    #[default]
+    Ethernet,
+    /// An IP header: the device is a TUN.
+    Ip,
+}
+
 /// Which TAP, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TapSpec {
@@ -51,6 +68,8 @@ pub struct TapSpec {
     pub name: String,
     /// Where it is, if not in our own namespace.
     pub netns: Option<Netns>,
+    /// TAP or TUN.
+    pub layer: Layer,
     /// How many workers read from it: more than one makes it a multi-queue device.
     pub queues: usize,
     /// Its MTU, if not the kernel's choice (1500).
@@ -83,7 +102,7 @@ pub enum TapError {
     },
     /// Somebody else holds the descriptor.
     #[error(
-        "{name} is held by another process (a virtual machine's monitor?), and a TAP has one owner; \
+        "{name} is held by another process (a virtual machine's monitor?), and a TAP or TUN has one owner; \
          give this switch a TAP of its own, or join the guest by a socket instead of {name}"
     )]
     Busy {
@@ -92,11 +111,13 @@ pub enum TapError {
     },
     /// There is an interface of that name that is no TAP, or one of another kind.
     #[error(
-        "{name} exists already and is not a TAP that can be attached; choose another name, or remove that link if nobody needs it"
+        "{name} exists already and is not a {layer} that can be attached; choose another name, or remove that link if nobody needs it"
     )]
     NotTap {
         /// The interface.
         name: String,
+        /// What it was to be.
+        layer: Layer,
     },
     /// The namespace cannot be entered.
     #[error("network namespace {netns}: {error}")]
@@ -116,6 +137,15 @@ pub enum TapError {
         /// What the kernel said.
         error: io::Error,
     },
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Layer::Ethernet => "TAP",
+            Layer::Ip => "TUN",
+        })
+    }
 }
 
 /// One descriptor of a TAP. One worker reads it; any may write.
@@ -284,18 +314,55 @@ impl Tap {
             Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Ok(None),
             name => name?,
         };
-        let namespace = interface_netns(fd)?;
         // Not found: it was moved or renamed since we asked for its name. Only the descriptor knows
         // whether it is gone.
-        let look = || link::get(&name).map(|link| Some(LinkState { name: link.name, up: link.up, mtu: link.mtu }));
-        if NetnsId::of(&namespace)? == NetnsId::own()? { look() } else { netns::inside(namespace.as_fd(), look) }
+        with_link(fd, &name, |link| Ok(Some(LinkState { name: link.name, up: link.up, mtu: link.mtu })))
     }
+
+    /// Gives the interface an address, wherever it is now; no error if it has it already.
+    pub fn add_address(&self, address: IpAddr, prefix_len: u8) -> io::Result<()> {
+        self.change(|index| match link::add_address(index, address, prefix_len) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            added => added,
+        })
+    }
+
+    /// Leads a prefix to the interface, wherever it is now; no error if it leads there already.
+    /// `AlreadyExists`: the namespace has another route of that prefix and metric.
+    pub fn add_route(&self, route: Route) -> io::Result<()> {
+        self.change(|index| match route::add(index, route) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if route::routes(index)?.0.contains(&route) {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+            added => added,
+        })
+    }
+
+    fn change(&self, work: impl FnOnce(u32) -> io::Result<()> + Send) -> io::Result<()> {
+        let Some(Queue(fd)) = self.queues.first() else { return Ok(()) };
+        with_link(fd, &interface_name(fd)?, |link| work(link.index))
+    }
+}
+
+/// Runs `work` where the interface is now.
+fn with_link<T: Send>(fd: &OwnedFd, name: &str, work: impl FnOnce(Link) -> io::Result<T> + Send) -> io::Result<T> {
+    let namespace = interface_netns(fd)?;
+    let work = || work(link::get(name)?);
+    if NetnsId::of(&namespace)? == NetnsId::own()? { work() } else { netns::inside(namespace.as_fd(), work) }
 }
 
 /// Opens as many descriptors of one device as there are queues, and tells the device's name.
 fn open_queues(spec: &TapSpec, name: &str) -> Result<(Vec<Queue>, String), TapError> {
     let multi_queue = if spec.queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
+    let kind = match spec.layer {
+        Layer::Ethernet => libc::IFF_TAP,
+        Layer::Ip => libc::IFF_TUN,
+    };
+    let flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
     let mut queues = Vec::with_capacity(spec.queues);
     let mut name = name.to_owned();
     for _ in 0..spec.queues.max(1) {
@@ -347,7 +414,7 @@ fn refusal(spec: &TapSpec, error: io::Error) -> TapError {
     match error.raw_os_error() {
         Some(libc::EPERM) => TapError::NoPermission { name },
         Some(libc::EBUSY) => TapError::Busy { name },
-        Some(libc::EINVAL | libc::EEXIST) => TapError::NotTap { name },
+        Some(libc::EINVAL | libc::EEXIST) => TapError::NotTap { name, layer: spec.layer },
         _ => io_error(spec, "TUNSETIFF", error),
     }
 }

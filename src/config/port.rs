@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use netio::Netns;
-use netio::tap::TapSpec;
+use netio::tap::{Layer, TapSpec};
 use vswitch::PortVlan;
 
 use super::ConfigError;
@@ -46,6 +46,7 @@ pub(super) fn parse_tap(text: &str) -> Result<PortConfig, ConfigError> {
         tap: TapSpec {
             name: name.to_owned(),
             netns: netns.map(Netns::new),
+            layer: Layer::Ethernet,
             queues: 1,
             mtu: settings.mtu,
             tx_queue_len: TX_QUEUE_LEN,
