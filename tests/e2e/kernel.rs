@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsFd;
 
 use libtest_mimic::Trial;
-use netio::{Queue, Received, Tap, TapSpec, netns};
+use netio::{Layer, Queue, Received, Tap, TapSpec, netns};
 use packet::batch::MAX_FRAME_LEN;
 use packet::coalesce::Run;
 use packet::head::Head;
@@ -39,7 +39,15 @@ struct Scratch {
 impl Scratch {
     fn new(offload: bool) -> Scratch {
         let host = Host::quiet("scratch");
-        let spec = TapSpec { name: host.name().to_owned(), netns: None, queues: 1, mtu: None, tx_queue_len: 1000, offload };
+        let spec = TapSpec {
+            name: host.name().to_owned(),
+            netns: None,
+            layer: Layer::Ethernet,
+            queues: 1,
+            mtu: None,
+            tx_queue_len: 1000,
+            offload,
+        };
         let tap = netns::inside(host.netns().as_fd(), || Ok(Tap::open(&spec))).expect("inside").expect("a TAP");
         Scratch { host, tap }
     }

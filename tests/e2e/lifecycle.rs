@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
-use netio::{Netns, Received, Tap, TapSpec, netns};
+use netio::{Layer, Netns, Received, Tap, TapSpec, netns};
 use packet::{Batch, MacAddr};
 
 use crate::exchange::{Background, Echo};
@@ -158,6 +158,7 @@ fn namespace_deleted(device_is_there_before: bool) {
     let spec = TapSpec {
         name: "witness".to_owned(),
         netns: Some(Netns::new("blue")),
+        layer: Layer::Ethernet,
         queues: 1,
         mtu: None,
         tx_queue_len: 10,

@@ -40,7 +40,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Completion, Trial};
-use netio::{Tap, TapSpec, netns};
+use netio::{Layer, Tap, TapSpec, netns};
 
 fn main() -> ExitCode {
     let trials = [
@@ -87,7 +87,15 @@ fn what_is_missing() -> Option<&'static str> {
 fn try_means() -> Result<(), String> {
     use std::os::fd::AsFd;
     let namespace = netns::create().map_err(|error| format!("no network namespace can be made: {error}; needs CAP_SYS_ADMIN"))?;
-    let spec = TapSpec { name: "try0".to_owned(), netns: None, queues: 1, mtu: None, tx_queue_len: 1000, offload: true };
+    let spec = TapSpec {
+        name: "try0".to_owned(),
+        netns: None,
+        layer: Layer::Ethernet,
+        queues: 1,
+        mtu: None,
+        tx_queue_len: 1000,
+        offload: true,
+    };
     let tap = netns::inside(namespace.as_fd(), || Ok(Tap::open(&spec)));
     tap.map_err(|error| error.to_string())?.map_err(|error| error.to_string()).map(drop)
 }

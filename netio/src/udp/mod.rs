@@ -36,6 +36,7 @@
 //! where single datagrams would go in fragments (on older kernels `EINVAL`), 65,508 bytes over IPv4 too. A train
 //! that is longer than 65,535 bytes with all headers, Ethernet's included, is cut before its link.
 
+mod message;
 pub mod path;
 pub mod receive;
 pub mod send;
