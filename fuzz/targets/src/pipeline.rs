@@ -7,7 +7,8 @@ use packet::offload::Judged;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan, SendError, VlanSet,
+    Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan, SendError,
+    VlanSet,
 };
 
 use crate::Reader;

@@ -10,8 +10,8 @@ use packet::arp::{ARP_LEN, Arp};
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, MacAddr, Network as Layer3, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    Counters, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortCounters, PortId, PortKind,
-    PortVlan, Route, Router, Routing, Uplink,
+    Counters, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortCounters, PortId,
+    PortKind, PortVlan, Route, Router, Routing, Uplink,
 };
 
 use crate::Reader;
