@@ -17,6 +17,18 @@ const NAT_HELP: &str = "Settings of the translation, KEY=VALUE with commas betwe
     filtering=address-and-port-dependent, tcp-established=7440, tcp-transitory=240, tcp-opening=240, udp=300, icmp=60, \
     other=600, tcp-loose=on, tcp-liberal=off, mss-clamp=on";
 
+const VXLAN_HELP: &str = "A VXLAN tunnel to other hosts, KEY=VALUE with commas between: vni=N,remote=ADDR[+ADDR...]. \
+    Further keys: local=ADDR, port=4789, vlan=, trunks= and vlan-mode= as of a TAP, mtu=, mac=MAC@ADDR[+...] (stations that \
+    are known to be behind a remote), learning=on|off, dev=IFACE, ttl=64|inherit, tos=0|inherit, df=set|unset|inherit, \
+    csum=auto|on|off; and group=ADDR with peers=CIDR[+CIDR...] instead of remote=";
+
+const UDP_HELP: &str = "A tunnel of bare Ethernet in UDP, remote=ADDR[+ADDR...],port=N. Further keys: those of --vxlan but \
+    vni=, group= and peers=";
+
+const UDP_IP_HELP: &str = "A TUN device whose IPv4 packets go to other hosts in UDP, as flannel's: \
+    tun=NAME[@NETNS],route=CIDR@ADDR[+...]. Further keys: address=CIDR, local=ADDR, port=8285, mtu=, dev=IFACE, \
+    ttl=64|inherit, tos=0|inherit, df=set|unset|inherit, csum=auto|on|off";
+
 /// A learning Ethernet switch and NAT router in one userspace process, over TAP devices.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
@@ -62,6 +74,15 @@ pub(crate) struct Flags {
     /// How is translated; [`NAT_HELP`] for people.
     #[arg(long, value_name = "KEY=VALUE,...", help = NAT_HELP)]
     pub(crate) nat: Vec<String>,
+    /// Tunnels; [`VXLAN_HELP`] for people.
+    #[arg(long, value_name = "KEY=VALUE,...", help = VXLAN_HELP)]
+    pub(crate) vxlan: Vec<String>,
+    /// Tunnels without a header of their own; [`UDP_HELP`] for people.
+    #[arg(long, value_name = "KEY=VALUE,...", help = UDP_HELP)]
+    pub(crate) udp: Vec<String>,
+    /// Tunnels beside the bridge; [`UDP_IP_HELP`] for people.
+    #[arg(long, value_name = "KEY=VALUE,...", help = UDP_IP_HELP)]
+    pub(crate) udp_ip: Vec<String>,
     /// Threads that carry frames [default: one per core, at most one per port and uplink]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,

@@ -126,6 +126,24 @@ pub(super) fn parse_cidr(place: &str, text: &str, prefix: RangeInclusive<u8>) ->
     Ok(cidr)
 }
 
+/// A network that hosts are in, as it is written: without bits that would tell them apart.
+pub(super) fn parse_network(place: &str, text: &str) -> Result<Cidr, ConfigError> {
+    let (address, prefix_len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
+    let address = parse_address(place, address)?;
+    let prefix_len = match prefix_len {
+        Some(len) => parse_number(place, "the prefix length", len, 1..=32)?,
+        None => return Err(ConfigError::new(place, format!("{address} has no prefix length: add one, such as {address}/24"))),
+    };
+    let cidr = Cidr::new(address, prefix_len);
+    if cidr.block() != cidr {
+        return Err(ConfigError::new(place, format!("{cidr} is an address, not a network: write {}", cidr.block())));
+    }
+    if let Some((block, _)) = NO_HOSTS.iter().find(|(block, _)| cidr.overlaps(*block)) {
+        return Err(ConfigError::new(place, format!("{cidr} takes in {block}, where no hosts are: make the prefix longer")));
+    }
+    Ok(cidr)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

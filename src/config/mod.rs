@@ -5,10 +5,12 @@ pub(crate) mod nat;
 mod port;
 pub(crate) mod publish;
 pub(crate) mod router;
+pub(crate) mod tunnel;
 pub(crate) mod uplink;
+mod vlan;
 mod words;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 
@@ -18,6 +20,8 @@ use crate::cli::Flags;
 pub(crate) use port::PortConfig;
 use port::parse_tap;
 use router::RouterConfig;
+use tunnel::ip::{IpTunnelConfig, parse_ip_tunnels};
+use tunnel::{TunnelConfig, check_against_gateways, check_ip_against_others, parse_tunnels};
 use uplink::{Uplink, parse_uplink};
 use words::check_range;
 pub(crate) use words::nearest;
@@ -36,9 +40,14 @@ pub(crate) struct Config {
     pub(crate) ports: Vec<PortConfig>,
     /// The host's interface that is one more port, behind those of `ports`: an uplink in bridge mode.
     pub(crate) bridge_uplink: Option<String>,
+    /// Each of their hosts is one more port.
+    pub(crate) tunnels: Vec<TunnelConfig>,
+    /// Beside the bridge.
+    pub(crate) ip_tunnels: Vec<IpTunnelConfig>,
     /// `None` where the switch is all.
     pub(crate) router: Option<RouterConfig>,
-    /// How many things there are to read: the TAPs in their order, and behind them the uplink.
+    /// How many things there are to read: the TAPs in their order, and behind them the uplink and what
+    /// receives for tunnels.
     pub(crate) readers: usize,
     pub(crate) workers: usize,
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
@@ -72,15 +81,15 @@ impl Config {
             Uplink::Bridge(interface) => (Some(interface), None),
             Uplink::Nat(uplink) => (None, Some(uplink)),
         };
-        let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
-        if on_the_bridge > MAX_PORTS {
-            return Err(ConfigError::new("--tap", format!("{on_the_bridge} ports, but a bridge has at most {MAX_PORTS}")));
-        }
         let mut warnings = Vec::new();
-        let readers = on_the_bridge + usize::from(nat_uplink.is_some());
+        let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
+        let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
+        check_count(on_the_bridge, &tunnels)?;
+        let readers = on_the_bridge + usize::from(nat_uplink.is_some()) + crate::tunnel::endpoint_count(&tunnels);
         let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
+        check_against_gateways(&tunnels, &ip_tunnels, router.as_ref().map_or(&[], |router| &router.gateways))?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let workers = flags.workers.unwrap_or(cores.min(readers));
+        let workers = flags.workers.unwrap_or(cores.min(readers.max(1)));
         check_range("--workers", workers, 1..=MAX_WORKERS)?;
         check_range("--busy-poll", flags.busy_poll, BUSY_POLL_RANGE)?;
         check_range("--mac-table-size", flags.mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
@@ -91,6 +100,8 @@ impl Config {
         Ok(Config {
             ports,
             bridge_uplink,
+            tunnels,
+            ip_tunnels,
             router,
             readers,
             workers,
@@ -112,13 +123,55 @@ impl Config {
         let uplink = self.bridge_uplink.as_ref().map_or_else(String::new, |name| format!("uplink {name}: port of the bridge\n"));
         uplink + &self.router.as_ref().map_or_else(String::new, RouterConfig::summary)
     }
+
+    /// A line for each tunnel, for people.
+    pub(crate) fn tunnel_summary(&self) -> String {
+        let mut text = String::new();
+        for tunnel in &self.tunnels {
+            let _ = writeln!(text, "{tunnel}");
+        }
+        for tunnel in &self.ip_tunnels {
+            let _ = writeln!(text, "{tunnel}");
+        }
+        text
+    }
+}
+
+/// `--vxlan`, `--udp` and `--udp-ip`, as often as they are given.
+fn parse_all_tunnels(
+    flags: &Flags,
+    ports: &[PortConfig],
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<TunnelConfig>, Vec<IpTunnelConfig>), ConfigError> {
+    let mut names: Vec<&str> = ports.iter().map(|port| port.tap.name.as_str()).collect();
+    let ip_tunnels = parse_ip_tunnels(&flags.udp_ip, warnings)?;
+    for tunnel in &ip_tunnels {
+        if ports.iter().any(|port| port.tap.name == tunnel.name && port.tap.netns == tunnel.netns) {
+            return Err(ConfigError::new("--udp-ip", format!("{} is a TAP port of the bridge: use another name", tunnel.name)));
+        }
+        names.push(&tunnel.name);
+    }
+    let tunnels = parse_tunnels(&flags.vxlan, &flags.udp, &names, warnings)?;
+    check_ip_against_others(&ip_tunnels, &tunnels)?;
+    Ok((tunnels, ip_tunnels))
+}
+
+/// A bridge with so many TAPs and uplinks, and tunnels.
+fn check_count(on_the_bridge: usize, tunnels: &[TunnelConfig]) -> Result<(), ConfigError> {
+    let count = on_the_bridge + tunnels.iter().map(TunnelConfig::ports).sum::<usize>();
+    if count <= MAX_PORTS {
+        return Ok(());
+    }
+    let hosts = if tunnels.is_empty() { "" } else { "; each remote of a tunnel is one, and a group is 65" };
+    Err(ConfigError::new("--tap", format!("{count} ports, but a bridge has at most {MAX_PORTS}{hosts}")))
 }
 
 /// `--tap`, as often as it is given.
 fn parse_ports(flags: &Flags) -> Result<Vec<PortConfig>, ConfigError> {
     let texts = flags.tap.iter().flat_map(|list| list.split(','));
     let ports = texts.map(parse_tap).collect::<Result<Vec<PortConfig>, ConfigError>>()?;
-    if ports.is_empty() {
+    // A tunnel without Ethernet needs no bridge.
+    if ports.is_empty() && flags.udp_ip.is_empty() {
         return Err(ConfigError::new("--tap", "a switch needs a port: name at least one, such as --tap tap0,tap1"));
     }
     for (at, port) in ports.iter().enumerate() {
@@ -217,8 +270,16 @@ mod tests {
     /// Texts that end early, or have a byte too many, are refused or taken, and no worse.
     #[test]
     fn no_text_is_the_end() {
-        let texts =
-            ["198.51.100.3/24,198.51.100.4", "10=10.0.0.1/24", "198.51.100.4:80-81:10.0.0.2:80-81/tcp", "ports=1-2,udp=9"];
+        let texts = [
+            "198.51.100.3/24,198.51.100.4",
+            "10=10.0.0.1/24",
+            "198.51.100.4:80-81:10.0.0.2:80-81/tcp",
+            "ports=1-2,udp=9",
+            "vni=1,remote=192.0.2.2+192.0.2.3,ttl=9,mac=2:0:0:0:0:1@192.0.2.2",
+            "vni=1,group=ff02::1,peers=fe80::/10,dev=a",
+            "port=7,remote=fe80::1,dev=a",
+            "tun=t@pid:1,route=10.0.0.0/8@192.0.2.2,address=10.0.0.1/8",
+        ];
         for text in texts {
             for at in 0..=text.len() {
                 for extra in ["", "/", ":", "-", ",", "=", "0", "\u{e9}"] {
@@ -231,6 +292,9 @@ mod tests {
                         let _ = Config::from_flags(&Flags { gateway: many(), ..uplink() });
                         let _ = Config::from_flags(&Flags { publish: many(), ..uplink() });
                         let _ = Config::from_flags(&Flags { nat: many(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { vxlan: many(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { udp: many(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { udp_ip: many(), ..uplink() });
                     }
                 }
             }

@@ -23,6 +23,16 @@ pub(super) fn check_name(place: &str, what: &str, name: &str) -> Result<(), Conf
     Ok(())
 }
 
+/// `KEY=VALUE`.
+pub(super) fn split_pair<'a>(place: &str, pair: &'a str) -> Result<(&'a str, &'a str), ConfigError> {
+    pair.split_once('=').ok_or_else(|| ConfigError::new(place, format!("'{pair}' is not KEY=VALUE")))
+}
+
+/// A second value would silently win over the first.
+pub(super) fn check_once(place: &str, key: &str, twice: bool) -> Result<(), ConfigError> {
+    if twice { Err(ConfigError::new(place, format!("'{key}' is given twice"))) } else { Ok(()) }
+}
+
 pub(super) fn parse_vlan(place: &str, text: &str, range: RangeInclusive<u16>) -> Result<VlanId, ConfigError> {
     let number = parse_number(place, "VLAN", text, range)?;
     VlanId::new(number).ok_or_else(|| ConfigError::new(place, format!("no VLAN {number}")))

@@ -29,6 +29,7 @@ use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::neighbour::{InterfaceId, Resolve};
+use crate::port::PortKind;
 use crate::router::{Ip, Left, Own, Packet, Shared, UPLINK, set_addresses, view};
 use crate::routing::{Interface, Uplink};
 
@@ -210,7 +211,10 @@ impl Own {
     fn write_error(&mut self, walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4Addr) -> Option<Packet> {
         let ip = view(walk, &packet)?;
         let to = ip.src();
-        if IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast() || !walk.errors.limit.take(to.into(), walk.now) {
+        if IcmpError::is_forbidden_about(ip)
+            || packet.frame.headers.dst.is_multicast()
+            || !walk.errors.limit.take(to.into(), walk.now)
+        {
             return None;
         }
         let quote = (packet.frame.span.len() - ETHERNET_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);

@@ -7,6 +7,7 @@
 mod answer;
 mod bridge;
 pub mod counters;
+pub mod decap;
 pub mod egress;
 mod encap;
 mod fit;
@@ -22,6 +23,7 @@ pub mod routing;
 pub mod vlan;
 
 pub use counters::{Counter, Counters, DropReason, PortCounters};
+pub use decap::{Endpoint, Inbox, NewSource, Origin};
 pub use egress::{Egress, SendError, Transmit};
 pub use forward::Forward;
 pub use mac_table::{Learned, MacEntry, MacTable, MacTableConfig};

@@ -14,8 +14,10 @@ use tunnel::Trains;
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridge, Walk, parse};
 use crate::counters::{Counters, DropReason};
+use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
 use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
 use crate::encap::couple;
+use crate::fit::clamp_to;
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId, PortKind};
@@ -26,6 +28,9 @@ use crate::routing::Routing;
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
 const REFUSALS_TO_GIVE_UP: u32 = 16;
 
+/// Of so many hosts that have no port yet is told at once.
+const MAX_NEW_SOURCES: usize = 16;
+
 /// One worker's switch and router.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -33,6 +38,9 @@ pub struct Pipeline {
     router: Option<Router>,
     errors: Errors,
     refusals: Box<[u32]>,
+    /// Receiving sockets of tunnels, by their number among the ports.
+    endpoints: Box<[Option<Endpoint>]>,
+    new_sources: Vec<NewSource>,
     /// Where the fragments of a batch that was taken up again came from.
     held: Vec<Held>,
     tasks: Vec<Task>,
@@ -47,6 +55,8 @@ impl Pipeline {
             router: None,
             errors: Errors::default(),
             refusals: vec![0; ports].into_boxed_slice(),
+            endpoints: vec![None; ports].into_boxed_slice(),
+            new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
         }
@@ -94,6 +104,62 @@ impl Pipeline {
         }
         counters.rx_frames.add(walk.rx.spans().len() as u64);
         counters.rx_bytes.add(bytes);
+    }
+
+    /// Walks the frames of a receiving socket's datagrams through the switch, each as one of its peer's
+    /// port; like [`Pipeline::process`] otherwise.
+    pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
+        tx.clear();
+        let Pipeline { bridge, router, errors, endpoints, new_sources, .. } = self;
+        let (rx, origins) = inbox.parts();
+        let Some(socket) = bridge.counters.port(id) else { return };
+        let endpoint = endpoints.get(id.index()).and_then(Option::as_ref);
+        let mut walk = Walk { bridge, rx, tx, errors, ingress: id, counters: socket, now };
+        let mut known = None;
+        for (at, origin) in origins.iter().enumerate() {
+            let peer = match endpoint {
+                Some(endpoint) => whose(endpoint, origin, &mut known),
+                None => Err(DropReason::PortGone),
+            };
+            let port = peer.as_ref().ok().map_or(id, |peer| peer.port);
+            walk.ingress = port;
+            walk.counters = bridge.counters.port(port).unwrap_or(socket);
+            walk.counters.rx_frames.add(1);
+            walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
+            let outcome = peer.and_then(|peer| {
+                if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
+                    new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
+                }
+                let mut frame = admit(&mut walk, at)?;
+                if let Some(endpoint) = endpoint {
+                    let_in(endpoint, &mut walk, &mut frame, origin)?;
+                }
+                switch_frame(router, &mut walk, at, frame)
+            });
+            if let Err(reason) = outcome {
+                walk.counters.drop(reason, 1);
+            }
+        }
+    }
+
+    /// A receiving socket, whose datagrams [`Pipeline::process_tunnel`] takes; with `None` it is away.
+    pub fn set_endpoint(&mut self, id: PortId, endpoint: Option<Endpoint>) {
+        if let Some(slot) = self.endpoints.get_mut(id.index()) {
+            *slot = endpoint;
+        }
+    }
+
+    /// Is there something to [`Pipeline::take_new_sources`]?
+    #[inline]
+    #[must_use]
+    pub fn has_new_sources(&self) -> bool {
+        !self.new_sources.is_empty()
+    }
+
+    /// Hosts that sent to a multicast tunnel and have no port yet, since this was last asked. The same
+    /// one may be named more than once.
+    pub fn take_new_sources(&mut self) -> impl Iterator<Item = NewSource> {
+        self.new_sources.drain(..)
     }
 
     /// Did the last batch leave something to be done? Then [`Pipeline::resume`].
@@ -204,11 +270,25 @@ fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &
 #[inline]
 pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
     let frame = admit(walk, at)?;
+    switch_frame(router, walk, at, frame)
+}
+
+/// The same from where the frame is parsed and judged.
+#[inline]
+fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
     let headers = &frame.headers;
     let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
-    if port.kind == PortKind::Uplink {
-        let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
-        return own.route_in(shared, walk, at, frame);
+    let mut learns = true;
+    match port.kind {
+        PortKind::Link => {}
+        PortKind::Peer(encapsulation) => {
+            learns = encapsulation.learns;
+            clamp_to(walk.rx, &frame, port.mtu);
+        }
+        PortKind::Uplink => {
+            let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
+            return own.route_in(shared, walk, at, frame);
+        }
     }
     let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
     let gateway = router.as_mut().and_then(|router| router.shared.at(vlan).map(|(interface, mac)| (router, interface, mac)));
@@ -217,7 +297,9 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
     {
         return Err(DropReason::GatewaySpoofed);
     }
-    walk.bridge.table.learn(vlan, headers.src, walk.ingress, walk.now);
+    if learns {
+        walk.bridge.table.learn(vlan, headers.src, walk.ingress, walk.now);
+    }
     if let Some((Router { shared, own }, interface, mac)) = gateway {
         // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
         let is_ours = usize::from(headers.l3) <= ETHERNET_LEN + TAG_LEN && !headers.hides_tag();

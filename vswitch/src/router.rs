@@ -17,14 +17,14 @@ use nat::{FirstFragment, FlowCache, Nat, Refused, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
-use packet::offload::finish_checksum;
 use packet::tcp;
 use packet::vlan::{TAG_LEN, TagAction, VlanId};
-use packet::{Checksum, Headers, MacAddr, Network as NetworkProtocol, Offload, Segmentation, Timestamp, Transport};
+use packet::{Headers, MacAddr, Network as NetworkProtocol, Timestamp, Transport};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
+use crate::fit::fit;
 use crate::forward::Forward;
 use crate::neighbour::{InterfaceId, Neighbours};
 use crate::resume::Held;
@@ -109,12 +109,7 @@ impl Router {
         let left = Vec::with_capacity(MAX_LEFT);
         Router {
             shared: Shared { routing, nat, neighbours },
-            own: Own {
-                left,
-                told: None,
-                flows: FlowCache::default(),
-                hops: Box::new([Hop::default(); HOPS]),
-            },
+            own: Own { left, told: None, flows: FlowCache::default(), hops: Box::new([Hop::default(); HOPS]) },
         }
     }
 }

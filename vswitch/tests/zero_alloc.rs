@@ -117,8 +117,10 @@ fn bridge() -> (Pipeline, Arc<Counters>) {
     for id in 0..7 {
         let features = if id == 4 { Features::NONE } else { Features::ALL };
         let vlan = if id == 5 { PortVlan::access(seven) } else { PortVlan::trunk(VlanSet::all()) };
-        pipeline
-            .set_port(PortId(id), Some(Port { vlan, mtu: 1500, features, coalesce: id == 6, bursts: false, kind: PortKind::Link }));
+        pipeline.set_port(
+            PortId(id),
+            Some(Port { vlan, mtu: 1500, features, coalesce: id == 6, bursts: false, kind: PortKind::Link }),
+        );
     }
     (pipeline, counters)
 }

@@ -9,8 +9,8 @@ use packet::arp::Arp;
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, Features, MacAddr, VlanId, VnetHeader};
 use vswitch::{
-    Counters, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId, PortKind, PortVlan, Route, Router,
-    Routing, Uplink,
+    Counters, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId, PortKind, PortVlan,
+    Route, Router, Routing, Uplink,
 };
 
 use crate::packets::{self, ACK, SYN, Tcp, address, word};

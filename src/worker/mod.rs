@@ -15,7 +15,10 @@
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches.
 
-use std::io::{self, IoSlice};
+mod output;
+mod underlay;
+
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,13 +26,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netio::packet_socket::{self, Receiver, Sender, Writer};
+use netio::packet_socket::{self, Receiver};
 use netio::{Poller, Received, Waker, tap};
 use packet::{Batch, Timestamp};
-use rustix::io::Errno;
-use vswitch::{DropReason, Egress, Pipeline, Port, PortId, Routing, SendError, Transmit};
+use vswitch::{Egress, Endpoint, NewSource, Pipeline, Port, PortId, Routing};
 
 use crate::busy_poll::BusyPoll;
+use output::Outputs;
+pub(crate) use output::{PeerSink, Sink};
+pub(crate) use underlay::DatagramSource;
+use underlay::Underlay;
 
 /// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
 /// cache holds.
@@ -69,6 +75,15 @@ pub(crate) enum Command {
         /// To be written.
         tx: Sink,
     },
+    /// A socket that receives datagrams is there, or its peers are others now.
+    Endpoint {
+        /// Its number among the ports.
+        id: PortId,
+        /// What the pipeline is to know of it.
+        endpoint: Endpoint,
+        /// To be read by this worker; `None` changes nothing.
+        rx: Option<Source>,
+    },
     /// A port is gone.
     Detach(PortId),
     /// The router's networks, or its way out, are others now.
@@ -97,6 +112,8 @@ pub(crate) enum Event {
     /// A queue that is not used here any more. Closing the last descriptor of a device waits for the
     /// kernel's configuration lock, which frames must not.
     Released(Released),
+    /// A host spoke in a multicast group and is believed, but has no port yet.
+    NewSource(NewSource),
     /// The worker panicked, and goes on with the next batch.
     Panicked,
 }
@@ -106,13 +123,7 @@ pub(crate) enum Event {
 pub(crate) enum Source {
     Tap(tap::Queue),
     Uplink(packet_socket::Queue),
-}
-
-/// A descriptor to write frames to.
-#[derive(Clone, Debug)]
-pub(crate) enum Sink {
-    Tap(tap::Queue),
-    Uplink(Writer),
+    Datagrams(DatagramSource),
 }
 
 /// Either, to be let go of.
@@ -128,16 +139,7 @@ impl AsFd for Source {
         match self {
             Source::Tap(queue) => queue.as_fd(),
             Source::Uplink(queue) => queue.as_fd(),
-        }
-    }
-}
-
-impl Sink {
-    #[inline]
-    fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
-        match self {
-            Sink::Tap(queue) => queue.send(pieces),
-            Sink::Uplink(writer) => writer.send(pieces),
+            Source::Datagrams(source) => source.queue.as_fd(),
         }
     }
 }
@@ -152,14 +154,16 @@ pub(crate) struct Worker {
     events: mpsc::Sender<Event>,
     control: Waker,
     readers: Box<[Option<Reader>]>,
-    writers: Box<[Option<Sink>]>,
+    outputs: Outputs,
     batch: Batch,
     /// For the uplink, whose frames come many at a time.
     burst: Batch,
     receiver: Receiver,
-    sender: Sender,
+    underlay: Underlay,
     egress: Egress,
     ready: Vec<PortId>,
+    /// When hosts without a port are told of next.
+    next_sources: Timestamp,
     /// When the router is asked next what is due; only by one worker.
     next_poll: Option<Timestamp>,
     nat: Option<Arc<nat::Nat>>,
@@ -196,13 +200,14 @@ impl Worker {
             events,
             control,
             readers: std::iter::repeat_with(|| None).take(ports).collect(),
-            writers: vec![None; ports].into_boxed_slice(),
+            outputs: Outputs::new(ports),
             batch: Batch::new(),
             burst: Batch::strided(UPLINK_BURST),
             receiver: Receiver::new(),
-            sender: Sender::new(),
+            underlay: Underlay::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
+            next_sources: clock.now(),
             next_poll: polls.then(|| clock.now().after(POLL)),
             nat,
             stopped: false,
@@ -265,6 +270,12 @@ impl Worker {
         let Some(Reader { source, attachment }) = &self.readers[ingress.index()] else { return };
         let attachment = *attachment;
         let (received, batch) = match source {
+            Source::Datagrams(source) => {
+                let now = self.clock.now();
+                let Worker { underlay, pipeline, egress, outputs, .. } = self;
+                underlay.serve(ingress, source, now, pipeline, egress, outputs);
+                return self.finish(now);
+            }
             Source::Tap(queue) => {
                 self.batch.clear();
                 (queue.recv(&mut self.batch), &mut self.batch)
@@ -278,18 +289,37 @@ impl Worker {
         if !batch.spans().is_empty() {
             let now = self.clock.now();
             self.pipeline.process(ingress, batch, now, &mut self.egress);
-            let writers = &self.writers;
-            self.pipeline.transmit(batch, &mut self.egress, Output { writers, sender: &mut self.sender });
-            if self.pipeline.has_left() {
-                self.resume(now);
-            }
-            if self.nat.as_ref().is_some_and(|nat| nat.wants_ports()) {
-                self.control.wake();
-            }
+            self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
+            self.finish(now);
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
             self.tell(Event::Gone { id: ingress, attachment });
+        }
+    }
+
+    /// What comes behind a batch.
+    #[inline]
+    fn finish(&mut self, now: Timestamp) {
+        if self.pipeline.has_left() {
+            self.resume(now);
+        }
+        if self.nat.as_ref().is_some_and(|nat| nat.wants_ports()) {
+            self.control.wake();
+        }
+        if self.pipeline.has_new_sources() {
+            self.tell_sources();
+        }
+    }
+
+    /// Hosts that spoke in a group and have no port yet. Each is told once a second at most.
+    #[cold]
+    fn tell_sources(&mut self) {
+        let sources: Vec<NewSource> = self.pipeline.take_new_sources().collect();
+        let now = self.clock.now();
+        if now >= self.next_sources {
+            self.next_sources = now.after(POLL);
+            sources.into_iter().for_each(|source| self.tell(Event::NewSource(source)));
         }
     }
 
@@ -302,8 +332,7 @@ impl Worker {
                 return;
             }
             self.pipeline.resume(&mut self.batch, now, &mut self.egress);
-            let writers = &self.writers;
-            self.pipeline.transmit(&self.batch, &mut self.egress, Output { writers, sender: &mut self.sender });
+            self.pipeline.transmit(&self.batch, &mut self.egress, &mut self.outputs);
         }
     }
 
@@ -315,8 +344,7 @@ impl Worker {
         if now >= due {
             self.next_poll = Some(now.after(POLL));
             self.pipeline.poll(&mut self.batch, now, &mut self.egress);
-            let writers = &self.writers;
-            self.pipeline.transmit(&self.batch, &mut self.egress, Output { writers, sender: &mut self.sender });
+            self.pipeline.transmit(&self.batch, &mut self.egress, &mut self.outputs);
         }
     }
 
@@ -330,6 +358,13 @@ impl Worker {
                     self.write_to(id, Some(tx));
                     if let Some(source) = rx {
                         self.start_reading(id, Reader { source, attachment });
+                    }
+                }
+                Command::Endpoint { id, endpoint, rx } => {
+                    self.pipeline.set_endpoint(id, Some(endpoint));
+                    if let Some(source) = rx {
+                        self.stop_reading(id);
+                        self.start_reading(id, Reader { source, attachment: 0 });
                     }
                 }
                 Command::Detach(id) => {
@@ -359,7 +394,7 @@ impl Worker {
     }
 
     fn write_to(&mut self, id: PortId, sink: Option<Sink>) {
-        if let Some(old) = std::mem::replace(&mut self.writers[id.index()], sink) {
+        if let Some(old) = std::mem::replace(&mut self.outputs.sinks[id.index()], sink) {
             self.tell(Event::Released(Released::Sink(old)));
         }
     }
@@ -376,46 +411,5 @@ impl Worker {
         // Without a control thread the daemon is at its end.
         let _ = self.events.send(event);
         self.control.wake();
-    }
-}
-
-/// Where a worker's frames go.
-struct Output<'a> {
-    writers: &'a [Option<Sink>],
-    sender: &'a mut Sender,
-}
-
-impl Transmit for Output<'_> {
-    #[inline]
-    fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
-        let Some(sink) = &self.writers[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
-        sink.send(pieces).map_err(name)
-    }
-
-    fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
-        let Some(Sink::Uplink(writer)) = &self.writers[port.index()] else {
-            frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame))));
-            return;
-        };
-        let mut burst = self.sender.burst(writer);
-        for frame in frames {
-            if !burst.push(frame) {
-                burst.flush(|result| sent(result.map_err(name)));
-                let _ = burst.push(frame);
-            }
-        }
-        burst.flush(|result| sent(result.map_err(name)));
-    }
-}
-
-/// Names what the kernel says against a write.
-fn name(errno: Errno) -> SendError {
-    match errno {
-        Errno::INVAL => SendError::Invalid,
-        Errno::IO | Errno::NETDOWN => SendError::Drop(DropReason::PortDown),
-        Errno::BADFD | Errno::NXIO => SendError::Drop(DropReason::PortGone),
-        Errno::MSGSIZE => SendError::Drop(DropReason::TooLong),
-        Errno::AGAIN | Errno::NOBUFS => SendError::Drop(DropReason::QueueFull),
-        _ => SendError::Drop(DropReason::WriteFailed),
     }
 }
