@@ -11,6 +11,7 @@ mod nat;
 mod pipeline;
 mod router;
 mod vnet_header;
+mod vxlan;
 
 pub use coalesce::coalesce;
 pub use headers::parse;
@@ -18,6 +19,7 @@ pub use nat::nat;
 pub use pipeline::pipeline;
 pub use router::router;
 pub use vnet_header::vnet_header;
+pub use vxlan::vxlan;
 
 /// Reads an input from its front; beyond its end there are zeros, or fewer bytes.
 struct Reader<'a>(&'a [u8]);

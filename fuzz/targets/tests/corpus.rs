@@ -51,3 +51,8 @@ fn nat() {
 fn router() {
     replay("router", 31, fuzz_targets::router);
 }
+
+#[test]
+fn vxlan() {
+    replay("vxlan", 1, fuzz_targets::vxlan);
+}
