@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use netio::{LinkState, PacketError, Poller, TapError, Waker};
 use packet::Timestamp;
-use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
+use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, NewSource, Pipeline, PortId};
 
 use crate::busy_poll::BusyPoll;
 use crate::config::{Config, nearest, queues_of};
@@ -17,8 +17,9 @@ use crate::control::{Found, ManagedPort};
 use crate::report::Report;
 use crate::router::RouterControl;
 use crate::signals::Signals;
+use crate::tunnel::{self, PeerControl, TunnelControl, overlay_mtu};
 use crate::uplink::{UplinkFound, UplinkPort};
-use crate::worker::{Clock, Command, Connections, Event, Sink, Source, Worker};
+use crate::worker::{Clock, Command, Connections, DatagramSource, Event, Sink, Source, Worker};
 
 /// How often every device is asked how it is, and old MAC entries are taken out.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,6 +40,11 @@ pub(crate) struct Daemon {
     /// Behind the other ports, and read as one of them.
     uplink: Option<UplinkPort>,
     router: Option<RouterControl>,
+    /// Behind the uplink: what receives, and then the hosts at the other ends.
+    tunnels: TunnelControl,
+    /// How many things the workers read, and how many ports there can be at most.
+    readers: usize,
+    port_count: usize,
     table: Arc<MacTable>,
     clock: Clock,
     busy_poll: Duration,
@@ -90,8 +96,8 @@ impl Daemon {
         let clock = Clock::start();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
-        let count = config.readers;
-        let workers = config.workers;
+        let (readers, workers) = (config.readers, config.workers);
+        let count = readers + tunnel::peer_count(&config.tunnels);
         let table = Arc::new(MacTable::new(MacTableConfig {
             size: config.mac_table_size,
             aging_secs: config.mac_aging_time,
@@ -100,8 +106,15 @@ impl Daemon {
         }));
         // First the uplink, so that nothing is made where it cannot be.
         let (uplink, router) = open_uplink(&config, clock)?;
+        let first_endpoint = config.ports.len() + usize::from(uplink.is_some());
+        let queues = |at| queues_of(at, readers, workers);
+        let tunnels = TunnelControl::open(config.tunnels, first_endpoint as u16, readers as u16, queues)?;
+        tunnels.add_statics(&table)?;
+        let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
+        warn(&warnings);
         let mut ports = Vec::with_capacity(count);
-        for (index, port) in config.ports.into_iter().enumerate() {
+        for (index, mut port) in config.ports.into_iter().enumerate() {
+            port.tap.mtu = port.tap.mtu.or(mtu);
             ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
@@ -111,6 +124,9 @@ impl Daemon {
             ports,
             uplink,
             router,
+            tunnels,
+            readers,
+            port_count: count,
             table,
             clock,
             busy_poll: Duration::from_micros(config.busy_poll.into()),
@@ -132,6 +148,7 @@ impl Daemon {
             daemon.attach(at);
         }
         daemon.attach_uplink();
+        daemon.attach_tunnels()?;
         for (index, (worker, handle)) in waiting.into_iter().zip(&mut daemon.workers).enumerate() {
             let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run());
             handle.thread = Some(thread.with_context(|| format!("starting worker {index}"))?);
@@ -140,7 +157,7 @@ impl Daemon {
     }
 
     fn make_worker(&self, events: Sender<Event>, is_first: bool) -> anyhow::Result<(Handle, Worker)> {
-        let count = self.port_count();
+        let count = self.port_count;
         let counters = Arc::new(Counters::new(count));
         let mut pipeline = Pipeline::new(Arc::clone(&self.table), count, Arc::clone(&counters));
         if let Some(router) = &self.router {
@@ -159,10 +176,6 @@ impl Daemon {
         };
         let worker = Worker::new(pipeline, poller, self.clock, connections, count);
         Ok((Handle { commands, waker, counters, thread: None }, worker))
-    }
-
-    fn port_count(&self) -> usize {
-        self.ports.len() + usize::from(self.uplink.is_some())
     }
 
     /// Ports, workers and the bridge, for people.
@@ -222,6 +235,7 @@ impl Daemon {
                     self.table.flush(Some(id), None);
                 }
                 self.look_at_ports();
+                self.look_at_tunnels();
                 next_tick = now.after(TICK);
             } else {
                 self.look_for_gone_ports();
@@ -243,11 +257,12 @@ impl Daemon {
     /// The counters now.
     pub(crate) fn report(&mut self) -> Report {
         let uplink = self.uplink.as_ref().map(|uplink| uplink.interface.clone());
-        let names = self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).collect();
+        let names = self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).chain(self.tunnels.names()).collect();
         let counters = self.workers.iter().map(|worker| &*worker.counters);
         let mut report = Report::new(names, counters, self.table.stats(), self.panics);
         report.nat = self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat.stats());
         report.kernel_dropped = self.uplink.as_mut().map_or(0, UplinkPort::dropped);
+        report.datagrams_dropped = self.tunnels.dropped();
         report
     }
 
@@ -266,6 +281,9 @@ impl Daemon {
         // Those that come meanwhile are heard in the next turn.
         for event in self.events.try_iter().take(EVENTS_AT_ONCE).collect::<Vec<Event>>() {
             match event {
+                Event::Gone { id, .. } if id.index() > self.ports.len() || self.uplink.is_none() && id.index() == self.ports.len() => {
+                    tracing::error!("a tunnel's socket cannot be read any more");
+                }
                 Event::Gone { id, attachment } if id.index() == self.ports.len() => {
                     if self.uplink.as_ref().and_then(UplinkPort::attachment) == Some(attachment) {
                         self.lose_uplink();
@@ -279,6 +297,7 @@ impl Daemon {
                     }
                 }
                 Event::Released(released) => drop(released),
+                Event::NewSource(source) => self.add_source(source),
                 Event::Panicked => {
                     self.panics += 1;
                     tracing::error!("a worker panicked; it lost the frames at hand and goes on");
@@ -319,7 +338,7 @@ impl Daemon {
         let port = &self.ports[at];
         let (Some(tap), Some(view), Some(attachment)) = (port.tap(), port.to_pipeline(), port.attachment()) else { return };
         let queues = tap.queues().to_vec();
-        let count = self.port_count();
+        let count = self.readers;
         let id = port.id;
         self.tell_workers(|worker| Command::Attach {
             id,
@@ -337,7 +356,7 @@ impl Daemon {
             return;
         };
         let (queues, writer, id) = (socket.queues().to_vec(), socket.writer().clone(), uplink.id);
-        let (at, count) = (self.ports.len(), self.port_count());
+        let (at, count) = (self.ports.len(), self.readers);
         self.tell_workers(|worker| Command::Attach {
             id,
             attachment,
@@ -346,6 +365,56 @@ impl Daemon {
             tx: Sink::Uplink(writer.clone()),
         });
         self.route();
+    }
+
+    /// Gives the tunnels' sockets and peers to the workers.
+    fn attach_tunnels(&self) -> anyhow::Result<()> {
+        for peer in self.tunnels.peers() {
+            self.attach_peer(peer);
+        }
+        for (at, endpoint) in self.tunnels.endpoints().iter().enumerate() {
+            let (view, (protocol, mtu)) = (self.tunnels.view_of(at)?, self.tunnels.source_of(at));
+            let (queues, index) = (endpoint.socket.queues(), endpoint.id.index());
+            self.tell_workers(|worker| {
+                let queue = queue_to_read(queues, index, worker, self.readers, self.workers.len());
+                let rx = queue.map(|queue| Source::Datagrams(DatagramSource { queue, protocol, mtu }));
+                Command::Endpoint { id: endpoint.id, endpoint: view.clone(), rx }
+            });
+        }
+        Ok(())
+    }
+
+    fn attach_peer(&self, peer: &PeerControl) {
+        let (view, sink) = (peer.to_pipeline(self.tunnels.config_of(peer)), self.tunnels.sink_of(peer));
+        self.tell_workers(|_| Command::Attach {
+            id: peer.id,
+            attachment: 0,
+            port: Box::new(view.clone()),
+            rx: None,
+            tx: Sink::Peer(sink.clone()),
+        });
+    }
+
+    /// A host that spoke in a group gets a port.
+    fn add_source(&mut self, source: NewSource) {
+        let Some((id, at)) = self.tunnels.add_source(source) else { return };
+        let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { return };
+        tracing::info!("{}: {} is a peer now", self.tunnels.config_of(peer).name, peer.address);
+        self.attach_peer(peer);
+        match self.tunnels.view_of(at) {
+            Ok(view) => {
+                self.tell_workers(|_| Command::Endpoint { id: source.endpoint, endpoint: view.clone(), rx: None });
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    fn look_at_tunnels(&mut self) {
+        for id in self.tunnels.look() {
+            let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { continue };
+            let mtu = peer.mtu(self.tunnels.config_of(peer));
+            self.tell_workers(|_| Command::Mtu { id, mtu });
+        }
     }
 
     fn route(&self) {

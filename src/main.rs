@@ -1,4 +1,4 @@
-//! `vswitchd`: a learning Ethernet switch and NAT router in one userspace process, over TAP devices.
+//! `vswitchd`: a learning Ethernet switch, NAT router and VXLAN tunnels in one userspace process, over TAP devices.
 
 mod busy_poll;
 mod cli;
@@ -10,6 +10,7 @@ mod report;
 mod reserve;
 mod router;
 mod signals;
+mod tunnel;
 mod uplink;
 mod worker;
 

@@ -14,6 +14,8 @@ pub(crate) struct Report {
     pub(crate) nat: Option<nat::NatStats>,
     /// Frames from the uplink that the kernel dropped before we read them.
     pub(crate) kernel_dropped: u64,
+    /// Datagrams of tunnels that the kernel dropped before we read them.
+    pub(crate) datagrams_dropped: u64,
     panics: u64,
 }
 
@@ -48,7 +50,7 @@ impl Report {
                 }
             }
         }
-        Report { ports, table, nat: None, kernel_dropped: 0, panics }
+        Report { ports, table, nat: None, kernel_dropped: 0, datagrams_dropped: 0, panics }
     }
 
     /// Received, copied and made; sent, dropped and taken. Equal when no frame is under way.
@@ -146,6 +148,9 @@ impl fmt::Display for Report {
         }
         if self.kernel_dropped > 0 {
             writeln!(out, "dropped by the kernel at the uplink: {}", self.kernel_dropped)?;
+        }
+        if self.datagrams_dropped > 0 {
+            writeln!(out, "dropped by the kernel before tunnels: {}", self.datagrams_dropped)?;
         }
         let [[received, copied, made], [sent, dropped, taken]] = self.balance();
         writeln!(

@@ -70,8 +70,8 @@ pub enum Malformed {
     TruncatedTag,
 }
 
-/// What stands where in one frame. All offsets are in bytes from the frame's start, and lie within
-/// the frame that was parsed.
+/// What stands where in one frame, or in a packet without one. All offsets are in bytes from its start,
+/// and lie within what was parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct Headers {
     /// Destination address.
@@ -135,6 +135,37 @@ impl Headers {
             _ => {}
         }
         Ok(headers)
+    }
+
+    /// Reads the headers of an IP packet that no Ethernet header precedes: addresses of zeros, no tag, and the
+    /// network header at 0. What is no sound packet is [`Network::Other`].
+    #[inline]
+    #[must_use]
+    pub fn of_packet(packet: &[u8]) -> Headers {
+        let mut headers = Headers {
+            dst: MacAddr::default(),
+            src: MacAddr::default(),
+            tag: None,
+            ether_type: EtherType(0),
+            network: Network::Other,
+            transport: Transport::Other,
+            l3: 0,
+            l4: 0,
+            payload: 0,
+            end: packet.len() as u32,
+        };
+        match packet.first().map(|byte| byte >> 4) {
+            Some(4) => {
+                headers.ether_type = EtherType::IPV4;
+                headers.parse_ipv4(packet, 0);
+            }
+            Some(6) => {
+                headers.ether_type = EtherType::IPV6;
+                headers.parse_ipv6(packet, 0);
+            }
+            _ => {}
+        }
+        headers
     }
 
     #[inline]
@@ -230,6 +261,20 @@ mod tests {
         assert_eq!((headers.l3, headers.l4, headers.payload, headers.end), (14, 34, 42, 44));
         assert_eq!(headers.payload_len(), 2);
         assert_eq!(headers.addresses(&frame), [10, 0, 0, 1, 10, 0, 0, 2]);
+    }
+
+    #[test]
+    fn a_packet_without_a_frame() {
+        let frame = hex(UDP4);
+        let headers = Headers::of_packet(&frame[14..]);
+        assert_eq!((headers.network, headers.transport, headers.ether_type), (Network::Ipv4, Transport::Udp, EtherType::IPV4));
+        assert_eq!((headers.l3, headers.l4, headers.payload, headers.end), (0, 20, 28, 30));
+        assert_eq!(headers.addresses(&frame[14..]), [10, 0, 0, 1, 10, 0, 0, 2]);
+        for len in 0..30 {
+            let headers = Headers::of_packet(&frame[14..14 + len]);
+            assert_eq!((headers.network, headers.l3, headers.end), (Network::Other, 0, len as u32));
+        }
+        assert_eq!(Headers::of_packet(&[0x50; 60]).network, Network::Other);
     }
 
     #[test]

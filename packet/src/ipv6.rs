@@ -7,10 +7,15 @@
 //! +-----------+-------+---+---+-------------------+-------------------+---
 //! ```
 
-use crate::ethernet::u16_at;
+use std::net::Ipv6Addr;
+
+use crate::ethernet::{put_u16, u16_at};
 
 /// Length of the fixed header.
 pub const IPV6_LEN: usize = 40;
+
+/// Every link carries packets of this length whole (RFC 8200 section 5).
+pub const MIN_MTU: usize = 1280;
 
 /// At most so many extension headers are walked: a stranger's chain must not cost us time.
 pub const MAX_EXTENSIONS: usize = 8;
@@ -28,6 +33,8 @@ pub mod field {
     pub const HOP_LIMIT: usize = 7;
     /// Source address, 128 bits; the destination follows.
     pub const SRC: usize = 8;
+    /// Destination address, 128 bits.
+    pub const DST: usize = 24;
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -87,6 +94,27 @@ impl<'a> Ipv6View<'a> {
         self.bytes[field::HOP_LIMIT]
     }
 
+    /// Source address.
+    #[inline]
+    #[must_use]
+    pub fn src(self) -> Ipv6Addr {
+        address_at(self.bytes, field::SRC)
+    }
+
+    /// Destination address.
+    #[inline]
+    #[must_use]
+    pub fn dst(self) -> Ipv6Addr {
+        address_at(self.bytes, field::DST)
+    }
+
+    /// The packet from this offset on, which [`Ipv6View::upper`] gave; empty behind its end.
+    #[inline]
+    #[must_use]
+    pub fn from(self, at: usize) -> &'a [u8] {
+        self.bytes[..self.total_len()].get(at..).unwrap_or_default()
+    }
+
     /// Walks the extension headers, at most [`MAX_EXTENSIONS`] and [`MAX_EXTENSIONS_LEN`] bytes.
     #[inline]
     #[must_use]
@@ -120,6 +148,46 @@ impl<'a> Ipv6View<'a> {
     }
 }
 
+/// The 128 bits at `at`; the caller has checked that they are there.
+#[inline]
+fn address_at(bytes: &[u8], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&bytes[at..at + 16]);
+    Ipv6Addr::from(octets)
+}
+
+/// The fields of a header to be written, without flow label and extension headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ipv6Header {
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// Length of what follows.
+    pub payload_len: u16,
+    /// Protocol of what follows.
+    pub next_header: u8,
+    /// How many hops the packet may take.
+    pub hop_limit: u8,
+    /// Source address.
+    pub src: Ipv6Addr,
+    /// Destination address.
+    pub dst: Ipv6Addr,
+}
+
+impl Ipv6Header {
+    /// The wire's bytes.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; IPV6_LEN] {
+        let mut bytes = [0; IPV6_LEN];
+        put_u16(&mut bytes, 0, 0x6000 | u16::from(self.traffic_class) << 4);
+        put_u16(&mut bytes, field::PAYLOAD_LEN, self.payload_len);
+        bytes[field::NEXT_HEADER] = self.next_header;
+        bytes[field::HOP_LIMIT] = self.hop_limit;
+        bytes[field::SRC..field::DST].copy_from_slice(&self.src.octets());
+        bytes[field::DST..].copy_from_slice(&self.dst.octets());
+        bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +212,17 @@ mod tests {
         assert_eq!(upper(60, &long), Upper::Unknown, "272 bytes in one header");
         // Nine options headers in a row are one too many.
         assert_eq!(upper(60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(9)), Upper::Unknown);
+    }
+
+    #[test]
+    fn a_header_there_and_back() {
+        let (src, dst) = (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2));
+        let header = Ipv6Header { traffic_class: 0xb9, payload_len: 1, next_header: 59, hop_limit: 255, src, dst };
+        let bytes = [&header.to_bytes()[..], &[0xaa]].concat();
+        assert_eq!(bytes[..8], [0x6b, 0x90, 0, 0, 0, 1, 59, 255]);
+        let view = Ipv6View::new(&bytes).unwrap();
+        assert_eq!((view.src(), view.dst(), view.upper()), (src, dst, Upper::Protocol(59, 40)));
+        assert_eq!((view.from(40), view.from(41), view.from(42)), (&[0xaa][..], &[][..], &[][..]));
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub(crate) struct Config {
     pub(crate) ip_tunnels: Vec<IpTunnelConfig>,
     /// `None` where the switch is all.
     pub(crate) router: Option<RouterConfig>,
-    /// How many things there are to read: the TAPs in their order, and behind them the uplink. Tunnels are not
-    /// among them.
+    /// How many things there are to read: the TAPs in their order, and behind them the uplink and what
+    /// receives for tunnels.
     pub(crate) readers: usize,
     pub(crate) workers: usize,
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
@@ -85,7 +85,7 @@ impl Config {
         let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
         check_count(on_the_bridge, &tunnels)?;
-        let readers = on_the_bridge + usize::from(nat_uplink.is_some());
+        let readers = on_the_bridge + usize::from(nat_uplink.is_some()) + crate::tunnel::endpoint_count(&tunnels);
         let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
         check_against_gateways(&tunnels, &ip_tunnels, router.as_ref().map_or(&[], |router| &router.gateways))?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

@@ -16,6 +16,7 @@
 //! between batches.
 
 mod output;
+mod underlay;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,14 +26,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netio::packet_socket::{self, Receiver, Sender};
+use netio::packet_socket::{self, Receiver};
 use netio::{Poller, Received, Waker, tap};
 use packet::{Batch, Timestamp};
-use vswitch::{Egress, Pipeline, Port, PortId, Routing};
+use vswitch::{Egress, Endpoint, NewSource, Pipeline, Port, PortId, Routing};
 
 use crate::busy_poll::BusyPoll;
-use output::Output;
-pub(crate) use output::Sink;
+use output::Outputs;
+pub(crate) use output::{PeerSink, Sink};
+pub(crate) use underlay::DatagramSource;
+use underlay::Underlay;
 
 /// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
 /// cache holds.
@@ -72,6 +75,15 @@ pub(crate) enum Command {
         /// To be written.
         tx: Sink,
     },
+    /// A socket that receives datagrams is there, or its peers are others now.
+    Endpoint {
+        /// Its number among the ports.
+        id: PortId,
+        /// What the pipeline is to know of it.
+        endpoint: Endpoint,
+        /// To be read by this worker; `None` changes nothing.
+        rx: Option<Source>,
+    },
     /// A port is gone.
     Detach(PortId),
     /// The router's networks, or its way out, are others now.
@@ -100,6 +112,8 @@ pub(crate) enum Event {
     /// A queue that is not used here any more. Closing the last descriptor of a device waits for the
     /// kernel's configuration lock, which frames must not.
     Released(Released),
+    /// A host spoke in a multicast group and is believed, but has no port yet.
+    NewSource(NewSource),
     /// The worker panicked, and goes on with the next batch.
     Panicked,
 }
@@ -109,6 +123,7 @@ pub(crate) enum Event {
 pub(crate) enum Source {
     Tap(tap::Queue),
     Uplink(packet_socket::Queue),
+    Datagrams(DatagramSource),
 }
 
 /// Either, to be let go of.
@@ -124,6 +139,7 @@ impl AsFd for Source {
         match self {
             Source::Tap(queue) => queue.as_fd(),
             Source::Uplink(queue) => queue.as_fd(),
+            Source::Datagrams(source) => source.queue.as_fd(),
         }
     }
 }
@@ -138,14 +154,16 @@ pub(crate) struct Worker {
     events: mpsc::Sender<Event>,
     control: Waker,
     readers: Box<[Option<Reader>]>,
-    writers: Box<[Option<Sink>]>,
+    outputs: Outputs,
     batch: Batch,
     /// For the uplink, whose frames come many at a time.
     burst: Batch,
     receiver: Receiver,
-    sender: Sender,
+    underlay: Underlay,
     egress: Egress,
     ready: Vec<PortId>,
+    /// When hosts without a port are told of next.
+    next_sources: Timestamp,
     /// When the router is asked next what is due; only by one worker.
     next_poll: Option<Timestamp>,
     nat: Option<Arc<nat::Nat>>,
@@ -182,13 +200,14 @@ impl Worker {
             events,
             control,
             readers: std::iter::repeat_with(|| None).take(ports).collect(),
-            writers: vec![None; ports].into_boxed_slice(),
+            outputs: Outputs::new(ports),
             batch: Batch::new(),
             burst: Batch::strided(UPLINK_BURST),
             receiver: Receiver::new(),
-            sender: Sender::new(),
+            underlay: Underlay::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
+            next_sources: clock.now(),
             next_poll: polls.then(|| clock.now().after(POLL)),
             nat,
             stopped: false,
@@ -251,6 +270,12 @@ impl Worker {
         let Some(Reader { source, attachment }) = &self.readers[ingress.index()] else { return };
         let attachment = *attachment;
         let (received, batch) = match source {
+            Source::Datagrams(source) => {
+                let now = self.clock.now();
+                let Worker { underlay, pipeline, egress, outputs, .. } = self;
+                underlay.serve(ingress, source, now, pipeline, egress, outputs);
+                return self.finish(now);
+            }
             Source::Tap(queue) => {
                 self.batch.clear();
                 (queue.recv(&mut self.batch), &mut self.batch)
@@ -264,18 +289,37 @@ impl Worker {
         if !batch.spans().is_empty() {
             let now = self.clock.now();
             self.pipeline.process(ingress, batch, now, &mut self.egress);
-            let writers = &self.writers;
-            self.pipeline.transmit(batch, &mut self.egress, Output { writers, sender: &mut self.sender });
-            if self.pipeline.has_left() {
-                self.resume(now);
-            }
-            if self.nat.as_ref().is_some_and(|nat| nat.wants_ports()) {
-                self.control.wake();
-            }
+            self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
+            self.finish(now);
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
             self.tell(Event::Gone { id: ingress, attachment });
+        }
+    }
+
+    /// What comes behind a batch.
+    #[inline]
+    fn finish(&mut self, now: Timestamp) {
+        if self.pipeline.has_left() {
+            self.resume(now);
+        }
+        if self.nat.as_ref().is_some_and(|nat| nat.wants_ports()) {
+            self.control.wake();
+        }
+        if self.pipeline.has_new_sources() {
+            self.tell_sources();
+        }
+    }
+
+    /// Hosts that spoke in a group and have no port yet. Each is told once a second at most.
+    #[cold]
+    fn tell_sources(&mut self) {
+        let sources: Vec<NewSource> = self.pipeline.take_new_sources().collect();
+        let now = self.clock.now();
+        if now >= self.next_sources {
+            self.next_sources = now.after(POLL);
+            sources.into_iter().for_each(|source| self.tell(Event::NewSource(source)));
         }
     }
 
@@ -288,8 +332,7 @@ impl Worker {
                 return;
             }
             self.pipeline.resume(&mut self.batch, now, &mut self.egress);
-            let writers = &self.writers;
-            self.pipeline.transmit(&self.batch, &mut self.egress, Output { writers, sender: &mut self.sender });
+            self.pipeline.transmit(&self.batch, &mut self.egress, &mut self.outputs);
         }
     }
 
@@ -301,8 +344,7 @@ impl Worker {
         if now >= due {
             self.next_poll = Some(now.after(POLL));
             self.pipeline.poll(&mut self.batch, now, &mut self.egress);
-            let writers = &self.writers;
-            self.pipeline.transmit(&self.batch, &mut self.egress, Output { writers, sender: &mut self.sender });
+            self.pipeline.transmit(&self.batch, &mut self.egress, &mut self.outputs);
         }
     }
 
@@ -316,6 +358,13 @@ impl Worker {
                     self.write_to(id, Some(tx));
                     if let Some(source) = rx {
                         self.start_reading(id, Reader { source, attachment });
+                    }
+                }
+                Command::Endpoint { id, endpoint, rx } => {
+                    self.pipeline.set_endpoint(id, Some(endpoint));
+                    if let Some(source) = rx {
+                        self.stop_reading(id);
+                        self.start_reading(id, Reader { source, attachment: 0 });
                     }
                 }
                 Command::Detach(id) => {
@@ -345,7 +394,7 @@ impl Worker {
     }
 
     fn write_to(&mut self, id: PortId, sink: Option<Sink>) {
-        if let Some(old) = std::mem::replace(&mut self.writers[id.index()], sink) {
+        if let Some(old) = std::mem::replace(&mut self.outputs.sinks[id.index()], sink) {
             self.tell(Event::Released(Released::Sink(old)));
         }
     }

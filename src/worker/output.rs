@@ -2,9 +2,12 @@
 
 use std::io::IoSlice;
 
+use std::net::SocketAddr;
+
 use netio::packet_socket::{Sender, Writer};
-use netio::tap;
+use netio::{tap, udp};
 use rustix::io::Errno;
+use tunnel::{Train, Trains};
 use vswitch::{DropReason, PortId, SendError, Transmit};
 
 /// A descriptor to write frames to.
@@ -12,6 +15,17 @@ use vswitch::{DropReason, PortId, SendError, Transmit};
 pub(crate) enum Sink {
     Tap(tap::Queue),
     Uplink(Writer),
+    Peer(PeerSink),
+}
+
+/// A host at the other end of a tunnel.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerSink {
+    pub(crate) to: SocketAddr,
+    /// For datagrams that may not be cut on their way,
+    pub(crate) whole: udp::Writer,
+    /// and for those that may.
+    pub(crate) cut: udp::Writer,
 }
 
 impl Sink {
@@ -20,29 +34,40 @@ impl Sink {
         match self {
             Sink::Tap(queue) => queue.send(pieces),
             Sink::Uplink(writer) => writer.send(pieces),
+            // Frames for a peer are put into datagrams.
+            Sink::Peer(_) => Err(Errno::INVAL),
         }
     }
 }
 
-/// Where a worker's frames go.
-pub(super) struct Output<'a> {
-    pub(super) writers: &'a [Option<Sink>],
-    pub(super) sender: &'a mut Sender,
+/// Where a worker's frames go, and what it needs to send them.
+pub(super) struct Outputs {
+    /// By port.
+    pub(super) sinks: Box<[Option<Sink>]>,
+    frames: Sender,
+    datagrams: udp::Sender,
 }
 
-impl Transmit for Output<'_> {
+impl Outputs {
+    /// For so many ports.
+    pub(super) fn new(ports: usize) -> Outputs {
+        Outputs { sinks: vec![None; ports].into_boxed_slice(), frames: Sender::new(), datagrams: udp::Sender::new() }
+    }
+}
+
+impl Transmit for &mut Outputs {
     #[inline]
     fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
-        let Some(sink) = &self.writers[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
+        let Some(sink) = &self.sinks[port.index()] else { return Err(SendError::Drop(DropReason::PortGone)) };
         sink.send(pieces).map_err(name)
     }
 
     fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
-        let Some(Sink::Uplink(writer)) = &self.writers[port.index()] else {
+        let Some(Sink::Uplink(writer)) = &self.sinks[port.index()] else {
             frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame))));
             return;
         };
-        let mut burst = self.sender.burst(writer);
+        let mut burst = self.frames.burst(writer);
         for frame in frames {
             if !burst.push(frame) {
                 burst.flush(|result| sent(result.map_err(name)));
@@ -51,6 +76,59 @@ impl Transmit for Output<'_> {
         }
         burst.flush(|result| sent(result.map_err(name)));
     }
+    fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
+        let mut rest = trains.trains();
+        while let Some(first) = rest.first() {
+            let Some(Some(Sink::Peer(sink))) = self.sinks.get(usize::from(first.way.port)) else {
+                sent(first, Err(SendError::Drop(DropReason::PortGone)));
+                rest = &rest[1..];
+                continue;
+            };
+            let writer = sink.writer(first);
+            let mut burst = self.datagrams.burst(writer);
+            let mut collected = 0;
+            for train in rest {
+                let Some(Some(Sink::Peer(sink))) = self.sinks.get(usize::from(train.way.port)) else { break };
+                if !sink.writer(train).is_same(writer) || !burst.push(&sink.outgoing(train), trains.pieces(train, arena)) {
+                    break;
+                }
+                collected += 1;
+            }
+            burst.flush(|index, result| sent(&rest[index], result.map_err(name_datagram)));
+            rest = &rest[collected..];
+        }
+    }
+}
+
+impl PeerSink {
+    #[inline]
+    fn writer(&self, train: &Train) -> &udp::Writer {
+        if train.way.dont_fragment { &self.whole } else { &self.cut }
+    }
+
+    #[inline]
+    fn outgoing(&self, train: &Train) -> udp::Outgoing {
+        udp::Outgoing {
+            to: self.to,
+            source: train.way.flow,
+            tos: train.way.tos,
+            ttl: train.way.ttl,
+            segment_size: if train.datagrams > 1 { train.size } else { 0 },
+        }
+    }
+}
+
+/// Names what the kernel says against a datagram.
+fn name_datagram(errno: Errno) -> SendError {
+    SendError::Drop(match errno {
+        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::CONNREFUSED | Errno::ACCESS | Errno::PERM | Errno::INVAL | Errno::ADDRNOTAVAIL => {
+            DropReason::PeerUnreachable
+        }
+        Errno::NETDOWN => DropReason::PortDown,
+        Errno::MSGSIZE => DropReason::TooLong,
+        Errno::AGAIN | Errno::NOBUFS => DropReason::QueueFull,
+        _ => DropReason::WriteFailed,
+    })
 }
 
 /// Names what the kernel says against a write.

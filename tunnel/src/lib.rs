@@ -4,13 +4,16 @@
 //! add and take off what is outside of the datagram; what is inside is told here.
 #![forbid(unsafe_code)]
 
+pub mod arrival;
 pub mod ecn;
 pub mod entropy;
 pub mod mtu;
+pub mod nesting;
 pub mod peers;
 pub mod train;
 pub mod vxlan;
 
+pub use arrival::{Arrival, Arrivals, Malformed, Protocol};
 pub use mtu::{Framing, Underlay};
 pub use peers::{Found, Locals, Peers, Unknown};
 pub use train::{Train, Trains, Way};

@@ -197,6 +197,13 @@ impl Locals {
         Locals { port, addresses: addresses.into() }
     }
 
+    /// The socket's port.
+    #[inline]
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Would a datagram to this address and port come to the socket?
     #[inline]
     #[must_use]

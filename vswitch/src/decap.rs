@@ -133,12 +133,8 @@ pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &mut Frame
     {
         return Err(DropReason::TunnelEcn);
     }
-    if is_nested(headers, walk.rx.frame(*span), &endpoint.locals) {
+    if tunnel::nesting::is_nested(headers, walk.rx.frame(*span), &endpoint.locals) {
         return Err(DropReason::TunnelNested);
     }
     Ok(())
-}
-
-fn is_nested(_: &packet::Headers, _: &[u8], _: &Locals) -> bool {
-    false
 }

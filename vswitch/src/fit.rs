@@ -11,7 +11,9 @@
 //! segment size that a SYN asks for is lowered on its way in and out, so that TCP need not be told.
 
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
+use packet::icmpv6::{self, PacketTooBig};
 use packet::ipv4::Ipv4View;
+use packet::ipv6::Ipv6View;
 use packet::offload::finish_checksum;
 use packet::tcp;
 use packet::vlan::TagAction;
@@ -84,7 +86,7 @@ pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Re
                 Err(error) => tell_v4(walk, frame, error),
             }
         }
-        Network::Ipv6 => None,
+        Network::Ipv6 => tell_v6(walk, frame, PacketTooBig(mtu)),
         Network::Other => None,
     };
     match told {
@@ -105,9 +107,26 @@ fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame
     if IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast() || !walk.errors.limit.take(src.into(), walk.now) {
         return None;
     }
-    let quote = (about.total_len() - ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
+    let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
     let id = walk.errors.next_id();
     send_back(walk, frame, ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src, id))
+}
+
+/// The same for IPv6, which is never cut on its way.
+fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Frame> {
+    let l3 = usize::from(frame.headers.l3);
+    let about = Ipv6View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
+    let (src, dst) = (about.src(), about.dst());
+    // In the name of a group nothing can be told.
+    if PacketTooBig::is_forbidden_about(about)
+        || frame.headers.dst.is_multicast()
+        || dst.is_multicast()
+        || !walk.errors.limit.take(src.into(), walk.now)
+    {
+        return None;
+    }
+    let quote = about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
+    send_back(walk, frame, icmpv6::ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src))
 }
 
 /// Puts headers before the first `quote` bytes of the frame's packet, and turns the frame around.

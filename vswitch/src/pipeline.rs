@@ -149,6 +149,13 @@ impl Pipeline {
         }
     }
 
+    /// Is there something to [`Pipeline::take_new_sources`]?
+    #[inline]
+    #[must_use]
+    pub fn has_new_sources(&self) -> bool {
+        !self.new_sources.is_empty()
+    }
+
     /// Hosts that sent to a multicast tunnel and have no port yet, since this was last asked. The same
     /// one may be named more than once.
     pub fn take_new_sources(&mut self) -> impl Iterator<Item = NewSource> {

@@ -76,6 +76,12 @@ impl Default for PortVlan {
 }
 
 impl PortVlan {
+    /// The VLAN of what comes untagged: an access port's, the native one, VLAN 0 on a trunk.
+    #[must_use]
+    pub fn native(&self) -> VlanId {
+        self.native
+    }
+
     /// An access port.
     #[must_use]
     pub fn access(vlan: VlanId) -> PortVlan {

@@ -54,6 +54,9 @@ pub(super) fn check_apart(place: &str, tunnel: &TunnelConfig, other: &TunnelConf
             format!("VNI {vni} on port {} is tunnel {name} already: name all its hosts there, as remote=A+B", tunnel.port)
         }
         (Some(_), Some(_), _) => return Ok(()),
+        (Some(_), None, _) | (None, Some(_), _) => {
+            format!("port {} has another header in tunnel {name}, and nothing tells them apart: use another port", tunnel.port)
+        }
         (None, None, Some(remote)) => {
             format!("port {} to {remote} is tunnel {name} already: leave one of both out, or use another port", tunnel.port)
         }
@@ -62,11 +65,7 @@ pub(super) fn check_apart(place: &str, tunnel: &TunnelConfig, other: &TunnelConf
             "a group of tunnel {name} is on port {} too, and nothing tells their datagrams apart: use another port",
             tunnel.port
         ),
-        (_, _, Some(remote)) => format!(
-            "{remote} on port {} is a remote of {name} with another header, and nothing tells them apart: use another port",
-            tunnel.port
-        ),
-        (_, _, None) => return Ok(()),
+        (None, None, None) => return Ok(()),
     };
     Err(ConfigError::new(place, problem))
 }

@@ -23,7 +23,6 @@ use super::words::{check_name, check_once, parse_number, parse_switch, split_pai
 pub(super) use apart::{check_against_gateways, check_ip_against_others};
 pub(crate) use outer::Outer;
 use outer::OuterKeys;
-#[expect(unused_imports, reason = "read where tunnels are opened")]
 pub(crate) use outer::{Checksum, DontFragment};
 pub(crate) use underlay::Prefix;
 use underlay::{is_of_one_link, parse_group, parse_host, parse_prefix};
@@ -79,7 +78,6 @@ pub(crate) struct TunnelConfig {
     pub(crate) statics: Vec<(MacAddr, IpAddr)>,
     /// Are stations' addresses learned from the frames that come in?
     pub(crate) learning: bool,
-    #[expect(dead_code, reason = "read where tunnels are opened")]
     pub(crate) vlan: PortVlan,
     /// The VLAN setting in words.
     pub(crate) vlan_text: String,
@@ -103,7 +101,7 @@ impl TunnelConfig {
     }
 
     /// How many ports of the bridge it takes at most.
-    pub(super) fn ports(&self) -> usize {
+    pub(crate) fn ports(&self) -> usize {
         self.remotes.len() + self.group.as_ref().map_or(0, |_| 1 + GROUP_PORTS)
     }
 

@@ -1,0 +1,302 @@
+//! Tunnels as the control thread sees them: sockets, peers, and the ways to them.
+//!
+//! ```text
+//!   ports of the bridge:   tap0 .. | uplink | endpoints (sockets that receive) | peers (one each)
+//! ```
+//!
+//! What one tunnel is to people is several things here: the sockets that it receives by, which it may share
+//! with others; the sockets that it sends by, of which there is one set for each address and kind of outer
+//! header; and a port for each host at its other end, which is what the bridge knows.
+//!
+//! *The way to a peer* may change: another route, another MTU, none at all. The kernel is asked once a second
+//! (and of many peers some each time). What is longer than the way is told back into the bridge by the
+//! pipeline, so it has to know; sockets stay what they are, and sending says what does not work.
+//!
+//! *Sources of a group.* A tunnel over multicast has peers that nobody named. One that is believed and has no
+//! port gets one of those that are kept for it; when they are used up, it stays with the group's.
+
+mod endpoint;
+mod mtu;
+mod peer;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
+use tunnel::Protocol;
+use tunnel::peers::Believed;
+use vswitch::{MacTable, NewSource, PortId};
+
+use crate::config::tunnel::{Checksum, DontFragment, GROUP_PORTS, TunnelConfig};
+use crate::worker::PeerSink;
+pub(crate) use endpoint::EndpointControl;
+pub(crate) use mtu::overlay_mtu;
+pub(crate) use peer::PeerControl;
+
+/// Source ports of each set of sending sockets: enough for a network's hash to spread flows over its ways.
+const SOURCE_PORTS: usize = 64;
+
+/// So many peers' ways are looked at in one turn.
+const LOOKS_AT_ONCE: usize = 64;
+
+/// All tunnels of the bridge.
+#[derive(Debug)]
+pub(crate) struct TunnelControl {
+    tunnels: Vec<Tunnel>,
+    endpoints: Vec<EndpointControl>,
+    /// In the order of their ports, and behind those that are named the ones that are kept for groups.
+    peers: Vec<PeerControl>,
+    first_peer: u16,
+    /// The peer whose way is looked at next.
+    next_look: usize,
+}
+
+/// One tunnel.
+#[derive(Debug)]
+struct Tunnel {
+    config: TunnelConfig,
+    /// Its place among the endpoints.
+    endpoint: usize,
+    sink: Ways,
+    /// The port of its group.
+    group: Option<PortId>,
+}
+
+/// The sockets that a tunnel sends by.
+#[derive(Clone, Debug)]
+struct Ways {
+    /// What may not be cut on its way.
+    whole: Sources,
+    /// What may.
+    cut: Sources,
+}
+
+impl TunnelControl {
+    /// Opens what the tunnels need. Their endpoints get the ports from `first_endpoint` on, each with as many
+    /// sockets as `queues` says, and their peers those from `first_peer` on.
+    pub(crate) fn open(
+        configs: Vec<TunnelConfig>,
+        first_endpoint: u16,
+        first_peer: u16,
+        queues: impl Fn(usize) -> usize,
+    ) -> anyhow::Result<TunnelControl> {
+        let endpoints = endpoint::open(&configs, first_endpoint, queues)?;
+        let mut pools: Vec<(SourcesSpec, Sources)> = Vec::new();
+        let mut control =
+            TunnelControl { tunnels: Vec::with_capacity(configs.len()), endpoints, peers: Vec::new(), first_peer, next_look: 0 };
+        for config in configs {
+            let endpoint = endpoint::of(&control.endpoints, &config).context("a tunnel without a socket")?;
+            let mut open = |dont_fragment| open_sources(&mut pools, &config, dont_fragment);
+            let sink = match config.outer.dont_fragment {
+                DontFragment::Set => open(true).map(|whole| Ways { cut: whole.clone(), whole })?,
+                DontFragment::Unset => open(false).map(|cut| Ways { whole: cut.clone(), cut })?,
+                DontFragment::Inherit => Ways { whole: open(true)?, cut: open(false)? },
+            };
+            control.tunnels.push(Tunnel { config, endpoint, sink, group: None });
+        }
+        control.add_peers();
+        Ok(control)
+    }
+
+    /// A port for each host that is named and each group.
+    fn add_peers(&mut self) {
+        for at in 0..self.tunnels.len() {
+            let config = &self.tunnels[at].config;
+            let group = config.group.as_ref().map(|group| group.address);
+            let remotes = config.remotes.clone();
+            if let Some(address) = group {
+                let id = self.add_peer(at, address, true);
+                self.tunnels[at].group = Some(id);
+            }
+            for address in remotes {
+                self.add_peer(at, address, true);
+            }
+        }
+    }
+
+    fn add_peer(&mut self, tunnel: usize, address: IpAddr, is_flooded: bool) -> PortId {
+        let id = PortId(self.first_peer + self.peers.len() as u16);
+        let mut peer = PeerControl::new(id, tunnel, address, is_flooded);
+        peer.look(&self.tunnels[tunnel].config);
+        self.peers.push(peer);
+        id
+    }
+
+    /// The sockets that receive.
+    pub(crate) fn endpoints(&self) -> &[EndpointControl] {
+        &self.endpoints
+    }
+
+    /// The hosts at the other ends.
+    pub(crate) fn peers(&self) -> &[PeerControl] {
+        &self.peers
+    }
+
+    /// The tunnel that a peer belongs to.
+    pub(crate) fn config_of(&self, peer: &PeerControl) -> &TunnelConfig {
+        &self.tunnels[peer.tunnel].config
+    }
+
+    /// What workers send to a peer by.
+    pub(crate) fn sink_of(&self, peer: &PeerControl) -> PeerSink {
+        let tunnel = &self.tunnels[peer.tunnel];
+        PeerSink {
+            to: peer::socket_address(peer.address, tunnel.config.port, tunnel.config.device.as_deref()),
+            whole: tunnel.sink.whole.writer().clone(),
+            cut: tunnel.sink.cut.writer().clone(),
+        }
+    }
+
+    /// What workers are to know of an endpoint.
+    pub(crate) fn view_of(&self, at: usize) -> anyhow::Result<vswitch::Endpoint> {
+        let of_it = |tunnel: &Tunnel| tunnel.endpoint == at;
+        let peers: Vec<tunnel::peers::Peer> = self
+            .peers
+            .iter()
+            .filter(|peer| of_it(&self.tunnels[peer.tunnel]) && self.tunnels[peer.tunnel].group != Some(peer.id))
+            .map(|peer| tunnel::peers::Peer {
+                vni: self.tunnels[peer.tunnel].config.vni,
+                address: peer.address,
+                port: peer.id.0,
+            })
+            .collect();
+        let groups = self.tunnels.iter().filter(|tunnel| of_it(tunnel));
+        let believed: Vec<Believed> = groups
+            .filter_map(|tunnel| Some((tunnel, tunnel.group?, tunnel.config.group.as_ref()?)))
+            .flat_map(|(tunnel, id, group)| {
+                group.peers.iter().map(move |prefix| Believed {
+                    vni: tunnel.config.vni,
+                    address: prefix.address,
+                    prefix_len: prefix.len,
+                    port: id.0,
+                })
+            })
+            .collect();
+        let peers = tunnel::Peers::new(&peers, &believed)
+            .map_err(|conflict| anyhow::anyhow!("{} is a peer of two tunnels on one port", conflict.address))?;
+        Ok(vswitch::Endpoint { peers: Arc::new(peers), locals: Arc::new(self.locals(at)) })
+    }
+
+    /// What workers read an endpoint by, but for the socket, of which each has its own.
+    pub(crate) fn source_of(&self, at: usize) -> (Protocol, u32) {
+        let endpoint = &self.endpoints[at];
+        let peers = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at);
+        let mtu = peers.map(|peer| peer.mtu(self.config_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU);
+        (if endpoint.key.is_vxlan { Protocol::Vxlan } else { Protocol::Ethernet }, mtu)
+    }
+
+    /// The addresses at which an endpoint is reached, as far as they are known.
+    fn locals(&self, at: usize) -> tunnel::Locals {
+        let endpoint = &self.endpoints[at];
+        let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
+        let mut addresses: Vec<IpAddr> = sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        tunnel::Locals::new(endpoint.key.port, addresses)
+    }
+
+    /// Puts the addresses that are known to be behind a peer into the table.
+    pub(crate) fn add_statics(&self, table: &MacTable) -> anyhow::Result<()> {
+        for (at, tunnel) in self.tunnels.iter().enumerate() {
+            for (mac, address) in &tunnel.config.statics {
+                let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address);
+                let Some(peer) = peer else { continue };
+                table
+                    .add_static(tunnel.config.vlan.native(), *mac, peer.id)
+                    .map_err(|_| anyhow::anyhow!("the MAC table is full of static entries; raise --mac-table-size"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the ways to some of the peers. Returns those whose MTU is another now.
+    pub(crate) fn look(&mut self) -> Vec<PortId> {
+        let count = self.peers.len();
+        let mut changed = Vec::new();
+        for _ in 0..count.min(LOOKS_AT_ONCE) {
+            let at = self.next_look % count;
+            self.next_look = at + 1;
+            let peer = &mut self.peers[at];
+            let config = &self.tunnels[peer.tunnel].config;
+            let before = (peer.mtu(config), peer.problem().map(str::to_owned));
+            peer.look(config);
+            let now = (peer.mtu(config), peer.problem().map(str::to_owned));
+            if now.1 != before.1 {
+                match &now.1 {
+                    Some(problem) => tracing::warn!("{}: no way to {}: {problem}", config.name, peer.address),
+                    None => tracing::info!("{}: there is a way to {} again", config.name, peer.address),
+                }
+            }
+            if now.0 != before.0 {
+                tracing::info!("{}: frames to {} hold packets of {} bytes now", config.name, peer.address, now.0);
+                changed.push(peer.id);
+            }
+        }
+        changed
+    }
+
+    /// A host that spoke in a group gets a port of its own, if one is left. Returns it, and the endpoint that is
+    /// to know.
+    pub(crate) fn add_source(&mut self, source: NewSource) -> Option<(PortId, usize)> {
+        let of_it = |tunnel: &Tunnel| {
+            self.endpoints[tunnel.endpoint].id == source.endpoint && tunnel.config.vni == source.vni && tunnel.group.is_some()
+        };
+        let at = self.tunnels.iter().position(of_it)?;
+        let of_tunnel = || self.peers.iter().filter(|peer| peer.tunnel == at);
+        let is_known = of_tunnel().any(|peer| peer.address == source.address);
+        // One is the group.
+        if is_known || of_tunnel().count() > GROUP_PORTS {
+            return None;
+        }
+        let id = self.add_peer(at, source.address, false);
+        Some((id, self.tunnels[at].endpoint))
+    }
+
+    /// Datagrams that the kernel dropped before we read them.
+    pub(crate) fn dropped(&mut self) -> u64 {
+        self.endpoints.iter_mut().map(|endpoint| endpoint.socket.dropped()).sum()
+    }
+
+    /// The ports' names, in their order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        let endpoints = self.endpoints.iter().map(EndpointControl::name);
+        let peers = self.peers.iter().map(|peer| format!("{}/{}", self.config_of(peer).name, peer.address));
+        endpoints.chain(peers)
+    }
+}
+
+/// A set of sending sockets, the same for all tunnels that send alike.
+fn open_sources(
+    pools: &mut Vec<(SourcesSpec, Sources)>,
+    config: &TunnelConfig,
+    dont_fragment: bool,
+) -> anyhow::Result<Sources> {
+    let spec = SourcesSpec {
+        local: config.local.unwrap_or_else(|| endpoint::unspecified(config.is_ipv6())),
+        device: config.device.clone(),
+        dont_fragment,
+        checksum: match config.outer.checksum {
+            Checksum::Auto => ChecksumPolicy::Auto,
+            Checksum::On => ChecksumPolicy::On,
+            Checksum::Off => ChecksumPolicy::Off,
+        },
+        count: SOURCE_PORTS,
+    };
+    if let Some((_, sources)) = pools.iter().find(|(other, _)| *other == spec) {
+        return Ok(sources.clone());
+    }
+    let sources = Sources::open(&spec).with_context(|| format!("tunnel {}", config.name))?;
+    pools.push((spec, sources.clone()));
+    Ok(sources)
+}
+
+/// How many ports of the bridge the tunnels need at most, besides their endpoints.
+pub(crate) fn peer_count(configs: &[TunnelConfig]) -> usize {
+    configs.iter().map(TunnelConfig::ports).sum()
+}
+
+/// How many sockets they receive by.
+pub(crate) fn endpoint_count(configs: &[TunnelConfig]) -> usize {
+    endpoint::keys(configs).len()
+}
