@@ -33,7 +33,11 @@ impl EndpointControl {
     pub(crate) fn name(&self) -> String {
         let EndpointKey { local, port, is_vxlan, .. } = &self.key;
         let kind = if *is_vxlan { "vxlan" } else { "udp" };
-        if local.is_unspecified() { format!("{kind}:{port}") } else { format!("{kind}:{}", std::net::SocketAddr::new(*local, *port)) }
+        if local.is_unspecified() {
+            format!("{kind}:{port}")
+        } else {
+            format!("{kind}:{}", std::net::SocketAddr::new(*local, *port))
+        }
     }
 }
 

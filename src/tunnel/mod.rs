@@ -155,11 +155,7 @@ impl TunnelControl {
             .peers
             .iter()
             .filter(|peer| of_it(&self.tunnels[peer.tunnel]) && self.tunnels[peer.tunnel].group != Some(peer.id))
-            .map(|peer| tunnel::peers::Peer {
-                vni: self.tunnels[peer.tunnel].config.vni,
-                address: peer.address,
-                port: peer.id.0,
-            })
+            .map(|peer| tunnel::peers::Peer { vni: self.tunnels[peer.tunnel].config.vni, address: peer.address, port: peer.id.0 })
             .collect();
         let groups = self.tunnels.iter().filter(|tunnel| of_it(tunnel));
         let believed: Vec<Believed> = groups
@@ -190,7 +186,8 @@ impl TunnelControl {
     fn locals(&self, at: usize) -> tunnel::Locals {
         let endpoint = &self.endpoints[at];
         let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
-        let mut addresses: Vec<IpAddr> = sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
+        let mut addresses: Vec<IpAddr> =
+            sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
         addresses.sort_unstable();
         addresses.dedup();
         tunnel::Locals::new(endpoint.key.port, addresses)
@@ -267,11 +264,7 @@ impl TunnelControl {
 }
 
 /// A set of sending sockets, the same for all tunnels that send alike.
-fn open_sources(
-    pools: &mut Vec<(SourcesSpec, Sources)>,
-    config: &TunnelConfig,
-    dont_fragment: bool,
-) -> anyhow::Result<Sources> {
+fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, config: &TunnelConfig, dont_fragment: bool) -> anyhow::Result<Sources> {
     let spec = SourcesSpec {
         local: config.local.unwrap_or_else(|| endpoint::unspecified(config.is_ipv6())),
         device: config.device.clone(),

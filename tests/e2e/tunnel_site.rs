@@ -138,6 +138,11 @@ impl Underlay {
         ip(machine, "link set br0 up");
         let mtu = Some(self.machine(number).link().mtu - overhead(self.ip));
         host.set_link(Change { up: Some(true), mtu, ..Change::default() });
+        // The bridge hears of a link that came up only after a while.
+        wait::until("ports that forward", || {
+            let states = ["p1", "vx0"].map(|port| ip(machine, &format!("-d link show {port}")).contains("state forwarding"));
+            (states == [true; 2]).then_some(())
+        });
     }
 
     /// Ends what joins the machines: every frame accounted for.
@@ -148,10 +153,11 @@ impl Underlay {
     }
 }
 
-/// Runs a command of iproute2 on a machine.
-pub(crate) fn ip(machine: &Host, words: &str) {
+/// Runs a command of iproute2 on a machine, and returns what it says.
+pub(crate) fn ip(machine: &Host, words: &str) -> String {
     let output = machine.inside(|| Command::new("ip").args(words.split_whitespace()).output());
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Why there can be no machine whose kernel has the tunnel.
