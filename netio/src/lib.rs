@@ -1,4 +1,4 @@
-//! The kernel's edge: TAP devices, uplinks, links, routes, network namespaces and waiting.
+//! The kernel's edge: TAP devices, uplinks, UDP, links, routes, network namespaces and waiting.
 //!
 //! The only room with `unsafe`: a few system calls that no crate wraps, each in a block that says
 //! why it is sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
@@ -11,6 +11,7 @@ pub mod poll;
 pub mod reservation;
 pub mod route;
 pub mod tap;
+pub mod udp;
 
 pub use netns::Netns;
 pub use packet_socket::{PacketError, PacketSocket, PacketSpec};

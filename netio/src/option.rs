@@ -16,6 +16,14 @@ unsafe impl Plain for libc::c_int {}
 unsafe impl Plain for libc::tpacket_stats {}
 // SAFETY: integers and an array of them, with nothing between.
 unsafe impl Plain for libc::packet_mreq {}
+// SAFETY: three words.
+unsafe impl Plain for libc::ip_mreqn {}
+// SAFETY: an address of 16 bytes and an integer, with nothing between or behind.
+unsafe impl Plain for libc::ipv6_mreq {}
+// SAFETY: integers, one behind the other.
+unsafe impl<const N: usize> Plain for [u8; N] {}
+// SAFETY: the same.
+unsafe impl<const N: usize> Plain for [u32; N] {}
 
 /// Sets an option.
 pub(crate) fn set<T: Plain>(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {

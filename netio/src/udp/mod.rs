@@ -1,0 +1,319 @@
+//! UDP for tunnels (udp(7), net/ipv4/udp.c): many datagrams in one system call, and where the kernel can,
+//! many in one message.
+//!
+//! *Two directions, two kinds of socket.* An [`Endpoint`] receives: it is bound to the tunnel's port, and each
+//! worker that reads it has a socket of its own, of which the kernel chooses by a hash of the outer addresses
+//! and ports (`SO_REUSEPORT`). [`Sources`] send: a tunnel's outer source port stands for the flow inside, so that
+//! the network between, and the peer's group of sockets, can spread flows and keep each in order (RFC 7348
+//! section 5). A socket has one port, so there is a pool of them, bound to ports of the dynamic range (RFC 6335
+//! section 6). They receive nothing: a filter drops whatever comes in.
+//!
+//! *Trains.* Datagrams of one flow and length cross the kernel as one message with the length of each:
+//! `UDP_SEGMENT` on the way out, `UDP_GRO` on the way in. Between two namespaces, and on cards that can, a train
+//! stays whole all the way. The kernel makes no train without checksums, so one source port is two sockets
+//! where single datagrams go without: one with `SO_NO_CHECK`, one without, both bound to it.
+//!
+//! *A port is ours alone.* The first socket of a port is bound without `SO_REUSEPORT`, which fails if anybody
+//! has the port, and is given the option afterwards, so that those that follow can join it. There is no moment
+//! between test and bind. A second switch on the same port is refused for the same reason. (A program of the
+//! same user that asks for `SO_REUSEPORT` could still join where there are several workers.)
+//!
+//! *Multicast* does not choose among the sockets of a group: each that has joined gets a copy, and by default
+//! also each that has not (`IP_MULTICAST_ALL`). So that is switched off, and only the first joins. On Linux 6.18
+//! it passes IPv4 on to one of its group nonetheless, by the hash (`inet_steal_sock` after early demultiplexing);
+//! each datagram comes once in either case.
+//!
+//! *Errors.* ICMP errors reach a socket that is not connected only if it asks for them, and ours do not: what
+//! the kernel learns from them is the path's MTU, which [`path()`] tells.
+//!
+//! *Life.* An address may be away for a time, so sockets are bound to it whether it is there or not
+//! (`IP_FREEBIND`); then sending says `EINVAL` or `ENETUNREACH`. A socket that is bound to a device stays bound
+//! to its number: when the device has gone, sending says `ENODEV`, nothing is received, and a new device of that
+//! name needs new sockets.
+//!
+//! *Measured* (Linux 6.18): the option set after the bind is enough for a group that shares evenly, for IPv4 and
+//! IPv6. A train may have 128 datagrams, before Linux 6.9 64. A length beyond the MTU is `EMSGSIZE` also
+//! where single datagrams would go in fragments (before Linux 6.14 `EINVAL`), 65,508 bytes over IPv4 too. A train
+//! that is longer than 65,535 bytes with all headers, Ethernet's included, is cut before its link.
+
+pub mod path;
+pub mod receive;
+pub mod send;
+pub mod sources;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use thiserror::Error;
+
+use crate::link;
+use crate::option;
+use crate::reservation::{PortProtocol, process_of_port};
+
+pub use path::{Path, path};
+pub use receive::Receiver;
+pub use send::{Burst, Outgoing, Sender};
+pub use sources::{ChecksumPolicy, Sources, SourcesSpec, Writer};
+
+/// Bytes that may wait in each socket that receives: more than a thousand full datagrams, or 100 trains.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Where datagrams are received.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EndpointSpec {
+    /// Our address; unspecified: all of its family.
+    pub local: IpAddr,
+    /// The port; 0: the kernel chooses one.
+    pub port: u16,
+    /// How many workers read.
+    pub queues: usize,
+    /// Only what this interface receives, and where the groups are joined.
+    pub device: Option<String>,
+    /// Multicast groups to join. They need an unspecified `local`.
+    pub groups: Vec<IpAddr>,
+    /// Over IPv6, also datagrams without a checksum, which RFC 6936 allows to tunnels. (Over IPv4 always.)
+    pub zero_checksum: bool,
+}
+
+/// Why there is no such endpoint, or no sources.
+#[derive(Debug, Error)]
+pub enum UdpError {
+    /// Somebody else has the port.
+    #[error("UDP port {} of {} is in use by {}; stop that, or choose another port", local.port(), local.ip(), owner(process))]
+    InUse {
+        /// The address and port.
+        local: SocketAddr,
+        /// The process, if we may see it.
+        process: Option<(u32, String)>,
+    },
+    /// There are not as many free ports.
+    #[error("no free UDP port is left on {local} between {} and {}", sources::PORTS.start(), sources::PORTS.end())]
+    NoPort {
+        /// The address.
+        local: IpAddr,
+    },
+    /// There is no interface of that name here.
+    #[error("there is no interface {name} in this network namespace; `ip link` shows those that are")]
+    NoInterface {
+        /// The interface.
+        name: String,
+    },
+    /// Missing capability.
+    #[error(
+        "no right to use UDP port {} ({what}): CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_RAW (interfaces) is missing; run as root",
+        local.port()
+    )]
+    NoPermission {
+        /// The address and port.
+        local: SocketAddr,
+        /// What was tried.
+        what: &'static str,
+    },
+    /// A group that would never be heard.
+    #[error("multicast group {group} cannot be received on {local}: it needs an unspecified local address of its family")]
+    Group {
+        /// The group.
+        group: IpAddr,
+        /// The address of the endpoint.
+        local: IpAddr,
+    },
+    /// Anything else.
+    #[error("UDP on {local}: {what}: {error}")]
+    Io {
+        /// The address and port.
+        local: SocketAddr,
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+fn owner(process: &Option<(u32, String)>) -> String {
+    match process {
+        Some((pid, name)) => format!("{name} (process {pid})"),
+        None => "a process that we cannot see, or by the kernel itself (`ip -d link show type vxlan`)".to_owned(),
+    }
+}
+
+/// A socket that receives. One worker reads it, with a [`Receiver`] of its own.
+#[derive(Clone, Debug)]
+pub struct Queue(Arc<OwnedFd>);
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A local address and port where datagrams are received.
+#[derive(Debug)]
+pub struct Endpoint {
+    local: SocketAddr,
+    queues: Vec<Queue>,
+    merges: bool,
+    /// Each queue's counter when it was last read.
+    drops: Vec<u32>,
+    dropped: u64,
+}
+
+impl Endpoint {
+    /// Takes the port, in the calling thread's namespace.
+    pub fn open(spec: &EndpointSpec) -> Result<Endpoint, UdpError> {
+        let local = SocketAddr::new(spec.local, spec.port);
+        let device = spec.device.as_deref();
+        let first = open_socket(local, device)?;
+        bind(&first, &local).map_err(|errno| io_error(local, "binding", errno.into()))?;
+        let bound = local_address(&first).map_err(|error| io_error(local, "looking at it", error))?;
+        let mut sockets = vec![first];
+        if spec.queues > 1 {
+            share(&sockets[0]).map_err(|error| io_error(bound, "SO_REUSEPORT", error))?;
+        }
+        for _ in 1..spec.queues {
+            let next = open_socket(bound, device)?;
+            share(&next).map_err(|error| io_error(bound, "SO_REUSEPORT", error))?;
+            bind(&next, &bound).map_err(|errno| io_error(bound, "binding", errno.into()))?;
+            sockets.push(next);
+        }
+        let mut merges = true;
+        for socket in &sockets {
+            merges &= set_up(socket.as_fd(), spec).map_err(|error| io_error(bound, "setting its options", error))?;
+        }
+        for group in &spec.groups {
+            join(sockets[0].as_fd(), spec, *group)?;
+        }
+        let queues: Vec<Queue> = sockets.into_iter().map(|socket| Queue(Arc::new(socket))).collect();
+        Ok(Endpoint { local: bound, drops: vec![0; queues.len()], queues, merges, dropped: 0 })
+    }
+
+    /// The address as it was asked for, and the port.
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The sockets to read, one for each worker that does.
+    #[must_use]
+    pub fn queues(&self) -> &[Queue] {
+        &self.queues
+    }
+
+    /// Does the kernel merge datagrams (`UDP_GRO`)?
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        self.merges
+    }
+
+    /// Datagrams that the kernel dropped since the start, for want of room in a queue above all, or for a
+    /// wrong checksum. The kernel's counters have 32 bits, so read them every few minutes.
+    pub fn dropped(&mut self) -> u64 {
+        const VARIABLES: usize = libc::SK_MEMINFO_DROPS as usize + 1;
+        for (queue, before) in self.queues.iter().zip(&mut self.drops) {
+            if let Ok(memory) = option::get(queue.as_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, [0u32; VARIABLES]) {
+                let now = memory[VARIABLES - 1];
+                self.dropped += u64::from(now.wrapping_sub(*before));
+                *before = now;
+            }
+        }
+        self.dropped
+    }
+}
+
+/// What both kinds of socket need before they are bound.
+fn open_socket(local: SocketAddr, device: Option<&str>) -> Result<OwnedFd, UdpError> {
+    let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+        .map_err(|errno| io_error(local, "opening a socket", errno.into()))?;
+    if local.is_ipv6() {
+        option::set(fd.as_fd(), libc::SOL_IPV6, libc::IPV6_V6ONLY, 1).map_err(|error| io_error(local, "IPV6_V6ONLY", error))?;
+    }
+    // Without it an address must be there first, which is then said when binding.
+    let _ = if local.is_ipv4() {
+        option::set(fd.as_fd(), libc::SOL_IP, libc::IP_FREEBIND, 1)
+    } else {
+        option::set(fd.as_fd(), libc::SOL_IPV6, libc::IPV6_FREEBIND, 1)
+    };
+    if let Some(name) = device {
+        bind_to_device(fd.as_fd(), name).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENODEV) => UdpError::NoInterface { name: name.to_owned() },
+            _ => io_error(local, "SO_BINDTODEVICE", error),
+        })?;
+    }
+    Ok(fd)
+}
+
+fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let mut padded = [0u8; libc::IFNAMSIZ];
+    // A name without room for the zero at its end is no interface's.
+    let room = padded[..libc::IFNAMSIZ - 1].get_mut(..name.len()).ok_or(io::Error::from_raw_os_error(libc::ENODEV))?;
+    room.copy_from_slice(name.as_bytes());
+    option::set(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, padded)
+}
+
+/// Others that say the same can be bound to the port as well.
+fn share(socket: &OwnedFd) -> io::Result<()> {
+    option::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+}
+
+/// What a socket needs to receive; does it merge?
+fn set_up(socket: BorrowedFd<'_>, spec: &EndpointSpec) -> io::Result<bool> {
+    if spec.local.is_ipv4() {
+        option::set(socket, libc::SOL_IP, libc::IP_RECVTOS, 1)?;
+        option::set(socket, libc::SOL_IP, libc::IP_MULTICAST_ALL, 0)?;
+    } else {
+        option::set(socket, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+        // Since Linux 4.20.
+        let _ = option::set(socket, libc::SOL_IPV6, libc::IPV6_MULTICAST_ALL, 0);
+        if spec.zero_checksum {
+            option::set(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 1)?;
+        }
+    }
+    // More than this is a matter of rights, and less is only less.
+    let _ = sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER));
+    Ok(option::set(socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok())
+}
+
+fn join(socket: BorrowedFd<'_>, spec: &EndpointSpec, group: IpAddr) -> Result<(), UdpError> {
+    if !spec.local.is_unspecified() || spec.local.is_ipv4() != group.is_ipv4() || !group.is_multicast() {
+        return Err(UdpError::Group { group, local: spec.local });
+    }
+    let index = spec.device.as_deref().map_or(Ok(0), index_of)?;
+    let joined = match group {
+        IpAddr::V4(group) => option::set(socket, libc::SOL_IP, libc::IP_ADD_MEMBERSHIP, group_request(group, index)),
+        IpAddr::V6(group) => {
+            let address = libc::in6_addr { s6_addr: group.octets() };
+            let request = libc::ipv6_mreq { ipv6mr_multiaddr: address, ipv6mr_interface: index };
+            option::set(socket, libc::SOL_IPV6, libc::IPV6_ADD_MEMBERSHIP, request)
+        }
+    };
+    joined.map_err(|error| io_error(SocketAddr::new(group, spec.port), "joining the group", error))
+}
+
+fn group_request(group: std::net::Ipv4Addr, index: u32) -> libc::ip_mreqn {
+    libc::ip_mreqn {
+        imr_multiaddr: libc::in_addr { s_addr: u32::from_ne_bytes(group.octets()) },
+        imr_address: libc::in_addr { s_addr: 0 },
+        imr_ifindex: index as libc::c_int,
+    }
+}
+
+/// The number of an interface of our own namespace.
+fn index_of(name: &str) -> Result<u32, UdpError> {
+    link::get(name).map(|link| link.index).map_err(|_| UdpError::NoInterface { name: name.to_owned() })
+}
+
+fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    SocketAddr::try_from(getsockname(socket)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn io_error(local: SocketAddr, what: &'static str, error: io::Error) -> UdpError {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => UdpError::InUse { local, process: process_of_port(PortProtocol::Udp, local.port()) },
+        Some(libc::EPERM | libc::EACCES) => UdpError::NoPermission { local, what },
+        _ => UdpError::Io { local, what, error },
+    }
+}
