@@ -365,8 +365,3 @@ pub(crate) fn arrives(socket: &RawSocket, what: &str, frame: &[u8]) {
         (seen == frame).then_some(())
     });
 }
-
-/// How often each of these arrived so far; all else is passed over.
-pub(crate) fn count_of(socket: &RawSocket, frame: &[u8]) -> usize {
-    std::iter::from_fn(|| socket.recv()).filter(|seen| seen == frame).count()
-}
