@@ -60,7 +60,7 @@ pub(crate) enum Found {
 impl ManagedPort {
     /// Opens the port's device.
     pub(crate) fn open(id: PortId, config: PortConfig) -> Result<ManagedPort, TapError> {
-        let tap = Tap::open(&config.tap)?;
+        let tap = open(&config)?;
         let link = first_link(&tap, &config);
         Ok(ManagedPort { id, config, device: Device::Attached { tap, link }, attachments: 1 })
     }
@@ -100,7 +100,7 @@ impl ManagedPort {
             features: tap.features(),
             coalesce: self.config.coalesce,
             bursts: false,
-            kind: PortKind::Link,
+            kind: if self.config.is_tap() { PortKind::Link } else { PortKind::Tun },
         })
     }
 
@@ -128,7 +128,7 @@ impl ManagedPort {
                 }
             },
             Device::Gone { retry_at, .. } if now < *retry_at => Found::Same,
-            Device::Gone { retry_at, pause } => match Tap::open(&self.config.tap) {
+            Device::Gone { retry_at, pause } => match open(&self.config) {
                 Ok(tap) => {
                     let link = first_link(&tap, &self.config);
                     self.device = Device::Attached { tap, link };
@@ -152,6 +152,17 @@ impl ManagedPort {
             Device::Gone { retry_at, .. } => Some(retry_at),
         }
     }
+}
+
+/// The device, with the address that it is to have: a TUN is the host's own, where a TAP is another host's.
+fn open(config: &PortConfig) -> Result<Tap, TapError> {
+    let tap = Tap::open(&config.tap)?;
+    if let Some(address) = config.address
+        && let Err(error) = tap.add_address(address.address.into(), address.prefix_len)
+    {
+        tracing::warn!("{}: giving it {address}: {error}", config.tap.name);
+    }
+    Ok(tap)
 }
 
 /// A device whose state cannot be read is taken at its configuration's word.

@@ -97,7 +97,7 @@ impl Daemon {
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
         let (readers, workers) = (config.readers, config.workers);
-        let count = readers + tunnel::peer_count(&config.tunnels);
+        let count = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
         let table = Arc::new(MacTable::new(MacTableConfig {
             size: config.mac_table_size,
             aging_secs: config.mac_aging_time,
@@ -108,13 +108,14 @@ impl Daemon {
         let (uplink, router) = open_uplink(&config, clock)?;
         let first_endpoint = config.ports.len() + usize::from(uplink.is_some());
         let queues = |at| queues_of(at, readers, workers);
-        let tunnels = TunnelControl::open(config.tunnels, first_endpoint as u16, readers as u16, queues)?;
+        let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
         tunnels.add_statics(&table)?;
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
         warn(&warnings);
         let mut ports = Vec::with_capacity(count);
         for (index, mut port) in config.ports.into_iter().enumerate() {
-            port.tap.mtu = port.tap.mtu.or(mtu);
+            let most = if port.is_tap() { mtu } else { tunnels.ip_mtu(&port.tap.name) };
+            port.tap.mtu = port.tap.mtu.or(most);
             ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
@@ -383,11 +384,18 @@ impl Daemon {
                 Command::Endpoint { id: endpoint.id, endpoint: view.clone(), rx }
             });
         }
+        for port in self.ports.iter().filter(|port| !port.config.is_tap()) {
+            let address = port.config.address.map(|cidr| cidr.address);
+            let Some((tunnel, peers)) = self.tunnels.ip_tunnel(port.name(), port.id, address) else { continue };
+            for id in peers.into_iter().chain([port.id]) {
+                self.tell_workers(|_| Command::IpTunnel { id, tunnel: Arc::clone(&tunnel) });
+            }
+        }
         Ok(())
     }
 
     fn attach_peer(&self, peer: &PeerControl) {
-        let (view, sink) = (peer.to_pipeline(self.tunnels.config_of(peer)), self.tunnels.sink_of(peer));
+        let (view, sink) = (peer.to_pipeline(self.tunnels.line_of(peer)), self.tunnels.sink_of(peer));
         self.tell_workers(|_| Command::Attach {
             id: peer.id,
             attachment: 0,
@@ -401,7 +409,7 @@ impl Daemon {
     fn add_source(&mut self, source: NewSource) {
         let Some((id, at)) = self.tunnels.add_source(source) else { return };
         let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { return };
-        tracing::info!("{}: {} is a peer now", self.tunnels.config_of(peer).name, peer.address);
+        tracing::info!("{}: {} is a peer now", self.tunnels.line_of(peer).name, peer.address);
         self.attach_peer(peer);
         match self.tunnels.view_of(at) {
             Ok(view) => {
@@ -414,7 +422,7 @@ impl Daemon {
     fn look_at_tunnels(&mut self) {
         for id in self.tunnels.look() {
             let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { continue };
-            let mtu = peer.mtu(self.tunnels.config_of(peer));
+            let mtu = peer.mtu(self.tunnels.line_of(peer));
             self.tell_workers(|_| Command::Mtu { id, mtu });
         }
     }
@@ -546,7 +554,7 @@ fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usiz
 fn summary_head(config: &Config) -> String {
     format!(
         "bridge br0: {}, {}, MAC table of {} entries, ageing {} s\n",
-        count_of(config.ports.len(), "port"),
+        count_of(config.ports.iter().filter(|port| port.is_tap()).count(), "port"),
         count_of(config.workers, "worker"),
         config.mac_table_size,
         config.mac_aging_time

@@ -36,7 +36,7 @@ const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 /// One bridge, its router, and how many threads carry their frames.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// The TAP ports.
+    /// The TAP ports, and behind them the TUN devices of `ip_tunnels`.
     pub(crate) ports: Vec<PortConfig>,
     /// The host's interface that is one more port, behind those of `ports`: an uplink in bridge mode.
     pub(crate) bridge_uplink: Option<String>,
@@ -85,7 +85,7 @@ impl Config {
         let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
         check_count(on_the_bridge, &tunnels)?;
-        let readers = on_the_bridge + usize::from(nat_uplink.is_some()) + crate::tunnel::endpoint_count(&tunnels);
+        let readers = on_the_bridge + usize::from(nat_uplink.is_some()) + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels) + ip_tunnels.len();
         let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
         check_against_gateways(&tunnels, &ip_tunnels, router.as_ref().map_or(&[], |router| &router.gateways))?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -94,6 +94,7 @@ impl Config {
         check_range("--busy-poll", flags.busy_poll, BUSY_POLL_RANGE)?;
         check_range("--mac-table-size", flags.mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
         check_range("--mac-aging-time", flags.mac_aging_time, AGING_RANGE)?;
+        ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
             port.tap.queues = queues_of(index, readers, workers);
         }

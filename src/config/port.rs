@@ -3,10 +3,12 @@
 use std::ops::RangeInclusive;
 
 use netio::Netns;
-use netio::tap::TapSpec;
+use netio::tap::{Layer, TapSpec};
 use vswitch::PortVlan;
 
 use super::ConfigError;
+use super::address::Cidr;
+use super::tunnel::ip::IpTunnelConfig;
 use super::vlan::VlanKeys;
 use super::words::{check_name, check_once, parse_number, parse_switch, split_pair, unknown};
 
@@ -27,6 +29,34 @@ pub(crate) struct PortConfig {
     /// The VLAN setting in words.
     pub(crate) vlan_text: String,
     pub(crate) coalesce: bool,
+    /// Of a TUN device, which is no port of the bridge but has the number of one.
+    pub(crate) address: Option<Cidr>,
+}
+
+impl PortConfig {
+    /// The TUN device of a tunnel of IP packets.
+    pub(super) fn tun(tunnel: &IpTunnelConfig) -> PortConfig {
+        PortConfig {
+            tap: TapSpec {
+                name: tunnel.name.clone(),
+                netns: tunnel.netns.clone(),
+                layer: Layer::Ip,
+                queues: 1,
+                mtu: tunnel.mtu,
+                tx_queue_len: TX_QUEUE_LEN,
+                offload: true,
+            },
+            vlan: PortVlan::default(),
+            vlan_text: "IP in UDP".to_owned(),
+            coalesce: true,
+            address: tunnel.address,
+        }
+    }
+
+    /// Is it a port of the bridge?
+    pub(crate) fn is_tap(&self) -> bool {
+        self.tap.layer == Layer::Ethernet
+    }
 }
 
 /// `NAME[@NETNS][:KEY=VALUE...]`.
@@ -46,6 +76,7 @@ pub(super) fn parse_tap(text: &str) -> Result<PortConfig, ConfigError> {
         tap: TapSpec {
             name: name.to_owned(),
             netns: netns.map(Netns::new),
+            layer: Layer::Ethernet,
             queues: 1,
             mtu: settings.mtu,
             tx_queue_len: TX_QUEUE_LEN,
@@ -54,6 +85,7 @@ pub(super) fn parse_tap(text: &str) -> Result<PortConfig, ConfigError> {
         vlan,
         vlan_text,
         coalesce: settings.gro.unwrap_or(true),
+        address: None,
     })
 }
 

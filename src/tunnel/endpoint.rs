@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context;
 use netio::udp::{Endpoint, EndpointSpec};
+use tunnel::Protocol;
 use vswitch::PortId;
 
-use crate::config::tunnel::{Checksum, TunnelConfig};
+use super::line::Line;
+use crate::config::tunnel::Checksum;
 
 /// What tells one endpoint from another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,8 +17,7 @@ pub(crate) struct EndpointKey {
     pub(crate) local: IpAddr,
     pub(crate) port: u16,
     pub(crate) device: Option<String>,
-    /// Or without a header.
-    pub(crate) is_vxlan: bool,
+    pub(crate) protocol: Protocol,
 }
 
 /// One endpoint.
@@ -31,6 +32,7 @@ pub(crate) struct EndpointControl {
 impl EndpointControl {
     /// For people and counters.
     pub(crate) fn name(&self) -> String {
+<<<<<<< HEAD
         let EndpointKey { local, port, is_vxlan, .. } = &self.key;
         let kind = if *is_vxlan { "vxlan" } else { "udp" };
         if local.is_unspecified() {
@@ -38,14 +40,23 @@ impl EndpointControl {
         } else {
             format!("{kind}:{}", std::net::SocketAddr::new(*local, *port))
         }
+=======
+        let EndpointKey { local, port, protocol, .. } = &self.key;
+        let kind = match protocol {
+            Protocol::Vxlan => "vxlan",
+            Protocol::Ethernet => "udp",
+            Protocol::Ip => "udp-ip",
+        };
+        if local.is_unspecified() { format!("{kind}:{port}") } else { format!("{kind}:{}", std::net::SocketAddr::new(*local, *port)) }
+>>>>>>> main
     }
 }
 
 /// What belongs together: a socket for any address leaves no room for one of a single address beside it.
-pub(super) fn keys(configs: &[TunnelConfig]) -> Vec<EndpointKey> {
+pub(super) fn keys(lines: &[Line]) -> Vec<EndpointKey> {
     let mut keys: Vec<EndpointKey> = Vec::new();
-    for config in configs {
-        let key = key_of(config);
+    for line in lines {
+        let key = key_of(line);
         match keys.iter_mut().find(|other| is_shared(other, &key)) {
             Some(other) if other.local != key.local => other.local = unspecified(key.local.is_ipv6()),
             Some(_) => {}
@@ -56,19 +67,19 @@ pub(super) fn keys(configs: &[TunnelConfig]) -> Vec<EndpointKey> {
 }
 
 /// The endpoint of a tunnel.
-pub(super) fn of(endpoints: &[EndpointControl], config: &TunnelConfig) -> Option<usize> {
-    let key = key_of(config);
+pub(super) fn of(endpoints: &[EndpointControl], line: &Line) -> Option<usize> {
+    let key = key_of(line);
     endpoints.iter().position(|endpoint| is_shared(&endpoint.key, &key))
 }
 
-fn key_of(config: &TunnelConfig) -> EndpointKey {
+fn key_of(line: &Line) -> EndpointKey {
     // A group's datagrams come to the group's address.
-    let local = config.local.filter(|_| config.group.is_none());
+    let local = line.local.filter(|_| line.group.is_none());
     EndpointKey {
-        local: local.unwrap_or_else(|| unspecified(config.is_ipv6())),
-        port: config.port,
-        device: config.device.clone(),
-        is_vxlan: config.vni.is_some(),
+        local: local.unwrap_or_else(|| unspecified(line.is_ipv6())),
+        port: line.port,
+        device: line.device.clone(),
+        protocol: line.protocol,
     }
 }
 
@@ -76,33 +87,33 @@ fn is_shared(one: &EndpointKey, other: &EndpointKey) -> bool {
     let is_met = one.local == other.local || one.local.is_unspecified() || other.local.is_unspecified();
     is_met
         && one.local.is_ipv6() == other.local.is_ipv6()
-        && (one.port, &one.device, one.is_vxlan) == (other.port, &other.device, other.is_vxlan)
+        && (one.port, &one.device, one.protocol) == (other.port, &other.device, other.protocol)
 }
 
 /// Opens all endpoints.
 pub(super) fn open(
-    configs: &[TunnelConfig],
+    lines: &[Line],
     first: u16,
     queues: impl Fn(usize) -> usize,
 ) -> anyhow::Result<Vec<EndpointControl>> {
     let open = |(at, key): (usize, EndpointKey)| {
-        let mine = configs.iter().filter(|config| is_shared(&key, &key_of(config)));
-        let mut groups: Vec<IpAddr> = mine.clone().filter_map(|config| Some(config.group.as_ref()?.address)).collect();
+        let mine = lines.iter().filter(|line| is_shared(&key, &key_of(line)));
+        let mut groups: Vec<IpAddr> = mine.clone().filter_map(|line| Some(line.group.as_ref()?.address)).collect();
         groups.sort_unstable();
         groups.dedup();
-        let names: Vec<&str> = mine.clone().map(|config| config.name.as_str()).collect();
+        let names: Vec<&str> = mine.clone().map(|line| line.name.as_str()).collect();
         let spec = EndpointSpec {
             local: key.local,
             port: key.port,
             queues: queues(usize::from(first) + at),
             device: key.device.clone(),
             groups,
-            zero_checksum: mine.clone().any(|config| config.outer.checksum == Checksum::Off),
+            zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
         Ok(EndpointControl { id: PortId(first + at as u16), key, socket })
     };
-    keys(configs).into_iter().enumerate().map(open).collect()
+    keys(lines).into_iter().enumerate().map(open).collect()
 }
 
 pub(super) fn unspecified(is_ipv6: bool) -> IpAddr {

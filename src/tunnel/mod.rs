@@ -16,21 +16,27 @@
 //! port gets one of those that are kept for it; when they are used up, it stays with the group's.
 
 mod endpoint;
+mod line;
 mod mtu;
 mod peer;
 
-use std::net::IpAddr;
+use std::iter;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use anyhow::Context;
 use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
+use packet::MacAddr;
 use tunnel::Protocol;
 use tunnel::peers::Believed;
-use vswitch::{MacTable, NewSource, PortId};
+use vswitch::{IpTunnel, MacTable, Network, NewSource, PortId};
 
+use crate::config::address::Cidr;
+use crate::config::tunnel::ip::IpTunnelConfig;
 use crate::config::tunnel::{Checksum, DontFragment, GROUP_PORTS, TunnelConfig};
 use crate::worker::PeerSink;
 pub(crate) use endpoint::EndpointControl;
+pub(crate) use line::Line;
 pub(crate) use mtu::overlay_mtu;
 pub(crate) use peer::PeerControl;
 
@@ -55,7 +61,10 @@ pub(crate) struct TunnelControl {
 /// One tunnel.
 #[derive(Debug)]
 struct Tunnel {
-    config: TunnelConfig,
+    line: Line,
+    statics: Vec<(MacAddr, IpAddr)>,
+    /// The networks that IP packets go to.
+    routes: Vec<(Cidr, Ipv4Addr)>,
     /// Its place among the endpoints.
     endpoint: usize,
     sink: Ways,
@@ -73,27 +82,32 @@ struct Ways {
 }
 
 impl TunnelControl {
-    /// Opens what the tunnels need. Their endpoints get the ports from `first_endpoint` on, each with as many
-    /// sockets as `queues` says, and their peers those from `first_peer` on.
+    /// Opens what the tunnels need, those of the bridge first. Their endpoints get the ports from
+    /// `first_endpoint` on, each with as many sockets as `queues` says, and their peers those from
+    /// `first_peer` on.
     pub(crate) fn open(
-        configs: Vec<TunnelConfig>,
+        configs: &[TunnelConfig],
+        ip_configs: &[IpTunnelConfig],
         first_endpoint: u16,
         first_peer: u16,
         queues: impl Fn(usize) -> usize,
     ) -> anyhow::Result<TunnelControl> {
-        let endpoints = endpoint::open(&configs, first_endpoint, queues)?;
+        let lines = lines(configs, ip_configs);
+        let endpoints = endpoint::open(&lines, first_endpoint, queues)?;
         let mut pools: Vec<(SourcesSpec, Sources)> = Vec::new();
         let mut control =
-            TunnelControl { tunnels: Vec::with_capacity(configs.len()), endpoints, peers: Vec::new(), first_peer, next_look: 0 };
-        for config in configs {
-            let endpoint = endpoint::of(&control.endpoints, &config).context("a tunnel without a socket")?;
-            let mut open = |dont_fragment| open_sources(&mut pools, &config, dont_fragment);
-            let sink = match config.outer.dont_fragment {
+            TunnelControl { tunnels: Vec::with_capacity(lines.len()), endpoints, peers: Vec::new(), first_peer, next_look: 0 };
+        let statics = configs.iter().map(|config| config.statics.clone()).chain(iter::repeat(Vec::new()));
+        let routes = iter::repeat_n(Vec::new(), configs.len()).chain(ip_configs.iter().map(|config| config.routes.clone()));
+        for (line, (statics, routes)) in lines.into_iter().zip(statics.zip(routes)) {
+            let endpoint = endpoint::of(&control.endpoints, &line).context("a tunnel without a socket")?;
+            let mut open = |dont_fragment| open_sources(&mut pools, &line, dont_fragment);
+            let sink = match line.outer.dont_fragment {
                 DontFragment::Set => open(true).map(|whole| Ways { cut: whole.clone(), whole })?,
                 DontFragment::Unset => open(false).map(|cut| Ways { whole: cut.clone(), cut })?,
                 DontFragment::Inherit => Ways { whole: open(true)?, cut: open(false)? },
             };
-            control.tunnels.push(Tunnel { config, endpoint, sink, group: None });
+            control.tunnels.push(Tunnel { line, statics, routes, endpoint, sink, group: None });
         }
         control.add_peers();
         Ok(control)
@@ -102,9 +116,9 @@ impl TunnelControl {
     /// A port for each host that is named and each group.
     fn add_peers(&mut self) {
         for at in 0..self.tunnels.len() {
-            let config = &self.tunnels[at].config;
-            let group = config.group.as_ref().map(|group| group.address);
-            let remotes = config.remotes.clone();
+            let line = &self.tunnels[at].line;
+            let group = line.group.as_ref().map(|group| group.address);
+            let remotes = line.remotes.clone();
             if let Some(address) = group {
                 let id = self.add_peer(at, address, true);
                 self.tunnels[at].group = Some(id);
@@ -118,7 +132,7 @@ impl TunnelControl {
     fn add_peer(&mut self, tunnel: usize, address: IpAddr, is_flooded: bool) -> PortId {
         let id = PortId(self.first_peer + self.peers.len() as u16);
         let mut peer = PeerControl::new(id, tunnel, address, is_flooded);
-        peer.look(&self.tunnels[tunnel].config);
+        peer.look(&self.tunnels[tunnel].line);
         self.peers.push(peer);
         id
     }
@@ -134,15 +148,15 @@ impl TunnelControl {
     }
 
     /// The tunnel that a peer belongs to.
-    pub(crate) fn config_of(&self, peer: &PeerControl) -> &TunnelConfig {
-        &self.tunnels[peer.tunnel].config
+    pub(crate) fn line_of(&self, peer: &PeerControl) -> &Line {
+        &self.tunnels[peer.tunnel].line
     }
 
     /// What workers send to a peer by.
     pub(crate) fn sink_of(&self, peer: &PeerControl) -> PeerSink {
         let tunnel = &self.tunnels[peer.tunnel];
         PeerSink {
-            to: peer::socket_address(peer.address, tunnel.config.port, tunnel.config.device.as_deref()),
+            to: peer::socket_address(peer.address, tunnel.line.port, tunnel.line.device.as_deref()),
             whole: tunnel.sink.whole.writer().clone(),
             cut: tunnel.sink.cut.writer().clone(),
         }
@@ -155,14 +169,18 @@ impl TunnelControl {
             .peers
             .iter()
             .filter(|peer| of_it(&self.tunnels[peer.tunnel]) && self.tunnels[peer.tunnel].group != Some(peer.id))
-            .map(|peer| tunnel::peers::Peer { vni: self.tunnels[peer.tunnel].config.vni, address: peer.address, port: peer.id.0 })
+            .map(|peer| tunnel::peers::Peer {
+                vni: self.tunnels[peer.tunnel].line.vni,
+                address: peer.address,
+                port: peer.id.0,
+            })
             .collect();
         let groups = self.tunnels.iter().filter(|tunnel| of_it(tunnel));
         let believed: Vec<Believed> = groups
-            .filter_map(|tunnel| Some((tunnel, tunnel.group?, tunnel.config.group.as_ref()?)))
+            .filter_map(|tunnel| Some((tunnel, tunnel.group?, tunnel.line.group.as_ref()?)))
             .flat_map(|(tunnel, id, group)| {
                 group.peers.iter().map(move |prefix| Believed {
-                    vni: tunnel.config.vni,
+                    vni: tunnel.line.vni,
                     address: prefix.address,
                     prefix_len: prefix.len,
                     port: id.0,
@@ -171,23 +189,22 @@ impl TunnelControl {
             .collect();
         let peers = tunnel::Peers::new(&peers, &believed)
             .map_err(|conflict| anyhow::anyhow!("{} is a peer of two tunnels on one port", conflict.address))?;
-        Ok(vswitch::Endpoint { peers: Arc::new(peers), locals: Arc::new(self.locals(at)) })
+        Ok(vswitch::Endpoint { protocol: self.endpoints[at].key.protocol, peers: Arc::new(peers), locals: Arc::new(self.locals(at)) })
     }
 
     /// What workers read an endpoint by, but for the socket, of which each has its own.
     pub(crate) fn source_of(&self, at: usize) -> (Protocol, u32) {
         let endpoint = &self.endpoints[at];
         let peers = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at);
-        let mtu = peers.map(|peer| peer.mtu(self.config_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU);
-        (if endpoint.key.is_vxlan { Protocol::Vxlan } else { Protocol::Ethernet }, mtu)
+        let mtu = peers.map(|peer| peer.mtu(self.line_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU);
+        (endpoint.key.protocol, mtu)
     }
 
     /// The addresses at which an endpoint is reached, as far as they are known.
     fn locals(&self, at: usize) -> tunnel::Locals {
         let endpoint = &self.endpoints[at];
         let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
-        let mut addresses: Vec<IpAddr> =
-            sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
+        let mut addresses: Vec<IpAddr> = sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
         addresses.sort_unstable();
         addresses.dedup();
         tunnel::Locals::new(endpoint.key.port, addresses)
@@ -196,15 +213,33 @@ impl TunnelControl {
     /// Puts the addresses that are known to be behind a peer into the table.
     pub(crate) fn add_statics(&self, table: &MacTable) -> anyhow::Result<()> {
         for (at, tunnel) in self.tunnels.iter().enumerate() {
-            for (mac, address) in &tunnel.config.statics {
+            for (mac, address) in &tunnel.statics {
                 let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address);
                 let Some(peer) = peer else { continue };
                 table
-                    .add_static(tunnel.config.vlan.native(), *mac, peer.id)
+                    .add_static(tunnel.line.vlan.native(), *mac, peer.id)
                     .map_err(|_| anyhow::anyhow!("the MAC table is full of static entries; raise --mac-table-size"))?;
             }
         }
         Ok(())
+    }
+
+    /// The tunnel of IP packets with this name, whose TUN device is a port; and its peers' ports.
+    pub(crate) fn ip_tunnel(&self, name: &str, tun: PortId, address: Option<Ipv4Addr>) -> Option<(Arc<IpTunnel>, Vec<PortId>)> {
+        let at = self.tunnels.iter().position(|tunnel| tunnel.line.protocol == Protocol::Ip && tunnel.line.name == name)?;
+        let peers = || self.peers.iter().filter(|peer| peer.tunnel == at);
+        let routes = self.tunnels[at].routes.iter().filter_map(|(network, remote)| {
+            let peer = peers().find(|peer| peer.address == *remote)?;
+            Some((Network::new(network.address, network.prefix_len), peer.id))
+        });
+        let tunnel = IpTunnel::new(tun, address, routes.collect());
+        Some((Arc::new(tunnel), peers().map(|peer| peer.id).collect()))
+    }
+
+    /// The longest packet that all hosts of a tunnel of IP packets can be sent, in bytes.
+    pub(crate) fn ip_mtu(&self, name: &str) -> Option<u32> {
+        let peers = self.peers.iter().map(|peer| (peer, self.line_of(peer)));
+        peers.filter(|(_, line)| line.protocol == Protocol::Ip && line.name == name).map(|(peer, line)| peer.mtu(line)).min()
     }
 
     /// Looks at the ways to some of the peers. Returns those whose MTU is another now.
@@ -215,18 +250,18 @@ impl TunnelControl {
             let at = self.next_look % count;
             self.next_look = at + 1;
             let peer = &mut self.peers[at];
-            let config = &self.tunnels[peer.tunnel].config;
-            let before = (peer.mtu(config), peer.problem().map(str::to_owned));
-            peer.look(config);
-            let now = (peer.mtu(config), peer.problem().map(str::to_owned));
+            let line = &self.tunnels[peer.tunnel].line;
+            let before = (peer.mtu(line), peer.problem().map(str::to_owned));
+            peer.look(line);
+            let now = (peer.mtu(line), peer.problem().map(str::to_owned));
             if now.1 != before.1 {
                 match &now.1 {
-                    Some(problem) => tracing::warn!("{}: no way to {}: {problem}", config.name, peer.address),
-                    None => tracing::info!("{}: there is a way to {} again", config.name, peer.address),
+                    Some(problem) => tracing::warn!("{}: no way to {}: {problem}", line.name, peer.address),
+                    None => tracing::info!("{}: there is a way to {} again", line.name, peer.address),
                 }
             }
             if now.0 != before.0 {
-                tracing::info!("{}: frames to {} hold packets of {} bytes now", config.name, peer.address, now.0);
+                tracing::info!("{}: frames to {} hold packets of {} bytes now", line.name, peer.address, now.0);
                 changed.push(peer.id);
             }
         }
@@ -237,7 +272,7 @@ impl TunnelControl {
     /// to know.
     pub(crate) fn add_source(&mut self, source: NewSource) -> Option<(PortId, usize)> {
         let of_it = |tunnel: &Tunnel| {
-            self.endpoints[tunnel.endpoint].id == source.endpoint && tunnel.config.vni == source.vni && tunnel.group.is_some()
+            self.endpoints[tunnel.endpoint].id == source.endpoint && tunnel.line.vni == source.vni && tunnel.group.is_some()
         };
         let at = self.tunnels.iter().position(of_it)?;
         let of_tunnel = || self.peers.iter().filter(|peer| peer.tunnel == at);
@@ -258,18 +293,22 @@ impl TunnelControl {
     /// The ports' names, in their order.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         let endpoints = self.endpoints.iter().map(EndpointControl::name);
-        let peers = self.peers.iter().map(|peer| format!("{}/{}", self.config_of(peer).name, peer.address));
+        let peers = self.peers.iter().map(|peer| format!("{}/{}", self.line_of(peer).name, peer.address));
         endpoints.chain(peers)
     }
 }
 
 /// A set of sending sockets, the same for all tunnels that send alike.
-fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, config: &TunnelConfig, dont_fragment: bool) -> anyhow::Result<Sources> {
+fn open_sources(
+    pools: &mut Vec<(SourcesSpec, Sources)>,
+    line: &Line,
+    dont_fragment: bool,
+) -> anyhow::Result<Sources> {
     let spec = SourcesSpec {
-        local: config.local.unwrap_or_else(|| endpoint::unspecified(config.is_ipv6())),
-        device: config.device.clone(),
+        local: line.local.unwrap_or_else(|| endpoint::unspecified(line.is_ipv6())),
+        device: line.device.clone(),
         dont_fragment,
-        checksum: match config.outer.checksum {
+        checksum: match line.outer.checksum {
             Checksum::Auto => ChecksumPolicy::Auto,
             Checksum::On => ChecksumPolicy::On,
             Checksum::Off => ChecksumPolicy::Off,
@@ -279,17 +318,22 @@ fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, config: &TunnelConfig, 
     if let Some((_, sources)) = pools.iter().find(|(other, _)| *other == spec) {
         return Ok(sources.clone());
     }
-    let sources = Sources::open(&spec).with_context(|| format!("tunnel {}", config.name))?;
+    let sources = Sources::open(&spec).with_context(|| format!("tunnel {}", line.name))?;
     pools.push((spec, sources.clone()));
     Ok(sources)
 }
 
-/// How many ports of the bridge the tunnels need at most, besides their endpoints.
-pub(crate) fn peer_count(configs: &[TunnelConfig]) -> usize {
-    configs.iter().map(TunnelConfig::ports).sum()
+/// Those of the bridge, and those of IP packets behind them.
+fn lines(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> Vec<Line> {
+    configs.iter().map(Line::of).chain(ip_configs.iter().map(Line::of_ip)).collect()
+}
+
+/// How many ports the tunnels need at most, besides their endpoints.
+pub(crate) fn peer_count(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> usize {
+    lines(configs, ip_configs).iter().map(|line| line.ports(GROUP_PORTS)).sum()
 }
 
 /// How many sockets they receive by.
-pub(crate) fn endpoint_count(configs: &[TunnelConfig]) -> usize {
-    endpoint::keys(configs).len()
+pub(crate) fn endpoint_count(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> usize {
+    endpoint::keys(&lines(configs, ip_configs)).len()
 }

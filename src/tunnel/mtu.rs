@@ -1,27 +1,30 @@
 //! What the ways of the tunnels mean for the links of the bridge.
 
+use tunnel::Protocol;
+
 use super::TunnelControl;
 use crate::config::PortConfig;
 
 /// The longest packet that all peers can be sent, in bytes, and what is to be thought over.
 pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig]) -> (Option<u32>, Vec<String>) {
-    let least = tunnels.peers().iter().map(|peer| (peer.mtu(tunnels.config_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
-    let Some((mtu, peer)) = least else { return (None, Vec::new()) };
     let mut warnings = Vec::new();
-    for port in ports {
+    for peer in tunnels.peers() {
+        if let Some(problem) = peer.problem() {
+            warnings.push(format!("tunnel {}: no way to {}: {problem}", tunnels.line_of(peer).name, peer.address));
+        }
+    }
+    let bridged = tunnels.peers().iter().filter(|peer| tunnels.line_of(peer).protocol != Protocol::Ip);
+    let least = bridged.map(|peer| (peer.mtu(tunnels.line_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
+    let Some((mtu, peer)) = least else { return (None, warnings) };
+    for port in ports.iter().filter(|port| port.is_tap()) {
         if let Some(own) = port.tap.mtu.filter(|own| *own > mtu) {
             warnings.push(format!(
                 "{} has mtu={own}, but frames to {} of tunnel {} hold packets of {mtu} bytes: what is longer is cut or refused there; \
                  use mtu={mtu}, or leave it out",
                 port.tap.name,
                 peer.address,
-                tunnels.config_of(peer).name
+                tunnels.line_of(peer).name
             ));
-        }
-    }
-    for peer in tunnels.peers() {
-        if let Some(problem) = peer.problem() {
-            warnings.push(format!("tunnel {}: no way to {}: {problem}", tunnels.config_of(peer).name, peer.address));
         }
     }
     (Some(mtu), warnings)

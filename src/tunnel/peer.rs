@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use netio::udp::{Path, path};
 use packet::Features;
-use tunnel::{Framing, Underlay};
+use tunnel::{Protocol, Underlay};
 use vswitch::{Encapsulation, Port, PortId, PortKind};
 
-use crate::config::tunnel::{DontFragment, TunnelConfig};
+use super::line::Line;
+use crate::config::tunnel::DontFragment;
 
 /// Of a path that nobody knows: Ethernet's.
 const USUAL_MTU: u32 = 1500;
@@ -32,8 +33,8 @@ impl PeerControl {
     }
 
     /// Looks at the way to it.
-    pub(super) fn look(&mut self, config: &TunnelConfig) {
-        match path(config.local, self.address, config.device.as_deref()) {
+    pub(super) fn look(&mut self, line: &Line) {
+        match path(line.local, self.address, line.device.as_deref()) {
             Ok(path) => (self.path, self.problem) = (Some(path), None),
             Err(error) => self.problem = Some(error.to_string()),
         }
@@ -50,40 +51,42 @@ impl PeerControl {
     }
 
     /// The longest packet that a frame to it may hold, in bytes.
-    pub(crate) fn mtu(&self, config: &TunnelConfig) -> u32 {
-        let framing = config.vni.map_or(Framing::Ethernet, Framing::Vxlan);
+    pub(crate) fn mtu(&self, line: &Line) -> u32 {
         let path = self.path.map_or(USUAL_MTU, |path| path.mtu);
-        let overhead = tunnel::mtu::overhead(framing, Underlay::of(self.address));
+        let overhead = tunnel::mtu::overhead(line.framing(), Underlay::of(self.address));
         let most = path.saturating_sub(overhead).max(tunnel::mtu::MIN_MTU);
-        match config.mtu {
+        match line.mtu {
             // The kernel cuts the datagram, and so may routers.
-            Some(mtu) if config.outer.dont_fragment == DontFragment::Unset => mtu,
+            Some(mtu) if line.outer.dont_fragment == DontFragment::Unset => mtu,
             Some(mtu) => mtu.min(most),
             None => most,
         }
     }
 
     /// What workers are to know of it.
-    pub(crate) fn to_pipeline(&self, config: &TunnelConfig) -> Port {
+    pub(crate) fn to_pipeline(&self, line: &Line) -> Port {
         let encapsulation = Encapsulation {
-            vni: config.vni,
-            tos: config.outer.tos,
-            ttl: config.outer.ttl,
-            dont_fragment: match config.outer.dont_fragment {
+            vni: line.vni,
+            tos: line.outer.tos,
+            ttl: line.outer.ttl,
+            dont_fragment: match line.outer.dont_fragment {
                 DontFragment::Set => Some(true),
                 DontFragment::Unset => Some(false),
                 DontFragment::Inherit => None,
             },
             is_flooded: self.is_flooded,
-            learns: config.learning,
+            learns: line.learning,
         };
         Port {
-            vlan: config.vlan.clone(),
-            mtu: self.mtu(config),
+            vlan: line.vlan.clone(),
+            mtu: self.mtu(line),
             features: Features::NONE,
             coalesce: false,
             bursts: false,
-            kind: PortKind::Peer(encapsulation),
+            kind: match line.protocol {
+                Protocol::Vxlan | Protocol::Ethernet => PortKind::Peer(encapsulation),
+                Protocol::Ip => PortKind::IpPeer(encapsulation),
+            },
         }
     }
 }

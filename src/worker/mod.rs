@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use netio::packet_socket::{self, Receiver};
 use netio::{Poller, Received, Waker, tap};
 use packet::{Batch, Timestamp};
-use vswitch::{Egress, Endpoint, NewSource, Pipeline, Port, PortId, Routing};
+use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing};
 
 use crate::busy_poll::BusyPoll;
 use output::Outputs;
@@ -83,6 +83,13 @@ pub(crate) enum Command {
         endpoint: Endpoint,
         /// To be read by this worker; `None` changes nothing.
         rx: Option<Source>,
+    },
+    /// A port is a TUN device, or leads to a host behind one.
+    IpTunnel {
+        /// Its number.
+        id: PortId,
+        /// The tunnel.
+        tunnel: Arc<IpTunnel>,
     },
     /// A port is gone.
     Detach(PortId),
@@ -367,6 +374,7 @@ impl Worker {
                         self.start_reading(id, Reader { source, attachment: 0 });
                     }
                 }
+                Command::IpTunnel { id, tunnel } => self.pipeline.set_ip_tunnel(id, Some(tunnel)),
                 Command::Detach(id) => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, None);

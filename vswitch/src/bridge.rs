@@ -9,6 +9,7 @@ use crate::counters::{Counters, DropReason, PortCounters};
 use crate::egress::{Egress, Frame};
 use crate::fit::{clamp_to, fit_tunnel};
 use crate::forward::{Forward, forward};
+use crate::ip_tunnel::IpTunnel;
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId, PortKind};
@@ -18,6 +19,8 @@ use crate::port::{Port, PortId, PortKind};
 pub(crate) struct Bridge {
     pub(crate) table: Arc<MacTable>,
     pub(crate) ports: Box<[Option<Port>]>,
+    /// By the port of the TUN device and by those of its peers.
+    pub(crate) ip_tunnels: Box<[Option<Arc<IpTunnel>>]>,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -36,6 +39,12 @@ impl Bridge {
     #[inline]
     pub(crate) fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// The tunnel of IP packets that a port belongs to.
+    #[inline]
+    pub(crate) fn ip_tunnel(&self, id: PortId) -> Option<&IpTunnel> {
+        self.ip_tunnels.get(id.index())?.as_deref()
     }
 }
 
@@ -96,7 +105,7 @@ impl Walk<'_> {
                 PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {
                     clamp_to(self.rx, &frame, port.mtu);
                 }
-                PortKind::Peer(_) | PortKind::Uplink => continue,
+                PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => continue,
             }
             let Some(action) = port.vlan.leave(vlan, &frame.headers) else { continue };
             if port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action) {

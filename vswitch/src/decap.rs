@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use packet::{Batch, VnetHeader};
-use tunnel::{Locals, Peers, Unknown, Vni};
+use tunnel::{Locals, Peers, Protocol, Unknown, Vni};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
@@ -20,8 +20,10 @@ use crate::egress::Frame;
 use crate::port::PortId;
 
 /// A receiving socket, as workers know it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
+    /// What stands in its datagrams.
+    pub protocol: Protocol,
     /// Who sends to it.
     pub peers: Arc<Peers>,
     /// Where it is: what is in a tunnel and goes there again is dropped.
@@ -126,11 +128,9 @@ pub(crate) struct Known {
 
 /// Is what was in the datagram to be let into the bridge? Marks it where the datagram was marked on its way.
 #[inline]
-pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &mut Frame, origin: &Origin) -> Result<(), DropReason> {
+pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &mut Frame, tos: u8) -> Result<(), DropReason> {
     let Frame { span, headers, .. } = frame;
-    if origin.tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT
-        && !tunnel::ecn::apply(origin.tos, headers, walk.rx.frame_mut(*span))
-    {
+    if tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT && !tunnel::ecn::apply(tos, headers, walk.rx.frame_mut(*span)) {
         return Err(DropReason::TunnelEcn);
     }
     if tunnel::nesting::is_nested(headers, walk.rx.frame(*span), &endpoint.locals) {

@@ -9,7 +9,7 @@ use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
 use packet::vlan::TAG_LEN;
 use packet::{Batch, Headers, Offload, Span, Timestamp};
-use tunnel::Trains;
+use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridge, Walk, parse};
@@ -18,6 +18,7 @@ use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
 use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
 use crate::encap::couple;
 use crate::fit::clamp_to;
+use crate::ip_tunnel::{self, IpTunnel};
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId, PortKind};
@@ -51,7 +52,12 @@ impl Pipeline {
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize, counters: Arc<Counters>) -> Pipeline {
         Pipeline {
-            bridge: Bridge { table, ports: vec![None; ports].into_boxed_slice(), counters },
+            bridge: Bridge {
+                table,
+                ports: vec![None; ports].into_boxed_slice(),
+                ip_tunnels: vec![None; ports].into_boxed_slice(),
+                counters,
+            },
             router: None,
             errors: Errors::default(),
             refusals: vec![0; ports].into_boxed_slice(),
@@ -68,6 +74,13 @@ impl Pipeline {
         if let Some(slot) = self.bridge.ports.get_mut(id.index()) {
             *slot = port;
             self.refusals[id.index()] = 0;
+        }
+    }
+
+    /// A TUN device's or its peer's port is part of this tunnel.
+    pub fn set_ip_tunnel(&mut self, id: PortId, tunnel: Option<Arc<IpTunnel>>) {
+        if let Some(slot) = self.bridge.ip_tunnels.get_mut(id.index()) {
+            *slot = tunnel;
         }
     }
 
@@ -98,7 +111,11 @@ impl Pipeline {
         let mut walk = Walk { bridge, rx, tx, errors, ingress, counters, now };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
-            if let Err(reason) = switch(router, &mut walk, at) {
+            let outcome = match bridge.ip_tunnel(ingress) {
+                None => switch(router, &mut walk, at),
+                Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
+            };
+            if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
         }
@@ -130,10 +147,13 @@ impl Pipeline {
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
                 }
-                let mut frame = admit(&mut walk, at)?;
-                if let Some(endpoint) = endpoint {
-                    let_in(endpoint, &mut walk, &mut frame, origin)?;
+                let endpoint = endpoint.ok_or(DropReason::PortGone)?;
+                if endpoint.protocol == Protocol::Ip {
+                    let tunnel = bridge.ip_tunnel(port).ok_or(DropReason::PortGone)?;
+                    return ip_tunnel::receive(tunnel, endpoint, &mut walk, at, origin.tos);
                 }
+                let mut frame = admit(&mut walk, at)?;
+                let_in(endpoint, &mut walk, &mut frame, origin.tos)?;
                 switch_frame(router, &mut walk, at, frame)
             });
             if let Err(reason) = outcome {
@@ -218,7 +238,7 @@ impl Pipeline {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
                 continue;
             };
-            if let PortKind::Peer(encapsulation) = &port.kind {
+            if let Some(encapsulation) = port.encapsulation() {
                 let all = &self.bridge.counters;
                 let depart = |trains: &Trains| depart(trains, rx, &mut transmit, all);
                 couple(queue, rx, id, encapsulation, depart, |reason| counters.drop(reason, 1));
@@ -289,6 +309,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
             let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
             return own.route_in(shared, walk, at, frame);
         }
+        PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
     }
     let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
     let gateway = router.as_mut().and_then(|router| router.shared.at(vlan).map(|(interface, mac)| (router, interface, mac)));
@@ -318,21 +339,28 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
 #[inline]
 pub(crate) fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason> {
     let span = walk.rx.spans()[at];
-    let (headers, offload) = judge(span, parse(span, walk.rx)?, walk.rx)?;
+    let headers = parse(span, walk.rx)?;
+    // A checksum that is finished may have been aimed at a field that was read. Addresses and tags are not
+    // among those, so that what was an Ethernet header is one still.
+    let (headers, offload) = believe(span, headers, walk.rx, |frame| Headers::parse(frame).unwrap_or(headers))?;
     Ok(Frame { span, headers, offload, cut_to: None })
 }
 
 /// Believes the virtio-net header or not, finishes what nobody else would, and puts the header that
-/// may be passed on before the frame.
+/// may be passed on before the frame. `parse_again` reads a frame that was changed.
 #[inline]
-fn judge(span: Span, headers: Headers, rx: &mut Batch) -> Result<(Headers, Offload), DropReason> {
+pub(crate) fn believe(
+    span: Span,
+    headers: Headers,
+    rx: &mut Batch,
+    parse_again: impl FnOnce(&[u8]) -> Headers,
+) -> Result<(Headers, Offload), DropReason> {
     let judged = Offload::judge(rx.vnet(span), &headers, span.len()).map_err(|_| DropReason::BadVnetHeader)?;
     let (headers, offload) = match judged {
         Judged::Accept(offload) => (headers, offload),
         Judged::Finish { start, at } => {
             finish_checksum(rx.frame_mut(span), start, at);
-            // The checksum may have been aimed at a field that was read.
-            (parse(span, rx)?, Offload::default())
+            (parse_again(rx.frame(span)), Offload::default())
         }
     };
     rx.set_vnet(span, offload.to_vnet(&headers, 0));

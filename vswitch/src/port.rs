@@ -54,6 +54,10 @@ pub enum PortKind {
     Uplink,
     /// A host at the other end of a tunnel: what comes in is switched, but never into a tunnel again.
     Peer(Encapsulation),
+    /// A host at the other end of a tunnel of IP packets, which are routed and have no Ethernet header.
+    IpPeer(Encapsulation),
+    /// A TUN device, whose packets are routed into such a tunnel.
+    Tun,
 }
 
 /// How frames are put into datagrams for a peer.
@@ -91,7 +95,7 @@ impl Port {
     pub fn room(&self, headers: &Headers, action: TagAction) -> u32 {
         let tags = match self.kind {
             PortKind::Peer(_) => usize::from(headers.l3).saturating_add_signed(action.growth()).saturating_sub(ETHERNET_LEN),
-            PortKind::Link | PortKind::Uplink => 0,
+            PortKind::Link | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => 0,
         };
         self.mtu.saturating_sub(tags as u32)
     }
@@ -112,8 +116,8 @@ impl Port {
     #[must_use]
     pub fn encapsulation(&self) -> Option<&Encapsulation> {
         match &self.kind {
-            PortKind::Peer(encapsulation) => Some(encapsulation),
-            PortKind::Link | PortKind::Uplink => None,
+            PortKind::Peer(encapsulation) | PortKind::IpPeer(encapsulation) => Some(encapsulation),
+            PortKind::Link | PortKind::Uplink | PortKind::Tun => None,
         }
     }
 }

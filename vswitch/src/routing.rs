@@ -36,6 +36,20 @@ impl Network {
         Network { address: address.to_bits() & mask(prefix_len), prefix_len }
     }
 
+    /// Its first address, which is its own.
+    #[inline]
+    #[must_use]
+    pub fn first(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.address)
+    }
+
+    /// How many bits all of its addresses share, 0 to 32.
+    #[inline]
+    #[must_use]
+    pub fn prefix_len(self) -> u8 {
+        self.prefix_len
+    }
+
     /// Does the address lie in it?
     #[inline]
     #[must_use]

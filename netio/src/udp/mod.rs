@@ -33,7 +33,7 @@
 //!
 //! *Measured* (Linux 6.18): the option set after the bind is enough for a group that shares evenly, for IPv4 and
 //! IPv6. A train may have 128 datagrams, before Linux 6.9 64. A length beyond the MTU is `EMSGSIZE` also
-//! where single datagrams would go in fragments (before Linux 6.14 `EINVAL`), 65,508 bytes over IPv4 too. A train
+//! where single datagrams would go in fragments (on older kernels `EINVAL`), 65,508 bytes over IPv4 too. A train
 //! that is longer than 65,535 bytes with all headers, Ethernet's included, is cut before its link.
 
 pub mod path;

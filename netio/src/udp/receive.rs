@@ -2,6 +2,11 @@
 //!
 //! The kernel says beside each message what the datagrams' TOS was, and where it has merged several, how
 //! long each but the last is.
+//!
+//! *A length that is none.* A peer's kernel on the same machine may hand over a tunnelled super-frame whole,
+//! in one datagram. If that is UDP inside (USO), the kernel tells the length of the inner segments as if it
+//! were that of our datagrams (measured on Linux 6.18; `udp_cmsg_recv` looks at `SKB_GSO_UDP_L4` only). Who
+//! reads the tunnel knows better: the inner packet's own length is then that of the whole payload.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -291,7 +291,7 @@ impl<'f> Burst<'_, 'f> {
         let train = self.sender.messages[index].segment_size != 0;
         let (curable, never) = match errno {
             Errno::IO | Errno::OPNOTSUPP | ENOTSUPP => (true, true),
-            // Before Linux 6.14 this is also said of datagrams that could go in fragments.
+            // Older kernels say this of a length beyond the MTU, also where datagrams could go in fragments.
             Errno::INVAL => (true, !self.writer.may_fragment()),
             Errno::MSGSIZE => (self.writer.may_fragment(), false),
             _ => (false, false),

@@ -129,6 +129,12 @@ impl Writer {
         self.0.segments.load(Ordering::Relaxed)
     }
 
+    /// Are these the same sockets?
+    #[must_use]
+    pub fn is_same(&self, other: &Writer) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(super) fn is_ipv4(&self) -> bool {
         self.0.ipv4
     }

@@ -1,0 +1,85 @@
+//! What all kinds of tunnels have in common.
+
+use std::net::IpAddr;
+
+use tunnel::{Framing, Protocol, Vni};
+use vswitch::PortVlan;
+
+use crate::config::tunnel::ip::IpTunnelConfig;
+use crate::config::tunnel::{Group, Outer, TunnelConfig};
+
+/// One tunnel: where its datagrams go and what is in them.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+    /// Of VXLAN.
+    pub(crate) vni: Option<Vni>,
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) device: Option<String>,
+    /// Each once.
+    pub(crate) remotes: Vec<IpAddr>,
+    pub(crate) group: Option<Group>,
+    pub(crate) outer: Outer,
+    pub(crate) learning: bool,
+    pub(crate) vlan: PortVlan,
+    /// As configured.
+    pub(crate) mtu: Option<u32>,
+}
+
+impl Line {
+    pub(super) fn of(config: &TunnelConfig) -> Line {
+        Line {
+            name: config.name.clone(),
+            protocol: if config.vni.is_some() { Protocol::Vxlan } else { Protocol::Ethernet },
+            vni: config.vni,
+            local: config.local,
+            port: config.port,
+            device: config.device.clone(),
+            remotes: config.remotes.clone(),
+            group: config.group.clone(),
+            outer: config.outer,
+            learning: config.learning,
+            vlan: config.vlan.clone(),
+            mtu: config.mtu,
+        }
+    }
+
+    pub(super) fn of_ip(config: &IpTunnelConfig) -> Line {
+        let mut remotes: Vec<IpAddr> = config.routes.iter().map(|(_, remote)| IpAddr::V4(*remote)).collect();
+        remotes.sort_unstable();
+        remotes.dedup();
+        Line {
+            name: config.name.clone(),
+            protocol: Protocol::Ip,
+            vni: None,
+            local: config.local.map(IpAddr::V4),
+            port: config.port,
+            device: config.device.clone(),
+            remotes,
+            group: None,
+            outer: config.outer,
+            learning: false,
+            vlan: PortVlan::default(),
+            mtu: config.mtu,
+        }
+    }
+
+    /// Is it carried over IPv6?
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.remotes.first().copied().or(self.group.as_ref().map(|group| group.address)).is_some_and(|address| address.is_ipv6())
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        match (self.protocol, self.vni) {
+            (_, Some(vni)) => Framing::Vxlan(vni),
+            (Protocol::Ip, None) => Framing::Ip,
+            (Protocol::Vxlan | Protocol::Ethernet, None) => Framing::Ethernet,
+        }
+    }
+
+    pub(super) fn ports(&self, group_ports: usize) -> usize {
+        self.remotes.len() + self.group.as_ref().map_or(0, |_| 1 + group_ports)
+    }
+}

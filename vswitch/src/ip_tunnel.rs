@@ -1,0 +1,168 @@
+//! IP packets in UDP, without Ethernet: a TUN device of the host, and routes to other hosts.
+//!
+//! ```text
+//!  host's routes --> TUN --> which host? > TTL > fits? --> UDP to that host
+//!  host's routes <-- TUN <-- TTL <- is its sender there? <-- UDP from that host
+//! ```
+//!
+//! This is what flannel's udp backend does (port 8285), and it works with one: IPv4 only, nothing before the
+//! packet, and one hop taken off the time to live at each end. It is beside the bridge and knows no MAC
+//! addresses; the host's own routes lead into it.
+//!
+//! A packet from another host is let in only if its source is routed to that host. Who sent a packet that
+//! cannot go on is told, in the name of the TUN device's address; if it has none, in that of 192.0.0.8, which
+//! RFC 7600 section 4.8 keeps for this.
+
+use std::cmp::Reverse;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
+use packet::ipv4::{Ipv4Mut, Ipv4View};
+use packet::vlan::TagAction;
+use packet::{Headers, Network as NetworkProtocol, Offload, VnetHeader};
+
+use crate::bridge::Walk;
+use crate::counters::DropReason;
+use crate::decap::Endpoint;
+use crate::egress::Frame;
+use crate::fit::fit;
+use crate::pipeline::believe;
+use crate::port::PortId;
+use crate::routing::Network;
+
+/// Whose errors have no address of their own.
+const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// One TUN device and where its packets go.
+#[derive(Clone, Debug)]
+pub struct IpTunnel {
+    tun: PortId,
+    address: Option<Ipv4Addr>,
+    /// The longest prefix first, and of one length by address.
+    routes: Box<[(Network, PortId)]>,
+    /// Where in them each length is.
+    lengths: Box<[Range<usize>]>,
+}
+
+impl IpTunnel {
+    /// A tunnel of the device at port `tun`, with the device's address if it has one. Each route leads to a
+    /// peer's port; of several that match, the longest prefix counts.
+    #[must_use]
+    pub fn new(tun: PortId, address: Option<Ipv4Addr>, mut routes: Vec<(Network, PortId)>) -> IpTunnel {
+        routes.sort_by_key(|(network, _)| (Reverse(network.prefix_len()), network.first()));
+        let mut lengths: Vec<Range<usize>> = Vec::new();
+        for (at, (network, _)) in routes.iter().enumerate() {
+            match lengths.last_mut().filter(|range| routes[range.start].0.prefix_len() == network.prefix_len()) {
+                Some(range) => range.end = at + 1,
+                None => lengths.push(at..at + 1),
+            }
+        }
+        IpTunnel { tun, address, routes: routes.into(), lengths: lengths.into() }
+    }
+
+    /// A search for each length that there is.
+    #[inline]
+    fn route(&self, to: Ipv4Addr) -> Option<PortId> {
+        self.lengths.iter().find_map(|range| {
+            let routes = &self.routes[range.clone()];
+            let after = routes.partition_point(|(network, _)| network.first() <= to);
+            routes[..after].last().filter(|(network, _)| network.contains(to)).map(|(_, port)| *port)
+        })
+    }
+}
+
+/// A packet that the host sends into the tunnel.
+#[inline]
+pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
+    let (mut frame, ip) = admit(walk, at)?;
+    let Some(id) = tunnel.route(ip.dst) else {
+        return Err(tell(tunnel, walk, at, &frame, IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute));
+    };
+    if ip.ttl <= 1 {
+        return Err(tell(tunnel, walk, at, &frame, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
+    }
+    let mtu = walk.bridge.port(id).ok_or(DropReason::PortGone)?.mtu;
+    if let Err(error) = fit(walk.rx, &mut frame, mtu, ip.dont_fragment) {
+        return Err(tell(tunnel, walk, at, &frame, error, DropReason::FragmentationNeeded));
+    }
+    decrement_ttl(walk, &frame);
+    walk.push(id, frame, TagAction::Keep);
+    Ok(())
+}
+
+/// A packet from another host.
+#[inline]
+pub(crate) fn receive(tunnel: &IpTunnel, endpoint: &Endpoint, walk: &mut Walk<'_>, at: usize, tos: u8) -> Result<(), DropReason> {
+    let (mut frame, ip) = admit(walk, at)?;
+    crate::decap::let_in(endpoint, walk, &mut frame, tos)?;
+    if tunnel.route(ip.src) != Some(walk.ingress) {
+        return Err(DropReason::MartianSource);
+    }
+    if ip.ttl <= 1 {
+        return Err(DropReason::TtlExceeded);
+    }
+    let device = walk.bridge.port(tunnel.tun).ok_or(DropReason::PortGone)?;
+    fit(walk.rx, &mut frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
+    decrement_ttl(walk, &frame);
+    walk.push(tunnel.tun, frame, TagAction::Keep);
+    Ok(())
+}
+
+/// What is looked at of a packet.
+struct Ip {
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    ttl: u8,
+    dont_fragment: bool,
+}
+
+/// A packet of the batch with all that is known of it: sound IPv4, and nothing behind it.
+#[inline]
+fn admit(walk: &mut Walk<'_>, at: usize) -> Result<(Frame, Ip), DropReason> {
+    let span = walk.rx.spans()[at];
+    let headers = Headers::of_packet(walk.rx.frame(span));
+    let (headers, offload) = believe(span, headers, walk.rx, Headers::of_packet)?;
+    if headers.network != NetworkProtocol::Ipv4 {
+        return Err(DropReason::NotRouted);
+    }
+    let span = walk.rx.set_len(at, headers.end as usize).ok_or(DropReason::BadIpHeader)?;
+    let view = Ipv4View::new(walk.rx.frame(span)).filter(|ip| ip.has_valid_checksum()).ok_or(DropReason::BadIpHeader)?;
+    let ip = Ip { src: view.src(), dst: view.dst(), ttl: view.ttl(), dont_fragment: view.dont_fragment() };
+    Ok((Frame { span, headers, offload, cut_to: None }, ip))
+}
+
+#[inline]
+fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
+    // One that must not go further was reported before.
+    let _ = Ipv4Mut::new(walk.rx.frame_mut(frame.span)).is_some_and(|mut ip| ip.decrement_ttl());
+}
+
+/// Makes the packet the error about itself and gives it back to the host. Returns why there is one.
+#[cold]
+fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError, reason: DropReason) -> DropReason {
+    if let Some(answer) = answer(tunnel, walk, at, frame, error) {
+        walk.counters.made.add(1);
+        walk.push(tunnel.tun, answer, TagAction::Keep);
+    }
+    reason
+}
+
+fn answer(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Option<Frame> {
+    let about = Ipv4View::new(walk.rx.frame(frame.span))?;
+    let to = about.src();
+    if IcmpError::is_forbidden_about(about) || !walk.errors.limit.take(to.into(), walk.now) {
+        return None;
+    }
+    let quote = frame.span.len().min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
+    walk.rx.set_len(at, quote)?;
+    let span = walk.rx.move_start(at, -(ERROR_HEADERS_LEN as isize))?;
+    let id = walk.errors.next_id();
+    let bytes = walk.rx.frame_mut(span);
+    if !error.write_headers(bytes, tunnel.address.unwrap_or(DUMMY), to, id) {
+        return None;
+    }
+    let headers = Headers::of_packet(bytes);
+    walk.rx.set_vnet(span, VnetHeader::default());
+    Some(Frame { span, headers, offload: Offload::default(), cut_to: None })
+}
