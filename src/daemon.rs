@@ -282,9 +282,7 @@ impl Daemon {
         // Those that come meanwhile are heard in the next turn.
         for event in self.events.try_iter().take(EVENTS_AT_ONCE).collect::<Vec<Event>>() {
             match event {
-                Event::Gone { id, .. }
-                    if id.index() > self.ports.len() || self.uplink.is_none() && id.index() == self.ports.len() =>
-                {
+                Event::Gone { id, .. } if id.index() > self.ports.len() || self.uplink.is_none() && id.index() == self.ports.len() => {
                     tracing::error!("a tunnel's socket cannot be read any more");
                 }
                 Event::Gone { id, attachment } if id.index() == self.ports.len() => {

@@ -32,15 +32,6 @@ pub(crate) struct EndpointControl {
 impl EndpointControl {
     /// For people and counters.
     pub(crate) fn name(&self) -> String {
-<<<<<<< HEAD
-        let EndpointKey { local, port, is_vxlan, .. } = &self.key;
-        let kind = if *is_vxlan { "vxlan" } else { "udp" };
-        if local.is_unspecified() {
-            format!("{kind}:{port}")
-        } else {
-            format!("{kind}:{}", std::net::SocketAddr::new(*local, *port))
-        }
-=======
         let EndpointKey { local, port, protocol, .. } = &self.key;
         let kind = match protocol {
             Protocol::Vxlan => "vxlan",
@@ -48,7 +39,6 @@ impl EndpointControl {
             Protocol::Ip => "udp-ip",
         };
         if local.is_unspecified() { format!("{kind}:{port}") } else { format!("{kind}:{}", std::net::SocketAddr::new(*local, *port)) }
->>>>>>> main
     }
 }
 
