@@ -28,6 +28,7 @@ pub(crate) struct Datagram {
     pub(crate) src: Ipv4Addr,
     pub(crate) dst: Ipv4Addr,
     pub(crate) protocol: u8,
+    pub(crate) tos: u8,
     pub(crate) ttl: u8,
     pub(crate) id: u16,
     pub(crate) dont_fragment: bool,
@@ -62,6 +63,7 @@ impl Datagram {
             src,
             dst,
             protocol,
+            tos: 0,
             ttl: 64,
             id: 0x1234,
             dont_fragment: false,
@@ -154,7 +156,7 @@ impl Datagram {
     /// The packet as bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let header = 20 + self.options.len();
-        let mut bytes = vec![0x40 | (header / 4) as u8, 0];
+        let mut bytes = vec![0x40 | (header / 4) as u8, self.tos];
         bytes.extend(((header + self.payload.len()) as u16).to_be_bytes());
         bytes.extend(self.id.to_be_bytes());
         let flags = u16::from(self.dont_fragment) << 14 | u16::from(self.more_fragments) << 13;
@@ -187,6 +189,7 @@ impl Datagram {
             src: Ipv4Addr::from_octets(*bytes[12..].first_chunk()?),
             dst: Ipv4Addr::from_octets(*bytes[16..].first_chunk()?),
             protocol: bytes[9],
+            tos: bytes[1],
             ttl: bytes[8],
             id: u16_at(bytes, 4),
             dont_fragment: flags & 0x4000 != 0,

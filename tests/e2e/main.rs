@@ -32,6 +32,15 @@ mod site;
 mod station;
 mod switch;
 mod transfer;
+mod tunnel;
+mod tunnel_ecn;
+mod tunnel_faults;
+mod tunnel_kernel;
+mod tunnel_mesh;
+mod tunnel_mtu;
+mod tunnel_ovs;
+mod tunnel_site;
+mod tunnel_udp;
 mod uplink;
 mod vlan;
 mod wait;
@@ -61,6 +70,14 @@ fn main() -> ExitCode {
         uplink::trials(),
         limits::trials(),
         hostile::trials(),
+        tunnel::trials(),
+        tunnel_kernel::trials(),
+        tunnel_mesh::trials(),
+        tunnel_ecn::trials(),
+        tunnel_mtu::trials(),
+        tunnel_faults::trials(),
+        tunnel_udp::trials(),
+        tunnel_ovs::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));
@@ -71,6 +88,21 @@ fn main() -> ExitCode {
 pub(crate) fn trial(name: impl Into<String>, run: impl FnOnce() + Send + 'static) -> Trial {
     Trial::ignorable_test(name, || {
         if let Some(reason) = what_is_missing() {
+            return Ok(Completion::ignored_with(reason));
+        }
+        run();
+        Ok(Completion::Completed)
+    })
+}
+
+/// The same for one that needs something else as well.
+pub(crate) fn trial_with(
+    name: impl Into<String>,
+    what_is_missing_too: fn() -> Option<String>,
+    run: impl FnOnce() + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if let Some(reason) = what_is_missing().map(str::to_owned).or_else(what_is_missing_too) {
             return Ok(Completion::ignored_with(reason));
         }
         run();

@@ -150,6 +150,14 @@ pub(crate) fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
 }
 
+/// An integer option of a socket.
+pub(crate) fn option(socket: &impl AsRawFd, level: c_int, name: c_int) -> io::Result<c_int> {
+    let (mut value, mut len) = (0, size_of::<c_int>() as libc::socklen_t);
+    // SAFETY: getsockopt(2) writes at most `len` bytes, the size of the int, which is valid for the call.
+    check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) })?;
+    Ok(value)
+}
+
 /// Turns an offload of an interface of the calling thread's namespace on or off.
 pub(crate) fn ethtool(interface: &str, what: Ethtool, on: bool) -> io::Result<()> {
     let socket = std::net::UdpSocket::bind("[::]:0").or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;

@@ -36,6 +36,7 @@ pub(crate) struct Report {
     table: BTreeMap<String, u64>,
     nat: BTreeMap<String, u64>,
     kernel_dropped: u64,
+    datagrams_dropped: u64,
     /// Received, copied and made; sent, dropped and taken.
     balance: [u64; 6],
     text: String,
@@ -180,6 +181,7 @@ impl Report {
                     report.nat = pairs.chunks(2).map(|pair| (pair[0].to_owned(), number(pair[1]))).collect();
                 }
                 ["dropped", "by", "the", "kernel", "at", "the", "uplink:", frames] => report.kernel_dropped = number(frames),
+                ["dropped", "by", "the", "kernel", "before", "tunnels:", count] => report.datagrams_dropped = number(count),
                 [
                     "frames:",
                     "received",
@@ -254,6 +256,11 @@ impl Report {
     /// Frames that the kernel dropped at the uplink, which is a want of room and not of sense.
     pub(crate) fn kernel_dropped(&self) -> u64 {
         self.kernel_dropped
+    }
+
+    /// Datagrams of tunnels that the kernel dropped for want of room.
+    pub(crate) fn datagrams_dropped(&self) -> u64 {
+        self.datagrams_dropped
     }
 
     /// All frames that were dropped but the first words of hosts that speak unasked (IPv6), which a

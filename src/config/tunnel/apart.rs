@@ -39,33 +39,31 @@ impl IpTunnelConfig {
     }
 }
 
-/// Two tunnels of the bridge. A datagram is told by its endpoint, its sender and, with VXLAN, its VNI.
+/// Two tunnels of the bridge. A socket gives away its datagrams whatever is in them, so those that could
+/// come to one socket have the same header, and are told apart by their VNI and sender.
 pub(super) fn check_apart(place: &str, tunnel: &TunnelConfig, other: &TunnelConfig) -> Result<(), ConfigError> {
     if !tunnel.endpoint().meets(&other.endpoint()) {
         return Ok(());
     }
     let shared = tunnel.remotes.iter().find(|remote| other.remotes.contains(remote));
-    let name = &other.name;
+    let (name, port) = (&other.name, tunnel.port);
     let problem = match (tunnel.vni, other.vni, shared) {
+        _ if tunnel.vni.is_some() != other.vni.is_some() => {
+            format!("port {port} is that of {name}, whose datagrams have another header: use another port")
+        }
+        _ if tunnel.device != other.device => {
+            format!("tunnel {name} on port {port} has another dev=: give both the same, or each a local= of its own")
+        }
         (Some(vni), Some(other), Some(remote)) if vni == other => {
             format!("VNI {vni} to {remote} is tunnel {name} already: leave one of both out")
         }
         (Some(vni), Some(other), None) if vni == other => {
-            format!("VNI {vni} on port {} is tunnel {name} already: name all its hosts there, as remote=A+B", tunnel.port)
-        }
-        (Some(_), Some(_), _) => return Ok(()),
-        (Some(_), None, _) | (None, Some(_), _) => {
-            format!("port {} has another header in tunnel {name}, and nothing tells them apart: use another port", tunnel.port)
+            format!("VNI {vni} on port {port} is tunnel {name} already: name all its hosts there, as remote=A+B")
         }
         (None, None, Some(remote)) => {
-            format!("port {} to {remote} is tunnel {name} already: leave one of both out, or use another port", tunnel.port)
+            format!("port {port} to {remote} is tunnel {name} already: leave one of both out, or use another port")
         }
-        // Whoever is found in a group may be a remote of the tunnel without headers.
-        _ if tunnel.group.is_some() || other.group.is_some() => format!(
-            "a group of tunnel {name} is on port {} too, and nothing tells their datagrams apart: use another port",
-            tunnel.port
-        ),
-        (None, None, None) => return Ok(()),
+        _ => return Ok(()),
     };
     Err(ConfigError::new(place, problem))
 }

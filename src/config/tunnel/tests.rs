@@ -162,7 +162,8 @@ fn each_datagram_belongs_to_one_tunnel() {
         &["--vxlan vni=1,remote=192.0.2.9,local=192.0.2.1", "--vxlan vni=1,remote=192.0.2.9,local=192.0.2.2"],
         &["--vxlan vni=1,remote=fe80::2,dev=eth0", "--vxlan vni=1,remote=fe80::2,dev=eth1"],
         &["--udp remote=192.0.2.2,port=7000", "--udp remote=192.0.2.3,port=7000"],
-        &["--udp remote=192.0.2.3,port=4789", "--vxlan vni=1,remote=192.0.2.2"],
+        &["--udp remote=192.0.2.3,port=4789,local=192.0.2.1", "--vxlan vni=1,remote=192.0.2.2,local=192.0.2.9"],
+        &["--vxlan vni=1,remote=192.0.2.2,dev=eth0", "--vxlan vni=2,remote=192.0.2.2,dev=eth0"],
         &["--udp remote=192.0.2.2,port=7000", "--udp-ip tun=t,route=10.1.0.0/16@192.0.2.2"],
     ];
     for texts in ok {
@@ -184,11 +185,11 @@ fn each_datagram_belongs_to_one_tunnel() {
         ),
         (
             &["--udp remote=192.0.2.2,port=4789", "--vxlan vni=1,remote=192.0.2.2"],
-            "192.0.2.2 on port 4789 is a remote of vxlan1 with another header",
+            "port 4789 is that of vxlan1, whose datagrams have another header: use another port",
         ),
         (
-            &["--udp remote=192.0.2.2,port=4789", "--vxlan vni=1,group=239.0.0.1,peers=192.0.2.0/24"],
-            "a group of tunnel vxlan1 is on port 4789 too",
+            &["--vxlan vni=1,remote=192.0.2.2", "--vxlan vni=2,remote=192.0.2.2,dev=eth0"],
+            "tunnel vxlan1 on port 4789 has another dev=: give both the same, or each a local= of its own",
         ),
         (
             &["--udp remote=192.0.2.9,port=8285", "--udp-ip tun=t,route=10.1.0.0/16@192.0.2.2"],

@@ -1,0 +1,169 @@
+//! Ways that break and come back, addresses and ports that are not to be had.
+
+use libtest_mimic::Trial;
+use netio::link::Change;
+
+use crate::host::{Host, Ip};
+use crate::switch::{Ended, Report, Switch, daemon, run_inside};
+use crate::transfer::transfer;
+use crate::tunnel_site::{Between, Peer, Underlay, give, ip, kernel_is_missing, ping, take, try_ping};
+use crate::{trial, trial_with, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("tunnel_faults/underlay_down_and_up", underlay_down_and_up),
+        trial("tunnel_faults/address_taken_and_given_ipv4", || address_taken_and_given(Ip::V4)),
+        trial("tunnel_faults/address_taken_and_given_ipv6", || address_taken_and_given(Ip::V6)),
+        trial("tunnel_faults/a_way_only_later", a_way_only_later),
+        trial("tunnel_faults/peer_ends_and_starts_again", peer_ends_and_starts_again),
+        trial("tunnel_faults/host_goes", host_goes),
+        trial("tunnel_faults/device_missing_at_the_start", device_missing_at_the_start),
+        trial("tunnel_faults/port_held_by_another_daemon", port_held_by_another_daemon),
+        trial_with("tunnel_faults/port_held_by_the_kernel", kernel_is_missing, port_held_by_the_kernel),
+    ]
+}
+
+/// Host 1 asks host 2 until that is counted at machine 1.
+fn asks_until(between: &Between, what: &str, is_so: impl Fn(&Report) -> bool) {
+    wait::until(what, || {
+        assert_eq!(try_ping(&between.hosts[0], Host::address(Ip::V4, 2), 56), None, "there is no way");
+        let report = between.switch(1).report();
+        is_so(&report).then_some(())
+    });
+}
+
+/// Either host gets an answer of the other, and a stream arrives.
+fn carries_again(between: &Between) {
+    for inner in [Ip::V4, Ip::V6] {
+        ping(&between.hosts[0], Host::address(inner, 2), 56);
+        ping(&between.hosts[1], Host::address(inner, 1), 56);
+    }
+    transfer(&between.hosts[0], (&between.hosts[1], 2), Ip::V4, true);
+}
+
+/// What cannot be sent is counted, and the rest of the switch does not stop for it.
+fn underlay_down_and_up() {
+    let between = Between::daemons(Underlay::pair(Ip::V4));
+    carries_again(&between);
+    let machine = between.underlay.machine(1);
+    machine.set_link(Change { up: Some(false), ..Change::default() });
+    asks_until(&between, "frames without a way", |report| report.dropped_for("peer_unreachable") > 0);
+    wait::until("word of it", || between.switch(1).has_logged("no way to 192.0.2.2").then_some(()));
+    machine.set_link(Change { up: Some(true), ..Change::default() });
+    carries_again(&between);
+    wait::until("word of it", || between.switch(1).has_logged("there is a way to 192.0.2.2 again").then_some(()));
+    let reports = between.finish();
+    assert_eq!(reports[0].lost(), reports[0].dropped_for("peer_unreachable"), "{:?}", reports[0]);
+}
+
+/// The machine's address goes, to which its sockets are bound, and comes back.
+fn address_taken_and_given(ip: Ip) {
+    let between = Between::daemons(Underlay::pair(ip));
+    carries_again(&between);
+    let machine = between.underlay.machine(1);
+    take(machine, ip, 1);
+    asks_until(&between, "frames without a source", |report| report.dropped_for("peer_unreachable") > 0);
+    give(machine, ip, 1);
+    carries_again(&between);
+    between.finish();
+}
+
+/// There is no way when it starts, whether its own address is named or not, and it says so; when there is one,
+/// it is used.
+fn a_way_only_later() {
+    for local in ["", ",local=192.0.2.1"] {
+        let underlay = Underlay::pair(Ip::V4);
+        take(underlay.machine(1), Ip::V4, 1);
+        let hosts = ["h1", "h2"].map(Host::new);
+        let flags = ["--vxlan".to_owned(), format!("vni=42,remote=192.0.2.2{local}")];
+        let switches = vec![underlay.daemon(1, &[hosts[0].port("")], &flags), underlay.daemon_for(2, &[1], &hosts[1])];
+        wait::until("word of it", || switches[0].has_logged("no way to 192.0.2.2").then_some(()));
+        give(underlay.machine(1), Ip::V4, 1);
+        let between = Between::configured(underlay, hosts, switches);
+        carries_again(&between);
+        between.finish();
+    }
+}
+
+/// The other daemon ends: its machine says that nobody listens. Another takes its place.
+fn peer_ends_and_starts_again() {
+    let mut between = Between::daemons(Underlay::pair(Ip::V4));
+    for _ in 0..2 {
+        carries_again(&between);
+        between.hosts[1] = Host::new("h2");
+        let next = Host::new("h3");
+        let last =
+            between.put(2, between.underlay.daemon(2, &[next.port("")], &between.underlay.vxlan(43, 2, &[1], ",port=4790")));
+        last.finish();
+        for _ in 0..3 {
+            assert_eq!(try_ping(&between.hosts[0], Host::address(Ip::V4, 2), 56), None, "nobody is there");
+        }
+        let again = between.underlay.daemon_for(2, &[1], &between.hosts[1]);
+        between.put(2, again).finish();
+        between.hosts[1].configure(2);
+    }
+    carries_again(&between);
+    between.finish();
+}
+
+/// A host with its namespace goes: the other ones behind its machine go on.
+fn host_goes() {
+    let underlay = Underlay::pair(Ip::V4);
+    let hosts = ["h1", "h2"].map(Host::new);
+    let third = Host::new("h3");
+    let ports = [hosts[1].port(""), third.port("")];
+    let switches = vec![underlay.daemon_for(1, &[2], &hosts[0]), underlay.daemon(2, &ports, &underlay.vxlan(42, 2, &[1], ""))];
+    third.configure(3);
+    let between = Between::configured(underlay, hosts, switches);
+    ping(&between.hosts[0], Host::address(Ip::V4, 3), 56);
+    drop(third);
+    assert_eq!(try_ping(&between.hosts[0], Host::address(Ip::V4, 3), 56), None, "it is gone");
+    carries_again(&between);
+    between.finish();
+}
+
+fn refused(machine: &Host, args: &[&str]) -> Ended {
+    let ended = run_inside(machine.netns(), &mut daemon(args));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(!ended.output.contains("ready"), "{ended:?}");
+    ended
+}
+
+fn device_missing_at_the_start() {
+    let underlay = Underlay::pair(Ip::V4);
+    let ended = refused(underlay.machine(1), &["--tap", "tap0", "--vxlan", "vni=42,remote=192.0.2.2,dev=none0"]);
+    assert!(ended.log.contains("vxlan42") && ended.log.contains("there is no interface none0"), "{ended:?}");
+}
+
+/// It says so, and takes nothing from the one that has it.
+fn port_held_by_another_daemon() {
+    let between = Between::daemons(Underlay::pair(Ip::V4));
+    let machine = between.underlay.machine(1);
+    for tunnel in ["vni=43,local=192.0.2.1,remote=192.0.2.2", "vni=43,remote=192.0.2.2"] {
+        let ended = refused(machine, &["--tap", "tap0", "--vxlan", tunnel]);
+        assert!(ended.log.contains("UDP port 4789") && ended.log.contains("is in use by vswitchd"), "{ended:?}");
+    }
+    carries_again(&between);
+    // Another port is none of its business, nor are the ports that both send from.
+    let other: Switch = {
+        let host = Host::quiet("h3");
+        between.underlay.daemon(1, &[host.port("")], &between.underlay.vxlan(43, 1, &[2], ",port=4790"))
+    };
+    carries_again(&between);
+    other.finish();
+    between.finish();
+}
+
+fn port_held_by_the_kernel() {
+    let underlay = Underlay::pair(Ip::V4);
+    let machine = underlay.machine(1);
+    ip(machine, "link add vx0 type vxlan id 42 local 192.0.2.1 remote 192.0.2.2 dstport 4789");
+    ip(machine, "link set vx0 up");
+    let ended = refused(machine, &["--tap", "tap0", "--vxlan", "vni=43,local=192.0.2.1,remote=192.0.2.2"]);
+    assert!(ended.log.contains("UDP port 4789") && ended.log.contains("in use"), "{ended:?}");
+    ip(machine, "link delete vx0");
+    let (host, peer) = (Host::quiet("h1"), Peer::on(&underlay, 2, 2));
+    let switch = underlay.daemon_for(1, &[2], &host);
+    drop(peer);
+    switch.finish();
+}

@@ -1,0 +1,195 @@
+//! What is too long for a tunnel: links get an MTU that fits, and who has another all the same is told, cut,
+//! or asked for less.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+
+use libtest_mimic::Trial;
+use netio::link::Change;
+
+use crate::datagrams::{ACK, Datagram, SYN, checksum};
+use crate::frames::station;
+use crate::host::{Host, Ip};
+use crate::raw::set_option;
+use crate::switch::Switch;
+use crate::transfer::transfer;
+use crate::tunnel_site::{Between, Peer, Underlay, arrives, overhead};
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (ip, word) in [(Ip::V4, "ipv4"), (Ip::V6, "ipv6")] {
+        trials.extend([
+            trial(format!("tunnel_mtu/links_get_what_fits_{word}"), move || links_get_what_fits(ip)),
+            trial(format!("tunnel_mtu/who_sends_too_much_is_told_{word}"), move || who_sends_too_much_is_told(ip)),
+            trial(format!("tunnel_mtu/mss_is_lowered_both_ways_{word}"), move || mss_is_lowered_both_ways(ip)),
+        ]);
+    }
+    trials.push(trial("tunnel_mtu/what_may_be_cut_is_cut", what_may_be_cut_is_cut));
+    trials.push(trial("tunnel_mtu/a_narrower_way_is_noticed", a_narrower_way_is_noticed));
+    trials
+}
+
+/// With words for those who want another.
+fn links_get_what_fits(ip: Ip) {
+    for mtu in [1500, 9000, 1400] {
+        let underlay = Underlay::pair_of_mtu(ip, mtu);
+        let hosts = ["h1", "h2"].map(Host::quiet);
+        let fits = mtu - overhead(ip);
+        let ports = [hosts[0].port(""), hosts[1].port(":mtu=1300")];
+        let switch = underlay.daemon(1, &ports, &underlay.vxlan(42, 1, &[2], ""));
+        assert_eq!([hosts[0].link().mtu, hosts[1].link().mtu], [fits, 1300]);
+        assert!(!switch.has_logged("mtu="), "nothing to say");
+        switch.finish();
+        let hosts = ["h1", "h2"].map(Host::quiet);
+        let ports = [hosts[0].port(&format!(":mtu={}", fits + 1)), hosts[1].port("")];
+        let switch = underlay.daemon(1, &ports, &underlay.vxlan(42, 1, &[2], ""));
+        assert_eq!([hosts[0].link().mtu, hosts[1].link().mtu], [fits + 1, fits], "who asks for it gets it");
+        let words = format!("h1 has mtu={}", fits + 1);
+        assert!(switch.has_logged(&words) && switch.has_logged(&format!("use mtu={fits}")), "a warning");
+        switch.finish();
+    }
+}
+
+/// All of this socket's datagrams say "do not fragment".
+fn never_fragment(socket: &UdpSocket, inner: Ip) {
+    match inner {
+        Ip::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        Ip::V6 => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+    }
+    .expect("set");
+}
+
+/// Hosts that believe in 1500 bytes learn better, in both directions, and streams do not mind.
+fn who_sends_too_much_is_told(ip: Ip) {
+    let between = Between::daemons(Underlay::pair(ip));
+    for host in &between.hosts {
+        host.set_link(Change { mtu: Some(1500), ..Change::default() });
+        host.turn_offloads_off();
+    }
+    // What the kernel keeps of IPv6 when an MTU changes is the addresses, as long as it is 1280 at least.
+    let [first, second] = &between.hosts;
+    for ((from, from_number), (to, to_number)) in [((first, 1), (second, 2)), ((second, 2), (first, 1))] {
+        for inner in [Ip::V4, Ip::V6] {
+            let headers = if inner == Ip::V4 { 28 } else { 48 };
+            let fits = (1500 - overhead(ip) - headers) as usize;
+            let (sender, receiver) = (from.udp(inner, from_number), to.udp(inner, to_number));
+            sender.connect(receiver.local_addr().expect("its address")).expect("connected");
+            never_fragment(&sender, inner);
+            // Both know each other's MAC address then: to nobody in particular no error is sent.
+            sender.send(b"first").expect("sent");
+            let mut bytes = [0; 2048];
+            assert_eq!(receiver.recv(&mut bytes).expect("a datagram"), 5);
+            wait::until("the limit to be known", || match sender.send(&vec![1; fits + 1]) {
+                Err(error) => (error.raw_os_error() == Some(libc::EMSGSIZE)).then_some(()),
+                Ok(_) => None,
+            });
+            assert_eq!(mtu_known_to(&sender, inner), 1500 - overhead(ip));
+            sender.send(&vec![2; fits]).expect("just as long as the way");
+            assert_eq!(receiver.recv(&mut bytes).expect("it arrives"), fits);
+        }
+    }
+    for inner in [Ip::V4, Ip::V6] {
+        transfer(first, (second, 2), inner, true);
+    }
+    for report in between.finish() {
+        assert!(report.dropped_for("fragmentation_needed") >= 2, "{report:?}");
+        assert_eq!(report.lost(), report.dropped_for("fragmentation_needed"), "{report:?}");
+    }
+}
+
+/// What a host has learned of the way to where this socket is connected.
+fn mtu_known_to(socket: &UdpSocket, inner: Ip) -> u32 {
+    let (level, name) = if inner == Ip::V4 { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
+    crate::raw::option(socket, level, name).expect("its MTU") as u32
+}
+
+/// A SYN, or its answer, that asks for this segment size; `back` is the other direction.
+fn syn(inner: Ip, flags: u8, mss: u16, back: bool) -> Vec<u8> {
+    let ends = if back { [2, 1] } else { [1, 2] };
+    let [a, b] = mss.to_be_bytes();
+    let [from, to] = ends.map(|last| SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, last), 80));
+    let datagram = Datagram::tcp_with_options(from, to, flags, [1, 1], &[1, 3, 3, 7, 2, 4, a, b], b"");
+    let [src, dst] = ends.map(|last: u8| station(last.into()));
+    if inner == Ip::V4 {
+        return datagram.frame(dst, src);
+    }
+    let addresses = ends.map(|last| [&[0xfd, 0, 0, 0, 0, 0, 0, 0][..], &[0, 0, 0, 0, 0, 0, 0, last]].concat()).concat();
+    let mut segment = datagram.payload;
+    segment[16..18].fill(0);
+    let len = segment.len() as u8;
+    let check = checksum(&[&addresses, &[0, 0, 0, len, 0, 0, 0, 6], &segment]);
+    segment[16..18].copy_from_slice(&check.to_be_bytes());
+    let header = [0x60, 0, 0, 0, 0, len, 6, 64];
+    [&dst.0[..], &src.0, &[0x86, 0xdd], &header, &addresses, &segment].concat()
+}
+
+/// Into the tunnel and out of it, of either family inside, and never raised. With a checksum that is right:
+/// all of the segment is compared.
+fn mss_is_lowered_both_ways(ip: Ip) {
+    let underlay = Underlay::pair(ip);
+    let peer = Peer::on(&underlay, 2, 2);
+    let host = Host::quiet("h1");
+    let switch = underlay.daemon(1, &[host.port(":mtu=1500:offload=off")], &underlay.vxlan(42, 1, &[2], ""));
+    let raw = host.raw();
+    for inner in [Ip::V4, Ip::V6] {
+        let most = (1500 - overhead(ip) - if inner == Ip::V4 { 40 } else { 60 }) as u16;
+        for (mss, expected) in [(1460, most), (most + 1, most), (most, most), (536, 536), (65_495, most)] {
+            raw.send(&syn(inner, SYN, mss, false)).expect("sent");
+            assert_eq!(peer.recv_frame(42), syn(inner, SYN, expected, false), "{inner:?} {mss}");
+            peer.send_frame(42, &syn(inner, SYN | ACK, mss, true));
+            arrives(&raw, &format!("{inner:?}: {expected} for {mss}"), &syn(inner, SYN | ACK, expected, true));
+        }
+        // What is no SYN keeps its bytes.
+        raw.send(&syn(inner, ACK, 1460, false)).expect("sent");
+        assert_eq!(peer.recv_frame(42), syn(inner, ACK, 1460, false));
+    }
+    switch.finish();
+}
+
+/// IPv4 packets that may be cut arrive, in pieces that fit.
+fn what_may_be_cut_is_cut() {
+    for ip in [Ip::V4, Ip::V6] {
+        let between = Between::daemons(Underlay::pair(ip));
+        between.hosts[0].set_link(Change { mtu: Some(1500), ..Change::default() });
+        let (sender, receiver) = (between.hosts[0].udp(Ip::V4, 1), between.hosts[1].udp(Ip::V4, 2));
+        let mtu = 1500 - overhead(ip);
+        set_option(&sender, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT).expect("set");
+        sender.connect(receiver.local_addr().expect("its address")).expect("connected");
+        let wire = between.underlay.machine(2).raw();
+        let mut bytes = [0; 8192];
+        for size in [5, mtu as usize - 28, mtu as usize - 27, 1472, 4000] {
+            let data: Vec<u8> = (0..size).map(|n| (n % 253) as u8).collect();
+            sender.send(&data).expect("sent");
+            let len = receiver.recv(&mut bytes).expect("it arrives");
+            assert!(bytes[..len] == data, "{size} bytes arrived as others, {len}");
+        }
+        let longest = std::iter::from_fn(|| wire.recv()).map(|frame| frame.len()).max();
+        assert!(longest <= Some(1514), "the tunnel's own datagrams are never cut: {longest:?}");
+        for report in between.finish() {
+            assert_eq!(report.lost(), 0, "{report:?}");
+        }
+    }
+}
+
+/// The underlay gets narrower while all runs: new limits hold within a second or two.
+fn a_narrower_way_is_noticed() {
+    let between = Between::daemons(Underlay::pair(Ip::V4));
+    let (sender, receiver) = (between.hosts[0].udp(Ip::V4, 1), between.hosts[1].udp(Ip::V4, 2));
+    sender.connect(receiver.local_addr().expect("its address")).expect("connected");
+    never_fragment(&sender, Ip::V4);
+    sender.send(&[0; 1422]).expect("sent");
+    let mut bytes = [0; 2048];
+    assert_eq!(receiver.recv(&mut bytes).expect("it arrives"), 1422);
+    for number in [1, 2] {
+        between.underlay.machine(number).set_link(Change { mtu: Some(1300), ..Change::default() });
+    }
+    wait::until("the limit to be known", || match sender.send(&[0; 1422]) {
+        Err(error) => (error.raw_os_error() == Some(libc::EMSGSIZE)).then_some(()),
+        Ok(_) => None,
+    });
+    assert_eq!(mtu_known_to(&sender, Ip::V4), 1250);
+    transfer(&between.hosts[0], (&between.hosts[1], 2), Ip::V4, true);
+    let switch: &Switch = between.switch(1);
+    assert!(switch.has_logged("packets of 1250 bytes"), "it says so");
+    between.finish();
+}

@@ -1,0 +1,150 @@
+//! Datagrams without a header of their own: Ethernet in UDP between switches, IP in UDP as flannel has it.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use libtest_mimic::Trial;
+use packet::MacAddr;
+
+use crate::datagrams::Datagram;
+use crate::frames::{frame, station};
+use crate::host::{Host, Ip};
+use crate::raw::set_option;
+use crate::site::{assert_empty, error_of, hears_all, recv_from, udp_on};
+use crate::switch::Switch;
+use crate::trial;
+use crate::tunnel_site::{Between, Peer, Underlay, arrives};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("tunnel_udp/ethernet_between_daemons_ipv4", || ethernet_between_daemons(Ip::V4)),
+        trial("tunnel_udp/ethernet_between_daemons_ipv6", || ethernet_between_daemons(Ip::V6)),
+        trial("tunnel_udp/a_datagram_is_a_frame", a_datagram_is_a_frame),
+        trial("tunnel_udp/ip_as_flannel", ip_as_flannel),
+        trial("tunnel_udp/ip_that_does_not_fit", ip_that_does_not_fit),
+    ]
+}
+
+fn ethernet_between_daemons(ip: Ip) {
+    let underlay = Underlay::pair(ip);
+    let hosts = ["h1", "h2"].map(Host::new);
+    let daemon = |number: u8, other, host: &Host| {
+        let flags = ["--udp".to_owned(), format!("port=7000,{}", underlay.ends(number, &[other]))];
+        underlay.daemon(number, &[host.port("")], &flags)
+    };
+    let switches = vec![daemon(1, 2, &hosts[0]), daemon(2, 1, &hosts[1])];
+    for host in &hosts {
+        assert_eq!(host.link().mtu, 1500 - if ip == Ip::V4 { 42 } else { 62 });
+    }
+    let between = Between::configured(underlay, hosts, switches);
+    between.carries_everything();
+    for report in between.finish() {
+        assert_eq!(report.lost(), 0, "{report:?}");
+    }
+}
+
+/// And nothing else is one: neither from a stranger nor shorter than its header.
+fn a_datagram_is_a_frame() {
+    let underlay = Underlay::pair(Ip::V4);
+    let [peer, other, stranger] = [2, 3, 9].map(|number| Peer::on_port(&underlay, 2, number, 7000));
+    let host = Host::quiet("h1");
+    let flags = ["--udp".to_owned(), format!("port=7000,{}", underlay.ends(1, &[2, 3]))];
+    let switch = underlay.daemon(1, &[host.port("")], &flags);
+    let raw = host.raw();
+    let call = frame(MacAddr::BROADCAST, station(1), b"anybody?");
+    raw.send(&call).expect("sent");
+    assert_eq!([peer.recv().0, other.recv().0], [call.clone(), call]);
+    let answer = frame(station(1), station(2), b"yes");
+    stranger.send(&frame(station(1), station(9), b"no"));
+    peer.send(&answer[..13]);
+    peer.send(b"");
+    peer.send(&answer);
+    arrives(&raw, "the answer", &answer);
+    let told = frame(station(2), station(1), b"for you alone");
+    raw.send(&told).expect("sent");
+    assert_eq!(peer.recv().0, told);
+    assert!(other.drain().is_empty());
+    let report = switch.finish();
+    let dropped = ["tunnel_unknown_peer", "tunnel_truncated"].map(|reason| report.dropped_for(reason));
+    assert_eq!((dropped, report.all_dropped(), report.sent_by("h1")), ([1, 2], 3, 1), "{report:?}");
+}
+
+/// flannel's udp backend's.
+const FLANNEL: u16 = 8285;
+
+/// A host of the tunnel's network, behind this machine and the others.
+fn pod(machine: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, machine, 1)
+}
+
+/// Machine 1 with a TUN device in a host; the others are the test's.
+fn flannel(underlay: &Underlay, host: &Host) -> Switch {
+    let tunnel = format!(
+        "tun={},address={}/16,route=10.244.2.0/24@192.0.2.2+10.244.3.0/24@192.0.2.3,local=192.0.2.1",
+        host.port(""),
+        pod(1)
+    );
+    let netns = underlay.machine(1).netns().try_clone().expect("a clone");
+    Switch::start_inside(netns, &["--udp-ip", &tunnel])
+}
+
+/// Packets go to the machine of their network without anything before them, one hop poorer at each end; and
+/// what has no way is answered as a router answers.
+fn ip_as_flannel() {
+    let underlay = Underlay::pair(Ip::V4);
+    let peers = [2, 3].map(|number| Peer::on_port(&underlay, 2, number, FLANNEL));
+    let host = Host::quiet("f0");
+    let switch = flannel(&underlay, &host);
+    assert_eq!(host.link().mtu, 1500 - 28);
+    let client = udp_on(&host, pod(1), 5000);
+    for (peer, number) in peers.iter().zip([2, 3]) {
+        let [near, far] = [SocketAddrV4::new(pod(1), 5000), SocketAddrV4::new(pod(number), 53)];
+        client.send_to(b"question", far).expect("sent");
+        let asked = Datagram::read(&peer.recv().0).expect("a packet");
+        assert_eq!((asked.from(), asked.to(), asked.data(), asked.ttl), (near, far, &b"question"[..], 63));
+        assert!(asked.is_sound());
+        let seen = host.raw();
+        peer.send(&Datagram::udp(far, near, b"answer").bytes());
+        assert_eq!(recv_from(&client), (b"answer".to_vec(), far));
+        // A TUN device's frames are packets.
+        let answer = Datagram::read(&seen.recv().expect("the answer")).expect("a packet");
+        assert_eq!((answer.ttl, answer.is_sound()), (63, true));
+        assert!(peers.iter().all(|peer| peer.drain().is_empty()));
+    }
+    // No machine has that network.
+    let lost = hears_all(udp_on(&host, pod(1), 0));
+    lost.connect((pod(9), 53)).expect("connected");
+    lost.send(b"anybody?").expect("sent");
+    assert_eq!(error_of(&lost).raw_os_error(), Some(libc::ENETUNREACH));
+    // At the end of its life, and what is no packet.
+    peers[0].send(
+        &Datagram { ttl: 1, ..Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"late") }.bytes(),
+    );
+    for bytes in [&b""[..], b"E", &[0x45; 19], &[0x60; 60]] {
+        peers[0].send(bytes);
+    }
+    peers[0].send(&Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"in time").bytes());
+    assert_eq!(recv_from(&client).0, b"in time");
+    assert_empty(&client);
+    switch.finish();
+}
+
+/// Who forbids to cut is told what fits; what may be cut is.
+fn ip_that_does_not_fit() {
+    let underlay = Underlay::pair(Ip::V4);
+    let peer = Peer::on_port(&underlay, 2, 2, FLANNEL);
+    let host = Host::quiet("f0");
+    let switch = flannel(&underlay, &host);
+    let client = udp_on(&host, pod(1), 0);
+    client.connect((pod(2), 53)).expect("connected");
+    set_option(&client, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO).expect("set");
+    client.send(&[1; 1472 - 28]).expect("just as long as the way");
+    assert_eq!(peer.recv().0.len(), 1472);
+    let refused = client.send(&[1; 1472 - 27]).expect_err("too long for the link");
+    assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
+    set_option(&client, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT).expect("set");
+    client.send(&[2; 3000]).expect("sent");
+    let pieces: Vec<Datagram> = (0..3).map(|_| Datagram::read(&peer.recv().0).expect("a packet")).collect();
+    let whole = pieces.iter().flat_map(|piece| piece.payload.clone()).collect::<Vec<u8>>();
+    assert!(pieces.iter().all(Datagram::is_fragment) && whole[8..] == [2; 3000], "{pieces:?}");
+    switch.finish();
+}
