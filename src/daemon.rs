@@ -19,7 +19,7 @@ use crate::router::RouterControl;
 use crate::signals::Signals;
 use crate::tunnel::{self, PeerControl, TunnelControl, overlay_mtu};
 use crate::uplink::{UplinkFound, UplinkPort};
-use crate::worker::{Clock, Command, Connections, DatagramSource, Event, Sink, Source, Worker};
+use crate::worker::{Clock, Command, Connections, Event, Sink, Source, Worker};
 
 /// How often every device is asked how it is, and old MAC entries are taken out.
 const TICK: Duration = Duration::from_secs(1);
@@ -282,7 +282,9 @@ impl Daemon {
         // Those that come meanwhile are heard in the next turn.
         for event in self.events.try_iter().take(EVENTS_AT_ONCE).collect::<Vec<Event>>() {
             match event {
-                Event::Gone { id, .. } if id.index() > self.ports.len() || self.uplink.is_none() && id.index() == self.ports.len() => {
+                Event::Gone { id, .. }
+                    if id.index() > self.ports.len() || self.uplink.is_none() && id.index() == self.ports.len() =>
+                {
                     tracing::error!("a tunnel's socket cannot be read any more");
                 }
                 Event::Gone { id, attachment } if id.index() == self.ports.len() => {
@@ -373,14 +375,8 @@ impl Daemon {
         for peer in self.tunnels.peers() {
             self.attach_peer(peer);
         }
-        for (at, endpoint) in self.tunnels.endpoints().iter().enumerate() {
-            let (view, (protocol, mtu)) = (self.tunnels.view_of(at)?, self.tunnels.source_of(at));
-            let (queues, index) = (endpoint.socket.queues(), endpoint.id.index());
-            self.tell_workers(|worker| {
-                let queue = queue_to_read(queues, index, worker, self.readers, self.workers.len());
-                let rx = queue.map(|queue| Source::Datagrams(DatagramSource { queue, protocol, mtu }));
-                Command::Endpoint { id: endpoint.id, endpoint: view.clone(), rx }
-            });
+        for at in 0..self.tunnels.endpoints().len() {
+            self.attach_endpoint(at, true)?;
         }
         for port in self.ports.iter().filter(|port| !port.config.is_tap()) {
             let Some((tunnel, peers)) = self.tunnels.ip_tunnel(port.name(), port.id) else { continue };
@@ -388,6 +384,18 @@ impl Daemon {
                 self.tell_workers(|_| Command::IpTunnel { id, tunnel: Arc::clone(&tunnel) });
             }
         }
+        Ok(())
+    }
+
+    /// What workers know of a socket that receives; and the socket, the first time.
+    fn attach_endpoint(&self, at: usize, is_first: bool) -> anyhow::Result<()> {
+        let endpoint = &self.tunnels.endpoints()[at];
+        let (view, mtu) = (self.tunnels.view_of(at)?, self.tunnels.endpoint_mtu(at));
+        let (queues, index) = (endpoint.socket.queues(), endpoint.id.index());
+        self.tell_workers(|worker| {
+            let rx = queue_to_read(queues, index, worker, self.readers, self.workers.len()).filter(|_| is_first);
+            Command::Endpoint { id: endpoint.id, endpoint: view.clone(), mtu, rx }
+        });
         Ok(())
     }
 
@@ -408,19 +416,22 @@ impl Daemon {
         let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { return };
         tracing::info!("{}: {} is a peer now", self.tunnels.line_of(peer).name, peer.address);
         self.attach_peer(peer);
-        match self.tunnels.view_of(at) {
-            Ok(view) => {
-                self.tell_workers(|_| Command::Endpoint { id: source.endpoint, endpoint: view.clone(), rx: None });
-            }
-            Err(error) => tracing::warn!("{error}"),
+        if let Err(error) = self.attach_endpoint(at, false) {
+            tracing::warn!("{error}");
         }
     }
 
     fn look_at_tunnels(&mut self) {
-        for id in self.tunnels.look() {
-            let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { continue };
+        let changed = self.tunnels.look();
+        for id in &changed {
+            let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == *id) else { continue };
             let mtu = peer.mtu(self.tunnels.line_of(peer));
-            self.tell_workers(|_| Command::Mtu { id, mtu });
+            self.tell_workers(|_| Command::Mtu { id: *id, mtu });
+        }
+        for at in self.tunnels.endpoints_of(&changed) {
+            if let Err(error) = self.attach_endpoint(at, false) {
+                tracing::warn!("{error}");
+            }
         }
     }
 

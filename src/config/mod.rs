@@ -85,7 +85,10 @@ impl Config {
         let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
         check_count(on_the_bridge, &tunnels)?;
-        let readers = on_the_bridge + usize::from(nat_uplink.is_some()) + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels) + ip_tunnels.len();
+        let readers = on_the_bridge
+            + usize::from(nat_uplink.is_some())
+            + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels)
+            + ip_tunnels.len();
         let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
         check_against_gateways(&tunnels, &ip_tunnels, router.as_ref().map_or(&[], |router| &router.gateways))?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

@@ -38,7 +38,11 @@ impl EndpointControl {
             Protocol::Ethernet => "udp",
             Protocol::Ip => "udp-ip",
         };
-        if local.is_unspecified() { format!("{kind}:{port}") } else { format!("{kind}:{}", std::net::SocketAddr::new(*local, *port)) }
+        if local.is_unspecified() {
+            format!("{kind}:{port}")
+        } else {
+            format!("{kind}:{}", std::net::SocketAddr::new(*local, *port))
+        }
     }
 }
 
@@ -46,12 +50,16 @@ impl EndpointControl {
 pub(super) fn keys(lines: &[Line]) -> Vec<EndpointKey> {
     let mut keys: Vec<EndpointKey> = Vec::new();
     for line in lines {
-        let key = key_of(line);
-        match keys.iter_mut().find(|other| is_shared(other, &key)) {
-            Some(other) if other.local != key.local => other.local = unspecified(key.local.is_ipv6()),
-            Some(_) => {}
-            None => keys.push(key),
+        let mut key = key_of(line);
+        let shared = |other: &EndpointKey| is_shared(other, &key);
+        let locals: Vec<IpAddr> = keys.iter().filter(|other| shared(other)).map(|other| other.local).collect();
+        if locals.iter().any(|local| *local != key.local) {
+            key.local = unspecified(key.local.is_ipv6());
         }
+        if !locals.is_empty() {
+            keys.retain(|other| !is_shared(other, &key));
+        }
+        keys.push(key);
     }
     keys
 }
@@ -81,11 +89,7 @@ fn is_shared(one: &EndpointKey, other: &EndpointKey) -> bool {
 }
 
 /// Opens all endpoints.
-pub(super) fn open(
-    lines: &[Line],
-    first: u16,
-    queues: impl Fn(usize) -> usize,
-) -> anyhow::Result<Vec<EndpointControl>> {
+pub(super) fn open(lines: &[Line], first: u16, queues: impl Fn(usize) -> usize) -> anyhow::Result<Vec<EndpointControl>> {
     let open = |(at, key): (usize, EndpointKey)| {
         let mine = lines.iter().filter(|line| is_shared(&key, &key_of(line)));
         let mut groups: Vec<IpAddr> = mine.clone().filter_map(|line| Some(line.group.as_ref()?.address)).collect();

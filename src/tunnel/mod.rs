@@ -169,11 +169,7 @@ impl TunnelControl {
             .peers
             .iter()
             .filter(|peer| of_it(&self.tunnels[peer.tunnel]) && self.tunnels[peer.tunnel].group != Some(peer.id))
-            .map(|peer| tunnel::peers::Peer {
-                vni: self.tunnels[peer.tunnel].line.vni,
-                address: peer.address,
-                port: peer.id.0,
-            })
+            .map(|peer| tunnel::peers::Peer { vni: self.tunnels[peer.tunnel].line.vni, address: peer.address, port: peer.id.0 })
             .collect();
         let groups = self.tunnels.iter().filter(|tunnel| of_it(tunnel));
         let believed: Vec<Believed> = groups
@@ -189,22 +185,34 @@ impl TunnelControl {
             .collect();
         let peers = tunnel::Peers::new(&peers, &believed)
             .map_err(|conflict| anyhow::anyhow!("{} is a peer of two tunnels on one port", conflict.address))?;
-        Ok(vswitch::Endpoint { protocol: self.endpoints[at].key.protocol, peers: Arc::new(peers), locals: Arc::new(self.locals(at)) })
+        Ok(vswitch::Endpoint {
+            protocol: self.endpoints[at].key.protocol,
+            peers: Arc::new(peers),
+            locals: Arc::new(self.locals(at)),
+        })
     }
 
-    /// What workers read an endpoint by, but for the socket, of which each has its own.
-    pub(crate) fn source_of(&self, at: usize) -> (Protocol, u32) {
-        let endpoint = &self.endpoints[at];
+    /// The longest packet that comes in uncut, in bytes.
+    pub(crate) fn endpoint_mtu(&self, at: usize) -> u32 {
         let peers = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at);
-        let mtu = peers.map(|peer| peer.mtu(self.line_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU);
-        (endpoint.key.protocol, mtu)
+        peers.map(|peer| peer.mtu(self.line_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU)
+    }
+
+    /// The endpoints of these peers.
+    pub(crate) fn endpoints_of(&self, peers: &[PortId]) -> Vec<usize> {
+        let peers = self.peers.iter().filter(|peer| peers.contains(&peer.id));
+        let mut endpoints: Vec<usize> = peers.map(|peer| self.tunnels[peer.tunnel].endpoint).collect();
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        endpoints
     }
 
     /// The addresses at which an endpoint is reached, as far as they are known.
     fn locals(&self, at: usize) -> tunnel::Locals {
         let endpoint = &self.endpoints[at];
         let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
-        let mut addresses: Vec<IpAddr> = sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
+        let mut addresses: Vec<IpAddr> =
+            sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
         addresses.sort_unstable();
         addresses.dedup();
         tunnel::Locals::new(endpoint.key.port, addresses)
@@ -242,7 +250,7 @@ impl TunnelControl {
         peers.filter(|(_, line)| line.protocol == Protocol::Ip && line.name == name).map(|(peer, line)| peer.mtu(line)).min()
     }
 
-    /// Looks at the ways to some of the peers. Returns those whose MTU is another now.
+    /// Looks at the ways to some of the peers. Returns those with another MTU now, or another address of ours.
     pub(crate) fn look(&mut self) -> Vec<PortId> {
         let count = self.peers.len();
         let mut changed = Vec::new();
@@ -251,17 +259,16 @@ impl TunnelControl {
             self.next_look = at + 1;
             let peer = &mut self.peers[at];
             let line = &self.tunnels[peer.tunnel].line;
-            let before = (peer.mtu(line), peer.problem().map(str::to_owned));
+            let state = |peer: &PeerControl| (peer.mtu(line), peer.source());
+            let (before, problem) = (state(peer), peer.problem().map(str::to_owned));
             peer.look(line);
-            let now = (peer.mtu(line), peer.problem().map(str::to_owned));
-            if now.1 != before.1 {
-                match &now.1 {
-                    Some(problem) => tracing::warn!("{}: no way to {}: {problem}", line.name, peer.address),
-                    None => tracing::info!("{}: there is a way to {} again", line.name, peer.address),
-                }
+            match peer.problem() {
+                now if now == problem.as_deref() => {}
+                Some(now) => tracing::warn!("{}: no way to {}: {now}", line.name, peer.address),
+                None => tracing::info!("{}: there is a way to {} again", line.name, peer.address),
             }
-            if now.0 != before.0 {
-                tracing::info!("{}: frames to {} hold packets of {} bytes now", line.name, peer.address, now.0);
+            if state(peer) != before {
+                tracing::info!("{}: frames to {} hold packets of {} bytes now", line.name, peer.address, peer.mtu(line));
                 changed.push(peer.id);
             }
         }
@@ -299,11 +306,7 @@ impl TunnelControl {
 }
 
 /// A set of sending sockets, the same for all tunnels that send alike.
-fn open_sources(
-    pools: &mut Vec<(SourcesSpec, Sources)>,
-    line: &Line,
-    dont_fragment: bool,
-) -> anyhow::Result<Sources> {
+fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line, dont_fragment: bool) -> anyhow::Result<Sources> {
     let spec = SourcesSpec {
         local: line.local.unwrap_or_else(|| endpoint::unspecified(line.is_ipv6())),
         device: line.device.clone(),

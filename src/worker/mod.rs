@@ -27,15 +27,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netio::packet_socket::{self, Receiver};
-use netio::{Poller, Received, Waker, tap};
+use netio::{Poller, Received, Waker, tap, udp};
 use packet::{Batch, Timestamp};
 use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing};
 
 use crate::busy_poll::BusyPoll;
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
-pub(crate) use underlay::DatagramSource;
-use underlay::Underlay;
+use underlay::{DatagramSource, Underlay};
 
 /// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
 /// cache holds.
@@ -81,8 +80,10 @@ pub(crate) enum Command {
         id: PortId,
         /// What the pipeline is to know of it.
         endpoint: Endpoint,
-        /// To be read by this worker; `None` changes nothing.
-        rx: Option<Source>,
+        /// The longest packet in its datagrams.
+        mtu: u32,
+        /// To be read by this worker; `None`: it goes on reading what it reads.
+        rx: Option<udp::Queue>,
     },
     /// A port is a TUN device, or leads to a host behind one.
     IpTunnel {
@@ -367,11 +368,15 @@ impl Worker {
                         self.start_reading(id, Reader { source, attachment });
                     }
                 }
-                Command::Endpoint { id, endpoint, rx } => {
+                Command::Endpoint { id, endpoint, mtu, rx } => {
+                    let protocol = endpoint.protocol;
                     self.pipeline.set_endpoint(id, Some(endpoint));
-                    if let Some(source) = rx {
+                    if let Some(queue) = rx {
+                        let source = Source::Datagrams(DatagramSource { queue, protocol, mtu });
                         self.stop_reading(id);
                         self.start_reading(id, Reader { source, attachment: 0 });
+                    } else if let Some(Reader { source: Source::Datagrams(source), .. }) = &mut self.readers[id.index()] {
+                        source.mtu = mtu;
                     }
                 }
                 Command::IpTunnel { id, tunnel } => self.pipeline.set_ip_tunnel(id, Some(tunnel)),

@@ -121,9 +121,13 @@ impl PeerSink {
 /// Names what the kernel says against a datagram.
 fn name_datagram(errno: Errno) -> SendError {
     SendError::Drop(match errno {
-        Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::CONNREFUSED | Errno::ACCESS | Errno::PERM | Errno::INVAL | Errno::ADDRNOTAVAIL => {
-            DropReason::PeerUnreachable
-        }
+        Errno::NETUNREACH
+        | Errno::HOSTUNREACH
+        | Errno::CONNREFUSED
+        | Errno::ACCESS
+        | Errno::PERM
+        | Errno::INVAL
+        | Errno::ADDRNOTAVAIL => DropReason::PeerUnreachable,
         Errno::NETDOWN => DropReason::PortDown,
         Errno::MSGSIZE => DropReason::TooLong,
         Errno::AGAIN | Errno::NOBUFS => DropReason::QueueFull,

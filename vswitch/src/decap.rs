@@ -130,9 +130,7 @@ pub(crate) struct Known {
 #[inline]
 pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &mut Frame, tos: u8) -> Result<(), DropReason> {
     let Frame { span, headers, .. } = frame;
-    if tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT
-        && !tunnel::ecn::apply(tos, headers, walk.rx.frame_mut(*span))
-    {
+    if tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT && !tunnel::ecn::apply(tos, headers, walk.rx.frame_mut(*span)) {
         return Err(DropReason::TunnelEcn);
     }
     if tunnel::nesting::is_nested(headers, walk.rx.frame(*span), &endpoint.locals) {

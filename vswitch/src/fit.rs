@@ -125,7 +125,8 @@ fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Fr
     {
         return None;
     }
-    let quote = about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
+    let quote =
+        about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
     send_back(walk, frame, icmpv6::ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src))
 }
 
