@@ -122,7 +122,9 @@ fn expect_marks(underlay: &Underlay, raw: &RawSocket, dscp: [u8; 2]) {
             let marked = packet(inner, INNER | inside, b"a mark");
             raw.send(&marked).expect("sent");
             // The kernel's bridge has words of its own to send.
-            let tos = wait::until("a datagram", || outer_tos(&wire.recv().filter(|frame| frame.ends_with(&marked))?));
+            let tos = wait::until("a datagram", || {
+                outer_tos(&std::iter::from_fn(|| wire.recv()).find(|frame| frame.ends_with(&marked))?)
+            });
             assert_eq!(tos, dscp | GOING_IN[usize::from(inside)], "{inside} inside of {inner:?}");
         }
     }
