@@ -105,16 +105,17 @@ impl Daemon {
             seed: random_seed()?,
         }));
         // First the uplink, so that nothing is made where it cannot be.
-        let (uplink, router) = open_uplink(&config, clock)?;
+        let (uplink, router) = open_uplink(&config, count, clock)?;
         let first_endpoint = config.ports.len() + usize::from(uplink.is_some());
         let queues = |at| queues_of(at, readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
         tunnels.add_statics(&table)?;
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
         warn(&warnings);
+        let taps = config.ports.iter().filter(|port| port.is_tap()).count();
         let mut ports = Vec::with_capacity(count);
         for (index, mut port) in config.ports.into_iter().enumerate() {
-            let most = if port.is_tap() { mtu } else { tunnels.ip_mtu(&port.tap.name) };
+            let most = if port.is_tap() { mtu } else { tunnels.ip_mtu(index - taps) };
             port.tap.mtu = port.tap.mtu.or(most);
             ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
         }
@@ -378,8 +379,8 @@ impl Daemon {
         for at in 0..self.tunnels.endpoints().len() {
             self.attach_endpoint(at, true)?;
         }
-        for port in self.ports.iter().filter(|port| !port.config.is_tap()) {
-            let Some((tunnel, peers)) = self.tunnels.ip_tunnel(port.name(), port.id) else { continue };
+        for (at, port) in self.ports.iter().filter(|port| !port.config.is_tap()).enumerate() {
+            let Some((tunnel, peers)) = self.tunnels.ip_tunnel(at, port.id) else { continue };
             for id in peers.into_iter().chain([port.id]) {
                 self.tell_workers(|_| Command::IpTunnel { id, tunnel: Arc::clone(&tunnel) });
             }
@@ -513,8 +514,8 @@ impl Daemon {
     }
 }
 
-/// The uplink and the router, as far as they are asked for.
-fn open_uplink(config: &Config, clock: Clock) -> anyhow::Result<(Option<UplinkPort>, Option<RouterControl>)> {
+/// The uplink and the router, as far as they are asked for; there are so many ports at most.
+fn open_uplink(config: &Config, ports: usize, clock: Clock) -> anyhow::Result<(Option<UplinkPort>, Option<RouterControl>)> {
     let id = PortId(config.ports.len() as u16);
     let queues = queues_of(config.ports.len(), config.readers, config.workers);
     let mut uplink = match config.uplink_interface() {
@@ -526,7 +527,7 @@ fn open_uplink(config: &Config, clock: Clock) -> anyhow::Result<(Option<UplinkPo
         None => None,
     };
     let Some(router) = &config.router else { return Ok((uplink, None)) };
-    let mut router = RouterControl::new(router.clone(), config.readers, random_seed()?)?;
+    let mut router = RouterControl::new(router.clone(), ports, random_seed()?)?;
     if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
         router.start(uplink, clock.now())?;
     }

@@ -232,9 +232,9 @@ impl TunnelControl {
         Ok(())
     }
 
-    /// The tunnel of IP packets with this name, whose TUN device is a port; and its peers' ports.
-    pub(crate) fn ip_tunnel(&self, name: &str, tun: PortId) -> Option<(Arc<IpTunnel>, Vec<PortId>)> {
-        let at = self.tunnels.iter().position(|tunnel| tunnel.line.protocol == Protocol::Ip && tunnel.line.name == name)?;
+    /// One of the tunnels of IP packets, in their order, whose TUN device is a port; and its peers' ports.
+    pub(crate) fn ip_tunnel(&self, nth: usize, tun: PortId) -> Option<(Arc<IpTunnel>, Vec<PortId>)> {
+        let at = self.nth_of_ip(nth)?;
         let peers = || self.peers.iter().filter(|peer| peer.tunnel == at);
         let routes = self.tunnels[at].routes.iter().filter_map(|(network, remote)| {
             let peer = peers().find(|peer| peer.address == *remote)?;
@@ -244,10 +244,15 @@ impl TunnelControl {
         Some((Arc::new(tunnel), peers().map(|peer| peer.id).collect()))
     }
 
-    /// The longest packet that all hosts of a tunnel of IP packets can be sent, in bytes.
-    pub(crate) fn ip_mtu(&self, name: &str) -> Option<u32> {
-        let peers = self.peers.iter().map(|peer| (peer, self.line_of(peer)));
-        peers.filter(|(_, line)| line.protocol == Protocol::Ip && line.name == name).map(|(peer, line)| peer.mtu(line)).min()
+    /// The longest packet that all hosts of one of the tunnels of IP packets can be sent, in bytes.
+    pub(crate) fn ip_mtu(&self, nth: usize) -> Option<u32> {
+        let at = self.nth_of_ip(nth)?;
+        self.peers.iter().filter(|peer| peer.tunnel == at).map(|peer| peer.mtu(self.line_of(peer))).min()
+    }
+
+    fn nth_of_ip(&self, nth: usize) -> Option<usize> {
+        let of_ip = self.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.line.protocol == Protocol::Ip);
+        of_ip.map(|(at, _)| at).nth(nth)
     }
 
     /// Looks at the ways to some of the peers. Returns those with another MTU now, or another address of ours.
