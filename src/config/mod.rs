@@ -166,7 +166,8 @@ fn check_count(on_the_bridge: usize, tunnels: &[TunnelConfig], ip_tunnels: &[IpT
     if count <= MAX_PORTS {
         return Ok(());
     }
-    let hosts = if tunnels.is_empty() && ip_tunnels.is_empty() { "" } else { "; each remote of a tunnel is one, and a group is 65" };
+    let hosts =
+        if tunnels.is_empty() && ip_tunnels.is_empty() { "" } else { "; each remote of a tunnel is one, and a group is 65" };
     Err(ConfigError::new("--tap", format!("{count} ports, but a bridge has at most {MAX_PORTS}{hosts}")))
 }
 

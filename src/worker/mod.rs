@@ -334,7 +334,8 @@ impl Worker {
             self.next_sources = now.after(POLL);
             self.told_sources.clear();
         }
-        let (told, before) = (&mut self.told_sources, self.told_sources.len());
+        let before = self.told_sources.len();
+        let told = &mut self.told_sources;
         for source in self.pipeline.take_new_sources() {
             if told.len() < MAX_TOLD && !told.contains(&source) {
                 told.push(source);
