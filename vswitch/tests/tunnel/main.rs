@@ -9,6 +9,7 @@ mod forwarding;
 mod frames;
 #[path = "../overlay/mod.rs"]
 mod overlay;
+mod properties;
 mod segment_size;
 
 use frames::Spec;
