@@ -7,6 +7,7 @@ mod fit;
 mod forwarding;
 #[path = "../../../packet/tests/frames/mod.rs"]
 mod frames;
+mod ip;
 #[path = "../overlay/mod.rs"]
 mod overlay;
 mod properties;
