@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{Arrivals, Malformed, Protocol, Train, Trains, Way, train};
+use tunnel::{Arrival, Arrivals, Malformed, Protocol, Train, Trains, Way, train};
 use vswitch::{
     Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Origin, Pipeline, Port, PortCounters, PortId, PortKind,
     PortVlan, SendError, Transmit,
@@ -101,16 +101,9 @@ impl Bridge {
         self.inbox.clear();
         for datagram in datagrams {
             for arrival in Arrivals::new(*datagram, protocol, mtu) {
-                let (vni, vnet, frame) = match arrival {
-                    Ok(arrival) => (Ok(arrival.vni), arrival.vnet, arrival.frame),
-                    Err(Malformed::Truncated) => (Err(DropReason::TunnelTruncated), VnetHeader::default(), &[][..]),
-                    Err(Malformed::BadFlags) => (Err(DropReason::TunnelBadFlags), VnetHeader::default(), &[][..]),
-                    Err(Malformed::NotIp) => (Err(DropReason::BadIpHeader), VnetHeader::default(), &[][..]),
-                };
-                let origin = Origin { from: datagram.from, tos: datagram.tos, vni };
-                if !self.inbox.push(origin, vnet, frame) {
+                if !take_in(&mut self.inbox, datagram, arrival) {
                     self.carry(endpoint, &mut writes);
-                    assert!(self.inbox.push(origin, vnet, frame), "an empty batch has room for any frame");
+                    assert!(take_in(&mut self.inbox, datagram, arrival), "an empty batch has room for any frame");
                 }
             }
         }
@@ -136,11 +129,13 @@ impl Bridge {
         }
     }
 
-    /// One frame of a datagram in, many times; how many writes they became. Allocates nothing itself.
-    pub(crate) fn count_received(&mut self, endpoint: u16, origin: Origin, frames: &[Vec<u8>]) -> usize {
+    /// Datagrams in, a batch's worth; how many writes they became. Allocates nothing itself.
+    pub(crate) fn count_received(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> usize {
         self.inbox.clear();
-        for frame in frames {
-            assert!(self.inbox.push(origin, VnetHeader::default(), frame), "the batch is full");
+        for datagram in datagrams {
+            for arrival in Arrivals::new(*datagram, protocol, mtu) {
+                assert!(take_in(&mut self.inbox, datagram, arrival), "the batch is full");
+            }
         }
         self.pipeline.process_tunnel(PortId(endpoint), &mut self.inbox, self.now, &mut self.egress);
         let mut writes = 0;
@@ -212,6 +207,17 @@ impl Bridge {
         let left = self.sum(|port| port.tx_frames.load() + port.taken.load());
         assert_eq!(entered, left + self.sum(drops), "the books do not balance");
     }
+}
+
+/// As the worker does it; false if the batch is full.
+fn take_in(inbox: &mut Inbox, datagram: &Datagram<'_>, arrival: Result<Arrival<'_>, Malformed>) -> bool {
+    let (vni, vnet, frame) = match arrival {
+        Ok(arrival) => (Ok(arrival.vni), arrival.vnet, arrival.frame),
+        Err(Malformed::Truncated) => (Err(DropReason::TunnelTruncated), VnetHeader::default(), &[][..]),
+        Err(Malformed::BadFlags) => (Err(DropReason::TunnelBadFlags), VnetHeader::default(), &[][..]),
+        Err(Malformed::NotIp) => (Err(DropReason::BadIpHeader), VnetHeader::default(), &[][..]),
+    };
+    inbox.push(Origin { from: datagram.from, tos: datagram.tos, vni }, vnet, frame)
 }
 
 /// Where frames leave: writes and trains are kept.

@@ -137,7 +137,7 @@ fn who_sent_what_goes_nowhere_is_told() {
 fn what_may_be_cut_is() {
     let mut near = host(0);
     let whole = packet(GUEST, FAR, 64, 1500, false);
-    near.run(TUN, &[whole.clone()]);
+    near.run(TUN, std::slice::from_ref(&whole));
     let fragments: Vec<Vec<u8>> = near.sent.iter().flat_map(|sent| sent.datagrams.clone()).collect();
     assert_eq!(fragments.iter().map(Vec::len).collect::<Vec<_>>(), [1468, 52]);
     let payload: Vec<u8> = fragments.iter().flat_map(|fragment| fragment[20..].to_vec()).collect();
