@@ -84,7 +84,7 @@ impl Config {
         let mut warnings = Vec::new();
         let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
-        check_count(on_the_bridge, &tunnels)?;
+        check_count(on_the_bridge, &tunnels, &ip_tunnels)?;
         let readers = on_the_bridge
             + usize::from(nat_uplink.is_some())
             + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels)
@@ -161,12 +161,13 @@ fn parse_all_tunnels(
 }
 
 /// A bridge with so many TAPs and uplinks, and tunnels.
-fn check_count(on_the_bridge: usize, tunnels: &[TunnelConfig]) -> Result<(), ConfigError> {
-    let count = on_the_bridge + tunnels.iter().map(TunnelConfig::ports).sum::<usize>();
+fn check_count(on_the_bridge: usize, tunnels: &[TunnelConfig], ip_tunnels: &[IpTunnelConfig]) -> Result<(), ConfigError> {
+    let count = on_the_bridge + crate::tunnel::peer_count(tunnels, ip_tunnels);
     if count <= MAX_PORTS {
         return Ok(());
     }
-    let hosts = if tunnels.is_empty() { "" } else { "; each remote of a tunnel is one, and a group is 65" };
+    let hosts =
+        if tunnels.is_empty() && ip_tunnels.is_empty() { "" } else { "; each remote of a tunnel is one, and a group is 65" };
     Err(ConfigError::new("--tap", format!("{count} ports, but a bridge has at most {MAX_PORTS}{hosts}")))
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context;
-use netio::udp::{Endpoint, EndpointSpec};
+use netio::udp::{Endpoint, EndpointSpec, UdpError};
 use tunnel::Protocol;
 use vswitch::PortId;
 
@@ -27,9 +27,22 @@ pub(crate) struct EndpointControl {
     pub(crate) id: PortId,
     pub(crate) key: EndpointKey,
     pub(crate) socket: Endpoint,
+    /// How it was opened.
+    spec: EndpointSpec,
 }
 
 impl EndpointControl {
+    /// Opens its socket anew, for a device that is another one now.
+    pub(super) fn reopen(&mut self) -> Result<(), UdpError> {
+        self.socket = Endpoint::open(&self.spec)?;
+        Ok(())
+    }
+
+    /// Its groups are left by the kernel when an interface goes.
+    pub(super) fn join_again(&self) -> Result<(), UdpError> {
+        self.socket.join_again(&self.spec)
+    }
+
     /// For people and counters.
     pub(crate) fn name(&self) -> String {
         let EndpointKey { local, port, protocol, .. } = &self.key;
@@ -105,7 +118,7 @@ pub(super) fn open(lines: &[Line], first: u16, queues: impl Fn(usize) -> usize) 
             zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl { id: PortId(first + at as u16), key, socket })
+        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec })
     };
     keys(lines).into_iter().enumerate().map(open).collect()
 }

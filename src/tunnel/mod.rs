@@ -56,6 +56,8 @@ pub(crate) struct TunnelControl {
     first_peer: u16,
     /// The peer whose way is looked at next.
     next_look: usize,
+    /// Interfaces that tunnels are bound to, and which ones they are now.
+    devices: Vec<(String, Option<u32>)>,
 }
 
 /// One tunnel.
@@ -95,18 +97,19 @@ impl TunnelControl {
         let lines = lines(configs, ip_configs);
         let endpoints = endpoint::open(&lines, first_endpoint, queues)?;
         let mut pools: Vec<(SourcesSpec, Sources)> = Vec::new();
-        let mut control =
-            TunnelControl { tunnels: Vec::with_capacity(lines.len()), endpoints, peers: Vec::new(), first_peer, next_look: 0 };
+        let mut control = TunnelControl {
+            tunnels: Vec::with_capacity(lines.len()),
+            endpoints,
+            peers: Vec::new(),
+            first_peer,
+            next_look: 0,
+            devices: devices(&lines),
+        };
         let statics = configs.iter().map(|config| config.statics.clone()).chain(iter::repeat(Vec::new()));
         let routes = iter::repeat_n(Vec::new(), configs.len()).chain(ip_configs.iter().map(|config| config.routes.clone()));
         for (line, (statics, routes)) in lines.into_iter().zip(statics.zip(routes)) {
             let endpoint = endpoint::of(&control.endpoints, &line).context("a tunnel without a socket")?;
-            let mut open = |dont_fragment| open_sources(&mut pools, &line, dont_fragment);
-            let sink = match line.outer.dont_fragment {
-                DontFragment::Set => open(true).map(|whole| Ways { cut: whole.clone(), whole })?,
-                DontFragment::Unset => open(false).map(|cut| Ways { whole: cut.clone(), cut })?,
-                DontFragment::Inherit => Ways { whole: open(true)?, cut: open(false)? },
-            };
+            let sink = open_ways(&mut pools, &line)?;
             control.tunnels.push(Tunnel { line, statics, routes, endpoint, sink, group: None });
         }
         control.add_peers();
@@ -232,9 +235,9 @@ impl TunnelControl {
         Ok(())
     }
 
-    /// The tunnel of IP packets with this name, whose TUN device is a port; and its peers' ports.
-    pub(crate) fn ip_tunnel(&self, name: &str, tun: PortId) -> Option<(Arc<IpTunnel>, Vec<PortId>)> {
-        let at = self.tunnels.iter().position(|tunnel| tunnel.line.protocol == Protocol::Ip && tunnel.line.name == name)?;
+    /// One of the tunnels of IP packets, in their order, whose TUN device is a port; and its peers' ports.
+    pub(crate) fn ip_tunnel(&self, nth: usize, tun: PortId) -> Option<(Arc<IpTunnel>, Vec<PortId>)> {
+        let at = self.nth_of_ip(nth)?;
         let peers = || self.peers.iter().filter(|peer| peer.tunnel == at);
         let routes = self.tunnels[at].routes.iter().filter_map(|(network, remote)| {
             let peer = peers().find(|peer| peer.address == *remote)?;
@@ -244,10 +247,15 @@ impl TunnelControl {
         Some((Arc::new(tunnel), peers().map(|peer| peer.id).collect()))
     }
 
-    /// The longest packet that all hosts of a tunnel of IP packets can be sent, in bytes.
-    pub(crate) fn ip_mtu(&self, name: &str) -> Option<u32> {
-        let peers = self.peers.iter().map(|peer| (peer, self.line_of(peer)));
-        peers.filter(|(_, line)| line.protocol == Protocol::Ip && line.name == name).map(|(peer, line)| peer.mtu(line)).min()
+    /// The longest packet that all hosts of one of the tunnels of IP packets can be sent, in bytes.
+    pub(crate) fn ip_mtu(&self, nth: usize) -> Option<u32> {
+        let at = self.nth_of_ip(nth)?;
+        self.peers.iter().filter(|peer| peer.tunnel == at).map(|peer| peer.mtu(self.line_of(peer))).min()
+    }
+
+    fn nth_of_ip(&self, nth: usize) -> Option<usize> {
+        let of_ip = self.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.line.protocol == Protocol::Ip);
+        of_ip.map(|(at, _)| at).nth(nth)
     }
 
     /// Looks at the ways to some of the peers. Returns those with another MTU now, or another address of ours.
@@ -273,6 +281,44 @@ impl TunnelControl {
             }
         }
         changed
+    }
+
+    /// A socket that is bound to an interface is bound to one that may have been deleted and made anew: then it
+    /// is opened again. Returns the endpoints and peers that workers are to be told of again.
+    pub(crate) fn look_at_devices(&mut self) -> (Vec<usize>, Vec<PortId>) {
+        for endpoint in &self.endpoints {
+            if let Err(error) = endpoint.join_again() {
+                tracing::debug!("{error}");
+            }
+        }
+        let mut changed = Vec::new();
+        for (name, known) in &mut self.devices {
+            let now = index_of(name);
+            if now.is_some() && now != *known {
+                changed.push(name.clone());
+                *known = now;
+            }
+        }
+        let is_on = |device: &Option<String>| device.as_ref().is_some_and(|device| changed.contains(device));
+        let mut endpoints = Vec::new();
+        for (at, endpoint) in self.endpoints.iter_mut().enumerate().filter(|(_, endpoint)| is_on(&endpoint.key.device)) {
+            match endpoint.reopen() {
+                Ok(()) => endpoints.push(at),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        let mut pools = Vec::new();
+        for tunnel in self.tunnels.iter_mut().filter(|tunnel| is_on(&tunnel.line.device)) {
+            match open_ways(&mut pools, &tunnel.line) {
+                Ok(sink) => tunnel.sink = sink,
+                Err(error) => tracing::warn!("{error:#}"),
+            }
+        }
+        let peers = self.peers.iter().filter(|peer| is_on(&self.tunnels[peer.tunnel].line.device)).map(|peer| peer.id).collect();
+        for device in &changed {
+            tracing::info!("{device} is another interface now; its tunnels are opened again");
+        }
+        (endpoints, peers)
     }
 
     /// A host that spoke in a group gets a port of its own, if one is left. Returns it, and the endpoint that is
@@ -303,6 +349,27 @@ impl TunnelControl {
         let peers = self.peers.iter().map(|peer| format!("{}/{}", self.line_of(peer).name, peer.address));
         endpoints.chain(peers)
     }
+}
+
+/// The interfaces that these tunnels name.
+fn devices(lines: &[Line]) -> Vec<(String, Option<u32>)> {
+    let mut names: Vec<String> = lines.iter().filter_map(|line| line.device.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| (name.clone(), index_of(&name))).collect()
+}
+
+fn index_of(device: &str) -> Option<u32> {
+    netio::link::get(device).ok().map(|link| link.index)
+}
+
+fn open_ways(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line) -> anyhow::Result<Ways> {
+    let mut open = |dont_fragment| open_sources(pools, line, dont_fragment);
+    Ok(match line.outer.dont_fragment {
+        DontFragment::Set => open(true).map(|whole| Ways { cut: whole.clone(), whole })?,
+        DontFragment::Unset => open(false).map(|cut| Ways { whole: cut.clone(), cut })?,
+        DontFragment::Inherit => Ways { whole: open(true)?, cut: open(false)? },
+    })
 }
 
 /// A set of sending sockets, the same for all tunnels that send alike.

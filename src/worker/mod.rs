@@ -40,6 +40,9 @@ use underlay::{DatagramSource, Underlay};
 /// cache holds.
 const UPLINK_BURST: usize = 32;
 
+/// So many hosts without a port are told of in a second.
+const MAX_TOLD: usize = 64;
+
 /// How often the router is asked what is due.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -170,7 +173,8 @@ pub(crate) struct Worker {
     underlay: Underlay,
     egress: Egress,
     ready: Vec<PortId>,
-    /// When hosts without a port are told of next.
+    /// Hosts without a port that were told of in this second, and when it ends.
+    told_sources: Vec<NewSource>,
     next_sources: Timestamp,
     /// When the router is asked next what is due; only by one worker.
     next_poll: Option<Timestamp>,
@@ -215,6 +219,7 @@ impl Worker {
             underlay: Underlay::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
+            told_sources: Vec::with_capacity(MAX_TOLD),
             next_sources: clock.now(),
             next_poll: polls.then(|| clock.now().after(POLL)),
             nat,
@@ -320,15 +325,23 @@ impl Worker {
         }
     }
 
-    /// Hosts that spoke in a group and have no port yet. Each is told once a second at most.
+    /// Hosts that spoke in a group and have no port yet. Each is told once a second, and so are not more than
+    /// can get ports at once.
     #[cold]
     fn tell_sources(&mut self) {
-        let sources: Vec<NewSource> = self.pipeline.take_new_sources().collect();
         let now = self.clock.now();
         if now >= self.next_sources {
             self.next_sources = now.after(POLL);
-            sources.into_iter().for_each(|source| self.tell(Event::NewSource(source)));
+            self.told_sources.clear();
         }
+        let before = self.told_sources.len();
+        let told = &mut self.told_sources;
+        for source in self.pipeline.take_new_sources() {
+            if told.len() < MAX_TOLD && !told.contains(&source) {
+                told.push(source);
+            }
+        }
+        self.told_sources[before..].iter().for_each(|source| self.tell(Event::NewSource(*source)));
     }
 
     /// What the last batch left to be done: packets that waited for something that it brought.

@@ -26,8 +26,12 @@ use std::ops::Range;
 /// A train has at most so many datagrams: older kernels refuse more (`UDP_MAX_SEGMENTS`).
 pub const MAX_DATAGRAMS: usize = 64;
 
-/// And so many bytes: they must fit into one UDP datagram over IPv4.
+/// A datagram has at most so many bytes over IPv4,
 pub const MAX_BYTES: usize = 65_535 - 20 - 8;
+
+/// and a train so many: with all headers over IPv6 and Ethernet no more than 65,535. One that is longer the kernel
+/// cuts before it gets to the link.
+pub const MAX_TRAIN_BYTES: usize = 65_535 - 40 - 8 - 14;
 
 /// So many trains, and so many datagrams in all of them, before they must leave.
 const MAX_TRAINS: usize = 64;
@@ -194,7 +198,7 @@ impl Trains {
                 && !train.is_closed
                 && len <= usize::from(train.size)
                 && usize::from(train.datagrams) < MAX_DATAGRAMS
-                && train.bytes as usize + len <= MAX_BYTES
+                && train.bytes as usize + len <= MAX_TRAIN_BYTES
             {
                 return Some(at);
             }

@@ -228,7 +228,7 @@ impl Own {
         }
         walk.rx.set_vnet(span, VnetHeader::default());
         let headers = crate::bridge::parse(span, walk.rx).ok()?;
-        Some(Packet { at: packet.at, frame: Frame { span, headers, offload: packet::Offload::default(), cut_to: None } })
+        Some(Packet { at: packet.at, frame: Frame::new(span, headers, packet::Offload::default()) })
     }
 
     /// An error goes back to where the packet came from; through the translation, if the packet had

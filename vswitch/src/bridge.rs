@@ -7,7 +7,7 @@ use packet::{Batch, Headers, Malformed, Offload, Span, Timestamp};
 
 use crate::counters::{Counters, DropReason, PortCounters};
 use crate::egress::{Egress, Frame};
-use crate::fit::{clamp_to, fit_tunnel};
+use crate::fit::{clamp_to, fit, fit_tunnel};
 use crate::forward::{Forward, forward};
 use crate::ip_tunnel::IpTunnel;
 use crate::limit::Errors;
@@ -79,7 +79,10 @@ impl Walk<'_> {
                 fit_tunnel(self, &mut frame, room)?;
             }
         } else if is_too_long {
-            return Err(DropReason::TooLong);
+            let room = port.room(&frame.headers, action);
+            if !frame.is_size_free || fit(self.rx, &mut frame, room, true).is_err() {
+                return Err(DropReason::TooLong);
+            }
         }
         self.push(id, frame, action);
         Ok(())
@@ -93,7 +96,12 @@ impl Walk<'_> {
     }
 
     /// Queues a frame for every port that carries its VLAN, but not the one that it came from.
-    pub(crate) fn flood(&mut self, vlan: VlanId, frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
+    pub(crate) fn flood(&mut self, vlan: VlanId, mut frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
+        if frame.is_size_free && frame.offload.segmentation.is_some() {
+            let links = self.bridge.ports.iter().flatten().filter(|port| port.kind == PortKind::Link);
+            let least = links.map(|port| port.room(&frame.headers, TagAction::Keep)).min();
+            let _ = fit(self.rx, &mut frame, least.unwrap_or(0), true);
+        }
         let added = self.tx.add(frame);
         let from_tunnel = from.is_some_and(|from| self.is_tunnel(from));
         let (mut copies, mut too_long) = (0, 0);
@@ -102,12 +110,13 @@ impl Walk<'_> {
             let Some(port) = port.as_ref().filter(|_| Some(id) != from) else { continue };
             match port.kind {
                 PortKind::Link => {}
-                PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {
-                    clamp_to(self.rx, &frame, port.mtu);
-                }
+                PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {}
                 PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => continue,
             }
             let Some(action) = port.vlan.leave(vlan, &frame.headers) else { continue };
+            if port.encapsulation().is_some() {
+                clamp_to(self.rx, &frame, port.room(&frame.headers, action));
+            }
             if port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action) {
                 too_long += 1;
             } else {
@@ -125,7 +134,7 @@ impl Walk<'_> {
         let headers = parse(span, self.rx)?;
         self.rx.set_vnet(span, Offload::default().to_vnet(&headers, 0));
         self.counters.made.add(1);
-        Ok(Frame { span, headers, offload: Offload::default(), cut_to: None })
+        Ok(Frame::new(span, headers, Offload::default()))
     }
 }
 

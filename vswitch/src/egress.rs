@@ -27,6 +27,16 @@ pub(crate) struct Frame {
     pub(crate) offload: Offload,
     /// An IPv4 packet that is to leave in fragments of at most so many bytes.
     pub(crate) cut_to: Option<u16>,
+    /// A super-frame whose segments' size nobody told: it is ours to choose.
+    pub(crate) is_size_free: bool,
+}
+
+impl Frame {
+    /// A frame as it came or was made.
+    #[inline]
+    pub(crate) fn new(span: Span, headers: Headers, offload: Offload) -> Frame {
+        Frame { span, headers, offload, cut_to: None, is_size_free: false }
+    }
 }
 
 /// One frame on its way out of one port.
@@ -315,7 +325,7 @@ fn write_frame(
     head: &mut Head,
     send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
 ) -> Written {
-    let Frame { span, headers, offload, cut_to } = frame;
+    let Frame { span, headers, offload, cut_to, .. } = frame;
     let outcome = |writes, result, refused| Written { frames: 1, bytes: span.len() as u64, writes, result, refused };
     if let Some(mtu) = cut_to {
         let (writes, result) = write_fragments(frame, *mtu, action, batch, head, send);

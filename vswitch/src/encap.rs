@@ -96,7 +96,7 @@ impl<F: FnMut(&Trains)> Coupling<'_, F> {
     /// Adds the frame as its datagrams.
     #[inline]
     fn add(&mut self, action: TagAction, head: &mut Head) -> Result<(), DropReason> {
-        let Frame { span, headers, offload, cut_to } = self.frame;
+        let Frame { span, headers, offload, cut_to, .. } = self.frame;
         let bytes = self.batch.frame(*span);
         let start = span.range().start;
         if let Some(mtu) = cut_to {

@@ -38,7 +38,7 @@ pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bo
     }
     if let Some(segmentation) = offload.segmentation
         && headers.transport == Transport::Tcp
-        && !dont_fragment
+        && (!dont_fragment || frame.is_size_free)
         && let Some(size) = mtu.checked_sub(u32::from(headers.payload - headers.l3)).filter(|size| *size > 0)
     {
         // Smaller segments are as good as segments in fragments, and better.
@@ -150,5 +150,5 @@ fn send_back(
     }
     walk.rx.set_vnet(span, VnetHeader::default());
     let headers = parse(span, walk.rx).ok()?;
-    Some(Frame { span, headers, offload: Offload::default(), cut_to: None })
+    Some(Frame::new(span, headers, Offload::default()))
 }

@@ -20,7 +20,7 @@ use std::ops::Range;
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4View};
 use packet::vlan::TagAction;
-use packet::{Headers, Network as NetworkProtocol, Offload, VnetHeader};
+use packet::{Headers, Network as NetworkProtocol, Offload, Transport, VnetHeader};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
@@ -98,6 +98,7 @@ pub(crate) fn receive(tunnel: &IpTunnel, endpoint: &Endpoint, walk: &mut Walk<'_
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
+    frame.is_size_free = frame.headers.transport == Transport::Tcp;
     let device = walk.bridge.port(tunnel.tun).ok_or(DropReason::PortGone)?;
     fit(walk.rx, &mut frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
     decrement_ttl(walk, &frame);
@@ -125,7 +126,7 @@ fn admit(walk: &mut Walk<'_>, at: usize) -> Result<(Frame, Ip), DropReason> {
     let span = walk.rx.set_len(at, headers.end as usize).ok_or(DropReason::BadIpHeader)?;
     let view = Ipv4View::new(walk.rx.frame(span)).filter(|ip| ip.has_valid_checksum()).ok_or(DropReason::BadIpHeader)?;
     let ip = Ip { src: view.src(), dst: view.dst(), ttl: view.ttl(), dont_fragment: view.dont_fragment() };
-    Ok((Frame { span, headers, offload, cut_to: None }, ip))
+    Ok((Frame::new(span, headers, offload), ip))
 }
 
 #[inline]
@@ -160,5 +161,5 @@ fn answer(walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Op
     }
     let headers = Headers::of_packet(bytes);
     walk.rx.set_vnet(span, VnetHeader::default());
-    Some(Frame { span, headers, offload: Offload::default(), cut_to: None })
+    Some(Frame::new(span, headers, Offload::default()))
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
-use packet::vlan::TAG_LEN;
-use packet::{Batch, Headers, Offload, Span, Timestamp};
+use packet::vlan::{TAG_LEN, TagAction};
+use packet::{Batch, Headers, Offload, Span, Timestamp, Transport};
 use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
@@ -154,6 +154,8 @@ impl Pipeline {
                 }
                 let mut frame = admit(&mut walk, at)?;
                 let_in(endpoint, &mut walk, &mut frame, origin.tos)?;
+                // What a local kernel left to be cut, and did not say how.
+                frame.is_size_free = frame.headers.transport == Transport::Tcp;
                 switch_frame(router, &mut walk, at, frame)
             });
             if let Err(reason) = outcome {
@@ -303,7 +305,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
         PortKind::Link => {}
         PortKind::Peer(encapsulation) => {
             learns = encapsulation.learns;
-            clamp_to(walk.rx, &frame, port.mtu);
+            clamp_to(walk.rx, &frame, port.room(headers, TagAction::Keep));
         }
         PortKind::Uplink => {
             let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
@@ -343,7 +345,7 @@ pub(crate) fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason>
     // A checksum that is finished may have been aimed at a field that was read. Addresses and tags are not
     // among those, so that what was an Ethernet header is one still.
     let (headers, offload) = believe(span, headers, walk.rx, |frame| Headers::parse(frame).unwrap_or(headers))?;
-    Ok(Frame { span, headers, offload, cut_to: None })
+    Ok(Frame::new(span, headers, offload))
 }
 
 /// Believes the virtio-net header or not, finishes what nobody else would, and puts the header that

@@ -190,6 +190,18 @@ impl Endpoint {
         Ok(Endpoint { local: bound, drops: vec![0; queues.len()], queues, merges, dropped: 0 })
     }
 
+    /// Joins its groups again, where an interface went and came back. No error where it is a member.
+    pub fn join_again(&self, spec: &EndpointSpec) -> Result<(), UdpError> {
+        let Some(first) = self.queues.first() else { return Ok(()) };
+        for group in &spec.groups {
+            match join(first.as_fd(), spec, *group) {
+                Err(UdpError::InUse { .. }) => {}
+                joined => joined?,
+            }
+        }
+        Ok(())
+    }
+
     /// The address as it was asked for, and the port.
     #[must_use]
     pub fn local(&self) -> SocketAddr {

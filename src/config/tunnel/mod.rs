@@ -100,11 +100,6 @@ impl TunnelConfig {
         self.remotes.first().copied().or(self.group.as_ref().map(|group| group.address)).is_some_and(|address| address.is_ipv6())
     }
 
-    /// How many ports of the bridge it takes at most.
-    pub(crate) fn ports(&self) -> usize {
-        self.remotes.len() + self.group.as_ref().map_or(0, |_| 1 + GROUP_PORTS)
-    }
-
     fn flag(&self) -> &'static str {
         Kind::of(self.vni).flag()
     }

@@ -1,5 +1,7 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
+mod tunnels;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use netio::{LinkState, PacketError, Poller, TapError, Waker};
 use packet::Timestamp;
-use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, NewSource, Pipeline, PortId};
+use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 
 use crate::busy_poll::BusyPoll;
 use crate::config::{Config, nearest, queues_of};
@@ -17,7 +19,7 @@ use crate::control::{Found, ManagedPort};
 use crate::report::Report;
 use crate::router::RouterControl;
 use crate::signals::Signals;
-use crate::tunnel::{self, PeerControl, TunnelControl, overlay_mtu};
+use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::{UplinkFound, UplinkPort};
 use crate::worker::{Clock, Command, Connections, Event, Sink, Source, Worker};
 
@@ -105,16 +107,17 @@ impl Daemon {
             seed: random_seed()?,
         }));
         // First the uplink, so that nothing is made where it cannot be.
-        let (uplink, router) = open_uplink(&config, clock)?;
+        let (uplink, router) = open_uplink(&config, count, clock)?;
         let first_endpoint = config.ports.len() + usize::from(uplink.is_some());
         let queues = |at| queues_of(at, readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
         tunnels.add_statics(&table)?;
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
         warn(&warnings);
+        let taps = config.ports.iter().filter(|port| port.is_tap()).count();
         let mut ports = Vec::with_capacity(count);
         for (index, mut port) in config.ports.into_iter().enumerate() {
-            let most = if port.is_tap() { mtu } else { tunnels.ip_mtu(&port.tap.name) };
+            let most = if port.is_tap() { mtu } else { tunnels.ip_mtu(index - taps) };
             port.tap.mtu = port.tap.mtu.or(most);
             ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
         }
@@ -370,71 +373,6 @@ impl Daemon {
         self.route();
     }
 
-    /// Gives the tunnels' sockets and peers to the workers.
-    fn attach_tunnels(&self) -> anyhow::Result<()> {
-        for peer in self.tunnels.peers() {
-            self.attach_peer(peer);
-        }
-        for at in 0..self.tunnels.endpoints().len() {
-            self.attach_endpoint(at, true)?;
-        }
-        for port in self.ports.iter().filter(|port| !port.config.is_tap()) {
-            let Some((tunnel, peers)) = self.tunnels.ip_tunnel(port.name(), port.id) else { continue };
-            for id in peers.into_iter().chain([port.id]) {
-                self.tell_workers(|_| Command::IpTunnel { id, tunnel: Arc::clone(&tunnel) });
-            }
-        }
-        Ok(())
-    }
-
-    /// What workers know of a socket that receives; and the socket, the first time.
-    fn attach_endpoint(&self, at: usize, is_first: bool) -> anyhow::Result<()> {
-        let endpoint = &self.tunnels.endpoints()[at];
-        let (view, mtu) = (self.tunnels.view_of(at)?, self.tunnels.endpoint_mtu(at));
-        let (queues, index) = (endpoint.socket.queues(), endpoint.id.index());
-        self.tell_workers(|worker| {
-            let rx = queue_to_read(queues, index, worker, self.readers, self.workers.len()).filter(|_| is_first);
-            Command::Endpoint { id: endpoint.id, endpoint: view.clone(), mtu, rx }
-        });
-        Ok(())
-    }
-
-    fn attach_peer(&self, peer: &PeerControl) {
-        let (view, sink) = (peer.to_pipeline(self.tunnels.line_of(peer)), self.tunnels.sink_of(peer));
-        self.tell_workers(|_| Command::Attach {
-            id: peer.id,
-            attachment: 0,
-            port: Box::new(view.clone()),
-            rx: None,
-            tx: Sink::Peer(sink.clone()),
-        });
-    }
-
-    /// A host that spoke in a group gets a port.
-    fn add_source(&mut self, source: NewSource) {
-        let Some((id, at)) = self.tunnels.add_source(source) else { return };
-        let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { return };
-        tracing::info!("{}: {} is a peer now", self.tunnels.line_of(peer).name, peer.address);
-        self.attach_peer(peer);
-        if let Err(error) = self.attach_endpoint(at, false) {
-            tracing::warn!("{error}");
-        }
-    }
-
-    fn look_at_tunnels(&mut self) {
-        let changed = self.tunnels.look();
-        for id in &changed {
-            let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == *id) else { continue };
-            let mtu = peer.mtu(self.tunnels.line_of(peer));
-            self.tell_workers(|_| Command::Mtu { id: *id, mtu });
-        }
-        for at in self.tunnels.endpoints_of(&changed) {
-            if let Err(error) = self.attach_endpoint(at, false) {
-                tracing::warn!("{error}");
-            }
-        }
-    }
-
     fn route(&self) {
         if let Some(router) = &self.router {
             self.tell_workers(|_| Command::Route(router.routing()));
@@ -513,8 +451,8 @@ impl Daemon {
     }
 }
 
-/// The uplink and the router, as far as they are asked for.
-fn open_uplink(config: &Config, clock: Clock) -> anyhow::Result<(Option<UplinkPort>, Option<RouterControl>)> {
+/// The uplink and the router, as far as they are asked for; there are so many ports at most.
+fn open_uplink(config: &Config, ports: usize, clock: Clock) -> anyhow::Result<(Option<UplinkPort>, Option<RouterControl>)> {
     let id = PortId(config.ports.len() as u16);
     let queues = queues_of(config.ports.len(), config.readers, config.workers);
     let mut uplink = match config.uplink_interface() {
@@ -526,7 +464,7 @@ fn open_uplink(config: &Config, clock: Clock) -> anyhow::Result<(Option<UplinkPo
         None => None,
     };
     let Some(router) = &config.router else { return Ok((uplink, None)) };
-    let mut router = RouterControl::new(router.clone(), config.readers, random_seed()?)?;
+    let mut router = RouterControl::new(router.clone(), ports, random_seed()?)?;
     if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
         router.start(uplink, clock.now())?;
     }
