@@ -176,11 +176,7 @@ fn more_sources_than_ports() {
             alone
         })
     };
-    wait::until("all ports to be taken", || {
-        let n = reached_alone().count();
-        eprintln!("{n}");
-        (n == 64).then_some(())
-    });
+    wait::until("all ports to be taken", || (reached_alone().count() == 64).then_some(()));
     assert_eq!(reached_alone().count(), 64);
     assert_eq!(switch.finish().all_dropped(), 0);
 }
