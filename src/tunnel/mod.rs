@@ -20,6 +20,7 @@ mod line;
 mod mtu;
 mod peer;
 
+use std::fmt::Write as _;
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -228,6 +229,27 @@ impl TunnelControl {
         addresses.sort_unstable();
         addresses.dedup();
         tunnel::Locals::new(endpoint.key.port, addresses)
+    }
+
+    /// Does the way to a peer begin at one of these addresses? Then its tunnel's name is returned.
+    pub(crate) fn leaves_from(&self, addresses: &[Ipv4Addr]) -> Option<&str> {
+        let from = |peer: &&PeerControl| peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address));
+        self.peers.iter().find(from).map(|peer| self.line_of(peer).name.as_str())
+    }
+
+    /// Sockets and peers in lines, for people.
+    pub(crate) fn summary(&self) -> String {
+        let mut text = String::new();
+        for endpoint in &self.endpoints {
+            let merged = if endpoint.socket.merges() { "merged" } else { "one by one (the kernel refused UDP_GRO)" };
+            let _ = writeln!(text, "socket {}: datagrams come {merged}", endpoint.name());
+        }
+        for peer in &self.peers {
+            let line = self.line_of(peer);
+            let sent = if self.tunnels[peer.tunnel].sink.whole.writer().segments() { "in trains" } else { "one by one" };
+            let _ = writeln!(text, "peer {}/{}: mtu {}, datagrams go {sent}", line.name, peer.address, peer.mtu(line));
+        }
+        text
     }
 
     /// Puts the addresses that are known to be behind a peer into the table.
