@@ -10,6 +10,7 @@ pub mod packet_socket;
 pub mod poll;
 pub mod reservation;
 pub mod route;
+pub mod silence;
 pub mod tap;
 pub mod udp;
 
@@ -18,4 +19,5 @@ pub use packet_socket::{PacketError, PacketSocket, PacketSpec};
 pub use poll::{Poller, Waker};
 pub use reservation::Reservation;
 pub use route::UplinkState;
+pub use silence::Silence;
 pub use tap::{Layer, LinkState, Queue, Received, Tap, TapError, TapSpec};
