@@ -11,7 +11,8 @@ pub(super) fn parse(place: &str, text: &str) -> Result<PortConfig, ConfigError> 
     let mut parts = text.split(':');
     let interface = parts.next().unwrap_or_default();
     if let Some((name, _)) = interface.split_once('@') {
-        let problem = format!("a packet port is an interface of vswitchd's own namespace: write packet:{name}, and start it there");
+        let problem =
+            format!("a packet port is an interface of vswitchd's own namespace: write packet:{name}, and start it there");
         return Err(ConfigError::new(place, problem));
     }
     check_name(place, "an interface", interface)?;
