@@ -13,6 +13,7 @@ mod exchange;
 mod fairness;
 mod frames;
 mod gateway;
+mod guest;
 mod host;
 mod hostile;
 mod kernel;
@@ -28,6 +29,7 @@ mod nat_tcp;
 mod packets;
 mod path;
 mod ports;
+mod ports_socket;
 mod publish;
 mod raw;
 mod site;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         limits::trials(),
         hostile::trials(),
         ports::trials(),
+        ports_socket::trials(),
         tunnel::trials(),
         tunnel_kernel::trials(),
         tunnel_mesh::trials(),
