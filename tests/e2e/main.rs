@@ -29,6 +29,7 @@ mod nat_tcp;
 mod packets;
 mod path;
 mod ports;
+mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         hostile::trials(),
         ports::trials(),
         ports_socket::trials(),
+        ports_matrix::trials(),
         tunnel::trials(),
         tunnel_kernel::trials(),
         tunnel_mesh::trials(),
