@@ -168,10 +168,11 @@ fn read_frame(input: &mut Reader<'_>, is_packet: bool) -> Option<(VnetHeader, Ve
     let control = input.u8();
     let mut vnet = if control & 8 != 0 { VnetHeader::from_bytes(&input.array::<VNET_LEN>()) } else { VnetHeader::default() };
     let len = usize::from(input.u16()) & 0xfff;
+    // A long one may be zeros but for its front.
+    let given = if control & 16 != 0 { usize::from(input.u8()).min(len) } else { len };
     let ethernet: &[u8] = if is_packet { &ETHERNET } else { &[] };
-    let mut frame = [ethernet, input.bytes(len)].concat();
+    let mut frame = [ethernet, input.bytes(given)].concat();
     if control & 16 != 0 {
-        // As long as it says, with zeros at its end.
         frame.resize(ethernet.len() + len, 0);
     }
     if control & 1 != 0 {
