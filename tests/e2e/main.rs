@@ -35,10 +35,13 @@ mod transfer;
 mod tunnel;
 mod tunnel_ecn;
 mod tunnel_faults;
+mod tunnel_group;
+mod tunnel_hostile;
 mod tunnel_kernel;
 mod tunnel_mesh;
 mod tunnel_mtu;
 mod tunnel_ovs;
+mod tunnel_router;
 mod tunnel_site;
 mod tunnel_udp;
 mod uplink;
@@ -76,6 +79,9 @@ fn main() -> ExitCode {
         tunnel_ecn::trials(),
         tunnel_mtu::trials(),
         tunnel_faults::trials(),
+        tunnel_group::trials(),
+        tunnel_hostile::trials(),
+        tunnel_router::trials(),
         tunnel_udp::trials(),
         tunnel_ovs::trials(),
     ];

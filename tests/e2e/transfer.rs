@@ -200,7 +200,8 @@ fn udp(from_offload: bool, to_offload: bool) {
     expect_whole(&report, from_offload, to_offload);
 }
 
-fn send_datagrams(from: &UdpSocket, to: &UdpSocket, size: usize, count: usize) {
+/// Sends so many datagrams of this size, each of which arrives.
+pub(crate) fn send_datagrams(from: &UdpSocket, to: &UdpSocket, size: usize, count: usize) {
     for n in 0..count {
         assert_eq!(from.send(&pattern()[n..n + size]).expect("sent"), size);
     }
@@ -211,7 +212,8 @@ fn send_datagrams(from: &UdpSocket, to: &UdpSocket, size: usize, count: usize) {
     }
 }
 
-fn send_segmented(from: &UdpSocket, to: &UdpSocket, size: usize, total: usize) {
+/// Sends as much in datagrams of this size, in one go.
+pub(crate) fn send_segmented(from: &UdpSocket, to: &UdpSocket, size: usize, total: usize) {
     set_option(from, libc::SOL_UDP, libc::UDP_SEGMENT, size as i32).expect("UDP_SEGMENT");
     let payload = &pattern()[..total];
     assert_eq!(from.send(payload).expect("sent"), total);

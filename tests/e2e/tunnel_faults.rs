@@ -1,7 +1,7 @@
 //! Ways that break and come back, addresses and ports that are not to be had.
 
 use libtest_mimic::Trial;
-use netio::link::Change;
+use netio::link::{self, Change};
 
 use crate::host::{Host, Ip};
 use crate::switch::{Ended, Report, Switch, daemon, run_inside};
@@ -85,28 +85,30 @@ fn a_way_only_later() {
     }
 }
 
-/// The other daemon ends: its machine says that nobody listens. Another takes its place.
+/// The other daemon ends, and its machine says that nobody listens. Another takes its place, with another host.
 fn peer_ends_and_starts_again() {
     let mut between = Between::daemons(Underlay::pair(Ip::V4));
-    for _ in 0..2 {
-        carries_again(&between);
-        between.hosts[1] = Host::new("h2");
-        let next = Host::new("h3");
-        let last =
-            between.put(2, between.underlay.daemon(2, &[next.port("")], &between.underlay.vxlan(43, 2, &[1], ",port=4790")));
-        last.finish();
-        for _ in 0..3 {
-            assert_eq!(try_ping(&between.hosts[0], Host::address(Ip::V4, 2), 56), None, "nobody is there");
-        }
-        let again = between.underlay.daemon_for(2, &[1], &between.hosts[1]);
-        between.put(2, again).finish();
-        between.hosts[1].configure(2);
-    }
     carries_again(&between);
+    let idle = Host::quiet("h3");
+    for number in [3, 4] {
+        let elsewhere = between.underlay.vxlan(43, 2, &[1], ",port=4790");
+        let nobody = between.underlay.daemon(2, &[idle.port("")], &elsewhere);
+        between.put(2, nobody).finish();
+        for _ in 0..3 {
+            assert_eq!(try_ping(&between.hosts[0], Host::address(Ip::V4, number), 56), None, "nobody is there");
+        }
+        let host = Host::new("h2");
+        let again = between.underlay.daemon_for(2, &[1], &host);
+        between.put(2, again).finish();
+        host.configure(number);
+        between.hosts[1] = host;
+        ping(&between.hosts[0], Host::address(Ip::V4, number), 56);
+        transfer(&between.hosts[0], (&between.hosts[1], number), Ip::V6, true);
+    }
     between.finish();
 }
 
-/// A host with its namespace goes: the other ones behind its machine go on.
+/// A host's device goes: the other ones behind its machine go on.
 fn host_goes() {
     let underlay = Underlay::pair(Ip::V4);
     let hosts = ["h1", "h2"].map(Host::new);
@@ -116,7 +118,7 @@ fn host_goes() {
     third.configure(3);
     let between = Between::configured(underlay, hosts, switches);
     ping(&between.hosts[0], Host::address(Ip::V4, 3), 56);
-    drop(third);
+    third.inside(|| link::delete(link::get("h3")?.index));
     assert_eq!(try_ping(&between.hosts[0], Host::address(Ip::V4, 3), 56), None, "it is gone");
     carries_again(&between);
     between.finish();

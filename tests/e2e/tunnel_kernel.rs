@@ -6,6 +6,7 @@ use packet::MacAddr;
 
 use crate::frames::{DOT1AD, DOT1Q, frame, station, tagged};
 use crate::host::{Host, Ip};
+use crate::transfer::{send_datagrams, send_segmented};
 use crate::tunnel_site::{Between, Underlay, arrives, kernel_is_missing};
 use crate::{trial, trial_with};
 
@@ -19,7 +20,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             }),
         ]);
     }
-    trials.push(trial("tunnel_kernel/daemons_over_a_plain_network", daemons_over_a_plain_network));
+    trials.extend([
+        trial("tunnel_kernel/daemons_over_a_plain_network", daemons_over_a_plain_network),
+        trial("tunnel_kernel/many_workers", many_workers),
+        trial("tunnel_kernel/datagrams_between_daemons", || datagrams(Between::daemons(Underlay::pair(Ip::V4)))),
+        trial_with("tunnel_kernel/datagrams_to_the_kernel", kernel_is_missing, || {
+            datagrams(Between::daemon_and_kernel(Underlay::pair(Ip::V6)));
+        }),
+    ]);
     trials
 }
 
@@ -47,6 +55,45 @@ fn carries_tags(between: &Between) {
             }
         }
     }
+}
+
+/// Datagrams alone and many in one send, which kernels hand on whole as long as they can.
+fn datagrams(between: Between) {
+    for inner in [Ip::V4, Ip::V6] {
+        let sockets = [between.hosts[0].udp(inner, 1), between.hosts[1].udp(inner, 2)];
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (from, to) = (&sockets[from], &sockets[to]);
+            from.connect(to.local_addr().expect("its address")).expect("connected");
+            // While a host resolves an address, its kernel may let later datagrams overtake those in wait.
+            send_datagrams(from, to, 1, 1);
+            for size in [1, 2, 511, 1000, 1382] {
+                send_datagrams(from, to, size, 100);
+            }
+            for (size, count) in [(1000, 2), (1382, 44), (100, 128), (1, 100)] {
+                send_segmented(from, to, size, count * size);
+                send_segmented(from, to, size, count * size - size / 3);
+            }
+        }
+    }
+    for report in between.finish() {
+        assert_eq!(report.lost(), 0, "{report:?}");
+    }
+}
+
+/// Each socket and port has several queues then, each read by a worker of its own.
+fn many_workers() {
+    let underlay = Underlay::pair(Ip::V4);
+    let hosts = ["h1", "h2"].map(Host::new);
+    let daemon = |number: u8, other, host: &Host| {
+        let mut flags = underlay.vxlan(42, number, &[other], "").to_vec();
+        flags.extend(["--workers".to_owned(), "5".to_owned()]);
+        underlay.daemon(number, &[host.port("")], &flags)
+    };
+    let switches = vec![daemon(1, 2, &hosts[0]), daemon(2, 1, &hosts[1])];
+    assert!(switches[0].summary()[0].contains("5 workers"), "{:?}", switches[0].summary());
+    let between = Between::configured(underlay, hosts, switches);
+    between.carries_everything();
+    between.finish();
 }
 
 /// A network that does nothing for its machines: each datagram is made, sent and received alone.

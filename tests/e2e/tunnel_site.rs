@@ -72,10 +72,15 @@ impl Underlay {
     }
 
     pub(crate) fn pair_of_mtu(ip: Ip, mtu: u32) -> Underlay {
-        let machines = Vec::from(["u1", "u2"].map(Host::new));
-        machines[0].inside(|| link::add_pair("u1", "u2", Some(machines[1].netns().as_fd())));
+        Underlay::from_machine(ip, Host::new("u1"), mtu)
+    }
+
+    /// The same, where machine 1 is there already.
+    pub(crate) fn from_machine(ip: Ip, first: Host, mtu: u32) -> Underlay {
+        let second = Host::new("u2");
+        first.inside(|| link::add_pair("u1", "u2", Some(second.netns().as_fd())));
         let change = Change { up: Some(true), mtu: Some(mtu), ..Change::default() };
-        Underlay::addressed(ip, machines, None, change)
+        Underlay::addressed(ip, vec![first, second], None, change)
     }
 
     /// Three machines on one switch.
@@ -360,8 +365,5 @@ pub(crate) fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
 
 /// The next frame here with this content; others are passed over.
 pub(crate) fn arrives(socket: &RawSocket, what: &str, frame: &[u8]) {
-    wait::until(what, || {
-        let seen = socket.recv()?;
-        (seen == frame).then_some(())
-    });
+    wait::until(what, || std::iter::from_fn(|| socket.recv()).any(|seen| seen == frame).then_some(()));
 }
