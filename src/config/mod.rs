@@ -157,6 +157,11 @@ fn parse_all_tunnels(
     }
     let tunnels = parse_tunnels(&flags.vxlan, &flags.udp, &names, warnings)?;
     check_ip_against_others(&ip_tunnels, &tunnels)?;
+    if let Some((one, other)) = crate::tunnel::clash(&tunnels) {
+        let problem =
+            format!("{one} and {other} share a socket, and nothing tells their datagrams apart: give them different ports");
+        return Err(ConfigError::new("--vxlan", problem));
+    }
     Ok((tunnels, ip_tunnels))
 }
 

@@ -3,6 +3,7 @@
 mod tunnels;
 
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -112,6 +113,7 @@ impl Daemon {
         let queues = |at| queues_of(at, readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
         tunnels.add_statics(&table)?;
+        check_way_out(&tunnels, config.bridge_uplink.as_deref())?;
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
         warn(&warnings);
         let taps = config.ports.iter().filter(|port| port.is_tap()).count();
@@ -191,6 +193,7 @@ impl Daemon {
             let offload = port.tap().map_or_else(String::new, |tap| offload_text(tap.features(), tap.refused()));
             let _ = writeln!(text, "port {}{place}: {}, mtu {mtu}, {offload}", port.name(), port.config.vlan_text);
         }
+        text.push_str(&self.tunnels.summary());
         if let Some(outside) = self.router.as_ref().and_then(RouterControl::outside) {
             let _ = writeln!(text, "guests go out as {outside}");
         }
@@ -474,6 +477,20 @@ fn open_uplink(config: &Config, ports: usize, clock: Clock) -> anyhow::Result<(O
 fn warn(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!("{warning}");
+    }
+}
+
+/// What leaves by a port of the bridge would come in there and be sent into the tunnel once more.
+fn check_way_out(tunnels: &TunnelControl, bridge_uplink: Option<&str>) -> anyhow::Result<()> {
+    let Some(name) = bridge_uplink else { return Ok(()) };
+    let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
+    let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
+    match tunnels.leaves_from(&addresses) {
+        Some(tunnel) => anyhow::bail!(
+            "tunnel {tunnel} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
+             give the tunnel another interface, or use --uplink-mode nat"
+        ),
+        None => Ok(()),
     }
 }
 

@@ -77,6 +77,12 @@ pub(super) fn keys(lines: &[Line]) -> Vec<EndpointKey> {
     keys
 }
 
+/// The endpoint of a tunnel among these.
+pub(super) fn key_for<'a>(keys: &'a [EndpointKey], line: &Line) -> Option<&'a EndpointKey> {
+    let key = key_of(line);
+    keys.iter().find(|other| is_shared(other, &key))
+}
+
 /// The endpoint of a tunnel.
 pub(super) fn of(endpoints: &[EndpointControl], line: &Line) -> Option<usize> {
     let key = key_of(line);

@@ -20,11 +20,12 @@ mod line;
 mod mtu;
 mod peer;
 
+use std::fmt::Write as _;
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
 use packet::MacAddr;
 use tunnel::Protocol;
@@ -113,6 +114,15 @@ impl TunnelControl {
             control.tunnels.push(Tunnel { line, statics, routes, endpoint, sink, group: None });
         }
         control.add_peers();
+        for peer in &control.peers {
+            let line = control.line_of(peer);
+            ensure!(
+                peer.source() != Some(peer.address),
+                "tunnel {}: {} is an address of this host; name that of the other one",
+                line.name,
+                peer.address
+            );
+        }
         Ok(control)
     }
 
@@ -219,6 +229,27 @@ impl TunnelControl {
         addresses.sort_unstable();
         addresses.dedup();
         tunnel::Locals::new(endpoint.key.port, addresses)
+    }
+
+    /// Does the way to a peer begin at one of these addresses? Then its tunnel's name is returned.
+    pub(crate) fn leaves_from(&self, addresses: &[Ipv4Addr]) -> Option<&str> {
+        let from = |peer: &&PeerControl| peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address));
+        self.peers.iter().find(from).map(|peer| self.line_of(peer).name.as_str())
+    }
+
+    /// Sockets and peers in lines, for people.
+    pub(crate) fn summary(&self) -> String {
+        let mut text = String::new();
+        for endpoint in &self.endpoints {
+            let merged = if endpoint.socket.merges() { "merged" } else { "one by one (the kernel refused UDP_GRO)" };
+            let _ = writeln!(text, "socket {}: datagrams come {merged}", endpoint.name());
+        }
+        for peer in &self.peers {
+            let line = self.line_of(peer);
+            let sent = if self.tunnels[peer.tunnel].sink.whole.writer().segments() { "in trains" } else { "one by one" };
+            let _ = writeln!(text, "peer {}/{}: mtu {}, datagrams go {sent}", line.name, peer.address, peer.mtu(line));
+        }
+        text
     }
 
     /// Puts the addresses that are known to be behind a peer into the table.
@@ -401,6 +432,19 @@ fn lines(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> Vec<Line> {
 /// How many ports the tunnels need at most, besides their endpoints.
 pub(crate) fn peer_count(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> usize {
     lines(configs, ip_configs).iter().map(|line| line.ports(GROUP_PORTS)).sum()
+}
+
+/// Two tunnels whose datagrams nothing would tell apart, as they come by one socket: their names.
+pub(crate) fn clash(configs: &[TunnelConfig]) -> Option<(String, String)> {
+    let lines = lines(configs, &[]);
+    let keys = endpoint::keys(&lines);
+    let met = |one: &Line, other: &Line| {
+        let is_met = endpoint::key_for(&keys, one) == endpoint::key_for(&keys, other) && one.vni == other.vni;
+        is_met
+            && (one.group.is_some() || other.group.is_some() || one.remotes.iter().any(|remote| other.remotes.contains(remote)))
+    };
+    let pairs = lines.iter().enumerate().flat_map(|(at, one)| lines[at + 1..].iter().map(move |other| (one, other)));
+    pairs.into_iter().find(|(one, other)| met(one, other)).map(|(one, other)| (one.name.clone(), other.name.clone()))
 }
 
 /// How many sockets they receive by.

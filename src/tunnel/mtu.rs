@@ -1,6 +1,7 @@
 //! What the ways of the tunnels mean for the links of the bridge.
 
 use tunnel::Protocol;
+use tunnel::mtu::MIN_MTU_IPV6;
 
 use super::TunnelControl;
 use crate::config::PortConfig;
@@ -16,6 +17,13 @@ pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig]) -> (Opt
     let bridged = tunnels.peers().iter().filter(|peer| tunnels.line_of(peer).protocol != Protocol::Ip);
     let least = bridged.map(|peer| (peer.mtu(tunnels.line_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
     let Some((mtu, peer)) = least else { return (None, warnings) };
+    if mtu < MIN_MTU_IPV6 {
+        warnings.push(format!(
+            "frames to {} of tunnel {} hold packets of {mtu} bytes, and IPv6 needs {MIN_MTU_IPV6}: guests' IPv6 will not pass there",
+            peer.address,
+            tunnels.line_of(peer).name
+        ));
+    }
     for port in ports.iter().filter(|port| port.is_tap()) {
         if let Some(own) = port.tap.mtu.filter(|own| *own > mtu) {
             warnings.push(format!(

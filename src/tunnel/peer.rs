@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use netio::udp::{Path, path};
 use packet::Features;
+use tunnel::mtu::{MIN_MTU, overlay_mtu};
 use tunnel::{Protocol, Underlay};
 use vswitch::{Encapsulation, Port, PortId, PortKind};
 
@@ -53,8 +54,8 @@ impl PeerControl {
     /// The longest packet that a frame to it may hold, in bytes.
     pub(crate) fn mtu(&self, line: &Line) -> u32 {
         let path = self.path.map_or(USUAL_MTU, |path| path.mtu);
-        let overhead = tunnel::mtu::overhead(line.framing(), Underlay::of(self.address));
-        let most = path.saturating_sub(overhead).max(tunnel::mtu::MIN_MTU);
+        // What is too little to be one is taken for the least, and sending says that it does not fit.
+        let most = overlay_mtu(path, line.framing(), Underlay::of(self.address)).unwrap_or(MIN_MTU);
         match line.mtu {
             // The kernel cuts the datagram, and so may routers.
             Some(mtu) if line.outer.dont_fragment == DontFragment::Unset => mtu,

@@ -223,10 +223,7 @@ fn outer_headers(ip: Ip) {
             assert_eq!(outer.frame, inner);
             assert_eq!((outer.ttl, outer.tos, outer.dont_fragment), (64, 0, true));
             assert!(outer.source_port >= 49_152, "{}", outer.source_port);
-            match ip {
-                Ip::V4 => assert_eq!(outer.checksum, 0),
-                Ip::V6 => assert!(outer.checksum != 0 && outer.is_sound),
-            }
+            assert!(outer.checksum != 0 && outer.is_sound);
             outer.source_port
         });
         assert_eq!(seen, [seen[0]; 3], "a flow and its answers take one way");
@@ -261,7 +258,7 @@ fn outer_settings() {
                 raw.send(&inner(0x48, 33, dont_fragment)).expect("sent");
                 let outer = next_outer(&wire, "a datagram");
                 assert_eq!((outer.ttl, outer.tos, outer.dont_fragment), (ttl, tos, expected_df), "{keys}");
-                assert_eq!(outer.checksum != 0, checksum == ",csum=on", "{checksum}");
+                assert_eq!(outer.checksum != 0, checksum != ",csum=off", "{checksum}");
                 assert!(outer.is_sound);
             }
             switch.finish();

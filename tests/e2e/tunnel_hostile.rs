@@ -48,7 +48,7 @@ impl Stage {
         self.peer.send(datagram);
         self.sent += 1;
         // The other's buffer is only so large.
-        if self.sent % 256 == 0 {
+        if self.sent.is_multiple_of(256) {
             self.settle();
         }
     }

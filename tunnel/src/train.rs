@@ -140,7 +140,7 @@ impl Trains {
     /// Adds a datagram: `fronts`, one behind the other, and then a range of the arena. `ends` is the length
     /// of the frame that it is the last datagram of, if it is. False, and nothing is added, if there is no
     /// room: send what is there, clear, and add it again. One that is longer than any datagram finds no
-    /// room ever: [`Trains::fits`].
+    /// room ever.
     #[inline]
     #[must_use]
     pub fn add(&mut self, way: Way, fronts: [&[u8]; 2], arena: &[u8], body: Range<usize>, ends: Option<usize>) -> bool {
@@ -180,12 +180,6 @@ impl Trains {
             train.frame_bytes += frame as u64;
         }
         true
-    }
-
-    /// Could a datagram of this length be sent at all?
-    #[must_use]
-    pub fn fits(len: usize) -> bool {
-        len <= MAX_BYTES
     }
 
     /// The train that takes a datagram of this length next; a new one if need be.

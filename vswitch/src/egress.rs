@@ -73,6 +73,10 @@ impl Egress {
     /// A new batch begins.
     pub(crate) fn clear(&mut self) {
         self.frames.clear();
+        // Not empty only if the batch before ended in a panic.
+        if !self.trains.is_empty() {
+            self.trains.clear();
+        }
         while let Some(port) = self.waiting.pop() {
             self.queues[port.index()].clear();
         }

@@ -4,6 +4,7 @@ mod bridge;
 #[path = "../../packet/tests/frames/mod.rs"]
 mod frames;
 mod lab;
+mod overlay;
 #[path = "../../nat/tests/reference/packets.rs"]
 #[allow(dead_code, reason = "some of the builders are used")]
 mod packets;
@@ -18,9 +19,10 @@ use lab::{
     GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, request,
 };
 use nat::{Endpoint, Protocol, Published};
+use overlay::{ENDPOINT, MTU, datagram, host_with, plain_peer, vni};
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
-use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
+use packet::{Batch, Datagram, Features, MacAddr, Timestamp, VnetHeader};
 use vswitch::{Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet};
 
 thread_local! {
@@ -278,4 +280,98 @@ fn the_router_allocates_nothing() {
         assert!(writes >= expected, "{name}: {writes} writes of {expected}");
     }
     assert!(lab.nat.stats().opened > (ROUNDS * MAX_FRAMES) as u64);
+}
+
+/// Without "don't fragment".
+fn may_be_cut(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[20] = 0;
+    packets::set_ip_checksum(&mut frame[14..]);
+    frame
+}
+
+/// A name, frames with their headers, and how many writes they become, at least.
+type Into = (&'static str, Vec<(VnetHeader, Vec<u8>)>, usize);
+
+/// A name, datagrams, their segment size, and how many writes they become.
+type OutOf = (&'static str, Vec<Vec<u8>>, u16, usize);
+
+/// What stations 1 and 2 on links and 7 and 8 behind two peers send.
+fn into_tunnels() -> Vec<Into> {
+    let many = |frame: Vec<u8>| vec![(VnetHeader::default(), frame); MAX_FRAMES];
+    let flows = |n: usize| Spec { ports: (1024 + n as u16, 53), tcp: false, ..between(1, 7) }.bytes();
+    let long = |v6| Spec { v6, tcp: false, payload: noise(1, 1440), ..between(1, 7) }.bytes();
+    let super_frame = |tcp, size, payload| Spec { tcp, payload: noise(1, payload), ..between(1, 7) }.super_frame(size);
+    let syn = Spec { flags: 2, options: vec![2, 4, 5, 0xb4], payload: vec![], ..between(1, 7) };
+    vec![
+        ("one flow", run(&between(1, 7), 6), 64),
+        ("64 flows", (0..MAX_FRAMES).map(|n| (VnetHeader::default(), flows(n))).collect(), 64),
+        ("flood", run(&between(1, 99), 6), 3 * 64),
+        ("TCP super-frames", vec![super_frame(true, 1398, 60_000); 4], 4 * 43),
+        ("UDP super-frames", vec![super_frame(false, 1000, 60_000); 4], 4 * 60),
+        ("more datagrams than at once", vec![super_frame(true, 300, 60_000); 4], 4 * 200),
+        ("unfinished checksums", vec![between(1, 7).partial(); MAX_FRAMES], 64),
+        ("SYNs", many(syn.bytes()), 64),
+        ("fragments", many(may_be_cut(long(false))), 2 * 64),
+        ("fragmentation needed", many(long(false)), 1),
+        ("packet too big", many(long(true)), 1),
+    ]
+}
+
+fn out_of_tunnels() -> Vec<OutOf> {
+    let many = |spec: &Spec, payload| run(spec, payload).iter().map(|(_, frame)| datagram(vni(), frame)).collect::<Vec<_>>();
+    let marked = Spec { traffic_class: 2, ..between(7, 1) };
+    let train: Vec<u8> = many(&between(7, 1), 100).concat();
+    let whole = datagram(vni(), &Spec { payload: noise(1, 60_000), ..between(7, 1) }.partial().1);
+    let size = (train.len() / MAX_FRAMES) as u16;
+    vec![
+        ("datagrams", many(&between(7, 1), 6), 0, 64),
+        ("marked ones", many(&marked, 6), 0, 64),
+        ("a merged train", vec![train], size, 64),
+        ("whole super-frames", vec![whole; 4], 0, 4),
+        ("floods", many(&between(7, 99), 6), 0, 2 * 64),
+        ("split horizon", many(&between(7, 8), 6), 0, 0),
+        ("no VXLAN", vec![vec![0; 60]; MAX_FRAMES], 0, 0),
+        ("another network", vec![datagram(tunnel::Vni::new(1).unwrap(), &between(7, 1).bytes()); MAX_FRAMES], 0, 0),
+    ]
+}
+
+#[test]
+fn tunnels_allocate_nothing() {
+    let link = || bridge::port(PortVlan::default());
+    let peers = (1..3).map(|host| (plain_peer(), overlay::address(host))).collect();
+    let mut host = host_with([link(), link()], peers, overlay::address(0));
+    let introduce = |host: &bridge::Bridge| {
+        for (station, port) in [(1, 0), (2, 1), (7, 3), (8, 4)] {
+            host.table.learn(VlanId::NONE, mac(station), PortId(port), host.now);
+        }
+    };
+    for (name, frames, expected) in into_tunnels() {
+        let mut before = 0;
+        for round in 0..=ROUNDS {
+            if round == 1 {
+                before = allocations();
+            }
+            host.now = host.now.after(std::time::Duration::from_millis(200));
+            introduce(&host);
+            let writes = host.count(0, &frames);
+            assert!(writes >= expected, "{name}: {writes} writes of {expected}");
+        }
+        assert_eq!(allocations() - before, 0, "{name}");
+    }
+    for (name, payloads, segment_size, expected) in out_of_tunnels() {
+        let datagram =
+            |payload| Datagram { from: overlay::address(1), tos: 3 * u8::from(name == "marked ones"), segment_size, payload };
+        let datagrams: Vec<Datagram<'_>> = payloads.iter().map(|payload| datagram(payload)).collect();
+        let mut before = 0;
+        for round in 0..=ROUNDS {
+            if round == 1 {
+                before = allocations();
+            }
+            host.now = host.now.after(std::time::Duration::from_millis(200));
+            introduce(&host);
+            let writes = host.count_received(ENDPOINT, tunnel::Protocol::Vxlan, MTU, &datagrams);
+            assert_eq!(writes, expected, "{name}");
+        }
+        assert_eq!(allocations() - before, 0, "{name}");
+    }
 }

@@ -10,8 +10,8 @@
 //!
 //! *Trains.* Datagrams of one flow and length cross the kernel as one message with the length of each:
 //! `UDP_SEGMENT` on the way out, `UDP_GRO` on the way in. Between two namespaces, and on cards that can, a train
-//! stays whole all the way. The kernel makes no train without checksums, so one source port is two sockets
-//! where single datagrams go without: one with `SO_NO_CHECK`, one without, both bound to it.
+//! stays whole all the way. The kernel makes no train without checksums, and single datagrams have them, too:
+//! without, they would overtake trains of their flow where a receiver's kernel merges those.
 //!
 //! *A port is ours alone.* The first socket of a port is bound without `SO_REUSEPORT`, which fails if anybody
 //! has the port, and is given the option afterwards, so that those that follow can join it. There is no moment
@@ -184,13 +184,18 @@ impl Endpoint {
             merges &= set_up(socket.as_fd(), spec).map_err(|error| io_error(bound, "setting its options", error))?;
         }
         for group in &spec.groups {
-            join(sockets[0].as_fd(), spec, *group)?;
+            match join(sockets[0].as_fd(), spec, *group) {
+                // No route to it yet: see `join_again`.
+                Err(UdpError::Io { error, .. }) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                joined => joined?,
+            }
         }
         let queues: Vec<Queue> = sockets.into_iter().map(|socket| Queue(Arc::new(socket))).collect();
         Ok(Endpoint { local: bound, drops: vec![0; queues.len()], queues, merges, dropped: 0 })
     }
 
-    /// Joins its groups again, where an interface went and came back. No error where it is a member.
+    /// Joins its groups again, where an interface went and came back, or was not there yet. No error where it
+    /// is a member.
     pub fn join_again(&self, spec: &EndpointSpec) -> Result<(), UdpError> {
         let Some(first) = self.queues.first() else { return Ok(()) };
         for group in &spec.groups {

@@ -45,8 +45,6 @@ pub struct Receiver {
     addresses: Box<[libc::sockaddr_in6]>,
     controls: Box<[[u64; CONTROL_WORDS]]>,
     received: usize,
-    errors: u64,
-    cut: u64,
 }
 
 // SAFETY: the pointers in the lists are set by each call before it uses them, and lead to memory that
@@ -55,7 +53,7 @@ unsafe impl Send for Receiver {}
 
 impl std::fmt::Debug for Receiver {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Receiver").field("errors", &self.errors).field("cut", &self.cut).finish_non_exhaustive()
+        out.debug_struct("Receiver").finish_non_exhaustive()
     }
 }
 
@@ -80,21 +78,7 @@ impl Receiver {
             addresses: vec![nobody; MAX_MESSAGES].into(),
             controls: vec![[0; CONTROL_WORDS]; MAX_MESSAGES].into(),
             received: 0,
-            errors: 0,
-            cut: 0,
         }
-    }
-
-    /// Errors that the kernel told instead of a datagram, such as what ICMP said of one that was sent.
-    #[must_use]
-    pub fn errors(&self) -> u64 {
-        self.errors
-    }
-
-    /// Messages that were longer than the room for them, and dropped.
-    #[must_use]
-    pub fn cut(&self) -> u64 {
-        self.cut
     }
 
     /// Reads what is there, up to [`MAX_MESSAGES`], in one call; [`datagrams`](Self::datagrams) then gives it.
@@ -104,17 +88,16 @@ impl Receiver {
         self.prepare();
         self.received = self.call(queue);
         let full = self.received == MAX_MESSAGES;
-        let received = &self.headers[..self.received];
-        self.cut += received.iter().filter(|header| is_cut(header)).count() as u64;
         if full { Received::More } else { Received::Drained }
     }
 
-    /// The datagrams of the last [`recv`](Self::recv), in their order.
+    /// The datagrams of the last [`recv`](Self::recv), in their order. One that was longer than the room for it is
+    /// an empty one.
     #[inline]
     pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         let received = self.headers[..self.received].iter().zip(&self.addresses).zip(self.arena.chunks_exact(STRIDE));
-        received.filter(|((header, _), _)| !is_cut(header)).filter_map(|((header, address), room)| {
-            let payload = room.get(..header.msg_len as usize)?;
+        received.filter_map(|((header, address), room)| {
+            let payload = if is_cut(header) { &[] } else { room.get(..header.msg_len as usize)? };
             // SAFETY: the kernel has filled in this header, and the control buffer that it points to is
             // still ours and as it left it.
             let told = unsafe { beside(&header.msg_hdr) };
@@ -160,7 +143,8 @@ impl Receiver {
             match Errno::from_io_error(&std::io::Error::last_os_error()) {
                 Some(Errno::AGAIN) => return 0,
                 Some(Errno::INTR) => {}
-                _ => self.errors += 1,
+                // What ICMP said of a datagram that was sent: those that are there wait behind it.
+                _ => {}
             }
         }
         0

@@ -1,9 +1,7 @@
 //! Many datagrams, and trains of them, in one system call (sendmmsg(2)).
 //!
 //! One call serves one socket, and a burst has as many as there are flows in it. So messages are collected, put
-//! together by source port, each port's in their order, and how each went is told in the order in which they
-//! came. Where a port has trains as well as single datagrams, all go through the socket for trains: one
-//! call is worth more than a checksum less, and two sockets would need two, or would turn a flow's order round.
+//! together by source port, each port's in their order, and how each went is told in the order in which they came.
 //!
 //! A train that the kernel does not take is sent once more, datagram by datagram: its pieces are cut where
 //! the datagrams end.
@@ -172,9 +170,7 @@ impl<'f> Burst<'_, 'f> {
     /// Messages of one port.
     fn send_group(&mut self, group: &[u32]) {
         let Some(first) = group.first() else { return };
-        let messages = &self.sender.messages;
-        let trains = group.iter().any(|key| is_whole(*key) && messages[place(*key)].segment_size != 0);
-        let socket = self.writer.socket((first >> 8) as u16, trains);
+        let socket = self.writer.socket((first >> 8) as u16);
         for run in group.chunk_by(|a, b| is_whole(*a) && is_whole(*b)) {
             let first = place(run[0]);
             match self.sender.messages[first].way {
@@ -334,7 +330,7 @@ mod tests {
         });
         let Ok((peer, sources)) = home else { return };
         let writer = sources.writer();
-        option::set(writer.socket(0, true), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("an option");
+        option::set(writer.socket(0), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).expect("an option");
         let to = Outgoing { to: peer.local_addr().expect("an address"), source: 0, tos: 0, ttl: 9, segment_size: 1000 };
         let bytes: Vec<u8> = (0..2700).map(|at| (at % 251) as u8).collect();
         let mut sender = Sender::new();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::net::{bind, sockopt};
 
-use super::{UdpError, index_of, io_error, open_socket, path, share};
+use super::{UdpError, index_of, io_error, open_socket, path};
 use crate::option;
 use crate::packet_socket::Filter;
 
@@ -31,7 +31,7 @@ const REFUSALS: u32 = 3;
 /// Which datagrams carry a UDP checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ChecksumPolicy {
-    /// Over IPv4 trains only, for which the kernel asks it; over IPv6 all.
+    /// All, as the kernel asks for it in trains; over IPv4 none where the kernel knows no trains.
     #[default]
     Auto,
     /// All.
@@ -77,10 +77,7 @@ struct Pool {
 #[derive(Debug)]
 struct Port {
     number: u16,
-    /// For single datagrams.
-    single: OwnedFd,
-    /// For trains, where those need another one.
-    train: Option<OwnedFd>,
+    socket: OwnedFd,
 }
 
 impl Sources {
@@ -93,17 +90,17 @@ impl Sources {
         // some networks' hashes look at.
         let step = (PORT_COUNT / count) | 1;
         let numbers = (0..PORT_COUNT).map(|at| *PORTS.start() + (at * step % PORT_COUNT) as u16);
-        let free = numbers.filter_map(|number| open_port(spec, number).transpose());
+        let knows_trains = knows_trains(spec)?;
+        let checked = is_checked(spec, knows_trains);
+        let free = numbers.filter_map(|number| open_port(spec, number, checked).transpose());
         let ports = free.take(count).collect::<Result<Box<[Port]>, UdpError>>()?;
-        let Some(first) = ports.first().filter(|_| ports.len() == count) else {
+        if ports.len() < count {
             return Err(UdpError::NoPort { local: spec.local });
-        };
-        // The kernel is asked whether it knows the option: 0 is what it is already.
-        let known = option::set(first.single.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        }
         let pool = Pool {
             ipv4: spec.local.is_ipv4(),
             dont_fragment: spec.dont_fragment,
-            segments: AtomicBool::new(known && spec.checksum != ChecksumPolicy::Off),
+            segments: AtomicBool::new(knows_trains && checked),
             refusals: AtomicU32::new(0),
             ports,
         };
@@ -148,9 +145,8 @@ impl Writer {
 
     /// A port's socket for trains and single datagrams, or for single ones only.
     #[inline]
-    pub(super) fn socket(&self, port: u16, trains: bool) -> BorrowedFd<'_> {
-        let port = &self.0.ports[usize::from(port)];
-        port.train.as_ref().filter(|_| trains).unwrap_or(&port.single).as_fd()
+    pub(super) fn socket(&self, port: u16) -> BorrowedFd<'_> {
+        self.0.ports[usize::from(port)].socket.as_fd()
     }
 
     /// Would single datagrams go where a train was refused as too long?
@@ -167,31 +163,38 @@ impl Writer {
     }
 }
 
-/// The sockets of one port; `None` if somebody has it.
-fn open_port(spec: &SourcesSpec, number: u16) -> Result<Option<Port>, UdpError> {
+/// The kernel is asked whether it knows the option: 0 is what it is already.
+fn knows_trains(spec: &SourcesSpec) -> Result<bool, UdpError> {
+    let socket = open_socket(SocketAddr::new(spec.local, 0), None)?;
+    Ok(option::set(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok())
+}
+
+/// Do datagrams get checksums? All of a port's or none: a receiver's kernel merges those that have one, and
+/// one that has none would overtake those of its flow that wait to be merged (`udp_gro_receive_segment`).
+fn is_checked(spec: &SourcesSpec, knows_trains: bool) -> bool {
+    match spec.checksum {
+        ChecksumPolicy::On => true,
+        ChecksumPolicy::Off => false,
+        ChecksumPolicy::Auto => spec.local.is_ipv6() || knows_trains,
+    }
+}
+
+/// The socket of one port; `None` if somebody has it.
+fn open_port(spec: &SourcesSpec, number: u16, checked: bool) -> Result<Option<Port>, UdpError> {
     let local = SocketAddr::new(spec.local, number);
-    let single = open_source(spec, local)?;
-    match bind(&single, &local) {
+    let socket = open_source(spec, local)?;
+    match bind(&socket, &local) {
         Err(rustix::io::Errno::ADDRINUSE) => return Ok(None),
         bound => bound.map_err(|errno| io_error(local, "binding", errno.into()))?,
     }
-    let checked_trains = spec.checksum == ChecksumPolicy::Auto && spec.local.is_ipv4();
-    if checked_trains || spec.checksum == ChecksumPolicy::Off {
+    if !checked {
         let unchecked = match spec.local {
-            IpAddr::V4(_) => option::set(single.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1),
-            IpAddr::V6(_) => option::set(single.as_fd(), libc::SOL_UDP, libc::UDP_NO_CHECK6_TX, 1),
+            IpAddr::V4(_) => option::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1),
+            IpAddr::V6(_) => option::set(socket.as_fd(), libc::SOL_UDP, libc::UDP_NO_CHECK6_TX, 1),
         };
         unchecked.map_err(|error| io_error(local, "sending without checksums", error))?;
     }
-    if !checked_trains {
-        return Ok(Some(Port { number, single, train: None }));
-    }
-    let train = open_source(spec, local)?;
-    for socket in [&single, &train] {
-        share(socket).map_err(|error| io_error(local, "SO_REUSEPORT", error))?;
-    }
-    bind(&train, &local).map_err(|errno| io_error(local, "binding", errno.into()))?;
-    Ok(Some(Port { number, single, train: Some(train) }))
+    Ok(Some(Port { number, socket }))
 }
 
 /// A socket that only sends, not yet bound.

@@ -4,21 +4,36 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use packet::{Batch, Features, Timestamp, VNET_LEN, VnetHeader};
+use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
+use tunnel::{Arrival, Arrivals, Malformed, Protocol, Train, Trains, Way, train};
 use vswitch::{
-    Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan, SendError,
+    Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Origin, Pipeline, Port, PortCounters, PortId, PortKind,
+    PortVlan, SendError, Transmit,
 };
 
 /// One write: its virtio-net header and its frame.
 pub(crate) type Write = (PortId, VnetHeader, Vec<u8>);
+
+/// Says what becomes of a write.
+type Send<'a> = &'a mut dyn FnMut(PortId, VnetHeader, &[u8]) -> Result<(), SendError>;
+
+/// What one call gives to a socket: datagrams of one flow to one peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) way: Way,
+    pub(crate) datagrams: Vec<Vec<u8>>,
+}
 
 pub(crate) struct Bridge {
     pub(crate) pipeline: Pipeline,
     pub(crate) table: Arc<MacTable>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) now: Timestamp,
+    /// What went into tunnels, until it is taken.
+    pub(crate) sent: Vec<Sent>,
     egress: Egress,
     batch: Batch,
+    inbox: Inbox,
     ports: u16,
 }
 
@@ -36,8 +51,9 @@ impl Bridge {
         for (index, port) in ports.into_iter().enumerate() {
             pipeline.set_port(PortId(index as u16), Some(port));
         }
-        let egress = Egress::new(usize::from(count));
-        Bridge { pipeline, table, counters, now: Timestamp::from_secs(1), egress, batch: Batch::new(), ports: count }
+        let (egress, now) = (Egress::new(usize::from(count)), Timestamp::from_secs(1));
+        let (batch, inbox) = (Batch::new(), Inbox::new());
+        Bridge { pipeline, table, counters, now, sent: Vec::new(), egress, batch, inbox, ports: count }
     }
 
     /// So many ports that carry everything.
@@ -73,12 +89,61 @@ impl Bridge {
         let mut writes = Vec::new();
         self.pipeline.process(PortId(ingress), &mut self.batch, self.now, &mut self.egress);
         self.transmit(&mut writes, &mut send);
-        while self.pipeline.has_left() {
-            self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
-            self.transmit(&mut writes, &mut send);
-        }
+        self.go_on(&mut writes, &mut send);
         self.assert_balance();
         writes.sort_by_key(|(port, ..)| *port);
+        writes
+    }
+
+    /// Datagrams in through a receiving socket, as a worker gives them in; what was written.
+    pub(crate) fn receive(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> Vec<Write> {
+        let mut writes = Vec::new();
+        self.inbox.clear();
+        for datagram in datagrams {
+            for arrival in Arrivals::new(*datagram, protocol, mtu) {
+                if !take_in(&mut self.inbox, datagram, arrival) {
+                    self.carry(endpoint, &mut writes);
+                    assert!(take_in(&mut self.inbox, datagram, arrival), "an empty batch has room for any frame");
+                }
+            }
+        }
+        self.carry(endpoint, &mut writes);
+        writes.sort_by_key(|(port, ..)| *port);
+        writes
+    }
+
+    fn carry(&mut self, endpoint: u16, writes: &mut Vec<Write>) {
+        self.pipeline.process_tunnel(PortId(endpoint), &mut self.inbox, self.now, &mut self.egress);
+        let out = Out { send: &mut |_, _, _| Ok(()), writes, sent: &mut self.sent };
+        self.pipeline.transmit(self.inbox.batch(), &mut self.egress, out);
+        self.inbox.clear();
+        self.go_on(writes, &mut |_, _, _| Ok(()));
+        self.assert_balance();
+    }
+
+    /// What the last batch left.
+    fn go_on(&mut self, writes: &mut Vec<Write>, send: Send<'_>) {
+        while self.pipeline.has_left() {
+            self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
+            self.transmit(writes, send);
+        }
+    }
+
+    /// Datagrams in, a batch's worth; how many writes they became. Allocates nothing itself.
+    pub(crate) fn count_received(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> usize {
+        self.inbox.clear();
+        for datagram in datagrams {
+            for arrival in Arrivals::new(*datagram, protocol, mtu) {
+                assert!(take_in(&mut self.inbox, datagram, arrival), "the batch is full");
+            }
+        }
+        self.pipeline.process_tunnel(PortId(endpoint), &mut self.inbox, self.now, &mut self.egress);
+        let mut writes = 0;
+        self.pipeline.transmit(self.inbox.batch(), &mut self.egress, |_: PortId, _: &[IoSlice<'_>]| {
+            writes += 1;
+            Ok(())
+        });
+        self.assert_balance();
         writes
     }
 
@@ -122,17 +187,9 @@ impl Bridge {
         writes
     }
 
-    fn transmit(&mut self, writes: &mut Vec<Write>, send: &mut impl FnMut(PortId, VnetHeader, &[u8]) -> Result<(), SendError>) {
-        self.pipeline.transmit(&self.batch, &mut self.egress, |port, pieces: &[IoSlice<'_>]| {
-            let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
-            let (vnet, frame) = bytes.split_at(VNET_LEN);
-            let vnet = VnetHeader::from_bytes(vnet.try_into().unwrap());
-            let result = send(port, vnet, frame);
-            if result.is_ok() {
-                writes.push((port, vnet, frame.to_vec()));
-            }
-            result
-        });
+    fn transmit(&mut self, writes: &mut Vec<Write>, send: Send<'_>) {
+        let out = Out { send, writes, sent: &mut self.sent };
+        self.pipeline.transmit(&self.batch, &mut self.egress, out);
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
@@ -149,5 +206,54 @@ impl Bridge {
         let drops = |port: &PortCounters| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum::<u64>();
         let left = self.sum(|port| port.tx_frames.load() + port.taken.load());
         assert_eq!(entered, left + self.sum(drops), "the books do not balance");
+    }
+}
+
+/// As the worker does it; false if the batch is full.
+fn take_in(inbox: &mut Inbox, datagram: &Datagram<'_>, arrival: Result<Arrival<'_>, Malformed>) -> bool {
+    let (vni, vnet, frame) = match arrival {
+        Ok(arrival) => (Ok(arrival.vni), arrival.vnet, arrival.frame),
+        Err(Malformed::Truncated) => (Err(DropReason::TunnelTruncated), VnetHeader::default(), &[][..]),
+        Err(Malformed::BadFlags) => (Err(DropReason::TunnelBadFlags), VnetHeader::default(), &[][..]),
+        Err(Malformed::NotIp) => (Err(DropReason::BadIpHeader), VnetHeader::default(), &[][..]),
+    };
+    inbox.push(Origin { from: datagram.from, tos: datagram.tos, vni }, vnet, frame)
+}
+
+/// Where frames leave: writes and trains are kept.
+struct Out<'a> {
+    send: Send<'a>,
+    writes: &'a mut Vec<Write>,
+    sent: &'a mut Vec<Sent>,
+}
+
+impl Transmit for Out<'_> {
+    fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        let (vnet, frame) = bytes.split_at(VNET_LEN);
+        let vnet = VnetHeader::from_bytes(vnet.try_into().unwrap());
+        (self.send)(port, vnet, frame)?;
+        self.writes.push((port, vnet, frame.to_vec()));
+        Ok(())
+    }
+
+    /// Each train is one that the kernel takes: at most 64 datagrams and 65,507 bytes, all of one size but
+    /// the last, which may be shorter.
+    fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
+        for train in trains.trains() {
+            let datagrams: Vec<Vec<u8>> = trains.datagrams(train, arena).map(|pieces| pieces.concat()).collect();
+            let pieces: Vec<u8> = trains.pieces(train, arena).flatten().copied().collect();
+            assert_eq!(pieces, datagrams.concat(), "one call or many");
+            assert_eq!((pieces.len(), datagrams.len()), (train.bytes as usize, usize::from(train.datagrams)));
+            assert!(pieces.len() <= train::MAX_BYTES && (1..=train::MAX_DATAGRAMS).contains(&datagrams.len()));
+            let (last, others) = datagrams.split_last().unwrap();
+            assert!(others.iter().all(|datagram| datagram.len() == usize::from(train.size)));
+            assert!(last.len() <= usize::from(train.size));
+            let outcome = (self.send)(PortId(train.way.port), VnetHeader::default(), &pieces);
+            if outcome.is_ok() {
+                self.sent.push(Sent { way: train.way, datagrams });
+            }
+            sent(train, outcome);
+        }
     }
 }

@@ -1,0 +1,168 @@
+//! Switches on several hosts, joined by datagrams in simulated time.
+//!
+//! ```text
+//!  stations --- ports 0 and 1 -+                    +- ports 0 and 1 --- stations
+//!                      host 0  +- 3, 4 ..   3, 4 .. +  host 1
+//!                              +- 2 <-- UDP --> 2 --+
+//! ```
+//!
+//! Port 2 is the receiving socket; from 3 on each other host is a port, in the order of their numbers.
+#![allow(dead_code, reason = "each test uses some of it")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use packet::{Datagram, VnetHeader};
+use tunnel::{Locals, Peers, Protocol, Vni, peers, vxlan};
+use vswitch::{Encapsulation, Endpoint, Port, PortId, PortKind, PortVlan};
+
+use crate::bridge::{Bridge, Sent, Write, port};
+
+pub(crate) const ENDPOINT: u16 = 2;
+
+/// The first peer.
+pub(crate) const PEER: u16 = 3;
+
+/// The way between the hosts takes so much, and so an inner packet may be so long.
+pub(crate) const PATH_MTU: usize = 1500;
+pub(crate) const MTU: u32 = 1450;
+
+/// Outer IPv4 and UDP headers.
+const HEADERS_LEN: usize = 28;
+
+pub(crate) fn vni() -> Vni {
+    Vni::new(0x12_3456).unwrap()
+}
+
+pub(crate) fn address(host: usize) -> IpAddr {
+    IpAddr::from(Ipv4Addr::new(192, 0, 2, 1 + host as u8))
+}
+
+/// A port that leads to a peer.
+pub(crate) fn peer_port(vlan: PortVlan, encapsulation: Encapsulation) -> Port {
+    Port { mtu: MTU, kind: PortKind::Peer(encapsulation), ..port(vlan) }
+}
+
+pub(crate) fn plain_peer() -> Port {
+    peer_port(PortVlan::default(), Encapsulation::vxlan(vni()))
+}
+
+/// A bridge with a receiving socket at port 2 and these peers.
+pub(crate) fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAddr) -> Bridge {
+    let named = |(n, (port, address)): (usize, &(Port, IpAddr))| peers::Peer {
+        vni: port.encapsulation().and_then(|encapsulation| encapsulation.vni),
+        address: *address,
+        port: PEER + n as u16,
+    };
+    let known: Vec<peers::Peer> = peers.iter().enumerate().map(named).collect();
+    let endpoint = Endpoint {
+        protocol: Protocol::Vxlan,
+        peers: Arc::new(Peers::new(&known, &[]).unwrap()),
+        locals: Arc::new(Locals::new(vxlan::PORT, [own])),
+    };
+    let [first, second] = links;
+    let mut bridge = Bridge::new([first, second, plain_peer()].into_iter().chain(peers.into_iter().map(|(port, _)| port)));
+    bridge.pipeline.set_port(PortId(ENDPOINT), None);
+    bridge.pipeline.set_endpoint(PortId(ENDPOINT), Some(endpoint));
+    bridge
+}
+
+/// One datagram on its way, or a train of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Flying {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) sent: Sent,
+}
+
+/// Hosts in full mesh.
+pub(crate) struct Overlay {
+    pub(crate) hosts: Vec<Bridge>,
+    /// All datagrams ever sent.
+    pub(crate) log: Vec<Flying>,
+    /// Does the receiving kernel merge trains?
+    pub(crate) merges: bool,
+}
+
+impl Overlay {
+    /// So many hosts, in one VXLAN network with all VLANs.
+    pub(crate) fn new(hosts: usize) -> Overlay {
+        Overlay::with(hosts, |_| [port(PortVlan::default()), port(PortVlan::default())], |_, _| plain_peer())
+    }
+
+    /// `links` makes the first two ports of a host, `peer` one host's port to another.
+    pub(crate) fn with(hosts: usize, links: impl Fn(usize) -> [Port; 2], peer: impl Fn(usize, usize) -> Port) -> Overlay {
+        let host = |own: usize| {
+            let others = (0..hosts).filter(|other| *other != own);
+            host_with(links(own), others.map(|other| (peer(own, other), address(other))).collect(), address(own))
+        };
+        Overlay { hosts: (0..hosts).map(host).collect(), log: Vec::new(), merges: false }
+    }
+
+    /// Frames in at one host, and datagrams to and fro until all is quiet; what each host wrote.
+    pub(crate) fn run(&mut self, host: usize, ingress: u16, frames: &[Vec<u8>]) -> Vec<(usize, Write)> {
+        let frames: Vec<_> = frames.iter().map(|frame| (VnetHeader::default(), frame.clone())).collect();
+        self.run_with(host, ingress, &frames)
+    }
+
+    pub(crate) fn run_with(&mut self, host: usize, ingress: u16, frames: &[(VnetHeader, Vec<u8>)]) -> Vec<(usize, Write)> {
+        let writes = self.hosts[host].run_with(ingress, frames, |_, _, _| Ok(()));
+        let mut all: Vec<(usize, Write)> = writes.into_iter().map(|write| (host, write)).collect();
+        loop {
+            let flying: Vec<Flying> = (0..self.hosts.len()).flat_map(|from| self.take_sent(from)).collect();
+            if flying.is_empty() {
+                all.sort_by_key(|(host, (port, ..))| (*host, *port));
+                return all;
+            }
+            for Flying { from, to, sent } in &flying {
+                let writes = self.arrive(*from, *to, sent);
+                all.extend(writes.into_iter().map(|write| (*to, write)));
+            }
+            self.log.extend(flying);
+        }
+    }
+
+    fn take_sent(&mut self, from: usize) -> Vec<Flying> {
+        let others: Vec<usize> = (0..self.hosts.len()).filter(|other| *other != from).collect();
+        let sent = std::mem::take(&mut self.hosts[from].sent);
+        let longest = sent.iter().flat_map(|sent| &sent.datagrams).map(Vec::len).max().unwrap_or(0);
+        assert!(longest + HEADERS_LEN <= PATH_MTU, "too long for the way");
+        sent.into_iter().map(|sent| Flying { from, to: others[usize::from(sent.way.port - PEER)], sent }).collect()
+    }
+
+    fn arrive(&mut self, from: usize, to: usize, sent: &Sent) -> Vec<Write> {
+        let (from, tos) = (address(from), sent.way.tos);
+        if self.merges && sent.datagrams.len() > 1 {
+            let payload = sent.datagrams.concat();
+            let segment_size = sent.datagrams[0].len() as u16;
+            return self.hosts[to].receive(
+                ENDPOINT,
+                Protocol::Vxlan,
+                MTU,
+                &[Datagram { from, tos, segment_size, payload: &payload }],
+            );
+        }
+        let datagrams: Vec<Datagram<'_>> =
+            sent.datagrams.iter().map(|payload| Datagram { from, tos, segment_size: 0, payload }).collect();
+        self.hosts[to].receive(ENDPOINT, Protocol::Vxlan, MTU, &datagrams)
+    }
+
+    /// From where to where datagrams went since this was last asked.
+    pub(crate) fn ways(&mut self) -> Vec<(usize, usize)> {
+        let flew = std::mem::take(&mut self.log);
+        let mut ways: Vec<(usize, usize)> =
+            flew.iter().flat_map(|flying| vec![(flying.from, flying.to); flying.sent.datagrams.len()]).collect();
+        ways.sort_unstable();
+        ways
+    }
+}
+
+/// Hosts and ports of writes.
+pub(crate) fn places(writes: &[(usize, Write)]) -> Vec<(usize, u16)> {
+    writes.iter().map(|(host, (port, ..))| (*host, port.0)).collect()
+}
+
+/// A datagram of the tunnel.
+pub(crate) fn datagram(vni: Vni, frame: &[u8]) -> Vec<u8> {
+    [&vxlan::encap(vni)[..], frame].concat()
+}
