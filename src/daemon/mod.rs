@@ -468,7 +468,7 @@ fn open_uplink(config: &Config, ports: usize, clock: Clock) -> anyhow::Result<(O
         None => None,
     };
     let Some(router) = &config.router else { return Ok((uplink, None)) };
-    let mut router = RouterControl::new(router.clone(), ports, random_seed()?)?;
+    let mut router = RouterControl::new(router.clone(), ports, config.tunnel_ports(), random_seed()?)?;
     if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
         router.start(uplink, clock.now())?;
     }

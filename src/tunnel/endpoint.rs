@@ -29,6 +29,8 @@ pub(crate) struct EndpointControl {
     pub(crate) socket: Endpoint,
     /// How it was opened.
     spec: EndpointSpec,
+    /// By the kernel, on sockets that it had before.
+    dropped: u64,
     /// Why its groups are not heard now.
     problem: Option<String>,
 }
@@ -36,8 +38,15 @@ pub(crate) struct EndpointControl {
 impl EndpointControl {
     /// Opens its socket anew, for a device that is another one now.
     pub(super) fn reopen(&mut self) -> Result<(), UdpError> {
-        self.socket = Endpoint::open(&self.spec)?;
+        let socket = Endpoint::open(&self.spec)?;
+        self.dropped += self.socket.dropped();
+        self.socket = socket;
         Ok(())
+    }
+
+    /// Datagrams that the kernel dropped before we read them.
+    pub(super) fn dropped(&mut self) -> u64 {
+        self.dropped + self.socket.dropped()
     }
 
     /// Its groups are left by the kernel when an interface goes.
@@ -133,7 +142,7 @@ pub(super) fn open(lines: &[Line], first: u16, queues: impl Fn(usize) -> usize) 
             zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec, problem: None })
+        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec, dropped: 0, problem: None })
     };
     keys(lines).into_iter().enumerate().map(open).collect()
 }
