@@ -59,6 +59,7 @@ pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bo
         finish_checksum(rx.frame_mut(span), l4, l4 + offset);
     }
     frame.offload = Offload::default();
+    frame.is_size_free = false;
     rx.set_vnet(span, Offload::default().to_vnet(&headers, 0));
     frame.cut_to = Some(u16::try_from(mtu).unwrap_or(u16::MAX));
     Ok(())
