@@ -107,11 +107,12 @@ impl Daemon {
             ports: count,
             seed: random_seed()?,
         }));
-        // First the uplink, so that nothing is made where it cannot be.
-        let (uplink, router) = open_uplink(&config, count, clock)?;
-        let first_endpoint = config.ports.len() + usize::from(uplink.is_some());
+        // First the tunnels' sockets, as the router takes whatever ports are free; then the uplink, so that
+        // nothing is made where it cannot be.
+        let first_endpoint = config.ports.len() + usize::from(config.uplink_interface().is_some());
         let queues = |at| queues_of(at, readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
+        let (uplink, router) = open_uplink(&config, count, clock)?;
         tunnels.add_statics(&table)?;
         check_way_out(&tunnels, config.bridge_uplink.as_deref())?;
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);

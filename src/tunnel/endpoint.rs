@@ -29,6 +29,8 @@ pub(crate) struct EndpointControl {
     pub(crate) socket: Endpoint,
     /// How it was opened.
     spec: EndpointSpec,
+    /// Why its groups are not heard now.
+    problem: Option<String>,
 }
 
 impl EndpointControl {
@@ -39,8 +41,15 @@ impl EndpointControl {
     }
 
     /// Its groups are left by the kernel when an interface goes.
-    pub(super) fn join_again(&self) -> Result<(), UdpError> {
-        self.socket.join_again(&self.spec)
+    pub(super) fn join_again(&mut self) {
+        let problem = self.socket.join_again(&self.spec).err().map(|error| error.to_string());
+        if problem != self.problem {
+            match &problem {
+                Some(problem) => tracing::warn!("{}: {problem}", self.name()),
+                None => tracing::info!("{}: its groups are joined", self.name()),
+            }
+            self.problem = problem;
+        }
     }
 
     /// For people and counters.
@@ -124,7 +133,7 @@ pub(super) fn open(lines: &[Line], first: u16, queues: impl Fn(usize) -> usize) 
             zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec })
+        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec, problem: None })
     };
     keys(lines).into_iter().enumerate().map(open).collect()
 }

@@ -220,14 +220,13 @@ impl TunnelControl {
         endpoints
     }
 
-    /// The addresses at which an endpoint is reached, as far as they are known.
+    /// The addresses at which an endpoint is reached: those that its peers are sent from, and its groups.
     fn locals(&self, at: usize) -> tunnel::Locals {
         let endpoint = &self.endpoints[at];
+        let tunnels = self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at);
+        let groups = tunnels.filter_map(|tunnel| Some(tunnel.line.group.as_ref()?.address));
         let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
-        let mut addresses: Vec<IpAddr> =
-            sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let addresses = sources.chain(groups).chain([endpoint.key.local]).filter(|address| !address.is_unspecified());
         tunnel::Locals::new(endpoint.key.port, addresses)
     }
 
@@ -317,11 +316,7 @@ impl TunnelControl {
     /// A socket that is bound to an interface is bound to one that may have been deleted and made anew: then it
     /// is opened again. Returns the endpoints and peers that workers are to be told of again.
     pub(crate) fn look_at_devices(&mut self) -> (Vec<usize>, Vec<PortId>) {
-        for endpoint in &self.endpoints {
-            if let Err(error) = endpoint.join_again() {
-                tracing::debug!("{error}");
-            }
-        }
+        self.endpoints.iter_mut().for_each(EndpointControl::join_again);
         let mut changed = Vec::new();
         for (name, known) in &mut self.devices {
             let now = index_of(name);
