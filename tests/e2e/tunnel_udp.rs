@@ -118,7 +118,9 @@ fn ip_as_flannel() {
     lost.connect((pod(9), 53)).expect("connected");
     lost.send(b"anybody?").expect("sent");
     assert_eq!(error_of(&lost).raw_os_error(), Some(libc::ENETUNREACH));
-    // At the end of its life, and what is no packet.
+    // From a stranger, at the end of its life, and what is no packet.
+    let stranger = Peer::on_port(&underlay, 2, 9, FLANNEL);
+    stranger.send(&Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"strange").bytes());
     peers[0].send(
         &Datagram { ttl: 1, ..Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"late") }.bytes(),
     );
@@ -128,7 +130,25 @@ fn ip_as_flannel() {
     peers[0].send(&Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"in time").bytes());
     assert_eq!(recv_from(&client).0, b"in time");
     assert_empty(&client);
-    switch.finish();
+    // Marked on the way: what is inside says so, or is lost (RFC 6040 section 4.2).
+    peers[0].set_tos(3);
+    let seen = host.raw();
+    for tos in [0, 2] {
+        let [from, to] = [SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000)];
+        peers[0].send(&Datagram { tos, ..Datagram::udp(from, to, b"slow down") }.bytes());
+    }
+    assert_eq!(recv_from(&client).0, b"slow down");
+    assert_eq!(Datagram::read(&seen.recv().expect("the packet")).expect("a packet").tos, 3);
+    assert_empty(&client);
+    let report = switch.finish();
+    let mut all = 0;
+    for (reason, count) in
+        [("no_route", 1), ("tunnel_unknown_peer", 1), ("ttl_exceeded", 1), ("bad_ip_header", 4), ("tunnel_ecn", 1)]
+    {
+        assert_eq!(report.dropped_for(reason), count, "{reason}: {report:?}");
+        all += count;
+    }
+    assert_eq!(report.all_dropped(), all, "{report:?}");
 }
 
 /// Who forbids to cut is told what fits; what may be cut is.
