@@ -43,6 +43,13 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-p
 step "the demo, as the README runs it"
 cargo run --release --locked -- demo
 
+step "the example of two switches and a tunnel"
+if [ "$(id -u)" = 0 ] && have ip && have ping && [ -e /dev/net/tun ]; then
+    examples/two-switches.sh "${CARGO_TARGET_DIR:-target}/release/vswitchd"
+else
+    echo "no root, no /dev/net/tun or no ip, ping: the example is skipped"
+fi
+
 step "benches, once each"
 cargo bench --workspace --locked --bench packet --bench mac_table --bench nat --bench pipeline -- --test
 gungraun=$(cargo metadata --format-version 1 --locked | grep -o '"name":"gungraun","version":"[^"]*"' | head -n 1 | cut -d'"' -f8)
