@@ -162,6 +162,28 @@ fn two_threads_never_write_into_each_others_frames() {
 }
 
 #[test]
+fn what_was_left_goes_before_the_next_frame() {
+    let (_directory, _reader, writer, mut monitor) = cable();
+    let first: Vec<_> =
+        (0..).map(|at| numbered(at, 9000)).take_while(|frame| writer.send(&[IoSlice::new(frame)]).is_ok()).collect();
+    assert!(writer.has_left());
+    let reading = thread::spawn(move || {
+        let mut seen = Vec::new();
+        monitor.read_to_end(&mut seen).map(|_| seen).unwrap()
+    });
+    // Nobody flushes.
+    let next = numbered(7, 60);
+    let mut sent = 0;
+    wait_for("room", || {
+        writer.send_many(&slices(std::slice::from_ref(&next)), |result| sent += usize::from(result.is_ok()));
+        !writer.has_left()
+    });
+    rustix::net::shutdown(&writer, rustix::net::Shutdown::Write).unwrap();
+    let expected = first.iter().chain(std::iter::repeat_n(&next, sent)).flat_map(|frame| on_the_wire(frame));
+    assert!(reading.join().unwrap() == expected.collect::<Vec<_>>());
+}
+
+#[test]
 fn a_sleeping_poller_is_told_when_what_was_left_can_go() {
     let (_directory, _reader, writer, mut monitor) = cable();
     let poller = Poller::new().unwrap();
