@@ -118,7 +118,7 @@ impl AsFd for Stream {
 
 impl Stream {
     /// Connects to a guest, or a switch, that listens. Does not wait: a TCP connection comes about afterwards, or
-    /// is [`Received::Gone`].
+    /// is `Received::Gone` to its reader.
     pub fn connect(address: &Address) -> io::Result<Stream> {
         let (socket, connected) = match address {
             Address::Unix(path) => {
