@@ -36,7 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// The switch's machine, and a host at the other end of a veth; both ends are up.
-fn at_a_veth(machine: &Host, inner: &str, host: &Host) {
+pub(crate) fn at_a_veth(machine: &Host, inner: &str, host: &Host) {
     machine.inside(|| link::add_pair(inner, host.name(), Some(host.netns().as_fd())));
     machine.inside(|| link::set(link::get(inner)?.index, Change { up: Some(true), ..Change::default() }));
     host.set_link(Change { up: Some(true), ..Change::default() });
