@@ -172,7 +172,7 @@ fn host_is_silent_on_a_held_tap() {
     // An address says that the host is to be heard there.
     machine.inside(|| link::add_address(link::get("held")?.index, Host::address(Ip::V4, 9), 24));
     let switch = start(&machine, &["--port", "packet:held"]);
-    assert!(switch.has_logged("held has an IPv4 address of the host's"));
+    wait::until("a word about it", || switch.has_logged("held has an IPv4 address of the host's").then_some(()));
     assert_eq!(state("held"), before);
     switch.finish();
 }
@@ -183,7 +183,9 @@ fn attach_auto() {
     let held = hold_tap(&machine, "held", true);
     let tap = format!("held:attach=auto,free:attach=auto,{}", other.port(""));
     let switch = start(&machine, &["--tap", &tap]);
-    assert!(switch.has_logged("held: held by another process, so it is joined as packet:held"));
+    wait::until("a word about it", || {
+        switch.has_logged("held: held by another process, so it is joined as packet:held").then_some(())
+    });
     assert!(!switch.has_logged("free: held"));
     let _monitor = Monitor::of(&guest, Cable::Tap(held));
     guest.configure(1);
