@@ -4,7 +4,7 @@
 //! [`crate::monitor`]), as a virtual machine has.
 
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 
 use libtest_mimic::Trial;
@@ -14,7 +14,7 @@ use packet::MacAddr;
 
 use crate::exchange::Echo;
 use crate::frames::{DOT1Q, frame, is_ours, station, tagged};
-use crate::guest::{Directory, dgram_guest};
+use crate::guest::Directory;
 use crate::host::{Host, Ip};
 use crate::monitor::{Cable, Monitor, hold_tap};
 use crate::ports::start;
@@ -57,6 +57,8 @@ struct Plan {
     kind: Kind,
     host: Host,
     held: Option<Tap>,
+    /// Of datagrams: there before a host says its first words.
+    bound: Option<UnixDatagram>,
     path: PathBuf,
 }
 
@@ -71,7 +73,9 @@ impl Plan {
             host.set_link(Change { up: Some(true), ..Change::default() });
         }
         let held = (kind == Kind::Held).then(|| hold_tap(machine, &device, true));
-        Plan { kind, host, held, path: directory.path(name) }
+        let path = directory.path(name);
+        let bound = (kind == Kind::Dgram).then(|| UnixDatagram::bind(path.with_extension("guest")).expect("bound"));
+        Plan { kind, host, held, bound, path }
     }
 
     /// Flag and value.
@@ -93,7 +97,11 @@ impl Plan {
             Kind::Tap | Kind::Veth => return None,
             Kind::Held => Cable::Tap(self.held.take().expect("it is held")),
             Kind::Stream => Cable::Stream(UnixStream::connect(&self.path).expect("connected")),
-            Kind::Dgram => Cable::Dgram(dgram_guest(&self.path.with_extension("guest"), &self.path)),
+            Kind::Dgram => {
+                let socket = self.bound.take().expect("it is bound");
+                socket.connect(&self.path).expect("connected");
+                Cable::Dgram(socket)
+            }
         };
         let monitor = Monitor::of(&self.host, cable);
         if self.kind == Kind::Stream {
