@@ -13,6 +13,9 @@ mod exchange;
 mod fairness;
 mod frames;
 mod gateway;
+mod guest;
+mod guest_image;
+mod guest_machine;
 mod host;
 mod hostile;
 mod kernel;
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         tunnel_router::trials(),
         tunnel_udp::trials(),
         tunnel_ovs::trials(),
+        guest::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));
