@@ -4,7 +4,10 @@ use clap::{Args, Parser, Subcommand};
 
 const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas between. NETNS is a name under /run/netns, \
     a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
-    offload=on|off, gro=on|off";
+    offload=on|off, gro=on|off, attach=own|auto (auto: a TAP that another process holds is joined from its network side)";
+
+const PORT_HELP: &str = "A port of another kind, KIND:WHERE[:KEY=VALUE...], once for each. packet:IFNAME is the network side of a \
+    device: a TAP that a virtual machine's monitor holds, a veth or a NIC. Keys as of a TAP, but attach=";
 
 const GATEWAY_HELP: &str = "The router's addresses on the bridge, [VLAN=]CIDR with commas between; without VLAN for untagged \
     frames [default with a NAT uplink: 10.77.0.1/24]";
@@ -53,6 +56,9 @@ pub(crate) struct Flags {
     /// The TAP ports; [`TAP_HELP`] for people.
     #[arg(long, value_name = "TAP,...", help = TAP_HELP)]
     pub(crate) tap: Vec<String>,
+    /// Other ports; [`PORT_HELP`] for people.
+    #[arg(long, value_name = "KIND:WHERE", help = PORT_HELP)]
+    pub(crate) port: Vec<String>,
     /// The host's interface that leads outside
     #[arg(long, value_name = "IFACE")]
     pub(crate) uplink: Option<String>,

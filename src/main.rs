@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod daemon;
 mod demo;
+mod device;
 mod report;
 mod reserve;
 mod router;

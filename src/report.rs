@@ -14,6 +14,8 @@ pub(crate) struct Report {
     pub(crate) nat: Option<nat::NatStats>,
     /// Frames from the uplink that the kernel dropped before we read them.
     pub(crate) kernel_dropped: u64,
+    /// The same at other ports that share an interface with the host, by their names.
+    pub(crate) dropped_at_ports: Vec<(String, u64)>,
     /// Datagrams of tunnels that the kernel dropped before we read them.
     pub(crate) datagrams_dropped: u64,
     panics: u64,
@@ -50,7 +52,7 @@ impl Report {
                 }
             }
         }
-        Report { ports, table, nat: None, kernel_dropped: 0, datagrams_dropped: 0, panics }
+        Report { ports, table, nat: None, kernel_dropped: 0, dropped_at_ports: Vec::new(), datagrams_dropped: 0, panics }
     }
 
     /// Received, copied and made; sent, dropped and taken. Equal when no frame is under way.
@@ -148,6 +150,9 @@ impl fmt::Display for Report {
         }
         if self.kernel_dropped > 0 {
             writeln!(out, "dropped by the kernel at the uplink: {}", self.kernel_dropped)?;
+        }
+        for (name, frames) in self.dropped_at_ports.iter().filter(|(_, frames)| *frames > 0) {
+            writeln!(out, "dropped by the kernel at {name}: {frames}")?;
         }
         if self.datagrams_dropped > 0 {
             writeln!(out, "dropped by the kernel before tunnels: {}", self.datagrams_dropped)?;

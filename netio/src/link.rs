@@ -32,6 +32,10 @@ pub struct Link {
     pub mtu: u32,
     /// Its address.
     pub mac: MacAddr,
+    /// Does its namespace ask and answer who has an address there (`IFF_NOARP` not set)?
+    pub arp: bool,
+    /// Is it a TAP's or TUN's?
+    pub is_tun: bool,
 }
 
 /// What to change of a link; what is `None` stays.
@@ -45,6 +49,8 @@ pub struct Change<'a> {
     pub gso_max_segs: Option<u32>,
     /// Set up or down.
     pub up: Option<bool>,
+    /// Ask and answer who has an address (`IFF_NOARP` not set).
+    pub arp: Option<bool>,
     /// Move to this namespace.
     pub netns: Option<BorrowedFd<'a>>,
     /// Rename.
@@ -67,9 +73,10 @@ pub fn get(name: &str) -> io::Result<Link> {
 pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
     let mut request = LinkMessage::default();
     request.header.index = index;
-    if let Some(up) = change.up {
-        request.header.change_mask = LinkFlags::Up;
-        request.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    let noarp = change.arp.map(|arp| !arp);
+    for (flag, value) in [(LinkFlags::Up, change.up), (LinkFlags::Noarp, noarp)] {
+        request.header.change_mask.set(flag, value.is_some());
+        request.header.flags.set(flag, value == Some(true));
     }
     request.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
     request.attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
@@ -142,6 +149,8 @@ fn describe(link: &LinkMessage) -> Link {
         carrier: link.header.flags.contains(LinkFlags::Running),
         mtu: 0,
         mac: MacAddr::default(),
+        arp: !link.header.flags.contains(LinkFlags::Noarp),
+        is_tun: false,
     };
     for attribute in &link.attributes {
         match attribute {
@@ -152,6 +161,7 @@ fn describe(link: &LinkMessage) -> Link {
                     described.mac = MacAddr(bytes);
                 }
             }
+            LinkAttribute::LinkInfo(info) => described.is_tun = info.contains(&LinkInfo::Kind(InfoKind::Tun)),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use rustix::io::{Errno, read, write};
 
 const EVENTS: usize = 64;
 const WAKER: u64 = u64::MAX;
+const ONCE_WRITABLE: epoll::EventFlags = epoll::EventFlags::OUT.union(epoll::EventFlags::ONESHOT);
 
 /// Tells which of many descriptors can be read.
 #[derive(Debug)]
 pub struct Poller {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
 }
 
@@ -31,10 +32,33 @@ impl Waker {
     }
 }
 
+/// A descriptor of which a [`Poller`] tells once that it can be written to, each time that it is asked to. Any thread
+/// may ask.
+#[derive(Debug)]
+pub struct Writable {
+    epoll: Arc<OwnedFd>,
+    /// One of its own: the poller may watch the original for something to read.
+    fd: OwnedFd,
+    token: u64,
+}
+
+impl Writable {
+    /// The poller tells when it can next be written to, or has failed.
+    pub fn arm(&self) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, &self.fd, epoll::EventData::new_u64(self.token), ONCE_WRITABLE)?)
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        let _ = epoll::delete(&self.epoll, &self.fd);
+    }
+}
+
 impl Poller {
     /// A poller of nothing but its own waker.
     pub fn new() -> io::Result<Poller> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
         Ok(Poller { epoll, wake })
@@ -49,6 +73,13 @@ impl Poller {
     /// Watches a descriptor for something to read. `token` is any number but `u64::MAX`.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+    }
+
+    /// Tells once, with this token, that a descriptor can be written to, and then when it is [`armed`](Writable::arm).
+    pub fn add_writable(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<Writable> {
+        let watch = Writable { epoll: Arc::clone(&self.epoll), fd: fd.try_clone_to_owned()?, token };
+        epoll::add(&self.epoll, &watch.fd, epoll::EventData::new_u64(token), ONCE_WRITABLE)?;
+        Ok(watch)
     }
 
     /// Watches it no more.

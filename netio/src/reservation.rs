@@ -155,7 +155,8 @@ fn inode_of(protocol: PortProtocol, line: &str, port: u16) -> Option<u64> {
     (bound && inode != 0 && (protocol == PortProtocol::Udp || state == LISTENING)).then_some(inode)
 }
 
-fn process_of_socket(inode: u64) -> Option<(u32, String)> {
+/// Which process holds a socket of that inode.
+pub(crate) fn process_of_socket(inode: u64) -> Option<(u32, String)> {
     let wanted = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
     let mut looked_at = 0;

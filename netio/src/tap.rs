@@ -103,7 +103,7 @@ pub enum TapError {
     /// Somebody else holds the descriptor.
     #[error(
         "{name} is held by another process (a virtual machine's monitor?), and a TAP or TUN has one owner; \
-         give this switch a TAP of its own, or join the guest by a socket instead of {name}"
+         give this switch a TAP of its own, or join it from its network side with --port packet:{name}"
     )]
     Busy {
         /// The interface.

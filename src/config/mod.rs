@@ -17,8 +17,8 @@ use std::ops::RangeInclusive;
 use thiserror::Error;
 
 use crate::cli::Flags;
-pub(crate) use port::PortConfig;
-use port::parse_tap;
+pub(crate) use port::{DeviceConfig, PacketConfig, PortConfig};
+use port::{parse_port, parse_tap};
 use router::RouterConfig;
 use tunnel::ip::{IpTunnelConfig, parse_ip_tunnels};
 use tunnel::{TunnelConfig, check_against_gateways, check_ip_against_others, parse_tunnels};
@@ -36,7 +36,7 @@ const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 /// One bridge, its router, and how many threads carry their frames.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// The TAP ports, and behind them the TUN devices of `ip_tunnels`.
+    /// The TAP ports, behind them those of other kinds, and behind them the TUN devices of `ip_tunnels`.
     pub(crate) ports: Vec<PortConfig>,
     /// The host's interface that is one more port, behind those of `ports`: an uplink in bridge mode.
     pub(crate) bridge_uplink: Option<String>,
@@ -99,7 +99,7 @@ impl Config {
         check_range("--mac-aging-time", flags.mac_aging_time, AGING_RANGE)?;
         ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
-            port.tap.queues = queues_of(index, readers, workers);
+            port.set_queues(queues_of(index, readers, workers));
         }
         Ok(Config {
             ports,
@@ -147,11 +147,11 @@ fn parse_all_tunnels(
     ports: &[PortConfig],
     warnings: &mut Vec<String>,
 ) -> Result<(Vec<TunnelConfig>, Vec<IpTunnelConfig>), ConfigError> {
-    let mut names: Vec<&str> = ports.iter().map(|port| port.tap.name.as_str()).collect();
+    let mut names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
     let ip_tunnels = parse_ip_tunnels(&flags.udp_ip, warnings)?;
     for tunnel in &ip_tunnels {
-        if ports.iter().any(|port| port.tap.name == tunnel.name && port.tap.netns == tunnel.netns) {
-            return Err(ConfigError::new("--udp-ip", format!("{} is a TAP port of the bridge: use another name", tunnel.name)));
+        if ports.iter().any(|port| port.link() == Some((&tunnel.name, tunnel.netns.as_ref()))) {
+            return Err(ConfigError::new("--udp-ip", format!("{} is a port of the bridge: use another name", tunnel.name)));
         }
         names.push(&tunnel.name);
     }
@@ -176,17 +176,21 @@ fn check_count(on_the_bridge: usize, tunnels: &[TunnelConfig], ip_tunnels: &[IpT
     Err(ConfigError::new("--tap", format!("{count} ports, but a bridge has at most {MAX_PORTS}{hosts}")))
 }
 
-/// `--tap`, as often as it is given.
+/// `--tap` and `--port`, as often as they are given.
 fn parse_ports(flags: &Flags) -> Result<Vec<PortConfig>, ConfigError> {
     let texts = flags.tap.iter().flat_map(|list| list.split(','));
-    let ports = texts.map(parse_tap).collect::<Result<Vec<PortConfig>, ConfigError>>()?;
+    let mut ports = texts.map(parse_tap).collect::<Result<Vec<PortConfig>, ConfigError>>()?;
+    for text in &flags.port {
+        ports.extend(parse_port(text)?);
+    }
     // A tunnel without Ethernet needs no bridge.
     if ports.is_empty() && flags.udp_ip.is_empty() {
         return Err(ConfigError::new("--tap", "a switch needs a port: name at least one, such as --tap tap0,tap1"));
     }
     for (at, port) in ports.iter().enumerate() {
-        if ports[..at].iter().any(|other| other.tap.name == port.tap.name && other.tap.netns == port.tap.netns) {
-            return Err(ConfigError::new("--tap", format!("{} is named twice", port.tap.name)));
+        if ports[..at].iter().any(|other| other.clashes_with(port)) {
+            let flag = if at < flags.tap.iter().flat_map(|list| list.split(',')).count() { "--tap" } else { "--port" };
+            return Err(ConfigError::new(flag, format!("{} is named twice", port.name)));
         }
     }
     Ok(ports)
@@ -215,13 +219,14 @@ mod tests {
     fn ports_namespaces_and_keys() {
         let config =
             config(&["tap0,tap1@blue:vlan=10", "t@pid:7:trunks=10+20:mtu=9000:gro=off", "u@/proc/1/ns/net:offload=off"]).unwrap();
-        let netns = |at: usize| config.ports[at].tap.netns.clone().map(|netns| netns.to_string());
-        assert_eq!(config.ports.iter().map(|port| port.tap.name.as_str()).collect::<Vec<_>>(), ["tap0", "tap1", "t", "u"]);
+        let netns = |at: usize| config.ports[at].link().and_then(|(_, netns)| netns.map(ToString::to_string));
+        assert_eq!(config.ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["tap0", "tap1", "t", "u"]);
         assert_eq!((netns(0), netns(1), netns(2)), (None, Some("blue".into()), Some("pid:7".into())));
         assert_eq!(netns(3), Some("/proc/1/ns/net".into()));
         assert_eq!(config.ports[1].vlan_text, "access VLAN 10");
-        assert_eq!((config.ports[2].vlan_text.as_str(), config.ports[2].tap.mtu), ("trunk VLANs 10+20", Some(9000)));
-        assert!(!config.ports[2].coalesce && !config.ports[3].tap.offload);
+        assert_eq!((config.ports[2].vlan_text.as_str(), config.ports[2].mtu()), ("trunk VLANs 10+20", Some(9000)));
+        assert!(!config.ports[2].coalesce);
+        assert!(matches!(&config.ports[3].device, DeviceConfig::Tap { spec, attach: false } if !spec.offload));
     }
 
     #[test]
@@ -242,7 +247,8 @@ mod tests {
             let config = Config::from_flags(&flags).unwrap();
             assert_eq!((config.readers, config.workers), (readers, cores.min(readers)));
             let config = Config::from_flags(&Flags { workers: Some(3), ..flags }).unwrap();
-            assert!(config.ports.iter().all(|port| port.tap.queues == 1), "the third worker reads the uplink");
+            let queues = |port: &PortConfig| matches!(&port.device, DeviceConfig::Tap { spec, .. } if spec.queues == 1);
+            assert!(config.ports.iter().all(queues), "the third worker reads the uplink");
         }
         assert_eq!(config(&["tap0,tap1"]).unwrap().readers, 2);
         let gateway = Config::from_flags(&Flags { gateway: vec!["10.0.0.1/24".to_owned()], ..flags(&["tap0,tap1"]) }).unwrap();

@@ -98,8 +98,9 @@ fn for_nat(flags: &Flags) -> [(&'static str, bool); 4] {
 fn check_interface(name: &str, ports: &[PortConfig]) -> Result<(), ConfigError> {
     check_name("--uplink", "an uplink", name)?;
     // In another namespace it is another interface.
-    if ports.iter().any(|port| port.tap.name == name && port.tap.netns.is_none()) {
-        let problem = format!("{name} is a TAP port of the bridge: name the host's interface that leads outside");
+    if let Some(port) = ports.iter().find(|port| port.link() == Some((name, None))) {
+        let what = if port.shared_interface().is_some() { "a port" } else { "a TAP port" };
+        let problem = format!("{name} is {what} of the bridge: name the host's interface that leads outside");
         return Err(ConfigError::new("--uplink", problem));
     }
     Ok(())

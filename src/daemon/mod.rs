@@ -15,8 +15,9 @@ use packet::Timestamp;
 use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 
 use crate::busy_poll::BusyPoll;
-use crate::config::{Config, nearest, queues_of};
+use crate::config::{Config, PortConfig, nearest, queues_of};
 use crate::control::{Found, ManagedPort};
+use crate::device::{Device, DeviceError};
 use crate::report::Report;
 use crate::router::RouterControl;
 use crate::signals::Signals;
@@ -73,24 +74,29 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     print!("{}{}{}", summary_head(config), config.router_summary(), config.tunnel_summary());
     warn(&config.warnings);
     let uplink = config.uplink_interface();
-    if let Some(name) = uplink
-        && let Err(error) = netio::link::get(name)
-    {
-        return Err(without_interface(match error.kind() {
-            std::io::ErrorKind::NotFound => PacketError::NoInterface { name: name.to_owned() },
-            _ => PacketError::Io { name: name.to_owned(), what: "finding its link", error },
-        }));
+    if let Some(name) = uplink {
+        check_interface(name)?;
     }
     for port in &config.ports {
-        let tap = &port.tap;
-        let place = tap.netns.as_ref().map_or_else(String::new, |netns| format!(" in namespace {netns}"));
-        println!("port {}{place}: {}", tap.name, port.vlan_text);
-        if let Some(netns) = &tap.netns {
-            netns.id().map_err(|error| TapError::Namespace { netns: netns.clone(), error }).map_err(with_nearest)?;
+        println!("port {}{}: {}", port.name, place_of(port), port.vlan_text);
+        if let Some((_, Some(netns))) = port.link() {
+            let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
+            netns.id().map_err(error).map_err(with_nearest)?;
+        }
+        if let Some(name) = port.shared_interface() {
+            check_interface(name)?;
         }
     }
     println!("the configuration is good; nothing was started");
     Ok(())
+}
+
+fn check_interface(name: &str) -> anyhow::Result<()> {
+    let checked = netio::link::get(name).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => PacketError::NoInterface { name: name.to_owned() },
+        _ => PacketError::Io { name: name.to_owned(), what: "finding its link", error },
+    });
+    checked.map(drop).map_err(without_interface)
 }
 
 impl Daemon {
@@ -113,14 +119,15 @@ impl Daemon {
         let queues = |at| queues_of(at, readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
         tunnels.add_statics(&table)?;
-        check_way_out(&tunnels, config.bridge_uplink.as_deref())?;
+        for name in config.ports.iter().filter_map(PortConfig::shared_interface).chain(config.bridge_uplink.as_deref()) {
+            check_way_out(&tunnels, name)?;
+        }
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
         warn(&warnings);
-        let taps = config.ports.iter().filter(|port| port.is_tap()).count();
+        let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
         let mut ports = Vec::with_capacity(count);
         for (index, mut port) in config.ports.into_iter().enumerate() {
-            let most = if port.is_tap() { mtu } else { tunnels.ip_mtu(index - taps) };
-            port.tap.mtu = port.tap.mtu.or(most);
+            port.propose_mtu(if port.is_bridged() { mtu } else { tunnels.ip_mtu(index - bridged) });
             ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
@@ -188,10 +195,10 @@ impl Daemon {
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
         for port in &self.ports {
-            let place = port.config.tap.netns.as_ref().map_or_else(String::new, |netns| format!(" in namespace {netns}"));
+            let place = place_of(&port.config);
             let mtu = port.link().map_or(0, |link| link.mtu);
-            let offload = port.tap().map_or_else(String::new, |tap| offload_text(tap.features(), tap.refused()));
-            let _ = writeln!(text, "port {}{place}: {}, mtu {mtu}, {offload}", port.name(), port.config.vlan_text);
+            let device = port.device().map_or_else(String::new, Device::summary);
+            let _ = writeln!(text, "port {}{place}: {}, mtu {mtu}, {device}", port.name(), port.config.vlan_text);
         }
         text.push_str(&self.tunnels.summary());
         if let Some(outside) = self.router.as_ref().and_then(RouterControl::outside) {
@@ -269,6 +276,7 @@ impl Daemon {
         let mut report = Report::new(names, counters, self.table.stats(), self.panics);
         report.nat = self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat.stats());
         report.kernel_dropped = self.uplink.as_mut().map_or(0, UplinkPort::dropped);
+        report.dropped_at_ports = self.ports.iter_mut().map(|port| (port.name().to_owned(), port.dropped())).collect();
         report.datagrams_dropped = self.tunnels.dropped();
         report
     }
@@ -345,16 +353,21 @@ impl Daemon {
     /// Gives a port's device to the workers: one reads each queue, all may write.
     fn attach(&mut self, at: usize) {
         let port = &self.ports[at];
-        let (Some(tap), Some(view), Some(attachment)) = (port.tap(), port.to_pipeline(), port.attachment()) else { return };
-        let queues = tap.queues().to_vec();
-        let count = self.readers;
-        let id = port.id;
-        self.tell_workers(|worker| Command::Attach {
-            id,
-            attachment,
-            port: Box::new(view.clone()),
-            rx: queue_to_read(&queues, at, worker, count, self.workers.len()).map(Source::Tap),
-            tx: Sink::Tap(queues[(worker / count) % queues.len()].clone()),
+        let (Some(device), Some(view), Some(attachment)) = (port.device(), port.to_pipeline(), port.attachment()) else { return };
+        let (id, count) = (port.id, self.readers);
+        self.tell_workers(|worker| {
+            let (rx, tx) = match device {
+                Device::Tap(tap) => {
+                    let queues = tap.queues();
+                    let rx = queue_to_read(queues, at, worker, count, self.workers.len()).map(Source::Tap);
+                    (rx, Sink::Tap(queues[(worker / count) % queues.len()].clone()))
+                }
+                Device::Packet(packet) => {
+                    let rx = queue_to_read(packet.socket().queues(), at, worker, count, self.workers.len());
+                    (rx.map(Source::Packet), Sink::Packet(packet.socket().writer().clone()))
+                }
+            };
+            Command::Attach { id, attachment, port: Box::new(view.clone()), rx, tx }
         });
     }
 
@@ -370,8 +383,8 @@ impl Daemon {
             id,
             attachment,
             port: Box::new(view.clone()),
-            rx: queue_to_read(&queues, at, worker, count, self.workers.len()).map(Source::Uplink),
-            tx: Sink::Uplink(writer.clone()),
+            rx: queue_to_read(&queues, at, worker, count, self.workers.len()).map(Source::Packet),
+            tx: Sink::Packet(writer.clone()),
         });
         self.route();
     }
@@ -481,14 +494,13 @@ fn warn(warnings: &[String]) {
 }
 
 /// What leaves by a port of the bridge would come in there and be sent into the tunnel once more.
-fn check_way_out(tunnels: &TunnelControl, bridge_uplink: Option<&str>) -> anyhow::Result<()> {
-    let Some(name) = bridge_uplink else { return Ok(()) };
+fn check_way_out(tunnels: &TunnelControl, name: &str) -> anyhow::Result<()> {
     let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
     let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
     match tunnels.leaves_from(&addresses) {
         Some(tunnel) => anyhow::bail!(
             "tunnel {tunnel} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
-             give the tunnel another interface, or use --uplink-mode nat"
+             give the tunnel another interface, or route into it (--uplink {name})"
         ),
         None => Ok(()),
     }
@@ -517,7 +529,7 @@ fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usiz
 fn summary_head(config: &Config) -> String {
     format!(
         "bridge br0: {}, {}, MAC table of {} entries, ageing {} s\n",
-        count_of(config.ports.iter().filter(|port| port.is_tap()).count(), "port"),
+        count_of(config.ports.iter().filter(|port| port.is_bridged()).count(), "port"),
         count_of(config.workers, "worker"),
         config.mac_table_size,
         config.mac_aging_time
@@ -529,24 +541,18 @@ fn count_of(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn offload_text(features: packet::Features, refused: &[&str]) -> String {
-    let granted = [
-        (features.checksum, "checksum"),
-        (features.tso4, "tso4"),
-        (features.tso6, "tso6"),
-        (features.tso_ecn, "tso-ecn"),
-        (features.uso, "uso"),
-    ];
-    let granted: Vec<&str> = granted.into_iter().filter_map(|(granted, name)| granted.then_some(name)).collect();
-    let mut text = format!("offload {}", if granted.is_empty() { "none".to_owned() } else { granted.join(" ") });
-    if !refused.is_empty() {
-        let _ = write!(text, " (the kernel refused {})", refused.join(" "));
-    }
-    text
+/// " in namespace blue"; empty for our own.
+fn place_of(port: &PortConfig) -> String {
+    let netns = port.link().and_then(|(_, netns)| netns);
+    netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))
 }
 
-/// The error, with the name of the namespace that was probably meant.
-fn with_nearest(error: TapError) -> anyhow::Error {
+/// The error, with the name of the namespace or interface that was probably meant.
+fn with_nearest(error: DeviceError) -> anyhow::Error {
+    let error = match error {
+        DeviceError::Packet(error) => return without_interface(error),
+        DeviceError::Tap(error) => error,
+    };
     if let TapError::Namespace { netns, .. } = &error
         && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)
     {

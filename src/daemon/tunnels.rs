@@ -17,7 +17,7 @@ impl Daemon {
         for at in 0..self.tunnels.endpoints().len() {
             self.attach_endpoint(at, true)?;
         }
-        for (at, port) in self.ports.iter().filter(|port| !port.config.is_tap()).enumerate() {
+        for (at, port) in self.ports.iter().filter(|port| !port.config.is_bridged()).enumerate() {
             let Some((tunnel, peers)) = self.tunnels.ip_tunnel(at, port.id) else { continue };
             for id in peers.into_iter().chain([port.id]) {
                 self.tell_workers(|_| Command::IpTunnel { id, tunnel: Arc::clone(&tunnel) });

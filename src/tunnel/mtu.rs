@@ -24,12 +24,12 @@ pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig]) -> (Opt
             tunnels.line_of(peer).name
         ));
     }
-    for port in ports.iter().filter(|port| port.is_tap()) {
-        if let Some(own) = port.tap.mtu.filter(|own| *own > mtu) {
+    for port in ports.iter().filter(|port| port.is_bridged()) {
+        if let Some(own) = port.mtu().filter(|own| *own > mtu) {
             warnings.push(format!(
                 "{} has mtu={own}, but frames to {} of tunnel {} hold packets of {mtu} bytes: what is longer is cut or refused there; \
                  use mtu={mtu}, or leave it out",
-                port.tap.name,
+                port.name,
                 peer.address,
                 tunnels.line_of(peer).name
             ));

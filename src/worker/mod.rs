@@ -36,9 +36,9 @@ use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
 use underlay::{DatagramSource, Underlay};
 
-/// Frames that one call takes from the uplink: as a packed batch, no more bytes than a second-level
+/// Frames that one call takes from a packet socket: as a packed batch, no more bytes than a second-level
 /// cache holds.
-const UPLINK_BURST: usize = 32;
+const PACKET_BURST: usize = 32;
 
 /// So many hosts without a port are told of in a second.
 const MAX_TOLD: usize = 64;
@@ -133,7 +133,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
     Tap(tap::Queue),
-    Uplink(packet_socket::Queue),
+    Packet(packet_socket::Queue),
     Datagrams(DatagramSource),
 }
 
@@ -149,7 +149,7 @@ impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Source::Tap(queue) => queue.as_fd(),
-            Source::Uplink(queue) => queue.as_fd(),
+            Source::Packet(queue) => queue.as_fd(),
             Source::Datagrams(source) => source.queue.as_fd(),
         }
     }
@@ -167,7 +167,7 @@ pub(crate) struct Worker {
     readers: Box<[Option<Reader>]>,
     outputs: Outputs,
     batch: Batch,
-    /// For the uplink, whose frames come many at a time.
+    /// For packet sockets, whose frames come many at a time.
     burst: Batch,
     receiver: Receiver,
     underlay: Underlay,
@@ -214,7 +214,7 @@ impl Worker {
             readers: std::iter::repeat_with(|| None).take(ports).collect(),
             outputs: Outputs::new(ports),
             batch: Batch::new(),
-            burst: Batch::strided(UPLINK_BURST),
+            burst: Batch::strided(PACKET_BURST),
             receiver: Receiver::new(),
             underlay: Underlay::new(),
             egress: Egress::new(ports),
@@ -293,7 +293,7 @@ impl Worker {
                 self.batch.clear();
                 (queue.recv(&mut self.batch), &mut self.batch)
             }
-            Source::Uplink(queue) => {
+            Source::Packet(queue) => {
                 let received = self.receiver.recv(queue, self.burst.slots());
                 self.burst.commit_all(self.receiver.frames());
                 (received, &mut self.burst)

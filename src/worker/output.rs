@@ -14,7 +14,7 @@ use vswitch::{DropReason, PortId, SendError, Transmit};
 #[derive(Clone, Debug)]
 pub(crate) enum Sink {
     Tap(tap::Queue),
-    Uplink(Writer),
+    Packet(Writer),
     Peer(PeerSink),
 }
 
@@ -33,7 +33,7 @@ impl Sink {
     fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         match self {
             Sink::Tap(queue) => queue.send(pieces),
-            Sink::Uplink(writer) => writer.send(pieces),
+            Sink::Packet(writer) => writer.send(pieces),
             // Frames for a peer are put into datagrams.
             Sink::Peer(_) => Err(Errno::INVAL),
         }
@@ -63,7 +63,7 @@ impl Transmit for &mut Outputs {
     }
 
     fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
-        let Some(Sink::Uplink(writer)) = &self.sinks[port.index()] else {
+        let Some(Sink::Packet(writer)) = &self.sinks[port.index()] else {
             frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame))));
             return;
         };

@@ -22,6 +22,7 @@ mod kernel;
 mod learning;
 mod lifecycle;
 mod limits;
+mod monitor;
 mod named;
 mod nat;
 mod nat_fragments;
@@ -29,6 +30,7 @@ mod nat_icmp;
 mod nat_tcp;
 mod packets;
 mod path;
+mod ports;
 mod publish;
 mod raw;
 mod site;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         uplink::trials(),
         limits::trials(),
         hostile::trials(),
+        ports::trials(),
         tunnel::trials(),
         tunnel_kernel::trials(),
         tunnel_mesh::trials(),

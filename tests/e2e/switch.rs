@@ -181,6 +181,7 @@ impl Report {
                     report.nat = pairs.chunks(2).map(|pair| (pair[0].to_owned(), number(pair[1]))).collect();
                 }
                 ["dropped", "by", "the", "kernel", "at", "the", "uplink:", frames] => report.kernel_dropped = number(frames),
+                ["dropped", "by", "the", "kernel", "at", _, _] => {}
                 ["dropped", "by", "the", "kernel", "before", "tunnels:", count] => report.datagrams_dropped = number(count),
                 [
                     "frames:",

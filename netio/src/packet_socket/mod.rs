@@ -93,14 +93,14 @@ pub enum PacketError {
         name: String,
     },
     /// It carries no Ethernet frames.
-    #[error("{name} is not an Ethernet interface, and only such a one can be an uplink")]
+    #[error("{name} is not an Ethernet interface, and only such a one can be an uplink or a packet port")]
     NotEthernet {
         /// The interface.
         name: String,
     },
     /// Missing capability.
     #[error(
-        "no right to use {name} as an uplink: CAP_NET_RAW or CAP_NET_ADMIN is missing; run as root, or give the rights to the \
+        "no right to the packets of {name}: CAP_NET_RAW or CAP_NET_ADMIN is missing; run as root, or give the rights to the \
          binary with `setcap cap_net_raw,cap_net_admin,cap_sys_admin+ep $(command -v vswitchd)`"
     )]
     NoPermission {
@@ -108,7 +108,7 @@ pub enum PacketError {
         name: String,
     },
     /// The host's byte order.
-    #[error("uplinks need a little-endian host: the kernel describes frames in the host's byte order")]
+    #[error("packet sockets need a little-endian host: the kernel describes frames in the host's byte order")]
     BigEndian,
     /// Anything else.
     #[error("{name}: {what}: {error}")]

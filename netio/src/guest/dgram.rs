@@ -1,0 +1,346 @@
+//! One frame a datagram, through a Unix socket: QEMU's `-netdev dgram` and vfkit's `unixgram`.
+//!
+//! A socket of ours has a path; the guest's has another one, and is either named or is whoever sent last. It sends
+//! first in the latter case (vfkit begins with the four bytes "VFKT", which are no frame and are dropped as one that
+//! is too short). One that has no path of its own can send, but not be answered.
+//!
+//! Our socket is not connected to the guest's, so that a guest that starts anew, with a new socket, is heard at once.
+//!
+//! *Queues.* The kernel keeps as many datagrams for a socket as `net.unix.max_dgram_qlen` said when it was made
+//! (10 by default, plus one), whoever reads it; more are `EAGAIN`. A guest that does not read fast enough loses frames
+//! earlier than with a stream. A guest that is not there refuses them: `ECONNREFUSED`, or `ENOENT` without a file.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use packet::batch::{MAX_FRAME_LEN, MAX_FRAMES};
+use packet::vlan::{TAG_LEN, Tag};
+use packet::{Batch, VNET_LEN};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType};
+
+use super::{GuestError, MAX_PIECES, SocketFile, body, checked, io_error, open_socket, unix_address, widen};
+use crate::tap::Received;
+
+/// Frames of one call, at most.
+const MAX_BURST: usize = MAX_FRAMES;
+
+/// A socket with a path, and the guest that it speaks to.
+#[derive(Debug)]
+pub struct Dgram {
+    queue: DgramQueue,
+    _file: SocketFile,
+}
+
+impl Dgram {
+    /// Takes the path; a socket file that nobody has any more is replaced. Without a `remote` it speaks to whoever
+    /// sent last.
+    pub fn open(path: &Path, remote: Option<&Path>) -> Result<Dgram, GuestError> {
+        let guest = remote.map(Guest::named).transpose()?;
+        let socket =
+            open_socket(AddressFamily::UNIX, SocketType::DGRAM).map_err(|errno| io_error(path, "opening a socket", errno))?;
+        widen(&socket);
+        let file = SocketFile::bind(socket.as_fd(), path)?;
+        let cable = Cable { socket, follows: guest.is_none(), guest: RwLock::new(guest) };
+        Ok(Dgram { queue: DgramQueue(Arc::new(cable)), _file: file })
+    }
+
+    /// The socket to read and to write.
+    #[must_use]
+    pub fn queue(&self) -> &DgramQueue {
+        &self.queue
+    }
+}
+
+/// One worker reads it; any may write.
+#[derive(Clone, Debug)]
+pub struct DgramQueue(Arc<Cable>);
+
+struct Cable {
+    socket: OwnedFd,
+    /// Who sent last is the guest.
+    follows: bool,
+    guest: RwLock<Option<Guest>>,
+}
+
+impl fmt::Debug for Cable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Cable").field("socket", &self.socket).field("follows", &self.follows).finish_non_exhaustive()
+    }
+}
+
+/// A socket's path as the kernel wants it.
+#[derive(Clone, Copy)]
+struct Guest {
+    address: libc::sockaddr_un,
+    len: libc::socklen_t,
+}
+
+/// Bytes of an address before its path.
+const BEFORE_PATH: usize = mem::offset_of!(libc::sockaddr_un, sun_path);
+
+impl Guest {
+    fn named(path: &Path) -> Result<Guest, GuestError> {
+        // Says what is wrong with it.
+        unix_address(path)?;
+        let mut address = nobody();
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, byte) in address.sun_path.iter_mut().zip(path.as_os_str().as_bytes()) {
+            *to = *byte as libc::c_char;
+        }
+        // With the zero behind it, for which `unix_address` has left room.
+        Ok(Guest { address, len: (BEFORE_PATH + path.as_os_str().len() + 1) as libc::socklen_t })
+    }
+
+    /// Who sent a datagram, if it has a name.
+    fn sender(header: &libc::msghdr, address: &libc::sockaddr_un) -> Option<Guest> {
+        let named = (BEFORE_PATH + 1..=size_of::<libc::sockaddr_un>()).contains(&(header.msg_namelen as usize));
+        named.then_some(Guest { address: *address, len: header.msg_namelen })
+    }
+
+    fn name(&self) -> &[libc::c_char] {
+        &self.address.sun_path[..(self.len as usize - BEFORE_PATH).min(self.address.sun_path.len())]
+    }
+}
+
+fn nobody() -> libc::sockaddr_un {
+    // SAFETY: an all-zero `sockaddr_un` is a valid one.
+    unsafe { mem::zeroed() }
+}
+
+/// What one worker needs to receive: the lists that recvmmsg(2) fills in, allocated once.
+pub struct DgramReceiver {
+    headers: Box<[libc::mmsghdr]>,
+    pieces: Box<[libc::iovec]>,
+    names: Box<[libc::sockaddr_un]>,
+}
+
+// SAFETY: the pointers in the lists are set by each call before it uses them, and lead to memory that moves along
+// or is borrowed for the call.
+unsafe impl Send for DgramReceiver {}
+
+impl fmt::Debug for DgramReceiver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("DgramReceiver").finish_non_exhaustive()
+    }
+}
+
+impl Default for DgramReceiver {
+    fn default() -> DgramReceiver {
+        DgramReceiver::new()
+    }
+}
+
+impl DgramReceiver {
+    /// With all the memory that it will ever use.
+    #[must_use]
+    pub fn new() -> DgramReceiver {
+        DgramReceiver {
+            headers: vec![no_header(); MAX_BURST].into(),
+            pieces: vec![NOTHING; MAX_BURST].into(),
+            names: vec![nobody(); MAX_BURST].into(),
+        }
+    }
+
+    /// Points the lists at the slots, behind a virtio-net header that says nothing; how many there are.
+    fn prepare<'s>(&mut self, slots: impl Iterator<Item = &'s mut [u8]>) -> usize {
+        let lists = self.headers.iter_mut().zip(&mut self.pieces).zip(&mut self.names);
+        let mut ready = 0;
+        for (((header, piece), name), slot) in lists.zip(slots) {
+            let Some((vnet, frame)) = slot.get_mut(TAG_LEN..).and_then(|room| room.split_at_mut_checked(VNET_LEN)) else { break };
+            vnet.fill(0);
+            *piece = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len().min(MAX_FRAME_LEN) };
+            header.msg_hdr.msg_iov = piece;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+            header.msg_hdr.msg_flags = 0;
+            ready += 1;
+        }
+        ready
+    }
+}
+
+const NOTHING: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+
+fn no_header() -> libc::mmsghdr {
+    // SAFETY: an all-zero `mmsghdr` is a valid, empty one.
+    unsafe { mem::zeroed() }
+}
+
+impl AsFd for DgramQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.socket.as_fd()
+    }
+}
+
+impl DgramQueue {
+    /// Reads what is there into a strided batch, in one call; what was in the batch is forgotten. A datagram that is
+    /// longer than any frame is an empty one. Never [`Received::Gone`]: guests come and go.
+    #[inline]
+    pub fn recv(&self, receiver: &mut DgramReceiver, rx: &mut Batch) -> Received {
+        let ready = receiver.prepare(rx.slots());
+        let received = self.call(receiver, ready);
+        let headers = &receiver.headers[..received];
+        rx.commit_all(headers.iter().map(|header| {
+            let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            (if cut { 0 } else { VNET_LEN + header.msg_len as usize }, None::<Tag>)
+        }));
+        if self.0.follows {
+            let mut senders = headers.iter().zip(&receiver.names).rev();
+            if let Some(last) = senders.find_map(|(header, name)| Guest::sender(&header.msg_hdr, name)) {
+                self.follow(last);
+            }
+        }
+        if ready > 0 && received == ready { Received::More } else { Received::Drained }
+    }
+
+    /// recvmmsg(2); how many came.
+    fn call(&self, receiver: &mut DgramReceiver, ready: usize) -> usize {
+        loop {
+            // SAFETY: `ready` headers point to names of ours and to slots of a batch that is borrowed for as long as
+            // `recv`, which calls this, and does not touch it between.
+            let count = unsafe {
+                libc::recvmmsg(
+                    self.0.socket.as_raw_fd(),
+                    receiver.headers.as_mut_ptr(),
+                    ready as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                    ptr::null_mut(),
+                )
+            };
+            match usize::try_from(count) {
+                Ok(count) => return count,
+                Err(_) if Errno::from_io_error(&io::Error::last_os_error()) == Some(Errno::INTR) => {}
+                Err(_) => return 0,
+            }
+        }
+    }
+
+    #[inline]
+    fn follow(&self, last: Guest) {
+        let is_known = |guest: &Option<Guest>| guest.as_ref().is_some_and(|guest| guest.name() == last.name());
+        if !is_known(&self.0.guest.read().unwrap_or_else(PoisonError::into_inner)) {
+            *self.0.guest.write().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        }
+    }
+
+    /// Does it know whom to send to?
+    #[must_use]
+    pub fn has_guest(&self) -> bool {
+        self.guest().is_some()
+    }
+
+    fn guest(&self) -> Option<Guest> {
+        *self.0.guest.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends one frame. The first piece begins with a virtio-net header, which is not sent; there are at most
+    /// [`MAX_PIECES`].
+    ///
+    /// `EAGAIN`: no room. `ENXIO`: no guest is there, or none is known yet. `EMSGSIZE`: longer than any frame.
+    /// `EINVAL`: no frame.
+    pub fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
+        let Some((first, rest)) = pieces.split_first().filter(|(_, rest)| rest.len() < MAX_PIECES) else {
+            return Err(Errno::INVAL);
+        };
+        let first = first.get(VNET_LEN..).ok_or(Errno::INVAL)?;
+        checked(first.len() + rest.iter().map(|piece| piece.len()).sum::<usize>())?;
+        let guest = self.guest().ok_or(Errno::NXIO)?;
+        let mut all = [NOTHING; MAX_PIECES];
+        for (to, piece) in all.iter_mut().zip(std::iter::once(first).chain(rest.iter().map(|piece| &**piece))) {
+            *to = piece_of(piece);
+        }
+        let mut header = no_header();
+        header.msg_hdr = message(&guest, &mut all[..pieces.len()]);
+        // SAFETY: the header points to an address and pieces of ours, and those to what the caller lends.
+        unsafe { self.send_messages(std::slice::from_mut(&mut header)) }.map(drop)
+    }
+
+    /// Sends many frames, each with a virtio-net header first, and tells, frame by frame and in order, how it went:
+    /// see [`send`](Self::send). A frame that is refused does not hold up those behind it.
+    pub fn send_many(&self, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), Errno>)) {
+        let Some(guest) = self.guest() else { return frames.iter().for_each(|_| sent(Err(Errno::NXIO))) };
+        let mut rest = frames;
+        while let Some(first) = rest.first() {
+            if let Err(errno) = body(first) {
+                sent(Err(errno));
+                rest = &rest[1..];
+                continue;
+            }
+            let mut headers = [no_header(); MAX_BURST];
+            let mut pieces = [NOTHING; MAX_BURST];
+            let mut ready = 0;
+            for ((header, piece), body) in
+                headers.iter_mut().zip(&mut pieces).zip(rest.iter().map_while(|frame| body(frame).ok()))
+            {
+                *piece = piece_of(body);
+                header.msg_hdr = message(&guest, std::slice::from_mut(piece));
+                ready += 1;
+            }
+            let mut at = 0;
+            while at < ready {
+                // SAFETY: these headers were set just now, and point to an address and pieces of ours, and those to
+                // frames that the caller lends.
+                match unsafe { self.send_messages(&mut headers[at..ready]) } {
+                    Ok(count) => {
+                        (0..count).for_each(|_| sent(Ok(())));
+                        at += count;
+                    }
+                    Err(errno) => {
+                        sent(Err(errno));
+                        at += 1;
+                    }
+                }
+            }
+            rest = &rest[ready..];
+        }
+    }
+
+    /// sendmmsg(2); how many were sent, at least one.
+    ///
+    /// # Safety
+    ///
+    /// Each header points to an address and pieces that are valid for the call.
+    unsafe fn send_messages(&self, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        loop {
+            // SAFETY: the caller promises it.
+            let count = unsafe {
+                libc::sendmmsg(self.0.socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, flags as _)
+            };
+            if let Ok(count) = usize::try_from(count) {
+                return Ok(count);
+            }
+            match Errno::from_io_error(&io::Error::last_os_error()) {
+                Some(Errno::INTR) => {}
+                // Its file is there no more, nobody has it, or a socket of another kind.
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::CONNREFUSED | Errno::PROTOTYPE | Errno::CONNRESET) => {
+                    return Err(Errno::NXIO);
+                }
+                errno => return Err(errno.unwrap_or(Errno::IO)),
+            }
+        }
+    }
+}
+
+fn message(guest: &Guest, pieces: &mut [libc::iovec]) -> libc::msghdr {
+    let mut message = no_header().msg_hdr;
+    // The kernel only reads it, whatever the field's type says.
+    message.msg_name = (&raw const guest.address).cast_mut().cast();
+    message.msg_namelen = guest.len;
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len() as _;
+    message
+}
+
+fn piece_of(bytes: &[u8]) -> libc::iovec {
+    // The same.
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+}

@@ -1,0 +1,191 @@
+//! One port of the bridge: what `--tap` and `--port` say of it.
+//!
+//! What all kinds have in common is here, and what tells them apart in a file of its own.
+
+mod packet;
+mod tap;
+
+use std::ops::RangeInclusive;
+
+use netio::Netns;
+use netio::tap::{Layer, TapSpec};
+use vswitch::PortVlan;
+
+use super::ConfigError;
+use super::address::Cidr;
+use super::tunnel::ip::IpTunnelConfig;
+use super::vlan::VlanKeys;
+use super::words::{check_once, parse_number, parse_switch, split_pair, unknown};
+pub(super) use tap::parse_tap;
+
+/// From the least that IPv4 allows (RFC 791) to the most that a TAP allows.
+pub(super) const MTU_RANGE: RangeInclusive<u32> = 68..=65_521;
+
+const KINDS: [&str; 1] = ["packet"];
+
+/// One port.
+#[derive(Debug)]
+pub(crate) struct PortConfig {
+    /// For people and counters.
+    pub(crate) name: String,
+    pub(crate) device: DeviceConfig,
+    pub(crate) vlan: PortVlan,
+    /// The VLAN setting in words.
+    pub(crate) vlan_text: String,
+    pub(crate) coalesce: bool,
+    /// Of a TUN device, which is no port of the bridge but has the number of one.
+    pub(crate) address: Option<Cidr>,
+}
+
+/// What its frames come from and go to.
+#[derive(Debug)]
+pub(crate) enum DeviceConfig {
+    /// The user side of a TAP, or of a TUN.
+    Tap {
+        spec: TapSpec,
+        /// Where another process holds it: join it from its network side.
+        attach: bool,
+    },
+    /// The network side of an interface of our own namespace.
+    Packet(PacketConfig),
+}
+
+/// An interface that another process or the host uses too.
+#[derive(Clone, Debug)]
+pub(crate) struct PacketConfig {
+    pub(crate) interface: String,
+    /// How many workers read it.
+    pub(crate) queues: usize,
+    /// The longest packet that is sent there, in bytes, if not as long as the interface takes.
+    pub(crate) mtu: Option<u32>,
+    /// False: plain frames with complete checksums only.
+    pub(crate) offload: bool,
+}
+
+impl PortConfig {
+    /// The TUN device of a tunnel of IP packets.
+    pub(super) fn tun(tunnel: &IpTunnelConfig) -> PortConfig {
+        PortConfig {
+            name: tunnel.name.clone(),
+            device: DeviceConfig::Tap {
+                spec: tap::spec(&tunnel.name, tunnel.netns.clone(), Layer::Ip, tunnel.mtu, true),
+                attach: false,
+            },
+            vlan: PortVlan::default(),
+            vlan_text: "IP in UDP".to_owned(),
+            coalesce: true,
+            address: tunnel.address,
+        }
+    }
+
+    /// Is it a port of the bridge?
+    pub(crate) fn is_bridged(&self) -> bool {
+        !matches!(&self.device, DeviceConfig::Tap { spec, .. } if spec.layer == Layer::Ip)
+    }
+
+    /// The link that it is, and the namespace of that link.
+    pub(crate) fn link(&self) -> Option<(&str, Option<&Netns>)> {
+        match &self.device {
+            DeviceConfig::Tap { spec, .. } => Some((&spec.name, spec.netns.as_ref())),
+            DeviceConfig::Packet(packet) => Some((&packet.interface, None)),
+        }
+    }
+
+    /// The host's interface that it shares with the host.
+    pub(crate) fn shared_interface(&self) -> Option<&str> {
+        match &self.device {
+            DeviceConfig::Packet(packet) => Some(&packet.interface),
+            DeviceConfig::Tap { .. } => None,
+        }
+    }
+
+    /// The longest packet that is sent there, in bytes, as far as it was said.
+    pub(crate) fn mtu(&self) -> Option<u32> {
+        match &self.device {
+            DeviceConfig::Tap { spec, .. } => spec.mtu,
+            DeviceConfig::Packet(packet) => packet.mtu,
+        }
+    }
+
+    /// A device that is ours to set gets this MTU, if none was said.
+    pub(crate) fn propose_mtu(&mut self, mtu: Option<u32>) {
+        if let DeviceConfig::Tap { spec, .. } = &mut self.device {
+            spec.mtu = spec.mtu.or(mtu);
+        }
+    }
+
+    /// Is read by so many workers, as far as it can be.
+    pub(super) fn set_queues(&mut self, queues: usize) {
+        match &mut self.device {
+            DeviceConfig::Tap { spec, .. } => spec.queues = queues,
+            DeviceConfig::Packet(packet) => packet.queues = queues,
+        }
+    }
+
+    /// The same device by another name?
+    pub(super) fn clashes_with(&self, other: &PortConfig) -> bool {
+        self.link().is_some() && self.link() == other.link()
+    }
+}
+
+/// `KIND:WHERE[:KEY=VALUE...]`; one text may be several ports.
+pub(super) fn parse_port(text: &str) -> Result<Vec<PortConfig>, ConfigError> {
+    let place = format!("--port {text}");
+    let Some((kind, rest)) = text.split_once(':') else {
+        let problem = match KINDS.contains(&text) {
+            true => format!("{text} of what? write {text}:WHERE"),
+            false => format!("a port is KIND:WHERE; kinds are {}, and a TAP of the switch's own is --tap", KINDS.join(", ")),
+        };
+        return Err(ConfigError::new(place, problem));
+    };
+    match kind {
+        "packet" => packet::parse(&place, rest).map(|port| vec![port]),
+        "tap" => Err(ConfigError::new(place, format!("a TAP of the switch's own is --tap {rest}"))),
+        _ => Err(ConfigError::new(place, unknown("kind of port", kind, &KINDS))),
+    }
+}
+
+/// The keys that ports of all kinds have, as they were given.
+#[derive(Debug, Default)]
+struct Settings {
+    vlan: VlanKeys,
+    mtu: Option<u32>,
+    offload: Option<bool>,
+    gro: Option<bool>,
+}
+
+impl Settings {
+    /// Reads the pairs. What is no key of all kinds is `other`'s, which says whether it was given before,
+    /// or `None` if it is no key of its kind either.
+    fn read<'a>(
+        place: &str,
+        pairs: impl Iterator<Item = &'a str>,
+        keys: &[&str],
+        mut other: impl FnMut(&str, &str) -> Result<Option<bool>, ConfigError>,
+    ) -> Result<Settings, ConfigError> {
+        let mut settings = Settings::default();
+        for pair in pairs {
+            let (key, value) = split_pair(place, pair)?;
+            if !keys.contains(&key) {
+                return Err(ConfigError::new(place, unknown("key", key, keys)));
+            }
+            let twice = match key {
+                "mtu" => settings.mtu.replace(parse_number(place, key, value, MTU_RANGE)?).is_some(),
+                "offload" => settings.offload.replace(parse_switch(place, key, value)?).is_some(),
+                "gro" => settings.gro.replace(parse_switch(place, key, value)?).is_some(),
+                _ => match settings.vlan.read(place, key, value)? {
+                    Some(twice) => twice,
+                    None => other(key, value)?.unwrap_or(false),
+                },
+            };
+            check_once(place, key, twice)?;
+        }
+        Ok(settings)
+    }
+
+    /// A port of this device.
+    fn port(self, place: &str, name: &str, device: DeviceConfig) -> Result<PortConfig, ConfigError> {
+        let (vlan, vlan_text) = self.vlan.setting(place)?;
+        Ok(PortConfig { name: name.to_owned(), device, vlan, vlan_text, coalesce: self.gro.unwrap_or(true), address: None })
+    }
+}

@@ -1,0 +1,202 @@
+//! What a port's frames come from and go to, of each kind.
+
+use std::io;
+
+use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
+use netio::{LinkState, Silence, Tap, TapError, link};
+use packet::Features;
+use thiserror::Error;
+
+use crate::config::{DeviceConfig, PacketConfig, PortConfig};
+
+/// The MTU of a device that did not say (the kernel's default).
+const DEFAULT_MTU: u32 = 1500;
+
+/// A port's device while it is there.
+#[derive(Debug)]
+pub(crate) enum Device {
+    Tap(Tap),
+    Packet(Box<PacketDevice>),
+}
+
+/// The network side of an interface.
+#[derive(Debug)]
+pub(crate) struct PacketDevice {
+    socket: PacketSocket,
+    config: PacketConfig,
+    /// Where the interface is a TAP that another process holds.
+    #[expect(dead_code, reason = "held for as long as the port is there")]
+    silence: Option<Silence>,
+}
+
+/// Why there is no such device.
+#[derive(Debug, Error)]
+pub(crate) enum DeviceError {
+    /// Of a TAP.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// Of an interface's network side.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+}
+
+impl Device {
+    /// Opens what the configuration names.
+    pub(crate) fn open(config: &PortConfig) -> Result<Device, DeviceError> {
+        match &config.device {
+            DeviceConfig::Tap { spec, attach } => match Tap::open(spec) {
+                Err(error) if *attach && is_held(&error, &spec.name) => {
+                    tracing::info!("{}: held by another process, so it is joined as packet:{0}", spec.name);
+                    let (interface, queues) = (spec.name.clone(), spec.queues);
+                    let config = PacketConfig { interface, queues, mtu: spec.mtu, offload: spec.offload };
+                    Ok(Device::Packet(Box::new(PacketDevice::open(&config)?)))
+                }
+                Err(error) => Err(error.into()),
+                Ok(tap) => {
+                    give_address(&tap, config);
+                    Ok(Device::Tap(tap))
+                }
+            },
+            DeviceConfig::Packet(config) => Ok(Device::Packet(Box::new(PacketDevice::open(config)?))),
+        }
+    }
+
+    /// How it is now; `None` if it is gone.
+    pub(crate) fn state(&self) -> io::Result<Option<LinkState>> {
+        match self {
+            Device::Tap(tap) => tap.state(),
+            Device::Packet(packet) => packet.state(),
+        }
+    }
+
+    /// The same; what cannot be read is taken at the configuration's word.
+    pub(crate) fn first_state(&self, config: &PortConfig) -> LinkState {
+        let (up, error) = match self.state() {
+            Ok(Some(link)) => return link,
+            Ok(None) => (false, None),
+            Err(error) => (true, Some(error)),
+        };
+        if let Some(error) = error {
+            tracing::debug!("the state of {} cannot be read: {error}", config.name);
+        }
+        LinkState { name: config.name.clone(), up, mtu: config.mtu().unwrap_or(DEFAULT_MTU) }
+    }
+
+    /// What its far side takes without help.
+    pub(crate) fn features(&self) -> Features {
+        match self {
+            Device::Tap(tap) => tap.features(),
+            // What the interface cannot do, the kernel does after us.
+            Device::Packet(packet) if packet.config.offload => Features::ALL,
+            Device::Packet(_) => Features::NONE,
+        }
+    }
+
+    /// Are many frames written in one call?
+    pub(crate) fn bursts(&self) -> bool {
+        match self {
+            Device::Tap(_) => false,
+            Device::Packet(_) => true,
+        }
+    }
+
+    /// What it takes, in words.
+    pub(crate) fn summary(&self) -> String {
+        match self {
+            Device::Tap(tap) => offload_text(tap.features(), tap.refused()),
+            Device::Packet(_) => format!("{}, packets of the host's interface", offload_text(self.features(), &[])),
+        }
+    }
+
+    /// Frames that the kernel dropped because they were not read soon enough.
+    pub(crate) fn dropped(&mut self) -> u64 {
+        match self {
+            Device::Tap(_) => 0,
+            Device::Packet(packet) => packet.socket.statistics().dropped,
+        }
+    }
+}
+
+impl PacketDevice {
+    fn open(config: &PacketConfig) -> Result<PacketDevice, PacketError> {
+        let socket = PacketSocket::open(&PacketSpec {
+            interface: config.interface.clone(),
+            queues: config.queues,
+            promiscuous: true,
+            own_macs: Vec::new(),
+            filter: None,
+            old_kernel: false,
+        })?;
+        let silence = silence(&config.interface);
+        Ok(PacketDevice { socket, config: config.clone(), silence })
+    }
+
+    pub(crate) fn socket(&self) -> &PacketSocket {
+        &self.socket
+    }
+
+    /// A TAP that nobody holds any more has no carrier.
+    fn state(&self) -> io::Result<Option<LinkState>> {
+        let PacketConfig { interface, mtu, .. } = &self.config;
+        match link::get(interface) {
+            _ if self.socket.is_gone() => Ok(None),
+            Ok(link) if link.index == self.socket.index() => {
+                Ok(Some(LinkState { up: link.carrier, mtu: mtu.unwrap_or(u32::MAX).min(link.mtu), name: link.name }))
+            }
+            // Another of that name: ours is called otherwise now.
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A TAP's cable leads to a guest, and the host has nothing to say there.
+fn silence(interface: &str) -> Option<Silence> {
+    if !link::get(interface).is_ok_and(|link| link.is_tun) {
+        return None;
+    }
+    match Silence::of(interface) {
+        Ok(Some(silence)) => return Some(silence),
+        Ok(None) => tracing::warn!(
+            "{interface} has an IPv4 address of the host's, so the host takes part there, beside the bridge: take it away if it \
+             should not"
+        ),
+        Err(error) => tracing::warn!("{interface}: the host's stack speaks there and cannot be kept silent: {error}"),
+    }
+    None
+}
+
+/// Is this the error of a TAP that another process holds? One of several queues is refused as of another kind.
+fn is_held(error: &TapError, name: &str) -> bool {
+    match error {
+        TapError::Busy { .. } => true,
+        TapError::NotTap { .. } => link::get(name).is_ok_and(|link| link.is_tun && link.carrier),
+        _ => false,
+    }
+}
+
+/// A TUN is the host's own, where a TAP is another host's.
+fn give_address(tap: &Tap, config: &PortConfig) {
+    if let Some(address) = config.address
+        && let Err(error) = tap.add_address(address.address.into(), address.prefix_len)
+    {
+        tracing::warn!("{}: giving it {address}: {error}", config.name);
+    }
+}
+
+fn offload_text(features: Features, refused: &[&str]) -> String {
+    let granted = [
+        (features.checksum, "checksum"),
+        (features.tso4, "tso4"),
+        (features.tso6, "tso6"),
+        (features.tso_ecn, "tso-ecn"),
+        (features.uso, "uso"),
+    ];
+    let granted: Vec<&str> = granted.into_iter().filter_map(|(granted, name)| granted.then_some(name)).collect();
+    let mut text = format!("offload {}", if granted.is_empty() { "none".to_owned() } else { granted.join(" ") });
+    if !refused.is_empty() {
+        text += &format!(" (the kernel refused {})", refused.join(" "));
+    }
+    text
+}

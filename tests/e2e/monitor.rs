@@ -1,0 +1,133 @@
+//! A virtual machine's monitor without a machine: it holds its guest's network card and carries frames
+//! between that and whatever joins it to the switch. The guest is a host of its own kernel.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+
+use netio::{Layer, Tap, TapSpec};
+use packet::VNET_LEN;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::exchange::Background;
+use crate::host::Host;
+
+/// More than the longest super-frame and its virtio-net header.
+const LONGEST: usize = 128 * 1024;
+
+/// How often it looks whether the test is over.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+/// What joins a monitor to the switch.
+#[derive(Debug)]
+pub(crate) enum Cable {
+    /// A TAP in the switch's namespace, whose user side is the monitor's. Super-frames cross whole.
+    Tap(Tap),
+    /// Frames behind their lengths, in one stream.
+    Stream(UnixStream),
+    /// A frame a datagram.
+    Dgram(UnixDatagram),
+}
+
+/// A monitor that runs; it lets go of guest and cable when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    _carries: Background,
+}
+
+/// Opens the user side of a TAP in a host's namespace, as monitors do.
+pub(crate) fn hold_tap(host: &Host, name: &str, offload: bool) -> Tap {
+    let spec =
+        TapSpec { name: name.to_owned(), netns: None, layer: Layer::Ethernet, queues: 1, mtu: None, tx_queue_len: 1000, offload };
+    host.inside(|| Ok(Tap::open(&spec))).expect("a TAP")
+}
+
+impl Monitor {
+    /// Gives the host a network card, of its own name, at this cable.
+    pub(crate) fn of(guest: &Host, cable: Cable) -> Monitor {
+        let card = hold_tap(guest, guest.name(), matches!(cable, Cable::Tap(_)));
+        let mut carrier = Carrier { card, cable, buffer: vec![0; LONGEST], stream: Vec::new() };
+        Monitor { _carries: Background::run(move || carrier.round()) }
+    }
+}
+
+struct Carrier {
+    card: Tap,
+    cable: Cable,
+    buffer: Vec<u8>,
+    /// What came of a frame that is not whole yet.
+    stream: Vec<u8>,
+}
+
+impl Cable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Cable::Tap(tap) => tap.queues()[0].as_fd(),
+            Cable::Stream(stream) => stream.as_fd(),
+            Cable::Dgram(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Carrier {
+    fn round(&mut self) {
+        let (card, cable) = (self.card.queues()[0].as_fd(), self.cable.as_fd());
+        let mut waiting = [PollFd::new(&card, PollFlags::IN), PollFd::new(&cable, PollFlags::IN)];
+        poll(&mut waiting, Some(&PATIENCE)).expect("waited");
+        let [card, cable] = waiting.map(|fd| !fd.revents().is_empty());
+        if card {
+            self.from_card();
+        }
+        if cable {
+            self.from_cable();
+        }
+    }
+
+    /// As much as a card has at hand; a switch that takes none of it in time loses it.
+    fn from_card(&mut self) {
+        while let Ok(len) = rustix::io::read(self.card.queues()[0].as_fd(), &mut self.buffer) {
+            let frame = &self.buffer[VNET_LEN..len];
+            match &mut self.cable {
+                Cable::Tap(tap) => drop(rustix::io::write(tap.queues()[0].as_fd(), &self.buffer[..len])),
+                Cable::Stream(stream) => {
+                    let length = (frame.len() as u32).to_be_bytes();
+                    if stream.write_all(&[&length, frame].concat()).is_err() {
+                        return;
+                    }
+                }
+                Cable::Dgram(socket) => drop(socket.send(frame)),
+            }
+        }
+    }
+
+    fn from_cable(&mut self) {
+        match &mut self.cable {
+            Cable::Tap(tap) => {
+                while let Ok(len) = rustix::io::read(tap.queues()[0].as_fd(), &mut self.buffer) {
+                    let _ = rustix::io::write(self.card.queues()[0].as_fd(), &self.buffer[..len]);
+                }
+            }
+            Cable::Dgram(socket) => {
+                let len = socket.recv(&mut self.buffer).unwrap_or(0);
+                self.to_card(&self.buffer[..len]);
+            }
+            Cable::Stream(stream) => {
+                let len = stream.read(&mut self.buffer).unwrap_or(0);
+                self.stream.extend_from_slice(&self.buffer[..len]);
+                let mut rest = &self.stream[..];
+                while let Some((length, after)) = rest.split_first_chunk()
+                    && let Some((frame, after)) = after.split_at_checked(u32::from_be_bytes(*length) as usize)
+                {
+                    self.to_card(frame);
+                    rest = after;
+                }
+                let left = rest.len();
+                self.stream.drain(..self.stream.len() - left);
+            }
+        }
+    }
+
+    fn to_card(&self, frame: &[u8]) {
+        let _ = rustix::io::write(self.card.queues()[0].as_fd(), &[&[0; VNET_LEN], frame].concat());
+    }
+}

@@ -1,0 +1,226 @@
+//! Ports of other kinds than the switch's own TAPs.
+
+use std::fs;
+use std::os::fd::AsFd;
+
+use libtest_mimic::Trial;
+use netio::link::{self, Change};
+use packet::MacAddr;
+
+use crate::frames::{DOT1Q, frame, is_ours, station, tagged};
+use crate::host::{Host, Ip};
+use crate::monitor::{Cable, Monitor, hold_tap};
+use crate::raw::RawSocket;
+use crate::switch::{Ended, Switch, daemon, run_inside};
+use crate::transfer::transfer;
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("ports/packet_between_namespaces", packet_between_namespaces),
+        trial("ports/packet_without_offloads", packet_without_offloads),
+        trial("ports/packet_carries_tags", packet_carries_tags),
+        trial("ports/packet_device_deleted_and_made_anew", packet_device_deleted_and_made_anew),
+        trial("ports/packet_follows_its_mtu", packet_follows_its_mtu),
+        trial("ports/held_tap_joined_from_its_network_side", held_tap_joined_from_its_network_side),
+        trial("ports/host_is_silent_on_a_held_tap", host_is_silent_on_a_held_tap),
+        trial("ports/attach_auto", attach_auto),
+        trial("ports/wrong_ports_exit_2", wrong_ports_exit_2),
+        trial("ports/missing_devices_exit_1", missing_devices_exit_1),
+    ]
+}
+
+/// The switch's machine, and a host at the other end of a veth; both ends are up.
+fn at_a_veth(machine: &Host, inner: &str, host: &Host) {
+    machine.inside(|| link::add_pair(inner, host.name(), Some(host.netns().as_fd())));
+    machine.inside(|| link::set(link::get(inner)?.index, Change { up: Some(true), ..Change::default() }));
+    host.set_link(Change { up: Some(true), ..Change::default() });
+}
+
+pub(crate) fn start(machine: &Host, args: &[&str]) -> Switch {
+    Switch::start_inside(machine.netns().try_clone().expect("a clone"), args)
+}
+
+fn packet_between_namespaces() {
+    let (machine, a, b) = (Host::quiet("machine"), Host::new("a"), Host::new("b"));
+    at_a_veth(&machine, "va", &a);
+    let switch = start(&machine, &["--port", "packet:va", "--tap", &b.port("")]);
+    assert!(switch.summary().iter().any(|line| line.starts_with("port va: all VLANs, mtu 1500, offload checksum")));
+    a.configure(1);
+    b.configure(2);
+    for ip in [Ip::V4, Ip::V6] {
+        transfer(&a, (&b, 2), ip, true);
+        transfer(&b, (&a, 1), ip, false);
+    }
+    let report = switch.finish();
+    assert!(report.writes_of("va") <= report.received_by("b"), "super-frames cross whole: {report:?}");
+    assert_eq!(report.lost(), 0, "{report:?}");
+}
+
+fn packet_without_offloads() {
+    let (machine, a, b) = (Host::quiet("machine"), Host::new("a"), Host::new("b"));
+    at_a_veth(&machine, "va", &a);
+    at_a_veth(&machine, "vb", &b);
+    a.turn_offloads_off();
+    let switch = start(&machine, &["--port", "packet:va:offload=off:gro=off", "--port", "packet:vb"]);
+    a.configure(1);
+    b.configure(2);
+    transfer(&a, (&b, 2), Ip::V4, true);
+    transfer(&b, (&a, 1), Ip::V6, true);
+    let report = switch.finish();
+    assert_eq!(report.lost(), 0, "{report:?}");
+}
+
+fn next(socket: &RawSocket) -> Vec<u8> {
+    wait::until("a frame", || socket.recv().filter(|frame| is_ours(frame)))
+}
+
+fn packet_carries_tags() {
+    let (machine, a, b, c) = (Host::quiet("machine"), Host::quiet("a"), Host::quiet("b"), Host::quiet("c"));
+    at_a_veth(&machine, "va", &a);
+    at_a_veth(&machine, "vb", &b);
+    let switch = start(&machine, &["--port", "packet:va", "--port", "packet:vb:vlan=10", "--tap", &c.port(":trunks=10")]);
+    let sockets = [&a, &b, &c].map(Host::raw);
+    let hello = frame(MacAddr::BROADCAST, station(1), b"hello");
+    let with_tag = tagged(&hello, DOT1Q, 10);
+    sockets[0].send(&with_tag).expect("sent");
+    assert_eq!((next(&sockets[1]), next(&sockets[2])), (hello.clone(), with_tag.clone()));
+    let hello = frame(MacAddr::BROADCAST, station(2), b"hello too");
+    sockets[1].send(&hello).expect("sent");
+    let with_tag = tagged(&hello, DOT1Q, 10);
+    assert_eq!((next(&sockets[0]), next(&sockets[2])), (with_tag.clone(), with_tag));
+    switch.finish();
+}
+
+fn packet_device_deleted_and_made_anew() {
+    let (machine, a, b) = (Host::quiet("machine"), Host::quiet("a"), Host::quiet("b"));
+    at_a_veth(&machine, "va", &a);
+    let switch = start(&machine, &["--port", "packet:va", "--tap", &b.port("")]);
+    for round in 0..3 {
+        let (near, far) = (a.raw(), b.raw());
+        let hello = frame(MacAddr::BROADCAST, station(round), b"hello");
+        wait::until("a frame from the device", || {
+            near.send(&hello).expect("sent");
+            far.recv().filter(|frame| *frame == hello)
+        });
+        wait::until("a frame to the device", || {
+            far.send(&frame(MacAddr::BROADCAST, station(100), b"hello")).expect("sent");
+            near.recv().filter(|frame| is_ours(frame))
+        });
+        machine.inside(|| link::delete(link::get("va")?.index));
+        wait::until("its entries' end", || (switch.report().table("entries") == 1).then_some(()));
+        at_a_veth(&machine, "va", &a);
+    }
+    switch.finish();
+}
+
+fn packet_follows_its_mtu() {
+    let (machine, a, b) = (Host::quiet("machine"), Host::quiet("a"), Host::quiet("b"));
+    at_a_veth(&machine, "va", &a);
+    let switch = start(&machine, &["--port", "packet:va", "--tap", &b.port(":mtu=4000")]);
+    let (near, far) = (a.raw(), b.raw());
+    let long = frame(MacAddr::BROADCAST, station(1), &[0x55; 3000]);
+    far.send(&long).expect("sent");
+    switch.settle("a drop", |report| report.dropped("b", "too_long") + report.dropped("va", "too_long") == 1);
+    for host in [&machine, &a] {
+        let name = if host.name() == "a" { "a" } else { "va" };
+        host.inside(|| link::set(link::get(name)?.index, Change { mtu: Some(4000), ..Change::default() }));
+    }
+    wait::until("the new MTU", || switch.has_logged("va: link up, mtu 4000").then_some(()));
+    far.send(&long).expect("sent");
+    assert_eq!(next(&near), long);
+    switch.finish();
+}
+
+/// The monitor holds the TAP's only user side, and its guest reaches others with all offloads.
+fn held_tap_joined_from_its_network_side() {
+    let (machine, guest, other) = (Host::new("machine"), Host::new("guest"), Host::new("other"));
+    let held = hold_tap(&machine, "held", true);
+    let switch = start(&machine, &["--port", "packet:held", "--tap", &other.port("")]);
+    let _monitor = Monitor::of(&guest, Cable::Tap(held));
+    guest.configure(1);
+    other.configure(2);
+    for ip in [Ip::V4, Ip::V6] {
+        transfer(&guest, (&other, 2), ip, true);
+        transfer(&other, (&guest, 1), ip, false);
+    }
+    let report = switch.finish();
+    assert!(report.received_by("held") < 10_000, "super-frames cross whole: {report:?}");
+}
+
+/// No ARP and no IPv6 of the host's on a monitor's TAP while the switch is there, and both as before when
+/// it has ended; on a veth nothing is changed.
+fn host_is_silent_on_a_held_tap() {
+    let (machine, peer) = (Host::new("machine"), Host::new("peer"));
+    let _held = hold_tap(&machine, "held", true);
+    at_a_veth(&machine, "va", &peer);
+    let ipv6_is_on =
+        |name: &str| machine.inside(|| fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"))).trim() == "0";
+    let state = |name: &str| (machine.inside(|| link::get(name)).arp, ipv6_is_on(name));
+    let before = state("held");
+    assert_eq!(before, (true, true));
+    let switch = start(&machine, &["--port", "packet:held", "--port", "packet:va"]);
+    assert_eq!(state("held"), (false, false));
+    assert_eq!(state("va"), (true, true));
+    switch.finish();
+    assert_eq!(state("held"), before);
+    // An address says that the host is to be heard there.
+    machine.inside(|| link::add_address(link::get("held")?.index, Host::address(Ip::V4, 9), 24));
+    let switch = start(&machine, &["--port", "packet:held"]);
+    assert!(switch.has_logged("held has an IPv4 address of the host's"));
+    assert_eq!(state("held"), before);
+    switch.finish();
+}
+
+/// A TAP that nobody holds is the switch's own; one that is held is joined from its other side.
+fn attach_auto() {
+    let (machine, guest, other) = (Host::new("machine"), Host::new("guest"), Host::new("other"));
+    let held = hold_tap(&machine, "held", true);
+    let tap = format!("held:attach=auto,free:attach=auto,{}", other.port(""));
+    let switch = start(&machine, &["--tap", &tap]);
+    assert!(switch.has_logged("held: held by another process, so it is joined as packet:held"));
+    assert!(!switch.has_logged("free: held"));
+    let _monitor = Monitor::of(&guest, Cable::Tap(held));
+    guest.configure(1);
+    other.configure(2);
+    transfer(&guest, (&other, 2), Ip::V4, true);
+    switch.finish();
+    // Without, it is an error that says how.
+    let _held = hold_tap(&machine, "mine", true);
+    let ended = run(&machine, &["--tap", "mine"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.log.contains("join it from its network side with --port packet:mine"), "{ended:?}");
+}
+
+fn run(machine: &Host, args: &[&str]) -> Ended {
+    run_inside(machine.netns(), &mut daemon(args))
+}
+
+fn wrong_ports_exit_2() {
+    let machine = Host::quiet("machine");
+    for (args, say) in [
+        (vec!["--port", "packet"], "write packet:WHERE"),
+        (vec!["--port", "pakcet:eth0"], "unknown kind of port 'pakcet': did you mean 'packet'?"),
+        (vec!["--port", "tap:tap0"], "is --tap tap0"),
+        (vec!["--port", "packet:eth0", "--port", "packet:eth0"], "--port: eth0 is named twice"),
+        (vec!["--port", "packet:eth0", "--uplink", "eth0"], "--uplink: eth0 is a port of the bridge"),
+        (vec!["--port", "packet:eth0:vlna=10"], "did you mean 'vlan'?"),
+    ] {
+        let ended = run(&machine, &args);
+        assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
+        assert!(ended.log.contains(say), "{args:?}: not said: {say}\n{}", ended.log);
+    }
+}
+
+fn missing_devices_exit_1() {
+    let machine = Host::quiet("machine");
+    for (args, say) in [
+        (vec!["--port", "packet:eth7"], "there is no interface eth7 in this network namespace"),
+        (vec!["--check", "--port", "packet:eth7"], "there is no interface eth7 in this network namespace"),
+        (vec!["--port", "packet:lo"], "lo is not an Ethernet interface"),
+    ] {
+        let ended = run(&machine, &args);
+        assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
+        assert!(ended.log.contains(say), "{args:?}: not said: {say}\n{}", ended.log);
+    }
+}
