@@ -16,8 +16,9 @@ pub(crate) const COMMAND_LINE: &str =
 /// Loaded with all that they need, where they are no part of the kernel itself.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 
-/// Tells that it is ready, then runs line by line what comes, and tells how each ended. A guest that
-/// somebody forgot ends by itself.
+/// Tells that it is ready, then runs line by line what comes, and tells how each ended. (busybox's own
+/// `read` forgets half a line when a command in the background ends.) A guest that somebody forgot ends
+/// by itself.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t devtmpfs dev /dev
@@ -29,7 +30,7 @@ while read -r module; do insmod "/modules/$module"; done < /modules/order
 exec < /dev/ttyS0 > /dev/ttyS0 2>&1
 stty raw -echo
 printf '\n<end 0>\n'
-while IFS= read -r line; do
+while line=$(head -n 1) && [ -n "$line" ]; do
     eval "$line" < /dev/null
     printf '\n<end %s>\n' "$?"
 done
@@ -102,7 +103,8 @@ fn in_order(modules: &Path) -> io::Result<Vec<PathBuf>> {
     let list = fs::read_to_string(modules.join("modules.dep"))?;
     let mut order: Vec<PathBuf> = Vec::new();
     for wanted in MODULES {
-        let is_it = |path: &str| Path::new(path).file_name().is_some_and(|name| name.to_string_lossy().split('.').next() == Some(wanted));
+        let is_it =
+            |path: &str| Path::new(path).file_name().is_some_and(|name| name.to_string_lossy().split('.').next() == Some(wanted));
         let Some((path, needs)) = list.lines().filter_map(|line| line.split_once(':')).find(|(path, _)| is_it(path)) else {
             continue;
         };
@@ -125,7 +127,11 @@ fn unpacked(path: &Path) -> io::Result<Vec<u8>> {
         _ => return fs::read(path),
     };
     let output = Command::new(tool).arg("-dc").arg(path).output()?;
-    if output.status.success() { Ok(output.stdout) } else { Err(io::Error::other(format!("{tool} ended with {}", output.status))) }
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(io::Error::other(format!("{tool} ended with {}", output.status)))
+    }
 }
 
 /// A cpio archive as the kernel unpacks it ("newc", Documentation/driver-api/early-userspace/buffer-format.rst).

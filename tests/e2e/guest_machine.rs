@@ -72,7 +72,10 @@ impl Guest {
         let mut child = host.inside(|| command.spawn());
         let input = child.stdin.take().expect("its input");
         let (sender, output) = channel();
-        for stream in [Box::new(child.stdout.take().expect("its output")) as Box<dyn std::io::Read + Send>, Box::new(child.stderr.take().expect("its log"))] {
+        for stream in [
+            Box::new(child.stdout.take().expect("its output")) as Box<dyn std::io::Read + Send>,
+            Box::new(child.stderr.take().expect("its log")),
+        ] {
             let sender = sender.clone();
             thread::spawn(move || {
                 for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
@@ -132,9 +135,8 @@ impl Guest {
     /// A connection to a port on which it is about to listen.
     pub(crate) fn connect(&self, from: &Host, port: u16) -> TcpStream {
         let to = SocketAddr::from((self.address(), port));
-        let stream = wait::until("a connection to the guest", || {
-            from.try_inside(|| TcpStream::connect_timeout(&to, wait::NEVER)).ok()
-        });
+        let stream =
+            wait::until("a connection to the guest", || from.try_inside(|| TcpStream::connect_timeout(&to, wait::NEVER)).ok());
         bound_in_time(&stream);
         stream
     }
