@@ -12,15 +12,19 @@
 //! A link that is set down makes no event on its descriptor, and a device can have been moved into a
 //! namespace whose events we do not hear without keeping it alive. So each device is asked once a
 //! second how it is, wherever it is; what a worker finds out earlier, it says.
+//!
+//! A guest that connects to us is attached to one of the places that are kept for such, and when it is gone
+//! the place is free again: nothing is tried. One that we connect to need not be there at start.
 
 use std::time::Duration;
 
 use netio::LinkState;
+use netio::guest::Stream;
 use packet::Timestamp;
 use vswitch::{Port, PortId, PortKind};
 
-use crate::config::PortConfig;
-use crate::device::{Device, DeviceError};
+use crate::config::{DeviceConfig, PortConfig};
+use crate::device::{Device, DeviceError, Ends};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -39,8 +43,23 @@ pub(crate) struct ManagedPort {
 
 #[derive(Debug)]
 enum Life {
-    Attached { device: Device, link: LinkState },
-    Gone { retry_at: Timestamp, pause: Duration },
+    Attached {
+        device: Device,
+        link: LinkState,
+        since: Timestamp,
+        /// The last pause before it was there.
+        pause: Duration,
+    },
+    Gone {
+        retry_at: Timestamp,
+        pause: Duration,
+        /// A connection that is on its way.
+        pending: Option<Stream>,
+        /// When it is given up.
+        until: Timestamp,
+    },
+    /// A place for a guest that is to come.
+    Free,
 }
 
 /// What a look at a port found.
@@ -57,11 +76,45 @@ pub(crate) enum Found {
 }
 
 impl ManagedPort {
-    /// Opens the port's device.
-    pub(crate) fn open(id: PortId, config: PortConfig) -> Result<ManagedPort, DeviceError> {
-        let device = Device::open(&config)?;
-        let link = device.first_state(&config);
-        Ok(ManagedPort { id, config, life: Life::Attached { device, link }, attachments: 1, dropped_before: 0 })
+    /// Opens the port's device, or leaves a place for its guest.
+    pub(crate) fn open(id: PortId, config: PortConfig, now: Timestamp) -> Result<ManagedPort, DeviceError> {
+        let mut port = ManagedPort { id, config, life: Life::Free, attachments: 0, dropped_before: 0 };
+        if port.config.slot().is_some() {
+            return Ok(port);
+        }
+        let mut pending = None;
+        match Device::open(&port.config, &mut pending) {
+            Ok(Some(device)) => port.attach(device, now, FIRST_RETRY),
+            Ok(None) => port.life = gone(now, FIRST_RETRY, pending),
+            Err(error @ DeviceError::NoGuest { .. }) => {
+                tracing::warn!("no guest yet: {error}; going on trying");
+                port.life = gone(now, FIRST_RETRY, None);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(port)
+    }
+
+    fn attach(&mut self, device: Device, now: Timestamp, pause: Duration) {
+        let link = device.first_state(&self.config);
+        self.life = Life::Attached { device, link, since: now, pause };
+        self.attachments += 1;
+    }
+
+    /// Is it a place for a guest, and has none?
+    pub(crate) fn is_free(&self) -> bool {
+        matches!(self.life, Life::Free)
+    }
+
+    /// Has it never had a device?
+    pub(crate) fn is_unused(&self) -> bool {
+        self.attachments == 0
+    }
+
+    /// A guest has come.
+    pub(crate) fn seat(&mut self, guest: Stream, now: Timestamp) {
+        let device = Device::connected(guest, &self.config);
+        self.attach(device, now, FIRST_RETRY);
     }
 
     /// Its name as configured.
@@ -73,7 +126,15 @@ impl ManagedPort {
     pub(crate) fn device(&self) -> Option<&Device> {
         match &self.life {
             Life::Attached { device, .. } => Some(device),
-            Life::Gone { .. } => None,
+            Life::Gone { .. } | Life::Free => None,
+        }
+    }
+
+    /// What workers read and write, if there is something now.
+    pub(crate) fn ends(&mut self) -> Option<Ends> {
+        match &mut self.life {
+            Life::Attached { device, .. } => Some(device.ends()),
+            Life::Gone { .. } | Life::Free => None,
         }
     }
 
@@ -86,13 +147,13 @@ impl ManagedPort {
     pub(crate) fn link(&self) -> Option<&LinkState> {
         match &self.life {
             Life::Attached { link, .. } => Some(link),
-            Life::Gone { .. } => None,
+            Life::Gone { .. } | Life::Free => None,
         }
     }
 
     /// What workers are to know of it; `None` while there is no device.
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
-        let Life::Attached { device, link } = &self.life else { return None };
+        let Life::Attached { device, link, .. } = &self.life else { return None };
         Some(Port {
             vlan: self.config.vlan.clone(),
             mtu: link.mtu,
@@ -107,21 +168,35 @@ impl ManagedPort {
     pub(crate) fn dropped(&mut self) -> u64 {
         let now = match &mut self.life {
             Life::Attached { device, .. } => device.dropped(),
-            Life::Gone { .. } => 0,
+            Life::Gone { .. } | Life::Free => 0,
         };
         self.dropped_before + now
     }
 
-    /// The device is gone: lets go of it, so that nothing of it or its namespace is kept alive.
+    /// The device is gone: lets go of it, so that nothing of it or its namespace is kept alive. One that does
+    /// not last is tried for no more often than one that does not come.
     pub(crate) fn lose(&mut self, now: Timestamp) {
         self.dropped_before = self.dropped();
-        self.life = Life::Gone { retry_at: now.after(FIRST_RETRY), pause: FIRST_RETRY };
+        let pause = match self.life {
+            Life::Attached { since, pause, .. } if now < since.after(LAST_RETRY) && self.is_connection() => {
+                (pause * 2).min(LAST_RETRY)
+            }
+            _ => FIRST_RETRY,
+        };
+        self.life = match self.config.slot() {
+            Some(_) => Life::Free,
+            None => gone(now, pause, None),
+        };
+    }
+
+    fn is_connection(&self) -> bool {
+        matches!(self.config.device, DeviceConfig::Stream(_))
     }
 
     /// Looks how the device is, or tries to open it again if it is time.
     pub(crate) fn look(&mut self, now: Timestamp) -> Found {
         match &mut self.life {
-            Life::Attached { device, link } => match device.state() {
+            Life::Attached { device, link, .. } => match device.state() {
                 Ok(Some(state)) if state == *link => Found::Same,
                 Ok(Some(state)) => {
                     *link = state.clone();
@@ -136,29 +211,45 @@ impl ManagedPort {
                     Found::Same
                 }
             },
+            Life::Free => Found::Same,
             Life::Gone { retry_at, .. } if now < *retry_at => Found::Same,
-            Life::Gone { retry_at, pause } => match Device::open(&self.config) {
-                Ok(device) => {
-                    let link = device.first_state(&self.config);
-                    self.life = Life::Attached { device, link };
-                    self.attachments += 1;
-                    Found::Back
+            Life::Gone { pause, pending, until, .. } => {
+                if now >= *until {
+                    *pending = None;
                 }
-                Err(error) => {
-                    tracing::debug!("{} is still gone: {error}", self.config.name);
-                    *pause = (*pause * 2).min(LAST_RETRY);
-                    *retry_at = now.after(*pause);
-                    Found::Same
+                let was_pending = pending.is_some();
+                match Device::open(&self.config, pending) {
+                    Ok(Some(device)) => {
+                        let pause = *pause;
+                        self.attach(device, now, pause);
+                        return Found::Back;
+                    }
+                    Ok(None) if was_pending => {
+                        let (pending, until) = (pending.take(), *until);
+                        self.life = Life::Gone { retry_at: now.after(FIRST_RETRY), pause: *pause, pending, until };
+                    }
+                    Ok(None) => self.life = gone(now, *pause, pending.take()),
+                    Err(error) => {
+                        tracing::debug!("{} is still gone: {error}", self.config.name);
+                        self.life = gone(now, (*pause * 2).min(LAST_RETRY), None);
+                    }
                 }
-            },
+                Found::Same
+            }
         }
     }
 
     /// When to look again if a device is missing.
     pub(crate) fn retry_at(&self) -> Option<Timestamp> {
         match self.life {
-            Life::Attached { .. } => None,
+            Life::Attached { .. } | Life::Free => None,
             Life::Gone { retry_at, .. } => Some(retry_at),
         }
     }
+}
+
+/// Without a device: to be looked for after a pause, or soon if it is on its way.
+fn gone(now: Timestamp, pause: Duration, pending: Option<Stream>) -> Life {
+    let retry_at = now.after(if pending.is_some() { FIRST_RETRY } else { pause });
+    Life::Gone { retry_at, pause, pending, until: now.after(LAST_RETRY) }
 }

@@ -2,12 +2,13 @@
 
 use std::io;
 
+use netio::guest::{Dgram, DgramQueue, GuestError, Stream, StreamReader, StreamWriter};
 use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
-use netio::{LinkState, Silence, Tap, TapError, link};
+use netio::{LinkState, Silence, Tap, TapError, link, packet_socket, tap};
 use packet::Features;
 use thiserror::Error;
 
-use crate::config::{DeviceConfig, PacketConfig, PortConfig};
+use crate::config::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 
 /// The MTU of a device that did not say (the kernel's default).
 const DEFAULT_MTU: u32 = 1500;
@@ -17,6 +18,33 @@ const DEFAULT_MTU: u32 = 1500;
 pub(crate) enum Device {
     Tap(Tap),
     Packet(Box<PacketDevice>),
+    Stream(StreamDevice),
+    Dgram(DgramDevice),
+}
+
+/// A guest's connection.
+#[derive(Debug)]
+pub(crate) struct StreamDevice {
+    link: LinkState,
+    /// Until a worker has it.
+    reader: Option<StreamReader>,
+    writer: StreamWriter,
+}
+
+/// A socket of datagrams.
+#[derive(Debug)]
+pub(crate) struct DgramDevice {
+    link: LinkState,
+    socket: Dgram,
+}
+
+/// What workers read and write: one reads each queue, and all may write.
+pub(crate) enum Ends {
+    Tap(Vec<tap::Queue>),
+    Packet(Vec<packet_socket::Queue>, packet_socket::Writer),
+    /// The reader is given away once.
+    Stream(Option<StreamReader>, StreamWriter),
+    Dgram(DgramQueue),
 }
 
 /// The network side of an interface.
@@ -38,26 +66,67 @@ pub(crate) enum DeviceError {
     /// Of an interface's network side.
     #[error(transparent)]
     Packet(#[from] PacketError),
+    /// Of a guest's socket.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// Nobody listens where we are to connect to, or not yet.
+    #[error("{address}: {error}")]
+    NoGuest {
+        /// Where.
+        address: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
 }
 
 impl Device {
-    /// Opens what the configuration names.
-    pub(crate) fn open(config: &PortConfig) -> Result<Device, DeviceError> {
-        match &config.device {
+    /// Opens what the configuration names. `None`: a connection is on its way, and is kept in `pending` for the
+    /// next time.
+    pub(crate) fn open(config: &PortConfig, pending: &mut Option<Stream>) -> Result<Option<Device>, DeviceError> {
+        Ok(Some(match &config.device {
             DeviceConfig::Tap { spec, attach } => match Tap::open(spec) {
                 Err(error) if *attach && is_held(&error, &spec.name) => {
                     tracing::info!("{}: held by another process, so it is joined as packet:{0}", spec.name);
                     let (interface, queues) = (spec.name.clone(), spec.queues);
                     let config = PacketConfig { interface, queues, mtu: spec.mtu, offload: spec.offload };
-                    Ok(Device::Packet(Box::new(PacketDevice::open(&config)?)))
+                    Device::Packet(Box::new(PacketDevice::open(&config)?))
                 }
-                Err(error) => Err(error.into()),
+                Err(error) => return Err(error.into()),
                 Ok(tap) => {
                     give_address(&tap, config);
-                    Ok(Device::Tap(tap))
+                    Device::Tap(tap)
                 }
             },
-            DeviceConfig::Packet(config) => Ok(Device::Packet(Box::new(PacketDevice::open(config)?))),
+            DeviceConfig::Packet(config) => Device::Packet(Box::new(PacketDevice::open(config)?)),
+            DeviceConfig::Dgram(DgramConfig { path, remote, .. }) => {
+                let socket = Dgram::open(path, remote.as_deref())?;
+                Device::Dgram(DgramDevice { link: always_up(config), socket })
+            }
+            DeviceConfig::Stream(StreamConfig { address, .. }) => {
+                let failed = |error| DeviceError::NoGuest { address: address.to_string(), error };
+                let connection = pending.take().map_or_else(|| Stream::connect(address), Ok).map_err(failed)?;
+                if !connection.is_connected().map_err(failed)? {
+                    *pending = Some(connection);
+                    return Ok(None);
+                }
+                Device::connected(connection, config)
+            }
+        }))
+    }
+
+    /// A guest that is there.
+    pub(crate) fn connected(stream: Stream, config: &PortConfig) -> Device {
+        let (reader, writer) = stream.split();
+        Device::Stream(StreamDevice { link: always_up(config), reader: Some(reader), writer })
+    }
+
+    /// What workers read and write.
+    pub(crate) fn ends(&mut self) -> Ends {
+        match self {
+            Device::Tap(tap) => Ends::Tap(tap.queues().to_vec()),
+            Device::Packet(packet) => Ends::Packet(packet.socket.queues().to_vec(), packet.socket.writer().clone()),
+            Device::Stream(stream) => Ends::Stream(stream.reader.take(), stream.writer.clone()),
+            Device::Dgram(dgram) => Ends::Dgram(dgram.socket.queue().clone()),
         }
     }
 
@@ -66,6 +135,8 @@ impl Device {
         match self {
             Device::Tap(tap) => tap.state(),
             Device::Packet(packet) => packet.state(),
+            // That a guest is gone is told by who reads.
+            Device::Stream(StreamDevice { link, .. }) | Device::Dgram(DgramDevice { link, .. }) => Ok(Some(link.clone())),
         }
     }
 
@@ -88,7 +159,7 @@ impl Device {
             Device::Tap(tap) => tap.features(),
             // What the interface cannot do, the kernel does after us.
             Device::Packet(packet) if packet.config.offload => Features::ALL,
-            Device::Packet(_) => Features::NONE,
+            Device::Packet(_) | Device::Stream(_) | Device::Dgram(_) => Features::NONE,
         }
     }
 
@@ -96,7 +167,7 @@ impl Device {
     pub(crate) fn bursts(&self) -> bool {
         match self {
             Device::Tap(_) => false,
-            Device::Packet(_) => true,
+            Device::Packet(_) | Device::Stream(_) | Device::Dgram(_) => true,
         }
     }
 
@@ -104,14 +175,18 @@ impl Device {
     pub(crate) fn summary(&self) -> String {
         match self {
             Device::Tap(tap) => offload_text(tap.features(), tap.refused()),
-            Device::Packet(_) => format!("{}, packets of the host's interface", offload_text(self.features(), &[])),
+            Device::Packet(packet) => {
+                format!("{}, beside the host on {}", offload_text(self.features(), &[]), packet.config.interface)
+            }
+            Device::Stream(_) => "plain frames in a stream".to_owned(),
+            Device::Dgram(_) => "a plain frame a datagram".to_owned(),
         }
     }
 
     /// Frames that the kernel dropped because they were not read soon enough.
     pub(crate) fn dropped(&mut self) -> u64 {
         match self {
-            Device::Tap(_) => 0,
+            Device::Tap(_) | Device::Stream(_) | Device::Dgram(_) => 0,
             Device::Packet(packet) => packet.socket.statistics().dropped,
         }
     }
@@ -131,10 +206,6 @@ impl PacketDevice {
         Ok(PacketDevice { socket, config: config.clone(), silence })
     }
 
-    pub(crate) fn socket(&self) -> &PacketSocket {
-        &self.socket
-    }
-
     /// A TAP that nobody holds any more has no carrier.
     fn state(&self) -> io::Result<Option<LinkState>> {
         let PacketConfig { interface, mtu, .. } = &self.config;
@@ -149,6 +220,10 @@ impl PacketDevice {
             Err(error) => Err(error),
         }
     }
+}
+
+fn always_up(config: &PortConfig) -> LinkState {
+    LinkState { name: config.name.clone(), up: true, mtu: config.mtu().unwrap_or(DEFAULT_MTU) }
 }
 
 /// A TAP's cable leads to a guest, and the host has nothing to say there.

@@ -18,6 +18,8 @@ pub(crate) struct Report {
     pub(crate) dropped_at_ports: Vec<(String, u64)>,
     /// Datagrams of tunnels that the kernel dropped before we read them.
     pub(crate) datagrams_dropped: u64,
+    /// Places of guests that never came, which nobody is shown.
+    hidden: Vec<PortId>,
     panics: u64,
 }
 
@@ -52,7 +54,21 @@ impl Report {
                 }
             }
         }
-        Report { ports, table, nat: None, kernel_dropped: 0, dropped_at_ports: Vec::new(), datagrams_dropped: 0, panics }
+        Report {
+            ports,
+            table,
+            nat: None,
+            kernel_dropped: 0,
+            dropped_at_ports: Vec::new(),
+            datagrams_dropped: 0,
+            hidden: Vec::new(),
+            panics,
+        }
+    }
+
+    /// Leaves these ports out of what is shown.
+    pub(crate) fn hide(&mut self, ports: impl Iterator<Item = PortId>) {
+        self.hidden.extend(ports);
     }
 
     /// Received, copied and made; sent, dropped and taken. Equal when no frame is under way.
@@ -107,15 +123,19 @@ impl PortReport {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_shown = |(at, port): (usize, _)| (!self.hidden.contains(&PortId(at as u16))).then_some(port);
+        let shown = || self.ports.iter().enumerate().filter_map(is_shown);
+        // Paths are longer than interfaces' names.
+        let width = shown().map(|port| port.name.len()).max().unwrap_or(0).max(16);
         writeln!(
             out,
-            "{:<16} {:>12} {:>15} {:>12} {:>15} {:>12} {:>10} {:>10}",
+            "{:<width$} {:>12} {:>15} {:>12} {:>15} {:>12} {:>10} {:>10}",
             "port", "rx frames", "rx bytes", "tx frames", "tx bytes", "tx writes", "copies", "dropped"
         )?;
-        for port in &self.ports {
+        for port in shown() {
             writeln!(
                 out,
-                "{:<16} {:>12} {:>15} {:>12} {:>15} {:>12} {:>10} {:>10}",
+                "{:<width$} {:>12} {:>15} {:>12} {:>15} {:>12} {:>10} {:>10}",
                 port.name,
                 port.rx_frames,
                 port.rx_bytes,
@@ -126,7 +146,7 @@ impl fmt::Display for Report {
                 port.dropped()
             )?;
         }
-        for port in &self.ports {
+        for port in shown() {
             for (reason, frames) in DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0) {
                 writeln!(out, "drop {} {} {frames}", port.name, reason.name())?;
             }

@@ -17,7 +17,7 @@ use std::ops::RangeInclusive;
 use thiserror::Error;
 
 use crate::cli::Flags;
-pub(crate) use port::{DeviceConfig, PacketConfig, PortConfig};
+pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
 use router::RouterConfig;
 use tunnel::ip::{IpTunnelConfig, parse_ip_tunnels};
@@ -81,10 +81,10 @@ impl Config {
             Uplink::Bridge(interface) => (Some(interface), None),
             Uplink::Nat(uplink) => (None, Some(uplink)),
         };
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = ports.iter().filter_map(PortConfig::warning).collect();
         let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
-        check_count(on_the_bridge, &tunnels, &ip_tunnels)?;
+        check_count(on_the_bridge, ports.iter().any(|port| port.slot().is_some()), &tunnels, &ip_tunnels)?;
         let readers = on_the_bridge
             + usize::from(nat_uplink.is_some())
             + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels)
@@ -165,33 +165,38 @@ fn parse_all_tunnels(
     Ok((tunnels, ip_tunnels))
 }
 
-/// A bridge with so many TAPs and uplinks, and tunnels.
-fn check_count(on_the_bridge: usize, tunnels: &[TunnelConfig], ip_tunnels: &[IpTunnelConfig]) -> Result<(), ConfigError> {
+/// A bridge with so many ports and uplinks, and tunnels.
+fn check_count(
+    on_the_bridge: usize,
+    has_slots: bool,
+    tunnels: &[TunnelConfig],
+    ip_tunnels: &[IpTunnelConfig],
+) -> Result<(), ConfigError> {
     let count = on_the_bridge + crate::tunnel::peer_count(tunnels, ip_tunnels);
     if count <= MAX_PORTS {
         return Ok(());
     }
     let hosts =
         if tunnels.is_empty() && ip_tunnels.is_empty() { "" } else { "; each remote of a tunnel is one, and a group is 65" };
-    Err(ConfigError::new("--tap", format!("{count} ports, but a bridge has at most {MAX_PORTS}{hosts}")))
+    let guests = if has_slots { "; a guest's place is one, of which a stream: has 16 unless guests= says so" } else { "" };
+    Err(ConfigError::new("--tap", format!("{count} ports, but a bridge has at most {MAX_PORTS}{hosts}{guests}")))
 }
 
 /// `--tap` and `--port`, as often as they are given.
 fn parse_ports(flags: &Flags) -> Result<Vec<PortConfig>, ConfigError> {
-    let texts = flags.tap.iter().flat_map(|list| list.split(','));
-    let mut ports = texts.map(parse_tap).collect::<Result<Vec<PortConfig>, ConfigError>>()?;
-    for text in &flags.port {
-        ports.extend(parse_port(text)?);
+    let taps = flags.tap.iter().flat_map(|list| list.split(',')).map(|text| Ok(("--tap", vec![parse_tap(text)?])));
+    let others = flags.port.iter().map(|text| Ok(("--port", parse_port(text)?)));
+    let mut ports: Vec<PortConfig> = Vec::new();
+    for parsed in taps.chain(others) {
+        let (flag, parsed): (&str, Vec<PortConfig>) = parsed?;
+        if let Some(port) = parsed.iter().find(|port| ports.iter().any(|other| other.clashes_with(port))) {
+            return Err(ConfigError::new(flag, format!("{} is named twice", port.where_it_is())));
+        }
+        ports.extend(parsed);
     }
     // A tunnel without Ethernet needs no bridge.
     if ports.is_empty() && flags.udp_ip.is_empty() {
         return Err(ConfigError::new("--tap", "a switch needs a port: name at least one, such as --tap tap0,tap1"));
-    }
-    for (at, port) in ports.iter().enumerate() {
-        if ports[..at].iter().any(|other| other.clashes_with(port)) {
-            let flag = if at < flags.tap.iter().flat_map(|list| list.split(',')).count() { "--tap" } else { "--port" };
-            return Err(ConfigError::new(flag, format!("{} is named twice", port.name)));
-        }
     }
     Ok(ports)
 }
@@ -295,6 +300,12 @@ mod tests {
             "vni=1,group=ff02::1,peers=fe80::/10,dev=a",
             "port=7,remote=fe80::1,dev=a",
             "tun=t@pid:1,route=10.0.0.0/8@192.0.2.2,address=10.0.0.1/8",
+            "tap0@pid:1:vlan=10:mtu=1500",
+            "packet:eth1:vlan=10:offload=off",
+            "stream:/run/a:guests=3:vlan=10",
+            "stream:[::1%1]:5555:mode=client",
+            "stream:127.0.0.1:5555:mtu=9000",
+            "dgram:/run/a:remote=/run/b",
         ];
         for text in texts {
             for at in 0..=text.len() {
@@ -311,6 +322,8 @@ mod tests {
                         let _ = Config::from_flags(&Flags { vxlan: many(), ..uplink() });
                         let _ = Config::from_flags(&Flags { udp: many(), ..uplink() });
                         let _ = Config::from_flags(&Flags { udp_ip: many(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { tap: many(), ..uplink() });
+                        let _ = Config::from_flags(&Flags { port: many(), ..uplink() });
                     }
                 }
             }

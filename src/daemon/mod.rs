@@ -1,5 +1,6 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
+mod guests;
 mod tunnels;
 
 use std::fmt::Write as _;
@@ -17,7 +18,7 @@ use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 use crate::busy_poll::BusyPoll;
 use crate::config::{Config, PortConfig, nearest, queues_of};
 use crate::control::{Found, ManagedPort};
-use crate::device::{Device, DeviceError};
+use crate::device::{Device, DeviceError, Ends};
 use crate::report::Report;
 use crate::router::RouterControl;
 use crate::signals::Signals;
@@ -41,6 +42,8 @@ const UPLINK: u64 = 1;
 pub(crate) struct Daemon {
     config_summary: String,
     ports: Vec<ManagedPort>,
+    /// Where guests connect to.
+    entrances: Vec<guests::Entrance>,
     /// Behind the other ports, and read as one of them.
     uplink: Option<UplinkPort>,
     router: Option<RouterControl>,
@@ -78,7 +81,9 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         check_interface(name)?;
     }
     for port in &config.ports {
-        println!("port {}{}: {}", port.name, place_of(port), port.vlan_text);
+        if let Some(title) = port.title() {
+            println!("port {title}{}: {}", place_of(port), port.vlan_text);
+        }
         if let Some((_, Some(netns))) = port.link() {
             let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
             netns.id().map_err(error).map_err(with_nearest)?;
@@ -125,16 +130,18 @@ impl Daemon {
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
         warn(&warnings);
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
+        let entrances = guests::open(&config.ports, clock.now())?;
         let mut ports = Vec::with_capacity(count);
         for (index, mut port) in config.ports.into_iter().enumerate() {
             port.propose_mtu(if port.is_bridged() { mtu } else { tunnels.ip_mtu(index - bridged) });
-            ports.push(ManagedPort::open(PortId(index as u16), port).map_err(with_nearest)?);
+            ports.push(ManagedPort::open(PortId(index as u16), port, clock.now()).map_err(with_nearest)?);
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
         let mut daemon = Daemon {
             config_summary,
             ports,
+            entrances,
             uplink,
             router,
             tunnels,
@@ -195,10 +202,11 @@ impl Daemon {
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
         for port in &self.ports {
-            let place = place_of(&port.config);
-            let mtu = port.link().map_or(0, |link| link.mtu);
-            let device = port.device().map_or_else(String::new, Device::summary);
-            let _ = writeln!(text, "port {}{place}: {}, mtu {mtu}, {device}", port.name(), port.config.vlan_text);
+            let Some(title) = port.config.title() else { continue };
+            let (place, vlan) = (place_of(&port.config), &port.config.vlan_text);
+            let mtu = port.link().map(|link| link.mtu).or(port.config.mtu()).unwrap_or(0);
+            let device = port.device().map_or_else(|| "waits for guests".to_owned(), Device::summary);
+            let _ = writeln!(text, "port {title}{place}: {vlan}, mtu {mtu}, {device}");
         }
         text.push_str(&self.tunnels.summary());
         if let Some(outside) = self.router.as_ref().and_then(RouterControl::outside) {
@@ -213,14 +221,17 @@ impl Daemon {
         if let Some(uplink) = &self.uplink {
             self.poller.add(uplink.watch(), UPLINK).context("listening for changes of the uplink")?;
         }
+        guests::watch(&self.entrances, &self.poller)?;
         let mut next_tick = self.clock.now().after(TICK);
+        let mut waiting_guests = Vec::with_capacity(self.entrances.len());
         loop {
             let now = self.clock.now();
             let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
             let ports = self.router.as_ref().and_then(RouterControl::ports_due);
             let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain(uplink).chain(ports).chain([next_tick]).min();
             let due = due.unwrap_or(next_tick);
-            self.poller.wait(Some(due.since(now)), |_| {}).context("waiting for signals")?;
+            let note = |token: u64| waiting_guests.extend(token.checked_sub(guests::FIRST_TOKEN));
+            self.poller.wait(Some(due.since(now)), note).context("waiting for signals")?;
             let arrived = signals.take();
             if arrived.report {
                 crate::say(&self.report().to_string());
@@ -233,6 +244,9 @@ impl Daemon {
                 return Ok(());
             }
             self.hear_workers();
+            for at in waiting_guests.drain(..) {
+                self.let_in(at as usize);
+            }
             let now = self.clock.now();
             self.look_at_uplink(now, now >= next_tick);
             if let Some(router) = &mut self.router {
@@ -250,6 +264,7 @@ impl Daemon {
                 }
                 self.look_at_ports();
                 self.look_at_tunnels();
+                self.open_shut_entrances();
                 next_tick = now.after(TICK);
             } else {
                 self.look_for_gone_ports();
@@ -274,6 +289,7 @@ impl Daemon {
         let names = self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).chain(self.tunnels.names()).collect();
         let counters = self.workers.iter().map(|worker| &*worker.counters);
         let mut report = Report::new(names, counters, self.table.stats(), self.panics);
+        report.hide(self.ports.iter().filter(|port| port.is_unused()).map(|port| port.id));
         report.nat = self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat.stats());
         report.kernel_dropped = self.uplink.as_mut().map_or(0, UplinkPort::dropped);
         report.dropped_at_ports = self.ports.iter_mut().map(|port| (port.name().to_owned(), port.dropped())).collect();
@@ -352,19 +368,26 @@ impl Daemon {
 
     /// Gives a port's device to the workers: one reads each queue, all may write.
     fn attach(&mut self, at: usize) {
-        let port = &self.ports[at];
-        let (Some(device), Some(view), Some(attachment)) = (port.device(), port.to_pipeline(), port.attachment()) else { return };
-        let (id, count) = (port.id, self.readers);
+        let port = &mut self.ports[at];
+        let (Some(mut ends), Some(view), Some(attachment)) = (port.ends(), port.to_pipeline(), port.attachment()) else { return };
+        let (id, count, workers) = (port.id, self.readers, self.workers.len());
         self.tell_workers(|worker| {
-            let (rx, tx) = match device {
-                Device::Tap(tap) => {
-                    let queues = tap.queues();
-                    let rx = queue_to_read(queues, at, worker, count, self.workers.len()).map(Source::Tap);
+            let (rx, tx) = match &mut ends {
+                Ends::Tap(queues) => {
+                    let rx = queue_to_read(queues, at, worker, count, workers).map(Source::Tap);
                     (rx, Sink::Tap(queues[(worker / count) % queues.len()].clone()))
                 }
-                Device::Packet(packet) => {
-                    let rx = queue_to_read(packet.socket().queues(), at, worker, count, self.workers.len());
-                    (rx.map(Source::Packet), Sink::Packet(packet.socket().writer().clone()))
+                Ends::Packet(queues, writer) => {
+                    let rx = queue_to_read(queues, at, worker, count, workers);
+                    (rx.map(Source::Packet), Sink::Packet(writer.clone()))
+                }
+                Ends::Stream(reader, writer) => {
+                    let rx = reader.take_if(|_| is_read_by(at, worker, workers));
+                    (rx.map(Source::Stream), Sink::Stream(writer.clone()))
+                }
+                Ends::Dgram(queue) => {
+                    let rx = is_read_by(at, worker, workers).then(|| queue.clone());
+                    (rx.map(Source::Dgram), Sink::Dgram(queue.clone()))
                 }
             };
             Command::Attach { id, attachment, port: Box::new(view.clone()), rx, tx }
@@ -438,7 +461,11 @@ impl Daemon {
 
     /// A port's device is gone: its entries too, and all else goes on.
     fn detach(&mut self, id: PortId) {
-        tracing::warn!("{} is gone", self.ports[id.index()].name());
+        let port = &self.ports[id.index()];
+        match port.config.slot() {
+            Some(_) => tracing::info!("{}: the guest is gone", port.name()),
+            None => tracing::warn!("{} is gone", port.name()),
+        }
         self.tell_workers(|_| Command::Detach(id));
         self.forget(id);
     }
@@ -458,7 +485,7 @@ impl Daemon {
         }
     }
 
-    fn tell_workers(&self, command: impl Fn(usize) -> Command) {
+    fn tell_workers(&self, mut command: impl FnMut(usize) -> Command) {
         for (index, worker) in self.workers.iter().enumerate() {
             // A worker that is not there any more has said why.
             let _ = worker.commands.send(command(index));
@@ -517,6 +544,11 @@ fn without_interface(error: PacketError) -> anyhow::Error {
     error.into()
 }
 
+/// Is this the worker that reads a port of one queue?
+fn is_read_by(port: usize, worker: usize, workers: usize) -> bool {
+    port % workers == worker
+}
+
 /// Which of a port's queues this worker reads: workers take ports in turn, and where there are more
 /// workers than ports, the port's next queue.
 fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Q> {
@@ -552,6 +584,7 @@ fn with_nearest(error: DeviceError) -> anyhow::Error {
     let error = match error {
         DeviceError::Packet(error) => return without_interface(error),
         DeviceError::Tap(error) => error,
+        error => return error.into(),
     };
     if let TapError::Namespace { netns, .. } = &error
         && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)

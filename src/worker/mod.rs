@@ -26,6 +26,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use netio::guest::{DgramQueue, DgramReceiver, StreamReader};
 use netio::packet_socket::{self, Receiver};
 use netio::{Poller, Received, Waker, tap, udp};
 use packet::{Batch, Timestamp};
@@ -42,6 +43,9 @@ const PACKET_BURST: usize = 32;
 
 /// So many hosts without a port are told of in a second.
 const MAX_TOLD: usize = 64;
+
+/// In a token: the port can be written to; otherwise it can be read.
+const CAN_WRITE: u64 = 1 << 16;
 
 /// How often the router is asked what is due.
 const POLL: Duration = Duration::from_secs(1);
@@ -130,11 +134,13 @@ pub(crate) enum Event {
 }
 
 /// A descriptor to read frames from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Source {
     Tap(tap::Queue),
     Packet(packet_socket::Queue),
     Datagrams(DatagramSource),
+    Stream(StreamReader),
+    Dgram(DgramQueue),
 }
 
 /// Either, to be let go of.
@@ -151,6 +157,8 @@ impl AsFd for Source {
             Source::Tap(queue) => queue.as_fd(),
             Source::Packet(queue) => queue.as_fd(),
             Source::Datagrams(source) => source.queue.as_fd(),
+            Source::Stream(reader) => reader.as_fd(),
+            Source::Dgram(queue) => queue.as_fd(),
         }
     }
 }
@@ -167,12 +175,15 @@ pub(crate) struct Worker {
     readers: Box<[Option<Reader>]>,
     outputs: Outputs,
     batch: Batch,
-    /// For packet sockets, whose frames come many at a time.
+    /// For packet sockets and datagrams, whose frames come many at a time.
     burst: Batch,
     receiver: Receiver,
+    guests: DgramReceiver,
     underlay: Underlay,
     egress: Egress,
     ready: Vec<PortId>,
+    /// Ports that can be written to, of those that something is left for.
+    writable: Vec<PortId>,
     /// Hosts without a port that were told of in this second, and when it ends.
     told_sources: Vec<NewSource>,
     next_sources: Timestamp,
@@ -216,9 +227,11 @@ impl Worker {
             batch: Batch::new(),
             burst: Batch::strided(PACKET_BURST),
             receiver: Receiver::new(),
+            guests: DgramReceiver::new(),
             underlay: Underlay::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
+            writable: Vec::with_capacity(ports),
             told_sources: Vec::with_capacity(MAX_TOLD),
             next_sources: clock.now(),
             next_poll: polls.then(|| clock.now().after(POLL)),
@@ -253,6 +266,9 @@ impl Worker {
             for at in 0..self.ready.len() {
                 self.serve(self.ready[at]);
             }
+            while let Some(id) = self.writable.pop() {
+                self.outputs.flush(id);
+            }
             self.keep_time();
         }
     }
@@ -261,33 +277,48 @@ impl Worker {
     #[inline]
     fn wait(&mut self) -> io::Result<bool> {
         self.ready.clear();
-        let ready = &mut self.ready;
+        let (ready, writable) = (&mut self.ready, &mut self.writable);
+        let mut note = |token: u64| {
+            let list = if token & CAN_WRITE == 0 { &mut *ready } else { &mut *writable };
+            list.push(PortId(token as u16));
+        };
         let began = Instant::now();
         while self.busy_poll.goes_on(began) {
-            let woken = self.poller.wait(Some(Duration::ZERO), |token| ready.push(PortId(token as u16)))?;
-            if woken || !ready.is_empty() {
+            let mut is_ready = false;
+            let woken = self.poller.wait(Some(Duration::ZERO), |token| {
+                is_ready = true;
+                note(token);
+            })?;
+            if woken || is_ready {
                 self.busy_poll.note(began);
                 return Ok(woken);
             }
             thread::yield_now();
         }
         let timeout = self.next_poll.map(|due| due.since(self.clock.now()));
-        let woken = self.poller.wait(timeout, |token| ready.push(PortId(token as u16)))?;
+        let woken = self.poller.wait(timeout, note)?;
         self.busy_poll.note(began);
         Ok(woken)
     }
 
-    /// One batch of one port.
+    /// One batch of one port; of a stream all that one read brought, since no poller knows of the rest.
     #[inline]
     fn serve(&mut self, ingress: PortId) {
-        let Some(Reader { source, attachment }) = &self.readers[ingress.index()] else { return };
-        let attachment = *attachment;
+        while self.serve_batch(ingress) {}
+    }
+
+    /// Is there more that must be served at once?
+    #[inline]
+    fn serve_batch(&mut self, ingress: PortId) -> bool {
+        let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return false };
+        let (attachment, mut keeps) = (*attachment, false);
         let (received, batch) = match source {
             Source::Datagrams(source) => {
                 let now = self.clock.now();
                 let Worker { underlay, pipeline, egress, outputs, .. } = self;
                 underlay.serve(ingress, source, now, pipeline, egress, outputs);
-                return self.finish(now);
+                self.finish(now);
+                return false;
             }
             Source::Tap(queue) => {
                 self.batch.clear();
@@ -298,6 +329,13 @@ impl Worker {
                 self.burst.commit_all(self.receiver.frames());
                 (received, &mut self.burst)
             }
+            Source::Stream(reader) => {
+                self.batch.clear();
+                let received = reader.recv(&mut self.batch);
+                keeps = received == Received::More;
+                (received, &mut self.batch)
+            }
+            Source::Dgram(queue) => (queue.recv(&mut self.guests, &mut self.burst), &mut self.burst),
         };
         if !batch.spans().is_empty() {
             let now = self.clock.now();
@@ -309,6 +347,7 @@ impl Worker {
             self.stop_reading(ingress);
             self.tell(Event::Gone { id: ingress, attachment });
         }
+        keeps
     }
 
     /// What comes behind a batch.
@@ -376,6 +415,11 @@ impl Worker {
                 Command::Attach { id, attachment, port, rx, tx } => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, Some(*port));
+                    if let (Some(Source::Stream(_)), Sink::Stream(writer)) = (&rx, &tx)
+                        && let Err(error) = writer.watch(&self.poller, u64::from(id.0) | CAN_WRITE)
+                    {
+                        tracing::warn!("port {id}: what is left for it goes only with more frames: {error}");
+                    }
                     self.write_to(id, Some(tx));
                     if let Some(source) = rx {
                         self.start_reading(id, Reader { source, attachment });

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 
 use std::net::SocketAddr;
 
+use netio::guest::{DgramQueue, StreamWriter};
 use netio::packet_socket::{Sender, Writer};
 use netio::{tap, udp};
 use rustix::io::Errno;
@@ -16,6 +17,8 @@ pub(crate) enum Sink {
     Tap(tap::Queue),
     Packet(Writer),
     Peer(PeerSink),
+    Stream(StreamWriter),
+    Dgram(DgramQueue),
 }
 
 /// A host at the other end of a tunnel.
@@ -34,6 +37,8 @@ impl Sink {
         match self {
             Sink::Tap(queue) => queue.send(pieces),
             Sink::Packet(writer) => writer.send(pieces),
+            Sink::Stream(writer) => writer.send(pieces),
+            Sink::Dgram(queue) => queue.send(pieces),
             // Frames for a peer are put into datagrams.
             Sink::Peer(_) => Err(Errno::INVAL),
         }
@@ -55,6 +60,16 @@ impl Outputs {
     }
 }
 
+impl Outputs {
+    /// Sends what a port's socket did not take before. That its far side is gone is told to who reads it.
+    #[cold]
+    pub(super) fn flush(&self, port: PortId) {
+        if let Some(Sink::Stream(writer)) = &self.sinks[port.index()] {
+            let _ = writer.flush();
+        }
+    }
+}
+
 impl Transmit for &mut Outputs {
     #[inline]
     fn send(&mut self, port: PortId, pieces: &[IoSlice<'_>]) -> Result<(), SendError> {
@@ -63,9 +78,11 @@ impl Transmit for &mut Outputs {
     }
 
     fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
-        let Some(Sink::Packet(writer)) = &self.sinks[port.index()] else {
-            frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame))));
-            return;
+        let writer = match &self.sinks[port.index()] {
+            Some(Sink::Packet(writer)) => writer,
+            Some(Sink::Stream(writer)) => return writer.send_many(frames, |result| sent(result.map_err(name))),
+            Some(Sink::Dgram(queue)) => return queue.send_many(frames, |result| sent(result.map_err(name))),
+            _ => return frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame)))),
         };
         let mut burst = self.frames.burst(writer);
         for frame in frames {
@@ -76,6 +93,7 @@ impl Transmit for &mut Outputs {
         }
         burst.flush(|result| sent(result.map_err(name)));
     }
+
     fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
         let mut rest = trains.trains();
         while let Some(first) = rest.first() {

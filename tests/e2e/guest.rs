@@ -1,226 +1,147 @@
-//! Real guests, each way that they can join, beside namespaces and behind the router. QEMU is their
-//! monitor; see [`crate::guest_machine`].
+//! Guests that join by a socket, in the test's own hands: each frame is written and read here.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
-use std::thread;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use libtest_mimic::Trial;
-use netio::link::{self, Change};
+use crate::wait::{self, NEVER};
 
-use crate::guest_image::what_is_missing;
-use crate::guest_machine::{Guest, Place};
-use crate::host::{Host, bound_in_time};
-use crate::raw::make_persistent_tap;
-use crate::site::{FAR, GATEWAY, MACHINE, Mode, Plan, Site, guest_address, listen_on, ping};
-use crate::transfer::{pattern, receive_all, send_all, transfer_through};
-use crate::{trial_with, wait};
+/// A directory for sockets; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Directory(PathBuf);
 
-pub(crate) fn trials() -> Vec<Trial> {
-    [Way::Tap, Way::Stream, Way::Dgram]
-        .map(|way| trial_with(format!("guest/joins_by_{}", way.word()), what_is_missing, move || joins(way)))
-        .into()
-}
-
-/// By what a guest's monitor and the switch meet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
-    /// A TAP that the monitor holds.
-    Tap,
-    /// A stream socket: the first guest's monitor connects to the switch, the switch to the second's.
-    Stream,
-    /// Two datagram sockets.
-    Dgram,
-}
-
-/// Numbers of the two guests; those of the namespaces are 1 and 2.
-const FIRST: u8 = 3;
-const SECOND: u8 = 4;
-
-/// What guests write to when they have received a file.
-const PORT: u16 = 5001;
-
-impl Way {
-    fn word(self) -> &'static str {
-        match self {
-            Way::Tap => "tap",
-            Way::Stream => "stream",
-            Way::Dgram => "dgram",
-        }
+impl Directory {
+    pub(crate) fn new() -> Directory {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("vswitchd-e2e-{}-{number}", process::id()));
+        fs::create_dir_all(&path).expect("a directory");
+        Directory(path)
     }
 
-    /// The port of guest `n`, for the switch.
-    fn port(self, place: &Place, n: u8) -> String {
-        match self {
-            Way::Tap => format!("packet:tap{n}"),
-            Way::Stream if n == FIRST => format!("stream:{}", place.path("switch")),
-            Way::Stream => format!("stream:{}:mode=client", place.path("guest")),
-            Way::Dgram => {
-                format!("dgram:{}:remote={}", place.path(&format!("switch{n}")), place.path(&format!("guest{n}")))
+    /// A path in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The same as text.
+    pub(crate) fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Anything that a stream of frames goes through.
+pub(crate) trait Connection: Read + Write {
+    /// No read or write waits for ever.
+    fn bound(&self);
+}
+
+impl Connection for UnixStream {
+    fn bound(&self) {
+        self.set_read_timeout(Some(NEVER)).expect("a read timeout");
+        self.set_write_timeout(Some(NEVER)).expect("a write timeout");
+    }
+}
+
+impl Connection for TcpStream {
+    fn bound(&self) {
+        crate::host::bound_in_time(self);
+    }
+}
+
+/// A guest whose frames go through a stream, behind their lengths.
+#[derive(Debug)]
+pub(crate) struct StreamGuest<S>(pub(crate) S);
+
+impl StreamGuest<UnixStream> {
+    pub(crate) fn at(path: &Path) -> StreamGuest<UnixStream> {
+        StreamGuest::new(UnixStream::connect(path).expect("connected"))
+    }
+
+    /// Is there a frame within so long?
+    pub(crate) fn recv_within(&mut self, patience: Duration) -> Option<Vec<u8>> {
+        self.0.set_read_timeout(Some(patience)).expect("a read timeout");
+        let mut first = [0];
+        let received = self.0.read(&mut first);
+        self.0.set_read_timeout(Some(NEVER)).expect("a read timeout");
+        match received {
+            Ok(1) => {
+                let mut length = [first[0], 0, 0, 0];
+                self.0.read_exact(&mut length[1..]).expect("a length");
+                Some(self.rest(length))
+            }
+            Ok(_) => panic!("the switch has hung up"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                None
             }
         }
     }
-
-    /// The same for its monitor.
-    fn netdev(self, place: &Place, n: u8) -> String {
-        match self {
-            Way::Tap => format!("tap,ifname=tap{n},script=no,downscript=no"),
-            Way::Stream if n == FIRST => format!("stream,server=off,addr.type=unix,addr.path={}", place.path("switch")),
-            Way::Stream => format!("stream,server=on,addr.type=unix,addr.path={}", place.path("guest")),
-            Way::Dgram => format!(
-                "dgram,local.type=unix,local.path={},remote.type=unix,remote.path={}",
-                place.path(&format!("guest{n}")),
-                place.path(&format!("switch{n}"))
-            ),
-        }
-    }
-
-    fn site(self, place: &Place) -> Site {
-        let ports = [FIRST, SECOND].map(|n| self.port(place, n));
-        let publish = format!("8080:{}:80", guest_address(FIRST));
-        let mut plan = Plan::new(Mode::Shared, 2).args(&["--port", &ports[0], "--port", &ports[1], "--publish", &publish]);
-        if self == Way::Tap {
-            for name in ["tap3", "tap4"] {
-                plan = plan.first(|site| make_tap(&site.machine, name));
-            }
-        }
-        plan.start()
-    }
-
-    fn start(self, site: &Site, place: &Place, n: u8) -> Guest {
-        Guest::start(&site.machine, place, n, &self.netdev(place, n))
-    }
 }
 
-/// As an operator does for a monitor that is to open it.
-fn make_tap(machine: &Host, name: &str) {
-    machine.inside(|| {
-        make_persistent_tap(name)?;
-        link::set(link::get(name)?.index, Change { up: Some(true), ..Change::default() })
-    });
-}
-
-fn joins(way: Way) {
-    let place = Place::new(way.word());
-    let mut site = way.site(&place);
-    let guests = [FIRST, SECOND].map(|n| way.start(&site, &place, n));
-    let [mut first, mut second] = guests.map(Guest::boot);
-    all_hear_each_other(&site, &mut first, &mut second);
-    gets_a_page_from_outside(&site, &mut first);
-    is_reached_from_outside(&site, &mut first);
-    files_arrive(&site, &mut first, &mut second);
-    a_stopped_monitor_slows_nobody(&site, &mut second);
-
-    drop(first);
-    let mut first = way.start(&site, &place, FIRST).boot();
-    all_hear_each_other(&site, &mut first, &mut second);
-
-    site.restart();
-    site.configure_guests();
-    // Here QEMU 7.2 does not connect again by itself: a guest that it left is started anew.
-    if way == Way::Stream {
-        drop(first);
-        first = way.start(&site, &place, FIRST).boot();
+impl<S: Connection> StreamGuest<S> {
+    pub(crate) fn new(stream: S) -> StreamGuest<S> {
+        stream.bound();
+        StreamGuest(stream)
     }
-    all_hear_each_other(&site, &mut first, &mut second);
-    site.finish();
-}
 
-/// Guests, namespaces and the router. A namespace's MAC address is another one after a restart: it is the
-/// first to speak, so that nobody has to find out by himself.
-fn all_hear_each_other(site: &Site, first: &mut Guest, second: &mut Guest) {
-    for guest in [&mut *first, &mut *second] {
-        guest.pings(GATEWAY);
-        assert_eq!(ping(site.guest(1), guest.address(), 1).0, guest.address());
-        guest.pings(guest_address(1));
+    pub(crate) fn send(&mut self, frame: &[u8]) {
+        self.0.write_all(&framed(frame)).expect("sent");
     }
-    first.pings(second.address());
-}
 
-fn gets_a_page_from_outside(site: &Site, guest: &mut Guest) {
-    let listener = listen_on(&site.outside, FAR, 80);
-    let page = thread::scope(|scope| {
-        scope.spawn(|| {
-            let (mut stream, from) = accept(&listener);
-            assert_eq!(from.ip(), MACHINE, "translated");
-            read_head(&mut stream);
-            stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 15\r\n\r\nthe wide world\n").expect("sent");
+    /// The next frame.
+    pub(crate) fn recv(&mut self) -> Vec<u8> {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length).expect("a length in time");
+        self.rest(length)
+    }
+
+    fn rest(&mut self, length: [u8; 4]) -> Vec<u8> {
+        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+        self.0.read_exact(&mut frame).expect("a frame in time");
+        frame
+    }
+
+    /// The switch has ended the connection, whatever it sent before.
+    pub(crate) fn is_hung_up_on(&mut self) {
+        let mut bytes = [0; 4096];
+        wait::until("the end of the connection", || match self.0.read(&mut bytes) {
+            Ok(0) => Some(()),
+            Ok(_) => None,
+            Err(error) => (error.kind() == ErrorKind::ConnectionReset).then_some(()),
         });
-        guest.says(&format!("wget -q -O - http://{FAR}/"))
-    });
-    assert_eq!(page, "the wide world");
-}
-
-/// Reads to the empty line at a request's end.
-fn read_head(stream: &mut TcpStream) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("received in time");
-        head.extend(byte);
     }
 }
 
-fn is_reached_from_outside(site: &Site, guest: &mut Guest) {
-    guest.says("echo a guest at home > /www/page && httpd -h /www");
-    let mut stream = site.outside.connect((MACHINE, 8080).into());
-    stream.write_all(b"GET /page HTTP/1.0\r\n\r\n").expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("received in time");
-    assert!(answer.contains(" 200 OK\r\n") && answer.ends_with("\r\n\r\na guest at home\n"), "{answer}");
+/// A frame behind its length.
+pub(crate) fn framed(frame: &[u8]) -> Vec<u8> {
+    [&(frame.len() as u32).to_be_bytes(), frame].concat()
 }
 
-/// From a namespace to a guest, from there to another, and from there to a namespace.
-fn files_arrive(site: &Site, first: &mut Guest, second: &mut Guest) {
-    first.says(&receive());
-    send_all(&mut first.connect(site.guest(1), PORT));
-    assert_eq!(first.says(RECEIVED), digest());
-
-    second.says(&receive());
-    first.says(&format!("until nc {} {PORT} < /tmp/file; do sleep 0.1; done", second.address()));
-    assert_eq!(second.says(RECEIVED), digest());
-
-    let listener = listen_on(site.guest(2), guest_address(2), PORT);
-    second.says(&format!("nc {} {PORT} < /tmp/file &", guest_address(2)));
-    receive_all(&mut accept(&listener).0);
+/// A guest's socket of datagrams, with a path of its own.
+pub(crate) fn dgram_guest(path: &Path, switch: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).expect("bound");
+    socket.connect(switch).expect("connected");
+    socket.set_read_timeout(Some(NEVER)).expect("a read timeout");
+    socket.set_write_timeout(Some(NEVER)).expect("a write timeout");
+    socket
 }
 
-/// A guest writes to a file what comes in by the next connection.
-fn receive() -> String {
-    format!("nc -l -p {PORT} -e dd of=/tmp/file bs=64k 2> /dev/null &")
-}
-
-/// And says in the end what it was.
-const RECEIVED: &str = "wait $! && sha256sum < /tmp/file | cut -d ' ' -f 1";
-
-fn digest() -> String {
-    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
-    child.stdin.take().expect("its input").write_all(pattern()).expect("read");
-    let output = child.wait_with_output().expect("its output");
-    String::from_utf8(output.stdout).expect("text").split_whitespace().next().expect("a digest").to_owned()
-}
-
-/// The next connection, and from where it comes.
-fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    listener.set_nonblocking(true).expect("set");
-    let (stream, from) = wait::until("a connection", || listener.accept().ok());
-    bound_in_time(&stream);
-    (stream, from)
-}
-
-/// Others' frames go on while a guest takes none, and then it goes on itself.
-fn a_stopped_monitor_slows_nobody(site: &Site, guest: &mut Guest) {
-    guest.says(&receive());
-    let stream = guest.connect(site.guest(1), PORT);
-    let listener = listen_on(site.guest(2), guest_address(2), PORT);
-    thread::scope(|scope| {
-        let mut sender = stream.try_clone().expect("a clone");
-        scope.spawn(move || send_all(&mut sender));
-        guest.stop();
-        let near = site.guest(1).connect(SocketAddr::from((guest_address(2), PORT)));
-        transfer_through(near, accept(&listener).0, true);
-        guest.go_on();
-    });
-    assert_eq!(guest.says(RECEIVED), digest());
+/// The next frame.
+pub(crate) fn recv_dgram(socket: &UnixDatagram) -> Vec<u8> {
+    let mut bytes = vec![0; 70_000];
+    let len = socket.recv(&mut bytes).expect("a frame in time");
+    bytes.truncate(len);
+    bytes
 }

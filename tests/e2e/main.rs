@@ -16,6 +16,7 @@ mod gateway;
 mod guest;
 mod guest_image;
 mod guest_machine;
+mod guest_qemu;
 mod host;
 mod hostile;
 mod kernel;
@@ -31,6 +32,7 @@ mod nat_tcp;
 mod packets;
 mod path;
 mod ports;
+mod ports_socket;
 mod publish;
 mod raw;
 mod site;
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
         limits::trials(),
         hostile::trials(),
         ports::trials(),
+        ports_socket::trials(),
         tunnel::trials(),
         tunnel_kernel::trials(),
         tunnel_mesh::trials(),
@@ -90,7 +93,7 @@ fn main() -> ExitCode {
         tunnel_router::trials(),
         tunnel_udp::trials(),
         tunnel_ovs::trials(),
-        guest::trials(),
+        guest_qemu::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -3,11 +3,16 @@
 //! What all kinds have in common is here, and what tells them apart in a file of its own.
 
 mod packet;
+mod socket;
 mod tap;
+#[cfg(test)]
+mod tests;
 
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 use netio::Netns;
+use netio::guest::Address;
 use netio::tap::{Layer, TapSpec};
 use vswitch::PortVlan;
 
@@ -21,7 +26,7 @@ pub(super) use tap::parse_tap;
 /// From the least that IPv4 allows (RFC 791) to the most that a TAP allows.
 pub(super) const MTU_RANGE: RangeInclusive<u32> = 68..=65_521;
 
-const KINDS: [&str; 1] = ["packet"];
+const KINDS: [&str; 3] = ["packet", "stream", "dgram"];
 
 /// One port.
 #[derive(Debug)]
@@ -48,6 +53,47 @@ pub(crate) enum DeviceConfig {
     },
     /// The network side of an interface of our own namespace.
     Packet(PacketConfig),
+    /// A guest's connection.
+    Stream(StreamConfig),
+    /// A socket with a path, and a frame a datagram.
+    Dgram(DgramConfig),
+}
+
+/// A guest that comes by a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamConfig {
+    /// Where it listens, or we do.
+    pub(crate) address: Address,
+    /// The longest packet that is sent there, in bytes.
+    pub(crate) mtu: u32,
+    /// One of those that connect to us; `None`: we connect.
+    pub(crate) slot: Option<Slot>,
+}
+
+/// Where several guests connect to, each has a port of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    /// From 1.
+    pub(crate) number: u16,
+    pub(crate) count: u16,
+}
+
+/// A guest that sends and receives datagrams.
+#[derive(Clone, Debug)]
+pub(crate) struct DgramConfig {
+    pub(crate) path: PathBuf,
+    /// The guest's socket; `None` is whichever sent last.
+    pub(crate) remote: Option<PathBuf>,
+    /// The longest packet that is sent there, in bytes.
+    pub(crate) mtu: u32,
+}
+
+/// What only one port can have.
+#[derive(PartialEq, Eq)]
+enum Place<'a> {
+    Link(&'a str, Option<&'a Netns>),
+    Path(&'a Path),
+    Address(&'a Address),
 }
 
 /// An interface that another process or the host uses too.
@@ -88,6 +134,7 @@ impl PortConfig {
         match &self.device {
             DeviceConfig::Tap { spec, .. } => Some((&spec.name, spec.netns.as_ref())),
             DeviceConfig::Packet(packet) => Some((&packet.interface, None)),
+            DeviceConfig::Stream(_) | DeviceConfig::Dgram(_) => None,
         }
     }
 
@@ -95,7 +142,7 @@ impl PortConfig {
     pub(crate) fn shared_interface(&self) -> Option<&str> {
         match &self.device {
             DeviceConfig::Packet(packet) => Some(&packet.interface),
-            DeviceConfig::Tap { .. } => None,
+            DeviceConfig::Tap { .. } | DeviceConfig::Stream(_) | DeviceConfig::Dgram(_) => None,
         }
     }
 
@@ -104,6 +151,8 @@ impl PortConfig {
         match &self.device {
             DeviceConfig::Tap { spec, .. } => spec.mtu,
             DeviceConfig::Packet(packet) => packet.mtu,
+            DeviceConfig::Stream(stream) => Some(stream.mtu),
+            DeviceConfig::Dgram(dgram) => Some(dgram.mtu),
         }
     }
 
@@ -119,12 +168,57 @@ impl PortConfig {
         match &mut self.device {
             DeviceConfig::Tap { spec, .. } => spec.queues = queues,
             DeviceConfig::Packet(packet) => packet.queues = queues,
+            // One worker reads a socket.
+            DeviceConfig::Stream(_) | DeviceConfig::Dgram(_) => {}
         }
     }
 
-    /// The same device by another name?
+    /// The guest's place where several connect to one path or address.
+    pub(crate) fn slot(&self) -> Option<(&Address, Slot)> {
+        match &self.device {
+            DeviceConfig::Stream(StreamConfig { address, slot: Some(slot), .. }) => Some((address, *slot)),
+            _ => None,
+        }
+    }
+
+    /// Its name; of several guests' places those of all, at the first, and nothing at the others.
+    pub(crate) fn title(&self) -> Option<String> {
+        match self.slot() {
+            None | Some((_, Slot { count: 1, .. })) => Some(self.name.clone()),
+            Some((_, Slot { number: 1, count })) => Some(format!("{}..{count}", self.name)),
+            Some(_) => None,
+        }
+    }
+
+    /// What nobody else can have.
+    pub(super) fn where_it_is(&self) -> String {
+        self.slot().map_or_else(|| self.name.clone(), |(address, _)| address.to_string())
+    }
+
+    /// Do both want the same for themselves?
     pub(super) fn clashes_with(&self, other: &PortConfig) -> bool {
-        self.link().is_some() && self.link() == other.link()
+        self.place() == other.place()
+    }
+
+    fn place(&self) -> Place<'_> {
+        match &self.device {
+            DeviceConfig::Tap { spec, .. } => Place::Link(&spec.name, spec.netns.as_ref()),
+            DeviceConfig::Packet(packet) => Place::Link(&packet.interface, None),
+            DeviceConfig::Stream(StreamConfig { address: Address::Unix(path), .. }) => Place::Path(path),
+            DeviceConfig::Stream(stream) => Place::Address(&stream.address),
+            DeviceConfig::Dgram(dgram) => Place::Path(&dgram.path),
+        }
+    }
+
+    /// What is allowed but should be thought over.
+    pub(super) fn warning(&self) -> Option<String> {
+        match self.slot() {
+            Some((Address::Tcp(address), Slot { number: 1, .. })) if !address.ip().is_loopback() => Some(format!(
+                "--port stream:{address}: whoever reaches this address is a host of the bridge, and frames pass in the clear: \
+                 let nobody else reach it, or use a path"
+            )),
+            _ => None,
+        }
     }
 }
 
@@ -140,6 +234,8 @@ pub(super) fn parse_port(text: &str) -> Result<Vec<PortConfig>, ConfigError> {
     };
     match kind {
         "packet" => packet::parse(&place, rest).map(|port| vec![port]),
+        "stream" => socket::parse_stream(&place, rest),
+        "dgram" => socket::parse_dgram(&place, rest).map(|port| vec![port]),
         "tap" => Err(ConfigError::new(place, format!("a TAP of the switch's own is --tap {rest}"))),
         _ => Err(ConfigError::new(place, unknown("kind of port", kind, &KINDS))),
     }
@@ -155,13 +251,13 @@ struct Settings {
 }
 
 impl Settings {
-    /// Reads the pairs. What is no key of all kinds is `other`'s, which says whether it was given before,
-    /// or `None` if it is no key of its kind either.
+    /// Reads the pairs, which may have these keys. Those that not all kinds have are `other`'s, which says
+    /// whether one was given before.
     fn read<'a>(
         place: &str,
         pairs: impl Iterator<Item = &'a str>,
         keys: &[&str],
-        mut other: impl FnMut(&str, &str) -> Result<Option<bool>, ConfigError>,
+        mut other: impl FnMut(&str, &str) -> Result<bool, ConfigError>,
     ) -> Result<Settings, ConfigError> {
         let mut settings = Settings::default();
         for pair in pairs {
@@ -175,7 +271,7 @@ impl Settings {
                 "gro" => settings.gro.replace(parse_switch(place, key, value)?).is_some(),
                 _ => match settings.vlan.read(place, key, value)? {
                     Some(twice) => twice,
-                    None => other(key, value)?.unwrap_or(false),
+                    None => other(key, value)?,
                 },
             };
             check_once(place, key, twice)?;
@@ -184,7 +280,7 @@ impl Settings {
     }
 
     /// A port of this device.
-    fn port(self, place: &str, name: &str, device: DeviceConfig) -> Result<PortConfig, ConfigError> {
+    fn port(&self, place: &str, name: &str, device: DeviceConfig) -> Result<PortConfig, ConfigError> {
         let (vlan, vlan_text) = self.vlan.setting(place)?;
         Ok(PortConfig { name: name.to_owned(), device, vlan, vlan_text, coalesce: self.gro.unwrap_or(true), address: None })
     }

@@ -16,7 +16,7 @@ pub(super) fn parse(place: &str, text: &str) -> Result<PortConfig, ConfigError> 
         return Err(ConfigError::new(place, problem));
     }
     check_name(place, "an interface", interface)?;
-    let settings = Settings::read(place, parts, &KEYS, |_, _| Ok(None))?;
+    let settings = Settings::read(place, parts, &KEYS, |_, _| Ok(false))?;
     let device = DeviceConfig::Packet(PacketConfig {
         interface: interface.to_owned(),
         queues: 1,

@@ -25,7 +25,7 @@ pub(in crate::config) fn parse_tap(text: &str) -> Result<PortConfig, ConfigError
     }
     let mut attach = None;
     let settings = Settings::read(&place, pairs, &KEYS, |_, value| match value {
-        "own" | "auto" => Ok(Some(attach.replace(value == "auto").is_some())),
+        "own" | "auto" => Ok(attach.replace(value == "auto").is_some()),
         _ => Err(ConfigError::new(&place, unknown("attach", value, &ATTACHMENTS))),
     })?;
     let attach = attach.unwrap_or(false);

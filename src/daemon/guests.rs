@@ -1,0 +1,93 @@
+//! Guests that connect to the switch: each gets one of the places that are kept for those of its path or address.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use netio::Poller;
+use netio::guest::{Address, Listener};
+use packet::Timestamp;
+
+use super::Daemon;
+use crate::config::PortConfig;
+
+/// So many guests are let in before others of the control thread's business have their turn.
+const ACCEPTED_AT_ONCE: usize = 64;
+
+/// That there is no place is said so often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Tokens of listeners begin here.
+pub(super) const FIRST_TOKEN: u64 = 1 << 32;
+
+/// Where guests of one path or address connect to.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    listener: Listener,
+    /// Its guests' places are among the ports with this address.
+    address: Address,
+    /// No descriptors are left for more guests: not listened to until the next tick.
+    is_shut: bool,
+    complain_at: Timestamp,
+}
+
+/// Opens all entrances.
+pub(super) fn open(ports: &[PortConfig], now: Timestamp) -> anyhow::Result<Vec<Entrance>> {
+    let first_places = ports.iter().filter_map(PortConfig::slot).filter(|(_, slot)| slot.number == 1);
+    let open = |address: &Address| {
+        let listener = Listener::open(address)?;
+        Ok(Entrance { listener, address: address.clone(), is_shut: false, complain_at: now })
+    };
+    first_places.map(|(address, _)| open(address)).collect()
+}
+
+/// The control thread hears of guests from now on.
+pub(super) fn watch(entrances: &[Entrance], poller: &Poller) -> anyhow::Result<()> {
+    for (at, entrance) in entrances.iter().enumerate() {
+        poller.add(&entrance.listener, FIRST_TOKEN + at as u64).context("waiting for guests")?;
+    }
+    Ok(())
+}
+
+impl Daemon {
+    /// Lets guests in that wait at this entrance.
+    pub(super) fn let_in(&mut self, at: usize) {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let Some(entrance) = self.entrances.get_mut(at) else { return };
+            let guest = match entrance.listener.accept() {
+                Ok(Some(guest)) => guest,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!("{}: no guest can come in: {error}", entrance.address);
+                    let _ = self.poller.remove(&entrance.listener);
+                    entrance.is_shut = true;
+                    return;
+                }
+            };
+            let now = self.clock.now();
+            let who = guest.peer().map_or_else(|| "a guest".to_owned(), |peer| peer.to_string());
+            let mine = |address: &Address| *address == entrance.address;
+            let place = self
+                .ports
+                .iter_mut()
+                .enumerate()
+                .find(|(_, port)| port.is_free() && port.config.slot().is_some_and(|(address, _)| mine(address)));
+            let Some((place, port)) = place else {
+                if now >= entrance.complain_at {
+                    entrance.complain_at = now.after(COMPLAIN_EVERY);
+                    tracing::warn!("{}: no place for {who}: all are taken; raise guests=", entrance.address);
+                }
+                continue;
+            };
+            port.seat(guest, now);
+            tracing::info!("{}: {} is here", port.name(), who.escape_debug());
+            self.attach(place);
+        }
+    }
+
+    /// Listens again where there was no room.
+    pub(super) fn open_shut_entrances(&mut self) {
+        for (at, entrance) in self.entrances.iter_mut().enumerate().filter(|(_, entrance)| entrance.is_shut) {
+            entrance.is_shut = self.poller.add(&entrance.listener, FIRST_TOKEN + at as u64).is_err();
+        }
+    }
+}
