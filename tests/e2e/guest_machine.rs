@@ -3,16 +3,17 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::guest::Directory;
 use crate::guest_image::{COMMAND_LINE, image};
 use crate::host::{Host, bound_in_time};
 use crate::site::{GATEWAY, guest_address};
@@ -24,26 +25,19 @@ const NEVER: Duration = Duration::from_secs(90);
 /// Files of one test: what guests boot from and sockets by which they join. Gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
-    directory: PathBuf,
+    directory: Directory,
 }
 
 impl Place {
-    pub(crate) fn new(name: &str) -> Place {
-        let directory = std::env::temp_dir().join(format!("vswitchd-e2e-{}-{name}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a directory");
-        fs::write(directory.join("initramfs"), &image().expect("an image").initramfs).expect("written");
+    pub(crate) fn new() -> Place {
+        let directory = Directory::new();
+        fs::write(directory.path("initramfs"), &image().expect("an image").initramfs).expect("written");
         Place { directory }
     }
 
     /// The path of a file here.
     pub(crate) fn path(&self, name: &str) -> String {
-        self.directory.join(name).display().to_string()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        self.directory.text(name)
     }
 }
 
@@ -72,19 +66,8 @@ impl Guest {
         let mut child = host.inside(|| command.spawn());
         let input = child.stdin.take().expect("its input");
         let (sender, output) = channel();
-        for stream in [
-            Box::new(child.stdout.take().expect("its output")) as Box<dyn std::io::Read + Send>,
-            Box::new(child.stderr.take().expect("its log")),
-        ] {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-                    if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
+        pass_on_lines(child.stdout.take().expect("its output"), sender.clone());
+        pass_on_lines(child.stderr.take().expect("its log"), sender);
         Guest { number, child, input, output, transcript: String::new() }
     }
 
@@ -154,6 +137,16 @@ impl Guest {
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the guest is there");
     }
+}
+
+fn pass_on_lines(stream: impl Read + Send + 'static, sender: Sender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                return;
+            }
+        }
+    });
 }
 
 impl Drop for Guest {
