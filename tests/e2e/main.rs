@@ -32,6 +32,7 @@ mod nat_tcp;
 mod packets;
 mod path;
 mod ports;
+mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         hostile::trials(),
         ports::trials(),
         ports_socket::trials(),
+        ports_matrix::trials(),
         tunnel::trials(),
         tunnel_kernel::trials(),
         tunnel_mesh::trials(),

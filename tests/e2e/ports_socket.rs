@@ -268,13 +268,13 @@ fn stream_client() {
     let switch = start(&machine, &["--port", &port, "--tap", &other.port("")]);
     wait::until("a word about it", || switch.has_logged("no guest yet").then_some(()));
     let far = other.raw();
-    for _ in 0..3 {
+    for round in 10..13 {
         let listener = UnixListener::bind(&path).expect("bound");
         let (stream, _) = listener.accept().expect("it comes");
         let mut guest = StreamGuest::new(stream);
         wait::until("a frame from it", || {
-            guest.send(&hello(1));
-            far.recv().filter(|frame| *frame == hello(1))
+            guest.send(&hello(round));
+            far.recv().filter(|frame| *frame == hello(round))
         });
         far.send(&hello(2)).expect("sent");
         assert_eq!(guest.recv(), hello(2));
@@ -313,13 +313,13 @@ fn stream_tcp_client() {
     loopback_up(&machine);
     let switch = start(&machine, &["--port", "stream:127.0.0.1:5555:mode=client", "--tap", &other.port("")]);
     let far = other.raw();
-    for _ in 0..2 {
+    for round in 10..12 {
         let listener = machine.inside(|| TcpListener::bind("127.0.0.1:5555"));
         let (stream, _) = listener.accept().expect("it comes");
         let mut guest = StreamGuest::new(stream);
         wait::until("a frame from it", || {
-            guest.send(&hello(1));
-            far.recv().filter(|frame| *frame == hello(1))
+            guest.send(&hello(round));
+            far.recv().filter(|frame| *frame == hello(round))
         });
         far.send(&hello(2)).expect("sent");
         assert_eq!(guest.recv(), hello(2));
@@ -364,13 +364,14 @@ fn dgram_follows_who_sent_last() {
     for n in 0..3 {
         let guest = dgram_guest(&directory.path(&format!("guest{n}")), &path);
         guest.send(b"VFKT").expect("sent");
-        switch.settle("no frame", |report| report.dropped(&name, "runt") == n + 1);
+        switch.settle("no frame", |report| report.dropped(&name, "runt") == 2 * n + 1);
         far.send(&hello(2)).expect("sent");
         assert_eq!(recv_dgram(&guest), hello(2));
         guest.send(&hello(1)).expect("sent");
         assert_eq!(wait::until("a frame", || far.recv()), hello(1));
-        // Longer than any frame.
-        let _ = guest.send(&[0xff; 69_000]);
+        // Longer than any frame, which is none either.
+        guest.send(&[0xff; 69_000]).expect("sent");
+        switch.settle("no frame", |report| report.dropped(&name, "runt") == 2 * n + 2);
     }
     // A socket without a path cannot be answered, and is heard all the same.
     let nameless = UnixDatagram::unbound().expect("a socket");
