@@ -224,7 +224,7 @@ impl Stream {
         let socket = Arc::new(self.socket);
         let left = Mutex::new(Left { bytes: VecDeque::with_capacity(MAX_LEFT), watch: None, armed: false });
         let line = Line { socket: Arc::clone(&socket), left, has_left: AtomicBool::new(false) };
-        let reader = StreamReader { socket, buffer: vec![0; ROOM].into(), start: 0, end: 0, broken: false };
+        let reader = StreamReader { socket, buffer: vec![0; ROOM].into(), start: 0, end: 0 };
         (reader, StreamWriter(Arc::new(line)))
     }
 }
@@ -240,8 +240,6 @@ pub struct StreamReader {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// There was a length that no frame can have.
-    broken: bool,
 }
 
 impl fmt::Debug for StreamReader {
@@ -293,10 +291,8 @@ impl StreamReader {
                     self.start = at + len;
                 }
                 Front::Part => return Received::Drained,
-                Front::Nonsense => {
-                    self.broken = true;
-                    return Received::Gone;
-                }
+                // It stays at the front, so nothing is read any more.
+                Front::Nonsense => return Received::Gone,
             }
         }
     }
@@ -319,11 +315,10 @@ impl StreamReader {
     /// One read, behind the part of a frame that is there. There is always room, since a part is less than the
     /// longest frame.
     fn read(&mut self) -> Result<(), Received> {
-        if self.broken {
-            return Err(Received::Gone);
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
         }
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
         match recv(&self.socket, &mut self.buffer[self.end..], RecvFlags::DONTWAIT) {
             Ok((0, _)) => Err(Received::Gone),
             Ok((len, _)) => {
@@ -393,7 +388,7 @@ impl StreamWriter {
     }
 
     /// Sends many frames, each with a virtio-net header first, and tells, frame by frame and in order, how it went:
-    /// see [`send`](Self::send).
+    /// see [`send`](Self::send). Other workers wait while it tells.
     pub fn send_many(&self, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), Errno>)) {
         for frames in frames.chunks(MAX_BURST) {
             let mut prefixes = [[0; PREFIX_LEN]; MAX_BURST];
