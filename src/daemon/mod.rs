@@ -475,7 +475,10 @@ impl Daemon {
     /// its last frames.
     fn forget(&mut self, id: PortId) {
         self.table.flush(Some(id), None);
-        self.stale.push(id);
+        // A guest may come and go a thousand times a second.
+        if !self.stale.contains(&id) {
+            self.stale.push(id);
+        }
     }
 
     fn change_link(&mut self, id: PortId, link: &LinkState) {

@@ -112,7 +112,11 @@ fn device(name: &str) -> String {
 fn pair(kinds: [Kind; 2], offload: bool) {
     let (machine, directory) = (Host::quiet("machine"), Directory::new());
     let mut plans = [Plan::new(kinds[0], "one", &machine, &directory), Plan::new(kinds[1], "two", &machine, &directory)];
-    let args: Vec<String> = plans.iter().flat_map(|plan| plan.args(offload)).collect();
+    let mut args: Vec<String> = plans.iter().flat_map(|plan| plan.args(offload)).collect();
+    if !offload {
+        // More than there are interfaces: TAPs and packet ports have several queues, sockets one reader.
+        args.extend(["--workers".to_owned(), "4".to_owned()]);
+    }
     let switch = start(&machine, &args.iter().map(String::as_str).collect::<Vec<_>>());
     let _monitors: Vec<_> = plans.iter_mut().map(|plan| plan.join(&switch)).collect();
     let [one, two] = plans.map(|plan| plan.host);
