@@ -14,6 +14,9 @@ mod fairness;
 mod frames;
 mod gateway;
 mod guest;
+mod guest_image;
+mod guest_machine;
+mod guest_qemu;
 mod host;
 mod hostile;
 mod kernel;
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         tunnel_router::trials(),
         tunnel_udp::trials(),
         tunnel_ovs::trials(),
+        guest_qemu::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));
