@@ -73,7 +73,7 @@ impl Daemon {
                 }
             };
             let now = self.clock.now();
-            let who = guest.peer().map_or_else(|| "a guest".to_owned(), |peer| peer.to_string());
+            let who = guest.peer().map_or_else(|| "a guest".to_owned(), |peer| peer.to_string().escape_debug().to_string());
             let mine = |address: &Address| *address == entrance.address;
             let place = self
                 .ports
@@ -88,7 +88,7 @@ impl Daemon {
                 continue;
             };
             port.seat(guest, now);
-            tracing::info!("{}: {} is here", port.name(), who.escape_debug());
+            tracing::info!("{}: {} is here", port.name(), who);
             self.attach(place);
         }
     }

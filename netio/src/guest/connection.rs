@@ -164,6 +164,11 @@ impl Stream {
     pub fn is_connected(&self) -> io::Result<bool> {
         sockopt::socket_error(&self.socket)??;
         match getpeername(&self.socket) {
+            // Where nobody listens on a port of this host, the kernel may choose that port for us, and connect us with
+            // ourselves (RFC 9293 section 3.5, simultaneous open).
+            Ok(Some(peer)) if SocketAddr::try_from(peer.clone()).is_ok() && getsockname(&self.socket)? == peer => {
+                Err(Errno::CONNREFUSED.into())
+            }
             Ok(_) => Ok(true),
             Err(Errno::NOTCONN) => Ok(false),
             Err(errno) => Err(errno.into()),
