@@ -54,7 +54,16 @@ impl Report {
                 }
             }
         }
-        Report { ports, table, nat: None, kernel_dropped: 0, dropped_at_ports: Vec::new(), datagrams_dropped: 0, hidden: Vec::new(), panics }
+        Report {
+            ports,
+            table,
+            nat: None,
+            kernel_dropped: 0,
+            dropped_at_ports: Vec::new(),
+            datagrams_dropped: 0,
+            hidden: Vec::new(),
+            panics,
+        }
     }
 
     /// Leaves these ports out of what is shown.
