@@ -73,6 +73,7 @@ pub(super) struct Port {
     /// The VLANs that a trunk carries, 0 to 4094. Default: all.
     pub(super) trunks: Option<Vec<i64>>,
     /// access, trunk, native-tagged or native-untagged. Default: access with a vlan, else trunk.
+    #[cfg_attr(test, schemars(extend("enum" = ["access", "trunk", "native-tagged", "native-untagged"])))]
     pub(super) vlan_mode: Option<String>,
     /// Of packets, in bytes, 68 to 65,521.
     pub(super) mtu: Option<i64>,
@@ -81,10 +82,12 @@ pub(super) struct Port {
     /// Segments are coalesced on their way to it, of tap and packet. Default: true.
     pub(super) gro: Option<bool>,
     /// own, or auto: a TAP that another process holds is joined from its network side. Default: own.
+    #[cfg_attr(test, schemars(extend("enum" = ["own", "auto"])))]
     pub(super) attach: Option<String>,
     /// How many guests a stream is ready for, 1 to 1,000. Default: 16.
     pub(super) guests: Option<i64>,
     /// server, or client: a stream connects to the guest. Default: server.
+    #[cfg_attr(test, schemars(extend("enum" = ["server", "client"])))]
     pub(super) mode: Option<String>,
     /// The guest's own socket, of dgram. Default: whichever sent last.
     pub(super) remote: Option<String>,
@@ -98,6 +101,7 @@ pub(super) struct Uplink {
     /// The host's interface that leads outside.
     pub(super) interface: Option<String>,
     /// nat: route and translate; bridge: a plain port of the bridge. Default: nat.
+    #[cfg_attr(test, schemars(extend("enum" = ["nat", "bridge"])))]
     pub(super) mode: Option<String>,
     /// An own address with its prefix length, or a list with more behind it. Default: share the host's.
     pub(super) address: Option<Words>,
@@ -119,8 +123,10 @@ pub(super) struct Nat {
     /// Most outside ports that one guest may have, for each protocol. Default: 32768.
     pub(super) max_ports_per_guest: Option<i64>,
     /// endpoint-independent or address-and-port-dependent. Default: endpoint-independent.
+    #[cfg_attr(test, schemars(extend("enum" = ["endpoint-independent", "address-and-port-dependent"])))]
     pub(super) mapping: Option<String>,
     /// endpoint-independent or address-and-port-dependent. Default: address-and-port-dependent.
+    #[cfg_attr(test, schemars(extend("enum" = ["endpoint-independent", "address-and-port-dependent"])))]
     pub(super) filtering: Option<String>,
     pub(super) timeouts: Option<Timeouts>,
     /// TCP connections whose opening was not seen are taken up. Default: true.
@@ -160,6 +166,7 @@ pub(super) struct Publish {
     /// GUEST:PORT or GUEST:PORT-PORT; or GUEST behind a whole address.
     pub(super) to: Option<String>,
     /// tcp, udp or tcp+udp. Default: tcp.
+    #[cfg_attr(test, schemars(extend("enum" = ["tcp", "udp", "tcp+udp"])))]
     pub(super) protocol: Option<String>,
 }
 
@@ -170,6 +177,7 @@ pub(super) struct Publish {
 pub(super) struct Tunnel {
     /// vxlan; udp: bare Ethernet in UDP; udp-ip: the IPv4 packets of a TUN device in UDP, as flannel's.
     #[serde(rename = "type")]
+    #[cfg_attr(test, schemars(extend("enum" = ["vxlan", "udp", "udp-ip"])))]
     pub(super) kind: Option<String>,
     /// Which bridge it is a port of; not of udp-ip. Default: br0.
     pub(super) bridge: Option<String>,
@@ -192,6 +200,7 @@ pub(super) struct Tunnel {
     /// As of a port.
     pub(super) trunks: Option<Vec<i64>>,
     /// As of a port.
+    #[cfg_attr(test, schemars(extend("enum" = ["access", "trunk", "native-tagged", "native-untagged"])))]
     pub(super) vlan_mode: Option<String>,
     /// Of the packets inside, in bytes, 68 to 65,521. Default: what the way to the other hosts leaves.
     pub(super) mtu: Option<i64>,
@@ -204,8 +213,10 @@ pub(super) struct Tunnel {
     /// Type of service of the outer header, 0 to 255, or inherit. Default: 0.
     pub(super) tos: Option<Word>,
     /// May routers not cut the datagrams? set, unset or inherit. Default: set.
+    #[cfg_attr(test, schemars(extend("enum" = ["set", "unset", "inherit"])))]
     pub(super) df: Option<String>,
     /// The outer UDP checksum: auto, on or off. Default: auto.
+    #[cfg_attr(test, schemars(extend("enum" = ["auto", "on", "off"])))]
     pub(super) csum: Option<String>,
     /// The name of the TUN device, of udp-ip.
     pub(super) tun: Option<String>,

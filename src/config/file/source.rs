@@ -1,6 +1,5 @@
 //! Which line of the file a word of a flag comes from.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -11,15 +10,19 @@ use crate::cli::Flags;
 use crate::config::ConfigError;
 
 /// What the flags' errors say to those who gave flags, and what it is in a file.
-const IN_FILE: [(&str, &str); 7] = [
+const IN_FILE: [(&str, &str); 8] = [
     ("such as --tap tap0,tap1", "such as tap = \"tap0\" in [[bridge.br0.port]]"),
     ("such as --uplink eth0", "such as interface = \"eth0\" in [uplink]"),
     ("leave this flag out, or use --uplink-mode nat", "leave this out, or use mode = \"nat\""),
     ("--uplink-address", "address in [uplink]"),
     ("write [ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]", "listen is [ADDR:]PORT[-PORT], to is GUEST:PORT[-PORT]"),
-    ("remote=", "remotes="),
-    ("route=", "routes="),
+    ("no namespace after '@'", "no namespace"),
+    ("@NETNS", "netns"),
+    ("write packet:", "write packet = "),
 ];
+
+/// The same of tunnels.
+const IN_TUNNELS: [(&str, &str); 3] = [("remote=", "remotes="), ("route=", "routes="), ("behind '@'", "in routes")];
 
 /// The file, and what was made of its tables.
 #[derive(Debug)]
@@ -73,7 +76,7 @@ impl Source {
             Some(origin) => self.place(&origin.path_of_key(problem)),
             None => self.path.display().to_string(),
         };
-        ConfigError::new(place, in_words_of_file(problem))
+        ConfigError::new(place, in_words_of_file(problem, named.map_or("", |origin| origin.flag)))
     }
 
     /// The same for what is allowed but odd.
@@ -81,7 +84,7 @@ impl Source {
         let found =
             self.origins.iter().find_map(|origin| Some((origin, warning.strip_prefix(&origin.place)?.strip_prefix(": ")?)));
         if let Some((origin, said)) = found {
-            *warning = format!("{}: {}", self.place(&origin.path_of_key(said)), in_words_of_file(said));
+            *warning = format!("{}: {}", self.place(&origin.path_of_key(said)), in_words_of_file(said, origin.flag));
         }
     }
 
@@ -111,7 +114,7 @@ impl Origin {
             let rest = problem.strip_prefix("unknown ").unwrap_or(problem);
             let named = rest.strip_prefix("key '").unwrap_or(rest);
             named.get(..key.len()).is_some_and(|start| start.eq_ignore_ascii_case(key))
-                && named[key.len()..].starts_with([' ', '\''])
+                && named[key.len()..].starts_with([' ', '=', '\''])
         };
         let about = |value: &String| {
             !value.is_empty()
@@ -124,14 +127,9 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path.display().fmt(out)
-    }
-}
-
-fn in_words_of_file(problem: &str) -> String {
-    IN_FILE.iter().fold(problem.to_owned(), |said, (flag, key)| said.replace(flag, key))
+fn in_words_of_file(problem: &str, flag: &str) -> String {
+    let of_tunnels: &[_] = if matches!(flag, "--vxlan" | "--udp" | "--udp-ip") { &IN_TUNNELS } else { &[] };
+    IN_FILE.iter().chain(of_tunnels).fold(problem.to_owned(), |said, (flag, key)| said.replace(flag, key))
 }
 
 /// Where each key and table of this one is.

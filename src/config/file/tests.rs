@@ -157,7 +157,12 @@ fn bad_files_are_answered_with_line_and_fix() {
         ("[[bridge.br0.port]]\nstream = '/a:guests=3'", "2: '/a:guests=3' has a ':' in it"),
         ("PORT\n[[bridge.br0.port]]\ntap = 'a'", "2: a is named twice"),
         ("[bridge.br0]\nmac-table-size = 9\nPORT", "2: 9 is out of range: 10 to 1000000"),
-        ("[bridge.br0]\nmac-aging-time = -1", "2: -1 is out of range"),
+        ("[bridge.br0]\nmac-aging-time = -1", "2: -1 is out of range: 1 to 86400"),
+        ("PORT\nattach = 'own,b'", "4: 'own,b' has a ',' in it: leave it out"),
+        ("PORT\nnetns = ''", "1: no namespace: a name under /run/netns, a path, or pid:N"),
+        ("PORT\nnetns = 'blue'\nattach = 'auto'", "5: attach=auto joins a TAP from its network side"),
+        ("[[bridge.br0.port]]\ndgram = '/a'\nremote = '/a'", "3: remote= is the guest's own socket, and this is ours"),
+        ("[bridge.br0.gateways]\n'1,2' = '10.0.0.1/24'\nPORT", "2: '1,2' has a ',' in it"),
         ("workers = 0\nPORT", "1: 0 is out of range: 1 to 256"),
         ("[bridge.br1]", "1: the one bridge is br0: write [bridge.br0]"),
         ("[bridge.br0]\n[bridge.br1]", "2: several bridges are not run yet: leave br1 out"),
@@ -239,6 +244,34 @@ fn the_schema_is_that_of_the_types() {
         std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/vswitchd.schema.json"), &schema).unwrap();
     } else {
         assert_eq!(schema, SCHEMA, "run this test with VSWITCHD_WRITE_SCHEMA=1");
+    }
+}
+
+/// The words that editors offer are taken, and what is not among them is not.
+#[test]
+fn the_schema_knows_the_words() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let uplink = format!("{PORT}[uplink]\ninterface = 'e'\n");
+    for (table, key, file) in [
+        ("Port", "vlan-mode", PORT.to_owned()),
+        ("Port", "attach", PORT.to_owned()),
+        ("Port", "mode", "[[bridge.br0.port]]\nstream = '/a'\n".to_owned()),
+        ("Uplink", "mode", uplink.clone()),
+        ("Nat", "mapping", format!("{uplink}[nat]\n")),
+        ("Nat", "filtering", format!("{uplink}[nat]\n")),
+        ("Publish", "protocol", format!("{uplink}[[publish]]\nlisten = 1\nto = '10.77.0.2:1'\n")),
+        ("Tunnel", "type", format!("{PORT}[[tunnel]]\n")),
+        ("Tunnel", "vlan-mode", format!("{PORT}[[tunnel]]\ntype = 'udp'\n")),
+        ("Tunnel", "df", format!("{PORT}[[tunnel]]\ntype = 'udp'\n")),
+        ("Tunnel", "csum", format!("{PORT}[[tunnel]]\ntype = 'udp'\n")),
+    ] {
+        let says_unknown = |word: &str| {
+            let said = config(&format!("{file}{key} = '{word}'\n")).err().unwrap_or_default();
+            said.contains("unknown")
+        };
+        let words = schema["$defs"][table]["properties"][key]["enum"].as_array().expect(key);
+        assert!(words.len() > 1 && says_unknown("else"), "{table} {key}");
+        assert!(!words.iter().any(|word| says_unknown(word.as_str().unwrap())), "{table} {key} {words:?}");
     }
 }
 

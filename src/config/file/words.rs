@@ -1,15 +1,21 @@
 //! The file's tables in the words of flags.
 
 use std::fmt::{Display, Write as _};
+use std::ops::RangeInclusive;
+
+use vswitch::mac_table::SIZE_RANGE;
 
 use super::schema::{Bridge, File, Nat, Pairs, Port, Publish, Tunnel, Uplink};
 use super::source::Source;
 use crate::cli::Flags;
-use crate::config::ConfigError;
 use crate::config::words::unknown;
+use crate::config::{AGING_RANGE, BUSY_POLL_RANGE, ConfigError, MAX_WORKERS};
 
 /// The one that is run.
 const BRIDGE: &str = "br0";
+
+/// Between the keys of one TAP, and between TAPs.
+const TAP_SEPARATORS: [char; 2] = [':', ','];
 
 const TUNNELS: [&str; 3] = ["vxlan", "udp", "udp-ip"];
 
@@ -26,8 +32,8 @@ struct Table<'a> {
     source: &'a Source,
     /// Of the table in the file: `tunnel.0`.
     path: String,
-    /// What stands between two pairs of the flag, and so in no value.
-    separator: char,
+    /// The first stands between two pairs of the flag, and none of them in a value.
+    separators: &'static [char],
     text: String,
     values: Vec<(String, String, Vec<String>)>,
 }
@@ -42,8 +48,8 @@ impl Writer {
     }
 
     pub(super) fn file(&mut self, file: &File) -> Result<(), ConfigError> {
-        self.flags.workers = self.number("--workers", "workers", file.workers)?;
-        self.flags.busy_poll = self.number("--busy-poll", "busy-poll", file.busy_poll)?;
+        self.flags.workers = self.number("--workers", "workers", file.workers, 1..=MAX_WORKERS)?;
+        self.flags.busy_poll = self.number("--busy-poll", "busy-poll", file.busy_poll, BUSY_POLL_RANGE)?;
         for (name, bridge) in &file.bridge {
             self.bridge(name, bridge, file.bridge.len())?;
         }
@@ -71,8 +77,11 @@ impl Writer {
             };
             return Err(self.source.error(&path, problem));
         }
-        self.flags.mac_table_size = self.number("--mac-table-size", &format!("{path}.mac-table-size"), bridge.mac_table_size)?;
-        self.flags.mac_aging_time = self.number("--mac-aging-time", &format!("{path}.mac-aging-time"), bridge.mac_aging_time)?;
+        let path_of = |key| format!("{path}.{key}");
+        self.flags.mac_table_size =
+            self.number("--mac-table-size", &path_of("mac-table-size"), bridge.mac_table_size, SIZE_RANGE)?;
+        self.flags.mac_aging_time =
+            self.number("--mac-aging-time", &path_of("mac-aging-time"), bridge.mac_aging_time, AGING_RANGE)?;
         if bridge.gateway.is_some() && bridge.gateways.is_some() {
             let problem = "gateway and gateways are two ways to say one thing: leave gateway out, its VLAN in gateways is 0";
             return Err(self.source.error(&format!("{path}.gateway"), problem));
@@ -81,7 +90,9 @@ impl Writer {
             self.gateway(gateway.clone(), gateway, &format!("{path}.gateway"))?;
         }
         for (vlan, gateway) in bridge.gateways.iter().flatten() {
-            self.gateway(format!("{vlan}={gateway}"), gateway, &format!("{path}.gateways.{vlan}"))?;
+            let path = format!("{path}.gateways.{vlan}");
+            plain(&self.source, &path, vlan, &[',', '='])?;
+            self.gateway(format!("{vlan}={gateway}"), gateway, &path)?;
         }
         for (at, port) in bridge.port.iter().enumerate() {
             self.port(port, format!("{path}.port.{at}"))?;
@@ -118,13 +129,14 @@ impl Writer {
                 let problem = format!("only a TAP is made in another namespace, {kind} is in vswitchd's own: leave netns out");
                 return Err(self.source.error(&netns_path, problem));
             }
-            plain(&self.source, &netns_path, netns.strip_prefix("pid:").unwrap_or(netns), &[',', ':', '@'])?;
+            plain(&self.source, &netns_path, netns.strip_prefix("pid:").unwrap_or(netns), &TAP_SEPARATORS)?;
             let _ = write!(text, "@{netns}");
         }
         if kind != "tap" {
             text = format!("{kind}:{text}");
         }
-        let mut table = Table::new(&self.source, path, ':', text);
+        let separators: &[char] = if kind == "tap" { &TAP_SEPARATORS } else { &[':'] };
+        let mut table = Table::new(&self.source, path, separators, text);
         table.value(kind, kind, name.to_owned());
         table.pair("vlan", port.vlan.as_ref())?;
         table.list("trunks", "trunks", port.trunks.as_deref())?;
@@ -150,10 +162,11 @@ impl Writer {
                 return Err(self.source.error(path, format!("write tap = \"{name}\" and netns = \"{netns}\"")));
             }
             // An address has colons; what would be keys of the flag has a '=' behind one.
+            ("tap", None) => return plain(&self.source, path, name, &TAP_SEPARATORS),
             ("stream", _) if !name.split_once(':').is_some_and(|(_, rest)| rest.contains('=')) => return Ok(()),
             _ => {}
         }
-        plain(&self.source, path, name, &[',', ':'])
+        plain(&self.source, path, name, &[':'])
     }
 
     fn uplink(&mut self, uplink: &Uplink) -> Result<(), ConfigError> {
@@ -259,7 +272,7 @@ impl Writer {
     }
 
     fn table_of_tunnel(&self, tunnel: &Tunnel, path: String) -> Result<Table<'_>, ConfigError> {
-        let mut table = Table::new(&self.source, path, ',', String::new());
+        let mut table = Table::new(&self.source, path, &[','], String::new());
         table.device(tunnel)?;
         table.pair("vni", tunnel.vni.as_ref())?;
         table.pair("local", tunnel.local.as_ref())?;
@@ -283,18 +296,24 @@ impl Writer {
         Ok(table)
     }
 
-    /// A flag that is a number.
-    fn number<T: TryFrom<i64>>(&mut self, flag: &'static str, path: &str, value: Option<i64>) -> Result<Option<T>, ConfigError> {
+    /// A flag that is a number. What the flag's type cannot hold is out of its range, too.
+    fn number<T: TryFrom<i64> + Display>(
+        &mut self,
+        flag: &'static str,
+        path: &str,
+        value: Option<i64>,
+        range: RangeInclusive<T>,
+    ) -> Result<Option<T>, ConfigError> {
         let Some(value) = value else { return Ok(None) };
         self.source.note(flag, "", path, Vec::new());
-        let out_of_range = |_| self.source.error(path, format!("{value} is out of range"));
-        T::try_from(value).map(Some).map_err(out_of_range)
+        let problem = || format!("{value} is out of range: {} to {}", range.start(), range.end());
+        T::try_from(value).map(Some).map_err(|_| self.source.error(path, problem()))
     }
 }
 
 impl<'a> Table<'a> {
-    fn new(source: &'a Source, path: String, separator: char, text: String) -> Table<'a> {
-        Table { source, path, separator, text, values: Vec::new() }
+    fn new(source: &'a Source, path: String, separators: &'static [char], text: String) -> Table<'a> {
+        Table { source, path, separators, text, values: Vec::new() }
     }
 
     /// Of this key, in the flag and in the file.
@@ -348,10 +367,10 @@ impl<'a> Table<'a> {
             return Err(self.source.error(&path, format!("{key} is empty: name at least one, or leave it out")));
         }
         for text in &texts {
-            plain(self.source, &path, text, &[self.separator])?;
+            plain(self.source, &path, text, self.separators)?;
         }
         if !self.text.is_empty() {
-            self.text.push(self.separator);
+            self.text.extend(self.separators.first());
         }
         let _ = write!(self.text, "{flag_key}={}", texts.join("+"));
         self.values.push((flag_key.to_owned(), key.to_owned(), texts));
