@@ -7,6 +7,7 @@
 //! and named drops, to the last one.
 
 mod command;
+mod config;
 mod conformance;
 mod datagrams;
 mod exchange;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        config::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
