@@ -91,14 +91,14 @@ impl Config {
         let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
         check_count(on_the_bridge, ports.iter().any(|port| port.slot().is_some()), &tunnels, &ip_tunnels)?;
-        let readers = on_the_bridge
-            + usize::from(nat_uplink.is_some())
-            + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels)
-            + ip_tunnels.len();
+        // What comes by a tunnel's socket is for one of the others, and what they send goes into it: it is read by one of
+        // their workers, and none is started for it.
+        let ends = on_the_bridge + usize::from(nat_uplink.is_some()) + ip_tunnels.len();
+        let readers = ends + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels);
         let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
         check_against_gateways(&tunnels, &ip_tunnels, router.as_ref().map_or(&[], |router| &router.gateways))?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let workers = flags.workers.unwrap_or(cores.min(readers.max(1)));
+        let workers = flags.workers.unwrap_or(cores.min(ends.max(1)));
         check_range("--workers", workers, 1..=MAX_WORKERS)?;
         let busy_poll = flags.busy_poll.unwrap_or(BUSY_POLL);
         check_range("--busy-poll", busy_poll, BUSY_POLL_RANGE)?;
