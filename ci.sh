@@ -8,8 +8,9 @@ cd "$(dirname "$0")"
 step() { printf '\n== %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# For the lab: hosts' tools and traffic. For instruction counts: valgrind. The tests need none of it.
-packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind)
+# For the lab: hosts' tools and traffic. For instruction counts: valgrind. For the tests: Open vSwitch, as a peer
+# of tunnels.
+packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch)
 
 step "install"
 if [ "$(id -u)" = 0 ] && have apt-get; then
@@ -42,6 +43,13 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-p
 step "the demo, as the README runs it"
 cargo run --release --locked -- demo
 
+step "the example of two switches and a tunnel"
+if [ "$(id -u)" = 0 ] && have ip && have ping && [ -e /dev/net/tun ]; then
+    examples/two-switches.sh "${CARGO_TARGET_DIR:-target}/release/vswitchd"
+else
+    echo "no root, no /dev/net/tun or no ip, ping: the example is skipped"
+fi
+
 step "benches, once each"
 cargo bench --workspace --locked --bench packet --bench mac_table --bench nat --bench pipeline -- --test
 gungraun=$(cargo metadata --format-version 1 --locked | grep -o '"name":"gungraun","version":"[^"]*"' | head -n 1 | cut -d'"' -f8)
@@ -57,6 +65,7 @@ step "the lab, one short round"
 if [ "$(id -u)" = 0 ] && have iperf3 && have trafgen && have ip && have gcc && [ -e /dev/net/tun ]; then
     benches/lab/lab l2 --sut wire-offload,vswitchd --rounds 1 --secs 1 --only tcp,pps
     benches/lab/lab nat --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
+    benches/lab/lab vxlan --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
 else
     echo "no root, no /dev/net/tun or no iperf3, trafgen, ip, gcc: the lab is skipped"
 fi

@@ -8,6 +8,7 @@
 //! has noticed but by the pause.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub(crate) struct RouterControl {
     lost_at: Option<Timestamp>,
     wants_ports: bool,
     ports_due: Timestamp,
+    /// UDP ports of the host that tunnels receive by, in their order.
+    tunnel_ports: Vec<u16>,
     /// The networks of the uplink at the last look.
     networks: Vec<(Ipv4Addr, u8)>,
     routing: Arc<Routing>,
@@ -52,7 +55,12 @@ pub(crate) struct RouterControl {
 
 impl RouterControl {
     /// The router with everything but its way out; see [`RouterControl::follow`].
-    pub(crate) fn new(config: RouterConfig, ports: usize, seed: [u64; 2]) -> anyhow::Result<RouterControl> {
+    pub(crate) fn new(
+        config: RouterConfig,
+        ports: usize,
+        tunnel_ports: Vec<u16>,
+        seed: [u64; 2],
+    ) -> anyhow::Result<RouterControl> {
         let nat = match &config.uplink {
             Some(_) => {
                 Some(Arc::new(Nat::new(config.nat.to_nat(ports), seed).context("not enough memory for so many connections")?))
@@ -76,6 +84,7 @@ impl RouterControl {
             lost_at: None,
             wants_ports: false,
             ports_due: Timestamp::default(),
+            tunnel_ports,
             networks: Vec::new(),
             routing,
         })
@@ -249,6 +258,10 @@ impl RouterControl {
                 ports.push(published.clone());
             }
         }
+        if !is_own {
+            // What is for the host's own sockets that receive for tunnels is read there.
+            ports = ports.into_iter().flat_map(|range| without(range, &self.tunnel_ports)).collect();
+        }
         // Too many ranges: everything, which only costs time.
         Filter::nat(&addresses, &ports).or_else(|| Filter::nat(&addresses, &[0..=u16::MAX]))
     }
@@ -320,6 +333,22 @@ impl RouterControl {
 /// So many connections are ended at once; between, workers may take the lock.
 const EXPIRE_BUDGET: usize = 256;
 
+/// A range without these ports, which are in their order.
+fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>> {
+    let mut left = Vec::new();
+    let mut from = u32::from(*range.start());
+    for port in ports.iter().filter(|port| range.contains(port)) {
+        if from < u32::from(*port) {
+            left.push(from as u16..=port - 1);
+        }
+        from = u32::from(*port) + 1;
+    }
+    if from <= u32::from(*range.end()) {
+        left.push(from as u16..=*range.end());
+    }
+    left
+}
+
 /// Our own MAC address on the uplink, where we have own addresses there.
 fn own_mac(config: &UplinkConfig) -> Option<MacAddr> {
     let network = config.network()?;
@@ -333,5 +362,19 @@ fn not_published(rule: &Published, refused: Refused) -> anyhow::Error {
         _ => {
             anyhow::anyhow!("--publish: {protocol} port {port} of {address}: no room for more rules; raise --nat max-connections")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_without_ports() {
+        assert_eq!(without(1024..=65_535, &[4789, 8472]), [1024..=4788, 4790..=8471, 8473..=65_535]);
+        assert_eq!(without(10..=12, &[1, 10, 12, 13]), [11..=11]);
+        assert_eq!(without(0..=u16::MAX, &[0, u16::MAX]), [1..=u16::MAX - 1]);
+        assert!(without(7..=7, &[7]).is_empty());
+        assert_eq!(without(7..=9, &[]), [7..=9]);
     }
 }

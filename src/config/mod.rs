@@ -128,6 +128,15 @@ impl Config {
         uplink + &self.router.as_ref().map_or_else(String::new, RouterConfig::summary)
     }
 
+    /// The UDP ports that tunnels receive by, each once and in their order.
+    pub(crate) fn tunnel_ports(&self) -> Vec<u16> {
+        let bridged = self.tunnels.iter().map(|tunnel| tunnel.port);
+        let mut ports: Vec<u16> = bridged.chain(self.ip_tunnels.iter().map(|tunnel| tunnel.port)).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
     /// A line for each tunnel, for people.
     pub(crate) fn tunnel_summary(&self) -> String {
         let mut text = String::new();

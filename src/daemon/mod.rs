@@ -118,11 +118,12 @@ impl Daemon {
             ports: count,
             seed: random_seed()?,
         }));
-        // First the uplink, so that nothing is made where it cannot be.
-        let (uplink, router) = open_uplink(&config, count, clock)?;
-        let first_endpoint = config.ports.len() + usize::from(uplink.is_some());
+        // First the tunnels' sockets, as the router takes whatever ports are free; then the uplink, so that
+        // nothing is made where it cannot be.
+        let first_endpoint = config.ports.len() + usize::from(config.uplink_interface().is_some());
         let queues = |at| queues_of(at, readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
+        let (uplink, router) = open_uplink(&config, count, clock)?;
         tunnels.add_statics(&table)?;
         for name in config.ports.iter().filter_map(PortConfig::shared_interface).chain(config.bridge_uplink.as_deref()) {
             check_way_out(&tunnels, name)?;
@@ -507,7 +508,7 @@ fn open_uplink(config: &Config, ports: usize, clock: Clock) -> anyhow::Result<(O
         None => None,
     };
     let Some(router) = &config.router else { return Ok((uplink, None)) };
-    let mut router = RouterControl::new(router.clone(), ports, random_seed()?)?;
+    let mut router = RouterControl::new(router.clone(), ports, config.tunnel_ports(), random_seed()?)?;
     if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
         router.start(uplink, clock.now())?;
     }

@@ -29,18 +29,36 @@ pub(crate) struct EndpointControl {
     pub(crate) socket: Endpoint,
     /// How it was opened.
     spec: EndpointSpec,
+    /// By the kernel, on sockets that it had before.
+    dropped: u64,
+    /// Why its groups are not heard now.
+    problem: Option<String>,
 }
 
 impl EndpointControl {
     /// Opens its socket anew, for a device that is another one now.
     pub(super) fn reopen(&mut self) -> Result<(), UdpError> {
-        self.socket = Endpoint::open(&self.spec)?;
+        let socket = Endpoint::open(&self.spec)?;
+        self.dropped += self.socket.dropped();
+        self.socket = socket;
         Ok(())
     }
 
+    /// Datagrams that the kernel dropped before we read them.
+    pub(super) fn dropped(&mut self) -> u64 {
+        self.dropped + self.socket.dropped()
+    }
+
     /// Its groups are left by the kernel when an interface goes.
-    pub(super) fn join_again(&self) -> Result<(), UdpError> {
-        self.socket.join_again(&self.spec)
+    pub(super) fn join_again(&mut self) {
+        let problem = self.socket.join_again(&self.spec).err().map(|error| error.to_string());
+        if problem != self.problem {
+            match &problem {
+                Some(problem) => tracing::warn!("{}: {problem}", self.name()),
+                None => tracing::info!("{}: its groups are joined", self.name()),
+            }
+            self.problem = problem;
+        }
     }
 
     /// For people and counters.
@@ -124,7 +142,7 @@ pub(super) fn open(lines: &[Line], first: u16, queues: impl Fn(usize) -> usize) 
             zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec })
+        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec, dropped: 0, problem: None })
     };
     keys(lines).into_iter().enumerate().map(open).collect()
 }

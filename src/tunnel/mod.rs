@@ -220,14 +220,13 @@ impl TunnelControl {
         endpoints
     }
 
-    /// The addresses at which an endpoint is reached, as far as they are known.
+    /// The addresses at which an endpoint is reached: those that its peers are sent from, and its groups.
     fn locals(&self, at: usize) -> tunnel::Locals {
         let endpoint = &self.endpoints[at];
+        let tunnels = self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at);
+        let groups = tunnels.filter_map(|tunnel| Some(tunnel.line.group.as_ref()?.address));
         let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
-        let mut addresses: Vec<IpAddr> =
-            sources.chain([endpoint.key.local]).filter(|address| !address.is_unspecified()).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
+        let addresses = sources.chain(groups).chain([endpoint.key.local]).filter(|address| !address.is_unspecified());
         tunnel::Locals::new(endpoint.key.port, addresses)
     }
 
@@ -317,39 +316,38 @@ impl TunnelControl {
     /// A socket that is bound to an interface is bound to one that may have been deleted and made anew: then it
     /// is opened again. Returns the endpoints and peers that workers are to be told of again.
     pub(crate) fn look_at_devices(&mut self) -> (Vec<usize>, Vec<PortId>) {
-        for endpoint in &self.endpoints {
-            if let Err(error) = endpoint.join_again() {
-                tracing::debug!("{error}");
+        self.endpoints.iter_mut().for_each(EndpointControl::join_again);
+        let mut found = (Vec::new(), Vec::new());
+        for at in 0..self.devices.len() {
+            let (name, known) = self.devices[at].clone();
+            let now = index_of(&name);
+            if now.is_none() || now == known {
+                continue;
+            }
+            match self.reopen(&name, &mut found) {
+                Ok(()) => {
+                    tracing::info!("{name} is another interface now; its tunnels are opened again");
+                    self.devices[at].1 = now;
+                }
+                Err(error) => tracing::warn!("{name} is another interface now: {error:#}"),
             }
         }
-        let mut changed = Vec::new();
-        for (name, known) in &mut self.devices {
-            let now = index_of(name);
-            if now.is_some() && now != *known {
-                changed.push(name.clone());
-                *known = now;
-            }
-        }
-        let is_on = |device: &Option<String>| device.as_ref().is_some_and(|device| changed.contains(device));
-        let mut endpoints = Vec::new();
+        found
+    }
+
+    /// Opens all sockets that are bound to an interface.
+    fn reopen(&mut self, device: &str, (endpoints, peers): &mut (Vec<usize>, Vec<PortId>)) -> anyhow::Result<()> {
+        let is_on = |other: &Option<String>| other.as_deref() == Some(device);
         for (at, endpoint) in self.endpoints.iter_mut().enumerate().filter(|(_, endpoint)| is_on(&endpoint.key.device)) {
-            match endpoint.reopen() {
-                Ok(()) => endpoints.push(at),
-                Err(error) => tracing::warn!("{error}"),
-            }
+            endpoint.reopen()?;
+            endpoints.push(at);
         }
         let mut pools = Vec::new();
         for tunnel in self.tunnels.iter_mut().filter(|tunnel| is_on(&tunnel.line.device)) {
-            match open_ways(&mut pools, &tunnel.line) {
-                Ok(sink) => tunnel.sink = sink,
-                Err(error) => tracing::warn!("{error:#}"),
-            }
+            tunnel.sink = open_ways(&mut pools, &tunnel.line)?;
         }
-        let peers = self.peers.iter().filter(|peer| is_on(&self.tunnels[peer.tunnel].line.device)).map(|peer| peer.id).collect();
-        for device in &changed {
-            tracing::info!("{device} is another interface now; its tunnels are opened again");
-        }
-        (endpoints, peers)
+        peers.extend(self.peers.iter().filter(|peer| is_on(&self.tunnels[peer.tunnel].line.device)).map(|peer| peer.id));
+        Ok(())
     }
 
     /// A host that spoke in a group gets a port of its own, if one is left. Returns it, and the endpoint that is
@@ -371,7 +369,7 @@ impl TunnelControl {
 
     /// Datagrams that the kernel dropped before we read them.
     pub(crate) fn dropped(&mut self) -> u64 {
-        self.endpoints.iter_mut().map(|endpoint| endpoint.socket.dropped()).sum()
+        self.endpoints.iter_mut().map(EndpointControl::dropped).sum()
     }
 
     /// The ports' names, in their order.

@@ -36,7 +36,10 @@ impl PeerControl {
     /// Looks at the way to it.
     pub(super) fn look(&mut self, line: &Line) {
         match path(line.local, self.address, line.device.as_deref()) {
-            Ok(path) => (self.path, self.problem) = (Some(path), None),
+            Ok(path) => {
+                let is_ours = path.source == self.address;
+                (self.path, self.problem) = (Some(path), is_ours.then(|| "it is an address of this host".to_owned()));
+            }
             Err(error) => self.problem = Some(error.to_string()),
         }
     }

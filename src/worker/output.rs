@@ -146,7 +146,7 @@ fn name_datagram(errno: Errno) -> SendError {
         | Errno::PERM
         | Errno::INVAL
         | Errno::ADDRNOTAVAIL => DropReason::PeerUnreachable,
-        Errno::NETDOWN => DropReason::PortDown,
+        Errno::NETDOWN | Errno::NODEV | Errno::NXIO => DropReason::PortDown,
         Errno::MSGSIZE => DropReason::TooLong,
         Errno::AGAIN | Errno::NOBUFS => DropReason::QueueFull,
         _ => DropReason::WriteFailed,

@@ -56,14 +56,28 @@ fn check_starts_nothing() {
     let netns = namespace();
     let before = links(&netns);
     let host = Host::new("b");
-    let ended =
-        run(&netns, &["--check", "--tap", &format!("a:trunks=10+20,{}", host.port(":vlan=10")), "--mac-table-size", "100"]);
+    let ended = run(
+        &netns,
+        &[
+            "--check",
+            "--tap",
+            &format!("a:trunks=10+20,{}", host.port(":vlan=10")),
+            "--mac-table-size",
+            "100",
+            "--vxlan",
+            "vni=42,local=192.0.2.1,remote=192.0.2.2+192.0.2.3",
+            "--udp-ip",
+            "tun=tun0,route=10.1.0.0/16@192.0.2.2",
+        ],
+    );
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for text in [
         "MAC table of 100 entries",
         "port a: trunk VLANs 10+20",
         "port b in namespace /proc/",
         "access VLAN 10",
+        "tunnel vxlan42: VNI 42, port 4789, local 192.0.2.1, 2 remotes: 192.0.2.2 192.0.2.3",
+        "tunnel tun0: IP in UDP, port 8285, 1 route: 10.1.0.0/16 to 192.0.2.2",
         "nothing was started",
     ] {
         assert!(ended.output.contains(text), "not said: {text}\n{}", ended.output);
@@ -97,6 +111,15 @@ fn bad_configuration_exits_2() {
         (vec!["--taps", "tap0"], vec!["--taps", "--tap"]),
         (vec!["--workers", "1"], vec!["--tap", "name at least one"]),
         (vec!["--check", "--tap", "tap0:gro=maybe"], vec!["--tap", "on or off"]),
+        (vec!["--tap", "tap0", "--vxlan", "vni=42"], vec!["--vxlan vni=42", "Add remote="]),
+        (vec!["--tap", "tap0", "--vxlan", "vni=42,rmote=192.0.2.2"], vec!["--vxlan", "did you mean 'remote'?"]),
+        (vec!["--tap", "tap0", "--udp", "remote=192.0.2.2"], vec!["--udp", "Add port="]),
+        (vec!["--tap", "tap0", "--udp-ip", "tun=tun0"], vec!["--udp-ip", "Add route="]),
+        (vec!["--vxlan", "vni=42,remote=192.0.2.2"], vec!["--tap", "name at least one"]),
+        (
+            vec!["--tap", "tap0", "--gateway", "10.0.0.1/24", "--vxlan", "vni=42,remote=10.0.0.2"],
+            vec!["--vxlan", "the guests need another network"],
+        ),
     ] {
         let ended = run(&netns, &args);
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");

@@ -259,6 +259,11 @@ impl Report {
         self.kernel_dropped
     }
 
+    /// Datagrams of tunnels that the kernel dropped for want of room.
+    pub(crate) fn datagrams_dropped(&self) -> u64 {
+        self.datagrams_dropped
+    }
+
     /// All frames that were dropped but the first words of hosts that speak unasked (IPv6), which a
     /// daemon may read before it has attached the next port.
     pub(crate) fn lost(&self) -> u64 {

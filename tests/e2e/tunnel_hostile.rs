@@ -6,6 +6,7 @@ use libtest_mimic::Trial;
 use packet::MacAddr;
 
 use crate::datagrams::{Datagram, ECHO_REQUEST, SYN};
+use crate::exchange::{Background, Echo};
 use crate::frames::{DOT1AD, DOT1Q, frame, station, tagged};
 use crate::host::{Host, Ip};
 use crate::packets::Random;
@@ -20,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("tunnel_hostile/any_byte_changed", any_byte_changed),
         trial("tunnel_hostile/noise", noise),
         trial("tunnel_hostile/frames_of_any_length", frames_of_any_length),
+        trial("tunnel_hostile/a_flood_harms_nobody_else", a_flood_harms_nobody_else),
     ]
 }
 
@@ -162,4 +164,39 @@ fn frames_of_any_length() {
     assert!(stage.raw.recv().is_none());
     let report = stage.end_well();
     assert_eq!((report.dropped_for("too_long"), report.all_dropped()), (4, 4), "{report:?}");
+}
+
+/// Strangers and a peer that send as fast as they can: hosts on other ports miss nothing, and other tunnels go on.
+fn a_flood_harms_nobody_else() {
+    let underlay = Underlay::pair(Ip::V4);
+    let hosts = ["h1", "h2", "h3"].map(Host::new);
+    let ports: Vec<String> = hosts.iter().map(|host| host.port("")).collect();
+    let flags = [underlay.vxlan(42, 1, &[2], ""), underlay.vxlan(43, 1, &[3], ",port=4790")].concat();
+    let switch = underlay.daemon(1, &ports, &flags);
+    hosts[0].configure(1);
+    hosts[1].configure(2);
+    let quiet = Peer::on_port(&underlay, 2, 3, 4790);
+    let raw = hosts[2].raw();
+    let echo = Echo::on(&hosts[1], Ip::V4, 2);
+    let mut asker = echo.asked_from(&hosts[0], Ip::V4, 1);
+    asker.ask();
+    let flood = |peer: Peer, datagram: Vec<u8>| {
+        Background::run(move || {
+            // A full queue is an answer, not an error.
+            let _ = peer.try_send(&datagram);
+        })
+    };
+    let floods = [
+        flood(Peer::on(&underlay, 2, 9), vxlan(42, &frame(MacAddr::BROADCAST, station(9), b"a stranger"))),
+        flood(Peer::on(&underlay, 2, 2), vxlan(42, &frame(station(77), station(78), b"to nobody that is known"))),
+    ];
+    for n in 0..200_u8 {
+        asker.ask();
+        let told = frame(MacAddr::BROADCAST, station(3), &[n; 20]);
+        quiet.send(&vxlan(43, &told));
+        arrives(&raw, "what another tunnel brings", &told);
+    }
+    floods.into_iter().for_each(Background::end);
+    let report = switch.finish();
+    assert!(report.dropped_for("tunnel_unknown_peer") > 0, "{report:?}");
 }

@@ -2,12 +2,13 @@
 //! own `vxlan` device.
 
 use libtest_mimic::Trial;
+use netio::link;
 use packet::MacAddr;
 
 use crate::frames::{DOT1AD, DOT1Q, frame, station, tagged};
 use crate::host::{Host, Ip};
 use crate::transfer::{send_datagrams, send_segmented};
-use crate::tunnel_site::{Between, Underlay, arrives, kernel_is_missing};
+use crate::tunnel_site::{Between, Underlay, arrives, kernel_is_missing, ping};
 use crate::{trial, trial_with};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -22,7 +23,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     }
     trials.extend([
         trial("tunnel_kernel/daemons_over_a_plain_network", daemons_over_a_plain_network),
-        trial("tunnel_kernel/many_workers", many_workers),
+        trial("tunnel_kernel/many_workers", || workers(5)),
+        trial("tunnel_kernel/one_worker", || workers(1)),
+        trial("tunnel_kernel/link_local_addresses", link_local_addresses),
+        trial("tunnel_kernel/daemons_on_one_machine_ipv4", || daemons_on_one_machine(Ip::V4)),
+        trial("tunnel_kernel/daemons_on_one_machine_ipv6", || daemons_on_one_machine(Ip::V6)),
         trial("tunnel_kernel/datagrams_between_daemons", || datagrams(Between::daemons(Underlay::pair(Ip::V4)))),
         trial_with("tunnel_kernel/datagrams_to_the_kernel", kernel_is_missing, || {
             datagrams(Between::daemon_and_kernel(Underlay::pair(Ip::V6)));
@@ -80,17 +85,17 @@ fn datagrams(between: Between) {
     }
 }
 
-/// Each socket and port has several queues then, each read by a worker of its own.
-fn many_workers() {
+/// With more of them than ports, each socket and port has several queues, each read by a worker of its own.
+fn workers(count: usize) {
     let underlay = Underlay::pair(Ip::V4);
     let hosts = ["h1", "h2"].map(Host::new);
     let daemon = |number: u8, other, host: &Host| {
         let mut flags = underlay.vxlan(42, number, &[other], "").to_vec();
-        flags.extend(["--workers".to_owned(), "5".to_owned()]);
+        flags.extend(["--workers".to_owned(), count.to_string()]);
         underlay.daemon(number, &[host.port("")], &flags)
     };
     let switches = vec![daemon(1, 2, &hosts[0]), daemon(2, 1, &hosts[1])];
-    assert!(switches[0].summary()[0].contains("5 workers"), "{:?}", switches[0].summary());
+    assert!(switches[0].summary()[0].contains(&format!("{count} worker")), "{:?}", switches[0].summary());
     let between = Between::configured(underlay, hosts, switches);
     between.carries_everything();
     between.finish();
@@ -109,4 +114,41 @@ fn daemons_over_a_plain_network() {
     };
     let switches = vec![daemon(1, 2, &hosts[0]), daemon(2, 1, &hosts[1])];
     carries(Between::configured(underlay, hosts, switches));
+}
+
+/// Addresses that every link has, and that mean nothing without the link's name.
+fn link_local_addresses() {
+    let underlay = Underlay::pair(Ip::V6);
+    let hosts = ["h1", "h2"].map(Host::new);
+    let addresses = ["fe80::a", "fe80::b"];
+    for (number, address) in [1, 2].into_iter().zip(addresses) {
+        let machine = underlay.machine(number);
+        machine.inside(|| link::add_address(link::get(machine.name())?.index, address.parse().expect("an address"), 64));
+    }
+    let daemon = |number: u8, local, remote, host: &Host| {
+        let flags = ["--vxlan".to_owned(), format!("vni=42,local={local},remote={remote},dev=u{number}")];
+        underlay.daemon(number, &[host.port("")], &flags)
+    };
+    let switches = vec![daemon(1, addresses[0], addresses[1], &hosts[0]), daemon(2, addresses[1], addresses[0], &hosts[1])];
+    carries(Between::configured(underlay, hosts, switches));
+}
+
+/// Nothing is finished or cut on the way between them: what one kernel leaves undone, it never needs to do. And
+/// the way is wider than a frame can be long.
+fn daemons_on_one_machine(ip: Ip) {
+    let underlay = Underlay::one(ip);
+    let hosts = ["h1", "h2"].map(Host::new);
+    let switches = vec![underlay.daemon_for(1, &[2], &hosts[0]), underlay.daemon_for(2, &[1], &hosts[1])];
+    let between = Between::configured(underlay, hosts, switches);
+    let longest = between.hosts[0].link().mtu as usize;
+    assert!(longest > 60_000, "{longest}");
+    for (from, to) in [(0, 2), (1, 1)] {
+        for size in [longest - 28, 1, 20_000] {
+            ping(&between.hosts[from], Host::address(Ip::V4, to), size);
+        }
+    }
+    between.carries_everything();
+    for report in between.finish() {
+        assert_eq!(report.lost(), 0, "{report:?}");
+    }
 }

@@ -1,15 +1,18 @@
 //! What is too long for a tunnel: links get an MTU that fits, and who has another all the same is told, cut,
 //! or asked for less.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsFd;
 
 use libtest_mimic::Trial;
-use netio::link::Change;
+use netio::link::{self, Change};
 
 use crate::datagrams::{ACK, Datagram, SYN, checksum};
-use crate::frames::station;
+use crate::frames::{DOT1Q, frame, station, tagged};
 use crate::host::{Host, Ip};
 use crate::raw::set_option;
+use crate::site::{default_route, forwards};
 use crate::switch::Switch;
 use crate::transfer::transfer;
 use crate::tunnel_site::{Between, Peer, Underlay, arrives, overhead};
@@ -24,8 +27,13 @@ pub(crate) fn trials() -> Vec<Trial> {
             trial(format!("tunnel_mtu/mss_is_lowered_both_ways_{word}"), move || mss_is_lowered_both_ways(ip)),
         ]);
     }
-    trials.push(trial("tunnel_mtu/what_may_be_cut_is_cut", what_may_be_cut_is_cut));
-    trials.push(trial("tunnel_mtu/a_narrower_way_is_noticed", a_narrower_way_is_noticed));
+    trials.extend([
+        trial("tunnel_mtu/what_may_be_cut_is_cut", what_may_be_cut_is_cut),
+        trial("tunnel_mtu/a_narrower_way_is_noticed", a_narrower_way_is_noticed),
+        trial("tunnel_mtu/a_narrow_link_on_the_way", a_narrow_link_on_the_way),
+        trial("tunnel_mtu/datagrams_that_may_be_cut", datagrams_that_may_be_cut),
+        trial("tunnel_mtu/a_tag_takes_room", a_tag_takes_room),
+    ]);
     trials
 }
 
@@ -194,4 +202,92 @@ fn a_narrower_way_is_noticed() {
     let switch: &Switch = between.switch(1);
     assert!(switch.has_logged("packets of 1250 bytes"), "it says so");
     between.finish();
+}
+
+/// A router between the machines says that it is too narrow: the kernel hears of it, and the hosts by and by.
+fn a_narrow_link_on_the_way() {
+    let underlay = Underlay::pair(Ip::V4);
+    let (machine, router) = (underlay.machine(1), underlay.machine(2));
+    let beyond = Host::new("u3");
+    let before = Host::in_namespace("u0", router.netns().try_clone().expect("a clone"));
+    before.inside(|| link::add_pair("u0", "u3", Some(beyond.netns().as_fd())));
+    let (here, there) = (Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2));
+    for (host, address) in [(&before, here), (&beyond, there)] {
+        host.set_link(Change { up: Some(true), mtu: Some(1400), ..Change::default() });
+        crate::site::give(host, address, 24);
+    }
+    forwards(router);
+    default_route(machine, Ipv4Addr::new(192, 0, 2, 2));
+    default_route(&beyond, here);
+    let hosts = ["h1", "h2"].map(Host::new);
+    let daemon = |netns: &File, host: &Host, local, remote| {
+        let tunnel = format!("vni=42,local={local},remote={remote}");
+        Switch::start_inside(netns.try_clone().expect("a clone"), &["--tap", &host.port(""), "--vxlan", &tunnel])
+    };
+    let switches = vec![
+        daemon(machine.netns(), &hosts[0], Ipv4Addr::new(192, 0, 2, 1), there),
+        daemon(beyond.netns(), &hosts[1], there, Ipv4Addr::new(192, 0, 2, 1)),
+    ];
+    assert_eq!([hosts[0].link().mtu, hosts[1].link().mtu], [1450, 1350]);
+    let between = Between::configured(underlay, hosts, switches);
+    transfer(&between.hosts[0], (&between.hosts[1], 2), Ip::V4, true);
+    // A connection asks for no more than both links take, so it takes datagrams to find out.
+    let (sender, receiver) = (between.hosts[0].udp(Ip::V4, 1), between.hosts[1].udp(Ip::V4, 2));
+    sender.connect(receiver.local_addr().expect("its address")).expect("connected");
+    never_fragment(&sender, Ip::V4);
+    wait::until("the limit to be known", || match sender.send(&[1; 1422]) {
+        Err(error) => (error.raw_os_error() == Some(libc::EMSGSIZE)).then_some(()),
+        Ok(_) => None,
+    });
+    assert_eq!(mtu_known_to(&sender, Ip::V4), 1350);
+    sender.take_error().expect("asked");
+    sender.send(&[2; 1322]).expect("just as long as the way");
+    let mut bytes = [0; 2048];
+    assert_eq!(receiver.recv(&mut bytes).expect("it arrives"), 1322);
+    between.finish();
+}
+
+/// Where the tunnel's own datagrams may be cut, hosts keep the MTU that all others have.
+fn datagrams_that_may_be_cut() {
+    for ip in [Ip::V4, Ip::V6] {
+        let underlay = Underlay::pair(ip);
+        let hosts = ["h1", "h2"].map(Host::new);
+        let daemon = |number: u8, other, host: &Host| {
+            underlay.daemon(number, &[host.port("")], &underlay.vxlan(42, number, &[other], ",mtu=1500,df=unset"))
+        };
+        let switches = vec![daemon(1, 2, &hosts[0]), daemon(2, 1, &hosts[1])];
+        assert_eq!([hosts[0].link().mtu, hosts[1].link().mtu], [1500, 1500]);
+        let between = Between::configured(underlay, hosts, switches);
+        between.carries_everything();
+        for report in between.finish() {
+            assert_eq!(report.lost(), 0, "{report:?}");
+        }
+    }
+}
+
+/// Of a frame whose tag stays on in the tunnel, the packet can be four bytes shorter only, and that is what is told.
+fn a_tag_takes_room() {
+    let underlay = Underlay::pair(Ip::V4);
+    let peer = Peer::on(&underlay, 2, 2);
+    let host = Host::quiet("h1");
+    let switch = underlay.daemon(1, &[host.port(":mtu=1500:offload=off")], &underlay.vxlan(42, 1, &[2], ""));
+    let raw = host.raw();
+    let [from, to] = [1, 2].map(|last| SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, last), 53));
+    let datagram = |len: usize| Datagram { dont_fragment: true, ..Datagram::udp(from, to, &vec![7; len - 28]) };
+    let framed = |len| tagged(&datagram(len).frame(station(2), station(1)), DOT1Q, 0x600a);
+    peer.send_frame(42, &frame(station(1), station(2), b"here"));
+    arrives(&raw, "word of it", &frame(station(1), station(2), b"here"));
+    // It is known without a tag, and with the tag it is another network.
+    peer.send_frame(42, &tagged(&frame(station(1), station(2), b"here"), DOT1Q, 10));
+    arrives(&raw, "word of it", &tagged(&frame(station(1), station(2), b"here"), DOT1Q, 10));
+    raw.send(&framed(1446)).expect("sent");
+    assert_eq!(peer.recv_frame(42), framed(1446));
+    raw.send(&framed(1447)).expect("sent");
+    let error = wait::until("the error", || raw.recv());
+    assert_eq!(error[..12], [station(1).0, station(2).0].concat());
+    assert_eq!(error[12..16], [0x81, 0, 0x60, 10], "in the same network, with the same priority");
+    let error = Datagram::read(&error[18..]).expect("a packet");
+    assert!(error.is_icmp(3, 4) && error.is_sound() && error.next_hop_mtu() == 1446, "{error:?}");
+    assert_eq!((error.src, error.dst, error.quote().from()), (*to.ip(), *from.ip(), from));
+    assert_eq!(switch.finish().dropped_for("fragmentation_needed"), 1);
 }

@@ -72,16 +72,15 @@ fn guest_is_at_home(site: &Site, remote: &Host) {
     assert_eq!(ping(remote, GATEWAY, 1).0, GATEWAY);
     assert_eq!(ping(remote, FAR, 2), (FAR, 63));
     assert_eq!(ping(remote, guest_address(1), 3).0, guest_address(1));
+    let (outside, inside) = (listen_on(&site.outside, FAR, 80), listen_on(remote, guest_address(REMOTE), 80));
     // Out, in by a published port, and between guests; as streams of full segments.
     for _ in 0..2 {
-        let listener = listen_on(&site.outside, FAR, 80);
-        let (near, far, peer) = connect(remote, &listener, SocketAddrV4::new(FAR, 80));
+        let (near, far, peer) = connect(remote, &outside, SocketAddrV4::new(FAR, 80));
         assert_eq!(*peer.ip(), site.address());
         transfer_through(near, far, true);
-        let listener = listen_on(remote, guest_address(REMOTE), 80);
-        let (near, far, _) = connect(&site.outside, &listener, SocketAddrV4::new(site.address(), 8080));
+        let (near, far, _) = connect(&site.outside, &inside, SocketAddrV4::new(site.address(), 8080));
         transfer_through(near, far, true);
-        let (near, far, _) = connect(site.guest(1), &listener, SocketAddrV4::new(guest_address(REMOTE), 80));
+        let (near, far, _) = connect(site.guest(1), &inside, SocketAddrV4::new(guest_address(REMOTE), 80));
         transfer_through(near, far, true);
         remote.turn_offloads_off();
         site.guest(1).turn_offloads_off();

@@ -90,6 +90,17 @@ impl Underlay {
         Underlay::addressed(ip, machines, Some(wires), Change { up: Some(true), ..Change::default() })
     }
 
+    /// One machine alone, that has the addresses of two.
+    pub(crate) fn one(ip: Ip) -> Underlay {
+        let machine = Host::new("lo");
+        machine.set_link(Change { up: Some(true), ..Change::default() });
+        for number in [1, 2] {
+            give(&machine, ip, number);
+        }
+        let again = Host::in_namespace("lo", machine.netns().try_clone().expect("a clone"));
+        Underlay { ip, machines: vec![machine, again], wires: None }
+    }
+
     fn addressed(ip: Ip, machines: Vec<Host>, wires: Option<Switch>, change: Change<'static>) -> Underlay {
         for (machine, number) in machines.iter().zip(1..) {
             machine.set_link(change);
@@ -263,7 +274,7 @@ pub(crate) fn try_ping(from: &Host, to: IpAddr, size: usize) -> Option<()> {
         request[2..4].copy_from_slice(&check);
     }
     socket.send_to(&request, (to, 0)).ok()?;
-    let mut bytes = [0; 4096];
+    let mut bytes = vec![0; 65_536];
     loop {
         let len = socket.recv(&mut bytes).ok()?;
         // A raw IPv4 socket gives the header as well.

@@ -11,8 +11,9 @@ use crate::host::{Host, Ip};
 use crate::raw::set_option;
 use crate::site::{assert_empty, error_of, hears_all, recv_from, udp_on};
 use crate::switch::Switch;
+use crate::transfer::{send_segmented, transfer};
 use crate::trial;
-use crate::tunnel_site::{Between, Peer, Underlay, arrives};
+use crate::tunnel_site::{Between, Peer, Underlay, arrives, ping};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -20,6 +21,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("tunnel_udp/ethernet_between_daemons_ipv6", || ethernet_between_daemons(Ip::V6)),
         trial("tunnel_udp/a_datagram_is_a_frame", a_datagram_is_a_frame),
         trial("tunnel_udp/ip_as_flannel", ip_as_flannel),
+        trial("tunnel_udp/ip_between_daemons", ip_between_daemons),
+        trial("tunnel_udp/ip_beside_a_bridge", ip_beside_a_bridge),
         trial("tunnel_udp/ip_that_does_not_fit", ip_that_does_not_fit),
     ]
 }
@@ -115,7 +118,9 @@ fn ip_as_flannel() {
     lost.connect((pod(9), 53)).expect("connected");
     lost.send(b"anybody?").expect("sent");
     assert_eq!(error_of(&lost).raw_os_error(), Some(libc::ENETUNREACH));
-    // At the end of its life, and what is no packet.
+    // From a stranger, at the end of its life, and what is no packet.
+    let stranger = Peer::on_port(&underlay, 2, 9, FLANNEL);
+    stranger.send(&Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"strange").bytes());
     peers[0].send(
         &Datagram { ttl: 1, ..Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"late") }.bytes(),
     );
@@ -125,7 +130,25 @@ fn ip_as_flannel() {
     peers[0].send(&Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"in time").bytes());
     assert_eq!(recv_from(&client).0, b"in time");
     assert_empty(&client);
-    switch.finish();
+    // Marked on the way: what is inside says so, or is lost (RFC 6040 section 4.2).
+    peers[0].set_tos(3);
+    let seen = host.raw();
+    for tos in [0, 2] {
+        let [from, to] = [SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000)];
+        peers[0].send(&Datagram { tos, ..Datagram::udp(from, to, b"slow down") }.bytes());
+    }
+    assert_eq!(recv_from(&client).0, b"slow down");
+    assert_eq!(Datagram::read(&seen.recv().expect("the packet")).expect("a packet").tos, 3);
+    assert_empty(&client);
+    let report = switch.finish();
+    let mut all = 0;
+    for (reason, count) in
+        [("no_route", 1), ("tunnel_unknown_peer", 1), ("ttl_exceeded", 1), ("bad_ip_header", 4), ("tunnel_ecn", 1)]
+    {
+        assert_eq!(report.dropped_for(reason), count, "{reason}: {report:?}");
+        all += count;
+    }
+    assert_eq!(report.all_dropped(), all, "{report:?}");
 }
 
 /// Who forbids to cut is told what fits; what may be cut is.
@@ -147,4 +170,66 @@ fn ip_that_does_not_fit() {
     let whole = pieces.iter().flat_map(|piece| piece.payload.clone()).collect::<Vec<u8>>();
     assert!(pieces.iter().all(Datagram::is_fragment) && whole[8..] == [2; 3000], "{pieces:?}");
     switch.finish();
+}
+
+/// A daemon on this machine with a TUN device in a host, and the way to the other one.
+fn ip_daemon(underlay: &Underlay, number: u8, other: u8, host: &Host, more: &[String]) -> Switch {
+    let [here, there] = [number, other].map(|number| Host::address(Ip::V4, number));
+    let (local, remote) = (underlay.address(number), underlay.address(other));
+    let tunnel = format!("tun={},address={here}/24,route={there}/32@{remote},local={local}", host.port(""));
+    let args: Vec<String> = ["--udp-ip".to_owned(), tunnel].iter().chain(more).cloned().collect();
+    Switch::start_inside(underlay.machine(number).netns().try_clone().expect("a clone"), &args)
+}
+
+/// Streams and datagrams, whatever the hosts leave to their network cards.
+fn streams_cross(hosts: &[Host; 2]) {
+    for (from, to) in [(0, 2), (1, 1)] {
+        for size in [56, 1600, 3200] {
+            ping(&hosts[from], Host::address(Ip::V4, to), size);
+        }
+        transfer(&hosts[from], (&hosts[1 - from], to), Ip::V4, true);
+    }
+    let (from, to) = (hosts[0].udp(Ip::V4, 1), hosts[1].udp(Ip::V4, 2));
+    from.connect(to.local_addr().expect("its address")).expect("connected");
+    for (size, count) in [(1000, 2), (1402, 44), (100, 128)] {
+        send_segmented(&from, &to, size, count * size - size / 3);
+    }
+}
+
+fn ip_between_daemons() {
+    let underlay = Underlay::pair(Ip::V4);
+    let hosts = ["f1", "f2"].map(Host::quiet);
+    let switches = [ip_daemon(&underlay, 1, 2, &hosts[0], &[]), ip_daemon(&underlay, 2, 1, &hosts[1], &[])];
+    streams_cross(&hosts);
+    hosts[0].turn_offloads_off();
+    streams_cross(&hosts);
+    for switch in switches {
+        let report = switch.finish();
+        assert_eq!(report.lost(), 0, "{report:?}");
+    }
+}
+
+/// One process, one underlay: a bridge with a VXLAN tunnel, and a TUN device that has nothing to do with it.
+fn ip_beside_a_bridge() {
+    let underlay = Underlay::pair(Ip::V4);
+    let (hosts, bridged) = (["f1", "f2"].map(Host::quiet), ["h1", "h2"].map(Host::new));
+    let flags = |number, other, host: &Host| {
+        let mut flags = underlay.vxlan(42, number, &[other], "").to_vec();
+        flags.extend(["--tap".to_owned(), host.port("")]);
+        flags
+    };
+    let switches = vec![
+        ip_daemon(&underlay, 1, 2, &hosts[0], &flags(1, 2, &bridged[0])),
+        ip_daemon(&underlay, 2, 1, &hosts[1], &flags(2, 1, &bridged[1])),
+    ];
+    let between = Between::configured(underlay, bridged, switches);
+    // Broadcasts of the bridge's hosts are not for the device.
+    let raw = hosts[0].raw();
+    between.hosts[1].raw().send(&frame(MacAddr::BROADCAST, station(1), b"anybody?")).expect("sent");
+    between.carries_everything();
+    assert_eq!(raw.recv(), None);
+    streams_cross(&hosts);
+    for report in between.finish() {
+        assert_eq!(report.lost(), 0, "{report:?}");
+    }
 }

@@ -187,8 +187,7 @@ pub struct Locals {
 }
 
 impl Locals {
-    /// The socket's port and address: all of the host's if it is bound to none, and groups that it has
-    /// joined.
+    /// The socket's port, and the addresses that its peers know it by.
     #[must_use]
     pub fn new(port: u16, addresses: impl IntoIterator<Item = IpAddr>) -> Locals {
         let mut addresses: Vec<IpAddr> = addresses.into_iter().collect();

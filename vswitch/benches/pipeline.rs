@@ -6,6 +6,7 @@
 
 #[path = "../../packet/tests/frames/mod.rs"]
 mod frames;
+mod overlay;
 #[path = "../../nat/tests/reference/packets.rs"]
 #[allow(dead_code, reason = "some of the builders are used")]
 mod packets;
@@ -73,9 +74,21 @@ fn routed(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Into a VXLAN tunnel and out of it, by frame as it is on a wire. Into it: parse to trains, without the
+/// socket. Out of it: from the datagrams, which are opened and copied, to the link.
+fn tunnel(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tunnel");
+    for kind in overlay::Kind::ALL {
+        let mut bench = overlay::Overlay::new(kind);
+        group.throughput(Throughput::Elements(bench.run().0 as u64));
+        group.bench_function(kind.name(), |bencher| bencher.iter(|| bench.run()));
+    }
+    group.finish();
+}
+
 fn short() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(30)
 }
 
-criterion_group!(name = benches; config = short(); targets = kinds, table_sizes, routed);
+criterion_group!(name = benches; config = short(); targets = kinds, table_sizes, routed, tunnel);
 criterion_main!(benches);

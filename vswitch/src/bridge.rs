@@ -95,12 +95,19 @@ impl Walk<'_> {
         self.tx.push(id, frame, action);
     }
 
+    /// What fits through all links that carry this VLAN; those that are too narrow for anything do not count.
+    #[cold]
+    fn least_room(&self, vlan: VlanId, frame: &Frame) -> u32 {
+        let links = self.bridge.ports.iter().flatten().filter(|port| port.kind == PortKind::Link);
+        let rooms = links.filter_map(|port| Some(port.room(&frame.headers, port.vlan.leave(vlan, &frame.headers)?)));
+        rooms.filter(|room| *room >= tunnel::mtu::MIN_MTU).min().unwrap_or(tunnel::mtu::MIN_MTU)
+    }
+
     /// Queues a frame for every port that carries its VLAN, but not the one that it came from.
     pub(crate) fn flood(&mut self, vlan: VlanId, mut frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
-        if frame.is_size_free && frame.offload.segmentation.is_some() {
-            let links = self.bridge.ports.iter().flatten().filter(|port| port.kind == PortKind::Link);
-            let least = links.map(|port| port.room(&frame.headers, TagAction::Keep)).min();
-            let _ = fit(self.rx, &mut frame, least.unwrap_or(0), true);
+        if frame.is_size_free {
+            let least = self.least_room(vlan, &frame);
+            let _ = fit(self.rx, &mut frame, least, true);
         }
         let added = self.tx.add(frame);
         let from_tunnel = from.is_some_and(|from| self.is_tunnel(from));

@@ -108,7 +108,7 @@ pub enum DropReason {
     TunnelEcn,
     /// From a tunnel, and its destination is behind a tunnel.
     SplitHorizon,
-    /// The kernel knows no way to the peer, or the peer does not listen.
+    /// The kernel knows no way to the peer, or may not send there.
     PeerUnreachable,
     /// The egress port's link is down.
     PortDown,

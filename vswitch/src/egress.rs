@@ -27,7 +27,8 @@ pub(crate) struct Frame {
     pub(crate) offload: Offload,
     /// An IPv4 packet that is to leave in fragments of at most so many bytes.
     pub(crate) cut_to: Option<u16>,
-    /// A super-frame whose segments' size nobody told: it is ours to choose.
+    /// What a local kernel left to be cut (TCP with a partial checksum, out of a tunnel), and did not say how: the
+    /// segments' size is ours to choose.
     pub(crate) is_size_free: bool,
 }
 

@@ -14,16 +14,16 @@ use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
 use packet::icmpv6::{self, PacketTooBig};
 use packet::ipv4::Ipv4View;
 use packet::ipv6::Ipv6View;
-use packet::offload::finish_checksum;
+use packet::offload::{MAX_TCP_SEGMENTS, finish_checksum};
 use packet::tcp;
 use packet::vlan::TagAction;
-use packet::{Batch, Checksum, Network, Offload, Segmentation, Transport, VnetHeader};
+use packet::{Batch, Checksum, Network, Offload, Segmentation, SegmentationKind, Transport, VnetHeader};
 
 use crate::bridge::{Walk, parse};
 use crate::counters::DropReason;
 use crate::egress::Frame;
 
-/// Makes an IPv4 packet fit: as it is, or to be cut at egress; else the error to be told to its sender (RFC
+/// Makes a packet fit: as it is, or to be cut at egress; else the error to be told to its sender, if it is IPv4 (RFC
 /// 791 section 3.2, RFC 1191 section 4).
 #[inline]
 pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bool) -> Result<(), IcmpError> {
@@ -36,13 +36,16 @@ pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bo
         frame.cut_to = None;
         return Ok(());
     }
-    if let Some(segmentation) = offload.segmentation
-        && headers.transport == Transport::Tcp
-        && (!dont_fragment || frame.is_size_free)
+    if headers.transport == Transport::Tcp
+        && (frame.is_size_free || offload.segmentation.is_some() && !dont_fragment)
         && let Some(size) = mtu.checked_sub(u32::from(headers.payload - headers.l3)).filter(|size| *size > 0)
+        && headers.payload_len().div_ceil(size as usize) <= MAX_TCP_SEGMENTS
     {
         // Smaller segments are as good as segments in fragments, and better.
-        frame.offload.segmentation = Some(Segmentation { size: size as u16, ..segmentation });
+        frame.offload.segmentation = Some(match offload.segmentation {
+            Some(segmentation) => Segmentation { size: size as u16, ..segmentation },
+            None => tcp_segmentation(rx, frame, size as u16),
+        });
         rx.set_vnet(span, frame.offload.to_vnet(&headers, 0));
         return Ok(());
     }
@@ -56,9 +59,18 @@ pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bo
         finish_checksum(rx.frame_mut(span), l4, l4 + offset);
     }
     frame.offload = Offload::default();
+    frame.is_size_free = false;
     rx.set_vnet(span, Offload::default().to_vnet(&headers, 0));
     frame.cut_to = Some(u16::try_from(mtu).unwrap_or(u16::MAX));
     Ok(())
+}
+
+/// How a packet is to be cut that did not say that it is to be.
+fn tcp_segmentation(rx: &Batch, frame: &Frame, size: u16) -> Segmentation {
+    let Frame { span, headers, .. } = frame;
+    let flags = tcp::TcpView::new(&rx.frame(*span)[usize::from(headers.l4)..]).map_or(0, tcp::TcpView::flags);
+    let kind = if headers.network == Network::Ipv6 { SegmentationKind::TcpV6 } else { SegmentationKind::TcpV4 };
+    Segmentation { kind, ecn: flags & tcp::flag::CWR != 0, size }
 }
 
 /// Lowers the segment size that a SYN asks for to what packets of `mtu` bytes hold.

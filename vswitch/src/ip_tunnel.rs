@@ -20,7 +20,7 @@ use std::ops::Range;
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4View};
 use packet::vlan::TagAction;
-use packet::{Headers, Network as NetworkProtocol, Offload, Transport, VnetHeader};
+use packet::{Checksum, Headers, Network as NetworkProtocol, Offload, Transport, VnetHeader};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
@@ -98,7 +98,7 @@ pub(crate) fn receive(tunnel: &IpTunnel, endpoint: &Endpoint, walk: &mut Walk<'_
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
-    frame.is_size_free = frame.headers.transport == Transport::Tcp;
+    frame.is_size_free = frame.headers.transport == Transport::Tcp && frame.offload.checksum == Checksum::Partial;
     let device = walk.bridge.port(tunnel.tun).ok_or(DropReason::PortGone)?;
     fit(walk.rx, &mut frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
     decrement_ttl(walk, &frame);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
 use packet::vlan::{TAG_LEN, TagAction};
-use packet::{Batch, Headers, Offload, Span, Timestamp, Transport};
+use packet::{Batch, Checksum, Headers, Offload, Span, Timestamp, Transport};
 use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
@@ -155,7 +155,7 @@ impl Pipeline {
                 let mut frame = admit(&mut walk, at)?;
                 let_in(endpoint, &mut walk, &mut frame, origin.tos)?;
                 // What a local kernel left to be cut, and did not say how.
-                frame.is_size_free = frame.headers.transport == Transport::Tcp;
+                frame.is_size_free = frame.headers.transport == Transport::Tcp && frame.offload.checksum == Checksum::Partial;
                 switch_frame(router, &mut walk, at, frame)
             });
             if let Err(reason) = outcome {

@@ -10,6 +10,7 @@ mod headers;
 mod nat;
 mod pipeline;
 mod router;
+mod tunnel;
 mod vnet_header;
 mod vxlan;
 
@@ -18,6 +19,7 @@ pub use headers::parse;
 pub use nat::nat;
 pub use pipeline::pipeline;
 pub use router::router;
+pub use tunnel::tunnel;
 pub use vnet_header::vnet_header;
 pub use vxlan::vxlan;
 

@@ -56,3 +56,8 @@ fn router() {
 fn vxlan() {
     replay("vxlan", 1, fuzz_targets::vxlan);
 }
+
+#[test]
+fn tunnel() {
+    replay("tunnel", 3, fuzz_targets::tunnel);
+}

@@ -199,10 +199,7 @@ impl Endpoint {
     pub fn join_again(&self, spec: &EndpointSpec) -> Result<(), UdpError> {
         let Some(first) = self.queues.first() else { return Ok(()) };
         for group in &spec.groups {
-            match join(first.as_fd(), spec, *group) {
-                Err(UdpError::InUse { .. }) => {}
-                joined => joined?,
-            }
+            join(first.as_fd(), spec, *group)?;
         }
         Ok(())
     }
@@ -308,7 +305,11 @@ fn join(socket: BorrowedFd<'_>, spec: &EndpointSpec, group: IpAddr) -> Result<()
             option::set(socket, libc::SOL_IPV6, libc::IPV6_ADD_MEMBERSHIP, request)
         }
     };
-    joined.map_err(|error| io_error(SocketAddr::new(group, spec.port), "joining the group", error))
+    match joined {
+        // It is a member.
+        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => Ok(()),
+        joined => joined.map_err(|error| io_error(SocketAddr::new(group, spec.port), "joining the group", error)),
+    }
 }
 
 fn group_request(group: std::net::Ipv4Addr, index: u32) -> libc::ip_mreqn {

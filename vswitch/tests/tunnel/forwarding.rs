@@ -298,6 +298,23 @@ fn two_networks_of_one_peer_are_kept_apart() {
     assert_eq!(host.sent[0].datagrams, [datagram(other, &between(1, 5).bytes())]);
 }
 
+/// Datagrams of several hosts and networks come in one batch, and each is its own peer's.
+#[test]
+fn who_sent_what_is_told_apart_within_a_batch() {
+    let mut overlay = Overlay::new(3);
+    let host = &mut overlay.hosts[0];
+    let frame = |n| between(n, 99).bytes();
+    let stranger = Vni::new(1).unwrap();
+    let arrived = [(1, vni(), 11), (2, vni(), 12), (1, vni(), 13), (1, stranger, 14), (1, vni(), 15), (9, vni(), 16)];
+    let payloads = arrived.map(|(from, vni, n)| (from, datagram(vni, &frame(n))));
+    let all = payloads.each_ref().map(|(from, payload)| Datagram { from: address(*from), tos: 0, segment_size: 0, payload });
+    assert_eq!(host.receive(ENDPOINT, Protocol::Vxlan, MTU, &all).len(), 2 * 4);
+    let learned = (11..=16).map(|n| host.table.lookup(VlanId::NONE, mac(n), host.now).map(|port| port.0));
+    assert_eq!(learned.collect::<Vec<_>>(), [Some(PEER), Some(PEER + 1), Some(PEER), None, Some(PEER), None]);
+    let counts = host.counts(ENDPOINT);
+    assert_eq!((counts.dropped(DropReason::TunnelUnknownVni), counts.dropped(DropReason::TunnelUnknownPeer)), (1, 1));
+}
+
 proptest! {
     /// Whoever talks to whoever: nothing goes back, nothing goes out twice, and what goes out is what came in.
     #[test]

@@ -81,7 +81,6 @@ fn it_stays_between_links() {
 /// A tag inside takes four bytes of the tunnel's room: going in to where the station is known or not, and
 /// coming out.
 #[test]
-#[ignore = "SYNs that are flooded or come in are lowered to the port's MTU, whatever tags they carry"]
 fn a_tag_inside_counts() {
     let access = || port(PortVlan::access(vlan(10)));
     let trunk = || peer_port(PortVlan::default(), Encapsulation::vxlan(vni()));
