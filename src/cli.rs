@@ -104,6 +104,10 @@ pub(crate) struct Flags {
     /// Seconds until an address that was not seen again is forgotten, 1 to 86,400
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) mac_aging_time: u32,
+    /// Where vswitchctl finds the switch; none for nowhere [default: /run/vswitchd.sock as root,
+    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<String>,
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,

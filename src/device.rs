@@ -175,7 +175,9 @@ impl Device {
     pub(crate) fn summary(&self) -> String {
         match self {
             Device::Tap(tap) => offload_text(tap.features(), tap.refused()),
-            Device::Packet(packet) => format!("{}, beside the host on {}", offload_text(self.features(), &[]), packet.config.interface),
+            Device::Packet(packet) => {
+                format!("{}, beside the host on {}", offload_text(self.features(), &[]), packet.config.interface)
+            }
             Device::Stream(_) => "plain frames in a stream".to_owned(),
             Device::Dgram(_) => "a plain frame a datagram".to_owned(),
         }

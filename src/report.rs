@@ -20,7 +20,7 @@ pub(crate) struct Report {
     pub(crate) datagrams_dropped: u64,
     /// Places of guests that never came, which nobody is shown.
     hidden: Vec<PortId>,
-    panics: u64,
+    pub(crate) panics: u64,
 }
 
 /// One port's numbers.
@@ -54,7 +54,16 @@ impl Report {
                 }
             }
         }
-        Report { ports, table, nat: None, kernel_dropped: 0, dropped_at_ports: Vec::new(), datagrams_dropped: 0, hidden: Vec::new(), panics }
+        Report {
+            ports,
+            table,
+            nat: None,
+            kernel_dropped: 0,
+            dropped_at_ports: Vec::new(),
+            datagrams_dropped: 0,
+            hidden: Vec::new(),
+            panics,
+        }
     }
 
     /// Leaves these ports out of what is shown.
@@ -67,6 +76,12 @@ impl Report {
         let sum = |number: fn(&PortReport) -> u64| self.ports.iter().map(number).sum();
         let came = [sum(|port| port.rx_frames), sum(|port| port.copies), sum(|port| port.made)];
         [came, [sum(|port| port.tx_frames), sum(PortReport::dropped), sum(|port| port.taken)]]
+    }
+
+    /// The ports that are shown.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &PortReport> {
+        let is_shown = |(at, port): (usize, _)| (!self.hidden.contains(&PortId(at as u16))).then_some(port);
+        self.ports.iter().enumerate().filter_map(is_shown)
     }
 
     pub(crate) fn port_name(&self, id: PortId) -> &str {
@@ -114,8 +129,7 @@ impl PortReport {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_shown = |(at, port): (usize, _)| (!self.hidden.contains(&PortId(at as u16))).then_some(port);
-        let shown = || self.ports.iter().enumerate().filter_map(is_shown);
+        let shown = || self.shown();
         // Paths are longer than interfaces' names.
         let width = shown().map(|port| port.name.len()).max().unwrap_or(0).max(16);
         writeln!(
