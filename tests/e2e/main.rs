@@ -8,6 +8,7 @@
 
 mod command;
 mod conformance;
+mod control;
 mod datagrams;
 mod exchange;
 mod fairness;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        control::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
