@@ -79,9 +79,9 @@ impl Report {
     }
 
     /// The ports that are shown.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = &PortReport> {
-        let is_shown = |(at, port): (usize, _)| (!self.hidden.contains(&PortId(at as u16))).then_some(port);
-        self.ports.iter().enumerate().filter_map(is_shown)
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (PortId, &PortReport)> {
+        let with_ids = self.ports.iter().enumerate().map(|(at, port)| (PortId(at as u16), port));
+        with_ids.filter(|(id, _)| !self.hidden.contains(id))
     }
 
     pub(crate) fn port_name(&self, id: PortId) -> &str {
@@ -129,7 +129,7 @@ impl PortReport {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = || self.shown();
+        let shown = || self.shown().map(|(_, port)| port);
         // Paths are longer than interfaces' names.
         let width = shown().map(|port| port.name.len()).max().unwrap_or(0).max(16);
         writeln!(

@@ -17,6 +17,9 @@ type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge<u64, AtomicU64>>;
 
+/// Name, help, and which of a port's numbers it is.
+type PortNumber = (&'static str, &'static str, fn(&PortStats) -> u64);
+
 /// The type of what [`text`] makes.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -47,7 +50,7 @@ pub(super) fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Err
 }
 
 fn add_ports(registry: &mut Registry, ports: &[PortStats]) {
-    let numbers: [(&str, &str, fn(&PortStats) -> u64); 8] = [
+    let numbers: [PortNumber; 8] = [
         ("port_receive_frames", "Frames received", |port| port.rx_frames),
         ("port_receive_bytes", "Bytes received", |port| port.rx_bytes),
         ("port_transmit_frames", "Frames sent", |port| port.tx_frames),

@@ -1,7 +1,7 @@
 //! What the control socket is told.
 
-use vswitch::DropReason;
 use vswitch::router::UPLINK;
+use vswitch::{DropReason, PortId};
 
 use super::Daemon;
 use crate::config::{DeviceConfig, Publish};
@@ -213,7 +213,7 @@ fn tunnel_view<'a>(line: &Line, peers: impl Iterator<Item = &'a PeerControl>, re
             ::tunnel::Protocol::Ip => "udp-ip",
         }
         .to_owned(),
-        vni: line.vni.map(|vni| vni.number()),
+        vni: line.vni.map(::tunnel::Vni::number),
         local: line.local.map(|local| local.to_string()),
         port: line.port,
         device: line.device.clone(),
@@ -223,9 +223,14 @@ fn tunnel_view<'a>(line: &Line, peers: impl Iterator<Item = &'a PeerControl>, re
 
 fn stats_of(report: &Report) -> views::Stats {
     let table = report.table;
-    let port = |port: &PortReport| {
+    let port = |(id, port): (PortId, &PortReport)| {
         let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
-        let at_kernel = report.dropped_at_ports.iter().filter(|(name, _)| *name == port.name).map(|(_, frames)| frames);
+        // The uplink is the one behind the others.
+        let at_kernel = match report.dropped_at_ports.get(id.index()) {
+            Some((_, frames)) => *frames,
+            None if id.index() == report.dropped_at_ports.len() => report.kernel_dropped,
+            None => 0,
+        };
         views::PortStats {
             name: port.name.clone(),
             rx_frames: port.rx_frames,
@@ -239,7 +244,7 @@ fn stats_of(report: &Report) -> views::Stats {
             offload_refused: port.offload_refused,
             dropped: port.dropped(),
             drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
-            kernel_dropped: at_kernel.sum(),
+            kernel_dropped: at_kernel,
         }
     };
     views::Stats {
