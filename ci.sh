@@ -11,6 +11,11 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # For the lab: hosts' tools and traffic. For instruction counts: valgrind. For the tests: Open vSwitch, as a peer
 # of tunnels.
 packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch)
+# For the tests with real guests: their monitor, their kernel, and all the programs that they have. But a machine with
+# a boot loader would boot by that kernel next time: there it is left to its owner.
+if [ "$(uname -m)" = x86_64 ] && [ ! -e /boot/grub ] && [ ! -e /boot/loader ] && [ ! -e /boot/efi ]; then
+    packages+=(qemu-system-x86 linux-image-cloud-amd64 busybox-static)
+fi
 
 step "install"
 if [ "$(id -u)" = 0 ] && have apt-get; then
@@ -20,7 +25,8 @@ if [ "$(id -u)" = 0 ] && have apt-get; then
     done
     if [ "${#missing[@]}" -gt 0 ]; then
         apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+        # Nobody boots by the guests' kernel, so it needs no initial file system on disk, which takes a minute to make.
+        INITRD=No DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
     fi
     if [ ! -e /dev/net/tun ]; then
         mkdir -p /dev/net && mknod /dev/net/tun c 10 200 || true

@@ -96,6 +96,11 @@ impl ManagedPort {
     }
 
     fn attach(&mut self, device: Device, now: Timestamp, pause: Duration) {
+        if let Device::Packet(packet) = &device {
+            // Where a monitor's TAP was joined from its network side, its user side stays the monitor's: taken by us
+            // while the monitor is away, it would keep it out.
+            self.config.device = DeviceConfig::Packet(packet.config().clone());
+        }
         let link = device.first_state(&self.config);
         self.life = Life::Attached { device, link, since: now, pause };
         self.attachments += 1;

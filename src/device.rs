@@ -206,6 +206,11 @@ impl PacketDevice {
         Ok(PacketDevice { socket, config: config.clone(), silence })
     }
 
+    /// How it was opened.
+    pub(crate) fn config(&self) -> &PacketConfig {
+        &self.config
+    }
+
     /// A TAP that nobody holds any more has no carrier.
     fn state(&self) -> io::Result<Option<LinkState>> {
         let PacketConfig { interface, mtu, .. } = &self.config;

@@ -1,4 +1,4 @@
-//! `vswitchd`: a learning Ethernet switch, NAT router and VXLAN tunnels in one userspace process, over TAP devices.
+//! `vswitchd`: a learning Ethernet switch, NAT router and VXLAN tunnels in one userspace process, over TAP devices, interfaces and sockets.
 
 mod busy_poll;
 mod cli;

@@ -1,32 +1,36 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
 mod guests;
+mod ports;
 mod queries;
 mod tunnels;
+mod uplink;
+mod words;
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
-use netio::{LinkState, PacketError, Poller, TapError, Waker};
-use packet::Timestamp;
+use netio::{Poller, Waker};
 use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 
 use crate::busy_poll::BusyPoll;
-use crate::config::{Config, PortConfig, nearest, queues_of};
-use crate::control::{Found, ManagedPort};
+use crate::config::{Config, PortConfig, queues_of};
+use crate::control::ManagedPort;
 use crate::control_socket::{ControlSocket, Door};
-use crate::device::{Device, DeviceError, Ends};
+use crate::device::Device;
 use crate::report::Report;
 use crate::router::RouterControl;
 use crate::signals::Signals;
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
-use crate::uplink::{UplinkFound, UplinkPort};
-use crate::worker::{Clock, Command, Connections, Event, Sink, Source, Worker};
+use crate::uplink::UplinkPort;
+use crate::worker::{Clock, Command, Connections, Event, Worker};
+use uplink::open_uplink;
+pub(crate) use words::check;
+use words::{check_way_out, place_of, summary_head, with_nearest};
 
 /// How often every device is asked how it is, and old MAC entries are taken out.
 const TICK: Duration = Duration::from_secs(1);
@@ -74,38 +78,6 @@ struct Handle {
     counters: Arc<Counters>,
     /// `None` before it is started and once it is joined.
     thread: Option<JoinHandle<()>>,
-}
-
-/// Says what would run and whether it could, without starting or making anything.
-pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    print!("{}{}{}", summary_head(config), config.router_summary(), config.tunnel_summary());
-    warn(&config.warnings);
-    let uplink = config.uplink_interface();
-    if let Some(name) = uplink {
-        check_interface(name)?;
-    }
-    for port in &config.ports {
-        if let Some(title) = port.title() {
-            println!("port {title}{}: {}", place_of(port), port.vlan_text);
-        }
-        if let Some((_, Some(netns))) = port.link() {
-            let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
-            netns.id().map_err(error).map_err(with_nearest)?;
-        }
-        if let Some(name) = port.shared_interface() {
-            check_interface(name)?;
-        }
-    }
-    println!("the configuration is good; nothing was started");
-    Ok(())
-}
-
-fn check_interface(name: &str) -> anyhow::Result<()> {
-    let checked = netio::link::get(name).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => PacketError::NoInterface { name: name.to_owned() },
-        _ => PacketError::Io { name: name.to_owned(), what: "finding its link", error },
-    });
-    checked.map(drop).map_err(without_interface)
 }
 
 impl Daemon {
@@ -360,149 +332,13 @@ impl Daemon {
         }
     }
 
-    fn look_at_ports(&mut self) {
-        for at in 0..self.ports.len() {
-            self.look_at(at);
-        }
-    }
-
-    fn look_for_gone_ports(&mut self) {
-        for at in 0..self.ports.len() {
-            if self.ports[at].retry_at().is_some() {
-                self.look_at(at);
-            }
-        }
-    }
-
-    fn look_at(&mut self, at: usize) {
-        let id = self.ports[at].id;
-        match self.ports[at].look(self.clock.now()) {
-            Found::Same => {}
-            Found::Gone => self.detach(id),
-            Found::Link(link) => self.change_link(id, &link),
-            Found::Back => {
-                tracing::info!("{} is back", self.ports[at].name());
-                self.attach(at);
-            }
-        }
-    }
-
-    /// Gives a port's device to the workers: one reads each queue, all may write.
-    fn attach(&mut self, at: usize) {
-        let port = &mut self.ports[at];
-        let (Some(mut ends), Some(view), Some(attachment)) = (port.ends(), port.to_pipeline(), port.attachment()) else { return };
-        let (id, count, workers) = (port.id, self.readers, self.workers.len());
-        self.tell_workers(|worker| {
-            let (rx, tx) = match &mut ends {
-                Ends::Tap(queues) => {
-                    let rx = queue_to_read(queues, at, worker, count, workers).map(Source::Tap);
-                    (rx, Sink::Tap(queues[(worker / count) % queues.len()].clone()))
-                }
-                Ends::Packet(queues, writer) => {
-                    let rx = queue_to_read(queues, at, worker, count, workers);
-                    (rx.map(Source::Packet), Sink::Packet(writer.clone()))
-                }
-                Ends::Stream(reader, writer) => {
-                    let rx = reader.take_if(|_| is_read_by(at, worker, workers));
-                    (rx.map(Source::Stream), Sink::Stream(writer.clone()))
-                }
-                Ends::Dgram(queue) => {
-                    let rx = is_read_by(at, worker, workers).then(|| queue.clone());
-                    (rx.map(Source::Dgram), Sink::Dgram(queue.clone()))
-                }
-            };
-            Command::Attach { id, attachment, port: Box::new(view.clone()), rx, tx }
-        });
-    }
-
-    /// Gives the uplink's sockets to the workers, and the router's way out.
-    fn attach_uplink(&mut self) {
-        let Some(uplink) = &self.uplink else { return };
-        let (Some(socket), Some(view), Some(attachment)) = (uplink.socket(), uplink.to_pipeline(), uplink.attachment()) else {
-            return;
-        };
-        let (queues, writer, id) = (socket.queues().to_vec(), socket.writer().clone(), uplink.id);
-        let (at, count) = (self.ports.len(), self.readers);
-        self.tell_workers(|worker| Command::Attach {
-            id,
-            attachment,
-            port: Box::new(view.clone()),
-            rx: queue_to_read(&queues, at, worker, count, self.workers.len()).map(Source::Packet),
-            tx: Sink::Packet(writer.clone()),
-        });
-        self.route();
-    }
-
-    fn route(&self) {
-        if let Some(router) = &self.router {
-            self.tell_workers(|_| Command::Route(router.routing()));
-        }
-    }
-
-    fn look_at_uplink(&mut self, now: Timestamp, in_any_case: bool) {
-        let Some(uplink) = &mut self.uplink else { return };
-        uplink.hear(now);
-        match uplink.look(now, in_any_case) {
-            UplinkFound::Same => {}
-            UplinkFound::Gone => self.lose_uplink(),
-            UplinkFound::Changed => {
-                let (id, mtu) = (uplink.id, uplink.state().map_or(0, |state| state.mtu));
-                tracing::info!("{} changed", uplink.interface);
-                self.follow_uplink(now);
-                self.tell_workers(|_| Command::Mtu { id, mtu });
-                self.route();
-            }
-            UplinkFound::Back => {
-                tracing::info!("{} is back", uplink.interface);
-                self.follow_uplink(now);
-                self.attach_uplink();
-            }
-        }
-    }
-
-    fn follow_uplink(&mut self, now: Timestamp) {
-        if let (Some(router), Some(uplink)) = (&mut self.router, &mut self.uplink)
-            && let Err(error) = router.follow(uplink, now)
-        {
-            tracing::warn!("{error:#}");
-        }
-    }
-
-    /// The uplink's interface is gone: no way out until it is back.
-    fn lose_uplink(&mut self) {
-        let Some(uplink) = &mut self.uplink else { return };
-        uplink.lose();
-        let id = uplink.id;
-        tracing::warn!("{} is gone", uplink.interface);
-        self.tell_workers(|_| Command::Detach(id));
-        self.forget(id);
-        self.follow_uplink(self.clock.now());
-        self.route();
-    }
-
-    /// A port's device is gone: its entries too, and all else goes on.
-    fn detach(&mut self, id: PortId) {
-        let port = &self.ports[id.index()];
-        match port.config.slot() {
-            Some(_) => tracing::info!("{}: the guest is gone", port.name()),
-            None => tracing::warn!("{} is gone", port.name()),
-        }
-        self.tell_workers(|_| Command::Detach(id));
-        self.forget(id);
-    }
-
     /// Flushes a port's MAC entries, and once more at the next tick: a worker may just be learning from
     /// its last frames.
     fn forget(&mut self, id: PortId) {
         self.table.flush(Some(id), None);
-        self.stale.push(id);
-    }
-
-    fn change_link(&mut self, id: PortId, link: &LinkState) {
-        tracing::info!("{}: link {}, mtu {}", self.ports[id.index()].name(), if link.up { "up" } else { "down" }, link.mtu);
-        self.tell_workers(|_| Command::Mtu { id, mtu: link.mtu });
-        if !link.up {
-            self.forget(id);
+        // A guest may come and go a thousand times a second.
+        if !self.stale.contains(&id) {
+            self.stale.push(id);
         }
     }
 
@@ -515,108 +351,10 @@ impl Daemon {
     }
 }
 
-/// The uplink and the router, as far as they are asked for; there are so many ports at most.
-fn open_uplink(config: &Config, ports: usize, clock: Clock) -> anyhow::Result<(Option<UplinkPort>, Option<RouterControl>)> {
-    let id = PortId(config.ports.len() as u16);
-    let queues = queues_of(config.ports.len(), config.readers, config.workers);
-    let mut uplink = match config.uplink_interface() {
-        Some(name) => {
-            let nat = config.router.as_ref().and_then(|router| router.uplink.as_ref());
-            let macs = nat.map_or_else(Vec::new, RouterControl::own_macs);
-            Some(UplinkPort::open(id, name, queues, config.bridge_uplink.is_some(), macs).map_err(without_interface)?)
-        }
-        None => None,
-    };
-    let Some(router) = &config.router else { return Ok((uplink, None)) };
-    let mut router = RouterControl::new(router.clone(), ports, config.tunnel_ports(), random_seed()?)?;
-    if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
-        router.start(uplink, clock.now())?;
-    }
-    Ok((uplink, Some(router)))
-}
-
 fn warn(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-}
-
-/// What leaves by a port of the bridge would come in there and be sent into the tunnel once more.
-fn check_way_out(tunnels: &TunnelControl, name: &str) -> anyhow::Result<()> {
-    let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
-    let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
-    match tunnels.leaves_from(&addresses) {
-        Some(tunnel) => anyhow::bail!(
-            "tunnel {tunnel} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
-             give the tunnel another interface, or route into it (--uplink {name})"
-        ),
-        None => Ok(()),
-    }
-}
-
-/// The error, with the name of the interface that was probably meant.
-fn without_interface(error: PacketError) -> anyhow::Error {
-    if let PacketError::NoInterface { name } = &error
-        && let Ok(names) = netio::link::names()
-        && let Some(close) = nearest(name, names.iter().map(String::as_str))
-    {
-        return anyhow::anyhow!("{error}; did you mean '{close}'?");
-    }
-    error.into()
-}
-
-/// Is this the worker that reads a port of one queue?
-fn is_read_by(port: usize, worker: usize, workers: usize) -> bool {
-    port % workers == worker
-}
-
-/// Which of a port's queues this worker reads: workers take ports in turn, and where there are more
-/// workers than ports, the port's next queue.
-fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Q> {
-    if workers <= ports {
-        return (port % workers == worker).then(|| queues[0].clone());
-    }
-    (worker % ports == port).then(|| queues[worker / ports].clone())
-}
-
-fn summary_head(config: &Config) -> String {
-    format!(
-        "bridge br0: {}, {}, MAC table of {} entries, ageing {} s\n",
-        count_of(config.ports.iter().filter(|port| port.is_bridged()).count(), "port"),
-        count_of(config.workers, "worker"),
-        config.mac_table_size,
-        config.mac_aging_time
-    )
-}
-
-/// "1 port", "2 ports".
-fn count_of(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// " in namespace blue"; empty for our own.
-fn place_of(port: &PortConfig) -> String {
-    let netns = port.link().and_then(|(_, netns)| netns);
-    netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))
-}
-
-/// The error, with the name of the namespace or interface that was probably meant.
-fn with_nearest(error: DeviceError) -> anyhow::Error {
-    let error = match error {
-        DeviceError::Packet(error) => return without_interface(error),
-        DeviceError::Tap(error) => error,
-        error => return error.into(),
-    };
-    if let TapError::Namespace { netns, .. } = &error
-        && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)
-    {
-        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        if let Some(close) = nearest(&netns.to_string(), names.iter().map(String::as_str)) {
-            let hint = format!("{error}; did you mean '{close}'?");
-            return anyhow::anyhow!(hint);
-        }
-    }
-    error.into()
 }
 
 /// The MAC table's hash key: new with each start.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use vswitch::NewSource;
 
-use super::{Daemon, queue_to_read};
+use super::Daemon;
+use super::ports::queue_to_read;
 use crate::tunnel::PeerControl;
 use crate::worker::{Command, Sink};
 

@@ -4,7 +4,7 @@ use tunnel::Protocol;
 use tunnel::mtu::MIN_MTU_IPV6;
 
 use super::TunnelControl;
-use crate::config::PortConfig;
+use crate::config::{DeviceConfig, PortConfig};
 
 /// The longest packet that all peers can be sent, in bytes, and what is to be thought over.
 pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig]) -> (Option<u32>, Vec<String>) {
@@ -25,15 +25,18 @@ pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig]) -> (Opt
         ));
     }
     for port in ports.iter().filter(|port| port.is_bridged()) {
-        if let Some(own) = port.mtu().filter(|own| *own > mtu) {
-            warnings.push(format!(
-                "{} has mtu={own}, but frames to {} of tunnel {} hold packets of {mtu} bytes: what is longer is cut or refused there; \
-                 use mtu={mtu}, or leave it out",
-                port.name,
-                peer.address,
-                tunnels.line_of(peer).name
-            ));
-        }
+        // Said once of all places for guests of one path.
+        let (Some(title), Some(own)) = (port.title(), port.mtu().filter(|own| *own > mtu)) else { continue };
+        let fix = match port.device {
+            DeviceConfig::Tap { .. } | DeviceConfig::Packet(_) => format!("use mtu={mtu}, or leave it out"),
+            DeviceConfig::Stream(_) | DeviceConfig::Dgram(_) => format!("use mtu={mtu} here and in the guest"),
+        };
+        warnings.push(format!(
+            "{title} has mtu={own}, but frames to {} of tunnel {} hold packets of {mtu} bytes: what is longer is cut or refused \
+             there; {fix}",
+            peer.address,
+            tunnels.line_of(peer).name
+        ));
     }
     (Some(mtu), warnings)
 }

@@ -15,6 +15,9 @@ mod fairness;
 mod frames;
 mod gateway;
 mod guest;
+mod guest_image;
+mod guest_machine;
+mod guest_qemu;
 mod host;
 mod hostile;
 mod kernel;
@@ -30,6 +33,7 @@ mod nat_tcp;
 mod packets;
 mod path;
 mod ports;
+mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         hostile::trials(),
         ports::trials(),
         ports_socket::trials(),
+        ports_matrix::trials(),
         tunnel::trials(),
         tunnel_kernel::trials(),
         tunnel_mesh::trials(),
@@ -92,6 +97,7 @@ fn main() -> ExitCode {
         tunnel_router::trials(),
         tunnel_udp::trials(),
         tunnel_ovs::trials(),
+        guest_qemu::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -76,15 +76,15 @@ impl Carrier {
         poll(&mut waiting, Some(&PATIENCE)).expect("waited");
         let [card, cable] = waiting.map(|fd| !fd.revents().is_empty());
         if card {
-            self.from_card();
+            self.take_from_card();
         }
         if cable {
-            self.from_cable();
+            self.take_from_cable();
         }
     }
 
     /// As much as a card has at hand; a switch that takes none of it in time loses it.
-    fn from_card(&mut self) {
+    fn take_from_card(&mut self) {
         while let Ok(len) = rustix::io::read(self.card.queues()[0].as_fd(), &mut self.buffer) {
             let frame = &self.buffer[VNET_LEN..len];
             match &mut self.cable {
@@ -100,7 +100,7 @@ impl Carrier {
         }
     }
 
-    fn from_cable(&mut self) {
+    fn take_from_cable(&mut self) {
         match &mut self.cable {
             Cable::Tap(tap) => {
                 while let Ok(len) = rustix::io::read(tap.queues()[0].as_fd(), &mut self.buffer) {

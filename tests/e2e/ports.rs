@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
 use packet::MacAddr;
 
+use crate::exchange::Echo;
 use crate::frames::{DOT1Q, frame, is_ours, station, tagged};
 use crate::host::{Host, Ip};
 use crate::monitor::{Cable, Monitor, hold_tap};
@@ -25,13 +28,15 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("ports/held_tap_joined_from_its_network_side", held_tap_joined_from_its_network_side),
         trial("ports/host_is_silent_on_a_held_tap", host_is_silent_on_a_held_tap),
         trial("ports/attach_auto", attach_auto),
+        trial("ports/monitor_gone_and_back", || monitor_gone_and_back("--tap", "held:attach=auto")),
+        trial("ports/monitor_gone_and_back_packet", || monitor_gone_and_back("--port", "packet:held")),
         trial("ports/wrong_ports_exit_2", wrong_ports_exit_2),
         trial("ports/missing_devices_exit_1", missing_devices_exit_1),
     ]
 }
 
 /// The switch's machine, and a host at the other end of a veth; both ends are up.
-fn at_a_veth(machine: &Host, inner: &str, host: &Host) {
+pub(crate) fn at_a_veth(machine: &Host, inner: &str, host: &Host) {
     machine.inside(|| link::add_pair(inner, host.name(), Some(host.netns().as_fd())));
     machine.inside(|| link::set(link::get(inner)?.index, Change { up: Some(true), ..Change::default() }));
     host.set_link(Change { up: Some(true), ..Change::default() });
@@ -167,7 +172,7 @@ fn host_is_silent_on_a_held_tap() {
     // An address says that the host is to be heard there.
     machine.inside(|| link::add_address(link::get("held")?.index, Host::address(Ip::V4, 9), 24));
     let switch = start(&machine, &["--port", "packet:held"]);
-    assert!(switch.has_logged("held has an IPv4 address of the host's"));
+    wait::until("a word about it", || switch.has_logged("held has an IPv4 address of the host's").then_some(()));
     assert_eq!(state("held"), before);
     switch.finish();
 }
@@ -178,7 +183,9 @@ fn attach_auto() {
     let held = hold_tap(&machine, "held", true);
     let tap = format!("held:attach=auto,free:attach=auto,{}", other.port(""));
     let switch = start(&machine, &["--tap", &tap]);
-    assert!(switch.has_logged("held: held by another process, so it is joined as packet:held"));
+    wait::until("a word about it", || {
+        switch.has_logged("held: held by another process, so it is joined as packet:held").then_some(())
+    });
     assert!(!switch.has_logged("free: held"));
     let _monitor = Monitor::of(&guest, Cable::Tap(held));
     guest.configure(1);
@@ -190,6 +197,27 @@ fn attach_auto() {
     let ended = run(&machine, &["--tap", "mine"]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.log.contains("join it from its network side with --port packet:mine"), "{ended:?}");
+}
+
+/// A TAP that ends with its monitor is left to the next one, and joined again when that has made it.
+fn monitor_gone_and_back(flag: &str, port: &str) {
+    let (machine, guest, other) = (Host::new("machine"), Host::new("guest"), Host::new("other"));
+    let mut held = hold_tap(&machine, "held", true);
+    let switch = start(&machine, &["--tap", &other.port(""), flag, port]);
+    other.configure(2);
+    for _ in 0..3 {
+        let monitor = Monitor::of(&guest, Cable::Tap(held));
+        guest.configure(1);
+        let echo = Echo::on(&other, Ip::V4, 2);
+        echo.asked_from(&guest, Ip::V4, 1).ask_within(Duration::from_millis(200), 50);
+        drop(monitor);
+        // Long enough for the switch to look for it a few times.
+        wait::until("its end", || (switch.report().table("entries") <= 1).then_some(()));
+        thread::sleep(Duration::from_millis(500));
+        assert!(!machine.inside(link::names).contains(&"held".to_owned()), "the switch has made one itself");
+        held = hold_tap(&machine, "held", true);
+    }
+    switch.finish();
 }
 
 fn run(machine: &Host, args: &[&str]) -> Ended {

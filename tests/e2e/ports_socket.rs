@@ -2,20 +2,23 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
 use packet::MacAddr;
 
-use crate::exchange::Echo;
+use crate::exchange::{Background, Echo};
 use crate::frames::{frame, station};
 use crate::guest::{Directory, StreamGuest, dgram_guest, framed, recv_dgram};
 use crate::host::{Host, Ip};
-use crate::ports::start;
+use crate::monitor::{Cable, Monitor, hold_tap};
+use crate::ports::{at_a_veth, start};
+use crate::site::{FAR, GATEWAY, Mode, Plan, connect, default_route, give, guest_address, listen_on, ping};
 use crate::switch::{Switch, daemon, run_inside};
+use crate::transfer::transfer_through;
 use crate::{trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -31,6 +34,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("ports/stream_client", stream_client),
         trial("ports/stream_over_tcp", stream_over_tcp),
         trial("ports/stream_tcp_client", stream_tcp_client),
+        trial("ports/stream_tcp_guest_is_late", stream_tcp_guest_is_late),
+        trial("ports/stream_flapping_guests", stream_flapping_guests),
+        trial("ports/guests_reach_the_world", guests_reach_the_world),
         trial("ports/dgram_frames_each_way", dgram_frames_each_way),
         trial("ports/dgram_follows_who_sent_last", dgram_follows_who_sent_last),
         trial("ports/dgram_slow_guest", dgram_slow_guest),
@@ -48,7 +54,7 @@ fn hello(from: u32) -> Vec<u8> {
 }
 
 /// A guest with a place: it has been answered to. `from` is its station.
-fn seated(switch: &Switch, path: &std::path::Path, place: &str) -> StreamGuest<std::os::unix::net::UnixStream> {
+fn seated(switch: &Switch, path: &std::path::Path, place: &str) -> StreamGuest<UnixStream> {
     let guest = StreamGuest::at(path);
     let line = format!("{}#{place}: ", path.display());
     wait::until("its place", || switch.has_logged(&line).then_some(()));
@@ -105,7 +111,7 @@ fn stream_many_guests() {
     let mut guests: Vec<_> = (1..=40).map(|n| seated(&switch, &path, &n.to_string())).collect();
     let mut late = StreamGuest::at(&path);
     late.is_hung_up_on();
-    assert!(switch.has_logged("all are taken; raise guests="));
+    wait::until("a word about it", || switch.has_logged("all are taken; raise guests=").then_some(()));
     for n in 0..40 {
         guests[n].send(&hello(n as u32));
         for (m, guest) in guests.iter_mut().enumerate().filter(|(m, _)| *m != n) {
@@ -268,13 +274,13 @@ fn stream_client() {
     let switch = start(&machine, &["--port", &port, "--tap", &other.port("")]);
     wait::until("a word about it", || switch.has_logged("no guest yet").then_some(()));
     let far = other.raw();
-    for _ in 0..3 {
+    for round in 10..13 {
         let listener = UnixListener::bind(&path).expect("bound");
         let (stream, _) = listener.accept().expect("it comes");
         let mut guest = StreamGuest::new(stream);
         wait::until("a frame from it", || {
-            guest.send(&hello(1));
-            far.recv().filter(|frame| *frame == hello(1))
+            guest.send(&hello(round));
+            far.recv().filter(|frame| *frame == hello(round))
         });
         far.send(&hello(2)).expect("sent");
         assert_eq!(guest.recv(), hello(2));
@@ -313,18 +319,116 @@ fn stream_tcp_client() {
     loopback_up(&machine);
     let switch = start(&machine, &["--port", "stream:127.0.0.1:5555:mode=client", "--tap", &other.port("")]);
     let far = other.raw();
-    for _ in 0..2 {
+    for round in 10..12 {
         let listener = machine.inside(|| TcpListener::bind("127.0.0.1:5555"));
         let (stream, _) = listener.accept().expect("it comes");
         let mut guest = StreamGuest::new(stream);
         wait::until("a frame from it", || {
-            guest.send(&hello(1));
-            far.recv().filter(|frame| *frame == hello(1))
+            guest.send(&hello(round));
+            far.recv().filter(|frame| *frame == hello(round))
         });
         far.send(&hello(2)).expect("sent");
         assert_eq!(guest.recv(), hello(2));
     }
     switch.finish();
+}
+
+/// A connection that gets no answer is given up and tried again.
+fn stream_tcp_guest_is_late() {
+    let (machine, guest_host, other) = (machine(), Host::quiet("a"), Host::quiet("other"));
+    at_a_veth(&machine, "va", &guest_host);
+    machine.inside(|| link::add_address(link::get("va")?.index, Host::address(Ip::V4, 9), 24));
+    let address = format!("{}:5555", Host::address(Ip::V4, 1));
+    let switch = start(&machine, &["--port", &format!("stream:{address}:mode=client"), "--tap", &other.port("")]);
+    let far = other.raw();
+    // Nobody answers the switch's ARP request before.
+    std::thread::sleep(Duration::from_millis(300));
+    guest_host.configure(1);
+    let listener = guest_host.inside(|| TcpListener::bind(&address));
+    let (stream, _) = listener.accept().expect("it comes");
+    let mut guest = StreamGuest::new(stream);
+    wait::until("a frame from it", || {
+        guest.send(&hello(1));
+        far.recv().filter(|frame| *frame == hello(1))
+    });
+    far.send(&hello(2)).expect("sent");
+    assert_eq!(guest.recv(), hello(2));
+    switch.finish();
+}
+
+/// Guests that come and go as fast as they can, some in the middle of a frame, harm no others and leave nothing
+/// behind.
+fn stream_flapping_guests() {
+    let (machine, directory) = (machine(), Directory::new());
+    let (a, b) = (Host::new("a"), Host::new("b"));
+    let (path, port) = (directory.path("s"), format!("stream:{}:guests=4", directory.text("s")));
+    let taps = [a.port(""), b.port("")].join(",");
+    let switch = start(&machine, &["--port", &port, "--tap", &taps]);
+    a.configure(1);
+    b.configure(2);
+    let before = switch.descriptors();
+    let echo = Echo::on(&b, Ip::V4, 2);
+    let mut asker = echo.asked_from(&a, Ip::V4, 1);
+    let flapping: Vec<Background> = (0..2)
+        .map(|n| {
+            let path = path.clone();
+            let mut round = n;
+            Background::run(move || {
+                round += 2;
+                let Ok(mut guest) = UnixStream::connect(&path) else { return };
+                let bytes = framed(&frame(MacAddr::BROADCAST, station(1000 + round), &[0x55; 900]));
+                let _ = guest.write_all(&bytes[..bytes.len() - round as usize % 3 * 100]);
+            })
+        })
+        .collect();
+    for _ in 0..2000 {
+        asker.ask();
+    }
+    assert!(flapping.iter().all(|guest| guest.rounds() > 50));
+    flapping.into_iter().for_each(Background::end);
+    wait::until("the end of all connections", || (switch.descriptors() == before).then_some(()));
+    wait::until("the end of their entries", || (switch.report().table("entries") <= 2).then_some(()));
+    let mut guest = StreamGuest::at(&path);
+    guest.send(&hello(1));
+    switch.settle("its frame", |report| report.table("entries") == 3);
+    switch.finish();
+}
+
+/// By every kind of port, behind the router.
+fn guests_reach_the_world() {
+    let directory = Directory::new();
+    let (stream, dgram) = (directory.path("s"), directory.path("d"));
+    let plan = Plan::new(Mode::Own, 1);
+    let held = std::cell::Cell::new(None);
+    let site = plan
+        .args(&["--port", &format!("stream:{}", stream.display()), "--port", "packet:held"])
+        .args(&["--port", &format!("dgram:{}", dgram.display())])
+        .first(|site| held.set(Some(hold_tap(&site.machine, "held", true))))
+        .start();
+    let guests = ["stream", "held", "dgram"].map(Host::quiet);
+    let cables = [
+        Cable::Stream(UnixStream::connect(&stream).expect("connected")),
+        Cable::Tap(held.take().expect("a TAP")),
+        Cable::Dgram(dgram_guest(&directory.path("guest"), &dgram)),
+    ];
+    let _monitors: Vec<Monitor> = guests.iter().zip(cables).map(|(guest, cable)| Monitor::of(guest, cable)).collect();
+    let listener = listen_on(&site.outside, FAR, 80);
+    for (guest, n) in guests.iter().zip(2..) {
+        give(guest, guest_address(n), 24);
+        default_route(guest, GATEWAY);
+        wait::until("the gateway", || guest.try_inside(|| TcpStream::connect((FAR, 80))).ok());
+        listener.accept().expect("that one");
+        assert_eq!(ping(guest, FAR, u16::from(n)), (FAR, 63));
+        let (near, far, peer) = connect(guest, &listener, SocketAddrV4::new(FAR, 80));
+        assert_eq!(*peer.ip(), site.address());
+        transfer_through(near, far, true);
+        // And guests of other kinds.
+        let here = listen_on(site.guest(1), guest_address(1), 81);
+        let (near, far, peer) = connect(guest, &here, SocketAddrV4::new(guest_address(1), 81));
+        assert_eq!(*peer.ip(), guest_address(n));
+        transfer_through(near, far, true);
+    }
+    site.finish();
 }
 
 fn dgram_frames_each_way() {
@@ -364,13 +468,14 @@ fn dgram_follows_who_sent_last() {
     for n in 0..3 {
         let guest = dgram_guest(&directory.path(&format!("guest{n}")), &path);
         guest.send(b"VFKT").expect("sent");
-        switch.settle("no frame", |report| report.dropped(&name, "runt") == n + 1);
+        switch.settle("no frame", |report| report.dropped(&name, "runt") == 2 * n + 1);
         far.send(&hello(2)).expect("sent");
         assert_eq!(recv_dgram(&guest), hello(2));
         guest.send(&hello(1)).expect("sent");
         assert_eq!(wait::until("a frame", || far.recv()), hello(1));
-        // Longer than any frame.
-        let _ = guest.send(&[0xff; 69_000]);
+        // Longer than any frame, which is none either.
+        guest.send(&[0xff; 69_000]).expect("sent");
+        switch.settle("no frame", |report| report.dropped(&name, "runt") == 2 * n + 2);
     }
     // A socket without a path cannot be answered, and is heard all the same.
     let nameless = UnixDatagram::unbound().expect("a socket");

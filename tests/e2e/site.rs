@@ -185,7 +185,8 @@ impl Site {
         self.switch = Some(Switch::start_inside(netns, &self.args));
     }
 
-    fn configure_guests(&self) {
+    /// Gives guests' kernels their addresses, once their TAPs are there.
+    pub(crate) fn configure_guests(&self) {
         for (guest, n) in self.guests.iter().zip(1..) {
             give(guest, guest_address(n), 24);
             default_route(guest, GATEWAY);

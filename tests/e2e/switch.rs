@@ -82,6 +82,11 @@ impl Switch {
         &self.summary
     }
 
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("its descriptors").count()
+    }
+
     /// Has it logged such a line?
     pub(crate) fn has_logged(&self, text: &str) -> bool {
         self.log.lock().expect("the log").iter().any(|line| line.contains(text))

@@ -133,13 +133,14 @@ pub(crate) fn transfer_through(mut near: TcpStream, mut far: TcpStream, both_way
     });
 }
 
-fn send_all(stream: &mut TcpStream) {
+/// Sends those 10 MB.
+pub(crate) fn send_all(stream: &mut TcpStream) {
     stream.write_all(pattern()).expect("sent");
     stream.shutdown(std::net::Shutdown::Write).expect("shut down");
 }
 
-/// Everything is compared as it comes, so that a difference is found where it begins.
-fn receive_all(stream: &mut TcpStream) {
+/// Receives them. Everything is compared as it comes, so that a difference is found where it begins.
+pub(crate) fn receive_all(stream: &mut TcpStream) {
     let mut bytes = vec![0; 256 * 1024];
     let mut at = 0;
     loop {
@@ -158,7 +159,7 @@ fn receive_all(stream: &mut TcpStream) {
 }
 
 /// Bytes without a period that a lost or doubled piece could hide in (xorshift).
-fn pattern() -> &'static [u8] {
+pub(crate) fn pattern() -> &'static [u8] {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
     PATTERN.get_or_init(|| {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;

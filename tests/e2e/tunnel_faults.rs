@@ -139,10 +139,11 @@ fn device_missing_at_the_start() {
 /// What floods into the tunnel would come out of it again, and so on.
 fn a_tunnel_by_its_own_bridge() {
     let underlay = Underlay::pair(Ip::V4);
-    let uplink = ["--uplink", "u1", "--uplink-mode", "bridge"];
-    let args = [&["--tap", "tap0", "--vxlan", "vni=42,remote=192.0.2.2"][..], &uplink].concat();
-    let ended = refused(underlay.machine(1), &args);
-    assert!(ended.log.contains("vxlan42") && ended.log.contains("u1"), "{ended:?}");
+    for port in [&["--uplink", "u1", "--uplink-mode", "bridge"][..], &["--port", "packet:u1"]] {
+        let args = [&["--tap", "tap0", "--vxlan", "vni=42,remote=192.0.2.2"][..], port].concat();
+        let ended = refused(underlay.machine(1), &args);
+        assert!(ended.log.contains("vxlan42") && ended.log.contains("u1"), "{ended:?}");
+    }
 }
 
 /// It says so, and takes nothing from the one that has it.

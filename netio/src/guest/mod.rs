@@ -15,6 +15,7 @@
 //! *A peer is a stranger.* It may send any length, stop in the middle, or never read. It costs its connection's
 //! buffers, which are there from the start, and nobody waits for it.
 
+pub mod connection;
 pub mod dgram;
 pub mod stream;
 
@@ -35,8 +36,9 @@ use thiserror::Error;
 
 use crate::reservation::{PortProtocol, process_of_port, process_of_socket};
 
+pub use connection::{Listener, Peer, Stream};
 pub use dgram::{Dgram, DgramQueue, DgramReceiver};
-pub use stream::{Listener, Peer, Stream, StreamReader, StreamWriter};
+pub use stream::{StreamReader, StreamWriter};
 
 /// Rights of a socket file: its owner and its group may connect.
 const MODE: u32 = 0o660;

@@ -22,22 +22,17 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use packet::batch::MAX_FRAME_LEN;
 use packet::{Batch, VNET_LEN, VnetHeader};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, bind, connect,
-    getpeername, getsockname, listen, recv, sendmsg, shutdown, sockopt,
-};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown};
 
-use super::{Address, GuestError, MAX_PIECES, SocketFile, body, checked, io_error, open_socket, tcp_error, unix_address, widen};
-use crate::option;
+use super::connection::Stream;
+use super::{MAX_PIECES, body, checked};
 use crate::poll::{Poller, Writable};
 use crate::tap::Received;
 
@@ -55,182 +50,16 @@ const _: () = assert!(MAX_LEFT > PREFIX_LEN + MAX_FRAME_LEN);
 /// Frames of one call, at most.
 const MAX_BURST: usize = 64;
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
-
-/// A host at the other end of a TCP connection that says nothing for so long is asked, so often, whether it is there.
-const SILENCE: Duration = Duration::from_secs(30);
-const ASK_EVERY: Duration = Duration::from_secs(10);
-const ASK_TIMES: u32 = 3;
-
-/// Where guests connect to.
-#[derive(Debug)]
-pub struct Listener {
-    socket: OwnedFd,
-    address: Address,
-    _file: Option<SocketFile>,
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Listener {
-    /// Listens there; a socket file that nobody listens to any more is replaced.
-    pub fn open(address: &Address) -> Result<Listener, GuestError> {
-        match address {
-            Address::Unix(path) => {
-                let failed = |what| move |errno| io_error(path, what, errno);
-                let socket = open_socket(AddressFamily::UNIX, SocketType::STREAM).map_err(failed("opening a socket"))?;
-                let file = SocketFile::bind(socket.as_fd(), path)?;
-                listen(&socket, BACKLOG).map_err(failed("listening"))?;
-                Ok(Listener { socket, address: address.clone(), _file: Some(file) })
-            }
-            Address::Tcp(local) => {
-                let failed = |what| move |errno| tcp_error(*local, what, errno);
-                let socket = open_socket(family(local.ip()), SocketType::STREAM).map_err(failed("opening a socket"))?;
-                // Connections of the switch before this one do not hold the port.
-                sockopt::set_socket_reuseaddr(&socket, true).map_err(failed("SO_REUSEADDR"))?;
-                if local.is_ipv6() {
-                    sockopt::set_ipv6_v6only(&socket, true).map_err(failed("IPV6_V6ONLY"))?;
-                }
-                bind(&socket, local).map_err(failed("binding"))?;
-                listen(&socket, BACKLOG).map_err(failed("listening"))?;
-                let bound = getsockname(&socket).and_then(SocketAddr::try_from).map_err(failed("looking at it"))?;
-                Ok(Listener { socket, address: Address::Tcp(bound), _file: None })
-            }
-        }
-    }
-
-    /// Where it listens; a port that the kernel chose is told.
-    #[must_use]
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// The next connection, if one waits. An error says that there are no more descriptors or no more memory, and
-    /// the connection goes on waiting: so a poller goes on telling of it.
-    pub fn accept(&self) -> io::Result<Option<Stream>> {
-        match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(socket) => Ok(Some(Stream::new(socket, &self.address))),
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-}
-
-/// Who is at the other end.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Peer {
-    /// A process of this host.
-    Process {
-        /// Its number; 0: of a namespace that we do not see into.
-        pid: u32,
-        /// Its name, or nothing.
-        name: String,
-    },
-    /// A host.
-    Host(SocketAddr),
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Process { pid: 0, .. } => out.write_str("a process that we cannot see"),
-            Peer::Process { pid, name } => write!(out, "{name} (process {pid})"),
-            Peer::Host(address) => address.fmt(out),
-        }
-    }
-}
-
-/// A connection. Of TCP one, it may still be on its way: see [`is_connected`](Self::is_connected).
-#[derive(Debug)]
-pub struct Stream {
-    socket: OwnedFd,
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 impl Stream {
-    /// Connects to a guest, or a switch, that listens. Does not wait: a TCP connection comes about afterwards, or
-    /// is [`Received::Gone`].
-    pub fn connect(address: &Address) -> io::Result<Stream> {
-        let (socket, connected) = match address {
-            Address::Unix(path) => {
-                let to = unix_address(path).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-                let socket = open_socket(AddressFamily::UNIX, SocketType::STREAM)?;
-                let connected = connect(&socket, &to);
-                (socket, connected)
-            }
-            Address::Tcp(to) => {
-                let socket = open_socket(family(to.ip()), SocketType::STREAM)?;
-                let connected = connect(&socket, to);
-                (socket, connected)
-            }
-        };
-        match connected {
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(Stream::new(socket, address)),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    fn new(socket: OwnedFd, address: &Address) -> Stream {
-        match address {
-            Address::Unix(_) => widen(&socket),
-            Address::Tcp(_) => {
-                // Without them frames only come later, or the end does.
-                let _ = sockopt::set_tcp_nodelay(&socket, true);
-                let _ = sockopt::set_tcp_keepidle(&socket, SILENCE);
-                let _ = sockopt::set_tcp_keepintvl(&socket, ASK_EVERY);
-                let _ = sockopt::set_tcp_keepcnt(&socket, ASK_TIMES);
-                let _ = sockopt::set_socket_keepalive(&socket, true);
-            }
-        }
-        Stream { socket }
-    }
-
-    /// Is it there? `false`: not yet. An error: it never will be.
-    pub fn is_connected(&self) -> io::Result<bool> {
-        sockopt::socket_error(&self.socket)??;
-        match getpeername(&self.socket) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOTCONN) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Who is at the other end, for people to see; `None` where there is nobody yet.
-    #[must_use]
-    pub fn peer(&self) -> Option<Peer> {
-        let address = getpeername(&self.socket).ok()?;
-        if let Some(host) = address.and_then(|address| SocketAddr::try_from(address).ok()) {
-            return Some(Peer::Host(host));
-        }
-        // `struct ucred`: process, user, group.
-        let [pid, ..] = option::get(self.socket.as_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, [0u32; 3]).ok()?;
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Some(Peer::Process { pid, name: name.trim_end().to_owned() })
-    }
-
     /// Its two directions, with all the memory that they will ever use.
     #[must_use]
     pub fn split(self) -> (StreamReader, StreamWriter) {
         let socket = Arc::new(self.socket);
         let left = Mutex::new(Left { bytes: VecDeque::with_capacity(MAX_LEFT), watch: None, armed: false });
         let line = Line { socket: Arc::clone(&socket), left, has_left: AtomicBool::new(false) };
-        let reader = StreamReader { socket, buffer: vec![0; ROOM].into(), start: 0, end: 0, broken: false };
+        let reader = StreamReader { socket, buffer: vec![0; ROOM].into(), start: 0, end: 0 };
         (reader, StreamWriter(Arc::new(line)))
     }
-}
-
-fn family(ip: IpAddr) -> AddressFamily {
-    if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
 /// What a peer sends. One worker reads it. Dropped, it ends the connection.
@@ -240,8 +69,6 @@ pub struct StreamReader {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    /// There was a length that no frame can have.
-    broken: bool,
 }
 
 impl fmt::Debug for StreamReader {
@@ -293,10 +120,8 @@ impl StreamReader {
                     self.start = at + len;
                 }
                 Front::Part => return Received::Drained,
-                Front::Nonsense => {
-                    self.broken = true;
-                    return Received::Gone;
-                }
+                // It stays at the front, so nothing is read any more.
+                Front::Nonsense => return Received::Gone,
             }
         }
     }
@@ -319,11 +144,10 @@ impl StreamReader {
     /// One read, behind the part of a frame that is there. There is always room, since a part is less than the
     /// longest frame.
     fn read(&mut self) -> Result<(), Received> {
-        if self.broken {
-            return Err(Received::Gone);
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
         }
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
         match recv(&self.socket, &mut self.buffer[self.end..], RecvFlags::DONTWAIT) {
             Ok((0, _)) => Err(Received::Gone),
             Ok((len, _)) => {
@@ -393,7 +217,7 @@ impl StreamWriter {
     }
 
     /// Sends many frames, each with a virtio-net header first, and tells, frame by frame and in order, how it went:
-    /// see [`send`](Self::send).
+    /// see [`send`](Self::send). Other workers wait while it tells.
     pub fn send_many(&self, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), Errno>)) {
         for frames in frames.chunks(MAX_BURST) {
             let mut prefixes = [[0; PREFIX_LEN]; MAX_BURST];

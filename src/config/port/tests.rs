@@ -109,7 +109,7 @@ fn bad_input_is_answered_with_the_fix() {
         ("packet:eth0:vlan=10:vlan=10", "'vlan' is given twice"),
         ("packet:eth0:mtu=67", "mtu is a number from 68 to 65521, not '67'"),
         ("stream:", "there is no path: name the socket"),
-        ("stream:/run/a:gets=3", "unknown key 'gets'; there are vlan"),
+        ("stream:/run/a:gro=on", "unknown key 'gro'; there are vlan"),
         ("stream:/run/a:guest=3", "unknown key 'guest': did you mean 'guests'?"),
         ("stream:/run/a:guests=0", "guests is a number from 1 to 1000, not '0'"),
         ("stream:/run/a:guests=2:guests=2", "'guests' is given twice"),

@@ -134,7 +134,7 @@ fn bad_ip_tunnels_are_answered_with_the_fix() {
         ("route=10.1.0.0/16@192.0.2.2", "which device? Add tun="),
         ("tun=,route=10.1.0.0/16@192.0.2.2", "a TUN needs a name"),
         ("tun=t@,route=10.1.0.0/16@192.0.2.2", "no namespace after '@'"),
-        ("tun=tap0,route=10.1.0.0/16@192.0.2.2", "tap0 is a TAP port of the bridge: use another name"),
+        ("tun=tap0,route=10.1.0.0/16@192.0.2.2", "tap0 is a port of the bridge: use another name"),
         ("tun=t,route=10.1.0.0/16", "'10.1.0.0/16' is not CIDR@ADDR"),
         ("tun=t,route=10.1.0.1/16@192.0.2.2", "10.1.0.1/16 is an address, not a network: write 10.1.0.0/16"),
         ("tun=t,route=10.1.0.0@192.0.2.2", "10.1.0.0 has no prefix length"),
@@ -277,7 +277,8 @@ fn without_a_bridge_only_ip_is_carried() {
         ..Flags::default()
     };
     let alone = Config::from_flags(&flags(&["tun=t,route=10.1.0.0/16@192.0.2.2"], &[])).unwrap();
-    assert_eq!((alone.ports.len(), alone.ip_tunnels.len(), alone.workers), (0, 1, 1));
+    assert_eq!((alone.ports.len(), alone.ip_tunnels.len(), alone.readers), (1, 1, 2));
+    assert!(!alone.ports[0].is_bridged());
     let said = Config::from_flags(&flags(&[], &["vni=1,remote=192.0.2.2"])).unwrap_err().to_string();
     assert!(said.contains("name at least one"), "{said}");
 }

@@ -1,0 +1,99 @@
+//! The ports' part of the daemon: their devices go to the workers, and what became of them is looked at.
+
+use netio::LinkState;
+use vswitch::PortId;
+
+use super::Daemon;
+use crate::control::Found;
+use crate::device::Ends;
+use crate::worker::{Command, Sink, Source};
+
+impl Daemon {
+    pub(super) fn look_at_ports(&mut self) {
+        for at in 0..self.ports.len() {
+            self.look_at(at);
+        }
+    }
+
+    pub(super) fn look_for_gone_ports(&mut self) {
+        for at in 0..self.ports.len() {
+            if self.ports[at].retry_at().is_some() {
+                self.look_at(at);
+            }
+        }
+    }
+
+    pub(super) fn look_at(&mut self, at: usize) {
+        let id = self.ports[at].id;
+        match self.ports[at].look(self.clock.now()) {
+            Found::Same => {}
+            Found::Gone => self.detach(id),
+            Found::Link(link) => self.change_link(id, &link),
+            Found::Back => {
+                tracing::info!("{} is back", self.ports[at].name());
+                self.attach(at);
+            }
+        }
+    }
+
+    /// Gives a port's device to the workers: one reads each queue, all may write.
+    pub(super) fn attach(&mut self, at: usize) {
+        let port = &mut self.ports[at];
+        let (Some(mut ends), Some(view), Some(attachment)) = (port.ends(), port.to_pipeline(), port.attachment()) else { return };
+        let (id, count, workers) = (port.id, self.readers, self.workers.len());
+        self.tell_workers(|worker| {
+            let (rx, tx) = match &mut ends {
+                Ends::Tap(queues) => {
+                    let rx = queue_to_read(queues, at, worker, count, workers).map(Source::Tap);
+                    (rx, Sink::Tap(queues[(worker / count) % queues.len()].clone()))
+                }
+                Ends::Packet(queues, writer) => {
+                    let rx = queue_to_read(queues, at, worker, count, workers);
+                    (rx.map(Source::Packet), Sink::Packet(writer.clone()))
+                }
+                Ends::Stream(reader, writer) => {
+                    let rx = reader.take_if(|_| is_read_by(at, worker, workers));
+                    (rx.map(Source::Stream), Sink::Stream(writer.clone()))
+                }
+                Ends::Dgram(queue) => {
+                    let rx = is_read_by(at, worker, workers).then(|| queue.clone());
+                    (rx.map(Source::Dgram), Sink::Dgram(queue.clone()))
+                }
+            };
+            Command::Attach { id, attachment, port: Box::new(view.clone()), rx, tx }
+        });
+    }
+
+    /// A port's device is gone: its entries too, and all else goes on.
+    pub(super) fn detach(&mut self, id: PortId) {
+        let port = &self.ports[id.index()];
+        match port.config.slot() {
+            Some(_) => tracing::info!("{}: the guest is gone", port.name()),
+            None => tracing::warn!("{} is gone", port.name()),
+        }
+        self.tell_workers(|_| Command::Detach(id));
+        self.forget(id);
+    }
+
+    pub(super) fn change_link(&mut self, id: PortId, link: &LinkState) {
+        tracing::info!("{}: link {}, mtu {}", self.ports[id.index()].name(), if link.up { "up" } else { "down" }, link.mtu);
+        self.tell_workers(|_| Command::Mtu { id, mtu: link.mtu });
+        if !link.up {
+            self.forget(id);
+        }
+    }
+}
+
+/// Is this the worker that reads a port of one queue?
+pub(super) fn is_read_by(port: usize, worker: usize, workers: usize) -> bool {
+    port % workers == worker
+}
+
+/// Which of a port's queues this worker reads: workers take ports in turn, and where there are more
+/// workers than ports, the port's next queue.
+pub(super) fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Q> {
+    if workers <= ports {
+        return (port % workers == worker).then(|| queues[0].clone());
+    }
+    (worker % ports == port).then(|| queues[worker / ports].clone())
+}

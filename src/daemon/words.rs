@@ -1,0 +1,106 @@
+//! What would run and whether it could, for people; and errors that name what was probably meant.
+
+use std::net::Ipv4Addr;
+
+use netio::{PacketError, TapError};
+
+use super::warn;
+use crate::config::{Config, PortConfig, nearest};
+use crate::device::DeviceError;
+use crate::tunnel::TunnelControl;
+
+/// Says what would run and whether it could, without starting or making anything.
+pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
+    print!("{}{}{}", summary_head(config), config.router_summary(), config.tunnel_summary());
+    warn(&config.warnings);
+    let uplink = config.uplink_interface();
+    if let Some(name) = uplink {
+        check_interface(name)?;
+    }
+    for port in &config.ports {
+        if let Some(title) = port.title() {
+            println!("port {title}{}: {}", place_of(port), port.vlan_text);
+        }
+        if let Some((_, Some(netns))) = port.link() {
+            let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
+            netns.id().map_err(error).map_err(with_nearest)?;
+        }
+        if let Some(name) = port.shared_interface() {
+            check_interface(name)?;
+        }
+    }
+    println!("the configuration is good; nothing was started");
+    Ok(())
+}
+
+pub(super) fn check_interface(name: &str) -> anyhow::Result<()> {
+    let checked = netio::link::get(name).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => PacketError::NoInterface { name: name.to_owned() },
+        _ => PacketError::Io { name: name.to_owned(), what: "finding its link", error },
+    });
+    checked.map(drop).map_err(without_interface)
+}
+
+pub(super) fn summary_head(config: &Config) -> String {
+    format!(
+        "bridge br0: {}, {}, MAC table of {} entries, ageing {} s\n",
+        count_of(config.ports.iter().filter(|port| port.is_bridged()).count(), "port"),
+        count_of(config.workers, "worker"),
+        config.mac_table_size,
+        config.mac_aging_time
+    )
+}
+
+/// "1 port", "2 ports".
+pub(super) fn count_of(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// " in namespace blue"; empty for our own.
+pub(super) fn place_of(port: &PortConfig) -> String {
+    let netns = port.link().and_then(|(_, netns)| netns);
+    netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))
+}
+
+/// What leaves by a port of the bridge would come in there and be sent into the tunnel once more.
+pub(super) fn check_way_out(tunnels: &TunnelControl, name: &str) -> anyhow::Result<()> {
+    let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
+    let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
+    match tunnels.leaves_from(&addresses) {
+        Some(tunnel) => anyhow::bail!(
+            "tunnel {tunnel} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
+             give the tunnel another interface, or let guests be routed out by this one (--uplink {name} --uplink-mode nat)"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The error, with the name of the interface that was probably meant.
+pub(super) fn without_interface(error: PacketError) -> anyhow::Error {
+    if let PacketError::NoInterface { name } = &error
+        && let Ok(names) = netio::link::names()
+        && let Some(close) = nearest(name, names.iter().map(String::as_str))
+    {
+        return anyhow::anyhow!("{error}; did you mean '{close}'?");
+    }
+    error.into()
+}
+
+/// The error, with the name of the namespace or interface that was probably meant.
+pub(super) fn with_nearest(error: DeviceError) -> anyhow::Error {
+    let error = match error {
+        DeviceError::Packet(error) => return without_interface(error),
+        DeviceError::Tap(error) => error,
+        error => return error.into(),
+    };
+    if let TapError::Namespace { netns, .. } = &error
+        && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)
+    {
+        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        if let Some(close) = nearest(&netns.to_string(), names.iter().map(String::as_str)) {
+            let hint = format!("{error}; did you mean '{close}'?");
+            return anyhow::anyhow!(hint);
+        }
+    }
+    error.into()
+}
