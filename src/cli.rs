@@ -1,5 +1,7 @@
 //! The command line: words only. What they mean together is the configuration's business.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas between. NETNS is a name under /run/netns, \
@@ -54,8 +56,11 @@ pub(crate) enum Command {
 }
 
 /// What the switch is to be.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Flags {
+    /// TOML with all that the flags say; flags add to it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// The TAP ports; [`TAP_HELP`] for people.
     #[arg(long, value_name = "TAP,...", help = TAP_HELP)]
     pub(crate) tap: Vec<String>,
@@ -95,15 +100,15 @@ pub(crate) struct Flags {
     /// Threads that carry frames [default: one per core, at most one per port and uplink]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<usize>,
-    /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50)]
-    pub(crate) busy_poll: u32,
-    /// Most addresses that the bridge learns, 10 to 1,000,000
-    #[arg(long, value_name = "ENTRIES", default_value_t = 8192)]
-    pub(crate) mac_table_size: usize,
-    /// Seconds until an address that was not seen again is forgotten, 1 to 86,400
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub(crate) mac_aging_time: u32,
+    /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never [default: 50]
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(crate) busy_poll: Option<u32>,
+    /// Most addresses that the bridge learns, 10 to 1,000,000 [default: 8192]
+    #[arg(long, value_name = "ENTRIES")]
+    pub(crate) mac_table_size: Option<usize>,
+    /// Seconds until an address that was not seen again is forgotten, 1 to 86,400 [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) mac_aging_time: Option<u32>,
     /// Where vswitchctl finds the switch; none for nowhere [default: /run/vswitchd.sock as root,
     /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
     #[arg(long, value_name = "PATH")]
@@ -111,4 +116,56 @@ pub(crate) struct Flags {
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+impl Flags {
+    /// These and those of a file: what can be given again is added behind the file's, what is given once counts.
+    pub(crate) fn added_to(&self, file: Flags) -> Flags {
+        let behind = |file: Vec<String>, flags: &[String]| [file.as_slice(), flags].concat();
+        let mine = self.clone();
+        Flags {
+            config: mine.config,
+            tap: behind(file.tap, &self.tap),
+            port: behind(file.port, &self.port),
+            uplink: mine.uplink.or(file.uplink),
+            uplink_mode: mine.uplink_mode.or(file.uplink_mode),
+            uplink_address: mine.uplink_address.or(file.uplink_address),
+            uplink_gateway: mine.uplink_gateway.or(file.uplink_gateway),
+            gateway: behind(file.gateway, &self.gateway),
+            publish: behind(file.publish, &self.publish),
+            nat: behind(file.nat, &self.nat),
+            vxlan: behind(file.vxlan, &self.vxlan),
+            udp: behind(file.udp, &self.udp),
+            udp_ip: behind(file.udp_ip, &self.udp_ip),
+            workers: mine.workers.or(file.workers),
+            busy_poll: mine.busy_poll.or(file.busy_poll),
+            mac_table_size: mine.mac_table_size.or(file.mac_table_size),
+            mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
+            control: mine.control.or(file.control),
+            check: self.check,
+        }
+    }
+
+    /// Is this flag given, such as `--tap`?
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        match flag {
+            "--tap" => !self.tap.is_empty(),
+            "--port" => !self.port.is_empty(),
+            "--uplink" => self.uplink.is_some(),
+            "--uplink-mode" => self.uplink_mode.is_some(),
+            "--uplink-address" => self.uplink_address.is_some(),
+            "--uplink-gateway" => self.uplink_gateway.is_some(),
+            "--gateway" => !self.gateway.is_empty(),
+            "--publish" => !self.publish.is_empty(),
+            "--nat" => !self.nat.is_empty(),
+            "--vxlan" => !self.vxlan.is_empty(),
+            "--udp" => !self.udp.is_empty(),
+            "--udp-ip" => !self.udp_ip.is_empty(),
+            "--workers" => self.workers.is_some(),
+            "--busy-poll" => self.busy_poll.is_some(),
+            "--mac-table-size" => self.mac_table_size.is_some(),
+            "--mac-aging-time" => self.mac_aging_time.is_some(),
+            _ => false,
+        }
+    }
 }

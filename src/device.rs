@@ -4,7 +4,8 @@ use std::io;
 
 use netio::guest::{Dgram, DgramQueue, GuestError, Stream, StreamReader, StreamWriter};
 use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
-use netio::{LinkState, Silence, Tap, TapError, link, packet_socket, tap};
+use netio::tap::{self, TapSpec};
+use netio::{LinkState, Silence, Tap, TapError, link, packet_socket};
 use packet::Features;
 use thiserror::Error;
 
@@ -84,13 +85,12 @@ impl Device {
     /// next time.
     pub(crate) fn open(config: &PortConfig, pending: &mut Option<Stream>) -> Result<Option<Device>, DeviceError> {
         Ok(Some(match &config.device {
+            // One of several queues of a device that is held would be given to us, and we would have half of its flows.
+            DeviceConfig::Tap { spec, attach: true } if spec.queues > 1 && is_attached(&spec.name) => {
+                Device::beside_holder(spec)?
+            }
             DeviceConfig::Tap { spec, attach } => match Tap::open(spec) {
-                Err(error) if *attach && is_held(&error, &spec.name) => {
-                    tracing::info!("{}: held by another process, so it is joined as packet:{0}", spec.name);
-                    let (interface, queues) = (spec.name.clone(), spec.queues);
-                    let config = PacketConfig { interface, queues, mtu: spec.mtu, offload: spec.offload };
-                    Device::Packet(Box::new(PacketDevice::open(&config)?))
-                }
+                Err(error) if *attach && is_held(&error, &spec.name) => Device::beside_holder(spec)?,
                 Err(error) => return Err(error.into()),
                 Ok(tap) => {
                     give_address(&tap, config);
@@ -112,6 +112,14 @@ impl Device {
                 Device::connected(connection, config)
             }
         }))
+    }
+
+    /// The network side of a TAP that another process holds.
+    fn beside_holder(spec: &TapSpec) -> Result<Device, DeviceError> {
+        tracing::info!("{}: held by another process, so it is joined as packet:{0}", spec.name);
+        let (interface, queues) = (spec.name.clone(), spec.queues);
+        let config = PacketConfig { interface, queues, mtu: spec.mtu, offload: spec.offload };
+        Ok(Device::Packet(Box::new(PacketDevice::open(&config)?)))
     }
 
     /// A guest that is there.
@@ -251,9 +259,14 @@ fn silence(interface: &str) -> Option<Silence> {
 fn is_held(error: &TapError, name: &str) -> bool {
     match error {
         TapError::Busy { .. } => true,
-        TapError::NotTap { .. } => link::get(name).is_ok_and(|link| link.is_tun && link.carrier),
+        TapError::NotTap { .. } => is_attached(name),
         _ => false,
     }
+}
+
+/// Has somebody its descriptor?
+fn is_attached(name: &str) -> bool {
+    link::get(name).is_ok_and(|link| link.is_tun && link.carrier)
 }
 
 /// A TUN is the host's own, where a TAP is another host's.

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     if let Some(Command::Demo) = cli.command {
         return finish(demo::run());
     }
-    let config = match Config::from_flags(&cli.flags) {
+    let config = match Config::read(&cli.flags) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("vswitchd: {error}");

@@ -59,10 +59,21 @@ pub struct Change<'a> {
     pub mac: Option<MacAddr>,
 }
 
+/// The link with this number; an error if there is none.
+pub fn by_index(index: u32) -> io::Result<Link> {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    link_of(request)
+}
+
 /// The link of this name; `ErrorKind::NotFound` if there is none.
 pub fn get(name: &str) -> io::Result<Link> {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    link_of(request)
+}
+
+fn link_of(request: LinkMessage) -> io::Result<Link> {
     match talk(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST)? {
         Some(RouteNetlinkMessage::NewLink(link)) => Ok(describe(&link)),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel answered a link request with something else")),

@@ -18,7 +18,6 @@ use crate::route;
 /// What was changed of one interface; undone when dropped.
 #[derive(Debug)]
 pub struct Silence {
-    name: String,
     index: u32,
     arp_was_on: bool,
     ipv6_was_on: bool,
@@ -26,13 +25,14 @@ pub struct Silence {
 
 impl Silence {
     /// Silences the host on an interface of the calling thread's namespace. `None` if the host itself has
-    /// an IPv4 address there, and so wants to be heard.
+    /// an address there, IPv4 or IPv6 and more than link-local, and so wants to be heard. (It would lose an IPv6
+    /// address with `disable_ipv6`.)
     pub fn of(name: &str) -> io::Result<Option<Silence>> {
         let link = link::get(name)?;
-        if !route::addresses(link.index)?.is_empty() {
+        if !route::addresses(link.index)?.is_empty() || has_ipv6_address(name) {
             return Ok(None);
         }
-        let mut silence = Silence { name: name.to_owned(), index: link.index, arp_was_on: false, ipv6_was_on: false };
+        let mut silence = Silence { index: link.index, arp_was_on: false, ipv6_was_on: false };
         if link.arp {
             link::set(link.index, Change { arp: Some(false), ..Change::default() })?;
             silence.arp_was_on = true;
@@ -44,17 +44,25 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        // Another interface of that name is not ours to change.
-        if !link::get(&self.name).is_ok_and(|link| link.index == self.index) {
-            return;
-        }
+        // It may have another name by now.
+        let Ok(link) = link::by_index(self.index) else { return };
         if self.arp_was_on {
             let _ = link::set(self.index, Change { arp: Some(true), ..Change::default() });
         }
         if self.ipv6_was_on {
-            let _ = fs::write(disable_ipv6(&self.name), "0");
+            let _ = fs::write(disable_ipv6(&link.name), "0");
         }
     }
+}
+
+/// One that was given to it: all but the link-local ones (scope 0x20), which come by themselves. A line is address,
+/// index, prefix length, scope, flags and name (`if6_seq_show` in `net/ipv6/addrconf.c`).
+fn has_ipv6_address(name: &str) -> bool {
+    let text = fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
+    text.lines().any(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        words.last() == Some(&name) && words.get(3).is_some_and(|scope| *scope != "20")
+    })
 }
 
 /// Was it on?

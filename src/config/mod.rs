@@ -1,6 +1,7 @@
 //! The configuration: what the words mean, checked before anything starts.
 
 pub(crate) mod address;
+mod file;
 pub(crate) mod nat;
 mod port;
 pub(crate) mod publish;
@@ -32,6 +33,11 @@ pub(crate) use words::nearest;
 pub(crate) const MAX_PORTS: usize = 1024;
 
 const MAX_WORKERS: usize = 256;
+/// What holds if it is not said, as `--help` has it.
+const BUSY_POLL: u32 = 50;
+const MAC_TABLE_SIZE: usize = 8192;
+const MAC_AGING_TIME: u32 = 300;
+
 const BUSY_POLL_RANGE: RangeInclusive<u32> = 0..=1000;
 const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 
@@ -108,9 +114,12 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = flags.workers.unwrap_or(cores.min(readers.max(1)));
         check_range("--workers", workers, 1..=MAX_WORKERS)?;
-        check_range("--busy-poll", flags.busy_poll, BUSY_POLL_RANGE)?;
-        check_range("--mac-table-size", flags.mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
-        check_range("--mac-aging-time", flags.mac_aging_time, AGING_RANGE)?;
+        let busy_poll = flags.busy_poll.unwrap_or(BUSY_POLL);
+        check_range("--busy-poll", busy_poll, BUSY_POLL_RANGE)?;
+        let mac_table_size = flags.mac_table_size.unwrap_or(MAC_TABLE_SIZE);
+        check_range("--mac-table-size", mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
+        let mac_aging_time = flags.mac_aging_time.unwrap_or(MAC_AGING_TIME);
+        check_range("--mac-aging-time", mac_aging_time, AGING_RANGE)?;
         ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
             port.set_queues(queues_of(index, readers, workers));
@@ -123,9 +132,9 @@ impl Config {
             router,
             readers,
             workers,
-            busy_poll: flags.busy_poll,
-            mac_table_size: flags.mac_table_size,
-            mac_aging_time: flags.mac_aging_time,
+            busy_poll,
+            mac_table_size,
+            mac_aging_time,
             control: parse_control(flags.control.as_deref())?,
             warnings,
         })
@@ -247,7 +256,7 @@ mod tests {
 
     fn flags(taps: &[&str]) -> Flags {
         let tap = taps.iter().map(ToString::to_string).collect();
-        Flags { tap, workers: Some(2), mac_table_size: 8192, mac_aging_time: 300, ..Flags::default() }
+        Flags { tap, workers: Some(2), ..Flags::default() }
     }
 
     fn config(taps: &[&str]) -> Result<Config, String> {

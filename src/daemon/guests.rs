@@ -10,8 +10,9 @@ use packet::Timestamp;
 use super::Daemon;
 use crate::config::PortConfig;
 
-/// So many guests are let in before others of the control thread's business have their turn.
-const ACCEPTED_AT_ONCE: usize = 64;
+/// So many guests are let in at one entrance in a second; others wait outside. Each costs a word to all workers, a line
+/// of the log, and when it goes a walk over the MAC table.
+const ACCEPTED_A_SECOND: usize = 64;
 
 /// That there is no place is said so often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -25,7 +26,9 @@ pub(super) struct Entrance {
     listener: Listener,
     /// Its guests' places are among the ports with this address.
     address: Address,
-    /// No descriptors are left for more guests: not listened to until the next tick.
+    /// Guests that came in since the last tick.
+    accepted: usize,
+    /// No descriptors are left for more guests, or too many came: not listened to until the next tick.
     is_shut: bool,
     complain_at: Timestamp,
 }
@@ -35,7 +38,7 @@ pub(super) fn open(ports: &[PortConfig], now: Timestamp) -> anyhow::Result<Vec<E
     let first_places = ports.iter().filter_map(PortConfig::slot).filter(|(_, slot)| slot.number == 1);
     let open = |address: &Address| {
         let listener = Listener::open(address)?;
-        Ok(Entrance { listener, address: address.clone(), is_shut: false, complain_at: now })
+        Ok(Entrance { listener, address: address.clone(), accepted: 0, is_shut: false, complain_at: now })
     };
     first_places.map(|(address, _)| open(address)).collect()
 }
@@ -51,8 +54,14 @@ pub(super) fn watch(entrances: &[Entrance], poller: &Poller) -> anyhow::Result<(
 impl Daemon {
     /// Lets guests in that wait at this entrance.
     pub(super) fn let_in(&mut self, at: usize) {
-        for _ in 0..ACCEPTED_AT_ONCE {
+        loop {
             let Some(entrance) = self.entrances.get_mut(at) else { return };
+            if entrance.accepted == ACCEPTED_A_SECOND {
+                let _ = self.poller.remove(&entrance.listener);
+                entrance.is_shut = true;
+                return;
+            }
+            entrance.accepted += 1;
             let guest = match entrance.listener.accept() {
                 Ok(Some(guest)) => guest,
                 Ok(None) => return,
@@ -64,7 +73,7 @@ impl Daemon {
                 }
             };
             let now = self.clock.now();
-            let who = guest.peer().map_or_else(|| "a guest".to_owned(), |peer| peer.to_string());
+            let who = guest.peer().map_or_else(|| "a guest".to_owned(), |peer| peer.to_string().escape_debug().to_string());
             let mine = |address: &Address| *address == entrance.address;
             let place = self
                 .ports
@@ -79,13 +88,14 @@ impl Daemon {
                 continue;
             };
             port.seat(guest, now);
-            tracing::info!("{}: {} is here", port.name(), who.escape_debug());
+            tracing::info!("{}: {} is here", port.name(), who);
             self.attach(place);
         }
     }
 
-    /// Listens again where there was no room.
+    /// Listens again where there was no room, or too many came.
     pub(super) fn open_shut_entrances(&mut self) {
+        self.entrances.iter_mut().for_each(|entrance| entrance.accepted = 0);
         for (at, entrance) in self.entrances.iter_mut().enumerate().filter(|(_, entrance)| entrance.is_shut) {
             entrance.is_shut = self.poller.add(&entrance.listener, FIRST_TOKEN + at as u64).is_err();
         }

@@ -127,15 +127,7 @@ impl World {
         let tap = [&self.h1, &self.h2].map(|host| format!("{}@{}", host.interface(), host.path())).to_vec();
         let publish = vec![format!("{PUBLISHED}:{}:{HTTP}", GUESTS[1])];
         let uplink = Some(INTERFACE.to_owned());
-        Ok(Config::from_flags(&Flags {
-            tap,
-            uplink,
-            publish,
-            mac_table_size: 8192,
-            mac_aging_time: 300,
-            busy_poll: 50,
-            ..Flags::default()
-        })?)
+        Ok(Config::from_flags(&Flags { tap, uplink, publish, ..Flags::default() })?)
     }
 
     /// A guest's address is nobody's outside.

@@ -182,6 +182,8 @@ pub(crate) struct Worker {
     underlay: Underlay,
     egress: Egress,
     ready: Vec<PortId>,
+    /// Streams whose last read brought more than a batch; no poller knows of the rest.
+    unfinished: Vec<PortId>,
     /// Ports that can be written to, of those that something is left for.
     writable: Vec<PortId>,
     /// Hosts without a port that were told of in this second, and when it ends.
@@ -231,6 +233,7 @@ impl Worker {
             underlay: Underlay::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
+            unfinished: Vec::with_capacity(ports),
             writable: Vec::with_capacity(ports),
             told_sources: Vec::with_capacity(MAX_TOLD),
             next_sources: clock.now(),
@@ -277,6 +280,9 @@ impl Worker {
     #[inline]
     fn wait(&mut self) -> io::Result<bool> {
         self.ready.clear();
+        if !self.unfinished.is_empty() {
+            return self.look();
+        }
         let (ready, writable) = (&mut self.ready, &mut self.writable);
         let mut note = |token: u64| {
             let list = if token & CAN_WRITE == 0 { &mut *ready } else { &mut *writable };
@@ -301,24 +307,33 @@ impl Worker {
         Ok(woken)
     }
 
-    /// One batch of one port; of a stream all that one read brought, since no poller knows of the rest.
-    #[inline]
-    fn serve(&mut self, ingress: PortId) {
-        while self.serve_batch(ingress) {}
+    /// One look, besides ports that have frames of which no poller knows.
+    #[cold]
+    fn look(&mut self) -> io::Result<bool> {
+        let (ready, writable) = (&mut self.ready, &mut self.writable);
+        let woken = self.poller.wait(Some(Duration::ZERO), |token| {
+            let list = if token & CAN_WRITE == 0 { &mut *ready } else { &mut *writable };
+            list.push(PortId(token as u16));
+        })?;
+        for id in self.unfinished.drain(..) {
+            if !self.ready.contains(&id) {
+                self.ready.push(id);
+            }
+        }
+        Ok(woken)
     }
 
-    /// Is there more that must be served at once?
+    /// One batch of one port.
     #[inline]
-    fn serve_batch(&mut self, ingress: PortId) -> bool {
-        let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return false };
+    fn serve(&mut self, ingress: PortId) {
+        let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return };
         let (attachment, mut keeps) = (*attachment, false);
         let (received, batch) = match source {
             Source::Datagrams(source) => {
                 let now = self.clock.now();
                 let Worker { underlay, pipeline, egress, outputs, .. } = self;
                 underlay.serve(ingress, source, now, pipeline, egress, outputs);
-                self.finish(now);
-                return false;
+                return self.finish(now);
             }
             Source::Tap(queue) => {
                 self.batch.clear();
@@ -346,8 +361,9 @@ impl Worker {
         if received == Received::Gone {
             self.stop_reading(ingress);
             self.tell(Event::Gone { id: ingress, attachment });
+        } else if keeps {
+            self.unfinished.push(ingress);
         }
-        keeps
     }
 
     /// What comes behind a batch.

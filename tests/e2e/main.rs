@@ -7,6 +7,7 @@
 //! and named drops, to the last one.
 
 mod command;
+mod config;
 mod conformance;
 mod control;
 mod datagrams;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        config::trials(),
         control::trials(),
         kernel::trials(),
         nat::trials(),

@@ -22,6 +22,11 @@ const SILENCE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIMES: u32 = 3;
 
+/// What is sent and not answered for so long ends a TCP connection. While something is on its way the kernel does
+/// not ask (`tcp_keepalive_timer`), and a switch always has something to say. A guest that stands still for longer is
+/// let go, too.
+const UNANSWERED: Duration = Duration::from_secs(180);
+
 /// Where guests connect to.
 #[derive(Debug)]
 pub struct Listener {
@@ -149,6 +154,7 @@ impl Stream {
                 let _ = sockopt::set_tcp_keepintvl(&socket, ASK_EVERY);
                 let _ = sockopt::set_tcp_keepcnt(&socket, ASK_TIMES);
                 let _ = sockopt::set_socket_keepalive(&socket, true);
+                let _ = sockopt::set_tcp_user_timeout(&socket, UNANSWERED.as_millis() as u32);
             }
         }
         Stream { socket }
@@ -158,6 +164,11 @@ impl Stream {
     pub fn is_connected(&self) -> io::Result<bool> {
         sockopt::socket_error(&self.socket)??;
         match getpeername(&self.socket) {
+            // Where nobody listens on a port of this host, the kernel may choose that port for us, and connect us with
+            // ourselves (RFC 9293 section 3.5, simultaneous open).
+            Ok(Some(peer)) if SocketAddr::try_from(peer.clone()).is_ok() && getsockname(&self.socket)? == peer => {
+                Err(Errno::CONNREFUSED.into())
+            }
             Ok(_) => Ok(true),
             Err(Errno::NOTCONN) => Ok(false),
             Err(errno) => Err(errno.into()),

@@ -225,6 +225,10 @@ impl DgramQueue {
 
     #[inline]
     fn follow(&self, last: Guest) {
+        // A relative path would be looked up from our directory.
+        if !last.name().first().is_some_and(|first| [b'/', 0].contains(&(*first as u8))) {
+            return;
+        }
         let is_known = |guest: &Option<Guest>| guest.as_ref().is_some_and(|guest| guest.name() == last.name());
         if !is_known(&self.0.guest.read().unwrap_or_else(PoisonError::into_inner)) {
             *self.0.guest.write().unwrap_or_else(PoisonError::into_inner) = Some(last);

@@ -312,7 +312,9 @@ impl Left {
                 Ok(0) => break,
                 Ok(written) => drop(self.bytes.drain(..written)),
                 Err(errno) => {
+                    // What follows would begin within a frame: the end, of which the reader hears.
                     self.bytes.clear();
+                    let _ = shutdown(socket, Shutdown::Both);
                     return Err(errno);
                 }
             }

@@ -8,7 +8,7 @@ use crate::config::{Config, MAX_PORTS};
 
 /// Each text with its flag before it: `--vxlan vni=42,remote=192.0.2.2`.
 fn config(texts: &[&str]) -> Result<Config, String> {
-    let mut flags = Flags { workers: Some(1), mac_table_size: 8192, mac_aging_time: 300, ..Flags::default() };
+    let mut flags = Flags { workers: Some(1), ..Flags::default() };
     flags.tap = vec!["tap0".to_owned()];
     for text in texts {
         let (flag, text) = text.split_once(' ').unwrap();
@@ -272,8 +272,6 @@ fn without_a_bridge_only_ip_is_carried() {
     let flags = |udp_ip: &[&str], vxlan: &[&str]| Flags {
         udp_ip: udp_ip.iter().map(ToString::to_string).collect(),
         vxlan: vxlan.iter().map(ToString::to_string).collect(),
-        mac_table_size: 8192,
-        mac_aging_time: 300,
         ..Flags::default()
     };
     let alone = Config::from_flags(&flags(&["tun=t,route=10.1.0.0/16@192.0.2.2"], &[])).unwrap();
