@@ -109,6 +109,10 @@ pub(crate) struct Flags {
     /// Seconds until an address that was not seen again is forgotten, 1 to 86,400 [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) mac_aging_time: Option<u32>,
+    /// Where vswitchctl finds the switch; none for nowhere [default: /run/vswitchd.sock as root,
+    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<String>,
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -137,6 +141,7 @@ impl Flags {
             busy_poll: mine.busy_poll.or(file.busy_poll),
             mac_table_size: mine.mac_table_size.or(file.mac_table_size),
             mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
+            control: mine.control.or(file.control),
             check: self.check,
         }
     }

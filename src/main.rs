@@ -4,6 +4,7 @@ mod busy_poll;
 mod cli;
 mod config;
 mod control;
+mod control_socket;
 mod daemon;
 mod demo;
 mod device;
@@ -60,7 +61,12 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
-    let daemon = Daemon::start(config)?;
+    // First: whoever named a path that another daemon has is not to find two switches on the same devices.
+    let door = control_socket::Door::open(&config.control)?;
+    let mut daemon = Daemon::start(config)?;
+    if let Some(door) = door {
+        daemon.open_to(door)?;
+    }
     say(&format!("{}ready\n", daemon.summary()));
     daemon.run(&signals)
 }

@@ -20,7 +20,7 @@ pub(crate) struct Report {
     pub(crate) datagrams_dropped: u64,
     /// Places of guests that never came, which nobody is shown.
     hidden: Vec<PortId>,
-    panics: u64,
+    pub(crate) panics: u64,
 }
 
 /// One port's numbers.
@@ -78,6 +78,12 @@ impl Report {
         [came, [sum(|port| port.tx_frames), sum(PortReport::dropped), sum(|port| port.taken)]]
     }
 
+    /// The ports that are shown.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = (PortId, &PortReport)> {
+        let with_ids = self.ports.iter().enumerate().map(|(at, port)| (PortId(at as u16), port));
+        with_ids.filter(|(id, _)| !self.hidden.contains(id))
+    }
+
     pub(crate) fn port_name(&self, id: PortId) -> &str {
         self.ports.get(id.index()).map_or("?", |port| &port.name)
     }
@@ -123,8 +129,7 @@ impl PortReport {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_shown = |(at, port): (usize, _)| (!self.hidden.contains(&PortId(at as u16))).then_some(port);
-        let shown = || self.ports.iter().enumerate().filter_map(is_shown);
+        let shown = || self.shown().map(|(_, port)| port);
         // Paths are longer than interfaces' names.
         let width = shown().map(|port| port.name.len()).max().unwrap_or(0).max(16);
         writeln!(

@@ -109,6 +109,25 @@ impl RouterControl {
         own_mac(config).into_iter().collect()
     }
 
+    /// The networks inside, by their numbers.
+    pub(crate) fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    pub(crate) fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
+    }
+
+    /// The outside addresses now.
+    pub(crate) fn externals(&self) -> &[External] {
+        &self.externals
+    }
+
+    /// What it is to be.
+    pub(crate) fn config(&self) -> &RouterConfig {
+        &self.config
+    }
+
     /// The outside address, for people.
     pub(crate) fn outside(&self) -> Option<Ipv4Addr> {
         self.externals.first().map(|external| external.address)

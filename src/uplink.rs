@@ -99,6 +99,11 @@ impl UplinkPort {
         Ok(())
     }
 
+    /// Is it a port of the bridge?
+    pub(crate) fn is_bridged(&self) -> bool {
+        self.is_bridged
+    }
+
     /// What tells of changes.
     pub(crate) fn watch(&self) -> &Watch {
         &self.watch

@@ -14,12 +14,14 @@ mod words;
 use std::fmt::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
 use crate::cli::Flags;
 pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
+pub(crate) use publish::Publish;
 use router::RouterConfig;
 use tunnel::ip::{IpTunnelConfig, parse_ip_tunnels};
 use tunnel::{TunnelConfig, check_against_gateways, check_ip_against_others, parse_tunnels};
@@ -60,8 +62,20 @@ pub(crate) struct Config {
     pub(crate) busy_poll: u32,
     pub(crate) mac_table_size: usize,
     pub(crate) mac_aging_time: u32,
+    pub(crate) control: ControlPath,
     /// What is allowed but should be thought over, for people.
     pub(crate) warnings: Vec<String>,
+}
+
+/// Where the control socket is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum ControlPath {
+    /// Nowhere.
+    None,
+    /// Where it usually is, if it can be.
+    Usual,
+    /// There and nowhere else.
+    At(PathBuf),
 }
 
 /// A configuration that cannot be, and the fix.
@@ -121,6 +135,7 @@ impl Config {
             busy_poll,
             mac_table_size,
             mac_aging_time,
+            control: parse_control(flags.control.as_deref())?,
             warnings,
         })
     }
@@ -156,6 +171,16 @@ impl Config {
             let _ = writeln!(text, "{tunnel}");
         }
         text
+    }
+}
+
+/// `--control`.
+fn parse_control(text: Option<&str>) -> Result<ControlPath, ConfigError> {
+    match text {
+        None => Ok(ControlPath::Usual),
+        Some("none") => Ok(ControlPath::None),
+        Some("") => Err(ConfigError::new("--control", "a path, or none")),
+        Some(path) => Ok(ControlPath::At(path.into())),
     }
 }
 

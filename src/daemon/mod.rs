@@ -2,6 +2,7 @@
 
 mod guests;
 mod ports;
+mod queries;
 mod tunnels;
 mod uplink;
 mod words;
@@ -19,6 +20,7 @@ use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 use crate::busy_poll::BusyPoll;
 use crate::config::{Config, PortConfig, queues_of};
 use crate::control::ManagedPort;
+use crate::control_socket::{ControlSocket, Door};
 use crate::device::Device;
 use crate::report::Report;
 use crate::router::RouterControl;
@@ -65,6 +67,8 @@ pub(crate) struct Daemon {
     panics: u64,
     /// Ports whose MAC entries are to be flushed at the next tick.
     stale: Vec<PortId>,
+    /// Where others ask what we know.
+    control: Option<ControlSocket>,
 }
 
 /// The control thread's end of a worker.
@@ -128,6 +132,7 @@ impl Daemon {
             workers: Vec::new(),
             panics: 0,
             stale: Vec::new(),
+            control: None,
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -171,6 +176,12 @@ impl Daemon {
         Ok((Handle { commands, waker, counters, thread: None }, worker))
     }
 
+    /// Answers from now on who comes to this door.
+    pub(crate) fn open_to(&mut self, door: Door) -> anyhow::Result<()> {
+        self.control = Some(ControlSocket::start(door, self.poller.waker())?);
+        Ok(())
+    }
+
     /// Ports, workers and the bridge, for people.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
@@ -184,6 +195,9 @@ impl Daemon {
         text.push_str(&self.tunnels.summary());
         if let Some(outside) = self.router.as_ref().and_then(RouterControl::outside) {
             let _ = writeln!(text, "guests go out as {outside}");
+        }
+        if let Some(control) = &self.control {
+            let _ = writeln!(text, "control socket {}", control.path().display());
         }
         text
     }
@@ -217,6 +231,7 @@ impl Daemon {
                 return Ok(());
             }
             self.hear_workers();
+            self.answer_queries();
             for at in waiting_guests.drain(..) {
                 self.let_in(at as usize);
             }
@@ -258,8 +273,7 @@ impl Daemon {
 
     /// The counters now.
     pub(crate) fn report(&mut self) -> Report {
-        let uplink = self.uplink.as_ref().map(|uplink| uplink.interface.clone());
-        let names = self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).chain(self.tunnels.names()).collect();
+        let names = self.port_names();
         let counters = self.workers.iter().map(|worker| &*worker.counters);
         let mut report = Report::new(names, counters, self.table.stats(), self.panics);
         report.hide(self.ports.iter().filter(|port| port.is_unused()).map(|port| port.id));
@@ -268,6 +282,12 @@ impl Daemon {
         report.dropped_at_ports = self.ports.iter_mut().map(|port| (port.name().to_owned(), port.dropped())).collect();
         report.datagrams_dropped = self.tunnels.dropped();
         report
+    }
+
+    /// By their numbers.
+    fn port_names(&self) -> Vec<String> {
+        let uplink = self.uplink.as_ref().map(|uplink| uplink.interface.clone());
+        self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).chain(self.tunnels.names()).collect()
     }
 
     /// Ends all workers and returns what was counted to the last frame.

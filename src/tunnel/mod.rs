@@ -160,6 +160,12 @@ impl TunnelControl {
         &self.peers
     }
 
+    /// What each tunnel is, and the hosts at its other ends.
+    pub(crate) fn tunnels(&self) -> impl Iterator<Item = (&Line, impl Iterator<Item = &PeerControl>)> {
+        let peers_of = |at: usize| self.peers.iter().filter(move |peer| peer.tunnel == at);
+        self.tunnels.iter().enumerate().map(move |(at, tunnel)| (&tunnel.line, peers_of(at)))
+    }
+
     /// The tunnel that a peer belongs to.
     pub(crate) fn line_of(&self, peer: &PeerControl) -> &Line {
         &self.tunnels[peer.tunnel].line

@@ -50,7 +50,7 @@ impl PeerControl {
     }
 
     /// Our address on the way to it.
-    pub(super) fn source(&self) -> Option<IpAddr> {
+    pub(crate) fn source(&self) -> Option<IpAddr> {
         self.path.map(|path| path.source)
     }
 

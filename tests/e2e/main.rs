@@ -9,6 +9,7 @@
 mod command;
 mod config;
 mod conformance;
+mod control;
 mod datagrams;
 mod exchange;
 mod fairness;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         transfer::trials(),
         command::trials(),
         config::trials(),
+        control::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),

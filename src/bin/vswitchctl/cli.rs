@@ -1,0 +1,133 @@
+//! The command line: words only.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Shows what a running vswitchd does.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// The switch's control socket [default: /run/vswitchd.sock as root,
+    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// In which form
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// For whom the answer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// As conntrack(8) lists connections; of conntrack list only
+    Conntrack,
+}
+
+/// What is to be shown.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The switch as a whole: ports, gateways, uplink, tunnels, and what is wrong
+    Show,
+    /// Ports and their counters
+    #[command(subcommand)]
+    Port(Port),
+    /// The MAC table (forwarding database)
+    #[command(subcommand)]
+    Fdb(Fdb),
+    /// The hosts that the router sends to
+    #[command(subcommand)]
+    Neigh(Neigh),
+    /// The router's connections
+    #[command(subcommand)]
+    Conntrack(Conntrack),
+    /// What is translated to what
+    #[command(subcommand)]
+    Nat(Nat),
+    /// Tunnels and the hosts at their other ends
+    #[command(subcommand)]
+    Tunnel(Tunnel),
+    /// All numbers in Prometheus' text form
+    Metrics,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Port {
+    /// The ports and how they are
+    List,
+    /// Frames, bytes, and drops by their reason
+    Stats {
+        /// Of this port only
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Fdb {
+    /// All addresses and the ports behind which they are
+    Show,
+    /// What happened to the table
+    Stats,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Neigh {
+    /// All neighbours
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conntrack {
+    /// The connections that match all of what is given
+    List(Filter),
+    /// How many there are and were
+    Stats,
+}
+
+/// Which connections.
+#[derive(Debug, Args)]
+pub(crate) struct Filter {
+    /// With this address at either end, inside or outside
+    #[arg(long)]
+    pub(crate) address: Option<Ipv4Addr>,
+    /// With this port at either end
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// tcp, udp, icmp, or IP's number
+    #[arg(long, value_parser = protocol)]
+    pub(crate) protocol: Option<String>,
+    /// At most so many [default: 10,000]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Nat {
+    /// Outside addresses, published ports, and guests' endpoints outside
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tunnel {
+    /// All tunnels, with frames to and from each host
+    List,
+}
+
+/// As the switch calls it.
+fn protocol(text: &str) -> Result<String, String> {
+    match (text.to_ascii_lowercase().as_str(), text.parse::<u8>()) {
+        (name @ ("tcp" | "udp" | "icmp"), _) => Ok(name.to_owned()),
+        (_, Ok(1)) => Ok("icmp".to_owned()),
+        (_, Ok(6)) => Ok("tcp".to_owned()),
+        (_, Ok(17)) => Ok("udp".to_owned()),
+        (_, Ok(number)) => Ok(number.to_string()),
+        _ => Err("tcp, udp, icmp or a number from 0 to 255".to_owned()),
+    }
+}

@@ -1,0 +1,82 @@
+//! One request over the control socket, and its answer.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::geteuid;
+
+use crate::views::Problem;
+
+/// A switch that does not answer within this time is not well.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the switch listens if nobody said otherwise.
+pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
+    if geteuid().is_root() {
+        return Ok("/run/vswitchd.sock".into());
+    }
+    let directory = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set: say where with --socket")?;
+    Ok(PathBuf::from(directory).join("vswitchd.sock"))
+}
+
+/// Gets what a path of the switch's leads to.
+pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n");
+    let mut answer = Vec::new();
+    let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
+    exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;
+    let (status, body) = parse(&answer).with_context(|| format!("{}: what answers there is no vswitchd", socket.display()))?;
+    if status != 200 {
+        let problem = serde_json::from_str::<Problem>(body).map_or_else(|_| body.to_owned(), |problem| problem.error);
+        bail!("the switch says: {} ({status})", problem.escape_debug());
+    }
+    Ok(body.to_owned())
+}
+
+fn unreachable(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is vswitchd running? --socket says where it listens",
+        ErrorKind::PermissionDenied => "; the socket is for its owner and group: try as root",
+        _ => "",
+    };
+    anyhow::anyhow!("{}: {error}{hint}", socket.display())
+}
+
+/// Status and body of a whole HTTP/1.1 answer that says how long it is.
+fn parse(answer: &[u8]) -> anyhow::Result<(u16, &str)> {
+    let answer = std::str::from_utf8(answer).context("an answer that is no text")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end to its head")?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).context("an answer that is not HTTP/1.1")?;
+    let status = status.get(..3).and_then(|status| status.parse().ok()).context("an answer without a status")?;
+    let length = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: usize = length.and_then(|(_, value)| value.trim().parse().ok()).context("an answer of unknown length")?;
+    ensure!(body.len() == length, "an answer of {} bytes that should have {length}", body.len());
+    Ok((status, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_answers_only() {
+        let answer = "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(parse(answer.as_bytes()).unwrap(), (404, "{}"));
+        for end in 0..answer.len() {
+            assert!(parse(&answer.as_bytes()[..end]).is_err(), "cut at {end}");
+        }
+        for bad in
+            ["", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 xyz\r\nContent-Length: 0\r\n\r\n", "SSH-2.0\r\n\r\n"]
+        {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff").is_err());
+    }
+}

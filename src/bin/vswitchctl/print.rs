@@ -1,0 +1,299 @@
+//! What the switch shows, as tables for people.
+
+use std::fmt::Write as _;
+
+use crate::table::{Table, plain};
+use crate::views;
+
+fn text<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// `what` and a table below it, where there is something.
+fn section(out: &mut String, what: &str, is_empty: bool, table: &Table) {
+    if !is_empty {
+        let _ = write!(out, "\n{what}\n{table}");
+    }
+}
+
+pub(crate) fn show(show: &views::Show) -> String {
+    let views::Bridge { name, workers, mac_entries } = &show.bridge;
+    let mut out = format!("vswitchd {}, pid {}, up {}\n", plain(&show.version), show.pid, duration(show.uptime));
+    let _ = writeln!(out, "bridge {}: workers {workers}, MAC addresses {mac_entries}", plain(name));
+    match show.problems.as_slice() {
+        [] => out.push_str("health: good\n"),
+        problems => {
+            for problem in problems {
+                let _ = writeln!(out, "health: {}", plain(problem));
+            }
+        }
+    }
+    section(&mut out, "ports", show.ports.is_empty(), &port_table(&show.ports));
+    let mut gateways = Table::new([">vlan", "gateway", "mac"]);
+    for gateway in &show.gateways {
+        let address = format!("{}/{}", gateway.address, gateway.prefix_len);
+        gateways.row([vlan(gateway.vlan), address, gateway.mac.clone()]);
+    }
+    section(&mut out, "gateways", show.gateways.is_empty(), &gateways);
+    if let Some(uplink) = &show.uplink {
+        let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address"]);
+        let views::Uplink { interface, mode, state, mtu, outside } = uplink.clone();
+        table.row([interface, mode, state, text(mtu), text(outside)]);
+        section(&mut out, "uplink", false, &table);
+    }
+    section(&mut out, "tunnels", show.tunnels.is_empty(), &tunnel_table(&show.tunnels));
+    out
+}
+
+/// `3d 4h`, `5m 6s`.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+fn vlan(number: u16) -> String {
+    if number == 0 { String::new() } else { number.to_string() }
+}
+
+pub(crate) fn ports(ports: &[views::Port]) -> String {
+    port_table(ports).to_string()
+}
+
+fn port_table(ports: &[views::Port]) -> Table {
+    let mut table = Table::new(["port", "kind", "state", ">mtu", "vlan", "namespace", "device"]);
+    for port in ports {
+        let views::Port { name, kind, namespace, vlan, state, mtu, device } = port.clone();
+        table.row([name, kind, state, text(mtu), vlan, text(namespace), device]);
+    }
+    table
+}
+
+pub(crate) fn port_stats(stats: &views::Stats) -> String {
+    let headings = ["port", ">rx frames", ">rx bytes", ">tx frames", ">tx bytes", ">tx writes", ">dropped", ">dropped by kernel"];
+    let mut table = Table::new(headings);
+    let mut drops = Table::new(["port", "reason of the drop", ">frames"]);
+    for port in &stats.ports {
+        let numbers =
+            [port.rx_frames, port.rx_bytes, port.tx_frames, port.tx_bytes, port.tx_writes, port.dropped, port.kernel_dropped];
+        let [a, b, c, d, e, f, g] = numbers.map(|number| number.to_string());
+        table.row([port.name.clone(), a, b, c, d, e, f, g]);
+        for (reason, frames) in &port.drops {
+            drops.row([port.name.clone(), reason.clone(), frames.to_string()]);
+        }
+    }
+    let mut out = table.to_string();
+    if stats.ports.iter().any(|port| !port.drops.is_empty()) {
+        let _ = write!(out, "\n{drops}");
+    }
+    out
+}
+
+pub(crate) fn fdb(entries: &[views::MacEntry]) -> String {
+    let mut table = Table::new([">vlan", "mac", "port", ">age"]);
+    for entry in entries {
+        let age = entry.age.map_or_else(|| "static".to_owned(), |age| format!("{age}s"));
+        table.row([vlan(entry.vlan), entry.mac.clone(), entry.port.clone(), age]);
+    }
+    table.to_string()
+}
+
+/// Names and numbers, a line each.
+fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> String {
+    let mut table = Table::new(["counter", ">value"]);
+    for (name, number) in numbers {
+        table.row([name.to_owned(), number.to_string()]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn fdb_stats(stats: &views::MacTableStats) -> String {
+    numbers([
+        ("entries", stats.entries as u64),
+        ("static", stats.statics as u64),
+        ("learned", stats.learned),
+        ("moved", stats.moved),
+        ("evicted", stats.evicted),
+        ("expired", stats.expired),
+    ])
+}
+
+pub(crate) fn nat_stats(stats: &views::NatStats) -> String {
+    numbers([
+        ("connections", stats.connections as u64),
+        ("mappings", stats.mappings as u64),
+        ("opened", stats.opened),
+        ("expired", stats.expired),
+        ("flushed", stats.flushed),
+    ])
+}
+
+pub(crate) fn neighbours(neighbours: &[views::Neighbour]) -> String {
+    let mut table = Table::new(["network", "address", "mac", ">age"]);
+    for neighbour in neighbours {
+        let views::Neighbour { network, address, mac, age } = neighbour.clone();
+        table.row([network, address, mac.unwrap_or_else(|| "incomplete".to_owned()), format!("{age}s")]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn connections(list: &views::Connections) -> String {
+    let mut table = Table::new(["protocol", "state", ">expires", "from", "to", "outside"]);
+    for connection in &list.connections {
+        let views::Connection { original, reply, opened_by, .. } = connection;
+        let outside = match opened_by.as_str() {
+            "inside" => format!("{}:{}", reply.dst, reply.dst_port),
+            _ => format!("for {}:{}", reply.src, reply.src_port),
+        };
+        table.row([
+            connection.protocol.clone(),
+            text(connection.phase.as_ref()),
+            format!("{}s", connection.expires_in),
+            format!("{}:{}", original.src, original.src_port),
+            format!("{}:{}", original.dst, original.dst_port),
+            outside,
+        ]);
+    }
+    let mut out = table.to_string();
+    if list.connections.len() < list.total {
+        let _ = writeln!(out, "{} of {}; see --limit", list.connections.len(), list.total);
+    }
+    out
+}
+
+/// As conntrack(8) does it, so that what reads its lines reads these.
+pub(crate) fn conntrack(list: &views::Connections) -> String {
+    list.connections.iter().map(conntrack_line).collect()
+}
+
+fn conntrack_line(connection: &views::Connection) -> String {
+    let views::Connection { protocol, protocol_number, phase, expires_in, original, reply, .. } = connection;
+    let state = phase.as_deref().map_or_else(String::new, |phase| format!(" {}", conntrack_state(phase)));
+    // What it does not know by name it calls so.
+    let name = if protocol.parse::<u8>().is_ok() { "unknown" } else { protocol };
+    format!(
+        "{:<8} {protocol_number} {expires_in}{state} {} {}\n",
+        plain(name),
+        conntrack_flow(protocol, original, true),
+        conntrack_flow(protocol, reply, false)
+    )
+}
+
+/// Those of the kernel's states that are meant.
+fn conntrack_state(phase: &str) -> &'static str {
+    match phase {
+        "opening" => "SYN_SENT",
+        "established" => "ESTABLISHED",
+        "closing" => "TIME_WAIT",
+        _ => "CLOSE",
+    }
+}
+
+/// ICMP has a type and an identifier: the asker's port is the identifier, the other's the request's type.
+fn conntrack_flow(protocol: &str, flow: &views::Flow, is_original: bool) -> String {
+    let views::Flow { src, src_port, dst, dst_port } = flow;
+    let addresses = format!("src={} dst={}", plain(src), plain(dst));
+    match protocol {
+        "tcp" | "udp" => format!("{addresses} sport={src_port} dport={dst_port}"),
+        "icmp" => {
+            let (id, request) = if is_original { (src_port, dst_port) } else { (dst_port, src_port) };
+            // An echo is answered by type 0, a timestamp by 14 (RFC 792).
+            let kind = match (is_original, request) {
+                (true, request) => *request,
+                (false, 8) => 0,
+                (false, request) => request + 1,
+            };
+            format!("{addresses} type={kind} code=0 id={id}")
+        }
+        _ => addresses,
+    }
+}
+
+pub(crate) fn nat(nat: &views::Nat) -> String {
+    let mut out = String::new();
+    let mut addresses = Table::new(["outside address", "kind", "guest"]);
+    for address in &nat.addresses {
+        addresses.row([address.address.clone(), address.kind.clone(), text(address.guest.as_ref())]);
+    }
+    let _ = write!(out, "{addresses}");
+    let mut published = Table::new(["published"]);
+    nat.published.iter().for_each(|rule| published.row([rule.clone()]));
+    let mut mappings = Table::new(["protocol", "inside", "outside", ">connections"]);
+    for mapping in &nat.mappings {
+        let views::Mapping { protocol, inside, outside, connections } = mapping.clone();
+        mappings.row([protocol, inside, outside, connections.to_string()]);
+    }
+    for (is_empty, table) in [(nat.published.is_empty(), &published), (nat.mappings.is_empty(), &mappings)] {
+        if !is_empty {
+            let _ = write!(out, "\n{table}");
+        }
+    }
+    out
+}
+
+pub(crate) fn tunnels(tunnels: &[views::Tunnel]) -> String {
+    tunnel_table(tunnels).to_string()
+}
+
+/// A row for each host.
+fn tunnel_table(tunnels: &[views::Tunnel]) -> Table {
+    let headings = ["tunnel", "kind", ">vni", ">port", "from", "peer", ">mtu", ">rx frames", ">tx frames", ">dropped", "problem"];
+    let mut table = Table::new(headings);
+    for tunnel in tunnels {
+        for peer in &tunnel.peers {
+            table.row([
+                tunnel.name.clone(),
+                tunnel.kind.clone(),
+                text(tunnel.vni),
+                tunnel.port.to_string(),
+                text(tunnel.local.as_ref().or(peer.source.as_ref())),
+                peer.address.clone(),
+                peer.mtu.to_string(),
+                peer.rx_frames.to_string(),
+                peer.tx_frames.to_string(),
+                peer.dropped.to_string(),
+                text(peer.problem.as_ref()),
+            ]);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(src: &str, src_port: u16, dst: &str, dst_port: u16) -> views::Flow {
+        views::Flow { src: src.to_owned(), src_port, dst: dst.to_owned(), dst_port }
+    }
+
+    #[test]
+    fn lines_are_those_of_conntrack() {
+        let mut connection = views::Connection {
+            protocol: "tcp".to_owned(),
+            protocol_number: 6,
+            opened_by: "inside".to_owned(),
+            phase: Some("established".to_owned()),
+            expires_in: 7440,
+            original: flow("10.77.0.2", 40_000, "198.51.100.7", 443),
+            reply: flow("198.51.100.7", 443, "203.0.113.1", 50_000),
+        };
+        let line = "tcp      6 7440 ESTABLISHED src=10.77.0.2 dst=198.51.100.7 sport=40000 dport=443 \
+            src=198.51.100.7 dst=203.0.113.1 sport=443 dport=50000\n";
+        assert_eq!(conntrack_line(&connection), line);
+        (connection.protocol, connection.protocol_number, connection.phase) = ("icmp".to_owned(), 1, None);
+        connection.original = flow("10.77.0.2", 77, "198.51.100.7", 8);
+        connection.reply = flow("198.51.100.7", 8, "203.0.113.1", 78);
+        let line = "icmp     1 7440 src=10.77.0.2 dst=198.51.100.7 type=8 code=0 id=77 \
+            src=198.51.100.7 dst=203.0.113.1 type=0 code=0 id=78\n";
+        assert_eq!(conntrack_line(&connection), line);
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!([59, 61, 7260, 90_000].map(duration), ["59s", "1m 1s", "2h 1m", "1d 1h"]);
+    }
+}

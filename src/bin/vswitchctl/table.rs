@@ -1,0 +1,71 @@
+//! Aligned columns of text.
+
+use std::fmt;
+
+/// Rows under a heading.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// Each with whether it is a number, and so aligned to the right.
+    columns: Vec<(&'static str, bool)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these columns; a `>` before a heading aligns to the right.
+    pub(crate) fn new<const N: usize>(columns: [&'static str; N]) -> Table {
+        let column = |heading: &'static str| heading.strip_prefix('>').map_or((heading, false), |heading| (heading, true));
+        Table { columns: columns.into_iter().map(column).collect(), rows: Vec::new() }
+    }
+
+    /// One more row. What would end a line or steer a terminal is escaped: some of it was chosen by guests.
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { plain(&cell) }).collect());
+    }
+}
+
+/// Text that is seen as it is.
+pub(crate) fn plain(text: &str) -> String {
+    let is_plain = |c: char| c == ' ' || c.is_alphanumeric() || c.is_ascii_punctuation();
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |text: &str| text.chars().count();
+        let longest = |at: usize| self.rows.iter().filter_map(|row| row.get(at)).map(|cell| count(cell)).max().unwrap_or(0);
+        let widths: Vec<usize> =
+            self.columns.iter().enumerate().map(|(at, (heading, _))| longest(at).max(count(heading))).collect();
+        let headings: Vec<String> = self.columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+        for row in std::iter::once(&headings).chain(&self.rows) {
+            let mut line = String::new();
+            for ((cell, width), (_, is_number)) in row.iter().zip(&widths).zip(&self.columns) {
+                let padding = " ".repeat(width - count(cell));
+                line += &if *is_number { padding + cell } else { cell.clone() + &padding };
+                line += "  ";
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_nothing_steers_the_terminal() {
+        let mut table = Table::new(["port", ">frames", "note"]);
+        table.row(["tap0".into(), "7".into(), String::new()]);
+        table.row(["a\u{1b}[2J\n\u{202e}".into(), "1234567".into(), "é ok".into()]);
+        let text = table.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[2].split_whitespace().next(), Some("a\\u{1b}[2J\\u{a}\\u{202e}"));
+        assert!(
+            lines[0].ends_with("  note") && lines[1].ends_with("      7  -") && lines[2].ends_with("1234567  é ok"),
+            "{text}"
+        );
+        let ends = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
+        assert_eq!(ends(lines[0], "frames"), ends(lines[1], "7"));
+    }
+}

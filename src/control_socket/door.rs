@@ -1,0 +1,184 @@
+//! The socket's file: made, found in use, left behind by a daemon that was killed, and removed at the end.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::process::{geteuid, umask};
+
+use crate::config::ControlPath;
+
+const NAME: &str = "vswitchd.sock";
+
+/// How often, and how many times, the directory is tried for while another daemon has it.
+const PAUSE: Duration = Duration::from_millis(10);
+const ATTEMPTS: u32 = 100;
+
+/// A socket that listens; its file goes when this goes.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(super) listener: UnixListener,
+    pub(super) file: SocketFile,
+}
+
+/// A file of ours.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    pub(super) path: PathBuf,
+    /// Device and inode: another of that name is not ours.
+    identity: (u64, u64),
+}
+
+impl Door {
+    /// Opens the socket where the configuration wants it. Where nobody named a path, the usual one is a
+    /// convenience: what keeps us from it is a warning.
+    pub(crate) fn open(wanted: &ControlPath) -> anyhow::Result<Option<Door>> {
+        match wanted {
+            ControlPath::None => Ok(None),
+            ControlPath::At(path) => Door::at(path).map(Some).with_context(|| format!("--control {}", path.display())),
+            ControlPath::Usual => {
+                let Some(path) = usual_path() else {
+                    tracing::warn!("no control socket: XDG_RUNTIME_DIR is not set; name a path with --control");
+                    return Ok(None);
+                };
+                let door = Door::at(&path);
+                Ok(door
+                    .inspect_err(|error| tracing::warn!("no control socket at {}: {error:#}; see --control", path.display()))
+                    .ok())
+            }
+        }
+    }
+
+    fn at(path: &Path) -> anyhow::Result<Door> {
+        let _lock = lock_directory(path);
+        let listener = match bind(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                make_room(path)?;
+                bind(path)?
+            }
+            bound => bound?,
+        };
+        listener.set_nonblocking(true)?;
+        let file = fs::symlink_metadata(path)?;
+        Ok(Door { listener, file: SocketFile { path: path.to_owned(), identity: (file.dev(), file.ino()) } })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Where it is if nobody said: `/run` for root, the user's own directory for others.
+fn usual_path() -> Option<PathBuf> {
+    if geteuid().is_root() {
+        return Some(Path::new("/run").join(NAME));
+    }
+    let directory = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    directory.is_absolute().then(|| directory.join(NAME))
+}
+
+/// For owner and group from the first moment. The mask is the process's, and no other thread makes files yet.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let before = umask(Mode::from_raw_mode(0o117));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener
+}
+
+/// Removes what a daemon left that was killed; one that lives is an error, and so is a file of another kind.
+fn make_room(path: &Path) -> anyhow::Result<()> {
+    let file = fs::symlink_metadata(path)?;
+    anyhow::ensure!(file.file_type().is_socket(), "there is a file already that is no socket");
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(fs::remove_file(path)?),
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error).context("looking who listens there"),
+        _ => anyhow::bail!("another process listens there; is a vswitchd running?"),
+    }
+}
+
+/// Keeps two daemons that start at once from removing each other's sockets. Whoever else holds the directory is
+/// not waited for long.
+fn lock_directory(path: &Path) -> Option<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = File::open(parent).ok()?;
+    for _ in 0..ATTEMPTS {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(directory),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A directory that goes with the test.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Place {
+            let path = std::env::temp_dir().join(format!("vswitchd-{}-{name}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Place(path)
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.0.join("s")
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn open(path: &Path) -> anyhow::Result<Option<Door>> {
+        Door::open(&ControlPath::At(path.to_owned()))
+    }
+
+    #[test]
+    fn one_daemon_a_path_and_nothing_is_left() {
+        let place = Place::new("one");
+        let door = open(&place.socket()).unwrap();
+        assert_eq!(fs::metadata(place.socket()).unwrap().permissions().mode() & 0o777, 0o660);
+        let error = format!("{:#}", open(&place.socket()).unwrap_err());
+        assert!(error.contains("is a vswitchd running?"), "{error}");
+        drop(door);
+        assert!(!place.socket().exists());
+    }
+
+    #[test]
+    fn what_was_left_behind_is_replaced_and_other_files_are_not() {
+        let place = Place::new("left");
+        drop(UnixListener::bind(place.socket()).unwrap());
+        let door = open(&place.socket()).unwrap();
+        // Another of that name is not ours to remove.
+        fs::remove_file(place.socket()).unwrap();
+        fs::write(place.socket(), "precious").unwrap();
+        drop(door);
+        assert!(format!("{:#}", open(&place.socket()).unwrap_err()).contains("no socket"));
+        assert_eq!(fs::read(place.socket()).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn nowhere() {
+        assert!(Door::open(&ControlPath::None).unwrap().is_none());
+        let error = format!("{:#}", open(Path::new("/nonexistent/s")).unwrap_err());
+        assert!(error.starts_with("--control /nonexistent/s: "), "{error}");
+    }
+}

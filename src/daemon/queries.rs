@@ -1,0 +1,269 @@
+//! What the control socket is told.
+
+use vswitch::router::UPLINK;
+use vswitch::{DropReason, PortId};
+
+use super::Daemon;
+use crate::config::{DeviceConfig, Publish};
+use crate::control::ManagedPort;
+use crate::control_socket::{MacTableNow, Query, views};
+use crate::device::Device;
+use crate::report::{PortReport, Report};
+use crate::router::RouterControl;
+use crate::tunnel::{Line, PeerControl};
+use crate::uplink::UplinkPort;
+
+/// So many are answered before devices have their turn.
+const AT_ONCE: usize = 16;
+
+impl Daemon {
+    /// Answers who asked. Whoever went away meanwhile is not worth the work.
+    pub(super) fn answer_queries(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Some(query) = self.control.as_ref().and_then(crate::control_socket::ControlSocket::next_query) else { return };
+            self.answer(query);
+        }
+        self.poller.waker().wake();
+    }
+
+    fn answer(&mut self, query: Query) {
+        match query {
+            Query::Show(reply) if !reply.is_closed() => drop(reply.send(self.show())),
+            Query::Stats(reply) if !reply.is_closed() => drop(reply.send(stats_of(&self.report()))),
+            Query::MacTable(reply) if !reply.is_closed() => {
+                let names = self.port_names();
+                drop(reply.send(MacTableNow { entries: self.mac_entries(), names }));
+            }
+            Query::Neighbours(reply) if !reply.is_closed() => drop(reply.send(self.neighbours())),
+            Query::Connections(reply) if !reply.is_closed() => {
+                let has_nat = self.router.as_ref().and_then(RouterControl::nat).is_some();
+                drop(reply.send(has_nat.then(|| self.connections())));
+            }
+            Query::Nat(reply) if !reply.is_closed() => {
+                drop(reply.send(self.nat_view().map(|view| (view, self.connections()))));
+            }
+            _ => {}
+        }
+    }
+
+    fn show(&mut self) -> views::Show {
+        let report = self.report();
+        let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
+        let gateway = |interface: &vswitch::Interface| views::Gateway {
+            vlan: interface.vlan.get(),
+            address: interface.address.to_string(),
+            prefix_len: interface.network.prefix_len(),
+            mac: interface.mac.to_string(),
+        };
+        views::Show {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.clock.now().secs().into(),
+            bridge: views::Bridge { name: "br0".to_owned(), workers: self.workers.len(), mac_entries: report.table.entries },
+            ports: self.ports.iter().filter_map(port_view).chain(self.uplink.as_ref().and_then(bridged_uplink_view)).collect(),
+            gateways: interfaces.iter().map(gateway).collect(),
+            uplink: self.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
+            tunnels: self.tunnels.tunnels().map(|(line, peers)| tunnel_view(line, peers, &report)).collect(),
+            problems: self.problems(&report),
+        }
+    }
+
+    fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
+        views::Uplink {
+            interface: uplink.interface.clone(),
+            mode: if uplink.is_bridged() { "bridge" } else { "nat" }.to_owned(),
+            state: uplink_state(uplink).to_owned(),
+            mtu: uplink.state().map(|state| state.mtu),
+            outside: self.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string()),
+        }
+    }
+
+    fn problems(&self, report: &Report) -> Vec<String> {
+        let bad = |state: &str| matches!(state, "down" | "gone");
+        let ports = self.ports.iter().filter_map(port_view).filter(|port| bad(&port.state));
+        let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
+        let uplink = self.uplink.as_ref().filter(|uplink| bad(uplink_state(uplink)));
+        problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink_state(uplink))));
+        if self.router.as_ref().is_some_and(|router| router.nat().is_some() && router.outside().is_none()) {
+            problems.push("the uplink has no address, so no guest gets out".to_owned());
+        }
+        let peers = self.tunnels.peers().iter().filter_map(|peer| Some((peer, peer.problem()?)));
+        let way = |(peer, problem): (&PeerControl, &str)| {
+            format!("tunnel {}: no way to {}: {problem}", self.tunnels.line_of(peer).name, peer.address)
+        };
+        problems.extend(peers.map(way));
+        if report.panics > 0 {
+            problems.push(format!("workers panicked {} times", report.panics));
+        }
+        problems
+    }
+
+    fn neighbours(&self) -> Vec<views::Neighbour> {
+        let Some(router) = &self.router else { return Vec::new() };
+        let network = |id: vswitch::InterfaceId| match router.interfaces().get(usize::from(id.0)) {
+            _ if id == UPLINK => "uplink".to_owned(),
+            Some(interface) if interface.vlan.get() != 0 => format!("vlan {}", interface.vlan),
+            _ => "untagged".to_owned(),
+        };
+        let mut entries = router.neighbours().entries(self.clock.now());
+        entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
+        let view = |entry: vswitch::NeighbourEntry| views::Neighbour {
+            network: network(entry.interface),
+            address: entry.address.to_string(),
+            mac: entry.mac.map(|mac| mac.to_string()),
+            age: entry.age,
+        };
+        entries.into_iter().map(view).collect()
+    }
+
+    fn nat_view(&self) -> Option<views::Nat> {
+        let router = self.router.as_ref()?;
+        let stats = nat_stats(router.nat()?.stats());
+        let address = |external: &nat::External| views::OutsideAddress {
+            address: external.address.to_string(),
+            kind: match external.kind {
+                nat::ExternalKind::Own => "own",
+                nat::ExternalKind::Shared => "shared",
+                nat::ExternalKind::OneToOne(_) => "one-to-one",
+            }
+            .to_owned(),
+            guest: match external.kind {
+                nat::ExternalKind::OneToOne(guest) => Some(guest.to_string()),
+                nat::ExternalKind::Own | nat::ExternalKind::Shared => None,
+            },
+        };
+        Some(views::Nat {
+            addresses: router.externals().iter().map(address).collect(),
+            published: router.config().publish.iter().map(Publish::to_string).collect(),
+            mappings: Vec::new(),
+            stats,
+        })
+    }
+}
+
+/// A port as it is now; of several places for guests that never had one, all are shown as the first.
+fn port_view(port: &ManagedPort) -> Option<views::Port> {
+    let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
+    let state = match port.link() {
+        Some(link) if link.up => "up",
+        Some(_) => "down",
+        None if port.is_free() => "waiting",
+        None => "gone",
+    };
+    Some(views::Port {
+        name,
+        kind: match &port.config.device {
+            DeviceConfig::Tap { .. } if !port.config.is_bridged() => "tun",
+            DeviceConfig::Tap { .. } => "tap",
+            DeviceConfig::Packet(_) => "packet",
+            DeviceConfig::Stream(_) => "stream",
+            DeviceConfig::Dgram(_) => "dgram",
+        }
+        .to_owned(),
+        namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
+        vlan: port.config.vlan_text.clone(),
+        state: state.to_owned(),
+        mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
+        device: port.device().map_or_else(String::new, Device::summary),
+    })
+}
+
+/// An uplink in bridge mode is a port of the bridge like others.
+fn bridged_uplink_view(uplink: &UplinkPort) -> Option<views::Port> {
+    uplink.is_bridged().then(|| views::Port {
+        name: uplink.interface.clone(),
+        kind: "uplink".to_owned(),
+        namespace: None,
+        vlan: "trunk of all VLANs".to_owned(),
+        state: uplink_state(uplink).to_owned(),
+        mtu: uplink.state().map(|state| state.mtu),
+        device: String::new(),
+    })
+}
+
+fn uplink_state(uplink: &UplinkPort) -> &'static str {
+    match uplink.state() {
+        Some(state) if state.up => "up",
+        Some(_) => "down",
+        None => "gone",
+    }
+}
+
+fn tunnel_view<'a>(line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
+    let peer = |peer: &PeerControl| {
+        let counted = report.ports.get(peer.id.index());
+        let number = |of: fn(&PortReport) -> u64| counted.map_or(0, of);
+        views::Peer {
+            address: peer.address.to_string(),
+            mtu: peer.mtu(line),
+            source: peer.source().map(|source| source.to_string()),
+            problem: peer.problem().map(str::to_owned),
+            rx_frames: number(|port| port.rx_frames),
+            rx_bytes: number(|port| port.rx_bytes),
+            tx_frames: number(|port| port.tx_frames),
+            tx_bytes: number(|port| port.tx_bytes),
+            dropped: number(PortReport::dropped),
+        }
+    };
+    views::Tunnel {
+        name: line.name.clone(),
+        kind: match line.protocol {
+            ::tunnel::Protocol::Vxlan => "vxlan",
+            ::tunnel::Protocol::Ethernet => "udp",
+            ::tunnel::Protocol::Ip => "udp-ip",
+        }
+        .to_owned(),
+        vni: line.vni.map(::tunnel::Vni::number),
+        local: line.local.map(|local| local.to_string()),
+        port: line.port,
+        device: line.device.clone(),
+        peers: peers.map(peer).collect(),
+    }
+}
+
+fn stats_of(report: &Report) -> views::Stats {
+    let table = report.table;
+    let port = |(id, port): (PortId, &PortReport)| {
+        let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
+        // The uplink is the one behind the others.
+        let at_kernel = match report.dropped_at_ports.get(id.index()) {
+            Some((_, frames)) => *frames,
+            None if id.index() == report.dropped_at_ports.len() => report.kernel_dropped,
+            None => 0,
+        };
+        views::PortStats {
+            name: port.name.clone(),
+            rx_frames: port.rx_frames,
+            rx_bytes: port.rx_bytes,
+            tx_frames: port.tx_frames,
+            tx_bytes: port.tx_bytes,
+            tx_writes: port.tx_writes,
+            copies: port.copies,
+            made: port.made,
+            taken: port.taken,
+            offload_refused: port.offload_refused,
+            dropped: port.dropped(),
+            drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
+            kernel_dropped: at_kernel,
+        }
+    };
+    views::Stats {
+        ports: report.shown().map(port).collect(),
+        mac_table: views::MacTableStats {
+            entries: table.entries,
+            statics: table.statics,
+            learned: table.learned,
+            moved: table.moved,
+            evicted: table.evicted,
+            expired: table.expired,
+        },
+        nat: report.nat.map(nat_stats),
+        datagrams_dropped: report.datagrams_dropped,
+        worker_panics: report.panics,
+    }
+}
+
+fn nat_stats(stats: nat::NatStats) -> views::NatStats {
+    let nat::NatStats { connections, mappings, opened, expired, flushed } = stats;
+    views::NatStats { connections, mappings, opened, expired, flushed }
+}

@@ -1,0 +1,332 @@
+//! The control socket and `vswitchctl`: what they show is what happened, whoever else is connected.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use netio::netns;
+use packet::MacAddr;
+
+use crate::exchange::Echo;
+use crate::frames::{frame, station};
+use crate::guest::Directory;
+use crate::host::{Host, Ip};
+use crate::named::in_own_mounts;
+use crate::site::{FAR, GATEWAY, MACHINE, Mode, Plan, guest_address, local, recv_from, udp_on};
+use crate::switch::{Switch, daemon, run_inside};
+use crate::tunnel_site::Underlay;
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("control/ports_and_addresses", ports_and_addresses),
+        trial("control/router", router),
+        trial("control/tunnels", tunnels),
+        trial("control/metrics", metrics),
+        trial("control/exit_status", exit_status),
+        trial("control/one_daemon_a_path", || in_own_mounts(one_daemon_a_path)),
+        trial("control/hostile_clients", hostile_clients),
+        trial("control/clients_that_stay", clients_that_stay),
+        trial("control/guests_do_not_notice", guests_do_not_notice),
+    ]
+}
+
+/// Runs `vswitchctl` on this socket.
+fn run(socket: &str, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    command.args(["--socket", socket]).args(words).stdin(Stdio::null()).output().expect("vswitchctl runs")
+}
+
+/// What it prints, as words of lines.
+fn table(socket: &str, words: &[&str]) -> Vec<Vec<String>> {
+    let text = text(socket, words);
+    text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+fn text(socket: &str, words: &[&str]) -> String {
+    let output = run(socket, words);
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(socket: &str, words: &[&str]) -> serde_json::Value {
+    let text = text(socket, &[words, &["-o", "json"]].concat());
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+}
+
+/// The row that begins with this word.
+fn row<'a>(table: &'a [Vec<String>], first: &str) -> &'a [String] {
+    let found = table.iter().find(|row| row.first().is_some_and(|word| word == first));
+    found.unwrap_or_else(|| panic!("no row of {first}: {table:?}"))
+}
+
+/// Two hosts, a daemon with a control socket in this directory, and that socket.
+fn pair(directory: &Directory) -> (Switch, [Host; 2], String) {
+    let hosts = ["a", "b"].map(Host::quiet);
+    let socket = directory.text("control");
+    let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(":vlan=10"));
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
+    assert!(switch.summary().contains(&format!("control socket {socket}")), "{:?}", switch.summary());
+    (switch, hosts, socket)
+}
+
+fn ports_and_addresses() {
+    let directory = Directory::new();
+    let (switch, [a, _b], socket) = pair(&directory);
+    let speaks = a.raw();
+    wait::until("the address to be learned", || {
+        speaks.send(&frame(MacAddr::BROADCAST, station(1), b"here")).expect("sent");
+        (switch.report().table("entries") == 1).then_some(())
+    });
+    let report = switch.settle("all to be counted", |report| report.dropped("a", "no_destination") > 0);
+
+    let show = json(&socket, &["show"]);
+    assert_eq!((&show["bridge"]["mac_entries"], &show["problems"]), (&1.into(), &serde_json::json!([])));
+    let names: Vec<&str> = show["ports"].as_array().unwrap().iter().map(|port| port["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert!(text(&socket, &["show"]).contains("health: good"));
+
+    assert_eq!(json(&socket, &["port", "list"])[1]["vlan"], "access VLAN 10");
+    assert_eq!(row(&table(&socket, &["port", "list"]), "a")[1..4], ["tap", "up", "1500"]);
+
+    let stats = &json(&socket, &["port", "stats", "a"])[0];
+    assert_eq!(stats["rx_frames"], report.received_by("a"));
+    assert_eq!(stats["drops"]["no_destination"], report.dropped("a", "no_destination"));
+    let rows = table(&socket, &["port", "stats"]);
+    assert_eq!(row(&rows, "a")[1], report.received_by("a").to_string());
+    let drops = ["a", "no_destination", &report.dropped("a", "no_destination").to_string()];
+    assert!(rows.iter().any(|row| *row == drops), "{rows:?}");
+
+    let entry = &json(&socket, &["fdb", "show"])[0];
+    assert_eq!((&entry["mac"], &entry["port"]), (&station(1).to_string().into(), &"a".into()));
+    assert_eq!(row(&table(&socket, &["fdb", "show"])[1..], "-")[1..3], [station(1).to_string(), "a".to_owned()]);
+    assert_eq!(json(&socket, &["fdb", "stats"])["learned"], 1);
+    assert_eq!(row(&table(&socket, &["fdb", "stats"]), "entries")[1], "1");
+
+    a.set_link(netio::link::Change { up: Some(false), ..Default::default() });
+    wait::until("the link to be down", || {
+        let show = json(&socket, &["show"]);
+        (show["problems"] == serde_json::json!(["port a is down"])).then_some(())
+    });
+    switch.finish();
+    assert!(!directory.path("control").exists());
+}
+
+fn router() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = Plan::new(Mode::Shared, 1).args(&["--publish", "8080:10.77.0.11:80", "--control", &socket]).start();
+    let far = udp_on(&site.outside, FAR, 5000);
+    let near = udp_on(site.guest(1), guest_address(1), 4000);
+    near.connect((FAR, 5000)).expect("connected");
+    near.send(b"out").expect("sent");
+    let (_, outside) = recv_from(&far);
+
+    let list = json(&socket, &["conntrack", "list", "--protocol", "17", "--address", &FAR.to_string()]);
+    assert_eq!(list["total"], 1);
+    let connection = &list["connections"][0];
+    assert_eq!((&connection["original"]["src_port"], &connection["opened_by"]), (&4000.into(), &"inside".into()));
+    assert_eq!(connection["reply"]["dst_port"], outside.port());
+    let line = text(&socket, &["conntrack", "list", "-o", "conntrack"]);
+    let (guest, port) = (guest_address(1), outside.port());
+    let flow = format!("src={guest} dst={FAR} sport=4000 dport=5000 src={FAR} dst={MACHINE} sport=5000 dport={port}");
+    assert!(line.starts_with("udp      17 ") && line.contains(&flow), "{line}");
+    let ends = [format!("{guest}:4000"), format!("{FAR}:5000"), outside.to_string()];
+    assert_eq!(row(&table(&socket, &["conntrack", "list"]), "udp")[3..], ends);
+    assert_eq!(json(&socket, &["conntrack", "list", "--port", "1"])["total"], 0);
+    assert_eq!(json(&socket, &["conntrack", "list", "--limit", "0"])["connections"], serde_json::json!([]));
+    assert_eq!(json(&socket, &["conntrack", "stats"])["connections"], 1);
+    assert_eq!(row(&table(&socket, &["conntrack", "stats"]), "opened")[1], "1");
+
+    let nat = json(&socket, &["nat", "list"]);
+    assert_eq!((&nat["addresses"][0]["kind"], &nat["published"].as_array().unwrap().len()), (&"shared".into(), &1));
+    assert_eq!(nat["mappings"][0]["outside"], outside.to_string());
+    assert_eq!(row(&table(&socket, &["nat", "list"]), "udp")[1], format!("{guest}:4000"));
+
+    let neighbours = json(&socket, &["neigh", "show"]);
+    let is_guest = |entry: &serde_json::Value| entry["address"] == guest.to_string() && entry["network"] == "untagged";
+    assert!(neighbours.as_array().unwrap().iter().any(is_guest), "{neighbours}");
+    assert!(table(&socket, &["neigh", "show"]).iter().any(|row| row[0] == "uplink" && row.len() == 4));
+
+    let show = json(&socket, &["show"]);
+    assert_eq!(
+        (&show["gateways"][0]["address"], &show["uplink"]["outside"]),
+        (&GATEWAY.to_string().into(), &MACHINE.to_string().into())
+    );
+    assert!(text(&socket, &["show"]).contains("outside address"));
+    assert_eq!(local(&near).ip(), &guest);
+    site.finish();
+}
+
+fn tunnels() {
+    let directory = Directory::new();
+    let (underlay, host, socket) = (Underlay::pair(Ip::V4), Host::quiet("h"), directory.text("control"));
+    let [flag, value] = underlay.vxlan(42, 1, &[2], "");
+    let switch = underlay.daemon(1, &[host.port("")], &[flag, value, "--control".to_owned(), socket.clone()]);
+    host.raw().send(&frame(MacAddr::BROADCAST, station(1), b"anybody?")).expect("sent");
+    switch.settle("the frame to leave", |report| report.received() == 1);
+    let tunnel = &json(&socket, &["tunnel", "list"])[0];
+    assert_eq!((&tunnel["kind"], &tunnel["vni"]), (&"vxlan".into(), &42.into()));
+    let peer = &tunnel["peers"][0];
+    assert_eq!((&peer["address"], &peer["mtu"], &peer["tx_frames"]), (&"192.0.2.2".into(), &1450.into(), &1.into()));
+    let row = row(&table(&socket, &["tunnel", "list"]), "vxlan42").to_vec();
+    assert_eq!(row[1..9], ["vxlan", "42", "4789", "192.0.2.1", "192.0.2.2", "1450", "0", "1"]);
+    assert!(text(&socket, &["metrics"]).contains("vswitchd_tunnel_peer_reachable{tunnel=\"vxlan42\",peer=\"192.0.2.2\"} 1"));
+    switch.finish();
+}
+
+fn metrics() {
+    let directory = Directory::new();
+    let (switch, [a, _b], socket) = pair(&directory);
+    a.raw().send(&frame(MacAddr::BROADCAST, station(1), b"to nobody")).expect("sent");
+    switch.settle("the frame", |report| report.dropped("a", "no_destination") == 1);
+    let text = text(&socket, &["metrics"]);
+    for line in [
+        "vswitchd_port_receive_frames_total{port=\"a\"} 1",
+        "vswitchd_port_receive_frames_total{port=\"b\"} 0",
+        "vswitchd_port_drops_total{port=\"a\",reason=\"no_destination\"} 1",
+        "vswitchd_mac_table_learned_total ",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "no {line}:\n{text}");
+    }
+    switch.finish();
+}
+
+fn exit_status() {
+    let directory = Directory::new();
+    let (switch, _hosts, socket) = pair(&directory);
+    let said = |words: &[&str], code| {
+        let output = run(&socket, words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    assert!(said(&["nat", "list"], 1).contains("there is no translation"));
+    assert!(said(&["port", "stats", "c"], 1).contains("there is no port 'c'"));
+    for words in
+        [&["port"][..], &["sho"], &["show", "-o", "yaml"], &["show", "-o", "conntrack"], &["conntrack", "list", "--port", "x"]]
+    {
+        said(words, 2);
+    }
+    switch.finish();
+    assert!(said(&["show"], 1).contains("is vswitchd running?"));
+    // Somebody else's socket.
+    let other = UnixListener::bind(&socket).expect("a socket");
+    let answers = std::thread::spawn(move || other.accept().map(|(mut stream, _)| stream.write_all(b"220 hello\r\n")));
+    assert!(said(&["show"], 1).contains("vswitchctl: "));
+    answers.join().expect("no panic").expect("accepted").ok();
+}
+
+/// `/run` is the test's own here.
+fn one_daemon_a_path() {
+    let usual = "/run/vswitchd.sock";
+    let [one, two, three] = ["one", "two", "three"].map(Host::quiet);
+    // What a daemon left that was killed.
+    drop(UnixListener::bind(usual).expect("a socket"));
+    let first = Switch::of(&[&one]);
+    assert!(first.summary().contains(&format!("control socket {usual}")));
+    let refused = run_inside(&netns::create().expect("a namespace"), &mut daemon(&["--tap", &two.port(""), "--control", usual]));
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.log.contains("is a vswitchd running?") && !refused.output.contains("ready"), "{refused:?}");
+    assert!(two.try_inside(|| netio::link::get("two")).is_err(), "a device was made");
+    // Nobody named the path: it goes without.
+    let second = Switch::of(&[&two]);
+    assert!(second.has_logged("no control socket at /run/vswitchd.sock"));
+    let none = Switch::start(&["--tap", &three.port(""), "--control", "none"]);
+    assert!(!none.summary().iter().any(|line| line.starts_with("control socket")));
+    none.finish();
+    second.finish();
+    assert_eq!(json(usual, &["port", "list"])[0]["name"], "one", "the first's socket is there still");
+    first.finish();
+    assert!(!Path::new(usual).exists());
+}
+
+/// Sends these bytes and no more; what comes back until the other side has enough.
+fn exchange(socket: &str, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(socket).expect("connected");
+    stream.set_read_timeout(Some(wait::NEVER)).expect("set");
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("no end: {}", String::from_utf8_lossy(&answer)),
+        _ => String::from_utf8_lossy(&answer).into_owned(),
+    }
+}
+
+fn hostile_clients() {
+    let directory = Directory::new();
+    let (switch, _hosts, socket) = pair(&directory);
+    let status = |bytes: &[u8]| exchange(&socket, bytes).get(9..12).unwrap_or("none").to_owned();
+    assert_eq!(status(b"GET /v1/show HTTP/1.1\r\nHost: x\r\n\r\n"), "200");
+    assert_eq!(status(b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n"), "404");
+    assert_eq!(status(b"GET /../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n"), "404");
+    assert_eq!(status(b"DELETE /v1/show HTTP/1.1\r\nHost: x\r\n\r\n"), "405");
+    assert_eq!(status(b"GET /v1/conntrack?port=70000 HTTP/1.1\r\nHost: x\r\n\r\n"), "400");
+    assert_eq!(status(b"GET /v1/conntrack?what=1 HTTP/1.1\r\nHost: x\r\n\r\n"), "400");
+    assert_eq!(status(b"POST /v1/show HTTP/1.1\r\nHost: x\r\nContent-Length: 262145\r\n\r\n"), "413");
+    assert_eq!(status(b"POST /v1/show HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n"), "400");
+    assert_eq!(status(b"\x00\xff\x16\x03\x01garbage\r\n\r\n"), "400");
+    assert_eq!(status(&[b"GET /".to_vec(), vec![b'a'; 1 << 20]].concat()).chars().next(), Some('4'));
+    let many: Vec<u8> = (0..1000).flat_map(|n| format!("X-{n}: y\r\n").into_bytes()).collect();
+    assert_eq!(status(&[b"GET /v1/show HTTP/1.1\r\n".to_vec(), many, b"\r\n".to_vec()].concat()), "431");
+    // A body that never ends, to a path that wants none.
+    let mut stream = UnixStream::connect(&socket).expect("connected");
+    stream.write_all(b"POST /v1/show HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").expect("sent");
+    let chunk = [b"10000\r\n".to_vec(), vec![b'x'; 0x10000], b"\r\n".to_vec()].concat();
+    let refused = (0..1000).find_map(|_| stream.write_all(&chunk).err());
+    assert!(refused.is_some(), "64 MB were taken");
+    assert_eq!(json(&socket, &["port", "list"])[0]["name"], "a");
+    switch.finish();
+}
+
+/// More than there may be who say nothing, or half of something: others get their turn when those had theirs,
+/// and the daemon ends in time with all of them there.
+fn clients_that_stay() {
+    let directory = Directory::new();
+    let (switch, _hosts, socket) = pair(&directory);
+    let stay = |n: usize| {
+        let mut stream = UnixStream::connect(&socket).expect("connected");
+        stream.write_all(if n.is_multiple_of(2) { b"" } else { b"GET /v1/show HT" }).expect("sent");
+        stream
+    };
+    let first: Vec<UnixStream> = (0..80).map(stay).collect();
+    let start = Instant::now();
+    assert_eq!(json(&socket, &["port", "list"])[0]["name"], "a");
+    // Two rounds of five seconds at most.
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let second: Vec<UnixStream> = (0..80).map(stay).collect();
+    switch.finish();
+    drop((first, second));
+}
+
+/// While somebody asks all the time, frames pass.
+fn guests_do_not_notice() {
+    let directory = Directory::new();
+    let hosts = ["a", "b"].map(Host::new);
+    let socket = directory.text("control");
+    let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
+    hosts[0].configure(1);
+    hosts[1].configure(2);
+    let echo = Echo::on(&hosts[1], Ip::V4, 2);
+    let mut asker = echo.asked_from(&hosts[0], Ip::V4, 1);
+    let asks = socket.clone();
+    let background = crate::exchange::Background::run(move || {
+        for path in ["/v1/show", "/v1/fdb", "/v1/stats", "/metrics"] {
+            let answer = exchange(&asks, format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+    });
+    wait::until("many answers", || {
+        asker.ask();
+        (background.rounds() > 50).then_some(())
+    });
+    background.end();
+    assert_eq!(Host::address(Ip::V4, 1), std::net::IpAddr::from(Ipv4Addr::new(198, 18, 0, 1)));
+    drop((asker, echo));
+    assert_eq!(switch.finish().lost(), 0);
+}
