@@ -1,9 +1,9 @@
 //! What a worker receives from other hosts: datagrams, whose frames walk through the pipeline.
 
-use netio::{Received, udp};
-use packet::{Timestamp, VnetHeader};
-use tunnel::arrival::{Arrivals, Malformed, Protocol};
-use vswitch::{DropReason, Egress, Inbox, Origin, Pipeline, PortId};
+use netio::udp;
+use packet::Timestamp;
+use tunnel::{Arrivals, Protocol};
+use vswitch::{Egress, Inbox, Pipeline, PortId};
 
 use super::output::Outputs;
 
@@ -39,28 +39,23 @@ impl Underlay {
         pipeline: &mut Pipeline,
         egress: &mut Egress,
         outputs: &mut Outputs,
-    ) -> Received {
-        let received = self.receiver.recv(&source.queue);
+    ) {
+        // What is more than one call brings, the poller tells.
+        let _ = self.receiver.recv(&source.queue);
         let inbox = &mut self.inbox;
         inbox.clear();
         for datagram in self.receiver.datagrams() {
             for arrival in Arrivals::new(datagram, source.protocol, source.mtu) {
-                let (vni, vnet, frame) = match arrival {
-                    Ok(arrival) => (Ok(arrival.vni), arrival.vnet, arrival.frame),
-                    Err(malformed) => (Err(name(malformed)), VnetHeader::default(), &[][..]),
-                };
-                let origin = Origin { from: datagram.from, tos: datagram.tos, vni };
-                if !inbox.push(origin, vnet, frame) {
+                if !inbox.push(&datagram, arrival) {
                     carry(id, inbox, now, pipeline, egress, outputs);
                     // An empty batch has room for any frame.
-                    let _ = inbox.push(origin, vnet, frame);
+                    let _ = inbox.push(&datagram, arrival);
                 }
             }
         }
         if !inbox.is_empty() {
             carry(id, inbox, now, pipeline, egress, outputs);
         }
-        received
     }
 }
 
@@ -68,12 +63,4 @@ fn carry(id: PortId, inbox: &mut Inbox, now: Timestamp, pipeline: &mut Pipeline,
     pipeline.process_tunnel(id, inbox, now, egress);
     pipeline.transmit(inbox.batch(), egress, outputs);
     inbox.clear();
-}
-
-fn name(malformed: Malformed) -> DropReason {
-    match malformed {
-        Malformed::Truncated => DropReason::TunnelTruncated,
-        Malformed::BadFlags => DropReason::TunnelBadFlags,
-        Malformed::NotIp => DropReason::BadIpHeader,
-    }
 }

@@ -231,6 +231,16 @@ impl DropReason {
     }
 }
 
+impl From<tunnel::Malformed> for DropReason {
+    fn from(malformed: tunnel::Malformed) -> DropReason {
+        match malformed {
+            tunnel::Malformed::Truncated => DropReason::TunnelTruncated,
+            tunnel::Malformed::BadFlags => DropReason::TunnelBadFlags,
+            tunnel::Malformed::NotIp => DropReason::BadIpHeader,
+        }
+    }
+}
+
 impl From<nat::Refused> for DropReason {
     fn from(refused: nat::Refused) -> DropReason {
         match refused {

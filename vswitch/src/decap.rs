@@ -11,8 +11,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use packet::{Batch, VnetHeader};
-use tunnel::{Locals, Peers, Protocol, Unknown, Vni};
+use packet::{Batch, Datagram, Headers, VnetHeader};
+use tunnel::{Arrival, Locals, Malformed, Peers, Protocol, Unknown, Vni};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
@@ -32,13 +32,13 @@ pub struct Endpoint {
 
 /// What is known of a frame besides its bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The host that sent the datagram.
-    pub from: IpAddr,
+    pub(crate) from: IpAddr,
     /// Outer type of service or traffic class.
-    pub tos: u8,
-    /// Its tunnel: VXLAN's network, or none for bare Ethernet; or why it is no frame.
-    pub vni: Result<Option<Vni>, DropReason>,
+    pub(crate) tos: u8,
+    /// Its tunnel (VXLAN's network, or none for bare Ethernet and IP) and what stands where in it; or why it is no frame.
+    pub(crate) arrived: Result<(Option<Vni>, Headers), DropReason>,
 }
 
 /// Frames from datagrams on their way into the pipeline.
@@ -55,13 +55,15 @@ impl Inbox {
         Inbox { batch: Batch::new(), origins: Vec::with_capacity(packet::batch::MAX_FRAMES) }
     }
 
-    /// Takes a frame in; false if it is full.
+    /// Takes in what a datagram held, or that it held nothing for us; false if it is full.
     #[inline]
     #[must_use]
-    pub fn push(&mut self, origin: Origin, vnet: VnetHeader, frame: &[u8]) -> bool {
+    pub fn push(&mut self, datagram: &Datagram<'_>, arrival: Result<Arrival<'_>, Malformed>) -> bool {
+        let (vnet, frame) = arrival.map_or((VnetHeader::default(), &[][..]), |arrival| (arrival.vnet, arrival.frame));
         let taken = self.batch.push(vnet, frame);
         if taken {
-            self.origins.push(origin);
+            let arrived = arrival.map(|arrival| (arrival.vni, arrival.headers)).map_err(DropReason::from);
+            self.origins.push(Origin { from: datagram.from, tos: datagram.tos, arrived });
         }
         taken
     }
@@ -100,19 +102,18 @@ pub struct NewSource {
     pub address: IpAddr,
 }
 
-/// On which port does the frame come in? `found` remembers the answer for the next frame, which is mostly of
-/// the same peer.
+/// On which port does a frame of this network come in that this host sent? `found` remembers the answer for the
+/// next frame, which is mostly of the same peer.
 #[inline]
-pub(crate) fn whose(endpoint: &Endpoint, origin: &Origin, found: &mut Option<Known>) -> Result<Known, DropReason> {
-    let vni = origin.vni?;
-    if let Some(known) = found.filter(|known| known.vni == vni && known.from == origin.from) {
+pub(crate) fn whose(endpoint: &Endpoint, vni: Option<Vni>, from: IpAddr, found: &mut Option<Known>) -> Result<Known, DropReason> {
+    if let Some(known) = found.filter(|known| known.vni == vni && known.from == from) {
         return Ok(known);
     }
-    let answer = endpoint.peers.find(vni, origin.from).map_err(|unknown| match unknown {
+    let answer = endpoint.peers.find(vni, from).map_err(|unknown| match unknown {
         Unknown::Vni => DropReason::TunnelUnknownVni,
         Unknown::Peer => DropReason::TunnelUnknownPeer,
     })?;
-    let known = Known { vni, from: origin.from, port: PortId(answer.port), is_new: answer.is_new_source };
+    let known = Known { vni, from, port: PortId(answer.port), is_new: answer.is_new_source };
     *found = Some(known);
     Ok(known)
 }
@@ -128,7 +129,7 @@ pub(crate) struct Known {
 
 /// Is what was in the datagram to be let into the bridge? Marks it where the datagram was marked on its way.
 #[inline]
-pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &mut Frame, tos: u8) -> Result<(), DropReason> {
+pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &Frame, tos: u8) -> Result<(), DropReason> {
     let Frame { span, headers, .. } = frame;
     if tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT && !tunnel::ecn::apply(tos, headers, walk.rx.frame_mut(*span)) {
         return Err(DropReason::TunnelEcn);

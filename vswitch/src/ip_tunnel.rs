@@ -20,11 +20,10 @@ use std::ops::Range;
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4View};
 use packet::vlan::TagAction;
-use packet::{Checksum, Headers, Network as NetworkProtocol, Offload, Transport, VnetHeader};
+use packet::{Headers, Network as NetworkProtocol, Offload, VnetHeader};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
-use crate::decap::Endpoint;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::pipeline::believe;
@@ -71,7 +70,8 @@ impl IpTunnel {
 /// A packet that the host sends into the tunnel.
 #[inline]
 pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
-    let (mut frame, ip) = admit(walk, at)?;
+    let frame = admit(walk, at)?;
+    let (mut frame, ip) = sound(walk, at, frame)?;
     let Some(id) = tunnel.route(ip.dst) else {
         return Err(tell(tunnel, walk, at, &frame, IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute));
     };
@@ -89,16 +89,14 @@ pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<
 
 /// A packet from another host.
 #[inline]
-pub(crate) fn receive(tunnel: &IpTunnel, endpoint: &Endpoint, walk: &mut Walk<'_>, at: usize, tos: u8) -> Result<(), DropReason> {
-    let (mut frame, ip) = admit(walk, at)?;
-    crate::decap::let_in(endpoint, walk, &mut frame, tos)?;
+pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+    let (mut frame, ip) = sound(walk, at, frame)?;
     if tunnel.route(ip.src) != Some(walk.ingress) {
         return Err(DropReason::MartianSource);
     }
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
-    frame.is_size_free = frame.headers.transport == Transport::Tcp && frame.offload.checksum == Checksum::Partial;
     let device = walk.bridge.port(tunnel.tun).ok_or(DropReason::PortGone)?;
     fit(walk.rx, &mut frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
     decrement_ttl(walk, &frame);
@@ -114,19 +112,25 @@ struct Ip {
     dont_fragment: bool,
 }
 
-/// A packet of the batch with all that is known of it: sound IPv4, and nothing behind it.
+/// A packet of the batch as the device gave it.
 #[inline]
-fn admit(walk: &mut Walk<'_>, at: usize) -> Result<(Frame, Ip), DropReason> {
+fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason> {
     let span = walk.rx.spans()[at];
     let headers = Headers::of_packet(walk.rx.frame(span));
     let (headers, offload) = believe(span, headers, walk.rx, Headers::of_packet)?;
-    if headers.network != NetworkProtocol::Ipv4 {
+    Ok(Frame::new(span, headers, offload))
+}
+
+/// Is it IPv4 that may be passed on? Then with nothing behind it.
+#[inline]
+fn sound(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(Frame, Ip), DropReason> {
+    if frame.headers.network != NetworkProtocol::Ipv4 {
         return Err(DropReason::NotRouted);
     }
-    let span = walk.rx.set_len(at, headers.end as usize).ok_or(DropReason::BadIpHeader)?;
+    let span = walk.rx.set_len(at, frame.headers.end as usize).ok_or(DropReason::BadIpHeader)?;
     let view = Ipv4View::new(walk.rx.frame(span)).filter(|ip| ip.has_valid_checksum()).ok_or(DropReason::BadIpHeader)?;
     let ip = Ip { src: view.src(), dst: view.dst(), ttl: view.ttl(), dont_fragment: view.dont_fragment() };
-    Ok((Frame::new(span, headers, offload), ip))
+    Ok((Frame { span, ..frame }, ip))
 }
 
 #[inline]

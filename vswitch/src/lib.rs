@@ -24,7 +24,7 @@ pub mod routing;
 pub mod vlan;
 
 pub use counters::{Counter, Counters, DropReason, PortCounters};
-pub use decap::{Endpoint, Inbox, NewSource, Origin};
+pub use decap::{Endpoint, Inbox, NewSource};
 pub use egress::{Egress, SendError, Transmit};
 pub use forward::Forward;
 pub use ip_tunnel::IpTunnel;

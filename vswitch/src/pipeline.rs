@@ -9,7 +9,7 @@ use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Checksum, Headers, Offload, Span, Timestamp, Transport};
-use tunnel::{Protocol, Trains};
+use tunnel::Trains;
 
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridge, Walk, parse};
@@ -130,33 +130,27 @@ impl Pipeline {
         let Pipeline { bridge, router, errors, endpoints, new_sources, .. } = self;
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridge.counters.port(id) else { return };
-        let endpoint = endpoints.get(id.index()).and_then(Option::as_ref);
+        let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
+            socket.rx_frames.add(origins.len() as u64);
+            return socket.drop(DropReason::PortGone, origins.len() as u64);
+        };
         let mut walk = Walk { bridge, rx, tx, errors, ingress: id, counters: socket, now };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
-            let peer = match endpoint {
-                Some(endpoint) => whose(endpoint, origin, &mut known),
-                None => Err(DropReason::PortGone),
-            };
-            let port = peer.as_ref().ok().map_or(id, |peer| peer.port);
-            walk.ingress = port;
-            walk.counters = bridge.counters.port(port).unwrap_or(socket);
+            let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
+            walk.ingress = peer.map_or(id, |(peer, _)| peer.port);
+            walk.counters = bridge.counters.port(walk.ingress).unwrap_or(socket);
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
-            let outcome = peer.and_then(|peer| {
+            let outcome = peer.and_then(|(peer, headers)| {
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
                 }
-                let endpoint = endpoint.ok_or(DropReason::PortGone)?;
-                if endpoint.protocol == Protocol::Ip {
-                    let tunnel = bridge.ip_tunnel(port).ok_or(DropReason::PortGone)?;
-                    return ip_tunnel::receive(tunnel, endpoint, &mut walk, at, origin.tos);
+                let frame = arrive(endpoint, &mut walk, at, headers, origin.tos)?;
+                match bridge.ip_tunnel(peer.port) {
+                    None => switch_frame(router, &mut walk, at, frame),
+                    Some(tunnel) => ip_tunnel::receive(tunnel, &mut walk, at, frame),
                 }
-                let mut frame = admit(&mut walk, at)?;
-                let_in(endpoint, &mut walk, &mut frame, origin.tos)?;
-                // What a local kernel left to be cut, and did not say how.
-                frame.is_size_free = frame.headers.transport == Transport::Tcp && frame.offload.checksum == Checksum::Partial;
-                switch_frame(router, &mut walk, at, frame)
             });
             if let Err(reason) = outcome {
                 walk.counters.drop(reason, 1);
@@ -346,6 +340,18 @@ pub(crate) fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason>
     // among those, so that what was an Ethernet header is one still.
     let (headers, offload) = believe(span, headers, walk.rx, |frame| Headers::parse(frame).unwrap_or(headers))?;
     Ok(Frame::new(span, headers, offload))
+}
+
+/// A frame out of a tunnel with all that is known of it: its headers were read when it was found in its datagram.
+#[inline]
+fn arrive(endpoint: &Endpoint, walk: &mut Walk<'_>, at: usize, headers: Headers, tos: u8) -> Result<Frame, DropReason> {
+    let span = walk.rx.spans()[at];
+    let (headers, offload) = believe(span, headers, walk.rx, |_| headers)?;
+    let mut frame = Frame::new(span, headers, offload);
+    let_in(endpoint, walk, &frame, tos)?;
+    // What a local kernel left to be cut, and did not say how.
+    frame.is_size_free = headers.transport == Transport::Tcp && offload.checksum == Checksum::Partial;
+    Ok(frame)
 }
 
 /// Believes the virtio-net header or not, finishes what nobody else would, and puts the header that

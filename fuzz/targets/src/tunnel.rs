@@ -7,10 +7,10 @@ use std::sync::Arc;
 use packet::offload::Judged;
 use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{Arrivals, Locals, Malformed, Peers, Protocol, Train, Trains, Vni, peers, train, vxlan};
+use tunnel::{Arrivals, Locals, Peers, Protocol, Train, Trains, Vni, peers, train, vxlan};
 use vswitch::{
-    Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Network, Origin, Pipeline,
-    Port, PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
+    Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Network, Pipeline, Port,
+    PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
 };
 
 use crate::Reader;
@@ -103,13 +103,7 @@ impl Switch {
             let segment_size = if header & 2 != 0 { input.u16() & 0x7ff } else { 0 };
             let datagram = Datagram { from: address(host & 3), tos: host >> 6, segment_size, payload: &payload };
             for arrival in Arrivals::new(datagram, protocol, MTU) {
-                let (vni, vnet, frame) = match arrival {
-                    Ok(arrival) => (Ok(arrival.vni), arrival.vnet, arrival.frame),
-                    Err(Malformed::Truncated) => (Err(DropReason::TunnelTruncated), VnetHeader::default(), &[][..]),
-                    Err(Malformed::BadFlags) => (Err(DropReason::TunnelBadFlags), VnetHeader::default(), &[][..]),
-                    Err(Malformed::NotIp) => (Err(DropReason::BadIpHeader), VnetHeader::default(), &[][..]),
-                };
-                if !self.inbox.push(Origin { from: datagram.from, tos: datagram.tos, vni }, vnet, frame) {
+                if !self.inbox.push(&datagram, arrival) {
                     break 'all;
                 }
             }

@@ -9,8 +9,8 @@ use packet::batch::MAX_FRAMES;
 use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
 use tunnel::{Arrivals, Locals, Peers, Protocol, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
-    Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Origin, Pipeline, Port, PortId, PortKind,
-    PortVlan, SendError, Transmit,
+    Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
+    SendError, Transmit,
 };
 
 use crate::frames::{Spec, noise};
@@ -180,9 +180,8 @@ impl Overlay {
         self.inbox.clear();
         for payload in &self.datagrams {
             let datagram = Datagram { from: THERE, tos: 0, segment_size: self.segment_size, payload };
-            for arrival in Arrivals::new(datagram, Protocol::Vxlan, MTU).flatten() {
-                let origin = Origin { from: THERE, tos: 0, vni: Ok(arrival.vni) };
-                black_box(self.inbox.push(origin, arrival.vnet, arrival.frame));
+            for arrival in Arrivals::new(datagram, Protocol::Vxlan, MTU) {
+                black_box(self.inbox.push(&datagram, arrival));
             }
         }
     }

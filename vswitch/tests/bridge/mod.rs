@@ -5,10 +5,10 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{Arrival, Arrivals, Malformed, Protocol, Train, Trains, Way, train};
+use tunnel::{Arrivals, Protocol, Train, Trains, Way, train};
 use vswitch::{
-    Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Origin, Pipeline, Port, PortCounters, PortId, PortKind,
-    PortVlan, SendError, Transmit,
+    Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan,
+    SendError, Transmit,
 };
 
 /// One write: its virtio-net header and its frame.
@@ -101,9 +101,9 @@ impl Bridge {
         self.inbox.clear();
         for datagram in datagrams {
             for arrival in Arrivals::new(*datagram, protocol, mtu) {
-                if !take_in(&mut self.inbox, datagram, arrival) {
+                if !self.inbox.push(datagram, arrival) {
                     self.carry(endpoint, &mut writes);
-                    assert!(take_in(&mut self.inbox, datagram, arrival), "an empty batch has room for any frame");
+                    assert!(self.inbox.push(datagram, arrival), "an empty batch has room for any frame");
                 }
             }
         }
@@ -134,7 +134,7 @@ impl Bridge {
         self.inbox.clear();
         for datagram in datagrams {
             for arrival in Arrivals::new(*datagram, protocol, mtu) {
-                assert!(take_in(&mut self.inbox, datagram, arrival), "the batch is full");
+                assert!(self.inbox.push(datagram, arrival), "the batch is full");
             }
         }
         self.pipeline.process_tunnel(PortId(endpoint), &mut self.inbox, self.now, &mut self.egress);
@@ -207,17 +207,6 @@ impl Bridge {
         let left = self.sum(|port| port.tx_frames.load() + port.taken.load());
         assert_eq!(entered, left + self.sum(drops), "the books do not balance");
     }
-}
-
-/// As the worker does it; false if the batch is full.
-fn take_in(inbox: &mut Inbox, datagram: &Datagram<'_>, arrival: Result<Arrival<'_>, Malformed>) -> bool {
-    let (vni, vnet, frame) = match arrival {
-        Ok(arrival) => (Ok(arrival.vni), arrival.vnet, arrival.frame),
-        Err(Malformed::Truncated) => (Err(DropReason::TunnelTruncated), VnetHeader::default(), &[][..]),
-        Err(Malformed::BadFlags) => (Err(DropReason::TunnelBadFlags), VnetHeader::default(), &[][..]),
-        Err(Malformed::NotIp) => (Err(DropReason::BadIpHeader), VnetHeader::default(), &[][..]),
-    };
-    inbox.push(Origin { from: datagram.from, tos: datagram.tos, vni }, vnet, frame)
 }
 
 /// Where frames leave: writes and trains are kept.
