@@ -1,15 +1,16 @@
 //! The socket's file: made, found in use, left behind by a daemon that was killed, and removed at the end.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::fs::{FlockOperation, Mode, flock};
-use rustix::process::{geteuid, umask};
+use netio::guest::{Address, GuestError, Listener};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 
 use crate::config::ControlPath;
 
@@ -21,18 +22,7 @@ const ATTEMPTS: u32 = 100;
 
 /// A socket that listens; its file goes when this goes.
 #[derive(Debug)]
-pub(crate) struct Door {
-    pub(super) listener: UnixListener,
-    pub(super) file: SocketFile,
-}
-
-/// A file of ours.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    pub(super) path: PathBuf,
-    /// Device and inode: another of that name is not ours.
-    identity: (u64, u64),
-}
+pub(crate) struct Door(Listener);
 
 impl Door {
     /// Opens the socket where the configuration wants it. Where nobody named a path, the usual one is a
@@ -56,24 +46,21 @@ impl Door {
 
     fn at(path: &Path) -> anyhow::Result<Door> {
         let _lock = lock_directory(path);
-        let listener = match bind(path) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                make_room(path)?;
-                bind(path)?
-            }
-            bound => bound?,
-        };
-        listener.set_nonblocking(true)?;
-        let file = fs::symlink_metadata(path)?;
-        Ok(Door { listener, file: SocketFile { path: path.to_owned(), identity: (file.dev(), file.ino()) } })
+        let opened = Listener::open(&Address::Unix(path.to_owned()));
+        opened.map(Door).map_err(|error| match error {
+            GuestError::InUse { .. } => anyhow::anyhow!("another process listens there; is a vswitchd running?"),
+            error => error.into(),
+        })
     }
-}
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
+    /// Where it is.
+    pub(super) fn path(&self) -> &Address {
+        self.0.address()
+    }
+
+    /// Its socket, to accept by.
+    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+        Ok(self.0.as_fd().try_clone_to_owned()?.into())
     }
 }
 
@@ -84,25 +71,6 @@ fn usual_path() -> Option<PathBuf> {
     }
     let directory = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
     directory.is_absolute().then(|| directory.join(NAME))
-}
-
-/// For owner and group from the first moment. The mask is the process's, and no other thread makes files yet.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    let before = umask(Mode::from_raw_mode(0o117));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    listener
-}
-
-/// Removes what a daemon left that was killed; one that lives is an error, and so is a file of another kind.
-fn make_room(path: &Path) -> anyhow::Result<()> {
-    let file = fs::symlink_metadata(path)?;
-    anyhow::ensure!(file.file_type().is_socket(), "there is a file already that is no socket");
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(fs::remove_file(path)?),
-        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error).context("looking who listens there"),
-        _ => anyhow::bail!("another process listens there; is a vswitchd running?"),
-    }
 }
 
 /// Keeps two daemons that start at once from removing each other's sockets. Whoever else holds the directory is
@@ -122,6 +90,7 @@ fn lock_directory(path: &Path) -> Option<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

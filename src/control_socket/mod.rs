@@ -18,12 +18,12 @@ mod door;
 mod metrics;
 pub(crate) mod views;
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
 use netio::Waker;
+use netio::guest::Address;
 use tokio::sync::oneshot;
 
 pub(crate) use door::Door;
@@ -60,7 +60,7 @@ pub(crate) struct ControlSocket {
     queries: Receiver<Query>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    file: door::SocketFile,
+    door: Door,
 }
 
 /// Asks the control thread.
@@ -73,7 +73,7 @@ struct Asker {
 impl ControlSocket {
     /// Serves those who come to this door; `control` wakes who is to answer.
     pub(crate) fn start(door: Door, control: Waker) -> anyhow::Result<ControlSocket> {
-        let Door { listener, file } = door;
+        let listener = door.listener().context("handing the control socket over")?;
         let (queries, received) = sync_channel(CONNECTIONS);
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
@@ -86,12 +86,12 @@ impl ControlSocket {
         };
         let thread = thread::Builder::new().name("control-api".to_owned()).spawn(serve);
         let thread = thread.context("starting the control socket's thread")?;
-        Ok(ControlSocket { queries: received, stop: Some(stop), thread: Some(thread), file })
+        Ok(ControlSocket { queries: received, stop: Some(stop), thread: Some(thread), door })
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.file.path
+    pub(crate) fn path(&self) -> &Address {
+        self.door.path()
     }
 
     /// What is asked next, if something is.

@@ -197,7 +197,7 @@ impl Daemon {
             let _ = writeln!(text, "guests go out as {outside}");
         }
         if let Some(control) = &self.control {
-            let _ = writeln!(text, "control socket {}", control.path().display());
+            let _ = writeln!(text, "control socket {}", control.path());
         }
         text
     }

@@ -23,13 +23,14 @@ use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, BufReader, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use packet::VNET_LEN;
 use packet::batch::MAX_FRAME_LEN;
+use rustix::fs::{FileType, Mode, OFlags, chmod, fchmod, fstat, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 use thiserror::Error;
@@ -162,14 +163,12 @@ impl SocketFile {
         let address = unix_address(path)?;
         make_way(path, &address)?;
         // The socket's own mode is what the file gets, less the umask; so it never has more rights than in the end.
-        let mode = rustix::fs::Mode::from_raw_mode(MODE);
-        rustix::fs::fchmod(socket, mode).map_err(|errno| io_error(path, "setting its rights", errno))?;
-        bind(socket, &address).map_err(|errno| io_error(path, "binding", errno))?;
+        let failed = |what| move |errno| io_error(path, what, errno);
+        fchmod(socket, Mode::from_raw_mode(MODE)).map_err(failed("setting its rights"))?;
+        bind(socket, &address).map_err(failed("binding"))?;
         let file = SocketFile { identity: identity(path), path: path.to_owned() };
-        match fs::set_permissions(path, fs::Permissions::from_mode(MODE)) {
-            Ok(()) => Ok(file),
-            Err(error) => Err(GuestError::Io { address: Address::Unix(path.to_owned()), what: "setting its rights", error }),
-        }
+        give_rights(path).map_err(failed("setting its rights"))?;
+        Ok(file)
     }
 }
 
@@ -179,6 +178,17 @@ impl Drop for SocketFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// What the umask took. Whoever may write to the directory may have put a link in the file's place, which is not
+/// followed.
+fn give_rights(path: &Path) -> Result<(), Errno> {
+    let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::Socket {
+        return Err(Errno::NOTSOCK);
+    }
+    // A descriptor of this kind can be changed by this name only.
+    chmod(format!("/proc/thread-self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(MODE))
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
