@@ -9,7 +9,7 @@ use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Checksum, Headers, Offload, Span, Timestamp, Transport};
-use tunnel::Trains;
+use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridge, Walk, parse};
@@ -147,9 +147,12 @@ impl Pipeline {
                     new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
                 }
                 let frame = arrive(endpoint, &mut walk, at, headers, origin.tos)?;
-                match bridge.ip_tunnel(peer.port) {
-                    None => switch_frame(router, &mut walk, at, frame),
-                    Some(tunnel) => ip_tunnel::receive(tunnel, &mut walk, at, frame),
+                match endpoint.protocol {
+                    Protocol::Vxlan | Protocol::Ethernet => switch_frame(router, &mut walk, at, frame),
+                    Protocol::Ip => {
+                        let tunnel = bridge.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
+                        ip_tunnel::receive(tunnel, &mut walk, at, frame)
+                    }
                 }
             });
             if let Err(reason) = outcome {
