@@ -201,7 +201,7 @@ impl Own {
         if let Some(made) = self.write_error(walk, packet, error, from) {
             walk.counters.made.add(1);
             if let Err(reason) = self.send_error(shared, walk, made, packet.frame) {
-                walk.counters.drop(reason, 1);
+                walk.also_drop(reason, 1);
             }
         }
         Err(reason)
@@ -296,7 +296,7 @@ impl Own {
         if kept {
             walk.counters.taken.add(1);
         } else {
-            walk.counters.drop(DropReason::NeighbourQueueFull, 1);
+            walk.also_drop(DropReason::NeighbourQueueFull, 1);
         }
         if ask && walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).is_some() {
             self.ask(shared, walk, packet.at, id, hop, None)?;

@@ -33,6 +33,9 @@ pub(crate) struct Walk<'a> {
     pub(crate) ingress: PortId,
     pub(crate) counters: &'a PortCounters,
     pub(crate) now: Timestamp,
+    /// Why the frame at hand, some copies of it, or an answer that was made of it, were dropped, where the walk's
+    /// outcome does not tell.
+    pub(crate) also_dropped: Option<DropReason>,
 }
 
 impl Bridge {
@@ -131,9 +134,18 @@ impl Walk<'_> {
             }
             copies += 1;
         }
-        self.counters.drop(DropReason::TooLong, too_long);
+        if too_long > 0 {
+            self.also_drop(DropReason::TooLong, too_long);
+        }
         self.counters.copies.add(u64::saturating_sub(copies, 1));
         if copies == 0 { Err(DropReason::NoDestination) } else { Ok(()) }
+    }
+
+    /// Drops what the walk's outcome does not tell of.
+    #[cold]
+    pub(crate) fn also_drop(&mut self, reason: DropReason, frames: u64) {
+        self.counters.drop(reason, frames);
+        self.also_dropped = Some(reason);
     }
 
     /// A frame that was written into the batch here: what stands in it, and nothing owed.

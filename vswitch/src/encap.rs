@@ -10,20 +10,22 @@ use packet::vlan::TagAction;
 use packet::{Batch, Checksum, Headers, Network, VNET_LEN};
 use tunnel::{Trains, Way, ecn, entropy, vxlan};
 
+use crate::capture::Captures;
 use crate::counters::DropReason;
 use crate::egress::{Frame, Queue, Queued};
 use crate::port::{Encapsulation, PortId};
 
-/// Couples a queue's frames. `depart` sends the trains when there is no room for more; `dropped` is told of
-/// each frame that no datagram could hold.
+/// Couples a queue's frames, which captures see board. `depart` sends the trains when there is no room for more;
+/// `dropped` is told of each frame that no datagram could hold.
 #[inline]
 pub(crate) fn couple(
     mut queue: Queue<'_>,
     batch: &Batch,
     id: PortId,
     encapsulation: &Encapsulation,
-    mut depart: impl FnMut(&Trains),
-    mut dropped: impl FnMut(DropReason),
+    captures: &mut Option<Box<Captures>>,
+    mut depart: impl FnMut(&Trains, &mut Option<Box<Captures>>),
+    mut dropped: impl FnMut(DropReason, &mut Option<Box<Captures>>),
 ) {
     let Queue { frames, queued, head, trains } = &mut queue;
     let header = encapsulation.vni.map(vxlan::encap);
@@ -31,9 +33,13 @@ pub(crate) fn couple(
     for Queued { frame, action } in queued.iter() {
         let frame = &frames[usize::from(*frame)];
         let way = way(id, encapsulation, &frame.headers, batch.frame(frame.span));
+        if let Some(captures) = captures {
+            captures.board(way, frame, *action);
+        }
+        let mut depart = |trains: &Trains| depart(trains, captures);
         let mut coupling = Coupling { trains, depart: &mut depart, batch, way, header, frame };
         if let Err(reason) = coupling.add(*action, head) {
-            dropped(reason);
+            dropped(reason, captures);
         }
     }
 }

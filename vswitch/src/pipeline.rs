@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use capture::{Direction, Tap};
 use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
 use packet::vlan::{TAG_LEN, TagAction};
@@ -13,9 +14,10 @@ use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridge, Walk, parse};
+use crate::capture::Captures;
 use crate::counters::{Counters, DropReason};
 use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
-use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
+use crate::egress::{Egress, Frame, Manner, SendError, Transmit, write_queue};
 use crate::encap::couple;
 use crate::fit::clamp_to;
 use crate::ip_tunnel::{self, IpTunnel};
@@ -45,6 +47,8 @@ pub struct Pipeline {
     /// Where the fragments of a batch that was taken up again came from.
     held: Vec<Held>,
     tasks: Vec<Task>,
+    /// While nothing is captured there are none.
+    captures: Option<Box<Captures>>,
 }
 
 impl Pipeline {
@@ -65,6 +69,36 @@ impl Pipeline {
             new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
+            captures: None,
+        }
+    }
+
+    /// A capture begins. Gives its part back if there are [`MAX_CAPTURES`](crate::capture::MAX_CAPTURES) already.
+    pub fn begin_capture(&mut self, tap: Tap) -> Result<(), Tap> {
+        self.captures.get_or_insert_with(|| Box::new(Captures::new())).add(tap)
+    }
+
+    /// The capture of this number ends; gives back what it had.
+    pub fn end_capture(&mut self, id: u64) -> Option<Tap> {
+        let captures = self.captures.as_mut()?;
+        let ended = captures.remove(id);
+        if captures.is_empty() {
+            self.captures = None;
+        }
+        ended
+    }
+
+    /// Is something captured? Then [`Pipeline::set_capture_time`] before each batch.
+    #[inline]
+    #[must_use]
+    pub fn captures(&self) -> bool {
+        self.captures.is_some()
+    }
+
+    /// The time that is written down with frames from now on, in nanoseconds.
+    pub fn set_capture_time(&mut self, nanoseconds: u64) {
+        if let Some(captures) = &mut self.captures {
+            captures.set_time(nanoseconds);
         }
     }
 
@@ -105,18 +139,22 @@ impl Pipeline {
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridge, router, errors, .. } = self;
+        let Pipeline { bridge, router, errors, captures, .. } = self;
         let Some(counters) = bridge.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridge, rx, tx, errors, ingress, counters, now };
+        let mut walk = Walk { bridge, rx, tx, errors, ingress, counters, now, also_dropped: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
+            let arrived = captures.as_mut().map(|all| all.arrives(bridge, ingress, Direction::Received, walk.rx, at, None));
             let outcome = match bridge.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
                 Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
             };
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
+            }
+            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
+                captures.judge(&mut walk, at, arrived, outcome);
             }
         }
         counters.rx_frames.add(walk.rx.spans().len() as u64);
@@ -127,14 +165,21 @@ impl Pipeline {
     /// port; like [`Pipeline::process`] otherwise.
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridge, router, errors, endpoints, new_sources, .. } = self;
+        let Pipeline { bridge, router, errors, endpoints, new_sources, captures, .. } = self;
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridge.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
             socket.rx_frames.add(origins.len() as u64);
-            return socket.drop(DropReason::PortGone, origins.len() as u64);
+            socket.drop(DropReason::PortGone, origins.len() as u64);
+            if let Some(captures) = captures {
+                for at in 0..origins.len() {
+                    let arrived = captures.arrives(bridge, id, Direction::Received, rx, at, None);
+                    captures.dropped(rx, arrived, DropReason::PortGone);
+                }
+            }
+            return;
         };
-        let mut walk = Walk { bridge, rx, tx, errors, ingress: id, counters: socket, now };
+        let mut walk = Walk { bridge, rx, tx, errors, ingress: id, counters: socket, now, also_dropped: None };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
@@ -142,6 +187,9 @@ impl Pipeline {
             walk.counters = bridge.counters.port(walk.ingress).unwrap_or(socket);
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
+            let headers = origin.arrived.ok().map(|(_, headers)| headers);
+            let arrived =
+                captures.as_mut().map(|all| all.arrives(bridge, walk.ingress, Direction::Received, walk.rx, at, headers));
             let outcome = peer.and_then(|(peer, headers)| {
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
@@ -157,6 +205,9 @@ impl Pipeline {
             });
             if let Err(reason) = outcome {
                 walk.counters.drop(reason, 1);
+            }
+            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
+                captures.judge(&mut walk, at, arrived, outcome);
             }
         }
     }
@@ -192,7 +243,7 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, errors, held, .. } = self;
+        let Pipeline { bridge, router, errors, held, captures, .. } = self;
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
@@ -200,13 +251,17 @@ impl Pipeline {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
             let Some(counters) = bridge.counters.port(held.port).or(bridge.counters.port(PortId(0))) else { continue };
-            let mut walk = Walk { bridge, rx, tx, errors, ingress: held.port, counters, now };
+            let arrived = captures.as_mut().map(|all| all.arrives(bridge, held.port, Direction::Within, rx, at, None));
+            let mut walk = Walk { bridge, rx, tx, errors, ingress: held.port, counters, now, also_dropped: None };
             let outcome = match left {
                 Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
                 Left::Fragments(first) => own.go_on_by(shared, &mut walk, at, first, held),
             };
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
+            }
+            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
+                captures.judge(&mut walk, at, arrived, outcome);
             }
         }
     }
@@ -216,36 +271,50 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, errors, tasks, .. } = self;
+        let Pipeline { bridge, router, errors, tasks, captures, .. } = self;
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
         let Some(counters) = bridge.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk { bridge, rx, tx, errors, ingress: NOWHERE, counters, now };
-            if let Err(reason) = own.perform(shared, &mut walk, at, *task) {
+            let arrived = captures.as_mut().map(|all| all.arrives(bridge, NOWHERE, Direction::Within, rx, at, None));
+            let mut walk = Walk { bridge, rx, tx, errors, ingress: NOWHERE, counters, now, also_dropped: None };
+            let outcome = own.perform(shared, &mut walk, at, *task);
+            if let Err(reason) = outcome {
                 counters.drop(reason, 1);
+            }
+            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
+                captures.judge(&mut walk, at, arrived, outcome);
             }
         }
     }
 
     /// Writes out what [`Pipeline::process`] queued.
     pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut transmit: impl Transmit) {
+        let Pipeline { bridge, refusals, captures, .. } = self;
         while let Some((id, queue)) = tx.next() {
-            let Some(counters) = self.bridge.counters.port(id) else { continue };
-            let Some(port) = &mut self.bridge.ports[id.index()] else {
+            let Some(counters) = bridge.counters.port(id) else { continue };
+            let Some(port) = bridge.port(id) else {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
+                if let Some(captures) = captures {
+                    captures.written(bridge, id, rx, queue.frames, queue.queued, Err(DropReason::PortGone));
+                }
                 continue;
             };
             if let Some(encapsulation) = port.encapsulation() {
-                let all = &self.bridge.counters;
-                let depart = |trains: &Trains| depart(trains, rx, &mut transmit, all);
-                couple(queue, rx, id, encapsulation, depart, |reason| counters.drop(reason, 1));
+                let depart = |trains: &Trains, captures: &mut _| depart(trains, rx, &mut transmit, bridge, captures);
+                couple(queue, rx, id, encapsulation, captures, depart, |reason, captures| {
+                    counters.drop(reason, 1);
+                    if let Some(captures) = captures {
+                        captures.turn_away(bridge, rx, reason);
+                    }
+                });
                 continue;
             }
-            let refusals = &mut self.refusals[id.index()];
+            let refusals = &mut refusals[id.index()];
             let manner = Manner { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
-            write_queue(queue, rx, manner, &mut transmit, |written| {
+            let frames = queue.frames;
+            write_queue(queue, rx, manner, &mut transmit, |written, members| {
                 counters.tx_writes.add(written.writes);
                 match written.result {
                     Ok(()) => {
@@ -258,22 +327,30 @@ impl Pipeline {
                     counters.offload_refused.add(1);
                     *refusals += 1;
                 }
+                if let Some(captures) = captures {
+                    captures.written(bridge, id, rx, frames, members, written.result.map_err(SendError::reason));
+                }
             });
-            if *refusals >= REFUSALS_TO_GIVE_UP {
+            if *refusals >= REFUSALS_TO_GIVE_UP
+                && let Some(port) = &mut bridge.ports[id.index()]
+            {
                 port.features = port.features.without_segmentation();
             }
         }
         if !tx.trains.is_empty() {
-            depart(&tx.trains, rx, &mut transmit, &self.bridge.counters);
+            depart(&tx.trains, rx, &mut transmit, bridge, captures);
             tx.trains.clear();
+        }
+        if let Some(captures) = captures {
+            captures.end_batch();
         }
     }
 }
 
 /// Sends trains and counts, by the ports that they go to.
-fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &Counters) {
+fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, bridge: &Bridge, captures: &mut Option<Box<Captures>>) {
     transmit.send_trains(trains, rx.arena(), |train, result| {
-        let Some(counters) = counters.port(PortId(train.way.port)) else { return };
+        let Some(counters) = bridge.counters.port(PortId(train.way.port)) else { return };
         match result {
             Ok(()) => {
                 counters.tx_writes.add(1);
@@ -281,6 +358,9 @@ fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &
                 counters.tx_bytes.add(train.frame_bytes);
             }
             Err(error) => counters.drop(error.reason(), train.frames.into()),
+        }
+        if let Some(captures) = captures {
+            captures.depart(bridge, rx, train, result.map_err(SendError::reason));
         }
     });
 }
