@@ -62,6 +62,19 @@ pub struct NatStats {
     pub flushed: u64,
 }
 
+/// The ports of one outside address and one protocol; of ICMP the identifiers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortUsage {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// ICMP, TCP or UDP.
+    pub protocol: Protocol,
+    /// Ports that mappings have now.
+    pub used: u32,
+    /// Ports that a new mapping could get now. On a shared address, those that are kept from the host's programs.
+    pub free: u32,
+}
+
 /// A connection that is not yet one. Nothing has been taken for it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
@@ -138,6 +151,18 @@ impl Book {
 
     pub(crate) fn stats(&self) -> NatStats {
         NatStats { connections: self.live(), mappings: self.mappings.len(), ..self.stats }
+    }
+
+    /// What is used of the outside addresses' ports. One guest's own addresses have no ports to give out.
+    pub(crate) fn port_usage(&self) -> Vec<PortUsage> {
+        let shared = self.addresses().filter(|at| !matches!(at.kind, ExternalKind::OneToOne(_)));
+        let usage = |at: &Address| {
+            [Protocol::ICMP, Protocol::TCP, Protocol::UDP].map(|protocol| {
+                let ports = &at.ports[protocol_index(protocol)];
+                PortUsage { address: at.address, protocol, used: ports.taken(), free: ports.free() }
+            })
+        };
+        shared.flat_map(usage).collect()
     }
 
     fn live(&self) -> usize {
