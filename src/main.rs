@@ -12,6 +12,7 @@ mod report;
 mod reserve;
 mod router;
 mod signals;
+mod slots;
 mod tunnel;
 mod uplink;
 mod worker;

@@ -225,10 +225,9 @@ fn stats_of(report: &Report) -> views::Stats {
     let table = report.table;
     let port = |(id, port): (PortId, &PortReport)| {
         let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
-        // The uplink is the one behind the others.
-        let at_kernel = match report.dropped_at_ports.get(id.index()) {
-            Some((_, frames)) => *frames,
-            None if id.index() == report.dropped_at_ports.len() => report.kernel_dropped,
+        let at_kernel = match report.dropped_at_ports.iter().find(|(port, ..)| *port == id) {
+            Some((.., frames)) => *frames,
+            None if report.uplink == Some(id) => report.kernel_dropped,
             None => 0,
         };
         views::PortStats {

@@ -19,6 +19,8 @@ use crate::port::{Port, PortId, PortKind};
 pub(crate) struct Bridge {
     pub(crate) table: Arc<MacTable>,
     pub(crate) ports: Box<[Option<Port>]>,
+    /// No port has a number from here on.
+    pub(crate) end: usize,
     /// By the port of the TUN device and by those of its peers.
     pub(crate) ip_tunnels: Box<[Option<Arc<IpTunnel>>]>,
     pub(crate) counters: Arc<Counters>,
@@ -98,7 +100,7 @@ impl Walk<'_> {
     /// What fits through all links that carry this VLAN; those that are too narrow for anything do not count.
     #[cold]
     fn least_room(&self, vlan: VlanId, frame: &Frame) -> u32 {
-        let links = self.bridge.ports.iter().flatten().filter(|port| port.kind == PortKind::Link);
+        let links = self.bridge.ports[..self.bridge.end].iter().flatten().filter(|port| port.kind == PortKind::Link);
         let rooms = links.filter_map(|port| Some(port.room(&frame.headers, port.vlan.leave(vlan, &frame.headers)?)));
         rooms.filter(|room| *room >= tunnel::mtu::MIN_MTU).min().unwrap_or(tunnel::mtu::MIN_MTU)
     }
@@ -112,7 +114,7 @@ impl Walk<'_> {
         let added = self.tx.add(frame);
         let from_tunnel = from.is_some_and(|from| self.is_tunnel(from));
         let (mut copies, mut too_long) = (0, 0);
-        for (index, port) in self.bridge.ports.iter().enumerate() {
+        for (index, port) in self.bridge.ports[..self.bridge.end].iter().enumerate() {
             let id = PortId(index as u16);
             let Some(port) = port.as_ref().filter(|_| Some(id) != from) else { continue };
             match port.kind {

@@ -55,6 +55,7 @@ impl Pipeline {
             bridge: Bridge {
                 table,
                 ports: vec![None; ports].into_boxed_slice(),
+                end: 0,
                 ip_tunnels: vec![None; ports].into_boxed_slice(),
                 counters,
             },
@@ -74,6 +75,7 @@ impl Pipeline {
         if let Some(slot) = self.bridge.ports.get_mut(id.index()) {
             *slot = port;
             self.refusals[id.index()] = 0;
+            self.bridge.end = self.bridge.ports.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         }
     }
 
