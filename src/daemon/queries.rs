@@ -50,7 +50,7 @@ impl Daemon {
         let report = self.report();
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
         let gateway = |interface: &vswitch::Interface| views::Gateway {
-            vlan: interface.vlan.get(),
+            vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
@@ -102,7 +102,7 @@ impl Daemon {
         let Some(router) = &self.router else { return Vec::new() };
         let network = |id: vswitch::InterfaceId| match router.interfaces().get(usize::from(id.0)) {
             _ if id == UPLINK => "uplink".to_owned(),
-            Some(interface) if interface.vlan.get() != 0 => format!("vlan {}", interface.vlan),
+            Some(interface) if interface.domain.vlan.get() != 0 => format!("vlan {}", interface.domain.vlan),
             _ => "untagged".to_owned(),
         };
         let mut entries = router.neighbours().entries(self.clock.now());
