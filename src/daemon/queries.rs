@@ -4,6 +4,7 @@ use vswitch::router::UPLINK;
 use vswitch::{DropReason, PortId};
 
 use super::Daemon;
+use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
 use crate::control_socket::{MacTableNow, Query, views};
@@ -75,6 +76,18 @@ impl Daemon {
             state: uplink_state(uplink).to_owned(),
             mtu: uplink.state().map(|state| state.mtu),
             outside: self.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string()),
+        }
+    }
+
+    /// In one line: what is wrong, or how much is carried.
+    pub(super) fn status(&mut self) -> String {
+        let report = self.report();
+        let problems = self.problems(&report);
+        let ports = self.ports.iter().filter(|port| !port.is_free()).count();
+        match problems.as_slice() {
+            [] => format!("carrying frames of {}", count_of(ports, "port")),
+            [problem] => problem.clone(),
+            [first, others @ ..] => format!("{first}; and {}", count_of(others.len(), "other problem")),
         }
     }
 
