@@ -33,6 +33,7 @@ use packet::{Batch, Timestamp};
 use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing};
 
 use crate::busy_poll::BusyPoll;
+use crate::service::{self, Answers};
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
 use underlay::{DatagramSource, Underlay};
@@ -114,6 +115,8 @@ pub(crate) enum Command {
     },
     /// To be answered with the same number, once all before it was obeyed.
     Barrier(u64),
+    /// Does it still take commands? It is to say so.
+    Answer(Answers),
     /// The end.
     Stop,
 }
@@ -478,6 +481,7 @@ impl Worker {
                     }
                 }
                 Command::Barrier(number) => self.tell(Event::Obeyed(number)),
+                Command::Answer(answers) => service::answer(&answers),
                 Command::Stop => self.stopped = true,
             }
         }
