@@ -282,7 +282,8 @@ mod tests {
             Report::new(names, workers.iter(), ledger, MacTableStats::default(), 0)
         };
         let mut ledger = Ledger::new(2);
-        (count(0, 5), count(1, 2));
+        count(0, 5);
+        count(1, 2);
         assert_eq!(report(&ledger, "tap1").ports[1].rx_frames, 7);
         let free = report(&ledger, "");
         assert_eq!((free.ports[1].rx_frames, free.shown().count(), free.balance()[0][0]), (0, 1, 7));
