@@ -50,7 +50,7 @@ impl Daemon {
             start_time: self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             neighbours: self.router.as_ref().map(neighbour_stats),
-            workers: self.workers.iter().map(|worker| worker_stats(worker, self.port_count)).collect(),
+            workers: self.workers.iter().map(|worker| worker_stats(worker, self.slots.capacity())).collect(),
             latency: self.latency(),
         }
     }
@@ -61,12 +61,12 @@ impl Daemon {
     }
 
     fn port_now(&self, id: PortId, report: &Report) -> PortNow {
-        if let Some(port) = self.ports.get(id.index()) {
+        if let Some(port) = self.ports.iter().find(|port| port.id == id) {
             let device = port.device();
             return PortNow {
                 namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
                 state: Some(port_state(port).to_owned()),
-                kernel_dropped: report.dropped_at_ports.get(id.index()).map_or(0, |(_, frames)| *frames),
+                kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
                 rx_queue: device.and_then(Device::rx_queue),
                 tx_queue: device.and_then(Device::tx_queue),
             };
