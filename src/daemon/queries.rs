@@ -51,7 +51,7 @@ impl Daemon {
         let report = self.report();
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
         let gateway = |interface: &vswitch::Interface| views::Gateway {
-            vlan: interface.vlan.get(),
+            vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
@@ -115,7 +115,7 @@ impl Daemon {
         let Some(router) = &self.router else { return Vec::new() };
         let network = |id: vswitch::InterfaceId| match router.interfaces().get(usize::from(id.0)) {
             _ if id == UPLINK => "uplink".to_owned(),
-            Some(interface) if interface.vlan.get() != 0 => format!("vlan {}", interface.vlan),
+            Some(interface) if interface.domain.vlan.get() != 0 => format!("vlan {}", interface.domain.vlan),
             _ => "untagged".to_owned(),
         };
         let mut entries = router.neighbours().entries(self.clock.now());
@@ -238,10 +238,9 @@ fn stats_of(report: &Report) -> views::Stats {
     let table = report.table;
     let port = |(id, port): (PortId, &PortReport)| {
         let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
-        // The uplink is the one behind the others.
-        let at_kernel = match report.dropped_at_ports.get(id.index()) {
-            Some((_, frames)) => *frames,
-            None if id.index() == report.dropped_at_ports.len() => report.kernel_dropped,
+        let at_kernel = match report.dropped_at_ports.iter().find(|(port, ..)| *port == id) {
+            Some((.., frames)) => *frames,
+            None if report.uplink == Some(id) => report.kernel_dropped,
             None => 0,
         };
         views::PortStats {

@@ -100,8 +100,10 @@ pub(crate) enum Command {
         /// The tunnel.
         tunnel: Arc<IpTunnel>,
     },
-    /// A port is gone.
+    /// A port's device is gone.
     Detach(PortId),
+    /// A port, or a socket that receives, is none any more.
+    Remove(PortId),
     /// The router's networks, or its way out, are others now.
     Route(Arc<Routing>),
     /// A port's MTU changed.
@@ -111,6 +113,8 @@ pub(crate) enum Command {
         /// Its MTU now, in bytes.
         mtu: u32,
     },
+    /// To be answered with the same number, once all before it was obeyed.
+    Barrier(u64),
     /// Does it still take commands? It is to say so.
     Answer(Answers),
     /// The end.
@@ -132,6 +136,8 @@ pub(crate) enum Event {
     Released(Released),
     /// A host spoke in a multicast group and is believed, but has no port yet.
     NewSource(NewSource),
+    /// All that was told before this [`Command::Barrier`] was obeyed.
+    Obeyed(u64),
     /// The worker panicked, and goes on with the next batch.
     Panicked,
 }
@@ -461,12 +467,20 @@ impl Worker {
                     self.pipeline.set_port(id, None);
                     self.write_to(id, None);
                 }
+                Command::Remove(id) => {
+                    self.stop_reading(id);
+                    self.pipeline.set_port(id, None);
+                    self.pipeline.set_endpoint(id, None);
+                    self.pipeline.set_ip_tunnel(id, None);
+                    self.write_to(id, None);
+                }
                 Command::Route(routing) => self.pipeline.set_routing(routing),
                 Command::Mtu { id, mtu } => {
                     if let Some(port) = self.pipeline.port_mut(id) {
                         port.mtu = mtu;
                     }
                 }
+                Command::Barrier(number) => self.tell(Event::Obeyed(number)),
                 Command::Answer(answers) => service::answer(&answers),
                 Command::Stop => self.stopped = true,
             }
