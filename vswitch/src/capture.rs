@@ -21,7 +21,7 @@ use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Headers, Span};
 use tunnel::{Train, Way};
 
-use crate::bridge::{Bridge, Walk};
+use crate::bridge::{Bridges, Walk};
 use crate::counters::DropReason;
 use crate::egress::{Frame, Queued};
 use crate::port::PortId;
@@ -86,7 +86,7 @@ impl Captures {
     #[inline]
     pub(crate) fn arrives(
         &mut self,
-        bridge: &Bridge,
+        bridges: &Bridges,
         id: PortId,
         direction: Direction,
         batch: &Batch,
@@ -96,11 +96,11 @@ impl Captures {
         let id = if id == NOWHERE { PortId(0) } else { id };
         let span = batch.spans()[at];
         let bytes = batch.frame(span);
-        let headers = headers.or_else(|| match bridge.ip_tunnel(id) {
+        let headers = headers.or_else(|| match bridges.ip_tunnel(id) {
             None => Headers::parse(bytes).ok(),
             Some(_) => Some(Headers::of_packet(bytes)),
         });
-        let seen = self.seen(bridge, id, headers.as_ref(), bytes);
+        let seen = self.seen(bridges, id, headers.as_ref(), bytes);
         self.taps.iter_mut().for_each(|tap| tap.arrives(&seen, direction));
         Arrived(span)
     }
@@ -119,7 +119,7 @@ impl Captures {
         self.taps.iter_mut().for_each(|tap| tap.judge(verdict, frame));
         if let (Err(_), Some(reason)) = (outcome, also) {
             // The answer was dropped too.
-            let made = self.arrives(walk.bridge, walk.ingress, Direction::Within, walk.rx, at, None);
+            let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at, None);
             self.dropped(walk.rx, made, reason);
         }
     }
@@ -134,7 +134,7 @@ impl Captures {
     #[inline]
     pub(crate) fn written(
         &mut self,
-        bridge: &Bridge,
+        bridges: &Bridges,
         id: PortId,
         batch: &Batch,
         frames: &[Frame],
@@ -142,7 +142,7 @@ impl Captures {
         outcome: Result<(), DropReason>,
     ) {
         for Queued { frame, action } in members {
-            self.leaves(bridge, id, batch, &frames[usize::from(*frame)], *action, outcome);
+            self.leaves(bridges, id, batch, &frames[usize::from(*frame)], *action, outcome);
         }
     }
 
@@ -158,19 +158,19 @@ impl Captures {
 
     /// The frame that was the last to board could not.
     #[cold]
-    pub(crate) fn turn_away(&mut self, bridge: &Bridge, batch: &Batch, reason: DropReason) {
+    pub(crate) fn turn_away(&mut self, bridges: &Bridges, batch: &Batch, reason: DropReason) {
         if let Some(Departing { way, frame, action }) = self.departing.pop() {
-            self.leaves(bridge, PortId(way.port), batch, &frame, action, Err(reason));
+            self.leaves(bridges, PortId(way.port), batch, &frame, action, Err(reason));
         }
     }
 
     /// A train left, or did not. Trains of one way leave in the order in which their frames boarded.
     #[inline]
-    pub(crate) fn depart(&mut self, bridge: &Bridge, batch: &Batch, train: &Train, outcome: Result<(), DropReason>) {
+    pub(crate) fn depart(&mut self, bridges: &Bridges, batch: &Batch, train: &Train, outcome: Result<(), DropReason>) {
         for _ in 0..train.frames {
             let Some(at) = self.departing.iter().position(|departing| departing.way == train.way) else { return };
             let Departing { way, frame, action } = self.departing.remove(at);
-            self.leaves(bridge, PortId(way.port), batch, &frame, action, outcome);
+            self.leaves(bridges, PortId(way.port), batch, &frame, action, outcome);
         }
     }
 
@@ -184,7 +184,7 @@ impl Captures {
     #[inline]
     fn leaves(
         &mut self,
-        bridge: &Bridge,
+        bridges: &Bridges,
         id: PortId,
         batch: &Batch,
         frame: &Frame,
@@ -201,14 +201,14 @@ impl Captures {
         headers.tag = new_tag;
         let tag = new_tag.map(packet::Tag::to_bytes);
         let pieces = pieces(bytes, action, tag.as_ref());
-        let seen = self.seen(bridge, id, Some(&headers), bytes);
+        let seen = self.seen(bridges, id, Some(&headers), bytes);
         let verdict = outcome.map_or_else(|reason| Verdict::Dropped(reason as u8), |()| Verdict::Passed);
         self.taps.iter_mut().for_each(|tap| tap.leaves(&seen, pieces, verdict));
     }
 
     #[inline]
-    fn seen<'a>(&self, bridge: &Bridge, id: PortId, headers: Option<&'a Headers>, bytes: &'a [u8]) -> Seen<'a> {
-        let port = bridge.port(id);
+    fn seen<'a>(&self, bridges: &Bridges, id: PortId, headers: Option<&'a Headers>, bytes: &'a [u8]) -> Seen<'a> {
+        let port = bridges.port(id);
         let vlan = port.zip(headers).and_then(|(port, headers)| port.vlan.classify(headers)).map(packet::VlanId::get);
         let vni = port.and_then(|port| port.encapsulation()?.vni).map(tunnel::Vni::number);
         Seen { time: self.time, port: id.0, subject: Subject { headers, bytes, vlan: vlan.filter(|vlan| *vlan != 0), vni } }

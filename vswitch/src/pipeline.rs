@@ -1,7 +1,7 @@
 //! The packet's walk: a batch goes in, queues come out.
 //!
-//! One pipeline a worker. It owns its view of the ports and its counters, and shares the MAC table
-//! with the other workers of the bridge, and translation and neighbours with the other routers.
+//! One pipeline a worker. It owns its view of the ports and its counters, and shares the bridges' MAC tables
+//! with the other workers, and translation and neighbours with the other routers.
 
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use packet::{Batch, Checksum, Headers, Offload, Span, Timestamp, Transport};
 use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
-use crate::bridge::{Bridge, Walk, parse};
+use crate::bridge::{Bridges, Walk, parse};
 use crate::capture::Captures;
 use crate::counters::{Counters, DropReason};
 use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
+use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
 use crate::egress::{Egress, Frame, Manner, SendError, Transmit, write_queue};
 use crate::encap::couple;
 use crate::fit::clamp_to;
@@ -37,7 +38,7 @@ const MAX_NEW_SOURCES: usize = 16;
 /// One worker's switch and router.
 #[derive(Debug)]
 pub struct Pipeline {
-    bridge: Bridge,
+    bridges: Bridges,
     router: Option<Router>,
     errors: Errors,
     refusals: Box<[u32]>,
@@ -52,13 +53,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with no ports yet. `counters` has room for as many ports as there can be.
+    /// A pipeline with one bridge, whose number is 0 and whose MAC table this is, and no ports yet. `counters` has room
+    /// for as many ports as there can be on all bridges.
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize, counters: Arc<Counters>) -> Pipeline {
+        let mut tables = [const { None }; MAX_BRIDGES];
+        tables[0] = Some(table);
         Pipeline {
-            bridge: Bridge {
-                table,
+            bridges: Bridges {
+                tables,
                 ports: vec![None; ports].into_boxed_slice(),
+                end: 0,
                 ip_tunnels: vec![None; ports].into_boxed_slice(),
                 counters,
             },
@@ -102,28 +107,37 @@ impl Pipeline {
         }
     }
 
+    /// Adds a bridge with this MAC table, or with `None` takes it away; then what comes in by ports that say they are of it
+    /// is dropped. A number beyond [`MAX_BRIDGES`] is ignored.
+    pub fn set_bridge(&mut self, id: BridgeId, table: Option<Arc<MacTable>>) {
+        if let Some(slot) = self.bridges.tables.get_mut(id.index()) {
+            *slot = table;
+        }
+    }
+
     /// Attaches a port, changes it, or with `None` takes it away. A number beyond the table's end is
     /// ignored.
     pub fn set_port(&mut self, id: PortId, port: Option<Port>) {
-        if let Some(slot) = self.bridge.ports.get_mut(id.index()) {
+        if let Some(slot) = self.bridges.ports.get_mut(id.index()) {
             *slot = port;
             self.refusals[id.index()] = 0;
+            self.bridges.end = self.bridges.ports.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         }
     }
 
     /// A TUN device's or its peer's port is part of this tunnel.
     pub fn set_ip_tunnel(&mut self, id: PortId, tunnel: Option<Arc<IpTunnel>>) {
-        if let Some(slot) = self.bridge.ip_tunnels.get_mut(id.index()) {
+        if let Some(slot) = self.bridges.ip_tunnels.get_mut(id.index()) {
             *slot = tunnel;
         }
     }
 
     /// A port, to be changed.
     pub fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
-        self.bridge.ports.get_mut(id.index())?.as_mut()
+        self.bridges.ports.get_mut(id.index())?.as_mut()
     }
 
-    /// Gives the bridge a router.
+    /// Gives the bridges a router.
     pub fn set_router(&mut self, router: Router) {
         self.router = Some(router);
     }
@@ -139,14 +153,14 @@ impl Pipeline {
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridge, router, errors, captures, .. } = self;
-        let Some(counters) = bridge.counters.port(ingress) else { return };
+        let Pipeline { bridges, router, errors, captures, .. } = self;
+        let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridge, rx, tx, errors, ingress, counters, now, also_dropped: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, also_dropped: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
-            let arrived = captures.as_mut().map(|all| all.arrives(bridge, ingress, Direction::Received, walk.rx, at, None));
-            let outcome = match bridge.ip_tunnel(ingress) {
+            let arrived = captures.as_mut().map(|all| all.arrives(bridges, ingress, Direction::Received, walk.rx, at, None));
+            let outcome = match bridges.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
                 Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
             };
@@ -165,31 +179,31 @@ impl Pipeline {
     /// port; like [`Pipeline::process`] otherwise.
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridge, router, errors, endpoints, new_sources, captures, .. } = self;
+        let Pipeline { bridges, router, errors, endpoints, new_sources, captures, .. } = self;
         let (rx, origins) = inbox.parts();
-        let Some(socket) = bridge.counters.port(id) else { return };
+        let Some(socket) = bridges.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
             socket.rx_frames.add(origins.len() as u64);
             socket.drop(DropReason::PortGone, origins.len() as u64);
             if let Some(captures) = captures {
                 for at in 0..origins.len() {
-                    let arrived = captures.arrives(bridge, id, Direction::Received, rx, at, None);
+                    let arrived = captures.arrives(bridges, id, Direction::Received, rx, at, None);
                     captures.dropped(rx, arrived, DropReason::PortGone);
                 }
             }
             return;
         };
-        let mut walk = Walk { bridge, rx, tx, errors, ingress: id, counters: socket, now, also_dropped: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, also_dropped: None };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
             walk.ingress = peer.map_or(id, |(peer, _)| peer.port);
-            walk.counters = bridge.counters.port(walk.ingress).unwrap_or(socket);
+            walk.counters = bridges.counters.port(walk.ingress).unwrap_or(socket);
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
             let headers = origin.arrived.ok().map(|(_, headers)| headers);
             let arrived =
-                captures.as_mut().map(|all| all.arrives(bridge, walk.ingress, Direction::Received, walk.rx, at, headers));
+                captures.as_mut().map(|all| all.arrives(bridges, walk.ingress, Direction::Received, walk.rx, at, headers));
             let outcome = peer.and_then(|(peer, headers)| {
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
@@ -198,7 +212,7 @@ impl Pipeline {
                 match endpoint.protocol {
                     Protocol::Vxlan | Protocol::Ethernet => switch_frame(router, &mut walk, at, frame),
                     Protocol::Ip => {
-                        let tunnel = bridge.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
+                        let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
                         ip_tunnel::receive(tunnel, &mut walk, at, frame)
                     }
                 }
@@ -243,16 +257,16 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, errors, held, captures, .. } = self;
+        let Pipeline { bridges, router, errors, held, captures, .. } = self;
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
         for at in 0..rx.spans().len() {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
-            let Some(counters) = bridge.counters.port(held.port).or(bridge.counters.port(PortId(0))) else { continue };
-            let arrived = captures.as_mut().map(|all| all.arrives(bridge, held.port, Direction::Within, rx, at, None));
-            let mut walk = Walk { bridge, rx, tx, errors, ingress: held.port, counters, now, also_dropped: None };
+            let Some(counters) = bridges.counters.port(held.port).or(bridges.counters.port(PortId(0))) else { continue };
+            let arrived = captures.as_mut().map(|all| all.arrives(bridges, held.port, Direction::Within, rx, at, None));
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, also_dropped: None };
             let outcome = match left {
                 Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
                 Left::Fragments(first) => own.go_on_by(shared, &mut walk, at, first, held),
@@ -271,14 +285,14 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, errors, tasks, captures, .. } = self;
+        let Pipeline { bridges, router, errors, tasks, captures, .. } = self;
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
-        let Some(counters) = bridge.counters.port(PortId(0)) else { return };
+        let Some(counters) = bridges.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let arrived = captures.as_mut().map(|all| all.arrives(bridge, NOWHERE, Direction::Within, rx, at, None));
-            let mut walk = Walk { bridge, rx, tx, errors, ingress: NOWHERE, counters, now, also_dropped: None };
+            let arrived = captures.as_mut().map(|all| all.arrives(bridges, NOWHERE, Direction::Within, rx, at, None));
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, also_dropped: None };
             let outcome = own.perform(shared, &mut walk, at, *task);
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
@@ -291,22 +305,22 @@ impl Pipeline {
 
     /// Writes out what [`Pipeline::process`] queued.
     pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut transmit: impl Transmit) {
-        let Pipeline { bridge, refusals, captures, .. } = self;
+        let Pipeline { bridges, refusals, captures, .. } = self;
         while let Some((id, queue)) = tx.next() {
-            let Some(counters) = bridge.counters.port(id) else { continue };
-            let Some(port) = bridge.port(id) else {
+            let Some(counters) = bridges.counters.port(id) else { continue };
+            let Some(port) = bridges.port(id) else {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
                 if let Some(captures) = captures {
-                    captures.written(bridge, id, rx, queue.frames, queue.queued, Err(DropReason::PortGone));
+                    captures.written(bridges, id, rx, queue.frames, queue.queued, Err(DropReason::PortGone));
                 }
                 continue;
             };
             if let Some(encapsulation) = port.encapsulation() {
-                let depart = |trains: &Trains, captures: &mut _| depart(trains, rx, &mut transmit, bridge, captures);
+                let depart = |trains: &Trains, captures: &mut _| depart(trains, rx, &mut transmit, bridges, captures);
                 couple(queue, rx, id, encapsulation, captures, depart, |reason, captures| {
                     counters.drop(reason, 1);
                     if let Some(captures) = captures {
-                        captures.turn_away(bridge, rx, reason);
+                        captures.turn_away(bridges, rx, reason);
                     }
                 });
                 continue;
@@ -328,17 +342,17 @@ impl Pipeline {
                     *refusals += 1;
                 }
                 if let Some(captures) = captures {
-                    captures.written(bridge, id, rx, frames, members, written.result.map_err(SendError::reason));
+                    captures.written(bridges, id, rx, frames, members, written.result.map_err(SendError::reason));
                 }
             });
             if *refusals >= REFUSALS_TO_GIVE_UP
-                && let Some(port) = &mut bridge.ports[id.index()]
+                && let Some(port) = &mut bridges.ports[id.index()]
             {
                 port.features = port.features.without_segmentation();
             }
         }
         if !tx.trains.is_empty() {
-            depart(&tx.trains, rx, &mut transmit, bridge, captures);
+            depart(&tx.trains, rx, &mut transmit, bridges, captures);
             tx.trains.clear();
         }
         if let Some(captures) = captures {
@@ -348,9 +362,9 @@ impl Pipeline {
 }
 
 /// Sends trains and counts, by the ports that they go to.
-fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, bridge: &Bridge, captures: &mut Option<Box<Captures>>) {
+fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, bridges: &Bridges, captures: &mut Option<Box<Captures>>) {
     transmit.send_trains(trains, rx.arena(), |train, result| {
-        let Some(counters) = bridge.counters.port(PortId(train.way.port)) else { return };
+        let Some(counters) = bridges.counters.port(PortId(train.way.port)) else { return };
         match result {
             Ok(()) => {
                 counters.tx_writes.add(1);
@@ -360,7 +374,7 @@ fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, bridge: &Br
             Err(error) => counters.drop(error.reason(), train.frames.into()),
         }
         if let Some(captures) = captures {
-            captures.depart(bridge, rx, train, result.map_err(SendError::reason));
+            captures.depart(bridges, rx, train, result.map_err(SendError::reason));
         }
     });
 }
@@ -376,7 +390,7 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
 #[inline]
 fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
     let headers = &frame.headers;
-    let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
+    let port = walk.bridges.port(walk.ingress).ok_or(DropReason::PortGone)?;
     let mut learns = true;
     match port.kind {
         PortKind::Link => {}
@@ -391,14 +405,16 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
         PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
     }
     let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
-    let gateway = router.as_mut().and_then(|router| router.shared.at(vlan).map(|(interface, mac)| (router, interface, mac)));
+    let domain = Domain { bridge: port.bridge, vlan };
+    let gateway = router.as_mut().and_then(|router| router.shared.at(domain).map(|(interface, mac)| (router, interface, mac)));
     if let Some((_, _, mac)) = gateway
         && headers.src == mac
     {
         return Err(DropReason::GatewaySpoofed);
     }
     if learns {
-        walk.bridge.table.learn(vlan, headers.src, walk.ingress, walk.now);
+        let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+        table.learn(vlan, headers.src, walk.ingress, walk.now);
     }
     if let Some((Router { shared, own }, interface, mac)) = gateway {
         // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
@@ -411,7 +427,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
             return own.route_out(shared, walk, at, frame, interface);
         }
     }
-    walk.forward(vlan, frame)
+    walk.forward(domain, frame)
 }
 
 /// A frame of the batch with all that is known of it.

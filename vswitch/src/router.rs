@@ -18,11 +18,12 @@ use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::tcp;
-use packet::vlan::{TAG_LEN, TagAction, VlanId};
+use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Headers, MacAddr, Network as NetworkProtocol, Timestamp, Transport};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
+use crate::domain::Domain;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::forward::Forward;
@@ -115,10 +116,10 @@ impl Router {
 }
 
 impl Shared {
-    /// The network that a VLAN is, if there is a gateway on it, and the gateway's MAC address.
+    /// The network that a domain is, if there is a gateway on it, and the gateway's MAC address.
     #[inline]
-    pub(crate) fn at(&self, vlan: VlanId) -> Option<(InterfaceId, MacAddr)> {
-        let id = self.routing.of_vlan(vlan)?;
+    pub(crate) fn at(&self, domain: Domain) -> Option<(InterfaceId, MacAddr)> {
+        let id = self.routing.of_domain(domain)?;
         Some((id, self.routing.interface(id)?.mac))
     }
 }
@@ -350,17 +351,19 @@ impl Own {
         }
         let Some(mac) = self.mac_of(shared, to, dst, walk.now) else { return self.wait(shared, walk, packet, to, dst) };
         set_addresses(walk, &mut packet, mac, interface.mac);
-        let out = crate::forward::forward(&walk.bridge.table, interface.vlan, mac, NOWHERE, walk.now);
-        let Forward::Port(port) = out else { return walk.flood(interface.vlan, packet.frame, None) };
-        let link = walk.bridge.port(port).ok_or(DropReason::PortGone)?;
-        let action = link.vlan.leave(interface.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
+        let domain = interface.domain;
+        let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+        let out = crate::forward::forward(table, domain.vlan, mac, NOWHERE, walk.now);
+        let Forward::Port(port) = out else { return walk.flood(domain, packet.frame, None) };
+        let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
+        let action = link.vlan.leave(domain.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
         let mtu = link.room(&packet.frame.headers, action);
         let Some(view) = view(walk, &packet) else { return Err(DropReason::BadIpHeader) };
         let dont_fragment = view.dont_fragment();
         if let Err(error) = fit(walk.rx, &mut packet.frame, mtu, dont_fragment) {
             return self.report(shared, walk, packet, error, DropReason::FragmentationNeeded);
         }
-        walk.queue(port, interface.vlan, packet.frame)
+        walk.queue(port, domain, packet.frame)
     }
 
     /// To a neighbour outside.

@@ -8,33 +8,50 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use rustix::process::geteuid;
 
+use crate::table::plain;
 use crate::views::Problem;
 
 /// A switch that does not answer within this time is not well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the switch listens if nobody said otherwise.
+/// Where a switch listens that its unit of systemd started.
+const SERVICE: &str = "/run/vswitchd/vswitchd.sock";
+
+/// Where the switch listens if nobody said otherwise: where one that was started by hand would, or else where the service does.
 pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
-    if geteuid().is_root() {
-        return Ok("/run/vswitchd.sock".into());
+    let by_hand = match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if geteuid().is_root() => Some(PathBuf::from("/run/vswitchd.sock")),
+        directory => directory.map(|directory| PathBuf::from(directory).join("vswitchd.sock")),
+    };
+    match by_hand {
+        Some(path) if path.exists() || !Path::new(SERVICE).exists() => Ok(path),
+        None if !Path::new(SERVICE).exists() => bail!("XDG_RUNTIME_DIR is not set: say where with --socket"),
+        _ => Ok(SERVICE.into()),
     }
-    let directory = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set: say where with --socket")?;
-    Ok(PathBuf::from(directory).join("vswitchd.sock"))
 }
 
 /// Gets what a path of the switch's leads to.
 pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
+    exchange(socket, &format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n"))
+}
+
+/// Puts this JSON there.
+pub(crate) fn put(socket: &Path, path: &str, body: &str) -> anyhow::Result<String> {
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    exchange(socket, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()))
+}
+
+fn exchange(socket: &Path, request: &str) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
     exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;
     let (status, body) = parse(&answer).with_context(|| format!("{}: what answers there is no vswitchd", socket.display()))?;
     if status != 200 {
         let problem = serde_json::from_str::<Problem>(body).map_or_else(|_| body.to_owned(), |problem| problem.error);
-        bail!("the switch says: {} ({status})", problem.escape_debug());
+        bail!("the switch says: {} ({status})", plain(&problem));
     }
     Ok(body.to_owned())
 }
