@@ -17,7 +17,7 @@ use nat::{Endpoint, External, ExternalKind, Nat, Protocol, Published, Refused};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{MacAddr, Timestamp};
-use vswitch::{Interface, Neighbours, Network, Route, Router, Routing, Uplink};
+use vswitch::{BridgeId, Domain, Interface, Neighbours, Network, Route, Router, Routing, Uplink};
 
 use crate::config::address::Cidr;
 use crate::config::publish::Publish;
@@ -68,7 +68,8 @@ impl RouterControl {
             None => None,
         };
         let interface = |gateway: &crate::config::router::Gateway| {
-            Interface::new(gateway.vlan, gateway.address.address, gateway.address.prefix_len)
+            let domain = Domain { bridge: BridgeId::default(), vlan: gateway.vlan };
+            Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
         };
         let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();
         ensure!(interfaces.len() <= vswitch::routing::MAX_INTERFACES, "too many gateways");
@@ -370,8 +371,7 @@ fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>
 
 /// Our own MAC address on the uplink, where we have own addresses there.
 fn own_mac(config: &UplinkConfig) -> Option<MacAddr> {
-    let network = config.network()?;
-    Some(Interface::new(packet::VlanId::NONE, network.address, network.prefix_len).mac)
+    config.network().map(|network| vswitch::routing::mac_of(network.address))
 }
 
 fn not_published(rule: &Published, refused: Refused) -> anyhow::Error {

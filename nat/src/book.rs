@@ -147,14 +147,7 @@ impl Book {
 
     /// What a first packet with this tuple would open. Nothing changes: two that ask one after the other get the
     /// same answer, until [`Book::turn`].
-    pub(crate) fn begin(
-        &self,
-        table: &Table,
-        tuple: &Tuple,
-        hash: u64,
-        owner: u16,
-        now: Timestamp,
-    ) -> Result<Pending, Refused> {
+    pub(crate) fn begin(&self, table: &Table, tuple: &Tuple, hash: u64, owner: u16, now: Timestamp) -> Result<Pending, Refused> {
         if self.live() >= self.config.max_connections {
             return Err(Refused::TableFull);
         }

@@ -281,7 +281,11 @@ impl Nat {
         let begun = book.begin(&self.table, tuple, hash, owner, now);
         if !LASTING {
             let pending = begun?;
-            return if book.has_room_for(&self.table, &pending) { Ok(pending.tuples.reply.reversed()) } else { Err(Refused::TableFull) };
+            return if book.has_room_for(&self.table, &pending) {
+                Ok(pending.tuples.reply.reversed())
+            } else {
+                Err(Refused::TableFull)
+            };
         }
         book.turn();
         let pending = match begun {

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use utoipa::{IntoParams, OpenApi};
 
-use super::{Asker, CONNECTIONS, MacTableNow, Query, metrics, views};
+use super::{Asker, CONNECTIONS, MacTableNow, Query, log, metrics, views};
 
 /// A request's head has to come within this time.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ const USUAL_LIST: usize = 10_000;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "vswitchd", description = "The control socket of vswitchd. What is read here changes nothing."),
-    paths(show, ports, stats, fdb, neighbours, conntrack, nat, tunnels, metrics_text)
+    paths(show, ports, stats, fdb, neighbours, conntrack, nat, tunnels, log::show, log::set, metrics_text)
 )]
 struct Description;
 
@@ -90,6 +90,7 @@ fn router(asker: Asker) -> Router {
         .route("/v1/conntrack", get(conntrack))
         .route("/v1/nat", get(nat))
         .route("/v1/tunnels", get(tunnels))
+        .route("/v1/log", get(log::show).put(log::set))
         .route("/v1/openapi.json", get(|| async { Json(Description::openapi()) }))
         .route("/metrics", get(metrics_text))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })
@@ -109,7 +110,7 @@ async fn refuse_long_bodies(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-fn problem(status: StatusCode, what: &str) -> Response {
+pub(super) fn problem(status: StatusCode, what: &str) -> Response {
     (status, Json(views::Problem { error: what.to_owned() })).into_response()
 }
 

@@ -15,6 +15,7 @@
 
 mod api;
 mod door;
+mod log;
 mod metrics;
 pub(crate) mod views;
 

@@ -261,3 +261,25 @@ pub(crate) struct Peer {
 pub(crate) struct Problem {
     pub(crate) error: String,
 }
+
+/// How much is logged.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Log {
+    /// off, error, warn, info, debug or trace.
+    pub(crate) level: String,
+    /// The parts of the daemon that have a level of their own.
+    pub(crate) parts: BTreeMap<String, String>,
+    /// All parts that there are.
+    pub(crate) known: Vec<String>,
+}
+
+/// A level to be set.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogChange {
+    /// Which part; left out: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<String>,
+    /// off, error, warn, info, debug or trace.
+    pub(crate) level: String,
+}

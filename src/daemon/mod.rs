@@ -24,6 +24,7 @@ use crate::control_socket::{ControlSocket, Door};
 use crate::device::Device;
 use crate::report::Report;
 use crate::router::RouterControl;
+use crate::service::Service;
 use crate::signals::Signals;
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
@@ -203,7 +204,7 @@ impl Daemon {
     }
 
     /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
-    pub(crate) fn run(mut self, signals: &Signals) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<()> {
         self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
         if let Some(uplink) = &self.uplink {
             self.poller.add(uplink.watch(), UPLINK).context("listening for changes of the uplink")?;
@@ -211,6 +212,9 @@ impl Daemon {
         guests::watch(&self.entrances, &self.poller)?;
         let mut next_tick = self.clock.now().after(TICK);
         let mut waiting_guests = Vec::with_capacity(self.entrances.len());
+        if service.is_there() {
+            service.ready(&self.status());
+        }
         loop {
             let now = self.clock.now();
             let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
@@ -224,9 +228,13 @@ impl Daemon {
                 crate::say(&self.report().to_string());
             }
             if arrived.reload {
+                service.reloading();
                 tracing::info!("nothing to read again: the configuration is the command line");
+                // Whatever came of it: a manager waits for this word.
+                service.ready(&self.status());
             }
             if arrived.end {
+                service.stopping();
                 crate::say(&self.stop().to_string());
                 return Ok(());
             }
@@ -253,6 +261,7 @@ impl Daemon {
                 self.look_at_ports();
                 self.look_at_tunnels();
                 self.open_shut_entrances();
+                self.tell_service(&mut service);
                 next_tick = now.after(TICK);
             } else {
                 self.look_for_gone_ports();
@@ -288,6 +297,17 @@ impl Daemon {
     fn port_names(&self) -> Vec<String> {
         let uplink = self.uplink.as_ref().map(|uplink| uplink.interface.clone());
         self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).chain(self.tunnels.names()).collect()
+    }
+
+    /// How it is now, for the service manager, and that the workers answer.
+    fn tell_service(&mut self, service: &mut Service) {
+        if !service.is_there() {
+            return;
+        }
+        service.status(&self.status());
+        if let Some(answers) = service.next_round(self.workers.len()) {
+            self.tell_workers(|_| Command::Answer(Arc::clone(&answers)));
+        }
     }
 
     /// Ends all workers and returns what was counted to the last frame.

@@ -4,6 +4,7 @@ use vswitch::router::UPLINK;
 use vswitch::{DropReason, PortId};
 
 use super::Daemon;
+use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
 use crate::control_socket::{MacTableNow, Query, views};
@@ -50,7 +51,7 @@ impl Daemon {
         let report = self.report();
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
         let gateway = |interface: &vswitch::Interface| views::Gateway {
-            vlan: interface.vlan.get(),
+            vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
@@ -78,6 +79,18 @@ impl Daemon {
         }
     }
 
+    /// In one line: what is wrong, or how much is carried.
+    pub(super) fn status(&mut self) -> String {
+        let report = self.report();
+        let problems = self.problems(&report);
+        let ports = self.ports.iter().filter(|port| !port.is_free()).count();
+        match problems.as_slice() {
+            [] => format!("carrying frames of {}", count_of(ports, "port")),
+            [problem] => problem.clone(),
+            [first, others @ ..] => format!("{first}; and {}", count_of(others.len(), "other problem")),
+        }
+    }
+
     fn problems(&self, report: &Report) -> Vec<String> {
         let bad = |state: &str| matches!(state, "down" | "gone");
         let ports = self.ports.iter().filter_map(port_view).filter(|port| bad(&port.state));
@@ -102,7 +115,7 @@ impl Daemon {
         let Some(router) = &self.router else { return Vec::new() };
         let network = |id: vswitch::InterfaceId| match router.interfaces().get(usize::from(id.0)) {
             _ if id == UPLINK => "uplink".to_owned(),
-            Some(interface) if interface.vlan.get() != 0 => format!("vlan {}", interface.vlan),
+            Some(interface) if interface.domain.vlan.get() != 0 => format!("vlan {}", interface.domain.vlan),
             _ => "untagged".to_owned(),
         };
         let mut entries = router.neighbours().entries(self.clock.now());

@@ -33,6 +33,7 @@ use packet::{Batch, Timestamp};
 use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing};
 
 use crate::busy_poll::BusyPoll;
+use crate::service::{self, Answers};
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
 use underlay::{DatagramSource, Underlay};
@@ -110,6 +111,8 @@ pub(crate) enum Command {
         /// Its MTU now, in bytes.
         mtu: u32,
     },
+    /// Does it still take commands? It is to say so.
+    Answer(Answers),
     /// The end.
     Stop,
 }
@@ -464,6 +467,7 @@ impl Worker {
                         port.mtu = mtu;
                     }
                 }
+                Command::Answer(answers) => service::answer(&answers),
                 Command::Stop => self.stopped = true,
             }
         }

@@ -38,6 +38,7 @@ mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
+mod service;
 mod site;
 mod station;
 mod switch;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         tunnel_udp::trials(),
         tunnel_ovs::trials(),
         guest_qemu::trials(),
+        service::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -216,9 +216,7 @@ impl Own {
     fn write_error(&mut self, walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4Addr) -> Option<Packet> {
         let ip = view(walk, &packet)?;
         let to = ip.src();
-        if IcmpError::is_forbidden_about(ip)
-            || packet.frame.headers.dst.is_multicast()
-            || !walk.may_tell(to.into(), Some(error))
+        if IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast() || !walk.may_tell(to.into(), Some(error))
         {
             return None;
         }
@@ -243,10 +241,10 @@ impl Own {
         let Some(to) = view(walk, &error).map(ipv4::Ipv4View::dst) else { return Err(DropReason::BadIpHeader) };
         if let Some(id) = routing.to_inside(to) {
             let Some(interface) = routing.interface(id) else { return Err(DropReason::NoRoute) };
-            let came_from_there = walk.bridge.port(walk.ingress).is_some_and(|port| port.kind != PortKind::Uplink);
+            let came_from_there = walk.bridges.port(walk.ingress).is_some_and(|port| port.kind != PortKind::Uplink);
             if came_from_there && about.headers.dst == interface.mac {
                 set_addresses(walk, &mut error, about.headers.src, interface.mac);
-                return walk.queue(walk.ingress, interface.vlan, error.frame);
+                return walk.queue(walk.ingress, interface.domain, error.frame);
             }
             return self.deliver(shared, walk, error, id, to);
         }
@@ -273,15 +271,15 @@ impl Own {
     /// What was made of a frame goes out of the port that the frame came from.
     fn send_back(&mut self, shared: &Shared, walk: &mut Walk<'_>, packet: Packet) -> Result<(), DropReason> {
         let answer = walk.own(packet.frame.span)?;
-        match walk.bridge.port(walk.ingress) {
+        match walk.bridges.port(walk.ingress) {
             Some(port) if port.kind == PortKind::Uplink => {
                 walk.push(walk.ingress, answer, TagAction::Keep);
                 Ok(())
             }
             _ => {
-                let vlan = shared.routing.by_mac(answer.headers.src).map_or(packet::VlanId::NONE, |interface| interface.vlan);
                 // It was made, so it is dropped as what it is now.
-                walk.queue(walk.ingress, vlan, answer)
+                let interface = shared.routing.by_mac(answer.headers.src).ok_or(DropReason::NoRoute)?;
+                walk.queue(walk.ingress, interface.domain, answer)
             }
         }
     }
@@ -339,7 +337,7 @@ impl Own {
         bytes[ETHERNET_LEN..ETHERNET_LEN + ARP_LEN].copy_from_slice(&Arp::request(mac, address, hop).to_bytes());
         let request = walk.own(span)?;
         match (routing.interface(id), routing.uplink()) {
-            (Some(interface), _) => walk.flood(interface.vlan, request, None),
+            (Some(interface), _) => walk.flood(interface.domain, request, None),
             (None, Some(uplink)) => {
                 walk.push(uplink.port, request, TagAction::Keep);
                 Ok(())

@@ -80,7 +80,7 @@ pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<
     if ip.ttl <= 1 {
         return Err(tell(tunnel, walk, at, &frame, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
     }
-    let mtu = walk.bridge.port(id).ok_or(DropReason::PortGone)?.mtu;
+    let mtu = walk.bridges.port(id).ok_or(DropReason::PortGone)?.mtu;
     if let Err(error) = fit(walk.rx, &mut frame, mtu, ip.dont_fragment) {
         return Err(tell(tunnel, walk, at, &frame, error, DropReason::FragmentationNeeded));
     }
@@ -100,7 +100,7 @@ pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: 
     if ip.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
-    let device = walk.bridge.port(tunnel.tun).ok_or(DropReason::PortGone)?;
+    let device = walk.bridges.port(tunnel.tun).ok_or(DropReason::PortGone)?;
     fit(walk.rx, &mut frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
     decrement_ttl(walk, &frame);
     walk.push(tunnel.tun, frame, TagAction::Keep);

@@ -8,6 +8,7 @@ mod answer;
 mod bridge;
 pub mod counters;
 pub mod decap;
+pub mod domain;
 pub mod egress;
 mod encap;
 mod fit;
@@ -27,6 +28,7 @@ pub mod vlan;
 
 pub use counters::{Counter, Counters, DropReason, PortCounters};
 pub use decap::{Endpoint, Inbox, NewSource};
+pub use domain::{BridgeId, Domain};
 pub use egress::{Egress, SendError, Transmit};
 pub use forward::Forward;
 pub use ip_tunnel::IpTunnel;

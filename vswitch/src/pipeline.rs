@@ -1,7 +1,7 @@
 //! The packet's walk: a batch goes in, queues come out.
 //!
-//! One pipeline a worker. It owns its view of the ports and its counters, and shares the MAC table
-//! with the other workers of the bridge, and translation and neighbours with the other routers.
+//! One pipeline a worker. It owns its view of the ports and its counters, and shares the bridges' MAC tables
+//! with the other workers, and translation and neighbours with the other routers.
 
 use std::sync::Arc;
 
@@ -12,9 +12,10 @@ use packet::{Batch, Checksum, Headers, Offload, Span, Timestamp, Transport};
 use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
-use crate::bridge::{Bridge, Walk, parse};
+use crate::bridge::{Bridges, Walk, parse};
 use crate::counters::{Counters, DropReason};
 use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
+use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
 use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
 use crate::encap::{Coupled, couple};
 use crate::fit::clamp_to;
@@ -36,7 +37,7 @@ const MAX_NEW_SOURCES: usize = 16;
 /// One worker's switch and router.
 #[derive(Debug)]
 pub struct Pipeline {
-    bridge: Bridge,
+    bridges: Bridges,
     router: Option<Router>,
     errors: Errors,
     refusals: Box<[u32]>,
@@ -51,12 +52,15 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with no ports yet. `counters` has room for as many ports as there can be.
+    /// A pipeline with one bridge, whose number is 0 and whose MAC table this is, and no ports yet. `counters` has room
+    /// for as many ports as there can be on all bridges.
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize, counters: Arc<Counters>) -> Pipeline {
+        let mut tables = [const { None }; MAX_BRIDGES];
+        tables[0] = Some(table);
         Pipeline {
-            bridge: Bridge {
-                table,
+            bridges: Bridges {
+                tables,
                 ports: vec![None; ports].into_boxed_slice(),
                 ip_tunnels: vec![None; ports].into_boxed_slice(),
                 counters,
@@ -72,10 +76,18 @@ impl Pipeline {
         }
     }
 
+    /// Adds a bridge with this MAC table, or with `None` takes it away; then what comes in by ports that say they are of it
+    /// is dropped. A number beyond [`MAX_BRIDGES`] is ignored.
+    pub fn set_bridge(&mut self, id: BridgeId, table: Option<Arc<MacTable>>) {
+        if let Some(slot) = self.bridges.tables.get_mut(id.index()) {
+            *slot = table;
+        }
+    }
+
     /// Attaches a port, changes it, or with `None` takes it away. A number beyond the table's end is
     /// ignored.
     pub fn set_port(&mut self, id: PortId, port: Option<Port>) {
-        if let Some(slot) = self.bridge.ports.get_mut(id.index()) {
+        if let Some(slot) = self.bridges.ports.get_mut(id.index()) {
             *slot = port;
             self.refusals[id.index()] = 0;
         }
@@ -83,23 +95,23 @@ impl Pipeline {
 
     /// A TUN device's or its peer's port is part of this tunnel.
     pub fn set_ip_tunnel(&mut self, id: PortId, tunnel: Option<Arc<IpTunnel>>) {
-        if let Some(slot) = self.bridge.ip_tunnels.get_mut(id.index()) {
+        if let Some(slot) = self.bridges.ip_tunnels.get_mut(id.index()) {
             *slot = tunnel;
         }
     }
 
     /// A port, to be changed.
     pub fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
-        self.bridge.ports.get_mut(id.index())?.as_mut()
+        self.bridges.ports.get_mut(id.index())?.as_mut()
     }
 
     /// Does a port of this number take frames in now?
     #[must_use]
     pub fn has_port(&self, id: PortId) -> bool {
-        self.bridge.port(id).is_some()
+        self.bridges.port(id).is_some()
     }
 
-    /// Gives the bridge a router.
+    /// Gives the bridges a router.
     pub fn set_router(&mut self, router: Router) {
         self.router = Some(router);
     }
@@ -133,14 +145,14 @@ impl Pipeline {
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridge, router, errors, watch, .. } = self;
-        let Some(counters) = bridge.counters.port(ingress) else { return };
+        let Pipeline { bridges, router, errors, watch, .. } = self;
+        let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridge, rx, tx, errors, ingress, counters, now, story: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, story: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
             begin(watch, &mut walk, at);
-            let outcome = match bridge.ip_tunnel(ingress) {
+            let outcome = match bridges.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
                 Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
             };
@@ -157,19 +169,19 @@ impl Pipeline {
     /// port; like [`Pipeline::process`] otherwise.
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridge, router, errors, endpoints, new_sources, watch, .. } = self;
+        let Pipeline { bridges, router, errors, endpoints, new_sources, watch, .. } = self;
         let (rx, origins) = inbox.parts();
-        let Some(socket) = bridge.counters.port(id) else { return };
+        let Some(socket) = bridges.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
             socket.rx_frames.add(origins.len() as u64);
             return socket.drop(DropReason::PortGone, origins.len() as u64);
         };
-        let mut walk = Walk { bridge, rx, tx, errors, ingress: id, counters: socket, now, story: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, story: None };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
             walk.ingress = peer.map_or(id, |(peer, _)| peer.port);
-            walk.counters = bridge.counters.port(walk.ingress).unwrap_or(socket);
+            walk.counters = bridges.counters.port(walk.ingress).unwrap_or(socket);
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
             begin(watch, &mut walk, at);
@@ -182,7 +194,7 @@ impl Pipeline {
                 match endpoint.protocol {
                     Protocol::Vxlan | Protocol::Ethernet => switch_frame(router, &mut walk, at, frame),
                     Protocol::Ip => {
-                        let tunnel = bridge.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
+                        let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
                         ip_tunnel::receive(tunnel, &mut walk, at, frame)
                     }
                 }
@@ -225,15 +237,15 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, errors, held, watch, .. } = self;
+        let Pipeline { bridges, router, errors, held, watch, .. } = self;
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
         for at in 0..rx.spans().len() {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
-            let Some(counters) = bridge.counters.port(held.port).or(bridge.counters.port(PortId(0))) else { continue };
-            let mut walk = Walk { bridge, rx, tx, errors, ingress: held.port, counters, now, story: None };
+            let Some(counters) = bridges.counters.port(held.port).or(bridges.counters.port(PortId(0))) else { continue };
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, story: None };
             begin(watch, &mut walk, at);
             walk.note(|| Step::Resumed);
             let outcome = match left {
@@ -252,13 +264,13 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridge, router, errors, tasks, watch, .. } = self;
+        let Pipeline { bridges, router, errors, tasks, watch, .. } = self;
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
-        let Some(counters) = bridge.counters.port(PortId(0)) else { return };
+        let Some(counters) = bridges.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk { bridge, rx, tx, errors, ingress: NOWHERE, counters, now, story: None };
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, story: None };
             if matches!(task, Task::Undeliverable) {
                 begin(watch, &mut walk, at);
                 walk.note(|| Step::Resumed);
@@ -273,11 +285,11 @@ impl Pipeline {
 
     /// Writes out what [`Pipeline::process`] queued.
     pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut transmit: impl Transmit) {
-        let Pipeline { bridge, refusals, watch, .. } = self;
+        let Pipeline { bridges, refusals, watch, .. } = self;
         let mut watch = watch.as_deref_mut();
         while let Some((id, queue)) = tx.next() {
-            let Some(counters) = bridge.counters.port(id) else { continue };
-            let Some(port) = &mut bridge.ports[id.index()] else {
+            let Some(counters) = bridges.counters.port(id) else { continue };
+            let Some(port) = &mut bridges.ports[id.index()] else {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
                 if let Some(watch) = &mut watch {
                     watch.drop_queue(&queue, id, DropReason::PortGone);
@@ -286,7 +298,7 @@ impl Pipeline {
             };
             if let Some(encapsulation) = port.encapsulation() {
                 couple(queue, rx, id, encapsulation, |coupled| match coupled {
-                    Coupled::Full(trains) => depart(trains, rx, &mut transmit, &bridge.counters, watch.as_deref_mut()),
+                    Coupled::Full(trains) => depart(trains, rx, &mut transmit, &bridges.counters, watch.as_deref_mut()),
                     Coupled::Frame(frame, way, result) => {
                         if let Err(reason) = result {
                             counters.drop(reason, 1);
@@ -325,7 +337,7 @@ impl Pipeline {
             }
         }
         if !tx.trains.is_empty() {
-            depart(&tx.trains, rx, &mut transmit, &bridge.counters, watch.as_deref_mut());
+            depart(&tx.trains, rx, &mut transmit, &bridges.counters, watch.as_deref_mut());
             tx.trains.clear();
         }
         if let Some(watch) = watch {
@@ -379,7 +391,7 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
 #[inline]
 fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
     let headers = &frame.headers;
-    let port = walk.bridge.port(walk.ingress).ok_or(DropReason::PortGone)?;
+    let port = walk.bridges.port(walk.ingress).ok_or(DropReason::PortGone)?;
     let mut learns = true;
     match port.kind {
         PortKind::Link => {}
@@ -395,14 +407,15 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
         PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
     }
     let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
-    let gateway = router.as_mut().and_then(|router| router.shared.at(vlan).map(|(interface, mac)| (router, interface, mac)));
+    let domain = Domain { bridge: port.bridge, vlan };
+    let gateway = router.as_mut().and_then(|router| router.shared.at(domain).map(|(interface, mac)| (router, interface, mac)));
     if let Some((_, _, mac)) = gateway
         && headers.src == mac
     {
         return Err(DropReason::GatewaySpoofed);
     }
     if learns {
-        walk.learn(vlan, headers.src);
+        walk.learn(domain, headers.src)?;
     }
     if let Some((Router { shared, own }, interface, mac)) = gateway {
         // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
@@ -415,7 +428,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
             return own.route_out(shared, walk, at, frame, interface);
         }
     }
-    walk.forward(vlan, frame)
+    walk.forward(domain, frame)
 }
 
 /// A frame of the batch with all that is known of it.

@@ -13,23 +13,24 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use nat::{FirstFragment, FlowCache, Nat, Refused, Side};
+use nat::{FirstFragment, FlowCache, Manner, Nat, Refused, Rehearsed, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::tcp;
-use packet::vlan::{TAG_LEN, TagAction, VlanId};
+use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Headers, MacAddr, Network as NetworkProtocol, Transport};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
+use crate::domain::Domain;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::forward::Forward;
 use crate::neighbour::{InterfaceId, Neighbours};
 use crate::resume::Held;
 use crate::routing::{Routing, Uplink};
-use crate::trace::Step;
+use crate::trace::{Addressed, Step};
 
 /// The uplink's number among the networks of the neighbours.
 pub const UPLINK: InterfaceId = InterfaceId(0x7fff);
@@ -116,10 +117,10 @@ impl Router {
 }
 
 impl Shared {
-    /// The network that a VLAN is, if there is a gateway on it, and the gateway's MAC address.
+    /// The network that a domain is, if there is a gateway on it, and the gateway's MAC address.
     #[inline]
-    pub(crate) fn at(&self, vlan: VlanId) -> Option<(InterfaceId, MacAddr)> {
-        let id = self.routing.of_vlan(vlan)?;
+    pub(crate) fn at(&self, domain: Domain) -> Option<(InterfaceId, MacAddr)> {
+        let id = self.routing.of_domain(domain)?;
         Some((id, self.routing.interface(id)?.mac))
     }
 }
@@ -283,29 +284,19 @@ impl Own {
 
     /// The same for a packet that is watched, or imagined.
     #[cold]
-    fn translate_aloud(
-        &mut self,
-        walk: &mut Walk<'_>,
-        packet: &mut Packet,
-        nat: &Nat,
-        side: Side,
-    ) -> Result<Ipv4Addr, Refused> {
-        let is_rehearsal = walk.is_rehearsal();
-        let Frame { span, headers, offload, .. } = packet.frame;
-        let (owner, now) = (walk.ingress.0, walk.now);
-        let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
-        let manner = if is_rehearsal {
-            Some(nat.rehearse(side, bytes, offload.checksum, owner, now)?.manner)
-        } else {
-            let manner = if self.told.is_some() { Some(nat::Manner::Fragment) } else { nat.manner(side, bytes, now) };
-            let story = walk.story.take();
-            let translated = self.translate(walk, packet, nat, side);
-            walk.story = story;
-            translated?;
-            manner
-        };
-        let bytes = &walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize];
-        let (src, dst) = nat::endpoints(bytes);
+    fn translate_aloud(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+        if walk.is_rehearsal() {
+            return rehearse(walk, packet, nat, side);
+        }
+        let Frame { span, headers, .. } = packet.frame;
+        let l3 = usize::from(headers.l3)..headers.end as usize;
+        let is_told = self.told.is_some();
+        let manner = if is_told { Some(Manner::Fragment) } else { nat.manner(side, &walk.rx.frame(span)[l3.clone()], walk.now) };
+        let story = walk.story.take();
+        let translated = self.translate(walk, packet, nat, side);
+        walk.story = story;
+        translated?;
+        let (src, dst) = nat::endpoints(&walk.rx.frame(span)[l3]);
         walk.note(|| Step::Translated { side, manner, src, dst });
         Ok(dst.address)
     }
@@ -393,16 +384,17 @@ impl Own {
     ) -> Result<(), DropReason> {
         let routing = &shared.routing;
         let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
-        walk.note(|| Step::RouteInside { dst, vlan: interface.vlan });
+        walk.note(|| Step::RouteInside { dst, vlan: interface.domain.vlan });
         if !interface.network.has_host(dst) {
             return Err(DropReason::MartianDestination);
         }
         let Some(mac) = self.mac_of(shared, walk, to, dst) else { return self.wait(shared, walk, packet, to, dst) };
         set_addresses(walk, &mut packet, mac, interface.mac);
-        let out = walk.choose(interface.vlan, mac, NOWHERE);
-        let Forward::Port(port) = out else { return walk.flood(interface.vlan, packet.frame, None) };
-        let link = walk.bridge.port(port).ok_or(DropReason::PortGone)?;
-        let action = link.vlan.leave(interface.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
+        let domain = interface.domain;
+        let out = walk.choose(domain, mac, NOWHERE)?;
+        let Forward::Port(port) = out else { return walk.flood(domain, packet.frame, None) };
+        let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
+        let action = link.vlan.leave(domain.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
         let mtu = link.room(&packet.frame.headers, action);
         let Some(view) = view(walk, &packet) else { return Err(DropReason::BadIpHeader) };
         let dont_fragment = view.dont_fragment();
@@ -410,7 +402,7 @@ impl Own {
             return self.report(shared, walk, packet, error, DropReason::FragmentationNeeded);
         }
         walk.note_cut(&packet.frame);
-        walk.queue(port, interface.vlan, packet.frame)
+        walk.queue(port, domain, packet.frame)
     }
 
     /// To a neighbour outside.
@@ -443,6 +435,43 @@ impl Own {
                 && ip.payload().first() == Some(&packet::icmpv4::kind::ECHO_REQUEST)
         })
     }
+}
+
+/// Translates an imagined packet in place. Of the connection that it would open only its story knows, so that says what
+/// an error about it becomes.
+#[cold]
+fn rehearse(walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+    let Frame { span, headers, offload, .. } = packet.frame;
+    let (owner, now) = (walk.ingress.0, walk.now);
+    let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
+    let (src, dst) = nat::endpoints(bytes);
+    let rehearsed = nat.rehearse(side, bytes, offload.checksum, owner, now);
+    let mut undone = || walk.story.as_mut().and_then(|story| story.pop_addressed(side));
+    let manner = match rehearsed {
+        Ok(Rehearsed { manner: Manner::Error, .. }) => {
+            undone();
+            Manner::Error
+        }
+        Err(Refused::IcmpUnrelated) => {
+            let original = undone().ok_or(Refused::IcmpUnrelated)?;
+            let mut ip = Ipv4Mut::new(bytes).ok_or(Refused::IcmpUnrelated)?;
+            match side {
+                Side::Inside => ip.set_src(original.dst),
+                Side::Outside => ip.set_dst(original.src),
+            };
+            Manner::Error
+        }
+        Ok(Rehearsed { manner, .. }) => {
+            if let Some(story) = &mut walk.story {
+                story.push_addressed(Addressed { side, src: src.address, dst: dst.address });
+            }
+            manner
+        }
+        Err(refused) => return Err(refused),
+    };
+    let (src, dst) = nat::endpoints(&walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize]);
+    walk.note(|| Step::Translated { side, manner: Some(manner), src, dst });
+    Ok(dst.address)
 }
 
 /// A neighbour's MAC address, for a packet that is watched or imagined.

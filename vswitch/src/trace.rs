@@ -24,9 +24,10 @@ use tunnel::Vni;
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
+use crate::domain::Domain;
 use crate::egress::Frame;
 use crate::forward::{Forward, forward};
-use crate::mac_table::Learned;
+use crate::mac_table::{Learned, MacTable};
 use crate::port::PortId;
 
 mod live;
@@ -189,6 +190,14 @@ pub enum Step {
     },
 }
 
+/// Where a packet came from and whereto it went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addressed {
+    pub(crate) side: Side,
+    pub(crate) src: Ipv4Addr,
+    pub(crate) dst: Ipv4Addr,
+}
+
 /// How a story ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -231,8 +240,10 @@ pub struct Story {
     /// Who waits for it, a bit each.
     wanted: u8,
     /// What a rehearsed frame would have taught the MAC table, and who would have made room.
-    taught: Option<(VlanId, MacAddr, PortId)>,
-    evicted: [Option<(VlanId, MacAddr)>; 2],
+    taught: Option<(Domain, MacAddr, PortId)>,
+    evicted: [Option<(Domain, MacAddr)>; 2],
+    /// How it was addressed before each of its translations, and the side that it came from.
+    addressed: [Option<Addressed>; 2],
 }
 
 impl Story {
@@ -256,6 +267,7 @@ impl Story {
             wanted: 0,
             taught: None,
             evicted: [None; 2],
+            addressed: [None; 2],
         }
     }
 
@@ -266,7 +278,7 @@ impl Story {
         (self.count, self.left_out, self.ended) = (0, 0, Ok(()));
         (self.sent, self.lost, self.waits, self.answered) = (0, None, false, false);
         (self.frame, self.wanted, self.is_rehearsal) = (None, 0, false);
-        (self.taught, self.evicted) = (None, [None; 2]);
+        (self.taught, self.evicted, self.addressed) = (None, [None; 2], [None; 2]);
     }
 
     /// The beginning of the frame as it came.
@@ -313,6 +325,55 @@ impl Story {
             }
             None => self.left_out = self.left_out.saturating_add(1),
         }
+    }
+
+    /// Lets the MAC table hear of the frame's source, or asks what it would make of it.
+    #[cold]
+    fn learn(&mut self, table: &MacTable, domain: Domain, mac: MacAddr, port: PortId, now: Timestamp) {
+        let vlan = domain.vlan;
+        self.note(Step::Classified(vlan));
+        let learned = if self.is_rehearsal {
+            let would = table.would_learn(vlan, mac, port);
+            self.taught = (would.learned != Learned::Refused).then_some((domain, mac, port));
+            self.evicted = would.evicted.map(|evicted| evicted.map(|(vlan, mac)| (Domain { vlan, ..domain }, mac)));
+            would.learned
+        } else {
+            table.learn(vlan, mac, port, now)
+        };
+        self.note(Step::Learned { vlan, mac, learned });
+    }
+
+    /// The table's choice, but for what a rehearsed frame would have taught it.
+    #[cold]
+    fn choose(&mut self, by_table: Forward, domain: Domain, mac: MacAddr, from: PortId) -> Forward {
+        let way = match self.taught {
+            Some((of, taught, port)) if (of, taught) == (domain, mac) => {
+                if port == from {
+                    Forward::Drop(DropReason::SamePort)
+                } else {
+                    Forward::Port(port)
+                }
+            }
+            _ if self.evicted.contains(&Some((domain, mac))) => Forward::Flood,
+            _ => by_table,
+        };
+        if let Forward::Port(port) = way {
+            self.note(Step::Forwarded { mac, port });
+        }
+        way
+    }
+
+    /// A rehearsed packet was translated, but no connection knows of it: an error about it must find back all the same.
+    pub(crate) fn push_addressed(&mut self, addressed: Addressed) {
+        if let Some(place) = self.addressed.iter_mut().find(|place| place.is_none()) {
+            *place = Some(addressed);
+        }
+    }
+
+    /// The translation that an error about it undoes next, coming from this side.
+    pub(crate) fn pop_addressed(&mut self, side: Side) -> Option<Addressed> {
+        let place = self.addressed.iter_mut().rev().find(|place| place.is_some())?;
+        place.take_if(|addressed| addressed.side == side.other())
     }
 
     fn end(&mut self, outcome: Result<(), DropReason>) {
@@ -373,53 +434,28 @@ impl Walk<'_> {
         }
     }
 
-    /// Lets the MAC table hear of a source.
+    /// Lets the bridge's MAC table hear of a source.
     #[inline]
-    pub(crate) fn learn(&mut self, vlan: VlanId, mac: MacAddr) {
-        if self.story.is_none() {
-            self.bridge.table.learn(vlan, mac, self.ingress, self.now);
-        } else {
-            self.learn_aloud(vlan, mac);
+    pub(crate) fn learn(&mut self, domain: Domain, mac: MacAddr) -> Result<(), DropReason> {
+        let table = self.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+        match &mut self.story {
+            None => {
+                table.learn(domain.vlan, mac, self.ingress, self.now);
+            }
+            Some(story) => story.learn(table, domain, mac, self.ingress, self.now),
         }
-    }
-
-    #[cold]
-    fn learn_aloud(&mut self, vlan: VlanId, mac: MacAddr) {
-        let Some(story) = &mut self.story else { return };
-        story.note(Step::Classified(vlan));
-        let learned = if story.is_rehearsal {
-            let would = self.bridge.table.would_learn(vlan, mac, self.ingress);
-            story.taught = (would.learned != Learned::Refused).then_some((vlan, mac, self.ingress));
-            story.evicted = would.evicted;
-            would.learned
-        } else {
-            self.bridge.table.learn(vlan, mac, self.ingress, self.now)
-        };
-        story.note(Step::Learned { vlan, mac, learned });
+        Ok(())
     }
 
     /// Chooses the way of a frame that came from `from`, by the MAC table.
     #[inline]
-    pub(crate) fn choose(&mut self, vlan: VlanId, mac: MacAddr, from: PortId) -> Forward {
-        if self.story.is_none() { forward(&self.bridge.table, vlan, mac, from, self.now) } else { self.choose_aloud(vlan, mac, from) }
-    }
-
-    #[cold]
-    fn choose_aloud(&mut self, vlan: VlanId, mac: MacAddr, from: PortId) -> Forward {
-        let by_table = forward(&self.bridge.table, vlan, mac, from, self.now);
-        let Some(story) = &mut self.story else { return by_table };
-        let way = match story.taught {
-            // What a rehearsed frame would have taught the table is not in it.
-            Some((taught_vlan, taught, port)) if (taught_vlan, taught) == (vlan, mac) => {
-                if port == from { Forward::Drop(DropReason::SamePort) } else { Forward::Port(port) }
-            }
-            _ if story.evicted.contains(&Some((vlan, mac))) => Forward::Flood,
-            _ => by_table,
-        };
-        if let Forward::Port(port) = way {
-            story.note(Step::Forwarded { mac, port });
-        }
-        way
+    pub(crate) fn choose(&mut self, domain: Domain, mac: MacAddr, from: PortId) -> Result<Forward, DropReason> {
+        let table = self.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+        let way = forward(table, domain.vlan, mac, from, self.now);
+        Ok(match &mut self.story {
+            None => way,
+            Some(story) => story.choose(way, domain, mac, from),
+        })
     }
 
     /// May this sender be told of an error now? Takes of what it may be told, unless nothing happens really.

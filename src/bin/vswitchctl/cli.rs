@@ -56,6 +56,9 @@ pub(crate) enum Command {
     Tunnel(Tunnel),
     /// All numbers in Prometheus' text form
     Metrics,
+    /// How much the daemon logs
+    #[command(subcommand)]
+    Log(Log),
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +121,18 @@ pub(crate) enum Nat {
 pub(crate) enum Tunnel {
     /// All tunnels, with frames to and from each host
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Log {
+    /// The levels, and the parts that can have their own
+    Show,
+    /// Set a level, until the daemon ends
+    Set {
+        /// off, error, warn, info, debug or trace: of all parts, or of one, such as tunnel=debug
+        #[arg(value_name = "[PART=]LEVEL")]
+        level: String,
+    },
 }
 
 /// As the switch calls it.

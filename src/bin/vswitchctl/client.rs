@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use rustix::process::geteuid;
 
+use crate::table::plain;
 use crate::views::Problem;
 
 /// A switch that does not answer within this time is not well.
@@ -24,17 +25,26 @@ pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
 
 /// Gets what a path of the switch's leads to.
 pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
+    exchange(socket, &format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n"))
+}
+
+/// Puts this JSON there.
+pub(crate) fn put(socket: &Path, path: &str, body: &str) -> anyhow::Result<String> {
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    exchange(socket, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()))
+}
+
+fn exchange(socket: &Path, request: &str) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
     exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;
     let (status, body) = parse(&answer).with_context(|| format!("{}: what answers there is no vswitchd", socket.display()))?;
     if status != 200 {
         let problem = serde_json::from_str::<Problem>(body).map_or_else(|_| body.to_owned(), |problem| problem.error);
-        bail!("the switch says: {} ({status})", problem.escape_debug());
+        bail!("the switch says: {} ({status})", plain(&problem));
     }
     Ok(body.to_owned())
 }

@@ -18,7 +18,7 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, Nat, Neigh, Output, Port, Tunnel};
+use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, Log, Nat, Neigh, Output, Port, Tunnel};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -64,6 +64,13 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Nat(Nat::List) => get.shown("/v1/nat", print::nat),
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Metrics => client::get(&socket, "/metrics"),
+        Command::Log(Log::Show) => get.shown("/v1/log", print::log),
+        Command::Log(Log::Set { level }) => {
+            let (part, level) = level.split_once('=').map_or((None, level.as_str()), |(part, level)| (Some(part), level));
+            let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
+            let levels: views::Log = serde_json::from_str(&client::put(&socket, "/v1/log", &serde_json::to_string(&change)?)?)?;
+            get.form(&levels, print::log)
+        }
     }
 }
 

@@ -262,6 +262,17 @@ fn tunnel_table(tunnels: &[views::Tunnel]) -> Table {
     table
 }
 
+/// A row for each part: its own level, or that of all.
+pub(crate) fn log(log: &views::Log) -> String {
+    let mut table = Table::new(["part", "level"]);
+    table.row(["all".to_owned(), log.level.clone()]);
+    for part in &log.known {
+        let level = log.parts.get(part).map_or_else(|| format!("({})", log.level), String::clone);
+        table.row([part.clone(), level]);
+    }
+    table.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use packet::vlan::VlanId;
 use packet::MacAddr;
+use packet::vlan::VlanId;
 
 use super::{Book, Learned, MacTable, Value, WAYS, key_of, key_parts};
 use crate::port::PortId;
@@ -60,5 +60,41 @@ impl MacTable {
         let learned = slots().filter(|slot| !value(*slot).is_static);
         let victim = learned.min_by_key(|slot| (std::cmp::Reverse(len(value(*slot).port)), value(*slot).secs));
         victim.map(Some).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packet::Timestamp;
+
+    use super::*;
+    use crate::mac_table::MacTableConfig;
+
+    /// A full table of stations that come and move, some of them static: who is learned and who goes was said before.
+    #[test]
+    fn what_would_be_learned_is_learned_and_who_would_go_goes() {
+        let table = MacTable::new(MacTableConfig { size: 10, ports: 4, ..MacTableConfig::default() });
+        let mac = |n: u64| MacAddr([2, 0, 0, 0, (n >> 8) as u8, n as u8]);
+        for n in 0..6 {
+            table.add_static(VlanId::NONE, mac(1000 + n), PortId(3)).unwrap();
+        }
+        let (mut state, mut evictions) = (1u64, 0);
+        for step in 0..5000u64 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let station = mac(if state >> 60 == 0 { 1000 + (state >> 40) % 6 } else { (state >> 40) % 40 });
+            let (port, now) = (PortId((state >> 33) as u16 % 5), Timestamp::from_secs(step / 20));
+            let before = table.entries(now);
+            let stats = table.stats();
+            let would = table.would_learn(VlanId::NONE, station, port);
+            assert_eq!((table.entries(now), table.stats()), (before.clone(), stats), "asking changed something");
+            assert_eq!(table.learn(VlanId::NONE, station, port, now), would.learned, "step {step}");
+            let after = table.entries(now);
+            let is_there = |mac: MacAddr| after.iter().any(|entry| entry.mac == mac);
+            let gone: Vec<MacAddr> = before.iter().map(|entry| entry.mac).filter(|mac| !is_there(*mac)).collect();
+            let said: Vec<MacAddr> = would.evicted.into_iter().flatten().map(|(_, mac)| mac).collect();
+            assert!(gone.iter().all(|mac| said.contains(mac)) && said.iter().all(|mac| !is_there(*mac)), "step {step}");
+            evictions += gone.len();
+        }
+        assert!(evictions > 500, "{evictions}");
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
-use packet::batch::MAX_FRAMES;
 use packet::Timestamp;
+use packet::batch::MAX_FRAMES;
 use tunnel::{Train, Way};
 
 use super::{Step, Story};
@@ -91,8 +91,10 @@ impl std::fmt::Debug for Live {
 pub struct Watch {
     live: Vec<Arc<Live>>,
     rehearses: bool,
+    #[expect(clippy::vec_box, reason = "a walk carries its story: it is handed over as a pointer")]
     blank: Vec<Box<Story>>,
     /// Of this batch, whose frames may still have to be written.
+    #[expect(clippy::vec_box, reason = "as above")]
     begun: Vec<Box<Story>>,
     /// The frames of the queue that is just written, and how many of them were.
     queued: Vec<u16>,
