@@ -14,6 +14,7 @@ mod reserve;
 mod router;
 mod service;
 mod signals;
+mod slots;
 mod tunnel;
 mod uplink;
 mod worker;

@@ -32,6 +32,15 @@ const PORTS_PAUSE: Duration = Duration::from_millis(10);
 /// How long an address may be away without its connections being ended.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// How many ports there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortNumbers {
+    /// At the start, the uplink among them.
+    pub(crate) at_start: usize,
+    /// Their numbers are below this one, then and later.
+    pub(crate) capacity: usize,
+}
+
 /// The router as the control thread sees it.
 #[derive(Debug)]
 pub(crate) struct RouterControl {
@@ -57,13 +66,13 @@ impl RouterControl {
     /// The router with everything but its way out; see [`RouterControl::follow`].
     pub(crate) fn new(
         config: RouterConfig,
-        ports: usize,
+        numbers: PortNumbers,
         tunnel_ports: Vec<u16>,
         seed: [u64; 2],
     ) -> anyhow::Result<RouterControl> {
         let nat = match &config.uplink {
             Some(_) => {
-                Some(Arc::new(Nat::new(config.nat.to_nat(ports), seed).context("not enough memory for so many connections")?))
+                Some(Arc::new(Nat::new(config.nat.to_nat(numbers), seed).context("not enough memory for so many connections")?))
             }
             None => None,
         };

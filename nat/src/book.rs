@@ -28,6 +28,9 @@ const EXPIRE_WITH_EACH: usize = 2;
 /// Guests at a time; each takes a few dozen bytes.
 const MAX_GUESTS: usize = 65_536;
 
+/// Who opened a connection whose port was taken away. It has no share that could be used up.
+const NOBODY: u16 = u16::MAX;
+
 /// One outside address and its ports.
 #[derive(Debug)]
 pub(crate) struct Address {
@@ -61,6 +64,19 @@ pub struct NatStats {
     pub expired: u64,
     /// Connections ended because a rule or an address went.
     pub flushed: u64,
+}
+
+/// The ports of one outside address and one protocol; of ICMP the identifiers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortUsage {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// ICMP, TCP or UDP.
+    pub protocol: Protocol,
+    /// Ports that mappings have now.
+    pub used: u32,
+    /// Ports that a new mapping could get now. On a shared address, those that are kept from the host's programs.
+    pub free: u32,
 }
 
 /// A connection that is not yet one. Nothing has been taken for it.
@@ -124,8 +140,8 @@ impl Book {
             addresses: Vec::with_capacity(crate::config::MAX_EXTERNALS),
             guests: Guests::new(most.min(MAX_GUESTS), hasher),
             mappings: Mappings::new(most, hasher),
-            owners: vec![0; config.ports_of_bridge],
-            owner_ports: vec![[0; 3]; config.ports_of_bridge],
+            owners: vec![0; config.port_numbers],
+            owner_ports: vec![[0; 3]; config.port_numbers],
             cold: Vec::with_capacity(most),
             free: Vec::with_capacity(most),
             wheel: Wheel::new(most),
@@ -139,6 +155,18 @@ impl Book {
 
     pub(crate) fn stats(&self) -> NatStats {
         NatStats { connections: self.live(), mappings: self.mappings.len(), ..self.stats }
+    }
+
+    /// What is used of the outside addresses' ports. One guest's own addresses have no ports to give out.
+    pub(crate) fn port_usage(&self) -> Vec<PortUsage> {
+        let shared = self.addresses().filter(|at| !matches!(at.kind, ExternalKind::OneToOne(_)));
+        let usage = |at: &Address| {
+            [Protocol::ICMP, Protocol::TCP, Protocol::UDP].map(|protocol| {
+                let ports = &at.ports[protocol_index(protocol)];
+                PortUsage { address: at.address, protocol, used: ports.taken(), free: ports.free() }
+            })
+        };
+        shared.flat_map(usage).collect()
     }
 
     fn live(&self) -> usize {
@@ -455,7 +483,9 @@ impl Book {
         let Cold { mapping, guest, owner, .. } = self.cold[id.0 as usize];
         self.cold[id.0 as usize].is_live = false;
         self.free.push(id.0);
-        self.owners[usize::from(owner)] -= 1;
+        if let Some(owned) = self.owners.get_mut(usize::from(owner)) {
+            *owned -= 1;
+        }
         if let Some(number) = mapping {
             let entry = self.mappings.get_mut(number);
             entry.connections -= 1;
@@ -464,7 +494,9 @@ impl Book {
                 self.mappings.remove(number);
                 self.give_back(&entry, secs, open);
                 self.guests.gave_port(guest, entry.protocol);
-                self.owner_ports[usize::from(entry.owner)][protocol_index(entry.protocol)] -= 1;
+                if let Some(ports) = self.owner_ports.get_mut(usize::from(entry.owner)) {
+                    ports[protocol_index(entry.protocol)] -= 1;
+                }
             }
         }
         self.guests.closed(guest);
@@ -487,6 +519,29 @@ impl Book {
             }
         }
         (end < self.cold.len()).then_some(end as u32)
+    }
+
+    /// How many ports the bridge has now.
+    pub(crate) fn set_ports_of_bridge(&mut self, ports: usize) {
+        self.config.ports_of_bridge = ports;
+    }
+
+    /// What this connection and its mapping count against a port of the bridge counts against nobody any more.
+    pub(crate) fn disown(&mut self, id: Id, owner: u16) {
+        let cold = &mut self.cold[id.0 as usize];
+        if cold.owner == owner {
+            cold.owner = NOBODY;
+            if let Some(owned) = self.owners.get_mut(usize::from(owner)) {
+                *owned -= 1;
+            }
+        }
+        let Some(entry) = cold.mapping.map(|mapping| self.mappings.get_mut(mapping)) else { return };
+        if entry.owner == owner && !entry.is_published {
+            entry.owner = NOBODY;
+            if let Some(ports) = self.owner_ports.get_mut(usize::from(owner)) {
+                ports[protocol_index(entry.protocol)] -= 1;
+            }
+        }
     }
 
     pub(crate) fn note_flushed(&mut self) {

@@ -25,7 +25,7 @@ mod tuple;
 mod view;
 mod wheel;
 
-pub use book::NatStats;
+pub use book::{NatStats, PortUsage};
 pub use config::{External, ExternalKind, Filtering, Mapping, NatConfig, Published, Timeouts};
 pub use flow_cache::FlowCache;
 pub use nat::{Connection, FirstFragment, Nat, Translated};

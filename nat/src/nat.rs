@@ -13,7 +13,7 @@ use packet::checksum;
 use packet::offload::Checksum;
 
 use crate::Refused;
-use crate::book::{Book, NatStats};
+use crate::book::{Book, NatStats, PortUsage};
 use crate::config::NatConfig;
 use crate::flow_cache::FlowCache;
 use crate::fragments::{Fragment, Fragments, Key};
@@ -348,6 +348,26 @@ impl Nat {
     #[must_use]
     pub fn stats(&self) -> NatStats {
         self.book().stats()
+    }
+
+    /// What is used of the outside addresses' ports. Allocates; holds the lock for a look at each port's bit.
+    #[must_use]
+    pub fn port_usage(&self) -> Vec<PortUsage> {
+        self.book().port_usage()
+    }
+
+    /// As it was made.
+    #[must_use]
+    pub fn config(&self) -> &NatConfig {
+        &self.config
+    }
+
+    /// Datagrams in pieces that are remembered now, at most [`fragments::DATAGRAMS`](crate::fragments::DATAGRAMS), and
+    /// frames of theirs that wait for the first piece.
+    #[must_use]
+    pub fn fragments_now(&self) -> (usize, usize) {
+        let fragments = self.fragments();
+        (fragments.len(), fragments.held())
     }
 
     /// All connections, in no order. Allocates, and takes the lock for a moment at a time.

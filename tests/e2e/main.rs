@@ -31,6 +31,7 @@ mod nat;
 mod nat_fragments;
 mod nat_icmp;
 mod nat_tcp;
+mod packaging;
 mod packets;
 mod path;
 mod ports;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         tunnel_ovs::trials(),
         guest_qemu::trials(),
         service::trials(),
+        packaging::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -23,6 +23,8 @@ pub(crate) struct Bridges {
     pub(crate) tables: [Option<Arc<MacTable>>; MAX_BRIDGES],
     /// Of all bridges.
     pub(crate) ports: Box<[Option<Port>]>,
+    /// No port has a number from here on.
+    pub(crate) end: usize,
     /// By the port of the TUN device and by those of its peers.
     pub(crate) ip_tunnels: Box<[Option<Arc<IpTunnel>>]>,
     pub(crate) counters: Arc<Counters>,
@@ -119,7 +121,7 @@ impl Walk<'_> {
     /// What fits through all links of this domain; those that are too narrow for anything do not count.
     #[cold]
     fn least_room(&self, domain: Domain, frame: &Frame) -> u32 {
-        let ports = self.bridges.ports.iter().flatten();
+        let ports = self.bridges.ports[..self.bridges.end].iter().flatten();
         let links = ports.filter(|port| port.kind == PortKind::Link && port.bridge == domain.bridge);
         let rooms = links.filter_map(|port| Some(port.room(&frame.headers, port.vlan.leave(domain.vlan, &frame.headers)?)));
         rooms.filter(|room| *room >= tunnel::mtu::MIN_MTU).min().unwrap_or(tunnel::mtu::MIN_MTU)
@@ -134,7 +136,7 @@ impl Walk<'_> {
         let added = self.tx.add(frame);
         let from_tunnel = from.is_some_and(|from| self.is_tunnel(domain, from));
         let (mut copies, mut too_long) = (0, 0);
-        for (index, port) in self.bridges.ports.iter().enumerate() {
+        for (index, port) in self.bridges.ports[..self.bridges.end].iter().enumerate() {
             let id = PortId(index as u16);
             let is_reached = |port: &&Port| port.bridge == domain.bridge && Some(id) != from;
             let Some(port) = port.as_ref().filter(is_reached) else { continue };

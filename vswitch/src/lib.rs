@@ -33,7 +33,7 @@ pub use egress::{Egress, SendError, Transmit};
 pub use forward::Forward;
 pub use ip_tunnel::IpTunnel;
 pub use mac_table::{Learned, MacEntry, MacTable, MacTableConfig};
-pub use neighbour::{InterfaceId, NeighbourEntry, Neighbours};
+pub use neighbour::{InterfaceId, NeighbourEntry, NeighbourStats, Neighbours};
 pub use pipeline::Pipeline;
 pub use port::{Encapsulation, Port, PortId, PortKind};
 pub use rehearsal::Rehearsal;

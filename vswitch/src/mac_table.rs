@@ -355,6 +355,12 @@ impl MacTable {
         expired
     }
 
+    /// So many learned entries there may be.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn stats(&self) -> MacTableStats {

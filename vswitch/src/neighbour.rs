@@ -33,7 +33,7 @@ use crate::limit::Bucket;
 mod rehearse;
 
 /// Addresses known at a time.
-const MAX_NEIGHBOURS: usize = 1024;
+pub const MAX_NEIGHBOURS: usize = 1024;
 /// Addresses asked for at a time, for one port of the bridge and for all.
 const INCOMPLETE_EACH: usize = 64;
 const MAX_INCOMPLETE: usize = 256;
@@ -101,6 +101,17 @@ pub struct NeighbourEntry {
     pub mac: Option<MacAddr>,
     /// Seconds since its last ARP.
     pub age: u32,
+}
+
+/// How many there are, and how many wait for one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NeighbourStats {
+    /// Neighbours whose MAC address is known, at most [`MAX_NEIGHBOURS`].
+    pub known: usize,
+    /// Addresses that are asked for.
+    pub incomplete: usize,
+    /// Packets that wait for an answer.
+    pub kept: usize,
 }
 
 /// The neighbours on all networks of the router, shared by all workers.
@@ -416,6 +427,13 @@ impl Neighbours {
         while let Some(at) = book.kept.iter().position(|kept| is_of(kept.key)) {
             book.spare.push(book.kept.swap_remove(at).frame);
         }
+    }
+
+    /// How many there are now.
+    #[must_use]
+    pub fn stats(&self) -> NeighbourStats {
+        let book = self.lock();
+        NeighbourStats { known: book.known, incomplete: book.incomplete.len(), kept: book.kept.len() }
     }
 
     /// All neighbours, sorted. Allocates.

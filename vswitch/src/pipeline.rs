@@ -62,6 +62,7 @@ impl Pipeline {
             bridges: Bridges {
                 tables,
                 ports: vec![None; ports].into_boxed_slice(),
+                end: 0,
                 ip_tunnels: vec![None; ports].into_boxed_slice(),
                 counters,
             },
@@ -90,6 +91,7 @@ impl Pipeline {
         if let Some(slot) = self.bridges.ports.get_mut(id.index()) {
             *slot = port;
             self.refusals[id.index()] = 0;
+            self.bridges.end = self.bridges.ports.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         }
     }
 

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// The switch's control socket [default: /run/vswitchd.sock as root,
-    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise]
+    /// The switch's control socket [default: /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that
+    /// is not, the service's /run/vswitchd/vswitchd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// In which form
