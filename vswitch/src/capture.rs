@@ -81,25 +81,16 @@ impl Captures {
         self.time = time;
     }
 
-    /// A frame is about to walk, and [`Captures::judge`] will tell how it went. `headers` if they are known already.
-    /// What comes from no port is seen where it is counted, at the first.
+    /// A frame is about to walk, and [`Captures::judge`] will tell how it went. What comes from no port is seen where it is counted, at the first.
     #[inline]
-    pub(crate) fn arrives(
-        &mut self,
-        bridges: &Bridges,
-        id: PortId,
-        direction: Direction,
-        batch: &Batch,
-        at: usize,
-        headers: Option<Headers>,
-    ) -> Arrived {
+    pub(crate) fn arrives(&mut self, bridges: &Bridges, id: PortId, direction: Direction, batch: &Batch, at: usize) -> Arrived {
         let id = if id == NOWHERE { PortId(0) } else { id };
         let span = batch.spans()[at];
         let bytes = batch.frame(span);
-        let headers = headers.or_else(|| match bridges.ip_tunnel(id) {
+        let headers = match bridges.ip_tunnel(id) {
             None => Headers::parse(bytes).ok(),
             Some(_) => Some(Headers::of_packet(bytes)),
-        });
+        };
         let seen = self.seen(bridges, id, headers.as_ref(), bytes);
         self.taps.iter_mut().for_each(|tap| tap.arrives(&seen, direction));
         Arrived(span)
@@ -119,7 +110,7 @@ impl Captures {
         self.taps.iter_mut().for_each(|tap| tap.judge(verdict, frame));
         if let (Err(_), Some(reason)) = (outcome, also) {
             // The answer was dropped too.
-            let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at, None);
+            let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at);
             self.dropped(walk.rx, made, reason);
         }
     }
@@ -146,21 +137,23 @@ impl Captures {
         }
     }
 
-    /// A frame goes into a train: what becomes of that is told by [`Captures::depart`].
+    /// A frame is in datagrams, and what becomes of those is told by [`Captures::depart`]; or no datagram could hold it.
     #[inline]
-    pub(crate) fn board(&mut self, way: Way, frame: &Frame, action: TagAction) {
-        if self.departing.len() < MAX_DEPARTING {
+    pub(crate) fn board(
+        &mut self,
+        bridges: &Bridges,
+        batch: &Batch,
+        way: Way,
+        frame: &Frame,
+        action: TagAction,
+        outcome: Result<(), DropReason>,
+    ) {
+        if outcome.is_err() {
+            self.leaves(bridges, PortId(way.port), batch, frame, action, outcome);
+        } else if self.departing.len() < MAX_DEPARTING {
             self.departing.push(Departing { way, frame: *frame, action });
         } else {
             self.taps.iter_mut().for_each(|tap| tap.forget(way.port));
-        }
-    }
-
-    /// The frame that was the last to board could not.
-    #[cold]
-    pub(crate) fn turn_away(&mut self, bridges: &Bridges, batch: &Batch, reason: DropReason) {
-        if let Some(Departing { way, frame, action }) = self.departing.pop() {
-            self.leaves(bridges, PortId(way.port), batch, &frame, action, Err(reason));
         }
     }
 

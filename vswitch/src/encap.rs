@@ -10,37 +10,37 @@ use packet::vlan::TagAction;
 use packet::{Batch, Checksum, Headers, Network, VNET_LEN};
 use tunnel::{Trains, Way, ecn, entropy, vxlan};
 
-use crate::capture::Captures;
 use crate::counters::DropReason;
 use crate::egress::{Frame, Queue, Queued};
 use crate::port::{Encapsulation, PortId};
 
-/// Couples a queue's frames, which captures see board. `depart` sends the trains when there is no room for more;
-/// `dropped` is told of each frame that no datagram could hold.
+/// What [`couple`] tells of.
+pub(crate) enum Coupled<'a> {
+    /// There is no room for more: the trains are to leave.
+    Full(&'a Trains),
+    /// A frame of the queue is in datagrams that go this way; or no datagram could hold it.
+    Frame(Queued, Way, Result<(), DropReason>),
+}
+
+/// Couples a queue's frames.
 #[inline]
 pub(crate) fn couple(
     mut queue: Queue<'_>,
     batch: &Batch,
     id: PortId,
     encapsulation: &Encapsulation,
-    captures: &mut Option<Box<Captures>>,
-    mut depart: impl FnMut(&Trains, &mut Option<Box<Captures>>),
-    mut dropped: impl FnMut(DropReason, &mut Option<Box<Captures>>),
+    mut tell: impl FnMut(Coupled<'_>),
 ) {
     let Queue { frames, queued, head, trains } = &mut queue;
     let header = encapsulation.vni.map(vxlan::encap);
     let header = header.as_ref().map_or(&[][..], <[u8; vxlan::VXLAN_LEN]>::as_slice);
-    for Queued { frame, action } in queued.iter() {
-        let frame = &frames[usize::from(*frame)];
+    for waiting in queued.iter() {
+        let frame = &frames[usize::from(waiting.frame)];
         let way = way(id, encapsulation, &frame.headers, batch.frame(frame.span));
-        if let Some(captures) = captures {
-            captures.board(way, frame, *action);
-        }
-        let mut depart = |trains: &Trains| depart(trains, captures);
+        let mut depart = |trains: &Trains| tell(Coupled::Full(trains));
         let mut coupling = Coupling { trains, depart: &mut depart, batch, way, header, frame };
-        if let Err(reason) = coupling.add(*action, head) {
-            dropped(reason, captures);
-        }
+        let result = coupling.add(waiting.action, head);
+        tell(Coupled::Frame(*waiting, way, result));
     }
 }
 

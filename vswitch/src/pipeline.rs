@@ -14,12 +14,12 @@ use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridges, Walk, parse};
-use crate::capture::Captures;
+use crate::capture::{Arrived, Captures};
 use crate::counters::{Counters, DropReason};
 use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
 use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
-use crate::egress::{Egress, Frame, Manner, SendError, Transmit, write_queue};
-use crate::encap::couple;
+use crate::egress::{Egress, Frame, Manner, Queued, SendError, Transmit, write_queue};
+use crate::encap::{Coupled, couple};
 use crate::fit::clamp_to;
 use crate::ip_tunnel::{self, IpTunnel};
 use crate::limit::Errors;
@@ -28,6 +28,7 @@ use crate::port::{Port, PortId, PortKind};
 use crate::resume::{Held, Task};
 use crate::router::{Left, NOWHERE, Own, Router};
 use crate::routing::Routing;
+use crate::trace::{Step, Watch};
 
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
 const REFUSALS_TO_GIVE_UP: u32 = 16;
@@ -48,6 +49,8 @@ pub struct Pipeline {
     /// Where the fragments of a batch that was taken up again came from.
     held: Vec<Held>,
     tasks: Vec<Task>,
+    /// Who wants to know what happens to which frames.
+    watch: Option<Box<Watch>>,
     /// While nothing is captured there are none.
     captures: Option<Box<Captures>>,
 }
@@ -74,6 +77,7 @@ impl Pipeline {
             new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
+            watch: None,
             captures: None,
         }
     }
@@ -137,6 +141,12 @@ impl Pipeline {
         self.bridges.ports.get_mut(id.index())?.as_mut()
     }
 
+    /// Does a port of this number take frames in now?
+    #[must_use]
+    pub fn has_port(&self, id: PortId) -> bool {
+        self.bridges.port(id).is_some()
+    }
+
     /// Gives the bridges a router.
     pub fn set_router(&mut self, router: Router) {
         self.router = Some(router);
@@ -149,17 +159,36 @@ impl Pipeline {
         }
     }
 
+    /// From now on these want to know what happens to which frames; nobody if `None`. Not between
+    /// [`Pipeline::process`] and [`Pipeline::transmit`].
+    pub fn set_watch(&mut self, watch: Option<Box<Watch>>) {
+        self.watch = watch;
+    }
+
+    pub(crate) fn watch(&self) -> Option<&Watch> {
+        self.watch.as_deref()
+    }
+
+    /// What the last batch left is not done.
+    pub(crate) fn leave_it(&mut self) {
+        if let Some(router) = &mut self.router {
+            router.own.left.clear();
+        }
+        self.new_sources.clear();
+    }
+
     /// Walks a batch that came in through `ingress` through the switch and leaves in `tx` what is to
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, captures, .. } = self;
+        let Pipeline { bridges, router, errors, watch, captures, .. } = self;
         let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, also_dropped: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
-            let arrived = captures.as_mut().map(|all| all.arrives(bridges, ingress, Direction::Received, walk.rx, at, None));
+            begin(watch, &mut walk, at);
+            let arrived = arrives(captures, &walk, at, Direction::Received);
             let outcome = match bridges.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
                 Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
@@ -167,9 +196,8 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
-            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
-                captures.judge(&mut walk, at, arrived, outcome);
-            }
+            end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
         counters.rx_frames.add(walk.rx.spans().len() as u64);
         counters.rx_bytes.add(bytes);
@@ -179,7 +207,7 @@ impl Pipeline {
     /// port; like [`Pipeline::process`] otherwise.
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, endpoints, new_sources, captures, .. } = self;
+        let Pipeline { bridges, router, errors, endpoints, new_sources, watch, captures, .. } = self;
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
@@ -187,13 +215,13 @@ impl Pipeline {
             socket.drop(DropReason::PortGone, origins.len() as u64);
             if let Some(captures) = captures {
                 for at in 0..origins.len() {
-                    let arrived = captures.arrives(bridges, id, Direction::Received, rx, at, None);
+                    let arrived = captures.arrives(bridges, id, Direction::Received, rx, at);
                     captures.dropped(rx, arrived, DropReason::PortGone);
                 }
             }
             return;
         };
-        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, also_dropped: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, story: None, also_dropped: None };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
@@ -201,10 +229,10 @@ impl Pipeline {
             walk.counters = bridges.counters.port(walk.ingress).unwrap_or(socket);
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
-            let headers = origin.arrived.ok().map(|(_, headers)| headers);
-            let arrived =
-                captures.as_mut().map(|all| all.arrives(bridges, walk.ingress, Direction::Received, walk.rx, at, headers));
+            begin(watch, &mut walk, at);
+            let arrived = arrives(captures, &walk, at, Direction::Received);
             let outcome = peer.and_then(|(peer, headers)| {
+                walk.note(|| Step::Decapsulated { vni: peer.vni, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
                 }
@@ -220,9 +248,8 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 walk.counters.drop(reason, 1);
             }
-            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
-                captures.judge(&mut walk, at, arrived, outcome);
-            }
+            end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
     }
 
@@ -257,7 +284,7 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, held, captures, .. } = self;
+        let Pipeline { bridges, router, errors, held, watch, captures, .. } = self;
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
@@ -265,8 +292,10 @@ impl Pipeline {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
             let Some(counters) = bridges.counters.port(held.port).or(bridges.counters.port(PortId(0))) else { continue };
-            let arrived = captures.as_mut().map(|all| all.arrives(bridges, held.port, Direction::Within, rx, at, None));
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, also_dropped: None };
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, story: None, also_dropped: None };
+            begin(watch, &mut walk, at);
+            let arrived = arrives(captures, &walk, at, Direction::Within);
+            walk.note(|| Step::Resumed);
             let outcome = match left {
                 Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
                 Left::Fragments(first) => own.go_on_by(shared, &mut walk, at, first, held),
@@ -274,9 +303,8 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
-            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
-                captures.judge(&mut walk, at, arrived, outcome);
-            }
+            end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
     }
 
@@ -285,45 +313,63 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, tasks, captures, .. } = self;
+        let Pipeline { bridges, router, errors, tasks, watch, captures, .. } = self;
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
         let Some(counters) = bridges.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let arrived = captures.as_mut().map(|all| all.arrives(bridges, NOWHERE, Direction::Within, rx, at, None));
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, also_dropped: None };
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, story: None, also_dropped: None };
+            if matches!(task, Task::Undeliverable) {
+                begin(watch, &mut walk, at);
+                walk.note(|| Step::Resumed);
+            }
+            let arrived = arrives(captures, &walk, at, Direction::Within);
             let outcome = own.perform(shared, &mut walk, at, *task);
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
-            if let (Some(captures), Some(arrived)) = (&mut *captures, arrived) {
-                captures.judge(&mut walk, at, arrived, outcome);
-            }
+            end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
     }
 
     /// Writes out what [`Pipeline::process`] queued.
     pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut transmit: impl Transmit) {
-        let Pipeline { bridges, refusals, captures, .. } = self;
+        let Pipeline { bridges, refusals, watch, captures, .. } = self;
+        let mut watch = watch.as_deref_mut();
         while let Some((id, queue)) = tx.next() {
             let Some(counters) = bridges.counters.port(id) else { continue };
             let Some(port) = bridges.port(id) else {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
+                if let Some(watch) = &mut watch {
+                    watch.drop_queue(&queue, id, DropReason::PortGone);
+                }
                 if let Some(captures) = captures {
                     captures.written(bridges, id, rx, queue.frames, queue.queued, Err(DropReason::PortGone));
                 }
                 continue;
             };
             if let Some(encapsulation) = port.encapsulation() {
-                let depart = |trains: &Trains, captures: &mut _| depart(trains, rx, &mut transmit, bridges, captures);
-                couple(queue, rx, id, encapsulation, captures, depart, |reason, captures| {
-                    counters.drop(reason, 1);
-                    if let Some(captures) = captures {
-                        captures.turn_away(bridges, rx, reason);
+                let frames = queue.frames;
+                couple(queue, rx, id, encapsulation, |coupled| match coupled {
+                    Coupled::Full(trains) => depart(trains, rx, &mut transmit, bridges, watch.as_deref_mut(), captures),
+                    Coupled::Frame(Queued { frame, action }, way, result) => {
+                        if let Err(reason) = result {
+                            counters.drop(reason, 1);
+                        }
+                        if let Some(watch) = &mut watch {
+                            watch.note_coupled(frame, way, encapsulation, result);
+                        }
+                        if let Some(captures) = captures {
+                            captures.board(bridges, rx, way, &frames[usize::from(frame)], action, result);
+                        }
                     }
                 });
                 continue;
+            }
+            if let Some(watch) = &mut watch {
+                watch.begin_queue(&queue);
             }
             let refusals = &mut refusals[id.index()];
             let manner = Manner { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
@@ -341,6 +387,9 @@ impl Pipeline {
                     counters.offload_refused.add(1);
                     *refusals += 1;
                 }
+                if let Some(watch) = &mut watch {
+                    watch.note_written(id, &written);
+                }
                 if let Some(captures) = captures {
                     captures.written(bridges, id, rx, frames, members, written.result.map_err(SendError::reason));
                 }
@@ -352,8 +401,11 @@ impl Pipeline {
             }
         }
         if !tx.trains.is_empty() {
-            depart(&tx.trains, rx, &mut transmit, bridges, captures);
+            depart(&tx.trains, rx, &mut transmit, bridges, watch.as_deref_mut(), captures);
             tx.trains.clear();
+        }
+        if let Some(watch) = watch {
+            watch.hand_over();
         }
         if let Some(captures) = captures {
             captures.end_batch();
@@ -361,8 +413,51 @@ impl Pipeline {
     }
 }
 
+/// Does anybody want to know what happens to this frame?
+#[inline(always)]
+fn begin(watch: &mut Option<Box<Watch>>, walk: &mut Walk<'_>, at: usize) {
+    if let Some(watch) = watch {
+        walk.story = watch.begin(walk.ingress, walk.rx.frame(walk.rx.spans()[at]), walk.now);
+    }
+}
+
+/// This happened to it.
+#[inline(always)]
+fn end(watch: &mut Option<Box<Watch>>, walk: &mut Walk<'_>, outcome: Result<(), DropReason>) {
+    if let Some(watch) = watch {
+        watch.end(walk.story.take(), outcome);
+    }
+}
+
+/// Is the frame captured?
+#[inline(always)]
+fn arrives(captures: &mut Option<Box<Captures>>, walk: &Walk<'_>, at: usize, direction: Direction) -> Option<Arrived> {
+    captures.as_mut().map(|captures| captures.arrives(walk.bridges, walk.ingress, direction, walk.rx, at))
+}
+
+/// This became of it.
+#[inline(always)]
+fn judge(
+    captures: &mut Option<Box<Captures>>,
+    walk: &mut Walk<'_>,
+    at: usize,
+    arrived: Option<Arrived>,
+    outcome: Result<(), DropReason>,
+) {
+    if let (Some(captures), Some(arrived)) = (captures, arrived) {
+        captures.judge(walk, at, arrived, outcome);
+    }
+}
+
 /// Sends trains and counts, by the ports that they go to.
-fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, bridges: &Bridges, captures: &mut Option<Box<Captures>>) {
+fn depart(
+    trains: &Trains,
+    rx: &Batch,
+    transmit: &mut impl Transmit,
+    bridges: &Bridges,
+    mut watch: Option<&mut Watch>,
+    captures: &mut Option<Box<Captures>>,
+) {
     transmit.send_trains(trains, rx.arena(), |train, result| {
         let Some(counters) = bridges.counters.port(PortId(train.way.port)) else { return };
         match result {
@@ -372,6 +467,9 @@ fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, bridges: &B
                 counters.tx_bytes.add(train.frame_bytes);
             }
             Err(error) => counters.drop(error.reason(), train.frames.into()),
+        }
+        if let Some(watch) = &mut watch {
+            watch.note_departed(train, result);
         }
         if let Some(captures) = captures {
             captures.depart(bridges, rx, train, result.map_err(SendError::reason));
@@ -400,6 +498,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
         }
         PortKind::Uplink => {
             let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
+            walk.note(|| Step::FromOutside);
             return own.route_in(shared, walk, at, frame);
         }
         PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
@@ -413,8 +512,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
         return Err(DropReason::GatewaySpoofed);
     }
     if learns {
-        let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-        table.learn(vlan, headers.src, walk.ingress, walk.now);
+        walk.learn(domain, headers.src)?;
     }
     if let Some((Router { shared, own }, interface, mac)) = gateway {
         // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
