@@ -5,6 +5,7 @@
 
 pub mod guest;
 pub mod link;
+pub mod merging;
 pub mod netns;
 mod option;
 pub mod packet_socket;
