@@ -60,11 +60,11 @@ impl Captures {
     }
 
     /// Gives it back if there are as many as can be.
-    pub(crate) fn add(&mut self, tap: Tap) -> Result<(), Tap> {
+    pub(crate) fn add(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
         if self.taps.len() == MAX_CAPTURES {
             return Err(tap);
         }
-        self.taps.push(tap);
+        self.taps.push(*tap);
         Ok(())
     }
 

@@ -83,7 +83,7 @@ impl Pipeline {
     }
 
     /// A capture begins. Gives its part back if there are [`MAX_CAPTURES`](crate::capture::MAX_CAPTURES) already.
-    pub fn begin_capture(&mut self, tap: Tap) -> Result<(), Tap> {
+    pub fn begin_capture(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
         self.captures.get_or_insert_with(|| Box::new(Captures::new())).add(tap)
     }
 

@@ -58,7 +58,7 @@ impl Captured {
     fn of(pipeline: &mut Pipeline, ports: usize) -> Captured {
         let (writer, reader) = ring::ring(4, 256 << 10);
         let want = Want { snaplen: 64, ..Want::default() };
-        pipeline.begin_capture(Tap::new(1, Arc::new(want), writer, Lost::new(ports))).expect("the first");
+        pipeline.begin_capture(Box::new(Tap::new(1, Arc::new(want), writer, Lost::new(ports)))).expect("the first");
         let none = || vec![0; ports];
         Captured { reader, received: none(), sent: none(), dropped: vec![[0; 49]; ports], copies_dropped: none() }
     }
