@@ -295,23 +295,22 @@ mod tests {
     #[test]
     fn two_threads_lose_and_reorder_nothing_that_is_not_counted() {
         let (mut writer, mut reader) = ring(4, 1024);
-        let write = std::thread::spawn(move || {
-            for number in 0..200_000 {
-                write(&mut writer, number, 4 + number as usize % 40);
-                if number % 7 == 0 {
-                    writer.hand_over();
+        let mut numbers = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 0..200_000 {
+                    write(&mut writer, number, 4 + number as usize % 40);
+                    if number % 7 == 0 {
+                        writer.hand_over();
+                    }
                 }
+            });
+            let mut is_ended = false;
+            while !is_ended {
+                is_ended = reader.is_ended();
+                numbers.extend(read(&mut reader));
             }
         });
-        let mut numbers = Vec::new();
-        loop {
-            let is_ended = reader.is_ended();
-            numbers.extend(read(&mut reader));
-            if is_ended {
-                break;
-            }
-        }
-        write.join().unwrap();
         assert!(numbers.is_sorted_by(|a, b| a < b));
         assert_eq!(numbers.len() as u64 + reader.lost(), 200_000);
     }
