@@ -8,6 +8,7 @@ pub mod link;
 pub mod netns;
 mod option;
 pub mod packet_socket;
+pub mod peer;
 pub mod poll;
 pub mod reservation;
 pub mod route;

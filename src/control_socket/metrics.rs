@@ -3,13 +3,18 @@
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::answer::busy;
 use super::views::{PortStats, Stats, Tunnel};
+use super::{Asker, Query};
 
 /// What tells one number of a family from the others.
 type Labels = Vec<(&'static str, String)>;
@@ -21,10 +26,19 @@ type Gauges = Family<Labels, Gauge<u64, AtomicU64>>;
 type PortNumber = (&'static str, &'static str, fn(&PortStats) -> u64);
 
 /// The type of what [`text`] makes.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All numbers for Prometheus
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+pub(super) async fn scrape(State(asker): State<Asker>) -> Result<Response, Response> {
+    let stats = asker.ask(Query::Stats).await.ok_or_else(busy)?;
+    let show = asker.ask(Query::Show).await.ok_or_else(busy)?;
+    let text = text(&stats, &show.tunnels).map_err(|_| busy())?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
 
 /// All numbers at one moment.
-pub(super) fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
+fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("vswitchd");
     add_ports(&mut registry, &stats.ports);
     let table = &stats.mac_table;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use rustix::process::geteuid;
 
+use crate::table::plain;
 use crate::views::Problem;
 
 /// A switch that does not answer within this time is not well.
@@ -24,17 +25,26 @@ pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
 
 /// Gets what a path of the switch's leads to.
 pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
+    ask(socket, "GET", path, None)
+}
+
+/// Asks the switch by this method, with a body in JSON if there is one, and returns the answer's body.
+pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n");
+    let body = body.map_or_else(String::new, |body| {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let end = if body.is_empty() { "\r\n" } else { &body };
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n{end}");
     let mut answer = Vec::new();
     let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
     exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;
     let (status, body) = parse(&answer).with_context(|| format!("{}: what answers there is no vswitchd", socket.display()))?;
     if status != 200 {
         let problem = serde_json::from_str::<Problem>(body).map_or_else(|_| body.to_owned(), |problem| problem.error);
-        bail!("the switch says: {} ({status})", problem.escape_debug());
+        bail!("the switch says: {} ({status})", plain(&problem));
     }
     Ok(body.to_owned())
 }
@@ -46,6 +56,20 @@ fn unreachable(socket: &Path, error: &std::io::Error) -> anyhow::Error {
         _ => "",
     };
     anyhow::anyhow!("{}: {error}{hint}", socket.display())
+}
+
+/// What stands in a path or behind its `?`, so that it is taken as it is (RFC 3986 section 2.1).
+pub(crate) fn escape(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escaped = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(escaped).collect()
+}
+
+/// A path with those parameters that have a value.
+pub(crate) fn with_parameters<const N: usize>(path: &str, parameters: [(&str, Option<String>); N]) -> String {
+    let given = parameters.iter().filter_map(|(key, value)| Some(format!("{key}={}", escape(value.as_ref()?))));
+    let given = given.collect::<Vec<String>>().join("&");
+    if given.is_empty() { path.to_owned() } else { format!("{path}?{given}") }
 }
 
 /// Status and body of a whole HTTP/1.1 answer that says how long it is.
@@ -64,6 +88,13 @@ fn parse(answer: &[u8]) -> anyhow::Result<(u16, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_what_was_given() {
+        assert_eq!(with_parameters("/v1/fdb", [("port", None), ("vlan", None)]), "/v1/fdb");
+        let path = with_parameters("/v1/fdb", [("port", Some("/run/a b&c\u{e9}".to_owned())), ("vlan", Some("7".to_owned()))]);
+        assert_eq!(path, "/v1/fdb?port=%2Frun%2Fa%20b%26c%C3%A9&vlan=7");
+    }
 
     #[test]
     fn whole_answers_only() {
