@@ -45,6 +45,10 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) flags: Flags,
+    /// How much is logged: off, error, warn, info, debug or trace; of single parts with PART=LEVEL, and commas between. It can
+    /// be changed later with 'vswitchctl log set', which also lists the parts [default: VSWITCHD_LOG's, or info]
+    #[arg(long, value_name = "[PART=]LEVEL,...", global = true)]
+    pub(crate) log: Option<String>,
 }
 
 /// What to do instead of being a switch.

@@ -8,15 +8,18 @@ mod control_socket;
 mod daemon;
 mod demo;
 mod device;
+mod log;
 mod report;
 mod reserve;
 mod router;
+mod service;
 mod signals;
+mod slots;
 mod tunnel;
 mod uplink;
 mod worker;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -26,6 +29,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::cli::{Cli, Command};
 use crate::config::Config;
 use crate::daemon::Daemon;
+use crate::log::Levels;
+use crate::service::Service;
 
 /// Exit status for a configuration that cannot be (clap's own for its errors too).
 const BAD_CONFIGURATION: u8 = 2;
@@ -41,7 +46,13 @@ const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    match Levels::at_start(cli.log.as_deref()) {
+        Ok(levels) => log::start(levels),
+        Err(problem) => {
+            eprintln!("vswitchd: {problem}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    }
     raise_descriptor_limit();
     if let Some(Command::Demo) = cli.command {
         return finish(demo::run());
@@ -68,7 +79,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         daemon.open_to(door)?;
     }
     say(&format!("{}ready\n", daemon.summary()));
-    daemon.run(&signals)
+    daemon.run(&signals, Service::from_environment())
 }
 
 /// Prints on standard output. That nobody reads it any more, or that who does has fallen asleep, is no
@@ -101,10 +112,4 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_log() {
-    let terminal = io::stderr().is_terminal();
-    // A log that cannot be written is not worth a panic either.
-    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(terminal).with_target(false).log_internal_errors(false).init();
 }

@@ -5,20 +5,28 @@ use std::fmt;
 use vswitch::mac_table::MacTableStats;
 use vswitch::{Counter, Counters, DropReason, PortCounters, PortId};
 
+/// What ports that are none any more are called.
+const FORMER: &str = "(removed)";
+
 /// All workers' numbers added up, and the MAC table's, at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
+    /// By their numbers; those that no port has are hidden.
     pub(crate) ports: Vec<PortReport>,
+    /// What ports counted that are no ports any more.
+    former: PortReport,
     pub(crate) table: MacTableStats,
     /// If there is a translation.
     pub(crate) nat: Option<nat::NatStats>,
     /// Frames from the uplink that the kernel dropped before we read them.
     pub(crate) kernel_dropped: u64,
+    /// Its number.
+    pub(crate) uplink: Option<PortId>,
     /// The same at other ports that share an interface with the host, by their names.
-    pub(crate) dropped_at_ports: Vec<(String, u64)>,
+    pub(crate) dropped_at_ports: Vec<(PortId, String, u64)>,
     /// Datagrams of tunnels that the kernel dropped before we read them.
     pub(crate) datagrams_dropped: u64,
-    /// Places of guests that never came, which nobody is shown.
+    /// Numbers that no port has, and places of guests that never came, which nobody is shown.
     hidden: Vec<PortId>,
     pub(crate) panics: u64,
 }
@@ -39,10 +47,41 @@ pub(crate) struct PortReport {
     pub(crate) drops: [u64; DropReason::ALL.len()],
 }
 
+/// Where each port began to count. Workers' counters only grow; a number that comes to a new port goes on where the
+/// former port left it, and that is the new one's zero.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    zeros: Vec<Option<Box<PortReport>>>,
+    /// What former ports counted.
+    former: PortReport,
+}
+
+impl Ledger {
+    /// For so many numbers, all of which begin at zero.
+    pub(crate) fn new(ports: usize) -> Ledger {
+        Ledger { zeros: vec![None; ports], former: PortReport::new(FORMER.to_owned()) }
+    }
+
+    /// A number gets a new port, and all that was counted by it before is of former ones.
+    pub(crate) fn begin<'a>(&mut self, id: PortId, workers: impl Iterator<Item = &'a Counters>) {
+        let mut now = PortReport::new(String::new());
+        workers.filter_map(|counters| counters.port(id)).for_each(|counters| now.add(counters));
+        let Some(zero) = self.zeros.get_mut(id.index()) else { return };
+        let mut former = now.clone();
+        if let Some(zero) = zero {
+            former.each(zero, u64::wrapping_sub);
+        }
+        self.former.each(&former, u64::wrapping_add);
+        *zero = Some(Box::new(now));
+    }
+}
+
 impl Report {
+    /// `names` of the ports by their numbers, empty for those that no port has.
     pub(crate) fn new<'a>(
         names: Vec<String>,
         workers: impl Iterator<Item = &'a Counters>,
+        ledger: &Ledger,
         table: MacTableStats,
         panics: u64,
     ) -> Report {
@@ -54,14 +93,28 @@ impl Report {
                 }
             }
         }
+        let mut former = ledger.former.clone();
+        let mut hidden = Vec::new();
+        for ((index, port), zero) in ports.iter_mut().enumerate().zip(&ledger.zeros) {
+            if let Some(zero) = zero {
+                port.each(zero, u64::wrapping_sub);
+            }
+            if port.name.is_empty() {
+                former.each(port, u64::wrapping_add);
+                *port = PortReport::new(String::new());
+                hidden.push(PortId(index as u16));
+            }
+        }
         Report {
             ports,
+            former,
             table,
             nat: None,
             kernel_dropped: 0,
+            uplink: None,
             dropped_at_ports: Vec::new(),
             datagrams_dropped: 0,
-            hidden: Vec::new(),
+            hidden,
             panics,
         }
     }
@@ -73,7 +126,7 @@ impl Report {
 
     /// Received, copied and made; sent, dropped and taken. Equal when no frame is under way.
     pub(crate) fn balance(&self) -> [[u64; 3]; 2] {
-        let sum = |number: fn(&PortReport) -> u64| self.ports.iter().map(number).sum();
+        let sum = |number: fn(&PortReport) -> u64| self.ports.iter().chain([&self.former]).map(number).sum();
         let came = [sum(|port| port.rx_frames), sum(|port| port.copies), sum(|port| port.made)];
         [came, [sum(|port| port.tx_frames), sum(PortReport::dropped), sum(|port| port.taken)]]
     }
@@ -122,6 +175,31 @@ impl PortReport {
         }
     }
 
+    /// Changes each number by that of another port.
+    fn each(&mut self, other: &PortReport, change: fn(u64, u64) -> u64) {
+        let PortReport { rx_frames, rx_bytes, tx_frames, tx_bytes, tx_writes, copies, made, taken, offload_refused, .. } = other;
+        for (number, by) in [
+            (&mut self.rx_frames, rx_frames),
+            (&mut self.rx_bytes, rx_bytes),
+            (&mut self.tx_frames, tx_frames),
+            (&mut self.tx_bytes, tx_bytes),
+            (&mut self.tx_writes, tx_writes),
+            (&mut self.copies, copies),
+            (&mut self.made, made),
+            (&mut self.taken, taken),
+            (&mut self.offload_refused, offload_refused),
+        ] {
+            *number = change(*number, *by);
+        }
+        for (number, by) in self.drops.iter_mut().zip(other.drops) {
+            *number = change(*number, by);
+        }
+    }
+
+    fn is_zero(&self) -> bool {
+        self.rx_frames == 0 && self.tx_frames == 0 && self.copies == 0 && self.dropped() == 0
+    }
+
     pub(crate) fn dropped(&self) -> u64 {
         self.drops.iter().sum()
     }
@@ -129,7 +207,8 @@ impl PortReport {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = || self.shown().map(|(_, port)| port);
+        let former = (!self.former.is_zero()).then_some(&self.former);
+        let shown = || self.shown().map(|(_, port)| port).chain(former);
         // Paths are longer than interfaces' names.
         let width = shown().map(|port| port.name.len()).max().unwrap_or(0).max(16);
         writeln!(
@@ -176,7 +255,7 @@ impl fmt::Display for Report {
         if self.kernel_dropped > 0 {
             writeln!(out, "dropped by the kernel at the uplink: {}", self.kernel_dropped)?;
         }
-        for (name, frames) in self.dropped_at_ports.iter().filter(|(_, frames)| *frames > 0) {
+        for (_, name, frames) in self.dropped_at_ports.iter().filter(|(.., frames)| *frames > 0) {
             writeln!(out, "dropped by the kernel at {name}: {frames}")?;
         }
         if self.datagrams_dropped > 0 {
@@ -187,5 +266,34 @@ impl fmt::Display for Report {
             out,
             "frames: received {received} + copied {copied} + made {made} = sent {sent} + dropped {dropped} + taken {taken}"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_begins_at_zero_for_each_port_and_the_sum_stays() {
+        let workers = [Counters::new(2), Counters::new(2)];
+        let count = |worker: usize, frames| workers[worker].port(PortId(1)).unwrap().rx_frames.add(frames);
+        let report = |ledger: &Ledger, second: &str| {
+            let names = vec!["tap0".to_owned(), second.to_owned()];
+            Report::new(names, workers.iter(), ledger, MacTableStats::default(), 0)
+        };
+        let mut ledger = Ledger::new(2);
+        count(0, 5);
+        count(1, 2);
+        assert_eq!(report(&ledger, "tap1").ports[1].rx_frames, 7);
+        let free = report(&ledger, "");
+        assert_eq!((free.ports[1].rx_frames, free.shown().count(), free.balance()[0][0]), (0, 1, 7));
+        ledger.begin(PortId(1), workers.iter());
+        count(1, 3);
+        let now = report(&ledger, "tap2");
+        assert_eq!((now.ports[1].rx_frames, now.balance()[0][0]), (3, 10));
+        ledger.begin(PortId(1), workers.iter());
+        let again = report(&ledger, "tap2");
+        assert_eq!((again.ports[1].rx_frames, again.balance()[0][0]), (0, 10));
+        assert!(again.to_string().contains("(removed)                  10"), "{again}");
     }
 }

@@ -17,7 +17,7 @@ use nat::{Endpoint, External, ExternalKind, Nat, Protocol, Published, Refused};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{MacAddr, Timestamp};
-use vswitch::{Interface, Neighbours, Network, Route, Router, Routing, Uplink};
+use vswitch::{BridgeId, Domain, Interface, Neighbours, Network, Route, Router, Routing, Uplink};
 
 use crate::config::address::Cidr;
 use crate::config::publish::Publish;
@@ -31,6 +31,15 @@ const PORTS_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long an address may be away without its connections being ended.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How many ports there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortNumbers {
+    /// At the start, the uplink among them.
+    pub(crate) at_start: usize,
+    /// Their numbers are below this one, then and later.
+    pub(crate) capacity: usize,
+}
 
 /// The router as the control thread sees it.
 #[derive(Debug)]
@@ -57,18 +66,19 @@ impl RouterControl {
     /// The router with everything but its way out; see [`RouterControl::follow`].
     pub(crate) fn new(
         config: RouterConfig,
-        ports: usize,
+        numbers: PortNumbers,
         tunnel_ports: Vec<u16>,
         seed: [u64; 2],
     ) -> anyhow::Result<RouterControl> {
         let nat = match &config.uplink {
             Some(_) => {
-                Some(Arc::new(Nat::new(config.nat.to_nat(ports), seed).context("not enough memory for so many connections")?))
+                Some(Arc::new(Nat::new(config.nat.to_nat(numbers), seed).context("not enough memory for so many connections")?))
             }
             None => None,
         };
         let interface = |gateway: &crate::config::router::Gateway| {
-            Interface::new(gateway.vlan, gateway.address.address, gateway.address.prefix_len)
+            let domain = Domain { bridge: BridgeId::default(), vlan: gateway.vlan };
+            Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
         };
         let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();
         ensure!(interfaces.len() <= vswitch::routing::MAX_INTERFACES, "too many gateways");
@@ -370,8 +380,7 @@ fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>
 
 /// Our own MAC address on the uplink, where we have own addresses there.
 fn own_mac(config: &UplinkConfig) -> Option<MacAddr> {
-    let network = config.network()?;
-    Some(Interface::new(packet::VlanId::NONE, network.address, network.prefix_len).mac)
+    config.network().map(|network| vswitch::routing::mac_of(network.address))
 }
 
 fn not_published(rule: &Published, refused: Refused) -> anyhow::Error {

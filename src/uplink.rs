@@ -18,7 +18,7 @@ use std::time::Duration;
 use netio::packet_socket::{Filter, PacketError, PacketSocket, PacketSpec};
 use netio::route::{UplinkState, Watch, uplink_state};
 use packet::{Features, MacAddr, Timestamp};
-use vswitch::{Port, PortId, PortKind, PortVlan};
+use vswitch::{BridgeId, Port, PortId, PortKind, PortVlan};
 
 /// What comes in within this time is one change.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -198,6 +198,7 @@ impl UplinkPort {
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let (_, state) = self.device.as_ref()?;
         Some(Port {
+            bridge: BridgeId::default(),
             vlan: PortVlan::default(),
             mtu: state.mtu,
             // What the interface cannot do, the kernel does after us.

@@ -82,8 +82,10 @@ pub struct NatConfig {
     pub max_connections_per_port: usize,
     /// Most outside ports that one guest may hold, for each of TCP, UDP and ICMP.
     pub max_ports_per_guest: u32,
-    /// How many ports the bridge has, the uplink among them.
+    /// How many ports the bridge has at first, the uplink among them; see [`Nat::set_ports_of_bridge`](crate::Nat::set_ports_of_bridge).
     pub ports_of_bridge: usize,
+    /// The numbers that ports may ever have are below this one.
+    pub port_numbers: usize,
     /// From where outside ports are taken.
     pub ports: RangeInclusive<u16>,
     /// Which outside endpoint an inside endpoint gets.
@@ -105,6 +107,7 @@ impl Default for NatConfig {
             max_connections_per_port: 131_072,
             max_ports_per_guest: 32_768,
             ports_of_bridge: 1025,
+            port_numbers: 1025,
             ports: 1024..=65_535,
             mapping: Mapping::default(),
             filtering: Filtering::default(),

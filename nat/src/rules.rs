@@ -286,6 +286,23 @@ impl Nat {
         self.end_where(now, |_, id| concerned(&self.connection(id, now)))
     }
 
+    /// How many ports the bridge has now, the uplink among them: who is alone has no share but all.
+    pub fn set_ports_of_bridge(&self, ports: usize) {
+        self.book().set_ports_of_bridge(ports);
+    }
+
+    /// A port of the bridge is taken away, and its number will be another's. Its connections live on, as their guest
+    /// may be behind another port now, but count against no port. To be called once no packet comes by it any more.
+    pub fn disown(&self, owner: u16) {
+        let mut from = Some(0);
+        while let Some(start) = from {
+            let mut book = self.book();
+            let mut ids = Vec::with_capacity(AT_ONCE);
+            from = book.scan(start, AT_ONCE, |id| ids.push(id));
+            ids.into_iter().for_each(|id| book.disown(id, owner));
+        }
+    }
+
     fn end_where(&self, now: Timestamp, concerned: impl Fn(&Book, Id) -> bool) -> usize {
         let (mut ended, mut from, mut patience) = (0, Some(0), PATIENCE);
         while let Some(start) = from {

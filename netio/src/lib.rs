@@ -3,6 +3,7 @@
 //! The only room with `unsafe`: a few system calls that no crate wraps, each in a block that says
 //! why it is sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
 
+pub mod backlog;
 pub mod guest;
 pub mod link;
 pub mod netns;

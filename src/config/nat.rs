@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 
 use super::ConfigError;
 use super::words::{parse_number, parse_ports, parse_switch, unknown};
+use crate::router::PortNumbers;
 
 /// How many connections can be followed at once.
 const CONNECTIONS_RANGE: RangeInclusive<usize> = 1024..=4_000_000;
@@ -107,14 +108,15 @@ pub(crate) struct Timeouts {
 
 impl NatSettings {
     /// For a bridge with so many ports, the uplink among them.
-    pub(crate) fn to_nat(&self, ports_of_bridge: usize) -> nat::NatConfig {
+    pub(crate) fn to_nat(&self, ports: PortNumbers) -> nat::NatConfig {
         let is_independent = |dependence| dependence == Dependence::EndpointIndependent;
         let Timeouts { tcp_established, tcp_transitory, tcp_opening, udp, icmp, other } = self.timeouts;
         nat::NatConfig {
             max_connections: self.max_connections,
             max_connections_per_port: self.max_connections_per_port,
             max_ports_per_guest: self.max_ports_per_guest.into(),
-            ports_of_bridge,
+            ports_of_bridge: ports.at_start,
+            port_numbers: ports.capacity,
             ports: self.ports.clone(),
             mapping: if is_independent(self.mapping) {
                 nat::Mapping::EndpointIndependent

@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
 use super::rights::{Guard, check};
-use super::{Asker, conntrack, fdb, metrics, nat, neighbours, show, views};
+use super::{Asker, conntrack, fdb, log, metrics, nat, neighbours, show, views};
 
 /// The longest body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -35,6 +35,8 @@ const BODY_LIMIT: usize = 256 << 10;
         conntrack::list,
         conntrack::flush,
         nat::list,
+        log::show,
+        log::set,
         metrics::scrape,
         description,
     ),
@@ -55,6 +57,7 @@ pub(super) fn router(asker: Asker, guard: Guard) -> Router {
         .route("/v1/neighbours", get(neighbours::list).delete(neighbours::flush))
         .route("/v1/conntrack", get(conntrack::list).delete(conntrack::flush))
         .route("/v1/nat", get(nat::list))
+        .route("/v1/log", get(log::show).put(log::set))
         .route("/v1/openapi.json", get(description))
         .route("/metrics", get(metrics::scrape))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })

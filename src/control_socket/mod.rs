@@ -23,6 +23,7 @@ mod door;
 mod fdb;
 #[allow(dead_code, reason = "for what follows events, captures and traces")]
 mod lasting;
+mod log;
 mod metrics;
 mod nat;
 mod neighbours;
@@ -44,6 +45,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
+pub(crate) use metrics::LATENCY_STEPS;
 
 /// At most so many clients at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;

@@ -18,7 +18,7 @@ impl Daemon {
             return Err(Refusal::Unfit(format!("{mac} is no station's address: it is a group's, or zero")));
         }
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
-        if interfaces.iter().any(|interface| interface.vlan == vlan && interface.mac == mac) {
+        if interfaces.iter().any(|interface| interface.domain.vlan == vlan && interface.mac == mac) {
             return Err(Refusal::Conflict(format!("{mac} is the gateway's own address")));
         }
         let id = self.bridged_port(port)?;

@@ -2,6 +2,7 @@
 
 mod changes;
 mod guests;
+mod numbers;
 mod ports;
 mod queries;
 mod tunnels;
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use netio::{Poller, Waker};
@@ -23,12 +24,14 @@ use crate::config::{Config, PortConfig, queues_of};
 use crate::control::ManagedPort;
 use crate::control_socket::{ControlSocket, Door};
 use crate::device::Device;
-use crate::report::Report;
-use crate::router::RouterControl;
+use crate::report::{Ledger, Report};
+use crate::router::{PortNumbers, RouterControl};
+use crate::service::Service;
 use crate::signals::Signals;
+use crate::slots::{self, Slots};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
-use crate::worker::{Clock, Command, Connections, Event, Worker};
+use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
 use uplink::open_uplink;
 pub(crate) use words::check;
 use words::{check_way_out, place_of, summary_head, with_nearest};
@@ -56,11 +59,14 @@ pub(crate) struct Daemon {
     router: Option<RouterControl>,
     /// Behind the uplink: what receives, and then the hosts at the other ends.
     tunnels: TunnelControl,
-    /// How many things the workers read, and how many ports there can be at most.
+    /// How many things the workers read at the start.
     readers: usize,
-    port_count: usize,
+    slots: Slots,
+    ledger: Ledger,
     table: Arc<MacTable>,
     clock: Clock,
+    /// For people, who have calendars.
+    started: SystemTime,
     busy_poll: Duration,
     poller: Poller,
     events: Receiver<Event>,
@@ -77,6 +83,7 @@ struct Handle {
     commands: Sender<Command>,
     waker: Waker,
     counters: Arc<Counters>,
+    own: Arc<WorkerCounters>,
     /// `None` before it is started and once it is joined.
     thread: Option<JoinHandle<()>>,
 }
@@ -88,19 +95,23 @@ impl Daemon {
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
         let (readers, workers) = (config.readers, config.workers);
-        let count = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
+        let at_start = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
+        let mut slots = Slots::new(slots::capacity(at_start));
+        let capacity = slots.capacity();
+        let mut ids = slots.take_many(config.ports.len()).context("too many ports")?;
+        let uplink_id = slots.take_many(usize::from(config.uplink_interface().is_some())).context("too many ports")?;
         let table = Arc::new(MacTable::new(MacTableConfig {
             size: config.mac_table_size,
             aging_secs: config.mac_aging_time,
-            ports: count,
+            ports: capacity,
             seed: random_seed()?,
         }));
         // First the tunnels' sockets, as the router takes whatever ports are free; then the uplink, so that
         // nothing is made where it cannot be.
-        let first_endpoint = config.ports.len() + usize::from(config.uplink_interface().is_some());
-        let queues = |at| queues_of(at, readers, workers);
-        let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, first_endpoint as u16, readers as u16, queues)?;
-        let (uplink, router) = open_uplink(&config, count, clock)?;
+        let queues = |id: PortId| queues_of(id.index(), readers, workers);
+        let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
+        let numbers = PortNumbers { at_start, capacity };
+        let (uplink, router) = open_uplink(&config, uplink_id.first().copied().unwrap_or(PortId(0)), numbers, clock)?;
         tunnels.add_statics(&table)?;
         for name in config.ports.iter().filter_map(PortConfig::shared_interface).chain(config.bridge_uplink.as_deref()) {
             check_way_out(&tunnels, name)?;
@@ -109,10 +120,10 @@ impl Daemon {
         warn(&warnings);
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
         let entrances = guests::open(&config.ports, clock.now())?;
-        let mut ports = Vec::with_capacity(count);
-        for (index, mut port) in config.ports.into_iter().enumerate() {
+        let mut ports = Vec::with_capacity(ids.len());
+        for (index, (mut port, id)) in config.ports.into_iter().zip(ids.drain(..)).enumerate() {
             port.propose_mtu(if port.is_bridged() { mtu } else { tunnels.ip_mtu(index - bridged) });
-            ports.push(ManagedPort::open(PortId(index as u16), port, clock.now()).map_err(with_nearest)?);
+            ports.push(ManagedPort::open(id, port, clock.now()).map_err(with_nearest)?);
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
@@ -124,9 +135,11 @@ impl Daemon {
             router,
             tunnels,
             readers,
-            port_count: count,
+            slots,
+            ledger: Ledger::new(capacity),
             table,
             clock,
+            started: SystemTime::now(),
             busy_poll: Duration::from_micros(config.busy_poll.into()),
             poller,
             events: received,
@@ -137,8 +150,7 @@ impl Daemon {
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
-            let (handle, worker) =
-                daemon.make_worker(events.clone(), index == 0).with_context(|| format!("making worker {index}"))?;
+            let (handle, worker) = daemon.make_worker(events.clone(), index).with_context(|| format!("making worker {index}"))?;
             daemon.workers.push(handle);
             waiting.push(worker);
         }
@@ -155,26 +167,29 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn make_worker(&self, events: Sender<Event>, is_first: bool) -> anyhow::Result<(Handle, Worker)> {
-        let count = self.port_count;
+    fn make_worker(&self, events: Sender<Event>, index: usize) -> anyhow::Result<(Handle, Worker)> {
+        let count = self.slots.capacity();
         let counters = Arc::new(Counters::new(count));
         let mut pipeline = Pipeline::new(Arc::clone(&self.table), count, Arc::clone(&counters));
         if let Some(router) = &self.router {
             pipeline.set_router(router.for_worker());
         }
+        let own = Arc::new(WorkerCounters::new());
         let poller = Poller::new()?;
         let waker = poller.waker();
         let (commands, received) = channel();
         let connections = Connections {
-            polls: is_first && self.router.is_some(),
+            polls: index == 0 && self.router.is_some(),
             nat: self.router.as_ref().and_then(|router| router.nat().cloned()),
             busy_poll: BusyPoll::new(self.busy_poll),
+            counters: Arc::clone(&own),
+            seed: index as u32,
             commands: received,
             events,
             control: self.poller.waker(),
         };
         let worker = Worker::new(pipeline, poller, self.clock, connections, count);
-        Ok((Handle { commands, waker, counters, thread: None }, worker))
+        Ok((Handle { commands, waker, counters, own, thread: None }, worker))
     }
 
     /// Answers from now on who comes to this door.
@@ -204,7 +219,7 @@ impl Daemon {
     }
 
     /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
-    pub(crate) fn run(mut self, signals: &Signals) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<()> {
         self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
         if let Some(uplink) = &self.uplink {
             self.poller.add(uplink.watch(), UPLINK).context("listening for changes of the uplink")?;
@@ -212,6 +227,9 @@ impl Daemon {
         guests::watch(&self.entrances, &self.poller)?;
         let mut next_tick = self.clock.now().after(TICK);
         let mut waiting_guests = Vec::with_capacity(self.entrances.len());
+        if service.is_there() {
+            service.ready(&self.status());
+        }
         loop {
             let now = self.clock.now();
             let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
@@ -225,9 +243,13 @@ impl Daemon {
                 crate::say(&self.report().to_string());
             }
             if arrived.reload {
+                service.reloading();
                 tracing::info!("nothing to read again: the configuration is the command line");
+                // Whatever came of it: a manager waits for this word.
+                service.ready(&self.status());
             }
             if arrived.end {
+                service.stopping();
                 crate::say(&self.stop().to_string());
                 return Ok(());
             }
@@ -254,6 +276,7 @@ impl Daemon {
                 self.look_at_ports();
                 self.look_at_tunnels();
                 self.open_shut_entrances();
+                self.tell_service(&mut service);
                 next_tick = now.after(TICK);
             } else {
                 self.look_for_gone_ports();
@@ -276,19 +299,64 @@ impl Daemon {
     pub(crate) fn report(&mut self) -> Report {
         let names = self.port_names();
         let counters = self.workers.iter().map(|worker| &*worker.counters);
-        let mut report = Report::new(names, counters, self.table.stats(), self.panics);
+        let mut report = Report::new(names, counters, &self.ledger, self.table.stats(), self.panics);
         report.hide(self.ports.iter().filter(|port| port.is_unused()).map(|port| port.id));
         report.nat = self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat.stats());
+        report.uplink = self.uplink.as_ref().map(|uplink| uplink.id);
         report.kernel_dropped = self.uplink.as_mut().map_or(0, UplinkPort::dropped);
-        report.dropped_at_ports = self.ports.iter_mut().map(|port| (port.name().to_owned(), port.dropped())).collect();
+        report.dropped_at_ports = self.ports.iter_mut().map(|port| (port.id, port.name().to_owned(), port.dropped())).collect();
         report.datagrams_dropped = self.tunnels.dropped();
         report
     }
 
-    /// By their numbers.
+    /// By their numbers; empty where no port has one.
     fn port_names(&self) -> Vec<String> {
-        let uplink = self.uplink.as_ref().map(|uplink| uplink.interface.clone());
-        self.ports.iter().map(|port| port.name().to_owned()).chain(uplink).chain(self.tunnels.names()).collect()
+        let uplink = self.uplink.as_ref().map(|uplink| (uplink.id, uplink.interface.clone()));
+        let ports = self.ports.iter().map(|port| (port.id, port.name().to_owned()));
+        let mut names = vec![String::new(); self.slots.capacity()];
+        for (id, name) in ports.chain(uplink).chain(self.tunnels.names()) {
+            names[id.index()] = name;
+        }
+        names
+    }
+
+    /// A number has a new port.
+    fn begin_to_count(&mut self, id: PortId) {
+        self.ledger.begin(id, self.workers.iter().map(|worker| &*worker.counters));
+    }
+
+    /// These are no ports any more. Their numbers are free once all workers have heard of it.
+    #[expect(dead_code, reason = "for ports that are taken away")]
+    fn remove(&mut self, ids: Vec<PortId>) {
+        for id in &ids {
+            self.tell_workers(|_| Command::Remove(*id));
+            self.table.flush(Some(*id), None);
+        }
+        let rest = self.slots.give_back(ids, self.workers.len());
+        self.tell_workers(|_| Command::Barrier(rest));
+    }
+
+    /// No worker can learn or count anything more by these numbers.
+    fn free(&mut self, ids: &[PortId]) {
+        for id in ids {
+            self.table.flush(Some(*id), None);
+            if let Some(nat) = self.router.as_ref().and_then(RouterControl::nat) {
+                nat.disown(id.0);
+            }
+        }
+        self.stale.retain(|id| !ids.contains(id));
+        self.slots.put_back(ids);
+    }
+
+    /// How it is now, for the service manager, and that the workers answer.
+    fn tell_service(&mut self, service: &mut Service) {
+        if !service.is_there() {
+            return;
+        }
+        service.status(&self.status());
+        if let Some(answers) = service.next_round(self.workers.len()) {
+            self.tell_workers(|_| Command::Answer(Arc::clone(&answers)));
+        }
     }
 
     /// Ends all workers and returns what was counted to the last frame.
@@ -306,22 +374,10 @@ impl Daemon {
         // Those that come meanwhile are heard in the next turn.
         for event in self.events.try_iter().take(EVENTS_AT_ONCE).collect::<Vec<Event>>() {
             match event {
-                Event::Gone { id, .. }
-                    if id.index() > self.ports.len() || self.uplink.is_none() && id.index() == self.ports.len() =>
-                {
-                    tracing::error!("a tunnel's socket cannot be read any more");
-                }
-                Event::Gone { id, attachment } if id.index() == self.ports.len() => {
-                    if self.uplink.as_ref().and_then(UplinkPort::attachment) == Some(attachment) {
-                        self.lose_uplink();
-                    }
-                }
-                Event::Gone { id, attachment } => {
-                    let port = &mut self.ports[id.index()];
-                    if port.attachment() == Some(attachment) {
-                        port.lose(self.clock.now());
-                        self.detach(id);
-                    }
+                Event::Gone { id, attachment } => self.hear_of_gone(id, attachment),
+                Event::Obeyed(rest) => {
+                    let ids = self.slots.answered(rest);
+                    self.free(&ids);
                 }
                 Event::Released(released) => drop(released),
                 Event::NewSource(source) => self.add_source(source),
@@ -330,6 +386,22 @@ impl Daemon {
                     tracing::error!("a worker panicked; it lost the frames at hand and goes on");
                 }
             }
+        }
+    }
+
+    /// A device, or a socket, is gone: perhaps one that the port has no more, or one of a port that is no more.
+    fn hear_of_gone(&mut self, id: PortId, attachment: u64) {
+        if let Some(port) = self.ports.iter_mut().find(|port| port.id == id) {
+            if port.attachment() == Some(attachment) {
+                port.lose(self.clock.now());
+                self.detach(id);
+            }
+        } else if let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) {
+            if uplink.attachment() == Some(attachment) {
+                self.lose_uplink();
+            }
+        } else if self.tunnels.endpoints().iter().any(|endpoint| endpoint.id == id) {
+            tracing::error!("a tunnel's socket cannot be read any more");
         }
     }
 

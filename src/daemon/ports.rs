@@ -4,7 +4,7 @@ use netio::LinkState;
 use vswitch::PortId;
 
 use super::Daemon;
-use crate::control::Found;
+use crate::control::{Found, ManagedPort};
 use crate::device::Ends;
 use crate::worker::{Command, Sink, Source};
 
@@ -36,11 +36,17 @@ impl Daemon {
         }
     }
 
+    /// The port of this number, if one has it.
+    pub(super) fn port(&self, id: PortId) -> Option<&ManagedPort> {
+        self.ports.iter().find(|port| port.id == id)
+    }
+
     /// Gives a port's device to the workers: one reads each queue, all may write.
     pub(super) fn attach(&mut self, at: usize) {
         let port = &mut self.ports[at];
         let (Some(mut ends), Some(view), Some(attachment)) = (port.ends(), port.to_pipeline(), port.attachment()) else { return };
         let (id, count, workers) = (port.id, self.readers, self.workers.len());
+        let at = id.index();
         self.tell_workers(|worker| {
             let (rx, tx) = match &mut ends {
                 Ends::Tap(queues) => {
@@ -66,7 +72,7 @@ impl Daemon {
 
     /// A port's device is gone: its entries too, and all else goes on.
     pub(super) fn detach(&mut self, id: PortId) {
-        let port = &self.ports[id.index()];
+        let Some(port) = self.port(id) else { return };
         match port.config.slot() {
             Some(_) => tracing::info!("{}: the guest is gone", port.name()),
             None => tracing::warn!("{} is gone", port.name()),
@@ -76,7 +82,8 @@ impl Daemon {
     }
 
     pub(super) fn change_link(&mut self, id: PortId, link: &LinkState) {
-        tracing::info!("{}: link {}, mtu {}", self.ports[id.index()].name(), if link.up { "up" } else { "down" }, link.mtu);
+        let Some(port) = self.port(id) else { return };
+        tracing::info!("{}: link {}, mtu {}", port.name(), if link.up { "up" } else { "down" }, link.mtu);
         self.tell_workers(|_| Command::Mtu { id, mtu: link.mtu });
         if !link.up {
             self.forget(id);
@@ -89,11 +96,38 @@ pub(super) fn is_read_by(port: usize, worker: usize, workers: usize) -> bool {
     port % workers == worker
 }
 
-/// Which of a port's queues this worker reads: workers take ports in turn, and where there are more
-/// workers than ports, the port's next queue.
+/// Which of a port's queues this worker reads: workers take ports in turn, and where there were more
+/// workers than ports at the start, the port's next queue.
 pub(super) fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Q> {
-    if workers <= ports {
-        return (port % workers == worker).then(|| queues[0].clone());
+    let mut numbered = queues.iter().enumerate();
+    let (_, queue) = numbered.find(|(number, _)| (port + number * ports) % workers == worker)?;
+    Some(queue.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::queues_of;
+
+    #[test]
+    fn each_queue_has_one_reader_and_each_worker_one_queue_of_a_port() {
+        for (ports, workers) in [(1, 1), (3, 2), (2, 5), (1, 4), (2, 2), (7, 3)] {
+            let mut read = vec![0; workers];
+            for port in 0..ports {
+                let queues: Vec<usize> = (0..queues_of(port, ports, workers)).collect();
+                let mut readers: Vec<usize> = Vec::new();
+                for (worker, read) in read.iter_mut().enumerate() {
+                    if let Some(queue) = queue_to_read(&queues, port, worker, ports, workers) {
+                        readers.push(queue);
+                        *read += 1;
+                    }
+                }
+                readers.sort_unstable();
+                assert_eq!(readers, queues, "port {port} of {ports}, {workers} workers");
+            }
+            assert!(read.iter().all(|read| *read > 0), "{ports} ports, {workers} workers: {read:?}");
+        }
+        // One that came later has one queue.
+        assert_eq!((0..3).filter(|worker| queue_to_read(&[()], 9, *worker, 1, 3).is_some()).count(), 1);
     }
-    (worker % ports == port).then(|| queues[worker / ports].clone())
 }

@@ -1,9 +1,10 @@
 //! What the control socket is told.
 
 use vswitch::router::UPLINK;
-use vswitch::{DropReason, PortId};
 
 use super::Daemon;
+use super::numbers::nat_stats;
+use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
 use crate::control_socket::{MacTableNow, Query, views};
@@ -29,7 +30,7 @@ impl Daemon {
     fn answer(&mut self, query: Query) {
         match query {
             Query::Show(reply) if !reply.is_closed() => drop(reply.send(self.show())),
-            Query::Stats(reply) if !reply.is_closed() => drop(reply.send(stats_of(&self.report()))),
+            Query::Stats(reply) if !reply.is_closed() => drop(reply.send(self.stats())),
             Query::MacTable(reply) if !reply.is_closed() => {
                 let names = self.port_names();
                 drop(reply.send(MacTableNow { entries: self.mac_entries(), names }));
@@ -55,7 +56,7 @@ impl Daemon {
         let report = self.report();
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
         let gateway = |interface: &vswitch::Interface| views::Gateway {
-            vlan: interface.vlan.get(),
+            vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
@@ -69,6 +70,7 @@ impl Daemon {
             gateways: interfaces.iter().map(gateway).collect(),
             uplink: self.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
             tunnels: self.tunnels.tunnels().map(|(line, peers)| tunnel_view(line, peers, &report)).collect(),
+            latency: self.latency(),
             problems: self.problems(&report),
         }
     }
@@ -80,6 +82,18 @@ impl Daemon {
             state: uplink_state(uplink).to_owned(),
             mtu: uplink.state().map(|state| state.mtu),
             outside: self.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string()),
+        }
+    }
+
+    /// In one line: what is wrong, or how much is carried.
+    pub(super) fn status(&mut self) -> String {
+        let report = self.report();
+        let problems = self.problems(&report);
+        let ports = self.ports.iter().filter(|port| !port.is_free()).count();
+        match problems.as_slice() {
+            [] => format!("carrying frames of {}", count_of(ports, "port")),
+            [problem] => problem.clone(),
+            [first, others @ ..] => format!("{first}; and {}", count_of(others.len(), "other problem")),
         }
     }
 
@@ -107,7 +121,7 @@ impl Daemon {
         let Some(router) = &self.router else { return Vec::new() };
         let network = |id: vswitch::InterfaceId| match router.interfaces().get(usize::from(id.0)) {
             _ if id == UPLINK => "uplink".to_owned(),
-            Some(interface) if interface.vlan.get() != 0 => format!("vlan {}", interface.vlan),
+            Some(interface) if interface.domain.vlan.get() != 0 => format!("vlan {}", interface.domain.vlan),
             _ => "untagged".to_owned(),
         };
         let mut entries = router.neighbours().entries(self.clock.now());
@@ -123,8 +137,8 @@ impl Daemon {
 
     fn nat_view(&self, most: usize) -> Option<(views::Nat, Vec<nat::PortMapping>)> {
         let router = self.router.as_ref()?;
-        let stats = nat_stats(router.nat()?.stats());
         let (total, mappings) = router.nat()?.mappings(most);
+        let stats = nat_stats(router.nat()?);
         let address = |external: &nat::External| views::OutsideAddress {
             address: external.address.to_string(),
             kind: match external.kind {
@@ -152,12 +166,6 @@ impl Daemon {
 /// A port as it is now; of several places for guests that never had one, all are shown as the first.
 fn port_view(port: &ManagedPort) -> Option<views::Port> {
     let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
-    let state = match port.link() {
-        Some(link) if link.up => "up",
-        Some(_) => "down",
-        None if port.is_free() => "waiting",
-        None => "gone",
-    };
     Some(views::Port {
         name,
         kind: match &port.config.device {
@@ -170,10 +178,19 @@ fn port_view(port: &ManagedPort) -> Option<views::Port> {
         .to_owned(),
         namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
         vlan: port.config.vlan_text.clone(),
-        state: state.to_owned(),
+        state: port_state(port).to_owned(),
         mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
         device: port.device().map_or_else(String::new, Device::summary),
     })
+}
+
+pub(super) fn port_state(port: &ManagedPort) -> &'static str {
+    match port.link() {
+        Some(link) if link.up => "up",
+        Some(_) => "down",
+        None if port.is_free() => "waiting",
+        None => "gone",
+    }
 }
 
 /// An uplink in bridge mode is a port of the bridge like others.
@@ -189,7 +206,7 @@ fn bridged_uplink_view(uplink: &UplinkPort) -> Option<views::Port> {
     })
 }
 
-fn uplink_state(uplink: &UplinkPort) -> &'static str {
+pub(super) fn uplink_state(uplink: &UplinkPort) -> &'static str {
     match uplink.state() {
         Some(state) if state.up => "up",
         Some(_) => "down",
@@ -227,51 +244,4 @@ fn tunnel_view<'a>(line: &Line, peers: impl Iterator<Item = &'a PeerControl>, re
         device: line.device.clone(),
         peers: peers.map(peer).collect(),
     }
-}
-
-fn stats_of(report: &Report) -> views::Stats {
-    let table = report.table;
-    let port = |(id, port): (PortId, &PortReport)| {
-        let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
-        // The uplink is the one behind the others.
-        let at_kernel = match report.dropped_at_ports.get(id.index()) {
-            Some((_, frames)) => *frames,
-            None if id.index() == report.dropped_at_ports.len() => report.kernel_dropped,
-            None => 0,
-        };
-        views::PortStats {
-            name: port.name.clone(),
-            rx_frames: port.rx_frames,
-            rx_bytes: port.rx_bytes,
-            tx_frames: port.tx_frames,
-            tx_bytes: port.tx_bytes,
-            tx_writes: port.tx_writes,
-            copies: port.copies,
-            made: port.made,
-            taken: port.taken,
-            offload_refused: port.offload_refused,
-            dropped: port.dropped(),
-            drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
-            kernel_dropped: at_kernel,
-        }
-    };
-    views::Stats {
-        ports: report.shown().map(port).collect(),
-        mac_table: views::MacTableStats {
-            entries: table.entries,
-            statics: table.statics,
-            learned: table.learned,
-            moved: table.moved,
-            evicted: table.evicted,
-            expired: table.expired,
-        },
-        nat: report.nat.map(nat_stats),
-        datagrams_dropped: report.datagrams_dropped,
-        worker_panics: report.panics,
-    }
-}
-
-fn nat_stats(stats: nat::NatStats) -> views::NatStats {
-    let nat::NatStats { connections, mappings, opened, expired, flushed } = stats;
-    views::NatStats { connections, mappings, opened, expired, flushed }
 }

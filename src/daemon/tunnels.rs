@@ -52,7 +52,8 @@ impl Daemon {
 
     /// A host that spoke in a group gets a port.
     pub(super) fn add_source(&mut self, source: NewSource) {
-        let Some((id, at)) = self.tunnels.add_source(source) else { return };
+        let Some((id, at)) = self.tunnels.add_source(source, &mut self.slots) else { return };
+        self.begin_to_count(id);
         let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { return };
         tracing::info!("{}: {} is a peer now", self.tunnels.line_of(peer).name, peer.address);
         self.attach_peer(peer);

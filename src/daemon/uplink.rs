@@ -7,7 +7,7 @@ use super::ports::queue_to_read;
 use super::words::without_interface;
 use super::{Daemon, random_seed};
 use crate::config::{Config, queues_of};
-use crate::router::RouterControl;
+use crate::router::{PortNumbers, RouterControl};
 use crate::uplink::{UplinkFound, UplinkPort};
 use crate::worker::{Clock, Command, Sink, Source};
 
@@ -19,7 +19,7 @@ impl Daemon {
             return;
         };
         let (queues, writer, id) = (socket.queues().to_vec(), socket.writer().clone(), uplink.id);
-        let (at, count) = (self.ports.len(), self.readers);
+        let (at, count) = (id.index(), self.readers);
         self.tell_workers(|worker| Command::Attach {
             id,
             attachment,
@@ -78,14 +78,14 @@ impl Daemon {
     }
 }
 
-/// The uplink and the router, as far as they are asked for; there are so many ports at most.
+/// The uplink, which is a port of this number, and the router, as far as they are asked for.
 pub(super) fn open_uplink(
     config: &Config,
-    ports: usize,
+    id: PortId,
+    numbers: PortNumbers,
     clock: Clock,
 ) -> anyhow::Result<(Option<UplinkPort>, Option<RouterControl>)> {
-    let id = PortId(config.ports.len() as u16);
-    let queues = queues_of(config.ports.len(), config.readers, config.workers);
+    let queues = queues_of(id.index(), config.readers, config.workers);
     let mut uplink = match config.uplink_interface() {
         Some(name) => {
             let nat = config.router.as_ref().and_then(|router| router.uplink.as_ref());
@@ -95,7 +95,7 @@ pub(super) fn open_uplink(
         None => None,
     };
     let Some(router) = &config.router else { return Ok((uplink, None)) };
-    let mut router = RouterControl::new(router.clone(), ports, config.tunnel_ports(), random_seed()?)?;
+    let mut router = RouterControl::new(router.clone(), numbers, config.tunnel_ports(), random_seed()?)?;
     if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
         router.start(uplink, clock.now())?;
     }

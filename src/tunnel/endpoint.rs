@@ -9,6 +9,7 @@ use vswitch::PortId;
 
 use super::line::Line;
 use crate::config::tunnel::Checksum;
+use crate::slots::Slots;
 
 /// What tells one endpoint from another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,8 +127,9 @@ fn is_shared(one: &EndpointKey, other: &EndpointKey) -> bool {
 }
 
 /// Opens all endpoints.
-pub(super) fn open(lines: &[Line], first: u16, queues: impl Fn(usize) -> usize) -> anyhow::Result<Vec<EndpointControl>> {
-    let open = |(at, key): (usize, EndpointKey)| {
+pub(super) fn open(lines: &[Line], slots: &mut Slots, queues: impl Fn(PortId) -> usize) -> anyhow::Result<Vec<EndpointControl>> {
+    let open = |key: EndpointKey| {
+        let id = slots.take().context("there is no number left for one more socket")?;
         let mine = lines.iter().filter(|line| is_shared(&key, &key_of(line)));
         let mut groups: Vec<IpAddr> = mine.clone().filter_map(|line| Some(line.group.as_ref()?.address)).collect();
         groups.sort_unstable();
@@ -136,15 +138,15 @@ pub(super) fn open(lines: &[Line], first: u16, queues: impl Fn(usize) -> usize) 
         let spec = EndpointSpec {
             local: key.local,
             port: key.port,
-            queues: queues(usize::from(first) + at),
+            queues: queues(id),
             device: key.device.clone(),
             groups,
             zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl { id: PortId(first + at as u16), key, socket, spec, dropped: 0, problem: None })
+        Ok(EndpointControl { id, key, socket, spec, dropped: 0, problem: None })
     };
-    keys(lines).into_iter().enumerate().map(open).collect()
+    keys(lines).into_iter().map(open).collect()
 }
 
 pub(super) fn unspecified(is_ipv6: bool) -> IpAddr {

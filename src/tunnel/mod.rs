@@ -1,7 +1,7 @@
 //! Tunnels as the control thread sees them: sockets, peers, and the ways to them.
 //!
 //! ```text
-//!   ports of the bridge:   tap0 .. | uplink | endpoints (sockets that receive) | peers (one each)
+//!   ports of the bridge at the start:   tap0 .. | uplink | endpoints (sockets that receive) | peers (one each)
 //! ```
 //!
 //! What one tunnel is to people is several things here: the sockets that it receives by, which it may share
@@ -35,6 +35,7 @@ use vswitch::{IpTunnel, MacTable, Network, NewSource, PortId};
 use crate::config::address::Cidr;
 use crate::config::tunnel::ip::IpTunnelConfig;
 use crate::config::tunnel::{Checksum, DontFragment, GROUP_PORTS, TunnelConfig};
+use crate::slots::Slots;
 use crate::worker::PeerSink;
 pub(crate) use endpoint::EndpointControl;
 pub(crate) use line::Line;
@@ -52,9 +53,8 @@ const LOOKS_AT_ONCE: usize = 64;
 pub(crate) struct TunnelControl {
     tunnels: Vec<Tunnel>,
     endpoints: Vec<EndpointControl>,
-    /// In the order of their ports, and behind those that are named the ones that are kept for groups.
+    /// Those that are named, and behind them the ones that were found in groups.
     peers: Vec<PeerControl>,
-    first_peer: u16,
     /// The peer whose way is looked at next.
     next_look: usize,
     /// Interfaces that tunnels are bound to, and which ones they are now.
@@ -85,24 +85,21 @@ struct Ways {
 }
 
 impl TunnelControl {
-    /// Opens what the tunnels need, those of the bridge first. Their endpoints get the ports from
-    /// `first_endpoint` on, each with as many sockets as `queues` says, and their peers those from
-    /// `first_peer` on.
+    /// Opens what the tunnels need, those of the bridge first. Their endpoints take the first of these numbers, each with as
+    /// many sockets as `queues` says, and their peers the next ones.
     pub(crate) fn open(
         configs: &[TunnelConfig],
         ip_configs: &[IpTunnelConfig],
-        first_endpoint: u16,
-        first_peer: u16,
-        queues: impl Fn(usize) -> usize,
+        slots: &mut Slots,
+        queues: impl Fn(PortId) -> usize,
     ) -> anyhow::Result<TunnelControl> {
         let lines = lines(configs, ip_configs);
-        let endpoints = endpoint::open(&lines, first_endpoint, queues)?;
+        let endpoints = endpoint::open(&lines, slots, queues)?;
         let mut pools: Vec<(SourcesSpec, Sources)> = Vec::new();
         let mut control = TunnelControl {
             tunnels: Vec::with_capacity(lines.len()),
             endpoints,
             peers: Vec::new(),
-            first_peer,
             next_look: 0,
             devices: devices(&lines),
         };
@@ -113,7 +110,7 @@ impl TunnelControl {
             let sink = open_ways(&mut pools, &line)?;
             control.tunnels.push(Tunnel { line, statics, routes, endpoint, sink, group: None });
         }
-        control.add_peers();
+        control.add_peers(slots)?;
         for peer in &control.peers {
             let line = control.line_of(peer);
             ensure!(
@@ -127,27 +124,27 @@ impl TunnelControl {
     }
 
     /// A port for each host that is named and each group.
-    fn add_peers(&mut self) {
+    fn add_peers(&mut self, slots: &mut Slots) -> anyhow::Result<()> {
         for at in 0..self.tunnels.len() {
             let line = &self.tunnels[at].line;
             let group = line.group.as_ref().map(|group| group.address);
             let remotes = line.remotes.clone();
             if let Some(address) = group {
-                let id = self.add_peer(at, address, true);
-                self.tunnels[at].group = Some(id);
+                self.tunnels[at].group = Some(self.add_peer(slots, at, address, true)?);
             }
             for address in remotes {
-                self.add_peer(at, address, true);
+                self.add_peer(slots, at, address, true)?;
             }
         }
+        Ok(())
     }
 
-    fn add_peer(&mut self, tunnel: usize, address: IpAddr, is_flooded: bool) -> PortId {
-        let id = PortId(self.first_peer + self.peers.len() as u16);
+    fn add_peer(&mut self, slots: &mut Slots, tunnel: usize, address: IpAddr, is_flooded: bool) -> anyhow::Result<PortId> {
+        let id = slots.take().context("there is no number left for one more port")?;
         let mut peer = PeerControl::new(id, tunnel, address, is_flooded);
         peer.look(&self.tunnels[tunnel].line);
         self.peers.push(peer);
-        id
+        Ok(id)
     }
 
     /// The sockets that receive.
@@ -358,7 +355,7 @@ impl TunnelControl {
 
     /// A host that spoke in a group gets a port of its own, if one is left. Returns it, and the endpoint that is
     /// to know.
-    pub(crate) fn add_source(&mut self, source: NewSource) -> Option<(PortId, usize)> {
+    pub(crate) fn add_source(&mut self, source: NewSource, slots: &mut Slots) -> Option<(PortId, usize)> {
         let of_it = |tunnel: &Tunnel| {
             self.endpoints[tunnel.endpoint].id == source.endpoint && tunnel.line.vni == source.vni && tunnel.group.is_some()
         };
@@ -369,7 +366,7 @@ impl TunnelControl {
         if is_known || of_tunnel().count() > GROUP_PORTS {
             return None;
         }
-        let id = self.add_peer(at, source.address, false);
+        let id = self.add_peer(slots, at, source.address, false).ok()?;
         Some((id, self.tunnels[at].endpoint))
     }
 
@@ -378,10 +375,10 @@ impl TunnelControl {
         self.endpoints.iter_mut().map(EndpointControl::dropped).sum()
     }
 
-    /// The ports' names, in their order.
-    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        let endpoints = self.endpoints.iter().map(EndpointControl::name);
-        let peers = self.peers.iter().map(|peer| format!("{}/{}", self.line_of(peer).name, peer.address));
+    /// The ports' numbers and names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (PortId, String)> {
+        let endpoints = self.endpoints.iter().map(|endpoint| (endpoint.id, endpoint.name()));
+        let peers = self.peers.iter().map(|peer| (peer.id, format!("{}/{}", self.line_of(peer).name, peer.address)));
         endpoints.chain(peers)
     }
 }

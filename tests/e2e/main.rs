@@ -32,6 +32,7 @@ mod nat;
 mod nat_fragments;
 mod nat_icmp;
 mod nat_tcp;
+mod packaging;
 mod packets;
 mod path;
 mod ports;
@@ -40,6 +41,7 @@ mod ports_socket;
 mod publish;
 mod raw;
 mod rights;
+mod service;
 mod site;
 mod station;
 mod switch;
@@ -104,6 +106,8 @@ fn main() -> ExitCode {
         tunnel_udp::trials(),
         tunnel_ovs::trials(),
         guest_qemu::trials(),
+        service::trials(),
+        packaging::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

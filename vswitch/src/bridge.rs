@@ -1,24 +1,30 @@
-//! The bridge as the pipeline uses it: ports, MAC table, and the ways to queue a frame.
+//! The bridges as the pipeline uses them: ports, MAC tables, and the ways to queue a frame.
 
 use std::sync::Arc;
 
-use packet::vlan::{TagAction, VlanId};
+use packet::vlan::TagAction;
 use packet::{Batch, Headers, Malformed, Offload, Span, Timestamp};
 
 use crate::counters::{Counters, DropReason, PortCounters};
+use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
 use crate::egress::{Egress, Frame};
 use crate::fit::{clamp_to, fit, fit_tunnel};
-use crate::forward::{Forward, forward};
+use crate::forward::Forward;
 use crate::ip_tunnel::IpTunnel;
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId, PortKind};
+use crate::trace::{Step, Story};
 
-/// One worker's view of the bridge.
+/// One worker's view of the bridges.
 #[derive(Debug)]
-pub(crate) struct Bridge {
-    pub(crate) table: Arc<MacTable>,
+pub(crate) struct Bridges {
+    /// By the bridge's number; `None` if there is no such bridge.
+    pub(crate) tables: [Option<Arc<MacTable>>; MAX_BRIDGES],
+    /// Of all bridges.
     pub(crate) ports: Box<[Option<Port>]>,
+    /// No port has a number from here on.
+    pub(crate) end: usize,
     /// By the port of the TUN device and by those of its peers.
     pub(crate) ip_tunnels: Box<[Option<Arc<IpTunnel>>]>,
     pub(crate) counters: Arc<Counters>,
@@ -26,19 +32,33 @@ pub(crate) struct Bridge {
 
 /// One batch on its walk.
 pub(crate) struct Walk<'a> {
-    pub(crate) bridge: &'a Bridge,
+    pub(crate) bridges: &'a Bridges,
     pub(crate) rx: &'a mut Batch,
     pub(crate) tx: &'a mut Egress,
     pub(crate) errors: &'a mut Errors,
     pub(crate) ingress: PortId,
     pub(crate) counters: &'a PortCounters,
     pub(crate) now: Timestamp,
+    /// What happens to the frame at hand, if anybody wants to know.
+    pub(crate) story: Option<Box<Story>>,
 }
 
-impl Bridge {
+impl Bridges {
+    /// The MAC table of a bridge.
+    #[inline]
+    pub(crate) fn table(&self, bridge: BridgeId) -> Option<&MacTable> {
+        self.tables.get(bridge.index())?.as_deref()
+    }
+
     #[inline]
     pub(crate) fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// The same, if it is a port of this bridge.
+    #[inline]
+    pub(crate) fn port_of(&self, bridge: BridgeId, id: PortId) -> Option<&Port> {
+        self.port(id).filter(|port| port.bridge == bridge)
     }
 
     /// The tunnel of IP packets that a port belongs to.
@@ -51,26 +71,28 @@ impl Bridge {
 impl Walk<'_> {
     /// Chooses the way out by the MAC table and queues the frame.
     #[inline]
-    pub(crate) fn forward(&mut self, vlan: VlanId, frame: Frame) -> Result<(), DropReason> {
-        match forward(&self.bridge.table, vlan, frame.headers.dst, self.ingress, self.now) {
-            Forward::Port(port) if self.is_tunnel(port) && self.is_tunnel(self.ingress) => Err(DropReason::SplitHorizon),
-            Forward::Port(port) => self.queue(port, vlan, frame),
-            Forward::Flood => self.flood(vlan, frame, Some(self.ingress)),
+    pub(crate) fn forward(&mut self, domain: Domain, frame: Frame) -> Result<(), DropReason> {
+        match self.choose(domain, frame.headers.dst, self.ingress)? {
+            Forward::Port(port) if self.is_tunnel(domain, port) && self.is_tunnel(domain, self.ingress) => {
+                Err(DropReason::SplitHorizon)
+            }
+            Forward::Port(port) => self.queue(port, domain, frame),
+            Forward::Flood => self.flood(domain, frame, Some(self.ingress)),
             Forward::Drop(reason) => Err(reason),
         }
     }
 
-    /// Leads the port into a tunnel?
+    /// Leads this port of the domain's bridge into a tunnel?
     #[inline]
-    fn is_tunnel(&self, id: PortId) -> bool {
-        self.bridge.port(id).is_some_and(|port| port.encapsulation().is_some())
+    fn is_tunnel(&self, domain: Domain, id: PortId) -> bool {
+        self.bridges.port_of(domain.bridge, id).is_some_and(|port| port.encapsulation().is_some())
     }
 
     /// Queues a frame for the one port behind which its destination is.
     #[inline]
-    pub(crate) fn queue(&mut self, id: PortId, vlan: VlanId, mut frame: Frame) -> Result<(), DropReason> {
-        let port = self.bridge.port(id).ok_or(DropReason::PortGone)?;
-        let action = port.vlan.leave(vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
+    pub(crate) fn queue(&mut self, id: PortId, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
+        let port = self.bridges.port_of(domain.bridge, id).ok_or(DropReason::PortGone)?;
+        let action = port.vlan.leave(domain.vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
         let is_too_long = frame.cut_to.is_none() && port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action);
         if port.encapsulation().is_some() {
             let room = port.room(&frame.headers, action);
@@ -93,34 +115,37 @@ impl Walk<'_> {
     pub(crate) fn push(&mut self, id: PortId, frame: Frame, action: TagAction) {
         let frame = self.tx.add(frame);
         self.tx.push(id, frame, action);
+        self.note_queued(frame, id, action);
     }
 
-    /// What fits through all links that carry this VLAN; those that are too narrow for anything do not count.
+    /// What fits through all links of this domain; those that are too narrow for anything do not count.
     #[cold]
-    fn least_room(&self, vlan: VlanId, frame: &Frame) -> u32 {
-        let links = self.bridge.ports.iter().flatten().filter(|port| port.kind == PortKind::Link);
-        let rooms = links.filter_map(|port| Some(port.room(&frame.headers, port.vlan.leave(vlan, &frame.headers)?)));
+    fn least_room(&self, domain: Domain, frame: &Frame) -> u32 {
+        let ports = self.bridges.ports[..self.bridges.end].iter().flatten();
+        let links = ports.filter(|port| port.kind == PortKind::Link && port.bridge == domain.bridge);
+        let rooms = links.filter_map(|port| Some(port.room(&frame.headers, port.vlan.leave(domain.vlan, &frame.headers)?)));
         rooms.filter(|room| *room >= tunnel::mtu::MIN_MTU).min().unwrap_or(tunnel::mtu::MIN_MTU)
     }
 
-    /// Queues a frame for every port that carries its VLAN, but not the one that it came from.
-    pub(crate) fn flood(&mut self, vlan: VlanId, mut frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
+    /// Queues a frame for every port of its domain, but not the one that it came from.
+    pub(crate) fn flood(&mut self, domain: Domain, mut frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
         if frame.is_size_free {
-            let least = self.least_room(vlan, &frame);
+            let least = self.least_room(domain, &frame);
             let _ = fit(self.rx, &mut frame, least, true);
         }
         let added = self.tx.add(frame);
-        let from_tunnel = from.is_some_and(|from| self.is_tunnel(from));
+        let from_tunnel = from.is_some_and(|from| self.is_tunnel(domain, from));
         let (mut copies, mut too_long) = (0, 0);
-        for (index, port) in self.bridge.ports.iter().enumerate() {
+        for (index, port) in self.bridges.ports[..self.bridges.end].iter().enumerate() {
             let id = PortId(index as u16);
-            let Some(port) = port.as_ref().filter(|_| Some(id) != from) else { continue };
+            let is_reached = |port: &&Port| port.bridge == domain.bridge && Some(id) != from;
+            let Some(port) = port.as_ref().filter(is_reached) else { continue };
             match port.kind {
                 PortKind::Link => {}
                 PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {}
                 PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => continue,
             }
-            let Some(action) = port.vlan.leave(vlan, &frame.headers) else { continue };
+            let Some(action) = port.vlan.leave(domain.vlan, &frame.headers) else { continue };
             if port.encapsulation().is_some() {
                 clamp_to(self.rx, &frame, port.room(&frame.headers, action));
             }
@@ -128,10 +153,12 @@ impl Walk<'_> {
                 too_long += 1;
             } else {
                 self.tx.push(id, added, action);
+                self.note_queued(added, id, action);
             }
             copies += 1;
         }
-        self.counters.drop(DropReason::TooLong, too_long);
+        self.lose(DropReason::TooLong, too_long);
+        self.note(|| Step::Flooded { mac: frame.headers.dst, ports: copies as u16 });
         self.counters.copies.add(u64::saturating_sub(copies, 1));
         if copies == 0 { Err(DropReason::NoDestination) } else { Ok(()) }
     }

@@ -1,4 +1,4 @@
-//! Ports: where frames enter and leave the bridge.
+//! Ports: where frames enter and leave a bridge.
 
 use std::fmt;
 
@@ -7,9 +7,10 @@ use packet::vlan::TagAction;
 use packet::{Features, Headers, Offload};
 use tunnel::Vni;
 
+use crate::domain::BridgeId;
 use crate::vlan::PortVlan;
 
-/// A port's number on its bridge.
+/// A port's number among those of all bridges.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PortId(pub u16);
 
@@ -31,6 +32,8 @@ impl fmt::Display for PortId {
 /// What the pipeline knows of a port.
 #[derive(Clone, Debug)]
 pub struct Port {
+    /// Which bridge it is of; of no meaning for what is routed only.
+    pub bridge: BridgeId,
     /// Which VLANs it carries and how.
     pub vlan: PortVlan,
     /// The longest packet behind the Ethernet header and VLAN tags, in bytes.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 
+use crate::domain::Domain;
 use crate::neighbour::InterfaceId;
 use crate::port::PortId;
 
@@ -80,8 +81,8 @@ fn mask(prefix_len: u8) -> u32 {
 /// A network inside, and the router's place in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// The VLAN that it is; [`VlanId::NONE`] for untagged frames.
-    pub vlan: VlanId,
+    /// The VLAN that it is, and of which bridge.
+    pub domain: Domain,
     /// The gateway's address.
     pub address: Ipv4Addr,
     /// Its network.
@@ -94,11 +95,16 @@ impl Interface {
     /// The gateway of a network. Its MAC address is made of its address, so that guests need not ask
     /// again after a restart.
     #[must_use]
-    pub fn new(vlan: VlanId, address: Ipv4Addr, prefix_len: u8) -> Interface {
-        let [a, b, c, d] = address.octets();
-        // Locally administered (IEEE 802 section 8.3).
-        Interface { vlan, address, network: Network::new(address, prefix_len), mac: MacAddr([0x02, 0x76, a, b, c, d]) }
+    pub fn new(domain: Domain, address: Ipv4Addr, prefix_len: u8) -> Interface {
+        Interface { domain, address, network: Network::new(address, prefix_len), mac: mac_of(address) }
     }
+}
+
+/// The router's MAC address where this is its own IPv4 address: locally administered (IEEE 802 section 8.3).
+#[must_use]
+pub fn mac_of(address: Ipv4Addr) -> MacAddr {
+    let [a, b, c, d] = address.octets();
+    MacAddr([0x02, 0x76, a, b, c, d])
 }
 
 /// A way out.
@@ -143,32 +149,33 @@ impl Uplink {
 #[derive(Clone, Debug)]
 pub struct Routing {
     interfaces: Vec<Interface>,
-    /// By VLAN: the number of its interface and one more.
-    by_vlan: Box<[u8; VlanId::COUNT]>,
+    /// By [`Domain::index`], up to the last bridge that has a gateway: the number of its interface and one more.
+    by_domain: Box<[u8]>,
     uplink: Option<Uplink>,
     /// SYNs are lowered to what fits through the uplink.
     clamps_mss: bool,
 }
 
 impl Routing {
-    /// Networks inside, at most [`MAX_INTERFACES`] and one a VLAN, and the way out, if there is one now.
+    /// Networks inside, at most [`MAX_INTERFACES`] and one a domain, and the way out, if there is one now.
     #[must_use]
     pub fn new(interfaces: Vec<Interface>, mut uplink: Option<Uplink>, clamps_mss: bool) -> Arc<Routing> {
-        let mut by_vlan = Box::new([0; VlanId::COUNT]);
+        let bridges = interfaces.iter().map(|interface| interface.domain.bridge.index() + 1).max().unwrap_or(0);
+        let mut by_domain = vec![0; bridges * VlanId::COUNT].into_boxed_slice();
         for (number, interface) in interfaces.iter().enumerate().take(MAX_INTERFACES) {
-            by_vlan[usize::from(interface.vlan.get())] = number as u8 + 1;
+            by_domain[interface.domain.index()] = number as u8 + 1;
         }
         if let Some(uplink) = &mut uplink {
             uplink.routes.sort_by_key(|route| (std::cmp::Reverse(route.to.prefix_len), route.metric));
         }
-        Arc::new(Routing { interfaces, by_vlan, uplink, clamps_mss })
+        Arc::new(Routing { interfaces, by_domain, uplink, clamps_mss })
     }
 
-    /// The number of the network that a VLAN is, if the router has an address there.
+    /// The number of the network that a domain is, if the router has an address there.
     #[inline]
     #[must_use]
-    pub fn of_vlan(&self, vlan: VlanId) -> Option<InterfaceId> {
-        let number = self.by_vlan[usize::from(vlan.get())];
+    pub fn of_domain(&self, domain: Domain) -> Option<InterfaceId> {
+        let number = *self.by_domain.get(domain.index())?;
         (number != 0).then(|| InterfaceId(u16::from(number) - 1))
     }
 

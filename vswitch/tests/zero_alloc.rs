@@ -23,7 +23,9 @@ use overlay::{ENDPOINT, MTU, datagram, host_with, plain_peer, vni};
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, MacAddr, Timestamp, VnetHeader};
-use vswitch::{Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet};
+use vswitch::{
+    BridgeId, Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet,
+};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -121,7 +123,15 @@ fn bridge() -> (Pipeline, Arc<Counters>) {
         let vlan = if id == 5 { PortVlan::access(seven) } else { PortVlan::trunk(VlanSet::all()) };
         pipeline.set_port(
             PortId(id),
-            Some(Port { vlan, mtu: 1500, features, coalesce: id == 6, bursts: false, kind: PortKind::Link }),
+            Some(Port {
+                bridge: BridgeId::default(),
+                vlan,
+                mtu: 1500,
+                features,
+                coalesce: id == 6,
+                bursts: false,
+                kind: PortKind::Link,
+            }),
         );
     }
     (pipeline, counters)

@@ -7,8 +7,8 @@ use packet::offload::Judged;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan, SendError,
-    VlanSet,
+    BridgeId, Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan,
+    SendError, VlanSet,
 };
 
 use crate::Reader;
@@ -55,7 +55,15 @@ pub fn pipeline(data: &[u8]) {
 
 fn ports() -> [Port; PORTS as usize] {
     let ten = VlanId::new(10).unwrap_or_default();
-    let port = |vlan, features, coalesce| Port { vlan, mtu: 1500, features, coalesce, bursts: false, kind: PortKind::Link };
+    let port = |vlan, features, coalesce| Port {
+        bridge: BridgeId::default(),
+        vlan,
+        mtu: 1500,
+        features,
+        coalesce,
+        bursts: false,
+        kind: PortKind::Link,
+    };
     [
         port(PortVlan::default(), Features::ALL, true),
         port(PortVlan::access(ten), Features::NONE, true),

@@ -10,8 +10,8 @@ use packet::arp::{ARP_LEN, Arp};
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, MacAddr, Network as Layer3, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    Counters, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortCounters, PortId,
-    PortKind, PortVlan, Route, Router, Routing, Uplink,
+    BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port,
+    PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink,
 };
 
 use crate::Reader;
@@ -117,7 +117,15 @@ fn bench(flags: u8) -> Bench {
 
 fn ports() -> [Port; PORTS as usize] {
     let ten = VlanId::new(10).unwrap_or_default();
-    let port = |vlan, mtu| Port { vlan, mtu, features: Features::ALL, coalesce: true, kind: PortKind::Link, bursts: false };
+    let port = |vlan, mtu| Port {
+        bridge: BridgeId::default(),
+        vlan,
+        mtu,
+        features: Features::ALL,
+        coalesce: true,
+        kind: PortKind::Link,
+        bursts: false,
+    };
     [
         port(PortVlan::default(), 1500),
         Port { features: Features::NONE, ..port(PortVlan::access(ten), 1500) },
@@ -128,7 +136,8 @@ fn ports() -> [Port; PORTS as usize] {
 
 fn routing(is_up: bool) -> Arc<Routing> {
     let ten = VlanId::new(10).unwrap_or_default();
-    let interfaces = vec![Interface::new(VlanId::NONE, GATEWAY, 24), Interface::new(ten, VLAN_GATEWAY, 24)];
+    let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
+    let interfaces = vec![Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten), VLAN_GATEWAY, 24)];
     let routes = vec![
         Route { to: Network::new(OUTSIDE, 24), via: None, metric: 0 },
         Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },

@@ -9,8 +9,8 @@ use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{Arrivals, Locals, Peers, Protocol, Train, Trains, Vni, peers, train, vxlan};
 use vswitch::{
-    Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Network, Pipeline, Port,
-    PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
+    BridgeId, Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Network,
+    Pipeline, Port, PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
 };
 
 use crate::Reader;
@@ -124,7 +124,15 @@ fn address(host: u8) -> IpAddr {
 
 fn ports() -> Vec<(u16, Port)> {
     let ten = VlanId::new(10).unwrap_or_default();
-    let link = |vlan, features| Port { vlan, mtu: 1500, features, coalesce: true, bursts: false, kind: PortKind::Link };
+    let link = |vlan, features| Port {
+        bridge: BridgeId::default(),
+        vlan,
+        mtu: 1500,
+        features,
+        coalesce: true,
+        bursts: false,
+        kind: PortKind::Link,
+    };
     let peer = |vlan, kind| Port { mtu: MTU, kind, ..link(vlan, Features::NONE) };
     let vxlan = Encapsulation::vxlan(vni());
     let inherit = Encapsulation { tos: None, ttl: None, dont_fragment: None, learns: false, ..vxlan };

@@ -72,6 +72,7 @@ fn config(choices: &mut Choices<'_>) -> NatConfig {
         max_connections_per_port: if is(1) { 5 } else { 1000 },
         max_ports_per_guest: if is(2) { 3 } else { 1000 },
         ports_of_bridge: 4,
+        port_numbers: 4,
         ports: ports.0..=ports.1,
         mapping: if is(3) { Mapping::AddressAndPortDependent } else { Mapping::EndpointIndependent },
         filtering: if is(4) { Filtering::EndpointIndependent } else { Filtering::AddressAndPortDependent },

@@ -10,8 +10,8 @@ use packet::MacAddr;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// The switch's control socket [default: /run/vswitchd.sock as root,
-    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise]
+    /// The switch's control socket [default: /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that
+    /// is not, the service's /run/vswitchd/vswitchd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// In which form
@@ -57,6 +57,9 @@ pub(crate) enum Command {
     Tunnel(Tunnel),
     /// All numbers in Prometheus' text form
     Metrics,
+    /// How much the daemon logs
+    #[command(subcommand)]
+    Log(Log),
 }
 
 #[derive(Debug, Subcommand)]
@@ -164,6 +167,18 @@ pub(crate) enum Nat {
 pub(crate) enum Tunnel {
     /// All tunnels, with frames to and from each host
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Log {
+    /// The levels, and the parts that can have their own
+    Show,
+    /// Set a level, until the daemon ends
+    Set {
+        /// off, error, warn, info, debug or trace: of all parts, or of one, such as tunnel=debug
+        #[arg(value_name = "[PART=]LEVEL")]
+        level: String,
+    },
 }
 
 /// As the switch calls it.

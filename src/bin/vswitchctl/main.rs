@@ -18,7 +18,7 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Nat, Neigh, Output, Port, Tunnel};
+use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel};
 use crate::client::with_parameters;
 
 fn main() -> ExitCode {
@@ -72,6 +72,12 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         }
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Metrics => client::get(&socket, "/metrics"),
+        Command::Log(Log::Show) => get.shown("/v1/log", print::log),
+        Command::Log(Log::Set { level }) => {
+            let (part, level) = level.split_once('=').map_or((None, level.as_str()), |(part, level)| (Some(part), level));
+            let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
+            get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use packet::batch::MAX_FRAMES;
 use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
 use tunnel::{Arrivals, Locals, Peers, Protocol, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
-    Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
-    SendError, Transmit,
+    BridgeId, Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind,
+    PortVlan, SendError, Transmit,
 };
 
 use crate::frames::{Spec, noise};
@@ -98,6 +98,7 @@ fn pipeline() -> Pipeline {
     table.learn(VlanId::NONE, station(2), PEER, NOW);
     let mut pipeline = Pipeline::new(table, PORTS, Arc::new(Counters::new(PORTS)));
     let link = Port {
+        bridge: BridgeId::default(),
         vlan: PortVlan::default(),
         mtu: 1500,
         features: Features::ALL,

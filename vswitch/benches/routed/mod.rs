@@ -9,8 +9,8 @@ use packet::arp::Arp;
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, Features, MacAddr, VlanId, VnetHeader};
 use vswitch::{
-    Counters, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId, PortKind, PortVlan,
-    Route, Router, Routing, Uplink,
+    BridgeId, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId,
+    PortKind, PortVlan, Route, Router, Routing, Uplink,
 };
 
 use crate::packets::{self, ACK, SYN, Tcp, address, word};
@@ -62,6 +62,7 @@ fn pipeline() -> Pipeline {
     let mut pipeline = Pipeline::new(table, 3, Arc::new(Counters::new(3)));
     for id in 0..3 {
         let port = Port {
+            bridge: BridgeId::default(),
             vlan: PortVlan::default(),
             mtu: 1500,
             features: Features::ALL,
@@ -78,7 +79,8 @@ fn pipeline() -> Pipeline {
         Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
     ];
     let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
-    let routing = Routing::new(vec![Interface::new(VlanId::NONE, GATEWAY, 24)], Some(uplink), true);
+    let untagged = Domain { bridge: BridgeId::default(), vlan: VlanId::NONE };
+    let routing = Routing::new(vec![Interface::new(untagged, GATEWAY, 24)], Some(uplink), true);
     pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
     pipeline
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
-use vswitch::{Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet};
+use vswitch::{BridgeId, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet};
 
 use crate::frames::{Spec, noise};
 
@@ -91,7 +91,15 @@ impl Bench {
             let vlan = if id == 3 { PortVlan::access(access) } else { PortVlan::trunk(VlanSet::all()) };
             pipeline.set_port(
                 PortId(id),
-                Some(Port { vlan, mtu: 1500, features: Features::ALL, coalesce: id == 2, bursts: false, kind: PortKind::Link }),
+                Some(Port {
+                    bridge: BridgeId::default(),
+                    vlan,
+                    mtu: 1500,
+                    features: Features::ALL,
+                    coalesce: id == 2,
+                    bursts: false,
+                    kind: PortKind::Link,
+                }),
             );
         }
         Bench { pipeline, batch: Batch::new(), egress: Egress::new(PORTS), ingress: PortId(0) }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{Arrivals, Protocol, Train, Trains, Way, train};
 use vswitch::{
-    Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan,
-    SendError, Transmit,
+    BridgeId, Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
+    PortVlan, SendError, Transmit,
 };
 
 /// One write: its virtio-net header and its frame.
@@ -38,7 +38,15 @@ pub(crate) struct Bridge {
 }
 
 pub(crate) fn port(vlan: PortVlan) -> Port {
-    Port { vlan, mtu: 1500, features: Features::ALL, coalesce: false, bursts: false, kind: PortKind::Link }
+    Port {
+        bridge: BridgeId::default(),
+        vlan,
+        mtu: 1500,
+        features: Features::ALL,
+        coalesce: false,
+        bursts: false,
+        kind: PortKind::Link,
+    }
 }
 
 impl Bridge {

@@ -16,7 +16,9 @@ use nat::{External, ExternalKind, Nat, NatConfig};
 use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
-use vswitch::{Interface, Neighbours, Network, Port, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink};
+use vswitch::{
+    BridgeId, Domain, Interface, Neighbours, Network, Port, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink,
+};
 
 use crate::bridge::{Bridge, Write, port};
 
@@ -53,7 +55,8 @@ pub(crate) fn uplink(mtu: u32) -> Uplink {
 }
 
 pub(crate) fn routing(uplink: Option<Uplink>) -> Arc<Routing> {
-    let interfaces = vec![Interface::new(VlanId::NONE, GATEWAY, 24), Interface::new(ten(), VLAN_GATEWAY, 24)];
+    let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
+    let interfaces = vec![Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten()), VLAN_GATEWAY, 24)];
     Routing::new(interfaces, uplink, true)
 }
 

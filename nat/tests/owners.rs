@@ -1,0 +1,48 @@
+//! Ports of the bridge come and go, and their numbers are used again.
+
+#[path = "reference/packets.rs"]
+#[allow(dead_code, reason = "some of the builders are used")]
+mod packets;
+
+use std::net::Ipv4Addr;
+
+use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Refused, Side};
+use packet::Timestamp;
+use packet::offload::Checksum;
+
+const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+fn send(nat: &Nat, port: u16, owner: u16, millis: u64) -> Result<(), Refused> {
+    let mut packet = packets::udp(Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), port), Endpoint::new(PEER, 53), b"hello");
+    nat.translate(Side::Inside, &mut packet, Checksum::Complete, owner, Timestamp::from_millis(millis)).map(drop)
+}
+
+#[test]
+fn a_new_port_has_the_whole_share_and_old_connections_live_on() {
+    let config = NatConfig { max_connections: 1024, max_connections_per_port: 4, port_numbers: 8, ..NatConfig::default() };
+    let nat = Nat::new(config, [1, 2]).unwrap();
+    nat.set_externals(&[External { address: OWN, kind: ExternalKind::Own }], Timestamp::default()).unwrap();
+    for port in 0..4 {
+        assert_eq!(send(&nat, 1000 + port, 7, 0), Ok(()));
+    }
+    assert_eq!(send(&nat, 2000, 7, 0), Err(Refused::PortShare));
+    nat.disown(7);
+    assert_eq!(nat.stats().connections, 4);
+    for port in 0..4 {
+        assert_eq!(send(&nat, 2000 + port, 7, 0), Ok(()), "the new port's share");
+        assert_eq!(send(&nat, 1000 + port, 7, 200_000), Ok(()), "an old connection");
+    }
+    assert_eq!(send(&nat, 3000, 7, 0), Err(Refused::PortShare));
+    // The new port's own are over, the old ones not yet: nothing is counted twice.
+    assert!(!nat.expire(Timestamp::from_millis(400_000), 100));
+    assert_eq!(nat.stats().connections, 4);
+    nat.disown(7);
+    assert!(!nat.expire(Timestamp::from_millis(900_000), 100));
+    assert_eq!(nat.stats().connections, 0);
+    for port in 0..4 {
+        assert_eq!(send(&nat, 4000 + port, 7, 900_000), Ok(()));
+    }
+    assert_eq!(send(&nat, 5000, 7, 900_000), Err(Refused::PortShare));
+    assert_eq!(send(&nat, 5000, 8, 900_000), Err(Refused::PortShare), "no such number");
+}

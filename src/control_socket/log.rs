@@ -1,0 +1,36 @@
+//! How much is logged, and the way to change it. The levels are the process's, so nobody need be asked for them.
+
+use axum::Json;
+use axum::response::Response;
+
+use super::answer::Body;
+use super::{Refusal, views};
+use crate::log::{self, Change, Levels, PARTS};
+
+/// How much is logged
+#[utoipa::path(get, path = "/v1/log", responses((status = 200, body = views::Log)))]
+pub(super) async fn show() -> Json<views::Log> {
+    Json(view(&log::levels()))
+}
+
+/// Sets a level: that of one part, or that of all. Answers with the levels that are now
+#[utoipa::path(put, path = "/v1/log", request_body = views::LogChange, responses(
+    (status = 200, body = views::Log),
+    (status = 400, description = "no such part or level", body = views::Problem),
+))]
+pub(super) async fn set(Body(change): Body<views::LogChange>) -> Result<Json<views::Log>, Response> {
+    let views::LogChange { part, level } = change;
+    let change = Change::new(part.as_deref(), &level).map_err(Refusal::NotUnderstood)?;
+    let levels = log::change(change);
+    tracing::info!("log level {change}");
+    Ok(Json(view(&levels)))
+}
+
+fn view(levels: &Levels) -> views::Log {
+    let (level, parts) = levels.words();
+    views::Log {
+        level: level.to_owned(),
+        parts: parts.map(|(part, level)| (part.to_owned(), level.to_owned())).collect(),
+        known: PARTS.map(str::to_owned).to_vec(),
+    }
+}

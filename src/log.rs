@@ -1,0 +1,266 @@
+//! What is logged: one level for all, and others for single parts of the daemon, which can be changed while it runs.
+//!
+//! A part is a module of this crate, and what it logs is about devices, guests and peers that come, change and go:
+//! nothing is logged for a packet, whatever the level. So the levels cost a comparison where something happened, and
+//! those that are off not even that.
+//!
+//! *Limits.* Each of [`PARTS`] has one level; there is nothing else to be named, so nothing grows.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
+
+use crate::config::nearest;
+
+/// The environment's word for the levels at start, where `--log` says nothing.
+pub(crate) const VARIABLE: &str = "VSWITCHD_LOG";
+
+/// The parts of the daemon that log, by their modules.
+pub(crate) const PARTS: [&str; 11] =
+    ["config", "control", "control_socket", "daemon", "device", "reserve", "router", "service", "tunnel", "uplink", "worker"];
+
+const CRATE: &str = "vswitchd";
+const LONGEST_NAME: usize = 32;
+const USUAL: LevelFilter = LevelFilter::INFO;
+
+/// One for the process, as its subscriber is.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    levels: Mutex<Levels>,
+    handle: reload::Handle<Targets, Registry>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Levels {
+    general: LevelFilter,
+    /// Of single parts, in the order of [`PARTS`].
+    parts: [Option<LevelFilter>; PARTS.len()],
+}
+
+/// What to change: the level of a part, or that of all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Change {
+    /// Its place in [`PARTS`].
+    part: Option<usize>,
+    level: LevelFilter,
+}
+
+/// Starts the log, with these levels.
+pub(crate) fn start(levels: Levels) {
+    let terminal = io::stderr().is_terminal();
+    let (filter, handle) = reload::Layer::new(levels.targets());
+    // A log that cannot be written is not worth a panic either.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    let _ = LOG.set(Log { levels: Mutex::new(levels), handle });
+}
+
+/// The levels now.
+pub(crate) fn levels() -> Levels {
+    LOG.get().map_or(Levels::default(), |log| *log.levels.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Changes a level; all threads log by it from now on. Says the levels that are now.
+pub(crate) fn change(change: Change) -> Levels {
+    let Some(log) = LOG.get() else { return Levels::default() };
+    let mut levels = log.levels.lock().unwrap_or_else(PoisonError::into_inner);
+    levels.change(change);
+    // It fails only where the subscriber is gone.
+    let _ = log.handle.reload(levels.targets());
+    *levels
+}
+
+impl Default for Levels {
+    fn default() -> Levels {
+        Levels { general: USUAL, parts: [None; PARTS.len()] }
+    }
+}
+
+impl Levels {
+    /// Those of the command line, or else of the environment, or else the usual ones.
+    pub(crate) fn at_start(flag: Option<&str>) -> Result<Levels, String> {
+        if let Some(text) = flag {
+            return text.parse().map_err(|problem| format!("--log {text}: {problem}"));
+        }
+        match std::env::var(VARIABLE) {
+            Ok(text) if !text.is_empty() => text.parse().map_err(|problem| format!("{VARIABLE}={text}: {problem}")),
+            _ => Ok(Levels::default()),
+        }
+    }
+
+    /// That of all, and those of single parts that have one of their own.
+    pub(crate) fn words(&self) -> (&'static str, impl Iterator<Item = (&'static str, &'static str)>) {
+        let own = PARTS.iter().zip(self.parts).filter_map(|(part, level)| Some((*part, word(level?))));
+        (word(self.general), own)
+    }
+
+    fn change(&mut self, change: Change) {
+        match change.part {
+            Some(part) => self.parts[part] = Some(change.level),
+            None => *self = Levels { general: change.level, ..Levels::default() },
+        }
+    }
+
+    /// A rule for each part, as `vswitchd::control` would be one for `vswitchd::control_socket` too.
+    fn targets(&self) -> Targets {
+        let parts = PARTS.iter().zip(self.parts);
+        let rules = parts.map(|(part, level)| (format!("{CRATE}::{part}"), level.unwrap_or(self.general)));
+        Targets::new().with_default(self.general).with_targets(rules)
+    }
+}
+
+/// `LEVEL`, `PART=LEVEL`, and several with commas between.
+impl FromStr for Levels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Levels, String> {
+        let mut levels = Levels::default();
+        let mut changes = text.split(',').map(Change::from_str).collect::<Result<Vec<Change>, String>>()?;
+        // That of all is to leave those of parts alone, wherever it stands.
+        changes.sort_by_key(|change| change.part.is_some());
+        changes.into_iter().for_each(|change| levels.change(change));
+        Ok(levels)
+    }
+}
+
+impl Change {
+    /// A part's level, or that of all.
+    pub(crate) fn new(part: Option<&str>, level: &str) -> Result<Change, String> {
+        let level = match level {
+            "off" => LevelFilter::OFF,
+            "error" => LevelFilter::ERROR,
+            "warn" => LevelFilter::WARN,
+            "info" => LevelFilter::INFO,
+            "debug" => LevelFilter::DEBUG,
+            "trace" => LevelFilter::TRACE,
+            _ => {
+                return Err(format!("'{}' is no level; there are off, error, warn, info, debug and trace", level.escape_debug()));
+            }
+        };
+        let part = part.map(|name| PARTS.iter().position(|part| *part == name).ok_or_else(|| unknown(name))).transpose()?;
+        Ok(Change { part, level })
+    }
+}
+
+impl FromStr for Change {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Change, String> {
+        match text.split_once('=') {
+            Some((part, level)) => Change::new(Some(part), level),
+            None => Change::new(None, text),
+        }
+    }
+}
+
+/// `tunnel=debug`, as it is set.
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(part) = self.part {
+            write!(out, "{}=", PARTS[part])?;
+        }
+        out.write_str(word(self.level))
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let shown = name.escape_debug();
+    // A stranger's text may be of any length, and what it is near to takes time.
+    let close = (name.len() <= LONGEST_NAME).then(|| nearest(name, PARTS.into_iter())).flatten();
+    match close {
+        Some(close) => format!("nothing is called '{shown}': did you mean '{close}'?"),
+        None => format!("nothing is called '{shown}'; there are {}", PARTS.join(", ")),
+    }
+}
+
+fn word(level: LevelFilter) -> &'static str {
+    match level.into_level() {
+        None => "off",
+        Some(tracing::Level::ERROR) => "error",
+        Some(tracing::Level::WARN) => "warn",
+        Some(tracing::Level::INFO) => "info",
+        Some(tracing::Level::DEBUG) => "debug",
+        Some(_) => "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use tracing::Level;
+
+    use super::*;
+
+    fn parts_that_log(directory: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                parts_that_log(&entry, found);
+            } else if ["error!", "warn!", "info!", "debug!", "trace!"]
+                .iter()
+                .any(|name| fs::read_to_string(&entry).unwrap().contains(&format!("tracing::{name}")))
+            {
+                let inside = entry.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
+                let first = inside.iter().next().unwrap().to_str().unwrap();
+                found.push(first.trim_end_matches(".rs").to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn every_part_that_logs_has_its_level() {
+        let mut found = Vec::new();
+        parts_that_log(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut found);
+        for part in found.iter().filter(|part| !["bin", "log", "main"].contains(&part.as_str())) {
+            assert!(PARTS.contains(&part.as_str()), "src/{part} logs, and is none of the parts");
+        }
+    }
+
+    #[test]
+    fn a_part_is_itself_and_what_is_in_it() {
+        let levels: Levels = "warn,control=debug,tunnel=off".parse().unwrap();
+        let targets = levels.targets();
+        let is_on = |target, level| targets.would_enable(target, &level);
+        assert!(is_on("vswitchd::control", Level::DEBUG) && !is_on("vswitchd::control_socket::door", Level::INFO));
+        assert!(is_on("vswitchd::control_socket::door", Level::WARN) && is_on("vswitchd", Level::WARN));
+        assert!(!is_on("vswitchd::tunnel::endpoint", Level::ERROR));
+    }
+
+    #[test]
+    fn the_level_of_all_is_that_of_all() {
+        let mut levels: Levels = "tunnel=debug,error".parse().unwrap();
+        let (general, own) = levels.words();
+        assert_eq!((general, own.collect::<Vec<_>>()), ("error", vec![("tunnel", "debug")]));
+        levels.change(Change::new(None, "info").unwrap());
+        assert_eq!(levels, Levels::default());
+        assert_eq!(Change::new(Some("tunnel"), "trace").unwrap().to_string(), "tunnel=trace");
+    }
+
+    #[test]
+    fn bad_words_are_answered_with_the_good_ones() {
+        for (text, say) in [
+            ("loud", "'loud' is no level; there are off, error,"),
+            ("", "'' is no level"),
+            ("tunel=debug", "did you mean 'tunnel'?"),
+            ("nonsense\u{1b}=debug", "nothing is called 'nonsense\\u{1b}'; there are config, control,"),
+            ("info,", "'' is no level"),
+            ("tunnel=", "'' is no level"),
+        ] {
+            let said = text.parse::<Levels>().unwrap_err();
+            assert!(said.contains(say), "{text}: {said}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What the service manager is told, as sd_notify(3) has it.
+//!
+//! ```text
+//!   frames flow          READY=1, STATUS=carrying frames of 2 ports
+//!   what is shown changes           STATUS=tap1 is gone
+//!   every second         WATCHDOG=1, if it is wanted and every worker has answered
+//!   SIGHUP               RELOADING=1, MONOTONIC_USEC=..    and when it is done    READY=1
+//!   SIGTERM              STOPPING=1
+//! ```
+//!
+//! *The watchdog* is fed by the control thread, and what it vouches for are the workers, who carry the frames. Once a
+//! second each of them is asked, by the same channel as commands, and answers between two batches: a worker that
+//! waits is woken and answers, one that is busy answers behind the batch at hand, and one that hangs or has ended
+//! does not. So nothing is counted in the packet path. The next word to the manager goes when all of the last round
+//! have answered; a control thread that hangs says nothing either.
+//!
+//! The manager's socket is that of `NOTIFY_SOCKET`, read once; without it nothing is done. It is told with a bound in
+//! time: that a manager sleeps is no reason to stop serving devices. This process starts no others, which might take
+//! the variable for theirs.
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+/// How long the manager may keep us waiting.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// In characters.
+const LONGEST_STATUS: usize = 256;
+
+/// A watchdog's word goes once a second, and a second later where a worker was slow to answer.
+const SHORTEST_WATCHDOG: Duration = Duration::from_secs(3);
+
+/// The service manager, if there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Service {
+    socket: Option<UnixDatagram>,
+    status: String,
+    watchdog: Option<Watchdog>,
+}
+
+/// Whether the workers answer.
+#[derive(Debug, Default)]
+struct Watchdog {
+    /// Workers of the last round that have not answered yet.
+    missing: Answers,
+}
+
+/// How many workers of a round are still to answer.
+pub(crate) type Answers = Arc<AtomicUsize>;
+
+impl Service {
+    /// The manager that started this process; none if it has none.
+    pub(crate) fn from_environment() -> Service {
+        let Some(path) = std::env::var_os(SOCKET) else { return Service::default() };
+        let socket = match connect(&path) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!("{SOCKET}={}: {error}; the service manager is told nothing", path.display());
+                return Service::default();
+            }
+        };
+        let watchdog = sd_notify::watchdog_enabled();
+        if watchdog.is_some_and(|period| period < SHORTEST_WATCHDOG) {
+            tracing::warn!(
+                "the watchdog is fed once a second: WatchdogSec= should be {} s at least",
+                SHORTEST_WATCHDOG.as_secs()
+            );
+        }
+        Service { socket: Some(socket), status: String::new(), watchdog: watchdog.map(|_| Watchdog::default()) }
+    }
+
+    /// Is there somebody to tell?
+    pub(crate) fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Frames flow.
+    pub(crate) fn ready(&mut self, status: &str) {
+        let status = one_line(status);
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        self.status = status;
+    }
+
+    /// How it is now; told where it is another than before.
+    pub(crate) fn status(&mut self, status: &str) {
+        let status = one_line(status);
+        if status != self.status {
+            self.tell(&[NotifyState::Status(&status)]);
+            self.status = status;
+        }
+    }
+
+    /// The configuration is read again. [`Service::ready`] follows, whatever comes of it.
+    pub(crate) fn reloading(&self) {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            self.tell(&[NotifyState::Reloading, now]);
+        }
+    }
+
+    /// The end has begun.
+    pub(crate) fn stopping(&self) {
+        self.tell(&[NotifyState::Stopping, NotifyState::Status("ending")]);
+    }
+
+    /// Once a second: feeds the watchdog if all have answered, and then says what `workers` are to be asked with.
+    pub(crate) fn next_round(&mut self, workers: usize) -> Option<Answers> {
+        let watchdog = self.watchdog.as_mut()?;
+        if watchdog.missing.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        watchdog.missing = Arc::new(AtomicUsize::new(workers));
+        let answers = Arc::clone(&watchdog.missing);
+        self.tell(&[NotifyState::Watchdog]);
+        Some(answers)
+    }
+
+    fn tell(&self, words: &[NotifyState<'_>]) {
+        let Some(socket) = &self.socket else { return };
+        let text: String = words.iter().map(|word| format!("{word}\n")).collect();
+        if let Err(error) = socket.send(text.as_bytes()) {
+            tracing::debug!("telling the service manager: {error}");
+        }
+    }
+}
+
+/// A path, or a name that is in no file system, behind an `@`.
+fn connect(path: &OsStr) -> std::io::Result<UnixDatagram> {
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// A name in it may be a stranger's, and each line is a word of its own to the manager.
+fn one_line(status: &str) -> String {
+    status.chars().filter(|c| !c.is_control()).take(LONGEST_STATUS).collect()
+}
+
+/// A worker's answer.
+pub(crate) fn answer(answers: &Answers) {
+    answers.fetch_sub(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(socket: &UnixDatagram) -> Option<String> {
+        let mut bytes = [0; 256];
+        socket.set_nonblocking(true).unwrap();
+        socket.recv(&mut bytes).ok().map(|len| String::from_utf8_lossy(&bytes[..len]).into_owned())
+    }
+
+    fn service() -> (Service, UnixDatagram) {
+        let (ours, managers) = UnixDatagram::pair().unwrap();
+        (Service { socket: Some(ours), status: String::new(), watchdog: Some(Watchdog::default()) }, managers)
+    }
+
+    #[test]
+    fn a_status_is_told_once() {
+        let (mut service, manager) = service();
+        service.ready("2 ports");
+        assert_eq!(heard(&manager).unwrap(), "READY=1\nSTATUS=2 ports\n");
+        service.status("2 ports");
+        assert_eq!(heard(&manager), None);
+        service.status("tap0\nSTOPPING=1 is gone");
+        assert_eq!(heard(&manager).unwrap(), "STATUS=tap0STOPPING=1 is gone\n");
+        service.reloading();
+        let reloading = heard(&manager).unwrap();
+        let since: u64 = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end().parse().unwrap();
+        assert!(since > 0);
+    }
+
+    /// The first round vouches for nobody but the control thread: a start is allowed to take its time.
+    #[test]
+    fn the_watchdog_is_fed_when_all_workers_have_answered() {
+        let (mut service, manager) = service();
+        let first = service.next_round(2).unwrap();
+        assert_eq!(heard(&manager).unwrap(), "WATCHDOG=1\n");
+        answer(&first);
+        assert!(service.next_round(2).is_none() && heard(&manager).is_none(), "one worker hangs");
+        answer(&first);
+        assert!(service.next_round(2).is_some());
+        assert_eq!(heard(&manager).unwrap(), "WATCHDOG=1\n");
+    }
+
+    #[test]
+    fn without_a_manager_nothing_is_asked() {
+        let mut service = Service::default();
+        assert!(service.next_round(2).is_none() && !service.is_there());
+        service.ready("unheard");
+    }
+
+    #[test]
+    fn names_that_are_in_no_file_system() {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("vswitchd-test-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let socket = connect(OsStr::new(&format!("@{name}"))).unwrap();
+        socket.send(b"READY=1\n").unwrap();
+        assert_eq!(heard(&manager).unwrap(), "READY=1\n");
+        assert!(connect(OsStr::new("/nonexistent/notify")).is_err());
+    }
+}
