@@ -6,6 +6,7 @@
 pub mod backlog;
 pub mod guest;
 pub mod link;
+pub mod merging;
 pub mod netns;
 mod option;
 pub mod packet_socket;

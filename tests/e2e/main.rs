@@ -12,6 +12,7 @@ mod config;
 mod conformance;
 mod control;
 mod datagrams;
+mod doctor;
 mod exchange;
 mod fairness;
 mod frames;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         guest_qemu::trials(),
         service::trials(),
         packaging::trials(),
+        doctor::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use crate::doctor::Doctor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use packet::MacAddr;
 
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     /// How much the daemon logs
     #[command(subcommand)]
     Log(Log),
+    /// Does this host fit the switch? What does not is told with the fix; it ends with 1 if there is a problem
+    Doctor(Doctor),
 }
 
 #[derive(Debug, Subcommand)]
