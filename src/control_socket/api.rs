@@ -11,8 +11,8 @@ use axum::{Json, Router};
 use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
-use super::rights::{Guard, check};
-use super::{Asker, conntrack, fdb, log, metrics, nat, neighbours, show, views};
+use super::rights::{Guard, check, shows_payload};
+use super::{Asker, capture, conntrack, fdb, log, metrics, nat, neighbours, show, views};
 
 /// The longest body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -38,6 +38,7 @@ const BODY_LIMIT: usize = 256 << 10;
         log::show,
         log::set,
         metrics::scrape,
+        capture::stream,
         description,
     ),
     components(schemas(views::Problem)),
@@ -58,6 +59,7 @@ pub(super) fn router(asker: Asker, guard: Guard) -> Router {
         .route("/v1/conntrack", get(conntrack::list).delete(conntrack::flush))
         .route("/v1/nat", get(nat::list))
         .route("/v1/log", get(log::show).put(log::set))
+        .route("/v1/capture", shows_payload(get(capture::stream)))
         .route("/v1/openapi.json", get(description))
         .route("/metrics", get(metrics::scrape))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })

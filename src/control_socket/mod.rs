@@ -18,10 +18,10 @@
 
 mod answer;
 mod api;
+mod capture;
 mod conntrack;
 mod door;
 mod fdb;
-#[allow(dead_code, reason = "for what follows events, captures and traces")]
 mod lasting;
 mod log;
 mod metrics;
@@ -43,6 +43,7 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
+use crate::daemon::captures::{Begun, PortNow};
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
@@ -76,6 +77,14 @@ pub(crate) enum Query {
         vlan: Option<VlanId>,
         reply: Reply<Result<usize, Refusal>>,
     },
+    /// At this port, or at all.
+    BeginCapture {
+        port: Option<String>,
+        want: ::capture::Want,
+        reply: Reply<Result<Begun, Refusal>>,
+    },
+    /// The ports that can be captured at now.
+    CapturePorts(Reply<Vec<PortNow>>),
     Neighbours(Reply<Vec<views::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,

@@ -1,5 +1,6 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
+pub(crate) mod captures;
 mod changes;
 mod guests;
 mod numbers;
@@ -74,6 +75,7 @@ pub(crate) struct Daemon {
     panics: u64,
     /// Ports whose MAC entries are to be flushed at the next tick.
     stale: Vec<PortId>,
+    captures: captures::Captures,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
 }
@@ -146,6 +148,7 @@ impl Daemon {
             workers: Vec::new(),
             panics: 0,
             stale: Vec::new(),
+            captures: captures::Captures::default(),
             control: None,
         };
         let mut waiting = Vec::with_capacity(workers);
@@ -255,6 +258,7 @@ impl Daemon {
             }
             self.hear_workers();
             self.answer_queries();
+            self.end_captures();
             for at in waiting_guests.drain(..) {
                 self.let_in(at as usize);
             }

@@ -1,8 +1,10 @@
 //! `vswitchctl`: shows what a running `vswitchd` does, and changes it, by its control socket.
 
+mod capture;
 mod cli;
 mod client;
 mod doctor;
+mod follow;
 mod print;
 mod table;
 /// The same as the daemon's.
@@ -90,6 +92,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
             get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
         }
+        Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
         // Asks the host, and the switch only if there is one.
         Command::Doctor(_) => Ok(String::new()),
     }
