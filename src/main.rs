@@ -15,6 +15,7 @@ mod router;
 mod service;
 mod signals;
 mod slots;
+mod trace;
 mod tunnel;
 mod uplink;
 mod worker;

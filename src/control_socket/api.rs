@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use utoipa::{IntoParams, OpenApi};
 
-use super::{Asker, CONNECTIONS, MacTableNow, Query, log, metrics, views};
+use super::{Asker, CONNECTIONS, MacTableNow, Query, log, metrics, trace, views};
 
 /// A request's head has to come within this time.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -40,7 +40,21 @@ const USUAL_LIST: usize = 10_000;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "vswitchd", description = "The control socket of vswitchd. What is read here changes nothing."),
-    paths(show, ports, stats, fdb, neighbours, conntrack, nat, tunnels, log::show, log::set, metrics_text)
+    paths(
+        show,
+        ports,
+        stats,
+        fdb,
+        neighbours,
+        conntrack,
+        nat,
+        tunnels,
+        log::show,
+        log::set,
+        metrics_text,
+        trace::imagine,
+        trace::follow
+    )
 )]
 struct Description;
 
@@ -90,6 +104,8 @@ fn router(asker: Asker) -> Router {
         .route("/v1/conntrack", get(conntrack))
         .route("/v1/nat", get(nat))
         .route("/v1/tunnels", get(tunnels))
+        .route("/v1/trace", get(trace::imagine))
+        .route("/v1/trace/live", get(trace::follow))
         .route("/v1/log", get(log::show).put(log::set))
         .route("/v1/openapi.json", get(|| async { Json(Description::openapi()) }))
         .route("/metrics", get(metrics_text))
@@ -115,7 +131,7 @@ pub(super) fn problem(status: StatusCode, what: &str) -> Response {
 }
 
 /// Too many ask, or the daemon ends.
-fn busy() -> Response {
+pub(super) fn busy() -> Response {
     problem(StatusCode::SERVICE_UNAVAILABLE, "the switch is busy or about to end; try again")
 }
 

@@ -17,6 +17,8 @@ mod api;
 mod door;
 mod log;
 mod metrics;
+pub(crate) mod story;
+mod trace;
 pub(crate) mod views;
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -28,6 +30,8 @@ use netio::guest::Address;
 use tokio::sync::oneshot;
 
 pub(crate) use door::Door;
+
+use crate::daemon::Following;
 pub(crate) use metrics::LATENCY_STEPS;
 
 /// At most so many clients at a time; further ones wait to be accepted.
@@ -47,6 +51,14 @@ pub(crate) enum Query {
     Connections(Reply<Option<Vec<nat::Connection>>>),
     /// The same, without the mappings, which the connections tell.
     Nat(Reply<Option<(views::Nat, Vec<nat::Connection>)>>),
+    /// What would become of an imaginary packet; or what is wrong with its words.
+    Imagine(Box<crate::trace::Words>, Reply<Result<story::Story, String>>),
+    /// The stories of the next real packets, of one port if it is said; or why not.
+    Follow {
+        count: u32,
+        port: Option<String>,
+        reply: Reply<Result<Following, (axum::http::StatusCode, String)>>,
+    },
 }
 
 /// The MAC table as it is, and the names of ports by their numbers.

@@ -43,6 +43,8 @@ impl Daemon {
             Query::Nat(reply) if !reply.is_closed() => {
                 drop(reply.send(self.nat_view().map(|view| (view, self.connections()))));
             }
+            Query::Imagine(words, reply) if !reply.is_closed() => drop(reply.send(self.imagine(&words))),
+            Query::Follow { count, port, reply } if !reply.is_closed() => drop(reply.send(self.follow(count, port.as_deref()))),
             _ => {}
         }
     }

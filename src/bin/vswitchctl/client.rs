@@ -41,10 +41,16 @@ pub(crate) fn put(socket: &Path, path: &str, body: &str) -> anyhow::Result<Strin
     exchange(socket, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()))
 }
 
-fn exchange(socket: &Path, request: &str) -> anyhow::Result<String> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
+/// A connection to the switch, which is given up if it does not answer.
+pub(crate) fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
+    let stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn exchange(socket: &Path, request: &str) -> anyhow::Result<String> {
+    let mut stream = connect(socket)?;
     let mut answer = Vec::new();
     let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
     exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;

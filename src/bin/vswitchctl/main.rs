@@ -3,7 +3,10 @@
 mod cli;
 mod client;
 mod print;
+#[path = "../../control_socket/story.rs"]
+mod story;
 mod table;
+mod trace;
 /// The same as the daemon's.
 #[path = "../../control_socket/views.rs"]
 mod views;
@@ -63,6 +66,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         }
         Command::Nat(Nat::List) => get.shown("/v1/nat", print::nat),
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
+        Command::Trace(trace) => trace::trace(&get, trace),
         Command::Metrics => client::get(&socket, "/metrics"),
         Command::Log(Log::Show) => get.shown("/v1/log", print::log),
         Command::Log(Log::Set { level }) => {
