@@ -1,23 +1,22 @@
 //! What happens to packets: imagined ones, and real ones as they come.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query as Parameters, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::time::sleep;
 use utoipa::IntoParams;
 use vswitch::Live;
 
-use super::api::{busy, problem};
-use super::{Asker, Query, story, views};
+use super::answer::{Parameters, problem};
+use super::lasting::Lasting;
+use super::{Asker, Query, Refusal, story};
 use crate::trace::{self, Names, Words};
 
 /// How often it is looked whether a story is there.
@@ -38,16 +37,15 @@ pub(super) struct Imagined {
 /// What would happen to an imaginary packet; nothing changes by it
 #[utoipa::path(get, path = "/v1/trace", params(Imagined), responses(
     (status = 200, body = story::Story),
-    (status = 400, description = "a word that is not understood", body = views::Problem),
+    (status = 404, description = "there is no such port", body = super::views::Problem),
+    (status = 409, description = "nothing can come in by that port now", body = super::views::Problem),
 ))]
 pub(super) async fn imagine(
     State(asker): State<Asker>,
-    packet: Result<Parameters<Imagined>, QueryRejection>,
+    Parameters(Imagined { packet }): Parameters<Imagined>,
 ) -> Result<Json<story::Story>, Response> {
-    let Parameters(Imagined { packet }) = packet.map_err(|error| problem(StatusCode::BAD_REQUEST, &error.body_text()))?;
-    let wrong = |what: String| problem(StatusCode::BAD_REQUEST, &what);
-    let words: Words = packet.parse().map_err(wrong)?;
-    asker.ask(|reply| Query::Imagine(Box::new(words), reply)).await.ok_or_else(busy)?.map(Json).map_err(wrong)
+    let words: Words = packet.parse().map_err(Refusal::NotUnderstood)?;
+    asker.change(|reply| Query::Imagine(Box::new(words), reply)).await.map(Json)
 }
 
 /// Which real packets
@@ -63,22 +61,20 @@ pub(super) struct Followed {
 /// What happens to the next real packets: JSON, a line for each, and one at the end
 #[utoipa::path(get, path = "/v1/trace/live", params(Followed), responses(
     (status = 200, body = story::Story, content_type = "application/x-ndjson"),
-    (status = 400, description = "a word that is not understood", body = views::Problem),
-    (status = 409, description = "too many are traced already", body = views::Problem),
+    (status = 404, description = "there is no such port", body = super::views::Problem),
+    (status = 409, description = "too many are traced already", body = super::views::Problem),
 ))]
 pub(super) async fn follow(
     State(asker): State<Asker>,
-    wanted: Result<Parameters<Followed>, QueryRejection>,
+    Parameters(Followed { count, port }): Parameters<Followed>,
+    lasting: Lasting,
 ) -> Result<Response, Response> {
-    let Parameters(Followed { count, port }) = wanted.map_err(|error| problem(StatusCode::BAD_REQUEST, &error.body_text()))?;
     if !(1..=MOST).contains(&count) {
         return Err(problem(StatusCode::BAD_REQUEST, "count is from 1 to 1000000"));
     }
-    let answer = asker.ask(|reply| Query::Follow { count, port, reply }).await.ok_or_else(busy)?;
-    let (live, names) = answer.map_err(|(status, what)| problem(status, &what))?;
+    let (live, names) = asker.change(|reply| Query::Follow { count, port, reply }).await?;
     let telling = Telling { live, names, count, told: 0, waited: 0, is_over: false };
-    let body = Body::from_stream(lines(telling));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    Ok(lasting.answer("application/x-ndjson", lines(telling)))
 }
 
 /// Stories on their way to a client; ends the trace when the client is gone.
@@ -129,9 +125,9 @@ fn line(value: &impl serde::Serialize) -> Option<Bytes> {
     Some(line.into())
 }
 
-fn lines(telling: Telling) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+fn lines(telling: Telling) -> impl Stream<Item = Bytes> + Send + 'static {
     stream::unfold(telling, |mut telling| async move {
         let line = telling.next_line().await?;
-        Some((Ok(line), telling))
+        Some((line, telling))
     })
 }

@@ -6,11 +6,13 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod changes;
 mod command;
 mod config;
 mod conformance;
 mod control;
 mod datagrams;
+mod doctor;
 mod exchange;
 mod fairness;
 mod frames;
@@ -39,10 +41,12 @@ mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
+mod rights;
 mod service;
 mod site;
 mod station;
 mod switch;
+mod trace;
 mod transfer;
 mod tunnel;
 mod tunnel_ecn;
@@ -76,6 +80,9 @@ fn main() -> ExitCode {
         command::trials(),
         config::trials(),
         control::trials(),
+        changes::trials(),
+        rights::trials(),
+        trace::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
@@ -104,6 +111,7 @@ fn main() -> ExitCode {
         guest_qemu::trials(),
         service::trials(),
         packaging::trials(),
+        doctor::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));
