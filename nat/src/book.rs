@@ -568,6 +568,11 @@ impl Book {
         self.mappings.get(mapping).is_published
     }
 
+    /// Has it no connection?
+    pub(crate) fn is_unused(&self, mapping: u32) -> bool {
+        self.mappings.get(mapping).connections == 0
+    }
+
     /// The mapping that a connection uses.
     pub(crate) fn mapping_in_use(&self, id: Id) -> Option<u32> {
         self.cold[id.0 as usize].mapping

@@ -319,6 +319,11 @@ impl Tap {
         with_link(fd, &name, |link| Ok(Some(LinkState { name: link.name, up: link.up, mtu: link.mtu })))
     }
 
+    /// Sets the longest packet, in bytes, of the interface, wherever it is now.
+    pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
+        self.change(|index| link::set(index, link::Change { mtu: Some(mtu), ..link::Change::default() }))
+    }
+
     /// Gives the interface an address, wherever it is now; no error if it has it already.
     pub fn add_address(&self, address: IpAddr, prefix_len: u8) -> io::Result<()> {
         self.change(|index| match link::add_address(index, address, prefix_len) {

@@ -3,6 +3,7 @@
 pub(crate) mod address;
 mod file;
 pub(crate) mod nat;
+pub(crate) mod plan;
 mod port;
 pub(crate) mod publish;
 pub(crate) mod router;
@@ -42,7 +43,7 @@ const BUSY_POLL_RANGE: RangeInclusive<u32> = 0..=1000;
 const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 
 /// One bridge, its router, and how many threads carry their frames.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The TAP ports, behind them those of other kinds, and behind them the TUN devices of `ip_tunnels`.
     pub(crate) ports: Vec<PortConfig>,
@@ -76,6 +77,16 @@ pub(crate) enum ControlPath {
     Usual,
     /// There and nowhere else.
     At(PathBuf),
+}
+
+impl fmt::Display for ControlPath {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlPath::None => out.write_str("none"),
+            ControlPath::Usual => out.write_str("the usual one"),
+            ControlPath::At(path) => path.display().fmt(out),
+        }
+    }
 }
 
 /// A configuration that cannot be, and the fix.

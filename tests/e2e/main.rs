@@ -6,6 +6,7 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod change;
 mod command;
 mod config;
 mod conformance;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        change::trials(),
         config::trials(),
         control::trials(),
         kernel::trials(),
