@@ -1,9 +1,9 @@
 //! What the control socket is told.
 
 use vswitch::router::UPLINK;
-use vswitch::{DropReason, PortId};
 
 use super::Daemon;
+use super::numbers::nat_stats;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
@@ -30,7 +30,7 @@ impl Daemon {
     fn answer(&mut self, query: Query) {
         match query {
             Query::Show(reply) if !reply.is_closed() => drop(reply.send(self.show())),
-            Query::Stats(reply) if !reply.is_closed() => drop(reply.send(stats_of(&self.report()))),
+            Query::Stats(reply) if !reply.is_closed() => drop(reply.send(self.stats())),
             Query::MacTable(reply) if !reply.is_closed() => {
                 let names = self.port_names();
                 drop(reply.send(MacTableNow { entries: self.mac_entries(), names }));
@@ -65,6 +65,7 @@ impl Daemon {
             gateways: interfaces.iter().map(gateway).collect(),
             uplink: self.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
             tunnels: self.tunnels.tunnels().map(|(line, peers)| tunnel_view(line, peers, &report)).collect(),
+            latency: self.latency(),
             problems: self.problems(&report),
         }
     }
@@ -131,7 +132,7 @@ impl Daemon {
 
     fn nat_view(&self) -> Option<views::Nat> {
         let router = self.router.as_ref()?;
-        let stats = nat_stats(router.nat()?.stats());
+        let stats = nat_stats(router.nat()?);
         let address = |external: &nat::External| views::OutsideAddress {
             address: external.address.to_string(),
             kind: match external.kind {
@@ -157,12 +158,6 @@ impl Daemon {
 /// A port as it is now; of several places for guests that never had one, all are shown as the first.
 fn port_view(port: &ManagedPort) -> Option<views::Port> {
     let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
-    let state = match port.link() {
-        Some(link) if link.up => "up",
-        Some(_) => "down",
-        None if port.is_free() => "waiting",
-        None => "gone",
-    };
     Some(views::Port {
         name,
         kind: match &port.config.device {
@@ -175,10 +170,19 @@ fn port_view(port: &ManagedPort) -> Option<views::Port> {
         .to_owned(),
         namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
         vlan: port.config.vlan_text.clone(),
-        state: state.to_owned(),
+        state: port_state(port).to_owned(),
         mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
         device: port.device().map_or_else(String::new, Device::summary),
     })
+}
+
+pub(super) fn port_state(port: &ManagedPort) -> &'static str {
+    match port.link() {
+        Some(link) if link.up => "up",
+        Some(_) => "down",
+        None if port.is_free() => "waiting",
+        None => "gone",
+    }
 }
 
 /// An uplink in bridge mode is a port of the bridge like others.
@@ -194,7 +198,7 @@ fn bridged_uplink_view(uplink: &UplinkPort) -> Option<views::Port> {
     })
 }
 
-fn uplink_state(uplink: &UplinkPort) -> &'static str {
+pub(super) fn uplink_state(uplink: &UplinkPort) -> &'static str {
     match uplink.state() {
         Some(state) if state.up => "up",
         Some(_) => "down",
@@ -232,50 +236,4 @@ fn tunnel_view<'a>(line: &Line, peers: impl Iterator<Item = &'a PeerControl>, re
         device: line.device.clone(),
         peers: peers.map(peer).collect(),
     }
-}
-
-fn stats_of(report: &Report) -> views::Stats {
-    let table = report.table;
-    let port = |(id, port): (PortId, &PortReport)| {
-        let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
-        let at_kernel = match report.dropped_at_ports.iter().find(|(port, ..)| *port == id) {
-            Some((.., frames)) => *frames,
-            None if report.uplink == Some(id) => report.kernel_dropped,
-            None => 0,
-        };
-        views::PortStats {
-            name: port.name.clone(),
-            rx_frames: port.rx_frames,
-            rx_bytes: port.rx_bytes,
-            tx_frames: port.tx_frames,
-            tx_bytes: port.tx_bytes,
-            tx_writes: port.tx_writes,
-            copies: port.copies,
-            made: port.made,
-            taken: port.taken,
-            offload_refused: port.offload_refused,
-            dropped: port.dropped(),
-            drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
-            kernel_dropped: at_kernel,
-        }
-    };
-    views::Stats {
-        ports: report.shown().map(port).collect(),
-        mac_table: views::MacTableStats {
-            entries: table.entries,
-            statics: table.statics,
-            learned: table.learned,
-            moved: table.moved,
-            evicted: table.evicted,
-            expired: table.expired,
-        },
-        nat: report.nat.map(nat_stats),
-        datagrams_dropped: report.datagrams_dropped,
-        worker_panics: report.panics,
-    }
-}
-
-fn nat_stats(stats: nat::NatStats) -> views::NatStats {
-    let nat::NatStats { connections, mappings, opened, expired, flushed } = stats;
-    views::NatStats { connections, mappings, opened, expired, flushed }
 }
