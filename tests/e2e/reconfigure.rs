@@ -185,7 +185,7 @@ fn a_port_comes_and_goes() {
         let report = switch.settle("one frame", |report| report.received_by("c") == 1);
         assert_eq!(report.table("entries"), 1);
         assert_eq!(file.reload(&switch, &base), Reloaded::Changed);
-        assert!(c.try_inside(|| link::get("c")).is_err(), "its device is gone");
+        wait::until("its device is gone", || c.try_inside(|| link::get("c")).err());
         let report = switch.settle("no entry of it", |report| report.table("entries") == 0);
         assert!(!report.has_port("c"));
         // To who was behind it: flooded again.
