@@ -28,8 +28,8 @@ use clap::{CommandFactory, FromArgMatches};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{Cli, Command};
-use crate::config::Config;
+use crate::cli::{Cli, Command, Flags};
+use crate::config::plan::Desired;
 use crate::daemon::Daemon;
 use crate::log::Levels;
 use crate::service::Service;
@@ -89,17 +89,17 @@ fn main() -> ExitCode {
         }
         None => {}
     }
-    let config = match Config::read(&cli.flags) {
-        Ok(config) => config,
+    let desired = match Desired::read(&cli.flags) {
+        Ok(desired) => desired,
         Err(error) => {
             eprintln!("vswitchd: {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     if cli.flags.check {
-        return finish(daemon::check(&config));
+        return finish(daemon::check(&desired.config));
     }
-    finish(run(config))
+    finish(run(desired, cli.flags))
 }
 
 /// The command line, with examples at the end of its help.
@@ -113,11 +113,12 @@ fn command() -> clap::Command {
     ]))
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+/// `command_line` is what a configuration that is read again is added to.
+fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
     // First: whoever named a path that another daemon has is not to find two switches on the same devices.
-    let door = control_socket::Door::open(&config.control)?;
-    let mut daemon = Daemon::start(config)?;
+    let door = control_socket::Door::open(&desired.config.control)?;
+    let mut daemon = Daemon::start(desired, command_line)?;
     if let Some(door) = door {
         daemon.open_to(door)?;
     }
@@ -160,6 +161,7 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn every_example_is_a_command_line() {

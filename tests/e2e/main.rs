@@ -6,6 +6,7 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod changes;
 mod command;
 mod config;
 mod conformance;
@@ -40,6 +41,8 @@ mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
+mod reconfigure;
+mod rights;
 mod service;
 mod site;
 mod station;
@@ -75,8 +78,11 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        reconfigure::trials(),
         config::trials(),
         control::trials(),
+        changes::trials(),
+        rights::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
