@@ -103,6 +103,13 @@ pub(crate) enum Command {
         /// The tunnel.
         tunnel: Arc<IpTunnel>,
     },
+    /// A port is another now, with the device that it has.
+    View {
+        /// Its number.
+        id: PortId,
+        /// What the pipeline is to know of it.
+        port: Box<Port>,
+    },
     /// A port's device is gone.
     Detach(PortId),
     /// A port, or a socket that receives, is none any more.
@@ -130,7 +137,7 @@ impl Command {
     /// Lets a pipeline that carries no frames know what those of workers will know.
     pub(crate) fn tell(&self, pipeline: &mut Pipeline) {
         match self {
-            Command::Attach { id, port, .. } => pipeline.set_port(*id, Some((**port).clone())),
+            Command::Attach { id, port, .. } | Command::View { id, port } => pipeline.set_port(*id, Some((**port).clone())),
             Command::Endpoint { id, endpoint, .. } => pipeline.set_endpoint(*id, Some(endpoint.clone())),
             Command::IpTunnel { id, tunnel } => pipeline.set_ip_tunnel(*id, Some(Arc::clone(tunnel))),
             Command::Detach(id) => pipeline.set_port(*id, None),
@@ -506,6 +513,7 @@ impl Worker {
                     }
                 }
                 Command::IpTunnel { id, tunnel } => self.pipeline.set_ip_tunnel(id, Some(tunnel)),
+                Command::View { id, port } => self.pipeline.set_port(id, Some(*port)),
                 Command::Detach(id) => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, None);
