@@ -117,6 +117,9 @@ pub(crate) struct Flags {
     /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<String>,
+    /// Let Prometheus fetch /metrics by HTTP there, at whatever host names are given besides localhost and addresses
+    #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
+    pub(crate) metrics: Option<String>,
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -146,6 +149,7 @@ impl Flags {
             mac_table_size: mine.mac_table_size.or(file.mac_table_size),
             mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
             control: mine.control.or(file.control),
+            metrics: mine.metrics.or(file.metrics),
             check: self.check,
         }
     }
@@ -169,6 +173,7 @@ impl Flags {
             "--busy-poll" => self.busy_poll.is_some(),
             "--mac-table-size" => self.mac_table_size.is_some(),
             "--mac-aging-time" => self.mac_aging_time.is_some(),
+            "--metrics" => self.metrics.is_some(),
             _ => false,
         }
     }

@@ -74,9 +74,14 @@ fn run(config: Config) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
     // First: whoever named a path that another daemon has is not to find two switches on the same devices.
     let door = control_socket::Door::open(&config.control)?;
+    // And before the router takes whatever ports are free.
+    let scrape = control_socket::ScrapeDoor::open(config.metrics.as_ref())?;
     let mut daemon = Daemon::start(config)?;
     if let Some(door) = door {
         daemon.open_to(door)?;
+    }
+    if let Some(scrape) = scrape {
+        daemon.open_to_scrapers(scrape)?;
     }
     say(&format!("{}ready\n", daemon.summary()));
     daemon.run(&signals, Service::from_environment())

@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 mod file;
+mod metrics;
 pub(crate) mod nat;
 mod port;
 pub(crate) mod publish;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::cli::Flags;
+pub(crate) use metrics::MetricsConfig;
 pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
 pub(crate) use publish::Publish;
@@ -63,6 +65,7 @@ pub(crate) struct Config {
     pub(crate) mac_table_size: usize,
     pub(crate) mac_aging_time: u32,
     pub(crate) control: ControlPath,
+    pub(crate) metrics: Option<MetricsConfig>,
     /// What is allowed but should be thought over, for people.
     pub(crate) warnings: Vec<String>,
 }
@@ -120,6 +123,7 @@ impl Config {
         check_range("--mac-table-size", mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
         let mac_aging_time = flags.mac_aging_time.unwrap_or(MAC_AGING_TIME);
         check_range("--mac-aging-time", mac_aging_time, AGING_RANGE)?;
+        let metrics = MetricsConfig::parse(flags.metrics.as_deref(), router.as_ref(), &mut warnings)?;
         ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
             port.set_queues(queues_of(index, readers, workers));
@@ -136,6 +140,7 @@ impl Config {
             mac_table_size,
             mac_aging_time,
             control: parse_control(flags.control.as_deref())?,
+            metrics,
             warnings,
         })
     }

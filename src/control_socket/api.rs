@@ -269,9 +269,7 @@ async fn tunnels(State(asker): State<Asker>) -> Result<Json<Vec<views::Tunnel>>,
 /// All numbers for Prometheus
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 async fn metrics_text(State(asker): State<Asker>) -> Result<Response, Response> {
-    let stats = asker.ask(Query::Stats).await.ok_or_else(busy)?;
-    let show = asker.ask(Query::Show).await.ok_or_else(busy)?;
-    let text = metrics::text(&stats, &show.tunnels).map_err(|_| busy())?;
+    let text = metrics::answer(&asker).await.ok_or_else(busy)?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 

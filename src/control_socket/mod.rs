@@ -17,6 +17,7 @@ mod api;
 mod door;
 mod log;
 mod metrics;
+mod scrape;
 pub(crate) mod views;
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -29,6 +30,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use door::Door;
 pub(crate) use metrics::LATENCY_STEPS;
+pub(crate) use scrape::{Scrape, ScrapeDoor};
 
 /// At most so many clients at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;

@@ -21,7 +21,7 @@ use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
 use crate::busy_poll::BusyPoll;
 use crate::config::{Config, PortConfig, queues_of};
 use crate::control::ManagedPort;
-use crate::control_socket::{ControlSocket, Door};
+use crate::control_socket::{ControlSocket, Door, Scrape, ScrapeDoor};
 use crate::device::Device;
 use crate::report::{Ledger, Report};
 use crate::router::{PortNumbers, RouterControl};
@@ -75,6 +75,7 @@ pub(crate) struct Daemon {
     stale: Vec<PortId>,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
+    scrape: Option<Scrape>,
 }
 
 /// The control thread's end of a worker.
@@ -146,6 +147,7 @@ impl Daemon {
             panics: 0,
             stale: Vec::new(),
             control: None,
+            scrape: None,
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -197,6 +199,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// The same for those who fetch metrics.
+    pub(crate) fn open_to_scrapers(&mut self, door: ScrapeDoor) -> anyhow::Result<()> {
+        self.scrape = Some(Scrape::start(door, self.poller.waker())?);
+        Ok(())
+    }
+
     /// Ports, workers and the bridge, for people.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
@@ -213,6 +221,9 @@ impl Daemon {
         }
         if let Some(control) = &self.control {
             let _ = writeln!(text, "control socket {}", control.path());
+        }
+        if let Some(scrape) = &self.scrape {
+            let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());
         }
         text
     }

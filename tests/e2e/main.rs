@@ -25,6 +25,7 @@ mod kernel;
 mod learning;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod monitor;
 mod named;
 mod nat;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         command::trials(),
         config::trials(),
         control::trials(),
+        metrics::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use vswitch::mac_table::SIZE_RANGE;
 
-use super::schema::{Bridge, File, Nat, Pairs, Port, Publish, Tunnel, Uplink};
+use super::schema::{Bridge, File, Metrics, Nat, Pairs, Port, Publish, Tunnel, Uplink};
 use super::source::Source;
 use crate::cli::Flags;
 use crate::config::words::unknown;
@@ -50,6 +50,9 @@ impl Writer {
     pub(super) fn file(&mut self, file: &File) -> Result<(), ConfigError> {
         self.flags.workers = self.number("--workers", "workers", file.workers, 1..=MAX_WORKERS)?;
         self.flags.busy_poll = self.number("--busy-poll", "busy-poll", file.busy_poll, BUSY_POLL_RANGE)?;
+        if let Some(metrics) = &file.metrics {
+            self.metrics(metrics)?;
+        }
         for (name, bridge) in &file.bridge {
             self.bridge(name, bridge, file.bridge.len())?;
         }
@@ -65,6 +68,20 @@ impl Writer {
         for (at, tunnel) in file.tunnel.iter().enumerate() {
             self.tunnel(tunnel, format!("tunnel.{at}"))?;
         }
+        Ok(())
+    }
+
+    fn metrics(&mut self, metrics: &Metrics) -> Result<(), ConfigError> {
+        let Some(listen) = &metrics.listen else {
+            return Err(self.source.error("metrics", "where? Add listen = \"127.0.0.1:9100\""));
+        };
+        plain(&self.source, "metrics.listen", listen, &[','])?;
+        let mut table = Table::new(&self.source, "metrics".to_owned(), &[',', '+'], listen.clone());
+        table.value("listen", "listen", listen.clone());
+        table.list("host", "hosts", metrics.hosts.as_deref())?;
+        let Table { text, path, values, .. } = table;
+        self.source.note("--metrics", "", &path, values);
+        self.flags.metrics = Some(text);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod tests;
 use std::fmt;
 
 use super::views::{MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
+use super::{Asker, Query};
 use page::{Histogram, Labels, Page};
 
 /// The type of what [`text`] makes.
@@ -37,8 +38,15 @@ const REFUSED: [&str; 7] = [
 /// Name, help, and which number of a port, worker or host it is.
 type Number<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
 
+/// The page as it is now; `None` if the control thread does not answer.
+pub(super) async fn answer(asker: &Asker) -> Option<String> {
+    let stats = asker.ask(Query::Stats).await?;
+    let show = asker.ask(Query::Show).await?;
+    text(&stats, &show.tunnels).ok()
+}
+
 /// All numbers at one moment.
-pub(super) fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
+fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
     let mut page = Page::default();
     add_process(&mut page, stats);
     add_ports(&mut page, &stats.ports);
