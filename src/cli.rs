@@ -117,6 +117,12 @@ pub(crate) struct Flags {
     /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<String>,
+    /// Its members may do everything over the control socket, as root and the daemon's own user may
+    #[arg(long, value_name = "NAME|GID")]
+    pub(crate) control_group: Option<String>,
+    /// Other users may read over the control socket
+    #[arg(long)]
+    pub(crate) control_read_only_others: bool,
     /// Let Prometheus fetch /metrics by HTTP there, at whatever host names are given besides localhost and addresses
     #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
     pub(crate) metrics: Option<String>,
@@ -149,6 +155,8 @@ impl Flags {
             mac_table_size: mine.mac_table_size.or(file.mac_table_size),
             mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
             control: mine.control.or(file.control),
+            control_group: mine.control_group.or(file.control_group),
+            control_read_only_others: mine.control_read_only_others || file.control_read_only_others,
             metrics: mine.metrics.or(file.metrics),
             check: self.check,
         }
@@ -173,6 +181,8 @@ impl Flags {
             "--busy-poll" => self.busy_poll.is_some(),
             "--mac-table-size" => self.mac_table_size.is_some(),
             "--mac-aging-time" => self.mac_aging_time.is_some(),
+            "--control" => self.control.is_some(),
+            "--control-group" => self.control_group.is_some(),
             "--metrics" => self.metrics.is_some(),
             _ => false,
         }

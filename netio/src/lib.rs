@@ -6,9 +6,11 @@
 pub mod backlog;
 pub mod guest;
 pub mod link;
+pub mod merging;
 pub mod netns;
 mod option;
 pub mod packet_socket;
+pub mod peer;
 pub mod poll;
 pub mod reservation;
 pub mod route;

@@ -1,6 +1,7 @@
 //! The configuration: what the words mean, checked before anything starts.
 
 pub(crate) mod address;
+pub(crate) mod control;
 mod file;
 mod metrics;
 pub(crate) mod nat;
@@ -15,11 +16,11 @@ mod words;
 use std::fmt::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 
 use thiserror::Error;
 
 use crate::cli::Flags;
+use control::ControlConfig;
 pub(crate) use metrics::MetricsConfig;
 pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
@@ -64,21 +65,10 @@ pub(crate) struct Config {
     pub(crate) busy_poll: u32,
     pub(crate) mac_table_size: usize,
     pub(crate) mac_aging_time: u32,
-    pub(crate) control: ControlPath,
+    pub(crate) control: ControlConfig,
     pub(crate) metrics: Option<MetricsConfig>,
     /// What is allowed but should be thought over, for people.
     pub(crate) warnings: Vec<String>,
-}
-
-/// Where the control socket is to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum ControlPath {
-    /// Nowhere.
-    None,
-    /// Where it usually is, if it can be.
-    Usual,
-    /// There and nowhere else.
-    At(PathBuf),
 }
 
 /// A configuration that cannot be, and the fix.
@@ -139,7 +129,7 @@ impl Config {
             busy_poll,
             mac_table_size,
             mac_aging_time,
-            control: parse_control(flags.control.as_deref())?,
+            control: ControlConfig::from_flags(flags)?,
             metrics,
             warnings,
         })
@@ -176,16 +166,6 @@ impl Config {
             let _ = writeln!(text, "{tunnel}");
         }
         text
-    }
-}
-
-/// `--control`.
-fn parse_control(text: Option<&str>) -> Result<ControlPath, ConfigError> {
-    match text {
-        None => Ok(ControlPath::Usual),
-        Some("none") => Ok(ControlPath::None),
-        Some("") => Err(ConfigError::new("--control", "a path, or none")),
-        Some(path) => Ok(ControlPath::At(path.into())),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
+mod changes;
 mod guests;
 mod numbers;
 mod ports;
@@ -220,7 +221,7 @@ impl Daemon {
             let _ = writeln!(text, "guests go out as {outside}");
         }
         if let Some(control) = &self.control {
-            let _ = writeln!(text, "control socket {}", control.path());
+            let _ = writeln!(text, "control socket {}", control.summary());
         }
         if let Some(scrape) = &self.scrape {
             let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());

@@ -6,6 +6,7 @@ use netio::{PacketError, TapError};
 
 use super::warn;
 use crate::config::{Config, PortConfig, nearest};
+use crate::control_socket;
 use crate::device::DeviceError;
 use crate::tunnel::TunnelControl;
 
@@ -29,6 +30,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
             check_interface(name)?;
         }
     }
+    println!("control socket {}", control_socket::describe(&config.control));
     println!("the configuration is good; nothing was started");
     Ok(())
 }

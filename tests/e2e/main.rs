@@ -6,11 +6,13 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod changes;
 mod command;
 mod config;
 mod conformance;
 mod control;
 mod datagrams;
+mod doctor;
 mod exchange;
 mod fairness;
 mod frames;
@@ -40,6 +42,7 @@ mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
+mod rights;
 mod service;
 mod site;
 mod station;
@@ -77,6 +80,8 @@ fn main() -> ExitCode {
         command::trials(),
         config::trials(),
         control::trials(),
+        changes::trials(),
+        rights::trials(),
         metrics::trials(),
         kernel::trials(),
         nat::trials(),
@@ -106,6 +111,7 @@ fn main() -> ExitCode {
         guest_qemu::trials(),
         service::trials(),
         packaging::trials(),
+        doctor::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -52,7 +52,9 @@ use siphasher::sip::SipHasher13;
 
 use crate::port::PortId;
 
+mod rehearse;
 mod usage;
+pub use rehearse::WouldLearn;
 use usage::Usage;
 
 /// The fewest and the most entries that a table can be configured for.

@@ -1,15 +1,16 @@
-//! `vswitchctl`: shows what a running `vswitchd` does, by its control socket.
+//! `vswitchctl`: shows what a running `vswitchd` does, and changes it, by its control socket.
 
 mod cli;
 mod client;
+mod doctor;
 mod print;
 mod table;
 /// The same as the daemon's.
 #[path = "../../control_socket/views.rs"]
 mod views;
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,21 +19,33 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, Log, Nat, Neigh, Output, Port, Tunnel};
+use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel};
+use crate::client::with_parameters;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.output == Output::Conntrack && !matches!(cli.command, Command::Conntrack(Conntrack::List(_))) {
         Cli::command().error(ErrorKind::ArgumentConflict, "-o conntrack is of 'conntrack list' only").exit();
     }
+    if let Command::Doctor(doctor) = &cli.command {
+        let socket = cli.socket.clone().or_else(|| client::usual_path().ok());
+        return match doctor::examine(doctor, socket.as_deref(), cli.output) {
+            Ok((text, is_well)) => say(&text, if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+            Err(error) => fail(&error),
+        };
+    }
     match run(&cli) {
-        Ok(text) => match io::stdout().lock().write_all(text.as_bytes()) {
-            // Who reads has enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => fail(&error.into()),
-            Ok(()) => ExitCode::SUCCESS,
-        },
+        Ok(text) => say(&text, ExitCode::SUCCESS),
         Err(error) => fail(&error),
+    }
+}
+
+/// Prints it and ends so, unless it cannot be printed.
+fn say(text: &str, end: ExitCode) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error.into()),
+        // Who reads has enough, or all.
+        _ => end,
     }
 }
 
@@ -51,26 +64,34 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Port(Port::Stats { name }) => port_stats(&get, name.as_deref()),
         Command::Fdb(Fdb::Show) => get.shown("/v1/fdb", |entries: &Vec<_>| print::fdb(entries)),
         Command::Fdb(Fdb::Stats) => get.form(&get.view::<views::Stats>("/v1/stats")?.mac_table, print::fdb_stats),
+        Command::Fdb(fdb) => change_fdb(&get, fdb),
+        Command::Neigh(Neigh::Flush { address }) => flush_neighbours(&get, *address),
         Command::Neigh(Neigh::Show) => get.shown("/v1/neighbours", |list: &Vec<_>| print::neighbours(list)),
-        Command::Conntrack(Conntrack::List(filter)) => get.shown(&conntrack_path(filter), |list| match cli.output {
-            Output::Conntrack => print::conntrack(list),
-            Output::Table | Output::Json => print::connections(list),
-        }),
+        Command::Conntrack(Conntrack::Flush(filter)) => flush_connections(&get, filter),
+        Command::Conntrack(Conntrack::List(List { filter, limit })) => {
+            get.shown(&conntrack_path(filter, *limit), |list| match cli.output {
+                Output::Conntrack => print::conntrack(list),
+                Output::Table | Output::Json => print::connections(list),
+            })
+        }
         Command::Conntrack(Conntrack::Stats) => {
             let stats: views::Stats = get.view("/v1/stats")?;
             let stats = stats.nat.context("there is no translation: the switch has no uplink in nat mode")?;
             get.form(&stats, print::nat_stats)
         }
-        Command::Nat(Nat::List) => get.shown("/v1/nat", print::nat),
+        Command::Nat(Nat::List { limit }) => {
+            get.shown(&with_parameters("/v1/nat", [("limit", limit.map(|limit| limit.to_string()))]), print::nat)
+        }
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Metrics => client::get(&socket, "/metrics"),
         Command::Log(Log::Show) => get.shown("/v1/log", print::log),
         Command::Log(Log::Set { level }) => {
             let (part, level) = level.split_once('=').map_or((None, level.as_str()), |(part, level)| (Some(part), level));
             let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
-            let levels: views::Log = serde_json::from_str(&client::put(&socket, "/v1/log", &serde_json::to_string(&change)?)?)?;
-            get.form(&levels, print::log)
+            get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
         }
+        // Asks the host, and the switch only if there is one.
+        Command::Doctor(_) => Ok(String::new()),
     }
 }
 
@@ -86,20 +107,44 @@ fn port_stats(get: &Get<'_>, name: Option<&str>) -> anyhow::Result<String> {
     }
 }
 
-fn conntrack_path(filter: &Filter) -> String {
-    let Filter { address, port, protocol, limit } = filter;
-    let mut path = "/v1/conntrack?".to_owned();
-    let mut add = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            let _ = write!(path, "{key}={value}&");
+fn change_fdb(get: &Get<'_>, fdb: &Fdb) -> anyhow::Result<String> {
+    let entry = |mac, vlan: &u16| with_parameters(&format!("/v1/fdb/{mac}"), [("vlan", Some(vlan.to_string()))]);
+    match fdb {
+        Fdb::Show | Fdb::Stats => anyhow::bail!("nothing to change"),
+        Fdb::Add { mac, port, vlan } => {
+            let body = serde_json::json!({ "port": port }).to_string();
+            get.changed("PUT", &entry(mac, vlan), Some(&body), |entry: &views::MacEntry| print::fdb(std::slice::from_ref(entry)))
         }
-    };
-    add("address", address.map(|address| address.to_string()));
-    add("port", port.map(|port| port.to_string()));
-    add("protocol", protocol.clone());
-    add("limit", limit.map(|limit| limit.to_string()));
-    path.truncate(path.len() - 1);
-    path
+        Fdb::Del { mac, vlan } => get.changed("DELETE", &entry(mac, vlan), None, |done| print::flushed(done, "entry", "entries")),
+        Fdb::Flush { port, vlan } => {
+            let path = with_parameters("/v1/fdb", [("port", port.clone()), ("vlan", vlan.map(|vlan| vlan.to_string()))]);
+            get.changed("DELETE", &path, None, |done| print::flushed(done, "entry", "entries"))
+        }
+    }
+}
+
+fn flush_neighbours(get: &Get<'_>, address: Option<Ipv4Addr>) -> anyhow::Result<String> {
+    let path = with_parameters("/v1/neighbours", [("address", address.map(|address| address.to_string()))]);
+    get.changed("DELETE", &path, None, |done| print::flushed(done, "neighbour", "neighbours"))
+}
+
+fn flush_connections(get: &Get<'_>, filter: &Filter) -> anyhow::Result<String> {
+    get.changed("DELETE", &conntrack_path(filter, None), None, |done| print::flushed(done, "connection", "connections"))
+}
+
+fn conntrack_path(filter: &Filter, limit: Option<u32>) -> String {
+    let Filter { address, port, protocol } = filter;
+    let parameters = [
+        ("address", address.map(|address| address.to_string())),
+        ("port", port.map(|port| port.to_string())),
+        ("protocol", protocol.clone()),
+        ("limit", limit.map(|limit| limit.to_string())),
+    ];
+    with_parameters("/v1/conntrack", parameters)
+}
+
+fn understood<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
+    serde_json::from_str(answer).context("the switch's answer is not understood: is it of another version?")
 }
 
 /// Where to ask, and how to show what is answered.
@@ -110,12 +155,22 @@ struct Get<'a> {
 
 impl Get<'_> {
     fn view<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let text = client::get(self.socket, path)?;
-        serde_json::from_str(&text).context("the switch's answer is not understood: is it of another version?")
+        understood(&client::get(self.socket, path)?)
     }
 
     fn shown<T: DeserializeOwned + Serialize>(&self, path: &str, table: impl FnOnce(&T) -> String) -> anyhow::Result<String> {
         self.form(&self.view(path)?, table)
+    }
+
+    /// What a change is answered with.
+    fn changed<T: DeserializeOwned + Serialize>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+        table: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<String> {
+        self.form(&understood(&client::ask(self.socket, method, path, body)?)?, table)
     }
 
     fn form<T: Serialize>(&self, view: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<String> {

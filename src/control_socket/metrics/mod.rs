@@ -6,6 +6,11 @@ mod tests;
 
 use std::fmt;
 
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::answer::busy;
 use super::views::{MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
 use super::{Asker, Query};
 use page::{Histogram, Labels, Page};
@@ -37,6 +42,13 @@ const REFUSED: [&str; 7] = [
 
 /// Name, help, and which number of a port, worker or host it is.
 type Number<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
+
+/// All numbers for Prometheus
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+pub(super) async fn scrape(State(asker): State<Asker>) -> Result<Response, Response> {
+    let text = answer(&asker).await.ok_or_else(busy)?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
 
 /// The page as it is now; `None` if the control thread does not answer.
 pub(super) async fn answer(asker: &Asker) -> Option<String> {
