@@ -26,8 +26,8 @@ use clap::Parser;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{Cli, Command};
-use crate::config::Config;
+use crate::cli::{Cli, Command, Flags};
+use crate::config::plan::Desired;
 use crate::daemon::Daemon;
 use crate::log::Levels;
 use crate::service::Service;
@@ -57,26 +57,27 @@ fn main() -> ExitCode {
     if let Some(Command::Demo) = cli.command {
         return finish(demo::run());
     }
-    let config = match Config::read(&cli.flags) {
-        Ok(config) => config,
+    let desired = match Desired::read(&cli.flags) {
+        Ok(desired) => desired,
         Err(error) => {
             eprintln!("vswitchd: {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     if cli.flags.check {
-        return finish(daemon::check(&config));
+        return finish(daemon::check(&desired.config));
     }
-    finish(run(config))
+    finish(run(desired, cli.flags))
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+/// `command_line` is what a configuration that is read again is added to.
+fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
     // First: whoever named a path that another daemon has is not to find two switches on the same devices.
-    let door = control_socket::Door::open(&config.control)?;
+    let door = control_socket::Door::open(&desired.config.control)?;
     // And before the router takes whatever ports are free.
-    let scrape = control_socket::ScrapeDoor::open(config.metrics.as_ref())?;
-    let mut daemon = Daemon::start(config)?;
+    let scrape = control_socket::ScrapeDoor::open(desired.config.metrics.as_ref())?;
+    let mut daemon = Daemon::start(desired, command_line)?;
     if let Some(door) = door {
         daemon.open_to(door)?;
     }

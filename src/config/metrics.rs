@@ -1,5 +1,6 @@
 //! `--metrics`: where Prometheus may fetch the numbers over TCP.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::ConfigError;
@@ -17,6 +18,14 @@ pub(crate) struct MetricsConfig {
     pub(crate) listen: SocketAddr,
     /// In small letters; besides localhost and addresses.
     pub(crate) hosts: Vec<String>,
+}
+
+/// `127.0.0.1:9100 for vm1.example`.
+impl fmt::Display for MetricsConfig {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.listen.fmt(out)?;
+        if self.hosts.is_empty() { Ok(()) } else { write!(out, " for {}", self.hosts.join(", ")) }
+    }
 }
 
 impl MetricsConfig {

@@ -5,6 +5,7 @@ pub(crate) mod control;
 mod file;
 mod metrics;
 pub(crate) mod nat;
+pub(crate) mod plan;
 mod port;
 pub(crate) mod publish;
 pub(crate) mod router;
@@ -45,7 +46,7 @@ const BUSY_POLL_RANGE: RangeInclusive<u32> = 0..=1000;
 const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 
 /// One bridge, its router, and how many threads carry their frames.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The TAP ports, behind them those of other kinds, and behind them the TUN devices of `ip_tunnels`.
     pub(crate) ports: Vec<PortConfig>,
