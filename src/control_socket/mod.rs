@@ -27,6 +27,7 @@ mod metrics;
 mod nat;
 mod neighbours;
 mod rights;
+mod scrape;
 mod server;
 mod show;
 pub(crate) mod story;
@@ -49,6 +50,7 @@ use crate::daemon::Following;
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
+pub(crate) use scrape::{Scrape, ScrapeDoor};
 
 /// At most so many clients at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;

@@ -27,6 +27,7 @@ mod kernel;
 mod learning;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod monitor;
 mod named;
 mod nat;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         changes::trials(),
         rights::trials(),
         trace::trials(),
+        metrics::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
