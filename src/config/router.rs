@@ -27,7 +27,7 @@ use crate::cli::Flags;
 const DEFAULT_GATEWAY: Gateway = Gateway { vlan: VlanId::NONE, address: Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24) };
 
 /// All that the router is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct RouterConfig {
     /// One at least, one for each VLAN at most; their networks do not overlap.
     pub(crate) gateways: Vec<Gateway>,

@@ -6,10 +6,13 @@ mod guests;
 mod numbers;
 mod ports;
 mod queries;
+mod reconfigure;
+mod traces;
 mod tunnels;
 mod uplink;
 mod words;
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,12 +21,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use netio::{Poller, Waker};
-use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
+use vswitch::{Counters, Live, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
 
 use crate::busy_poll::BusyPoll;
-use crate::config::{Config, PortConfig, queues_of};
+use crate::cli::Flags;
+use crate::config::plan::Desired;
+use crate::config::{PortConfig, queues_of};
 use crate::control::ManagedPort;
-use crate::control_socket::{ControlSocket, Door};
+use crate::control_socket::{ControlSocket, Door, Scrape, ScrapeDoor};
 use crate::device::Device;
 use crate::report::{Ledger, Report};
 use crate::router::{PortNumbers, RouterControl};
@@ -33,6 +38,7 @@ use crate::slots::{self, Slots};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
 use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
+pub(crate) use traces::Following;
 use uplink::open_uplink;
 pub(crate) use words::check;
 use words::{check_way_out, place_of, summary_head, with_nearest};
@@ -52,9 +58,13 @@ const UPLINK: u64 = 1;
 /// A running switch.
 pub(crate) struct Daemon {
     config_summary: String,
+    /// What the switch is to be now, and the flags that it was started with.
+    desired: Desired,
+    command_line: Flags,
     ports: Vec<ManagedPort>,
     /// Where guests connect to.
     entrances: Vec<guests::Entrance>,
+    next_token: u64,
     /// Behind the other ports, and read as one of them.
     uplink: Option<UplinkPort>,
     router: Option<RouterControl>,
@@ -76,8 +86,13 @@ pub(crate) struct Daemon {
     /// Ports whose MAC entries are to be flushed at the next tick.
     stale: Vec<PortId>,
     captures: captures::Captures,
+    /// Walks imaginary packets, and is told what workers are told.
+    rehearsal: RefCell<Rehearsal>,
+    /// Who waits for the stories of real ones.
+    traces: Vec<Arc<Live>>,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
+    scrape: Option<Scrape>,
 }
 
 /// The control thread's end of a worker.
@@ -92,8 +107,9 @@ struct Handle {
 
 impl Daemon {
     /// Opens all ports and starts all workers; frames flow when it returns.
-    pub(crate) fn start(config: Config) -> anyhow::Result<Daemon> {
+    pub(crate) fn start(desired: Desired, command_line: Flags) -> anyhow::Result<Daemon> {
         let clock = Clock::start();
+        let config = desired.config.clone();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
         let (readers, workers) = (config.readers, config.workers);
@@ -121,7 +137,7 @@ impl Daemon {
         let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
         warn(&warnings);
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
-        let entrances = guests::open(&config.ports, clock.now())?;
+        let entrances = guests::open(&config.ports, guests::FIRST_TOKEN, clock.now())?;
         let mut ports = Vec::with_capacity(ids.len());
         for (index, (mut port, id)) in config.ports.into_iter().zip(ids.drain(..)).enumerate() {
             port.propose_mtu(if port.is_bridged() { mtu } else { tunnels.ip_mtu(index - bridged) });
@@ -129,9 +145,16 @@ impl Daemon {
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
+        let mut rehearsal = Rehearsal::new(Arc::clone(&table), capacity);
+        if let Some(router) = &router {
+            rehearsal.pipeline_mut().set_router(router.for_worker());
+        }
         let mut daemon = Daemon {
             config_summary,
+            desired,
+            command_line,
             ports,
+            next_token: guests::FIRST_TOKEN + entrances.len() as u64,
             entrances,
             uplink,
             router,
@@ -149,7 +172,10 @@ impl Daemon {
             panics: 0,
             stale: Vec::new(),
             captures: captures::Captures::default(),
+            rehearsal: RefCell::new(rehearsal),
+            traces: Vec::new(),
             control: None,
+            scrape: None,
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -201,6 +227,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// The same for those who fetch metrics.
+    pub(crate) fn open_to_scrapers(&mut self, door: ScrapeDoor) -> anyhow::Result<()> {
+        self.scrape = Some(Scrape::start(door, self.poller.waker())?);
+        Ok(())
+    }
+
     /// Ports, workers and the bridge, for people.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
@@ -217,6 +249,9 @@ impl Daemon {
         }
         if let Some(control) = &self.control {
             let _ = writeln!(text, "control socket {}", control.summary());
+        }
+        if let Some(scrape) = &self.scrape {
+            let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());
         }
         text
     }
@@ -239,7 +274,7 @@ impl Daemon {
             let ports = self.router.as_ref().and_then(RouterControl::ports_due);
             let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain(uplink).chain(ports).chain([next_tick]).min();
             let due = due.unwrap_or(next_tick);
-            let note = |token: u64| waiting_guests.extend(token.checked_sub(guests::FIRST_TOKEN));
+            let note = |token: u64| waiting_guests.extend((token >= guests::FIRST_TOKEN).then_some(token));
             self.poller.wait(Some(due.since(now)), note).context("waiting for signals")?;
             let arrived = signals.take();
             if arrived.report {
@@ -247,7 +282,7 @@ impl Daemon {
             }
             if arrived.reload {
                 service.reloading();
-                tracing::info!("nothing to read again: the configuration is the command line");
+                self.read_again();
                 // Whatever came of it: a manager waits for this word.
                 service.ready(&self.status());
             }
@@ -259,8 +294,8 @@ impl Daemon {
             self.hear_workers();
             self.answer_queries();
             self.end_captures();
-            for at in waiting_guests.drain(..) {
-                self.let_in(at as usize);
+            for token in waiting_guests.drain(..) {
+                self.let_in(token);
             }
             let now = self.clock.now();
             self.look_at_uplink(now, now >= next_tick);
@@ -280,6 +315,7 @@ impl Daemon {
                 self.look_at_ports();
                 self.look_at_tunnels();
                 self.open_shut_entrances();
+                self.look_at_traces();
                 self.tell_service(&mut service);
                 next_tick = now.after(TICK);
             } else {
@@ -330,7 +366,6 @@ impl Daemon {
     }
 
     /// These are no ports any more. Their numbers are free once all workers have heard of it.
-    #[expect(dead_code, reason = "for ports that are taken away")]
     fn remove(&mut self, ids: Vec<PortId>) {
         for id in &ids {
             self.tell_workers(|_| Command::Remove(*id));
@@ -421,8 +456,12 @@ impl Daemon {
 
     fn tell_workers(&self, mut command: impl FnMut(usize) -> Command) {
         for (index, worker) in self.workers.iter().enumerate() {
+            let command = command(index);
+            if index == 0 {
+                command.tell(self.rehearsal.borrow_mut().pipeline_mut());
+            }
             // A worker that is not there any more has said why.
-            let _ = worker.commands.send(command(index));
+            let _ = worker.commands.send(command);
             worker.waker.wake();
         }
     }

@@ -29,6 +29,7 @@ mod kernel;
 mod learning;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod monitor;
 mod named;
 mod nat;
@@ -43,11 +44,13 @@ mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
+mod reconfigure;
 mod rights;
 mod service;
 mod site;
 mod station;
 mod switch;
+mod trace;
 mod transfer;
 mod tunnel;
 mod tunnel_ecn;
@@ -79,11 +82,14 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        reconfigure::trials(),
         config::trials(),
         control::trials(),
         capture::trials(),
         changes::trials(),
         rights::trials(),
+        trace::trials(),
+        metrics::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),

@@ -10,7 +10,7 @@ use packet::MacAddr;
 
 /// Shows what a running vswitchd does, and changes it.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "vswitchctl", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// The switch's control socket [default: /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that
     /// is not, the service's /run/vswitchd/vswitchd.sock]
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Tunnel(Tunnel),
     /// Frames as they come and go, and why they are dropped, for Wireshark and tcpdump (pcapng)
     Capture(Capture),
+    /// What would happen to a packet, step by step, and nothing changes; or what happens to real ones
+    Trace(Trace),
     /// All numbers in Prometheus' text form
     Metrics,
     /// How much the daemon logs
@@ -66,6 +68,33 @@ pub(crate) enum Command {
     Log(Log),
     /// Does this host fit the switch? What does not is told with the fix; it ends with 1 if there is a problem
     Doctor(Doctor),
+    /// What a shell reads to complete command lines
+    #[command(hide = true)]
+    Completions {
+        /// For which
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// Into this directory
+        directory: PathBuf,
+    },
+}
+
+/// Which packet.
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Such as port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80; further words are smac=, dmac=, vlan=, udp, icmp,
+    /// arp, sport=, id=, flags=syn+ack, ttl=, len=, df. With --live, a filter as capture has it
+    #[arg(required_unless_present = "live", value_name = "PACKET|FILTER")]
+    pub(crate) words: Vec<String>,
+    /// Not an imaginary one: the next N real ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) live: Option<u32>,
+    /// Of these, those that come in through this port
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub(crate) port: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

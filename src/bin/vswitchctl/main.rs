@@ -4,9 +4,16 @@ mod capture;
 mod cli;
 mod client;
 mod doctor;
+mod examples;
 mod follow;
+/// The same as the daemon's.
+#[path = "../../manual.rs"]
+mod manual;
 mod print;
+#[path = "../../control_socket/story.rs"]
+mod story;
 mod table;
+mod trace;
 /// The same as the daemon's.
 #[path = "../../control_socket/views.rs"]
 mod views;
@@ -17,15 +24,33 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel};
 use crate::client::with_parameters;
 
+/// What the manual page has besides.
+const PAGE: &[manual::Section] = &[
+    (
+        "EXIT STATUS",
+        "0  it is done\n1  the switch cannot be asked, or says no; of doctor: there is a problem\n2  a command line that cannot be",
+    ),
+    (
+        "FILES",
+        "/run/vswitchd.sock               the control socket of a switch that root started\n\
+         $XDG_RUNTIME_DIR/vswitchd.sock   that of another user's\n\
+         /run/vswitchd/vswitchd.sock      that of the service",
+    ),
+    ("SEE ALSO", "vswitchd(8)"),
+];
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&examples::with_examples(Cli::command()).get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     if cli.output == Output::Conntrack && !matches!(cli.command, Command::Conntrack(Conntrack::List(_))) {
         Cli::command().error(ErrorKind::ArgumentConflict, "-o conntrack is of 'conntrack list' only").exit();
     }
@@ -35,6 +60,16 @@ fn main() -> ExitCode {
             Ok((text, is_well)) => say(&text, if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
             Err(error) => fail(&error),
         };
+    }
+    if let Command::Completions { shell } = &cli.command {
+        return say(
+            &String::from_utf8_lossy(&manual::completions(examples::with_examples(Cli::command()), *shell)),
+            ExitCode::SUCCESS,
+        );
+    }
+    if let Command::Man { directory } = &cli.command {
+        let written = manual::write_pages(examples::with_examples(Cli::command()), "1", PAGE, directory);
+        return written.map_or_else(|error| fail(&error.into()), |()| ExitCode::SUCCESS);
     }
     match run(&cli) {
         Ok(text) => say(&text, ExitCode::SUCCESS),
@@ -85,6 +120,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             get.shown(&with_parameters("/v1/nat", [("limit", limit.map(|limit| limit.to_string()))]), print::nat)
         }
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
+        Command::Trace(trace) => trace::trace(&get, trace),
         Command::Metrics => client::get(&socket, "/metrics"),
         Command::Log(Log::Show) => get.shown("/v1/log", print::log),
         Command::Log(Log::Set { level }) => {
@@ -93,8 +129,8 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
         }
         Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
-        // Asks the host, and the switch only if there is one.
-        Command::Doctor(_) => Ok(String::new()),
+        // These do not ask the switch, or not only.
+        Command::Doctor(_) | Command::Completions { .. } | Command::Man { .. } => Ok(String::new()),
     }
 }
 
