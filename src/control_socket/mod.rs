@@ -27,6 +27,7 @@ mod log;
 mod metrics;
 mod nat;
 mod neighbours;
+mod reconfigure;
 mod rights;
 mod server;
 mod show;
@@ -46,6 +47,7 @@ use tokio::sync::oneshot;
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
+pub(crate) use reconfigure::Verb;
 
 /// At most so many clients at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -90,6 +92,12 @@ pub(crate) enum Query {
     FlushConnections {
         which: WhichConnections,
         reply: Reply<Option<usize>>,
+    },
+    /// What was done, or would be.
+    Reconfigure {
+        verb: Verb,
+        dry_run: bool,
+        reply: Reply<Result<Vec<views::Change>, Refusal>>,
     },
     /// All but the mappings, and those.
     Nat {
