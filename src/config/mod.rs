@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod control;
 mod file;
+mod metrics;
 pub(crate) mod nat;
 pub(crate) mod plan;
 mod port;
@@ -21,6 +22,7 @@ use thiserror::Error;
 
 use crate::cli::Flags;
 use control::ControlConfig;
+pub(crate) use metrics::MetricsConfig;
 pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
 pub(crate) use publish::Publish;
@@ -65,6 +67,7 @@ pub(crate) struct Config {
     pub(crate) mac_table_size: usize,
     pub(crate) mac_aging_time: u32,
     pub(crate) control: ControlConfig,
+    pub(crate) metrics: Option<MetricsConfig>,
     /// What is allowed but should be thought over, for people.
     pub(crate) warnings: Vec<String>,
 }
@@ -111,6 +114,7 @@ impl Config {
         check_range("--mac-table-size", mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
         let mac_aging_time = flags.mac_aging_time.unwrap_or(MAC_AGING_TIME);
         check_range("--mac-aging-time", mac_aging_time, AGING_RANGE)?;
+        let metrics = MetricsConfig::parse(flags.metrics.as_deref(), router.as_ref(), &mut warnings)?;
         ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
             port.set_queues(queues_of(index, readers, workers));
@@ -127,6 +131,7 @@ impl Config {
             mac_table_size,
             mac_aging_time,
             control: ControlConfig::from_flags(flags)?,
+            metrics,
             warnings,
         })
     }

@@ -29,6 +29,7 @@ mod nat;
 mod neighbours;
 mod reconfigure;
 mod rights;
+mod scrape;
 mod server;
 mod show;
 pub(crate) mod views;
@@ -48,6 +49,7 @@ pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
 pub(crate) use reconfigure::Verb;
+pub(crate) use scrape::{Scrape, ScrapeDoor};
 
 /// At most so many clients at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;

@@ -25,7 +25,7 @@ use crate::cli::Flags;
 use crate::config::plan::Desired;
 use crate::config::{PortConfig, queues_of};
 use crate::control::ManagedPort;
-use crate::control_socket::{ControlSocket, Door};
+use crate::control_socket::{ControlSocket, Door, Scrape, ScrapeDoor};
 use crate::device::Device;
 use crate::report::{Ledger, Report};
 use crate::router::{PortNumbers, RouterControl};
@@ -83,6 +83,7 @@ pub(crate) struct Daemon {
     stale: Vec<PortId>,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
+    scrape: Option<Scrape>,
 }
 
 /// The control thread's end of a worker.
@@ -158,6 +159,7 @@ impl Daemon {
             panics: 0,
             stale: Vec::new(),
             control: None,
+            scrape: None,
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -209,6 +211,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// The same for those who fetch metrics.
+    pub(crate) fn open_to_scrapers(&mut self, door: ScrapeDoor) -> anyhow::Result<()> {
+        self.scrape = Some(Scrape::start(door, self.poller.waker())?);
+        Ok(())
+    }
+
     /// Ports, workers and the bridge, for people.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
@@ -225,6 +233,9 @@ impl Daemon {
         }
         if let Some(control) = &self.control {
             let _ = writeln!(text, "control socket {}", control.summary());
+        }
+        if let Some(scrape) = &self.scrape {
+            let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());
         }
         text
     }

@@ -7,7 +7,7 @@ use super::numbers::nat_stats;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
-use crate::control_socket::{MacTableNow, Query, views};
+use crate::control_socket::{ControlSocket, MacTableNow, Query, views};
 use crate::device::Device;
 use crate::report::{PortReport, Report};
 use crate::router::RouterControl;
@@ -21,7 +21,8 @@ impl Daemon {
     /// Answers who asked. Whoever went away meanwhile is not worth the work.
     pub(super) fn answer_queries(&mut self) {
         for _ in 0..AT_ONCE {
-            let Some(query) = self.control.as_ref().and_then(crate::control_socket::ControlSocket::next_query) else { return };
+            let at_socket = || self.control.as_ref().and_then(ControlSocket::next_query);
+            let Some(query) = at_socket().or_else(|| self.scrape.as_ref()?.next_query()) else { return };
             self.answer(query);
         }
         self.poller.waker().wake();

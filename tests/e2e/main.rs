@@ -27,6 +27,7 @@ mod kernel;
 mod learning;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod monitor;
 mod named;
 mod nat;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         control::trials(),
         changes::trials(),
         rights::trials(),
+        metrics::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
