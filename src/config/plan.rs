@@ -244,6 +244,7 @@ impl Plan {
         new.mac_table_size = old.mac_table_size;
         new.control.clone_from(&old.control);
         new.metrics.clone_from(&old.metrics);
+        new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
         plan.ports(old, new);
         plan.rules(old, new);
@@ -348,6 +349,8 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let is_other = said.control.is_some() && old.control.path != new.control.path;
     let is_other =
         is_other || (&old.control.group, old.control.read_only_others) != (&new.control.group, new.control.read_only_others);
+    let metrics = |flags: &Flags| flags.metrics.clone().unwrap_or_else(|| "none".to_owned());
+    fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(&now.flags), metrics(said));
     fixed("control", is_other, describe(&old.control), describe(&new.control));
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
