@@ -48,6 +48,7 @@ mod service;
 mod site;
 mod station;
 mod switch;
+mod trace;
 mod transfer;
 mod tunnel;
 mod tunnel_ecn;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         control::trials(),
         changes::trials(),
         rights::trials(),
+        trace::trials(),
         metrics::trials(),
         kernel::trials(),
         nat::trials(),
