@@ -38,6 +38,7 @@ const MAX_SAMPLE: u32 = 1_000_000;
 /// Which frames are captured.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     /// At this port only; left out or `any`: at all
     port: Option<String>,
@@ -55,7 +56,7 @@ pub(super) struct Wanted {
 
 /// Frames as they go by, in pcapng, until the reader goes
 #[utoipa::path(get, path = "/v1/capture", params(Wanted), responses(
-    (status = 200, body = Vec<u8>, content_type = "application/x-pcapng"),
+    (status = 200, body = String, content_type = "application/x-pcapng"),
     (status = 404, description = "there is no such port", body = views::Problem),
     (status = 409, description = "as many captures as can be run already", body = views::Problem),
 ))]
