@@ -48,6 +48,7 @@ mod service;
 mod site;
 mod station;
 mod switch;
+mod top;
 mod transfer;
 mod tunnel;
 mod tunnel_ecn;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         changes::trials(),
         rights::trials(),
         metrics::trials(),
+        top::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
