@@ -16,6 +16,7 @@ mod router;
 mod service;
 mod signals;
 mod slots;
+mod trace;
 mod tunnel;
 mod uplink;
 mod worker;

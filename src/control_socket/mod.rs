@@ -21,16 +21,18 @@ mod api;
 mod conntrack;
 mod door;
 mod fdb;
-#[allow(dead_code, reason = "for what follows events, captures and traces")]
 mod lasting;
 mod log;
 mod metrics;
 mod nat;
 mod neighbours;
+mod reconfigure;
 mod rights;
 mod scrape;
 mod server;
 mod show;
+pub(crate) mod story;
+mod trace;
 pub(crate) mod views;
 
 use std::net::Ipv4Addr;
@@ -44,9 +46,12 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
+use crate::daemon::Following;
+
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
+pub(crate) use reconfigure::Verb;
 pub(crate) use scrape::{Scrape, ScrapeDoor};
 
 /// At most so many clients at a time; further ones wait to be accepted.
@@ -93,10 +98,24 @@ pub(crate) enum Query {
         which: WhichConnections,
         reply: Reply<Option<usize>>,
     },
+    /// What was done, or would be.
+    Reconfigure {
+        verb: Verb,
+        dry_run: bool,
+        reply: Reply<Result<Vec<views::Change>, Refusal>>,
+    },
     /// All but the mappings, and those.
     Nat {
         most: usize,
         reply: Reply<Option<(views::Nat, Vec<::nat::PortMapping>)>>,
+    },
+    /// What would become of an imaginary packet.
+    Imagine(Box<crate::trace::Words>, Reply<Result<story::Story, Refusal>>),
+    /// The stories of the next real packets, of one port if it is said.
+    Follow {
+        count: u32,
+        port: Option<String>,
+        reply: Reply<Result<Following, Refusal>>,
     },
 }
 
@@ -187,7 +206,7 @@ impl Asker {
         answer.await.ok()
     }
 
-    /// The same of what can be refused.
+    /// The same where it can be refused.
     async fn change<T>(&self, query: impl FnOnce(Reply<Result<T, Refusal>>) -> Query) -> Result<T, Response> {
         Ok(self.ask(query).await.ok_or_else(answer::busy)??)
     }

@@ -6,10 +6,12 @@ mod numbers;
 mod ports;
 mod queries;
 mod reconfigure;
+mod traces;
 mod tunnels;
 mod uplink;
 mod words;
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use netio::{Poller, Waker};
-use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
+use vswitch::{Counters, Live, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
 
 use crate::busy_poll::BusyPoll;
 use crate::cli::Flags;
@@ -35,6 +37,7 @@ use crate::slots::{self, Slots};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
 use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
+pub(crate) use traces::Following;
 use uplink::open_uplink;
 pub(crate) use words::check;
 use words::{check_way_out, place_of, summary_head, with_nearest};
@@ -81,6 +84,10 @@ pub(crate) struct Daemon {
     panics: u64,
     /// Ports whose MAC entries are to be flushed at the next tick.
     stale: Vec<PortId>,
+    /// Walks imaginary packets, and is told what workers are told.
+    rehearsal: RefCell<Rehearsal>,
+    /// Who waits for the stories of real ones.
+    traces: Vec<Arc<Live>>,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
     scrape: Option<Scrape>,
@@ -136,6 +143,10 @@ impl Daemon {
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
+        let mut rehearsal = Rehearsal::new(Arc::clone(&table), capacity);
+        if let Some(router) = &router {
+            rehearsal.pipeline_mut().set_router(router.for_worker());
+        }
         let mut daemon = Daemon {
             config_summary,
             desired,
@@ -158,6 +169,8 @@ impl Daemon {
             workers: Vec::new(),
             panics: 0,
             stale: Vec::new(),
+            rehearsal: RefCell::new(rehearsal),
+            traces: Vec::new(),
             control: None,
             scrape: None,
         };
@@ -298,6 +311,7 @@ impl Daemon {
                 self.look_at_ports();
                 self.look_at_tunnels();
                 self.open_shut_entrances();
+                self.look_at_traces();
                 self.tell_service(&mut service);
                 next_tick = now.after(TICK);
             } else {
@@ -351,7 +365,7 @@ impl Daemon {
     fn remove(&mut self, ids: Vec<PortId>) {
         for id in &ids {
             self.tell_workers(|_| Command::Remove(*id));
-            self.table.flush(Some(*id), None);
+            self.table.forget(*id);
         }
         let rest = self.slots.give_back(ids, self.workers.len());
         self.tell_workers(|_| Command::Barrier(rest));
@@ -360,7 +374,7 @@ impl Daemon {
     /// No worker can learn or count anything more by these numbers.
     fn free(&mut self, ids: &[PortId]) {
         for id in ids {
-            self.table.flush(Some(*id), None);
+            self.table.forget(*id);
             if let Some(nat) = self.router.as_ref().and_then(RouterControl::nat) {
                 nat.disown(id.0);
             }
@@ -438,8 +452,12 @@ impl Daemon {
 
     fn tell_workers(&self, mut command: impl FnMut(usize) -> Command) {
         for (index, worker) in self.workers.iter().enumerate() {
+            let command = command(index);
+            if index == 0 {
+                command.tell(self.rehearsal.borrow_mut().pipeline_mut());
+            }
             // A worker that is not there any more has said why.
-            let _ = worker.commands.send(command(index));
+            let _ = worker.commands.send(command);
             worker.waker.wake();
         }
     }

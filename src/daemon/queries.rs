@@ -43,11 +43,14 @@ impl Daemon {
                 drop(reply.send(found));
             }
             Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.nat_view(most))),
+            Query::Imagine(words, reply) if !reply.is_closed() => drop(reply.send(self.imagine(&words))),
+            Query::Follow { count, port, reply } if !reply.is_closed() => drop(reply.send(self.follow(count, port.as_deref()))),
             // What is to be changed is changed whether or not somebody waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.add_mac(vlan, mac, &port))),
             Query::RemoveMac { vlan, mac, reply } => drop(reply.send(Ok(self.remove_mac(vlan, mac)))),
             Query::FlushMacs { port, vlan, reply } => drop(reply.send(self.flush_macs(port.as_deref(), vlan))),
             Query::FlushNeighbours { address, reply } => drop(reply.send(self.flush_neighbours(address))),
+            Query::Reconfigure { verb, dry_run, reply } => drop(reply.send(self.reconfigure(&verb, dry_run))),
             Query::FlushConnections { which, reply } => drop(reply.send(self.flush_connections(&which))),
             _ => {}
         }

@@ -49,6 +49,7 @@ mod site;
 mod station;
 mod switch;
 mod top;
+mod trace;
 mod transfer;
 mod tunnel;
 mod tunnel_ecn;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         control::trials(),
         changes::trials(),
         rights::trials(),
+        trace::trials(),
         metrics::trials(),
         top::trials(),
         kernel::trials(),
