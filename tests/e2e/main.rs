@@ -49,6 +49,7 @@ mod site;
 mod station;
 mod switch;
 mod top;
+mod tour;
 mod trace;
 mod transfer;
 mod tunnel;
@@ -118,6 +119,7 @@ fn main() -> ExitCode {
         service::trials(),
         packaging::trials(),
         doctor::trials(),
+        tour::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));
