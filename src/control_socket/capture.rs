@@ -169,7 +169,7 @@ impl Writer {
         let chunks: Vec<Option<Chunk>> = self.readers.iter_mut().map(Reader::take).collect();
         let is_empty = chunks.iter().all(Option::is_none);
         let mut records: Vec<(Header, &[u8])> =
-            chunks.iter().flatten().flat_map(|chunk| chunk.records()).filter_map(Header::split).collect();
+            chunks.iter().flatten().flat_map(Chunk::records).filter_map(Header::split).collect();
         records.sort_by_key(|(header, _)| header.time);
         let is_time = tokio::time::Instant::now() >= self.next_tell;
         if is_time || records.iter().any(|(header, _)| !self.interfaces.contains_key(&header.port)) {
