@@ -52,6 +52,7 @@ impl Daemon {
             Query::RemoveMac { vlan, mac, reply } => drop(reply.send(Ok(self.remove_mac(vlan, mac)))),
             Query::FlushMacs { port, vlan, reply } => drop(reply.send(self.flush_macs(port.as_deref(), vlan))),
             Query::FlushNeighbours { address, reply } => drop(reply.send(self.flush_neighbours(address))),
+            Query::Reconfigure { verb, dry_run, reply } => drop(reply.send(self.reconfigure(&verb, dry_run))),
             Query::FlushConnections { which, reply } => drop(reply.send(self.flush_connections(&which))),
             _ => {}
         }

@@ -48,6 +48,7 @@ mod service;
 mod site;
 mod station;
 mod switch;
+mod tour;
 mod trace;
 mod transfer;
 mod tunnel;
@@ -116,6 +117,7 @@ fn main() -> ExitCode {
         service::trials(),
         packaging::trials(),
         doctor::trials(),
+        tour::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -1,5 +1,6 @@
 //! `vswitchctl`: shows what a running `vswitchd` does, and changes it, by its control socket.
 
+mod change;
 mod cli;
 mod client;
 mod doctor;
@@ -97,6 +98,13 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Show => get.shown("/v1/show", print::show),
         Command::Port(Port::List) => get.shown("/v1/ports", |ports: &Vec<_>| print::ports(ports)),
         Command::Port(Port::Stats { name }) => port_stats(&get, name.as_deref()),
+        Command::Port(Port::Add { port }) => change::add(&get, "/v1/ports", "port", port),
+        Command::Port(Port::Del { name }) => change::delete(&get, "/v1/ports", name),
+        Command::Nat(Nat::Publish { rule }) => change::add(&get, "/v1/nat/publish", "rule", rule),
+        Command::Nat(Nat::Unpublish { rule }) => change::unpublish(&get, rule),
+        Command::Tunnel(Tunnel::Add { tunnel }) => change::add(&get, "/v1/tunnels", "tunnel", tunnel),
+        Command::Tunnel(Tunnel::Del { name }) => change::delete(&get, "/v1/tunnels", name),
+        Command::Apply { file, dry_run } => change::apply(&get, file, *dry_run),
         Command::Fdb(Fdb::Show) => get.shown("/v1/fdb", |entries: &Vec<_>| print::fdb(entries)),
         Command::Fdb(Fdb::Stats) => get.form(&get.view::<views::Stats>("/v1/stats")?.mac_table, print::fdb_stats),
         Command::Fdb(fdb) => change_fdb(&get, fdb),
