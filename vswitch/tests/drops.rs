@@ -1,9 +1,6 @@
 //! Each reason for which a frame can be dropped: provoked, counted, captured and told by its name.
 
 mod bridge;
-#[path = "../../packet/tests/frames/mod.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod frames;
 mod lab;
 mod overlay;
 #[path = "../../nat/tests/reference/packets.rs"]
@@ -64,7 +61,7 @@ impl Stage {
         self.run(0, &frames)
     }
 
-    fn from_outside(self, packet: &[u8]) -> Stage {
+    fn route_in(self, packet: &[u8]) -> Stage {
         self.run(UPLINK_PORT, &[ethernet(UPLINK_MAC, NEXT_HOP_MAC, packet)])
     }
 
@@ -186,10 +183,10 @@ fn provoke(reason: DropReason) -> Stage {
         DropReason::NatBadChecksum => Stage::lab(usual()).route(&[broken(28, udp(guest(2), PEER))]),
         DropReason::NatNotOpening => Stage::lab(usual()).route(&[tcp(RST)]),
         DropReason::NatOutOfWindow => Stage::lab(usual()).route(&[tcp(SYN), tcp(SYN | FIN)]),
-        DropReason::NatNoMapping => Stage::lab(usual()).from_outside(&udp(PEER, OUTSIDE)),
+        DropReason::NatNoMapping => Stage::lab(usual()).route_in(&udp(PEER, OUTSIDE)),
         DropReason::NatIcmpIgnored => Stage::lab(usual()).route(&[packets::query(5, 1, guest(2), PEER, b"redirect")]),
         DropReason::NatIcmpUnrelated => {
-            Stage::lab(usual()).from_outside(&packets::error([3, 1], 0, PEER, OUTSIDE, &udp(OUTSIDE, PEER)))
+            Stage::lab(usual()).route_in(&packets::error([3, 1], 0, PEER, OUTSIDE, &udp(OUTSIDE, PEER)))
         }
         DropReason::NatTableFull => Stage::lab(NatConfig { max_connections: 1, ..usual() }).route(&two_flows()),
         DropReason::NatPortShare => Stage::lab(NatConfig { max_connections_per_port: 1, ..usual() }).route(&two_flows()),
