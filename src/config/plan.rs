@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use super::port::{parse_port, parse_tap};
 use super::publish::parse_rule;
+use super::tunnel::TunnelConfig;
 use super::{Config, ConfigError, PortConfig, Publish};
 use crate::cli::Flags;
 use crate::control_socket::describe;
@@ -39,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) added_ports: Vec<PortConfig>,
     /// As they are to be.
     pub(crate) altered_ports: Vec<PortConfig>,
+    /// By their names.
+    pub(crate) removed_tunnels: Vec<String>,
+    pub(crate) added_tunnels: Vec<TunnelConfig>,
     pub(crate) withdrawn: Vec<Publish>,
     pub(crate) published: Vec<Publish>,
     pub(crate) changes: Vec<Change>,
@@ -247,6 +251,7 @@ impl Plan {
         new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
         plan.ports(old, new);
+        plan.tunnels(old, new);
         plan.rules(old, new);
         Ok(plan)
     }
@@ -296,6 +301,37 @@ impl Plan {
         if let Some(title) = port.title() {
             let place = port.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
             self.note(action, "port", title + &place, text);
+        }
+    }
+
+    /// A tunnel that stays keeps its name, which it got when another may have been there.
+    fn tunnels(&mut self, old: &Config, new: &mut Config) {
+        let mut left = old.tunnels.clone();
+        let mut names: Vec<String> = new.ports.iter().map(|port| port.name.clone()).collect();
+        let mut added = Vec::new();
+        for (at, tunnel) in new.tunnels.iter_mut().enumerate() {
+            let renamed = |other: &TunnelConfig| TunnelConfig { name: tunnel.name.clone(), ..other.clone() };
+            match left.iter().position(|other| renamed(other) == *tunnel) {
+                Some(stays) => {
+                    tunnel.name = left.remove(stays).name;
+                    names.push(tunnel.name.clone());
+                }
+                None => added.push(at),
+            }
+        }
+        for tunnel in left {
+            self.note(Action::Remove, "tunnel", &tunnel.name, tunnel.keys_text());
+            self.removed_tunnels.push(tunnel.name);
+        }
+        for at in added {
+            let tunnel = &mut new.tunnels[at];
+            let usual = tunnel.usual_name();
+            let numbered = (2..).map(|number: u32| format!("{usual}-{number}"));
+            let free = [usual.clone()].into_iter().chain(numbered).find(|name| !names.contains(name));
+            tunnel.name = free.unwrap_or_default();
+            names.push(tunnel.name.clone());
+            self.note(Action::Add, "tunnel", &tunnel.name, tunnel.keys_text());
+            self.added_tunnels.push(tunnel.clone());
         }
     }
 
@@ -373,7 +409,11 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
         };
         fixed("publish", whole(&old.publish) != whole(&new.publish), whole(&old.publish), whole(&new.publish));
     }
-    fixed("tunnel", old.tunnel_summary() != new.tunnel_summary(), old.tunnel_summary(), new.tunnel_summary());
+    let of_packets = |config: &Config| {
+        let tunnels: Vec<String> = config.ip_tunnels.iter().map(ToString::to_string).collect();
+        if tunnels.is_empty() { "none".to_owned() } else { tunnels.join("; ") }
+    };
+    fixed("udp-ip", old.ip_tunnels != new.ip_tunnels, of_packets(old), of_packets(new));
     if problems.is_empty() { Ok(()) } else { Err(NeedsRestart(problems)) }
 }
 

@@ -48,6 +48,7 @@ mod service;
 mod site;
 mod station;
 mod switch;
+mod top;
 mod tour;
 mod trace;
 mod transfer;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         rights::trials(),
         trace::trials(),
         metrics::trials(),
+        top::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),

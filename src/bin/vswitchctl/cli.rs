@@ -68,6 +68,12 @@ pub(crate) enum Command {
     Trace(Trace),
     /// All numbers in Prometheus' text form
     Metrics,
+    /// A live screen: ports with their rates, flows, drops by reason
+    Top {
+        /// Seconds between two readings
+        #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
+        interval: u32,
+    },
     /// How much the daemon logs
     #[command(subcommand)]
     Log(Log),
