@@ -48,7 +48,9 @@ impl Daemon {
             }
             Query::CapturePorts(reply) if !reply.is_closed() => drop(reply.send(self.capture_ports())),
             Query::Imagine(words, reply) if !reply.is_closed() => drop(reply.send(self.imagine(&words))),
-            Query::Follow { count, port, reply } if !reply.is_closed() => drop(reply.send(self.follow(count, port.as_deref()))),
+            Query::Follow { count, port, filter, reply } if !reply.is_closed() => {
+                drop(reply.send(self.follow(count, port.as_deref(), filter)));
+            }
             // What is to be changed is changed whether or not somebody waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.add_mac(vlan, mac, &port))),
             Query::RemoveMac { vlan, mac, reply } => drop(reply.send(Ok(self.remove_mac(vlan, mac)))),
