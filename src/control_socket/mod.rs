@@ -125,7 +125,7 @@ pub(crate) enum Query {
     Follow {
         count: u32,
         port: Option<String>,
-        filter: Option<capture::Filter>,
+        filter: Option<::capture::Filter>,
         reply: Reply<Result<Following, Refusal>>,
     },
 }
