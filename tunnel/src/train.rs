@@ -35,7 +35,8 @@ pub const MAX_TRAIN_BYTES: usize = 65_535 - 40 - 8 - 14;
 
 /// So many trains, and so many datagrams in all of them, before they must leave.
 const MAX_TRAINS: usize = 64;
-const MAX_CARS: usize = 512;
+/// So many datagrams [`Trains`] have at most.
+pub const MAX_CARS: usize = 512;
 
 /// Payloads up to this length are copied: a piece more costs the kernel as much.
 const COPIED: usize = 256;

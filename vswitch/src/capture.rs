@@ -21,6 +21,7 @@ use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Headers, Span};
 use tunnel::{Train, Way};
 
+use crate::boarded::Boarded;
 use crate::bridge::{Bridges, Walk};
 use crate::counters::DropReason;
 use crate::egress::{Frame, Queued};
@@ -30,24 +31,12 @@ use crate::router::NOWHERE;
 /// So many captures at a time.
 pub const MAX_CAPTURES: usize = 4;
 
-/// Frames on their way into tunnels whose datagrams have not left yet: as many as there can be datagrams, and one
-/// that is just added.
-const MAX_DEPARTING: usize = 1024;
-
 /// All captures of one worker. Each is seen by the rest of the pipeline as one.
 #[derive(Debug)]
 pub(crate) struct Captures {
     taps: Vec<Tap>,
     time: u64,
-    departing: Vec<Departing>,
-}
-
-/// A frame that is in a train.
-#[derive(Clone, Copy, Debug)]
-struct Departing {
-    way: Way,
-    frame: Frame,
-    action: TagAction,
+    boarded: Boarded<(Frame, TagAction)>,
 }
 
 /// Where a frame lay before its walk.
@@ -56,7 +45,7 @@ pub(crate) struct Arrived(Span);
 
 impl Captures {
     pub(crate) fn new() -> Captures {
-        Captures { taps: Vec::with_capacity(MAX_CAPTURES), time: 0, departing: Vec::with_capacity(MAX_DEPARTING) }
+        Captures { taps: Vec::with_capacity(MAX_CAPTURES), time: 0, boarded: Boarded::new() }
     }
 
     /// Gives it back if there are as many as can be.
@@ -150,27 +139,30 @@ impl Captures {
     ) {
         if outcome.is_err() {
             self.leaves(bridges, PortId(way.port), batch, frame, action, outcome);
-        } else if self.departing.len() < MAX_DEPARTING {
-            self.departing.push(Departing { way, frame: *frame, action });
-        } else {
+        } else if !self.boarded.board(way, (*frame, action)) {
             self.taps.iter_mut().for_each(|tap| tap.forget(way.port));
         }
     }
 
-    /// A train left, or did not. Trains of one way leave in the order in which their frames boarded.
+    /// A train left, or did not.
     #[inline]
     pub(crate) fn depart(&mut self, bridges: &Bridges, batch: &Batch, train: &Train, outcome: Result<(), DropReason>) {
+        let mut from = 0;
         for _ in 0..train.frames {
-            let Some(at) = self.departing.iter().position(|departing| departing.way == train.way) else { return };
-            let Departing { way, frame, action } = self.departing.remove(at);
-            self.leaves(bridges, PortId(way.port), batch, &frame, action, outcome);
+            let Some((frame, action)) = self.boarded.take(train.way, &mut from) else { return };
+            self.leaves(bridges, PortId(train.way.port), batch, &frame, action, outcome);
         }
+    }
+
+    /// A batch begins. One before that ended in a panic may have left something.
+    #[inline]
+    pub(crate) fn begin_batch(&mut self) {
+        self.boarded.clear();
     }
 
     /// All that the batch had is written.
     #[inline]
     pub(crate) fn end_batch(&mut self) {
-        self.departing.clear();
         self.taps.iter_mut().for_each(Tap::end_batch);
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod boarded;
 mod bridge;
 pub mod capture;
 pub mod counters;

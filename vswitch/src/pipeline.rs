@@ -182,6 +182,7 @@ impl Pipeline {
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         let Pipeline { bridges, router, errors, watch, captures, .. } = self;
+        begin_batch(watch, captures);
         let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
         let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None };
@@ -208,6 +209,7 @@ impl Pipeline {
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         let Pipeline { bridges, router, errors, endpoints, new_sources, watch, captures, .. } = self;
+        begin_batch(watch, captures);
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
@@ -285,6 +287,7 @@ impl Pipeline {
         tx.clear();
         rx.clear();
         let Pipeline { bridges, router, errors, held, watch, captures, .. } = self;
+        begin_batch(watch, captures);
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
@@ -314,6 +317,7 @@ impl Pipeline {
         tx.clear();
         rx.clear();
         let Pipeline { bridges, router, errors, tasks, watch, captures, .. } = self;
+        begin_batch(watch, captures);
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
@@ -410,6 +414,17 @@ impl Pipeline {
         if let Some(captures) = captures {
             captures.end_batch();
         }
+    }
+}
+
+/// Nothing is left of a batch that ended in a panic.
+#[inline(always)]
+fn begin_batch(watch: &mut Option<Box<Watch>>, captures: &mut Option<Box<Captures>>) {
+    if let Some(watch) = watch {
+        watch.begin_batch();
+    }
+    if let Some(captures) = captures {
+        captures.begin_batch();
     }
 }
 

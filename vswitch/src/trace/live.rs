@@ -9,6 +9,7 @@ use packet::batch::MAX_FRAMES;
 use tunnel::{Train, Way};
 
 use super::{Step, Story};
+use crate::boarded::Boarded;
 use crate::counters::DropReason;
 use crate::egress::{Queue, SendError, Written};
 use crate::port::{Encapsulation, PortId};
@@ -99,8 +100,8 @@ pub struct Watch {
     /// The frames of the queue that is just written, and how many of them were.
     queued: Vec<u16>,
     written: usize,
-    /// Frames that went into trains, in their order, with the way that they go.
-    departing: Vec<(u16, Way)>,
+    /// Frames that went into trains.
+    boarded: Boarded<u16>,
 }
 
 impl Watch {
@@ -123,7 +124,21 @@ impl Watch {
             begun: Vec::with_capacity(stories),
             queued: Vec::with_capacity(2 * MAX_FRAMES),
             written: 0,
-            departing: Vec::with_capacity(2 * MAX_FRAMES),
+            boarded: Boarded::new(),
+        }
+    }
+
+    /// A batch begins. One before that ended in a panic may have left stories of its frames, and lost the one at hand.
+    #[cold]
+    pub(crate) fn begin_batch(&mut self) {
+        self.boarded.clear();
+        let Watch { live, blank, begun, .. } = self;
+        for story in begun.drain(..) {
+            of(live, story.wanted).for_each(Live::lose);
+            blank.push(story);
+        }
+        if blank.len() < begun.capacity() {
+            blank.push(Box::new(Story::blank()));
         }
     }
 
@@ -189,9 +204,7 @@ impl Watch {
         match result {
             Ok(()) => {
                 self.note(frame, Step::Encapsulated { port, vni: encapsulation.vni, flow: way.flow });
-                if self.departing.len() < self.departing.capacity() {
-                    self.departing.push((frame, way));
-                }
+                self.boarded.board(way, frame);
             }
             Err(reason) => self.note(frame, Step::Dropped { reason, port: Some(port) }),
         }
@@ -205,9 +218,9 @@ impl Watch {
             Ok(()) => Step::Sent { port, writes: train.datagrams, frames: train.frames },
             Err(error) => Step::Dropped { reason: error.reason(), port: Some(port) },
         };
+        let mut from = 0;
         for _ in 0..train.frames {
-            let Some(at) = self.departing.iter().position(|(_, way)| *way == train.way) else { return };
-            let (frame, _) = self.departing.remove(at);
+            let Some(frame) = self.boarded.take(train.way, &mut from) else { return };
             self.note(frame, step);
         }
     }
@@ -222,7 +235,6 @@ impl Watch {
     /// All was written: stories go to who waits for them.
     #[cold]
     pub(crate) fn hand_over(&mut self) {
-        self.departing.clear();
         let Watch { live, blank, begun, .. } = self;
         for story in begun.drain(..) {
             of(live, story.wanted).for_each(|live| live.give(&story));
