@@ -18,6 +18,7 @@
 
 mod answer;
 mod api;
+mod capture;
 mod conntrack;
 mod door;
 mod fdb;
@@ -47,6 +48,7 @@ use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
 use crate::daemon::Following;
+use crate::daemon::captures::{Begun, PortNow};
 
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
@@ -83,6 +85,14 @@ pub(crate) enum Query {
         vlan: Option<VlanId>,
         reply: Reply<Result<usize, Refusal>>,
     },
+    /// At this port, or at all.
+    BeginCapture {
+        port: Option<String>,
+        want: ::capture::Want,
+        reply: Reply<Result<Begun, Refusal>>,
+    },
+    /// The ports that can be captured at now.
+    CapturePorts(Reply<Vec<PortNow>>),
     Neighbours(Reply<Vec<views::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,
@@ -111,10 +121,11 @@ pub(crate) enum Query {
     },
     /// What would become of an imaginary packet.
     Imagine(Box<crate::trace::Words>, Reply<Result<story::Story, Refusal>>),
-    /// The stories of the next real packets, of one port if it is said.
+    /// The stories of the next real packets, of one port and by a filter if they are said.
     Follow {
         count: u32,
         port: Option<String>,
+        filter: Option<::capture::Filter>,
         reply: Reply<Result<Following, Refusal>>,
     },
 }
