@@ -6,6 +6,8 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod capture;
+mod captured;
 mod changes;
 mod command;
 mod config;
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         reconfigure::trials(),
         config::trials(),
         control::trials(),
+        capture::trials(),
         changes::trials(),
         rights::trials(),
         trace::trials(),
