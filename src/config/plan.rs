@@ -17,6 +17,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::nat::NatSettings;
 use super::port::{parse_port, parse_tap};
 use super::publish::parse_rule;
 use super::tunnel::TunnelConfig;
@@ -45,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) added_tunnels: Vec<TunnelConfig>,
     pub(crate) withdrawn: Vec<Publish>,
     pub(crate) published: Vec<Publish>,
+    /// Other timeouts, or another MSS.
+    pub(crate) nat: Option<NatSettings>,
     pub(crate) changes: Vec<Change>,
 }
 
@@ -248,11 +251,16 @@ impl Plan {
         new.mac_table_size = old.mac_table_size;
         new.control.clone_from(&old.control);
         new.metrics.clone_from(&old.metrics);
-        new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
         plan.ports(old, new);
         plan.tunnels(old, new);
         plan.rules(old, new);
+        if let (Some(old), Some(new)) = (&old.router, &new.router)
+            && old.nat != new.nat
+        {
+            plan.note(Action::Alter, "setting", "nat", format!("{} -> {}", old.nat, new.nat));
+            plan.nat = Some(new.nat.clone());
+        }
         Ok(plan)
     }
 
@@ -358,6 +366,11 @@ fn is_same(one: &PortConfig, other: &PortConfig) -> bool {
     by_one_worker(one) == by_one_worker(other)
 }
 
+/// These settings, with what can be changed while packets flow from the others.
+fn with_live_of(settings: &NatSettings, other: &NatSettings) -> NatSettings {
+    NatSettings { timeouts: other.timeouts, mss_clamp: other.mss_clamp, ..settings.clone() }
+}
+
 fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let (old, new, said) = (&now.config, &desired.config, &desired.flags);
     let mut problems = Vec::new();
@@ -382,12 +395,8 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
         old.mac_aging_time.to_string(),
         new.mac_aging_time.to_string(),
     );
-    let is_other = said.control.is_some() && old.control.path != new.control.path;
-    let is_other =
-        is_other || (&old.control.group, old.control.read_only_others) != (&new.control.group, new.control.read_only_others);
-    let metrics = |flags: &Flags| flags.metrics.clone().unwrap_or_else(|| "none".to_owned());
-    fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(&now.flags), metrics(said));
-    fixed("control", is_other, describe(&old.control), describe(&new.control));
+    let control = new.control.completed_by(&old.control, said);
+    fixed("control", control != old.control, describe(&old.control), describe(&control));
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
     let bridged = |config: &Config| config.bridge_uplink.clone();
@@ -402,7 +411,7 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     };
     fixed("gateway", gateways(old) != gateways(new), gateways(old), gateways(new));
     if let (Some(old), Some(new)) = (&old.router, &new.router) {
-        fixed("nat", old.nat != new.nat, old.nat.to_string(), new.nat.to_string());
+        fixed("nat", with_live_of(&old.nat, &new.nat) != new.nat, old.nat.to_string(), new.nat.to_string());
         let whole = |rules: &[Publish]| {
             let rules = rules.iter().filter(|rule| matches!(rule, Publish::Address { .. }));
             rules.map(Publish::to_string).collect::<Vec<String>>().join(", ")

@@ -39,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("change/apply", apply),
         trial("change/a_tunnel_comes_and_goes", a_tunnel_comes_and_goes),
         trial("change/tunnels_that_share_a_socket", tunnels_that_share_a_socket),
+        trial("change/apply_where_flags_say_who_may", apply_where_flags_say_who_may),
         trial("change/nothing_is_lost_over_100_applies", nothing_is_lost_over_100_applies),
     ]
 }
@@ -356,6 +357,9 @@ fn what_needs_a_restart() {
         assert_eq!(file.reload(site.switch(), text), Reloaded::Refused, "{text}");
         assert!(site.switch().has_logged(say), "not said: {say}");
     }
+    assert_eq!(file.reload(site.switch(), "[nat]\ntimeouts = { udp = 200 }\nmss-clamp = false\n"), Reloaded::Changed);
+    assert!(site.switch().has_logged("~ setting nat: "));
+    assert_eq!(file.reload(site.switch(), ""), Reloaded::Changed);
     // What is said as it is needs none.
     assert_eq!(file.reload(site.switch(), "[bridge.br0]\nmac-table-size = 8192\n"), Reloaded::Same);
     assert_eq!(ping(site.guest(1), GATEWAY, 7).0, GATEWAY);
@@ -512,6 +516,20 @@ fn apply() {
     let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
     assert!(said.contains("v.toml:"), "the file and the line: {said}");
     site.finish();
+}
+
+/// As a service is started: the socket and its rights by flags, all else in the file.
+fn apply_where_flags_say_who_may() {
+    let (a, directory) = (Host::quiet("a"), Directory::new());
+    let (socket, file) = (directory.text("control"), File::new(""));
+    file.write(&port(&a, ""));
+    let group = ["--control-group", "root", "--control-read-only-others"];
+    let switch = Switch::start(&[&["--config", file.path(), "--control", &socket][..], &group].concat());
+    assert_eq!(text(&socket, &["apply", file.path()]), "nothing changes\n");
+    file.write(&(port(&a, "") + "[control]\nread-only-others = false\n"));
+    let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
+    assert!(said.contains("this needs a restart: control is ") && said.contains("group root, others may read, not "), "{said}");
+    switch.finish();
 }
 
 fn nothing_is_lost_over_100_applies() {
