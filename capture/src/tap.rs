@@ -1,19 +1,26 @@
 //! What one worker does for one capture: chooses frames, and puts them into its ring.
 //!
 //! A received frame is copied before its walk, which writes into it, and becomes a record when the walk's verdict is
-//! known. Where only drops are wanted just its beginning is copied, as no walk writes behind it; the rest is taken
-//! from where the frame lies, once it is known to be dropped.
+//! known. Where only drops are wanted just its beginning is copied, as a walk writes nothing behind it but a checksum
+//! where the guest says; the rest is taken from where the frame lies, once it is known to be dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use packet::ethernet::ETHERNET_LEN;
+use packet::headers::MAX_TAGS;
+use packet::vlan::TAG_LEN;
+use packet::{icmpv4, icmpv6};
 
 use crate::filter::{Filter, Subject};
 use crate::record::{Direction, HEADER_LEN, Header, Verdict};
 use crate::ring::Writer;
 
-/// Behind so many bytes a walk changes nothing: headers are before it, and answers are shorter (an ICMP error has 576
-/// bytes at most, RFC 1812 section 4.3.2.3).
-const CHANGED: usize = 1024;
+/// Behind so many bytes a walk changes nothing but a checksum that a guest wants finished there: headers are before it,
+/// and so are answers, which are made of the frame itself.
+const CHANGED: usize = 2048;
+const LONGEST_ANSWER: usize = ETHERNET_LEN + MAX_TAGS * TAG_LEN + icmpv6::MAX_ERROR_LEN;
+const _: () = assert!(CHANGED >= LONGEST_ANSWER && icmpv6::MAX_ERROR_LEN >= icmpv4::MAX_ERROR_LEN);
 
 /// Which frames a capture is to have, and how much of them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +90,8 @@ pub struct Tap {
     lost: Lost,
     /// The frame at hand.
     pending: Option<Header>,
+    /// So much of it was copied before its walk.
+    copied: usize,
     /// So many frames are passed over before the next.
     skip: u32,
     random: u32,
@@ -92,7 +101,7 @@ impl Tap {
     /// A part of the capture with this number.
     #[must_use]
     pub fn new(id: u64, want: Arc<Want>, writer: Writer, lost: Lost) -> Tap {
-        Tap { id, want, writer, lost, pending: None, skip: 0, random: 0x9e37_79b9 ^ id as u32 | 1 }
+        Tap { id, want, writer, lost, pending: None, copied: 0, skip: 0, random: 0x9e37_79b9 ^ id as u32 | 1 }
     }
 
     /// The capture's number.
@@ -101,9 +110,10 @@ impl Tap {
         self.id
     }
 
-    /// A frame whose verdict will follow: it came in, or waited within.
+    /// A frame whose verdict will follow: it came in, or waited within. A checksum will be written into it up to
+    /// `checksum_end`, 0 if none.
     #[inline]
-    pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction) {
+    pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: usize) {
         self.pending = None;
         if !self.wants(seen) {
             return;
@@ -112,7 +122,8 @@ impl Tap {
         let header = header(seen, direction, Verdict::Passed, frame.len());
         self.pending = Some(header);
         let kept = frame.len().min(self.want.snaplen);
-        let copied = if self.want.drops_only { kept.min(CHANGED) } else { kept };
+        let copied = if self.want.drops_only { kept.min(CHANGED.max(checksum_end)) } else { kept };
+        self.copied = copied;
         if let Some(room) = self.writer.begin(HEADER_LEN + kept) {
             room[HEADER_LEN..HEADER_LEN + copied].copy_from_slice(&frame[..copied]);
         }
@@ -129,8 +140,8 @@ impl Tap {
             record[..HEADER_LEN].copy_from_slice(&Header { verdict, ..header }.to_bytes());
             if self.want.drops_only {
                 let kept = record.len() - HEADER_LEN;
-                if let Some(rest) = frame.get(CHANGED..kept) {
-                    record[HEADER_LEN + CHANGED..].copy_from_slice(rest);
+                if let Some(rest) = frame.get(self.copied..kept) {
+                    record[HEADER_LEN + self.copied..].copy_from_slice(rest);
                 }
             }
         }
@@ -233,11 +244,11 @@ mod tests {
     #[test]
     fn a_received_frame_is_as_it_came_with_the_verdict_of_its_walk() {
         let (mut tap, mut reader, _) = tap(Want { port: Some(2), snaplen: 3, ..Want::default() });
-        tap.arrives(&seen(1, b"other"), Direction::Received);
+        tap.arrives(&seen(1, b"other"), Direction::Received, 0);
         tap.judge(Verdict::Dropped(1), b"other");
-        tap.arrives(&seen(2, b"frame"), Direction::Received);
+        tap.arrives(&seen(2, b"frame"), Direction::Received, 0);
         tap.judge(Verdict::Dropped(4), b"XXXXX");
-        tap.arrives(&seen(2, b"waits"), Direction::Within);
+        tap.arrives(&seen(2, b"waits"), Direction::Within, 0);
         tap.judge(Verdict::Passed, b"waits");
         let all = read(&mut tap, &mut reader);
         let verdict = Verdict::Dropped(4);
@@ -250,11 +261,11 @@ mod tests {
         let (mut tap, mut reader, _) = tap(Want { drops_only: true, ..Want::default() });
         let came: Vec<u8> = (0..3000).map(|n| n as u8).collect();
         let mut now = came.clone();
-        now[..600].fill(0);
-        tap.arrives(&seen(0, &came), Direction::Received);
+        now[..LONGEST_ANSWER].fill(0);
+        tap.arrives(&seen(0, &came), Direction::Received, 0);
         tap.judge(Verdict::Passed, &now);
         tap.leaves(&seen(0, &came), [&came, &[], &[]], Verdict::Passed);
-        tap.arrives(&seen(0, &came), Direction::Received);
+        tap.arrives(&seen(0, &came), Direction::Received, 0);
         tap.judge(Verdict::CopiesDropped(8), &now);
         let all = read(&mut tap, &mut reader);
         assert_eq!(all.len(), 1);
@@ -274,7 +285,7 @@ mod tests {
         let (mut tap, reader, lost) = tap(Want { drops_only: true, ..Want::default() });
         let frame = [0; 1000];
         for n in 0..100 {
-            tap.arrives(&seen(1, &frame), Direction::Received);
+            tap.arrives(&seen(1, &frame), Direction::Received, 0);
             tap.judge(if n % 2 == 0 { Verdict::Passed } else { Verdict::Dropped(0) }, &frame);
         }
         // Four chunks with four frames each.

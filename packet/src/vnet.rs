@@ -68,6 +68,15 @@ impl VnetHeader {
         }
     }
 
+    /// Behind the checksum that is to be finished, in bytes from the frame's start; 0 if none is. It may be beyond the
+    /// frame's end.
+    #[inline]
+    #[must_use]
+    pub fn checksum_end(self) -> usize {
+        let end = usize::from(self.csum_start) + usize::from(self.csum_offset) + 2;
+        if self.flags & flag::NEEDS_CSUM == 0 { 0 } else { end }
+    }
+
     /// The wire's twelve bytes; what no field says is zero.
     #[inline]
     #[must_use]

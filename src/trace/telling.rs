@@ -8,10 +8,18 @@ use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
 use crate::control_socket::story as views;
 
 /// Ports by their numbers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Names(pub(crate) Vec<String>);
 
 impl Names {
+    /// Ports that are new have these; one that is gone keeps its name, as stories of its frames may still be told.
+    pub(crate) fn take_in(&mut self, now: Vec<String>) {
+        self.0.resize(now.len().max(self.0.len()), String::new());
+        for (known, name) in self.0.iter_mut().zip(now).filter(|(_, name)| !name.is_empty()) {
+            *known = name;
+        }
+    }
+
     fn of(&self, id: PortId) -> String {
         let name = self.0.get(id.index()).filter(|name| !name.is_empty());
         name.cloned().unwrap_or_else(|| format!("port {id}"))
@@ -20,7 +28,7 @@ impl Names {
 
 /// A story as it is shown.
 pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> views::Story {
-    let port = names.0.get(story.ingress.index()).filter(|name| !name.is_empty()).cloned();
+    let port = story.came_in_by().map(|id| names.of(id));
     let arrived = match &port {
         Some(name) => format!("comes in by {name}"),
         None => "had waited within the switch".to_owned(),
@@ -28,7 +36,7 @@ pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> views
     let first = views::Step { step: "arrived".to_owned(), text: arrived, port: port.clone(), ..views::Step::default() };
     views::Story {
         at: story.at.as_millis(),
-        packet: describe(story.head()),
+        packet: describe(story.is_packet(), story.head()),
         len: story.len,
         assumed,
         steps: std::iter::once(first).chain(story.steps().iter().map(|step| telling(*step, names))).collect(),
@@ -40,12 +48,17 @@ pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> views
 
 fn verdict(story: &Story, names: &Names) -> views::Verdict {
     let (verdict, reason, text) = match story.verdict() {
-        Verdict::Sent(_) => {
+        Verdict::Sent(count) => {
             let mut ports: Vec<String> = Vec::new();
             for step in story.steps() {
                 if let Step::Sent { port, .. } = step {
                     ports.push(names.of(*port));
                 }
+            }
+            match usize::from(count).saturating_sub(ports.len()) {
+                0 => {}
+                more if ports.is_empty() => ports.push(format!("{more} ports")),
+                more => ports.push(format!("and {more} more")),
             }
             ("sent", None, format!("leaves by {}", ports.join(", ")))
         }
@@ -131,11 +144,15 @@ fn telling(step: Step, names: &Names) -> views::Step {
             ..of("neighbour", format!("{address} is at {mac}"))
         },
         Step::Waits { address, asked, kept } => {
-            let asks = if asked { ", and is asked for by ARP in the packet's place" } else { " and was asked for already" };
+            let asks = if asked { ", and is asked for by ARP in the packet's place" } else { ", and not asked for again now" };
             let waits = if kept { "the packet waits" } else { "there is no room for the packet to wait" };
             let text = format!("the MAC address of {address} is not known{asks}: {waits}");
             views::Step { address: Some(address.to_string()), ..of("waits", text) }
         }
+        Step::RequestDropped(reason) => views::Step {
+            reason: Some(reason.name().to_owned()),
+            ..of("request_dropped", format!("the ARP request is dropped: {}", why(reason)))
+        },
         Step::FragmentKept => of("fragment_kept", "a fragment before its datagram's first: kept until that comes".to_owned()),
         Step::Fragmented(mtu) => of("fragmented", format!("too long: leaves in fragments of at most {mtu} bytes")),
         Step::Segmented(size) => of("segmented", format!("a super-frame of TCP segments of {size} bytes")),
@@ -224,10 +241,10 @@ fn tag_text(action: TagAction) -> String {
 }
 
 /// A frame's headers in tcpdump's manner, as far as the head shows them.
-fn describe(head: &[u8]) -> String {
-    // A TUN device's packets begin with their IP header, whose first byte is no station's.
-    if head.first() == Some(&0x45) && word(head, 12) != Some(EtherType::IPV4.0) {
-        return ipv4(head).unwrap_or_default();
+fn describe(is_packet: bool, head: &[u8]) -> String {
+    if is_packet {
+        let is_ipv4 = head.first().is_some_and(|first| first >> 4 == 4);
+        return is_ipv4.then(|| ipv4(head)).flatten().unwrap_or_else(|| "a packet without Ethernet header, not IPv4".to_owned());
     }
     let mac = |at: usize| head.get(at..at + 6).and_then(|bytes| bytes.try_into().ok()).map(MacAddr);
     let (Some(dst), Some(src)) = (mac(0), mac(6)) else { return "a runt".to_owned() };

@@ -209,6 +209,8 @@ pub(crate) enum Released {
     Sink(Sink),
     /// What a worker had of a capture.
     Tap(Box<Tap>),
+    /// What it had of live traces.
+    Watch(Box<Watch>),
 }
 
 impl AsFd for Source {
@@ -550,7 +552,11 @@ impl Worker {
                         port.mtu = mtu;
                     }
                 }
-                Command::Watch(watch) => self.pipeline.set_watch(watch),
+                Command::Watch(watch) => {
+                    if let Some(watch) = self.pipeline.set_watch(watch) {
+                        self.tell(Event::Released(Released::Watch(watch)));
+                    }
+                }
                 Command::Barrier(number) => self.tell(Event::Obeyed(number)),
                 Command::Answer(answers) => service::answer(&answers),
                 Command::BeginCapture(tap) => {

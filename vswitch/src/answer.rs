@@ -307,7 +307,10 @@ impl Own {
             walk.lose(DropReason::NeighbourQueueFull, 1);
         }
         if ask && walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).is_some() {
-            self.ask(shared, walk, packet.at, id, hop, None)?;
+            // What became of the packet is said, whatever becomes of the request.
+            if let Err(reason) = self.ask(shared, walk, packet.at, id, hop, None) {
+                walk.lose_request(reason);
+            }
         }
         Ok(())
     }

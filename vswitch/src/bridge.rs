@@ -44,6 +44,8 @@ pub(crate) struct Walk<'a> {
     /// Why the frame at hand, some copies of it, or an answer that was made of it, were dropped, where the walk's
     /// outcome does not tell.
     pub(crate) also_dropped: Option<DropReason>,
+    /// Why an ARP request was dropped that was made for the frame at hand.
+    pub(crate) request_dropped: Option<DropReason>,
 }
 
 impl Bridges {
@@ -138,7 +140,7 @@ impl Walk<'_> {
         }
         let added = self.tx.add(frame);
         let from_tunnel = from.is_some_and(|from| self.is_tunnel(domain, from));
-        let (mut copies, mut too_long) = (0, 0);
+        let (mut copies, mut too_long) = (0u64, 0);
         for (index, port) in self.bridges.ports[..self.bridges.end].iter().enumerate() {
             let id = PortId(index as u16);
             let is_reached = |port: &&Port| port.bridge == domain.bridge && Some(id) != from;
@@ -160,10 +162,17 @@ impl Walk<'_> {
             }
             copies += 1;
         }
-        self.lose(DropReason::TooLong, too_long);
         self.note(|| Step::Flooded { mac: frame.headers.dst, ports: copies as u16 });
-        self.counters.copies.add(u64::saturating_sub(copies, 1));
-        if copies == 0 { Err(DropReason::NoDestination) } else { Ok(()) }
+        if copies == 0 {
+            return Err(DropReason::NoDestination);
+        }
+        if copies == too_long {
+            // No port takes it, so that nothing was copied: it is dropped as what it is, once.
+            return Err(DropReason::TooLong);
+        }
+        self.lose(DropReason::TooLong, too_long);
+        self.counters.copies.add(copies - 1);
+        Ok(())
     }
 
     /// A frame that was written into the batch here: what stands in it, and nothing owed.

@@ -70,7 +70,8 @@ impl Captures {
         self.time = time;
     }
 
-    /// A frame is about to walk, and [`Captures::judge`] will tell how it went. What comes from no port is seen where it is counted, at the first.
+    /// A frame is about to walk, and [`Captures::judge`] will tell how it went. What comes from no port is seen where it is
+    /// counted, at the first.
     #[inline]
     pub(crate) fn arrives(&mut self, bridges: &Bridges, id: PortId, direction: Direction, batch: &Batch, at: usize) -> Arrived {
         let id = if id == NOWHERE { PortId(0) } else { id };
@@ -81,7 +82,8 @@ impl Captures {
             Some(_) => Some(Headers::of_packet(bytes)),
         };
         let seen = self.seen(bridges, id, headers.as_ref(), bytes);
-        self.taps.iter_mut().for_each(|tap| tap.arrives(&seen, direction));
+        let checksum_end = batch.vnet(span).checksum_end();
+        self.taps.iter_mut().for_each(|tap| tap.arrives(&seen, direction, checksum_end));
         Arrived(span)
     }
 
@@ -99,9 +101,18 @@ impl Captures {
         self.taps.iter_mut().for_each(|tap| tap.judge(verdict, frame));
         if let (Err(_), Some(reason)) = (outcome, also) {
             // The answer was dropped too.
-            let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at);
-            self.dropped(walk.rx, made, reason);
+            self.made_and_dropped(walk, at, reason);
         }
+        if let Some(reason) = walk.request_dropped.take() {
+            self.made_and_dropped(walk, at, reason);
+        }
+    }
+
+    /// What was made in this place of the batch was dropped.
+    #[cold]
+    pub(crate) fn made_and_dropped(&mut self, walk: &Walk<'_>, at: usize, reason: DropReason) {
+        let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at);
+        self.dropped(walk.rx, made, reason);
     }
 
     /// The frame that was the last to arrive was dropped.

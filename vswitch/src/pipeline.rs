@@ -160,9 +160,9 @@ impl Pipeline {
     }
 
     /// From now on these want to know what happens to which frames; nobody if `None`. Not between
-    /// [`Pipeline::process`] and [`Pipeline::transmit`].
-    pub fn set_watch(&mut self, watch: Option<Box<Watch>>) {
-        self.watch = watch;
+    /// [`Pipeline::process`] and [`Pipeline::transmit`]. Gives back the one before, whose memory is best let go of elsewhere.
+    pub fn set_watch(&mut self, watch: Option<Box<Watch>>) -> Option<Box<Watch>> {
+        std::mem::replace(&mut self.watch, watch)
     }
 
     pub(crate) fn watch(&self) -> Option<&Watch> {
@@ -185,7 +185,8 @@ impl Pipeline {
         begin_batch(watch, captures);
         let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None };
+        let mut walk =
+            Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None, request_dropped: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
             begin(watch, &mut walk, at);
@@ -223,7 +224,18 @@ impl Pipeline {
             }
             return;
         };
-        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, story: None, also_dropped: None };
+        let mut walk = Walk {
+            bridges,
+            rx,
+            tx,
+            errors,
+            ingress: id,
+            counters: socket,
+            now,
+            story: None,
+            also_dropped: None,
+            request_dropped: None,
+        };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
@@ -295,7 +307,18 @@ impl Pipeline {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
             let Some(counters) = bridges.counters.port(held.port).or(bridges.counters.port(PortId(0))) else { continue };
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, story: None, also_dropped: None };
+            let mut walk = Walk {
+                bridges,
+                rx,
+                tx,
+                errors,
+                ingress: held.port,
+                counters,
+                now,
+                story: None,
+                also_dropped: None,
+                request_dropped: None,
+            };
             begin(watch, &mut walk, at);
             let arrived = arrives(captures, &walk, at, Direction::Within);
             walk.note(|| Step::Resumed);
@@ -323,15 +346,30 @@ impl Pipeline {
         Own::collect(shared, rx, tasks, now);
         let Some(counters) = bridges.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, story: None, also_dropped: None };
+            let mut walk = Walk {
+                bridges,
+                rx,
+                tx,
+                errors,
+                ingress: NOWHERE,
+                counters,
+                now,
+                story: None,
+                also_dropped: None,
+                request_dropped: None,
+            };
+            let mut arrived = None;
             if matches!(task, Task::Undeliverable) {
                 begin(watch, &mut walk, at);
                 walk.note(|| Step::Resumed);
+                arrived = arrives(captures, &walk, at, Direction::Within);
             }
-            let arrived = arrives(captures, &walk, at, Direction::Within);
             let outcome = own.perform(shared, &mut walk, at, *task);
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
+                if let (Some(captures), None) = (&mut *captures, arrived) {
+                    captures.made_and_dropped(&walk, at, reason);
+                }
             }
             end(watch, &mut walk, outcome);
             judge(captures, &mut walk, at, arrived, outcome);
@@ -432,7 +470,7 @@ fn begin_batch(watch: &mut Option<Box<Watch>>, captures: &mut Option<Box<Capture
 #[inline(always)]
 fn begin(watch: &mut Option<Box<Watch>>, walk: &mut Walk<'_>, at: usize) {
     if let Some(watch) = watch {
-        walk.story = watch.begin(walk.ingress, walk.rx.frame(walk.rx.spans()[at]), walk.now);
+        walk.story = watch.begin(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[at]), walk.now);
     }
 }
 

@@ -10,11 +10,9 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use packet::{Batch, Datagram, Timestamp, VnetHeader};
-use tunnel::{Arrivals, Protocol};
+use packet::{Batch, Timestamp, VnetHeader};
 
 use crate::counters::Counters;
-use crate::decap::Inbox;
 use crate::egress::{Egress, SendError};
 use crate::mac_table::MacTable;
 use crate::pipeline::Pipeline;
@@ -26,7 +24,6 @@ use crate::trace::{Story, Watch};
 pub struct Rehearsal {
     pipeline: Pipeline,
     batch: Batch,
-    inbox: Inbox,
     egress: Egress,
 }
 
@@ -36,7 +33,7 @@ impl Rehearsal {
     pub fn new(table: Arc<MacTable>, ports: usize) -> Rehearsal {
         let mut pipeline = Pipeline::new(table, ports, Arc::new(Counters::new(ports)));
         pipeline.set_watch(Some(Box::new(Watch::rehearsal())));
-        Rehearsal { pipeline, batch: Batch::new(), inbox: Inbox::new(), egress: Egress::new(ports) }
+        Rehearsal { pipeline, batch: Batch::new(), egress: Egress::new(ports) }
     }
 
     /// Its pipeline, which is to be told what those of workers are told.
@@ -53,30 +50,6 @@ impl Rehearsal {
         }
         self.pipeline.process(ingress, &mut self.batch, now, &mut self.egress);
         self.pipeline.transmit(&self.batch, &mut self.egress, nowhere);
-        self.take()
-    }
-
-    /// What would become of a datagram that a receiving socket of tunnels got now, of which `mtu` is the longest
-    /// packet that it may hold; of several frames in it, of the first.
-    pub fn walk_datagram(
-        &mut self,
-        endpoint: PortId,
-        protocol: Protocol,
-        mtu: u32,
-        datagram: &Datagram<'_>,
-        now: Timestamp,
-    ) -> Option<Story> {
-        self.inbox.clear();
-        let arrival = Arrivals::new(*datagram, protocol, mtu).next()?;
-        if !self.inbox.push(datagram, arrival) {
-            return None;
-        }
-        self.pipeline.process_tunnel(endpoint, &mut self.inbox, now, &mut self.egress);
-        self.pipeline.transmit(self.inbox.batch(), &mut self.egress, nowhere);
-        self.take()
-    }
-
-    fn take(&mut self) -> Option<Story> {
         self.pipeline.leave_it();
         self.pipeline.watch()?.last().cloned()
     }

@@ -29,6 +29,7 @@ use crate::egress::Frame;
 use crate::forward::{Forward, forward};
 use crate::mac_table::{Learned, MacTable};
 use crate::port::PortId;
+use crate::router::NOWHERE;
 
 mod live;
 pub use live::{Live, MAX_LIVE, MAX_WAITING, Watch};
@@ -127,6 +128,8 @@ pub enum Step {
         /// The packet waits for the answer; else there was no room.
         kept: bool,
     },
+    /// The ARP request that was made for it was dropped.
+    RequestDropped(DropReason),
     /// A fragment waits for the first one of its datagram.
     FragmentKept,
     /// It is longer than its way out and leaves in fragments of at most so many bytes.
@@ -229,6 +232,8 @@ pub struct Story {
     count: u8,
     /// Nothing of this really happens.
     is_rehearsal: bool,
+    /// It is a packet without an Ethernet header.
+    is_packet: bool,
     /// How the walk ended.
     ended: Result<(), DropReason>,
     sent: u16,
@@ -258,6 +263,7 @@ impl Story {
             steps: [Step::Resumed; MAX_STEPS],
             count: 0,
             is_rehearsal: false,
+            is_packet: false,
             ended: Ok(()),
             sent: 0,
             lost: None,
@@ -281,10 +287,22 @@ impl Story {
         (self.taught, self.evicted, self.addressed) = (None, [None; 2], [None; 2]);
     }
 
+    /// The port that it came in through; `None` if it had waited for a neighbour.
+    #[must_use]
+    pub fn came_in_by(&self) -> Option<PortId> {
+        Some(self.ingress).filter(|ingress| *ingress != NOWHERE)
+    }
+
     /// The beginning of the frame as it came.
     #[must_use]
     pub fn head(&self) -> &[u8] {
         &self.head[..HEAD_LEN.min(self.len as usize)]
+    }
+
+    /// Does it begin with an IP header, as what a TUN device and its tunnel carry?
+    #[must_use]
+    pub fn is_packet(&self) -> bool {
+        self.is_packet
     }
 
     /// What happened, in order.
@@ -433,6 +451,14 @@ impl Walk<'_> {
             self.also_dropped = Some(reason);
             self.note(|| Step::Dropped { reason, port: None });
         }
+    }
+
+    /// The same of an ARP request that was made for it.
+    #[cold]
+    pub(crate) fn lose_request(&mut self, reason: DropReason) {
+        self.counters.drop(reason, 1);
+        self.request_dropped = Some(reason);
+        self.note(|| Step::RequestDropped(reason));
     }
 
     /// Lets the bridge's MAC table hear of a source.

@@ -10,6 +10,7 @@ use tunnel::{Train, Way};
 
 use super::{Step, Story};
 use crate::boarded::Boarded;
+use crate::bridge::Bridges;
 use crate::counters::DropReason;
 use crate::egress::{Queue, SendError, Written};
 use crate::port::{Encapsulation, PortId};
@@ -144,7 +145,7 @@ impl Watch {
 
     /// A story for a frame that somebody wants.
     #[cold]
-    pub(crate) fn begin(&mut self, ingress: PortId, frame: &[u8], now: Timestamp) -> Option<Box<Story>> {
+    pub(crate) fn begin(&mut self, bridges: &Bridges, ingress: PortId, frame: &[u8], now: Timestamp) -> Option<Box<Story>> {
         let wanted = self.live.iter().enumerate().filter(|(_, live)| live.takes(ingress, frame));
         let wanted = wanted.fold(0, |wanted, (at, _)| wanted | 1 << at);
         if wanted == 0 && !self.rehearses {
@@ -156,6 +157,7 @@ impl Watch {
         };
         story.begin(ingress, frame, now);
         (story.wanted, story.is_rehearsal) = (wanted, self.rehearses);
+        story.is_packet = bridges.ip_tunnel(ingress).is_some();
         Some(story)
     }
 
