@@ -18,7 +18,10 @@ use nat::{Connection, Endpoint, Filtering, NatConfig, NatStats, Protocol, Publis
 use packet::{MacAddr, VnetHeader};
 use packets::{ACK, FIN, RST, SYN, Tcp};
 use proptest::prelude::*;
-use vswitch::{Live, MacEntry, NeighbourEntry, Port, PortId, PortKind, PortVlan, Rehearsal, Router, Step, Story, Verdict, Watch};
+use vswitch::{
+    Live, MacEntry, NeighbourEntry, NeighbourStats, Port, PortId, PortKind, PortVlan, Rehearsal, Router, Step, Story, Verdict,
+    Watch,
+};
 
 use crate::bridge::port;
 
@@ -39,8 +42,10 @@ struct Tables {
     mac_stats: String,
     connections: Vec<Connection>,
     nat: NatStats,
+    fragments: (usize, usize),
     free: [u32; 2],
     neighbours: Vec<NeighbourEntry>,
+    neighbour_stats: NeighbourStats,
 }
 
 impl Theatre {
@@ -71,8 +76,10 @@ impl Theatre {
             mac_stats: format!("{:?}", bridge.table.stats()),
             connections: nat.connections(now),
             nat: nat.stats(),
+            fragments: nat.fragments_now(),
             free: [Protocol::TCP, Protocol::UDP].map(|protocol| nat.free_ports(OUTSIDE, protocol)),
             neighbours: self.lab.neighbours.entries(now),
+            neighbour_stats: self.lab.neighbours.stats(),
         }
     }
 
