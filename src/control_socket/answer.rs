@@ -32,6 +32,7 @@ impl IntoResponse for Refusal {
             Refusal::NotFound(what) => problem(StatusCode::NOT_FOUND, &what),
             Refusal::Conflict(what) => problem(StatusCode::CONFLICT, &what),
             Refusal::Unfit(what) => problem(StatusCode::UNPROCESSABLE_ENTITY, &what),
+            Refusal::Fault(what) => problem(StatusCode::INTERNAL_SERVER_ERROR, &what),
         }
     }
 }

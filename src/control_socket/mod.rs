@@ -141,6 +141,8 @@ pub(crate) enum Refusal {
     Conflict(String),
     /// It can never be so.
     Unfit(String),
+    /// A fault of ours.
+    Fault(String),
 }
 
 /// The MAC table as it is, and the names of ports by their numbers.

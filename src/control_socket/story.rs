@@ -74,4 +74,7 @@ pub(crate) struct End {
     pub(crate) told: u32,
     /// Stories that found no room
     pub(crate) lost: u64,
+    /// The port whose packets were asked for is no port any more, or was made anew
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) port_is_gone: bool,
 }

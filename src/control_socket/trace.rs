@@ -1,6 +1,5 @@
 //! What happens to packets: imagined ones, and real ones as they come.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -13,12 +12,12 @@ use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::time::sleep;
 use utoipa::IntoParams;
-use vswitch::Live;
 
 use super::answer::{Parameters, problem};
 use super::lasting::Lasting;
 use super::{Asker, Query, Refusal, story};
-use crate::trace::{self, Names, Words};
+use crate::daemon::Following;
+use crate::trace::{self, Words};
 
 /// How often it is looked whether a story is there.
 const LOOK: Duration = Duration::from_millis(50);
@@ -77,15 +76,14 @@ pub(super) async fn follow(
     }
     let filter = filter.map(|text| text.parse::<Filter>()).transpose();
     let filter = filter.map_err(|error| Refusal::NotUnderstood(format!("filter: {error}")))?;
-    let (live, names) = asker.change(|reply| Query::Follow { count, port, filter, reply }).await?;
-    let telling = Telling { live, names, count, told: 0, waited: 0, is_over: false };
+    let following = asker.change(|reply| Query::Follow { count, port, filter, reply }).await?;
+    let telling = Telling { following, count, told: 0, waited: 0, is_over: false };
     Ok(lasting.answer("application/x-ndjson", lines(telling)))
 }
 
-/// Stories on their way to a client; ends the trace when the client is gone.
+/// Stories on their way to a client.
 struct Telling {
-    live: Arc<Live>,
-    names: Names,
+    following: Following,
     count: u32,
     told: u32,
     /// Looks in vain since nothing more was wanted.
@@ -93,30 +91,27 @@ struct Telling {
     is_over: bool,
 }
 
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.live.end();
-    }
-}
-
 impl Telling {
     fn all_are_told(&mut self) -> bool {
-        if self.live.remaining() > 0 {
+        let live = &self.following.live;
+        if live.remaining() > 0 {
             return false;
         }
         self.waited += 1;
-        u64::from(self.told) + self.live.lost() >= u64::from(self.count) || self.waited > LAST_LOOKS
+        u64::from(self.told) + live.lost() >= u64::from(self.count) || self.waited > LAST_LOOKS
     }
 
     async fn next_line(&mut self) -> Option<Bytes> {
         while !self.is_over {
-            if let Some(told) = self.live.next_story() {
+            if let Some(told) = self.following.live.next_story() {
                 self.told += 1;
-                return line(&trace::story(&told, &self.names, Vec::new()));
+                return line(&trace::story(&told, &self.following.names(), Vec::new()));
             }
             if self.all_are_told() {
                 self.is_over = true;
-                return line(&story::End { told: self.told, lost: self.live.lost() });
+                let Following { live, .. } = &self.following;
+                let port_is_gone = self.following.port_is_gone();
+                return line(&story::End { told: self.told, lost: live.lost(), port_is_gone });
             }
             sleep(LOOK).await;
         }

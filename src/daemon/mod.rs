@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use netio::{Poller, Waker};
-use vswitch::{Counters, Live, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
+use vswitch::{Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
 
 use crate::busy_poll::BusyPoll;
 use crate::cli::Flags;
@@ -39,6 +39,7 @@ use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
 use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
 pub(crate) use traces::Following;
+use traces::Traces;
 use uplink::open_uplink;
 pub(crate) use words::check;
 use words::{check_way_out, place_of, summary_head, with_nearest};
@@ -92,7 +93,7 @@ pub(crate) struct Daemon {
     /// Walks imaginary packets, and is told what workers are told.
     rehearsal: RefCell<Rehearsal>,
     /// Who waits for the stories of real ones.
-    traces: Vec<Arc<Live>>,
+    traces: Traces,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
     scrape: Option<Scrape>,
@@ -176,7 +177,7 @@ impl Daemon {
             stale: Vec::new(),
             captures: captures::Captures::default(),
             rehearsal: RefCell::new(rehearsal),
-            traces: Vec::new(),
+            traces: Traces::default(),
             control: None,
             scrape: None,
         };
@@ -366,10 +367,12 @@ impl Daemon {
     /// A number has a new port.
     fn begin_to_count(&mut self, id: PortId) {
         self.ledger.begin(id, self.workers.iter().map(|worker| &*worker.counters));
+        self.name_in_traces();
     }
 
     /// These are no ports any more. Their numbers are free once all workers have heard of it.
     fn remove(&mut self, ids: Vec<PortId>) {
+        self.end_traces_of(&ids);
         for id in &ids {
             self.tell_workers(|_| Command::Remove(*id));
             self.table.forget(*id);

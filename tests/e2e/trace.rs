@@ -1,6 +1,9 @@
 //! Traces: an imaginary packet says what the real one then does, and real ones tell their stories.
 
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use libtest_mimic::Trial;
 use packet::MacAddr;
@@ -9,9 +12,10 @@ use serde_json::Value;
 use crate::frames::{frame, station};
 use crate::guest::Directory;
 use crate::host::Host;
+use crate::raw::RawSocket;
 use crate::site::{FAR, MACHINE, Mode, Plan, guest_address, recv_from, udp_on};
 use crate::switch::Switch;
-use crate::{trial, wait};
+use crate::{control, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -19,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("trace/why_it_does_not_arrive", why_it_does_not_arrive),
         trial("trace/real_packets", real_packets),
         trial("trace/readers_that_go", readers_that_go),
+        trial("trace/ports_that_change", ports_that_change),
     ]
 }
 
@@ -133,27 +138,96 @@ fn real_packets() {
     switch.finish();
 }
 
+/// Somebody who follows live traces.
+struct Reader {
+    child: Child,
+    stories: Receiver<Value>,
+}
+
+impl Reader {
+    fn start(socket: &str, words: &[&str]) -> Reader {
+        let mut command = command(socket, &[words, &["-o", "json"]].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vswitchctl runs");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let (tell, stories) = channel();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = tell.send(serde_json::from_str(&line).expect("json"));
+            }
+        });
+        Reader { child, stories }
+    }
+
+    /// Waits for such a story, of frames that come from there.
+    fn hears(&self, speaks: &RawSocket, is_it: impl Fn(&Value) -> bool) -> Value {
+        wait::until("a story", || {
+            speaks.send(&frame(MacAddr::BROADCAST, station(1), b"hear")).expect("sent");
+            self.stories.try_iter().find(&is_it)
+        })
+    }
+
+    /// What it said when it ended by itself.
+    fn last_words(mut self) -> String {
+        wait::until("its end", || self.child.try_wait().expect("looked at"));
+        let mut said = String::new();
+        self.child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        said
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A trace of a port ends with it, and the next port that has its number has a name of its own.
+fn ports_that_change() {
+    let directory = Directory::new();
+    let hosts = ["a", "b", "c"].map(Host::quiet);
+    let socket = directory.text("control");
+    let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
+    let all = Reader::start(&socket, &["--live", "1000000"]);
+    let of_b = Reader::start(&socket, &["--live", "1000000", "--port", "b"]);
+    let speaks = hosts[1].raw();
+    for reader in [&all, &of_b] {
+        reader.hears(&speaks, |story| story["port"] == "b");
+    }
+    control::text(&socket, &["port", "del", "b"]);
+    let said = of_b.last_words();
+    assert!(said.contains("its port is no port any more"), "{said}");
+    control::text(&socket, &["port", "add", &hosts[2].port("")]);
+    let story = all.hears(&hosts[2].raw(), |story| story["port"] != "a" && story["port"] != "b");
+    assert_eq!((&story["port"], &story["steps"][0]["text"]), (&"c".into(), &"comes in by c".into()));
+    assert_eq!(step(&story, "sent")["port"], "a");
+    drop(all);
+    switch.finish();
+}
+
 /// Whoever goes leaves his place to others, and the switch goes on.
 fn readers_that_go() {
     let directory = Directory::new();
     let host = Host::quiet("a");
     let socket = directory.text("control");
     let switch = Switch::start(&["--tap", &host.port(""), "--control", &socket]);
-    let follow = || command(&socket, &["--live", "1000"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
     let is_refused = || {
-        let mut child = follow();
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        let mut child = command(&socket, &["--live", "1000"]);
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+        thread::sleep(std::time::Duration::from_millis(300));
         let ended = child.try_wait().expect("looked at").is_some();
         let _ = child.kill();
         let output = child.wait_with_output().expect("ended");
         ended.then(|| assert!(String::from_utf8_lossy(&output.stderr).contains("live traces run already"), "{output:?}"))
     };
-    let mut readers: Vec<_> = (0..4).map(|_| follow()).collect();
-    wait::until("all places to be taken", is_refused);
-    for reader in &mut readers {
-        reader.kill().expect("killed");
-        reader.wait().expect("ended");
+    let readers: Vec<_> = (0..4).map(|_| Reader::start(&socket, &["--live", "1000000"])).collect();
+    let speaks = host.raw();
+    for reader in &readers {
+        reader.hears(&speaks, |_| true);
     }
+    is_refused().expect("all places are taken");
+    drop(readers);
     wait::until("a place to be free", || is_refused().is_none().then_some(()));
     switch.finish();
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use crate::cli::{Output, Trace};
 use crate::story::{End, Story};
@@ -50,6 +50,7 @@ fn follow(socket: &Path, path: &str, output: Output) -> anyhow::Result<()> {
                 if end.lost > 0 {
                     eprintln!("vswitchctl: {} more came too fast to be told", end.lost);
                 }
+                ensure!(!end.port_is_gone, "the trace ended: its port is no port any more, or was made anew");
                 return Ok(());
             }
             (Err(_), Output::Json) => line,

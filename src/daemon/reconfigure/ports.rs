@@ -92,8 +92,9 @@ impl Daemon {
         let gone: Vec<ManagedPort> = plan.removed_ports.iter().filter_map(|port| self.take_out(port)).collect();
         for port in ports {
             self.slots.mark(port.id);
-            self.begin_to_count(port.id);
+            let id = port.id;
             self.ports.push(port);
+            self.begin_to_count(id);
             self.attach(self.ports.len() - 1);
         }
         if !gone.is_empty() {
