@@ -117,9 +117,36 @@ pub(crate) struct Flags {
     /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<String>,
+    /// The bridges of a file; of `br0` the name alone, as its words are the flags.
+    #[arg(skip)]
+    pub(crate) bridges: Vec<BridgeWords>,
+    /// The bridge of a file's uplink in bridge mode.
+    #[arg(skip)]
+    pub(crate) uplink_bridge: Option<String>,
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// What is said of one bridge, in the words of the flags.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BridgeWords {
+    pub(crate) name: String,
+    pub(crate) tap: Vec<String>,
+    pub(crate) port: Vec<String>,
+    pub(crate) gateway: Vec<String>,
+    pub(crate) vxlan: Vec<String>,
+    pub(crate) udp: Vec<String>,
+    pub(crate) mac_table_size: Option<usize>,
+    pub(crate) mac_aging_time: Option<u32>,
+}
+
+impl BridgeWords {
+    /// Is nothing said but a name?
+    pub(crate) fn is_empty(&self) -> bool {
+        let lists = [&self.tap, &self.port, &self.gateway, &self.vxlan, &self.udp];
+        lists.iter().all(|list| list.is_empty()) && self.mac_table_size.is_none() && self.mac_aging_time.is_none()
+    }
 }
 
 impl Flags {
@@ -147,6 +174,8 @@ impl Flags {
             mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
             control: mine.control.or(file.control),
             check: self.check,
+            bridges: file.bridges,
+            uplink_bridge: file.uplink_bridge,
         }
     }
 

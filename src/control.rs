@@ -21,7 +21,7 @@ use std::time::Duration;
 use netio::LinkState;
 use netio::guest::Stream;
 use packet::Timestamp;
-use vswitch::{BridgeId, Port, PortId, PortKind};
+use vswitch::{Port, PortId, PortKind};
 
 use crate::config::{DeviceConfig, PortConfig};
 use crate::device::{Device, DeviceError, Ends};
@@ -160,7 +160,7 @@ impl ManagedPort {
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let Life::Attached { device, link, .. } = &self.life else { return None };
         Some(Port {
-            bridge: BridgeId::default(),
+            bridge: self.config.bridge,
             vlan: self.config.vlan.clone(),
             mtu: link.mtu,
             features: device.features(),

@@ -17,7 +17,7 @@ use nat::{Endpoint, External, ExternalKind, Nat, Protocol, Published, Refused};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{MacAddr, Timestamp};
-use vswitch::{BridgeId, Domain, Interface, Neighbours, Network, Route, Router, Routing, Uplink};
+use vswitch::{Domain, Interface, Neighbours, Network, Route, Router, Routing, Uplink};
 
 use crate::config::address::Cidr;
 use crate::config::publish::Publish;
@@ -77,7 +77,7 @@ impl RouterControl {
             None => None,
         };
         let interface = |gateway: &crate::config::router::Gateway| {
-            let domain = Domain { bridge: BridgeId::default(), vlan: gateway.vlan };
+            let domain = Domain { bridge: gateway.bridge, vlan: gateway.vlan };
             Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
         };
         let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use utoipa::{IntoParams, OpenApi};
 
 use super::{Asker, CONNECTIONS, MacTableNow, Query, log, metrics, views};
+use crate::config::bridge::unknown_bridge;
 
 /// A request's head has to come within this time.
 const HEAD_TIME: Duration = Duration::from_secs(5);
@@ -141,18 +142,42 @@ async fn stats(State(asker): State<Asker>) -> Result<Json<views::Stats>, Respons
     asker.ask(Query::Stats).await.map(Json).ok_or_else(busy)
 }
 
-/// The MAC table
-#[utoipa::path(get, path = "/v1/fdb", responses((status = 200, body = [views::MacEntry])))]
-async fn fdb(State(asker): State<Asker>) -> Result<Json<Vec<views::MacEntry>>, Response> {
-    let MacTableNow { mut entries, names } = asker.ask(Query::MacTable).await.ok_or_else(busy)?;
-    entries.sort_unstable_by_key(|entry| (entry.vlan.get(), entry.mac.0));
-    let view = |entry: &vswitch::MacEntry| views::MacEntry {
+/// Which bridge's MAC table.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+struct OfBridge {
+    /// Of this bridge only
+    bridge: Option<String>,
+}
+
+/// The MAC tables
+#[utoipa::path(get, path = "/v1/fdb", params(OfBridge), responses(
+    (status = 200, body = [views::MacEntry]),
+    (status = 404, description = "there is no such bridge", body = views::Problem),
+))]
+async fn fdb(
+    State(asker): State<Asker>,
+    of: Result<Parameters<OfBridge>, QueryRejection>,
+) -> Result<Json<Vec<views::MacEntry>>, Response> {
+    let Parameters(OfBridge { bridge }) = of.map_err(|error| problem(StatusCode::BAD_REQUEST, &error.body_text()))?;
+    let MacTableNow { mut bridges, names } = asker.ask(Query::MacTable).await.ok_or_else(busy)?;
+    if let Some(name) = bridge {
+        let known = bridges.iter().map(|(bridge, _)| bridge.as_str());
+        if !known.clone().any(|bridge| bridge == name) {
+            return Err(problem(StatusCode::NOT_FOUND, &unknown_bridge(&name, known)));
+        }
+        bridges.retain(|(bridge, _)| *bridge == name);
+    }
+    let view = |bridge: &str, entry: &vswitch::MacEntry| views::MacEntry {
+        bridge: bridge.to_owned(),
         vlan: entry.vlan.get(),
         mac: entry.mac.to_string(),
         port: names.get(entry.port.index()).cloned().unwrap_or_default(),
         age: entry.age,
     };
-    Ok(Json(entries.iter().map(view).collect()))
+    // Each table's entries come in the order of VLANs and addresses.
+    let all = bridges.iter().flat_map(|(bridge, entries)| entries.iter().map(move |entry| view(bridge, entry)));
+    Ok(Json(all.collect()))
 }
 
 /// The hosts that the router sends to

@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::views::{PortStats, Stats, Tunnel};
+use super::views::{BridgeStats, MacTableStats, PortStats, Stats, Tunnel};
 
 /// What tells one number of a family from the others.
 type Labels = Vec<(&'static str, String)>;
@@ -20,6 +20,9 @@ type Gauges = Family<Labels, Gauge<u64, AtomicU64>>;
 /// Name, help, and which of a port's numbers it is.
 type PortNumber = (&'static str, &'static str, fn(&PortStats) -> u64);
 
+/// The same of a bridge's MAC table.
+type TableNumber = (&'static str, &'static str, fn(&MacTableStats) -> u64);
+
 /// The type of what [`text`] makes.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -27,13 +30,7 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(super) fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("vswitchd");
     add_ports(&mut registry, &stats.ports);
-    let table = &stats.mac_table;
-    add_gauge(&mut registry, "mac_table_entries", "Learned addresses", table.entries as u64);
-    add_gauge(&mut registry, "mac_table_static_entries", "Addresses set by hand", table.statics as u64);
-    add_counter(&mut registry, "mac_table_learned", "Addresses learned", table.learned);
-    add_counter(&mut registry, "mac_table_moved", "Addresses that moved to another port", table.moved);
-    add_counter(&mut registry, "mac_table_evicted", "Addresses that made room for others", table.evicted);
-    add_counter(&mut registry, "mac_table_expired", "Addresses that grew too old", table.expired);
+    add_bridges(&mut registry, &stats.bridges);
     if let Some(nat) = &stats.nat {
         add_gauge(&mut registry, "nat_connections", "Connections", nat.connections as u64);
         add_gauge(&mut registry, "nat_mappings", "Mappings, published ports among them", nat.mappings as u64);
@@ -47,6 +44,36 @@ pub(super) fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Err
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+fn add_bridges(registry: &mut Registry, bridges: &[BridgeStats]) {
+    let (entries, statics) = (Gauges::default(), Gauges::default());
+    for bridge in bridges {
+        let labels = vec![("bridge", bridge.name.clone())];
+        entries.get_or_create(&labels).set(bridge.mac_table.entries as u64);
+        statics.get_or_create(&labels).set(bridge.mac_table.statics as u64);
+    }
+    registry.register("mac_table_entries", "Learned addresses", entries);
+    registry.register("mac_table_static_entries", "Addresses set by hand", statics);
+    let numbers: [TableNumber; 4] = [
+        ("mac_table_learned", "Addresses learned", |table| table.learned),
+        ("mac_table_moved", "Addresses that moved to another port", |table| table.moved),
+        ("mac_table_evicted", "Addresses that made room for others", |table| table.evicted),
+        ("mac_table_expired", "Addresses that grew too old", |table| table.expired),
+    ];
+    for (name, help, number) in numbers {
+        let family = Counters::default();
+        for bridge in bridges {
+            family.get_or_create(&vec![("bridge", bridge.name.clone())]).inc_by(number(&bridge.mac_table));
+        }
+        registry.register(name, help, family);
+    }
+}
+
+/// A port, and its bridge if it is of one.
+fn labels_of(port: &PortStats) -> Labels {
+    let bridge = port.bridge.iter().map(|bridge| ("bridge", bridge.clone()));
+    [("port", port.name.clone())].into_iter().chain(bridge).collect()
 }
 
 fn add_ports(registry: &mut Registry, ports: &[PortStats]) {
@@ -63,14 +90,15 @@ fn add_ports(registry: &mut Registry, ports: &[PortStats]) {
     for (name, help, number) in numbers {
         let family = Counters::default();
         for port in ports {
-            family.get_or_create(&vec![("port", port.name.clone())]).inc_by(number(port));
+            family.get_or_create(&labels_of(port)).inc_by(number(port));
         }
         registry.register(name, help, family);
     }
     let drops = Counters::default();
     for port in ports {
         for (reason, frames) in &port.drops {
-            drops.get_or_create(&vec![("port", port.name.clone()), ("reason", reason.clone())]).inc_by(*frames);
+            let reason = [("reason", reason.clone())];
+            drops.get_or_create(&labels_of(port).into_iter().chain(reason).collect()).inc_by(*frames);
         }
     }
     registry.register("port_drops", "Frames dropped, by reason", drops);

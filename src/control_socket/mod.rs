@@ -48,10 +48,11 @@ pub(crate) enum Query {
     Nat(Reply<Option<(views::Nat, Vec<nat::Connection>)>>),
 }
 
-/// The MAC table as it is, and the names of ports by their numbers.
+/// The MAC tables as they are, and the names of ports by their numbers.
 #[derive(Debug)]
 pub(crate) struct MacTableNow {
-    pub(crate) entries: Vec<vswitch::MacEntry>,
+    /// By the bridges' names.
+    pub(crate) bridges: Vec<(String, Vec<vswitch::MacEntry>)>,
     pub(crate) names: Vec<String>,
 }
 

@@ -1,9 +1,12 @@
 //! What the control socket is told.
 
+use packet::VlanId;
+use vswitch::mac_table::MacTableStats;
 use vswitch::router::UPLINK;
-use vswitch::{DropReason, PortId};
+use vswitch::{BridgeId, DropReason, PortId};
 
 use super::Daemon;
+use super::bridges::Bridge;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
@@ -30,10 +33,10 @@ impl Daemon {
     fn answer(&mut self, query: Query) {
         match query {
             Query::Show(reply) if !reply.is_closed() => drop(reply.send(self.show())),
-            Query::Stats(reply) if !reply.is_closed() => drop(reply.send(stats_of(&self.report()))),
+            Query::Stats(reply) if !reply.is_closed() => drop(reply.send(self.stats())),
             Query::MacTable(reply) if !reply.is_closed() => {
                 let names = self.port_names();
-                drop(reply.send(MacTableNow { entries: self.mac_entries(), names }));
+                drop(reply.send(MacTableNow { bridges: self.mac_entries(), names }));
             }
             Query::Neighbours(reply) if !reply.is_closed() => drop(reply.send(self.neighbours())),
             Query::Connections(reply) if !reply.is_closed() => {
@@ -51,20 +54,33 @@ impl Daemon {
         let report = self.report();
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
         let gateway = |interface: &vswitch::Interface| views::Gateway {
+            bridge: self.bridges.name(interface.domain.bridge).to_owned(),
             vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
         };
+        let bridge = |(number, bridge): (usize, &Bridge)| views::Bridge {
+            name: bridge.config.name.clone(),
+            workers: self.workers.len(),
+            mac_entries: bridge.table.stats().entries,
+            mac_table_size: bridge.config.mac_table_size,
+            mac_aging_time: bridge.config.mac_aging_time,
+            gateways: interfaces.iter().filter(|one| one.domain.bridge.index() == number).map(gateway).collect(),
+        };
+        let bridges: Vec<views::Bridge> = self.bridges.iter().enumerate().map(bridge).collect();
+        let ports = self.ports.iter().filter_map(|port| self.port_view(port));
+        let tunnels = self.tunnels.tunnels().map(|(line, peers)| self.tunnel_view(line, peers, &report));
         views::Show {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.clock.now().secs().into(),
-            bridge: views::Bridge { name: "br0".to_owned(), workers: self.workers.len(), mac_entries: report.table.entries },
-            ports: self.ports.iter().filter_map(port_view).chain(self.uplink.as_ref().and_then(bridged_uplink_view)).collect(),
+            bridge: bridges[0].clone(),
+            bridges,
+            ports: ports.chain(self.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink))).collect(),
             gateways: interfaces.iter().map(gateway).collect(),
             uplink: self.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
-            tunnels: self.tunnels.tunnels().map(|(line, peers)| tunnel_view(line, peers, &report)).collect(),
+            tunnels: tunnels.collect(),
             problems: self.problems(&report),
         }
     }
@@ -93,7 +109,7 @@ impl Daemon {
 
     fn problems(&self, report: &Report) -> Vec<String> {
         let bad = |state: &str| matches!(state, "down" | "gone");
-        let ports = self.ports.iter().filter_map(port_view).filter(|port| bad(&port.state));
+        let ports = self.ports.iter().filter_map(|port| self.port_view(port)).filter(|port| bad(&port.state));
         let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
         let uplink = self.uplink.as_ref().filter(|uplink| bad(uplink_state(uplink)));
         problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink_state(uplink))));
@@ -113,10 +129,16 @@ impl Daemon {
 
     fn neighbours(&self) -> Vec<views::Neighbour> {
         let Some(router) = &self.router else { return Vec::new() };
-        let network = |id: vswitch::InterfaceId| match router.interfaces().get(usize::from(id.0)) {
-            _ if id == UPLINK => "uplink".to_owned(),
-            Some(interface) if interface.domain.vlan.get() != 0 => format!("vlan {}", interface.domain.vlan),
-            _ => "untagged".to_owned(),
+        let network = |id: vswitch::InterfaceId| {
+            let Some(interface) = router.interfaces().get(usize::from(id.0)).filter(|_| id != UPLINK) else {
+                return "uplink".to_owned();
+            };
+            let bridge = self.bridges.name_among_several(interface.domain.bridge);
+            let bridge = bridge.map_or_else(String::new, |name| format!("{name} "));
+            match interface.domain.vlan {
+                VlanId::NONE => format!("{bridge}untagged"),
+                vlan => format!("{bridge}vlan {vlan}"),
+            }
         };
         let mut entries = router.neighbours().entries(self.clock.now());
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
@@ -154,44 +176,132 @@ impl Daemon {
     }
 }
 
-/// A port as it is now; of several places for guests that never had one, all are shown as the first.
-fn port_view(port: &ManagedPort) -> Option<views::Port> {
-    let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
-    let state = match port.link() {
-        Some(link) if link.up => "up",
-        Some(_) => "down",
-        None if port.is_free() => "waiting",
-        None => "gone",
-    };
-    Some(views::Port {
-        name,
-        kind: match &port.config.device {
-            DeviceConfig::Tap { .. } if !port.config.is_bridged() => "tun",
-            DeviceConfig::Tap { .. } => "tap",
-            DeviceConfig::Packet(_) => "packet",
-            DeviceConfig::Stream(_) => "stream",
-            DeviceConfig::Dgram(_) => "dgram",
-        }
-        .to_owned(),
-        namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
-        vlan: port.config.vlan_text.clone(),
-        state: state.to_owned(),
-        mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
-        device: port.device().map_or_else(String::new, Device::summary),
-    })
-}
+impl Daemon {
+    /// A port as it is now; of several places for guests that never had one, all are shown as the first.
+    fn port_view(&self, port: &ManagedPort) -> Option<views::Port> {
+        let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
+        let state = match port.link() {
+            Some(link) if link.up => "up",
+            Some(_) => "down",
+            None if port.is_free() => "waiting",
+            None => "gone",
+        };
+        Some(views::Port {
+            name,
+            bridge: port.config.is_bridged().then(|| self.bridges.name(port.config.bridge).to_owned()),
+            kind: match &port.config.device {
+                DeviceConfig::Tap { .. } if !port.config.is_bridged() => "tun",
+                DeviceConfig::Tap { .. } => "tap",
+                DeviceConfig::Packet(_) => "packet",
+                DeviceConfig::Stream(_) => "stream",
+                DeviceConfig::Dgram(_) => "dgram",
+            }
+            .to_owned(),
+            namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
+            vlan: port.config.vlan_text.clone(),
+            state: state.to_owned(),
+            mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
+            device: port.device().map_or_else(String::new, Device::summary),
+        })
+    }
 
-/// An uplink in bridge mode is a port of the bridge like others.
-fn bridged_uplink_view(uplink: &UplinkPort) -> Option<views::Port> {
-    uplink.is_bridged().then(|| views::Port {
-        name: uplink.interface.clone(),
-        kind: "uplink".to_owned(),
-        namespace: None,
-        vlan: "trunk of all VLANs".to_owned(),
-        state: uplink_state(uplink).to_owned(),
-        mtu: uplink.state().map(|state| state.mtu),
-        device: String::new(),
-    })
+    /// An uplink in bridge mode is a port of a bridge like others.
+    fn bridged_uplink_view(&self, uplink: &UplinkPort) -> Option<views::Port> {
+        uplink.bridge().map(|bridge| views::Port {
+            name: uplink.interface.clone(),
+            bridge: Some(self.bridges.name(bridge).to_owned()),
+            kind: "uplink".to_owned(),
+            namespace: None,
+            vlan: "trunk of all VLANs".to_owned(),
+            state: uplink_state(uplink).to_owned(),
+            mtu: uplink.state().map(|state| state.mtu),
+            device: String::new(),
+        })
+    }
+
+    fn tunnel_view<'a>(&self, line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
+        let peer = |peer: &PeerControl| {
+            let counted = report.ports.get(peer.id.index());
+            let number = |of: fn(&PortReport) -> u64| counted.map_or(0, of);
+            views::Peer {
+                address: peer.address.to_string(),
+                mtu: peer.mtu(line),
+                source: peer.source().map(|source| source.to_string()),
+                problem: peer.problem().map(str::to_owned),
+                rx_frames: number(|port| port.rx_frames),
+                rx_bytes: number(|port| port.rx_bytes),
+                tx_frames: number(|port| port.tx_frames),
+                tx_bytes: number(|port| port.tx_bytes),
+                dropped: number(PortReport::dropped),
+            }
+        };
+        views::Tunnel {
+            name: line.name.clone(),
+            bridge: (line.protocol != ::tunnel::Protocol::Ip).then(|| self.bridges.name(line.bridge).to_owned()),
+            kind: match line.protocol {
+                ::tunnel::Protocol::Vxlan => "vxlan",
+                ::tunnel::Protocol::Ethernet => "udp",
+                ::tunnel::Protocol::Ip => "udp-ip",
+            }
+            .to_owned(),
+            vni: line.vni.map(::tunnel::Vni::number),
+            local: line.local.map(|local| local.to_string()),
+            port: line.port,
+            device: line.device.clone(),
+            peers: peers.map(peer).collect(),
+        }
+    }
+
+    /// The bridge that a port is of now.
+    fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
+        let port = self.ports.iter().find(|port| port.id == id && port.config.is_bridged()).map(|port| port.config.bridge);
+        let uplink = || self.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
+        let peer = || {
+            let peer = self.tunnels.peers().iter().find(|peer| peer.id == id)?;
+            Some(self.tunnels.line_of(peer)).filter(|line| line.protocol != ::tunnel::Protocol::Ip).map(|line| line.bridge)
+        };
+        port.or_else(uplink).or_else(peer)
+    }
+
+    fn stats(&mut self) -> views::Stats {
+        let report = self.report();
+        let port = |(id, port): (PortId, &PortReport)| {
+            let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
+            let at_kernel = match report.dropped_at_ports.iter().find(|(port, ..)| *port == id) {
+                Some((.., frames)) => *frames,
+                None if report.uplink == Some(id) => report.kernel_dropped,
+                None => 0,
+            };
+            views::PortStats {
+                name: port.name.clone(),
+                bridge: self.bridge_of(id).map(|bridge| self.bridges.name(bridge).to_owned()),
+                rx_frames: port.rx_frames,
+                rx_bytes: port.rx_bytes,
+                tx_frames: port.tx_frames,
+                tx_bytes: port.tx_bytes,
+                tx_writes: port.tx_writes,
+                copies: port.copies,
+                made: port.made,
+                taken: port.taken,
+                offload_refused: port.offload_refused,
+                dropped: port.dropped(),
+                drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
+                kernel_dropped: at_kernel,
+            }
+        };
+        let bridge = |(name, table): &(String, MacTableStats)| views::BridgeStats {
+            name: name.clone(),
+            mac_table: table_stats(std::iter::once(table)),
+        };
+        views::Stats {
+            ports: report.shown().map(port).collect(),
+            mac_table: table_stats(report.tables.iter().map(|(_, table)| table)),
+            bridges: report.tables.iter().map(bridge).collect(),
+            nat: report.nat.map(nat_stats),
+            datagrams_dropped: report.datagrams_dropped,
+            worker_panics: report.panics,
+        }
+    }
 }
 
 fn uplink_state(uplink: &UplinkPort) -> &'static str {
@@ -202,76 +312,16 @@ fn uplink_state(uplink: &UplinkPort) -> &'static str {
     }
 }
 
-fn tunnel_view<'a>(line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
-    let peer = |peer: &PeerControl| {
-        let counted = report.ports.get(peer.id.index());
-        let number = |of: fn(&PortReport) -> u64| counted.map_or(0, of);
-        views::Peer {
-            address: peer.address.to_string(),
-            mtu: peer.mtu(line),
-            source: peer.source().map(|source| source.to_string()),
-            problem: peer.problem().map(str::to_owned),
-            rx_frames: number(|port| port.rx_frames),
-            rx_bytes: number(|port| port.rx_bytes),
-            tx_frames: number(|port| port.tx_frames),
-            tx_bytes: number(|port| port.tx_bytes),
-            dropped: number(PortReport::dropped),
-        }
-    };
-    views::Tunnel {
-        name: line.name.clone(),
-        kind: match line.protocol {
-            ::tunnel::Protocol::Vxlan => "vxlan",
-            ::tunnel::Protocol::Ethernet => "udp",
-            ::tunnel::Protocol::Ip => "udp-ip",
-        }
-        .to_owned(),
-        vni: line.vni.map(::tunnel::Vni::number),
-        local: line.local.map(|local| local.to_string()),
-        port: line.port,
-        device: line.device.clone(),
-        peers: peers.map(peer).collect(),
-    }
-}
-
-fn stats_of(report: &Report) -> views::Stats {
-    let table = report.table;
-    let port = |(id, port): (PortId, &PortReport)| {
-        let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
-        let at_kernel = match report.dropped_at_ports.iter().find(|(port, ..)| *port == id) {
-            Some((.., frames)) => *frames,
-            None if report.uplink == Some(id) => report.kernel_dropped,
-            None => 0,
-        };
-        views::PortStats {
-            name: port.name.clone(),
-            rx_frames: port.rx_frames,
-            rx_bytes: port.rx_bytes,
-            tx_frames: port.tx_frames,
-            tx_bytes: port.tx_bytes,
-            tx_writes: port.tx_writes,
-            copies: port.copies,
-            made: port.made,
-            taken: port.taken,
-            offload_refused: port.offload_refused,
-            dropped: port.dropped(),
-            drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
-            kernel_dropped: at_kernel,
-        }
-    };
-    views::Stats {
-        ports: report.shown().map(port).collect(),
-        mac_table: views::MacTableStats {
-            entries: table.entries,
-            statics: table.statics,
-            learned: table.learned,
-            moved: table.moved,
-            evicted: table.evicted,
-            expired: table.expired,
-        },
-        nat: report.nat.map(nat_stats),
-        datagrams_dropped: report.datagrams_dropped,
-        worker_panics: report.panics,
+/// The numbers of these tables together.
+fn table_stats<'a>(tables: impl Iterator<Item = &'a MacTableStats> + Clone) -> views::MacTableStats {
+    let sum = |number: fn(&MacTableStats) -> u64| tables.clone().map(number).sum();
+    views::MacTableStats {
+        entries: tables.clone().map(|table| table.entries).sum(),
+        statics: tables.clone().map(|table| table.statics).sum(),
+        learned: sum(|table| table.learned),
+        moved: sum(|table| table.moved),
+        evicted: sum(|table| table.evicted),
+        expired: sum(|table| table.expired),
     }
 }
 

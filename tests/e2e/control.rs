@@ -186,9 +186,9 @@ fn metrics() {
     switch.settle("the frame", |report| report.dropped("a", "no_destination") == 1);
     let text = text(&socket, &["metrics"]);
     for line in [
-        "vswitchd_port_receive_frames_total{port=\"a\"} 1",
-        "vswitchd_port_receive_frames_total{port=\"b\"} 0",
-        "vswitchd_port_drops_total{port=\"a\",reason=\"no_destination\"} 1",
+        "vswitchd_port_receive_frames_total{port=\"a\",bridge=\"br0\"} 1",
+        "vswitchd_port_receive_frames_total{port=\"b\",bridge=\"br0\"} 0",
+        "vswitchd_port_drops_total{port=\"a\",bridge=\"br0\",reason=\"no_destination\"} 1",
         "vswitchd_mac_table_learned_total ",
         "# EOF",
     ] {

@@ -6,6 +6,7 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod bridges;
 mod command;
 mod config;
 mod conformance;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         transfer::trials(),
         command::trials(),
         config::trials(),
+        bridges::trials(),
         control::trials(),
         kernel::trials(),
         nat::trials(),

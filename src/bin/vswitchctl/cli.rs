@@ -75,9 +75,17 @@ pub(crate) enum Port {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Fdb {
     /// All addresses and the ports behind which they are
-    Show,
+    Show {
+        /// Of this bridge only
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
+    },
     /// What happened to the table
-    Stats,
+    Stats {
+        /// Of this bridge only [default: all together]
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -49,8 +49,8 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Show => get.shown("/v1/show", print::show),
         Command::Port(Port::List) => get.shown("/v1/ports", |ports: &Vec<_>| print::ports(ports)),
         Command::Port(Port::Stats { name }) => port_stats(&get, name.as_deref()),
-        Command::Fdb(Fdb::Show) => get.shown("/v1/fdb", |entries: &Vec<_>| print::fdb(entries)),
-        Command::Fdb(Fdb::Stats) => get.form(&get.view::<views::Stats>("/v1/stats")?.mac_table, print::fdb_stats),
+        Command::Fdb(Fdb::Show { bridge }) => get.shown(&fdb_path(bridge.as_deref()), |entries: &Vec<_>| print::fdb(entries)),
+        Command::Fdb(Fdb::Stats { bridge }) => fdb_stats(&get, bridge.as_deref()),
         Command::Neigh(Neigh::Show) => get.shown("/v1/neighbours", |list: &Vec<_>| print::neighbours(list)),
         Command::Conntrack(Conntrack::List(filter)) => get.shown(&conntrack_path(filter), |list| match cli.output {
             Output::Conntrack => print::conntrack(list),
@@ -72,6 +72,24 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             get.form(&levels, print::log)
         }
     }
+}
+
+fn fdb_path(bridge: Option<&str>) -> String {
+    bridge.map_or_else(|| "/v1/fdb".to_owned(), |name| format!("/v1/fdb?bridge={}", in_query(name)))
+}
+
+/// A text as it stands in a query (RFC 3986 section 2.1).
+fn in_query(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn fdb_stats(get: &Get<'_>, bridge: Option<&str>) -> anyhow::Result<String> {
+    let stats: views::Stats = get.view("/v1/stats")?;
+    let Some(name) = bridge else { return get.form(&stats.mac_table, print::fdb_stats) };
+    let found = stats.bridges.iter().find(|bridge| bridge.name == name);
+    let bridge = found.with_context(|| format!("there is no bridge '{}'; see show", table::plain(name)))?;
+    get.form(&bridge.mac_table, print::fdb_stats)
 }
 
 fn port_stats(get: &Get<'_>, name: Option<&str>) -> anyhow::Result<String> {
