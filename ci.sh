@@ -11,6 +11,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # For the lab: hosts' tools and traffic. For instruction counts: valgrind. For the tests: Open vSwitch, as a peer
 # of tunnels.
 packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch)
+# To check what a packager puts in place: the unit, man pages and completions.
+packages+=(systemd mandoc bash zsh fish)
 # For the tests with real guests: their monitor, their kernel, and all the programs that they have. But a machine with
 # a boot loader would boot by that kernel next time: there it is left to its owner.
 if [ "$(uname -m)" = x86_64 ] && [ ! -e /boot/grub ] && [ ! -e /boot/loader ] && [ ! -e /boot/efi ]; then

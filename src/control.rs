@@ -37,8 +37,11 @@ pub(crate) struct ManagedPort {
     life: Life,
     /// How many devices it has had.
     attachments: u64,
-    /// Frames that earlier devices' sockets dropped for want of room.
+    /// Frames that earlier devices dropped for want of room, that this one had dropped before we had it, and that it has
+    /// dropped since.
     dropped_before: u64,
+    dropped_at_start: u64,
+    dropped: u64,
 }
 
 #[derive(Debug)]
@@ -78,7 +81,8 @@ pub(crate) enum Found {
 impl ManagedPort {
     /// Opens the port's device, or leaves a place for its guest.
     pub(crate) fn open(id: PortId, config: PortConfig, now: Timestamp) -> Result<ManagedPort, DeviceError> {
-        let mut port = ManagedPort { id, config, life: Life::Free, attachments: 0, dropped_before: 0 };
+        let mut port =
+            ManagedPort { id, config, life: Life::Free, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 };
         if port.config.slot().is_some() {
             return Ok(port);
         }
@@ -95,13 +99,14 @@ impl ManagedPort {
         Ok(port)
     }
 
-    fn attach(&mut self, device: Device, now: Timestamp, pause: Duration) {
+    fn attach(&mut self, mut device: Device, now: Timestamp, pause: Duration) {
         if let Device::Packet(packet) = &device {
             // Where a monitor's TAP was joined from its network side, its user side stays the monitor's: taken by us
             // while the monitor is away, it would keep it out.
             self.config.device = DeviceConfig::Packet(packet.config().clone());
         }
         let link = device.first_state(&self.config);
+        self.dropped_at_start = device.dropped();
         self.life = Life::Attached { device, link, since: now, pause };
         self.attachments += 1;
     }
@@ -172,17 +177,18 @@ impl ManagedPort {
 
     /// Frames that the kernel dropped because they were not read soon enough.
     pub(crate) fn dropped(&mut self) -> u64 {
-        let now = match &mut self.life {
-            Life::Attached { device, .. } => device.dropped(),
-            Life::Gone { .. } | Life::Free => 0,
-        };
-        self.dropped_before + now
+        if let Life::Attached { device, .. } = &mut self.life {
+            // What cannot be asked just now has not become less.
+            self.dropped = self.dropped.max(device.dropped().saturating_sub(self.dropped_at_start));
+        }
+        self.dropped_before + self.dropped
     }
 
     /// The device is gone: lets go of it, so that nothing of it or its namespace is kept alive. One that does
     /// not last is tried for no more often than one that does not come.
     pub(crate) fn lose(&mut self, now: Timestamp) {
         self.dropped_before = self.dropped();
+        self.dropped = 0;
         let pause = match self.life {
             Life::Attached { since, pause, .. } if now < since.after(LAST_RETRY) && self.is_connection() => {
                 (pause * 2).min(LAST_RETRY)

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use netio::backlog::{receive_queue, unread};
 use netio::guest::{Dgram, DgramQueue, GuestError, Stream, StreamReader, StreamWriter};
 use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
 use netio::tap::{self, TapSpec};
@@ -191,10 +192,31 @@ impl Device {
         }
     }
 
+    /// Bytes that wait in the kernel for us to read them, as far as it tells: of a TAP and of a socket of datagrams it does not.
+    pub(crate) fn rx_queue(&self) -> Option<u64> {
+        match self {
+            Device::Tap(_) | Device::Dgram(_) => None,
+            Device::Packet(packet) => {
+                Some(packet.socket.queues().iter().filter_map(|queue| receive_queue(queue).ok()).map(u64::from).sum())
+            }
+            Device::Stream(stream) => unread(&stream.writer).ok(),
+        }
+    }
+
+    /// Bytes that wait with us for it to take them, and how many that may be, where something may wait.
+    pub(crate) fn tx_queue(&self) -> Option<(u64, u64)> {
+        match self {
+            Device::Stream(stream) => Some((stream.writer.left() as u64, netio::guest::MAX_LEFT as u64)),
+            Device::Tap(_) | Device::Packet(_) | Device::Dgram(_) => None,
+        }
+    }
+
     /// Frames that the kernel dropped because they were not read soon enough.
     pub(crate) fn dropped(&mut self) -> u64 {
         match self {
-            Device::Tap(_) | Device::Stream(_) | Device::Dgram(_) => 0,
+            Device::Tap(tap) => tap.dropped().unwrap_or(0),
+            // Of a socket to a guest nothing is dropped: its sender waits, or is told.
+            Device::Stream(_) | Device::Dgram(_) => 0,
             Device::Packet(packet) => packet.socket.statistics().dropped,
         }
     }

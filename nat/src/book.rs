@@ -16,6 +16,7 @@ use crate::guests::{Guests, protocol_index};
 use crate::mappings::{MappingEntry, Mappings};
 use crate::open_ports::OpenPorts;
 use crate::ports::Ports;
+use crate::rehearse::Manner;
 use crate::table::{Id, Table, Tuples};
 use crate::tcp::Tracker;
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
@@ -63,6 +64,19 @@ pub struct NatStats {
     pub expired: u64,
     /// Connections ended because a rule or an address went.
     pub flushed: u64,
+}
+
+/// The ports of one outside address and one protocol; of ICMP the identifiers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortUsage {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// ICMP, TCP or UDP.
+    pub protocol: Protocol,
+    /// Ports that mappings have now.
+    pub used: u32,
+    /// Ports that a new mapping could get now. On a shared address, those that are kept from the host's programs.
+    pub free: u32,
 }
 
 /// A connection that is not yet one. Nothing has been taken for it.
@@ -143,19 +157,25 @@ impl Book {
         NatStats { connections: self.live(), mappings: self.mappings.len(), ..self.stats }
     }
 
+    /// What is used of the outside addresses' ports. One guest's own addresses have no ports to give out.
+    pub(crate) fn port_usage(&self) -> Vec<PortUsage> {
+        let shared = self.addresses().filter(|at| !matches!(at.kind, ExternalKind::OneToOne(_)));
+        let usage = |at: &Address| {
+            [Protocol::ICMP, Protocol::TCP, Protocol::UDP].map(|protocol| {
+                let ports = &at.ports[protocol_index(protocol)];
+                PortUsage { address: at.address, protocol, used: ports.taken(), free: ports.free() }
+            })
+        };
+        shared.flat_map(usage).collect()
+    }
+
     fn live(&self) -> usize {
         self.cold.len() - self.free.len()
     }
 
-    /// What a first packet with this tuple would open.
-    pub(crate) fn begin(
-        &mut self,
-        table: &Table,
-        tuple: &Tuple,
-        hash: u64,
-        owner: u16,
-        now: Timestamp,
-    ) -> Result<Pending, Refused> {
+    /// What a first packet with this tuple would open. Nothing changes: two that ask one after the other get the
+    /// same answer, until [`Book::turn`].
+    pub(crate) fn begin(&self, table: &Table, tuple: &Tuple, hash: u64, owner: u16, now: Timestamp) -> Result<Pending, Refused> {
         if self.live() >= self.config.max_connections {
             return Err(Refused::TableFull);
         }
@@ -173,7 +193,7 @@ impl Book {
         Ok(pending)
     }
 
-    fn begin_outbound(&mut self, tuple: &Tuple, owner: u16, secs: u32) -> Result<Pending, Refused> {
+    fn begin_outbound(&self, tuple: &Tuple, owner: u16, secs: u32) -> Result<Pending, Refused> {
         let protocol = tuple.protocol;
         let guest = self.guest(tuple.src.address)?;
         let number = guest.external();
@@ -196,7 +216,7 @@ impl Book {
 
     /// The mapping of an inside endpoint, or a port for a new one.
     fn mapping(
-        &mut self,
+        &self,
         protocol: Protocol,
         inside: Endpoint,
         guest: GuestClaim,
@@ -220,7 +240,7 @@ impl Book {
         if !self.mappings.has_room() {
             return Err(Refused::TableFull);
         }
-        let random = self.next_random();
+        let random = self.random();
         let Some(address) = &self.addresses[usize::from(external)] else { return Err(Refused::NoAddress) };
         let keeps = self.config.filtering == Filtering::AddressAndPortDependent;
         let ports = &address.ports[protocol_index(protocol)];
@@ -243,7 +263,7 @@ impl Book {
         (range * addresses / 4 * 3).max(1)
     }
 
-    fn begin_inbound(&mut self, tuple: &Tuple, owner: u16) -> Result<Pending, Refused> {
+    fn begin_inbound(&self, tuple: &Tuple, owner: u16) -> Result<Pending, Refused> {
         // What is published to everybody must not fill the table against the rest.
         let strangers = (self.config.max_connections_per_port / 2) as u32;
         let number = self.number_of(tuple.dst.address).ok_or(Refused::NoMapping)?;
@@ -308,6 +328,36 @@ impl Book {
         let count = self.addresses.iter().filter(|at| is_pool(at)).count();
         let pool = self.addresses.iter().enumerate().filter(|(_, at)| is_pool(at));
         pool.map(|(number, _)| number as u8).nth((hash % count.max(1) as u64) as usize)
+    }
+
+    /// Would a pending connection find its slots?
+    pub(crate) fn has_room_for(&self, table: &Table, pending: &Pending) -> bool {
+        pending.hashes.iter().all(|hash| table.has_free_slot(*hash))
+    }
+
+    /// By which right a packet would open a connection; `None` if by none.
+    pub(crate) fn right_of(&self, tuple: &Tuple) -> Option<Manner> {
+        let mapping = match tuple.side {
+            Side::Inside => {
+                let guest = self.guest(tuple.src.address).ok()?;
+                if matches!(self.address(guest.external())?.kind, ExternalKind::OneToOne(_)) {
+                    return Some(Manner::OneToOne);
+                }
+                self.mappings.find(tuple.protocol, tuple.src)
+            }
+            Side::Outside => {
+                let address = self.address(self.number_of(tuple.dst.address)?)?;
+                if matches!(address.kind, ExternalKind::OneToOne(_)) {
+                    return Some(Manner::OneToOne);
+                }
+                Some(address.ports[protocol_index(tuple.protocol)].mapping(tuple.dst.port)?)
+            }
+        };
+        Some(match mapping {
+            Some(mapping) if self.is_published(mapping) => Manner::Published,
+            Some(_) if tuple.side == Side::Outside || self.config.mapping == Mapping::EndpointIndependent => Manner::KnownMapping,
+            _ => Manner::NewMapping,
+        })
     }
 
     /// Makes a pending connection one.
@@ -617,8 +667,12 @@ impl Book {
         self.give_back(&entry, now.secs(), open);
     }
 
-    fn next_random(&mut self) -> u64 {
+    /// Another random number for who comes next.
+    pub(crate) fn turn(&mut self) {
         self.random += 1;
+    }
+
+    fn random(&self) -> u64 {
         self.hasher.hash(&self.random.to_ne_bytes())
     }
 }

@@ -32,6 +32,7 @@
 
 use std::hash::Hasher;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::time::Duration;
 
 use packet::Timestamp;
@@ -203,6 +204,48 @@ impl<T: Copy> Fragments<T> {
         Ok(translation)
     }
 
+    /// What [`first`](Fragments::first) or [`follow`](Fragments::follow) would say, and nothing is noted.
+    pub fn look(&self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<Option<T>, FragmentError> {
+        let Fragment { offset, len, more } = fragment;
+        let is_tcp = key.protocol == tcp::PROTOCOL;
+        if offset == 0 && len < if is_tcp { TCP_LEN } else { MIN_FIRST } || is_tcp && (1..TCP_LEN).contains(&offset) {
+            return Err(FragmentError::Tiny);
+        }
+        let piece = piece_of(fragment)?;
+        let found = self.find(key).and_then(|(_, number)| Some((number, self.datagrams[usize::from(number)]?)));
+        let Some((number, datagram)) = found.filter(|(_, datagram)| datagram.deadline > now) else {
+            return self.has_room_for(key, owner).map(|()| None);
+        };
+        if datagram.owner != owner {
+            return Err(FragmentError::Foreign);
+        }
+        if datagram.is_refused {
+            return Err(FragmentError::Overlap);
+        }
+        let mut bits = [0; units::WORDS];
+        bits.copy_from_slice(&self.seen[usize::from(number) * units::WORDS..][..units::WORDS]);
+        let mut units = datagram.units;
+        match units.add(&mut bits, piece, more) {
+            Added::New => Ok(datagram.translation),
+            Added::Duplicate => Err(FragmentError::Duplicate),
+            Added::Overlap => Err(FragmentError::Overlap),
+        }
+    }
+
+    /// Would a new datagram find a place, if nothing that is too old made room for it?
+    fn has_room_for(&self, key: Key, owner: u16) -> Result<(), FragmentError> {
+        if usize::from(self.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER {
+            return Err(FragmentError::OwnerFull);
+        }
+        if self.free.is_empty() || self.free_slot(key).is_none() { Err(FragmentError::Full) } else { Ok(()) }
+    }
+
+    /// Would a frame of so many bytes, for which [`look`](Fragments::look) had no translation, be held?
+    #[must_use]
+    pub fn would_hold(&self, len: usize, owner: u16, now: Timestamp) -> bool {
+        self.held.has_room(len, owner, now).is_ok()
+    }
+
     /// Copies a frame for which [`follow`](Fragments::follow) had no translation. `tag` is returned
     /// with it.
     pub fn hold(&mut self, key: Key, frame: &[u8], tag: u64, owner: u16, now: Timestamp) -> Result<(), FragmentError> {
@@ -262,13 +305,7 @@ impl<T: Copy> Fragments<T> {
 
     /// Notes a piece with its datagram, a new one if need be, and returns the datagram's number.
     fn take_in(&mut self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<u16, FragmentError> {
-        let Fragment { offset, len, more } = fragment;
-        if len == 0 || offset % units::LEN != 0 || more && len % units::LEN != 0 {
-            return Err(FragmentError::Unaligned);
-        }
-        if offset > MAX_PAYLOAD || len > MAX_PAYLOAD - offset {
-            return Err(FragmentError::TooLong);
-        }
+        let piece = piece_of(fragment)?;
         let number = self.find_current(key, now).map_or_else(|| self.insert(key, owner, now), Ok)?;
         let bits = &mut self.seen[usize::from(number) * units::WORDS..][..units::WORDS];
         let Some(datagram) = &mut self.datagrams[usize::from(number)] else { return Err(FragmentError::Full) };
@@ -278,7 +315,7 @@ impl<T: Copy> Fragments<T> {
         if datagram.is_refused {
             return Err(FragmentError::Overlap);
         }
-        match datagram.units.add(bits, offset / units::LEN..(offset + len).div_ceil(units::LEN), more) {
+        match datagram.units.add(bits, piece, fragment.more) {
             Added::New => Ok(number),
             Added::Duplicate => Err(FragmentError::Duplicate),
             Added::Overlap => {
@@ -386,6 +423,18 @@ impl<T: Copy> Fragments<T> {
         let hash = hasher.finish();
         [hash as usize % BUCKETS, (hash >> 32) as usize % BUCKETS]
     }
+}
+
+/// The units that a fragment is, if it may be one.
+fn piece_of(fragment: Fragment) -> Result<Range<usize>, FragmentError> {
+    let Fragment { offset, len, more } = fragment;
+    if len == 0 || offset % units::LEN != 0 || more && len % units::LEN != 0 {
+        return Err(FragmentError::Unaligned);
+    }
+    if offset > MAX_PAYLOAD || len > MAX_PAYLOAD - offset {
+        return Err(FragmentError::TooLong);
+    }
+    Ok(offset / units::LEN..(offset + len).div_ceil(units::LEN))
 }
 
 #[cfg(test)]

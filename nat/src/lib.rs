@@ -16,6 +16,7 @@ mod mappings;
 mod nat;
 mod open_ports;
 mod ports;
+mod rehearse;
 mod rewrite;
 mod rules;
 mod table;
@@ -24,10 +25,11 @@ mod tuple;
 mod view;
 mod wheel;
 
-pub use book::NatStats;
+pub use book::{NatStats, PortUsage};
 pub use config::{External, ExternalKind, Filtering, Mapping, NatConfig, Published, Timeouts};
 pub use flow_cache::FlowCache;
 pub use nat::{Connection, FirstFragment, Nat, Translated};
+pub use rehearse::{Manner, Rehearsed, endpoints};
 pub use rules::{BLOCK, Demand, block_of, ports_of_block};
 pub use tuple::{Endpoint, Protocol, Side, Tuple};
 

@@ -13,7 +13,7 @@ use packet::checksum;
 use packet::offload::Checksum;
 
 use crate::Refused;
-use crate::book::{Book, NatStats};
+use crate::book::{Book, NatStats, PortUsage};
 use crate::config::NatConfig;
 use crate::flow_cache::FlowCache;
 use crate::fragments::{Fragment, Fragments, Key};
@@ -126,7 +126,7 @@ impl Nat {
         let Some((tuple, l4)) = plain(packet, side) else {
             return self.translate_unusual(side, packet, checksum, owner, now);
         };
-        let (src, dst) = self.target(flows, &tuple, packet, l4, checksum, false, owner, now)?;
+        let (src, dst) = self.target::<true>(flows, &tuple, packet, l4, checksum, false, owner, now)?;
         rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
         Ok(Translated { dst: dst.address, first: None })
     }
@@ -142,7 +142,7 @@ impl Nat {
     ) -> Result<Translated, Refused> {
         match view(packet, side)? {
             View::Flow { tuple, l4, first } => {
-                let (src, dst) = self.target(None, &tuple, packet, l4, checksum, first.is_some(), owner, now)?;
+                let (src, dst) = self.target::<true>(None, &tuple, packet, l4, checksum, first.is_some(), owner, now)?;
                 if let Some((key, fragment)) = first {
                     let remembered = self.fragments().first(key, fragment, (src, dst), owner, now);
                     remembered.map_err(|_| Refused::FragmentRefused)?;
@@ -167,11 +167,11 @@ impl Nat {
         self.translate_by(None, side, packet, checksum, owner, now)
     }
 
-    /// The endpoints that a packet of this flow gets. Part of its caller: endpoints that go through
-    /// memory in halves cost more than all the rest.
+    /// The endpoints that a packet of this flow gets. Unless it is to be `LASTING`, nothing changes by it. Part of
+    /// its caller: endpoints that go through memory in halves cost more than all the rest.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "one packet's view, told apart where it was read")]
-    fn target(
+    pub(crate) fn target<const LASTING: bool>(
         &self,
         flows: Option<&mut FlowCache>,
         tuple: &Tuple,
@@ -184,25 +184,25 @@ impl Nat {
     ) -> Result<(Endpoint, Endpoint), Refused> {
         let transport = Transport { bytes: &packet[l4..], checksum, is_fragment };
         if let Some(found) = flows.as_ref().and_then(|flows| flows.get(tuple)).filter(|found| self.table.is_current(found))
-            && let Followed::To(src, dst) = self.follow(found, &transport, now)?
+            && let Followed::To(src, dst) = self.follow::<LASTING>(found, &transport, now)?
         {
             return Ok((src, dst));
         }
         let hash = self.table.hash(tuple);
         if let Some(found) = self.table.find(tuple, hash)
-            && let Followed::To(src, dst) = self.follow(&found, &transport, now)?
+            && let Followed::To(src, dst) = self.follow::<LASTING>(&found, &transport, now)?
         {
             if let Some(flows) = flows {
                 flows.put(tuple, &found);
             }
             return Ok((src, dst));
         }
-        self.open(tuple, hash, &transport, owner, now)
+        self.open::<LASTING>(tuple, hash, &transport, owner, now)
     }
 
     /// A packet of a known connection: is it in time and in order?
     #[inline(always)]
-    fn follow(&self, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<Followed, Refused> {
+    fn follow<const LASTING: bool>(&self, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<Followed, Refused> {
         let secs = now.secs();
         let idle = secs.saturating_sub(self.table.used(found.id));
         let (src, dst) = found.tuples.opposite(found.direction).reversed();
@@ -211,12 +211,14 @@ impl Nat {
             if idle > self.config.timeouts.of(protocol, || Phase::Opening) {
                 return Ok(Followed::Over);
             }
-            self.table.refresh(found.id, secs);
+            if LASTING {
+                self.table.refresh(found.id, secs);
+            }
             return Ok(Followed::To(src, dst));
         }
         let segment = transport.segment()?;
         let peer = if found.direction == Direction::Original { Peer::Initiator } else { Peer::Responder };
-        let tracked = self.table.track(found, |tracker| {
+        let step = |tracker: &mut Tracker| {
             let before = tracker.phase();
             if idle > self.config.timeouts.of(protocol, || before) {
                 return None;
@@ -226,12 +228,17 @@ impl Nat {
             // four minutes that are left to it.
             let refreshes = !segment.is_reset() && verdict != Verdict::Doubtful || tracker.phase() != before;
             Some((verdict, refreshes))
-        });
+        };
+        let tracked = if LASTING {
+            self.table.track(found, step)
+        } else {
+            self.table.is_current(found).then(|| step(&mut self.table.tracker(found.id)))
+        };
         match tracked {
             Some(None) => return Ok(Followed::Over),
             Some(Some((Verdict::Invalid, _))) => return Err(Refused::OutOfWindow),
             Some(Some((_, refreshes))) => {
-                if refreshes {
+                if LASTING && refreshes {
                     self.table.refresh(found.id, secs);
                 }
             }
@@ -243,7 +250,7 @@ impl Nat {
 
     /// A packet of no connection: it may open one.
     #[cold]
-    fn open(
+    fn open<const LASTING: bool>(
         &self,
         tuple: &Tuple,
         hash: u64,
@@ -259,19 +266,35 @@ impl Nat {
             return Err(Refused::BadChecksum);
         }
         let mut book = self.book();
-        book.expire_some(&self.table, &self.open_ports, now);
+        if LASTING {
+            book.expire_some(&self.table, &self.open_ports, now);
+        }
         // Another worker may have been quicker, and a connection whose time is over may be in the way.
         if let Some(found) = self.table.find(tuple, hash) {
             if !book.is_over(&self.table, found.id, now.secs()) {
                 return Ok(found.tuples.opposite(found.direction).reversed());
             }
-            book.end(&self.table, &self.open_ports, found.id, now);
+            if LASTING {
+                book.end(&self.table, &self.open_ports, found.id, now);
+            }
         }
-        let pending = match book.begin(&self.table, tuple, hash, owner, now) {
+        let begun = book.begin(&self.table, tuple, hash, owner, now);
+        if !LASTING {
+            let pending = begun?;
+            return if book.has_room_for(&self.table, &pending) {
+                Ok(pending.tuples.reply.reversed())
+            } else {
+                Err(Refused::TableFull)
+            };
+        }
+        book.turn();
+        let pending = match begun {
             // What stands in the way may be over too.
             Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) => {
                 book.expire_some(&self.table, &self.open_ports, now);
-                book.begin(&self.table, tuple, hash, owner, now)
+                let begun = book.begin(&self.table, tuple, hash, owner, now);
+                book.turn();
+                begun
             }
             begun => begun,
         };
@@ -327,6 +350,26 @@ impl Nat {
         self.book().stats()
     }
 
+    /// What is used of the outside addresses' ports. Allocates; holds the lock for a look at each port's bit.
+    #[must_use]
+    pub fn port_usage(&self) -> Vec<PortUsage> {
+        self.book().port_usage()
+    }
+
+    /// As it was made.
+    #[must_use]
+    pub fn config(&self) -> &NatConfig {
+        &self.config
+    }
+
+    /// Datagrams in pieces that are remembered now, at most [`fragments::DATAGRAMS`](crate::fragments::DATAGRAMS), and
+    /// frames of theirs that wait for the first piece.
+    #[must_use]
+    pub fn fragments_now(&self) -> (usize, usize) {
+        let fragments = self.fragments();
+        (fragments.len(), fragments.held())
+    }
+
     /// All connections, in no order. Allocates, and takes the lock for a moment at a time.
     #[must_use]
     pub fn connections(&self, now: Timestamp) -> Vec<Connection> {
@@ -345,6 +388,13 @@ impl Nat {
         let timeout = self.config.timeouts.of(tuples.original.protocol, || phase.unwrap_or(Phase::Opening));
         let idle = now.secs().saturating_sub(self.table.used(id));
         Connection { original: tuples.original, reply: tuples.reply, phase, expires_in: timeout.saturating_sub(idle) }
+    }
+
+    /// Is a connection's time over? Without the lock.
+    pub(crate) fn is_over(&self, id: Id, secs: u32) -> bool {
+        let protocol = self.table.tuples(id).original.protocol;
+        let timeout = self.config.timeouts.of(protocol, || self.table.tracker(id).phase());
+        secs.saturating_sub(self.table.used(id)) > timeout
     }
 
     /// Visits all connections, a few at a time under the lock.
@@ -380,7 +430,7 @@ impl Nat {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fragments(&self) -> MutexGuard<'_, Fragments<(Endpoint, Endpoint)>> {
+    pub(crate) fn fragments(&self) -> MutexGuard<'_, Fragments<(Endpoint, Endpoint)>> {
         self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

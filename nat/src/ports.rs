@@ -67,6 +67,11 @@ impl Ports {
         self.free
     }
 
+    /// How many ports mappings have now, those among them that may not be used for new ones.
+    pub(crate) fn taken(&self) -> u32 {
+        self.taken.iter().map(|word| word.count_ones()).sum()
+    }
+
     /// May this port be used?
     pub(crate) fn is_usable(&self, port: u16) -> bool {
         let (word, bit) = place(port);
@@ -192,7 +197,7 @@ mod tests {
         assert!(ports.choose(601, true, 0, 99).unwrap() >= 2000);
         ports.take(2001, 3);
         ports.take(2000, 4);
-        assert_eq!((ports.choose(601, true, 0, 99), ports.free()), (None, 0));
+        assert_eq!((ports.choose(601, true, 0, 99), ports.free(), ports.taken()), (None, 0, 4));
         ports.give_back(2000, 0);
         assert_eq!((ports.choose(601, true, 0, 99), ports.free()), (Some(2000), 1));
     }

@@ -348,6 +348,12 @@ impl Table {
         true
     }
 
+    /// Is a slot free for a tuple of this hash?
+    pub(crate) fn has_free_slot(&self, hash: u64) -> bool {
+        let (places, _) = self.places(hash);
+        places.into_iter().flat_map(|bucket| self.bucket(bucket)).any(|slot| slot.load(Ordering::Relaxed) == 0)
+    }
+
     /// Takes a connection out. Only with the book's lock held. False if a worker is just at its
     /// tracker; nothing has changed then.
     pub(crate) fn take_out(&self, id: Id) -> bool {

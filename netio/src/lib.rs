@@ -3,8 +3,10 @@
 //! The only room with `unsafe`: a few system calls that no crate wraps, each in a block that says
 //! why it is sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
 
+pub mod backlog;
 pub mod guest;
 pub mod link;
+pub mod merging;
 pub mod netns;
 mod option;
 pub mod packet_socket;

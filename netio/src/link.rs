@@ -36,6 +36,8 @@ pub struct Link {
     pub arp: bool,
     /// Is it a TAP's or TUN's?
     pub is_tun: bool,
+    /// Packets from its stack that it had no room for, since it was made. Of a TAP: that whoever has it did not read in time.
+    pub tx_dropped: u64,
 }
 
 /// What to change of a link; what is `None` stays.
@@ -162,6 +164,7 @@ fn describe(link: &LinkMessage) -> Link {
         mac: MacAddr::default(),
         arp: !link.header.flags.contains(LinkFlags::Noarp),
         is_tun: false,
+        tx_dropped: 0,
     };
     for attribute in &link.attributes {
         match attribute {
@@ -172,6 +175,7 @@ fn describe(link: &LinkMessage) -> Link {
                     described.mac = MacAddr(bytes);
                 }
             }
+            LinkAttribute::Stats64(stats) => described.tx_dropped = stats.tx_dropped,
             LinkAttribute::LinkInfo(info) => described.is_tun = info.contains(&LinkInfo::Kind(InfoKind::Tun)),
             _ => {}
         }

@@ -319,6 +319,13 @@ impl Tap {
         with_link(fd, &name, |link| Ok(Some(LinkState { name: link.name, up: link.up, mtu: link.mtu })))
     }
 
+    /// Packets from its far side that the kernel dropped since the interface was made, because we had not read enough of
+    /// those before; before we came, because nobody read.
+    pub fn dropped(&self) -> io::Result<u64> {
+        let Some(Queue(fd)) = self.queues.first() else { return Ok(0) };
+        with_link(fd, &interface_name(fd)?, |link| Ok(link.tx_dropped))
+    }
+
     /// Gives the interface an address, wherever it is now; no error if it has it already.
     pub fn add_address(&self, address: IpAddr, prefix_len: u8) -> io::Result<()> {
         self.change(|index| match link::add_address(index, address, prefix_len) {

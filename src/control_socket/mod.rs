@@ -28,6 +28,7 @@ use netio::guest::Address;
 use tokio::sync::oneshot;
 
 pub(crate) use door::Door;
+pub(crate) use metrics::LATENCY_STEPS;
 
 /// At most so many clients at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;

@@ -22,6 +22,7 @@ pub(crate) struct Show {
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) uplink: Option<Uplink>,
     pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) latency: Latency,
     /// What is not as it should be; empty if all is well.
     pub(crate) problems: Vec<String>,
 }
@@ -91,6 +92,10 @@ pub(crate) struct PortStats {
     pub(crate) name: String,
     /// None of what is routed only.
     pub(crate) bridge: Option<String>,
+    /// The namespace of its device, if not the daemon's.
+    pub(crate) namespace: Option<String>,
+    /// up, down, gone, or waiting (for a guest); none of hosts behind tunnels.
+    pub(crate) state: Option<String>,
     pub(crate) rx_frames: u64,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_frames: u64,
@@ -111,6 +116,11 @@ pub(crate) struct PortStats {
     pub(crate) drops: BTreeMap<String, u64>,
     /// Frames that the kernel dropped before we read them.
     pub(crate) kernel_dropped: u64,
+    /// Bytes that wait in the kernel for us, with what it needs to keep them; none where it does not tell.
+    pub(crate) rx_queue_bytes: Option<u64>,
+    /// Bytes that wait with us for a guest to read, and how many there may be; none where nothing ever waits.
+    pub(crate) tx_queue_bytes: Option<u64>,
+    pub(crate) tx_queue_limit_bytes: Option<u64>,
 }
 
 /// All numbers at one moment.
@@ -125,6 +135,53 @@ pub(crate) struct Stats {
     /// Datagrams of tunnels that the kernel dropped before we read them.
     pub(crate) datagrams_dropped: u64,
     pub(crate) worker_panics: u64,
+    /// When the daemon started, in seconds since 1970.
+    pub(crate) start_time: f64,
+    /// Of the daemon.
+    pub(crate) version: String,
+    /// If there is a router.
+    pub(crate) neighbours: Option<NeighbourStats>,
+    pub(crate) workers: Vec<WorkerStats>,
+    /// Of all workers.
+    pub(crate) latency: Latency,
+}
+
+/// What one worker did.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct WorkerStats {
+    /// Batches of frames.
+    pub(crate) batches: u64,
+    /// Frames in them.
+    pub(crate) frames: u64,
+    pub(crate) panics: u64,
+    /// Batches whose time was measured: those that took less than 2^10, 2^11, .. 2^30 nanoseconds, and did not take less
+    /// than the number before; and at the end those that took longer.
+    pub(crate) latency: Vec<u64>,
+    /// All these times added up.
+    pub(crate) latency_sum_ns: u64,
+}
+
+/// How long the pipeline has a batch, from having received it to having written it; of some that are drawn by lot.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Latency {
+    /// So many were measured.
+    pub(crate) samples: u64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p99_ns: u64,
+    pub(crate) p999_ns: u64,
+    pub(crate) max_ns: u64,
+}
+
+/// The hosts that the router sends to, in numbers.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct NeighbourStats {
+    pub(crate) known: usize,
+    /// So many may be known.
+    pub(crate) max: usize,
+    /// Asked for, and not answered yet.
+    pub(crate) incomplete: usize,
+    /// Packets that wait for their next hop.
+    pub(crate) held_packets: usize,
 }
 
 /// One bridge's numbers.
@@ -141,6 +198,8 @@ pub(crate) struct MacTableStats {
     pub(crate) entries: usize,
     /// Static entries now.
     pub(crate) statics: usize,
+    /// So many entries there may be.
+    pub(crate) size: usize,
     pub(crate) learned: u64,
     pub(crate) moved: u64,
     pub(crate) evicted: u64,
@@ -158,6 +217,34 @@ pub(crate) struct NatStats {
     pub(crate) expired: u64,
     /// Ended because a rule or an address went.
     pub(crate) flushed: u64,
+    /// So many connections there may be.
+    pub(crate) max_connections: usize,
+    /// Ports of outside addresses.
+    pub(crate) ports: Vec<NatPorts>,
+    pub(crate) fragments: FragmentStats,
+}
+
+/// The ports of one outside address and protocol; of ICMP the identifiers.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct NatPorts {
+    pub(crate) address: String,
+    /// tcp, udp or icmp.
+    pub(crate) protocol: String,
+    /// Those of mappings.
+    pub(crate) used: u32,
+    /// Those that a new mapping could get now; of a shared address, those that are kept from the host's programs.
+    pub(crate) free: u32,
+}
+
+/// Datagrams that come in pieces.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct FragmentStats {
+    /// Remembered now.
+    pub(crate) datagrams: usize,
+    /// So many may be.
+    pub(crate) max_datagrams: usize,
+    /// Pieces that wait for the first of their datagram.
+    pub(crate) held_frames: usize,
 }
 
 /// An address that a bridge knows.

@@ -2,6 +2,7 @@
 
 mod bridges;
 mod guests;
+mod numbers;
 mod ports;
 mod queries;
 mod tunnels;
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use netio::{Poller, Waker};
@@ -30,7 +31,7 @@ use crate::signals::Signals;
 use crate::slots::{self, Slots};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
-use crate::worker::{Clock, Command, Connections, Event, Worker};
+use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
 use bridges::Bridges;
 use uplink::open_uplink;
 pub(crate) use words::check;
@@ -62,6 +63,8 @@ pub(crate) struct Daemon {
     ledger: Ledger,
     bridges: Bridges,
     clock: Clock,
+    /// For people, who have calendars.
+    started: SystemTime,
     busy_poll: Duration,
     poller: Poller,
     events: Receiver<Event>,
@@ -78,6 +81,7 @@ struct Handle {
     commands: Sender<Command>,
     waker: Waker,
     counters: Arc<Counters>,
+    own: Arc<WorkerCounters>,
     /// `None` before it is started and once it is joined.
     thread: Option<JoinHandle<()>>,
 }
@@ -135,6 +139,7 @@ impl Daemon {
             ledger: Ledger::new(capacity),
             bridges,
             clock,
+            started: SystemTime::now(),
             busy_poll: Duration::from_micros(config.busy_poll.into()),
             poller,
             events: received,
@@ -145,8 +150,7 @@ impl Daemon {
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
-            let (handle, worker) =
-                daemon.make_worker(events.clone(), index == 0).with_context(|| format!("making worker {index}"))?;
+            let (handle, worker) = daemon.make_worker(events.clone(), index).with_context(|| format!("making worker {index}"))?;
             daemon.workers.push(handle);
             waiting.push(worker);
         }
@@ -163,26 +167,29 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn make_worker(&self, events: Sender<Event>, is_first: bool) -> anyhow::Result<(Handle, Worker)> {
+    fn make_worker(&self, events: Sender<Event>, index: usize) -> anyhow::Result<(Handle, Worker)> {
         let count = self.slots.capacity();
         let counters = Arc::new(Counters::new(count));
         let mut pipeline = self.bridges.pipeline(count, Arc::clone(&counters)).context("no bridge")?;
         if let Some(router) = &self.router {
             pipeline.set_router(router.for_worker());
         }
+        let own = Arc::new(WorkerCounters::new());
         let poller = Poller::new()?;
         let waker = poller.waker();
         let (commands, received) = channel();
         let connections = Connections {
-            polls: is_first && self.router.is_some(),
+            polls: index == 0 && self.router.is_some(),
             nat: self.router.as_ref().and_then(|router| router.nat().cloned()),
             busy_poll: BusyPoll::new(self.busy_poll),
+            counters: Arc::clone(&own),
+            seed: index as u32,
             commands: received,
             events,
             control: self.poller.waker(),
         };
         let worker = Worker::new(pipeline, poller, self.clock, connections, count);
-        Ok((Handle { commands, waker, counters, thread: None }, worker))
+        Ok((Handle { commands, waker, counters, own, thread: None }, worker))
     }
 
     /// Answers from now on who comes to this door.

@@ -1,12 +1,11 @@
 //! What the control socket is told.
 
 use packet::VlanId;
-use vswitch::mac_table::MacTableStats;
 use vswitch::router::UPLINK;
-use vswitch::{BridgeId, DropReason, PortId};
 
 use super::Daemon;
 use super::bridges::Bridge;
+use super::numbers::nat_stats;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
@@ -69,18 +68,18 @@ impl Daemon {
             gateways: interfaces.iter().filter(|one| one.domain.bridge.index() == number).map(gateway).collect(),
         };
         let bridges: Vec<views::Bridge> = self.bridges.iter().enumerate().map(bridge).collect();
-        let ports = self.ports.iter().filter_map(|port| self.port_view(port));
-        let tunnels = self.tunnels.tunnels().map(|(line, peers)| self.tunnel_view(line, peers, &report));
+        let uplink = self.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink));
         views::Show {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.clock.now().secs().into(),
             bridge: bridges[0].clone(),
             bridges,
-            ports: ports.chain(self.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink))).collect(),
+            ports: self.ports.iter().filter_map(|port| self.port_view(port)).chain(uplink).collect(),
             gateways: interfaces.iter().map(gateway).collect(),
             uplink: self.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
-            tunnels: tunnels.collect(),
+            tunnels: self.tunnels.tunnels().map(|(line, peers)| self.tunnel_view(line, peers, &report)).collect(),
+            latency: self.latency(),
             problems: self.problems(&report),
         }
     }
@@ -153,7 +152,7 @@ impl Daemon {
 
     fn nat_view(&self) -> Option<views::Nat> {
         let router = self.router.as_ref()?;
-        let stats = nat_stats(router.nat()?.stats());
+        let stats = nat_stats(router.nat()?);
         let address = |external: &nat::External| views::OutsideAddress {
             address: external.address.to_string(),
             kind: match external.kind {
@@ -180,12 +179,6 @@ impl Daemon {
     /// A port as it is now; of several places for guests that never had one, all are shown as the first.
     fn port_view(&self, port: &ManagedPort) -> Option<views::Port> {
         let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
-        let state = match port.link() {
-            Some(link) if link.up => "up",
-            Some(_) => "down",
-            None if port.is_free() => "waiting",
-            None => "gone",
-        };
         Some(views::Port {
             name,
             bridge: port.config.is_bridged().then(|| self.bridges.name(port.config.bridge).to_owned()),
@@ -199,7 +192,7 @@ impl Daemon {
             .to_owned(),
             namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
             vlan: port.config.vlan_text.clone(),
-            state: state.to_owned(),
+            state: port_state(port).to_owned(),
             mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
             device: port.device().map_or_else(String::new, Device::summary),
         })
@@ -237,7 +230,7 @@ impl Daemon {
         };
         views::Tunnel {
             name: line.name.clone(),
-            bridge: (line.protocol != ::tunnel::Protocol::Ip).then(|| self.bridges.name(line.bridge).to_owned()),
+            bridge: line.bridge().map(|bridge| self.bridges.name(bridge).to_owned()),
             kind: match line.protocol {
                 ::tunnel::Protocol::Vxlan => "vxlan",
                 ::tunnel::Protocol::Ethernet => "udp",
@@ -251,81 +244,21 @@ impl Daemon {
             peers: peers.map(peer).collect(),
         }
     }
+}
 
-    /// The bridge that a port is of now.
-    fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
-        let port = self.ports.iter().find(|port| port.id == id && port.config.is_bridged()).map(|port| port.config.bridge);
-        let uplink = || self.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
-        let peer = || {
-            let peer = self.tunnels.peers().iter().find(|peer| peer.id == id)?;
-            Some(self.tunnels.line_of(peer)).filter(|line| line.protocol != ::tunnel::Protocol::Ip).map(|line| line.bridge)
-        };
-        port.or_else(uplink).or_else(peer)
-    }
-
-    fn stats(&mut self) -> views::Stats {
-        let report = self.report();
-        let port = |(id, port): (PortId, &PortReport)| {
-            let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
-            let at_kernel = match report.dropped_at_ports.iter().find(|(port, ..)| *port == id) {
-                Some((.., frames)) => *frames,
-                None if report.uplink == Some(id) => report.kernel_dropped,
-                None => 0,
-            };
-            views::PortStats {
-                name: port.name.clone(),
-                bridge: self.bridge_of(id).map(|bridge| self.bridges.name(bridge).to_owned()),
-                rx_frames: port.rx_frames,
-                rx_bytes: port.rx_bytes,
-                tx_frames: port.tx_frames,
-                tx_bytes: port.tx_bytes,
-                tx_writes: port.tx_writes,
-                copies: port.copies,
-                made: port.made,
-                taken: port.taken,
-                offload_refused: port.offload_refused,
-                dropped: port.dropped(),
-                drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
-                kernel_dropped: at_kernel,
-            }
-        };
-        let bridge = |(name, table): &(String, MacTableStats)| views::BridgeStats {
-            name: name.clone(),
-            mac_table: table_stats(std::iter::once(table)),
-        };
-        views::Stats {
-            ports: report.shown().map(port).collect(),
-            mac_table: table_stats(report.tables.iter().map(|(_, table)| table)),
-            bridges: report.tables.iter().map(bridge).collect(),
-            nat: report.nat.map(nat_stats),
-            datagrams_dropped: report.datagrams_dropped,
-            worker_panics: report.panics,
-        }
+pub(super) fn port_state(port: &ManagedPort) -> &'static str {
+    match port.link() {
+        Some(link) if link.up => "up",
+        Some(_) => "down",
+        None if port.is_free() => "waiting",
+        None => "gone",
     }
 }
 
-fn uplink_state(uplink: &UplinkPort) -> &'static str {
+pub(super) fn uplink_state(uplink: &UplinkPort) -> &'static str {
     match uplink.state() {
         Some(state) if state.up => "up",
         Some(_) => "down",
         None => "gone",
     }
-}
-
-/// The numbers of these tables together.
-fn table_stats<'a>(tables: impl Iterator<Item = &'a MacTableStats> + Clone) -> views::MacTableStats {
-    let sum = |number: fn(&MacTableStats) -> u64| tables.clone().map(number).sum();
-    views::MacTableStats {
-        entries: tables.clone().map(|table| table.entries).sum(),
-        statics: tables.clone().map(|table| table.statics).sum(),
-        learned: sum(|table| table.learned),
-        moved: sum(|table| table.moved),
-        evicted: sum(|table| table.evicted),
-        expired: sum(|table| table.expired),
-    }
-}
-
-fn nat_stats(stats: nat::NatStats) -> views::NatStats {
-    let nat::NatStats { connections, mappings, opened, expired, flushed } = stats;
-    views::NatStats { connections, mappings, opened, expired, flushed }
 }

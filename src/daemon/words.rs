@@ -104,6 +104,14 @@ pub(super) fn with_nearest(error: DeviceError) -> anyhow::Error {
         DeviceError::Tap(error) => error,
         error => return error.into(),
     };
+    if let TapError::Namespace { error: cause, .. } = &error
+        && cause.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return anyhow::anyhow!(
+            "{error}: CAP_SYS_ADMIN is missing, or CAP_SYS_PTRACE for pid:N of another user's process; run as root, or give the \
+             rights to the binary with `setcap cap_net_admin,cap_sys_admin,cap_sys_ptrace+ep $(command -v vswitchd)`"
+        );
+    }
     if let TapError::Namespace { netns, .. } = &error
         && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)
     {

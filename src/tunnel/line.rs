@@ -70,6 +70,11 @@ impl Line {
         }
     }
 
+    /// The bridge that its hosts are ports of.
+    pub(crate) fn bridge(&self) -> Option<BridgeId> {
+        (self.protocol != Protocol::Ip).then_some(self.bridge)
+    }
+
     /// Is it carried over IPv6?
     pub(super) fn is_ipv6(&self) -> bool {
         self.remotes.first().copied().or(self.group.as_ref().map(|group| group.address)).is_some_and(|address| address.is_ipv6())

@@ -237,7 +237,7 @@ impl TunnelControl {
     pub(crate) fn leaves_from(&self, bridge: BridgeId, addresses: &[Ipv4Addr]) -> Option<&str> {
         let from = |peer: &&PeerControl| {
             let line = self.line_of(peer);
-            let is_of_it = line.bridge == bridge || line.protocol == Protocol::Ip;
+            let is_of_it = line.bridge().is_none_or(|other| other == bridge);
             is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
         };
         self.peers.iter().find(from).map(|peer| self.line_of(peer).name.as_str())

@@ -1,10 +1,9 @@
 //! What the ways of the tunnels mean for the links of their bridges.
 
-use tunnel::Protocol;
 use tunnel::mtu::MIN_MTU_IPV6;
 use vswitch::BridgeId;
 
-use super::{Line, PeerControl, TunnelControl};
+use super::{PeerControl, TunnelControl};
 use crate::config::{DeviceConfig, PortConfig};
 
 impl TunnelControl {
@@ -20,8 +19,7 @@ impl TunnelControl {
 /// The longest packet that all peers of a bridge can be sent, in bytes, and what is to be thought over.
 pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig], bridge: BridgeId) -> (Option<u32>, Vec<String>) {
     let mut warnings = Vec::new();
-    let is_of_it = |line: &Line| line.protocol != Protocol::Ip && line.bridge == bridge;
-    let bridged = tunnels.peers().iter().filter(|peer| is_of_it(tunnels.line_of(peer)));
+    let bridged = tunnels.peers().iter().filter(|peer| tunnels.line_of(peer).bridge() == Some(bridge));
     let least = bridged.map(|peer| (peer.mtu(tunnels.line_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
     let Some((mtu, peer)) = least else { return (None, warnings) };
     if mtu < MIN_MTU_IPV6 {

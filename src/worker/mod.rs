@@ -15,6 +15,7 @@
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches.
 
+mod latency;
 mod output;
 mod underlay;
 
@@ -34,6 +35,8 @@ use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Rou
 
 use crate::busy_poll::BusyPoll;
 use crate::service::{self, Answers};
+use latency::Lot;
+pub(crate) use latency::{Latency, WorkerCounters};
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
 use underlay::{DatagramSource, Underlay};
@@ -201,6 +204,8 @@ pub(crate) struct Worker {
     /// When the router is asked next what is due; only by one worker.
     next_poll: Option<Timestamp>,
     nat: Option<Arc<nat::Nat>>,
+    counters: Arc<WorkerCounters>,
+    lot: Lot,
     stopped: bool,
 }
 
@@ -216,6 +221,9 @@ pub(crate) struct Connections {
     pub(crate) polls: bool,
     pub(crate) nat: Option<Arc<nat::Nat>>,
     pub(crate) busy_poll: BusyPoll,
+    pub(crate) counters: Arc<WorkerCounters>,
+    /// Another one for each worker.
+    pub(crate) seed: u32,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) control: Waker,
@@ -224,7 +232,7 @@ pub(crate) struct Connections {
 impl Worker {
     /// A worker without ports, with all its memory for at most `ports` of them.
     pub(crate) fn new(pipeline: Pipeline, poller: Poller, clock: Clock, connections: Connections, ports: usize) -> Worker {
-        let Connections { commands, events, control, polls, nat, busy_poll } = connections;
+        let Connections { commands, events, control, polls, nat, busy_poll, counters, seed } = connections;
         Worker {
             pipeline,
             poller,
@@ -248,6 +256,8 @@ impl Worker {
             next_sources: clock.now(),
             next_poll: polls.then(|| clock.now().after(POLL)),
             nat,
+            counters,
+            lot: Lot::new(seed),
             stopped: false,
         }
     }
@@ -257,6 +267,7 @@ impl Worker {
     pub(crate) fn run(mut self) {
         while !self.stopped {
             if catch_unwind(AssertUnwindSafe(|| self.carry())).is_err() {
+                self.counters.panics.add(1);
                 self.tell(Event::Panicked);
             }
         }
@@ -339,10 +350,13 @@ impl Worker {
         let (attachment, mut keeps) = (*attachment, false);
         let (received, batch) = match source {
             Source::Datagrams(source) => {
-                let now = self.clock.now();
+                if !self.underlay.receive(source) {
+                    return;
+                }
+                let (now, began) = (self.clock.now(), self.lot.draw());
                 let Worker { underlay, pipeline, egress, outputs, .. } = self;
                 underlay.serve(ingress, source, now, pipeline, egress, outputs);
-                return self.finish(now);
+                return self.finish(now, began);
             }
             Source::Tap(queue) => {
                 self.batch.clear();
@@ -362,10 +376,10 @@ impl Worker {
             Source::Dgram(queue) => (queue.recv(&mut self.guests, &mut self.burst), &mut self.burst),
         };
         if !batch.spans().is_empty() {
-            let now = self.clock.now();
+            let (now, began) = (self.clock.now(), self.lot.draw());
             self.pipeline.process(ingress, batch, now, &mut self.egress);
             self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
-            self.finish(now);
+            self.finish(now, began);
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
@@ -375,11 +389,15 @@ impl Worker {
         }
     }
 
-    /// What comes behind a batch.
+    /// What comes behind a batch, of which this was the beginning if it is measured.
     #[inline]
-    fn finish(&mut self, now: Timestamp) {
+    fn finish(&mut self, now: Timestamp, began: Option<Instant>) {
         if self.pipeline.has_left() {
             self.resume(now);
+        }
+        self.counters.batches.add(1);
+        if let Some(began) = began {
+            self.counters.latency.record(began.elapsed());
         }
         if self.nat.as_ref().is_some_and(|nat| nat.wants_ports()) {
             self.control.wake();

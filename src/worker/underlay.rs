@@ -29,7 +29,15 @@ impl Underlay {
         Underlay { receiver: udp::Receiver::new(), inbox: Inbox::new() }
     }
 
-    /// Receives what is there, and carries its frames to where they go, a full batch at a time.
+    /// Receives what is there, if something is.
+    #[inline]
+    pub(super) fn receive(&mut self, source: &DatagramSource) -> bool {
+        // What is more than one call brings, the poller tells.
+        let _ = self.receiver.recv(&source.queue);
+        self.receiver.datagrams().next().is_some()
+    }
+
+    /// Carries the frames of what was received to where they go, a full batch at a time.
     #[inline]
     pub(super) fn serve(
         &mut self,
@@ -40,8 +48,6 @@ impl Underlay {
         egress: &mut Egress,
         outputs: &mut Outputs,
     ) {
-        // What is more than one call brings, the poller tells.
-        let _ = self.receiver.recv(&source.queue);
         let inbox = &mut self.inbox;
         inbox.clear();
         for datagram in self.receiver.datagrams() {

@@ -175,7 +175,7 @@ fn tunnels() {
     assert_eq!((&peer["address"], &peer["mtu"], &peer["tx_frames"]), (&"192.0.2.2".into(), &1450.into(), &1.into()));
     let row = row(&table(&socket, &["tunnel", "list"]), "vxlan42").to_vec();
     assert_eq!(row[1..9], ["vxlan", "42", "4789", "192.0.2.1", "192.0.2.2", "1450", "0", "1"]);
-    assert!(text(&socket, &["metrics"]).contains("vswitchd_tunnel_peer_reachable{tunnel=\"vxlan42\",peer=\"192.0.2.2\"} 1"));
+    assert!(text(&socket, &["metrics"]).contains("vswitchd_tunnel_peer_reachable{tunnel=\"vxlan42\",peer=\"192.0.2.2\"} 1.0"));
     switch.finish();
 }
 
@@ -185,11 +185,21 @@ fn metrics() {
     a.raw().send(&frame(MacAddr::BROADCAST, station(1), b"to nobody")).expect("sent");
     switch.settle("the frame", |report| report.dropped("a", "no_destination") == 1);
     let text = text(&socket, &["metrics"]);
+    let place_of = |name: &str| {
+        json(&socket, &["port", "list"]).as_array().unwrap().iter().find(|port| port["name"] == name).unwrap()["namespace"]
+            .clone()
+    };
+    let of = |name: &str, what: &str, more: &str, value: &dyn std::fmt::Display| {
+        let place = place_of(name);
+        format!("vswitchd_port_{what}{{port=\"{name}\",namespace={place},bridge=\"br0\"{more}}} {value}")
+    };
     for line in [
-        "vswitchd_port_receive_frames_total{port=\"a\",bridge=\"br0\"} 1",
-        "vswitchd_port_receive_frames_total{port=\"b\",bridge=\"br0\"} 0",
-        "vswitchd_port_drops_total{port=\"a\",bridge=\"br0\",reason=\"no_destination\"} 1",
-        "vswitchd_mac_table_learned_total ",
+        &of("a", "receive_frames_total", "", &1),
+        &of("b", "receive_frames_total", "", &0),
+        &of("a", "drops_total", ",reason=\"no_destination\"", &1),
+        &of("a", "up", "", &"1.0"),
+        "vswitchd_pipeline_latency_seconds_count{worker=\"0\"} ",
+        "vswitchd_mac_table_learned_total{bridge=\"br0\"} ",
         "# EOF",
     ] {
         assert!(text.contains(line), "no {line}:\n{text}");

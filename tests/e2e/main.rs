@@ -12,6 +12,7 @@ mod config;
 mod conformance;
 mod control;
 mod datagrams;
+mod doctor;
 mod exchange;
 mod fairness;
 mod frames;
@@ -32,6 +33,7 @@ mod nat;
 mod nat_fragments;
 mod nat_icmp;
 mod nat_tcp;
+mod packaging;
 mod packets;
 mod path;
 mod ports;
@@ -104,6 +106,8 @@ fn main() -> ExitCode {
         tunnel_ovs::trials(),
         guest_qemu::trials(),
         service::trials(),
+        packaging::trials(),
+        doctor::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -32,6 +32,7 @@ use crate::neighbour::{InterfaceId, Resolve};
 use crate::port::PortKind;
 use crate::router::{Ip, Left, Own, Packet, Shared, UPLINK, set_addresses, view};
 use crate::routing::{Interface, Uplink};
+use crate::trace::Step;
 
 /// What became of an ARP message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,7 +106,9 @@ impl Own {
         let asks_us = arp.operation == ArpOperation::Request && place.own.contains(&arp.target_ip);
         // A probe claims nothing (RFC 5227 section 1.1); a sender that is not who sent the frame lies.
         if learns && !arp.is_probe() && arp.sender_mac == frame.headers.src && !arp.sender_mac.is_multicast() {
-            let awaited = shared.neighbours.learn(place.id, arp.sender_ip, arp.sender_mac, asks_us, walk.now);
+            let (address, mac) = (arp.sender_ip, arp.sender_mac);
+            walk.note(|| Step::NeighbourLearned { address, mac });
+            let awaited = !walk.is_rehearsal() && shared.neighbours.learn(place.id, address, mac, asks_us, walk.now);
             if awaited && self.left.len() < self.left.capacity() {
                 self.left.push(Left::Neighbour(place.id, arp.sender_ip));
             }
@@ -117,6 +120,7 @@ impl Own {
             let mut packet = Packet { at: 0, frame };
             set_addresses(walk, &mut packet, frame.headers.src, place.mac);
             walk.counters.taken.add(1);
+            walk.note(|| Step::ArpAnswered(arp.target_ip));
             let answer = walk.own(frame.span)?;
             walk.push(walk.ingress, answer, TagAction::Keep);
             return Ok(ArpOutcome::Taken);
@@ -161,6 +165,7 @@ impl Own {
         }
         set_addresses(walk, &mut packet, headers.src, headers.dst);
         walk.counters.taken.add(1);
+        walk.note(|| Step::EchoAnswered(dst));
         self.send_back(shared, walk, packet)
     }
 
@@ -201,7 +206,7 @@ impl Own {
         if let Some(made) = self.write_error(walk, packet, error, from) {
             walk.counters.made.add(1);
             if let Err(reason) = self.send_error(shared, walk, made, packet.frame) {
-                walk.counters.drop(reason, 1);
+                walk.lose(reason, 1);
             }
         }
         Err(reason)
@@ -211,9 +216,7 @@ impl Own {
     fn write_error(&mut self, walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4Addr) -> Option<Packet> {
         let ip = view(walk, &packet)?;
         let to = ip.src();
-        if IcmpError::is_forbidden_about(ip)
-            || packet.frame.headers.dst.is_multicast()
-            || !walk.errors.limit.take(to.into(), walk.now)
+        if IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast() || !walk.may_tell(to.into(), Some(error))
         {
             return None;
         }
@@ -292,11 +295,16 @@ impl Own {
         hop: Ipv4Addr,
     ) -> Result<(), DropReason> {
         let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
-        let Resolve { ask, kept } = shared.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now);
+        let Resolve { ask, kept } = if walk.is_rehearsal() {
+            shared.neighbours.would_resolve(id, hop, frame.len(), walk.ingress.0, walk.now)
+        } else {
+            shared.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now)
+        };
+        walk.note(|| Step::Waits { address: hop, asked: ask, kept });
         if kept {
             walk.counters.taken.add(1);
         } else {
-            walk.counters.drop(DropReason::NeighbourQueueFull, 1);
+            walk.lose(DropReason::NeighbourQueueFull, 1);
         }
         if ask && walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).is_some() {
             self.ask(shared, walk, packet.at, id, hop, None)?;

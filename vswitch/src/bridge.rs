@@ -9,11 +9,12 @@ use crate::counters::{Counters, DropReason, PortCounters};
 use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
 use crate::egress::{Egress, Frame};
 use crate::fit::{clamp_to, fit, fit_tunnel};
-use crate::forward::{Forward, forward};
+use crate::forward::Forward;
 use crate::ip_tunnel::IpTunnel;
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId, PortKind};
+use crate::trace::{Step, Story};
 
 /// One worker's view of the bridges.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) ingress: PortId,
     pub(crate) counters: &'a PortCounters,
     pub(crate) now: Timestamp,
+    /// What happens to the frame at hand, if anybody wants to know.
+    pub(crate) story: Option<Box<Story>>,
 }
 
 impl Bridges {
@@ -69,8 +72,7 @@ impl Walk<'_> {
     /// Chooses the way out by the MAC table and queues the frame.
     #[inline]
     pub(crate) fn forward(&mut self, domain: Domain, frame: Frame) -> Result<(), DropReason> {
-        let table = self.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-        match forward(table, domain.vlan, frame.headers.dst, self.ingress, self.now) {
+        match self.choose(domain, frame.headers.dst, self.ingress)? {
             Forward::Port(port) if self.is_tunnel(domain, port) && self.is_tunnel(domain, self.ingress) => {
                 Err(DropReason::SplitHorizon)
             }
@@ -113,6 +115,7 @@ impl Walk<'_> {
     pub(crate) fn push(&mut self, id: PortId, frame: Frame, action: TagAction) {
         let frame = self.tx.add(frame);
         self.tx.push(id, frame, action);
+        self.note_queued(frame, id, action);
     }
 
     /// What fits through all links of this domain; those that are too narrow for anything do not count.
@@ -150,10 +153,12 @@ impl Walk<'_> {
                 too_long += 1;
             } else {
                 self.tx.push(id, added, action);
+                self.note_queued(added, id, action);
             }
             copies += 1;
         }
-        self.counters.drop(DropReason::TooLong, too_long);
+        self.lose(DropReason::TooLong, too_long);
+        self.note(|| Step::Flooded { mac: frame.headers.dst, ports: copies as u16 });
         self.counters.copies.add(u64::saturating_sub(copies, 1));
         if copies == 0 { Err(DropReason::NoDestination) } else { Ok(()) }
     }

@@ -14,27 +14,33 @@ use crate::counters::DropReason;
 use crate::egress::{Frame, Queue, Queued};
 use crate::port::{Encapsulation, PortId};
 
-/// Couples a queue's frames. `depart` sends the trains when there is no room for more; `dropped` is told of
-/// each frame that no datagram could hold.
+/// What [`couple`] tells of.
+pub(crate) enum Coupled<'a> {
+    /// There is no room for more: the trains are to leave.
+    Full(&'a Trains),
+    /// A frame of the queue, by its number, is in datagrams that go this way; or no datagram could hold it.
+    Frame(u16, Way, Result<(), DropReason>),
+}
+
+/// Couples a queue's frames.
 #[inline]
 pub(crate) fn couple(
     mut queue: Queue<'_>,
     batch: &Batch,
     id: PortId,
     encapsulation: &Encapsulation,
-    mut depart: impl FnMut(&Trains),
-    mut dropped: impl FnMut(DropReason),
+    mut tell: impl FnMut(Coupled<'_>),
 ) {
     let Queue { frames, queued, head, trains } = &mut queue;
     let header = encapsulation.vni.map(vxlan::encap);
     let header = header.as_ref().map_or(&[][..], <[u8; vxlan::VXLAN_LEN]>::as_slice);
-    for Queued { frame, action } in queued.iter() {
-        let frame = &frames[usize::from(*frame)];
+    for Queued { frame: number, action } in queued.iter() {
+        let frame = &frames[usize::from(*number)];
         let way = way(id, encapsulation, &frame.headers, batch.frame(frame.span));
+        let mut depart = |trains: &Trains| tell(Coupled::Full(trains));
         let mut coupling = Coupling { trains, depart: &mut depart, batch, way, header, frame };
-        if let Err(reason) = coupling.add(*action, head) {
-            dropped(reason);
-        }
+        let result = coupling.add(*action, head);
+        tell(Coupled::Frame(*number, way, result));
     }
 }
 

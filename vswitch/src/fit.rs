@@ -94,7 +94,10 @@ pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Re
         Network::Ipv4 => {
             let dont_fragment = Ipv4View::new(packet).is_none_or(Ipv4View::dont_fragment);
             match fit(walk.rx, frame, mtu, dont_fragment) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    walk.note_cut(frame);
+                    return Ok(());
+                }
                 Err(error) => tell_v4(walk, frame, error),
             }
         }
@@ -116,10 +119,10 @@ fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame
     let l3 = usize::from(frame.headers.l3);
     let about = Ipv4View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
     let (src, dst) = (about.src(), about.dst());
-    if IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast() || !walk.errors.limit.take(src.into(), walk.now) {
+    let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
+    if IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast() || !walk.may_tell(src.into(), Some(error)) {
         return None;
     }
-    let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
     let id = walk.errors.next_id();
     send_back(walk, frame, ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src, id))
 }
@@ -129,16 +132,16 @@ fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Fr
     let l3 = usize::from(frame.headers.l3);
     let about = Ipv6View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
     let (src, dst) = (about.src(), about.dst());
+    let quote =
+        about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
     // In the name of a group nothing can be told.
     if PacketTooBig::is_forbidden_about(about)
         || frame.headers.dst.is_multicast()
         || dst.is_multicast()
-        || !walk.errors.limit.take(src.into(), walk.now)
+        || !walk.may_tell(src.into(), None)
     {
         return None;
     }
-    let quote =
-        about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
     send_back(walk, frame, icmpv6::ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src))
 }
 

@@ -29,6 +29,7 @@ use crate::fit::fit;
 use crate::pipeline::believe;
 use crate::port::PortId;
 use crate::routing::Network;
+use crate::trace::Step;
 
 /// One TUN device and where its packets go.
 #[derive(Clone, Debug)]
@@ -75,6 +76,7 @@ pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<
     let Some(id) = tunnel.route(ip.dst) else {
         return Err(tell(tunnel, walk, at, &frame, IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute));
     };
+    walk.note(|| Step::RouteTunnel { dst: ip.dst, port: id });
     if ip.ttl <= 1 {
         return Err(tell(tunnel, walk, at, &frame, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
     }
@@ -82,6 +84,7 @@ pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<
     if let Err(error) = fit(walk.rx, &mut frame, mtu, ip.dont_fragment) {
         return Err(tell(tunnel, walk, at, &frame, error, DropReason::FragmentationNeeded));
     }
+    walk.note_cut(&frame);
     decrement_ttl(walk, &frame);
     walk.push(id, frame, TagAction::Keep);
     Ok(())
@@ -152,7 +155,7 @@ fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error:
 fn answer(walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Option<Frame> {
     let about = Ipv4View::new(walk.rx.frame(frame.span))?;
     let (to, from) = (about.src(), about.dst());
-    if IcmpError::is_forbidden_about(about) || !walk.errors.limit.take(to.into(), walk.now) {
+    if IcmpError::is_forbidden_about(about) || !walk.may_tell(to.into(), Some(error)) {
         return None;
     }
     let quote = frame.span.len().min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);

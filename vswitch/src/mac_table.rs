@@ -52,7 +52,9 @@ use siphasher::sip::SipHasher13;
 
 use crate::port::PortId;
 
+mod rehearse;
 mod usage;
+pub use rehearse::WouldLearn;
 use usage::Usage;
 
 /// The fewest and the most entries that a table can be configured for.
@@ -354,6 +356,12 @@ impl MacTable {
         }
         book.stats.expired += expired as u64;
         expired
+    }
+
+    /// So many learned entries there may be.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// What happened so far.

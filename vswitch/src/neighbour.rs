@@ -30,8 +30,10 @@ use siphasher::sip::SipHasher13;
 
 use crate::limit::Bucket;
 
+mod rehearse;
+
 /// Addresses known at a time.
-const MAX_NEIGHBOURS: usize = 1024;
+pub const MAX_NEIGHBOURS: usize = 1024;
 /// Addresses asked for at a time, for one port of the bridge and for all.
 const INCOMPLETE_EACH: usize = 64;
 const MAX_INCOMPLETE: usize = 256;
@@ -101,6 +103,17 @@ pub struct NeighbourEntry {
     pub age: u32,
 }
 
+/// How many there are, and how many wait for one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NeighbourStats {
+    /// Neighbours whose MAC address is known, at most [`MAX_NEIGHBOURS`].
+    pub known: usize,
+    /// Addresses that are asked for.
+    pub incomplete: usize,
+    /// Packets that wait for an answer.
+    pub kept: usize,
+}
+
 /// The neighbours on all networks of the router, shared by all workers.
 #[derive(Debug)]
 pub struct Neighbours {
@@ -150,6 +163,33 @@ struct Kept {
     key: u64,
     from: u16,
     frame: Vec<u8>,
+}
+
+/// What there is room for.
+#[derive(Clone, Copy, Debug)]
+struct Admission {
+    /// The address is not asked for yet.
+    is_new: bool,
+    /// The packet may be kept.
+    has_room: bool,
+}
+
+impl Book {
+    /// May an address be asked for, and a packet of so many bytes wait for it? `None` if there is no room to ask.
+    fn admission(&self, key: u64, from: u16, frame_len: usize) -> Option<Admission> {
+        let is_new = !self.incomplete.iter().any(|incomplete| incomplete.key == key);
+        if is_new {
+            let own = self.incomplete.iter().filter(|incomplete| incomplete.from == from).count();
+            if self.incomplete.len() == MAX_INCOMPLETE || own == INCOMPLETE_EACH {
+                return None;
+            }
+        }
+        let count = |is_it: &dyn Fn(&Kept) -> bool| self.kept.iter().filter(|kept| is_it(kept)).count();
+        let has_room = frame_len <= MAX_KEPT_LEN
+            && count(&|kept| kept.key == key) < KEPT_EACH
+            && count(&|kept| kept.from == from) < KEPT_FROM_PORT;
+        Some(Admission { is_new, has_room })
+    }
 }
 
 fn key_of(interface: InterfaceId, address: Ipv4Addr) -> u64 {
@@ -230,19 +270,14 @@ impl Neighbours {
         let key = key_of(interface, address);
         let mut book = self.lock();
         let book = &mut *book;
+        let Some(Admission { is_new, has_room }) = book.admission(key, from, frame.len()) else {
+            return Resolve { ask: false, kept: false };
+        };
         let mut ask = false;
-        if !book.incomplete.iter().any(|incomplete| incomplete.key == key) {
-            let own = book.incomplete.iter().filter(|incomplete| incomplete.from == from).count();
-            if book.incomplete.len() == MAX_INCOMPLETE || own == INCOMPLETE_EACH {
-                return Resolve { ask: false, kept: false };
-            }
+        if is_new {
             ask = book.requests.take(now);
             book.incomplete.push(Incomplete { key, from, requests: u8::from(ask), asked: now.secs() });
         }
-        let count = |is_it: &dyn Fn(&Kept) -> bool| book.kept.iter().filter(|kept| is_it(kept)).count();
-        let has_room = frame.len() <= MAX_KEPT_LEN
-            && count(&|kept| kept.key == key) < KEPT_EACH
-            && count(&|kept| kept.from == from) < KEPT_FROM_PORT;
         let copy = if has_room { book.spare.pop() } else { None };
         let kept = copy.is_some();
         if let Some(mut copy) = copy {
@@ -392,6 +427,13 @@ impl Neighbours {
         while let Some(at) = book.kept.iter().position(|kept| is_of(kept.key)) {
             book.spare.push(book.kept.swap_remove(at).frame);
         }
+    }
+
+    /// How many there are now.
+    #[must_use]
+    pub fn stats(&self) -> NeighbourStats {
+        let book = self.lock();
+        NeighbourStats { known: book.known, incomplete: book.incomplete.len(), kept: book.kept.len() }
     }
 
     /// All neighbours, sorted. Allocates.

@@ -17,7 +17,7 @@ use crate::counters::{Counters, DropReason};
 use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
 use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
 use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
-use crate::encap::couple;
+use crate::encap::{Coupled, couple};
 use crate::fit::clamp_to;
 use crate::ip_tunnel::{self, IpTunnel};
 use crate::limit::Errors;
@@ -26,6 +26,7 @@ use crate::port::{Port, PortId, PortKind};
 use crate::resume::{Held, Task};
 use crate::router::{Left, NOWHERE, Own, Router};
 use crate::routing::Routing;
+use crate::trace::{Step, Watch};
 
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
 const REFUSALS_TO_GIVE_UP: u32 = 16;
@@ -46,6 +47,8 @@ pub struct Pipeline {
     /// Where the fragments of a batch that was taken up again came from.
     held: Vec<Held>,
     tasks: Vec<Task>,
+    /// Who wants to know what happens to which frames.
+    watch: Option<Box<Watch>>,
 }
 
 impl Pipeline {
@@ -70,6 +73,7 @@ impl Pipeline {
             new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
+            watch: None,
         }
     }
 
@@ -103,6 +107,12 @@ impl Pipeline {
         self.bridges.ports.get_mut(id.index())?.as_mut()
     }
 
+    /// Does a port of this number take frames in now?
+    #[must_use]
+    pub fn has_port(&self, id: PortId) -> bool {
+        self.bridges.port(id).is_some()
+    }
+
     /// Gives the bridges a router.
     pub fn set_router(&mut self, router: Router) {
         self.router = Some(router);
@@ -115,16 +125,35 @@ impl Pipeline {
         }
     }
 
+    /// From now on these want to know what happens to which frames; nobody if `None`. Not between
+    /// [`Pipeline::process`] and [`Pipeline::transmit`].
+    pub fn set_watch(&mut self, watch: Option<Box<Watch>>) {
+        self.watch = watch;
+    }
+
+    pub(crate) fn watch(&self) -> Option<&Watch> {
+        self.watch.as_deref()
+    }
+
+    /// What the last batch left is not done.
+    pub(crate) fn leave_it(&mut self) {
+        if let Some(router) = &mut self.router {
+            router.own.left.clear();
+        }
+        self.new_sources.clear();
+    }
+
     /// Walks a batch that came in through `ingress` through the switch and leaves in `tx` what is to
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, .. } = self;
+        let Pipeline { bridges, router, errors, watch, .. } = self;
         let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, story: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
+            begin(watch, &mut walk, at);
             let outcome = match bridges.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
                 Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
@@ -132,6 +161,7 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
+            end(watch, &mut walk, outcome);
         }
         counters.rx_frames.add(walk.rx.spans().len() as u64);
         counters.rx_bytes.add(bytes);
@@ -141,14 +171,14 @@ impl Pipeline {
     /// port; like [`Pipeline::process`] otherwise.
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, endpoints, new_sources, .. } = self;
+        let Pipeline { bridges, router, errors, endpoints, new_sources, watch, .. } = self;
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
             socket.rx_frames.add(origins.len() as u64);
             return socket.drop(DropReason::PortGone, origins.len() as u64);
         };
-        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, story: None };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
@@ -156,7 +186,9 @@ impl Pipeline {
             walk.counters = bridges.counters.port(walk.ingress).unwrap_or(socket);
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
+            begin(watch, &mut walk, at);
             let outcome = peer.and_then(|(peer, headers)| {
+                walk.note(|| Step::Decapsulated { vni: peer.vni, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
                 }
@@ -172,6 +204,7 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 walk.counters.drop(reason, 1);
             }
+            end(watch, &mut walk, outcome);
         }
     }
 
@@ -206,7 +239,7 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, held, .. } = self;
+        let Pipeline { bridges, router, errors, held, watch, .. } = self;
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
@@ -214,7 +247,9 @@ impl Pipeline {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
             let Some(counters) = bridges.counters.port(held.port).or(bridges.counters.port(PortId(0))) else { continue };
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now };
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, story: None };
+            begin(watch, &mut walk, at);
+            walk.note(|| Step::Resumed);
             let outcome = match left {
                 Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
                 Left::Fragments(first) => own.go_on_by(shared, &mut walk, at, first, held),
@@ -222,6 +257,7 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
+            end(watch, &mut walk, outcome);
         }
     }
 
@@ -230,34 +266,56 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, tasks, .. } = self;
+        let Pipeline { bridges, router, errors, tasks, watch, .. } = self;
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
         let Some(counters) = bridges.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now };
-            if let Err(reason) = own.perform(shared, &mut walk, at, *task) {
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, story: None };
+            if matches!(task, Task::Undeliverable) {
+                begin(watch, &mut walk, at);
+                walk.note(|| Step::Resumed);
+            }
+            let outcome = own.perform(shared, &mut walk, at, *task);
+            if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
+            end(watch, &mut walk, outcome);
         }
     }
 
     /// Writes out what [`Pipeline::process`] queued.
     pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut transmit: impl Transmit) {
+        let Pipeline { bridges, refusals, watch, .. } = self;
+        let mut watch = watch.as_deref_mut();
         while let Some((id, queue)) = tx.next() {
-            let Some(counters) = self.bridges.counters.port(id) else { continue };
-            let Some(port) = &mut self.bridges.ports[id.index()] else {
+            let Some(counters) = bridges.counters.port(id) else { continue };
+            let Some(port) = &mut bridges.ports[id.index()] else {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
+                if let Some(watch) = &mut watch {
+                    watch.drop_queue(&queue, id, DropReason::PortGone);
+                }
                 continue;
             };
             if let Some(encapsulation) = port.encapsulation() {
-                let all = &self.bridges.counters;
-                let depart = |trains: &Trains| depart(trains, rx, &mut transmit, all);
-                couple(queue, rx, id, encapsulation, depart, |reason| counters.drop(reason, 1));
+                couple(queue, rx, id, encapsulation, |coupled| match coupled {
+                    Coupled::Full(trains) => depart(trains, rx, &mut transmit, &bridges.counters, watch.as_deref_mut()),
+                    Coupled::Frame(frame, way, result) => {
+                        if let Err(reason) = result {
+                            counters.drop(reason, 1);
+                        }
+                        if let Some(watch) = &mut watch {
+                            watch.note_coupled(frame, way, encapsulation, result);
+                        }
+                    }
+                });
                 continue;
             }
-            let refusals = &mut self.refusals[id.index()];
+            if let Some(watch) = &mut watch {
+                watch.begin_queue(&queue);
+            }
+            let refusals = &mut refusals[id.index()];
             let manner = Manner { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
             write_queue(queue, rx, manner, &mut transmit, |written| {
                 counters.tx_writes.add(written.writes);
@@ -272,20 +330,42 @@ impl Pipeline {
                     counters.offload_refused.add(1);
                     *refusals += 1;
                 }
+                if let Some(watch) = &mut watch {
+                    watch.note_written(id, &written);
+                }
             });
             if *refusals >= REFUSALS_TO_GIVE_UP {
                 port.features = port.features.without_segmentation();
             }
         }
         if !tx.trains.is_empty() {
-            depart(&tx.trains, rx, &mut transmit, &self.bridges.counters);
+            depart(&tx.trains, rx, &mut transmit, &bridges.counters, watch.as_deref_mut());
             tx.trains.clear();
+        }
+        if let Some(watch) = watch {
+            watch.hand_over();
         }
     }
 }
 
+/// Does anybody want to know what happens to this frame?
+#[inline(always)]
+fn begin(watch: &mut Option<Box<Watch>>, walk: &mut Walk<'_>, at: usize) {
+    if let Some(watch) = watch {
+        walk.story = watch.begin(walk.ingress, walk.rx.frame(walk.rx.spans()[at]), walk.now);
+    }
+}
+
+/// This happened to it.
+#[inline(always)]
+fn end(watch: &mut Option<Box<Watch>>, walk: &mut Walk<'_>, outcome: Result<(), DropReason>) {
+    if let Some(watch) = watch {
+        watch.end(walk.story.take(), outcome);
+    }
+}
+
 /// Sends trains and counts, by the ports that they go to.
-fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &Counters) {
+fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &Counters, mut watch: Option<&mut Watch>) {
     transmit.send_trains(trains, rx.arena(), |train, result| {
         let Some(counters) = counters.port(PortId(train.way.port)) else { return };
         match result {
@@ -295,6 +375,9 @@ fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &
                 counters.tx_bytes.add(train.frame_bytes);
             }
             Err(error) => counters.drop(error.reason(), train.frames.into()),
+        }
+        if let Some(watch) = &mut watch {
+            watch.note_departed(train, result);
         }
     });
 }
@@ -320,6 +403,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
         }
         PortKind::Uplink => {
             let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
+            walk.note(|| Step::FromOutside);
             return own.route_in(shared, walk, at, frame);
         }
         PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
@@ -333,8 +417,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
         return Err(DropReason::GatewaySpoofed);
     }
     if learns {
-        let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-        table.learn(vlan, headers.src, walk.ingress, walk.now);
+        walk.learn(domain, headers.src)?;
     }
     if let Some((Router { shared, own }, interface, mac)) = gateway {
         // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.

@@ -13,13 +13,13 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use nat::{FirstFragment, FlowCache, Nat, Refused, Side};
+use nat::{FirstFragment, FlowCache, Manner, Nat, Refused, Rehearsed, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::tcp;
 use packet::vlan::{TAG_LEN, TagAction};
-use packet::{Headers, MacAddr, Network as NetworkProtocol, Timestamp, Transport};
+use packet::{Headers, MacAddr, Network as NetworkProtocol, Transport};
 
 use crate::bridge::Walk;
 use crate::counters::DropReason;
@@ -30,6 +30,7 @@ use crate::forward::Forward;
 use crate::neighbour::{InterfaceId, Neighbours};
 use crate::resume::Held;
 use crate::routing::{Routing, Uplink};
+use crate::trace::{Addressed, Step};
 
 /// The uplink's number among the networks of the neighbours.
 pub const UPLINK: InterfaceId = InterfaceId(0x7fff);
@@ -139,6 +140,7 @@ impl Own {
         let ip = sound(walk, &packet)?;
         let routing = &shared.routing;
         let interface = routing.interface(from).ok_or(DropReason::NoRoute)?;
+        walk.note(|| Step::ForGateway(interface.address));
         if !interface.network.has_host(ip.src) || ip.src == interface.address {
             return Err(DropReason::MartianSource);
         }
@@ -174,9 +176,11 @@ impl Own {
         let Some(hop) = uplink.next_hop(ip.dst) else {
             return self.report(shared, walk, *packet, unreachable_network, DropReason::NoRoute);
         };
+        walk.note(|| Step::RouteOutside { dst: ip.dst, hop });
         if let Err(error) = fit(walk.rx, &mut packet.frame, uplink.mtu, ip.dont_fragment) {
             return self.report(shared, walk, *packet, error, DropReason::FragmentationNeeded);
         }
+        walk.note_cut(&packet.frame);
         clamp(walk, packet, routing);
         if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
             return self.refuse(shared, walk, *packet, refused);
@@ -199,6 +203,7 @@ impl Own {
         if self.is_echo_request(walk, packet) && !nat.is_one_to_one(ip.dst) {
             return self.echo(shared, walk, *packet);
         }
+        walk.note(|| Step::Hairpin(ip.dst));
         if !routes_back(uplink, ip.dst) {
             return Err(DropReason::NoRoute);
         }
@@ -260,6 +265,9 @@ impl Own {
         nat: &Nat,
         side: Side,
     ) -> Result<Ipv4Addr, Refused> {
+        if walk.story.is_some() {
+            return self.translate_aloud(walk, packet, nat, side);
+        }
         let Frame { span, headers, offload, .. } = packet.frame;
         let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
         if let Some(first) = self.told.take() {
@@ -272,6 +280,25 @@ impl Own {
             self.left.push(Left::Fragments(first));
         }
         Ok(translated.dst)
+    }
+
+    /// The same for a packet that is watched, or imagined.
+    #[cold]
+    fn translate_aloud(&mut self, walk: &mut Walk<'_>, packet: &mut Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+        if walk.is_rehearsal() {
+            return rehearse(walk, packet, nat, side);
+        }
+        let Frame { span, headers, .. } = packet.frame;
+        let l3 = usize::from(headers.l3)..headers.end as usize;
+        let is_told = self.told.is_some();
+        let manner = if is_told { Some(Manner::Fragment) } else { nat.manner(side, &walk.rx.frame(span)[l3.clone()], walk.now) };
+        let story = walk.story.take();
+        let translated = self.translate(walk, packet, nat, side);
+        walk.story = story;
+        translated?;
+        let (src, dst) = nat::endpoints(&walk.rx.frame(span)[l3]);
+        walk.note(|| Step::Translated { side, manner, src, dst });
+        Ok(dst.address)
     }
 
     /// A guest is told where an error exists for it.
@@ -313,9 +340,16 @@ impl Own {
         let bytes = &walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize];
         let frame = &walk.rx.arena()[span.range_with_vnet()];
         let held = Held { port: walk.ingress, from };
-        if !nat.hold(side, bytes, frame, held.to_tag(), walk.ingress.0, walk.now) {
+        let (owner, now) = (walk.ingress.0, walk.now);
+        let is_kept = if walk.is_rehearsal() {
+            nat.would_hold(frame.len(), owner, now)
+        } else {
+            nat.hold(side, bytes, frame, held.to_tag(), owner, now)
+        };
+        if !is_kept {
             return Err(DropReason::FragmentRefused);
         }
+        walk.note(|| Step::FragmentKept);
         walk.counters.taken.add(1);
         Ok(())
     }
@@ -323,7 +357,11 @@ impl Own {
     /// A neighbour's MAC address. What was looked up in this second is remembered, until any neighbour
     /// changes.
     #[inline]
-    fn mac_of(&mut self, shared: &Shared, id: InterfaceId, address: Ipv4Addr, now: Timestamp) -> Option<MacAddr> {
+    fn mac_of(&mut self, shared: &Shared, walk: &mut Walk<'_>, id: InterfaceId, address: Ipv4Addr) -> Option<MacAddr> {
+        if walk.story.is_some() {
+            return mac_of_aloud(shared, walk, id, address);
+        }
+        let now = walk.now;
         let hop = &mut self.hops[address.to_bits() as usize % HOPS];
         let (secs, version) = (now.secs(), shared.neighbours.version());
         if hop.address == Some((id, address)) && hop.secs == secs && hop.version == version {
@@ -346,14 +384,14 @@ impl Own {
     ) -> Result<(), DropReason> {
         let routing = &shared.routing;
         let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
+        walk.note(|| Step::RouteInside { dst, vlan: interface.domain.vlan });
         if !interface.network.has_host(dst) {
             return Err(DropReason::MartianDestination);
         }
-        let Some(mac) = self.mac_of(shared, to, dst, walk.now) else { return self.wait(shared, walk, packet, to, dst) };
+        let Some(mac) = self.mac_of(shared, walk, to, dst) else { return self.wait(shared, walk, packet, to, dst) };
         set_addresses(walk, &mut packet, mac, interface.mac);
         let domain = interface.domain;
-        let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-        let out = crate::forward::forward(table, domain.vlan, mac, NOWHERE, walk.now);
+        let out = walk.choose(domain, mac, NOWHERE)?;
         let Forward::Port(port) = out else { return walk.flood(domain, packet.frame, None) };
         let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
         let action = link.vlan.leave(domain.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
@@ -363,6 +401,7 @@ impl Own {
         if let Err(error) = fit(walk.rx, &mut packet.frame, mtu, dont_fragment) {
             return self.report(shared, walk, packet, error, DropReason::FragmentationNeeded);
         }
+        walk.note_cut(&packet.frame);
         walk.queue(port, domain, packet.frame)
     }
 
@@ -376,7 +415,7 @@ impl Own {
         uplink: &Uplink,
         hop: Ipv4Addr,
     ) -> Result<(), DropReason> {
-        let Some(mac) = self.mac_of(shared, UPLINK, hop, walk.now) else { return self.wait(shared, walk, packet, UPLINK, hop) };
+        let Some(mac) = self.mac_of(shared, walk, UPLINK, hop) else { return self.wait(shared, walk, packet, UPLINK, hop) };
         set_addresses(walk, &mut packet, mac, uplink.mac);
         walk.push(uplink.port, packet.frame, TagAction::Keep);
         Ok(())
@@ -396,6 +435,53 @@ impl Own {
                 && ip.payload().first() == Some(&packet::icmpv4::kind::ECHO_REQUEST)
         })
     }
+}
+
+/// Translates an imagined packet in place. Of the connection that it would open only its story knows, so that says what
+/// an error about it becomes.
+#[cold]
+fn rehearse(walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+    let Frame { span, headers, offload, .. } = packet.frame;
+    let (owner, now) = (walk.ingress.0, walk.now);
+    let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
+    let (src, dst) = nat::endpoints(bytes);
+    let rehearsed = nat.rehearse(side, bytes, offload.checksum, owner, now);
+    let mut undone = || walk.story.as_mut().and_then(|story| story.pop_addressed(side));
+    let manner = match rehearsed {
+        Ok(Rehearsed { manner: Manner::Error, .. }) => {
+            undone();
+            Manner::Error
+        }
+        Err(Refused::IcmpUnrelated) => {
+            let original = undone().ok_or(Refused::IcmpUnrelated)?;
+            let mut ip = Ipv4Mut::new(bytes).ok_or(Refused::IcmpUnrelated)?;
+            match side {
+                Side::Inside => ip.set_src(original.dst),
+                Side::Outside => ip.set_dst(original.src),
+            };
+            Manner::Error
+        }
+        Ok(Rehearsed { manner, .. }) => {
+            if let Some(story) = &mut walk.story {
+                story.push_addressed(Addressed { side, src: src.address, dst: dst.address });
+            }
+            manner
+        }
+        Err(refused) => return Err(refused),
+    };
+    let (src, dst) = nat::endpoints(&walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize]);
+    walk.note(|| Step::Translated { side, manner: Some(manner), src, dst });
+    Ok(dst.address)
+}
+
+/// A neighbour's MAC address, for a packet that is watched or imagined.
+#[cold]
+fn mac_of_aloud(shared: &Shared, walk: &mut Walk<'_>, id: InterfaceId, address: Ipv4Addr) -> Option<MacAddr> {
+    let neighbours = &shared.neighbours;
+    let mac = if walk.is_rehearsal() { neighbours.peek(id, address) } else { neighbours.lookup(id, address, walk.now) };
+    let mac = mac?;
+    walk.note(|| Step::Neighbour { address, mac });
+    Some(mac)
 }
 
 /// No port at all: a packet that the router sends came from none.

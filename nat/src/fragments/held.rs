@@ -42,6 +42,18 @@ impl Held {
         self.len
     }
 
+    /// Would a frame of so many bytes be held, once those that are too old are gone?
+    pub(super) fn has_room(&self, len: usize, owner: u16, now: Timestamp) -> Result<(), FragmentError> {
+        if len > HELD_LEN {
+            return Err(FragmentError::FrameTooLong);
+        }
+        let held = || self.slips.iter().flatten().filter(|slip| slip.deadline > now);
+        if held().filter(|slip| slip.owner == owner).count() >= HELD_AN_OWNER {
+            return Err(FragmentError::OwnerHeldFull);
+        }
+        if held().count() >= HELD { Err(FragmentError::HeldFull) } else { Ok(()) }
+    }
+
     pub(super) fn hold(
         &mut self,
         key: Key,
@@ -51,13 +63,8 @@ impl Held {
         now: Timestamp,
         deadline: Timestamp,
     ) -> Result<(), FragmentError> {
-        if frame.len() > HELD_LEN {
-            return Err(FragmentError::FrameTooLong);
-        }
+        self.has_room(frame.len(), owner, now)?;
         self.expire(now);
-        if self.slips.iter().flatten().filter(|slip| slip.owner == owner).count() >= HELD_AN_OWNER {
-            return Err(FragmentError::OwnerHeldFull);
-        }
         let place = self.slips.iter().position(Option::is_none).ok_or(FragmentError::HeldFull)?;
         self.bytes[place * HELD_LEN..][..frame.len()].copy_from_slice(frame);
         self.slips[place] = Some(Slip { key, tag, owner, len: frame.len(), deadline, order: self.order });

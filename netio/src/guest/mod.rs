@@ -39,7 +39,7 @@ use crate::reservation::{PortProtocol, process_of_port, process_of_socket};
 
 pub use connection::{Listener, Peer, Stream};
 pub use dgram::{Dgram, DgramQueue, DgramReceiver};
-pub use stream::{StreamReader, StreamWriter};
+pub use stream::{MAX_LEFT, StreamReader, StreamWriter};
 
 /// Rights of a socket file: its owner and its group may connect.
 const MODE: u32 = 0o660;

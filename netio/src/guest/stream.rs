@@ -254,6 +254,13 @@ impl StreamWriter {
         self.0.has_left.load(Ordering::Relaxed)
     }
 
+    /// How many bytes wait until the socket can be written to, at most [`MAX_LEFT`]. Waits for a worker that is just
+    /// sending.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        if self.has_left() { self.lock().bytes.len() } else { 0 }
+    }
+
     /// Sends what was left, as far as the socket takes it. `ENXIO`: the peer is gone.
     pub fn flush(&self) -> Result<(), Errno> {
         let mut left = self.lock();

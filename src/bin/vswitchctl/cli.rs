@@ -3,14 +3,15 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use crate::doctor::Doctor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Shows what a running vswitchd does.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// The switch's control socket [default: /run/vswitchd.sock as root,
-    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise]
+    /// The switch's control socket [default: /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that
+    /// is not, the service's /run/vswitchd/vswitchd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// In which form
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     /// How much the daemon logs
     #[command(subcommand)]
     Log(Log),
+    /// Does this host fit the switch? What does not is told with the fix; it ends with 1 if there is a problem
+    Doctor(Doctor),
 }
 
 #[derive(Debug, Subcommand)]

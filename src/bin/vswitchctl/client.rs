@@ -14,13 +14,20 @@ use crate::views::Problem;
 /// A switch that does not answer within this time is not well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the switch listens if nobody said otherwise.
+/// Where a switch listens that its unit of systemd started.
+const SERVICE: &str = "/run/vswitchd/vswitchd.sock";
+
+/// Where the switch listens if nobody said otherwise: where one that was started by hand would, or else where the service does.
 pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
-    if geteuid().is_root() {
-        return Ok("/run/vswitchd.sock".into());
+    let by_hand = match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if geteuid().is_root() => Some(PathBuf::from("/run/vswitchd.sock")),
+        directory => directory.map(|directory| PathBuf::from(directory).join("vswitchd.sock")),
+    };
+    match by_hand {
+        Some(path) if path.exists() || !Path::new(SERVICE).exists() => Ok(path),
+        None if !Path::new(SERVICE).exists() => bail!("XDG_RUNTIME_DIR is not set: say where with --socket"),
+        _ => Ok(SERVICE.into()),
     }
-    let directory = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set: say where with --socket")?;
-    Ok(PathBuf::from(directory).join("vswitchd.sock"))
 }
 
 /// Gets what a path of the switch's leads to.

@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod doctor;
 mod print;
 mod table;
 /// The same as the daemon's.
@@ -25,14 +26,25 @@ fn main() -> ExitCode {
     if cli.output == Output::Conntrack && !matches!(cli.command, Command::Conntrack(Conntrack::List(_))) {
         Cli::command().error(ErrorKind::ArgumentConflict, "-o conntrack is of 'conntrack list' only").exit();
     }
+    if let Command::Doctor(doctor) = &cli.command {
+        let socket = cli.socket.clone().or_else(|| client::usual_path().ok());
+        return match doctor::examine(doctor, socket.as_deref(), cli.output) {
+            Ok((text, is_well)) => say(&text, if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+            Err(error) => fail(&error),
+        };
+    }
     match run(&cli) {
-        Ok(text) => match io::stdout().lock().write_all(text.as_bytes()) {
-            // Who reads has enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => fail(&error.into()),
-            Ok(()) => ExitCode::SUCCESS,
-        },
+        Ok(text) => say(&text, ExitCode::SUCCESS),
         Err(error) => fail(&error),
+    }
+}
+
+/// Prints it and ends so, unless it cannot be printed.
+fn say(text: &str, end: ExitCode) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error.into()),
+        // Who reads has enough, or all.
+        _ => end,
     }
 }
 
@@ -71,6 +83,8 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             let levels: views::Log = serde_json::from_str(&client::put(&socket, "/v1/log", &serde_json::to_string(&change)?)?)?;
             get.form(&levels, print::log)
         }
+        // Asks the host, and the switch only if there is one.
+        Command::Doctor(_) => Ok(String::new()),
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn show(show: &views::Show) -> String {
     for views::Bridge { name, workers, mac_entries, .. } in &show.bridges {
         let _ = writeln!(out, "bridge {}: workers {workers}, MAC addresses {mac_entries}", plain(name));
     }
+    out += &latency(&show.latency);
     match show.problems.as_slice() {
         [] => out.push_str("health: good\n"),
         problems => {
@@ -44,6 +45,28 @@ pub(crate) fn show(show: &views::Show) -> String {
     }
     section(&mut out, "tunnels", show.tunnels.is_empty(), &tunnel_table(&show.tunnels));
     out
+}
+
+/// Nothing before there was a batch.
+fn latency(latency: &views::Latency) -> String {
+    let views::Latency { samples, p50_ns, p99_ns, p999_ns, max_ns } = *latency;
+    if samples == 0 {
+        return String::new();
+    }
+    let [p50, p99, p999, max] = [p50_ns, p99_ns, p999_ns, max_ns].map(short_time);
+    format!("pipeline: p50 {p50}, p99 {p99}, p99.9 {p999}, max {max} ({samples} batches measured)\n")
+}
+
+/// `900ns`, `1.2us`, `35ms`.
+pub(crate) fn short_time(nanos: u64) -> String {
+    let (unit, name) = match nanos {
+        0..1_000 => return format!("{nanos}ns"),
+        1_000..1_000_000 => (1e3, "us"),
+        1_000_000..1_000_000_000 => (1e6, "ms"),
+        _ => (1e9, "s"),
+    };
+    let value = nanos as f64 / unit;
+    if value < 9.95 { format!("{value:.1}{name}") } else { format!("{value:.0}{name}") }
 }
 
 /// `3d 4h`, `5m 6s`.
@@ -115,6 +138,7 @@ pub(crate) fn fdb_stats(stats: &views::MacTableStats) -> String {
     numbers([
         ("entries", stats.entries as u64),
         ("static", stats.statics as u64),
+        ("max", stats.size as u64),
         ("learned", stats.learned),
         ("moved", stats.moved),
         ("evicted", stats.evicted),
@@ -123,13 +147,19 @@ pub(crate) fn fdb_stats(stats: &views::MacTableStats) -> String {
 }
 
 pub(crate) fn nat_stats(stats: &views::NatStats) -> String {
-    numbers([
+    let counters = numbers([
         ("connections", stats.connections as u64),
         ("mappings", stats.mappings as u64),
         ("opened", stats.opened),
         ("expired", stats.expired),
         ("flushed", stats.flushed),
-    ])
+        ("max connections", stats.max_connections as u64),
+    ]);
+    let mut ports = Table::new(["outside address", "protocol", ">ports used", ">ports free"]);
+    for views::NatPorts { address, protocol, used, free } in &stats.ports {
+        ports.row([address.clone(), protocol.clone(), used.to_string(), free.to_string()]);
+    }
+    if stats.ports.is_empty() { counters } else { format!("{counters}\n{ports}") }
 }
 
 pub(crate) fn neighbours(neighbours: &[views::Neighbour]) -> String {
@@ -308,6 +338,7 @@ mod tests {
 
     #[test]
     fn durations() {
+        assert_eq!([0, 999, 1234, 35_000_000, 2_000_000_000].map(short_time), ["0ns", "999ns", "1.2us", "35ms", "2.0s"]);
         assert_eq!([59, 61, 7260, 90_000].map(duration), ["59s", "1m 1s", "2h 1m", "1d 1h"]);
     }
 }

@@ -1,0 +1,378 @@
+//! What the facts mean for the plan: functions of both and nothing else.
+
+use std::io::ErrorKind;
+
+use serde::Serialize;
+
+use super::facts::{Control, Facts, Interface};
+use super::plan::{Network, Plan, Tunnel, Uplink};
+
+/// How bad it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    /// As it should be.
+    Ok,
+    /// Works, but less than it could, or not for everybody.
+    Warning,
+    /// Does not work.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Check {
+    pub(crate) status: Status,
+    /// What was looked at.
+    pub(crate) what: String,
+    /// How it is, and why that is good or bad.
+    pub(crate) why: String,
+    /// What makes it good: a command where there is one.
+    pub(crate) fix: Option<String>,
+}
+
+fn ok(what: impl Into<String>, why: impl Into<String>) -> Check {
+    Check { status: Status::Ok, what: what.into(), why: why.into(), fix: None }
+}
+
+fn warning(what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Check {
+    Check { status: Status::Warning, what: what.into(), why: why.into(), fix: Some(fix.into()) }
+}
+
+fn problem(what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Check {
+    Check { status: Status::Problem, what: what.into(), why: why.into(), fix: Some(fix.into()) }
+}
+
+/// All that there is to say, what matters most to what follows first.
+pub(crate) fn judge(plan: &Plan, facts: &Facts) -> Vec<Check> {
+    let mut checks = vec![control(facts)];
+    checks.extend(plan.has_taps.then(|| tun(facts)));
+    checks.extend(rights(plan, facts));
+    checks.extend(offloads(plan, facts));
+    checks.extend(namespaces(facts));
+    if let Some(uplink) = &plan.uplink {
+        checks.extend(way_out(plan, uplink, facts));
+    }
+    checks.extend(networks(plan, facts));
+    checks.extend(packet_ports(plan, facts));
+    checks.extend(tunnels(plan, facts));
+    checks.extend(limits(plan, facts));
+    checks.extend(complaints(plan));
+    checks
+}
+
+fn control(facts: &Facts) -> Check {
+    const WHAT: &str = "control socket";
+    match facts.control {
+        Control::Answers => ok(WHAT, "a switch answers"),
+        Control::Absent => ok(WHAT, "no switch runs there"),
+        Control::Stale => warning(
+            WHAT,
+            "nobody listens: a switch was killed, or listens in another namespace; the next one to start replaces it",
+            "systemctl start vswitchd; or name the socket with --socket",
+        ),
+        Control::Denied => warning(WHAT, "it is for its owner and group, so the switch was not asked", "run this with sudo"),
+        Control::Other => {
+            problem(WHAT, "there is a file that is no socket, and it is not replaced", "choose another path with --control")
+        }
+    }
+}
+
+fn tun(facts: &Facts) -> Check {
+    const WHAT: &str = "/dev/net/tun";
+    match facts.tun {
+        Ok(()) => ok(WHAT, "can be opened"),
+        Err(ErrorKind::NotFound) => problem(
+            WHAT,
+            "is missing, so no TAP can be made",
+            "modprobe tun; or mkdir -p /dev/net && mknod -m 0666 /dev/net/tun c 10 200",
+        ),
+        Err(ErrorKind::PermissionDenied) => {
+            problem(WHAT, "may not be opened: its mode, or the devices that a container is given", "chmod 0666 /dev/net/tun")
+        }
+        Err(kind) => problem(WHAT, format!("cannot be opened ({kind}): the kernel's module is not there"), "modprobe tun"),
+    }
+}
+
+/// Their numbers are those of capabilities(7).
+const NET_BIND_SERVICE: u32 = 10;
+const NET_ADMIN: u32 = 12;
+const NET_RAW: u32 = 13;
+const SYS_PTRACE: u32 = 19;
+const SYS_ADMIN: u32 = 21;
+
+fn rights(plan: &Plan, facts: &Facts) -> Vec<Check> {
+    let shares = plan.shares_an_address();
+    let is_packet = plan.uplink.is_some() || !plan.packet_ports.is_empty();
+    let is_low = shares && plan.published.iter().any(|(_, port)| *port < 1024);
+    let by_number = plan.namespaces.iter().any(|name| name.starts_with("pid:"));
+    let wanted = [
+        (NET_ADMIN, "CAP_NET_ADMIN", plan.has_taps || shares, "TAP devices and reserved ports"),
+        (NET_RAW, "CAP_NET_RAW", is_packet, "the uplink and packet ports"),
+        (NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", is_low, "published ports below 1024"),
+        (SYS_ADMIN, "CAP_SYS_ADMIN", !plan.namespaces.is_empty(), "ports in other network namespaces"),
+        (SYS_PTRACE, "CAP_SYS_PTRACE", by_number && plan.running.is_none(), "namespaces of other users' processes"),
+    ];
+    let who = if plan.running.is_some() { "the switch" } else { "a switch that is started as this user" };
+    let missing: Vec<_> = wanted.iter().filter(|(bit, _, wanted, _)| *wanted && facts.rights >> bit & 1 == 0).collect();
+    let names = |list: &[&(u32, &'static str, bool, &'static str)]| {
+        list.iter().map(|(_, name, ..)| name.to_lowercase()).collect::<Vec<_>>().join(",")
+    };
+    if missing.is_empty() {
+        let held: Vec<&str> = wanted.iter().filter(|(_, _, wanted, _)| *wanted).map(|(_, name, ..)| *name).collect();
+        let held = if held.is_empty() { "none are needed".to_owned() } else { held.join(", ") };
+        return vec![ok("rights", format!("{who} has what it needs: {held}"))];
+    }
+    let fix = format!("start it as root; or setcap {}+ep $(command -v vswitchd); or unshare -rn", names(&missing));
+    missing.iter().map(|(_, name, _, what)| problem("rights", format!("{who} lacks {name}, for {what}"), fix.clone())).collect()
+}
+
+fn offloads(plan: &Plan, facts: &Facts) -> Option<Check> {
+    const WHAT: &str = "TAP offloads";
+    if !plan.has_taps {
+        return None;
+    }
+    let refused = facts.refused_offloads.as_ref()?;
+    Some(match refused.as_slice() {
+        [] => ok(WHAT, "the kernel takes checksum, TSO and USO"),
+        // Since Linux 6.2.
+        ["uso"] => ok(WHAT, "the kernel takes checksum and TSO; UDP is cut in software, as it is before Linux 6.2"),
+        _ => warning(
+            WHAT,
+            format!("the kernel refuses {}: frames are cut in software", refused.join(", ")),
+            "a kernel of Linux 6.2 or later",
+        ),
+    })
+}
+
+fn namespaces(facts: &Facts) -> Vec<Check> {
+    let lost = |(name, kind): &(String, ErrorKind)| match kind {
+        ErrorKind::NotFound => {
+            let fix = match name.contains(['/', ':']) {
+                true => "start what has it".to_owned(),
+                false => format!("ip netns add {name}"),
+            };
+            problem(format!("namespace {name}"), "is not there, so its ports cannot be made", fix)
+        }
+        kind => problem(format!("namespace {name}"), format!("cannot be opened: {kind}"), "run this with sudo"),
+    };
+    facts.lost_namespaces.iter().map(lost).collect()
+}
+
+fn way_out(plan: &Plan, uplink: &Uplink, facts: &Facts) -> Vec<Check> {
+    let name = &uplink.interface;
+    let what = format!("uplink {name}");
+    let Some(interface) = facts.interfaces.get(name) else {
+        return vec![problem(what, "there is no such interface", "ip -br link, and name one of them")];
+    };
+    let mut checks = Vec::new();
+    if !interface.up {
+        checks.push(problem(&what, "is set down", format!("ip link set {name} up")));
+    } else if !interface.has_carrier {
+        checks.push(problem(&what, "has no carrier: no cable, or nobody at the other end", format!("ip -s link show {name}")));
+    } else {
+        checks.push(ok(&what, format!("is up, MTU {}", interface.mtu)));
+    }
+    checks.extend(lro(name, interface));
+    if !uplink.is_nat {
+        return checks;
+    }
+    if let Some(own) = uplink.own.iter().find(|own| interface.addresses.iter().any(|(address, _)| address == *own)) {
+        let fix = format!("ip addr del {own} dev {name}; or leave out address=, to share the host's");
+        checks.push(problem(&what, format!("{own} is the host's: it and the switch both answer for it"), fix));
+    }
+    if plan.shares_an_address() {
+        checks.push(shared(&what, name, interface, facts));
+    }
+    let has_default = interface.routes.iter().any(|route| route.prefix_len == 0);
+    if !has_default && uplink.own.is_empty() {
+        let fix = format!("ip route add default via ADDRESS dev {name}; or gateway= of [uplink]");
+        checks.push(warning(&what, "the host has no default route there: guests reach only its networks", fix));
+    }
+    checks
+}
+
+/// The host's stack sees replies to guests too. It is silent where each of NAT's ports is taken with it, and then
+/// neither ip_forward nor rp_filter nor its firewall has a say: what it does with its copy is nobody's business.
+fn shared(what: &str, name: &str, interface: &Interface, facts: &Facts) -> Check {
+    if interface.addresses.is_empty() {
+        let fix = format!("ip addr add ADDRESS/LEN dev {name}; or address= of [uplink]");
+        return problem(what, "has no address that guests could go out by", fix);
+    }
+    match facts.silence {
+        None | Some(Ok(())) => {
+            ok(what, "the host stays silent about guests' connections (no RST); ip_forward and rp_filter do not matter")
+        }
+        Some(Err(ErrorKind::PermissionDenied)) => problem(
+            what,
+            "no port can be taken with the host, whose stack would reset guests' connections: CAP_NET_ADMIN is missing",
+            "start it as root; or give the switch an address of its own (address= of [uplink])",
+        ),
+        Some(Err(kind)) => problem(what, format!("no port can be taken with the host: {kind}"), "ss -s; and free some ports"),
+    }
+}
+
+fn lro(name: &str, interface: &Interface) -> Option<Check> {
+    interface.has_lro.then(|| {
+        let why = "large receive offload is on: it merges packets in a way that cannot be undone, so what is passed on is damaged or too long";
+        warning(format!("interface {name}"), why, format!("ethtool -K {name} lro off"))
+    })
+}
+
+/// An address is to tell where it is.
+fn networks(plan: &Plan, facts: &Facts) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for gateway in &plan.gateways {
+        let what = format!("guests' network {gateway}");
+        let found = facts.interfaces.iter().find_map(|(name, interface)| Some((name, meets(*gateway, interface)?)));
+        let is_uplink = |name: &String| plan.uplink.as_ref().is_some_and(|uplink| uplink.is_nat && uplink.interface == *name);
+        let fix = "give the guests another: gateway = \"10.X.0.1/24\" of the bridge";
+        checks.push(match found {
+            None => ok(what, "is nowhere else on this host"),
+            Some((name, other)) if is_uplink(name) => {
+                problem(what, format!("overlaps with {other} behind the uplink {name}: nobody could tell which is meant"), fix)
+            }
+            Some((name, other)) => warning(
+                what,
+                format!(
+                    "overlaps with {other} behind the host's {name}: guests cannot reach that one, and the host not the guests'"
+                ),
+                fix,
+            ),
+        });
+    }
+    checks
+}
+
+fn meets(gateway: Network, interface: &Interface) -> Option<Network> {
+    let addresses =
+        interface.addresses.iter().map(|(address, prefix_len)| Network { address: *address, prefix_len: *prefix_len });
+    let routes = interface.routes.iter().filter(|route| route.prefix_len > 0);
+    let routes = routes.map(|route| Network { address: route.prefix, prefix_len: route.prefix_len });
+    addresses.chain(routes).find(|other| gateway.overlaps(*other))
+}
+
+fn packet_ports(plan: &Plan, facts: &Facts) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for name in &plan.packet_ports {
+        let what = format!("port {name}");
+        let Some(interface) = facts.interfaces.get(name) else {
+            checks.push(problem(what, "there is no such interface", "ip -br link, and name one of them"));
+            continue;
+        };
+        checks.extend(lro(name, interface));
+        if !interface.up {
+            checks.push(problem(what, "is set down", format!("ip link set {name} up")));
+        } else if interface.forwards && !interface.is_strict {
+            // What is addressed to the interface itself is the host's to receive (netio/src/silence.rs).
+            let fix = format!("sysctl -w net.ipv4.conf.{name}.forwarding=0");
+            let why = "the host passes on what a guest sends to this interface's own MAC address, past the switch";
+            checks.push(warning(what, why, fix));
+        } else {
+            checks.push(ok(what, "is up, and the host passes nothing on from there"));
+        }
+    }
+    checks
+}
+
+fn tunnels(plan: &Plan, facts: &Facts) -> Vec<Check> {
+    let mut checks: Vec<Check> = plan.tunnels.iter().flat_map(|tunnel| device(tunnel, facts)).collect();
+    for (at, remote, way) in &facts.ways {
+        let Some(tunnel) = plan.tunnels.get(*at) else { continue };
+        let what = format!("tunnel {} to {remote}", tunnel.name);
+        checks.push(match way {
+            Err(error) => problem(what, format!("there is no way: {error}"), format!("ip route get {remote}")),
+            Ok(mtu) => fits(plan, tunnel, what, *mtu, if remote.is_ipv4() { 20 } else { 40 }),
+        });
+    }
+    checks
+}
+
+fn device(tunnel: &Tunnel, facts: &Facts) -> Option<Check> {
+    let name = tunnel.device.as_ref()?;
+    let what = format!("tunnel {}", tunnel.name);
+    match facts.interfaces.get(name) {
+        None => Some(problem(what, format!("there is no interface {name}"), "ip -br link, and name one of them")),
+        Some(interface) if !interface.up => Some(problem(what, format!("{name} is set down"), format!("ip link set {name} up"))),
+        Some(_) => None,
+    }
+}
+
+fn fits(plan: &Plan, tunnel: &Tunnel, what: String, way: u32, outer_len: u32) -> Check {
+    let inside = way.saturating_sub(outer_len + tunnel.inner_len);
+    let mtu = tunnel.mtu.unwrap_or(inside);
+    let too_long = plan.mtus.iter().filter(|_| tunnel.is_bridged).find(|(_, port)| *port > mtu.min(inside));
+    match too_long {
+        _ if mtu > inside => problem(
+            what,
+            format!("packets of {mtu} bytes take datagrams of {}, and the way carries {way}", mtu + outer_len + tunnel.inner_len),
+            format!("mtu = {inside} of the tunnel; or raise the MTU of the interface on the way"),
+        ),
+        Some((port, mtu_of_port)) => warning(
+            what,
+            format!("carries packets of {mtu} bytes, and port {port} has {mtu_of_port}: guests are told, or their packets cut"),
+            format!("mtu = {mtu} of the port, and the same in its guests"),
+        ),
+        None => ok(what, format!("carries packets of {mtu} bytes")),
+    }
+}
+
+/// Each outside port of TCP and of UDP is a descriptor where the address is shared; and all else together.
+const OTHER_DESCRIPTORS: u64 = 4096;
+/// Frames that wait for a guest, which reads them when it has its turn; the kernel's usual 10 are a burst's beginning.
+const ENOUGH_DATAGRAMS: u64 = 512;
+
+/// The kernel's usual buffer.
+const ENOUGH_BYTES: u64 = 212_992;
+
+fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let (true, Some(uplink), Some(limit)) = (plan.shares_an_address(), &plan.uplink, facts.open_files) {
+        let ports = u64::from(uplink.ports.end().saturating_sub(*uplink.ports.start())) + 1;
+        let wanted = 2 * ports + OTHER_DESCRIPTORS;
+        let text = format!("{limit} descriptors");
+        checks.push(if limit >= wanted {
+            ok("open files", format!("{text} are enough for all {ports} outside ports of TCP and UDP"))
+        } else {
+            let left = limit.saturating_sub(OTHER_DESCRIPTORS) / 2;
+            let why = format!("{text}: NAT by the host's address takes one for each port, and so has {left} of {ports}");
+            warning(
+                "open files",
+                why,
+                format!("LimitNOFILE={wanted} of the unit; or ulimit -Hn {wanted}; or an address of its own"),
+            )
+        });
+    }
+    if let (true, Some(queue)) = (plan.has_dgram, facts.max_dgram_qlen) {
+        checks.push(if queue >= ENOUGH_DATAGRAMS {
+            ok("datagrams to guests", format!("{queue} frames may wait for a guest"))
+        } else {
+            let why = format!("only {queue} frames may wait for a guest; a burst is dropped");
+            warning("datagrams to guests", why, format!("sysctl -w net.unix.max_dgram_qlen={ENOUGH_DATAGRAMS}"))
+        });
+    }
+    let has_sockets = plan.uplink.is_some() || !plan.packet_ports.is_empty() || !plan.tunnels.is_empty();
+    if let (true, Some(bytes)) = (has_sockets, facts.rmem_default.filter(|bytes| *bytes < ENOUGH_BYTES)) {
+        let why = format!("{bytes} bytes wait in a socket until they are read; a burst is dropped");
+        checks.push(warning("receive buffers", why, format!("sysctl -w net.core.rmem_default={ENOUGH_BYTES}")));
+    }
+    for (tcp, port, who) in &facts.taken {
+        let protocol = if *tcp { "tcp" } else { "udp" };
+        let fix = format!("ss -lp 'sport = {port}', and stop it; or publish another port");
+        checks.push(problem(format!("published {protocol} {port}"), format!("is in use on the host: {who}"), fix));
+    }
+    checks
+}
+
+fn complaints(plan: &Plan) -> Vec<Check> {
+    let own = plan.complaints.iter().map(|text| problem("the switch", text.clone(), "vswitchctl show; and its log"));
+    let unread = plan.unread.iter().map(|(port, frames)| {
+        let why = format!("the kernel dropped {frames} frames, which were not read in time");
+        let fix = "more --workers; or larger buffers from the next start on: sysctl -w net.core.rmem_default=4194304";
+        warning(format!("port {port}"), why, fix)
+    });
+    own.chain(unread).collect()
+}
+
+#[cfg(test)]
+mod tests;

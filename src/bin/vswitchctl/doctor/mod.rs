@@ -1,0 +1,96 @@
+//! `vswitchctl doctor`: does the host fit the switch, and what is to be done where it does not?
+//!
+//! ```text
+//!   a file, or a switch that runs ---> plan  --+
+//!                                              +--> judge ---> lines: what, why, the fix
+//!   the host, looked at -------------> facts --+
+//! ```
+//!
+//! Without either, what any switch needs is looked at. Facts are gathered where the switch that runs is: in its
+//! network namespace, and of its rights. Nothing is changed but for what is taken and given back at once: a port of
+//! the shared address, and a TAP in namespaces of its own.
+
+mod facts;
+mod judge;
+mod plan;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::Output;
+use crate::table::plain;
+use crate::{client, views};
+use facts::{Control, Facts};
+use judge::{Check, Status, judge};
+use plan::Plan;
+
+/// What is to be looked at.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The configuration of a switch that is to start [default: the switch that runs, if one does]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// The findings, for programs.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    warnings: usize,
+    problems: usize,
+    checks: &'a [Check],
+}
+
+/// Looks and judges. Says also whether it found no problem.
+pub(crate) fn examine(doctor: &Doctor, socket: Option<&Path>, output: Output) -> anyhow::Result<(String, bool)> {
+    let control = socket.map_or(Control::Absent, facts::control_at);
+    let plan = match (&doctor.config, socket) {
+        (Some(path), _) => {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let wrong = || format!("{} is no configuration; vswitchd --check --config FILE says more", path.display());
+            Plan::of_file(&text).with_context(wrong)?
+        }
+        (None, Some(socket)) if control == Control::Answers => plan_of_running(socket)?,
+        (None, _) => Plan::default(),
+    };
+    let mut facts = Facts::gather(&plan, control);
+    facts.ask_in_own_users();
+    let checks = judge(&plan, &facts);
+    let count = |status| checks.iter().filter(|check| check.status == status).count();
+    let (warnings, problems) = (count(Status::Warning), count(Status::Problem));
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(&Report { warnings, problems, checks: &checks })? + "\n",
+        _ => lines(&checks) + &format!("{} ok, warnings {warnings}, problems {problems}\n", count(Status::Ok)),
+    };
+    Ok((text, problems == 0))
+}
+
+fn plan_of_running(socket: &Path) -> anyhow::Result<Plan> {
+    let show: views::Show = serde_json::from_str(&client::get(socket, "/v1/show")?)?;
+    let stats: views::Stats = serde_json::from_str(&client::get(socket, "/v1/stats")?)?;
+    let has_nat = show.uplink.as_ref().is_some_and(|uplink| uplink.mode == "nat");
+    let nat: Option<views::Nat> =
+        has_nat.then(|| anyhow::Ok(serde_json::from_str(&client::get(socket, "/v1/nat")?)?)).transpose()?;
+    Ok(Plan::of_running(&show, &stats, nat.as_ref()))
+}
+
+/// A line for each, and one below for its fix.
+fn lines(checks: &[Check]) -> String {
+    let width = checks.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for Check { status, what, why, fix } in checks {
+        let status = match status {
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Problem => "problem",
+        };
+        let _ = writeln!(text, "{status:<8} {:<width$}  {}", plain(what), plain(why));
+        if let Some(fix) = fix {
+            let _ = writeln!(text, "{:>width$}  fix: {}", "", plain(fix), width = width + 9);
+        }
+    }
+    text
+}

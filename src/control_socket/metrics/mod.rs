@@ -1,0 +1,209 @@
+//! The numbers in Prometheus' text form (OpenMetrics 1.0). `docs/metrics.md` says what each of them means.
+
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use super::views::{BridgeStats, MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
+use page::{Histogram, Labels, Page};
+
+/// The type of what [`text`] makes.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The limits of [`WorkerStats::latency`], in nanoseconds: 1 us to 1 s in powers of two, as those are exact.
+pub(crate) const LATENCY_STEPS: [u64; 21] = {
+    let mut steps = [1 << 10; 21];
+    let mut at = 1;
+    while at < steps.len() {
+        steps[at] = 2 * steps[at - 1];
+        at += 1;
+    }
+    steps
+};
+
+/// Why a connection was not opened: drops by these reasons, of all ports.
+const REFUSED: [&str; 7] = [
+    "nat_table_full",
+    "nat_port_share",
+    "nat_guest_share",
+    "nat_ports_exhausted",
+    "nat_no_address",
+    "nat_clash",
+    "nat_not_shared",
+];
+
+/// Name, help, and which number of a port, worker or host it is.
+type Number<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
+
+/// All numbers at one moment.
+pub(super) fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
+    let mut page = Page::default();
+    add_process(&mut page, stats);
+    add_ports(&mut page, &stats.ports);
+    add_mac_tables(&mut page, &stats.bridges);
+    if let Some(neighbours) = &stats.neighbours {
+        add_neighbours(&mut page, neighbours);
+    }
+    if let Some(nat) = &stats.nat {
+        add_nat(&mut page, nat, &stats.ports);
+    }
+    add_tunnels(&mut page, tunnels);
+    counter(&mut page, "vswitchd_tunnel_kernel_dropped", "Datagrams dropped before they were read", stats.datagrams_dropped);
+    add_workers(&mut page, &stats.workers);
+    page.text()
+}
+
+fn add_process(page: &mut Page, stats: &Stats) {
+    page.gauge("process_start_time_seconds", "When the daemon started, since 1970", [(Labels::new(), stats.start_time)]);
+    let version = vec![("version", stats.version.clone())];
+    page.gauge("vswitchd_build_info", "1, with the daemon's version", [(version, 1.0)]);
+}
+
+fn add_ports(page: &mut Page, ports: &[PortStats]) {
+    let numbers: [Number<PortStats>; 10] = [
+        ("vswitchd_port_receive_frames", "Frames received", |port| port.rx_frames),
+        ("vswitchd_port_receive_bytes", "Bytes received", |port| port.rx_bytes),
+        ("vswitchd_port_transmit_frames", "Frames sent", |port| port.tx_frames),
+        ("vswitchd_port_transmit_bytes", "Bytes sent", |port| port.tx_bytes),
+        ("vswitchd_port_transmit_writes", "Writes that sent frames", |port| port.tx_writes),
+        ("vswitchd_port_copies", "Copies of frames received here, beyond the first", |port| port.copies),
+        ("vswitchd_port_made", "Frames that the router made", |port| port.made),
+        ("vswitchd_port_taken", "Frames that the router took in", |port| port.taken),
+        ("vswitchd_port_offload_refused", "Super-frames that the kernel refused", |port| port.offload_refused),
+        ("vswitchd_port_kernel_dropped", "Frames dropped before they were read", |port| port.kernel_dropped),
+    ];
+    for (name, help, number) in numbers {
+        page.counter(name, help, ports.iter().map(|port| (labels_of(port), number(port))));
+    }
+    let drops = ports.iter().flat_map(|port| {
+        let labels = |reason: &String| [labels_of(port), vec![("reason", reason.clone())]].concat();
+        port.drops.iter().map(move |(reason, frames)| (labels(reason), *frames))
+    });
+    page.counter("vswitchd_port_drops", "Frames dropped, by reason", drops);
+    let up = ports.iter().filter_map(|port| Some((labels_of(port), flag(port.state.as_ref()? == "up"))));
+    page.gauge("vswitchd_port_up", "Is its device there, and its link up?", up);
+    let queues: [Number<PortStats, Option<u64>>; 3] = [
+        ("vswitchd_port_receive_queue_bytes", "Bytes that wait in the kernel to be read", |port| port.rx_queue_bytes),
+        ("vswitchd_port_transmit_queue_bytes", "Bytes that wait until the guest reads", |port| port.tx_queue_bytes),
+        ("vswitchd_port_transmit_queue_limit_bytes", "Bytes that may wait", |port| port.tx_queue_limit_bytes),
+    ];
+    for (name, help, number) in queues {
+        page.gauge(name, help, ports.iter().filter_map(|port| Some((labels_of(port), number(port)? as f64))));
+    }
+}
+
+fn labels_of(port: &PortStats) -> Labels {
+    let words = [("port", Some(&port.name)), ("namespace", port.namespace.as_ref()), ("bridge", port.bridge.as_ref())];
+    words.into_iter().map(|(label, word)| (label, word.cloned().unwrap_or_default())).collect()
+}
+
+fn add_mac_tables(page: &mut Page, bridges: &[BridgeStats]) {
+    let labelled = || bridges.iter().map(|bridge| (vec![("bridge", bridge.name.clone())], &bridge.mac_table));
+    let sizes: [Number<MacTableStats, usize>; 3] = [
+        ("vswitchd_mac_table_entries", "Learned addresses", |table| table.entries),
+        ("vswitchd_mac_table_static_entries", "Addresses set by hand", |table| table.statics),
+        ("vswitchd_mac_table_max_entries", "Addresses that there may be", |table| table.size),
+    ];
+    for (name, help, number) in sizes {
+        page.gauge(name, help, labelled().map(|(labels, table)| (labels, number(table) as f64)));
+    }
+    let numbers: [Number<MacTableStats>; 4] = [
+        ("vswitchd_mac_table_learned", "Addresses learned", |table| table.learned),
+        ("vswitchd_mac_table_moved", "Addresses that moved to another port", |table| table.moved),
+        ("vswitchd_mac_table_evicted", "Addresses that made room for others", |table| table.evicted),
+        ("vswitchd_mac_table_expired", "Addresses that grew too old", |table| table.expired),
+    ];
+    for (name, help, number) in numbers {
+        page.counter(name, help, labelled().map(|(labels, table)| (labels, number(table))));
+    }
+}
+
+fn add_neighbours(page: &mut Page, neighbours: &NeighbourStats) {
+    let states = [("known", neighbours.known), ("incomplete", neighbours.incomplete)];
+    let states = states.map(|(state, count)| (vec![("state", state.to_owned())], count as f64));
+    page.gauge("vswitchd_neighbours", "Hosts that the router sends to", states);
+    gauge(page, "vswitchd_neighbours_max", "Hosts that may be known", neighbours.max);
+    gauge(page, "vswitchd_neighbour_held_packets", "Packets that wait for their next hop", neighbours.held_packets);
+}
+
+fn add_nat(page: &mut Page, nat: &NatStats, ports: &[PortStats]) {
+    gauge(page, "vswitchd_nat_connections", "Connections", nat.connections);
+    gauge(page, "vswitchd_nat_max_connections", "Connections that there may be", nat.max_connections);
+    gauge(page, "vswitchd_nat_mappings", "Mappings, published ports among them", nat.mappings);
+    counter(page, "vswitchd_nat_connections_opened", "Connections opened", nat.opened);
+    counter(page, "vswitchd_nat_connections_expired", "Connections whose time was over", nat.expired);
+    counter(page, "vswitchd_nat_connections_flushed", "Connections whose rule or address went", nat.flushed);
+    let refused = REFUSED.map(|reason| {
+        let frames = ports.iter().filter_map(|port| port.drops.get(reason)).sum();
+        (vec![("reason", reason.to_owned())], frames)
+    });
+    page.counter("vswitchd_nat_connections_refused", "First packets dropped, of connections that could not be opened", refused);
+    let labels = |ports: &super::views::NatPorts| vec![("address", ports.address.clone()), ("protocol", ports.protocol.clone())];
+    let used = nat.ports.iter().map(|ports| (labels(ports), ports.used.into()));
+    page.gauge("vswitchd_nat_ports_used", "Outside ports that mappings have", used);
+    let free = nat.ports.iter().map(|ports| (labels(ports), ports.free.into()));
+    page.gauge("vswitchd_nat_ports_free", "Outside ports that a new mapping could get now", free);
+    let fragments = &nat.fragments;
+    gauge(page, "vswitchd_fragment_datagrams", "Datagrams in pieces that are remembered", fragments.datagrams);
+    gauge(page, "vswitchd_fragment_max_datagrams", "Datagrams in pieces that may be", fragments.max_datagrams);
+    gauge(page, "vswitchd_fragment_held_frames", "Pieces that wait for their datagram's first", fragments.held_frames);
+}
+
+fn add_tunnels(page: &mut Page, tunnels: &[Tunnel]) {
+    let peers = tunnels.iter().map(|tunnel| (vec![("tunnel", tunnel.name.clone())], tunnel.peers.len() as f64));
+    page.gauge("vswitchd_tunnel_peers", "Hosts at the tunnel's other ends", peers);
+    let labels = |tunnel: &Tunnel, peer: &Peer| vec![("tunnel", tunnel.name.clone()), ("peer", peer.address.clone())];
+    let peers = || tunnels.iter().flat_map(|tunnel| tunnel.peers.iter().map(move |peer| (labels(tunnel, peer), peer)));
+    let mtu = peers().map(|(labels, peer)| (labels, peer.mtu.into()));
+    page.gauge("vswitchd_tunnel_peer_mtu_bytes", "The longest packet that a frame to the peer may hold", mtu);
+    let reachable = peers().map(|(labels, peer)| (labels, flag(peer.problem.is_none())));
+    page.gauge("vswitchd_tunnel_peer_reachable", "Is there a way to the peer?", reachable);
+    let numbers: [Number<Peer>; 5] = [
+        ("vswitchd_tunnel_peer_receive_frames", "Frames from the peer", |peer| peer.rx_frames),
+        ("vswitchd_tunnel_peer_receive_bytes", "Their bytes, without the tunnel's headers", |peer| peer.rx_bytes),
+        ("vswitchd_tunnel_peer_transmit_frames", "Frames to the peer", |peer| peer.tx_frames),
+        ("vswitchd_tunnel_peer_transmit_bytes", "Their bytes, without the tunnel's headers", |peer| peer.tx_bytes),
+        ("vswitchd_tunnel_peer_drops", "Frames from or for the peer that were dropped", |peer| peer.dropped),
+    ];
+    for (name, help, number) in numbers {
+        page.counter(name, help, peers().map(|(labels, peer)| (labels, number(peer))));
+    }
+}
+
+fn add_workers(page: &mut Page, workers: &[WorkerStats]) {
+    let labelled = || workers.iter().enumerate().map(|(at, worker)| (vec![("worker", at.to_string())], worker));
+    let numbers: [Number<WorkerStats>; 3] = [
+        ("vswitchd_worker_batches", "Batches of frames", |worker| worker.batches),
+        ("vswitchd_worker_frames", "Frames in them", |worker| worker.frames),
+        ("vswitchd_worker_panics", "Panics, each of which cost a batch", |worker| worker.panics),
+    ];
+    for (name, help, number) in numbers {
+        page.counter(name, help, labelled().map(|(labels, worker)| (labels, number(worker))));
+    }
+    let help = "How long the pipeline had a batch, from having received to having written it; of a sample";
+    let latency = labelled().map(|(labels, worker)| (labels, histogram(worker)));
+    page.histogram("vswitchd_pipeline_latency_seconds", help, latency);
+}
+
+fn histogram(worker: &WorkerStats) -> Histogram {
+    let bounds = LATENCY_STEPS.iter().map(|nanos| seconds(*nanos)).chain([f64::INFINITY]);
+    Histogram { sum: seconds(worker.latency_sum_ns), buckets: bounds.zip(worker.latency.iter().copied()).collect() }
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+fn counter(page: &mut Page, name: &'static str, help: &'static str, value: u64) {
+    page.counter(name, help, [(Labels::new(), value)]);
+}
+
+fn gauge(page: &mut Page, name: &'static str, help: &'static str, value: usize) {
+    page.gauge(name, help, [(Labels::new(), value as f64)]);
+}

@@ -1,0 +1,131 @@
+//! What is exported is what docs/metrics.md lists, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::control_socket::views::{FragmentStats, Latency, NatPorts};
+
+/// A switch of which everything can be said.
+fn everything() -> (Stats, Vec<Tunnel>) {
+    let port = |name: &str, namespace: Option<&str>| PortStats {
+        name: name.to_owned(),
+        bridge: Some("br0".to_owned()),
+        namespace: namespace.map(str::to_owned),
+        state: Some("up".to_owned()),
+        rx_frames: 1,
+        rx_bytes: 60,
+        tx_frames: 2,
+        tx_bytes: 120,
+        tx_writes: 1,
+        copies: 0,
+        made: 0,
+        taken: 0,
+        offload_refused: 0,
+        dropped: 3,
+        drops: BTreeMap::from([("nat_port_share".to_owned(), 3)]),
+        kernel_dropped: 4,
+        rx_queue_bytes: Some(5),
+        tx_queue_bytes: Some(6),
+        tx_queue_limit_bytes: Some(7),
+    };
+    let mac_table = MacTableStats { entries: 1, statics: 0, size: 8192, learned: 1, moved: 0, evicted: 0, expired: 0 };
+    let usage = |protocol: &str| NatPorts { address: "198.51.100.3".into(), protocol: protocol.into(), used: 8, free: 504 };
+    let nat = NatStats {
+        connections: 1,
+        mappings: 1,
+        opened: 1,
+        expired: 0,
+        flushed: 0,
+        max_connections: 262_144,
+        ports: vec![usage("tcp"), usage("udp")],
+        fragments: FragmentStats { datagrams: 0, max_datagrams: 1024, held_frames: 0 },
+    };
+    let mut latency = vec![0; LATENCY_STEPS.len() + 1];
+    (latency[3], latency[4]) = (2, 1);
+    let worker = WorkerStats { batches: 9, frames: 90, panics: 0, latency, latency_sum_ns: 40_000 };
+    let peer = Peer {
+        address: "192.0.2.2".to_owned(),
+        mtu: 1450,
+        source: None,
+        problem: None,
+        rx_frames: 0,
+        rx_bytes: 0,
+        tx_frames: 1,
+        tx_bytes: 60,
+        dropped: 0,
+    };
+    let tunnel = Tunnel {
+        name: "vxlan42".to_owned(),
+        bridge: Some("br0".to_owned()),
+        kind: "vxlan".to_owned(),
+        vni: Some(42),
+        local: None,
+        port: 4789,
+        device: None,
+        peers: vec![peer],
+    };
+    let stats = Stats {
+        ports: vec![port("eth0", Some("blue")), port("eth0", Some("red"))],
+        bridges: ["br0", "br1"].map(|name| BridgeStats { name: name.to_owned(), mac_table: mac_table.clone() }).to_vec(),
+        mac_table,
+        nat: Some(nat),
+        datagrams_dropped: 0,
+        worker_panics: 0,
+        start_time: 1.7e9,
+        version: "0.1.0".to_owned(),
+        neighbours: Some(NeighbourStats { known: 1, max: 1024, incomplete: 0, held_packets: 0 }),
+        workers: vec![worker],
+        latency: Latency::default(),
+    };
+    (stats, vec![tunnel])
+}
+
+fn page() -> String {
+    let (stats, tunnels) = everything();
+    text(&stats, &tunnels).unwrap()
+}
+
+/// Each name under which a number is exported, as people write it in a query.
+fn names(page: &str) -> BTreeSet<&str> {
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    samples.filter_map(|line| line.split(['{', ' ']).next()).collect()
+}
+
+#[test]
+fn ports_of_one_name_are_told_apart() {
+    let page = page();
+    for line in [
+        r#"vswitchd_port_receive_frames_total{port="eth0",namespace="blue",bridge="br0"} 1"#,
+        r#"vswitchd_port_receive_frames_total{port="eth0",namespace="red",bridge="br0"} 1"#,
+        r#"vswitchd_port_drops_total{port="eth0",namespace="red",bridge="br0",reason="nat_port_share"} 3"#,
+        r#"vswitchd_mac_table_learned_total{bridge="br1"} 1"#,
+        r#"vswitchd_nat_connections_refused_total{reason="nat_port_share"} 6"#,
+        r#"vswitchd_nat_ports_used{address="198.51.100.3",protocol="udp"} 8.0"#,
+    ] {
+        assert!(page.lines().any(|other| other == line), "no {line}:\n{page}");
+    }
+}
+
+#[test]
+fn the_histogram_adds_up() {
+    let page = page();
+    let buckets = page.lines().filter(|line| line.starts_with("vswitchd_pipeline_latency_seconds_bucket"));
+    let counts: Vec<&str> = buckets.filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(counts.len(), LATENCY_STEPS.len() + 1);
+    assert_eq!((counts[2], counts[3], counts[4], counts[counts.len() - 1]), ("0", "2", "3", "3"));
+    assert!(page.contains(r#"vswitchd_pipeline_latency_seconds_count{worker="0"} 3"#), "{page}");
+    assert!(page.contains(r#"vswitchd_pipeline_latency_seconds_sum{worker="0"} 0.00004"#), "{page}");
+    assert!(page.contains(r#"le="+Inf""#));
+}
+
+/// The names of the page's tables: a row begins with one in backquotes.
+#[test]
+fn the_page_lists_what_is_exported_and_nothing_else() {
+    let listed = include_str!("../../../docs/metrics.md");
+    let rows = listed.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next());
+    let listed: BTreeSet<&str> = rows.collect();
+    let page = page();
+    let histogram = |name: &str| name.starts_with("vswitchd_pipeline_latency_seconds_");
+    let exported = names(&page).into_iter().map(|name| if histogram(name) { "vswitchd_pipeline_latency_seconds" } else { name });
+    assert_eq!(listed, exported.collect());
+}

@@ -1,0 +1,232 @@
+//! All numbers at one moment, for the control socket and for Prometheus.
+
+use std::time::SystemTime;
+
+use hdrhistogram::Histogram;
+use netio::backlog::receive_queue;
+use vswitch::mac_table::MacTableStats;
+use vswitch::neighbour::MAX_NEIGHBOURS;
+use vswitch::{BridgeId, DropReason, PortId};
+
+use super::queries::{port_state, uplink_state};
+use super::{Daemon, Handle};
+use crate::control_socket::{LATENCY_STEPS, views};
+use crate::device::Device;
+use crate::report::{PortReport, Report};
+use crate::router::RouterControl;
+use crate::uplink::UplinkPort;
+use crate::worker::Latency;
+
+/// Significant digits: more than workers keep.
+const DIGITS: u8 = 3;
+
+/// What is told of a port that is not counted.
+#[derive(Debug, Default)]
+struct PortNow {
+    bridge: Option<String>,
+    namespace: Option<String>,
+    state: Option<String>,
+    kernel_dropped: u64,
+    rx_queue: Option<u64>,
+    tx_queue: Option<(u64, u64)>,
+}
+
+impl Daemon {
+    pub(super) fn stats(&mut self) -> views::Stats {
+        let report = self.report();
+        let tables = self.bridges.iter().map(|bridge| views::BridgeStats {
+            name: bridge.config.name.clone(),
+            mac_table: table_stats(bridge.table.stats(), bridge.table.size()),
+        });
+        let bridges: Vec<views::BridgeStats> = tables.collect();
+        views::Stats {
+            ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, &report))).collect(),
+            mac_table: together(bridges.iter().map(|bridge| &bridge.mac_table)),
+            bridges,
+            nat: self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat_stats(nat)),
+            datagrams_dropped: report.datagrams_dropped,
+            worker_panics: report.panics,
+            start_time: self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            neighbours: self.router.as_ref().map(neighbour_stats),
+            workers: self.workers.iter().map(|worker| worker_stats(worker, self.slots.capacity())).collect(),
+            latency: self.latency(),
+        }
+    }
+
+    /// Of the pipeline.
+    pub(super) fn latency(&self) -> views::Latency {
+        latency_of(self.workers.iter().map(|worker| &worker.own.latency))
+    }
+
+    /// The bridge that a port is of now.
+    fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
+        let port = self.ports.iter().find(|port| port.id == id && port.config.is_bridged()).map(|port| port.config.bridge);
+        let uplink = || self.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
+        let peer = || self.tunnels.line_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();
+        port.or_else(uplink).or_else(peer)
+    }
+
+    fn port_now(&self, id: PortId, report: &Report) -> PortNow {
+        let bridge = self.bridge_of(id).map(|bridge| self.bridges.name(bridge).to_owned());
+        if let Some(port) = self.ports.iter().find(|port| port.id == id) {
+            let device = port.device();
+            return PortNow {
+                bridge,
+                namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
+                state: Some(port_state(port).to_owned()),
+                kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
+                rx_queue: device.and_then(Device::rx_queue),
+                tx_queue: device.and_then(Device::tx_queue),
+            };
+        }
+        if let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) {
+            return PortNow {
+                bridge,
+                state: Some(uplink_state(uplink).to_owned()),
+                kernel_dropped: report.kernel_dropped,
+                rx_queue: rx_queue_of(uplink),
+                ..PortNow::default()
+            };
+        }
+        PortNow { bridge, ..PortNow::default() }
+    }
+}
+
+fn rx_queue_of(uplink: &UplinkPort) -> Option<u64> {
+    let queues = uplink.socket()?.queues().iter();
+    Some(queues.filter_map(|queue| receive_queue(queue).ok()).map(u64::from).sum())
+}
+
+fn port_view(port: &PortReport, now: PortNow) -> views::PortStats {
+    let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
+    views::PortStats {
+        name: port.name.clone(),
+        bridge: now.bridge,
+        namespace: now.namespace,
+        state: now.state,
+        rx_frames: port.rx_frames,
+        rx_bytes: port.rx_bytes,
+        tx_frames: port.tx_frames,
+        tx_bytes: port.tx_bytes,
+        tx_writes: port.tx_writes,
+        copies: port.copies,
+        made: port.made,
+        taken: port.taken,
+        offload_refused: port.offload_refused,
+        dropped: port.dropped(),
+        drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
+        kernel_dropped: now.kernel_dropped,
+        rx_queue_bytes: now.rx_queue,
+        tx_queue_bytes: now.tx_queue.map(|(bytes, _)| bytes),
+        tx_queue_limit_bytes: now.tx_queue.map(|(_, limit)| limit),
+    }
+}
+
+fn table_stats(stats: MacTableStats, size: usize) -> views::MacTableStats {
+    let MacTableStats { learned, moved, evicted, expired, entries, statics } = stats;
+    views::MacTableStats { entries, statics, size, learned, moved, evicted, expired }
+}
+
+/// The numbers of these tables added up.
+fn together<'a>(tables: impl Iterator<Item = &'a views::MacTableStats>) -> views::MacTableStats {
+    tables.fold(table_stats(MacTableStats::default(), 0), |sum, table| views::MacTableStats {
+        entries: sum.entries + table.entries,
+        statics: sum.statics + table.statics,
+        size: sum.size + table.size,
+        learned: sum.learned + table.learned,
+        moved: sum.moved + table.moved,
+        evicted: sum.evicted + table.evicted,
+        expired: sum.expired + table.expired,
+    })
+}
+
+pub(super) fn nat_stats(nat: &nat::Nat) -> views::NatStats {
+    let nat::NatStats { connections, mappings, opened, expired, flushed } = nat.stats();
+    let (datagrams, held_frames) = nat.fragments_now();
+    let ports = |usage: nat::PortUsage| views::NatPorts {
+        address: usage.address.to_string(),
+        protocol: usage.protocol.to_string(),
+        used: usage.used,
+        free: usage.free,
+    };
+    views::NatStats {
+        connections,
+        mappings,
+        opened,
+        expired,
+        flushed,
+        max_connections: nat.config().max_connections,
+        ports: nat.port_usage().into_iter().map(ports).collect(),
+        fragments: views::FragmentStats { datagrams, max_datagrams: nat::fragments::DATAGRAMS, held_frames },
+    }
+}
+
+fn neighbour_stats(router: &RouterControl) -> views::NeighbourStats {
+    let vswitch::NeighbourStats { known, incomplete, kept } = router.neighbours().stats();
+    views::NeighbourStats { known, max: MAX_NEIGHBOURS, incomplete, held_packets: kept }
+}
+
+fn worker_stats(worker: &Handle, ports: usize) -> views::WorkerStats {
+    let frames = (0..ports).filter_map(|port| worker.counters.port(PortId(port as u16)));
+    views::WorkerStats {
+        batches: worker.own.batches.load(),
+        frames: frames.map(|port| port.rx_frames.load()).sum(),
+        panics: worker.own.panics.load(),
+        latency: in_steps(&worker.own.latency),
+        latency_sum_ns: worker.own.latency.sum(),
+    }
+}
+
+/// The times that were shorter than each of Prometheus' steps and not than the one before, and the others.
+fn in_steps(latency: &Latency) -> Vec<u64> {
+    let mut counts = vec![0; LATENCY_STEPS.len() + 1];
+    for (longest, count) in latency.counts() {
+        counts[LATENCY_STEPS.partition_point(|step| *step <= longest)] += count;
+    }
+    counts
+}
+
+/// All workers' times as one.
+fn latency_of<'a>(workers: impl Iterator<Item = &'a Latency> + Clone) -> views::Latency {
+    let longest = workers.clone().map(Latency::longest).max().unwrap_or(0);
+    // Bounds of which there can be one.
+    let Ok(mut all) = Histogram::<u64>::new_with_max(longest.max(2), DIGITS) else { return views::Latency::default() };
+    for (nanos, count) in workers.flat_map(Latency::counts) {
+        all.saturating_record_n(nanos, count);
+    }
+    let at = |quantile| all.value_at_quantile(quantile).min(longest);
+    views::Latency { samples: all.len(), p50_ns: at(0.5), p99_ns: at(0.99), p999_ns: at(0.999), max_ns: longest }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn latency(nanos: impl IntoIterator<Item = u64>) -> Latency {
+        let latency = Latency::new();
+        nanos.into_iter().for_each(|nanos| latency.record(Duration::from_nanos(nanos)));
+        latency
+    }
+
+    #[test]
+    fn percentiles_of_all_workers() {
+        let (one, other) = (latency((1..=990).map(|n| n * 1000)), latency([5_000_000; 10]));
+        let all = latency_of([&one, &other].into_iter());
+        assert_eq!((all.samples, all.max_ns, all.p999_ns), (1000, 5_000_000, 5_000_000));
+        let near = |nanos: u64, wanted: u64| (wanted..=wanted + wanted / 30).contains(&nanos);
+        assert!(near(all.p50_ns, 500_000) && near(all.p99_ns, 990_000), "{all:?}");
+        let none = latency_of([&latency([])].into_iter());
+        assert_eq!((none.samples, none.p99_ns, none.max_ns), (0, 0, 0));
+    }
+
+    #[test]
+    fn steps_are_exact() {
+        let counts = in_steps(&latency([0, 1023, 1024, 2047, 2048, 1 << 30, (1 << 30) - 1]));
+        assert_eq!(counts[..3], [2, 2, 1]);
+        assert_eq!(counts[LATENCY_STEPS.len() - 1..], [1, 1]);
+        assert_eq!(counts.iter().sum::<u64>(), 7);
+    }
+}

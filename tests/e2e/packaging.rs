@@ -1,0 +1,139 @@
+//! What a packager puts in place: the unit is one that systemd takes, and the rights that it gives are enough.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::Trial;
+use netio::link::{self, Change};
+use netio::netns;
+
+use crate::guest::Directory;
+use crate::host::Host;
+use crate::site::give;
+use crate::trial_with;
+
+const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service");
+const NAMESPACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service.d/namespaces.conf");
+/// nobody
+const STRANGER: u32 = 65_534;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial_with("packaging/unit_is_one", || is_missing("systemd-analyze"), unit_is_one),
+        trial_with("packaging/rights_are_enough", || is_missing("setpriv"), rights_are_enough),
+        trial_with("packaging/rights_of_other_namespaces_are_enough", || is_missing("setpriv"), other_namespaces),
+    ]
+}
+
+fn is_missing(program: &str) -> Option<String> {
+    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    found.err().map(|error| format!("{program}: {error}"))
+}
+
+/// With our binary in the place of an installed one. `notify-reload` is of systemd 253.
+fn unit_is_one() {
+    let directory = Directory::new();
+    let version = Command::new("systemd-analyze").arg("--version").output().expect("it runs");
+    let version = String::from_utf8_lossy(&version.stdout).split_whitespace().nth(1).and_then(|text| text.parse().ok());
+    let mut text = fs::read_to_string(UNIT).expect("the unit");
+    assert!(text.contains("Type=notify-reload\n"));
+    if version.is_none_or(|version: u32| version < 253) {
+        text = text.replace("Type=notify-reload", "Type=notify");
+    }
+    let path = directory.path("vswitchd.service");
+    fs::write(&path, text.replace("/usr/bin/vswitchd", env!("CARGO_BIN_EXE_vswitchd"))).expect("written");
+    let drop_ins = directory.path("vswitchd.service.d");
+    fs::create_dir(&drop_ins).expect("made");
+    fs::copy(NAMESPACES, drop_ins.join("namespaces.conf")).expect("copied");
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().expect("it runs");
+    let said = String::from_utf8_lossy(&verified.stderr);
+    // Of other units that are on this machine it may say what it likes.
+    assert!(!said.contains("vswitchd"), "{said}");
+}
+
+/// The rights that these files give, as setpriv(1) writes them.
+fn rights(files: &[&str]) -> String {
+    let lines = files.iter().map(|file| fs::read_to_string(file).expect("it is there"));
+    let names: Vec<String> = lines
+        .flat_map(|text| {
+            let rights = |key: &str| text.lines().find_map(|line| Some(line.strip_prefix(key)?.to_owned())).expect("its rights");
+            assert_eq!(rights("AmbientCapabilities="), rights("CapabilityBoundingSet="));
+            rights("AmbientCapabilities=").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    names
+        .iter()
+        .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()))
+        .fold("-all".to_owned(), |a, b| a + &b)
+}
+
+/// Starts a daemon with these rights only, and says what it warned of.
+fn run_with(rights: &str, machine: &Host, args: &[&str]) -> String {
+    let mut command = Command::new("setpriv");
+    // As root the node of the device would be open whatever its mode; but where it is root's alone, so be it.
+    let mode = fs::metadata("/dev/net/tun").map_or(0, |tun| tun.permissions().mode());
+    if mode & 0o6 == 0o6 {
+        command.args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}"), "--clear-groups".to_owned()]);
+    }
+    for what in ["--inh-caps=", "--ambient-caps=", "--bounding-set="] {
+        command.arg(format!("{what}{rights}"));
+    }
+    command.args(["--no-new-privs", env!("CARGO_BIN_EXE_vswitchd"), "--control", "none"]).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = netns::inside(machine.netns().as_fd(), || command.spawn()).expect("setpriv starts");
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let is_ready = lines.map_while(Result::ok).any(|line| line == "ready");
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut log = String::new();
+    child.stderr.take().expect("its log").read_to_string(&mut log).expect("text");
+    assert!(is_ready, "{args:?}: {log}");
+    log
+}
+
+/// A machine with a way out and an interface to be a port.
+fn machine() -> (Host, Host) {
+    let (machine, outside) = (Host::quiet("up0"), Host::quiet("wan0"));
+    machine.inside(|| link::add_pair("up0", "wan0", Some(outside.netns().as_fd())));
+    machine.inside(|| link::add_pair("veth0", "veth1", None));
+    for host in [&machine, &outside] {
+        host.set_link(Change { up: Some(true), ..Change::default() });
+    }
+    give(&machine, Ipv4Addr::new(203, 0, 113, 1), 24);
+    (machine, outside)
+}
+
+fn rights_are_enough() {
+    let (machine, _outside) = machine();
+    let args = [
+        "--tap",
+        "tap0",
+        "--port",
+        "packet:veth0",
+        "--uplink",
+        "up0",
+        "--publish",
+        "80:10.77.0.2:80",
+        "--vxlan",
+        "vni=42,remote=203.0.113.9,dev=up0",
+        "--udp-ip",
+        "tun=tun0,route=10.1.0.0/16@203.0.113.9,address=10.1.0.1/16",
+    ];
+    let log = run_with(&rights(&[UNIT]), &machine, &args);
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+/// That of a process of another user.
+fn other_namespaces() {
+    let (machine, outside) = machine();
+    let sleeper = netns::inside(outside.netns().as_fd(), || Command::new("sleep").arg("60").spawn());
+    let mut sleeper = sleeper.expect("a process to be named");
+    let log = run_with(&rights(&[UNIT, NAMESPACES]), &machine, &["--tap", &format!("tap0@pid:{}", sleeper.id())]);
+    let _ = sleeper.kill();
+    let _ = sleeper.wait();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
