@@ -123,6 +123,12 @@ pub(crate) struct Flags {
     /// The bridge of a file's uplink in bridge mode.
     #[arg(skip)]
     pub(crate) uplink_bridge: Option<String>,
+    /// Its members may do everything over the control socket, as root and the daemon's own user may
+    #[arg(long, value_name = "NAME|GID")]
+    pub(crate) control_group: Option<String>,
+    /// Other users may read over the control socket
+    #[arg(long)]
+    pub(crate) control_read_only_others: bool,
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -173,6 +179,8 @@ impl Flags {
             mac_table_size: mine.mac_table_size.or(file.mac_table_size),
             mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
             control: mine.control.or(file.control),
+            control_group: mine.control_group.or(file.control_group),
+            control_read_only_others: mine.control_read_only_others || file.control_read_only_others,
             check: self.check,
             bridges: file.bridges,
             uplink_bridge: file.uplink_bridge,
@@ -198,6 +206,8 @@ impl Flags {
             "--busy-poll" => self.busy_poll.is_some(),
             "--mac-table-size" => self.mac_table_size.is_some(),
             "--mac-aging-time" => self.mac_aging_time.is_some(),
+            "--control" => self.control.is_some(),
+            "--control-group" => self.control_group.is_some(),
             _ => false,
         }
     }

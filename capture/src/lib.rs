@@ -1,2 +1,19 @@
 //! What is looked at while frames walk, and how it leaves: a filter, a bounded way out of the packet path, pcapng.
+//!
+//! ```text
+//!  worker:     frame --> Tap: port? sample? filter? --> record --> ring   (full: counted, never waited for)
+//!  elsewhere:  ring --> records --> pcapng --> a file, Wireshark, tcpdump
+//! ```
+//!
+//! No clocks, no sockets, no threads; numbers of ports and of drop reasons are what others say they are.
 #![forbid(unsafe_code)]
+
+pub mod filter;
+pub mod pcapng;
+pub mod record;
+pub mod ring;
+pub mod tap;
+
+pub use filter::{Filter, FilterError, Subject};
+pub use record::{Direction, Header, Verdict};
+pub use tap::{Leaving, Seen, Tap, Want};

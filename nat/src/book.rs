@@ -618,6 +618,16 @@ impl Book {
         self.mappings.get(mapping).is_published
     }
 
+    /// Visits the mappings from `from` on, at most `most` of them, with their outside addresses; and where to go on, if
+    /// that was not the end.
+    pub(crate) fn scan_mappings(&self, from: u32, most: usize, mut visit: impl FnMut(&MappingEntry, Ipv4Addr)) -> Option<u32> {
+        self.mappings.scan(from, most, |entry| {
+            if let Some(address) = self.address(entry.external) {
+                visit(entry, address.address);
+            }
+        })
+    }
+
     /// The mapping that a connection uses.
     pub(crate) fn mapping_in_use(&self, id: Id) -> Option<u32> {
         self.cold[id.0 as usize].mapping

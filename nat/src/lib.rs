@@ -28,7 +28,7 @@ mod wheel;
 pub use book::{NatStats, PortUsage};
 pub use config::{External, ExternalKind, Filtering, Mapping, NatConfig, Published, Timeouts};
 pub use flow_cache::FlowCache;
-pub use nat::{Connection, FirstFragment, Nat, Translated};
+pub use nat::{Connection, FirstFragment, Nat, PortMapping, Translated};
 pub use rehearse::{Manner, Rehearsed, endpoints};
 pub use rules::{BLOCK, Demand, block_of, ports_of_block};
 pub use tuple::{Endpoint, Protocol, Side, Tuple};

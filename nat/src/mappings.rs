@@ -97,6 +97,8 @@ impl Mappings {
 
     pub(crate) fn remove(&mut self, number: u32) {
         self.unindex(number);
+        let entry = &mut self.entries[number as usize];
+        (entry.connections, entry.is_published) = (0, false);
         self.free.push(number);
     }
 
@@ -110,6 +112,14 @@ impl Mappings {
             });
             self.entries[number as usize].is_indexed = false;
         }
+    }
+
+    /// Visits those from `from` on, at most `most` of them; and where to go on, if that was not the end.
+    pub(crate) fn scan(&self, from: u32, most: usize, mut visit: impl FnMut(&MappingEntry)) -> Option<u32> {
+        let end = self.entries.len().min(from as usize + most);
+        let entries = &self.entries[(from as usize).min(end)..end];
+        entries.iter().filter(|entry| entry.is_published || entry.connections > 0).for_each(&mut visit);
+        (end < self.entries.len()).then_some(end as u32)
     }
 
     /// How many there are.

@@ -19,7 +19,7 @@ use crate::flow_cache::FlowCache;
 use crate::fragments::{Fragment, Fragments, Key};
 use crate::open_ports::OpenPorts;
 use crate::rewrite;
-use crate::rules::Addresses;
+use crate::rules::{AT_ONCE, Addresses};
 use crate::table::{Direction, Found, Id, Table};
 use crate::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
@@ -84,6 +84,22 @@ pub struct Connection {
     pub phase: Option<Phase>,
     /// Seconds until it ends if no packet comes.
     pub expires_in: u32,
+}
+
+/// An inside endpoint and the outside one that stands for it, as shown to people. One of a guest's lives as long as a
+/// connection uses it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortMapping {
+    /// Of this protocol.
+    pub protocol: Protocol,
+    /// The guest's.
+    pub inside: Endpoint,
+    /// What the world sees.
+    pub outside: Endpoint,
+    /// So many connections use it.
+    pub connections: u32,
+    /// It is a rule's, and stays.
+    pub is_published: bool,
 }
 
 /// What a packet of a known connection is to become; or that there is no such connection any more.
@@ -382,6 +398,53 @@ impl Nat {
         connections
     }
 
+    /// The connections for which `concerned` says yes: how many they are, and the first `most` that are met, in no
+    /// order. Takes the lock for a moment at a time.
+    #[must_use]
+    pub fn find_connections(
+        &self,
+        now: Timestamp,
+        most: usize,
+        concerned: impl Fn(&Connection) -> bool,
+    ) -> (usize, Vec<Connection>) {
+        let (mut count, mut found) = (0, Vec::new());
+        self.for_each(|book, id| {
+            if book.is_over(&self.table, id, now.secs()) {
+                return;
+            }
+            let connection = self.connection(id, now);
+            if concerned(&connection) {
+                count += 1;
+                if found.len() < most {
+                    found.push(connection);
+                }
+            }
+        });
+        (count, found)
+    }
+
+    /// The mappings: how many there are, and the first `most` that are met, in no order. Takes the lock for a moment
+    /// at a time.
+    #[must_use]
+    pub fn mappings(&self, most: usize) -> (usize, Vec<PortMapping>) {
+        let (mut count, mut found, mut from) = (0, Vec::new(), Some(0));
+        while let Some(start) = from {
+            from = self.book().scan_mappings(start, AT_ONCE, |entry, address| {
+                count += 1;
+                if found.len() < most {
+                    found.push(PortMapping {
+                        protocol: entry.protocol,
+                        inside: entry.inside,
+                        outside: Endpoint::new(address, entry.port),
+                        connections: entry.connections,
+                        is_published: entry.is_published,
+                    });
+                }
+            });
+        }
+        (count, found)
+    }
+
     pub(crate) fn connection(&self, id: Id, now: Timestamp) -> Connection {
         let tuples = self.table.tuples(id);
         let phase = (tuples.original.protocol == Protocol::TCP).then(|| self.table.tracker(id).phase());
@@ -402,7 +465,7 @@ impl Nat {
         let mut from = Some(0);
         while let Some(start) = from {
             let book = self.book();
-            from = book.scan(start, 256, |id| visit(&book, id));
+            from = book.scan(start, AT_ONCE, |id| visit(&book, id));
         }
     }
 

@@ -17,7 +17,7 @@ use crate::table::Id;
 use crate::tuple::{Protocol, Side, Tuple};
 
 /// So many connections are looked at at once; between, workers may take the lock.
-const AT_ONCE: usize = 256;
+pub(crate) const AT_ONCE: usize = 256;
 
 /// How often, in all, connections are looked at again that a worker was at.
 const PATIENCE: usize = 10_000;

@@ -10,6 +10,7 @@ pub mod merging;
 pub mod netns;
 mod option;
 pub mod packet_socket;
+pub mod peer;
 pub mod poll;
 pub mod reservation;
 pub mod route;

@@ -41,6 +41,26 @@ pub(crate) fn get<T: Plain>(socket: BorrowedFd<'_>, level: libc::c_int, name: li
     Ok(value)
 }
 
+/// Reads an option that is a list of numbers of unknown length.
+pub(crate) fn list(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<Vec<u32>> {
+    let mut values = vec![0u32; 32];
+    loop {
+        let mut len = size_of_val(values.as_slice()) as libc::socklen_t;
+        // SAFETY: getsockopt(2) writes at most `len` bytes of integers that are valid for the call.
+        let read = check(unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, values.as_mut_ptr().cast(), &raw mut len) });
+        // Where there is too little room the kernel says how much there has to be.
+        let count = len as usize / size_of::<u32>();
+        match read {
+            Ok(_) => {
+                values.truncate(count);
+                return Ok(values);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > values.len() => values.resize(count, 0),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Lets only such packets into a socket's queue as a classic program keeps. It takes the place of
 /// the one before at once: no packet meets neither.
 pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod bridge;
+pub(crate) mod control;
 mod file;
 pub(crate) mod nat;
 mod port;
@@ -15,17 +16,17 @@ mod words;
 use std::fmt::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 
 use thiserror::Error;
 use vswitch::BridgeId;
 
 use crate::cli::{BridgeWords, Flags};
 use bridge::{BridgeConfig, parse_bridges, place_of, words_of};
+use control::ControlConfig;
 pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
 pub(crate) use publish::Publish;
-use router::RouterConfig;
+use router::{Gateway, RouterConfig};
 use tunnel::ip::{IpTunnelConfig, parse_ip_tunnels};
 use tunnel::{TunnelConfig, check_against_gateways, check_ip_against_others, parse_tunnels};
 use uplink::{Uplink, parse_uplink};
@@ -63,7 +64,7 @@ pub(crate) struct Config {
     pub(crate) workers: usize,
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
     pub(crate) busy_poll: u32,
-    pub(crate) control: ControlPath,
+    pub(crate) control: ControlConfig,
     /// What is allowed but should be thought over, for people.
     pub(crate) warnings: Vec<String>,
 }
@@ -73,17 +74,6 @@ pub(crate) struct Config {
 pub(crate) struct BridgedUplink {
     pub(crate) interface: String,
     pub(crate) bridge: BridgeId,
-}
-
-/// Where the control socket is to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum ControlPath {
-    /// Nowhere.
-    None,
-    /// Where it usually is, if it can be.
-    Usual,
-    /// There and nowhere else.
-    At(PathBuf),
 }
 
 /// A configuration that cannot be, and the fix.
@@ -113,7 +103,6 @@ impl Config {
         };
         let mut warnings: Vec<String> = ports.iter().filter_map(PortConfig::warning).collect();
         let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &words, &ports, &mut warnings)?;
-        check_populated(&bridges, &ports, &tunnels, !ip_tunnels.is_empty())?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
         check_count(on_the_bridge, ports.iter().any(|port| port.slot().is_some()), &tunnels, &ip_tunnels)?;
         // What comes by a tunnel's socket is for one of the others, and what they send goes into it: it is read by one of
@@ -121,7 +110,9 @@ impl Config {
         let ends = on_the_bridge + usize::from(nat_uplink.is_some()) + ip_tunnels.len();
         let readers = ends + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels);
         let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
-        check_against_gateways(&tunnels, &ip_tunnels, router.as_ref().map_or(&[], |router| &router.gateways))?;
+        let gateways = router.as_ref().map_or(&[][..], |router| &router.gateways);
+        check_populated(&bridges, &ports, &tunnels, gateways, !ip_tunnels.is_empty())?;
+        check_against_gateways(&tunnels, &ip_tunnels, gateways)?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = flags.workers.unwrap_or(cores.min(ends.max(1)));
         check_range("--workers", workers, 1..=MAX_WORKERS)?;
@@ -141,7 +132,7 @@ impl Config {
             readers,
             workers,
             busy_poll,
-            control: parse_control(flags.control.as_deref())?,
+            control: ControlConfig::from_flags(flags)?,
             warnings,
         })
     }
@@ -188,16 +179,6 @@ impl Config {
             let _ = writeln!(text, "{tunnel}");
         }
         text
-    }
-}
-
-/// `--control`.
-fn parse_control(text: Option<&str>) -> Result<ControlPath, ConfigError> {
-    match text {
-        None => Ok(ControlPath::Usual),
-        Some("none") => Ok(ControlPath::None),
-        Some("") => Err(ConfigError::new("--control", "a path, or none")),
-        Some(path) => Ok(ControlPath::At(path.into())),
     }
 }
 
@@ -261,16 +242,19 @@ fn parse_ports(words: &[BridgeWords]) -> Result<Vec<PortConfig>, ConfigError> {
     Ok(ports)
 }
 
-/// A bridge with nothing on it is a mistake. One with a tunnel alone may have its guests behind it.
+/// A bridge with nobody on it is a mistake. One without ports may have a gateway for the guests behind its tunnels, which
+/// carry nothing to each other.
 fn check_populated(
     bridges: &[BridgeConfig],
     ports: &[PortConfig],
     tunnels: &[TunnelConfig],
+    gateways: &[Gateway],
     has_ip_tunnels: bool,
 ) -> Result<(), ConfigError> {
     let is_empty = |number: usize| {
         let id = BridgeId(number as u8);
-        ports.iter().all(|port| port.bridge != id) && tunnels.iter().all(|tunnel| tunnel.bridge != id)
+        let is_routed = tunnels.iter().any(|tunnel| tunnel.bridge == id) && gateways.iter().any(|gateway| gateway.bridge == id);
+        ports.iter().all(|port| port.bridge != id) && !is_routed
     };
     let Some((_, bridge)) = bridges.iter().enumerate().find(|(number, _)| is_empty(*number)) else { return Ok(()) };
     match bridges {

@@ -12,7 +12,8 @@ use netio::guest::{Address, GuestError, Listener};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::geteuid;
 
-use crate::config::ControlPath;
+use super::rights::Guard;
+use crate::config::control::{ControlConfig, ControlPath};
 
 const NAME: &str = "vswitchd.sock";
 
@@ -22,21 +23,26 @@ const ATTEMPTS: u32 = 100;
 
 /// A socket that listens; its file goes when this goes.
 #[derive(Debug)]
-pub(crate) struct Door(Listener);
+pub(crate) struct Door {
+    listener: Listener,
+    guard: Guard,
+    /// Who may come besides the owner, for people.
+    rights: String,
+}
 
 impl Door {
     /// Opens the socket where the configuration wants it. Where nobody named a path, the usual one is a
     /// convenience: what keeps us from it is a warning.
-    pub(crate) fn open(wanted: &ControlPath) -> anyhow::Result<Option<Door>> {
-        match wanted {
+    pub(crate) fn open(wanted: &ControlConfig) -> anyhow::Result<Option<Door>> {
+        match &wanted.path {
             ControlPath::None => Ok(None),
-            ControlPath::At(path) => Door::at(path).map(Some).with_context(|| format!("--control {}", path.display())),
+            ControlPath::At(path) => Door::at(path, wanted).map(Some).with_context(|| format!("--control {}", path.display())),
             ControlPath::Usual => {
                 let Some(path) = usual_path() else {
                     tracing::warn!("no control socket: XDG_RUNTIME_DIR is not set; name a path with --control");
                     return Ok(None);
                 };
-                let door = Door::at(&path);
+                let door = Door::at(&path, wanted);
                 Ok(door
                     .inspect_err(|error| tracing::warn!("no control socket at {}: {error:#}; see --control", path.display()))
                     .ok())
@@ -44,24 +50,42 @@ impl Door {
         }
     }
 
-    fn at(path: &Path) -> anyhow::Result<Door> {
+    fn at(path: &Path, wanted: &ControlConfig) -> anyhow::Result<Door> {
+        let guard = Guard::new(wanted);
         let _lock = lock_directory(path);
-        let opened = Listener::open(&Address::Unix(path.to_owned()));
-        opened.map(Door).map_err(|error| match error {
+        let opened = Listener::open_to(&Address::Unix(path.to_owned()), guard.access());
+        opened.map(|listener| Door { listener, guard, rights: wanted.rights() }).map_err(|error| match error {
             GuestError::InUse { .. } => anyhow::anyhow!("another process listens there; is a vswitchd running?"),
             error => error.into(),
         })
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Address {
-        self.0.address()
+    /// Where it is and who may come, for people.
+    pub(super) fn summary(&self) -> String {
+        format!("{}{}", self.listener.address(), self.rights)
+    }
+
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// Its socket, to accept by.
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
-        Ok(self.0.as_fd().try_clone_to_owned()?.into())
+        Ok(self.listener.as_fd().try_clone_to_owned()?.into())
     }
+}
+
+/// Where it would be and who might come, for people.
+pub(crate) fn describe(wanted: &ControlConfig) -> String {
+    let path = match &wanted.path {
+        ControlPath::None => return "none".to_owned(),
+        ControlPath::At(path) => path.clone(),
+        ControlPath::Usual => match usual_path() {
+            Some(path) => path,
+            None => return "none, as XDG_RUNTIME_DIR is not set".to_owned(),
+        },
+    };
+    format!("{}{}", path.display(), wanted.rights())
 }
 
 /// Where it is if nobody said: `/run` for root, the user's own directory for others.
@@ -91,9 +115,10 @@ fn lock_directory(path: &Path) -> Option<File> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
+    use crate::config::control::Group;
 
     /// A directory that goes with the test.
     struct Place(PathBuf);
@@ -116,8 +141,13 @@ mod tests {
         }
     }
 
+    fn config(path: ControlPath, group: Option<u32>, read_only_others: bool) -> ControlConfig {
+        let group = group.map(|number| Group { name: number.to_string(), number });
+        ControlConfig { path, group, read_only_others }
+    }
+
     fn open(path: &Path) -> anyhow::Result<Option<Door>> {
-        Door::open(&ControlPath::At(path.to_owned()))
+        Door::open(&config(ControlPath::At(path.to_owned()), None, false))
     }
 
     #[test]
@@ -144,9 +174,20 @@ mod tests {
         assert_eq!(fs::read(place.socket()).unwrap(), b"precious");
     }
 
+    /// A group that we are in can be given the file by whoever runs the test.
+    #[test]
+    fn the_files_mode_and_group_follow() {
+        let place = Place::new("group");
+        let group = rustix::process::getegid().as_raw();
+        let door = Door::open(&config(ControlPath::At(place.socket()), Some(group), true)).unwrap().unwrap();
+        let file = fs::metadata(place.socket()).unwrap();
+        assert_eq!((file.permissions().mode() & 0o777, file.gid()), (0o666, group));
+        assert_eq!(door.summary(), format!("{}, group {group}, others may read", place.socket().display()));
+    }
+
     #[test]
     fn nowhere() {
-        assert!(Door::open(&ControlPath::None).unwrap().is_none());
+        assert!(Door::open(&config(ControlPath::None, None, false)).unwrap().is_none());
         let error = format!("{:#}", open(Path::new("/nonexistent/s")).unwrap_err());
         assert!(error.starts_with("--control /nonexistent/s: "), "{error}");
     }

@@ -1,12 +1,10 @@
 //! How much is logged, and the way to change it. The levels are the process's, so nobody need be asked for them.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::api::problem;
-use super::views;
+use super::answer::Body;
+use super::{Refusal, views};
 use crate::log::{self, Change, Levels, PARTS};
 
 /// How much is logged
@@ -20,9 +18,9 @@ pub(super) async fn show() -> Json<views::Log> {
     (status = 200, body = views::Log),
     (status = 400, description = "no such part or level", body = views::Problem),
 ))]
-pub(super) async fn set(change: Result<Json<views::LogChange>, JsonRejection>) -> Result<Json<views::Log>, Response> {
-    let Json(views::LogChange { part, level }) = change.map_err(|error| problem(error.status(), &error.body_text()))?;
-    let change = Change::new(part.as_deref(), &level).map_err(|what| problem(StatusCode::BAD_REQUEST, &what))?;
+pub(super) async fn set(Body(change): Body<views::LogChange>) -> Result<Json<views::Log>, Response> {
+    let views::LogChange { part, level } = change;
+    let change = Change::new(part.as_deref(), &level).map_err(Refusal::NotUnderstood)?;
     let levels = log::change(change);
     tracing::info!("log level {change}");
     Ok(Json(view(&levels)))

@@ -7,27 +7,44 @@
 //! ```
 //!
 //! A thread of its own speaks HTTP, so that no client keeps the control thread from devices. What is asked
-//! becomes a [`Query`]; the control thread answers with what it has, and writing it down as JSON is this
+//! becomes a [`Query`]; the control thread answers with what it has, or changes it, and writing it down as JSON is this
 //! thread's work again. Frames do not pass by here, and workers wait for nobody.
 //!
-//! *Limits.* 64 connections at a time, one request each; 5 s for its head and 30 s for all of it; bodies of
-//! 256 KiB. As many queries wait as there can be connections. Who may connect is the file's mode (0660).
+//! *Files.* [`api`] is the table of paths; what they do is in files by subject. [`server`] keeps connections in their
+//! limits, [`rights`] says who may do what, [`answer`] what is taken and refused.
+//!
+//! *Limits.* 64 connections at a time, half of them for those who may not do everything, one request each; 5 s for its
+//! head and 30 s for all of it; bodies of 256 KiB. As many queries wait as there can be connections.
 
+mod answer;
 mod api;
+mod conntrack;
 mod door;
+mod fdb;
+#[allow(dead_code, reason = "for what follows events, captures and traces")]
+mod lasting;
 mod log;
 mod metrics;
+mod nat;
+mod neighbours;
+mod rights;
+mod server;
+mod show;
 pub(crate) mod views;
 
+use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
+use axum::response::Response;
 use netio::Waker;
-use netio::guest::Address;
+use packet::MacAddr;
+use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
-pub(crate) use door::Door;
+pub(crate) use conntrack::Which as WhichConnections;
+pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
 
 /// At most so many clients at a time; further ones wait to be accepted.
@@ -36,17 +53,65 @@ const CONNECTIONS: usize = 64;
 /// Where an answer goes. Whoever asked may be gone.
 pub(crate) type Reply<T> = oneshot::Sender<T>;
 
-/// What the control thread is asked.
+/// What the control thread is asked, or told to change.
 #[derive(Debug)]
 pub(crate) enum Query {
     Show(Reply<views::Show>),
     Stats(Reply<views::Stats>),
     MacTable(Reply<MacTableNow>),
+    AddMac {
+        vlan: VlanId,
+        mac: MacAddr,
+        port: String,
+        /// The name of the port's bridge.
+        reply: Reply<Result<String, Refusal>>,
+    },
+    /// Was there one?
+    RemoveMac {
+        bridge: Option<String>,
+        vlan: VlanId,
+        mac: MacAddr,
+        reply: Reply<Result<bool, Refusal>>,
+    },
+    FlushMacs {
+        bridge: Option<String>,
+        port: Option<String>,
+        vlan: Option<VlanId>,
+        reply: Reply<Result<usize, Refusal>>,
+    },
     Neighbours(Reply<Vec<views::Neighbour>>),
-    /// `None` without a translation.
-    Connections(Reply<Option<Vec<nat::Connection>>>),
-    /// The same, without the mappings, which the connections tell.
-    Nat(Reply<Option<(views::Nat, Vec<nat::Connection>)>>),
+    FlushNeighbours {
+        address: Option<Ipv4Addr>,
+        reply: Reply<usize>,
+    },
+    /// How many match, and so many of them; `None` without a translation.
+    Connections {
+        which: WhichConnections,
+        most: usize,
+        reply: Reply<Option<(usize, Vec<::nat::Connection>)>>,
+    },
+    FlushConnections {
+        which: WhichConnections,
+        reply: Reply<Option<usize>>,
+    },
+    /// All but the mappings, and those.
+    Nat {
+        most: usize,
+        reply: Reply<Option<(views::Nat, Vec<::nat::PortMapping>)>>,
+    },
+}
+
+/// Why something is not done, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// A word that is none.
+    NotUnderstood(String),
+    /// What it is about is not there.
+    NotFound(String),
+    /// Something else is in its way.
+    Conflict(String),
+    /// It can never be so.
+    Unfit(String),
 }
 
 /// The MAC tables as they are, and the names of ports by their numbers.
@@ -77,13 +142,14 @@ impl ControlSocket {
     /// Serves those who come to this door; `control` wakes who is to answer.
     pub(crate) fn start(door: Door, control: Waker) -> anyhow::Result<ControlSocket> {
         let listener = door.listener().context("handing the control socket over")?;
+        let guard = door.guard().clone();
         let (queries, received) = sync_channel(CONNECTIONS);
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.context("making the control socket's runtime")?;
-        let asker = Asker { queries, control };
+        let router = api::router(Asker { queries, control }, guard.clone());
         let serve = move || {
-            if let Err(error) = runtime.block_on(api::serve(listener, asker, stopped)) {
+            if let Err(error) = runtime.block_on(server::serve(listener, guard, router, stopped)) {
                 tracing::error!("the control socket ended: {error}");
             }
         };
@@ -92,9 +158,9 @@ impl ControlSocket {
         Ok(ControlSocket { queries: received, stop: Some(stop), thread: Some(thread), door })
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Address {
-        self.door.path()
+    /// Where it is and who may come there, for people.
+    pub(crate) fn summary(&self) -> String {
+        self.door.summary()
     }
 
     /// What is asked next, if something is.
@@ -121,5 +187,10 @@ impl Asker {
         self.queries.try_send(query(reply)).ok()?;
         self.control.wake();
         answer.await.ok()
+    }
+
+    /// The same of what can be refused.
+    async fn change<T>(&self, query: impl FnOnce(Reply<Result<T, Refusal>>) -> Query) -> Result<T, Response> {
+        Ok(self.ask(query).await.ok_or_else(answer::busy)??)
     }
 }

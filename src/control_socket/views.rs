@@ -312,7 +312,9 @@ pub(crate) struct Nat {
     pub(crate) addresses: Vec<OutsideAddress>,
     /// Rules, as they were given.
     pub(crate) published: Vec<String>,
-    /// Endpoints that guests have outside, by the connections that use them.
+    /// So many mappings there are.
+    pub(crate) total: usize,
+    /// Endpoints that guests have outside; as many as asked for.
     pub(crate) mappings: Vec<Mapping>,
     pub(crate) stats: NatStats,
 }
@@ -334,6 +336,15 @@ pub(crate) struct Mapping {
     pub(crate) inside: String,
     pub(crate) outside: String,
     pub(crate) connections: usize,
+    /// It is a rule's, and stays without connections.
+    pub(crate) published: bool,
+}
+
+/// What was forgotten, or ended.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Flushed {
+    /// So many.
+    pub(crate) flushed: usize,
 }
 
 /// A tunnel to other hosts.

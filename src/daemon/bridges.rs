@@ -39,6 +39,10 @@ impl Bridges {
         self.0.iter()
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.iter().map(|bridge| bridge.config.name.as_str())
+    }
+
     pub(super) fn table(&self, id: BridgeId) -> Option<&MacTable> {
         self.0.get(id.index()).map(|bridge| &*bridge.table)
     }

@@ -1,6 +1,7 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
 mod bridges;
+mod changes;
 mod guests;
 mod numbers;
 mod ports;
@@ -215,7 +216,7 @@ impl Daemon {
             let _ = writeln!(text, "guests go out as {outside}");
         }
         if let Some(control) = &self.control {
-            let _ = writeln!(text, "control socket {}", control.path());
+            let _ = writeln!(text, "control socket {}", control.summary());
         }
         text
     }

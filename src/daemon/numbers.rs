@@ -60,7 +60,7 @@ impl Daemon {
     }
 
     /// The bridge that a port is of now.
-    fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
+    pub(super) fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
         let port = self.ports.iter().find(|port| port.id == id && port.config.is_bridged()).map(|port| port.config.bridge);
         let uplink = || self.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
         let peer = || self.tunnels.line_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();

@@ -38,13 +38,20 @@ impl Daemon {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names }));
             }
             Query::Neighbours(reply) if !reply.is_closed() => drop(reply.send(self.neighbours())),
-            Query::Connections(reply) if !reply.is_closed() => {
-                let has_nat = self.router.as_ref().and_then(RouterControl::nat).is_some();
-                drop(reply.send(has_nat.then(|| self.connections())));
+            Query::Connections { which, most, reply } if !reply.is_closed() => {
+                let nat = self.router.as_ref().and_then(RouterControl::nat);
+                let found = nat.map(|nat| nat.find_connections(self.clock.now(), most, |connection| which.matches(connection)));
+                drop(reply.send(found));
             }
-            Query::Nat(reply) if !reply.is_closed() => {
-                drop(reply.send(self.nat_view().map(|view| (view, self.connections()))));
+            Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.nat_view(most))),
+            // What is to be changed is changed whether or not somebody waits for the answer.
+            Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.add_mac(vlan, mac, &port))),
+            Query::RemoveMac { bridge, vlan, mac, reply } => drop(reply.send(self.remove_mac(bridge.as_deref(), vlan, mac))),
+            Query::FlushMacs { bridge, port, vlan, reply } => {
+                drop(reply.send(self.flush_macs(bridge.as_deref(), port.as_deref(), vlan)))
             }
+            Query::FlushNeighbours { address, reply } => drop(reply.send(self.flush_neighbours(address))),
+            Query::FlushConnections { which, reply } => drop(reply.send(self.flush_connections(&which))),
             _ => {}
         }
     }
@@ -150,8 +157,9 @@ impl Daemon {
         entries.into_iter().map(view).collect()
     }
 
-    fn nat_view(&self) -> Option<views::Nat> {
+    fn nat_view(&self, most: usize) -> Option<(views::Nat, Vec<nat::PortMapping>)> {
         let router = self.router.as_ref()?;
+        let (total, mappings) = router.nat()?.mappings(most);
         let stats = nat_stats(router.nat()?);
         let address = |external: &nat::External| views::OutsideAddress {
             address: external.address.to_string(),
@@ -166,12 +174,14 @@ impl Daemon {
                 nat::ExternalKind::Own | nat::ExternalKind::Shared => None,
             },
         };
-        Some(views::Nat {
+        let view = views::Nat {
             addresses: router.externals().iter().map(address).collect(),
             published: router.config().publish.iter().map(Publish::to_string).collect(),
+            total,
             mappings: Vec::new(),
             stats,
-        })
+        };
+        Some((view, mappings))
     }
 }
 

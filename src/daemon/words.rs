@@ -9,6 +9,7 @@ use vswitch::BridgeId;
 use super::warn;
 use crate::config::bridge::BridgeConfig;
 use crate::config::{Config, PortConfig, nearest};
+use crate::control_socket;
 use crate::device::DeviceError;
 use crate::tunnel::TunnelControl;
 
@@ -34,6 +35,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
             check_interface(name)?;
         }
     }
+    println!("control socket {}", control_socket::describe(&config.control));
     println!("the configuration is good; nothing was started");
     Ok(())
 }

@@ -143,7 +143,7 @@ fn a_tunnel_on_the_second() {
     let to = Ipv4Addr::new(10, 0, 0, 2);
     assert_eq!(ping(&near, to, 1), (to, 64));
     let peer = format!("vxlan42/{there}");
-    let before = switch.report();
+    let before = switch.settle("the ping to be counted", |report| report.sent_by(&peer) >= 2);
     // Broadcast, unknown, and what the other bridge has a static entry for: all stay where they are.
     let speaks = other.raw();
     for dst in [MacAddr::BROADCAST, station(8), station(9)] {
@@ -219,11 +219,20 @@ fn shown_by_name() {
     assert_eq!(json(&socket, &["neigh", "show"])[0]["network"], "br1 vlan 10");
 
     let (_, metrics) = ctl(&socket, &["metrics"]);
-    for line in ["vswitchd_mac_table_entries{bridge=\"br0\"} 1", "vswitchd_mac_table_entries{bridge=\"br1\"} 2"] {
+    for line in ["vswitchd_mac_table_entries{bridge=\"br0\"} 1.0", "vswitchd_mac_table_entries{bridge=\"br1\"} 2.0"] {
         assert!(metrics.lines().any(|other| other == line), "no line {line}\n{metrics}");
     }
     let is_a = |line: &str| line.starts_with("vswitchd_port_receive_frames_total{port=\"a\",") && line.contains("bridge=\"br0\"");
     assert!(metrics.lines().any(is_a), "{metrics}");
+
+    // What is changed is of one of them.
+    let mac = station(1).to_string();
+    let (is_good, said) = ctl(&socket, &["fdb", "del", &mac, "--vlan", "10"]);
+    assert!(!is_good && said.contains("on which bridge? There are br0, br1"), "{said}");
+    assert_eq!(json(&socket, &["fdb", "del", &mac, "--vlan", "10", "--bridge", "br0"])["flushed"], 0);
+    assert_eq!(json(&socket, &["fdb", "add", &mac, "b", "--vlan", "10"])["bridge"], "br1");
+    assert_eq!(json(&socket, &["fdb", "del", &mac, "--vlan", "10", "--bridge", "br1"])["flushed"], 1);
+    assert_eq!(json(&socket, &["fdb", "flush", "--bridge", "br0"])["flushed"], 1);
     switch.finish();
 }
 

@@ -36,36 +36,36 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Runs `vswitchctl` on this socket.
-fn run(socket: &str, words: &[&str]) -> Output {
+pub(crate) fn run(socket: &str, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
     command.args(["--socket", socket]).args(words).stdin(Stdio::null()).output().expect("vswitchctl runs")
 }
 
 /// What it prints, as words of lines.
-fn table(socket: &str, words: &[&str]) -> Vec<Vec<String>> {
+pub(crate) fn table(socket: &str, words: &[&str]) -> Vec<Vec<String>> {
     let text = text(socket, words);
     text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
 }
 
-fn text(socket: &str, words: &[&str]) -> String {
+pub(crate) fn text(socket: &str, words: &[&str]) -> String {
     let output = run(socket, words);
     assert!(output.status.success(), "{words:?}: {output:?}");
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn json(socket: &str, words: &[&str]) -> serde_json::Value {
+pub(crate) fn json(socket: &str, words: &[&str]) -> serde_json::Value {
     let text = text(socket, &[words, &["-o", "json"]].concat());
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
 }
 
 /// The row that begins with this word.
-fn row<'a>(table: &'a [Vec<String>], first: &str) -> &'a [String] {
+pub(crate) fn row<'a>(table: &'a [Vec<String>], first: &str) -> &'a [String] {
     let found = table.iter().find(|row| row.first().is_some_and(|word| word == first));
     found.unwrap_or_else(|| panic!("no row of {first}: {table:?}"))
 }
 
 /// Two hosts, a daemon with a control socket in this directory, and that socket.
-fn pair(directory: &Directory) -> (Switch, [Host; 2], String) {
+pub(crate) fn pair(directory: &Directory) -> (Switch, [Host; 2], String) {
     let hosts = ["a", "b"].map(Host::quiet);
     let socket = directory.text("control");
     let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(":vlan=10"));
@@ -144,7 +144,8 @@ fn router() {
 
     let nat = json(&socket, &["nat", "list"]);
     assert_eq!((&nat["addresses"][0]["kind"], &nat["published"].as_array().unwrap().len()), (&"shared".into(), &1));
-    assert_eq!(nat["mappings"][0]["outside"], outside.to_string());
+    assert_eq!((&nat["mappings"][0]["published"], &nat["mappings"][0]["inside"]), (&true.into(), &"10.77.0.11:80".into()));
+    assert_eq!(nat["mappings"][1]["outside"], outside.to_string());
     assert_eq!(row(&table(&socket, &["nat", "list"]), "udp")[1], format!("{guest}:4000"));
 
     let neighbours = json(&socket, &["neigh", "show"]);
@@ -256,7 +257,7 @@ fn one_daemon_a_path() {
 }
 
 /// Sends these bytes and no more; what comes back until the other side has enough.
-fn exchange(socket: &str, bytes: &[u8]) -> String {
+pub(crate) fn exchange(socket: &str, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(socket).expect("connected");
     stream.set_read_timeout(Some(wait::NEVER)).expect("set");
     let _ = stream.write_all(bytes);

@@ -7,6 +7,7 @@
 //! and named drops, to the last one.
 
 mod bridges;
+mod changes;
 mod command;
 mod config;
 mod conformance;
@@ -41,6 +42,7 @@ mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
+mod rights;
 mod service;
 mod site;
 mod station;
@@ -79,6 +81,8 @@ fn main() -> ExitCode {
         config::trials(),
         bridges::trials(),
         control::trials(),
+        changes::trials(),
+        rights::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),

@@ -41,6 +41,9 @@ pub(crate) struct Walk<'a> {
     pub(crate) now: Timestamp,
     /// What happens to the frame at hand, if anybody wants to know.
     pub(crate) story: Option<Box<Story>>,
+    /// Why the frame at hand, some copies of it, or an answer that was made of it, were dropped, where the walk's
+    /// outcome does not tell.
+    pub(crate) also_dropped: Option<DropReason>,
 }
 
 impl Bridges {

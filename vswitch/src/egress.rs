@@ -200,14 +200,14 @@ pub(crate) struct Manner {
     pub(crate) bursts: bool,
 }
 
-/// Writes a queue out; `written` is told of each frame or run of frames.
+/// Writes a queue out; `written` is told of each frame or run of frames, and which these were.
 #[inline]
 pub(crate) fn write_queue(
     queue: Queue<'_>,
     batch: &Batch,
     manner: Manner,
     transmit: &mut impl Transmit,
-    mut written: impl FnMut(Written),
+    mut written: impl FnMut(Written, &[Queued]),
 ) {
     let Manner { id, features, coalesce, bursts } = manner;
     let mut at = 0;
@@ -229,14 +229,14 @@ pub(crate) fn write_queue(
                 let outcome = write_run(members, queue.frames, batch, queue.head, &mut send);
                 at += run.frames();
                 if outcome.result != Err(SendError::Invalid) {
-                    written(outcome);
+                    written(outcome, members);
                     continue;
                 }
                 // The kernel will not have the super-frame: its frames one by one.
-                written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true });
+                written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true }, &[]);
                 for queued in members {
                     let frame = &queue.frames[usize::from(queued.frame)];
-                    written(write_frame(frame, action, batch, features, queue.head, &mut send));
+                    written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
                 }
                 continue;
             }
@@ -249,7 +249,7 @@ pub(crate) fn write_queue(
             }
         }
         let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
-        written(write_frame(frame, action, batch, features, queue.head, &mut send));
+        written(write_frame(frame, action, batch, features, queue.head, &mut send), &queue.queued[at..=at]);
         at += 1;
     }
 }
@@ -269,7 +269,7 @@ fn write_burst(
     batch: &Batch,
     manner: Manner,
     transmit: &mut impl Transmit,
-    written: &mut impl FnMut(Written),
+    written: &mut impl FnMut(Written, &[Queued]),
 ) -> usize {
     let Manner { id, features, coalesce, .. } = manner;
     let mut pieces = [IoSlice::new(&[]); MAX_FRAMES];
@@ -291,10 +291,11 @@ fn write_burst(
     if count < 2 {
         return 0;
     }
-    let mut frames = queue.queued[first..first + count].iter().map(|queued| &queue.frames[usize::from(queued.frame)]);
+    let mut members = queue.queued[first..first + count].iter();
     transmit.send_many(id, &pieces[..count], |result| {
-        let bytes = frames.next().map_or(0, |frame| frame.span.len() as u64);
-        written(Written { frames: 1, bytes, writes: u64::from(result.is_ok()), result, refused: false });
+        let member = members.as_slice().get(..1).unwrap_or_default();
+        let bytes = members.next().map_or(0, |queued| queue.frames[usize::from(queued.frame)].span.len() as u64);
+        written(Written { frames: 1, bytes, writes: u64::from(result.is_ok()), result, refused: false }, member);
     });
     count
 }

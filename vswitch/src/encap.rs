@@ -18,8 +18,8 @@ use crate::port::{Encapsulation, PortId};
 pub(crate) enum Coupled<'a> {
     /// There is no room for more: the trains are to leave.
     Full(&'a Trains),
-    /// A frame of the queue, by its number, is in datagrams that go this way; or no datagram could hold it.
-    Frame(u16, Way, Result<(), DropReason>),
+    /// A frame of the queue is in datagrams that go this way; or no datagram could hold it.
+    Frame(Queued, Way, Result<(), DropReason>),
 }
 
 /// Couples a queue's frames.
@@ -34,13 +34,13 @@ pub(crate) fn couple(
     let Queue { frames, queued, head, trains } = &mut queue;
     let header = encapsulation.vni.map(vxlan::encap);
     let header = header.as_ref().map_or(&[][..], <[u8; vxlan::VXLAN_LEN]>::as_slice);
-    for Queued { frame: number, action } in queued.iter() {
-        let frame = &frames[usize::from(*number)];
+    for waiting in queued.iter() {
+        let frame = &frames[usize::from(waiting.frame)];
         let way = way(id, encapsulation, &frame.headers, batch.frame(frame.span));
         let mut depart = |trains: &Trains| tell(Coupled::Full(trains));
         let mut coupling = Coupling { trains, depart: &mut depart, batch, way, header, frame };
-        let result = coupling.add(*action, head);
-        tell(Coupled::Frame(*number, way, result));
+        let result = coupling.add(waiting.action, head);
+        tell(Coupled::Frame(*waiting, way, result));
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod bridge;
+pub mod capture;
 pub mod counters;
 pub mod decap;
 pub mod domain;

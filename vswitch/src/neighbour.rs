@@ -429,6 +429,20 @@ impl Neighbours {
         }
     }
 
+    /// Forgets those that are known, of all networks; of this address only, if one is given. Those that are asked for
+    /// go on being asked for, so nothing that waits is lost. Returns how many it forgot.
+    pub fn forget_known(&self, address: Option<Ipv4Addr>) -> usize {
+        let mut book = self.lock();
+        let is_meant = |key: u64| key != 0 && address.is_none_or(|address| key_parts(key).1 == address);
+        let mut forgotten = 0;
+        for slot in self.slots.iter().filter(|slot| is_meant(slot.key.load(Ordering::Relaxed))) {
+            self.forget(slot);
+            forgotten += 1;
+        }
+        book.known -= forgotten;
+        forgotten
+    }
+
     /// How many there are now.
     #[must_use]
     pub fn stats(&self) -> NeighbourStats {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use capture::{Direction, Tap};
 use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::offload::{Judged, finish_checksum};
 use packet::vlan::{TAG_LEN, TagAction};
@@ -13,10 +14,11 @@ use tunnel::{Protocol, Trains};
 
 use crate::answer::ArpOutcome;
 use crate::bridge::{Bridges, Walk, parse};
+use crate::capture::{Arrived, Captures};
 use crate::counters::{Counters, DropReason};
 use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
 use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
-use crate::egress::{Egress, Frame, Manner, Transmit, write_queue};
+use crate::egress::{Egress, Frame, Manner, Queued, SendError, Transmit, write_queue};
 use crate::encap::{Coupled, couple};
 use crate::fit::clamp_to;
 use crate::ip_tunnel::{self, IpTunnel};
@@ -49,6 +51,8 @@ pub struct Pipeline {
     tasks: Vec<Task>,
     /// Who wants to know what happens to which frames.
     watch: Option<Box<Watch>>,
+    /// While nothing is captured there are none.
+    captures: Option<Box<Captures>>,
 }
 
 impl Pipeline {
@@ -74,6 +78,36 @@ impl Pipeline {
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
             watch: None,
+            captures: None,
+        }
+    }
+
+    /// A capture begins. Gives its part back if there are [`MAX_CAPTURES`](crate::capture::MAX_CAPTURES) already.
+    pub fn begin_capture(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
+        self.captures.get_or_insert_with(|| Box::new(Captures::new())).add(tap)
+    }
+
+    /// The capture of this number ends; gives back what it had.
+    pub fn end_capture(&mut self, id: u64) -> Option<Tap> {
+        let captures = self.captures.as_mut()?;
+        let ended = captures.remove(id);
+        if captures.is_empty() {
+            self.captures = None;
+        }
+        ended
+    }
+
+    /// Is something captured? Then [`Pipeline::set_capture_time`] before each batch.
+    #[inline]
+    #[must_use]
+    pub fn captures(&self) -> bool {
+        self.captures.is_some()
+    }
+
+    /// The time that is written down with frames from now on, in nanoseconds.
+    pub fn set_capture_time(&mut self, nanoseconds: u64) {
+        if let Some(captures) = &mut self.captures {
+            captures.set_time(nanoseconds);
         }
     }
 
@@ -147,13 +181,14 @@ impl Pipeline {
     /// be written, by [`Pipeline::transmit`], before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, watch, .. } = self;
+        let Pipeline { bridges, router, errors, watch, captures, .. } = self;
         let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, story: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
             begin(watch, &mut walk, at);
+            let arrived = arrives(captures, &walk, at, Direction::Received);
             let outcome = match bridges.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
                 Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
@@ -162,6 +197,7 @@ impl Pipeline {
                 counters.drop(reason, 1);
             }
             end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
         counters.rx_frames.add(walk.rx.spans().len() as u64);
         counters.rx_bytes.add(bytes);
@@ -171,14 +207,21 @@ impl Pipeline {
     /// port; like [`Pipeline::process`] otherwise.
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, endpoints, new_sources, watch, .. } = self;
+        let Pipeline { bridges, router, errors, endpoints, new_sources, watch, captures, .. } = self;
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
             socket.rx_frames.add(origins.len() as u64);
-            return socket.drop(DropReason::PortGone, origins.len() as u64);
+            socket.drop(DropReason::PortGone, origins.len() as u64);
+            if let Some(captures) = captures {
+                for at in 0..origins.len() {
+                    let arrived = captures.arrives(bridges, id, Direction::Received, rx, at);
+                    captures.dropped(rx, arrived, DropReason::PortGone);
+                }
+            }
+            return;
         };
-        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, story: None };
+        let mut walk = Walk { bridges, rx, tx, errors, ingress: id, counters: socket, now, story: None, also_dropped: None };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
@@ -187,6 +230,7 @@ impl Pipeline {
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
             begin(watch, &mut walk, at);
+            let arrived = arrives(captures, &walk, at, Direction::Received);
             let outcome = peer.and_then(|(peer, headers)| {
                 walk.note(|| Step::Decapsulated { vni: peer.vni, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
@@ -205,6 +249,7 @@ impl Pipeline {
                 walk.counters.drop(reason, 1);
             }
             end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
     }
 
@@ -239,7 +284,7 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, held, watch, .. } = self;
+        let Pipeline { bridges, router, errors, held, watch, captures, .. } = self;
         held.clear();
         let Some(Router { shared, own }) = router else { return };
         let Some(left) = own.take_left(shared, rx, held) else { return };
@@ -247,8 +292,9 @@ impl Pipeline {
             // What waited for a neighbour comes from no port any more.
             let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
             let Some(counters) = bridges.counters.port(held.port).or(bridges.counters.port(PortId(0))) else { continue };
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, story: None };
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: held.port, counters, now, story: None, also_dropped: None };
             begin(watch, &mut walk, at);
+            let arrived = arrives(captures, &walk, at, Direction::Within);
             walk.note(|| Step::Resumed);
             let outcome = match left {
                 Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
@@ -258,6 +304,7 @@ impl Pipeline {
                 counters.drop(reason, 1);
             }
             end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
     }
 
@@ -266,47 +313,56 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, tasks, watch, .. } = self;
+        let Pipeline { bridges, router, errors, tasks, watch, captures, .. } = self;
         let Some(Router { shared, own }) = router else { return };
         tasks.clear();
         Own::collect(shared, rx, tasks, now);
         let Some(counters) = bridges.counters.port(PortId(0)) else { return };
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, story: None };
+            let mut walk = Walk { bridges, rx, tx, errors, ingress: NOWHERE, counters, now, story: None, also_dropped: None };
             if matches!(task, Task::Undeliverable) {
                 begin(watch, &mut walk, at);
                 walk.note(|| Step::Resumed);
             }
+            let arrived = arrives(captures, &walk, at, Direction::Within);
             let outcome = own.perform(shared, &mut walk, at, *task);
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
             end(watch, &mut walk, outcome);
+            judge(captures, &mut walk, at, arrived, outcome);
         }
     }
 
     /// Writes out what [`Pipeline::process`] queued.
     pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut transmit: impl Transmit) {
-        let Pipeline { bridges, refusals, watch, .. } = self;
+        let Pipeline { bridges, refusals, watch, captures, .. } = self;
         let mut watch = watch.as_deref_mut();
         while let Some((id, queue)) = tx.next() {
             let Some(counters) = bridges.counters.port(id) else { continue };
-            let Some(port) = &mut bridges.ports[id.index()] else {
+            let Some(port) = bridges.port(id) else {
                 counters.drop(DropReason::PortGone, queue.len() as u64);
                 if let Some(watch) = &mut watch {
                     watch.drop_queue(&queue, id, DropReason::PortGone);
                 }
+                if let Some(captures) = captures {
+                    captures.written(bridges, id, rx, queue.frames, queue.queued, Err(DropReason::PortGone));
+                }
                 continue;
             };
             if let Some(encapsulation) = port.encapsulation() {
+                let frames = queue.frames;
                 couple(queue, rx, id, encapsulation, |coupled| match coupled {
-                    Coupled::Full(trains) => depart(trains, rx, &mut transmit, &bridges.counters, watch.as_deref_mut()),
-                    Coupled::Frame(frame, way, result) => {
+                    Coupled::Full(trains) => depart(trains, rx, &mut transmit, bridges, watch.as_deref_mut(), captures),
+                    Coupled::Frame(Queued { frame, action }, way, result) => {
                         if let Err(reason) = result {
                             counters.drop(reason, 1);
                         }
                         if let Some(watch) = &mut watch {
                             watch.note_coupled(frame, way, encapsulation, result);
+                        }
+                        if let Some(captures) = captures {
+                            captures.board(bridges, rx, way, &frames[usize::from(frame)], action, result);
                         }
                     }
                 });
@@ -317,7 +373,8 @@ impl Pipeline {
             }
             let refusals = &mut refusals[id.index()];
             let manner = Manner { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
-            write_queue(queue, rx, manner, &mut transmit, |written| {
+            let frames = queue.frames;
+            write_queue(queue, rx, manner, &mut transmit, |written, members| {
                 counters.tx_writes.add(written.writes);
                 match written.result {
                     Ok(()) => {
@@ -333,17 +390,25 @@ impl Pipeline {
                 if let Some(watch) = &mut watch {
                     watch.note_written(id, &written);
                 }
+                if let Some(captures) = captures {
+                    captures.written(bridges, id, rx, frames, members, written.result.map_err(SendError::reason));
+                }
             });
-            if *refusals >= REFUSALS_TO_GIVE_UP {
+            if *refusals >= REFUSALS_TO_GIVE_UP
+                && let Some(port) = &mut bridges.ports[id.index()]
+            {
                 port.features = port.features.without_segmentation();
             }
         }
         if !tx.trains.is_empty() {
-            depart(&tx.trains, rx, &mut transmit, &bridges.counters, watch.as_deref_mut());
+            depart(&tx.trains, rx, &mut transmit, bridges, watch.as_deref_mut(), captures);
             tx.trains.clear();
         }
         if let Some(watch) = watch {
             watch.hand_over();
+        }
+        if let Some(captures) = captures {
+            captures.end_batch();
         }
     }
 }
@@ -364,10 +429,37 @@ fn end(watch: &mut Option<Box<Watch>>, walk: &mut Walk<'_>, outcome: Result<(), 
     }
 }
 
+/// Is the frame captured?
+#[inline(always)]
+fn arrives(captures: &mut Option<Box<Captures>>, walk: &Walk<'_>, at: usize, direction: Direction) -> Option<Arrived> {
+    captures.as_mut().map(|captures| captures.arrives(walk.bridges, walk.ingress, direction, walk.rx, at))
+}
+
+/// This became of it.
+#[inline(always)]
+fn judge(
+    captures: &mut Option<Box<Captures>>,
+    walk: &mut Walk<'_>,
+    at: usize,
+    arrived: Option<Arrived>,
+    outcome: Result<(), DropReason>,
+) {
+    if let (Some(captures), Some(arrived)) = (captures, arrived) {
+        captures.judge(walk, at, arrived, outcome);
+    }
+}
+
 /// Sends trains and counts, by the ports that they go to.
-fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &Counters, mut watch: Option<&mut Watch>) {
+fn depart(
+    trains: &Trains,
+    rx: &Batch,
+    transmit: &mut impl Transmit,
+    bridges: &Bridges,
+    mut watch: Option<&mut Watch>,
+    captures: &mut Option<Box<Captures>>,
+) {
     transmit.send_trains(trains, rx.arena(), |train, result| {
-        let Some(counters) = counters.port(PortId(train.way.port)) else { return };
+        let Some(counters) = bridges.counters.port(PortId(train.way.port)) else { return };
         match result {
             Ok(()) => {
                 counters.tx_writes.add(1);
@@ -378,6 +470,9 @@ fn depart(trains: &Trains, rx: &Batch, transmit: &mut impl Transmit, counters: &
         }
         if let Some(watch) = &mut watch {
             watch.note_departed(train, result);
+        }
+        if let Some(captures) = captures {
+            captures.depart(bridges, rx, train, result.map_err(SendError::reason));
         }
     });
 }

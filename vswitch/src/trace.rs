@@ -430,6 +430,7 @@ impl Walk<'_> {
     pub(crate) fn lose(&mut self, reason: DropReason, frames: u64) {
         self.counters.drop(reason, frames);
         if frames > 0 {
+            self.also_dropped = Some(reason);
             self.note(|| Step::Dropped { reason, port: None });
         }
     }

@@ -148,8 +148,10 @@ impl PortVlan {
         self.mode == VlanMode::Trunk && self.trunks.0.iter().all(|word| *word == u64::MAX)
     }
 
+    /// Does the port carry this VLAN?
     #[inline]
-    fn carries(&self, vlan: VlanId) -> bool {
+    #[must_use]
+    pub fn carries(&self, vlan: VlanId) -> bool {
         match self.mode {
             VlanMode::Access => vlan == self.native,
             VlanMode::Trunk => self.trunks.contains(vlan),

@@ -11,7 +11,7 @@ use rustix::net::{
     AddressFamily, SocketFlags, SocketType, accept_with, bind, connect, getpeername, getsockname, listen, sockopt,
 };
 
-use super::{Address, GuestError, SocketFile, io_error, open_socket, tcp_error, unix_address, widen};
+use super::{Access, Address, GuestError, SocketFile, io_error, open_socket, tcp_error, unix_address, widen};
 use crate::option;
 
 /// Connections that may wait to be accepted.
@@ -44,11 +44,16 @@ impl AsFd for Listener {
 impl Listener {
     /// Listens there; a socket file that nobody listens to any more is replaced.
     pub fn open(address: &Address) -> Result<Listener, GuestError> {
+        Listener::open_to(address, Access::default())
+    }
+
+    /// The same, where `access` says who may connect to the socket file.
+    pub fn open_to(address: &Address, access: Access) -> Result<Listener, GuestError> {
         match address {
             Address::Unix(path) => {
                 let failed = |what| move |errno| io_error(path, what, errno);
                 let socket = open_socket(AddressFamily::UNIX, SocketType::STREAM).map_err(failed("opening a socket"))?;
-                let file = SocketFile::bind(socket.as_fd(), path)?;
+                let file = SocketFile::bind(socket.as_fd(), path, access)?;
                 listen(&socket, BACKLOG).map_err(failed("listening"))?;
                 Ok(Listener { socket, address: address.clone(), _file: Some(file) })
             }

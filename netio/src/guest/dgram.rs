@@ -25,7 +25,7 @@ use packet::{Batch, VNET_LEN};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::{GuestError, MAX_PIECES, SocketFile, body, checked, io_error, open_socket, unix_address, widen};
+use super::{Access, GuestError, MAX_PIECES, SocketFile, body, checked, io_error, open_socket, unix_address, widen};
 use crate::tap::Received;
 
 /// Frames of one call, at most.
@@ -46,7 +46,7 @@ impl Dgram {
         let socket =
             open_socket(AddressFamily::UNIX, SocketType::DGRAM).map_err(|errno| io_error(path, "opening a socket", errno))?;
         widen(&socket);
-        let file = SocketFile::bind(socket.as_fd(), path)?;
+        let file = SocketFile::bind(socket.as_fd(), path, Access::default())?;
         let cable = Cable { socket, follows: guest.is_none(), guest: RwLock::new(guest) };
         Ok(Dgram { queue: DgramQueue(Arc::new(cable)), _file: file })
     }

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use packet::VNET_LEN;
 use packet::batch::MAX_FRAME_LEN;
-use rustix::fs::{FileType, Mode, OFlags, chmod, fchmod, fstat, open};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, chmod, chownat, fchmod, fstat, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 use thiserror::Error;
@@ -41,8 +41,21 @@ pub use connection::{Listener, Peer, Stream};
 pub use dgram::{Dgram, DgramQueue, DgramReceiver};
 pub use stream::{MAX_LEFT, StreamReader, StreamWriter};
 
-/// Rights of a socket file: its owner and its group may connect.
-const MODE: u32 = 0o660;
+/// Who may connect to a socket file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// The file's mode.
+    pub mode: u32,
+    /// The file's group, if not that of the process.
+    pub group: Option<u32>,
+}
+
+impl Default for Access {
+    /// Its owner and its group.
+    fn default() -> Access {
+        Access { mode: 0o660, group: None }
+    }
+}
 
 /// Bytes that may wait in a socket for its peer to read them, where the host's limit (`net.core.wmem_max`) is not
 /// lower: hundreds of full frames.
@@ -88,6 +101,14 @@ pub enum GuestError {
         address: Address,
         /// The process, if we may see it.
         process: Option<(u32, String)>,
+    },
+    /// The file cannot be given to the group.
+    #[error("no right to give {} to group {group}: be a member of it, or root", path.display())]
+    NotGiven {
+        /// The path.
+        path: PathBuf,
+        /// The group's number.
+        group: u32,
     },
     /// Missing rights.
     #[error(
@@ -159,15 +180,18 @@ struct SocketFile {
 
 impl SocketFile {
     /// Gives a socket its name, in place of a file that nobody listens to.
-    fn bind(socket: BorrowedFd<'_>, path: &Path) -> Result<SocketFile, GuestError> {
+    fn bind(socket: BorrowedFd<'_>, path: &Path, access: Access) -> Result<SocketFile, GuestError> {
         let address = unix_address(path)?;
         make_way(path, &address)?;
         // The socket's own mode is what the file gets, less the umask; so it never has more rights than in the end.
         let failed = |what| move |errno| io_error(path, what, errno);
-        fchmod(socket, Mode::from_raw_mode(MODE)).map_err(failed("setting its rights"))?;
+        fchmod(socket, Mode::from_raw_mode(access.mode)).map_err(failed("setting its rights"))?;
         bind(socket, &address).map_err(failed("binding"))?;
         let file = SocketFile { identity: identity(path), path: path.to_owned() };
-        give_rights(path).map_err(failed("setting its rights"))?;
+        give_rights(path, access).map_err(|errno| match (errno, access.group) {
+            (Errno::PERM, Some(group)) => GuestError::NotGiven { path: path.to_owned(), group },
+            _ => io_error(path, "setting its rights", errno),
+        })?;
         Ok(file)
     }
 }
@@ -180,15 +204,18 @@ impl Drop for SocketFile {
     }
 }
 
-/// What the umask took. Whoever may write to the directory may have put a link in the file's place, which is not
+/// What the umask took, and the group. Whoever may write to the directory may have put a link in the file's place, which is not
 /// followed.
-fn give_rights(path: &Path) -> Result<(), Errno> {
+fn give_rights(path: &Path, access: Access) -> Result<(), Errno> {
     let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::Socket {
         return Err(Errno::NOTSOCK);
     }
+    if let Some(group) = access.group {
+        chownat(&file, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
+    }
     // A descriptor of this kind can be changed by this name only.
-    chmod(format!("/proc/thread-self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(MODE))
+    chmod(format!("/proc/thread-self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(access.mode))
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

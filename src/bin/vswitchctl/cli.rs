@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use crate::doctor::Doctor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use packet::MacAddr;
 
-/// Shows what a running vswitchd does.
+/// Shows what a running vswitchd does, and changes it.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -83,6 +84,39 @@ pub(crate) enum Fdb {
         #[arg(long, value_name = "NAME")]
         bridge: Option<String>,
     },
+    /// Add a static entry, or change where it leads
+    Add {
+        /// The station's address
+        mac: MacAddr,
+        /// The port behind which it is
+        port: String,
+        /// In this VLAN [default: 0, untagged frames]
+        #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=4094))]
+        vlan: u16,
+    },
+    /// Remove an entry, static or learned
+    Del {
+        /// The station's address
+        mac: MacAddr,
+        /// In this VLAN [default: 0, untagged frames]
+        #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=4094))]
+        vlan: u16,
+        /// Of this bridge; needed where there are several
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
+    },
+    /// Forget what was learned; static entries stay
+    Flush {
+        /// Behind this port only
+        #[arg(long)]
+        port: Option<String>,
+        /// Of this VLAN only; 0 is for untagged frames
+        #[arg(long, value_parser = clap::value_parser!(u16).range(..=4094))]
+        vlan: Option<u16>,
+        /// Of this bridge only
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
+    },
     /// What happened to the table
     Stats {
         /// Of this bridge only [default: all together]
@@ -95,12 +129,19 @@ pub(crate) enum Fdb {
 pub(crate) enum Neigh {
     /// All neighbours
     Show,
+    /// Forget them; they are asked for again when there is something for them
+    Flush {
+        /// With this address only
+        address: Option<Ipv4Addr>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Conntrack {
     /// The connections that match all of what is given
-    List(Filter),
+    List(List),
+    /// End the connections that match all of what is given
+    Flush(Filter),
     /// How many there are and were
     Stats,
 }
@@ -117,6 +158,13 @@ pub(crate) struct Filter {
     /// tcp, udp, icmp, or IP's number
     #[arg(long, value_parser = protocol)]
     pub(crate) protocol: Option<String>,
+}
+
+/// Which connections, and how many.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// At most so many [default: 10,000]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
@@ -125,7 +173,11 @@ pub(crate) struct Filter {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nat {
     /// Outside addresses, published ports, and guests' endpoints outside
-    List,
+    List {
+        /// At most so many endpoints [default: 10,000]
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

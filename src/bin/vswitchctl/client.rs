@@ -32,19 +32,19 @@ pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
 
 /// Gets what a path of the switch's leads to.
 pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
-    exchange(socket, &format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n"))
+    ask(socket, "GET", path, None)
 }
 
-/// Puts this JSON there.
-pub(crate) fn put(socket: &Path, path: &str, body: &str) -> anyhow::Result<String> {
-    let head = format!("PUT {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\nContent-Type: application/json\r\n");
-    exchange(socket, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()))
-}
-
-fn exchange(socket: &Path, request: &str) -> anyhow::Result<String> {
+/// Asks the switch by this method, with a body in JSON if there is one, and returns the answer's body.
+pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    let body = body.map_or_else(String::new, |body| {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let end = if body.is_empty() { "\r\n" } else { &body };
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n{end}");
     let mut answer = Vec::new();
     let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
     exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;
@@ -65,6 +65,20 @@ fn unreachable(socket: &Path, error: &std::io::Error) -> anyhow::Error {
     anyhow::anyhow!("{}: {error}{hint}", socket.display())
 }
 
+/// What stands in a path or behind its `?`, so that it is taken as it is (RFC 3986 section 2.1).
+pub(crate) fn escape(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let escaped = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(escaped).collect()
+}
+
+/// A path with those parameters that have a value.
+pub(crate) fn with_parameters<const N: usize>(path: &str, parameters: [(&str, Option<String>); N]) -> String {
+    let given = parameters.iter().filter_map(|(key, value)| Some(format!("{key}={}", escape(value.as_ref()?))));
+    let given = given.collect::<Vec<String>>().join("&");
+    if given.is_empty() { path.to_owned() } else { format!("{path}?{given}") }
+}
+
 /// Status and body of a whole HTTP/1.1 answer that says how long it is.
 fn parse(answer: &[u8]) -> anyhow::Result<(u16, &str)> {
     let answer = std::str::from_utf8(answer).context("an answer that is no text")?;
@@ -81,6 +95,13 @@ fn parse(answer: &[u8]) -> anyhow::Result<(u16, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_what_was_given() {
+        assert_eq!(with_parameters("/v1/fdb", [("port", None), ("vlan", None)]), "/v1/fdb");
+        let path = with_parameters("/v1/fdb", [("port", Some("/run/a b&c\u{e9}".to_owned())), ("vlan", Some("7".to_owned()))]);
+        assert_eq!(path, "/v1/fdb?port=%2Frun%2Fa%20b%26c%C3%A9&vlan=7");
+    }
 
     #[test]
     fn whole_answers_only() {

@@ -1,4 +1,4 @@
-//! `vswitchctl`: shows what a running `vswitchd` does, by its control socket.
+//! `vswitchctl`: shows what a running `vswitchd` does, and changes it, by its control socket.
 
 mod cli;
 mod client;
@@ -9,8 +9,8 @@ mod table;
 #[path = "../../control_socket/views.rs"]
 mod views;
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,7 +19,8 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, Log, Nat, Neigh, Output, Port, Tunnel};
+use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel};
+use crate::client::with_parameters;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -61,41 +62,40 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Show => get.shown("/v1/show", print::show),
         Command::Port(Port::List) => get.shown("/v1/ports", |ports: &Vec<_>| print::ports(ports)),
         Command::Port(Port::Stats { name }) => port_stats(&get, name.as_deref()),
-        Command::Fdb(Fdb::Show { bridge }) => get.shown(&fdb_path(bridge.as_deref()), |entries: &Vec<_>| print::fdb(entries)),
+        Command::Fdb(Fdb::Show { bridge }) => {
+            let path = with_parameters("/v1/fdb", [("bridge", bridge.clone())]);
+            get.shown(&path, |entries: &Vec<_>| print::fdb(entries))
+        }
         Command::Fdb(Fdb::Stats { bridge }) => fdb_stats(&get, bridge.as_deref()),
+        Command::Fdb(fdb) => change_fdb(&get, fdb),
+        Command::Neigh(Neigh::Flush { address }) => flush_neighbours(&get, *address),
         Command::Neigh(Neigh::Show) => get.shown("/v1/neighbours", |list: &Vec<_>| print::neighbours(list)),
-        Command::Conntrack(Conntrack::List(filter)) => get.shown(&conntrack_path(filter), |list| match cli.output {
-            Output::Conntrack => print::conntrack(list),
-            Output::Table | Output::Json => print::connections(list),
-        }),
+        Command::Conntrack(Conntrack::Flush(filter)) => flush_connections(&get, filter),
+        Command::Conntrack(Conntrack::List(List { filter, limit })) => {
+            get.shown(&conntrack_path(filter, *limit), |list| match cli.output {
+                Output::Conntrack => print::conntrack(list),
+                Output::Table | Output::Json => print::connections(list),
+            })
+        }
         Command::Conntrack(Conntrack::Stats) => {
             let stats: views::Stats = get.view("/v1/stats")?;
             let stats = stats.nat.context("there is no translation: the switch has no uplink in nat mode")?;
             get.form(&stats, print::nat_stats)
         }
-        Command::Nat(Nat::List) => get.shown("/v1/nat", print::nat),
+        Command::Nat(Nat::List { limit }) => {
+            get.shown(&with_parameters("/v1/nat", [("limit", limit.map(|limit| limit.to_string()))]), print::nat)
+        }
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Metrics => client::get(&socket, "/metrics"),
         Command::Log(Log::Show) => get.shown("/v1/log", print::log),
         Command::Log(Log::Set { level }) => {
             let (part, level) = level.split_once('=').map_or((None, level.as_str()), |(part, level)| (Some(part), level));
             let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
-            let levels: views::Log = serde_json::from_str(&client::put(&socket, "/v1/log", &serde_json::to_string(&change)?)?)?;
-            get.form(&levels, print::log)
+            get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
         }
         // Asks the host, and the switch only if there is one.
         Command::Doctor(_) => Ok(String::new()),
     }
-}
-
-fn fdb_path(bridge: Option<&str>) -> String {
-    bridge.map_or_else(|| "/v1/fdb".to_owned(), |name| format!("/v1/fdb?bridge={}", in_query(name)))
-}
-
-/// A text as it stands in a query (RFC 3986 section 2.1).
-fn in_query(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 fn fdb_stats(get: &Get<'_>, bridge: Option<&str>) -> anyhow::Result<String> {
@@ -118,20 +118,52 @@ fn port_stats(get: &Get<'_>, name: Option<&str>) -> anyhow::Result<String> {
     }
 }
 
-fn conntrack_path(filter: &Filter) -> String {
-    let Filter { address, port, protocol, limit } = filter;
-    let mut path = "/v1/conntrack?".to_owned();
-    let mut add = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            let _ = write!(path, "{key}={value}&");
-        }
+fn change_fdb(get: &Get<'_>, fdb: &Fdb) -> anyhow::Result<String> {
+    let entry = |mac, vlan: &u16, bridge: Option<&String>| {
+        with_parameters(&format!("/v1/fdb/{mac}"), [("vlan", Some(vlan.to_string())), ("bridge", bridge.cloned())])
     };
-    add("address", address.map(|address| address.to_string()));
-    add("port", port.map(|port| port.to_string()));
-    add("protocol", protocol.clone());
-    add("limit", limit.map(|limit| limit.to_string()));
-    path.truncate(path.len() - 1);
-    path
+    match fdb {
+        Fdb::Show { .. } | Fdb::Stats { .. } => anyhow::bail!("nothing to change"),
+        Fdb::Add { mac, port, vlan } => {
+            let body = serde_json::json!({ "port": port }).to_string();
+            get.changed("PUT", &entry(mac, vlan, None), Some(&body), |entry: &views::MacEntry| {
+                print::fdb(std::slice::from_ref(entry))
+            })
+        }
+        Fdb::Del { mac, vlan, bridge } => {
+            let path = entry(mac, vlan, bridge.as_ref());
+            get.changed("DELETE", &path, None, |done| print::flushed(done, "entry", "entries"))
+        }
+        Fdb::Flush { port, vlan, bridge } => {
+            let vlan = vlan.map(|vlan| vlan.to_string());
+            let path = with_parameters("/v1/fdb", [("port", port.clone()), ("vlan", vlan), ("bridge", bridge.clone())]);
+            get.changed("DELETE", &path, None, |done| print::flushed(done, "entry", "entries"))
+        }
+    }
+}
+
+fn flush_neighbours(get: &Get<'_>, address: Option<Ipv4Addr>) -> anyhow::Result<String> {
+    let path = with_parameters("/v1/neighbours", [("address", address.map(|address| address.to_string()))]);
+    get.changed("DELETE", &path, None, |done| print::flushed(done, "neighbour", "neighbours"))
+}
+
+fn flush_connections(get: &Get<'_>, filter: &Filter) -> anyhow::Result<String> {
+    get.changed("DELETE", &conntrack_path(filter, None), None, |done| print::flushed(done, "connection", "connections"))
+}
+
+fn conntrack_path(filter: &Filter, limit: Option<u32>) -> String {
+    let Filter { address, port, protocol } = filter;
+    let parameters = [
+        ("address", address.map(|address| address.to_string())),
+        ("port", port.map(|port| port.to_string())),
+        ("protocol", protocol.clone()),
+        ("limit", limit.map(|limit| limit.to_string())),
+    ];
+    with_parameters("/v1/conntrack", parameters)
+}
+
+fn understood<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
+    serde_json::from_str(answer).context("the switch's answer is not understood: is it of another version?")
 }
 
 /// Where to ask, and how to show what is answered.
@@ -142,12 +174,22 @@ struct Get<'a> {
 
 impl Get<'_> {
     fn view<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let text = client::get(self.socket, path)?;
-        serde_json::from_str(&text).context("the switch's answer is not understood: is it of another version?")
+        understood(&client::get(self.socket, path)?)
     }
 
     fn shown<T: DeserializeOwned + Serialize>(&self, path: &str, table: impl FnOnce(&T) -> String) -> anyhow::Result<String> {
         self.form(&self.view(path)?, table)
+    }
+
+    /// What a change is answered with.
+    fn changed<T: DeserializeOwned + Serialize>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+        table: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<String> {
+        self.form(&understood(&client::ask(self.socket, method, path, body)?)?, table)
     }
 
     fn form<T: Serialize>(&self, view: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<String> {

@@ -125,6 +125,11 @@ pub(crate) fn fdb(entries: &[views::MacEntry]) -> String {
     table.without_same("bridge").to_string()
 }
 
+/// So many of these are gone.
+pub(crate) fn flushed(done: &views::Flushed, one: &str, many: &str) -> String {
+    format!("{} {} flushed\n", done.flushed, if done.flushed == 1 { one } else { many })
+}
+
 /// Names and numbers, a line each.
 fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> String {
     let mut table = Table::new(["counter", ">value"]);
@@ -252,15 +257,19 @@ pub(crate) fn nat(nat: &views::Nat) -> String {
     let _ = write!(out, "{addresses}");
     let mut published = Table::new(["published"]);
     nat.published.iter().for_each(|rule| published.row([rule.clone()]));
-    let mut mappings = Table::new(["protocol", "inside", "outside", ">connections"]);
+    let mut mappings = Table::new(["protocol", "inside", "outside", ">connections", "by"]);
     for mapping in &nat.mappings {
-        let views::Mapping { protocol, inside, outside, connections } = mapping.clone();
-        mappings.row([protocol, inside, outside, connections.to_string()]);
+        let views::Mapping { protocol, inside, outside, connections, published } = mapping.clone();
+        let by = if published { "rule" } else { "guest" }.to_owned();
+        mappings.row([protocol, inside, outside, connections.to_string(), by]);
     }
     for (is_empty, table) in [(nat.published.is_empty(), &published), (nat.mappings.is_empty(), &mappings)] {
         if !is_empty {
             let _ = write!(out, "\n{table}");
         }
+    }
+    if nat.mappings.len() < nat.total {
+        let _ = writeln!(out, "{} of {}; see --limit", nat.mappings.len(), nat.total);
     }
     out
 }

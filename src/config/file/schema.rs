@@ -22,6 +22,7 @@ pub(super) struct File {
     pub(super) workers: Option<i64>,
     /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never. Default: 50.
     pub(super) busy_poll: Option<i64>,
+    pub(super) control: Option<Control>,
     /// Bridges by their names, at most 16. Flags add to br0.
     #[serde(default)]
     pub(super) bridge: BTreeMap<String, Bridge>,
@@ -33,6 +34,19 @@ pub(super) struct File {
     /// The ways to other hosts.
     #[serde(default)]
     pub(super) tunnel: Vec<Tunnel>,
+}
+
+/// The control socket.
+#[derive(Debug, serde::Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Control {
+    /// Its path, or none. Default: /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise.
+    pub(super) path: Option<String>,
+    /// The group, by name or number, whose members may do everything. Default: only root and the daemon's own user.
+    pub(super) group: Option<Word>,
+    /// Other users may read. Default: false.
+    pub(super) read_only_others: Option<bool>,
 }
 
 /// A switch with its ports.

@@ -143,7 +143,7 @@ fn several_bridges() {
     let config = with(file, &flags).unwrap();
     assert_eq!(config.bridges, [bridge("br0", 8192, 300), bridge("dmz", 99, 300), bridge("lab", 8192, 300)]);
     let ports: Vec<_> = config.ports.iter().map(|port| (port.name.as_str(), port.bridge.0)).collect();
-    assert_eq!(ports, [("a", 0), ("b", 0), ("c", 2)], "flags add to br0, and a bridge may have a tunnel alone");
+    assert_eq!(ports, [("a", 0), ("b", 0), ("c", 2)], "flags add to br0, and a bridge's guests may all be behind a tunnel");
     assert_eq!(config.tunnels[0].bridge.0, 1);
     let told = config.router_summary();
     assert!(told.starts_with("gateway 10.0.0.1/24 on br0\ngateway 10.1.0.1/24 on VLAN 10 of dmz\nuplink eth0: nat"), "{told}");
@@ -238,7 +238,7 @@ fn bad_files_are_answered_with_line_and_fix() {
         (
             "PORT[[bridge.lan.port]]\ntap = 'b'\n[[tunnel]]\ntype = 'vxlan'\nvni = 1\nremotes = ['192.0.2.2']\n\
              [[tunnel]]\ntype = 'vxlan'\nbridge = 'lan'\nvni = 1\nremotes = ['192.0.2.2', '192.0.2.3']",
-            "9: VNI 1 to 192.0.2.2 is tunnel vxlan1 already",
+            "12: VNI 1 to 192.0.2.2 is tunnel vxlan1 already",
         ),
         ("[bridge.br0]\ngateway = 'x'\ngateways = { 0 = 'x' }", "2: gateway and gateways are two ways to say one thing"),
         ("[bridge.br0]\ngateway = '10.0.0.1'\nPORT", "2: 10.0.0.1 has no prefix length"),

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use vswitch::mac_table::SIZE_RANGE;
 
-use super::schema::{Bridge, File, Nat, Pairs, Port, Publish, Tunnel, Uplink};
+use super::schema::{Bridge, Control, File, Nat, Pairs, Port, Publish, Tunnel, Uplink};
 use super::source::Source;
 use crate::cli::{BridgeWords, Flags};
 use crate::config::bridge::{BRIDGE, place_of, place_of_key, unknown_bridge};
@@ -56,6 +56,9 @@ impl Writer {
     pub(super) fn file(&mut self, file: &File) -> Result<(), ConfigError> {
         self.flags.workers = self.number("--workers", "workers", file.workers, 1..=MAX_WORKERS)?;
         self.flags.busy_poll = self.number("--busy-poll", "busy-poll", file.busy_poll, BUSY_POLL_RANGE)?;
+        if let Some(control) = &file.control {
+            self.control(control);
+        }
         for (name, bridge) in &file.bridge {
             let words = self.bridge(name, bridge)?;
             self.bridges.push(words);
@@ -73,6 +76,18 @@ impl Writer {
             self.tunnel(tunnel, format!("tunnel.{at}"))?;
         }
         Ok(())
+    }
+
+    fn control(&mut self, control: &Control) {
+        if let Some(path) = &control.path {
+            self.source.note("--control", "", "control.path", Vec::new());
+            self.flags.control = Some(path.clone());
+        }
+        if let Some(group) = &control.group {
+            self.source.note("--control-group", "", "control.group", Vec::new());
+            self.flags.control_group = Some(group.to_string());
+        }
+        self.flags.control_read_only_others = control.read_only_others.unwrap_or(false);
     }
 
     fn bridge(&mut self, name: &str, bridge: &Bridge) -> Result<BridgeWords, ConfigError> {

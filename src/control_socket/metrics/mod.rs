@@ -6,11 +6,17 @@ mod tests;
 
 use std::fmt;
 
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::answer::busy;
 use super::views::{BridgeStats, MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
+use super::{Asker, Query};
 use page::{Histogram, Labels, Page};
 
 /// The type of what [`text`] makes.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The limits of [`WorkerStats::latency`], in nanoseconds: 1 us to 1 s in powers of two, as those are exact.
 pub(crate) const LATENCY_STEPS: [u64; 21] = {
@@ -37,8 +43,17 @@ const REFUSED: [&str; 7] = [
 /// Name, help, and which number of a port, worker or host it is.
 type Number<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
 
+/// All numbers for Prometheus
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+pub(super) async fn scrape(State(asker): State<Asker>) -> Result<Response, Response> {
+    let stats = asker.ask(Query::Stats).await.ok_or_else(busy)?;
+    let show = asker.ask(Query::Show).await.ok_or_else(busy)?;
+    let text = text(&stats, &show.tunnels).map_err(|_| busy())?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
+
 /// All numbers at one moment.
-pub(super) fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
+fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
     let mut page = Page::default();
     add_process(&mut page, stats);
     add_ports(&mut page, &stats.ports);

@@ -1,9 +1,14 @@
-//! A bridge on a bench: ports whose writes are kept, and books that must balance.
+//! A bridge on a bench: ports whose writes are kept, books that must balance, and a capture of everything that must
+//! say the same as the books.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+use std::cell::RefCell;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use capture::ring::{self, Reader};
+use capture::tap::Lost;
+use capture::{Direction, Header, Tap, Verdict, Want};
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{Arrivals, Protocol, Train, Trains, Way, train};
 use vswitch::{
@@ -35,6 +40,46 @@ pub(crate) struct Bridge {
     batch: Batch,
     inbox: Inbox,
     ports: u16,
+    captured: RefCell<Captured>,
+}
+
+/// What a capture of everything saw: frames by port.
+struct Captured {
+    reader: Reader,
+    received: Vec<u64>,
+    sent: Vec<u64>,
+    dropped: Vec<[u64; DropReason::ALL.len()]>,
+    /// Floods of which some copies were dropped.
+    copies_dropped: Vec<u64>,
+}
+
+impl Captured {
+    /// Of a pipeline of so many ports.
+    fn of(pipeline: &mut Pipeline, ports: usize) -> Captured {
+        let (writer, reader) = ring::ring(4, 256 << 10);
+        let want = Want { snaplen: 64, ..Want::default() };
+        pipeline.begin_capture(Box::new(Tap::new(1, Arc::new(want), writer, Lost::new(ports)))).expect("the first");
+        let none = || vec![0; ports];
+        Captured { reader, received: none(), sent: none(), dropped: vec![[0; 49]; ports], copies_dropped: none() }
+    }
+
+    fn take_in(&mut self) {
+        while let Some(chunk) = self.reader.take() {
+            for record in chunk.records() {
+                let (Header { port, direction, verdict, .. }, _) = Header::split(record).expect("a record");
+                let port = usize::from(port);
+                self.received[port] += u64::from(direction == Direction::Received);
+                self.sent[port] += u64::from(direction == Direction::Sent && verdict == Verdict::Passed);
+                match verdict {
+                    Verdict::Passed => {}
+                    Verdict::Dropped(reason) => self.dropped[port][usize::from(reason)] += 1,
+                    Verdict::CopiesDropped(_) => self.copies_dropped[port] += 1,
+                }
+            }
+            self.reader.give_back(chunk);
+        }
+        assert_eq!(self.reader.lost(), 0);
+    }
 }
 
 pub(crate) fn port(vlan: PortVlan) -> Port {
@@ -61,7 +106,8 @@ impl Bridge {
         }
         let (egress, now) = (Egress::new(usize::from(count)), Timestamp::from_secs(1));
         let (batch, inbox) = (Batch::new(), Inbox::new());
-        Bridge { pipeline, table, counters, now, sent: Vec::new(), egress, batch, inbox, ports: count }
+        let captured = RefCell::new(Captured::of(&mut pipeline, usize::from(count)));
+        Bridge { pipeline, table, counters, now, sent: Vec::new(), egress, batch, inbox, ports: count, captured }
     }
 
     /// So many ports that carry everything.
@@ -174,7 +220,9 @@ impl Bridge {
     /// What is due by time, counted.
     pub(crate) fn count_due(&mut self) -> usize {
         self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
-        self.count_writes()
+        let writes = self.count_writes();
+        self.assert_balance();
+        writes
     }
 
     fn count_writes(&mut self) -> usize {
@@ -214,6 +262,20 @@ impl Bridge {
         let drops = |port: &PortCounters| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum::<u64>();
         let left = self.sum(|port| port.tx_frames.load() + port.taken.load());
         assert_eq!(entered, left + self.sum(drops), "the books do not balance");
+        let mut captured = self.captured.borrow_mut();
+        captured.take_in();
+        for (port, dropped) in captured.dropped.iter().enumerate() {
+            let counts = self.counts(port as u16);
+            let books = (counts.rx_frames.load(), counts.tx_frames.load());
+            assert_eq!((captured.received[port], captured.sent[port]), books, "received and sent by port {port}");
+            for (reason, seen) in DropReason::ALL.into_iter().zip(dropped) {
+                let is_same = match captured.copies_dropped[port] {
+                    some if some > 0 && reason == DropReason::TooLong => counts.dropped(reason) >= seen + some,
+                    _ => counts.dropped(reason) == *seen,
+                };
+                assert!(is_same, "{} at port {port}: {seen} seen, {} counted", reason.name(), counts.dropped(reason));
+            }
+        }
     }
 }
 

@@ -1,0 +1,304 @@
+//! One check of a filter, on the bytes where the headers were found to be.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use packet::ethernet::{u16_at, u32_at};
+use packet::{EtherType, Headers, MacAddr, Tag, ipv4, ipv6, tcp, udp};
+
+/// IP's numbers of protocols that have ports where TCP has them (SCTP: RFC 9260 section 3.1).
+const WITH_PORTS: [u8; 3] = [tcp::PROTOCOL, udp::PROTOCOL, 132];
+/// IPv6's fragment header.
+const FRAGMENT: u8 = 44;
+/// Where VXLAN datagrams go to (RFC 7348 section 5).
+const VXLAN_PORT: u16 = 4789;
+
+pub(super) const ACCEPT: u16 = u16::MAX;
+pub(super) const REJECT: u16 = u16::MAX - 1;
+
+/// A frame as a filter sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// What stands where in `bytes`; `None` if the frame is not even Ethernet, and then no check holds.
+    pub headers: Option<&'a Headers>,
+    /// The frame.
+    pub bytes: &'a [u8],
+    /// The VLAN that it belongs to at the port, tagged or not; 0 and `None` are none.
+    pub vlan: Option<u16>,
+    /// The network of the tunnel that the port leads into.
+    pub vni: Option<u32>,
+}
+
+/// What is done after a check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Step {
+    pub(super) check: Check,
+    pub(super) then: u16,
+    pub(super) otherwise: u16,
+}
+
+/// Which of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum End {
+    #[default]
+    Either,
+    Src,
+    Dst,
+    Both,
+}
+
+/// Of which protocol an address or a number is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Scope {
+    Any,
+    Ip,
+    Ip6,
+    Arp,
+}
+
+/// Addresses of one network; a host is a network of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Net {
+    pub(super) address: IpAddr,
+    pub(super) prefix: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Check {
+    EtherType(EtherType),
+    Protocol(Scope, u8),
+    Address(Scope, End, Net),
+    /// Of TCP, UDP, or any protocol that has ports.
+    Ports(Option<u8>, End, u16, u16),
+    Mac(End, MacAddr),
+    /// `None`: any tag.
+    Vlan(Option<u16>),
+    Vni(Option<u32>),
+    Broadcast,
+    Multicast,
+}
+
+impl End {
+    #[inline]
+    fn holds(self, src: impl FnOnce() -> bool, dst: impl FnOnce() -> bool) -> bool {
+        match self {
+            End::Either => src() || dst(),
+            End::Src => src(),
+            End::Dst => dst(),
+            End::Both => src() && dst(),
+        }
+    }
+}
+
+impl Net {
+    /// The bits of an IPv4 network's address and those that are the host's.
+    fn holds_v4(self, address: u32) -> bool {
+        let IpAddr::V4(net) = self.address else { return false };
+        let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+        net.to_bits() == address & !host
+    }
+
+    fn holds_v6(self, address: u128) -> bool {
+        let IpAddr::V6(net) = self.address else { return false };
+        let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+        net.to_bits() == address & !host
+    }
+
+    fn is_host(self) -> bool {
+        self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// The address with the bits that are the host's cleared.
+    pub(super) fn masked(self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(address) => {
+                let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                Ipv4Addr::from_bits(address.to_bits() & !host).into()
+            }
+            IpAddr::V6(address) => {
+                let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                Ipv6Addr::from_bits(address.to_bits() & !host).into()
+            }
+        }
+    }
+}
+
+impl Check {
+    #[inline]
+    pub(super) fn holds(&self, subject: &Subject<'_>) -> bool {
+        let Some(headers) = subject.headers else { return false };
+        let sight = Sight { headers, bytes: subject.bytes };
+        match *self {
+            Check::EtherType(ether_type) => headers.ether_type == ether_type,
+            Check::Protocol(scope, number) => sight.has_protocol(scope, number),
+            Check::Address(scope, end, net) => sight.has_address(scope, end, net),
+            Check::Ports(protocol, end, first, last) => sight.has_port(protocol, end, first, last),
+            Check::Mac(end, mac) => sight.is_ethernet() && end.holds(|| headers.src == mac, || headers.dst == mac),
+            Check::Vlan(None) => headers.tag.is_some(),
+            Check::Vlan(Some(vlan)) => {
+                headers.tag.map(Tag::vlan).is_some_and(|tag| tag.get() == vlan) || subject.vlan.is_some_and(|own| own == vlan)
+            }
+            Check::Vni(vni) => sight.has_vni(subject.vni, vni),
+            Check::Broadcast => sight.is_ethernet() && headers.dst == MacAddr::BROADCAST,
+            Check::Multicast => sight.is_ethernet() && headers.dst.is_multicast(),
+        }
+    }
+}
+
+/// A frame whose headers are known.
+#[derive(Clone, Copy)]
+struct Sight<'a> {
+    headers: &'a Headers,
+    bytes: &'a [u8],
+}
+
+impl<'a> Sight<'a> {
+    /// A packet of a TUN device is none.
+    fn is_ethernet(self) -> bool {
+        self.headers.l3 > 0
+    }
+
+    /// The network header with `len` bytes at least, if it is this protocol's.
+    #[inline]
+    fn network(self, ether_type: EtherType, len: usize) -> Option<&'a [u8]> {
+        let network = self.bytes.get(usize::from(self.headers.l3)..)?;
+        (self.headers.ether_type == ether_type && network.len() >= len).then_some(network)
+    }
+
+    #[inline]
+    fn has_address(self, scope: Scope, end: End, net: Net) -> bool {
+        if net.address.is_ipv6() {
+            let Some(ip) = self.network(EtherType::IPV6, ipv6::IPV6_LEN) else { return false };
+            let at = |at: usize| ip[at..].first_chunk().is_some_and(|bytes| net.holds_v6(u128::from_be_bytes(*bytes)));
+            return end.holds(|| at(ipv6::field::SRC), || at(ipv6::field::DST));
+        }
+        let found = |bytes: &[u8], src, dst| end.holds(|| net.holds_v4(u32_at(bytes, src)), || net.holds_v4(u32_at(bytes, dst)));
+        match (self.headers.ether_type, scope) {
+            (EtherType::IPV4, Scope::Any | Scope::Ip) => {
+                let ip = self.network(EtherType::IPV4, ipv4::IPV4_LEN);
+                ip.is_some_and(|ip| found(ip, ipv4::field::SRC, ipv4::field::DST))
+            }
+            // Sender's and target's protocol address (RFC 826).
+            (EtherType::ARP, Scope::Any | Scope::Arp) => {
+                self.network(EtherType::ARP, packet::arp::ARP_LEN).is_some_and(|arp| found(arp, 14, 24))
+            }
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn has_protocol(self, scope: Scope, number: u8) -> bool {
+        match self.headers.ether_type {
+            EtherType::IPV4 if scope != Scope::Ip6 => {
+                let ip = self.network(EtherType::IPV4, ipv4::IPV4_LEN);
+                ip.is_some_and(|ip| ip[ipv4::field::PROTOCOL] == number)
+            }
+            EtherType::IPV6 if scope != Scope::Ip => self.v6_protocol(number).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Does a header of this protocol follow, and where does it begin, if this is not a fragment?
+    fn v6_protocol(self, number: u8) -> Option<Option<&'a [u8]>> {
+        let packet = self.network(EtherType::IPV6, ipv6::IPV6_LEN)?;
+        let next = packet[ipv6::field::NEXT_HEADER];
+        if next == number {
+            return Some(Some(&packet[ipv6::IPV6_LEN..]));
+        }
+        if next == FRAGMENT && packet.get(ipv6::IPV6_LEN) == Some(&number) {
+            return Some(None);
+        }
+        match ipv6::Ipv6View::new(packet)?.upper() {
+            ipv6::Upper::Protocol(found, at) if found == number => Some(packet.get(at..)),
+            _ => None,
+        }
+    }
+
+    /// The transport header of a protocol with ports, if it is this one's, or any.
+    #[inline]
+    fn with_ports(self, protocol: Option<u8>) -> Option<&'a [u8]> {
+        let is_meant = |found: u8| protocol.map_or(WITH_PORTS.contains(&found), |meant| meant == found);
+        if let Some(packet) = self.network(EtherType::IPV6, ipv6::IPV6_LEN) {
+            let _ = packet;
+            return WITH_PORTS.into_iter().filter(|number| is_meant(*number)).find_map(|number| self.v6_protocol(number)?);
+        }
+        let packet = self.network(EtherType::IPV4, ipv4::IPV4_LEN)?;
+        let is_first = u16_at(packet, ipv4::field::FRAGMENT) & ipv4::FRAGMENT_OFFSET == 0;
+        let header_len = usize::from(packet[0] & 0x0f) * 4;
+        (is_first && is_meant(packet[ipv4::field::PROTOCOL])).then(|| packet.get(header_len..))?
+    }
+
+    #[inline]
+    fn has_port(self, protocol: Option<u8>, end: End, first: u16, last: u16) -> bool {
+        let Some(transport) = self.with_ports(protocol) else { return false };
+        let at = |at: usize| transport.len() >= at + 2 && (first..=last).contains(&u16_at(transport, at));
+        end.holds(|| at(0), || at(2))
+    }
+
+    fn has_vni(self, own: Option<u32>, vni: Option<u32>) -> bool {
+        let is_meant = |found: u32| vni.is_none_or(|meant| meant == found);
+        if own.is_some_and(is_meant) {
+            return true;
+        }
+        let Some(datagram) = self.with_ports(Some(udp::PROTOCOL)) else { return false };
+        // The flag that says that the identifier is valid, and the identifier.
+        datagram.len() >= udp::UDP_LEN + 8
+            && u16_at(datagram, udp::field::DST_PORT) == VXLAN_PORT
+            && datagram[udp::UDP_LEN] & 0x08 != 0
+            && is_meant(u32_at(datagram, udp::UDP_LEN + 4) >> 8)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            End::Either => "",
+            End::Src => "src ",
+            End::Dst => "dst ",
+            End::Both => "src and dst ",
+        })
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Scope::Any => "",
+            Scope::Ip => "ip ",
+            Scope::Ip6 => "ip6 ",
+            Scope::Arp => "arp ",
+        })
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Check::EtherType(EtherType::IPV4) => out.write_str("ip"),
+            Check::EtherType(EtherType::IPV6) => out.write_str("ip6"),
+            Check::EtherType(EtherType::ARP) => out.write_str("arp"),
+            Check::EtherType(EtherType(number)) => write!(out, "ether proto {number:#06x}"),
+            Check::Protocol(scope, number) => write!(out, "{scope}proto {number}"),
+            Check::Address(scope, end, net) if net.is_host() => write!(out, "{scope}{end}host {}", net.address),
+            Check::Address(scope, end, net) => write!(out, "{scope}{end}net {}/{}", net.address, net.prefix),
+            Check::Ports(protocol, end, first, last) => {
+                let protocol = match *protocol {
+                    Some(tcp::PROTOCOL) => "tcp ",
+                    Some(_) => "udp ",
+                    None => "",
+                };
+                if first == last {
+                    return write!(out, "{protocol}{end}port {first}");
+                }
+                write!(out, "{protocol}{end}portrange {first}-{last}")
+            }
+            Check::Mac(end, mac) => write!(out, "{end}mac {mac}"),
+            Check::Vlan(None) => out.write_str("vlan"),
+            Check::Vlan(Some(vlan)) => write!(out, "vlan {vlan}"),
+            Check::Vni(None) => out.write_str("vni"),
+            Check::Vni(Some(vni)) => write!(out, "vni {vni}"),
+            Check::Broadcast => out.write_str("broadcast"),
+            Check::Multicast => out.write_str("multicast"),
+        }
+    }
+}

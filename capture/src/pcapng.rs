@@ -1,0 +1,303 @@
+//! pcapng, as far as it is written here (draft-ietf-opsawg-pcapng).
+//!
+//! ```text
+//!  section header                               once
+//!  interface description                        for each port, before its first packet
+//!  enhanced packet  enhanced packet ..
+//!  interface statistics                         what was lost; the last one of an interface counts
+//! ```
+//!
+//! Each block is its type, its length, a body padded to 32 bits, options, and its length again; numbers are those of
+//! a little-endian machine, which the section header says. A reader may be joined in the middle of nothing: blocks
+//! are whole, so a file can end behind each.
+//!
+//! *What a packet tells besides its bytes.* The direction in `epb_flags`, and as a comment why it was dropped. The
+//! option `epb_verdict` is for verdicts of hardware and of eBPF programs only, so it is not used.
+//!
+//! tcpdump reads files whose interfaces are all of one link type and snap length: so ports of another type than the
+//! first are described only when a packet of theirs comes.
+
+/// A frame begins with an Ethernet header.
+pub const LINKTYPE_ETHERNET: u16 = 1;
+/// A packet begins with its IP header.
+pub const LINKTYPE_RAW: u16 = 101;
+
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const STATISTICS: u32 = 5;
+/// The type of an enhanced packet block.
+pub const PACKET: u32 = 6;
+/// The type of an interface statistics block.
+pub const INTERFACE_STATISTICS: u32 = STATISTICS;
+/// The type of an interface description block.
+pub const INTERFACE_DESCRIPTION: u32 = INTERFACE;
+
+const BYTE_ORDER: u32 = 0x1a2b_3c4d;
+
+/// Options, by the number of their block's.
+mod option {
+    pub(super) const END: u16 = 0;
+    pub(super) const COMMENT: u16 = 1;
+    pub(super) const SECTION_APPLICATION: u16 = 4;
+    pub(super) const IF_NAME: u16 = 2;
+    pub(super) const IF_DESCRIPTION: u16 = 3;
+    pub(super) const IF_TIME_RESOLUTION: u16 = 9;
+    pub(super) const PACKET_FLAGS: u16 = 2;
+    pub(super) const STATISTICS_START: u16 = 2;
+    pub(super) const STATISTICS_END: u16 = 3;
+    pub(super) const STATISTICS_RECEIVED: u16 = 4;
+    pub(super) const STATISTICS_DROPPED: u16 = 5;
+}
+
+/// Nanoseconds.
+const TIME_RESOLUTION: u8 = 9;
+
+/// Longer texts are cut.
+const MAX_TEXT: usize = 1024;
+
+/// Where a packet went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// It came in.
+    Inbound,
+    /// It went out.
+    Outbound,
+    /// Nothing is said.
+    Unknown,
+}
+
+/// One packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Its interface, counted from 0 in the order of their descriptions.
+    pub interface: u32,
+    /// Nanoseconds since 1970.
+    pub time: u64,
+    /// Which way.
+    pub way: Way,
+    /// The whole packet's length.
+    pub original_len: u32,
+    /// The packet, or its beginning.
+    pub bytes: &'a [u8],
+    /// For people; empty if there is nothing to say.
+    pub comment: &'a str,
+}
+
+/// What happened on one interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statistics {
+    /// Which.
+    pub interface: u32,
+    /// From when to when, in nanoseconds since 1970.
+    pub from: u64,
+    /// To when.
+    pub to: u64,
+    /// Packets that were wanted, written or not.
+    pub received: u64,
+    /// Those that were lost.
+    pub dropped: u64,
+}
+
+/// Writes a section header.
+pub fn section(out: &mut Vec<u8>, application: &str) {
+    block(out, SECTION, |out| {
+        put(out, &[&BYTE_ORDER.to_le_bytes(), &1u16.to_le_bytes(), &0u16.to_le_bytes(), &[0xff; 8]]);
+        text(out, option::SECTION_APPLICATION, application);
+    });
+}
+
+/// Writes an interface's description. `snaplen` 0 is no limit.
+pub fn interface(out: &mut Vec<u8>, link_type: u16, snaplen: u32, name: &str, description: &str) {
+    block(out, INTERFACE, |out| {
+        put(out, &[&link_type.to_le_bytes(), &[0; 2], &snaplen.to_le_bytes()]);
+        text(out, option::IF_NAME, name);
+        text(out, option::IF_DESCRIPTION, description);
+        add_option(out, option::IF_TIME_RESOLUTION, &[TIME_RESOLUTION]);
+        end_options(out);
+    });
+}
+
+/// Writes a packet.
+pub fn packet(out: &mut Vec<u8>, packet: &Packet<'_>) {
+    block(out, PACKET, |out| {
+        put(out, &[&packet.interface.to_le_bytes(), &time(packet.time), &(packet.bytes.len() as u32).to_le_bytes()]);
+        put(out, &[&packet.original_len.to_le_bytes(), packet.bytes]);
+        pad(out);
+        let flags: u32 = match packet.way {
+            Way::Inbound => 1,
+            Way::Outbound => 2,
+            Way::Unknown => 0,
+        };
+        if flags != 0 {
+            add_option(out, option::PACKET_FLAGS, &flags.to_le_bytes());
+        }
+        text(out, option::COMMENT, packet.comment);
+        if flags != 0 || !packet.comment.is_empty() {
+            end_options(out);
+        }
+    });
+}
+
+/// Writes what happened on an interface so far.
+pub fn statistics(out: &mut Vec<u8>, statistics: &Statistics) {
+    block(out, STATISTICS, |out| {
+        put(out, &[&statistics.interface.to_le_bytes(), &time(statistics.to)]);
+        add_option(out, option::STATISTICS_START, &time(statistics.from));
+        add_option(out, option::STATISTICS_END, &time(statistics.to));
+        add_option(out, option::STATISTICS_RECEIVED, &statistics.received.to_le_bytes());
+        add_option(out, option::STATISTICS_DROPPED, &statistics.dropped.to_le_bytes());
+        end_options(out);
+    });
+}
+
+/// A block in a stream of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Block<'a> {
+    /// Its type.
+    pub kind: u32,
+    /// All of it.
+    pub bytes: &'a [u8],
+}
+
+/// What was written here begins no block there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoBlock;
+
+impl<'a> Block<'a> {
+    /// The first block of what was written here, if it is whole.
+    pub fn first(bytes: &'a [u8]) -> Result<Option<Block<'a>>, NoBlock> {
+        let (Some(kind), Some(len)) = (u32_at(bytes, 0), u32_at(bytes, 4)) else { return Ok(None) };
+        if len < 12 || !len.is_multiple_of(4) || len > 1 << 24 {
+            return Err(NoBlock);
+        }
+        Ok(bytes.get(..len as usize).map(|bytes| Block { kind, bytes }))
+    }
+
+    /// An interface and how many packets it lost, if this tells.
+    #[must_use]
+    pub fn lost(&self) -> Option<(u32, u64)> {
+        if self.kind != STATISTICS {
+            return None;
+        }
+        let interface = u32_at(self.bytes, 8)?;
+        let mut at = 20;
+        while let Some(head) = u32_at(self.bytes, at) {
+            let (code, len) = (head as u16, (head >> 16) as usize);
+            let value = self.bytes.get(at + 4..at + 4 + len)?;
+            match code {
+                option::STATISTICS_DROPPED => return Some((interface, u64::from_le_bytes(*value.first_chunk()?))),
+                option::END => return None,
+                _ => at += 4 + len.next_multiple_of(4),
+            }
+        }
+        None
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    put(out, &[&kind.to_le_bytes(), &[0; 4]]);
+    body(out);
+    let len = (out.len() + 4 - start) as u32;
+    out[start + 4..start + 8].copy_from_slice(&len.to_le_bytes());
+    out.extend(len.to_le_bytes());
+}
+
+/// Upper half first, whatever the byte order.
+fn time(nanoseconds: u64) -> [u8; 8] {
+    let (upper, lower) = ((nanoseconds >> 32) as u32, nanoseconds as u32);
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&upper.to_le_bytes());
+    bytes[4..].copy_from_slice(&lower.to_le_bytes());
+    bytes
+}
+
+fn text(out: &mut Vec<u8>, code: u16, text: &str) {
+    if !text.is_empty() {
+        add_option(out, code, &text.as_bytes()[..text.floor_char_boundary(MAX_TEXT)]);
+    }
+}
+
+fn add_option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
+    put(out, &[&code.to_le_bytes(), &(value.len() as u16).to_le_bytes(), value]);
+    pad(out);
+}
+
+fn end_options(out: &mut Vec<u8>) {
+    put(out, &[&option::END.to_le_bytes(), &[0; 2]]);
+}
+
+fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
+    for piece in pieces {
+        out.extend_from_slice(piece);
+    }
+}
+
+/// All blocks begin at a multiple of four.
+fn pad(out: &mut Vec<u8>) {
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<u8> {
+        let mut out = Vec::new();
+        section(&mut out, "vswitchd");
+        interface(&mut out, LINKTYPE_ETHERNET, 65_535, "tap0", "tap, VLAN 10");
+        let one = Packet { interface: 0, time: 0, way: Way::Inbound, original_len: 60, bytes: &[1; 5], comment: "dropped: runt" };
+        packet(&mut out, &one);
+        packet(&mut out, &Packet { way: Way::Unknown, comment: "", ..one });
+        statistics(&mut out, &Statistics { interface: 0, from: 1, to: 1 << 32, received: 3, dropped: 1 });
+        out
+    }
+
+    #[test]
+    fn literal_bytes() {
+        let mut out = Vec::new();
+        section(&mut out, "");
+        assert_eq!(
+            out,
+            [
+                0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255,
+                28, 0, 0, 0
+            ]
+        );
+        out.clear();
+        let time = (7 << 32) + 9;
+        packet(&mut out, &Packet { interface: 2, time, way: Way::Outbound, original_len: 60, bytes: b"abcde", comment: "x" });
+        let head = [6, 0, 0, 0, 60, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 60, 0, 0, 0];
+        let options = [2, 0, 4, 0, 2, 0, 0, 0, 1, 0, 1, 0, b'x', 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0];
+        assert_eq!(out, [&head[..], b"abcde\0\0\0", &options].concat());
+    }
+
+    #[test]
+    fn blocks_are_found_again() {
+        let bytes = all();
+        let (mut rest, mut kinds, mut lost) = (&bytes[..], Vec::new(), None);
+        while let Some(block) = Block::first(rest).unwrap() {
+            kinds.push(block.kind);
+            lost = lost.or(block.lost());
+            rest = &rest[block.bytes.len()..];
+        }
+        assert!(rest.is_empty());
+        assert_eq!((kinds, lost), (vec![SECTION, INTERFACE, PACKET, PACKET, STATISTICS], Some((0, 1))));
+        for end in 0..28 {
+            assert_eq!(Block::first(&bytes[..end]), Ok(None));
+        }
+        assert_eq!(Block::first(&[0; 8]), Err(NoBlock));
+        assert_eq!(Block::first(&[0xff; 8]), Err(NoBlock));
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_letters() {
+        let mut out = Vec::new();
+        interface(&mut out, LINKTYPE_RAW, 0, &"ä".repeat(1000), "");
+        assert!(Block::first(&out).unwrap().is_some_and(|block| block.bytes.len() == out.len() && out.len() < 1100));
+    }
+}

@@ -1,0 +1,296 @@
+//! What one worker does for one capture: chooses frames, and puts them into its ring.
+//!
+//! A received frame is copied before its walk, which writes into it, and becomes a record when the walk's verdict is
+//! known. Where only drops are wanted just its beginning is copied, as no walk writes behind it; the rest is taken
+//! from where the frame lies, once it is known to be dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::filter::{Filter, Subject};
+use crate::record::{Direction, HEADER_LEN, Header, Verdict};
+use crate::ring::Writer;
+
+/// Behind so many bytes a walk changes nothing: headers are before it, and answers are shorter (an ICMP error has 576
+/// bytes at most, RFC 1812 section 4.3.2.3).
+const CHANGED: usize = 1024;
+
+/// Which frames a capture is to have, and how much of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// Of this port only.
+    pub port: Option<u16>,
+    /// Of those, these only.
+    pub filter: Option<Filter>,
+    /// Only what is dropped.
+    pub drops_only: bool,
+    /// At most so many bytes of each.
+    pub snaplen: usize,
+    /// One of so many, in the mean, chosen before all but the port is looked at; 0 and 1 are all.
+    pub sample: u32,
+}
+
+impl Default for Want {
+    fn default() -> Want {
+        Want { port: None, filter: None, drops_only: false, snaplen: usize::MAX, sample: 1 }
+    }
+}
+
+/// Frames that a capture wanted and lost, by port.
+#[derive(Clone, Debug)]
+pub struct Lost(Arc<[AtomicU64]>);
+
+impl Lost {
+    /// None, of so many ports.
+    #[must_use]
+    pub fn new(ports: usize) -> Lost {
+        Lost(std::iter::repeat_with(AtomicU64::default).take(ports).collect())
+    }
+
+    /// How many of this port.
+    #[must_use]
+    pub fn of(&self, port: u16) -> u64 {
+        self.0.get(usize::from(port)).map_or(0, |lost| lost.load(Ordering::Relaxed))
+    }
+
+    fn add(&self, port: u16) {
+        if let Some(lost) = self.0.get(usize::from(port)) {
+            lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A frame that goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Nanoseconds on the switch's clock.
+    pub time: u64,
+    /// The port.
+    pub port: u16,
+    /// What a filter sees of it.
+    pub subject: Subject<'a>,
+}
+
+/// A frame as it leaves: its addresses, a tag, and what is behind it.
+pub type Leaving<'a> = [&'a [u8]; 3];
+
+/// One worker's part of one capture.
+#[derive(Debug)]
+pub struct Tap {
+    id: u64,
+    want: Arc<Want>,
+    writer: Writer,
+    lost: Lost,
+    /// The frame at hand.
+    pending: Option<Header>,
+    /// So many frames are passed over before the next.
+    skip: u32,
+    random: u32,
+}
+
+impl Tap {
+    /// A part of the capture with this number.
+    #[must_use]
+    pub fn new(id: u64, want: Arc<Want>, writer: Writer, lost: Lost) -> Tap {
+        Tap { id, want, writer, lost, pending: None, skip: 0, random: 0x9e37_79b9 ^ id as u32 | 1 }
+    }
+
+    /// The capture's number.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A frame whose verdict will follow: it came in, or waited within.
+    #[inline]
+    pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction) {
+        self.pending = None;
+        if !self.wants(seen) {
+            return;
+        }
+        let frame = seen.subject.bytes;
+        let header = header(seen, direction, Verdict::Passed, frame.len());
+        self.pending = Some(header);
+        let kept = frame.len().min(self.want.snaplen);
+        let copied = if self.want.drops_only { kept.min(CHANGED) } else { kept };
+        if let Some(room) = self.writer.begin(HEADER_LEN + kept) {
+            room[HEADER_LEN..HEADER_LEN + copied].copy_from_slice(&frame[..copied]);
+        }
+    }
+
+    /// What became of it; `frame` is where it was, with what the walk wrote into it.
+    #[inline]
+    pub fn judge(&mut self, verdict: Verdict, frame: &[u8]) {
+        let Some(header) = self.pending.take() else { return };
+        if verdict == Verdict::Passed && (self.want.drops_only || header.direction == Direction::Within) {
+            return;
+        }
+        if let Some(record) = self.writer.pending() {
+            record[..HEADER_LEN].copy_from_slice(&Header { verdict, ..header }.to_bytes());
+            if self.want.drops_only {
+                let kept = record.len() - HEADER_LEN;
+                if let Some(rest) = frame.get(CHANGED..kept) {
+                    record[HEADER_LEN + CHANGED..].copy_from_slice(rest);
+                }
+            }
+        }
+        self.commit(header.port);
+    }
+
+    /// A frame that left, or was dropped where it should have.
+    #[inline]
+    pub fn leaves(&mut self, seen: &Seen<'_>, pieces: Leaving<'_>, verdict: Verdict) {
+        if self.want.drops_only && verdict == Verdict::Passed || !self.wants(seen) {
+            return;
+        }
+        let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let kept = len.min(self.want.snaplen);
+        if let Some(room) = self.writer.begin(HEADER_LEN + kept) {
+            let (head, mut rest) = room.split_at_mut(HEADER_LEN);
+            head.copy_from_slice(&header(seen, Direction::Sent, verdict, len).to_bytes());
+            for piece in pieces {
+                let (here, behind) = rest.split_at_mut(piece.len().min(rest.len()));
+                here.copy_from_slice(&piece[..here.len()]);
+                rest = behind;
+            }
+        }
+        self.commit(seen.port);
+    }
+
+    /// Frames that nobody could remember any more when it became known what became of them.
+    pub fn forget(&mut self, port: u16) {
+        if self.want.port.is_none_or(|wanted| wanted == port) {
+            self.writer.count_lost(1);
+            self.lost.add(port);
+        }
+    }
+
+    /// A batch ends.
+    #[inline]
+    pub fn end_batch(&mut self) {
+        self.writer.hand_over();
+    }
+
+    #[inline]
+    fn wants(&mut self, seen: &Seen<'_>) -> bool {
+        let Want { port, filter, sample, .. } = &*self.want;
+        if port.is_some_and(|port| port != seen.port) {
+            return false;
+        }
+        if *sample > 1 {
+            if self.skip > 0 {
+                self.skip -= 1;
+                return false;
+            }
+            // Not each N-th: what comes in turns, such as a frame received and sent, would be seen in one turn only.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 17;
+            self.random ^= self.random << 5;
+            self.skip = (u64::from(self.random) % (2 * u64::from(*sample) - 1)) as u32;
+        }
+        filter.as_ref().is_none_or(|filter| filter.matches(&seen.subject))
+    }
+
+    #[inline]
+    fn commit(&mut self, port: u16) {
+        if !self.writer.commit() {
+            self.lost.add(port);
+        }
+    }
+}
+
+fn header(seen: &Seen<'_>, direction: Direction, verdict: Verdict, len: usize) -> Header {
+    Header { time: seen.time, port: seen.port, direction, verdict, original_len: len as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{Reader, ring};
+
+    fn tap(want: Want) -> (Tap, Reader, Lost) {
+        let (writer, reader) = ring(4, 4096);
+        let lost = Lost::new(4);
+        (Tap::new(1, Arc::new(want), writer, lost.clone()), reader, lost)
+    }
+
+    fn seen(port: u16, bytes: &[u8]) -> Seen<'_> {
+        Seen { time: 7, port, subject: Subject { headers: None, bytes, vlan: None, vni: None } }
+    }
+
+    fn read(tap: &mut Tap, reader: &mut Reader) -> Vec<(Header, Vec<u8>)> {
+        tap.end_batch();
+        let mut all = Vec::new();
+        while let Some(chunk) = reader.take() {
+            all.extend(
+                chunk.records().map(|record| Header::split(record).unwrap()).map(|(header, frame)| (header, frame.to_vec())),
+            );
+            reader.give_back(chunk);
+        }
+        all
+    }
+
+    #[test]
+    fn a_received_frame_is_as_it_came_with_the_verdict_of_its_walk() {
+        let (mut tap, mut reader, _) = tap(Want { port: Some(2), snaplen: 3, ..Want::default() });
+        tap.arrives(&seen(1, b"other"), Direction::Received);
+        tap.judge(Verdict::Dropped(1), b"other");
+        tap.arrives(&seen(2, b"frame"), Direction::Received);
+        tap.judge(Verdict::Dropped(4), b"XXXXX");
+        tap.arrives(&seen(2, b"waits"), Direction::Within);
+        tap.judge(Verdict::Passed, b"waits");
+        let all = read(&mut tap, &mut reader);
+        let verdict = Verdict::Dropped(4);
+        let header = Header { time: 7, port: 2, direction: Direction::Received, verdict, original_len: 5 };
+        assert_eq!(all, [(header, b"fra".to_vec())]);
+    }
+
+    #[test]
+    fn drops_only_has_the_whole_of_what_was_dropped_and_nothing_else() {
+        let (mut tap, mut reader, _) = tap(Want { drops_only: true, ..Want::default() });
+        let came: Vec<u8> = (0..3000).map(|n| n as u8).collect();
+        let mut now = came.clone();
+        now[..600].fill(0);
+        tap.arrives(&seen(0, &came), Direction::Received);
+        tap.judge(Verdict::Passed, &now);
+        tap.leaves(&seen(0, &came), [&came, &[], &[]], Verdict::Passed);
+        tap.arrives(&seen(0, &came), Direction::Received);
+        tap.judge(Verdict::CopiesDropped(8), &now);
+        let all = read(&mut tap, &mut reader);
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].0.verdict, &all[0].1), (Verdict::CopiesDropped(8), &came));
+    }
+
+    #[test]
+    fn what_leaves_is_put_together_and_cut() {
+        let (mut tap, mut reader, _) = tap(Want { snaplen: 6, ..Want::default() });
+        tap.leaves(&seen(3, b"addresses"), [b"addr", b"tag", b"rest"], Verdict::Passed);
+        let all = read(&mut tap, &mut reader);
+        assert_eq!((all[0].0.direction, all[0].0.original_len, &all[0].1[..]), (Direction::Sent, 11, &b"addrta"[..]));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_at_its_port_but_not_what_was_not_wanted_in_the_end() {
+        let (mut tap, reader, lost) = tap(Want { drops_only: true, ..Want::default() });
+        let frame = [0; 1000];
+        for n in 0..100 {
+            tap.arrives(&seen(1, &frame), Direction::Received);
+            tap.judge(if n % 2 == 0 { Verdict::Passed } else { Verdict::Dropped(0) }, &frame);
+        }
+        // Four chunks with four frames each.
+        assert_eq!((lost.of(1), lost.of(0), lost.of(100), reader.lost()), (50 - 16, 0, 0, 34));
+    }
+
+    #[test]
+    fn a_sample_is_of_all_that_goes_by_in_turns() {
+        let (mut tap, mut reader, _) = tap(Want { sample: 10, ..Want::default() });
+        let mut counts = [0; 2];
+        for n in 0..20_000 {
+            tap.leaves(&seen(n % 2, b"x"), [b"x", &[], &[]], Verdict::Passed);
+            for (header, _) in read(&mut tap, &mut reader) {
+                counts[usize::from(header.port)] += 1;
+            }
+        }
+        assert!(counts.iter().all(|count| (700..1300).contains(count)), "{counts:?}");
+    }
+}

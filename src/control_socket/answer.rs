@@ -1,0 +1,108 @@
+//! What is taken from requests, and what is said where there is no good answer: always a [`views::Problem`].
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, extract};
+use serde::de::DeserializeOwned;
+use utoipa::Modify;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
+
+use super::{Refusal, views};
+
+pub(super) fn problem(status: StatusCode, what: &str) -> Response {
+    (status, Json(views::Problem { error: what.to_owned() })).into_response()
+}
+
+/// Too many ask, or the daemon ends.
+pub(super) fn busy() -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, "the switch is busy or about to end; try again")
+}
+
+pub(super) fn without_nat() -> Response {
+    problem(StatusCode::NOT_FOUND, "there is no translation: the switch has no uplink in nat mode")
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Refusal::NotUnderstood(what) => problem(StatusCode::BAD_REQUEST, &what),
+            Refusal::NotFound(what) => problem(StatusCode::NOT_FOUND, &what),
+            Refusal::Conflict(what) => problem(StatusCode::CONFLICT, &what),
+            Refusal::Unfit(what) => problem(StatusCode::UNPROCESSABLE_ENTITY, &what),
+        }
+    }
+}
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Response {
+        refusal.into_response()
+    }
+}
+
+/// A body in JSON.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Response> {
+        let body = Json::<T>::from_request(request, state).await;
+        body.map(|Json(body)| Body(body)).map_err(|error| problem(error.status(), &error.body_text()))
+    }
+}
+
+/// What stands behind a path's `?`.
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Parameters<T>, Response> {
+        let query = extract::Query::<T>::from_request_parts(parts, state).await;
+        query.map(|extract::Query(query)| Parameters(query)).map_err(|error| problem(error.status(), &error.body_text()))
+    }
+}
+
+/// What stands in a path.
+pub(super) struct InPath<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<InPath<T>, Response> {
+        let path = extract::Path::<T>::from_request_parts(parts, state).await;
+        path.map(|extract::Path(path)| InPath(path)).map_err(|error| problem(error.status(), &error.body_text()))
+    }
+}
+
+/// Describes what every path may answer besides what is said at it.
+#[derive(Debug)]
+pub(super) struct Everywhere;
+
+impl Modify for Everywhere {
+    fn modify(&self, document: &mut OpenApi) {
+        for item in document.paths.paths.values_mut() {
+            let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];
+            operations.into_iter().flatten().for_each(describe);
+        }
+    }
+}
+
+fn describe(operation: &mut Operation) {
+    let mut answers = vec![("403", "no right to this"), ("503", "the switch is busy or about to end")];
+    if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) || operation.request_body.is_some() {
+        answers.push(("400", "not understood"));
+    }
+    if operation.request_body.is_some() {
+        answers.extend([("413", "a body of more than 256 KiB"), ("415", "a body that is not said to be JSON")]);
+        answers.push(("422", "a body that is not of the form that is wanted"));
+    }
+    for (status, what) in answers {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = ResponseBuilder::new().description(what).content("application/json", content).build();
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
+    }
+}

@@ -1,0 +1,179 @@
+//! The router's connections.
+
+use std::net::Ipv4Addr;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::answer::{Parameters, busy, without_nat};
+use super::{Asker, Query, Refusal, views};
+
+/// So many connections, or mappings, are listed unless asked otherwise.
+pub(super) const USUAL_LIST: usize = 10_000;
+
+/// Which connections; all of what is given has to match.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    /// An address of either end, inside or outside
+    #[param(value_type = Option<String>, format = "ipv4")]
+    address: Option<Ipv4Addr>,
+    /// A port of either end
+    port: Option<u16>,
+    /// tcp, udp, icmp, or IP's number
+    protocol: Option<String>,
+}
+
+/// The same, and how many.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct List {
+    /// An address of either end, inside or outside
+    #[param(value_type = Option<String>, format = "ipv4")]
+    address: Option<Ipv4Addr>,
+    /// A port of either end
+    port: Option<u16>,
+    /// tcp, udp, icmp, or IP's number
+    protocol: Option<String>,
+    /// At most so many [default: 10,000]
+    limit: Option<usize>,
+}
+
+/// A filter that was understood.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Which {
+    address: Option<Ipv4Addr>,
+    port: Option<u16>,
+    protocol: Option<::nat::Protocol>,
+}
+
+impl Filter {
+    fn which(self) -> Result<Which, Refusal> {
+        let protocol = self.protocol.as_deref().map(protocol_of).transpose()?;
+        Ok(Which { address: self.address, port: self.port, protocol })
+    }
+}
+
+impl Which {
+    pub(crate) fn matches(&self, connection: &::nat::Connection) -> bool {
+        let ::nat::Connection { original, reply, .. } = connection;
+        let ends = [original.src, original.dst, reply.src, reply.dst];
+        self.address.is_none_or(|address| ends.iter().any(|end| end.address == address))
+            && self.port.is_none_or(|port| ends.iter().any(|end| end.port == port))
+            && self.protocol.is_none_or(|protocol| original.protocol == protocol)
+    }
+}
+
+fn protocol_of(text: &str) -> Result<::nat::Protocol, Refusal> {
+    match text {
+        "tcp" => Ok(::nat::Protocol::TCP),
+        "udp" => Ok(::nat::Protocol::UDP),
+        "icmp" => Ok(::nat::Protocol::ICMP),
+        _ => text
+            .parse()
+            .map(::nat::Protocol)
+            .map_err(|_| Refusal::NotUnderstood(format!("'{text}' is no protocol: tcp, udp, icmp, or a number from 0 to 255"))),
+    }
+}
+
+/// The router's connections
+#[utoipa::path(get, path = "/v1/conntrack", params(List), responses(
+    (status = 200, body = views::Connections),
+    (status = 404, description = "there is no translation", body = views::Problem),
+))]
+pub(super) async fn list(
+    State(asker): State<Asker>,
+    Parameters(List { address, port, protocol, limit }): Parameters<List>,
+) -> Result<Json<views::Connections>, Response> {
+    let (which, most) = (Filter { address, port, protocol }.which()?, limit.unwrap_or(USUAL_LIST));
+    let found = asker.ask(|reply| Query::Connections { which, most, reply }).await.ok_or_else(busy)?;
+    let (total, connections) = found.ok_or_else(without_nat)?;
+    Ok(Json(views::Connections { total, connections: connections.iter().map(connection_view).collect() }))
+}
+
+/// End connections; who goes on with one opens a new one, which may have another outside port
+#[utoipa::path(delete, path = "/v1/conntrack", params(Filter), responses(
+    (status = 200, body = views::Flushed),
+    (status = 404, description = "there is no translation", body = views::Problem),
+))]
+pub(super) async fn flush(
+    State(asker): State<Asker>,
+    Parameters(filter): Parameters<Filter>,
+) -> Result<Json<views::Flushed>, Response> {
+    let which = filter.which()?;
+    let flushed = asker.ask(|reply| Query::FlushConnections { which, reply }).await.ok_or_else(busy)?;
+    Ok(Json(views::Flushed { flushed: flushed.ok_or_else(without_nat)? }))
+}
+
+fn connection_view(connection: &::nat::Connection) -> views::Connection {
+    let flow = |tuple: &::nat::Tuple| views::Flow {
+        src: tuple.src.address.to_string(),
+        src_port: tuple.src.port,
+        dst: tuple.dst.address.to_string(),
+        dst_port: tuple.dst.port,
+    };
+    let phase = connection.phase.map(|phase| match phase {
+        ::nat::tcp::Phase::Opening => "opening",
+        ::nat::tcp::Phase::Established => "established",
+        ::nat::tcp::Phase::Closing => "closing",
+        ::nat::tcp::Phase::Reset => "reset",
+    });
+    views::Connection {
+        protocol: connection.original.protocol.to_string(),
+        protocol_number: connection.original.protocol.0,
+        opened_by: match connection.original.side {
+            ::nat::Side::Inside => "inside".to_owned(),
+            ::nat::Side::Outside => "outside".to_owned(),
+        },
+        phase: phase.map(str::to_owned),
+        expires_in: connection.expires_in,
+        original: flow(&connection.original),
+        reply: flow(&connection.reply),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(guest: u8, port: u16, to: u16) -> ::nat::Connection {
+        let inside = ::nat::Endpoint::new(Ipv4Addr::new(10, 77, 0, guest), port);
+        let outside = ::nat::Endpoint::new(Ipv4Addr::new(203, 0, 113, 1), port + 1);
+        let server = ::nat::Endpoint::new(Ipv4Addr::new(198, 51, 100, 7), to);
+        let protocol = ::nat::Protocol::UDP;
+        ::nat::Connection {
+            original: ::nat::Tuple { side: ::nat::Side::Inside, protocol, src: inside, dst: server },
+            reply: ::nat::Tuple { side: ::nat::Side::Outside, protocol, src: server, dst: outside },
+            phase: None,
+            expires_in: 300,
+        }
+    }
+
+    #[test]
+    fn all_of_a_filter_has_to_match() {
+        let which = |address: Option<[u8; 4]>, port, protocol: Option<&str>| {
+            let filter = Filter { address: address.map(Ipv4Addr::from), port, protocol: protocol.map(str::to_owned) };
+            filter.which().unwrap()
+        };
+        let one = connection(11, 4000, 53);
+        assert!(which(None, None, None).matches(&one));
+        assert!(which(Some([203, 0, 113, 1]), Some(53), Some("udp")).matches(&one), "an address of the reply's");
+        assert!(which(None, None, Some("17")).matches(&one));
+        assert!(!which(Some([10, 77, 0, 12]), Some(53), Some("udp")).matches(&one));
+        assert!(!which(None, Some(54), None).matches(&one));
+        assert!(!which(None, None, Some("tcp")).matches(&one));
+    }
+
+    #[test]
+    fn protocols() {
+        assert!(protocol_of("icmp") == Ok(::nat::Protocol::ICMP) && protocol_of("132") == Ok(::nat::Protocol(132)));
+        for bad in ["", "TCP", "256", "-1", "sctp"] {
+            assert!(protocol_of(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Answers without an end: events, captures, live traces.
+//!
+//! There are 16 at a time, of those who may not do everything 8. One goes on until what it tells ends, or its reader goes
+//! or stops reading: what it was given it has to take within 30 seconds. While there is nothing to tell, nothing is wanted
+//! of it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::Stream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::answer::problem;
+use super::server::{REQUEST_TIME, Stay};
+
+/// As good as never.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// A place for such an answer, to be asked for by a handler.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    stay: Stay,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Lasting {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Lasting, Response> {
+        let full = || problem(StatusCode::SERVICE_UNAVAILABLE, "too many follow events or captures already; end one of them");
+        let stay = parts.extensions.get::<Stay>().ok_or_else(full)?.clone();
+        let place = Arc::clone(&stay.lasting).try_acquire_owned().map_err(|_| full())?;
+        Ok(Lasting { stay, _place: place })
+    }
+}
+
+impl Lasting {
+    /// The answer: all that comes, until it ends, or its reader goes or takes nothing for 30 seconds.
+    pub(super) fn answer(self, content_type: &'static str, stream: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+        let timed = Timed { stream: Box::pin(stream), lasting: self };
+        ([(header::CONTENT_TYPE, content_type)], Body::from_stream(timed)).into_response()
+    }
+}
+
+/// Who is given something has to take it in time; waiting for something to give costs the reader nothing.
+struct Timed {
+    stream: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    lasting: Lasting,
+}
+
+impl Stream for Timed {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = self.stream.as_mut().poll_next(context);
+        self.lasting.stay.extend(if polled.is_pending() { YEAR } else { REQUEST_TIME });
+        polled.map(|item| item.map(Ok))
+    }
+}

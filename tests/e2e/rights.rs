@@ -1,0 +1,138 @@
+//! Who may do what over the control socket: real users and groups, as the kernel tells them.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+
+use libtest_mimic::Trial;
+use netio::netns;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::control::json;
+use crate::guest::Directory;
+use crate::host::Host;
+use crate::switch::{Switch, daemon, run_inside};
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("rights/owner_only", owner_only),
+        trial("rights/group", group),
+        trial("rights/others_read", others_read),
+        trial("rights/no_such_group", no_such_group),
+    ]
+}
+
+/// Numbers that nobody has here.
+const STRANGER: u32 = 64_123;
+const OPERATORS: u32 = 64_321;
+
+/// A switch of one host with these rights, and its socket.
+fn switch(directory: &Directory, flags: &[&str]) -> (Switch, Host, String) {
+    // Whatever the umask is, the way to the socket is open: only its own rights are in question.
+    fs::set_permissions(directory.path(""), fs::Permissions::from_mode(0o755)).expect("changed");
+    let (host, socket) = (Host::quiet("a"), directory.text("control"));
+    let port = host.port("");
+    (Switch::start(&[&["--tap", &port, "--control", &socket][..], flags].concat()), host, socket)
+}
+
+/// What is answered to this user in these groups, the first of which is his own: a status, or why there is none.
+fn ask(socket: &str, request: &str, user: u32, groups: &[u32]) -> String {
+    let answer = try_exchange_as(socket, request, user, groups);
+    answer.map_or_else(|error| error.to_string(), |answer| answer.get(9..12).unwrap_or("none").to_owned())
+}
+
+fn try_exchange_as(socket: &str, request: &str, user: u32, groups: &[u32]) -> io::Result<String> {
+    let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    let bytes = format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let work = || {
+        // Of this thread only, which ends with it; the kernel asks the thread that connects.
+        set_thread_groups(&groups)?;
+        set_thread_res_gid(groups[0], groups[0], groups[0])?;
+        let user = Uid::from_raw(user);
+        set_thread_res_uid(user, user, user)?;
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(wait::NEVER))?;
+        stream.write_all(bytes.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().expect("no panic"))
+}
+
+fn mode_and_group(socket: &str) -> (u32, u32) {
+    let file = fs::metadata(socket).expect("it is there");
+    (file.permissions().mode() & 0o777, file.gid())
+}
+
+fn owner_only() {
+    let directory = Directory::new();
+    let (switch, _host, socket) = switch(&directory, &[]);
+    assert_eq!(mode_and_group(&socket).0, 0o660);
+    assert!(ask(&socket, "GET /v1/show", STRANGER, &[STRANGER]).contains("Permission denied"));
+    // The file's mode lets root's group in; what it means to be root's is not told by that.
+    let answer = try_exchange_as(&socket, "GET /v1/show", STRANGER, &[STRANGER, 0]).expect("connected");
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("--control-group"), "{answer}");
+    assert_eq!(ask(&socket, "DELETE /v1/fdb", 0, &[0]), "200");
+    switch.finish();
+}
+
+fn group() {
+    let directory = Directory::new();
+    let (switch, _host, socket) = switch(&directory, &["--control-group", &OPERATORS.to_string()]);
+    assert!(switch.summary().contains(&format!("control socket {socket}, group {OPERATORS}")), "{:?}", switch.summary());
+    assert_eq!(mode_and_group(&socket), (0o660, OPERATORS));
+    assert_eq!(ask(&socket, "DELETE /v1/fdb", STRANGER, &[OPERATORS]), "200");
+    assert_eq!(ask(&socket, "DELETE /v1/fdb", STRANGER, &[STRANGER, 7, OPERATORS]), "200", "a further group");
+    assert!(ask(&socket, "GET /v1/show", STRANGER, &[STRANGER]).contains("Permission denied"));
+    switch.finish();
+}
+
+/// They read, and neither change anything nor keep an operator out.
+fn others_read() {
+    let directory = Directory::new();
+    let config = directory.text("vswitchd.toml");
+    let (host, socket) = (Host::quiet("a"), directory.text("control"));
+    fs::set_permissions(directory.path(""), fs::Permissions::from_mode(0o755)).expect("changed");
+    let text = format!("[control]\npath = \"{socket}\"\ngroup = {OPERATORS}\nread-only-others = true\n");
+    fs::write(&config, text).expect("written");
+    let switch = Switch::start(&["--config", &config, "--tap", &host.port("")]);
+    assert_eq!(mode_and_group(&socket), (0o666, OPERATORS));
+    for path in ["/v1/show", "/v1/fdb", "/v1/stats", "/metrics", "/v1/openapi.json"] {
+        assert_eq!(ask(&socket, &format!("GET {path}"), STRANGER, &[STRANGER]), "200", "{path}");
+    }
+    let entry = "/v1/fdb/52:54:00:00:00:01";
+    for change in
+        ["DELETE /v1/fdb", &format!("DELETE {entry}"), &format!("PUT {entry}"), "DELETE /v1/neighbours", "POST /v1/show"]
+    {
+        assert_eq!(ask(&socket, change, STRANGER, &[STRANGER]), "403", "{change}");
+    }
+    assert_eq!(ask(&socket, "DELETE /v1/fdb", STRANGER, &[OPERATORS]), "200");
+    // As many as can be who say nothing: the operator has places of his own.
+    let silent = try_connect_many(&socket, 200);
+    assert_eq!(json(&socket, &["port", "list"])[0]["name"], "a");
+    drop(silent);
+    switch.finish();
+}
+
+/// Connections of a stranger's that stay.
+fn try_connect_many(socket: &str, count: usize) -> Vec<UnixStream> {
+    let work = || {
+        let user = Uid::from_raw(STRANGER);
+        set_thread_res_uid(user, user, user).expect("another user");
+        (0..count).map_while(|_| UnixStream::connect(socket).ok()).collect()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().expect("no panic"))
+}
+
+fn no_such_group() {
+    let mut command = daemon(&["--tap", "tap0", "--control-group", "nobodys-group", "--check"]);
+    let refused = run_inside(&netns::create().expect("a namespace"), &mut command);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.log.contains("--control-group: there is no group 'nobodys-group' in /etc/group"), "{refused:?}");
+    let mut command = daemon(&["--tap", "tap0", "--control", "/run/x", "--control-group", "4711", "--check"]);
+    let good = run_inside(&netns::create().expect("a namespace"), &mut command);
+    assert!(good.output.contains("control socket /run/x, group 4711\n"), "{good:?}");
+}

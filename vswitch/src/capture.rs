@@ -1,0 +1,222 @@
+//! Where captures see frames.
+//!
+//! ```text
+//!  received ----> walk ----> queue ----> write ----> sent
+//!     |             |                      |
+//!     |  verdict <--+             dropped at egress <--+
+//!     v                                    v
+//!   as it came                    as it leaves, tag changed
+//! ```
+//!
+//! A frame is seen when it is *received*, as it came and with the verdict of its walk, and when it is *sent*, once for
+//! each port, super-frames whole: before they are coalesced, segmented, cut or put into datagrams. What the kernel did
+//! not take is seen there as dropped. Frames that the router makes are seen when they are sent; packets that waited
+//! within it are seen again only if they are dropped.
+//!
+//! While nothing is captured there is no [`Captures`], and one branch for each frame and each write.
+
+use capture::{Direction, Leaving, Seen, Subject, Tap, Verdict};
+use packet::ethernet::ADDRESSES_LEN;
+use packet::vlan::{TAG_LEN, TagAction};
+use packet::{Batch, Headers, Span};
+use tunnel::{Train, Way};
+
+use crate::bridge::{Bridges, Walk};
+use crate::counters::DropReason;
+use crate::egress::{Frame, Queued};
+use crate::port::PortId;
+use crate::router::NOWHERE;
+
+/// So many captures at a time.
+pub const MAX_CAPTURES: usize = 4;
+
+/// Frames on their way into tunnels whose datagrams have not left yet: as many as there can be datagrams, and one
+/// that is just added.
+const MAX_DEPARTING: usize = 1024;
+
+/// All captures of one worker. Each is seen by the rest of the pipeline as one.
+#[derive(Debug)]
+pub(crate) struct Captures {
+    taps: Vec<Tap>,
+    time: u64,
+    departing: Vec<Departing>,
+}
+
+/// A frame that is in a train.
+#[derive(Clone, Copy, Debug)]
+struct Departing {
+    way: Way,
+    frame: Frame,
+    action: TagAction,
+}
+
+/// Where a frame lay before its walk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived(Span);
+
+impl Captures {
+    pub(crate) fn new() -> Captures {
+        Captures { taps: Vec::with_capacity(MAX_CAPTURES), time: 0, departing: Vec::with_capacity(MAX_DEPARTING) }
+    }
+
+    /// Gives it back if there are as many as can be.
+    pub(crate) fn add(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
+        if self.taps.len() == MAX_CAPTURES {
+            return Err(tap);
+        }
+        self.taps.push(*tap);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Tap> {
+        let at = self.taps.iter().position(|tap| tap.id() == id)?;
+        Some(self.taps.swap_remove(at))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taps.is_empty()
+    }
+
+    pub(crate) fn set_time(&mut self, time: u64) {
+        self.time = time;
+    }
+
+    /// A frame is about to walk, and [`Captures::judge`] will tell how it went. What comes from no port is seen where it is counted, at the first.
+    #[inline]
+    pub(crate) fn arrives(&mut self, bridges: &Bridges, id: PortId, direction: Direction, batch: &Batch, at: usize) -> Arrived {
+        let id = if id == NOWHERE { PortId(0) } else { id };
+        let span = batch.spans()[at];
+        let bytes = batch.frame(span);
+        let headers = match bridges.ip_tunnel(id) {
+            None => Headers::parse(bytes).ok(),
+            Some(_) => Some(Headers::of_packet(bytes)),
+        };
+        let seen = self.seen(bridges, id, headers.as_ref(), bytes);
+        self.taps.iter_mut().for_each(|tap| tap.arrives(&seen, direction));
+        Arrived(span)
+    }
+
+    /// What became of the frame that was the last to arrive.
+    #[inline]
+    pub(crate) fn judge(&mut self, walk: &mut Walk<'_>, at: usize, arrived: Arrived, outcome: Result<(), DropReason>) {
+        let also = walk.also_dropped.take();
+        let verdict = match (outcome, also) {
+            (Err(reason), _) => Verdict::Dropped(reason as u8),
+            (Ok(()), Some(DropReason::TooLong)) => Verdict::CopiesDropped(DropReason::TooLong as u8),
+            (Ok(()), Some(reason)) => Verdict::Dropped(reason as u8),
+            (Ok(()), None) => Verdict::Passed,
+        };
+        let frame = &walk.rx.arena()[arrived.0.range()];
+        self.taps.iter_mut().for_each(|tap| tap.judge(verdict, frame));
+        if let (Err(_), Some(reason)) = (outcome, also) {
+            // The answer was dropped too.
+            let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at);
+            self.dropped(walk.rx, made, reason);
+        }
+    }
+
+    /// The frame that was the last to arrive was dropped.
+    pub(crate) fn dropped(&mut self, batch: &Batch, arrived: Arrived, reason: DropReason) {
+        let frame = &batch.arena()[arrived.0.range()];
+        self.taps.iter_mut().for_each(|tap| tap.judge(Verdict::Dropped(reason as u8), frame));
+    }
+
+    /// Frames of a port's queue were written, or were not.
+    #[inline]
+    pub(crate) fn written(
+        &mut self,
+        bridges: &Bridges,
+        id: PortId,
+        batch: &Batch,
+        frames: &[Frame],
+        members: &[Queued],
+        outcome: Result<(), DropReason>,
+    ) {
+        for Queued { frame, action } in members {
+            self.leaves(bridges, id, batch, &frames[usize::from(*frame)], *action, outcome);
+        }
+    }
+
+    /// A frame is in datagrams, and what becomes of those is told by [`Captures::depart`]; or no datagram could hold it.
+    #[inline]
+    pub(crate) fn board(
+        &mut self,
+        bridges: &Bridges,
+        batch: &Batch,
+        way: Way,
+        frame: &Frame,
+        action: TagAction,
+        outcome: Result<(), DropReason>,
+    ) {
+        if outcome.is_err() {
+            self.leaves(bridges, PortId(way.port), batch, frame, action, outcome);
+        } else if self.departing.len() < MAX_DEPARTING {
+            self.departing.push(Departing { way, frame: *frame, action });
+        } else {
+            self.taps.iter_mut().for_each(|tap| tap.forget(way.port));
+        }
+    }
+
+    /// A train left, or did not. Trains of one way leave in the order in which their frames boarded.
+    #[inline]
+    pub(crate) fn depart(&mut self, bridges: &Bridges, batch: &Batch, train: &Train, outcome: Result<(), DropReason>) {
+        for _ in 0..train.frames {
+            let Some(at) = self.departing.iter().position(|departing| departing.way == train.way) else { return };
+            let Departing { way, frame, action } = self.departing.remove(at);
+            self.leaves(bridges, PortId(way.port), batch, &frame, action, outcome);
+        }
+    }
+
+    /// All that the batch had is written.
+    #[inline]
+    pub(crate) fn end_batch(&mut self) {
+        self.departing.clear();
+        self.taps.iter_mut().for_each(Tap::end_batch);
+    }
+
+    #[inline]
+    fn leaves(
+        &mut self,
+        bridges: &Bridges,
+        id: PortId,
+        batch: &Batch,
+        frame: &Frame,
+        action: TagAction,
+        outcome: Result<(), DropReason>,
+    ) {
+        let bytes = batch.frame(frame.span);
+        let mut headers = frame.headers;
+        let new_tag = match action {
+            TagAction::Keep => headers.tag,
+            TagAction::Pop => None,
+            TagAction::Push(tag) | TagAction::Replace(tag) => Some(tag),
+        };
+        headers.tag = new_tag;
+        let tag = new_tag.map(packet::Tag::to_bytes);
+        let pieces = pieces(bytes, action, tag.as_ref());
+        let seen = self.seen(bridges, id, Some(&headers), bytes);
+        let verdict = outcome.map_or_else(|reason| Verdict::Dropped(reason as u8), |()| Verdict::Passed);
+        self.taps.iter_mut().for_each(|tap| tap.leaves(&seen, pieces, verdict));
+    }
+
+    #[inline]
+    fn seen<'a>(&self, bridges: &Bridges, id: PortId, headers: Option<&'a Headers>, bytes: &'a [u8]) -> Seen<'a> {
+        let port = bridges.port(id);
+        let vlan = port.zip(headers).and_then(|(port, headers)| port.vlan.classify(headers)).map(packet::VlanId::get);
+        let vni = port.and_then(|port| port.encapsulation()?.vni).map(tunnel::Vni::number);
+        Seen { time: self.time, port: id.0, subject: Subject { headers, bytes, vlan: vlan.filter(|vlan| *vlan != 0), vni } }
+    }
+}
+
+/// The frame as it leaves. One that is too short for its tag to go stays as it is.
+fn pieces<'a>(frame: &'a [u8], action: TagAction, tag: Option<&'a [u8; TAG_LEN]>) -> Leaving<'a> {
+    let behind = match action {
+        TagAction::Keep => return [frame, &[], &[]],
+        TagAction::Push(_) => ADDRESSES_LEN,
+        TagAction::Pop | TagAction::Replace(_) => ADDRESSES_LEN + TAG_LEN,
+    };
+    match (frame.get(..ADDRESSES_LEN), frame.get(behind..)) {
+        (Some(addresses), Some(rest)) => [addresses, tag.map_or(&[], |tag| &tag[..]), rest],
+        _ => [frame, &[], &[]],
+    }
+}
