@@ -51,6 +51,12 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-p
 step "the demo, as the README runs it"
 cargo run --release --locked -- demo
 
+step "what a package has"
+staged=$(mktemp -d)
+packaging/stage "$staged"
+[ -s "$staged/usr/share/man/man8/vswitchd.8" ] && [ -s "$staged/usr/share/man/man1/vswitchctl.1" ]
+rm -r "$staged"
+
 step "the example of two switches and a tunnel"
 if [ "$(id -u)" = 0 ] && have ip && have ping && [ -e /dev/net/tun ]; then
     examples/two-switches.sh "${CARGO_TARGET_DIR:-target}/release/vswitchd"

@@ -57,6 +57,18 @@ pub(crate) enum Command {
     /// Make two hosts and a world outside in namespaces of their own, run switch and router between
     /// them, send real traffic and print what happened. Touches nothing of this machine.
     Demo,
+    /// What a shell reads to complete command lines
+    #[command(hide = true)]
+    Completions {
+        /// For which
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// Into this directory
+        directory: PathBuf,
+    },
 }
 
 /// What the switch is to be.

@@ -16,6 +16,7 @@
 //! A guest that connects to us is attached to one of the places that are kept for such, and when it is gone
 //! the place is free again: nothing is tried. One that we connect to need not be there at start.
 
+use std::io;
 use std::time::Duration;
 
 use netio::LinkState;
@@ -24,7 +25,7 @@ use packet::Timestamp;
 use vswitch::{Port, PortId, PortKind};
 
 use crate::config::{DeviceConfig, PortConfig};
-use crate::device::{Device, DeviceError, Ends};
+use crate::device::{DEFAULT_MTU, Device, DeviceError, Ends};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -97,6 +98,27 @@ impl ManagedPort {
             Err(error) => return Err(error),
         }
         Ok(port)
+    }
+
+    /// One whose device cannot be there yet, because a port that goes has it still: it is tried for soon.
+    pub(crate) fn later(id: PortId, config: PortConfig, now: Timestamp) -> ManagedPort {
+        let life = if config.slot().is_some() { Life::Free } else { gone(now, Duration::ZERO, None) };
+        ManagedPort { id, config, life, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 }
+    }
+
+    /// Sets the MTU of its device; what it was. `None` if there is no device, or no need.
+    pub(crate) fn set_mtu(&mut self, mtu: Option<u32>) -> io::Result<Option<u32>> {
+        let Life::Attached { device, link, .. } = &mut self.life else { return Ok(None) };
+        let mtu = match (mtu, &self.config.device) {
+            (None, DeviceConfig::Packet(_)) => u32::MAX,
+            (None, _) => DEFAULT_MTU,
+            (Some(mtu), _) => mtu,
+        };
+        if mtu == link.mtu {
+            return Ok(None);
+        }
+        device.set_mtu(mtu)?;
+        Ok(Some(link.mtu))
     }
 
     fn attach(&mut self, mut device: Device, now: Timestamp, pause: Duration) {

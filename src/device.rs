@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::config::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 
 /// The MTU of a device that did not say (the kernel's default).
-const DEFAULT_MTU: u32 = 1500;
+pub(crate) const DEFAULT_MTU: u32 = 1500;
 
 /// A port's device while it is there.
 #[derive(Debug)]
@@ -160,6 +160,16 @@ impl Device {
             tracing::debug!("the state of {} cannot be read: {error}", config.name);
         }
         LinkState { name: config.name.clone(), up, mtu: config.mtu().unwrap_or(DEFAULT_MTU) }
+    }
+
+    /// The longest packet that it is sent, in bytes. A device of our own is told so, and may say no.
+    pub(crate) fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
+        match self {
+            Device::Tap(tap) => tap.set_mtu(mtu)?,
+            Device::Packet(packet) => packet.config.mtu = Some(mtu),
+            Device::Stream(StreamDevice { link, .. }) | Device::Dgram(DgramDevice { link, .. }) => link.mtu = mtu,
+        }
+        Ok(())
     }
 
     /// What its far side takes without help.

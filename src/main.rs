@@ -9,6 +9,7 @@ mod daemon;
 mod demo;
 mod device;
 mod log;
+mod manual;
 mod report;
 mod reserve;
 mod router;
@@ -22,12 +23,13 @@ mod worker;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::cli::{Cli, Command};
-use crate::config::Config;
+use crate::cli::{Cli, Command, Flags};
+use crate::config::plan::Desired;
 use crate::daemon::Daemon;
 use crate::log::Levels;
 use crate::service::Service;
@@ -44,8 +46,30 @@ const DESCRIPTORS: u64 = 1 << 18;
 /// How long a reader of our output may keep us waiting.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
+/// What the manual page has besides.
+const PAGE: &[manual::Section] = &[
+    (
+        "SIGNALS",
+        "SIGTERM, SIGINT  ends within a second\nSIGHUP           reads the configuration again\n\
+         SIGUSR1          prints the counters on standard output",
+    ),
+    ("EXIT STATUS", "0  ended by a signal\n1  it could not start, or not go on\n2  a configuration that cannot be"),
+    (
+        "FILES",
+        "/etc/vswitchd/vswitchd.toml      the service's configuration\n\
+         /run/vswitchd.sock               the control socket, of root\n\
+         $XDG_RUNTIME_DIR/vswitchd.sock   that of other users\n\
+         /run/vswitchd/vswitchd.sock      that of the service",
+    ),
+    ("ENVIRONMENT", "VSWITCHD_LOG    what --log says, where it is not given\nNOTIFY_SOCKET   where a service manager is told"),
+    ("SEE ALSO", "vswitchctl(1)"),
+];
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     match Levels::at_start(cli.log.as_deref()) {
         Ok(levels) => log::start(levels),
         Err(problem) => {
@@ -54,27 +78,47 @@ fn main() -> ExitCode {
         }
     }
     raise_descriptor_limit();
-    if let Some(Command::Demo) = cli.command {
-        return finish(demo::run());
+    match &cli.command {
+        Some(Command::Demo) => return finish(demo::run()),
+        Some(Command::Completions { shell }) => {
+            say(&String::from_utf8_lossy(&manual::completions(command(), *shell)));
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Man { directory }) => {
+            return finish(manual::write_pages(command(), "8", PAGE, directory).context("writing manual pages"));
+        }
+        None => {}
     }
-    let config = match Config::read(&cli.flags) {
-        Ok(config) => config,
+    let desired = match Desired::read(&cli.flags) {
+        Ok(desired) => desired,
         Err(error) => {
             eprintln!("vswitchd: {error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     if cli.flags.check {
-        return finish(daemon::check(&config));
+        return finish(daemon::check(&desired.config));
     }
-    finish(run(config))
+    finish(run(desired, cli.flags))
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+/// The command line, with examples at the end of its help.
+fn command() -> clap::Command {
+    Cli::command().after_help(manual::examples(&[
+        ("vswitchd demo", "see it work; nothing of this machine is touched"),
+        ("vswitchd --tap tap0,tap1 --uplink eth0", "two guests, and the world behind NAT"),
+        ("vswitchd --tap tap0@blue:vlan=10,tap1:vlan=10", "a guest in a namespace, both in a VLAN"),
+        ("vswitchd --tap tap0 --vxlan vni=42,remote=192.0.2.2", "and those of another host"),
+        ("vswitchd --config vswitchd.toml --check", "is the file good? nothing is started"),
+    ]))
+}
+
+/// `command_line` is what a configuration that is read again is added to.
+fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
     // First: whoever named a path that another daemon has is not to find two switches on the same devices.
-    let door = control_socket::Door::open(&config.control)?;
-    let mut daemon = Daemon::start(config)?;
+    let door = control_socket::Door::open(&desired.config.control)?;
+    let mut daemon = Daemon::start(desired, command_line)?;
     if let Some(door) = door {
         daemon.open_to(door)?;
     }
@@ -110,6 +154,25 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
         Err(error) => {
             eprintln!("vswitchd: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn every_example_is_a_command_line() {
+        let help = command().get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines: Vec<&str> = help.lines().filter_map(|line| Some(line.split_once('#')?.0.trim())).collect();
+        assert!(lines.len() > 3, "{help}");
+        for line in lines {
+            let matches =
+                command().try_get_matches_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let cli = Cli::from_arg_matches(&matches).unwrap();
+            assert!(cli.command.is_some() || cli.flags.config.is_some() || Config::from_flags(&cli.flags).is_ok(), "{line}");
         }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Reserved {
     range: RangeInclusive<u16>,
     ports: HashMap<(Protocol, u16), Reservation>,
     /// Held for as long as a rule publishes them.
-    published: Vec<Reservation>,
+    published: HashMap<(Protocol, u16), Kept>,
     /// The range that the host's own programs need ports of, and how many of them are left to be taken,
     /// for TCP and for UDP.
     local: RangeInclusive<u16>,
@@ -48,6 +48,14 @@ pub(crate) struct Reserved {
     /// No more descriptors, until some ports are given back.
     is_exhausted: bool,
     has_complained: bool,
+}
+
+/// A rule's port.
+#[derive(Debug)]
+struct Kept {
+    reservation: Reservation,
+    /// It was taken for guests at first.
+    in_advance: bool,
 }
 
 fn take(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
@@ -62,7 +70,7 @@ impl Reserved {
             address,
             range,
             ports: HashMap::new(),
-            published: Vec::new(),
+            published: HashMap::new(),
             local_left: [u32::from(local.end() - local.start()) / 4 * 3; 2],
             local,
             trimmed: 0,
@@ -77,15 +85,38 @@ impl Reserved {
 
     /// Takes a port that a rule publishes; an error tells who has it.
     pub(crate) fn publish(&mut self, protocol: Protocol, port: u16) -> anyhow::Result<()> {
-        // One that was taken in advance is as good.
-        if let Some(reservation) = self.ports.remove(&(protocol, port)) {
-            // It stays taken, and counts as the rule's.
-            self.published.push(reservation);
-            return Ok(());
-        }
-        let reservation = take(protocol, self.address, port).map_err(|error| in_use(error, self.address, protocol, port));
-        self.published.push(reservation?);
+        let reserved = self.reserve(protocol, port)?;
+        self.keep(protocol, port, reserved);
         Ok(())
+    }
+
+    /// Takes a port for a rule that is to come; `None` where it is taken already. It goes back when what is returned is
+    /// dropped, and stays with [`Reserved::keep`].
+    pub(crate) fn reserve(&self, protocol: Protocol, port: u16) -> anyhow::Result<Option<Reservation>> {
+        // One that was taken in advance is as good.
+        if self.ports.contains_key(&(protocol, port)) || self.published.contains_key(&(protocol, port)) {
+            return Ok(None);
+        }
+        take(protocol, self.address, port).map(Some).map_err(|error| in_use(error, self.address, protocol, port))
+    }
+
+    /// The port is a rule's now.
+    pub(crate) fn keep(&mut self, protocol: Protocol, port: u16, reserved: Option<Reservation>) {
+        // One that was taken in advance stays taken, and counts as the rule's.
+        let in_advance = reserved.is_none();
+        if let Some(reservation) = reserved.or_else(|| self.ports.remove(&(protocol, port))) {
+            self.published.insert((protocol, port), Kept { reservation, in_advance });
+        }
+    }
+
+    /// No rule has the port any more, and the host may have it, unless a guest got it meanwhile.
+    pub(crate) fn withdraw(&mut self, nat: &Nat, protocol: Protocol, port: u16) {
+        let Some(Kept { reservation, in_advance }) = self.published.remove(&(protocol, port)) else { return };
+        if !nat.revoke(self.address, protocol, port) {
+            self.ports.insert((protocol, port), reservation);
+        } else if in_advance {
+            self.local_left[usize::from(protocol == Protocol::UDP)] += u32::from(self.local.contains(&port));
+        }
     }
 
     /// The first ports.

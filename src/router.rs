@@ -7,13 +7,15 @@
 //! connections with it only after [`GRACE`]: until then nothing goes out, and if it comes back nobody
 //! has noticed but by the pause.
 
+mod rules;
+
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use nat::{Endpoint, External, ExternalKind, Nat, Protocol, Published, Refused};
+use nat::{External, ExternalKind, Nat};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{MacAddr, Timestamp};
@@ -25,6 +27,7 @@ use crate::config::router::RouterConfig;
 use crate::config::uplink::UplinkConfig;
 use crate::reserve::Reserved;
 use crate::uplink::UplinkPort;
+pub(crate) use rules::NewRules;
 
 /// How long no ports are taken after some were.
 const PORTS_PAUSE: Duration = Duration::from_millis(10);
@@ -149,26 +152,9 @@ impl RouterControl {
             for (address, prefix_len) in &state.addresses {
                 self.config.check_uplink_network(Cidr::new(*address, *prefix_len))?;
             }
-            self.check_listen(state)?;
+            self.check_listen(&self.config.publish, state)?;
         }
         self.follow(uplink, now)
-    }
-
-    /// A rule for an address of the host needs the host to have it.
-    fn check_listen(&self, state: &UplinkState) -> anyhow::Result<()> {
-        let is_shared = self.config.uplink.as_ref().is_some_and(|uplink| uplink.addresses.is_empty());
-        for rule in self.config.publish.iter().filter(|_| is_shared) {
-            if let Publish::Ports { listen: Some(listen), .. } = rule {
-                let first = state.addresses.first().map(|(address, _)| *address);
-                ensure!(
-                    first == Some(*listen),
-                    "--publish {rule}: {listen} is not the address that {} is used with ({}); leave it out",
-                    state.name,
-                    first.map_or_else(|| "none".to_owned(), |address| address.to_string())
-                );
-            }
-        }
-        Ok(())
     }
 
     /// Makes addresses and routes those of the uplink as it is now.
@@ -249,31 +235,6 @@ impl RouterControl {
         if let Some(reserved) = &mut self.reserved {
             reserved.start(nat);
             tracing::info!("guests go out as {}", reserved.address());
-        }
-        outcome
-    }
-
-    /// Puts the rules in force on the addresses that are there now.
-    fn publish(&mut self, nat: &Nat, now: Timestamp) -> anyhow::Result<()> {
-        // One that cannot be is no reason to leave out the others.
-        let mut outcome = Ok(());
-        for rule in &self.config.publish {
-            let Publish::Ports { listen, ports, guest, guest_ports, tcp, udp } = rule else { continue };
-            let protocols =
-                [(Protocol::TCP, *tcp), (Protocol::UDP, *udp)].into_iter().filter_map(|(protocol, is)| is.then_some(protocol));
-            for protocol in protocols {
-                for (port, guest_port) in ports.clone().zip(guest_ports.clone()) {
-                    let pool = self.externals.iter().filter(|external| !matches!(external.kind, ExternalKind::OneToOne(_)));
-                    for external in pool.filter(|external| listen.is_none_or(|listen| listen == external.address)) {
-                        let guest = Endpoint::new(*guest, guest_port);
-                        let rule = Published { protocol, address: external.address, port, guest };
-                        let reserved = self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.publish(protocol, port));
-                        let published =
-                            reserved.and_then(|()| nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused)));
-                        outcome = outcome.and(published);
-                    }
-                }
-            }
         }
         outcome
     }
@@ -381,16 +342,6 @@ fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>
 /// Our own MAC address on the uplink, where we have own addresses there.
 fn own_mac(config: &UplinkConfig) -> Option<MacAddr> {
     config.network().map(|network| vswitch::routing::mac_of(network.address))
-}
-
-fn not_published(rule: &Published, refused: Refused) -> anyhow::Error {
-    let Published { protocol, address, port, .. } = rule;
-    match refused {
-        Refused::Clash => anyhow::anyhow!("--publish: {protocol} port {port} of {address} is published twice"),
-        _ => {
-            anyhow::anyhow!("--publish: {protocol} port {port} of {address}: no room for more rules; raise --nat max-connections")
-        }
-    }
 }
 
 #[cfg(test)]

@@ -72,6 +72,16 @@ impl Slots {
         self.free().count()
     }
 
+    /// The lowest that are free, so many if there are; nobody has them yet.
+    pub(crate) fn next(&self, count: usize) -> Vec<PortId> {
+        self.free().take(count).collect()
+    }
+
+    /// This one is a port's now.
+    pub(crate) fn mark(&mut self, id: PortId) {
+        self.slots[id.index()] = Slot::Taken;
+    }
+
     /// The lowest that is free.
     pub(crate) fn take(&mut self) -> Option<PortId> {
         let id = self.free().next()?;

@@ -618,6 +618,11 @@ impl Book {
         self.mappings.get(mapping).is_published
     }
 
+    /// Has it no connection?
+    pub(crate) fn is_unused(&self, mapping: u32) -> bool {
+        self.mappings.get(mapping).connections == 0
+    }
+
     /// Visits the mappings from `from` on, at most `most` of them, with their outside addresses; and where to go on, if
     /// that was not the end.
     pub(crate) fn scan_mappings(&self, from: u32, most: usize, mut visit: impl FnMut(&MappingEntry, Ipv4Addr)) -> Option<u32> {

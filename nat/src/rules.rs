@@ -216,11 +216,32 @@ impl Nat {
                 return false;
             };
             book.close_mapping(mapping, &self.open_ports);
+            if book.is_unused(mapping) {
+                book.unpublish(mapping, now, &self.open_ports);
+                return true;
+            }
             mapping
         };
         self.end_where(now, |book, id| book.mapping_in_use(id) == Some(mapping));
         self.book().unpublish(mapping, now, &self.open_ports);
         true
+    }
+
+    /// Leads a published port to another guest, and ends all connections by it. False if there is no such rule. Unlike
+    /// [`Nat::publish`] behind [`Nat::unpublish`] it finds room in any case.
+    pub fn redirect(&self, rule: &Published, now: Timestamp) -> bool {
+        let (number, mapping) = {
+            let mut book = self.book();
+            let Some(number) = book.number_of(rule.address) else { return false };
+            let mapping = book.mapping_of(number, rule.protocol, rule.port);
+            let Some(mapping) = mapping.filter(|mapping| book.is_published(*mapping)) else { return false };
+            book.close_mapping(mapping, &self.open_ports);
+            (number, mapping)
+        };
+        self.end_where(now, |book, id| book.mapping_in_use(id) == Some(mapping));
+        let mut book = self.book();
+        book.unpublish(mapping, now, &self.open_ports);
+        book.publish(number, rule.protocol, rule.port, rule.guest, &self.open_ports).is_ok()
     }
 
     /// Lets new mappings use these ports of a shared address, which the caller has reserved with the

@@ -319,6 +319,11 @@ impl Tap {
         with_link(fd, &name, |link| Ok(Some(LinkState { name: link.name, up: link.up, mtu: link.mtu })))
     }
 
+    /// Sets the longest packet, in bytes, of the interface, wherever it is now.
+    pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
+        self.change(|index| link::set(index, link::Change { mtu: Some(mtu), ..link::Change::default() }))
+    }
+
     /// Packets from its far side that the kernel dropped since the interface was made, because we had not read enough of
     /// those before; before we came, because nobody read.
     pub fn dropped(&self) -> io::Result<u64> {

@@ -5,6 +5,7 @@ pub(crate) mod bridge;
 pub(crate) mod control;
 mod file;
 pub(crate) mod nat;
+pub(crate) mod plan;
 mod port;
 pub(crate) mod publish;
 pub(crate) mod router;
@@ -44,7 +45,7 @@ const BUSY_POLL_RANGE: RangeInclusive<u32> = 0..=1000;
 const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 
 /// The bridges, their router, and how many threads carry their frames.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// One at least; a port's bridge is its place here.
     pub(crate) bridges: Vec<BridgeConfig>,

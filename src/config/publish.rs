@@ -125,7 +125,7 @@ pub(super) fn all_given_away(rules: &[Publish], uplink: &UplinkConfig) -> bool {
 }
 
 /// `[ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/PROTOCOL]` or `ADDR:GUEST`.
-fn parse_rule(place: &str, text: &str) -> Result<Publish, ConfigError> {
+pub(super) fn parse_rule(place: &str, text: &str) -> Result<Publish, ConfigError> {
     let (rule, protocol) = text.split_once('/').map_or((text, None), |(rule, protocol)| (rule, Some(protocol)));
     let parts: Vec<&str> = rule.split(':').collect();
     let (listen, ports, guest, guest_ports) = match parts[..] {

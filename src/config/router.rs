@@ -30,7 +30,7 @@ const DEFAULT_GATEWAY: Gateway =
     Gateway { bridge: BridgeId(0), vlan: VlanId::NONE, address: Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24) };
 
 /// All that the router is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct RouterConfig {
     /// One at least, one for each VLAN of each bridge at most; their networks do not overlap.
     pub(crate) gateways: Vec<Gateway>,
@@ -58,6 +58,17 @@ impl fmt::Display for Gateway {
         match self.vlan {
             VlanId::NONE => self.address.fmt(out),
             vlan => write!(out, "{} on VLAN {vlan}", self.address),
+        }
+    }
+}
+
+impl Gateway {
+    /// `10.0.10.1/24 on VLAN 10 of br1`; without a name as it is.
+    pub(super) fn on(&self, bridge: Option<&str>) -> String {
+        match (bridge, self.vlan) {
+            (None, _) => self.to_string(),
+            (Some(name), VlanId::NONE) => format!("{self} on {name}"),
+            (Some(name), _) => format!("{self} of {name}"),
         }
     }
 }
@@ -101,11 +112,7 @@ impl RouterConfig {
     pub(crate) fn summary<'a>(&self, name_of: impl Fn(BridgeId) -> Option<&'a str>) -> String {
         let mut text = String::new();
         for gateway in &self.gateways {
-            let _ = match (name_of(gateway.bridge), gateway.vlan) {
-                (None, _) => writeln!(text, "gateway {gateway}"),
-                (Some(name), VlanId::NONE) => writeln!(text, "gateway {gateway} on {name}"),
-                (Some(name), _) => writeln!(text, "gateway {gateway} of {name}"),
-            };
+            let _ = writeln!(text, "gateway {}", gateway.on(name_of(gateway.bridge)));
         }
         if let Some(uplink) = &self.uplink {
             let _ = writeln!(text, "uplink {uplink}\nnat {}", self.nat);

@@ -90,7 +90,7 @@ impl Daemon {
 
     /// Does a port of the bridge carry this VLAN?
     fn carries(&self, id: PortId, vlan: VlanId) -> bool {
-        if let Some(port) = self.ports.iter().find(|port| port.id == id) {
+        if let Some(port) = self.port(id) {
             return port.config.vlan.carries(vlan);
         }
         if self.uplink.as_ref().is_some_and(|uplink: &UplinkPort| uplink.id == id) {

@@ -24,6 +24,8 @@ pub(super) const FIRST_TOKEN: u64 = 1 << 32;
 #[derive(Debug)]
 pub(super) struct Entrance {
     listener: Listener,
+    /// What the poller calls it; no other had it before.
+    token: u64,
     /// Its guests' places are among the ports with this address.
     address: Address,
     /// Guests that came in since the last tick.
@@ -34,28 +36,42 @@ pub(super) struct Entrance {
 }
 
 /// Opens all entrances.
-pub(super) fn open(ports: &[PortConfig], now: Timestamp) -> anyhow::Result<Vec<Entrance>> {
+pub(super) fn open(ports: &[PortConfig], first_token: u64, now: Timestamp) -> anyhow::Result<Vec<Entrance>> {
     let first_places = ports.iter().filter_map(PortConfig::slot).filter(|(_, slot)| slot.number == 1);
-    let open = |address: &Address| {
+    let open = |(token, address): (u64, &Address)| {
         let listener = Listener::open(address)?;
-        Ok(Entrance { listener, address: address.clone(), accepted: 0, is_shut: false, complain_at: now })
+        Ok(Entrance { listener, token, address: address.clone(), accepted: 0, is_shut: false, complain_at: now })
     };
-    first_places.map(|(address, _)| open(address)).collect()
+    (first_token..).zip(first_places.map(|(address, _)| address)).map(open).collect()
+}
+
+impl Entrance {
+    /// Is it the one of this port's place?
+    pub(super) fn is_of(&self, port: &PortConfig) -> bool {
+        port.slot().is_some_and(|(address, _)| *address == self.address)
+    }
+
+    /// The control thread hears of no more guests here.
+    pub(super) fn close(self, poller: &Poller) {
+        if !self.is_shut {
+            let _ = poller.remove(&self.listener);
+        }
+    }
 }
 
 /// The control thread hears of guests from now on.
 pub(super) fn watch(entrances: &[Entrance], poller: &Poller) -> anyhow::Result<()> {
-    for (at, entrance) in entrances.iter().enumerate() {
-        poller.add(&entrance.listener, FIRST_TOKEN + at as u64).context("waiting for guests")?;
+    for entrance in entrances {
+        poller.add(&entrance.listener, entrance.token).context("waiting for guests")?;
     }
     Ok(())
 }
 
 impl Daemon {
-    /// Lets guests in that wait at this entrance.
-    pub(super) fn let_in(&mut self, at: usize) {
+    /// Lets guests in that wait at the entrance of this token.
+    pub(super) fn let_in(&mut self, token: u64) {
         loop {
-            let Some(entrance) = self.entrances.get_mut(at) else { return };
+            let Some(entrance) = self.entrances.iter_mut().find(|entrance| entrance.token == token) else { return };
             if entrance.accepted == ACCEPTED_A_SECOND {
                 let _ = self.poller.remove(&entrance.listener);
                 entrance.is_shut = true;
@@ -96,8 +112,8 @@ impl Daemon {
     /// Listens again where there was no room, or too many came.
     pub(super) fn open_shut_entrances(&mut self) {
         self.entrances.iter_mut().for_each(|entrance| entrance.accepted = 0);
-        for (at, entrance) in self.entrances.iter_mut().enumerate().filter(|(_, entrance)| entrance.is_shut) {
-            entrance.is_shut = self.poller.add(&entrance.listener, FIRST_TOKEN + at as u64).is_err();
+        for entrance in self.entrances.iter_mut().filter(|entrance| entrance.is_shut) {
+            entrance.is_shut = self.poller.add(&entrance.listener, entrance.token).is_err();
         }
     }
 }

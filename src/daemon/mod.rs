@@ -6,6 +6,7 @@ mod guests;
 mod numbers;
 mod ports;
 mod queries;
+mod reconfigure;
 mod tunnels;
 mod uplink;
 mod words;
@@ -21,7 +22,9 @@ use netio::{Poller, Waker};
 use vswitch::{BridgeId, Counters, MacEntry, PortId};
 
 use crate::busy_poll::BusyPoll;
-use crate::config::{Config, queues_of};
+use crate::cli::Flags;
+use crate::config::plan::Desired;
+use crate::config::queues_of;
 use crate::control::ManagedPort;
 use crate::control_socket::{ControlSocket, Door};
 use crate::device::Device;
@@ -50,9 +53,13 @@ const UPLINK: u64 = 1;
 /// A running switch.
 pub(crate) struct Daemon {
     config_summary: String,
+    /// What the switch is to be now, and the flags that it was started with.
+    desired: Desired,
+    command_line: Flags,
     ports: Vec<ManagedPort>,
     /// Where guests connect to.
     entrances: Vec<guests::Entrance>,
+    next_token: u64,
     /// Behind the other ports, and read as one of them.
     uplink: Option<UplinkPort>,
     router: Option<RouterControl>,
@@ -89,8 +96,9 @@ struct Handle {
 
 impl Daemon {
     /// Opens all ports and starts all workers; frames flow when it returns.
-    pub(crate) fn start(config: Config) -> anyhow::Result<Daemon> {
+    pub(crate) fn start(desired: Desired, command_line: Flags) -> anyhow::Result<Daemon> {
         let clock = Clock::start();
+        let config = desired.config.clone();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
         let (readers, workers) = (config.readers, config.workers);
@@ -120,7 +128,7 @@ impl Daemon {
             mtus.push(mtu);
         }
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
-        let entrances = guests::open(&config.ports, clock.now())?;
+        let entrances = guests::open(&config.ports, guests::FIRST_TOKEN, clock.now())?;
         let mut ports = Vec::with_capacity(ids.len());
         for (index, (mut port, id)) in config.ports.into_iter().zip(ids.drain(..)).enumerate() {
             port.propose_mtu(if port.is_bridged() { mtus[port.bridge.index()] } else { tunnels.ip_mtu(index - bridged) });
@@ -130,7 +138,10 @@ impl Daemon {
         let (events, received) = channel();
         let mut daemon = Daemon {
             config_summary,
+            desired,
+            command_line,
             ports,
+            next_token: guests::FIRST_TOKEN + entrances.len() as u64,
             entrances,
             uplink,
             router,
@@ -239,7 +250,7 @@ impl Daemon {
             let ports = self.router.as_ref().and_then(RouterControl::ports_due);
             let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain(uplink).chain(ports).chain([next_tick]).min();
             let due = due.unwrap_or(next_tick);
-            let note = |token: u64| waiting_guests.extend(token.checked_sub(guests::FIRST_TOKEN));
+            let note = |token: u64| waiting_guests.extend((token >= guests::FIRST_TOKEN).then_some(token));
             self.poller.wait(Some(due.since(now)), note).context("waiting for signals")?;
             let arrived = signals.take();
             if arrived.report {
@@ -247,7 +258,7 @@ impl Daemon {
             }
             if arrived.reload {
                 service.reloading();
-                tracing::info!("nothing to read again: the configuration is the command line");
+                self.read_again();
                 // Whatever came of it: a manager waits for this word.
                 service.ready(&self.status());
             }
@@ -258,8 +269,8 @@ impl Daemon {
             }
             self.hear_workers();
             self.answer_queries();
-            for at in waiting_guests.drain(..) {
-                self.let_in(at as usize);
+            for token in waiting_guests.drain(..) {
+                self.let_in(token);
             }
             let now = self.clock.now();
             self.look_at_uplink(now, now >= next_tick);
@@ -327,7 +338,6 @@ impl Daemon {
     }
 
     /// These are no ports any more. Their numbers are free once all workers have heard of it.
-    #[expect(dead_code, reason = "for ports that are taken away")]
     fn remove(&mut self, ids: Vec<PortId>) {
         for id in &ids {
             self.tell_workers(|_| Command::Remove(*id));

@@ -29,7 +29,7 @@ use anyhow::{Context, ensure};
 use netio::link;
 
 use crate::cli::Flags;
-use crate::config::Config;
+use crate::config::plan::Desired;
 use crate::daemon::Daemon;
 use host::{Host, set_up, wait_for_carrier};
 use page::{Fetched, fetch};
@@ -69,7 +69,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     leave_the_machine().context("making a network namespace for the demo")?;
     println!("Two hosts on one switch, and a world outside behind NAT; all in network namespaces of this demo's own.\n{PICTURE}");
     let world = World::new()?;
-    let mut daemon = Daemon::start(world.config()?)?;
+    let mut daemon = Daemon::start(world.desired()?, Flags::default())?;
     for (host, address) in [&world.h1, &world.h2].into_iter().zip(GUESTS) {
         let configured = host.configure(address, PREFIX_LEN, Some(GATEWAY));
         configured.with_context(|| format!("giving {address} to {}", host.interface()))?;
@@ -123,11 +123,11 @@ impl World {
     }
 
     /// What the picture's command line says.
-    fn config(&self) -> anyhow::Result<Config> {
+    fn desired(&self) -> anyhow::Result<Desired> {
         let tap = [&self.h1, &self.h2].map(|host| format!("{}@{}", host.interface(), host.path())).to_vec();
         let publish = vec![format!("{PUBLISHED}:{}:{HTTP}", GUESTS[1])];
         let uplink = Some(INTERFACE.to_owned());
-        Ok(Config::from_flags(&Flags { tap, uplink, publish, ..Flags::default() })?)
+        Ok(Desired::of_flags(Flags { tap, uplink, publish, ..Flags::default() })?)
     }
 
     /// A guest's address is nobody's outside.

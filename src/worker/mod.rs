@@ -103,6 +103,13 @@ pub(crate) enum Command {
         /// The tunnel.
         tunnel: Arc<IpTunnel>,
     },
+    /// A port is another now, with the device that it has.
+    View {
+        /// Its number.
+        id: PortId,
+        /// What the pipeline is to know of it.
+        port: Box<Port>,
+    },
     /// A port's device is gone.
     Detach(PortId),
     /// A port, or a socket that receives, is none any more.
@@ -480,6 +487,7 @@ impl Worker {
                     }
                 }
                 Command::IpTunnel { id, tunnel } => self.pipeline.set_ip_tunnel(id, Some(tunnel)),
+                Command::View { id, port } => self.pipeline.set_port(id, Some(*port)),
                 Command::Detach(id) => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, None);

@@ -15,7 +15,7 @@ use crate::guest::Directory;
 use crate::host::{Host, Ip};
 use crate::raw::RawSocket;
 use crate::site::{FAR, MACHINE, Mode, Plan, connect, default_route, give, listen_on, local, ping, recv_from, udp_on, v4};
-use crate::switch::{Switch, daemon, run_inside};
+use crate::switch::{Reloaded, Switch, daemon, run_inside};
 use crate::tunnel_site::Underlay;
 use crate::{trial, wait};
 
@@ -24,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("bridges/nothing_crosses_at_layer_2", nothing_crosses_at_layer_2),
         trial("bridges/one_way_out_and_routes_between", one_way_out_and_routes_between),
         trial("bridges/a_tunnel_on_the_second", a_tunnel_on_the_second),
+        trial("bridges/a_port_moves_to_another", a_port_moves_to_another),
         trial("bridges/shown_by_name", shown_by_name),
         trial("bridges/errors_name_the_line", errors_name_the_line),
     ]
@@ -156,6 +157,29 @@ fn a_tunnel_on_the_second() {
     assert_eq!((after.table("br0 static"), after.table("br1 static")), (0, 1));
     switch.finish();
     second.finish();
+}
+
+/// By SIGHUP: who was with it is so no more, and what was learned of it leads nowhere.
+fn a_port_moves_to_another() {
+    let [a, b, c] = ["a", "b", "c"].map(Host::quiet);
+    let text = |second: &str| [port("br0", &a, ""), port(second, &b, ""), port("lab", &c, "")].concat();
+    let file = Written::new("moves", &text("br0"));
+    let switch = Switch::start(&["--config", file.path()]);
+    let [from, mover, to] = [&a, &b, &c].map(Host::raw);
+    let next = |socket: &RawSocket| wait::until("a frame", || socket.recv().filter(|frame| is_ours(frame)));
+    mover.send(&frame(MacAddr::BROADCAST, station(2), b"here")).expect("sent");
+    assert_eq!(next(&from), frame(MacAddr::BROADCAST, station(2), b"here"));
+    std::fs::write(file.path(), text("lab")).expect("written");
+    assert_eq!(switch.reload(), Reloaded::Changed);
+    from.send(&frame(station(2), station(1), b"to nobody")).expect("sent");
+    switch.settle("it to be dropped", |report| report.dropped("a", "no_destination") == 1);
+    mover.send(&frame(MacAddr::BROADCAST, station(2), b"there")).expect("sent");
+    assert_eq!(next(&to), frame(MacAddr::BROADCAST, station(2), b"there"));
+    to.send(&frame(station(2), station(3), b"welcome")).expect("sent");
+    assert_eq!(next(&mover), frame(station(2), station(3), b"welcome"));
+    assert!(ours(&from).is_empty());
+    let report = switch.finish();
+    assert_eq!([report.table("br0 entries"), report.table("lab entries")], [1, 2]);
 }
 
 /// What `vswitchctl` prints on this socket.

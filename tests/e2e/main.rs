@@ -42,6 +42,7 @@ mod ports_matrix;
 mod ports_socket;
 mod publish;
 mod raw;
+mod reconfigure;
 mod rights;
 mod service;
 mod site;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         fairness::trials(),
         transfer::trials(),
         command::trials(),
+        reconfigure::trials(),
         config::trials(),
         bridges::trials(),
         control::trials(),

@@ -24,6 +24,11 @@ const STRANGER: u32 = 65_534;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial_with("packaging/unit_is_one", || is_missing("systemd-analyze"), unit_is_one),
+        trial_with("packaging/pages_are_clean", || is_missing("mandoc"), pages_are_clean),
+        trial_with("packaging/completions_for_bash", || is_missing("bash"), || completions("bash", &["-n"])),
+        trial_with("packaging/completions_for_zsh", || is_missing("zsh"), || completions("zsh", &["-n"])),
+        trial_with("packaging/completions_for_fish", || is_missing("fish"), || completions("fish", &["--no-execute"])),
+        trial_with("packaging/bash_completes", || is_missing("bash"), bash_completes),
         trial_with("packaging/rights_are_enough", || is_missing("setpriv"), rights_are_enough),
         trial_with("packaging/rights_of_other_namespaces_are_enough", || is_missing("setpriv"), other_namespaces),
     ]
@@ -53,6 +58,60 @@ fn unit_is_one() {
     let said = String::from_utf8_lossy(&verified.stderr);
     // Of other units that are on this machine it may say what it likes.
     assert!(!said.contains("vswitchd"), "{said}");
+}
+
+const PROGRAMS: [&str; 2] = [env!("CARGO_BIN_EXE_vswitchd"), env!("CARGO_BIN_EXE_vswitchctl")];
+
+/// By a reader that is strict.
+fn pages_are_clean() {
+    let directory = Directory::new();
+    for program in PROGRAMS {
+        let written = Command::new(program).arg("man").arg(directory.path("man")).output().expect("it runs");
+        assert!(written.status.success(), "{written:?}");
+    }
+    let pages: Vec<_> = fs::read_dir(directory.path("man")).expect("pages").map(|page| page.expect("a page").path()).collect();
+    for name in ["vswitchd.8", "vswitchctl.1", "vswitchctl-port-stats.1"] {
+        assert!(pages.iter().any(|page| page.ends_with(name)), "no {name}: {pages:?}");
+    }
+    let lint = Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).args(&pages).output().expect("it runs");
+    let said = String::from_utf8_lossy(&lint.stdout);
+    assert!(lint.status.success() && said.is_empty(), "{said}{}", String::from_utf8_lossy(&lint.stderr));
+}
+
+fn script(program: &str, shell: &str) -> String {
+    let output = Command::new(program).args(["completions", shell]).output().expect("it runs");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The shell takes the script.
+fn completions(shell: &str, check: &[&str]) {
+    let directory = Directory::new();
+    for program in PROGRAMS {
+        let path = directory.path(shell);
+        fs::write(&path, script(program, shell)).expect("written");
+        let checked = Command::new(shell).args(check).arg(&path).output().expect("it runs");
+        assert!(checked.status.success() && checked.stderr.is_empty(), "{program}: {checked:?}");
+    }
+}
+
+/// What a person gets who types so far and presses Tab.
+fn bash_completes() {
+    for (line, wanted) in [("vswitchctl do", "doctor"), ("vswitchctl conntrack ", "stats"), ("vswitchctl log s", "show set")] {
+        let words: Vec<String> = line.split(' ').map(|word| format!("'{word}'")).collect();
+        let at = words.len() - 1;
+        let ask = format!(
+            "{}\nCOMP_WORDS=({}) COMP_CWORD={at}\n_vswitchctl vswitchctl {} {}\necho \"${{COMPREPLY[@]}}\"",
+            script(env!("CARGO_BIN_EXE_vswitchctl"), "bash"),
+            words.join(" "),
+            words[at],
+            words[at - 1],
+        );
+        let output = Command::new("bash").args(["--norc", "-c", &ask]).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let offered: Vec<&str> = said.split_whitespace().collect();
+        assert!(wanted.split(' ').all(|word| offered.contains(&word)), "{line}: {output:?}");
+    }
 }
 
 /// The rights that these files give, as setpriv(1) writes them.

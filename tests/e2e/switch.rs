@@ -28,6 +28,14 @@ pub(crate) struct Switch {
     log: Arc<Mutex<Vec<String>>>,
 }
 
+/// What became of a SIGHUP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reloaded {
+    Changed,
+    Same,
+    Refused,
+}
+
 /// What the daemon prints on SIGUSR1 and at its end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
@@ -90,6 +98,24 @@ impl Switch {
     /// Has it logged such a line?
     pub(crate) fn has_logged(&self, text: &str) -> bool {
         self.log.lock().expect("the log").iter().any(|line| line.contains(text))
+    }
+
+    /// How many lines of the log have this text?
+    pub(crate) fn times_logged(&self, text: &str) -> usize {
+        self.log.lock().expect("the log").iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// SIGHUP, and waits until it has said what became of it.
+    pub(crate) fn reload(&self) -> Reloaded {
+        let said = |text| self.times_logged(text);
+        let outcomes =
+            [("all is as ", Reloaded::Changed), (" says what is", Reloaded::Same), ("nothing was changed: ", Reloaded::Refused)];
+        let before = outcomes.map(|(text, _)| said(text));
+        self.signal(Signal::HUP);
+        wait::until("an answer to SIGHUP", || {
+            let answer = outcomes.into_iter().zip(before).find(|((text, _), before)| said(text) > *before);
+            answer.map(|((_, outcome), _)| outcome)
+        })
     }
 
     /// The counters now.
@@ -226,6 +252,11 @@ impl Report {
     /// Frames that all ports received.
     pub(crate) fn received(&self) -> u64 {
         self.balance[0]
+    }
+
+    /// Is there such a port?
+    pub(crate) fn has_port(&self, port: &str) -> bool {
+        self.ports.contains_key(port)
     }
 
     /// Frames that this port received.

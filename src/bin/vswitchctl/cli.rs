@@ -9,7 +9,7 @@ use packet::MacAddr;
 
 /// Shows what a running vswitchd does, and changes it.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "vswitchctl", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// The switch's control socket [default: /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that
     /// is not, the service's /run/vswitchd/vswitchd.sock]
@@ -63,6 +63,18 @@ pub(crate) enum Command {
     Log(Log),
     /// Does this host fit the switch? What does not is told with the fix; it ends with 1 if there is a problem
     Doctor(Doctor),
+    /// What a shell reads to complete command lines
+    #[command(hide = true)]
+    Completions {
+        /// For which
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man {
+        /// Into this directory
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

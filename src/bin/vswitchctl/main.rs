@@ -3,6 +3,10 @@
 mod cli;
 mod client;
 mod doctor;
+mod examples;
+/// The same as the daemon's.
+#[path = "../../manual.rs"]
+mod manual;
 mod print;
 mod table;
 /// The same as the daemon's.
@@ -15,15 +19,33 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel};
 use crate::client::with_parameters;
 
+/// What the manual page has besides.
+const PAGE: &[manual::Section] = &[
+    (
+        "EXIT STATUS",
+        "0  it is done\n1  the switch cannot be asked, or says no; of doctor: there is a problem\n2  a command line that cannot be",
+    ),
+    (
+        "FILES",
+        "/run/vswitchd.sock               the control socket of a switch that root started\n\
+         $XDG_RUNTIME_DIR/vswitchd.sock   that of another user's\n\
+         /run/vswitchd/vswitchd.sock      that of the service",
+    ),
+    ("SEE ALSO", "vswitchd(8)"),
+];
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::from_arg_matches(&examples::with_examples(Cli::command()).get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     if cli.output == Output::Conntrack && !matches!(cli.command, Command::Conntrack(Conntrack::List(_))) {
         Cli::command().error(ErrorKind::ArgumentConflict, "-o conntrack is of 'conntrack list' only").exit();
     }
@@ -33,6 +55,16 @@ fn main() -> ExitCode {
             Ok((text, is_well)) => say(&text, if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
             Err(error) => fail(&error),
         };
+    }
+    if let Command::Completions { shell } = &cli.command {
+        return say(
+            &String::from_utf8_lossy(&manual::completions(examples::with_examples(Cli::command()), *shell)),
+            ExitCode::SUCCESS,
+        );
+    }
+    if let Command::Man { directory } = &cli.command {
+        let written = manual::write_pages(examples::with_examples(Cli::command()), "1", PAGE, directory);
+        return written.map_or_else(|error| fail(&error.into()), |()| ExitCode::SUCCESS);
     }
     match run(&cli) {
         Ok(text) => say(&text, ExitCode::SUCCESS),
@@ -93,8 +125,8 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
             get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
         }
-        // Asks the host, and the switch only if there is one.
-        Command::Doctor(_) => Ok(String::new()),
+        // These do not ask the switch, or not only.
+        Command::Doctor(_) | Command::Completions { .. } | Command::Man { .. } => Ok(String::new()),
     }
 }
 

@@ -13,7 +13,8 @@ mod words;
 
 use std::path::Path;
 
-use super::{Config, ConfigError};
+use super::ConfigError;
+use super::plan::Desired;
 use crate::cli::Flags;
 use schema::File;
 use source::Source;
@@ -26,23 +27,23 @@ struct FromFile {
     source: Source,
 }
 
-impl Config {
+impl Desired {
     /// From the configuration file, if one is named, and the flags that add to it.
-    pub(crate) fn read(flags: &Flags) -> Result<Config, ConfigError> {
-        let Some(path) = &flags.config else { return Config::from_flags(flags) };
+    pub(crate) fn read(flags: &Flags) -> Result<Desired, ConfigError> {
+        let Some(path) = &flags.config else { return Desired::of_flags(flags.clone()) };
         let text = std::fs::read_to_string(path).map_err(|error| cannot_be_read(path, &error))?;
-        Config::from_text(path, &text, flags)
+        Desired::of_text(path, &text, flags)
     }
 
     /// From a file's text, and the flags that add to it: those that can be given again come behind the file's, the others
     /// take the place of the file's.
-    fn from_text(path: &Path, text: &str, flags: &Flags) -> Result<Config, ConfigError> {
+    pub(crate) fn of_text(path: &Path, text: &str, flags: &Flags) -> Result<Desired, ConfigError> {
         let file = FromFile::parse(path, text)?;
-        let mut config = Config::from_flags(&flags.added_to(file.flags)).map_err(|error| file.source.locate(error, flags))?;
-        for warning in &mut config.warnings {
+        let mut desired = Desired::of_flags(flags.added_to(file.flags)).map_err(|error| file.source.locate(error, flags))?;
+        for warning in &mut desired.config.warnings {
             file.source.locate_warning(warning);
         }
-        Ok(config)
+        Ok(desired)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::*;
+use crate::config::Config;
 use crate::config::PortConfig;
 use crate::config::bridge::BridgeConfig;
 
@@ -16,7 +17,7 @@ const SCHEMA: &str = include_str!("../../../docs/vswitchd.schema.json");
 const PORT: &str = "[[bridge.br0.port]]\ntap = 'a'\n";
 
 fn with(text: &str, flags: &Flags) -> Result<Config, String> {
-    Config::from_text(Path::new("v.toml"), text, flags).map_err(|error| error.to_string())
+    Desired::of_text(Path::new("v.toml"), text, flags).map(|desired| desired.config).map_err(|error| error.to_string())
 }
 
 fn config(text: &str) -> Result<Config, String> {

@@ -29,7 +29,7 @@ pub(super) const MTU_RANGE: RangeInclusive<u32> = 68..=65_521;
 const KINDS: [&str; 3] = ["packet", "stream", "dgram"];
 
 /// One port.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PortConfig {
     /// Of no meaning for a TUN device.
     pub(crate) bridge: BridgeId,
@@ -45,7 +45,7 @@ pub(crate) struct PortConfig {
 }
 
 /// What its frames come from and go to.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum DeviceConfig {
     /// The user side of a TAP, or of a TUN.
     Tap {
@@ -62,7 +62,7 @@ pub(crate) enum DeviceConfig {
 }
 
 /// A guest that comes by a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct StreamConfig {
     /// Where it listens, or we do.
     pub(crate) address: Address,
@@ -73,7 +73,7 @@ pub(crate) struct StreamConfig {
 }
 
 /// Where several guests connect to, each has a port of its own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot {
     /// From 1.
     pub(crate) number: u16,
@@ -81,7 +81,7 @@ pub(crate) struct Slot {
 }
 
 /// A guest that sends and receives datagrams.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct DgramConfig {
     pub(crate) path: PathBuf,
     /// The guest's socket; `None` is whichever sent last.
@@ -99,7 +99,7 @@ enum Place<'a> {
 }
 
 /// An interface that another process or the host uses too.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PacketConfig {
     pub(crate) interface: String,
     /// How many workers read it.
@@ -108,6 +108,23 @@ pub(crate) struct PacketConfig {
     pub(crate) mtu: Option<u32>,
     /// False: plain frames with complete checksums only.
     pub(crate) offload: bool,
+}
+
+impl DeviceConfig {
+    /// What a device need not be made anew for, and how many read it.
+    fn forget_what_can_change(&mut self) {
+        match self {
+            DeviceConfig::Tap { spec, .. } => (spec.mtu, spec.queues) = (None, 1),
+            DeviceConfig::Packet(packet) => (packet.mtu, packet.queues) = (None, 1),
+            DeviceConfig::Stream(stream) => {
+                stream.mtu = 0;
+                if let Some(slot) = &mut stream.slot {
+                    slot.count = 0;
+                }
+            }
+            DeviceConfig::Dgram(dgram) => dgram.mtu = 0,
+        }
+    }
 }
 
 impl PortConfig {
@@ -167,7 +184,7 @@ impl PortConfig {
     }
 
     /// Is read by so many workers, as far as it can be.
-    pub(super) fn set_queues(&mut self, queues: usize) {
+    pub(crate) fn set_queues(&mut self, queues: usize) {
         match &mut self.device {
             DeviceConfig::Tap { spec, .. } => spec.queues = queues,
             DeviceConfig::Packet(packet) => packet.queues = queues,
@@ -193,13 +210,74 @@ impl PortConfig {
         }
     }
 
+    /// Is it the same port, perhaps with other keys?
+    pub(crate) fn is_same_port(&self, other: &PortConfig) -> bool {
+        let number = |port: &PortConfig| port.slot().map(|(_, slot)| slot.number);
+        self.place() == other.place() && number(self) == number(other)
+    }
+
+    /// Can the port become the other one with the device that it has?
+    pub(crate) fn keeps_device(&self, other: &PortConfig) -> bool {
+        let device = |port: &PortConfig| {
+            let mut device = port.device.clone();
+            device.forget_what_can_change();
+            device
+        };
+        self.is_same_port(other) && device(self) == device(other) && self.address == other.address
+    }
+
+    /// Takes over those keys of the other one for which no other device is needed.
+    pub(crate) fn adopt(&mut self, other: &PortConfig) {
+        self.bridge = other.bridge;
+        self.vlan = other.vlan.clone();
+        self.vlan_text.clone_from(&other.vlan_text);
+        self.coalesce = other.coalesce;
+        match &mut self.device {
+            DeviceConfig::Tap { spec, .. } => spec.mtu = other.mtu(),
+            DeviceConfig::Packet(packet) => packet.mtu = other.mtu(),
+            DeviceConfig::Stream(stream) => {
+                stream.mtu = other.mtu().unwrap_or(stream.mtu);
+                stream.slot = other.slot().map(|(_, slot)| slot);
+            }
+            DeviceConfig::Dgram(dgram) => dgram.mtu = other.mtu().unwrap_or(dgram.mtu),
+        }
+    }
+
+    /// Its keys, for people: `access VLAN 10, mtu 1400`.
+    pub(crate) fn keys_text(&self) -> String {
+        let mut text = self.vlan_text.clone();
+        if let Some(mtu) = self.mtu() {
+            text += &format!(", mtu {mtu}");
+        }
+        if let Some((_, slot)) = self.slot() {
+            text += &format!(", {} guests", slot.count);
+        }
+        if !self.coalesce {
+            text += ", no gro";
+        }
+        match &self.device {
+            DeviceConfig::Tap { spec, attach } => {
+                text += if spec.offload { "" } else { ", no offload" };
+                text += if *attach { ", or joined from its network side" } else { "" };
+            }
+            DeviceConfig::Packet(packet) => text += if packet.offload { "" } else { ", no offload" },
+            DeviceConfig::Stream(stream) => text += if stream.slot.is_some() { "" } else { ", client" },
+            DeviceConfig::Dgram(dgram) => {
+                if let Some(remote) = &dgram.remote {
+                    text += &format!(", remote {}", remote.display());
+                }
+            }
+        }
+        text
+    }
+
     /// What nobody else can have.
-    pub(super) fn where_it_is(&self) -> String {
+    pub(crate) fn where_it_is(&self) -> String {
         self.slot().map_or_else(|| self.name.clone(), |(address, _)| address.to_string())
     }
 
     /// Do both want the same for themselves?
-    pub(super) fn clashes_with(&self, other: &PortConfig) -> bool {
+    pub(crate) fn clashes_with(&self, other: &PortConfig) -> bool {
         self.place() == other.place()
     }
 

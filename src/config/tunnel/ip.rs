@@ -17,7 +17,7 @@ const IP_PORT: u16 = 8285;
 const KEYS: [&str; 11] = ["tun", "route", "address", "local", "port", "mtu", "dev", "ttl", "tos", "df", "csum"];
 
 /// One TUN device and where its packets go.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct IpTunnelConfig {
     /// The TUN device's.
     pub(crate) name: String,

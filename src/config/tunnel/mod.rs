@@ -58,7 +58,7 @@ const UDP_KEYS: [&str; 14] =
     ["remote", "port", "local", "vlan", "trunks", "vlan-mode", "mtu", "mac", "learning", "dev", "ttl", "tos", "df", "csum"];
 
 /// One tunnel of a bridge: with VXLAN headers, or bare Ethernet in UDP.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TunnelConfig {
     pub(crate) bridge: BridgeId,
     /// `vxlan42` or `udp7000`, as no other tunnel or TAP is named; for people and counters.

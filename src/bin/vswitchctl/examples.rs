@@ -1,0 +1,103 @@
+//! Examples, by verb: at the end of each verb's help and in its manual page.
+
+use clap::Command;
+
+use crate::manual;
+
+/// A verb's words, command lines and what each is for.
+type Examples = (&'static str, &'static [(&'static str, &'static str)]);
+
+const EXAMPLES: &[Examples] = &[
+    (
+        "",
+        &[
+            ("vswitchctl show", "ports, gateways, uplink, tunnels, and what is wrong"),
+            ("vswitchctl port stats tap0", "what came, what went, and why frames were dropped"),
+            ("vswitchctl doctor", "does this host fit the switch?"),
+        ],
+    ),
+    ("port stats", &[("vswitchctl port stats tap0", "of one port"), ("vswitchctl -o json port stats", "for programs")]),
+    (
+        "conntrack list",
+        &[
+            ("vswitchctl conntrack list --address 10.77.0.11", "a guest's connections"),
+            ("vswitchctl conntrack list --protocol tcp --port 443", "all that match both"),
+            ("vswitchctl conntrack list -o conntrack", "as conntrack(8) writes them"),
+        ],
+    ),
+    (
+        "log set",
+        &[
+            ("vswitchctl log set tunnel=debug", "more of one part; log show names them"),
+            ("vswitchctl log set info", "all parts alike again"),
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            ("vswitchctl doctor", "the switch that runs, or what any would need"),
+            ("vswitchctl doctor --config /etc/vswitchd/vswitchd.toml", "before one starts"),
+            ("vswitchctl doctor -o json", "for programs"),
+        ],
+    ),
+];
+
+/// The command, with examples at the end of helps.
+pub(crate) fn with_examples(command: Command) -> Command {
+    EXAMPLES.iter().fold(command, |command, (verb, list)| add(command, verb, list))
+}
+
+fn add(command: Command, verb: &str, list: &[(&str, &str)]) -> Command {
+    match verb.split_once(' ').unwrap_or((verb, "")) {
+        ("", _) => command.after_help(manual::examples(list)),
+        (first, rest) => command.mut_subcommand(first, |command| add(command, rest, list)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn every_example_is_a_command_line() {
+        for (verb, list) in EXAMPLES {
+            for (line, _) in *list {
+                // What a shell would make of it is another matter.
+                let words = line.split_whitespace().take_while(|word| !["|", ">"].contains(word));
+                let words = words.map(|word| word.trim_matches('\''));
+                assert!(Cli::try_parse_from(words).is_ok(), "{verb}: {line}");
+                assert!(line.contains(verb), "{line} is no example of {verb}");
+            }
+        }
+    }
+
+    fn verbs(command: &Command, words: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            words.push(verb.get_name().to_owned());
+            found.push(words.clone());
+            verbs(verb, words, found);
+            words.pop();
+        }
+    }
+
+    #[test]
+    fn completions_know_every_verb_and_every_verb_has_its_page() {
+        let mut found = Vec::new();
+        verbs(&Cli::command(), &mut Vec::new(), &mut found);
+        assert!(found.len() > 10);
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let script = String::from_utf8(manual::completions(with_examples(Cli::command()), shell)).unwrap();
+            for word in found.iter().flatten() {
+                assert!(script.contains(word.as_str()), "{shell}: no {word}");
+            }
+        }
+        let pages = manual::pages(with_examples(Cli::command()), "1", &[]).unwrap();
+        for words in &found {
+            let name = format!("vswitchctl-{}.1", words.join("-"));
+            assert!(pages.iter().any(|(page, _)| *page == name), "no {name}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+use std::path::Path;
+
+use super::*;
+
+fn desired(taps: &str, others: &[&str], rules: &[&str]) -> Desired {
+    let strings = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
+    let flags = Flags {
+        tap: vec![taps.to_owned()],
+        port: strings(others),
+        publish: strings(rules),
+        uplink: Some("eth0".to_owned()),
+        ..Flags::default()
+    };
+    Desired::of_flags(flags).unwrap()
+}
+
+fn plan(from: &Desired, to: &Desired) -> Result<Vec<String>, String> {
+    let plan = Plan::between(from, &mut to.clone()).map_err(|error| error.to_string())?;
+    Ok(plan.changes.iter().map(Change::to_string).collect())
+}
+
+fn with(change: impl FnOnce(&mut Flags)) -> Desired {
+    let mut flags = desired("a,b", &[], &[]).flags;
+    change(&mut flags);
+    Desired::of_flags(flags).unwrap()
+}
+
+#[test]
+fn nothing_is_the_plan_from_anything_to_itself() {
+    for ports in [&[][..], &["packet:veth0"], &["stream:/run/x:guests=3", "dgram:/run/y"]] {
+        let it = desired("a,b:vlan=10", ports, &["8080:10.77.0.2:80"]);
+        assert_eq!(plan(&it, &it), Ok(Vec::new()));
+        // Whatever their order, and however many threads there would be.
+        let other = Desired::of_flags(Flags { tap: vec!["b:vlan=10".into(), "a".into()], ..it.flags.clone() }).unwrap();
+        assert_eq!(plan(&it, &other), Ok(Vec::new()));
+    }
+}
+
+#[test]
+fn each_difference_is_a_line() {
+    let from = desired("a,b:vlan=10,c", &["stream:/run/x:guests=2"], &["80:10.77.0.2:80", "81:10.77.0.2:81"]);
+    let to = desired(
+        "a,b:vlan=20,d@blue",
+        &["stream:/run/x:guests=3", "dgram:/run/y:mtu=1400"],
+        &["81:10.77.0.2:81", "82:10.77.0.2:82/udp"],
+    );
+    assert_eq!(
+        plan(&from, &to).unwrap(),
+        [
+            "- port c: all VLANs",
+            "~ port b: access VLAN 10 -> access VLAN 20",
+            "+ port d@blue: all VLANs",
+            "~ port /run/x#1..3: all VLANs, mtu 1500, 2 guests -> all VLANs, mtu 1500, 3 guests",
+            "+ port /run/y: all VLANs, mtu 1400",
+            "- rule tcp 80 -> 10.77.0.2:80",
+            "+ rule udp 82 -> 10.77.0.2:82",
+        ]
+    );
+    let plan = Plan::between(&from, &mut to.clone()).unwrap();
+    let names = |ports: &[PortConfig]| ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>().join(" ");
+    assert_eq!((names(&plan.added_ports), names(&plan.removed_ports)), ("d /run/x#3 /run/y".into(), "c".into()));
+    assert_eq!(names(&plan.altered_ports), "b /run/x#1 /run/x#2");
+}
+
+#[test]
+fn a_device_is_made_anew_only_where_it_has_to_be() {
+    for (from, to, sign) in [
+        ("a", "a:mtu=1400", '~'),
+        ("a:gro=off", "a", '~'),
+        ("a:vlan=7", "a:trunks=7+8", '~'),
+        ("a", "a:offload=off", '!'),
+        ("a", "a:attach=auto", '!'),
+        ("a", "a@blue", '-'),
+    ] {
+        let lines = plan(&desired(from, &[], &[]), &desired(to, &[], &[])).unwrap();
+        assert_eq!(lines[0].chars().next(), Some(sign), "{from} to {to}: {lines:?}");
+    }
+    let [client, server] = ["client", "server"].map(|mode| desired("a", &[&format!("stream:/run/x:mode={mode}")], &[]));
+    let plan = Plan::between(&client, &mut server.clone()).unwrap();
+    assert_eq!((plan.removed_ports.len(), plan.added_ports.len()), (1, 16));
+}
+
+#[test]
+fn what_is_fixed_is_named() {
+    let now = with(|flags| flags.workers = Some(2));
+    for (to, say) in [
+        (with(|flags| flags.workers = Some(3)), "this needs a restart: workers is 2, not 3"),
+        (with(|flags| flags.mac_table_size = Some(100)), "mac-table-size is 8192, not 100"),
+        (with(|flags| flags.uplink = Some("eth1".into())), "uplink is eth0: nat by the host's own address, not eth1: nat"),
+        (with(|flags| flags.uplink = None), "uplink is eth0: nat by the host's own address, not none"),
+        (with(|flags| flags.control = Some("/run/other".into())), ", not /run/other"),
+    ] {
+        let said = plan(&now, &to).unwrap_err();
+        assert!(said.contains(say), "{said}");
+    }
+    // Who says nothing of it leaves it as it is.
+    let mut silent = with(|_| ());
+    assert!(Plan::between(&now, &mut silent).unwrap().is_empty());
+    assert_eq!(silent.config.workers, 2);
+}
+
+#[test]
+fn verbs_are_configurations_of_one_word_more_or_less() {
+    let now = desired("a,b@blue,b@red", &["stream:/run/x:guests=2", "packet:veth0"], &["80:10.77.0.2:80"]);
+    let done =
+        |to: Result<Desired, ConfigError>| plan(&now, &to.map_err(|error| error.to_string())?).map(|lines| lines.join("; "));
+    for (to, say) in [
+        (now.with_port("c:vlan=7"), "+ port c: access VLAN 7"),
+        (now.with_port("packet:eth7"), "+ port eth7: all VLANs"),
+        (now.without_port("a"), "- port a: all VLANs"),
+        (now.without_port("b@red"), "- port b@red: all VLANs"),
+        (now.without_port("veth0"), "- port veth0: all VLANs"),
+        (now.without_port("/run/x"), "- port /run/x#1..2: all VLANs, mtu 1500, 2 guests"),
+        (now.with_rule("81:10.77.0.2:81/udp"), "+ rule udp 81 -> 10.77.0.2:81"),
+        (now.without_rule("80:10.77.0.2:80/tcp"), "- rule tcp 80 -> 10.77.0.2:80"),
+        (now.without_rule("tcp 80 -> 10.77.0.2:80"), "- rule tcp 80 -> 10.77.0.2:80"),
+    ] {
+        assert_eq!(done(to).unwrap(), say);
+    }
+    for (to, say) in [
+        (now.with_port("a"), "--tap: a is named twice"),
+        (now.with_port("c:vlna=1"), "did you mean 'vlan'?"),
+        (now.with_port("packet:veth0"), "veth0 is named twice"),
+        (now.without_port("c"), "c: there is no such port"),
+        (now.without_port("veht0"), "did you mean 'veth0'?"),
+        (now.without_port("b"), "there are several of this name: say which, such as b@NETNS"),
+        (now.without_port("/run/x#2"), "one of several places for guests: take all away by /run/x"),
+        (now.without_port("eth0"), "the uplink is there from start to end"),
+        (now.with_rule("80:10.77.0.3:80"), "in conflict with tcp 80 -> 10.77.0.2:80"),
+        (now.without_rule("82:10.77.0.2:80"), "there is no such rule"),
+    ] {
+        let said = done(to).unwrap_err();
+        assert!(said.contains(say), "{said}");
+    }
+    let one = desired("a", &[], &[]);
+    assert!(one.without_port("a").unwrap_err().to_string().contains("a switch needs a port"));
+}
+
+#[test]
+fn of_several_bridges_the_one_that_is_meant_is_named() {
+    let of = |text: &str| Desired::of_text(Path::new("v.toml"), text, &Flags::default()).unwrap();
+    let two = "[[bridge.br0.port]]\ntap = 'a'\n[[bridge.lab.port]]\ntap = 'b'\n[[bridge.lab.port]]\ntap = 'c'\n";
+    let moved = two.replace("[[bridge.lab.port]]\ntap = 'c'", "[[bridge.br0.port]]\ntap = 'c'");
+    assert_eq!(plan(&of(two), &of(&moved)).unwrap(), ["~ port c: all VLANs, on lab -> all VLANs, on br0"]);
+    let without = of(two).without_port("c").unwrap();
+    assert_eq!(plan(&of(two), &without).unwrap(), ["- port c: all VLANs, on lab"]);
+    assert!(without.without_port("b").unwrap_err().to_string().contains("bridge lab has no port"));
+    for (other, say) in [
+        (format!("{two}[[bridge.dmz.port]]\ntap = 'd'\n"), "bridge is br0, lab, not br0, dmz, lab"),
+        (format!("{two}[bridge.lab]\nmac-table-size = 99\n"), "mac-table-size of lab is 8192, not 99"),
+        (format!("{two}[bridge.lab]\nmac-aging-time = 9\n"), "mac-aging-time of lab is 300, not 9"),
+        (format!("{two}[bridge.lab]\ngateway = '10.0.0.1/24'\n"), "gateway is none, not 10.0.0.1/24 on lab"),
+    ] {
+        let said = plan(&of(two), &of(&other)).unwrap_err();
+        assert!(said.contains(say), "{said}");
+    }
+}

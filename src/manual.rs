@@ -1,0 +1,126 @@
+//! Manual pages and shell completions, made from the command line as it is: what a program takes is what its page says.
+//!
+//! Each program makes its own, by a verb that its help does not show. So they are of the program that was built, need nothing
+//! that the build does not, and a packager has them from what he ships (`packaging/stage`).
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::Command;
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+/// When what pages say besides the command line was last looked through.
+const DATE: &str = "2026-11-21";
+
+/// A heading of a page and what stands below it, as it stands here.
+pub(crate) type Section = (&'static str, &'static str);
+
+/// Writes the page of a command and one for each of its verbs into a directory, which is made.
+pub(crate) fn write_pages(command: Command, section: &str, more: &[Section], directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    for (name, page) in pages(command, section, more)? {
+        fs::write(directory.join(name), page)?;
+    }
+    Ok(())
+}
+
+/// Names of files, and what is in them.
+pub(crate) fn pages(mut command: Command, section: &str, more: &[Section]) -> io::Result<Vec<(String, Vec<u8>)>> {
+    command = command.disable_help_subcommand(true);
+    command.build();
+    let mut pages = Vec::new();
+    collect(&command, section, more, &mut pages)?;
+    Ok(pages)
+}
+
+fn collect(command: &Command, section: &str, more: &[Section], pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+    pages.push((format!("{name}.{section}"), page(command, &name, section, more)?));
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        collect(verb, section, &[], pages)?;
+    }
+    Ok(())
+}
+
+fn page(command: &Command, name: &str, section: &str, more: &[Section]) -> io::Result<Vec<u8>> {
+    let source = format!("vswitchd {}", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).title(name.to_uppercase()).section(section).source(source);
+    let man = man.date(DATE).manual("vswitchd");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if command.get_arguments().any(|argument| !argument.is_hide_set()) {
+        man.render_options_section(&mut page)?;
+    }
+    if command.get_subcommands().any(|verb| !verb.is_hide_set()) {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let mut page = without_empty_breaks(&page).into_bytes();
+    let examples = command.get_after_help().map(ToString::to_string);
+    if let Some(examples) = examples.as_deref().and_then(|text| text.strip_prefix(EXAMPLES)) {
+        write!(page, ".SH EXAMPLES\n{}", literal(examples))?;
+    }
+    for (heading, text) in more {
+        write!(page, ".SH \"{heading}\"\n{}", literal(text))?;
+    }
+    Ok(page)
+}
+
+/// A line is not to be ended beside an empty one, which ends it too: manual pages' readers warn of that.
+fn without_empty_breaks(page: &[u8]) -> String {
+    String::from_utf8_lossy(page).replace(".br\n\n.br\n", ".sp\n")
+}
+
+/// How a help's examples begin.
+const EXAMPLES: &str = "Examples:\n";
+
+/// The text of a help for these examples: a command line each, and what it is for.
+pub(crate) fn examples(list: &[(&str, &str)]) -> String {
+    let width = list.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
+    let lines = list.iter().map(|(line, what)| format!("  {line:<width$}  # {what}"));
+    EXAMPLES.to_owned() + &lines.collect::<Vec<String>>().join("\n")
+}
+
+/// Lines as they are: nothing in them is a request, or a dash that is none (groff_char(7)).
+fn literal(text: &str) -> String {
+    let line = |line: &str| {
+        let escaped = line.replace('\\', "\\e").replace('-', "\\-");
+        // A line that begins so would be a request.
+        if escaped.starts_with(['.', '\'']) { format!("\\&{escaped}\n") } else { escaped + "\n" }
+    };
+    format!(".nf\n{}.fi\n", text.trim_matches('\n').lines().map(line).collect::<String>())
+}
+
+/// What a shell reads to complete the program's command lines.
+pub(crate) fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_literal() {
+        assert_eq!(literal("\n.SH a-b\n'x\\n\n"), ".nf\n\\&.SH a\\-b\n\\&'x\\en\n.fi\n");
+    }
+
+    #[test]
+    fn a_page_for_each_verb_that_is_shown() {
+        let verb = Command::new("show").about("Shows").after_help(examples(&[("tool show", "all of it")]));
+        let command = Command::new("tool").about("A tool").subcommand(verb).subcommand(Command::new("secret").hide(true));
+        let pages = pages(command, "1", &[("FILES", "/run/tool")]).unwrap();
+        let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["tool.1", "tool-show.1"]);
+        let text = |at: usize| String::from_utf8(pages[at].1.clone()).unwrap();
+        assert!(text(0).contains(".SH \"FILES\"\n.nf\n/run/tool\n.fi\n") && !text(0).contains("secret"), "{}", text(0));
+        assert!(text(1).contains(".SH EXAMPLES\n.nf\n  tool show  # all of it\n.fi\n"), "{}", text(1));
+    }
+}

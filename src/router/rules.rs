@@ -1,0 +1,160 @@
+//! Published ports: put in force, changed, taken back.
+//!
+//! A change has two halves. What can fail is done first, and undone by whoever drops it ([`NewRules`]): the host's ports are
+//! taken, and the new rules published, since only that tells whether there is room. What replaces an old rule on the same
+//! port, and what goes, waits for the second half, which cannot fail. So a rule that comes is there a moment
+//! before one that goes.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use anyhow::ensure;
+use nat::{Endpoint, ExternalKind, Nat, Protocol, Published, Refused};
+use netio::reservation::Reservation;
+use netio::route::UplinkState;
+use packet::Timestamp;
+
+use super::RouterControl;
+use crate::config::publish::Publish;
+use crate::uplink::UplinkPort;
+
+/// Rules that are in force and can still be taken back.
+#[derive(Debug)]
+pub(crate) struct NewRules {
+    nat: Arc<Nat>,
+    now: Timestamp,
+    /// What is published by now, with the host's port where it was not ours before.
+    added: Vec<(Published, Option<Reservation>)>,
+    /// Published to another guest before.
+    redirected: Vec<Published>,
+    withdrawn: Vec<Published>,
+}
+
+impl Drop for NewRules {
+    fn drop(&mut self) {
+        for (rule, _) in self.added.drain(..) {
+            self.nat.unpublish(rule.address, rule.protocol, rule.port, self.now);
+        }
+    }
+}
+
+impl RouterControl {
+    /// A rule for an address of the host needs the host to have it.
+    pub(super) fn check_listen(&self, rules: &[Publish], state: &UplinkState) -> anyhow::Result<()> {
+        let is_shared = self.config.uplink.as_ref().is_some_and(|uplink| uplink.addresses.is_empty());
+        for rule in rules.iter().filter(|_| is_shared) {
+            if let Publish::Ports { listen: Some(listen), .. } = rule {
+                let first = state.addresses.first().map(|(address, _)| *address);
+                ensure!(
+                    first == Some(*listen),
+                    "--publish {rule}: {listen} is not the address that {} is used with ({}); leave it out",
+                    state.name,
+                    first.map_or_else(|| "none".to_owned(), |address| address.to_string())
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the rules in force on the addresses that are there now.
+    pub(super) fn publish(&mut self, nat: &Nat, now: Timestamp) -> anyhow::Result<()> {
+        // One that cannot be is no reason to leave out the others.
+        let mut outcome = Ok(());
+        for rule in self.published_by(&self.config.publish) {
+            let Published { protocol, port, .. } = rule;
+            let reserved = self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.publish(protocol, port));
+            outcome =
+                outcome.and(reserved.and_then(|()| nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused))));
+        }
+        outcome
+    }
+
+    /// Does all of a change of rules that can fail.
+    pub(crate) fn prepare_rules(
+        &self,
+        withdrawn: &[Publish],
+        published: &[Publish],
+        uplink: Option<&UplinkPort>,
+        now: Timestamp,
+    ) -> anyhow::Result<Option<NewRules>> {
+        let Some(nat) = self.nat.clone() else { return Ok(None) };
+        if let Some(state) = uplink.and_then(UplinkPort::state) {
+            self.check_listen(published, state)?;
+        }
+        let new = self.published_by(published);
+        let mut old: HashMap<_, Published> = self.published_by(withdrawn).iter().map(|rule| (port_of(rule), *rule)).collect();
+        let mut rules = NewRules { nat, now, added: Vec::new(), redirected: Vec::new(), withdrawn: Vec::new() };
+        for rule in new {
+            if let Some(before) = old.remove(&port_of(&rule)) {
+                if before.guest != rule.guest {
+                    rules.redirected.push(rule);
+                }
+                continue;
+            }
+            let reserved = self.reserved.as_ref().map_or(Ok(None), |reserved| reserved.reserve(rule.protocol, rule.port))?;
+            rules.nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused))?;
+            rules.added.push((rule, reserved));
+        }
+        rules.withdrawn = old.into_values().collect();
+        Ok(Some(rules))
+    }
+
+    /// The other half: these are the rules from now on.
+    pub(crate) fn commit_rules(&mut self, rules: Option<NewRules>, all: Vec<Publish>, uplink: Option<&mut UplinkPort>) {
+        self.config.publish = all;
+        let Some(mut rules) = rules else { return };
+        for (rule, reservation) in rules.added.drain(..) {
+            if let Some(reserved) = &mut self.reserved {
+                reserved.keep(rule.protocol, rule.port, reservation);
+            }
+        }
+        for rule in &rules.redirected {
+            rules.nat.redirect(rule, rules.now);
+        }
+        for rule in &rules.withdrawn {
+            rules.nat.unpublish(rule.address, rule.protocol, rule.port, rules.now);
+            if let Some(reserved) = &mut self.reserved {
+                reserved.withdraw(&rules.nat, rule.protocol, rule.port);
+            }
+        }
+        if let (Some(filter), Some(uplink)) = (self.filter(), uplink) {
+            uplink.set_filter(filter);
+        }
+    }
+
+    /// What rules mean, port by port, on the addresses that are there now.
+    fn published_by(&self, rules: &[Publish]) -> Vec<Published> {
+        let mut published = Vec::new();
+        for rule in rules {
+            let Publish::Ports { listen, ports, guest, guest_ports, tcp, udp } = rule else { continue };
+            let protocols =
+                [(Protocol::TCP, *tcp), (Protocol::UDP, *udp)].into_iter().filter_map(|(protocol, is)| is.then_some(protocol));
+            for protocol in protocols {
+                for (port, guest_port) in ports.clone().zip(guest_ports.clone()) {
+                    let pool = self.externals.iter().filter(|external| !matches!(external.kind, ExternalKind::OneToOne(_)));
+                    for external in pool.filter(|external| listen.is_none_or(|listen| listen == external.address)) {
+                        let guest = Endpoint::new(*guest, guest_port);
+                        published.push(Published { protocol, address: external.address, port, guest });
+                    }
+                }
+            }
+        }
+        published
+    }
+}
+
+/// What only one rule can have.
+fn port_of(rule: &Published) -> (Protocol, Ipv4Addr, u16) {
+    (rule.protocol, rule.address, rule.port)
+}
+
+fn not_published(rule: &Published, refused: Refused) -> anyhow::Error {
+    let Published { protocol, address, port, .. } = rule;
+    match refused {
+        Refused::Clash => anyhow::anyhow!("--publish: {protocol} port {port} of {address} is published twice"),
+        _ => {
+            anyhow::anyhow!("--publish: {protocol} port {port} of {address}: no room for more rules; raise --nat max-connections")
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The running switch is changed: what changes, what stays, and what an error leaves.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use netio::{link, netns};
+
+use crate::frames::{frame, is_ours, station};
+use crate::guest::{Directory, StreamGuest};
+use crate::host::Host;
+use crate::raw::RawSocket;
+use crate::site::{FAR, GATEWAY, MACHINE, Mode, Plan, Site, connect, guest_address, listen_on, ping, udp_on};
+use crate::switch::{Reloaded, Switch};
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("change/nothing_is_lost_over_100_reloads", nothing_is_lost_over_100_reloads),
+        trial("change/a_port_comes_and_goes", a_port_comes_and_goes),
+        trial("change/keys_change_in_place", keys_change_in_place),
+        trial("change/a_device_made_anew", a_device_made_anew),
+        trial("change/an_error_leaves_all_as_it_was", an_error_leaves_all_as_it_was),
+        trial("change/rules_come_and_go", rules_come_and_go),
+        trial("change/a_rule_for_a_port_in_use", a_rule_for_a_port_in_use),
+        trial("change/what_needs_a_restart", what_needs_a_restart),
+        trial("change/guests_places", guests_places),
+        trial("change/numbers_are_not_used_up", numbers_are_not_used_up),
+    ]
+}
+
+/// A configuration file.
+struct File {
+    path: PathBuf,
+    _directory: Directory,
+}
+
+impl File {
+    fn new(text: &str) -> File {
+        let directory = Directory::new();
+        let file = File { path: directory.path("v.toml"), _directory: directory };
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.path, text).expect("written");
+    }
+
+    fn path(&self) -> &str {
+        self.path.to_str().expect("plain letters")
+    }
+
+    /// Writes it and has it read again.
+    fn reload(&self, switch: &Switch, text: &str) -> Reloaded {
+        self.write(text);
+        switch.reload()
+    }
+}
+
+fn port(host: &Host, keys: &str) -> String {
+    format!("[[bridge.br0.port]]\ntap = \"{}\"\nnetns = \"{}\"\n{keys}\n", host.name(), netns::path_of(host.netns()))
+}
+
+fn rule(listen: u16, guest: Ipv4Addr, port: u16) -> String {
+    format!("[[publish]]\nlisten = \"{listen}\"\nto = \"{guest}:{port}\"\n")
+}
+
+/// The next frame of the test's own.
+fn next(socket: &RawSocket) -> Vec<u8> {
+    wait::until("a frame", || socket.recv().filter(|frame| is_ours(frame)))
+}
+
+/// Numbered datagrams from one socket to another, never more under way than any queue holds.
+struct Numbered {
+    sent: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+    sender: JoinHandle<()>,
+    receiver: JoinHandle<()>,
+}
+
+impl Numbered {
+    const UNDER_WAY: u64 = 64;
+
+    fn start(from: UdpSocket, to: UdpSocket) -> Numbered {
+        let (sent, received, is_over) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        from.connect(to.local_addr().expect("its address")).expect("connected");
+        to.set_read_timeout(Some(Duration::from_millis(100))).expect("a read timeout");
+        let (count, seen, over) = (Arc::clone(&sent), Arc::clone(&received), Arc::clone(&is_over));
+        let sender = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let number = count.load(Ordering::Relaxed);
+                if number - seen.load(Ordering::Relaxed) < Numbered::UNDER_WAY {
+                    from.send(&number.to_be_bytes()).expect("sent");
+                    count.store(number + 1, Ordering::Relaxed);
+                } else {
+                    thread::sleep(Duration::from_micros(50));
+                }
+            }
+        });
+        let (count, over) = (Arc::clone(&received), Arc::clone(&is_over));
+        let receiver = thread::spawn(move || {
+            let mut bytes = [0; 8];
+            while !over.load(Ordering::Relaxed) {
+                let Ok(8) = to.recv(&mut bytes) else { continue };
+                let expected = count.load(Ordering::Relaxed);
+                assert_eq!(u64::from_be_bytes(bytes), expected, "lost, twice, or in another order");
+                count.store(expected + 1, Ordering::Relaxed);
+            }
+        });
+        Numbered { sent, received, is_over, sender, receiver }
+    }
+
+    fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// So many more have come.
+    fn wait_for_more(&self, more: u64) {
+        let before = self.received();
+        wait::until("numbered datagrams", || (self.received() >= before + more).then_some(()));
+    }
+
+    /// All that were sent have come.
+    fn end(self) -> u64 {
+        self.wait_for_more(Numbered::UNDER_WAY);
+        self.is_over.store(true, Ordering::Relaxed);
+        self.sender.join().expect("no panic");
+        self.receiver.join().expect("none lost");
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// Two guests, an uplink, and a file that says more.
+fn site_with(file: &File, guests: usize) -> Site {
+    Plan::new(Mode::Shared, guests).args(&["--config", file.path()]).start()
+}
+
+fn nothing_is_lost_over_100_reloads() {
+    let file = File::new("");
+    let site = site_with(&file, 2);
+    let third = Host::quiet("third");
+    let numbered = Numbered::start(udp_on(site.guest(1), guest_address(1), 0), udp_on(site.guest(2), guest_address(2), 0));
+    let listener = listen_on(&site.outside, FAR, 7000);
+    let (mut near, mut far, seen) = connect(site.guest(1), &listener, SocketAddrV4::new(FAR, 7000));
+    assert_eq!(*seen.ip(), MACHINE);
+    let more = port(&third, "") + &rule(8080, guest_address(2), 80);
+    for round in 0..100 {
+        let text = if round % 2 == 0 { more.as_str() } else { "" };
+        assert_eq!(file.reload(site.switch(), text), Reloaded::Changed, "round {round}");
+        numbered.wait_for_more(10);
+        near.write_all(&[round]).expect("sent");
+        let mut byte = [0];
+        far.read_exact(&mut byte).expect("a byte");
+        assert_eq!(byte[0], round, "the connection lives on");
+    }
+    assert!(numbered.end() > 1000);
+    drop((near, far));
+    let report = site.finish();
+    assert_eq!((report.dropped_for("queue_full"), report.dropped_for("port_gone")), (0, 0));
+}
+
+fn a_port_comes_and_goes() {
+    let [a, b, c] = ["a", "b", "c"].map(Host::quiet);
+    let (base, file) = (port(&a, "") + &port(&b, ""), File::new(""));
+    file.write(&base);
+    let switch = Switch::start(&["--config", file.path()]);
+    let more = base.clone() + &port(&c, "mtu = 1400");
+    for _ in 0..3 {
+        assert_eq!(file.reload(&switch, &more), Reloaded::Changed);
+        assert_eq!(file.reload(&switch, &more), Reloaded::Same);
+        assert_eq!(c.link().mtu, 1400);
+        assert_eq!(switch.report().received_by("c"), 0, "it counts from zero");
+        let (from_c, at_a) = (c.raw(), a.raw());
+        let said = frame(station(1), station(3), b"hello from c");
+        from_c.send(&said).expect("sent");
+        assert_eq!(next(&at_a), said, "flooded");
+        let report = switch.settle("one frame", |report| report.received_by("c") == 1);
+        assert_eq!(report.table("entries"), 1);
+        assert_eq!(file.reload(&switch, &base), Reloaded::Changed);
+        wait::until("its device is gone", || c.try_inside(|| link::get("c")).err());
+        let report = switch.settle("no entry of it", |report| report.table("entries") == 0);
+        assert!(!report.has_port("c"));
+        // To who was behind it: flooded again.
+        let at_b = b.raw();
+        let to_c = frame(station(3), station(1), b"is anybody there?");
+        a.raw().send(&to_c).expect("sent");
+        assert_eq!(next(&at_b), to_c);
+        assert_eq!(file.reload(&switch, &(base.clone() + "\n# the same")), Reloaded::Same);
+        switch.settle("learned", |report| report.table("entries") == 1);
+        // Forgotten, for the next round.
+        assert_eq!(file.reload(&switch, &(port(&a, "vlan = 5") + &port(&b, ""))), Reloaded::Changed);
+        assert_eq!(file.reload(&switch, &base), Reloaded::Changed);
+        switch.settle("forgotten", |report| report.table("entries") == 0);
+    }
+    let report = switch.finish();
+    assert_eq!(report.received_by("(removed)"), 3);
+}
+
+/// VLAN, MTU and coalescing are another; device and counters stay.
+fn keys_change_in_place() {
+    let [a, b] = ["a", "b"].map(Host::quiet);
+    let file = File::new("");
+    file.write(&(port(&a, "vlan = 10") + &port(&b, "vlan = 10")));
+    let switch = Switch::start(&["--config", file.path()]);
+    let (index, at_b) = (a.link().index, b.raw());
+    let said = frame(station(2), station(1), b"hello");
+    let sends = |arrives: bool, count: u64| {
+        a.raw().send(&said).expect("sent");
+        if arrives {
+            assert_eq!(next(&at_b), said);
+        }
+        switch.settle("the frame", |report| report.received_by("a") == count)
+    };
+    sends(true, 1);
+    let other = port(&a, "vlan = 20\nmtu = 9000\ngro = false") + &port(&b, "vlan = 10");
+    assert_eq!(file.reload(&switch, &other), Reloaded::Changed);
+    assert!(switch.has_logged("~ port a@") && switch.has_logged("access VLAN 10 -> access VLAN 20, mtu 9000, no gro"));
+    assert_eq!(sends(false, 2).dropped("a", "no_destination"), 1);
+    assert_eq!((a.link().index, a.link().mtu), (index, 9000));
+    let back = port(&a, "vlan = 10") + &port(&b, "vlan = 10");
+    assert_eq!(file.reload(&switch, &back), Reloaded::Changed);
+    sends(true, 3);
+    assert_eq!((a.link().index, a.link().mtu), (index, 1500));
+    switch.finish();
+}
+
+/// Another kind of device on the same name: it goes and comes.
+fn a_device_made_anew() {
+    let [a, b] = ["a", "b"].map(Host::quiet);
+    let file = File::new("");
+    file.write(&(port(&a, "") + &port(&b, "")));
+    let switch = Switch::start(&["--config", file.path()]);
+    assert_eq!(file.reload(&switch, &(port(&a, "offload = false") + &port(&b, ""))), Reloaded::Changed);
+    assert!(switch.has_logged("! port a@"));
+    wait::until("the port is back", || switch.has_logged("a is back").then_some(()));
+    let (at_b, said) = (b.raw(), frame(station(2), station(1), b"hello"));
+    a.raw().send(&said).expect("sent");
+    assert_eq!(next(&at_b), said);
+    switch.finish();
+}
+
+fn an_error_leaves_all_as_it_was() {
+    let file = File::new("");
+    let site = site_with(&file, 2);
+    let [one, three] = ["one", "three"].map(Host::quiet);
+    let numbered = Numbered::start(udp_on(site.guest(1), guest_address(1), 0), udp_on(site.guest(2), guest_address(2), 0));
+    let ports = |keys: &str| {
+        let second = format!("[[bridge.br0.port]]\ntap = \"two\"\n{keys}\n");
+        port(&one, "") + &second + &port(&three, "") + &rule(8080, guest_address(1), 80)
+    };
+    let descriptors = site.switch().descriptors();
+    for (text, say) in [
+        (ports("netns = \"nowhere\""), "nowhere"),
+        (ports("vlan = 4095"), "VLAN is a number from 1 to 4094"),
+        (ports("vlna = 10"), "v.toml:"),
+        ("[[bridge.br0.port".to_owned(), "v.toml:1:"),
+        (ports("") + "[[bridge.br0.port]]\npacket = \"eth99\"\n", "eth99"),
+        (ports("") + "[[bridge.br0.port]]\ndgram = \"/nowhere/at/all\"\n", "/nowhere/at/all"),
+        (ports("") + "[[bridge.br0.port]]\nstream = \"/nowhere/at/all\"\n", "/nowhere/at/all"),
+        (ports("") + "[nat]\nports = \"2000-3000\"\n", "needs a restart: nat is "),
+    ] {
+        assert_eq!(file.reload(site.switch(), &text), Reloaded::Refused, "{text}");
+        assert!(site.switch().has_logged(say), "not said: {say}");
+        assert!(one.try_inside(|| link::get("one")).is_err() && three.try_inside(|| link::get("three")).is_err());
+        assert!(!site.switch().report().has_port("one"));
+        assert_eq!(site.switch().descriptors(), descriptors, "{text}");
+        // The host may still have the port.
+        drop(site.machine.inside(|| TcpListener::bind((MACHINE, 8080))));
+        numbered.wait_for_more(10);
+    }
+    // The file that is not there any more.
+    fs::remove_file(&file.path).expect("removed");
+    assert_eq!(site.switch().reload(), Reloaded::Refused);
+    assert_eq!(file.reload(site.switch(), &ports("")), Reloaded::Changed, "what was wrong is right");
+    assert!(one.try_inside(|| link::get("one")).is_ok());
+    numbered.end();
+    site.finish();
+}
+
+fn rules_come_and_go() {
+    let (web, mail) = (rule(8080, guest_address(1), 80), rule(8025, guest_address(2), 25));
+    let file = File::new(&web);
+    let site = site_with(&file, 2);
+    let one = listen_on(site.guest(1), guest_address(1), 80);
+    let two = listen_on(site.guest(2), guest_address(2), 80);
+    let smtp = listen_on(site.guest(2), guest_address(2), 25);
+    let refused = |port: u16| {
+        let attempt = site.outside.try_inside(|| {
+            std::net::TcpStream::connect_timeout(&SocketAddrV4::new(MACHINE, port).into(), Duration::from_millis(300))
+        });
+        assert!(attempt.is_err(), "port {port} leads somewhere");
+    };
+    let (mut near, mut far, _) = connect(&site.outside, &one, SocketAddrV4::new(MACHINE, 8080));
+    assert_eq!(file.reload(site.switch(), &(web.clone() + &mail)), Reloaded::Changed);
+    drop(connect(&site.outside, &smtp, SocketAddrV4::new(MACHINE, 8025)));
+    assert!(site.machine.try_inside(|| TcpListener::bind((MACHINE, 8025))).is_err(), "the host's port is taken");
+    near.write_all(b"a").expect("sent");
+    far.read_exact(&mut [0]).expect("the connection by the first rule lives on");
+    // To another guest by the same port, and the other rule away.
+    assert_eq!(file.reload(site.switch(), &rule(8080, guest_address(2), 80)), Reloaded::Changed);
+    drop(connect(&site.outside, &two, SocketAddrV4::new(MACHINE, 8080)));
+    refused(8025);
+    drop(site.machine.inside(|| TcpListener::bind((MACHINE, 8025))));
+    assert_eq!(file.reload(site.switch(), ""), Reloaded::Changed);
+    refused(8080);
+    drop(site.machine.inside(|| TcpListener::bind((MACHINE, 8080))));
+    site.finish();
+}
+
+/// Another program of the machine has the second of two ports: neither is published.
+fn a_rule_for_a_port_in_use() {
+    let file = File::new("");
+    let site = site_with(&file, 1);
+    let theirs = site.machine.inside(|| TcpListener::bind((MACHINE, 8081)));
+    let third = Host::quiet("third");
+    let text = port(&third, "") + &rule(8080, guest_address(1), 80) + &rule(8081, guest_address(1), 81);
+    assert_eq!(file.reload(site.switch(), &text), Reloaded::Refused);
+    assert!(site.switch().has_logged("tcp port 8081 of 203.0.113.1 is in use by"));
+    assert!(third.try_inside(|| link::get("third")).is_err());
+    drop(site.machine.inside(|| TcpListener::bind((MACHINE, 8080))));
+    drop(theirs);
+    assert_eq!(file.reload(site.switch(), &text), Reloaded::Changed);
+    let web = listen_on(site.guest(1), guest_address(1), 81);
+    drop(connect(&site.outside, &web, SocketAddrV4::new(MACHINE, 8081)));
+    site.finish();
+}
+
+fn what_needs_a_restart() {
+    let file = File::new("");
+    let site = site_with(&file, 1);
+    for (text, say) in [
+        ("workers = 7\n", "workers is "),
+        ("[bridge.br0]\nmac-table-size = 77\n", "mac-table-size is 8192, not 77"),
+        ("[nat]\nmax-connections = 2000\n", "nat is "),
+        ("busy-poll = 7\n", "busy-poll is 50, not 7"),
+    ] {
+        assert_eq!(file.reload(site.switch(), text), Reloaded::Refused, "{text}");
+        assert!(site.switch().has_logged(say), "not said: {say}");
+    }
+    // What is said as it is needs none.
+    assert_eq!(file.reload(site.switch(), "[bridge.br0]\nmac-table-size = 8192\n"), Reloaded::Same);
+    assert_eq!(ping(site.guest(1), GATEWAY, 7).0, GATEWAY);
+    site.finish();
+}
+
+/// More places at a path, fewer, and none: guests that stay are not asked.
+fn guests_places() {
+    let (a, directory) = (Host::quiet("a"), Directory::new());
+    let path = directory.path("guests");
+    let places = |count: u16| format!("{}[[bridge.br0.port]]\nstream = \"{}\"\nguests = {count}\n", port(&a, ""), path.display());
+    let file = File::new("");
+    file.write(&places(1));
+    let switch = Switch::start(&["--config", file.path()]);
+    let says = |guest: &mut StreamGuest<_>, number: u32| {
+        let (said, at_a) = (frame(station(9), station(number), b"hello, everybody"), a.raw());
+        guest.send(&said);
+        assert_eq!(next(&at_a), said);
+    };
+    let mut first = StreamGuest::at(&path);
+    says(&mut first, 1);
+    assert_eq!(file.reload(&switch, &places(2)), Reloaded::Changed);
+    let mut second = StreamGuest::at(&path);
+    says(&mut second, 2);
+    says(&mut first, 1);
+    assert_eq!(file.reload(&switch, &places(1)), Reloaded::Changed);
+    says(&mut first, 1);
+    second.0.read_to_end(&mut Vec::new()).expect("the second has to go");
+    assert_eq!(file.reload(&switch, &port(&a, "")), Reloaded::Changed);
+    assert!(!path.exists(), "nobody is waited for any more");
+    assert_eq!(file.reload(&switch, &places(1)), Reloaded::Changed);
+    says(&mut StreamGuest::at(&path), 3);
+    switch.finish();
+}
+
+/// There is room for 256 more ports at once, however often they come and go.
+fn numbers_are_not_used_up() {
+    let (a, directory) = (Host::quiet("a"), Directory::new());
+    let more = format!("{}[[bridge.br0.port]]\nstream = \"{}\"\n", port(&a, ""), directory.path("guests").display());
+    let file = File::new("");
+    file.write(&port(&a, ""));
+    let switch = Switch::start(&["--config", file.path()]);
+    let descriptors = switch.descriptors();
+    for _ in 0..40 {
+        assert_eq!(file.reload(&switch, &more), Reloaded::Changed);
+        assert_eq!(file.reload(&switch, &port(&a, "")), Reloaded::Changed);
+    }
+    wait::until("all descriptors are closed", || (switch.descriptors() == descriptors).then_some(()));
+    let too_many = more.clone() + "guests = 900\n";
+    assert_eq!(file.reload(&switch, &too_many), Reloaded::Refused);
+    assert!(switch.has_logged("900 more ports, but there is room for"));
+    assert_eq!(file.reload(&switch, &more), Reloaded::Changed);
+    switch.finish();
+}
