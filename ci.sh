@@ -9,8 +9,9 @@ step() { printf '\n== %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # For the lab: hosts' tools and traffic. For instruction counts: valgrind. For the tests: Open vSwitch, as a peer
-# of tunnels.
-packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch)
+# of tunnels; and a parser of metrics that is not ours.
+packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch
+    python3-prometheus-client)
 # To check what a packager puts in place: the unit, man pages and completions.
 packages+=(systemd mandoc bash zsh fish)
 # For the tests with real guests: their monitor, their kernel, and all the programs that they have. But a machine with

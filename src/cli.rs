@@ -141,6 +141,9 @@ pub(crate) struct Flags {
     /// Other users may read over the control socket
     #[arg(long)]
     pub(crate) control_read_only_others: bool,
+    /// Let Prometheus fetch /metrics by HTTP there, at whatever host names are given besides localhost and addresses
+    #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
+    pub(crate) metrics: Option<String>,
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -193,6 +196,7 @@ impl Flags {
             control: mine.control.or(file.control),
             control_group: mine.control_group.or(file.control_group),
             control_read_only_others: mine.control_read_only_others || file.control_read_only_others,
+            metrics: mine.metrics.or(file.metrics),
             check: self.check,
             bridges: file.bridges,
             uplink_bridge: file.uplink_bridge,
@@ -220,6 +224,7 @@ impl Flags {
             "--mac-aging-time" => self.mac_aging_time.is_some(),
             "--control" => self.control.is_some(),
             "--control-group" => self.control_group.is_some(),
+            "--metrics" => self.metrics.is_some(),
             _ => false,
         }
     }

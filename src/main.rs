@@ -16,6 +16,7 @@ mod router;
 mod service;
 mod signals;
 mod slots;
+mod trace;
 mod tunnel;
 mod uplink;
 mod worker;
@@ -118,9 +119,14 @@ fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
     // First: whoever named a path that another daemon has is not to find two switches on the same devices.
     let door = control_socket::Door::open(&desired.config.control)?;
+    // And before the router takes whatever ports are free.
+    let scrape = control_socket::ScrapeDoor::open(desired.config.metrics.as_ref())?;
     let mut daemon = Daemon::start(desired, command_line)?;
     if let Some(door) = door {
         daemon.open_to(door)?;
+    }
+    if let Some(scrape) = scrape {
+        daemon.open_to_scrapers(scrape)?;
     }
     say(&format!("{}ready\n", daemon.summary()));
     daemon.run(&signals, Service::from_environment())

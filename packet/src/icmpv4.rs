@@ -23,6 +23,7 @@
 //! such; nobody may validate it (RFC 5508 section 4.1). RFC 4884's length and extensions are not read:
 //! the quoted packet says itself how long it is.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use crate::checksum::{self, Delta};
@@ -227,6 +228,21 @@ pub struct IcmpError {
     kind: u8,
     code: u8,
     mtu: u16,
+}
+
+impl fmt::Display for IcmpError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.kind, self.code) {
+            (kind::TIME_EXCEEDED, _) => out.write_str("time exceeded"),
+            (_, unreachable::FRAGMENTATION_NEEDED) => write!(out, "fragmentation needed, MTU {}", self.mtu),
+            (_, unreachable::NETWORK) => out.write_str("network unreachable"),
+            (_, unreachable::HOST) => out.write_str("host unreachable"),
+            (_, unreachable::PROTOCOL) => out.write_str("protocol unreachable"),
+            (_, unreachable::PORT) => out.write_str("port unreachable"),
+            (_, unreachable::PROHIBITED) => out.write_str("communication prohibited"),
+            (_, code) => write!(out, "unreachable, code {code}"),
+        }
+    }
 }
 
 impl IcmpError {

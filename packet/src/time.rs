@@ -20,6 +20,12 @@ impl Timestamp {
         Timestamp(secs * 1000)
     }
 
+    /// Milliseconds since the start.
+    #[must_use]
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
     /// Whole seconds since the start, as tables store them: good for 136 years.
     #[inline]
     #[must_use]

@@ -4,6 +4,7 @@ pub(crate) mod address;
 pub(crate) mod bridge;
 pub(crate) mod control;
 mod file;
+mod metrics;
 pub(crate) mod nat;
 pub(crate) mod plan;
 mod port;
@@ -24,6 +25,7 @@ use vswitch::BridgeId;
 use crate::cli::{BridgeWords, Flags};
 use bridge::{BridgeConfig, parse_bridges, place_of, words_of};
 use control::ControlConfig;
+pub(crate) use metrics::MetricsConfig;
 pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
 pub(crate) use publish::Publish;
@@ -66,6 +68,7 @@ pub(crate) struct Config {
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
     pub(crate) busy_poll: u32,
     pub(crate) control: ControlConfig,
+    pub(crate) metrics: Option<MetricsConfig>,
     /// What is allowed but should be thought over, for people.
     pub(crate) warnings: Vec<String>,
 }
@@ -119,6 +122,7 @@ impl Config {
         check_range("--workers", workers, 1..=MAX_WORKERS)?;
         let busy_poll = flags.busy_poll.unwrap_or(BUSY_POLL);
         check_range("--busy-poll", busy_poll, BUSY_POLL_RANGE)?;
+        let metrics = MetricsConfig::parse(flags.metrics.as_deref(), router.as_ref(), &mut warnings)?;
         ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
             port.set_queues(queues_of(index, readers, workers));
@@ -134,6 +138,7 @@ impl Config {
             workers,
             busy_poll,
             control: ControlConfig::from_flags(flags)?,
+            metrics,
             warnings,
         })
     }

@@ -207,6 +207,7 @@ impl Plan {
         new.busy_poll = old.busy_poll;
         new.bridges.clone_from(&old.bridges);
         new.control.clone_from(&old.control);
+        new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
         plan.ports(old, new);
         plan.rules(old, new);
@@ -320,6 +321,8 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let is_other =
         is_other || (&old.control.group, old.control.read_only_others) != (&new.control.group, new.control.read_only_others);
     fixed("control", is_other, describe(&old.control), describe(&new.control));
+    let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
     let bridged = |config: &Config| config.bridge_uplink.clone();
     let routed = |config: &Config| config.router.as_ref().and_then(|router| router.uplink.as_ref()).map(ToString::to_string);
     let uplink = |config: &Config| {

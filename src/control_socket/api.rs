@@ -11,8 +11,8 @@ use axum::{Json, Router};
 use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
-use super::rights::{Guard, check};
-use super::{Asker, conntrack, fdb, log, metrics, nat, neighbours, show, views};
+use super::rights::{Guard, check, shows_payload};
+use super::{Asker, conntrack, fdb, log, metrics, nat, neighbours, show, trace, views};
 
 /// The longest body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -37,6 +37,8 @@ const BODY_LIMIT: usize = 256 << 10;
         nat::list,
         log::show,
         log::set,
+        trace::imagine,
+        trace::follow,
         metrics::scrape,
         description,
     ),
@@ -57,6 +59,8 @@ pub(super) fn router(asker: Asker, guard: Guard) -> Router {
         .route("/v1/neighbours", get(neighbours::list).delete(neighbours::flush))
         .route("/v1/conntrack", get(conntrack::list).delete(conntrack::flush))
         .route("/v1/nat", get(nat::list))
+        .route("/v1/trace", get(trace::imagine))
+        .route("/v1/trace/live", shows_payload(get(trace::follow)))
         .route("/v1/log", get(log::show).put(log::set))
         .route("/v1/openapi.json", get(description))
         .route("/metrics", get(metrics::scrape))

@@ -21,15 +21,17 @@ mod api;
 mod conntrack;
 mod door;
 mod fdb;
-#[allow(dead_code, reason = "for what follows events, captures and traces")]
 mod lasting;
 mod log;
 mod metrics;
 mod nat;
 mod neighbours;
 mod rights;
+mod scrape;
 mod server;
 mod show;
+pub(crate) mod story;
+mod trace;
 pub(crate) mod views;
 
 use std::net::Ipv4Addr;
@@ -43,9 +45,12 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
+use crate::daemon::Following;
+
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
+pub(crate) use scrape::{Scrape, ScrapeDoor};
 
 /// At most so many clients at a time; further ones wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -98,6 +103,14 @@ pub(crate) enum Query {
     Nat {
         most: usize,
         reply: Reply<Option<(views::Nat, Vec<::nat::PortMapping>)>>,
+    },
+    /// What would become of an imaginary packet.
+    Imagine(Box<crate::trace::Words>, Reply<Result<story::Story, Refusal>>),
+    /// The stories of the next real packets, of one port if it is said.
+    Follow {
+        count: u32,
+        port: Option<String>,
+        reply: Reply<Result<Following, Refusal>>,
     },
 }
 
@@ -189,7 +202,7 @@ impl Asker {
         answer.await.ok()
     }
 
-    /// The same of what can be refused.
+    /// The same where it can be refused.
     async fn change<T>(&self, query: impl FnOnce(Reply<Result<T, Refusal>>) -> Query) -> Result<T, Response> {
         Ok(self.ask(query).await.ok_or_else(answer::busy)??)
     }

@@ -83,7 +83,6 @@ pub(super) async fn check(guard: Arc<Guard>, mut request: Request, next: Next) -
 }
 
 /// A path that shows guests' payload, and so is not for those who may only read.
-#[allow(dead_code, reason = "for captures and live traces")]
 pub(super) fn shows_payload<S: Clone + Send + Sync + 'static>(route: MethodRouter<S>) -> MethodRouter<S> {
     route.route_layer(from_fn(async |request: Request, next: Next| {
         let extensions = request.extensions();

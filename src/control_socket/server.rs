@@ -106,7 +106,6 @@ async fn converse(stream: UnixStream, router: Router, stay: Stay) {
 #[derive(Clone, Debug)]
 pub(super) struct Stay {
     until: Arc<Mutex<Instant>>,
-    #[allow(dead_code, reason = "for lasting answers")]
     pub(super) lasting: Arc<Semaphore>,
 }
 
@@ -119,7 +118,6 @@ impl Stay {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[allow(dead_code, reason = "for lasting answers")]
     pub(super) fn extend(&self, by: Duration) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + by;
     }

@@ -5,7 +5,7 @@ use std::thread;
 
 use packet::Timestamp;
 use vswitch::mac_table::MacTableStats;
-use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId};
+use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
 
 use super::random_seed;
 use crate::config::bridge::BridgeConfig;
@@ -59,12 +59,22 @@ impl Bridges {
 
     /// A pipeline that knows the bridges, for one worker.
     pub(super) fn pipeline(&self, ports: usize, counters: Arc<Counters>) -> Option<Pipeline> {
-        let first = self.0.first()?;
-        let mut pipeline = Pipeline::new(Arc::clone(&first.table), ports, counters);
-        for (number, bridge) in self.0.iter().enumerate().skip(1) {
+        let mut pipeline = Pipeline::new(Arc::clone(&self.0.first()?.table), ports, counters);
+        self.tell(&mut pipeline);
+        Some(pipeline)
+    }
+
+    /// The same for frames that nobody sent.
+    pub(super) fn rehearsal(&self, ports: usize) -> Option<Rehearsal> {
+        let mut rehearsal = Rehearsal::new(Arc::clone(&self.0.first()?.table), ports);
+        self.tell(rehearsal.pipeline_mut());
+        Some(rehearsal)
+    }
+
+    fn tell(&self, pipeline: &mut Pipeline) {
+        for (number, bridge) in self.0.iter().enumerate() {
             pipeline.set_bridge(BridgeId(number as u8), Some(Arc::clone(&bridge.table)));
         }
-        Some(pipeline)
     }
 
     /// Forgets what was learned behind a port, whichever bridge it is of or was.

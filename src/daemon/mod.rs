@@ -7,10 +7,12 @@ mod numbers;
 mod ports;
 mod queries;
 mod reconfigure;
+mod traces;
 mod tunnels;
 mod uplink;
 mod words;
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,14 +21,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use netio::{Poller, Waker};
-use vswitch::{BridgeId, Counters, MacEntry, PortId};
+use vswitch::{BridgeId, Counters, Live, MacEntry, PortId, Rehearsal};
 
 use crate::busy_poll::BusyPoll;
 use crate::cli::Flags;
 use crate::config::plan::Desired;
 use crate::config::queues_of;
 use crate::control::ManagedPort;
-use crate::control_socket::{ControlSocket, Door};
+use crate::control_socket::{ControlSocket, Door, Scrape, ScrapeDoor};
 use crate::device::Device;
 use crate::report::{Ledger, Report};
 use crate::router::{PortNumbers, RouterControl};
@@ -37,6 +39,7 @@ use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
 use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
 use bridges::Bridges;
+pub(crate) use traces::Following;
 use uplink::open_uplink;
 pub(crate) use words::check;
 use words::{check_way_out, place_of, summary_head, with_nearest};
@@ -80,8 +83,13 @@ pub(crate) struct Daemon {
     panics: u64,
     /// Ports whose MAC entries are to be flushed at the next tick.
     stale: Vec<PortId>,
+    /// Walks imaginary packets, and is told what workers are told.
+    rehearsal: RefCell<Rehearsal>,
+    /// Who waits for the stories of real ones.
+    traces: Vec<Arc<Live>>,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
+    scrape: Option<Scrape>,
 }
 
 /// The control thread's end of a worker.
@@ -136,6 +144,10 @@ impl Daemon {
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
+        let mut rehearsal = bridges.rehearsal(capacity).context("no bridge")?;
+        if let Some(router) = &router {
+            rehearsal.pipeline_mut().set_router(router.for_worker());
+        }
         let mut daemon = Daemon {
             config_summary,
             desired,
@@ -158,7 +170,10 @@ impl Daemon {
             workers: Vec::new(),
             panics: 0,
             stale: Vec::new(),
+            rehearsal: RefCell::new(rehearsal),
+            traces: Vec::new(),
             control: None,
+            scrape: None,
         };
         let mut waiting = Vec::with_capacity(workers);
         for index in 0..workers {
@@ -210,6 +225,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// The same for those who fetch metrics.
+    pub(crate) fn open_to_scrapers(&mut self, door: ScrapeDoor) -> anyhow::Result<()> {
+        self.scrape = Some(Scrape::start(door, self.poller.waker())?);
+        Ok(())
+    }
+
     /// Ports, workers and the bridge, for people.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
@@ -228,6 +249,9 @@ impl Daemon {
         }
         if let Some(control) = &self.control {
             let _ = writeln!(text, "control socket {}", control.summary());
+        }
+        if let Some(scrape) = &self.scrape {
+            let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());
         }
         text
     }
@@ -288,6 +312,7 @@ impl Daemon {
                 self.look_at_ports();
                 self.look_at_tunnels();
                 self.open_shut_entrances();
+                self.look_at_traces();
                 self.tell_service(&mut service);
                 next_tick = now.after(TICK);
             } else {
@@ -428,8 +453,12 @@ impl Daemon {
 
     fn tell_workers(&self, mut command: impl FnMut(usize) -> Command) {
         for (index, worker) in self.workers.iter().enumerate() {
+            let command = command(index);
+            if index == 0 {
+                command.tell(self.rehearsal.borrow_mut().pipeline_mut());
+            }
             // A worker that is not there any more has said why.
-            let _ = worker.commands.send(command(index));
+            let _ = worker.commands.send(command);
             worker.waker.wake();
         }
     }

@@ -9,7 +9,7 @@ use super::numbers::nat_stats;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
-use crate::control_socket::{MacTableNow, Query, views};
+use crate::control_socket::{ControlSocket, MacTableNow, Query, views};
 use crate::device::Device;
 use crate::report::{PortReport, Report};
 use crate::router::RouterControl;
@@ -23,7 +23,8 @@ impl Daemon {
     /// Answers who asked. Whoever went away meanwhile is not worth the work.
     pub(super) fn answer_queries(&mut self) {
         for _ in 0..AT_ONCE {
-            let Some(query) = self.control.as_ref().and_then(crate::control_socket::ControlSocket::next_query) else { return };
+            let at_socket = || self.control.as_ref().and_then(ControlSocket::next_query);
+            let Some(query) = at_socket().or_else(|| self.scrape.as_ref()?.next_query()) else { return };
             self.answer(query);
         }
         self.poller.waker().wake();
@@ -44,6 +45,8 @@ impl Daemon {
                 drop(reply.send(found));
             }
             Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.nat_view(most))),
+            Query::Imagine(words, reply) if !reply.is_closed() => drop(reply.send(self.imagine(&words))),
+            Query::Follow { count, port, reply } if !reply.is_closed() => drop(reply.send(self.follow(count, port.as_deref()))),
             // What is to be changed is changed whether or not somebody waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.add_mac(vlan, mac, &port))),
             Query::RemoveMac { bridge, vlan, mac, reply } => drop(reply.send(self.remove_mac(bridge.as_deref(), vlan, mac))),

@@ -31,7 +31,7 @@ use netio::guest::{DgramQueue, DgramReceiver, StreamReader};
 use netio::packet_socket::{self, Receiver};
 use netio::{Poller, Received, Waker, tap, udp};
 use packet::{Batch, Timestamp};
-use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing};
+use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing, Watch};
 
 use crate::busy_poll::BusyPoll;
 use crate::service::{self, Answers};
@@ -123,12 +123,38 @@ pub(crate) enum Command {
         /// Its MTU now, in bytes.
         mtu: u32,
     },
+    /// These want to know what happens to which frames; `None`: nobody any more.
+    Watch(Option<Box<Watch>>),
     /// To be answered with the same number, once all before it was obeyed.
     Barrier(u64),
     /// Does it still take commands? It is to say so.
     Answer(Answers),
     /// The end.
     Stop,
+}
+
+impl Command {
+    /// Lets a pipeline that carries no frames know what those of workers will know.
+    pub(crate) fn tell(&self, pipeline: &mut Pipeline) {
+        match self {
+            Command::Attach { id, port, .. } | Command::View { id, port } => pipeline.set_port(*id, Some((**port).clone())),
+            Command::Endpoint { id, endpoint, .. } => pipeline.set_endpoint(*id, Some(endpoint.clone())),
+            Command::IpTunnel { id, tunnel } => pipeline.set_ip_tunnel(*id, Some(Arc::clone(tunnel))),
+            Command::Detach(id) => pipeline.set_port(*id, None),
+            Command::Remove(id) => {
+                pipeline.set_port(*id, None);
+                pipeline.set_endpoint(*id, None);
+                pipeline.set_ip_tunnel(*id, None);
+            }
+            Command::Route(routing) => pipeline.set_routing(Arc::clone(routing)),
+            Command::Mtu { id, mtu } => {
+                if let Some(port) = pipeline.port_mut(*id) {
+                    port.mtu = *mtu;
+                }
+            }
+            Command::Watch(_) | Command::Barrier(_) | Command::Answer(_) | Command::Stop => {}
+        }
+    }
 }
 
 /// What a worker tells the control thread.
@@ -506,6 +532,7 @@ impl Worker {
                         port.mtu = mtu;
                     }
                 }
+                Command::Watch(watch) => self.pipeline.set_watch(watch),
                 Command::Barrier(number) => self.tell(Event::Obeyed(number)),
                 Command::Answer(answers) => service::answer(&answers),
                 Command::Stop => self.stopped = true,

@@ -28,6 +28,7 @@ mod kernel;
 mod learning;
 mod lifecycle;
 mod limits;
+mod metrics;
 mod monitor;
 mod named;
 mod nat;
@@ -48,6 +49,7 @@ mod service;
 mod site;
 mod station;
 mod switch;
+mod trace;
 mod transfer;
 mod tunnel;
 mod tunnel_ecn;
@@ -85,6 +87,8 @@ fn main() -> ExitCode {
         control::trials(),
         changes::trials(),
         rights::trials(),
+        trace::trials(),
+        metrics::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),

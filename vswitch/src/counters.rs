@@ -229,6 +229,62 @@ impl DropReason {
             DropReason::WriteFailed => "write_failed",
         }
     }
+
+    /// What it means, for people.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            DropReason::Runt => "shorter than an Ethernet header",
+            DropReason::TruncatedTag => "ends within a VLAN tag",
+            DropReason::BadVnetHeader => "its virtio-net header contradicts the frame or itself, or is of a kind not negotiated",
+            DropReason::LinkLocal => "to 01:80:c2:00:00:0x, which bridges do not forward",
+            DropReason::VlanNotAllowed => "the ingress port does not carry its VLAN",
+            DropReason::SamePort => "its destination is behind the port that it came from",
+            DropReason::NoDestination => "no other port carries its VLAN",
+            DropReason::VlanNotCarried => "its destination's port does not carry its VLAN",
+            DropReason::TooLong => "longer than the egress port's MTU",
+            DropReason::GatewaySpoofed => "from the gateway's own address, which only we have",
+            DropReason::NotRouted => "to the gateway's MAC address, but nothing that is routed: not IPv4, or behind several tags",
+            DropReason::BadIpHeader => "an IPv4 header that contradicts itself, or with a wrong checksum",
+            DropReason::IpOptions => "source routed, or with malformed options",
+            DropReason::MartianSource => "from an address that nobody there can have",
+            DropReason::MartianDestination => "to an address that is no single host's",
+            DropReason::NotServed => "to the gateway's own address, where only ping is answered",
+            DropReason::NoRoute => "no way there, or the uplink is down",
+            DropReason::TtlExceeded => "its time to live ran out",
+            DropReason::FragmentationNeeded => "too long for the way out, and it may not be cut",
+            DropReason::NeighbourUnresolved => "its next hop did not answer",
+            DropReason::NeighbourQueueFull => "too many packets wait for their next hop",
+            DropReason::NotForUs => "from the uplink, and the host's own or nobody's",
+            DropReason::NatMalformed => "the transport header is not whole",
+            DropReason::NatBadChecksum => "the transport checksum of a first packet, or that of an ICMP error, is wrong",
+            DropReason::NatNotOpening => "TCP of no connection that does not open one",
+            DropReason::NatOutOfWindow => "TCP outside of its connection's window, or with impossible flags",
+            DropReason::NatNoMapping => "from outside, and nobody asked for it",
+            DropReason::NatIcmpIgnored => "ICMP that is not passed on",
+            DropReason::NatIcmpUnrelated => "an ICMP error about no packet of ours",
+            DropReason::NatTableFull => "as many connections as there may be",
+            DropReason::NatPortShare => "as many connections as its port may have",
+            DropReason::NatGuestShare => "as many outside ports as its guest may have",
+            DropReason::NatPortsExhausted => "no outside port is free",
+            DropReason::NatNoAddress => "there is no outside address now",
+            DropReason::NatClash => "another guest talks to the same peer with a protocol that has no ports",
+            DropReason::NatNotShared => "a protocol without ports, where the outside address is the host's",
+            DropReason::FragmentRefused => "a fragment that overlaps others or is of no legal size, or there are too many",
+            DropReason::TunnelTruncated => "a datagram that ends before its VXLAN header or inner frame does",
+            DropReason::TunnelBadFlags => "a VXLAN header whose flags say that it is none",
+            DropReason::TunnelUnknownVni => "of a VXLAN network that is not ours",
+            DropReason::TunnelUnknownPeer => "from a host that is no peer of its tunnel",
+            DropReason::TunnelNested => "a tunnel in a tunnel in a tunnel, or one that leads back to us",
+            DropReason::TunnelEcn => "congestion was experienced on the way, and the packet inside cannot say so",
+            DropReason::SplitHorizon => "from a tunnel, and its destination is behind a tunnel",
+            DropReason::PeerUnreachable => "the kernel knows no way to the peer, or may not send there",
+            DropReason::PortDown => "the egress port's link is down",
+            DropReason::PortGone => "the egress port's device is gone",
+            DropReason::QueueFull => "the egress port's queue is full",
+            DropReason::WriteFailed => "the kernel refused the write for another reason",
+        }
+    }
 }
 
 impl From<tunnel::Malformed> for DropReason {

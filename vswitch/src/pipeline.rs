@@ -141,10 +141,10 @@ impl Pipeline {
         self.bridges.ports.get_mut(id.index())?.as_mut()
     }
 
-    /// Does a port of this number take frames in now?
+    /// A port, if it is there now.
     #[must_use]
-    pub fn has_port(&self, id: PortId) -> bool {
-        self.bridges.port(id).is_some()
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.bridges.port(id)
     }
 
     /// Gives the bridges a router.

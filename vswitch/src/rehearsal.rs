@@ -48,7 +48,7 @@ impl Rehearsal {
     /// is longer than any.
     pub fn walk(&mut self, ingress: PortId, vnet: VnetHeader, frame: &[u8], now: Timestamp) -> Option<Story> {
         self.batch.clear();
-        if !self.pipeline.has_port(ingress) || !self.batch.push(vnet, frame) {
+        if self.pipeline.port(ingress).is_none() || !self.batch.push(vnet, frame) {
             return None;
         }
         self.pipeline.process(ingress, &mut self.batch, now, &mut self.egress);

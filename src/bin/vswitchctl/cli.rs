@@ -56,6 +56,8 @@ pub(crate) enum Command {
     /// Tunnels and the hosts at their other ends
     #[command(subcommand)]
     Tunnel(Tunnel),
+    /// What would happen to a packet, step by step, and nothing changes; or what happens to real ones
+    Trace(Trace),
     /// All numbers in Prometheus' text form
     Metrics,
     /// How much the daemon logs
@@ -75,6 +77,21 @@ pub(crate) enum Command {
         /// Into this directory
         directory: PathBuf,
     },
+}
+
+/// Which packet.
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// Such as port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80; further words are smac=, dmac=, vlan=, udp, icmp,
+    /// arp, sport=, id=, flags=syn+ack, ttl=, len=, df. With --live, a filter as capture has it
+    #[arg(required_unless_present = "live", value_name = "PACKET|FILTER")]
+    pub(crate) words: Vec<String>,
+    /// Not an imaginary one: the next N real ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) live: Option<u32>,
+    /// Of these, those that come in through this port
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub(crate) port: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

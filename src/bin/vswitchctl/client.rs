@@ -35,11 +35,17 @@ pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
     ask(socket, "GET", path, None)
 }
 
-/// Asks the switch by this method, with a body in JSON if there is one, and returns the answer's body.
-pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<String> {
-    let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
+/// A connection to the switch, which is given up if it does not answer.
+pub(crate) fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
+    let stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Asks the switch by this method, with a body in JSON if there is one, and returns the answer's body.
+pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<String> {
+    let mut stream = connect(socket)?;
     let body = body.map_or_else(String::new, |body| {
         format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     });

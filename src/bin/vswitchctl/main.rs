@@ -8,7 +8,10 @@ mod examples;
 #[path = "../../manual.rs"]
 mod manual;
 mod print;
+#[path = "../../control_socket/story.rs"]
+mod story;
 mod table;
+mod trace;
 /// The same as the daemon's.
 #[path = "../../control_socket/views.rs"]
 mod views;
@@ -118,6 +121,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             get.shown(&with_parameters("/v1/nat", [("limit", limit.map(|limit| limit.to_string()))]), print::nat)
         }
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
+        Command::Trace(trace) => trace::trace(&get, trace),
         Command::Metrics => client::get(&socket, "/metrics"),
         Command::Log(Log::Show) => get.shown("/v1/log", print::log),
         Command::Log(Log::Set { level }) => {

@@ -23,6 +23,7 @@ pub(super) struct File {
     /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never. Default: 50.
     pub(super) busy_poll: Option<i64>,
     pub(super) control: Option<Control>,
+    pub(super) metrics: Option<Metrics>,
     /// Bridges by their names, at most 16. Flags add to br0.
     #[serde(default)]
     pub(super) bridge: BTreeMap<String, Bridge>,
@@ -47,6 +48,17 @@ pub(super) struct Control {
     pub(super) group: Option<Word>,
     /// Other users may read. Default: false.
     pub(super) read_only_others: Option<bool>,
+}
+
+/// The numbers for Prometheus, over TCP.
+#[derive(Debug, serde::Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Metrics {
+    /// ADDR:PORT, such as 127.0.0.1:9100. Default: only over the control socket.
+    pub(super) listen: Option<String>,
+    /// Names by which it may be asked for, besides localhost and addresses.
+    pub(super) hosts: Option<Vec<String>>,
 }
 
 /// A switch with its ports.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use vswitch::mac_table::SIZE_RANGE;
 
-use super::schema::{Bridge, Control, File, Nat, Pairs, Port, Publish, Tunnel, Uplink};
+use super::schema::{Bridge, Control, File, Metrics, Nat, Pairs, Port, Publish, Tunnel, Uplink};
 use super::source::Source;
 use crate::cli::{BridgeWords, Flags};
 use crate::config::bridge::{BRIDGE, place_of, place_of_key, unknown_bridge};
@@ -59,6 +59,9 @@ impl Writer {
         if let Some(control) = &file.control {
             self.control(control);
         }
+        if let Some(metrics) = &file.metrics {
+            self.metrics(metrics)?;
+        }
         for (name, bridge) in &file.bridge {
             let words = self.bridge(name, bridge)?;
             self.bridges.push(words);
@@ -88,6 +91,20 @@ impl Writer {
             self.flags.control_group = Some(group.to_string());
         }
         self.flags.control_read_only_others = control.read_only_others.unwrap_or(false);
+    }
+
+    fn metrics(&mut self, metrics: &Metrics) -> Result<(), ConfigError> {
+        let Some(listen) = &metrics.listen else {
+            return Err(self.source.error("metrics", "where? Add listen = \"127.0.0.1:9100\""));
+        };
+        plain(&self.source, "metrics.listen", listen, &[','])?;
+        let mut table = Table::new(&self.source, "metrics".to_owned(), &[',', '+'], listen.clone());
+        table.value("listen", "listen", listen.clone());
+        table.list("host", "hosts", metrics.hosts.as_deref())?;
+        let Table { text, path, values, .. } = table;
+        self.source.note("--metrics", "", &path, values);
+        self.flags.metrics = Some(text);
+        Ok(())
     }
 
     fn bridge(&mut self, name: &str, bridge: &Bridge) -> Result<BridgeWords, ConfigError> {

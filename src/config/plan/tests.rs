@@ -89,6 +89,7 @@ fn what_is_fixed_is_named() {
         (with(|flags| flags.uplink = Some("eth1".into())), "uplink is eth0: nat by the host's own address, not eth1: nat"),
         (with(|flags| flags.uplink = None), "uplink is eth0: nat by the host's own address, not none"),
         (with(|flags| flags.control = Some("/run/other".into())), ", not /run/other"),
+        (with(|flags| flags.metrics = Some("127.0.0.1:9100,host=a+b".into())), "metrics is none, not 127.0.0.1:9100 for a, b"),
     ] {
         let said = plan(&now, &to).unwrap_err();
         assert!(said.contains(say), "{said}");

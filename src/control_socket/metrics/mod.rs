@@ -16,7 +16,7 @@ use super::{Asker, Query};
 use page::{Histogram, Labels, Page};
 
 /// The type of what [`text`] makes.
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The limits of [`WorkerStats::latency`], in nanoseconds: 1 us to 1 s in powers of two, as those are exact.
 pub(crate) const LATENCY_STEPS: [u64; 21] = {
@@ -46,10 +46,15 @@ type Number<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
 /// All numbers for Prometheus
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn scrape(State(asker): State<Asker>) -> Result<Response, Response> {
-    let stats = asker.ask(Query::Stats).await.ok_or_else(busy)?;
-    let show = asker.ask(Query::Show).await.ok_or_else(busy)?;
-    let text = text(&stats, &show.tunnels).map_err(|_| busy())?;
+    let text = answer(&asker).await.ok_or_else(busy)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
+
+/// The page as it is now; `None` if the control thread does not answer.
+pub(super) async fn answer(asker: &Asker) -> Option<String> {
+    let stats = asker.ask(Query::Stats).await?;
+    let show = asker.ask(Query::Show).await?;
+    text(&stats, &show.tunnels).ok()
 }
 
 /// All numbers at one moment.

@@ -1,0 +1,252 @@
+//! Prometheus over TCP, if asked: `/metrics`, and `/healthz` for who only wants to know that the daemon answers.
+//!
+//! Nothing else is behind this door: whoever reaches an address is a stranger, and a stranger may read numbers. A thread of
+//! its own serves it, with its own channel to the control thread, so that no stranger takes a place at the control socket.
+//!
+//! *A page in a browser* may send requests to 127.0.0.1, and read the answers once its own name leads there (DNS rebinding).
+//! It cannot choose the `Host` header: that is its name. So only addresses, `localhost` and names of the configuration are
+//! answered.
+//!
+//! *Limits.* 8 connections at a time, further ones wait to be accepted; one request each, 5 s for its head and 10 s for all
+//! of it, a head of 8 KiB, and no body is read.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use netio::Waker;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::{Asker, Query, metrics};
+use crate::config::MetricsConfig;
+
+const CONNECTIONS: usize = 8;
+/// A request asks twice.
+const QUERIES: usize = 2 * CONNECTIONS;
+const HEAD_TIME: Duration = Duration::from_secs(5);
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// hyper takes no less.
+const HEAD_LIMIT: usize = 8 << 10;
+/// After an error of accept(2), which mostly is a want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that listens, before there is a switch to ask.
+#[derive(Debug)]
+pub(crate) struct ScrapeDoor {
+    listener: TcpListener,
+    address: SocketAddr,
+    hosts: Arc<[String]>,
+}
+
+/// The thread that serves it, and what it asks; ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Scrape {
+    queries: Receiver<Query>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    address: SocketAddr,
+}
+
+impl ScrapeDoor {
+    /// Listens where the configuration says, if it does.
+    pub(crate) fn open(config: Option<&MetricsConfig>) -> anyhow::Result<Option<ScrapeDoor>> {
+        let Some(MetricsConfig { listen, hosts }) = config else { return Ok(None) };
+        let listener = TcpListener::bind(listen).with_context(|| format!("--metrics {listen}"))?;
+        listener.set_nonblocking(true).context("--metrics")?;
+        let address = listener.local_addr().context("--metrics")?;
+        Ok(Some(ScrapeDoor { listener, address, hosts: hosts.as_slice().into() }))
+    }
+}
+
+impl Scrape {
+    /// Serves those who come; `control` wakes who is to answer.
+    pub(crate) fn start(door: ScrapeDoor, control: Waker) -> anyhow::Result<Scrape> {
+        let ScrapeDoor { listener, address, hosts } = door;
+        let (queries, received) = sync_channel(QUERIES);
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = runtime.context("making the runtime for metrics")?;
+        let router = router(Asker { queries, control }, hosts);
+        let serve = move || {
+            let served = runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::select! {
+                    never = accept(listener, router) => match never {},
+                    _ = stopped => Ok::<(), std::io::Error>(()),
+                }
+            });
+            if let Err(error) = served {
+                tracing::error!("metrics ended: {error}");
+            }
+        };
+        let thread = thread::Builder::new().name("metrics".to_owned()).spawn(serve).context("starting the thread for metrics")?;
+        Ok(Scrape { queries: received, stop: Some(stop), thread: Some(thread), address })
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What is asked next, if something is.
+    pub(crate) fn next_query(&self) -> Option<Query> {
+        self.queries.try_recv().ok()
+    }
+}
+
+impl Drop for Scrape {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread for metrics ended with a panic");
+        }
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, router: Router) -> std::convert::Infallible {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            // Nobody closes it.
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!("nobody is let in for metrics: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).keep_alive(false).max_buf_size(HEAD_LIMIT);
+            // What a client did wrong is its own business.
+            let _ = timeout(REQUEST_TIME, http.serve_connection(TokioIo::new(stream), service)).await;
+            drop(place);
+        });
+    }
+}
+
+fn router(asker: Asker, hosts: Arc<[String]>) -> Router {
+    Router::new()
+        .route("/metrics", get(page))
+        .route("/healthz", get(health))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics and /healthz\n") })
+        .layer(from_fn_with_state(hosts, admit))
+        .with_state(asker)
+}
+
+/// Who asks for a host that we are not is somebody else's page.
+async fn admit(State(hosts): State<Arc<[String]>>, request: Request, next: Next) -> Response {
+    if request.method() != Method::GET {
+        return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "this can only be read\n").into_response();
+    }
+    let mut named = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or(""));
+    let (Some(host), None) = (named.next(), named.next()) else {
+        return (StatusCode::BAD_REQUEST, "one Host header is needed\n").into_response();
+    };
+    let asked_in_full = request.uri().authority().map(axum::http::uri::Authority::as_str);
+    if !is_ours(host, &hosts) || !asked_in_full.is_none_or(|host| is_ours(host, &hosts)) {
+        let refused = "this host's name is not known here: ask by address, or name it in the configuration ([metrics] hosts)\n";
+        return (StatusCode::MISDIRECTED_REQUEST, refused).into_response();
+    }
+    next.run(request).await
+}
+
+/// An address, localhost, or a name of the configuration; with a port or without.
+fn is_ours(host: &str, hosts: &[String]) -> bool {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        let is_end = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return is_end && matches!(address.parse(), Ok(IpAddr::V6(_)));
+    }
+    let name = match host.split_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        Some(_) => return false,
+        None => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    matches!(name.parse(), Ok(IpAddr::V4(_))) || name == "localhost" || hosts.contains(&name)
+}
+
+async fn page(State(asker): State<Asker>) -> Response {
+    match metrics::answer(&asker).await {
+        Some(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        None => busy(),
+    }
+}
+
+/// Does the control thread answer?
+async fn health(State(asker): State<Asker>) -> Response {
+    match asker.ask(Query::Stats).await {
+        Some(_) => "ok\n".into_response(),
+        None => busy(),
+    }
+}
+
+fn busy() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the switch is busy or about to end; try again\n").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_are_ours() {
+        let hosts = ["vm1.example".to_owned()];
+        for ours in [
+            "127.0.0.1",
+            "127.0.0.1:9100",
+            "192.0.2.7:80",
+            "[::1]",
+            "[::1]:9100",
+            "localhost",
+            "LocalHost:9100",
+            "localhost.",
+            "vm1.example:1",
+            "VM1.EXAMPLE.",
+        ] {
+            assert!(is_ours(ours, &hosts), "{ours}");
+        }
+        for not in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "vm1.example.evil",
+            "127.0.0.1.evil.example",
+            "127.0.0.1@evil.example",
+            "127.0.0.1:",
+            "127.0.0.1:80:80",
+            "127.0.0.1:http",
+            "[127.0.0.1]",
+            "[::1",
+            "[::1]x",
+            "::1",
+            "2130706433",
+            "127.1",
+            "0x7f000001",
+        ] {
+            assert!(!is_ours(not, &hosts), "{not}");
+        }
+    }
+}

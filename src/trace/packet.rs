@@ -1,0 +1,351 @@
+//! An imaginary packet: `port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80`.
+//!
+//! | word | meaning | if it is left out |
+//! |---|---|---|
+//! | `port=` | the port that it comes in through | needed |
+//! | `src=`, `dst=` | IPv4 addresses | needed, but for `arp` |
+//! | `smac=`, `dmac=` | MAC addresses | whom the neighbours know; the gateway for what is beyond it |
+//! | `vlan=` | a VLAN tag | none |
+//! | `tcp`, `udp`, `icmp`, `arp` | what it is | `icmp`, an echo request |
+//! | `sport=`, `dport=` | ports of TCP and UDP | 40000, and 80 or 53 |
+//! | `id=` | identifier of an echo request | 1 |
+//! | `flags=` | of TCP, by their names with a plus between | `syn` |
+//! | `ttl=` | time to live | 64 |
+//! | `len=` | of the IP packet, in bytes | no payload |
+//! | `df` | "don't fragment" | may be cut |
+
+use std::net::Ipv4Addr;
+
+use packet::arp::Arp;
+use packet::checksum;
+use packet::ethernet::EtherType;
+use packet::vlan::VlanId;
+use packet::{Headers, MacAddr, Tag};
+use vswitch::router::UPLINK;
+use vswitch::{Interface, Neighbours, Port, PortKind, Routing};
+
+const IP_LEN: usize = 20;
+/// The longest packet that a port could bring.
+const MAX_LEN: usize = 65_535;
+const ALL_WORDS: &str = "port= src= dst= smac= dmac= vlan= tcp udp icmp arp sport= dport= id= flags= ttl= len= df";
+/// Who sends and who is sent to, where nobody is known. Locally administered (IEEE 802 section 8.3).
+const SOMEBODY: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfe]);
+const SOMEBODY_ELSE: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xff]);
+const FLAGS: [(&str, u8); 8] =
+    [("fin", 1), ("syn", 2), ("rst", 4), ("psh", 8), ("ack", 16), ("urg", 32), ("ece", 64), ("cwr", 128)];
+
+/// What it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Tcp,
+    Udp,
+    Icmp,
+    Arp,
+}
+
+/// An imaginary packet as it was described.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Words {
+    /// The port's name.
+    pub(crate) port: String,
+    kind: Option<Kind>,
+    src: Option<Ipv4Addr>,
+    dst: Option<Ipv4Addr>,
+    smac: Option<MacAddr>,
+    dmac: Option<MacAddr>,
+    vlan: Option<VlanId>,
+    sport: Option<u16>,
+    dport: Option<u16>,
+    id: Option<u16>,
+    flags: Option<u8>,
+    ttl: Option<u8>,
+    len: Option<u16>,
+    dont_fragment: bool,
+}
+
+impl std::str::FromStr for Words {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Words, String> {
+        let mut words = Words::default();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            words.take(word)?;
+        }
+        if words.port.is_empty() {
+            return Err("port= is missing: by which port does the packet come in?".to_owned());
+        }
+        words.check()?;
+        Ok(words)
+    }
+}
+
+impl Words {
+    fn take(&mut self, word: &str) -> Result<(), String> {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match key {
+            "port" => self.port = value.to_owned(),
+            "src" => self.src = Some(number(key, value, "an IPv4 address such as 10.0.0.2")?),
+            "dst" => self.dst = Some(number(key, value, "an IPv4 address such as 198.51.100.7")?),
+            "smac" => self.smac = Some(number(key, value, "a MAC address such as 02:00:00:00:00:01")?),
+            "dmac" => self.dmac = Some(number(key, value, "a MAC address such as 02:00:00:00:00:01")?),
+            "vlan" => {
+                let vlan = value.parse().ok().and_then(VlanId::new);
+                self.vlan = Some(vlan.ok_or_else(|| wrong(key, value, "a VLAN from 0 to 4094"))?);
+            }
+            "sport" => self.sport = Some(number(key, value, "a port from 0 to 65535")?),
+            "dport" => self.dport = Some(number(key, value, "a port from 0 to 65535")?),
+            "id" => self.id = Some(number(key, value, "a number from 0 to 65535")?),
+            "ttl" => self.ttl = Some(number(key, value, "a number from 0 to 255")?),
+            "len" => self.len = Some(number(key, value, "a length from 28 to 65535")?),
+            "flags" => self.flags = Some(flags(value)?),
+            "tcp" | "udp" | "icmp" | "arp" | "df" if word.contains('=') => return Err(format!("'{key}' takes no value")),
+            "df" => self.dont_fragment = true,
+            "tcp" => self.set_kind(Kind::Tcp)?,
+            "udp" => self.set_kind(Kind::Udp)?,
+            "icmp" => self.set_kind(Kind::Icmp)?,
+            "arp" => self.set_kind(Kind::Arp)?,
+            _ => {
+                let known = ALL_WORDS.split(' ').map(|known| known.trim_end_matches('='));
+                let meant =
+                    crate::config::nearest(key, known).map_or_else(String::new, |close| format!(" (did you mean '{close}'?)"));
+                return Err(format!("'{}' is no word of a packet{meant}; the words are {ALL_WORDS}", key.escape_debug()));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_kind(&mut self, kind: Kind) -> Result<(), String> {
+        if self.kind.is_some_and(|other| other != kind) {
+            return Err("a packet is one of tcp, udp, icmp and arp".to_owned());
+        }
+        self.kind = Some(kind);
+        Ok(())
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind.unwrap_or(Kind::Icmp)
+    }
+
+    /// Do the words go together?
+    fn check(&self) -> Result<(), String> {
+        let kind = self.kind();
+        let has_ports = matches!(kind, Kind::Tcp | Kind::Udp);
+        if (self.sport.is_some() || self.dport.is_some()) && !has_ports {
+            return Err("sport= and dport= are of tcp and udp: say which".to_owned());
+        }
+        if self.flags.is_some() && kind != Kind::Tcp {
+            return Err("flags= are of tcp: say tcp".to_owned());
+        }
+        if self.id.is_some() && kind != Kind::Icmp {
+            return Err("id= is of icmp".to_owned());
+        }
+        if kind == Kind::Arp && (self.ttl.is_some() || self.len.is_some() || self.dont_fragment) {
+            return Err("ttl=, len= and df are of IP packets, and arp is none".to_owned());
+        }
+        if self.src.is_none() || self.dst.is_none() {
+            return Err("src= and dst= are missing: from which address to which?".to_owned());
+        }
+        let least = IP_LEN + transport_len(kind);
+        match self.len {
+            Some(len) if usize::from(len) < least => Err(format!("len={len}: with its headers it has at least {least} bytes")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn number<T: std::str::FromStr>(key: &str, value: &str, what: &str) -> Result<T, String> {
+    value.parse().map_err(|_| wrong(key, value, what))
+}
+
+fn wrong(key: &str, value: &str, what: &str) -> String {
+    format!("{key}={}: that is not {what}", value.escape_debug())
+}
+
+fn flags(value: &str) -> Result<u8, String> {
+    if value == "none" {
+        return Ok(0);
+    }
+    value.split('+').try_fold(0, |flags, name| {
+        let flag = FLAGS.iter().find(|(known, _)| *known == name);
+        let (_, flag) = flag.ok_or_else(|| wrong("flags", value, "none, or some of fin+syn+rst+psh+ack+urg+ece+cwr"))?;
+        Ok(flags | flag)
+    })
+}
+
+fn transport_len(kind: Kind) -> usize {
+    match kind {
+        Kind::Tcp => 20,
+        Kind::Udp | Kind::Icmp => 8,
+        Kind::Arp => 0,
+    }
+}
+
+/// Where the packet comes in, and who is known there.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) port: &'a Port,
+    pub(crate) routing: Option<&'a Routing>,
+    pub(crate) neighbours: Option<&'a Neighbours>,
+}
+
+/// A frame, and what was assumed for it.
+#[derive(Debug)]
+pub(crate) struct Assumed {
+    /// As it comes in: without an Ethernet header by a TUN device.
+    pub(crate) frame: Vec<u8>,
+    /// In words.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Words {
+    /// The packet's bytes.
+    pub(crate) fn frame(&self, around: &Surroundings<'_>) -> Result<Assumed, String> {
+        if matches!(around.port.kind, PortKind::IpPeer(_)) {
+            return Err(format!(
+                "{}: what comes by this tunnel has no Ethernet; imagine it at the tunnel's TUN device",
+                self.port
+            ));
+        }
+        let mut notes = Vec::new();
+        let packet = if self.kind() == Kind::Arp { Vec::new() } else { self.packet(&mut notes) };
+        if around.port.kind == PortKind::Tun {
+            return if packet.is_empty() {
+                Err("a TUN device has no ARP".to_owned())
+            } else {
+                Ok(Assumed { frame: packet, notes })
+            };
+        }
+        let src = self.smac.unwrap_or_else(|| self.assume_source(around, &mut notes));
+        let dst = self.dmac.unwrap_or_else(|| self.assume_destination(around, &mut notes));
+        let mut frame = [dst.0, src.0].concat();
+        if let Some(vlan) = self.vlan {
+            frame.extend(Tag::of(vlan).to_bytes());
+        }
+        match (self.kind(), self.src, self.dst) {
+            (Kind::Arp, Some(sender), Some(target)) => {
+                frame.extend(EtherType::ARP.0.to_be_bytes());
+                frame.extend(Arp::request(src, sender, target).to_bytes());
+            }
+            _ => {
+                frame.extend(EtherType::IPV4.0.to_be_bytes());
+                frame.extend(packet);
+            }
+        }
+        Ok(Assumed { frame, notes })
+    }
+
+    /// The gateway of the VLAN that the frame will belong to.
+    fn gateway<'a>(&self, around: &Surroundings<'a>) -> Option<(vswitch::InterfaceId, &'a Interface)> {
+        let routing = around.routing?;
+        let tag = self.vlan.map(|vlan| Tag::of(vlan).to_bytes());
+        let blank = [&[0; 12][..], tag.as_ref().map_or(&[][..], |tag| tag), &[8, 0], &[0; 20]].concat();
+        let vlan = around.port.vlan.classify(&Headers::parse(&blank).ok()?)?;
+        let id = routing.of_domain(vswitch::Domain { bridge: around.port.bridge, vlan })?;
+        Some((id, routing.interface(id)?))
+    }
+
+    fn assume_source(&self, around: &Surroundings<'_>, notes: &mut Vec<String>) -> MacAddr {
+        let is_outside = around.port.kind == PortKind::Uplink;
+        let hop = || around.routing?.uplink()?.next_hop(self.src?);
+        let known = match is_outside {
+            true => hop().and_then(|hop| around.neighbours?.peek(UPLINK, hop)),
+            false => self.gateway(around).and_then(|(id, _)| around.neighbours?.peek(id, self.src?)),
+        };
+        let mac = known.unwrap_or(SOMEBODY);
+        let who = match (known, is_outside) {
+            (Some(_), false) => "as the neighbours know it",
+            (Some(_), true) => "the router that leads there",
+            (None, _) => "nobody's; its own is not known",
+        };
+        notes.push(format!("smac={mac}: {who}"));
+        mac
+    }
+
+    fn assume_destination(&self, around: &Surroundings<'_>, notes: &mut Vec<String>) -> MacAddr {
+        let (mac, who) = self.destination(around);
+        notes.push(format!("dmac={mac}: {who}"));
+        mac
+    }
+
+    fn destination(&self, around: &Surroundings<'_>) -> (MacAddr, &'static str) {
+        let Some(dst) = self.dst else { return (MacAddr::BROADCAST, "to everybody") };
+        if self.kind() == Kind::Arp {
+            return (MacAddr::BROADCAST, "to everybody, as one asks");
+        }
+        if around.port.kind == PortKind::Uplink {
+            let uplink = around.routing.and_then(Routing::uplink);
+            return uplink.map_or((SOMEBODY_ELSE, "nobody's; the uplink is down"), |uplink| (uplink.mac, "the uplink's own"));
+        }
+        if dst.is_broadcast() {
+            return (MacAddr::BROADCAST, "to everybody");
+        }
+        match self.gateway(around) {
+            Some((_, gateway)) if dst == gateway.address => (gateway.mac, "the gateway's"),
+            Some((id, gateway)) if gateway.network.contains(dst) => match around.neighbours.and_then(|known| known.peek(id, dst))
+            {
+                Some(mac) => (mac, "as the neighbours know it"),
+                None => (SOMEBODY_ELSE, "nobody's; the destination's own is not known, so say it with dmac="),
+            },
+            Some((_, gateway)) => (gateway.mac, "the gateway's, as the destination is beyond it"),
+            None => (SOMEBODY_ELSE, "nobody's; there is no gateway, so say it with dmac="),
+        }
+    }
+
+    fn packet(&self, notes: &mut Vec<String>) -> Vec<u8> {
+        let kind = self.kind();
+        let (src, dst) = (self.src.unwrap_or(Ipv4Addr::UNSPECIFIED), self.dst.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        let len = self.len.map_or(IP_LEN + transport_len(kind), usize::from).min(MAX_LEN);
+        let mut assume = |word: &str, given: Option<u16>, usual: u16| {
+            given.unwrap_or_else(|| {
+                notes.push(format!("{word}={usual}"));
+                usual
+            })
+        };
+        let mut packet = vec![0; len];
+        let protocol = match kind {
+            Kind::Tcp => {
+                let ports = [assume("sport", self.sport, 40_000), assume("dport", self.dport, 80)];
+                packet[20..24].copy_from_slice(&ports.map(u16::to_be_bytes).concat());
+                (packet[24 + 3], packet[32]) = (1, 5 << 4);
+                packet[33] = self.flags.unwrap_or(2);
+                packet[34..36].copy_from_slice(&u16::MAX.to_be_bytes());
+                packet::tcp::PROTOCOL
+            }
+            Kind::Udp => {
+                let ports = [assume("sport", self.sport, 40_000), assume("dport", self.dport, 53), (len - IP_LEN) as u16];
+                packet[20..26].copy_from_slice(&ports.map(u16::to_be_bytes).concat());
+                packet::udp::PROTOCOL
+            }
+            Kind::Icmp | Kind::Arp => {
+                packet[20] = packet::icmpv4::kind::ECHO_REQUEST;
+                packet[24..26].copy_from_slice(&self.id.unwrap_or(1).to_be_bytes());
+                packet::icmpv4::PROTOCOL
+            }
+        };
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        packet[6] = if self.dont_fragment { 0x40 } else { 0 };
+        (packet[8], packet[9]) = (self.ttl.unwrap_or(64), protocol);
+        packet[12..16].copy_from_slice(&src.octets());
+        packet[16..20].copy_from_slice(&dst.octets());
+        let check = !checksum::sum(&packet[..IP_LEN]);
+        packet[10..12].copy_from_slice(&check.to_be_bytes());
+        finish(&mut packet, protocol);
+        packet
+    }
+}
+
+/// Writes the transport's checksum.
+fn finish(packet: &mut [u8], protocol: u8) {
+    let addresses: [u8; 8] = std::array::from_fn(|at| packet[12 + at]);
+    let transport = &mut packet[IP_LEN..];
+    let (at, pseudo) = match protocol {
+        packet::icmpv4::PROTOCOL => (2, 0),
+        _ => (
+            if protocol == packet::tcp::PROTOCOL { 16 } else { 6 },
+            checksum::pseudo_header(&addresses, protocol, transport.len()),
+        ),
+    };
+    let check = !checksum::add(checksum::sum(transport), pseudo);
+    let check = if check == 0 && protocol == packet::udp::PROTOCOL { u16::MAX } else { check };
+    transport[at..at + 2].copy_from_slice(&check.to_be_bytes());
+}

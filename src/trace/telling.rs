@@ -1,0 +1,289 @@
+//! Stories in words.
+
+use nat::{Manner, Side};
+use packet::vlan::TagAction;
+use packet::{EtherType, MacAddr};
+use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
+
+use crate::control_socket::story as views;
+
+/// Ports by their numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct Names(pub(crate) Vec<String>);
+
+impl Names {
+    fn of(&self, id: PortId) -> String {
+        let name = self.0.get(id.index()).filter(|name| !name.is_empty());
+        name.cloned().unwrap_or_else(|| format!("port {id}"))
+    }
+}
+
+/// A story as it is shown.
+pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> views::Story {
+    let port = names.0.get(story.ingress.index()).filter(|name| !name.is_empty()).cloned();
+    let arrived = match &port {
+        Some(name) => format!("comes in by {name}"),
+        None => "had waited within the switch".to_owned(),
+    };
+    let first = views::Step { step: "arrived".to_owned(), text: arrived, port: port.clone(), ..views::Step::default() };
+    views::Story {
+        at: story.at.as_millis(),
+        packet: describe(story.head()),
+        len: story.len,
+        assumed,
+        steps: std::iter::once(first).chain(story.steps().iter().map(|step| telling(*step, names))).collect(),
+        left_out: story.left_out,
+        verdict: verdict(story, names),
+        port,
+    }
+}
+
+fn verdict(story: &Story, names: &Names) -> views::Verdict {
+    let (verdict, reason, text) = match story.verdict() {
+        Verdict::Sent(_) => {
+            let mut ports: Vec<String> = Vec::new();
+            for step in story.steps() {
+                if let Step::Sent { port, .. } = step {
+                    ports.push(names.of(*port));
+                }
+            }
+            ("sent", None, format!("leaves by {}", ports.join(", ")))
+        }
+        Verdict::Dropped(reason) => ("dropped", Some(reason), format!("dropped: {}", why(reason))),
+        Verdict::Answered => ("answered", None, "answered by the switch".to_owned()),
+        Verdict::Waits => ("waits", None, "waits within the switch".to_owned()),
+        Verdict::Taken => ("taken", None, "was for the switch, which sends nothing for it".to_owned()),
+    };
+    views::Verdict { verdict: verdict.to_owned(), reason: reason.map(|reason| reason.name().to_owned()), text }
+}
+
+/// A reason and what it means.
+fn why(reason: DropReason) -> String {
+    format!("{} ({})", reason.name(), reason.meaning())
+}
+
+/// One step in words.
+fn telling(step: Step, names: &Names) -> views::Step {
+    let of = |step: &str, text: String| views::Step { step: step.to_owned(), text, ..views::Step::default() };
+    match step {
+        Step::Resumed => of("resumed", "what it waited for is there, or did not come".to_owned()),
+        Step::Decapsulated { vni, from } => {
+            let tunnel = vni.map_or_else(|| "a tunnel".to_owned(), |vni| format!("VXLAN {}", vni.number()));
+            views::Step { address: Some(from.to_string()), ..of("decapsulated", format!("came out of {tunnel} from {from}")) }
+        }
+        Step::Classified(vlan) => {
+            let text = if vlan.get() == 0 { "belongs to no VLAN".to_owned() } else { format!("belongs to VLAN {}", vlan.get()) };
+            views::Step { vlan: Some(vlan.get()), ..of("classified", text) }
+        }
+        Step::Learned { vlan, mac, learned } => {
+            views::Step { vlan: Some(vlan.get()), mac: Some(mac.to_string()), ..of("learned", learned_text(mac, learned, names)) }
+        }
+        Step::NeighbourLearned { address, mac } => views::Step {
+            address: Some(address.to_string()),
+            mac: Some(mac.to_string()),
+            ..of("neighbour_learned", format!("ARP: {address} is at {mac}"))
+        },
+        Step::ArpAnswered(address) => views::Step {
+            address: Some(address.to_string()),
+            ..of("arp_answered", format!("asks for {address}, which is the router's: answered"))
+        },
+        Step::EchoAnswered(address) => views::Step {
+            address: Some(address.to_string()),
+            ..of("echo_answered", format!("pings {address}, which is the router's: answered"))
+        },
+        Step::ForGateway(address) => views::Step {
+            address: Some(address.to_string()),
+            ..of("for_gateway", format!("is for the gateway {address}'s MAC address, so it is routed"))
+        },
+        Step::FromOutside => of("from_outside", "comes from outside, so it is routed".to_owned()),
+        Step::RouteInside { dst, vlan } => {
+            let vlan = if vlan.get() == 0 { String::new() } else { format!(" on VLAN {}", vlan.get()) };
+            views::Step { dst: Some(dst.to_string()), ..of("route_inside", format!("{dst} is in a network inside{vlan}")) }
+        }
+        Step::RouteOutside { dst, hop } => {
+            let text = if hop == dst {
+                format!("{dst} is next to the uplink")
+            } else {
+                format!("the way to {dst} is by {hop} at the uplink")
+            };
+            views::Step { dst: Some(dst.to_string()), address: Some(hop.to_string()), ..of("route_outside", text) }
+        }
+        Step::RouteTunnel { dst, port } => {
+            let name = names.of(port);
+            views::Step {
+                dst: Some(dst.to_string()),
+                port: Some(name.clone()),
+                ..of("route_tunnel", format!("{dst} is behind {name}"))
+            }
+        }
+        Step::Hairpin(address) => views::Step {
+            address: Some(address.to_string()),
+            ..of("hairpin", format!("{address} is our own outside address: out and in again (hairpin)"))
+        },
+        Step::Translated { side, manner, src, dst } => views::Step {
+            src: Some(src.to_string()),
+            dst: Some(dst.to_string()),
+            ..of("translated", translated_text(side, manner, src, dst))
+        },
+        Step::Neighbour { address, mac } => views::Step {
+            address: Some(address.to_string()),
+            mac: Some(mac.to_string()),
+            ..of("neighbour", format!("{address} is at {mac}"))
+        },
+        Step::Waits { address, asked, kept } => {
+            let asks = if asked { ", and is asked for by ARP" } else { " and was asked for already" };
+            let waits = if kept { "the packet waits" } else { "there is no room for the packet to wait" };
+            let text = format!("the MAC address of {address} is not known{asks}: {waits}");
+            views::Step { address: Some(address.to_string()), ..of("waits", text) }
+        }
+        Step::FragmentKept => of("fragment_kept", "a fragment before its datagram's first: kept until that comes".to_owned()),
+        Step::Fragmented(mtu) => of("fragmented", format!("too long: leaves in fragments of at most {mtu} bytes")),
+        Step::Segmented(size) => of("segmented", format!("a super-frame of TCP segments of {size} bytes")),
+        Step::Told { to, error } => {
+            let error = error.map_or_else(|| "packet too big".to_owned(), |error| error.to_string());
+            views::Step { address: Some(to.to_string()), ..of("told", format!("{to} is told: {error}")) }
+        }
+        Step::NotTold => of("not_told", "its sender may not be told, or not so often".to_owned()),
+        Step::Forwarded { mac, port } => {
+            let name = names.of(port);
+            views::Step {
+                mac: Some(mac.to_string()),
+                port: Some(name.clone()),
+                ..of("forwarded", format!("{mac} is behind {name}"))
+            }
+        }
+        Step::Flooded { mac, ports } => {
+            let who = if mac.is_multicast() { "is a group" } else { "is not known" };
+            let text = format!("{mac} {who}: to {ports} port{}", if ports == 1 { "" } else { "s" });
+            views::Step { mac: Some(mac.to_string()), ..of("flooded", text) }
+        }
+        Step::Queued { port, action } => {
+            let name = names.of(port);
+            views::Step { port: Some(name.clone()), ..of("queued", format!("to leave by {name}{}", tag_text(action))) }
+        }
+        Step::Encapsulated { port, vni, flow } => {
+            let name = names.of(port);
+            let header = vni.map_or_else(String::new, |vni| format!(" with VXLAN {}", vni.number()));
+            let text = format!("into UDP{header} for {name}; its flow {flow:#06x} chooses the source port");
+            views::Step { port: Some(name), ..of("encapsulated", text) }
+        }
+        Step::Sent { port, writes, frames } => {
+            let name = names.of(port);
+            let manner = match (writes, frames) {
+                (_, 2..) => format!(", coalesced with {} others", frames - 1),
+                (2.., _) => format!(", in {writes} pieces"),
+                _ => String::new(),
+            };
+            views::Step { port: Some(name.clone()), ..of("sent", format!("sent by {name}{manner}")) }
+        }
+        Step::Dropped { reason, port } => {
+            let name = port.map(|port| names.of(port));
+            let place = name.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
+            views::Step {
+                port: name,
+                reason: Some(reason.name().to_owned()),
+                ..of("dropped", format!("dropped{place}: {}", why(reason)))
+            }
+        }
+    }
+}
+
+fn learned_text(mac: MacAddr, learned: Learned, names: &Names) -> String {
+    match learned {
+        Learned::Added => format!("{mac} is learned here"),
+        Learned::Refreshed => format!("{mac} is known to be here"),
+        Learned::Moved { from } => format!("{mac} moved here from {}", names.of(from)),
+        Learned::Refused => format!("{mac} is not learned"),
+    }
+}
+
+fn translated_text(side: Side, manner: Option<Manner>, src: nat::Endpoint, dst: nat::Endpoint) -> String {
+    let right = match manner {
+        Some(Manner::Known) => "of a known connection",
+        Some(Manner::KnownMapping) => "opens a connection, by the outside endpoint that its guest has",
+        Some(Manner::NewMapping) => "opens a connection, with a new outside endpoint",
+        Some(Manner::Published) => "opens a connection to a published port",
+        Some(Manner::OneToOne) => "opens a connection, by its guest's own outside address",
+        Some(Manner::Error) => "an error about a known connection",
+        Some(Manner::Fragment) => "follows its datagram's first fragment",
+        None => "translated",
+    };
+    let now = match side {
+        Side::Inside => format!("is from {src} now"),
+        Side::Outside => format!("is for {dst} now"),
+    };
+    format!("{right}: {now}")
+}
+
+fn tag_text(action: TagAction) -> String {
+    match action {
+        TagAction::Keep => String::new(),
+        TagAction::Pop => ", without its tag".to_owned(),
+        TagAction::Push(tag) | TagAction::Replace(tag) => format!(", tagged with VLAN {}", tag.vlan().get()),
+    }
+}
+
+/// A frame's headers in tcpdump's manner, as far as the head shows them.
+fn describe(head: &[u8]) -> String {
+    // A TUN device's packets begin with their IP header, whose first byte is no station's.
+    if head.first() == Some(&0x45) && word(head, 12) != Some(EtherType::IPV4.0) {
+        return ipv4(head).unwrap_or_default();
+    }
+    let mac = |at: usize| head.get(at..at + 6).and_then(|bytes| bytes.try_into().ok()).map(MacAddr);
+    let (Some(dst), Some(src)) = (mac(0), mac(6)) else { return "a runt".to_owned() };
+    let mut at = 12;
+    let mut vlan = String::new();
+    let mut kind = word(head, at);
+    while let Some(tag) = kind.filter(|kind| EtherType(*kind).is_vlan()).and(word(head, at + 2)) {
+        vlan += &format!("vlan {} ", tag & 0xfff);
+        at += 4;
+        kind = word(head, at);
+    }
+    let payload = head.get(at + 2..).unwrap_or(&[]);
+    let what = match kind.map(EtherType) {
+        Some(EtherType::IPV4) => ipv4(payload),
+        Some(EtherType::ARP) => arp(payload),
+        _ => None,
+    };
+    let what = what.unwrap_or_else(|| kind.map_or_else(String::new, |kind| format!("ethertype {kind:#06x}")));
+    format!("{src} > {dst} {vlan}{what}")
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn address(bytes: &[u8], at: usize) -> Option<std::net::Ipv4Addr> {
+    let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+    Some(octets.into())
+}
+
+fn arp(bytes: &[u8]) -> Option<String> {
+    let (sender, target) = (address(bytes, 14)?, address(bytes, 24)?);
+    Some(match word(bytes, 6)? {
+        1 => format!("arp who-has {target} tell {sender}"),
+        _ => format!("arp {sender} is-at"),
+    })
+}
+
+fn ipv4(bytes: &[u8]) -> Option<String> {
+    let (src, dst, protocol) = (address(bytes, 12)?, address(bytes, 16)?, *bytes.get(9)?);
+    let l4 = bytes.get(usize::from(bytes[0] & 15) * 4..)?;
+    let is_later = word(bytes, 6)? & 0x1fff != 0;
+    let ports = || Some((word(l4, 0)?, word(l4, 2)?));
+    Some(match (protocol, ports()) {
+        _ if is_later => format!("{src} > {dst} proto {protocol} (a later fragment)"),
+        (6, Some((sport, dport))) => {
+            let flags = l4.get(13).map_or_else(String::new, |flags| tcp_flags(*flags));
+            format!("{src}:{sport} > {dst}:{dport} tcp [{flags}]")
+        }
+        (17, Some((sport, dport))) => format!("{src}:{sport} > {dst}:{dport} udp"),
+        (1, _) => format!("{src} > {dst} icmp type {} code {}", l4.first()?, l4.get(1)?),
+        _ => format!("{src} > {dst} proto {protocol}"),
+    })
+}
+
+fn tcp_flags(flags: u8) -> String {
+    let letters = [(2, 'S'), (1, 'F'), (4, 'R'), (8, 'P'), (16, '.')];
+    letters.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, letter)| letter).collect()
+}

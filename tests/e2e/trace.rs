@@ -1,0 +1,159 @@
+//! Traces: an imaginary packet says what the real one then does, and real ones tell their stories.
+
+use std::process::{Command, Output, Stdio};
+
+use libtest_mimic::Trial;
+use packet::MacAddr;
+use serde_json::Value;
+
+use crate::frames::{frame, station};
+use crate::guest::Directory;
+use crate::host::Host;
+use crate::site::{FAR, MACHINE, Mode, Plan, guest_address, recv_from, udp_on};
+use crate::switch::Switch;
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("trace/imagined_as_it_then_is", imagined_as_it_then_is),
+        trial("trace/why_it_does_not_arrive", why_it_does_not_arrive),
+        trial("trace/real_packets", real_packets),
+        trial("trace/readers_that_go", readers_that_go),
+    ]
+}
+
+fn command(socket: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    command.args(["--socket", socket, "trace"]).args(words).stdin(Stdio::null());
+    command
+}
+
+fn run(socket: &str, words: &[&str]) -> Output {
+    command(socket, words).output().expect("vswitchctl runs")
+}
+
+fn text(socket: &str, words: &[&str]) -> String {
+    let output = run(socket, words);
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(socket: &str, words: &[&str]) -> Value {
+    let text = text(socket, &[words, &["-o", "json"]].concat());
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+}
+
+fn step<'a>(story: &'a Value, kind: &str) -> &'a Value {
+    let found = story["steps"].as_array().and_then(|steps| steps.iter().find(|step| step["step"] == kind));
+    found.unwrap_or_else(|| panic!("no {kind} in {story}"))
+}
+
+fn imagined_as_it_then_is() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = Plan::new(Mode::Shared, 1).args(&["--control", &socket]).start();
+    let far = udp_on(&site.outside, FAR, 5000);
+    let near = udp_on(site.guest(1), guest_address(1), 4000);
+    let far_address = format!("{FAR}:5000");
+    // So that the guest and the way out are known.
+    let first = udp_on(site.guest(1), guest_address(1), 4001);
+    first.send_to(b"first", &far_address).expect("sent");
+    recv_from(&far);
+
+    let shown = Command::new(env!("CARGO_BIN_EXE_vswitchctl")).args(["--socket", &socket, "port", "list", "-o", "json"]).output();
+    let ports: Value = serde_json::from_slice(&shown.expect("runs").stdout).expect("json");
+    let port = ports[0]["name"].as_str().expect("a name").to_owned();
+    let packet = format!("port={port},src={},dst={FAR},udp,sport=4000,dport=5000,len=33", guest_address(1));
+    let story = json(&socket, &[&packet]);
+    assert_eq!(story["verdict"]["verdict"], "sent", "{story}");
+    let imagined = step(&story, "translated")["src"].as_str().expect("an endpoint").to_owned();
+    assert!(imagined.starts_with(&format!("{MACHINE}:")), "{imagined}");
+    assert!(story["assumed"].as_array().expect("a list").len() >= 2, "{story}");
+    let printed = text(&socket, &[&packet]);
+    assert!(printed.lines().last().is_some_and(|line| line.starts_with("=> leaves by ")), "{printed}");
+    let words = packet.split(',').collect::<Vec<_>>();
+    assert_eq!(text(&socket, &words), printed, "words by themselves, and asked again");
+
+    near.send_to(b"hello", &far_address).expect("sent");
+    let (_, from) = recv_from(&far);
+    assert_eq!(from.to_string(), imagined, "the real one got what was said");
+    let report = site.finish();
+    assert_eq!(report.nat("opened"), 2, "nothing but the real ones opened a connection");
+}
+
+fn why_it_does_not_arrive() {
+    let directory = Directory::new();
+    let hosts = ["a", "b"].map(Host::quiet);
+    let socket = directory.text("control");
+    let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(":vlan=10"));
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
+    let story = json(&socket, &["port=a,src=10.0.0.1,dst=10.0.0.2,tcp"]);
+    assert_eq!((&story["verdict"]["verdict"], &story["verdict"]["reason"]), (&"dropped".into(), &"no_destination".into()));
+    let story = json(&socket, &["port=a,vlan=10,src=10.0.0.1,dst=10.0.0.2"]);
+    assert_eq!((&story["verdict"]["verdict"], &step(&story, "sent")["port"]), (&"sent".into(), &"b".into()));
+    let printed = text(&socket, &["port=b,vlan=20,arp,src=10.0.0.1,dst=10.0.0.2"]);
+    assert!(printed.ends_with("=> dropped: vlan_not_allowed (the ingress port does not carry its VLAN)\n"), "{printed}");
+    for (words, says) in [
+        ("port=c,src=10.0.0.1,dst=10.0.0.2", "there is no such port"),
+        ("src=10.0.0.1,dst=10.0.0.2", "port= is missing"),
+        ("port=a,src=10.0.0.1,dst=10.0.0.2,dprt=80", "did you mean 'dport'?"),
+        ("port=a,src=10.0.0.1,dst=10.0.0.2,dport=80", "say which"),
+        ("port=a,src=10.0.0.300,dst=10.0.0.2", "src=10.0.0.300: that is not an IPv4 address"),
+    ] {
+        let output = run(&socket, &[words]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(says), "{words}: {error}");
+    }
+    switch.finish();
+}
+
+fn real_packets() {
+    let directory = Directory::new();
+    let hosts = ["a", "b"].map(Host::quiet);
+    let socket = directory.text("control");
+    let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
+    let mut follows = command(&socket, &["--live", "3", "--port", "a", "-o", "json"]);
+    let mut follows = follows.stdout(Stdio::piped()).spawn().expect("vswitchctl runs");
+    let speaks = hosts[0].raw();
+    wait::until("three stories to be told", || {
+        hosts[1].raw().send(&frame(MacAddr::BROADCAST, station(2), b"not this one")).expect("sent");
+        speaks.send(&frame(MacAddr::BROADCAST, station(1), b"this one")).expect("sent");
+        follows.try_wait().expect("looked at")
+    });
+    let output = follows.wait_with_output().expect("ended");
+    let stories = String::from_utf8(output.stdout).expect("text");
+    let stories: Vec<Value> = stories.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
+    assert_eq!(stories.len(), 3, "{stories:?}");
+    for story in &stories {
+        assert_eq!((&story["port"], &story["verdict"]["verdict"]), (&"a".into(), &"sent".into()));
+        assert_eq!(step(story, "sent")["port"], "b");
+        assert!(story["packet"].as_str().is_some_and(|packet| packet.starts_with(&station(1).to_string())), "{story}");
+    }
+    switch.finish();
+}
+
+/// Whoever goes leaves his place to others, and the switch goes on.
+fn readers_that_go() {
+    let directory = Directory::new();
+    let host = Host::quiet("a");
+    let socket = directory.text("control");
+    let switch = Switch::start(&["--tap", &host.port(""), "--control", &socket]);
+    let follow = || command(&socket, &["--live", "1000"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let is_refused = || {
+        let mut child = follow();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let ended = child.try_wait().expect("looked at").is_some();
+        let _ = child.kill();
+        let output = child.wait_with_output().expect("ended");
+        ended.then(|| assert!(String::from_utf8_lossy(&output.stderr).contains("live traces run already"), "{output:?}"))
+    };
+    let mut readers: Vec<_> = (0..4).map(|_| follow()).collect();
+    wait::until("all places to be taken", is_refused);
+    for reader in &mut readers {
+        reader.kill().expect("killed");
+        reader.wait().expect("ended");
+    }
+    wait::until("a place to be free", || is_refused().is_none().then_some(()));
+    switch.finish();
+}
