@@ -203,6 +203,12 @@ impl Flags {
         }
     }
 
+    /// The words of bridges' tunnels, in the order of the tunnels.
+    pub(crate) fn tunnels_mut(&mut self) -> impl Iterator<Item = &mut Vec<String>> {
+        let of_others = self.bridges.iter_mut().flat_map(|bridge| [&mut bridge.vxlan, &mut bridge.udp]);
+        [&mut self.vxlan, &mut self.udp].into_iter().chain(of_others)
+    }
+
     /// Is this flag given, such as `--tap`?
     pub(crate) fn has(&self, flag: &str) -> bool {
         match flag {

@@ -70,7 +70,6 @@ pub(crate) enum Action {
 
 impl Action {
     /// For programs.
-    #[expect(dead_code, reason = "for the control socket")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Action::Add => "add",
@@ -95,12 +94,22 @@ impl fmt::Display for Change {
     }
 }
 
+/// Why a word cannot be taken out.
+#[derive(Debug, Error)]
+pub(crate) enum NotTaken {
+    /// There is no such thing.
+    #[error(transparent)]
+    Unknown(ConfigError),
+    /// Without it the configuration cannot be, or it is not alone.
+    #[error(transparent)]
+    Refused(#[from] ConfigError),
+}
+
 /// What cannot be changed while it runs, each with its key.
 #[derive(Debug, Error)]
 #[error("this needs a restart: {}", .0.join("; "))]
 pub(crate) struct NeedsRestart(Vec<String>);
 
-#[cfg_attr(not(test), expect(dead_code, reason = "verbs are for the control socket"))]
 impl Desired {
     /// What flags say alone.
     pub(crate) fn of_flags(mut flags: Flags) -> Result<Desired, ConfigError> {
@@ -120,7 +129,7 @@ impl Desired {
     }
 
     /// The same without the port of this name; `NAME@NETNS` is the one of several that is in that namespace.
-    pub(crate) fn without_port(&self, name: &str) -> Result<Desired, ConfigError> {
+    pub(crate) fn without_port(&self, name: &str) -> Result<Desired, NotTaken> {
         let is_it = |port: &PortConfig| {
             let in_its_namespace = port.link().and_then(|(link, netns)| Some(format!("{link}@{}", netns?)));
             port.name == name
@@ -140,16 +149,18 @@ impl Desired {
         let found: Vec<(&String, Vec<PortConfig>)> = taps.chain(others).filter(|(_, ports)| ports.iter().any(is_it)).collect();
         let (word, ports) = match found.as_slice() {
             [] if self.config.uplink_interface() == Some(name) => {
-                return Err(ConfigError::new(name, "the uplink is there from start to end: change it in the file, and restart"));
+                return Err(
+                    ConfigError::new(name, "the uplink is there from start to end: change it in the file, and restart").into()
+                );
             }
             [] if self.config.ip_tunnels.iter().any(|tunnel| tunnel.name == name) => {
-                return Err(ConfigError::new(name, "it is a tunnel's: take the tunnel away"));
+                return Err(ConfigError::new(name, "it is a tunnel's: take the tunnel away").into());
             }
             [] => return Err(self.no_such("port", name, self.config.ports.iter().filter_map(PortConfig::title))),
             [one] => one,
             _ => {
                 let problem = format!("there are several of this name: say which, such as {name}@NETNS");
-                return Err(ConfigError::new(name, problem));
+                return Err(ConfigError::new(name, problem).into());
             }
         };
         if let Some(of_all) =
@@ -157,13 +168,13 @@ impl Desired {
         {
             let problem =
                 format!("it is one of several places for guests: take all away by {}, or change guests=", of_all.where_it_is());
-            return Err(ConfigError::new(name, problem));
+            return Err(ConfigError::new(name, problem).into());
         }
         let mut flags = self.flags.clone();
         let lists = [&mut flags.tap, &mut flags.port].into_iter();
         let of_others = flags.bridges.iter_mut().flat_map(|bridge| [&mut bridge.tap, &mut bridge.port]);
         lists.chain(of_others).for_each(|list| list.retain(|other| other != *word));
-        Desired::of_flags(flags)
+        Ok(Desired::of_flags(flags)?)
     }
 
     /// The same with one published port more, in the words of `--publish`.
@@ -174,7 +185,7 @@ impl Desired {
     }
 
     /// The same without this rule: in the words of `--publish`, or as it is listed.
-    pub(crate) fn without_rule(&self, text: &str) -> Result<Desired, ConfigError> {
+    pub(crate) fn without_rule(&self, text: &str) -> Result<Desired, NotTaken> {
         let meant = parse_rule(text, text).ok();
         let is_it =
             |word: &String| parse_rule(word, word).is_ok_and(|rule| Some(&rule) == meant.as_ref() || rule.to_string() == text);
@@ -184,16 +195,50 @@ impl Desired {
             let rules = self.config.router.iter().flat_map(|router| &router.publish);
             return Err(self.no_such("rule", text, rules.map(Publish::to_string)));
         }
+        Ok(Desired::of_flags(flags)?)
+    }
+
+    /// The same with one tunnel more, in the words of `--vxlan`, `--udp-ip` or `--udp`.
+    pub(crate) fn with_tunnel(&self, word: &str) -> Result<Desired, ConfigError> {
+        let mut flags = self.flags.clone();
+        let has = |key: &str| word.split(',').any(|pair| pair.starts_with(key));
+        let list = match (has("vni="), has("tun=")) {
+            (true, _) => &mut flags.vxlan,
+            (_, true) => &mut flags.udp_ip,
+            (false, false) => &mut flags.udp,
+        };
+        list.push(word.to_owned());
         Desired::of_flags(flags)
     }
 
-    fn no_such(&self, what: &str, name: &str, there: impl Iterator<Item = String>) -> ConfigError {
+    /// The same without the tunnel of this name.
+    pub(crate) fn without_tunnel(&self, name: &str) -> Result<Desired, NotTaken> {
+        let Desired { mut flags, config } = self.clone();
+        // Those of bridges are in the order of their words.
+        let bridged = config.tunnels.iter().position(|tunnel| tunnel.name == name);
+        let ip = config.ip_tunnels.iter().position(|tunnel| tunnel.name == name);
+        match (bridged, ip) {
+            (Some(at), _) => take_word(flags.tunnels_mut(), at),
+            (None, Some(at)) => drop(flags.udp_ip.remove(at)),
+            (None, None) => {
+                let bridged = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
+                return Err(self.no_such(
+                    "tunnel",
+                    name,
+                    bridged.chain(config.ip_tunnels.iter().map(|tunnel| tunnel.name.clone())),
+                ));
+            }
+        }
+        Ok(Desired::of_flags(flags)?)
+    }
+
+    fn no_such(&self, what: &str, name: &str, there: impl Iterator<Item = String>) -> NotTaken {
         let there: Vec<String> = there.collect();
         let problem = match super::nearest(name, there.iter().map(String::as_str)) {
             Some(close) => format!("there is no such {what}; did you mean '{close}'?"),
             None => format!("there is no such {what}"),
         };
-        ConfigError::new(name.escape_debug(), problem)
+        NotTaken::Unknown(ConfigError::new(name.escape_debug(), problem))
     }
 }
 
@@ -281,6 +326,17 @@ impl Plan {
     }
 }
 
+/// Takes the word of this number out of these lists, one behind the other.
+fn take_word<'a>(lists: impl Iterator<Item = &'a mut Vec<String>>, mut at: usize) {
+    for list in lists {
+        if at < list.len() {
+            list.remove(at);
+            return;
+        }
+        at -= list.len();
+    }
+}
+
 fn is_same(one: &PortConfig, other: &PortConfig) -> bool {
     let by_one_worker = |port: &PortConfig| {
         let mut port = port.clone();
@@ -320,6 +376,8 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let is_other = said.control.is_some() && old.control.path != new.control.path;
     let is_other =
         is_other || (&old.control.group, old.control.read_only_others) != (&new.control.group, new.control.read_only_others);
+    let metrics = |flags: &Flags| flags.metrics.clone().unwrap_or_else(|| "none".to_owned());
+    fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(&now.flags), metrics(said));
     fixed("control", is_other, describe(&old.control), describe(&new.control));
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));

@@ -6,13 +6,13 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use axum::routing::{get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
 use super::rights::{Guard, check, shows_payload};
-use super::{Asker, conntrack, fdb, log, metrics, nat, neighbours, show, trace, views};
+use super::{Asker, conntrack, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
 
 /// The longest body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -35,6 +35,13 @@ const BODY_LIMIT: usize = 256 << 10;
         conntrack::list,
         conntrack::flush,
         nat::list,
+        reconfigure::apply,
+        reconfigure::add_port,
+        reconfigure::delete_port,
+        reconfigure::publish,
+        reconfigure::unpublish,
+        reconfigure::add_tunnel,
+        reconfigure::delete_tunnel,
         log::show,
         log::set,
         trace::imagine,
@@ -51,14 +58,18 @@ pub(super) fn router(asker: Asker, guard: Guard) -> Router {
     let guard = Arc::new(guard);
     Router::new()
         .route("/v1/show", get(show::show))
-        .route("/v1/ports", get(show::ports))
+        .route("/v1/ports", get(show::ports).post(reconfigure::add_port))
+        .route("/v1/ports/{name}", delete(reconfigure::delete_port))
+        .route("/v1/apply", post(reconfigure::apply))
         .route("/v1/stats", get(show::stats))
-        .route("/v1/tunnels", get(show::tunnels))
+        .route("/v1/tunnels", get(show::tunnels).post(reconfigure::add_tunnel))
+        .route("/v1/tunnels/{name}", delete(reconfigure::delete_tunnel))
         .route("/v1/fdb", get(fdb::list).delete(fdb::flush))
         .route("/v1/fdb/{mac}", put(fdb::add).delete(fdb::remove))
         .route("/v1/neighbours", get(neighbours::list).delete(neighbours::flush))
         .route("/v1/conntrack", get(conntrack::list).delete(conntrack::flush))
         .route("/v1/nat", get(nat::list))
+        .route("/v1/nat/publish", post(reconfigure::publish).delete(reconfigure::unpublish))
         .route("/v1/trace", get(trace::imagine))
         .route("/v1/trace/live", shows_payload(get(trace::follow)))
         .route("/v1/log", get(log::show).put(log::set))

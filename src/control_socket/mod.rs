@@ -26,6 +26,7 @@ mod log;
 mod metrics;
 mod nat;
 mod neighbours;
+mod reconfigure;
 mod rights;
 mod scrape;
 mod server;
@@ -50,6 +51,7 @@ use crate::daemon::Following;
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
 pub(crate) use metrics::LATENCY_STEPS;
+pub(crate) use reconfigure::Verb;
 pub(crate) use scrape::{Scrape, ScrapeDoor};
 
 /// At most so many clients at a time; further ones wait to be accepted.
@@ -98,6 +100,12 @@ pub(crate) enum Query {
     FlushConnections {
         which: WhichConnections,
         reply: Reply<Option<usize>>,
+    },
+    /// What was done, or would be.
+    Reconfigure {
+        verb: Verb,
+        dry_run: bool,
+        reply: Reply<Result<Vec<views::Change>, Refusal>>,
     },
     /// All but the mappings, and those.
     Nat {

@@ -340,6 +340,21 @@ pub(crate) struct Mapping {
     pub(crate) published: bool,
 }
 
+/// One difference between what was and what is, or would be.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Change {
+    /// `add`, `remove`, `alter` (it stays, with other keys) or `replace` (it goes and comes again).
+    pub(crate) action: String,
+    /// `port`, `rule`, `tunnel` ..
+    pub(crate) kind: String,
+    /// Of what it is about.
+    pub(crate) name: String,
+    /// Its keys; where they change, before and after.
+    pub(crate) text: String,
+    /// All of it, for people.
+    pub(crate) line: String,
+}
+
 /// What was forgotten, or ended.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Flushed {

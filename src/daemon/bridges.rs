@@ -84,6 +84,13 @@ impl Bridges {
         }
     }
 
+    /// Forgets all that is behind a port that is no more, static entries too.
+    pub(super) fn forget(&self, port: PortId) {
+        for bridge in &self.0 {
+            bridge.table.forget(port);
+        }
+    }
+
     /// Takes out entries that grew too old.
     pub(super) fn expire(&self, now: Timestamp) {
         for bridge in &self.0 {

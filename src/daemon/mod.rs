@@ -366,7 +366,7 @@ impl Daemon {
     fn remove(&mut self, ids: Vec<PortId>) {
         for id in &ids {
             self.tell_workers(|_| Command::Remove(*id));
-            self.bridges.flush(*id);
+            self.bridges.forget(*id);
         }
         let rest = self.slots.give_back(ids, self.workers.len());
         self.tell_workers(|_| Command::Barrier(rest));
@@ -375,7 +375,7 @@ impl Daemon {
     /// No worker can learn or count anything more by these numbers.
     fn free(&mut self, ids: &[PortId]) {
         for id in ids {
-            self.bridges.flush(*id);
+            self.bridges.forget(*id);
             if let Some(nat) = self.router.as_ref().and_then(RouterControl::nat) {
                 nat.disown(id.0);
             }

@@ -54,6 +54,7 @@ impl Daemon {
                 drop(reply.send(self.flush_macs(bridge.as_deref(), port.as_deref(), vlan)))
             }
             Query::FlushNeighbours { address, reply } => drop(reply.send(self.flush_neighbours(address))),
+            Query::Reconfigure { verb, dry_run, reply } => drop(reply.send(self.reconfigure(&verb, dry_run))),
             Query::FlushConnections { which, reply } => drop(reply.send(self.flush_connections(&which))),
             _ => {}
         }

@@ -49,6 +49,8 @@ mod service;
 mod site;
 mod station;
 mod switch;
+mod top;
+mod tour;
 mod trace;
 mod transfer;
 mod tunnel;
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         rights::trials(),
         trace::trials(),
         metrics::trials(),
+        top::trials(),
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         service::trials(),
         packaging::trials(),
         doctor::trials(),
+        tour::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

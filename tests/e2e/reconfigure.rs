@@ -12,6 +12,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use netio::{link, netns};
 
+use crate::control::{json, run, text};
 use crate::frames::{frame, is_ours, station};
 use crate::guest::{Directory, StreamGuest};
 use crate::host::Host;
@@ -32,6 +33,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("change/what_needs_a_restart", what_needs_a_restart),
         trial("change/guests_places", guests_places),
         trial("change/numbers_are_not_used_up", numbers_are_not_used_up),
+        trial("change/verbs", verbs),
+        trial("change/verbs_that_are_refused", verbs_that_are_refused),
+        trial("change/apply", apply),
+        trial("change/nothing_is_lost_over_100_applies", nothing_is_lost_over_100_applies),
     ]
 }
 
@@ -398,4 +403,124 @@ fn numbers_are_not_used_up() {
     assert!(switch.has_logged("900 more ports, but there is room for"));
     assert_eq!(file.reload(&switch, &more), Reloaded::Changed);
     switch.finish();
+}
+
+/// A site with a control socket.
+fn site_with_socket(socket: &str, guests: usize) -> Site {
+    Plan::new(Mode::Shared, guests).args(&["--control", socket]).start()
+}
+
+/// The same in a file.
+fn file_of(site: &Site) -> String {
+    let ports: String = site.guests.iter().map(|guest| port(guest, "")).collect();
+    ports + "[uplink]\ninterface = \"up0\"\n"
+}
+
+fn verbs() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site_with_socket(&socket, 2);
+    let third = Host::quiet("third");
+    let word = third.port(":vlan=7");
+    assert_eq!(text(&socket, &["port", "add", &word]), format!("+ port {}: access VLAN 7\n", third.port("")));
+    let added = json(&socket, &["port", "list"]);
+    assert!(added.as_array().expect("ports").iter().any(|port| port["name"] == "third" && port["vlan"] == "access VLAN 7"));
+    assert_eq!(text(&socket, &["port", "del", "third"]), format!("- port {}: access VLAN 7\n", third.port("")));
+    wait::until("its device is gone", || third.try_inside(|| link::get("third")).err());
+    let guests = directory.text("guests");
+    let answer = json(&socket, &["port", "add", &format!("stream:{guests}:guests=2")]);
+    assert_eq!((&answer[0]["action"], &answer[0]["kind"]), (&"add".into(), &"port".into()));
+    let _guest = StreamGuest::at(guests.as_ref());
+    text(&socket, &["port", "del", &guests]);
+    assert!(!PathBuf::from(&guests).exists());
+    assert_eq!(text(&socket, &["nat", "publish", "8080:10.77.0.11:80"]), "+ rule tcp 8080 -> 10.77.0.11:80\n");
+    let web = listen_on(site.guest(1), guest_address(1), 80);
+    drop(connect(&site.outside, &web, SocketAddrV4::new(MACHINE, 8080)));
+    assert_eq!(json(&socket, &["nat", "list"])["published"][0], "tcp 8080 -> 10.77.0.11:80");
+    assert_eq!(text(&socket, &["nat", "unpublish", "8080:10.77.0.11:80/tcp"]), "- rule tcp 8080 -> 10.77.0.11:80\n");
+    assert_eq!(json(&socket, &["nat", "list"])["published"].as_array().map(Vec::len), Some(0));
+    site.finish();
+}
+
+fn verbs_that_are_refused() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site_with_socket(&socket, 1);
+    let theirs = site.machine.inside(|| TcpListener::bind((MACHINE, 8080)));
+    let before = text(&socket, &["show", "-o", "json"]);
+    let twice = site.guest(1).port(":vlan=7");
+    let ports = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("json")["ports"].clone();
+    for (words, say) in [
+        (&["port", "add", &twice][..], "is named twice (400)"),
+        (&["port", "add", "x@nowhere"], "network namespace nowhere"),
+        (&["port", "add", "x:vlna=1"], "did you mean 'vlan'? (400)"),
+        (&["port", "add", "packet:up0"], "(400)"),
+        (&["port", "del", "g2"], "there is no such port; did you mean"),
+        (&["port", "del", "up0"], "the uplink is there from start to end"),
+        (&["port", "del", "g1"], "a switch needs a port"),
+        (&["nat", "publish", "8080:10.77.0.11:80"], "is in use by"),
+        (&["nat", "publish", "8081:10.77.1.11:80"], "(400)"),
+        (&["nat", "unpublish", "8080:10.77.0.11:80"], "there is no such rule (404)"),
+        (&["tunnel", "del", "vxlan1"], "there is no such tunnel (404)"),
+        (&["apply", "/nowhere"], "/nowhere: reading the configuration"),
+    ] {
+        let output = run(&socket, words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(said.contains(say), "{words:?}: {said}");
+        assert_eq!(ports(&text(&socket, &["show", "-o", "json"])), ports(&before), "{words:?}");
+    }
+    drop(theirs);
+    site.finish();
+}
+
+fn apply() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site_with_socket(&socket, 2);
+    let third = Host::quiet("third");
+    let file = File::new(&file_of(&site));
+    let apply = |more: &[&str]| text(&socket, &[&["apply", file.path()], more].concat());
+    assert_eq!(apply(&[]), "nothing changes\n");
+    let more = file_of(&site) + &port(&third, "vlan = 7") + &rule(8080, guest_address(1), 80);
+    file.write(&more);
+    let lines = format!("+ port {}: access VLAN 7\n+ rule tcp 8080 -> 10.77.0.11:80\n", third.port(""));
+    for _ in 0..2 {
+        assert_eq!(apply(&["--dry-run"]), lines);
+        assert!(third.try_inside(|| link::get("third")).is_err(), "a dry run makes nothing");
+        drop(site.machine.inside(|| TcpListener::bind((MACHINE, 8080))));
+    }
+    assert_eq!(apply(&[]), lines);
+    assert!(third.try_inside(|| link::get("third")).is_ok());
+    // What a verb added is not in the file, and goes.
+    text(&socket, &["nat", "publish", "8081:10.77.0.12:80"]);
+    assert_eq!(apply(&["--dry-run"]), "- rule tcp 8081 -> 10.77.0.12:80\n");
+    assert_eq!(apply(&[]), "- rule tcp 8081 -> 10.77.0.12:80\n");
+    file.write(&(more.clone() + "[nat]\nmax-connections = 2000\n"));
+    for words in [&["--dry-run"][..], &[]] {
+        let output = run(&socket, &[&["apply", file.path()], words].concat());
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(said.contains("this needs a restart: nat is ") && said.contains("(422)"), "{said}");
+    }
+    file.write(&(more + "[[publish]]\nlisten = \"9999\"\nto = \"10.77.0.11\"\n"));
+    let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
+    assert!(said.contains("v.toml:"), "the file and the line: {said}");
+    site.finish();
+}
+
+fn nothing_is_lost_over_100_applies() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site_with_socket(&socket, 2);
+    let third = Host::quiet("third");
+    let base = File::new(&file_of(&site));
+    let more = File::new(&(file_of(&site) + &port(&third, "") + &rule(8080, guest_address(2), 80)));
+    let numbered = Numbered::start(udp_on(site.guest(1), guest_address(1), 0), udp_on(site.guest(2), guest_address(2), 0));
+    for round in 0..100 {
+        let file = if round % 2 == 0 { &more } else { &base };
+        assert_eq!(text(&socket, &["apply", file.path()]).lines().count(), 2, "round {round}");
+        numbered.wait_for_more(10);
+    }
+    assert!(numbered.end() > 1000);
+    site.finish();
 }

@@ -339,6 +339,20 @@ impl MacTable {
         flushed
     }
 
+    /// Forgets a port that is none any more: what was learned and what an operator put in. Returns how many entries that were.
+    pub fn forget(&self, port: PortId) -> usize {
+        let mut book = self.lock();
+        let mut forgotten = 0;
+        for slot in 0..self.buckets.len() * WAYS {
+            let key = self.slot(slot).key.load(Ordering::Relaxed);
+            if key != 0 && Value::unpack(self.slot(slot).value.load(Ordering::Relaxed)).port == port {
+                self.take_out(&mut book, slot);
+                forgotten += 1;
+            }
+        }
+        forgotten
+    }
+
     /// Takes out entries that grew too old, at most `budget` of them. Returns how many: fewer than
     /// the budget means that it is done.
     pub fn expire(&self, now: Timestamp, budget: usize) -> usize {

@@ -56,10 +56,24 @@ pub(crate) enum Command {
     /// Tunnels and the hosts at their other ends
     #[command(subcommand)]
     Tunnel(Tunnel),
+    /// Make the running switch what a configuration file says, and print the difference
+    Apply {
+        /// The file, as of vswitchd --config; - is standard input
+        file: PathBuf,
+        /// Change nothing, and print what would be changed
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// What would happen to a packet, step by step, and nothing changes; or what happens to real ones
     Trace(Trace),
     /// All numbers in Prometheus' text form
     Metrics,
+    /// A live screen: ports with their rates, flows, drops by reason
+    Top {
+        /// Seconds between two readings
+        #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
+        interval: u32,
+    },
     /// How much the daemon logs
     #[command(subcommand)]
     Log(Log),
@@ -102,6 +116,16 @@ pub(crate) enum Port {
     Stats {
         /// Of this port only
         name: Option<String>,
+    },
+    /// Add a port, in the words of vswitchd's --tap or --port: tap3:vlan=10, packet:veth0, stream:/run/guests
+    Add {
+        /// NAME[@NETNS][:KEY=VALUE...] or KIND:WHERE[:KEY=VALUE...]
+        port: String,
+    },
+    /// Take a port away
+    Del {
+        /// Its name, or NAME@NETNS where there are several of that name
+        name: String,
     },
 }
 
@@ -207,12 +231,32 @@ pub(crate) enum Nat {
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
+    /// Publish ports of the uplink's address, in the words of vswitchd's --publish: 8080:10.77.0.2:80/tcp
+    Publish {
+        /// [ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]
+        rule: String,
+    },
+    /// Take a rule back; connections by it end
+    Unpublish {
+        /// The rule, as it was given or as it is listed
+        rule: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tunnel {
     /// All tunnels, with frames to and from each host
     List,
+    /// Add a tunnel, in the words of vswitchd's --vxlan, --udp or --udp-ip: vni=42,remote=192.0.2.2
+    Add {
+        /// KEY=VALUE,...
+        tunnel: String,
+    },
+    /// Take a tunnel away
+    Del {
+        /// Its name, as it is listed
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

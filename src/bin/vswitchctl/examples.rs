@@ -18,6 +18,22 @@ const EXAMPLES: &[Examples] = &[
     ),
     ("port stats", &[("vswitchctl port stats tap0", "of one port"), ("vswitchctl -o json port stats", "for programs")]),
     (
+        "trace",
+        &[
+            ("vswitchctl trace port=tap0,src=10.77.0.11,dst=198.51.100.7,tcp,dport=443", "what would happen to it"),
+            ("vswitchctl trace --live 3 host 10.77.0.11", "what happens to the next three"),
+        ],
+    ),
+    ("fdb add", &[("vswitchctl fdb add 52:54:00:12:34:56 tap0 --vlan 10", "it stays behind tap0, whoever else claims to be it")]),
+    ("fdb flush", &[("vswitchctl fdb flush --port tap0", "what was learned there is learned anew")]),
+    (
+        "conntrack flush",
+        &[
+            ("vswitchctl conntrack flush --address 10.77.0.11 --protocol udp", "those that match both"),
+            ("vswitchctl conntrack flush", "all"),
+        ],
+    ),
+    (
         "conntrack list",
         &[
             ("vswitchctl conntrack list --address 10.77.0.11", "a guest's connections"),

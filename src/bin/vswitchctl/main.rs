@@ -1,5 +1,6 @@
 //! `vswitchctl`: shows what a running `vswitchd` does, and changes it, by its control socket.
 
+mod change;
 mod cli;
 mod client;
 mod doctor;
@@ -11,6 +12,8 @@ mod print;
 #[path = "../../control_socket/story.rs"]
 mod story;
 mod table;
+#[cfg(feature = "top")]
+mod top;
 mod trace;
 /// The same as the daemon's.
 #[path = "../../control_socket/views.rs"]
@@ -97,6 +100,13 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Show => get.shown("/v1/show", print::show),
         Command::Port(Port::List) => get.shown("/v1/ports", |ports: &Vec<_>| print::ports(ports)),
         Command::Port(Port::Stats { name }) => port_stats(&get, name.as_deref()),
+        Command::Port(Port::Add { port }) => change::add(&get, "/v1/ports", "port", port),
+        Command::Port(Port::Del { name }) => change::delete(&get, "/v1/ports", name),
+        Command::Nat(Nat::Publish { rule }) => change::add(&get, "/v1/nat/publish", "rule", rule),
+        Command::Nat(Nat::Unpublish { rule }) => change::unpublish(&get, rule),
+        Command::Tunnel(Tunnel::Add { tunnel }) => change::add(&get, "/v1/tunnels", "tunnel", tunnel),
+        Command::Tunnel(Tunnel::Del { name }) => change::delete(&get, "/v1/tunnels", name),
+        Command::Apply { file, dry_run } => change::apply(&get, file, *dry_run),
         Command::Fdb(Fdb::Show { bridge }) => {
             let path = with_parameters("/v1/fdb", [("bridge", bridge.clone())]);
             get.shown(&path, |entries: &Vec<_>| print::fdb(entries))
@@ -123,6 +133,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Trace(trace) => trace::trace(&get, trace),
         Command::Metrics => client::get(&socket, "/metrics"),
+        Command::Top { interval } => top(&socket, cli.output, *interval),
         Command::Log(Log::Show) => get.shown("/v1/log", print::log),
         Command::Log(Log::Set { level }) => {
             let (part, level) = level.split_once('=').map_or((None, level.as_str()), |(part, level)| (Some(part), level));
@@ -200,6 +211,21 @@ fn conntrack_path(filter: &Filter, limit: Option<u32>) -> String {
 
 fn understood<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
     serde_json::from_str(answer).context("the switch's answer is not understood: is it of another version?")
+}
+
+/// Nothing is left to be printed behind it.
+#[cfg(feature = "top")]
+fn top(socket: &Path, output: Output, interval: u32) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        output == Output::Table,
+        "top is for people; 'vswitchctl metrics' and '-o json' of other verbs are for programs"
+    );
+    top::run(socket, interval).map(|()| String::new())
+}
+
+#[cfg(not(feature = "top"))]
+fn top(_: &Path, _: Output, _: u32) -> anyhow::Result<String> {
+    anyhow::bail!("this vswitchctl was built without its live screen; build it with: cargo build --release --features top")
 }
 
 /// Where to ask, and how to show what is answered.

@@ -70,7 +70,7 @@ pub(crate) fn short_time(nanos: u64) -> String {
 }
 
 /// `3d 4h`, `5m 6s`.
-fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),

@@ -103,31 +103,30 @@ fn what_is_fixed_is_named() {
 #[test]
 fn verbs_are_configurations_of_one_word_more_or_less() {
     let now = desired("a,b@blue,b@red", &["stream:/run/x:guests=2", "packet:veth0"], &["80:10.77.0.2:80"]);
-    let done =
-        |to: Result<Desired, ConfigError>| plan(&now, &to.map_err(|error| error.to_string())?).map(|lines| lines.join("; "));
+    let done = |to: Result<Desired, NotTaken>| plan(&now, &to.map_err(|error| error.to_string())?).map(|lines| lines.join("; "));
     for (to, say) in [
-        (now.with_port("c:vlan=7"), "+ port c: access VLAN 7"),
-        (now.with_port("packet:eth7"), "+ port eth7: all VLANs"),
+        (now.with_port("c:vlan=7").map_err(NotTaken::from), "+ port c: access VLAN 7"),
+        (now.with_port("packet:eth7").map_err(NotTaken::from), "+ port eth7: all VLANs"),
         (now.without_port("a"), "- port a: all VLANs"),
         (now.without_port("b@red"), "- port b@red: all VLANs"),
         (now.without_port("veth0"), "- port veth0: all VLANs"),
         (now.without_port("/run/x"), "- port /run/x#1..2: all VLANs, mtu 1500, 2 guests"),
-        (now.with_rule("81:10.77.0.2:81/udp"), "+ rule udp 81 -> 10.77.0.2:81"),
+        (now.with_rule("81:10.77.0.2:81/udp").map_err(NotTaken::from), "+ rule udp 81 -> 10.77.0.2:81"),
         (now.without_rule("80:10.77.0.2:80/tcp"), "- rule tcp 80 -> 10.77.0.2:80"),
         (now.without_rule("tcp 80 -> 10.77.0.2:80"), "- rule tcp 80 -> 10.77.0.2:80"),
     ] {
         assert_eq!(done(to).unwrap(), say);
     }
     for (to, say) in [
-        (now.with_port("a"), "--tap: a is named twice"),
-        (now.with_port("c:vlna=1"), "did you mean 'vlan'?"),
-        (now.with_port("packet:veth0"), "veth0 is named twice"),
+        (now.with_port("a").map_err(NotTaken::from), "--tap: a is named twice"),
+        (now.with_port("c:vlna=1").map_err(NotTaken::from), "did you mean 'vlan'?"),
+        (now.with_port("packet:veth0").map_err(NotTaken::from), "veth0 is named twice"),
         (now.without_port("c"), "c: there is no such port"),
         (now.without_port("veht0"), "did you mean 'veth0'?"),
         (now.without_port("b"), "there are several of this name: say which, such as b@NETNS"),
         (now.without_port("/run/x#2"), "one of several places for guests: take all away by /run/x"),
         (now.without_port("eth0"), "the uplink is there from start to end"),
-        (now.with_rule("80:10.77.0.3:80"), "in conflict with tcp 80 -> 10.77.0.2:80"),
+        (now.with_rule("80:10.77.0.3:80").map_err(NotTaken::from), "in conflict with tcp 80 -> 10.77.0.2:80"),
         (now.without_rule("82:10.77.0.2:80"), "there is no such rule"),
     ] {
         let said = done(to).unwrap_err();
@@ -154,5 +153,21 @@ fn of_several_bridges_the_one_that_is_meant_is_named() {
     ] {
         let said = plan(&of(two), &of(&other)).unwrap_err();
         assert!(said.contains(say), "{said}");
+    }
+}
+
+/// Whichever bridge it is of, and however many tunnels are before it.
+#[test]
+fn a_tunnel_is_taken_from_its_bridge() {
+    let tunnel = |bridge: &str, vni: u32| {
+        format!("[[tunnel]]\ntype = 'vxlan'\nbridge = '{bridge}'\nvni = {vni}\nremotes = ['192.0.2.2']\n")
+    };
+    let text = "[[bridge.br0.port]]\ntap = 'a'\n[[bridge.lab.port]]\ntap = 'b'\n".to_owned()
+        + &[tunnel("lab", 3), tunnel("br0", 1), tunnel("lab", 4)].concat();
+    let now = Desired::of_text(Path::new("v.toml"), &text, &Flags::default()).unwrap();
+    for (name, left) in [("vxlan1", "vxlan3 vxlan4"), ("vxlan3", "vxlan1 vxlan4"), ("vxlan4", "vxlan1 vxlan3")] {
+        let without = now.without_tunnel(name).unwrap();
+        let names: Vec<&str> = without.config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
+        assert_eq!(names.join(" "), left);
     }
 }

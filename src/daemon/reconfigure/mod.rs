@@ -26,6 +26,7 @@
 //! for nobody; devices that go just then are seen a little later.
 
 mod ports;
+mod verbs;
 
 use anyhow::Context;
 

@@ -169,3 +169,16 @@ fn readers_never_see_half_a_change() {
     assert_eq!(stats.moved, 0);
     assert_eq!(stats.learned, stats.evicted + stats.expired + stats.entries as u64);
 }
+
+#[test]
+fn a_port_that_is_none_any_more_leaves_nothing() {
+    let table = table(100);
+    for (n, port) in [(1, 0), (2, 1), (3, 1)] {
+        assert_eq!(table.learn(VLAN, mac(n), PortId(port), at(0)), Learned::Added);
+    }
+    table.add_static(VLAN, mac(4), PortId(1)).unwrap();
+    assert_eq!(table.forget(PortId(1)), 3);
+    assert_eq!(table.entries(at(0)).iter().map(|entry| entry.mac).collect::<Vec<_>>(), [mac(1)]);
+    assert_eq!((table.stats().entries, table.stats().statics), (1, 0));
+    assert_eq!(table.learn(VLAN, mac(4), PortId(1), at(1)), Learned::Added, "its number is another port's");
+}

@@ -1,0 +1,209 @@
+//! `vswitchctl top`: a live screen.
+//!
+//! ```text
+//!   reader thread --Reading--> model --View--> drawing --> terminal
+//!     asks the switch                ^
+//!     once a second                  keys
+//! ```
+//!
+//! Who asks and who draws are two threads, so a switch that does not answer keeps nobody from leaving. The terminal is
+//! given back as it was whatever ends it: a key, a signal, an error or a panic.
+
+mod draw;
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::io::{IsTerminal, Read, stdout};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::exit;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use ratatui::backend::Backend;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use serde::de::DeserializeOwned;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::client;
+use crate::views::Connections;
+use model::{Model, Reading, Sort, View};
+
+/// How soon what comes from elsewhere than the keyboard is seen.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// More of the switch's connections are not looked at.
+const MOST_CONNECTIONS: usize = 5000;
+
+/// Which of the three is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Panel {
+    #[default]
+    Ports,
+    Flows,
+    Drops,
+}
+
+/// What the keys changed.
+#[derive(Debug, Default)]
+struct Screen {
+    panel: Panel,
+    sort: Sort,
+    is_reversed: bool,
+    /// What is shown while it is paused.
+    paused: Option<View>,
+    has_help: bool,
+    /// Rows that are above the first that is shown.
+    skipped: usize,
+    /// Why there are no new numbers.
+    trouble: Option<String>,
+}
+
+/// What a key asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wish {
+    Stay,
+    /// Something else wrote on the terminal.
+    Redraw,
+    Leave,
+}
+
+/// Shows it until somebody leaves.
+pub(crate) fn run(socket: &Path, interval: u32) -> anyhow::Result<()> {
+    if !stdout().is_terminal() {
+        bail!("top needs a terminal; 'vswitchctl metrics' and '-o json' of other verbs are for programs");
+    }
+    // Whoever has no switch to look at is told so as by any other verb.
+    let first = read(socket, Instant::now())?;
+    leave_on_signals()?;
+    let readings = start_reader(socket.to_owned(), Duration::from_secs(interval.into()))?;
+    // From here on also a panic gives the terminal back.
+    let mut terminal = ratatui::try_init().context("taking the terminal")?;
+    let (mut model, mut screen) = (Model::default(), Screen::default());
+    model.take(first);
+    let shown = show(&mut terminal, &mut model, &mut screen, &readings);
+    ratatui::try_restore().context("giving the terminal back")?;
+    shown
+}
+
+fn show(
+    terminal: &mut ratatui::DefaultTerminal,
+    model: &mut Model,
+    screen: &mut Screen,
+    readings: &Receiver<anyhow::Result<Reading>>,
+) -> anyhow::Result<()> {
+    loop {
+        terminal.draw(|frame| draw::draw(frame, model.view(), screen)).context("drawing")?;
+        if event::poll(LOOK).context("waiting for keys")?
+            && let Event::Key(key) = event::read().context("reading keys")?
+        {
+            match screen.press(key, model.view()) {
+                Wish::Stay => {}
+                Wish::Redraw => {
+                    // Terminal::clear would ask the terminal for its cursor, and not every one answers.
+                    terminal.backend_mut().clear().context("drawing anew")?;
+                    terminal.swap_buffers();
+                }
+                Wish::Leave => return Ok(()),
+            }
+        }
+        while let Ok(reading) = readings.try_recv() {
+            screen.trouble = reading.as_ref().err().map(|error| format!("{error:#}"));
+            reading.into_iter().for_each(|reading| model.take(reading));
+        }
+    }
+}
+
+/// A thread of its own hears them: who waits for keys of a terminal that is gone may wait for ever.
+fn leave_on_signals() -> anyhow::Result<()> {
+    let (mut heard, told) = UnixStream::pair().context("listening for signals")?;
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
+        let told = told.try_clone().context("listening for signals")?;
+        signal_hook::low_level::pipe::register(signal, told).context("listening for signals")?;
+    }
+    let leave = move || {
+        if heard.read_exact(&mut [0]).is_ok() {
+            // That the terminal is gone is no reason to stay.
+            let _ = ratatui::try_restore();
+            exit(0);
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(leave).context("listening for signals").map(drop)
+}
+
+impl Screen {
+    fn press(&mut self, key: KeyEvent, view: &View) -> Wish {
+        if key.kind == KeyEventKind::Release {
+            return Wish::Stay;
+        }
+        match key.code {
+            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Wish::Leave,
+            KeyCode::Char('l') if key.modifiers.contains(KeyModifiers::CONTROL) => return Wish::Redraw,
+            KeyCode::Char('q') => return Wish::Leave,
+            KeyCode::Esc if self.has_help => self.has_help = false,
+            KeyCode::Char('?') => self.has_help = !self.has_help,
+            KeyCode::Char('p') => self.paused = if self.paused.is_some() { None } else { Some(view.clone()) },
+            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('r') => self.is_reversed = !self.is_reversed,
+            KeyCode::Tab => self.turn_to(match self.panel {
+                Panel::Ports => Panel::Flows,
+                Panel::Flows => Panel::Drops,
+                Panel::Drops => Panel::Ports,
+            }),
+            KeyCode::BackTab => self.turn_to(match self.panel {
+                Panel::Ports => Panel::Drops,
+                Panel::Flows => Panel::Ports,
+                Panel::Drops => Panel::Flows,
+            }),
+            KeyCode::Down => {
+                let view = self.paused.as_ref().unwrap_or(view);
+                let rows = [view.ports.len(), view.flows.len(), view.drops.len()][self.panel as usize];
+                self.skipped = (self.skipped + 1).min(rows.saturating_sub(1));
+            }
+            KeyCode::Up => self.skipped = self.skipped.saturating_sub(1),
+            _ => {}
+        }
+        Wish::Stay
+    }
+
+    fn turn_to(&mut self, panel: Panel) {
+        (self.panel, self.skipped) = (panel, 0);
+    }
+}
+
+/// Asks for as long as somebody hears the answers.
+fn start_reader(socket: PathBuf, interval: Duration) -> anyhow::Result<Receiver<anyhow::Result<Reading>>> {
+    let (readings, received) = sync_channel(1);
+    let began = Instant::now();
+    let ask = move || read_on(&socket, interval, began, &readings);
+    thread::Builder::new().name("reader".to_owned()).spawn(ask).context("starting the reader")?;
+    Ok(received)
+}
+
+fn read_on(socket: &Path, interval: Duration, began: Instant, readings: &SyncSender<anyhow::Result<Reading>>) {
+    loop {
+        thread::sleep(interval);
+        if readings.send(read(socket, began)).is_err() {
+            return;
+        }
+    }
+}
+
+fn read(socket: &Path, began: Instant) -> anyhow::Result<Reading> {
+    let show = view(socket, "/v1/show")?;
+    let stats: crate::views::Stats = view(socket, "/v1/stats")?;
+    let at = began.elapsed();
+    let connections = match &stats.nat {
+        Some(_) => view::<Connections>(socket, &format!("/v1/conntrack?limit={MOST_CONNECTIONS}"))?.connections,
+        None => Vec::new(),
+    };
+    Ok(Reading { at, show, stats, connections })
+}
+
+fn view<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+    let text = client::get(socket, path)?;
+    serde_json::from_str(&text).context("the switch's answer is not understood: is it of another version?")
+}

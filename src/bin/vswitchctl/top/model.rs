@@ -1,0 +1,248 @@
+//! What the screen shows, from one reading of the counters to the next. Nothing here knows of terminals.
+//!
+//! A rate is the difference of two readings, by the time between them. A counter that is less than before has begun
+//! again at 0, as it does for a port that came back; a daemon that was started again is another one, and of that nothing
+//! is known before its second reading.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::views::{Connection, Latency, PortStats, Show, Stats};
+
+/// So many rates are kept of each port, for its line.
+pub(super) const HISTORY: usize = 32;
+
+/// One reading of everything.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    /// Since whenever; of the reader's clock.
+    pub(super) at: Duration,
+    pub(super) show: Show,
+    pub(super) stats: Stats,
+    /// None without a translation.
+    pub(super) connections: Vec<Connection>,
+}
+
+/// A port by what tells it from others: its name and namespace.
+type PortKey = (String, Option<String>);
+
+/// What is shown, at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) title: String,
+    pub(super) problems: Vec<String>,
+    pub(super) uptime: u64,
+    pub(super) workers: usize,
+    pub(super) latency: Latency,
+    pub(super) ports: Vec<PortRow>,
+    pub(super) flows: Vec<FlowRow>,
+    pub(super) drops: Vec<DropRow>,
+}
+
+/// A port and its rates, each a second.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct PortRow {
+    pub(super) name: String,
+    pub(super) namespace: Option<String>,
+    pub(super) state: String,
+    pub(super) rx_bits: f64,
+    pub(super) rx_frames: f64,
+    pub(super) tx_bits: f64,
+    pub(super) tx_frames: f64,
+    pub(super) drops: f64,
+    /// Bits both ways, the last at the end.
+    pub(super) history: Vec<u64>,
+}
+
+/// The connections of one guest with one server's port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct FlowRow {
+    pub(super) protocol: String,
+    pub(super) from: String,
+    pub(super) to: String,
+    /// Those of which packets came since the reading before.
+    pub(super) active: usize,
+    pub(super) connections: usize,
+}
+
+/// A reason.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct DropRow {
+    pub(super) reason: String,
+    pub(super) rate: f64,
+    pub(super) total: u64,
+}
+
+/// By what ports are sorted: the greatest first, names from a to z.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Sort {
+    #[default]
+    Port,
+    Receive,
+    Transmit,
+    Drops,
+}
+
+impl Sort {
+    pub(super) fn next(self) -> Sort {
+        match self {
+            Sort::Port => Sort::Receive,
+            Sort::Receive => Sort::Transmit,
+            Sort::Transmit => Sort::Drops,
+            Sort::Drops => Sort::Port,
+        }
+    }
+}
+
+/// The readings so far, as far as they are of use.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    last: Option<Reading>,
+    history: HashMap<PortKey, VecDeque<u64>>,
+    view: View,
+}
+
+impl Model {
+    /// Takes a reading in.
+    pub(super) fn take(&mut self, reading: Reading) {
+        let is_another = |last: &Reading| last.stats.start_time != reading.stats.start_time;
+        if self.last.as_ref().is_some_and(is_another) {
+            (self.last, self.history) = (None, HashMap::new());
+        }
+        let before = self.last.as_ref();
+        let seconds = before.map_or(0.0, |before| reading.at.saturating_sub(before.at).as_secs_f64());
+        let ports: Vec<PortRow> = reading.stats.ports.iter().map(|port| port_row(port, before, seconds)).collect();
+        self.remember(&ports, before.is_some());
+        self.view = View {
+            title: format!("vswitchd {}, pid {}", reading.show.version, reading.show.pid),
+            problems: reading.show.problems.clone(),
+            uptime: reading.show.uptime,
+            workers: reading.stats.workers.len(),
+            latency: reading.stats.latency.clone(),
+            flows: flows(&reading, self.last.as_ref()),
+            drops: drops(&reading, self.last.as_ref(), seconds),
+            ports: ports.into_iter().map(|port| self.with_history(port)).collect(),
+        };
+        self.last = Some(reading);
+    }
+
+    /// What is to be shown now.
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Ports that are gone are forgotten.
+    fn remember(&mut self, ports: &[PortRow], has_rates: bool) {
+        self.history.retain(|key, _| ports.iter().any(|port| key_of(port) == *key));
+        for port in ports.iter().filter(|_| has_rates) {
+            let history = self.history.entry(key_of(port)).or_default();
+            if history.len() == HISTORY {
+                history.pop_front();
+            }
+            history.push_back((port.rx_bits + port.tx_bits) as u64);
+        }
+    }
+
+    fn with_history(&self, port: PortRow) -> PortRow {
+        let history = self.history.get(&key_of(&port)).map_or_else(Vec::new, |history| history.iter().copied().collect());
+        PortRow { history, ..port }
+    }
+}
+
+impl View {
+    /// The ports in this order.
+    pub(super) fn sorted(&self, sort: Sort, is_reversed: bool) -> Vec<&PortRow> {
+        let mut ports: Vec<&PortRow> = self.ports.iter().collect();
+        let number = |port: &PortRow| match sort {
+            Sort::Port => 0.0,
+            Sort::Receive => port.rx_bits,
+            Sort::Transmit => port.tx_bits,
+            Sort::Drops => port.drops,
+        };
+        ports.sort_by(|a, b| number(b).total_cmp(&number(a)).then_with(|| (&a.name, &a.namespace).cmp(&(&b.name, &b.namespace))));
+        if is_reversed {
+            ports.reverse();
+        }
+        ports
+    }
+}
+
+fn key_of(port: &PortRow) -> PortKey {
+    (port.name.clone(), port.namespace.clone())
+}
+
+fn port_row(port: &PortStats, before: Option<&Reading>, seconds: f64) -> PortRow {
+    let same = |other: &&PortStats| (&other.name, &other.namespace) == (&port.name, &port.namespace);
+    let was = before.and_then(|before| before.stats.ports.iter().find(same));
+    let rate = |number: fn(&PortStats) -> u64| was.map_or(0.0, |was| rate(number(was), number(port), seconds));
+    PortRow {
+        name: port.name.clone(),
+        namespace: port.namespace.clone(),
+        state: port.state.clone().unwrap_or_default(),
+        rx_bits: 8.0 * rate(|port| port.rx_bytes),
+        rx_frames: rate(|port| port.rx_frames),
+        tx_bits: 8.0 * rate(|port| port.tx_bytes),
+        tx_frames: rate(|port| port.tx_frames),
+        drops: rate(|port| port.dropped.saturating_add(port.kernel_dropped)),
+        history: Vec::new(),
+    }
+}
+
+fn rate(was: u64, is: u64, seconds: f64) -> f64 {
+    let new = is.checked_sub(was).unwrap_or(is);
+    if seconds > 0.0 { new as f64 / seconds } else { 0.0 }
+}
+
+/// Of all ports, the most frequent now first. What the kernel dropped has no other name.
+fn drops(reading: &Reading, before: Option<&Reading>, seconds: f64) -> Vec<DropRow> {
+    let was = before.map_or_else(BTreeMap::new, totals);
+    let row = |(reason, total): (String, u64)| {
+        let was = before.map(|_| was.get(&reason).copied().unwrap_or(0));
+        DropRow { rate: was.map_or(0.0, |was| rate(was, total, seconds)), reason, total }
+    };
+    let mut rows: Vec<DropRow> = totals(reading).into_iter().map(row).collect();
+    rows.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(b.total.cmp(&a.total)).then_with(|| a.reason.cmp(&b.reason)));
+    rows
+}
+
+fn totals(reading: &Reading) -> BTreeMap<String, u64> {
+    let mut totals: BTreeMap<String, u64> = BTreeMap::new();
+    let by_kernel: u64 = reading.stats.ports.iter().map(|port| port.kernel_dropped).sum();
+    for (reason, frames) in reading.stats.ports.iter().flat_map(|port| &port.drops) {
+        *totals.entry(reason.clone()).or_default() += frames;
+    }
+    if by_kernel + reading.stats.datagrams_dropped > 0 {
+        totals.insert("(by the kernel)".to_owned(), by_kernel + reading.stats.datagrams_dropped);
+    }
+    totals
+}
+
+/// The router's connections by guest and server, those with most traffic first, as far as that can be told: a connection
+/// of which a packet came has as much time left as before, and not less.
+fn flows(reading: &Reading, before: Option<&Reading>) -> Vec<FlowRow> {
+    let name = |connection: &Connection| {
+        let original = &connection.original;
+        (connection.protocol.clone(), original.src.clone(), original.src_port, original.dst.clone(), original.dst_port)
+    };
+    let was: HashMap<_, u32> =
+        before.iter().flat_map(|before| &before.connections).map(|one| (name(one), one.expires_in)).collect();
+    let mut rows: BTreeMap<(String, String, String), FlowRow> = BTreeMap::new();
+    for connection in &reading.connections {
+        let is_active = match was.get(&name(connection)) {
+            Some(left) => connection.expires_in >= *left,
+            None => before.is_some(),
+        };
+        let (protocol, from) = (connection.protocol.clone(), connection.original.src.clone());
+        let to = match protocol.as_str() {
+            "tcp" | "udp" => format!("{}:{}", connection.original.dst, connection.original.dst_port),
+            _ => connection.original.dst.clone(),
+        };
+        let new = FlowRow { protocol: protocol.clone(), from: from.clone(), to: to.clone(), active: 0, connections: 0 };
+        let row = rows.entry((protocol, from, to)).or_insert(new);
+        row.active += usize::from(is_active);
+        row.connections += 1;
+    }
+    let mut rows: Vec<FlowRow> = rows.into_values().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse((row.active, row.connections)));
+    rows
+}
