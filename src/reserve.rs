@@ -119,6 +119,22 @@ impl Reserved {
         }
     }
 
+    /// Gives a port back that was taken in advance. False if a guest has it, or a rule.
+    pub(crate) fn let_go(&mut self, nat: &Nat, protocol: Protocol, port: u16) -> bool {
+        if self.published.contains_key(&(protocol, port)) {
+            return false;
+        }
+        if !self.ports.contains_key(&(protocol, port)) {
+            return true;
+        }
+        if !nat.revoke(self.address, protocol, port) {
+            return false;
+        }
+        self.ports.remove(&(protocol, port));
+        self.local_left[usize::from(protocol == Protocol::UDP)] += u32::from(self.local.contains(&port));
+        true
+    }
+
     /// The first ports.
     pub(crate) fn start(&mut self, nat: &Nat) {
         for protocol in [Protocol::TCP, Protocol::UDP] {

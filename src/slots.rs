@@ -125,6 +125,11 @@ impl Slots {
         self.rests.swap_remove(at).ports
     }
 
+    /// Are there numbers that wait for workers?
+    pub(crate) fn is_resting(&self) -> bool {
+        !self.rests.is_empty()
+    }
+
     fn free(&self) -> impl Iterator<Item = PortId> {
         self.slots.iter().enumerate().filter(|(_, slot)| **slot == Slot::Free).map(|(at, _)| PortId(at as u16))
     }

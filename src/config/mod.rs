@@ -165,6 +165,11 @@ impl Config {
         self.bridges.get(bridge.index()).filter(|_| self.bridges.len() > 1).map(|bridge| bridge.name.as_str())
     }
 
+    /// `, on br1`, where people need it.
+    fn on(&self, bridge: BridgeId) -> String {
+        self.name_among_several(bridge).map_or_else(String::new, |name| format!(", on {name}"))
+    }
+
     /// The UDP ports that tunnels receive by, each once and in their order.
     pub(crate) fn tunnel_ports(&self) -> Vec<u16> {
         let bridged = self.tunnels.iter().map(|tunnel| tunnel.port);
@@ -178,8 +183,7 @@ impl Config {
     pub(crate) fn tunnel_summary(&self) -> String {
         let mut text = String::new();
         for tunnel in &self.tunnels {
-            let bridge = self.name_among_several(tunnel.bridge).map_or_else(String::new, |name| format!(", on {name}"));
-            let _ = writeln!(text, "{tunnel}{bridge}");
+            let _ = writeln!(text, "{tunnel}{}", self.on(tunnel.bridge));
         }
         for tunnel in &self.ip_tunnels {
             let _ = writeln!(text, "{tunnel}");

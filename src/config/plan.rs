@@ -21,6 +21,7 @@ use vswitch::BridgeId;
 use super::bridge::words_of;
 use super::port::{parse_port, parse_tap};
 use super::publish::parse_rule;
+use super::tunnel::TunnelConfig;
 use super::{Config, ConfigError, PortConfig, Publish};
 use crate::cli::Flags;
 use crate::control_socket::describe;
@@ -41,6 +42,9 @@ pub(crate) struct Plan {
     pub(crate) added_ports: Vec<PortConfig>,
     /// As they are to be.
     pub(crate) altered_ports: Vec<PortConfig>,
+    /// By their names.
+    pub(crate) removed_tunnels: Vec<String>,
+    pub(crate) added_tunnels: Vec<TunnelConfig>,
     pub(crate) withdrawn: Vec<Publish>,
     pub(crate) published: Vec<Publish>,
     pub(crate) changes: Vec<Change>,
@@ -255,6 +259,7 @@ impl Plan {
         new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
         plan.ports(old, new);
+        plan.tunnels(old, new);
         plan.rules(old, new);
         Ok(plan)
     }
@@ -269,11 +274,8 @@ impl Plan {
     }
 
     fn ports(&mut self, old: &Config, new: &Config) {
-        let names = new;
-        let text_of = |port: &PortConfig| {
-            let on = names.name_among_several(port.bridge).map_or_else(String::new, |name| format!(", on {name}"));
-            port.keys_text() + &on
-        };
+        let bridges = new;
+        let text_of = |port: &PortConfig| port.keys_text() + &bridges.on(port.bridge);
         let of = |config: &Config| config.ports.iter().filter(|port| port.is_bridged()).cloned().collect::<Vec<_>>();
         let (old, new) = (of(old), of(new));
         for port in &old {
@@ -309,6 +311,38 @@ impl Plan {
         if let Some(title) = port.title() {
             let place = port.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
             self.note(action, "port", title + &place, text);
+        }
+    }
+
+    /// A tunnel that stays keeps its name, which it got when another may have been there.
+    fn tunnels(&mut self, old: &Config, new: &mut Config) {
+        let on = |tunnel: &TunnelConfig| old.on(tunnel.bridge);
+        let mut left = old.tunnels.clone();
+        let mut names: Vec<String> = new.ports.iter().map(|port| port.name.clone()).collect();
+        let mut added = Vec::new();
+        for (at, tunnel) in new.tunnels.iter_mut().enumerate() {
+            let renamed = |other: &TunnelConfig| TunnelConfig { name: tunnel.name.clone(), ..other.clone() };
+            match left.iter().position(|other| renamed(other) == *tunnel) {
+                Some(stays) => {
+                    tunnel.name = left.remove(stays).name;
+                    names.push(tunnel.name.clone());
+                }
+                None => added.push(at),
+            }
+        }
+        for tunnel in left {
+            self.note(Action::Remove, "tunnel", &tunnel.name, tunnel.keys_text() + &on(&tunnel));
+            self.removed_tunnels.push(tunnel.name);
+        }
+        for at in added {
+            let tunnel = &mut new.tunnels[at];
+            let usual = tunnel.usual_name();
+            let numbered = (2..).map(|number: u32| format!("{usual}-{number}"));
+            let free = [usual.clone()].into_iter().chain(numbered).find(|name| !names.contains(name));
+            tunnel.name = free.unwrap_or_default();
+            names.push(tunnel.name.clone());
+            self.note(Action::Add, "tunnel", &tunnel.name, tunnel.keys_text() + &on(tunnel));
+            self.added_tunnels.push(tunnel.clone());
         }
     }
 
@@ -405,7 +439,11 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
         };
         fixed("publish", whole(&old.publish) != whole(&new.publish), whole(&old.publish), whole(&new.publish));
     }
-    fixed("tunnel", old.tunnel_summary() != new.tunnel_summary(), old.tunnel_summary(), new.tunnel_summary());
+    let of_packets = |config: &Config| {
+        let tunnels: Vec<String> = config.ip_tunnels.iter().map(ToString::to_string).collect();
+        if tunnels.is_empty() { "none".to_owned() } else { tunnels.join("; ") }
+    };
+    fixed("udp-ip", old.ip_tunnels != new.ip_tunnels, of_packets(old), of_packets(new));
     if problems.is_empty() { Ok(()) } else { Err(NeedsRestart(problems)) }
 }
 

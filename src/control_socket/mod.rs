@@ -114,10 +114,11 @@ pub(crate) enum Query {
     },
     /// What would become of an imaginary packet.
     Imagine(Box<crate::trace::Words>, Reply<Result<story::Story, Refusal>>),
-    /// The stories of the next real packets, of one port if it is said.
+    /// The stories of the next real packets, of one port and by a filter if they are said.
     Follow {
         count: u32,
         port: Option<String>,
+        filter: Option<capture::Filter>,
         reply: Reply<Result<Following, Refusal>>,
     },
 }

@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use capture::Filter;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::time::sleep;
@@ -56,6 +57,8 @@ pub(super) struct Followed {
     count: u32,
     /// Those that come in through this port
     port: Option<String>,
+    /// Of these, those that a filter in tcpdump's words takes
+    filter: Option<String>,
 }
 
 /// What happens to the next real packets: JSON, a line for each, and one at the end
@@ -66,13 +69,15 @@ pub(super) struct Followed {
 ))]
 pub(super) async fn follow(
     State(asker): State<Asker>,
-    Parameters(Followed { count, port }): Parameters<Followed>,
+    Parameters(Followed { count, port, filter }): Parameters<Followed>,
     lasting: Lasting,
 ) -> Result<Response, Response> {
     if !(1..=MOST).contains(&count) {
         return Err(problem(StatusCode::BAD_REQUEST, "count is from 1 to 1000000"));
     }
-    let (live, names) = asker.change(|reply| Query::Follow { count, port, reply }).await?;
+    let filter = filter.map(|text| text.parse::<Filter>()).transpose();
+    let filter = filter.map_err(|error| Refusal::NotUnderstood(format!("filter: {error}")))?;
+    let (live, names) = asker.change(|reply| Query::Follow { count, port, filter, reply }).await?;
     let telling = Telling { live, names, count, told: 0, waited: 0, is_over: false };
     Ok(lasting.answer("application/x-ndjson", lines(telling)))
 }

@@ -50,6 +50,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// So much is heard of workers before signals and devices have their turn.
 const EVENTS_AT_ONCE: usize = 1024;
 
+/// So long workers are waited for before the next change.
+const OBEDIENCE: Duration = Duration::from_millis(100);
+
 const SIGNALS: u64 = 0;
 const UPLINK: u64 = 1;
 
@@ -409,19 +412,34 @@ impl Daemon {
     fn hear_workers(&mut self) {
         // Those that come meanwhile are heard in the next turn.
         for event in self.events.try_iter().take(EVENTS_AT_ONCE).collect::<Vec<Event>>() {
-            match event {
-                Event::Gone { id, attachment } => self.hear_of_gone(id, attachment),
-                Event::Obeyed(rest) => {
-                    let ids = self.slots.answered(rest);
-                    self.free(&ids);
-                }
-                Event::Released(released) => drop(released),
-                Event::NewSource(source) => self.add_source(source),
-                Event::Panicked => {
-                    self.panics += 1;
-                    tracing::error!("a worker panicked; it lost the frames at hand and goes on");
-                }
+            self.hear_of(event);
+        }
+    }
+
+    fn hear_of(&mut self, event: Event) {
+        match event {
+            Event::Gone { id, attachment } => self.hear_of_gone(id, attachment),
+            Event::Obeyed(rest) => {
+                let ids = self.slots.answered(rest);
+                self.free(&ids);
             }
+            Event::Released(released) => drop(released),
+            Event::NewSource(source) => self.add_source(source),
+            Event::Panicked => {
+                self.panics += 1;
+                tracing::error!("a worker panicked; it lost the frames at hand and goes on");
+            }
+        }
+    }
+
+    /// Waits until workers have let go of what was taken away before, so that its name and port can be had again. They take
+    /// a few microseconds; one that takes longer than [`OBEDIENCE`] is not waited for.
+    fn let_workers_obey(&mut self) {
+        let end = self.clock.now().after(OBEDIENCE);
+        while self.slots.is_resting() {
+            let left = end.since(self.clock.now());
+            let Ok(event) = self.events.recv_timeout(left) else { return };
+            self.hear_of(event);
         }
     }
 

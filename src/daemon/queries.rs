@@ -46,7 +46,9 @@ impl Daemon {
             }
             Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.nat_view(most))),
             Query::Imagine(words, reply) if !reply.is_closed() => drop(reply.send(self.imagine(&words))),
-            Query::Follow { count, port, reply } if !reply.is_closed() => drop(reply.send(self.follow(count, port.as_deref()))),
+            Query::Follow { count, port, filter, reply } if !reply.is_closed() => {
+                drop(reply.send(self.follow(count, port.as_deref(), filter)));
+            }
             // What is to be changed is changed whether or not somebody waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.add_mac(vlan, mac, &port))),
             Query::RemoveMac { bridge, vlan, mac, reply } => drop(reply.send(self.remove_mac(bridge.as_deref(), vlan, mac))),

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use packet::VnetHeader;
+use capture::{Filter, Subject};
+use packet::{Headers, VnetHeader};
 use vswitch::trace::MAX_LIVE;
 use vswitch::{Live, PortId, Watch};
 
@@ -49,7 +50,7 @@ impl Daemon {
     }
 
     /// Somebody wants so many stories of real packets.
-    pub(super) fn follow(&mut self, count: u32, port: Option<&str>) -> Result<Following, Refusal> {
+    pub(super) fn follow(&mut self, count: u32, port: Option<&str>, filter: Option<Filter>) -> Result<Following, Refusal> {
         let names = self.port_names();
         let is_it = |wanted: &str| names.iter().position(|name| name == wanted && !name.is_empty());
         let wanted = |wanted| is_it(wanted).ok_or_else(|| no_such_port(wanted, &names));
@@ -59,7 +60,9 @@ impl Daemon {
             let full = format!("{MAX_LIVE} live traces run already; end one, or let it end");
             return Err(Refusal::Conflict(full));
         }
-        let live = Arc::new(Live::new(count, move |ingress, _| id.is_none_or(|id| id == ingress)));
+        let live = Arc::new(Live::new(count, move |ingress, frame| {
+            id.is_none_or(|id| id == ingress) && filter.as_ref().is_none_or(|filter| takes(filter, frame))
+        }));
         self.traces.push(Arc::clone(&live));
         self.tell_watchers();
         Ok((live, Names(names)))
@@ -78,6 +81,13 @@ impl Daemon {
         let watch = || (!self.traces.is_empty()).then(|| Box::new(Watch::new(self.traces.iter().cloned())));
         self.tell_workers(|_| Command::Watch(watch()));
     }
+}
+
+/// Does a filter take a frame that came in? Its VLAN is that of its tag.
+fn takes(filter: &Filter, frame: &[u8]) -> bool {
+    let headers = Headers::parse(frame).ok();
+    let vlan = headers.and_then(|headers| headers.tag).map(|tag| tag.vlan().get());
+    filter.matches(&Subject { headers: headers.as_ref(), bytes: frame, vlan, vni: None })
 }
 
 fn no_such_port(name: &str, names: &[String]) -> Refusal {

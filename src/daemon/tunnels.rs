@@ -28,7 +28,7 @@ impl Daemon {
     }
 
     /// What workers know of a socket that receives; and the socket, where it is a new one.
-    fn attach_endpoint(&self, at: usize, is_new: bool) -> anyhow::Result<()> {
+    pub(super) fn attach_endpoint(&self, at: usize, is_new: bool) -> anyhow::Result<()> {
         let endpoint = &self.tunnels.endpoints()[at];
         let (view, mtu) = (self.tunnels.view_of(at)?, self.tunnels.endpoint_mtu(at));
         let (queues, index) = (endpoint.socket.queues(), endpoint.id.index());
@@ -39,7 +39,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn attach_peer(&self, peer: &PeerControl) {
+    pub(super) fn attach_peer(&self, peer: &PeerControl) {
         let (view, sink) = (peer.to_pipeline(self.tunnels.line_of(peer)), self.tunnels.sink_of(peer));
         self.tell_workers(|_| Command::Attach {
             id: peer.id,

@@ -100,6 +100,22 @@ impl RouterControl {
         Ok(Some(rules))
     }
 
+    /// The UDP ports of the host that tunnels receive by, in their order; in force with the next filter.
+    pub(crate) fn set_tunnel_ports(&mut self, ports: Vec<u16>) {
+        self.tunnel_ports = ports;
+    }
+
+    /// A tunnel is to receive by this UDP port of the host: it is not taken in advance for guests any more.
+    pub(crate) fn let_go(&mut self, port: u16) -> anyhow::Result<()> {
+        let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) else { return Ok(()) };
+        ensure!(
+            reserved.let_go(nat, Protocol::UDP, port),
+            "UDP port {port} of {} is a guest's connection's at the moment; try again later, or choose another port",
+            reserved.address()
+        );
+        Ok(())
+    }
+
     /// The other half: these are the rules from now on.
     pub(crate) fn commit_rules(&mut self, rules: Option<NewRules>, all: Vec<Publish>, uplink: Option<&mut UplinkPort>) {
         self.config.publish = all;

@@ -349,3 +349,40 @@ fn finish(packet: &mut [u8], protocol: u8) {
     let check = if check == 0 && protocol == packet::udp::PROTOCOL { u16::MAX } else { check };
     transport[at..at + 2].copy_from_slice(&check.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_are_none_or_do_not_go_together() {
+        let error = |text: &str| text.parse::<Words>().unwrap_err();
+        let ends = "port=a,src=10.0.0.2,dst=10.0.0.3";
+        assert!(error("src=10.0.0.2").starts_with("port= is missing"));
+        assert!(error("port=a,src=10.0.0.2").starts_with("src= and dst= are missing"));
+        assert!(error(&format!("{ends},dprt=80")).contains("did you mean 'dport'?"));
+        assert!(error(&format!("{ends},tcp,udp")).contains("one of tcp, udp"));
+        assert!(error(&format!("{ends},dport=80")).contains("say which"));
+        assert!(error(&format!("{ends},udp,flags=syn")).contains("flags= are of tcp"));
+        assert!(error(&format!("{ends},tcp,flags=sync")).contains("flags=sync: that is not"));
+        assert!(error(&format!("{ends},tcp,len=39")).contains("at least 40 bytes"));
+        assert!(error(&format!("{ends},vlan=4096")).contains("a VLAN"));
+        assert!(error(&format!("{ends},df=1")).contains("takes no value"));
+        assert!(error(&format!("{ends},arp,ttl=3")).contains("arp is none"));
+    }
+
+    #[test]
+    fn checksums_are_right() {
+        let whole = |words: &str| {
+            let words: Words = format!("port=a,src=10.0.0.2,dst=10.0.0.3,len=77,{words}").parse().unwrap();
+            words.packet(&mut Vec::new())
+        };
+        for (words, protocol) in [("tcp,flags=syn+ack", 6), ("udp,sport=1,dport=2", 17)] {
+            let packet = whole(words);
+            assert_eq!((packet.len(), packet[9], checksum::sum(&packet[..20])), (77, protocol, 0xffff), "{words}");
+            let pseudo = checksum::pseudo_header(&packet[12..20], protocol, 57);
+            assert_eq!(checksum::add(checksum::sum(&packet[20..]), pseudo), 0xffff, "{words}");
+        }
+        assert_eq!(checksum::sum(&whole("icmp,id=7")[20..]), 0xffff);
+    }
+}

@@ -131,7 +131,7 @@ fn telling(step: Step, names: &Names) -> views::Step {
             ..of("neighbour", format!("{address} is at {mac}"))
         },
         Step::Waits { address, asked, kept } => {
-            let asks = if asked { ", and is asked for by ARP" } else { " and was asked for already" };
+            let asks = if asked { ", and is asked for by ARP in the packet's place" } else { " and was asked for already" };
             let waits = if kept { "the packet waits" } else { "there is no room for the packet to wait" };
             let text = format!("the MAC address of {address} is not known{asks}: {waits}");
             views::Step { address: Some(address.to_string()), ..of("waits", text) }

@@ -9,7 +9,6 @@ use vswitch::PortId;
 
 use super::line::Line;
 use crate::config::tunnel::Checksum;
-use crate::slots::Slots;
 
 /// What tells one endpoint from another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +36,30 @@ pub(crate) struct EndpointControl {
 }
 
 impl EndpointControl {
+    /// Can a tunnel receive by it that comes later? A socket for any address can stand for one of a single address, and not the
+    /// other way round.
+    pub(super) fn take_in(&mut self, line: &Line) -> anyhow::Result<()> {
+        let key = key_of(line);
+        anyhow::ensure!(
+            self.key.local == key.local || self.key.local.is_unspecified(),
+            "tunnel {}: {} leaves no room for a socket of any address beside it: say local={}, or choose another port",
+            line.name,
+            self.name(),
+            self.key.local
+        );
+        anyhow::ensure!(
+            !line.is_ipv6() || line.outer.checksum != Checksum::Off || self.spec.zero_checksum,
+            "tunnel {}: {} takes no datagrams without checksum: leave csum=off out, or choose another port",
+            line.name,
+            self.name()
+        );
+        if let Some(group) = line.group.as_ref().filter(|group| !self.spec.groups.contains(&group.address)) {
+            self.spec.groups.push(group.address);
+            self.join_again();
+        }
+        Ok(())
+    }
+
     /// Opens its socket anew, for a device that is another one now.
     pub(super) fn reopen(&mut self) -> Result<(), UdpError> {
         let socket = Endpoint::open(&self.spec)?;
@@ -127,9 +150,13 @@ fn is_shared(one: &EndpointKey, other: &EndpointKey) -> bool {
 }
 
 /// Opens all endpoints.
-pub(super) fn open(lines: &[Line], slots: &mut Slots, queues: impl Fn(PortId) -> usize) -> anyhow::Result<Vec<EndpointControl>> {
+pub(super) fn open(
+    lines: &[Line],
+    ids: &mut dyn Iterator<Item = PortId>,
+    queues: impl Fn(PortId) -> usize,
+) -> anyhow::Result<Vec<EndpointControl>> {
     let open = |key: EndpointKey| {
-        let id = slots.take().context("there is no number left for one more socket")?;
+        let id = ids.next().context("there is no number left for one more socket")?;
         let mine = lines.iter().filter(|line| is_shared(&key, &key_of(line)));
         let mut groups: Vec<IpAddr> = mine.clone().filter_map(|line| Some(line.group.as_ref()?.address)).collect();
         groups.sort_unstable();

@@ -9,7 +9,7 @@ use crate::config::tunnel::ip::IpTunnelConfig;
 use crate::config::tunnel::{Group, Outer, TunnelConfig};
 
 /// One tunnel: where its datagrams go and what is in them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Line {
     /// Of no meaning for a tunnel of IP packets.
     pub(crate) bridge: BridgeId,

@@ -15,6 +15,7 @@
 //! *Sources of a group.* A tunnel over multicast has peers that nobody named. One that is believed and has no
 //! port gets one of those that are kept for it; when they are used up, it stays with the group's.
 
+mod change;
 mod endpoint;
 mod line;
 mod mtu;
@@ -37,6 +38,7 @@ use crate::config::tunnel::ip::IpTunnelConfig;
 use crate::config::tunnel::{Checksum, DontFragment, GROUP_PORTS, TunnelConfig};
 use crate::slots::Slots;
 use crate::worker::PeerSink;
+pub(crate) use change::NewTunnels;
 pub(crate) use endpoint::EndpointControl;
 pub(crate) use line::Line;
 pub(crate) use mtu::overlay_mtu;
@@ -59,6 +61,10 @@ pub(crate) struct TunnelControl {
     next_look: usize,
     /// Interfaces that tunnels are bound to, and which ones they are now.
     devices: Vec<(String, Option<u32>)>,
+    /// Sets of sending sockets, each for all tunnels that send alike.
+    pools: Vec<(SourcesSpec, Sources)>,
+    /// Datagrams dropped by the kernel on sockets of tunnels that went.
+    dropped_before: u64,
 }
 
 /// One tunnel.
@@ -94,20 +100,21 @@ impl TunnelControl {
         queues: impl Fn(PortId) -> usize,
     ) -> anyhow::Result<TunnelControl> {
         let lines = lines(configs, ip_configs);
-        let endpoints = endpoint::open(&lines, slots, queues)?;
-        let mut pools: Vec<(SourcesSpec, Sources)> = Vec::new();
+        let endpoints = endpoint::open(&lines, &mut iter::from_fn(|| slots.take()), queues)?;
         let mut control = TunnelControl {
             tunnels: Vec::with_capacity(lines.len()),
             endpoints,
             peers: Vec::new(),
             next_look: 0,
-            devices: devices(&lines),
+            devices: devices(lines.iter()),
+            pools: Vec::new(),
+            dropped_before: 0,
         };
         let statics = configs.iter().map(|config| config.statics.clone()).chain(iter::repeat(Vec::new()));
         let routes = iter::repeat_n(Vec::new(), configs.len()).chain(ip_configs.iter().map(|config| config.routes.clone()));
         for (line, (statics, routes)) in lines.into_iter().zip(statics.zip(routes)) {
             let endpoint = endpoint::of(&control.endpoints, &line).context("a tunnel without a socket")?;
-            let sink = open_ways(&mut pools, &line)?;
+            let sink = open_ways(&mut control.pools, &line)?;
             control.tunnels.push(Tunnel { line, statics, routes, endpoint, sink, group: None });
         }
         control.add_peers(slots)?;
@@ -349,9 +356,9 @@ impl TunnelControl {
             endpoint.reopen()?;
             endpoints.push(at);
         }
-        let mut pools = Vec::new();
+        self.pools.retain(|(spec, _)| !is_on(&spec.device));
         for tunnel in self.tunnels.iter_mut().filter(|tunnel| is_on(&tunnel.line.device)) {
-            tunnel.sink = open_ways(&mut pools, &tunnel.line)?;
+            tunnel.sink = open_ways(&mut self.pools, &tunnel.line)?;
         }
         peers.extend(self.peers.iter().filter(|peer| is_on(&self.tunnels[peer.tunnel].line.device)).map(|peer| peer.id));
         Ok(())
@@ -376,7 +383,7 @@ impl TunnelControl {
 
     /// Datagrams that the kernel dropped before we read them.
     pub(crate) fn dropped(&mut self) -> u64 {
-        self.endpoints.iter_mut().map(EndpointControl::dropped).sum()
+        self.dropped_before + self.endpoints.iter_mut().map(EndpointControl::dropped).sum::<u64>()
     }
 
     /// The ports' numbers and names.
@@ -388,8 +395,8 @@ impl TunnelControl {
 }
 
 /// The interfaces that these tunnels name.
-fn devices(lines: &[Line]) -> Vec<(String, Option<u32>)> {
-    let mut names: Vec<String> = lines.iter().filter_map(|line| line.device.clone()).collect();
+fn devices<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<(String, Option<u32>)> {
+    let mut names: Vec<String> = lines.filter_map(|line| line.device.clone()).collect();
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| (name.clone(), index_of(&name))).collect()
@@ -408,9 +415,18 @@ fn open_ways(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line) -> anyhow::Re
     })
 }
 
-/// A set of sending sockets, the same for all tunnels that send alike.
-fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line, dont_fragment: bool) -> anyhow::Result<Sources> {
-    let spec = SourcesSpec {
+/// Which sets of sending sockets a tunnel has.
+fn specs_of(line: &Line) -> impl Iterator<Item = SourcesSpec> {
+    let kinds: &[bool] = match line.outer.dont_fragment {
+        DontFragment::Set => &[true],
+        DontFragment::Unset => &[false],
+        DontFragment::Inherit => &[true, false],
+    };
+    kinds.iter().map(|dont_fragment| sources_spec(line, *dont_fragment))
+}
+
+fn sources_spec(line: &Line, dont_fragment: bool) -> SourcesSpec {
+    SourcesSpec {
         local: line.local.unwrap_or_else(|| endpoint::unspecified(line.is_ipv6())),
         device: line.device.clone(),
         dont_fragment,
@@ -420,7 +436,12 @@ fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line, dont_fragm
             Checksum::Off => ChecksumPolicy::Off,
         },
         count: SOURCE_PORTS,
-    };
+    }
+}
+
+/// A set of sending sockets, the same for all tunnels that send alike.
+fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line, dont_fragment: bool) -> anyhow::Result<Sources> {
+    let spec = sources_spec(line, dont_fragment);
     if let Some((_, sources)) = pools.iter().find(|(other, _)| *other == spec) {
         return Ok(sources.clone());
     }

@@ -15,10 +15,11 @@ use netio::{link, netns};
 use crate::control::{json, run, text};
 use crate::frames::{frame, is_ours, station};
 use crate::guest::{Directory, StreamGuest};
-use crate::host::Host;
+use crate::host::{Host, Ip};
 use crate::raw::RawSocket;
 use crate::site::{FAR, GATEWAY, MACHINE, Mode, Plan, Site, connect, guest_address, listen_on, ping, udp_on};
 use crate::switch::{Reloaded, Switch};
+use crate::tunnel_site::Underlay;
 use crate::{trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -36,6 +37,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("change/verbs", verbs),
         trial("change/verbs_that_are_refused", verbs_that_are_refused),
         trial("change/apply", apply),
+        trial("change/a_tunnel_comes_and_goes", a_tunnel_comes_and_goes),
+        trial("change/tunnels_that_share_a_socket", tunnels_that_share_a_socket),
         trial("change/nothing_is_lost_over_100_applies", nothing_is_lost_over_100_applies),
     ]
 }
@@ -81,6 +84,9 @@ fn rule(listen: u16, guest: Ipv4Addr, port: u16) -> String {
 fn next(socket: &RawSocket) -> Vec<u8> {
     wait::until("a frame", || socket.recv().filter(|frame| is_ours(frame)))
 }
+
+/// To a host beyond the uplink.
+const TUNNEL: &str = "[[tunnel]]\ntype = \"vxlan\"\nvni = 42\nremotes = [\"203.0.113.9\"]\n";
 
 /// Numbered datagrams from one socket to another, never more under way than any queue holds.
 struct Numbered {
@@ -156,7 +162,7 @@ fn nothing_is_lost_over_100_reloads() {
     let listener = listen_on(&site.outside, FAR, 7000);
     let (mut near, mut far, seen) = connect(site.guest(1), &listener, SocketAddrV4::new(FAR, 7000));
     assert_eq!(*seen.ip(), MACHINE);
-    let more = port(&third, "") + &rule(8080, guest_address(2), 80);
+    let more = port(&third, "") + &rule(8080, guest_address(2), 80) + TUNNEL;
     for round in 0..100 {
         let text = if round % 2 == 0 { more.as_str() } else { "" };
         assert_eq!(file.reload(site.switch(), text), Reloaded::Changed, "round {round}");
@@ -385,7 +391,7 @@ fn guests_places() {
     switch.finish();
 }
 
-/// There is room for 256 more ports at once, however often they come and go.
+/// There is room for 256 more ports at once, and 1040 come and go.
 fn numbers_are_not_used_up() {
     let (a, directory) = (Host::quiet("a"), Directory::new());
     let more = format!("{}[[bridge.br0.port]]\nstream = \"{}\"\n", port(&a, ""), directory.path("guests").display());
@@ -393,7 +399,7 @@ fn numbers_are_not_used_up() {
     file.write(&port(&a, ""));
     let switch = Switch::start(&["--config", file.path()]);
     let descriptors = switch.descriptors();
-    for _ in 0..40 {
+    for _ in 0..65 {
         assert_eq!(file.reload(&switch, &more), Reloaded::Changed);
         assert_eq!(file.reload(&switch, &port(&a, "")), Reloaded::Changed);
     }
@@ -514,13 +520,95 @@ fn nothing_is_lost_over_100_applies() {
     let site = site_with_socket(&socket, 2);
     let third = Host::quiet("third");
     let base = File::new(&file_of(&site));
-    let more = File::new(&(file_of(&site) + &port(&third, "") + &rule(8080, guest_address(2), 80)));
+    let more = File::new(&(file_of(&site) + &port(&third, "") + &rule(8080, guest_address(2), 80) + TUNNEL));
     let numbered = Numbered::start(udp_on(site.guest(1), guest_address(1), 0), udp_on(site.guest(2), guest_address(2), 0));
     for round in 0..100 {
         let file = if round % 2 == 0 { &more } else { &base };
-        assert_eq!(text(&socket, &["apply", file.path()]).lines().count(), 2, "round {round}");
+        assert_eq!(text(&socket, &["apply", file.path()]).lines().count(), 3, "round {round}");
         numbered.wait_for_more(10);
     }
     assert!(numbered.end() > 1000);
+    site.finish();
+}
+
+/// Two machines; the other one's tunnel is there all the time.
+struct Machines {
+    underlay: Underlay,
+    here: Host,
+    there: Host,
+    far: Switch,
+    switch: Switch,
+    socket: String,
+    _directory: Directory,
+}
+
+impl Machines {
+    fn new() -> Machines {
+        let directory = Directory::new();
+        let (underlay, here, there, socket) =
+            (Underlay::pair(Ip::V4), Host::quiet("here"), Host::quiet("there"), directory.text("control"));
+        let far = underlay.daemon_for(2, &[1], &there);
+        let switch = underlay.daemon(1, &[here.port("")], &["--control".to_owned(), socket.clone()]);
+        Machines { underlay, here, there, far, switch, socket, _directory: directory }
+    }
+
+    fn word(&self, vni: u32) -> String {
+        self.underlay.vxlan(vni, 1, &[2], "")[1].clone()
+    }
+
+    /// Frames pass both ways.
+    fn exchange(&self) {
+        for (from, to, number) in [(&self.here, &self.there, 1), (&self.there, &self.here, 2)] {
+            let (said, at) = (frame(station(9), station(number), b"through the tunnel"), to.raw());
+            from.raw().send(&said).expect("sent");
+            assert_eq!(next(&at), said);
+        }
+    }
+
+    fn finish(self) {
+        self.switch.finish();
+        self.far.finish();
+        self.underlay.finish();
+    }
+}
+
+fn a_tunnel_comes_and_goes() {
+    let site = Machines::new();
+    let descriptors = site.switch.descriptors();
+    for round in 1..=5 {
+        let said = text(&site.socket, &["tunnel", "add", &site.word(42)]);
+        assert_eq!(said, "+ tunnel vxlan42: VNI 42, port 4789, local 192.0.2.1, remote 192.0.2.2, all VLANs\n");
+        site.exchange();
+        assert_eq!(json(&site.socket, &["tunnel", "list"])[0]["peers"][0]["rx_frames"], 1, "counted from zero, round {round}");
+        assert_eq!(site.switch.settle("learned", |report| report.table("entries") == 2).table("entries"), 2);
+        assert!(text(&site.socket, &["tunnel", "del", "vxlan42"]).starts_with("- tunnel vxlan42: "));
+        site.switch.settle("nobody behind it", |report| report.table("entries") == 1);
+        site.here.raw().send(&frame(station(9), station(1), b"into the void")).expect("sent");
+        site.switch.settle("nowhere to go", |report| report.dropped("here", "no_destination") == round);
+        wait::until("its sockets are closed", || (site.switch.descriptors() == descriptors).then_some(()));
+    }
+    // One that cannot be leaves nothing.
+    let taken = site.underlay.machine(1).inside(|| UdpSocket::bind(("192.0.2.1", 4789)));
+    let output = run(&site.socket, &["tunnel", "add", &site.word(42)]);
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(said.contains("UDP port 4789 of 192.0.2.1 is in use by") && said.contains("(409)"), "{said}");
+    drop(taken);
+    assert_eq!(site.switch.descriptors(), descriptors);
+    text(&site.socket, &["tunnel", "add", &site.word(42)]);
+    site.exchange();
+    site.finish();
+}
+
+/// The second receives by the first one's socket, and goes on when the first is gone.
+fn tunnels_that_share_a_socket() {
+    let site = Machines::new();
+    text(&site.socket, &["tunnel", "add", &site.word(7)]);
+    text(&site.socket, &["tunnel", "add", &site.word(42)]);
+    site.exchange();
+    let wide = run(&site.socket, &["tunnel", "add", "vni=8,remote=192.0.2.2"]);
+    assert!(String::from_utf8(wide.stderr).expect("text").contains("leaves no room for a socket of any address beside it"));
+    text(&site.socket, &["tunnel", "del", "vxlan7"]);
+    site.exchange();
+    assert_eq!(json(&site.socket, &["tunnel", "list"]).as_array().map(Vec::len), Some(1));
     site.finish();
 }

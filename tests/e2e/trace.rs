@@ -113,7 +113,7 @@ fn real_packets() {
     let socket = directory.text("control");
     let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
     let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
-    let mut follows = command(&socket, &["--live", "3", "--port", "a", "-o", "json"]);
+    let mut follows = command(&socket, &["--live", "3", "--port", "a", "ether src 02:e2:00:00:00:01", "-o", "json"]);
     let mut follows = follows.stdout(Stdio::piped()).spawn().expect("vswitchctl runs");
     let speaks = hosts[0].raw();
     wait::until("three stories to be told", || {

@@ -24,7 +24,8 @@ use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, MacAddr, Timestamp, VnetHeader};
 use vswitch::{
-    BridgeId, Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet,
+    BridgeId, Counters, DropReason, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet,
+    Watch,
 };
 
 thread_local! {
@@ -384,4 +385,32 @@ fn tunnels_allocate_nothing() {
         }
         assert_eq!(allocations() - before, 0, "{name}");
     }
+}
+
+/// Stories are told in memory that was there before, whether somebody takes them or not.
+#[test]
+fn a_live_trace_allocates_nothing() {
+    let (mut pipeline, _) = bridge();
+    let live = Arc::new(Live::new(u32::MAX, |_, _| true));
+    pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
+    let (mut egress, mut batch) = (Egress::new(7), Batch::new());
+    let mut told = 0;
+    for Kind { name, ingress, frames: kind, .. } in kinds() {
+        let mut round = || {
+            batch.clear();
+            for (vnet, frame) in &kind {
+                assert!(batch.push(*vnet, frame), "{name}: the batch is full");
+            }
+            pipeline.process(ingress, &mut batch, Timestamp::from_secs(1), &mut egress);
+            pipeline.transmit(&batch, &mut egress, |_, _: &[IoSlice<'_>]| Ok(()));
+        };
+        round();
+        let before = allocations();
+        (0..20).for_each(|_| round());
+        while live.next_story().is_some() {
+            told += 1;
+        }
+        assert_eq!(allocations() - before, 0, "{name}");
+    }
+    assert!(told > 1000 && live.lost() > 1000, "{told} told, {} lost", live.lost());
 }

@@ -171,3 +171,24 @@ fn a_tunnel_is_taken_from_its_bridge() {
         assert_eq!(names.join(" "), left);
     }
 }
+
+#[test]
+fn tunnels_are_known_by_all_that_they_say_but_their_name() {
+    let tunnels = |words: &[&str]| with(|flags| flags.vxlan = words.iter().map(ToString::to_string).collect());
+    let (one, other) = ("vni=42,remote=192.0.2.2", "vni=42,remote=192.0.2.3,port=4790");
+    let now = tunnels(&[one, other]);
+    assert_eq!(now.config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect::<Vec<_>>(), ["vxlan42", "vxlan42-2"]);
+    let mut left = now.without_tunnel("vxlan42").unwrap();
+    let gone = Plan::between(&now, &mut left).unwrap();
+    assert_eq!(gone.removed_tunnels, ["vxlan42"]);
+    assert_eq!(left.config.tunnels[0].name, "vxlan42-2", "the one that stays keeps its name");
+    let mut again = left.with_tunnel("vni=42,remote=192.0.2.9,port=4791").unwrap();
+    let came = Plan::between(&left, &mut again).unwrap();
+    assert_eq!(came.added_tunnels[0].name, "vxlan42");
+    assert!(came.removed_tunnels.is_empty());
+    let moved = plan(&now, &tunnels(&["vni=42,remote=192.0.2.2+192.0.2.7", other])).unwrap();
+    assert_eq!(moved.iter().map(|line| &line[..18]).collect::<Vec<_>>(), ["- tunnel vxlan42: ", "+ tunnel vxlan42: "]);
+    assert!(now.without_tunnel("vxlan43").unwrap_err().to_string().contains("did you mean 'vxlan42'?"));
+    let with_ip = now.with_tunnel("tun=t,route=10.9.0.0/16@192.0.2.2").unwrap();
+    assert!(plan(&now, &with_ip).unwrap_err().contains("needs a restart: udp-ip is none, not "));
+}

@@ -102,6 +102,17 @@ impl TunnelConfig {
         self.remotes.first().copied().or(self.group.as_ref().map(|group| group.address)).is_some_and(|address| address.is_ipv6())
     }
 
+    /// What it is called where no other is called so.
+    pub(crate) fn usual_name(&self) -> String {
+        self.vni.map_or_else(|| format!("udp{}", self.port), |vni| format!("vxlan{vni}"))
+    }
+
+    /// All but its name, for people.
+    pub(crate) fn keys_text(&self) -> String {
+        let text = self.to_string();
+        text.split_once(": ").map_or_else(|| text.clone(), |(_, keys)| keys.to_owned())
+    }
+
     fn flag(&self) -> &'static str {
         Kind::of(self.vni).flag()
     }

@@ -26,6 +26,7 @@
 //! for nobody; devices that go just then are seen a little later.
 
 mod ports;
+mod tunnels;
 mod verbs;
 
 use anyhow::Context;
@@ -33,11 +34,13 @@ use anyhow::Context;
 use super::{Daemon, warn};
 use crate::config::plan::{Change, Desired, Plan};
 use crate::router::NewRules;
+use crate::tunnel::NewTunnels;
 use ports::NewPorts;
 
 /// All that could fail was done.
 struct Prepared {
     ports: NewPorts,
+    tunnels: Option<NewTunnels>,
     rules: Option<NewRules>,
 }
 
@@ -65,6 +68,7 @@ impl Daemon {
         let new = desired.config.warnings.iter().filter(|warning| !self.desired.config.warnings.contains(warning));
         warn(&new.cloned().collect::<Vec<String>>());
         if !plan.is_empty() {
+            self.let_workers_obey();
             let prepared = self.prepare(&plan)?;
             self.commit(&plan, prepared, &desired);
         }
@@ -74,7 +78,10 @@ impl Daemon {
     }
 
     fn prepare(&mut self, plan: &Plan) -> anyhow::Result<Prepared> {
-        let ports = self.prepare_ports(plan)?;
+        // Whoever takes one of these takes the next; nobody has it before all is committed.
+        let mut ids = self.slots.next(usize::MAX).into_iter();
+        let ports = self.prepare_ports(plan, &mut ids)?;
+        let tunnels = self.prepare_tunnels(plan, &mut ids)?;
         let now = self.clock.now();
         let rules = match &self.router {
             Some(router) => router.prepare_rules(&plan.withdrawn, &plan.published, self.uplink.as_ref(), now)?,
@@ -83,13 +90,17 @@ impl Daemon {
         // Last, as it is felt by who is there: the one thing that is taken back by hand.
         let changed = self.set_mtus(&plan.altered_ports);
         changed.context("nothing was changed")?;
-        Ok(Prepared { ports, rules })
+        Ok(Prepared { ports, tunnels, rules })
     }
 
     fn commit(&mut self, plan: &Plan, prepared: Prepared, desired: &Desired) {
-        let Prepared { ports, rules } = prepared;
+        let Prepared { ports, tunnels, rules } = prepared;
         self.commit_ports(plan, ports);
+        if let Some(tunnels) = tunnels {
+            self.commit_tunnels(plan, tunnels);
+        }
         if let Some(router) = &mut self.router {
+            router.set_tunnel_ports(desired.config.tunnel_ports());
             let all = desired.config.router.as_ref().map_or_else(Vec::new, |router| router.publish.clone());
             router.commit_rules(rules, all, self.uplink.as_mut());
             if let Some(nat) = router.nat() {

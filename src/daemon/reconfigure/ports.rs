@@ -20,8 +20,8 @@ pub(super) struct NewPorts {
 
 impl Daemon {
     /// Opens the devices of ports that are to come, and where their guests connect to.
-    pub(super) fn prepare_ports(&mut self, plan: &Plan) -> anyhow::Result<NewPorts> {
-        let ids = self.slots.next(plan.added_ports.len());
+    pub(super) fn prepare_ports(&mut self, plan: &Plan, ids: &mut dyn Iterator<Item = PortId>) -> anyhow::Result<NewPorts> {
+        let ids: Vec<PortId> = ids.take(plan.added_ports.len()).collect();
         ensure!(
             ids.len() == plan.added_ports.len(),
             "{} more ports, but there is room for {} until a restart",

@@ -252,6 +252,11 @@ impl Bridge {
         (0..self.ports).map(|port| self.counts(port).dropped(reason)).sum()
     }
 
+    /// How many frames a capture of everything has seen dropped for this reason, until the books were last balanced.
+    pub(crate) fn captured(&self, reason: DropReason) -> u64 {
+        self.captured.borrow().dropped.iter().map(|port| port[reason as usize]).sum()
+    }
+
     fn sum(&self, count: impl Fn(&PortCounters) -> u64) -> u64 {
         (0..self.ports).map(|port| count(self.counts(port))).sum()
     }
