@@ -9,8 +9,8 @@ step() { printf '\n== %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # For the lab: hosts' tools and traffic. For instruction counts: valgrind. For the tests: Open vSwitch, as a peer
-# of tunnels; and a parser of metrics that is not ours.
-packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch
+# of tunnels; what reads captures; and a parser of metrics that is not ours.
+packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch tshark tcpdump
     python3-prometheus-client)
 # To check what a packager puts in place: the unit, man pages and completions.
 packages+=(systemd mandoc bash zsh fish)

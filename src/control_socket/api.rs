@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
 use super::rights::{Guard, check, shows_payload};
-use super::{Asker, conntrack, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
+use super::{Asker, capture, conntrack, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
 
 /// The longest body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -47,6 +47,7 @@ const BODY_LIMIT: usize = 256 << 10;
         trace::imagine,
         trace::follow,
         metrics::scrape,
+        capture::stream,
         description,
     ),
     components(schemas(views::Problem)),
@@ -73,6 +74,7 @@ pub(super) fn router(asker: Asker, guard: Guard) -> Router {
         .route("/v1/trace", get(trace::imagine))
         .route("/v1/trace/live", shows_payload(get(trace::follow)))
         .route("/v1/log", get(log::show).put(log::set))
+        .route("/v1/capture", shows_payload(get(capture::stream)))
         .route("/v1/openapi.json", get(description))
         .route("/metrics", get(metrics::scrape))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })

@@ -18,6 +18,7 @@
 
 mod answer;
 mod api;
+mod capture;
 mod conntrack;
 mod door;
 mod fdb;
@@ -47,6 +48,7 @@ use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
 use crate::daemon::Following;
+use crate::daemon::captures::{Begun, PortNow};
 
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
@@ -86,6 +88,14 @@ pub(crate) enum Query {
         vlan: Option<VlanId>,
         reply: Reply<Result<usize, Refusal>>,
     },
+    /// At this port, or at all.
+    BeginCapture {
+        port: Option<String>,
+        want: ::capture::Want,
+        reply: Reply<Result<Begun, Refusal>>,
+    },
+    /// The ports that can be captured at now.
+    CapturePorts(Reply<Vec<PortNow>>),
     Neighbours(Reply<Vec<views::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,
@@ -118,7 +128,7 @@ pub(crate) enum Query {
     Follow {
         count: u32,
         port: Option<String>,
-        filter: Option<capture::Filter>,
+        filter: Option<::capture::Filter>,
         reply: Reply<Result<Following, Refusal>>,
     },
 }

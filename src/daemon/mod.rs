@@ -1,6 +1,7 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
 mod bridges;
+pub(crate) mod captures;
 mod changes;
 mod guests;
 mod numbers;
@@ -86,6 +87,7 @@ pub(crate) struct Daemon {
     panics: u64,
     /// Ports whose MAC entries are to be flushed at the next tick.
     stale: Vec<PortId>,
+    captures: captures::Captures,
     /// Walks imaginary packets, and is told what workers are told.
     rehearsal: RefCell<Rehearsal>,
     /// Who waits for the stories of real ones.
@@ -173,6 +175,7 @@ impl Daemon {
             workers: Vec::new(),
             panics: 0,
             stale: Vec::new(),
+            captures: captures::Captures::default(),
             rehearsal: RefCell::new(rehearsal),
             traces: Vec::new(),
             control: None,
@@ -296,6 +299,7 @@ impl Daemon {
             }
             self.hear_workers();
             self.answer_queries();
+            self.end_captures();
             for token in waiting_guests.drain(..) {
                 self.let_in(token);
             }

@@ -45,6 +45,10 @@ impl Daemon {
                 drop(reply.send(found));
             }
             Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.nat_view(most))),
+            Query::BeginCapture { port, want, reply } if !reply.is_closed() => {
+                drop(reply.send(self.begin_capture(port.as_deref(), want)));
+            }
+            Query::CapturePorts(reply) if !reply.is_closed() => drop(reply.send(self.capture_ports())),
             Query::Imagine(words, reply) if !reply.is_closed() => drop(reply.send(self.imagine(&words))),
             Query::Follow { count, port, filter, reply } if !reply.is_closed() => {
                 drop(reply.send(self.follow(count, port.as_deref(), filter)));
@@ -198,14 +202,7 @@ impl Daemon {
         Some(views::Port {
             name,
             bridge: port.config.is_bridged().then(|| self.bridges.name(port.config.bridge).to_owned()),
-            kind: match &port.config.device {
-                DeviceConfig::Tap { .. } if !port.config.is_bridged() => "tun",
-                DeviceConfig::Tap { .. } => "tap",
-                DeviceConfig::Packet(_) => "packet",
-                DeviceConfig::Stream(_) => "stream",
-                DeviceConfig::Dgram(_) => "dgram",
-            }
-            .to_owned(),
+            kind: kind_of(port).to_owned(),
             namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
             vlan: port.config.vlan_text.clone(),
             state: port_state(port).to_owned(),
@@ -259,6 +256,16 @@ impl Daemon {
             device: line.device.clone(),
             peers: peers.map(peer).collect(),
         }
+    }
+}
+
+pub(super) fn kind_of(port: &ManagedPort) -> &'static str {
+    match &port.config.device {
+        DeviceConfig::Tap { .. } if !port.config.is_bridged() => "tun",
+        DeviceConfig::Tap { .. } => "tap",
+        DeviceConfig::Packet(_) => "packet",
+        DeviceConfig::Stream(_) => "stream",
+        DeviceConfig::Dgram(_) => "dgram",
     }
 }
 

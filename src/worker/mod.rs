@@ -27,6 +27,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capture::Tap;
 use netio::guest::{DgramQueue, DgramReceiver, StreamReader};
 use netio::packet_socket::{self, Receiver};
 use netio::{Poller, Received, Waker, tap, udp};
@@ -61,6 +62,12 @@ pub(crate) struct Clock(Instant);
 impl Clock {
     pub(crate) fn start() -> Clock {
         Clock(Instant::now())
+    }
+
+    /// The same clock, as captured frames are marked with it.
+    #[inline]
+    pub(crate) fn nanoseconds(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     #[inline]
@@ -129,6 +136,10 @@ pub(crate) enum Command {
     Barrier(u64),
     /// Does it still take commands? It is to say so.
     Answer(Answers),
+    /// A capture begins; this is the worker's part of it.
+    BeginCapture(Option<Box<Tap>>),
+    /// The capture of this number ends.
+    EndCapture(u64),
     /// The end.
     Stop,
 }
@@ -152,6 +163,8 @@ impl Command {
                     port.mtu = *mtu;
                 }
             }
+            // Of frames that are real.
+            Command::BeginCapture(_) | Command::EndCapture(_) => {}
             Command::Watch(_) | Command::Barrier(_) | Command::Answer(_) | Command::Stop => {}
         }
     }
@@ -194,6 +207,8 @@ pub(crate) enum Source {
 pub(crate) enum Released {
     Source(Source),
     Sink(Sink),
+    /// What a worker had of a capture.
+    Tap(Box<Tap>),
 }
 
 impl AsFd for Source {
@@ -388,6 +403,7 @@ impl Worker {
                 }
                 let (now, began) = (self.clock.now(), self.lot.draw());
                 let Worker { underlay, pipeline, egress, outputs, .. } = self;
+                mark(pipeline, self.clock);
                 underlay.serve(ingress, source, now, pipeline, egress, outputs);
                 return self.finish(now, began);
             }
@@ -410,6 +426,7 @@ impl Worker {
         };
         if !batch.spans().is_empty() {
             let (now, began) = (self.clock.now(), self.lot.draw());
+            mark(&mut self.pipeline, self.clock);
             self.pipeline.process(ingress, batch, now, &mut self.egress);
             self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
             self.finish(now, began);
@@ -479,6 +496,7 @@ impl Worker {
         let now = self.clock.now();
         if now >= due {
             self.next_poll = Some(now.after(POLL));
+            mark(&mut self.pipeline, self.clock);
             self.pipeline.poll(&mut self.batch, now, &mut self.egress);
             self.pipeline.transmit(&self.batch, &mut self.egress, &mut self.outputs);
         }
@@ -535,6 +553,16 @@ impl Worker {
                 Command::Watch(watch) => self.pipeline.set_watch(watch),
                 Command::Barrier(number) => self.tell(Event::Obeyed(number)),
                 Command::Answer(answers) => service::answer(&answers),
+                Command::BeginCapture(tap) => {
+                    if let Some(Err(tap)) = tap.map(|tap| self.pipeline.begin_capture(tap)) {
+                        self.tell(Event::Released(Released::Tap(tap)));
+                    }
+                }
+                Command::EndCapture(id) => {
+                    if let Some(tap) = self.pipeline.end_capture(id) {
+                        self.tell(Event::Released(Released::Tap(Box::new(tap))));
+                    }
+                }
                 Command::Stop => self.stopped = true,
             }
         }
@@ -568,5 +596,13 @@ impl Worker {
         // Without a control thread the daemon is at its end.
         let _ = self.events.send(event);
         self.control.wake();
+    }
+}
+
+/// The time of a batch, for what is captured of it.
+#[inline]
+fn mark(pipeline: &mut Pipeline, clock: Clock) {
+    if pipeline.captures() {
+        pipeline.set_capture_time(clock.nanoseconds());
     }
 }

@@ -7,6 +7,8 @@
 //! and named drops, to the last one.
 
 mod bridges;
+mod capture;
+mod captured;
 mod changes;
 mod command;
 mod config;
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         config::trials(),
         bridges::trials(),
         control::trials(),
+        capture::trials(),
         changes::trials(),
         rights::trials(),
         trace::trials(),

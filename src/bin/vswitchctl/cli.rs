@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use crate::capture::Capture;
 use crate::doctor::Doctor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use packet::MacAddr;
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     /// Tunnels and the hosts at their other ends
     #[command(subcommand)]
     Tunnel(Tunnel),
+    /// Frames as they come and go, and why they are dropped, for Wireshark and tcpdump (pcapng)
+    Capture(Capture),
     /// Make the running switch what a configuration file says, and print the difference
     Apply {
         /// The file, as of vswitchd --config; - is standard input

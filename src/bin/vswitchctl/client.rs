@@ -12,7 +12,7 @@ use crate::table::plain;
 use crate::views::Problem;
 
 /// A switch that does not answer within this time is not well.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where a switch listens that its unit of systemd started.
 const SERVICE: &str = "/run/vswitchd/vswitchd.sock";
@@ -54,15 +54,24 @@ pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -
     let mut answer = Vec::new();
     let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
     exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;
-    let (status, body) = parse(&answer).with_context(|| format!("{}: what answers there is no vswitchd", socket.display()))?;
-    if status != 200 {
-        let problem = serde_json::from_str::<Problem>(body).map_or_else(|_| body.to_owned(), |problem| problem.error);
-        bail!("the switch says: {} ({status})", plain(&problem));
+    match parse(&answer) {
+        Ok((200, body)) => Ok(body.to_owned()),
+        _ => Err(refused(socket, &answer)),
     }
-    Ok(body.to_owned())
 }
 
-fn unreachable(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+/// What an answer says that is not what was asked for.
+pub(crate) fn refused(socket: &Path, answer: &[u8]) -> anyhow::Error {
+    match parse(answer) {
+        Err(error) => error.context(format!("{}: what answers there is no vswitchd", socket.display())),
+        Ok((status, body)) => {
+            let problem = serde_json::from_str::<Problem>(body).map_or_else(|_| body.to_owned(), |problem| problem.error);
+            anyhow::anyhow!("the switch says: {} ({status})", plain(&problem))
+        }
+    }
+}
+
+pub(crate) fn unreachable(socket: &Path, error: &std::io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is vswitchd running? --socket says where it listens",
         ErrorKind::PermissionDenied => "; the socket is for its owner and group: try as root",

@@ -42,6 +42,14 @@ const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "capture",
+        &[
+            ("vswitchctl capture any --drops -w - | tshark -r -", "what is dropped, and why"),
+            ("vswitchctl capture tap0 tcp port 80 -w - | wireshark -k -i -", "live"),
+            ("vswitchctl capture any vlan 10 and not arp -c 100 -w out.pcapng", "a hundred frames into a file"),
+        ],
+    ),
+    (
         "log set",
         &[
             ("vswitchctl log set tunnel=debug", "more of one part; log show names them"),

@@ -1,10 +1,12 @@
 //! `vswitchctl`: shows what a running `vswitchd` does, and changes it, by its control socket.
 
+mod capture;
 mod change;
 mod cli;
 mod client;
 mod doctor;
 mod examples;
+mod follow;
 /// The same as the daemon's.
 #[path = "../../manual.rs"]
 mod manual;
@@ -140,6 +142,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
             get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
         }
+        Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
         // These do not ask the switch, or not only.
         Command::Doctor(_) | Command::Completions { .. } | Command::Man { .. } => Ok(String::new()),
     }

@@ -1,0 +1,278 @@
+//! Captures, as a stream of pcapng.
+//!
+//! Records of all workers' rings are taken as fast as the reader takes blocks, sorted by their time, and written down.
+//! A reader that is slow makes the rings overflow, which is counted; one that takes nothing for 30 seconds, or is gone,
+//! ends the capture ([`super::lasting`]).
+//!
+//! *Order.* What was in the rings at one look is sorted; over looks two workers' frames may change places by as much as
+//! a look takes.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use ::capture::pcapng::{self, LINKTYPE_ETHERNET, LINKTYPE_RAW, Packet, Statistics, Way};
+use ::capture::ring::{Chunk, Reader};
+use ::capture::tap::Lost;
+use ::capture::{Direction, Filter, Header, Verdict, Want};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::Response;
+use serde::Deserialize;
+use tokio::time::sleep;
+use utoipa::IntoParams;
+use vswitch::DropReason;
+
+use super::answer::{Parameters, problem};
+use super::lasting::Lasting;
+use super::{Asker, Query, views};
+use crate::daemon::captures::{Begun, Life, PortNow};
+
+/// How often rings are looked at that were empty.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often it is told what was lost, if something was, and asked which ports there are.
+const TELL: Duration = Duration::from_secs(1);
+/// The longest frame.
+const MAX_SNAPLEN: u32 = 262_144;
+const MAX_SAMPLE: u32 = 1_000_000;
+
+/// Which frames are captured.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// At this port only; left out or `any`: at all
+    port: Option<String>,
+    /// In the words of tcpdump, see docs/capture.md
+    filter: Option<String>,
+    /// Only what is dropped
+    drops: bool,
+    /// At most so many bytes of each [default: all]
+    snaplen: Option<u32>,
+    /// One of so many, in the mean [default: 1]
+    sample: Option<u32>,
+    /// Ends after so many
+    count: Option<u64>,
+}
+
+/// Frames as they go by, in pcapng, until the reader goes
+#[utoipa::path(get, path = "/v1/capture", params(Wanted), responses(
+    (status = 200, body = String, content_type = "application/x-pcapng"),
+    (status = 404, description = "there is no such port", body = views::Problem),
+    (status = 409, description = "as many captures as can be run already", body = views::Problem),
+))]
+pub(super) async fn stream(
+    State(asker): State<Asker>,
+    Parameters(wanted): Parameters<Wanted>,
+    lasting: Lasting,
+) -> Result<Response, Response> {
+    let unfit = |what: &str| problem(axum::http::StatusCode::BAD_REQUEST, what);
+    let filter = wanted.filter.as_deref().filter(|text| !text.trim().is_empty());
+    let filter = filter.map(str::parse::<Filter>).transpose().map_err(|error| unfit(&error.to_string()))?;
+    let snaplen = wanted.snaplen.unwrap_or(MAX_SNAPLEN);
+    if snaplen == 0 || snaplen > MAX_SNAPLEN {
+        return Err(unfit("snaplen is from 1 to 262144"));
+    }
+    let sample = wanted.sample.unwrap_or(1);
+    if sample == 0 || sample > MAX_SAMPLE {
+        return Err(unfit("sample is from 1 to 1000000"));
+    }
+    let want = Want { port: None, filter, drops_only: wanted.drops, snaplen: snaplen as usize, sample };
+    let port = wanted.port.filter(|port| port != "any");
+    let begun = asker.change(|reply| Query::BeginCapture { port: port.clone(), want, reply }).await?;
+    let writer = Writer::new(begun, port.as_deref(), snaplen, wanted.count.unwrap_or(u64::MAX));
+    let stream = futures_util::stream::unfold((writer, asker), |(mut writer, asker)| async move {
+        let bytes = writer.next(&asker).await?;
+        Some((bytes, (writer, asker)))
+    });
+    Ok(lasting.answer("application/x-pcapng", stream))
+}
+
+/// Writes a capture down.
+struct Writer {
+    readers: Vec<Reader>,
+    lost: Lost,
+    /// Nanoseconds between 1970 and the workers' clock's zero.
+    zero: u64,
+    began: u64,
+    snaplen: u32,
+    /// So many packets more.
+    left: u64,
+    ports: Vec<PortNow>,
+    /// By the port's number.
+    interfaces: HashMap<u16, Interface>,
+    next_interface: u32,
+    out: Vec<u8>,
+    next_tell: tokio::time::Instant,
+    is_over: bool,
+    _life: Life,
+}
+
+/// A port that is described.
+struct Interface {
+    number: u32,
+    name: String,
+    written: u64,
+    /// Lost, by the port's number, before this port had it.
+    lost_before: u64,
+    /// What was told last.
+    told: (u64, u64),
+}
+
+impl Writer {
+    fn new(begun: Begun, port: Option<&str>, snaplen: u32, count: u64) -> Writer {
+        let Begun { readers, lost, now, ports, life } = begun;
+        let zero = unix_time().saturating_sub(now);
+        let mut writer = Writer {
+            readers,
+            lost,
+            zero,
+            began: zero + now,
+            snaplen,
+            left: count,
+            ports,
+            interfaces: HashMap::new(),
+            next_interface: 0,
+            out: Vec::new(),
+            next_tell: tokio::time::Instant::now() + TELL,
+            is_over: count == 0,
+            _life: life,
+        };
+        pcapng::section(&mut writer.out, concat!("vswitchd ", env!("CARGO_PKG_VERSION")));
+        let at_first: Vec<PortNow> = match port {
+            Some(name) => writer.ports.iter().filter(|port| port.name == name).cloned().collect(),
+            // Those of the other link type when they have something, and places for guests when those come.
+            None => writer.ports.iter().filter(|port| !port.is_raw && port.is_there).cloned().collect(),
+        };
+        at_first.iter().for_each(|port| writer.describe(port));
+        writer
+    }
+
+    /// The next blocks, as soon as there are some; `None` at the end.
+    async fn next(&mut self, asker: &Asker) -> Option<Bytes> {
+        loop {
+            if self.is_over && self.out.is_empty() {
+                return None;
+            }
+            if !self.is_over {
+                self.look(asker).await;
+            }
+            if !self.out.is_empty() {
+                return Some(Bytes::from(std::mem::take(&mut self.out)));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Writes down what the rings have now, a chunk of each.
+    async fn look(&mut self, asker: &Asker) {
+        let is_ended = self.readers.iter().all(Reader::is_ended);
+        let chunks: Vec<Option<Chunk>> = self.readers.iter_mut().map(Reader::take).collect();
+        let is_empty = chunks.iter().all(Option::is_none);
+        let mut records: Vec<(Header, &[u8])> =
+            chunks.iter().flatten().flat_map(Chunk::records).filter_map(Header::split).collect();
+        records.sort_by_key(|(header, _)| header.time);
+        let is_time = tokio::time::Instant::now() >= self.next_tell;
+        if is_time || records.iter().any(|(header, _)| !self.interfaces.contains_key(&header.port)) {
+            self.ask_for_ports(asker).await;
+        }
+        for (header, bytes) in &records {
+            if self.left == 0 {
+                break;
+            }
+            self.left -= 1;
+            self.packet(header, bytes);
+        }
+        for (reader, chunk) in self.readers.iter_mut().zip(chunks) {
+            if let Some(chunk) = chunk {
+                reader.give_back(chunk);
+            }
+        }
+        self.is_over = self.left == 0 || is_ended && is_empty;
+        if is_time || self.is_over {
+            self.next_tell = tokio::time::Instant::now() + TELL;
+            self.tell();
+        }
+    }
+
+    /// The ports may be others by now.
+    async fn ask_for_ports(&mut self, asker: &Asker) {
+        let Some(ports) = asker.ask(Query::CapturePorts).await else { return };
+        let is_other = |port: &PortNow| self.interfaces.get(&port.id).is_some_and(|known| known.name != port.name);
+        // A number that has another port now is described anew when it has something.
+        let others: Vec<u16> = ports.iter().filter(|port| is_other(port)).map(|port| port.id).collect();
+        for id in others {
+            self.interfaces.remove(&id);
+        }
+        self.ports = ports;
+    }
+
+    fn describe(&mut self, port: &PortNow) {
+        let link_type = if port.is_raw { LINKTYPE_RAW } else { LINKTYPE_ETHERNET };
+        pcapng::interface(&mut self.out, link_type, self.snaplen, &port.name, &port.description);
+        let lost_before = if self.next_interface == 0 { 0 } else { self.lost.of(port.id) };
+        let interface = Interface { number: self.next_interface, name: port.name.clone(), written: 0, lost_before, told: (0, 0) };
+        self.interfaces.insert(port.id, interface);
+        self.next_interface += 1;
+    }
+
+    fn packet(&mut self, header: &Header, bytes: &[u8]) {
+        if !self.interfaces.contains_key(&header.port) {
+            let unknown = || PortNow {
+                id: header.port,
+                name: format!("port {}", header.port),
+                description: String::new(),
+                is_raw: false,
+                is_there: true,
+            };
+            let port = self.ports.iter().find(|port| port.id == header.port).cloned().unwrap_or_else(unknown);
+            self.describe(&port);
+        }
+        let Some(interface) = self.interfaces.get_mut(&header.port) else { return };
+        interface.written += 1;
+        let packet = Packet {
+            interface: interface.number,
+            time: self.zero.saturating_add(header.time),
+            way: match header.direction {
+                Direction::Received => Way::Inbound,
+                Direction::Sent => Way::Outbound,
+                Direction::Within => Way::Unknown,
+            },
+            original_len: header.original_len,
+            bytes,
+            comment: &comment(header.verdict),
+        };
+        pcapng::packet(&mut self.out, &packet);
+    }
+
+    /// What was written and lost so far, where that is new; at the end of all.
+    fn tell(&mut self) {
+        let to = unix_time().max(self.began);
+        for (id, interface) in &mut self.interfaces {
+            let lost = self.lost.of(*id).saturating_sub(interface.lost_before);
+            let now = (interface.written, lost);
+            if now == interface.told && !self.is_over {
+                continue;
+            }
+            interface.told = now;
+            let (received, dropped) = (interface.written + lost, lost);
+            pcapng::statistics(
+                &mut self.out,
+                &Statistics { interface: interface.number, from: self.began, to, received, dropped },
+            );
+        }
+    }
+}
+
+fn comment(verdict: Verdict) -> String {
+    let name = |reason: u8| DropReason::ALL.get(usize::from(reason)).map_or("unknown", |reason| reason.name());
+    match verdict {
+        Verdict::Passed => String::new(),
+        Verdict::Dropped(reason) => format!("dropped: {}", name(reason)),
+        Verdict::CopiesDropped(reason) => format!("dropped for some ports: {}", name(reason)),
+    }
+}
+
+fn unix_time() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
