@@ -11,7 +11,7 @@ use packet::Timestamp;
 use siphasher::sip::SipHasher13;
 
 use crate::Refused;
-use crate::config::{External, ExternalKind, Filtering, Mapping, NatConfig};
+use crate::config::{External, ExternalKind, Filtering, Mapping, NatConfig, Timeouts};
 use crate::guests::{Guests, protocol_index};
 use crate::mappings::{MappingEntry, Mappings};
 use crate::open_ports::OpenPorts;
@@ -519,6 +519,18 @@ impl Book {
             }
         }
         (end < self.cold.len()).then_some(end as u32)
+    }
+
+    /// Connections that are looked at again from now on are so by these.
+    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.config.timeouts = timeouts;
+    }
+
+    /// Looks at a connection again when it is due by the timeouts that hold now.
+    pub(crate) fn reschedule(&mut self, table: &Table, id: Id, secs: u32) {
+        let due = table.used(id).saturating_add(self.timeout_of(table, id)).saturating_add(1);
+        self.wheel.remove(id.0);
+        self.look_at_again(id, table.tuples(id).original.protocol, secs, due.max(secs.saturating_add(1)));
     }
 
     /// How many ports the bridge has now.

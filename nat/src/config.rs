@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::tcp::Phase;
 use crate::tuple::Protocol;
@@ -73,7 +74,61 @@ impl Timeouts {
     }
 }
 
-/// Limits and behaviour, fixed at the start.
+/// Those in force, which an operator may change while packets flow.
+#[derive(Debug)]
+pub(crate) struct LiveTimeouts {
+    tcp_established: AtomicU32,
+    tcp_opening: AtomicU32,
+    tcp_transitory: AtomicU32,
+    udp: AtomicU32,
+    icmp: AtomicU32,
+    other: AtomicU32,
+}
+
+impl LiveTimeouts {
+    pub(crate) fn new(timeouts: Timeouts) -> LiveTimeouts {
+        let Timeouts { tcp_established, tcp_opening, tcp_transitory, udp, icmp, other } = timeouts;
+        LiveTimeouts {
+            tcp_established: tcp_established.into(),
+            tcp_opening: tcp_opening.into(),
+            tcp_transitory: tcp_transitory.into(),
+            udp: udp.into(),
+            icmp: icmp.into(),
+            other: other.into(),
+        }
+    }
+
+    pub(crate) fn set(&self, timeouts: Timeouts) {
+        for (live, secs) in [
+            (&self.tcp_established, timeouts.tcp_established),
+            (&self.tcp_opening, timeouts.tcp_opening),
+            (&self.tcp_transitory, timeouts.tcp_transitory),
+            (&self.udp, timeouts.udp),
+            (&self.icmp, timeouts.icmp),
+            (&self.other, timeouts.other),
+        ] {
+            live.store(secs, Ordering::Relaxed);
+        }
+    }
+
+    /// As [`Timeouts::of`].
+    #[inline]
+    pub(crate) fn of(&self, protocol: Protocol, phase: impl FnOnce() -> Phase) -> u32 {
+        let live = match protocol {
+            Protocol::TCP => match phase() {
+                Phase::Opening => &self.tcp_opening,
+                Phase::Established => &self.tcp_established,
+                Phase::Closing | Phase::Reset => &self.tcp_transitory,
+            },
+            Protocol::UDP => &self.udp,
+            Protocol::ICMP => &self.icmp,
+            _ => &self.other,
+        };
+        live.load(Ordering::Relaxed)
+    }
+}
+
+/// Limits and behaviour, fixed at the start but for timeouts ([`Nat::set_timeouts`](crate::Nat::set_timeouts)).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NatConfig {
     /// Most connections, 1024 to 4,000,000.

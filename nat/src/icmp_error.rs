@@ -101,7 +101,7 @@ impl Nat {
         let answer = Tuple { side, protocol: quote.protocol, src: quote.dst, dst: quote.src };
         let found = self.table.find(&answer, self.table.hash(&answer)).ok_or(Refused::IcmpUnrelated)?;
         let tracker = (quote.protocol == Protocol::TCP).then(|| self.table.tracker(found.id));
-        let timeout = self.config.timeouts.of(quote.protocol, || tracker.map_or(Phase::Opening, |tracker| tracker.phase()));
+        let timeout = self.timeouts.of(quote.protocol, || tracker.map_or(Phase::Opening, |tracker| tracker.phase()));
         if secs.saturating_sub(self.table.used(found.id)) > timeout {
             return Err(Refused::IcmpUnrelated);
         }

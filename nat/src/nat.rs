@@ -14,7 +14,7 @@ use packet::offload::Checksum;
 
 use crate::Refused;
 use crate::book::{Book, NatStats, PortUsage};
-use crate::config::NatConfig;
+use crate::config::{LiveTimeouts, NatConfig};
 use crate::flow_cache::FlowCache;
 use crate::fragments::{Fragment, Fragments, Key};
 use crate::open_ports::OpenPorts;
@@ -39,6 +39,7 @@ const LONGEST_SEGMENT: u32 = 65_535 - 40;
 /// The translation of one router, shared by all its workers.
 pub struct Nat {
     pub(crate) config: NatConfig,
+    pub(crate) timeouts: LiveTimeouts,
     pub(crate) table: Table,
     pub(crate) open_ports: OpenPorts,
     pub(crate) addresses: Addresses,
@@ -120,6 +121,7 @@ impl Nat {
             book: Mutex::new(Book::new(&config, seed)),
             fragments: Mutex::new(Fragments::new(seed)),
             wants_ports: AtomicU8::new(NOT_WANTED),
+            timeouts: LiveTimeouts::new(config.timeouts),
             config,
         })
     }
@@ -224,7 +226,7 @@ impl Nat {
         let (src, dst) = found.tuples.opposite(found.direction).reversed();
         let protocol = found.tuples.original.protocol;
         if protocol != Protocol::TCP {
-            if idle > self.config.timeouts.of(protocol, || Phase::Opening) {
+            if idle > self.timeouts.of(protocol, || Phase::Opening) {
                 return Ok(Followed::Over);
             }
             if LASTING {
@@ -236,7 +238,7 @@ impl Nat {
         let peer = if found.direction == Direction::Original { Peer::Initiator } else { Peer::Responder };
         let step = |tracker: &mut Tracker| {
             let before = tracker.phase();
-            if idle > self.config.timeouts.of(protocol, || before) {
+            if idle > self.timeouts.of(protocol, || before) {
                 return None;
             }
             let verdict = tracker.follow(peer, &segment);
@@ -448,7 +450,7 @@ impl Nat {
     pub(crate) fn connection(&self, id: Id, now: Timestamp) -> Connection {
         let tuples = self.table.tuples(id);
         let phase = (tuples.original.protocol == Protocol::TCP).then(|| self.table.tracker(id).phase());
-        let timeout = self.config.timeouts.of(tuples.original.protocol, || phase.unwrap_or(Phase::Opening));
+        let timeout = self.timeouts.of(tuples.original.protocol, || phase.unwrap_or(Phase::Opening));
         let idle = now.secs().saturating_sub(self.table.used(id));
         Connection { original: tuples.original, reply: tuples.reply, phase, expires_in: timeout.saturating_sub(idle) }
     }
@@ -456,7 +458,7 @@ impl Nat {
     /// Is a connection's time over? Without the lock.
     pub(crate) fn is_over(&self, id: Id, secs: u32) -> bool {
         let protocol = self.table.tuples(id).original.protocol;
-        let timeout = self.config.timeouts.of(protocol, || self.table.tracker(id).phase());
+        let timeout = self.timeouts.of(protocol, || self.table.tracker(id).phase());
         secs.saturating_sub(self.table.used(id)) > timeout
     }
 

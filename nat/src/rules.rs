@@ -10,7 +10,7 @@ use packet::Timestamp;
 
 use crate::Refused;
 use crate::book::Book;
-use crate::config::{External, ExternalKind, MAX_EXTERNALS, Published};
+use crate::config::{External, ExternalKind, MAX_EXTERNALS, Published, Timeouts};
 use crate::guests::protocol_index;
 use crate::nat::{Connection, Nat};
 use crate::table::Id;
@@ -305,6 +305,19 @@ impl Nat {
     /// Ends all connections for which `concerned` says yes. Returns how many.
     pub fn flush(&self, now: Timestamp, concerned: impl Fn(&Connection) -> bool) -> usize {
         self.end_where(now, |_, id| concerned(&self.connection(id, now)))
+    }
+
+    /// Connections end by these from now on, those that are there too.
+    pub fn set_timeouts(&self, timeouts: Timeouts, now: Timestamp) {
+        self.timeouts.set(timeouts);
+        self.book().set_timeouts(timeouts);
+        let mut from = Some(0);
+        while let Some(start) = from {
+            let mut book = self.book();
+            let mut ids = Vec::with_capacity(AT_ONCE);
+            from = book.scan(start, AT_ONCE, |id| ids.push(id));
+            ids.into_iter().for_each(|id| book.reschedule(&self.table, id, now.secs()));
+        }
     }
 
     /// How many ports the bridge has now, the uplink among them: who is alone has no share but all.

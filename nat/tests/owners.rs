@@ -1,4 +1,4 @@
-//! Ports of the bridge come and go, and their numbers are used again.
+//! What an operator changes while packets flow: ports of the bridge, whose numbers are used again, and timeouts.
 
 #[path = "reference/packets.rs"]
 #[allow(dead_code, reason = "some of the builders are used")]
@@ -6,7 +6,7 @@ mod packets;
 
 use std::net::Ipv4Addr;
 
-use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Refused, Side};
+use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Refused, Side, Timeouts};
 use packet::Timestamp;
 use packet::offload::Checksum;
 
@@ -45,4 +45,23 @@ fn a_new_port_has_the_whole_share_and_old_connections_live_on() {
     }
     assert_eq!(send(&nat, 5000, 7, 900_000), Err(Refused::PortShare));
     assert_eq!(send(&nat, 5000, 8, 900_000), Err(Refused::PortShare), "no such number");
+}
+
+#[test]
+fn timeouts_hold_for_connections_that_are_there() {
+    let nat = Nat::new(NatConfig { port_numbers: 8, ..NatConfig::default() }, [1, 2]).unwrap();
+    nat.set_externals(&[External { address: OWN, kind: ExternalKind::Own }], Timestamp::default()).unwrap();
+    let connections = |secs: u64| {
+        while nat.expire(Timestamp::from_millis(secs * 1000), 100) {}
+        nat.stats().connections
+    };
+    assert_eq!(send(&nat, 1000, 7, 0), Ok(()));
+    assert_eq!(connections(299), 1);
+    // Shorter: it is over at once.
+    nat.set_timeouts(Timeouts { udp: 100, ..Timeouts::default() }, Timestamp::from_millis(299_000));
+    assert_eq!(connections(301), 0);
+    // Longer: it lives on beyond its first time.
+    assert_eq!(send(&nat, 1000, 7, 400_000), Ok(()));
+    nat.set_timeouts(Timeouts { udp: 1000, ..Timeouts::default() }, Timestamp::from_millis(401_000));
+    assert_eq!((connections(1399), connections(1402)), (1, 0));
 }

@@ -107,10 +107,15 @@ pub(crate) struct Timeouts {
 }
 
 impl NatSettings {
+    /// When connections end.
+    pub(crate) fn to_timeouts(&self) -> nat::Timeouts {
+        let Timeouts { tcp_established, tcp_transitory, tcp_opening, udp, icmp, other } = self.timeouts;
+        nat::Timeouts { tcp_established, tcp_opening, tcp_transitory, udp, icmp, other }
+    }
+
     /// For a bridge with so many ports, the uplink among them.
     pub(crate) fn to_nat(&self, ports: PortNumbers) -> nat::NatConfig {
         let is_independent = |dependence| dependence == Dependence::EndpointIndependent;
-        let Timeouts { tcp_established, tcp_transitory, tcp_opening, udp, icmp, other } = self.timeouts;
         nat::NatConfig {
             max_connections: self.max_connections,
             max_connections_per_port: self.max_connections_per_port,
@@ -128,7 +133,7 @@ impl NatSettings {
             } else {
                 nat::Filtering::AddressAndPortDependent
             },
-            timeouts: nat::Timeouts { tcp_established, tcp_opening, tcp_transitory, udp, icmp, other },
+            timeouts: self.to_timeouts(),
             tcp_loose: self.tcp_loose,
             tcp_liberal: self.tcp_liberal,
         }

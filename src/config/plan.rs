@@ -19,6 +19,7 @@ use thiserror::Error;
 use vswitch::BridgeId;
 
 use super::bridge::words_of;
+use super::nat::NatSettings;
 use super::port::{parse_port, parse_tap};
 use super::publish::parse_rule;
 use super::tunnel::TunnelConfig;
@@ -47,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) added_tunnels: Vec<TunnelConfig>,
     pub(crate) withdrawn: Vec<Publish>,
     pub(crate) published: Vec<Publish>,
+    /// Other timeouts, or another MSS.
+    pub(crate) nat: Option<NatSettings>,
     pub(crate) changes: Vec<Change>,
 }
 
@@ -261,6 +264,12 @@ impl Plan {
         plan.ports(old, new);
         plan.tunnels(old, new);
         plan.rules(old, new);
+        if let (Some(old), Some(new)) = (&old.router, &new.router)
+            && old.nat != new.nat
+        {
+            plan.note(Action::Alter, "setting", "nat", format!("{} -> {}", old.nat, new.nat));
+            plan.nat = Some(new.nat.clone());
+        }
         Ok(plan)
     }
 
@@ -380,6 +389,11 @@ fn is_same(one: &PortConfig, other: &PortConfig) -> bool {
     by_one_worker(one) == by_one_worker(other)
 }
 
+/// These settings, with what can be changed while packets flow from the others.
+fn with_live_of(settings: &NatSettings, other: &NatSettings) -> NatSettings {
+    NatSettings { timeouts: other.timeouts, mss_clamp: other.mss_clamp, ..settings.clone() }
+}
+
 fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let (old, new, said) = (&now.config, &desired.config, &desired.flags);
     let mut problems = Vec::new();
@@ -432,7 +446,7 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     };
     fixed("gateway", gateways(old) != gateways(new), gateways(old), gateways(new));
     if let (Some(old), Some(new)) = (&old.router, &new.router) {
-        fixed("nat", old.nat != new.nat, old.nat.to_string(), new.nat.to_string());
+        fixed("nat", with_live_of(&old.nat, &new.nat) != new.nat, old.nat.to_string(), new.nat.to_string());
         let whole = |rules: &[Publish]| {
             let rules = rules.iter().filter(|rule| matches!(rule, Publish::Address { .. }));
             rules.map(Publish::to_string).collect::<Vec<String>>().join(", ")

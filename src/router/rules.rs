@@ -14,8 +14,10 @@ use nat::{Endpoint, ExternalKind, Nat, Protocol, Published, Refused};
 use netio::reservation::Reservation;
 use netio::route::UplinkState;
 use packet::Timestamp;
+use vswitch::Routing;
 
 use super::RouterControl;
+use crate::config::nat::NatSettings;
 use crate::config::publish::Publish;
 use crate::uplink::UplinkPort;
 
@@ -98,6 +100,15 @@ impl RouterControl {
         }
         rules.withdrawn = old.into_values().collect();
         Ok(Some(rules))
+    }
+
+    /// Other timeouts, or another MSS; nothing else of these settings may be another.
+    pub(crate) fn set_nat(&mut self, settings: NatSettings, now: Timestamp) {
+        if let Some(nat) = &self.nat {
+            nat.set_timeouts(settings.to_timeouts(), now);
+        }
+        self.config.nat = settings;
+        self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), self.config.nat.mss_clamp);
     }
 
     /// The UDP ports of the host that tunnels receive by, in their order; in force with the next filter.

@@ -356,6 +356,9 @@ fn what_needs_a_restart() {
         assert_eq!(file.reload(site.switch(), text), Reloaded::Refused, "{text}");
         assert!(site.switch().has_logged(say), "not said: {say}");
     }
+    assert_eq!(file.reload(site.switch(), "[nat]\ntimeouts = { udp = 200 }\nmss-clamp = false\n"), Reloaded::Changed);
+    assert!(site.switch().has_logged("~ setting nat: "));
+    assert_eq!(file.reload(site.switch(), ""), Reloaded::Changed);
     // What is said as it is needs none.
     assert_eq!(file.reload(site.switch(), "[bridge.br0]\nmac-table-size = 8192\n"), Reloaded::Same);
     assert_eq!(ping(site.guest(1), GATEWAY, 7).0, GATEWAY);

@@ -94,18 +94,25 @@ impl Daemon {
     }
 
     fn commit(&mut self, plan: &Plan, prepared: Prepared, desired: &Desired) {
+        let now = self.clock.now();
         let Prepared { ports, tunnels, rules } = prepared;
         self.commit_ports(plan, ports);
         if let Some(tunnels) = tunnels {
             self.commit_tunnels(plan, tunnels);
         }
         if let Some(router) = &mut self.router {
+            if let Some(settings) = &plan.nat {
+                router.set_nat(settings.clone(), now);
+            }
             router.set_tunnel_ports(desired.config.tunnel_ports());
             let all = desired.config.router.as_ref().map_or_else(Vec::new, |router| router.publish.clone());
             router.commit_rules(rules, all, self.uplink.as_mut());
             if let Some(nat) = router.nat() {
                 nat.set_ports_of_bridge(self.ports.len() + self.tunnels.peers().len() + 1);
             }
+        }
+        if plan.nat.is_some() {
+            self.route();
         }
     }
 }
