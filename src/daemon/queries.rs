@@ -57,7 +57,7 @@ impl Daemon {
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.add_mac(vlan, mac, &port))),
             Query::RemoveMac { bridge, vlan, mac, reply } => drop(reply.send(self.remove_mac(bridge.as_deref(), vlan, mac))),
             Query::FlushMacs { bridge, port, vlan, reply } => {
-                drop(reply.send(self.flush_macs(bridge.as_deref(), port.as_deref(), vlan)))
+                drop(reply.send(self.flush_macs(bridge.as_deref(), port.as_deref(), vlan)));
             }
             Query::FlushNeighbours { address, reply } => drop(reply.send(self.flush_neighbours(address))),
             Query::Reconfigure { verb, dry_run, reply } => drop(reply.send(self.reconfigure(&verb, dry_run))),
