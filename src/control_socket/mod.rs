@@ -69,6 +69,10 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 pub(crate) enum Query {
     Show(Reply<views::Show>),
     Stats(Reply<views::Stats>),
+    /// Both of one moment.
+    Metrics(Reply<(views::Stats, Vec<views::Tunnel>)>),
+    /// Nothing but an answer.
+    Health(Reply<()>),
     MacTable(Reply<MacTableNow>),
     AddMac {
         vlan: VlanId,
