@@ -133,8 +133,8 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "NAME|GID")]
     pub(crate) control_group: Option<String>,
     /// Other users may read over the control socket
-    #[arg(long)]
-    pub(crate) control_read_only_others: bool,
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) control_read_only_others: Option<bool>,
     /// Let Prometheus fetch /metrics by HTTP there, at whatever host names are given besides localhost and addresses
     #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
     pub(crate) metrics: Option<String>,
@@ -168,7 +168,7 @@ impl Flags {
             mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
             control: mine.control.or(file.control),
             control_group: mine.control_group.or(file.control_group),
-            control_read_only_others: mine.control_read_only_others || file.control_read_only_others,
+            control_read_only_others: mine.control_read_only_others.or(file.control_read_only_others),
             metrics: mine.metrics.or(file.metrics),
             check: self.check,
         }

@@ -100,9 +100,11 @@ impl ManagedPort {
         Ok(port)
     }
 
-    /// One whose device cannot be there yet, because a port that goes has it still: it is tried for soon.
+    /// One whose device cannot be there yet, because a port that goes has it still: it is tried for at once, and then as
+    /// one that is gone.
     pub(crate) fn later(id: PortId, config: PortConfig, now: Timestamp) -> ManagedPort {
-        let life = if config.slot().is_some() { Life::Free } else { gone(now, Duration::ZERO, None) };
+        let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now };
+        let life = if config.slot().is_some() { Life::Free } else { gone };
         ManagedPort { id, config, life, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 }
     }
 
@@ -286,4 +288,29 @@ impl ManagedPort {
 fn gone(now: Timestamp, pause: Duration, pending: Option<Stream>) -> Life {
     let retry_at = now.after(if pending.is_some() { FIRST_RETRY } else { pause });
     Life::Gone { retry_at, pause, pending, until: now.after(LAST_RETRY) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Flags;
+    use crate::config::Config;
+
+    /// Nobody listens there, nor will.
+    #[test]
+    fn what_cannot_be_made_is_tried_for_less_and_less() {
+        let flags = Flags { port: vec!["stream:/nowhere/at-all:mode=client".into()], ..Flags::default() };
+        let config = Config::from_flags(&flags).unwrap().ports.remove(0);
+        let mut now = Timestamp::from_millis(5);
+        let mut port = ManagedPort::later(PortId(0), config, now);
+        assert_eq!(port.retry_at(), Some(now), "once the old device is let go");
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            assert!(matches!(port.look(now), Found::Same));
+            let next = port.retry_at().expect("it is gone");
+            pauses.push(next.since(now).as_millis());
+            now = next;
+        }
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+    }
 }

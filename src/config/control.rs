@@ -56,7 +56,17 @@ impl ControlConfig {
             let groups = std::fs::read_to_string(GROUPS).unwrap_or_default();
             find_group(name, &groups).map_err(|problem| ConfigError::new("--control-group", problem))
         });
-        Ok(ControlConfig { path, group: group.transpose()?, read_only_others: flags.control_read_only_others })
+        Ok(ControlConfig { path, group: group.transpose()?, read_only_others: flags.control_read_only_others.unwrap_or(false) })
+    }
+
+    /// With what another one is where these flags, which it is made of, say nothing.
+    pub(super) fn completed_by(&self, other: &ControlConfig, said: &Flags) -> ControlConfig {
+        let of = |is_said: bool| if is_said { self } else { other };
+        ControlConfig {
+            path: of(said.control.is_some()).path.clone(),
+            group: of(said.control_group.is_some()).group.clone(),
+            read_only_others: of(said.control_read_only_others.is_some()).read_only_others,
+        }
     }
 
     /// Who may do what besides the owner, for people; empty if nobody else may.
@@ -102,7 +112,8 @@ mod tests {
 
     #[test]
     fn who_may() {
-        let config = |group: Option<&str>, control_read_only_others| {
+        let config = |group: Option<&str>, others_may_read| {
+            let control_read_only_others = Some(others_may_read);
             let control_group = group.map(str::to_owned);
             ControlConfig::from_flags(&Flags { control_group, control_read_only_others, ..Flags::default() }).unwrap()
         };

@@ -251,7 +251,6 @@ impl Plan {
         new.mac_table_size = old.mac_table_size;
         new.control.clone_from(&old.control);
         new.metrics.clone_from(&old.metrics);
-        new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
         plan.ports(old, new);
         plan.tunnels(old, new);
@@ -396,12 +395,8 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
         old.mac_aging_time.to_string(),
         new.mac_aging_time.to_string(),
     );
-    let is_other = said.control.is_some() && old.control.path != new.control.path;
-    let is_other =
-        is_other || (&old.control.group, old.control.read_only_others) != (&new.control.group, new.control.read_only_others);
-    let metrics = |flags: &Flags| flags.metrics.clone().unwrap_or_else(|| "none".to_owned());
-    fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(&now.flags), metrics(said));
-    fixed("control", is_other, describe(&old.control), describe(&new.control));
+    let control = new.control.completed_by(&old.control, said);
+    fixed("control", control != old.control, describe(&old.control), describe(&control));
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed("metrics", said.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
     let bridged = |config: &Config| config.bridge_uplink.clone();

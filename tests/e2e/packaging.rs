@@ -14,7 +14,7 @@ use netio::netns;
 use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::give;
-use crate::trial_with;
+use crate::{trial, trial_with};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service");
 const NAMESPACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service.d/namespaces.conf");
@@ -24,6 +24,7 @@ const STRANGER: u32 = 65_534;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial_with("packaging/unit_is_one", || is_missing("systemd-analyze"), unit_is_one),
+        trial("packaging/command_line_is_one", command_line_is_one),
         trial_with("packaging/pages_are_clean", || is_missing("mandoc"), pages_are_clean),
         trial_with("packaging/completions_for_bash", || is_missing("bash"), || completions("bash", &["-n"])),
         trial_with("packaging/completions_for_zsh", || is_missing("zsh"), || completions("zsh", &["-n"])),
@@ -58,6 +59,20 @@ fn unit_is_one() {
     let said = String::from_utf8_lossy(&verified.stderr);
     // Of other units that are on this machine it may say what it likes.
     assert!(!said.contains("vswitchd"), "{said}");
+}
+
+/// The words of `ExecStart=`, with a file of ours and a group that is on every machine.
+fn command_line_is_one() {
+    let directory = Directory::new();
+    let file = directory.path("vswitchd.toml");
+    fs::write(&file, "[[bridge.br0.port]]\ntap = \"tap0\"\n").expect("written");
+    let text = fs::read_to_string(UNIT).expect("the unit");
+    let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/vswitchd ")).expect("what is started");
+    let line = line.replace("/etc/vswitchd/vswitchd.toml", file.to_str().expect("plain letters"));
+    let line = line.replace("--control-group vswitchd", "--control-group root");
+    let checked = Command::new(env!("CARGO_BIN_EXE_vswitchd")).args(line.split_whitespace()).arg("--check").output();
+    let checked = checked.expect("it runs");
+    assert!(checked.status.success(), "{line}: {}", String::from_utf8_lossy(&checked.stderr));
 }
 
 const PROGRAMS: [&str; 2] = [env!("CARGO_BIN_EXE_vswitchd"), env!("CARGO_BIN_EXE_vswitchctl")];

@@ -39,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("change/apply", apply),
         trial("change/a_tunnel_comes_and_goes", a_tunnel_comes_and_goes),
         trial("change/tunnels_that_share_a_socket", tunnels_that_share_a_socket),
+        trial("change/apply_where_flags_say_who_may", apply_where_flags_say_who_may),
         trial("change/nothing_is_lost_over_100_applies", nothing_is_lost_over_100_applies),
     ]
 }
@@ -515,6 +516,20 @@ fn apply() {
     let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
     assert!(said.contains("v.toml:"), "the file and the line: {said}");
     site.finish();
+}
+
+/// As a service is started: the socket and its rights by flags, all else in the file.
+fn apply_where_flags_say_who_may() {
+    let (a, directory) = (Host::quiet("a"), Directory::new());
+    let (socket, file) = (directory.text("control"), File::new(""));
+    file.write(&port(&a, ""));
+    let group = ["--control-group", "root", "--control-read-only-others"];
+    let switch = Switch::start(&[&["--config", file.path(), "--control", &socket][..], &group].concat());
+    assert_eq!(text(&socket, &["apply", file.path()]), "nothing changes\n");
+    file.write(&(port(&a, "") + "[control]\nread-only-others = false\n"));
+    let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
+    assert!(said.contains("this needs a restart: control is ") && said.contains("group root, others may read, not "), "{said}");
+    switch.finish();
 }
 
 fn nothing_is_lost_over_100_applies() {

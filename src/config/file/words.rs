@@ -83,7 +83,7 @@ impl Writer {
             self.source.note("--control-group", "", "control.group", Vec::new());
             self.flags.control_group = Some(group.to_string());
         }
-        self.flags.control_read_only_others = control.read_only_others.unwrap_or(false);
+        self.flags.control_read_only_others = control.read_only_others;
     }
 
     fn metrics(&mut self, metrics: &Metrics) -> Result<(), ConfigError> {

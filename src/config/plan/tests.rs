@@ -96,6 +96,36 @@ fn what_is_fixed_is_named() {
     let mut silent = with(|_| ());
     assert!(Plan::between(&now, &mut silent).unwrap().is_empty());
     assert_eq!(silent.config.workers, 2);
+    // Each once.
+    let to = with(|flags| flags.metrics = Some("127.0.0.1:9100".into()));
+    assert_eq!(plan(&now, &to).unwrap_err(), "this needs a restart: metrics is none, not 127.0.0.1:9100");
+}
+
+#[test]
+fn of_the_control_socket_counts_what_is_said() {
+    let control = |path: Option<&str>, group: Option<&str>, others: Option<bool>| {
+        with(|flags| {
+            (flags.control, flags.control_group) = (path.map(str::to_owned), group.map(str::to_owned));
+            flags.control_read_only_others = others;
+        })
+    };
+    let now = control(Some("/run/x"), Some("4711"), Some(true));
+    for to in [control(None, None, None), control(None, Some("4711"), None), control(None, None, Some(true))] {
+        let mut to = to;
+        assert!(Plan::between(&now, &mut to).unwrap().is_empty());
+        assert_eq!(to.config.control, now.config.control);
+        // A verb then is the words that were applied, and one more.
+        assert_eq!(plan(&to, &to.with_port("c").unwrap()).unwrap(), ["+ port c: all VLANs"]);
+    }
+    for (to, say) in [
+        (
+            control(None, Some("4712"), None),
+            "control is /run/x, group 4711, others may read, not /run/x, group 4712, others may read",
+        ),
+        (control(None, None, Some(false)), "control is /run/x, group 4711, others may read, not /run/x, group 4711"),
+    ] {
+        assert_eq!(plan(&now, &to).unwrap_err(), format!("this needs a restart: {say}"));
+    }
 }
 
 #[test]
