@@ -5,10 +5,11 @@ use axum::extract::State;
 use axum::response::Response;
 use packet::MacAddr;
 use packet::vlan::VlanId;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Body, InPath, Parameters, busy};
+use super::large::Large;
 use super::{Asker, MacTableNow, Query, Refusal, views};
 use crate::config::bridge::unknown_bridge;
 
@@ -28,26 +29,34 @@ pub(super) struct OfBridge {
 ))]
 pub(super) async fn list(
     State(asker): State<Asker>,
+    _: Large,
     Parameters(OfBridge { bridge }): Parameters<OfBridge>,
-) -> Result<Json<Vec<views::MacEntry>>, Response> {
-    let MacTableNow { mut bridges, names } = asker.ask(Query::MacTable).await.ok_or_else(busy)?;
+) -> Result<Json<MacTableNow>, Response> {
+    let mut now = asker.ask(Query::MacTable).await.ok_or_else(busy)?;
     if let Some(name) = bridge {
-        let known = bridges.iter().map(|(bridge, _)| bridge.as_str());
+        let known = now.bridges.iter().map(|(bridge, _)| bridge.as_str());
         if !known.clone().any(|bridge| bridge == name) {
             return Err(Refusal::NotFound(unknown_bridge(&name, known)).into());
         }
-        bridges.retain(|(bridge, _)| *bridge == name);
+        now.bridges.retain(|(bridge, _)| *bridge == name);
     }
-    let view = |bridge: &str, entry: &vswitch::MacEntry| views::MacEntry {
-        bridge: bridge.to_owned(),
-        vlan: entry.vlan.get(),
-        mac: entry.mac.to_string(),
-        port: names.get(entry.port.index()).cloned().unwrap_or_default(),
-        age: entry.age,
-    };
-    // Each table's entries come in the order of VLANs and addresses.
-    let all = bridges.iter().flat_map(|(bridge, entries)| entries.iter().map(move |entry| view(bridge, entry)));
-    Ok(Json(all.collect()))
+    Ok(Json(now))
+}
+
+/// An entry at a time: there may be a million.
+impl Serialize for MacTableNow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let view = |bridge: &str, entry: &vswitch::MacEntry| views::MacEntry {
+            bridge: bridge.to_owned(),
+            vlan: entry.vlan.get(),
+            mac: entry.mac.to_string(),
+            port: self.names.get(entry.port.index()).cloned().unwrap_or_default(),
+            age: entry.age,
+        };
+        // Each table's entries come in the order of VLANs and addresses.
+        let of_each = self.bridges.iter();
+        serializer.collect_seq(of_each.flat_map(|(bridge, entries)| entries.iter().map(move |entry| view(bridge, entry))))
+    }
 }
 
 /// Which entries; all of what is given has to match.

@@ -34,13 +34,18 @@ struct PortNow {
 impl Daemon {
     pub(super) fn stats(&mut self) -> views::Stats {
         let report = self.report();
+        self.stats_of(&report)
+    }
+
+    /// The same of a report that is there.
+    pub(super) fn stats_of(&self, report: &Report) -> views::Stats {
         let tables = self.bridges.iter().map(|bridge| views::BridgeStats {
             name: bridge.config.name.clone(),
             mac_table: table_stats(bridge.table.stats(), bridge.table.size()),
         });
         let bridges: Vec<views::BridgeStats> = tables.collect();
         views::Stats {
-            ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, &report))).collect(),
+            ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, report))).collect(),
             mac_table: together(bridges.iter().map(|bridge| &bridge.mac_table)),
             bridges,
             nat: self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat_stats(nat)),
