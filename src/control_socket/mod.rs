@@ -14,7 +14,8 @@
 //! limits, [`rights`] says who may do what, [`answer`] what is taken and refused.
 //!
 //! *Limits.* 64 connections at a time, half of them for those who may not do everything, one request each; 5 s for its
-//! head and 30 s for all of it; bodies of 256 KiB. As many queries wait as there can be connections.
+//! head and 30 s for all of it; bodies of 256 KiB. As many queries wait as there can be connections. Of answers that may be
+//! [`large`] there are two at a time, and lists have an end.
 
 mod answer;
 mod api;
@@ -22,6 +23,7 @@ mod capture;
 mod conntrack;
 mod door;
 mod fdb;
+mod large;
 mod lasting;
 mod log;
 mod metrics;
@@ -67,20 +69,27 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 pub(crate) enum Query {
     Show(Reply<views::Show>),
     Stats(Reply<views::Stats>),
+    /// Both of one moment.
+    Metrics(Reply<(views::Stats, Vec<views::Tunnel>)>),
+    /// Nothing but an answer.
+    Health(Reply<()>),
     MacTable(Reply<MacTableNow>),
     AddMac {
         vlan: VlanId,
         mac: MacAddr,
         port: String,
-        reply: Reply<Result<(), Refusal>>,
+        /// The name of the port's bridge.
+        reply: Reply<Result<String, Refusal>>,
     },
     /// Was there one?
     RemoveMac {
+        bridge: Option<String>,
         vlan: VlanId,
         mac: MacAddr,
         reply: Reply<Result<bool, Refusal>>,
     },
     FlushMacs {
+        bridge: Option<String>,
         port: Option<String>,
         vlan: Option<VlanId>,
         reply: Reply<Result<usize, Refusal>>,
@@ -145,10 +154,11 @@ pub(crate) enum Refusal {
     Fault(String),
 }
 
-/// The MAC table as it is, and the names of ports by their numbers.
+/// The MAC tables as they are, and the names of ports by their numbers.
 #[derive(Debug)]
 pub(crate) struct MacTableNow {
-    pub(crate) entries: Vec<vswitch::MacEntry>,
+    /// By the bridges' names.
+    pub(crate) bridges: Vec<(String, Vec<vswitch::MacEntry>)>,
     pub(crate) names: Vec<String>,
 }
 
