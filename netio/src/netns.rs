@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -44,9 +44,9 @@ impl Netns {
         self.open().and_then(|file| NetnsId::of(&file))
     }
 
-    /// Opens the namespace's file.
+    /// Opens the namespace's file. Whatever else is at that path is not waited for, such as a pipe that nobody writes to.
     pub fn open(&self) -> io::Result<File> {
-        File::open(&self.path)
+        File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path)
     }
 }
 

@@ -458,11 +458,16 @@ fn verbs_that_are_refused() {
     let site = site_with_socket(&socket, 1);
     let theirs = site.machine.inside(|| TcpListener::bind((MACHINE, 8080)));
     let before = text(&socket, &["show", "-o", "json"]);
+    // Whoever opens it waits until somebody writes.
+    let pipe = format!("x@{}", directory.text("pipe"));
+    let made = std::process::Command::new("mkfifo").arg(directory.path("pipe")).status();
+    assert!(made.expect("mkfifo runs").success());
     let twice = site.guest(1).port(":vlan=7");
     let ports = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("json")["ports"].clone();
     for (words, say) in [
         (&["port", "add", &twice][..], "is named twice (400)"),
         (&["port", "add", "x@nowhere"], "network namespace nowhere"),
+        (&["port", "add", &pipe], "network namespace /"),
         (&["port", "add", "x:vlna=1"], "did you mean 'vlan'? (400)"),
         (&["port", "add", "packet:up0"], "(400)"),
         (&["port", "del", "g2"], "there is no such port; did you mean"),
