@@ -385,6 +385,9 @@ impl Daemon {
             if let Some(nat) = self.router.as_ref().and_then(RouterControl::nat) {
                 nat.disown(id.0);
             }
+            if let Some(router) = &self.router {
+                router.neighbours().disown(id.0);
+            }
         }
         self.stale.retain(|id| !ids.contains(id));
         self.slots.put_back(ids);
