@@ -2,17 +2,27 @@
 
 use std::net::Ipv4Addr;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::{Parameters, busy, without_nat};
+use super::large::Large;
+use super::rights::Rights;
 use super::{Asker, Query, Refusal, views};
 
-/// So many connections, or mappings, are listed unless asked otherwise.
-pub(super) const USUAL_LIST: usize = 10_000;
+/// So many connections, or mappings, are listed unless asked otherwise; to those who may only read never more.
+const USUAL_LIST: usize = 10_000;
+/// Whatever is asked: some 30 MB of JSON.
+const LONGEST_LIST: usize = 100_000;
+
+/// How many connections, or mappings, are listed to somebody who asks for so many.
+pub(super) fn listed(limit: Option<usize>, rights: Rights) -> usize {
+    let longest = if rights < Rights::Everything { USUAL_LIST } else { LONGEST_LIST };
+    limit.unwrap_or(USUAL_LIST).min(longest)
+}
 
 /// Which connections; all of what is given has to match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -40,7 +50,7 @@ pub(super) struct List {
     port: Option<u16>,
     /// tcp, udp, icmp, or IP's number
     protocol: Option<String>,
-    /// At most so many [default: 10,000]
+    /// At most so many [default: 10,000], of which 100,000 are given, and 10,000 to those who may only read
     limit: Option<usize>,
 }
 
@@ -88,9 +98,11 @@ fn protocol_of(text: &str) -> Result<::nat::Protocol, Refusal> {
 ))]
 pub(super) async fn list(
     State(asker): State<Asker>,
+    Extension(rights): Extension<Rights>,
     Parameters(List { address, port, protocol, limit }): Parameters<List>,
+    _: Large,
 ) -> Result<Json<views::Connections>, Response> {
-    let (which, most) = (Filter { address, port, protocol }.which()?, limit.unwrap_or(USUAL_LIST));
+    let (which, most) = (Filter { address, port, protocol }.which()?, listed(limit, rights));
     let found = asker.ask(|reply| Query::Connections { which, most, reply }).await.ok_or_else(busy)?;
     let (total, connections) = found.ok_or_else(without_nat)?;
     Ok(Json(views::Connections { total, connections: connections.iter().map(connection_view).collect() }))
@@ -151,6 +163,14 @@ mod tests {
             reply: ::nat::Tuple { side: ::nat::Side::Outside, protocol, src: server, dst: outside },
             phase: None,
             expires_in: 300,
+        }
+    }
+
+    #[test]
+    fn lists_end() {
+        for (rights, longest) in [(Rights::Read, 10_000), (Rights::Everything, 100_000)] {
+            assert_eq!([None, Some(0), Some(7)].map(|limit| listed(limit, rights)), [10_000, 0, 7]);
+            assert_eq!(listed(Some(usize::MAX), rights), longest);
         }
     }
 

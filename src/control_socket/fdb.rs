@@ -5,24 +5,30 @@ use axum::extract::State;
 use axum::response::Response;
 use packet::MacAddr;
 use packet::vlan::VlanId;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Body, InPath, Parameters, busy};
+use super::large::Large;
 use super::{Asker, MacTableNow, Query, Refusal, views};
 
 /// The MAC table
 #[utoipa::path(get, path = "/v1/fdb", responses((status = 200, body = [views::MacEntry])))]
-pub(super) async fn list(State(asker): State<Asker>) -> Result<Json<Vec<views::MacEntry>>, Response> {
-    let MacTableNow { mut entries, names } = asker.ask(Query::MacTable).await.ok_or_else(busy)?;
-    entries.sort_unstable_by_key(|entry| (entry.vlan.get(), entry.mac.0));
-    let view = |entry: &vswitch::MacEntry| views::MacEntry {
-        vlan: entry.vlan.get(),
-        mac: entry.mac.to_string(),
-        port: names.get(entry.port.index()).cloned().unwrap_or_default(),
-        age: entry.age,
-    };
-    Ok(Json(entries.iter().map(view).collect()))
+pub(super) async fn list(State(asker): State<Asker>, _: Large) -> Result<Json<MacTableNow>, Response> {
+    // Its entries come in the order of VLANs and addresses.
+    asker.ask(Query::MacTable).await.map(Json).ok_or_else(busy)
+}
+
+/// An entry at a time: there may be a million.
+impl Serialize for MacTableNow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.entries.iter().map(|entry| views::MacEntry {
+            vlan: entry.vlan.get(),
+            mac: entry.mac.to_string(),
+            port: self.names.get(entry.port.index()).cloned().unwrap_or_default(),
+            age: entry.age,
+        }))
+    }
 }
 
 /// Which entries; all of what is given has to match.

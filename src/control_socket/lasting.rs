@@ -35,7 +35,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Lasting {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Lasting, Response> {
-        let full = || problem(StatusCode::SERVICE_UNAVAILABLE, "too many follow events or captures already; end one of them");
+        let full =
+            || problem(StatusCode::SERVICE_UNAVAILABLE, "too many follow events, captures or traces already; end one of them");
         let stay = parts.extensions.get::<Stay>().ok_or_else(full)?.clone();
         let place = Arc::clone(&stay.lasting).try_acquire_owned().map_err(|_| full())?;
         Ok(Lasting { stay, _place: place })

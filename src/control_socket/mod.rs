@@ -14,7 +14,8 @@
 //! limits, [`rights`] says who may do what, [`answer`] what is taken and refused.
 //!
 //! *Limits.* 64 connections at a time, half of them for those who may not do everything, one request each; 5 s for its
-//! head and 30 s for all of it; bodies of 256 KiB. As many queries wait as there can be connections.
+//! head and 30 s for all of it; bodies of 256 KiB. As many queries wait as there can be connections. Of answers that may be
+//! [`large`] there are two at a time, and lists have an end.
 
 mod answer;
 mod api;
@@ -22,6 +23,7 @@ mod capture;
 mod conntrack;
 mod door;
 mod fdb;
+mod large;
 mod lasting;
 mod log;
 mod metrics;
@@ -67,6 +69,10 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 pub(crate) enum Query {
     Show(Reply<views::Show>),
     Stats(Reply<views::Stats>),
+    /// Both of one moment.
+    Metrics(Reply<(views::Stats, Vec<views::Tunnel>)>),
+    /// Nothing but an answer.
+    Health(Reply<()>),
     MacTable(Reply<MacTableNow>),
     AddMac {
         vlan: VlanId,

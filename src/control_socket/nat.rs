@@ -1,13 +1,15 @@
 //! What is translated to what.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::{Parameters, busy, without_nat};
-use super::conntrack::USUAL_LIST;
+use super::conntrack::listed;
+use super::large::Large;
+use super::rights::Rights;
 use super::{Asker, Query, views};
 
 /// How many mappings
@@ -15,7 +17,7 @@ use super::{Asker, Query, views};
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Limit {
-    /// At most so many mappings [default: 10,000]
+    /// At most so many mappings [default: 10,000], of which 100,000 are given, and 10,000 to those who may only read
     limit: Option<usize>,
 }
 
@@ -24,8 +26,13 @@ pub(super) struct Limit {
     (status = 200, body = views::Nat),
     (status = 404, description = "there is no translation", body = views::Problem),
 ))]
-pub(super) async fn list(State(asker): State<Asker>, Parameters(limit): Parameters<Limit>) -> Result<Json<views::Nat>, Response> {
-    let most = limit.limit.unwrap_or(USUAL_LIST);
+pub(super) async fn list(
+    State(asker): State<Asker>,
+    Extension(rights): Extension<Rights>,
+    Parameters(limit): Parameters<Limit>,
+    _: Large,
+) -> Result<Json<views::Nat>, Response> {
+    let most = listed(limit.limit, rights);
     let (mut view, mut mappings) =
         asker.ask(|reply| Query::Nat { most, reply }).await.ok_or_else(busy)?.ok_or_else(without_nat)?;
     mappings

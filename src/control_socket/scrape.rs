@@ -7,6 +7,9 @@
 //! It cannot choose the `Host` header: that is its name. So only addresses, `localhost` and names of the configuration are
 //! answered.
 //!
+//! *What it costs.* A page takes the control thread a look at each device. So the last one is everybody's for a second,
+//! whoever asks meanwhile waits for the same one, and `/healthz` is answered without a look at anything.
+//!
 //! *Limits.* 8 connections at a time, further ones wait to be accepted; one request each, 5 s for its head and 10 s for all
 //! of it, a head of 8 KiB, and no body is read.
 
@@ -18,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -27,21 +31,28 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use netio::Waker;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Asker, Query, metrics};
 use crate::config::MetricsConfig;
 
 const CONNECTIONS: usize = 8;
-/// A request asks twice.
-const QUERIES: usize = 2 * CONNECTIONS;
+/// A page is good for so long.
+const PAGE_TIME: Duration = Duration::from_secs(1);
 const HEAD_TIME: Duration = Duration::from_secs(5);
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// hyper takes no less.
 const HEAD_LIMIT: usize = 8 << 10;
 /// After an error of accept(2), which mostly is a want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks the control thread, once for all who want a page.
+#[derive(Clone, Debug)]
+struct Pages {
+    asker: Asker,
+    last: Arc<Mutex<Option<(Instant, Bytes)>>>,
+}
 
 /// A socket that listens, before there is a switch to ask.
 #[derive(Debug)]
@@ -75,11 +86,11 @@ impl Scrape {
     /// Serves those who come; `control` wakes who is to answer.
     pub(crate) fn start(door: ScrapeDoor, control: Waker) -> anyhow::Result<Scrape> {
         let ScrapeDoor { listener, address, hosts } = door;
-        let (queries, received) = sync_channel(QUERIES);
+        let (queries, received) = sync_channel(CONNECTIONS);
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.context("making the runtime for metrics")?;
-        let router = router(Asker { queries, control }, hosts);
+        let router = router(Pages::new(Asker { queries, control }), hosts);
         let serve = move || {
             let served = runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -145,13 +156,13 @@ async fn accept(listener: tokio::net::TcpListener, router: Router) -> std::conve
     }
 }
 
-fn router(asker: Asker, hosts: Arc<[String]>) -> Router {
+fn router(pages: Pages, hosts: Arc<[String]>) -> Router {
     Router::new()
         .route("/metrics", get(page))
         .route("/healthz", get(health))
         .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics and /healthz\n") })
         .layer(from_fn_with_state(hosts, admit))
-        .with_state(asker)
+        .with_state(pages)
 }
 
 /// Who asks for a host that we are not is somebody else's page.
@@ -188,17 +199,36 @@ fn is_ours(host: &str, hosts: &[String]) -> bool {
     matches!(name.parse(), Ok(IpAddr::V4(_))) || name == "localhost" || hosts.contains(&name)
 }
 
-async fn page(State(asker): State<Asker>) -> Response {
-    match metrics::answer(&asker).await {
+async fn page(State(pages): State<Pages>) -> Response {
+    match pages.page().await {
         Some(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         None => busy(),
     }
 }
 
+impl Pages {
+    fn new(asker: Asker) -> Pages {
+        Pages { asker, last: Arc::default() }
+    }
+
+    /// The last one if it is still good, or a new one.
+    async fn page(&self) -> Option<Bytes> {
+        let mut last = self.last.lock().await;
+        if let Some((since, page)) = last.as_ref()
+            && since.elapsed() < PAGE_TIME
+        {
+            return Some(page.clone());
+        }
+        let page = Bytes::from(metrics::answer(&self.asker).await?);
+        *last = Some((Instant::now(), page.clone()));
+        Some(page)
+    }
+}
+
 /// Does the control thread answer?
-async fn health(State(asker): State<Asker>) -> Response {
-    match asker.ask(Query::Stats).await {
-        Some(_) => "ok\n".into_response(),
+async fn health(State(pages): State<Pages>) -> Response {
+    match pages.asker.ask(Query::Health).await {
+        Some(()) => "ok\n".into_response(),
         None => busy(),
     }
 }
@@ -209,7 +239,46 @@ fn busy() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+    use netio::Poller;
+
     use super::*;
+
+    /// However many ask, the control thread is asked once; and for health nothing but an answer.
+    #[test]
+    fn a_page_is_everybodys() {
+        let (queries, asked) = sync_channel(CONNECTIONS);
+        let pages = Pages::new(Asker { queries, control: Poller::new().unwrap().waker() });
+        // Nobody answers, so all are told so, and nothing is kept.
+        let control = thread::spawn(move || {
+            let mut asked_for = Vec::new();
+            while let Ok(query) = asked.recv() {
+                asked_for.push(match query {
+                    Query::Metrics(_) => 'm',
+                    Query::Health(reply) => {
+                        reply.send(()).unwrap();
+                        'h'
+                    }
+                    _ => '?',
+                });
+            }
+            asked_for
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(page(State(pages.clone())).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+            *pages.last.lock().await = Some((Instant::now(), Bytes::from_static(b"a page")));
+            for answer in join_all((0..8).map(|_| page(State(pages.clone())))).await {
+                assert_eq!(answer.status(), StatusCode::OK);
+            }
+            let now = Instant::now();
+            *pages.last.lock().await = now.checked_sub(PAGE_TIME).map(|then| (then, Bytes::from_static(b"an old page")));
+            assert_eq!(page(State(pages.clone())).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(health(State(pages.clone())).await.status(), StatusCode::OK);
+        });
+        drop((runtime, pages));
+        assert_eq!(control.join().unwrap(), ['m', 'm', 'h']);
+    }
 
     #[test]
     fn hosts_that_are_ours() {

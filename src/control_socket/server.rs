@@ -16,10 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use netio::peer::Credentials;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::CONNECTIONS;
+use super::large::{LARGE, LARGE_OF_OTHERS};
 use super::rights::{Guard, Rights};
 
 /// Places that those have who may not do everything.
@@ -57,6 +58,7 @@ async fn accept(listener: tokio::net::UnixListener, guard: Guard, router: Router
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let of_others = Arc::new(Semaphore::new(PLACES_OF_OTHERS));
     let lasting = [LASTING, LASTING_OF_OTHERS].map(|places| Arc::new(Semaphore::new(places)));
+    let large = [LARGE, LARGE_OF_OTHERS].map(|places| Arc::new(Semaphore::new(places)));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             // Nobody closes it.
@@ -78,7 +80,8 @@ async fn accept(listener: tokio::net::UnixListener, guard: Guard, router: Router
             // Too many of them; who may more is not to wait for them.
             continue;
         }
-        let stay = Stay::new(Arc::clone(&lasting[usize::from(is_other)]));
+        let [lasting, large] = [&lasting, &large].map(|places| Arc::clone(&places[usize::from(is_other)]));
+        let stay = Stay::new(lasting, large);
         let router = router.clone().layer(Extension(rights)).layer(Extension(stay.clone()));
         tokio::spawn(async move {
             converse(stream, router, stay).await;
@@ -107,11 +110,20 @@ async fn converse(stream: UnixStream, router: Router, stay: Stay) {
 pub(super) struct Stay {
     until: Arc<Mutex<Instant>>,
     pub(super) lasting: Arc<Semaphore>,
+    pub(super) large: Arc<Semaphore>,
+    /// What is held until it ends.
+    kept: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
 
 impl Stay {
-    fn new(lasting: Arc<Semaphore>) -> Stay {
-        Stay { until: Arc::new(Mutex::new(Instant::now() + REQUEST_TIME)), lasting }
+    fn new(lasting: Arc<Semaphore>, large: Arc<Semaphore>) -> Stay {
+        let until = Arc::new(Mutex::new(Instant::now() + REQUEST_TIME));
+        Stay { until, lasting, large, kept: Arc::default() }
+    }
+
+    /// Holds a place until the connection ends.
+    pub(super) fn keep(&self, place: OwnedSemaphorePermit) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
     }
 
     fn until(&self) -> Instant {
@@ -120,5 +132,57 @@ impl Stay {
 
     pub(super) fn extend(&self, by: Duration) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + by;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::unix::net::UnixStream as Client;
+
+    use axum::routing::get;
+    use futures_util::future::join;
+
+    use super::super::large::Large;
+    use super::*;
+
+    /// More than a socket holds.
+    const LENGTH: usize = 8 << 20;
+
+    fn ask(client: &mut Client) {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    }
+
+    #[test]
+    fn a_large_answer_has_its_place_until_it_is_read() {
+        let (mut first, one) = Client::pair().unwrap();
+        let (mut second, other) = Client::pair().unwrap();
+        let serve = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let places = Arc::new(Semaphore::new(1));
+                let serve = |server: Client| {
+                    server.set_nonblocking(true).unwrap();
+                    let stay = Stay::new(Arc::clone(&places), Arc::clone(&places));
+                    let router = Router::new().route("/", get(async |_: Large| "x".repeat(LENGTH)));
+                    converse(UnixStream::from_std(server).unwrap(), router.layer(Extension(stay.clone())), stay)
+                };
+                join(serve(one), serve(other)).await;
+            });
+        });
+        let mut start = [0; 15];
+        ask(&mut first);
+        first.read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200 OK");
+        ask(&mut second);
+        second.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        assert_eq!(second.read(&mut start).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock), "both at a time");
+        second.set_read_timeout(None).unwrap();
+        for mut client in [first, second] {
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).unwrap();
+            assert!(rest.len() >= LENGTH);
+        }
+        serve.join().unwrap();
     }
 }

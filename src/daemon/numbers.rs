@@ -32,9 +32,14 @@ struct PortNow {
 impl Daemon {
     pub(super) fn stats(&mut self) -> views::Stats {
         let report = self.report();
+        self.stats_of(&report)
+    }
+
+    /// The same of a report that is there.
+    pub(super) fn stats_of(&self, report: &Report) -> views::Stats {
         let table = report.table;
         views::Stats {
-            ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, &report))).collect(),
+            ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, report))).collect(),
             mac_table: views::MacTableStats {
                 entries: table.entries,
                 statics: table.statics,

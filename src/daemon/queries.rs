@@ -7,7 +7,7 @@ use super::numbers::nat_stats;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
-use crate::control_socket::{ControlSocket, MacTableNow, Query, views};
+use crate::control_socket::{MacTableNow, Query, views};
 use crate::device::Device;
 use crate::report::{PortReport, Report};
 use crate::router::RouterControl;
@@ -20,9 +20,12 @@ const AT_ONCE: usize = 16;
 impl Daemon {
     /// Answers who asked. Whoever went away meanwhile is not worth the work.
     pub(super) fn answer_queries(&mut self) {
-        for _ in 0..AT_ONCE {
-            let at_socket = || self.control.as_ref().and_then(ControlSocket::next_query);
-            let Some(query) = at_socket().or_else(|| self.scrape.as_ref()?.next_query()) else { return };
+        for turn in 0..AT_ONCE {
+            let at_socket = || self.control.as_ref()?.next_query();
+            let of_scraper = || self.scrape.as_ref()?.next_query();
+            // Neither waits until the other has no more.
+            let query = if turn % 2 == 0 { at_socket().or_else(of_scraper) } else { of_scraper().or_else(at_socket) };
+            let Some(query) = query else { return };
             self.answer(query);
         }
         self.poller.waker().wake();
@@ -32,6 +35,11 @@ impl Daemon {
         match query {
             Query::Show(reply) if !reply.is_closed() => drop(reply.send(self.show())),
             Query::Stats(reply) if !reply.is_closed() => drop(reply.send(self.stats())),
+            Query::Metrics(reply) if !reply.is_closed() => {
+                let report = self.report();
+                drop(reply.send((self.stats_of(&report), self.tunnel_views(&report))));
+            }
+            Query::Health(reply) => drop(reply.send(())),
             Query::MacTable(reply) if !reply.is_closed() => {
                 let names = self.port_names();
                 drop(reply.send(MacTableNow { entries: self.mac_entries(), names }));
@@ -79,10 +87,14 @@ impl Daemon {
             ports: self.ports.iter().filter_map(port_view).chain(self.uplink.as_ref().and_then(bridged_uplink_view)).collect(),
             gateways: interfaces.iter().map(gateway).collect(),
             uplink: self.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
-            tunnels: self.tunnels.tunnels().map(|(line, peers)| tunnel_view(line, peers, &report)).collect(),
+            tunnels: self.tunnel_views(&report),
             latency: self.latency(),
-            problems: self.problems(&report),
+            problems: self.problems(),
         }
+    }
+
+    fn tunnel_views(&self, report: &Report) -> Vec<views::Tunnel> {
+        self.tunnels.tunnels().map(|(line, peers)| tunnel_view(line, peers, report)).collect()
     }
 
     fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
@@ -96,9 +108,8 @@ impl Daemon {
     }
 
     /// In one line: what is wrong, or how much is carried.
-    pub(super) fn status(&mut self) -> String {
-        let report = self.report();
-        let problems = self.problems(&report);
+    pub(super) fn status(&self) -> String {
+        let problems = self.problems();
         let ports = self.ports.iter().filter(|port| !port.is_free()).count();
         match problems.as_slice() {
             [] => format!("carrying frames of {}", count_of(ports, "port")),
@@ -107,7 +118,7 @@ impl Daemon {
         }
     }
 
-    fn problems(&self, report: &Report) -> Vec<String> {
+    fn problems(&self) -> Vec<String> {
         let bad = |state: &str| matches!(state, "down" | "gone");
         let ports = self.ports.iter().filter_map(port_view).filter(|port| bad(&port.state));
         let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
@@ -121,8 +132,8 @@ impl Daemon {
             format!("tunnel {}: no way to {}: {problem}", self.tunnels.line_of(peer).name, peer.address)
         };
         problems.extend(peers.map(way));
-        if report.panics > 0 {
-            problems.push(format!("workers panicked {} times", report.panics));
+        if self.panics > 0 {
+            problems.push(format!("workers panicked {} times", self.panics));
         }
         problems
     }

@@ -207,7 +207,7 @@ pub(crate) struct Filter {
 pub(crate) struct List {
     #[command(flatten)]
     pub(crate) filter: Filter,
-    /// At most so many [default: 10,000]
+    /// At most so many, of which 100,000 are given [default: 10,000]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
 }
@@ -216,7 +216,7 @@ pub(crate) struct List {
 pub(crate) enum Nat {
     /// Outside addresses, published ports, and guests' endpoints outside
     List {
-        /// At most so many endpoints [default: 10,000]
+        /// At most so many endpoints, of which 100,000 are given [default: 10,000]
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },

@@ -20,16 +20,16 @@ const LONGEST_LINE: u64 = 1 << 20;
 pub(crate) fn trace(get: &Get<'_>, trace: &Trace) -> anyhow::Result<String> {
     match trace.live {
         None => {
-            let path = format!("/v1/trace?packet={}", encode(&trace.words.join(",")));
+            let path = format!("/v1/trace?packet={}", client::escape(&trace.words.join(",")));
             get.shown(&path, |story: &Story| told(story))
         }
         Some(count) => {
             let mut path = format!("/v1/trace/live?count={count}");
             if let Some(port) = &trace.port {
-                let _ = write!(path, "&port={}", encode(port));
+                let _ = write!(path, "&port={}", client::escape(port));
             }
             if !trace.words.is_empty() {
-                let _ = write!(path, "&filter={}", encode(&trace.words.join(" ")));
+                let _ = write!(path, "&filter={}", client::escape(&trace.words.join(" ")));
             }
             follow(get.socket, &path, get.output)?;
             Ok(String::new())
@@ -109,28 +109,10 @@ fn told(story: &Story) -> String {
     out
 }
 
-/// As a part of a path's query (RFC 3986 section 2).
-fn encode(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if is_plain(byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-        out
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::story::{Step, Verdict};
-
-    #[test]
-    fn queries_are_encoded() {
-        assert_eq!(encode("port=tap0,src=10.0.0.2&é"), "port%3Dtap0%2Csrc%3D10.0.0.2%26%C3%A9");
-    }
 
     #[test]
     fn steps_are_numbered_and_the_verdict_is_last() {

@@ -52,9 +52,8 @@ pub(super) async fn scrape(State(asker): State<Asker>) -> Result<Response, Respo
 
 /// The page as it is now; `None` if the control thread does not answer.
 pub(super) async fn answer(asker: &Asker) -> Option<String> {
-    let stats = asker.ask(Query::Stats).await?;
-    let show = asker.ask(Query::Show).await?;
-    text(&stats, &show.tunnels).ok()
+    let (stats, tunnels) = asker.ask(Query::Metrics).await?;
+    text(&stats, &tunnels).ok()
 }
 
 /// All numbers at one moment.
