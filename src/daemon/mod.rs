@@ -133,7 +133,7 @@ impl Daemon {
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
         let (uplink, router) = open_uplink(&config, uplink_id.first().copied().unwrap_or(PortId(0)), numbers, clock)?;
-        tunnels.add_statics(&table)?;
+        tunnels.add_statics(&table, |_| true)?;
         for name in config.ports.iter().filter_map(PortConfig::shared_interface).chain(config.bridge_uplink.as_deref()) {
             check_way_out(&tunnels, name)?;
         }

@@ -261,11 +261,11 @@ impl TunnelControl {
         text
     }
 
-    /// Puts the addresses that are known to be behind a peer into the table.
-    pub(crate) fn add_statics(&self, table: &MacTable) -> anyhow::Result<()> {
+    /// Puts the addresses that are known to be behind a peer into the table, of those peers that are meant.
+    pub(crate) fn add_statics(&self, table: &MacTable, is_meant: impl Fn(PortId) -> bool) -> anyhow::Result<()> {
         for (at, tunnel) in self.tunnels.iter().enumerate() {
             for (mac, address) in &tunnel.statics {
-                let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address);
+                let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address && is_meant(peer.id));
                 let Some(peer) = peer else { continue };
                 table
                     .add_static(tunnel.line.vlan.native(), *mac, peer.id)

@@ -39,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("change/apply", apply),
         trial("change/a_tunnel_comes_and_goes", a_tunnel_comes_and_goes),
         trial("change/tunnels_that_share_a_socket", tunnels_that_share_a_socket),
+        trial("change/statics_of_tunnels_that_stay", statics_of_tunnels_that_stay),
         trial("change/groups_of_tunnels", groups_of_tunnels),
         trial("change/apply_where_flags_say_who_may", apply_where_flags_say_who_may),
         trial("change/nothing_is_lost_over_100_applies", nothing_is_lost_over_100_applies),
@@ -663,4 +664,27 @@ fn groups_of_tunnels() {
     assert_eq!(heard(), [3], "its socket is the other one's now");
     switch.finish();
     underlay.finish();
+}
+
+/// What an operator did to a tunnel's entries is not undone when another tunnel comes.
+fn statics_of_tunnels_that_stay() {
+    let site = Machines::new();
+    let mac = |number: u32| station(number).to_string();
+    let keys = format!(",mac={}@192.0.2.2+{}@192.0.2.2", mac(7), mac(8));
+    text(&site.socket, &["tunnel", "add", &(site.word(42) + &keys)]);
+    let statics = || {
+        let entries = json(&site.socket, &["fdb", "show"]);
+        let of = |entry: &serde_json::Value| format!("{} {}", entry["mac"], entry["port"]).replace('"', "");
+        let mut found: Vec<String> = entries.as_array().expect("entries").iter().map(of).collect();
+        found.sort_unstable();
+        found
+    };
+    let far = |number: u32, tunnel: &str| format!("{} {tunnel}/192.0.2.2", mac(number));
+    assert_eq!(statics(), [far(7, "vxlan42"), far(8, "vxlan42")]);
+    text(&site.socket, &["fdb", "del", &mac(7)]);
+    text(&site.socket, &["fdb", "add", &mac(8), "here"]);
+    let keys = format!(",mac={}@192.0.2.2", mac(9));
+    text(&site.socket, &["tunnel", "add", &(site.word(43) + &keys)]);
+    assert_eq!(statics(), [format!("{} here", mac(8)), far(9, "vxlan43")]);
+    site.finish();
 }

@@ -64,7 +64,7 @@ impl Daemon {
                 tracing::warn!("{error}");
             }
         }
-        if let Err(error) = self.tunnels.add_statics(&self.table) {
+        if let Err(error) = self.tunnels.add_statics(&self.table, |id| committed.added.contains(&id)) {
             tracing::warn!("{error}");
         }
     }
