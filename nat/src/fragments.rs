@@ -279,6 +279,17 @@ impl<T: Copy> Fragments<T> {
         freed
     }
 
+    /// This owner is none any more, and its number will be another's: forgets its datagrams and frames.
+    pub fn disown(&mut self, owner: u16) {
+        self.held.disown(owner);
+        for number in 0..DATAGRAMS as u16 {
+            if let Some(datagram) = self.datagrams[usize::from(number)].filter(|datagram| datagram.owner == owner) {
+                self.held.forget(datagram.key);
+                self.remove(number);
+            }
+        }
+    }
+
     /// When [`expire`](Fragments::expire) will have something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {

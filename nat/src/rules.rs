@@ -326,8 +326,10 @@ impl Nat {
     }
 
     /// A port of the bridge is taken away, and its number will be another's. Its connections live on, as their guest
-    /// may be behind another port now, but count against no port. To be called once no packet comes by it any more.
+    /// may be behind another port now, but count against no port; its datagrams of which pieces are missing are forgotten. To be
+    /// called once no packet comes by it any more.
     pub fn disown(&self, owner: u16) {
+        self.fragments().disown(owner);
         let mut from = Some(0);
         while let Some(start) = from {
             let mut book = self.book();

@@ -128,7 +128,7 @@ impl Daemon {
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
         let (uplink, router) = open_uplink(&config, uplink_id.first().copied().unwrap_or(PortId(0)), numbers, clock)?;
-        tunnels.add_statics(|bridge| bridges.table(bridge))?;
+        tunnels.add_statics(|bridge| bridges.table(bridge), |_| true)?;
         let shared = config.ports.iter().filter_map(|port| Some((port.bridge, port.shared_interface()?)));
         let uplinks = config.bridge_uplink.iter().map(|uplink| (uplink.bridge, uplink.interface.as_str()));
         for (bridge, name) in shared.chain(uplinks) {
@@ -388,6 +388,9 @@ impl Daemon {
             self.bridges.forget(*id);
             if let Some(nat) = self.router.as_ref().and_then(RouterControl::nat) {
                 nat.disown(id.0);
+            }
+            if let Some(router) = &self.router {
+                router.neighbours().disown(id.0);
             }
         }
         self.stale.retain(|id| !ids.contains(id));

@@ -117,6 +117,7 @@ impl RouterControl {
     }
 
     /// A tunnel is to receive by this UDP port of the host: it is not taken in advance for guests any more.
+    /// If the tunnel is refused after all, it is taken again when guests need more.
     pub(crate) fn let_go(&mut self, port: u16) -> anyhow::Result<()> {
         let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) else { return Ok(()) };
         ensure!(

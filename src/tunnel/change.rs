@@ -3,7 +3,8 @@
 //! A tunnel that comes receives by a socket that is there, if one has its address and port, and else by a new one; it sends by a
 //! set of sockets that is there, if another tunnel sends alike. Both, and the way to each host, are found first
 //! ([`TunnelControl::prepare`]), when nothing is known of the tunnel yet. A tunnel that goes leaves its sockets to those that share
-//! them; what nobody uses any more is closed.
+//! them; what nobody uses any more is closed. Groups are joined and left when all is sure: a socket that others share hears no
+//! group of a tunnel that is refused. A group that cannot be joined then is tried for each second, as one whose interface is away.
 //!
 //! Places in lists are those of the tunnels that are there, then the new ones; only [`TunnelControl::commit`] takes old ones out
 //! and moves the others up.
@@ -52,7 +53,7 @@ impl NewTunnels {
 impl TunnelControl {
     /// Opens what these tunnels need, with the next of these numbers.
     pub(crate) fn prepare(
-        &mut self,
+        &self,
         configs: &[TunnelConfig],
         ids: &mut dyn Iterator<Item = PortId>,
         queues: impl Fn(PortId) -> usize,
@@ -61,7 +62,7 @@ impl TunnelControl {
         let mut apart = Vec::new();
         for line in &lines {
             match endpoint::of(&self.endpoints, line) {
-                Some(at) => self.endpoints[at].take_in(line)?,
+                Some(at) => self.endpoints[at].check_room_for(line)?,
                 None => apart.push(line.clone()),
             }
         }
@@ -106,6 +107,9 @@ impl TunnelControl {
             gone.extend(self.take_out(at));
         }
         gone.extend(self.close_unused());
+        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
+            endpoint.hear_groups_of(self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at).map(|tunnel| &tunnel.line));
+        }
         let known = std::mem::take(&mut self.devices);
         self.devices = devices(self.tunnels.iter().map(|tunnel| &tunnel.line));
         for (name, index) in &mut self.devices {

@@ -38,7 +38,7 @@ pub(crate) struct EndpointControl {
 impl EndpointControl {
     /// Can a tunnel receive by it that comes later? A socket for any address can stand for one of a single address, and not the
     /// other way round.
-    pub(super) fn take_in(&mut self, line: &Line) -> anyhow::Result<()> {
+    pub(super) fn check_room_for(&self, line: &Line) -> anyhow::Result<()> {
         let key = key_of(line);
         anyhow::ensure!(
             self.key.local == key.local || self.key.local.is_unspecified(),
@@ -53,11 +53,23 @@ impl EndpointControl {
             line.name,
             self.name()
         );
-        if let Some(group) = line.group.as_ref().filter(|group| !self.spec.groups.contains(&group.address)) {
-            self.spec.groups.push(group.address);
-            self.join_again();
-        }
         Ok(())
+    }
+
+    /// Hears the groups of these tunnels from now on, and no others. One that cannot be joined is tried for as one whose
+    /// interface is away.
+    pub(super) fn hear_groups_of<'a>(&mut self, lines: impl Iterator<Item = &'a Line>) {
+        let groups = groups_of(lines);
+        if groups == self.spec.groups {
+            return;
+        }
+        for group in self.spec.groups.iter().filter(|group| !groups.contains(group)) {
+            if let Err(error) = self.socket.leave(&self.spec, *group) {
+                tracing::warn!("{}: {error}", self.name());
+            }
+        }
+        self.spec.groups = groups;
+        self.join_again();
     }
 
     /// Opens its socket anew, for a device that is another one now.
@@ -158,22 +170,26 @@ pub(super) fn open(
     let open = |key: EndpointKey| {
         let id = ids.next().context("there is no number left for one more socket")?;
         let mine = lines.iter().filter(|line| is_shared(&key, &key_of(line)));
-        let mut groups: Vec<IpAddr> = mine.clone().filter_map(|line| Some(line.group.as_ref()?.address)).collect();
-        groups.sort_unstable();
-        groups.dedup();
         let names: Vec<&str> = mine.clone().map(|line| line.name.as_str()).collect();
         let spec = EndpointSpec {
             local: key.local,
             port: key.port,
             queues: queues(id),
             device: key.device.clone(),
-            groups,
+            groups: groups_of(mine.clone()),
             zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
         Ok(EndpointControl { id, key, socket, spec, dropped: 0, problem: None })
     };
     keys(lines).into_iter().map(open).collect()
+}
+
+fn groups_of<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<IpAddr> {
+    let mut groups: Vec<IpAddr> = lines.filter_map(|line| Some(line.group.as_ref()?.address)).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
 }
 
 pub(super) fn unspecified(is_ipv6: bool) -> IpAddr {

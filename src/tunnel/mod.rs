@@ -265,11 +265,15 @@ impl TunnelControl {
         text
     }
 
-    /// Puts the addresses that are known to be behind a peer into its bridge's table.
-    pub(crate) fn add_statics<'a>(&self, table_of: impl Fn(BridgeId) -> Option<&'a MacTable>) -> anyhow::Result<()> {
+    /// Puts the addresses that are known to be behind a peer into its bridge's table, of those peers that are meant.
+    pub(crate) fn add_statics<'a>(
+        &self,
+        table_of: impl Fn(BridgeId) -> Option<&'a MacTable>,
+        is_meant: impl Fn(PortId) -> bool,
+    ) -> anyhow::Result<()> {
         for (at, tunnel) in self.tunnels.iter().enumerate() {
             for (mac, address) in &tunnel.statics {
-                let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address);
+                let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address && is_meant(peer.id));
                 let (Some(peer), Some(table)) = (peer, table_of(tunnel.line.bridge)) else { continue };
                 table
                     .add_static(tunnel.line.vlan.native(), *mac, peer.id)

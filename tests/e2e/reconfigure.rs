@@ -39,6 +39,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("change/apply", apply),
         trial("change/a_tunnel_comes_and_goes", a_tunnel_comes_and_goes),
         trial("change/tunnels_that_share_a_socket", tunnels_that_share_a_socket),
+        trial("change/statics_of_tunnels_that_stay", statics_of_tunnels_that_stay),
+        trial("change/groups_of_tunnels", groups_of_tunnels),
         trial("change/apply_where_flags_say_who_may", apply_where_flags_say_who_may),
         trial("change/nothing_is_lost_over_100_applies", nothing_is_lost_over_100_applies),
     ]
@@ -616,7 +618,8 @@ fn a_tunnel_comes_and_goes() {
     let said = String::from_utf8(output.stderr).expect("text");
     assert!(said.contains("UDP port 4789 of 192.0.2.1 is in use by") && said.contains("(409)"), "{said}");
     drop(taken);
-    assert_eq!(site.switch.descriptors(), descriptors);
+    // The asker's own connection goes when it is seen to be closed.
+    wait::until("nothing is left of it", || (site.switch.descriptors() == descriptors).then_some(()));
     text(&site.socket, &["tunnel", "add", &site.word(42)]);
     site.exchange();
     site.finish();
@@ -633,5 +636,61 @@ fn tunnels_that_share_a_socket() {
     text(&site.socket, &["tunnel", "del", "vxlan7"]);
     site.exchange();
     assert_eq!(json(&site.socket, &["tunnel", "list"]).as_array().map(Vec::len), Some(1));
+    site.finish();
+}
+
+/// A socket that two tunnels share hears the groups of those that are there, and of none that was refused.
+fn groups_of_tunnels() {
+    let (underlay, host, directory) = (Underlay::pair(Ip::V4), Host::quiet("here"), Directory::new());
+    let (socket, file) = (directory.text("control"), File::new(""));
+    let tunnel = |vni: u32, last: u8| {
+        let group = format!("vni = {vni}\ngroup = \"239.0.0.{last}\"\npeers = [\"192.0.2.0/24\"]");
+        format!("[[tunnel]]\ntype = \"vxlan\"\n{group}\nlocal = \"192.0.2.1\"\ndev = \"u1\"\n")
+    };
+    let ours = "[[tunnel]]\ntype = \"vxlan\"\nvni = 9\nport = 4790\nremotes = [\"192.0.2.1\"]\n";
+    let first = port(&host, "") + &tunnel(1, 1);
+    file.write(&first);
+    let switch = Switch::start_inside(
+        underlay.machine(1).netns().try_clone().expect("a clone"),
+        &["--config", file.path(), "--control", &socket].map(str::to_owned),
+    );
+    let heard = || {
+        let table = underlay.machine(1).inside(|| fs::read_to_string("/proc/thread-self/net/igmp"));
+        (1..=3).filter(|last| table.contains(&format!("{:08X}", u32::from_ne_bytes([239, 0, 0, *last])))).collect::<Vec<u8>>()
+    };
+    assert_eq!(heard(), [1]);
+    file.write(&(first.clone() + &tunnel(2, 2) + ours));
+    let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
+    assert!(said.contains("is an address of this host"), "{said}");
+    assert_eq!(heard(), [1], "what was refused");
+    file.write(&(first + &tunnel(3, 3)));
+    text(&socket, &["apply", file.path()]);
+    assert_eq!(heard(), [1, 3]);
+    text(&socket, &["tunnel", "del", "vxlan1"]);
+    assert_eq!(heard(), [3], "its socket is the other one's now");
+    switch.finish();
+    underlay.finish();
+}
+
+/// What an operator did to a tunnel's entries is not undone when another tunnel comes.
+fn statics_of_tunnels_that_stay() {
+    let site = Machines::new();
+    let mac = |number: u32| station(number).to_string();
+    let keys = format!(",mac={}@192.0.2.2+{}@192.0.2.2", mac(7), mac(8));
+    text(&site.socket, &["tunnel", "add", &(site.word(42) + &keys)]);
+    let statics = || {
+        let entries = json(&site.socket, &["fdb", "show"]);
+        let of = |entry: &serde_json::Value| format!("{} {}", entry["mac"], entry["port"]).replace('"', "");
+        let mut found: Vec<String> = entries.as_array().expect("entries").iter().map(of).collect();
+        found.sort_unstable();
+        found
+    };
+    let far = |number: u32, tunnel: &str| format!("{} {tunnel}/192.0.2.2", mac(number));
+    assert_eq!(statics(), [far(7, "vxlan42"), far(8, "vxlan42")]);
+    text(&site.socket, &["fdb", "del", &mac(7)]);
+    text(&site.socket, &["fdb", "add", &mac(8), "here"]);
+    let keys = format!(",mac={}@192.0.2.2", mac(9));
+    text(&site.socket, &["tunnel", "add", &(site.word(43) + &keys)]);
+    assert_eq!(statics(), [format!("{} here", mac(8)), far(9, "vxlan43")]);
     site.finish();
 }

@@ -41,6 +41,8 @@ const MAX_INCOMPLETE: usize = 256;
 const KEPT_EACH: usize = 3;
 const KEPT_FROM_PORT: usize = 16;
 const KEPT: usize = 64;
+/// Whose packets are of a port that is no more.
+const NOBODY: u16 = u16::MAX;
 /// The longest frame that is kept, virtio-net header included.
 const MAX_KEPT_LEN: usize = 2048;
 /// Requests before an address counts as unreachable.
@@ -429,6 +431,16 @@ impl Neighbours {
         }
     }
 
+    /// A port of the bridge is taken away, and its number will be another's: what waits of it goes on waiting, and counts
+    /// against no port.
+    pub fn disown(&self, port: u16) {
+        let mut book = self.lock();
+        let book = &mut *book;
+        let of_incomplete = book.incomplete.iter_mut().map(|incomplete| &mut incomplete.from);
+        let of_kept = book.kept.iter_mut().map(|kept| &mut kept.from);
+        of_incomplete.chain(of_kept).filter(|from| **from == port).for_each(|from| *from = NOBODY);
+    }
+
     /// Forgets those that are known, of all networks; of this address only, if one is given. Those that are asked for
     /// go on being asked for, so nothing that waits is lost. Returns how many it forgot.
     pub fn forget_known(&self, address: Option<Ipv4Addr>) -> usize {
@@ -484,4 +496,24 @@ fn give_up(book: &mut Book, key: u64, interface: InterfaceId, due: &mut impl FnM
         book.spare.push(kept.frame);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_removed_port_left_counts_against_no_port() {
+        let neighbours = Neighbours::new([1, 2]);
+        let (now, one) = (Timestamp::from_secs(1), InterfaceId(1));
+        let asks = |port: u16, last: u8| neighbours.resolve(one, Ipv4Addr::new(10, 0, port as u8, last), &[last; 60], port, now);
+        let kept = |port: u16| (0..20).filter(|last| asks(port, *last).kept).count();
+        assert_eq!((kept(7), kept(7)), (KEPT_FROM_PORT, 0));
+        neighbours.disown(7);
+        let fresh = |last: u8| neighbours.resolve(one, Ipv4Addr::new(10, 1, 0, last), &[last; 60], 7, now).kept;
+        assert_eq!((0..20).filter(|last| fresh(*last)).count(), KEPT_FROM_PORT, "the new port's own share");
+        let mut given = 0;
+        neighbours.release(one, Ipv4Addr::new(10, 0, 7, 0), |_| given += 1);
+        assert_eq!(given, 1, "what waited goes on waiting");
+    }
 }

@@ -85,6 +85,10 @@ impl Held {
         self.drop_if(|slip| slip.key == key);
     }
 
+    pub(super) fn disown(&mut self, owner: u16) {
+        self.drop_if(|slip| slip.owner == owner);
+    }
+
     pub(super) fn expire(&mut self, now: Timestamp) {
         self.drop_if(|slip| slip.deadline <= now);
     }

@@ -226,6 +226,24 @@ fn nobody_speaks_for_the_datagram_of_another() {
 }
 
 #[test]
+fn an_owner_that_is_no_more_leaves_nothing() {
+    let mut table = table();
+    for id in 0..512 {
+        table.follow(key(id), more(8, 8), 7, NOW).unwrap();
+    }
+    for id in 0..16 {
+        table.hold(key(id), &[1], 1, 7, NOW).unwrap();
+    }
+    table.follow(key(1000), more(8, 8), 8, NOW).unwrap();
+    table.hold(key(1000), &[2], 2, 8, NOW).unwrap();
+    table.disown(7);
+    assert_eq!((table.len(), table.held()), (1, 1), "another one's");
+    assert_eq!(table.follow(key(0), more(16, 8), 7, NOW), Ok(None), "the next one's own");
+    assert_eq!(released(&mut table, key(1000)), [(vec![2], 2)]);
+    assert_eq!(table.expire(at(60_000), 10), 2);
+}
+
+#[test]
 fn the_pool_is_limited() {
     let mut table = table();
     for owner in 0..5 {

@@ -204,6 +204,21 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Leaves one of its groups, wherever it was joined. No error where it is no member.
+    pub fn leave(&self, spec: &EndpointSpec, group: IpAddr) -> Result<(), UdpError> {
+        let Some(first) = self.queues.first() else { return Ok(()) };
+        // Where the interface is gone, so is the membership, unless there is one by another route.
+        let index = spec.device.as_deref().and_then(|name| index_of(name).ok()).unwrap_or(0);
+        loop {
+            // It may have been joined on several interfaces, one after the other.
+            match change_membership(first.as_fd(), group, index, Membership::Drop) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => return Ok(()),
+                Err(error) => return Err(io_error(SocketAddr::new(group, spec.port), "leaving the group", error)),
+            }
+        }
+    }
+
     /// The address as it was asked for, and the port.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
@@ -297,18 +312,31 @@ fn join(socket: BorrowedFd<'_>, spec: &EndpointSpec, group: IpAddr) -> Result<()
         return Err(UdpError::Group { group, local: spec.local });
     }
     let index = spec.device.as_deref().map_or(Ok(0), index_of)?;
-    let joined = match group {
-        IpAddr::V4(group) => option::set(socket, libc::SOL_IP, libc::IP_ADD_MEMBERSHIP, group_request(group, index)),
-        IpAddr::V6(group) => {
-            let address = libc::in6_addr { s6_addr: group.octets() };
-            let request = libc::ipv6_mreq { ipv6mr_multiaddr: address, ipv6mr_interface: index };
-            option::set(socket, libc::SOL_IPV6, libc::IPV6_ADD_MEMBERSHIP, request)
-        }
-    };
-    match joined {
+    match change_membership(socket, group, index, Membership::Add) {
         // It is a member.
         Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => Ok(()),
         joined => joined.map_err(|error| io_error(SocketAddr::new(group, spec.port), "joining the group", error)),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Membership {
+    Add,
+    Drop,
+}
+
+fn change_membership(socket: BorrowedFd<'_>, group: IpAddr, index: u32, what: Membership) -> io::Result<()> {
+    let (v4, v6) = match what {
+        Membership::Add => (libc::IP_ADD_MEMBERSHIP, libc::IPV6_ADD_MEMBERSHIP),
+        Membership::Drop => (libc::IP_DROP_MEMBERSHIP, libc::IPV6_DROP_MEMBERSHIP),
+    };
+    match group {
+        IpAddr::V4(group) => option::set(socket, libc::SOL_IP, v4, group_request(group, index)),
+        IpAddr::V6(group) => {
+            let address = libc::in6_addr { s6_addr: group.octets() };
+            let request = libc::ipv6_mreq { ipv6mr_multiaddr: address, ipv6mr_interface: index };
+            option::set(socket, libc::SOL_IPV6, v6, request)
+        }
     }
 }
 

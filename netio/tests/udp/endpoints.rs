@@ -104,6 +104,18 @@ fn groups_are_heard_once(address: fn(u8) -> IpAddr, any: &str, group: &str) {
     assert_eq!(rest, [8]);
     assert!(own.queues().iter().all(|queue| drain(queue).is_empty()), "nobody hears themselves");
 
+    // Who left hears no more of it, and may join again.
+    let spec = EndpointSpec { device: Some(far.name.to_owned()), groups: vec![group], ..at(any) };
+    for _ in 0..2 {
+        far.inside(|| Ok(joined.leave(&spec, group))).expect("left, or was no member");
+    }
+    assert_eq!(send(sources.writer(), &[(to(group), bytes(9)), (to(address(2)), bytes(8))]), [Ok(()); 2]);
+    let first = until("the last one", || joined.queues().iter().flat_map(drain).next());
+    assert_eq!(first.payload.len(), 8);
+    far.inside(|| Ok(joined.join_again(&spec))).expect("joined");
+    assert_eq!(send(sources.writer(), &[(to(group), bytes(9))]), [Ok(())]);
+    until("what is for the group", || joined.queues().iter().flat_map(drain).next());
+
     drop(joined);
     let others = on(&far, Vec::new());
     assert_eq!(send(sources.writer(), &[(to(group), bytes(9)), (to(address(2)), bytes(8))]), [Ok(()); 2]);

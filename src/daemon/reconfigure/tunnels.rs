@@ -64,7 +64,8 @@ impl Daemon {
                 tracing::warn!("{error}");
             }
         }
-        if let Err(error) = self.tunnels.add_statics(|bridge| self.bridges.table(bridge)) {
+        let is_new = |id: PortId| committed.added.contains(&id);
+        if let Err(error) = self.tunnels.add_statics(|bridge| self.bridges.table(bridge), is_new) {
             tracing::warn!("{error}");
         }
     }
