@@ -129,6 +129,12 @@ pub(crate) struct Flags {
     /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<String>,
+    /// The bridges of a file; of `br0` the name alone, as its words are the flags.
+    #[arg(skip)]
+    pub(crate) bridges: Vec<BridgeWords>,
+    /// The bridge of a file's uplink in bridge mode.
+    #[arg(skip)]
+    pub(crate) uplink_bridge: Option<String>,
     /// Its members may do everything over the control socket, as root and the daemon's own user may
     #[arg(long, value_name = "NAME|GID")]
     pub(crate) control_group: Option<String>,
@@ -141,6 +147,27 @@ pub(crate) struct Flags {
     /// Read and check the configuration, say what would run, start nothing
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// What is said of one bridge, in the words of the flags.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BridgeWords {
+    pub(crate) name: String,
+    pub(crate) tap: Vec<String>,
+    pub(crate) port: Vec<String>,
+    pub(crate) gateway: Vec<String>,
+    pub(crate) vxlan: Vec<String>,
+    pub(crate) udp: Vec<String>,
+    pub(crate) mac_table_size: Option<usize>,
+    pub(crate) mac_aging_time: Option<u32>,
+}
+
+impl BridgeWords {
+    /// Is nothing said but a name?
+    pub(crate) fn is_empty(&self) -> bool {
+        let lists = [&self.tap, &self.port, &self.gateway, &self.vxlan, &self.udp];
+        lists.iter().all(|list| list.is_empty()) && self.mac_table_size.is_none() && self.mac_aging_time.is_none()
+    }
 }
 
 impl Flags {
@@ -171,7 +198,15 @@ impl Flags {
             control_read_only_others: mine.control_read_only_others.or(file.control_read_only_others),
             metrics: mine.metrics.or(file.metrics),
             check: self.check,
+            bridges: file.bridges,
+            uplink_bridge: file.uplink_bridge,
         }
+    }
+
+    /// The words of bridges' tunnels, in the order of the tunnels.
+    pub(crate) fn tunnels_mut(&mut self) -> impl Iterator<Item = &mut Vec<String>> {
+        let of_others = self.bridges.iter_mut().flat_map(|bridge| [&mut bridge.vxlan, &mut bridge.udp]);
+        [&mut self.vxlan, &mut self.udp].into_iter().chain(of_others)
     }
 
     /// Is this flag given, such as `--tap`?

@@ -22,7 +22,7 @@ use std::time::Duration;
 use netio::LinkState;
 use netio::guest::Stream;
 use packet::Timestamp;
-use vswitch::{BridgeId, Port, PortId, PortKind};
+use vswitch::{Port, PortId, PortKind};
 
 use crate::config::{DeviceConfig, PortConfig};
 use crate::device::{DEFAULT_MTU, Device, DeviceError, Ends};
@@ -189,7 +189,7 @@ impl ManagedPort {
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let Life::Attached { device, link, .. } = &self.life else { return None };
         Some(Port {
-            bridge: BridgeId::default(),
+            bridge: self.config.bridge,
             vlan: self.config.vlan.clone(),
             mtu: link.mtu,
             features: device.features(),

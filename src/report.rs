@@ -8,14 +8,15 @@ use vswitch::{Counter, Counters, DropReason, PortCounters, PortId};
 /// What ports that are none any more are called.
 const FORMER: &str = "(removed)";
 
-/// All workers' numbers added up, and the MAC table's, at one moment.
+/// All workers' numbers added up, and the MAC tables', at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     /// By their numbers; those that no port has are hidden.
     pub(crate) ports: Vec<PortReport>,
     /// What ports counted that are no ports any more.
     former: PortReport,
-    pub(crate) table: MacTableStats,
+    /// By the bridges' names.
+    pub(crate) tables: Vec<(String, MacTableStats)>,
     /// If there is a translation.
     pub(crate) nat: Option<nat::NatStats>,
     /// Frames from the uplink that the kernel dropped before we read them.
@@ -82,7 +83,7 @@ impl Report {
         names: Vec<String>,
         workers: impl Iterator<Item = &'a Counters>,
         ledger: &Ledger,
-        table: MacTableStats,
+        tables: Vec<(String, MacTableStats)>,
         panics: u64,
     ) -> Report {
         let mut ports: Vec<PortReport> = names.into_iter().map(PortReport::new).collect();
@@ -108,7 +109,7 @@ impl Report {
         Report {
             ports,
             former,
-            table,
+            tables,
             nat: None,
             kernel_dropped: 0,
             uplink: None,
@@ -238,11 +239,14 @@ impl fmt::Display for Report {
                 writeln!(out, "offload refused by {}: {}", port.name, port.offload_refused)?;
             }
         }
-        let MacTableStats { learned, moved, evicted, expired, entries, statics } = self.table;
-        writeln!(
-            out,
-            "mac table: entries {entries} static {statics} learned {learned} moved {moved} evicted {evicted} expired {expired}"
-        )?;
+        for (name, MacTableStats { learned, moved, evicted, expired, entries, statics }) in &self.tables {
+            let of = if self.tables.len() > 1 { format!(" of {name}") } else { String::new() };
+            writeln!(
+                out,
+                "mac table{of}: entries {entries} static {statics} learned {learned} moved {moved} evicted {evicted} expired \
+                 {expired}"
+            )?;
+        }
         if self.panics > 0 {
             writeln!(out, "worker panics: {}", self.panics)?;
         }
@@ -279,7 +283,7 @@ mod tests {
         let count = |worker: usize, frames| workers[worker].port(PortId(1)).unwrap().rx_frames.add(frames);
         let report = |ledger: &Ledger, second: &str| {
             let names = vec!["tap0".to_owned(), second.to_owned()];
-            Report::new(names, workers.iter(), ledger, MacTableStats::default(), 0)
+            Report::new(names, workers.iter(), ledger, Vec::new(), 0)
         };
         let mut ledger = Ledger::new(2);
         count(0, 5);

@@ -19,7 +19,7 @@ use nat::{External, ExternalKind, Nat};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{MacAddr, Timestamp};
-use vswitch::{BridgeId, Domain, Interface, Neighbours, Network, Route, Router, Routing, Uplink};
+use vswitch::{Domain, Interface, Neighbours, Network, Route, Router, Routing, Uplink};
 
 use crate::config::address::Cidr;
 use crate::config::publish::Publish;
@@ -80,7 +80,7 @@ impl RouterControl {
             None => None,
         };
         let interface = |gateway: &crate::config::router::Gateway| {
-            let domain = Domain { bridge: BridgeId::default(), vlan: gateway.vlan };
+            let domain = Domain { bridge: gateway.bridge, vlan: gateway.vlan };
             Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
         };
         let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();

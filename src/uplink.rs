@@ -29,7 +29,8 @@ pub(crate) struct UplinkPort {
     pub(crate) id: PortId,
     pub(crate) interface: String,
     queues: usize,
-    is_bridged: bool,
+    /// `None` if the router sends through it.
+    bridge: Option<BridgeId>,
     own_macs: Vec<MacAddr>,
     filter: Option<Filter>,
     device: Option<(PacketSocket, UplinkState)>,
@@ -55,12 +56,12 @@ pub(crate) enum UplinkFound {
 
 impl UplinkPort {
     /// Opens the interface, which must be there. `own_macs` are addresses of ours besides the
-    /// interface's.
+    /// interface's. It is a port of `bridge`, or what the router sends through.
     pub(crate) fn open(
         id: PortId,
         interface: &str,
         queues: usize,
-        is_bridged: bool,
+        bridge: Option<BridgeId>,
         own_macs: Vec<MacAddr>,
     ) -> Result<UplinkPort, PacketError> {
         let failed = |what, error| PacketError::Io { name: interface.to_owned(), what, error };
@@ -70,9 +71,9 @@ impl UplinkPort {
             id,
             interface: interface.to_owned(),
             queues,
-            is_bridged,
+            bridge,
             own_macs,
-            filter: (!is_bridged).then(Filter::nothing),
+            filter: bridge.is_none().then(Filter::nothing),
             device: None,
             attachments: 0,
             watch,
@@ -89,7 +90,7 @@ impl UplinkPort {
         let socket = PacketSocket::open(&PacketSpec {
             interface: self.interface.clone(),
             queues: self.queues,
-            promiscuous: self.is_bridged,
+            promiscuous: self.bridge.is_some(),
             own_macs: self.own_macs.clone(),
             filter: self.filter.clone(),
             old_kernel: false,
@@ -100,8 +101,13 @@ impl UplinkPort {
     }
 
     /// Is it a port of the bridge?
+    /// The bridge that it is a port of.
+    pub(crate) fn bridge(&self) -> Option<BridgeId> {
+        self.bridge
+    }
+
     pub(crate) fn is_bridged(&self) -> bool {
-        self.is_bridged
+        self.bridge.is_some()
     }
 
     /// What tells of changes.
@@ -198,14 +204,14 @@ impl UplinkPort {
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let (_, state) = self.device.as_ref()?;
         Some(Port {
-            bridge: BridgeId::default(),
+            bridge: self.bridge.unwrap_or_default(),
             vlan: PortVlan::default(),
             mtu: state.mtu,
             // What the interface cannot do, the kernel does after us.
             features: Features::ALL,
             coalesce: true,
             bursts: true,
-            kind: if self.is_bridged { PortKind::Link } else { PortKind::Uplink },
+            kind: if self.bridge.is_some() { PortKind::Link } else { PortKind::Uplink },
         })
     }
 

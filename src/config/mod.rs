@@ -1,6 +1,7 @@
 //! The configuration: what the words mean, checked before anything starts.
 
 pub(crate) mod address;
+pub(crate) mod bridge;
 pub(crate) mod control;
 mod file;
 mod metrics;
@@ -19,42 +20,44 @@ use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 
 use thiserror::Error;
+use vswitch::BridgeId;
 
-use crate::cli::Flags;
+use crate::cli::{BridgeWords, Flags};
+use bridge::{BridgeConfig, parse_bridges, place_of, words_of};
 use control::ControlConfig;
 pub(crate) use metrics::MetricsConfig;
 pub(crate) use port::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
 use port::{parse_port, parse_tap};
 pub(crate) use publish::Publish;
-use router::RouterConfig;
+use router::{Gateway, RouterConfig};
 use tunnel::ip::{IpTunnelConfig, parse_ip_tunnels};
 use tunnel::{TunnelConfig, check_against_gateways, check_ip_against_others, parse_tunnels};
 use uplink::{Uplink, parse_uplink};
 use words::check_range;
 pub(crate) use words::nearest;
 
-/// How many ports a bridge can have.
+/// How many ports all bridges can have.
 pub(crate) const MAX_PORTS: usize = 1024;
 
 const MAX_WORKERS: usize = 256;
 /// What holds if it is not said, as `--help` has it.
 const BUSY_POLL: u32 = 50;
-const MAC_TABLE_SIZE: usize = 8192;
-const MAC_AGING_TIME: u32 = 300;
 
 const BUSY_POLL_RANGE: RangeInclusive<u32> = 0..=1000;
 const AGING_RANGE: RangeInclusive<u32> = 1..=86_400;
 
-/// One bridge, its router, and how many threads carry their frames.
+/// The bridges, their router, and how many threads carry their frames.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// The TAP ports, behind them those of other kinds, and behind them the TUN devices of `ip_tunnels`.
+    /// One at least; a port's bridge is its place here.
+    pub(crate) bridges: Vec<BridgeConfig>,
+    /// Of each bridge the TAP ports, behind them those of other kinds; and behind all the TUN devices of `ip_tunnels`.
     pub(crate) ports: Vec<PortConfig>,
     /// The host's interface that is one more port, behind those of `ports`: an uplink in bridge mode.
-    pub(crate) bridge_uplink: Option<String>,
+    pub(crate) bridge_uplink: Option<BridgedUplink>,
     /// Each of their hosts is one more port.
     pub(crate) tunnels: Vec<TunnelConfig>,
-    /// Beside the bridge.
+    /// Beside the bridges.
     pub(crate) ip_tunnels: Vec<IpTunnelConfig>,
     /// `None` where the switch is all.
     pub(crate) router: Option<RouterConfig>,
@@ -64,12 +67,17 @@ pub(crate) struct Config {
     pub(crate) workers: usize,
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
     pub(crate) busy_poll: u32,
-    pub(crate) mac_table_size: usize,
-    pub(crate) mac_aging_time: u32,
     pub(crate) control: ControlConfig,
     pub(crate) metrics: Option<MetricsConfig>,
     /// What is allowed but should be thought over, for people.
     pub(crate) warnings: Vec<String>,
+}
+
+/// A host's interface that is a port of a bridge: an uplink in bridge mode.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct BridgedUplink {
+    pub(crate) interface: String,
+    pub(crate) bridge: BridgeId,
 }
 
 /// A configuration that cannot be, and the fix.
@@ -89,14 +97,16 @@ impl ConfigError {
 impl Config {
     /// From the command line alone.
     pub(crate) fn from_flags(flags: &Flags) -> Result<Config, ConfigError> {
-        let mut ports = parse_ports(flags)?;
-        let (bridge_uplink, nat_uplink) = match parse_uplink(flags, &ports)? {
+        let words = words_of(flags);
+        let bridges = parse_bridges(&words)?;
+        let mut ports = parse_ports(&words)?;
+        let (bridge_uplink, nat_uplink) = match parse_uplink(flags, &words, &ports)? {
             Uplink::None => (None, None),
-            Uplink::Bridge(interface) => (Some(interface), None),
+            Uplink::Bridge(uplink) => (Some(uplink), None),
             Uplink::Nat(uplink) => (None, Some(uplink)),
         };
         let mut warnings: Vec<String> = ports.iter().filter_map(PortConfig::warning).collect();
-        let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &ports, &mut warnings)?;
+        let (tunnels, ip_tunnels) = parse_all_tunnels(flags, &words, &ports, &mut warnings)?;
         let on_the_bridge = ports.len() + usize::from(bridge_uplink.is_some());
         check_count(on_the_bridge, ports.iter().any(|port| port.slot().is_some()), &tunnels, &ip_tunnels)?;
         // What comes by a tunnel's socket is for one of the others, and what they send goes into it: it is read by one of
@@ -104,22 +114,21 @@ impl Config {
         let ends = on_the_bridge + usize::from(nat_uplink.is_some()) + ip_tunnels.len();
         let readers = ends + crate::tunnel::endpoint_count(&tunnels, &ip_tunnels);
         let router = RouterConfig::from_flags(flags, nat_uplink, &mut warnings)?;
-        check_against_gateways(&tunnels, &ip_tunnels, router.as_ref().map_or(&[], |router| &router.gateways))?;
+        let gateways = router.as_ref().map_or(&[][..], |router| &router.gateways);
+        check_populated(&bridges, &ports, &tunnels, gateways, !ip_tunnels.is_empty())?;
+        check_against_gateways(&tunnels, &ip_tunnels, gateways)?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = flags.workers.unwrap_or(cores.min(ends.max(1)));
         check_range("--workers", workers, 1..=MAX_WORKERS)?;
         let busy_poll = flags.busy_poll.unwrap_or(BUSY_POLL);
         check_range("--busy-poll", busy_poll, BUSY_POLL_RANGE)?;
-        let mac_table_size = flags.mac_table_size.unwrap_or(MAC_TABLE_SIZE);
-        check_range("--mac-table-size", mac_table_size, vswitch::mac_table::SIZE_RANGE)?;
-        let mac_aging_time = flags.mac_aging_time.unwrap_or(MAC_AGING_TIME);
-        check_range("--mac-aging-time", mac_aging_time, AGING_RANGE)?;
         let metrics = MetricsConfig::parse(flags.metrics.as_deref(), router.as_ref(), &mut warnings)?;
         ports.extend(ip_tunnels.iter().map(PortConfig::tun));
         for (index, port) in ports.iter_mut().enumerate() {
             port.set_queues(queues_of(index, readers, workers));
         }
         Ok(Config {
+            bridges,
             ports,
             bridge_uplink,
             tunnels,
@@ -128,8 +137,6 @@ impl Config {
             readers,
             workers,
             busy_poll,
-            mac_table_size,
-            mac_aging_time,
             control: ControlConfig::from_flags(flags)?,
             metrics,
             warnings,
@@ -139,13 +146,28 @@ impl Config {
     /// The host's interface that is the uplink, whatever its mode.
     pub(crate) fn uplink_interface(&self) -> Option<&str> {
         let nat = self.router.as_ref().and_then(|router| router.uplink.as_ref());
-        self.bridge_uplink.as_deref().or(nat.map(|uplink| uplink.interface.as_str()))
+        let bridged = self.bridge_uplink.as_ref().map(|uplink| uplink.interface.as_str());
+        bridged.or(nat.map(|uplink| uplink.interface.as_str()))
     }
 
     /// The way out and the router in lines, for people.
     pub(crate) fn router_summary(&self) -> String {
-        let uplink = self.bridge_uplink.as_ref().map_or_else(String::new, |name| format!("uplink {name}: port of the bridge\n"));
-        uplink + &self.router.as_ref().map_or_else(String::new, RouterConfig::summary)
+        let port_of = |uplink: &BridgedUplink| {
+            let bridge = self.name_among_several(uplink.bridge).unwrap_or("the bridge");
+            format!("uplink {}: port of {bridge}\n", uplink.interface)
+        };
+        let uplink = self.bridge_uplink.as_ref().map_or_else(String::new, port_of);
+        uplink + &self.router.as_ref().map_or_else(String::new, |router| router.summary(|bridge| self.name_among_several(bridge)))
+    }
+
+    /// A bridge's name, where people need it to tell one from another.
+    pub(crate) fn name_among_several(&self, bridge: BridgeId) -> Option<&str> {
+        self.bridges.get(bridge.index()).filter(|_| self.bridges.len() > 1).map(|bridge| bridge.name.as_str())
+    }
+
+    /// `, on br1`, where people need it.
+    fn on(&self, bridge: BridgeId) -> String {
+        self.name_among_several(bridge).map_or_else(String::new, |name| format!(", on {name}"))
     }
 
     /// The UDP ports that tunnels receive by, each once and in their order.
@@ -161,7 +183,7 @@ impl Config {
     pub(crate) fn tunnel_summary(&self) -> String {
         let mut text = String::new();
         for tunnel in &self.tunnels {
-            let _ = writeln!(text, "{tunnel}");
+            let _ = writeln!(text, "{tunnel}{}", self.on(tunnel.bridge));
         }
         for tunnel in &self.ip_tunnels {
             let _ = writeln!(text, "{tunnel}");
@@ -173,6 +195,7 @@ impl Config {
 /// `--vxlan`, `--udp` and `--udp-ip`, as often as they are given.
 fn parse_all_tunnels(
     flags: &Flags,
+    words: &[BridgeWords],
     ports: &[PortConfig],
     warnings: &mut Vec<String>,
 ) -> Result<(Vec<TunnelConfig>, Vec<IpTunnelConfig>), ConfigError> {
@@ -184,7 +207,7 @@ fn parse_all_tunnels(
         }
         names.push(&tunnel.name);
     }
-    let tunnels = parse_tunnels(&flags.vxlan, &flags.udp, &names, warnings)?;
+    let tunnels = parse_tunnels(words, &names, warnings)?;
     check_ip_against_others(&ip_tunnels, &tunnels)?;
     if let Some((one, other)) = crate::tunnel::clash(&tunnels) {
         let problem =
@@ -194,7 +217,7 @@ fn parse_all_tunnels(
     Ok((tunnels, ip_tunnels))
 }
 
-/// A bridge with so many ports and uplinks, and tunnels.
+/// Bridges with so many ports and uplinks, and tunnels.
 fn check_count(
     on_the_bridge: usize,
     has_slots: bool,
@@ -211,23 +234,51 @@ fn check_count(
     Err(ConfigError::new("--tap", format!("{count} ports, but a bridge has at most {MAX_PORTS}{hosts}{guests}")))
 }
 
-/// `--tap` and `--port`, as often as they are given.
-fn parse_ports(flags: &Flags) -> Result<Vec<PortConfig>, ConfigError> {
-    let taps = flags.tap.iter().flat_map(|list| list.split(',')).map(|text| Ok(("--tap", vec![parse_tap(text)?])));
-    let others = flags.port.iter().map(|text| Ok(("--port", parse_port(text)?)));
+/// `--tap` and `--port` of all bridges, as often as they are given.
+fn parse_ports(words: &[BridgeWords]) -> Result<Vec<PortConfig>, ConfigError> {
     let mut ports: Vec<PortConfig> = Vec::new();
-    for parsed in taps.chain(others) {
-        let (flag, parsed): (&str, Vec<PortConfig>) = parsed?;
-        if let Some(port) = parsed.iter().find(|port| ports.iter().any(|other| other.clashes_with(port))) {
-            return Err(ConfigError::new(flag, format!("{} is named twice", port.where_it_is())));
+    for (number, bridge) in words.iter().enumerate() {
+        let taps = bridge.tap.iter().flat_map(|list| list.split(',')).map(|text| Ok(("--tap", vec![parse_tap(text)?])));
+        let others = bridge.port.iter().map(|text| Ok(("--port", parse_port(text)?)));
+        for parsed in taps.chain(others) {
+            let (flag, mut parsed): (&str, Vec<PortConfig>) = parsed?;
+            if let Some(port) = parsed.iter().find(|port| ports.iter().any(|other| other.clashes_with(port))) {
+                return Err(ConfigError::new(flag, format!("{} is named twice", port.where_it_is())));
+            }
+            parsed.iter_mut().for_each(|port| port.bridge = BridgeId(number as u8));
+            ports.append(&mut parsed);
         }
-        ports.extend(parsed);
-    }
-    // A tunnel without Ethernet needs no bridge.
-    if ports.is_empty() && flags.udp_ip.is_empty() {
-        return Err(ConfigError::new("--tap", "a switch needs a port: name at least one, such as --tap tap0,tap1"));
     }
     Ok(ports)
+}
+
+/// A bridge with nobody on it is a mistake. One without ports may have a gateway for the guests behind its tunnels, which
+/// carry nothing to each other.
+fn check_populated(
+    bridges: &[BridgeConfig],
+    ports: &[PortConfig],
+    tunnels: &[TunnelConfig],
+    gateways: &[Gateway],
+    has_ip_tunnels: bool,
+) -> Result<(), ConfigError> {
+    let is_empty = |number: usize| {
+        let id = BridgeId(number as u8);
+        let is_routed = tunnels.iter().any(|tunnel| tunnel.bridge == id) && gateways.iter().any(|gateway| gateway.bridge == id);
+        ports.iter().all(|port| port.bridge != id) && !is_routed
+    };
+    let Some((_, bridge)) = bridges.iter().enumerate().find(|(number, _)| is_empty(*number)) else { return Ok(()) };
+    match bridges {
+        // A tunnel without Ethernet needs no bridge.
+        [_] if has_ip_tunnels => Ok(()),
+        [_] => Err(ConfigError::new("--tap", "a switch needs a port: name at least one, such as --tap tap0,tap1")),
+        _ => {
+            let name = &bridge.name;
+            let problem = format!(
+                "bridge {name} has no port: name at least one, such as tap = \"tap0\" in [[bridge.{name}.port]], or leave {name} out"
+            );
+            Err(ConfigError::new(place_of(name), problem))
+        }
+    }
 }
 
 /// Each worker reads one queue of one reader in turn; only where there are more workers than readers is

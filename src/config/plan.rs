@@ -10,13 +10,15 @@
 //! where the device has to be another for it, the port is taken away and added. A rule is known by all that it says, and
 //! so is a tunnel.
 //!
-//! *What is fixed.* Threads, tables and the way out are made at the start. Whoever says nothing of them leaves them as they
+//! *What is fixed.* Threads, bridges with their tables, and the way out are made at the start. Whoever says nothing of them leaves them as they
 //! are; whoever says something else is told that it needs a restart, before anything is touched.
 
 use std::fmt;
 
 use thiserror::Error;
+use vswitch::BridgeId;
 
+use super::bridge::words_of;
 use super::nat::NatSettings;
 use super::port::{parse_port, parse_tap};
 use super::publish::parse_rule;
@@ -142,8 +144,15 @@ impl Desired {
                 || port.title().as_deref() == Some(name)
                 || in_its_namespace.as_deref() == Some(name)
         };
-        let taps = self.flags.tap.iter().map(|word| (word, parse_tap(word).into_iter().collect::<Vec<PortConfig>>()));
-        let others = self.flags.port.iter().map(|word| (word, parse_port(word).unwrap_or_default()));
+        let others = || self.flags.bridges.iter();
+        let taps = self.flags.tap.iter().chain(others().flat_map(|bridge| &bridge.tap));
+        let taps = taps.map(|word| (word, parse_tap(word).into_iter().collect::<Vec<PortConfig>>()));
+        let others = self
+            .flags
+            .port
+            .iter()
+            .chain(others().flat_map(|bridge| &bridge.port))
+            .map(|word| (word, parse_port(word).unwrap_or_default()));
         let found: Vec<(&String, Vec<PortConfig>)> = taps.chain(others).filter(|(_, ports)| ports.iter().any(is_it)).collect();
         let (word, ports) = match found.as_slice() {
             [] if self.config.uplink_interface() == Some(name) => {
@@ -169,8 +178,9 @@ impl Desired {
             return Err(ConfigError::new(name, problem).into());
         }
         let mut flags = self.flags.clone();
-        flags.tap.retain(|other| other != *word);
-        flags.port.retain(|other| other != *word);
+        let lists = [&mut flags.tap, &mut flags.port].into_iter();
+        let of_others = flags.bridges.iter_mut().flat_map(|bridge| [&mut bridge.tap, &mut bridge.port]);
+        lists.chain(of_others).for_each(|list| list.retain(|other| other != *word));
         Ok(Desired::of_flags(flags)?)
     }
 
@@ -211,12 +221,11 @@ impl Desired {
     /// The same without the tunnel of this name.
     pub(crate) fn without_tunnel(&self, name: &str) -> Result<Desired, NotTaken> {
         let Desired { mut flags, config } = self.clone();
-        // Those of the bridge are in the order of their words.
+        // Those of bridges are in the order of their words.
         let bridged = config.tunnels.iter().position(|tunnel| tunnel.name == name);
         let ip = config.ip_tunnels.iter().position(|tunnel| tunnel.name == name);
         match (bridged, ip) {
-            (Some(at), _) if at < flags.vxlan.len() => drop(flags.vxlan.remove(at)),
-            (Some(at), _) => drop(flags.udp.remove(at - flags.vxlan.len())),
+            (Some(at), _) => take_word(flags.tunnels_mut(), at),
             (None, Some(at)) => drop(flags.udp_ip.remove(at)),
             (None, None) => {
                 let bridged = config.tunnels.iter().map(|tunnel| tunnel.name.clone());
@@ -248,7 +257,7 @@ impl Plan {
         new.workers = old.workers;
         new.readers = old.readers;
         new.busy_poll = old.busy_poll;
-        new.mac_table_size = old.mac_table_size;
+        new.bridges.clone_from(&old.bridges);
         new.control.clone_from(&old.control);
         new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
@@ -274,23 +283,25 @@ impl Plan {
     }
 
     fn ports(&mut self, old: &Config, new: &Config) {
+        let bridges = new;
+        let text_of = |port: &PortConfig| port.keys_text() + &bridges.on(port.bridge);
         let of = |config: &Config| config.ports.iter().filter(|port| port.is_bridged()).cloned().collect::<Vec<_>>();
         let (old, new) = (of(old), of(new));
         for port in &old {
             if !new.iter().any(|other| other.is_same_port(port)) {
-                self.note_port(Action::Remove, port, port.keys_text());
+                self.note_port(Action::Remove, port, text_of(port));
                 self.removed_ports.push(port.clone());
             }
         }
         for port in new {
             match old.iter().find(|other| other.is_same_port(&port)) {
                 None => {
-                    self.note_port(Action::Add, &port, port.keys_text());
+                    self.note_port(Action::Add, &port, text_of(&port));
                     self.added_ports.push(port);
                 }
                 Some(before) if is_same(before, &port) => {}
                 Some(before) => {
-                    let text = format!("{} -> {}", before.keys_text(), port.keys_text());
+                    let text = format!("{} -> {}", text_of(before), text_of(&port));
                     if before.keeps_device(&port) {
                         self.note_port(Action::Alter, &port, text);
                         self.altered_ports.push(port);
@@ -314,6 +325,7 @@ impl Plan {
 
     /// A tunnel that stays keeps its name, which it got when another may have been there.
     fn tunnels(&mut self, old: &Config, new: &mut Config) {
+        let on = |tunnel: &TunnelConfig| old.on(tunnel.bridge);
         let mut left = old.tunnels.clone();
         let mut names: Vec<String> = new.ports.iter().map(|port| port.name.clone()).collect();
         let mut added = Vec::new();
@@ -328,7 +340,7 @@ impl Plan {
             }
         }
         for tunnel in left {
-            self.note(Action::Remove, "tunnel", &tunnel.name, tunnel.keys_text());
+            self.note(Action::Remove, "tunnel", &tunnel.name, tunnel.keys_text() + &on(&tunnel));
             self.removed_tunnels.push(tunnel.name);
         }
         for at in added {
@@ -338,7 +350,7 @@ impl Plan {
             let free = [usual.clone()].into_iter().chain(numbered).find(|name| !names.contains(name));
             tunnel.name = free.unwrap_or_default();
             names.push(tunnel.name.clone());
-            self.note(Action::Add, "tunnel", &tunnel.name, tunnel.keys_text());
+            self.note(Action::Add, "tunnel", &tunnel.name, tunnel.keys_text() + &on(tunnel));
             self.added_tunnels.push(tunnel.clone());
         }
     }
@@ -354,6 +366,17 @@ impl Plan {
             self.note(Action::Add, "rule", rule, "");
             self.published.push(rule.clone());
         }
+    }
+}
+
+/// Takes the word of this number out of these lists, one behind the other.
+fn take_word<'a>(lists: impl Iterator<Item = &'a mut Vec<String>>, mut at: usize) {
+    for list in lists {
+        if at < list.len() {
+            list.remove(at);
+            return;
+        }
+        at -= list.len();
     }
 }
 
@@ -385,16 +408,19 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     for (key, is_other, old, new) in [
         number("workers", said.workers, old.workers),
         number("busy-poll", said.busy_poll.map(|micros| micros as usize), old.busy_poll as usize),
-        number("mac-table-size", said.mac_table_size, old.mac_table_size),
     ] {
         fixed(&key, is_other, old.to_string(), new.to_string());
     }
-    fixed(
-        "mac-aging-time",
-        old.mac_aging_time != new.mac_aging_time,
-        old.mac_aging_time.to_string(),
-        new.mac_aging_time.to_string(),
-    );
+    let names = |config: &Config| config.bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>().join(", ");
+    fixed("bridge", names(old) != names(new), names(old), names(new));
+    for ((id, old), (words, new)) in old.bridges.iter().enumerate().zip(words_of(said).iter().zip(&new.bridges)) {
+        let of = now.config.name_among_several(BridgeId(id as u8)).map_or_else(String::new, |name| format!(" of {name}"));
+        let (key, is_other, size, said) = number(&format!("mac-table-size{of}"), words.mac_table_size, old.mac_table_size);
+        fixed(&key, is_other && old.name == new.name, size.to_string(), said.to_string());
+        let is_other = old.mac_aging_time != new.mac_aging_time && old.name == new.name;
+        let (time, said) = (old.mac_aging_time.to_string(), new.mac_aging_time.to_string());
+        fixed(&format!("mac-aging-time{of}"), is_other, time, said);
+    }
     let control = new.control.completed_by(&old.control, said);
     fixed("control", control != old.control, describe(&old.control), describe(&control));
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
@@ -402,11 +428,16 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let bridged = |config: &Config| config.bridge_uplink.clone();
     let routed = |config: &Config| config.router.as_ref().and_then(|router| router.uplink.as_ref()).map(ToString::to_string);
     let uplink = |config: &Config| {
-        bridged(config).map(|name| format!("{name}, bridged")).or(routed(config)).unwrap_or_else(|| "none".to_owned())
+        let bridged = bridged(config).map(|uplink| {
+            let on = config.name_among_several(uplink.bridge).map_or_else(String::new, |name| format!(" on {name}"));
+            format!("{}, bridged{on}", uplink.interface)
+        });
+        bridged.or(routed(config)).unwrap_or_else(|| "none".to_owned())
     };
     fixed("uplink", uplink(old) != uplink(new), uplink(old), uplink(new));
     let gateways = |config: &Config| {
-        let gateways: Vec<String> = config.router.iter().flat_map(|router| &router.gateways).map(ToString::to_string).collect();
+        let gateways = config.router.iter().flat_map(|router| &router.gateways);
+        let gateways: Vec<String> = gateways.map(|gateway| gateway.on(config.name_among_several(gateway.bridge))).collect();
         if gateways.is_empty() { "none".to_owned() } else { gateways.join(", ") }
     };
     fixed("gateway", gateways(old) != gateways(new), gateways(old), gateways(new));

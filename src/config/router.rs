@@ -14,22 +14,25 @@ use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
 
 use packet::vlan::VlanId;
+use vswitch::BridgeId;
 
 use super::ConfigError;
 use super::address::{Cidr, parse_cidr};
+use super::bridge::words_of;
 use super::nat::{NatSettings, parse_nat};
 use super::publish::{Publish, all_given_away, parse_rules};
 use super::uplink::UplinkConfig;
 use super::words::parse_vlan;
-use crate::cli::Flags;
+use crate::cli::{BridgeWords, Flags};
 
 /// Where a NAT uplink is asked for and no gateway.
-const DEFAULT_GATEWAY: Gateway = Gateway { vlan: VlanId::NONE, address: Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24) };
+const DEFAULT_GATEWAY: Gateway =
+    Gateway { bridge: BridgeId(0), vlan: VlanId::NONE, address: Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24) };
 
 /// All that the router is to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct RouterConfig {
-    /// One at least, one for each VLAN at most; their networks do not overlap.
+    /// One at least, one for each VLAN of each bridge at most; their networks do not overlap.
     pub(crate) gateways: Vec<Gateway>,
     /// `None` to route between gateways alone.
     pub(crate) uplink: Option<UplinkConfig>,
@@ -39,9 +42,10 @@ pub(crate) struct RouterConfig {
     pub(crate) publish: Vec<Publish>,
 }
 
-/// The router's own address in one VLAN of the bridge.
+/// The router's own address in one VLAN of one bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Gateway {
+    pub(crate) bridge: BridgeId,
     /// [`VlanId::NONE`] for untagged frames.
     pub(crate) vlan: VlanId,
     /// With the network of the guests there: 1 to 30 bits.
@@ -58,6 +62,17 @@ impl fmt::Display for Gateway {
     }
 }
 
+impl Gateway {
+    /// `10.0.10.1/24 on VLAN 10 of br1`; without a name as it is.
+    pub(super) fn on(&self, bridge: Option<&str>) -> String {
+        match (bridge, self.vlan) {
+            (None, _) => self.to_string(),
+            (Some(name), VlanId::NONE) => format!("{self} on {name}"),
+            (Some(name), _) => format!("{self} of {name}"),
+        }
+    }
+}
+
 impl RouterConfig {
     /// `None` if neither a gateway nor an uplink to translate to is asked for.
     pub(super) fn from_flags(
@@ -65,7 +80,7 @@ impl RouterConfig {
         uplink: Option<UplinkConfig>,
         warnings: &mut Vec<String>,
     ) -> Result<Option<RouterConfig>, ConfigError> {
-        let gateways = match parse_gateways(&flags.gateway)? {
+        let gateways = match parse_gateways(&words_of(flags))? {
             none if none.is_empty() && uplink.is_none() => return Ok(None),
             none if none.is_empty() => vec![DEFAULT_GATEWAY],
             gateways => gateways,
@@ -93,11 +108,11 @@ impl RouterConfig {
         Err(ConfigError::new("--gateway", problem))
     }
 
-    /// A line for each gateway, the uplink, its settings and each rule.
-    pub(crate) fn summary(&self) -> String {
+    /// A line for each gateway, the uplink, its settings and each rule. `name_of` names a bridge where there are several.
+    pub(crate) fn summary<'a>(&self, name_of: impl Fn(BridgeId) -> Option<&'a str>) -> String {
         let mut text = String::new();
         for gateway in &self.gateways {
-            let _ = writeln!(text, "gateway {gateway}");
+            let _ = writeln!(text, "gateway {}", gateway.on(name_of(gateway.bridge)));
         }
         if let Some(uplink) = &self.uplink {
             let _ = writeln!(text, "uplink {uplink}\nnat {}", self.nat);
@@ -109,20 +124,23 @@ impl RouterConfig {
     }
 }
 
-/// Each list's gateways, checked against each other.
-fn parse_gateways(lists: &[String]) -> Result<Vec<Gateway>, ConfigError> {
+/// Each bridge's gateways, checked against each other and those of the others.
+fn parse_gateways(words: &[BridgeWords]) -> Result<Vec<Gateway>, ConfigError> {
     let mut gateways: Vec<Gateway> = Vec::new();
-    for text in lists.iter().flat_map(|list| list.split(',')) {
-        let gateway = parse_gateway(text)?;
-        for other in &gateways {
-            check_apart(&format!("--gateway {text}"), gateway, *other)?;
+    for (number, bridge) in words.iter().enumerate() {
+        for text in bridge.gateway.iter().flat_map(|list| list.split(',')) {
+            let gateway = Gateway { bridge: BridgeId(number as u8), ..parse_gateway(text)? };
+            for other in &gateways {
+                let bridge = words.get(other.bridge.index()).filter(|_| other.bridge != gateway.bridge);
+                check_apart(&format!("--gateway {text}"), gateway, *other, bridge.map(|bridge| bridge.name.as_str()))?;
+            }
+            gateways.push(gateway);
         }
-        gateways.push(gateway);
     }
     Ok(gateways)
 }
 
-/// `[VLAN=]CIDR`.
+/// `[VLAN=]CIDR`, on the first bridge.
 pub(super) fn parse_gateway(text: &str) -> Result<Gateway, ConfigError> {
     let place = format!("--gateway {text}");
     let (vlan, cidr) = match text.split_once('=') {
@@ -130,11 +148,12 @@ pub(super) fn parse_gateway(text: &str) -> Result<Gateway, ConfigError> {
         None => (VlanId::NONE, text),
     };
     // In a smaller network there is no room for a gateway and a guest.
-    Ok(Gateway { vlan, address: parse_cidr(&place, cidr, 1..=30)? })
+    Ok(Gateway { bridge: BridgeId(0), vlan, address: parse_cidr(&place, cidr, 1..=30)? })
 }
 
-fn check_apart(place: &str, gateway: Gateway, other: Gateway) -> Result<(), ConfigError> {
-    let problem = if gateway.vlan == other.vlan {
+/// `bridge` is that of `other`, if it is not the same.
+fn check_apart(place: &str, gateway: Gateway, other: Gateway, bridge: Option<&str>) -> Result<(), ConfigError> {
+    let problem = if gateway.vlan == other.vlan && bridge.is_none() {
         let what = match gateway.vlan {
             VlanId::NONE => "untagged frames have".to_owned(),
             vlan => format!("VLAN {vlan} has"),
@@ -142,7 +161,8 @@ fn check_apart(place: &str, gateway: Gateway, other: Gateway) -> Result<(), Conf
         format!("{what} the gateway {} already: put this one on another VLAN, such as {}", other.address, on_another(gateway))
     } else if gateway.address.overlaps(other.address) {
         let (one, another) = (gateway.address.block(), other.address.block());
-        format!("{one} overlaps with {another} of gateway {other}: give each network addresses of its own")
+        let on = bridge.map_or_else(String::new, |name| format!(" of bridge {name}"));
+        format!("{one} overlaps with {another} of gateway {other}{on}: give each network addresses of its own")
     } else {
         return Ok(());
     };
@@ -183,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_will_run_is_told_in_lines() {
-        let said = |flags: &Flags, uplink| router(flags, uplink).unwrap().0.unwrap().summary();
+        let said = |flags: &Flags, uplink| router(flags, uplink).unwrap().0.unwrap().summary(|_| None);
         assert_eq!(
             said(&flags(&["10.0.0.1/24,10=10.0.10.1/24", "0020=10.0.20.1/30"], &[]), false),
             "\

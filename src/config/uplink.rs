@@ -1,12 +1,15 @@
-//! The uplink: the host's interface that leads outside, and what it is to the bridge.
+//! The uplink: the host's interface that leads outside, and what it is to the bridges.
 
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use vswitch::BridgeId;
+
 use super::address::{Cidr, parse_address, parse_cidr};
+use super::bridge::{BRIDGE, find, unknown_bridge};
 use super::words::{check_name, unknown};
-use super::{ConfigError, PortConfig};
-use crate::cli::Flags;
+use super::{BridgedUplink, ConfigError, PortConfig};
+use crate::cli::{BridgeWords, Flags};
 
 const MODES: [&str; 2] = ["nat", "bridge"];
 
@@ -15,8 +18,8 @@ const MODES: [&str; 2] = ["nat", "bridge"];
 pub(super) enum Uplink {
     /// There is none.
     None,
-    /// The interface is one more port of the bridge.
-    Bridge(String),
+    /// The interface is one more port of a bridge.
+    Bridge(BridgedUplink),
     /// The router translates and sends through it.
     Nat(UplinkConfig),
 }
@@ -60,7 +63,7 @@ impl fmt::Display for UplinkConfig {
 }
 
 /// `--uplink` and what belongs to it.
-pub(super) fn parse_uplink(flags: &Flags, ports: &[PortConfig]) -> Result<Uplink, ConfigError> {
+pub(super) fn parse_uplink(flags: &Flags, words: &[BridgeWords], ports: &[PortConfig]) -> Result<Uplink, ConfigError> {
     let mode = flags.uplink_mode.as_deref();
     if let Some(mode) = mode.filter(|mode| !MODES.contains(mode)) {
         return Err(ConfigError::new("--uplink-mode", unknown("mode", mode, &MODES)));
@@ -79,10 +82,27 @@ pub(super) fn parse_uplink(flags: &Flags, ports: &[PortConfig]) -> Result<Uplink
                 flag,
                 "an uplink in bridge mode is a plain port, nothing is translated: leave this flag out, or use --uplink-mode nat",
             )),
-            None => Ok(Uplink::Bridge(interface.clone())),
+            None => Ok(Uplink::Bridge(BridgedUplink { interface: interface.clone(), bridge: parse_bridge(flags, words)? })),
         };
     }
+    if flags.uplink_bridge.is_some() {
+        let problem = "an uplink in nat mode is that of all bridges: leave bridge out, or use mode = \"bridge\"";
+        return Err(ConfigError::new("--uplink-bridge", problem));
+    }
     parse_nat_uplink(flags, interface.clone()).map(Uplink::Nat)
+}
+
+/// Which bridge an uplink in bridge mode is a port of.
+fn parse_bridge(flags: &Flags, words: &[BridgeWords]) -> Result<BridgeId, ConfigError> {
+    let names = words.iter().map(|bridge| bridge.name.as_str());
+    match &flags.uplink_bridge {
+        Some(name) => find(words, name).ok_or_else(|| ConfigError::new("--uplink-bridge", unknown_bridge(name, names))),
+        None => find(words, BRIDGE).ok_or_else(|| {
+            let first = names.clone().next().unwrap_or(BRIDGE);
+            let problem = format!("which bridge is the uplink a port of? There is no {BRIDGE}: add bridge = \"{first}\"");
+            ConfigError::new("--uplink-mode", problem)
+        }),
+    }
 }
 
 /// The flags that say something of translation, and whether they are given.
@@ -164,11 +184,12 @@ fn check_on_link(place: &str, address: Ipv4Addr, network: Cidr) -> Result<(), Co
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::bridge::words_of;
     use crate::config::port::parse_tap;
 
     fn uplink(flags: &Flags) -> Result<Uplink, String> {
         let ports = ["tap0", "eth7@blue"].map(|tap| parse_tap(tap).unwrap());
-        parse_uplink(flags, &ports).map_err(|error| error.to_string())
+        parse_uplink(flags, &words_of(flags), &ports).map_err(|error| error.to_string())
     }
 
     /// Interface, address and gateway; what is empty is not given.
@@ -246,6 +267,6 @@ mod tests {
         let said = uplink(&Flags { uplink_mode: Some("brigde".to_owned()), ..Flags::default() }).unwrap_err();
         assert_eq!(said, "--uplink-mode: unknown mode 'brigde': did you mean 'bridge'?");
         let port = uplink(&Flags { uplink: Some("eth0".to_owned()), uplink_mode: bridge, ..Flags::default() });
-        assert!(matches!(port, Ok(Uplink::Bridge(name)) if name == "eth0"));
+        assert!(matches!(port, Ok(Uplink::Bridge(uplink)) if uplink.interface == "eth0"));
     }
 }

@@ -1,4 +1,4 @@
-//! The MAC table.
+//! The MAC tables.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,23 +11,51 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{Body, InPath, Parameters, busy};
 use super::large::Large;
 use super::{Asker, MacTableNow, Query, Refusal, views};
+use crate::config::bridge::unknown_bridge;
 
-/// The MAC table
-#[utoipa::path(get, path = "/v1/fdb", responses((status = 200, body = [views::MacEntry])))]
-pub(super) async fn list(State(asker): State<Asker>, _: Large) -> Result<Json<MacTableNow>, Response> {
-    // Its entries come in the order of VLANs and addresses.
-    asker.ask(Query::MacTable).await.map(Json).ok_or_else(busy)
+/// Whose MAC table
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OfBridge {
+    /// Of this bridge only
+    bridge: Option<String>,
+}
+
+/// The MAC tables
+#[utoipa::path(get, path = "/v1/fdb", params(OfBridge), responses(
+    (status = 200, body = [views::MacEntry]),
+    (status = 404, description = "there is no such bridge", body = views::Problem),
+))]
+pub(super) async fn list(
+    State(asker): State<Asker>,
+    _: Large,
+    Parameters(OfBridge { bridge }): Parameters<OfBridge>,
+) -> Result<Json<MacTableNow>, Response> {
+    let mut now = asker.ask(Query::MacTable).await.ok_or_else(busy)?;
+    if let Some(name) = bridge {
+        let known = now.bridges.iter().map(|(bridge, _)| bridge.as_str());
+        if !known.clone().any(|bridge| bridge == name) {
+            return Err(Refusal::NotFound(unknown_bridge(&name, known)).into());
+        }
+        now.bridges.retain(|(bridge, _)| *bridge == name);
+    }
+    Ok(Json(now))
 }
 
 /// An entry at a time: there may be a million.
 impl Serialize for MacTableNow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.entries.iter().map(|entry| views::MacEntry {
+        let view = |bridge: &str, entry: &vswitch::MacEntry| views::MacEntry {
+            bridge: bridge.to_owned(),
             vlan: entry.vlan.get(),
             mac: entry.mac.to_string(),
             port: self.names.get(entry.port.index()).cloned().unwrap_or_default(),
             age: entry.age,
-        }))
+        };
+        // Each table's entries come in the order of VLANs and addresses.
+        let of_each = self.bridges.iter();
+        serializer.collect_seq(of_each.flat_map(|(bridge, entries)| entries.iter().map(move |entry| view(bridge, entry))))
     }
 }
 
@@ -41,19 +69,22 @@ pub(super) struct Which {
     /// Of this VLAN; 0 is for untagged frames
     #[param(maximum = 4094)]
     vlan: Option<u16>,
+    /// Of this bridge
+    bridge: Option<String>,
 }
 
 /// Forget what was learned; static entries stay
 #[utoipa::path(delete, path = "/v1/fdb", params(Which), responses(
     (status = 200, body = views::Flushed),
-    (status = 404, description = "there is no such port", body = views::Problem),
+    (status = 404, description = "there is no such port or bridge", body = views::Problem),
 ))]
 pub(super) async fn flush(
     State(asker): State<Asker>,
     Parameters(which): Parameters<Which>,
 ) -> Result<Json<views::Flushed>, Response> {
     let vlan = which.vlan.map(vlan_of).transpose()?;
-    let flushed = asker.change(|reply| Query::FlushMacs { port: which.port, vlan, reply }).await?;
+    let Which { bridge, port, .. } = which;
+    let flushed = asker.change(|reply| Query::FlushMacs { bridge, port, vlan, reply }).await?;
     Ok(Json(views::Flushed { flushed }))
 }
 
@@ -76,6 +107,19 @@ pub(super) struct InVlan {
     vlan: u16,
 }
 
+/// In which VLAN of which bridge
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InDomain {
+    /// 0, or left out: untagged frames
+    #[serde(default)]
+    #[param(maximum = 4094)]
+    vlan: u16,
+    /// Needed where there are several
+    bridge: Option<String>,
+}
+
 /// Add a static entry, or change where it leads; doing it again changes nothing
 #[utoipa::path(put, path = "/v1/fdb/{mac}", request_body = Station, params(
     ("mac" = String, Path, description = "the station's address"), InVlan
@@ -93,23 +137,25 @@ pub(super) async fn add(
 ) -> Result<Json<views::MacEntry>, Response> {
     let (mac, vlan) = (mac_of(&mac)?, vlan_of(vlan)?);
     let name = port.clone();
-    asker.change(|reply| Query::AddMac { vlan, mac, port, reply }).await?;
-    Ok(Json(views::MacEntry { vlan: vlan.get(), mac: mac.to_string(), port: name, age: None }))
+    let bridge = asker.change(|reply| Query::AddMac { vlan, mac, port, reply }).await?;
+    Ok(Json(views::MacEntry { bridge, vlan: vlan.get(), mac: mac.to_string(), port: name, age: None }))
 }
 
 /// Remove an entry, static or learned; that there is none is no error
 #[utoipa::path(delete, path = "/v1/fdb/{mac}", params(
-    ("mac" = String, Path, description = "the station's address"), InVlan
+    ("mac" = String, Path, description = "the station's address"), InDomain
 ), responses(
     (status = 200, body = views::Flushed),
+    (status = 404, description = "there is no such bridge", body = views::Problem),
+    (status = 422, description = "there are several bridges, and none is named", body = views::Problem),
 ))]
 pub(super) async fn remove(
     State(asker): State<Asker>,
     InPath(mac): InPath<String>,
-    Parameters(InVlan { vlan }): Parameters<InVlan>,
+    Parameters(InDomain { vlan, bridge }): Parameters<InDomain>,
 ) -> Result<Json<views::Flushed>, Response> {
     let (mac, vlan) = (mac_of(&mac)?, vlan_of(vlan)?);
-    let removed = asker.change(|reply| Query::RemoveMac { vlan, mac, reply }).await?;
+    let removed = asker.change(|reply| Query::RemoveMac { bridge, vlan, mac, reply }).await?;
     Ok(Json(views::Flushed { flushed: removed.into() }))
 }
 

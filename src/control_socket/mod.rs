@@ -78,15 +78,18 @@ pub(crate) enum Query {
         vlan: VlanId,
         mac: MacAddr,
         port: String,
-        reply: Reply<Result<(), Refusal>>,
+        /// The name of the port's bridge.
+        reply: Reply<Result<String, Refusal>>,
     },
     /// Was there one?
     RemoveMac {
+        bridge: Option<String>,
         vlan: VlanId,
         mac: MacAddr,
         reply: Reply<Result<bool, Refusal>>,
     },
     FlushMacs {
+        bridge: Option<String>,
         port: Option<String>,
         vlan: Option<VlanId>,
         reply: Reply<Result<usize, Refusal>>,
@@ -149,10 +152,11 @@ pub(crate) enum Refusal {
     Unfit(String),
 }
 
-/// The MAC table as it is, and the names of ports by their numbers.
+/// The MAC tables as they are, and the names of ports by their numbers.
 #[derive(Debug)]
 pub(crate) struct MacTableNow {
-    pub(crate) entries: Vec<vswitch::MacEntry>,
+    /// By the bridges' names.
+    pub(crate) bridges: Vec<(String, Vec<vswitch::MacEntry>)>,
     pub(crate) names: Vec<String>,
 }
 

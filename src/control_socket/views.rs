@@ -14,8 +14,11 @@ pub(crate) struct Show {
     pub(crate) pid: u32,
     /// Seconds since its start.
     pub(crate) uptime: u64,
+    /// The first of `bridges`.
     pub(crate) bridge: Bridge,
+    pub(crate) bridges: Vec<Bridge>,
     pub(crate) ports: Vec<Port>,
+    /// Of all bridges.
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) uplink: Option<Uplink>,
     pub(crate) tunnels: Vec<Tunnel>,
@@ -24,19 +27,27 @@ pub(crate) struct Show {
     pub(crate) problems: Vec<String>,
 }
 
-/// The bridge.
+/// A bridge.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Bridge {
     pub(crate) name: String,
+    /// They carry the frames of all bridges.
     pub(crate) workers: usize,
     /// Learned addresses now.
     pub(crate) mac_entries: usize,
+    /// Most learned addresses.
+    pub(crate) mac_table_size: usize,
+    /// Seconds until an address that was not seen again is forgotten.
+    pub(crate) mac_aging_time: u32,
+    pub(crate) gateways: Vec<Gateway>,
 }
 
 /// One port: of the bridge, or a device that is routed to.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Port {
     pub(crate) name: String,
+    /// None of a TUN device.
+    pub(crate) bridge: Option<String>,
     /// tap, tun, packet, stream, dgram or uplink.
     pub(crate) kind: String,
     /// The namespace of its device, if not the daemon's.
@@ -51,9 +62,10 @@ pub(crate) struct Port {
     pub(crate) device: String,
 }
 
-/// The router's address on the bridge.
+/// The router's address on a bridge.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Gateway {
+    pub(crate) bridge: String,
     /// 0 for untagged frames.
     pub(crate) vlan: u16,
     pub(crate) address: String,
@@ -78,6 +90,8 @@ pub(crate) struct Uplink {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct PortStats {
     pub(crate) name: String,
+    /// None of what is routed only.
+    pub(crate) bridge: Option<String>,
     /// The namespace of its device, if not the daemon's.
     pub(crate) namespace: Option<String>,
     /// up, down, gone, or waiting (for a guest); none of hosts behind tunnels.
@@ -113,7 +127,9 @@ pub(crate) struct PortStats {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Stats {
     pub(crate) ports: Vec<PortStats>,
+    /// Of all bridges together.
     pub(crate) mac_table: MacTableStats,
+    pub(crate) bridges: Vec<BridgeStats>,
     /// If there is a translation.
     pub(crate) nat: Option<NatStats>,
     /// Datagrams of tunnels that the kernel dropped before we read them.
@@ -168,7 +184,14 @@ pub(crate) struct NeighbourStats {
     pub(crate) held_packets: usize,
 }
 
-/// What happened to the MAC table.
+/// One bridge's numbers.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub(crate) struct BridgeStats {
+    pub(crate) name: String,
+    pub(crate) mac_table: MacTableStats,
+}
+
+/// What happened to a MAC table.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct MacTableStats {
     /// Learned entries now.
@@ -224,9 +247,10 @@ pub(crate) struct FragmentStats {
     pub(crate) held_frames: usize,
 }
 
-/// An address that the bridge knows.
+/// An address that a bridge knows.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct MacEntry {
+    pub(crate) bridge: String,
     /// 0 for untagged frames.
     pub(crate) vlan: u16,
     pub(crate) mac: String,
@@ -239,7 +263,7 @@ pub(crate) struct MacEntry {
 /// A host that the router sends to.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Neighbour {
-    /// untagged, vlan N, or uplink.
+    /// untagged, vlan N, or uplink; of several bridges the name before it.
     pub(crate) network: String,
     pub(crate) address: String,
     /// None while it is asked for.
@@ -342,6 +366,8 @@ pub(crate) struct Flushed {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Tunnel {
     pub(crate) name: String,
+    /// None of udp-ip.
+    pub(crate) bridge: Option<String>,
     /// vxlan, udp (Ethernet) or udp-ip.
     pub(crate) kind: String,
     pub(crate) vni: Option<u32>,

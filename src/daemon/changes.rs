@@ -4,41 +4,62 @@ use std::net::Ipv4Addr;
 
 use packet::MacAddr;
 use packet::vlan::VlanId;
-use vswitch::{PortId, PortKind};
+use vswitch::{Domain, MacTable, PortId, PortKind};
 
 use super::Daemon;
+use crate::config::bridge::unknown_bridge;
 use crate::control_socket::{Refusal, WhichConnections};
 use crate::router::RouterControl;
 use crate::uplink::UplinkPort;
 
 impl Daemon {
-    /// Puts an operator's entry into the MAC table.
-    pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<(), Refusal> {
+    /// Puts an operator's entry into the MAC table of the port's bridge, whose name is returned.
+    pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<String, Refusal> {
         if !mac.is_station() {
             return Err(Refusal::Unfit(format!("{mac} is no station's address: it is a group's, or zero")));
         }
+        let id = self.bridged_port(port)?;
+        let no_bridge = || Refusal::NotFound(format!("there is no port '{port}' of the bridge"));
+        let bridge = self.bridge_of(id).ok_or_else(no_bridge)?;
+        let table = self.bridges.table(bridge).ok_or_else(no_bridge)?;
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
-        if interfaces.iter().any(|interface| interface.domain.vlan == vlan && interface.mac == mac) {
+        if interfaces.iter().any(|interface| interface.domain == Domain { bridge, vlan } && interface.mac == mac) {
             return Err(Refusal::Conflict(format!("{mac} is the gateway's own address")));
         }
-        let id = self.bridged_port(port)?;
         if !self.carries(id, vlan) {
             let what = if vlan == VlanId::NONE { "untagged frames".to_owned() } else { format!("VLAN {vlan}") };
             return Err(Refusal::Unfit(format!("port {port} does not carry {what}")));
         }
         let full = |_| Refusal::Conflict("there is no room for more static entries: raise mac-table-size".to_owned());
-        self.table.add_static(vlan, mac, id).map_err(full)
+        table.add_static(vlan, mac, id).map_err(full)?;
+        Ok(self.bridges.name(bridge).to_owned())
     }
 
-    /// Takes an entry out of the MAC table, if it is there.
-    pub(super) fn remove_mac(&self, vlan: VlanId, mac: MacAddr) -> bool {
-        self.table.remove(vlan, mac)
+    /// Takes an entry out of a bridge's MAC table, if it is there. Of several bridges one has to be named.
+    pub(super) fn remove_mac(&self, bridge: Option<&str>, vlan: VlanId, mac: MacAddr) -> Result<bool, Refusal> {
+        match (self.tables_of(bridge)?.as_slice(), bridge) {
+            ([table], _) => Ok(table.remove(vlan, mac)),
+            _ => {
+                let names: Vec<&str> = self.bridges.names().collect();
+                Err(Refusal::Unfit(format!("on which bridge? There are {}", names.join(", "))))
+            }
+        }
+    }
+
+    /// The MAC table of this bridge, or all.
+    fn tables_of(&self, bridge: Option<&str>) -> Result<Vec<&MacTable>, Refusal> {
+        let named = self.bridges.iter().filter(|one| bridge.is_none_or(|name| one.config.name == name));
+        let tables: Vec<&MacTable> = named.map(|bridge| &*bridge.table).collect();
+        match bridge {
+            Some(name) if tables.is_empty() => Err(Refusal::NotFound(unknown_bridge(name, self.bridges.names()))),
+            _ => Ok(tables),
+        }
     }
 
     /// Forgets what was learned. Returns how many entries that were.
-    pub(super) fn flush_macs(&self, port: Option<&str>, vlan: Option<VlanId>) -> Result<usize, Refusal> {
+    pub(super) fn flush_macs(&self, bridge: Option<&str>, port: Option<&str>, vlan: Option<VlanId>) -> Result<usize, Refusal> {
         let port = port.map(|port| self.bridged_port(port)).transpose()?;
-        Ok(self.table.flush(port, vlan))
+        Ok(self.tables_of(bridge)?.into_iter().map(|table| table.flush(port, vlan)).sum())
     }
 
     /// Forgets neighbours. Returns how many.

@@ -1,5 +1,6 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
 
+mod bridges;
 pub(crate) mod captures;
 mod changes;
 mod guests;
@@ -21,12 +22,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use netio::{Poller, Waker};
-use vswitch::{Counters, Live, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
+use vswitch::{BridgeId, Counters, Live, MacEntry, PortId, Rehearsal};
 
 use crate::busy_poll::BusyPoll;
 use crate::cli::Flags;
 use crate::config::plan::Desired;
-use crate::config::{PortConfig, queues_of};
+use crate::config::queues_of;
 use crate::control::ManagedPort;
 use crate::control_socket::{ControlSocket, Door, Scrape, ScrapeDoor};
 use crate::device::Device;
@@ -38,6 +39,7 @@ use crate::slots::{self, Slots};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::uplink::UplinkPort;
 use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
+use bridges::Bridges;
 pub(crate) use traces::Following;
 use uplink::open_uplink;
 pub(crate) use words::check;
@@ -45,9 +47,6 @@ use words::{check_way_out, place_of, summary_head, with_nearest};
 
 /// How often every device is asked how it is, and old MAC entries are taken out.
 const TICK: Duration = Duration::from_secs(1);
-
-/// So many old MAC entries are taken out at once; between, others may take the table's lock.
-const EXPIRE_BUDGET: usize = 256;
 
 /// So much is heard of workers before signals and devices have their turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -77,7 +76,7 @@ pub(crate) struct Daemon {
     readers: usize,
     slots: Slots,
     ledger: Ledger,
-    table: Arc<MacTable>,
+    bridges: Bridges,
     clock: Clock,
     /// For people, who have calendars.
     started: SystemTime,
@@ -121,34 +120,36 @@ impl Daemon {
         let capacity = slots.capacity();
         let mut ids = slots.take_many(config.ports.len()).context("too many ports")?;
         let uplink_id = slots.take_many(usize::from(config.uplink_interface().is_some())).context("too many ports")?;
-        let table = Arc::new(MacTable::new(MacTableConfig {
-            size: config.mac_table_size,
-            aging_secs: config.mac_aging_time,
-            ports: capacity,
-            seed: random_seed()?,
-        }));
+        let bridges = Bridges::new(config.bridges.clone(), capacity)?;
         // First the tunnels' sockets, as the router takes whatever ports are free; then the uplink, so that
         // nothing is made where it cannot be.
         let queues = |id: PortId| queues_of(id.index(), readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
         let (uplink, router) = open_uplink(&config, uplink_id.first().copied().unwrap_or(PortId(0)), numbers, clock)?;
-        tunnels.add_statics(&table)?;
-        for name in config.ports.iter().filter_map(PortConfig::shared_interface).chain(config.bridge_uplink.as_deref()) {
-            check_way_out(&tunnels, name)?;
+        tunnels.add_statics(|bridge| bridges.table(bridge))?;
+        let shared = config.ports.iter().filter_map(|port| Some((port.bridge, port.shared_interface()?)));
+        let uplinks = config.bridge_uplink.iter().map(|uplink| (uplink.bridge, uplink.interface.as_str()));
+        for (bridge, name) in shared.chain(uplinks) {
+            check_way_out(&tunnels, bridge, name)?;
         }
-        let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports);
-        warn(&warnings);
+        warn(&tunnels.ways_missing());
+        let mut mtus = Vec::with_capacity(config.bridges.len());
+        for number in 0..config.bridges.len() {
+            let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports, BridgeId(number as u8));
+            warn(&warnings);
+            mtus.push(mtu);
+        }
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
         let entrances = guests::open(&config.ports, guests::FIRST_TOKEN, clock.now())?;
         let mut ports = Vec::with_capacity(ids.len());
         for (index, (mut port, id)) in config.ports.into_iter().zip(ids.drain(..)).enumerate() {
-            port.propose_mtu(if port.is_bridged() { mtu } else { tunnels.ip_mtu(index - bridged) });
+            port.propose_mtu(if port.is_bridged() { mtus[port.bridge.index()] } else { tunnels.ip_mtu(index - bridged) });
             ports.push(ManagedPort::open(id, port, clock.now()).map_err(with_nearest)?);
         }
         let poller = Poller::new().context("making the control thread's epoll")?;
         let (events, received) = channel();
-        let mut rehearsal = Rehearsal::new(Arc::clone(&table), capacity);
+        let mut rehearsal = bridges.rehearsal(capacity).context("no bridge")?;
         if let Some(router) = &router {
             rehearsal.pipeline_mut().set_router(router.for_worker());
         }
@@ -165,7 +166,7 @@ impl Daemon {
             readers,
             slots,
             ledger: Ledger::new(capacity),
-            table,
+            bridges,
             clock,
             started: SystemTime::now(),
             busy_poll: Duration::from_micros(config.busy_poll.into()),
@@ -202,7 +203,7 @@ impl Daemon {
     fn make_worker(&self, events: Sender<Event>, index: usize) -> anyhow::Result<(Handle, Worker)> {
         let count = self.slots.capacity();
         let counters = Arc::new(Counters::new(count));
-        let mut pipeline = Pipeline::new(Arc::clone(&self.table), count, Arc::clone(&counters));
+        let mut pipeline = self.bridges.pipeline(count, Arc::clone(&counters)).context("no bridge")?;
         if let Some(router) = &self.router {
             pipeline.set_router(router.for_worker());
         }
@@ -242,9 +243,11 @@ impl Daemon {
         for port in &self.ports {
             let Some(title) = port.config.title() else { continue };
             let (place, vlan) = (place_of(&port.config), &port.config.vlan_text);
+            let bridge = self.bridges.name_among_several(port.config.bridge).filter(|_| port.config.is_bridged());
+            let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
             let mtu = port.link().map(|link| link.mtu).or(port.config.mtu()).unwrap_or(0);
             let device = port.device().map_or_else(|| "waits for guests".to_owned(), Device::summary);
-            let _ = writeln!(text, "port {title}{place}: {vlan}, mtu {mtu}, {device}");
+            let _ = writeln!(text, "port {title}{place}{on}: {vlan}, mtu {mtu}, {device}");
         }
         text.push_str(&self.tunnels.summary());
         if let Some(outside) = self.router.as_ref().and_then(RouterControl::outside) {
@@ -309,11 +312,9 @@ impl Daemon {
                 if let Some(router) = &mut self.router {
                     router.tick(now);
                 }
-                while self.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {
-                    thread::yield_now();
-                }
+                self.bridges.expire(now);
                 for id in std::mem::take(&mut self.stale) {
-                    self.table.flush(Some(id), None);
+                    self.bridges.flush(id);
                 }
                 self.look_at_ports();
                 self.look_at_tunnels();
@@ -327,9 +328,9 @@ impl Daemon {
         }
     }
 
-    /// The MAC table's entries now. While they are collected, workers learn nothing.
-    pub(crate) fn mac_entries(&self) -> Vec<MacEntry> {
-        self.table.entries(self.clock.now())
+    /// What the bridges know now, by their names.
+    pub(crate) fn mac_entries(&self) -> Vec<(String, Vec<MacEntry>)> {
+        self.bridges.entries(self.clock.now())
     }
 
     /// The router's connections now, for people.
@@ -342,7 +343,7 @@ impl Daemon {
     pub(crate) fn report(&mut self) -> Report {
         let names = self.port_names();
         let counters = self.workers.iter().map(|worker| &*worker.counters);
-        let mut report = Report::new(names, counters, &self.ledger, self.table.stats(), self.panics);
+        let mut report = Report::new(names, counters, &self.ledger, self.bridges.stats(), self.panics);
         report.hide(self.ports.iter().filter(|port| port.is_unused()).map(|port| port.id));
         report.nat = self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat.stats());
         report.uplink = self.uplink.as_ref().map(|uplink| uplink.id);
@@ -372,7 +373,7 @@ impl Daemon {
     fn remove(&mut self, ids: Vec<PortId>) {
         for id in &ids {
             self.tell_workers(|_| Command::Remove(*id));
-            self.table.forget(*id);
+            self.bridges.forget(*id);
         }
         let rest = self.slots.give_back(ids, self.workers.len());
         self.tell_workers(|_| Command::Barrier(rest));
@@ -381,7 +382,7 @@ impl Daemon {
     /// No worker can learn or count anything more by these numbers.
     fn free(&mut self, ids: &[PortId]) {
         for id in ids {
-            self.table.forget(*id);
+            self.bridges.forget(*id);
             if let Some(nat) = self.router.as_ref().and_then(RouterControl::nat) {
                 nat.disown(id.0);
             }
@@ -465,7 +466,7 @@ impl Daemon {
     /// Flushes a port's MAC entries, and once more at the next tick: a worker may just be learning from
     /// its last frames.
     fn forget(&mut self, id: PortId) {
-        self.table.flush(Some(id), None);
+        self.bridges.flush(id);
         // A guest may come and go a thousand times a second.
         if !self.stale.contains(&id) {
             self.stale.push(id);

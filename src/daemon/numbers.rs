@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use hdrhistogram::Histogram;
 use netio::backlog::receive_queue;
+use vswitch::mac_table::MacTableStats;
 use vswitch::neighbour::MAX_NEIGHBOURS;
-use vswitch::{DropReason, PortId};
+use vswitch::{BridgeId, DropReason, PortId};
 
 use super::queries::{port_state, uplink_state};
 use super::{Daemon, Handle};
@@ -22,6 +23,7 @@ const DIGITS: u8 = 3;
 /// What is told of a port that is not counted.
 #[derive(Debug, Default)]
 struct PortNow {
+    bridge: Option<String>,
     namespace: Option<String>,
     state: Option<String>,
     kernel_dropped: u64,
@@ -37,18 +39,15 @@ impl Daemon {
 
     /// The same of a report that is there.
     pub(super) fn stats_of(&self, report: &Report) -> views::Stats {
-        let table = report.table;
+        let tables = self.bridges.iter().map(|bridge| views::BridgeStats {
+            name: bridge.config.name.clone(),
+            mac_table: table_stats(bridge.table.stats(), bridge.table.size()),
+        });
+        let bridges: Vec<views::BridgeStats> = tables.collect();
         views::Stats {
             ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, report))).collect(),
-            mac_table: views::MacTableStats {
-                entries: table.entries,
-                statics: table.statics,
-                size: self.table.size(),
-                learned: table.learned,
-                moved: table.moved,
-                evicted: table.evicted,
-                expired: table.expired,
-            },
+            mac_table: together(bridges.iter().map(|bridge| &bridge.mac_table)),
+            bridges,
             nat: self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat_stats(nat)),
             datagrams_dropped: report.datagrams_dropped,
             worker_panics: report.panics,
@@ -65,10 +64,20 @@ impl Daemon {
         latency_of(self.workers.iter().map(|worker| &worker.own.latency))
     }
 
+    /// The bridge that a port is of now.
+    pub(super) fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
+        let port = self.ports.iter().find(|port| port.id == id && port.config.is_bridged()).map(|port| port.config.bridge);
+        let uplink = || self.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
+        let peer = || self.tunnels.line_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();
+        port.or_else(uplink).or_else(peer)
+    }
+
     fn port_now(&self, id: PortId, report: &Report) -> PortNow {
+        let bridge = self.bridge_of(id).map(|bridge| self.bridges.name(bridge).to_owned());
         if let Some(port) = self.ports.iter().find(|port| port.id == id) {
             let device = port.device();
             return PortNow {
+                bridge,
                 namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
                 state: Some(port_state(port).to_owned()),
                 kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
@@ -78,13 +87,14 @@ impl Daemon {
         }
         if let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) {
             return PortNow {
+                bridge,
                 state: Some(uplink_state(uplink).to_owned()),
                 kernel_dropped: report.kernel_dropped,
                 rx_queue: rx_queue_of(uplink),
                 ..PortNow::default()
             };
         }
-        PortNow::default()
+        PortNow { bridge, ..PortNow::default() }
     }
 }
 
@@ -97,6 +107,7 @@ fn port_view(port: &PortReport, now: PortNow) -> views::PortStats {
     let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
     views::PortStats {
         name: port.name.clone(),
+        bridge: now.bridge,
         namespace: now.namespace,
         state: now.state,
         rx_frames: port.rx_frames,
@@ -115,6 +126,24 @@ fn port_view(port: &PortReport, now: PortNow) -> views::PortStats {
         tx_queue_bytes: now.tx_queue.map(|(bytes, _)| bytes),
         tx_queue_limit_bytes: now.tx_queue.map(|(_, limit)| limit),
     }
+}
+
+fn table_stats(stats: MacTableStats, size: usize) -> views::MacTableStats {
+    let MacTableStats { learned, moved, evicted, expired, entries, statics } = stats;
+    views::MacTableStats { entries, statics, size, learned, moved, evicted, expired }
+}
+
+/// The numbers of these tables added up.
+fn together<'a>(tables: impl Iterator<Item = &'a views::MacTableStats>) -> views::MacTableStats {
+    tables.fold(table_stats(MacTableStats::default(), 0), |sum, table| views::MacTableStats {
+        entries: sum.entries + table.entries,
+        statics: sum.statics + table.statics,
+        size: sum.size + table.size,
+        learned: sum.learned + table.learned,
+        moved: sum.moved + table.moved,
+        evicted: sum.evicted + table.evicted,
+        expired: sum.expired + table.expired,
+    })
 }
 
 pub(super) fn nat_stats(nat: &nat::Nat) -> views::NatStats {

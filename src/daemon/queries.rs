@@ -1,8 +1,10 @@
 //! What the control socket is told.
 
+use packet::VlanId;
 use vswitch::router::UPLINK;
 
 use super::Daemon;
+use super::bridges::Bridge;
 use super::numbers::nat_stats;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
@@ -42,7 +44,7 @@ impl Daemon {
             Query::Health(reply) => drop(reply.send(())),
             Query::MacTable(reply) if !reply.is_closed() => {
                 let names = self.port_names();
-                drop(reply.send(MacTableNow { entries: self.mac_entries(), names }));
+                drop(reply.send(MacTableNow { bridges: self.mac_entries(), names }));
             }
             Query::Neighbours(reply) if !reply.is_closed() => drop(reply.send(self.neighbours())),
             Query::Connections { which, most, reply } if !reply.is_closed() => {
@@ -61,8 +63,10 @@ impl Daemon {
             }
             // What is to be changed is changed whether or not somebody waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.add_mac(vlan, mac, &port))),
-            Query::RemoveMac { vlan, mac, reply } => drop(reply.send(Ok(self.remove_mac(vlan, mac)))),
-            Query::FlushMacs { port, vlan, reply } => drop(reply.send(self.flush_macs(port.as_deref(), vlan))),
+            Query::RemoveMac { bridge, vlan, mac, reply } => drop(reply.send(self.remove_mac(bridge.as_deref(), vlan, mac))),
+            Query::FlushMacs { bridge, port, vlan, reply } => {
+                drop(reply.send(self.flush_macs(bridge.as_deref(), port.as_deref(), vlan)));
+            }
             Query::FlushNeighbours { address, reply } => drop(reply.send(self.flush_neighbours(address))),
             Query::Reconfigure { verb, dry_run, reply } => drop(reply.send(self.reconfigure(&verb, dry_run))),
             Query::FlushConnections { which, reply } => drop(reply.send(self.flush_connections(&which))),
@@ -74,17 +78,29 @@ impl Daemon {
         let report = self.report();
         let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
         let gateway = |interface: &vswitch::Interface| views::Gateway {
+            bridge: self.bridges.name(interface.domain.bridge).to_owned(),
             vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
         };
+        let bridge = |(number, bridge): (usize, &Bridge)| views::Bridge {
+            name: bridge.config.name.clone(),
+            workers: self.workers.len(),
+            mac_entries: bridge.table.stats().entries,
+            mac_table_size: bridge.config.mac_table_size,
+            mac_aging_time: bridge.config.mac_aging_time,
+            gateways: interfaces.iter().filter(|one| one.domain.bridge.index() == number).map(gateway).collect(),
+        };
+        let bridges: Vec<views::Bridge> = self.bridges.iter().enumerate().map(bridge).collect();
+        let uplink = self.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink));
         views::Show {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.clock.now().secs().into(),
-            bridge: views::Bridge { name: "br0".to_owned(), workers: self.workers.len(), mac_entries: report.table.entries },
-            ports: self.ports.iter().filter_map(port_view).chain(self.uplink.as_ref().and_then(bridged_uplink_view)).collect(),
+            bridge: bridges[0].clone(),
+            bridges,
+            ports: self.ports.iter().filter_map(|port| self.port_view(port)).chain(uplink).collect(),
             gateways: interfaces.iter().map(gateway).collect(),
             uplink: self.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
             tunnels: self.tunnel_views(&report),
@@ -94,7 +110,7 @@ impl Daemon {
     }
 
     fn tunnel_views(&self, report: &Report) -> Vec<views::Tunnel> {
-        self.tunnels.tunnels().map(|(line, peers)| tunnel_view(line, peers, report)).collect()
+        self.tunnels.tunnels().map(|(line, peers)| self.tunnel_view(line, peers, report)).collect()
     }
 
     fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
@@ -120,7 +136,7 @@ impl Daemon {
 
     fn problems(&self) -> Vec<String> {
         let bad = |state: &str| matches!(state, "down" | "gone");
-        let ports = self.ports.iter().filter_map(port_view).filter(|port| bad(&port.state));
+        let ports = self.ports.iter().filter_map(|port| self.port_view(port)).filter(|port| bad(&port.state));
         let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
         let uplink = self.uplink.as_ref().filter(|uplink| bad(uplink_state(uplink)));
         problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink_state(uplink))));
@@ -140,10 +156,16 @@ impl Daemon {
 
     fn neighbours(&self) -> Vec<views::Neighbour> {
         let Some(router) = &self.router else { return Vec::new() };
-        let network = |id: vswitch::InterfaceId| match router.interfaces().get(usize::from(id.0)) {
-            _ if id == UPLINK => "uplink".to_owned(),
-            Some(interface) if interface.domain.vlan.get() != 0 => format!("vlan {}", interface.domain.vlan),
-            _ => "untagged".to_owned(),
+        let network = |id: vswitch::InterfaceId| {
+            let Some(interface) = router.interfaces().get(usize::from(id.0)).filter(|_| id != UPLINK) else {
+                return "uplink".to_owned();
+            };
+            let bridge = self.bridges.name_among_several(interface.domain.bridge);
+            let bridge = bridge.map_or_else(String::new, |name| format!("{name} "));
+            match interface.domain.vlan {
+                VlanId::NONE => format!("{bridge}untagged"),
+                vlan => format!("{bridge}vlan {vlan}"),
+            }
         };
         let mut entries = router.neighbours().entries(self.clock.now());
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
@@ -184,18 +206,68 @@ impl Daemon {
     }
 }
 
-/// A port as it is now; of several places for guests that never had one, all are shown as the first.
-fn port_view(port: &ManagedPort) -> Option<views::Port> {
-    let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
-    Some(views::Port {
-        name,
-        kind: kind_of(port).to_owned(),
-        namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
-        vlan: port.config.vlan_text.clone(),
-        state: port_state(port).to_owned(),
-        mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
-        device: port.device().map_or_else(String::new, Device::summary),
-    })
+impl Daemon {
+    /// A port as it is now; of several places for guests that never had one, all are shown as the first.
+    fn port_view(&self, port: &ManagedPort) -> Option<views::Port> {
+        let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
+        Some(views::Port {
+            name,
+            bridge: port.config.is_bridged().then(|| self.bridges.name(port.config.bridge).to_owned()),
+            kind: kind_of(port).to_owned(),
+            namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
+            vlan: port.config.vlan_text.clone(),
+            state: port_state(port).to_owned(),
+            mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
+            device: port.device().map_or_else(String::new, Device::summary),
+        })
+    }
+
+    /// An uplink in bridge mode is a port of a bridge like others.
+    fn bridged_uplink_view(&self, uplink: &UplinkPort) -> Option<views::Port> {
+        uplink.bridge().map(|bridge| views::Port {
+            name: uplink.interface.clone(),
+            bridge: Some(self.bridges.name(bridge).to_owned()),
+            kind: "uplink".to_owned(),
+            namespace: None,
+            vlan: "trunk of all VLANs".to_owned(),
+            state: uplink_state(uplink).to_owned(),
+            mtu: uplink.state().map(|state| state.mtu),
+            device: String::new(),
+        })
+    }
+
+    fn tunnel_view<'a>(&self, line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
+        let peer = |peer: &PeerControl| {
+            let counted = report.ports.get(peer.id.index());
+            let number = |of: fn(&PortReport) -> u64| counted.map_or(0, of);
+            views::Peer {
+                address: peer.address.to_string(),
+                mtu: peer.mtu(line),
+                source: peer.source().map(|source| source.to_string()),
+                problem: peer.problem().map(str::to_owned),
+                rx_frames: number(|port| port.rx_frames),
+                rx_bytes: number(|port| port.rx_bytes),
+                tx_frames: number(|port| port.tx_frames),
+                tx_bytes: number(|port| port.tx_bytes),
+                dropped: number(PortReport::dropped),
+            }
+        };
+        views::Tunnel {
+            name: line.name.clone(),
+            bridge: line.bridge().map(|bridge| self.bridges.name(bridge).to_owned()),
+            kind: match line.protocol {
+                ::tunnel::Protocol::Vxlan => "vxlan",
+                ::tunnel::Protocol::Ethernet => "udp",
+                ::tunnel::Protocol::Ip => "udp-ip",
+            }
+            .to_owned(),
+            vni: line.vni.map(::tunnel::Vni::number),
+            local: line.local.map(|local| local.to_string()),
+            port: line.port,
+            device: line.device.clone(),
+            peers: peers.map(peer).collect(),
+        }
+    }
 }
 
 pub(super) fn kind_of(port: &ManagedPort) -> &'static str {
@@ -217,55 +289,10 @@ pub(super) fn port_state(port: &ManagedPort) -> &'static str {
     }
 }
 
-/// An uplink in bridge mode is a port of the bridge like others.
-fn bridged_uplink_view(uplink: &UplinkPort) -> Option<views::Port> {
-    uplink.is_bridged().then(|| views::Port {
-        name: uplink.interface.clone(),
-        kind: "uplink".to_owned(),
-        namespace: None,
-        vlan: "trunk of all VLANs".to_owned(),
-        state: uplink_state(uplink).to_owned(),
-        mtu: uplink.state().map(|state| state.mtu),
-        device: String::new(),
-    })
-}
-
 pub(super) fn uplink_state(uplink: &UplinkPort) -> &'static str {
     match uplink.state() {
         Some(state) if state.up => "up",
         Some(_) => "down",
         None => "gone",
-    }
-}
-
-fn tunnel_view<'a>(line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
-    let peer = |peer: &PeerControl| {
-        let counted = report.ports.get(peer.id.index());
-        let number = |of: fn(&PortReport) -> u64| counted.map_or(0, of);
-        views::Peer {
-            address: peer.address.to_string(),
-            mtu: peer.mtu(line),
-            source: peer.source().map(|source| source.to_string()),
-            problem: peer.problem().map(str::to_owned),
-            rx_frames: number(|port| port.rx_frames),
-            rx_bytes: number(|port| port.rx_bytes),
-            tx_frames: number(|port| port.tx_frames),
-            tx_bytes: number(|port| port.tx_bytes),
-            dropped: number(PortReport::dropped),
-        }
-    };
-    views::Tunnel {
-        name: line.name.clone(),
-        kind: match line.protocol {
-            ::tunnel::Protocol::Vxlan => "vxlan",
-            ::tunnel::Protocol::Ethernet => "udp",
-            ::tunnel::Protocol::Ip => "udp-ip",
-        }
-        .to_owned(),
-        vni: line.vni.map(::tunnel::Vni::number),
-        local: line.local.map(|local| local.to_string()),
-        port: line.port,
-        device: line.device.clone(),
-        peers: peers.map(peer).collect(),
     }
 }

@@ -90,7 +90,10 @@ pub(super) fn open_uplink(
         Some(name) => {
             let nat = config.router.as_ref().and_then(|router| router.uplink.as_ref());
             let macs = nat.map_or_else(Vec::new, RouterControl::own_macs);
-            Some(UplinkPort::open(id, name, queues, config.bridge_uplink.is_some(), macs).map_err(without_interface)?)
+            Some(
+                UplinkPort::open(id, name, queues, config.bridge_uplink.as_ref().map(|uplink| uplink.bridge), macs)
+                    .map_err(without_interface)?,
+            )
         }
         None => None,
     };

@@ -1,10 +1,13 @@
 //! What would run and whether it could, for people; and errors that name what was probably meant.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use netio::{PacketError, TapError};
+use vswitch::BridgeId;
 
 use super::warn;
+use crate::config::bridge::BridgeConfig;
 use crate::config::{Config, PortConfig, nearest};
 use crate::control_socket;
 use crate::device::DeviceError;
@@ -20,7 +23,9 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     }
     for port in &config.ports {
         if let Some(title) = port.title() {
-            println!("port {title}{}: {}", place_of(port), port.vlan_text);
+            let bridge = config.name_among_several(port.bridge).filter(|_| port.is_bridged());
+            let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
+            println!("port {title}{}{on}: {}", place_of(port), port.vlan_text);
         }
         if let Some((_, Some(netns))) = port.link() {
             let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
@@ -44,13 +49,19 @@ pub(super) fn check_interface(name: &str) -> anyhow::Result<()> {
 }
 
 pub(super) fn summary_head(config: &Config) -> String {
-    format!(
-        "bridge br0: {}, {}, MAC table of {} entries, ageing {} s\n",
-        count_of(config.ports.iter().filter(|port| port.is_bridged()).count(), "port"),
-        count_of(config.workers, "worker"),
-        config.mac_table_size,
-        config.mac_aging_time
-    )
+    let workers = count_of(config.workers, "worker");
+    let mut text = String::new();
+    for (number, BridgeConfig { name, mac_table_size, mac_aging_time }) in config.bridges.iter().enumerate() {
+        let is_of_it = |port: &&PortConfig| port.is_bridged() && port.bridge.index() == number;
+        let ports = count_of(config.ports.iter().filter(is_of_it).count(), "port");
+        let workers = if config.bridges.len() == 1 { format!(" {workers},") } else { String::new() };
+        let _ =
+            writeln!(text, "bridge {name}: {ports},{workers} MAC table of {mac_table_size} entries, ageing {mac_aging_time} s");
+    }
+    if config.bridges.len() > 1 {
+        let _ = writeln!(text, "{workers} for {} bridges", config.bridges.len());
+    }
+    text
 }
 
 /// "1 port", "2 ports".
@@ -64,11 +75,11 @@ pub(super) fn place_of(port: &PortConfig) -> String {
     netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))
 }
 
-/// What leaves by a port of the bridge would come in there and be sent into the tunnel once more.
-pub(super) fn check_way_out(tunnels: &TunnelControl, name: &str) -> anyhow::Result<()> {
+/// What leaves by a port of a bridge would come in there and be sent into a tunnel of the bridge once more.
+pub(super) fn check_way_out(tunnels: &TunnelControl, bridge: BridgeId, name: &str) -> anyhow::Result<()> {
     let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
     let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
-    match tunnels.leaves_from(&addresses) {
+    match tunnels.leaves_from(bridge, &addresses) {
         Some(tunnel) => anyhow::bail!(
             "tunnel {tunnel} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
              give the tunnel another interface, or let guests be routed out by this one (--uplink {name} --uplink-mode nat)"

@@ -85,7 +85,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let visit = world.fetch_from_guest()?;
     println!("\nconnections of the router\n{}", ConnectionTable(daemon.connections()));
     drop((page, visit));
-    let mut entries = daemon.mac_entries();
+    let mut entries: Vec<_> = daemon.mac_entries().into_iter().flat_map(|(_, entries)| entries).collect();
     entries.sort_unstable_by_key(|entry| entry.port);
     let report = daemon.stop();
     println!("MAC table of br0\n{}", StationTable(&report, entries));

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, ensure};
 use netio::udp::{Sources, SourcesSpec};
-use vswitch::PortId;
+use vswitch::{BridgeId, PortId};
 
 use super::endpoint::{self, EndpointControl};
 use super::line::Line;
@@ -39,10 +39,13 @@ pub(crate) struct Committed {
 
 impl NewTunnels {
     /// Does the way to a new host begin at one of these addresses? Then its tunnel's name is returned.
-    pub(crate) fn leaves_from(&self, addresses: &[Ipv4Addr], before: &TunnelControl) -> Option<&str> {
-        let from = |peer: &&PeerControl| peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address));
-        let peer = self.peers.iter().find(from)?;
-        Some(&self.tunnels[peer.tunnel - before.tunnels.len()].line.name)
+    pub(crate) fn leaves_from(&self, bridge: BridgeId, addresses: &[Ipv4Addr], before: &TunnelControl) -> Option<&str> {
+        let line_of = |peer: &PeerControl| &self.tunnels[peer.tunnel - before.tunnels.len()].line;
+        let from = |peer: &&PeerControl| {
+            let is_of_it = line_of(peer).bridge().is_none_or(|other| other == bridge);
+            is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
+        };
+        self.peers.iter().find(from).map(|peer| line_of(peer).name.as_str())
     }
 }
 

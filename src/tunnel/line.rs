@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use tunnel::{Framing, Protocol, Vni};
-use vswitch::PortVlan;
+use vswitch::{BridgeId, PortVlan};
 
 use crate::config::tunnel::ip::IpTunnelConfig;
 use crate::config::tunnel::{Group, Outer, TunnelConfig};
@@ -11,6 +11,8 @@ use crate::config::tunnel::{Group, Outer, TunnelConfig};
 /// One tunnel: where its datagrams go and what is in them.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
+    /// Of no meaning for a tunnel of IP packets.
+    pub(crate) bridge: BridgeId,
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
     /// Of VXLAN.
@@ -31,6 +33,7 @@ pub(crate) struct Line {
 impl Line {
     pub(super) fn of(config: &TunnelConfig) -> Line {
         Line {
+            bridge: config.bridge,
             name: config.name.clone(),
             protocol: if config.vni.is_some() { Protocol::Vxlan } else { Protocol::Ethernet },
             vni: config.vni,
@@ -51,6 +54,7 @@ impl Line {
         remotes.sort_unstable();
         remotes.dedup();
         Line {
+            bridge: BridgeId::default(),
             name: config.name.clone(),
             protocol: Protocol::Ip,
             vni: None,
@@ -64,6 +68,11 @@ impl Line {
             vlan: PortVlan::default(),
             mtu: config.mtu,
         }
+    }
+
+    /// The bridge that its hosts are ports of.
+    pub(crate) fn bridge(&self) -> Option<BridgeId> {
+        (self.protocol != Protocol::Ip).then_some(self.bridge)
     }
 
     /// Is it carried over IPv6?

@@ -31,7 +31,7 @@ use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
 use packet::MacAddr;
 use tunnel::Protocol;
 use tunnel::peers::Believed;
-use vswitch::{IpTunnel, MacTable, Network, NewSource, PortId};
+use vswitch::{BridgeId, IpTunnel, MacTable, Network, NewSource, PortId};
 
 use crate::config::address::Cidr;
 use crate::config::tunnel::ip::IpTunnelConfig;
@@ -50,7 +50,7 @@ const SOURCE_PORTS: usize = 64;
 /// So many peers' ways are looked at in one turn.
 const LOOKS_AT_ONCE: usize = 64;
 
-/// All tunnels of the bridge.
+/// All tunnels of all bridges.
 #[derive(Debug)]
 pub(crate) struct TunnelControl {
     tunnels: Vec<Tunnel>,
@@ -240,9 +240,13 @@ impl TunnelControl {
         tunnel::Locals::new(endpoint.key.port, addresses)
     }
 
-    /// Does the way to a peer begin at one of these addresses? Then its tunnel's name is returned.
-    pub(crate) fn leaves_from(&self, addresses: &[Ipv4Addr]) -> Option<&str> {
-        let from = |peer: &&PeerControl| peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address));
+    /// Does the way to a peer of this bridge, or of a tunnel beside the bridges, begin at one of these addresses? Then its tunnel's name is returned.
+    pub(crate) fn leaves_from(&self, bridge: BridgeId, addresses: &[Ipv4Addr]) -> Option<&str> {
+        let from = |peer: &&PeerControl| {
+            let line = self.line_of(peer);
+            let is_of_it = line.bridge().is_none_or(|other| other == bridge);
+            is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
+        };
         self.peers.iter().find(from).map(|peer| self.line_of(peer).name.as_str())
     }
 
@@ -261,12 +265,12 @@ impl TunnelControl {
         text
     }
 
-    /// Puts the addresses that are known to be behind a peer into the table.
-    pub(crate) fn add_statics(&self, table: &MacTable) -> anyhow::Result<()> {
+    /// Puts the addresses that are known to be behind a peer into its bridge's table.
+    pub(crate) fn add_statics<'a>(&self, table_of: impl Fn(BridgeId) -> Option<&'a MacTable>) -> anyhow::Result<()> {
         for (at, tunnel) in self.tunnels.iter().enumerate() {
             for (mac, address) in &tunnel.statics {
                 let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address);
-                let Some(peer) = peer else { continue };
+                let (Some(peer), Some(table)) = (peer, table_of(tunnel.line.bridge)) else { continue };
                 table
                     .add_static(tunnel.line.vlan.native(), *mac, peer.id)
                     .map_err(|_| anyhow::anyhow!("the MAC table is full of static entries; raise --mac-table-size"))?;

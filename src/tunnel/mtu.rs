@@ -1,20 +1,25 @@
-//! What the ways of the tunnels mean for the links of the bridge.
+//! What the ways of the tunnels mean for the links of their bridges.
 
-use tunnel::Protocol;
 use tunnel::mtu::MIN_MTU_IPV6;
+use vswitch::BridgeId;
 
-use super::TunnelControl;
+use super::{PeerControl, TunnelControl};
 use crate::config::{DeviceConfig, PortConfig};
 
-/// The longest packet that all peers can be sent, in bytes, and what is to be thought over.
-pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig]) -> (Option<u32>, Vec<String>) {
-    let mut warnings = Vec::new();
-    for peer in tunnels.peers() {
-        if let Some(problem) = peer.problem() {
-            warnings.push(format!("tunnel {}: no way to {}: {problem}", tunnels.line_of(peer).name, peer.address));
-        }
+impl TunnelControl {
+    /// The peers that there is no way to, in words.
+    pub(crate) fn ways_missing(&self) -> Vec<String> {
+        let way = |peer: &PeerControl| {
+            Some(format!("tunnel {}: no way to {}: {}", self.line_of(peer).name, peer.address, peer.problem()?))
+        };
+        self.peers().iter().filter_map(way).collect()
     }
-    let bridged = tunnels.peers().iter().filter(|peer| tunnels.line_of(peer).protocol != Protocol::Ip);
+}
+
+/// The longest packet that all peers of a bridge can be sent, in bytes, and what is to be thought over.
+pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig], bridge: BridgeId) -> (Option<u32>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let bridged = tunnels.peers().iter().filter(|peer| tunnels.line_of(peer).bridge() == Some(bridge));
     let least = bridged.map(|peer| (peer.mtu(tunnels.line_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
     let Some((mtu, peer)) = least else { return (None, warnings) };
     if mtu < MIN_MTU_IPV6 {
@@ -24,7 +29,7 @@ pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig]) -> (Opt
             tunnels.line_of(peer).name
         ));
     }
-    for port in ports.iter().filter(|port| port.is_bridged()) {
+    for port in ports.iter().filter(|port| port.is_bridged() && port.bridge == bridge) {
         // Said once of all places for guests of one path.
         let (Some(title), Some(own)) = (port.title(), port.mtu().filter(|own| *own > mtu)) else { continue };
         let fix = match port.device {

@@ -6,7 +6,7 @@ use netio::udp::{Path, path};
 use packet::Features;
 use tunnel::mtu::{MIN_MTU, overlay_mtu};
 use tunnel::{Protocol, Underlay};
-use vswitch::{BridgeId, Encapsulation, Port, PortId, PortKind};
+use vswitch::{Encapsulation, Port, PortId, PortKind};
 
 use super::line::Line;
 use crate::config::tunnel::DontFragment;
@@ -82,7 +82,7 @@ impl PeerControl {
             learns: line.learning,
         };
         Port {
-            bridge: BridgeId::default(),
+            bridge: line.bridge,
             vlan: line.vlan.clone(),
             mtu: self.mtu(line),
             features: Features::NONE,

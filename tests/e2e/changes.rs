@@ -29,7 +29,7 @@ fn static_macs() {
     let mac = station(1).to_string();
     for _ in 0..2 {
         let added = json(&socket, &["fdb", "add", &mac, "b", "--vlan", "10"]);
-        assert_eq!(added, json!({ "vlan": 10, "mac": mac, "port": "b", "age": null }));
+        assert_eq!(added, json!({ "bridge": "br0", "vlan": 10, "mac": mac, "port": "b", "age": null }));
     }
     json(&socket, &["fdb", "add", &mac, "a"]);
     json(&socket, &["fdb", "add", &mac, "a", "--vlan", "10"]);

@@ -21,16 +21,16 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A file that goes with the test.
-struct Written(PathBuf);
+pub(crate) struct Written(PathBuf);
 
 impl Written {
-    fn new(name: &str, text: &str) -> Written {
+    pub(crate) fn new(name: &str, text: &str) -> Written {
         let path = std::env::temp_dir().join(format!("vswitchd-{}-{name}.toml", std::process::id()));
         fs::write(&path, text).expect("written");
         Written(path)
     }
 
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().expect("plain letters")
     }
 }

@@ -192,7 +192,7 @@ fn metrics() {
     };
     let of = |name: &str, what: &str, more: &str, value: &dyn std::fmt::Display| {
         let place = place_of(name);
-        format!("vswitchd_port_{what}{{port=\"{name}\",namespace={place}{more}}} {value}")
+        format!("vswitchd_port_{what}{{port=\"{name}\",namespace={place},bridge=\"br0\"{more}}} {value}")
     };
     for line in [
         &of("a", "receive_frames_total", "", &1),
@@ -200,7 +200,7 @@ fn metrics() {
         &of("a", "drops_total", ",reason=\"no_destination\"", &1),
         &of("a", "up", "", &"1.0"),
         "vswitchd_pipeline_latency_seconds_count{worker=\"0\"} ",
-        "vswitchd_mac_table_learned_total ",
+        "vswitchd_mac_table_learned_total{bridge=\"br0\"} ",
         "# EOF",
     ] {
         assert!(text.contains(line), "no {line}:\n{text}");

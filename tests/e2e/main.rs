@@ -6,6 +6,7 @@
 //! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
 //! and named drops, to the last one.
 
+mod bridges;
 mod capture;
 mod captured;
 mod changes;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         command::trials(),
         reconfigure::trials(),
         config::trials(),
+        bridges::trials(),
         control::trials(),
         capture::trials(),
         changes::trials(),

@@ -208,6 +208,10 @@ impl Report {
                 ["mac", "table:", pairs @ ..] => {
                     report.table = pairs.chunks(2).map(|pair| (pair[0].to_owned(), number(pair[1]))).collect();
                 }
+                ["mac", "table", "of", bridge, pairs @ ..] => {
+                    let name = bridge.trim_end_matches(':');
+                    report.table.extend(pairs.chunks(2).map(|pair| (format!("{name} {}", pair[0]), number(pair[1]))));
+                }
                 ["nat:", pairs @ ..] => {
                     report.nat = pairs.chunks(2).map(|pair| (pair[0].to_owned(), number(pair[1]))).collect();
                 }
@@ -307,7 +311,7 @@ impl Report {
         self.all_dropped() - self.drops.iter().map(unheard).sum::<u64>()
     }
 
-    /// A number of the MAC table's.
+    /// A number of the MAC table's; of several, with the bridge's name before it.
     pub(crate) fn table(&self, word: &str) -> u64 {
         self.table[word]
     }

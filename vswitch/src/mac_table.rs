@@ -320,6 +320,9 @@ impl MacTable {
     /// many entries that were.
     pub fn flush(&self, port: Option<PortId>, vlan: Option<VlanId>) -> usize {
         let mut book = self.lock();
+        if port.is_some_and(|port| book.usage.len(port) == 0) {
+            return 0;
+        }
         let mut flushed = 0;
         for slot in 0..self.buckets.len() * WAYS {
             let key = self.slot(slot).key.load(Ordering::Relaxed);

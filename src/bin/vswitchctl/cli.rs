@@ -135,7 +135,11 @@ pub(crate) enum Port {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Fdb {
     /// All addresses and the ports behind which they are
-    Show,
+    Show {
+        /// Of this bridge only
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
+    },
     /// Add a static entry, or change where it leads
     Add {
         /// The station's address
@@ -153,6 +157,9 @@ pub(crate) enum Fdb {
         /// In this VLAN [default: 0, untagged frames]
         #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=4094))]
         vlan: u16,
+        /// Of this bridge; needed where there are several
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
     },
     /// Forget what was learned; static entries stay
     Flush {
@@ -162,9 +169,16 @@ pub(crate) enum Fdb {
         /// Of this VLAN only; 0 is for untagged frames
         #[arg(long, value_parser = clap::value_parser!(u16).range(..=4094))]
         vlan: Option<u16>,
+        /// Of this bridge only
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
     },
     /// What happened to the table
-    Stats,
+    Stats {
+        /// Of this bridge only [default: all together]
+        #[arg(long, value_name = "NAME")]
+        bridge: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -109,8 +109,11 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Tunnel(Tunnel::Add { tunnel }) => change::add(&get, "/v1/tunnels", "tunnel", tunnel),
         Command::Tunnel(Tunnel::Del { name }) => change::delete(&get, "/v1/tunnels", name),
         Command::Apply { file, dry_run } => change::apply(&get, file, *dry_run),
-        Command::Fdb(Fdb::Show) => get.shown("/v1/fdb", |entries: &Vec<_>| print::fdb(entries)),
-        Command::Fdb(Fdb::Stats) => get.form(&get.view::<views::Stats>("/v1/stats")?.mac_table, print::fdb_stats),
+        Command::Fdb(Fdb::Show { bridge }) => {
+            let path = with_parameters("/v1/fdb", [("bridge", bridge.clone())]);
+            get.shown(&path, |entries: &Vec<_>| print::fdb(entries))
+        }
+        Command::Fdb(Fdb::Stats { bridge }) => fdb_stats(&get, bridge.as_deref()),
         Command::Fdb(fdb) => change_fdb(&get, fdb),
         Command::Neigh(Neigh::Flush { address }) => flush_neighbours(&get, *address),
         Command::Neigh(Neigh::Show) => get.shown("/v1/neighbours", |list: &Vec<_>| print::neighbours(list)),
@@ -145,6 +148,14 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
     }
 }
 
+fn fdb_stats(get: &Get<'_>, bridge: Option<&str>) -> anyhow::Result<String> {
+    let stats: views::Stats = get.view("/v1/stats")?;
+    let Some(name) = bridge else { return get.form(&stats.mac_table, print::fdb_stats) };
+    let found = stats.bridges.iter().find(|bridge| bridge.name == name);
+    let bridge = found.with_context(|| format!("there is no bridge '{}'; see show", table::plain(name)))?;
+    get.form(&bridge.mac_table, print::fdb_stats)
+}
+
 fn port_stats(get: &Get<'_>, name: Option<&str>) -> anyhow::Result<String> {
     let mut stats: views::Stats = get.view("/v1/stats")?;
     if let Some(name) = name {
@@ -158,16 +169,24 @@ fn port_stats(get: &Get<'_>, name: Option<&str>) -> anyhow::Result<String> {
 }
 
 fn change_fdb(get: &Get<'_>, fdb: &Fdb) -> anyhow::Result<String> {
-    let entry = |mac, vlan: &u16| with_parameters(&format!("/v1/fdb/{mac}"), [("vlan", Some(vlan.to_string()))]);
+    let entry = |mac, vlan: &u16, bridge: Option<&String>| {
+        with_parameters(&format!("/v1/fdb/{mac}"), [("vlan", Some(vlan.to_string())), ("bridge", bridge.cloned())])
+    };
     match fdb {
-        Fdb::Show | Fdb::Stats => anyhow::bail!("nothing to change"),
+        Fdb::Show { .. } | Fdb::Stats { .. } => anyhow::bail!("nothing to change"),
         Fdb::Add { mac, port, vlan } => {
             let body = serde_json::json!({ "port": port }).to_string();
-            get.changed("PUT", &entry(mac, vlan), Some(&body), |entry: &views::MacEntry| print::fdb(std::slice::from_ref(entry)))
+            get.changed("PUT", &entry(mac, vlan, None), Some(&body), |entry: &views::MacEntry| {
+                print::fdb(std::slice::from_ref(entry))
+            })
         }
-        Fdb::Del { mac, vlan } => get.changed("DELETE", &entry(mac, vlan), None, |done| print::flushed(done, "entry", "entries")),
-        Fdb::Flush { port, vlan } => {
-            let path = with_parameters("/v1/fdb", [("port", port.clone()), ("vlan", vlan.map(|vlan| vlan.to_string()))]);
+        Fdb::Del { mac, vlan, bridge } => {
+            let path = entry(mac, vlan, bridge.as_ref());
+            get.changed("DELETE", &path, None, |done| print::flushed(done, "entry", "entries"))
+        }
+        Fdb::Flush { port, vlan, bridge } => {
+            let vlan = vlan.map(|vlan| vlan.to_string());
+            let path = with_parameters("/v1/fdb", [("port", port.clone()), ("vlan", vlan), ("bridge", bridge.clone())]);
             get.changed("DELETE", &path, None, |done| print::flushed(done, "entry", "entries"))
         }
     }

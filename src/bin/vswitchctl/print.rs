@@ -17,9 +17,10 @@ fn section(out: &mut String, what: &str, is_empty: bool, table: &Table) {
 }
 
 pub(crate) fn show(show: &views::Show) -> String {
-    let views::Bridge { name, workers, mac_entries } = &show.bridge;
     let mut out = format!("vswitchd {}, pid {}, up {}\n", plain(&show.version), show.pid, duration(show.uptime));
-    let _ = writeln!(out, "bridge {}: workers {workers}, MAC addresses {mac_entries}", plain(name));
+    for views::Bridge { name, workers, mac_entries, .. } in &show.bridges {
+        let _ = writeln!(out, "bridge {}: workers {workers}, MAC addresses {mac_entries}", plain(name));
+    }
     out += &latency(&show.latency);
     match show.problems.as_slice() {
         [] => out.push_str("health: good\n"),
@@ -30,12 +31,12 @@ pub(crate) fn show(show: &views::Show) -> String {
         }
     }
     section(&mut out, "ports", show.ports.is_empty(), &port_table(&show.ports));
-    let mut gateways = Table::new([">vlan", "gateway", "mac"]);
+    let mut gateways = Table::new(["bridge", ">vlan", "gateway", "mac"]);
     for gateway in &show.gateways {
         let address = format!("{}/{}", gateway.address, gateway.prefix_len);
-        gateways.row([vlan(gateway.vlan), address, gateway.mac.clone()]);
+        gateways.row([gateway.bridge.clone(), vlan(gateway.vlan), address, gateway.mac.clone()]);
     }
-    section(&mut out, "gateways", show.gateways.is_empty(), &gateways);
+    section(&mut out, "gateways", show.gateways.is_empty(), &gateways.without_same("bridge"));
     if let Some(uplink) = &show.uplink {
         let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address"]);
         let views::Uplink { interface, mode, state, mtu, outside } = uplink.clone();
@@ -87,12 +88,12 @@ pub(crate) fn ports(ports: &[views::Port]) -> String {
 }
 
 fn port_table(ports: &[views::Port]) -> Table {
-    let mut table = Table::new(["port", "kind", "state", ">mtu", "vlan", "namespace", "device"]);
+    let mut table = Table::new(["bridge", "port", "kind", "state", ">mtu", "vlan", "namespace", "device"]);
     for port in ports {
-        let views::Port { name, kind, namespace, vlan, state, mtu, device } = port.clone();
-        table.row([name, kind, state, text(mtu), vlan, text(namespace), device]);
+        let views::Port { name, bridge, kind, namespace, vlan, state, mtu, device } = port.clone();
+        table.row([text(bridge), name, kind, state, text(mtu), vlan, text(namespace), device]);
     }
-    table
+    table.without_same("bridge")
 }
 
 pub(crate) fn port_stats(stats: &views::Stats) -> String {
@@ -116,12 +117,12 @@ pub(crate) fn port_stats(stats: &views::Stats) -> String {
 }
 
 pub(crate) fn fdb(entries: &[views::MacEntry]) -> String {
-    let mut table = Table::new([">vlan", "mac", "port", ">age"]);
+    let mut table = Table::new(["bridge", ">vlan", "mac", "port", ">age"]);
     for entry in entries {
         let age = entry.age.map_or_else(|| "static".to_owned(), |age| format!("{age}s"));
-        table.row([vlan(entry.vlan), entry.mac.clone(), entry.port.clone(), age]);
+        table.row([entry.bridge.clone(), vlan(entry.vlan), entry.mac.clone(), entry.port.clone(), age]);
     }
-    table.to_string()
+    table.without_same("bridge").to_string()
 }
 
 /// So many of these are gone.
@@ -279,11 +280,13 @@ pub(crate) fn tunnels(tunnels: &[views::Tunnel]) -> String {
 
 /// A row for each host.
 fn tunnel_table(tunnels: &[views::Tunnel]) -> Table {
-    let headings = ["tunnel", "kind", ">vni", ">port", "from", "peer", ">mtu", ">rx frames", ">tx frames", ">dropped", "problem"];
+    let headings =
+        ["bridge", "tunnel", "kind", ">vni", ">port", "from", "peer", ">mtu", ">rx frames", ">tx frames", ">dropped", "problem"];
     let mut table = Table::new(headings);
     for tunnel in tunnels {
         for peer in &tunnel.peers {
             table.row([
+                text(tunnel.bridge.as_ref()),
                 tunnel.name.clone(),
                 tunnel.kind.clone(),
                 text(tunnel.vni),
@@ -298,7 +301,7 @@ fn tunnel_table(tunnels: &[views::Tunnel]) -> Table {
             ]);
         }
     }
-    table
+    table.without_same("bridge")
 }
 
 /// A row for each part: its own level, or that of all.

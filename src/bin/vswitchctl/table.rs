@@ -21,6 +21,18 @@ impl Table {
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { plain(&cell) }).collect());
     }
+
+    /// Leaves a column out that says the same in all rows, as far as it says something.
+    pub(crate) fn without_same(mut self, heading: &str) -> Table {
+        let Some(at) = self.columns.iter().position(|(other, _)| *other == heading) else { return self };
+        let mut cells = self.rows.iter().map(|row| &row[at]).filter(|cell| *cell != "-");
+        let first = cells.next();
+        if cells.all(|cell| Some(cell) == first) {
+            self.columns.remove(at);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+        self
+    }
 }
 
 /// Text that is seen as it is.
@@ -65,7 +77,21 @@ mod tests {
             lines[0].ends_with("  note") && lines[1].ends_with("      7  -") && lines[2].ends_with("1234567  é ok"),
             "{text}"
         );
+        assert_eq!(table.without_same("port").to_string(), text, "it tells them apart");
         let ends = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
         assert_eq!(ends(lines[0], "frames"), ends(lines[1], "7"));
+    }
+
+    #[test]
+    fn what_is_the_same_in_all_rows_is_left_out() {
+        let table = |bridges: &[&str]| {
+            let mut table = Table::new(["bridge", "port"]);
+            bridges.iter().for_each(|bridge| table.row([(*bridge).to_owned(), "p".to_owned()]));
+            table.without_same("bridge").to_string().lines().next().map(str::to_owned)
+        };
+        for same in [&[][..], &["br0"], &["br0", "", "br0"]] {
+            assert_eq!(table(same).unwrap(), "port");
+        }
+        assert_eq!(table(&["br0", "", "br1"]).unwrap(), "bridge  port");
     }
 }

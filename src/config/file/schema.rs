@@ -24,7 +24,7 @@ pub(super) struct File {
     pub(super) busy_poll: Option<i64>,
     pub(super) control: Option<Control>,
     pub(super) metrics: Option<Metrics>,
-    /// The bridge, by its name: br0.
+    /// Bridges by their names, at most 16. Flags add to br0.
     #[serde(default)]
     pub(super) bridge: BTreeMap<String, Bridge>,
     pub(super) uplink: Option<Uplink>,
@@ -70,7 +70,8 @@ pub(super) struct Bridge {
     pub(super) mac_table_size: Option<i64>,
     /// Seconds until an address that was not seen again is forgotten, 1 to 86,400. Default: 300.
     pub(super) mac_aging_time: Option<i64>,
-    /// The router's address for untagged frames, with its prefix length. Default with a NAT uplink: 10.77.0.1/24.
+    /// The router's address for untagged frames, with its prefix length. Default with a NAT uplink and no gateway of any
+    /// bridge: 10.77.0.1/24 on br0, or on the first bridge by name.
     pub(super) gateway: Option<String>,
     /// The same by VLAN; 0 is for untagged frames. Instead of gateway.
     pub(super) gateways: Option<Pairs>,
@@ -79,7 +80,7 @@ pub(super) struct Bridge {
     pub(super) port: Vec<Port>,
 }
 
-/// A port of the bridge: one of tap, packet, stream and dgram, and its settings.
+/// A port of a bridge: one of tap, packet, stream and dgram, and its settings.
 #[derive(Debug, serde::Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -126,9 +127,11 @@ pub(super) struct Port {
 pub(super) struct Uplink {
     /// The host's interface that leads outside.
     pub(super) interface: Option<String>,
-    /// nat: route and translate; bridge: a plain port of the bridge. Default: nat.
+    /// nat: route and translate; bridge: a plain port of a bridge. Default: nat.
     #[cfg_attr(test, schemars(extend("enum" = ["nat", "bridge"])))]
     pub(super) mode: Option<String>,
+    /// Which bridge it is a port of in bridge mode. Default: br0.
+    pub(super) bridge: Option<String>,
     /// An own address with its prefix length, or a list with more behind it. Default: share the host's.
     pub(super) address: Option<Words>,
     /// The next hop beyond the uplink's network. Default: as the host's routes say.

@@ -58,6 +58,11 @@ impl Source {
         ConfigError::new(self.place(path), problem)
     }
 
+    /// What errors call so is this table or key.
+    pub(super) fn note_place(&mut self, place: String, path: &str) {
+        self.origins.push(Origin { place, flag: "", path: path.to_owned(), values: Vec::new() });
+    }
+
     /// A flag was written for a table or key.
     pub(super) fn note(&mut self, flag: &'static str, text: &str, path: &str, values: Vec<(String, String, Vec<String>)>) {
         let place = if text.is_empty() { flag.to_owned() } else { format!("{flag} {text}") };
@@ -67,7 +72,8 @@ impl Source {
     /// The same error, where the file is what caused it; `flags` are those of the command line.
     pub(super) fn locate(&self, error: ConfigError, flags: &Flags) -> ConfigError {
         let ConfigError { place, problem } = &error;
-        let exact = self.origins.iter().find(|origin| origin.place == *place && origin.place != origin.flag);
+        // Of two that say the same the second is one too many.
+        let exact = self.origins.iter().rev().find(|origin| origin.place == *place && origin.place != origin.flag);
         // Errors of several flags together name none of them, but what is wrong with one.
         let of_flag = || self.origins.iter().filter(|origin| origin.flag == place);
         let named = exact.or_else(|| of_flag().find(|origin| origin.is_named_in(problem)));

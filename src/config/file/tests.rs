@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::config::Config;
 use crate::config::PortConfig;
+use crate::config::bridge::BridgeConfig;
 
 const EXAMPLE: &str = include_str!("../../../docs/vswitchd.example.toml");
 const REFERENCE: &str = include_str!("../../../docs/config.md");
@@ -23,6 +24,10 @@ fn config(text: &str) -> Result<Config, String> {
     with(text, &Flags::default())
 }
 
+fn bridge(name: &str, mac_table_size: usize, mac_aging_time: u32) -> BridgeConfig {
+    BridgeConfig { name: name.to_owned(), mac_table_size, mac_aging_time }
+}
+
 fn names(config: &Config) -> Vec<&str> {
     config.ports.iter().map(|port| port.name.as_str()).collect()
 }
@@ -31,13 +36,13 @@ fn names(config: &Config) -> Vec<&str> {
 fn the_example_says_what_it_says() {
     let config = config(EXAMPLE).unwrap();
     assert_eq!(names(&config)[..4], ["tap0", "tap1", "veth0", "/run/vswitchd/guests#1"]);
-    assert_eq!(names(&config)[18..], ["/run/vswitchd/guests#16", "/run/vswitchd/vm2", "flannel0"]);
+    assert_eq!(names(&config)[18..], ["/run/vswitchd/guests#16", "/run/vswitchd/vm2", "lab0", "flannel0"]);
     assert_eq!(config.ports[0].link().unwrap().1.unwrap().to_string(), "/proc/self/ns/net");
     assert_eq!(config.ports[1].vlan_text, "native VLAN 10 untagged, trunk VLANs 10+20");
-    assert_eq!((config.mac_table_size, config.mac_aging_time, config.busy_poll), (8192, 300, 50));
+    assert_eq!((&config.bridges[0], config.busy_poll), (&bridge("br0", 8192, 300), 50));
     assert_eq!(
         config.router_summary(),
-        "gateway 10.77.0.1/24\ngateway 10.0.10.1/24 on VLAN 10\n\
+        "gateway 10.77.0.1/24 on br0\ngateway 10.0.10.1/24 on VLAN 10 of br0\ngateway 10.78.0.1/24 on lab\n\
          uplink eth0: nat by 198.51.100.3/24 and 1 more, gateway 198.51.100.1\n\
          nat 262144 connections, 131072 a port; ports 1024-65535, 32768 a guest; mapping endpoint-independent, \
          filtering address-and-port-dependent\n\
@@ -46,9 +51,9 @@ fn the_example_says_what_it_says() {
     assert_eq!(
         config.tunnel_summary(),
         "tunnel vxlan42: VNI 42, port 4789, local 192.0.2.1, 2 remotes: 192.0.2.2 192.0.2.3, access VLAN 10, mtu 1450, \
-         1 static address\n\
-         tunnel vxlan43: VNI 43, port 8472, device eth0, group 239.1.1.1, peers 192.0.2.0/24, all VLANs\n\
-         tunnel udp7000: Ethernet in UDP, port 7000, remote 192.0.2.4, all VLANs\n\
+         1 static address, on br0\n\
+         tunnel vxlan43: VNI 43, port 8472, device eth0, group 239.1.1.1, peers 192.0.2.0/24, all VLANs, on br0\n\
+         tunnel udp7000: Ethernet in UDP, port 7000, remote 192.0.2.4, all VLANs, on br0\n\
          tunnel flannel0 in namespace /proc/self/ns/net: IP in UDP, port 8285, address 10.244.1.0/16, \
          2 routes: 10.244.2.0/24 to 192.0.2.2, 10.244.3.0/24 to 192.0.2.3\n"
     );
@@ -107,7 +112,7 @@ fn flags_add_to_the_file() {
     };
     let config = with(&file, &flags).unwrap();
     assert_eq!(names(&config), ["a", "b", "c"]);
-    assert_eq!((config.workers, config.mac_table_size, config.mac_aging_time), (2, 100, 300));
+    assert_eq!((config.workers, &config.bridges[..]), (2, &[bridge("br0", 100, 300)][..]));
     assert_eq!(config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect::<Vec<_>>(), ["vxlan1", "vxlan2"]);
     assert!(config.bridge_uplink.is_none() && config.uplink_interface() == Some("eth0"));
     // An error of one is told there.
@@ -129,6 +134,42 @@ fn warnings_name_the_line() {
     assert!(warnings.len() == 1 && warnings[0].starts_with("v.toml:6: "), "{warnings:?}");
 }
 
+/// Bridges in the order of their numbers, each with what is its own.
+#[test]
+fn several_bridges() {
+    let file = "[[bridge.lab.port]]\ntap = 'c'\n[bridge.dmz]\nmac-table-size = 99\ngateways = { 10 = '10.1.0.1/24' }\n\
+        [bridge.br0]\ngateway = '10.0.0.1/24'\n[[bridge.br0.port]]\ntap = 'a'\n[uplink]\ninterface = 'eth0'\n\
+        [[tunnel]]\ntype = 'vxlan'\nbridge = 'dmz'\nvni = 7\nremotes = ['192.0.2.2']\n";
+    let flags = Flags { tap: vec!["b".to_owned()], workers: Some(2), ..Flags::default() };
+    let config = with(file, &flags).unwrap();
+    assert_eq!(config.bridges, [bridge("br0", 8192, 300), bridge("dmz", 99, 300), bridge("lab", 8192, 300)]);
+    let ports: Vec<_> = config.ports.iter().map(|port| (port.name.as_str(), port.bridge.0)).collect();
+    assert_eq!(ports, [("a", 0), ("b", 0), ("c", 2)], "flags add to br0, and a bridge's guests may all be behind a tunnel");
+    assert_eq!(config.tunnels[0].bridge.0, 1);
+    let told = config.router_summary();
+    assert!(told.starts_with("gateway 10.0.0.1/24 on br0\ngateway 10.1.0.1/24 on VLAN 10 of dmz\nuplink eth0: nat"), "{told}");
+    let told = config.tunnel_summary();
+    assert_eq!(told, "tunnel vxlan7: VNI 7, port 4789, remote 192.0.2.2, all VLANs, on dmz\n");
+}
+
+#[test]
+fn there_need_be_no_br0() {
+    let file = "[[bridge.lan.port]]\ntap = 'a'\n[[bridge.dmz.port]]\ntap = 'b'\n[uplink]\ninterface = 'e'\n";
+    let config = config(file).unwrap();
+    assert_eq!(config.bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>(), ["dmz", "lan"]);
+    assert!(config.router_summary().starts_with("gateway 10.77.0.1/24 on dmz\n"), "{}", config.router_summary());
+    let bridged = with(&format!("{file}mode = 'bridge'\nbridge = 'lan'\n"), &Flags::default()).unwrap();
+    assert_eq!(bridged.router_summary(), "uplink e: port of lan\n");
+    assert_eq!(bridged.bridge_uplink.unwrap().bridge.0, 1);
+    // Unless flags speak of it.
+    let with_br0 = with(file, &Flags { tap: vec!["c".to_owned()], ..Flags::default() }).unwrap();
+    assert_eq!(names(&with_br0), ["c", "b", "a"]);
+    let many = |count: usize| (0..count).map(|n| format!("[[bridge.b{n}.port]]\ntap = 't{n}'\n")).collect::<String>();
+    assert_eq!(with(&many(16), &Flags::default()).unwrap().bridges.len(), 16);
+    let said = with(&many(17), &Flags::default()).unwrap_err();
+    assert!(said.ends_with("17 bridges, but there are at most 16") && said.starts_with("v.toml:"), "{said}");
+}
+
 /// What each file is answered; the port is in the first two lines of those that say `PORT`.
 #[test]
 fn bad_files_are_answered_with_line_and_fix() {
@@ -137,7 +178,7 @@ fn bad_files_are_answered_with_line_and_fix() {
         ("[brigde.br0]", "1: unknown key 'brigde': did you mean 'bridge'?"),
         ("[[bridge.br0.port]]\ntap = 'a'\nvlna = 1", "3: unknown key 'vlna': did you mean 'vlan'?"),
         ("[nat]\ntimeouts = { upd = 1 }", "2: unknown key 'upd': did you mean 'udp'?"),
-        ("[uplink]\niface = 'eth0'", "2: unknown key 'iface'; there are interface, mode, address, gateway"),
+        ("[uplink]\niface = 'eth0'", "2: unknown key 'iface'; there are interface, mode, bridge, address, gateway"),
         ("PORT\nvlan = '10'", "4: this is string \"10\", expected a number"),
         ("PORT\ntrunks = 10", "4: this is integer `10`, expected a list"),
         ("PORT\ngro = 'on'", "4: this is string \"on\", expected true or false"),
@@ -165,8 +206,41 @@ fn bad_files_are_answered_with_line_and_fix() {
         ("[[bridge.br0.port]]\ndgram = '/a'\nremote = '/a'", "3: remote= is the guest's own socket, and this is ours"),
         ("[bridge.br0.gateways]\n'1,2' = '10.0.0.1/24'\nPORT", "2: '1,2' has a ',' in it"),
         ("workers = 0\nPORT", "1: 0 is out of range: 1 to 256"),
-        ("[bridge.br1]", "1: the one bridge is br0: write [bridge.br0]"),
-        ("[bridge.br0]\n[bridge.br1]", "2: several bridges are not run yet: leave br1 out"),
+        ("PORT[bridge.br1]", "3: bridge br1 has no port: name at least one, such as tap = \"tap0\" in [[bridge.br1.port]]"),
+        ("[[bridge.br1.port]]\ntap = 'b'\n[bridge.br0]", "3: bridge br0 has no port"),
+        ("PORT[[bridge.br1.port]]\ntap = 'b'\nvlan = 4095", "5: VLAN is a number from 1 to 4094, not '4095'"),
+        ("PORT[bridge.br1]\nmac-aging-time = 0\n[[bridge.br1.port]]\ntap = 'b'", "4: 0 is out of range: 1 to 86400"),
+        ("PORT[bridge.br1]\nmac-table-size = 9\n[[bridge.br1.port]]\ntap = 'b'", "4: 9 is out of range: 10 to 1000000"),
+        ("PORT[bridge.'a b']\n[[bridge.'a b'.port]]\ntap = 'b'", "3: 'a b' cannot be an interface's name"),
+        ("PORT[[bridge.br1.port]]\ntap = 'a'", "2: a is named twice"),
+        (
+            "[bridge.br0]\ngateway = '10.0.0.1/16'\nPORT[bridge.br1]\ngateway = '10.0.9.1/24'\n[[bridge.br1.port]]\ntap = 'b'",
+            "6: 10.0.9.0/24 overlaps with 10.0.0.0/16 of gateway 10.0.0.1/16 of bridge br0: give each network addresses",
+        ),
+        (
+            "[bridge.br0]\ngateway = '10.0.0.1/24'\nPORT[bridge.br1]\ngateway = '10.0.0.1/24'\n[[bridge.br1.port]]\ntap = 'b'",
+            "6: 10.0.0.0/24 overlaps with 10.0.0.0/24 of gateway",
+        ),
+        ("PORT[uplink]\ninterface = 'e'\nmode = 'bridge'\nbridge = 'br1'", "6: there is no bridge 'br1': did you mean 'br0'?"),
+        ("PORT[uplink]\ninterface = 'e'\nbridge = 'br0'", "5: an uplink in nat mode is that of all bridges"),
+        (
+            "[[bridge.lan.port]]\ntap = 'a'\n[uplink]\ninterface = 'e'\nmode = 'bridge'",
+            "5: which bridge is the uplink a port of? There is no br0: add bridge = \"lan\"",
+        ),
+        (
+            "PORT[[bridge.lan.port]]\ntap = 'b'\n[[tunnel]]\ntype = 'udp'\nbridge = 'lna'\nport = 7\nremotes = ['192.0.2.2']",
+            "7: there is no bridge 'lna': did you mean 'lan'?",
+        ),
+        (
+            "[[bridge.lan.port]]\ntap = 'b'\n[[tunnel]]\ntype = 'udp'\nport = 7\nremotes = ['192.0.2.2']",
+            "3: which bridge is it a port of? There is no br0: add bridge = \"lan\"",
+        ),
+        ("PORT[[tunnel]]\ntype = 'udp-ip'\nbridge = 'br0'", "5: a tunnel of IP packets is beside the bridges: leave bridge out"),
+        (
+            "PORT[[bridge.lan.port]]\ntap = 'b'\n[[tunnel]]\ntype = 'vxlan'\nvni = 1\nremotes = ['192.0.2.2']\n\
+             [[tunnel]]\ntype = 'vxlan'\nbridge = 'lan'\nvni = 1\nremotes = ['192.0.2.2', '192.0.2.3']",
+            "12: VNI 1 to 192.0.2.2 is tunnel vxlan1 already",
+        ),
         ("[bridge.br0]\ngateway = 'x'\ngateways = { 0 = 'x' }", "2: gateway and gateways are two ways to say one thing"),
         ("[bridge.br0]\ngateway = '10.0.0.1'\nPORT", "2: 10.0.0.1 has no prefix length"),
         (

@@ -7,12 +7,10 @@ use vswitch::mac_table::SIZE_RANGE;
 
 use super::schema::{Bridge, Control, File, Metrics, Nat, Pairs, Port, Publish, Tunnel, Uplink};
 use super::source::Source;
-use crate::cli::Flags;
+use crate::cli::{BridgeWords, Flags};
+use crate::config::bridge::{BRIDGE, place_of, place_of_key, unknown_bridge};
 use crate::config::words::unknown;
 use crate::config::{AGING_RANGE, BUSY_POLL_RANGE, ConfigError, MAX_WORKERS};
-
-/// The one that is run.
-const BRIDGE: &str = "br0";
 
 /// Between the keys of one TAP, and between TAPs.
 const TAP_SEPARATORS: [char; 2] = [':', ','];
@@ -23,6 +21,7 @@ const TUNNELS: [&str; 3] = ["vxlan", "udp", "udp-ip"];
 #[derive(Debug)]
 pub(super) struct Writer {
     flags: Flags,
+    bridges: Vec<BridgeWords>,
     source: Source,
 }
 
@@ -40,10 +39,17 @@ struct Table<'a> {
 
 impl Writer {
     pub(super) fn new(source: Source) -> Writer {
-        Writer { flags: Flags::default(), source }
+        Writer { flags: Flags::default(), bridges: Vec::new(), source }
     }
 
-    pub(super) fn finish(self) -> (Flags, Source) {
+    /// The flags with the words of `br0`, and the other bridges beside.
+    pub(super) fn finish(mut self) -> (Flags, Source) {
+        if let Some(bridge) = self.bridges.iter_mut().find(|bridge| bridge.name == BRIDGE) {
+            let BridgeWords { name, tap, port, gateway, vxlan, udp, mac_table_size, mac_aging_time } = std::mem::take(bridge);
+            bridge.name = name;
+            self.flags = Flags { tap, port, gateway, vxlan, udp, mac_table_size, mac_aging_time, ..self.flags };
+        }
+        self.flags.bridges = self.bridges;
         (self.flags, self.source)
     }
 
@@ -57,7 +63,8 @@ impl Writer {
             self.metrics(metrics)?;
         }
         for (name, bridge) in &file.bridge {
-            self.bridge(name, bridge, file.bridge.len())?;
+            let words = self.bridge(name, bridge)?;
+            self.bridges.push(words);
         }
         if let Some(uplink) = &file.uplink {
             self.uplink(uplink)?;
@@ -100,46 +107,37 @@ impl Writer {
         Ok(())
     }
 
-    fn bridge(&mut self, name: &str, bridge: &Bridge, count: usize) -> Result<(), ConfigError> {
+    fn bridge(&mut self, name: &str, bridge: &Bridge) -> Result<BridgeWords, ConfigError> {
         let path = format!("bridge.{name}");
-        if name != BRIDGE {
-            let problem = match count {
-                1 => format!("the one bridge is {BRIDGE}: write [bridge.{BRIDGE}]"),
-                _ => format!("several bridges are not run yet: leave {name} out, or run a second vswitchd for it"),
-            };
-            return Err(self.source.error(&path, problem));
-        }
-        let path_of = |key| format!("{path}.{key}");
-        self.flags.mac_table_size =
-            self.number("--mac-table-size", &path_of("mac-table-size"), bridge.mac_table_size, SIZE_RANGE)?;
-        self.flags.mac_aging_time =
-            self.number("--mac-aging-time", &path_of("mac-aging-time"), bridge.mac_aging_time, AGING_RANGE)?;
+        self.source.note_place(place_of(name), &path);
+        let mut words = BridgeWords { name: name.to_owned(), ..BridgeWords::default() };
+        words.mac_table_size = self.number_of(name, "--mac-table-size", bridge.mac_table_size, SIZE_RANGE)?;
+        words.mac_aging_time = self.number_of(name, "--mac-aging-time", bridge.mac_aging_time, AGING_RANGE)?;
         if bridge.gateway.is_some() && bridge.gateways.is_some() {
             let problem = "gateway and gateways are two ways to say one thing: leave gateway out, its VLAN in gateways is 0";
             return Err(self.source.error(&format!("{path}.gateway"), problem));
         }
         if let Some(gateway) = &bridge.gateway {
-            self.gateway(gateway.clone(), gateway, &format!("{path}.gateway"))?;
+            words.gateway.push(self.gateway(gateway.clone(), gateway, &format!("{path}.gateway"))?);
         }
         for (vlan, gateway) in bridge.gateways.iter().flatten() {
             let path = format!("{path}.gateways.{vlan}");
             plain(&self.source, &path, vlan, &[',', '='])?;
-            self.gateway(format!("{vlan}={gateway}"), gateway, &path)?;
+            words.gateway.push(self.gateway(format!("{vlan}={gateway}"), gateway, &path)?);
         }
         for (at, port) in bridge.port.iter().enumerate() {
-            self.port(port, format!("{path}.port.{at}"))?;
+            self.port(&mut words, port, format!("{path}.port.{at}"))?;
         }
-        Ok(())
+        Ok(words)
     }
 
-    fn gateway(&mut self, text: String, gateway: &str, path: &str) -> Result<(), ConfigError> {
+    fn gateway(&mut self, text: String, gateway: &str, path: &str) -> Result<String, ConfigError> {
         plain(&self.source, path, gateway, &[',', '='])?;
         self.source.note("--gateway", &text, path, vec![(String::new(), String::new(), vec![gateway.to_owned()])]);
-        self.flags.gateway.push(text);
-        Ok(())
+        Ok(text)
     }
 
-    fn port(&mut self, port: &Port, path: String) -> Result<(), ConfigError> {
+    fn port(&mut self, bridge: &mut BridgeWords, port: &Port, path: String) -> Result<(), ConfigError> {
         let kinds = [("tap", &port.tap), ("packet", &port.packet), ("stream", &port.stream), ("dgram", &port.dgram)];
         let mut given = kinds.iter().filter_map(|(kind, name)| Some((*kind, name.as_deref()?)));
         let (kind, name) = match (given.next(), given.next()) {
@@ -181,7 +179,7 @@ impl Writer {
         table.pair("mode", port.mode.as_ref())?;
         table.pair("remote", port.remote.as_ref())?;
         let Table { path, text, values, .. } = table;
-        let (flag, list) = if kind == "tap" { ("--tap", &mut self.flags.tap) } else { ("--port", &mut self.flags.port) };
+        let (flag, list) = if kind == "tap" { ("--tap", &mut bridge.tap) } else { ("--port", &mut bridge.port) };
         list.push(text.clone());
         self.source.note(flag, &text, &path, values);
         Ok(())
@@ -210,6 +208,10 @@ impl Writer {
         if let Some(mode) = &uplink.mode {
             self.source.note("--uplink-mode", "", "uplink.mode", Vec::new());
             self.flags.uplink_mode = Some(mode.clone());
+        }
+        if let Some(bridge) = &uplink.bridge {
+            self.source.note("--uplink-bridge", "", "uplink.bridge", Vec::new());
+            self.flags.uplink_bridge = Some(bridge.clone());
         }
         if let Some(address) = &uplink.address {
             let list = address.texts().join(",");
@@ -282,25 +284,57 @@ impl Writer {
 
     fn tunnel(&mut self, tunnel: &Tunnel, path: String) -> Result<(), ConfigError> {
         let kind = tunnel.kind.as_deref();
-        let (flag, list): (_, fn(&mut Flags) -> &mut Vec<String>) = match kind {
-            Some("vxlan") => ("--vxlan", |flags| &mut flags.vxlan),
-            Some("udp") => ("--udp", |flags| &mut flags.udp),
-            Some("udp-ip") => ("--udp-ip", |flags| &mut flags.udp_ip),
+        let flag = match kind {
+            Some("vxlan") => "--vxlan",
+            Some("udp") => "--udp",
+            Some("udp-ip") => "--udp-ip",
             Some(other) => return Err(self.source.error(&format!("{path}.type"), unknown("type", other, &TUNNELS))),
             None => return Err(self.source.error(&path, "which kind? Add type = \"vxlan\", or \"udp\" or \"udp-ip\"")),
         };
-        if let Some(bridge) = tunnel.bridge.as_deref().filter(|bridge| *bridge != BRIDGE) {
-            let problem = format!("there is no bridge '{bridge}': the one bridge is {BRIDGE}");
-            return Err(self.source.error(&format!("{path}.bridge"), problem));
-        }
+        let bridge = self.bridge_of(tunnel, &path)?;
         let table = self.table_of_tunnel(tunnel, path)?;
         let Table { path, text, values, .. } = table;
         if text.is_empty() {
             return Err(self.source.error(&path, "where to? Add remotes, or routes of type = \"udp-ip\""));
         }
         self.source.note(flag, &text, &path, values);
-        list(&mut self.flags).push(text);
+        match (flag, bridge) {
+            ("--udp-ip", _) => self.flags.udp_ip.push(text),
+            ("--vxlan", bridge) => self.words_of(bridge).vxlan.push(text),
+            (_, bridge) => self.words_of(bridge).udp.push(text),
+        }
         Ok(())
+    }
+
+    /// The name of the bridge that a tunnel is a port of.
+    fn bridge_of<'t>(&self, tunnel: &'t Tunnel, path: &str) -> Result<&'t str, ConfigError> {
+        let path = format!("{path}.bridge");
+        let known = self.bridges.iter().map(|bridge| bridge.name.as_str());
+        // The one that flags speak of need not be in the file, unless others are.
+        let is_known = |name: &str| known.clone().any(|other| other == name) || name == BRIDGE && self.bridges.is_empty();
+        match tunnel.bridge.as_deref() {
+            Some(_) if tunnel.kind.as_deref() == Some("udp-ip") => {
+                Err(self.source.error(&path, "a tunnel of IP packets is beside the bridges: leave bridge out"))
+            }
+            Some(name) if is_known(name) => Ok(name),
+            Some(name) if self.bridges.is_empty() => Err(self.source.error(&path, unknown_bridge(name, [BRIDGE].into_iter()))),
+            Some(name) => Err(self.source.error(&path, unknown_bridge(name, known))),
+            None if is_known(BRIDGE) || tunnel.kind.as_deref() == Some("udp-ip") => Ok(BRIDGE),
+            None => {
+                let first = known.clone().next().unwrap_or(BRIDGE);
+                let problem = format!("which bridge is it a port of? There is no {BRIDGE}: add bridge = \"{first}\"");
+                Err(self.source.error(&path, problem))
+            }
+        }
+    }
+
+    /// The words of a bridge that is there, or of the one that flags speak of.
+    fn words_of(&mut self, name: &str) -> &mut BridgeWords {
+        let at = self.bridges.iter().position(|bridge| bridge.name == name).unwrap_or_else(|| {
+            self.bridges.push(BridgeWords { name: name.to_owned(), ..BridgeWords::default() });
+            self.bridges.len() - 1
+        });
+        &mut self.bridges[at]
     }
 
     fn table_of_tunnel(&self, tunnel: &Tunnel, path: String) -> Result<Table<'_>, ConfigError> {
@@ -328,6 +362,23 @@ impl Writer {
         Ok(table)
     }
 
+    /// A number of a bridge.
+    fn number_of<T: TryFrom<i64> + Display>(
+        &mut self,
+        bridge: &str,
+        flag: &'static str,
+        value: Option<i64>,
+        range: RangeInclusive<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let key = flag.trim_start_matches('-');
+        let path = format!("bridge.{bridge}.{key}");
+        if bridge == BRIDGE {
+            return self.number(flag, &path, value, range);
+        }
+        self.source.note_place(place_of_key(bridge, key), &path);
+        value.map(|value| self.in_range(&path, value, &range)).transpose()
+    }
+
     /// A flag that is a number. What the flag's type cannot hold is out of its range, too.
     fn number<T: TryFrom<i64> + Display>(
         &mut self,
@@ -338,8 +389,12 @@ impl Writer {
     ) -> Result<Option<T>, ConfigError> {
         let Some(value) = value else { return Ok(None) };
         self.source.note(flag, "", path, Vec::new());
+        self.in_range(path, value, &range).map(Some)
+    }
+
+    fn in_range<T: TryFrom<i64> + Display>(&self, path: &str, value: i64, range: &RangeInclusive<T>) -> Result<T, ConfigError> {
         let problem = || format!("{value} is out of range: {} to {}", range.start(), range.end());
-        T::try_from(value).map(Some).map_err(|_| self.source.error(path, problem()))
+        T::try_from(value).map_err(|_| self.source.error(path, problem()))
     }
 }
 

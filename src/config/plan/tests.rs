@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 
 fn desired(taps: &str, others: &[&str], rules: &[&str]) -> Desired {
@@ -162,6 +164,42 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
     }
     let one = desired("a", &[], &[]);
     assert!(one.without_port("a").unwrap_err().to_string().contains("a switch needs a port"));
+}
+
+#[test]
+fn of_several_bridges_the_one_that_is_meant_is_named() {
+    let of = |text: &str| Desired::of_text(Path::new("v.toml"), text, &Flags::default()).unwrap();
+    let two = "[[bridge.br0.port]]\ntap = 'a'\n[[bridge.lab.port]]\ntap = 'b'\n[[bridge.lab.port]]\ntap = 'c'\n";
+    let moved = two.replace("[[bridge.lab.port]]\ntap = 'c'", "[[bridge.br0.port]]\ntap = 'c'");
+    assert_eq!(plan(&of(two), &of(&moved)).unwrap(), ["~ port c: all VLANs, on lab -> all VLANs, on br0"]);
+    let without = of(two).without_port("c").unwrap();
+    assert_eq!(plan(&of(two), &without).unwrap(), ["- port c: all VLANs, on lab"]);
+    assert!(without.without_port("b").unwrap_err().to_string().contains("bridge lab has no port"));
+    for (other, say) in [
+        (format!("{two}[[bridge.dmz.port]]\ntap = 'd'\n"), "bridge is br0, lab, not br0, dmz, lab"),
+        (format!("{two}[bridge.lab]\nmac-table-size = 99\n"), "mac-table-size of lab is 8192, not 99"),
+        (format!("{two}[bridge.lab]\nmac-aging-time = 9\n"), "mac-aging-time of lab is 300, not 9"),
+        (format!("{two}[bridge.lab]\ngateway = '10.0.0.1/24'\n"), "gateway is none, not 10.0.0.1/24 on lab"),
+    ] {
+        let said = plan(&of(two), &of(&other)).unwrap_err();
+        assert!(said.contains(say), "{said}");
+    }
+}
+
+/// Whichever bridge it is of, and however many tunnels are before it.
+#[test]
+fn a_tunnel_is_taken_from_its_bridge() {
+    let tunnel = |bridge: &str, vni: u32| {
+        format!("[[tunnel]]\ntype = 'vxlan'\nbridge = '{bridge}'\nvni = {vni}\nremotes = ['192.0.2.2']\n")
+    };
+    let text = "[[bridge.br0.port]]\ntap = 'a'\n[[bridge.lab.port]]\ntap = 'b'\n".to_owned()
+        + &[tunnel("lab", 3), tunnel("br0", 1), tunnel("lab", 4)].concat();
+    let now = Desired::of_text(Path::new("v.toml"), &text, &Flags::default()).unwrap();
+    for (name, left) in [("vxlan1", "vxlan3 vxlan4"), ("vxlan3", "vxlan1 vxlan4"), ("vxlan4", "vxlan1 vxlan3")] {
+        let without = now.without_tunnel(name).unwrap();
+        let names: Vec<&str> = without.config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
+        assert_eq!(names.join(" "), left);
+    }
 }
 
 #[test]

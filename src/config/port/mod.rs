@@ -1,4 +1,4 @@
-//! One port of the bridge: what `--tap` and `--port` say of it.
+//! One port of a bridge: what `--tap` and `--port` say of it.
 //!
 //! What all kinds have in common is here, and what tells them apart in a file of its own.
 
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use netio::Netns;
 use netio::guest::Address;
 use netio::tap::{Layer, TapSpec};
-use vswitch::PortVlan;
+use vswitch::{BridgeId, PortVlan};
 
 use super::ConfigError;
 use super::address::Cidr;
@@ -31,6 +31,8 @@ const KINDS: [&str; 3] = ["packet", "stream", "dgram"];
 /// One port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PortConfig {
+    /// Of no meaning for a TUN device.
+    pub(crate) bridge: BridgeId,
     /// For people and counters.
     pub(crate) name: String,
     pub(crate) device: DeviceConfig,
@@ -129,6 +131,7 @@ impl PortConfig {
     /// The TUN device of a tunnel of IP packets.
     pub(super) fn tun(tunnel: &IpTunnelConfig) -> PortConfig {
         PortConfig {
+            bridge: BridgeId::default(),
             name: tunnel.name.clone(),
             device: DeviceConfig::Tap {
                 spec: tap::spec(&tunnel.name, tunnel.netns.clone(), Layer::Ip, tunnel.mtu, true),
@@ -225,6 +228,7 @@ impl PortConfig {
 
     /// Takes over those keys of the other one for which no other device is needed.
     pub(crate) fn adopt(&mut self, other: &PortConfig) {
+        self.bridge = other.bridge;
         self.vlan = other.vlan.clone();
         self.vlan_text.clone_from(&other.vlan_text);
         self.coalesce = other.coalesce;
@@ -359,6 +363,15 @@ impl Settings {
     /// A port of this device.
     fn port(&self, place: &str, name: &str, device: DeviceConfig) -> Result<PortConfig, ConfigError> {
         let (vlan, vlan_text) = self.vlan.setting(place)?;
-        Ok(PortConfig { name: name.to_owned(), device, vlan, vlan_text, coalesce: self.gro.unwrap_or(true), address: None })
+        let bridge = BridgeId::default();
+        Ok(PortConfig {
+            bridge,
+            name: name.to_owned(),
+            device,
+            vlan,
+            vlan_text,
+            coalesce: self.gro.unwrap_or(true),
+            address: None,
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! Tunnels: other hosts that the bridge reaches in UDP datagrams, as `--vxlan` and `--udp` say.
+//! Tunnels: other hosts that a bridge reaches in UDP datagrams, as `--vxlan` and `--udp` say.
 //!
 //! Each other host of a tunnel is a port of the bridge of its own. A tunnel names them (`remote=`), or it
 //! finds them as they speak in a multicast group (`group=`); then it believes those in `peers=` alone,
@@ -14,12 +14,13 @@ use std::net::IpAddr;
 
 use packet::MacAddr;
 use tunnel::Vni;
-use vswitch::PortVlan;
+use vswitch::{BridgeId, PortVlan};
 
 use super::ConfigError;
 use super::port::MTU_RANGE;
 use super::vlan::VlanKeys;
 use super::words::{check_name, check_once, parse_number, parse_switch, split_pair, unknown};
+use crate::cli::BridgeWords;
 pub(super) use apart::{check_against_gateways, check_ip_against_others};
 pub(crate) use outer::Outer;
 use outer::OuterKeys;
@@ -56,9 +57,10 @@ const VXLAN_KEYS: [&str; 17] = [
 const UDP_KEYS: [&str; 14] =
     ["remote", "port", "local", "vlan", "trunks", "vlan-mode", "mtu", "mac", "learning", "dev", "ttl", "tos", "df", "csum"];
 
-/// One tunnel of the bridge: with VXLAN headers, or bare Ethernet in UDP.
+/// One tunnel of a bridge: with VXLAN headers, or bare Ethernet in UDP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TunnelConfig {
+    pub(crate) bridge: BridgeId,
     /// `vxlan42` or `udp7000`, as no other tunnel or TAP is named; for people and counters.
     pub(crate) name: String,
     /// `None` for Ethernet in UDP.
@@ -176,18 +178,22 @@ impl Kind {
     }
 }
 
-/// `--vxlan` and `--udp`, as often as they are given, checked against each other. `names` are taken already.
+/// `--vxlan` and `--udp` of all bridges, as often as they are given, checked against each other. `names` are taken already.
 pub(super) fn parse_tunnels(
-    vxlan: &[String],
-    udp: &[String],
+    words: &[BridgeWords],
     names: &[&str],
     warnings: &mut Vec<String>,
 ) -> Result<Vec<TunnelConfig>, ConfigError> {
-    let texts = vxlan.iter().map(|text| (Kind::Vxlan, text)).chain(udp.iter().map(|text| (Kind::Udp, text)));
+    let texts = words.iter().enumerate().flat_map(|(number, bridge)| {
+        let vxlan = bridge.vxlan.iter().map(|text| (Kind::Vxlan, text));
+        let all = vxlan.chain(bridge.udp.iter().map(|text| (Kind::Udp, text)));
+        all.map(move |(kind, text)| (BridgeId(number as u8), kind, text))
+    });
     let mut tunnels: Vec<TunnelConfig> = Vec::new();
-    for (kind, text) in texts {
+    for (bridge, kind, text) in texts {
         let place = format!("{} {text}", kind.flag());
         let mut tunnel = parse_tunnel(kind, &place, text, warnings)?;
+        tunnel.bridge = bridge;
         for other in &tunnels {
             apart::check_apart(&place, &tunnel, other)?;
         }
@@ -280,6 +286,7 @@ impl Settings {
         let port = self.socket.port.unwrap_or(VXLAN_PORT);
         let (vlan, vlan_text) = self.vlan.setting(place)?;
         let mut tunnel = TunnelConfig {
+            bridge: BridgeId::default(),
             name: self.vni.map_or_else(|| format!("udp{port}"), |vni| format!("vxlan{vni}")),
             vni: self.vni,
             local: self.socket.local,

@@ -277,6 +277,9 @@ fn without_a_bridge_only_ip_is_carried() {
     let alone = Config::from_flags(&flags(&["tun=t,route=10.1.0.0/16@192.0.2.2"], &[])).unwrap();
     assert_eq!((alone.ports.len(), alone.ip_tunnels.len(), alone.readers), (1, 1, 2));
     assert!(!alone.ports[0].is_bridged());
-    let said = Config::from_flags(&flags(&[], &["vni=1,remote=192.0.2.2"])).unwrap_err().to_string();
+    let tunnel = flags(&[], &["vni=1,remote=192.0.2.2"]);
+    let said = Config::from_flags(&tunnel).unwrap_err().to_string();
     assert!(said.contains("name at least one"), "{said}");
+    let routed = Config::from_flags(&Flags { gateway: vec!["10.0.0.1/24".to_owned()], ..tunnel }).unwrap();
+    assert_eq!((routed.ports.len(), routed.readers), (0, 1), "the guests of the gateway are behind it");
 }

@@ -11,7 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::busy;
-use super::views::{MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
+use super::views::{BridgeStats, MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
 use super::{Asker, Query};
 use page::{Histogram, Labels, Page};
 
@@ -61,7 +61,7 @@ fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
     let mut page = Page::default();
     add_process(&mut page, stats);
     add_ports(&mut page, &stats.ports);
-    add_mac_table(&mut page, &stats.mac_table);
+    add_mac_tables(&mut page, &stats.bridges);
     if let Some(neighbours) = &stats.neighbours {
         add_neighbours(&mut page, neighbours);
     }
@@ -114,17 +114,29 @@ fn add_ports(page: &mut Page, ports: &[PortStats]) {
 }
 
 fn labels_of(port: &PortStats) -> Labels {
-    vec![("port", port.name.clone()), ("namespace", port.namespace.clone().unwrap_or_default())]
+    let words = [("port", Some(&port.name)), ("namespace", port.namespace.as_ref()), ("bridge", port.bridge.as_ref())];
+    words.into_iter().map(|(label, word)| (label, word.cloned().unwrap_or_default())).collect()
 }
 
-fn add_mac_table(page: &mut Page, table: &MacTableStats) {
-    gauge(page, "vswitchd_mac_table_entries", "Learned addresses", table.entries);
-    gauge(page, "vswitchd_mac_table_static_entries", "Addresses set by hand", table.statics);
-    gauge(page, "vswitchd_mac_table_max_entries", "Addresses that there may be", table.size);
-    counter(page, "vswitchd_mac_table_learned", "Addresses learned", table.learned);
-    counter(page, "vswitchd_mac_table_moved", "Addresses that moved to another port", table.moved);
-    counter(page, "vswitchd_mac_table_evicted", "Addresses that made room for others", table.evicted);
-    counter(page, "vswitchd_mac_table_expired", "Addresses that grew too old", table.expired);
+fn add_mac_tables(page: &mut Page, bridges: &[BridgeStats]) {
+    let labelled = || bridges.iter().map(|bridge| (vec![("bridge", bridge.name.clone())], &bridge.mac_table));
+    let sizes: [Number<MacTableStats, usize>; 3] = [
+        ("vswitchd_mac_table_entries", "Learned addresses", |table| table.entries),
+        ("vswitchd_mac_table_static_entries", "Addresses set by hand", |table| table.statics),
+        ("vswitchd_mac_table_max_entries", "Addresses that there may be", |table| table.size),
+    ];
+    for (name, help, number) in sizes {
+        page.gauge(name, help, labelled().map(|(labels, table)| (labels, number(table) as f64)));
+    }
+    let numbers: [Number<MacTableStats>; 4] = [
+        ("vswitchd_mac_table_learned", "Addresses learned", |table| table.learned),
+        ("vswitchd_mac_table_moved", "Addresses that moved to another port", |table| table.moved),
+        ("vswitchd_mac_table_evicted", "Addresses that made room for others", |table| table.evicted),
+        ("vswitchd_mac_table_expired", "Addresses that grew too old", |table| table.expired),
+    ];
+    for (name, help, number) in numbers {
+        page.counter(name, help, labelled().map(|(labels, table)| (labels, number(table))));
+    }
 }
 
 fn add_neighbours(page: &mut Page, neighbours: &NeighbourStats) {

@@ -11,6 +11,7 @@ use crate::control_socket::views::{FragmentStats, Latency, NatPorts};
 fn everything() -> (Stats, Vec<Tunnel>) {
     let port = |name: &str, namespace: Option<&str>| PortStats {
         name: name.to_owned(),
+        bridge: Some("br0".to_owned()),
         namespace: namespace.map(str::to_owned),
         state: Some("up".to_owned()),
         rx_frames: 1,
@@ -57,6 +58,7 @@ fn everything() -> (Stats, Vec<Tunnel>) {
     };
     let tunnel = Tunnel {
         name: "vxlan42".to_owned(),
+        bridge: Some("br0".to_owned()),
         kind: "vxlan".to_owned(),
         vni: Some(42),
         local: None,
@@ -66,6 +68,7 @@ fn everything() -> (Stats, Vec<Tunnel>) {
     };
     let stats = Stats {
         ports: vec![port("eth0", Some("blue")), port("eth0", Some("red"))],
+        bridges: ["br0", "br1"].map(|name| BridgeStats { name: name.to_owned(), mac_table: mac_table.clone() }).to_vec(),
         mac_table,
         nat: Some(nat),
         datagrams_dropped: 0,
@@ -94,9 +97,10 @@ fn names(page: &str) -> BTreeSet<&str> {
 fn ports_of_one_name_are_told_apart() {
     let page = page();
     for line in [
-        r#"vswitchd_port_receive_frames_total{port="eth0",namespace="blue"} 1"#,
-        r#"vswitchd_port_receive_frames_total{port="eth0",namespace="red"} 1"#,
-        r#"vswitchd_port_drops_total{port="eth0",namespace="red",reason="nat_port_share"} 3"#,
+        r#"vswitchd_port_receive_frames_total{port="eth0",namespace="blue",bridge="br0"} 1"#,
+        r#"vswitchd_port_receive_frames_total{port="eth0",namespace="red",bridge="br0"} 1"#,
+        r#"vswitchd_port_drops_total{port="eth0",namespace="red",bridge="br0",reason="nat_port_share"} 3"#,
+        r#"vswitchd_mac_table_learned_total{bridge="br1"} 1"#,
         r#"vswitchd_nat_connections_refused_total{reason="nat_port_share"} 6"#,
         r#"vswitchd_nat_ports_used{address="198.51.100.3",protocol="udp"} 8.0"#,
     ] {

@@ -1,7 +1,7 @@
 //! Ports that come, go, and change their keys.
 
 use anyhow::{Context, ensure};
-use vswitch::PortId;
+use vswitch::{BridgeId, PortId};
 
 use crate::config::PortConfig;
 use crate::config::plan::Plan;
@@ -29,14 +29,15 @@ impl Daemon {
             ids.len()
         );
         let mut new = NewPorts { ports: Vec::with_capacity(ids.len()), entrances: self.open_entrances(&plan.added_ports)? };
-        let (mtu, warnings) = overlay_mtu(&self.tunnels, &plan.added_ports);
-        warn(&warnings);
+        for number in 0..self.bridges.iter().count() {
+            warn(&overlay_mtu(&self.tunnels, &plan.added_ports, BridgeId(number as u8)).1);
+        }
         for (port, id) in plan.added_ports.iter().zip(ids) {
             let mut port = port.clone();
-            port.propose_mtu(mtu);
+            port.propose_mtu(self.overlay_mtu_of(&port));
             port.set_queues(1);
             if let Some(name) = port.shared_interface() {
-                check_way_out(&self.tunnels, name)?;
+                check_way_out(&self.tunnels, port.bridge, name)?;
             }
             let now = self.clock.now();
             let waits = plan.removed_ports.iter().any(|removed| removed.clashes_with(&port));
@@ -46,6 +47,11 @@ impl Daemon {
             });
         }
         Ok(new)
+    }
+
+    /// What the tunnels of its bridge leave.
+    fn overlay_mtu_of(&self, port: &PortConfig) -> Option<u32> {
+        overlay_mtu(&self.tunnels, &[], port.bridge).0
     }
 
     /// Those that are not there yet.
@@ -59,11 +65,10 @@ impl Daemon {
 
     /// Gives devices the MTU that is wanted of them. If one says no, the others have theirs again.
     pub(super) fn set_mtus(&mut self, ports: &[PortConfig]) -> anyhow::Result<()> {
-        let (mtu, _) = overlay_mtu(&self.tunnels, &[]);
         let mut before: Vec<(usize, u32)> = Vec::new();
         for port in ports {
             let mut port = port.clone();
-            port.propose_mtu(mtu);
+            port.propose_mtu(self.overlay_mtu_of(&port));
             let Some(at) = self.ports.iter().position(|other| other.config.is_same_port(&port)) else { continue };
             match self.ports[at].set_mtu(port.mtu()) {
                 Ok(was) => before.extend(was.map(|mtu| (at, mtu))),
@@ -116,7 +121,7 @@ impl Daemon {
     fn alter_port(&mut self, to: &PortConfig) {
         let Some(at) = self.ports.iter().position(|other| other.config.is_same_port(to)) else { return };
         let port = &mut self.ports[at];
-        let moves = port.config.vlan != to.vlan;
+        let moves = port.config.vlan != to.vlan || port.config.bridge != to.bridge;
         port.config.adopt(to);
         let id = port.id;
         let Some(view) = port.to_pipeline() else { return };
@@ -124,7 +129,7 @@ impl Daemon {
         // Its MTU, if that is another now.
         self.look_at(at);
         if moves {
-            // Who is behind it is in another VLAN now.
+            // Who is behind it is in another VLAN or on another bridge now.
             self.forget(id);
         }
     }

@@ -29,11 +29,11 @@ impl Daemon {
         let new = self.tunnels.prepare(&plan.added_tunnels, ids, queues)?;
         let stays = |port: &&PortConfig| !plan.removed_ports.iter().any(|removed| removed.is_same_port(port));
         let ports = self.ports.iter().map(|port| &port.config).filter(stays).chain(&plan.added_ports);
-        let uplink = self.uplink.iter().filter(|uplink| uplink.is_bridged()).map(|uplink| uplink.interface.as_str());
-        for name in ports.filter_map(PortConfig::shared_interface).chain(uplink) {
+        let uplink = self.uplink.iter().filter_map(|uplink| Some((uplink.bridge()?, uplink.interface.as_str())));
+        for (bridge, name) in ports.filter_map(|port| Some((port.bridge, port.shared_interface()?))).chain(uplink) {
             let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
             let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
-            let leaves = new.leaves_from(&addresses, &self.tunnels);
+            let leaves = new.leaves_from(bridge, &addresses, &self.tunnels);
             ensure!(
                 leaves.is_none(),
                 "tunnel {} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
@@ -64,7 +64,7 @@ impl Daemon {
                 tracing::warn!("{error}");
             }
         }
-        if let Err(error) = self.tunnels.add_statics(&self.table) {
+        if let Err(error) = self.tunnels.add_statics(|bridge| self.bridges.table(bridge)) {
             tracing::warn!("{error}");
         }
     }

@@ -346,7 +346,10 @@ mod tests {
         assert!(plan.has_taps && plan.has_dgram && !plan.shares_an_address());
         assert_eq!((plan.namespaces.len(), plan.packet_ports.as_slice()), (2, &["veth0".to_owned()][..]));
         assert_eq!(plan.uplink.unwrap().own.len(), 2);
-        assert_eq!(plan.gateways.iter().map(Network::to_string).collect::<Vec<_>>(), ["10.77.0.1/24", "10.0.10.1/24"]);
+        assert_eq!(
+            plan.gateways.iter().map(Network::to_string).collect::<Vec<_>>(),
+            ["10.77.0.1/24", "10.0.10.1/24", "10.78.0.1/24"]
+        );
         assert_eq!(plan.published, [(true, 8080)]);
         let tunnels: Vec<_> = plan.tunnels.iter().map(|tunnel| (tunnel.name.as_str(), tunnel.inner_len)).collect();
         assert_eq!(tunnels, [("vxlan42", 30), ("vxlan43", 30), ("udp", 22), ("flannel0", 8)]);

@@ -12,6 +12,7 @@ use crate::views::{Bridge, Connection, Flow, FragmentStats, Latency, MacTableSta
 fn port(name: &str, namespace: Option<&str>, bytes: u64) -> PortStats {
     PortStats {
         name: name.to_owned(),
+        bridge: None,
         namespace: namespace.map(str::to_owned),
         state: Some("up".to_owned()),
         rx_frames: bytes / 100,
@@ -48,11 +49,20 @@ fn connection(port: u16, expires_in: u32) -> Connection {
 
 fn reading(secs: u64, ports: Vec<PortStats>) -> Reading {
     let latency = Latency { samples: 10, p50_ns: 1200, p99_ns: 34_000, p999_ns: 2_000_000, max_ns: 2_100_000 };
+    let bridge = Bridge {
+        name: "br0".to_owned(),
+        workers: 2,
+        mac_entries: 1,
+        mac_table_size: 8192,
+        mac_aging_time: 300,
+        gateways: Vec::new(),
+    };
     let show = Show {
         version: "0.1.0".to_owned(),
         pid: 7,
         uptime: secs,
-        bridge: Bridge { name: "br0".to_owned(), workers: 2, mac_entries: 1 },
+        bridges: vec![bridge.clone()],
+        bridge,
         ports: Vec::new(),
         gateways: Vec::new(),
         uplink: None,
@@ -73,6 +83,7 @@ fn reading(secs: u64, ports: Vec<PortStats>) -> Reading {
     let stats = Stats {
         ports,
         mac_table: MacTableStats { entries: 1, statics: 0, size: 8192, learned: 1, moved: 0, evicted: 0, expired: 0 },
+        bridges: Vec::new(),
         nat: Some(nat),
         datagrams_dropped: 0,
         worker_panics: 0,
