@@ -179,13 +179,49 @@ impl<'a> Block<'a> {
         if self.kind != STATISTICS {
             return None;
         }
-        let interface = u32_at(self.bytes, 8)?;
-        let mut at = 20;
-        while let Some(head) = u32_at(self.bytes, at) {
+        let dropped = self.option(20, option::STATISTICS_DROPPED)?;
+        Some((u32_at(self.bytes, 8)?, u64::from_le_bytes(*dropped.first_chunk()?)))
+    }
+
+    /// The link type, if this describes an interface.
+    #[must_use]
+    pub fn link_type(&self) -> Option<u16> {
+        u32_at(self.bytes, 8).filter(|_| self.kind == INTERFACE).map(|number| number as u16)
+    }
+
+    /// The packet without its comment, if this is one.
+    #[must_use]
+    pub fn packet(&self) -> Option<Packet<'a>> {
+        if self.kind != PACKET {
+            return None;
+        }
+        let number = |at| u32_at(self.bytes, at);
+        let len = number(20)? as usize;
+        let bytes = self.bytes.get(28..)?.get(..len)?;
+        let flags = self.option(28 + len.next_multiple_of(4), option::PACKET_FLAGS).and_then(|flags| u32_at(flags, 0));
+        Some(Packet {
+            interface: number(8)?,
+            time: u64::from(number(12)?) << 32 | u64::from(number(16)?),
+            way: match flags.map(|flags| flags & 3) {
+                Some(1) => Way::Inbound,
+                Some(2) => Way::Outbound,
+                _ => Way::Unknown,
+            },
+            original_len: number(24)?,
+            bytes,
+            comment: "",
+        })
+    }
+
+    /// The first option of this code, of those that begin there.
+    fn option(&self, mut at: usize, wanted: u16) -> Option<&'a [u8]> {
+        // Behind them is the block's length once more.
+        let end = self.bytes.len().checked_sub(4)?;
+        while let Some(head) = u32_at(self.bytes.get(..end)?, at) {
             let (code, len) = (head as u16, (head >> 16) as usize);
             let value = self.bytes.get(at + 4..at + 4 + len)?;
             match code {
-                option::STATISTICS_DROPPED => return Some((interface, u64::from_le_bytes(*value.first_chunk()?))),
+                _ if code == wanted => return Some(value),
                 option::END => return None,
                 _ => at += 4 + len.next_multiple_of(4),
             }
@@ -292,6 +328,25 @@ mod tests {
         }
         assert_eq!(Block::first(&[0; 8]), Err(NoBlock));
         assert_eq!(Block::first(&[0xff; 8]), Err(NoBlock));
+    }
+
+    #[test]
+    fn packets_are_read_again() {
+        let mut out = Vec::new();
+        interface(&mut out, LINKTYPE_RAW, 96, "tun0", "");
+        assert_eq!(Block::first(&out).unwrap().unwrap().link_type(), Some(LINKTYPE_RAW));
+        for (way, comment) in [(Way::Inbound, "dropped: runt"), (Way::Outbound, ""), (Way::Unknown, "x"), (Way::Unknown, "")] {
+            out.clear();
+            let time = (7 << 32) + 9;
+            packet(&mut out, &Packet { interface: 2, time, way, original_len: 60, bytes: b"abcde", comment });
+            let block = Block::first(&out).unwrap().unwrap();
+            let read = block.packet().unwrap();
+            assert_eq!((read.interface, read.time, read.way, read.original_len, read.bytes), (2, time, way, 60, &b"abcde"[..]));
+            assert_eq!((block.link_type(), block.lost()), (None, None));
+        }
+        // One that says to be longer than it is.
+        out[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(Block::first(&out).unwrap().unwrap().packet().is_none());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table, Widget};
 
-use super::model::{DropRow, FlowRow, PortRow, Sort, View};
+use super::model::{By, DropRow, FlowRow, PortRow, Sort, View};
 use super::{Panel, Screen};
 use crate::print::{duration, short_time};
 use crate::table::plain;
@@ -48,7 +48,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, screen: &Screen) {
     frame.render_widget(head_of(view, screen), head);
     let mut panel = |panel: Panel, at: Rect| match panel {
         Panel::Ports => frame.render_widget(ports(view, screen, at), at),
-        Panel::Flows => frame.render_widget(flows(&view.flows, screen), at),
+        Panel::Flows => frame.render_widget(flows(view, screen), at),
         Panel::Drops => frame.render_widget(drops(&view.drops, screen), at),
     };
     if area.width < LEAST.0 || area.height < LEAST.1 {
@@ -171,21 +171,28 @@ fn is_ambiguous(view: &View, port: &PortRow) -> bool {
     view.ports.iter().filter(|other| other.name == port.name).count() > 1
 }
 
-fn flows(flows: &[FlowRow], screen: &Screen) -> impl Widget {
-    let row = |flow: &FlowRow| {
-        let ends = format!("{} > {}", plain(&flow.from), plain(&flow.to));
-        let counts = [flow.active, flow.connections].map(|count| Cell::new(Line::from(count.to_string()).right_aligned()));
-        let [active, all] = counts;
-        Row::new([Cell::new(plain(&flow.protocol)), Cell::new(ends), active, all])
+fn flows(view: &View, screen: &Screen) -> impl Widget {
+    let (title, numbers) = match &view.flows_by {
+        By::Sample(1) => (format!("flows ({})", view.flows.len()), ["b/s", "f/s"]),
+        By::Sample(sample) => (format!("flows ({}), by 1 frame of {sample}", view.flows.len()), ["b/s", "f/s"]),
+        By::Connections(why) if why.is_empty() => (format!("flows of NAT ({})", view.flows.len()), ["active", "all"]),
+        By::Connections(why) => (format!("flows of NAT ({}), no capture: {}", view.flows.len(), plain(why)), ["active", "all"]),
     };
-    let rows: Vec<Row<'static>> = flows.iter().skip(skipped(screen, Panel::Flows)).map(row).collect();
+    let row = |flow: &FlowRow| {
+        let ends = if flow.to.is_empty() { plain(&flow.from) } else { format!("{} > {}", plain(&flow.from), plain(&flow.to)) };
+        let [first, second] = match &view.flows_by {
+            By::Sample(_) => [flow.bits, flow.frames].map(short),
+            By::Connections(_) => [flow.active, flow.connections].map(|count| count.to_string()),
+        }
+        .map(|number| Cell::new(Line::from(number).right_aligned()));
+        Row::new([Cell::new(plain(&flow.protocol)), Cell::new(ends), first, second])
+    };
+    let rows: Vec<Row<'static>> = view.flows.iter().skip(skipped(screen, Panel::Flows)).map(row).collect();
     let widths = [Constraint::Length(4), Constraint::Fill(1), Constraint::Length(6), Constraint::Length(5)];
-    let headings = ["flow", "", "active", "all"].map(|heading| {
-        let line = Line::styled(heading, Modifier::BOLD);
-        Cell::new(if matches!(heading, "active" | "all") { line.right_aligned() } else { line })
-    });
-    let title = format!("flows of NAT ({})", flows.len());
-    Table::new(rows, widths).header(Row::new(headings)).block(block(title, screen.panel == Panel::Flows))
+    let heading = |text| Line::styled(text, Modifier::BOLD);
+    let numbers = numbers.map(|text| heading(text).right_aligned());
+    let headings = [heading("flow"), heading("")].into_iter().chain(numbers).map(Cell::new);
+    Table::new(rows, widths).header(headings.collect::<Row<'static>>()).block(block(title, screen.panel == Panel::Flows))
 }
 
 fn drops(drops: &[DropRow], screen: &Screen) -> impl Widget {

@@ -4,13 +4,18 @@
 //!   reader thread --Reading--> model --View--> drawing --> terminal
 //!     asks the switch                ^
 //!     once a second                  keys
+//!      ^ flows
+//!   sampler thread
+//!     a capture of one frame of N
 //! ```
 //!
+//! Flows are those of a capture, with rates; where a capture is refused, they are the connections that the router knows.
 //! Who asks and who draws are two threads, so a switch that does not answer keeps nobody from leaving. The terminal is
 //! given back as it was whatever ends it: a key, a signal, an error or a panic.
 
 mod draw;
 mod model;
+mod sampler;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +36,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::client;
 use crate::views::Connections;
 use model::{Model, Reading, Sort, View};
+use sampler::Sampler;
 
 /// How soon what comes from elsewhere than the keyboard is seen.
 const LOOK: Duration = Duration::from_millis(100);
@@ -77,7 +83,7 @@ pub(crate) fn run(socket: &Path, interval: u32) -> anyhow::Result<()> {
         bail!("top needs a terminal; 'vswitchctl metrics' and '-o json' of other verbs are for programs");
     }
     // Whoever has no switch to look at is told so as by any other verb.
-    let first = read(socket, Instant::now())?;
+    let first = read(socket, Instant::now(), None)?;
     leave_on_signals()?;
     let readings = start_reader(socket.to_owned(), Duration::from_secs(interval.into()))?;
     // From here on also a panic gives the terminal back.
@@ -177,30 +183,33 @@ impl Screen {
 /// Asks for as long as somebody hears the answers.
 fn start_reader(socket: PathBuf, interval: Duration) -> anyhow::Result<Receiver<anyhow::Result<Reading>>> {
     let (readings, received) = sync_channel(1);
-    let began = Instant::now();
-    let ask = move || read_on(&socket, interval, began, &readings);
+    let (began, sampler) = (Instant::now(), Sampler::start(socket.clone())?);
+    let ask = move || read_on(&socket, interval, began, &sampler, &readings);
     thread::Builder::new().name("reader".to_owned()).spawn(ask).context("starting the reader")?;
     Ok(received)
 }
 
-fn read_on(socket: &Path, interval: Duration, began: Instant, readings: &SyncSender<anyhow::Result<Reading>>) {
+fn read_on(socket: &Path, interval: Duration, began: Instant, sampler: &Sampler, readings: &SyncSender<anyhow::Result<Reading>>) {
     loop {
         thread::sleep(interval);
-        if readings.send(read(socket, began)).is_err() {
+        if readings.send(read(socket, began, Some(sampler))).is_err() {
             return;
         }
     }
 }
 
-fn read(socket: &Path, began: Instant) -> anyhow::Result<Reading> {
+fn read(socket: &Path, began: Instant, sampler: Option<&Sampler>) -> anyhow::Result<Reading> {
     let show = view(socket, "/v1/show")?;
     let stats: crate::views::Stats = view(socket, "/v1/stats")?;
     let at = began.elapsed();
+    let sampled = sampler.map_or_else(|| Err(String::new()), Sampler::take);
     let connections = match &stats.nat {
-        Some(_) => view::<Connections>(socket, &format!("/v1/conntrack?limit={MOST_CONNECTIONS}"))?.connections,
-        None => Vec::new(),
+        Some(_) if sampled.is_err() => {
+            view::<Connections>(socket, &format!("/v1/conntrack?limit={MOST_CONNECTIONS}"))?.connections
+        }
+        _ => Vec::new(),
     };
-    Ok(Reading { at, show, stats, connections })
+    Ok(Reading { at, show, stats, connections, sampled })
 }
 
 fn view<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {

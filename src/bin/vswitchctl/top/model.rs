@@ -4,9 +4,14 @@
 //! again at 0, as it does for a port that came back; a daemon that was started again is another one, and of that nothing
 //! is known before its second reading.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use packet::EtherType;
+
+use super::sampler::{Count, Flow, Sampled};
 use crate::views::{Connection, Latency, PortStats, Show, Stats};
 
 /// So many rates are kept of each port, for its line.
@@ -19,8 +24,10 @@ pub(super) struct Reading {
     pub(super) at: Duration,
     pub(super) show: Show,
     pub(super) stats: Stats,
-    /// None without a translation.
+    /// None without a translation, or where flows were sampled.
     pub(super) connections: Vec<Connection>,
+    /// Or why they were not; empty where that is only to begin.
+    pub(super) sampled: Result<Sampled, String>,
 }
 
 /// A port by what tells it from others: its name and namespace.
@@ -36,6 +43,7 @@ pub(super) struct View {
     pub(super) latency: Latency,
     pub(super) ports: Vec<PortRow>,
     pub(super) flows: Vec<FlowRow>,
+    pub(super) flows_by: By,
     pub(super) drops: Vec<DropRow>,
 }
 
@@ -54,12 +62,30 @@ pub(super) struct PortRow {
     pub(super) history: Vec<u64>,
 }
 
-/// The connections of one guest with one server's port.
+/// From where flows are known.
 #[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum By {
+    /// A capture of one frame of so many.
+    Sample(u32),
+    /// The router's connections, as a capture was refused for this reason.
+    Connections(String),
+}
+
+impl Default for By {
+    fn default() -> By {
+        By::Connections(String::new())
+    }
+}
+
+/// Frames from one end to another, or the connections of one guest with one server's port.
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct FlowRow {
     pub(super) protocol: String,
     pub(super) from: String,
     pub(super) to: String,
+    /// Each a second; of a sample.
+    pub(super) bits: f64,
+    pub(super) frames: f64,
     /// Those of which packets came since the reading before.
     pub(super) active: usize,
     pub(super) connections: usize,
@@ -119,7 +145,14 @@ impl Model {
             uptime: reading.show.uptime,
             workers: reading.stats.workers.len(),
             latency: reading.stats.latency.clone(),
-            flows: flows(&reading, self.last.as_ref()),
+            flows: match &reading.sampled {
+                Ok(sampled) => sampled_flows(sampled, seconds),
+                Err(_) => flows(&reading, self.last.as_ref()),
+            },
+            flows_by: match &reading.sampled {
+                Ok(sampled) => By::Sample(sampled.sample),
+                Err(why) => By::Connections(why.clone()),
+            },
             drops: drops(&reading, self.last.as_ref(), seconds),
             ports: ports.into_iter().map(|port| self.with_history(port)).collect(),
         };
@@ -217,6 +250,39 @@ fn totals(reading: &Reading) -> BTreeMap<String, u64> {
     totals
 }
 
+/// Those with the most bytes first.
+fn sampled_flows(sampled: &Sampled, seconds: f64) -> Vec<FlowRow> {
+    let mut flows = sampled.flows.clone();
+    flows.sort_by_key(|(flow, count)| (Reverse(count.bytes), *flow));
+    let row = |(flow, count): (Flow, Count)| {
+        let (protocol, from, to) = match flow {
+            Flow::Ip { protocol, from, to } => (protocol_name(protocol), end(from), end(to)),
+            Flow::Other { ether_type: ARP, from, to } => ("arp".to_owned(), from.to_string(), to.to_string()),
+            Flow::Other { ether_type, from, to } => (format!("{ether_type:04x}"), from.to_string(), to.to_string()),
+            Flow::Rest => (String::new(), "others".to_owned(), String::new()),
+        };
+        let [bits, frames] = [8 * count.bytes, count.frames].map(|number| rate(0, number, seconds));
+        FlowRow { protocol, from, to, bits, frames, ..FlowRow::default() }
+    };
+    flows.into_iter().map(row).collect()
+}
+
+const ARP: u16 = EtherType::ARP.0;
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmp6".to_owned(),
+        number => number.to_string(),
+    }
+}
+
+fn end((address, port): (IpAddr, u16)) -> String {
+    if port == 0 { address.to_string() } else { SocketAddr::from((address, port)).to_string() }
+}
+
 /// The router's connections by guest and server, those with most traffic first, as far as that can be told: a connection
 /// of which a packet came has as much time left as before, and not less.
 fn flows(reading: &Reading, before: Option<&Reading>) -> Vec<FlowRow> {
@@ -237,12 +303,12 @@ fn flows(reading: &Reading, before: Option<&Reading>) -> Vec<FlowRow> {
             "tcp" | "udp" => format!("{}:{}", connection.original.dst, connection.original.dst_port),
             _ => connection.original.dst.clone(),
         };
-        let new = FlowRow { protocol: protocol.clone(), from: from.clone(), to: to.clone(), active: 0, connections: 0 };
+        let new = FlowRow { protocol: protocol.clone(), from: from.clone(), to: to.clone(), ..FlowRow::default() };
         let row = rows.entry((protocol, from, to)).or_insert(new);
         row.active += usize::from(is_active);
         row.connections += 1;
     }
     let mut rows: Vec<FlowRow> = rows.into_values().collect();
-    rows.sort_by_key(|row| std::cmp::Reverse((row.active, row.connections)));
+    rows.sort_by_key(|row| Reverse((row.active, row.connections)));
     rows
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
+use super::sampler::{Count, Flow as SampledFlow, Sampled};
 use super::*;
 use crate::views::{Bridge, Connection, Flow, FragmentStats, Latency, MacTableStats, NatStats, PortStats, Show, Stats};
 
@@ -92,7 +93,7 @@ fn reading(secs: u64, ports: Vec<PortStats>) -> Reading {
         workers: Vec::new(),
         latency,
     };
-    Reading { at: Duration::from_secs(secs), show, stats, connections: Vec::new() }
+    Reading { at: Duration::from_secs(secs), show, stats, connections: Vec::new(), sampled: Err(String::new()) }
 }
 
 fn after(readings: impl IntoIterator<Item = Reading>) -> Model {
@@ -163,6 +164,29 @@ fn a_flow_is_active_where_packets_came() {
     ]);
     let flow = &model.view().flows[0];
     assert_eq!((flow.to.as_str(), flow.active, flow.connections), ("198.51.100.7:443", 2, 3));
+}
+
+#[test]
+fn sampled_flows_have_rates() {
+    let end = |last, port| ([10, 0, 0, last].into(), port);
+    let one = |frames, bytes, flow: SampledFlow| (flow, Count { frames, bytes });
+    let flows = vec![
+        one(10, 1000, SampledFlow::Rest),
+        one(128, 64_000, SampledFlow::Ip { protocol: 6, from: end(2, 1000), to: end(3, 80) }),
+        one(64, 96_000, SampledFlow::Ip { protocol: 1, from: end(2, 0), to: end(3, 0) }),
+    ];
+    let with = |secs, flows| Reading { sampled: Ok(Sampled { sample: 64, flows }), ..reading(secs, Vec::new()) };
+    let model = after([with(1, Vec::new()), with(3, flows)]);
+    let rows =
+        model.view().flows.iter().map(|row| format!("{} {} > {} {} {}", row.protocol, row.from, row.to, row.bits, row.frames));
+    let expected = ["icmp 10.0.0.2 > 10.0.0.3 384000 32", "tcp 10.0.0.2:1000 > 10.0.0.3:80 256000 64", " others >  4000 5"];
+    assert_eq!(rows.collect::<Vec<String>>(), expected);
+    let text = drawn(&model, &Screen::default(), 100, 24);
+    assert!(text.contains("flows (3), by 1 frame of 64") && text.contains("10.0.0.2 > 10.0.0.3"), "{text}");
+    // Where a capture is refused, it is said, and flows are connections.
+    let refused = Reading { sampled: Err("you may read only".to_owned()), ..reading(4, Vec::new()) };
+    let text = drawn(&after([refused]), &Screen::default(), 100, 24);
+    assert!(text.contains("flows of NAT (0), no capture: you may read"), "{text}");
 }
 
 #[test]
