@@ -3,6 +3,7 @@
 mod bridges;
 pub(crate) mod captures;
 mod changes;
+mod events;
 mod guests;
 mod numbers;
 mod ports;
@@ -94,6 +95,7 @@ pub(crate) struct Daemon {
     traces: Vec<Arc<Live>>,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
+    edges: events::Edges,
     scrape: Option<Scrape>,
 }
 
@@ -179,6 +181,7 @@ impl Daemon {
             rehearsal: RefCell::new(rehearsal),
             traces: Vec::new(),
             control: None,
+            edges: events::Edges::default(),
             scrape: None,
         };
         let mut waiting = Vec::with_capacity(workers);
@@ -319,6 +322,7 @@ impl Daemon {
                 self.look_at_ports();
                 self.look_at_tunnels();
                 self.open_shut_entrances();
+                self.tell_of_tables();
                 self.look_at_traces();
                 self.tell_service(&mut service);
                 next_tick = now.after(TICK);

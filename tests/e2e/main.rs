@@ -16,6 +16,7 @@ mod conformance;
 mod control;
 mod datagrams;
 mod doctor;
+mod events;
 mod exchange;
 mod fairness;
 mod frames;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         capture::trials(),
         changes::trials(),
         rights::trials(),
+        events::trials(),
         trace::trials(),
         metrics::trials(),
         top::trials(),
