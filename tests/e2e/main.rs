@@ -69,6 +69,7 @@ mod tunnel_router;
 mod tunnel_site;
 mod tunnel_udp;
 mod uplink;
+mod verbs;
 mod vlan;
 mod wait;
 
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         changes::trials(),
         rights::trials(),
         events::trials(),
+        verbs::trials(),
         trace::trials(),
         metrics::trials(),
         top::trials(),
