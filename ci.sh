@@ -85,6 +85,10 @@ else
     echo "no root, no /dev/net/tun or no iperf3, trafgen, ip, gcc: the lab is skipped"
 fi
 
+step "the control socket against its description"
+cargo build --locked --bin vswitchd
+tests/api/schemathesis.sh "${CARGO_TARGET_DIR:-target}/debug/vswitchd"
+
 step "tests"
 cargo test --workspace --locked --doc
 cargo test --workspace --locked --lib --bins --tests

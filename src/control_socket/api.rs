@@ -7,12 +7,14 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{delete, get, post, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
+use tokio::sync::broadcast::Sender;
 use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
+use super::event::Event;
 use super::rights::{Guard, check, shows_payload};
-use super::{Asker, capture, conntrack, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
+use super::{Asker, capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
 
 /// The longest body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -35,6 +37,7 @@ const BODY_LIMIT: usize = 256 << 10;
         conntrack::list,
         conntrack::flush,
         nat::list,
+        events::follow,
         reconfigure::apply,
         reconfigure::add_port,
         reconfigure::delete_port,
@@ -55,7 +58,7 @@ const BODY_LIMIT: usize = 256 << 10;
 )]
 struct Description;
 
-pub(super) fn router(asker: Asker, guard: Guard) -> Router {
+pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> Router {
     let guard = Arc::new(guard);
     Router::new()
         .route("/v1/show", get(show::show))
@@ -70,6 +73,7 @@ pub(super) fn router(asker: Asker, guard: Guard) -> Router {
         .route("/v1/neighbours", get(neighbours::list).delete(neighbours::flush))
         .route("/v1/conntrack", get(conntrack::list).delete(conntrack::flush))
         .route("/v1/nat", get(nat::list))
+        .route("/v1/events", get(events::follow).layer(Extension(events)))
         .route("/v1/nat/publish", post(reconfigure::publish).delete(reconfigure::unpublish))
         .route("/v1/trace", get(trace::imagine))
         .route("/v1/trace/live", shows_payload(get(trace::follow)))

@@ -19,9 +19,9 @@ const USUAL_LIST: usize = 10_000;
 const LONGEST_LIST: usize = 100_000;
 
 /// How many connections, or mappings, are listed to somebody who asks for so many.
-pub(super) fn listed(limit: Option<usize>, rights: Rights) -> usize {
+pub(super) fn listed(limit: Option<u32>, rights: Rights) -> usize {
     let longest = if rights < Rights::Everything { USUAL_LIST } else { LONGEST_LIST };
-    limit.unwrap_or(USUAL_LIST).min(longest)
+    limit.map_or(USUAL_LIST, |limit| limit as usize).min(longest)
 }
 
 /// Which connections; all of what is given has to match.
@@ -33,8 +33,10 @@ pub(super) struct Filter {
     #[param(value_type = Option<String>, format = "ipv4")]
     address: Option<Ipv4Addr>,
     /// A port of either end
+    #[param(maximum = 65535)]
     port: Option<u16>,
     /// tcp, udp, icmp, or IP's number
+    #[param(pattern = "^(tcp|udp|icmp|[0-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])$")]
     protocol: Option<String>,
 }
 
@@ -47,11 +49,14 @@ pub(super) struct List {
     #[param(value_type = Option<String>, format = "ipv4")]
     address: Option<Ipv4Addr>,
     /// A port of either end
+    #[param(maximum = 65535)]
     port: Option<u16>,
     /// tcp, udp, icmp, or IP's number
+    #[param(pattern = "^(tcp|udp|icmp|[0-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5])$")]
     protocol: Option<String>,
     /// At most so many [default: 10,000], of which 100,000 are given, and 10,000 to those who may only read
-    limit: Option<usize>,
+    #[param(value_type = Option<u64>, maximum = 4294967295u32)]
+    limit: Option<u32>,
 }
 
 /// A filter that was understood.
@@ -84,10 +89,12 @@ fn protocol_of(text: &str) -> Result<::nat::Protocol, Refusal> {
         "tcp" => Ok(::nat::Protocol::TCP),
         "udp" => Ok(::nat::Protocol::UDP),
         "icmp" => Ok(::nat::Protocol::ICMP),
-        _ => text
-            .parse()
-            .map(::nat::Protocol)
-            .map_err(|_| Refusal::NotUnderstood(format!("'{text}' is no protocol: tcp, udp, icmp, or a number from 0 to 255"))),
+        _ => {
+            // No signs or zeros before it: as it is listed.
+            let number = text.parse::<u8>().ok().filter(|number| number.to_string() == text);
+            let problem = || format!("'{text}' is no protocol: tcp, udp, icmp, or a number from 0 to 255");
+            number.map(::nat::Protocol).ok_or_else(|| Refusal::NotUnderstood(problem()))
+        }
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
     fn lists_end() {
         for (rights, longest) in [(Rights::Read, 10_000), (Rights::Everything, 100_000)] {
             assert_eq!([None, Some(0), Some(7)].map(|limit| listed(limit, rights)), [10_000, 0, 7]);
-            assert_eq!(listed(Some(usize::MAX), rights), longest);
+            assert_eq!(listed(Some(u32::MAX), rights), longest);
         }
     }
 
@@ -192,7 +199,7 @@ mod tests {
     #[test]
     fn protocols() {
         assert!(protocol_of("icmp") == Ok(::nat::Protocol::ICMP) && protocol_of("132") == Ok(::nat::Protocol(132)));
-        for bad in ["", "TCP", "256", "-1", "sctp"] {
+        for bad in ["", "TCP", "256", "-1", "+1", "007", "sctp"] {
             assert!(protocol_of(bad).is_err(), "{bad}");
         }
     }

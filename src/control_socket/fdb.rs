@@ -13,6 +13,9 @@ use super::large::Large;
 use super::{Asker, MacTableNow, Query, Refusal, views};
 use crate::config::bridge::unknown_bridge;
 
+/// 4095 is reserved (IEEE 802.1Q table 9-2).
+const LAST_VLAN: u16 = 4094;
+
 /// Whose MAC table
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -122,7 +125,7 @@ pub(super) struct InDomain {
 
 /// Add a static entry, or change where it leads; doing it again changes nothing
 #[utoipa::path(put, path = "/v1/fdb/{mac}", request_body = Station, params(
-    ("mac" = String, Path, description = "the station's address"), InVlan
+    ("mac" = String, Path, description = "the station's address", pattern = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$"), InVlan
 ), responses(
     (status = 200, body = views::MacEntry),
     (status = 404, description = "there is no such port", body = views::Problem),
@@ -143,7 +146,7 @@ pub(super) async fn add(
 
 /// Remove an entry, static or learned; that there is none is no error
 #[utoipa::path(delete, path = "/v1/fdb/{mac}", params(
-    ("mac" = String, Path, description = "the station's address"), InDomain
+    ("mac" = String, Path, description = "the station's address", pattern = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$"), InDomain
 ), responses(
     (status = 200, body = views::Flushed),
     (status = 404, description = "there is no such bridge", body = views::Problem),
@@ -164,6 +167,6 @@ fn mac_of(text: &str) -> Result<MacAddr, Refusal> {
 }
 
 fn vlan_of(number: u16) -> Result<VlanId, Refusal> {
-    VlanId::new(number)
-        .ok_or_else(|| Refusal::NotUnderstood(format!("there is no VLAN {number}: 1 to 4094, or 0 for untagged frames")))
+    let vlan = VlanId::new(number).filter(|vlan| vlan.get() <= LAST_VLAN);
+    vlan.ok_or_else(|| Refusal::NotUnderstood(format!("there is no VLAN {number}: 1 to {LAST_VLAN}, or 0 for untagged frames")))
 }

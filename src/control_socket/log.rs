@@ -16,11 +16,11 @@ pub(super) async fn show() -> Json<views::Log> {
 /// Sets a level: that of one part, or that of all. Answers with the levels that are now
 #[utoipa::path(put, path = "/v1/log", request_body = views::LogChange, responses(
     (status = 200, body = views::Log),
-    (status = 400, description = "no such part or level", body = views::Problem),
+    (status = 422, description = "no such part or level", body = views::Problem),
 ))]
 pub(super) async fn set(Body(change): Body<views::LogChange>) -> Result<Json<views::Log>, Response> {
     let views::LogChange { part, level } = change;
-    let change = Change::new(part.as_deref(), &level).map_err(Refusal::NotUnderstood)?;
+    let change = Change::new(part.as_deref(), &level).map_err(Refusal::Unfit)?;
     let levels = log::change(change);
     tracing::info!("log level {change}");
     Ok(Json(view(&levels)))

@@ -22,6 +22,8 @@ mod api;
 mod capture;
 mod conntrack;
 mod door;
+pub(crate) mod event;
+mod events;
 mod fdb;
 mod large;
 mod lasting;
@@ -51,9 +53,11 @@ use tokio::sync::oneshot;
 
 use crate::daemon::Following;
 use crate::daemon::captures::{Begun, PortNow};
+use events::Events;
 
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
+pub(crate) use event::What;
 pub(crate) use metrics::LATENCY_STEPS;
 pub(crate) use reconfigure::Verb;
 pub(crate) use scrape::{Scrape, ScrapeDoor};
@@ -169,6 +173,7 @@ pub(crate) struct ControlSocket {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     door: Door,
+    events: Events,
 }
 
 /// Asks the control thread.
@@ -187,7 +192,8 @@ impl ControlSocket {
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.context("making the control socket's runtime")?;
-        let router = api::router(Asker { queries, control }, guard.clone());
+        let events = Events::new();
+        let router = api::router(Asker { queries, control }, events.sender(), guard.clone());
         let serve = move || {
             if let Err(error) = runtime.block_on(server::serve(listener, guard, router, stopped)) {
                 tracing::error!("the control socket ended: {error}");
@@ -195,12 +201,22 @@ impl ControlSocket {
         };
         let thread = thread::Builder::new().name("control-api".to_owned()).spawn(serve);
         let thread = thread.context("starting the control socket's thread")?;
-        Ok(ControlSocket { queries: received, stop: Some(stop), thread: Some(thread), door })
+        Ok(ControlSocket { queries: received, stop: Some(stop), thread: Some(thread), door, events })
     }
 
     /// Where it is and who may come there, for people.
     pub(crate) fn summary(&self) -> String {
         self.door.summary()
+    }
+
+    /// Tells those who follow events. Never waits.
+    pub(crate) fn tell(&mut self, what: What) {
+        self.events.tell(what);
+    }
+
+    /// Does anybody follow events?
+    pub(crate) fn has_readers(&self) -> bool {
+        self.events.has_readers()
     }
 
     /// What is asked next, if something is.

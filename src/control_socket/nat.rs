@@ -18,7 +18,8 @@ use super::{Asker, Query, views};
 #[serde(deny_unknown_fields)]
 pub(super) struct Limit {
     /// At most so many mappings [default: 10,000], of which 100,000 are given, and 10,000 to those who may only read
-    limit: Option<usize>,
+    #[param(value_type = Option<u64>, maximum = 4294967295u32)]
+    limit: Option<u32>,
 }
 
 /// Outside addresses, published ports, and guests' endpoints outside

@@ -28,6 +28,7 @@ const MOST: u32 = 1_000_000;
 
 /// An imaginary packet
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Imagined {
     /// Its words, such as `port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80`
@@ -39,17 +40,19 @@ pub(super) struct Imagined {
     (status = 200, body = story::Story),
     (status = 404, description = "there is no such port", body = super::views::Problem),
     (status = 409, description = "nothing can come in by that port now", body = super::views::Problem),
+    (status = 422, description = "words that are no packet", body = super::views::Problem),
 ))]
 pub(super) async fn imagine(
     State(asker): State<Asker>,
     Parameters(Imagined { packet }): Parameters<Imagined>,
 ) -> Result<Json<story::Story>, Response> {
-    let words: Words = packet.parse().map_err(Refusal::NotUnderstood)?;
+    let words: Words = packet.parse().map_err(Refusal::Unfit)?;
     asker.change(|reply| Query::Imagine(Box::new(words), reply)).await.map(Json)
 }
 
 /// Which real packets
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Followed {
     /// So many, 1 to 1,000,000

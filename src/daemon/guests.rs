@@ -9,6 +9,7 @@ use packet::Timestamp;
 
 use super::Daemon;
 use crate::config::PortConfig;
+use crate::control_socket::What;
 
 /// So many guests are let in at one entrance in a second; others wait outside. Each costs a word to all workers, a line
 /// of the log, and when it goes a walk over the MAC table.
@@ -104,8 +105,10 @@ impl Daemon {
                 continue;
             };
             port.seat(guest, now);
-            tracing::info!("{}: {} is here", port.name(), who);
+            let port = port.name().to_owned();
+            tracing::info!("{port}: {who} is here");
             self.attach(place);
+            self.tell(What::GuestCame { port, guest: who });
         }
     }
 

@@ -3,6 +3,7 @@
 mod bridges;
 pub(crate) mod captures;
 mod changes;
+mod events;
 mod guests;
 mod numbers;
 mod ports;
@@ -95,6 +96,7 @@ pub(crate) struct Daemon {
     traces: Traces,
     /// Where others ask what we know.
     control: Option<ControlSocket>,
+    edges: events::Edges,
     scrape: Option<Scrape>,
 }
 
@@ -180,6 +182,7 @@ impl Daemon {
             rehearsal: RefCell::new(rehearsal),
             traces: Traces::default(),
             control: None,
+            edges: events::Edges::default(),
             scrape: None,
         };
         let mut waiting = Vec::with_capacity(workers);
@@ -320,6 +323,7 @@ impl Daemon {
                 self.look_at_ports();
                 self.look_at_tunnels();
                 self.open_shut_entrances();
+                self.tell_of_tables();
                 self.look_at_traces();
                 self.tell_service(&mut service);
                 next_tick = now.after(TICK);

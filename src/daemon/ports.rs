@@ -5,6 +5,7 @@ use vswitch::PortId;
 
 use super::Daemon;
 use crate::control::{Found, ManagedPort};
+use crate::control_socket::What;
 use crate::device::Ends;
 use crate::worker::{Command, Sink, Source};
 
@@ -30,8 +31,10 @@ impl Daemon {
             Found::Gone => self.detach(id),
             Found::Link(link) => self.change_link(id, &link),
             Found::Back => {
-                tracing::info!("{} is back", self.ports[at].name());
+                let port = self.ports[at].name().to_owned();
+                tracing::info!("{port} is back");
                 self.attach(at);
+                self.tell(What::PortBack { port });
             }
         }
     }
@@ -72,18 +75,24 @@ impl Daemon {
 
     /// A port's device is gone: its entries too, and all else goes on.
     pub(super) fn detach(&mut self, id: PortId) {
-        let Some(port) = self.port(id) else { return };
-        match port.config.slot() {
-            Some(_) => tracing::info!("{}: the guest is gone", port.name()),
-            None => tracing::warn!("{} is gone", port.name()),
-        }
+        let Some(managed) = self.port(id) else { return };
+        let port = managed.name().to_owned();
+        let what = if managed.config.slot().is_some() {
+            tracing::info!("{port}: the guest is gone");
+            What::GuestWent { port }
+        } else {
+            tracing::warn!("{port} is gone");
+            What::PortGone { port }
+        };
+        self.tell(what);
         self.tell_workers(|_| Command::Detach(id));
         self.forget(id);
     }
 
     pub(super) fn change_link(&mut self, id: PortId, link: &LinkState) {
-        let Some(port) = self.port(id) else { return };
-        tracing::info!("{}: link {}, mtu {}", port.name(), if link.up { "up" } else { "down" }, link.mtu);
+        let Some(port) = self.port(id).map(|port| port.name().to_owned()) else { return };
+        tracing::info!("{port}: link {}, mtu {}", if link.up { "up" } else { "down" }, link.mtu);
+        self.tell(if link.up { What::PortUp { port, mtu: link.mtu } } else { What::PortDown { port } });
         self.tell_workers(|_| Command::Mtu { id, mtu: link.mtu });
         if !link.up {
             self.forget(id);

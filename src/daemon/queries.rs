@@ -113,7 +113,7 @@ impl Daemon {
         self.tunnels.tunnels().map(|(line, peers)| self.tunnel_view(line, peers, report)).collect()
     }
 
-    fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
+    pub(super) fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
         views::Uplink {
             interface: uplink.interface.clone(),
             mode: if uplink.is_bridged() { "bridge" } else { "nat" }.to_owned(),

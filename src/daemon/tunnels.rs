@@ -6,6 +6,7 @@ use vswitch::NewSource;
 
 use super::Daemon;
 use super::ports::queue_to_read;
+use crate::control_socket::What;
 use crate::tunnel::PeerControl;
 use crate::worker::{Command, Sink};
 
@@ -55,11 +56,13 @@ impl Daemon {
         let Some((id, at)) = self.tunnels.add_source(source, &mut self.slots) else { return };
         self.begin_to_count(id);
         let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == id) else { return };
-        tracing::info!("{}: {} is a peer now", self.tunnels.line_of(peer).name, peer.address);
+        let (tunnel, address) = (self.tunnels.line_of(peer).name.clone(), peer.address.to_string());
+        tracing::info!("{tunnel}: {address} is a peer now");
         self.attach_peer(peer);
         if let Err(error) = self.attach_endpoint(at, false) {
             tracing::warn!("{error}");
         }
+        self.tell(What::PeerFound { tunnel, peer: address });
     }
 
     pub(super) fn look_at_tunnels(&mut self) {
@@ -77,6 +80,7 @@ impl Daemon {
             let Some(peer) = self.tunnels.peers().iter().find(|peer| peer.id == *id) else { continue };
             let mtu = peer.mtu(self.tunnels.line_of(peer));
             self.tell_workers(|_| Command::Mtu { id: *id, mtu });
+            self.tell_of_peer(*id);
         }
         for at in self.tunnels.endpoints_of(&changed) {
             if let Err(error) = self.attach_endpoint(at, false) {

@@ -48,11 +48,13 @@ impl Daemon {
                 self.follow_uplink(now);
                 self.tell_workers(|_| Command::Mtu { id, mtu });
                 self.route();
+                self.tell_of_uplink();
             }
             UplinkFound::Back => {
                 tracing::info!("{} is back", uplink.interface);
                 self.follow_uplink(now);
                 self.attach_uplink();
+                self.tell_of_uplink();
             }
         }
     }
@@ -75,6 +77,7 @@ impl Daemon {
         self.forget(id);
         self.follow_uplink(self.clock.now());
         self.route();
+        self.tell_of_uplink();
     }
 }
 

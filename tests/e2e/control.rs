@@ -31,6 +31,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("control/one_daemon_a_path", || in_own_mounts(one_daemon_a_path)),
         trial("control/hostile_clients", hostile_clients),
         trial("control/clients_that_stay", clients_that_stay),
+        trial("control/a_thousand_clients", a_thousand_clients),
+        trial("control/slow_and_rude_clients", slow_and_rude_clients),
         trial("control/guests_do_not_notice", guests_do_not_notice),
     ]
 }
@@ -277,6 +279,7 @@ fn hostile_clients() {
     assert_eq!(status(b"GET /../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n"), "404");
     assert_eq!(status(b"DELETE /v1/show HTTP/1.1\r\nHost: x\r\n\r\n"), "405");
     assert_eq!(status(b"GET /v1/conntrack?port=70000 HTTP/1.1\r\nHost: x\r\n\r\n"), "400");
+    assert_eq!(status(b"DELETE /v1/fdb?vlan=4095 HTTP/1.1\r\nHost: x\r\n\r\n"), "400");
     assert_eq!(status(b"GET /v1/conntrack?what=1 HTTP/1.1\r\nHost: x\r\n\r\n"), "400");
     assert_eq!(status(b"POST /v1/show HTTP/1.1\r\nHost: x\r\nContent-Length: 262145\r\n\r\n"), "413");
     assert_eq!(status(b"POST /v1/show HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n"), "400");
@@ -312,6 +315,69 @@ fn clients_that_stay() {
     let second: Vec<UnixStream> = (0..80).map(stay).collect();
     switch.finish();
     drop((first, second));
+}
+
+/// A thousand come at once and want something: each is answered in its turn, and nothing is left of them.
+fn a_thousand_clients() {
+    let directory = Directory::new();
+    let (switch, _hosts, socket) = pair(&directory);
+    let before = switch.descriptors();
+    let come = |_| {
+        let socket = socket.clone();
+        std::thread::spawn(move || {
+            (0..20)
+                .filter(|_| exchange(&socket, b"GET /v1/ports HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200"))
+                .count()
+        })
+    };
+    let clients: Vec<_> = (0..50).map(come).collect();
+    let answered: usize = clients.into_iter().map(|client| client.join().expect("no panic")).sum();
+    // As many queries wait as there are connections, so none is told that the switch is busy.
+    assert_eq!(answered, 1000);
+    wait::until("all to be gone", || (switch.descriptors() <= before).then_some(()));
+    switch.finish();
+}
+
+/// A request of a byte at a time, halves of connections, and rubbish behind a request.
+fn slow_and_rude_clients() {
+    let directory = Directory::new();
+    let (switch, _hosts, socket) = pair(&directory);
+    // One request a connection: what comes behind it is not looked at.
+    let many = b"GET /v1/show HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let answer = exchange(&socket, &many);
+    assert_eq!((answer.get(9..12), answer.matches("HTTP/1.1 ").count()), (Some("200"), 1));
+    let rubbish = [&b"GET /v1/ports HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0xff; 100_000]].concat();
+    assert_eq!(exchange(&socket, &rubbish).get(9..12), Some("200"));
+    // Its own half closed at once.
+    let stream = UnixStream::connect(&socket).expect("connected");
+    stream.shutdown(std::net::Shutdown::Write).expect("closed");
+    // Bodies that lie about their length, and what is no JSON.
+    let put = |length: &str, body: &str| {
+        let head = "PUT /v1/fdb/52:54:00:00:00:01 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+        let mut stream = UnixStream::connect(&socket).expect("connected");
+        stream.set_read_timeout(Some(wait::NEVER)).expect("set");
+        stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).expect("sent");
+        if length == "1000" {
+            stream.shutdown(std::net::Shutdown::Write).expect("closed");
+        }
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).get(9..12).unwrap_or("none").to_owned()
+    };
+    assert_eq!(put("5", "{\"port\":\"a\"}"), "400", "shorter than it is");
+    assert!(["400", "none"].contains(&put("1000", "{\"port\":\"a\"}").as_str()), "it never comes");
+    let deep = "[".repeat(200_000);
+    assert!(["400", "422"].contains(&put("200000", &deep).as_str()), "no stack is deep enough");
+    assert_eq!(put("26", "{\"port\":\"a\",\"more\":\"than\"}"), "422", "an unknown key");
+    // A head of a byte at a time gets five seconds, however often something comes.
+    let mut slow = UnixStream::connect(&socket).expect("connected");
+    let ended = wait::until("the slow one's end", || {
+        std::thread::sleep(Duration::from_millis(100));
+        slow.write_all(b"G").err()
+    });
+    assert!(matches!(ended.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{ended}");
+    assert_eq!(json(&socket, &["fdb", "show"]), serde_json::json!([]), "nothing was added");
+    switch.finish();
 }
 
 /// While somebody asks all the time, frames pass.

@@ -16,6 +16,7 @@ mod conformance;
 mod control;
 mod datagrams;
 mod doctor;
+mod events;
 mod exchange;
 mod fairness;
 mod frames;
@@ -68,6 +69,7 @@ mod tunnel_router;
 mod tunnel_site;
 mod tunnel_udp;
 mod uplink;
+mod verbs;
 mod vlan;
 mod wait;
 
@@ -92,6 +94,8 @@ fn main() -> ExitCode {
         capture::trials(),
         changes::trials(),
         rights::trials(),
+        events::trials(),
+        verbs::trials(),
         trace::trials(),
         metrics::trials(),
         top::trials(),

@@ -34,7 +34,7 @@ pub use domain::{BridgeId, Domain};
 pub use egress::{Egress, SendError, Transmit};
 pub use forward::Forward;
 pub use ip_tunnel::IpTunnel;
-pub use mac_table::{Learned, MacEntry, MacTable, MacTableConfig};
+pub use mac_table::{Learned, MacEntry, MacMove, MacTable, MacTableConfig};
 pub use neighbour::{InterfaceId, NeighbourEntry, NeighbourStats, Neighbours};
 pub use pipeline::Pipeline;
 pub use port::{Encapsulation, Port, PortId, PortKind};

@@ -62,6 +62,9 @@ pub const SIZE_RANGE: std::ops::RangeInclusive<usize> = 10..=1_000_000;
 
 const WAYS: usize = 4;
 
+/// So many moves are noted until they are taken; of the others is only counted how many they are.
+const MAX_MOVES: usize = 16;
+
 /// Readers that met a writer so often in a row look without waiting for it: it may have been put to
 /// sleep in the middle of its change.
 const READ_ATTEMPTS: usize = 16;
@@ -114,6 +117,19 @@ pub struct MacEntry {
     pub port: PortId,
     /// Seconds since it was last renewed; `None` if static.
     pub age: Option<u32>,
+}
+
+/// A station that showed up behind another port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MacMove {
+    /// The VLAN; 0 for untagged.
+    pub vlan: VlanId,
+    /// The address.
+    pub mac: MacAddr,
+    /// Where it was.
+    pub from: PortId,
+    /// Where it is.
+    pub to: PortId,
 }
 
 /// What happened to the table since it was made.
@@ -169,6 +185,9 @@ pub struct MacTable {
 struct Book {
     usage: Usage,
     stats: MacTableStats,
+    /// The first moves since they were last taken, and how many came behind them.
+    moves: Vec<MacMove>,
+    more_moves: u64,
 }
 
 /// An entry's value, unpacked.
@@ -215,7 +234,12 @@ impl MacTable {
             seed: config.seed,
             size,
             aging_secs: config.aging_secs,
-            book: Mutex::new(Book { usage: Usage::new(config.ports, buckets * WAYS), stats: MacTableStats::default() }),
+            book: Mutex::new(Book {
+                usage: Usage::new(config.ports, buckets * WAYS),
+                stats: MacTableStats::default(),
+                moves: Vec::with_capacity(MAX_MOVES),
+                more_moves: 0,
+            }),
         }
     }
 
@@ -266,6 +290,12 @@ impl MacTable {
                 return Learned::Refreshed;
             }
             book.stats.moved += 1;
+            if book.moves.len() < MAX_MOVES {
+                let (vlan, mac) = key_parts(key);
+                book.moves.push(MacMove { vlan, mac, from: value.port, to: port });
+            } else {
+                book.more_moves += 1;
+            }
             return Learned::Moved { from: value.port };
         }
         if book.stats.entries >= self.size
@@ -382,6 +412,14 @@ impl MacTable {
     #[must_use]
     pub fn stats(&self) -> MacTableStats {
         self.lock().stats
+    }
+
+    /// The stations that moved since this was last asked: the first few, and how many came behind them.
+    pub fn take_moves(&self) -> (Vec<MacMove>, u64) {
+        let room = Vec::with_capacity(MAX_MOVES);
+        let mut book = self.lock();
+        let more = std::mem::take(&mut book.more_moves);
+        (std::mem::replace(&mut book.moves, room), more)
     }
 
     /// All entries that have not grown too old, sorted by VLAN and address. Allocates.

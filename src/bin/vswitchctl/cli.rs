@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Trace(Trace),
     /// All numbers in Prometheus' text form
     Metrics,
+    /// What happens from now on, a line each: ports, guests, uplink, stations that move, tables that are full
+    Events,
     /// A live screen: ports with their rates, flows, drops by reason
     Top {
         /// Seconds between two readings

@@ -42,6 +42,21 @@ const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "conntrack flush",
+        &[
+            ("vswitchctl conntrack flush --address 10.77.0.11", "a guest's connections"),
+            ("vswitchctl conntrack flush", "all of them"),
+        ],
+    ),
+    (
+        "fdb add",
+        &[
+            ("vswitchctl fdb add 52:54:00:12:34:56 tap0", "a station that does not move"),
+            ("vswitchctl fdb add 52:54:00:12:34:56 tap0 --vlan 10", "in a VLAN"),
+        ],
+    ),
+    ("events", &[("vswitchctl events", "for people"), ("vswitchctl events -o json", "for programs: an object a line")]),
+    (
         "capture",
         &[
             ("vswitchctl capture any --drops -w - | tshark -r -", "what is dropped, and why"),

@@ -5,11 +5,16 @@ mod change;
 mod cli;
 mod client;
 mod doctor;
+/// The same as the daemon's.
+#[path = "../../control_socket/event.rs"]
+mod event;
+mod events;
 mod examples;
 mod follow;
 /// The same as the daemon's.
 #[path = "../../manual.rs"]
 mod manual;
+mod paint;
 mod print;
 #[path = "../../control_socket/story.rs"]
 mod story;
@@ -142,6 +147,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
             let change = views::LogChange { part: part.map(str::to_owned), level: level.to_owned() };
             get.changed("PUT", "/v1/log", Some(&serde_json::to_string(&change)?), print::log)
         }
+        Command::Events => events::follow(&socket, cli.output).map(|()| String::new()),
         Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
         // These do not ask the switch, or not only.
         Command::Doctor(_) | Command::Completions { .. } | Command::Man { .. } => Ok(String::new()),

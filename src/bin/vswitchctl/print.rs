@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::paint::Colour;
 use crate::table::{Table, plain};
 use crate::views;
 
@@ -23,10 +24,10 @@ pub(crate) fn show(show: &views::Show) -> String {
     }
     out += &latency(&show.latency);
     match show.problems.as_slice() {
-        [] => out.push_str("health: good\n"),
+        [] => out.push_str(&format!("health: {}\n", Colour::Green.paint("good"))),
         problems => {
             for problem in problems {
-                let _ = writeln!(out, "health: {}", plain(problem));
+                let _ = writeln!(out, "health: {}", Colour::Red.paint(&plain(problem)));
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::paint::Colour;
+
 /// Rows under a heading.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -50,9 +52,11 @@ impl fmt::Display for Table {
         let headings: Vec<String> = self.columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
         for row in std::iter::once(&headings).chain(&self.rows) {
             let mut line = String::new();
-            for ((cell, width), (_, is_number)) in row.iter().zip(&widths).zip(&self.columns) {
+            for ((cell, width), (heading, is_number)) in row.iter().zip(&widths).zip(&self.columns) {
                 let padding = " ".repeat(width - count(cell));
-                line += &if *is_number { padding + cell } else { cell.clone() + &padding };
+                let colour = if *heading == "state" { Colour::of_state(cell) } else { None };
+                let cell = colour.map_or_else(|| cell.clone(), |colour| colour.paint(cell));
+                line += &if *is_number { padding + &cell } else { cell + &padding };
                 line += "  ";
             }
             writeln!(out, "{}", line.trim_end())?;

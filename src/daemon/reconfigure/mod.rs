@@ -74,6 +74,7 @@ impl Daemon {
         }
         self.desired = desired;
         plan.changes.iter().for_each(|change| tracing::info!("{change}"));
+        self.tell_of_changes(&plan.changes);
         Ok(plan.changes)
     }
 
