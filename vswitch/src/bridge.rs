@@ -116,7 +116,7 @@ impl Walk<'_> {
     }
 
     /// Queues a frame for a port, whatever its length.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, id: PortId, frame: Frame, action: TagAction) {
         let frame = self.tx.add(frame);
         self.tx.push(id, frame, action);

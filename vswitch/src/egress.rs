@@ -211,8 +211,9 @@ pub(crate) fn write_queue(
 ) {
     let Manner { id, features, coalesce, bursts } = manner;
     let mut at = 0;
-    while let Some(&Queued { frame, action }) = queue.queued.get(at) {
-        let frame = &queue.frames[usize::from(frame)];
+    while let Some(queued) = queue.queued.get(at) {
+        let action = queued.action;
+        let frame = &queue.frames[usize::from(queued.frame)];
         if coalesce
             && frame.cut_to.is_none()
             && let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features)
@@ -249,7 +250,7 @@ pub(crate) fn write_queue(
             }
         }
         let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
-        written(write_frame(frame, action, batch, features, queue.head, &mut send), &queue.queued[at..=at]);
+        written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
         at += 1;
     }
 }

@@ -253,7 +253,7 @@ impl MacTable {
     }
 
     /// A frame with this source came in through this port.
-    #[inline]
+    #[inline(always)]
     pub fn learn(&self, vlan: VlanId, mac: MacAddr, port: PortId, now: Timestamp) -> Learned {
         if !mac.is_station() {
             return Learned::Refused;

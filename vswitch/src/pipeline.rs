@@ -18,7 +18,7 @@ use crate::capture::{Arrived, Captures};
 use crate::counters::{Counters, DropReason};
 use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
 use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
-use crate::egress::{Egress, Frame, Manner, Queued, SendError, Transmit, write_queue};
+use crate::egress::{Egress, Frame, Manner, Queued, SendError, Transmit, Written, write_queue};
 use crate::encap::{Coupled, couple};
 use crate::fit::clamp_to;
 use crate::ip_tunnel::{self, IpTunnel};
@@ -182,15 +182,14 @@ impl Pipeline {
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         let Pipeline { bridges, router, errors, watch, captures, .. } = self;
-        begin_batch(watch, captures);
+        let is_seen = begin_batch(watch, captures);
         let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
         let mut walk =
             Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None, request_dropped: None };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
-            begin(watch, &mut walk, at);
-            let arrived = arrives(captures, &walk, at, Direction::Received);
+            let arrived = if is_seen { enter(watch, captures, &mut walk, at) } else { None };
             let outcome = match bridges.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
                 Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
@@ -198,8 +197,9 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
             }
-            end(watch, &mut walk, outcome);
-            judge(captures, &mut walk, at, arrived, outcome);
+            if is_seen {
+                leave(watch, captures, &mut walk, at, arrived, outcome);
+            }
         }
         counters.rx_frames.add(walk.rx.spans().len() as u64);
         counters.rx_bytes.add(bytes);
@@ -210,7 +210,7 @@ impl Pipeline {
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         let Pipeline { bridges, router, errors, endpoints, new_sources, watch, captures, .. } = self;
-        begin_batch(watch, captures);
+        let is_seen = begin_batch(watch, captures);
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
         let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
@@ -243,8 +243,7 @@ impl Pipeline {
             walk.counters = bridges.counters.port(walk.ingress).unwrap_or(socket);
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
-            begin(watch, &mut walk, at);
-            let arrived = arrives(captures, &walk, at, Direction::Received);
+            let arrived = if is_seen { enter(watch, captures, &mut walk, at) } else { None };
             let outcome = peer.and_then(|(peer, headers)| {
                 walk.note(|| Step::Decapsulated { vni: peer.vni, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
@@ -262,8 +261,9 @@ impl Pipeline {
             if let Err(reason) = outcome {
                 walk.counters.drop(reason, 1);
             }
-            end(watch, &mut walk, outcome);
-            judge(captures, &mut walk, at, arrived, outcome);
+            if is_seen {
+                leave(watch, captures, &mut walk, at, arrived, outcome);
+            }
         }
     }
 
@@ -416,6 +416,7 @@ impl Pipeline {
             let refusals = &mut refusals[id.index()];
             let manner = Manner { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
             let frames = queue.frames;
+            let is_seen = watch.is_some() || captures.is_some();
             write_queue(queue, rx, manner, &mut transmit, |written, members| {
                 counters.tx_writes.add(written.writes);
                 match written.result {
@@ -429,11 +430,11 @@ impl Pipeline {
                     counters.offload_refused.add(1);
                     *refusals += 1;
                 }
-                if let Some(watch) = &mut watch {
-                    watch.note_written(id, &written);
-                }
-                if let Some(captures) = captures {
-                    captures.written(bridges, id, rx, frames, members, written.result.map_err(SendError::reason));
+                if is_seen {
+                    let outcome = written.result.map_err(SendError::reason);
+                    see_written(&mut watch, captures, id, &written, |captures| {
+                        captures.written(bridges, id, rx, frames, members, outcome);
+                    });
                 }
             });
             if *refusals >= REFUSALS_TO_GIVE_UP
@@ -455,15 +456,44 @@ impl Pipeline {
     }
 }
 
-/// Nothing is left of a batch that ended in a panic.
+/// Does anybody see what happens to the batch? Then nothing is left of one before that ended in a panic.
 #[inline(always)]
-fn begin_batch(watch: &mut Option<Box<Watch>>, captures: &mut Option<Box<Captures>>) {
+fn begin_batch(watch: &mut Option<Box<Watch>>, captures: &mut Option<Box<Captures>>) -> bool {
     if let Some(watch) = watch {
         watch.begin_batch();
     }
     if let Some(captures) = captures {
         captures.begin_batch();
     }
+    watch.is_some() || captures.is_some()
+}
+
+/// A frame came in, and somebody sees it.
+#[cold]
+#[inline(never)]
+fn enter(
+    watch: &mut Option<Box<Watch>>,
+    captures: &mut Option<Box<Captures>>,
+    walk: &mut Walk<'_>,
+    at: usize,
+) -> Option<Arrived> {
+    begin(watch, walk, at);
+    arrives(captures, walk, at, Direction::Received)
+}
+
+/// Its walk is over.
+#[cold]
+#[inline(never)]
+fn leave(
+    watch: &mut Option<Box<Watch>>,
+    captures: &mut Option<Box<Captures>>,
+    walk: &mut Walk<'_>,
+    at: usize,
+    arrived: Option<Arrived>,
+    outcome: Result<(), DropReason>,
+) {
+    end(watch, walk, outcome);
+    judge(captures, walk, at, arrived, outcome);
 }
 
 /// Does anybody want to know what happens to this frame?
@@ -499,6 +529,24 @@ fn judge(
 ) {
     if let (Some(captures), Some(arrived)) = (captures, arrived) {
         captures.judge(walk, at, arrived, outcome);
+    }
+}
+
+/// Some frames of a queue were written, or were not, and somebody sees it.
+#[cold]
+#[inline(never)]
+fn see_written(
+    watch: &mut Option<&mut Watch>,
+    captures: &mut Option<Box<Captures>>,
+    id: PortId,
+    written: &Written,
+    capture: impl FnOnce(&mut Captures),
+) {
+    if let Some(watch) = watch {
+        watch.note_written(id, written);
+    }
+    if let Some(captures) = captures {
+        capture(captures);
     }
 }
 

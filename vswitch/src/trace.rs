@@ -462,7 +462,7 @@ impl Walk<'_> {
     }
 
     /// Lets the bridge's MAC table hear of a source.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn learn(&mut self, domain: Domain, mac: MacAddr) -> Result<(), DropReason> {
         let table = self.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
         match &mut self.story {
@@ -475,7 +475,7 @@ impl Walk<'_> {
     }
 
     /// Chooses the way of a frame that came from `from`, by the MAC table.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn choose(&mut self, domain: Domain, mac: MacAddr, from: PortId) -> Result<Forward, DropReason> {
         let table = self.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
         let way = forward(table, domain.vlan, mac, from, self.now);
