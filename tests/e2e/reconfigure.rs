@@ -107,6 +107,9 @@ impl Numbered {
         let (sent, received, is_over) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         from.connect(to.local_addr().expect("its address")).expect("connected");
         to.set_read_timeout(Some(Duration::from_millis(100))).expect("a read timeout");
+        // While the kernel asks for a neighbour, a later datagram may overtake those that wait for it.
+        from.send(b"who has").expect("sent");
+        wait::until("the first datagram", || to.recv(&mut [0; 8]).ok());
         let (count, seen, over) = (Arc::clone(&sent), Arc::clone(&received), Arc::clone(&is_over));
         let sender = thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
