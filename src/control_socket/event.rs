@@ -93,12 +93,18 @@ impl fmt::Display for What {
             What::PeerChanged { tunnel, peer, mtu, problem: None } => {
                 write!(out, "tunnel {tunnel}: the way to {peer} has mtu {mtu}")
             }
-            What::PortChanged { action, port, text } => write!(out, "{action} port {port}: {text}"),
-            What::TunnelChanged { action, tunnel, text } => write!(out, "{action} tunnel {tunnel}: {text}"),
-            What::RuleChanged { action, rule, text } => write!(out, "{action} rule {rule}: {text}"),
-            What::SettingChanged { action, setting, text } => write!(out, "{action} {setting}: {text}"),
+            What::PortChanged { action, port, text } => write_change(out, action, &format_args!("port {port}"), text),
+            What::TunnelChanged { action, tunnel, text } => write_change(out, action, &format_args!("tunnel {tunnel}"), text),
+            What::RuleChanged { action, rule, text } => write_change(out, action, &format_args!("rule {rule}"), text),
+            What::SettingChanged { action, setting, text } => write_change(out, action, setting, text),
+            What::ConfigApplied { changes: 1 } => write!(out, "configuration applied, 1 change"),
             What::ConfigApplied { changes } => write!(out, "configuration applied, {changes} changes"),
             What::Missed { events } => write!(out, "{events} events were missed: too slow"),
         }
     }
+}
+
+fn write_change(out: &mut fmt::Formatter<'_>, action: &str, what: &dyn fmt::Display, text: &str) -> fmt::Result {
+    write!(out, "{action} {what}")?;
+    if text.is_empty() { Ok(()) } else { write!(out, ": {text}") }
 }
