@@ -76,8 +76,8 @@ impl Bridges {
 impl Walk<'_> {
     /// Chooses the way out by the MAC table and queues the frame.
     #[inline]
-    pub(crate) fn forward(&mut self, domain: Domain, frame: Frame) -> Result<(), DropReason> {
-        match self.choose(domain, frame.headers.dst, self.ingress)? {
+    pub(crate) fn forward(&mut self, table: &MacTable, domain: Domain, frame: Frame) -> Result<(), DropReason> {
+        match self.choose(table, domain, frame.headers.dst, self.ingress) {
             Forward::Port(port) if self.is_tunnel(domain, port) && self.is_tunnel(domain, self.ingress) => {
                 Err(DropReason::SplitHorizon)
             }

@@ -612,8 +612,9 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
     {
         return Err(DropReason::GatewaySpoofed);
     }
+    let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
     if learns {
-        walk.learn(domain, headers.src)?;
+        walk.learn(table, domain, headers.src);
     }
     if let Some((Router { shared, own }, interface, mac)) = gateway {
         // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
@@ -626,7 +627,7 @@ fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, fra
             return own.route_out(shared, walk, at, frame, interface);
         }
     }
-    walk.forward(domain, frame)
+    walk.forward(table, domain, frame)
 }
 
 /// A frame of the batch with all that is known of it.

@@ -391,7 +391,8 @@ impl Own {
         let Some(mac) = self.mac_of(shared, walk, to, dst) else { return self.wait(shared, walk, packet, to, dst) };
         set_addresses(walk, &mut packet, mac, interface.mac);
         let domain = interface.domain;
-        let out = walk.choose(domain, mac, NOWHERE)?;
+        let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+        let out = walk.choose(table, domain, mac, NOWHERE);
         let Forward::Port(port) = out else { return walk.flood(domain, packet.frame, None) };
         let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
         let action = link.vlan.leave(domain.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;

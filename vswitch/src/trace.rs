@@ -463,26 +463,23 @@ impl Walk<'_> {
 
     /// Lets the bridge's MAC table hear of a source.
     #[inline(always)]
-    pub(crate) fn learn(&mut self, domain: Domain, mac: MacAddr) -> Result<(), DropReason> {
-        let table = self.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+    pub(crate) fn learn(&mut self, table: &MacTable, domain: Domain, mac: MacAddr) {
         match &mut self.story {
             None => {
                 table.learn(domain.vlan, mac, self.ingress, self.now);
             }
             Some(story) => story.learn(table, domain, mac, self.ingress, self.now),
         }
-        Ok(())
     }
 
-    /// Chooses the way of a frame that came from `from`, by the MAC table.
+    /// Chooses the way of a frame that came from `from`, by the bridge's MAC table.
     #[inline(always)]
-    pub(crate) fn choose(&mut self, domain: Domain, mac: MacAddr, from: PortId) -> Result<Forward, DropReason> {
-        let table = self.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+    pub(crate) fn choose(&mut self, table: &MacTable, domain: Domain, mac: MacAddr, from: PortId) -> Forward {
         let way = forward(table, domain.vlan, mac, from, self.now);
-        Ok(match &mut self.story {
+        match &mut self.story {
             None => way,
             Some(story) => story.choose(way, domain, mac, from),
-        })
+        }
     }
 
     /// May this sender be told of an error now? Takes of what it may be told, unless nothing happens really.
