@@ -15,6 +15,7 @@ use capture::ring::{Reader, ring};
 use capture::tap::Lost;
 use capture::{Tap, Want};
 use netio::Waker;
+use vswitch::PortId;
 use vswitch::capture::MAX_CAPTURES;
 
 use super::Daemon;
@@ -69,8 +70,16 @@ impl Drop for Life {
 /// All that run.
 #[derive(Debug, Default)]
 pub(super) struct Captures {
-    running: Vec<(u64, Arc<AtomicBool>)>,
+    running: Vec<Running>,
     next_id: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    id: u64,
+    /// The only port, if it is not all.
+    port: Option<u16>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Daemon {
@@ -92,23 +101,24 @@ impl Daemon {
             .unzip();
         self.tell_workers(|worker| Command::BeginCapture(taps.get_mut(worker).and_then(Option::take)));
         self.captures.next_id += 1;
-        self.captures.running.push((id, Arc::clone(&is_over)));
+        self.captures.running.push(Running { id, port: want.port, is_over: Arc::clone(&is_over) });
         let life = Life { is_over, control: self.poller.waker() };
         Ok(Begun { readers, lost, now: self.clock.nanoseconds(), ports, life })
     }
 
     /// Ends those whose readers are gone.
     pub(super) fn end_captures(&mut self) {
-        if self.captures.running.iter().all(|(_, is_over)| !is_over.load(Ordering::Acquire)) {
-            return;
+        let is_over = |running: &mut Running| running.is_over.load(Ordering::Acquire);
+        for over in self.captures.running.extract_if(.., is_over).collect::<Vec<Running>>() {
+            self.tell_workers(|_| Command::EndCapture(over.id));
         }
-        let (over, running) =
-            std::mem::take(&mut self.captures.running).into_iter().partition(|(_, is_over)| is_over.load(Ordering::Acquire));
-        self.captures.running = running;
-        let over: Vec<(u64, Arc<AtomicBool>)> = over;
-        for (id, _) in over {
-            self.tell_workers(|_| Command::EndCapture(id));
-        }
+    }
+
+    /// The numbers of these ports are soon those of others: whoever reads a capture of one of them hears its end.
+    pub(super) fn end_captures_of(&mut self, ids: &[PortId]) {
+        let of_these = |running: &&Running| running.port.is_some_and(|port| ids.contains(&PortId(port)));
+        self.captures.running.iter().filter(of_these).for_each(|running| running.is_over.store(true, Ordering::Release));
+        self.end_captures();
     }
 
     /// All ports that can have frames, by their numbers.

@@ -378,6 +378,7 @@ impl Daemon {
     /// These are no ports any more. Their numbers are free once all workers have heard of it.
     fn remove(&mut self, ids: Vec<PortId>) {
         self.end_traces_of(&ids);
+        self.end_captures_of(&ids);
         for id in &ids {
             self.tell_workers(|_| Command::Remove(*id));
             self.bridges.forget(*id);

@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         read("capture/filters", filters),
         read("capture/translated_packets_before_and_after", translated_packets_before_and_after),
         read("capture/a_port_that_comes_later", a_port_that_comes_later),
+        read("capture/a_port_that_goes", a_port_that_goes),
         read("capture/tcp_stream_is_whole_and_so_is_the_capture", tcp_stream),
         read("capture/count_snaplen_and_pipe", count_snaplen_and_pipe),
         trial("capture/a_reader_that_does_not_read", a_reader_that_does_not_read),
@@ -124,6 +125,20 @@ fn a_port_that_comes_later() {
     let packets = short(&capture.finish_with(3));
     assert!(packets.contains(&"a in  dropped: no_destination".to_owned()), "{packets:?}");
     assert!(packets.iter().any(|line| line.starts_with(&format!("{}#1 in", path.display()))), "{packets:?}");
+    switch.finish();
+}
+
+/// Its number is soon that of another port, which nobody asked to see.
+fn a_port_that_goes() {
+    let directory = Directory::new();
+    let (hosts, socket) = (["a", "b"].map(Host::quiet), directory.text("control"));
+    let switch = Switch::start(&["--tap", &format!("{},{}", hosts[0].port(""), hosts[1].port("")), "--control", &socket]);
+    let (all, one) = (Capture::start(&directory, &socket, &["any"]), Capture::start(&directory, &socket, &["b"]));
+    hosts[0].raw().send(&frame(MacAddr::BROADCAST, station(1), b"to all")).expect("sent");
+    switch.settle("one frame", |report| report.received_by("a") == 1);
+    assert!(crate::control::run(&socket, &["port", "del", "b"]).status.success());
+    assert_eq!(short(&one.wait().0), ["b out  "], "it ends by itself");
+    assert!(all.finish_with(2).len() >= 2);
     switch.finish();
 }
 
