@@ -13,7 +13,7 @@
 //! not take is seen there as dropped. Frames that the router makes are seen when they are sent; packets that waited
 //! within it are seen again only if they are dropped.
 //!
-//! While nothing is captured there is no [`Captures`], and one branch for each frame and each write.
+//! While nothing is captured there is no `Captures`, and one branch for each frame and each write.
 
 use capture::{Direction, Leaving, Seen, Subject, Tap, Verdict};
 use packet::ethernet::ADDRESSES_LEN;

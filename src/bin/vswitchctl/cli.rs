@@ -124,7 +124,8 @@ pub(crate) enum Port {
     },
     /// Add a port, in the words of vswitchd's --tap or --port: tap3:vlan=10, packet:veth0, stream:/run/guests
     Add {
-        /// NAME[@NETNS][:KEY=VALUE...] or KIND:WHERE[:KEY=VALUE...]
+        /// What it is to be.
+        #[arg(help = "NAME[@NETNS][:KEY=VALUE...] or KIND:WHERE[:KEY=VALUE...]")]
         port: String,
     },
     /// Take a port away
@@ -238,7 +239,8 @@ pub(crate) enum Nat {
     },
     /// Publish ports of the uplink's address, in the words of vswitchd's --publish: 8080:10.77.0.2:80/tcp
     Publish {
-        /// [ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]
+        /// What leads where.
+        #[arg(help = "[ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]")]
         rule: String,
     },
     /// Take a rule back; connections by it end
