@@ -538,6 +538,12 @@ impl Book {
         self.config.ports_of_bridge = ports;
     }
 
+    /// Does anything count against this port of the bridge?
+    pub(crate) fn is_owner(&self, owner: u16) -> bool {
+        let at = usize::from(owner);
+        self.owners.get(at).is_some_and(|owned| *owned > 0) || self.owner_ports.get(at).is_some_and(|ports| *ports != [0; 3])
+    }
+
     /// What this connection and its mapping count against a port of the bridge counts against nobody any more.
     pub(crate) fn disown(&mut self, id: Id, owner: u16) {
         let cold = &mut self.cold[id.0 as usize];

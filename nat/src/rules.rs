@@ -330,7 +330,7 @@ impl Nat {
     /// called once no packet comes by it any more.
     pub fn disown(&self, owner: u16) {
         self.fragments().disown(owner);
-        let mut from = Some(0);
+        let mut from = self.book().is_owner(owner).then_some(0);
         while let Some(start) = from {
             let mut book = self.book();
             let mut ids = Vec::with_capacity(AT_ONCE);

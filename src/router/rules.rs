@@ -87,6 +87,7 @@ impl RouterControl {
         let new = self.published_by(published);
         let mut old: HashMap<_, Published> = self.published_by(withdrawn).iter().map(|rule| (port_of(rule), *rule)).collect();
         let mut rules = NewRules { nat, now, added: Vec::new(), redirected: Vec::new(), withdrawn: Vec::new() };
+        let mut wanted = Vec::new();
         for rule in new {
             if let Some(before) = old.remove(&port_of(&rule)) {
                 if before.guest != rule.guest {
@@ -95,6 +96,10 @@ impl RouterControl {
                 continue;
             }
             let reserved = self.reserved.as_ref().map_or(Ok(None), |reserved| reserved.reserve(rule.protocol, rule.port))?;
+            wanted.push((rule, reserved));
+        }
+        // Not before all ports are ours: a guest's connection by one of them ends with it.
+        for (rule, reserved) in wanted {
             rules.nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused))?;
             rules.added.push((rule, reserved));
         }
@@ -138,7 +143,9 @@ impl RouterControl {
             }
         }
         for rule in &rules.redirected {
-            rules.nat.redirect(rule, rules.now);
+            if !rules.nat.redirect(rule, rules.now) {
+                tracing::warn!("port {} was not published before, and is not now: it was taken", rule.port);
+            }
         }
         for rule in &rules.withdrawn {
             rules.nat.unpublish(rule.address, rule.protocol, rule.port, rules.now);

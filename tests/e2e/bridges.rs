@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("bridges/one_way_out_and_routes_between", one_way_out_and_routes_between),
         trial("bridges/a_tunnel_on_the_second", a_tunnel_on_the_second),
         trial("bridges/a_port_moves_to_another", a_port_moves_to_another),
+        trial("bridges/a_port_may_not_move_into_its_own_tunnel", a_port_may_not_move_into_its_own_tunnel),
         trial("bridges/shown_by_name", shown_by_name),
         trial("bridges/errors_name_the_line", errors_name_the_line),
     ]
@@ -180,6 +181,25 @@ fn a_port_moves_to_another() {
     assert!(ours(&from).is_empty());
     let report = switch.finish();
     assert_eq!([report.table("br0 entries"), report.table("lab entries")], [1, 2]);
+}
+
+/// The interface that a tunnel goes out by may be a port of another bridge, and not come to its own.
+fn a_port_may_not_move_into_its_own_tunnel() {
+    let underlay = Underlay::pair(Ip::V4);
+    let [here, there] = [1, 2].map(|number| underlay.address(number));
+    let (other, host, under) = (Host::quiet("o1"), Host::quiet("h1"), underlay.machine(1).name());
+    let tunnel =
+        format!("[[tunnel]]\ntype = \"vxlan\"\nbridge = \"br1\"\nvni = 42\nlocal = \"{here}\"\nremotes = [\"{there}\"]\n");
+    let taps = port("br0", &other, "") + &port("br1", &host, "");
+    let first = format!("{tunnel}{taps}[[bridge.br0.port]]\npacket = \"{under}\"\n");
+    let file = Written::new("own-tunnel", &first);
+    let machine = underlay.machine(1).netns().try_clone().expect("a clone");
+    let switch = Switch::start_inside(machine, &["--config", file.path()]);
+    std::fs::write(file.path(), first.replace("[[bridge.br0.port]]\npacket", "[[bridge.br1.port]]\npacket")).expect("written");
+    assert_eq!(switch.reload(), Reloaded::Refused);
+    assert!(switch.has_logged("bridged into it again"));
+    switch.finish();
+    underlay.finish();
 }
 
 /// What `vswitchctl` prints on this socket.

@@ -372,6 +372,9 @@ impl MacTable {
     /// Forgets a port that is none any more: what was learned and what an operator put in. Returns how many entries that were.
     pub fn forget(&self, port: PortId) -> usize {
         let mut book = self.lock();
+        if book.usage.len(port) == 0 && book.stats.statics == 0 {
+            return 0;
+        }
         let mut forgotten = 0;
         for slot in 0..self.buckets.len() * WAYS {
             let key = self.slot(slot).key.load(Ordering::Relaxed);

@@ -29,6 +29,11 @@ impl Daemon {
             ids.len()
         );
         let mut new = NewPorts { ports: Vec::with_capacity(ids.len()), entrances: self.open_entrances(&plan.added_ports)? };
+        for port in &plan.altered_ports {
+            if let Some(name) = port.shared_interface() {
+                check_way_out(&self.tunnels, port.bridge, name)?;
+            }
+        }
         for number in 0..self.bridges.iter().count() {
             warn(&overlay_mtu(&self.tunnels, &plan.added_ports, BridgeId(number as u8)).1);
         }
@@ -121,9 +126,11 @@ impl Daemon {
 
     fn alter_port(&mut self, to: &PortConfig) {
         let Some(at) = self.ports.iter().position(|other| other.config.is_same_port(to)) else { return };
+        let mut to = to.clone();
+        to.propose_mtu(self.overlay_mtu_of(&to));
         let port = &mut self.ports[at];
         let moves = port.config.vlan != to.vlan || port.config.bridge != to.bridge;
-        port.config.adopt(to);
+        port.config.adopt(&to);
         let id = port.id;
         let Some(view) = port.to_pipeline() else { return };
         self.tell_workers(|_| Command::View { id, port: Box::new(view.clone()) });

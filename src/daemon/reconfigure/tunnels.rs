@@ -28,7 +28,8 @@ impl Daemon {
         let queues = |id: PortId| queues_of(id.index().min(self.readers), self.readers, self.workers.len());
         let new = self.tunnels.prepare(&plan.added_tunnels, ids, queues)?;
         let stays = |port: &&PortConfig| !plan.removed_ports.iter().any(|removed| removed.is_same_port(port));
-        let ports = self.ports.iter().map(|port| &port.config).filter(stays).chain(&plan.added_ports);
+        let as_it_will_be = |port| plan.altered_ports.iter().find(|altered| altered.is_same_port(port)).unwrap_or(port);
+        let ports = self.ports.iter().map(|port| &port.config).filter(stays).map(as_it_will_be).chain(&plan.added_ports);
         let uplink = self.uplink.iter().filter_map(|uplink| Some((uplink.bridge()?, uplink.interface.as_str())));
         for (bridge, name) in ports.filter_map(|port| Some((port.bridge, port.shared_interface()?))).chain(uplink) {
             let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
