@@ -23,7 +23,7 @@
 
 use vswitch::PortId;
 
-/// There is room for so many ports more than at the start,
+/// There is room for so many ports more than at the start, or for as many again if that is more.
 const ROOM: usize = 256;
 
 /// What a number is used for.

@@ -254,7 +254,7 @@ pub(crate) enum Nat {
 pub(crate) enum Tunnel {
     /// All tunnels, with frames to and from each host
     List,
-    /// Add a tunnel, in the words of vswitchd's --vxlan, --udp or --udp-ip: vni=42,remote=192.0.2.2
+    /// Add a tunnel, in the words of vswitchd's --vxlan or --udp: vni=42,remote=192.0.2.2
     Add {
         /// KEY=VALUE,...
         tunnel: String,
