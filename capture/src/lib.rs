@@ -8,12 +8,10 @@
 //! No clocks, no sockets, no threads; numbers of ports and of drop reasons are what others say they are.
 #![forbid(unsafe_code)]
 
-pub mod filter;
 pub mod pcapng;
 pub mod record;
 pub mod ring;
 pub mod tap;
 
-pub use filter::{Filter, FilterError, Subject};
 pub use record::{Direction, Header, Verdict};
 pub use tap::{Leaving, Seen, Tap, Want};

@@ -12,9 +12,9 @@ use packet::headers::MAX_TAGS;
 use packet::vlan::TAG_LEN;
 use packet::{icmpv4, icmpv6};
 
-use crate::filter::{Filter, Subject};
 use crate::record::{Direction, HEADER_LEN, Header, Verdict};
 use crate::ring::Writer;
+use filter::{Filter, Subject};
 
 /// Behind so many bytes a walk changes nothing but a checksum that a guest wants finished there: headers are before it,
 /// and so are answers, which are made of the frame itself.

@@ -138,7 +138,7 @@ pub(crate) enum Query {
     Follow {
         count: u32,
         port: Option<String>,
-        filter: Option<::capture::Filter>,
+        filter: Option<filter::Filter>,
         reply: Reply<Result<Following, Refusal>>,
     },
 }

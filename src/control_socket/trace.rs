@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use capture::Filter;
+use filter::Filter;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::time::sleep;

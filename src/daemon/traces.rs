@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use capture::{Filter, Subject};
+use filter::{Filter, Subject};
 use packet::{Headers, VnetHeader};
 use vswitch::trace::MAX_LIVE;
 use vswitch::{Live, PortId, Watch};

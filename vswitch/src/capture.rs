@@ -15,7 +15,8 @@
 //!
 //! While nothing is captured there is no `Captures`, and one branch for each frame and each write.
 
-use capture::{Direction, Leaving, Seen, Subject, Tap, Verdict};
+use capture::{Direction, Leaving, Seen, Tap, Verdict};
+use filter::Subject;
 use packet::ethernet::ADDRESSES_LEN;
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Headers, Span};

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::capture::Filter;
 use ::capture::pcapng::{Block, PACKET};
 use anyhow::Context;
 use clap::Args;
+use filter::Filter;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::client::with_parameters;

@@ -13,8 +13,8 @@ const FRAGMENT: u8 = 44;
 /// Where VXLAN datagrams go to (RFC 7348 section 5).
 const VXLAN_PORT: u16 = 4789;
 
-pub(super) const ACCEPT: u16 = u16::MAX;
-pub(super) const REJECT: u16 = u16::MAX - 1;
+pub(crate) const ACCEPT: u16 = u16::MAX;
+pub(crate) const REJECT: u16 = u16::MAX - 1;
 
 /// A frame as a filter sees it.
 #[derive(Clone, Copy, Debug)]
@@ -31,15 +31,15 @@ pub struct Subject<'a> {
 
 /// What is done after a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Step {
-    pub(super) check: Check,
-    pub(super) then: u16,
-    pub(super) otherwise: u16,
+pub(crate) struct Step {
+    pub(crate) check: Check,
+    pub(crate) then: u16,
+    pub(crate) otherwise: u16,
 }
 
 /// Which of two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum End {
+pub(crate) enum End {
     #[default]
     Either,
     Src,
@@ -49,7 +49,7 @@ pub(super) enum End {
 
 /// Of which protocol an address or a number is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     Any,
     Ip,
     Ip6,
@@ -58,13 +58,13 @@ pub(super) enum Scope {
 
 /// Addresses of one network; a host is a network of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Net {
-    pub(super) address: IpAddr,
-    pub(super) prefix: u8,
+pub(crate) struct Net {
+    pub(crate) address: IpAddr,
+    pub(crate) prefix: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Check {
+pub(crate) enum Check {
     EtherType(EtherType),
     Protocol(Scope, u8),
     Address(Scope, End, Net),
@@ -109,7 +109,7 @@ impl Net {
     }
 
     /// The address with the bits that are the host's cleared.
-    pub(super) fn masked(self) -> IpAddr {
+    pub(crate) fn masked(self) -> IpAddr {
         match self.address {
             IpAddr::V4(address) => {
                 let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
@@ -125,7 +125,7 @@ impl Net {
 
 impl Check {
     #[inline]
-    pub(super) fn holds(&self, subject: &Subject<'_>) -> bool {
+    pub(crate) fn holds(&self, subject: &Subject<'_>) -> bool {
         let Some(headers) = subject.headers else { return false };
         let sight = Sight { headers, bytes: subject.bytes };
         match *self {

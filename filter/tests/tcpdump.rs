@@ -6,9 +6,8 @@
 
 use std::process::{Command, ExitCode, Stdio};
 
-use capture::Filter;
-use capture::filter::plain;
-use capture::pcapng::{self, LINKTYPE_ETHERNET, Packet, Way};
+use filter::Filter;
+use filter::plain;
 use libtest_mimic::{Arguments, Completion, Trial};
 use packet::Headers;
 
@@ -131,6 +130,22 @@ fn expression(random: &mut Random, depth: usize) -> String {
     text
 }
 
+/// A file in the old pcap format: the time of each frame, in seconds, is its number.
+fn pcap<'a>(frames: impl Iterator<Item = (usize, &'a [u8])>) -> Vec<u8> {
+    const MAGIC: u32 = 0xa1b2_c3d4;
+    const VERSION: u32 = 2 | 4 << 16;
+    const SNAPLEN: u32 = 65_535;
+    const LINKTYPE_ETHERNET: u32 = 1;
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    let mut file = words(&[MAGIC, VERSION, 0, 0, SNAPLEN, LINKTYPE_ETHERNET]);
+    for (number, frame) in frames {
+        let len = frame.len() as u32;
+        file.extend(words(&[number as u32, 0, len, len]));
+        file.extend(frame);
+    }
+    file
+}
+
 /// The numbers of the frames that tcpdump finds.
 fn ask_tcpdump(file: &std::path::Path, text: &str) -> Vec<usize> {
     let output =
@@ -155,15 +170,8 @@ fn compare() {
     std::fs::create_dir_all(&directory).expect("a directory");
     // Nothing but tagged frames, for expressions that begin with vlan, and nothing but others.
     let files = [false, true].map(|is_tagged| {
-        let mut bytes = Vec::new();
-        pcapng::section(&mut bytes, "test");
-        pcapng::interface(&mut bytes, LINKTYPE_ETHERNET, 0, "port", "");
-        for (number, (frame, _)) in frames.iter().enumerate().filter(|(_, frame)| frame.1 == is_tagged) {
-            let time = number as u64 * 1_000_000_000;
-            let original_len = frame.len() as u32;
-            let packet = Packet { interface: 0, time, way: Way::Inbound, original_len, bytes: frame, comment: "" };
-            pcapng::packet(&mut bytes, &packet);
-        }
+        let numbered = frames.iter().enumerate().filter(|(_, frame)| frame.1 == is_tagged);
+        let bytes = pcap(numbered.map(|(number, (frame, _))| (number, &frame[..])));
         let path = directory.join(format!("{is_tagged}.pcapng"));
         std::fs::write(&path, bytes).expect("written");
         path

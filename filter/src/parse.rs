@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use packet::{EtherType, MacAddr, tcp, udp};
 
-use super::check::{Check, End, Net, Scope};
-use super::{Expression, MAX_CHECKS, MAX_DEPTH, MAX_LEN};
+use crate::check::{Check, End, Net, Scope};
+use crate::{Expression, MAX_CHECKS, MAX_DEPTH, MAX_LEN};
 
 /// All words that mean something.
 const WORDS: [&str; 26] = [
@@ -77,7 +77,7 @@ impl fmt::Display for FilterError {
 
 impl std::error::Error for FilterError {}
 
-pub(super) fn parse(text: &str) -> Result<Expression, FilterError> {
+pub(crate) fn parse(text: &str) -> Result<Expression, FilterError> {
     let mut parser = Parser { text, words: Vec::new(), at: 0, checks: 0, last: None };
     if text.len() > MAX_LEN {
         return Err(parser.error(0..0, format!("it is longer than {MAX_LEN} bytes")));

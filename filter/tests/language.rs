@@ -1,7 +1,7 @@
 //! What a filter takes, what it says of what it does not take, and what it finds.
 
-use capture::Filter;
-use capture::filter::{MAX_CHECKS, MAX_DEPTH, MAX_LEN, Subject, plain};
+use filter::Filter;
+use filter::{MAX_CHECKS, MAX_DEPTH, MAX_LEN, Subject, plain};
 use packet::Headers;
 use proptest::prelude::*;
 
