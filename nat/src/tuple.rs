@@ -1,7 +1,7 @@
 //! What tells one flow from another: side, protocol, and two endpoints.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Which side of the router a packet came from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -72,6 +72,12 @@ impl Endpoint {
     #[must_use]
     pub fn new(address: Ipv4Addr, port: u16) -> Endpoint {
         Endpoint { address, port }
+    }
+}
+
+impl From<Endpoint> for SocketAddrV4 {
+    fn from(endpoint: Endpoint) -> SocketAddrV4 {
+        SocketAddrV4::new(endpoint.address, endpoint.port)
     }
 }
 

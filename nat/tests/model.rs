@@ -1,6 +1,4 @@
-//! The translation against a model of it: see [`reference`].
-
-mod reference;
+//! The translation against a reference model: see [`testkit::nat_model`].
 
 use proptest::prelude::*;
 
@@ -10,6 +8,6 @@ proptest! {
     /// Packets of all kinds from both sides, rules that change, and time that passes.
     #[test]
     fn the_translation_is_what_the_model_says(data in prop::collection::vec(any::<u8>(), 0..6000)) {
-        reference::drive(&data);
+        testkit::nat_model::drive(&data);
     }
 }

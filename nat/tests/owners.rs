@@ -1,14 +1,11 @@
 //! What an operator changes while packets flow: ports of the bridge, whose numbers are used again, and timeouts.
 
-#[path = "reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
-
 use std::net::Ipv4Addr;
 
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Refused, Side, Timeouts};
 use packet::Timestamp;
 use packet::offload::Checksum;
+use testkit::packets;
 
 const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);

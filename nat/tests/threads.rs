@@ -5,10 +5,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "the test runs for a time, and with threads of its own")]
 
-#[path = "reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
-
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
@@ -19,7 +15,8 @@ use std::time::{Duration, Instant};
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Protocol, Published, Refused, Side, Timeouts};
 use packet::Timestamp;
 use packet::offload::Checksum;
-use packets::{ACK, SYN, Tcp, address, word};
+use testkit::packets;
+use testkit::packets::{ACK, SYN, Tcp, address, word};
 
 const WORKERS: u8 = 4;
 const FLOWS: u16 = 40;

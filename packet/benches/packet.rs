@@ -1,19 +1,17 @@
 //! Bytes: parsing, checksums, segmentation, coalescing.
 #![allow(missing_docs, reason = "criterion's macros make functions")]
 
-#[path = "../tests/frames/mod.rs"]
-mod frames;
-
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use frames::{Spec, judged, noise};
 use packet::coalesce::Run;
 use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Features, Headers, Offload, VnetHeader, checksum};
+use testkit::frames::{Spec, noise};
+use testkit::wire::judged;
 
 fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");

@@ -1,8 +1,5 @@
 //! IP packets without Ethernet: split and merged again, every byte is as it was.
 
-mod frames;
-
-use frames::{ACK, PSH, Spec, noise};
 use packet::coalesce::Run;
 use packet::head::Head;
 use packet::offload::Judged;
@@ -10,6 +7,8 @@ use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Checksum, Features, Headers, Offload, Segmentation, SegmentationKind, VNET_LEN, VnetHeader};
 use proptest::prelude::*;
+use testkit::frames::{Spec, noise};
+use testkit::packets::{ACK, PSH};
 
 fn kind(spec: &Spec) -> SegmentationKind {
     match (spec.v6, spec.tcp) {

@@ -1,13 +1,11 @@
 //! The Internet checksum against its definition and against smoltcp.
 
-mod frames;
-
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use frames::{reference_add, reference_sum};
 use packet::checksum::{Delta, add, pseudo_header, sum};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, IpProtocol, checksum as smoltcp_checksum};
+use testkit::checksum as reference;
 
 /// 0 and 0xffff are both zero in ones-complement arithmetic.
 fn equal(a: u16, b: u16) -> bool {
@@ -17,7 +15,7 @@ fn equal(a: u16, b: u16) -> bool {
 proptest! {
     #[test]
     fn sum_is_the_definition(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
-        prop_assert_eq!(sum(&bytes), reference_sum(&bytes));
+        prop_assert_eq!(sum(&bytes), reference::sum(&bytes));
         prop_assert_eq!(sum(&bytes), smoltcp_checksum::data(&bytes));
     }
 
@@ -25,7 +23,7 @@ proptest! {
     fn sum_of_extremes(byte in prop_oneof![Just(0u8), Just(0xff)], len in 0usize..65_536, odd in any::<u8>()) {
         let mut bytes = vec![byte; len];
         bytes.push(odd);
-        prop_assert_eq!(sum(&bytes), reference_sum(&bytes));
+        prop_assert_eq!(sum(&bytes), reference::sum(&bytes));
     }
 
     #[test]
@@ -37,7 +35,7 @@ proptest! {
 
     #[test]
     fn add_is_commutative_and_associative(a: u16, b: u16, c: u16) {
-        prop_assert_eq!(add(a, b), reference_add(a, b));
+        prop_assert_eq!(add(a, b), reference::add(a, b));
         prop_assert_eq!(add(a, b), add(b, a));
         prop_assert_eq!(add(add(a, b), c), add(a, add(b, c)));
     }
@@ -49,7 +47,7 @@ proptest! {
             &IpAddress::Ipv4(Ipv4Addr::from(src)), &IpAddress::Ipv4(Ipv4Addr::from(dst)), protocol, u32::from(len));
         let ours = pseudo_header(&[src, dst].concat(), protocol.into(), usize::from(len));
         prop_assert_eq!(ours, expected);
-        let reference = reference_sum(&[&src[..], &dst, &[0, protocol.into()], &len.to_be_bytes()].concat());
+        let reference = reference::sum(&[&src[..], &dst, &[0, protocol.into()], &len.to_be_bytes()].concat());
         prop_assert_eq!(ours, reference);
     }
 
@@ -63,15 +61,15 @@ proptest! {
                 &IpAddress::Ipv6(Ipv6Addr::from(src)), &IpAddress::Ipv6(Ipv6Addr::from(dst)), protocol, len);
             prop_assert_eq!(ours, expected);
         }
-        let reference = reference_sum(&[&src[..], &dst, &len.to_be_bytes(), &[0, 0, 0, protocol.into()]].concat());
+        let reference = reference::sum(&[&src[..], &dst, &len.to_be_bytes(), &[0, 0, 0, protocol.into()]].concat());
         prop_assert_eq!(ours, reference);
     }
 
     #[test]
     fn a_delta_keeps_any_checksum_as_right_or_wrong_as_it_was(check: u16, old: u16, new: u16) {
         // Whatever else the checksum covers, its sum with the word is the same before and after.
-        let before = reference_add(check, old);
-        let after = reference_add(Delta::of_word(old, new).apply(check), new);
+        let before = reference::add(check, old);
+        let after = reference::add(Delta::of_word(old, new).apply(check), new);
         prop_assert!(equal(before, after), "{before:#06x} {after:#06x}");
     }
 }
@@ -87,7 +85,7 @@ proptest! {
     ) {
         // The first byte stays and is not 0, as an IP version is: the sum of all is never 0.
         bytes[0] |= 0x40;
-        let (mut check, mut partial, mut udp) = (!reference_sum(&bytes), reference_sum(&bytes), as_udp(!reference_sum(&bytes)));
+        let (mut check, mut partial, mut udp) = (!reference::sum(&bytes), reference::sum(&bytes), as_udp(!reference::sum(&bytes)));
         let mut all = Delta::default();
         let first = check;
         for (index, new) in changes {
@@ -98,7 +96,7 @@ proptest! {
             bytes[at..at + new.len()].copy_from_slice(new);
             (check, partial, udp) = (delta.apply(check), delta.apply_to_sum(partial), delta.apply_to_udp(udp));
             all = all.and(delta);
-            let anew = reference_sum(&bytes);
+            let anew = reference::sum(&bytes);
             prop_assert_eq!((check, partial, udp), (!anew, anew, as_udp(!anew)));
         }
         prop_assert_eq!(all.apply(first), check, "all changes at once");
@@ -122,7 +120,7 @@ fn corners_of_one_word() {
     for other in [0x0001, 0x4500, 0xfffe, 0xffff] {
         for old in 0..=u16::MAX {
             for new in extremes {
-                let (before, after) = (reference_add(other, old), reference_add(other, new));
+                let (before, after) = (reference::add(other, old), reference::add(other, new));
                 let delta = Delta::of_word(old, new);
                 assert_eq!((delta.apply(!before), delta.apply_to_sum(before)), (!after, after), "{other:#x} {old:#x} {new:#x}");
             }

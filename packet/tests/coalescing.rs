@@ -1,13 +1,14 @@
 //! There and back: coalesced by [`Run`] and split again by `Segments`, every frame is as it was.
 
-mod frames;
-
-use frames::{ACK, FIN, PSH, Spec, judged, noise, on_the_wire, reference_add};
 use packet::coalesce::{MAX_COALESCED, Run};
 use packet::head::Head;
 use packet::vlan::TagAction;
 use packet::{Features, Headers, Offload, VnetHeader};
 use proptest::prelude::*;
+use testkit::checksum::add;
+use testkit::frames::{Spec, noise};
+use testkit::packets::{ACK, FIN, PSH};
+use testkit::wire::{judged, on_the_wire};
 
 /// What is done to a frame of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -292,7 +293,7 @@ proptest! {
             let id = u16::from_be_bytes([frame[18], frame[19]]);
             prop_assert_eq!(usize::from(id), n);
             with_zero[18..20].fill(0);
-            let check = reference_add(u16::from_be_bytes([frame[24], frame[25]]), id);
+            let check = add(u16::from_be_bytes([frame[24], frame[25]]), id);
             with_zero[24..26].copy_from_slice(&check.to_be_bytes());
             prop_assert_eq!(&with_zero, &expected[n]);
         }

@@ -1,23 +1,23 @@
 //! Fragments, and fragments of fragments, put together again; headers judged by smoltcp.
 
-mod frames;
-
 use std::collections::BTreeMap;
 
-use frames::{Spec, noise, reference_sum, specs};
 use packet::fragment::Fragments;
 use packet::head::Head;
 use packet::vlan::TagAction;
 use packet::{Headers, Network, Tag, VNET_LEN, VlanId};
 use proptest::prelude::*;
 use smoltcp::wire::Ipv4Packet;
+use testkit::checksum::sum;
+use testkit::frames::{Spec, noise};
+use testkit::strategies::specs;
 
 /// The same frame, allowed to be cut.
 fn without_dont_fragment(mut frame: Vec<u8>, spec: &Spec) -> Vec<u8> {
     let ip = &mut frame[spec.l3()..spec.l4()];
     ip[6] = 0;
     ip[10..12].fill(0);
-    let check = !reference_sum(ip);
+    let check = !sum(ip);
     ip[10..12].copy_from_slice(&check.to_be_bytes());
     frame
 }

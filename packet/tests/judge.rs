@@ -1,14 +1,14 @@
 //! Judging virtio-net headers: no panic on any, documented bounds on what is accepted.
 
-mod frames;
-
-use frames::{CWR, Spec, noise, specs};
 use packet::head::Head;
 use packet::offload::{BadVnetHeader, Judged, MAX_HEADERS_LEN, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, finish_checksum};
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Checksum, Headers, Network, Offload, SegmentationKind, Transport, VNET_LEN, VnetHeader};
 use proptest::prelude::*;
+use testkit::frames::{Spec, noise};
+use testkit::packets::CWR;
+use testkit::strategies::specs;
 
 /// All that the documentation promises of a verdict, and that what it allows can be done.
 fn check_verdict(vnet: VnetHeader, frame: &mut [u8]) -> Result<(), TestCaseError> {

@@ -1,11 +1,10 @@
 //! The parser: never panics, stays within the frame, and says what etherparse says.
 
-mod frames;
-
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
-use frames::{Spec, specs};
 use packet::{EtherType, Headers, Malformed, Network, Transport};
 use proptest::prelude::*;
+use testkit::frames::Spec;
+use testkit::strategies::specs;
 
 /// All offsets lie within the frame and in their order.
 fn check_offsets(frame: &[u8]) -> Result<(), TestCaseError> {

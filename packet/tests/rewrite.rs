@@ -1,10 +1,7 @@
 //! What a router changes in place, against frames that are written anew.
 
-mod frames;
-
 use std::net::Ipv4Addr;
 
-use frames::{Spec, specs};
 use packet::checksum::Delta;
 use packet::icmpv4::{self, ERROR_HEADERS_LEN, IcmpError, IcmpView, MAX_ERROR_LEN};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
@@ -13,6 +10,8 @@ use packet::{Batch, Checksum, Headers, VnetHeader};
 use proptest::prelude::*;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, Ipv4Packet};
+use testkit::frames::Spec;
+use testkit::strategies::specs;
 
 fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, 0, host)

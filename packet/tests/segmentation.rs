@@ -1,17 +1,18 @@
 //! Segments of super-frames and finished checksums, judged by etherparse and smoltcp.
 
-mod frames;
-
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{SlicedPacket, TransportSlice};
-use frames::{ACK, CWR, FIN, PSH, Spec, judged, noise, specs};
 use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{EtherType, Headers, Tag, Transport, VNET_LEN, VlanId};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
+use testkit::frames::{MAX_PAYLOAD, Spec, noise};
+use testkit::packets::{ACK, CWR, FIN, PSH};
+use testkit::strategies::specs;
+use testkit::wire::{judged, on_the_wire};
 
 /// Do all checksums verify? Offsets are the spec's, not the parser's under test.
 fn verify(frame: &[u8], l3: usize, spec: &Spec) {
@@ -183,7 +184,7 @@ fn a_checksum_of_zero_in_a_segment() {
         let mut payload = spec.payload.clone();
         payload[40..42].copy_from_slice(&bytes[at..at + 2]);
         let (vnet, frame) = Spec { payload, ..spec }.super_frame(20);
-        let segments = frames::on_the_wire(&[&vnet.to_bytes()[..], &frame].concat());
+        let segments = on_the_wire(&[&vnet.to_bytes()[..], &frame].concat());
         assert_eq!(segments.len(), 3);
         assert_eq!(segments[2][at..at + 2], if tcp { [0, 0] } else { [0xff, 0xff] });
         verify(&segments[2], 14, &last);
@@ -193,10 +194,10 @@ fn a_checksum_of_zero_in_a_segment() {
 #[test]
 fn the_largest_super_frame() {
     for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
-        let spec = Spec { v6, tcp, payload: noise(7, frames::MAX_PAYLOAD), flags: ACK | PSH | FIN | CWR, ..Spec::default() };
+        let spec = Spec { v6, tcp, payload: noise(7, MAX_PAYLOAD), flags: ACK | PSH | FIN | CWR, ..Spec::default() };
         let (vnet, frame) = spec.super_frame(1400);
-        let segments = frames::on_the_wire(&[&vnet.to_bytes()[..], &frame].concat());
-        assert_eq!(segments.len(), frames::MAX_PAYLOAD.div_ceil(1400));
+        let segments = on_the_wire(&[&vnet.to_bytes()[..], &frame].concat());
+        assert_eq!(segments.len(), MAX_PAYLOAD.div_ceil(1400));
         for (index, segment) in segments.iter().enumerate() {
             check_segment(&spec, 1400, &[], index, index + 1 == segments.len(), segment);
         }

@@ -1,16 +1,16 @@
 //! What is made of datagrams, and that a super-frame that crosses a tunnel in any way arrives as it was.
 
-#[path = "../../packet/tests/frames/mod.rs"]
-mod frames;
-
 use std::net::IpAddr;
 
-use frames::{ACK, CWR, PSH, Spec, judged, noise, on_the_wire, specs};
 use packet::coalesce::Run;
 use packet::head::Head;
 use packet::vlan::TagAction;
 use packet::{Checksum, Datagram, Features, Headers, Offload, Segmentation, SegmentationKind, VnetHeader};
 use proptest::prelude::*;
+use testkit::frames::{Spec, noise};
+use testkit::packets::{ACK, CWR, PSH};
+use testkit::strategies::specs;
+use testkit::wire::{judged, on_the_wire};
 use tunnel::{Arrival, Arrivals, Malformed, Protocol, Vni, vxlan};
 
 const MTU: u32 = 1450;

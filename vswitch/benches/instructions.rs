@@ -5,8 +5,6 @@
 //! the runner this says so and does nothing.
 #![allow(missing_docs, reason = "gungraun's macros make functions")]
 
-#[path = "../../packet/tests/frames/mod.rs"]
-mod frames;
 mod traffic;
 
 use traffic::{Bench, Kind};
@@ -19,9 +17,9 @@ mod counted {
     use packet::{Headers, MacAddr, Malformed};
     use vswitch::{MacTable, MacTableConfig, PortId};
 
-    use super::frames::Spec;
     use super::traffic::NOW;
     use super::{Bench, Kind};
+    use testkit::frames::Spec;
 
     fn tcp4() -> Vec<u8> {
         Spec::default().bytes()

@@ -4,12 +4,7 @@
 //! measured; writes go nowhere.
 #![allow(missing_docs, reason = "criterion's macros make functions")]
 
-#[path = "../../packet/tests/frames/mod.rs"]
-mod frames;
 mod overlay;
-#[path = "../../nat/tests/reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
 mod routed;
 mod traffic;
 

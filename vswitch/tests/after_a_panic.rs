@@ -1,8 +1,5 @@
 //! A worker that panicked goes on with its next batch: who watches or captures hears nothing of the old one.
 
-mod bridge;
-mod overlay;
-
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,7 +11,8 @@ use packet::batch::MAX_FRAMES;
 use packet::{Batch, MacAddr, VnetHeader};
 use vswitch::{Egress, Live, PortId, PortVlan, Step, Transmit, Watch};
 
-use bridge::{Bridge, port};
+use testkit::bridge::{Bridge, port};
+use testkit::overlay;
 
 const PORTS: usize = 7;
 

@@ -1,12 +1,5 @@
 //! A capture of drops has frames as they came, whatever their walk wrote into them.
 
-mod bridge;
-mod lab;
-mod overlay;
-#[path = "../../nat/tests/reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
-
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +12,10 @@ use packet::VnetHeader;
 use packet::vlan::VlanId;
 use vswitch::{DropReason, PortId, PortVlan};
 
-use bridge::{Bridge, port};
-use lab::{GATEWAY_MAC, Lab, VLAN_GATEWAY, VLAN_GATEWAY_MAC, ethernet, guest, mac, request};
+use testkit::bridge::{Bridge, port};
+use testkit::lab::{GATEWAY_MAC, Lab, VLAN_GATEWAY, VLAN_GATEWAY_MAC, ethernet, guest, mac, request};
+use testkit::overlay;
+use testkit::packets;
 
 /// Of all drops of a bridge.
 fn capture_of(bridge: &mut Bridge) -> Reader {

@@ -1,24 +1,19 @@
 //! Each reason for which a frame can be dropped: provoked, counted, captured and told by its name.
 
-mod bridge;
-mod lab;
-mod overlay;
-#[path = "../../nat/tests/reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
-
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use bridge::{Bridge, port};
-use lab::{
-    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, routing, tagged, ten,
-};
 use nat::{Endpoint, External, ExternalKind, NatConfig};
-use overlay::{ENDPOINT, MTU, datagram, plain_peer, vni};
 use packet::vlan::VlanId;
 use packet::{Datagram, MacAddr, VnetHeader};
-use packets::{FIN, RST, SYN, Tcp};
+use testkit::bridge::{Bridge, port};
+use testkit::lab::{
+    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, routing, tagged, ten,
+};
+use testkit::overlay;
+use testkit::overlay::{ENDPOINT, MTU, datagram, plain_peer, vni};
+use testkit::packets;
+use testkit::packets::{FIN, RST, SYN, Tcp};
 use tunnel::{Protocol, Vni};
 use vswitch::{DropReason, Live, Port, PortId, PortVlan, SendError, Step, Story, Watch};
 

@@ -1,14 +1,13 @@
 //! The pipeline from batch to writes: flooding, drops, offloads. The books balance after every batch.
 
-mod bridge;
-#[path = "../../packet/tests/frames/mod.rs"]
-mod frames;
-
-use bridge::{Bridge, port};
-use frames::{ACK, PSH, Spec, noise, on_the_wire};
 use packet::vlan::VlanId;
 use packet::{Features, VNET_LEN, VnetHeader};
 use proptest::prelude::*;
+use testkit::bridge;
+use testkit::bridge::{Bridge, port};
+use testkit::frames::{Spec, noise};
+use testkit::packets::{ACK, PSH};
+use testkit::wire::on_the_wire;
 use vswitch::{DropReason, PortId, PortVlan, SendError, VlanSet};
 
 fn mac(n: u8) -> [u8; 6] {

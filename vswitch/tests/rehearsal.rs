@@ -1,29 +1,24 @@
 //! What is imagined is what happens: before each frame of a random world the same frame is rehearsed. Nothing changes by
 //! that, and then the real one takes the very same steps.
 
-mod bridge;
-mod lab;
-#[path = "../../nat/tests/reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
-
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use lab::{
+use nat::{Connection, Endpoint, Filtering, NatConfig, NatStats, Protocol, Published};
+use packet::{MacAddr, VnetHeader};
+use proptest::prelude::*;
+use testkit::lab::{
     GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, VLAN_GATEWAY, VLAN_GATEWAY_MAC,
     ethernet, guest, mac, request, routing, ten, uplink,
 };
-use nat::{Connection, Endpoint, Filtering, NatConfig, NatStats, Protocol, Published};
-use packet::{MacAddr, VnetHeader};
-use packets::{ACK, FIN, RST, SYN, Tcp};
-use proptest::prelude::*;
+use testkit::packets::{ACK, FIN, RST, SYN, Tcp};
 use vswitch::{
     Live, MacEntry, NeighbourEntry, NeighbourStats, Port, PortId, PortKind, PortVlan, Rehearsal, Router, Step, Story, Verdict,
     Watch,
 };
 
-use crate::bridge::port;
+use testkit::bridge::port;
+use testkit::packets;
 
 const PORTS: u16 = 5;
 

@@ -1,22 +1,18 @@
 //! The router from frame to frame, in simulated time: ARP, ICMP, translation, neighbours, VLANs.
 //! The books balance after every batch.
 
-mod bridge;
-mod lab;
-#[path = "../../nat/tests/reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
-
 use std::net::Ipv4Addr;
 
-use lab::{
-    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, VLAN_GATEWAY, VLAN_GATEWAY_MAC,
-    answer, arp_of, ethernet, guest, mac, only, request, routing, tagged,
-};
 use nat::{Endpoint, NatConfig, Protocol, Published};
 use packet::MacAddr;
 use packet::arp::ArpOperation;
-use packets::{ACK, SYN, Tcp, address, put, set_ip_checksum, sum, word};
+use testkit::checksum::sum;
+use testkit::lab::{
+    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, VLAN_GATEWAY, VLAN_GATEWAY_MAC,
+    answer, arp_of, ethernet, guest, mac, only, request, routing, tagged,
+};
+use testkit::packets;
+use testkit::packets::{ACK, SYN, Tcp, address, put, set_ip_checksum, word};
 use vswitch::DropReason;
 
 /// The IPv4 packet in a frame without tags; its checksums are right.

@@ -1,10 +1,8 @@
 //! Open vSwitch's VLAN handling, case by case: the table in its `tests/ofproto-dpif.at`, "VLAN
 //! handling", without the dot1q-tunnel ports.
 
-mod bridge;
-
-use bridge::{Bridge, Write, port};
 use packet::{EtherType, Headers, Tag, VlanId};
+use testkit::bridge::{Bridge, Write, port};
 use vswitch::{DropReason, PortVlan, VlanSet};
 
 /// Names of the ports there; `local` is called 100.

@@ -1,28 +1,22 @@
 //! No allocation per packet: a million frames of all kinds behind a counting allocator.
 
-mod bridge;
-#[path = "../../packet/tests/frames/mod.rs"]
-mod frames;
-mod lab;
-mod overlay;
-#[path = "../../nat/tests/reference/packets.rs"]
-#[allow(dead_code, reason = "some of the builders are used")]
-mod packets;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use frames::{Spec, noise};
-use lab::{
-    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, request,
-};
 use nat::{Endpoint, Protocol, Published};
-use overlay::{ENDPOINT, MTU, datagram, host_with, plain_peer, vni};
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, MacAddr, Timestamp, VnetHeader};
+use testkit::bridge;
+use testkit::frames::{Spec, noise};
+use testkit::lab::{
+    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, request,
+};
+use testkit::overlay;
+use testkit::overlay::{ENDPOINT, MTU, datagram, host_with, plain_peer, vni};
+use testkit::packets;
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet,
     Watch,

@@ -1,9 +1,6 @@
-//! The translation against its model, see `nat/tests/reference`.
+//! The translation against its reference model.
 
-#[path = "../../../nat/tests/reference/mod.rs"]
-mod reference;
-
-/// Any bytes as packets from both sides, changes of the rules, and time.
+/// Any bytes as packets from both sides, rule changes and passing time; see [`testkit::nat_model`].
 pub fn nat(data: &[u8]) {
-    reference::drive(data);
+    testkit::nat_model::drive(data);
 }

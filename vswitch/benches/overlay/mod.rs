@@ -13,8 +13,8 @@ use vswitch::{
     PortVlan, SendError, Transmit,
 };
 
-use crate::frames::{Spec, noise};
 use crate::traffic::NOW;
+use testkit::frames::{Spec, noise};
 
 const LINK: PortId = PortId(0);
 const ENDPOINT: PortId = PortId(1);

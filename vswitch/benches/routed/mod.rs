@@ -13,8 +13,8 @@ use vswitch::{
     PortKind, PortVlan, Route, Router, Routing, Uplink,
 };
 
-use crate::packets::{self, ACK, SYN, Tcp, address, word};
 use crate::traffic::NOW;
+use testkit::packets::{self, ACK, SYN, Tcp, address, word};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);

@@ -9,7 +9,7 @@ use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
 use vswitch::{BridgeId, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet};
 
-use crate::frames::{Spec, noise};
+use testkit::frames::{Spec, noise};
 
 /// Ports of the bridge: 0 is the way in, 1 a plain one, 2 coalesces, 3 is an access port.
 const PORTS: usize = 4;

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use tunnel::Vni;
 use vswitch::{BridgeId, DropReason, Encapsulation, MacTable, MacTableConfig, Port, PortId, PortKind, PortVlan};
 
-use crate::bridge::{Bridge, Sent, Write, port};
-use crate::frames::{Spec, noise};
+use testkit::bridge::{Bridge, Sent, Write, port};
+use testkit::frames::{Spec, noise};
 
 const BRIDGES: u8 = 3;
 const PORTS: u16 = 9;

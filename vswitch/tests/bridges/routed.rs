@@ -23,9 +23,9 @@ use vswitch::{
     Routing, Uplink,
 };
 
-use crate::bridge::{Bridge, Write, port};
-use crate::lab::{NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, answer, arp_of, ethernet, mac, only, request, uplink};
-use crate::packets;
+use testkit::bridge::{Bridge, Write, port};
+use testkit::lab::{NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, answer, arp_of, ethernet, mac, only, request, uplink};
+use testkit::packets;
 
 const UPLINK: u16 = 4;
 const GATEWAYS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 1, 0, 1)];

@@ -7,10 +7,12 @@ use packet::ipv6::Ipv6View;
 use packet::vlan::VlanId;
 use vswitch::{DropReason, Encapsulation, Port, PortId, PortVlan};
 
-use crate::bridge::{Write, port};
-use crate::frames::{CWR, Spec, noise, reference_add, reference_sum};
-use crate::overlay::{MTU, Overlay, PEER, datagram, peer_port, places, vni};
 use crate::{between, mac, vlan};
+use testkit::bridge::{Write, port};
+use testkit::checksum::{add, sum};
+use testkit::frames::{Spec, noise};
+use testkit::overlay::{MTU, Overlay, PEER, datagram, peer_port, places, vni};
+use testkit::packets::CWR;
 
 /// From station 1 at host 0 to station 2 at host 1, in an IP packet of so many bytes.
 fn of_len(len: usize) -> Spec {
@@ -25,7 +27,7 @@ fn v6_of_len(len: usize) -> Spec {
 fn may_be_cut(mut frame: Vec<u8>, l3: usize) -> Vec<u8> {
     frame[l3 + 6] &= !0x40;
     frame[l3 + 10..l3 + 12].fill(0);
-    let check = !reference_sum(&frame[l3..l3 + 20]);
+    let check = !sum(&frame[l3..l3 + 20]);
     frame[l3 + 10..l3 + 12].copy_from_slice(&check.to_be_bytes());
     frame
 }
@@ -43,7 +45,7 @@ fn ready_with(link: impl Fn() -> Port, peer: impl Fn() -> Port, vlans: &[VlanId]
 }
 
 fn ready() -> Overlay {
-    ready_with(|| port(PortVlan::default()), crate::overlay::plain_peer, &[VlanId::NONE])
+    ready_with(|| port(PortVlan::default()), testkit::overlay::plain_peer, &[VlanId::NONE])
 }
 
 #[track_caller]
@@ -69,8 +71,8 @@ fn assert_told_v4(error: &[u8], about: &[u8], l3: usize, mtu: u16) {
     assert_eq!(error[12..l3], about[12..l3], "its VLAN tags");
     let packet = &error[l3..];
     assert_eq!((packet.len(), usize::from(u16::from_be_bytes([packet[2], packet[3]]))), (576, 576));
-    assert_eq!(reference_sum(&packet[..20]), 0xffff);
-    assert_eq!(reference_sum(&packet[20..]), 0xffff);
+    assert_eq!(sum(&packet[..20]), 0xffff);
+    assert_eq!(sum(&packet[20..]), 0xffff);
     let ip = Ipv4View::new(packet).unwrap();
     let of = Ipv4View::new(&about[l3..]).unwrap();
     assert_eq!((ip.src(), ip.dst(), ip.protocol()), (of.dst(), of.src(), 1));
@@ -106,7 +108,7 @@ fn the_error_goes_back_in_its_vlan() {
 fn tags_inside_take_room() {
     for tagged_link in [false, true] {
         let link = || port(if tagged_link { PortVlan::default() } else { PortVlan::access(vlan(10)) });
-        let mut overlay = ready_with(link, crate::overlay::plain_peer, &[vlan(10)]);
+        let mut overlay = ready_with(link, testkit::overlay::plain_peer, &[vlan(10)]);
         let tags = if tagged_link { vec![(0x8100, 10)] } else { vec![] };
         let of_len = |len| Spec { tags: tags.clone(), ..of_len(len) }.bytes();
         assert_eq!(only(overlay.run(0, 0, &[of_len(1446)])).0, 1);
@@ -133,7 +135,7 @@ fn ipv6_is_told_that_it_is_too_big() {
     assert_eq!(message[4..8], 1450u32.to_be_bytes());
     assert_eq!(message[8..], about[14..14 + message.len() - 8]);
     let pseudo = [&packet[8..40], &(message.len() as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
-    assert_eq!(reference_add(reference_sum(&pseudo), reference_sum(message)), 0xffff);
+    assert_eq!(add(sum(&pseudo), sum(message)), 0xffff);
 }
 
 /// What nobody may be told of is dropped as too long.
@@ -143,7 +145,7 @@ fn errors_groups_and_what_is_not_ip_are_not_told_of() {
         let mut frame = of_len(1451).bytes();
         frame[23] = 1;
         frame[24..26].fill(0);
-        let check = !reference_sum(&frame[14..34]);
+        let check = !sum(&frame[14..34]);
         frame[24..26].copy_from_slice(&check.to_be_bytes());
         frame[34] = kind;
         frame
@@ -207,7 +209,7 @@ fn reassembled(fragments: &[Vec<u8>], l3: usize) -> Vec<u8> {
 #[test]
 fn what_may_be_cut_is_cut_and_fits_together_again() {
     for tags in [vec![], vec![(0x8100, 10)]] {
-        let mut overlay = ready_with(|| port(PortVlan::default()), crate::overlay::plain_peer, &[VlanId::NONE, vlan(10)]);
+        let mut overlay = ready_with(|| port(PortVlan::default()), testkit::overlay::plain_peer, &[VlanId::NONE, vlan(10)]);
         overlay.hosts[0].port(0).mtu = 9000;
         let l3 = 14 + 4 * tags.len();
         for len in [1451, 1500, 2900, 9000] {

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use tunnel::{Protocol, Vni};
 use vswitch::{DropReason, Encapsulation, PortId, PortVlan, VlanSet};
 
-use crate::bridge::{Bridge, Write, port};
-use crate::frames::Spec;
-use crate::overlay::{ENDPOINT, MTU, Overlay, PEER, address, datagram, peer_port, places, plain_peer, vni};
 use crate::{between, mac, vlan};
+use testkit::bridge::{Bridge, Write, port};
+use testkit::frames::Spec;
+use testkit::overlay::{ENDPOINT, MTU, Overlay, PEER, address, datagram, peer_port, places, plain_peer, vni};
 
 /// One datagram in, from host 1 to host 0.
 fn arrive(host: &mut Bridge, tos: u8, payload: &[u8]) -> Vec<Write> {
@@ -288,7 +288,7 @@ fn two_networks_of_one_peer_are_kept_apart() {
     let network = |vlan, vni| peer_port(PortVlan::access(vlan), Encapsulation::vxlan(vni));
     let links = || [port(PortVlan::access(vlan(10))), port(PortVlan::access(vlan(20)))];
     let peers = vec![(network(vlan(10), vni()), address(1)), (network(vlan(20), other), address(1))];
-    let mut host = crate::overlay::host_with(links(), peers, address(0));
+    let mut host = testkit::overlay::host_with(links(), peers, address(0));
     for (vni, port) in [(vni(), 0), (other, 1)] {
         let writes = arrive(&mut host, 0, &datagram(vni, &broadcast(5).bytes()));
         assert_eq!(writes.iter().map(|(port, ..)| port.0).collect::<Vec<_>>(), [port]);

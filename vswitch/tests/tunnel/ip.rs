@@ -15,9 +15,10 @@ use packet::{Datagram, VnetHeader};
 use tunnel::{Locals, Peers, Protocol, peers};
 use vswitch::{DropReason, Encapsulation, Endpoint, IpTunnel, Network, Port, PortId, PortKind, PortVlan};
 
-use crate::bridge::{Bridge, Write, port};
-use crate::frames::{noise, reference_sum};
-use crate::overlay::{ENDPOINT, PEER, address};
+use testkit::bridge::{Bridge, Write, port};
+use testkit::checksum::sum;
+use testkit::frames::noise;
+use testkit::overlay::{ENDPOINT, PEER, address};
 
 const TUN: u16 = 0;
 const UDP_PORT: u16 = 8285;
@@ -62,7 +63,7 @@ fn packet(src: [u8; 4], dst: [u8; 4], ttl: u8, len: usize, dont_fragment: bool) 
     let flags = if dont_fragment { 0x40 } else { 0 };
     let mut packet = vec![0x45, 0, high, low, 0, 7, flags, 0, ttl, 17, 0, 0];
     packet.extend([src, dst].concat());
-    let check = !reference_sum(&packet);
+    let check = !sum(&packet);
     packet[10..12].copy_from_slice(&check.to_be_bytes());
     packet.extend([0x9c, 0x40, 0, 53, udp_high, udp_low, 0, 0]);
     packet.extend(noise(1, len - 28));
@@ -87,7 +88,7 @@ fn told(bridge: &mut Bridge, about: &[u8], reason: DropReason) -> (u8, u8, Optio
     assert_eq!((port.0, *vnet), (TUN, VnetHeader::default()));
     let (ip, of) = (Ipv4View::new(error).unwrap(), Ipv4View::new(about).unwrap());
     assert_eq!((ip.src(), ip.dst(), ip.total_len()), (of.dst(), of.src(), error.len()));
-    assert_eq!((reference_sum(&error[..20]), reference_sum(&error[20..])), (0xffff, 0xffff));
+    assert_eq!((sum(&error[..20]), sum(&error[20..])), (0xffff, 0xffff));
     let icmp = IcmpView::new(ip.payload()).unwrap();
     assert_eq!(icmp.quote(), &about[..icmp.quote().len()], "as it came");
     (icmp.kind(), icmp.code(), icmp.next_hop_mtu())

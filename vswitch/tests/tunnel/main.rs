@@ -1,21 +1,15 @@
 //! Tunnels from frames to datagrams and back, on switches in simulated time. The books of each balance
 //! after every batch.
 
-#[path = "../bridge/mod.rs"]
-mod bridge;
 mod fit;
 mod forwarding;
-#[path = "../../../packet/tests/frames/mod.rs"]
-mod frames;
 mod ip;
-#[path = "../overlay/mod.rs"]
-mod overlay;
 mod properties;
 mod segment_size;
 
-use frames::Spec;
 use packet::MacAddr;
 use packet::vlan::VlanId;
+use testkit::frames::Spec;
 
 fn mac(n: u8) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, n])

@@ -5,10 +5,12 @@ use proptest::prelude::*;
 use tunnel::{Protocol, train, vxlan};
 use vswitch::PortVlan;
 
-use crate::bridge::{Bridge, Sent, Write, port};
-use crate::frames::{Spec, noise, on_the_wire, specs};
-use crate::overlay::{ENDPOINT, MTU, Overlay, PEER, address, datagram, vni};
 use crate::{between, mac};
+use testkit::bridge::{Bridge, Sent, Write, port};
+use testkit::frames::{Spec, noise};
+use testkit::overlay::{ENDPOINT, MTU, Overlay, PEER, address, datagram, vni};
+use testkit::strategies::specs;
+use testkit::wire::on_the_wire;
 
 /// Room for an Ethernet header with two tags, IPv6 with options and TCP with options.
 const LONGEST_HEADERS: usize = 40 + 60 + 60;

@@ -5,10 +5,11 @@ use packet::{Datagram, VnetHeader};
 use tunnel::Protocol;
 use vswitch::{Encapsulation, PortId, PortVlan};
 
-use crate::bridge::port;
-use crate::frames::{Spec, on_the_wire};
-use crate::overlay::{ENDPOINT, MTU, Overlay, PEER, address, datagram, peer_port, vni};
 use crate::{between, mac, vlan};
+use testkit::bridge::port;
+use testkit::frames::Spec;
+use testkit::overlay::{ENDPOINT, MTU, Overlay, PEER, address, datagram, peer_port, vni};
+use testkit::wire::on_the_wire;
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;

@@ -5,9 +5,8 @@ use std::net::Ipv4Addr;
 
 use nat::Endpoint;
 
-use super::packets::{
-    ICMP, TCP, UDP, add, checksum_at, header_len, pseudo_header, put, set_ip_checksum, sum, transport_checksum, word,
-};
+use crate::checksum::{add, sum};
+use crate::packets::{ICMP, TCP, UDP, checksum_at, header_len, pseudo_header, put, set_ip_checksum, transport_checksum, word};
 
 /// Both zeros are one.
 fn is_same(a: u16, b: u16) -> bool {

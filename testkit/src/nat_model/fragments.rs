@@ -6,7 +6,7 @@ use nat::Endpoint;
 use nat::fragments::{Fragment, HELD, HELD_AN_OWNER, HELD_LEN, Key, TIMEOUT};
 use packet::Timestamp;
 
-use super::packets::TCP;
+use crate::packets::TCP;
 
 #[derive(Debug, Default)]
 struct Datagram {

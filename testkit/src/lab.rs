@@ -1,13 +1,12 @@
-//! A bridge with a router and a translation: two guests, a network on VLAN 10, and an uplink.
+//! A bridge with a router and NAT: two guests, a network on VLAN 10, and an uplink.
 //!
 //! ```text
-//!  guest 2 --- port 0 -+            +- port 2 --- 203.0.113.254, and all the world
+//!  guest 2 --- port 0 -+            +- port 2 --- 203.0.113.254 --- Internet
 //!  guest 3 --- port 1 -+-- 10.0.0.1 |
 //!                      +------------+ 203.0.113.1
 //!  guest 5 --- port 3 -+-- 10.0.10.1
 //!   tagged --- port 4 -+
 //! ```
-#![allow(dead_code, reason = "each test uses some of it")]
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -22,31 +21,45 @@ use vswitch::{
 
 use crate::bridge::{Bridge, Write, port};
 
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-pub(crate) const VLAN_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 10, 1);
-pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-pub(crate) const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
-pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// Gateway of the untagged network, 10.0.0.0/24.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Gateway of the network on VLAN 10, 10.0.10.0/24.
+pub const VLAN_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 10, 1);
+/// Address of the uplink.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The uplink's default gateway.
+pub const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+/// A host on the Internet.
+pub const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
-pub(crate) const UPLINK_PORT: u16 = 2;
-pub(crate) const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x76, 10, 0, 0, 1]);
-pub(crate) const VLAN_GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x76, 10, 0, 10, 1]);
-pub(crate) const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 9, 9, 9]);
-pub(crate) const NEXT_HOP_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 254]);
+/// Port number of the uplink.
+pub const UPLINK_PORT: u16 = 2;
+/// MAC address of [`GATEWAY`].
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x76, 10, 0, 0, 1]);
+/// MAC address of [`VLAN_GATEWAY`].
+pub const VLAN_GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x76, 10, 0, 10, 1]);
+/// MAC address of the uplink.
+pub const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 9, 9, 9]);
+/// MAC address of [`NEXT_HOP`].
+pub const NEXT_HOP_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 254]);
 
-pub(crate) fn mac(last: u8) -> MacAddr {
+/// MAC address of guest `last`.
+pub fn mac(last: u8) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, last])
 }
 
-pub(crate) fn guest(last: u8) -> Ipv4Addr {
+/// IP address of guest `last` in the untagged network.
+pub fn guest(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, last)
 }
 
-pub(crate) fn ten() -> VlanId {
+/// VLAN 10.
+pub fn ten() -> VlanId {
     VlanId::new(10).unwrap()
 }
 
-pub(crate) fn uplink(mtu: u32) -> Uplink {
+/// An uplink with a default route and this MTU.
+pub fn uplink(mtu: u32) -> Uplink {
     let routes = vec![
         Route { to: Network::new(OUTSIDE, 24), via: None, metric: 0 },
         Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 100 },
@@ -54,21 +67,26 @@ pub(crate) fn uplink(mtu: u32) -> Uplink {
     Uplink { port: PortId(UPLINK_PORT), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu, routes }
 }
 
-pub(crate) fn routing(uplink: Option<Uplink>) -> Arc<Routing> {
+/// Both gateways, and the uplink if there is one.
+pub fn routing(uplink: Option<Uplink>) -> Arc<Routing> {
     let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
     let interfaces = vec![Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten()), VLAN_GATEWAY, 24)];
     Routing::new(interfaces, uplink, true)
 }
 
-pub(crate) struct Lab {
-    pub(crate) bridge: Bridge,
-    pub(crate) nat: Arc<Nat>,
-    pub(crate) neighbours: Arc<Neighbours>,
+/// The bridge and the tables that it shares with other workers.
+pub struct Lab {
+    /// The bridge.
+    pub bridge: Bridge,
+    /// Its connections.
+    pub nat: Arc<Nat>,
+    /// Its neighbours.
+    pub neighbours: Arc<Neighbours>,
 }
 
 impl Lab {
-    /// Nobody is known to anybody yet.
-    pub(crate) fn new(config: NatConfig, mtu: u32) -> Lab {
+    /// A lab whose router knows no neighbours yet, with an uplink of this MTU.
+    pub fn new(config: NatConfig, mtu: u32) -> Lab {
         let nat = Arc::new(Nat::new(config, [1, 2]).unwrap());
         nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], Timestamp::default()).unwrap();
         let neighbours = Arc::new(Neighbours::new([3, 4]));
@@ -83,12 +101,13 @@ impl Lab {
         Lab { bridge, nat, neighbours }
     }
 
-    /// Guests and next hop have asked for who the router is, and so are known.
-    pub(crate) fn ready() -> Lab {
+    /// A lab whose router knows the guests and the next hop from their ARP requests.
+    pub fn ready() -> Lab {
         Lab::ready_with(NatConfig::default(), 1500)
     }
 
-    pub(crate) fn ready_with(config: NatConfig, mtu: u32) -> Lab {
+    /// Like [`Lab::ready`], with these limits of the translation and this MTU of the uplink.
+    pub fn ready_with(config: NatConfig, mtu: u32) -> Lab {
         let mut lab = Lab::new(config, mtu);
         for last in [2, 3] {
             assert_eq!(lab.run(u16::from(last) - 2, &[request(mac(last), guest(last), GATEWAY)]).len(), 1);
@@ -98,60 +117,65 @@ impl Lab {
         lab
     }
 
-    pub(crate) fn run(&mut self, ingress: u16, frames: &[Vec<u8>]) -> Vec<Write> {
+    /// Frames into one port. Returns the writes.
+    pub fn run(&mut self, ingress: u16, frames: &[Vec<u8>]) -> Vec<Write> {
         self.bridge.run(ingress, frames)
     }
 
-    /// One packet of a guest to the gateway's MAC address, and the one write that it becomes.
-    pub(crate) fn out(&mut self, last: u8, packet: &[u8]) -> Write {
+    /// Sends one packet from guest 10.0.0.`last` to the gateway. Returns the one write that it becomes.
+    pub fn out(&mut self, last: u8, packet: &[u8]) -> Write {
         let frame = ethernet(GATEWAY_MAC, mac(last), packet);
         only(self.run(u16::from(last) - 2, &[frame]))
     }
 
-    /// One packet from the next hop.
-    pub(crate) fn back(&mut self, packet: &[u8]) -> Write {
+    /// Sends one packet from the next hop to the uplink. Returns the one write that it becomes.
+    pub fn back(&mut self, packet: &[u8]) -> Write {
         only(self.run(UPLINK_PORT, &[ethernet(UPLINK_MAC, NEXT_HOP_MAC, packet)]))
     }
 
-    /// A frame with the tag of VLAN 10.
-    pub(crate) fn tag(frame: &[u8]) -> Vec<u8> {
+    /// The frame with a tag of VLAN 10.
+    pub fn tag(frame: &[u8]) -> Vec<u8> {
         [&frame[..12], &[0x81, 0, 0, 10], &frame[12..]].concat()
     }
 
-    pub(crate) fn wait(&mut self, secs: u64) {
+    /// Advances the clock.
+    pub fn wait(&mut self, secs: u64) {
         self.bridge.now = self.bridge.now.after(std::time::Duration::from_secs(secs));
     }
 }
 
+/// The only write.
 #[track_caller]
-pub(crate) fn only(mut writes: Vec<Write>) -> Write {
+pub fn only(mut writes: Vec<Write>) -> Write {
     assert_eq!(writes.len(), 1, "{writes:x?}");
     writes.remove(0)
 }
 
-pub(crate) fn ethernet(dst: MacAddr, src: MacAddr, packet: &[u8]) -> Vec<u8> {
+/// An IPv4 packet in an Ethernet frame.
+pub fn ethernet(dst: MacAddr, src: MacAddr, packet: &[u8]) -> Vec<u8> {
     [&dst.0[..], &src.0, &[8, 0], packet].concat()
 }
 
-pub(crate) fn tagged(dst: MacAddr, src: MacAddr, vlan: u16, packet: &[u8]) -> Vec<u8> {
+/// An IPv4 packet in an Ethernet frame with an 802.1Q tag.
+pub fn tagged(dst: MacAddr, src: MacAddr, vlan: u16, packet: &[u8]) -> Vec<u8> {
     [&dst.0[..], &src.0, &[0x81, 0], &vlan.to_be_bytes(), &[8, 0], packet].concat()
 }
 
-/// An ARP request to everybody.
-pub(crate) fn request(mac: MacAddr, from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+/// A broadcast ARP request.
+pub fn request(mac: MacAddr, from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let arp = Arp::request(mac, from, target).to_bytes();
     [&[0xff; 6][..], &mac.0, &[8, 6], &arp].concat()
 }
 
-/// The answer to one.
-pub(crate) fn answer(to: MacAddr, mac: MacAddr, from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+/// An ARP reply.
+pub fn answer(to: MacAddr, mac: MacAddr, from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let arp = Arp::request(to, target, from).reply(mac).to_bytes();
     [&to.0[..], &mac.0, &[8, 6], &arp].concat()
 }
 
-/// An ARP message in a write.
+/// The ARP message in a frame: operation, sender MAC and IP address, target IP address.
 #[track_caller]
-pub(crate) fn arp_of(frame: &[u8]) -> (ArpOperation, MacAddr, Ipv4Addr, Ipv4Addr) {
+pub fn arp_of(frame: &[u8]) -> (ArpOperation, MacAddr, Ipv4Addr, Ipv4Addr) {
     let at = if frame[12..14] == [0x81, 0] { 18 } else { 14 };
     assert_eq!(frame[at - 2..at], [8, 6], "{frame:x?}");
     let arp = Arp::parse(&frame[at..at + ARP_LEN]).unwrap();

@@ -1,6 +1,5 @@
-//! A bridge on a bench: ports whose writes are kept, books that must balance, and a capture of everything that must
-//! say the same as the books.
-#![allow(dead_code, reason = "each test uses some of it")]
+//! A pipeline under test. What each port writes is kept, the frame counters must balance after every batch, and a
+//! capture of everything must agree with the counters.
 
 use std::cell::RefCell;
 use std::io::IoSlice;
@@ -16,26 +15,33 @@ use vswitch::{
     PortVlan, SendError, Transmit,
 };
 
-/// One write: its virtio-net header and its frame.
-pub(crate) type Write = (PortId, VnetHeader, Vec<u8>);
+/// One write: the port, the virtio-net header and the frame.
+pub type Write = (PortId, VnetHeader, Vec<u8>);
 
-/// Says what becomes of a write.
+/// Decides the outcome of a write.
 type Send<'a> = &'a mut dyn FnMut(PortId, VnetHeader, &[u8]) -> Result<(), SendError>;
 
-/// What one call gives to a socket: datagrams of one flow to one peer.
+/// Datagrams of one flow to one peer, sent to a socket in one call.
 #[derive(Clone, Debug)]
-pub(crate) struct Sent {
-    pub(crate) way: Way,
-    pub(crate) datagrams: Vec<Vec<u8>>,
+pub struct Sent {
+    /// Port, peer and outer header fields.
+    pub way: Way,
+    /// UDP payloads, in order.
+    pub datagrams: Vec<Vec<u8>>,
 }
 
-pub(crate) struct Bridge {
-    pub(crate) pipeline: Pipeline,
-    pub(crate) table: Arc<MacTable>,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) now: Timestamp,
-    /// What went into tunnels, until it is taken.
-    pub(crate) sent: Vec<Sent>,
+/// One worker's pipeline with its MAC table, counters and clock.
+pub struct Bridge {
+    /// The pipeline under test.
+    pub pipeline: Pipeline,
+    /// Its MAC table.
+    pub table: Arc<MacTable>,
+    /// Counters by port.
+    pub counters: Arc<Counters>,
+    /// The time passed with each batch; advances only when a test sets it.
+    pub now: Timestamp,
+    /// Datagrams sent into tunnels, until a test takes them.
+    pub sent: Vec<Sent>,
     egress: Egress,
     batch: Batch,
     inbox: Inbox,
@@ -43,7 +49,7 @@ pub(crate) struct Bridge {
     captured: RefCell<Captured>,
 }
 
-/// What a capture of everything saw: frames by port.
+/// What a capture of everything saw, in frames by port.
 struct Captured {
     reader: Reader,
     received: Vec<u64>,
@@ -54,7 +60,7 @@ struct Captured {
 }
 
 impl Captured {
-    /// Of a pipeline of so many ports.
+    /// A capture of a pipeline with `ports` ports.
     fn of(pipeline: &mut Pipeline, ports: usize) -> Captured {
         let (writer, reader) = ring::ring(4, 256 << 10);
         let want = Want { snaplen: 64, ..Want::default() };
@@ -82,7 +88,8 @@ impl Captured {
     }
 }
 
-pub(crate) fn port(vlan: PortVlan) -> Port {
+/// A link port with all offloads and an MTU of 1500.
+pub fn port(vlan: PortVlan) -> Port {
     Port {
         bridge: BridgeId::default(),
         vlan,
@@ -95,7 +102,8 @@ pub(crate) fn port(vlan: PortVlan) -> Port {
 }
 
 impl Bridge {
-    pub(crate) fn new(ports: impl IntoIterator<Item = Port>) -> Bridge {
+    /// A bridge with these ports, numbered from 0.
+    pub fn new(ports: impl IntoIterator<Item = Port>) -> Bridge {
         let ports: Vec<Port> = ports.into_iter().collect();
         let table = Arc::new(MacTable::new(MacTableConfig { ports: ports.len(), ..MacTableConfig::default() }));
         let counters = Arc::new(Counters::new(ports.len()));
@@ -110,27 +118,29 @@ impl Bridge {
         Bridge { pipeline, table, counters, now, sent: Vec::new(), egress, batch, inbox, ports: count, captured }
     }
 
-    /// So many ports that carry everything.
-    pub(crate) fn open(ports: usize) -> Bridge {
+    /// A bridge with this number of ports, each a member of every VLAN.
+    pub fn open(ports: usize) -> Bridge {
         Bridge::new(std::iter::repeat_with(|| port(PortVlan::default())).take(ports))
     }
 
-    pub(crate) fn port(&mut self, id: u16) -> &mut Port {
+    /// The configuration of a port.
+    pub fn port(&mut self, id: u16) -> &mut Port {
         self.pipeline.port_mut(PortId(id)).unwrap()
     }
 
-    pub(crate) fn counts(&self, id: u16) -> &PortCounters {
+    /// The counters of a port.
+    pub fn counts(&self, id: u16) -> &PortCounters {
         self.counters.port(PortId(id)).unwrap()
     }
 
-    /// Plain frames in through one port; what was written, by port and in its order.
-    pub(crate) fn run(&mut self, ingress: u16, frames: &[Vec<u8>]) -> Vec<Write> {
+    /// Plain frames into one port. Returns the writes, ordered by port and then by time.
+    pub fn run(&mut self, ingress: u16, frames: &[Vec<u8>]) -> Vec<Write> {
         let frames: Vec<_> = frames.iter().map(|frame| (VnetHeader::default(), frame.clone())).collect();
         self.run_with(ingress, &frames, |_, _, _| Ok(()))
     }
 
-    /// Frames in through one port. `send` says what becomes of a write; refused ones are not kept.
-    pub(crate) fn run_with(
+    /// Frames into one port. `send` decides the outcome of each write; refused writes are not returned.
+    pub fn run_with(
         &mut self,
         ingress: u16,
         frames: &[(VnetHeader, Vec<u8>)],
@@ -149,8 +159,8 @@ impl Bridge {
         writes
     }
 
-    /// Datagrams in through a receiving socket, as a worker gives them in; what was written.
-    pub(crate) fn receive(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> Vec<Write> {
+    /// Datagrams into a receiving socket, in batches as a worker makes them. Returns the writes.
+    pub fn receive(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> Vec<Write> {
         let mut writes = Vec::new();
         self.inbox.clear();
         for datagram in datagrams {
@@ -175,7 +185,7 @@ impl Bridge {
         self.assert_balance();
     }
 
-    /// What the last batch left.
+    /// Resumes the packets that the last batch released.
     fn go_on(&mut self, writes: &mut Vec<Write>, send: Send<'_>) {
         while self.pipeline.has_left() {
             self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
@@ -183,8 +193,8 @@ impl Bridge {
         }
     }
 
-    /// Datagrams in, a batch's worth; how many writes they became. Allocates nothing itself.
-    pub(crate) fn count_received(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> usize {
+    /// Datagrams into a receiving socket, at most one batch. Returns the number of writes; allocates nothing itself.
+    pub fn count_received(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> usize {
         self.inbox.clear();
         for datagram in datagrams {
             for arrival in Arrivals::new(*datagram, protocol, mtu) {
@@ -201,8 +211,8 @@ impl Bridge {
         writes
     }
 
-    /// Frames in through one port; how many writes they became. Allocates nothing itself.
-    pub(crate) fn count(&mut self, ingress: u16, frames: &[(VnetHeader, Vec<u8>)]) -> usize {
+    /// Frames into one port. Returns the number of writes; allocates nothing itself.
+    pub fn count(&mut self, ingress: u16, frames: &[(VnetHeader, Vec<u8>)]) -> usize {
         self.batch.clear();
         for (vnet, frame) in frames {
             assert!(self.batch.push(*vnet, frame), "the batch is full");
@@ -217,8 +227,8 @@ impl Bridge {
         writes
     }
 
-    /// What is due by time, counted.
-    pub(crate) fn count_due(&mut self) -> usize {
+    /// Does what is due by time. Returns the number of writes; allocates nothing itself.
+    pub fn count_due(&mut self) -> usize {
         self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
         let writes = self.count_writes();
         self.assert_balance();
@@ -234,8 +244,8 @@ impl Bridge {
         writes
     }
 
-    /// What is due by time.
-    pub(crate) fn poll(&mut self) -> Vec<Write> {
+    /// Does what is due by time. Returns the writes.
+    pub fn poll(&mut self) -> Vec<Write> {
         let mut writes = Vec::new();
         self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
         self.transmit(&mut writes, &mut |_, _, _| Ok(()));
@@ -248,12 +258,13 @@ impl Bridge {
         self.pipeline.transmit(&self.batch, &mut self.egress, out);
     }
 
-    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
+    /// Frames dropped for this reason, over all ports.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         (0..self.ports).map(|port| self.counts(port).dropped(reason)).sum()
     }
 
-    /// How many frames a capture of everything has seen dropped for this reason, until the books were last balanced.
-    pub(crate) fn captured(&self, reason: DropReason) -> u64 {
+    /// Frames that the capture saw dropped for this reason, up to the last [`Bridge::assert_balance`].
+    pub fn captured(&self, reason: DropReason) -> u64 {
         self.captured.borrow().dropped.iter().map(|port| port[reason as usize]).sum()
     }
 
@@ -261,12 +272,12 @@ impl Bridge {
         (0..self.ports).map(|port| count(self.counts(port))).sum()
     }
 
-    /// Frames in, copies and what was made are frames out, drops and what was taken.
-    pub(crate) fn assert_balance(&self) {
+    /// Asserts that frames received, copied and made equal frames sent, dropped and taken, and that the capture agrees.
+    pub fn assert_balance(&self) {
         let entered = self.sum(|port| port.rx_frames.load() + port.copies.load() + port.made.load());
         let drops = |port: &PortCounters| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum::<u64>();
         let left = self.sum(|port| port.tx_frames.load() + port.taken.load());
-        assert_eq!(entered, left + self.sum(drops), "the books do not balance");
+        assert_eq!(entered, left + self.sum(drops), "frames in + copies + made differ from frames out + drops + taken");
         let mut captured = self.captured.borrow_mut();
         captured.take_in();
         for (port, dropped) in captured.dropped.iter().enumerate() {
@@ -284,7 +295,7 @@ impl Bridge {
     }
 }
 
-/// Where frames leave: writes and trains are kept.
+/// A [`Transmit`] that keeps writes and trains.
 struct Out<'a> {
     send: Send<'a>,
     writes: &'a mut Vec<Write>,
@@ -301,8 +312,8 @@ impl Transmit for Out<'_> {
         Ok(())
     }
 
-    /// Each train is one that the kernel takes whole: at most 64 datagrams that fit into 64 KiB with their
-    /// headers, all of one size but the last, which may be shorter.
+    /// Checks that the kernel would accept each train whole: at most 64 datagrams that fit into 64 KiB with their
+    /// headers, all of one size except the last, which may be shorter.
     fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
         for train in trains.trains() {
             let datagrams: Vec<Vec<u8>> = trains.datagrams(train, arena).map(|pieces| pieces.concat()).collect();

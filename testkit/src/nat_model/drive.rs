@@ -15,8 +15,8 @@ use packet::offload::Checksum;
 use super::choices::Choices;
 use super::fragments::Piece;
 use super::model::{Conn, Model};
-use super::packets::{self, ACK, FIN, ICMP, RST, SYN, TCP, Tcp, UDP, address, header_len, word};
 use super::rewriting;
+use crate::packets::{self, ACK, FIN, ICMP, RST, SYN, TCP, Tcp, UDP, address, header_len, word};
 
 /// More steps than this show nothing new.
 const MAX_STEPS: usize = 600;
@@ -40,7 +40,7 @@ struct Pair<'a> {
 }
 
 /// Any bytes as a sequence of packets, rule changes and moments: the translation and the model agree.
-pub(crate) fn drive(data: &[u8]) {
+pub fn drive(data: &[u8]) {
     let mut choices = Choices(data);
     let config = config(&mut choices);
     let seed = [u64::from(choices.byte()), 7];

@@ -1,4 +1,4 @@
-//! Switches on several hosts, joined by datagrams in simulated time.
+//! Switches on several hosts, joined by a VXLAN network in simulated time.
 //!
 //! ```text
 //!  stations --- ports 0 and 1 -+                    +- ports 0 and 1 --- stations
@@ -6,8 +6,7 @@
 //!                              +- 2 <-- UDP --> 2 --+
 //! ```
 //!
-//! Port 2 is the receiving socket; from 3 on each other host is a port, in the order of their numbers.
-#![allow(dead_code, reason = "each test uses some of it")]
+//! Port 2 is the receiving socket. Each other host is a port from 3 on, in the order of the host numbers.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -18,37 +17,42 @@ use vswitch::{Encapsulation, Endpoint, Port, PortId, PortKind, PortVlan};
 
 use crate::bridge::{Bridge, Sent, Write, port};
 
-pub(crate) const ENDPOINT: u16 = 2;
+/// Port number of the receiving socket.
+pub const ENDPOINT: u16 = 2;
 
-/// The first peer.
-pub(crate) const PEER: u16 = 3;
+/// Port number of the first peer.
+pub const PEER: u16 = 3;
 
-/// The way between the hosts takes so much, and so an inner packet may be so long.
-pub(crate) const PATH_MTU: usize = 1500;
-pub(crate) const MTU: u32 = 1450;
+/// Largest IP packet between two hosts.
+pub const PATH_MTU: usize = 1500;
+/// Largest packet inside the tunnel: [`PATH_MTU`] less IPv4, UDP, VXLAN and Ethernet headers.
+pub const MTU: u32 = 1450;
 
-/// Outer IPv4 and UDP headers.
+/// Length of the outer IPv4 and UDP headers.
 const HEADERS_LEN: usize = 28;
 
-pub(crate) fn vni() -> Vni {
+/// The VXLAN network of all hosts.
+pub fn vni() -> Vni {
     Vni::new(0x12_3456).unwrap()
 }
 
-pub(crate) fn address(host: usize) -> IpAddr {
+/// Outer IP address of a host.
+pub fn address(host: usize) -> IpAddr {
     IpAddr::from(Ipv4Addr::new(192, 0, 2, 1 + host as u8))
 }
 
-/// A port that leads to a peer.
-pub(crate) fn peer_port(vlan: PortVlan, encapsulation: Encapsulation) -> Port {
+/// A port to a peer.
+pub fn peer_port(vlan: PortVlan, encapsulation: Encapsulation) -> Port {
     Port { mtu: MTU, kind: PortKind::Peer(encapsulation), ..port(vlan) }
 }
 
-pub(crate) fn plain_peer() -> Port {
+/// A port to a peer with the default encapsulation.
+pub fn plain_peer() -> Port {
     peer_port(PortVlan::default(), Encapsulation::vxlan(vni()))
 }
 
-/// A bridge with a receiving socket at port 2 and these peers.
-pub(crate) fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAddr) -> Bridge {
+/// A bridge with two links, a receiving socket at port 2 and these peers.
+pub fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAddr) -> Bridge {
     let named = |(n, (port, address)): (usize, &(Port, IpAddr))| peers::Peer {
         vni: port.encapsulation().and_then(|encapsulation| encapsulation.vni),
         address: *address,
@@ -67,31 +71,35 @@ pub(crate) fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAdd
     bridge
 }
 
-/// One datagram on its way, or a train of them.
+/// A train of one or more datagrams between two hosts.
 #[derive(Clone, Debug)]
-pub(crate) struct Flying {
-    pub(crate) from: usize,
-    pub(crate) to: usize,
-    pub(crate) sent: Sent,
+pub struct Flying {
+    /// Sending host.
+    pub from: usize,
+    /// Receiving host.
+    pub to: usize,
+    /// The datagrams.
+    pub sent: Sent,
 }
 
-/// Hosts in full mesh.
-pub(crate) struct Overlay {
-    pub(crate) hosts: Vec<Bridge>,
-    /// All datagrams ever sent.
-    pub(crate) log: Vec<Flying>,
-    /// Does the receiving kernel merge trains?
-    pub(crate) merges: bool,
+/// Hosts in a full mesh of tunnels.
+pub struct Overlay {
+    /// The hosts' bridges.
+    pub hosts: Vec<Bridge>,
+    /// All datagrams sent since [`Overlay::ways`] was last called.
+    pub log: Vec<Flying>,
+    /// Whether the receiving kernel merges each train (UDP GRO).
+    pub merges: bool,
 }
 
 impl Overlay {
-    /// So many hosts, in one VXLAN network with all VLANs.
-    pub(crate) fn new(hosts: usize) -> Overlay {
+    /// Hosts in one VXLAN network that carries all VLANs.
+    pub fn new(hosts: usize) -> Overlay {
         Overlay::with(hosts, |_| [port(PortVlan::default()), port(PortVlan::default())], |_, _| plain_peer())
     }
 
-    /// `links` makes the first two ports of a host, `peer` one host's port to another.
-    pub(crate) fn with(hosts: usize, links: impl Fn(usize) -> [Port; 2], peer: impl Fn(usize, usize) -> Port) -> Overlay {
+    /// `links` makes the first two ports of a host, `peer` the first host's port to the second.
+    pub fn with(hosts: usize, links: impl Fn(usize) -> [Port; 2], peer: impl Fn(usize, usize) -> Port) -> Overlay {
         let host = |own: usize| {
             let others = (0..hosts).filter(|other| *other != own);
             host_with(links(own), others.map(|other| (peer(own, other), address(other))).collect(), address(own))
@@ -99,13 +107,15 @@ impl Overlay {
         Overlay { hosts: (0..hosts).map(host).collect(), log: Vec::new(), merges: false }
     }
 
-    /// Frames in at one host, and datagrams to and fro until all is quiet; what each host wrote.
-    pub(crate) fn run(&mut self, host: usize, ingress: u16, frames: &[Vec<u8>]) -> Vec<(usize, Write)> {
+    /// Sends plain frames into a port of one host, and delivers datagrams until there are none left. Returns what each host
+    /// wrote to its links.
+    pub fn run(&mut self, host: usize, ingress: u16, frames: &[Vec<u8>]) -> Vec<(usize, Write)> {
         let frames: Vec<_> = frames.iter().map(|frame| (VnetHeader::default(), frame.clone())).collect();
         self.run_with(host, ingress, &frames)
     }
 
-    pub(crate) fn run_with(&mut self, host: usize, ingress: u16, frames: &[(VnetHeader, Vec<u8>)]) -> Vec<(usize, Write)> {
+    /// Like [`Overlay::run`], for frames with virtio-net headers.
+    pub fn run_with(&mut self, host: usize, ingress: u16, frames: &[(VnetHeader, Vec<u8>)]) -> Vec<(usize, Write)> {
         let writes = self.hosts[host].run_with(ingress, frames, |_, _, _| Ok(()));
         let mut all: Vec<(usize, Write)> = writes.into_iter().map(|write| (host, write)).collect();
         loop {
@@ -126,7 +136,7 @@ impl Overlay {
         let others: Vec<usize> = (0..self.hosts.len()).filter(|other| *other != from).collect();
         let sent = std::mem::take(&mut self.hosts[from].sent);
         let longest = sent.iter().flat_map(|sent| &sent.datagrams).map(Vec::len).max().unwrap_or(0);
-        assert!(longest + HEADERS_LEN <= PATH_MTU, "too long for the way");
+        assert!(longest + HEADERS_LEN <= PATH_MTU, "longer than the path MTU");
         sent.into_iter().map(|sent| Flying { from, to: others[usize::from(sent.way.port - PEER)], sent }).collect()
     }
 
@@ -147,8 +157,8 @@ impl Overlay {
         self.hosts[to].receive(ENDPOINT, Protocol::Vxlan, MTU, &datagrams)
     }
 
-    /// From where to where datagrams went since this was last asked.
-    pub(crate) fn ways(&mut self) -> Vec<(usize, usize)> {
+    /// Sender and receiver of each datagram since the last call, sorted.
+    pub fn ways(&mut self) -> Vec<(usize, usize)> {
         let flew = std::mem::take(&mut self.log);
         let mut ways: Vec<(usize, usize)> =
             flew.iter().flat_map(|flying| vec![(flying.from, flying.to); flying.sent.datagrams.len()]).collect();
@@ -157,12 +167,12 @@ impl Overlay {
     }
 }
 
-/// Hosts and ports of writes.
-pub(crate) fn places(writes: &[(usize, Write)]) -> Vec<(usize, u16)> {
+/// Host and port of each write.
+pub fn places(writes: &[(usize, Write)]) -> Vec<(usize, u16)> {
     writes.iter().map(|(host, (port, ..))| (*host, port.0)).collect()
 }
 
-/// A datagram of the tunnel.
-pub(crate) fn datagram(vni: Vni, frame: &[u8]) -> Vec<u8> {
+/// A VXLAN datagram (UDP payload).
+pub fn datagram(vni: Vni, frame: &[u8]) -> Vec<u8> {
     [&vxlan::encap(vni)[..], frame].concat()
 }

@@ -1,0 +1,201 @@
+//! IPv4 packets: builders, field access, and checksums computed independently of `packet`.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::checksum::{add, sum};
+
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// TCP flag: no more data from the sender.
+pub const FIN: u8 = 0x01;
+/// TCP flag: synchronize sequence numbers.
+pub const SYN: u8 = 0x02;
+/// TCP flag: reset the connection.
+pub const RST: u8 = 0x04;
+/// TCP flag: push.
+pub const PSH: u8 = 0x08;
+/// TCP flag: the acknowledgment number is valid.
+pub const ACK: u8 = 0x10;
+/// TCP flag: congestion window reduced.
+pub const CWR: u8 = 0x80;
+
+/// The 16-bit field at this offset.
+#[must_use]
+pub fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Writes a 16-bit field.
+pub fn put(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+/// The IPv4 address at this offset.
+#[must_use]
+pub fn address(bytes: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
+}
+
+/// Length of a packet's IPv4 header in bytes.
+#[must_use]
+pub fn header_len(packet: &[u8]) -> usize {
+    usize::from(packet[0] & 15) * 4
+}
+
+/// Sum of a packet's pseudo-header, for `len` bytes of transport header and payload.
+#[must_use]
+pub fn pseudo_header(packet: &[u8], len: usize) -> u16 {
+    let (protocol, len) = (packet[9], (len as u16).to_be_bytes());
+    sum(&[&packet[12..20], &[0, protocol], &len].concat())
+}
+
+/// Offset of the checksum in the transport header.
+#[must_use]
+pub fn checksum_at(protocol: u8) -> Option<usize> {
+    match protocol {
+        ICMP => Some(2),
+        TCP => Some(16),
+        UDP => Some(6),
+        _ => None,
+    }
+}
+
+/// The correct transport checksum; `None` if the packet has no room for one.
+#[must_use]
+pub fn transport_checksum(packet: &[u8]) -> Option<u16> {
+    let l4 = header_len(packet);
+    let at = checksum_at(packet[9])?;
+    let mut transport = packet[l4..].to_vec();
+    if transport.len() < at + 2 {
+        return None;
+    }
+    put(&mut transport, at, 0);
+    let pseudo = if packet[9] == ICMP { 0 } else { pseudo_header(packet, transport.len()) };
+    match (!add(sum(&transport), pseudo), packet[9]) {
+        (0, UDP) => Some(0xffff),
+        (check, _) => Some(check),
+    }
+}
+
+/// Corrects the IPv4 header checksum.
+pub fn set_ip_checksum(packet: &mut [u8]) {
+    put(packet, 10, 0);
+    let check = !sum(&packet[..header_len(packet)]);
+    put(packet, 10, check);
+}
+
+/// Corrects the ICMP, TCP or UDP checksum, if there is room for one.
+pub fn set_transport_checksum(packet: &mut [u8]) {
+    if let (Some(check), Some(at)) = (transport_checksum(packet), checksum_at(packet[9])) {
+        let l4 = header_len(packet);
+        put(packet, l4 + at, check);
+    }
+}
+
+/// Replaces the transport checksum by a partial one (the pseudo-header's sum), as a sender with checksum offload does.
+pub fn set_partial_checksum(packet: &mut [u8]) {
+    let l4 = header_len(packet);
+    let pseudo = pseudo_header(packet, packet.len() - l4);
+    put(packet, l4 + checksum_at(packet[9]).unwrap(), pseudo);
+}
+
+/// A packet with IPv4 options (a multiple of four bytes); all checksums are right.
+#[must_use]
+pub fn ip_with(options: &[u8], protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let header = 20 + options.len();
+    let total = ((header + payload.len()) as u16).to_be_bytes();
+    let mut packet = vec![0x40 | (header / 4) as u8, 0, total[0], total[1], 0, 1, 0, 0, 64, protocol, 0, 0];
+    packet.extend(src.octets());
+    packet.extend(dst.octets());
+    packet.extend(options);
+    packet.extend(payload);
+    set_ip_checksum(&mut packet);
+    set_transport_checksum(&mut packet);
+    packet
+}
+
+/// A packet without options; all checksums are right.
+#[must_use]
+pub fn ip(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    ip_with(&[], protocol, src, dst, payload)
+}
+
+/// A UDP datagram.
+#[must_use]
+pub fn udp(src: impl Into<SocketAddrV4>, dst: impl Into<SocketAddrV4>, payload: &[u8]) -> Vec<u8> {
+    let (src, dst, len) = (src.into(), dst.into(), 8 + payload.len() as u16);
+    let mut datagram = [src.port(), dst.port(), len, 0].map(u16::to_be_bytes).concat();
+    datagram.extend(payload);
+    ip(UDP, *src.ip(), *dst.ip(), &datagram)
+}
+
+/// The TCP fields of a segment.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgment number.
+    pub acknowledgment: u32,
+    /// Flags.
+    pub flags: u8,
+    /// Window.
+    pub window: u16,
+    /// Options; their length is a multiple of four bytes.
+    pub options: Vec<u8>,
+}
+
+impl Tcp {
+    /// A segment without options, with a window of 20,000 bytes.
+    #[must_use]
+    pub fn new(flags: u8, sequence: u32, acknowledgment: u32) -> Tcp {
+        Tcp { sequence, acknowledgment, flags, window: 20_000, options: Vec::new() }
+    }
+}
+
+/// A TCP segment.
+#[must_use]
+pub fn tcp(src: impl Into<SocketAddrV4>, dst: impl Into<SocketAddrV4>, tcp: &Tcp, payload: &[u8]) -> Vec<u8> {
+    let (src, dst) = (src.into(), dst.into());
+    let mut segment = [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat();
+    segment.extend(tcp.sequence.to_be_bytes());
+    segment.extend(tcp.acknowledgment.to_be_bytes());
+    segment.extend([(((20 + tcp.options.len()) / 4) << 4) as u8, tcp.flags]);
+    segment.extend(tcp.window.to_be_bytes());
+    segment.extend([0; 4]);
+    segment.extend(&tcp.options);
+    segment.extend(payload);
+    ip(TCP, *src.ip(), *dst.ip(), &segment)
+}
+
+/// An ICMP message with an identifier, sequence number 1 and code 0, as echo request and reply are.
+#[must_use]
+pub fn query(kind: u8, id: u16, src: Ipv4Addr, dst: Ipv4Addr, data: &[u8]) -> Vec<u8> {
+    let [a, b] = id.to_be_bytes();
+    ip(ICMP, src, dst, &[&[kind, 0, 0, 0, a, b, 0, 1], data].concat())
+}
+
+/// An ICMP error of this type and code that quotes `quote`.
+#[must_use]
+pub fn error(kind: [u8; 2], mtu: u16, src: Ipv4Addr, dst: Ipv4Addr, quote: &[u8]) -> Vec<u8> {
+    let [a, b] = mtu.to_be_bytes();
+    ip(ICMP, src, dst, &[&[kind[0], kind[1], 0, 0, 0, 0, a, b], quote].concat())
+}
+
+/// The bytes `range` of a packet's payload as a fragment; `more` fragments follow.
+#[must_use]
+pub fn fragment(packet: &[u8], range: std::ops::Range<usize>, id: u16, more: bool) -> Vec<u8> {
+    let l4 = header_len(packet);
+    let mut piece = packet[..l4].to_vec();
+    piece.extend(&packet[l4 + range.start..l4 + range.end]);
+    let len = piece.len() as u16;
+    put(&mut piece, 2, len);
+    put(&mut piece, 4, id);
+    put(&mut piece, 6, (range.start / 8) as u16 | if more { 0x2000 } else { 0 });
+    set_ip_checksum(&mut piece);
+    piece
+}

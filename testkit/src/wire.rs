@@ -1,0 +1,40 @@
+//! What the receiver of a write sees.
+//!
+//! Uses `packet` itself, so it belongs in tests of what is built on top: the judge, segmentation and completion have
+//! tests of their own.
+
+use packet::head::Head;
+use packet::offload::Judged;
+use packet::segment::{self, Segments};
+use packet::vlan::TagAction;
+use packet::{Checksum, Headers, Offload, VNET_LEN, VnetHeader};
+
+/// Parses and judges a frame, as the pipeline does.
+///
+/// Panics on a frame or header that the pipeline would refuse.
+#[must_use]
+pub fn judged(vnet: VnetHeader, frame: &[u8]) -> (Headers, Offload) {
+    let headers = Headers::parse(frame).unwrap();
+    match Offload::judge(vnet, &headers, frame.len()) {
+        Ok(Judged::Accept(offload)) => (headers, offload),
+        other => panic!("{vnet:?} was {other:?}"),
+    }
+}
+
+/// The plain frames that one write (virtio-net header and frame) becomes on the wire.
+#[must_use]
+pub fn on_the_wire(write: &[u8]) -> Vec<Vec<u8>> {
+    let (vnet, frame) = write.split_at(VNET_LEN);
+    let (headers, offload) = judged(VnetHeader::from_bytes(vnet.try_into().unwrap()), frame);
+    let mut head = Head::default();
+    if let Some(segmentation) = offload.segmentation {
+        let mut segments = Segments::new(frame, &headers, segmentation, TagAction::Keep, &mut head).unwrap();
+        let next = || segments.next(&mut head).map(|payload| [&head.as_bytes()[VNET_LEN..], payload].concat());
+        return std::iter::from_fn(next).collect();
+    }
+    if offload.checksum == Checksum::Partial {
+        assert!(segment::complete(frame, &headers, TagAction::Keep, &mut head));
+        return vec![[&head.as_bytes()[VNET_LEN..], &frame[usize::from(headers.payload)..]].concat()];
+    }
+    vec![frame.to_vec()]
+}
