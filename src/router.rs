@@ -180,7 +180,7 @@ impl RouterControl {
         let way_out = way_out.map(|state| self.way_out(&config, &state, uplink));
         if way_out.is_none() || networks != self.networks {
             // What comes back may be another network.
-            self.neighbours.flush(vswitch::router::UPLINK);
+            self.neighbours.flush(vswitch::UPLINK);
         }
         if networks != self.networks {
             for (address, prefix_len) in &networks {

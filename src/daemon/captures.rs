@@ -15,8 +15,8 @@ use capture::ring::{Reader, ring};
 use capture::tap::Lost;
 use capture::{Tap, Want};
 use netio::Waker;
+use vswitch::MAX_CAPTURES;
 use vswitch::PortId;
-use vswitch::capture::MAX_CAPTURES;
 
 use super::Daemon;
 use super::queries::kind_of;

@@ -1,7 +1,7 @@
 //! What the control socket is told.
 
 use packet::VlanId;
-use vswitch::router::UPLINK;
+use vswitch::UPLINK;
 
 use super::Daemon;
 use super::bridges::Bridge;

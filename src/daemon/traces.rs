@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use filter::{Filter, Subject};
 use packet::{Headers, VnetHeader};
-use vswitch::trace::MAX_LIVE;
+use vswitch::MAX_LIVE;
 use vswitch::{Live, PortId, Watch};
 
 use super::Daemon;

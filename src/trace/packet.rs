@@ -21,7 +21,7 @@ use packet::checksum;
 use packet::ethernet::EtherType;
 use packet::vlan::VlanId;
 use packet::{Headers, MacAddr, Tag};
-use vswitch::router::UPLINK;
+use vswitch::UPLINK;
 use vswitch::{Interface, Neighbours, Port, PortKind, Routing};
 
 const IP_LEN: usize = 20;

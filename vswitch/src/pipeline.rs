@@ -12,23 +12,23 @@ use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Checksum, Headers, Offload, Span, Timestamp, Transport};
 use tunnel::{Protocol, Trains};
 
-use crate::answer::ArpOutcome;
-use crate::bridge::{Bridges, Walk, parse};
-use crate::capture::{Arrived, Captures};
 use crate::counters::{Counters, DropReason};
-use crate::decap::{Endpoint, Inbox, NewSource, let_in, whose};
 use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
 use crate::egress::{Egress, Frame, Manner, Queued, SendError, Transmit, Written, write_queue};
-use crate::encap::{Coupled, couple};
 use crate::fit::clamp_to;
-use crate::ip_tunnel::{self, IpTunnel};
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId, PortKind};
-use crate::resume::{Held, Task};
-use crate::router::{Left, NOWHERE, Own, Router};
-use crate::routing::Routing;
-use crate::trace::{Step, Watch};
+use crate::routed::answer::ArpOutcome;
+use crate::routed::resume::{Held, Task};
+use crate::routed::routing::Routing;
+use crate::routed::{Left, NOWHERE, Own, Router};
+use crate::tunnels::arrive::{Endpoint, Inbox, NewSource, let_in, whose};
+use crate::tunnels::encap::{Coupled, couple};
+use crate::tunnels::ip::{self, IpTunnel};
+use crate::walk::{Bridges, Walk, parse};
+use crate::watched::capture::{Arrived, Captures};
+use crate::watched::{Step, Watch};
 
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
 const REFUSALS_TO_GIVE_UP: u32 = 16;
@@ -82,7 +82,7 @@ impl Pipeline {
         }
     }
 
-    /// A capture begins. Gives its part back if there are [`MAX_CAPTURES`](crate::capture::MAX_CAPTURES) already.
+    /// A capture begins. Gives its part back if there are [`MAX_CAPTURES`](crate::watched::capture::MAX_CAPTURES) already.
     pub fn begin_capture(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
         self.captures.get_or_insert_with(|| Box::new(Captures::new())).add(tap)
     }
@@ -192,7 +192,7 @@ impl Pipeline {
             let arrived = if is_seen { enter(watch, captures, &mut walk, at) } else { None };
             let outcome = match bridges.ip_tunnel(ingress) {
                 None => switch(router, &mut walk, at),
-                Some(tunnel) => ip_tunnel::send(tunnel, &mut walk, at),
+                Some(tunnel) => ip::send(tunnel, &mut walk, at),
             };
             if let Err(reason) = outcome {
                 counters.drop(reason, 1);
@@ -254,7 +254,7 @@ impl Pipeline {
                     Protocol::Vxlan | Protocol::Ethernet => switch_frame(router, &mut walk, at, frame),
                     Protocol::Ip => {
                         let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
-                        ip_tunnel::receive(tunnel, &mut walk, at, frame)
+                        ip::receive(tunnel, &mut walk, at, frame)
                     }
                 }
             });

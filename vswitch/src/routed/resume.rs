@@ -7,12 +7,12 @@ use packet::ethernet::ETHERNET_LEN;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::{Batch, MacAddr, VNET_LEN, VnetHeader};
 
-use crate::bridge::Walk;
 use crate::counters::DropReason;
-use crate::neighbour::{Due, InterfaceId};
 use crate::pipeline::admit;
 use crate::port::PortId;
-use crate::router::{Left, Own, Packet, Shared, UPLINK};
+use crate::routed::neighbour::{Due, InterfaceId};
+use crate::routed::{Left, Own, Packet, Shared, UPLINK};
+use crate::walk::Walk;
 
 /// What a frame of the batch that [`Own::collect`] filled is.
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,11 @@ use packet::batch::MAX_FRAMES;
 use tunnel::{Train, Way};
 
 use super::{Step, Story};
-use crate::boarded::Boarded;
-use crate::bridge::Bridges;
 use crate::counters::DropReason;
 use crate::egress::{Queue, SendError, Written};
 use crate::port::{Encapsulation, PortId};
+use crate::walk::Bridges;
+use crate::watched::boarded::Boarded;
 
 /// So many may wait for stories at a time.
 pub const MAX_LIVE: usize = 4;

@@ -25,14 +25,14 @@ use packet::ipv4::{self, Ipv4Mut};
 use packet::vlan::TagAction;
 use packet::{MacAddr, VnetHeader};
 
-use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
-use crate::neighbour::{InterfaceId, Resolve};
 use crate::port::PortKind;
-use crate::router::{Ip, Left, Own, Packet, Shared, UPLINK, set_addresses, view};
-use crate::routing::{Interface, Uplink};
-use crate::trace::Step;
+use crate::routed::neighbour::{InterfaceId, Resolve};
+use crate::routed::routing::{Interface, Uplink};
+use crate::routed::{Ip, Left, Own, Packet, Shared, UPLINK, set_addresses, view};
+use crate::walk::Walk;
+use crate::watched::Step;
 
 /// What became of an ARP message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -230,7 +230,7 @@ impl Own {
             return None;
         }
         walk.rx.set_vnet(span, VnetHeader::default());
-        let headers = crate::bridge::parse(span, walk.rx).ok()?;
+        let headers = crate::walk::parse(span, walk.rx).ok()?;
         Some(Packet { at: packet.at, frame: Frame::new(span, headers, packet::Offload::default()) })
     }
 

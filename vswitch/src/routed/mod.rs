@@ -21,16 +21,21 @@ use packet::tcp;
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Headers, MacAddr, Network as NetworkProtocol, Transport};
 
-use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::domain::Domain;
 use crate::egress::Frame;
 use crate::fit::fit;
-use crate::forward::Forward;
-use crate::neighbour::{InterfaceId, Neighbours};
-use crate::resume::Held;
-use crate::routing::{Routing, Uplink};
-use crate::trace::{Addressed, Step};
+use crate::routed::neighbour::{InterfaceId, Neighbours};
+use crate::routed::resume::Held;
+use crate::routed::routing::{Routing, Uplink};
+use crate::switch::Forward;
+use crate::walk::Walk;
+use crate::watched::{Addressed, Step};
+
+pub(crate) mod answer;
+pub mod neighbour;
+pub(crate) mod resume;
+pub mod routing;
 
 /// The uplink's number among the networks of the neighbours.
 pub const UPLINK: InterfaceId = InterfaceId(0x7fff);

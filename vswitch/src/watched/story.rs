@@ -4,7 +4,7 @@
 //! watched carries a [`Story`], a fixed number of [`Step`]s of numbers and addresses; words are made of them
 //! elsewhere, and nothing is allocated. There are two reasons to tell a story:
 //!
-//! - *live*: the frame is a real one that somebody waits for ([`Live`]). Its story is handed over, once all that
+//! - *live*: the frame is a real one that somebody waits for ([`Live`](super::Live)). Its story is handed over, once all that
 //!   became of it was written, through a queue that never waits: what finds no room is lost and counted.
 //! - *rehearsal*: the frame is imagined ([`Rehearsal`](crate::Rehearsal)). The same walk asks the same tables, but
 //!   where it would learn, open, refresh, ask or keep, it asks what that would have led to.
@@ -22,17 +22,14 @@ use packet::vlan::{TagAction, VlanId};
 use packet::{MacAddr, Timestamp};
 use tunnel::Vni;
 
-use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::domain::Domain;
 use crate::egress::Frame;
-use crate::forward::{Forward, forward};
 use crate::mac_table::{Learned, MacTable};
 use crate::port::PortId;
-use crate::router::NOWHERE;
-
-mod live;
-pub use live::{Live, MAX_LIVE, MAX_WAITING, Watch};
+use crate::routed::NOWHERE;
+use crate::switch::{Forward, forward};
+use crate::walk::Walk;
 
 /// So many steps a story has at most; further ones are counted. A flood to many ports is what makes it long.
 pub const MAX_STEPS: usize = 48;
@@ -231,9 +228,9 @@ pub struct Story {
     steps: [Step; MAX_STEPS],
     count: u8,
     /// Nothing of this really happens.
-    is_rehearsal: bool,
+    pub(super) is_rehearsal: bool,
     /// It is a packet without an Ethernet header.
-    is_packet: bool,
+    pub(super) is_packet: bool,
     /// How the walk ended.
     ended: Result<(), DropReason>,
     sent: u16,
@@ -241,9 +238,9 @@ pub struct Story {
     waits: bool,
     answered: bool,
     /// Its frame's number among those that leave.
-    frame: Option<u16>,
+    pub(super) frame: Option<u16>,
     /// Who waits for it, a bit each.
-    wanted: u8,
+    pub(super) wanted: u8,
     /// What a rehearsed frame would have taught the MAC table, and who would have made room.
     taught: Option<(Domain, MacAddr, PortId)>,
     evicted: [Option<(Domain, MacAddr)>; 2],
@@ -253,7 +250,7 @@ pub struct Story {
 
 impl Story {
     /// An empty one, with all the memory that it will ever use.
-    fn blank() -> Story {
+    pub(super) fn blank() -> Story {
         Story {
             ingress: PortId(0),
             at: Timestamp::default(),
@@ -277,7 +274,7 @@ impl Story {
         }
     }
 
-    fn begin(&mut self, ingress: PortId, frame: &[u8], now: Timestamp) {
+    pub(super) fn begin(&mut self, ingress: PortId, frame: &[u8], now: Timestamp) {
         let head = frame.len().min(HEAD_LEN);
         self.head[..head].copy_from_slice(&frame[..head]);
         (self.ingress, self.at, self.len) = (ingress, now, frame.len() as u32);
@@ -326,7 +323,7 @@ impl Story {
 
     #[cold]
     #[inline(never)]
-    fn note(&mut self, step: Step) {
+    pub(super) fn note(&mut self, step: Step) {
         match step {
             Step::Sent { .. } => self.sent = self.sent.saturating_add(1),
             Step::Dropped { reason, .. } => self.lost = Some(reason),
@@ -394,7 +391,7 @@ impl Story {
         place.take_if(|addressed| addressed.side == side.other())
     }
 
-    fn end(&mut self, outcome: Result<(), DropReason>) {
+    pub(super) fn end(&mut self, outcome: Result<(), DropReason>) {
         if let Err(reason) = outcome {
             self.ended = outcome;
             self.note(Step::Dropped { reason, port: None });

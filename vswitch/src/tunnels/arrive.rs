@@ -14,10 +14,10 @@ use std::sync::Arc;
 use packet::{Batch, Datagram, Headers, VnetHeader};
 use tunnel::{Arrival, Locals, Malformed, Peers, Protocol, Unknown, Vni};
 
-use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::port::PortId;
+use crate::walk::Walk;
 
 /// A receiving socket, as workers know it.
 #[derive(Clone, Debug)]

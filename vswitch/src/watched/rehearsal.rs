@@ -2,7 +2,7 @@
 //!
 //! A rehearsal has a [`Pipeline`] of its own, which is told what the workers' pipelines are told and shares their
 //! tables, but never a counter or a port's far side. It walks a frame by the very code that carries frames; where that
-//! would change what is shared, the [story](crate::trace) of an imagined frame makes it ask instead.
+//! would change what is shared, the [story](crate::watched::story) of an imagined frame makes it ask instead.
 //!
 //! What a rehearsal cannot know: what a port's far side would say to the write, and whether a worker has told too many
 //! senders of errors just now. Nor does it hear the answers to what it would ask.
@@ -17,7 +17,7 @@ use crate::egress::{Egress, SendError};
 use crate::mac_table::MacTable;
 use crate::pipeline::Pipeline;
 use crate::port::PortId;
-use crate::trace::{Story, Watch};
+use crate::watched::{Story, Watch};
 
 /// Walks frames that nobody sent.
 #[derive(Debug)]

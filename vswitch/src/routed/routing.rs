@@ -10,8 +10,8 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 
 use crate::domain::Domain;
-use crate::neighbour::InterfaceId;
 use crate::port::PortId;
+use crate::routed::neighbour::InterfaceId;
 
 /// At most so many networks inside.
 pub const MAX_INTERFACES: usize = 254;

@@ -22,12 +22,12 @@ use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Headers, Span};
 use tunnel::{Train, Way};
 
-use crate::boarded::Boarded;
-use crate::bridge::{Bridges, Walk};
 use crate::counters::DropReason;
 use crate::egress::{Frame, Queued};
 use crate::port::PortId;
-use crate::router::NOWHERE;
+use crate::routed::NOWHERE;
+use crate::walk::{Bridges, Walk};
+use crate::watched::boarded::Boarded;
 
 /// So many captures at a time.
 pub const MAX_CAPTURES: usize = 4;

@@ -22,14 +22,14 @@ use packet::ipv4::{Ipv4Mut, Ipv4View};
 use packet::vlan::TagAction;
 use packet::{Headers, Network as NetworkProtocol, Offload, VnetHeader};
 
-use crate::bridge::Walk;
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::pipeline::believe;
 use crate::port::PortId;
-use crate::routing::Network;
-use crate::trace::Step;
+use crate::routed::routing::Network;
+use crate::walk::Walk;
+use crate::watched::Step;
 
 /// One TUN device and where its packets go.
 #[derive(Clone, Debug)]

@@ -9,12 +9,12 @@ use crate::counters::{Counters, DropReason, PortCounters};
 use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
 use crate::egress::{Egress, Frame};
 use crate::fit::{clamp_to, fit, fit_tunnel};
-use crate::forward::Forward;
-use crate::ip_tunnel::IpTunnel;
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId, PortKind};
-use crate::trace::{Step, Story};
+use crate::switch::Forward;
+use crate::tunnels::ip::IpTunnel;
+use crate::watched::{Step, Story};
 
 /// One worker's view of the bridges.
 #[derive(Debug)]
