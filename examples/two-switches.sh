@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two hosts with a switch each, and one network of guests over both: a VXLAN tunnel between them.
+# Two hosts with one switch each, and a VXLAN tunnel that joins their guests to one network.
 #
 #     guest-a              host-a                         host-b              guest-b
 #   +-----------+      +------------+   192.0.2.0/24   +------------+      +-----------+
@@ -7,10 +7,10 @@
 #   | 10.0.0.1  |      |       eth0 |------------------| eth0       |      | 10.0.0.2  |
 #   +-----------+      +------------+   VXLAN, VNI 42  +------------+      +-----------+
 #
-# All four are network namespaces that only this script and its children see. It touches nothing of this
-# machine, and leaves nothing behind. Needs root, /dev/net/tun, iproute2 and ping.
+# All four are network namespaces that only this script and its children see. The script does not change this machine
+# and leaves nothing behind. It needs root, /dev/net/tun, iproute2 and ping.
 #
-#     examples/two-switches.sh [path of vswitchd]
+#     examples/two-switches.sh [PATH OF VSWITCHD]
 set -euo pipefail
 
 if [ "${1-}" != --inside ]; then
@@ -20,7 +20,7 @@ if [ "${1-}" != --inside ]; then
         cargo build --release --locked
         vswitchd=${CARGO_TARGET_DIR:-target}/release/vswitchd
     fi
-    # A mount namespace of its own, so that the namespaces' names end with it.
+    # In a mount namespace of its own, so that the names of the network namespaces disappear with it.
     exec unshare --net --mount --propagation private "$0" --inside "$(realpath "$vswitchd")"
 fi
 
@@ -45,7 +45,7 @@ until_true() {
         if "$@" >/dev/null 2>&1; then return; fi
         sleep 0.1
     done
-    echo "waited in vain for: $*" >&2
+    echo "gave up after 5 seconds: $*" >&2
     cat "$logs"/* >&2
     exit 1
 }
@@ -84,14 +84,14 @@ until_true ip netns exec guest-a ping -c 1 -W 1 10.0.0.2
 say "ip netns exec guest-a ping -c 3 10.0.0.2"
 ip netns exec guest-a ping -c 3 -i 0.2 10.0.0.2
 
-# 1422 bytes, 8 of ICMP and 20 of IP are 1450, which is what a way of 1500 bytes leaves.
+# 1422 bytes of data, 8 of ICMP and 20 of IP make 1450, the largest packet that the tunnel carries over an MTU of 1500.
 say "ip netns exec guest-a ping -c 1 -M do -s 1422 10.0.0.2"
 ip netns exec guest-a ping -c 1 -M do -s 1422 10.0.0.2
 
 say "ip -n guest-a link show tap0"
 ip -n guest-a link show tap0
 
-# Each switch prints its counters at its end.
+# Each switch prints its counters when it ends.
 for switch in "${switches[@]}"; do
     kill -TERM "$switch"
 done
@@ -100,6 +100,6 @@ for switch in "${switches[@]}"; do
 done
 switches=()
 for host in host-a host-b; do
-    say "what vswitchd on $host has to say"
+    say "output of vswitchd on $host"
     cat "$logs/$host"
 done

@@ -1,7 +1,7 @@
-/* guests: two guests on a switch by socket, and how many 1500-byte frames a second the one gets of the other's.
+/* guests: two guests on sockets of a switch; one sends 1500-byte frames, the other counts them.
  *   guests stream PATH SECONDS            both connect to PATH
- *   guests dgram SW1 VM1 SW2 VM2 SECONDS  one speaks from VM1 to SW1, the other from VM2 to SW2
- * Prints thousands of frames a second, and Gb/s of them. */
+ *   guests dgram SW1 VM1 SW2 VM2 SECONDS  one sends from VM1 to SW1, the other receives from SW2 at VM2
+ * Prints the received frames in thousands per second, and in Gb/s. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
