@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Everything that a change must pass, in one script. On a fresh machine with a Rust toolchain it
-# installs what it needs (Debian packages, if it may); what is missing all the same is skipped with
-# its reason. The tests run last, so that their result is what stands at the end.
+# installs the Debian packages that it needs, if it runs as root. Steps whose tools are still missing are
+# skipped with a reason. The tests run last, so that the output ends with their result.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 step() { printf '\n== %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# For the lab: hosts' tools and traffic. For instruction counts: valgrind. For the tests: Open vSwitch, as a peer
-# of tunnels; what reads captures; and a parser of metrics that is not ours.
+# The lab needs traffic generators and network tools, the instruction counts valgrind, and the tests Open vSwitch
+# as a tunnel peer, readers of captures, and an independent parser of metrics.
 packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch tshark tcpdump
     python3-prometheus-client)
-# To check what a packager puts in place: the unit, man pages and completions.
+# Checks of the packaging: the systemd unit, manual pages and completions.
 packages+=(systemd mandoc bash zsh fish)
-# For the tests with real guests: their monitor, their kernel, and all the programs that they have. But a machine with
-# a boot loader would boot by that kernel next time: there it is left to its owner.
+# The tests with real guests need QEMU, a kernel and a userland for the guests. On a machine with a boot loader this
+# kernel would be booted next time, so there it is not installed.
 if [ "$(uname -m)" = x86_64 ] && [ ! -e /boot/grub ] && [ ! -e /boot/loader ] && [ ! -e /boot/efi ]; then
     packages+=(qemu-system-x86 linux-image-cloud-amd64 busybox-static)
 fi
@@ -28,7 +28,7 @@ if [ "$(id -u)" = 0 ] && have apt-get; then
     done
     if [ "${#missing[@]}" -gt 0 ]; then
         apt-get update -qq
-        # Nobody boots by the guests' kernel, so it needs no initial file system on disk, which takes a minute to make.
+        # The guests' kernel is not booted from disk, so it needs no initramfs, which takes a minute to build.
         INITRD=No DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
     fi
     if [ ! -e /dev/net/tun ]; then
@@ -40,7 +40,7 @@ fi
 
 step "format"
 cargo fmt --all --check
-# The fuzz targets' workspace is their own, and only their frame is in it.
+# The fuzz entry points are a workspace of their own.
 cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 step "lints"
@@ -52,7 +52,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-p
 step "the demo, as the README runs it"
 cargo run --release --locked -- demo
 
-step "what a package has"
+step "packaging"
 staged=$(mktemp -d)
 packaging/stage "$staged"
 [ -s "$staged/usr/share/man/man8/vswitchd.8" ] && [ -s "$staged/usr/share/man/man1/vswitchctl.1" ]
@@ -62,7 +62,7 @@ step "the example of two switches and a tunnel"
 if [ "$(id -u)" = 0 ] && have ip && have ping && [ -e /dev/net/tun ]; then
     examples/two-switches.sh "${CARGO_TARGET_DIR:-target}/release/vswitchd"
 else
-    echo "no root, no /dev/net/tun or no ip, ping: the example is skipped"
+    echo "not root, or no /dev/net/tun, ip or ping: the example is skipped"
 fi
 
 step "benches, once each"
@@ -82,7 +82,7 @@ if [ "$(id -u)" = 0 ] && have iperf3 && have trafgen && have ip && have gcc && [
     benches/lab/lab nat --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
     benches/lab/lab vxlan --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
 else
-    echo "no root, no /dev/net/tun or no iperf3, trafgen, ip, gcc: the lab is skipped"
+    echo "not root, or no /dev/net/tun, iperf3, trafgen, ip or gcc: the lab is skipped"
 fi
 
 step "the control socket against its description"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The control socket's API against its own description, by schemathesis: requests that the description allows and requests
-# that it does not, and each answer has to be one that it names. Answers without an end, and files in TOML, are left to the
-# tests.
+# Tests the control socket's API against docs/openapi.json with schemathesis: it sends requests that the description allows
+# and requests that it does not allow, and each response must be a documented one. Streaming responses and TOML bodies are left
+# to the end-to-end tests.
 #
 #   tests/api/schemathesis.sh [VSWITCHD]       default: target/debug/vswitchd
 #
-# All is in a network namespace of its own; what is missing is a reason to skip it. About a minute.
+# It runs in a network namespace of its own and takes about a minute. If a prerequisite is missing it is skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
