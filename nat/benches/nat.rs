@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nat::{External, ExternalKind, Nat, NatConfig, Side};
 use packet::Timestamp;
-use packet::offload::Checksum;
+use packet::checksum::Checksum;
 
 const NOW: Timestamp = Timestamp::from_secs(10);
 const MILLION: u32 = 1_000_000;

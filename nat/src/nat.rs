@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use packet::Timestamp;
-use packet::checksum;
-use packet::offload::Checksum;
+use packet::checksum::{self, Checksum};
 
 use crate::Refused;
 use crate::book::{Book, NatStats, PortUsage};

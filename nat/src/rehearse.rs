@@ -8,7 +8,7 @@
 use std::net::Ipv4Addr;
 
 use packet::Timestamp;
-use packet::offload::Checksum;
+use packet::checksum::Checksum;
 
 use crate::Refused;
 use crate::nat::Nat;

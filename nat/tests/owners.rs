@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Refused, Side, Timeouts};
 use packet::Timestamp;
-use packet::offload::Checksum;
+use packet::checksum::Checksum;
 use testkit::packets;
 
 const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Protocol, Published, Refused, Side, Timeouts};
 use packet::Timestamp;
-use packet::offload::Checksum;
+use packet::checksum::Checksum;
 use testkit::packets;
 use testkit::packets::{ACK, SYN, Tcp, address, word};
 

@@ -55,6 +55,18 @@ pub fn pseudo_header(addresses: &[u8], protocol: u8, length: usize) -> u16 {
     add(add(sum(addresses), u16::from(protocol)), length)
 }
 
+/// What is known of a frame's transport checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Checksum {
+    /// Complete in the frame, not verified.
+    #[default]
+    Complete,
+    /// Complete in the frame, verified by the sender's kernel.
+    Verified,
+    /// The field holds the sum of the pseudo-header only; see [`finish_checksum`](crate::offload::finish_checksum).
+    Partial,
+}
+
 /// By how much a sum changes when some of what it covers changes (RFC 1624).
 ///
 /// One change can be applied to several checksums: an address that is translated stands in the IPv4

@@ -21,13 +21,13 @@
 //! *Order.* Only neighbours are merged, so no frame overtakes another, of whatever flow. Nothing
 //! waits for a later batch.
 
-use crate::checksum;
+use crate::checksum::{self, Checksum};
 use crate::ethernet::{put_u16, u16_at};
 use crate::head::Head;
 use crate::headers::{Headers, Network, Transport};
 use crate::ipv4;
 use crate::ipv6;
-use crate::offload::{Checksum, Features, Offload, Segmentation, SegmentationKind};
+use crate::offload::{Features, Offload, Segmentation, SegmentationKind};
 use crate::tcp::{self, TcpView, flag};
 use crate::udp;
 use crate::vlan::TagAction;

@@ -30,11 +30,12 @@ pub mod vlan;
 pub mod vnet;
 
 pub use batch::{Batch, Span};
+pub use checksum::Checksum;
 pub use datagram::Datagram;
 pub use ethernet::EtherType;
 pub use headers::{Headers, Malformed, Network, Transport};
 pub use mac::MacAddr;
-pub use offload::{Checksum, Features, Offload, Segmentation, SegmentationKind};
+pub use offload::{Features, Offload, Segmentation, SegmentationKind};
 pub use time::Timestamp;
 pub use vlan::{Tag, VlanId};
 pub use vnet::{VNET_LEN, VnetHeader};

@@ -4,6 +4,7 @@
 //! checksum that holds only the pseudo-header's sum. Such a frame crosses the switch as it is
 //! wherever the far side can take it.
 
+use crate::checksum::Checksum;
 use crate::headers::{Headers, Network, Transport};
 use crate::vnet::{VnetHeader, flag, gso};
 
@@ -18,18 +19,6 @@ pub const MAX_TCP_SEGMENTS: usize = 256;
 /// All headers of a super-frame together are at most this long: two VLAN tags, IPv6 with as many
 /// extension headers as are walked, TCP with options.
 pub const MAX_HEADERS_LEN: usize = 22 + 40 + 256 + 60;
-
-/// What is known of the transport checksum.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Checksum {
-    /// It stands in the frame, and nobody has looked at it.
-    #[default]
-    Complete,
-    /// It stands in the frame and was verified by the sender's kernel.
-    Verified,
-    /// The field holds the sum of the pseudo-header only.
-    Partial,
-}
 
 /// What the segments of a super-frame are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

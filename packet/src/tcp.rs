@@ -7,9 +7,8 @@
 //! +-------+-------+-----------+-----------+---+---+-------+-------+-------+---
 //! ```
 
-use crate::checksum::Delta;
+use crate::checksum::{Checksum, Delta};
 use crate::ethernet::{put_u16, u16_at, u32_at};
-use crate::offload::Checksum;
 use crate::options::Walk;
 
 /// Length of a header without options.

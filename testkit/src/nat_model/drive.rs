@@ -10,7 +10,7 @@ use nat::{
     Connection, Endpoint, External, ExternalKind, Filtering, FirstFragment, Mapping, Nat, NatConfig, Protocol, Published,
     Refused, Side, Timeouts, Tuple,
 };
-use packet::offload::Checksum;
+use packet::checksum::Checksum;
 
 use super::choices::Choices;
 use super::fragments::Piece;
