@@ -18,8 +18,8 @@ use anyhow::{Context, ensure};
 use nat::{External, ExternalKind, Nat};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
-use packet::{MacAddr, Timestamp};
-use vswitch::{Domain, Interface, Neighbours, Network, Route, Router, Routing, Uplink};
+use packet::{Ipv4Prefix, MacAddr, Timestamp};
+use vswitch::{Domain, Interface, Neighbours, Route, Router, Routing, Uplink};
 
 use crate::config::address::Cidr;
 use crate::config::publish::Publish;
@@ -258,17 +258,17 @@ impl RouterControl {
 
     fn way_out(&self, config: &UplinkConfig, state: &UplinkState, uplink: &UplinkPort) -> Uplink {
         let route = |route: &netio::route::Route| Route {
-            to: Network::new(route.prefix, route.prefix_len),
+            to: Ipv4Prefix::new(route.prefix, route.prefix_len),
             via: route.gateway,
             metric: route.metric,
         };
         let mut routes: Vec<Route> = state.routes.iter().map(route).collect();
         if let Some(network) = config.network() {
-            routes.push(Route { to: Network::new(network.address, network.prefix_len), via: None, metric: 0 });
+            routes.push(Route { to: Ipv4Prefix::new(network.address, network.prefix_len), via: None, metric: 0 });
         }
         if let Some(gateway) = config.gateway {
-            routes.push(Route { to: Network::new(gateway, 32), via: None, metric: 0 });
-            routes.push(Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(gateway), metric: 0 });
+            routes.push(Route { to: Ipv4Prefix::new(gateway, 32), via: None, metric: 0 });
+            routes.push(Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(gateway), metric: 0 });
         }
         let own = config.addresses.clone();
         Uplink {

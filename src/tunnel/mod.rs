@@ -28,10 +28,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
-use packet::MacAddr;
+use packet::{Ipv4Prefix, MacAddr};
 use tunnel::Protocol;
 use tunnel::peers::Believed;
-use vswitch::{BridgeId, IpTunnel, MacTable, Network, NewSource, PortId};
+use vswitch::{BridgeId, IpTunnel, MacTable, NewSource, PortId};
 
 use crate::config::address::Cidr;
 use crate::config::tunnel::ip::IpTunnelConfig;
@@ -289,7 +289,7 @@ impl TunnelControl {
         let peers = || self.peers.iter().filter(|peer| peer.tunnel == at);
         let routes = self.tunnels[at].routes.iter().filter_map(|(network, remote)| {
             let peer = peers().find(|peer| peer.address == *remote)?;
-            Some((Network::new(network.address, network.prefix_len), peer.id))
+            Some((Ipv4Prefix::new(network.address, network.prefix_len), peer.id))
         });
         let tunnel = IpTunnel::new(tun, routes.collect());
         Some((Arc::new(tunnel), peers().map(|peer| peer.id).collect()))

@@ -14,10 +14,8 @@ use std::sync::Arc;
 use nat::{External, ExternalKind, Nat, NatConfig};
 use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::vlan::VlanId;
-use packet::{MacAddr, Timestamp};
-use vswitch::{
-    BridgeId, Domain, Interface, Neighbours, Network, Port, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink,
-};
+use packet::{Ipv4Prefix, MacAddr, Timestamp};
+use vswitch::{BridgeId, Domain, Interface, Neighbours, Port, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink};
 
 use crate::bridge::{Bridge, Write, port};
 
@@ -61,8 +59,8 @@ pub fn ten() -> VlanId {
 /// An uplink with a default route and this MTU.
 pub fn uplink(mtu: u32) -> Uplink {
     let routes = vec![
-        Route { to: Network::new(OUTSIDE, 24), via: None, metric: 0 },
-        Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 100 },
+        Route { to: Ipv4Prefix::new(OUTSIDE, 24), via: None, metric: 0 },
+        Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 100 },
     ];
     Uplink { port: PortId(UPLINK_PORT), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu, routes }
 }

@@ -26,7 +26,7 @@ pub use mac_table::{Learned, MacEntry, MacMove, MacTable, MacTableConfig};
 pub use pipeline::Pipeline;
 pub use port::{Encapsulation, Port, PortId, PortKind};
 pub use routed::neighbour::{self, InterfaceId, NeighbourEntry, NeighbourStats, Neighbours};
-pub use routed::routing::{self, Interface, Network, Route, Routing, Uplink};
+pub use routed::routing::{self, Interface, Route, Routing, Uplink};
 pub use routed::{Router, UPLINK};
 pub use switch::Forward;
 pub use tunnels::arrive::{Endpoint, Inbox, NewSource};

@@ -8,9 +8,9 @@ use std::time::Duration;
 use nat::{Endpoint, External, ExternalKind, Filtering, Nat, NatConfig, Protocol, Published};
 use packet::arp::{ARP_LEN, Arp};
 use packet::vlan::VlanId;
-use packet::{Batch, Features, Headers, MacAddr, Network as Layer3, Timestamp, VNET_LEN, VnetHeader};
+use packet::{Batch, Features, Headers, Ipv4Prefix, MacAddr, Network, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port,
+    BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port,
     PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink,
 };
 
@@ -139,8 +139,8 @@ fn routing(is_up: bool) -> Arc<Routing> {
     let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
     let interfaces = vec![Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten), VLAN_GATEWAY, 24)];
     let routes = vec![
-        Route { to: Network::new(OUTSIDE, 24), via: None, metric: 0 },
-        Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
+        Route { to: Ipv4Prefix::new(OUTSIDE, 24), via: None, metric: 0 },
+        Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
     ];
     let own = vec![OUTSIDE, ONE_TO_ONE];
     let uplink = Uplink { port: UPLINK, mac: UPLINK_MAC, address: OUTSIDE, own, mtu: 1400, routes };
@@ -218,7 +218,7 @@ impl Bench {
         let Ok(headers) = Headers::parse(&frame) else { return frame };
         let (l3, l4) = (usize::from(headers.l3), usize::from(headers.l4));
         frame[..12].rotate_left(6);
-        if headers.network == Layer3::Ipv4 {
+        if headers.network == Network::Ipv4 {
             frame[l3 + 12..l3 + 20].rotate_left(4);
             if frame.len() >= l4 + 4 && l4 > l3 {
                 frame[l4..l4 + 4].rotate_left(2);
@@ -272,7 +272,7 @@ fn address(frame: &mut [u8], macs: u8, ips: u8) {
 fn make_icmp_sound(frame: &mut [u8]) {
     let Ok(headers) = Headers::parse(frame) else { return };
     let (l3, end) = (usize::from(headers.l3), headers.end as usize);
-    if headers.network != Layer3::Ipv4 || frame[l3 + 9] != 1 {
+    if headers.network != Network::Ipv4 || frame[l3 + 9] != 1 {
         return;
     }
     let l4 = l3 + usize::from(frame[l3] & 15) * 4;
@@ -293,7 +293,7 @@ fn check_write(port: PortId, pieces: &[IoSlice<'_>]) -> Option<Vec<u8>> {
         let l3 = usize::from(headers.l3);
         if port == UPLINK {
             check_outside(frame, &headers);
-        } else if headers.network == Layer3::Ipv4 && is_gateway(port, frame, headers.src) {
+        } else if headers.network == Network::Ipv4 && is_gateway(port, frame, headers.src) {
             let (header, dst) = (ip_header(frame, l3), address_at(frame, l3 + 16));
             assert_eq!(sum(header), 0xffff, "the IPv4 checksum of a routed packet");
             assert!(is_inside(dst), "{dst} was delivered inside");
@@ -310,7 +310,7 @@ fn check_outside(frame: &[u8], headers: &Headers) {
         let arp = Arp::parse(&frame[l3..]);
         return assert!(arp.is_some_and(|arp| [OUTSIDE, ONE_TO_ONE].contains(&arp.sender_ip)), "ARP of others");
     }
-    assert_eq!(headers.network, Layer3::Ipv4, "not IPv4");
+    assert_eq!(headers.network, Network::Ipv4, "not IPv4");
     assert_eq!(sum(ip_header(frame, l3)), 0xffff, "the IPv4 checksum of what leaves");
     let (src, dst) = (address_at(frame, l3 + 12), address_at(frame, l3 + 16));
     assert!([OUTSIDE, ONE_TO_ONE].contains(&src), "{src} left");

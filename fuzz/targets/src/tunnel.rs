@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use packet::offload::Judged;
 use packet::vlan::VlanId;
-use packet::{Batch, Datagram, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
+use packet::{Batch, Datagram, Features, Headers, Ipv4Prefix, Offload, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{Arrivals, Locals, Peers, Protocol, Train, Trains, Vni, peers, train, vxlan};
 use vswitch::{
-    BridgeId, Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Network,
-    Pipeline, Port, PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
+    BridgeId, Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Pipeline, Port,
+    PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
 };
 
 use crate::Reader;
@@ -69,7 +69,7 @@ impl Switch {
         for (id, endpoint) in endpoints() {
             pipeline.set_endpoint(PortId(id), Some(endpoint));
         }
-        let routes = vec![(Network::new([10, 0, 0, 0].into(), 8), PortId(IP_PEER))];
+        let routes = vec![(Ipv4Prefix::new([10, 0, 0, 0].into(), 8), PortId(IP_PEER))];
         let tunnel = Arc::new(IpTunnel::new(PortId(TUN), routes));
         for id in [TUN, IP_PEER] {
             pipeline.set_ip_tunnel(PortId(id), Some(Arc::clone(&tunnel)));

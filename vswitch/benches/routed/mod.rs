@@ -7,10 +7,10 @@ use std::sync::Arc;
 use nat::{External, ExternalKind, Nat, NatConfig};
 use packet::arp::Arp;
 use packet::batch::MAX_FRAMES;
-use packet::{Batch, Features, MacAddr, VlanId, VnetHeader};
+use packet::{Batch, Features, Ipv4Prefix, MacAddr, VlanId, VnetHeader};
 use vswitch::{
-    BridgeId, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Network, Pipeline, Port, PortId,
-    PortKind, PortVlan, Route, Router, Routing, Uplink,
+    BridgeId, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port, PortId, PortKind,
+    PortVlan, Route, Router, Routing, Uplink,
 };
 
 use crate::traffic::NOW;
@@ -75,8 +75,8 @@ fn pipeline() -> Pipeline {
     let nat = Arc::new(Nat::new(NatConfig::default(), [1, 2]).unwrap());
     nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], NOW).unwrap();
     let routes = vec![
-        Route { to: Network::new(OUTSIDE, 24), via: None, metric: 0 },
-        Route { to: Network::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
+        Route { to: Ipv4Prefix::new(OUTSIDE, 24), via: None, metric: 0 },
+        Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
     ];
     let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
     let untagged = Domain { bridge: BridgeId::default(), vlan: VlanId::NONE };

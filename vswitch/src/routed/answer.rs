@@ -67,7 +67,7 @@ impl Own {
             // Somebody says that he is the gateway; nobody else shall hear it.
             return Err(DropReason::GatewaySpoofed);
         }
-        let learns = interface.network.has_host(arp.sender_ip);
+        let learns = interface.network.is_host(arp.sender_ip);
         let place = Place { id, mac: interface.mac, own: std::slice::from_ref(&interface.address) };
         self.arp(shared, walk, frame, arp, &place, learns)
     }

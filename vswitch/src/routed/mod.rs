@@ -19,7 +19,7 @@ use packet::icmpv4::{IcmpError, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::tcp;
 use packet::vlan::{TAG_LEN, TagAction};
-use packet::{Headers, MacAddr, Network as NetworkProtocol, Transport};
+use packet::{Headers, MacAddr, Network, Transport};
 
 use crate::counters::DropReason;
 use crate::domain::Domain;
@@ -146,7 +146,7 @@ impl Own {
         let routing = &shared.routing;
         let interface = routing.interface(from).ok_or(DropReason::NoRoute)?;
         walk.note(|| Step::ForGateway(interface.address));
-        if !interface.network.has_host(ip.src) || ip.src == interface.address {
+        if !interface.network.is_host(ip.src) || ip.src == interface.address {
             return Err(DropReason::MartianSource);
         }
         if routing.is_gateway(ip.dst) {
@@ -390,7 +390,7 @@ impl Own {
         let routing = &shared.routing;
         let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
         walk.note(|| Step::RouteInside { dst, vlan: interface.domain.vlan });
-        if !interface.network.has_host(dst) {
+        if !interface.network.is_host(dst) {
             return Err(DropReason::MartianDestination);
         }
         let Some(mac) = self.mac_of(shared, walk, to, dst) else { return self.wait(shared, walk, packet, to, dst) };
@@ -550,7 +550,7 @@ fn without_tag(headers: Headers) -> Headers {
 #[inline]
 fn sound(walk: &Walk<'_>, packet: &Packet) -> Result<Ip, DropReason> {
     match (packet.frame.headers.ether_type, packet.frame.headers.network) {
-        (EtherType::IPV4, NetworkProtocol::Ipv4) => {}
+        (EtherType::IPV4, Network::Ipv4) => {}
         (EtherType::IPV4, _) => return Err(DropReason::BadIpHeader),
         _ => return Err(DropReason::NotRouted),
     }

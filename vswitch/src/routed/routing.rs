@@ -6,8 +6,8 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use packet::MacAddr;
 use packet::vlan::VlanId;
+use packet::{Ipv4Prefix, MacAddr};
 
 use crate::domain::Domain;
 use crate::port::PortId;
@@ -15,68 +15,6 @@ use crate::routed::neighbour::InterfaceId;
 
 /// At most so many networks inside.
 pub const MAX_INTERFACES: usize = 254;
-
-/// An IPv4 network.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Network {
-    address: u32,
-    prefix_len: u8,
-}
-
-impl std::fmt::Debug for Network {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{}/{}", Ipv4Addr::from_bits(self.address), self.prefix_len)
-    }
-}
-
-impl Network {
-    /// The network of an address; a prefix longer than 32 bits counts as 32.
-    #[must_use]
-    pub fn new(address: Ipv4Addr, prefix_len: u8) -> Network {
-        let prefix_len = prefix_len.min(32);
-        Network { address: address.to_bits() & mask(prefix_len), prefix_len }
-    }
-
-    /// Its first address, which is its own.
-    #[inline]
-    #[must_use]
-    pub fn first(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.address)
-    }
-
-    /// How many bits all of its addresses share, 0 to 32.
-    #[inline]
-    #[must_use]
-    pub fn prefix_len(self) -> u8 {
-        self.prefix_len
-    }
-
-    /// Does the address lie in it?
-    #[inline]
-    #[must_use]
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        address.to_bits() & mask(self.prefix_len) == self.address
-    }
-
-    /// Is it a host's address there: neither the network's own nor its broadcast address?
-    #[inline]
-    #[must_use]
-    pub fn has_host(self, address: Ipv4Addr) -> bool {
-        let host = address.to_bits() & !mask(self.prefix_len);
-        self.contains(address) && (self.prefix_len >= 31 || host != 0 && host != !mask(self.prefix_len))
-    }
-
-    /// The address that means all of its hosts.
-    #[must_use]
-    pub fn broadcast(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.address | !mask(self.prefix_len))
-    }
-}
-
-#[inline]
-fn mask(prefix_len: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0)
-}
 
 /// A network inside, and the router's place in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +24,7 @@ pub struct Interface {
     /// The gateway's address.
     pub address: Ipv4Addr,
     /// Its network.
-    pub network: Network,
+    pub network: Ipv4Prefix,
     /// The gateway's MAC address.
     pub mac: MacAddr,
 }
@@ -96,7 +34,7 @@ impl Interface {
     /// again after a restart.
     #[must_use]
     pub fn new(domain: Domain, address: Ipv4Addr, prefix_len: u8) -> Interface {
-        Interface { domain, address, network: Network::new(address, prefix_len), mac: mac_of(address) }
+        Interface { domain, address, network: Ipv4Prefix::new(address, prefix_len), mac: mac_of(address) }
     }
 }
 
@@ -111,7 +49,7 @@ pub fn mac_of(address: Ipv4Addr) -> MacAddr {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
     /// To these addresses.
-    pub to: Network,
+    pub to: Ipv4Prefix,
     /// By this router; directly if there is none.
     pub via: Option<Ipv4Addr>,
     /// Of equal prefixes the smaller is taken.
@@ -166,7 +104,7 @@ impl Routing {
             by_domain[interface.domain.index()] = number as u8 + 1;
         }
         if let Some(uplink) = &mut uplink {
-            uplink.routes.sort_by_key(|route| (std::cmp::Reverse(route.to.prefix_len), route.metric));
+            uplink.routes.sort_by_key(|route| (std::cmp::Reverse(route.to.prefix_len()), route.metric));
         }
         Arc::new(Routing { interfaces, by_domain, uplink, clamps_mss })
     }
@@ -228,17 +166,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_know_their_hosts() {
-        let network = Network::new(Ipv4Addr::new(10, 0, 0, 77), 24);
-        assert!(network.contains(Ipv4Addr::new(10, 0, 0, 255)) && !network.contains(Ipv4Addr::new(10, 0, 1, 0)));
-        let hosts = [0, 1, 254, 255].map(|last| network.has_host(Ipv4Addr::new(10, 0, 0, last)));
-        assert_eq!((hosts, network.broadcast()), ([false, true, true, false], Ipv4Addr::new(10, 0, 0, 255)));
-        assert!(Network::new(Ipv4Addr::UNSPECIFIED, 0).contains(Ipv4Addr::new(8, 8, 8, 8)));
-    }
-
-    #[test]
     fn the_longest_prefix_wins_then_the_smallest_metric() {
-        let to = |a: [u8; 4], len| Network::new(Ipv4Addr::from(a), len);
+        let to = |a: [u8; 4], len| Ipv4Prefix::new(Ipv4Addr::from(a), len);
         let via = |last| Some(Ipv4Addr::new(192, 0, 2, last));
         let routes = vec![
             Route { to: to([0; 4], 0), via: via(2), metric: 200 },

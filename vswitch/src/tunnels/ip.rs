@@ -20,14 +20,13 @@ use std::ops::Range;
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4View};
 use packet::vlan::TagAction;
-use packet::{Headers, Network as NetworkProtocol, Offload, VnetHeader};
+use packet::{Headers, Ipv4Prefix, Network, Offload, VnetHeader};
 
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::pipeline::believe;
 use crate::port::PortId;
-use crate::routed::routing::Network;
 use crate::walk::Walk;
 use crate::watched::Step;
 
@@ -36,7 +35,7 @@ use crate::watched::Step;
 pub struct IpTunnel {
     tun: PortId,
     /// The longest prefix first, and of one length by address.
-    routes: Box<[(Network, PortId)]>,
+    routes: Box<[(Ipv4Prefix, PortId)]>,
     /// Where in them each length is.
     lengths: Box<[Range<usize>]>,
 }
@@ -45,8 +44,8 @@ impl IpTunnel {
     /// A tunnel of the device at port `tun`. Each route leads to a peer's port; of several that match, the
     /// longest prefix counts.
     #[must_use]
-    pub fn new(tun: PortId, mut routes: Vec<(Network, PortId)>) -> IpTunnel {
-        routes.sort_by_key(|(network, _)| (Reverse(network.prefix_len()), network.first()));
+    pub fn new(tun: PortId, mut routes: Vec<(Ipv4Prefix, PortId)>) -> IpTunnel {
+        routes.sort_by_key(|(network, _)| (Reverse(network.prefix_len()), network.network()));
         let mut lengths: Vec<Range<usize>> = Vec::new();
         for (at, (network, _)) in routes.iter().enumerate() {
             match lengths.last_mut().filter(|range| routes[range.start].0.prefix_len() == network.prefix_len()) {
@@ -62,7 +61,7 @@ impl IpTunnel {
     fn route(&self, to: Ipv4Addr) -> Option<PortId> {
         self.lengths.iter().find_map(|range| {
             let routes = &self.routes[range.clone()];
-            let after = routes.partition_point(|(network, _)| network.first() <= to);
+            let after = routes.partition_point(|(network, _)| network.network() <= to);
             routes[..after].last().filter(|(network, _)| network.contains(to)).map(|(_, port)| *port)
         })
     }
@@ -127,7 +126,7 @@ fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason> {
 /// Is it IPv4 that may be passed on? Then with nothing behind it.
 #[inline]
 fn sound(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(Frame, Ip), DropReason> {
-    if frame.headers.network != NetworkProtocol::Ipv4 {
+    if frame.headers.network != Network::Ipv4 {
         return Err(DropReason::NotRouted);
     }
     let span = walk.rx.set_len(at, frame.headers.end as usize).ok_or(DropReason::BadIpHeader)?;

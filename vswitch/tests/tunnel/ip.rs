@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use packet::icmpv4::IcmpView;
 use packet::ipv4::Ipv4View;
-use packet::{Datagram, VnetHeader};
+use packet::{Datagram, Ipv4Prefix, VnetHeader};
 use tunnel::{Locals, Peers, Protocol, peers};
-use vswitch::{DropReason, Encapsulation, Endpoint, IpTunnel, Network, Port, PortId, PortKind, PortVlan};
+use vswitch::{DropReason, Encapsulation, Endpoint, IpTunnel, Port, PortId, PortKind, PortVlan};
 
 use testkit::bridge::{Bridge, Write, port};
 use testkit::checksum::sum;
@@ -47,7 +47,7 @@ fn host(own: usize) -> Bridge {
         locals: Arc::new(Locals::new(UDP_PORT, [address(own)])),
     };
     bridge.pipeline.set_endpoint(PortId(ENDPOINT), Some(endpoint));
-    let network = |host: usize| Network::new(NETWORKS[host].0.into(), NETWORKS[host].1);
+    let network = |host: usize| Ipv4Prefix::new(NETWORKS[host].0.into(), NETWORKS[host].1);
     let routes = ports().map(|(port, host)| (network(*host), PortId(port))).collect();
     let tunnel = Arc::new(IpTunnel::new(PortId(TUN), routes));
     for port in [TUN, PEER, PEER + 1] {
