@@ -9,7 +9,6 @@ mod daemon;
 mod demo;
 mod device;
 mod log;
-mod manual;
 mod report;
 mod reserve;
 mod router;

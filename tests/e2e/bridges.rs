@@ -17,7 +17,7 @@ use crate::raw::RawSocket;
 use crate::site::{FAR, MACHINE, Mode, Plan, connect, default_route, give, listen_on, local, ping, recv_from, udp_on, v4};
 use crate::switch::{Reloaded, Switch, daemon, run_inside};
 use crate::tunnel_site::Underlay;
-use crate::{trial, wait};
+use crate::{program, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -204,7 +204,7 @@ fn a_port_may_not_move_into_its_own_tunnel() {
 
 /// What `vswitchctl` prints on this socket.
 fn ctl(socket: &str, words: &[&str]) -> (bool, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    let mut command = Command::new(program::vswitchctl());
     let output = command.args(["--socket", socket]).args(words).stdin(Stdio::null()).output().expect("vswitchctl runs");
     let said = if output.status.success() { output.stdout } else { output.stderr };
     (output.status.success(), String::from_utf8(said).expect("text"))

@@ -15,7 +15,7 @@ use crate::host::{Host, Ip};
 use crate::site::{FAR, Mode, Plan, guest_address, recv_from, udp_on};
 use crate::switch::Switch;
 use crate::transfer::transfer;
-use crate::{trial, trial_with, wait};
+use crate::{program, trial, trial_with, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let read = |name: &str, run: fn()| trial_with(name, without_tshark, run);
@@ -216,7 +216,7 @@ fn count_snaplen_and_pipe() {
     let (packets, said) = capture.wait();
     assert!(said.contains("5 packets captured, 0 lost"), "{said}");
     assert!(packets.len() == 5 && packets.iter().all(|packet| packet.len == 514), "{packets:?}");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    let mut command = Command::new(program::vswitchctl());
     command.args(["--socket", &socket, "capture", "a", "-c", "3", "-w", "-"]).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().expect("vswitchctl runs");
     let pipe = child.stdout.take().expect("its output");

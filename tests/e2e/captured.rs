@@ -7,7 +7,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::guest::Directory;
-use crate::wait;
+use crate::{program, wait};
 
 /// Why nobody can read a capture here.
 pub(crate) fn without_tshark() -> Option<String> {
@@ -42,7 +42,7 @@ impl Capture {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let file = directory.path(&format!("{number}.pcapng"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+        let mut command = Command::new(program::vswitchctl());
         command.args(["--socket", socket, "capture"]).args(words).arg("-w").arg(&file);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("vswitchctl runs");
         let mut said = BufReader::new(child.stderr.take().expect("its errors"));

@@ -19,7 +19,7 @@ use crate::named::in_own_mounts;
 use crate::site::{FAR, GATEWAY, MACHINE, Mode, Plan, guest_address, local, recv_from, udp_on};
 use crate::switch::{Switch, daemon, run_inside};
 use crate::tunnel_site::Underlay;
-use crate::{trial, wait};
+use crate::{program, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -39,7 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Runs `vswitchctl` on this socket.
 pub(crate) fn run(socket: &str, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    let mut command = Command::new(program::vswitchctl());
     command.args(["--socket", socket]).args(words).stdin(Stdio::null()).output().expect("vswitchctl runs")
 }
 

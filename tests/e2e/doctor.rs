@@ -16,7 +16,7 @@ use crate::named::{hide, in_own_mounts};
 use crate::raw::without_net_admin;
 use crate::site::{MACHINE, Mode, Plan, add_route, give, listen_on};
 use crate::switch::Switch;
-use crate::trial;
+use crate::{program, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -29,7 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn doctor(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    let mut command = Command::new(program::vswitchctl());
     command.arg("doctor").args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

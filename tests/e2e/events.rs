@@ -16,7 +16,7 @@ use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::{FAR, MACHINE, Mode, Plan, guest_address, udp_on};
 use crate::switch::Switch;
-use crate::{trial, wait};
+use crate::{program, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -175,7 +175,7 @@ fn vswitchctl() {
     let directory = Directory::new();
     let (switch, [a, _b], socket) = pair(&directory);
     let follow = |form: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+        let mut command = Command::new(program::vswitchctl());
         command.args(["--socket", &socket, "events", "-o", form]).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("vswitchctl runs")
     };

@@ -44,6 +44,7 @@ mod path;
 mod ports;
 mod ports_matrix;
 mod ports_socket;
+mod program;
 mod publish;
 mod raw;
 mod reconfigure;
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));
+    program::build();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 

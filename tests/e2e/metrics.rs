@@ -16,7 +16,7 @@ use crate::frames::{frame, station};
 use crate::guest::{Directory, StreamGuest};
 use crate::host::Host;
 use crate::switch::{Switch, daemon, run_inside};
-use crate::{trial, trial_with, wait};
+use crate::{program, trial, trial_with, wait};
 
 /// Debian's package is of Debian's Python.
 const PYTHON: &str = "/usr/bin/python3";
@@ -100,7 +100,7 @@ fn a_foreign_parser() {
 }
 
 fn vswitchctl(socket: &str, words: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_vswitchctl")).args(["--socket", socket]).args(words).output();
+    let output = Command::new(program::vswitchctl()).args(["--socket", socket]).args(words).output();
     let output = output.expect("vswitchctl runs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text")

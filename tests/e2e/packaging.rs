@@ -14,7 +14,7 @@ use netio::netns;
 use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::give;
-use crate::{trial, trial_with};
+use crate::{program, trial, trial_with};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service");
 const NAMESPACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service.d/namespaces.conf");
@@ -75,12 +75,14 @@ fn command_line_is_one() {
     assert!(checked.status.success(), "{line}: {}", String::from_utf8_lossy(&checked.stderr));
 }
 
-const PROGRAMS: [&str; 2] = [env!("CARGO_BIN_EXE_vswitchd"), env!("CARGO_BIN_EXE_vswitchctl")];
+fn programs() -> [&'static str; 2] {
+    [env!("CARGO_BIN_EXE_vswitchd"), program::vswitchctl()]
+}
 
 /// By a reader that is strict.
 fn pages_are_clean() {
     let directory = Directory::new();
-    for program in PROGRAMS {
+    for program in programs() {
         let written = Command::new(program).arg("man").arg(directory.path("man")).output().expect("it runs");
         assert!(written.status.success(), "{written:?}");
     }
@@ -102,7 +104,7 @@ fn script(program: &str, shell: &str) -> String {
 /// The shell takes the script.
 fn completions(shell: &str, check: &[&str]) {
     let directory = Directory::new();
-    for program in PROGRAMS {
+    for program in programs() {
         let path = directory.path(shell);
         fs::write(&path, script(program, shell)).expect("written");
         let checked = Command::new(shell).args(check).arg(&path).output().expect("it runs");
@@ -117,7 +119,7 @@ fn bash_completes() {
         let at = words.len() - 1;
         let ask = format!(
             "{}\nCOMP_WORDS=({}) COMP_CWORD={at}\n_vswitchctl vswitchctl {} {}\necho \"${{COMPREPLY[@]}}\"",
-            script(env!("CARGO_BIN_EXE_vswitchctl"), "bash"),
+            script(program::vswitchctl(), "bash"),
             words.join(" "),
             words[at],
             words[at - 1],

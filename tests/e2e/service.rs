@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::guest::Directory;
 use crate::host::Host;
 use crate::switch::{Switch, daemon, run_inside};
-use crate::{trial, wait};
+use crate::{program, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -148,7 +148,7 @@ fn manager_away_or_asleep() {
 }
 
 fn vswitchctl(socket: &str, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    let mut command = Command::new(program::vswitchctl());
     command.args(["--socket", socket]).args(words).stdin(Stdio::null()).output().expect("vswitchctl runs")
 }
 

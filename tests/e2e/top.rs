@@ -13,7 +13,7 @@ use crate::frames::{frame, station};
 use crate::guest::Directory;
 use crate::host::Host;
 use crate::switch::Switch;
-use crate::{trial, trial_with, wait};
+use crate::{program, trial, trial_with, wait};
 
 /// Of the terminal: another screen, and back to the one that was there.
 const ENTERED: &str = "\u{1b}[?1049h";
@@ -41,7 +41,7 @@ struct Top {
 
 impl Top {
     fn start(socket: &str) -> Top {
-        let line = format!("stty cols 80 rows 24; exec {} --socket {socket} top", env!("CARGO_BIN_EXE_vswitchctl"));
+        let line = format!("stty cols 80 rows 24; exec {} --socket {socket} top", program::vswitchctl());
         let mut script = Command::new("script");
         script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).env("TERM", "xterm");
         let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("script runs");
@@ -176,7 +176,7 @@ fn a_signal_gives_the_terminal_back() {
 fn without_a_terminal() {
     let directory = Directory::new();
     let (switch, _hosts, socket) = switch(&directory);
-    let top = Command::new(env!("CARGO_BIN_EXE_vswitchctl")).args(["--socket", &socket, "top"]).output().expect("it runs");
+    let top = Command::new(program::vswitchctl()).args(["--socket", &socket, "top"]).output().expect("it runs");
     assert_eq!((top.status.code(), top.stdout.is_empty()), (Some(1), true));
     assert!(String::from_utf8_lossy(&top.stderr).contains("top needs a terminal"), "{top:?}");
     switch.finish();

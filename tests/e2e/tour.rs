@@ -20,7 +20,7 @@ use crate::host::{Host, bound_in_time};
 use crate::named::{in_own_mounts, name};
 use crate::site::{FAR, GATEWAY, GATEWAY_MAC, MACHINE, NEIGHBOUR, NEXT_HOP, default_route, give, listen_on, ping};
 use crate::switch::Switch;
-use crate::trial;
+use crate::{program, trial};
 
 const TOUR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate.md");
 const BEGIN: &str = "## Ten questions\n";
@@ -165,7 +165,7 @@ impl Scene {
 
     /// What a shell prints that runs it where the switch runs, indented.
     fn run(&self, command: &str) -> String {
-        let programs = Path::new(env!("CARGO_BIN_EXE_vswitchctl")).parent().expect("a directory");
+        let programs = Path::new(program::vswitchctl()).parent().expect("a directory");
         let path = std::env::var("PATH").unwrap_or_default();
         let mut shell = Command::new("sh");
         shell.args(["-c", command]).env("PATH", format!("{}:{path}", programs.display())).stdin(Stdio::null());

@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::raw::RawSocket;
 use crate::site::{FAR, MACHINE, Mode, Plan, guest_address, recv_from, udp_on};
 use crate::switch::Switch;
-use crate::{control, trial, wait};
+use crate::{control, program, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -28,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn command(socket: &str, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    let mut command = Command::new(program::vswitchctl());
     command.args(["--socket", socket, "trace"]).args(words).stdin(Stdio::null());
     command
 }
@@ -65,7 +65,7 @@ fn imagined_as_it_then_is() {
     first.send_to(b"first", &far_address).expect("sent");
     recv_from(&far);
 
-    let shown = Command::new(env!("CARGO_BIN_EXE_vswitchctl")).args(["--socket", &socket, "port", "list", "-o", "json"]).output();
+    let shown = Command::new(program::vswitchctl()).args(["--socket", &socket, "port", "list", "-o", "json"]).output();
     let ports: Value = serde_json::from_slice(&shown.expect("runs").stdout).expect("json");
     let port = ports[0]["name"].as_str().expect("a name").to_owned();
     let packet = format!("port={port},src={},dst={FAR},udp,sport=4000,dport=5000,len=33", guest_address(1));

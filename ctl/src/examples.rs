@@ -2,8 +2,6 @@
 
 use clap::Command;
 
-use crate::manual;
-
 /// A verb's words, command lines and what each is for.
 type Examples = (&'static str, &'static [(&'static str, &'static str)]);
 

@@ -15,10 +15,10 @@ use clap_mangen::Man;
 const DATE: &str = "2026-11-21";
 
 /// A heading of a page and what stands below it, as it stands here.
-pub(crate) type Section = (&'static str, &'static str);
+pub type Section = (&'static str, &'static str);
 
 /// Writes the page of a command and one for each of its verbs into a directory, which is made.
-pub(crate) fn write_pages(command: Command, section: &str, more: &[Section], directory: &Path) -> io::Result<()> {
+pub fn write_pages(command: Command, section: &str, more: &[Section], directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for (name, page) in pages(command, section, more)? {
         fs::write(directory.join(name), page)?;
@@ -27,7 +27,7 @@ pub(crate) fn write_pages(command: Command, section: &str, more: &[Section], dir
 }
 
 /// Names of files, and what is in them.
-pub(crate) fn pages(mut command: Command, section: &str, more: &[Section]) -> io::Result<Vec<(String, Vec<u8>)>> {
+pub fn pages(mut command: Command, section: &str, more: &[Section]) -> io::Result<Vec<(String, Vec<u8>)>> {
     command = command.disable_help_subcommand(true);
     command.build();
     let mut pages = Vec::new();
@@ -79,7 +79,7 @@ fn without_empty_breaks(page: &[u8]) -> String {
 const EXAMPLES: &str = "Examples:\n";
 
 /// The text of a help for these examples: a command line each, and what it is for.
-pub(crate) fn examples(list: &[(&str, &str)]) -> String {
+pub fn examples(list: &[(&str, &str)]) -> String {
     let width = list.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
     let lines = list.iter().map(|(line, what)| format!("  {line:<width$}  # {what}"));
     EXAMPLES.to_owned() + &lines.collect::<Vec<String>>().join("\n")
@@ -96,7 +96,7 @@ fn literal(text: &str) -> String {
 }
 
 /// What a shell reads to complete the program's command lines.
-pub(crate) fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
+pub fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);

@@ -6,24 +6,21 @@ mod cli;
 mod client;
 mod doctor;
 /// The same as the daemon's.
-#[path = "../../control_socket/event.rs"]
+#[path = "../../src/control_socket/event.rs"]
 mod event;
 mod events;
 mod examples;
 mod follow;
-/// The same as the daemon's.
-#[path = "../../manual.rs"]
-mod manual;
 mod paint;
 mod print;
-#[path = "../../control_socket/story.rs"]
+#[path = "../../src/control_socket/story.rs"]
 mod story;
 mod table;
 #[cfg(feature = "top")]
 mod top;
 mod trace;
 /// The same as the daemon's.
-#[path = "../../control_socket/views.rs"]
+#[path = "../../src/control_socket/views.rs"]
 mod views;
 
 use std::io::{self, Write as _};
@@ -234,7 +231,9 @@ fn top(socket: &Path, output: Output, interval: u32) -> anyhow::Result<String> {
 
 #[cfg(not(feature = "top"))]
 fn top(_: &Path, _: Output, _: u32) -> anyhow::Result<String> {
-    anyhow::bail!("this vswitchctl was built without its live screen; build it with: cargo build --release --features top")
+    anyhow::bail!(
+        "this vswitchctl was built without its live screen; build it with: cargo build --release -p vswitchctl --features top"
+    )
 }
 
 /// Where to ask, and how to show what is answered.

@@ -341,7 +341,7 @@ mod tests {
     /// The example has every key, so that what is read here is what is written there.
     #[test]
     fn the_example_is_understood() {
-        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/vswitchd.example.toml")).unwrap();
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/vswitchd.example.toml")).unwrap();
         let plan = Plan::of_file(&text).unwrap();
         assert!(plan.has_taps && plan.has_dgram && !plan.shares_an_address());
         assert_eq!((plan.namespaces.len(), plan.packet_ports.as_slice()), (2, &["veth0".to_owned()][..]));
