@@ -21,7 +21,8 @@ use packet::{Batch, Checksum, Network, Offload, Segmentation, SegmentationKind, 
 
 use crate::counters::DropReason;
 use crate::egress::Frame;
-use crate::walk::{Walk, parse};
+use crate::intake::parse;
+use crate::walk::Walk;
 
 /// Makes a packet fit: as it is, or to be cut at egress; else the error to be told to its sender, if it is IPv4 (RFC
 /// 791 section 3.2, RFC 1191 section 4).

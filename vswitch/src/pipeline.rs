@@ -6,29 +6,29 @@
 use std::sync::Arc;
 
 use capture::{Direction, Tap};
-use packet::ethernet::{ETHERNET_LEN, EtherType};
-use packet::offload::{Judged, finish_checksum};
-use packet::vlan::{TAG_LEN, TagAction};
-use packet::{Batch, Checksum, Headers, Offload, Span, Timestamp, Transport};
+use packet::{Batch, Timestamp};
 use tunnel::{Protocol, Trains};
 
 use crate::counters::{Counters, DropReason};
-use crate::domain::{BridgeId, Domain, MAX_BRIDGES};
-use crate::egress::{Egress, Frame, Manner, Queued, SendError, Transmit, Written, write_queue};
-use crate::fit::clamp_to;
+use crate::domain::{BridgeId, MAX_BRIDGES};
+use crate::egress::{Egress, Queued, SendError, Transmit, Written};
+use crate::intake::{admit, arrive};
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
-use crate::port::{Port, PortId, PortKind};
-use crate::routed::answer::ArpOutcome;
+use crate::port::{Port, PortId};
 use crate::routed::resume::{Held, Task};
 use crate::routed::routing::Routing;
-use crate::routed::{Left, NOWHERE, Own, Router};
-use crate::tunnels::arrive::{Endpoint, Inbox, NewSource, let_in, whose};
+use crate::routed::{Deferred, Router, RouterWorker};
+use crate::switch::switch;
+use crate::transmit::{Manner, write_queue};
+use crate::tunnels::arrive::{Endpoint, Inbox, NewSource, whose};
 use crate::tunnels::encap::{Coupled, couple};
-use crate::tunnels::ip::{self, IpTunnel};
-use crate::walk::{Bridges, Walk, parse};
+use crate::tunnels::ip;
+use crate::tunnels::ip_routes::IpTunnel;
+use crate::walk::{Bridges, Walk};
 use crate::watched::capture::{Arrived, Captures};
-use crate::watched::{Step, Watch};
+use crate::watched::live::Watch;
+use crate::watched::step::Step;
 
 /// A port whose kernel refused so many valid super-frames is sent no more of them.
 const REFUSALS_TO_GIVE_UP: u32 = 16;
@@ -155,7 +155,7 @@ impl Pipeline {
     /// The router's networks or its way out changed.
     pub fn set_routing(&mut self, routing: Arc<Routing>) {
         if let Some(router) = &mut self.router {
-            router.shared.routing = routing;
+            router.tables.routing = routing;
         }
     }
 
@@ -172,7 +172,7 @@ impl Pipeline {
     /// What the last batch left is not done.
     pub(crate) fn leave_it(&mut self) {
         if let Some(router) = &mut self.router {
-            router.own.left.clear();
+            router.worker.deferred.clear();
         }
         self.new_sources.clear();
     }
@@ -183,26 +183,24 @@ impl Pipeline {
         tx.clear();
         let Pipeline { bridges, router, errors, watch, captures, .. } = self;
         let is_seen = begin_batch(watch, captures);
-        let Some(counters) = bridges.counters.port(ingress) else { return };
         let mut bytes = 0;
-        let mut walk =
-            Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None, request_dropped: None };
+        let Some(mut walk) = Walk::new(bridges, errors, rx, tx, ingress, now) else { return };
         for at in 0..walk.rx.spans().len() {
             bytes += walk.rx.spans()[at].len() as u64;
             let arrived = if is_seen { enter(watch, captures, &mut walk, at) } else { None };
             let outcome = match bridges.ip_tunnel(ingress) {
-                None => switch(router, &mut walk, at),
+                None => admit(&mut walk, at).and_then(|frame| switch(router, &mut walk, at, frame)),
                 Some(tunnel) => ip::send(tunnel, &mut walk, at),
             };
             if let Err(reason) = outcome {
-                counters.drop(reason, 1);
+                walk.counters.drop(reason, 1);
             }
             if is_seen {
                 leave(watch, captures, &mut walk, at, arrived, outcome);
             }
         }
-        counters.rx_frames.add(walk.rx.spans().len() as u64);
-        counters.rx_bytes.add(bytes);
+        walk.counters.rx_frames.add(walk.rx.spans().len() as u64);
+        walk.counters.rx_bytes.add(bytes);
     }
 
     /// Walks the frames of a receiving socket's datagrams through the switch, each as one of its peer's
@@ -224,23 +222,11 @@ impl Pipeline {
             }
             return;
         };
-        let mut walk = Walk {
-            bridges,
-            rx,
-            tx,
-            errors,
-            ingress: id,
-            counters: socket,
-            now,
-            story: None,
-            also_dropped: None,
-            request_dropped: None,
-        };
+        let Some(mut walk) = Walk::new(bridges, errors, rx, tx, id, now) else { return };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
-            walk.ingress = peer.map_or(id, |(peer, _)| peer.port);
-            walk.counters = bridges.counters.port(walk.ingress).unwrap_or(socket);
+            walk.set_ingress(peer.map_or(id, |(peer, _)| peer.port));
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
             let arrived = if is_seen { enter(watch, captures, &mut walk, at) } else { None };
@@ -251,7 +237,7 @@ impl Pipeline {
                 }
                 let frame = arrive(endpoint, &mut walk, at, headers, origin.tos)?;
                 match endpoint.protocol {
-                    Protocol::Vxlan | Protocol::Ethernet => switch_frame(router, &mut walk, at, frame),
+                    Protocol::Vxlan | Protocol::Ethernet => switch(router, &mut walk, at, frame),
                     Protocol::Ip => {
                         let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
                         ip::receive(tunnel, &mut walk, at, frame)
@@ -291,7 +277,7 @@ impl Pipeline {
     #[inline]
     #[must_use]
     pub fn has_left(&self) -> bool {
-        self.router.as_ref().is_some_and(|router| !router.own.left.is_empty())
+        self.router.as_ref().is_some_and(|router| !router.worker.deferred.is_empty())
     }
 
     /// Takes up one thing that a batch left, in an empty batch; what is to be written is left in `tx`.
@@ -301,33 +287,21 @@ impl Pipeline {
         let Pipeline { bridges, router, errors, held, watch, captures, .. } = self;
         begin_batch(watch, captures);
         held.clear();
-        let Some(Router { shared, own }) = router else { return };
-        let Some(left) = own.take_left(shared, rx, held) else { return };
+        let Some(Router { tables, worker }) = router else { return };
+        let Some(deferred) = worker.take_deferred(tables, rx, held) else { return };
         for at in 0..rx.spans().len() {
             // What waited for a neighbour comes from no port any more.
-            let held = held.get(at).copied().unwrap_or(Held { port: NOWHERE, from: None });
-            let Some(counters) = bridges.counters.port(held.port).or(bridges.counters.port(PortId(0))) else { continue };
-            let mut walk = Walk {
-                bridges,
-                rx,
-                tx,
-                errors,
-                ingress: held.port,
-                counters,
-                now,
-                story: None,
-                also_dropped: None,
-                request_dropped: None,
-            };
+            let held = held.get(at).copied().unwrap_or(Held { port: PortId::NOWHERE, from: None });
+            let Some(mut walk) = Walk::new(bridges, errors, rx, tx, held.port, now) else { continue };
             begin(watch, &mut walk, at);
             let arrived = arrives(captures, &walk, at, Direction::Within);
             walk.note(|| Step::Resumed);
-            let outcome = match left {
-                Left::Neighbour(id, hop) => own.go_on(shared, &mut walk, at, id, hop),
-                Left::Fragments(first) => own.go_on_by(shared, &mut walk, at, first, held),
+            let outcome = match deferred {
+                Deferred::Neighbour(id, hop) => worker.resume_packet(tables, &mut walk, at, id, hop),
+                Deferred::Fragments(first) => worker.resume_fragment(tables, &mut walk, at, first, held),
             };
             if let Err(reason) = outcome {
-                counters.drop(reason, 1);
+                walk.counters.drop(reason, 1);
             }
             end(watch, &mut walk, outcome);
             judge(captures, &mut walk, at, arrived, outcome);
@@ -341,32 +315,20 @@ impl Pipeline {
         rx.clear();
         let Pipeline { bridges, router, errors, tasks, watch, captures, .. } = self;
         begin_batch(watch, captures);
-        let Some(Router { shared, own }) = router else { return };
+        let Some(Router { tables, worker }) = router else { return };
         tasks.clear();
-        Own::collect(shared, rx, tasks, now);
-        let Some(counters) = bridges.counters.port(PortId(0)) else { return };
+        RouterWorker::collect(tables, rx, tasks, now);
         for (at, task) in tasks.iter().enumerate() {
-            let mut walk = Walk {
-                bridges,
-                rx,
-                tx,
-                errors,
-                ingress: NOWHERE,
-                counters,
-                now,
-                story: None,
-                also_dropped: None,
-                request_dropped: None,
-            };
+            let Some(mut walk) = Walk::new(bridges, errors, rx, tx, PortId::NOWHERE, now) else { return };
             let mut arrived = None;
             if matches!(task, Task::Undeliverable) {
                 begin(watch, &mut walk, at);
                 walk.note(|| Step::Resumed);
                 arrived = arrives(captures, &walk, at, Direction::Within);
             }
-            let outcome = own.perform(shared, &mut walk, at, *task);
+            let outcome = worker.perform(tables, &mut walk, at, *task);
             if let Err(reason) = outcome {
-                counters.drop(reason, 1);
+                walk.counters.drop(reason, 1);
                 if let (Some(captures), None) = (&mut *captures, arrived) {
                     captures.made_and_dropped(&walk, at, reason);
                 }
@@ -576,100 +538,4 @@ fn depart(
             captures.depart(bridges, rx, train, result.map_err(SendError::reason));
         }
     });
-}
-
-/// One frame: parse, judge, classify, learn, arp, route or forward, queue.
-#[inline]
-pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
-    let frame = admit(walk, at)?;
-    switch_frame(router, walk, at, frame)
-}
-
-/// The same from where the frame is parsed and judged.
-#[inline]
-fn switch_frame(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
-    let headers = &frame.headers;
-    let port = walk.bridges.port(walk.ingress).ok_or(DropReason::PortGone)?;
-    let mut learns = true;
-    match port.kind {
-        PortKind::Link => {}
-        PortKind::Peer(encapsulation) => {
-            learns = encapsulation.learns;
-            clamp_to(walk.rx, &frame, port.room(headers, TagAction::Keep));
-        }
-        PortKind::Uplink => {
-            let Router { shared, own } = router.as_mut().ok_or(DropReason::NotForUs)?;
-            walk.note(|| Step::FromOutside);
-            return own.route_in(shared, walk, at, frame);
-        }
-        PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
-    }
-    let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
-    let domain = Domain { bridge: port.bridge, vlan };
-    let gateway = router.as_mut().and_then(|router| router.shared.at(domain).map(|(interface, mac)| (router, interface, mac)));
-    if let Some((_, _, mac)) = gateway
-        && headers.src == mac
-    {
-        return Err(DropReason::GatewaySpoofed);
-    }
-    let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-    if learns {
-        walk.learn(table, domain, headers.src);
-    }
-    if let Some((Router { shared, own }, interface, mac)) = gateway {
-        // What stands behind two tags, or behind a tag of VLAN 0 and another, is of somebody else's network.
-        let is_ours = usize::from(headers.l3) <= ETHERNET_LEN + TAG_LEN && !headers.hides_tag();
-        if headers.ether_type == EtherType::ARP && is_ours && own.arp_inside(shared, walk, frame, interface)? == ArpOutcome::Taken
-        {
-            return Ok(());
-        }
-        if headers.dst == mac {
-            return own.route_out(shared, walk, at, frame, interface);
-        }
-    }
-    walk.forward(table, domain, frame)
-}
-
-/// A frame of the batch with all that is known of it.
-#[inline]
-pub(crate) fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason> {
-    let span = walk.rx.spans()[at];
-    let headers = parse(span, walk.rx)?;
-    // A checksum that is finished may have been aimed at a field that was read. Addresses and tags are not
-    // among those, so that what was an Ethernet header is one still.
-    let (headers, offload) = believe(span, headers, walk.rx, |frame| Headers::parse(frame).unwrap_or(headers))?;
-    Ok(Frame::new(span, headers, offload))
-}
-
-/// A frame out of a tunnel with all that is known of it: its headers were read when it was found in its datagram.
-#[inline]
-fn arrive(endpoint: &Endpoint, walk: &mut Walk<'_>, at: usize, headers: Headers, tos: u8) -> Result<Frame, DropReason> {
-    let span = walk.rx.spans()[at];
-    let (headers, offload) = believe(span, headers, walk.rx, |_| headers)?;
-    let mut frame = Frame::new(span, headers, offload);
-    let_in(endpoint, walk, &frame, tos)?;
-    // What a local kernel left to be cut, and did not say how.
-    frame.is_size_free = headers.transport == Transport::Tcp && offload.checksum == Checksum::Partial;
-    Ok(frame)
-}
-
-/// Believes the virtio-net header or not, finishes what nobody else would, and puts the header that
-/// may be passed on before the frame. `parse_again` reads a frame that was changed.
-#[inline]
-pub(crate) fn believe(
-    span: Span,
-    headers: Headers,
-    rx: &mut Batch,
-    parse_again: impl FnOnce(&[u8]) -> Headers,
-) -> Result<(Headers, Offload), DropReason> {
-    let judged = Offload::judge(rx.vnet(span), &headers, span.len()).map_err(|_| DropReason::BadVnetHeader)?;
-    let (headers, offload) = match judged {
-        Judged::Accept(offload) => (headers, offload),
-        Judged::Finish { start, at } => {
-            finish_checksum(rx.frame_mut(span), start, at);
-            (parse_again(rx.frame(span)), Offload::default())
-        }
-    };
-    rx.set_vnet(span, offload.to_vnet(&headers, 0));
-    Ok((headers, offload))
 }

@@ -15,6 +15,9 @@ use crate::vlan::PortVlan;
 pub struct PortId(pub u16);
 
 impl PortId {
+    /// No port: the ingress of packets that the router sends itself or had kept.
+    pub const NOWHERE: PortId = PortId(u16::MAX);
+
     /// The number as an index.
     #[inline]
     #[must_use]
@@ -112,6 +115,13 @@ impl Port {
             None => frame_len,
         };
         len > self.room(headers, action) as usize + usize::from(headers.l3)
+    }
+
+    /// Does it lead into a tunnel?
+    #[inline]
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        self.encapsulation().is_some()
     }
 
     /// How it puts frames into datagrams, if it is a tunnel's.

@@ -1,33 +1,221 @@
-//! The choice of the way out.
+//! The learning bridge: five steps from a parsed frame to the queues of its egress ports, in this order.
+//!
+//! ```text
+//!  1 classify    which VLAN is it in, and does the ingress port carry that VLAN?
+//!  2 learn       the source address is behind the ingress port
+//!  3 gateway     ARP for the gateway, and frames to its MAC address, are the router's
+//!  4 forward     one port, if the MAC table knows the destination; else all of the VLAN
+//!  5 queue       for each egress port: tag action, and whether the frame fits its MTU
+//! ```
+//!
+//! Frames from the uplink are the router's before step 1. Frames from a tunnel never leave by a tunnel again (split
+//! horizon): a full mesh of tunnels has no loops by that.
 
-use packet::vlan::VlanId;
-use packet::{MacAddr, Timestamp};
+use packet::ethernet::{ETHERNET_LEN, EtherType};
+use packet::vlan::{TAG_LEN, TagAction};
+use packet::{Headers, MacAddr};
 
 use crate::counters::DropReason;
-use crate::mac_table::MacTable;
-use crate::port::PortId;
+use crate::domain::Domain;
+use crate::egress::Frame;
+use crate::fit::{clamp_to, fit, fit_tunnel};
+use crate::mac_table::{Learned, MacTable};
+use crate::port::{Port, PortId, PortKind};
+use crate::routed::Router;
+use crate::routed::local::ArpOutcome;
+use crate::walk::Walk;
+use crate::watched::step::Step;
 
-/// Where a frame goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Forward {
-    /// Out of this port.
-    Port(PortId),
-    /// Out of every port that carries its VLAN, but not the one that it came from.
-    Flood,
-    /// Nowhere.
-    Drop(DropReason),
+/// Takes a frame from its ingress port to the queues of its egress ports.
+#[inline]
+pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+    let headers = &frame.headers;
+    let port = walk.bridges.port(walk.ingress).ok_or(DropReason::PortGone)?;
+    let mut learns = true;
+    match port.kind {
+        PortKind::Link => {}
+        PortKind::Peer(encapsulation) => {
+            learns = encapsulation.learns;
+            clamp_to(walk.rx, &frame, port.room(headers, TagAction::Keep));
+        }
+        PortKind::Uplink => {
+            let Router { tables, worker } = router.as_mut().ok_or(DropReason::NotForUs)?;
+            walk.note(|| Step::FromOutside);
+            return worker.route_in(tables, walk, at, frame);
+        }
+        PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
+    }
+
+    // 1. Classify.
+    let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
+    let domain = Domain { bridge: port.bridge, vlan };
+    let gateway = router.as_mut().and_then(|router| router.tables.at(domain).map(|(interface, mac)| (router, interface, mac)));
+    if let Some((_, _, mac)) = gateway
+        && headers.src == mac
+    {
+        return Err(DropReason::GatewaySpoofed);
+    }
+
+    // 2. Learn.
+    let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+    if learns {
+        learn(walk, table, domain, headers.src);
+    }
+
+    // 3. Gateway.
+    if let Some((Router { tables, worker }, interface, mac)) = gateway {
+        // A packet behind two tags, or behind a tag of VLAN 0 and another one, is in a network that the gateway is not in.
+        let is_ours = usize::from(headers.l3) <= ETHERNET_LEN + TAG_LEN && !headers.hides_tag();
+        if headers.ether_type == EtherType::ARP
+            && is_ours
+            && worker.arp_inside(tables, walk, frame, interface)? == ArpOutcome::Taken
+        {
+            return Ok(());
+        }
+        if headers.dst == mac {
+            return worker.route_out(tables, walk, at, frame, interface);
+        }
+    }
+
+    forward(walk, port, table, domain, frame)
 }
 
-/// Group addresses and the unknown are flooded; never back (IEEE 802.1D section 7.7).
-#[inline]
-#[must_use]
-pub fn forward(table: &MacTable, vlan: VlanId, dst: MacAddr, ingress: PortId, now: Timestamp) -> Forward {
-    if dst.is_multicast() {
-        return if dst.is_link_local() { Forward::Drop(DropReason::LinkLocal) } else { Forward::Flood };
+/// Enters the source address in the MAC table.
+#[inline(always)]
+fn learn(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) {
+    if walk.story.is_some() {
+        learn_traced(walk, table, domain, mac);
+    } else {
+        table.learn(domain.vlan, mac, walk.ingress, walk.now);
     }
-    match table.lookup(vlan, dst, now) {
-        Some(port) if port == ingress => Forward::Drop(DropReason::SamePort),
-        Some(port) => Forward::Port(port),
-        None => Forward::Flood,
+}
+
+/// The same for a traced frame. A rehearsed one asks the table what it would do, and remembers the answer itself.
+#[cold]
+fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) {
+    let (vlan, port) = (domain.vlan, walk.ingress);
+    walk.note(|| Step::Classified(vlan));
+    let learned = match &mut walk.story {
+        Some(story) if story.is_rehearsal => {
+            let would = table.would_learn(vlan, mac, port);
+            if would.learned != Learned::Refused {
+                story.teach(domain, mac, port);
+            }
+            story.evict(would.evicted.map(|evicted| evicted.map(|(vlan, mac)| (Domain { vlan, ..domain }, mac))));
+            would.learned
+        }
+        _ => table.learn(vlan, mac, port, walk.now),
+    };
+    walk.note(|| Step::Learned { vlan, mac, learned });
+}
+
+/// 4. Forward: never back through the ingress port, and no further if the address is reserved for bridges themselves
+/// (IEEE 802.1D section 7.7).
+#[inline]
+fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
+    let dst = frame.headers.dst;
+    if dst.is_multicast() {
+        return if dst.is_link_local() { Err(DropReason::LinkLocal) } else { walk.flood(domain, frame, Some(walk.ingress)) };
+    }
+    let Some(id) = walk.locate(table, domain, dst) else { return walk.flood(domain, frame, Some(walk.ingress)) };
+    if id == walk.ingress {
+        return Err(DropReason::SamePort);
+    }
+    walk.note(|| Step::Forwarded { mac: dst, port: id });
+    let egress = walk.bridges.port_of(domain.bridge, id).ok_or(DropReason::PortGone)?;
+    if egress.is_tunnel() && ingress.is_tunnel() {
+        return Err(DropReason::SplitHorizon);
+    }
+    walk.queue_at(egress, id, domain, &mut frame)
+}
+
+impl Walk<'_> {
+    /// The port behind which the MAC table has this address. A rehearsed frame sees the table as it would have changed it.
+    #[inline]
+    pub(crate) fn locate(&self, table: &MacTable, domain: Domain, mac: MacAddr) -> Option<PortId> {
+        let known = table.lookup(domain.vlan, mac, self.now);
+        match &self.story {
+            None => known,
+            Some(story) => story.relocated(domain, mac).unwrap_or(known),
+        }
+    }
+
+    /// 5. Queues a frame for the one port behind which its destination is.
+    #[inline]
+    pub(crate) fn queue(&mut self, id: PortId, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
+        let port = self.bridges.port_of(domain.bridge, id).ok_or(DropReason::PortGone)?;
+        self.queue_at(port, id, domain, &mut frame)
+    }
+
+    #[inline]
+    fn queue_at(&mut self, port: &Port, id: PortId, domain: Domain, frame: &mut Frame) -> Result<(), DropReason> {
+        let action = port.vlan.leave(domain.vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
+        let is_too_long = frame.cut_to.is_none() && port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action);
+        if port.is_tunnel() {
+            let room = port.room(&frame.headers, action);
+            clamp_to(self.rx, frame, room);
+            if is_too_long {
+                fit_tunnel(self, frame, room)?;
+            }
+        } else if is_too_long {
+            let room = port.room(&frame.headers, action);
+            if !frame.is_size_free || fit(self.rx, frame, room, true).is_err() {
+                return Err(DropReason::TooLong);
+            }
+        }
+        self.push(id, *frame, action);
+        Ok(())
+    }
+
+    /// 5. Queues a frame for every port of its domain except `from`.
+    pub(crate) fn flood(&mut self, domain: Domain, mut frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
+        if frame.is_size_free {
+            let least = self.least_room(domain, &frame.headers);
+            let _ = fit(self.rx, &mut frame, least, true);
+        }
+        let added = self.tx.add(frame);
+        let from_tunnel = from.and_then(|from| self.bridges.port_of(domain.bridge, from)).is_some_and(Port::is_tunnel);
+        let (mut copies, mut too_long) = (0u64, 0);
+        for (index, port) in self.bridges.ports[..self.bridges.end].iter().enumerate() {
+            let id = PortId(index as u16);
+            let is_reached = |port: &&Port| port.bridge == domain.bridge && Some(id) != from;
+            let Some(port) = port.as_ref().filter(is_reached) else { continue };
+            match port.kind {
+                PortKind::Link => {}
+                PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {}
+                PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => continue,
+            }
+            let Some(action) = port.vlan.leave(domain.vlan, &frame.headers) else { continue };
+            if port.is_tunnel() {
+                clamp_to(self.rx, &frame, port.room(&frame.headers, action));
+            }
+            if port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action) {
+                too_long += 1;
+            } else {
+                self.push_copy(id, added, action);
+            }
+            copies += 1;
+        }
+        self.note(|| Step::Flooded { mac: frame.headers.dst, ports: copies as u16 });
+        if copies == 0 {
+            return Err(DropReason::NoDestination);
+        }
+        if copies == too_long {
+            // No port takes it, so that nothing was copied: the frame itself is dropped, once.
+            return Err(DropReason::TooLong);
+        }
+        self.lose(DropReason::TooLong, too_long);
+        self.counters.copies.add(copies - 1);
+        Ok(())
+    }
+
+    /// The largest packet that fits through all links of this domain, in bytes. Links with an MTU below what tunnels
+    /// can have are left out.
+    #[cold]
+    fn least_room(&self, domain: Domain, headers: &Headers) -> u32 {
+        let ports = self.bridges.ports[..self.bridges.end].iter().flatten();
+        let links = ports.filter(|port| port.kind == PortKind::Link && port.bridge == domain.bridge);
+        let rooms = links.filter_map(|port| Some(port.room(headers, port.vlan.leave(domain.vlan, headers)?)));
+        rooms.filter(|room| *room >= tunnel::mtu::MIN_MTU).min().unwrap_or(tunnel::mtu::MIN_MTU)
     }
 }

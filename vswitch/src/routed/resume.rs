@@ -1,33 +1,35 @@
-//! What is done behind a batch: packets that waited go on, and what is due by time.
+//! Work after a batch: packets that waited go on, and what is due by time is done.
 
 use std::net::Ipv4Addr;
 
 use nat::FirstFragment;
 use packet::ethernet::ETHERNET_LEN;
 use packet::icmpv4::{IcmpError, unreachable};
-use packet::{Batch, MacAddr, VNET_LEN, VnetHeader};
+use packet::{Batch, MacAddr, Timestamp, VNET_LEN, VnetHeader};
 
+use super::error::Stop;
+use super::neighbour::{Due, InterfaceId};
+use super::v4::Packet;
+use super::{Deferred, RouterTables, RouterWorker, UPLINK};
 use crate::counters::DropReason;
-use crate::pipeline::admit;
+use crate::intake::admit;
 use crate::port::PortId;
-use crate::routed::neighbour::{Due, InterfaceId};
-use crate::routed::{Left, Own, Packet, Shared, UPLINK};
 use crate::walk::Walk;
 
-/// What a frame of the batch that [`Own::collect`] filled is.
+/// What to do with a frame of the batch that [`RouterWorker::collect`] filled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Task {
-    /// To be made an ARP request.
+    /// Write an ARP request into it; to the neighbour itself if its MAC address is `known`.
     Request { interface: InterfaceId, address: Ipv4Addr, known: Option<MacAddr> },
-    /// A packet that cannot be delivered.
+    /// Report the packet in it as undeliverable.
     Undeliverable,
 }
 
-/// Where a fragment that was kept had come from.
+/// Where a kept fragment came from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     pub(crate) port: PortId,
-    /// The network inside; from outside if there is none.
+    /// Its network inside; `None` from outside.
     pub(crate) from: Option<InterfaceId>,
 }
 
@@ -45,10 +47,10 @@ impl Held {
 /// Room for an ARP request.
 const REQUEST: [u8; ETHERNET_LEN + packet::arp::ARP_LEN] = [0; ETHERNET_LEN + packet::arp::ARP_LEN];
 
-impl Own {
-    /// Fills an empty batch with what neighbours are due.
-    pub(crate) fn collect(shared: &Shared, batch: &mut Batch, tasks: &mut Vec<Task>, now: packet::Timestamp) {
-        shared.neighbours.poll(now, |due| {
+impl RouterWorker {
+    /// Fills an empty batch with a frame for each task that is due for neighbours.
+    pub(crate) fn collect(tables: &RouterTables, batch: &mut Batch, tasks: &mut Vec<Task>, now: Timestamp) {
+        tables.neighbours.poll(now, |due| {
             let task = match due {
                 Due::Request { interface, address, known } => {
                     batch.push(VnetHeader::default(), &REQUEST).then_some(Task::Request { interface, address, known })
@@ -60,35 +62,42 @@ impl Own {
         });
     }
 
-    /// Does one of the tasks that [`Own::collect`] left.
-    pub(crate) fn perform(&mut self, shared: &Shared, walk: &mut Walk<'_>, at: usize, task: Task) -> Result<(), DropReason> {
+    /// Does one of the tasks that [`RouterWorker::collect`] left.
+    pub(crate) fn perform(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        at: usize,
+        task: Task,
+    ) -> Result<(), DropReason> {
         match task {
-            Task::Request { interface, address, known } => self.ask(shared, walk, at, interface, address, known),
+            Task::Request { interface, address, known } => self.ask(tables, walk, at, interface, address, known),
             Task::Undeliverable => {
                 walk.counters.made.add(1);
                 let frame = admit(walk, at)?;
                 let error = IcmpError::unreachable(unreachable::HOST);
-                self.report(shared, walk, Packet { at, frame }, error, DropReason::NeighbourUnresolved)
+                let stop = Stop::Report(error, DropReason::NeighbourUnresolved);
+                Err(self.stop(tables, walk, Packet { at, frame }, stop))
             }
         }
     }
 
-    /// Takes up one thing that a batch left: fills an empty batch with the packets that it is about.
-    pub(crate) fn take_left(&mut self, shared: &Shared, batch: &mut Batch, held: &mut Vec<Held>) -> Option<Left> {
-        let left = self.left.pop()?;
-        match left {
-            Left::Neighbour(id, address) => shared.neighbours.release(id, address, |frame| {
+    /// Takes one thing that a batch left, and fills an empty batch with the packets that waited for it.
+    pub(crate) fn take_deferred(&mut self, tables: &RouterTables, batch: &mut Batch, held: &mut Vec<Held>) -> Option<Deferred> {
+        let deferred = self.deferred.pop()?;
+        match deferred {
+            Deferred::Neighbour(id, address) => tables.neighbours.release(id, address, |frame| {
                 push(batch, frame);
             }),
-            Left::Fragments(first) => release_fragments(shared, &first, batch, held),
+            Deferred::Fragments(first) => release_fragments(tables, &first, batch, held),
         }
-        Some(left)
+        Some(deferred)
     }
 
-    /// A fragment that waited goes on, now that its datagram's translation is known.
-    pub(crate) fn go_on_by(
+    /// Routes a fragment that waited, by the translation of its datagram's first fragment.
+    pub(crate) fn resume_fragment(
         &mut self,
-        shared: &Shared,
+        tables: &RouterTables,
         walk: &mut Walk<'_>,
         at: usize,
         first: FirstFragment,
@@ -96,19 +105,19 @@ impl Own {
     ) -> Result<(), DropReason> {
         walk.counters.made.add(1);
         let frame = admit(walk, at)?;
-        self.told = Some(first);
+        self.first_fragment = Some(first);
         let outcome = match held.from {
-            Some(id) => self.route_out(shared, walk, at, frame, id),
-            None => self.route_in(shared, walk, at, frame),
+            Some(id) => self.route_out(tables, walk, at, frame, id),
+            None => self.route_in(tables, walk, at, frame),
         };
-        self.told = None;
+        self.first_fragment = None;
         outcome
     }
 
-    /// A packet that waited goes on, now that its neighbour is known.
-    pub(crate) fn go_on(
+    /// Sends a packet that waited for its next hop.
+    pub(crate) fn resume_packet(
         &mut self,
-        shared: &Shared,
+        tables: &RouterTables,
         walk: &mut Walk<'_>,
         at: usize,
         id: InterfaceId,
@@ -117,24 +126,25 @@ impl Own {
         walk.counters.made.add(1);
         let frame = admit(walk, at)?;
         let mut packet = Packet { at, frame };
-        let routing = &shared.routing;
         if id != UPLINK {
-            return self.deliver(shared, walk, packet, id, hop);
+            let outcome = self.deliver(tables, walk, &mut packet, id, hop);
+            return outcome.map_err(|stop| self.stop(tables, walk, packet, stop));
         }
-        let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
+        let uplink = tables.routing.uplink().ok_or(DropReason::NoRoute)?;
         self.fit_outside(walk, &mut packet, uplink)?;
-        self.hand_to(shared, walk, packet, uplink, hop)
+        self.hand_to(tables, walk, &mut packet, uplink, hop);
+        Ok(())
     }
 }
 
-/// Puts a kept frame, virtio-net header first, into a batch.
+/// Adds a kept frame, which begins with its virtio-net header, to a batch.
 fn push(batch: &mut Batch, kept: &[u8]) -> bool {
     let Some((vnet, frame)) = kept.split_first_chunk::<VNET_LEN>() else { return false };
     batch.push(VnetHeader::from_bytes(vnet), frame)
 }
 
-fn release_fragments(shared: &Shared, first: &FirstFragment, batch: &mut Batch, held: &mut Vec<Held>) {
-    let Some(nat) = &shared.nat else { return };
+fn release_fragments(tables: &RouterTables, first: &FirstFragment, batch: &mut Batch, held: &mut Vec<Held>) {
+    let Some(nat) = &tables.nat else { return };
     nat.release(first, |frame, tag| {
         if push(batch, frame) {
             held.push(Held::of_tag(tag));

@@ -81,6 +81,11 @@ impl Uplink {
         let route = self.routes.iter().find(|route| route.to.contains(to))?;
         Some(route.via.unwrap_or(to))
     }
+
+    /// Does a packet to this address go out by the uplink, or to the uplink itself?
+    pub(crate) fn reaches(&self, to: Ipv4Addr) -> bool {
+        self.own.contains(&to) || self.address == to || self.next_hop(to).is_some()
+    }
 }
 
 /// All of it at one moment.

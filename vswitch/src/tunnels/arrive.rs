@@ -17,7 +17,6 @@ use tunnel::{Arrival, Locals, Malformed, Peers, Protocol, Unknown, Vni};
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::port::PortId;
-use crate::walk::Walk;
 
 /// A receiving socket, as workers know it.
 #[derive(Clone, Debug)]
@@ -129,12 +128,12 @@ pub(crate) struct Known {
 
 /// Is what was in the datagram to be let into the bridge? Marks it where the datagram was marked on its way.
 #[inline]
-pub(crate) fn let_in(endpoint: &Endpoint, walk: &mut Walk<'_>, frame: &Frame, tos: u8) -> Result<(), DropReason> {
+pub(crate) fn let_in(endpoint: &Endpoint, rx: &mut Batch, frame: &Frame, tos: u8) -> Result<(), DropReason> {
     let Frame { span, headers, .. } = frame;
-    if tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT && !tunnel::ecn::apply(tos, headers, walk.rx.frame_mut(*span)) {
+    if tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT && !tunnel::ecn::apply(tos, headers, rx.frame_mut(*span)) {
         return Err(DropReason::TunnelEcn);
     }
-    if tunnel::nesting::is_nested(headers, walk.rx.frame(*span), &endpoint.locals) {
+    if tunnel::nesting::is_nested(headers, rx.frame(*span), &endpoint.locals) {
         return Err(DropReason::TunnelNested);
     }
     Ok(())

@@ -13,64 +13,25 @@
 //! cannot go on is told in the name of whom it was for: what came out of a TUN device in the name of the
 //! device's own address, the host would take for a forgery.
 
-use std::cmp::Reverse;
 use std::net::Ipv4Addr;
-use std::ops::Range;
 
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
 use packet::ipv4::{Ipv4Mut, Ipv4View};
 use packet::vlan::TagAction;
-use packet::{Headers, Ipv4Prefix, Network, Offload, VnetHeader};
+use packet::{Headers, Network, Offload, VnetHeader};
 
 use crate::counters::DropReason;
 use crate::egress::Frame;
 use crate::fit::fit;
-use crate::pipeline::believe;
-use crate::port::PortId;
+use crate::intake::admit_packet;
+use crate::tunnels::ip_routes::IpTunnel;
 use crate::walk::Walk;
-use crate::watched::Step;
-
-/// One TUN device and where its packets go.
-#[derive(Clone, Debug)]
-pub struct IpTunnel {
-    tun: PortId,
-    /// The longest prefix first, and of one length by address.
-    routes: Box<[(Ipv4Prefix, PortId)]>,
-    /// Where in them each length is.
-    lengths: Box<[Range<usize>]>,
-}
-
-impl IpTunnel {
-    /// A tunnel of the device at port `tun`. Each route leads to a peer's port; of several that match, the
-    /// longest prefix counts.
-    #[must_use]
-    pub fn new(tun: PortId, mut routes: Vec<(Ipv4Prefix, PortId)>) -> IpTunnel {
-        routes.sort_by_key(|(network, _)| (Reverse(network.prefix_len()), network.network()));
-        let mut lengths: Vec<Range<usize>> = Vec::new();
-        for (at, (network, _)) in routes.iter().enumerate() {
-            match lengths.last_mut().filter(|range| routes[range.start].0.prefix_len() == network.prefix_len()) {
-                Some(range) => range.end = at + 1,
-                None => lengths.push(at..at + 1),
-            }
-        }
-        IpTunnel { tun, routes: routes.into(), lengths: lengths.into() }
-    }
-
-    /// A search for each length that there is.
-    #[inline]
-    fn route(&self, to: Ipv4Addr) -> Option<PortId> {
-        self.lengths.iter().find_map(|range| {
-            let routes = &self.routes[range.clone()];
-            let after = routes.partition_point(|(network, _)| network.network() <= to);
-            routes[..after].last().filter(|(network, _)| network.contains(to)).map(|(_, port)| *port)
-        })
-    }
-}
+use crate::watched::step::Step;
 
 /// A packet that the host sends into the tunnel.
 #[inline]
 pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
-    let frame = admit(walk, at)?;
+    let frame = admit_packet(walk, at)?;
     let (mut frame, ip) = sound(walk, at, frame)?;
     let Some(id) = tunnel.route(ip.dst) else {
         return Err(tell(tunnel, walk, at, &frame, IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute));
@@ -112,15 +73,6 @@ struct Ip {
     dst: Ipv4Addr,
     ttl: u8,
     dont_fragment: bool,
-}
-
-/// A packet of the batch as the device gave it.
-#[inline]
-fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason> {
-    let span = walk.rx.spans()[at];
-    let headers = Headers::of_packet(walk.rx.frame(span));
-    let (headers, offload) = believe(span, headers, walk.rx, Headers::of_packet)?;
-    Ok(Frame::new(span, headers, offload))
 }
 
 /// Is it IPv4 that may be passed on? Then with nothing behind it.

@@ -1,5 +1,6 @@
-//! Tunnels: what comes out of datagrams, what goes into them, and tunnels of IP packets.
+//! Tunnels: frames out of datagrams, frames into datagrams, and tunnels of IP packets.
 
 pub mod arrive;
 pub(crate) mod encap;
-pub mod ip;
+pub(crate) mod ip;
+pub mod ip_routes;

@@ -25,7 +25,6 @@ use tunnel::{Train, Way};
 use crate::counters::DropReason;
 use crate::egress::{Frame, Queued};
 use crate::port::PortId;
-use crate::routed::NOWHERE;
 use crate::walk::{Bridges, Walk};
 use crate::watched::boarded::Boarded;
 
@@ -75,7 +74,7 @@ impl Captures {
     /// counted, at the first.
     #[inline]
     pub(crate) fn arrives(&mut self, bridges: &Bridges, id: PortId, direction: Direction, batch: &Batch, at: usize) -> Arrived {
-        let id = if id == NOWHERE { PortId(0) } else { id };
+        let id = if id == PortId::NOWHERE { PortId(0) } else { id };
         let span = batch.spans()[at];
         let bytes = batch.frame(span);
         let headers = match bridges.ip_tunnel(id) {

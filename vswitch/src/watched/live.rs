@@ -8,7 +8,8 @@ use packet::Timestamp;
 use packet::batch::MAX_FRAMES;
 use tunnel::{Train, Way};
 
-use super::{Step, Story};
+use super::step::Step;
+use super::story::Story;
 use crate::counters::DropReason;
 use crate::egress::{Queue, SendError, Written};
 use crate::port::{Encapsulation, PortId};

@@ -1,12 +1,8 @@
-//! Observation: traces of single frames, captures, and rehearsals of frames that nobody sent.
+//! Observation: traces of single frames, captures, and rehearsals of imagined frames.
 
 mod boarded;
 pub mod capture;
-mod live;
-mod rehearsal;
+pub mod live;
+pub mod rehearsal;
+pub mod step;
 pub mod story;
-
-pub use live::{Live, MAX_LIVE, MAX_WAITING, Watch};
-pub use rehearsal::Rehearsal;
-pub(crate) use story::Addressed;
-pub use story::{Step, Story, Verdict};

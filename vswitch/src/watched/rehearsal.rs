@@ -17,7 +17,8 @@ use crate::egress::{Egress, SendError};
 use crate::mac_table::MacTable;
 use crate::pipeline::Pipeline;
 use crate::port::PortId;
-use crate::watched::{Story, Watch};
+use crate::watched::live::Watch;
+use crate::watched::story::Story;
 
 /// Walks frames that nobody sent.
 #[derive(Debug)]

@@ -1,0 +1,164 @@
+//! ICMP errors, each written into the packet that it is about.
+//!
+//! ```text
+//!            headroom         | frame as it came
+//!  +-----------+--------------+----------+-------------------------------+
+//!  |           | (32 bytes)   | Ethernet | IPv4, transport ...           |
+//!  +-----------+--------------+----------+-------------------------------+
+//!          | Ethernet | IPv4 | ICMP       | quote, at most 548 bytes |
+//!          +----------+------+------------+--------------------------+
+//! ```
+//!
+//! An error about a packet that was already translated is sent as any router on its way would send it:
+//! through the translation, which finds the packet's connection by the quote.
+
+use std::net::Ipv4Addr;
+
+use nat::Side;
+use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
+use packet::icmpv4::{self, ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
+use packet::ipv4::{Ipv4Mut, Ipv4View};
+use packet::{Offload, VnetHeader};
+
+use super::neighbour::InterfaceId;
+use super::routing::Interface;
+use super::v4::{Packet, bytes_mut, set_addresses, view};
+use super::{RouterTables, RouterWorker};
+use crate::counters::DropReason;
+use crate::egress::Frame;
+use crate::intake::parse;
+use crate::port::PortKind;
+use crate::walk::Walk;
+
+/// Why a packet is not forwarded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stop {
+    /// It is dropped silently.
+    Drop(DropReason),
+    /// It is dropped, and its sender is sent this error.
+    Report(IcmpError, DropReason),
+}
+
+impl From<DropReason> for Stop {
+    fn from(reason: DropReason) -> Stop {
+        Stop::Drop(reason)
+    }
+}
+
+impl Stop {
+    /// The reason that is counted.
+    pub(crate) fn reason(self) -> DropReason {
+        match self {
+            Stop::Drop(reason) | Stop::Report(_, reason) => reason,
+        }
+    }
+}
+
+impl RouterWorker {
+    /// Sends the error, if there is one. Returns the reason of the drop.
+    #[inline]
+    pub(crate) fn stop(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: Packet, stop: Stop) -> DropReason {
+        if let Stop::Report(error, _) = stop {
+            self.report(tables, walk, packet, error);
+        }
+        stop.reason()
+    }
+
+    /// Sends a packet's sender an error, from the router's address on the way back.
+    #[cold]
+    fn report(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: Packet, error: IcmpError) {
+        let Some(to) = view(walk, &packet).map(Ipv4View::src) else { return };
+        let from = match (tables.routing.to_inside(to).and_then(|id| tables.routing.interface(id)), tables.routing.uplink()) {
+            (Some(interface), _) => interface.address,
+            (None, Some(uplink)) => match tables.routing.interface(InterfaceId(0)) {
+                // About a packet for a guest: the translation gives the error the outside address. About a packet of a
+                // guest, which has its outside address by now: the router's address on that side.
+                Some(Interface { address, .. }) if !tables.nat.as_ref().is_some_and(|nat| nat.is_external(to)) => *address,
+                _ => uplink.address,
+            },
+            (None, None) => return,
+        };
+        self.report_from(tables, walk, packet, error, from);
+    }
+
+    /// Sends a packet's sender an error from this address.
+    pub(crate) fn report_from(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: Packet,
+        error: IcmpError,
+        from: Ipv4Addr,
+    ) {
+        if let Some(made) = write_error(walk, packet, error, from) {
+            walk.counters.made.add(1);
+            if let Err(stop) = self.send_error(tables, walk, made, packet.frame) {
+                walk.lose(stop.reason(), 1);
+            }
+        }
+    }
+
+    /// Sends an error back to where the packet came from; through the translation, if the packet had
+    /// passed it.
+    fn send_error(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, mut error: Packet, about: Frame) -> Result<(), Stop> {
+        let routing = &tables.routing;
+        let to = view(walk, &error).map(Ipv4View::dst).ok_or(DropReason::BadIpHeader)?;
+        if let Some(id) = routing.to_inside(to) {
+            let interface = routing.interface(id).ok_or(DropReason::NoRoute)?;
+            let came_from_there = walk.bridges.port(walk.ingress).is_some_and(|port| port.kind != PortKind::Uplink);
+            if came_from_there && about.headers.dst == interface.mac {
+                set_addresses(walk, &mut error, about.headers.src, interface.mac);
+                return Ok(walk.queue(walk.ingress, interface.domain, error.frame)?);
+            }
+            return self.deliver(tables, walk, &mut error, id, to);
+        }
+        let nat = tables.nat.as_deref().ok_or(DropReason::NoRoute)?;
+        if nat.is_external(to) {
+            if quoted_dst(walk, &error).is_some_and(|dst| routing.to_inside(dst).is_some()) {
+                // It is about a packet that was translated twice, and so is the error.
+                self.translate(walk, &error, nat, Side::Inside).map_err(DropReason::from)?;
+            }
+            let dst = self.translate(walk, &error, nat, Side::Outside).map_err(DropReason::from)?;
+            let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+            // From the address that the guest knows the router by (RFC 1812 section 4.3.2.4).
+            if let Some(interface) = routing.interface(id)
+                && let Some(mut ip) = Ipv4Mut::new(bytes_mut(walk, &error))
+            {
+                ip.set_src(interface.address);
+            }
+            return self.deliver(tables, walk, &mut error, id, dst);
+        }
+        let dst = self.translate(walk, &error, nat, Side::Inside).map_err(DropReason::from)?;
+        let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
+        let hop = uplink.next_hop(dst).ok_or(DropReason::NoRoute)?;
+        self.hand_to(tables, walk, &mut error, uplink, hop);
+        Ok(())
+    }
+}
+
+/// Writes the error's headers before the packet that it quotes. `None` if no error may be sent.
+fn write_error(walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4Addr) -> Option<Packet> {
+    let ip = view(walk, &packet)?;
+    let to = ip.src();
+    if IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast() || !walk.may_tell(to.into(), Some(error)) {
+        return None;
+    }
+    let quote = (packet.frame.span.len() - ETHERNET_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
+    walk.rx.set_len(packet.at, ETHERNET_LEN + quote)?;
+    let span = walk.rx.move_start(packet.at, -(ERROR_HEADERS_LEN as isize))?;
+    let id = walk.errors.next_id();
+    let bytes = walk.rx.frame_mut(span);
+    bytes[ADDRESSES_LEN..ETHERNET_LEN].copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
+    if !error.write_headers(&mut bytes[ETHERNET_LEN..], from, to, id) {
+        return None;
+    }
+    walk.rx.set_vnet(span, VnetHeader::default());
+    let headers = parse(span, walk.rx).ok()?;
+    Some(Packet { at: packet.at, frame: Frame::new(span, headers, Offload::default()) })
+}
+
+/// The destination of the packet that an error quotes.
+fn quoted_dst(walk: &Walk<'_>, error: &Packet) -> Option<Ipv4Addr> {
+    let quote = view(walk, error)?.payload().get(icmpv4::ICMP_LEN..)?;
+    Ipv4View::quoted(quote).map(Ipv4View::dst)
+}

@@ -1,0 +1,72 @@
+//! Packets from outside: through the translation to a guest.
+
+use nat::{Nat, Refused, Side};
+use packet::ethernet::EtherType;
+use packet::icmpv4::IcmpError;
+
+use super::error::Stop;
+use super::routing::Uplink;
+use super::translate::clamp;
+use super::v4::{Packet, decrement_ttl, is_echo_request, is_one_host, sound, untag};
+use super::{RouterTables, RouterWorker};
+use crate::counters::DropReason;
+use crate::egress::Frame;
+use crate::walk::Walk;
+
+impl RouterWorker {
+    /// Routes a frame that came in through the uplink.
+    #[inline]
+    pub(crate) fn route_in(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        at: usize,
+        frame: Frame,
+    ) -> Result<(), DropReason> {
+        let uplink = tables.routing.uplink().ok_or(DropReason::NotForUs)?;
+        if frame.headers.ether_type == EtherType::ARP {
+            return self.arp_outside(tables, walk, frame, uplink);
+        }
+        let nat = tables.nat.as_deref().ok_or(DropReason::NotForUs)?;
+        if frame.headers.dst != uplink.mac || frame.headers.ether_type != EtherType::IPV4 {
+            return Err(DropReason::NotForUs);
+        }
+        let mut packet = untag(walk, at, frame)?;
+        let outcome = self.enter_inside(tables, walk, &mut packet, nat, uplink);
+        outcome.map_err(|stop| self.stop(tables, walk, packet, stop))
+    }
+
+    #[inline]
+    fn enter_inside(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        nat: &Nat,
+        uplink: &Uplink,
+    ) -> Result<(), Stop> {
+        let routing = &tables.routing;
+        let ip = sound(walk, packet)?;
+        if !nat.is_external(ip.dst) {
+            return Err(Stop::Drop(DropReason::NotForUs));
+        }
+        if !is_one_host(ip.src) || nat.is_external(ip.src) || routing.to_inside(ip.src).is_some() {
+            return Err(Stop::Drop(DropReason::MartianSource));
+        }
+        let dst = match self.translate(walk, packet, nat, Side::Outside) {
+            Ok(dst) => dst,
+            Err(Refused::NoMapping | Refused::IcmpIgnored) if uplink.own.contains(&ip.dst) && is_echo_request(walk, packet) => {
+                return Ok(self.echo(tables, walk, packet)?);
+            }
+            Err(Refused::FragmentEarly) => return Ok(self.keep_fragment(walk, packet, nat, None)?),
+            Err(refused) => return Err(Stop::Drop(DropReason::from(refused))),
+        };
+        if ip.ttl <= 1 {
+            return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
+        }
+        clamp(walk, packet, routing);
+        decrement_ttl(walk, packet);
+        let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        self.deliver(tables, walk, packet, to, dst)
+    }
+}

@@ -1,0 +1,180 @@
+//! Frames for the router itself: ARP, ping and everything else that is sent to a gateway's address.
+//!
+//! Answers are written into the frame that caused them.
+
+use std::net::Ipv4Addr;
+
+use packet::MacAddr;
+use packet::arp::{ARP_LEN, Arp, ArpOperation};
+use packet::icmpv4::{self, IcmpError, IcmpView, unreachable};
+use packet::ipv4::Ipv4Mut;
+use packet::vlan::TagAction;
+
+use super::neighbour::InterfaceId;
+use super::routing::Uplink;
+use super::v4::{Ip, Packet, bytes_mut, is_echo_request, set_addresses, view};
+use super::{Deferred, RouterTables, RouterWorker, UPLINK};
+use crate::counters::DropReason;
+use crate::egress::Frame;
+use crate::intake::made;
+use crate::port::PortKind;
+use crate::walk::Walk;
+use crate::watched::step::Step;
+
+/// Time to live of echo replies (the assigned default, RFC 1700).
+const ECHO_TTL: u8 = 64;
+
+/// The outcome of an ARP message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ArpOutcome {
+    /// The router consumed it.
+    Taken,
+    /// It is switched like any frame.
+    Pass,
+}
+
+/// The router's identity on a network.
+struct Identity<'a> {
+    id: InterfaceId,
+    mac: MacAddr,
+    /// Addresses for which it answers.
+    addresses: &'a [Ipv4Addr],
+}
+
+impl RouterWorker {
+    /// An ARP message from a guest: answered if it asks for the gateway. Its sender is learned in any case.
+    pub(crate) fn arp_inside(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: Frame,
+        id: InterfaceId,
+    ) -> Result<ArpOutcome, DropReason> {
+        let Some(interface) = tables.routing.interface(id) else { return Ok(ArpOutcome::Pass) };
+        let Some(arp) = read_arp(walk, &frame) else { return Ok(ArpOutcome::Pass) };
+        if arp.sender_ip == interface.address {
+            // A guest claims the gateway's address: dropped, so that no other guest believes it.
+            return Err(DropReason::GatewaySpoofed);
+        }
+        let learns = interface.network.is_host(arp.sender_ip);
+        let identity = Identity { id, mac: interface.mac, addresses: std::slice::from_ref(&interface.address) };
+        self.arp(tables, walk, frame, arp, &identity, learns)
+    }
+
+    /// An ARP message from outside.
+    pub(crate) fn arp_outside(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: Frame,
+        uplink: &Uplink,
+    ) -> Result<(), DropReason> {
+        let Some(arp) = read_arp(walk, &frame) else { return Err(DropReason::NotForUs) };
+        if arp.sender_ip == uplink.address || uplink.own.contains(&arp.sender_ip) {
+            return Err(DropReason::GatewaySpoofed);
+        }
+        // Only hosts on the link itself are neighbours.
+        let learns = uplink.next_hop(arp.sender_ip) == Some(arp.sender_ip);
+        let identity = Identity { id: UPLINK, mac: uplink.mac, addresses: &uplink.own };
+        match self.arp(tables, walk, frame, arp, &identity, learns)? {
+            ArpOutcome::Taken => Ok(()),
+            // The host answers for its own address, and receives the message itself.
+            ArpOutcome::Pass => Err(DropReason::NotForUs),
+        }
+    }
+
+    fn arp(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: Frame,
+        arp: Arp,
+        identity: &Identity<'_>,
+        learns: bool,
+    ) -> Result<ArpOutcome, DropReason> {
+        let asks_us = arp.operation == ArpOperation::Request && identity.addresses.contains(&arp.target_ip);
+        // A probe claims no address (RFC 5227 section 1.1); a sender MAC address that is not the frame's is forged.
+        if learns && !arp.is_probe() && arp.sender_mac == frame.headers.src && !arp.sender_mac.is_multicast() {
+            let (address, mac) = (arp.sender_ip, arp.sender_mac);
+            walk.note(|| Step::NeighbourLearned { address, mac });
+            if !walk.is_rehearsal() && tables.neighbours.learn(identity.id, address, mac, asks_us, walk.now) {
+                self.defer(Deferred::Neighbour(identity.id, address));
+            }
+        }
+        if asks_us {
+            let reply = arp.reply(identity.mac).to_bytes();
+            let at = usize::from(frame.headers.l3);
+            walk.rx.frame_mut(frame.span)[at..at + ARP_LEN].copy_from_slice(&reply);
+            let mut packet = Packet { at: 0, frame };
+            set_addresses(walk, &mut packet, frame.headers.src, identity.mac);
+            walk.counters.taken.add(1);
+            walk.note(|| Step::ArpAnswered(arp.target_ip));
+            let answer = made(walk, frame.span)?;
+            walk.push(walk.ingress, answer, TagAction::Keep);
+            return Ok(ArpOutcome::Taken);
+        }
+        if frame.headers.dst == identity.mac {
+            walk.counters.taken.add(1);
+            return Ok(ArpOutcome::Taken);
+        }
+        Ok(ArpOutcome::Pass)
+    }
+
+    /// A packet to a gateway's address: ping is answered, all else is reported as unreachable.
+    #[cold]
+    pub(crate) fn for_gateway(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        ip: Ip,
+    ) -> Result<(), DropReason> {
+        if is_echo_request(walk, packet) {
+            return self.echo(tables, walk, packet);
+        }
+        // ICMP errors about what the gateway itself sent end here, and so do fragments.
+        let code = match view(walk, packet).map(|ip| (ip.protocol(), ip.is_fragment())) {
+            Some((icmpv4::PROTOCOL, _) | (_, true)) | None => return Err(DropReason::NotServed),
+            Some((packet::tcp::PROTOCOL | packet::udp::PROTOCOL, _)) => unreachable::PORT,
+            Some(_) => unreachable::PROTOCOL,
+        };
+        self.report_from(tables, walk, *packet, IcmpError::unreachable(code), ip.dst);
+        Err(DropReason::NotServed)
+    }
+
+    /// Answers an echo request in its own bytes, through the port that it came from.
+    #[cold]
+    pub(crate) fn echo(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+        let headers = packet.frame.headers;
+        let Some(mut ip) = Ipv4Mut::new(bytes_mut(walk, packet)) else { return Err(DropReason::BadIpHeader) };
+        let (src, dst) = (ip.view().src(), ip.view().dst());
+        if !IcmpView::new(ip.payload_mut()).is_some_and(IcmpView::has_valid_checksum) {
+            return Err(DropReason::NatBadChecksum);
+        }
+        ip.set_src(dst);
+        ip.set_dst(src);
+        ip.set_ttl(ECHO_TTL);
+        if !icmpv4::answer_echo(ip.payload_mut()) {
+            return Err(DropReason::NotServed);
+        }
+        set_addresses(walk, packet, headers.src, headers.dst);
+        walk.counters.taken.add(1);
+        walk.note(|| Step::EchoAnswered(dst));
+        let answer = made(walk, packet.frame.span)?;
+        match walk.bridges.port(walk.ingress) {
+            Some(port) if port.kind == PortKind::Uplink => {
+                walk.push(walk.ingress, answer, TagAction::Keep);
+                Ok(())
+            }
+            _ => {
+                // The reply is counted as made, so a reason from here on is the reply's.
+                let interface = tables.routing.by_mac(answer.headers.src).ok_or(DropReason::NoRoute)?;
+                walk.queue(walk.ingress, interface.domain, answer)
+            }
+        }
+    }
+}
+
+fn read_arp(walk: &Walk<'_>, frame: &Frame) -> Option<Arp> {
+    Arp::parse(&walk.rx.frame(frame.span)[usize::from(frame.headers.l3)..])
+}

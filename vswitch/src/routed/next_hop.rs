@@ -1,0 +1,164 @@
+//! The last step of routing: the next hop's MAC address, and the queue of its port.
+//!
+//! A packet whose next hop is not known is copied aside, and its bytes become the ARP request.
+
+use std::net::Ipv4Addr;
+
+use packet::MacAddr;
+use packet::arp::{ARP_LEN, Arp};
+use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
+use packet::ipv4::Ipv4View;
+use packet::vlan::TagAction;
+
+use super::error::Stop;
+use super::neighbour::{InterfaceId, Resolve};
+use super::routing::Uplink;
+use super::v4::{Packet, set_addresses, view};
+use super::{HOPS, Hop, RouterTables, RouterWorker, UPLINK};
+use crate::counters::DropReason;
+use crate::fit::fit;
+use crate::intake::made;
+use crate::walk::Walk;
+use crate::watched::step::Step;
+
+impl RouterWorker {
+    /// Sends a packet to a guest on network `to`.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        to: InterfaceId,
+        dst: Ipv4Addr,
+    ) -> Result<(), Stop> {
+        let interface = tables.routing.interface(to).ok_or(DropReason::NoRoute)?;
+        walk.note(|| Step::RouteInside { dst, vlan: interface.domain.vlan });
+        if !interface.network.is_host(dst) {
+            return Err(Stop::Drop(DropReason::MartianDestination));
+        }
+        let Some(mac) = self.mac_of(tables, walk, to, dst) else {
+            self.wait(tables, walk, packet, to, dst);
+            return Ok(());
+        };
+        set_addresses(walk, packet, mac, interface.mac);
+        let domain = interface.domain;
+        let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
+        let Some(port) = walk.locate(table, domain, mac) else { return Ok(walk.flood(domain, packet.frame, None)?) };
+        walk.note(|| Step::Forwarded { mac, port });
+        let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
+        let action = link.vlan.leave(domain.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
+        let mtu = link.room(&packet.frame.headers, action);
+        let dont_fragment = view(walk, packet).ok_or(DropReason::BadIpHeader)?.dont_fragment();
+        fit(walk.rx, &mut packet.frame, mtu, dont_fragment)
+            .map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
+        walk.note_cut(&packet.frame);
+        Ok(walk.queue(port, domain, packet.frame)?)
+    }
+
+    /// Sends a packet to a neighbour outside.
+    #[inline]
+    pub(crate) fn hand_to(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        uplink: &Uplink,
+        hop: Ipv4Addr,
+    ) {
+        let Some(mac) = self.mac_of(tables, walk, UPLINK, hop) else { return self.wait(tables, walk, packet, UPLINK, hop) };
+        set_addresses(walk, packet, mac, uplink.mac);
+        walk.push(uplink.port, packet.frame, TagAction::Keep);
+    }
+
+    /// Marks a packet that had waited to be cut where the uplink's MTU is too small for it; whether it may be cut was
+    /// checked before it waited.
+    pub(crate) fn fit_outside(&self, walk: &mut Walk<'_>, packet: &mut Packet, uplink: &Uplink) -> Result<(), DropReason> {
+        let dont_fragment = view(walk, packet).is_none_or(Ipv4View::dont_fragment);
+        fit(walk.rx, &mut packet.frame, uplink.mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
+    }
+
+    /// A neighbour's MAC address. A look-up is remembered for the rest of the second, until any neighbour changes.
+    #[inline]
+    fn mac_of(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, id: InterfaceId, address: Ipv4Addr) -> Option<MacAddr> {
+        if walk.story.is_some() {
+            return mac_of_traced(tables, walk, id, address);
+        }
+        let now = walk.now;
+        let hop = &mut self.hops[address.to_bits() as usize % HOPS];
+        let (secs, version) = (now.secs(), tables.neighbours.version());
+        if hop.address == Some((id, address)) && hop.secs == secs && hop.version == version {
+            return Some(hop.mac);
+        }
+        let mac = tables.neighbours.lookup(id, address, now)?;
+        *hop = Hop { address: Some((id, address)), mac, secs, version };
+        Some(mac)
+    }
+
+    /// Keeps a packet whose next hop is not known, and makes an ARP request of its bytes.
+    #[cold]
+    fn wait(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &Packet, id: InterfaceId, hop: Ipv4Addr) {
+        let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
+        let Resolve { ask, kept } = if walk.is_rehearsal() {
+            tables.neighbours.would_resolve(id, hop, frame.len(), walk.ingress.0, walk.now)
+        } else {
+            tables.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now)
+        };
+        walk.note(|| Step::Waits { address: hop, asked: ask, kept });
+        if kept {
+            walk.counters.taken.add(1);
+        } else {
+            walk.lose(DropReason::NeighbourQueueFull, 1);
+        }
+        if ask && walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).is_some() {
+            // The outcome for the packet is known, whatever happens to the request.
+            if let Err(reason) = self.ask(tables, walk, packet.at, id, hop, None) {
+                walk.lose_request(reason);
+            }
+        }
+    }
+
+    /// Makes an ARP request of a frame of the batch that is as long as one, and queues it: to the neighbour itself if its
+    /// MAC address is `known`, else to all.
+    pub(crate) fn ask(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        at: usize,
+        id: InterfaceId,
+        hop: Ipv4Addr,
+        known: Option<MacAddr>,
+    ) -> Result<(), DropReason> {
+        let routing = &tables.routing;
+        let (mac, address) = match (routing.interface(id), routing.uplink()) {
+            (Some(interface), _) => (interface.mac, interface.address),
+            (None, Some(uplink)) => (uplink.mac, uplink.address),
+            // Nothing was made, so nothing is lost.
+            (None, None) => return Ok(()),
+        };
+        let span = walk.rx.spans()[at];
+        let bytes = walk.rx.frame_mut(span);
+        bytes[..6].copy_from_slice(&known.unwrap_or(MacAddr::BROADCAST).0);
+        bytes[6..ADDRESSES_LEN].copy_from_slice(&mac.0);
+        bytes[ADDRESSES_LEN..ETHERNET_LEN].copy_from_slice(&EtherType::ARP.0.to_be_bytes());
+        bytes[ETHERNET_LEN..ETHERNET_LEN + ARP_LEN].copy_from_slice(&Arp::request(mac, address, hop).to_bytes());
+        let request = made(walk, span)?;
+        match (routing.interface(id), routing.uplink()) {
+            (Some(interface), _) => walk.flood(interface.domain, request, None),
+            (None, Some(uplink)) => {
+                walk.push(uplink.port, request, TagAction::Keep);
+                Ok(())
+            }
+            (None, None) => Err(DropReason::NoRoute),
+        }
+    }
+}
+
+#[cold]
+fn mac_of_traced(tables: &RouterTables, walk: &mut Walk<'_>, id: InterfaceId, address: Ipv4Addr) -> Option<MacAddr> {
+    let neighbours = &tables.neighbours;
+    let mac = if walk.is_rehearsal() { neighbours.peek(id, address) } else { neighbours.lookup(id, address, walk.now) };
+    let mac = mac?;
+    walk.note(|| Step::Neighbour { address, mac });
+    Some(mac)
+}

@@ -1,0 +1,144 @@
+//! Packets from guests: to another network inside, to the outside, or to a guest by its outside address.
+
+use nat::{Nat, Refused, Side};
+use packet::icmpv4::{IcmpError, unreachable};
+
+use super::error::Stop;
+use super::neighbour::InterfaceId;
+use super::routing::Uplink;
+use super::translate::clamp;
+use super::v4::{Ip, Packet, decrement_ttl, is_echo_request, is_one_host, sound, untag, view};
+use super::{RouterTables, RouterWorker};
+use crate::counters::DropReason;
+use crate::egress::Frame;
+use crate::fit::fit;
+use crate::walk::Walk;
+use crate::watched::step::Step;
+
+impl RouterWorker {
+    /// Routes a frame to the gateway's MAC address on network `from`.
+    #[inline]
+    pub(crate) fn route_out(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        at: usize,
+        frame: Frame,
+        from: InterfaceId,
+    ) -> Result<(), DropReason> {
+        let mut packet = untag(walk, at, frame)?;
+        let outcome = self.leave_network(tables, walk, &mut packet, from);
+        outcome.map_err(|stop| self.stop(tables, walk, packet, stop))
+    }
+
+    #[inline]
+    fn leave_network(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        from: InterfaceId,
+    ) -> Result<(), Stop> {
+        let ip = sound(walk, packet)?;
+        let routing = &tables.routing;
+        let interface = routing.interface(from).ok_or(DropReason::NoRoute)?;
+        walk.note(|| Step::ForGateway(interface.address));
+        if !interface.network.is_host(ip.src) || ip.src == interface.address {
+            return Err(Stop::Drop(DropReason::MartianSource));
+        }
+        if routing.is_gateway(ip.dst) {
+            return Ok(self.for_gateway(tables, walk, packet, ip)?);
+        }
+        if !is_one_host(ip.dst) {
+            return Err(Stop::Drop(DropReason::MartianDestination));
+        }
+        if ip.ttl <= 1 {
+            return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
+        }
+        match routing.to_inside(ip.dst) {
+            Some(to) => {
+                decrement_ttl(walk, packet);
+                self.deliver(tables, walk, packet, to, ip.dst)
+            }
+            None => self.leave_inside(tables, walk, packet, ip),
+        }
+    }
+
+    /// Routes a packet from inside to the outside.
+    #[inline]
+    fn leave_inside(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &mut Packet, ip: Ip) -> Result<(), Stop> {
+        let no_route = Stop::Report(IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute);
+        let (Some(nat), Some(uplink)) = (tables.nat.as_deref(), tables.routing.uplink()) else { return Err(no_route) };
+        if nat.is_external(ip.dst) {
+            return self.hairpin(tables, walk, packet, ip, nat, uplink);
+        }
+        let Some(hop) = uplink.next_hop(ip.dst) else { return Err(no_route) };
+        walk.note(|| Step::RouteOutside { dst: ip.dst, hop });
+        fit(walk.rx, &mut packet.frame, uplink.mtu, ip.dont_fragment)
+            .map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
+        walk.note_cut(&packet.frame);
+        clamp(walk, packet, &tables.routing);
+        if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
+            return self.refuse(tables, walk, packet, nat, refused);
+        }
+        decrement_ttl(walk, packet);
+        self.hand_to(tables, walk, packet, uplink, hop);
+        Ok(())
+    }
+
+    /// Routes a packet from inside to an outside address of the router.
+    #[cold]
+    fn hairpin(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: &mut Packet,
+        ip: Ip,
+        nat: &Nat,
+        uplink: &Uplink,
+    ) -> Result<(), Stop> {
+        if is_echo_request(walk, packet) && !nat.is_one_to_one(ip.dst) {
+            return Ok(self.echo(tables, walk, packet)?);
+        }
+        walk.note(|| Step::Hairpin(ip.dst));
+        if !uplink.reaches(ip.dst) {
+            return Err(Stop::Drop(DropReason::NoRoute));
+        }
+        clamp(walk, packet, &tables.routing);
+        if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
+            return self.refuse(tables, walk, packet, nat, refused);
+        }
+        let dst = self.translate(walk, packet, nat, Side::Outside).map_err(DropReason::from)?;
+        decrement_ttl(walk, packet);
+        let to = tables.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        self.deliver(tables, walk, packet, to, dst)
+    }
+
+    /// What follows when the translation refuses a packet from inside.
+    #[cold]
+    fn refuse(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        packet: &Packet,
+        nat: &Nat,
+        refused: Refused,
+    ) -> Result<(), Stop> {
+        let reason = DropReason::from(refused);
+        match refused {
+            Refused::FragmentEarly => {
+                let from = view(walk, packet).and_then(|ip| tables.routing.to_inside(ip.src()));
+                Ok(self.keep_fragment(walk, packet, nat, from)?)
+            }
+            // RFC 5508 REQ-8; RFC 6888 REQ-11 would have code 1.
+            Refused::NotShared
+            | Refused::TableFull
+            | Refused::PortShare
+            | Refused::GuestShare
+            | Refused::PortsExhausted
+            | Refused::Clash => Err(Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), reason)),
+            Refused::NoAddress => Err(Stop::Report(IcmpError::unreachable(unreachable::NETWORK), reason)),
+            _ => Err(Stop::Drop(reason)),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A packet that is routed: its place in the batch, its IPv4 header, and the changes that routing makes to it.
+
+use std::net::Ipv4Addr;
+
+use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
+use packet::icmpv4;
+use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
+use packet::vlan::TAG_LEN;
+use packet::{Headers, MacAddr, Network};
+
+use crate::counters::DropReason;
+use crate::egress::Frame;
+use crate::walk::Walk;
+
+/// A packet in the batch, whose bytes may be changed on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    /// Its place in the batch.
+    pub(crate) at: usize,
+    pub(crate) frame: Frame,
+}
+
+/// The fields of an IPv4 header that routing decides by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ip {
+    pub(crate) src: Ipv4Addr,
+    pub(crate) dst: Ipv4Addr,
+    pub(crate) ttl: u8,
+    pub(crate) dont_fragment: bool,
+}
+
+/// Removes the VLAN tag and the padding of a frame that is to be routed. Only one tag: what is
+/// deeper belongs to another network.
+#[inline]
+pub(crate) fn untag(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<Packet, DropReason> {
+    let mut packet = Packet { at, frame };
+    let headers = &mut packet.frame.headers;
+    if headers.end as usize != frame.span.len() {
+        packet.frame.span = walk.rx.set_len(at, headers.end as usize).ok_or(DropReason::BadIpHeader)?;
+    }
+    match usize::from(headers.l3) {
+        ETHERNET_LEN => {}
+        tagged if tagged == ETHERNET_LEN + TAG_LEN => {
+            walk.rx.frame_mut(frame.span).copy_within(..ADDRESSES_LEN, TAG_LEN);
+            packet.frame.span = walk.rx.move_start(at, TAG_LEN as isize).ok_or(DropReason::NotRouted)?;
+            *headers = without_tag(*headers);
+            walk.rx.set_vnet(packet.frame.span, frame.offload.to_vnet(headers, 0));
+        }
+        _ => return Err(DropReason::NotRouted),
+    }
+    Ok(packet)
+}
+
+fn without_tag(headers: Headers) -> Headers {
+    let tag = TAG_LEN as u16;
+    Headers {
+        tag: None,
+        l3: headers.l3 - tag,
+        l4: headers.l4 - tag,
+        payload: headers.payload - tag,
+        end: headers.end - u32::from(tag),
+        ..headers
+    }
+}
+
+/// Checks that the packet is IPv4 that a router may forward (RFC 1812 section 5.2.2).
+#[inline]
+pub(crate) fn sound(walk: &Walk<'_>, packet: &Packet) -> Result<Ip, DropReason> {
+    match (packet.frame.headers.ether_type, packet.frame.headers.network) {
+        (EtherType::IPV4, Network::Ipv4) => {}
+        (EtherType::IPV4, _) => return Err(DropReason::BadIpHeader),
+        _ => return Err(DropReason::NotRouted),
+    }
+    let Some(ip) = view(walk, packet).filter(|ip| ip.has_valid_checksum()) else { return Err(DropReason::BadIpHeader) };
+    match ip.options() {
+        Ipv4Options::None | Ipv4Options::Harmless => {}
+        _ => return Err(DropReason::IpOptions),
+    }
+    Ok(Ip { src: ip.src(), dst: ip.dst(), ttl: ip.ttl(), dont_fragment: ip.dont_fragment() })
+}
+
+/// The packet's IPv4 header, which [`sound`] has checked.
+#[inline]
+pub(crate) fn view<'a>(walk: &'a Walk<'_>, packet: &Packet) -> Option<Ipv4View<'a>> {
+    let Frame { span, headers, .. } = packet.frame;
+    Ipv4View::new(&walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize])
+}
+
+/// The packet from its IPv4 header to its end, without padding.
+#[inline]
+pub(crate) fn bytes_mut<'a>(walk: &'a mut Walk<'_>, packet: &Packet) -> &'a mut [u8] {
+    let Frame { span, headers, .. } = packet.frame;
+    &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize]
+}
+
+#[inline]
+pub(crate) fn is_echo_request(walk: &Walk<'_>, packet: &Packet) -> bool {
+    view(walk, packet).is_some_and(|ip| {
+        ip.protocol() == icmpv4::PROTOCOL && !ip.is_fragment() && ip.payload().first() == Some(&icmpv4::kind::ECHO_REQUEST)
+    })
+}
+
+/// Is it a unicast address that can be on a network (RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7)?
+#[inline]
+pub(crate) fn is_one_host(address: Ipv4Addr) -> bool {
+    let first = address.octets()[0];
+    (1..224).contains(&first) && first != 127
+}
+
+#[inline]
+pub(crate) fn decrement_ttl(walk: &mut Walk<'_>, packet: &Packet) {
+    // A packet whose TTL runs out was reported before.
+    let _ = Ipv4Mut::new(bytes_mut(walk, packet)).is_some_and(|mut ip| ip.decrement_ttl());
+}
+
+#[inline]
+pub(crate) fn set_addresses(walk: &mut Walk<'_>, packet: &mut Packet, dst: MacAddr, src: MacAddr) {
+    let bytes = walk.rx.frame_mut(packet.frame.span);
+    bytes[..6].copy_from_slice(&dst.0);
+    bytes[6..12].copy_from_slice(&src.0);
+    packet.frame.headers.dst = dst;
+    packet.frame.headers.src = src;
+}

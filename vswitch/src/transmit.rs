@@ -1,0 +1,266 @@
+//! Writing out of queues: each frame as its egress port can take it.
+//!
+//! ```text
+//!  coalesce     neighbouring frames of one flow leave as one super-frame
+//!  as it is     one write straight from the arena; many in one call where the port takes bursts
+//!  segment      a super-frame for a port without that offload
+//!  fragment     an IPv4 packet that is longer than the MTU of its way
+//!  complete     a checksum that the port does not finish
+//! ```
+//!
+//! The headers of what is changed are written into one small buffer; payloads are slices of the arena.
+
+use std::io::IoSlice;
+
+use packet::batch::MAX_FRAMES;
+use packet::coalesce::{MAX_COALESCED, Run};
+use packet::fragment::Fragments;
+use packet::head::Head;
+use packet::segment::{self, Segments};
+use packet::vlan::TagAction;
+use packet::{Batch, Features};
+
+use crate::counters::DropReason;
+use crate::egress::{Frame, Queue, Queued, SendError, Transmit, Written};
+use crate::port::PortId;
+
+/// How a port takes frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) id: PortId,
+    pub(crate) features: Features,
+    pub(crate) coalesce: bool,
+    /// Frames that leave as they are go in one call.
+    pub(crate) bursts: bool,
+}
+
+/// Writes a queue out; `written` is told of each frame or run of frames, and which these were.
+#[inline]
+pub(crate) fn write_queue(
+    queue: Queue<'_>,
+    batch: &Batch,
+    manner: Manner,
+    transmit: &mut impl Transmit,
+    mut written: impl FnMut(Written, &[Queued]),
+) {
+    let Manner { id, features, coalesce, bursts } = manner;
+    let mut at = 0;
+    while let Some(queued) = queue.queued.get(at) {
+        let action = queued.action;
+        let frame = &queue.frames[usize::from(queued.frame)];
+        if coalesce
+            && frame.cut_to.is_none()
+            && let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features)
+        {
+            while let Some(next) = queue.queued.get(at + run.frames())
+                && next.action == action
+                && queue.frames[usize::from(next.frame)].cut_to.is_none()
+                && let next = &queue.frames[usize::from(next.frame)]
+                && run.extend(batch.frame(next.span), &next.headers, next.offload)
+            {}
+            if run.frames() > 1 && run.write_head(action, queue.head) {
+                let members = &queue.queued[at..at + run.frames()];
+                let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
+                let outcome = write_run(members, queue.frames, batch, queue.head, &mut send);
+                at += run.frames();
+                if outcome.result != Err(SendError::Invalid) {
+                    written(outcome, members);
+                    continue;
+                }
+                // The kernel will not have the super-frame: its frames one by one.
+                written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true }, &[]);
+                for queued in members {
+                    let frame = &queue.frames[usize::from(queued.frame)];
+                    written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
+                }
+                continue;
+            }
+        }
+        if bursts {
+            let count = write_burst(&queue, at, batch, manner, transmit, &mut written);
+            at += count;
+            if count > 0 {
+                continue;
+            }
+        }
+        let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
+        written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
+        at += 1;
+    }
+}
+
+/// Can the frame leave as it lies in the arena? Super-frames go one by one, since a kernel may refuse
+/// one and take its segments.
+#[inline]
+fn is_whole(frame: &Frame, action: TagAction, features: Features) -> bool {
+    action == TagAction::Keep && frame.cut_to.is_none() && frame.offload.segmentation.is_none() && features.take(frame.offload)
+}
+
+/// Writes the frames from `first` on that leave as they lie, up to one that might be coalesced with its
+/// neighbour, in one call. Returns how many: none if a single one.
+fn write_burst(
+    queue: &Queue<'_>,
+    first: usize,
+    batch: &Batch,
+    manner: Manner,
+    transmit: &mut impl Transmit,
+    written: &mut impl FnMut(Written, &[Queued]),
+) -> usize {
+    let Manner { id, features, coalesce, .. } = manner;
+    let mut pieces = [IoSlice::new(&[]); MAX_FRAMES];
+    let mut count = 0;
+    for (piece, queued) in pieces.iter_mut().zip(&queue.queued[first..]) {
+        let frame = &queue.frames[usize::from(queued.frame)];
+        let begins_run = || {
+            let next = queue.queued.get(first + count + 1).map(|next| &queue.frames[usize::from(next.frame)]);
+            let run = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features);
+            run.zip(next).is_some_and(|(mut run, next)| run.extend(batch.frame(next.span), &next.headers, next.offload))
+        };
+        // The first was looked at already.
+        if !is_whole(frame, queued.action, features) || coalesce && count > 0 && begins_run() {
+            break;
+        }
+        *piece = IoSlice::new(&batch.arena()[frame.span.range_with_vnet()]);
+        count += 1;
+    }
+    if count < 2 {
+        return 0;
+    }
+    let mut members = queue.queued[first..first + count].iter();
+    transmit.send_many(id, &pieces[..count], |result| {
+        let member = members.as_slice().get(..1).unwrap_or_default();
+        let bytes = members.next().map_or(0, |queued| queue.frames[usize::from(queued.frame)].span.len() as u64);
+        written(Written { frames: 1, bytes, writes: u64::from(result.is_ok()), result, refused: false }, member);
+    });
+    count
+}
+
+/// A run of frames as one super-frame, whose head is written already.
+#[inline]
+fn write_run(
+    members: &[Queued],
+    frames: &[Frame],
+    batch: &Batch,
+    head: &Head,
+    send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
+) -> Written {
+    let mut pieces = [IoSlice::new(&[]); MAX_COALESCED + 1];
+    pieces[0] = IoSlice::new(head.as_bytes());
+    let mut bytes = 0;
+    for (piece, queued) in pieces[1..].iter_mut().zip(members) {
+        let Frame { span, headers, .. } = &frames[usize::from(queued.frame)];
+        *piece = IoSlice::new(&batch.frame(*span)[usize::from(headers.payload)..]);
+        bytes += span.len() as u64;
+    }
+    let result = send(&pieces[..=members.len()]);
+    Written { frames: members.len() as u64, bytes, writes: u64::from(result.is_ok()), result, refused: false }
+}
+
+/// One frame, as the port can take it.
+#[inline]
+fn write_frame(
+    frame: &Frame,
+    action: TagAction,
+    batch: &Batch,
+    features: Features,
+    head: &mut Head,
+    send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
+) -> Written {
+    let Frame { span, headers, offload, cut_to, .. } = frame;
+    let outcome = |writes, result, refused| Written { frames: 1, bytes: span.len() as u64, writes, result, refused };
+    if let Some(mtu) = cut_to {
+        let (writes, result) = write_fragments(frame, *mtu, action, batch, head, send);
+        return outcome(writes, result, false);
+    }
+    if features.take(*offload) {
+        let result = write_whole(frame, action, batch, head, send);
+        if result != Err(SendError::Invalid) || offload.segmentation.is_none() {
+            return outcome(u64::from(result.is_ok()), result, false);
+        }
+        let (writes, result) = write_segments(frame, action, batch, head, send);
+        return outcome(writes, result, true);
+    }
+    if offload.segmentation.is_some() {
+        let (writes, result) = write_segments(frame, action, batch, head, send);
+        return outcome(writes, result, false);
+    }
+    let bytes = batch.frame(*span);
+    let result = if segment::complete(bytes, headers, action, head) {
+        send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&bytes[usize::from(headers.payload)..])])
+    } else {
+        Err(SendError::Drop(DropReason::BadVnetHeader))
+    };
+    outcome(u64::from(result.is_ok()), result, false)
+}
+
+/// A frame with what it owes, at most its VLAN tag changed.
+#[inline]
+fn write_whole(
+    frame: &Frame,
+    action: TagAction,
+    batch: &Batch,
+    head: &mut Head,
+    send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
+) -> Result<(), SendError> {
+    let Frame { span, headers, offload, .. } = frame;
+    if action == TagAction::Keep {
+        // `Pipeline::process` has put the judged header before the frame.
+        return send(&[IoSlice::new(&batch.arena()[span.range_with_vnet()])]);
+    }
+    let bytes = batch.frame(*span);
+    let front = usize::from(headers.l3);
+    if !head.copy(bytes, front, action) {
+        return Err(SendError::Drop(DropReason::TruncatedTag));
+    }
+    head.set_vnet(offload.to_vnet(headers, head.growth()));
+    send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&bytes[front..])])
+}
+
+/// A super-frame in segments. The first refusal ends it: TCP and UDP alike make do with the rest.
+#[cold]
+fn write_segments(
+    frame: &Frame,
+    action: TagAction,
+    batch: &Batch,
+    head: &mut Head,
+    send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
+) -> (u64, Result<(), SendError>) {
+    let Some(segmentation) = frame.offload.segmentation else { return (0, Ok(())) };
+    let bytes = batch.frame(frame.span);
+    let Some(mut segments) = Segments::new(bytes, &frame.headers, segmentation, action, head) else {
+        return (0, Err(SendError::Drop(DropReason::BadVnetHeader)));
+    };
+    let mut writes = 0;
+    while let Some(payload) = segments.next(head) {
+        if let Err(error) = send(&[IoSlice::new(head.as_bytes()), IoSlice::new(payload)]) {
+            return (writes, Err(error));
+        }
+        writes += 1;
+    }
+    (writes, Ok(()))
+}
+
+/// A packet that is too long for its way, in fragments. The first refusal ends it: the rest is of no
+/// use.
+#[cold]
+fn write_fragments(
+    frame: &Frame,
+    mtu: u16,
+    action: TagAction,
+    batch: &Batch,
+    head: &mut Head,
+    send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
+) -> (u64, Result<(), SendError>) {
+    let bytes = batch.frame(frame.span);
+    let Some(mut fragments) = Fragments::new(bytes, &frame.headers, usize::from(mtu), action, head) else {
+        return (0, Err(SendError::Drop(DropReason::TooLong)));
+    };
+    let mut writes = 0;
+    while let Some(payload) = fragments.next(head) {
+        if let Err(error) = send(&[IoSlice::new(head.as_bytes()), IoSlice::new(payload)]) {
+            return (writes, Err(error));
+        }
+        writes += 1;
+    }
+    (writes, Ok(()))
+}
