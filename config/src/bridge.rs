@@ -1,0 +1,79 @@
+//! The bridges: `[bridge.NAME]`, and `br0` of the flags. A bridge's number is its place in the model: `br0`, if there is one, and behind
+//! it the others by their names.
+
+use crate::address::GatewayAddress;
+use crate::keys::{Tables, keys};
+use crate::port::PortKeys;
+use crate::problem::{Origin, nearest};
+use crate::value::{Number, PairKey, Pairs, Text};
+
+/// The bridge that flags speak of.
+pub const DEFAULT_BRIDGE: &str = "br0";
+
+/// Bridges of one switch.
+pub(crate) const MAX_BRIDGES: usize = 16;
+
+const DEFAULT_MAC_TABLE_SIZE: usize = 8192;
+const DEFAULT_MAC_AGING_TIME: u32 = 300;
+
+/// One bridge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// Entries of its MAC table.
+    pub mac_table_size: usize,
+    /// Seconds until an address that was not seen again is forgotten.
+    pub mac_aging_time: u32,
+}
+
+/// A VLAN that has a gateway; 0 stands for untagged frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GatewayVlan(pub(crate) Number<0, 4094>);
+
+keys! {
+    /// A switch with its ports.
+    struct BridgeKeys {
+        /// Most addresses that the bridge learns, 10 to 1,000,000. Default: 8192.
+        "mac-table-size" => mac_table_size: Number<10, 1_000_000>,
+        /// Seconds until an address that was not seen again is forgotten, 1 to 86,400. Default: 300.
+        "mac-aging-time" => mac_aging_time: Number<1, 86_400>,
+        /// The router's address for untagged frames, with its prefix length. Default with a NAT uplink and no gateway of any
+        /// bridge: 10.77.0.1/24 on br0, or on the first bridge by name.
+        "gateway" => gateway: GatewayAddress,
+        /// The same by VLAN; 0 is for untagged frames. Instead of gateway.
+        "gateways" => gateways: Pairs<GatewayVlan, GatewayAddress>,
+        /// Where frames enter and leave.
+        "port" => ports: Tables<PortKeys>,
+    }
+}
+
+impl BridgeKeys {
+    pub(crate) fn bridge(&self, name: &str) -> Bridge {
+        Bridge {
+            name: name.to_owned(),
+            mac_table_size: self.mac_table_size.as_ref().map_or(DEFAULT_MAC_TABLE_SIZE, |size| size.value.get()),
+            mac_aging_time: self.mac_aging_time.as_ref().map_or(DEFAULT_MAC_AGING_TIME, |time| time.value.get()),
+        }
+    }
+}
+
+impl Text for GatewayVlan {
+    fn parse(text: &str, _: &str, _: &Origin) -> Result<GatewayVlan, String> {
+        Number::of_text(text, "VLAN").map(GatewayVlan)
+    }
+}
+
+impl PairKey for GatewayVlan {
+    const SHAPE: &str = "VLAN=CIDR, such as 10=10.0.10.1/24";
+}
+
+/// "there is no bridge 'br1': did you mean 'br0'?"
+#[must_use]
+pub fn unknown_bridge<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let name = name.escape_debug();
+    match nearest(&name.to_string(), known.clone()) {
+        Some(close) => format!("there is no bridge '{name}': did you mean '{close}'?"),
+        None => format!("there is no bridge '{name}'; there are {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}

@@ -1,0 +1,404 @@
+//! From what was written to what it means: defaults, and all checks of values together.
+//!
+//! A check that is about something that may only be missing because it was wrong is left out, so that each fault is told once.
+
+use crate::address::{Cidr, not_a_host};
+use crate::bridge::{Bridge, BridgeKeys, DEFAULT_BRIDGE, MAX_BRIDGES, unknown_bridge};
+use crate::control::Control;
+use crate::document::Document;
+use crate::model::Config;
+use crate::name::InterfaceName;
+use crate::nat::Nat;
+use crate::port::Port;
+use crate::problem::{At, Origin, Problem, Problems};
+use crate::publish::Publish;
+use crate::router::{Gateway, Router};
+use crate::tunnel::{AnyTunnel, IpTunnel, Tunnel, apart};
+use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
+use crate::value::Text;
+use packet::{Ipv4Prefix, VlanId};
+
+/// Ports of all bridges.
+pub const MAX_PORTS: usize = 1024;
+
+const DEFAULT_BUSY_POLL: u32 = 50;
+
+/// What a document means. If there are problems, what is wrong is not in it.
+pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems) -> Config {
+    let mut check = Check { document, whole, problems, warnings: Vec::new() };
+    let bridges = check.bridges();
+    let ports = check.ports();
+    let uplink = check.uplink(&bridges, &ports);
+    let (tunnels, ip_tunnels) = check.tunnels(&bridges, &ports);
+    let (bridge_uplink, nat_uplink) = match uplink {
+        None => (None, None),
+        Some(Uplink::Bridge(uplink)) => (Some(uplink), None),
+        Some(Uplink::Nat(uplink)) => (None, Some(uplink)),
+    };
+    let router = check.router(&bridges, nat_uplink);
+    let gateways = router.as_ref().map_or(&[][..], |router| &router.gateways);
+    check.counts(&ports, bridge_uplink.is_some(), &tunnels, &ip_tunnels);
+    check.populated(&bridges, &ip_tunnels, gateways);
+    apart::check_against_gateways(&tunnels, &ip_tunnels, gateways, check.problems);
+    let control = document.control.as_ref().map_or_else(Control::default, |keys| keys.value.control(check.problems));
+    let metrics = document.metrics.as_ref().and_then(|keys| {
+        check.warnings.extend(keys.value.warning());
+        keys.value.metrics(&keys.origin, router.as_ref(), check.problems)
+    });
+    let warnings = check.warnings.iter().map(Problem::to_string).collect();
+    let mut config = Config {
+        bridges,
+        ports: ports.into_iter().chain(ip_tunnels.iter().map(Port::tun)).collect(),
+        bridge_uplink,
+        tunnels,
+        ip_tunnels,
+        router,
+        workers: 1,
+        busy_poll: document.busy_poll.as_ref().map_or(DEFAULT_BUSY_POLL, |busy_poll| busy_poll.value.get()),
+        control,
+        metrics,
+        warnings,
+    };
+    config.workers = document.workers.as_ref().map_or_else(|| config.default_workers(), |workers| workers.value.get());
+    config
+}
+
+struct Check<'a> {
+    document: &'a Document,
+    /// For problems that no single value has.
+    whole: &'a Origin,
+    problems: &'a mut Problems,
+    warnings: Vec<Problem>,
+}
+
+impl Check<'_> {
+    /// The bridges by their numbers.
+    fn bridges(&mut self) -> Vec<Bridge> {
+        let mut bridges: Vec<Bridge> = Vec::new();
+        for (at, (name, keys)) in self.document.bridges().enumerate() {
+            if let Err(problem) = InterfaceName::parse(&name.value, "a bridge", &name.origin) {
+                self.problems.add(&name.origin, problem);
+            }
+            if at == MAX_BRIDGES {
+                let count = self.document.bridges().count();
+                self.problems.add(&name.origin, format!("{count} bridges, but there are at most {MAX_BRIDGES}: leave some out"));
+            }
+            bridges.push(keys.bridge(&name.value));
+        }
+        if bridges.is_empty() {
+            bridges.push(BridgeKeys::default().bridge(DEFAULT_BRIDGE));
+        }
+        bridges
+    }
+
+    /// The ports of all bridges, no two of which want the same interface, path or address.
+    fn ports(&mut self) -> Vec<Port> {
+        let mut ports: Vec<Port> = Vec::new();
+        for (number, (_, keys)) in self.document.bridges().enumerate() {
+            for keys in keys.ports.iter().flat_map(|ports| &ports.value.0) {
+                let made = keys.value.ports(&keys.origin, self.problems);
+                if let Some(port) = made.iter().find(|port| ports.iter().any(|other| other.clashes_with(port))) {
+                    let problem = format!("{} is named twice: leave one of both out", port.where_it_is());
+                    self.problems.add(&port.origin, problem);
+                    continue;
+                }
+                self.warnings.extend(made.iter().filter_map(Port::warning));
+                ports.extend(made.into_iter().map(|port| Port { bridge: number, ..port }));
+            }
+        }
+        ports
+    }
+
+    fn uplink(&mut self, bridges: &[Bridge], ports: &[Port]) -> Option<Uplink> {
+        let uplink = self.document.uplink.as_ref();
+        let Some(At { value: keys, origin }) = uplink else {
+            self.lonely_nat();
+            return None;
+        };
+        let Some(interface) = &keys.interface else {
+            if !keys.is_faulty {
+                let in_file = "which interface? Add interface = \"eth0\", the host's that leads outside";
+                self.problems.add(origin, origin.say(in_file, "there is no uplink: name its interface, such as --uplink eth0"));
+            }
+            return None;
+        };
+        let name = &interface.value.0;
+        // In another namespace it is another interface.
+        if let Some(port) = ports.iter().find(|port| port.link() == Some((name, None))) {
+            let what = if port.shared_interface().is_some() { "a port" } else { "a TAP port" };
+            let problem = format!("{name} is {what} of the bridge: name the host's interface that leads outside");
+            self.problems.add(&interface.origin, problem);
+            return None;
+        }
+        let mode = keys.mode.as_ref().map_or(UplinkMode::Nat, |mode| mode.value);
+        match mode {
+            UplinkMode::Bridge => {
+                self.nothing_translated(keys);
+                let bridge = self.uplink_bridge(keys, bridges)?;
+                Some(Uplink::Bridge(BridgeUplink { interface: name.clone(), bridge }))
+            }
+            UplinkMode::Nat => {
+                if let Some(bridge) = &keys.bridge {
+                    let problem = "an uplink in nat mode is that of all bridges: leave bridge out, or use mode = \"bridge\"";
+                    self.problems.add(&bridge.origin, problem);
+                }
+                keys.nat(name, self.problems).map(Uplink::Nat)
+            }
+        }
+    }
+
+    /// Without an uplink nothing is translated.
+    fn lonely_nat(&mut self) {
+        let nat = self.document.nat.as_ref().map(|nat| &nat.origin);
+        for origin in nat.into_iter().chain(self.document.publish().first().map(|rule| &rule.origin)) {
+            let cure = origin.say("interface = \"eth0\" in [uplink]", "--uplink eth0");
+            self.problems.add(origin, format!("there is no uplink: name its interface, such as {cure}"));
+        }
+    }
+
+    /// What says something of translation beside an uplink that is a port of a bridge.
+    fn nothing_translated(&mut self, keys: &UplinkKeys) {
+        let address = keys.address.as_ref().map(|address| &address.origin);
+        let gateway = keys.gateway.as_ref().map(|gateway| &gateway.origin);
+        let nat = self.document.nat.as_ref().map(|nat| &nat.origin);
+        let publish = self.document.publish().first().map(|rule| &rule.origin);
+        for origin in [address, gateway, nat, publish].into_iter().flatten() {
+            let cure = origin.say("leave this out, or use mode = \"nat\"", "leave this flag out, or use --uplink-mode nat");
+            self.problems.add(origin, format!("an uplink in bridge mode is a plain port, nothing is translated: {cure}"));
+        }
+    }
+
+    /// Which bridge an uplink in bridge mode is a port of.
+    fn uplink_bridge(&mut self, keys: &UplinkKeys, bridges: &[Bridge]) -> Option<usize> {
+        let mode = keys.mode.as_ref().map(|mode| &mode.origin);
+        let bridge = keys.bridge.as_ref();
+        let origin = bridge.map(|bridge| &bridge.origin).or(mode)?;
+        self.find_bridge(bridge, bridges, "which bridge is the uplink a port of?", origin)
+    }
+
+    /// The number of a bridge that was named, or of the one that flags speak of.
+    fn find_bridge(&mut self, name: Option<&At<String>>, bridges: &[Bridge], which: &str, origin: &Origin) -> Option<usize> {
+        let wanted = name.map_or(DEFAULT_BRIDGE, |name| name.value.as_str());
+        let found = bridges.iter().position(|bridge| bridge.name == wanted);
+        if found.is_none() {
+            let names = bridges.iter().map(|bridge| bridge.name.as_str());
+            let first = names.clone().next().unwrap_or(DEFAULT_BRIDGE);
+            let problem = match name {
+                Some(name) => unknown_bridge(&name.value, names),
+                None => format!("{which} There is no {DEFAULT_BRIDGE}: add bridge = \"{first}\""),
+            };
+            self.problems.add(name.map_or(origin, |name| &name.origin), problem);
+        }
+        found
+    }
+
+    /// The tunnels of bridges and those beside them, each with a name of its own.
+    fn tunnels(&mut self, bridges: &[Bridge], ports: &[Port]) -> (Vec<Tunnel>, Vec<IpTunnel>) {
+        let (mut tunnels, mut ip_tunnels): (Vec<Tunnel>, Vec<IpTunnel>) = (Vec::new(), Vec::new());
+        for At { value: keys, origin } in self.document.tunnels() {
+            let bridge = match keys.is_bridged() {
+                true => self.find_bridge(keys.bridge(), bridges, "which bridge is it a port of?", origin),
+                false => None,
+            };
+            match (keys.tunnel(origin, self.problems), bridge) {
+                (Some(AnyTunnel::Bridged(tunnel)), Some(bridge)) => tunnels.push(Tunnel { bridge, ..tunnel }),
+                (Some(AnyTunnel::Ip(tunnel)), _) => self.add_ip_tunnel(tunnel, &mut ip_tunnels, ports),
+                (Some(AnyTunnel::Bridged(_)) | None, _) => {}
+            }
+        }
+        // In the order of their bridges, and there VXLAN first.
+        tunnels.sort_by_key(|tunnel| (tunnel.bridge, tunnel.vni.is_none()));
+        let mut names: Vec<String> = ports.iter().map(|port| port.name.clone()).collect();
+        names.extend(ip_tunnels.iter().map(|tunnel| tunnel.name.clone()));
+        for tunnel in &mut tunnels {
+            tunnel.name = free_name(&tunnel.usual_name(), &names);
+            names.push(tunnel.name.clone());
+        }
+        apart::check_apart(&tunnels, &ip_tunnels, self.problems);
+        self.warnings.extend(tunnels.iter().filter_map(Tunnel::warning));
+        (tunnels, ip_tunnels)
+    }
+
+    fn add_ip_tunnel(&mut self, tunnel: IpTunnel, tunnels: &mut Vec<IpTunnel>, ports: &[Port]) {
+        let name = &tunnel.name;
+        if ports.iter().any(|port| port.link() == Some((name, tunnel.netns.as_ref()))) {
+            self.problems.add(&tunnel.origin, format!("{name} is a port of the bridge: use another name"));
+        } else if tunnels.iter().any(|other| other.name == *name && other.netns == tunnel.netns) {
+            self.problems.add(&tunnel.origin, format!("{name} is named twice: use another name"));
+        } else {
+            tunnels.push(tunnel);
+        }
+    }
+
+    /// `None` if neither a gateway nor an uplink to translate to was written.
+    fn router(&mut self, bridges: &[Bridge], uplink: Option<NatUplink>) -> Option<Router> {
+        let mut gateways = self.gateways(bridges);
+        if gateways.is_empty() {
+            uplink.as_ref()?;
+            gateways.push(Gateway::usual());
+        }
+        let mut router = Router { gateways, uplink, nat: Nat::default(), publish: Vec::new() };
+        let Some(uplink) = &router.uplink else { return Some(router) };
+        for network in uplink.network().map(Cidr::network).into_iter().chain(uplink.gateway.map(|hop| Ipv4Prefix::new(hop, 32))) {
+            if let Err(Problem { origin, text }) = router.check_uplink_network(network) {
+                let uplinks = self.document.uplink.as_ref().map_or(self.whole, |uplink| &uplink.origin);
+                self.problems.add(if matches!(origin, Origin::Default) { uplinks } else { &origin }, text);
+                break;
+            }
+        }
+        if let Some(nat) = &self.document.nat {
+            router.nat = nat.value.nat(self.problems);
+            self.warnings.extend(nat.value.warnings());
+        }
+        router.publish = self.publish(&router.gateways, uplink);
+        Some(router)
+    }
+
+    /// Each bridge's gateways, no two of which meet.
+    fn gateways(&mut self, bridges: &[Bridge]) -> Vec<Gateway> {
+        let mut gateways: Vec<Gateway> = Vec::new();
+        for (number, (_, keys)) in self.document.bridges().enumerate() {
+            let untagged = keys.gateway.iter().map(|gateway| (VlanId::NONE, &gateway.origin, gateway.value.0));
+            let by_vlan = keys.gateways.iter().flat_map(|gateways| &gateways.value.0);
+            let by_vlan =
+                by_vlan.filter_map(|(vlan, gateway)| Some((VlanId::new(vlan.value.0.get())?, &gateway.origin, gateway.value.0)));
+            for (vlan, origin, address) in untagged.chain(by_vlan) {
+                let gateway = Gateway { origin: origin.clone(), bridge: number, vlan, address };
+                let name_of = |other: &Gateway| {
+                    bridges.get(other.bridge).filter(|_| other.bridge != number).map(|bridge| bridge.name.as_str())
+                };
+                match gateways.iter().find_map(|other| gateway.conflict(other, name_of(other))) {
+                    Some(problem) => self.problems.add(origin, problem),
+                    None => gateways.push(gateway),
+                }
+            }
+        }
+        gateways
+    }
+
+    /// All rules, each checked against the router's addresses and against those before it.
+    fn publish(&mut self, gateways: &[Gateway], uplink: &NatUplink) -> Vec<Publish> {
+        let mut rules: Vec<(&Origin, Publish)> = Vec::new();
+        // Of a gateway that is wrong the guests are unknown.
+        let knows_guests = self.document.bridges().all(|(_, keys)| !keys.is_faulty);
+        for At { value: keys, origin } in self.document.publish() {
+            let Some(rule) = keys.rule(origin, self.problems) else { continue };
+            let listen = keys.listen.as_ref().map_or(origin, |listen| &listen.origin);
+            let to = keys.to.as_ref().map_or(origin, |to| &to.origin);
+            let conflict = rules.iter().find_map(|(_, other)| Some((other, rule.conflict(other)?)));
+            let mut problem = listen_problem(&rule, gateways, uplink, listen).map(|problem| (listen, problem));
+            if problem.is_none() && knows_guests {
+                problem = guest_problem(rule.guest(), gateways).map(|problem| (to, problem));
+            }
+            let in_conflict = |(other, why)| (origin, format!("in conflict with {other}: {why}, leave one of both out"));
+            match problem.or_else(|| conflict.map(in_conflict)) {
+                Some((origin, problem)) => self.problems.add(origin, problem),
+                None => rules.push((origin, rule)),
+            }
+        }
+        let whole = rules.iter().filter(|(_, rule)| rule.is_whole_address()).count();
+        if whole > 0 && whole == uplink.addresses.len() {
+            self.left_over(&rules);
+        }
+        rules.into_iter().map(|(_, rule)| rule).collect()
+    }
+
+    /// All own addresses are given away whole: what of the others?
+    fn left_over(&mut self, rules: &[(&Origin, Publish)]) {
+        for (origin, rule) in rules.iter().filter(|(_, rule)| rule.listen().is_none()) {
+            let cure = format!("add one to {}", origin.say("address in [uplink]", "--uplink-address"));
+            let problem = format!("{rule} is left without an address: all own ones are published 1:1, {cure}");
+            self.problems.add(origin, problem);
+        }
+        let origin = rules.first().map_or(self.whole, |(origin, _)| *origin);
+        let text = "all own addresses are published 1:1; other guests have no way out";
+        self.warnings.push(Problem::new(origin, text));
+    }
+
+    /// Room for the ports of bridges, with an uplink and the hosts of tunnels.
+    fn counts(&mut self, ports: &[Port], has_uplink: bool, tunnels: &[Tunnel], ip_tunnels: &[IpTunnel]) {
+        let peers: usize = tunnels.iter().map(Tunnel::port_count).chain(ip_tunnels.iter().map(|ip| ip.remotes().len())).sum();
+        let count = ports.len() + usize::from(has_uplink) + peers;
+        if count <= MAX_PORTS {
+            return;
+        }
+        let hosts = if peers == 0 { "" } else { "; each remote of a tunnel is one, and a group is 65" };
+        let has_slots = ports.iter().any(|port| port.slot().is_some());
+        let guests =
+            if has_slots { "; a guest's place is one, of which a stream has 16 unless guests says otherwise" } else { "" };
+        self.problems.add(self.whole, format!("{count} ports, but there are at most {MAX_PORTS}{hosts}{guests}"));
+    }
+
+    /// A bridge without a port is a mistake; but it may have a gateway for the guests behind its tunnels, which carry nothing to each
+    /// other.
+    fn populated(&mut self, bridges: &[Bridge], ip_tunnels: &[IpTunnel], gateways: &[Gateway]) {
+        if self.document.is_faulty
+            || self.document.tunnels().iter().any(|tunnel| !tunnel.value.is_bridged()) && bridges.len() == 1
+        {
+            return;
+        }
+        let empty = BridgeKeys::default();
+        let written: Vec<(&Origin, &BridgeKeys)> = match self.document.bridges().next() {
+            Some(_) => self.document.bridges().map(|(name, keys)| (&name.origin, keys)).collect(),
+            None => vec![(self.whole, &empty)],
+        };
+        for (number, ((origin, keys), bridge)) in written.into_iter().zip(bridges).enumerate() {
+            let has_port = keys.is_faulty || keys.ports.as_ref().is_some_and(|ports| !ports.value.0.is_empty());
+            let is_its_own = |name: Option<&At<String>>| name.map_or(DEFAULT_BRIDGE, |name| name.value.as_str()) == bridge.name;
+            let has_tunnel =
+                self.document.tunnels().iter().any(|tunnel| tunnel.value.is_bridged() && is_its_own(tunnel.value.bridge()));
+            let is_routed = has_tunnel && gateways.iter().any(|gateway| gateway.bridge == number);
+            if has_port || is_routed || !ip_tunnels.is_empty() && bridges.len() == 1 {
+                continue;
+            }
+            let name = &bridge.name;
+            if bridges.len() == 1 {
+                let example = self.whole.say("tap = \"tap0\" in [[bridge.br0.port]]", "--tap tap0,tap1");
+                self.problems.add(self.whole, format!("a switch needs a port: name at least one, such as {example}"));
+            } else {
+                let example = format!("tap = \"tap0\" in [[bridge.{name}.port]]");
+                let problem = format!("bridge {name} has no port: name at least one, such as {example}, or leave {name} out");
+                self.problems.add(origin, problem);
+            }
+        }
+    }
+}
+
+/// The name, or the name with the first number from 2 that makes it another than these.
+pub(crate) fn free_name(usual: &str, taken: &[String]) -> String {
+    let numbered = (2..).map(|number: u32| format!("{usual}-{number}"));
+    let mut names = [usual.to_owned()].into_iter().chain(numbered);
+    names.find(|name| !taken.contains(name)).unwrap_or_default()
+}
+
+/// Why connections cannot come in there, if that is so.
+fn listen_problem(rule: &Publish, gateways: &[Gateway], uplink: &NatUplink, origin: &Origin) -> Option<String> {
+    let listen = rule.listen()?;
+    let key = origin.say("address in [uplink]", "--uplink-address");
+    if let Some(inside) = gateways.iter().find(|gateway| gateway.address.network().contains(listen)) {
+        let network = inside.address.network();
+        return Some(format!("{listen} is in {network}, the guests' side: name an address of the uplink"));
+    }
+    if uplink.addresses.contains(&listen) {
+        return None;
+    }
+    if !uplink.addresses.is_empty() {
+        let own = uplink.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        return Some(format!("{listen} is not an own address of the uplink ({own}): name one of these, or add it to {key}"));
+    }
+    // Which addresses the host has is known at the start.
+    rule.is_whole_address()
+        .then(|| format!("the host's address cannot be given away whole: make {listen} an own address with {key}"))
+}
+
+/// Why there is no such guest, if that is so.
+fn guest_problem(guest: std::net::Ipv4Addr, gateways: &[Gateway]) -> Option<String> {
+    let Some(home) = gateways.iter().find(|gateway| gateway.address.network().contains(guest)).map(|gateway| gateway.address)
+    else {
+        let networks: Vec<String> = gateways.iter().map(|gateway| gateway.address.network().to_string()).collect();
+        let networks = networks.join(", ");
+        return Some(format!("{guest} is in no gateway's network ({networks}): name a guest there, or add its gateway"));
+    };
+    let what = if guest == home.address { Some("the gateway itself") } else { not_a_host(home.network(), guest) };
+    what.map(|what| format!("{guest} is {what} of {}: name a guest's address", home.network()))
+}

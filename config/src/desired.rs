@@ -1,0 +1,272 @@
+//! A configuration that a switch is to have: read, or made of another one by a verb.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::bridge::BridgeKeys;
+use crate::check::check;
+use crate::document::Document;
+use crate::flags::{self, Flag};
+use crate::model::Config;
+use crate::plan::NeedsRestart;
+use crate::port::{KINDS, Port};
+use crate::problem::{Origin, Problem, Problems, nearest};
+use crate::publish::Publish;
+use crate::{Plan, file};
+
+/// A configuration: what was written, and what it means.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    pub(crate) document: Document,
+    /// What it means.
+    pub config: Config,
+    /// What was read: a file, or flags.
+    whole: Origin,
+}
+
+/// Why a verb cannot change a configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EditError {
+    /// What is to be removed is not there.
+    NoSuch(Problem),
+    /// The configuration that would be the result is wrong.
+    Refused(Problems),
+}
+
+impl fmt::Display for EditError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EditError::NoSuch(problem) => problem.fmt(out),
+            EditError::Refused(problems) => problems.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for EditError {}
+
+impl From<Problems> for EditError {
+    fn from(problems: Problems) -> EditError {
+        EditError::Refused(problems)
+    }
+}
+
+impl EditError {
+    fn refused(name: &str, text: impl Into<String>) -> EditError {
+        EditError::Refused(Problem::new(&named(name), text).into())
+    }
+}
+
+impl Config {
+    /// Reads a file as well as that is possible: what is wrong is told, and is not in the configuration.
+    pub fn load(path: &Path) -> std::io::Result<(Config, Problems)> {
+        let text = std::fs::read_to_string(path)?;
+        Ok(Config::of_text(&path.display().to_string(), &text))
+    }
+
+    /// The same of a file's text; `path` is what problems call it.
+    #[must_use]
+    pub fn of_text(path: &str, text: &str) -> (Config, Problems) {
+        let mut problems = Problems::default();
+        let document = file::read(path, text, &mut problems);
+        let config = check(&document, &file::whole(path), &mut problems);
+        (config, problems.sorted())
+    }
+}
+
+impl Desired {
+    /// Reads a file, if there is one, and the flags that add to it.
+    pub fn read(path: Option<&Path>, flags: &[Flag]) -> Result<Desired, Problems> {
+        let Some(path) = path else { return Desired::of_flags(flags) };
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Desired::of_text(&name, &text, flags),
+            Err(error) => {
+                let problem = format!("the file cannot be read: {error}");
+                Err(Problem::new(&Origin::flag("--config", &name), problem).into())
+            }
+        }
+    }
+
+    /// From a file's text, and the flags that add to it: those that can be given again come behind the file's, the others take the
+    /// place of the file's. `path` is what problems call the file.
+    pub fn of_text(path: &str, text: &str, flags: &[Flag]) -> Result<Desired, Problems> {
+        let mut problems = Problems::default();
+        let document = file::read(path, text, &mut problems);
+        Desired::complete(document, flags, file::whole(path), problems)
+    }
+
+    /// From flags alone.
+    pub fn of_flags(flags: &[Flag]) -> Result<Desired, Problems> {
+        Desired::complete(Document::default(), flags, Origin::flag("--tap", ""), Problems::default())
+    }
+
+    fn complete(mut document: Document, flags: &[Flag], whole: Origin, mut problems: Problems) -> Result<Desired, Problems> {
+        for flag in flags {
+            flags::add(&mut document, flag, &mut problems);
+        }
+        let config = check(&document, &whole, &mut problems);
+        problems.none_or(Desired { document, config, whole })
+    }
+
+    /// Compares the switch as it runs with the one that is desired, which takes over what is fixed and not written.
+    pub fn plan_from(&mut self, now: &Desired) -> Result<Plan, NeedsRestart> {
+        Plan::between(now, self)
+    }
+
+    /// The same with one port more, in the words of `--tap` or `--port`.
+    pub fn with_port(&self, word: &str) -> Result<Desired, EditError> {
+        let kind = word.split_once(':').map_or("", |(kind, _)| kind);
+        let is_other_kind = kind != "tap" && KINDS.contains(&kind);
+        self.with(if is_other_kind { "--port" } else { "--tap" }, word)
+    }
+
+    /// The same with one published port more, in the words of `--publish`.
+    pub fn with_rule(&self, word: &str) -> Result<Desired, EditError> {
+        self.with("--publish", word)
+    }
+
+    /// The same with one tunnel more, in the words of `--vxlan`, `--udp-ip` or `--udp`.
+    pub fn with_tunnel(&self, word: &str) -> Result<Desired, EditError> {
+        let has = |key: &str| word.split(',').any(|pair| pair.starts_with(key));
+        self.with(
+            if has("vni=") {
+                "--vxlan"
+            } else if has("tun=") {
+                "--udp-ip"
+            } else {
+                "--udp"
+            },
+            word,
+        )
+    }
+
+    fn with(&self, flag: &'static str, word: &str) -> Result<Desired, EditError> {
+        Ok(Desired::complete(self.document.clone(), &[Flag::new(flag, word)], self.whole.clone(), Problems::default())?)
+    }
+
+    fn of_document(&self, document: Document) -> Result<Desired, EditError> {
+        Ok(Desired::complete(document, &[], self.whole.clone(), Problems::default())?)
+    }
+
+    /// The same without the port of this name; `NAME@NETNS` is the one of several that is in that namespace.
+    pub fn without_port(&self, name: &str) -> Result<Desired, EditError> {
+        let mut document = self.document.clone();
+        let mut found: Vec<(usize, usize, Vec<Port>)> = Vec::new();
+        for (number, bridge) in document.bridges_mut().enumerate() {
+            for (at, ports) in ports_of(bridge).into_iter().enumerate() {
+                if ports.iter().any(|port| is_named(port, name)) {
+                    found.push((number, at, ports));
+                }
+            }
+        }
+        let (number, at, ports) = match found.as_slice() {
+            [] if self.config.uplink_interface() == Some(name) => {
+                let problem = "the uplink is there from start to end: change it in the file, and restart";
+                return Err(EditError::refused(name, problem));
+            }
+            [] if self.config.ip_tunnels.iter().any(|tunnel| tunnel.name == name) => {
+                return Err(EditError::refused(name, "it is the device of a tunnel: remove the tunnel"));
+            }
+            [] => return Err(no_such("port", name, self.config.ports.iter().filter_map(Port::title))),
+            [one] => one,
+            _ => {
+                let problem = format!("there are several of this name: say which, such as {name}@NETNS");
+                return Err(EditError::refused(name, problem));
+            }
+        };
+        let is_of_all = |port: &Port| port.where_it_is() == name || port.title().as_deref() == Some(name);
+        if let Some(first) = ports.first().filter(|first| ports.len() > 1 && !is_of_all(first)) {
+            let all = first.where_it_is();
+            let problem = format!("it is one of several places for guests: remove all by {all}, or change guests=");
+            return Err(EditError::refused(name, problem));
+        }
+        if let Some(ports) = document.bridges_mut().nth(*number).and_then(|bridge| bridge.ports.as_mut()) {
+            ports.value.0.remove(*at);
+        }
+        self.of_document(document)
+    }
+
+    /// The same without this rule: in the words of `--publish`, or as it is listed.
+    pub fn without_rule(&self, text: &str) -> Result<Desired, EditError> {
+        let mut ignored = Problems::default();
+        let wanted = flags::rule(text, &mut ignored);
+        let wanted = wanted.value.rule(&wanted.origin, &mut ignored);
+        let mut document = self.document.clone();
+        let rules = document.publish.iter_mut().map(|rules| &mut rules.value.0);
+        let mut is_found = false;
+        for rules in rules {
+            rules.retain(|rule| {
+                let rule = rule.value.rule(&rule.origin, &mut ignored);
+                let is_it = rule.is_some() && (rule == wanted || rule.is_some_and(|rule| rule.to_string() == text));
+                is_found |= is_it;
+                !is_it
+            });
+        }
+        if !is_found {
+            let rules = self.config.router.iter().flat_map(|router| &router.publish);
+            return Err(no_such("rule", text, rules.map(Publish::to_string)));
+        }
+        self.of_document(document)
+    }
+
+    /// The same without the tunnel of this name.
+    pub fn without_tunnel(&self, name: &str) -> Result<Desired, EditError> {
+        let bridged = self.config.tunnels.iter().position(|tunnel| tunnel.name == name);
+        let ip = self.config.ip_tunnels.iter().position(|tunnel| tunnel.name == name);
+        let Some(at) = bridged.map(|at| self.written_tunnels()[at]).or_else(|| self.written_ip_tunnels().nth(ip?)) else {
+            let bridged = self.config.tunnels.iter().map(|tunnel| tunnel.name.clone());
+            let ip = self.config.ip_tunnels.iter().map(|tunnel| tunnel.name.clone());
+            return Err(no_such("tunnel", name, bridged.chain(ip)));
+        };
+        let mut document = self.document.clone();
+        if let Some(tunnels) = &mut document.tunnels {
+            tunnels.value.0.remove(at);
+        }
+        self.of_document(document)
+    }
+
+    /// For each tunnel of a bridge its place in the document.
+    fn written_tunnels(&self) -> Vec<usize> {
+        let tunnels = self.document.tunnels().iter().enumerate().filter(|(_, tunnel)| tunnel.value.is_bridged());
+        let mut places: Vec<usize> = tunnels.map(|(at, _)| at).collect();
+        places.sort_by_key(|at| {
+            let tunnel = &self.document.tunnels()[*at].value;
+            let name = tunnel.bridge().map_or(crate::DEFAULT_BRIDGE, |bridge| bridge.value.as_str());
+            (self.config.bridges.iter().position(|bridge| bridge.name == name), !tunnel.is_vxlan())
+        });
+        places
+    }
+
+    fn written_ip_tunnels(&self) -> impl Iterator<Item = usize> {
+        let tunnels = self.document.tunnels().iter().enumerate();
+        tunnels.filter(|(_, tunnel)| !tunnel.value.is_bridged()).map(|(at, _)| at)
+    }
+}
+
+/// The ports of each of a bridge's tables.
+fn ports_of(bridge: &BridgeKeys) -> Vec<Vec<Port>> {
+    let tables = bridge.ports.iter().flat_map(|ports| &ports.value.0);
+    tables.map(|keys| keys.value.ports(&keys.origin, &mut Problems::default())).collect()
+}
+
+fn is_named(port: &Port, name: &str) -> bool {
+    let in_its_namespace = port.link().and_then(|(link, netns)| Some(format!("{link}@{}", netns?)));
+    port.name == name
+        || port.where_it_is() == name
+        || port.title().as_deref() == Some(name)
+        || in_its_namespace.as_deref() == Some(name)
+}
+
+fn no_such(what: &str, name: &str, there: impl Iterator<Item = String>) -> EditError {
+    let there: Vec<String> = there.collect();
+    let problem = match nearest(name, there.iter().map(String::as_str)) {
+        Some(close) => format!("there is no such {what}; did you mean '{close}'?"),
+        None => format!("there is no such {what}"),
+    };
+    EditError::NoSuch(Problem::new(&named(name), problem))
+}
+
+/// An object that a verb names stands before the problem with it.
+fn named(name: &str) -> Origin {
+    Origin::flag(&name.escape_debug().to_string(), "")
+}

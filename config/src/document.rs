@@ -1,0 +1,89 @@
+//! A configuration as it was written: typed keys with their origins, from a file, from flags, or from both.
+//!
+//! This is what the verbs of the control socket change: one port more, one rule less. What it means as a whole is the
+//! [`Config`](crate::Config).
+
+use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE};
+use crate::control::ControlKeys;
+use crate::keys::{Named, Tables, keys};
+use crate::metrics::MetricsKeys;
+use crate::nat::NatKeys;
+use crate::problem::{At, Origin};
+use crate::publish::PublishKeys;
+use crate::tunnel::TunnelKeys;
+use crate::uplink::UplinkKeys;
+use crate::value::Number;
+
+keys! {
+    /// The configuration of vswitchd.
+    struct Document {
+        /// Threads that carry frames, 1 to 256. Default: one per core, at most one per port and uplink.
+        "workers" => workers: Number<1, 256>,
+        /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never. Default: 50.
+        "busy-poll" => busy_poll: Number<0, 1000>,
+        /// The control socket.
+        "control" => control: ControlKeys,
+        /// The counters for Prometheus, over TCP.
+        "metrics" => metrics: MetricsKeys,
+        /// Bridges by their names, at most 16. Flags add to br0.
+        "bridge" => bridges: Named<BridgeKeys>,
+        /// The way out.
+        "uplink" => uplink: UplinkKeys,
+        /// How guests' packets are translated.
+        "nat" => nat: NatKeys,
+        /// What can be reached from outside.
+        "publish" => publish: Tables<PublishKeys>,
+        /// The ways to other hosts.
+        "tunnel" => tunnels: Tables<TunnelKeys>,
+    }
+}
+
+impl Document {
+    /// The bridges in the order of their numbers: `br0` first, the others by their names.
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &(At<String>, BridgeKeys)> {
+        let all = || self.bridges.iter().flat_map(|bridges| &bridges.value.0);
+        let is_first = |bridge: &&(At<String>, BridgeKeys)| bridge.0.value == DEFAULT_BRIDGE;
+        all().filter(is_first).chain(all().filter(move |bridge| !is_first(bridge)))
+    }
+
+    pub(crate) fn bridges_mut(&mut self) -> impl Iterator<Item = &mut BridgeKeys> {
+        self.bridges.iter_mut().flat_map(|bridges| &mut bridges.value.0).map(|(_, keys)| keys)
+    }
+
+    /// The bridge that flags speak of, which is there from now on.
+    pub(crate) fn default_bridge(&mut self) -> &mut BridgeKeys {
+        let bridges = &mut self.bridges.get_or_insert_with(|| At::new(Named(Vec::new()), &Origin::Default)).value.0;
+        let at = bridges.iter().position(|(name, _)| name.value == DEFAULT_BRIDGE).unwrap_or_else(|| {
+            bridges.insert(0, (At::new(DEFAULT_BRIDGE.to_owned(), &Origin::Default), BridgeKeys::default()));
+            0
+        });
+        &mut bridges[at].1
+    }
+
+    /// The tunnels in the order in which they are named.
+    pub(crate) fn tunnels(&self) -> &[At<TunnelKeys>] {
+        self.tunnels.as_ref().map_or(&[], |tunnels| &tunnels.value.0)
+    }
+
+    pub(crate) fn publish(&self) -> &[At<PublishKeys>] {
+        self.publish.as_ref().map_or(&[], |rules| &rules.value.0)
+    }
+}
+
+/// One schema with the properties of several, of which a table has those of one.
+#[cfg(test)]
+pub(crate) fn merged(description: &str, schemas: &[schemars::Schema]) -> schemars::Schema {
+    let mut properties = serde_json::Map::new();
+    for schema in schemas {
+        let Some(serde_json::Value::Object(more)) = schema.get("properties") else { continue };
+        for (key, value) in more {
+            properties.entry(key).or_insert_with(|| value.clone());
+        }
+    }
+    schemars::json_schema!({
+        "description": description,
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": false,
+    })
+}

@@ -1,0 +1,89 @@
+//! Configuration files: TOML to a [`Document`], with the line of each value.
+//!
+//! Reading goes on behind what is wrong, in the TOML itself too, so that all problems of a file are told at once.
+
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue, Error};
+
+use crate::document::Document;
+use crate::keys::Keys;
+use crate::problem::{Origin, Problems};
+use crate::raw::{Entry, Raw, RawValue};
+
+/// A file's text as a document; `path` is what its problems call it.
+pub(crate) fn read(path: &str, text: &str, problems: &mut Problems) -> Document {
+    let lines = Lines { path: path.into(), starts: text.match_indices('\n').map(|(at, _)| at + 1).collect() };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        problems.add(&lines.origin_of(error), in_words(error.message()));
+    }
+    let mut document = Document::of(&lines.entries(table.get_ref()), problems);
+    if !errors.is_empty() {
+        document.mark_faulty();
+    }
+    check_gateways(&document, problems);
+    document
+}
+
+/// The origin of a file as a whole.
+pub(crate) fn whole(path: &str) -> Origin {
+    Origin::File { path: path.into(), line: 0 }
+}
+
+fn check_gateways(document: &Document, problems: &mut Problems) {
+    for (_, bridge) in document.bridges() {
+        if let (Some(gateway), Some(_)) = (&bridge.gateway, &bridge.gateways) {
+            let problem = "gateway and gateways are two ways to say one thing: leave gateway out, its VLAN in gateways is 0";
+            problems.add(&gateway.origin, problem);
+        }
+    }
+}
+
+/// Where the lines of a file begin.
+struct Lines {
+    path: Arc<str>,
+    /// Of all but the first.
+    starts: Vec<usize>,
+}
+
+impl Lines {
+    fn origin(&self, at: usize) -> Origin {
+        Origin::File { path: Arc::clone(&self.path), line: self.starts.partition_point(|start| *start <= at) + 1 }
+    }
+
+    fn origin_of(&self, error: &Error) -> Origin {
+        error.span().map_or_else(|| whole(&self.path), |span| self.origin(span.start))
+    }
+
+    fn entries(&self, table: &DeTable) -> Vec<Entry> {
+        let entry = |(key, value): (&Spanned<DeString>, &Spanned<DeValue>)| Entry {
+            key: key.get_ref().to_string(),
+            raw: self.raw(value, key.span().start),
+        };
+        table.iter().map(entry).collect()
+    }
+
+    /// A value; `at` is where it begins for people: the place of its key, or its own in a list.
+    fn raw(&self, value: &Spanned<DeValue>, at: usize) -> Raw {
+        let value = match value.get_ref() {
+            DeValue::String(text) => RawValue::Text(text.to_string()),
+            DeValue::Integer(number) => {
+                let parsed = i64::from_str_radix(number.as_str(), number.radix());
+                parsed.map_or(RawValue::Other("a number that is too large"), RawValue::Number)
+            }
+            DeValue::Boolean(is_on) => RawValue::Switch(*is_on),
+            DeValue::Array(list) => RawValue::List(list.iter().map(|item| self.raw(item, item.span().start)).collect()),
+            DeValue::Table(table) => RawValue::Table(self.entries(table)),
+            DeValue::Float(_) => RawValue::Other("a number with a fraction"),
+            DeValue::Datetime(_) => RawValue::Other("a date or time"),
+        };
+        Raw { origin: self.origin(at), value }
+    }
+}
+
+/// What the parser says, in one line.
+fn in_words(message: &str) -> String {
+    message.lines().collect::<Vec<_>>().join(": ")
+}

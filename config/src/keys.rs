@@ -1,0 +1,186 @@
+//! The keys of one table: what may be written there, in the words of the file and in those of flags.
+//!
+//! A table of keys is declared once, by [`keys!`]: the struct that holds what was written, the reading of a TOML table or of the
+//! pairs of a flag, the names for "did you mean", and the schema for editors all come from it. All keys are optional here;
+//! which belong together and what holds if one is left out is said where the table gets its meaning.
+
+use crate::problem::{At, Origin, Problems, unknown};
+use crate::raw::{Entry, Raw, RawValue};
+use crate::value::Value;
+
+/// What was written in one table.
+pub(crate) trait Keys: Default {
+    /// The names of all keys, in a file or in a flag.
+    fn names(in_file: bool) -> Vec<&'static str>;
+
+    /// Takes what was written for a key. False: there is no such key.
+    fn set(&mut self, entry: &Entry, problems: &mut Problems) -> bool;
+
+    /// Notes that a key could not be read. What the keys of such a table mean together is not checked: it would be about a value
+    /// that is only missing because it was wrong.
+    fn mark_faulty(&mut self);
+
+    /// Reads a whole table.
+    fn of(entries: &[Entry], problems: &mut Problems) -> Self {
+        let mut keys = Self::default();
+        for entry in entries {
+            if !keys.set(entry, problems) {
+                let origin = &entry.raw.origin;
+                problems.add(origin, unknown("key", &entry.key, &Self::names(origin.is_file())));
+                keys.mark_faulty();
+            }
+        }
+        keys
+    }
+}
+
+/// Takes a value, which may be given once. False: it is given twice, or cannot be read.
+pub(crate) fn set_once<T: Value>(slot: &mut Option<At<T>>, entry: &Entry, problems: &mut Problems) -> bool {
+    if slot.is_some() {
+        problems.add(&entry.raw.origin, format!("'{}' is given twice: leave one of both out", entry.key));
+        return false;
+    }
+    *slot = T::read(&entry.raw, &entry.key, problems).map(|value| At::new(value, &entry.raw.origin));
+    slot.is_some()
+}
+
+/// Reads a value that has to be a table.
+pub(crate) fn read_table<T: Keys>(raw: &Raw, key: &str, problems: &mut Problems) -> Option<T> {
+    match &raw.value {
+        RawValue::Table(entries) => Some(T::of(entries, problems)),
+        _ => {
+            problems.add(&raw.origin, raw.is_not(key, "a table"));
+            None
+        }
+    }
+}
+
+/// Tables of one kind, one behind the other: `[[publish]]`.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Tables<T>(pub(crate) Vec<At<T>>);
+
+impl<T: Value> Value for Tables<T> {
+    fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<Tables<T>> {
+        let RawValue::List(items) = &raw.value else {
+            problems.add(&raw.origin, raw.is_not(key, &format!("a list of tables: write [[{key}]]")));
+            return None;
+        };
+        let read = |item: &Raw| T::read(item, key, problems).map(|table| At::new(table, &item.origin));
+        Some(Tables(items.iter().filter_map(read).collect()))
+    }
+}
+
+/// Tables by their names: `[bridge.br0]`.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Named<T>(pub(crate) Vec<(At<String>, T)>);
+
+impl<T: Value> Value for Named<T> {
+    fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<Named<T>> {
+        let RawValue::Table(entries) = &raw.value else {
+            problems.add(&raw.origin, raw.is_not(key, &format!("a table of tables: write [{key}.NAME]")));
+            return None;
+        };
+        let read = |entry: &Entry| {
+            let table = T::read(&entry.raw, &format!("{key}.{}", entry.key), problems)?;
+            Some((At::new(entry.key.clone(), &entry.raw.origin), table))
+        };
+        Some(Named(entries.iter().filter_map(read).collect()))
+    }
+}
+
+/// The list of tables of a key, which is there from now on.
+pub(crate) fn list_of<T>(slot: &mut Option<At<Tables<T>>>) -> &mut Vec<At<T>> {
+    &mut slot.get_or_insert_with(|| At::new(Tables(Vec::new()), &Origin::Default)).value.0
+}
+
+/// Declares the keys of a table: `"name in the file" / "name in a flag" => field: type`, and groups of keys that it shares
+/// with other tables.
+macro_rules! keys {
+    (
+        $(#[$doc:meta])*
+        struct $name:ident {
+            $( $(#[$key_doc:meta])* $key:literal $(/ $flag:literal)? => $field:ident: $type:ty, )*
+            $( ..$group:ident: $group_type:ty, )*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Debug, Default)]
+        #[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+        pub(crate) struct $name {
+            $( $(#[$key_doc])* #[cfg_attr(test, schemars(rename = $key))] pub(crate) $field: Option<$crate::problem::At<$type>>, )*
+            $( #[cfg_attr(test, schemars(flatten))] pub(crate) $group: $group_type, )*
+            /// Whether a key could not be read.
+            #[cfg_attr(test, schemars(skip))]
+            pub(crate) is_faulty: bool,
+        }
+
+        impl $crate::keys::Keys for $name {
+            fn names(in_file: bool) -> Vec<&'static str> {
+                let keys: &[(&str, &[&str])] = &[$( ($key, &[$($flag)?]) ),*];
+                let name = |(key, flag): &(&'static str, &[&'static str])| if in_file { *key } else { flag.first().unwrap_or(key) };
+                #[allow(unused_mut, reason = "not every table has groups")]
+                let mut names: Vec<&'static str> = keys.iter().map(name).collect();
+                $( names.extend(<$group_type as $crate::keys::Keys>::names(in_file)); )*
+                names
+            }
+
+            fn set(&mut self, entry: &$crate::raw::Entry, problems: &mut $crate::problem::Problems) -> bool {
+                let in_file = entry.raw.origin.is_file();
+                $( {
+                    let flag: &[&str] = &[$($flag)?];
+                    let name = if in_file { $key } else { flag.first().unwrap_or(&$key) };
+                    if entry.key == name {
+                        self.is_faulty |= !$crate::keys::set_once(&mut self.$field, entry, problems);
+                        return true;
+                    }
+                } )*
+                $( if $crate::keys::Keys::set(&mut self.$group, entry, problems) {
+                    self.is_faulty |= self.$group.is_faulty;
+                    return true;
+                } )*
+                false
+            }
+
+            fn mark_faulty(&mut self) {
+                self.is_faulty = true;
+            }
+        }
+
+        impl $crate::value::Value for $name {
+            fn read(raw: &$crate::raw::Raw, key: &str, problems: &mut $crate::problem::Problems) -> Option<$name> {
+                $crate::keys::read_table(raw, key, problems)
+            }
+        }
+    };
+}
+pub(crate) use keys;
+
+#[cfg(test)]
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Tables<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Tables".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "array", "items": generator.subschema_for::<T>() })
+    }
+}
+
+#[cfg(test)]
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Named<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Named".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "object", "additionalProperties": generator.subschema_for::<T>() })
+    }
+}

@@ -1,0 +1,64 @@
+//! The configuration of vswitchd: one typed model, whoever wrote it.
+//!
+//! ```text
+//!   vswitchd.toml --file--+                          +--> Problems: all of them, each where it was written
+//!   command line --flags--+--> Document --check------+
+//!   port add ... --verbs--+    (typed keys)          +--> Config --+
+//!                                                                  +--> Plan: what changes
+//!                                  Config of the running switch ---+
+//! ```
+//!
+//! *What was written* is a `Document`: tables of typed keys, each value with its [`Origin`] (a line of a file, or a flag). TOML and the
+//! words of flags become the same raw tables first, so there is one declaration of each key, and one check of each value.
+//!
+//! *What it means* is a [`Config`], plain values with all defaults filled in. It knows nothing of devices or of the switch; the
+//! daemon converts it.
+//!
+//! *Problems are collected*, not thrown: reading goes on with the next key, and what is wrong is told in the words of whoever
+//! wrote it. A verb of the control socket is an edit of the document ([`Desired`]), and is checked as a file is. A [`Plan`]
+//! is the difference of two configurations.
+
+mod address;
+mod bridge;
+mod check;
+mod control;
+mod desired;
+mod document;
+mod file;
+mod flags;
+mod keys;
+mod metrics;
+mod model;
+mod name;
+mod nat;
+mod plan;
+mod port;
+mod problem;
+mod publish;
+mod raw;
+mod router;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+mod uplink;
+mod value;
+mod vlan;
+
+pub use self::address::Cidr;
+pub use self::bridge::{Bridge, DEFAULT_BRIDGE, unknown_bridge};
+pub use self::check::MAX_PORTS;
+pub use self::control::{Control, ControlPath, Group as ControlGroup, usual_path};
+pub use self::desired::{Desired, EditError};
+pub use self::flags::Flag;
+pub use self::metrics::Metrics;
+pub use self::model::Config;
+pub use self::name::Netns;
+pub use self::nat::{Dependence, Nat, Timeouts};
+pub use self::plan::{Action, Change, NeedsRestart, Plan};
+pub use self::port::{Address, Dgram, Packet, Port, PortKind, Slot, Stream, Tap, Tun};
+pub use self::problem::{At, Origin, Problem, Problems, nearest};
+pub use self::publish::Publish;
+pub use self::router::{Gateway, Router};
+pub use self::tunnel::{Checksum, DontFragment, GROUP_PORTS, Group, IpTunnel, Outer, Tunnel};
+pub use self::uplink::{BridgeUplink, NatUplink};
+pub use self::vlan::{Trunks, Vlans};

@@ -1,0 +1,241 @@
+//! Settings of the translation: `--nat`, `[nat]`.
+//!
+//! The defaults keep RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP) and their update RFC 7857. A timeout below what these ask for is
+//! taken, with a warning: the operator knows the network.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::keys::keys;
+use crate::problem::{At, Origin, Problem, Problems};
+#[cfg(test)]
+use crate::value::string_schema;
+use crate::value::{Number, Text, words};
+
+/// Seconds, up to a week.
+type Seconds = Number<1, 604_800>;
+
+/// The shortest timeouts that the RFCs allow: key, seconds, and where it says so. That of a connection that is being opened may be
+/// shorter (RFC 7857 section 2.1).
+const FLOORS: [(&str, u32, &str); 4] = [
+    ("tcp-established", 7440, "RFC 5382 REQ-5"),
+    ("tcp-transitory", 240, "RFC 5382 REQ-5"),
+    ("udp", 120, "RFC 4787 REQ-5"),
+    ("icmp", 60, "RFC 5508 REQ-2"),
+];
+
+/// How guests' packets are translated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nat {
+    /// Outside ports to choose from.
+    pub ports: RangeInclusive<u16>,
+    /// Most connections at once, 1,024 to 4,000,000.
+    pub max_connections: usize,
+    /// Most of them that one port of a bridge may have.
+    pub max_connections_per_port: usize,
+    /// Most outside ports that one guest may have, for each protocol.
+    pub max_ports_per_guest: u16,
+    /// What a guest's outside port depends on (RFC 4787 section 4.1).
+    pub mapping: Dependence,
+    /// Who may send to it (RFC 4787 section 5).
+    pub filtering: Dependence,
+    /// When idle connections end.
+    pub timeouts: Timeouts,
+    /// Whether TCP connections are taken up whose opening was not seen.
+    pub tcp_loose: bool,
+    /// Whether TCP segments outside of the window pass.
+    pub tcp_liberal: bool,
+    /// Whether the MSS that TCP announces is lowered to what the uplink's MTU carries.
+    pub mss_clamp: bool,
+}
+
+/// Seconds without traffic until a connection ends, 1 to 604,800 each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// An open TCP connection (RFC 5382 REQ-5: at least 2 hours 4 minutes).
+    pub tcp_established: u32,
+    /// A TCP connection that is closing or was reset (RFC 5382 REQ-5, RFC 7857 section 2.2: at least 4 minutes).
+    pub tcp_transitory: u32,
+    /// A TCP connection that is being opened (RFC 7857 section 2.1).
+    pub tcp_opening: u32,
+    /// UDP (RFC 4787 REQ-5: at least 2 minutes, 5 recommended).
+    pub udp: u32,
+    /// ICMP queries (RFC 5508 REQ-2: at least 60 seconds).
+    pub icmp: u32,
+    /// All other protocols.
+    pub other: u32,
+}
+
+words! {
+    /// What an outside port, or the right to send to it, depends on.
+    pub enum Dependence {
+        /// The guest's address and port alone.
+        EndpointIndependent = "endpoint-independent",
+        /// The remote's address and port too.
+        AddressAndPortDependent = "address-and-port-dependent",
+    }
+}
+
+/// `FIRST-LAST`, or one port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PortRange(pub(crate) RangeInclusive<u16>);
+
+keys! {
+    /// How guests' packets are translated.
+    struct NatKeys {
+        /// Outside ports to choose from. Default: 1024-65535.
+        "ports" => ports: PortRange,
+        /// Most connections at once, 1,024 to 4,000,000. Default: 262144.
+        "max-connections" => max_connections: Number<1024, 4_000_000>,
+        /// Most of them that one port of the bridge may have. Default: half of max-connections.
+        "max-connections-per-port" => max_connections_per_port: Number<1, 4_000_000>,
+        /// Most outside ports that one guest may have, for each protocol. Default: 32768.
+        "max-ports-per-guest" => max_ports_per_guest: Number<1, 65_535>,
+        /// endpoint-independent or address-and-port-dependent. Default: endpoint-independent.
+        "mapping" => mapping: Dependence,
+        /// endpoint-independent or address-and-port-dependent. Default: address-and-port-dependent.
+        "filtering" => filtering: Dependence,
+        /// When idle connections end.
+        "timeouts" => timeouts: TimeoutKeys,
+        /// TCP connections are taken up whose opening was not seen. Default: true.
+        "tcp-loose" => tcp_loose: bool,
+        /// TCP segments outside of the window pass. Default: false.
+        "tcp-liberal" => tcp_liberal: bool,
+        /// The MSS that TCP announces is lowered to what the uplink carries. Default: true.
+        "mss-clamp" => mss_clamp: bool,
+    }
+}
+
+keys! {
+    /// Seconds without traffic until a connection ends, 1 to 604,800.
+    struct TimeoutKeys {
+        /// An open TCP connection. Default: 7440.
+        "tcp-established" => tcp_established: Seconds,
+        /// A TCP connection that is closing or was reset. Default: 240.
+        "tcp-transitory" => tcp_transitory: Seconds,
+        /// A TCP connection that is being opened. Default: 240.
+        "tcp-opening" => tcp_opening: Seconds,
+        /// UDP. Default: 300.
+        "udp" => udp: Seconds,
+        /// Queries such as ping. Default: 60.
+        "icmp" => icmp: Seconds,
+        /// All other protocols. Default: 600.
+        "other" => other: Seconds,
+    }
+}
+
+impl Default for Nat {
+    fn default() -> Nat {
+        Nat {
+            ports: 1024..=65_535,
+            max_connections: 262_144,
+            max_connections_per_port: 131_072,
+            max_ports_per_guest: 32_768,
+            mapping: Dependence::EndpointIndependent,
+            filtering: Dependence::AddressAndPortDependent,
+            timeouts: Timeouts { tcp_established: 7440, tcp_transitory: 240, tcp_opening: 240, udp: 300, icmp: 60, other: 600 },
+            tcp_loose: true,
+            tcp_liberal: false,
+            mss_clamp: true,
+        }
+    }
+}
+
+/// `262144 connections, 131072 a port; ports 1024-65535, 32768 a guest; ..`.
+impl fmt::Display for Nat {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{} connections, {} a port; ports {}-{}, {} a guest; mapping {}, filtering {}",
+            self.max_connections,
+            self.max_connections_per_port,
+            self.ports.start(),
+            self.ports.end(),
+            self.max_ports_per_guest,
+            self.mapping.name(),
+            self.filtering.name()
+        )
+    }
+}
+
+impl NatKeys {
+    /// The settings, with defaults for what was not written.
+    pub(crate) fn nat(&self, problems: &mut Problems) -> Nat {
+        let default = Nat::default();
+        let is_on = |key: &Option<At<bool>>, default: bool| key.as_ref().map_or(default, |key| key.value);
+        let max_connections = self.max_connections.as_ref().map_or(default.max_connections, |most| most.value.get());
+        let mut nat = Nat {
+            ports: self.ports.as_ref().map_or(default.ports, |ports| ports.value.0.clone()),
+            max_connections,
+            max_connections_per_port: max_connections / 2,
+            max_ports_per_guest: self.max_ports_per_guest.as_ref().map_or(default.max_ports_per_guest, |most| most.value.get()),
+            mapping: self.mapping.as_ref().map_or(default.mapping, |mapping| mapping.value),
+            filtering: self.filtering.as_ref().map_or(default.filtering, |filtering| filtering.value),
+            timeouts: self.timeouts.as_ref().map_or(default.timeouts, |keys| keys.value.timeouts(default.timeouts)),
+            tcp_loose: is_on(&self.tcp_loose, default.tcp_loose),
+            tcp_liberal: is_on(&self.tcp_liberal, default.tcp_liberal),
+            mss_clamp: is_on(&self.mss_clamp, default.mss_clamp),
+        };
+        if let Some(share) = &self.max_connections_per_port {
+            nat.max_connections_per_port = share.value.get();
+            if nat.max_connections_per_port > max_connections {
+                let (max, share_of) = (max_connections, nat.max_connections_per_port);
+                let problem = format!(
+                    "{share_of} are more than max-connections, {max}: give a port at most {max}, or raise max-connections"
+                );
+                problems.add(&share.origin, problem);
+            }
+        }
+        nat
+    }
+
+    /// Timeouts that are shorter than an RFC allows.
+    pub(crate) fn warnings(&self) -> Vec<Problem> {
+        let Some(At { value: keys, .. }) = &self.timeouts else { return Vec::new() };
+        let warning = |(key, floor, source): &(&str, u32, &str)| {
+            let timeout = keys.named(key).filter(|timeout| timeout.value.get::<u32>() < *floor)?;
+            let text = format!("{source} asks for at least {floor} s; connections that are only quiet will be lost");
+            Some(Problem::new(&timeout.origin, text))
+        };
+        FLOORS.iter().filter_map(warning).collect()
+    }
+}
+
+impl TimeoutKeys {
+    fn timeouts(&self, default: Timeouts) -> Timeouts {
+        let seconds = |key: &Option<At<Seconds>>, default: u32| key.as_ref().map_or(default, |key| key.value.get());
+        Timeouts {
+            tcp_established: seconds(&self.tcp_established, default.tcp_established),
+            tcp_transitory: seconds(&self.tcp_transitory, default.tcp_transitory),
+            tcp_opening: seconds(&self.tcp_opening, default.tcp_opening),
+            udp: seconds(&self.udp, default.udp),
+            icmp: seconds(&self.icmp, default.icmp),
+            other: seconds(&self.other, default.other),
+        }
+    }
+
+    fn named(&self, key: &str) -> Option<&At<Seconds>> {
+        match key {
+            "tcp-established" => self.tcp_established.as_ref(),
+            "tcp-transitory" => self.tcp_transitory.as_ref(),
+            "udp" => self.udp.as_ref(),
+            "icmp" => self.icmp.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl Text for PortRange {
+    fn parse(text: &str, _: &str, _: &Origin) -> Result<PortRange, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let port = |text| Number::<1, 65_535>::of_text(text, "a port").map(Number::get::<u16>);
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(format!("{first}-{last} ends before it begins: write {last}-{first}"));
+        }
+        Ok(PortRange(first..=last))
+    }
+}
+
+#[cfg(test)]
+string_schema!(PortRange);

@@ -1,0 +1,306 @@
+//! From one configuration to another: the changes, and what cannot be changed while frames pass.
+//!
+//! *What is the same?* A port is known by its place, which only one port can have: the link's name and namespace, or the socket's path or
+//! address (and there the guest's place). Two of one place with other keys are one port that changes; where the device has to be
+//! another for it, the port is removed and added. A rule is known by all that it says, and so is a tunnel, but for its name.
+//!
+//! *What is fixed.* Threads, bridges with their tables, and the way out are made at the start. A configuration that does not mention
+//! them leaves them as they are; one that says something else needs a restart, which is found before anything is touched.
+
+use std::fmt;
+
+use crate::check::free_name;
+use crate::desired::Desired;
+use crate::model::Config;
+use crate::nat::Nat;
+use crate::port::Port;
+use crate::publish::Publish;
+use crate::tunnel::Tunnel;
+
+/// The changes from one configuration to another.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Ports that go, as they are.
+    pub removed_ports: Vec<Port>,
+    /// Ports that come, in the order in which they are written.
+    pub added_ports: Vec<Port>,
+    /// Ports that stay with other keys, as they are to be.
+    pub altered_ports: Vec<Port>,
+    /// Tunnels that go, by their names.
+    pub removed_tunnels: Vec<String>,
+    /// Tunnels that come.
+    pub added_tunnels: Vec<Tunnel>,
+    /// Rules that go.
+    pub withdrawn: Vec<Publish>,
+    /// Rules that come.
+    pub published: Vec<Publish>,
+    /// Settings of the translation with other timeouts, or with another MSS clamp.
+    pub nat: Option<Nat>,
+    /// All of it in lines.
+    pub changes: Vec<Change>,
+}
+
+/// One line of a plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// What becomes of the object.
+    pub action: Action,
+    /// The kind of the object: `port`, `rule`, `tunnel` or `setting`.
+    pub kind: &'static str,
+    /// The object's name.
+    pub name: String,
+    /// How it is, and how it will be where it changes.
+    pub text: String,
+}
+
+/// What becomes of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// It comes.
+    Add,
+    /// It goes.
+    Remove,
+    /// It stays, with other keys.
+    Alter,
+    /// It goes and comes again.
+    Replace,
+}
+
+impl Action {
+    /// The word for it in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Add => "add",
+            Action::Remove => "remove",
+            Action::Alter => "alter",
+            Action::Replace => "replace",
+        }
+    }
+}
+
+/// `+ port tap3: access VLAN 10`.
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.action {
+            Action::Add => '+',
+            Action::Remove => '-',
+            Action::Alter => '~',
+            Action::Replace => '!',
+        };
+        write!(out, "{sign} {} {}", self.kind, self.name)?;
+        if self.text.is_empty() { Ok(()) } else { write!(out, ": {}", self.text) }
+    }
+}
+
+/// What cannot be changed while the switch runs, each with its key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NeedsRestart(Vec<String>);
+
+impl fmt::Display for NeedsRestart {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "this needs a restart: {}", self.0.join("; "))
+    }
+}
+
+impl std::error::Error for NeedsRestart {}
+
+impl Plan {
+    /// From the switch as it runs to the one that is desired, which takes over what is fixed and not written.
+    pub(crate) fn between(now: &Desired, desired: &mut Desired) -> Result<Plan, NeedsRestart> {
+        check_fixed(now, desired)?;
+        let (old, new) = (&now.config, &mut desired.config);
+        new.workers = old.workers;
+        new.busy_poll = old.busy_poll;
+        new.bridges.clone_from(&old.bridges);
+        new.control.clone_from(&old.control);
+        new.metrics.clone_from(&old.metrics);
+        let mut plan = Plan::default();
+        plan.ports(old, new);
+        plan.tunnels(old, new);
+        plan.rules(old, new);
+        if let (Some(old), Some(new)) = (&old.router, &new.router)
+            && old.nat != new.nat
+        {
+            plan.note(Action::Alter, "setting", "nat", format!("{} -> {}", old.nat, new.nat));
+            plan.nat = Some(new.nat.clone());
+        }
+        Ok(plan)
+    }
+
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    fn note(&mut self, action: Action, kind: &'static str, name: impl ToString, text: impl Into<String>) {
+        self.changes.push(Change { action, kind, name: name.to_string(), text: text.into() });
+    }
+
+    fn ports(&mut self, old: &Config, new: &Config) {
+        let bridges = new;
+        let text_of = |port: &Port| port.keys_text() + &bridges.on(port.bridge);
+        let of = |config: &Config| config.ports.iter().filter(|port| port.is_bridged()).cloned().collect::<Vec<_>>();
+        let (old, new) = (of(old), of(new));
+        for port in &old {
+            if !new.iter().any(|other| other.is_same_port(port)) {
+                self.note_port(Action::Remove, port, text_of(port));
+                self.removed_ports.push(port.clone());
+            }
+        }
+        for port in new {
+            match old.iter().find(|other| other.is_same_port(&port)) {
+                None => {
+                    self.note_port(Action::Add, &port, text_of(&port));
+                    self.added_ports.push(port);
+                }
+                Some(before) if *before == port => {}
+                Some(before) => {
+                    let text = format!("{} -> {}", text_of(before), text_of(&port));
+                    if before.keeps_device(&port) {
+                        self.note_port(Action::Alter, &port, text);
+                        self.altered_ports.push(port);
+                    } else {
+                        self.note_port(Action::Replace, &port, text);
+                        self.removed_ports.push(before.clone());
+                        self.added_ports.push(port);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The places for guests of one path or address are one line, by the first.
+    fn note_port(&mut self, action: Action, port: &Port, text: String) {
+        if let Some(title) = port.title() {
+            let place = port.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
+            self.note(action, "port", title + &place, text);
+        }
+    }
+
+    /// A tunnel that stays keeps its name, which it got when another may have been there.
+    fn tunnels(&mut self, old: &Config, new: &mut Config) {
+        let on = |tunnel: &Tunnel| old.on(tunnel.bridge);
+        let mut left = old.tunnels.clone();
+        let mut names: Vec<String> = new.ports.iter().map(|port| port.name.clone()).collect();
+        let mut added = Vec::new();
+        for (at, tunnel) in new.tunnels.iter_mut().enumerate() {
+            let renamed = |other: &Tunnel| Tunnel { name: tunnel.name.clone(), ..other.clone() };
+            match left.iter().position(|other| renamed(other) == *tunnel) {
+                Some(stays) => {
+                    tunnel.name = left.remove(stays).name;
+                    names.push(tunnel.name.clone());
+                }
+                None => added.push(at),
+            }
+        }
+        for tunnel in left {
+            self.note(Action::Remove, "tunnel", &tunnel.name, tunnel.keys_text() + &on(&tunnel));
+            self.removed_tunnels.push(tunnel.name);
+        }
+        for at in added {
+            let tunnel = &mut new.tunnels[at];
+            tunnel.name = free_name(&tunnel.usual_name(), &names);
+            names.push(tunnel.name.clone());
+            self.note(Action::Add, "tunnel", &tunnel.name, tunnel.keys_text() + &on(tunnel));
+            self.added_tunnels.push(tunnel.clone());
+        }
+    }
+
+    fn rules(&mut self, old: &Config, new: &Config) {
+        let of = |config: &Config| config.router.as_ref().map_or_else(Vec::new, |router| router.publish.clone());
+        let (old, new) = (of(old), of(new));
+        for rule in old.iter().filter(|rule| !new.contains(rule)) {
+            self.note(Action::Remove, "rule", rule, "");
+            self.withdrawn.push(rule.clone());
+        }
+        for rule in new.iter().filter(|rule| !old.contains(rule)) {
+            self.note(Action::Add, "rule", rule, "");
+            self.published.push(rule.clone());
+        }
+    }
+}
+
+/// These settings, with those of the other that can be changed while packets flow.
+fn with_live_of(settings: &Nat, other: &Nat) -> Nat {
+    Nat { timeouts: other.timeouts, mss_clamp: other.mss_clamp, ..settings.clone() }
+}
+
+/// Differences in what is fixed.
+#[derive(Default)]
+struct Fixed(Vec<String>);
+
+impl Fixed {
+    fn compare(&mut self, key: &str, is_other: bool, old: impl fmt::Display, new: impl fmt::Display) {
+        if is_other {
+            self.0.push(format!("{key} is {old}, not {new}"));
+        }
+    }
+
+    fn texts(&mut self, key: &str, old: &str, new: &str) {
+        self.compare(key, old != new, old, new);
+    }
+}
+
+fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
+    let (old, new, written) = (&now.config, &desired.config, &desired.document);
+    let mut fixed = Fixed::default();
+    fixed.compare("workers", written.workers.is_some() && new.workers != old.workers, old.workers, new.workers);
+    fixed.compare("busy-poll", written.busy_poll.is_some() && new.busy_poll != old.busy_poll, old.busy_poll, new.busy_poll);
+    check_bridges(now, desired, &mut fixed);
+    let control = new.control.completed_by(&old.control, written.control.as_ref());
+    fixed.compare("control", control != old.control, &old.control, &control);
+    let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    fixed.compare("metrics", written.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
+    fixed.texts("uplink", &uplink_text(old), &uplink_text(new));
+    fixed.texts("gateway", &gateways_text(old), &gateways_text(new));
+    if let (Some(old), Some(new)) = (&old.router, &new.router) {
+        fixed.compare("nat", with_live_of(&old.nat, &new.nat) != new.nat, &old.nat, &new.nat);
+        let whole = |rules: &[Publish]| {
+            let rules = rules.iter().filter(|rule| rule.is_whole_address());
+            rules.map(Publish::to_string).collect::<Vec<String>>().join(", ")
+        };
+        fixed.texts("publish", &whole(&old.publish), &whole(&new.publish));
+    }
+    let of_packets = |config: &Config| {
+        let tunnels: Vec<String> = config.ip_tunnels.iter().map(ToString::to_string).collect();
+        if tunnels.is_empty() { "none".to_owned() } else { tunnels.join("; ") }
+    };
+    fixed.compare("udp-ip", old.ip_tunnels != new.ip_tunnels, of_packets(old), of_packets(new));
+    if fixed.0.is_empty() { Ok(()) } else { Err(NeedsRestart(fixed.0)) }
+}
+
+/// The bridges and the sizes of their tables.
+fn check_bridges(now: &Desired, desired: &Desired, fixed: &mut Fixed) {
+    let (old, new) = (&now.config, &desired.config);
+    let names = |config: &Config| config.bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>().join(", ");
+    fixed.texts("bridge", &names(old), &names(new));
+    for (number, bridge) in old.bridges.iter().enumerate() {
+        let Some(wanted) = new.bridges.iter().find(|other| other.name == bridge.name) else { continue };
+        let of = old.name_among_several(number).map_or_else(String::new, |name| format!(" of {name}"));
+        let (size, time) = ((bridge.mac_table_size, wanted.mac_table_size), (bridge.mac_aging_time, wanted.mac_aging_time));
+        let mut keys = desired.document.bridges().filter(|(name, _)| name.value == bridge.name);
+        let is_written = keys.next().is_some_and(|(_, keys)| keys.mac_table_size.is_some());
+        fixed.compare(&format!("mac-table-size{of}"), is_written && size.0 != size.1, size.0, size.1);
+        fixed.compare(&format!("mac-aging-time{of}"), time.0 != time.1, time.0, time.1);
+    }
+}
+
+fn uplink_text(config: &Config) -> String {
+    let bridged = config.bridge_uplink.as_ref().map(|uplink| {
+        let on = config.name_among_several(uplink.bridge).map_or_else(String::new, |name| format!(" on {name}"));
+        format!("{}, bridged{on}", uplink.interface)
+    });
+    let routed = config.router.as_ref().and_then(|router| router.uplink.as_ref()).map(ToString::to_string);
+    bridged.or(routed).unwrap_or_else(|| "none".to_owned())
+}
+
+fn gateways_text(config: &Config) -> String {
+    let gateways = config.router.iter().flat_map(|router| &router.gateways);
+    let gateways: Vec<String> = gateways.map(|gateway| gateway.on(config.name_among_several(gateway.bridge))).collect();
+    if gateways.is_empty() { "none".to_owned() } else { gateways.join(", ") }
+}
+
+#[cfg(test)]
+mod tests;

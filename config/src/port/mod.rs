@@ -1,0 +1,379 @@
+//! One port of a bridge: what `--tap`, `--port` and `[[bridge.NAME.port]]` say of it.
+//!
+//! What all kinds have in common is here; each kind is in a file of its own, with its keys, its model and its checks. A further
+//! kind is such a file, and an arm in each function of [`PortKeys`] and [`PortKind`].
+
+mod dgram;
+mod packet;
+mod stream;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod tun;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+pub use self::dgram::Dgram;
+pub use self::packet::Packet;
+pub use self::stream::{Address, Slot, Stream};
+pub use self::tap::Tap;
+pub use self::tun::Tun;
+
+use self::dgram::DgramKeys;
+use self::packet::PacketKeys;
+use self::stream::StreamKeys;
+use self::tap::TapKeys;
+use crate::keys::{keys, read_table};
+use crate::name::Netns;
+use crate::problem::{Origin, Problem, Problems};
+use crate::raw::{Entry, Raw, RawValue};
+use crate::tunnel::IpTunnel;
+use crate::value::{Number, Value};
+use crate::vlan::{Trunks, VlanKeys, Vlans};
+
+/// Bytes of a packet, from the least that IPv4 allows (RFC 791) to the most that a TAP allows.
+pub(crate) type Mtu = Number<68, 65_521>;
+
+/// The kinds as files and flags name them.
+pub(crate) const KINDS: [&str; 4] = ["tap", "packet", "stream", "dgram"];
+
+/// One port, or one of several places for guests that connect to one socket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Where it was written.
+    pub origin: Origin,
+    /// Its bridge, by its place among all; of no meaning for a TUN device.
+    pub bridge: usize,
+    /// The name that counters and messages use.
+    pub name: String,
+    /// What its frames come from and go to.
+    pub kind: PortKind,
+    /// The VLANs of its frames.
+    pub vlans: Vlans,
+    /// The longest packet that is sent there, in bytes; `None` leaves it to the device.
+    pub mtu: Option<u32>,
+    /// Whether segments are coalesced on their way there.
+    pub coalesce: bool,
+}
+
+/// What a port's frames come from and go to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PortKind {
+    /// The user side of a TAP.
+    Tap(Tap),
+    /// The network side of an interface.
+    Packet(Packet),
+    /// A guest's connection.
+    Stream(Stream),
+    /// A socket with a frame in each datagram.
+    Dgram(Dgram),
+    /// The user side of a TUN; no port of a bridge.
+    Tun(Tun),
+}
+
+/// What only one port can have.
+#[derive(PartialEq, Eq)]
+enum Place<'a> {
+    Link(&'a str, Option<&'a Netns>),
+    Path(&'a Path),
+    Address(&'a SocketAddr),
+}
+
+/// What was written of a port.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum PortKeys {
+    Tap(TapKeys),
+    Packet(PacketKeys),
+    Stream(StreamKeys),
+    Dgram(DgramKeys),
+    /// A table that does not say of which kind it is, or that is of several.
+    Unknown,
+}
+
+keys! {
+    /// The keys of devices of the kernel.
+    struct DeviceKeys {
+        /// Segmentation and checksum offload, of tap and packet. Default: true.
+        "offload" => offload: bool,
+        /// Segments are coalesced on their way to it, of tap and packet. Default: true.
+        "gro" => gro: bool,
+    }
+}
+
+keys! {
+    /// The keys that all kinds have.
+    struct CommonKeys {
+        /// The longest packet, in bytes, 68 to 65,521.
+        "mtu" => mtu: Mtu,
+        ..vlan: VlanKeys,
+    }
+}
+
+impl PortKeys {
+    /// The ports that these keys make; none if something is wrong with them.
+    pub(crate) fn ports(&self, table: &Origin, problems: &mut Problems) -> Vec<Port> {
+        let ports = match self {
+            PortKeys::Tap(keys) => keys.ports(table, problems),
+            PortKeys::Packet(keys) => keys.ports(table, problems),
+            PortKeys::Stream(keys) => keys.ports(table, problems),
+            PortKeys::Dgram(keys) => keys.ports(table, problems),
+            PortKeys::Unknown => None,
+        };
+        ports.unwrap_or_default()
+    }
+}
+
+impl Value for PortKeys {
+    /// Which kind it is, its own key says.
+    fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<PortKeys> {
+        let RawValue::Table(entries) = &raw.value else {
+            problems.add(&raw.origin, raw.is_not(key, "a table"));
+            return None;
+        };
+        let mut given = entries.iter().filter(|entry| KINDS.contains(&entry.key.as_str()));
+        let Some(kind) = given.next() else {
+            problems.add(&raw.origin, "what is this port? Add tap = \"tap0\", or packet, stream or dgram");
+            return Some(PortKeys::Unknown);
+        };
+        if let Some(other) = given.next() {
+            let (first, second) = in_order(kind, other);
+            let problem = format!("a port is of one kind: leave out {} or {}", first.key, second.key);
+            problems.add(&second.raw.origin, problem);
+            return Some(PortKeys::Unknown);
+        }
+        Some(match kind.key.as_str() {
+            "tap" => PortKeys::Tap(read_table(raw, key, problems)?),
+            "packet" => PortKeys::Packet(read_table(&without_netns(raw, entries, problems), key, problems)?),
+            "stream" => PortKeys::Stream(read_table(&without_netns(raw, entries, problems), key, problems)?),
+            _ => PortKeys::Dgram(read_table(&without_netns(raw, entries, problems), key, problems)?),
+        })
+    }
+}
+
+/// Two keys in the order of their lines.
+fn in_order<'a>(one: &'a Entry, other: &'a Entry) -> (&'a Entry, &'a Entry) {
+    let line = |entry: &Entry| match entry.raw.origin {
+        Origin::File { line, .. } => line,
+        Origin::Flag(_) | Origin::Default => 0,
+    };
+    if line(one) > line(other) { (other, one) } else { (one, other) }
+}
+
+/// The table without a namespace, which only a TAP has.
+fn without_netns(raw: &Raw, entries: &[Entry], problems: &mut Problems) -> Raw {
+    if let Some(netns) = entries.iter().find(|entry| entry.key == "netns") {
+        let problem = "only a TAP is made in another namespace; this port is in vswitchd's own: leave netns out";
+        problems.add(&netns.raw.origin, problem);
+    }
+    let others = entries.iter().filter(|entry| entry.key != "netns").cloned().collect();
+    Raw { origin: raw.origin.clone(), value: RawValue::Table(others) }
+}
+
+impl CommonKeys {
+    /// A port of this name and kind.
+    fn port(&self, table: &Origin, name: &str, kind: PortKind, problems: &mut Problems) -> Option<Port> {
+        Some(Port {
+            origin: table.clone(),
+            bridge: 0,
+            name: name.to_owned(),
+            kind,
+            vlans: self.vlan.vlans(table, problems)?,
+            mtu: self.mtu.as_ref().map(|mtu| mtu.value.get()),
+            coalesce: true,
+        })
+    }
+}
+
+impl DeviceKeys {
+    fn offload(&self) -> bool {
+        self.offload.as_ref().is_none_or(|offload| offload.value)
+    }
+
+    fn gro(&self) -> bool {
+        self.gro.as_ref().is_none_or(|gro| gro.value)
+    }
+}
+
+impl Port {
+    /// The TUN device of a tunnel of IP packets.
+    pub(crate) fn tun(tunnel: &IpTunnel) -> Port {
+        let kind = PortKind::Tun(Tun { name: tunnel.name.clone(), netns: tunnel.netns.clone(), address: tunnel.address });
+        Port {
+            origin: tunnel.origin.clone(),
+            bridge: 0,
+            name: tunnel.name.clone(),
+            kind,
+            vlans: Vlans::Trunk(Trunks::All),
+            mtu: tunnel.mtu,
+            coalesce: true,
+        }
+    }
+
+    /// Whether it is a port of a bridge.
+    #[must_use]
+    pub fn is_bridged(&self) -> bool {
+        !matches!(self.kind, PortKind::Tun(_))
+    }
+
+    /// The VLAN setting in words; of a TUN device what it carries instead.
+    #[must_use]
+    pub fn vlan_text(&self) -> String {
+        if self.is_bridged() { self.vlans.to_string() } else { "IP in UDP".to_owned() }
+    }
+
+    /// The link that it is, and the namespace of that link.
+    #[must_use]
+    pub fn link(&self) -> Option<(&str, Option<&Netns>)> {
+        match self.place() {
+            Place::Link(name, netns) => Some((name, netns)),
+            Place::Path(_) | Place::Address(_) => None,
+        }
+    }
+
+    /// The host's interface that it shares with the host.
+    #[must_use]
+    pub fn shared_interface(&self) -> Option<&str> {
+        match &self.kind {
+            PortKind::Packet(packet) => Some(&packet.interface),
+            _ => None,
+        }
+    }
+
+    /// Gives a device that the switch makes this MTU, if none was written.
+    pub fn propose_mtu(&mut self, mtu: Option<u32>) {
+        if let PortKind::Tap(_) | PortKind::Tun(_) = self.kind {
+            self.mtu = self.mtu.or(mtu);
+        }
+    }
+
+    /// The guest's place, where several guests connect to one path or address.
+    #[must_use]
+    pub fn slot(&self) -> Option<(&Address, Slot)> {
+        match &self.kind {
+            PortKind::Stream(Stream { address, slot: Some(slot) }) => Some((address, *slot)),
+            _ => None,
+        }
+    }
+
+    /// Its name for a list of ports; of several guests' places the first has the names of all, and the others have none.
+    #[must_use]
+    pub fn title(&self) -> Option<String> {
+        match self.slot() {
+            None | Some((_, Slot { count: 1, .. })) => Some(self.name.clone()),
+            Some((_, Slot { number: 1, count })) => Some(format!("{}..{count}", self.name)),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether it is the same port, perhaps with other keys.
+    #[must_use]
+    pub fn is_same_port(&self, other: &Port) -> bool {
+        let number = |port: &Port| port.slot().map(|(_, slot)| slot.number);
+        self.place() == other.place() && number(self) == number(other)
+    }
+
+    /// Whether the port can become the other one with the device that it has.
+    #[must_use]
+    pub fn keeps_device(&self, other: &Port) -> bool {
+        self.is_same_port(other) && self.kind.device() == other.kind.device()
+    }
+
+    /// Takes over those keys of the other one for which no other device is needed.
+    pub fn adopt(&mut self, other: &Port) {
+        self.bridge = other.bridge;
+        self.vlans.clone_from(&other.vlans);
+        self.coalesce = other.coalesce;
+        self.mtu = other.mtu;
+        if let (PortKind::Stream(mine), PortKind::Stream(other)) = (&mut self.kind, &other.kind) {
+            mine.slot = other.slot;
+        }
+    }
+
+    /// Its keys: `access VLAN 10, mtu 1400`.
+    #[must_use]
+    pub fn keys_text(&self) -> String {
+        let mut text = self.vlan_text();
+        if let Some(mtu) = self.mtu {
+            let _ = write!(text, ", mtu {mtu}");
+        }
+        if let Some((_, slot)) = self.slot() {
+            let _ = write!(text, ", {} guests", slot.count);
+        }
+        if !self.coalesce {
+            text += ", no gro";
+        }
+        text + &self.kind.keys_text()
+    }
+
+    /// The interface, path or address that no other port can have.
+    #[must_use]
+    pub fn where_it_is(&self) -> String {
+        self.slot().map_or_else(|| self.name.clone(), |(address, _)| address.to_string())
+    }
+
+    /// Whether both want the same interface, path or address.
+    #[must_use]
+    pub fn clashes_with(&self, other: &Port) -> bool {
+        self.place() == other.place()
+    }
+
+    fn place(&self) -> Place<'_> {
+        match &self.kind {
+            PortKind::Tap(tap) => Place::Link(&tap.name, tap.netns.as_ref()),
+            PortKind::Tun(tun) => Place::Link(&tun.name, tun.netns.as_ref()),
+            PortKind::Packet(packet) => Place::Link(&packet.interface, None),
+            PortKind::Stream(Stream { address: Address::Unix(path), .. }) => Place::Path(path),
+            PortKind::Stream(Stream { address: Address::Tcp(address), .. }) => Place::Address(address),
+            PortKind::Dgram(dgram) => Place::Path(&dgram.path),
+        }
+    }
+
+    /// What is allowed but may be a mistake.
+    pub(crate) fn warning(&self) -> Option<Problem> {
+        match &self.kind {
+            PortKind::Stream(stream) => stream.warning().map(|text| Problem::new(&self.origin, text)),
+            _ => None,
+        }
+    }
+}
+
+impl PortKind {
+    /// The same without what can change while the device stays.
+    fn device(&self) -> PortKind {
+        let mut device = self.clone();
+        if let PortKind::Stream(Stream { slot: Some(slot), .. }) = &mut device {
+            slot.count = 0;
+        }
+        device
+    }
+
+    fn keys_text(&self) -> String {
+        match self {
+            PortKind::Tap(tap) => tap.keys_text(),
+            PortKind::Packet(packet) => packet.keys_text(),
+            PortKind::Stream(stream) => stream.keys_text(),
+            PortKind::Dgram(dgram) => dgram.keys_text(),
+            PortKind::Tun(_) => String::new(),
+        }
+    }
+}
+
+/// The keys of all kinds, since editors are to offer each of them until the kind is known.
+#[cfg(test)]
+impl schemars::JsonSchema for PortKeys {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Port".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let kinds = [
+            TapKeys::json_schema(generator),
+            PacketKeys::json_schema(generator),
+            StreamKeys::json_schema(generator),
+            DgramKeys::json_schema(generator),
+        ];
+        crate::document::merged("A port of a bridge: one of tap, packet, stream and dgram, and its settings.", &kinds)
+    }
+}

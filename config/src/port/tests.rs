@@ -1,0 +1,185 @@
+//! Ports in words, and what is said of those that cannot be.
+
+use std::path::Path;
+
+use super::*;
+use crate::flags::Flag;
+use crate::tests::{config, problem};
+
+/// What one flag makes: `--port` for the kinds of other flags, `--tap` else.
+fn flag(text: &str) -> Flag {
+    let is_other = ["packet", "stream", "dgram", "tap:"].iter().any(|kind| text.starts_with(kind)) || text == "eth0";
+    Flag::new(if is_other || text.starts_with("straem") { "--port" } else { "--tap" }, text)
+}
+
+fn ports(text: &str) -> Vec<Port> {
+    config(&[flag(text)]).expect(text).ports
+}
+
+fn port(text: &str) -> Port {
+    let mut ports = ports(text);
+    assert_eq!(ports.len(), 1, "{text}");
+    ports.remove(0)
+}
+
+fn stream(port: &Port) -> &Stream {
+    match &port.kind {
+        PortKind::Stream(stream) => stream,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn ports_namespaces_and_keys() {
+    let list = ["tap0,tap1@blue:vlan=10", "t@pid:7:trunks=10+20:mtu=9000:gro=off", "u@/proc/1/ns/net:offload=off"];
+    let ports = config(&list.map(|tap| Flag::new("--tap", tap))).unwrap().ports;
+    let netns = |at: usize| ports[at].link().and_then(|(_, netns)| netns.map(ToString::to_string));
+    assert_eq!(ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["tap0", "tap1", "t", "u"]);
+    assert_eq!((netns(0), netns(1), netns(2)), (None, Some("blue".into()), Some("pid:7".into())));
+    assert_eq!(netns(3), Some("/proc/1/ns/net".into()));
+    assert_eq!(ports[1].vlan_text(), "access VLAN 10");
+    assert_eq!((ports[2].vlan_text().as_str(), ports[2].mtu), ("trunk VLANs 10+20", Some(9000)));
+    assert!(!ports[2].coalesce);
+    assert!(matches!(&ports[3].kind, PortKind::Tap(Tap { offload: false, attach: false, .. })));
+}
+
+#[test]
+fn network_sides_of_interfaces() {
+    let veth = port("packet:veth0:vlan=10:mtu=1400:offload=off:gro=off");
+    assert_eq!((veth.name.as_str(), veth.vlan_text().as_str(), veth.mtu), ("veth0", "access VLAN 10", Some(1400)));
+    assert!(!veth.coalesce && matches!(&veth.kind, PortKind::Packet(packet) if !packet.offload));
+    let plain = port("packet:veth0");
+    assert_eq!((plain.mtu, plain.coalesce, plain.link()), (None, true, Some(("veth0", None))));
+    assert!(plain.is_bridged() && plain.clashes_with(&port("veth0")));
+    assert!(!plain.clashes_with(&port("veth0@blue")));
+}
+
+#[test]
+fn places_for_guests() {
+    let slots = ports("stream:/run/guests:guests=3:trunks=10+20:mtu=9000");
+    let names: Vec<&str> = slots.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!(names, ["/run/guests#1", "/run/guests#2", "/run/guests#3"]);
+    let titles: Vec<Option<String>> = slots.iter().map(Port::title).collect();
+    assert_eq!(titles, [Some("/run/guests#1..3".to_owned()), None, None]);
+    assert!(slots.iter().all(|port| port.mtu == Some(9000) && port.vlan_text() == "trunk VLANs 10+20" && port.is_bridged()));
+    assert_eq!(ports("stream:guests").len(), 16);
+    assert_eq!(ports("stream:guests:guests=1")[0].title().as_deref(), Some("guests#1"));
+}
+
+#[test]
+fn addresses_of_streams() {
+    for (text, address) in [
+        ("stream:127.0.0.1:5555:guests=1", "127.0.0.1:5555"),
+        ("stream:[::1]:5555:guests=1:vlan=10", "[::1]:5555"),
+        ("stream:0.0.0.0:1:guests=1", "0.0.0.0:1"),
+        ("stream:./a.b:guests=1", "./a.b"),
+        ("stream:127.0.0.x:guests=1", "127.0.0.x"),
+        ("stream:/run/a=b:guests=1", "/run/a=b"),
+    ] {
+        let port = port(text);
+        assert_eq!(stream(&port).address.to_string(), address, "{text}");
+        assert_eq!(port.name, format!("{address}#1"));
+    }
+    let client = port("stream:/run/passt.sock:mode=client");
+    assert!(stream(&client).slot.is_none());
+    assert_eq!((client.name.as_str(), client.mtu), ("/run/passt.sock", Some(1500)));
+    assert!(client.clashes_with(&port("stream:/run/passt.sock:guests=1")), "it would talk to itself");
+    assert!(client.clashes_with(&port("dgram:/run/passt.sock")));
+}
+
+#[test]
+fn tcp_ports_that_others_reach() {
+    let warnings = |text: &str| config(&[flag(text)]).unwrap().warnings;
+    assert!(warnings("stream:192.0.2.1:5555")[0].starts_with("--port stream:192.0.2.1:5555: whatever reaches 192.0.2.1:5555"));
+    assert_eq!(warnings("stream:0.0.0.0:5555").len(), 1, "once for all places");
+    for quiet in ["stream:127.0.0.1:5555", "stream:[::1]:5555", "stream:/run/a", "stream:192.0.2.1:5555:mode=client"] {
+        assert_eq!(warnings(quiet), [""; 0], "{quiet}");
+    }
+}
+
+#[test]
+fn sockets_of_datagrams() {
+    let one = port("dgram:/run/a:remote=/run/b:vlan=10");
+    let PortKind::Dgram(dgram) = &one.kind else { panic!("{one:?}") };
+    assert_eq!((dgram.path.as_path(), dgram.remote.as_deref()), (Path::new("/run/a"), Some(Path::new("/run/b"))));
+    assert_eq!((one.name.as_str(), one.mtu), ("/run/a", Some(1500)));
+    assert!(matches!(port("dgram:/run/a").kind, PortKind::Dgram(Dgram { remote: None, .. })));
+}
+
+#[test]
+fn values_may_have_separators() {
+    let remote = |text: &str| match port(text).kind {
+        PortKind::Dgram(dgram) => dgram.remote.unwrap().display().to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(remote("dgram:/run/a:remote=/run/b:c:mtu=1400"), "/run/b:c", "a piece without '=' continues the value");
+    assert_eq!(remote("dgram:/run/a:remote=\"/run/b:c=d\":mtu=1400"), "/run/b:c=d", "in quotes a separator is none");
+    let open = problem(&[flag("dgram:/run/a:remote=\"/run/b")]);
+    assert!(open.contains("has no end"), "{open}");
+}
+
+#[test]
+fn taps_that_another_process_may_hold() {
+    let attach = |text: &str| match port(text).kind {
+        PortKind::Tap(tap) => tap.attach,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([attach("tap0"), attach("tap0:attach=own"), attach("tap0:attach=auto:vlan=10")], [false, false, true]);
+    let refused = |text: &str| problem(&[flag(text)]);
+    assert!(refused("tap0:attach=yes").contains("unknown attach 'yes'; there are own, auto"));
+    assert!(refused("tap0:attach=auto:attach=own").contains("'attach' is given twice"));
+    assert!(refused("tap0@blue:attach=auto").contains("leave out @NETNS"));
+}
+
+#[test]
+fn bad_input_is_answered_with_the_fix() {
+    let long = format!("dgram:/{}", "a".repeat(107));
+    for (text, say) in [
+        ("tap0:vlna=10", "--tap tap0:vlna=10: unknown key 'vlna': did you mean 'vlan'?"),
+        ("tap0:vlan=4095", "vlan is a number from 1 to 4094, not '4095'"),
+        ("tap0:vlan=10:trunks=20", "an access port has no trunks"),
+        ("tap0:vlan-mode=native", "unknown vlan-mode 'native'; there are access, trunk"),
+        ("tap0:vlan-mode=native-tagged", "needs a VLAN"),
+        ("tap0:vlan-mode=trunk:vlan=10", "a trunk has no VLAN of its own"),
+        ("tap0:vlan=10:vlan=11", "'vlan' is given twice"),
+        ("tap0:mtu=67", "mtu is a number from 68 to 65521, not '67'"),
+        ("tap0:gro=yes", "gro is on or off, not 'yes'"),
+        ("tap0:vlan", "'vlan' is not KEY=VALUE"),
+        ("tap0,tap0", "tap0 is named twice"),
+        ("tap0,,tap1", "tap needs a name"),
+        ("tap0@", "no namespace after '@'"),
+        ("averyveryverylongname", "'averyveryverylongname' is 21 bytes long; the kernel takes at most 15"),
+        ("a b", "'a b' cannot be an interface's name"),
+        ("packet", "--port packet: packet of what? write packet:WHERE"),
+        ("eth0", "a port is KIND:WHERE; kinds are packet, stream, dgram"),
+        ("tap:tap0", "a TAP that the switch makes is --tap tap0"),
+        ("straem:/run/a", "unknown kind of port 'straem': did you mean 'stream'?"),
+        ("packet:", "packet needs a name"),
+        ("packet:averyveryverylongname", "the kernel takes at most 15"),
+        ("packet:eth0@blue", "vswitchd's own namespace: write packet:eth0"),
+        ("packet:eth0:guests=3", "unknown key 'guests'; there are packet, mtu, vlan"),
+        ("packet:eth0:vlan=10:vlan=10", "'vlan' is given twice"),
+        ("stream:", "there is no path: name the socket"),
+        ("stream:/run/a:gro=on", "unknown key 'gro'; there are stream"),
+        ("stream:/run/a:guest=3", "unknown key 'guest': did you mean 'guests'?"),
+        ("stream:/run/a:guests", "'guests' is not KEY=VALUE"),
+        ("stream:/run/a:guests=0", "guests is a number from 1 to 1000, not '0'"),
+        ("stream:/run/a:guests=2:guests=2", "'guests' is given twice"),
+        ("stream:/run/a:mode=clinet", "unknown mode 'clinet': did you mean 'client'?"),
+        ("stream:/run/a:mode=client:guests=2", "leave guests out, or mode"),
+        ("stream:/run/a:offload=on", "unknown key 'offload'; there are stream"),
+        ("stream:localhost:5555", "'localhost' is not an address: write it in numbers, such as 127.0.0.1:5555"),
+        ("stream:127.0.0.1", "a port is a number from 1 to 65535, not ''"),
+        ("stream:127.0.0.1:0", "a port is a number from 1 to 65535, not '0'"),
+        ("stream:[::g]:5555", "'[::g]' is not an address"),
+        ("stream:224.0.0.1:5555", "224.0.0.1 is a multicast address"),
+        ("dgram:/run/a:remote=/run/a", "give it another path"),
+        ("dgram:/run/a:remote=", "there is no path"),
+        ("dgram:/run/a b", "which has no spaces: choose another path"),
+        (&long, "is 108 bytes long; a socket's path has at most 107"),
+    ] {
+        let said = problem(&[flag(text)]);
+        assert!(said.contains(say), "{text}: {said}");
+    }
+    assert!(problem(&[]).contains("--tap: a switch needs a port: name at least one, such as --tap tap0,tap1"));
+}

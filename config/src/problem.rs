@@ -1,0 +1,177 @@
+//! Where a value was written, and what is wrong with it.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a value was written.
+///
+/// All origins compare equal: two configurations are the same if they say the same, wherever they say it.
+#[derive(Clone, Debug, Default)]
+pub enum Origin {
+    /// Nowhere: a default.
+    #[default]
+    Default,
+    /// A configuration file.
+    File {
+        /// The file's path, as it was given.
+        path: Arc<str>,
+        /// From 1; 0 stands for the file as a whole.
+        line: usize,
+    },
+    /// A flag with its value, such as `--tap tap0:vlan=10`.
+    Flag(Arc<str>),
+}
+
+impl Origin {
+    /// A flag, with its value if that tells one of several apart.
+    #[must_use]
+    pub fn flag(flag: &str, value: &str) -> Origin {
+        Origin::Flag(if value.is_empty() { flag.into() } else { format!("{flag} {value}").into() })
+    }
+
+    /// The words of a file or those of a flag, whichever the value was written in.
+    pub(crate) fn say<'a>(&self, in_file: &'a str, as_flag: &'a str) -> &'a str {
+        match self {
+            Origin::File { .. } => in_file,
+            Origin::Default | Origin::Flag(_) => as_flag,
+        }
+    }
+
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self, Origin::File { .. })
+    }
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Origin) -> bool {
+        true
+    }
+}
+
+impl Eq for Origin {}
+
+/// `vswitchd.toml:7`, or `--tap tap0:vlan=10`.
+impl fmt::Display for Origin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => out.write_str("the configuration"),
+            Origin::File { path, line: 0 } => out.write_str(path),
+            Origin::File { path, line } => write!(out, "{path}:{line}"),
+            Origin::Flag(flag) => out.write_str(flag),
+        }
+    }
+}
+
+/// A value and where it was written.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct At<T> {
+    /// What was written.
+    pub value: T,
+    /// Where.
+    pub origin: Origin,
+}
+
+impl<T> At<T> {
+    pub(crate) fn new(value: T, origin: &Origin) -> At<T> {
+        At { value, origin: origin.clone() }
+    }
+}
+
+/// One thing that is wrong with a configuration, and its cure.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Where it was written.
+    pub origin: Origin,
+    /// A sentence: what is wrong, and what to write instead.
+    pub text: String,
+}
+
+impl Problem {
+    /// A problem with what was written there.
+    pub fn new(origin: &Origin, text: impl Into<String>) -> Problem {
+        Problem { origin: origin.clone(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.origin, self.text)
+    }
+}
+
+/// All that is wrong with a configuration: of a file in the order of its lines, then of the flags.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Is nothing wrong?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many problems there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The problems.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+
+    pub(crate) fn add(&mut self, origin: &Origin, text: impl Into<String>) {
+        self.0.push(Problem::new(origin, text));
+    }
+
+    /// The value if nothing is wrong.
+    pub(crate) fn none_or<T>(self, value: T) -> Result<T, Problems> {
+        if self.is_empty() { Ok(value) } else { Err(self.sorted()) }
+    }
+
+    /// Those of a file in the order of its lines, then those of flags.
+    pub(crate) fn sorted(mut self) -> Problems {
+        self.0.sort_by_key(|problem| match problem.origin {
+            Origin::File { line, .. } => (0, line),
+            Origin::Flag(_) | Origin::Default => (1, 0),
+        });
+        self
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Problems {
+        Problems(vec![problem])
+    }
+}
+
+/// A line for each problem.
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        out.write_str(&lines.join("\n"))
+    }
+}
+
+impl Error for Problems {}
+
+/// "unknown key 'vlna': did you mean 'vlan'?"
+pub(crate) fn unknown(what: &str, text: &str, known: &[&str]) -> String {
+    let text = text.escape_debug().to_string();
+    match nearest(&text, known.iter().copied()) {
+        Some(close) => format!("unknown {what} '{text}': did you mean '{close}'?"),
+        None => format!("unknown {what} '{text}'; there are {}", known.join(", ")),
+    }
+}
+
+/// The known word that was probably meant: at most two typing errors away.
+#[must_use]
+pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|word| (strsim::damerau_levenshtein(text, word), word))
+        .min()
+        .filter(|(distance, word)| *distance <= 2 && *distance <= word.len() / 2)
+        .map(|(_, word)| word)
+}

@@ -1,0 +1,124 @@
+//! The router: its addresses towards the guests, its way out, and what of the guests can be reached from outside.
+//!
+//! ```text
+//!   guests of VLAN 0      10.0.0.0/24  --- gateway 10.0.0.1 --+
+//!                                                             +-- router -- uplink eth0 -- outside
+//!   guests of VLAN 10    10.0.10.0/24  --- gateway 10.0.10.1 -+     nat, publish
+//! ```
+//!
+//! No two of these networks overlap, so that an address tells where it is. Without an uplink the router routes between its gateways
+//! and translates nothing.
+
+use std::fmt::{self, Write as _};
+use std::net::Ipv4Addr;
+
+use packet::{Ipv4Prefix, VlanId};
+
+use crate::address::Cidr;
+use crate::nat::Nat;
+use crate::problem::{Origin, Problem};
+use crate::publish::Publish;
+use crate::uplink::NatUplink;
+
+/// The gateway of a NAT uplink that has none.
+const DEFAULT_GATEWAY: Cidr = Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24);
+
+/// All that the router is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Router {
+    /// One at least, one for each VLAN of each bridge at most; their networks do not overlap.
+    pub gateways: Vec<Gateway>,
+    /// `None` to route between gateways alone.
+    pub uplink: Option<NatUplink>,
+    /// Of no meaning without an uplink.
+    pub nat: Nat,
+    /// Empty without an uplink. No packet matches two of them.
+    pub publish: Vec<Publish>,
+}
+
+/// The router's own address in one VLAN of one bridge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gateway {
+    /// Where it was written.
+    pub origin: Origin,
+    /// Its bridge, by its place among all.
+    pub bridge: usize,
+    /// [`VlanId::NONE`] for untagged frames.
+    pub vlan: VlanId,
+    /// With the network of the guests there: 1 to 30 bits.
+    pub address: Cidr,
+}
+
+/// `10.0.10.1/24 on VLAN 10`.
+impl fmt::Display for Gateway {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.vlan {
+            VlanId::NONE => self.address.fmt(out),
+            vlan => write!(out, "{} on VLAN {vlan}", self.address),
+        }
+    }
+}
+
+impl Gateway {
+    /// That of a NAT uplink for which no gateway was written: on the first bridge.
+    pub(crate) fn usual() -> Gateway {
+        Gateway { origin: Origin::Default, bridge: 0, vlan: VlanId::NONE, address: DEFAULT_GATEWAY }
+    }
+
+    /// `10.0.10.1/24 on VLAN 10 of br1`; without a name as it is.
+    pub(crate) fn on(&self, bridge: Option<&str>) -> String {
+        match (bridge, self.vlan) {
+            (None, _) => self.to_string(),
+            (Some(name), VlanId::NONE) => format!("{self} on {name}"),
+            (Some(name), _) => format!("{self} of {name}"),
+        }
+    }
+
+    /// Why this one cannot be beside another, if that is so; `bridge` is that of the other one, if it is not the same.
+    pub(crate) fn conflict(&self, other: &Gateway, bridge: Option<&str>) -> Option<String> {
+        if self.vlan == other.vlan && bridge.is_none() {
+            let what = match self.vlan {
+                VlanId::NONE => "untagged frames have".to_owned(),
+                vlan => format!("VLAN {vlan} has"),
+            };
+            let vlan = if self.vlan.get() == 10 { 20 } else { 10 };
+            let cure = format!("put this one on another VLAN, such as {vlan}={}", self.address);
+            return Some(format!("{what} the gateway {} already: {cure}", other.address));
+        }
+        if self.address.network().overlaps(other.address.network()) {
+            let (one, another) = (self.address.network(), other.address.network());
+            let on = bridge.map_or_else(String::new, |name| format!(" of bridge {name}"));
+            return Some(format!("{one} overlaps with {another} of gateway {other}{on}: give each network addresses of its own"));
+        }
+        None
+    }
+}
+
+impl Router {
+    /// Refuses an uplink whose network overlaps with a gateway's. Own addresses are checked with the configuration; the host's
+    /// addresses are to be checked when they are known.
+    pub fn check_uplink_network(&self, outside: Ipv4Prefix) -> Result<(), Problem> {
+        let Some(gateway) = self.gateways.iter().find(|gateway| gateway.address.network().overlaps(outside)) else {
+            return Ok(());
+        };
+        let inside = gateway.address.network();
+        let text =
+            format!("{inside} of gateway {gateway} overlaps with {outside}, the uplink's: give the guests another network");
+        Err(Problem::new(&gateway.origin, text))
+    }
+
+    /// A line for each gateway, the uplink, its settings and each rule. `name_of` names a bridge where there are several.
+    pub(crate) fn summary<'a>(&self, name_of: impl Fn(usize) -> Option<&'a str>) -> String {
+        let mut text = String::new();
+        for gateway in &self.gateways {
+            let _ = writeln!(text, "gateway {}", gateway.on(name_of(gateway.bridge)));
+        }
+        if let Some(uplink) = &self.uplink {
+            let _ = writeln!(text, "uplink {uplink}\nnat {}", self.nat);
+        }
+        for rule in &self.publish {
+            let _ = writeln!(text, "publish {rule}");
+        }
+        text
+    }
+}

@@ -1,0 +1,179 @@
+//! Tunnels: other hosts that are reached in UDP datagrams, `--vxlan`, `--udp`, `--udp-ip` and `[[tunnel]]`.
+//!
+//! Those of a bridge ([`Tunnel`]) carry Ethernet, with a VXLAN header or without one; each other host is a port of the bridge. Those
+//! of a TUN device ([`IpTunnel`]) carry IP packets beside the bridges.
+
+pub(crate) mod address;
+pub(crate) mod apart;
+mod bridged;
+mod ip;
+mod outer;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+pub use bridged::{Group, Tunnel};
+pub use ip::IpTunnel;
+pub use outer::{Checksum, DontFragment, Outer};
+
+use crate::keys::{keys, read_table};
+use crate::name::InterfaceName;
+use crate::port::Mtu;
+use crate::problem::{At, Origin, Problems, unknown};
+use crate::raw::{Raw, RawValue};
+use crate::value::{Number, Value, words};
+use address::{Local, is_of_one_link};
+use bridged::{UdpKeys, VxlanKeys};
+use ip::UdpIpKeys;
+use outer::OuterKeys;
+
+/// Ports that are kept for the hosts that a tunnel finds in its multicast group.
+pub const GROUP_PORTS: usize = 64;
+
+words! {
+    /// What is around the packets of a tunnel.
+    pub(crate) enum TunnelType {
+        Vxlan = "vxlan",
+        Udp = "udp",
+        UdpIp = "udp-ip",
+    }
+}
+
+/// What was written of a tunnel.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum TunnelKeys {
+    Vxlan(VxlanKeys),
+    Udp(UdpKeys),
+    UdpIp(UdpIpKeys),
+    /// A table that does not say of which type it is.
+    Unknown,
+}
+
+/// A tunnel of a bridge or beside them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum AnyTunnel {
+    Bridged(Tunnel),
+    Ip(IpTunnel),
+}
+
+keys! {
+    /// The keys of the sockets that carry a tunnel.
+    struct SocketKeys {
+        /// This host's address. Default: any.
+        "local" => local: Local,
+        /// The UDP port here and there. Default: 4789 of vxlan, 8285 of udp-ip.
+        "port" => port: Number<1, 65_535>,
+        /// The host's interface that datagrams go through. Default: as the host's routes say.
+        "dev" => device: InterfaceName,
+        /// The longest packet inside, in bytes, 68 to 65,521. Default: what the way to the other hosts leaves.
+        "mtu" => mtu: Mtu,
+        ..outer: OuterKeys,
+    }
+}
+
+impl TunnelKeys {
+    /// The tunnel; `None` if something is wrong with it alone.
+    pub(crate) fn tunnel(&self, table: &Origin, problems: &mut Problems) -> Option<AnyTunnel> {
+        match self {
+            TunnelKeys::Vxlan(keys) => keys.tunnel(table, problems).map(AnyTunnel::Bridged),
+            TunnelKeys::Udp(keys) => keys.tunnel(table, problems).map(AnyTunnel::Bridged),
+            TunnelKeys::UdpIp(keys) => keys.tunnel(table, problems).map(AnyTunnel::Ip),
+            TunnelKeys::Unknown => None,
+        }
+    }
+
+    /// The name of its bridge, if one was written.
+    pub(crate) fn bridge(&self) -> Option<&At<String>> {
+        match self {
+            TunnelKeys::Vxlan(keys) => keys.bridged.bridge.as_ref(),
+            TunnelKeys::Udp(keys) => keys.bridged.bridge.as_ref(),
+            TunnelKeys::UdpIp(_) | TunnelKeys::Unknown => None,
+        }
+    }
+
+    pub(crate) fn is_bridged(&self) -> bool {
+        matches!(self, TunnelKeys::Vxlan(_) | TunnelKeys::Udp(_))
+    }
+
+    pub(crate) fn is_vxlan(&self) -> bool {
+        matches!(self, TunnelKeys::Vxlan(_))
+    }
+}
+
+impl Value for TunnelKeys {
+    fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<TunnelKeys> {
+        let RawValue::Table(entries) = &raw.value else {
+            problems.add(&raw.origin, raw.is_not(key, "a table"));
+            return None;
+        };
+        let Some(kind) = entries.iter().find(|entry| entry.key == "type") else {
+            problems.add(&raw.origin, "which kind? Add type = \"vxlan\", or \"udp\" or \"udp-ip\"");
+            return Some(TunnelKeys::Unknown);
+        };
+        Some(match kind.raw.text() {
+            Some("vxlan") => TunnelKeys::Vxlan(read_table(raw, key, problems)?),
+            Some("udp") => TunnelKeys::Udp(read_table(raw, key, problems)?),
+            Some("udp-ip") => TunnelKeys::UdpIp(read_table(&without_bridge(raw, problems), key, problems)?),
+            Some(other) => {
+                problems.add(&kind.raw.origin, unknown("type", other, TunnelType::WORDS));
+                TunnelKeys::Unknown
+            }
+            None => {
+                problems.add(&kind.raw.origin, kind.raw.is_not("type", "text in quotes"));
+                TunnelKeys::Unknown
+            }
+        })
+    }
+}
+
+/// The table without a bridge, which a tunnel of IP packets has not.
+fn without_bridge(raw: &Raw, problems: &mut Problems) -> Raw {
+    let RawValue::Table(entries) = &raw.value else { return raw.clone() };
+    if let Some(bridge) = entries.iter().find(|entry| entry.key == "bridge") {
+        problems.add(&bridge.raw.origin, "a tunnel of IP packets is beside the bridges: leave bridge out");
+    }
+    let others = entries.iter().filter(|entry| entry.key != "bridge").cloned().collect();
+    Raw { origin: raw.origin.clone(), value: RawValue::Table(others) }
+}
+
+impl SocketKeys {
+    fn local(&self) -> Option<IpAddr> {
+        self.local.as_ref().map(|local| local.value.0)
+    }
+
+    fn port(&self) -> Option<u16> {
+        self.port.as_ref().map(|port| port.value.get())
+    }
+
+    fn device(&self) -> Option<String> {
+        self.device.as_ref().map(|device| device.value.0.clone())
+    }
+
+    fn mtu(&self) -> Option<u32> {
+        self.mtu.as_ref().map(|mtu| mtu.value.get())
+    }
+
+    /// Whether an address that is of one link comes with the interface that leads there; the problem is told.
+    fn has_device_for(&self, address: IpAddr, origin: &Origin, problems: &mut Problems) -> bool {
+        if self.device.is_some() || !is_of_one_link(address) {
+            return true;
+        }
+        let cure = origin.say("add dev = \"eth0\", or whichever it is", "say which, such as dev=eth0");
+        problems.add(origin, format!("{address} is of one link: {cure}"));
+        false
+    }
+}
+
+/// The keys of all types, since editors are to offer each of them until the type is known.
+#[cfg(test)]
+impl schemars::JsonSchema for TunnelKeys {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Tunnel".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let types = [VxlanKeys::json_schema(generator), UdpKeys::json_schema(generator), UdpIpKeys::json_schema(generator)];
+        crate::document::merged("A way to other hosts.", &types)
+    }
+}

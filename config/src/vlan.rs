@@ -1,0 +1,107 @@
+//! The VLANs of a port or tunnel, in the words of Open vSwitch.
+
+use std::fmt;
+
+use packet::vlan::VlanId;
+
+use crate::keys::keys;
+use crate::problem::{Origin, Problems};
+use crate::value::{List, Number, words};
+
+/// The VLANs that frames of a port are in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Vlans {
+    /// One VLAN, untagged.
+    Access(VlanId),
+    /// Several VLANs, tagged.
+    Trunk(Trunks),
+    /// Several VLANs, tagged; frames that come untagged are in the native VLAN.
+    NativeTagged(VlanId, Trunks),
+    /// Several VLANs, tagged, but the native VLAN untagged.
+    NativeUntagged(VlanId, Trunks),
+}
+
+/// The VLANs that a trunk carries.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trunks {
+    /// Every VLAN.
+    All,
+    /// These VLANs only; VLAN 0 stands for untagged frames.
+    Listed(Vec<VlanId>),
+}
+
+words! {
+    /// How the VLAN keys of a port are meant.
+    pub(crate) enum VlanMode {
+        Access = "access",
+        Trunk = "trunk",
+        NativeTagged = "native-tagged",
+        NativeUntagged = "native-untagged",
+    }
+}
+
+keys! {
+    /// The VLAN keys of a port or tunnel.
+    struct VlanKeys {
+        /// The VLAN of an access or native port, 1 to 4094.
+        "vlan" => vlan: Number<1, 4094>,
+        /// The VLANs that a trunk carries, 0 to 4094. Default: all.
+        "trunks" => trunks: List<Number<0, 4094>>,
+        /// access, trunk, native-tagged or native-untagged. Default: access with a vlan, else trunk.
+        "vlan-mode" => mode: VlanMode,
+    }
+}
+
+impl VlanKeys {
+    /// What the keys mean together, by Open vSwitch's rules: a VLAN alone makes an access port, nothing or trunks alone a trunk.
+    pub(crate) fn vlans(&self, table: &Origin, problems: &mut Problems) -> Option<Vlans> {
+        let vlan = self.vlan.as_ref().and_then(|vlan| VlanId::new(vlan.value.get()));
+        let trunks = match &self.trunks {
+            None => Trunks::All,
+            Some(trunks) => Trunks::Listed(trunks.value.0.iter().filter_map(|vlan| VlanId::new(vlan.value.get())).collect()),
+        };
+        let mode = match &self.mode {
+            Some(mode) => mode.value,
+            None if vlan.is_some() => VlanMode::Access,
+            None => VlanMode::Trunk,
+        };
+        let problem = match (mode, vlan) {
+            (VlanMode::Access, Some(_)) if self.trunks.is_some() => {
+                "an access port has no trunks: leave trunks out, or set vlan-mode to native-tagged or native-untagged"
+            }
+            (VlanMode::Access, Some(vlan)) => return Some(Vlans::Access(vlan)),
+            (VlanMode::Trunk, None) => return Some(Vlans::Trunk(trunks)),
+            (VlanMode::Trunk, Some(_)) => {
+                "a trunk has no VLAN of its own: leave vlan out, or set vlan-mode to native-tagged or native-untagged"
+            }
+            (VlanMode::NativeTagged, Some(vlan)) => return Some(Vlans::NativeTagged(vlan, trunks)),
+            (VlanMode::NativeUntagged, Some(vlan)) => return Some(Vlans::NativeUntagged(vlan, trunks)),
+            (_, None) => table.say("this vlan-mode needs a VLAN: add vlan = 10", "this vlan-mode needs a VLAN: add vlan=10"),
+        };
+        problems.add(table, problem);
+        None
+    }
+}
+
+/// `access VLAN 10`.
+impl fmt::Display for Vlans {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Vlans::Access(vlan) => write!(out, "access VLAN {vlan}"),
+            Vlans::Trunk(Trunks::All) => out.write_str("all VLANs"),
+            Vlans::Trunk(trunks) => write!(out, "trunk VLANs {trunks}"),
+            Vlans::NativeTagged(vlan, trunks) => write!(out, "native VLAN {vlan} tagged, trunk VLANs {trunks}"),
+            Vlans::NativeUntagged(vlan, trunks) => write!(out, "native VLAN {vlan} untagged, trunk VLANs {trunks}"),
+        }
+    }
+}
+
+/// `10+20`, or `all`.
+impl fmt::Display for Trunks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trunks::All => out.write_str("all"),
+            Trunks::Listed(vlans) => out.write_str(&vlans.iter().map(ToString::to_string).collect::<Vec<_>>().join("+")),
+        }
+    }
+}
