@@ -22,7 +22,7 @@ use crate::checksum;
 use crate::ethernet::{put_u16, u16_at};
 use crate::head::Head;
 use crate::headers::{Headers, Network};
-use crate::ipv4::{FRAGMENT_OFFSET, IPV4_LEN, Ipv4View, MORE_FRAGMENTS, field};
+use crate::ipv4::{FRAGMENT_OFFSET, IPV4_LEN, MORE_FRAGMENTS, field};
 use crate::options::{NO_OPERATION, Walk};
 use crate::vlan::TagAction;
 
@@ -69,7 +69,7 @@ impl<'a> Fragments<'a> {
             return None;
         }
         let l3 = usize::from(headers.l3);
-        let ip = Ipv4View::new(frame.get(l3..headers.end as usize)?)?;
+        let ip = headers.ipv4(frame)?;
         let (payload, header_len) = (ip.payload(), ip.header_len());
         let size = mtu.saturating_sub(header_len) / UNIT * UNIT;
         let fits_nowhere = ip.fragment_offset() + payload.len() > MAX_IP_LEN - IPV4_LEN

@@ -5,7 +5,7 @@
 //! transport header [`Transport::Other`], and both pass as opaque bytes.
 
 use crate::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType, u16_at};
-use crate::ipv4::Ipv4View;
+use crate::ipv4::{Ipv4Mut, Ipv4View};
 use crate::ipv6::{Ipv6View, Upper};
 use crate::mac::MacAddr;
 use crate::tcp::{self, TcpView};
@@ -210,6 +210,27 @@ impl Headers {
         self.payload = (l4 + header_len) as u16;
     }
 
+    /// The IPv4 packet of the frame that was parsed; `None` if it holds none. Its header is not validated again:
+    /// [`Headers::parse`] has done that.
+    #[inline]
+    #[must_use]
+    pub fn ipv4<'a>(&self, frame: &'a [u8]) -> Option<Ipv4View<'a>> {
+        match self.network {
+            Network::Ipv4 => Ipv4View::unchecked(frame.get(usize::from(self.l3)..self.end as usize)?),
+            _ => None,
+        }
+    }
+
+    /// The same packet, to be changed in place.
+    #[inline]
+    #[must_use]
+    pub fn ipv4_mut<'a>(&self, frame: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
+        match self.network {
+            Network::Ipv4 => Ipv4Mut::unchecked(frame.get_mut(usize::from(self.l3)..self.end as usize)?),
+            _ => None,
+        }
+    }
+
     /// The transport payload's length in bytes, without Ethernet padding.
     #[inline]
     #[must_use]
@@ -261,6 +282,8 @@ mod tests {
         assert_eq!((headers.l3, headers.l4, headers.payload, headers.end), (14, 34, 42, 44));
         assert_eq!(headers.payload_len(), 2);
         assert_eq!(headers.addresses(&frame), [10, 0, 0, 1, 10, 0, 0, 2]);
+        assert_eq!(headers.ipv4(&frame).unwrap().payload().len(), 10);
+        assert!(headers.ipv4(&frame[..43]).is_none(), "another frame");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use std::net::Ipv4Addr;
 
 use crate::checksum::{self, Delta};
-use crate::ethernet::{put_u16, u16_at};
+use crate::ethernet::{put_u16, u16_at, u32_at};
 use crate::options::Walk;
 
 /// Length of a header without options.
@@ -69,10 +69,13 @@ pub enum Ipv4Options {
     Malformed,
 }
 
-/// A checked IPv4 header: its own length and the packet's length lie within the bytes.
+/// A checked IPv4 header and what follows it. Whoever holds one need not validate the header again.
 #[derive(Clone, Copy)]
 pub struct Ipv4View<'a> {
-    bytes: &'a [u8],
+    /// The header without its options.
+    header: &'a [u8; IPV4_LEN],
+    /// Options and payload, without Ethernet padding.
+    rest: &'a [u8],
 }
 
 impl<'a> Ipv4View<'a> {
@@ -81,110 +84,126 @@ impl<'a> Ipv4View<'a> {
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
-        Ipv4View::quoted(bytes).filter(|view| view.total_len() <= bytes.len())
+        let view = Ipv4View::quoted(bytes)?;
+        let total = view.total_len();
+        if view.header_len() > total {
+            return None;
+        }
+        Some(Ipv4View { rest: view.rest.get(..total - IPV4_LEN)?, ..view })
     }
 
-    /// A packet that an ICMP error quotes: its header is whole, its payload may be cut.
+    /// A packet that an ICMP error quotes: its header is whole, its payload may be cut. The total length is not
+    /// looked at, as it need not be what the sender wrote.
     #[inline]
     #[must_use]
     pub fn quoted(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
-        if bytes.len() < IPV4_LEN || bytes[0] >> 4 != 4 {
-            return None;
-        }
-        let view = Ipv4View { bytes };
-        let (header, total) = (view.header_len(), view.total_len());
-        (header >= IPV4_LEN && header <= total && header <= bytes.len()).then_some(view)
+        let view = Ipv4View::unchecked(bytes)?;
+        let is_ipv4 = view.header[0] >> 4 == 4;
+        (is_ipv4 && view.header_len() >= IPV4_LEN && view.header_len() <= bytes.len()).then_some(view)
+    }
+
+    /// The view of a packet, from its first byte to its last, whose header was checked before.
+    #[inline]
+    pub(crate) fn unchecked(packet: &'a [u8]) -> Option<Ipv4View<'a>> {
+        packet.split_first_chunk().map(|(header, rest)| Ipv4View { header, rest })
     }
 
     /// Header length in bytes, 20 to 60.
     #[inline]
     #[must_use]
     pub fn header_len(self) -> usize {
-        usize::from(self.bytes[0] & 0x0f) * 4
+        usize::from(self.header[0] & 0x0f) * 4
     }
 
-    /// Length of header and payload in bytes.
+    /// The total length field: header and payload in bytes.
     #[inline]
     #[must_use]
     pub fn total_len(self) -> usize {
-        usize::from(u16_at(self.bytes, field::TOTAL_LEN))
+        usize::from(u16_at(self.header, field::TOTAL_LEN))
     }
 
     /// Type of service: DSCP and ECN.
     #[inline]
     #[must_use]
     pub fn tos(self) -> u8 {
-        self.bytes[field::TOS]
+        self.header[field::TOS]
     }
 
     /// Identification, which a datagram's fragments share.
     #[inline]
     #[must_use]
     pub fn id(self) -> u16 {
-        u16_at(self.bytes, field::ID)
+        u16_at(self.header, field::ID)
     }
 
     /// One of several fragments: more follow, or this is not the first.
     #[inline]
     #[must_use]
     pub fn is_fragment(self) -> bool {
-        u16_at(self.bytes, field::FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+        u16_at(self.header, field::FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
     }
 
     /// May not be cut.
     #[inline]
     #[must_use]
     pub fn dont_fragment(self) -> bool {
-        u16_at(self.bytes, field::FRAGMENT) & DONT_FRAGMENT != 0
+        u16_at(self.header, field::FRAGMENT) & DONT_FRAGMENT != 0
     }
 
     /// Not the last fragment.
     #[inline]
     #[must_use]
     pub fn more_fragments(self) -> bool {
-        u16_at(self.bytes, field::FRAGMENT) & MORE_FRAGMENTS != 0
+        u16_at(self.header, field::FRAGMENT) & MORE_FRAGMENTS != 0
     }
 
     /// Where the payload belongs in the datagram's, in bytes: 0 to 65,528.
     #[inline]
     #[must_use]
     pub fn fragment_offset(self) -> usize {
-        usize::from(u16_at(self.bytes, field::FRAGMENT) & FRAGMENT_OFFSET) * 8
+        usize::from(u16_at(self.header, field::FRAGMENT) & FRAGMENT_OFFSET) * 8
     }
 
     /// How many more hops the packet may take.
     #[inline]
     #[must_use]
     pub fn ttl(self) -> u8 {
-        self.bytes[field::TTL]
+        self.header[field::TTL]
     }
 
     /// Protocol number of the payload.
     #[inline]
     #[must_use]
     pub fn protocol(self) -> u8 {
-        self.bytes[field::PROTOCOL]
+        self.header[field::PROTOCOL]
     }
 
     /// Source address.
     #[inline]
     #[must_use]
     pub fn src(self) -> Ipv4Addr {
-        address_at(self.bytes, field::SRC)
+        address_at(self.header, field::SRC)
     }
 
     /// Destination address.
     #[inline]
     #[must_use]
     pub fn dst(self) -> Ipv4Addr {
-        address_at(self.bytes, field::DST)
+        address_at(self.header, field::DST)
+    }
+
+    /// The header checksum field.
+    #[inline]
+    #[must_use]
+    pub fn checksum(self) -> u16 {
+        u16_at(self.header, field::CHECKSUM)
     }
 
     /// Is the header's checksum right? A router drops what has a wrong one (RFC 1812 section 5.2.2).
     #[inline]
     #[must_use]
     pub fn has_valid_checksum(self) -> bool {
-        checksum::sum(&self.bytes[..self.header_len()]) == 0xffff
+        checksum::add(checksum::sum(self.header), checksum::sum(self.options_and_payload().0)) == 0xffff
     }
 
     /// What the options ask for; the first that is bad decides.
@@ -192,7 +211,7 @@ impl<'a> Ipv4View<'a> {
     #[must_use]
     pub fn options(self) -> Ipv4Options {
         let mut options = Ipv4Options::None;
-        for found in Walk::new(&self.bytes[IPV4_LEN..self.header_len()]) {
+        for found in Walk::new(self.options_and_payload().0) {
             match found.map(|found| found.kind) {
                 Err(_) => return Ipv4Options::Malformed,
                 Ok(LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE) => return Ipv4Options::SourceRouted,
@@ -206,14 +225,26 @@ impl<'a> Ipv4View<'a> {
     #[inline]
     #[must_use]
     pub fn payload(self) -> &'a [u8] {
-        &self.bytes[self.header_len()..self.total_len().min(self.bytes.len())]
+        self.options_and_payload().1
     }
+
+    #[inline]
+    fn options_and_payload(self) -> (&'a [u8], &'a [u8]) {
+        // The options end within `rest`, which the constructors have checked.
+        self.rest.split_at(options_len(self.header).min(self.rest.len()))
+    }
+}
+
+#[inline]
+fn options_len(header: &[u8; IPV4_LEN]) -> usize {
+    (usize::from(header[0] & 0x0f) * 4).saturating_sub(IPV4_LEN)
 }
 
 /// A checked IPv4 header to be changed in place. The header's checksum is patched with each change, so
 /// one that was wrong stays wrong.
 pub struct Ipv4Mut<'a> {
-    bytes: &'a mut [u8],
+    header: &'a mut [u8; IPV4_LEN],
+    rest: &'a mut [u8],
 }
 
 impl<'a> Ipv4Mut<'a> {
@@ -221,8 +252,8 @@ impl<'a> Ipv4Mut<'a> {
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
-        Ipv4View::new(bytes)?;
-        Some(Ipv4Mut { bytes })
+        let total = Ipv4View::new(bytes)?.total_len();
+        Ipv4Mut::unchecked(&mut bytes[..total])
     }
 
     /// `None` where [`Ipv4View::quoted`] says so.
@@ -230,23 +261,39 @@ impl<'a> Ipv4Mut<'a> {
     #[must_use]
     pub fn quoted(bytes: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
         Ipv4View::quoted(bytes)?;
-        Some(Ipv4Mut { bytes })
+        Ipv4Mut::unchecked(bytes)
+    }
+
+    /// As [`Ipv4View::unchecked`].
+    #[inline]
+    pub(crate) fn unchecked(packet: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
+        packet.split_first_chunk_mut().map(|(header, rest)| Ipv4Mut { header, rest })
     }
 
     /// The same header to be read.
     #[inline]
     #[must_use]
     pub fn view(&self) -> Ipv4View<'_> {
-        Ipv4View { bytes: self.bytes }
+        Ipv4View { header: self.header, rest: self.rest }
     }
 
     /// What follows the header, to be changed; see [`Ipv4View::payload`].
     #[inline]
     #[must_use]
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        let end = self.view().total_len().min(self.bytes.len());
-        let start = self.view().header_len();
-        &mut self.bytes[start..end]
+        let start = options_len(self.header).min(self.rest.len());
+        &mut self.rest[start..]
+    }
+
+    /// Changes both addresses. The pseudo-header of TCP and UDP changes by what is returned.
+    #[inline]
+    pub fn set_addresses(&mut self, src: Ipv4Addr, dst: Ipv4Addr) -> Delta {
+        let old = [field::SRC, field::DST].map(|at| u32_at(self.header, at));
+        let delta = Delta::of_u32(old[0], src.to_bits()).and(Delta::of_u32(old[1], dst.to_bits()));
+        self.header[field::SRC..field::DST].copy_from_slice(&src.octets());
+        self.header[field::DST..].copy_from_slice(&dst.octets());
+        self.patch(delta);
+        delta
     }
 
     /// Changes the source address. The pseudo-header of TCP and UDP changes by what is returned.
@@ -264,9 +311,9 @@ impl<'a> Ipv4Mut<'a> {
     /// Changes the time to live.
     #[inline]
     pub fn set_ttl(&mut self, ttl: u8) {
-        let before = u16_at(self.bytes, field::TTL);
-        self.bytes[field::TTL] = ttl;
-        self.patch(Delta::of_word(before, u16_at(self.bytes, field::TTL)));
+        let before = u16_at(self.header, field::TTL);
+        self.header[field::TTL] = ttl;
+        self.patch(Delta::of_word(before, u16_at(self.header, field::TTL)));
     }
 
     /// Takes one hop off the time to live, which no other checksum covers. False, and nothing
@@ -274,18 +321,18 @@ impl<'a> Ipv4Mut<'a> {
     #[inline]
     #[must_use]
     pub fn decrement_ttl(&mut self) -> bool {
-        let before = u16_at(self.bytes, field::TTL);
-        if self.bytes[field::TTL] <= 1 {
+        let before = u16_at(self.header, field::TTL);
+        if self.header[field::TTL] <= 1 {
             return false;
         }
-        self.bytes[field::TTL] -= 1;
-        self.patch(Delta::of_word(before, u16_at(self.bytes, field::TTL)));
+        self.header[field::TTL] -= 1;
+        self.patch(Delta::of_word(before, u16_at(self.header, field::TTL)));
         true
     }
 
     #[inline]
     fn set_address(&mut self, at: usize, address: Ipv4Addr) -> Delta {
-        let field = &mut self.bytes[at..at + 4];
+        let field = &mut self.header[at..at + 4];
         let delta = Delta::of(field, &address.octets());
         field.copy_from_slice(&address.octets());
         self.patch(delta);
@@ -294,8 +341,8 @@ impl<'a> Ipv4Mut<'a> {
 
     #[inline]
     fn patch(&mut self, delta: Delta) {
-        let check = delta.apply(u16_at(self.bytes, field::CHECKSUM));
-        put_u16(self.bytes, field::CHECKSUM, check);
+        let check = delta.apply(u16_at(self.header, field::CHECKSUM));
+        put_u16(self.header, field::CHECKSUM, check);
     }
 }
 

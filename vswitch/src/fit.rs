@@ -90,10 +90,9 @@ pub(crate) fn clamp_to(rx: &mut Batch, frame: &Frame, mtu: u32) {
 /// Makes a bridged frame fit into a tunnel, or tells who sent it.
 #[cold]
 pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Result<(), DropReason> {
-    let packet = &walk.rx.frame(frame.span)[usize::from(frame.headers.l3)..];
     let told = match frame.headers.network {
         Network::Ipv4 => {
-            let dont_fragment = Ipv4View::new(packet).is_none_or(Ipv4View::dont_fragment);
+            let dont_fragment = frame.headers.ipv4(walk.rx.frame(frame.span)).is_none_or(Ipv4View::dont_fragment);
             match fit(walk.rx, frame, mtu, dont_fragment) {
                 Ok(()) => {
                     walk.note_cut(frame);
@@ -117,8 +116,7 @@ pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Re
 
 /// Makes the frame the error about itself. `None` if nobody may be told.
 fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame> {
-    let l3 = usize::from(frame.headers.l3);
-    let about = Ipv4View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
+    let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
     let (src, dst) = (about.src(), about.dst());
     let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
     if IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast() || !walk.may_tell(src.into(), Some(error)) {

@@ -73,7 +73,7 @@ impl Inner {
     fn of(headers: &Headers, frame: &[u8]) -> Inner {
         let packet = &frame[usize::from(headers.l3)..];
         match headers.network {
-            Network::Ipv4 => packet::ipv4::Ipv4View::new(packet).map_or(Inner::OTHER, |ip| Inner {
+            Network::Ipv4 => headers.ipv4(frame).map_or(Inner::OTHER, |ip| Inner {
                 tos: ip.tos(),
                 ttl: ip.ttl(),
                 dont_fragment: ip.dont_fragment(),

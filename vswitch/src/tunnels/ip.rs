@@ -16,7 +16,6 @@
 use std::net::Ipv4Addr;
 
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
-use packet::ipv4::{Ipv4Mut, Ipv4View};
 use packet::vlan::TagAction;
 use packet::{Headers, Network, Offload, VnetHeader};
 
@@ -82,7 +81,7 @@ fn sound(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(Frame, Ip), Dr
         return Err(DropReason::NotRouted);
     }
     let span = walk.rx.set_len(at, frame.headers.end as usize).ok_or(DropReason::BadIpHeader)?;
-    let view = Ipv4View::new(walk.rx.frame(span)).filter(|ip| ip.has_valid_checksum()).ok_or(DropReason::BadIpHeader)?;
+    let view = frame.headers.ipv4(walk.rx.frame(span)).filter(|ip| ip.has_valid_checksum()).ok_or(DropReason::BadIpHeader)?;
     let ip = Ip { src: view.src(), dst: view.dst(), ttl: view.ttl(), dont_fragment: view.dont_fragment() };
     Ok((Frame { span, ..frame }, ip))
 }
@@ -90,7 +89,7 @@ fn sound(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(Frame, Ip), Dr
 #[inline]
 fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
     // One that must not go further was reported before.
-    let _ = Ipv4Mut::new(walk.rx.frame_mut(frame.span)).is_some_and(|mut ip| ip.decrement_ttl());
+    let _ = frame.headers.ipv4_mut(walk.rx.frame_mut(frame.span)).is_some_and(|mut ip| ip.decrement_ttl());
 }
 
 /// Makes the packet the error about itself and gives it back to the host. Returns why there is one.
@@ -104,7 +103,7 @@ fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error:
 }
 
 fn answer(walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Option<Frame> {
-    let about = Ipv4View::new(walk.rx.frame(frame.span))?;
+    let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
     let (to, from) = (about.src(), about.dst());
     if IcmpError::is_forbidden_about(about) || !walk.may_tell(to.into(), Some(error)) {
         return None;
