@@ -1,12 +1,14 @@
-//! Instructions, counted under valgrind: parse, learn and look up, and the pipeline by kind of frame.
+//! Instructions, counted under valgrind: parse, learn and look up, the pipeline by kind of frame, and the router.
 //! Unlike time they are the same on every machine of one architecture, so that a change shows.
 //!
 //! Needs valgrind and `cargo install gungraun-runner` in the version of the `gungraun` crate; without
 //! the runner this says so and does nothing.
 #![allow(missing_docs, reason = "gungraun's macros make functions")]
 
+mod routed;
 mod traffic;
 
+use routed::{Routed, Way};
 use traffic::{Bench, Kind};
 
 mod counted {
@@ -18,7 +20,7 @@ mod counted {
     use vswitch::{MacTable, MacTableConfig, PortId};
 
     use super::traffic::NOW;
-    use super::{Bench, Kind};
+    use super::{Bench, Kind, Routed, Way};
     use testkit::frames::Spec;
 
     fn tcp4() -> Vec<u8> {
@@ -72,9 +74,22 @@ mod counted {
         written
     }
 
+    // A batch of 64 flows of short packets, and the copy that fills it.
+    #[library_benchmark]
+    #[bench::routed_udp_out(Routed::new(Way::Out, false, 18))]
+    #[bench::routed_udp_in(Routed::new(Way::In, false, 18))]
+    #[bench::routed_tcp_out(Routed::new(Way::Out, true, 6))]
+    #[bench::routed_tcp_in(Routed::new(Way::In, true, 6))]
+    fn routed_batch(mut routed: Routed) -> u64 {
+        let written = black_box(routed.run());
+        std::mem::forget(routed);
+        written
+    }
+
     library_benchmark_group!(name = steps, benchmarks = [parse, learn_and_look_up]);
     library_benchmark_group!(name = pipeline, benchmarks = batch);
-    gungraun::main!(library_benchmark_groups = steps, pipeline);
+    library_benchmark_group!(name = router, benchmarks = routed_batch);
+    gungraun::main!(library_benchmark_groups = steps, pipeline, router);
 
     pub(super) fn run() {
         main();
