@@ -13,6 +13,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nat::{External, ExternalKind, Nat, NatConfig, Side};
 use packet::Timestamp;
 use packet::checksum::Checksum;
+use testkit::packets::ipv4_mut;
 
 const NOW: Timestamp = Timestamp::from_secs(10);
 const MILLION: u32 = 1_000_000;
@@ -69,7 +70,7 @@ impl Template {
 
 fn send(nat: &Nat, side: Side, template: &Template, src: (u32, u16), dst: (u32, u16)) -> [u8; 60] {
     let mut packet = template.of(src, dst);
-    let result = nat.translate(side, &mut packet, template.checksum, 0, NOW);
+    let result = nat.translate(side, &mut ipv4_mut(&mut packet), template.checksum, 0, NOW);
     let _ = black_box(result);
     packet
 }

@@ -44,8 +44,8 @@ mod held;
 mod units;
 
 use held::Held;
-pub use held::{HELD, HELD_AN_OWNER, HELD_LEN};
-use units::{Added, Units};
+pub use held::{HELD, HELD_AN_OWNER, HELD_LEN, HeldPlace};
+use units::{Compared, Units};
 
 /// Datagrams at a time.
 pub const DATAGRAMS: usize = 1024;
@@ -137,6 +137,28 @@ struct Datagram<T> {
 
 const NONE: u16 = u16::MAX;
 
+/// A fragment that may pass: decided, and not yet noted.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<T> {
+    key: Key,
+    owner: u16,
+    /// First unit, and the one after the last.
+    units: (usize, usize),
+    more: bool,
+    place: Place,
+    /// The translation that the datagram's fragments follow; `None` if its first one has not been seen.
+    pub translation: Option<T>,
+}
+
+/// Where a fragment is noted.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// With this datagram.
+    Known(u16),
+    /// With a new datagram, in a free slot.
+    New { slot: usize },
+}
+
 /// The table; see the module's text. `T` is the translation that all of a datagram's fragments follow.
 #[derive(Debug)]
 pub struct Fragments<T> {
@@ -170,8 +192,42 @@ impl<T: Copy> Fragments<T> {
         }
     }
 
+    /// Whether a fragment may pass, and the translation that its datagram follows, if it is known already. Nothing is
+    /// noted: that is for [`first`](Fragments::first) and [`follow`](Fragments::follow), which decide by this.
+    pub fn decide(&self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<Accepted<T>, FragmentError> {
+        let units = units_of(key, fragment)?;
+        let accepted = |place, translation| Accepted {
+            key,
+            owner,
+            units: (units.start, units.end),
+            more: fragment.more,
+            place,
+            translation,
+        };
+        let found = self.find(key).and_then(|(_, number)| Some((number, self.datagrams[usize::from(number)]?)));
+        let Some((number, datagram)) = found.filter(|(_, datagram)| datagram.deadline > now) else {
+            if usize::from(self.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER {
+                return Err(FragmentError::OwnerFull);
+            }
+            let slot = self.free_slot(key).filter(|_| !self.free.is_empty()).ok_or(FragmentError::Full)?;
+            return Ok(accepted(Place::New { slot }, None));
+        };
+        if datagram.owner != owner {
+            return Err(FragmentError::Foreign);
+        }
+        if datagram.is_refused {
+            return Err(FragmentError::Overlap);
+        }
+        let bits = &self.seen[usize::from(number) * units::WORDS..][..units::WORDS];
+        match datagram.units.compare(bits, &units, fragment.more) {
+            Compared::New => Ok(accepted(Place::Known(number), datagram.translation)),
+            Compared::Duplicate => Err(FragmentError::Duplicate),
+            Compared::Overlap => Err(FragmentError::Overlap),
+        }
+    }
+
     /// Takes in a first fragment, which was translated. Afterwards the caller must
-    /// [`release`](Fragments::release) what was held for it.
+    /// [`release`](Fragments::release) the frames that were held for it.
     pub fn first(
         &mut self,
         key: Key,
@@ -180,82 +236,45 @@ impl<T: Copy> Fragments<T> {
         owner: u16,
         now: Timestamp,
     ) -> Result<(), FragmentError> {
-        let needed = if key.protocol == tcp::PROTOCOL { TCP_LEN } else { MIN_FIRST };
-        if fragment.offset != 0 || fragment.len < needed {
+        if fragment.offset != 0 {
             return Err(FragmentError::Tiny);
         }
-        let number = self.take_in(key, fragment, owner, now)?;
-        if let Some(datagram) = &mut self.datagrams[usize::from(number)] {
-            datagram.translation = Some(translation);
-        }
-        self.remove_if_complete(number);
+        let accepted = self.decide_with_room(key, fragment, owner, now)?;
+        self.note(&accepted, Some(translation), now);
         Ok(())
     }
 
-    /// Takes in a later fragment. `Some` is how to translate it. `None`: the first has not been seen,
-    /// and the frame may be [held](Fragments::hold) until it is; if it is not, it must be dropped.
+    /// Takes in a later fragment. `Some` is how to translate it. `None`: the first one has not been seen, and the frame
+    /// may be [held](Fragments::hold) until it is; if it is not, it must be dropped.
     pub fn follow(&mut self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<Option<T>, FragmentError> {
-        if fragment.offset == 0 || key.protocol == tcp::PROTOCOL && fragment.offset < TCP_LEN {
+        if fragment.offset == 0 {
             return Err(FragmentError::Tiny);
         }
-        let number = self.take_in(key, fragment, owner, now)?;
-        let translation = self.datagrams[usize::from(number)].and_then(|datagram| datagram.translation);
-        self.remove_if_complete(number);
-        Ok(translation)
+        let accepted = self.decide_with_room(key, fragment, owner, now)?;
+        self.note(&accepted, accepted.translation, now);
+        Ok(accepted.translation)
     }
 
-    /// What [`first`](Fragments::first) or [`follow`](Fragments::follow) would say, and nothing is noted.
-    pub fn look(&self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<Option<T>, FragmentError> {
-        let Fragment { offset, len, more } = fragment;
-        let is_tcp = key.protocol == tcp::PROTOCOL;
-        if offset == 0 && len < if is_tcp { TCP_LEN } else { MIN_FIRST } || is_tcp && (1..TCP_LEN).contains(&offset) {
-            return Err(FragmentError::Tiny);
-        }
-        let piece = piece_of(fragment)?;
-        let found = self.find(key).and_then(|(_, number)| Some((number, self.datagrams[usize::from(number)]?)));
-        let Some((number, datagram)) = found.filter(|(_, datagram)| datagram.deadline > now) else {
-            return self.has_room_for(key, owner).map(|()| None);
-        };
-        if datagram.owner != owner {
-            return Err(FragmentError::Foreign);
-        }
-        if datagram.is_refused {
-            return Err(FragmentError::Overlap);
-        }
-        let mut bits = [0; units::WORDS];
-        bits.copy_from_slice(&self.seen[usize::from(number) * units::WORDS..][..units::WORDS]);
-        let mut units = datagram.units;
-        match units.add(&mut bits, piece, more) {
-            Added::New => Ok(datagram.translation),
-            Added::Duplicate => Err(FragmentError::Duplicate),
-            Added::Overlap => Err(FragmentError::Overlap),
-        }
-    }
-
-    /// Would a new datagram find a place, if nothing that is too old made room for it?
-    fn has_room_for(&self, key: Key, owner: u16) -> Result<(), FragmentError> {
-        if usize::from(self.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER {
-            return Err(FragmentError::OwnerFull);
-        }
-        if self.free.is_empty() || self.free_slot(key).is_none() { Err(FragmentError::Full) } else { Ok(()) }
-    }
-
-    /// Would a frame of so many bytes, for which [`look`](Fragments::look) had no translation, be held?
-    #[must_use]
-    pub fn would_hold(&self, len: usize, owner: u16, now: Timestamp) -> bool {
-        self.held.has_room(len, owner, now).is_ok()
+    /// Whether a frame of this length, whose datagram has no translation yet, can be [held](Fragments::hold).
+    pub fn decide_hold(&self, len: usize, owner: u16, now: Timestamp) -> Result<HeldPlace, FragmentError> {
+        self.held.decide(len, owner, now)
     }
 
     /// Copies a frame for which [`follow`](Fragments::follow) had no translation. `tag` is returned
     /// with it.
     pub fn hold(&mut self, key: Key, frame: &[u8], tag: u64, owner: u16, now: Timestamp) -> Result<(), FragmentError> {
-        let found = self.find_current(key, now).and_then(|number| self.datagrams[usize::from(number)]);
-        match found {
-            Some(datagram) if datagram.is_refused => Err(FragmentError::Overlap),
-            Some(datagram) if datagram.owner != owner => Err(FragmentError::Foreign),
-            Some(datagram) if datagram.translation.is_none() => self.held.hold(key, frame, tag, owner, now, datagram.deadline),
-            _ => Err(FragmentError::NotWaiting),
-        }
+        self.forget_if_old(key, now);
+        let found = self.find(key).and_then(|(_, number)| self.datagrams[usize::from(number)]);
+        let deadline = match found {
+            Some(datagram) if datagram.is_refused => return Err(FragmentError::Overlap),
+            Some(datagram) if datagram.owner != owner => return Err(FragmentError::Foreign),
+            Some(datagram) if datagram.translation.is_none() => datagram.deadline,
+            _ => return Err(FragmentError::NotWaiting),
+        };
+        let place = self.held.decide(frame.len(), owner, now)?;
+        self.held.expire(now);
+        self.held.put(place, key, frame, tag, owner, deadline);
+        Ok(())
     }
 
     /// Hands out the frames held for a datagram, with their tags, in the order in which they came.
@@ -314,51 +333,48 @@ impl<T: Copy> Fragments<T> {
         self.held.len()
     }
 
-    /// Notes a piece with its datagram, a new one if need be, and returns the datagram's number.
-    fn take_in(&mut self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<u16, FragmentError> {
-        let piece = piece_of(fragment)?;
-        let number = self.find_current(key, now).map_or_else(|| self.insert(key, owner, now), Ok)?;
-        let bits = &mut self.seen[usize::from(number) * units::WORDS..][..units::WORDS];
-        let Some(datagram) = &mut self.datagrams[usize::from(number)] else { return Err(FragmentError::Full) };
-        if datagram.owner != owner {
-            return Err(FragmentError::Foreign);
-        }
-        if datagram.is_refused {
-            return Err(FragmentError::Overlap);
-        }
-        match datagram.units.add(bits, piece, fragment.more) {
-            Added::New => Ok(number),
-            Added::Duplicate => Err(FragmentError::Duplicate),
-            Added::Overlap => {
-                datagram.is_refused = true;
-                self.held.forget(key);
-                Err(FragmentError::Overlap)
-            }
-        }
-    }
-
-    /// A datagram that is known and not too old.
-    fn find_current(&mut self, key: Key, now: Timestamp) -> Option<u16> {
-        let (_, number) = self.find(key)?;
-        if self.datagrams[usize::from(number)].is_some_and(|datagram| datagram.deadline > now) {
-            return Some(number);
-        }
-        self.held.forget(key);
-        self.remove(number);
-        None
-    }
-
-    fn insert(&mut self, key: Key, owner: u16, now: Timestamp) -> Result<u16, FragmentError> {
-        let is_owner_full = |table: &Self| usize::from(table.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER;
-        if self.free.is_empty() || is_owner_full(self) || self.free_slot(key).is_none() {
-            // Each that goes was put in once, so the work is paid for.
+    /// [`decide`](Fragments::decide), after datagrams that are too old made room; an overlap ends the datagram.
+    fn decide_with_room(
+        &mut self,
+        key: Key,
+        fragment: Fragment,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Accepted<T>, FragmentError> {
+        units_of(key, fragment)?;
+        self.forget_if_old(key, now);
+        let mut decided = self.decide(key, fragment, owner, now);
+        if matches!(decided, Err(FragmentError::Full | FragmentError::OwnerFull)) {
+            // Each datagram that is removed was inserted once, so the work is paid for.
             self.expire(now, DATAGRAMS);
+            decided = self.decide(key, fragment, owner, now);
         }
-        if is_owner_full(self) {
-            return Err(FragmentError::OwnerFull);
+        if matches!(decided, Err(FragmentError::Overlap)) {
+            self.refuse(key);
         }
-        let slot = self.free_slot(key).ok_or(FragmentError::Full)?;
-        let number = self.free.pop().ok_or(FragmentError::Full)?;
+        decided
+    }
+
+    /// Notes a fragment that was accepted, and the translation of its datagram if it is known.
+    fn note(&mut self, accepted: &Accepted<T>, translation: Option<T>, now: Timestamp) {
+        let number = match accepted.place {
+            Place::Known(number) => number,
+            Place::New { slot } => {
+                let Some(number) = self.free.pop() else { return };
+                self.insert(number, slot, accepted, now);
+                number
+            }
+        };
+        let bits = &mut self.seen[usize::from(number) * units::WORDS..][..units::WORDS];
+        if let Some(datagram) = &mut self.datagrams[usize::from(number)] {
+            datagram.units.add(bits, &(accepted.units.0..accepted.units.1), accepted.more);
+            datagram.translation = translation;
+        }
+        self.remove_if_complete(number);
+    }
+
+    fn insert(&mut self, number: u16, slot: usize, accepted: &Accepted<T>, now: Timestamp) {
+        let Accepted { key, owner, .. } = *accepted;
         self.buckets[slot / WAYS][slot % WAYS] = number + 1;
         self.owned[usize::from(owner)] += 1;
         self.seen[usize::from(number) * units::WORDS..][..units::WORDS].fill(0);
@@ -377,7 +393,25 @@ impl<T: Copy> Fragments<T> {
             _ => self.oldest = number,
         }
         self.newest = number;
-        Ok(number)
+    }
+
+    /// Lets no further fragment of a datagram pass.
+    fn refuse(&mut self, key: Key) {
+        let Some((_, number)) = self.find(key) else { return };
+        if let Some(datagram) = &mut self.datagrams[usize::from(number)] {
+            datagram.is_refused = true;
+            self.held.forget(key);
+        }
+    }
+
+    /// Forgets a datagram whose deadline has passed, so that its key is free for another.
+    fn forget_if_old(&mut self, key: Key, now: Timestamp) {
+        if let Some((_, number)) = self.find(key)
+            && self.datagrams[usize::from(number)].is_some_and(|datagram| datagram.deadline <= now)
+        {
+            self.held.forget(key);
+            self.remove(number);
+        }
     }
 
     /// What is still held for a complete datagram is the caller's to release.
@@ -436,9 +470,13 @@ impl<T: Copy> Fragments<T> {
     }
 }
 
-/// The units that a fragment is, if it may be one.
-fn piece_of(fragment: Fragment) -> Result<Range<usize>, FragmentError> {
+/// The units of its datagram that a fragment fills, if its offset and length are legal.
+fn units_of(key: Key, fragment: Fragment) -> Result<Range<usize>, FragmentError> {
     let Fragment { offset, len, more } = fragment;
+    let is_tcp = key.protocol == tcp::PROTOCOL;
+    if offset == 0 && len < if is_tcp { TCP_LEN } else { MIN_FIRST } || is_tcp && (1..TCP_LEN).contains(&offset) {
+        return Err(FragmentError::Tiny);
+    }
     if len == 0 || offset % units::LEN != 0 || more && len % units::LEN != 0 {
         return Err(FragmentError::Unaligned);
     }

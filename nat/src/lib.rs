@@ -5,33 +5,41 @@
 //! theory. All workers share one [`Nat`].
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod book;
 pub mod config;
+mod decision;
+mod demand;
 mod flow_cache;
 pub mod fragments;
 mod guests;
 mod icmp_error;
+mod icmp_quote;
 mod index;
 mod mappings;
 mod nat;
 mod open_ports;
+mod pending;
 mod ports;
-mod rehearse;
 mod rewrite;
 mod rules;
+mod show;
 mod table;
 pub mod tcp;
+mod transport;
 mod tuple;
 mod view;
 mod wheel;
 
 pub use book::{NatStats, PortUsage};
 pub use config::{External, ExternalKind, Filtering, Mapping, NatConfig, Published, Timeouts};
+pub use decision::{Basis, Decision};
+pub use demand::{BLOCK, Demand, block_of, ports_of_block};
 pub use flow_cache::FlowCache;
-pub use nat::{Connection, FirstFragment, Nat, PortMapping, Translated};
-pub use rehearse::{Manner, Rehearsed, endpoints};
-pub use rules::{BLOCK, Demand, block_of, ports_of_block};
+pub use nat::{FirstFragment, Nat, Translated};
+pub use show::{Connection, PortMapping};
 pub use tuple::{Endpoint, Protocol, Side, Tuple};
+pub use view::endpoints;
 
 /// Why a packet was not translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

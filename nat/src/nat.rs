@@ -1,41 +1,48 @@
-//! The door: a packet comes in from one side of the router and leaves as one of the other.
+//! The translation of a packet: decided first, then carried out.
 //!
 //! ```text
-//!  known connection:   view > find > follow (window, state, time) > rewrite
-//!  first packet:       view > find > open: lock > begin > admit > unlock > rewrite
+//!  known connection:   view > find > step > track, refresh > write
+//!  first packet:       view > find > lock: begin > admit > unlock > write
+//!  decide:             view > find > step | begin            (changes nothing)
 //! ```
+//!
+//! Both ways through share the functions that decide: the step of a TCP tracker on a copy of it, [`Book::begin`],
+//! [`Fragments::decide`], and what an ICMP error is about. [`Nat::translate`] carries out what they say while it holds
+//! the tracker or the lock that they read under; [`Nat::decide`] hands it back as a value.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use packet::Timestamp;
-use packet::checksum::{self, Checksum};
+use packet::checksum::Checksum;
+use packet::ipv4::{Ipv4Mut, Ipv4View};
 
 use crate::Refused;
-use crate::book::{Book, NatStats, PortUsage};
+use crate::addresses::Addresses;
+use crate::book::Book;
 use crate::config::{LiveTimeouts, NatConfig};
+use crate::decision::{Basis, Change, Decision};
 use crate::flow_cache::FlowCache;
-use crate::fragments::{Fragment, Fragments, Key};
+use crate::fragments::{Fragments, Key};
 use crate::open_ports::OpenPorts;
+use crate::pending::Pending;
 use crate::rewrite;
-use crate::rules::{AT_ONCE, Addresses};
-use crate::table::{Direction, Found, Id, Table};
-use crate::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
+use crate::table::{Direction, Found, Table};
+use crate::tcp::{Peer, Phase, Segment, Tracker, Verdict};
+use crate::transport::Transport;
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
-use crate::view::{View, plain, u16_at, view};
+use crate::view::{View, plain, view};
 
-/// Below so many free ports, more are asked for.
+/// With fewer free ports than this, more are asked for.
 const FEW_PORTS: u32 = 512;
 
-/// Whether ports are wanted, and whether anybody knows.
+/// States of [`Nat::wants_ports`].
 const NOT_WANTED: u8 = 0;
 const WANTED: u8 = 1;
-const TOLD: u8 = 2;
+const REPORTED: u8 = 2;
 
-/// The longest payload of a segment that came in fragments.
-const LONGEST_SEGMENT: u32 = 65_535 - 40;
-
-/// The translation of one router, shared by all its workers.
+/// The translation of one router, shared by all workers.
 pub struct Nat {
     pub(crate) config: NatConfig,
     pub(crate) timeouts: LiveTimeouts,
@@ -43,74 +50,53 @@ pub struct Nat {
     pub(crate) open_ports: OpenPorts,
     pub(crate) addresses: Addresses,
     book: Mutex<Book>,
-    fragments: Mutex<Fragments<(Endpoint, Endpoint)>>,
+    fragments: Mutex<Fragments<(Ipv4Addr, Ipv4Addr)>>,
     wants_ports: AtomicU8,
 }
 
-/// What became of a packet.
+/// A packet that was translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translated {
-    /// Where it goes now.
-    pub dst: std::net::Ipv4Addr,
-    /// It was the first fragment of a datagram whose later ones may have been kept: see
-    /// [`Nat::release`].
+    /// Its new destination.
+    pub dst: Ipv4Addr,
+    /// On which grounds.
+    pub basis: Basis,
+    /// Set for the first fragment of a datagram. Later ones may wait for it: see [`Nat::release`].
     pub first: Option<FirstFragment>,
 }
 
-/// A datagram's first fragment, and what it says of the others.
+/// A datagram whose first fragment was translated, and the addresses that its later fragments get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FirstFragment {
     key: Key,
-    src: Endpoint,
-    dst: Endpoint,
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
 }
 
 impl FirstFragment {
-    /// Translates a fragment that was kept, in place. Where it goes now.
-    pub fn translate(&self, packet: &mut [u8]) -> std::net::Ipv4Addr {
-        rewrite::addresses(packet, self.src, self.dst);
-        self.dst.address
+    /// Translates a later fragment that was held, in place. Returns its new destination.
+    pub fn translate(&self, packet: &mut Ipv4Mut<'_>) -> Ipv4Addr {
+        packet.set_addresses(self.src, self.dst);
+        self.dst
     }
 }
 
-/// One connection, for people.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Connection {
-    /// The direction of the packet that opened it.
-    pub original: Tuple,
-    /// The direction of its replies.
-    pub reply: Tuple,
-    /// For TCP.
-    pub phase: Option<Phase>,
-    /// Seconds until it ends if no packet comes.
-    pub expires_in: u32,
-}
+/// The endpoints that a packet gets, and on which grounds.
+type Target = (Endpoint, Endpoint, Basis);
 
-/// An inside endpoint and the outside one that stands for it, as shown to people. One of a guest's lives as long as a
-/// connection uses it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PortMapping {
-    /// Of this protocol.
-    pub protocol: Protocol,
-    /// The guest's.
-    pub inside: Endpoint,
-    /// What the world sees.
-    pub outside: Endpoint,
-    /// So many connections use it.
-    pub connections: u32,
-    /// It is a rule's, and stays.
-    pub is_published: bool,
-}
-
-/// What a packet of a known connection is to become; or that there is no such connection any more.
-enum Followed {
-    To(Endpoint, Endpoint),
+/// What a packet means for the connection that it belongs to.
+enum Step {
+    /// It passes, and restarts the timeout or not.
+    Passes { refreshes: bool },
+    /// It is outside of the TCP window.
+    Refused,
+    /// The connection has timed out, and is no connection any more.
     Over,
 }
 
 impl Nat {
-    /// A translation without outside addresses; see [`Nat::set_externals`]. `seed` is secret and new
-    /// with each start. `None` if the machine has not got the memory.
+    /// A translation without outside addresses; see [`Nat::set_externals`]. `seed` is secret and differs with each
+    /// start. `None` if the machine lacks the memory.
     #[must_use]
     pub fn new(config: NatConfig, seed: [u64; 2]) -> Option<Nat> {
         Some(Nat {
@@ -125,58 +111,32 @@ impl Nat {
         })
     }
 
-    /// Translates a packet that came in on `side`, in place: `packet` is an IPv4 packet without
-    /// padding, whose header was checked, `checksum` what is known of its transport checksum, `owner`
-    /// the number of the bridge's port that it came through.
-    ///
-    /// `flows` is the calling worker's own memory of connections, if it has one.
+    /// Translates a packet that came in on `side`, in place. `checksum` is what is known of its transport checksum,
+    /// `owner` the number of the bridge port that it came through, `flows` the calling worker's cache of connections.
     #[inline]
     pub fn translate_by(
         &self,
         flows: Option<&mut FlowCache>,
         side: Side,
-        packet: &mut [u8],
+        packet: &mut Ipv4Mut<'_>,
         checksum: Checksum,
         owner: u16,
         now: Timestamp,
     ) -> Result<Translated, Refused> {
-        let Some((tuple, l4)) = plain(packet, side) else {
+        let Some(tuple) = plain(packet.view(), side) else {
             return self.translate_unusual(side, packet, checksum, owner, now);
         };
-        let (src, dst) = self.target::<true>(flows, &tuple, packet, l4, checksum, false, owner, now)?;
-        rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
-        Ok(Translated { dst: dst.address, first: None })
+        let transport = Transport { bytes: packet.view().payload(), checksum, is_fragment: false };
+        let (src, dst, basis) = self.target(flows, &tuple, &transport, owner, now)?;
+        rewrite::endpoints(packet, tuple.protocol, src, dst, checksum);
+        Ok(Translated { dst: dst.address, basis, first: None })
     }
 
-    /// ICMP, fragments, protocols without ports.
-    fn translate_unusual(
-        &self,
-        side: Side,
-        packet: &mut [u8],
-        checksum: Checksum,
-        owner: u16,
-        now: Timestamp,
-    ) -> Result<Translated, Refused> {
-        match view(packet, side)? {
-            View::Flow { tuple, l4, first } => {
-                let (src, dst) = self.target::<true>(None, &tuple, packet, l4, checksum, first.is_some(), owner, now)?;
-                if let Some((key, fragment)) = first {
-                    let remembered = self.fragments().first(key, fragment, (src, dst), owner, now);
-                    remembered.map_err(|_| Refused::FragmentRefused)?;
-                }
-                rewrite::endpoints(packet, l4, tuple.protocol, src, dst, checksum == Checksum::Partial);
-                Ok(Translated { dst: dst.address, first: first.map(|(key, _)| FirstFragment { key, src, dst }) })
-            }
-            View::Later { key, fragment } => self.later(key, fragment, packet, owner, now),
-            View::Error { l4 } => self.translate_error(side, packet, l4, now.secs()),
-        }
-    }
-
-    /// The same for who remembers no flows.
+    /// [`Nat::translate_by`] without a cache.
     pub fn translate(
         &self,
         side: Side,
-        packet: &mut [u8],
+        packet: &mut Ipv4Mut<'_>,
         checksum: Checksum,
         owner: u16,
         now: Timestamp,
@@ -184,144 +144,214 @@ impl Nat {
         self.translate_by(None, side, packet, checksum, owner, now)
     }
 
-    /// The endpoints that a packet of this flow gets. Unless it is to be `LASTING`, nothing changes by it. Part of
-    /// its caller: endpoints that go through memory in halves cost more than all the rest.
+    /// Translates ICMP, fragments, and protocols without ports.
+    fn translate_unusual(
+        &self,
+        side: Side,
+        packet: &mut Ipv4Mut<'_>,
+        checksum: Checksum,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Translated, Refused> {
+        let (decision, first) = match view(packet.view(), side)? {
+            View::Flow { tuple, first } => {
+                let transport = Transport { bytes: packet.view().payload(), checksum, is_fragment: first.is_some() };
+                let (src, dst, basis) = self.target(None, &tuple, &transport, owner, now)?;
+                if let Some((key, fragment)) = first {
+                    let noted = self.fragments().first(key, fragment, (src.address, dst.address), owner, now);
+                    noted.map_err(|_| Refused::FragmentRefused)?;
+                }
+                let first = first.map(|(key, _)| FirstFragment { key, src: src.address, dst: dst.address });
+                (Decision { basis, change: Change::Endpoints { protocol: tuple.protocol, src, dst } }, first)
+            }
+            View::Later { key, fragment } => {
+                let followed = self.fragments().follow(key, fragment, owner, now);
+                (decide_later(followed.map_err(|_| Refused::FragmentRefused)?)?, None)
+            }
+            View::Error => (self.decide_error(side, packet.view(), now.secs())?, None),
+        };
+        decision.write(packet, checksum);
+        Ok(Translated { dst: decision.dst(), basis: decision.basis, first })
+    }
+
+    /// How [`Nat::translate`] would translate the packet now. Changes no table, tracker or timeout, and draws no random
+    /// number: asked twice, the answer is the same, and so is that of the packet which then comes.
+    ///
+    /// One thing is left out: a first packet ends up to four connections that have timed out, which may make the room
+    /// that it needs. Call [`Nat::expire`] first where that matters.
+    #[cold]
+    pub fn decide(
+        &self,
+        side: Side,
+        packet: Ipv4View<'_>,
+        checksum: Checksum,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Decision, Refused> {
+        match view(packet, side)? {
+            View::Flow { tuple, first } => {
+                let transport = Transport { bytes: packet.payload(), checksum, is_fragment: first.is_some() };
+                let (src, dst, basis) = self.decide_flow(&tuple, &transport, owner, now)?;
+                if let Some((key, fragment)) = first {
+                    let accepted = self.fragments().decide(key, fragment, owner, now);
+                    accepted.map_err(|_| Refused::FragmentRefused)?;
+                }
+                Ok(Decision { basis, change: Change::Endpoints { protocol: tuple.protocol, src, dst } })
+            }
+            View::Later { key, fragment } => {
+                let accepted = self.fragments().decide(key, fragment, owner, now);
+                decide_later(accepted.map_err(|_| Refused::FragmentRefused)?.translation)
+            }
+            View::Error => self.decide_error(side, packet, now.secs()),
+        }
+    }
+
+    /// The endpoints that a packet of this flow gets; its connection moves on, or opens. Inlined into its caller:
+    /// returning endpoints through memory costs more than everything else here.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "one packet's view, told apart where it was read")]
-    pub(crate) fn target<const LASTING: bool>(
+    fn target(
         &self,
         flows: Option<&mut FlowCache>,
         tuple: &Tuple,
-        packet: &[u8],
-        l4: usize,
-        checksum: Checksum,
-        is_fragment: bool,
+        transport: &Transport<'_>,
         owner: u16,
         now: Timestamp,
-    ) -> Result<(Endpoint, Endpoint), Refused> {
-        let transport = Transport { bytes: &packet[l4..], checksum, is_fragment };
+    ) -> Result<Target, Refused> {
         if let Some(found) = flows.as_ref().and_then(|flows| flows.get(tuple)).filter(|found| self.table.is_current(found))
-            && let Followed::To(src, dst) = self.follow::<LASTING>(found, &transport, now)?
+            && self.follow(found, transport, now)?
         {
-            return Ok((src, dst));
+            return Ok(known(found));
         }
         let hash = self.table.hash(tuple);
         if let Some(found) = self.table.find(tuple, hash)
-            && let Followed::To(src, dst) = self.follow::<LASTING>(&found, &transport, now)?
+            && self.follow(&found, transport, now)?
         {
             if let Some(flows) = flows {
                 flows.put(tuple, &found);
             }
-            return Ok((src, dst));
+            return Ok(known(&found));
         }
-        self.open::<LASTING>(tuple, hash, &transport, owner, now)
+        self.open(tuple, hash, transport, owner, now)
     }
 
-    /// A packet of a known connection: is it in time and in order?
-    #[inline(always)]
-    fn follow<const LASTING: bool>(&self, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<Followed, Refused> {
-        let secs = now.secs();
-        let idle = secs.saturating_sub(self.table.used(found.id));
-        let (src, dst) = found.tuples.opposite(found.direction).reversed();
-        let protocol = found.tuples.original.protocol;
-        if protocol != Protocol::TCP {
-            if idle > self.timeouts.of(protocol, || Phase::Opening) {
-                return Ok(Followed::Over);
+    /// The endpoints that [`Nat::target`] would give.
+    fn decide_flow(&self, tuple: &Tuple, transport: &Transport<'_>, owner: u16, now: Timestamp) -> Result<Target, Refused> {
+        let hash = self.table.hash(tuple);
+        if let Some(found) = self.table.find(tuple, hash) {
+            let idle = self.idle(&found, now);
+            let step = match found.tuples.original.protocol {
+                Protocol::TCP => self.tcp_step(found.direction, &mut self.table.tracker(found.id), &transport.segment()?, idle),
+                protocol => self.step(protocol, idle),
+            };
+            match step {
+                Step::Passes { .. } => return Ok(known(&found)),
+                Step::Refused => return Err(Refused::OutOfWindow),
+                Step::Over => {}
             }
-            if LASTING {
-                self.table.refresh(found.id, secs);
-            }
-            return Ok(Followed::To(src, dst));
         }
-        let segment = transport.segment()?;
-        let peer = if found.direction == Direction::Original { Peer::Initiator } else { Peer::Responder };
-        let step = |tracker: &mut Tracker| {
-            let before = tracker.phase();
-            if idle > self.timeouts.of(protocol, || before) {
-                return None;
+        self.may_open(tuple, transport)?;
+        let book = self.book();
+        match self.standing(&book, tuple, hash, now) {
+            Some((found, false)) => Ok(known(&found)),
+            _ => book.begin(&self.table, tuple, hash, owner, now).map(|pending| opened(&pending)),
+        }
+    }
+
+    /// Moves a connection on by a packet of it. False if there is no such connection any more.
+    #[inline(always)]
+    fn follow(&self, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<bool, Refused> {
+        let idle = self.idle(found, now);
+        let step = match found.tuples.original.protocol {
+            Protocol::TCP => {
+                let segment = transport.segment()?;
+                let tracked = self.table.track(found, |tracker| self.tcp_step(found.direction, tracker, &segment, idle));
+                // `None`: its number was given to another connection meanwhile.
+                tracked.unwrap_or(Step::Over)
             }
-            let verdict = tracker.follow(peer, &segment);
+            protocol => self.step(protocol, idle),
+        };
+        match step {
+            Step::Passes { refreshes } => {
+                if refreshes {
+                    self.table.refresh(found.id, now.secs());
+                }
+                Ok(true)
+            }
+            Step::Refused => Err(Refused::OutOfWindow),
+            Step::Over => Ok(false),
+        }
+    }
+
+    /// What a packet means for a connection of any protocol but TCP.
+    #[inline(always)]
+    fn step(&self, protocol: Protocol, idle: u32) -> Step {
+        if idle > self.timeouts.of(protocol, || Phase::Opening) { Step::Over } else { Step::Passes { refreshes: true } }
+    }
+
+    /// What a segment means for a TCP connection, whose tracker it moves on: the table's, or a copy.
+    #[inline(always)]
+    fn tcp_step(&self, direction: Direction, tracker: &mut Tracker, segment: &Segment, idle: u32) -> Step {
+        let before = tracker.phase();
+        if idle > self.timeouts.of(Protocol::TCP, || before) {
+            return Step::Over;
+        }
+        let peer = if direction == Direction::Original { Peer::Initiator } else { Peer::Responder };
+        match tracker.follow(peer, segment) {
+            Verdict::Invalid => Step::Refused,
             // A reset keeps nothing alive (RFC 7857 section 7); the one that ends a connection starts the
             // four minutes that are left to it.
-            let refreshes = !segment.is_reset() && verdict != Verdict::Doubtful || tracker.phase() != before;
-            Some((verdict, refreshes))
-        };
-        let tracked = if LASTING {
-            self.table.track(found, step)
-        } else {
-            self.table.is_current(found).then(|| step(&mut self.table.tracker(found.id)))
-        };
-        match tracked {
-            Some(None) => return Ok(Followed::Over),
-            Some(Some((Verdict::Invalid, _))) => return Err(Refused::OutOfWindow),
-            Some(Some((_, refreshes))) => {
-                if LASTING && refreshes {
-                    self.table.refresh(found.id, secs);
-                }
+            verdict => {
+                let refreshes = !segment.is_reset() && verdict != Verdict::Doubtful || tracker.phase() != before;
+                Step::Passes { refreshes }
             }
-            // Its number was given to another connection meanwhile.
-            None => return Ok(Followed::Over),
         }
-        Ok(Followed::To(src, dst))
     }
 
-    /// A packet of no connection: it may open one.
+    /// Seconds since a packet last refreshed a connection.
+    #[inline(always)]
+    fn idle(&self, found: &Found, now: Timestamp) -> u32 {
+        now.secs().saturating_sub(self.table.used(found.id))
+    }
+
+    /// Opens a connection by a packet that belongs to none, if it may.
     #[cold]
-    fn open<const LASTING: bool>(
-        &self,
-        tuple: &Tuple,
-        hash: u64,
-        transport: &Transport<'_>,
-        owner: u16,
-        now: Timestamp,
-    ) -> Result<(Endpoint, Endpoint), Refused> {
+    fn open(&self, tuple: &Tuple, hash: u64, transport: &Transport<'_>, owner: u16, now: Timestamp) -> Result<Target, Refused> {
+        let tracker = self.may_open(tuple, transport)?;
+        let mut book = self.book();
+        book.expire_some(&self.table, &self.open_ports, now);
+        match self.standing(&book, tuple, hash, now) {
+            Some((found, false)) => return Ok(known(&found)),
+            Some((found, true)) => {
+                book.end(&self.table, &self.open_ports, found.id, now);
+            }
+            None => {}
+        }
+        let mut begun = book.begin(&self.table, tuple, hash, owner, now);
+        book.turn();
+        if let Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) =
+            begun
+        {
+            // What is in the way may have timed out too.
+            book.expire_some(&self.table, &self.open_ports, now);
+            begun = book.begin(&self.table, tuple, hash, owner, now);
+            book.turn();
+        }
+        self.ask_for_ports(&mut book, tuple, begun.as_ref().err());
+        let pending = begun?;
+        book.admit(&self.table, &self.open_ports, &pending, tracker.as_ref(), now)?;
+        Ok(opened(&pending))
+    }
+
+    /// Whether a packet is one that may open a connection, which needs no lock; for TCP, the state that it starts in.
+    fn may_open(&self, tuple: &Tuple, transport: &Transport<'_>) -> Result<Option<Tracker>, Refused> {
         if tuple.side == Side::Outside && !self.lets_in(tuple) {
             return Err(Refused::NoMapping);
         }
         let tracker = transport.opens(tuple, &self.config)?;
-        if !transport.is_sound(tuple) {
-            return Err(Refused::BadChecksum);
-        }
-        let mut book = self.book();
-        if LASTING {
-            book.expire_some(&self.table, &self.open_ports, now);
-        }
-        // Another worker may have been quicker, and a connection whose time is over may be in the way.
-        if let Some(found) = self.table.find(tuple, hash) {
-            if !book.is_over(&self.table, found.id, now.secs()) {
-                return Ok(found.tuples.opposite(found.direction).reversed());
-            }
-            if LASTING {
-                book.end(&self.table, &self.open_ports, found.id, now);
-            }
-        }
-        let begun = book.begin(&self.table, tuple, hash, owner, now);
-        if !LASTING {
-            let pending = begun?;
-            return if book.has_room_for(&self.table, &pending) {
-                Ok(pending.tuples.reply.reversed())
-            } else {
-                Err(Refused::TableFull)
-            };
-        }
-        book.turn();
-        let pending = match begun {
-            // What stands in the way may be over too.
-            Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) => {
-                book.expire_some(&self.table, &self.open_ports, now);
-                let begun = book.begin(&self.table, tuple, hash, owner, now);
-                book.turn();
-                begun
-            }
-            begun => begun,
-        };
-        self.ask_for_ports(&mut book, tuple, pending.as_ref().err());
-        let pending = pending?;
-        book.admit(&self.table, &self.open_ports, &pending, tracker.as_ref(), now)?;
-        Ok(pending.tuples.reply.reversed())
+        if transport.is_sound(tuple) { Ok(tracker) } else { Err(Refused::BadChecksum) }
     }
 
-    /// Might a stranger's packet open a connection? Without the lock.
+    /// Whether a packet from outside is for an address or port that accepts new connections.
     fn lets_in(&self, tuple: &Tuple) -> bool {
         match self.addresses.find(tuple.dst.address) {
             Some((_, true)) => true,
@@ -330,160 +360,61 @@ impl Nat {
         }
     }
 
-    fn later(&self, key: Key, fragment: Fragment, packet: &mut [u8], owner: u16, now: Timestamp) -> Result<Translated, Refused> {
-        let followed = self.fragments().follow(key, fragment, owner, now);
-        let (src, dst) = followed.map_err(|_| Refused::FragmentRefused)?.ok_or(Refused::FragmentEarly)?;
-        rewrite::addresses(packet, src, dst);
-        Ok(Translated { dst: dst.address, first: None })
+    /// The connection that stands where a packet would open one, and whether it has timed out: another worker may have
+    /// been quicker, or nobody has ended it yet.
+    fn standing(&self, book: &Book, tuple: &Tuple, hash: u64, now: Timestamp) -> Option<(Found, bool)> {
+        let found = self.table.find(tuple, hash)?;
+        Some((found, book.is_over(&self.table, found.id, now.secs())))
     }
 
-    /// Keeps a copy of a frame whose packet was refused as [`Refused::FragmentEarly`], for 15 seconds
-    /// at most. `tag` is the caller's word for it. False if there is no room.
-    pub fn hold(&self, side: Side, packet: &[u8], frame: &[u8], tag: u64, owner: u16, now: Timestamp) -> bool {
+    /// Holds a copy of a frame whose packet was refused as [`Refused::FragmentEarly`], for up to 15 seconds. `tag` is
+    /// handed back with it. False if there is no room.
+    pub fn hold(&self, side: Side, packet: Ipv4View<'_>, frame: &[u8], tag: u64, owner: u16, now: Timestamp) -> bool {
         match view(packet, side) {
             Ok(View::Later { key, .. }) => self.fragments().hold(key, frame, tag, owner, now).is_ok(),
             _ => false,
         }
     }
 
-    /// Hands out the frames that were kept for a datagram, in the order of their arrival. They are to be
-    /// translated with [`FirstFragment::translate`].
+    /// Whether [`Nat::hold`] has room for a frame of this length. Changes nothing.
+    #[must_use]
+    pub fn decide_hold(&self, frame_len: usize, owner: u16, now: Timestamp) -> bool {
+        self.fragments().decide_hold(frame_len, owner, now).is_ok()
+    }
+
+    /// Hands out the frames that were held for a datagram, in the order of their arrival. Translate them with
+    /// [`FirstFragment::translate`].
     pub fn release(&self, first: &FirstFragment, give: impl FnMut(&[u8], u64)) {
         self.fragments().release(first.key, give);
     }
 
-    /// Ends connections whose time is over and forgets datagrams that never became whole, looking at
-    /// no more than `budget` of each. Returns whether there may be more. For quiet times: each
-    /// connection that opens does a little of it too.
+    /// Ends connections that have timed out and forgets incomplete datagrams, up to `budget` of each. True if there may
+    /// be more. For quiet times: each connection that opens does a share of it too.
     pub fn expire(&self, now: Timestamp, budget: usize) -> bool {
         let fragments = self.fragments().expire(now, budget);
         let connections = self.book().expire(&self.table, &self.open_ports, now, budget);
         fragments == budget || connections == budget
     }
 
-    /// What happened so far.
-    #[must_use]
-    pub fn stats(&self) -> NatStats {
-        self.book().stats()
-    }
-
-    /// What is used of the outside addresses' ports. Allocates; holds the lock for a look at each port's bit.
-    #[must_use]
-    pub fn port_usage(&self) -> Vec<PortUsage> {
-        self.book().port_usage()
-    }
-
-    /// As it was made.
+    /// The configuration that it was created with.
     #[must_use]
     pub fn config(&self) -> &NatConfig {
         &self.config
     }
 
-    /// Datagrams in pieces that are remembered now, at most [`fragments::DATAGRAMS`](crate::fragments::DATAGRAMS), and
-    /// frames of theirs that wait for the first piece.
-    #[must_use]
-    pub fn fragments_now(&self) -> (usize, usize) {
-        let fragments = self.fragments();
-        (fragments.len(), fragments.held())
-    }
-
-    /// All connections, in no order. Allocates, and takes the lock for a moment at a time.
-    #[must_use]
-    pub fn connections(&self, now: Timestamp) -> Vec<Connection> {
-        let mut connections = Vec::new();
-        self.for_each(|book, id| {
-            if !book.is_over(&self.table, id, now.secs()) {
-                connections.push(self.connection(id, now));
-            }
-        });
-        connections
-    }
-
-    /// The connections for which `concerned` says yes: how many they are, and the first `most` that are met, in no
-    /// order. Takes the lock for a moment at a time.
-    #[must_use]
-    pub fn find_connections(
-        &self,
-        now: Timestamp,
-        most: usize,
-        concerned: impl Fn(&Connection) -> bool,
-    ) -> (usize, Vec<Connection>) {
-        let (mut count, mut found) = (0, Vec::new());
-        self.for_each(|book, id| {
-            if book.is_over(&self.table, id, now.secs()) {
-                return;
-            }
-            let connection = self.connection(id, now);
-            if concerned(&connection) {
-                count += 1;
-                if found.len() < most {
-                    found.push(connection);
-                }
-            }
-        });
-        (count, found)
-    }
-
-    /// The mappings: how many there are, and the first `most` that are met, in no order. Takes the lock for a moment
-    /// at a time.
-    #[must_use]
-    pub fn mappings(&self, most: usize) -> (usize, Vec<PortMapping>) {
-        let (mut count, mut found, mut from) = (0, Vec::new(), Some(0));
-        while let Some(start) = from {
-            from = self.book().scan_mappings(start, AT_ONCE, |entry, address| {
-                count += 1;
-                if found.len() < most {
-                    found.push(PortMapping {
-                        protocol: entry.protocol,
-                        inside: entry.inside,
-                        outside: Endpoint::new(address, entry.port),
-                        connections: entry.connections,
-                        is_published: entry.is_published,
-                    });
-                }
-            });
-        }
-        (count, found)
-    }
-
-    pub(crate) fn connection(&self, id: Id, now: Timestamp) -> Connection {
-        let tuples = self.table.tuples(id);
-        let phase = (tuples.original.protocol == Protocol::TCP).then(|| self.table.tracker(id).phase());
-        let timeout = self.timeouts.of(tuples.original.protocol, || phase.unwrap_or(Phase::Opening));
-        let idle = now.secs().saturating_sub(self.table.used(id));
-        Connection { original: tuples.original, reply: tuples.reply, phase, expires_in: timeout.saturating_sub(idle) }
-    }
-
-    /// Is a connection's time over? Without the lock.
-    pub(crate) fn is_over(&self, id: Id, secs: u32) -> bool {
-        let protocol = self.table.tuples(id).original.protocol;
-        let timeout = self.timeouts.of(protocol, || self.table.tracker(id).phase());
-        secs.saturating_sub(self.table.used(id)) > timeout
-    }
-
-    /// Visits all connections, a few at a time under the lock.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&Book, Id)) {
-        let mut from = Some(0);
-        while let Some(start) = from {
-            let book = self.book();
-            from = book.scan(start, AT_ONCE, |id| visit(&book, id));
-        }
-    }
-
-    /// Are ports wanted that nobody was told of yet? Then tell whoever calls [`Nat::demand`]; true once
-    /// for each time.
+    /// Whether ports are wanted since the last call that said so: the control thread should call [`Nat::demand`].
     #[inline]
     pub fn wants_ports(&self) -> bool {
         self.wants_ports.load(Ordering::Relaxed) == WANTED
-            && self.wants_ports.compare_exchange(WANTED, TOLD, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self.wants_ports.compare_exchange(WANTED, REPORTED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Is somebody told of wanted ports, and has not asked which? Clears it.
+    /// Whether ports were wanted since the last call of this. Clears it.
     pub fn take_wants(&self) -> bool {
         self.wants_ports.swap(NOT_WANTED, Ordering::Relaxed) != NOT_WANTED
     }
 
-    /// A shared address on which ports run low, or on which the wanted one was not granted.
+    /// Notes a shared address that is short of ports, or on which the guest's own port was not granted.
     fn ask_for_ports(&self, book: &mut Book, tuple: &Tuple, refused: Option<&Refused>) {
         if tuple.side == Side::Inside && book.note_demand(tuple, refused.is_some(), FEW_PORTS) {
             let _ = self.wants_ports.compare_exchange(NOT_WANTED, WANTED, Ordering::Relaxed, Ordering::Relaxed);
@@ -494,7 +425,7 @@ impl Nat {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn fragments(&self) -> MutexGuard<'_, Fragments<(Endpoint, Endpoint)>> {
+    pub(crate) fn fragments(&self) -> MutexGuard<'_, Fragments<(Ipv4Addr, Ipv4Addr)>> {
         self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -505,60 +436,19 @@ impl std::fmt::Debug for Nat {
     }
 }
 
-/// A packet's transport header and what follows.
-struct Transport<'a> {
-    bytes: &'a [u8],
-    checksum: Checksum,
-    is_fragment: bool,
+#[inline(always)]
+fn known(found: &Found) -> Target {
+    let (src, dst) = found.tuples.opposite(found.direction).reversed();
+    (src, dst, Basis::Known)
 }
 
-impl Transport<'_> {
-    /// As a TCP segment. Of a fragmented one only the first piece is there, so it counts as the
-    /// longest that it can be.
-    #[inline]
-    fn segment(&self) -> Result<Segment, Refused> {
-        let segment = Segment::parse(self.bytes).ok_or(Refused::OutOfWindow)?;
-        Ok(if self.is_fragment { Segment { len: LONGEST_SEGMENT, ..segment } } else { segment })
-    }
-
-    /// The state in which a connection starts that this packet opens, for TCP.
-    fn opens(&self, tuple: &Tuple, config: &NatConfig) -> Result<Option<Tracker>, Refused> {
-        match tuple.protocol {
-            Protocol::TCP => {
-                let segment = Segment::parse(self.bytes).filter(|_| !self.is_fragment).ok_or(Refused::NotOpening)?;
-                let policy = Policy { pick_up: config.tcp_loose && tuple.side == Side::Inside, liberal: config.tcp_liberal };
-                let tracker = Tracker::open(&segment, policy);
-                tracker.map(Some).ok_or(Refused::NotOpening)
-            }
-            Protocol::ICMP if !is_request(self.bytes[0]) => Err(Refused::IcmpIgnored),
-            _ => Ok(None),
-        }
-    }
-
-    /// Is the checksum right, as far as it stands in the packet?
-    fn is_sound(&self, tuple: &Tuple) -> bool {
-        if self.is_fragment || self.checksum != Checksum::Complete {
-            return true;
-        }
-        // A datagram may be shorter than the packet.
-        let bytes = match tuple.protocol {
-            Protocol::UDP => self.bytes.get(..usize::from(u16_at(self.bytes, 4))).unwrap_or(&[]),
-            _ => self.bytes,
-        };
-        let sum = checksum::sum(bytes);
-        let (a, b) = (tuple.src.address.octets(), tuple.dst.address.octets());
-        let addresses = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
-        let with_pseudo = || checksum::add(sum, checksum::pseudo_header(&addresses, tuple.protocol.0, bytes.len()));
-        match tuple.protocol {
-            Protocol::TCP => with_pseudo() == 0xffff,
-            Protocol::UDP => self.bytes[6..8] == [0, 0] || with_pseudo() == 0xffff,
-            Protocol::ICMP => sum == 0xffff,
-            _ => true,
-        }
-    }
+fn opened(pending: &Pending) -> Target {
+    let (src, dst) = pending.tuples.reply.reversed();
+    (src, dst, pending.basis)
 }
 
-/// The ICMP queries that are translated.
-fn is_request(message: u8) -> bool {
-    matches!(message, packet::icmpv4::kind::ECHO_REQUEST | packet::icmpv4::kind::TIMESTAMP_REQUEST)
+/// How a later fragment is translated, by the addresses of its datagram's first one.
+fn decide_later(translation: Option<(Ipv4Addr, Ipv4Addr)>) -> Result<Decision, Refused> {
+    let (src, dst) = translation.ok_or(Refused::FragmentEarly)?;
+    Ok(Decision { basis: Basis::Fragment, change: Change::Addresses { src, dst } })
 }

@@ -4,124 +4,21 @@
 //! A change ends the connections that it concerns, so that none lives on by a rule that is gone.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use packet::Timestamp;
 
 use crate::Refused;
-use crate::book::Book;
-use crate::config::{External, ExternalKind, MAX_EXTERNALS, Published, Timeouts};
+use crate::book::{AT_ONCE, Book};
+use crate::config::{External, ExternalKind, Published, Timeouts};
+use crate::demand::Demand;
 use crate::guests::protocol_index;
-use crate::nat::{Connection, Nat};
+use crate::nat::Nat;
+use crate::show::Connection;
 use crate::table::Id;
 use crate::tuple::{Protocol, Side, Tuple};
 
-/// So many connections are looked at at once; between, workers may take the lock.
-pub(crate) const AT_ONCE: usize = 256;
-
 /// How often, in all, connections are looked at again that a worker was at.
 const PATIENCE: usize = 10_000;
-
-/// Ports are granted in blocks of so many, all even or all odd: programs' own ports are, as Linux
-/// chooses them (`__inet_hash_connect`).
-pub const BLOCK: u16 = 64;
-
-/// The block in which a port lies, by its first port.
-#[must_use]
-pub fn block_of(port: u16) -> u16 {
-    port & !(2 * BLOCK - 1) | port & 1
-}
-
-/// The ports of the block that begins with this one.
-pub fn ports_of_block(first: u16) -> impl Iterator<Item = u16> {
-    (0..BLOCK).map(move |number| first + 2 * number)
-}
-
-/// So many blocks are asked for at once.
-const MAX_BLOCKS: usize = 64;
-
-/// The outside addresses, for a look without the lock.
-#[derive(Debug)]
-pub(crate) struct Addresses {
-    slots: [AtomicU64; MAX_EXTERNALS],
-    /// No slot from here on is in use.
-    end: AtomicUsize,
-}
-
-const IN_USE: u64 = 1 << 32;
-const ONE_TO_ONE: u64 = 1 << 33;
-
-impl Default for Addresses {
-    fn default() -> Addresses {
-        Addresses { slots: std::array::from_fn(|_| AtomicU64::new(0)), end: AtomicUsize::new(0) }
-    }
-}
-
-impl Addresses {
-    /// An outside address's number, and whether it is one guest's.
-    #[inline]
-    pub(crate) fn find(&self, address: Ipv4Addr) -> Option<(u8, bool)> {
-        let wanted = IN_USE | u64::from(address.to_bits());
-        let end = self.end.load(Ordering::Acquire);
-        for (number, slot) in self.slots.iter().enumerate().take(end) {
-            let value = slot.load(Ordering::Relaxed);
-            if value & !ONE_TO_ONE == wanted {
-                return Some((number as u8, value & ONE_TO_ONE != 0));
-            }
-        }
-        None
-    }
-
-    fn set(&self, number: u8, external: Option<External>) {
-        let value = external.map_or(0, |external| {
-            let one_to_one = if matches!(external.kind, ExternalKind::OneToOne(_)) { ONE_TO_ONE } else { 0 };
-            IN_USE | one_to_one | u64::from(external.address.to_bits())
-        });
-        self.slots[usize::from(number)].store(value, Ordering::Relaxed);
-        self.end.fetch_max(usize::from(number) + 1, Ordering::Release);
-    }
-}
-
-/// Ports that would be of use on a shared address.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Demand {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// How many are free now.
-    pub free: u32,
-    /// First ports of blocks of [`BLOCK`] in which guests' own ports lie.
-    pub blocks: Vec<u16>,
-}
-
-/// What workers noticed about a shared address, until somebody asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) external: u8,
-    pub(crate) protocol: Protocol,
-    pub(crate) block: u16,
-}
-
-impl Book {
-    /// Notes that a guest's port lies in a block that was not granted. Returns whether somebody should
-    /// do something: grant that block, or any, because few ports are left.
-    pub(crate) fn note_demand(&mut self, tuple: &Tuple, is_refused: bool, few: u32) -> bool {
-        if !matches!(tuple.protocol, Protocol::TCP | Protocol::UDP) {
-            return false;
-        }
-        let Some(external) = self.external_of(tuple.src.address) else { return false };
-        let Some(address) = self.address(external).filter(|address| address.kind == ExternalKind::Shared) else { return false };
-        let ports = &address.ports[protocol_index(tuple.protocol)];
-        let is_low = ports.free() < few || is_refused;
-        let wanted = Wanted { external, protocol: tuple.protocol, block: block_of(tuple.src.port) };
-        if !ports.is_usable(tuple.src.port) && self.wanted.len() < MAX_BLOCKS && !self.wanted.contains(&wanted) {
-            self.wanted.push(wanted);
-            return true;
-        }
-        is_low
-    }
-}
 
 impl Nat {
     /// Is this an outside address?
@@ -281,24 +178,18 @@ impl Nat {
     #[must_use]
     pub fn demand(&self) -> Vec<Demand> {
         let mut book = self.book();
-        let wanted = std::mem::take(&mut book.wanted);
         let shared = book.addresses().filter(|at| at.kind == ExternalKind::Shared);
-        let demands = shared.flat_map(|at| {
-            let number = book.number_of(at.address);
-            let wanted = &wanted;
+        let demands = shared.filter_map(|at| book.number_of(at.address).map(|number| (number, at))).flat_map(|(number, at)| {
+            let wanted = &book.wanted;
             [Protocol::TCP, Protocol::UDP].map(|protocol| Demand {
                 address: at.address,
                 protocol,
                 free: at.ports[protocol_index(protocol)].free(),
-                blocks: wanted
-                    .iter()
-                    .filter(|wanted| Some(wanted.external) == number && wanted.protocol == protocol)
-                    .map(|wanted| wanted.block)
-                    .collect(),
+                blocks: wanted.blocks(number, protocol),
             })
         });
         let demands = demands.collect();
-        book.wanted.reserve(MAX_BLOCKS);
+        book.wanted.clear();
         demands
     }
 

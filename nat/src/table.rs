@@ -100,6 +100,13 @@ pub(crate) struct Found {
     version: u32,
 }
 
+/// A slot's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SlotId {
+    bucket: usize,
+    way: usize,
+}
+
 /// A bucket's slots: one cache line.
 type Bucket = [AtomicU64; WAYS];
 
@@ -326,10 +333,22 @@ impl Table {
         Some(result)
     }
 
-    /// Puts a connection in under a free number; the hashes are those of its original and its reply
-    /// tuple. Only with the book's lock held. False if the buckets
-    /// of one of its tuples are full; nothing has changed then.
-    pub(crate) fn put_in(&self, id: Id, tuples: &Tuples, hashes: [u64; 2], tracker: Option<&Tracker>, secs: u32) -> bool {
+    /// A free slot for each of a connection's tuples, whose hashes these are; `None` if the buckets of one are full.
+    pub(crate) fn free_slots(&self, hashes: [u64; 2]) -> Option<[SlotId; 2]> {
+        let original = self.free_slot(hashes[0], None)?;
+        Some([original, self.free_slot(hashes[1], Some(original))?])
+    }
+
+    /// Puts a connection in under a free number and into the slots that [`Table::free_slots`] found for its hashes. Only
+    /// with the book's lock held since then. False if the entry could not be had; nothing has changed then.
+    pub(crate) fn put_in(
+        &self,
+        id: Id,
+        tuples: &Tuples,
+        (hashes, slots): ([u64; 2], [SlotId; 2]),
+        tracker: Option<&Tracker>,
+        secs: u32,
+    ) -> bool {
         let entry = self.entry(id);
         let Some(version) = self.seize(entry) else { return false };
         entry[word::USED].store(secs, Ordering::Relaxed);
@@ -340,18 +359,11 @@ impl Table {
             set_tracker(entry, tracker);
         }
         entry[word::VERSION].store(version.wrapping_add(GENERATION), Ordering::Release);
-        let Some(original) = self.fill_slot(hashes[0], id, Direction::Original) else { return false };
-        if self.fill_slot(hashes[1], id, Direction::Reply).is_none() {
-            original.store(0, Ordering::Relaxed);
-            return false;
+        for (direction, (hash, slot)) in [Direction::Original, Direction::Reply].into_iter().zip(hashes.into_iter().zip(slots)) {
+            let (_, tag) = self.places(hash);
+            self.bucket(slot.bucket)[slot.way].store(slot_value(tag, id, direction), Ordering::Release);
         }
         true
-    }
-
-    /// Is a slot free for a tuple of this hash?
-    pub(crate) fn has_free_slot(&self, hash: u64) -> bool {
-        let (places, _) = self.places(hash);
-        places.into_iter().flat_map(|bucket| self.bucket(bucket)).any(|slot| slot.load(Ordering::Relaxed) == 0)
     }
 
     /// Takes a connection out. Only with the book's lock held. False if a worker is just at its
@@ -392,17 +404,15 @@ impl Table {
         None
     }
 
-    /// Takes a free slot in the first of a hash's two buckets, where it is found soonest; in the emptier
+    /// A free slot other than `taken`: in the first of a hash's two buckets, where it is found soonest; in the emptier
     /// one if the first is filling up, so that none overflows.
-    fn fill_slot(&self, hash: u64, id: Id, direction: Direction) -> Option<&AtomicU64> {
-        let (places, tag) = self.places(hash);
-        let is_free = |slot: &&AtomicU64| slot.load(Ordering::Relaxed) == 0;
-        let free = |bucket: usize| self.bucket(bucket).iter().filter(is_free).count();
-        let in_first = free(places[0]);
-        let bucket = if in_first < FILLING_UP && free(places[1]) > in_first { places[1] } else { places[0] };
-        let slot = self.bucket(bucket).iter().find(is_free)?;
-        slot.store(slot_value(tag, id, direction), Ordering::Release);
-        Some(slot)
+    fn free_slot(&self, hash: u64, taken: Option<SlotId>) -> Option<SlotId> {
+        let ([first, second], _) = self.places(hash);
+        let is_free = |slot: &SlotId| self.bucket(slot.bucket)[slot.way].load(Ordering::Relaxed) == 0 && Some(*slot) != taken;
+        let free = |bucket: usize| (0..WAYS).map(move |way| SlotId { bucket, way }).filter(is_free);
+        let in_first = free(first).count();
+        let bucket = if in_first < FILLING_UP && free(second).count() > in_first { second } else { first };
+        free(bucket).next()
     }
 }
 

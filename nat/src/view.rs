@@ -1,129 +1,117 @@
-//! A packet as the translation sees it: which flow, and what kind of piece of it.
+//! How the translation classifies a packet: a packet of a flow, a later fragment, or an ICMP error.
 
-use std::net::Ipv4Addr;
-
-pub(crate) use packet::ethernet::{put_u16, u16_at, u32_at};
-use packet::icmpv4::kind;
+use packet::ethernet::u16_at;
+use packet::icmpv4::{ICMP_LEN, kind};
+use packet::ipv4::Ipv4View;
+use packet::tcp::TCP_LEN;
+use packet::udp::UDP_LEN;
 
 use crate::Refused;
 use crate::fragments::{Fragment, Key};
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 
-const FRAGMENT: usize = 6;
-const PROTOCOL: usize = 9;
-const SRC: usize = 12;
-const DST: usize = 16;
-const MORE_FRAGMENTS: u16 = 0x2000;
+/// Offset of the identifier in an ICMP query.
+pub(crate) const ICMP_ID: usize = 4;
 
-/// Length of UDP's header and of an ICMP query's: the least that tells a flow.
-const SHORT_HEADER: usize = 8;
-const TCP_HEADER: usize = 20;
-
-/// A sound IPv4 packet, by what is to be done with it.
+/// A packet by what its translation needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum View {
-    /// Its flow stands in it.
+    /// It holds its transport header.
     Flow {
-        /// The flow's direction.
+        /// The flow and direction.
         tuple: Tuple,
-        /// Where the transport header starts.
-        l4: usize,
-        /// The first of several fragments.
+        /// Set for the first fragment of a datagram.
         first: Option<(Key, Fragment)>,
     },
-    /// A later fragment: its flow stood in the first.
+    /// A later fragment: the transport header is in the first one.
     Later {
         /// Its datagram.
         key: Key,
-        /// Its place there.
+        /// Its place in the datagram.
         fragment: Fragment,
     },
-    /// An ICMP error about another packet.
-    Error {
-        /// Where the ICMP header starts.
-        l4: usize,
-    },
+    /// An ICMP error, which quotes another packet.
+    Error,
 }
 
-/// The flow of a whole TCP segment or UDP datagram, and where its transport header starts: what nearly
-/// every packet is. `None` for all else, and for what is cut short; see [`view`].
+/// The flow of an unfragmented TCP segment or UDP datagram, the common case. `None` for everything else, and for a
+/// truncated header; see [`view`].
 #[inline(always)]
-pub(crate) fn plain(packet: &[u8], side: Side) -> Option<(Tuple, usize)> {
-    let l4 = usize::from(packet[0] & 0x0f) * 4;
-    let protocol = Protocol(packet[PROTOCOL]);
+pub(crate) fn plain(packet: Ipv4View<'_>, side: Side) -> Option<Tuple> {
+    let protocol = Protocol(packet.protocol());
     let header = match protocol {
-        Protocol::TCP => TCP_HEADER,
-        Protocol::UDP => SHORT_HEADER,
+        Protocol::TCP => TCP_LEN,
+        Protocol::UDP => UDP_LEN,
         _ => return None,
     };
-    if u16_at(packet, FRAGMENT) & 0x3fff != 0 || packet.len() < l4 + header {
+    let payload = packet.payload();
+    if packet.is_fragment() || payload.len() < header {
         return None;
     }
-    let src = Endpoint::new(address_at(packet, SRC), u16_at(packet, l4));
-    let dst = Endpoint::new(address_at(packet, DST), u16_at(packet, l4 + 2));
-    Some((Tuple { side, protocol, src, dst }, l4))
+    let (src, dst) = ports(payload);
+    Some(Tuple { side, protocol, src: Endpoint::new(packet.src(), src), dst: Endpoint::new(packet.dst(), dst) })
 }
 
-/// Reads a packet whose IPv4 header was checked: header and total length are those of the slice.
-pub(crate) fn view(packet: &[u8], side: Side) -> Result<View, Refused> {
-    let l4 = usize::from(packet[0] & 0x0f) * 4;
-    let protocol = Protocol(packet[PROTOCOL]);
-    let fragment = u16_at(packet, FRAGMENT) & 0x3fff;
-    if fragment != 0 {
-        return fragmented(packet, side, l4, protocol, fragment);
+/// Classifies any packet.
+pub(crate) fn view(packet: Ipv4View<'_>, side: Side) -> Result<View, Refused> {
+    let payload = packet.payload();
+    let is_error = packet.fragment_offset() == 0
+        && Protocol(packet.protocol()) == Protocol::ICMP
+        && payload.first().is_some_and(|message| is_error(*message));
+    match fragment(packet, side) {
+        Some((key, fragment)) if fragment.offset != 0 => Ok(View::Later { key, fragment }),
+        // No error quotes so much that it has to be fragmented (RFC 1812 section 4.3.2.3).
+        Some(_) if is_error => Err(Refused::Malformed),
+        None if is_error => {
+            if payload.len() < ICMP_LEN {
+                Err(Refused::Malformed)
+            } else {
+                Ok(View::Error)
+            }
+        }
+        first => Ok(View::Flow { tuple: tuple(packet, side)?, first }),
     }
-    if protocol == Protocol::ICMP && packet.len() > l4 && is_error(packet[l4]) {
-        return if packet.len() < l4 + SHORT_HEADER { Err(Refused::Malformed) } else { Ok(View::Error { l4 }) };
-    }
-    Ok(View::Flow { tuple: tuple(packet, side, l4, protocol)?, l4, first: None })
 }
 
-#[cold]
-fn fragmented(packet: &[u8], side: Side, l4: usize, protocol: Protocol, field: u16) -> Result<View, Refused> {
-    let fragment =
-        Fragment { offset: usize::from(field & 0x1fff) * 8, len: packet.len() - l4, more: field & MORE_FRAGMENTS != 0 };
-    let id = u16_at(packet, 4);
-    let key = Key { side: side as u8, src: address_at(packet, SRC), dst: address_at(packet, DST), id, protocol: protocol.0 };
-    if fragment.offset != 0 {
-        return Ok(View::Later { key, fragment });
-    }
-    if protocol == Protocol::ICMP && packet.len() > l4 && is_error(packet[l4]) {
-        // Nobody quotes so much that an error does not fit into one packet (RFC 1812 section 4.3.2.3).
-        return Err(Refused::Malformed);
-    }
-    Ok(View::Flow { tuple: tuple(packet, side, l4, protocol)?, l4, first: Some((key, fragment)) })
+/// The datagram that a fragment belongs to and its place there; `None` for a whole packet.
+fn fragment(packet: Ipv4View<'_>, side: Side) -> Option<(Key, Fragment)> {
+    packet.is_fragment().then(|| {
+        let key = Key { side: side as u8, src: packet.src(), dst: packet.dst(), id: packet.id(), protocol: packet.protocol() };
+        let fragment = Fragment { offset: packet.fragment_offset(), len: packet.payload().len(), more: packet.more_fragments() };
+        (key, fragment)
+    })
 }
 
-/// The errors that are translated; a redirect or a source quench is no router's business to pass on
-/// (RFC 5508 section 7, RFC 6633).
+/// The ICMP errors that are translated. Routers do not forward redirects and source quenches (RFC 5508 section 7,
+/// RFC 6633).
 fn is_error(message: u8) -> bool {
     matches!(message, kind::UNREACHABLE | kind::TIME_EXCEEDED | kind::PARAMETER_PROBLEM)
 }
 
-/// The tuple of a packet that begins with a transport header.
-#[inline]
-pub(crate) fn tuple(packet: &[u8], side: Side, l4: usize, protocol: Protocol) -> Result<Tuple, Refused> {
-    let transport = &packet[l4..];
+fn tuple(packet: Ipv4View<'_>, side: Side) -> Result<Tuple, Refused> {
+    let protocol = Protocol(packet.protocol());
+    let payload = packet.payload();
     let (src, dst) = match protocol {
-        Protocol::TCP if transport.len() >= TCP_HEADER => (u16_at(transport, 0), u16_at(transport, 2)),
-        Protocol::UDP if transport.len() >= SHORT_HEADER => (u16_at(transport, 0), u16_at(transport, 2)),
-        Protocol::ICMP if transport.len() >= SHORT_HEADER => query(transport)?,
+        Protocol::TCP if payload.len() >= TCP_LEN => ports(payload),
+        Protocol::UDP if payload.len() >= UDP_LEN => ports(payload),
+        Protocol::ICMP if payload.len() >= ICMP_LEN => query(payload)?,
         Protocol::TCP | Protocol::UDP | Protocol::ICMP => return Err(Refused::Malformed),
         _ => (0, 0),
     };
-    Ok(Tuple {
-        side,
-        protocol,
-        src: Endpoint::new(address_at(packet, SRC), src),
-        dst: Endpoint::new(address_at(packet, DST), dst),
-    })
+    Ok(Tuple { side, protocol, src: Endpoint::new(packet.src(), src), dst: Endpoint::new(packet.dst(), dst) })
 }
 
-/// An ICMP query's identifier in the place of the asker's port, its request's type in the place of
-/// the other's.
+/// Source and destination port of a TCP or UDP header, which both begin with them.
+#[inline]
+pub(crate) fn ports(transport: &[u8]) -> (u16, u16) {
+    (u16_at(transport, 0), u16_at(transport, 2))
+}
+
+/// What stands for the ports of an ICMP query: the identifier on the asking side, the type of the request on the
+/// other.
 #[inline]
 pub(crate) fn query(icmp: &[u8]) -> Result<(u16, u16), Refused> {
-    let id = u16_at(icmp, 4);
+    let id = u16_at(icmp, ICMP_ID);
     match icmp[0] {
         request @ (kind::ECHO_REQUEST | kind::TIMESTAMP_REQUEST) => Ok((id, u16::from(request))),
         kind::ECHO_REPLY => Ok((u16::from(kind::ECHO_REQUEST), id)),
@@ -132,7 +120,11 @@ pub(crate) fn query(icmp: &[u8]) -> Result<(u16, u16), Refused> {
     }
 }
 
-#[inline]
-pub(crate) fn address_at(bytes: &[u8], at: usize) -> Ipv4Addr {
-    Ipv4Addr::from_bits(u32_at(bytes, at))
+/// Source and destination as connections record them; the ports are 0 where the packet has none.
+#[must_use]
+pub fn endpoints(packet: Ipv4View<'_>) -> (Endpoint, Endpoint) {
+    match view(packet, Side::Inside) {
+        Ok(View::Flow { tuple, .. }) => (tuple.src, tuple.dst),
+        _ => (Endpoint::new(packet.src(), 0), Endpoint::new(packet.dst(), 0)),
+    }
 }

@@ -5,14 +5,14 @@ use std::net::Ipv4Addr;
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Refused, Side, Timeouts};
 use packet::Timestamp;
 use packet::checksum::Checksum;
-use testkit::packets;
+use testkit::packets::{self, ipv4_mut};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 fn send(nat: &Nat, port: u16, owner: u16, millis: u64) -> Result<(), Refused> {
     let mut packet = packets::udp(Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), port), Endpoint::new(PEER, 53), b"hello");
-    nat.translate(Side::Inside, &mut packet, Checksum::Complete, owner, Timestamp::from_millis(millis)).map(drop)
+    nat.translate(Side::Inside, &mut ipv4_mut(&mut packet), Checksum::Complete, owner, Timestamp::from_millis(millis)).map(drop)
 }
 
 #[test]

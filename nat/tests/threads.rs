@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Protocol, Published, Refused, Side, Timeouts};
 use packet::Timestamp;
 use packet::checksum::Checksum;
-use testkit::packets;
+use testkit::packets::{self, ipv4_mut};
 use testkit::packets::{ACK, SYN, Tcp, address, word};
 
 const WORKERS: u8 = 4;
@@ -39,7 +39,7 @@ impl Bench {
     }
 
     fn send(&self, side: Side, mut packet: Vec<u8>, owner: u8) -> Result<Vec<u8>, Refused> {
-        self.nat.translate(side, &mut packet, Checksum::Complete, u16::from(owner), self.now()).map(|_| packet)
+        self.nat.translate(side, &mut ipv4_mut(&mut packet), Checksum::Complete, u16::from(owner), self.now()).map(|_| packet)
     }
 
     /// The outside endpoint is this inside endpoint's alone.

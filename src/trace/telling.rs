@@ -1,6 +1,6 @@
 //! Stories in words.
 
-use nat::{Manner, Side};
+use nat::{Basis, Side};
 use packet::vlan::TagAction;
 use packet::{EtherType, MacAddr};
 use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
@@ -133,10 +133,10 @@ fn telling(step: Step, names: &Names) -> views::Step {
             address: Some(address.to_string()),
             ..of("hairpin", format!("{address} is our own outside address: out and in again (hairpin)"))
         },
-        Step::Translated { side, manner, src, dst } => views::Step {
+        Step::Translated { side, basis, src, dst } => views::Step {
             src: Some(src.to_string()),
             dst: Some(dst.to_string()),
-            ..of("translated", translated_text(side, manner, src, dst))
+            ..of("translated", translated_text(side, basis, src, dst))
         },
         Step::Neighbour { address, mac } => views::Step {
             address: Some(address.to_string()),
@@ -214,16 +214,15 @@ fn learned_text(mac: MacAddr, learned: Learned, names: &Names) -> String {
     }
 }
 
-fn translated_text(side: Side, manner: Option<Manner>, src: nat::Endpoint, dst: nat::Endpoint) -> String {
-    let right = match manner {
-        Some(Manner::Known) => "of a known connection",
-        Some(Manner::KnownMapping) => "opens a connection, by the outside endpoint that its guest has",
-        Some(Manner::NewMapping) => "opens a connection, with a new outside endpoint",
-        Some(Manner::Published) => "opens a connection to a published port",
-        Some(Manner::OneToOne) => "opens a connection, by its guest's own outside address",
-        Some(Manner::Error) => "an error about a known connection",
-        Some(Manner::Fragment) => "follows its datagram's first fragment",
-        None => "translated",
+fn translated_text(side: Side, basis: Basis, src: nat::Endpoint, dst: nat::Endpoint) -> String {
+    let right = match basis {
+        Basis::Known => "of a known connection",
+        Basis::KnownMapping => "opens a connection, by the outside endpoint that its guest has",
+        Basis::NewMapping => "opens a connection, with a new outside endpoint",
+        Basis::Published => "opens a connection to a published port",
+        Basis::OneToOne => "opens a connection, by its guest's own outside address",
+        Basis::Error => "an error about a known connection",
+        Basis::Fragment => "follows its datagram's first fragment",
     };
     let now = match side {
         Side::Inside => format!("is from {src} now"),

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use packet::ipv4::Ipv4Mut;
+
 use crate::checksum::{add, sum};
 
 /// IP protocol number of ICMP.
@@ -23,6 +25,19 @@ pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 /// TCP flag: congestion window reduced.
 pub const CWR: u8 = 0x80;
+
+/// A packet to be changed in place.
+///
+/// # Panics
+///
+/// If its header is not valid.
+#[must_use]
+pub fn ipv4_mut(packet: &mut [u8]) -> Ipv4Mut<'_> {
+    match Ipv4Mut::new(packet) {
+        Some(packet) => packet,
+        None => panic!("not a valid IPv4 header"),
+    }
+}
 
 /// The 16-bit field at this offset.
 #[must_use]

@@ -87,7 +87,7 @@ impl Theatre {
     /// Imagines a frame, then sends it. Both stories.
     fn play(&mut self, ingress: u16, frame: &[u8]) -> (Story, Story) {
         let now = self.lab.bridge.now;
-        // What a first packet would do on the way, as `nat::Nat::rehearse` says.
+        // What a first packet would do on the way, as `nat::Nat::decide` says.
         while self.lab.nat.expire(now, 256) {}
         let before = self.tables();
         let imagined = self.rehearsal.walk(PortId(ingress), VnetHeader::default(), frame, now).unwrap();
@@ -253,14 +253,14 @@ fn a_first_packet_says_what_it_would_be_outside() {
     let (imagined, _) = theatre.play(0, &ethernet(GATEWAY_MAC, mac(2), &syn));
     assert_eq!(imagined.verdict(), Verdict::Sent(1));
     let translated = imagined.steps().iter().find_map(|step| match step {
-        Step::Translated { manner, src, .. } => Some((*manner, *src)),
+        Step::Translated { basis, src, .. } => Some((*basis, *src)),
         _ => None,
     });
-    assert_eq!(translated, Some((Some(nat::Manner::NewMapping), Endpoint::new(OUTSIDE, 4000))));
+    assert_eq!(translated, Some((nat::Basis::NewMapping, Endpoint::new(OUTSIDE, 4000))));
     assert!(imagined.steps().contains(&Step::RouteOutside { dst: PEER, hop: NEXT_HOP }));
     assert!(imagined.steps().contains(&Step::Neighbour { address: NEXT_HOP, mac: NEXT_HOP_MAC }));
     // The second one is of a connection.
     let (_, real) = theatre.play(0, &ethernet(GATEWAY_MAC, mac(2), &syn));
-    let manners = real.steps().iter().filter(|step| matches!(step, Step::Translated { manner: Some(nat::Manner::Known), .. }));
-    assert_eq!(manners.count(), 1);
+    let known = real.steps().iter().filter(|step| matches!(step, Step::Translated { basis: nat::Basis::Known, .. }));
+    assert_eq!(known.count(), 1);
 }

@@ -24,6 +24,10 @@ struct Slip {
     order: u64,
 }
 
+/// A free place in the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldPlace(usize);
+
 /// The pool. All is found by looking at each place, of which there are few.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -42,35 +46,26 @@ impl Held {
         self.len
     }
 
-    /// Would a frame of so many bytes be held, once those that are too old are gone?
-    pub(super) fn has_room(&self, len: usize, owner: u16, now: Timestamp) -> Result<(), FragmentError> {
+    /// The place that a frame of this length can have, once frames that are too old are gone.
+    pub(super) fn decide(&self, len: usize, owner: u16, now: Timestamp) -> Result<HeldPlace, FragmentError> {
         if len > HELD_LEN {
             return Err(FragmentError::FrameTooLong);
         }
-        let held = || self.slips.iter().flatten().filter(|slip| slip.deadline > now);
-        if held().filter(|slip| slip.owner == owner).count() >= HELD_AN_OWNER {
+        let held = self.slips.iter().flatten().filter(|slip| slip.deadline > now);
+        if held.filter(|slip| slip.owner == owner).count() >= HELD_AN_OWNER {
             return Err(FragmentError::OwnerHeldFull);
         }
-        if held().count() >= HELD { Err(FragmentError::HeldFull) } else { Ok(()) }
+        let is_free = |slip: &Option<Slip>| slip.is_none_or(|slip| slip.deadline <= now);
+        self.slips.iter().position(is_free).map(HeldPlace).ok_or(FragmentError::HeldFull)
     }
 
-    pub(super) fn hold(
-        &mut self,
-        key: Key,
-        frame: &[u8],
-        tag: u64,
-        owner: u16,
-        now: Timestamp,
-        deadline: Timestamp,
-    ) -> Result<(), FragmentError> {
-        self.has_room(frame.len(), owner, now)?;
-        self.expire(now);
-        let place = self.slips.iter().position(Option::is_none).ok_or(FragmentError::HeldFull)?;
+    /// Copies a frame into a place that was decided on, and that [`Held::expire`] has emptied.
+    pub(super) fn put(&mut self, place: HeldPlace, key: Key, frame: &[u8], tag: u64, owner: u16, deadline: Timestamp) {
+        let HeldPlace(place) = place;
         self.bytes[place * HELD_LEN..][..frame.len()].copy_from_slice(frame);
         self.slips[place] = Some(Slip { key, tag, owner, len: frame.len(), deadline, order: self.order });
         self.order += 1;
         self.len += 1;
-        Ok(())
     }
 
     pub(super) fn release(&mut self, key: Key, mut give: impl FnMut(&[u8], u64)) {

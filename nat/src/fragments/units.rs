@@ -18,32 +18,35 @@ pub(super) struct Units {
     is_end_known: bool,
 }
 
+/// A piece beside those that were seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Added {
+pub(super) enum Compared {
+    /// No part of it was seen.
     New,
-    /// All of it was there.
+    /// All of it was seen.
     Duplicate,
-    /// Some of it was there, or the datagram would have two ends.
+    /// A part of it was seen, or the datagram would have two ends.
     Overlap,
 }
 
 impl Units {
-    /// Notes a piece in `bits`, if it is new.
-    pub(super) fn add(&mut self, bits: &mut [u64], piece: Range<usize>, more: bool) -> Added {
-        let taken: usize = masks(&piece).map(|(word, mask)| (bits[word] & mask).count_ones() as usize).sum();
-        if taken == piece.len() {
-            return Added::Duplicate;
+    /// Compares a piece with those noted in `bits`.
+    pub(super) fn compare(&self, bits: &[u64], piece: &Range<usize>, more: bool) -> Compared {
+        let seen: usize = masks(piece).map(|(word, mask)| (bits[word] & mask).count_ones() as usize).sum();
+        if seen == piece.len() {
+            return Compared::Duplicate;
         }
         let is_beyond = self.is_end_known && piece.end > self.end;
         let is_second_end = !more && (self.is_end_known || piece.end < self.end);
-        if taken > 0 || is_beyond || is_second_end {
-            return Added::Overlap;
-        }
-        masks(&piece).for_each(|(word, mask)| bits[word] |= mask);
+        if seen > 0 || is_beyond || is_second_end { Compared::Overlap } else { Compared::New }
+    }
+
+    /// Notes a piece that is new.
+    pub(super) fn add(&mut self, bits: &mut [u64], piece: &Range<usize>, more: bool) {
+        masks(piece).for_each(|(word, mask)| bits[word] |= mask);
         self.seen += piece.len();
         self.end = self.end.max(piece.end);
         self.is_end_known |= !more;
-        Added::New
     }
 
     /// All of the datagram was there.

@@ -16,7 +16,7 @@ use super::choices::Choices;
 use super::fragments::Piece;
 use super::model::{Conn, Model};
 use super::rewriting;
-use crate::packets::{self, ACK, FIN, ICMP, RST, SYN, TCP, Tcp, UDP, address, header_len, word};
+use crate::packets::{self, ACK, FIN, ICMP, RST, SYN, TCP, Tcp, UDP, address, header_len, ipv4_mut, word};
 
 /// More steps than this show nothing new.
 const MAX_STEPS: usize = 600;
@@ -254,7 +254,7 @@ impl Pair<'_> {
             Ok(tuple) => tuple,
             Err(refused) => {
                 let mut after = packet.clone();
-                assert_eq!(self.nat.translate(side, &mut after, checksum, owner, self.model.now), Err(refused));
+                assert_eq!(self.nat.translate(side, &mut ipv4_mut(&mut after), checksum, owner, self.model.now), Err(refused));
                 return assert_eq!(after, packet, "refused, and changed");
             }
         };
@@ -265,7 +265,7 @@ impl Pair<'_> {
         let known = self.model.find(&tuple);
         let opened_before = self.nat.stats().opened;
         let mut after = packet.clone();
-        let answer = self.nat.translate(side, &mut after, checksum, owner, self.model.now);
+        let answer = self.nat.translate(side, &mut ipv4_mut(&mut after), checksum, owner, self.model.now);
         let mut expected = match known {
             Some(at) => {
                 assert_eq!(self.nat.stats().opened, opened_before, "{tuple:?} lives");
@@ -355,7 +355,7 @@ impl Pair<'_> {
             Protocol(other) => packets::ip(other, src.address, dst.address, b"answer"),
         };
         let mut back = answer.clone();
-        let result = self.nat.translate(side.other(), &mut back, Checksum::Complete, 0, self.model.now);
+        let result = self.nat.translate(side.other(), &mut ipv4_mut(&mut back), Checksum::Complete, 0, self.model.now);
         assert!(result.is_ok(), "{tuple:?} was answered: {result:?}");
         rewriting::check_flow(&answer, &back, tuple.dst, tuple.src, false, true);
         let reply = tuple_of(side.other(), &answer).unwrap();
@@ -402,7 +402,7 @@ impl Pair<'_> {
         }
         let expected = if is_wrong { Err(Refused::BadChecksum) } else { self.error_expected(side, &packet) };
         let mut after = packet.clone();
-        let answer = self.nat.translate(side, &mut after, Checksum::Complete, 0, self.model.now);
+        let answer = self.nat.translate(side, &mut ipv4_mut(&mut after), Checksum::Complete, 0, self.model.now);
         match (answer, expected) {
             (Ok(translated), Ok((src, dst, quoted))) => {
                 assert_eq!((translated.dst, translated.first), (dst, None));
@@ -489,7 +489,7 @@ impl Pair<'_> {
             return self.translate(tuple.side, packet, checksum, owner, Some((key, fragment)));
         }
         let mut after = packet.clone();
-        let answer = self.nat.translate(tuple.side, &mut after, Checksum::Complete, owner, self.model.now);
+        let answer = self.nat.translate(tuple.side, &mut ipv4_mut(&mut after), Checksum::Complete, owner, self.model.now);
         match self.model.datagrams.later(key, fragment, owner, self.model.now) {
             Piece::Passes(src, dst) => {
                 assert_eq!(answer.map(|translated| translated.dst), Ok(dst.address));
@@ -499,7 +499,8 @@ impl Pair<'_> {
             Piece::Early => {
                 assert_eq!((answer, after == packet), (Err(Refused::FragmentEarly), true));
                 let expected = self.model.datagrams.hold(key, &packet, owner, self.model.now);
-                assert_eq!(self.nat.hold(tuple.side, &packet, &packet, u64::from(owner), owner, self.model.now), expected);
+                let ip = ipv4_mut(&mut after);
+                assert_eq!(self.nat.hold(tuple.side, ip.view(), &packet, u64::from(owner), owner, self.model.now), expected);
             }
         }
     }
@@ -511,7 +512,7 @@ impl Pair<'_> {
         assert_eq!(released, self.model.datagrams.release(key));
         for packet in released {
             let mut after = packet.clone();
-            assert_eq!(first.translate(&mut after), dst.address);
+            assert_eq!(first.translate(&mut ipv4_mut(&mut after)), dst.address);
             rewriting::check_later(&packet, &after, src.address, dst.address);
         }
     }
@@ -526,7 +527,7 @@ impl Pair<'_> {
         let packet = packets::ip(protocol, src, dst, &payload);
         if protocol == ICMP && payload.first().is_some_and(|kind| matches!(kind, 3 | 11 | 12)) {
             let mut after = packet.clone();
-            let _ = self.nat.translate(side, &mut after, Checksum::Complete, 0, self.model.now);
+            let _ = self.nat.translate(side, &mut ipv4_mut(&mut after), Checksum::Complete, 0, self.model.now);
             return;
         }
         self.translate(side, packet, Checksum::Verified, 0, None);

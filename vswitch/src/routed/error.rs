@@ -17,12 +17,12 @@ use std::net::Ipv4Addr;
 use nat::Side;
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
 use packet::icmpv4::{self, ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
-use packet::ipv4::{Ipv4Mut, Ipv4View};
+use packet::ipv4::Ipv4View;
 use packet::{Offload, VnetHeader};
 
 use super::neighbour::InterfaceId;
 use super::routing::Interface;
-use super::v4::{Packet, bytes_mut, set_addresses, view};
+use super::v4::{Packet, set_addresses, view, view_mut};
 use super::{RouterTables, RouterWorker};
 use crate::counters::DropReason;
 use crate::egress::Frame;
@@ -122,7 +122,7 @@ impl RouterWorker {
             let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
             // From the address that the guest knows the router by (RFC 1812 section 4.3.2.4).
             if let Some(interface) = routing.interface(id)
-                && let Some(mut ip) = Ipv4Mut::new(bytes_mut(walk, &error))
+                && let Some(mut ip) = view_mut(walk, &error)
             {
                 ip.set_src(interface.address);
             }

@@ -7,12 +7,11 @@ use std::net::Ipv4Addr;
 use packet::MacAddr;
 use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::icmpv4::{self, IcmpError, IcmpView, unreachable};
-use packet::ipv4::Ipv4Mut;
 use packet::vlan::TagAction;
 
 use super::neighbour::InterfaceId;
 use super::routing::Uplink;
-use super::v4::{Ip, Packet, bytes_mut, is_echo_request, set_addresses, view};
+use super::v4::{Ip, Packet, is_echo_request, set_addresses, view, view_mut};
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
 use crate::counters::DropReason;
 use crate::egress::Frame;
@@ -146,7 +145,7 @@ impl RouterWorker {
     #[cold]
     pub(crate) fn echo(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         let headers = packet.frame.headers;
-        let Some(mut ip) = Ipv4Mut::new(bytes_mut(walk, packet)) else { return Err(DropReason::BadIpHeader) };
+        let Some(mut ip) = view_mut(walk, packet) else { return Err(DropReason::BadIpHeader) };
         let (src, dst) = (ip.view().src(), ip.view().dst());
         if !IcmpView::new(ip.payload_mut()).is_some_and(IcmpView::has_valid_checksum) {
             return Err(DropReason::NatBadChecksum);

@@ -2,14 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use nat::{Manner, Nat, Refused, Rehearsed, Side};
-use packet::ipv4::Ipv4Mut;
+use nat::{Basis, Nat, Refused, Side};
 use packet::{Transport, tcp};
 
 use super::neighbour::InterfaceId;
 use super::resume::Held;
 use super::routing::Routing;
-use super::v4::{Packet, bytes_mut};
+use super::v4::{Packet, view, view_mut};
 use super::{Deferred, RouterWorker};
 use crate::counters::DropReason;
 use crate::egress::Frame;
@@ -24,35 +23,40 @@ impl RouterWorker {
         if walk.story.is_some() {
             return self.translate_traced(walk, packet, nat, side);
         }
+        self.apply_translation(walk, packet, nat, side).map(|(dst, _)| dst)
+    }
+
+    /// Translates in place. Returns the new destination, and on which grounds.
+    #[inline]
+    fn apply_translation(
+        &mut self,
+        walk: &mut Walk<'_>,
+        packet: &Packet,
+        nat: &Nat,
+        side: Side,
+    ) -> Result<(Ipv4Addr, Basis), Refused> {
         let Frame { offload, .. } = packet.frame;
         let (owner, now) = (walk.ingress.0, walk.now);
-        let bytes = bytes_mut(walk, packet);
+        let mut ip = view_mut(walk, packet).ok_or(Refused::Malformed)?;
         if let Some(first) = self.first_fragment.take() {
-            return Ok(first.translate(bytes));
+            return Ok((first.translate(&mut ip), Basis::Fragment));
         }
-        let translated = nat.translate_by(Some(&mut self.flows), side, bytes, offload.checksum, owner, now)?;
+        let translated = nat.translate_by(Some(&mut self.flows), side, &mut ip, offload.checksum, owner, now)?;
         if let Some(first) = translated.first {
             self.defer(Deferred::Fragments(first));
         }
-        Ok(translated.dst)
+        Ok((translated.dst, translated.basis))
     }
 
     #[cold]
     fn translate_traced(&mut self, walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
-        if walk.is_rehearsal() {
-            return rehearse(walk, packet, nat, side);
-        }
-        let now = walk.now;
-        let manner = match self.first_fragment {
-            Some(_) => Some(Manner::Fragment),
-            None => nat.manner(side, bytes_mut(walk, packet), now),
+        let basis = if walk.is_rehearsal() {
+            decide_translation(walk, packet, nat, side)?
+        } else {
+            self.apply_translation(walk, packet, nat, side)?.1
         };
-        let story = walk.story.take();
-        let translated = self.translate(walk, packet, nat, side);
-        walk.story = story;
-        translated?;
-        let (src, dst) = nat::endpoints(bytes_mut(walk, packet));
-        walk.note(|| Step::Translated { side, manner, src, dst });
+        let (src, dst) = nat::endpoints(view(walk, packet).ok_or(Refused::Malformed)?);
+        walk.note(|| Step::Translated { side, basis, src, dst });
         Ok(dst.address)
     }
 
@@ -66,15 +70,14 @@ impl RouterWorker {
         from: Option<InterfaceId>,
     ) -> Result<(), DropReason> {
         let side = if from.is_some() { Side::Inside } else { Side::Outside };
-        let Frame { span, headers, .. } = packet.frame;
-        let bytes = &walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize];
-        let frame = &walk.rx.arena()[span.range_with_vnet()];
+        let ip = view(walk, packet).ok_or(DropReason::BadIpHeader)?;
+        let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
         let held = Held { port: walk.ingress, from };
         let (owner, now) = (walk.ingress.0, walk.now);
         let is_kept = if walk.is_rehearsal() {
-            nat.would_hold(frame.len(), owner, now)
+            nat.decide_hold(frame.len(), owner, now)
         } else {
-            nat.hold(side, bytes, frame, held.to_tag(), owner, now)
+            nat.hold(side, ip, frame, held.to_tag(), owner, now)
         };
         if !is_kept {
             return Err(DropReason::FragmentRefused);
@@ -85,41 +88,37 @@ impl RouterWorker {
     }
 }
 
-/// Translates a rehearsed packet in place. The connection that it would open exists in its story only, so an ICMP error
-/// about the packet is translated by the story.
+/// Translates a rehearsed packet in place, and changes nothing else. The connection that it would open exists in its
+/// story only, so an ICMP error about the packet is translated by the story.
 #[cold]
-fn rehearse(walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+fn decide_translation(walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Basis, Refused> {
     let Frame { span, headers, offload, .. } = packet.frame;
-    let (owner, now) = (walk.ingress.0, walk.now);
-    let bytes = &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize];
-    let (src, dst) = nat::endpoints(bytes);
-    let rehearsed = nat.rehearse(side, bytes, offload.checksum, owner, now);
-    let mut undone = || walk.story.as_mut().and_then(|story| story.pop_addressed(side));
-    let manner = match rehearsed {
-        Ok(Rehearsed { manner: Manner::Error, .. }) => {
-            undone();
-            Manner::Error
+    let mut ip = headers.ipv4_mut(walk.rx.frame_mut(span)).ok_or(Refused::Malformed)?;
+    let story = walk.story.as_mut();
+    match nat.decide(side, ip.view(), offload.checksum, walk.ingress.0, walk.now) {
+        Ok(decision) if decision.basis == Basis::Error => {
+            decision.write(&mut ip, offload.checksum);
+            story.and_then(|story| story.pop_addressed(side));
+            Ok(Basis::Error)
+        }
+        Ok(decision) => {
+            let (src, dst) = nat::endpoints(ip.view());
+            decision.write(&mut ip, offload.checksum);
+            if let Some(story) = story {
+                story.push_addressed(Addressed { side, src: src.address, dst: dst.address });
+            }
+            Ok(decision.basis)
         }
         Err(Refused::IcmpUnrelated) => {
-            let original = undone().ok_or(Refused::IcmpUnrelated)?;
-            let mut ip = Ipv4Mut::new(bytes).ok_or(Refused::IcmpUnrelated)?;
+            let original = story.and_then(|story| story.pop_addressed(side)).ok_or(Refused::IcmpUnrelated)?;
             match side {
                 Side::Inside => ip.set_src(original.dst),
                 Side::Outside => ip.set_dst(original.src),
             };
-            Manner::Error
+            Ok(Basis::Error)
         }
-        Ok(Rehearsed { manner, .. }) => {
-            if let Some(story) = &mut walk.story {
-                story.push_addressed(Addressed { side, src: src.address, dst: dst.address });
-            }
-            manner
-        }
-        Err(refused) => return Err(refused),
-    };
-    let (src, dst) = nat::endpoints(bytes_mut(walk, packet));
-    walk.note(|| Step::Translated { side, manner: Some(manner), src, dst });
-    Ok(dst.address)
+        Err(refused) => Err(refused),
+    }
 }
 
 /// Lowers the maximum segment size that a SYN announces to what fits through the uplink.

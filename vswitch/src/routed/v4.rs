@@ -79,18 +79,16 @@ pub(crate) fn sound(walk: &Walk<'_>, packet: &Packet) -> Result<Ip, DropReason> 
     Ok(Ip { src: ip.src(), dst: ip.dst(), ttl: ip.ttl(), dont_fragment: ip.dont_fragment() })
 }
 
-/// The packet's IPv4 header, which [`sound`] has checked.
+/// The packet's IPv4 header, which parsing has validated.
 #[inline]
 pub(crate) fn view<'a>(walk: &'a Walk<'_>, packet: &Packet) -> Option<Ipv4View<'a>> {
-    let Frame { span, headers, .. } = packet.frame;
-    Ipv4View::new(&walk.rx.frame(span)[usize::from(headers.l3)..headers.end as usize])
+    packet.frame.headers.ipv4(walk.rx.frame(packet.frame.span))
 }
 
-/// The packet from its IPv4 header to its end, without padding.
+/// The same, to be changed in place.
 #[inline]
-pub(crate) fn bytes_mut<'a>(walk: &'a mut Walk<'_>, packet: &Packet) -> &'a mut [u8] {
-    let Frame { span, headers, .. } = packet.frame;
-    &mut walk.rx.frame_mut(span)[usize::from(headers.l3)..headers.end as usize]
+pub(crate) fn view_mut<'a>(walk: &'a mut Walk<'_>, packet: &Packet) -> Option<Ipv4Mut<'a>> {
+    packet.frame.headers.ipv4_mut(walk.rx.frame_mut(packet.frame.span))
 }
 
 #[inline]
@@ -110,7 +108,7 @@ pub(crate) fn is_one_host(address: Ipv4Addr) -> bool {
 #[inline]
 pub(crate) fn decrement_ttl(walk: &mut Walk<'_>, packet: &Packet) {
     // A packet whose TTL runs out was reported before.
-    let _ = Ipv4Mut::new(bytes_mut(walk, packet)).is_some_and(|mut ip| ip.decrement_ttl());
+    let _ = view_mut(walk, packet).is_some_and(|mut ip| ip.decrement_ttl());
 }
 
 #[inline]

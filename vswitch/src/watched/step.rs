@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use nat::{Endpoint, Manner, Side};
+use nat::{Basis, Endpoint, Side};
 use packet::MacAddr;
 use packet::icmpv4::IcmpError;
 use packet::vlan::{TagAction, VlanId};
@@ -77,8 +77,8 @@ pub enum Step {
     Translated {
         /// The side that it came from.
         side: Side,
-        /// By which right.
-        manner: Option<Manner>,
+        /// On which grounds.
+        basis: Basis,
         /// Source and
         src: Endpoint,
         /// destination as they are now.
