@@ -1,7 +1,7 @@
 //! What is looked at while frames walk, and how it leaves: a filter, a bounded way out of the packet path, pcapng.
 //!
 //! ```text
-//!  worker:     frame --> Tap: port? sample? filter? --> record --> ring   (full: counted, never waited for)
+//!  worker:     frame --> Probe: port? sample? filter? --> record --> ring   (full: counted, never waited for)
 //!  elsewhere:  ring --> records --> pcapng --> a file, Wireshark, tcpdump
 //! ```
 //!
@@ -9,9 +9,9 @@
 #![forbid(unsafe_code)]
 
 pub mod pcapng;
+pub mod probe;
 pub mod record;
 pub mod ring;
-pub mod tap;
 
+pub use probe::{Leaving, Probe, Seen, Want};
 pub use record::{Direction, Header, Verdict};
-pub use tap::{Leaving, Seen, Tap, Want};

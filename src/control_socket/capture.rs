@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use ::capture::pcapng::{self, LINKTYPE_ETHERNET, LINKTYPE_RAW, Packet, Statistics, Way};
+use ::capture::probe::Lost;
 use ::capture::ring::{Chunk, Reader};
-use ::capture::tap::Lost;
 use ::capture::{Direction, Header, Verdict, Want};
 use axum::body::Bytes;
 use axum::extract::State;

@@ -1,7 +1,7 @@
 //! Captures: begun at all workers, and ended there when nobody reads them any more.
 //!
 //! ```text
-//!  control socket --Capture--> here --Command--> each worker: a Tap
+//!  control socket --Capture--> here --Command--> each worker: a Probe
 //!        ^                      |                    |
 //!        +--- readers of rings -+                    +-- records --> ring --> control socket --> pcapng
 //! ```
@@ -11,9 +11,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use capture::probe::Lost;
 use capture::ring::{Reader, ring};
-use capture::tap::Lost;
-use capture::{Tap, Want};
+use capture::{Probe, Want};
 use netio::Waker;
 use vswitch::MAX_CAPTURES;
 use vswitch::PortId;
@@ -96,7 +96,7 @@ impl Daemon {
         let (mut taps, readers): (Vec<_>, Vec<_>) = (0..self.workers.len())
             .map(|_| {
                 let (writer, reader) = ring(CHUNKS, CHUNK_BYTES);
-                (Some(Box::new(Tap::new(id, Arc::clone(&want), writer, lost.clone()))), reader)
+                (Some(Box::new(Probe::new(id, Arc::clone(&want), writer, lost.clone()))), reader)
             })
             .unzip();
         self.tell_workers(|worker| Command::BeginCapture(taps.get_mut(worker).and_then(Option::take)));

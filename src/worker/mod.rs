@@ -27,7 +27,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use capture::Tap;
+use capture::Probe;
 use netio::guest::{DgramQueue, DgramReceiver, StreamReader};
 use netio::packet_socket::{self, Receiver};
 use netio::{Poller, Received, Waker, tap, udp};
@@ -137,7 +137,7 @@ pub(crate) enum Command {
     /// Does it still take commands? It is to say so.
     Answer(Answers),
     /// A capture begins; this is the worker's part of it.
-    BeginCapture(Option<Box<Tap>>),
+    BeginCapture(Option<Box<Probe>>),
     /// The capture of this number ends.
     EndCapture(u64),
     /// The end.
@@ -208,7 +208,7 @@ pub(crate) enum Released {
     Source(Source),
     Sink(Sink),
     /// What a worker had of a capture.
-    Tap(Box<Tap>),
+    Probe(Box<Probe>),
     /// What it had of live traces.
     Watch(Box<Watch>),
 }
@@ -559,14 +559,14 @@ impl Worker {
                 }
                 Command::Barrier(number) => self.tell(Event::Obeyed(number)),
                 Command::Answer(answers) => service::answer(&answers),
-                Command::BeginCapture(tap) => {
-                    if let Some(Err(tap)) = tap.map(|tap| self.pipeline.begin_capture(tap)) {
-                        self.tell(Event::Released(Released::Tap(tap)));
+                Command::BeginCapture(probe) => {
+                    if let Some(Err(probe)) = probe.map(|probe| self.pipeline.begin_capture(probe)) {
+                        self.tell(Event::Released(Released::Probe(probe)));
                     }
                 }
                 Command::EndCapture(id) => {
-                    if let Some(tap) = self.pipeline.end_capture(id) {
-                        self.tell(Event::Released(Released::Tap(Box::new(tap))));
+                    if let Some(probe) = self.pipeline.end_capture(id) {
+                        self.tell(Event::Released(Released::Probe(Box::new(probe))));
                     }
                 }
                 Command::Stop => self.stopped = true,

@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use capture::probe::Lost;
 use capture::ring::{self, Reader};
-use capture::tap::Lost;
-use capture::{Direction, Header, Tap, Verdict, Want};
+use capture::{Direction, Header, Probe, Verdict, Want};
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{Arrivals, Protocol, Train, Trains, Way, train};
 use vswitch::{
@@ -64,7 +64,7 @@ impl Captured {
     fn of(pipeline: &mut Pipeline, ports: usize) -> Captured {
         let (writer, reader) = ring::ring(4, 256 << 10);
         let want = Want { snaplen: 64, ..Want::default() };
-        pipeline.begin_capture(Box::new(Tap::new(1, Arc::new(want), writer, Lost::new(ports)))).expect("the first");
+        pipeline.begin_capture(Box::new(Probe::new(1, Arc::new(want), writer, Lost::new(ports)))).expect("the first");
         let none = || vec![0; ports];
         Captured { reader, received: none(), sent: none(), dropped: vec![[0; 49]; ports], copies_dropped: none() }
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use capture::{Direction, Tap};
+use capture::{Direction, Probe};
 use packet::{Batch, Timestamp};
 use tunnel::{Protocol, Trains};
 
@@ -83,12 +83,12 @@ impl Pipeline {
     }
 
     /// A capture begins. Gives its part back if there are [`MAX_CAPTURES`](crate::watched::capture::MAX_CAPTURES) already.
-    pub fn begin_capture(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
-        self.captures.get_or_insert_with(|| Box::new(Captures::new())).add(tap)
+    pub fn begin_capture(&mut self, probe: Box<Probe>) -> Result<(), Box<Probe>> {
+        self.captures.get_or_insert_with(|| Box::new(Captures::new())).add(probe)
     }
 
     /// The capture of this number ends; gives back what it had.
-    pub fn end_capture(&mut self, id: u64) -> Option<Tap> {
+    pub fn end_capture(&mut self, id: u64) -> Option<Probe> {
         let captures = self.captures.as_mut()?;
         let ended = captures.remove(id);
         if captures.is_empty() {

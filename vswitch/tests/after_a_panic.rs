@@ -4,9 +4,9 @@ use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use capture::probe::Lost;
 use capture::ring::{self, Reader};
-use capture::tap::Lost;
-use capture::{Direction, Header, Tap, Want};
+use capture::{Direction, Header, Probe, Want};
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, MacAddr, VnetHeader};
 use vswitch::{Egress, Live, PortId, PortVlan, Step, Transmit, Watch};
@@ -44,8 +44,8 @@ impl Stage {
         let live = Arc::new(Live::new(u32::MAX, |_, _| true));
         bridge.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
         let (writer, captured) = ring::ring(4, 256 << 10);
-        let tap = Tap::new(2, Arc::new(Want::default()), writer, Lost::new(PORTS));
-        bridge.pipeline.begin_capture(Box::new(tap)).expect("room");
+        let probe = Probe::new(2, Arc::new(Want::default()), writer, Lost::new(PORTS));
+        bridge.pipeline.begin_capture(Box::new(probe)).expect("room");
         Stage { bridge, batch: Batch::new(), egress: Egress::new(PORTS), live, captured }
     }
 

@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use capture::probe::Lost;
 use capture::ring::{self, Reader};
-use capture::tap::Lost;
-use capture::{Header, Tap, Verdict, Want};
+use capture::{Header, Probe, Verdict, Want};
 use nat::Endpoint;
 use packet::VnetHeader;
 use packet::vlan::VlanId;
@@ -21,7 +21,7 @@ use testkit::packets;
 fn capture_of(bridge: &mut Bridge) -> Reader {
     let (writer, reader) = ring::ring(4, 256 << 10);
     let want = Want { drops_only: true, ..Want::default() };
-    bridge.pipeline.begin_capture(Box::new(Tap::new(2, Arc::new(want), writer, Lost::new(8)))).expect("room");
+    bridge.pipeline.begin_capture(Box::new(Probe::new(2, Arc::new(want), writer, Lost::new(8)))).expect("room");
     reader
 }
 

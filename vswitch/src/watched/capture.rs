@@ -15,7 +15,7 @@
 //!
 //! While nothing is captured there is no `Captures`, and one branch for each frame and each write.
 
-use capture::{Direction, Leaving, Seen, Tap, Verdict};
+use capture::{Direction, Leaving, Probe, Seen, Verdict};
 use filter::Subject;
 use packet::ethernet::ADDRESSES_LEN;
 use packet::vlan::{TAG_LEN, TagAction};
@@ -34,7 +34,7 @@ pub const MAX_CAPTURES: usize = 4;
 /// All captures of one worker. Each is seen by the rest of the pipeline as one.
 #[derive(Debug)]
 pub(crate) struct Captures {
-    taps: Vec<Tap>,
+    probes: Vec<Probe>,
     time: u64,
     boarded: Boarded<(Frame, TagAction)>,
 }
@@ -45,25 +45,25 @@ pub(crate) struct Arrived(Span);
 
 impl Captures {
     pub(crate) fn new() -> Captures {
-        Captures { taps: Vec::with_capacity(MAX_CAPTURES), time: 0, boarded: Boarded::new() }
+        Captures { probes: Vec::with_capacity(MAX_CAPTURES), time: 0, boarded: Boarded::new() }
     }
 
     /// Gives it back if there are as many as can be.
-    pub(crate) fn add(&mut self, tap: Box<Tap>) -> Result<(), Box<Tap>> {
-        if self.taps.len() == MAX_CAPTURES {
-            return Err(tap);
+    pub(crate) fn add(&mut self, probe: Box<Probe>) -> Result<(), Box<Probe>> {
+        if self.probes.len() == MAX_CAPTURES {
+            return Err(probe);
         }
-        self.taps.push(*tap);
+        self.probes.push(*probe);
         Ok(())
     }
 
-    pub(crate) fn remove(&mut self, id: u64) -> Option<Tap> {
-        let at = self.taps.iter().position(|tap| tap.id() == id)?;
-        Some(self.taps.swap_remove(at))
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Probe> {
+        let at = self.probes.iter().position(|probe| probe.id() == id)?;
+        Some(self.probes.swap_remove(at))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.taps.is_empty()
+        self.probes.is_empty()
     }
 
     pub(crate) fn set_time(&mut self, time: u64) {
@@ -83,7 +83,7 @@ impl Captures {
         };
         let seen = self.seen(bridges, id, headers.as_ref(), bytes);
         let checksum_end = batch.vnet(span).checksum_end();
-        self.taps.iter_mut().for_each(|tap| tap.arrives(&seen, direction, checksum_end));
+        self.probes.iter_mut().for_each(|probe| probe.arrives(&seen, direction, checksum_end));
         Arrived(span)
     }
 
@@ -98,7 +98,7 @@ impl Captures {
             (Ok(()), None) => Verdict::Passed,
         };
         let frame = &walk.rx.arena()[arrived.0.range()];
-        self.taps.iter_mut().for_each(|tap| tap.judge(verdict, frame));
+        self.probes.iter_mut().for_each(|probe| probe.judge(verdict, frame));
         if let (Err(_), Some(reason)) = (outcome, also) {
             // The answer was dropped too.
             self.made_and_dropped(walk, at, reason);
@@ -118,7 +118,7 @@ impl Captures {
     /// The frame that was the last to arrive was dropped.
     pub(crate) fn dropped(&mut self, batch: &Batch, arrived: Arrived, reason: DropReason) {
         let frame = &batch.arena()[arrived.0.range()];
-        self.taps.iter_mut().for_each(|tap| tap.judge(Verdict::Dropped(reason as u8), frame));
+        self.probes.iter_mut().for_each(|probe| probe.judge(Verdict::Dropped(reason as u8), frame));
     }
 
     /// Frames of a port's queue were written, or were not.
@@ -151,7 +151,7 @@ impl Captures {
         if outcome.is_err() {
             self.leaves(bridges, PortId(way.port), batch, frame, action, outcome);
         } else if !self.boarded.board(way, (*frame, action)) {
-            self.taps.iter_mut().for_each(|tap| tap.forget(way.port));
+            self.probes.iter_mut().for_each(|probe| probe.forget(way.port));
         }
     }
 
@@ -174,7 +174,7 @@ impl Captures {
     /// All that the batch had is written.
     #[inline]
     pub(crate) fn end_batch(&mut self) {
-        self.taps.iter_mut().for_each(Tap::end_batch);
+        self.probes.iter_mut().for_each(Probe::end_batch);
     }
 
     #[inline]
@@ -199,7 +199,7 @@ impl Captures {
         let pieces = pieces(bytes, action, tag.as_ref());
         let seen = self.seen(bridges, id, Some(&headers), bytes);
         let verdict = outcome.map_or_else(|reason| Verdict::Dropped(reason as u8), |()| Verdict::Passed);
-        self.taps.iter_mut().for_each(|tap| tap.leaves(&seen, pieces, verdict));
+        self.probes.iter_mut().for_each(|probe| probe.leaves(&seen, pieces, verdict));
     }
 
     #[inline]

@@ -83,7 +83,7 @@ pub type Leaving<'a> = [&'a [u8]; 3];
 
 /// One worker's part of one capture.
 #[derive(Debug)]
-pub struct Tap {
+pub struct Probe {
     id: u64,
     want: Arc<Want>,
     writer: Writer,
@@ -97,11 +97,11 @@ pub struct Tap {
     random: u32,
 }
 
-impl Tap {
+impl Probe {
     /// A part of the capture with this number.
     #[must_use]
-    pub fn new(id: u64, want: Arc<Want>, writer: Writer, lost: Lost) -> Tap {
-        Tap { id, want, writer, lost, pending: None, copied: 0, skip: 0, random: 0x9e37_79b9 ^ id as u32 | 1 }
+    pub fn new(id: u64, want: Arc<Want>, writer: Writer, lost: Lost) -> Probe {
+        Probe { id, want, writer, lost, pending: None, copied: 0, skip: 0, random: 0x9e37_79b9 ^ id as u32 | 1 }
     }
 
     /// The capture's number.
@@ -219,18 +219,18 @@ mod tests {
     use super::*;
     use crate::ring::{Reader, ring};
 
-    fn tap(want: Want) -> (Tap, Reader, Lost) {
+    fn probe(want: Want) -> (Probe, Reader, Lost) {
         let (writer, reader) = ring(4, 4096);
         let lost = Lost::new(4);
-        (Tap::new(1, Arc::new(want), writer, lost.clone()), reader, lost)
+        (Probe::new(1, Arc::new(want), writer, lost.clone()), reader, lost)
     }
 
     fn seen(port: u16, bytes: &[u8]) -> Seen<'_> {
         Seen { time: 7, port, subject: Subject { headers: None, bytes, vlan: None, vni: None } }
     }
 
-    fn read(tap: &mut Tap, reader: &mut Reader) -> Vec<(Header, Vec<u8>)> {
-        tap.end_batch();
+    fn read(probe: &mut Probe, reader: &mut Reader) -> Vec<(Header, Vec<u8>)> {
+        probe.end_batch();
         let mut all = Vec::new();
         while let Some(chunk) = reader.take() {
             all.extend(
@@ -243,14 +243,14 @@ mod tests {
 
     #[test]
     fn a_received_frame_is_as_it_came_with_the_verdict_of_its_walk() {
-        let (mut tap, mut reader, _) = tap(Want { port: Some(2), snaplen: 3, ..Want::default() });
-        tap.arrives(&seen(1, b"other"), Direction::Received, 0);
-        tap.judge(Verdict::Dropped(1), b"other");
-        tap.arrives(&seen(2, b"frame"), Direction::Received, 0);
-        tap.judge(Verdict::Dropped(4), b"XXXXX");
-        tap.arrives(&seen(2, b"waits"), Direction::Within, 0);
-        tap.judge(Verdict::Passed, b"waits");
-        let all = read(&mut tap, &mut reader);
+        let (mut probe, mut reader, _) = probe(Want { port: Some(2), snaplen: 3, ..Want::default() });
+        probe.arrives(&seen(1, b"other"), Direction::Received, 0);
+        probe.judge(Verdict::Dropped(1), b"other");
+        probe.arrives(&seen(2, b"frame"), Direction::Received, 0);
+        probe.judge(Verdict::Dropped(4), b"XXXXX");
+        probe.arrives(&seen(2, b"waits"), Direction::Within, 0);
+        probe.judge(Verdict::Passed, b"waits");
+        let all = read(&mut probe, &mut reader);
         let verdict = Verdict::Dropped(4);
         let header = Header { time: 7, port: 2, direction: Direction::Received, verdict, original_len: 5 };
         assert_eq!(all, [(header, b"fra".to_vec())]);
@@ -258,35 +258,35 @@ mod tests {
 
     #[test]
     fn drops_only_has_the_whole_of_what_was_dropped_and_nothing_else() {
-        let (mut tap, mut reader, _) = tap(Want { drops_only: true, ..Want::default() });
+        let (mut probe, mut reader, _) = probe(Want { drops_only: true, ..Want::default() });
         let came: Vec<u8> = (0..3000).map(|n| n as u8).collect();
         let mut now = came.clone();
         now[..LONGEST_ANSWER].fill(0);
-        tap.arrives(&seen(0, &came), Direction::Received, 0);
-        tap.judge(Verdict::Passed, &now);
-        tap.leaves(&seen(0, &came), [&came, &[], &[]], Verdict::Passed);
-        tap.arrives(&seen(0, &came), Direction::Received, 0);
-        tap.judge(Verdict::CopiesDropped(8), &now);
-        let all = read(&mut tap, &mut reader);
+        probe.arrives(&seen(0, &came), Direction::Received, 0);
+        probe.judge(Verdict::Passed, &now);
+        probe.leaves(&seen(0, &came), [&came, &[], &[]], Verdict::Passed);
+        probe.arrives(&seen(0, &came), Direction::Received, 0);
+        probe.judge(Verdict::CopiesDropped(8), &now);
+        let all = read(&mut probe, &mut reader);
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].0.verdict, &all[0].1), (Verdict::CopiesDropped(8), &came));
     }
 
     #[test]
     fn what_leaves_is_put_together_and_cut() {
-        let (mut tap, mut reader, _) = tap(Want { snaplen: 6, ..Want::default() });
-        tap.leaves(&seen(3, b"addresses"), [b"addr", b"tag", b"rest"], Verdict::Passed);
-        let all = read(&mut tap, &mut reader);
+        let (mut probe, mut reader, _) = probe(Want { snaplen: 6, ..Want::default() });
+        probe.leaves(&seen(3, b"addresses"), [b"addr", b"tag", b"rest"], Verdict::Passed);
+        let all = read(&mut probe, &mut reader);
         assert_eq!((all[0].0.direction, all[0].0.original_len, &all[0].1[..]), (Direction::Sent, 11, &b"addrta"[..]));
     }
 
     #[test]
     fn what_finds_no_room_is_counted_at_its_port_but_not_what_was_not_wanted_in_the_end() {
-        let (mut tap, reader, lost) = tap(Want { drops_only: true, ..Want::default() });
+        let (mut probe, reader, lost) = probe(Want { drops_only: true, ..Want::default() });
         let frame = [0; 1000];
         for n in 0..100 {
-            tap.arrives(&seen(1, &frame), Direction::Received, 0);
-            tap.judge(if n % 2 == 0 { Verdict::Passed } else { Verdict::Dropped(0) }, &frame);
+            probe.arrives(&seen(1, &frame), Direction::Received, 0);
+            probe.judge(if n % 2 == 0 { Verdict::Passed } else { Verdict::Dropped(0) }, &frame);
         }
         // Four chunks with four frames each.
         assert_eq!((lost.of(1), lost.of(0), lost.of(100), reader.lost()), (50 - 16, 0, 0, 34));
@@ -294,11 +294,11 @@ mod tests {
 
     #[test]
     fn a_sample_is_of_all_that_goes_by_in_turns() {
-        let (mut tap, mut reader, _) = tap(Want { sample: 10, ..Want::default() });
+        let (mut probe, mut reader, _) = probe(Want { sample: 10, ..Want::default() });
         let mut counts = [0; 2];
         for n in 0..20_000 {
-            tap.leaves(&seen(n % 2, b"x"), [b"x", &[], &[]], Verdict::Passed);
-            for (header, _) in read(&mut tap, &mut reader) {
+            probe.leaves(&seen(n % 2, b"x"), [b"x", &[], &[]], Verdict::Passed);
+            for (header, _) in read(&mut probe, &mut reader) {
                 counts[usize::from(header.port)] += 1;
             }
         }
