@@ -144,8 +144,8 @@ impl Daemon {
         for (id, name) in self.tunnels.names() {
             let peer = self.tunnels.peers().iter().find(|peer| peer.id == id);
             let line = peer.map(|peer| self.tunnels.line_of(peer));
-            let is_raw = line.is_some_and(|line| line.protocol == tunnel::Protocol::Ip);
-            let vni = line.and_then(|line| line.vni).map_or_else(String::new, |vni| format!(", VNI {vni}"));
+            let is_raw = line.is_some_and(|line| !line.framing.kind().carries_ethernet());
+            let vni = line.and_then(|line| line.framing.vni()).map_or_else(String::new, |vni| format!(", VNI {vni}"));
             let description = match line {
                 Some(line) => format!("peer of tunnel {}{vni}", line.name),
                 None => "datagrams of no peer".to_owned(),

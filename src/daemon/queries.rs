@@ -255,13 +255,8 @@ impl Daemon {
         views::Tunnel {
             name: line.name.clone(),
             bridge: line.bridge().map(|bridge| self.bridges.name(bridge).to_owned()),
-            kind: match line.protocol {
-                ::tunnel::Protocol::Vxlan => "vxlan",
-                ::tunnel::Protocol::Ethernet => "udp",
-                ::tunnel::Protocol::Ip => "udp-ip",
-            }
-            .to_owned(),
-            vni: line.vni.map(::tunnel::Vni::number),
+            kind: line.framing.kind().name().to_owned(),
+            vni: line.framing.vni().map(::tunnel::Vni::number),
             local: line.local.map(|local| local.to_string()),
             port: line.port,
             device: line.device.clone(),

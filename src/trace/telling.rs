@@ -80,8 +80,8 @@ fn telling(step: Step, names: &Names) -> views::Step {
     let of = |step: &str, text: String| views::Step { step: step.to_owned(), text, ..views::Step::default() };
     match step {
         Step::Resumed => of("resumed", "what it waited for is there, or did not come".to_owned()),
-        Step::Decapsulated { vni, from } => {
-            let tunnel = vni.map_or_else(|| "a tunnel".to_owned(), |vni| format!("VXLAN {}", vni.number()));
+        Step::Decapsulated { framing, from } => {
+            let tunnel = framing.vni().map_or_else(|| "a tunnel".to_owned(), |vni| format!("VXLAN {}", vni.number()));
             views::Step { address: Some(from.to_string()), ..of("decapsulated", format!("came out of {tunnel} from {from}")) }
         }
         Step::Classified(vlan) => {
@@ -178,9 +178,9 @@ fn telling(step: Step, names: &Names) -> views::Step {
             let name = names.of(port);
             views::Step { port: Some(name.clone()), ..of("queued", format!("to leave by {name}{}", tag_text(action))) }
         }
-        Step::Encapsulated { port, vni, flow } => {
+        Step::Encapsulated { port, framing, flow } => {
             let name = names.of(port);
-            let header = vni.map_or_else(String::new, |vni| format!(" with VXLAN {}", vni.number()));
+            let header = framing.vni().map_or_else(String::new, |vni| format!(" with VXLAN {}", vni.number()));
             let text = format!("into UDP{header} for {name}; its flow {flow:#06x} chooses the source port");
             views::Step { port: Some(name), ..of("encapsulated", text) }
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context;
 use netio::udp::{Endpoint, EndpointSpec, UdpError};
-use tunnel::Protocol;
+use tunnel::FramingKind;
 use vswitch::PortId;
 
 use super::line::Line;
@@ -17,7 +17,7 @@ pub(crate) struct EndpointKey {
     pub(crate) local: IpAddr,
     pub(crate) port: u16,
     pub(crate) device: Option<String>,
-    pub(crate) protocol: Protocol,
+    pub(crate) framing: FramingKind,
 }
 
 /// One endpoint.
@@ -99,12 +99,8 @@ impl EndpointControl {
 
     /// For people and counters.
     pub(crate) fn name(&self) -> String {
-        let EndpointKey { local, port, protocol, .. } = &self.key;
-        let kind = match protocol {
-            Protocol::Vxlan => "vxlan",
-            Protocol::Ethernet => "udp",
-            Protocol::Ip => "udp-ip",
-        };
+        let EndpointKey { local, port, framing, .. } = &self.key;
+        let kind = framing.name();
         if local.is_unspecified() {
             format!("{kind}:{port}")
         } else {
@@ -150,7 +146,7 @@ fn key_of(line: &Line) -> EndpointKey {
         local: local.unwrap_or_else(|| unspecified(line.is_ipv6())),
         port: line.port,
         device: line.device.clone(),
-        protocol: line.protocol,
+        framing: line.framing.kind(),
     }
 }
 
@@ -158,7 +154,7 @@ fn is_shared(one: &EndpointKey, other: &EndpointKey) -> bool {
     let is_met = one.local == other.local || one.local.is_unspecified() || other.local.is_unspecified();
     is_met
         && one.local.is_ipv6() == other.local.is_ipv6()
-        && (one.port, &one.device, one.protocol) == (other.port, &other.device, other.protocol)
+        && (one.port, &one.device, one.framing) == (other.port, &other.device, other.framing)
 }
 
 /// Opens all endpoints.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tunnel::{Framing, Protocol, Vni};
+use tunnel::Framing;
 use vswitch::{BridgeId, PortVlan};
 
 use crate::config::tunnel::ip::IpTunnelConfig;
@@ -14,9 +14,7 @@ pub(crate) struct Line {
     /// Of no meaning for a tunnel of IP packets.
     pub(crate) bridge: BridgeId,
     pub(crate) name: String,
-    pub(crate) protocol: Protocol,
-    /// Of VXLAN.
-    pub(crate) vni: Option<Vni>,
+    pub(crate) framing: Framing,
     pub(crate) local: Option<IpAddr>,
     pub(crate) port: u16,
     pub(crate) device: Option<String>,
@@ -35,8 +33,7 @@ impl Line {
         Line {
             bridge: config.bridge,
             name: config.name.clone(),
-            protocol: if config.vni.is_some() { Protocol::Vxlan } else { Protocol::Ethernet },
-            vni: config.vni,
+            framing: config.vni.map_or(Framing::Ethernet, Framing::Vxlan),
             local: config.local,
             port: config.port,
             device: config.device.clone(),
@@ -56,8 +53,7 @@ impl Line {
         Line {
             bridge: BridgeId::default(),
             name: config.name.clone(),
-            protocol: Protocol::Ip,
-            vni: None,
+            framing: Framing::Ip,
             local: config.local.map(IpAddr::V4),
             port: config.port,
             device: config.device.clone(),
@@ -72,20 +68,12 @@ impl Line {
 
     /// The bridge that its hosts are ports of.
     pub(crate) fn bridge(&self) -> Option<BridgeId> {
-        (self.protocol != Protocol::Ip).then_some(self.bridge)
+        self.framing.kind().carries_ethernet().then_some(self.bridge)
     }
 
     /// Is it carried over IPv6?
     pub(super) fn is_ipv6(&self) -> bool {
         self.remotes.first().copied().or(self.group.as_ref().map(|group| group.address)).is_some_and(|address| address.is_ipv6())
-    }
-
-    pub(super) fn framing(&self) -> Framing {
-        match (self.protocol, self.vni) {
-            (_, Some(vni)) => Framing::Vxlan(vni),
-            (Protocol::Ip, None) => Framing::Ip,
-            (Protocol::Vxlan | Protocol::Ethernet, None) => Framing::Ethernet,
-        }
     }
 
     pub(super) fn ports(&self, group_ports: usize) -> usize {

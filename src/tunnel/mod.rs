@@ -29,7 +29,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
 use packet::{Ipv4Prefix, MacAddr};
-use tunnel::Protocol;
+use tunnel::Framing;
 use tunnel::peers::Believed;
 use vswitch::{BridgeId, IpTunnel, MacTable, NewSource, PortId};
 
@@ -192,14 +192,18 @@ impl TunnelControl {
             .peers
             .iter()
             .filter(|peer| of_it(&self.tunnels[peer.tunnel]) && self.tunnels[peer.tunnel].group != Some(peer.id))
-            .map(|peer| tunnel::peers::Peer { vni: self.tunnels[peer.tunnel].line.vni, address: peer.address, port: peer.id.0 })
+            .map(|peer| tunnel::peers::Peer {
+                framing: self.tunnels[peer.tunnel].line.framing,
+                address: peer.address,
+                port: peer.id.0,
+            })
             .collect();
         let groups = self.tunnels.iter().filter(|tunnel| of_it(tunnel));
         let believed: Vec<Believed> = groups
             .filter_map(|tunnel| Some((tunnel, tunnel.group?, tunnel.line.group.as_ref()?)))
             .flat_map(|(tunnel, id, group)| {
                 group.peers.iter().map(move |prefix| Believed {
-                    vni: tunnel.line.vni,
+                    framing: tunnel.line.framing,
                     address: prefix.address,
                     prefix_len: prefix.len,
                     port: id.0,
@@ -209,7 +213,7 @@ impl TunnelControl {
         let peers = tunnel::Peers::new(&peers, &believed)
             .map_err(|conflict| anyhow::anyhow!("{} is a peer of two tunnels on one port", conflict.address))?;
         Ok(vswitch::Endpoint {
-            protocol: self.endpoints[at].key.protocol,
+            framing: self.endpoints[at].key.framing,
             peers: Arc::new(peers),
             locals: Arc::new(self.locals(at)),
         })
@@ -302,7 +306,7 @@ impl TunnelControl {
     }
 
     fn nth_of_ip(&self, nth: usize) -> Option<usize> {
-        let of_ip = self.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.line.protocol == Protocol::Ip);
+        let of_ip = self.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.line.framing == Framing::Ip);
         of_ip.map(|(at, _)| at).nth(nth)
     }
 
@@ -372,7 +376,9 @@ impl TunnelControl {
     /// to know.
     pub(crate) fn add_source(&mut self, source: NewSource, slots: &mut Slots) -> Option<(PortId, usize)> {
         let of_it = |tunnel: &Tunnel| {
-            self.endpoints[tunnel.endpoint].id == source.endpoint && tunnel.line.vni == source.vni && tunnel.group.is_some()
+            self.endpoints[tunnel.endpoint].id == source.endpoint
+                && tunnel.line.framing == source.framing
+                && tunnel.group.is_some()
         };
         let at = self.tunnels.iter().position(of_it)?;
         let of_tunnel = || self.peers.iter().filter(|peer| peer.tunnel == at);
@@ -469,7 +475,7 @@ pub(crate) fn clash(configs: &[TunnelConfig]) -> Option<(String, String)> {
     let lines = lines(configs, &[]);
     let keys = endpoint::keys(&lines);
     let met = |one: &Line, other: &Line| {
-        let is_met = endpoint::key_for(&keys, one) == endpoint::key_for(&keys, other) && one.vni == other.vni;
+        let is_met = endpoint::key_for(&keys, one) == endpoint::key_for(&keys, other) && one.framing == other.framing;
         is_met
             && (one.group.is_some() || other.group.is_some() || one.remotes.iter().any(|remote| other.remotes.contains(remote)))
     };

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use netio::udp::{Path, path};
 use packet::Features;
+use tunnel::Underlay;
 use tunnel::mtu::{MIN_MTU, overlay_mtu};
-use tunnel::{Protocol, Underlay};
 use vswitch::{Encapsulation, Port, PortId, PortKind};
 
 use super::line::Line;
@@ -58,7 +58,7 @@ impl PeerControl {
     pub(crate) fn mtu(&self, line: &Line) -> u32 {
         let path = self.path.map_or(USUAL_MTU, |path| path.mtu);
         // What is too little to be one is taken for the least, and sending says that it does not fit.
-        let most = overlay_mtu(path, line.framing(), Underlay::of(self.address)).unwrap_or(MIN_MTU);
+        let most = overlay_mtu(path, line.framing, Underlay::of(self.address)).unwrap_or(MIN_MTU);
         match line.mtu {
             // The kernel cuts the datagram, and so may routers.
             Some(mtu) if line.outer.dont_fragment == DontFragment::Unset => mtu,
@@ -70,7 +70,7 @@ impl PeerControl {
     /// What workers are to know of it.
     pub(crate) fn to_pipeline(&self, line: &Line) -> Port {
         let encapsulation = Encapsulation {
-            vni: line.vni,
+            framing: line.framing,
             tos: line.outer.tos,
             ttl: line.outer.ttl,
             dont_fragment: match line.outer.dont_fragment {
@@ -88,9 +88,10 @@ impl PeerControl {
             features: Features::NONE,
             coalesce: false,
             bursts: false,
-            kind: match line.protocol {
-                Protocol::Vxlan | Protocol::Ethernet => PortKind::Peer(encapsulation),
-                Protocol::Ip => PortKind::IpPeer(encapsulation),
+            kind: if line.framing.kind().carries_ethernet() {
+                PortKind::Peer(encapsulation)
+            } else {
+                PortKind::IpPeer(encapsulation)
             },
         }
     }

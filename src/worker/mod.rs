@@ -522,10 +522,10 @@ impl Worker {
                     }
                 }
                 Command::Endpoint { id, endpoint, mtu, rx } => {
-                    let protocol = endpoint.protocol;
+                    let framing = endpoint.framing;
                     self.pipeline.set_endpoint(id, Some(endpoint));
                     if let Some(queue) = rx {
-                        let source = Source::Datagrams(DatagramSource { queue, protocol, mtu });
+                        let source = Source::Datagrams(DatagramSource { queue, framing, mtu });
                         self.stop_reading(id);
                         self.start_reading(id, Reader { source, attachment: 0 });
                     } else if let Some(Reader { source: Source::Datagrams(source), .. }) = &mut self.readers[id.index()] {

@@ -2,7 +2,7 @@
 
 use netio::udp;
 use packet::Timestamp;
-use tunnel::{Arrivals, Protocol};
+use tunnel::{Arrivals, FramingKind};
 use vswitch::{Egress, Inbox, Pipeline, PortId};
 
 use super::output::Outputs;
@@ -11,8 +11,8 @@ use super::output::Outputs;
 #[derive(Clone, Debug)]
 pub(crate) struct DatagramSource {
     pub(crate) queue: udp::Queue,
-    /// What stands in the datagrams.
-    pub(crate) protocol: Protocol,
+    /// The framing of the datagrams.
+    pub(crate) framing: FramingKind,
     /// Packets in them are at most so long, unless the sender's kernel left it to us to cut them.
     pub(crate) mtu: u32,
 }
@@ -51,7 +51,7 @@ impl Underlay {
         let inbox = &mut self.inbox;
         inbox.clear();
         for datagram in self.receiver.datagrams() {
-            for arrival in Arrivals::new(datagram, source.protocol, source.mtu) {
+            for arrival in Arrivals::new(datagram, source.framing, source.mtu) {
                 if !inbox.push(&datagram, arrival) {
                     carry(id, inbox, now, pipeline, egress, outputs);
                     // An empty batch has room for any frame.

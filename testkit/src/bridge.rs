@@ -9,7 +9,7 @@ use capture::probe::Lost;
 use capture::ring::{self, Reader};
 use capture::{Direction, Header, Probe, Verdict, Want};
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{Arrivals, Protocol, Train, Trains, Way, train};
+use tunnel::{Arrivals, FramingKind, Train, Trains, Way, train};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
     PortVlan, SendError, Transmit,
@@ -160,11 +160,11 @@ impl Bridge {
     }
 
     /// Datagrams into a receiving socket, in batches as a worker makes them. Returns the writes.
-    pub fn receive(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> Vec<Write> {
+    pub fn receive(&mut self, endpoint: u16, kind: FramingKind, mtu: u32, datagrams: &[Datagram<'_>]) -> Vec<Write> {
         let mut writes = Vec::new();
         self.inbox.clear();
         for datagram in datagrams {
-            for arrival in Arrivals::new(*datagram, protocol, mtu) {
+            for arrival in Arrivals::new(*datagram, kind, mtu) {
                 if !self.inbox.push(datagram, arrival) {
                     self.carry(endpoint, &mut writes);
                     assert!(self.inbox.push(datagram, arrival), "an empty batch has room for any frame");
@@ -194,10 +194,10 @@ impl Bridge {
     }
 
     /// Datagrams into a receiving socket, at most one batch. Returns the number of writes; allocates nothing itself.
-    pub fn count_received(&mut self, endpoint: u16, protocol: Protocol, mtu: u32, datagrams: &[Datagram<'_>]) -> usize {
+    pub fn count_received(&mut self, endpoint: u16, kind: FramingKind, mtu: u32, datagrams: &[Datagram<'_>]) -> usize {
         self.inbox.clear();
         for datagram in datagrams {
-            for arrival in Arrivals::new(*datagram, protocol, mtu) {
+            for arrival in Arrivals::new(*datagram, kind, mtu) {
                 assert!(self.inbox.push(datagram, arrival), "the batch is full");
             }
         }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use packet::{Datagram, VnetHeader};
-use tunnel::{Locals, Peers, Protocol, Vni, peers, vxlan};
+use tunnel::{Framing, FramingKind, Locals, Peers, Vni, peers, vxlan};
 use vswitch::{Encapsulation, Endpoint, Port, PortId, PortKind, PortVlan};
 
 use crate::bridge::{Bridge, Sent, Write, port};
@@ -54,13 +54,13 @@ pub fn plain_peer() -> Port {
 /// A bridge with two links, a receiving socket at port 2 and these peers.
 pub fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAddr) -> Bridge {
     let named = |(n, (port, address)): (usize, &(Port, IpAddr))| peers::Peer {
-        vni: port.encapsulation().and_then(|encapsulation| encapsulation.vni),
+        framing: port.encapsulation().map_or(Framing::Ethernet, |encapsulation| encapsulation.framing),
         address: *address,
         port: PEER + n as u16,
     };
     let known: Vec<peers::Peer> = peers.iter().enumerate().map(named).collect();
     let endpoint = Endpoint {
-        protocol: Protocol::Vxlan,
+        framing: FramingKind::Vxlan,
         peers: Arc::new(Peers::new(&known, &[]).unwrap()),
         locals: Arc::new(Locals::new(vxlan::PORT, [own])),
     };
@@ -147,14 +147,14 @@ impl Overlay {
             let segment_size = sent.datagrams[0].len() as u16;
             return self.hosts[to].receive(
                 ENDPOINT,
-                Protocol::Vxlan,
+                FramingKind::Vxlan,
                 MTU,
                 &[Datagram { from, tos, segment_size, payload: &payload }],
             );
         }
         let datagrams: Vec<Datagram<'_>> =
             sent.datagrams.iter().map(|payload| Datagram { from, tos, segment_size: 0, payload }).collect();
-        self.hosts[to].receive(ENDPOINT, Protocol::Vxlan, MTU, &datagrams)
+        self.hosts[to].receive(ENDPOINT, FramingKind::Vxlan, MTU, &datagrams)
     }
 
     /// Sender and receiver of each datagram since the last call, sorted.
@@ -174,5 +174,5 @@ pub fn places(writes: &[(usize, Write)]) -> Vec<(usize, u16)> {
 
 /// A VXLAN datagram (UDP payload).
 pub fn datagram(vni: Vni, frame: &[u8]) -> Vec<u8> {
-    [&vxlan::encap(vni)[..], frame].concat()
+    [&vxlan::encode(vni)[..], frame].concat()
 }

@@ -31,44 +31,14 @@ use packet::ethernet::u16_at;
 use packet::tcp::{self, TcpView};
 use packet::{Checksum, Datagram, Headers, Network, Offload, Segmentation, SegmentationKind, Transport, VnetHeader};
 
-use crate::vxlan::{self, Vni};
-
-/// What a receiving socket is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Protocol {
-    /// A VXLAN header before each Ethernet frame.
-    Vxlan,
-    /// Ethernet frames.
-    Ethernet,
-    /// IP packets.
-    Ip,
-}
-
-/// A datagram that holds nothing for us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Malformed {
-    /// It ends within a header of VXLAN or Ethernet.
-    Truncated,
-    /// The VXLAN header says that it is something else.
-    BadFlags,
-    /// No sound IP packet, where nothing else is expected.
-    NotIp,
-}
-
-impl From<vxlan::Malformed> for Malformed {
-    fn from(malformed: vxlan::Malformed) -> Malformed {
-        match malformed {
-            vxlan::Malformed::Truncated => Malformed::Truncated,
-            vxlan::Malformed::BadFlags => Malformed::BadFlags,
-        }
-    }
-}
+use crate::framing::{Framing, FramingKind, Inner};
+use crate::malformed::Malformed;
 
 /// One inner frame, or packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
-    /// Whose network; `None` without VXLAN.
-    pub vni: Option<Vni>,
+    /// The framing, with the network identifier from the tunnel header.
+    pub framing: Framing,
     /// What the frame owes, to be judged.
     pub vnet: VnetHeader,
     /// What stands where in the frame.
@@ -81,7 +51,7 @@ pub struct Arrival<'a> {
 /// The frames of what one receive brought, in their order.
 #[derive(Debug)]
 pub struct Arrivals<'a> {
-    protocol: Protocol,
+    kind: FramingKind,
     mtu: u32,
     /// Length of each datagram but the last; never 0.
     size: usize,
@@ -94,25 +64,25 @@ impl<'a> Arrivals<'a> {
     /// `mtu` is the longest packet that the tunnel carries uncut.
     #[inline]
     #[must_use]
-    pub fn new(datagram: Datagram<'a>, protocol: Protocol, mtu: u32) -> Arrivals<'a> {
+    pub fn new(datagram: Datagram<'a>, kind: FramingKind, mtu: u32) -> Arrivals<'a> {
         let Datagram { payload, segment_size, .. } = datagram;
         let whole = payload.len().max(1);
         let (size, segment) = match usize::from(segment_size) {
             0 => (whole, None),
             size if size >= payload.len() => (whole, None),
-            _ if is_one_packet(payload, protocol) => (whole, Some(segment_size)),
+            _ if is_one_packet(payload, kind) => (whole, Some(segment_size)),
             size => (size, None),
         };
-        Arrivals { protocol, mtu, size, segment, rest: Some(payload) }
+        Arrivals { kind, mtu, size, segment, rest: Some(payload) }
     }
 
     fn open(&self, datagram: &'a [u8]) -> Result<Arrival<'a>, Malformed> {
-        let (vni, headers, frame) = open(datagram, self.protocol)?;
+        let Inner { framing, headers, frame } = self.kind.decode(datagram)?;
         if !is_unfinished(&headers, frame) {
-            return Ok(Arrival { vni, vnet: VnetHeader::default(), headers, frame });
+            return Ok(Arrival { framing, vnet: VnetHeader::default(), headers, frame });
         }
         let offload = Offload { checksum: Checksum::Partial, segmentation: self.segmentation(&headers, frame) };
-        Ok(Arrival { vni, vnet: offload.to_vnet(&headers, 0), headers, frame: &frame[..headers.end as usize] })
+        Ok(Arrival { framing, vnet: offload.to_vnet(&headers, 0), headers, frame: &frame[..headers.end as usize] })
     }
 
     /// How a packet with an unfinished checksum is to be cut.
@@ -149,25 +119,6 @@ impl<'a> Iterator for Arrivals<'a> {
     }
 }
 
-/// Takes off what stands before the inner frame, and reads the frame's headers.
-#[inline]
-fn open(datagram: &[u8], protocol: Protocol) -> Result<(Option<Vni>, Headers, &[u8]), Malformed> {
-    let (vni, frame) = match protocol {
-        Protocol::Vxlan => {
-            let (vni, frame) = vxlan::decap(datagram)?;
-            (Some(vni), frame)
-        }
-        Protocol::Ethernet => (None, datagram),
-        Protocol::Ip => {
-            let headers = Headers::of_packet(datagram);
-            let is_ip = headers.network != Network::Other;
-            return is_ip.then_some((None, headers, datagram)).ok_or(Malformed::NotIp);
-        }
-    };
-    let headers = Headers::parse(frame).map_err(|_| Malformed::Truncated)?;
-    Ok((vni, headers, frame))
-}
-
 /// Does the checksum field hold the sum of the pseudo-header?
 #[inline]
 fn is_unfinished(headers: &Headers, frame: &[u8]) -> bool {
@@ -180,7 +131,7 @@ fn is_unfinished(headers: &Headers, frame: &[u8]) -> bool {
 }
 
 /// Is what looks like a train one datagram, with a UDP super-frame in it?
-fn is_one_packet(payload: &[u8], protocol: Protocol) -> bool {
-    let Ok((_, headers, frame)) = open(payload, protocol) else { return false };
+fn is_one_packet(payload: &[u8], kind: FramingKind) -> bool {
+    let Ok(Inner { headers, frame, .. }) = kind.decode(payload) else { return false };
     headers.transport == Transport::Udp && headers.end as usize == frame.len() && is_unfinished(&headers, frame)
 }

@@ -7,14 +7,21 @@
 pub mod arrival;
 pub mod ecn;
 pub mod entropy;
+pub mod ethernet;
+pub mod framing;
+pub mod ip;
+pub mod malformed;
 pub mod mtu;
 pub mod nesting;
 pub mod peers;
 pub mod train;
+pub mod vni;
 pub mod vxlan;
 
-pub use arrival::{Arrival, Arrivals, Malformed, Protocol};
-pub use mtu::{Framing, Underlay};
+pub use arrival::{Arrival, Arrivals};
+pub use framing::{Framing, FramingKind};
+pub use malformed::Malformed;
+pub use mtu::Underlay;
 pub use peers::{Found, Locals, Peers, Unknown};
 pub use train::{Train, Trains, Way};
-pub use vxlan::Vni;
+pub use vni::Vni;

@@ -14,36 +14,11 @@
 
 use std::net::IpAddr;
 
-use packet::ethernet::ETHERNET_LEN;
 use packet::ipv4::IPV4_LEN;
 use packet::ipv6::IPV6_LEN;
 use packet::udp::UDP_LEN;
 
-use crate::vxlan::{VXLAN_LEN, Vni};
-
-/// What stands behind the UDP header.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Framing {
-    /// A VXLAN header and an Ethernet frame.
-    Vxlan(Vni),
-    /// An Ethernet frame.
-    Ethernet,
-    /// An IP packet.
-    Ip,
-}
-
-impl Framing {
-    /// The bytes between the UDP header and the inner IP packet.
-    #[inline]
-    #[must_use]
-    pub const fn inner_len(self) -> usize {
-        match self {
-            Framing::Vxlan(_) => VXLAN_LEN + ETHERNET_LEN,
-            Framing::Ethernet => ETHERNET_LEN,
-            Framing::Ip => 0,
-        }
-    }
-}
+use crate::framing::Framing;
 
 /// By which protocol the datagrams travel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -91,7 +66,7 @@ pub const MIN_MTU_IPV6: u32 = 1280;
 /// How much longer an inner IP packet becomes.
 #[must_use]
 pub const fn overhead(framing: Framing, underlay: Underlay) -> u32 {
-    (underlay.header_len() + UDP_LEN + framing.inner_len()) as u32
+    (underlay.header_len() + UDP_LEN + framing.overhead()) as u32
 }
 
 /// The longest inner IP packet whose datagram is not cut on a way that takes packets of `path_mtu` bytes.
@@ -105,6 +80,7 @@ pub fn overlay_mtu(path_mtu: u32, framing: Framing, underlay: Underlay) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vni::Vni;
 
     const VXLAN: Framing = Framing::Vxlan(Vni::new(1).unwrap());
 

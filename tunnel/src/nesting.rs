@@ -30,7 +30,7 @@ pub fn is_nested(headers: &Headers, frame: &[u8], locals: &Locals) -> bool {
         return false;
     }
     let payload = &frame[usize::from(headers.payload)..headers.end as usize];
-    let Ok((_, inner)) = vxlan::decap(payload) else { return false };
+    let Ok((_, inner)) = vxlan::decode(payload) else { return false };
     Headers::parse(inner).is_ok_and(|headers| udp_port(&headers, inner).is_some_and(is_tunnel))
 }
 
@@ -51,7 +51,7 @@ fn destination(headers: &Headers, frame: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vxlan::Vni;
+    use crate::vni::Vni;
     use packet::ipv4::Ipv4Header;
     use packet::ipv6::Ipv6Header;
 
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn wrapped(port: u16, frame: &[u8]) -> Vec<u8> {
-        over_ipv4(OTHER, 17, &udp(port, &[&vxlan::encap(Vni::new(9).unwrap())[..], frame].concat()))
+        over_ipv4(OTHER, 17, &udp(port, &[&vxlan::encode(Vni::new(9).unwrap())[..], frame].concat()))
     }
 
     fn nested(frame: &[u8]) -> bool {

@@ -17,13 +17,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use crate::vxlan::Vni;
+use crate::framing::Framing;
 
 /// One remote host of one tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Peer {
     /// The tunnel; `None` is one without a header.
-    pub vni: Option<Vni>,
+    pub framing: Framing,
     /// Where its datagrams come from.
     pub address: IpAddr,
     /// Its number as a port.
@@ -34,7 +34,7 @@ pub struct Peer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Believed {
     /// The tunnel; `None` is one without a header.
-    pub vni: Option<Vni>,
+    pub framing: Framing,
     /// An address of the prefix.
     pub address: IpAddr,
     /// How many bits all of its addresses share; more than there are mean all.
@@ -47,7 +47,7 @@ pub struct Believed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Conflict {
     /// The tunnel.
-    pub vni: Option<Vni>,
+    pub framing: Framing,
     /// The source, or the first of a prefix.
     pub address: IpAddr,
 }
@@ -83,14 +83,14 @@ pub struct Peers {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Network {
-    vni: Option<Vni>,
+    framing: Framing,
     peers: Range<usize>,
     sources: Range<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Sources {
-    vni: Option<Vni>,
+    framing: Framing,
     first: IpAddr,
     last: IpAddr,
     port: u16,
@@ -102,21 +102,23 @@ impl Peers {
     pub fn new(peers: &[Peer], believed: &[Believed]) -> Result<Peers, Conflict> {
         let peers = sorted(peers)?;
         let sources = disjoint(believed)?;
-        let mut vnis: Vec<Option<Vni>> = peers.iter().map(|peer| peer.vni).chain(sources.iter().map(|range| range.vni)).collect();
-        vnis.sort_unstable();
-        vnis.dedup();
-        let networks = vnis.into_iter().map(|vni| Network {
-            vni,
-            peers: peers.partition_point(|peer| peer.vni < vni)..peers.partition_point(|peer| peer.vni <= vni),
-            sources: sources.partition_point(|range| range.vni < vni)..sources.partition_point(|range| range.vni <= vni),
+        let mut framings: Vec<Framing> =
+            peers.iter().map(|peer| peer.framing).chain(sources.iter().map(|range| range.framing)).collect();
+        framings.sort_unstable();
+        framings.dedup();
+        let networks = framings.into_iter().map(|framing| Network {
+            framing,
+            peers: peers.partition_point(|peer| peer.framing < framing)..peers.partition_point(|peer| peer.framing <= framing),
+            sources: sources.partition_point(|range| range.framing < framing)
+                ..sources.partition_point(|range| range.framing <= framing),
         });
         Ok(Peers { networks: networks.collect(), peers: peers.into(), sources: sources.into() })
     }
 
     /// On which port does a datagram of this network come in that came from this address?
     #[inline]
-    pub fn find(&self, vni: Option<Vni>, from: IpAddr) -> Result<Found, Unknown> {
-        let network = self.networks.binary_search_by_key(&vni, |network| network.vni).map_err(|_| Unknown::Vni)?;
+    pub fn find(&self, framing: Framing, from: IpAddr) -> Result<Found, Unknown> {
+        let network = self.networks.binary_search_by_key(&framing, |network| network.framing).map_err(|_| Unknown::Vni)?;
         let Network { peers, sources, .. } = &self.networks[network];
         let peers = &self.peers[peers.clone()];
         if let Ok(at) = peers.binary_search_by_key(&from, |peer| peer.address) {
@@ -135,8 +137,8 @@ fn sorted(peers: &[Peer]) -> Result<Vec<Peer>, Conflict> {
     let mut peers = peers.to_vec();
     peers.sort_unstable();
     peers.dedup();
-    match peers.windows(2).find(|pair| (pair[0].vni, pair[0].address) == (pair[1].vni, pair[1].address)) {
-        Some(pair) => Err(Conflict { vni: pair[0].vni, address: pair[0].address }),
+    match peers.windows(2).find(|pair| (pair[0].framing, pair[0].address) == (pair[1].framing, pair[1].address)) {
+        Some(pair) => Err(Conflict { framing: pair[0].framing, address: pair[0].address }),
         None => Ok(peers),
     }
 }
@@ -144,13 +146,13 @@ fn sorted(peers: &[Peer]) -> Result<Vec<Peer>, Conflict> {
 /// Two prefixes are apart, or one is within the other; of these the outer one stays.
 fn disjoint(believed: &[Believed]) -> Result<Vec<Sources>, Conflict> {
     let mut all: Vec<Sources> = believed.iter().map(Sources::of).collect();
-    all.sort_unstable_by_key(|range| (range.vni, range.first, std::cmp::Reverse(range.last)));
+    all.sort_unstable_by_key(|range| (range.framing, range.first, std::cmp::Reverse(range.last)));
     let mut disjoint: Vec<Sources> = Vec::with_capacity(all.len());
     for range in all {
         match disjoint.last() {
-            Some(outer) if outer.vni == range.vni && range.first <= outer.last => {
+            Some(outer) if outer.framing == range.framing && range.first <= outer.last => {
                 if outer.port != range.port {
-                    return Err(Conflict { vni: range.vni, address: range.first });
+                    return Err(Conflict { framing: range.framing, address: range.first });
                 }
             }
             _ => disjoint.push(range),
@@ -161,7 +163,7 @@ fn disjoint(believed: &[Believed]) -> Result<Vec<Sources>, Conflict> {
 
 impl Sources {
     fn of(believed: &Believed) -> Sources {
-        let Believed { vni, address, prefix_len, port } = *believed;
+        let Believed { framing, address, prefix_len, port } = *believed;
         let (first, last) = match address {
             IpAddr::V4(address) => {
                 let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
@@ -174,7 +176,7 @@ impl Sources {
                 (IpAddr::from(Ipv6Addr::from(bits & !hosts)), IpAddr::from(Ipv6Addr::from(bits | hosts)))
             }
         };
-        Sources { vni, first, last, port }
+        Sources { framing, first, last, port }
     }
 }
 
@@ -214,23 +216,24 @@ impl Locals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vni::Vni;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    fn vni(number: u32) -> Option<Vni> {
-        Vni::new(number)
+    fn vxlan(number: u32) -> Framing {
+        Framing::Vxlan(Vni::new(number).unwrap())
     }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    fn peer(vni: Option<Vni>, address: &str, port: u16) -> Peer {
-        Peer { vni, address: ip(address), port }
+    fn peer(framing: Framing, address: &str, port: u16) -> Peer {
+        Peer { framing, address: ip(address), port }
     }
 
-    fn believed(vni: Option<Vni>, address: &str, prefix_len: u8, port: u16) -> Believed {
-        Believed { vni, address: ip(address), prefix_len, port }
+    fn believed(framing: Framing, address: &str, prefix_len: u8, port: u16) -> Believed {
+        Believed { framing, address: ip(address), prefix_len, port }
     }
 
     const fn known(port: u16) -> Result<Found, Unknown> {
@@ -244,32 +247,32 @@ mod tests {
     #[test]
     fn a_host_is_another_port_in_each_tunnel() {
         let peers = [
-            peer(vni(7), "192.0.2.1", 10),
-            peer(vni(8), "192.0.2.1", 11),
-            peer(None, "192.0.2.1", 12),
-            peer(vni(7), "2001:db8::1", 13),
+            peer(vxlan(7), "192.0.2.1", 10),
+            peer(vxlan(8), "192.0.2.1", 11),
+            peer(Framing::Ethernet, "192.0.2.1", 12),
+            peer(vxlan(7), "2001:db8::1", 13),
         ];
         let peers = Peers::new(&peers, &[]).unwrap();
-        assert_eq!(peers.find(vni(7), ip("192.0.2.1")), known(10));
-        assert_eq!(peers.find(vni(8), ip("192.0.2.1")), known(11));
-        assert_eq!(peers.find(None, ip("192.0.2.1")), known(12));
-        assert_eq!(peers.find(vni(7), ip("2001:db8::1")), known(13));
-        assert_eq!(peers.find(vni(8), ip("2001:db8::1")), Err(Unknown::Peer));
-        assert_eq!(peers.find(vni(7), ip("192.0.2.2")), Err(Unknown::Peer));
-        assert_eq!(peers.find(vni(9), ip("192.0.2.1")), Err(Unknown::Vni));
-        assert_eq!(Peers::default().find(None, ip("192.0.2.1")), Err(Unknown::Vni));
+        assert_eq!(peers.find(vxlan(7), ip("192.0.2.1")), known(10));
+        assert_eq!(peers.find(vxlan(8), ip("192.0.2.1")), known(11));
+        assert_eq!(peers.find(Framing::Ethernet, ip("192.0.2.1")), known(12));
+        assert_eq!(peers.find(vxlan(7), ip("2001:db8::1")), known(13));
+        assert_eq!(peers.find(vxlan(8), ip("2001:db8::1")), Err(Unknown::Peer));
+        assert_eq!(peers.find(vxlan(7), ip("192.0.2.2")), Err(Unknown::Peer));
+        assert_eq!(peers.find(vxlan(9), ip("192.0.2.1")), Err(Unknown::Vni));
+        assert_eq!(Peers::default().find(Framing::Ethernet, ip("192.0.2.1")), Err(Unknown::Vni));
     }
 
     #[test]
     fn a_group_takes_those_of_its_prefixes_that_have_no_port_yet() {
         let group = [
-            believed(vni(7), "192.0.2.77", 24, 20),
-            believed(vni(7), "192.0.2.128", 25, 20),
-            believed(vni(7), "203.0.113.9", 32, 20),
-            believed(vni(7), "2001:db8::", 32, 21),
-            believed(vni(8), "0.0.0.0", 0, 22),
+            believed(vxlan(7), "192.0.2.77", 24, 20),
+            believed(vxlan(7), "192.0.2.128", 25, 20),
+            believed(vxlan(7), "203.0.113.9", 32, 20),
+            believed(vxlan(7), "2001:db8::", 32, 21),
+            believed(vxlan(8), "0.0.0.0", 0, 22),
         ];
-        let peers = Peers::new(&[peer(vni(7), "192.0.2.5", 30)], &group).unwrap();
+        let peers = Peers::new(&[peer(vxlan(7), "192.0.2.5", 30)], &group).unwrap();
         let table = [
             (7, "192.0.2.0", by_group(20)),
             (7, "192.0.2.5", known(30)),
@@ -285,18 +288,18 @@ mod tests {
             (9, "192.0.2.5", Err(Unknown::Vni)),
         ];
         for (number, from, expected) in table {
-            assert_eq!(peers.find(vni(number), ip(from)), expected, "{number} {from}");
+            assert_eq!(peers.find(vxlan(number), ip(from)), expected, "{number} {from}");
         }
     }
 
     #[test]
     fn a_source_has_one_port_in_a_tunnel() {
-        let twice = [peer(None, "192.0.2.1", 1), peer(None, "192.0.2.1", 1)];
+        let twice = [peer(Framing::Ethernet, "192.0.2.1", 1), peer(Framing::Ethernet, "192.0.2.1", 1)];
         assert!(Peers::new(&twice, &[]).is_ok());
-        let two = [peer(None, "192.0.2.1", 1), peer(None, "192.0.2.1", 2)];
-        assert_eq!(Peers::new(&two, &[]), Err(Conflict { vni: None, address: ip("192.0.2.1") }));
-        let within = [believed(None, "192.0.0.0", 8, 1), believed(None, "192.0.2.0", 24, 2)];
-        assert_eq!(Peers::new(&[], &within), Err(Conflict { vni: None, address: ip("192.0.2.0") }));
+        let two = [peer(Framing::Ethernet, "192.0.2.1", 1), peer(Framing::Ethernet, "192.0.2.1", 2)];
+        assert_eq!(Peers::new(&two, &[]), Err(Conflict { framing: Framing::Ethernet, address: ip("192.0.2.1") }));
+        let within = [believed(Framing::Ethernet, "192.0.0.0", 8, 1), believed(Framing::Ethernet, "192.0.2.0", 24, 2)];
+        assert_eq!(Peers::new(&[], &within), Err(Conflict { framing: Framing::Ethernet, address: ip("192.0.2.0") }));
     }
 
     #[test]
@@ -309,11 +312,11 @@ mod tests {
     }
 
     /// Few networks and hosts, so that they meet.
-    fn source() -> impl Strategy<Value = (Option<Vni>, IpAddr)> {
-        let vni = prop::option::of((0..3u32).prop_map(|number| Vni::new(number * 0x7f_ffff).unwrap()));
+    fn source() -> impl Strategy<Value = (Framing, IpAddr)> {
+        let framing = prop_oneof![Just(Framing::Ethernet), (0..3u32).prop_map(|number| vxlan(number * 0x7f_ffff))];
         let v4 = (0..2u8, 0..20u8).prop_map(|(network, host)| IpAddr::from([10, 0, network, host]));
         let v6 = (0..20u16).prop_map(|host| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, host]));
-        (vni, prop_oneof![v4, v6])
+        (framing, prop_oneof![v4, v6])
     }
 
     proptest! {
@@ -324,27 +327,27 @@ mod tests {
             asked in prop::collection::vec(source(), 1..60),
         ) {
             const GROUP: u16 = 60_000;
-            let peers: Vec<Peer> = members.iter().map(|((vni, address), port)| Peer { vni: *vni, address: *address, port: *port }).collect();
+            let peers: Vec<Peer> = members.iter().map(|((framing, address), port)| Peer { framing: *framing, address: *address, port: *port }).collect();
             let groups: Vec<Believed> =
-                groups.into_iter().map(|((vni, address), prefix_len)| Believed { vni, address, prefix_len, port: GROUP }).collect();
+                groups.into_iter().map(|((framing, address), prefix_len)| Believed { framing, address, prefix_len, port: GROUP }).collect();
             let built = Peers::new(&peers, &groups).unwrap();
             let is_in = |group: &Believed, from| match (group.address, from) {
                 (IpAddr::V4(a), IpAddr::V4(b)) => (u32::from(a) ^ u32::from(b)).leading_zeros() >= u32::from(group.prefix_len),
                 (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b)).leading_zeros() >= u32::from(group.prefix_len),
                 _ => false,
             };
-            let model: HashMap<(Option<Vni>, IpAddr), u16> = members.clone();
-            for (vni, from) in asked.into_iter().chain(members.into_keys()) {
-                let expected = if let Some(port) = model.get(&(vni, from)) {
+            let model: HashMap<(Framing, IpAddr), u16> = members.clone();
+            for (framing, from) in asked.into_iter().chain(members.into_keys()) {
+                let expected = if let Some(port) = model.get(&(framing, from)) {
                     known(*port)
-                } else if groups.iter().any(|group| group.vni == vni && is_in(group, from)) {
+                } else if groups.iter().any(|group| group.framing == framing && is_in(group, from)) {
                     by_group(GROUP)
-                } else if peers.iter().any(|peer| peer.vni == vni) || groups.iter().any(|group| group.vni == vni) {
+                } else if peers.iter().any(|peer| peer.framing == framing) || groups.iter().any(|group| group.framing == framing) {
                     Err(Unknown::Peer)
                 } else {
                     Err(Unknown::Vni)
                 };
-                prop_assert_eq!(built.find(vni, from), expected);
+                prop_assert_eq!(built.find(framing, from), expected);
             }
         }
     }

@@ -11,25 +11,25 @@ use testkit::frames::{Spec, noise};
 use testkit::packets::{ACK, CWR, PSH};
 use testkit::strategies::specs;
 use testkit::wire::{judged, on_the_wire};
-use tunnel::{Arrival, Arrivals, Malformed, Protocol, Vni, vxlan};
+use tunnel::{Arrival, Arrivals, Framing, FramingKind, Malformed, Vni, vxlan};
 
 const MTU: u32 = 1450;
 const VNI: Vni = Vni::new(0x12_3456).unwrap();
 
 fn vxlan(frame: &[u8]) -> Vec<u8> {
-    [&vxlan::encap(VNI)[..], frame].concat()
+    [&vxlan::encode(VNI)[..], frame].concat()
 }
 
-fn arrivals(payload: &[u8], segment_size: u16, protocol: Protocol) -> Vec<Result<Arrival<'_>, Malformed>> {
+fn arrivals(payload: &[u8], segment_size: u16, kind: FramingKind) -> Vec<Result<Arrival<'_>, Malformed>> {
     let datagram = Datagram { from: IpAddr::from([192, 0, 2, 1]), tos: 0, segment_size, payload };
-    Arrivals::new(datagram, protocol, MTU).collect()
+    Arrivals::new(datagram, kind, MTU).collect()
 }
 
 /// The only frame of a datagram, and what the pipeline makes of its header.
 fn only(payload: &[u8], segment_size: u16) -> (Vec<u8>, Offload) {
-    let arrived = arrivals(payload, segment_size, Protocol::Vxlan);
+    let arrived = arrivals(payload, segment_size, FramingKind::Vxlan);
     let [Ok(arrival)] = arrived[..] else { panic!("{arrived:?}") };
-    assert_eq!(arrival.vni, Some(VNI));
+    assert_eq!(arrival.framing, Framing::Vxlan(VNI));
     (arrival.frame.to_vec(), judged(arrival.vnet, arrival.frame).1)
 }
 
@@ -86,7 +86,7 @@ fn a_udp_super_frame_is_no_train() {
         let (frame, offload) = only(&vxlan(&spec.partial().1), 1200);
         assert_eq!(frame, spec.partial().1);
         assert_eq!(offload, partial(Some(Segmentation { kind, ecn: false, size: 1200 })));
-        let first = arrivals(&vxlan(&spec.bytes()), 1200, Protocol::Vxlan)[0].unwrap().vnet;
+        let first = arrivals(&vxlan(&spec.bytes()), 1200, FramingKind::Vxlan)[0].unwrap().vnet;
         assert_eq!(first, VnetHeader::default(), "a finished checksum is that of no super-frame");
     }
 }
@@ -100,7 +100,7 @@ fn a_train_is_taken_apart() {
         })
         .collect();
     let train = datagrams.concat();
-    let arrived = arrivals(&train, datagrams[0].len() as u16, Protocol::Vxlan);
+    let arrived = arrivals(&train, datagrams[0].len() as u16, FramingKind::Vxlan);
     assert_eq!(arrived.len(), 3);
     for (n, (arrival, datagram)) in arrived.iter().zip(&datagrams).enumerate() {
         let arrival = arrival.unwrap();
@@ -110,7 +110,7 @@ fn a_train_is_taken_apart() {
     let mut broken = train;
     broken[datagrams[0].len()] = 0;
     let kinds: Vec<Option<Malformed>> =
-        arrivals(&broken, datagrams[0].len() as u16, Protocol::Vxlan).iter().map(|arrival| arrival.err()).collect();
+        arrivals(&broken, datagrams[0].len() as u16, FramingKind::Vxlan).iter().map(|arrival| arrival.err()).collect();
     assert_eq!(kinds, [None, Some(Malformed::BadFlags), None]);
 }
 
@@ -118,22 +118,22 @@ fn a_train_is_taken_apart() {
 fn the_other_protocols() {
     let spec = Spec { payload: noise(1, 9000), ..Spec::default() };
     let frame = spec.partial().1;
-    let arrived = arrivals(&frame, 0, Protocol::Ethernet);
+    let arrived = arrivals(&frame, 0, FramingKind::Ethernet);
     let [Ok(arrival)] = arrived[..] else { panic!("{arrived:?}") };
-    assert_eq!((arrival.vni, arrival.frame, arrival.vnet.gso_size), (None, &frame[..], 1398));
-    let arrived = arrivals(&frame[14..], 0, Protocol::Ip);
+    assert_eq!((arrival.framing, arrival.frame, arrival.vnet.gso_size), (Framing::Ethernet, &frame[..], 1398));
+    let arrived = arrivals(&frame[14..], 0, FramingKind::Ip);
     let [Ok(arrival)] = arrived[..] else { panic!("{arrived:?}") };
-    assert_eq!((arrival.vni, arrival.frame, arrival.headers.l3), (None, &frame[14..], 0));
+    assert_eq!((arrival.framing, arrival.frame, arrival.headers.l3), (Framing::Ip, &frame[14..], 0));
     assert_eq!((arrival.vnet.csum_start, arrival.vnet.gso_size), (20, 1398));
-    for (payload, protocol, malformed) in [
-        (&[][..], Protocol::Vxlan, Malformed::Truncated),
-        (&[], Protocol::Ethernet, Malformed::Truncated),
-        (&[], Protocol::Ip, Malformed::NotIp),
-        (&frame[..13], Protocol::Ethernet, Malformed::Truncated),
-        (&frame, Protocol::Ip, Malformed::NotIp),
-        (&frame, Protocol::Vxlan, Malformed::BadFlags),
+    for (payload, kind, malformed) in [
+        (&[][..], FramingKind::Vxlan, Malformed::Truncated),
+        (&[], FramingKind::Ethernet, Malformed::Truncated),
+        (&[], FramingKind::Ip, Malformed::NotIp),
+        (&frame[..13], FramingKind::Ethernet, Malformed::Truncated),
+        (&frame, FramingKind::Ip, Malformed::NotIp),
+        (&frame, FramingKind::Vxlan, Malformed::BadFlags),
     ] {
-        assert_eq!(arrivals(payload, 0, protocol).iter().map(|arrival| arrival.err()).collect::<Vec<_>>(), [Some(malformed)]);
+        assert_eq!(arrivals(payload, 0, kind).iter().map(|arrival| arrival.err()).collect::<Vec<_>>(), [Some(malformed)]);
     }
 }
 
@@ -165,7 +165,7 @@ fn coupled(frames: &[(VnetHeader, Vec<u8>)]) -> Vec<Vec<u8>> {
 }
 
 fn taken(payload: &[u8], segment_size: u16) -> Vec<(VnetHeader, Vec<u8>)> {
-    let arrived = arrivals(payload, segment_size, Protocol::Vxlan);
+    let arrived = arrivals(payload, segment_size, FramingKind::Vxlan);
     arrived.into_iter().map(|arrival| arrival.map(|arrival| (arrival.vnet, arrival.frame.to_vec())).unwrap()).collect()
 }
 
@@ -220,11 +220,11 @@ proptest! {
             }
         }
         payload.truncate(cut);
-        for protocol in [Protocol::Vxlan, Protocol::Ethernet, Protocol::Ip] {
+        for kind in [FramingKind::Vxlan, FramingKind::Ethernet, FramingKind::Ip] {
             for segment_size in [0, segment_size, segment_size % 300] {
                 let datagram = Datagram { from: IpAddr::from([0; 4]), tos: 0, segment_size, payload: &payload };
                 let mut bytes = 0;
-                for arrival in Arrivals::new(datagram, protocol, mtu % 3000) {
+                for arrival in Arrivals::new(datagram, kind, mtu % 3000) {
                     let Ok(arrival) = arrival else { continue };
                     bytes += arrival.frame.len();
                     let _ = Offload::judge(arrival.vnet, &arrival.headers, arrival.frame.len());
@@ -241,7 +241,7 @@ fn every_prefix_of_a_datagram() {
     let payload = vxlan(&spec.partial().1);
     for len in 0..=payload.len() {
         for segment_size in [0, 1, 7, 1000] {
-            for arrival in arrivals(&payload[..len], segment_size, Protocol::Vxlan) {
+            for arrival in arrivals(&payload[..len], segment_size, FramingKind::Vxlan) {
                 let owes = arrival.is_ok_and(|arrival| arrival.vnet != VnetHeader::default());
                 assert_eq!(owes, len == payload.len() && segment_size == 0, "{len} bytes");
             }

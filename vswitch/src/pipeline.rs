@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use capture::{Direction, Probe};
 use packet::{Batch, Timestamp};
-use tunnel::{Protocol, Trains};
+use tunnel::Trains;
 
 use crate::counters::{Counters, DropReason};
 use crate::domain::{BridgeId, MAX_BRIDGES};
@@ -225,24 +225,23 @@ impl Pipeline {
         let Some(mut walk) = Walk::new(bridges, errors, rx, tx, id, now) else { return };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
-            let peer = origin.arrived.and_then(|(vni, headers)| Ok((whose(endpoint, vni, origin.from, &mut known)?, headers)));
+            let peer =
+                origin.arrived.and_then(|(framing, headers)| Ok((whose(endpoint, framing, origin.from, &mut known)?, headers)));
             walk.set_ingress(peer.map_or(id, |(peer, _)| peer.port));
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
             let arrived = if is_seen { enter(watch, captures, &mut walk, at) } else { None };
             let outcome = peer.and_then(|(peer, headers)| {
-                walk.note(|| Step::Decapsulated { vni: peer.vni, from: peer.from });
+                walk.note(|| Step::Decapsulated { framing: peer.framing, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
-                    new_sources.push(NewSource { endpoint: id, vni: peer.vni, address: peer.from });
+                    new_sources.push(NewSource { endpoint: id, framing: peer.framing, address: peer.from });
                 }
                 let frame = arrive(endpoint, &mut walk, at, headers, origin.tos)?;
-                match endpoint.protocol {
-                    Protocol::Vxlan | Protocol::Ethernet => switch(router, &mut walk, at, frame),
-                    Protocol::Ip => {
-                        let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
-                        ip::receive(tunnel, &mut walk, at, frame)
-                    }
+                if endpoint.framing.carries_ethernet() {
+                    return switch(router, &mut walk, at, frame);
                 }
+                let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
+                ip::receive(tunnel, &mut walk, at, frame)
             });
             if let Err(reason) = outcome {
                 walk.counters.drop(reason, 1);

@@ -5,7 +5,7 @@ use std::fmt;
 use packet::ethernet::ETHERNET_LEN;
 use packet::vlan::TagAction;
 use packet::{Features, Headers, Offload};
-use tunnel::Vni;
+use tunnel::{Framing, Vni};
 
 use crate::domain::BridgeId;
 use crate::vlan::PortVlan;
@@ -69,8 +69,8 @@ pub enum PortKind {
 /// How frames are put into datagrams for a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Encapsulation {
-    /// VXLAN's network; `None` is Ethernet with no header before it.
-    pub vni: Option<Vni>,
+    /// The tunnel's framing and network identifier.
+    pub framing: Framing,
     /// Outer type of service or traffic class, whose last two bits are ECN's and not counted; `None` is the
     /// inner packet's.
     pub tos: Option<u8>,
@@ -88,7 +88,8 @@ impl Encapsulation {
     /// VXLAN with the usual outer header.
     #[must_use]
     pub fn vxlan(vni: Vni) -> Encapsulation {
-        Encapsulation { vni: Some(vni), tos: Some(0), ttl: Some(64), dont_fragment: Some(true), is_flooded: true, learns: true }
+        let framing = Framing::Vxlan(vni);
+        Encapsulation { framing, tos: Some(0), ttl: Some(64), dont_fragment: Some(true), is_flooded: true, learns: true }
     }
 }
 

@@ -14,7 +14,7 @@ use testkit::overlay;
 use testkit::overlay::{ENDPOINT, MTU, datagram, plain_peer, vni};
 use testkit::packets;
 use testkit::packets::{FIN, RST, SYN, Tcp};
-use tunnel::{Protocol, Vni};
+use tunnel::{FramingKind, Vni};
 use vswitch::{DropReason, Live, Port, PortId, PortVlan, SendError, Step, Story, Watch};
 
 /// The place of a provocation, watched.
@@ -70,7 +70,7 @@ impl Stage {
 
     fn arrive(mut self, from: usize, tos: u8, payload: &[u8]) -> Stage {
         let datagram = Datagram { from: overlay::address(from), tos, segment_size: 0, payload };
-        self.bridge.receive(ENDPOINT, Protocol::Vxlan, MTU, &[datagram]);
+        self.bridge.receive(ENDPOINT, FramingKind::Vxlan, MTU, &[datagram]);
         self
     }
 

@@ -374,7 +374,7 @@ fn tunnels_allocate_nothing() {
             }
             host.now = host.now.after(std::time::Duration::from_millis(200));
             introduce(&host);
-            let writes = host.count_received(ENDPOINT, tunnel::Protocol::Vxlan, MTU, &datagrams);
+            let writes = host.count_received(ENDPOINT, tunnel::FramingKind::Vxlan, MTU, &datagrams);
             assert_eq!(writes, expected, "{name}");
         }
         assert_eq!(allocations() - before, 0, "{name}");

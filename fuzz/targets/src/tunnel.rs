@@ -7,7 +7,7 @@ use std::sync::Arc;
 use packet::offload::Judged;
 use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, Headers, Ipv4Prefix, Offload, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{Arrivals, Locals, Peers, Protocol, Train, Trains, Vni, peers, train, vxlan};
+use tunnel::{Arrivals, Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, train, vxlan};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Pipeline, Port,
     PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
@@ -21,7 +21,7 @@ const LINKS: [u16; 2] = [0, 1];
 const PEERS: [u16; 3] = [2, 3, 4];
 const TUN: u16 = 5;
 const IP_PEER: u16 = 6;
-const SOCKETS: [(u16, Protocol); 3] = [(7, Protocol::Vxlan), (8, Protocol::Ethernet), (9, Protocol::Ip)];
+const SOCKETS: [(u16, FramingKind); 3] = [(7, FramingKind::Vxlan), (8, FramingKind::Ethernet), (9, FramingKind::Ip)];
 const BARE_PEER: u16 = 10;
 const PORTS: usize = 11;
 
@@ -92,17 +92,17 @@ impl Switch {
 
     fn datagrams(&mut self, input: &mut Reader<'_>, count: usize, now: Timestamp) {
         let control = input.u8();
-        let (id, protocol) = SOCKETS[usize::from(control) % SOCKETS.len()];
+        let (id, kind) = SOCKETS[usize::from(control) % SOCKETS.len()];
         self.inbox.clear();
         'all: for _ in 0..count {
-            let Some((_, frame)) = read_frame(input, protocol == Protocol::Ip) else { break };
+            let Some((_, frame)) = read_frame(input, kind == FramingKind::Ip) else { break };
             let (header, host) = (input.u8(), input.u8());
             let vni = Vni::new(u32::from(header >> 6)).unwrap_or_else(vni);
-            let front = if header & 1 != 0 { vxlan::encap(vni).to_vec() } else { Vec::new() };
+            let front = if header & 1 != 0 { vxlan::encode(vni).to_vec() } else { Vec::new() };
             let payload = [front, frame].concat();
             let segment_size = if header & 2 != 0 { input.u16() & 0x7ff } else { 0 };
             let datagram = Datagram { from: address(host & 3), tos: host >> 6, segment_size, payload: &payload };
-            for arrival in Arrivals::new(datagram, protocol, MTU) {
+            for arrival in Arrivals::new(datagram, kind, MTU) {
                 if !self.inbox.push(&datagram, arrival) {
                     break 'all;
                 }
@@ -116,6 +116,10 @@ impl Switch {
 
 fn vni() -> Vni {
     Vni::new(1).unwrap_or_else(|| unreachable!("24 bits"))
+}
+
+fn network(number: u32) -> Framing {
+    Framing::Vxlan(Vni::new(number).unwrap_or_else(vni))
 }
 
 fn address(host: u8) -> IpAddr {
@@ -136,29 +140,32 @@ fn ports() -> Vec<(u16, Port)> {
     let peer = |vlan, kind| Port { mtu: MTU, kind, ..link(vlan, Features::NONE) };
     let vxlan = Encapsulation::vxlan(vni());
     let inherit = Encapsulation { tos: None, ttl: None, dont_fragment: None, learns: false, ..vxlan };
-    let bare = Encapsulation { vni: None, ..vxlan };
+    let bare = Encapsulation { framing: Framing::Ethernet, ..vxlan };
+    let packets = Encapsulation { framing: Framing::Ip, ..vxlan };
     vec![
         (LINKS[0], link(PortVlan::default(), Features::ALL)),
         (LINKS[1], link(PortVlan::native_untagged(ten, VlanSet::all()), Features::NONE)),
         (PEERS[0], peer(PortVlan::default(), PortKind::Peer(vxlan))),
         (PEERS[1], peer(PortVlan::default(), PortKind::Peer(inherit))),
-        (PEERS[2], peer(PortVlan::access(ten), PortKind::Peer(Encapsulation { vni: Vni::new(2), ..vxlan }))),
+        (PEERS[2], peer(PortVlan::access(ten), PortKind::Peer(Encapsulation { framing: network(2), ..vxlan }))),
         (TUN, Port { kind: PortKind::Tun, ..link(PortVlan::default(), Features::ALL) }),
-        (IP_PEER, peer(PortVlan::default(), PortKind::IpPeer(bare))),
+        (IP_PEER, peer(PortVlan::default(), PortKind::IpPeer(packets))),
         (BARE_PEER, peer(PortVlan::default(), PortKind::Peer(bare))),
     ]
 }
 
 fn endpoints() -> impl Iterator<Item = (u16, Endpoint)> {
-    let peer = |vni: Option<u32>, host, port| peers::Peer { vni: vni.and_then(Vni::new), address: address(host), port };
-    SOCKETS.into_iter().map(move |(id, protocol)| {
-        let peers = match protocol {
-            Protocol::Vxlan => vec![peer(Some(1), 1, PEERS[0]), peer(Some(1), 2, PEERS[1]), peer(Some(2), 1, PEERS[2])],
-            Protocol::Ethernet => vec![peer(None, 1, BARE_PEER)],
-            Protocol::Ip => vec![peer(None, 1, IP_PEER)],
+    let peer = |framing, host, port| peers::Peer { framing, address: address(host), port };
+    SOCKETS.into_iter().map(move |(id, kind)| {
+        let peers = match kind {
+            FramingKind::Vxlan => {
+                vec![peer(network(1), 1, PEERS[0]), peer(network(1), 2, PEERS[1]), peer(network(2), 1, PEERS[2])]
+            }
+            FramingKind::Ethernet => vec![peer(Framing::Ethernet, 1, BARE_PEER)],
+            FramingKind::Ip => vec![peer(Framing::Ip, 1, IP_PEER)],
         };
         let peers = Arc::new(Peers::new(&peers, &[]).unwrap_or_default());
-        (id, Endpoint { protocol, peers, locals: Arc::new(Locals::new(vxlan::PORT, [address(0)])) })
+        (id, Endpoint { framing: kind, peers, locals: Arc::new(Locals::new(vxlan::PORT, [address(0)])) })
     })
 }
 

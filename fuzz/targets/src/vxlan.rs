@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use packet::offload::{Judged, finish_checksum};
 use packet::{Checksum, Datagram, Headers, Network, Offload, Transport};
-use tunnel::{Arrival, Arrivals, Locals, Protocol, Vni, ecn, entropy, nesting, vxlan};
+use tunnel::{Arrival, Arrivals, FramingKind, Locals, ecn, entropy, nesting};
 
 use crate::Reader;
 use crate::frame::sum;
@@ -13,35 +13,31 @@ use crate::frame::sum;
 /// in their order, owe what can be judged, and take marks where they have room for them.
 pub fn vxlan(data: &[u8]) {
     let mut input = Reader(data);
-    let protocol = [Protocol::Vxlan, Protocol::Ethernet, Protocol::Ip][usize::from(input.u8() % 3)];
+    let kind = [FramingKind::Vxlan, FramingKind::Ethernet, FramingKind::Ip][usize::from(input.u8() % 3)];
     let (tos, segment_size, mtu) = (input.u8(), input.u16(), u32::from(input.u16()));
     let payload = input.0;
     let datagram = Datagram { from: IpAddr::from([192, 0, 2, 1]), tos, segment_size, payload };
     let plain = datagram.segments().count();
     let mut from = payload.as_ptr_range().start;
     let mut count = 0;
-    for arrival in Arrivals::new(datagram, protocol, mtu) {
+    for arrival in Arrivals::new(datagram, kind, mtu) {
         count += 1;
         let Ok(arrival) = arrival else { continue };
         let frame = arrival.frame.as_ptr_range();
         assert!(from <= frame.start && frame.end <= payload.as_ptr_range().end, "one behind the other");
         from = frame.end;
-        check(&arrival, protocol, tos, mtu);
+        check(&arrival, kind, tos, mtu);
     }
     assert!(count == plain || count == 1 && segment_size != 0, "{count} of {plain}");
 }
 
-fn check(arrival: &Arrival<'_>, protocol: Protocol, tos: u8, mtu: u32) {
-    let Arrival { vni, vnet, headers, frame } = *arrival;
-    assert_eq!(vni.is_some(), protocol == Protocol::Vxlan);
-    if let Some(vni) = vni {
-        assert!(vni.number() <= Vni::MAX);
-        assert_eq!(vxlan::decap(&[&vxlan::encap(vni), frame].concat()), Ok((vni, frame)));
-    }
-    let again = match protocol {
-        Protocol::Ip => Headers::of_packet(frame),
-        Protocol::Vxlan | Protocol::Ethernet => Headers::parse(frame).unwrap(),
-    };
+fn check(arrival: &Arrival<'_>, kind: FramingKind, tos: u8, mtu: u32) {
+    let Arrival { framing, vnet, headers, frame } = *arrival;
+    assert_eq!(framing.kind(), kind);
+    let encoded = [framing.encode().as_bytes(), frame].concat();
+    let decoded = kind.decode(&encoded).unwrap();
+    assert_eq!((decoded.framing, decoded.frame), (framing, frame));
+    let again = if kind.carries_ethernet() { Headers::parse(frame).unwrap() } else { Headers::of_packet(frame) };
     assert_eq!(format!("{headers:?}"), format!("{again:?}"));
     match Offload::judge(vnet, &headers, frame.len()) {
         Ok(Judged::Accept(offload)) => owed(offload, &headers, frame, mtu),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
-use tunnel::{Arrivals, Locals, Peers, Protocol, Train, Trains, Vni, peers, vxlan};
+use tunnel::{Arrivals, Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
     BridgeId, Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind,
     PortVlan, SendError, Transmit,
@@ -109,10 +109,10 @@ fn pipeline() -> Pipeline {
     let peer = Port { mtu: MTU, kind: PortKind::Peer(Encapsulation::vxlan(VNI)), ..link.clone() };
     pipeline.set_port(LINK, Some(link));
     pipeline.set_port(PEER, Some(peer));
-    let known = [peers::Peer { vni: Some(VNI), address: THERE, port: PEER.0 }];
+    let known = [peers::Peer { framing: Framing::Vxlan(VNI), address: THERE, port: PEER.0 }];
     let peers = Arc::new(Peers::new(&known, &[]).unwrap_or_default());
     let locals = Arc::new(Locals::new(vxlan::PORT, [HERE]));
-    pipeline.set_endpoint(ENDPOINT, Some(Endpoint { protocol: Protocol::Vxlan, peers, locals }));
+    pipeline.set_endpoint(ENDPOINT, Some(Endpoint { framing: FramingKind::Vxlan, peers, locals }));
     pipeline
 }
 
@@ -139,7 +139,7 @@ impl Overlay {
             Kind::OutOfTrain => run(44, 1422, 1),
             Kind::IntoSuperFrame => vec![Spec { tcp: true, payload: noise(1, 64_000), ..spec.clone() }.super_frame(1398)],
         };
-        let datagrams: Vec<Vec<u8>> = frames.iter().map(|(_, frame)| [&vxlan::encap(VNI)[..], frame].concat()).collect();
+        let datagrams: Vec<Vec<u8>> = frames.iter().map(|(_, frame)| [&vxlan::encode(VNI)[..], frame].concat()).collect();
         let segment_size = if matches!(kind, Kind::OutOfTrain) { datagrams[0].len() as u16 } else { 0 };
         let mut batch = Batch::new();
         let datagrams = match kind {
@@ -181,7 +181,7 @@ impl Overlay {
         self.inbox.clear();
         for payload in &self.datagrams {
             let datagram = Datagram { from: THERE, tos: 0, segment_size: self.segment_size, payload };
-            for arrival in Arrivals::new(datagram, Protocol::Vxlan, MTU) {
+            for arrival in Arrivals::new(datagram, FramingKind::Vxlan, MTU) {
                 black_box(self.inbox.push(&datagram, arrival));
             }
         }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use packet::{Batch, Datagram, Headers, VnetHeader};
-use tunnel::{Arrival, Locals, Malformed, Peers, Protocol, Unknown, Vni};
+use tunnel::{Arrival, Framing, FramingKind, Locals, Malformed, Peers, Unknown};
 
 use crate::counters::DropReason;
 use crate::egress::Frame;
@@ -21,8 +21,8 @@ use crate::port::PortId;
 /// A receiving socket, as workers know it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// What stands in its datagrams.
-    pub protocol: Protocol,
+    /// The framing of its datagrams.
+    pub framing: FramingKind,
     /// Who sends to it.
     pub peers: Arc<Peers>,
     /// Where it is: what is in a tunnel and goes there again is dropped.
@@ -36,8 +36,8 @@ pub(crate) struct Origin {
     pub(crate) from: IpAddr,
     /// Outer type of service or traffic class.
     pub(crate) tos: u8,
-    /// Its tunnel (VXLAN's network, or none for bare Ethernet and IP) and what stands where in it; or why it is no frame.
-    pub(crate) arrived: Result<(Option<Vni>, Headers), DropReason>,
+    /// The tunnel's framing and the frame's headers, or why the datagram is dropped.
+    pub(crate) arrived: Result<(Framing, Headers), DropReason>,
 }
 
 /// Frames from datagrams on their way into the pipeline.
@@ -61,7 +61,7 @@ impl Inbox {
         let (vnet, frame) = arrival.map_or((VnetHeader::default(), &[][..]), |arrival| (arrival.vnet, arrival.frame));
         let taken = self.batch.push(vnet, frame);
         if taken {
-            let arrived = arrival.map(|arrival| (arrival.vni, arrival.headers)).map_err(DropReason::from);
+            let arrived = arrival.map(|arrival| (arrival.framing, arrival.headers)).map_err(DropReason::from);
             self.origins.push(Origin { from: datagram.from, tos: datagram.tos, arrived });
         }
         taken
@@ -95,8 +95,8 @@ impl Inbox {
 pub struct NewSource {
     /// The receiving socket.
     pub endpoint: PortId,
-    /// The tunnel.
-    pub vni: Option<Vni>,
+    /// The tunnel's framing and network identifier.
+    pub framing: Framing,
     /// The host.
     pub address: IpAddr,
 }
@@ -104,15 +104,15 @@ pub struct NewSource {
 /// On which port does a frame of this network come in that this host sent? `found` remembers the answer for the
 /// next frame, which is mostly of the same peer.
 #[inline]
-pub(crate) fn whose(endpoint: &Endpoint, vni: Option<Vni>, from: IpAddr, found: &mut Option<Known>) -> Result<Known, DropReason> {
-    if let Some(known) = found.filter(|known| known.vni == vni && known.from == from) {
+pub(crate) fn whose(endpoint: &Endpoint, framing: Framing, from: IpAddr, found: &mut Option<Known>) -> Result<Known, DropReason> {
+    if let Some(known) = found.filter(|known| known.framing == framing && known.from == from) {
         return Ok(known);
     }
-    let answer = endpoint.peers.find(vni, from).map_err(|unknown| match unknown {
+    let answer = endpoint.peers.find(framing, from).map_err(|unknown| match unknown {
         Unknown::Vni => DropReason::TunnelUnknownVni,
         Unknown::Peer => DropReason::TunnelUnknownPeer,
     })?;
-    let known = Known { vni, from, port: PortId(answer.port), is_new: answer.is_new_source };
+    let known = Known { framing, from, port: PortId(answer.port), is_new: answer.is_new_source };
     *found = Some(known);
     Ok(known)
 }
@@ -120,7 +120,7 @@ pub(crate) fn whose(endpoint: &Endpoint, vni: Option<Vni>, from: IpAddr, found: 
 /// The peer of a frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
-    pub(crate) vni: Option<Vni>,
+    pub(crate) framing: Framing,
     pub(crate) from: IpAddr,
     pub(crate) port: PortId,
     pub(crate) is_new: bool,

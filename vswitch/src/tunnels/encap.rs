@@ -8,7 +8,7 @@ use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Batch, Checksum, Headers, Network, VNET_LEN};
-use tunnel::{Trains, Way, ecn, entropy, vxlan};
+use tunnel::{Trains, Way, ecn, entropy};
 
 use crate::counters::DropReason;
 use crate::egress::{Frame, Queue, Queued};
@@ -32,8 +32,8 @@ pub(crate) fn couple(
     mut tell: impl FnMut(Coupled<'_>),
 ) {
     let Queue { frames, queued, head, trains } = &mut queue;
-    let header = encapsulation.vni.map(vxlan::encap);
-    let header = header.as_ref().map_or(&[][..], <[u8; vxlan::VXLAN_LEN]>::as_slice);
+    let header = encapsulation.framing.encode();
+    let header = header.as_bytes();
     for waiting in queued.iter() {
         let frame = &frames[usize::from(waiting.frame)];
         let way = way(id, encapsulation, &frame.headers, batch.frame(frame.span));

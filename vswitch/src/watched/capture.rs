@@ -206,7 +206,7 @@ impl Captures {
     fn seen<'a>(&self, bridges: &Bridges, id: PortId, headers: Option<&'a Headers>, bytes: &'a [u8]) -> Seen<'a> {
         let port = bridges.port(id);
         let vlan = port.zip(headers).and_then(|(port, headers)| port.vlan.classify(headers)).map(packet::VlanId::get);
-        let vni = port.and_then(|port| port.encapsulation()?.vni).map(tunnel::Vni::number);
+        let vni = port.and_then(|port| port.encapsulation()?.framing.vni()).map(tunnel::Vni::number);
         Seen { time: self.time, port: id.0, subject: Subject { headers, bytes, vlan: vlan.filter(|vlan| *vlan != 0), vni } }
     }
 }

@@ -206,7 +206,7 @@ impl Watch {
         let port = PortId(way.port);
         match result {
             Ok(()) => {
-                self.note(frame, Step::Encapsulated { port, vni: encapsulation.vni, flow: way.flow });
+                self.note(frame, Step::Encapsulated { port, framing: encapsulation.framing, flow: way.flow });
                 self.boarded.board(way, frame);
             }
             Err(reason) => self.note(frame, Step::Dropped { reason, port: Some(port) }),

@@ -6,7 +6,7 @@ use nat::{Basis, Endpoint, Side};
 use packet::MacAddr;
 use packet::icmpv4::IcmpError;
 use packet::vlan::{TagAction, VlanId};
-use tunnel::Vni;
+use tunnel::Framing;
 
 use crate::counters::DropReason;
 use crate::mac_table::Learned;
@@ -19,8 +19,8 @@ pub enum Step {
     Resumed,
     /// It came out of a tunnel.
     Decapsulated {
-        /// VXLAN's network; none for bare Ethernet or IP.
-        vni: Option<Vni>,
+        /// The tunnel's framing and network identifier.
+        framing: Framing,
         /// The host that sent it.
         from: IpAddr,
     },
@@ -142,8 +142,8 @@ pub enum Step {
     Encapsulated {
         /// The peer's port.
         port: PortId,
-        /// VXLAN's network; none for bare Ethernet or IP.
-        vni: Option<Vni>,
+        /// The tunnel's framing and network identifier.
+        framing: Framing,
         /// Hash of its flow, which chooses the outer source port.
         flow: u16,
     },

@@ -3,7 +3,7 @@
 use packet::Datagram;
 use packet::vlan::VlanId;
 use proptest::prelude::*;
-use tunnel::{Protocol, Vni};
+use tunnel::{FramingKind, Vni};
 use vswitch::{DropReason, Encapsulation, PortId, PortVlan, VlanSet};
 
 use crate::{between, mac, vlan};
@@ -18,7 +18,7 @@ fn arrive(host: &mut Bridge, tos: u8, payload: &[u8]) -> Vec<Write> {
 
 fn arrive_from(host: &mut Bridge, from: usize, tos: u8, payload: &[u8]) -> Vec<Write> {
     let datagram = Datagram { from: address(from), tos, segment_size: 0, payload };
-    host.receive(ENDPOINT, Protocol::Vxlan, MTU, &[datagram])
+    host.receive(ENDPOINT, FramingKind::Vxlan, MTU, &[datagram])
 }
 
 fn broadcast(src: u8) -> Spec {
@@ -259,7 +259,7 @@ fn an_access_port_maps_a_vlan_to_a_network() {
     assert!(
         host.receive(
             ENDPOINT,
-            Protocol::Vxlan,
+            FramingKind::Vxlan,
             MTU,
             &[Datagram { from: address(0), tos: 0, segment_size: 0, payload: &refused }]
         )
@@ -308,7 +308,7 @@ fn who_sent_what_is_told_apart_within_a_batch() {
     let arrived = [(1, vni(), 11), (2, vni(), 12), (1, vni(), 13), (1, stranger, 14), (1, vni(), 15), (9, vni(), 16)];
     let payloads = arrived.map(|(from, vni, n)| (from, datagram(vni, &frame(n))));
     let all = payloads.each_ref().map(|(from, payload)| Datagram { from: address(*from), tos: 0, segment_size: 0, payload });
-    assert_eq!(host.receive(ENDPOINT, Protocol::Vxlan, MTU, &all).len(), 2 * 4);
+    assert_eq!(host.receive(ENDPOINT, FramingKind::Vxlan, MTU, &all).len(), 2 * 4);
     let learned = (11..=16).map(|n| host.table.lookup(VlanId::NONE, mac(n), host.now).map(|port| port.0));
     assert_eq!(learned.collect::<Vec<_>>(), [Some(PEER), Some(PEER + 1), Some(PEER), None, Some(PEER), None]);
     let counts = host.counts(ENDPOINT);

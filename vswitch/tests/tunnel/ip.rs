@@ -12,7 +12,7 @@ use std::sync::Arc;
 use packet::icmpv4::IcmpView;
 use packet::ipv4::Ipv4View;
 use packet::{Datagram, Ipv4Prefix, VnetHeader};
-use tunnel::{Locals, Peers, Protocol, peers};
+use tunnel::{Framing, FramingKind, Locals, Peers, peers};
 use vswitch::{DropReason, Encapsulation, Endpoint, IpTunnel, Port, PortId, PortKind, PortVlan};
 
 use testkit::bridge::{Bridge, Write, port};
@@ -30,7 +30,14 @@ const IP_MTU: u32 = 1472;
 const NETWORKS: [([u8; 4], u8); 3] = [([10, 42, 1, 0], 24), ([10, 42, 2, 0], 24), ([10, 42, 2, 128], 25)];
 
 fn encapsulation() -> Encapsulation {
-    Encapsulation { vni: None, tos: Some(0), ttl: Some(64), dont_fragment: Some(true), is_flooded: false, learns: false }
+    Encapsulation {
+        framing: Framing::Ip,
+        tos: Some(0),
+        ttl: Some(64),
+        dont_fragment: Some(true),
+        is_flooded: false,
+        learns: false,
+    }
 }
 
 fn host(own: usize) -> Bridge {
@@ -40,9 +47,9 @@ fn host(own: usize) -> Bridge {
     let mut bridge = Bridge::new([tun, port(PortVlan::default()), peer(), peer(), peer()]);
     bridge.pipeline.set_port(PortId(ENDPOINT), None);
     let ports = || (PEER..).zip(&others);
-    let known: Vec<_> = ports().map(|(port, host)| peers::Peer { vni: None, address: address(*host), port }).collect();
+    let known: Vec<_> = ports().map(|(port, host)| peers::Peer { framing: Framing::Ip, address: address(*host), port }).collect();
     let endpoint = Endpoint {
-        protocol: Protocol::Ip,
+        framing: FramingKind::Ip,
         peers: Arc::new(Peers::new(&known, &[]).unwrap()),
         locals: Arc::new(Locals::new(UDP_PORT, [address(own)])),
     };
@@ -76,7 +83,7 @@ const FARTHER: [u8; 4] = [10, 42, 2, 200];
 
 fn arrive(host: &mut Bridge, from: usize, payload: &[u8]) -> Vec<Write> {
     let datagram = Datagram { from: address(from), tos: 0, segment_size: 0, payload };
-    host.receive(ENDPOINT, Protocol::Ip, IP_MTU, &[datagram])
+    host.receive(ENDPOINT, FramingKind::Ip, IP_MTU, &[datagram])
 }
 
 /// The one packet that comes back out of the TUN device, and why.

@@ -2,7 +2,7 @@
 
 use packet::{Datagram, Headers, VnetHeader};
 use proptest::prelude::*;
-use tunnel::{Protocol, train, vxlan};
+use tunnel::{FramingKind, train, vxlan};
 use vswitch::PortVlan;
 
 use crate::{between, mac};
@@ -97,7 +97,7 @@ proptest! {
             let from = address(usize::from(port));
             for payload in [&frame[..], &datagram(vni(), &frame)] {
                 let datagram = Datagram { from, tos, segment_size, payload };
-                overlay.hosts[0].receive(ENDPOINT, Protocol::Vxlan, MTU, &[datagram]);
+                overlay.hosts[0].receive(ENDPOINT, FramingKind::Vxlan, MTU, &[datagram]);
                 prop_assert!(overlay.hosts[0].sent.is_empty(), "from a tunnel into one");
             }
         }
@@ -190,7 +190,7 @@ fn a_super_frame_in_one_datagram_comes_out_as_segments_that_fit() {
         // A UDP super-frame's segment size is told.
         let segment_size = if tcp { 0 } else { size as u16 };
         let datagram = Datagram { from: address(1), tos: 0, segment_size, payload: &payload };
-        let writes = host.receive(ENDPOINT, Protocol::Vxlan, MTU, &[datagram]);
+        let writes = host.receive(ENDPOINT, FramingKind::Vxlan, MTU, &[datagram]);
         assert_eq!(writes.len(), 2, "whole to each link");
         let (vnet, frame) = spec.super_frame(size as u16);
         let (_, out, written) = &writes[0];
@@ -211,7 +211,7 @@ fn a_super_frame_of_unknown_segments_fits_every_link() {
         }
         let payload = datagram(vni(), &spec.partial().1);
         let arrived = Datagram { from: address(1), tos: 0, segment_size: 0, payload: &payload };
-        let writes = host.receive(ENDPOINT, Protocol::Vxlan, MTU, &[arrived]);
+        let writes = host.receive(ENDPOINT, FramingKind::Vxlan, MTU, &[arrived]);
         assert_eq!(writes.len(), if is_known { 1 } else { 2 });
         let (vnet, frame) = spec.super_frame(1000 - (spec.payload_at() - 14) as u16);
         for write in &writes {

@@ -2,7 +2,7 @@
 
 use packet::vlan::VlanId;
 use packet::{Datagram, VnetHeader};
-use tunnel::Protocol;
+use tunnel::FramingKind;
 use vswitch::{Encapsulation, PortId, PortVlan};
 
 use crate::{between, mac, vlan};
@@ -60,7 +60,7 @@ fn on_its_way_out() {
         let mut arrive = |frame: &[u8]| {
             let payload = datagram(vni(), frame);
             let datagram = Datagram { from: address(1), tos: 0, segment_size: 0, payload: &payload };
-            let writes = overlay.hosts[0].receive(ENDPOINT, Protocol::Vxlan, MTU, &[datagram]);
+            let writes = overlay.hosts[0].receive(ENDPOINT, FramingKind::Vxlan, MTU, &[datagram]);
             assert_eq!(writes.len(), 2);
             let (_, vnet, frame) = &writes[0];
             on_the_wire(&[&vnet.to_bytes()[..], frame].concat())
@@ -97,7 +97,7 @@ fn a_tag_inside_counts() {
     let mut overlay = Overlay::with(2, |_| [access(), access()], |_, _| trunk());
     let payload = datagram(vni(), &tagged(1460));
     let arrived = Datagram { from: address(1), tos: 0, segment_size: 0, payload: &payload };
-    let writes = overlay.hosts[0].receive(ENDPOINT, Protocol::Vxlan, MTU, &[arrived]);
+    let writes = overlay.hosts[0].receive(ENDPOINT, FramingKind::Vxlan, MTU, &[arrived]);
     assert_eq!(writes[0].2, syn(false, 1406).bytes(), "coming out");
 }
 
