@@ -444,7 +444,7 @@ impl Worker {
     /// What comes behind a batch, of which this was the beginning if it is measured.
     #[inline]
     fn finish(&mut self, now: Timestamp, began: Option<Instant>) {
-        if self.pipeline.has_left() {
+        if self.pipeline.has_deferred() {
             self.resume(now);
         }
         self.counters.batches.add(1);
@@ -483,7 +483,7 @@ impl Worker {
     fn resume(&mut self, now: Timestamp) {
         // Each thing that is done is one less, and those that come new are bounded by a batch.
         for _ in 0..4 * packet::batch::MAX_FRAMES {
-            if !self.pipeline.has_left() {
+            if !self.pipeline.has_deferred() {
                 return;
             }
             self.pipeline.resume(&mut self.batch, now, &mut self.egress);

@@ -187,7 +187,7 @@ impl Bridge {
 
     /// Resumes the packets that the last batch released.
     fn go_on(&mut self, writes: &mut Vec<Write>, send: Send<'_>) {
-        while self.pipeline.has_left() {
+        while self.pipeline.has_deferred() {
             self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
             self.transmit(writes, send);
         }
@@ -219,7 +219,7 @@ impl Bridge {
         }
         self.pipeline.process(PortId(ingress), &mut self.batch, self.now, &mut self.egress);
         let mut writes = self.count_writes();
-        while self.pipeline.has_left() {
+        while self.pipeline.has_deferred() {
             self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
             writes += self.count_writes();
         }

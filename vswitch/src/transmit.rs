@@ -19,31 +19,134 @@ use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Batch, Features};
+use tunnel::Trains;
 
 use crate::counters::DropReason;
-use crate::egress::{Frame, Queue, Queued, SendError, Transmit, Written};
-use crate::port::PortId;
+use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Written};
+use crate::port::{Encapsulation, PortId};
+use crate::tunnels::encap::{Coupled, couple};
+use crate::walk::Bridges;
+use crate::watched::boarded::BoardedFrame;
+use crate::watched::observer::Observer;
 
-/// How a port takes frames.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Manner {
-    pub(crate) id: PortId,
-    pub(crate) features: Features,
-    pub(crate) coalesce: bool,
-    /// Frames that leave as they are go in one call.
-    pub(crate) bursts: bool,
+/// Number of super-frames that a port's kernel may refuse as invalid before the port is sent no more of them.
+const MAX_REFUSALS: u32 = 16;
+
+/// Writes out all queues of a batch. Trains leave once all ports had their turn. `refusals` counts refused super-frames
+/// by port.
+pub(crate) fn transmit(
+    bridges: &mut Bridges,
+    refusals: &mut [u32],
+    observer: &mut Observer,
+    rx: &Batch,
+    tx: &mut Egress,
+    out: &mut impl Transmit,
+) {
+    while let Some((id, queue)) = tx.next() {
+        let Some(counters) = bridges.counters.port(id) else { continue };
+        let Some(port) = bridges.port(id) else {
+            let frames = queue.len() as u64;
+            counters.drop(DropReason::PortGone, frames);
+            let result = Err(SendError::Drop(DropReason::PortGone));
+            let written = Written { frames, bytes: 0, writes: 0, result, refused: false };
+            observer.written(bridges, rx, id, queue.frames, queue.queued, &written);
+            continue;
+        };
+        if let Some(encapsulation) = port.encapsulation() {
+            board(queue, id, encapsulation, bridges, observer, rx, out);
+            continue;
+        }
+        let refusals = &mut refusals[id.index()];
+        let mode = PortMode { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
+        let frames = queue.frames;
+        write_queue(queue, rx, mode, out, |written, members| {
+            counters.tx_writes.add(written.writes);
+            match written.result {
+                Ok(()) => {
+                    counters.tx_frames.add(written.frames);
+                    counters.tx_bytes.add(written.bytes);
+                }
+                Err(error) => counters.drop(error.reason(), written.frames),
+            }
+            if written.refused {
+                counters.offload_refused.add(1);
+                *refusals += 1;
+            }
+            observer.written(bridges, rx, id, frames, members, &written);
+        });
+        if *refusals >= MAX_REFUSALS
+            && let Some(port) = &mut bridges.ports[id.index()]
+        {
+            port.features = port.features.without_segmentation();
+        }
+    }
+    if !tx.trains.is_empty() {
+        depart(&tx.trains, bridges, observer, rx, out);
+        tx.trains.clear();
+    }
 }
 
-/// Writes a queue out; `written` is told of each frame or run of frames, and which these were.
+/// Puts the frames of a queue into datagrams for a tunnel's peer. Trains leave early if they are full.
+fn board(
+    queue: Queue<'_>,
+    id: PortId,
+    encapsulation: &Encapsulation,
+    bridges: &Bridges,
+    observer: &mut Observer,
+    rx: &Batch,
+    out: &mut impl Transmit,
+) {
+    let frames = queue.frames;
+    couple(queue, rx, id, encapsulation, |coupled| match coupled {
+        Coupled::Full(trains) => depart(trains, bridges, observer, rx, out),
+        Coupled::Frame(Queued { frame, action }, way, outcome) => {
+            if let Err(reason) = outcome
+                && let Some(counters) = bridges.counters.port(id)
+            {
+                counters.drop(reason, 1);
+            }
+            let boarded = || BoardedFrame { number: frame, frame: frames[usize::from(frame)], action };
+            observer.boarded(bridges, rx, way, encapsulation, boarded, outcome);
+        }
+    });
+}
+
+/// Sends trains, and counts their frames at the ports of the peers that they go to.
+fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batch, out: &mut impl Transmit) {
+    out.send_trains(trains, rx.arena(), |train, result| {
+        let Some(counters) = bridges.counters.port(PortId(train.way.port)) else { return };
+        match result {
+            Ok(()) => {
+                counters.tx_writes.add(1);
+                counters.tx_frames.add(train.frames.into());
+                counters.tx_bytes.add(train.frame_bytes);
+            }
+            Err(error) => counters.drop(error.reason(), train.frames.into()),
+        }
+        observer.departed(bridges, rx, train, result);
+    });
+}
+
+/// What a port can take.
+#[derive(Clone, Copy, Debug)]
+struct PortMode {
+    id: PortId,
+    features: Features,
+    coalesce: bool,
+    /// Frames that leave as they are may be written many in one call.
+    bursts: bool,
+}
+
+/// Writes a queue out. `written` is called with the result of each frame or run of frames, and its members.
 #[inline]
-pub(crate) fn write_queue(
+fn write_queue(
     queue: Queue<'_>,
     batch: &Batch,
-    manner: Manner,
+    mode: PortMode,
     transmit: &mut impl Transmit,
     mut written: impl FnMut(Written, &[Queued]),
 ) {
-    let Manner { id, features, coalesce, bursts } = manner;
+    let PortMode { id, features, coalesce, bursts } = mode;
     let mut at = 0;
     while let Some(queued) = queue.queued.get(at) {
         let action = queued.action;
@@ -67,7 +170,7 @@ pub(crate) fn write_queue(
                     written(outcome, members);
                     continue;
                 }
-                // The kernel will not have the super-frame: its frames one by one.
+                // The kernel refuses the super-frame: its frames are written one by one.
                 written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true }, &[]);
                 for queued in members {
                     let frame = &queue.frames[usize::from(queued.frame)];
@@ -77,7 +180,7 @@ pub(crate) fn write_queue(
             }
         }
         if bursts {
-            let count = write_burst(&queue, at, batch, manner, transmit, &mut written);
+            let count = write_burst(&queue, at, batch, mode, transmit, &mut written);
             at += count;
             if count > 0 {
                 continue;
@@ -89,24 +192,24 @@ pub(crate) fn write_queue(
     }
 }
 
-/// Can the frame leave as it lies in the arena? Super-frames go one by one, since a kernel may refuse
+/// Can the frame leave as it is in the arena, in one call with others? Super-frames cannot, since a kernel may refuse
 /// one and take its segments.
 #[inline]
 fn is_whole(frame: &Frame, action: TagAction, features: Features) -> bool {
     action == TagAction::Keep && frame.cut_to.is_none() && frame.offload.segmentation.is_none() && features.take(frame.offload)
 }
 
-/// Writes the frames from `first` on that leave as they lie, up to one that might be coalesced with its
-/// neighbour, in one call. Returns how many: none if a single one.
+/// Writes the frames from `first` on that leave as they are, up to one that might be coalesced with its
+/// neighbour, in one call. Returns their number; 0 if there is only one, which is then left to the caller.
 fn write_burst(
     queue: &Queue<'_>,
     first: usize,
     batch: &Batch,
-    manner: Manner,
+    mode: PortMode,
     transmit: &mut impl Transmit,
     written: &mut impl FnMut(Written, &[Queued]),
 ) -> usize {
-    let Manner { id, features, coalesce, .. } = manner;
+    let PortMode { id, features, coalesce, .. } = mode;
     let mut pieces = [IoSlice::new(&[]); MAX_FRAMES];
     let mut count = 0;
     for (piece, queued) in pieces.iter_mut().zip(&queue.queued[first..]) {
@@ -116,7 +219,7 @@ fn write_burst(
             let run = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features);
             run.zip(next).is_some_and(|(mut run, next)| run.extend(batch.frame(next.span), &next.headers, next.offload))
         };
-        // The first was looked at already.
+        // The first one was found not to begin a run.
         if !is_whole(frame, queued.action, features) || coalesce && count > 0 && begins_run() {
             break;
         }
@@ -135,7 +238,7 @@ fn write_burst(
     count
 }
 
-/// A run of frames as one super-frame, whose head is written already.
+/// Writes a run of frames as one super-frame, whose headers are in `head`.
 #[inline]
 fn write_run(
     members: &[Queued],
@@ -156,7 +259,7 @@ fn write_run(
     Written { frames: members.len() as u64, bytes, writes: u64::from(result.is_ok()), result, refused: false }
 }
 
-/// One frame, as the port can take it.
+/// Writes one frame, as the port can take it.
 #[inline]
 fn write_frame(
     frame: &Frame,
@@ -193,7 +296,7 @@ fn write_frame(
     outcome(u64::from(result.is_ok()), result, false)
 }
 
-/// A frame with what it owes, at most its VLAN tag changed.
+/// Writes a frame with its offloads, at most its VLAN tag changed.
 #[inline]
 fn write_whole(
     frame: &Frame,
@@ -216,7 +319,7 @@ fn write_whole(
     send(&[IoSlice::new(head.as_bytes()), IoSlice::new(&bytes[front..])])
 }
 
-/// A super-frame in segments. The first refusal ends it: TCP and UDP alike make do with the rest.
+/// Writes a super-frame in segments. The first error ends it; TCP resends what is missing.
 #[cold]
 fn write_segments(
     frame: &Frame,
@@ -240,8 +343,8 @@ fn write_segments(
     (writes, Ok(()))
 }
 
-/// A packet that is too long for its way, in fragments. The first refusal ends it: the rest is of no
-/// use.
+/// Writes a packet that is too long for its way in fragments. The first error ends it: without that fragment the rest is
+/// useless.
 #[cold]
 fn write_fragments(
     frame: &Frame,

@@ -174,7 +174,7 @@ impl Bench {
         }
         self.pipeline.process(PortId(u16::from(control & 3)), &mut self.batch, self.now, &mut self.egress);
         self.transmit();
-        while self.pipeline.has_left() {
+        while self.pipeline.has_deferred() {
             self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
             self.transmit();
         }

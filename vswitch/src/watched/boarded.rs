@@ -1,37 +1,51 @@
-//! Frames that are in trains and whose datagrams have not left yet, with what somebody wants to remember of each.
+//! Frames whose datagrams are in trains that have not left yet, for the observer.
 //!
 //! A train says how many frames end in it, not which: trains of one way leave in the order in which their frames boarded.
-//! What left is marked and stays where it is, so that each train is one look through the list.
+//! A frame that left is marked and keeps its place, so that each train is one pass over the list.
 
+use packet::vlan::TagAction;
 use tunnel::Way;
 use tunnel::train::MAX_CARS;
 
-/// As many as there can be datagrams, and one that is just added.
+use crate::egress::Frame;
+
+/// The maximum number of datagrams in trains, and one frame that is being added.
 const MAX_BOARDED: usize = MAX_CARS + 1;
 
+/// A frame whose datagrams are in trains.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BoardedFrame {
+    /// Its number in the egress queues.
+    pub(crate) number: u16,
+    pub(crate) frame: Frame,
+    pub(crate) action: TagAction,
+}
+
 #[derive(Debug)]
-pub(crate) struct Boarded<T> {
-    /// `None` for what left.
-    frames: Vec<(Way, Option<T>)>,
-    /// So many have not left.
+pub(crate) struct Boarded {
+    /// `None` for a frame that left.
+    frames: Vec<(Way, Option<BoardedFrame>)>,
+    /// Number of frames that have not left.
     waiting: usize,
 }
 
-impl<T: Copy> Boarded<T> {
-    /// None, with all the memory that it will ever use.
-    pub(crate) fn new() -> Boarded<T> {
+impl Default for Boarded {
+    /// An empty list, with all the memory that it will ever use.
+    fn default() -> Boarded {
         Boarded { frames: Vec::with_capacity(MAX_BOARDED), waiting: 0 }
     }
+}
 
-    /// Forgets all: trains of another batch are to leave.
+impl Boarded {
+    /// Forgets all frames.
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.frames.clear();
         self.waiting = 0;
     }
 
-    /// A frame is in trains of this way. False if nobody can remember it.
-    pub(crate) fn board(&mut self, way: Way, frame: T) -> bool {
+    /// Adds a frame that is in trains of this way. False if the list is full.
+    pub(crate) fn board(&mut self, way: Way, frame: BoardedFrame) -> bool {
         if self.waiting == 0 {
             self.frames.clear();
         }
@@ -43,8 +57,8 @@ impl<T: Copy> Boarded<T> {
         true
     }
 
-    /// The next frame that went this way, at `from` or behind it; `from` is moved behind the frame.
-    pub(crate) fn take(&mut self, way: Way, from: &mut usize) -> Option<T> {
+    /// Takes the next frame that went this way, at `from` or behind it; `from` is moved behind the frame.
+    pub(crate) fn take(&mut self, way: Way, from: &mut usize) -> Option<BoardedFrame> {
         let rest = self.frames.get_mut(*from..)?;
         let (at, frame) = rest.iter_mut().enumerate().find(|(_, (of, frame))| *of == way && frame.is_some())?;
         *from += at + 1;

@@ -9,46 +9,37 @@
 //! ```
 //!
 //! A frame is seen when it is *received*, as it came and with the verdict of its walk, and when it is *sent*, once for
-//! each port, super-frames whole: before they are coalesced, segmented, cut or put into datagrams. What the kernel did
-//! not take is seen there as dropped. Frames that the router makes are seen when they are sent; packets that waited
-//! within it are seen again only if they are dropped.
-//!
-//! While nothing is captured there is no `Captures`, and one branch for each frame and each write.
+//! each port, super-frames whole: before they are coalesced, segmented, cut or put into datagrams. A frame that the
+//! kernel did not take is seen there as dropped. Frames that the router makes are seen when they are sent; packets that
+//! waited in the router are seen again only if they are dropped.
 
 use capture::{Direction, Leaving, Probe, Seen, Verdict};
 use filter::Subject;
 use packet::ethernet::ADDRESSES_LEN;
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Headers, Span};
-use tunnel::{Train, Way};
 
 use crate::counters::DropReason;
-use crate::egress::{Frame, Queued};
+use crate::egress::Frame;
 use crate::port::PortId;
 use crate::walk::{Bridges, Walk};
-use crate::watched::boarded::Boarded;
 
-/// So many captures at a time.
+/// Maximum number of captures at a time.
 pub const MAX_CAPTURES: usize = 4;
 
-/// All captures of one worker. Each is seen by the rest of the pipeline as one.
-#[derive(Debug)]
+/// All captures of one worker.
+#[derive(Debug, Default)]
 pub(crate) struct Captures {
     probes: Vec<Probe>,
     time: u64,
-    boarded: Boarded<(Frame, TagAction)>,
 }
 
-/// Where a frame lay before its walk.
+/// The place of a frame in the arena before its walk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrived(Span);
 
 impl Captures {
-    pub(crate) fn new() -> Captures {
-        Captures { probes: Vec::with_capacity(MAX_CAPTURES), time: 0, boarded: Boarded::new() }
-    }
-
-    /// Gives it back if there are as many as can be.
+    /// Adds a capture. Returns it if there are [`MAX_CAPTURES`] already.
     pub(crate) fn add(&mut self, probe: Box<Probe>) -> Result<(), Box<Probe>> {
         if self.probes.len() == MAX_CAPTURES {
             return Err(probe);
@@ -70,8 +61,8 @@ impl Captures {
         self.time = time;
     }
 
-    /// A frame is about to walk, and [`Captures::judge`] will tell how it went. What comes from no port is seen where it is
-    /// counted, at the first.
+    /// A frame is about to be parsed; [`Captures::judge`] takes its verdict. A frame from no port is shown at port 0, where
+    /// it is counted.
     #[inline]
     pub(crate) fn arrives(&mut self, bridges: &Bridges, id: PortId, direction: Direction, batch: &Batch, at: usize) -> Arrived {
         let id = if id == PortId::NOWHERE { PortId(0) } else { id };
@@ -87,7 +78,7 @@ impl Captures {
         Arrived(span)
     }
 
-    /// What became of the frame that was the last to arrive.
+    /// The verdict of the frame that arrived last.
     #[inline]
     pub(crate) fn judge(&mut self, walk: &mut Walk<'_>, at: usize, arrived: Arrived, outcome: Result<(), DropReason>) {
         let also = walk.also_dropped.take();
@@ -100,7 +91,7 @@ impl Captures {
         let frame = &walk.rx.arena()[arrived.0.range()];
         self.probes.iter_mut().for_each(|probe| probe.judge(verdict, frame));
         if let (Err(_), Some(reason)) = (outcome, also) {
-            // The answer was dropped too.
+            // The answer to it was dropped too.
             self.made_and_dropped(walk, at, reason);
         }
         if let Some(reason) = walk.request_dropped.take() {
@@ -108,77 +99,33 @@ impl Captures {
         }
     }
 
-    /// What was made in this place of the batch was dropped.
+    /// A frame that the router made in this place of the batch was dropped.
     #[cold]
     pub(crate) fn made_and_dropped(&mut self, walk: &Walk<'_>, at: usize, reason: DropReason) {
         let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at);
         self.dropped(walk.rx, made, reason);
     }
 
-    /// The frame that was the last to arrive was dropped.
+    /// The frame that arrived last was dropped.
     pub(crate) fn dropped(&mut self, batch: &Batch, arrived: Arrived, reason: DropReason) {
         let frame = &batch.arena()[arrived.0.range()];
         self.probes.iter_mut().for_each(|probe| probe.judge(Verdict::Dropped(reason as u8), frame));
     }
 
-    /// Frames of a port's queue were written, or were not.
-    #[inline]
-    pub(crate) fn written(
-        &mut self,
-        bridges: &Bridges,
-        id: PortId,
-        batch: &Batch,
-        frames: &[Frame],
-        members: &[Queued],
-        outcome: Result<(), DropReason>,
-    ) {
-        for Queued { frame, action } in members {
-            self.leaves(bridges, id, batch, &frames[usize::from(*frame)], *action, outcome);
-        }
+    /// A frame that left through this port cannot be reported: there are too many frames in trains.
+    #[cold]
+    pub(crate) fn forget(&mut self, id: PortId) {
+        self.probes.iter_mut().for_each(|probe| probe.forget(id.0));
     }
 
-    /// A frame is in datagrams, and what becomes of those is told by [`Captures::depart`]; or no datagram could hold it.
-    #[inline]
-    pub(crate) fn board(
-        &mut self,
-        bridges: &Bridges,
-        batch: &Batch,
-        way: Way,
-        frame: &Frame,
-        action: TagAction,
-        outcome: Result<(), DropReason>,
-    ) {
-        if outcome.is_err() {
-            self.leaves(bridges, PortId(way.port), batch, frame, action, outcome);
-        } else if !self.boarded.board(way, (*frame, action)) {
-            self.probes.iter_mut().for_each(|probe| probe.forget(way.port));
-        }
-    }
-
-    /// A train left, or did not.
-    #[inline]
-    pub(crate) fn depart(&mut self, bridges: &Bridges, batch: &Batch, train: &Train, outcome: Result<(), DropReason>) {
-        let mut from = 0;
-        for _ in 0..train.frames {
-            let Some((frame, action)) = self.boarded.take(train.way, &mut from) else { return };
-            self.leaves(bridges, PortId(train.way.port), batch, &frame, action, outcome);
-        }
-    }
-
-    /// A batch begins. One before that ended in a panic may have left something.
-    #[inline]
-    pub(crate) fn begin_batch(&mut self) {
-        self.boarded.clear();
-    }
-
-    /// All that the batch had is written.
+    /// All queues of the batch are written.
     #[inline]
     pub(crate) fn end_batch(&mut self) {
         self.probes.iter_mut().for_each(Probe::end_batch);
     }
 
-    #[inline]
-    fn leaves(
+    /// A frame left through this port, or was dropped there.
+    pub(crate) fn leaves(
         &mut self,
         bridges: &Bridges,
         id: PortId,
@@ -211,7 +158,7 @@ impl Captures {
     }
 }
 
-/// The frame as it leaves. One that is too short for its tag to go stays as it is.
+/// The frame as it leaves, in pieces. A frame that is too short for its tag to be removed stays as it is.
 fn pieces<'a>(frame: &'a [u8], action: TagAction, tag: Option<&'a [u8; TAG_LEN]>) -> Leaving<'a> {
     let behind = match action {
         TagAction::Keep => return [frame, &[], &[]],

@@ -1,8 +1,9 @@
 //! Observation: traces of single frames, captures, and rehearsals of imagined frames.
 
-mod boarded;
+pub(crate) mod boarded;
 pub mod capture;
 pub mod live;
+pub(crate) mod observer;
 pub mod rehearsal;
 pub mod step;
 pub mod story;

@@ -1,11 +1,11 @@
-//! A frame that nobody sent: what would become of it, and nothing changes by it.
+//! Rehearsals: what would happen to an imagined frame, without changing anything.
 //!
-//! A rehearsal has a [`Pipeline`] of its own, which is told what the workers' pipelines are told and shares their
-//! tables, but never a counter or a port's far side. It walks a frame by the very code that carries frames; where that
-//! would change what is shared, the [story](crate::watched::story) of an imagined frame makes it ask instead.
+//! A rehearsal has a [`Pipeline`] of its own, which is configured like those of the workers and shares their
+//! tables, but not their counters or ports. It processes a frame by the very code that processes real frames; where that
+//! code would change a shared table, a rehearsed [`Story`] makes it ask for the decision instead.
 //!
-//! What a rehearsal cannot know: what a port's far side would say to the write, and whether a worker has told too many
-//! senders of errors just now. Nor does it hear the answers to what it would ask.
+//! Three things cannot be predicted: whether a port's kernel takes the write, whether a worker's rate limit for ICMP
+//! errors is exhausted, and the answers to ARP requests.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::port::PortId;
 use crate::watched::live::Watch;
 use crate::watched::story::Story;
 
-/// Walks frames that nobody sent.
+/// A pipeline for imagined frames.
 #[derive(Debug)]
 pub struct Rehearsal {
     pipeline: Pipeline,
@@ -29,7 +29,7 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// One without ports yet, of a bridge with this MAC table; there can be so many ports.
+    /// A rehearsal of a bridge with this MAC table and room for this number of ports, none of which is attached yet.
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize) -> Rehearsal {
         let mut pipeline = Pipeline::new(table, ports, Arc::new(Counters::new(ports)));
@@ -37,13 +37,13 @@ impl Rehearsal {
         Rehearsal { pipeline, batch: Batch::new(), egress: Egress::new(ports) }
     }
 
-    /// Its pipeline, which is to be told what those of workers are told.
+    /// Its pipeline, to be configured like those of the workers.
     pub fn pipeline_mut(&mut self) -> &mut Pipeline {
         &mut self.pipeline
     }
 
-    /// What would become of a frame that came in through a port now. `None` if there is no such port, or the frame
-    /// is longer than any.
+    /// The story of a frame if it came in through a port now. `None` if there is no such port, or if the frame is too long
+    /// for a batch.
     pub fn walk(&mut self, ingress: PortId, vnet: VnetHeader, frame: &[u8], now: Timestamp) -> Option<Story> {
         self.batch.clear();
         if self.pipeline.port(ingress).is_none() || !self.batch.push(vnet, frame) {
@@ -51,12 +51,12 @@ impl Rehearsal {
         }
         self.pipeline.process(ingress, &mut self.batch, now, &mut self.egress);
         self.pipeline.transmit(&self.batch, &mut self.egress, nowhere);
-        self.pipeline.leave_it();
-        self.pipeline.watch()?.last().cloned()
+        self.pipeline.discard_deferred();
+        self.pipeline.last_story().cloned()
     }
 }
 
-/// Where imagined frames leave: every write succeeds.
+/// Takes the place of the ports: every write succeeds.
 fn nowhere(_: PortId, _: &[IoSlice<'_>]) -> Result<(), SendError> {
     Ok(())
 }

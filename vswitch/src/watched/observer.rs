@@ -1,0 +1,270 @@
+//! The one observer of a pipeline: each event of a frame is reported to it once, and it passes it on to traces and captures.
+//!
+//! | event    | when                                             | trace                 | capture               |
+//! |----------|--------------------------------------------------|-----------------------|-----------------------|
+//! | received | a frame is about to be parsed                    | begins, if it matches | the frame as it came  |
+//! | verdict  | its walk ended                                   | outcome               | verdict of that frame |
+//! | queued   | it is queued for a port ([`Walk::push`])         | step                  |                       |
+//! | written  | frames of a port's queue were written or dropped | step                  | the frame as it left  |
+//! | boarded  | it is in datagrams for a tunnel's peer           | step                  |                       |
+//! | departed | the train with those datagrams was sent or not   | step                  | the frame as it left  |
+//!
+//! While nothing is traced or captured, an event costs one branch.
+
+use capture::{Direction, Probe};
+use packet::Batch;
+use tunnel::{Train, Way};
+
+use super::boarded::{Boarded, BoardedFrame};
+use super::capture::{Arrived, Captures};
+use super::live::Watch;
+use super::story::Story;
+use crate::counters::DropReason;
+use crate::egress::{Frame, Queued, SendError, Written};
+use crate::port::{Encapsulation, PortId};
+use crate::walk::{Bridges, Walk};
+
+/// Traces and captures of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Observer {
+    /// Is there a watch or a capture?
+    is_active: bool,
+    watch: Option<Box<Watch>>,
+    captures: Option<Box<Captures>>,
+    boarded: Boarded,
+}
+
+impl Observer {
+    /// Replaces the requests for traces; returns those before.
+    pub(crate) fn set_watch(&mut self, watch: Option<Box<Watch>>) -> Option<Box<Watch>> {
+        let before = std::mem::replace(&mut self.watch, watch);
+        self.update();
+        before
+    }
+
+    /// Adds a capture; returns it if there are too many.
+    pub(crate) fn add_capture(&mut self, probe: Box<Probe>) -> Result<(), Box<Probe>> {
+        let added = self.captures.get_or_insert_with(Box::default).add(probe);
+        self.update();
+        added
+    }
+
+    /// Ends the capture with this number.
+    pub(crate) fn remove_capture(&mut self, id: u64) -> Option<Probe> {
+        let captures = self.captures.as_mut()?;
+        let ended = captures.remove(id);
+        if captures.is_empty() {
+            self.captures = None;
+        }
+        self.update();
+        ended
+    }
+
+    fn update(&mut self) {
+        self.is_active = self.watch.is_some() || self.captures.is_some();
+    }
+
+    /// Is there a capture?
+    #[inline]
+    pub(crate) fn captures(&self) -> bool {
+        self.captures.is_some()
+    }
+
+    /// The time of the frames to come in captures, in nanoseconds.
+    pub(crate) fn set_capture_time(&mut self, nanoseconds: u64) {
+        if let Some(captures) = &mut self.captures {
+            captures.set_time(nanoseconds);
+        }
+    }
+
+    /// The story that ended last.
+    pub(crate) fn last_story(&self) -> Option<&Story> {
+        self.watch.as_ref()?.last()
+    }
+
+    /// A batch begins. Clears what is left of one before that ended in a panic.
+    #[inline(always)]
+    pub(crate) fn begin_batch(&mut self) {
+        if self.is_active {
+            self.boarded.clear();
+            if let Some(watch) = &mut self.watch {
+                watch.begin_batch();
+            }
+        }
+    }
+
+    /// A frame is about to be parsed. The result goes to [`Observer::verdict`].
+    #[inline(always)]
+    pub(crate) fn received(&mut self, walk: &mut Walk<'_>, at: usize, direction: Direction) -> Option<Arrived> {
+        if self.is_active { self.see_received(walk, at, direction) } else { None }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn see_received(&mut self, walk: &mut Walk<'_>, at: usize, direction: Direction) -> Option<Arrived> {
+        if let Some(watch) = &mut self.watch {
+            walk.story = watch.begin(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[at]), walk.now);
+        }
+        let captures = self.captures.as_mut()?;
+        Some(captures.arrives(walk.bridges, walk.ingress, direction, walk.rx, at))
+    }
+
+    /// The walk of a frame ended.
+    #[inline(always)]
+    pub(crate) fn verdict(&mut self, walk: &mut Walk<'_>, at: usize, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
+        if self.is_active {
+            self.see_verdict(walk, at, arrived, outcome);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn see_verdict(&mut self, walk: &mut Walk<'_>, at: usize, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
+        if let Some(watch) = &mut self.watch {
+            watch.end(walk.story.take(), outcome);
+        }
+        if let Some(captures) = &mut self.captures {
+            match (arrived, outcome) {
+                (Some(arrived), _) => captures.judge(walk, at, arrived, outcome),
+                // A frame that the router made, and that was dropped at once.
+                (None, Err(reason)) => captures.made_and_dropped(walk, at, reason),
+                (None, Ok(())) => {}
+            }
+        }
+    }
+
+    /// All frames of a receiving socket's datagrams are dropped before their walk.
+    #[cold]
+    pub(crate) fn dropped_on_arrival(&mut self, bridges: &Bridges, id: PortId, rx: &Batch, reason: DropReason) {
+        let Some(captures) = &mut self.captures else { return };
+        for at in 0..rx.spans().len() {
+            let arrived = captures.arrives(bridges, id, Direction::Received, rx, at);
+            captures.dropped(rx, arrived, reason);
+        }
+    }
+
+    /// Frames of a port's queue, the `members`, were written or dropped.
+    #[inline(always)]
+    pub(crate) fn written(
+        &mut self,
+        bridges: &Bridges,
+        rx: &Batch,
+        id: PortId,
+        frames: &[Frame],
+        members: &[Queued],
+        written: &Written,
+    ) {
+        if self.is_active {
+            self.see_written(bridges, rx, id, frames, members, written);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn see_written(
+        &mut self,
+        bridges: &Bridges,
+        rx: &Batch,
+        id: PortId,
+        frames: &[Frame],
+        members: &[Queued],
+        written: &Written,
+    ) {
+        if let Some(watch) = &mut self.watch {
+            watch.note_written(id, members, written);
+        }
+        if let Some(captures) = &mut self.captures {
+            let outcome = written.result.map_err(SendError::reason);
+            for Queued { frame, action } in members {
+                captures.leaves(bridges, id, rx, &frames[usize::from(*frame)], *action, outcome);
+            }
+        }
+    }
+
+    /// A frame of a queue is in datagrams that go this way, or no datagram could hold it.
+    #[inline(always)]
+    pub(crate) fn boarded(
+        &mut self,
+        bridges: &Bridges,
+        rx: &Batch,
+        way: Way,
+        encapsulation: &Encapsulation,
+        boarded: impl FnOnce() -> BoardedFrame,
+        outcome: Result<(), DropReason>,
+    ) {
+        if self.is_active {
+            self.see_boarded(bridges, rx, way, encapsulation, boarded(), outcome);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn see_boarded(
+        &mut self,
+        bridges: &Bridges,
+        rx: &Batch,
+        way: Way,
+        encapsulation: &Encapsulation,
+        boarded: BoardedFrame,
+        outcome: Result<(), DropReason>,
+    ) {
+        let BoardedFrame { number, frame, action } = boarded;
+        if let Some(watch) = &mut self.watch {
+            watch.note_boarded(number, way, encapsulation, outcome);
+        }
+        match (&mut self.captures, outcome) {
+            (Some(captures), Err(_)) => captures.leaves(bridges, PortId(way.port), rx, &frame, action, outcome),
+            (captures, Ok(())) => {
+                if !self.boarded.board(way, boarded)
+                    && let Some(captures) = captures
+                {
+                    captures.forget(PortId(way.port));
+                }
+            }
+            (None, Err(_)) => {}
+        }
+    }
+
+    /// A train was sent, or was not.
+    #[inline(always)]
+    pub(crate) fn departed(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
+        if self.is_active {
+            self.see_departed(bridges, rx, train, result);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn see_departed(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
+        let mut from = 0;
+        for _ in 0..train.frames {
+            let Some(BoardedFrame { number, frame, action }) = self.boarded.take(train.way, &mut from) else { return };
+            if let Some(watch) = &mut self.watch {
+                watch.note_departed(number, train, result);
+            }
+            if let Some(captures) = &mut self.captures {
+                let outcome = result.map_err(SendError::reason);
+                captures.leaves(bridges, PortId(train.way.port), rx, &frame, action, outcome);
+            }
+        }
+    }
+
+    /// All queues of the batch are written.
+    #[inline(always)]
+    pub(crate) fn end_batch(&mut self) {
+        if self.is_active {
+            self.hand_over();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn hand_over(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.hand_over();
+        }
+        if let Some(captures) = &mut self.captures {
+            captures.end_batch();
+        }
+    }
+}
