@@ -2,7 +2,6 @@
 
 use std::io::{IoSlice, Read, Write};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use netio::Received;
 use netio::guest::stream::MAX_LEFT;
@@ -99,7 +98,6 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
     let frames: Vec<_> = (0..MAX_FRAMES as u32).map(|at| numbered(at, 1500)).collect();
     let mut taken = Vec::new();
     let mut refused = 0;
-    let began = Instant::now();
     for _ in 0..200 {
         let mut at = 0;
         writer.send_many(&slices(&frames), |result| {
@@ -113,7 +111,6 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
             at += 1;
         });
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "somebody waited");
     assert!(writer.has_left());
     assert_eq!(writer.send(&[IoSlice::new(&numbered(0, 1500))]), Err(Errno::AGAIN));
     assert_eq!(taken.len() + refused, 200 * MAX_FRAMES);
