@@ -1,4 +1,4 @@
-//! Several bridges in one daemon: what is on one is not on another, unless it is routed there.
+//! Several bridges in one daemon: they are separate unless a router connects them.
 
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ use crate::{program, trial, wait};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("bridges/nothing_crosses_at_layer_2", nothing_crosses_at_layer_2),
-        trial("bridges/one_way_out_and_routes_between", one_way_out_and_routes_between),
+        trial("bridges/one_uplink_and_routes_between", one_uplink_and_routes_between),
         trial("bridges/a_tunnel_on_the_second", a_tunnel_on_the_second),
         trial("bridges/a_port_moves_to_another", a_port_moves_to_another),
         trial("bridges/a_port_may_not_move_into_its_own_tunnel", a_port_may_not_move_into_its_own_tunnel),
@@ -31,17 +31,17 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A port of a bridge in the file.
+/// The configuration of a port of this bridge.
 fn port(bridge: &str, host: &Host, keys: &str) -> String {
     format!("[[bridge.{bridge}.port]]\ntap = \"{}\"\nnetns = \"{}\"\n{keys}\n", host.name(), netns::path_of(host.netns()))
 }
 
-/// What came of the test's frames so far.
+/// The test's own frames that this socket has received.
 fn ours(socket: &RawSocket) -> Vec<Vec<u8>> {
     std::iter::from_fn(|| socket.recv()).filter(|frame| is_ours(frame)).collect()
 }
 
-/// Two hosts on each of two bridges, all on VLAN 10, and stations with the same addresses on both.
+/// Two hosts on each of two bridges, all on VLAN 10, and stations with the same addresses on both bridges.
 fn nothing_crosses_at_layer_2() {
     let hosts = ["a", "b", "c", "d"].map(Host::quiet);
     let keys = ["vlan = 10", "trunks = [10]", "vlan = 10", "trunks = [10]"];
@@ -55,7 +55,8 @@ fn nothing_crosses_at_layer_2() {
         assert!(summary.contains(text), "not said: {text}\n{summary}");
     }
     let [a, b, c, d] = hosts.each_ref().map(Host::raw);
-    // The same two stations on both, in this order: what were learned on one would send astray on the other.
+    // The same two stations on both bridges, in this order: an entry shared by the bridges would misdirect the third
+    // frame.
     for (near, far, word) in [(&a, &b, &b"first"[..]), (&c, &d, b"second")] {
         let tag = |frame: &[u8]| tagged(frame, DOT1Q, 10);
         near.send(&frame(MacAddr::BROADCAST, station(1), word)).expect("sent");
@@ -70,7 +71,7 @@ fn nothing_crosses_at_layer_2() {
         }
         (seen.iter().map(Vec::len).sum::<usize>() >= 8).then_some(())
     });
-    // What should not come has time to come.
+    // Gives frames that must not arrive the time to arrive.
     thread::sleep(Duration::from_millis(100));
     for ((seen, socket), word) in seen.iter_mut().zip([&a, &b, &c, &d]).zip([&b"first"[..], b"first", b"second", b"second"]) {
         seen.extend(ours(socket));
@@ -82,8 +83,8 @@ fn nothing_crosses_at_layer_2() {
     assert_eq!([report.table("br0 moved"), report.table("br1 moved")], [0, 0]);
 }
 
-/// Two bridges with a gateway each behind one uplink.
-fn one_way_out_and_routes_between() {
+/// Two bridges with a gateway each, behind one uplink.
+fn one_uplink_and_routes_between() {
     let site = Plan::new(Mode::Shared, 2).bare();
     let (one, two) = (site.guest(1), site.guest(2));
     let gateway = |bridge: &str, address: &str| format!("[bridge.{bridge}]\ngateway = \"{address}\"\n");
@@ -121,7 +122,8 @@ fn one_way_out_and_routes_between() {
     assert_eq!([report.table("br0 entries"), report.table("lab entries")], [1, 1]);
 }
 
-/// Two machines: on the first the tunnel is the second bridge's, whose host has an address that one on the first has too.
+/// Two machines. On the first, the tunnel belongs to the second bridge, whose host shares a MAC address with a host on
+/// the first.
 fn a_tunnel_on_the_second() {
     let underlay = Underlay::pair(Ip::V4);
     let (other, near, far) = (Host::quiet("o1"), Host::quiet("h1"), Host::quiet("h2"));
@@ -146,7 +148,7 @@ fn a_tunnel_on_the_second() {
     assert_eq!(ping(&near, to, 1), (to, 64));
     let peer = format!("vxlan42/{there}");
     let before = switch.settle("the ping to be counted", |report| report.sent_by(&peer) >= 2);
-    // Broadcast, unknown, and what the other bridge has a static entry for: all stay where they are.
+    // Broadcast, unknown unicast, and a static entry of the other bridge: all stay on their own bridge.
     let speaks = other.raw();
     for dst in [MacAddr::BROADCAST, station(8), station(9)] {
         speaks.send(&frame(dst, station(7), b"mine")).expect("sent");
@@ -160,7 +162,7 @@ fn a_tunnel_on_the_second() {
     second.finish();
 }
 
-/// By SIGHUP: who was with it is so no more, and what was learned of it leads nowhere.
+/// SIGHUP moves a port to another bridge; its MAC entries on the old bridge go.
 fn a_port_moves_to_another() {
     let [a, b, c] = ["a", "b", "c"].map(Host::quiet);
     let text = |second: &str| [port("br0", &a, ""), port(second, &b, ""), port("lab", &c, "")].concat();
@@ -183,7 +185,7 @@ fn a_port_moves_to_another() {
     assert_eq!([report.table("br0 entries"), report.table("lab entries")], [1, 2]);
 }
 
-/// The interface that a tunnel goes out by may be a port of another bridge, and not come to its own.
+/// The interface under a tunnel may be a port of another bridge, but not of the tunnel's own.
 fn a_port_may_not_move_into_its_own_tunnel() {
     let underlay = Underlay::pair(Ip::V4);
     let [here, there] = [1, 2].map(|number| underlay.address(number));
@@ -202,7 +204,7 @@ fn a_port_may_not_move_into_its_own_tunnel() {
     underlay.finish();
 }
 
-/// What `vswitchctl` prints on this socket.
+/// The output of `vswitchctl` on this socket.
 fn ctl(socket: &str, words: &[&str]) -> (bool, String) {
     let mut command = Command::new(program::vswitchctl());
     let output = command.args(["--socket", socket]).args(words).stdin(Stdio::null()).output().expect("vswitchctl runs");
@@ -242,7 +244,7 @@ fn shown_by_name() {
     assert_eq!(show["bridges"][0]["gateways"], serde_json::json!([]));
     assert_eq!([&show["ports"][0]["bridge"], &show["ports"][1]["bridge"]], ["br0", "br1"]);
 
-    // The same address on both, in two VLANs.
+    // The same address on both bridges, in two VLANs.
     let mine = |entry: &&serde_json::Value| entry["mac"] == station(1).to_string();
     let all = json(&socket, &["fdb", "show"]);
     let places: Vec<_> = all.as_array().unwrap().iter().filter(mine).map(|entry| (&entry["bridge"], &entry["port"])).collect();
@@ -269,7 +271,7 @@ fn shown_by_name() {
     let is_a = |line: &str| line.starts_with("vswitchd_port_receive_frames_total{port=\"a\",") && line.contains("bridge=\"br0\"");
     assert!(metrics.lines().any(is_a), "{metrics}");
 
-    // What is changed is of one of them.
+    // A change affects one bridge only.
     let mac = station(1).to_string();
     let (is_good, said) = ctl(&socket, &["fdb", "del", &mac, "--vlan", "10"]);
     assert!(!is_good && said.contains("on which bridge? There are br0, br1"), "{said}");

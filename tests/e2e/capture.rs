@@ -1,4 +1,4 @@
-//! What `vswitchctl capture` shows, and that nobody who carries frames waits for who looks.
+//! `vswitchctl capture`: what it shows, and that a slow reader never delays frames.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -33,14 +33,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Of which station, where and how.
+/// Station, VLAN, and direction or verdict.
 fn short(packets: &[Packet]) -> Vec<String> {
     packets.iter().map(|packet| format!("{} {} {} {}", packet.interface, packet.direction, packet.vlan, packet.comment)).collect()
 }
 
 fn names_directions_and_comments() {
     let directory = Directory::new();
-    // The second is an access port of VLAN 10.
+    // The second port is an access port of VLAN 10.
     let (switch, [a, b], socket) = pair(&directory);
     let capture = Capture::start(&directory, &socket, &[]);
     let ten = tagged(&frame(MacAddr::BROADCAST, station(1), b"to VLAN 10"), DOT1Q, 10);
@@ -87,9 +87,9 @@ fn filters() {
     speaks.send(&frame(MacAddr::BROADCAST, station(1), b"one")).expect("sent");
     speaks.send(&frame(MacAddr::BROADCAST, station(2), b"two")).expect("sent");
     let mut packets = short(&experimental.finish_with(4));
-    // Whether both came in one batch or in two.
+    // The result is the same whether both frames came in one batch or in two.
     packets.sort_unstable();
-    // It belongs to VLAN 10 where it comes in untagged, too.
+    // An untagged frame on the access port belongs to VLAN 10 too.
     assert_eq!(packets, ["a in  ", "a in  ", "b out 10 ", "b out 10 "].map(str::to_owned), "{packets:?}");
     let packets = of_two.finish_with(2);
     assert!(packets.iter().all(|packet| packet.src == station(2).to_string()) && packets.len() == 2, "{packets:?}");
@@ -122,7 +122,7 @@ fn a_port_that_comes_later() {
     let capture = Capture::start(&directory, &socket, &["any"]);
     host.raw().send(&frame(MacAddr::BROADCAST, station(1), b"nobody there yet")).expect("sent");
     let mut guest = StreamGuest::at(&path);
-    wait::until("its place", || switch.has_logged("#1: ").then_some(()));
+    wait::until("a place", || switch.has_logged("#1: ").then_some(()));
     guest.send(&frame(MacAddr::BROADCAST, station(2), b"here"));
     let packets = short(&capture.finish_with(3));
     assert!(packets.contains(&"a in  dropped: no_destination".to_owned()), "{packets:?}");
@@ -130,7 +130,7 @@ fn a_port_that_comes_later() {
     switch.finish();
 }
 
-/// Its number is soon that of another port, which nobody asked to see.
+/// The port's number is soon reused by another port, which must not be captured.
 fn a_port_that_goes() {
     let directory = Directory::new();
     let (hosts, socket) = (["a", "b"].map(Host::quiet), directory.text("control"));
@@ -163,7 +163,7 @@ fn tcp_stream() {
     assert_eq!(switch.finish().lost(), 0, "{report:?}");
 }
 
-/// Its rings are full after a moment, and then it loses, and the stream does not.
+/// The rings fill up; then the capture loses frames and the stream does not.
 fn a_reader_that_does_not_read() {
     let directory = Directory::new();
     let hosts = ["a", "b"].map(Host::new);
@@ -181,15 +181,15 @@ fn a_reader_that_does_not_read() {
     for _ in 0..4 {
         transfer(&hosts[0], (&hosts[1], 2), Ip::V4, true);
     }
-    // What was lost is told when somebody reads again.
+    // The next read reports the loss.
     let reader = &mut readers[0];
     reader.set_read_timeout(Some(wait::NEVER)).expect("set");
     let mut bytes = Vec::new();
-    wait::until("what was lost", || {
+    wait::until("the loss", || {
         let mut piece = vec![0; 1 << 20];
         let len = reader.read(&mut piece).expect("more");
         bytes.extend_from_slice(&piece[..len]);
-        // The option of lost packets, eight bytes long, that is not zero.
+        // The `epb_dropcount` option, eight bytes long, with a value other than zero.
         bytes.windows(12).any(|bytes| bytes[..4] == [5, 0, 8, 0] && bytes[4..] != [0; 8]).then_some(())
     });
     assert_eq!(run(&socket, &["port", "list"]).status.code(), Some(0), "others are served");
@@ -197,7 +197,7 @@ fn a_reader_that_does_not_read() {
     assert_eq!(switch.finish().lost(), 0);
 }
 
-/// A request whose answer is not read.
+/// A request whose response is not read.
 fn asking(socket: &str, path: &str) -> UnixStream {
     let mut stream = UnixStream::connect(socket).expect("connected");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
@@ -251,7 +251,7 @@ fn refused() {
     assert!(said(&["capture", "any", "tcp", "adn", "udp", "-w", &file]).contains("tcp adn udp\n    ^^^"));
     assert!(said(&["capture", "nosuch", "-w", &file]).contains("there is no port 'nosuch'"));
     assert!(!std::path::Path::new(&file).exists());
-    // Four at a time, whoever asks for more; and when they go, others can come.
+    // At most four captures at a time; a place is free again when one ends.
     let four: Vec<UnixStream> = (0..4).map(|_| asking(&socket, "/v1/capture")).collect();
     wait::until("four to run", || (ask("/v1/capture?count=0").get(9..12) == Some("409")).then_some(()));
     for _ in 0..1000 {

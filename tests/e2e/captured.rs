@@ -1,4 +1,4 @@
-//! A capture by `vswitchctl`, and what tshark reads in it.
+//! A capture by `vswitchctl`, read back by tshark.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -9,26 +9,26 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::guest::Directory;
 use crate::{program, wait};
 
-/// Why nobody can read a capture here.
+/// Why captures cannot be read here.
 pub(crate) fn without_tshark() -> Option<String> {
     let found = Command::new("tshark").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     found.is_err().then(|| "there is no tshark".to_owned())
 }
 
-/// A capture that runs.
+/// A running capture.
 pub(crate) struct Capture {
     child: Child,
     said: BufReader<ChildStderr>,
     file: PathBuf,
 }
 
-/// One packet, as tshark tells it.
+/// One packet as tshark prints it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Packet {
     pub(crate) interface: String,
-    /// `in`, `out`, or neither.
+    /// `in`, `out`, or empty.
     pub(crate) direction: String,
-    /// `dropped: REASON`, if it was.
+    /// `dropped: REASON`, or empty.
     pub(crate) comment: String,
     pub(crate) src: String,
     pub(crate) vlan: String,
@@ -37,7 +37,7 @@ pub(crate) struct Packet {
 }
 
 impl Capture {
-    /// With these words besides the file; it has begun when this returns.
+    /// Starts `vswitchctl capture` with these arguments and a file; the capture has begun when this returns.
     pub(crate) fn start(directory: &Directory, socket: &str, words: &[&str]) -> Capture {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -52,7 +52,7 @@ impl Capture {
         Capture { child, said, file }
     }
 
-    /// Waits until so many packets are in the file, ends it, and reads it.
+    /// Waits until the file holds `count` packets, ends the capture and reads the file.
     pub(crate) fn finish_with(self, count: usize) -> Vec<Packet> {
         wait::until("the packets", || (packets_in(&self.file) >= count).then_some(()));
         let packets = self.finish().0;
@@ -60,13 +60,13 @@ impl Capture {
         packets
     }
 
-    /// Ends it by SIGINT; what is in the file, and what it said at the end.
+    /// Ends the capture by SIGINT. Returns the packets and the final message.
     pub(crate) fn finish(self) -> (Vec<Packet>, String) {
         kill_process(Pid::from_child(&self.child), Signal::INT).expect("it runs");
         self.wait()
     }
 
-    /// Waits for its own end.
+    /// Waits until the capture ends by itself.
     pub(crate) fn wait(mut self) -> (Vec<Packet>, String) {
         let mut last = String::new();
         for line in self.said.by_ref().lines() {
@@ -84,7 +84,7 @@ impl Drop for Capture {
     }
 }
 
-/// Whole packets in a file that grows.
+/// Number of complete packets in a file that is still being written.
 fn packets_in(file: &std::path::Path) -> usize {
     let bytes = std::fs::read(file).unwrap_or_default();
     let (mut at, mut count) = (0, 0);
@@ -95,7 +95,7 @@ fn packets_in(file: &std::path::Path) -> usize {
     count
 }
 
-/// Nothing but whole blocks, and packets as another program sees them.
+/// The file holds complete blocks only; tshark parses the packets.
 pub(crate) fn read(file: &std::path::Path) -> Vec<Packet> {
     let fields = [
         "frame.interface_name",

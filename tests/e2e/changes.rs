@@ -1,4 +1,4 @@
-//! What is changed over the control socket while frames pass: tables.
+//! Tables changed over the control socket while frames pass.
 
 use std::net::Ipv4Addr;
 
@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A static entry leads where it is said, whatever is heard, and is changed and removed as often as one likes.
+/// A static entry wins over learning, and can be changed and removed at any time.
 fn static_macs() {
     let directory = Directory::new();
     let (switch, [a, _b], socket) = pair(&directory);
@@ -34,7 +34,7 @@ fn static_macs() {
     json(&socket, &["fdb", "add", &mac, "a"]);
     json(&socket, &["fdb", "add", &mac, "a", "--vlan", "10"]);
     assert_eq!(row(&table(&socket, &["fdb", "show"]), "10")[1..], [mac.clone(), "a".to_owned(), "static".to_owned()]);
-    // To it from its own port: nobody else hears that.
+    // To the entry's own port: no other port gets the frame.
     let raw = a.raw();
     raw.send(&frame(station(1), station(2), b"to yourself")).expect("sent");
     switch.settle("the frame to be dropped", |report| report.dropped("a", "same_port") == 1);
@@ -63,7 +63,7 @@ fn flushed_macs() {
     switch.finish();
 }
 
-/// Errors name what is wrong, and nothing has changed.
+/// Errors name the fault and change nothing.
 fn refused() {
     let directory = Directory::new();
     let (switch, _hosts, socket) = pair(&directory);
@@ -87,7 +87,7 @@ fn refused() {
     switch.finish();
 }
 
-/// A neighbour that was forgotten is asked for again, and nothing that is said is lost.
+/// A flushed neighbour is resolved again, and no packet is lost.
 fn neighbours() {
     let directory = Directory::new();
     let socket = directory.text("control");
@@ -106,7 +106,7 @@ fn neighbours() {
     site.finish();
 }
 
-/// Connections end by the filters of the list, and mappings with them.
+/// Connections are ended by the filters that `list` takes, and their mappings with them.
 fn connections() {
     let directory = Directory::new();
     let socket = directory.text("control");

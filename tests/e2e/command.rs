@@ -1,4 +1,4 @@
-//! The daemon as a command: what it says, how it ends, and what it answers to bad input.
+//! The daemon as a command: output, exit codes, and errors for bad input.
 
 use std::fs::File;
 
@@ -32,12 +32,12 @@ fn namespace() -> File {
     netns::create().expect("a namespace")
 }
 
-/// Runs the daemon to its end in this namespace.
+/// Runs the daemon in this namespace until it exits.
 fn run(netns: &File, args: &[&str]) -> Ended {
     run_inside(netns, &mut daemon(args))
 }
 
-/// It ended with 1, said each of these, and left no link behind.
+/// Asserts that it exited with 1, logged each of these texts, and left no link behind.
 fn assert_refused(ended: &Ended, netns: &File, says: &[&str]) {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     for text in says {
@@ -85,13 +85,13 @@ fn check_starts_nothing() {
     assert!(!ended.output.contains("ready"));
     assert_eq!(links(&netns), before);
     assert!(!links(host.netns()).contains(&"b".to_owned()));
-    // What could not start is said without starting, too.
+    // `--check` finds the same fault without starting.
     let ended = run(&netns, &["--check", "--tap", "a@/no/such/namespace"]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.log.contains("/no/such/namespace"), "{ended:?}");
 }
 
-/// Each names the flag and says what would be right.
+/// Each error names the flag and a valid value.
 fn bad_configuration_exits_2() {
     let netns = namespace();
     for (args, says) in [
@@ -135,7 +135,7 @@ fn held_tap_exits_1() {
     let first = Switch::start_inside(netns.try_clone().expect("a clone"), &["--tap", "held"]);
     let second = run(&netns, &["--tap", "tap0,held"]);
     assert_refused(&second, &netns, &["held is held by another process", "give this switch a TAP of its own"]);
-    // The first has taken no harm.
+    // The first daemon is unharmed.
     assert!(links(&netns).contains(&"held".to_owned()));
     first.finish();
 }
@@ -143,7 +143,7 @@ fn held_tap_exits_1() {
 fn link_that_is_no_tap_exits_1() {
     let netns = namespace();
     assert_refused(&run(&netns, &["--tap", "tap0,lo"]), &netns, &["lo exists already and is not a TAP", "choose another name"]);
-    // The same where it is in another namespace.
+    // The same for a device in another namespace.
     let host = Host::new("lo");
     assert_refused(&run(&netns, &["--tap", &host.port("")]), &netns, &["lo exists already and is not a TAP"]);
 }
@@ -159,7 +159,7 @@ fn unknown_namespace_exits_1() {
     assert_refused(&run(&netns, &["--tap", "t@pid:0"]), &netns, &["network namespace pid:0"]);
 }
 
-/// The error names the right that is missing and a command that gives it.
+/// The error names the missing capability and a command that grants it.
 fn missing_right_exits_1() {
     let netns = namespace();
     let ended = run_inside(&netns, without_net_admin(&mut daemon(&["--tap", "tap0"])));
@@ -205,7 +205,7 @@ fn summary_and_signals() {
     }
 }
 
-/// Each port has two queues then, each read by a worker of its own.
+/// Each port has two queues then, and each queue a worker of its own.
 fn more_workers_than_ports() {
     let hosts = ["a", "b"].map(Host::new);
     let ports = hosts.iter().map(|host| host.port("")).collect::<Vec<_>>().join(",");

@@ -1,4 +1,4 @@
-//! The daemon by its configuration file.
+//! The daemon with a configuration file.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -20,7 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A file that goes with the test.
+/// A configuration file in a directory of the test.
 pub(crate) struct Written(PathBuf);
 
 impl Written {
@@ -45,7 +45,7 @@ fn port(host: &Host, keys: &str) -> String {
     format!("[[bridge.br0.port]]\ntap = \"{}\"\nnetns = \"{}\"\n{keys}\n", host.name(), netns::path_of(host.netns()))
 }
 
-/// Two hosts of the file on two VLANs, and one more by a flag.
+/// Two hosts from the file on two VLANs, and one more from a flag.
 fn a_file_is_enough() {
     let (ten, twenty, more) = (Host::quiet("ten"), Host::quiet("twenty"), Host::quiet("more"));
     let gateways = "[bridge.br0]\nmac-table-size = 100\ngateways = { 10 = \"10.0.10.1/24\", 20 = \"10.0.20.1/24\" }\n";

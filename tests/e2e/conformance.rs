@@ -1,4 +1,4 @@
-//! docs/rfc.md says which test proves what; here it is held to that.
+//! Checks docs/rfc.md, which names the test for each requirement.
 
 use std::collections::HashSet;
 use std::fs;
@@ -33,7 +33,7 @@ fn tests_are_there(end_to_end: &HashSet<String>) {
     assert!(named > 60, "{named} names found");
 }
 
-/// `crate::module::tests::name` stands in `crate/src/module.rs` or below `crate/src/module/`.
+/// `crate::module::tests::name` is in `crate/src/module.rs` or below `crate/src/module/`.
 fn is_unit_test(root: &Path, name: &str) -> bool {
     let parts: Vec<&str> = name.split("::").collect();
     let [room, modules @ .., function] = parts.as_slice() else { return false };

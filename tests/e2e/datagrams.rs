@@ -1,28 +1,27 @@
-//! IPv4 packets as bytes, field by field, made and read without the code under test.
+//! IPv4 packets field by field, built and parsed independently of the code under test.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use packet::MacAddr;
 
-/// Protocol numbers.
+/// IP protocol numbers.
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 
-/// TCP's flags.
+/// TCP flags.
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
 pub(crate) const RST: u8 = 4;
 pub(crate) const ACK: u8 = 16;
 
-/// ICMP's types.
+/// ICMP types.
 pub(crate) const ECHO_REPLY: u8 = 0;
 pub(crate) const UNREACHABLE: u8 = 3;
 pub(crate) const ECHO_REQUEST: u8 = 8;
 pub(crate) const TIME_EXCEEDED: u8 = 11;
 
-/// An IPv4 packet. Its payload holds its transport header, with a checksum that is right unless a test
-/// breaks it.
+/// An IPv4 packet. The payload includes the transport header, whose checksum is right unless a test breaks it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Datagram {
     pub(crate) src: Ipv4Addr,
@@ -33,14 +32,14 @@ pub(crate) struct Datagram {
     pub(crate) id: u16,
     pub(crate) dont_fragment: bool,
     pub(crate) more_fragments: bool,
-    /// In bytes.
+    /// Length in bytes.
     pub(crate) offset: usize,
-    /// A multiple of four bytes.
+    /// Length is a multiple of four bytes.
     pub(crate) options: Vec<u8>,
     pub(crate) payload: Vec<u8>,
 }
 
-/// RFC 1071.
+/// The checksum of RFC 1071.
 pub(crate) fn checksum(pieces: &[&[u8]]) -> u16 {
     let bytes = pieces.concat();
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
@@ -51,13 +50,13 @@ pub(crate) fn checksum(pieces: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// What TCP and UDP cover besides themselves.
+/// Sum of the pseudo-header of TCP and UDP.
 fn pseudo(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, len: usize) -> Vec<u8> {
     [&src.octets()[..], &dst.octets(), &[0, protocol], &(len as u16).to_be_bytes()].concat()
 }
 
 impl Datagram {
-    /// Any protocol.
+    /// A packet of any protocol.
     pub(crate) fn new(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload: Vec<u8>) -> Datagram {
         Datagram {
             src,
@@ -80,12 +79,12 @@ impl Datagram {
         Datagram::new(*src.ip(), *dst.ip(), UDP, payload).with_checksum()
     }
 
-    /// `numbers` are sequence and acknowledgment.
+    /// `numbers` are the sequence and acknowledgment numbers.
     pub(crate) fn tcp(src: SocketAddrV4, dst: SocketAddrV4, flags: u8, numbers: [u32; 2], data: &[u8]) -> Datagram {
         Datagram::tcp_with_options(src, dst, flags, numbers, &[], data)
     }
 
-    /// `options` are a multiple of four bytes.
+    /// The length of `options` is a multiple of four bytes.
     pub(crate) fn tcp_with_options(
         src: SocketAddrV4,
         dst: SocketAddrV4,
@@ -102,19 +101,19 @@ impl Datagram {
         Datagram { dont_fragment: true, ..Datagram::new(*src.ip(), *dst.ip(), TCP, payload) }.with_checksum()
     }
 
-    /// A ping of this identifier, with its sequence number 1.
+    /// An echo request with this identifier and sequence number 1.
     pub(crate) fn echo(src: Ipv4Addr, dst: Ipv4Addr, kind: u8, id: u16, data: &[u8]) -> Datagram {
         let payload = [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], data].concat();
         Datagram::new(src, dst, ICMP, payload).with_checksum()
     }
 
-    /// An ICMP error about a packet; `rest` is what stands between the checksum and the quote.
+    /// An ICMP error about a packet; `rest` are the four bytes between the checksum and the quote.
     pub(crate) fn error(src: Ipv4Addr, dst: Ipv4Addr, [kind, code]: [u8; 2], rest: u32, quote: &[u8]) -> Datagram {
         let payload = [&[kind, code, 0, 0][..], &rest.to_be_bytes(), quote].concat();
         Datagram::new(src, dst, ICMP, payload).with_checksum()
     }
 
-    /// The same with the right transport checksum.
+    /// The packet with a correct transport checksum.
     pub(crate) fn with_checksum(mut self) -> Datagram {
         let Some(at) = self.checksum_at() else { return self };
         self.payload[at..at + 2].fill(0);
@@ -141,7 +140,7 @@ impl Datagram {
         (self.payload.len() >= at + 2).then_some(at)
     }
 
-    /// Is its transport checksum right, as far as it has one and is whole?
+    /// Whether the transport checksum is right, if the packet has one and is whole.
     pub(crate) fn is_sound(&self) -> bool {
         let Some(at) = self.checksum_at() else { return true };
         self.is_fragment()
@@ -153,7 +152,7 @@ impl Datagram {
         self.more_fragments || self.offset != 0
     }
 
-    /// The packet as bytes.
+    /// The packet's bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let header = 20 + self.options.len();
         let mut bytes = vec![0x40 | (header / 4) as u8, self.tos];
@@ -171,13 +170,13 @@ impl Datagram {
         bytes
     }
 
-    /// The packet in a frame.
+    /// The packet in an Ethernet frame.
     pub(crate) fn frame(&self, dst: MacAddr, src: MacAddr) -> Vec<u8> {
         [&dst.0[..], &src.0, &[8, 0], &self.bytes()].concat()
     }
 
-    /// Reads a packet whose header must be right; what follows its total length is padding. `None` if
-    /// it is no IPv4, or was cut off, as the quotes of ICMP errors are.
+    /// Parses a packet, whose header checksum must be right; bytes after the total length are padding. `None` if it is
+    /// not IPv4 or is truncated, as the quotes of ICMP errors are.
     pub(crate) fn read(bytes: &[u8]) -> Option<Datagram> {
         let header = usize::from(*bytes.first()? & 15) * 4;
         if bytes[0] >> 4 != 4 || header < 20 || bytes.len() < header || checksum(&[&bytes[..header]]) != 0 {
@@ -200,7 +199,7 @@ impl Datagram {
         })
     }
 
-    /// Reads the packet of a frame, without tag. Its header is right, whoever made it.
+    /// Parses the packet in an untagged frame. Panics on a bad header.
     pub(crate) fn of_frame(frame: &[u8]) -> Option<Datagram> {
         if frame.get(12..14)? != [8, 0] {
             return None;
@@ -208,7 +207,7 @@ impl Datagram {
         Some(Datagram::read(&frame[14..]).unwrap_or_else(|| panic!("a broken packet: {frame:02x?}")))
     }
 
-    /// Source and destination port, or an ICMP query's identifier twice.
+    /// Source and destination port; for an ICMP query the identifier twice.
     pub(crate) fn ports(&self) -> [u16; 2] {
         let id = |at| self.payload.get(at..at + 2).map_or(0, |bytes| u16_at(bytes, 0));
         if self.protocol == ICMP { [id(4), id(4)] } else { [id(0), id(2)] }
@@ -222,7 +221,7 @@ impl Datagram {
         SocketAddrV4::new(self.dst, self.ports()[1])
     }
 
-    /// What is carried behind the transport header; UDP and ICMP have eight bytes of it.
+    /// The payload after the transport header (eight bytes for UDP and ICMP).
     pub(crate) fn data(&self) -> &[u8] {
         let header = match self.protocol {
             TCP => self.payload.get(12).map_or(20, |offset| usize::from(offset >> 4) * 4),
@@ -231,42 +230,42 @@ impl Datagram {
         self.payload.get(header..).unwrap_or(&[])
     }
 
-    /// TCP's flags.
+    /// TCP flags.
     pub(crate) fn flags(&self) -> u8 {
         self.payload.get(13).copied().unwrap_or(0)
     }
 
-    /// TCP's sequence and acknowledgment number.
+    /// TCP sequence and acknowledgment numbers.
     pub(crate) fn numbers(&self) -> [u32; 2] {
         [4, 8].map(|at| u32::from_be_bytes(*self.payload[at..].first_chunk().expect("a TCP header")))
     }
 
-    /// ICMP's type and code.
+    /// ICMP type and code.
     pub(crate) fn kind(&self) -> [u8; 2] {
         [self.payload[0], self.payload[1]]
     }
 
-    /// Is it an ICMP message of this type and code?
+    /// Whether it is an ICMP message of this type and code.
     pub(crate) fn is_icmp(&self, kind: u8, code: u8) -> bool {
         self.protocol == ICMP && self.kind() == [kind, code]
     }
 
-    /// Any of the ICMP errors.
+    /// Whether it is an ICMP error.
     pub(crate) fn is_error(&self) -> bool {
         self.protocol == ICMP && matches!(self.payload[0], 3 | 4 | 5 | 11 | 12)
     }
 
-    /// The packet that an ICMP error quotes, maybe cut off.
+    /// The packet that an ICMP error quotes, which may be truncated.
     pub(crate) fn quote(&self) -> Datagram {
         Datagram::read(&self.payload[8..]).unwrap_or_else(|| panic!("a broken quote: {self:?}"))
     }
 
-    /// The next hop's MTU of a "fragmentation needed".
+    /// The next-hop MTU of a "fragmentation needed" error.
     pub(crate) fn next_hop_mtu(&self) -> u16 {
         u16_at(&self.payload, 6)
     }
 
-    /// The same in fragments of at most so many bytes of payload, a multiple of eight.
+    /// The packet in fragments with at most `size` bytes of payload, a multiple of eight.
     pub(crate) fn fragments(&self, size: usize) -> Vec<Datagram> {
         let count = self.payload.len().div_ceil(size);
         let pieces = self.payload.chunks(size).enumerate();

@@ -1,4 +1,4 @@
-//! `vswitchctl doctor`: what does not fit is found, and the fix that it names makes it fit.
+//! `vswitchctl doctor`: it finds faults, and the fixes that it names work.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -41,7 +41,7 @@ fn run(netns: &File, command: &mut Command) -> (Option<i32>, String) {
     (status.code(), text)
 }
 
-/// A line of that status about that, and the rest of it with its fix.
+/// The rest of the finding with this status and subject, including its fix.
 #[track_caller]
 fn assert_line(text: &str, status: &str, what: &str, says: &[&str]) {
     let lines: Vec<&str> = text.lines().collect();
@@ -52,7 +52,7 @@ fn assert_line(text: &str, status: &str, what: &str, says: &[&str]) {
     assert!(found.iter().any(|line| says.iter().all(|say| line.contains(say))), "no {status} of {what} with {says:?}:\n{text}");
 }
 
-/// A machine with a way out, by which it can reach the world, and a file for it.
+/// A machine with an uplink and a default route, and a configuration file for it.
 fn machine(directory: &Directory, file: &str) -> (Host, Host, String) {
     let (machine, outside) = (Host::quiet("up0"), Host::quiet("wan0"));
     machine.inside(|| link::add_pair("up0", "wan0", Some(outside.netns().as_fd())));
@@ -93,7 +93,7 @@ fn links(netns: &File) -> Vec<String> {
     netns::inside(netns.as_fd(), link::names).expect("its links")
 }
 
-/// Seen where it runs, from wherever it is asked.
+/// The state of a running daemon, asked from another namespace.
 fn a_switch_that_runs() {
     let directory = Directory::new();
     let socket = directory.text("control");
@@ -118,7 +118,7 @@ fn a_switch_that_runs() {
     site.finish();
 }
 
-/// Each finding has its line and its fix, and all come at once.
+/// Each finding has a line and a fix, and all are reported at once.
 fn a_site_that_does_not() {
     let directory = Directory::new();
     let file = "bridge.br0.gateway = '203.0.113.129/25'\nuplink.interface = 'up0'\n\
@@ -173,7 +173,7 @@ fn a_socket_that_was_left() {
     let (code, text) = run(&netns, &mut doctor(&["--socket", &file]));
     assert_eq!(code, Some(1), "{text}");
     assert_line(&text, "problem", "control socket", &["is no socket"]);
-    // The fix of a left socket is a start.
+    // The fix for a stale socket is to start the daemon.
     let host = Host::quiet("a");
     let switch = Switch::start(&["--control", &left, "--tap", &host.port("")]);
     let (code, text) = run(&netns, &mut doctor(&["--socket", &left]));

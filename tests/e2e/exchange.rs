@@ -1,4 +1,4 @@
-//! Questions and answers between two hosts, and hosts that send as fast as they can.
+//! Requests and replies between two hosts, and hosts that send at full speed.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::host::{Host, Ip};
 use crate::wait::NEVER;
 
-/// A thread that ends when this is dropped.
+/// A thread that is stopped when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Background {
     stop: Arc<AtomicBool>,
@@ -19,12 +19,12 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Does `round` over and over; a panic in it comes out of [`Background::end`].
+    /// Calls `round` repeatedly; [`Background::end`] propagates its panic.
     pub(crate) fn run(mut round: impl FnMut() + Send + 'static) -> Background {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
         let thread = thread::spawn(move || {
-            // However long a failing test holds it.
+            // A limit for tests that fail.
             let end = Instant::now() + 3 * NEVER;
             while !stopped.load(Ordering::Relaxed) && Instant::now() < end {
                 round();
@@ -34,12 +34,12 @@ impl Background {
         Background { stop, rounds, thread: Some(thread) }
     }
 
-    /// How many rounds there were so far.
+    /// Number of rounds so far.
     pub(crate) fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Relaxed)
     }
 
-    /// Ends it.
+    /// Stops the thread.
     pub(crate) fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("it was started");
@@ -58,7 +58,7 @@ impl Drop for Background {
     }
 }
 
-/// A host that answers each datagram with the same.
+/// A UDP echo server.
 #[derive(Debug)]
 pub(crate) struct Echo {
     address: SocketAddr,
@@ -66,7 +66,7 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// On host `number`.
+    /// An echo server on host `number`.
     pub(crate) fn on(host: &Host, ip: Ip, number: u8) -> Echo {
         let socket = host.udp(ip, number);
         let address = socket.local_addr().expect("its address");
@@ -80,7 +80,7 @@ impl Echo {
         Echo { address, _answers: answers }
     }
 
-    /// Who asks it from host `number`.
+    /// A client on host `number`.
     pub(crate) fn asked_from(&self, host: &Host, ip: Ip, number: u8) -> Asker {
         let socket = host.udp(ip, number);
         socket.connect(self.address).expect("connected");
@@ -88,7 +88,7 @@ impl Echo {
     }
 }
 
-/// Asks one question after another.
+/// Sends one request after another.
 #[derive(Debug)]
 pub(crate) struct Asker {
     socket: UdpSocket,
@@ -96,12 +96,12 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    /// One question, asked once: its answer must come.
+    /// One request, sent once; its reply must arrive.
     pub(crate) fn ask(&mut self) {
         self.ask_within(NEVER, 1);
     }
 
-    /// One question, asked at most so often.
+    /// One request, sent at most `attempts` times.
     pub(crate) fn ask_within(&mut self, patience: Duration, times: usize) {
         self.question += 1;
         let question = self.question.to_be_bytes();
@@ -112,7 +112,7 @@ impl Asker {
             loop {
                 match self.socket.recv(&mut bytes) {
                     Ok(len) if bytes[..len] == question => return,
-                    // The late answer to an earlier one.
+                    // A late reply to an earlier request.
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => panic!("question {}: {error}", self.question),
@@ -123,12 +123,12 @@ impl Asker {
     }
 }
 
-/// Sends full-sized datagrams as fast as a host can, to whom it may concern.
+/// Sends full-sized datagrams as fast as the host can.
 pub(crate) fn full_speed(from: &Host, ip: Ip, number: u8, to: SocketAddr) -> Background {
     let socket = from.udp(ip, number);
     let bytes = [0x55; 1400];
     Background::run(move || {
-        // A full queue is an answer, not an error.
+        // A full queue is not an error.
         let _ = socket.send_to(&bytes, to);
     })
 }

@@ -1,4 +1,4 @@
-//! One host's misfortune or greed is not another's: no host starves, whatever the others do.
+//! A host that floods or does not read takes nothing from the others.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A host sends at full speed to one that never reads, by datagram and by stream; two others transfer
-/// 10 MB each way meanwhile.
+/// One host sends at full speed to another that never reads, over UDP and TCP; two others transfer 10 MB each way
+/// meanwhile.
 fn a_stuck_receiver_holds_nobody_up() {
     let hosts = ["greedy", "stuck", "client", "server"].map(Host::new);
     let [greedy, stuck, client, server] = &hosts;
@@ -35,7 +35,7 @@ fn a_stuck_receiver_holds_nobody_up() {
     stream.set_nonblocking(true).expect("set");
     let push = Background::run(move || {
         use std::io::Write;
-        // Full after some megabytes, and for ever.
+        // The socket is full after a few megabytes and stays full.
         let _ = (&stream).write(&[0x99; 4096]);
         std::thread::sleep(Duration::from_micros(100));
     });
@@ -55,8 +55,8 @@ fn one_worker_is_fair_too() {
     questions_between_two_floods(&["--workers", "1"]);
 }
 
-/// Two hosts send at full speed to a third; a fourth asks a fifth, and gets all its answers. A
-/// question may be asked again: its own TAP's queue is the kernel's.
+/// Two hosts send at full speed to a third; a fourth sends requests to a fifth and gets every reply. A request may be
+/// repeated, because the queue of the client's TAP belongs to the kernel.
 fn questions_between_two_floods(extra: &[&str]) {
     let hosts = ["left", "right", "target", "asker", "answerer"].map(Host::new);
     let ports = hosts.iter().map(|host| host.port("")).collect::<Vec<_>>().join(",");

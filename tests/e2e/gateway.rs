@@ -1,4 +1,4 @@
-//! The router's face to its guests: ARP, ping, errors, and ways between networks.
+//! The gateway as guests see it: ARP, ping, ICMP errors, and routes between networks.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -25,12 +25,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gateway/answers_ping", answers_ping),
         trial("gateway/ttl_runs_out", ttl_runs_out),
         trial("gateway/nothing_else_is_there", nothing_else_is_there),
-        trial("gateway/no_way_there", no_way_there),
+        trial("gateway/no_route", no_route),
         trial("gateway/networks_of_both_sides_differ", networks_of_both_sides_differ),
-        trial("gateway/nobody_answers", nobody_answers),
+        trial("gateway/an_unresolved_neighbour", an_unresolved_neighbour),
         trial("gateway/the_first_datagram_arrives", the_first_datagram_arrives),
         trial("gateway/a_scan_is_bounded", a_scan_is_bounded),
-        trial("gateway/is_not_to_be_spoofed", is_not_to_be_spoofed),
+        trial("gateway/cannot_be_spoofed", cannot_be_spoofed),
         trial("gateway/errors_are_few", errors_are_few),
         trial("gateway/no_error_about_errors", no_error_about_errors),
         trial("gateway/routes_between_vlans", routes_between_vlans),
@@ -47,7 +47,7 @@ fn answers_arp() {
     let site = silent(2);
     let guest = site.guest_station(1);
     assert_eq!(guest.greet(GATEWAY), GATEWAY_MAC);
-    // Guests among themselves are the bridge's business, and nobody is asked for what he has.
+    // Traffic within the network is bridged: the gateway sends no ARP request for it.
     let other = site.guest_station(2);
     other.arps();
     guest.send_frame(&ArpMessage::request((guest.mac, guest.ip), other.ip).frame(MacAddr::BROADCAST, guest.mac));
@@ -58,7 +58,7 @@ fn answers_arp() {
     site.finish();
 }
 
-/// RFC 5227: a probe is answered to its sender, and does not say that it has the address yet.
+/// RFC 5227: a probe is answered, and adds no neighbour for the address that it probes.
 fn a_probe_teaches_nothing() {
     let site = silent(1);
     let guest = Station::new(site.guest(1).raw(), 1, guest_address(1), GATEWAY_MAC);
@@ -66,7 +66,7 @@ fn a_probe_teaches_nothing() {
     guest.send_frame(&probe.frame(MacAddr::BROADCAST, guest.mac));
     let answer = wait::until("the answer", || guest.arps().into_iter().find(|arp| arp.operation == 2));
     assert_eq!((answer.sender, answer.target), ((GATEWAY_MAC, GATEWAY), (guest.mac, Ipv4Addr::UNSPECIFIED)));
-    // Were 0.0.0.0 or the guest known, the gateway would not have to ask.
+    // If 0.0.0.0 or the guest were a known neighbour, the gateway would not send an ARP request.
     guest.send(&Datagram::echo(guest.ip, GATEWAY, ECHO_REQUEST, 1, b"echo"));
     guest.next("the reply");
     guest.send_udp(5000, SocketAddrV4::new(FAR, 99), b"refused, which has to find back");
@@ -94,7 +94,7 @@ fn answers_ping() {
     site.finish();
 }
 
-/// As traceroute sees it: the gateway names itself and quotes what the guest sent.
+/// As traceroute: the gateway is the first hop and quotes the guest's packet.
 fn ttl_runs_out() {
     let site = silent(1);
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -110,7 +110,7 @@ fn ttl_runs_out() {
     guest.send(&sent);
     let seen = peer.next_udp(53);
     assert_eq!(seen.ttl, 1);
-    // From outside: the error comes from the outside address, about the packet as it was sent.
+    // From outside: the error comes from the outside address and quotes the packet as sent.
     let late = Datagram { ttl: 1, ..Datagram::udp(peer.at(53), seen.from(), b"too far") };
     peer.send(&late);
     let error = peer.next("the error");
@@ -136,10 +136,10 @@ fn nothing_else_is_there() {
     site.finish();
 }
 
-/// Without a route the network is unreachable; addresses that are no host's are not even worth that.
-fn no_way_there() {
+/// Without a route the network is unreachable; a packet to an address that cannot be a host's gets no error at all.
+fn no_route() {
     let args = ["--uplink-address", "203.0.113.77/24"];
-    // No gateway beyond the uplink's network, and no default route of the machine's.
+    // The uplink has no gateway, and the machine no default route.
     let site = Plan::new(Mode::Shared, 1).args(&args).silent().first(drop_default_route).start();
     let guest = site.guest_station(1);
     let sent = Datagram::udp(guest.at(5000), SocketAddrV4::new(FAR, 53), b"where to?");
@@ -155,7 +155,7 @@ fn no_way_there() {
     assert_eq!((report.dropped("g1", "no_route"), report.dropped("g1", "martian_destination")), (1, 6));
 }
 
-/// An address tells on which side it is, or the daemon does not start.
+/// An address is inside or outside, not both, or the daemon does not start.
 fn networks_of_both_sides_differ() {
     let site = Plan::new(Mode::Shared, 0).bare();
     for (gateway, own, code) in
@@ -170,15 +170,14 @@ fn networks_of_both_sides_differ() {
 }
 
 fn drop_default_route(site: &Site) {
-    // A link that goes down takes its routes with it; only the network's comes back.
+    // A link that goes down loses its routes; only the connected route comes back.
     for up in [false, true] {
         site.machine.set_link(netio::link::Change { up: Some(up), ..Default::default() });
     }
 }
 
-/// Three requests without an answer, and the guest hears of it; the quote is what it sent, not what
-/// the translation made of it.
-fn nobody_answers() {
+/// After three ARP requests without a reply the guest gets an error; it quotes the packet as sent, before translation.
+fn an_unresolved_neighbour() {
     for mode in Mode::BOTH {
         let site = Plan::new(mode, 2).silent().start();
         let (guest, wan) = (site.guest_station(1), site.wan());
@@ -202,7 +201,7 @@ fn nobody_answers() {
     }
 }
 
-/// One datagram, sent once, to an address that nobody has asked for yet.
+/// One datagram, sent once, to an address that is not resolved yet.
 fn the_first_datagram_arrives() {
     for mode in Mode::BOTH {
         let site = Site::start_with(mode, 1);
@@ -213,7 +212,7 @@ fn the_first_datagram_arrives() {
     }
 }
 
-/// A guest that looks for hosts makes no storm, and others do not notice.
+/// A guest that scans its network causes no ARP storm, and others are not affected.
 fn a_scan_is_bounded() {
     let site = silent(2);
     let (guest, other, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
@@ -235,8 +234,8 @@ fn a_scan_is_bounded() {
     assert!(report.dropped("g1", "neighbour_queue_full") > 1000, "{report:?}");
 }
 
-/// No guest can say that it is the gateway, and the outside address is nobody else's.
-fn is_not_to_be_spoofed() {
+/// Guests cannot spoof the gateway or the outside address.
+fn cannot_be_spoofed() {
     let site = silent(2);
     let (guest, victim, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
     victim.arps();
@@ -247,7 +246,7 @@ fn is_not_to_be_spoofed() {
         let claim = ArpMessage { operation, sender: (peer.mac, OWN), target: (MacAddr([0; 6]), OWN) };
         peer.send_frame(&claim.frame(MacAddr::BROADCAST, peer.mac));
     }
-    // From the gateway's MAC address, and a packet from its IP address.
+    // From the gateway's MAC address, and from its IP address.
     guest.send_frame(&Datagram::udp(guest.at(1), victim.at(1), b"x").frame(victim.mac, GATEWAY_MAC));
     guest.send(&Datagram::udp(SocketAddrV4::new(GATEWAY, 1), peer.at(1), b"x"));
     guest.send(&Datagram::udp(SocketAddrV4::new(FAR, 1), peer.at(1), b"not its own address"));
@@ -262,11 +261,11 @@ fn is_not_to_be_spoofed() {
     assert_eq!(report.dropped("up0", "gateway_spoofed"), 2);
 }
 
-/// RFC 1812 section 4.3.2.8: ten errors at once and ten a second, whatever comes.
+/// RFC 1812 section 4.3.2.8: a burst of ten ICMP errors, then ten a second.
 fn errors_are_few() {
     let site = silent(1);
     let guest = site.guest_station(1);
-    // No more than a TAP holds for a reader that is late.
+    // At most as many as the queue of a TAP holds.
     for n in 0..900_u16 {
         guest.send(&Datagram { ttl: 1, id: n, ..Datagram::udp(guest.at(5000), SocketAddrV4::new(FAR, 53), b"x") });
     }
@@ -293,7 +292,7 @@ fn no_error_about_errors() {
     site.finish();
 }
 
-/// Two networks on VLANs of one bridge, routed and not translated; no uplink at all.
+/// Two networks on VLANs of one bridge, routed and not translated, without an uplink.
 fn routes_between_vlans() {
     let (ten, twenty) = (Host::quiet("ten"), Host::quiet("twenty"));
     let ports = format!("{},{}", ten.port(":vlan=10"), twenty.port(":vlan=20"));
@@ -309,7 +308,7 @@ fn routes_between_vlans() {
     let (near, far, peer) = crate::site::connect(&ten, &listener, SocketAddrV4::new(b, 80));
     assert_eq!(*peer.ip(), a, "not translated");
     transfer_through(near, far, true);
-    // Without a way out there is none.
+    // Without an uplink there is no route out.
     let client = hears_all(udp_on(&ten, a, 0));
     client.connect((FAR, 53)).expect("connected");
     client.send(b"out?").expect("sent");
@@ -317,7 +316,7 @@ fn routes_between_vlans() {
     switch.finish();
 }
 
-/// A trunk carries the gateway's VLAN with its tag, both ways.
+/// A trunk carries the gateway's VLAN with its tag, in both directions.
 fn trunk_to_gateway_is_tagged() {
     let host = Host::quiet("trunk");
     let switch = Switch::start(&["--tap", &host.port(":trunks=10+20:offload=off"), "--gateway", "10=10.0.10.1/24"]);
@@ -337,7 +336,7 @@ fn trunk_to_gateway_is_tagged() {
     switch.finish();
 }
 
-/// A guest whose MAC address becomes another says so by ARP, and is reached there.
+/// A guest whose MAC address changes announces it by ARP, and is reached at the new one.
 fn a_neighbour_moves() {
     let site = silent(2);
     let (guest, peer) = (site.guest_station(1), site.stranger(50));

@@ -1,4 +1,4 @@
-//! Guests that join by a socket, in the test's own hands: each frame is written and read here.
+//! Guests that join by a socket, played by the test: it writes and reads each frame.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::wait::{self, NEVER};
 
-/// A directory for sockets; gone when dropped.
+/// A directory for sockets, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Directory(PathBuf);
 
@@ -24,12 +24,12 @@ impl Directory {
         Directory(path)
     }
 
-    /// A path in it.
+    /// A path in the directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// The same as text.
+    /// A path in the directory, as text.
     pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
@@ -41,9 +41,9 @@ impl Drop for Directory {
     }
 }
 
-/// Anything that a stream of frames goes through.
+/// A connected stream socket of any kind.
 pub(crate) trait Connection: Read + Write {
-    /// No read or write waits for ever.
+    /// Sets a time limit for reads and writes.
     fn bound(&self);
 }
 
@@ -60,7 +60,7 @@ impl Connection for TcpStream {
     }
 }
 
-/// A guest whose frames go through a stream, behind their lengths.
+/// A guest whose frames go through a stream, each after its length.
 #[derive(Debug)]
 pub(crate) struct StreamGuest<S>(pub(crate) S);
 
@@ -69,7 +69,7 @@ impl StreamGuest<UnixStream> {
         StreamGuest::new(UnixStream::connect(path).expect("connected"))
     }
 
-    /// Is there a frame within so long?
+    /// Whether a frame arrives within this time.
     pub(crate) fn recv_within(&mut self, patience: Duration) -> Option<Vec<u8>> {
         self.0.set_read_timeout(Some(patience)).expect("a read timeout");
         let mut first = [0];
@@ -113,7 +113,7 @@ impl<S: Connection> StreamGuest<S> {
         frame
     }
 
-    /// The switch has ended the connection, whatever it sent before.
+    /// Waits until the switch closes the connection; frames before that are discarded.
     pub(crate) fn is_hung_up_on(&mut self) {
         let mut bytes = [0; 4096];
         wait::until("the end of the connection", || match self.0.read(&mut bytes) {
@@ -124,12 +124,12 @@ impl<S: Connection> StreamGuest<S> {
     }
 }
 
-/// A frame behind its length.
+/// A frame after its length.
 pub(crate) fn framed(frame: &[u8]) -> Vec<u8> {
     [&(frame.len() as u32).to_be_bytes(), frame].concat()
 }
 
-/// A guest's socket of datagrams, with a path of its own.
+/// A guest's datagram socket with a path of its own.
 pub(crate) fn dgram_guest(path: &Path, switch: &Path) -> UnixDatagram {
     let socket = UnixDatagram::bind(path).expect("bound");
     socket.connect(switch).expect("connected");

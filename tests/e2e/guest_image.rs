@@ -1,6 +1,5 @@
-//! What a guest boots: Debian's cloud kernel as it is installed, and an initial file system in memory
-//! that is written here: busybox, the modules of virtio-net, and an `init` that does as it is told
-//! over the serial line.
+//! What a guest boots: Debian's cloud kernel as installed, and an initramfs that is built here: busybox, the modules
+//! of virtio-net, and an `init` that runs commands from the serial line.
 
 use std::fs;
 use std::io;
@@ -8,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// `console` shows what a kernel that dies has to say. Without `edd=off` it asks the BIOS for disks,
-/// which takes seconds; the rest saves a second more.
+/// `console` shows the messages of a kernel that panics. `edd=off` stops the kernel from asking the BIOS for disks,
+/// which takes seconds; the rest saves another second.
 pub(crate) const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 edd=off ipv6.disable=1 nokaslr mitigations=off no_timer_check tsc=reliable random.trust_cpu=on";
 
-/// Loaded with all that they need, where they are no part of the kernel itself.
+/// Loaded with their dependencies, unless they are built in.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 
-/// Tells that it is ready, then runs line by line what comes, and tells how each ended. (busybox's own
-/// `read` forgets half a line when a command in the background ends.) A guest that somebody forgot ends
-/// by itself.
+/// Reports that it is ready, then runs line by line what comes, and reports the status of each. (busybox's own `read`
+/// loses half a line when a background command ends.) An abandoned guest powers itself off.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t devtmpfs dev /dev
@@ -37,20 +35,20 @@ done
 poweroff -f
 "#;
 
-/// A kernel and its initial file system.
+/// A kernel and its initramfs.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: Vec<u8>,
 }
 
-/// Made once; else what is missing.
+/// Built once; the error names what is missing.
 pub(crate) fn image() -> Result<&'static Image, String> {
     static IMAGE: OnceLock<Result<Image, String>> = OnceLock::new();
     IMAGE.get_or_init(make).as_ref().map_err(Clone::clone)
 }
 
-/// Why there can be no guest here.
+/// Why guests cannot run here.
 pub(crate) fn what_is_missing() -> Option<String> {
     let emulator = Command::new("qemu-system-x86_64").arg("--version").output();
     let emulator = emulator.is_ok_and(|output| output.status.success());
@@ -70,7 +68,7 @@ fn make() -> Result<Image, String> {
     let mut order = String::new();
     for path in in_order(&modules).map_err(|error| format!("the modules of {}: {error}", modules.display()))? {
         let name = path.file_stem().and_then(|name| name.to_str()).ok_or("a module without a name")?;
-        // Of `virtio_net.ko`, or of what is left of `virtio_net.ko.xz`.
+        // The module name of `virtio_net.ko` or `virtio_net.ko.xz`.
         let name = name.trim_end_matches(".ko");
         let module = unpacked(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         archive.add(&format!("modules/{name}"), 0o100_644, &module);
@@ -81,7 +79,7 @@ fn make() -> Result<Image, String> {
     Ok(Image { kernel, initramfs: archive.finish() })
 }
 
-/// The newest that has its modules, and where these are.
+/// The newest kernel that has its modules, and their directory.
 fn kernel() -> Option<(PathBuf, PathBuf)> {
     let mut found: Vec<_> = fs::read_dir("/boot").ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     found.retain(|name| name.starts_with("vmlinuz-") && name.ends_with("-cloud-amd64"));
@@ -98,7 +96,7 @@ fn busybox() -> Option<Vec<u8>> {
     ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| fs::read(path).ok().filter(is_alone))
 }
 
-/// The files of [`MODULES`] so that each comes behind all that it needs (modules.dep(5)).
+/// The files of [`MODULES`], each after its dependencies (modules.dep(5)).
 fn in_order(modules: &Path) -> io::Result<Vec<PathBuf>> {
     let list = fs::read_to_string(modules.join("modules.dep"))?;
     let mut order: Vec<PathBuf> = Vec::new();
@@ -108,7 +106,7 @@ fn in_order(modules: &Path) -> io::Result<Vec<PathBuf>> {
         let Some((path, needs)) = list.lines().filter_map(|line| line.split_once(':')).find(|(path, _)| is_it(path)) else {
             continue;
         };
-        // What is needed first stands last.
+        // modules.dep lists the first dependency last.
         for path in needs.split_whitespace().rev().chain([path]) {
             let path = modules.join(path);
             if !order.contains(&path) {
@@ -144,7 +142,7 @@ struct Archive {
 impl Archive {
     fn add(&mut self, name: &str, mode: usize, data: &[u8]) {
         self.files += 1;
-        // Number, mode, owner, group, links, time, length, four numbers of devices, length of the name, checksum.
+        // Inode, mode, owner, group, links, time, length, four device numbers, length of the name, checksum.
         let fields = [self.files, mode, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
         self.bytes.extend(b"070701");
         self.bytes.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));

@@ -1,5 +1,4 @@
-//! A guest that QEMU emulates without help of the processor, and its serial line, over which it is
-//! told what to do and says what came of it.
+//! A guest that QEMU emulates (no KVM), controlled over its serial line.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,10 +18,10 @@ use crate::host::{Host, bound_in_time};
 use crate::site::{GATEWAY, guest_address};
 use crate::wait;
 
-/// No boot and no command takes so long: an emulated machine on a busy one is slow.
+/// Time limit for the boot and for each command; an emulated machine on a busy host is slow.
 const NEVER: Duration = Duration::from_secs(90);
 
-/// Files of one test: what guests boot from and sockets by which they join. Gone when dropped.
+/// Files of one test: boot images and sockets. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     directory: Directory,
@@ -35,13 +34,13 @@ impl Place {
         Place { directory }
     }
 
-    /// The path of a file here.
+    /// The path of a file in the directory.
     pub(crate) fn path(&self, name: &str) -> String {
         self.directory.text(name)
     }
 }
 
-/// A running guest; killed when dropped.
+/// A running guest, killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Guest {
     number: u8,
@@ -52,8 +51,8 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Starts guest `number` in this host's namespace, with a network card that is joined to `netdev`.
-    /// Several can boot at once: each is to be waited for with [`Guest::boot`].
+    /// Starts guest `number` in this host's namespace, with a network card attached to `netdev`. Several guests can
+    /// boot at once; call [`Guest::boot`] for each.
     pub(crate) fn start(host: &Host, place: &Place, number: u8, netdev: &str) -> Guest {
         let kernel = &image().expect("an image").kernel;
         let mut command = Command::new("qemu-system-x86_64");
@@ -71,7 +70,7 @@ impl Guest {
         Guest { number, child, input, output, transcript: String::new() }
     }
 
-    /// Waits until it is up, and gives its network card its address.
+    /// Waits until the guest is up, and gives its network card its address.
     pub(crate) fn boot(mut self) -> Guest {
         self.end_of("the boot");
         let address = self.address();
@@ -83,20 +82,20 @@ impl Guest {
         guest_address(self.number)
     }
 
-    /// What a command says, which succeeds.
+    /// The output of a command that must succeed.
     pub(crate) fn says(&mut self, command: &str) -> String {
         let (status, said) = self.run(command);
         assert_eq!(status, 0, "in guest {}: {command}: {said}", self.number);
         said
     }
 
-    /// Runs a command of its shell's; its status, and what it said.
+    /// Runs a shell command. Returns its status and output.
     pub(crate) fn run(&mut self, command: &str) -> (i32, String) {
         self.input.write_all(format!("{command}\n").as_bytes()).expect("its console takes it");
         self.end_of(command)
     }
 
-    /// Reads to the end of what runs.
+    /// Reads the output up to the end of the command.
     fn end_of(&mut self, what: &str) -> (i32, String) {
         let _ = writeln!(self.transcript, "# {what}");
         let mut said = String::new();
@@ -110,12 +109,12 @@ impl Guest {
         }
     }
 
-    /// An echo request and its reply; the first may take as long as the way is found anew.
+    /// An echo request and its reply; the first may take as long as it takes to relearn the path.
     pub(crate) fn pings(&mut self, address: Ipv4Addr) {
         self.says(&format!("for n in $(seq 20); do ping -c 1 -W 1 {address} && break; done"));
     }
 
-    /// A connection to a port on which it is about to listen.
+    /// A connection to a port on which the guest is about to listen.
     pub(crate) fn connect(&self, from: &Host, port: u16) -> TcpStream {
         let to = SocketAddr::from((self.address(), port));
         let stream =
@@ -124,12 +123,12 @@ impl Guest {
         stream
     }
 
-    /// Its monitor stands still, and all that is left for the guest stays where it is.
+    /// Stops the guest's monitor; frames for the guest stay in their queues.
     pub(crate) fn stop(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Its monitor goes on.
+    /// Resumes the guest's monitor.
     pub(crate) fn go_on(&self) {
         self.signal(Signal::CONT);
     }

@@ -1,5 +1,5 @@
-//! Real guests, each way that they can join, beside namespaces and behind the router. QEMU is their
-//! monitor; see [`crate::guest_machine`].
+//! Real guests, joined in every way, beside namespaces and behind the router. QEMU is their monitor; see
+//! [`crate::guest_machine`].
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         .into()
 }
 
-/// By what a guest's monitor and the switch meet.
+/// What joins a guest's monitor to the switch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     /// A TAP that the monitor holds.
@@ -38,10 +38,10 @@ enum Way {
 const FIRST: u8 = 3;
 const SECOND: u8 = 4;
 
-/// Where else the first can join by a stream.
+/// Another address at which the first guest can join by a stream.
 const BY_TCP: &str = "127.0.0.1:5558";
 
-/// Where a guest or a namespace awaits a file.
+/// The TCP port on which a guest or a namespace receives a file.
 const PORT: u16 = 5001;
 
 impl Way {
@@ -109,10 +109,10 @@ impl Way {
     }
 }
 
-/// Frames of 1500 bytes at least that 10 MB take.
+/// Least number of frames that 10 MB take.
 const FRAMES_OF_A_FILE: u64 = 6850;
 
-/// As an operator does for a monitor that is to open it.
+/// Creates the TAP as an operator does for a monitor that opens it later.
 fn make_tap(machine: &Host, name: &str) {
     machine.inside(|| {
         make_persistent_tap(name)?;
@@ -136,7 +136,7 @@ fn joins(way: Way) {
     a_stopped_monitor_slows_nobody(&site, &mut second);
     let report = site.switch().report();
     let dropped = |port: &str| report.dropped(port, "queue_full");
-    // At a TAP the kernel counts them.
+    // The kernel counts the frames of a TAP.
     assert_eq!(dropped(&way.name(&place, SECOND)) > 0, way != Way::Tap, "{report:?}");
     assert_eq!(dropped("g1") + dropped("g2"), 0, "{report:?}");
 
@@ -146,7 +146,7 @@ fn joins(way: Way) {
 
     site.restart();
     site.configure_guests();
-    // QEMU 7.2 does not connect again by itself. It is started anew, by the words of older ones and of libvirt.
+    // QEMU 7.2 does not reconnect by itself. It is started again, with the options of older versions and of libvirt.
     if way == Way::Stream {
         drop(first);
         first = Guest::start(&site.machine, &place, FIRST, &format!("socket,connect={BY_TCP}")).boot();
@@ -155,8 +155,8 @@ fn joins(way: Way) {
     site.finish();
 }
 
-/// Guests, namespaces and the router. A namespace's MAC address is another one after a restart: it is the
-/// first to speak, so that nobody has to find out by himself.
+/// Guests, namespaces and the router. A namespace's MAC address changes at a restart; it speaks first, so that the
+/// others learn it at once.
 fn all_hear_each_other(site: &Site, first: &mut Guest, second: &mut Guest) {
     for guest in [&mut *first, &mut *second] {
         guest.pings(GATEWAY);
@@ -180,7 +180,7 @@ fn gets_a_page_from_outside(site: &Site, guest: &mut Guest) {
     assert_eq!(page, "the wide world");
 }
 
-/// Reads to the empty line at a request's end.
+/// Reads to the empty line that ends a request.
 fn read_head(stream: &mut TcpStream) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -199,7 +199,7 @@ fn is_reached_from_outside(site: &Site, guest: &mut Guest) {
     assert!(answer.contains(" 200 OK\r\n") && answer.ends_with("\r\n\r\na guest at home\n"), "{answer}");
 }
 
-/// From a namespace to a guest, from there to another, and from there to a namespace.
+/// From a namespace to a guest, from there to another guest, and from there to a namespace.
 fn files_arrive(site: &Site, first: &mut Guest, second: &mut Guest) {
     first.says(&receive());
     send_all(&mut first.connect(site.guest(1), PORT));
@@ -214,12 +214,12 @@ fn files_arrive(site: &Site, first: &mut Guest, second: &mut Guest) {
     receive_all(&mut accept(&listener).0);
 }
 
-/// A guest writes to a file what comes in by the next connection.
+/// A guest that writes the next connection's bytes to a file.
 fn receive() -> String {
     format!("nc -l -p {PORT} -e dd of=/tmp/file bs=64k 2> /dev/null &")
 }
 
-/// And says in the end what it was.
+/// Returns the checksum of that file.
 const RECEIVED: &str = "wait $! && sha256sum < /tmp/file | cut -d ' ' -f 1";
 
 fn digest() -> String {
@@ -229,7 +229,7 @@ fn digest() -> String {
     String::from_utf8(output.stdout).expect("text").split_whitespace().next().expect("a digest").to_owned()
 }
 
-/// The next connection, and from where it comes.
+/// The next connection, and the address that it comes from.
 fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     listener.set_nonblocking(true).expect("set");
     let (stream, from) = wait::until("a connection", || listener.accept().ok());
@@ -237,10 +237,10 @@ fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     (stream, from)
 }
 
-/// More datagrams than all queues on the way to a guest hold.
+/// More datagrams than all queues to a guest hold.
 const FLOOD: usize = 5000;
 
-/// Others' frames go on while a guest takes none, and then it goes on itself.
+/// Other hosts' frames pass while a guest reads none; later that guest goes on too.
 fn a_stopped_monitor_slows_nobody(site: &Site, guest: &mut Guest) {
     guest.says(&receive());
     let mut stream = guest.connect(site.guest(1), PORT);

@@ -1,4 +1,4 @@
-//! A host: a network namespace of its own with one TAP's interface in it, and sockets inside.
+//! A host: a network namespace with the interface of one TAP, and sockets inside.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,8 +27,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// A host whose stack says nothing of its own accord, so that every frame can be counted.
-    /// `name` is that of its interface.
+    /// A host whose stack sends nothing unasked, so that every frame can be counted. `name` is the name of its
+    /// interface.
     pub(crate) fn quiet(name: &'static str) -> Host {
         let host = Host::new(name);
         host.inside(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"));
@@ -40,7 +40,7 @@ impl Host {
         Host { name, netns: netns::create().expect("a namespace") }
     }
 
-    /// A host in a namespace that exists already.
+    /// A host in an existing namespace.
     pub(crate) fn in_namespace(name: &'static str, netns: File) -> Host {
         Host { name, netns }
     }
@@ -60,17 +60,17 @@ impl Host {
         format!("{}@{}{keys}", self.name, netns::path_of(&self.netns))
     }
 
-    /// Runs `work` inside.
+    /// Runs `work` in the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
         self.try_inside(work).unwrap_or_else(|error| panic!("in host {}: {error}", self.name))
     }
 
-    /// Runs `work` inside, which may fail.
+    /// Runs `work` in the namespace and returns its error.
     pub(crate) fn try_inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         netns::inside(self.netns.as_fd(), work)
     }
 
-    /// Gives the interface its addresses, [`Host::address`] with this number.
+    /// Gives the interface the addresses of [`Host::address`] with this number.
     pub(crate) fn configure(&self, number: u8) {
         self.inside(|| {
             let index = link::get(self.name)?.index;
@@ -82,7 +82,7 @@ impl Host {
         });
     }
 
-    /// The addresses of host `number`, of the ranges for benchmarks and documentation.
+    /// The addresses of host `number`, from the ranges for benchmarks and documentation.
     pub(crate) fn address(ip: Ip, number: u8) -> IpAddr {
         match ip {
             Ip::V4 => Ipv4Addr::new(198, 18, 0, number).into(),
@@ -90,7 +90,7 @@ impl Host {
         }
     }
 
-    /// Its interface now.
+    /// The state of its interface.
     pub(crate) fn link(&self) -> Link {
         self.inside(|| link::get(self.name))
     }
@@ -101,13 +101,13 @@ impl Host {
         self.inside(|| link::set(index, change));
     }
 
-    /// Its interface's address.
+    /// The MAC address of its interface.
     pub(crate) fn mac(&self) -> MacAddr {
         self.link().mac
     }
 
-    /// Leaves all work to its stack: checksums and segments are made before frames reach the TAP, and
-    /// frames are taken one by one.
+    /// Turns off all offloads: the stack computes checksums and segments before frames reach the TAP, and receives
+    /// frames one by one.
     pub(crate) fn turn_offloads_off(&self) {
         self.inside(|| {
             for what in [Ethtool::Gro, Ethtool::Tso, Ethtool::Gso, Ethtool::TxChecksum] {
@@ -122,19 +122,19 @@ impl Host {
         self.inside(|| RawSocket::open(self.name))
     }
 
-    /// A socket that listens on a port of the kernel's choice.
+    /// A TCP listener on a port of the kernel's choice.
     pub(crate) fn listen(&self, ip: Ip, number: u8) -> TcpListener {
         self.inside(|| TcpListener::bind((Host::address(ip, number), 0)))
     }
 
-    /// A connection.
+    /// A TCP connection.
     pub(crate) fn connect(&self, to: SocketAddr) -> TcpStream {
         let stream = self.inside(|| TcpStream::connect_timeout(&to, NEVER));
         bound_in_time(&stream);
         stream
     }
 
-    /// A UDP socket on a port of the kernel's choice, with room for all that a test sends at once.
+    /// A UDP socket on a port of the kernel's choice, with a receive buffer for everything that a test sends at once.
     pub(crate) fn udp(&self, ip: Ip, number: u8) -> UdpSocket {
         let socket = self.inside(|| UdpSocket::bind((Host::address(ip, number), 0)));
         set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20).expect("a large receive buffer");
@@ -143,7 +143,7 @@ impl Host {
     }
 }
 
-/// No read or write of this connection waits for ever.
+/// Sets a time limit for reads and writes.
 pub(crate) fn bound_in_time(stream: &TcpStream) {
     stream.set_read_timeout(Some(NEVER)).expect("a read timeout");
     stream.set_write_timeout(Some(NEVER)).expect("a write timeout");

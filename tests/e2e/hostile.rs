@@ -1,5 +1,5 @@
-//! Frames that nobody should send, from inside and outside: the daemon lives, counts each, and lets
-//! none through that it should not.
+//! Malformed and forged frames from inside and outside: the daemon survives, counts each and lets none through that it
+//! must drop.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -43,13 +43,13 @@ impl Stage {
         let (guest, peer) = (site.guest_station(1), site.stranger(50));
         guest.send_udp(5000, peer.at(53), b"open");
         let outer = peer.next_udp(53).from();
-        // In an open flow they are the receiver's to judge.
+        // In an open flow the receiver judges them.
         guest.expects_wrong_checksums.set(true);
         peer.expects_wrong_checksums.set(true);
         Stage { site, guest, peer, outer }
     }
 
-    /// One packet of each kind that the router reads, from the guest and to it.
+    /// One packet of each kind that the router parses, from the guest and to it.
     fn kinds(&self) -> Vec<(&Station, Vec<u8>)> {
         let Stage { guest, peer, outer, .. } = self;
         let about_out = Datagram::udp(*outer, peer.at(53), b"open");
@@ -80,7 +80,7 @@ impl Stage {
         kinds
     }
 
-    /// All is as it was: the mapping, and every frame accounted for.
+    /// Asserts that the mapping still exists and that every frame is accounted for.
     fn end_well(self) {
         let Stage { site, guest, peer, outer } = self;
         flush(&guest, &peer, 1, peer.at(1));
@@ -95,7 +95,7 @@ impl Stage {
     }
 }
 
-/// Sends what the kernel lets be sent at all: no less than a header.
+/// Sends what the kernel accepts: nothing shorter than a header.
 fn send(station: &Station, frame: &[u8]) {
     if frame.len() >= 14 {
         let _ = station.socket.send(frame);
@@ -108,7 +108,7 @@ fn cut_off_anywhere() {
         for (station, frame) in stage.kinds() {
             for len in 14..frame.len() {
                 send(station, &frame[..len]);
-                // The same, as short frames come from a wire: padded.
+                // The same frame padded, as short frames arrive from a wire.
                 let mut padded = frame[..len].to_vec();
                 padded.resize(60.max(len), 0);
                 send(station, &padded);
@@ -118,7 +118,7 @@ fn cut_off_anywhere() {
     }
 }
 
-/// Each byte behind the addresses with each of some values, with a header checksum that fits and without.
+/// Each byte after the addresses set to several values, with a matching header checksum and without.
 fn any_byte_changed() {
     let stage = Stage::new(Mode::Own);
     for (station, frame) in stage.kinds() {
@@ -142,17 +142,17 @@ fn any_byte_changed() {
     stage.end_well();
 }
 
-/// What came to the stations may be anything that the changes made of it; it is not looked at.
+/// The stations may receive any of the changed packets; they are not checked.
 fn drain(stage: &Stage) {
     for station in [&stage.guest, &stage.peer] {
         while station.socket.recv().is_some() {}
     }
-    // A station that was changed into another must be known again.
+    // A changed source address may have taken the station's neighbour entry.
     stage.guest.greet(GATEWAY);
     stage.peer.greet(OWN);
 }
 
-/// Total length, header length, UDP length, data offset, ICMP's quote.
+/// Total length, header length, UDP length, data offset, ICMP quote.
 fn lengths_that_lie() {
     let stage = Stage::new(Mode::Own);
     let (guest, peer) = (&stage.guest, &stage.peer);
@@ -177,7 +177,7 @@ fn lengths_that_lie() {
     guest.send_udp(5001, peer.at(99), b"mark");
     peer.expect("the mark", |seen| seen.ports() == [5001, 99]);
     assert_eq!(peer.seen(), []);
-    // An offset beyond the segment and within the fixed header.
+    // A data offset beyond the segment, and one within the fixed header.
     for offset in [0, 1, 4, 6, 15] {
         let mut syn = Datagram::tcp(guest.at(6001), peer.at(80), SYN, [1, 0], b"");
         syn.payload[12] = offset << 4;
@@ -189,7 +189,7 @@ fn lengths_that_lie() {
     stage.end_well();
 }
 
-/// A guess at a checksum opens no mapping, and one in an open flow is the receiver's to judge.
+/// A packet with a wrong checksum opens no mapping; in an open flow the receiver judges it.
 fn wrong_checksums_open_nothing() {
     let stage = Stage::new(Mode::Own);
     let (guest, peer) = (&stage.guest, &stage.peer);
@@ -215,7 +215,7 @@ fn wrong_checksums_open_nothing() {
     stage.end_well();
 }
 
-/// Sources and destinations that nobody can be.
+/// Source and destination addresses that are not valid for a host.
 fn martians() {
     let stage = Stage::new(Mode::Own);
     let (guest, peer, outer) = (&stage.guest, &stage.peer, stage.outer);
@@ -225,14 +225,14 @@ fn martians() {
         peer.send(&Datagram::udp(SocketAddrV4::new(src, 53), outer, b"x"));
         peer.send(&Datagram::error(src, *outer.ip(), [3, 3], 0, &Datagram::udp(outer, peer.at(53), b"x").bytes()));
     }
-    // Land: from itself to itself, inside and outside; and from inside addresses out there.
+    // Land attack: source and destination are the same, inside and outside; and inside source addresses from outside.
     guest.send(&Datagram::udp(guest.at(5000), guest.at(5000), b"x"));
     guest.send(&Datagram::tcp(SocketAddrV4::new(GATEWAY, 80), SocketAddrV4::new(GATEWAY, 80), SYN, [1, 0], b""));
     for src in [*outer.ip(), guest.ip, GATEWAY] {
         peer.send(&Datagram::tcp(SocketAddrV4::new(src, 5000), outer, SYN, [1, 0], b""));
         peer.send(&Datagram::udp(SocketAddrV4::new(src, 5000), outer, b"x"));
     }
-    // To the network's own and its broadcast address.
+    // To the network and broadcast addresses.
     for last in [0, 255] {
         guest.send_udp(5000, SocketAddrV4::new([10, 77, 0, last].into(), 7), b"x");
     }
@@ -247,7 +247,7 @@ fn martians() {
     stage.end_well();
 }
 
-/// A neighbour on the uplink's link sends straight to the router's MAC address, to whom it likes.
+/// A neighbour on the uplink's link sends to any IP address by way of the router's MAC address.
 fn private_destinations_from_outside() {
     for mode in Mode::BOTH {
         let stage = Stage::new(mode);
@@ -264,8 +264,8 @@ fn private_destinations_from_outside() {
     }
 }
 
-/// Source routes are dropped (RFC 6274 section 3.13), malformed lists too; others pass or are dropped,
-/// and never harm.
+/// Packets with source routes (RFC 6274 section 3.13) or malformed option lists are dropped; others pass or are
+/// dropped without harm.
 fn options() {
     let stage = Stage::new(Mode::Own);
     let (guest, peer) = (&stage.guest, &stage.peer);
@@ -287,7 +287,7 @@ fn options() {
     stage.end_well();
 }
 
-/// The uplink carries untagged frames; what comes with tags is no packet for us.
+/// The uplink carries untagged frames; tagged frames are dropped.
 fn tags_on_the_uplink() {
     let stage = Stage::new(Mode::Own);
     let (guest, peer) = (&stage.guest, &stage.peer);
@@ -308,7 +308,7 @@ fn tags_on_the_uplink() {
     stage.end_well();
 }
 
-/// NAT slipstreaming: what looks like a protocol that a gateway might help with opens nothing.
+/// NAT slipstreaming: payload that resembles a protocol with a NAT helper opens nothing.
 fn no_gateway_is_opened_from_within() {
     let stage = Stage::new(Mode::Own);
     let (guest, peer) = (&stage.guest, &stage.peer);
@@ -341,7 +341,7 @@ fn no_gateway_is_opened_from_within() {
     site.finish();
 }
 
-/// Random bytes behind headers that lead into the router.
+/// Random bytes after headers that lead into the router.
 fn noise() {
     let stage = Stage::new(Mode::Own);
     let mut random = Random::new(9);

@@ -1,4 +1,4 @@
-//! Our rules and the kernel's, side by side: what it would cut, refuse or put together.
+//! The switch's rules compared with the kernel's: segmentation, acceptance of virtio-net headers, coalescing.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -30,7 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A TAP of the test's own: we are its switch, its interface is in a host.
+/// A TAP held by the test, which acts as its switch; the interface is in a host.
 struct Scratch {
     host: Host,
     tap: Tap,
@@ -60,13 +60,13 @@ impl Scratch {
         self.host.inside(|| RawSocket::open_with_vnet(self.host.name()))
     }
 
-    /// Writes a frame behind this header, as the switch does.
+    /// Writes a frame with this virtio-net header, as the switch does.
     fn write(&self, vnet: VnetHeader, frame: &[u8]) -> Result<(), Errno> {
         let bytes = [&vnet.to_bytes()[..], frame].concat();
         self.queue().send(&[std::io::IoSlice::new(&bytes)])
     }
 
-    /// The next so many frames that the interface sends, and no more than that.
+    /// The next `count` frames that the interface sends, and no more.
     fn read(&self, count: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut batch = Batch::new();
@@ -110,7 +110,7 @@ fn random_packet(random: &mut Random, ip: Ip, tcp: bool, flags: u8, payload: usi
     }
 }
 
-/// Our segments of a super-frame.
+/// The switch's segments of a super-frame.
 fn our_segments(frame: &[u8], segmentation: Segmentation) -> Vec<Vec<u8>> {
     let headers = Headers::parse(frame).expect("a frame");
     let mut head = Head::default();
@@ -122,8 +122,8 @@ fn our_segments(frame: &[u8], segmentation: Segmentation) -> Vec<Vec<u8>> {
     ours
 }
 
-/// Super-frames that a host sends through an interface that takes none: the kernel cuts them before
-/// we read them. We cut the same and compare, byte for byte.
+/// Super-frames sent through an interface without offloads: the kernel segments them before the switch reads them. The
+/// switch's own segments must be the same, byte for byte.
 fn segments_are_the_kernels() {
     let scratch = Scratch::new(false);
     let socket = scratch.raw_with_vnet();
@@ -159,7 +159,7 @@ fn segments_are_the_kernels() {
     assert!(compared > 5000, "{compared}");
 }
 
-/// The kernel must take whatever we pass on. The other way round it need not be: we are stricter.
+/// The kernel must accept whatever the switch passes on; the converse does not hold, since the switch is stricter.
 fn accepts_what_we_accept() {
     const CASES: usize = 6000;
     let scratch = Scratch::new(true);
@@ -188,11 +188,11 @@ fn accepts_what_we_accept() {
         let written = scratch.write(passed_on, &frame);
         assert_eq!(written, Ok(()), "case {case}: {passed_on:?} before {:02x?}", &frame[..frame.len().min(120)]);
     }
-    // Each verdict has had its share.
+    // Each verdict occurred often enough.
     assert!(accepted > CASES / 5 && super_frames > CASES / 20 && finished > CASES / 50 && refused > CASES / 5);
 }
 
-/// A packet, mostly sound, behind a header that mostly fits.
+/// A packet, mostly valid, with a header that mostly matches.
 fn random_case(random: &mut Random) -> (VnetHeader, Vec<u8>) {
     let (ip, tcp, _) = KINDS[random.below(KINDS.len())];
     let payload = if random.chance(2) { random.below(100) } else { random.below(60_000) };
@@ -206,7 +206,7 @@ fn random_case(random: &mut Random) -> (VnetHeader, Vec<u8>) {
         frame.truncate(14 + random.below(frame.len() - 13));
     }
     if random.chance(4) {
-        // Somewhere in the headers, behind the addresses.
+        // Somewhere in the headers, after the addresses.
         let at = 12 + random.below(packet.headers_len() - 12);
         if let Some(byte) = frame.get_mut(at) {
             *byte = random.next() as u8;
@@ -250,7 +250,7 @@ fn train(random: &mut Random, ip: Ip, tcp: bool, size: usize, count: usize) -> V
     frames.collect()
 }
 
-/// What [`Run`] makes of frames that continue one another: one header and frame.
+/// The header and frame that [`Run`] makes of frames that continue one another.
 fn coalesce(frames: &[Vec<u8>]) -> (VnetHeader, Vec<u8>) {
     let headers: Vec<Headers> = frames.iter().map(|frame| Headers::parse(frame).expect("a frame")).collect();
     let mut run = Run::start(&frames[0], &headers[0], Offload::default(), Features::ALL).expect("can be continued");
@@ -264,8 +264,8 @@ fn coalesce(frames: &[Vec<u8>]) -> (VnetHeader, Vec<u8>) {
     (VnetHeader::from_bytes(vnet), front.iter().chain(payloads).copied().collect())
 }
 
-/// A coalesced super-frame goes in through a TAP, is seen there as one, and sent on through another
-/// that takes none: what comes out are the frames that were coalesced, byte for byte.
+/// A coalesced super-frame goes in through a TAP, is seen there whole, and leaves through another TAP without
+/// offloads: what comes out are the frames that were coalesced, byte for byte.
 fn cuts_what_we_coalesced() {
     let (inward, outward) = (Scratch::new(true), Scratch::new(false));
     let (seen, sent_on) = (inward.raw_with_vnet(), outward.raw_with_vnet());
@@ -278,7 +278,7 @@ fn cuts_what_we_coalesced() {
             let (vnet, whole) = wait::until("the super-frame", || seen.recv_with_vnet());
             assert_eq!(whole, super_frame);
             assert_eq!(usize::from(vnet.gso_size), size);
-            // The kernel counts from the frame's start behind a tag that it took off.
+            // The kernel counts from the start of the frame, after a tag that it removed.
             let tag = whole.len() - untagged_len(&whole);
             let vnet = VnetHeader { csum_start: super_frame_l4(&whole), hdr_len: vnet.hdr_len + tag as u16, ..vnet };
             sent_on.send_with_vnet(vnet, &whole).expect("sent");
@@ -295,7 +295,7 @@ fn untagged_len(frame: &[u8]) -> usize {
     frame.len() - if Headers::parse(frame).expect("a frame").tag.is_some() { packet::vlan::TAG_LEN } else { 0 }
 }
 
-/// Coalesced datagrams reach a socket as they were, one by one.
+/// Coalesced datagrams reach a socket one by one, as they were sent.
 fn delivers_what_we_coalesced() {
     let scratch = Scratch::new(true);
     scratch.host.inside(|| fs::write("/proc/sys/net/ipv6/conf/scratch/disable_ipv6", "0"));

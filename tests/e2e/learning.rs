@@ -1,5 +1,4 @@
-//! Learning: who hears what, whose entries survive a flood of addresses, and what is dropped under
-//! which name.
+//! Learning: which hosts receive a frame, which entries survive a flood of addresses, and the names of the drops.
 
 use std::ops::Range;
 
@@ -22,7 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Three quiet hosts, a daemon and a packet socket on each host's interface.
+/// Three quiet hosts, a daemon, and a packet socket on each host's interface.
 struct Bench {
     switch: Switch,
     sockets: [RawSocket; 3],
@@ -39,7 +38,7 @@ impl Bench {
         Bench { switch, sockets, _hosts: hosts, sent: 0 }
     }
 
-    /// Sends a frame from one host, and tells which got it: the first is 1, the second 2, the third 4.
+    /// Sends a frame from one host. Returns a bit mask of the hosts that received it: 1, 2 and 4.
     fn hear(&mut self, from: usize, bytes: &[u8]) -> u8 {
         self.sockets[from].send(bytes).expect("sent");
         self.sent += 1;
@@ -55,8 +54,8 @@ impl Bench {
         heard
     }
 
-    /// Lets a station speak until its address is known, `entries` in all: while the table's lock is
-    /// held, for a report say, a worker does not wait but leaves a frame's source unlearned.
+    /// Sends frames from a station until its address is learned, `entries` in all. A worker does not wait for the
+    /// table's lock, held for a report for example, but leaves the source unlearned.
     fn teach(&mut self, from: usize, number: u32, entries: u64) {
         wait::until("the address to be learned", || {
             self.hear(from, &frame(MacAddr::BROADCAST, station(number), b"here"));
@@ -64,10 +63,10 @@ impl Bench {
         });
     }
 
-    /// Sends a frame from each of these invented stations, to one of them, and forgets who heard it.
+    /// Sends a frame from each of these invented stations to another of them; receivers are not checked.
     fn invent(&mut self, from: usize, numbers: Range<u32>) {
         const FIRST: u32 = 1000;
-        // As many at a time as the TAP's queue holds easily.
+        // As many at a time as the TAP's queue holds.
         for n in numbers {
             let invented = frame(station(FIRST - 1), station(FIRST + n), b"invented");
             self.sockets[from].send(&invented).expect("sent");
@@ -122,8 +121,8 @@ fn a_station_moves() {
     assert_eq!((report.table("entries"), report.table("moved")), (2, 1));
 }
 
-/// What speaks to the next box only (IEEE 802.1D table 7-10), by its name; the address after is like
-/// any group's.
+/// Link-local group addresses (IEEE 802.1D table 7-10) are dropped under a name of their own; the next address is
+/// flooded like any group address.
 fn link_local_stays() {
     let mut bench = Bench::new(&[]);
     for last in [0x00, 0x02, 0x0e, 0x0f] {
@@ -134,8 +133,8 @@ fn link_local_stays() {
     assert_eq!((report.dropped("a", "link_local"), report.all_dropped()), (4, 4));
 }
 
-/// 20,000 invented sources on a table of 64: two others' entries survive, so a third hears nothing of
-/// what they say to each other.
+/// 20,000 invented sources on a table of 64 entries: two other stations' entries survive, so a third host receives
+/// nothing of what they send to each other.
 fn a_flood_of_addresses_pushes_out_its_own() {
     const FLOOD: u32 = 20_000;
     let mut bench = Bench::new(&["--mac-table-size", "64"]);
@@ -147,15 +146,15 @@ fn a_flood_of_addresses_pushes_out_its_own() {
         assert_eq!(bench.hear(B, &frame(station(1), station(2), b"to one only")), 0b001);
     }
     let report = bench.switch.finish();
-    // Not each invention is learned: a worker never waits for the table's lock. And one may find its
-    // eight places taken, and so make room where there would have been some.
+    // Not every invented source is learned: a worker never waits for the table's lock, and a source whose eight slots
+    // are taken evicts an entry although others are free.
     assert!(report.table("learned") > u64::from(FLOOD) / 2);
     assert!((60..=64).contains(&report.table("entries")), "{report:?}");
     assert_eq!(report.table("evicted"), report.table("learned") - report.table("entries"));
 }
 
-/// A frame longer than the MTU of the port that it is to leave is dropped there, with and without a
-/// tag, known and flooded; one of just that length passes.
+/// A frame longer than the MTU of its egress port is dropped there, with and without a tag, known and flooded; a frame
+/// of exactly that length passes.
 fn too_long_for_the_port() {
     let hosts = ["a", "b", "c"].map(Host::quiet);
     let switch = Switch::between(&[hosts[A].port(":mtu=1500"), hosts[B].port(":mtu=1000"), hosts[C].port("")]);

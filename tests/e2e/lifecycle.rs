@@ -1,4 +1,4 @@
-//! Ports whose devices go down, away, elsewhere and come back, while others carry on and lose nothing.
+//! Devices of ports that go down, disappear, move and come back, while other ports lose nothing.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -29,8 +29,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Two hosts that ask and answer all the time and must not miss one answer, while one of them also
-/// sends a broadcast frame every millisecond.
+/// Two hosts that exchange requests and replies without losing one, while the first also sends a broadcast frame every
+/// millisecond.
 struct Bystanders {
     asking: Background,
     calling: Background,
@@ -43,7 +43,7 @@ impl Bystanders {
         let echo = Echo::on(second, Ip::V4, 2);
         let mut asker = echo.asked_from(first, Ip::V4, 1);
         let asking = Background::run(move || {
-            // Lives as long as the questions.
+            // Kept alive as long as requests are sent.
             let _ = &echo;
             asker.ask();
             thread::sleep(Duration::from_millis(1));
@@ -57,7 +57,7 @@ impl Bystanders {
         Bystanders { asking, calling }
     }
 
-    /// They have done without a miss, and still do.
+    /// Asserts that no reply was lost, and that another one arrives.
     fn end(self) {
         let rounds = self.asking.rounds();
         wait::until("another answer", || (self.asking.rounds() > rounds + 1).then_some(()));
@@ -71,14 +71,14 @@ fn hears_a_call(socket: &RawSocket) {
     wait::until("a call", || socket.recv().filter(|bytes| is_ours(bytes)));
 }
 
-/// Only at this port may frames be lost, and only for its device's sake.
+/// Asserts that only this port dropped frames, and only because of its device.
 fn expect_drops_only_at(report: &Report, port: &str) {
     let named: u64 = ["port_down", "port_gone"].iter().map(|reason| report.dropped(port, reason)).sum();
     assert_eq!(report.all_dropped(), named, "{report:?}");
 }
 
-/// What is sent to a host whose link is down is dropped under that name or, as soon as the switch
-/// knows, its entries are gone and the frames are like those to any stranger. None goes astray.
+/// A frame to a host whose link is down is dropped under that name. Once the switch knows, its entries are gone and
+/// the frame is flooded like any unknown unicast frame. None is misdelivered.
 fn link_down_and_up() {
     let hosts = ["a", "b", "c"].map(Host::quiet);
     let switch = Switch::of(&[&hosts[0], &hosts[1], &hosts[2]]);
@@ -141,8 +141,8 @@ fn device_deleted() {
     expect_drops_only_at(&switch.finish(), "gone");
 }
 
-/// When a port's namespace goes nothing of the daemon's keeps it alive, and when there is one of that
-/// name again the port is back in it.
+/// When a port's namespace is deleted, the daemon does not keep it alive; when a namespace of that name is created
+/// again, the port is back in it.
 fn namespace_deleted(device_is_there_before: bool) {
     let [first, second] = ["first", "second"].map(Host::quiet);
     let gone = named_host("gone", "blue");
@@ -153,7 +153,7 @@ fn namespace_deleted(device_is_there_before: bool) {
     let bystanders = Bystanders::start(&first, &second);
     hears_a_call(&gone.raw());
 
-    // A device of ours in that namespace, to see it go.
+    // A device of the test in that namespace, whose disappearance shows the namespace's.
     let elsewhere = netns::create().expect("a namespace");
     let spec = TapSpec {
         name: "witness".to_owned(),
@@ -167,8 +167,8 @@ fn namespace_deleted(device_is_there_before: bool) {
     let witness = netns::inside(elsewhere.as_fd(), || Ok(Tap::open(&spec))).expect("inside").expect("a witness");
     named::unname("blue");
     drop(gone);
-    // Read, not asked for its state: to ask is to hold the namespace for a moment, and for longer than
-    // until the next question where one processor does everything.
+    // Reads an event instead of asking for the device: each question holds the namespace for a moment, on one
+    // processor longer than until the next question.
     let mut batch = Batch::new();
     wait::until("the namespace to go", || {
         batch.clear();
@@ -191,7 +191,7 @@ fn named_host(name: &'static str, namespace: &str) -> Host {
     host
 }
 
-/// A port is its device, whatever that is called and wherever somebody moved it.
+/// A port is bound to its device, whatever name or namespace that is moved to.
 fn device_moved_and_renamed() {
     let [first, second, moved] = ["first", "second", "moved"].map(Host::quiet);
     let there = Host::quiet("renamed");
@@ -202,7 +202,7 @@ fn device_moved_and_renamed() {
     there.set_link(Change { up: Some(true), ..Change::default() });
     hears_a_call(&there.raw());
 
-    // Longer than the least MTU, and too long from now on.
+    // Longer than the smallest MTU, and too long from now on.
     let call = frame(MacAddr::BROADCAST, station(1), &[0x66; 1000]);
     let calls = first.raw();
     there.set_link(Change { mtu: Some(900), ..Change::default() });
@@ -211,15 +211,15 @@ fn device_moved_and_renamed() {
         (switch.report().dropped("first", "too_long") > 0).then_some(())
     });
     there.raw().send(&frame(station(2), station(3), b"I moved")).expect("sent");
-    switch.settle("a word from there", |report| report.received_by("moved") > 0);
+    switch.settle("a frame from there", |report| report.received_by("moved") > 0);
     bystanders.end();
     let report = switch.finish();
     let named = [("moved", "port_down"), ("first", "too_long")].map(|(port, reason)| report.dropped(port, reason));
     assert_eq!(report.all_dropped(), named.iter().sum::<u64>(), "{report:?}");
 }
 
-/// A TAP that somebody prepared, down and with another MTU, works like one of our own, and is there
-/// still when the switch is not.
+/// A TAP prepared by the operator, down and with another MTU, works like one of the switch's own, and remains when the
+/// switch ends.
 fn found_device_is_used_and_left() {
     let [maker, found] = ["maker", "found"].map(Host::new);
     let index = found.inside(|| {
@@ -236,7 +236,7 @@ fn found_device_is_used_and_left() {
     );
     maker.configure(1);
     found.configure(2);
-    // Both ways know the lesser MTU.
+    // Both directions use the smaller MTU.
     maker.set_link(Change { mtu: Some(1400), ..Change::default() });
     for ip in [Ip::V4, Ip::V6] {
         crate::transfer::transfer(&maker, (&found, 2), ip, true);

@@ -1,4 +1,4 @@
-//! What happens at the limits: who comes too late is told so, and nobody else notices.
+//! Limits: what is refused, how the sender learns of it, and that others are not affected.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// RFC 5508 REQ-8: the guest is told, as "prohibited"; RFC 6888 REQ-11: none that is there makes room.
+/// RFC 5508 REQ-8: the guest gets "administratively prohibited"; RFC 6888 REQ-11: no existing mapping is evicted.
 fn all_ports_taken(mode: Mode) {
     let site = Plan::new(mode, 1).args(&["--nat", "ports=40000-40063"]).start();
     let server = udp_on(&site.outside, FAR, 53);
@@ -64,7 +64,7 @@ fn all_ports_taken(mode: Mode) {
     assert_eq!(report.nat("mappings"), 65);
 }
 
-/// As many connections as there may be.
+/// The limit on the number of connections.
 fn all_connections_taken() {
     let args = ["--nat", "max-connections=1024,max-connections-per-port=1024"];
     let site = Plan::new(Mode::Own, 2).args(&args).silent().start();
@@ -86,7 +86,7 @@ fn all_connections_taken() {
     assert_eq!((report.dropped_for("nat_table_full"), report.nat("connections")), (2, 1024), "{report:?}");
 }
 
-/// RFC 6888 REQ-4: each guest its share, for each protocol.
+/// RFC 6888 REQ-4: a limit for each guest and protocol.
 fn ports_of_one_guest() {
     let site = Plan::new(Mode::Own, 2).args(&["--nat", "max-ports-per-guest=10"]).silent().start();
     let (guest, other, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
@@ -96,7 +96,7 @@ fn ports_of_one_guest() {
     }
     guest.send_udp(2010, peer.at(53), b"one too many");
     assert!(guest.next("the error").is_icmp(3, 13));
-    // More peers take no more ports.
+    // Further peers take no further ports.
     for port in 54..60 {
         guest.send_udp(2000, peer.at(port), b"x");
         peer.next_udp(port);
@@ -108,7 +108,7 @@ fn ports_of_one_guest() {
     assert_eq!(report.dropped("g1", "nat_guest_share"), 1, "{report:?}");
 }
 
-/// Who invents addresses takes three quarters of the outside ports at most: the others have the rest.
+/// A guest that invents addresses takes at most three quarters of the outside ports.
 fn ports_of_one_port() {
     let site = Plan::new(Mode::Own, 2).args(&["--nat", "ports=40000-40063"]).silent().start();
     let (guest, other, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
@@ -118,7 +118,7 @@ fn ports_of_one_port() {
         let forged = SocketAddrV4::new([10, 77, 0, 100 + n].into(), 2000);
         guest.send(&Datagram::udp(forged, peer.at(53), b"x"));
     }
-    site.switch().settle("all to be judged", |report| report.dropped("g1", "nat_port_share") == 100 - 48);
+    site.switch().settle("all verdicts", |report| report.dropped("g1", "nat_port_share") == 100 - 48);
     for port in 2001..2016 {
         other.send_udp(port, peer.at(99), b"x");
         peer.next_udp(99);
@@ -127,12 +127,12 @@ fn ports_of_one_port() {
     assert_eq!((report.nat("mappings"), report.dropped_for("nat_ports_exhausted")), (64, 0), "{report:?}");
 }
 
-/// One port of the bridge takes no more than its share, by whatever addresses.
+/// A port of the bridge takes no more than its share, from however many addresses.
 fn connections_of_one_port() {
     let args = ["--nat", "max-connections=1024,max-connections-per-port=100"];
     let site = Plan::new(Mode::Own, 2).args(&args).silent().start();
     let (guest, other, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
-    // Few packets are kept for a neighbour that is not known yet.
+    // Only a few packets wait for an unresolved neighbour.
     other.send_udp(2000, peer.at(99), b"known");
     peer.next_udp(99);
     for n in 0..300_u16 {
@@ -147,7 +147,7 @@ fn connections_of_one_port() {
     assert_eq!((report.dropped("g1", "nat_port_share"), report.dropped("g2", "nat_port_share")), (200, 0), "{report:?}");
 }
 
-/// A hundred thousand SYNs of one guest, while another's streams run.
+/// A hundred thousand SYNs from one guest, during transfers of another.
 fn a_syn_flood_from_a_guest(mode: Mode) {
     const SYNS: u32 = 100_000;
     let site = Plan::new(mode, 2).args(&["--nat", "max-connections=20000"]).start();
@@ -161,7 +161,7 @@ fn a_syn_flood_from_a_guest(mode: Mode) {
             let from = SocketAddrV4::new(guest_address(1), 1024 + (n % 60_000) as u16);
             let to = SocketAddrV4::new(FAR, 1000 + (n / 60_000) as u16);
             let syn = Datagram::tcp(from, to, SYN, [n, 0], b"").frame(crate::site::GATEWAY_MAC, mac);
-            // What the kernel has no room for is sent again.
+            // The kernel had no room; the frame is sent again.
             while socket.send(&syn).is_err() {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -179,7 +179,7 @@ fn a_syn_flood_from_a_guest(mode: Mode) {
     site.finish();
 }
 
-/// Who knocks at every port from outside opens nothing and finds nothing.
+/// A port scan from outside opens no connection and gets no reply.
 fn a_scan_from_outside() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer, stranger) = (site.guest_station(1), site.stranger(50), site.stranger(51));
@@ -197,7 +197,7 @@ fn a_scan_from_outside() {
     assert_eq!(site.finish().nat("opened"), 2, "the connection and the mark");
 }
 
-/// Strangers at a published port take half of the uplink's share at most, and guests still get out.
+/// Connections to a published port take at most half of the uplink's share, and guests still get out.
 fn a_flood_at_a_published_port() {
     let args = ["--nat", "max-connections=2048,max-connections-per-port=1024", "--publish", "80:10.77.0.11:80"];
     let site = Plan::new(Mode::Own, 1).args(&args).silent().start();

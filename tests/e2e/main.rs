@@ -1,10 +1,9 @@
-//! The whole switch between real kernels: hosts are network namespaces, ports are TAPs, and the
-//! daemon is the binary as it is shipped.
+//! The whole switch between real kernels: hosts are network namespaces, ports are TAPs, and the daemon is the shipped
+//! binary.
 //!
-//! Everything lives in namespaces made here, which end with the process that made them. Nothing need
-//! be installed. Without the right to make namespaces and TAPs a test counts as ignored, and says
-//! what is missing. Each ends with [`switch::Switch::finish`], which wants frames in to be frames out
-//! and named drops, to the last one.
+//! All namespaces are made here and end with the process that made them; nothing need be installed. Without the right
+//! to make namespaces and TAPs a test is ignored, with the reason. Each test ends with [`switch::Switch::finish`],
+//! which asserts that frames in equal frames out and named drops.
 
 mod bridges;
 mod capture;
@@ -148,7 +147,7 @@ pub(crate) fn trial(name: impl Into<String>, run: impl FnOnce() + Send + 'static
     })
 }
 
-/// The same for one that needs something else as well.
+/// The same for a test that needs something else as well.
 pub(crate) fn trial_with(
     name: impl Into<String>,
     what_is_missing_too: fn() -> Option<String>,
@@ -163,7 +162,7 @@ pub(crate) fn trial_with(
     })
 }
 
-/// Why there can be no namespace with a TAP here.
+/// Why namespaces and TAPs cannot be made here.
 fn what_is_missing() -> Option<&'static str> {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
     MISSING.get_or_init(|| try_means().err()).as_deref()

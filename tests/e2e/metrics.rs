@@ -1,4 +1,4 @@
-//! Metrics as others read them: Prometheus' own parser for Python, and strangers over TCP.
+//! Metrics as read by Prometheus' own parser for Python, and by hostile clients over TCP.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,10 +18,10 @@ use crate::host::Host;
 use crate::switch::{Switch, daemon, run_inside};
 use crate::{program, trial, trial_with, wait};
 
-/// Debian's package is of Debian's Python.
+/// Debian's package belongs to Debian's Python.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Each sample that it finds as a line of JSON. It raises an error where the page is none.
+/// Prints each sample as a line of JSON; raises an error if the page is not valid.
 const PARSE: &str = "
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -55,7 +55,7 @@ fn parsed(page: &str) -> Vec<(String, String, Value, f64)> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-/// Names as bad as they can be, twice the same, and all kinds of things that are counted.
+/// Difficult names, duplicate names, and every kind of counter.
 fn a_foreign_parser() {
     let directory = Directory::new();
     let (socket, path) = (directory.text("control"), directory.text("gu\"est}\\n{[2J"));
@@ -106,7 +106,7 @@ fn vswitchctl(socket: &str, words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// A daemon in a namespace whose loopback is up, and where it can be asked.
+/// A daemon in a namespace whose loopback is up, and the address of its metrics.
 struct Asked {
     netns: File,
     address: SocketAddr,
@@ -138,7 +138,7 @@ impl Asked {
         let mut stream = self.connect();
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
-        // One that was refused may be cut off.
+        // A refused connection may be reset.
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     }
@@ -155,7 +155,7 @@ fn over_tcp() {
     assert!(answer.contains("vswitchd_port_up{port=\"a\",") && answer.ends_with("# EOF\n"), "{answer}");
     assert!(asked.exchange(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").ends_with("\r\n\r\nok\n"));
     assert!(!asked.switch.has_logged("without a password"));
-    // The address is taken now; and nothing was made before that was found out.
+    // The address is in use; the daemon notices before it creates a device.
     let late = Host::quiet("late");
     let args = ["--tap", &late.port(""), "--control", "none", "--metrics", &asked.address.to_string()];
     let refused = run_inside(&asked.netns, &mut daemon(&args));
@@ -188,7 +188,7 @@ fn strangers_over_tcp() {
     }
     let long = [b"GET /".to_vec(), vec![b'a'; 1 << 20]].concat();
     assert!(asked.exchange(&long).get(9..10).is_none_or(|status| status == "4"));
-    // More than there may be, who say nothing: others have their turn when those had theirs.
+    // More silent clients than there are connection slots: others are served once those time out.
     let silent: Vec<TcpStream> = (0..12).map(|_| asked.connect()).collect();
     assert_eq!(asked.status("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"), "200");
     let still: Vec<TcpStream> = (0..12).map(|_| asked.connect()).collect();

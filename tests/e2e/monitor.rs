@@ -1,5 +1,5 @@
-//! A virtual machine's monitor without a machine: it holds its guest's network card and carries frames
-//! between that and whatever joins it to the switch. The guest is a host of its own kernel.
+//! A virtual machine's monitor without a machine: it holds the guest's network card and carries frames between that
+//! and the switch's port. The guest is a namespace.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,24 +12,24 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::exchange::Background;
 use crate::host::Host;
 
-/// More than the longest super-frame and its virtio-net header.
+/// Larger than the longest super-frame with its virtio-net header.
 const LONGEST: usize = 128 * 1024;
 
-/// How often it looks whether the test is over.
+/// Interval between checks for the end of the test.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// What joins a monitor to the switch.
 #[derive(Debug)]
 pub(crate) enum Cable {
-    /// A TAP in the switch's namespace, whose user side is the monitor's. Super-frames cross whole.
+    /// A TAP in the switch's namespace, whose user side the monitor holds. Super-frames cross whole.
     Tap(Tap),
-    /// Frames behind their lengths, in one stream.
+    /// A stream, with a length before each frame.
     Stream(UnixStream),
-    /// A frame a datagram.
+    /// One frame in each datagram.
     Dgram(UnixDatagram),
 }
 
-/// A monitor that runs; it lets go of guest and cable when it is dropped.
+/// A running monitor; it closes guest and cable when dropped.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     _carries: Background,
@@ -43,7 +43,7 @@ pub(crate) fn hold_tap(host: &Host, name: &str, offload: bool) -> Tap {
 }
 
 impl Monitor {
-    /// Gives the host a network card, of its own name, at this cable.
+    /// Gives the host a network card with the host's interface name, on this cable.
     pub(crate) fn of(guest: &Host, cable: Cable) -> Monitor {
         let card = hold_tap(guest, guest.name(), matches!(cable, Cable::Tap(_)));
         let mut carrier = Carrier { card, cable, buffer: vec![0; LONGEST], stream: Vec::new() };
@@ -55,7 +55,7 @@ struct Carrier {
     card: Tap,
     cable: Cable,
     buffer: Vec<u8>,
-    /// What came of a frame that is not whole yet.
+    /// Bytes of a frame that is not complete yet.
     stream: Vec<u8>,
 }
 
@@ -83,7 +83,7 @@ impl Carrier {
         }
     }
 
-    /// As much as a card has at hand; a switch that takes none of it in time loses it.
+    /// Carries what the card has ready; frames that the switch does not take in time are lost.
     fn take_from_card(&mut self) {
         while let Ok(len) = rustix::io::read(self.card.queues()[0].as_fd(), &mut self.buffer) {
             let frame = &self.buffer[VNET_LEN..len];

@@ -1,5 +1,4 @@
-//! Namespaces with names under `/run/netns`, as `ip netns add` makes them, seen by nobody else: each
-//! test that needs them has mounts of its own.
+//! Named namespaces under `/run/netns`, as `ip netns add` makes them, in a mount namespace of the test's own.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +11,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 
 use crate::raw::leave_mounts;
 
-/// Runs `work` on a thread with its own mounts, which daemons that it starts share. `/run` is empty.
+/// Runs `work` on a thread with an empty `/run` of its own, which daemons started there share.
 pub(crate) fn in_own_mounts(work: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
@@ -32,19 +31,19 @@ fn prepare() -> io::Result<()> {
     fs::create_dir(NAMED)
 }
 
-/// Puts an empty directory over this one.
+/// Mounts an empty directory over this one.
 pub(crate) fn hide(directory: &str) -> io::Result<()> {
     Ok(mount("tmpfs", directory, "tmpfs", MountFlags::empty(), None)?)
 }
 
-/// Names a namespace, which then lives on without its file.
+/// Names a namespace, which then outlives its file descriptor.
 pub(crate) fn name(name: &str, namespace: &File) {
     let place = place(name);
     File::create(&place).expect("a place for the name");
     mount_bind(netns::path_of(namespace), &place).expect("a name for the namespace");
 }
 
-/// Takes the name away, and with it the namespace if nobody else refers to it.
+/// Removes the name, and with it the namespace if nothing else refers to it.
 pub(crate) fn unname(name: &str) {
     unmount(place(name), UnmountFlags::DETACH).expect("it was named");
     fs::remove_file(place(name)).expect("it was named");

@@ -1,5 +1,4 @@
-//! What guests' programs and their peers see of the translation: transfers, addresses and ports, who
-//! may answer, and for how long.
+//! NAT as seen by guests and peers: transfers, addresses and ports, filtering, and lifetimes.
 
 use std::net::SocketAddrV4;
 use std::thread::sleep;
@@ -57,7 +56,7 @@ fn tcp(site: &Site) {
     assert_eq!(report.kernel_dropped(), 0, "{report:?}");
 }
 
-/// The same where every segment and checksum is made by the stacks, and verified by them.
+/// The same with all offloads off: the stacks segment, and compute and verify every checksum.
 fn tcp_frame_by_frame(mode: Mode) {
     let site = Plan::new(mode, 2).plain().start();
     site.outside.turn_offloads_off();
@@ -87,7 +86,7 @@ fn udp_and_ping(mode: Mode) {
     site.finish();
 }
 
-/// RFC 4787 REQ-1: what a peer learns of an endpoint is true for all peers.
+/// RFC 4787 REQ-1: endpoint-independent mapping.
 fn one_outside_port_for_all_peers(mode: Mode) {
     let site = Site::start_with(mode, 1);
     let client = udp_on(site.guest(1), guest_address(1), 5000);
@@ -103,7 +102,7 @@ fn one_outside_port_for_all_peers(mode: Mode) {
     assert_eq!((report.nat("connections"), report.nat("mappings")), (4, 1));
 }
 
-/// RFC 4787 REQ-3: two guests from the same port to the same peer are told apart.
+/// RFC 4787 REQ-3: two guests that use the same port to the same peer are told apart.
 fn no_port_for_two(mode: Mode) {
     let site = Site::start_with(mode, 3);
     let server = udp_on(&site.outside, FAR, 53);
@@ -124,7 +123,7 @@ fn no_port_for_two(mode: Mode) {
     site.finish();
 }
 
-/// RFC 4787 REQ-8: only who was asked may answer, from the address and port that was asked.
+/// RFC 4787 REQ-8: address- and port-dependent filtering.
 fn strangers_are_not_let_in(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let guest = site.guest_station(1);
@@ -138,7 +137,7 @@ fn strangers_are_not_let_in(mode: Mode) {
     assert_eq!(guest.next("the answer").data(), b"answer");
     assert_eq!(flush(&peer, &guest, 53, outside), []);
     let report = site.finish();
-    // The filter of the uplink's socket keeps out ports that are nobody's.
+    // The filter of the uplink's socket keeps out datagrams to ports without a mapping.
     assert!(report.dropped("up0", "nat_no_mapping") >= 2, "{report:?}");
     assert_eq!(report.nat("opened"), 1);
 }
@@ -161,7 +160,7 @@ fn strangers_are_let_in_if_asked(mode: Mode) {
     site.finish();
 }
 
-/// RFC 4787 REQ-9: a guest reaches another by that one's outside endpoint, and is seen by its own.
+/// RFC 4787 REQ-9: hairpinning, with the external address and port as source.
 fn hairpin_between_guests(mode: Mode) {
     let site = Plan::new(mode, 2).args(&["--nat", "filtering=endpoint-independent"]).start();
     let server = udp_on(&site.outside, FAR, 3478);
@@ -180,8 +179,7 @@ fn hairpin_between_guests(mode: Mode) {
     site.finish();
 }
 
-/// A UDP checksum of 0 means that there is none (RFC 768), and one that comes out as 0 is sent as all
-/// ones.
+/// A UDP checksum of 0 means no checksum (RFC 768); a checksum that is computed as 0 is sent as 0xffff.
 fn no_checksum_stays_none(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -194,7 +192,7 @@ fn no_checksum_stays_none(mode: Mode) {
     assert_eq!((&question.payload[6..8], question.data()), (&[0, 0][..], &b"no checksum"[..]));
     peer.send(&without(Datagram::udp(peer.at(53), question.from(), b"none either")));
     assert_eq!(guest.next("an answer").payload[6..8], [0, 0]);
-    // All 65,536 sums in the same place: whatever comes out, it is right and never "none".
+    // All 65,536 values in the same place: the checksum is always right and never 0.
     for word in (0..=u16::MAX).step_by(257).chain(0xff00..=0xffff) {
         guest.send_udp(5000, peer.at(53), &word.to_be_bytes());
         let seen = peer.next_udp(53);
@@ -204,14 +202,14 @@ fn no_checksum_stays_none(mode: Mode) {
     site.finish();
 }
 
-/// Guests on several workers open flows at the same moment, from the same ports to the same peer, two
-/// packets each: one mapping each, no packet lost, no port given twice.
+/// Guests on several workers open flows at the same moment, from the same ports to the same peer, two packets each:
+/// one mapping each, no packet lost, no port given twice.
 fn opened_all_at_once() {
     const FLOWS: u16 = 150;
     let site = Plan::new(Mode::Own, 4).args(&["--workers", "8"]).start();
     let server = udp_on(&site.outside, FAR, 53);
     for n in 1..=4_u8 {
-        // Its neighbours are known from here on.
+        // From here on its neighbours are known.
         ping(site.guest(n.into()), FAR, n.into());
     }
     let sockets: Vec<Vec<_>> =
@@ -243,7 +241,7 @@ fn opened_all_at_once() {
     assert_eq!(site.finish().nat("opened"), u64::from(4 * FLOWS) + 4);
 }
 
-/// With an address of the router's own all ports are free, and each guest keeps its own.
+/// With an outside address of the router's own, all ports are free and each guest keeps its port.
 fn ports_are_kept() {
     let site = Plan::new(Mode::Own, 2).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -277,11 +275,11 @@ fn a_mapping_for_each_peer_if_asked() {
     site.finish();
 }
 
-/// RFC 4787 REQ-2: of several outside addresses a guest has one, for all protocols.
+/// RFC 4787 REQ-2: paired address pooling, for all protocols.
 fn all_of_a_guest_by_one_address() {
     let pool = format!("{OWN}/24,{OWN_TOO}");
     let args = ["--uplink-address", pool.as_str(), "--uplink-gateway", "203.0.113.254"];
-    // The flags of the mode would name one address only.
+    // The flags of the mode would configure one address only.
     let site = Plan::new(Mode::Shared, 4).args(&args).silent().start();
     let via = packet::MacAddr([0x02, 0x76, 203, 0, 113, 77]);
     let peer = Station::new(site.wan(), 0x200, std::net::Ipv4Addr::new(203, 0, 113, 50), via);
@@ -299,7 +297,7 @@ fn all_of_a_guest_by_one_address() {
     site.finish();
 }
 
-/// A mapping in use stays, one that is not ends, and its port is closed.
+/// A mapping in use stays; an unused one expires and its port closes.
 fn udp_ends_after_its_time() {
     let site = Plan::new(Mode::Own, 1).args(&["--nat", "udp=4"]).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -328,7 +326,7 @@ fn ping_ends_after_its_time() {
     assert_eq!(site.finish().nat("opened"), 2);
 }
 
-/// What has no ports goes by addresses alone: one guest may talk to a peer with it.
+/// Protocols without ports are mapped by address alone: one guest at a time may use one with a peer.
 fn other_protocols() {
     const GRE: u8 = 47;
     let site = Plan::new(Mode::Own, 2).silent().start();

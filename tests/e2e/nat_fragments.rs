@@ -1,4 +1,4 @@
-//! Fragments through the translation: in any order, both ways, and none that is an attack.
+//! Fragments through NAT: in any order, in both directions, and attacks with them.
 
 use std::net::SocketAddrV4;
 
@@ -30,7 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What two stacks make of a datagram that is larger than the MTU, both ways.
+/// Fragments made by two kernels of datagrams larger than the MTU, in both directions.
 fn large_datagrams(mode: Mode) {
     let site = Site::start_with(mode, 1);
     let server = udp_on(&site.outside, FAR, 53);
@@ -48,7 +48,7 @@ fn large_datagrams(mode: Mode) {
     site.finish();
 }
 
-/// A ping in three pieces is answered in three.
+/// A ping in three fragments gets a reply in three.
 fn a_large_ping() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -67,7 +67,7 @@ fn a_large_ping() {
     site.finish();
 }
 
-/// Puts so many fragments together that came in.
+/// Reassembles the datagram from `count` received fragments.
 fn collect(station: &Station, count: usize) -> Datagram {
     let mut pieces: Vec<Datagram> = (0..count).map(|_| station.expect("a fragment", Datagram::is_fragment)).collect();
     pieces.sort_by_key(|piece| piece.offset);
@@ -78,7 +78,7 @@ fn collect(station: &Station, count: usize) -> Datagram {
     whole
 }
 
-/// RFC 4787 REQ-14: also those that come before the first.
+/// RFC 4787 REQ-14: fragments that arrive before the first one too.
 fn any_order(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -100,11 +100,11 @@ fn any_order(mode: Mode) {
     site.finish();
 }
 
-/// Two guests use the same identification to the same peer, piece by piece; and two datagrams of one.
+/// Two guests use the same identification to the same peer, interleaved; and two datagrams of one guest.
 fn interleaved(mode: Mode) {
     let site = Plan::new(mode, 2).silent().start();
     let (one, two, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
-    // Few packets are kept for a neighbour that is not known yet.
+    // Only a few packets wait for an unresolved neighbour.
     one.send_udp(5000, peer.at(53), b"known");
     peer.next_udp(53);
     let datagram = |from: &Station, port, id, fill| {
@@ -127,7 +127,7 @@ fn interleaved(mode: Mode) {
     site.finish();
 }
 
-/// RFC 5722: a datagram of which pieces overlap goes no further.
+/// RFC 5722: a datagram with overlapping fragments is dropped.
 fn overlaps_are_dropped() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -140,7 +140,7 @@ fn overlaps_are_dropped() {
     peer.send(&Datagram { offset: 512, ..pieces[1].clone() });
     peer.send(&pieces[1]);
     assert_eq!(flush(&peer, &guest, 53, outer), [], "nothing more of it");
-    // One that contradicts the end, and one that ends beyond the longest datagram.
+    // One contradicts the end of the datagram, and one ends beyond the longest datagram.
     let other = Datagram { id: 56, ..whole.clone() }.fragments(1024);
     peer.send(&other[0]);
     guest.next("the first piece");
@@ -153,13 +153,13 @@ fn overlaps_are_dropped() {
     assert!(report.dropped("up0", "fragment_refused") >= 4, "{report:?}");
 }
 
-/// RFC 1858, RFC 3128: the ports must be in the first fragment, and stay what they are.
+/// RFC 1858, RFC 3128: the ports must be in the first fragment, and must not be overwritten.
 fn tiny_first_is_dropped() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
     let tcp = Datagram { dont_fragment: false, ..Datagram::tcp(guest.at(5000), peer.at(80), 2, [1, 0], &[0; 64]) };
     tcp.fragments(16).iter().for_each(|piece| guest.send(piece));
-    // A second fragment over the flags of the first one's header.
+    // A second fragment overlaps the flags in the first one's TCP header.
     let whole = Datagram { id: 2, dont_fragment: false, ..Datagram::tcp(guest.at(5000), peer.at(80), 2, [1, 0], &[0; 64]) };
     guest.send(&Datagram { more_fragments: true, payload: whole.payload[..24].to_vec(), ..whole.clone() });
     guest.send(&Datagram { offset: 8, payload: whole.payload[8..].to_vec(), ..whole.clone() });
@@ -172,7 +172,7 @@ fn tiny_first_is_dropped() {
     site.finish();
 }
 
-/// Later fragments alone are kept for a while and then dropped; each is counted.
+/// Fragments without a first one are kept for a while and then dropped; each is counted.
 fn without_a_first_goes_nowhere() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -186,7 +186,7 @@ fn without_a_first_goes_nowhere() {
     assert!(site.finish().is_balanced());
 }
 
-/// Thousands of datagrams that never become whole, from outside and from a guest: others' still do.
+/// Thousands of incomplete datagrams, from outside and from a guest: those of others still pass.
 fn a_flood_is_bounded() {
     let site = Plan::new(Mode::Own, 2).silent().start();
     let (guest, other, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));

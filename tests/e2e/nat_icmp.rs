@@ -1,5 +1,4 @@
-//! ICMP errors through the translation (RFC 5508): each reaches whom it is about, quotes what that one
-//! sent, and ends nothing.
+//! ICMP errors through NAT (RFC 5508): each reaches the sender of the packet, quotes it as sent, and closes nothing.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -35,7 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A router somewhere on the way.
+/// A router somewhere on the path.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 200);
 
 fn refused_by_a_server(mode: Mode) {
@@ -61,12 +60,12 @@ fn refused_by_a_guest(mode: Mode) {
     site.finish();
 }
 
-/// An error about what an outside router saw of a packet.
+/// An error of an outside router about a translated packet.
 fn error_about(seen: &Datagram, kind: [u8; 2], rest: u32) -> Datagram {
     Datagram::error(ROUTER, seen.src, kind, rest, &seen.bytes())
 }
 
-/// What is quoted is the guest's packet as it was, checksums and all, but for the TTL.
+/// The quote is the guest's packet as sent, with its checksums, except for the TTL.
 fn assert_quotes(error: &Datagram, sent: &Datagram) {
     let quote = error.quote();
     assert_eq!(quote, Datagram { ttl: quote.ttl, ..sent.clone() });
@@ -105,7 +104,7 @@ fn quote_is_what_was_sent(mode: Mode) {
     site.finish();
 }
 
-/// RFC 5508 REQ-5: an error of a guest, about a packet to it.
+/// RFC 5508 REQ-5: an error of a guest about a packet to it.
 fn errors_of_guests(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -123,7 +122,7 @@ fn errors_of_guests(mode: Mode) {
     site.finish();
 }
 
-/// RFC 5508 REQ-7: errors find the way back through a hairpin, and give no inside address away.
+/// RFC 5508 REQ-7: errors pass a hairpin and reveal no inside address.
 fn errors_of_hairpins(mode: Mode) {
     let site = Plan::new(mode, 2).args(&["--nat", "filtering=endpoint-independent"]).silent().start();
     let (one, two, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
@@ -143,7 +142,7 @@ fn errors_of_hairpins(mode: Mode) {
     site.finish();
 }
 
-/// Wrong checksums, quotes of nobody's packets, quotes that are cut short, and MTUs that no path has.
+/// Wrong checksums, quotes of unknown packets, truncated quotes, and impossible MTUs.
 fn bad_errors_are_dropped() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -201,7 +200,7 @@ fn errors_end_and_refresh_nothing() {
     }
     peer.send_udp(53, seen.from(), b"still let in");
     guest.next("the answer");
-    // Were it kept alive by errors, it would live for ever.
+    // If errors refreshed it, the mapping would never expire.
     site.switch().settle("the mapping to end under errors", |report| {
         peer.send(&error_about(&seen, [3, 3], 0));
         report.nat("connections") == 1
@@ -210,11 +209,11 @@ fn errors_end_and_refresh_nothing() {
     site.finish();
 }
 
-/// RFC 5508 REQ-3: options of the quoted header are skipped; what follows the quote (RFC 4884) stays.
+/// RFC 5508 REQ-3: options of the quoted header are skipped; extensions after the quote (RFC 4884) stay.
 fn options_and_extensions_in_the_quote() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
-    // A router alert passes.
+    // A router alert option passes.
     let sent = Datagram { options: vec![0x94, 4, 0, 0], ..Datagram::udp(guest.at(5000), peer.at(53), b"with options") };
     guest.send(&sent);
     let seen = peer.next_udp(53);
@@ -236,7 +235,7 @@ fn options_and_extensions_in_the_quote() {
     site.finish();
 }
 
-/// RFC 792's quote: the header and eight bytes, without TCP's checksum.
+/// A quote as in RFC 792: the header and eight bytes, without the TCP checksum.
 fn quote_of_eight_bytes() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -252,7 +251,7 @@ fn quote_of_eight_bytes() {
     site.finish();
 }
 
-/// Redirects and what nobody uses any more, and replies that nobody waits for.
+/// Redirects, obsolete messages, and unsolicited replies.
 fn other_messages_are_dropped() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -269,8 +268,8 @@ fn other_messages_are_dropped() {
     assert_eq!(report.dropped("up0", "nat_icmp_ignored") + report.dropped("up0", "nat_no_mapping"), 9, "{report:?}");
 }
 
-/// Two guests ping the same peer with the same identifier (RFC 5508 REQ-1), and an identifier is the
-/// same for all peers.
+/// Two guests ping the same peer with the same identifier (RFC 5508 REQ-1); an identifier is mapped the same for all
+/// peers.
 fn pings_are_told_apart() {
     let site = Plan::new(Mode::Shared, 2).silent().start();
     let (peer, other) = (site.stranger(50), site.stranger(51));

@@ -1,5 +1,4 @@
-//! TCP through the translation, segment by segment: how connections open, what does not belong to
-//! them, and when they end.
+//! TCP through NAT, segment by segment: how connections open, what does not belong to them, and when they end.
 
 use std::io::{Read, Write};
 use std::net::SocketAddrV4;
@@ -34,13 +33,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("nat_tcp/opens_anew_from_the_same_port", opens_anew_from_the_same_port),
         trial("nat_tcp/scans_open_nothing", scans_open_nothing),
         trial("nat_tcp/picked_up_after_a_restart", picked_up_after_a_restart),
-        trial("nat_tcp/not_picked_up_if_told_so", not_picked_up_if_told_so),
+        trial("nat_tcp/not_picked_up_if_disabled", not_picked_up_if_disabled),
         trial("nat_tcp/liberal_lets_pass", liberal_lets_pass),
     ]);
     trials
 }
 
-/// First sequence numbers of guest and peer.
+/// Initial sequence numbers of guest and peer.
 const GUEST: u32 = 0xffff_fff0;
 const PEER: u32 = 0x7fff_fff8;
 
@@ -67,22 +66,22 @@ impl Pair<'_> {
         pair
     }
 
-    /// From the guest.
+    /// Sends from the guest.
     pub(crate) fn out(&self, flags: u8, numbers: [u32; 2], data: &[u8]) {
         self.guest.send(&Datagram::tcp(self.inner, self.server, flags, numbers, data));
     }
 
-    /// From the peer.
+    /// Sends from the peer.
     pub(crate) fn back(&self, flags: u8, numbers: [u32; 2], data: &[u8]) {
         self.peer.send(&Datagram::tcp(self.server, self.outer, flags, numbers, data));
     }
 
-    /// The next sequence numbers of both, without any data yet.
+    /// The next sequence numbers of both sides, before any data.
     pub(crate) fn numbers(&self) -> [u32; 2] {
         [GUEST.wrapping_add(1), PEER.wrapping_add(1)]
     }
 
-    /// A byte each way, again and again the same: it is of the connection.
+    /// Sends the same byte in each direction, and asserts that it passes as part of the connection.
     pub(crate) fn is_alive(&self) {
         let [guest, peer] = self.numbers();
         self.out(ACK, [guest, peer], b"?");
@@ -94,7 +93,7 @@ impl Pair<'_> {
     }
 }
 
-/// RFC 5382 REQ-2: both send a SYN, and the one from outside is let in.
+/// RFC 5382 REQ-2: simultaneous open; the SYN from outside passes.
 fn simultaneous_open(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -113,7 +112,7 @@ fn simultaneous_open(mode: Mode) {
     assert_eq!(site.finish().nat("connections"), 1);
 }
 
-/// RFC 5382 REQ-1, REQ-7: one for all peers, and another for each guest.
+/// RFC 5382 REQ-1, REQ-7: one mapping for all peers, and another for each guest.
 fn one_outside_port_for_all_peers() {
     for mode in Mode::BOTH {
         let site = Plan::new(mode, 2).silent().start();
@@ -131,8 +130,8 @@ fn one_outside_port_for_all_peers() {
     }
 }
 
-/// RFC 5382 REQ-4: no answer within six seconds, so that a SYN of the guest's can still make it a
-/// simultaneous open. To a mapped port of somebody else's connection and to one that nobody has.
+/// RFC 5382 REQ-4: no reply to an unsolicited SYN for six seconds, since a SYN of the guest would make it a
+/// simultaneous open. To a port that is mapped for another connection, and to an unmapped one.
 fn unsolicited_syn_is_not_answered(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let (guest, peer, stranger) = (site.guest_station(1), site.stranger(50), site.stranger(51));
@@ -149,7 +148,7 @@ fn unsolicited_syn_is_not_answered(mode: Mode) {
     site.finish();
 }
 
-/// Bytes that neither side can have sent, and acknowledgments of what was never sent.
+/// Bytes that neither side can have sent, and acknowledgments of bytes never sent.
 fn out_of_window_is_dropped(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -170,7 +169,7 @@ fn out_of_window_is_dropped(mode: Mode) {
     assert_eq!((report.dropped("up0", "nat_out_of_window"), report.dropped("g1", "nat_out_of_window")), (9, 3));
 }
 
-/// RFC 5961: a reset that only guesses the sequence number ends nothing, wherever it lands.
+/// RFC 5961: a reset with a guessed sequence number closes nothing, wherever in the window it is.
 fn blind_resets_are_harmless(mode: Mode) {
     let site = Plan::new(mode, 1).args(&["--nat", "tcp-transitory=1"]).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -183,7 +182,7 @@ fn blind_resets_are_harmless(mode: Mode) {
         pair.back(RST | ACK, [next.wrapping_add(step << 4), ours], b"");
     }
     flush(&guest, &peer, 1, peer.at(1));
-    // Had one of them counted, the connection would be over by now.
+    // If one of them had counted, the connection would have expired by now.
     sleep(Duration::from_secs(4));
     pair.is_alive();
     let inside = guest.seen();
@@ -193,8 +192,8 @@ fn blind_resets_are_harmless(mode: Mode) {
     assert_eq!(report.nat("expired"), 0, "{report:?}");
 }
 
-/// RFC 7857 section 2.2: a reset goes through, and the mapping stays for its transitory time, in which
-/// what follows gets through.
+/// RFC 7857 section 2.2: a reset passes, and the mapping stays for the transitory timeout, in which further segments
+/// pass.
 fn reset_does_not_end_at_once(mode: Mode) {
     let site = Plan::new(mode, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -203,7 +202,7 @@ fn reset_does_not_end_at_once(mode: Mode) {
     pair.back(RST, [theirs, 0], b"");
     assert_eq!(guest.next("the RST").flags(), RST);
     assert_eq!(site.switch().report().nat("connections"), 1);
-    // It was forged: the connection goes on.
+    // The reset was forged: the connection goes on.
     pair.is_alive();
     pair.out(RST | ACK, [ours.wrapping_add(1), theirs.wrapping_add(1)], b"");
     assert_eq!(peer.next("the RST").flags(), RST | ACK);
@@ -228,7 +227,7 @@ fn half_closed_goes_on() {
     site.finish();
 }
 
-/// A RST in answer to a SYN, and a port that is free again for the next try.
+/// A RST in reply to a SYN; the port is free for the next attempt.
 fn a_syn_is_answered_by_an_error() {
     let site = Site::start_with(Mode::Shared, 1);
     let refused = site.guest(1).try_inside(|| std::net::TcpStream::connect_timeout(&(FAR, 81).into(), crate::wait::NEVER));
@@ -238,7 +237,7 @@ fn a_syn_is_answered_by_an_error() {
     site.finish();
 }
 
-/// Opening and closing connections end; an open one lives on.
+/// Connections that are opening or closing expire; an established one stays.
 fn ends_after_its_time() {
     let site = Plan::new(Mode::Own, 1).args(&["--nat", "tcp-transitory=1,tcp-opening=1"]).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -264,7 +263,7 @@ fn ends_after_its_time() {
     assert_eq!((report.nat("expired"), report.dropped("up0", "nat_no_mapping")), (3, 1));
 }
 
-/// A port that a client uses again within the transitory time.
+/// A client that reuses its port within the transitory timeout.
 fn opens_anew_from_the_same_port() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -286,7 +285,7 @@ fn opens_anew_from_the_same_port() {
     assert_eq!(site.finish().nat("opened"), 1);
 }
 
-/// What a port scanner sends makes no connection, from inside and outside.
+/// Segments of a port scanner open no connection, from inside or outside.
 fn scans_open_nothing() {
     let site = Plan::new(Mode::Own, 1).args(&["--nat", "tcp-loose=off"]).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -306,7 +305,7 @@ fn scans_open_nothing() {
     site.finish();
 }
 
-/// The daemon is ended and started again under an open connection of real stacks.
+/// The daemon restarts while two kernels have an open connection.
 fn picked_up_after_a_restart() {
     let stay = |site: &Site| site.guest(1).inside(|| make_persistent_tap("g1"));
     let mut site = Plan::new(Mode::Own, 1).first(stay).start();
@@ -328,7 +327,7 @@ fn picked_up_after_a_restart() {
     site.finish();
 }
 
-fn not_picked_up_if_told_so() {
+fn not_picked_up_if_disabled() {
     let site = Plan::new(Mode::Own, 1).args(&["--nat", "tcp-loose=off"]).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
     guest.send(&Datagram::tcp(guest.at(5000), peer.at(80), ACK, [1, 1], b"in the middle"));

@@ -1,4 +1,4 @@
-//! What a packager puts in place: the unit is one that systemd takes, and the rights that it gives are enough.
+//! What a package installs: systemd accepts the unit, and the rights that the unit grants are sufficient.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -18,13 +18,13 @@ use crate::{program, trial, trial_with};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service");
 const NAMESPACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service.d/namespaces.conf");
-/// nobody
+/// User and group `nobody`.
 const STRANGER: u32 = 65_534;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial_with("packaging/unit_is_one", || is_missing("systemd-analyze"), unit_is_one),
-        trial("packaging/command_line_is_one", command_line_is_one),
+        trial_with("packaging/unit_is_valid", || is_missing("systemd-analyze"), unit_is_valid),
+        trial("packaging/command_line_is_valid", command_line_is_valid),
         trial_with("packaging/pages_are_clean", || is_missing("mandoc"), pages_are_clean),
         trial_with("packaging/completions_for_bash", || is_missing("bash"), || completions("bash", &["-n"])),
         trial_with("packaging/completions_for_zsh", || is_missing("zsh"), || completions("zsh", &["-n"])),
@@ -40,8 +40,8 @@ fn is_missing(program: &str) -> Option<String> {
     found.err().map(|error| format!("{program}: {error}"))
 }
 
-/// With our binary in the place of an installed one. `notify-reload` is of systemd 253.
-fn unit_is_one() {
+/// The unit with the path of our binary. `notify-reload` needs systemd 253.
+fn unit_is_valid() {
     let directory = Directory::new();
     let version = Command::new("systemd-analyze").arg("--version").output().expect("it runs");
     let version = String::from_utf8_lossy(&version.stdout).split_whitespace().nth(1).and_then(|text| text.parse().ok());
@@ -57,12 +57,12 @@ fn unit_is_one() {
     fs::copy(NAMESPACES, drop_ins.join("namespaces.conf")).expect("copied");
     let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().expect("it runs");
     let said = String::from_utf8_lossy(&verified.stderr);
-    // Of other units that are on this machine it may say what it likes.
+    // Messages about other units of this machine do not matter.
     assert!(!said.contains("vswitchd"), "{said}");
 }
 
-/// The words of `ExecStart=`, with a file of ours and a group that is on every machine.
-fn command_line_is_one() {
+/// The arguments of `ExecStart=`, with a configuration file of the test and a group that exists on every machine.
+fn command_line_is_valid() {
     let directory = Directory::new();
     let file = directory.path("vswitchd.toml");
     fs::write(&file, "[[bridge.br0.port]]\ntap = \"tap0\"\n").expect("written");
@@ -79,7 +79,7 @@ fn programs() -> [&'static str; 2] {
     [env!("CARGO_BIN_EXE_vswitchd"), program::vswitchctl()]
 }
 
-/// By a reader that is strict.
+/// The man pages pass `mandoc -T lint`.
 fn pages_are_clean() {
     let directory = Directory::new();
     for program in programs() {
@@ -101,7 +101,7 @@ fn script(program: &str, shell: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// The shell takes the script.
+/// The shell parses the script.
 fn completions(shell: &str, check: &[&str]) {
     let directory = Directory::new();
     for program in programs() {
@@ -112,7 +112,7 @@ fn completions(shell: &str, check: &[&str]) {
     }
 }
 
-/// What a person gets who types so far and presses Tab.
+/// The completions that a shell offers after this text and Tab.
 fn bash_completes() {
     for (line, wanted) in [("vswitchctl do", "doctor"), ("vswitchctl conntrack ", "stats"), ("vswitchctl log s", "show set")] {
         let words: Vec<String> = line.split(' ').map(|word| format!("'{word}'")).collect();
@@ -131,7 +131,7 @@ fn bash_completes() {
     }
 }
 
-/// The rights that these files give, as setpriv(1) writes them.
+/// The capabilities that these files grant, as setpriv(1) writes them.
 fn rights(files: &[&str]) -> String {
     let lines = files.iter().map(|file| fs::read_to_string(file).expect("it is there"));
     let names: Vec<String> = lines
@@ -147,10 +147,10 @@ fn rights(files: &[&str]) -> String {
         .fold("-all".to_owned(), |a, b| a + &b)
 }
 
-/// Starts a daemon with these rights only, and says what it warned of.
+/// Starts a daemon with these capabilities only. Returns its warnings.
 fn run_with(rights: &str, machine: &Host, args: &[&str]) -> String {
     let mut command = Command::new("setpriv");
-    // As root the node of the device would be open whatever its mode; but where it is root's alone, so be it.
+    // Root could open the device node whatever its mode; a node that only root may open is left as it is.
     let mode = fs::metadata("/dev/net/tun").map_or(0, |tun| tun.permissions().mode());
     if mode & 0o6 == 0o6 {
         command.args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}"), "--clear-groups".to_owned()]);
@@ -171,7 +171,7 @@ fn run_with(rights: &str, machine: &Host, args: &[&str]) -> String {
     log
 }
 
-/// A machine with a way out and an interface to be a port.
+/// A machine with an uplink and an interface to be a port.
 fn machine() -> (Host, Host) {
     let (machine, outside) = (Host::quiet("up0"), Host::quiet("wan0"));
     machine.inside(|| link::add_pair("up0", "wan0", Some(outside.netns().as_fd())));
@@ -203,7 +203,7 @@ fn rights_are_enough() {
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
 
-/// That of a process of another user.
+/// The effective user ID of another process.
 fn other_namespaces() {
     let (machine, outside) = machine();
     let sleeper = netns::inside(outside.netns().as_fd(), || Command::new("sleep").arg("60").spawn());

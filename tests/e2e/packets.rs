@@ -1,4 +1,4 @@
-//! TCP and UDP packets as bytes, as a host that leaves work to its network card would send them.
+//! TCP and UDP frames as a host with offloads sends them.
 
 use packet::checksum::{pseudo_header, sum};
 use packet::offload::finish_checksum;
@@ -8,7 +8,7 @@ use packet::{MacAddr, VnetHeader};
 use crate::frames::{DOT1Q, tagged};
 use crate::host::{Host, Ip};
 
-/// Random numbers that are the same in each run (xorshift64*).
+/// Pseudo-random numbers that are the same in each run (xorshift64*).
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -47,24 +47,24 @@ pub(crate) struct Packet {
     pub(crate) ip: Ip,
     /// IPv4 only.
     pub(crate) id: u16,
-    /// Source and destination.
+    /// Source and destination port.
     pub(crate) ports: [u16; 2],
-    /// UDP without it.
+    /// `None` for UDP.
     pub(crate) tcp: Option<TcpFields>,
     pub(crate) payload: Vec<u8>,
 }
 
-/// What TCP has and UDP has not.
+/// The fields that only TCP has.
 #[derive(Clone, Debug)]
 pub(crate) struct TcpFields {
     pub(crate) sequence: u32,
     pub(crate) flags: u8,
-    /// A multiple of four bytes.
+    /// Length is a multiple of four bytes.
     pub(crate) options: Vec<u8>,
 }
 
 impl Packet {
-    /// The frame with a checksum over the pseudo-header alone.
+    /// The frame with a partial checksum (the pseudo-header's sum).
     pub(crate) fn with_partial_checksum(&self) -> Vec<u8> {
         let transport = self.transport_header();
         let l4_len = transport.len() + self.payload.len();
@@ -101,7 +101,7 @@ impl Packet {
         self.vlan.map_or_else(|| frame.clone(), |vlan| tagged(&frame, DOT1Q, vlan))
     }
 
-    /// The frame as it would be on a wire.
+    /// The frame with a complete checksum.
     pub(crate) fn complete(&self) -> Vec<u8> {
         let mut frame = self.with_partial_checksum();
         let l4 = self.l4();
@@ -109,7 +109,7 @@ impl Packet {
         frame
     }
 
-    /// The header that says of [`Packet::with_partial_checksum`] what is left to do.
+    /// The virtio-net header for [`Packet::with_partial_checksum`].
     pub(crate) fn vnet(&self, gso_size: usize) -> VnetHeader {
         let gso_type = match (gso_size, &self.tcp, self.ip) {
             (0, _, _) => gso::NONE,

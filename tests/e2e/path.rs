@@ -1,4 +1,4 @@
-//! Paths that are narrower than their ends: fragments, MTU and MSS.
+//! Paths with a smaller MTU than their ends: fragmentation, path MTU discovery and MSS.
 //!
 //! ```text
 //!  guest ---- router ---- outside ----(narrow)---- beyond
@@ -33,7 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend([
         trial("path/traceroute", traceroute),
         trial("path/mss_is_lowered_both_ways", mss_is_lowered_both_ways),
-        trial("path/mss_stays_if_told_so", mss_stays_if_told_so),
+        trial("path/mss_stays_if_clamping_is_off", mss_stays_if_clamping_is_off),
         trial("path/a_guest_with_a_narrow_link", a_guest_with_a_narrow_link),
     ]);
     trials
@@ -42,7 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 const BEYOND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const BEFORE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-/// A host behind the outside one, by a link of this MTU.
+/// A host behind the outside one, on a link of this MTU.
 fn beyond(site: &Site, mtu: u32) -> Host {
     let beyond = Host::quiet("far1");
     let before = Host::in_namespace("far0", site.outside.netns().try_clone().expect("a clone"));
@@ -56,12 +56,12 @@ fn beyond(site: &Site, mtu: u32) -> Host {
     beyond
 }
 
-/// All of this socket's datagrams say "do not fragment".
+/// Sets "don't fragment" on all datagrams of this socket.
 fn never_fragment(socket: &UdpSocket) {
     set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO).expect("set");
 }
 
-/// An outside router says "fragmentation needed", and the guest's stack believes it.
+/// An outside router sends "fragmentation needed", and the guest's kernel accepts it.
 fn a_narrow_link_beyond(mode: Mode) {
     let site = Site::start_with(mode, 1);
     let beyond = beyond(&site, 1000);
@@ -74,9 +74,9 @@ fn a_narrow_link_beyond(mode: Mode) {
     assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "{error}");
     let refused = client.send(&[1; 973]).expect_err("too long, as it knows now");
     assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
-    client.send(&[2; 972]).expect("just as long as the path");
+    client.send(&[2; 972]).expect("as long as the MTU of the path");
     assert_eq!(recv_from(&server).0, [2; 972]);
-    // TCP finds its way without help from the MSS, both ways.
+    // TCP discovers the path MTU without MSS clamping, in both directions.
     let listener = listen_on(&beyond, BEYOND, 80);
     let (near, far, peer) = connect(site.guest(1), &listener, SocketAddrV4::new(BEYOND, 80));
     assert_eq!(*peer.ip(), site.address());
@@ -84,7 +84,7 @@ fn a_narrow_link_beyond(mode: Mode) {
     site.finish();
 }
 
-/// The router itself is the narrow place: it says so, with the uplink's MTU, or cuts.
+/// The router itself has the smallest MTU: it sends errors with that of its uplink, or fragments.
 fn a_narrow_uplink(mode: Mode) {
     let site = narrow(Plan::new(mode, 1).silent(), 1280).start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -114,7 +114,7 @@ fn narrow(plan: Plan, mtu: u32) -> Plan {
     })
 }
 
-/// Streams through an uplink that is narrower than the guests' links, and datagrams that must be cut.
+/// Streams through an uplink with a smaller MTU than the guests' links, and datagrams that must be fragmented.
 fn transfer_by_a_narrow_uplink(mode: Mode) {
     let site = narrow(Plan::new(mode, 1).args(&["--publish", "8080:10.77.0.11:80"]), 1000).start();
     let listener = listen_on(&site.outside, FAR, 80);
@@ -133,12 +133,12 @@ fn transfer_by_a_narrow_uplink(mode: Mode) {
         server.send_to(&bytes, from).expect("sent");
         assert_eq!(recv_from(&client).0, bytes);
     }
-    // Without clamping it would take the way by errors; with it no segment was ever too long.
+    // Without clamping, errors would have lowered the segment size; with it no segment was ever too long.
     let report = site.finish();
     assert_eq!(report.dropped_for("fragmentation_needed"), 0, "{report:?}");
 }
 
-/// Every hop shows itself, the router first.
+/// Every hop of a traceroute replies, the router first.
 fn traceroute() {
     let site = Site::start_with(Mode::Own, 1);
     let _beyond = beyond(&site, 1500);
@@ -170,7 +170,7 @@ fn syn(from: SocketAddrV4, to: SocketAddrV4, flags: u8, numbers: [u32; 2], mss: 
     Datagram::tcp_with_options(from, to, flags, numbers, &[1, 3, 3, 7, 2, 4, a, b], b"")
 }
 
-/// In SYN and SYN-ACK, never raised, with a checksum that is right.
+/// The MSS is lowered in SYN and SYN-ACK, never raised, and the checksum is right.
 fn mss_is_lowered_both_ways() {
     let site = narrow(Plan::new(Mode::Own, 1).silent(), 1280).start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -183,7 +183,7 @@ fn mss_is_lowered_both_ways() {
         peer.send(&syn(peer.at(80), seen.from(), SYN | ACK, [9, 2], mss));
         assert_eq!(mss_of(&guest.next("the SYN-ACK")), Some(expected));
     }
-    // Without the option nothing is added, and it counts in SYNs alone.
+    // The option is not added where it is missing, and is left alone in segments without SYN.
     guest.send(&Datagram::tcp(guest.at(5005), peer.at(80), SYN, [1, 0], b""));
     assert_eq!(mss_of(&peer.next("a SYN without MSS")), None);
     let data = Datagram::tcp_with_options(guest.at(5000), peer.at(80), ACK, [2, 10], &[1, 1, 1, 1, 2, 4, 5, 0xb4], b"x");
@@ -192,7 +192,7 @@ fn mss_is_lowered_both_ways() {
     site.finish();
 }
 
-fn mss_stays_if_told_so() {
+fn mss_stays_if_clamping_is_off() {
     let site = narrow(Plan::new(Mode::Own, 1).args(&["--nat", "mss-clamp=off"]).silent(), 1280).start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
     guest.send(&syn(guest.at(5000), peer.at(80), SYN, [1, 0], 1460));
@@ -200,8 +200,8 @@ fn mss_stays_if_told_so() {
     site.finish();
 }
 
-/// A packet from outside that is too long for the guest's link: its sender is told, by the outside
-/// address, of the packet as he sent it.
+/// A packet from outside that is too long for the guest's link: its sender gets an error from the outside address that
+/// quotes the packet as sent.
 fn a_guest_with_a_narrow_link() {
     let site = Plan::new(Mode::Own, 1).keys(":mtu=1280").start();
     let client = udp_on(site.guest(1), guest_address(1), 5000);
@@ -215,7 +215,7 @@ fn a_guest_with_a_narrow_link() {
     server.send(&[1; 1253]).expect_err("too long, as it knows now");
     server.send(&[2; 1252]).expect("sent");
     assert_eq!(recv_from(&client).0, [2; 1252]);
-    // One that may be cut is cut.
+    // A packet that may be fragmented is.
     set_option(&server, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE).expect("set");
     server.send(&[3; 1400]).expect("sent");
     assert_eq!(recv_from(&client).0, [3; 1400]);

@@ -1,4 +1,4 @@
-//! Ports of other kinds than the switch's own TAPs.
+//! Ports on interfaces of other owners: TAPs that a monitor holds, and veths.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -137,7 +137,7 @@ fn packet_follows_its_mtu() {
     switch.finish();
 }
 
-/// The monitor holds the TAP's only user side, and its guest reaches others with all offloads.
+/// The monitor holds the TAP's only user side; its guest reaches others with all offloads.
 fn held_tap_joined_from_its_network_side() {
     let (machine, guest, other) = (Host::new("machine"), Host::new("guest"), Host::new("other"));
     let held = hold_tap(&machine, "held", true);
@@ -153,8 +153,8 @@ fn held_tap_joined_from_its_network_side() {
     assert!(report.received_by("held") < 10_000, "super-frames cross whole: {report:?}");
 }
 
-/// No ARP and no IPv6 of the host's on a monitor's TAP while the switch is there, and both as before when
-/// it has ended; on a veth nothing is changed.
+/// The host speaks neither ARP nor IPv6 on a monitor's TAP while the switch runs, and as before when it has ended; a
+/// veth is left unchanged.
 fn host_is_silent_on_a_held_tap() {
     let (machine, peer) = (Host::new("machine"), Host::new("peer"));
     let _held = hold_tap(&machine, "held", true);
@@ -169,21 +169,21 @@ fn host_is_silent_on_a_held_tap() {
     assert_eq!(state("va"), (true, true));
     switch.finish();
     assert_eq!(state("held"), before);
-    // An address says that the host is to be heard there.
+    // An address on the interface means that the host uses it.
     machine.inside(|| link::add_address(link::get("held")?.index, Host::address(Ip::V4, 9), 24));
     let switch = start(&machine, &["--port", "packet:held"]);
-    wait::until("a word about it", || switch.has_logged("held has an IPv4 address of the host's").then_some(()));
+    wait::until("a message about it", || switch.has_logged("held has an IPv4 address of the host's").then_some(()));
     assert_eq!(state("held"), before);
     switch.finish();
 }
 
-/// A TAP that nobody holds is the switch's own; one that is held is joined from its other side.
+/// A TAP that no process holds is opened by the switch; one that is held is joined from its network side.
 fn attach_auto() {
     let (machine, guest, other) = (Host::new("machine"), Host::new("guest"), Host::new("other"));
     let held = hold_tap(&machine, "held", true);
     let tap = format!("held:attach=auto,free:attach=auto,{}", other.port(""));
     let switch = start(&machine, &["--tap", &tap]);
-    wait::until("a word about it", || {
+    wait::until("a message about it", || {
         switch.has_logged("held: held by another process, so it is joined as packet:held").then_some(())
     });
     assert!(!switch.has_logged("free: held"));
@@ -192,14 +192,14 @@ fn attach_auto() {
     other.configure(2);
     transfer(&guest, (&other, 2), Ip::V4, true);
     switch.finish();
-    // Without, it is an error that says how.
+    // Without a network side to join, the error names the fix.
     let _held = hold_tap(&machine, "mine", true);
     let ended = run(&machine, &["--tap", "mine"]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.log.contains("join it from its network side with --port packet:mine"), "{ended:?}");
 }
 
-/// A TAP that ends with its monitor is left to the next one, and joined again when that has made it.
+/// A TAP that ends with its monitor is left to the next monitor, and joined again when that has created it.
 fn monitor_gone_and_back(flag: &str, port: &str) {
     let (machine, guest, other) = (Host::new("machine"), Host::new("guest"), Host::new("other"));
     let mut held = hold_tap(&machine, "held", true);
@@ -211,7 +211,7 @@ fn monitor_gone_and_back(flag: &str, port: &str) {
         let echo = Echo::on(&other, Ip::V4, 2);
         echo.asked_from(&guest, Ip::V4, 1).ask_within(Duration::from_millis(200), 50);
         drop(monitor);
-        // Long enough for the switch to look for it a few times.
+        // Time for the switch to look for the device a few times.
         wait::until("its end", || (switch.report().table("entries") <= 1).then_some(()));
         thread::sleep(Duration::from_millis(500));
         assert!(!machine.inside(link::names).contains(&"held".to_owned()), "the switch has made one itself");

@@ -1,7 +1,7 @@
-//! Every kind of port beside every other, with all offloads and with none: what is sent arrives as it was.
+//! Every kind of port with every other, with all offloads and with none: what is sent arrives unchanged.
 //!
-//! A host is a kernel of its own behind each port. One that a socket leads to has a monitor between (see
-//! [`crate::monitor`]), as a virtual machine has.
+//! Each port leads to a host with a kernel of its own. On a socket a monitor (see [`crate::monitor`]) is between them,
+//! as with a virtual machine.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -22,7 +22,7 @@ use crate::switch::Switch;
 use crate::transfer::{send_datagrams, transfer};
 use crate::{trial, wait};
 
-/// What a host's port is.
+/// The kind of a host's port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     /// The switch's own TAP.
@@ -52,18 +52,18 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A host that is to be behind a port.
+/// A host that will be behind a port.
 struct Plan {
     kind: Kind,
     host: Host,
     held: Option<Tap>,
-    /// Of datagrams: there before a host says its first words.
+    /// A guest's datagram socket, bound before the host sends its first frame.
     bound: Option<UnixDatagram>,
     path: PathBuf,
 }
 
 impl Plan {
-    /// All that must be there before the switch starts.
+    /// Everything that must exist before the switch starts.
     fn new(kind: Kind, name: &'static str, machine: &Host, directory: &Directory) -> Plan {
         let host = Host::new(name);
         let device = device(name);
@@ -91,7 +91,7 @@ impl Plan {
         ["--port".to_owned(), port]
     }
 
-    /// Its monitor, if it has one, once the switch runs.
+    /// Starts the monitor, if there is one, once the switch runs.
     fn join(&mut self, switch: &Switch) -> Option<Monitor> {
         let cable = match self.kind {
             Kind::Tap | Kind::Veth => return None,
@@ -106,7 +106,7 @@ impl Plan {
         let monitor = Monitor::of(&self.host, cable);
         if self.kind == Kind::Stream {
             let line = format!("{}#1: ", self.path.display());
-            wait::until("its place", || switch.has_logged(&line).then_some(()));
+            wait::until("a place", || switch.has_logged(&line).then_some(()));
         }
         Some(monitor)
     }
@@ -122,7 +122,7 @@ fn pair(kinds: [Kind; 2], offload: bool) {
     let mut plans = [Plan::new(kinds[0], "one", &machine, &directory), Plan::new(kinds[1], "two", &machine, &directory)];
     let mut args: Vec<String> = plans.iter().flat_map(|plan| plan.args(offload)).collect();
     if !offload {
-        // More than there are interfaces: TAPs and packet ports have several queues, sockets one reader.
+        // More workers than interfaces: TAPs and packet ports get several queues, sockets one reader.
         args.extend(["--workers".to_owned(), "4".to_owned()]);
     }
     let switch = start(&machine, &args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -150,7 +150,7 @@ fn pair(kinds: [Kind; 2], offload: bool) {
     }
 }
 
-/// A few at a time: a socket of datagrams holds ten.
+/// A few at a time: a datagram socket's queue holds ten.
 fn datagrams(from: &Host, to: &Host, ip: Ip, from_number: u8, to_number: u8) {
     let (near, far) = (from.udp(ip, from_number), to.udp(ip, to_number));
     near.connect(far.local_addr().expect("its address")).expect("connected");
@@ -161,7 +161,7 @@ fn datagrams(from: &Host, to: &Host, ip: Ip, from_number: u8, to_number: u8) {
     }
 }
 
-/// VLAN tags, one and two, cross as they are.
+/// Frames with one and two VLAN tags cross unchanged.
 fn with_tags(one: &Host, two: &Host) {
     let sockets = [one.raw(), two.raw()];
     for (from, to) in [(0, 1), (1, 0)] {

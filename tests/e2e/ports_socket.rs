@@ -1,4 +1,4 @@
-//! Guests that join by a socket: streams and datagrams.
+//! Guests that join by a stream or datagram socket.
 
 use std::fs;
 use std::io::Write;
@@ -36,9 +36,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("ports/stream_tcp_client", stream_tcp_client),
         trial("ports/stream_tcp_guest_is_late", stream_tcp_guest_is_late),
         trial("ports/stream_flapping_guests", stream_flapping_guests),
-        trial("ports/guests_reach_the_world", guests_reach_the_world),
+        trial("ports/guests_reach_the_outside", guests_reach_the_outside),
         trial("ports/dgram_frames_each_way", dgram_frames_each_way),
-        trial("ports/dgram_follows_who_sent_last", dgram_follows_who_sent_last),
+        trial("ports/dgram_replies_to_the_last_sender", dgram_replies_to_the_last_sender),
         trial("ports/dgram_slow_guest", dgram_slow_guest),
         trial("ports/socket_files", socket_files),
         trial("ports/check_and_summary", check_and_summary),
@@ -53,11 +53,11 @@ fn hello(from: u32) -> Vec<u8> {
     frame(MacAddr::BROADCAST, station(from), &from.to_be_bytes())
 }
 
-/// A guest with a place: it has been answered to. `from` is its station.
+/// A guest with a place: the switch has answered its frame. `from` is its station.
 fn seated(switch: &Switch, path: &std::path::Path, place: &str) -> StreamGuest<UnixStream> {
     let guest = StreamGuest::at(path);
     let line = format!("{}#{place}: ", path.display());
-    wait::until("its place", || switch.has_logged(&line).then_some(()));
+    wait::until("a place", || switch.has_logged(&line).then_some(()));
     guest
 }
 
@@ -72,7 +72,7 @@ fn stream_frames_each_way() {
     assert_eq!(wait::until("a frame", || far.recv()), hello(1));
     two.send(&hello(2));
     assert_eq!(one.recv(), hello(2));
-    // Known now: nobody else gets it. Frames of all lengths cross, many in one read.
+    // Its address is known now: no other port gets the frame. Frames of all lengths cross, many in one read.
     let lengths = (0..200).map(|n| 46 + 7 * n).chain([1500]);
     let frames: Vec<Vec<u8>> = lengths.map(|len| frame(station(2), station(1), &vec![len as u8; len])).collect();
     let all: Vec<u8> = frames.iter().flat_map(|frame| framed(frame)).collect();
@@ -103,7 +103,7 @@ fn stream_guests_have_vlans() {
     switch.finish();
 }
 
-/// There are as many places as were said; one who finds none is told so by the end of its connection.
+/// The number of places is limited; a guest that finds none has its connection closed.
 fn stream_many_guests() {
     let (machine, directory) = (machine(), Directory::new());
     let (path, port) = (directory.path("s"), format!("stream:{}:guests=40", directory.text("s")));
@@ -111,7 +111,7 @@ fn stream_many_guests() {
     let mut guests: Vec<_> = (1..=40).map(|n| seated(&switch, &path, &n.to_string())).collect();
     let mut late = StreamGuest::at(&path);
     late.is_hung_up_on();
-    wait::until("a word about it", || switch.has_logged("all are taken; raise guests=").then_some(()));
+    wait::until("a message about it", || switch.has_logged("all are taken; raise guests=").then_some(()));
     for n in 0..40 {
         guests[n].send(&hello(n as u32));
         for (m, guest) in guests.iter_mut().enumerate().filter(|(m, _)| *m != n) {
@@ -129,7 +129,7 @@ fn stream_many_guests() {
     assert_eq!(report.dropped_for("queue_full"), 0, "{report:?}");
 }
 
-/// What is known of a guest goes with it.
+/// A guest's MAC entries go with it.
 fn stream_guest_gone_and_back() {
     let (machine, directory, other) = (machine(), Directory::new(), Host::quiet("other"));
     let (path, port) = (directory.path("s"), format!("stream:{}:guests=2", directory.text("s")));
@@ -144,11 +144,11 @@ fn stream_guest_gone_and_back() {
         drop(guest);
         wait::until("its entry's end", || (switch.report().table("entries") == 0).then_some(()));
     }
-    // To nobody: flooded, and nobody is there.
+    // To an unknown address: flooded, and no other port has a guest.
     far.send(&frame(station(1), station(2), b"where are you?")).expect("sent");
     switch.settle("a drop", |report| report.dropped("other", "no_destination") == 1);
     let mut guest = seated(&switch, &path, "1");
-    wait::until("its place", || {
+    wait::until("a place", || {
         guest.send(&hello(1));
         far.recv()
     });
@@ -157,7 +157,7 @@ fn stream_guest_gone_and_back() {
     switch.finish();
 }
 
-/// Frames come whole wherever the stream is cut.
+/// Frames arrive whole wherever the stream is cut.
 fn stream_in_pieces() {
     let (machine, directory) = (machine(), Directory::new());
     let (path, port) = (directory.path("s"), format!("stream:{}", directory.text("s")));
@@ -179,7 +179,7 @@ fn stream_in_pieces() {
     switch.finish();
 }
 
-/// Lengths that no frame has end a connection, and nothing else; what is too short is dropped by its name.
+/// An invalid length closes the connection and nothing else; a frame that is too short is dropped under that name.
 fn stream_hostile_lengths() {
     let (machine, directory) = (machine(), Directory::new());
     let (path, port) = (directory.path("s"), format!("stream:{}:guests=3", directory.text("s")));
@@ -188,7 +188,7 @@ fn stream_hostile_lengths() {
     let mut honest = seated(&switch, &path, "2");
     for length in [u32::MAX, 1 << 31, 1 << 24, 70_000, 1 << 17] {
         let mut guest = StreamGuest::at(&path);
-        // What came before is taken.
+        // Frames before it are accepted.
         guest.0.write_all(&framed(&hello(7))).expect("sent");
         assert_eq!((bystander.recv(), honest.recv()), (hello(7), hello(7)));
         let _ = guest.0.write_all(&length.to_be_bytes());
@@ -201,7 +201,7 @@ fn stream_hostile_lengths() {
     for len in [0, 1, 13] {
         guest.send(&vec![0xff; len]);
     }
-    // A frame of the longest kind that there is, which is longer than a guest takes.
+    // The longest valid frame, which is longer than a guest accepts.
     guest.send(&frame(MacAddr::BROADCAST, station(7), &vec![0x55; 65_000]));
     guest.send(&hello(8));
     assert_eq!((bystander.recv(), honest.recv()), (hello(8), hello(8)));
@@ -212,7 +212,7 @@ fn stream_hostile_lengths() {
     switch.finish();
 }
 
-/// One that does not read costs the others nothing, and what it does not take is counted.
+/// A guest that does not read costs the others nothing; frames that it does not take are counted.
 fn stream_slow_guest() {
     let (machine, directory) = (machine(), Directory::new());
     let (a, b) = (Host::new("a"), Host::new("b"));
@@ -241,7 +241,7 @@ fn stream_slow_guest() {
     assert!(report.sent_by(&name) > 100);
 }
 
-/// What a socket did not take is kept, and goes when there is room, without another frame to push it.
+/// Bytes that a socket did not take are kept, and leave when there is room, without another frame.
 fn stream_slow_guest_gets_the_rest() {
     let (machine, directory) = (machine(), Directory::new());
     let (path, port) = (directory.path("s"), format!("stream:{}", directory.text("s")));
@@ -266,13 +266,13 @@ fn stream_slow_guest_gets_the_rest() {
     switch.finish();
 }
 
-/// Where the guest listens, the switch comes to it: at start, later, and again.
+/// The switch connects where the guest listens: at start, later, and again.
 fn stream_client() {
     let (machine, directory, other) = (machine(), Directory::new(), Host::quiet("other"));
     let path = directory.path("s");
     let port = format!("stream:{}:mode=client", path.display());
     let switch = start(&machine, &["--port", &port, "--tap", &other.port("")]);
-    wait::until("a word about it", || switch.has_logged("no guest yet").then_some(()));
+    wait::until("a message about it", || switch.has_logged("no guest yet").then_some(()));
     let far = other.raw();
     for round in 10..13 {
         let listener = UnixListener::bind(&path).expect("bound");
@@ -333,7 +333,7 @@ fn stream_tcp_client() {
     switch.finish();
 }
 
-/// A connection that gets no answer is given up and tried again.
+/// A connection attempt without an answer is given up and repeated.
 fn stream_tcp_guest_is_late() {
     let (machine, guest_host, other) = (machine(), Host::quiet("a"), Host::quiet("other"));
     at_a_veth(&machine, "va", &guest_host);
@@ -341,7 +341,7 @@ fn stream_tcp_guest_is_late() {
     let address = format!("{}:5555", Host::address(Ip::V4, 1));
     let switch = start(&machine, &["--port", &format!("stream:{address}:mode=client"), "--tap", &other.port("")]);
     let far = other.raw();
-    // Nobody answers the switch's ARP request before.
+    // Until then no host answers the switch's ARP request.
     std::thread::sleep(Duration::from_millis(300));
     guest_host.configure(1);
     let listener = guest_host.inside(|| TcpListener::bind(&address));
@@ -356,7 +356,7 @@ fn stream_tcp_guest_is_late() {
     switch.finish();
 }
 
-/// Guests that come and go as fast as they can, some in the middle of a frame, harm no others and leave nothing
+/// Guests that connect and leave as fast as they can, some in the middle of a frame, harm no others and leave nothing
 /// behind.
 fn stream_flapping_guests() {
     let (machine, directory) = (machine(), Directory::new());
@@ -388,8 +388,8 @@ fn stream_flapping_guests() {
     flapping.into_iter().for_each(Background::end);
     wait::until("the end of all connections", || (switch.descriptors() == before).then_some(()));
     wait::until("the end of their entries", || (switch.report().table("entries") <= 2).then_some(()));
-    // Those that still wait outside are let in first, 64 a second, and one of them may have the last place: then a
-    // guest comes again, as monitors do.
+    // Connections that still wait are accepted first, 64 a second, and one of them may take the last place: then the
+    // guest connects again, as monitors do.
     let mut guest = None;
     wait::until("its frame", || {
         let guest = guest.insert(StreamGuest::at(&path));
@@ -400,8 +400,8 @@ fn stream_flapping_guests() {
     switch.finish();
 }
 
-/// By every kind of port, behind the router.
-fn guests_reach_the_world() {
+/// Guests on every kind of port, behind the router.
+fn guests_reach_the_outside() {
     let directory = Directory::new();
     let (stream, dgram) = (directory.path("s"), directory.path("d"));
     let plan = Plan::new(Mode::Own, 1);
@@ -428,7 +428,7 @@ fn guests_reach_the_world() {
         let (near, far, peer) = connect(guest, &listener, SocketAddrV4::new(FAR, 80));
         assert_eq!(*peer.ip(), site.address());
         transfer_through(near, far, true);
-        // And guests of other kinds.
+        // Together with guests on other kinds of port.
         let here = listen_on(site.guest(1), guest_address(1), 81);
         let (near, far, peer) = connect(guest, &here, SocketAddrV4::new(guest_address(1), 81));
         assert_eq!(*peer.ip(), guest_address(n));
@@ -445,7 +445,7 @@ fn dgram_frames_each_way() {
     let far = other.raw();
     for round in 0..3 {
         let guest = dgram_guest(&remote, &path);
-        // Named, so it need not speak first.
+        // The peer is configured, so the guest need not send first.
         far.send(&hello(2)).expect("sent");
         assert_eq!(recv_dgram(&guest), hello(2));
         for len in [46, 100, 1500] {
@@ -455,7 +455,7 @@ fn dgram_frames_each_way() {
         }
         drop(guest);
         fs::remove_file(&remote).expect("removed");
-        // Nobody is there: a drop that is named.
+        // There is no guest: a named drop.
         far.send(&hello(2)).expect("sent");
         switch.settle("a drop", |report| report.dropped(&path.display().to_string(), "port_gone") == round + 1);
     }
@@ -463,14 +463,14 @@ fn dgram_frames_each_way() {
     assert!(!path.exists(), "the socket file is removed");
 }
 
-/// Without `remote=`: vfkit speaks first, and with four bytes that are no frame.
-fn dgram_follows_who_sent_last() {
+/// Without `remote=`: vfkit sends first, with four bytes that are not a frame.
+fn dgram_replies_to_the_last_sender() {
     let (machine, directory, other) = (machine(), Directory::new(), Host::quiet("other"));
     let path = directory.path("d");
     let switch = start(&machine, &["--port", &format!("dgram:{}", path.display()), "--tap", &other.port("")]);
     let (far, name) = (other.raw(), path.display().to_string());
     far.send(&hello(2)).expect("sent");
-    switch.settle("nobody yet", |report| report.dropped(&name, "port_gone") == 1);
+    switch.settle("no receiver yet", |report| report.dropped(&name, "port_gone") == 1);
     for n in 0..3 {
         let guest = dgram_guest(&directory.path(&format!("guest{n}")), &path);
         guest.send(b"VFKT").expect("sent");
@@ -479,11 +479,11 @@ fn dgram_follows_who_sent_last() {
         assert_eq!(recv_dgram(&guest), hello(2));
         guest.send(&hello(1)).expect("sent");
         assert_eq!(wait::until("a frame", || far.recv()), hello(1));
-        // Longer than any frame, which is none either.
+        // Longer than any frame, so not a frame either.
         guest.send(&[0xff; 69_000]).expect("sent");
         switch.settle("no frame", |report| report.dropped(&name, "runt") == 2 * n + 2);
     }
-    // A socket without a path cannot be answered, and is heard all the same.
+    // A socket without a path cannot be answered, but its frames are accepted.
     let nameless = UnixDatagram::unbound().expect("a socket");
     nameless.send_to(&hello(5), &path).expect("sent");
     assert_eq!(wait::until("a frame", || far.recv().filter(|frame| *frame == hello(5))), hello(5));
@@ -517,7 +517,7 @@ fn dgram_slow_guest() {
     switch.finish();
 }
 
-/// A file that somebody needs is left alone; one that nobody listens to is replaced; ours goes with us.
+/// A socket file in use is left alone; a stale one is replaced; the switch removes its own.
 fn socket_files() {
     let (machine, directory) = (machine(), Directory::new());
     let refused = |args: &[&str], say: &str| {
@@ -534,7 +534,7 @@ fn socket_files() {
         fs::remove_file(&path).expect("removed");
         let first = start(&machine, &["--port", &port]);
         refused(&["--port", &port], "is in use by vswitchd");
-        // Left by a process that was killed.
+        // Left behind by a process that was killed.
         drop(first);
         assert!(path.exists());
         let second = start(&machine, &["--port", &port]);

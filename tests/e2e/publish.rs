@@ -1,4 +1,4 @@
-//! Published ports: who comes in, as whom he is seen, and what is said where it cannot be.
+//! Published ports: source addresses as the server sees them, and rules that cannot be.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -41,12 +41,12 @@ fn tcp_port(mode: Mode) {
     let client = near.local_addr().expect("its address");
     assert_eq!(client, peer.into(), "the guest sees who comes");
     transfer_through(near, far, true);
-    // The next connection while the first one's ports still rest.
+    // The next connection, while the first one's ports are in TIME-WAIT.
     let (mut near, mut far, _) = connect(&site.outside, &listener, SocketAddrV4::new(site.address(), 8080));
     near.write_all(b"again").expect("sent");
     let mut bytes = [0; 5];
     far.read_exact(&mut bytes).expect("received in time");
-    // Nothing else is open.
+    // No other port is open.
     let closed = SocketAddrV4::new(site.address(), 8081);
     let refused =
         site.outside.try_inside(|| std::net::TcpStream::connect_timeout(&closed.into(), std::time::Duration::from_secs(1)));
@@ -72,7 +72,7 @@ fn ranges_and_udp(mode: Mode) {
     site.finish();
 }
 
-/// RFC 4787 REQ-9: guests reach a published port by its outside address, the server itself among them.
+/// RFC 4787 REQ-9: guests reach a published port by its outside address, including the server itself.
 fn hairpin_to_a_published_port(mode: Mode) {
     let site = Plan::new(mode, 2).args(&["--publish", "8080:10.77.0.11:80"]).start();
     let listener = listen_on(site.guest(1), guest_address(1), 80);
@@ -84,8 +84,8 @@ fn hairpin_to_a_published_port(mode: Mode) {
     site.finish();
 }
 
-/// The server's own connections leave from any port but those that are published for others; replies
-/// of its published port from that.
+/// The server's own connections leave from any port not published for another guest; replies of its published port
+/// leave from that port.
 fn guest_goes_out_by_any_port(mode: Mode) {
     let args = ["--publish", "5000:10.77.0.11:5000/udp"];
     let site = Plan::new(mode, 2).args(&args).silent().start();
@@ -97,7 +97,7 @@ fn guest_goes_out_by_any_port(mode: Mode) {
     site.finish();
 }
 
-/// All ports and protocols of an address, both ways.
+/// All ports and protocols of an address, in both directions.
 fn one_address_one_guest() {
     let pool = format!("{OWN}/24,{OWN_TOO}");
     let args = ["--uplink-address", &pool, "--uplink-gateway", "203.0.113.254", "--publish", "203.0.113.78:10.77.0.11"];
@@ -142,7 +142,7 @@ fn one_address_all_protocols(args: &[&str]) {
     site.finish();
 }
 
-/// An error about a packet that came in by a rule goes back out by it.
+/// An error about a packet that was let in by a rule leaves by the same rule.
 fn errors_of_published() {
     let site = Plan::new(Mode::Own, 1).args(&["--publish", "7000:10.77.0.11:9000/udp"]).start();
     let client = udp_on(&site.outside, NEIGHBOUR, 0);

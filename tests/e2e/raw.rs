@@ -1,5 +1,5 @@
-//! What plain sockets cannot do: frames past the stack, TAPs that outlive their maker, hosts without
-//! offloads, processes without rights. All the `unsafe` of these tests.
+//! What plain sockets cannot do: frames that bypass the stack, persistent TAPs, hosts without offloads, processes
+//! without capabilities. Contains all `unsafe` of these tests.
 
 use std::ffi::{c_int, c_void};
 use std::fs::{File, OpenOptions};
@@ -12,7 +12,7 @@ use std::ptr;
 
 use packet::VnetHeader;
 
-/// A host's network card can leave work to its stack: `ETHTOOL_S..` of `linux/ethtool.h`.
+/// The offloads of an interface: `ETHTOOL_S..` of `linux/ethtool.h`.
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub(crate) enum Ethtool {
@@ -25,12 +25,12 @@ pub(crate) enum Ethtool {
 /// The virtio-net header of a packet socket has no `num_buffers`.
 const SHORT_VNET_LEN: usize = 10;
 
-/// More than the longest super-frame.
+/// Larger than the longest super-frame.
 const LONGEST: usize = 128 * 1024;
 
 const CAP_NET_ADMIN: libc::c_ulong = 12;
 
-/// Frames as they pass one interface, past the stack (packet(7)). Does not block.
+/// Frames on one interface, bypassing the stack (packet(7)). Does not block.
 #[derive(Debug)]
 pub(crate) struct RawSocket {
     fd: OwnedFd,
@@ -38,12 +38,12 @@ pub(crate) struct RawSocket {
 }
 
 impl RawSocket {
-    /// On an interface of the calling thread's namespace.
+    /// A socket on an interface of the calling thread's namespace.
     pub(crate) fn open(interface: &str) -> io::Result<RawSocket> {
         RawSocket::bind(interface, false)
     }
 
-    /// The same, where each frame comes and goes with its virtio-net header: super-frames too.
+    /// A socket whose frames carry a virtio-net header each, so that super-frames pass too.
     pub(crate) fn open_with_vnet(interface: &str) -> io::Result<RawSocket> {
         RawSocket::bind(interface, true)
     }
@@ -84,13 +84,13 @@ impl RawSocket {
         Ok(rustix::net::send(&self.fd, &message, rustix::net::SendFlags::empty()).map(drop)?)
     }
 
-    /// The next frame that came in through the interface, as it was on the wire; `None` if there is
-    /// none now.
+    /// The next frame received on the interface, with the VLAN tag that it had on the wire; `None` if there is none
+    /// now.
     pub(crate) fn recv(&self) -> Option<Vec<u8>> {
         self.recv_with_vnet().map(|(_, frame)| frame)
     }
 
-    /// The next frame and its virtio-net header; an empty one if the socket was opened without.
+    /// The next frame and its virtio-net header, which is empty if the socket was opened without.
     pub(crate) fn recv_with_vnet(&self) -> Option<(VnetHeader, Vec<u8>)> {
         let mut bytes = vec![0; LONGEST];
         let mut control = [0u64; 16];
@@ -106,7 +106,7 @@ impl RawSocket {
             let len = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, 0) };
             match usize::try_from(len) {
                 Ok(len) => bytes.truncate(len),
-                // What a link that was set down has to say, once.
+                // A link that was set down reports an error once.
                 Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENETDOWN) => continue,
                 Err(_) => return None,
             }
@@ -119,7 +119,7 @@ impl RawSocket {
     }
 }
 
-/// The VLAN tag that the kernel took off a received frame.
+/// The VLAN tag that the kernel removed from a received frame.
 fn stripped_tag(message: &libc::msghdr) -> Option<[u8; 4]> {
     // SAFETY: the kernel filled in the message's control buffer and its length.
     let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
@@ -150,7 +150,7 @@ pub(crate) fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
 }
 
-/// An integer option of a socket.
+/// Reads an integer option of a socket.
 pub(crate) fn option(socket: &impl AsRawFd, level: c_int, name: c_int) -> io::Result<c_int> {
     let (mut value, mut len) = (0, size_of::<c_int>() as libc::socklen_t);
     // SAFETY: getsockopt(2) writes at most `len` bytes, the size of the int, which is valid for the call.
@@ -170,7 +170,7 @@ pub(crate) fn ethtool(interface: &str, what: Ethtool, on: bool) -> io::Result<()
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as libc::Ioctl, &raw mut request) }).map(drop)
 }
 
-/// Makes a TAP in the calling thread's namespace that stays without anybody holding it.
+/// Makes a persistent TAP in the calling thread's namespace.
 pub(crate) fn make_persistent_tap(name: &str) -> io::Result<()> {
     let device: File = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let mut request = named_request(name);
@@ -181,7 +181,7 @@ pub(crate) fn make_persistent_tap(name: &str) -> io::Result<()> {
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, 1 as libc::c_ulong) }).map(drop)
 }
 
-/// The command will run without `CAP_NET_ADMIN`, whoever starts it.
+/// Makes the command run without `CAP_NET_ADMIN`, whoever starts it.
 pub(crate) fn without_net_admin(command: &mut Command) -> &mut Command {
     // SAFETY: the closure makes one system call and allocates nothing, as is due between fork and exec.
     unsafe { command.pre_exec(|| check(libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN, 0, 0, 0)).map(drop)) }

@@ -1,4 +1,4 @@
-//! The running switch is changed: what changes, what stays, and what an error leaves.
+//! Reconfiguration while the switch runs: what changes, what stays, and that an error changes nothing.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -68,7 +68,7 @@ impl File {
         self.path.to_str().expect("plain letters")
     }
 
-    /// Writes it and has it read again.
+    /// Writes the file and sends SIGHUP.
     fn reload(&self, switch: &Switch, text: &str) -> Reloaded {
         self.write(text);
         switch.reload()
@@ -88,10 +88,10 @@ fn next(socket: &RawSocket) -> Vec<u8> {
     wait::until("a frame", || socket.recv().filter(|frame| is_ours(frame)))
 }
 
-/// To a host beyond the uplink.
+/// An address beyond the uplink.
 const TUNNEL: &str = "[[tunnel]]\ntype = \"vxlan\"\nvni = 42\nremotes = [\"203.0.113.9\"]\n";
 
-/// Numbered datagrams from one socket to another, never more under way than any queue holds.
+/// Numbered datagrams from one socket to another; never more in flight than the smallest queue holds.
 struct Numbered {
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
@@ -107,7 +107,7 @@ impl Numbered {
         let (sent, received, is_over) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         from.connect(to.local_addr().expect("its address")).expect("connected");
         to.set_read_timeout(Some(Duration::from_millis(100))).expect("a read timeout");
-        // While the kernel asks for a neighbour, a later datagram may overtake those that wait for it.
+        // While the kernel resolves a neighbour, a later datagram may overtake those that wait.
         from.send(b"who has").expect("sent");
         wait::until("the first datagram", || to.recv(&mut [0; 8]).ok());
         let (count, seen, over) = (Arc::clone(&sent), Arc::clone(&received), Arc::clone(&is_over));
@@ -139,13 +139,13 @@ impl Numbered {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// So many more have come.
+    /// Waits until `count` more have arrived.
     fn wait_for_more(&self, more: u64) {
         let before = self.received();
         wait::until("numbered datagrams", || (self.received() >= before + more).then_some(()));
     }
 
-    /// All that were sent have come.
+    /// Asserts that all that were sent have arrived.
     fn end(self) -> u64 {
         self.wait_for_more(Numbered::UNDER_WAY);
         self.is_over.store(true, Ordering::Relaxed);
@@ -155,7 +155,7 @@ impl Numbered {
     }
 }
 
-/// Two guests, an uplink, and a file that says more.
+/// Two guests, an uplink, and a file with further settings.
 fn site_with(file: &File, guests: usize) -> Site {
     Plan::new(Mode::Shared, guests).args(&["--config", file.path()]).start()
 }
@@ -205,14 +205,14 @@ fn a_port_comes_and_goes() {
         wait::until("its device is gone", || c.try_inside(|| link::get("c")).err());
         let report = switch.settle("no entry of it", |report| report.table("entries") == 0);
         assert!(!report.has_port("c"));
-        // To who was behind it: flooded again.
+        // To the station behind the removed port: flooded again.
         let at_b = b.raw();
         let to_c = frame(station(3), station(1), b"is anybody there?");
         a.raw().send(&to_c).expect("sent");
         assert_eq!(next(&at_b), to_c);
         assert_eq!(file.reload(&switch, &(base.clone() + "\n# the same")), Reloaded::Same);
         switch.settle("learned", |report| report.table("entries") == 1);
-        // Forgotten, for the next round.
+        // Removes the entry, for the next round.
         assert_eq!(file.reload(&switch, &(port(&a, "vlan = 5") + &port(&b, ""))), Reloaded::Changed);
         assert_eq!(file.reload(&switch, &base), Reloaded::Changed);
         switch.settle("forgotten", |report| report.table("entries") == 0);
@@ -221,7 +221,7 @@ fn a_port_comes_and_goes() {
     assert_eq!(report.received_by("(removed)"), 3);
 }
 
-/// VLAN, MTU and coalescing are another; device and counters stay.
+/// VLAN, MTU and coalescing change; device and counters stay.
 fn keys_change_in_place() {
     let [a, b] = ["a", "b"].map(Host::quiet);
     let file = File::new("");
@@ -249,7 +249,7 @@ fn keys_change_in_place() {
     switch.finish();
 }
 
-/// Another kind of device on the same name: it goes and comes.
+/// Another kind of device with the same name: the device is replaced.
 fn a_device_made_anew() {
     let [a, b] = ["a", "b"].map(Host::quiet);
     let file = File::new("");
@@ -289,11 +289,11 @@ fn an_error_leaves_all_as_it_was() {
         assert!(one.try_inside(|| link::get("one")).is_err() && three.try_inside(|| link::get("three")).is_err());
         assert!(!site.switch().report().has_port("one"));
         assert_eq!(site.switch().descriptors(), descriptors, "{text}");
-        // The host may still have the port.
+        // The host may still hold the port.
         drop(site.machine.inside(|| TcpListener::bind((MACHINE, 8080))));
         numbered.wait_for_more(10);
     }
-    // The file that is not there any more.
+    // The file does not exist any more.
     fs::remove_file(&file.path).expect("removed");
     assert_eq!(site.switch().reload(), Reloaded::Refused);
     assert_eq!(file.reload(site.switch(), &ports("")), Reloaded::Changed, "what was wrong is right");
@@ -321,7 +321,7 @@ fn rules_come_and_go() {
     assert!(site.machine.try_inside(|| TcpListener::bind((MACHINE, 8025))).is_err(), "the host's port is taken");
     near.write_all(b"a").expect("sent");
     far.read_exact(&mut [0]).expect("the connection by the first rule lives on");
-    // To another guest by the same port, and the other rule away.
+    // The same port to another guest, and the other rule removed.
     assert_eq!(file.reload(site.switch(), &rule(8080, guest_address(2), 80)), Reloaded::Changed);
     drop(connect(&site.outside, &two, SocketAddrV4::new(MACHINE, 8080)));
     refused(8025);
@@ -332,7 +332,7 @@ fn rules_come_and_go() {
     site.finish();
 }
 
-/// Another program of the machine has the second of two ports: neither is published.
+/// Another program of the machine holds the second of two ports: neither is published.
 fn a_rule_for_a_port_in_use() {
     let file = File::new("");
     let site = site_with(&file, 1);
@@ -365,13 +365,13 @@ fn what_needs_a_restart() {
     assert_eq!(file.reload(site.switch(), "[nat]\ntimeouts = { udp = 200 }\nmss-clamp = false\n"), Reloaded::Changed);
     assert!(site.switch().has_logged("~ setting nat: "));
     assert_eq!(file.reload(site.switch(), ""), Reloaded::Changed);
-    // What is said as it is needs none.
+    // A configuration that changes nothing needs none of the rights.
     assert_eq!(file.reload(site.switch(), "[bridge.br0]\nmac-table-size = 8192\n"), Reloaded::Same);
     assert_eq!(ping(site.guest(1), GATEWAY, 7).0, GATEWAY);
     site.finish();
 }
 
-/// More places at a path, fewer, and none: guests that stay are not asked.
+/// More places at a path, fewer, and none; guests that stay are not disconnected.
 fn guests_places() {
     let (a, directory) = (Host::quiet("a"), Directory::new());
     let path = directory.path("guests");
@@ -400,7 +400,7 @@ fn guests_places() {
     switch.finish();
 }
 
-/// There is room for 256 more ports at once, and 1040 come and go.
+/// At most 256 more ports at once, while 1040 are added and removed in turn.
 fn numbers_are_not_used_up() {
     let (a, directory) = (Host::quiet("a"), Directory::new());
     let more = format!("{}[[bridge.br0.port]]\nstream = \"{}\"\n", port(&a, ""), directory.path("guests").display());
@@ -425,7 +425,7 @@ fn site_with_socket(socket: &str, guests: usize) -> Site {
     Plan::new(Mode::Shared, guests).args(&["--control", socket]).start()
 }
 
-/// The same in a file.
+/// The same from a file.
 fn file_of(site: &Site) -> String {
     let ports: String = site.guests.iter().map(|guest| port(guest, "")).collect();
     ports + "[uplink]\ninterface = \"up0\"\n"
@@ -463,7 +463,7 @@ fn verbs_that_are_refused() {
     let site = site_with_socket(&socket, 1);
     let theirs = site.machine.inside(|| TcpListener::bind((MACHINE, 8080)));
     let before = text(&socket, &["show", "-o", "json"]);
-    // Whoever opens it waits until somebody writes.
+    // Opening a FIFO blocks until another process opens it for writing.
     let pipe = format!("x@{}", directory.text("pipe"));
     let made = std::process::Command::new("mkfifo").arg(directory.path("pipe")).status();
     assert!(made.expect("mkfifo runs").success());
@@ -512,7 +512,7 @@ fn apply() {
     }
     assert_eq!(apply(&[]), lines);
     assert!(third.try_inside(|| link::get("third")).is_ok());
-    // What a verb added is not in the file, and goes.
+    // What a verb added is not in the file, and is removed.
     text(&socket, &["nat", "publish", "8081:10.77.0.12:80"]);
     assert_eq!(apply(&["--dry-run"]), "- rule tcp 8081 -> 10.77.0.12:80\n");
     assert_eq!(apply(&[]), "- rule tcp 8081 -> 10.77.0.12:80\n");
@@ -528,7 +528,7 @@ fn apply() {
     site.finish();
 }
 
-/// As a service is started: the socket and its rights by flags, all else in the file.
+/// As a service is started: the socket and its rights by flags, everything else in the file.
 fn apply_where_flags_say_who_may() {
     let (a, directory) = (Host::quiet("a"), Directory::new());
     let (socket, file) = (directory.text("control"), File::new(""));
@@ -559,7 +559,7 @@ fn nothing_is_lost_over_100_applies() {
     site.finish();
 }
 
-/// Two machines; the other one's tunnel is there all the time.
+/// Two machines; the second one's tunnel exists all the time.
 struct Machines {
     underlay: Underlay,
     here: Host,
@@ -584,7 +584,7 @@ impl Machines {
         self.underlay.vxlan(vni, 1, &[2], "")[1].clone()
     }
 
-    /// Frames pass both ways.
+    /// Asserts that frames pass in both directions.
     fn exchange(&self) {
         for (from, to, number) in [(&self.here, &self.there, 1), (&self.there, &self.here, 2)] {
             let (said, at) = (frame(station(9), station(number), b"through the tunnel"), to.raw());
@@ -612,23 +612,23 @@ fn a_tunnel_comes_and_goes() {
         assert!(text(&site.socket, &["tunnel", "del", "vxlan42"]).starts_with("- tunnel vxlan42: "));
         site.switch.settle("nobody behind it", |report| report.table("entries") == 1);
         site.here.raw().send(&frame(station(9), station(1), b"into the void")).expect("sent");
-        site.switch.settle("nowhere to go", |report| report.dropped("here", "no_destination") == round);
+        site.switch.settle("no route", |report| report.dropped("here", "no_destination") == round);
         wait::until("its sockets are closed", || (site.switch.descriptors() == descriptors).then_some(()));
     }
-    // One that cannot be leaves nothing.
+    // A tunnel that cannot be added leaves nothing behind.
     let taken = site.underlay.machine(1).inside(|| UdpSocket::bind(("192.0.2.1", 4789)));
     let output = run(&site.socket, &["tunnel", "add", &site.word(42)]);
     let said = String::from_utf8(output.stderr).expect("text");
     assert!(said.contains("UDP port 4789 of 192.0.2.1 is in use by") && said.contains("(409)"), "{said}");
     drop(taken);
-    // The asker's own connection goes when it is seen to be closed.
+    // The client's own descriptor closes once the server notices the end of the connection.
     wait::until("nothing is left of it", || (site.switch.descriptors() == descriptors).then_some(()));
     text(&site.socket, &["tunnel", "add", &site.word(42)]);
     site.exchange();
     site.finish();
 }
 
-/// The second receives by the first one's socket, and goes on when the first is gone.
+/// The second tunnel shares the first one's socket, and goes on when the first is removed.
 fn tunnels_that_share_a_socket() {
     let site = Machines::new();
     text(&site.socket, &["tunnel", "add", &site.word(7)]);
@@ -642,7 +642,7 @@ fn tunnels_that_share_a_socket() {
     site.finish();
 }
 
-/// A socket that two tunnels share hears the groups of those that are there, and of none that was refused.
+/// A socket that two tunnels share is a member of the groups of existing tunnels, and not of a refused one's.
 fn groups_of_tunnels() {
     let (underlay, host, directory) = (Underlay::pair(Ip::V4), Host::quiet("here"), Directory::new());
     let (socket, file) = (directory.text("control"), File::new(""));
@@ -675,7 +675,7 @@ fn groups_of_tunnels() {
     underlay.finish();
 }
 
-/// What an operator did to a tunnel's entries is not undone when another tunnel comes.
+/// Static entries of a tunnel that an operator removed do not come back when another tunnel is added.
 fn statics_of_tunnels_that_stay() {
     let site = Machines::new();
     let mac = |number: u32| station(number).to_string();

@@ -1,4 +1,4 @@
-//! Who may do what over the control socket: real users and groups, as the kernel tells them.
+//! Who may do what over the control socket, with real users and groups.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -25,20 +25,21 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Numbers that nobody has here.
+/// IDs that no user or group has here.
 const STRANGER: u32 = 64_123;
 const OPERATORS: u32 = 64_321;
 
-/// A switch of one host with these rights, and its socket.
+/// A switch with one host and this control mode, and its socket.
 fn switch(directory: &Directory, flags: &[&str]) -> (Switch, Host, String) {
-    // Whatever the umask is, the way to the socket is open: only its own rights are in question.
+    // The directory is open to everyone whatever the umask is; only the socket's own mode matters.
     fs::set_permissions(directory.path(""), fs::Permissions::from_mode(0o755)).expect("changed");
     let (host, socket) = (Host::quiet("a"), directory.text("control"));
     let port = host.port("");
     (Switch::start(&[&["--tap", &port, "--control", &socket][..], flags].concat()), host, socket)
 }
 
-/// What is answered to this user in these groups, the first of which is his own: a status, or why there is none.
+/// The status of a request as this user with these groups, the first of which is the primary one; or why there is
+/// none.
 fn ask(socket: &str, request: &str, user: u32, groups: &[u32]) -> String {
     let answer = try_exchange_as(socket, request, user, groups);
     answer.map_or_else(|error| error.to_string(), |answer| answer.get(9..12).unwrap_or("none").to_owned())
@@ -48,7 +49,7 @@ fn try_exchange_as(socket: &str, request: &str, user: u32, groups: &[u32]) -> io
     let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
     let bytes = format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n");
     let work = || {
-        // Of this thread only, which ends with it; the kernel asks the thread that connects.
+        // Affects this thread only, which then ends; the kernel checks the thread that connects.
         set_thread_groups(&groups)?;
         set_thread_res_gid(groups[0], groups[0], groups[0])?;
         let user = Uid::from_raw(user);
@@ -72,7 +73,7 @@ fn owner_only() {
     let (switch, _host, socket) = switch(&directory, &[]);
     assert_eq!(mode_and_group(&socket).0, 0o660);
     assert!(ask(&socket, "GET /v1/show", STRANGER, &[STRANGER]).contains("Permission denied"));
-    // The file's mode lets root's group in; what it means to be root's is not told by that.
+    // The socket's mode admits group root; that does not make its members root.
     let answer = try_exchange_as(&socket, "GET /v1/show", STRANGER, &[STRANGER, 0]).expect("connected");
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("--control-group"), "{answer}");
     assert_eq!(ask(&socket, "DELETE /v1/fdb", 0, &[0]), "200");
@@ -90,7 +91,7 @@ fn group() {
     switch.finish();
 }
 
-/// They read, and neither change anything nor keep an operator out.
+/// Readers change nothing, and cannot keep an operator out.
 fn others_read() {
     let directory = Directory::new();
     let config = directory.text("vswitchd.toml");
@@ -110,14 +111,14 @@ fn others_read() {
         assert_eq!(ask(&socket, change, STRANGER, &[STRANGER]), "403", "{change}");
     }
     assert_eq!(ask(&socket, "DELETE /v1/fdb", STRANGER, &[OPERATORS]), "200");
-    // As many as can be who say nothing: the operator has places of his own.
+    // As many silent readers as there can be: operators have connection slots of their own.
     let silent = try_connect_many(&socket, 200);
     assert_eq!(json(&socket, &["port", "list"])[0]["name"], "a");
     drop(silent);
     switch.finish();
 }
 
-/// Connections of a stranger's that stay.
+/// Idle connections of a user with other rights.
 fn try_connect_many(socket: &str, count: usize) -> Vec<UnixStream> {
     let work = || {
         let user = Uid::from_raw(STRANGER);

@@ -1,4 +1,4 @@
-//! The daemon as a service: what its manager is told and in which order, and how much it logs.
+//! The daemon under systemd: notifications and their order, and the volume of the log.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -16,8 +16,8 @@ use crate::{program, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("service/manager_is_told_in_order", manager_is_told_in_order),
-        trial("service/status_says_what_is_wrong", status_says_what_is_wrong),
+        trial("service/notifications_in_order", notifications_in_order),
+        trial("service/status_names_the_fault", status_names_the_fault),
         trial("service/watchdog_is_fed_while_frames_could_flow", watchdog_is_fed),
         trial("service/a_manager_that_is_away_or_asleep", manager_away_or_asleep),
         trial("service/log_levels", log_levels),
@@ -25,7 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A daemon and the socket of who manages it.
+/// A daemon, and the notification socket that it reports to.
 struct Managed {
     child: Child,
     socket: UnixDatagram,
@@ -48,7 +48,7 @@ impl Managed {
 
     fn heard(&self) -> Vec<String> {
         let mut bytes = [0; 4096];
-        let len = self.socket.recv(&mut bytes).expect("a word in time");
+        let len = self.socket.recv(&mut bytes).expect("a message in time");
         String::from_utf8_lossy(&bytes[..len]).lines().map(str::to_owned).collect()
     }
 
@@ -70,8 +70,8 @@ impl Drop for Managed {
     }
 }
 
-/// Ready only once its devices are there; a reload is begun and ended, by a clock that the manager shares.
-fn manager_is_told_in_order() {
+/// READY=1 only once its devices exist; a reload is reported with its begin and end, on the monotonic clock.
+fn notifications_in_order() {
     let directory = Directory::new();
     let hosts = ["a", "b"].map(Host::quiet);
     let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
@@ -95,7 +95,7 @@ fn monotonic_usec() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
-fn status_says_what_is_wrong() {
+fn status_names_the_fault() {
     let directory = Directory::new();
     let hosts = ["a", "b"].map(Host::quiet);
     let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
@@ -108,7 +108,7 @@ fn status_says_what_is_wrong() {
     managed.end();
 }
 
-/// Its workers sleep for want of frames, and answer all the same.
+/// Its workers have no frames and sleep, and the watchdog is notified all the same.
 fn watchdog_is_fed() {
     let directory = Directory::new();
     let host = Host::quiet("a");
@@ -121,7 +121,7 @@ fn watchdog_is_fed() {
     managed.end();
 }
 
-/// Neither keeps frames, or the end, waiting.
+/// An absent or sleeping manager delays neither frames nor the end.
 fn manager_away_or_asleep() {
     let directory = Directory::new();
     let host = Host::quiet("a");
@@ -152,7 +152,7 @@ fn vswitchctl(socket: &str, words: &[&str]) -> Output {
     command.args(["--socket", socket]).args(words).stdin(Stdio::null()).output().expect("vswitchctl runs")
 }
 
-/// What is said once a link goes down is said at the level that was set last.
+/// The message about a link that goes down has the level that was set last.
 fn log_levels() {
     let directory = Directory::new();
     let host = Host::quiet("a");

@@ -1,4 +1,4 @@
-//! A machine with guests behind the router, its uplink, and the world at the uplink's other end.
+//! A machine with guests behind the router, its uplink, and the outside at the uplink's other end.
 //!
 //! ```text
 //!   g1 --TAP--+---------------------+                     +-------------------------+
@@ -8,8 +8,8 @@
 //!  10.77.0.11, .12 ..                 shared: 203.0.113.1; own: 203.0.113.77
 //! ```
 //!
-//! All hosts are real kernels. The outside one is the machine's default route, and knows nothing of the
-//! guests' addresses: what reaches it untranslated is lost, or seen by [`Site::wan`].
+//! All hosts are namespaces. The outside one is the machine's default gateway and has no route to the guests'
+//! addresses: packets that reach it untranslated are lost, or seen by [`Site::wan`].
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -30,31 +30,31 @@ use crate::wait::NEVER;
 
 /// The machine's own address on the uplink.
 pub(crate) const MACHINE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// The router's, where it has one of its own, and another.
+/// The router's addresses in [`Mode::Own`].
 pub(crate) const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 pub(crate) const OWN_TOO: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 78);
-/// The default route, another address on its link, and one that is reached by it.
+/// The default gateway, another address on its link, and one reached by way of it.
 pub(crate) const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 pub(crate) const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 /// The guests' gateway.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-/// Its MAC address (docs/router.md promises the same after each start).
+/// The gateway's MAC address, which docs/router.md promises to be the same after each start.
 pub(crate) const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x76, 10, 77, 0, 1]);
 
-/// Whose address guests go out by.
+/// The outside address of the guests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mode {
-    /// The machine's.
+    /// The machine's address.
     Shared,
-    /// One of the router's own.
+    /// An address of the router's own.
     Own,
 }
 
 impl Mode {
     pub(crate) const BOTH: [Mode; 2] = [Mode::Shared, Mode::Own];
 
-    /// For a test's name.
+    /// The word for it in a trial's name.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Mode::Shared => "shared",
@@ -62,7 +62,7 @@ impl Mode {
         }
     }
 
-    /// The address by which guests go out.
+    /// The outside address of the guests.
     pub(crate) fn address(self) -> Ipv4Addr {
         match self {
             Mode::Shared => MACHINE,
@@ -78,12 +78,12 @@ impl Mode {
     }
 }
 
-/// Guest `n`'s address.
+/// The address of guest `n`.
 pub(crate) fn guest_address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, 10 + n)
 }
 
-/// The machine and all around it, with a daemon that runs.
+/// The machine, its guests and the outside, with a running daemon.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) mode: Mode,
@@ -94,12 +94,12 @@ pub(crate) struct Site {
     switch: Option<Switch>,
 }
 
-/// A site to be: its daemon does not run yet.
+/// A site whose daemon does not run yet.
 #[derive(Debug)]
 pub(crate) struct Plan {
     site: Site,
     keys: &'static str,
-    /// Guests' kernels have addresses; else only stations of the test's speak there.
+    /// Whether the guests' kernels have addresses; otherwise only stations of the test speak there.
     speak: bool,
 }
 
@@ -124,37 +124,37 @@ impl Plan {
         Plan { site, keys: "", speak: true }
     }
 
-    /// Further flags.
+    /// Adds flags.
     pub(crate) fn args(mut self, args: &[&str]) -> Plan {
         self.site.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
 
-    /// Keys of each guest's port. With `offload=off` all frames come to it as they would on a wire.
+    /// Adds keys to each guest's port. With `offload=off` frames leave it as they would on a wire.
     pub(crate) fn keys(mut self, keys: &'static str) -> Plan {
         self.keys = keys;
         self
     }
 
-    /// All frames come to guests and outside as they would on a wire, and can be looked at.
+    /// Turns offloads off everywhere, so that frames are captured as they would be on a wire.
     pub(crate) fn plain(self) -> Plan {
         self.site.machine.turn_offloads_off();
         self.keys(":offload=off:gro=off")
     }
 
-    /// Guests' kernels stay silent: only a [`Station`] speaks there.
+    /// Leaves the guests' kernels silent: only a [`Station`] speaks there.
     pub(crate) fn silent(mut self) -> Plan {
         self.speak = false;
         self.plain()
     }
 
-    /// Something to be done before the daemon starts.
+    /// Something to do before the daemon starts.
     pub(crate) fn first(self, work: impl FnOnce(&Site)) -> Plan {
         work(&self.site);
         self
     }
 
-    /// Without a daemon.
+    /// A site without a daemon.
     pub(crate) fn bare(self) -> Site {
         self.site
     }
@@ -175,7 +175,7 @@ impl Plan {
 }
 
 impl Site {
-    /// With guests whose kernels are configured and no further flags.
+    /// A site whose guests have addresses, without further flags.
     pub(crate) fn start_with(mode: Mode, guests: usize) -> Site {
         Plan::new(mode, guests).start()
     }
@@ -185,7 +185,7 @@ impl Site {
         self.switch = Some(Switch::start_inside(netns, &self.args));
     }
 
-    /// Gives guests' kernels their addresses, once their TAPs are there.
+    /// Gives the guests' kernels their addresses, once their TAPs exist.
     pub(crate) fn configure_guests(&self) {
         for (guest, n) in self.guests.iter().zip(1..) {
             give(guest, guest_address(n), 24);
@@ -208,12 +208,12 @@ impl Site {
         &self.guests[n - 1]
     }
 
-    /// The address by which guests go out.
+    /// The outside address of the guests.
     pub(crate) fn address(&self) -> Ipv4Addr {
         self.mode.address()
     }
 
-    /// The MAC address that the router has on the uplink.
+    /// The router's MAC address on the uplink.
     pub(crate) fn uplink_mac(&self) -> MacAddr {
         match self.mode {
             Mode::Shared => self.machine.mac(),
@@ -224,12 +224,12 @@ impl Site {
         }
     }
 
-    /// All that leaves the machine, from now on.
+    /// A capture of everything that leaves the machine from now on.
     pub(crate) fn wan(&self) -> RawSocket {
         self.outside.raw()
     }
 
-    /// A station on the TAP of guest `n`, with that guest's address. Its gateway knows it.
+    /// A station on the TAP of guest `n`, with that guest's address, which the gateway knows.
     pub(crate) fn guest_station(&self, n: u8) -> Station {
         let station = Station::new(self.guest(n.into()).raw(), u32::from(n), guest_address(n), GATEWAY_MAC);
         station.greet(GATEWAY);
@@ -241,7 +241,7 @@ impl Site {
         Station::new(self.wan(), 0x100 + u32::from(last), Ipv4Addr::new(203, 0, 113, last), self.uplink_mac())
     }
 
-    /// Ends the daemon: every frame accounted for.
+    /// Ends the daemon, with every frame accounted for.
     pub(crate) fn finish(mut self) -> Report {
         self.switch.take().expect("it runs").finish()
     }
@@ -252,7 +252,7 @@ pub(crate) fn give(host: &Host, address: Ipv4Addr, prefix_len: u8) {
     host.inside(|| link::add_address(link::get(host.name())?.index, address.into(), prefix_len));
 }
 
-/// Takes it away.
+/// Removes an address.
 pub(crate) fn take(host: &Host, address: Ipv4Addr, prefix_len: u8) {
     host.inside(|| link::delete_address(link::get(host.name())?.index, address.into(), prefix_len));
 }
@@ -266,12 +266,12 @@ pub(crate) fn add_route(host: &Host, prefix: Ipv4Addr, prefix_len: u8, via: Ipv4
     host.inside(|| route::add(link::get(host.name())?.index, route));
 }
 
-/// The kernel passes packets on from one link to another.
+/// Lets the kernel forward packets between its interfaces.
 pub(crate) fn forwards(host: &Host) {
     host.inside(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"));
 }
 
-/// A UDP socket; port 0 is one of the kernel's choice.
+/// A UDP socket; for port 0 the kernel chooses one.
 pub(crate) fn udp_on(host: &Host, address: Ipv4Addr, port: u16) -> UdpSocket {
     let socket = host.inside(|| UdpSocket::bind((address, port)));
     set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20).expect("a large receive buffer");
@@ -283,7 +283,7 @@ pub(crate) fn listen_on(host: &Host, address: Ipv4Addr, port: u16) -> TcpListene
     host.inside(|| TcpListener::bind((address, port)))
 }
 
-/// An open connection, and its other end, from where it seems to come.
+/// An open connection: both ends, and the client's address as the server sees it.
 pub(crate) fn connect(from: &Host, listener: &TcpListener, to: SocketAddrV4) -> (TcpStream, TcpStream, SocketAddrV4) {
     let near = from.connect(to.into());
     let (far, peer) = listener.accept().expect("a connection");
@@ -303,7 +303,7 @@ pub(crate) fn local(socket: &UdpSocket) -> SocketAddrV4 {
     v4(socket.local_addr().expect("its address"))
 }
 
-/// Receives one datagram and who sent it.
+/// Receives one datagram. Returns its bytes and source.
 pub(crate) fn recv_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddrV4) {
     let mut bytes = vec![0; 65_536];
     let (len, from) = socket.recv_from(&mut bytes).expect("a datagram in time");
@@ -311,7 +311,7 @@ pub(crate) fn recv_from(socket: &UdpSocket) -> (Vec<u8>, SocketAddrV4) {
     (bytes, v4(from))
 }
 
-/// The error that an ICMP message left at a connected socket.
+/// The error that an ICMP message left on a connected socket.
 pub(crate) fn error_of(socket: &UdpSocket) -> io::Error {
     let mut bytes = [0; 2048];
     match socket.recv(&mut bytes) {
@@ -321,13 +321,13 @@ pub(crate) fn error_of(socket: &UdpSocket) -> io::Error {
     }
 }
 
-/// This socket hears of errors that may pass, too, such as "net unreachable" (ip(7), `IP_RECVERR`).
+/// Makes this socket report transient errors too, such as "net unreachable" (ip(7), `IP_RECVERR`).
 pub(crate) fn hears_all(socket: UdpSocket) -> UdpSocket {
     set_option(&socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1).expect("set");
     socket
 }
 
-/// Nothing is waiting at this socket now.
+/// Asserts that nothing is queued at this socket now.
 pub(crate) fn assert_empty(socket: &UdpSocket) {
     socket.set_nonblocking(true).expect("set");
     let mut bytes = [0; 2048];
@@ -336,7 +336,7 @@ pub(crate) fn assert_empty(socket: &UdpSocket) {
     socket.set_nonblocking(false).expect("set");
 }
 
-/// One echo request from a host's stack; who answered, with which time to live.
+/// One echo request from a host's kernel. Returns the source and TTL of the reply.
 pub(crate) fn ping(from: &Host, to: Ipv4Addr, id: u16) -> (Ipv4Addr, u8) {
     let socket: UdpSocket =
         from.inside(|| Ok(rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?.into()));

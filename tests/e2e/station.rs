@@ -1,5 +1,5 @@
-//! A station of the test's own on a link: it sends what no kernel would, and sees every packet that
-//! comes to it. All it does by itself is to answer ARP.
+//! A station played by the test: it sends what no kernel would, and sees every packet sent to it. By itself it only
+//! answers ARP.
 
 use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,7 +17,7 @@ const ARP: [u8; 2] = [8, 6];
 /// An ARP message (RFC 826).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ArpMessage {
-    /// 1 asks, 2 answers.
+    /// 1 is a request, 2 a reply.
     pub(crate) operation: u8,
     pub(crate) sender: (MacAddr, Ipv4Addr),
     pub(crate) target: (MacAddr, Ipv4Addr),
@@ -49,12 +49,12 @@ impl ArpMessage {
     }
 }
 
-/// The MAC address at this place of a frame.
+/// The MAC address at this offset of a frame.
 pub(crate) fn mac_at(frame: &[u8], at: usize) -> MacAddr {
     MacAddr(*frame[at..].first_chunk().expect("long enough"))
 }
 
-/// See the module's text.
+/// A station; see the module.
 #[derive(Debug)]
 pub(crate) struct Station {
     pub(crate) mac: MacAddr,
@@ -62,7 +62,7 @@ pub(crate) struct Station {
     /// The router's MAC address on this link.
     pub(crate) via: MacAddr,
     pub(crate) socket: RawSocket,
-    /// Packets with wrong transport checksums are lost as they would be in a stack; else a test fails.
+    /// Whether packets with wrong transport checksums are discarded, as a kernel does; otherwise they fail the test.
     pub(crate) expects_wrong_checksums: Cell<bool>,
     seen: RefCell<Vec<Datagram>>,
     arps: RefCell<Vec<ArpMessage>>,
@@ -82,12 +82,12 @@ impl Station {
         }
     }
 
-    /// One of its endpoints.
+    /// An endpoint at the station's address.
     pub(crate) fn at(&self, port: u16) -> SocketAddrV4 {
         SocketAddrV4::new(self.ip, port)
     }
 
-    /// Asks for an address by ARP and waits for the answer, which is the MAC address there.
+    /// Resolves an address by ARP. Returns the MAC address.
     pub(crate) fn greet(&self, whom: Ipv4Addr) -> MacAddr {
         self.send_frame(&ArpMessage::request((self.mac, self.ip), whom).frame(MacAddr::BROADCAST, self.mac));
         let answer = wait::until("an ARP reply", || {
@@ -109,7 +109,7 @@ impl Station {
         self.send(&Datagram::udp(self.at(port), to, data));
     }
 
-    /// Takes in what has come, and answers ARP.
+    /// Reads what has arrived, and answers ARP.
     fn take_in(&self) {
         while let Some(frame) = self.socket.recv() {
             if let Some(arp) = ArpMessage::of_frame(&frame) {
@@ -135,13 +135,13 @@ impl Station {
         self.arps.take()
     }
 
-    /// All packets that came to it and were not yet told of.
+    /// All packets to the station that were not returned yet.
     pub(crate) fn seen(&self) -> Vec<Datagram> {
         self.take_in();
         self.seen.take()
     }
 
-    /// The first packet to it like this one; others are kept.
+    /// The first packet to the station that matches; others are kept.
     pub(crate) fn expect(&self, what: &str, is_it: impl Fn(&Datagram) -> bool) -> Datagram {
         wait::until(what, || {
             self.take_in();
@@ -151,25 +151,25 @@ impl Station {
         })
     }
 
-    /// The next packet to it.
+    /// The next packet to the station.
     pub(crate) fn next(&self, what: &str) -> Datagram {
         self.expect(what, |_| true)
     }
 
-    /// The next datagram to this port of it.
+    /// The next datagram to this port of the station.
     pub(crate) fn next_udp(&self, port: u16) -> Datagram {
         self.expect("a datagram", |datagram| datagram.protocol == 17 && datagram.ports()[1] == port)
     }
 }
 
-/// What one says in a packet, the other hears: all that went the same way before has arrived or never
-/// will. Returns what came to `to` on the way.
+/// Sends a packet from one station to the other: what went the same way before has arrived or is lost. Returns what
+/// arrived at `to` meanwhile.
 pub(crate) fn flush(from: &Station, to: &Station, port: u16, at: SocketAddrV4) -> Vec<Datagram> {
     let mark = b"the mark behind it all";
     let is_mark = |datagram: &Datagram| datagram.protocol == 17 && datagram.data() == mark;
     let mut before = Vec::new();
     wait::until("the mark", || {
-        // Behind a flood it may be one too many for a queue.
+        // After a flood the packet may find a queue full.
         from.send_udp(port, at, mark);
         wait::for_at_most(Duration::from_millis(200), || {
             before.append(&mut to.seen());

@@ -1,4 +1,4 @@
-//! `vswitchctl top` in a terminal: keys do what they say, and the terminal is given back.
+//! `vswitchctl top` in a terminal: its keys work, and the terminal is restored.
 
 use std::io::Write;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::switch::Switch;
 use crate::{program, trial, trial_with, wait};
 
-/// Of the terminal: another screen, and back to the one that was there.
+/// Escape sequences of the terminal: enter and leave the alternate screen.
 const ENTERED: &str = "\u{1b}[?1049h";
 const LEFT: &str = "\u{1b}[?1049l";
 
@@ -32,7 +32,7 @@ fn without_script() -> Option<String> {
     (!there.is_ok_and(|output| output.status.success())).then(|| "no script(1) to make a terminal with (util-linux)".to_owned())
 }
 
-/// It, in a terminal of 80 by 24.
+/// `vswitchctl top` in a terminal of 80 by 24.
 struct Top {
     child: Child,
     keys: ChildStdin,
@@ -75,7 +75,7 @@ impl Top {
         wait::until(&format!("{text:?} to be shown"), has);
     }
 
-    /// Once all is drawn anew: of a change it draws what is another letter than before.
+    /// Waits for text after a full redraw; otherwise only changed letters are drawn.
     fn shows_anew(&mut self, text: &str) {
         wait::until(&format!("{text:?} to be shown"), || {
             self.press("\u{c}");
@@ -83,7 +83,7 @@ impl Top {
         });
     }
 
-    /// How often it has shown this.
+    /// How often this text was shown.
     fn count(&self, text: &str) -> usize {
         String::from_utf8_lossy(&self.shown.lock().expect("the screen")).matches(text).count()
     }
@@ -93,7 +93,7 @@ impl Top {
         (status.code(), Arc::clone(&self.shown))
     }
 
-    /// The number of `vswitchctl` itself.
+    /// The process ID of `vswitchctl` itself.
     fn inner(&self) -> Pid {
         let own = self.child.id();
         let children = format!("/proc/{own}/task/{own}/children");
@@ -102,7 +102,7 @@ impl Top {
     }
 }
 
-/// With its terminal it goes, too.
+/// The process ends with its terminal.
 impl Drop for Top {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -131,7 +131,7 @@ fn keys() {
     top.press("?");
     top.press("p");
     top.shows("PAUSED");
-    // What is paused does not change, and goes on when it is told to.
+    // A paused screen does not change until it is resumed.
     hosts[0].set_link(netio::link::Change { up: Some(false), ..Default::default() });
     top.press("s");
     thread::sleep(std::time::Duration::from_secs(2));
@@ -158,13 +158,13 @@ fn a_signal_gives_the_terminal_back() {
     let (code, shown) = top.end();
     assert_eq!(code, Some(0));
     assert!(String::from_utf8_lossy(&shown.lock().expect("the screen")).contains(LEFT));
-    // And so does a terminal that goes: nothing is left that runs.
+    // It also ends when its terminal goes away.
     let top = Top::start(&socket);
     top.shows("no_destination");
     let inner = top.inner();
     drop(top);
     wait::until("it to end with its terminal", || test_kill_process(inner).is_err().then_some(()));
-    // And a daemon that goes does not take the screen with it.
+    // The end of the daemon does not end it.
     let mut top = Top::start(&socket);
     top.shows("no_destination");
     switch.finish();

@@ -1,8 +1,8 @@
-//! The tour in docs/operate.md, taken: each command there runs, and what it prints begins as it is written there.
+//! The tour in docs/operate.md: each command runs, and its output begins as the page shows.
 //!
-//! A line `    $ command` is run by a shell, and the lines below it are its output. What is a number, an address or a time is
-//! another each time, so of each output the first line is compared, and there the words without digits. To write all
-//! outputs anew: `UPDATE=1 cargo test --test e2e -- tour/`.
+//! A line `    $ command` is run by a shell, and the lines below it are its output. Numbers, addresses and times
+//! differ each time, so only the words without digits of each output's first line are compared. To rewrite all
+//! outputs: `UPDATE=1 cargo test --test e2e -- tour/`.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -84,7 +84,7 @@ fn outputs(tour: &str) -> Vec<(String, Vec<String>)> {
     found
 }
 
-/// A switch with two guests, the world outside, and some traffic.
+/// A switch with two guests, the outside, and some traffic.
 struct Scene {
     machine: Host,
     outside: Host,
@@ -121,7 +121,7 @@ impl Scene {
         scene
     }
 
-    /// Runs all commands in their order, and returns the tour with what they print.
+    /// Runs all commands in order. Returns the tour with their output.
     fn take(&self, tour: &str) -> String {
         let [blue, red] = &self.guests;
         ping(blue, GATEWAY, 1);
@@ -131,12 +131,12 @@ impl Scene {
         let near = blue.connect(SocketAddrV4::new(FAR, 443).into());
         let (far, _) = listener.accept().expect("a connection");
         bound_in_time(&far);
-        // Of an address that is not the guest's network's.
+        // From an address outside the guest's network.
         let strange = Datagram::udp(SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 5), 4000), SocketAddrV4::new(FAR, 53), b"who?");
         for _ in 0..3 {
             red.raw().send(&strange.frame(GATEWAY_MAC, red.mac())).expect("sent");
         }
-        self.switch.settle("what is dropped", |report| report.dropped("tap1", "martian_source") == 3);
+        self.switch.settle("the drops", |report| report.dropped("tap1", "martian_source") == 3);
         let taken = self.run_all(tour);
         drop((near, far));
         taken
@@ -158,12 +158,12 @@ impl Scene {
             taken += &format!("{gap}{line}\n");
             is_output = false;
         }
-        // The last line's end is the next heading's.
+        // The next heading ends the last line.
         taken.truncate(taken.trim_end_matches('\n').len());
         taken + "\n"
     }
 
-    /// What a shell prints that runs it where the switch runs, indented.
+    /// The output of a shell in the switch's namespace, indented.
     fn run(&self, command: &str) -> String {
         let programs = Path::new(program::vswitchctl()).parent().expect("a directory");
         let path = std::env::var("PATH").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Traces: an imaginary packet says what the real one then does, and real ones tell their stories.
+//! Traces: a simulated packet has the outcome of the real one, and live traces describe real packets.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
@@ -60,7 +60,7 @@ fn imagined_as_it_then_is() {
     let far = udp_on(&site.outside, FAR, 5000);
     let near = udp_on(site.guest(1), guest_address(1), 4000);
     let far_address = format!("{FAR}:5000");
-    // So that the guest and the way out are known.
+    // Resolves the guest and the next hop.
     let first = udp_on(site.guest(1), guest_address(1), 4001);
     first.send_to(b"first", &far_address).expect("sent");
     recv_from(&far);
@@ -138,7 +138,7 @@ fn real_packets() {
     switch.finish();
 }
 
-/// Somebody who follows live traces.
+/// A reader of live traces.
 struct Reader {
     child: Child,
     stories: Receiver<Value>,
@@ -158,7 +158,7 @@ impl Reader {
         Reader { child, stories }
     }
 
-    /// Waits for such a story, of frames that come from there.
+    /// Waits for a matching story about frames that this socket sends.
     fn hears(&self, speaks: &RawSocket, is_it: impl Fn(&Value) -> bool) -> Value {
         wait::until("a story", || {
             speaks.send(&frame(MacAddr::BROADCAST, station(1), b"hear")).expect("sent");
@@ -166,7 +166,7 @@ impl Reader {
         })
     }
 
-    /// What it said when it ended by itself.
+    /// The error message with which it ended by itself.
     fn last_words(mut self) -> String {
         wait::until("its end", || self.child.try_wait().expect("looked at"));
         let mut said = String::new();
@@ -182,7 +182,7 @@ impl Drop for Reader {
     }
 }
 
-/// A trace of a port ends with it, and the next port that has its number has a name of its own.
+/// A trace of a port ends with that port; a later port with the same number has a name of its own.
 fn ports_that_change() {
     let directory = Directory::new();
     let hosts = ["a", "b", "c"].map(Host::quiet);
@@ -206,7 +206,7 @@ fn ports_that_change() {
     switch.finish();
 }
 
-/// Whoever goes leaves his place to others, and the switch goes on.
+/// A reader that leaves makes room for another, and the switch goes on.
 fn readers_that_go() {
     let directory = Directory::new();
     let host = Host::quiet("a");

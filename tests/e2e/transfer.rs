@@ -1,5 +1,4 @@
-//! Streams and datagrams between two kernels arrive as they were sent, through every pair of settings
-//! of the ports and hosts.
+//! Streams and datagrams between two kernels arrive unchanged, for every pair of settings of ports and hosts.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -16,7 +15,7 @@ use crate::trial;
 /// Bytes of one transfer.
 const TRANSFER: usize = 10_000_000;
 
-/// What a transfer runs through: two levels of nine factors.
+/// The settings of one transfer: nine factors of two levels.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     client_offload: bool,
@@ -31,8 +30,8 @@ struct Case {
 }
 
 impl Case {
-    /// The columns of an orthogonal array of sixteen rows: any two factors meet at each of their four
-    /// pairs of levels, in four rows each.
+    /// The columns of an orthogonal array of sixteen rows: any two factors meet at each of their four pairs of levels,
+    /// in four rows each.
     fn of_row(row: u32) -> Case {
         let level = |column: u32| (row & column).count_ones() % 2 == 1;
         Case {
@@ -92,7 +91,7 @@ fn tcp(case: Case) {
     ];
     let bystander = Host::quiet("bystander");
     if case.tagged_trunk {
-        // Floods leave it tagged, in the same batch that leaves the server's port untagged.
+        // Floods leave this port tagged and the server's untagged, in the same batch.
         ports.push(bystander.port(":trunks=10:offload=off"));
     }
     let switch = Switch::between(&ports);
@@ -109,7 +108,7 @@ fn tcp(case: Case) {
     assert_eq!(report.lost(), 0, "{report:?}");
 }
 
-/// Sends 10 MB to a host with this number, and the same back at the same time if asked to.
+/// Sends 10 MB to host `number`, and the same back at the same time if `both_ways`.
 pub(crate) fn transfer(client: &Host, (server, number): (&Host, u8), ip: Ip, both_ways: bool) {
     let listener = server.listen(ip, number);
     let to = listener.local_addr().expect("its address");
@@ -119,7 +118,7 @@ pub(crate) fn transfer(client: &Host, (server, number): (&Host, u8), ip: Ip, bot
     transfer_through(near, far, both_ways);
 }
 
-/// The same through an open connection.
+/// The same over an open connection.
 pub(crate) fn transfer_through(mut near: TcpStream, mut far: TcpStream, both_ways: bool) {
     thread::scope(|scope| {
         let mut near_again = near.try_clone().expect("a clone");
@@ -133,13 +132,13 @@ pub(crate) fn transfer_through(mut near: TcpStream, mut far: TcpStream, both_way
     });
 }
 
-/// Sends those 10 MB.
+/// Sends the 10 MB.
 pub(crate) fn send_all(stream: &mut TcpStream) {
     stream.write_all(pattern()).expect("sent");
     stream.shutdown(std::net::Shutdown::Write).expect("shut down");
 }
 
-/// Receives them. Everything is compared as it comes, so that a difference is found where it begins.
+/// Receives the 10 MB. Bytes are compared as they arrive, so that a difference is found where it begins.
 pub(crate) fn receive_all(stream: &mut TcpStream) {
     let mut bytes = vec![0; 256 * 1024];
     let mut at = 0;
@@ -158,7 +157,7 @@ pub(crate) fn receive_all(stream: &mut TcpStream) {
     assert_eq!(at, TRANSFER, "all arrived");
 }
 
-/// Bytes without a period that a lost or doubled piece could hide in (xorshift).
+/// Bytes without a period that could hide a lost or duplicated piece (xorshift).
 pub(crate) fn pattern() -> &'static [u8] {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
     PATTERN.get_or_init(|| {
@@ -173,7 +172,7 @@ pub(crate) fn pattern() -> &'static [u8] {
     })
 }
 
-/// Datagrams alone, and many in one send that the kernel cuts or hands down whole (USO).
+/// Single datagrams, and many in one send that the kernel segments or passes on whole (USO).
 fn udp(from_offload: bool, to_offload: bool) {
     let (sender, receiver) = (Host::new("sender"), Host::new("receiver"));
     let switch = Switch::between(&[sender.port(&keys(from_offload, true, false)), receiver.port(&keys(to_offload, true, false))]);
@@ -184,13 +183,13 @@ fn udp(from_offload: bool, to_offload: bool) {
         let from = sender.udp(ip, 1);
         let to = receiver.udp(ip, 2);
         from.connect(to.local_addr().expect("its address")).expect("connected");
-        // While a host resolves an address, its kernel may let later datagrams overtake those in wait.
+        // While a host resolves an address, its kernel may let later datagrams overtake those that wait.
         send_datagrams(&from, &to, 1, 1);
         for size in [1, 2, 511, 1000, 1452] {
             send_datagrams(&from, &to, size, 100);
         }
         for (size, count) in [(1000, 2), (1452, 44), (100, 128), (1, 100)] {
-            // A multiple of the size, and with a shorter one at the end.
+            // A multiple of the size, and one with a shorter datagram at the end.
             send_segmented(&from, &to, size, count * size);
             send_segmented(&from, &to, size, count * size - size / 3);
             largest = largest.max(count * size);
@@ -201,7 +200,7 @@ fn udp(from_offload: bool, to_offload: bool) {
     expect_whole(&report, from_offload, to_offload);
 }
 
-/// Sends so many datagrams of this size, each of which arrives.
+/// Sends `count` datagrams of this size, each of which arrives.
 pub(crate) fn send_datagrams(from: &UdpSocket, to: &UdpSocket, size: usize, count: usize) {
     for n in 0..count {
         assert_eq!(from.send(&pattern()[n..n + size]).expect("sent"), size);
@@ -213,7 +212,7 @@ pub(crate) fn send_datagrams(from: &UdpSocket, to: &UdpSocket, size: usize, coun
     }
 }
 
-/// Sends as much in datagrams of this size, in one go.
+/// Sends datagrams of this size in one call.
 pub(crate) fn send_segmented(from: &UdpSocket, to: &UdpSocket, size: usize, total: usize) {
     set_option(from, libc::SOL_UDP, libc::UDP_SEGMENT, size as i32).expect("UDP_SEGMENT");
     let payload = &pattern()[..total];
@@ -226,7 +225,7 @@ pub(crate) fn send_segmented(from: &UdpSocket, to: &UdpSocket, size: usize, tota
     }
 }
 
-/// With offload at both ends a super-frame crosses whole: as many frames in as out, and writes too.
+/// With offload at both ends a super-frame crosses whole: as many frames and writes out as frames in.
 fn expect_whole(report: &Report, from_offload: bool, to_offload: bool) {
     let (received, writes) = (report.received_by("sender"), report.writes_of("receiver"));
     match (from_offload, to_offload) {

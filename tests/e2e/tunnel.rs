@@ -1,4 +1,4 @@
-//! Tunnels to hosts of the test's own, datagram by datagram.
+//! VXLAN tunnels to peers played by the test, datagram by datagram.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -36,7 +36,7 @@ fn call() -> Vec<u8> {
     frame(MacAddr::BROADCAST, station(1), b"can anybody hear me?")
 }
 
-/// A flood is one datagram to each remote; who was heard is sent to alone.
+/// A flood is one datagram to each remote; a frame to a learned station goes to its remote only.
 fn floods_once_to_each_and_learns(ip: Ip) {
     let underlay = Underlay::pair(ip);
     let peers = [2, 3].map(|number| Peer::on(&underlay, 2, number));
@@ -55,7 +55,7 @@ fn floods_once_to_each_and_learns(ip: Ip) {
         raw.send(&told).expect("sent");
         assert_eq!(peers[0].recv_frame(42), told);
     }
-    // Behind it a flood: what the other one should not have been sent would have come before that.
+    // A flood after it: a misdirected datagram would have arrived before that.
     raw.send(&call()).expect("sent");
     for peer in &peers {
         assert_eq!(peer.recv_frame(42), call());
@@ -65,7 +65,7 @@ fn floods_once_to_each_and_learns(ip: Ip) {
     assert_eq!((report.received_by("h1"), report.sent_by("h1"), report.all_dropped()), (12, 1, 0), "{report:?}");
 }
 
-/// What is wrong with a datagram is told by the counters, and nothing of it arrives.
+/// Each fault of a datagram has a drop reason, and nothing of the datagram arrives.
 fn bad_datagrams_are_named(ip: Ip) {
     let underlay = Underlay::pair(ip);
     let [peer, other, stranger] = [2, 3, 9].map(|number| Peer::on(&underlay, 2, number));
@@ -74,7 +74,7 @@ fn bad_datagrams_are_named(ip: Ip) {
     let raw = host.raw();
     let good = frame(station(1), station(2), b"good");
     let bad = frame(station(1), station(2), b"bad");
-    // Known behind the other one: no host of a tunnel is reached by way of us.
+    // Learned from the other remote: a tunnel never forwards between its remotes.
     other.send_frame(42, &frame(station(1), station(3), b"here"));
     peer.send_frame(42, &frame(station(3), station(2), b"round the corner"));
     stranger.send_frame(42, &bad);
@@ -82,20 +82,20 @@ fn bad_datagrams_are_named(ip: Ip) {
     for len in [0, 1, 7, 8, 8 + 13] {
         peer.send(&vxlan(42, &bad)[..len]);
     }
-    // No network is named; another header (VXLAN-GPE of an IPv4 packet, its flag for a next protocol).
+    // No VNI flag; another header (VXLAN-GPE, with the flag for a next protocol).
     peer.send(&[&[0; 4], &vxlan(42, &bad)[4..]].concat());
     peer.send(&[&[0x0c, 0, 0, 1], &vxlan(42, &bad)[4..]].concat());
-    // To where we are: it would go round for ever.
+    // To the tunnel's own address: it would loop.
     if let (IpAddr::V4(here), IpAddr::V4(there)) = (underlay.address(1), underlay.address(2)) {
         let inner = Datagram::udp(SocketAddrV4::new(there, 50_000), SocketAddrV4::new(here, PORT), &vxlan(42, &bad));
         peer.send_frame(42, &inner.frame(station(1), station(2)));
     }
     let nested = u64::from(ip == Ip::V4);
     peer.send_frame(42, &good);
-    // Bits that mean nothing to us are no fault (RFC 7348 section 5: ignored on receipt).
+    // Reserved bits are ignored on receipt (RFC 7348 section 5).
     peer.send(&[&[0x88, 0x08, 0, 0x10, 0, 0, 42, 0xff][..], &good].concat());
     let (mut seen, mut wrong) = (0, Vec::new());
-    wait::until("what is good", || {
+    wait::until("a valid frame", || {
         let frame = raw.recv()?;
         if frame == good {
             seen += 1;
@@ -122,7 +122,7 @@ fn bad_datagrams_are_named(ip: Ip) {
     assert_eq!((report.all_dropped(), report.sent_by("h1")), (all, 3), "{report:?}");
 }
 
-/// Datagrams that the kernel hands over as one are looked at one by one.
+/// Datagrams that the kernel merged are processed one by one.
 fn trains_come_apart(ip: Ip) {
     let underlay = Underlay::pair(ip);
     let peer = Peer::on(&underlay, 2, 2);
@@ -133,7 +133,7 @@ fn trains_come_apart(ip: Ip) {
     for round in 0..8_u8 {
         let frames_now = (0..40).map(|n| frame(station(1), station(2), &[round, n, 7]));
         let datagrams: Vec<Vec<u8>> = frames_now.map(|frame| vxlan(42, &frame)).collect();
-        // The last one is cut off, and one is of another network.
+        // The last one is truncated, and one belongs to another network.
         let mut train = datagrams.concat();
         train[3 * 68 + 6] = 99;
         train.extend([8, 0, 0, 0, 0]);
@@ -152,14 +152,14 @@ fn trains_come_apart(ip: Ip) {
     assert_eq!((report.all_dropped(), report.datagrams_dropped()), (16, 0), "{report:?}");
 }
 
-/// What a tunnel's datagrams look like on the wire.
+/// The fields of a tunnel's datagram on the wire.
 struct Outer {
     source_port: u16,
     ttl: u8,
     tos: u8,
     dont_fragment: bool,
     checksum: u16,
-    /// Is a checksum that is there right?
+    /// Whether the checksum is right, if there is one.
     is_sound: bool,
     frame: Vec<u8>,
 }
@@ -198,14 +198,14 @@ fn read_v6(frame: &[u8]) -> Option<Outer> {
     })
 }
 
-/// A datagram of flow `n`, or of its other direction; from one station to another either way.
+/// A datagram of flow `n` or of its reverse direction, with the stations' addresses swapped.
 fn flow(n: u16, back: bool) -> Vec<u8> {
     let ends = [(1, 40_000 + n), (2, 53)].map(|(last, port)| SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, last), port));
     let [from, to] = if back { [ends[1], ends[0]] } else { ends };
     Datagram::udp(from, to, b"flow").frame(station(2), station(1))
 }
 
-/// The outer source port is made of the flow inside, and the rest is as RFC 7348 section 5 has it.
+/// The outer source port is a hash of the inner flow; other fields are as in RFC 7348 section 5.
 fn outer_headers(ip: Ip) {
     let underlay = Underlay::pair(ip);
     underlay.machine(1).turn_offloads_off();
@@ -233,7 +233,7 @@ fn outer_headers(ip: Ip) {
     switch.finish();
 }
 
-/// Each setting of the outer header does what it says.
+/// Each setting of the outer header takes effect.
 fn outer_settings() {
     let inner = |tos, ttl, dont_fragment| {
         let [from, to] = [1, 2].map(|last| SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, last), 53));
@@ -266,8 +266,7 @@ fn outer_settings() {
     }
 }
 
-/// A station that is known from the start is sent to alone; what is heard changes nothing if nothing is to
-/// be learned.
+/// A frame to a configured station goes to its remote only, and without learning no frame changes that.
 fn static_addresses() {
     let underlay = Underlay::pair(Ip::V4);
     let peers = [2, 3].map(|number| Peer::on(&underlay, 2, number));
@@ -278,7 +277,7 @@ fn static_addresses() {
     let told = frame(station(2), station(1), b"for you alone");
     raw.send(&told).expect("sent");
     assert_eq!(peers[0].recv_frame(42), told);
-    // Neither another place for it nor a station that nobody named is learned.
+    // Neither another location for it nor an unknown station is learned.
     for number in [2, 3] {
         let lie = frame(station(1), station(number), b"I am here");
         peers[1].send_frame(42, &lie);
@@ -296,7 +295,7 @@ fn static_addresses() {
     assert_eq!((report.table("static"), report.all_dropped()), (1, 0), "{report:?}");
 }
 
-/// From one remote to another, to a port of our own, and away again: what is for it follows it.
+/// A station moves from one remote to another, to a local port and back: frames for it follow.
 fn stations_move() {
     let underlay = Underlay::pair(Ip::V4);
     let peers = [2, 3].map(|number| Peer::on(&underlay, 2, number));
@@ -309,21 +308,21 @@ fn stations_move() {
         let here = frame(station(1), station(7), &[b'h', round]);
         for peer in &peers {
             peer.send_frame(42, &here);
-            arrives(&raw, "word of it", &here);
+            arrives(&raw, "a message", &here);
             raw.send(&told).expect("sent");
             assert_eq!(peer.recv_frame(42), told);
         }
         other.send(&here).expect("sent");
-        arrives(&raw, "word of it", &here);
+        arrives(&raw, "a message", &here);
         raw.send(&told).expect("sent");
-        arrives(&other, "what is for it", &told);
+        arrives(&other, "a frame for it", &told);
         assert!(peers.iter().all(|peer| peer.drain().is_empty()));
     }
     let report = switch.finish();
     assert_eq!((report.table("moved"), report.all_dropped()), (8, 0), "{report:?}");
 }
 
-/// Each VLAN has a network of its own, and another tunnel carries both with their tags. No frame strays.
+/// Each VLAN has a network of its own, and another tunnel carries both tagged. No frame changes VLAN.
 fn networks_and_vlans() {
     let underlay = Underlay::pair(Ip::V4);
     let peer = Peer::on(&underlay, 2, 2);
@@ -349,7 +348,7 @@ fn networks_and_vlans() {
         arrives(socket, "an answer", &answer);
         assert_eq!(other.recv(), None, "the other VLAN");
     }
-    // A tunnel of one VLAN carries no tags of another, and the trunk none without.
+    // A tunnel of one VLAN carries no tags of another, and the trunk no untagged frames.
     peer.send_frame(10, &tagged(&call(), DOT1Q, 20));
     peer.send_frame(30, &call());
     let report = switch.settle("two strays", |report| report.dropped_for("vlan_not_allowed") == 2);
@@ -358,7 +357,7 @@ fn networks_and_vlans() {
 }
 
 impl Peer {
-    /// Many datagrams of one size, but for the last one, in one send (`UDP_SEGMENT`).
+    /// Many datagrams of one size, except for the last, in one send (`UDP_SEGMENT`).
     fn send_train(&self, bytes: &[u8], size: i32) {
         set_option(self.socket(), libc::SOL_UDP, libc::UDP_SEGMENT, size).expect("UDP_SEGMENT");
         self.send(bytes);

@@ -1,5 +1,5 @@
-//! Congestion that is experienced outside of the packet is told inside, and the other way round: the table of
-//! RFC 6040 with Linux's exceptions, and Linux's own `vxlan` device held to the same table.
+//! Congestion marks of the outer header are copied to the inner one and vice versa: the table of RFC 6040 with Linux's
+//! exceptions; Linux's own `vxlan` device is held to the same table.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -24,10 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Type of service of packets inside, besides the mark: it must stay as it is.
+/// Type of service of inner packets without the mark; it must not change.
 const INNER: u8 = 0x48;
 
-/// By mark outside (Not-ECT, ECT(1), ECT(0), CE) and then inside, in the same order: the mark that comes out
+/// By outer mark (Not-ECT, ECT(1), ECT(0), CE) and then by inner mark in the same order: the mark after decapsulation
 /// (RFC 6040 section 4.2; Linux: `INET_ECN_decapsulate`).
 const COMING_OUT: [[Option<u8>; 4]; 4] = [
     [Some(0), Some(1), Some(2), Some(3)],
@@ -36,28 +36,28 @@ const COMING_OUT: [[Option<u8>; 4]; 4] = [
     [None, Some(3), Some(3), Some(3)],
 ];
 
-/// By mark inside: that outside. CE becomes ECT(0) (Linux: `INET_ECN_encapsulate`).
+/// By inner mark: the outer mark. CE becomes ECT(0) (Linux: `INET_ECN_encapsulate`).
 const GOING_IN: [u8; 4] = [0, 1, 2, 2];
 
-/// An IPv4 packet, or an IPv6 one, with this mark.
+/// An IPv4 or IPv6 packet with this mark.
 fn packet(inner: Ip, tos: u8, data: &[u8]) -> Vec<u8> {
     let [from, to] = [2, 1].map(|last| SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, last), 53));
     if inner == Ip::V4 {
         return Datagram { tos, ..Datagram::udp(from, to, data) }.frame(station(1), station(2));
     }
-    // No next header follows (RFC 8200 section 4.7): nobody looks inside.
+    // No next header (RFC 8200 section 4.7), so the payload is not parsed.
     let len = (data.len() as u16).to_be_bytes();
     let addresses = [[0xfd, 2], [0xfd, 1]].map(|first| [&first[..], &[0; 14]].concat()).concat();
     let header = [0x60 | tos >> 4, tos << 4, 0, 0, len[0], len[1], 59, 64];
     [&station(1).0[..], &station(2).0, &[0x86, 0xdd], &header, &addresses, data].concat()
 }
 
-/// Sends every pair through a tunnel's end, and expects the table. Returns how many were not to arrive.
+/// Sends every pair into a tunnel, and expects the table. Returns the number of drops.
 fn expect_the_table(peer: &Peer, raw: &RawSocket) -> u64 {
     let mut dropped = 0;
     for inner in [Ip::V4, Ip::V6] {
         for outside in 0..4 {
-            // The rest of the outer byte means nothing inside.
+            // The rest of the outer byte is not copied.
             peer.set_tos(0x28 | outside);
             for inside in 0..4 {
                 let data = [b'e', b'c', b'n', outside, inside];
@@ -80,7 +80,7 @@ fn every_pair_coming_out(ip: Ip) {
     let host = Host::quiet("h1");
     let switch = underlay.daemon_for(1, &[2], &host);
     let dropped = expect_the_table(&peer, &host.raw());
-    // What is no IP has no mark, and loses nothing by one outside.
+    // Packets other than IP have no mark and are not dropped for an outer one.
     let other = crate::frames::frame(station(1), station(2), b"no IP");
     let raw = host.raw();
     peer.set_tos(3);
@@ -113,15 +113,15 @@ fn every_mark_going_in(ip: Ip) {
     }
 }
 
-/// Sends every mark from the host, and expects the table on the wire besides this outer type of service, by
-/// the family inside.
+/// Sends every inner mark from the host in this family, and expects the table on the wire, together with this outer
+/// type of service.
 fn expect_marks(underlay: &Underlay, raw: &RawSocket, dscp: [u8; 2]) {
     let wire = underlay.machine(2).raw();
     for (inner, dscp) in [Ip::V4, Ip::V6].into_iter().zip(dscp) {
         for inside in 0..4 {
             let marked = packet(inner, INNER | inside, b"a mark");
             raw.send(&marked).expect("sent");
-            // The kernel's bridge has words of its own to send.
+            // The kernel's bridge sends frames of its own.
             let tos = wait::until("a datagram", || {
                 outer_tos(&std::iter::from_fn(|| wire.recv()).find(|frame| frame.ends_with(&marked))?)
             });

@@ -1,4 +1,4 @@
-//! Ways that break and come back, addresses and ports that are not to be had.
+//! Paths that fail and recover; addresses and ports that are not available.
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
@@ -14,7 +14,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("tunnel_faults/underlay_down_and_up", underlay_down_and_up),
         trial("tunnel_faults/address_taken_and_given_ipv4", || address_taken_and_given(Ip::V4)),
         trial("tunnel_faults/address_taken_and_given_ipv6", || address_taken_and_given(Ip::V6)),
-        trial("tunnel_faults/a_way_only_later", a_way_only_later),
+        trial("tunnel_faults/a_route_only_later", a_route_only_later),
         trial("tunnel_faults/peer_ends_and_starts_again", peer_ends_and_starts_again),
         trial("tunnel_faults/host_goes", host_goes),
         trial("tunnel_faults/device_missing_at_the_start", device_missing_at_the_start),
@@ -24,7 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Host 1 asks host 2 until that is counted at machine 1.
+/// Host 1 sends requests to host 2 until this reason is counted on machine 1.
 fn asks_until(between: &Between, what: &str, is_so: impl Fn(&Report) -> bool) {
     wait::until(what, || {
         assert_eq!(try_ping(&between.hosts[0], Host::address(Ip::V4, 2), 56), None, "there is no way");
@@ -33,7 +33,7 @@ fn asks_until(between: &Between, what: &str, is_so: impl Fn(&Report) -> bool) {
     });
 }
 
-/// Either host gets an answer of the other, and a stream arrives.
+/// Each host gets a reply from the other, and a stream arrives.
 fn carries_again(between: &Between) {
     for inner in [Ip::V4, Ip::V6] {
         ping(&between.hosts[0], Host::address(inner, 2), 56);
@@ -42,22 +42,22 @@ fn carries_again(between: &Between) {
     transfer(&between.hosts[0], (&between.hosts[1], 2), Ip::V4, true);
 }
 
-/// What cannot be sent is counted, and the rest of the switch does not stop for it.
+/// Datagrams that cannot be sent are counted and do not stop the rest of the switch.
 fn underlay_down_and_up() {
     let between = Between::daemons(Underlay::pair(Ip::V4));
     carries_again(&between);
     let machine = between.underlay.machine(1);
     machine.set_link(Change { up: Some(false), ..Change::default() });
     asks_until(&between, "frames without a way", |report| report.dropped_for("peer_unreachable") > 0);
-    wait::until("word of it", || between.switch(1).has_logged("no way to 192.0.2.2").then_some(()));
+    wait::until("a message", || between.switch(1).has_logged("no way to 192.0.2.2").then_some(()));
     machine.set_link(Change { up: Some(true), ..Change::default() });
     carries_again(&between);
-    wait::until("word of it", || between.switch(1).has_logged("there is a way to 192.0.2.2 again").then_some(()));
+    wait::until("a message", || between.switch(1).has_logged("there is a way to 192.0.2.2 again").then_some(()));
     let reports = between.finish();
     assert_eq!(reports[0].lost(), reports[0].dropped_for("peer_unreachable"), "{:?}", reports[0]);
 }
 
-/// The machine's address goes, to which its sockets are bound, and comes back.
+/// The machine loses the address that its sockets are bound to, and regains it.
 fn address_taken_and_given(ip: Ip) {
     let between = Between::daemons(Underlay::pair(ip));
     carries_again(&between);
@@ -69,16 +69,16 @@ fn address_taken_and_given(ip: Ip) {
     between.finish();
 }
 
-/// There is no way when it starts, whether its own address is named or not, and it says so; when there is one,
-/// it is used.
-fn a_way_only_later() {
+/// At the start there is no route, whether the local address is configured or not; a warning says so, and once there
+/// is a route it is used.
+fn a_route_only_later() {
     for local in ["", ",local=192.0.2.1"] {
         let underlay = Underlay::pair(Ip::V4);
         take(underlay.machine(1), Ip::V4, 1);
         let hosts = ["h1", "h2"].map(Host::new);
         let flags = ["--vxlan".to_owned(), format!("vni=42,remote=192.0.2.2{local}")];
         let switches = vec![underlay.daemon(1, &[hosts[0].port("")], &flags), underlay.daemon_for(2, &[1], &hosts[1])];
-        wait::until("word of it", || switches[0].has_logged("no way to 192.0.2.2").then_some(()));
+        wait::until("a message", || switches[0].has_logged("no way to 192.0.2.2").then_some(()));
         give(underlay.machine(1), Ip::V4, 1);
         let between = Between::configured(underlay, hosts, switches);
         carries_again(&between);
@@ -86,7 +86,8 @@ fn a_way_only_later() {
     }
 }
 
-/// The other daemon ends, and its machine says that nobody listens. Another takes its place, with another host.
+/// The other daemon ends, and its machine reports the port as unreachable. Another daemon with another host replaces
+/// it.
 fn peer_ends_and_starts_again() {
     let mut between = Between::daemons(Underlay::pair(Ip::V4));
     carries_again(&between);
@@ -107,7 +108,7 @@ fn peer_ends_and_starts_again() {
     between.finish();
 }
 
-/// A host's device goes: the other ones behind its machine go on.
+/// A host's device disappears: the others on that machine go on.
 fn host_goes() {
     let underlay = Underlay::pair(Ip::V4);
     let hosts = ["h1", "h2"].map(Host::new);
@@ -136,7 +137,7 @@ fn device_missing_at_the_start() {
     assert!(ended.log.contains("vxlan42") && ended.log.contains("there is no interface none0"), "{ended:?}");
 }
 
-/// What floods into the tunnel would come out of it again, and so on.
+/// A flood into the tunnel would come out of it again, without end.
 fn a_tunnel_by_its_own_bridge() {
     let underlay = Underlay::pair(Ip::V4);
     for port in [&["--uplink", "u1", "--uplink-mode", "bridge"][..], &["--port", "packet:u1"]] {
@@ -146,7 +147,7 @@ fn a_tunnel_by_its_own_bridge() {
     }
 }
 
-/// It says so, and takes nothing from the one that has it.
+/// The error says so, and the first daemon keeps the port.
 fn port_held_by_another_daemon() {
     let between = Between::daemons(Underlay::pair(Ip::V4));
     let machine = between.underlay.machine(1);
@@ -155,7 +156,7 @@ fn port_held_by_another_daemon() {
         assert!(ended.log.contains("UDP port 4789") && ended.log.contains("is in use by vswitchd"), "{ended:?}");
     }
     carries_again(&between);
-    // Another port is none of its business, nor are the ports that both send from.
+    // Another port is independent, and so are the source ports that both use.
     let other: Switch = {
         let host = Host::quiet("h3");
         between.underlay.daemon(1, &[host.port("")], &between.underlay.vxlan(43, 1, &[2], ",port=4790"))

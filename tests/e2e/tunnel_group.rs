@@ -1,4 +1,4 @@
-//! Tunnels whose hosts are not named but found: they speak in a multicast group.
+//! Tunnels that discover their remotes by a multicast group.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -26,19 +26,19 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Of an organisation, or of a site.
+/// Organization-local or site-local scope.
 fn group(ip: Ip) -> IpAddr {
     if ip == Ip::V4 { [239, 0, 0, 42].into() } else { [0xff05, 0, 0, 0, 0, 0, 0, 0x42].into() }
 }
 
-/// On machine `number`; whose last number is below 16 is believed, of IPv4 below 128.
+/// Sends from machine `number`; hosts below 16 are accepted, in IPv4 below 128.
 fn flags(underlay: &Underlay, number: u8) -> [String; 2] {
     let (local, group) = (underlay.address(number), group(underlay.ip));
     let peers = if underlay.ip == Ip::V4 { "192.0.2.0/25" } else { "2001:db8:1::/124" };
     ["--vxlan".to_owned(), format!("vni=42,group={group},peers={peers},local={local},dev=u{number}")]
 }
 
-/// Hears the group on machine 2.
+/// A member of the group on machine 2.
 fn listen(underlay: &Underlay) -> UdpSocket {
     let group = group(underlay.ip);
     let machine = underlay.machine(2);
@@ -58,7 +58,7 @@ fn listen(underlay: &Underlay) -> UdpSocket {
 }
 
 impl Peer {
-    /// To all of the group.
+    /// Sends to the group.
     fn send_to_group(&self, underlay: &Underlay, frame: &[u8]) {
         let index = underlay.machine(2).link().index as i32;
         let set = |level, name, value| set_option(self.socket(), level, name, value).expect("set");
@@ -77,8 +77,8 @@ fn drain(socket: &UdpSocket) -> usize {
     count
 }
 
-/// A flood is one datagram to the group. Who answers and is believed gets what is for it alone; who is not is
-/// not heard.
+/// A flood is one datagram to the group. A discovered remote that is accepted gets frames for its stations alone;
+/// others are ignored.
 fn sources_are_found(ip: Ip) {
     let underlay = Underlay::pair(ip);
     let heard = listen(&underlay);
@@ -97,7 +97,7 @@ fn sources_are_found(ip: Ip) {
     let answer = frame(MacAddr::BROADCAST, station(2), b"me");
     peer.send_to_group(&underlay, &answer);
     arrives(&raw, "the answer", &answer);
-    // As soon as it has a port, the group hears no more of what is for it.
+    // Once the remote has a port, the group gets no more frames for it.
     let told = frame(station(2), station(1), b"for you alone");
     wait::until("a port of its own", || {
         raw.send(&told).expect("sent");
@@ -107,7 +107,7 @@ fn sources_are_found(ip: Ip) {
     drain(&heard);
     for _ in 0..5 {
         raw.send(&told).expect("sent");
-        wait::until("what is for it", || peer.drain().contains(&vxlan(42, &told)).then_some(()));
+        wait::until("a frame for it", || peer.drain().contains(&vxlan(42, &told)).then_some(()));
     }
     assert_eq!(drain(&heard), 0);
     raw.send(&call).expect("sent");
@@ -146,7 +146,7 @@ fn daemon_and_kernel(ip: Ip) {
     between.finish();
 }
 
-/// Those that get no port of their own are reached by way of the group.
+/// Remotes beyond the limit get their frames by the group.
 fn more_sources_than_ports() {
     let underlay = Underlay::pair(Ip::V4);
     let heard = listen(&underlay);

@@ -1,4 +1,4 @@
-//! Datagrams that nobody sane sends: the daemon goes on, and every one of them is accounted for.
+//! Malformed and forged datagrams: the daemon goes on, and every one of them is accounted for.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -47,22 +47,22 @@ impl Stage {
     fn send(&mut self, datagram: &[u8]) {
         self.peer.send(datagram);
         self.sent += 1;
-        // The other's buffer is only so large.
+        // The receiver's buffer is limited.
         if self.sent.is_multiple_of(256) {
             self.settle();
         }
     }
 
-    /// All that was sent was read.
+    /// Waits until everything that was sent was read.
     fn settle(&self) -> Report {
         self.switch.settle("all of it", |report| report.received() == self.sent)
     }
 
-    /// What is good still crosses, and no frame is missing.
+    /// Asserts that valid frames still pass and that no frame is missing.
     fn end_well(mut self) -> Report {
         let good = frame(station(1), station(2), b"good");
         self.send(&vxlan(42, &good));
-        arrives(&self.raw, "what is good", &good);
+        arrives(&self.raw, "a valid frame", &good);
         let answer = frame(station(2), station(1), b"good");
         self.settle();
         self.peer.drain();
@@ -74,7 +74,7 @@ impl Stage {
     }
 }
 
-/// Packets of all kinds that are known, from station 2 to station 1.
+/// One packet of each known kind, from station 2 to station 1.
 fn kinds() -> Vec<Vec<u8>> {
     let [from, to] = [2, 1].map(|last| SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, last), 4000));
     let datagrams = [
@@ -91,7 +91,7 @@ fn kinds() -> Vec<Vec<u8>> {
         [&station(1).0[..], &station(2).0, &[0x86, 0xdd], &header, &[0xfd; 32], payload].concat()
     };
     kinds.push(ipv6(6, &Datagram::tcp(from, to, SYN, [1, 0], b"").payload));
-    // Hop-by-hop options, a routing header and a fragment before the datagram.
+    // Hop-by-hop options, a routing header and a fragment header before the datagram.
     kinds.push(ipv6(0, &[&[43, 0, 1, 4, 0, 0, 0, 0, 44, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 1][..], &[0; 16]].concat()));
     kinds.push(tagged(&kinds[0], DOT1Q, 10));
     kinds.push(tagged(&tagged(&kinds[1], DOT1Q, 10), DOT1AD, 20));
@@ -109,7 +109,7 @@ fn cut_off_anywhere() {
     }
     let kinds = kinds().len() as u64;
     let report = stage.end_well();
-    // Within either header, and within three tags.
+    // In either header, and in three tags.
     assert_eq!(report.dropped_for("tunnel_truncated"), kinds * (8 + 14) + 3 * 4, "{report:?}");
 }
 
@@ -121,7 +121,7 @@ fn any_byte_changed() {
             for change in [0x01, 0x80, 0xff] {
                 let mut datagram = whole.clone();
                 datagram[at] ^= change;
-                // Whoever it is from now, it is not the host.
+                // A changed source address may no longer be the host's.
                 if datagram.get(14..20) != Some(&station(1).0) {
                     stage.send(&datagram);
                 }
@@ -138,14 +138,14 @@ fn noise() {
     for round in 0..4000 {
         let len = random.next() as usize % 300;
         let noise = random.bytes(len);
-        // Most would end at the header.
+        // Most would be dropped for the header.
         let datagram = if round % 8 == 0 { noise } else { vxlan(42, &[&station(1).0[..], &station(2).0, &noise].concat()) };
         stage.send(&datagram);
     }
     stage.end_well();
 }
 
-/// From the shortest to what the host's link takes, and beyond: longer ones are not let in.
+/// From the shortest to what the host's link takes, and longer ones, which are dropped.
 fn frames_of_any_length() {
     let mut stage = Stage::new();
     let mtu = stage.host.link().mtu as usize;
@@ -166,7 +166,7 @@ fn frames_of_any_length() {
     assert_eq!((report.dropped_for("too_long"), report.all_dropped()), (4, 4), "{report:?}");
 }
 
-/// Strangers and a peer that send as fast as they can: hosts on other ports miss nothing, and other tunnels go on.
+/// Strangers and a peer that send at full speed: hosts on other ports lose nothing, and other tunnels go on.
 fn a_flood_harms_nobody_else() {
     let underlay = Underlay::pair(Ip::V4);
     let hosts = ["h1", "h2", "h3"].map(Host::new);
@@ -182,7 +182,7 @@ fn a_flood_harms_nobody_else() {
     asker.ask();
     let flood = |peer: Peer, datagram: Vec<u8>| {
         Background::run(move || {
-            // A full queue is an answer, not an error.
+            // A full queue is not an error.
             let _ = peer.try_send(&datagram);
         })
     };

@@ -1,5 +1,5 @@
-//! Everything that hosts send crosses a tunnel, between two daemons and between a daemon and the kernel's
-//! own `vxlan` device.
+//! Every kind of host traffic through a tunnel, between two daemons and between a daemon and the kernel's own `vxlan`
+//! device.
 
 use libtest_mimic::Trial;
 use netio::link;
@@ -48,7 +48,7 @@ fn carries(between: Between) {
     }
 }
 
-/// Frames with tags, and such as are no IP, arrive byte for byte.
+/// Frames with tags, and frames other than IP, arrive byte for byte.
 fn carries_tags(between: &Between) {
     let sockets = [between.hosts[0].raw(), between.hosts[1].raw()];
     for (from, to) in [(0, 1), (1, 0)] {
@@ -62,14 +62,14 @@ fn carries_tags(between: &Between) {
     }
 }
 
-/// Datagrams alone and many in one send, which kernels hand on whole as long as they can.
+/// Single datagrams, and many in one send, which kernels pass on whole where they can.
 fn datagrams(between: Between) {
     for inner in [Ip::V4, Ip::V6] {
         let sockets = [between.hosts[0].udp(inner, 1), between.hosts[1].udp(inner, 2)];
         for (from, to) in [(0, 1), (1, 0)] {
             let (from, to) = (&sockets[from], &sockets[to]);
             from.connect(to.local_addr().expect("its address")).expect("connected");
-            // While a host resolves an address, its kernel may let later datagrams overtake those in wait.
+            // While a host resolves an address, its kernel may let later datagrams overtake those that wait.
             send_datagrams(from, to, 1, 1);
             for size in [1, 2, 511, 1000, 1382] {
                 send_datagrams(from, to, size, 100);
@@ -85,7 +85,7 @@ fn datagrams(between: Between) {
     }
 }
 
-/// With more of them than ports, each socket and port has several queues, each read by a worker of its own.
+/// More workers than ports: each socket and port has several queues, each read by a worker of its own.
 fn workers(count: usize) {
     let underlay = Underlay::pair(Ip::V4);
     let hosts = ["h1", "h2"].map(Host::new);
@@ -101,7 +101,7 @@ fn workers(count: usize) {
     between.finish();
 }
 
-/// A network that does nothing for its machines: each datagram is made, sent and received alone.
+/// Without offloads on the underlay: each datagram is built, sent and received alone.
 fn daemons_over_a_plain_network() {
     let underlay = Underlay::pair(Ip::V4);
     for number in [1, 2] {
@@ -116,7 +116,7 @@ fn daemons_over_a_plain_network() {
     carries(Between::configured(underlay, hosts, switches));
 }
 
-/// Addresses that every link has, and that mean nothing without the link's name.
+/// Link-local addresses, which need an interface.
 fn link_local_addresses() {
     let underlay = Underlay::pair(Ip::V6);
     let hosts = ["h1", "h2"].map(Host::new);
@@ -133,8 +133,8 @@ fn link_local_addresses() {
     carries(Between::configured(underlay, hosts, switches));
 }
 
-/// Nothing is finished or cut on the way between them: what one kernel leaves undone, it never needs to do. And
-/// the way is wider than a frame can be long.
+/// Between the daemons nothing is finished or segmented: what one kernel leaves undone the other does not need. The
+/// underlay's MTU exceeds any frame.
 fn daemons_on_one_machine(ip: Ip) {
     let underlay = Underlay::one(ip);
     let hosts = ["h1", "h2"].map(Host::new);

@@ -1,4 +1,4 @@
-//! Three daemons, each with a tunnel to both others: no frame goes round, and none comes twice.
+//! Three daemons in a full mesh of tunnels: no frame loops, and none arrives twice.
 
 use libtest_mimic::Trial;
 use packet::MacAddr;
@@ -48,19 +48,19 @@ fn a_broadcast_arrives_once_at_each(ip: Ip) {
     for (at, socket) in sockets.iter().enumerate() {
         assert!(ours(socket) == expected(at), "host {} heard each call once", at + 1);
     }
-    // All are known now: what is for one host is sent to it alone.
+    // All are known now: a frame to a host goes to its machine only.
     for (from, socket) in sockets.iter().enumerate() {
         for to in (0..3).filter(|to| *to != from) {
             let told = frame(station(1 + to as u32), station(1 + from as u32), b"for you alone");
             socket.send(&told).expect("sent");
-            arrives(&sockets[to], "what is for it", &told);
+            arrives(&sockets[to], "a frame for it", &told);
         }
     }
     for (switch, host) in switches.into_iter().zip(&hosts) {
         let report = switch.finish();
         let received = u64::from(CALLS) + 2;
         assert_eq!((report.received_by(host.name()), report.all_dropped()), (received, 0), "{report:?}");
-        // Two datagrams for each broadcast and one for each other frame, and as many in.
+        // Two datagrams for each broadcast and one for each other frame, and as many received.
         assert_eq!(report.received(), received + 2 * u64::from(CALLS) + 2, "{report:?}");
     }
     for socket in &sockets {
@@ -69,7 +69,7 @@ fn a_broadcast_arrives_once_at_each(ip: Ip) {
     underlay.finish();
 }
 
-/// The test's frames that have arrived here, in order of their bytes.
+/// The test's frames that arrived here, sorted.
 fn ours(socket: &RawSocket) -> Vec<Vec<u8>> {
     let mut frames: Vec<Vec<u8>> = std::iter::from_fn(|| socket.recv()).filter(|bytes| is_ours(bytes)).collect();
     frames.sort_unstable();

@@ -1,5 +1,5 @@
-//! What is too long for a tunnel: links get an MTU that fits, and who has another all the same is told, cut,
-//! or asked for less.
+//! Frames that are too long for a tunnel: links get an MTU that fits; a host with a larger one gets an error,
+//! fragments, or a lower MSS.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -23,21 +23,21 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (ip, word) in [(Ip::V4, "ipv4"), (Ip::V6, "ipv6")] {
         trials.extend([
             trial(format!("tunnel_mtu/links_get_what_fits_{word}"), move || links_get_what_fits(ip)),
-            trial(format!("tunnel_mtu/who_sends_too_much_is_told_{word}"), move || who_sends_too_much_is_told(ip)),
+            trial(format!("tunnel_mtu/who_sends_too_much_is_told_{word}"), move || long_packets_cause_errors(ip)),
             trial(format!("tunnel_mtu/mss_is_lowered_both_ways_{word}"), move || mss_is_lowered_both_ways(ip)),
         ]);
     }
     trials.extend([
-        trial("tunnel_mtu/what_may_be_cut_is_cut", what_may_be_cut_is_cut),
-        trial("tunnel_mtu/a_narrower_way_is_noticed", a_narrower_way_is_noticed),
-        trial("tunnel_mtu/a_narrow_link_on_the_way", a_narrow_link_on_the_way),
-        trial("tunnel_mtu/datagrams_that_may_be_cut", datagrams_that_may_be_cut),
+        trial("tunnel_mtu/fragmentable_packets_are_fragmented", fragmentable_packets_are_fragmented),
+        trial("tunnel_mtu/a_smaller_mtu_is_noticed", a_smaller_mtu_is_noticed),
+        trial("tunnel_mtu/a_narrow_link_on_the_path", a_narrow_link_on_the_path),
+        trial("tunnel_mtu/datagrams_that_may_be_fragmented", datagrams_that_may_be_fragmented),
         trial("tunnel_mtu/a_tag_takes_room", a_tag_takes_room),
     ]);
     trials
 }
 
-/// With words for those who want another.
+/// With flags for hosts with another MTU.
 fn links_get_what_fits(ip: Ip) {
     for mtu in [1500, 9000, 1400] {
         let underlay = Underlay::pair_of_mtu(ip, mtu);
@@ -58,7 +58,7 @@ fn links_get_what_fits(ip: Ip) {
     }
 }
 
-/// All of this socket's datagrams say "do not fragment".
+/// Sets "don't fragment" on all datagrams of this socket.
 fn never_fragment(socket: &UdpSocket, inner: Ip) {
     match inner {
         Ip::V4 => set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
@@ -67,8 +67,8 @@ fn never_fragment(socket: &UdpSocket, inner: Ip) {
     .expect("set");
 }
 
-/// Hosts that believe in 1500 bytes learn better, in both directions, and streams do not mind.
-fn who_sends_too_much_is_told(ip: Ip) {
+/// Hosts with an MTU of 1500 bytes learn the path MTU, in both directions, and streams pass.
+fn long_packets_cause_errors(ip: Ip) {
     let between = Between::daemons(Underlay::pair(ip));
     for host in &between.hosts {
         host.set_link(Change { mtu: Some(1500), ..Change::default() });
@@ -82,7 +82,7 @@ fn who_sends_too_much_is_told(ip: Ip) {
             let (sender, receiver) = (from.udp(inner, from_number), to.udp(inner, to_number));
             sender.connect(receiver.local_addr().expect("its address")).expect("connected");
             never_fragment(&sender, inner);
-            // Both know each other's MAC address then: to nobody in particular no error is sent.
+            // Both hosts know each other's MAC address by then: a frame to an unknown station causes no error.
             sender.send(b"first").expect("sent");
             let mut bytes = [0; 2048];
             assert_eq!(receiver.recv(&mut bytes).expect("a datagram"), 5);
@@ -91,9 +91,9 @@ fn who_sends_too_much_is_told(ip: Ip) {
                 Ok(_) => None,
             });
             assert_eq!(mtu_known_to(&sender, inner), 1500 - overhead(ip));
-            // What it was told of may still be to be heard.
+            // The socket may still have to report an earlier error.
             sender.take_error().expect("asked");
-            sender.send(&vec![2; fits]).expect("just as long as the way");
+            sender.send(&vec![2; fits]).expect("as long as the MTU of the path");
             assert_eq!(receiver.recv(&mut bytes).expect("it arrives"), fits);
         }
     }
@@ -106,13 +106,13 @@ fn who_sends_too_much_is_told(ip: Ip) {
     }
 }
 
-/// What a host has learned of the way to where this socket is connected.
+/// The path MTU that a host knows for this connected socket.
 fn mtu_known_to(socket: &UdpSocket, inner: Ip) -> u32 {
     let (level, name) = if inner == Ip::V4 { (libc::IPPROTO_IP, libc::IP_MTU) } else { (libc::IPPROTO_IPV6, libc::IPV6_MTU) };
     crate::raw::option(socket, level, name).expect("its MTU") as u32
 }
 
-/// A SYN, or its answer, that asks for this segment size; `back` is the other direction.
+/// A SYN or SYN-ACK with this MSS; `back` is the other direction.
 fn syn(inner: Ip, flags: u8, mss: u16, back: bool) -> Vec<u8> {
     let ends = if back { [2, 1] } else { [1, 2] };
     let [a, b] = mss.to_be_bytes();
@@ -132,8 +132,8 @@ fn syn(inner: Ip, flags: u8, mss: u16, back: bool) -> Vec<u8> {
     [&dst.0[..], &src.0, &[0x86, 0xdd], &header, &addresses, &segment].concat()
 }
 
-/// Into the tunnel and out of it, of either family inside, and never raised. With a checksum that is right:
-/// all of the segment is compared.
+/// The MSS is lowered into the tunnel and out of it, in either inner family, and never raised. The whole segment is
+/// compared, with its checksum.
 fn mss_is_lowered_both_ways(ip: Ip) {
     let underlay = Underlay::pair(ip);
     let peer = Peer::on(&underlay, 2, 2);
@@ -148,15 +148,15 @@ fn mss_is_lowered_both_ways(ip: Ip) {
             peer.send_frame(42, &syn(inner, SYN | ACK, mss, true));
             arrives(&raw, &format!("{inner:?}: {expected} for {mss}"), &syn(inner, SYN | ACK, expected, true));
         }
-        // What is no SYN keeps its bytes.
+        // Other segments keep their bytes.
         raw.send(&syn(inner, ACK, 1460, false)).expect("sent");
         assert_eq!(peer.recv_frame(42), syn(inner, ACK, 1460, false));
     }
     switch.finish();
 }
 
-/// IPv4 packets that may be cut arrive, in pieces that fit.
-fn what_may_be_cut_is_cut() {
+/// IPv4 packets that may be fragmented arrive, in fragments that fit.
+fn fragmentable_packets_are_fragmented() {
     for ip in [Ip::V4, Ip::V6] {
         let between = Between::daemons(Underlay::pair(ip));
         between.hosts[0].set_link(Change { mtu: Some(1500), ..Change::default() });
@@ -181,8 +181,8 @@ fn what_may_be_cut_is_cut() {
     }
 }
 
-/// The underlay gets narrower while all runs: new limits hold within a second or two.
-fn a_narrower_way_is_noticed() {
+/// The MTU of the underlay falls while the daemons run: the new limits take effect within a second or two.
+fn a_smaller_mtu_is_noticed() {
     let between = Between::daemons(Underlay::pair(Ip::V4));
     let (sender, receiver) = (between.hosts[0].udp(Ip::V4, 1), between.hosts[1].udp(Ip::V4, 2));
     sender.connect(receiver.local_addr().expect("its address")).expect("connected");
@@ -204,8 +204,8 @@ fn a_narrower_way_is_noticed() {
     between.finish();
 }
 
-/// A router between the machines says that it is too narrow: the kernel hears of it, and the hosts by and by.
-fn a_narrow_link_on_the_way() {
+/// A router between the machines sends "fragmentation needed": the kernel learns the path MTU, and later the hosts.
+fn a_narrow_link_on_the_path() {
     let underlay = Underlay::pair(Ip::V4);
     let (machine, router) = (underlay.machine(1), underlay.machine(2));
     let beyond = Host::new("u3");
@@ -231,7 +231,7 @@ fn a_narrow_link_on_the_way() {
     assert_eq!([hosts[0].link().mtu, hosts[1].link().mtu], [1450, 1350]);
     let between = Between::configured(underlay, hosts, switches);
     transfer(&between.hosts[0], (&between.hosts[1], 2), Ip::V4, true);
-    // A connection asks for no more than both links take, so it takes datagrams to find out.
+    // The MSS fits both links, so it takes datagrams to discover the path MTU.
     let (sender, receiver) = (between.hosts[0].udp(Ip::V4, 1), between.hosts[1].udp(Ip::V4, 2));
     sender.connect(receiver.local_addr().expect("its address")).expect("connected");
     never_fragment(&sender, Ip::V4);
@@ -241,14 +241,14 @@ fn a_narrow_link_on_the_way() {
     });
     assert_eq!(mtu_known_to(&sender, Ip::V4), 1350);
     sender.take_error().expect("asked");
-    sender.send(&[2; 1322]).expect("just as long as the way");
+    sender.send(&[2; 1322]).expect("as long as the MTU of the path");
     let mut bytes = [0; 2048];
     assert_eq!(receiver.recv(&mut bytes).expect("it arrives"), 1322);
     between.finish();
 }
 
-/// Where the tunnel's own datagrams may be cut, hosts keep the MTU that all others have.
-fn datagrams_that_may_be_cut() {
+/// Where the tunnel's own datagrams may be fragmented, hosts keep the usual MTU.
+fn datagrams_that_may_be_fragmented() {
     for ip in [Ip::V4, Ip::V6] {
         let underlay = Underlay::pair(ip);
         let hosts = ["h1", "h2"].map(Host::new);
@@ -265,7 +265,7 @@ fn datagrams_that_may_be_cut() {
     }
 }
 
-/// Of a frame whose tag stays on in the tunnel, the packet can be four bytes shorter only, and that is what is told.
+/// A frame that keeps its tag in the tunnel has room for a packet four bytes shorter, and the error says so.
 fn a_tag_takes_room() {
     let underlay = Underlay::pair(Ip::V4);
     let peer = Peer::on(&underlay, 2, 2);
@@ -276,10 +276,10 @@ fn a_tag_takes_room() {
     let datagram = |len: usize| Datagram { dont_fragment: true, ..Datagram::udp(from, to, &vec![7; len - 28]) };
     let framed = |len| tagged(&datagram(len).frame(station(2), station(1)), DOT1Q, 0x600a);
     peer.send_frame(42, &frame(station(1), station(2), b"here"));
-    arrives(&raw, "word of it", &frame(station(1), station(2), b"here"));
-    // It is known without a tag, and with the tag it is another network.
+    arrives(&raw, "a message", &frame(station(1), station(2), b"here"));
+    // The neighbour is known untagged; tagged it is in another network.
     peer.send_frame(42, &tagged(&frame(station(1), station(2), b"here"), DOT1Q, 10));
-    arrives(&raw, "word of it", &tagged(&frame(station(1), station(2), b"here"), DOT1Q, 10));
+    arrives(&raw, "a message", &tagged(&frame(station(1), station(2), b"here"), DOT1Q, 10));
     raw.send(&framed(1446)).expect("sent");
     assert_eq!(peer.recv_frame(42), framed(1446));
     raw.send(&framed(1447)).expect("sent");

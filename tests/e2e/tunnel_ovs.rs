@@ -1,4 +1,4 @@
-//! A tunnel to Open vSwitch, whose userspace datapath is a VXLAN of its own making.
+//! A tunnel to Open vSwitch, whose userspace datapath has a VXLAN implementation of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -105,10 +105,10 @@ impl Drop for OpenVswitch {
     }
 }
 
-/// Its bridge on machine 2, with this host on it, and another that has the machine's address and way out.
+/// Its bridge on machine 2 with this host, and another bridge that has the machine's address and route.
 fn bridge(underlay: &Underlay, host: &Host) -> OpenVswitch {
     let machine = underlay.machine(2);
-    // It takes frames as they would come on a wire.
+    // It expects frames as they would arrive on a wire.
     machine.turn_offloads_off();
     underlay.machine(1).turn_offloads_off();
     take(machine, underlay.ip, 2);

@@ -1,4 +1,4 @@
-//! Guests behind a tunnel, whose gateway and way out are on another machine.
+//! Guests behind a tunnel, whose gateway and uplink are on another machine.
 //!
 //! ```text
 //!  r1 --TAP--[ daemon ]-- u2 --- tunnel --- u1 --[ daemon with a router ]-- up0 --- outside
@@ -32,7 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The last number of the guest behind the tunnel.
+/// The last byte of the address of the guest behind the tunnel.
 const REMOTE: u8 = 9;
 
 /// The underlay is a link of its own.
@@ -52,7 +52,7 @@ fn by_another_link(mode: Mode) {
     finish(site, far);
 }
 
-/// The tunnel's datagrams and what is translated go by one link and, where it is shared, from one address.
+/// The tunnel's datagrams and translated packets share a link and, in shared mode, an address.
 fn by_the_uplink_itself(mode: Mode) {
     let tunnel = |local: Ipv4Addr, remote: Ipv4Addr| format!("vni=42,local={local},remote={remote}");
     let published = format!("8080:{}:80", guest_address(REMOTE));
@@ -65,7 +65,7 @@ fn by_the_uplink_itself(mode: Mode) {
     finish(site, far);
 }
 
-/// Behind the tunnel is as good as on the bridge.
+/// A guest behind the tunnel is equal to one on the bridge.
 fn guest_is_at_home(site: &Site, remote: &Host) {
     give(remote, guest_address(REMOTE), 24);
     default_route(remote, GATEWAY);
@@ -88,7 +88,7 @@ fn guest_is_at_home(site: &Site, remote: &Host) {
     what_is_too_long_is_told(site, remote);
 }
 
-/// The tunnel is the narrow place for what comes from outside: its sender hears of it.
+/// The tunnel has the smallest MTU on the path from outside: the sender gets an error.
 fn what_is_too_long_is_told(site: &Site, remote: &Host) {
     let client = udp_on(remote, guest_address(REMOTE), 5000);
     let server = udp_on(&site.outside, NEIGHBOUR, 53);
@@ -98,7 +98,7 @@ fn what_is_too_long_is_told(site: &Site, remote: &Host) {
     set_option(&server, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO).expect("set");
     server.send(&[1; 1423]).expect("sent");
     assert_eq!(error_of(&server).raw_os_error(), Some(libc::EMSGSIZE));
-    server.send(&[2; 1422]).expect("just as long as the way");
+    server.send(&[2; 1422]).expect("as long as the MTU of the path");
     assert_eq!(recv_from(&client).0, [2; 1422]);
     set_option(&server, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_INTERFACE).expect("set");
     server.send(&[3; 1472]).expect("sent");

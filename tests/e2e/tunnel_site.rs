@@ -1,4 +1,4 @@
-//! Machines on one network, the underlay, with switches on them that have tunnels to each other.
+//! Machines on one underlay network, with switches that have tunnels to each other.
 //!
 //! ```text
 //!  h1 --TAP--[ switch on machine 1 ]-- u1 ------- u2 --[ switch on machine 2 ]--TAP-- h2
@@ -6,9 +6,9 @@
 //!                        2001:db8:1::1               2001:db8:1::2
 //! ```
 //!
-//! All hosts and machines are real kernels. The switch on a machine is the daemon, or the kernel's own bridge
-//! with its own `vxlan` device, or there is none and a [`Peer`] of the test's speaks from there. Three
-//! machines are joined by a switch that knows nothing of tunnels.
+//! All hosts and machines are namespaces. The switch on a machine is the daemon, or the kernel's own bridge with a
+//! `vxlan` device, or there is none and a [`Peer`] of the test speaks from there. Three machines are joined by a plain
+//! switch.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -25,7 +25,7 @@ use crate::switch::{Report, Switch};
 use crate::transfer::transfer;
 use crate::wait::{self, NEVER};
 
-/// VXLAN's.
+/// The UDP port of VXLAN.
 pub(crate) const PORT: u16 = 4789;
 
 const MACHINES: [&str; 3] = ["u1", "u2", "u3"];
@@ -38,7 +38,7 @@ pub(crate) fn outer(ip: Ip, number: u8) -> IpAddr {
     }
 }
 
-/// What a tunnel adds to a packet: the headers of IP, UDP and VXLAN, and inner Ethernet.
+/// The overhead of a tunnel: headers of IP, UDP, VXLAN and the inner Ethernet.
 pub(crate) fn overhead(ip: Ip) -> u32 {
     if ip == Ip::V4 { 50 } else { 70 }
 }
@@ -47,12 +47,12 @@ fn prefix_len(ip: Ip) -> u8 {
     if ip == Ip::V4 { 24 } else { 64 }
 }
 
-/// Gives a machine the underlay's address with this number.
+/// Gives a machine the underlay address with this number.
 pub(crate) fn give(machine: &Host, ip: Ip, number: u8) {
     machine.inside(|| link::add_address(link::get(machine.name())?.index, outer(ip, number), prefix_len(ip)));
 }
 
-/// Takes it away.
+/// Removes it.
 pub(crate) fn take(machine: &Host, ip: Ip, number: u8) {
     machine.inside(|| link::delete_address(link::get(machine.name())?.index, outer(ip, number), prefix_len(ip)));
 }
@@ -66,7 +66,7 @@ pub(crate) struct Underlay {
 }
 
 impl Underlay {
-    /// Two machines with a cable between them, addressed in this family.
+    /// Two machines with a cable between them, with addresses of this family.
     pub(crate) fn pair(ip: Ip) -> Underlay {
         Underlay::pair_of_mtu(ip, 1500)
     }
@@ -75,7 +75,7 @@ impl Underlay {
         Underlay::from_machine(ip, Host::new("u1"), mtu)
     }
 
-    /// The same, where machine 1 is there already.
+    /// The same with an existing machine 1.
     pub(crate) fn from_machine(ip: Ip, first: Host, mtu: u32) -> Underlay {
         let second = Host::new("u2");
         first.inside(|| link::add_pair("u1", "u2", Some(second.netns().as_fd())));
@@ -90,7 +90,7 @@ impl Underlay {
         Underlay::addressed(ip, machines, Some(wires), Change { up: Some(true), ..Change::default() })
     }
 
-    /// One machine alone, that has the addresses of two.
+    /// One machine with the addresses of two.
     pub(crate) fn one(ip: Ip) -> Underlay {
         let machine = Host::new("lo");
         machine.set_link(Change { up: Some(true), ..Change::default() });
@@ -119,7 +119,7 @@ impl Underlay {
         outer(self.ip, number)
     }
 
-    /// What `--vxlan` says on machine `number` of a tunnel to the others; `more` are further keys.
+    /// The value of `--vxlan` on machine `number` for a tunnel to the others; `more` are further keys.
     pub(crate) fn vxlan(&self, vni: u32, number: u8, others: &[u8], more: &str) -> [String; 2] {
         ["--vxlan".to_owned(), format!("vni={vni},{}{more}", self.ends(number, others))]
     }
@@ -130,7 +130,7 @@ impl Underlay {
         format!("local={},remote={}", self.address(number), others.join("+"))
     }
 
-    /// A daemon on machine `number` with these ports.
+    /// Starts a daemon on machine `number` with these flags.
     pub(crate) fn daemon(&self, number: u8, ports: &[String], flags: &[String]) -> Switch {
         let args: Vec<String> = ["--tap".to_owned(), ports.join(",")].iter().chain(flags).cloned().collect();
         Switch::start_inside(self.machine(number).netns().try_clone().expect("a clone"), &args)
@@ -141,7 +141,7 @@ impl Underlay {
         self.daemon(number, &[host.port("")], &self.vxlan(42, number, others, ""))
     }
 
-    /// The kernel's bridge and `vxlan` device on machine `number`, with this host on the bridge by a cable.
+    /// The kernel's bridge and `vxlan` device on machine `number`, with this host on a cable to the bridge.
     pub(crate) fn kernel(&self, number: u8, other: u8, host: &Host) {
         let machine = self.machine(number);
         let (local, remote) = (self.address(number), self.address(other));
@@ -154,14 +154,14 @@ impl Underlay {
         ip(machine, "link set br0 up");
         let mtu = Some(self.machine(number).link().mtu - overhead(self.ip));
         host.set_link(Change { up: Some(true), mtu, ..Change::default() });
-        // The bridge hears of a link that came up only after a while.
+        // The bridge notices only after a while that a link came up.
         wait::until("ports that forward", || {
             let states = ["p1", "vx0"].map(|port| ip(machine, &format!("-d link show {port}")).contains("state forwarding"));
             (states == [true; 2]).then_some(())
         });
     }
 
-    /// Ends what joins the machines: every frame accounted for.
+    /// Ends what joins the machines, with every frame accounted for.
     pub(crate) fn finish(self) {
         if let Some(wires) = self.wires {
             wires.finish();
@@ -169,14 +169,14 @@ impl Underlay {
     }
 }
 
-/// Runs a command of iproute2 on a machine, and returns what it says.
+/// Runs a command of iproute2 on a machine. Returns its output.
 pub(crate) fn ip(machine: &Host, words: &str) -> String {
     let output = machine.inside(|| Command::new("ip").args(words.split_whitespace()).output());
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Why there can be no machine whose kernel has the tunnel.
+/// Why there can be no machine with the kernel's tunnel.
 pub(crate) fn kernel_is_missing() -> Option<String> {
     let machine = Host::quiet("try0");
     let output = machine.try_inside(|| Command::new("ip").args("link add vx0 type vxlan id 1 dstport 4789".split(' ')).output());
@@ -218,7 +218,7 @@ impl Between {
         Between { underlay, hosts, switches }
     }
 
-    /// That of machine 1, if `number` is that.
+    /// The daemon on machine 1 or 2.
     pub(crate) fn switch(&self, number: usize) -> &Switch {
         &self.switches[number - 1]
     }
@@ -228,7 +228,7 @@ impl Between {
         std::mem::replace(&mut self.switches[number - 1], switch)
     }
 
-    /// Packets of all sizes and streams cross both ways, whatever the hosts leave to their network cards.
+    /// Packets of all sizes and streams pass in both directions, with and without offloads of the hosts.
     pub(crate) fn carries_everything(&self) {
         let [first, second] = &self.hosts;
         for (from, to) in [(first, 2), (second, 1)] {
@@ -245,7 +245,7 @@ impl Between {
         transfer(first, (second, 2), Ip::V4, true);
     }
 
-    /// Ends all daemons: every frame accounted for.
+    /// Ends all daemons, with every frame accounted for.
     pub(crate) fn finish(self) -> Vec<Report> {
         let reports = self.switches.into_iter().map(Switch::finish).collect();
         self.underlay.finish();
@@ -253,12 +253,12 @@ impl Between {
     }
 }
 
-/// Asks by ping until there is an answer with as many bytes as were sent.
+/// Pings until a reply has as many bytes as the request.
 pub(crate) fn ping(from: &Host, to: IpAddr, size: usize) {
     wait::until("an answer to a ping", || try_ping(from, to, size));
 }
 
-/// One ping, and half a second for its answer.
+/// One ping, with half a second for its reply.
 pub(crate) fn try_ping(from: &Host, to: IpAddr, size: usize) -> Option<()> {
     let (family, protocol, kinds) = match to {
         IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP, [8, 0]),
@@ -269,7 +269,7 @@ pub(crate) fn try_ping(from: &Host, to: IpAddr, size: usize) -> Option<()> {
     let data: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
     let mut request = [&[kinds[0], 0, 0, 0, 0x70, 0x17, 0, 1][..], &data].concat();
     if to.is_ipv4() {
-        // For IPv6 the kernel does it (RFC 3542 section 3.1).
+        // In IPv6 the kernel computes it (RFC 3542 section 3.1).
         let check = checksum(&[&request]).to_be_bytes();
         request[2..4].copy_from_slice(&check);
     }
@@ -277,7 +277,7 @@ pub(crate) fn try_ping(from: &Host, to: IpAddr, size: usize) -> Option<()> {
     let mut bytes = vec![0; 65_536];
     loop {
         let len = socket.recv(&mut bytes).ok()?;
-        // A raw IPv4 socket gives the header as well.
+        // A raw IPv4 socket also delivers the header.
         let message = if to.is_ipv4() { &bytes[20..len] } else { &bytes[..len] };
         if message.first() == Some(&kinds[1]) && message[4..] == request[4..] {
             return Some(());
@@ -289,7 +289,7 @@ fn raw_socket(host: &Host, family: AddressFamily, protocol: Protocol) -> UdpSock
     host.inside(|| Ok(rustix::net::socket(family, SocketType::RAW, Some(protocol))?.into()))
 }
 
-/// A tunnel's end of the test's own: it sends what no switch would, and sees every datagram.
+/// A tunnel endpoint played by the test: it sends what no switch would, and sees every datagram.
 #[derive(Debug)]
 pub(crate) struct Peer {
     socket: UdpSocket,
@@ -297,8 +297,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// On machine `at`, with the underlay's address `number`, which is given to it if it is not its own. It
-    /// speaks with machine 1.
+    /// On machine `at`, with underlay address `number`, which the machine gets if it is not its own. Its remote is
+    /// machine 1.
     pub(crate) fn on(underlay: &Underlay, at: u8, number: u8) -> Peer {
         Peer::on_port(underlay, at, number, PORT)
     }
@@ -319,7 +319,7 @@ impl Peer {
         &self.socket
     }
 
-    /// Any datagram.
+    /// Sends a datagram with these bytes.
     pub(crate) fn send(&self, datagram: &[u8]) {
         self.try_send(datagram).expect("sent");
     }
@@ -328,19 +328,19 @@ impl Peer {
         self.socket.send_to(datagram, self.to)
     }
 
-    /// A frame in a VXLAN datagram.
+    /// Sends a frame in a VXLAN datagram.
     pub(crate) fn send_frame(&self, vni: u32, frame: &[u8]) {
         self.send(&vxlan(vni, frame));
     }
 
-    /// The outer type of service or traffic class, from now on.
+    /// Sets the outer type of service or traffic class from now on.
     pub(crate) fn set_tos(&self, tos: u8) {
         let (level, name) =
             if self.to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
         set_option(&self.socket, level, name, tos.into()).expect("set");
     }
 
-    /// The next datagram, from whom it is.
+    /// The next datagram and its source.
     pub(crate) fn recv(&self) -> (Vec<u8>, SocketAddr) {
         let mut bytes = vec![0; 65_536];
         let (len, from) = self.socket.recv_from(&mut bytes).expect("a datagram in time");
@@ -355,7 +355,7 @@ impl Peer {
         bytes[8..].to_vec()
     }
 
-    /// All datagrams that are there now.
+    /// All datagrams that have arrived.
     pub(crate) fn drain(&self) -> Vec<Vec<u8>> {
         self.socket.set_nonblocking(true).expect("set");
         let mut bytes = vec![0; 65_536];
@@ -368,13 +368,13 @@ impl Peer {
     }
 }
 
-/// A datagram of VXLAN (RFC 7348 section 5), made without the code under test.
+/// A VXLAN datagram (RFC 7348 section 5), built independently of the code under test.
 pub(crate) fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();
     [&[0x08, 0, 0, 0, a, b, c, 0][..], frame].concat()
 }
 
-/// The next frame here with this content; others are passed over.
+/// The next frame here with this content; others are skipped.
 pub(crate) fn arrives(socket: &RawSocket, what: &str, frame: &[u8]) {
     wait::until(what, || std::iter::from_fn(|| socket.recv()).any(|seen| seen == frame).then_some(()));
 }

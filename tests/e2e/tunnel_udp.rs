@@ -1,4 +1,4 @@
-//! Datagrams without a header of their own: Ethernet in UDP between switches, IP in UDP as flannel has it.
+//! Tunnels without a tunnel header: Ethernet in UDP between switches, IP in UDP as flannel has it.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -45,7 +45,7 @@ fn ethernet_between_daemons(ip: Ip) {
     }
 }
 
-/// And nothing else is one: neither from a stranger nor shorter than its header.
+/// Datagrams from strangers and ones shorter than a header are not frames.
 fn a_datagram_is_a_frame() {
     let underlay = Underlay::pair(Ip::V4);
     let [peer, other, stranger] = [2, 3, 9].map(|number| Peer::on_port(&underlay, 2, number, 7000));
@@ -71,7 +71,7 @@ fn a_datagram_is_a_frame() {
     assert_eq!((dropped, report.all_dropped(), report.sent_by("h1")), ([1, 2], 3, 1), "{report:?}");
 }
 
-/// flannel's udp backend's.
+/// The port of flannel's udp backend.
 const FLANNEL: u16 = 8285;
 
 /// A host of the tunnel's network, behind this machine and the others.
@@ -79,7 +79,7 @@ fn pod(machine: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 244, machine, 1)
 }
 
-/// Machine 1 with a TUN device in a host; the others are the test's.
+/// Machine 1 with a TUN device in a host; the other machines are played by the test.
 fn flannel(underlay: &Underlay, host: &Host) -> Switch {
     let tunnel = format!(
         "tun={},address={}/16,route=10.244.2.0/24@192.0.2.2+10.244.3.0/24@192.0.2.3,local=192.0.2.1",
@@ -90,8 +90,8 @@ fn flannel(underlay: &Underlay, host: &Host) -> Switch {
     Switch::start_inside(netns, &["--udp-ip", &tunnel])
 }
 
-/// Packets go to the machine of their network without anything before them, one hop poorer at each end; and
-/// what has no way is answered as a router answers.
+/// Packets go to the machine of their network without a further header, with the TTL lowered at each end; packets
+/// without a route get the ICMP error of a router.
 fn ip_as_flannel() {
     let underlay = Underlay::pair(Ip::V4);
     let peers = [2, 3].map(|number| Peer::on_port(&underlay, 2, number, FLANNEL));
@@ -118,7 +118,7 @@ fn ip_as_flannel() {
     lost.connect((pod(9), 53)).expect("connected");
     lost.send(b"anybody?").expect("sent");
     assert_eq!(error_of(&lost).raw_os_error(), Some(libc::ENETUNREACH));
-    // From a stranger, at the end of its life, and what is no packet.
+    // From a stranger, with an expired TTL, and with bytes that are not a packet.
     let stranger = Peer::on_port(&underlay, 2, 9, FLANNEL);
     stranger.send(&Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"strange").bytes());
     peers[0].send(
@@ -130,7 +130,7 @@ fn ip_as_flannel() {
     peers[0].send(&Datagram::udp(SocketAddrV4::new(pod(2), 53), SocketAddrV4::new(pod(1), 5000), b"in time").bytes());
     assert_eq!(recv_from(&client).0, b"in time");
     assert_empty(&client);
-    // Marked on the way: what is inside says so, or is lost (RFC 6040 section 4.2).
+    // A mark of the outer header is copied inside, or the packet is dropped (RFC 6040 section 4.2).
     peers[0].set_tos(3);
     let seen = host.raw();
     for tos in [0, 2] {
@@ -151,7 +151,7 @@ fn ip_as_flannel() {
     assert_eq!(report.all_dropped(), all, "{report:?}");
 }
 
-/// Who forbids to cut is told what fits; what may be cut is.
+/// A packet with "don't fragment" causes an error with the MTU; others are fragmented.
 fn ip_that_does_not_fit() {
     let underlay = Underlay::pair(Ip::V4);
     let peer = Peer::on_port(&underlay, 2, 2, FLANNEL);
@@ -160,7 +160,7 @@ fn ip_that_does_not_fit() {
     let client = udp_on(&host, pod(1), 0);
     client.connect((pod(2), 53)).expect("connected");
     set_option(&client, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO).expect("set");
-    client.send(&[1; 1472 - 28]).expect("just as long as the way");
+    client.send(&[1; 1472 - 28]).expect("as long as the MTU of the path");
     assert_eq!(peer.recv().0.len(), 1472);
     let refused = client.send(&[1; 1472 - 27]).expect_err("too long for the link");
     assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
@@ -172,7 +172,7 @@ fn ip_that_does_not_fit() {
     switch.finish();
 }
 
-/// A daemon on this machine with a TUN device in a host, and the way to the other one.
+/// A daemon on this machine with a TUN device in a host, and a route to the other one.
 fn ip_daemon(underlay: &Underlay, number: u8, other: u8, host: &Host, more: &[String]) -> Switch {
     let [here, there] = [number, other].map(|number| Host::address(Ip::V4, number));
     let (local, remote) = (underlay.address(number), underlay.address(other));
@@ -181,7 +181,7 @@ fn ip_daemon(underlay: &Underlay, number: u8, other: u8, host: &Host, more: &[St
     Switch::start_inside(underlay.machine(number).netns().try_clone().expect("a clone"), &args)
 }
 
-/// Streams and datagrams, whatever the hosts leave to their network cards.
+/// Streams and datagrams, with and without offloads of the hosts.
 fn streams_cross(hosts: &[Host; 2]) {
     for (from, to) in [(0, 2), (1, 1)] {
         for size in [56, 1600, 3200] {
@@ -209,7 +209,7 @@ fn ip_between_daemons() {
     }
 }
 
-/// One process, one underlay: a bridge with a VXLAN tunnel, and a TUN device that has nothing to do with it.
+/// One process and one underlay: a bridge with a VXLAN tunnel, and an independent TUN device.
 fn ip_beside_a_bridge() {
     let underlay = Underlay::pair(Ip::V4);
     let (hosts, bridged) = (["f1", "f2"].map(Host::quiet), ["h1", "h2"].map(Host::new));
@@ -223,7 +223,7 @@ fn ip_beside_a_bridge() {
         ip_daemon(&underlay, 2, 1, &hosts[1], &flags(2, 1, &bridged[1])),
     ];
     let between = Between::configured(underlay, bridged, switches);
-    // Broadcasts of the bridge's hosts are not for the device.
+    // Broadcasts of the bridge's hosts do not reach the device.
     let raw = hosts[0].raw();
     between.hosts[1].raw().send(&frame(MacAddr::BROADCAST, station(1), b"anybody?")).expect("sent");
     between.carries_everything();

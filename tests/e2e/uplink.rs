@@ -1,5 +1,5 @@
-//! The uplink and the machine that it belongs to: the host's stack stays silent and unharmed, and the
-//! way out comes and goes.
+//! The uplink and its machine: the host's stack neither answers nor breaks guests' connections, and the uplink may
+//! come and go.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -51,15 +51,15 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What left the machine that only its own stack can have said about a guest's packets.
+/// Packets that left the machine and that only its own stack can have sent about a guest's packets.
 fn said_by_the_host(wan: &RawSocket, host: MacAddr) -> Vec<Datagram> {
     let frames = std::iter::from_fn(|| wan.recv());
     let sent = frames.filter(|frame| mac_at(frame, 6) == host).filter_map(|frame| Datagram::of_frame(&frame));
     sent.filter(|datagram| datagram.is_error() || datagram.protocol == TCP && datagram.flags() & RST != 0).collect()
 }
 
-/// The stack sees every reply, too, and must not answer any: to TCP and UDP of guests, in each state of
-/// their connections, and to what comes late.
+/// The stack sees every reply too and must answer none: to TCP and UDP of guests, in each state of their connections,
+/// and to late packets.
 fn host_is_silent(mode: Mode) {
     let site = Plan::new(mode, 1).args(&["--publish", "8080:10.77.0.11:80"]).silent().start();
     let (guest, peer, wan) = (site.guest_station(1), site.stranger(50), site.wan());
@@ -70,7 +70,7 @@ fn host_is_silent(mode: Mode) {
         let outer = peer.next_udp(53).from();
         peer.send_udp(53, outer, b"answer");
         guest.next("the answer");
-        // What the translation drops is nothing to the stack either.
+        // The stack ignores packets that NAT drops, too.
         peer.send_udp(54, outer, b"from a stranger");
         let [ours, theirs] = pair.numbers();
         pair.back(ACK, [theirs.wrapping_add(1 << 30), ours], b"out of window");
@@ -88,7 +88,7 @@ fn host_is_silent(mode: Mode) {
     site.finish();
 }
 
-/// A server and a client of the host's on the same address, while guests use it.
+/// A server and a client of the host on the same address, while guests use it.
 fn host_is_unharmed(mode: Mode) {
     let site = Site::start_with(mode, 2);
     let host_server = listen_on(&site.machine, MACHINE, 80);
@@ -117,7 +117,7 @@ fn host_is_unharmed(mode: Mode) {
     site.finish();
 }
 
-/// A port that a guest's mapping uses is none that the host's programs get.
+/// The host's programs cannot bind a port that a guest's mapping uses.
 fn reserved_ports_are_not_given_away() {
     let site = Site::start_with(Mode::Shared, 1);
     let server = udp_on(&site.outside, FAR, 53);
@@ -130,7 +130,7 @@ fn reserved_ports_are_not_given_away() {
     let (_near, _far, peer) = connect(site.guest(1), &listener, SocketAddrV4::new(FAR, 80));
     let taken = site.machine.try_inside(|| TcpListener::bind((MACHINE, peer.port())));
     assert_eq!(taken.expect_err("it is a guest's").kind(), std::io::ErrorKind::AddrInUse);
-    // Ports of the kernel's choice are others.
+    // The kernel chooses other ports.
     for _ in 0..200 {
         let socket = udp_on(&site.machine, MACHINE, 0);
         assert_ne!(local(&socket).port(), outer.port());
@@ -138,7 +138,7 @@ fn reserved_ports_are_not_given_away() {
     site.finish();
 }
 
-/// The address goes and comes back, as with a DHCP client that is restarted, under a stream.
+/// The address goes and comes back, as with a DHCP client that is restarted, during a stream.
 fn address_flaps() {
     let site = Site::start_with(Mode::Shared, 1);
     let listener = listen_on(&site.outside, FAR, 80);
@@ -153,7 +153,7 @@ fn address_flaps() {
     });
     for flap in 0..20 {
         take(&site.machine, MACHINE, 24);
-        // Within what counts as one change, and beyond it.
+        // Within the time in which changes are combined, and longer than that.
         thread::sleep(Duration::from_millis(if flap % 2 == 0 { 10 } else { 150 }));
         give(&site.machine, MACHINE, 24);
         default_route(&site.machine, NEXT_HOP);
@@ -168,7 +168,7 @@ fn address_flaps() {
     assert_eq!(site.finish().nat("flushed"), 0);
 }
 
-/// What was asked for while the address was away is no reason to have no more ports once it is back.
+/// Requests for ports while the address was away do not exhaust the ports once it is back.
 fn ports_after_a_flap() {
     let site = Plan::new(Mode::Shared, 1).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
@@ -181,7 +181,7 @@ fn ports_after_a_flap() {
     default_route(&site.machine, NEXT_HOP);
     let mut seen = std::collections::HashSet::new();
     for port in 10_000..13_000_u16 {
-        // One that came too soon comes again.
+        // Sent again if it came before the address was back.
         let outer = wait::until("a port", || {
             guest.send_udp(port, peer.at(54), &port.to_be_bytes());
             let answers = wait::for_at_most(Duration::from_millis(20), || {
@@ -198,7 +198,7 @@ fn ports_after_a_flap() {
     site.finish();
 }
 
-/// New flows go out by the new address, and none by the old.
+/// New flows use the new address, and none the old one.
 fn another_address() {
     let site = Site::start_with(Mode::Shared, 1);
     let server = udp_on(&site.outside, FAR, 53);
@@ -222,7 +222,7 @@ fn another_address() {
     assert_eq!((report.nat("connections"), report.nat("flushed")), (1, 1));
 }
 
-/// A stream through the uplink, a question and an answer at a time.
+/// One request and its reply over a stream through the uplink.
 fn one_round(near: &mut TcpStream, far: &mut TcpStream) {
     let mut bytes = [0; 5];
     near.write_all(b"hello").expect("sent");
@@ -231,7 +231,7 @@ fn one_round(near: &mut TcpStream, far: &mut TcpStream) {
     near.read_exact(&mut bytes).expect("received in time");
 }
 
-/// The cable is pulled and put in again, and the interface is set down and up.
+/// The cable is pulled and plugged in, and the interface is set down and up.
 fn carrier_lost_and_found(mode: Mode) {
     let site = Site::start_with(mode, 1);
     let listener = listen_on(&site.outside, FAR, 80);
@@ -249,7 +249,7 @@ fn carrier_lost_and_found(mode: Mode) {
     site.finish();
 }
 
-/// The interface is another of the same name, as after a driver was loaded anew.
+/// The interface is replaced by another of the same name, as after its driver was reloaded.
 fn interface_deleted_and_made_anew(mode: Mode) {
     let site = Site::start_with(mode, 1);
     let listener = listen_on(&site.outside, FAR, 80);
@@ -280,7 +280,7 @@ fn interface_deleted_and_made_anew(mode: Mode) {
     site.finish();
 }
 
-/// Neighbours hear where the address is as soon as it is there (RFC 5227 section 3).
+/// The address is announced as soon as it is there (RFC 5227 section 3).
 fn own_address_is_announced() {
     let plan = Plan::new(Mode::Own, 1);
     let mut wan = None;
@@ -294,7 +294,7 @@ fn own_address_is_announced() {
     site.finish();
 }
 
-/// The router answers for its addresses, the host for its own, nobody for others'.
+/// The router answers ARP for its addresses, the host for its own, neither for others.
 fn answers_for_own_addresses_only() {
     let site = Plan::new(Mode::Own, 1).silent().start();
     let peer = site.stranger(50);
@@ -306,7 +306,7 @@ fn answers_for_own_addresses_only() {
     peer.greet(OWN);
     let answered = peer.arps().into_iter().filter(|arp| arp.operation == 2 && arp.sender.1 != OWN).count();
     assert_eq!(answered, 0);
-    // Inside addresses are not reached from outside, even by who sends straight to the router.
+    // Inside addresses are not reachable from outside, even by frames sent to the router's MAC address.
     let guest = site.guest_station(1);
     peer.send_udp(53, guest.at(5000), b"straight in");
     peer.send(&Datagram::echo(peer.ip, GATEWAY_IP, ECHO_REQUEST, 1, b"gateway?"));
@@ -355,7 +355,7 @@ fn bridge_mode() {
     switch.finish();
 }
 
-/// VLAN tags pass the uplink both ways, and an access port's VLAN is a tag there.
+/// VLAN tags pass the uplink in both directions, and the VLAN of an access port is a tag there.
 fn bridge_mode_carries_tags() {
     let (trunk, access) = (Host::quiet("b1"), Host::quiet("b2"));
     let (machine, outside) = (Host::quiet("up0"), Host::quiet("wan0"));

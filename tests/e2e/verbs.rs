@@ -1,7 +1,7 @@
-//! Every verb of `vswitchctl` against a running daemon, in both forms, as it was looked over once.
+//! Every verb of `vswitchctl` against a running daemon, in both output formats, compared with reviewed snapshots.
 //!
-//! A verb is a line in [`VERBS`]; its snapshot is made by `INSTA_UPDATE=always cargo test --test e2e -- verbs/`. What differs
-//! from one run to the next is written as `N` (numbers), `MAC`, `PORT` and the like.
+//! A verb is a line in [`VERBS`]; its snapshot is made by `INSTA_UPDATE=always cargo test --test e2e -- verbs/`.
+//! Values that differ between runs are replaced by `N` (numbers), `MAC`, `PORT` and the like.
 
 use libtest_mimic::Trial;
 use packet::MacAddr;
@@ -12,7 +12,7 @@ use crate::guest::Directory;
 use crate::site::{FAR, Mode, Plan, Site, guest_address, recv_from, udp_on};
 use crate::trial;
 
-/// Each in its turn, of the same daemon: what one changes the next ones show.
+/// In this order on the same daemon: each verb shows the changes of those before it.
 const VERBS: &[&[&str]] = &[
     &["show"],
     &["port", "list"],
@@ -32,7 +32,7 @@ const VERBS: &[&[&str]] = &[
     &["neigh", "flush", "192.0.2.1"],
     &["conntrack", "flush", "--protocol", "tcp"],
     &["fdb", "flush", "--vlan", "10"],
-    // What is refused.
+    // Verbs that are refused.
     &["port", "stats", "nothing"],
     &["fdb", "add", "52:54:00:00:00:01", "nothing"],
     &["fdb", "add", "52:54:00:00:00:01", "g2"],
@@ -42,7 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("verbs/snapshots", snapshots)]
 }
 
-/// Numbers that are the same each time, by their key.
+/// Keys whose numbers are the same each time.
 const STEADY: [&str; 7] = ["vlan", "prefix_len", "mtu", "protocol_number", "src_port", "vni", "flushed"];
 
 fn snapshots() {
@@ -71,7 +71,7 @@ fn snapshots() {
     site.finish();
 }
 
-/// A guest says something to the world, and is answered. Returns its outside port.
+/// A guest exchanges a datagram with the outside. Returns its outside port.
 fn speak(site: &Site) -> u16 {
     let far = udp_on(&site.outside, FAR, 5000);
     let near = udp_on(site.guest(1), guest_address(1), 4000);
@@ -84,10 +84,10 @@ fn speak(site: &Site) -> u16 {
     outside.port()
 }
 
-/// What differs from one run to the next and looks like nothing else.
+/// Replacements for values that differ between runs and have a form of their own.
 struct Known {
     outside: String,
-    /// What the kernel's devices can do.
+    /// Offloads of the kernel's devices.
     devices: Vec<String>,
 }
 

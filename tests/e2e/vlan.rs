@@ -1,4 +1,4 @@
-//! VLANs, by the oracle of Open vSwitch's own tests (`tests/ofproto-dpif.at`, "VLAN handling").
+//! VLANs, with the expected results of Open vSwitch's own tests (`tests/ofproto-dpif.at`, "VLAN handling").
 
 use std::collections::BTreeMap;
 
@@ -28,12 +28,12 @@ const PORTS: [(&str, &str); 9] = [
     ("p6", ":vlan=10:vlan-mode=native-tagged:trunks=10+12"),
     ("p7", ":vlan=12:vlan-mode=native-untagged"),
     ("p8", ":vlan=12:vlan-mode=native-untagged:trunks=10+12"),
-    // The bridge's own port there.
+    // The bridge's own port in those tests.
     ("p100", ""),
 ];
 
-/// For each port and VLAN: who gets a broadcast frame, `t` tagged with that VLAN (`t10` with VLAN 10,
-/// where it came untagged), `u` untagged.
+/// For each port and VLAN: which ports get a broadcast frame, `t` tagged with that VLAN (`t10` with VLAN 10, where it
+/// came untagged), `u` untagged.
 const TABLE: [(&str, [&str; 4]); 9] = [
     // untagged, VLAN 10, VLAN 11, VLAN 12
     ("p1", ["", "t10:5,6,7,8,100 u:2", "", "t12:5,6,100 u:3,4,7,8"]),
@@ -93,7 +93,7 @@ fn case_frame(row: usize, column: usize) -> Vec<u8> {
     frame(MacAddr::BROADCAST, station(row as u32), &[0xca, 0x5e, row as u8, column as u8])
 }
 
-/// Each frame that is to leave, and the ports where it is to be seen.
+/// The expected frames, with the ports that they leave by.
 fn expected_frames<'a>(plain: &[u8], answer: &'a str) -> BTreeMap<Vec<u8>, Vec<&'a str>> {
     let mut expected: BTreeMap<Vec<u8>, Vec<&str>> = BTreeMap::new();
     for group in answer.split_whitespace() {
@@ -110,8 +110,7 @@ fn expected_frames<'a>(plain: &[u8], answer: &'a str) -> BTreeMap<Vec<u8>, Vec<&
     expected
 }
 
-/// Untagged with a priority (VID 0): treated as untagged, and the priority stays where a tag is
-/// written.
+/// Priority-tagged (VID 0): treated as untagged; the priority is kept where a tag is written.
 fn priority_tag_keeps_its_priority() {
     let [access, trunk, other] = ["a", "t", "u"].map(Host::quiet);
     let switch = Switch::between(&[access.port(":vlan=10"), trunk.port(":trunks=10"), other.port(":vlan=10")]);
@@ -125,8 +124,7 @@ fn priority_tag_keeps_its_priority() {
     switch.finish();
 }
 
-/// Every kind of tag passes byte for byte, both where the frame is flooded and where its destination
-/// is known.
+/// Every kind of tag passes byte for byte, both for flooded frames and for known unicast.
 fn tags_pass_a_bridge_without_settings() {
     let [a, b] = ["a", "b"].map(Host::quiet);
     let switch = Switch::of(&[&a, &b]);

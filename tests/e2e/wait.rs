@@ -1,14 +1,14 @@
-//! Waiting for what must happen at some time: the only clock in these tests is one that says "never".
+//! Waiting for conditions: the only clock in these tests is the time limit.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What has not happened by then never will, however busy the machine.
+/// Time limit of every wait, long enough for a busy machine.
 pub(crate) const NEVER: Duration = Duration::from_secs(20);
 
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Tries until there is an answer.
+/// Repeats `attempt` until it returns a value.
 pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + NEVER;
     loop {
@@ -20,7 +20,7 @@ pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// Tries for so long, which is not long enough to be sure.
+/// Repeats `attempt` for this time, which may be too short on a busy machine.
 pub(crate) fn for_at_most<T>(time: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + time;
     loop {
