@@ -1,4 +1,4 @@
-//! Coalescing, there and back.
+//! Coalescing, and segmentation of the result.
 
 use packet::coalesce::Run;
 use packet::head::Head;
@@ -9,7 +9,7 @@ use packet::{Features, Headers, Network, Offload, Transport, VNET_LEN, VnetHeade
 use crate::Reader;
 use crate::frame::{make_sound, on_the_wire};
 
-/// More than this many frames show nothing new.
+/// Limit of the frames in one input.
 const MAX_FRAMES: usize = 80;
 
 struct Parsed {
@@ -19,10 +19,10 @@ struct Parsed {
     offload: Offload,
 }
 
-/// A stream of frames: neighbours are merged greedily and split again, and must be what they were.
+/// A stream of frames: neighbours are coalesced greedily and segmented again, and must be unchanged.
 ///
-/// Each record is a control byte and then, by its lowest bit, a frame (length, bytes) or the
-/// continuation of the last one; some bytes are changed before checksums are made right, or after.
+/// Each record is a control byte and then, by its lowest bit, a frame (length, bytes) or the continuation of the last
+/// one; some bytes are changed before checksums are corrected, or after.
 pub fn coalesce(data: &[u8]) {
     let frames = read_frames(&mut Reader(data));
     let mut head = Head::default();
@@ -65,8 +65,8 @@ fn id_of(member: &Parsed) -> [u8; 2] {
     [member.bytes[l3 + 4], member.bytes[l3 + 5]]
 }
 
-/// The frame without what may differ: identifications where they were unset throughout, and which of
-/// the two zeros a finished TCP checksum is.
+/// The frame without what may differ: identifications where all were zero, and the representation of a zero TCP
+/// checksum.
 fn comparable(mut frame: Vec<u8>, member: &Parsed, unset_ids: bool) -> Vec<u8> {
     let l3 = usize::from(member.headers.l3);
     if unset_ids {

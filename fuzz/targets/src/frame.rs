@@ -1,4 +1,4 @@
-//! Frames made sound, and what a write becomes on the wire.
+//! Frames with correct checksums, and the frames that a write becomes on the wire.
 
 use packet::head::Head;
 use packet::offload::{Judged, finish_checksum};
@@ -6,7 +6,7 @@ use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Checksum, Headers, Network, Offload, Transport, VNET_LEN, VnetHeader};
 
-/// The sum of RFC 1071 by its definition.
+/// The checksum of RFC 1071, by its definition.
 pub(crate) fn sum(bytes: &[u8]) -> u16 {
     bytes.chunks(2).fold(0, |sum, pair| {
         let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
@@ -19,8 +19,8 @@ fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// Makes all checksums right; the transport's only the pseudo-header's sum if `partial`. Returns the
-/// virtio-net header that says so.
+/// Corrects all checksums; the transport's becomes partial (the pseudo-header's sum) if `partial`. Returns the
+/// virtio-net header that declares it.
 pub(crate) fn make_sound(frame: &mut [u8], partial: bool) -> VnetHeader {
     let Ok(headers) = Headers::parse(frame) else { return VnetHeader::default() };
     let (l3, l4, end) = (usize::from(headers.l3), usize::from(headers.l4), headers.end as usize);

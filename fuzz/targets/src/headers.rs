@@ -1,8 +1,8 @@
-//! The parser: any bytes.
+//! The parser, on any bytes.
 
 use packet::{Headers, Malformed, Network, Transport};
 
-/// Any bytes are a frame: offsets lie within it and in their order.
+/// Any bytes are a frame: offsets are within it and in ascending order.
 pub fn parse(data: &[u8]) {
     let headers = match Headers::parse(data) {
         Ok(headers) => headers,

@@ -1,8 +1,7 @@
-//! What the fuzzer runs. Each target takes any bytes and panics where a promise is broken; the
-//! committed corpus is replayed by `cargo test`, prefix by prefix.
+//! The bodies of the fuzz targets. Each takes any bytes and panics where a promise is broken. `cargo test` replays the
+//! committed corpus, prefix by prefix.
 //!
-//! Inputs are not normalised to what a kernel is thought to send: what is refused is refused by the
-//! code under test.
+//! Inputs are not restricted to what a kernel would send: the code under test must refuse the rest itself.
 
 mod coalesce;
 mod frame;
@@ -23,7 +22,7 @@ pub use tunnel::tunnel;
 pub use vnet_header::vnet_header;
 pub use vxlan::vxlan;
 
-/// Reads an input from its front; beyond its end there are zeros, or fewer bytes.
+/// Reads an input from its front. At its end there are zeros, or fewer bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

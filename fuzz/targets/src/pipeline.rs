@@ -16,8 +16,8 @@ use crate::frame::make_sound;
 
 const PORTS: u16 = 4;
 
-/// Records of a control byte, a virtio-net header and a frame. Nothing goes back, all that is
-/// written is sound and within what its port takes, and the books balance after every batch.
+/// Records of a control byte, a virtio-net header and a frame. No frame leaves by its ingress port, all writes are
+/// valid and within the features of their port, and the frame counters balance after every batch.
 pub fn pipeline(data: &[u8]) {
     let mut input = Reader(data);
     let table = Arc::new(MacTable::new(MacTableConfig { size: 16, ports: usize::from(PORTS), ..MacTableConfig::default() }));
@@ -89,7 +89,7 @@ fn read_frame(input: &mut Reader<'_>) -> Option<(VnetHeader, Vec<u8>)> {
     Some((vnet, frame))
 }
 
-/// Is it a super-frame?
+/// Whether it is a super-frame.
 fn check_write(pieces: &[IoSlice<'_>], features: Features) -> bool {
     let write: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
     let (front, frame) = write.split_at(VNET_LEN);
@@ -107,5 +107,9 @@ fn assert_balance(counters: &Counters) {
         |count: &dyn Fn(&PortCounters) -> u64| -> u64 { (0..PORTS).filter_map(|id| counters.port(PortId(id))).map(count).sum() };
     let entered = sum(&|port| port.rx_frames.load() + port.copies.load());
     let dropped = sum(&|port| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum());
-    assert_eq!(entered, sum(&|port| port.tx_frames.load()) + dropped, "the books do not balance");
+    assert_eq!(
+        entered,
+        sum(&|port| port.tx_frames.load()) + dropped,
+        "frames in + copies + made differ from frames out + drops + taken"
+    );
 }

@@ -27,7 +27,7 @@ const ONE_TO_ONE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 9, 9, 9]);
 
-/// Addresses for the fuzzer to pick from: it would have to guess them else.
+/// Addresses that have a meaning here, for the fuzzer to choose from; it would rarely guess one.
 const ADDRESSES: [Ipv4Addr; 16] = [
     GATEWAY,
     Ipv4Addr::new(10, 0, 0, 2),
@@ -65,12 +65,12 @@ struct Bench {
     egress: Egress,
     nat: Arc<Nat>,
     now: Timestamp,
-    /// What was written last, for the fuzzer to answer.
+    /// The last frame written, which the fuzzer can reply to.
     last: Vec<u8>,
 }
 
-/// Records of a control byte and a frame. Nothing panics, the books balance, no inside address leaves
-/// through the uplink, and guests get only what is for guests.
+/// Records of a control byte and a frame. Nothing panics, the frame counters balance, no inside address leaves through
+/// the uplink, and nothing is routed inside but what is for guests.
 pub fn router(data: &[u8]) {
     let mut input = Reader(data);
     let mut bench = bench(input.u8());
@@ -212,7 +212,7 @@ impl Bench {
         Some((vnet, frame))
     }
 
-    /// The last frame that was written, turned round.
+    /// The last frame written, with source and destination exchanged; the reply, if it is an ARP request.
     fn answer(&self) -> Vec<u8> {
         let mut frame = self.last.clone();
         let Ok(headers) = Headers::parse(&frame) else { return frame };
@@ -243,7 +243,7 @@ impl Bench {
     }
 }
 
-/// Puts addresses that mean something into a frame.
+/// Writes addresses with a meaning into a frame.
 fn address(frame: &mut [u8], macs: u8, ips: u8) {
     if frame.len() < 12 {
         return;
@@ -268,7 +268,7 @@ fn address(frame: &mut [u8], macs: u8, ips: u8) {
     }
 }
 
-/// ICMP has no place in the headers' offloads.
+/// Corrects an ICMP checksum, which no offload does.
 fn make_icmp_sound(frame: &mut [u8]) {
     let Ok(headers) = Headers::parse(frame) else { return };
     let (l3, end) = (usize::from(headers.l3), headers.end as usize);
@@ -283,7 +283,7 @@ fn make_icmp_sound(frame: &mut [u8]) {
     }
 }
 
-/// A write, and what it may not be. Returns the frame.
+/// Checks a write. Returns its first frame.
 fn check_write(port: PortId, pieces: &[IoSlice<'_>]) -> Option<Vec<u8>> {
     let write: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
     let (front, frame) = write.split_first_chunk::<VNET_LEN>()?;
@@ -302,7 +302,7 @@ fn check_write(port: PortId, pieces: &[IoSlice<'_>]) -> Option<Vec<u8>> {
     frames.into_iter().next()
 }
 
-/// What leaves through the uplink is ours, and says nothing of who is inside.
+/// What leaves through the uplink has an outside address as source, and no inside one as destination.
 fn check_outside(frame: &[u8], headers: &Headers) {
     let l3 = usize::from(headers.l3);
     assert_eq!(headers.src, UPLINK_MAC, "a switched frame left");
@@ -326,7 +326,7 @@ fn address_at(frame: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3])
 }
 
-/// Is this the gateway's MAC address on the VLAN that the frame left on?
+/// Whether this is the gateway's MAC address on the VLAN by which the frame left.
 fn is_gateway(port: PortId, frame: &[u8], mac: MacAddr) -> bool {
     let vlan = match (port.0, &frame[12..16]) {
         (1, _) => 10,
@@ -350,5 +350,5 @@ fn assert_balance(counters: &Counters) {
     let entered = sum(&|port| port.rx_frames.load() + port.copies.load() + port.made.load());
     let dropped = sum(&|port| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum());
     let left = sum(&|port| port.tx_frames.load() + port.taken.load());
-    assert_eq!(entered, left + dropped, "the books do not balance");
+    assert_eq!(entered, left + dropped, "frames in + copies + made differ from frames out + drops + taken");
 }

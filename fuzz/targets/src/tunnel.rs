@@ -1,4 +1,4 @@
-//! Tunnels: any frames and datagrams through a switch with peers and through a tunnel of IP packets.
+//! Tunnels: any frames and datagrams through a switch with VXLAN peers and through a tunnel of IP packets.
 
 use std::io::IoSlice;
 use std::net::IpAddr;
@@ -25,14 +25,14 @@ const SOCKETS: [(u16, FramingKind); 3] = [(7, FramingKind::Vxlan), (8, FramingKi
 const BARE_PEER: u16 = 10;
 const PORTS: usize = 11;
 
-/// Tunnels carry packets of so many bytes.
+/// Largest packet inside a tunnel, in bytes.
 const MTU: u32 = 600;
 
-/// The longest that stands before such a packet: VXLAN, Ethernet.
+/// Longest datagram: such a packet after the headers of VXLAN and Ethernet.
 const MAX_DATAGRAM: usize = MTU as usize + 8 + 14;
 
-/// Records of a control byte and frames or datagrams. Nothing goes from a tunnel into another, no datagram
-/// is too long, trains are what the kernel takes, and the books balance after every batch.
+/// Records of a control byte and frames or datagrams. Nothing passes from one tunnel into another, no datagram is too
+/// long, the kernel would accept each train, and the frame counters balance after every batch.
 pub fn tunnel(data: &[u8]) {
     let mut input = Reader(data);
     let counters = Arc::new(Counters::new(PORTS));
@@ -169,7 +169,7 @@ fn endpoints() -> impl Iterator<Item = (u16, Endpoint)> {
     })
 }
 
-/// A frame, or a packet by itself; sound if its control byte asks for it.
+/// A frame, or a packet without one; with correct checksums if its control byte says so.
 fn read_frame(input: &mut Reader<'_>, is_packet: bool) -> Option<(VnetHeader, Vec<u8>)> {
     if input.is_empty() {
         return None;
@@ -177,7 +177,7 @@ fn read_frame(input: &mut Reader<'_>, is_packet: bool) -> Option<(VnetHeader, Ve
     let control = input.u8();
     let mut vnet = if control & 8 != 0 { VnetHeader::from_bytes(&input.array::<VNET_LEN>()) } else { VnetHeader::default() };
     let len = usize::from(input.u16()) & 0xfff;
-    // A long one may be zeros but for its front.
+    // A long one may consist of zeros after its first bytes.
     let given = if control & 16 != 0 { usize::from(input.u8()).min(len) } else { len };
     let ethernet: &[u8] = if is_packet { &ETHERNET } else { &[] };
     let mut frame = [ethernet, input.bytes(given)].concat();
@@ -194,13 +194,13 @@ fn read_frame(input: &mut Reader<'_>, is_packet: bool) -> Option<(VnetHeader, Ve
     Some((vnet, frame))
 }
 
-/// Before a packet, to make it sound.
+/// An Ethernet header, to correct a packet's checksums.
 const ETHERNET: [u8; 14] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0];
 
-/// Where frames leave.
+/// The receiver of frames and datagrams.
 struct Out {
     from_tunnel: bool,
-    /// Word of what is too long goes back to where it came from.
+    /// The batch came from a tunnel; an error about a packet that is too long may go back to it.
     has_errors: bool,
     refuse: bool,
     ingress: u16,
@@ -254,5 +254,5 @@ fn assert_balance(counters: &Counters) {
     let entered = sum(&|port| port.rx_frames.load() + port.copies.load() + port.made.load());
     let dropped = sum(&|port| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum());
     let left = sum(&|port| port.tx_frames.load() + port.taken.load());
-    assert_eq!(entered, left + dropped, "the books do not balance");
+    assert_eq!(entered, left + dropped, "frames in + copies + made differ from frames out + drops + taken");
 }

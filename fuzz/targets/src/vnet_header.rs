@@ -1,4 +1,4 @@
-//! The judge of virtio-net headers, and what its verdicts allow.
+//! The judge of virtio-net headers, and segmentation and completion by its verdicts.
 
 use packet::head::Head;
 use packet::offload::{BadVnetHeader, Judged, MAX_HEADERS_LEN, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, finish_checksum};
@@ -8,8 +8,8 @@ use packet::{Checksum, Headers, Offload, Tag, Transport, VNET_LEN, VlanId, VnetH
 
 use crate::Reader;
 
-/// Twelve bytes of virtio-net header and a frame: a verdict keeps to its bounds, can be carried out,
-/// and passes on a header with the same verdict.
+/// A virtio-net header of twelve bytes and a frame: an accepted offload is within limits, can be carried out, and is
+/// written as a header with the same verdict.
 pub fn vnet_header(data: &[u8]) {
     let mut input = Reader(data);
     let vnet = VnetHeader::from_bytes(&input.array::<VNET_LEN>());

@@ -1,4 +1,4 @@
-//! What a receiving socket brings: any bytes, any segment size.
+//! Datagrams as a receiving socket delivers them: any bytes, any segment size.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use tunnel::{Arrival, Arrivals, FramingKind, Locals, ecn, entropy, nesting};
 use crate::Reader;
 use crate::frame::sum;
 
-/// A protocol, an outer type of service, a segment size, an MTU, and what was received. Frames lie within it
-/// in their order, owe what can be judged, and take marks where they have room for them.
+/// A protocol, an outer type of service, a segment size, an MTU and a payload. Frames are within the payload and in
+/// order, their offloads can be judged, and IP packets take congestion marks.
 pub fn vxlan(data: &[u8]) {
     let mut input = Reader(data);
     let kind = [FramingKind::Vxlan, FramingKind::Ethernet, FramingKind::Ip][usize::from(input.u8() % 3)];
@@ -50,7 +50,7 @@ fn check(arrival: &Arrival<'_>, kind: FramingKind, tos: u8, mtu: u32) {
     assert!(!nesting::is_nested(&headers, frame, &locals) || headers.transport == Transport::Udp);
 }
 
-/// A checksum that is finished is right, and is what stood there if that was right.
+/// A partial checksum, once completed, is correct; if the frame's was correct before, it is the same.
 fn owed(offload: Offload, headers: &Headers, frame: &[u8], mtu: u32) {
     if offload.checksum != Checksum::Partial {
         return assert_eq!(offload, Offload::default());
@@ -77,7 +77,7 @@ fn owed(offload: Offload, headers: &Headers, frame: &[u8], mtu: u32) {
     }
 }
 
-/// The way back is the same source port's.
+/// The reverse direction of a flow has the same source port.
 fn reverse(headers: &Headers, frame: &[u8]) {
     let (l3, l4) = (usize::from(headers.l3), usize::from(headers.l4));
     let mut back = frame.to_vec();
@@ -94,12 +94,12 @@ fn reverse(headers: &Headers, frame: &[u8]) {
         swap(l4, 2);
     }
     let there = entropy::flow_hash(headers, frame);
-    // Only the addresses of Ethernet are read from what was parsed.
+    // Of the parsed headers, the hash reads the Ethernet addresses only.
     let headers = Headers { src: headers.dst, dst: headers.src, ..*headers };
     assert_eq!(entropy::flow_hash(&headers, &back), there);
 }
 
-/// Only the codepoint changes, and IPv4's checksum with it.
+/// A mark changes only the ECN codepoint and IPv4's checksum.
 fn mark(tos: u8, headers: &Headers, frame: &[u8]) {
     let before = ecn::tos(headers, frame);
     assert_eq!(before.is_some(), headers.network != Network::Other);

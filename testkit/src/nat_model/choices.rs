@@ -1,6 +1,6 @@
-//! Decisions, read from any bytes.
+//! Decisions read from any bytes.
 
-/// Beyond the end everything is zero.
+/// After the last byte everything is zero.
 pub(crate) struct Choices<'a>(pub(crate) &'a [u8]);
 
 impl Choices<'_> {
@@ -31,7 +31,7 @@ impl Choices<'_> {
         of[self.below(of.len())]
     }
 
-    /// Once in so many times.
+    /// True once in `times`.
     pub(crate) fn rarely(&mut self, times: usize) -> bool {
         self.below(times) == times - 1
     }

@@ -1,4 +1,4 @@
-//! The driver: makes packets and changes of any bytes, and asks both what becomes of them.
+//! The driver: derives packets and changes from any bytes, applies them to translation and model, and compares.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -18,7 +18,7 @@ use super::model::{Conn, Model};
 use super::rewriting;
 use crate::packets::{self, ACK, FIN, ICMP, RST, SYN, TCP, Tcp, UDP, address, header_len, ipv4_mut, word};
 
-/// More steps than this show nothing new.
+/// Limit of the steps of one input.
 const MAX_STEPS: usize = 600;
 
 const GUESTS: [Ipv4Addr; 4] =
@@ -29,17 +29,18 @@ const EXTERNALS: [Ipv4Addr; 4] =
 const PORTS: [u16; 10] = [1024, 1025, 1026, 1027, 5000, 80, 81, 600, 601, 0];
 const PROTOCOLS: [u8; 16] = [TCP, TCP, TCP, TCP, TCP, TCP, UDP, UDP, UDP, UDP, UDP, UDP, ICMP, ICMP, 47, 132];
 
-/// As long as a first fragment says nothing of the rest (`LONGEST_SEGMENT`).
+/// Length of a TCP segment that is assumed for a first fragment (`LONGEST_SEGMENT`).
 const LONGEST_SEGMENT: u32 = 65_535 - 40;
 
-/// Both, side by side.
+/// The translation and its model.
 struct Pair<'a> {
     nat: Nat,
     model: Model,
     choices: Choices<'a>,
 }
 
-/// Any bytes as a sequence of packets, rule changes and moments: the translation and the model agree.
+/// Takes any bytes as a sequence of packets, rule changes and passing time, and panics where translation and model
+/// differ.
 pub fn drive(data: &[u8]) {
     let mut choices = Choices(data);
     let config = config(&mut choices);
@@ -82,7 +83,7 @@ fn config(choices: &mut Choices<'_>) -> NatConfig {
     }
 }
 
-/// How a packet's checksum is left.
+/// State of a packet's checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Right,
@@ -127,7 +128,7 @@ impl Pair<'_> {
         self.flow_packet(Side::Inside, src, dst);
     }
 
-    /// From a peer to an outside address, by chance or to one that is in use.
+    /// From a peer to an outside address, at random or one in use.
     fn stranger(&mut self) {
         let src = self.endpoint(&PEERS);
         let mut dst = self.endpoint(&EXTERNALS);
@@ -169,7 +170,7 @@ impl Pair<'_> {
         }
     }
 
-    /// Of a connection that is there, or was.
+    /// A packet of a connection that exists, or did.
     fn next_packet(&mut self) {
         let Some((conn, from)) = self.some_conn() else { return self.first_packet() };
         let tuple = if from == Peer::Initiator { conn.original } else { conn.reply };
@@ -183,7 +184,7 @@ impl Pair<'_> {
         Some((conn, if self.choices.rarely(2) { Peer::Responder } else { Peer::Initiator }))
     }
 
-    /// What an endpoint of this connection might send, mostly.
+    /// Mostly what an endpoint of this connection might send.
     fn packet_of(&mut self, conn: &Conn, from: Peer, tuple: &Tuple) -> Vec<u8> {
         let (mine, theirs) = (conn.next[from as usize], conn.next[from.other() as usize]);
         let flags = self.choices.one_of(&[ACK, ACK, ACK, SYN | ACK, FIN | ACK, RST, RST | ACK, SYN]);
@@ -235,7 +236,7 @@ impl Pair<'_> {
         }
     }
 
-    /// A packet that is whole.
+    /// A complete packet.
     fn send(&mut self, side: Side, mut packet: Vec<u8>) {
         if self.choices.rarely(8) {
             let protocol = packet[9];
@@ -299,7 +300,7 @@ impl Pair<'_> {
         }
     }
 
-    /// A packet of no live connection: what it did is checked, and what it becomes returned.
+    /// A packet of no live connection. Checks its effect and returns the translated packet.
     #[expect(clippy::too_many_arguments, reason = "all that is known of one packet")]
     fn opened(
         &mut self,
@@ -334,7 +335,7 @@ impl Pair<'_> {
         Ok(new[0].reply.reversed())
     }
 
-    /// The answer to a translated packet comes back to where that came from.
+    /// The reply to a translated packet returns to the packet's source.
     fn there_and_back(&mut self, side: Side, tuple: &Tuple, after: &[u8], is_new: bool) {
         let there = tuple_of(side, after).unwrap();
         let (src, dst) = (there.dst, there.src);
@@ -364,13 +365,13 @@ impl Pair<'_> {
         assert_eq!(self.model.follow(at, &reply, segment.as_ref()), Ok(()));
     }
 
-    /// An ICMP error about a packet that was under way, or about any.
+    /// An ICMP error about a packet in flight, or about any other.
     fn error(&mut self) {
         let kind = self.choices.one_of(&[[3, 1], [3, 3], [3, 4], [3, 4], [11, 0], [12, 0], [11, 1], [3, 13]]);
         let mtu = if kind == [3, 4] { self.choices.one_of(&[1400, 576, 575, 1, 0]) } else { 0 };
         let (side, quoted) = match self.some_conn() {
             Some((conn, from)) if !self.choices.rarely(8) => {
-                // Who sends an error has seen the packet as it left on his side.
+                // The sender of an error saw the packet as it left on that side.
                 let (sent, seen) =
                     if from == Peer::Initiator { (conn.original, conn.reply) } else { (conn.reply, conn.original) };
                 let (src, dst) = seen.reversed();
@@ -453,7 +454,7 @@ impl Pair<'_> {
         Ok((from, to, (sent.src, sent.dst)))
     }
 
-    /// A piece of a datagram; held if it is early.
+    /// A fragment; held if the first one has not arrived.
     fn piece(&mut self) {
         let Some((conn, from)) = self.some_conn() else { return };
         let tuple = if from == Peer::Initiator { conn.original } else { conn.reply };
@@ -505,7 +506,7 @@ impl Pair<'_> {
         }
     }
 
-    /// The pieces that waited for this one go the same way.
+    /// The fragments that waited for this one get the same endpoints.
     fn release(&mut self, first: FirstFragment, key: Key, src: Endpoint, dst: Endpoint) {
         let mut released = Vec::new();
         self.nat.release(&first, |frame, _| released.push(frame.to_vec()));
@@ -517,7 +518,7 @@ impl Pair<'_> {
         }
     }
 
-    /// Any bytes behind a sound header.
+    /// Any bytes after a valid IPv4 header.
     fn garbage(&mut self) {
         let side = if self.choices.rarely(2) { Side::Outside } else { Side::Inside };
         let len = self.choices.below(30);
@@ -552,13 +553,13 @@ impl Pair<'_> {
     fn expire(&mut self) {
         if self.choices.rarely(4) {
             self.nat.expire(self.model.now, 2000);
-            // Whose time became shorter is noticed within a minute.
+            // A timeout that became shorter takes effect within a minute.
             let is_late = |conn: &Conn| conn.tracker.is_some() && self.model.now.secs() - conn.used < 7440 + 240 + 64;
             let late = self.model.dead.iter().filter(|conn| is_late(conn)).count();
             assert!(self.nat.stats().connections <= self.model.live.len() + late, "dead connections stay");
             self.model.datagrams.expire(self.model.now);
         } else {
-            // No datagrams: which of them go first is the table's own matter.
+            // No datagrams: which of them are evicted first is up to the table.
             let budget = self.choices.below(8);
             self.model.datagrams.expire(self.model.now);
             while self.nat.expire(self.model.now, budget + 1) && self.choices.rarely(2) {}
@@ -566,7 +567,7 @@ impl Pair<'_> {
         }
     }
 
-    /// One address comes, goes or becomes another's.
+    /// An outside address is added, removed or changes its kind.
     fn change_externals(&mut self) {
         let address = self.choices.one_of(&EXTERNALS);
         let mut externals = self.model.externals.clone();
@@ -642,14 +643,14 @@ impl Pair<'_> {
         assert!((live..=live + dead).contains(&ended), "{ended} flushed, {live} lived and {dead} were dead");
     }
 
-    /// For people who look for a reason: with this variable set, each step is told.
+    /// For debugging: with this variable set, each step is printed.
     fn tell(&self, what: impl FnOnce() -> String) {
         if std::env::var_os("NAT_MODEL_TELLS").is_some() {
             eprintln!("{:?} {}", self.model.now, what());
         }
     }
 
-    /// What the translation shows is what the model says.
+    /// Compares the lists of connections and mappings, and the counters.
     fn compare(&self) {
         let now = self.model.now;
         let shown: HashSet<_> = self.nat.connections(now).into_iter().map(as_shown).collect();

@@ -1,4 +1,4 @@
-//! Datagrams in pieces: which pieces pass.
+//! Fragmented datagrams: which fragments pass.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,14 +26,14 @@ struct Held {
     deadline: Timestamp,
 }
 
-/// All of them.
+/// All datagrams.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams {
     datagrams: HashMap<Key, Datagram>,
     held: Vec<Held>,
 }
 
-/// What becomes of a piece.
+/// The fate of a fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Piece {
     Refused,
@@ -129,7 +129,7 @@ impl Datagrams {
         released.into_iter().map(|held| held.frame).collect()
     }
 
-    /// What [`nat::Nat::expire`] forgets, if its budget is large.
+    /// What [`nat::Nat::expire`] forgets if its budget suffices.
     pub(super) fn expire(&mut self, now: Timestamp) {
         self.held.retain(|held| held.deadline > now);
         self.datagrams.retain(|_, datagram| datagram.deadline > now);

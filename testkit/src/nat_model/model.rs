@@ -1,7 +1,7 @@
 //! Connections, mappings, limits and rules as plain lists.
 //!
-//! A connection whose time is over may still hold its port and count for a while, until somebody
-//! comes by; the model keeps such ones apart ("dead") and allows for both.
+//! An expired connection may hold its port and count against limits until something looks it up; the model keeps such
+//! connections apart ("dead") and allows both outcomes.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -20,12 +20,12 @@ pub(super) struct Conn {
     pub(super) reply: Tuple,
     pub(super) used: u32,
     pub(super) tracker: Option<Tracker>,
-    /// The outside endpoint that is held for it, if it is one of a mapping.
+    /// The outside endpoint reserved for it, if it belongs to a mapping.
     pub(super) mapping: Option<Outside>,
     pub(super) owner: u16,
-    /// The owner of the connection that made its mapping, if it is sure.
+    /// The owner of the connection that made its mapping, if known for certain.
     port_owner: Option<u16>,
-    /// For the simulation of endpoints: what each sends next.
+    /// For the simulated endpoints: the next sequence numbers of both.
     pub(super) next: [u32; 2],
 }
 
@@ -47,12 +47,12 @@ impl Conn {
     }
 }
 
-/// What may become of a packet that belongs to no connection.
+/// The possible outcomes of a packet that belongs to no connection.
 #[derive(Debug, Default)]
 pub(super) struct Opening {
-    /// What may stand against it.
+    /// Possible reasons for a refusal.
     pub(super) may: Vec<Refused>,
-    /// What does: it must be refused, for one of the reasons in `may`.
+    /// Whether it must be refused, for one of the reasons in `may`.
     pub(super) must: bool,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Model {
     pub(super) live: Vec<Conn>,
     pub(super) dead: Vec<Conn>,
     pub(super) published: HashMap<Outside, Endpoint>,
-    /// Inside endpoints that had several mappings at a time, of which any may lead.
+    /// Inside endpoints that had several mappings at a time, any of which may be found.
     ambiguous: HashSet<(Protocol, Endpoint)>,
     /// Outside endpoints that mappings had.
     used_once: HashSet<Outside>,
@@ -116,7 +116,7 @@ impl Model {
         }
     }
 
-    /// Time passes.
+    /// Lets time pass.
     pub(super) fn set_now(&mut self, now: Timestamp) {
         self.now = now;
         for conn in std::mem::take(&mut self.live) {
@@ -124,7 +124,7 @@ impl Model {
         }
     }
 
-    /// So many connections are there: are the dead gone?
+    /// Checks the number of connections, and forgets the dead ones once they cannot be among them.
     pub(super) fn note_count(&mut self, count: usize) {
         assert!(count >= self.live.len(), "{count} connections, and {} should live", self.live.len());
         assert!(count <= self.live.len() + self.dead.len(), "{count} connections of {}", self.live.len() + self.dead.len());
@@ -143,7 +143,7 @@ impl Model {
         if conn.original == *tuple { conn.reply.reversed() } else { conn.original.reversed() }
     }
 
-    /// A packet of a live connection.
+    /// Updates a live connection by a packet.
     pub(super) fn follow(&mut self, at: usize, tuple: &Tuple, segment: Option<&Segment>) -> Result<(), Refused> {
         let now = self.now.secs();
         let conn = &mut self.live[at];
@@ -172,7 +172,7 @@ impl Model {
         self.externals.iter().find(|external| external.address == address).map(|external| external.kind)
     }
 
-    /// What may become of a first packet.
+    /// The possible outcomes of a first packet.
     pub(super) fn opening(&self, tuple: &Tuple, segment: Option<&Segment>, kind: u8, is_sound: bool, owner: u16) -> Opening {
         let mut opening = Opening::default();
         if tuple.side == Side::Outside {
@@ -206,7 +206,7 @@ impl Model {
         opening
     }
 
-    /// A dead connection that is still found looks at the segment first.
+    /// A dead connection that is still found judges the segment first.
     fn with_dead(&self, tuple: &Tuple, mut opening: Opening) -> Opening {
         if tuple.protocol == Protocol::TCP && self.dead.iter().any(|conn| conn.has(tuple)) {
             opening.may.push(Refused::OutOfWindow);
@@ -228,7 +228,7 @@ impl Model {
     fn limits(&self, owner: u16, opening: &mut Opening) {
         let (live, all) = (self.live.len(), self.live.len() + self.dead.len());
         let most = self.config.max_connections;
-        // In a small table buckets fill up before; and mappings without connections count, too.
+        // In a small table buckets fill up earlier; and mappings without connections count too.
         opening.refuse(Refused::TableFull, live >= most, most < 100 || all >= most);
         let of = |conns: &[Conn]| conns.iter().filter(|conn| conn.owner == owner).count();
         let (live, most) = (of(&self.live), self.config.max_connections_per_port);
@@ -236,7 +236,7 @@ impl Model {
         opening.refuse(Refused::PortShare, is_nobody || live >= most, live + of(&self.dead) >= most);
     }
 
-    /// Half of what one port may have is for strangers to one published endpoint.
+    /// Half of a port's share is for connections from outside to one published endpoint.
     fn inbound(&self, tuple: &Tuple, opening: &mut Opening) {
         let most = self.config.max_connections_per_port / 2;
         let count = |conns: &[Conn]| match self.kind(tuple.dst.address) {
@@ -283,7 +283,7 @@ impl Model {
 
     /// Three quarters of all outside ports are for the guests behind one port of the bridge.
     fn ports_of_owner(&self, (protocol, inside): Outside, owner: u16, is_new: bool, opening: &mut Opening) {
-        // A mapping that is perhaps another by now has perhaps another owner.
+        // A mapping that may have been replaced may have another owner.
         let all = || self.live.iter().chain(&self.dead).filter(|conn| conn.protocol() == protocol);
         let count = |is_of: &dyn Fn(&Conn) -> bool| {
             let held = all().filter(|conn| is_of(conn)).filter_map(|conn| conn.mapping);
@@ -318,7 +318,7 @@ impl Model {
         self.externals.iter().map(|external| external.address).filter(is_pool).collect()
     }
 
-    /// Does it let strangers in: for sure, perhaps?
+    /// Whether it accepts packets from any peer: for certain, perhaps.
     fn lets_in(&self, tuple: &Tuple) -> (bool, bool) {
         match self.kind(tuple.dst.address) {
             None => return (false, false),
@@ -336,7 +336,7 @@ impl Model {
         (live, live || self.dead.iter().any(|conn| conn.mapping == Some(here)))
     }
 
-    /// For whom a stranger's packet can be.
+    /// The inside endpoints that an unsolicited packet may reach.
     pub(super) fn insides_of(&self, tuple: &Tuple) -> Vec<Endpoint> {
         if let Some(ExternalKind::OneToOne(guest)) = self.kind(tuple.dst.address) {
             return vec![Endpoint::new(guest, tuple.dst.port)];
@@ -353,7 +353,7 @@ impl Model {
         held
     }
 
-    /// Outside endpoints that stand for an inside endpoint now.
+    /// The outside endpoints that stand for an inside endpoint now.
     fn mappings_of(&self, protocol: Protocol, inside: Endpoint) -> HashSet<Endpoint> {
         let is_independent = self.config.mapping == Mapping::EndpointIndependent;
         let of = |conn: &&Conn| conn.protocol() == protocol && conn.inside() == inside && is_independent;
@@ -362,7 +362,7 @@ impl Model {
         dynamic.chain(published.map(|((_, outside), _)| *outside)).collect()
     }
 
-    /// The outside endpoint that a new flow must get, if the model can say.
+    /// The outside endpoint that a new flow must get, if the model knows.
     fn known_mapping(&self, protocol: Protocol, inside: Endpoint) -> Option<Endpoint> {
         let mappings = self.mappings_of(protocol, inside);
         let only = mappings.iter().next().copied().filter(|_| mappings.len() == 1)?;
@@ -375,7 +375,7 @@ impl Model {
         !self.mappings_of(protocol, inside).is_empty() || is_independent && self.dead.iter().any(of)
     }
 
-    /// May this port be taken by a new mapping? `sure`: nothing that is perhaps gone holds it.
+    /// Whether a new mapping may take this port. `sure`: ports that may still be held count as taken.
     fn is_free(&self, protocol: Protocol, outside: Endpoint, sure: bool) -> bool {
         let held = Some((protocol, outside));
         let is_usable = self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable[usize::from(outside.port)]);
@@ -385,7 +385,7 @@ impl Model {
         is_usable && !is_published && !is_held
     }
 
-    /// A connection was opened by this packet, and this is what it became: is it allowed?
+    /// Checks the endpoints of a connection that this packet opened.
     pub(super) fn opened(&mut self, tuple: &Tuple, reply: Tuple, segment: Option<&Segment>, owner: u16) {
         for known in self.live.iter().flat_map(|conn| [conn.original, conn.reply]) {
             assert!(known != *tuple && known != reply, "{known:?} is of two connections");
@@ -420,7 +420,7 @@ impl Model {
         if is_by_address || is_first && tuple.side == Side::Outside {
             self.pairs.insert(inside.address, outside);
         } else if is_new {
-            // Its record may be older than what is seen here, or by the pool though its mapping is not.
+            // Its record may be older than this packet, or made by the pool although its mapping was not.
             self.pairs.remove(&inside.address);
         }
         self.live.push(conn);
@@ -451,7 +451,7 @@ impl Model {
         held
     }
 
-    /// A new mapping's outside endpoint.
+    /// Checks the outside endpoint of a new mapping.
     fn check_choice(&self, protocol: Protocol, inside: Endpoint, outside: Endpoint) {
         let addresses = self.addresses_for(inside.address);
         assert!(addresses.contains(&outside.address), "{inside} got {outside}, not of {addresses:?}");
@@ -460,7 +460,7 @@ impl Model {
         if outside.port == inside.port {
             return;
         }
-        // Where strangers are let in, a port rests before another guest gets it.
+        // With endpoint-independent filtering, a port rests before another guest gets it.
         let may_rest = self.config.filtering == Filtering::EndpointIndependent
             && self.used_once.contains(&(protocol, Endpoint::new(outside.address, inside.port)));
         assert!(may_rest || !is_free(inside.port), "port {} could have been kept", inside.port);
@@ -486,7 +486,7 @@ impl Model {
         (!is_one_to_one).then_some((tuple.protocol, tuple.dst))
     }
 
-    /// Ends connections at once. Returns how many lived.
+    /// Ends connections at once. Returns the number of live ones.
     pub(super) fn end(&mut self, concerned: impl Fn(&Conn) -> bool) -> usize {
         let before = self.live.len();
         self.live.retain(|conn| !concerned(conn));
@@ -546,7 +546,7 @@ impl Model {
         }
     }
 
-    /// What the answer may be: sure, perhaps.
+    /// Where the reply may go: for certain, perhaps.
     pub(super) fn revoke(&mut self, address: Ipv4Addr, protocol: Protocol, port: u16, answer: bool) {
         let held = (protocol, Endpoint::new(address, port));
         let is_held = self.published.contains_key(&held) || self.live.iter().any(|conn| conn.mapping == Some(held));
@@ -560,7 +560,7 @@ impl Model {
         }
     }
 
-    /// Where nothing is uncertain any more, nothing need be allowed for.
+    /// Forgets the dead once the translation certainly has.
     pub(super) fn tidy(&mut self) {
         if self.dead.is_empty() {
             let known: Vec<_> =

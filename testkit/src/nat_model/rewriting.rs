@@ -1,5 +1,5 @@
-//! What a translated packet has to look like: the same with other endpoints, and every checksum as if
-//! it were summed anew; a wrong one is wrong by as much as before.
+//! What a translated packet must look like: the same with other endpoints, and every checksum as if computed anew; a
+//! wrong checksum is wrong by as much as before.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use nat::Endpoint;
 use crate::checksum::{add, sum};
 use crate::packets::{ICMP, TCP, UDP, checksum_at, header_len, pseudo_header, put, set_ip_checksum, transport_checksum, word};
 
-/// Both zeros are one.
+/// Makes the two representations of zero equal.
 fn is_same(a: u16, b: u16) -> bool {
     a == b || a % 0xffff == b % 0xffff
 }
@@ -28,8 +28,7 @@ fn put_ports(transport: &mut [u8], protocol: u8, src: Endpoint, dst: Endpoint) {
     }
 }
 
-/// `before` with other endpoints and the header's checksum summed anew; the transport's is that of
-/// `after`.
+/// `before` with other endpoints and a new header checksum; the transport checksum is that of `after`.
 fn expected(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, has_ports: bool) -> Vec<u8> {
     let mut packet = before.to_vec();
     packet[12..16].copy_from_slice(&src.address.octets());
@@ -54,14 +53,14 @@ fn expected(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, has_ports
     packet
 }
 
-/// All that the transport's checksum covers, itself included.
+/// Everything that the transport checksum covers, including itself.
 fn covered(packet: &[u8]) -> u16 {
     let transport = &packet[header_len(packet)..];
     let pseudo = if packet[9] == ICMP { 0 } else { pseudo_header(packet, 0) };
     add(pseudo, sum(transport))
 }
 
-/// A packet, or a first fragment, was given these endpoints. `is_whole`: it can be summed anew.
+/// Checks a packet, or a first fragment, that got these endpoints. `is_whole`: its checksum can be computed.
 pub(crate) fn check_flow(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, partial: bool, is_whole: bool) {
     assert_eq!(after, expected(before, after, src, dst, true), "translated to {src} > {dst}");
     let (l4, protocol) = (header_len(before), before[9]);
@@ -89,18 +88,18 @@ pub(crate) fn check_flow(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoi
     }
 }
 
-/// A later fragment was given these addresses.
+/// Checks a later fragment that got these addresses.
 pub(crate) fn check_later(before: &[u8], after: &[u8], src: Ipv4Addr, dst: Ipv4Addr) {
     assert_eq!(after, expected(before, after, Endpoint::new(src, 0), Endpoint::new(dst, 0), false));
 }
 
-/// An ICMP error was given these addresses, and the packet that it quotes these endpoints.
+/// Checks an ICMP error that got these addresses, and whose quoted packet got these endpoints.
 pub(crate) fn check_error(before: &[u8], after: &[u8], src: Ipv4Addr, dst: Ipv4Addr, quoted: (Endpoint, Endpoint)) {
     let quote = header_len(before) + 8;
     let (old, new) = (&before[quote..], &after[quote..]);
     let whole = usize::from(word(old, 2)) == old.len();
     check_flow(old, new, quoted.0, quoted.1, false, whole);
-    // With the quote checked, the rest is a packet with other addresses.
+    // The quote was checked; the rest is a packet with other addresses.
     let mut same_quote = before.to_vec();
     same_quote.truncate(quote);
     same_quote.extend(new);
