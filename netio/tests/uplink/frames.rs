@@ -1,7 +1,6 @@
 //! Frames by hand, and a reader that keeps what it reads.
 
 use std::io::IoSlice;
-use std::net::Ipv4Addr;
 
 use netio::Received;
 use netio::packet_socket::{PacketSocket, Receiver, receive::SPARE};
@@ -81,53 +80,7 @@ pub(crate) fn plain(to: MacAddr, number: u8, len: usize) -> Vec<u8> {
     frame
 }
 
-/// IPv4 in Ethernet, with a complete header checksum.
-pub(crate) fn ipv4(to_mac: MacAddr, protocol: u8, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let mut frame = [&to_mac.0[..], &FROM.0, &[0x08, 0x00, 0x45, 0]].concat();
-    frame.extend((20 + payload.len() as u16).to_be_bytes());
-    frame.extend([0, 7, 0x40, 0, 64, protocol, 0, 0]);
-    frame.extend(from.octets());
-    frame.extend(to.octets());
-    let sum = fold(&frame[14..34]);
-    frame[24..26].copy_from_slice(&(!sum).to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// A TCP header, its checksum complete.
-pub(crate) fn tcp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut segment = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 9, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
-    segment.extend(payload);
-    finish(from, to, 6, &mut segment, 16);
-    segment
-}
-
-/// A UDP datagram, its checksum complete.
-pub(crate) fn udp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let len = 8 + payload.len() as u16;
-    let mut datagram = [ports.0.to_be_bytes(), ports.1.to_be_bytes(), len.to_be_bytes(), [0, 0]].concat();
-    datagram.extend(payload);
-    finish(from, to, 17, &mut datagram, 6);
-    datagram
-}
-
-fn finish(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, segment: &mut [u8], at: usize) {
-    let sum = !fold(&[pseudo(from, to, protocol, segment.len() as u16), segment.to_vec()].concat());
-    segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// The pseudo-header (RFC 9293 section 3.1).
-pub(crate) fn pseudo(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, len: u16) -> Vec<u8> {
-    let [a, b] = len.to_be_bytes();
-    [&from.octets()[..], &to.octets(), &[0, protocol, a, b]].concat()
-}
-
-/// The one's complement sum (RFC 1071).
-pub(crate) fn fold(bytes: &[u8]) -> u16 {
-    let mut sum: u64 = bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+/// An IPv4 packet in Ethernet.
+pub(crate) fn ethernet(to: MacAddr, packet: &[u8]) -> Vec<u8> {
+    [&to.0[..], &FROM.0, &[0x08, 0x00], packet].concat()
 }

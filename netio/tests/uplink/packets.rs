@@ -1,17 +1,19 @@
 //! Frames in and out of a packet socket.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::link::Change;
 use netio::packet_socket::{Filter, PacketError, PacketSpec, Sender};
 use netio::{Poller, Received, link};
-use packet::vnet::{flag, gso};
+use packet::vnet::gso;
 use packet::{EtherType, MacAddr, VnetHeader};
 use rustix::io::Errno;
+use testkit::frames::Spec;
+use testkit::packets;
 
-use crate::frames::{self, drain, drain_into, expect, plain, pseudo, send, send_with};
+use crate::frames::{drain, drain_into, ethernet, expect, plain, send, send_with};
 use crate::host::{address, bare_pair, pair, until};
 use crate::trial;
 
@@ -107,39 +109,18 @@ fn super_frames_go_whole(old_kernel: bool) {
     let (near, far) = pair();
     let here = near.open(PacketSpec { old_kernel, ..near.spec() });
     let there = far.open(PacketSpec { old_kernel, ..far.spec() });
-    let (from, to) = (Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2));
     let payload: Vec<u8> = (0..64_000u32).map(|byte| (byte % 251) as u8).collect();
-    let mac = MacAddr([2, 9, 9, 9, 9, 9]);
-
-    let mut segment = frames::tcp(from, to, (1000, 2000), 0x10, &payload);
-    let sum = frames::fold(&pseudo(from, to, 6, segment.len() as u16));
-    segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    let tcp = frames::ipv4(mac, 6, from, to, &segment);
-    let vnet = VnetHeader {
-        flags: flag::NEEDS_CSUM,
-        gso_type: gso::TCPV4,
-        hdr_len: 54,
-        gso_size: 1448,
-        csum_start: 34,
-        csum_offset: 16,
-    };
+    let spec = Spec { dst: [2, 9, 9, 9, 9, 9], options: Vec::new(), payload, ..Spec::default() };
+    let (vnet, tcp) = spec.super_frame(1448);
+    assert_eq!((vnet.gso_type, vnet.csum_start), (gso::TCPV4, 34));
     send_with(&there, vnet, &tcp).expect("a TCP super-frame is taken");
     let [got] = &expect(&here, 1)[..] else { panic!("one frame") };
     assert_eq!(got.bytes, tcp);
     assert_eq!(VnetHeader { hdr_len: 54, ..got.vnet }, vnet);
 
-    let mut datagram = frames::udp(from, to, (1000, 2000), &payload[..40_000]);
-    let sum = frames::fold(&pseudo(from, to, 17, datagram.len() as u16));
-    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-    let udp = frames::ipv4(mac, 17, from, to, &datagram);
-    let vnet = VnetHeader {
-        flags: flag::NEEDS_CSUM,
-        gso_type: gso::UDP_L4,
-        hdr_len: 42,
-        gso_size: 1200,
-        csum_start: 34,
-        csum_offset: 6,
-    };
+    let spec = Spec { tcp: false, payload: spec.payload[..40_000].to_vec(), ..spec };
+    let (vnet, udp) = spec.super_frame(1200);
+    assert_eq!((vnet.gso_type, vnet.csum_start), (gso::UDP_L4, 34));
     send_with(&there, vnet, &udp).expect("a UDP super-frame is taken");
     let [got] = &expect(&here, 1)[..] else { panic!("one frame") };
     assert_eq!(got.bytes, udp);
@@ -183,7 +164,7 @@ fn a_filter_is_there_from_the_first_frame() {
     let frames = |port: u16| {
         // From where the host has no route to, so that it does not answer.
         let from = Ipv4Addr::new(198, 51, 100, 9);
-        frames::ipv4(to, 17, from, address(1), &frames::udp(from, address(1), (53, port), b"answer"))
+        ethernet(to, &packets::udp(SocketAddrV4::new(from, 53), SocketAddrV4::new(address(1), port), b"answer"))
     };
     let mut tagged = frames(45_000);
     tagged.splice(12..12, [0x81, 0, 0, 1]);
@@ -207,10 +188,11 @@ fn two_queues_share_flows_and_nothing_comes_twice(old_kernel: bool) {
     let here = near.open(PacketSpec { queues: 2, old_kernel, ..near.spec() });
     let there = far.open(far.spec());
     let to = MacAddr([2, 9, 9, 9, 9, 9]);
-    let (a, b) = (Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2));
     for port in 0..64 {
-        send(&there, &frames::ipv4(to, 17, a, b, &frames::udp(a, b, (1000 + port, 53), b"there")));
-        send(&there, &frames::ipv4(to, 17, b, a, &frames::udp(b, a, (53, 1000 + port), b"back")));
+        let a = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 1), 1000 + port);
+        let b = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 2), 53);
+        send(&there, &ethernet(to, &packets::udp(a, b, b"there")));
+        send(&there, &ethernet(to, &packets::udp(b, a, b"back")));
     }
     let mut queues = [Vec::new(), Vec::new()];
     until("frames", || {

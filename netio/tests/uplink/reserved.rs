@@ -1,21 +1,19 @@
 //! The host's stack on ports that are reserved, and on those that are not.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::Reservation;
 use netio::packet_socket::PacketSocket;
 use netio::reservation::{PortProtocol, process_of_port};
+use testkit::packets::{self, ACK, SYN, Tcp};
 
-use crate::frames::{Frame, drain, ipv4, send, tcp, udp};
+use crate::frames::{Frame, drain, ethernet, send};
 use crate::host::{Host, address, pair, until};
 use crate::trial;
 
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-const SYN_ACK: u8 = 0x12;
 const FREE: u16 = 41_000;
 const RESERVED: u16 = 40_000;
 
@@ -30,13 +28,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// What the near host's stack says to each of these, besides ARP. An echo request goes last, so its
 /// answer says that all others have been dealt with.
-fn answers(near: &Host, wire: &PacketSocket, packets: &[(u8, Vec<u8>)]) -> Vec<Vec<u8>> {
+fn answers(near: &Host, wire: &PacketSocket, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let to = near.link().mac;
-    for (protocol, payload) in packets {
-        send(wire, &ipv4(to, *protocol, address(2), address(1), payload));
+    for packet in packets {
+        send(wire, &ethernet(to, packet));
     }
-    let echo = [8, 0, 0xf7, 0xfe, 0, 0, 0, 1];
-    send(wire, &ipv4(to, 1, address(2), address(1), &echo));
+    send(wire, &ethernet(to, &packets::query(8, 0, address(2), address(1), &[])));
     let mut said: Vec<Frame> = Vec::new();
     until("the echo", || {
         said.append(&mut drain(wire, 0).0);
@@ -46,9 +43,10 @@ fn answers(near: &Host, wire: &PacketSocket, packets: &[(u8, Vec<u8>)]) -> Vec<V
     ip.map(|frame| frame.bytes).filter(|bytes| !(bytes[23] == 1 && bytes[34] == 0)).collect()
 }
 
-fn to_port(port: u16) -> [(u8, Vec<u8>); 4] {
-    let segment = |flags| (6, tcp(address(2), address(1), (80, port), flags, b""));
-    [segment(SYN), segment(ACK), segment(SYN_ACK), (17, udp(address(2), address(1), (53, port), b"answer"))]
+fn to_port(port: u16) -> [Vec<u8>; 4] {
+    let (from, to) = (|port| SocketAddrV4::new(address(2), port), SocketAddrV4::new(address(1), port));
+    let segment = |flags| packets::tcp(from(80), to, &Tcp::new(flags, 1, 9), b"");
+    [segment(SYN), segment(ACK), segment(SYN | ACK), packets::udp(from(53), to, b"answer")]
 }
 
 fn the_host_is_silent_on_reserved_ports_only() {
