@@ -263,6 +263,13 @@ impl Bridge {
         (0..self.ports).map(|port| self.counts(port).dropped(reason)).sum()
     }
 
+    /// Every reason for which frames were dropped, with their number.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        let counted = DropReason::ALL.into_iter().map(|reason| (reason, self.dropped(reason)));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Frames that the capture saw dropped for this reason, up to the last [`Bridge::assert_balance`].
     pub fn captured(&self, reason: DropReason) -> u64 {
         self.captured.borrow().dropped.iter().map(|port| port[reason as usize]).sum()

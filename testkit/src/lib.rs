@@ -8,6 +8,7 @@
 //! | `strategies` | frames for property tests | `strategies` |
 //! | `nat_model` | the reference model of the translation | `nat-model` |
 //! | `bridge`, `lab`, `overlay` | a pipeline whose writes are kept; with a router; several, joined by tunnels | `lab` |
+//! | `guests` | hosts with a TCP/IP stack on those switches | `lab` |
 //!
 //! Only for integration tests, benches and fuzz targets. A unit test inside `packet` or `nat` would see two copies of
 //! its own crate, so those keep to literal bytes.
@@ -17,6 +18,8 @@
 pub mod bridge;
 pub mod checksum;
 pub mod frames;
+#[cfg(feature = "lab")]
+pub mod guests;
 #[cfg(feature = "lab")]
 pub mod lab;
 #[cfg(feature = "nat-model")]
