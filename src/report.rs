@@ -3,7 +3,7 @@
 use std::fmt;
 
 use vswitch::mac_table::MacTableStats;
-use vswitch::{Counter, Counters, DropReason, PortCounters, PortId};
+use vswitch::{Counters, PortId, PortTotals};
 
 /// What ports that are none any more are called.
 const FORMER: &str = "(removed)";
@@ -36,23 +36,14 @@ pub(crate) struct Report {
 #[derive(Clone, Debug)]
 pub(crate) struct PortReport {
     pub(crate) name: String,
-    pub(crate) rx_frames: u64,
-    pub(crate) rx_bytes: u64,
-    pub(crate) tx_frames: u64,
-    pub(crate) tx_bytes: u64,
-    pub(crate) tx_writes: u64,
-    pub(crate) copies: u64,
-    pub(crate) made: u64,
-    pub(crate) taken: u64,
-    pub(crate) offload_refused: u64,
-    pub(crate) drops: [u64; DropReason::ALL.len()],
+    pub(crate) totals: PortTotals,
 }
 
 /// Where each port began to count. Workers' counters only grow; a number that comes to a new port goes on where the
 /// former port left it, and that is the new one's zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
-    zeros: Vec<Option<Box<PortReport>>>,
+    zeros: Vec<Option<Box<PortTotals>>>,
     /// What former ports counted.
     former: PortReport,
 }
@@ -65,14 +56,14 @@ impl Ledger {
 
     /// A number gets a new port, and all that was counted by it before is of former ones.
     pub(crate) fn begin<'a>(&mut self, id: PortId, workers: impl Iterator<Item = &'a Counters>) {
-        let mut now = PortReport::new(String::new());
+        let mut now = PortTotals::default();
         workers.filter_map(|counters| counters.port(id)).for_each(|counters| now.add(counters));
         let Some(zero) = self.zeros.get_mut(id.index()) else { return };
         let mut former = now.clone();
         if let Some(zero) = zero {
             former.each(zero, u64::wrapping_sub);
         }
-        self.former.each(&former, u64::wrapping_add);
+        self.former.totals.each(&former, u64::wrapping_add);
         *zero = Some(Box::new(now));
     }
 }
@@ -90,7 +81,7 @@ impl Report {
         for counters in workers {
             for (index, port) in ports.iter_mut().enumerate() {
                 if let Some(counters) = counters.port(PortId(index as u16)) {
-                    port.add(counters);
+                    port.totals.add(counters);
                 }
             }
         }
@@ -98,10 +89,10 @@ impl Report {
         let mut hidden = Vec::new();
         for ((index, port), zero) in ports.iter_mut().enumerate().zip(&ledger.zeros) {
             if let Some(zero) = zero {
-                port.each(zero, u64::wrapping_sub);
+                port.totals.each(zero, u64::wrapping_sub);
             }
             if port.name.is_empty() {
-                former.each(port, u64::wrapping_add);
+                former.totals.each(&port.totals, u64::wrapping_add);
                 *port = PortReport::new(String::new());
                 hidden.push(PortId(index as u16));
             }
@@ -127,9 +118,9 @@ impl Report {
 
     /// Received, copied and made; sent, dropped and taken. Equal when no frame is under way.
     pub(crate) fn balance(&self) -> [[u64; 3]; 2] {
-        let sum = |number: fn(&PortReport) -> u64| self.ports.iter().chain([&self.former]).map(number).sum();
+        let sum = |number: fn(&PortTotals) -> u64| self.ports.iter().chain([&self.former]).map(|port| number(&port.totals)).sum();
         let came = [sum(|port| port.rx_frames), sum(|port| port.copies), sum(|port| port.made)];
-        [came, [sum(|port| port.tx_frames), sum(PortReport::dropped), sum(|port| port.taken)]]
+        [came, [sum(|port| port.tx_frames), sum(PortTotals::dropped), sum(|port| port.taken)]]
     }
 
     /// The ports that are shown.
@@ -145,64 +136,12 @@ impl Report {
 
 impl PortReport {
     fn new(name: String) -> PortReport {
-        PortReport {
-            name,
-            rx_frames: 0,
-            rx_bytes: 0,
-            tx_frames: 0,
-            tx_bytes: 0,
-            tx_writes: 0,
-            copies: 0,
-            made: 0,
-            taken: 0,
-            offload_refused: 0,
-            drops: [0; DropReason::ALL.len()],
-        }
-    }
-
-    fn add(&mut self, counters: &PortCounters) {
-        let add = |sum: &mut u64, counter: &Counter| *sum += counter.load();
-        add(&mut self.rx_frames, &counters.rx_frames);
-        add(&mut self.rx_bytes, &counters.rx_bytes);
-        add(&mut self.tx_frames, &counters.tx_frames);
-        add(&mut self.tx_bytes, &counters.tx_bytes);
-        add(&mut self.tx_writes, &counters.tx_writes);
-        add(&mut self.copies, &counters.copies);
-        add(&mut self.made, &counters.made);
-        add(&mut self.taken, &counters.taken);
-        add(&mut self.offload_refused, &counters.offload_refused);
-        for (sum, reason) in self.drops.iter_mut().zip(DropReason::ALL) {
-            *sum += counters.dropped(reason);
-        }
-    }
-
-    /// Changes each number by that of another port.
-    fn each(&mut self, other: &PortReport, change: fn(u64, u64) -> u64) {
-        let PortReport { rx_frames, rx_bytes, tx_frames, tx_bytes, tx_writes, copies, made, taken, offload_refused, .. } = other;
-        for (number, by) in [
-            (&mut self.rx_frames, rx_frames),
-            (&mut self.rx_bytes, rx_bytes),
-            (&mut self.tx_frames, tx_frames),
-            (&mut self.tx_bytes, tx_bytes),
-            (&mut self.tx_writes, tx_writes),
-            (&mut self.copies, copies),
-            (&mut self.made, made),
-            (&mut self.taken, taken),
-            (&mut self.offload_refused, offload_refused),
-        ] {
-            *number = change(*number, *by);
-        }
-        for (number, by) in self.drops.iter_mut().zip(other.drops) {
-            *number = change(*number, by);
-        }
+        PortReport { name, totals: PortTotals::default() }
     }
 
     fn is_zero(&self) -> bool {
-        self.rx_frames == 0 && self.tx_frames == 0 && self.copies == 0 && self.dropped() == 0
-    }
-
-    pub(crate) fn dropped(&self) -> u64 {
-        self.drops.iter().sum()
+        let PortTotals { rx_frames, tx_frames, copies, .. } = self.totals;
+        rx_frames == 0 && tx_frames == 0 && copies == 0 && self.totals.dropped() == 0
     }
 }
 
@@ -222,21 +161,21 @@ impl fmt::Display for Report {
                 out,
                 "{:<width$} {:>12} {:>15} {:>12} {:>15} {:>12} {:>10} {:>10}",
                 port.name,
-                port.rx_frames,
-                port.rx_bytes,
-                port.tx_frames,
-                port.tx_bytes,
-                port.tx_writes,
-                port.copies,
-                port.dropped()
+                port.totals.rx_frames,
+                port.totals.rx_bytes,
+                port.totals.tx_frames,
+                port.totals.tx_bytes,
+                port.totals.tx_writes,
+                port.totals.copies,
+                port.totals.dropped()
             )?;
         }
         for port in shown() {
-            for (reason, frames) in DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0) {
+            for (reason, frames) in port.totals.drops() {
                 writeln!(out, "drop {} {} {frames}", port.name, reason.name())?;
             }
-            if port.offload_refused > 0 {
-                writeln!(out, "offload refused by {}: {}", port.name, port.offload_refused)?;
+            if port.totals.offload_refused > 0 {
+                writeln!(out, "offload refused by {}: {}", port.name, port.totals.offload_refused)?;
             }
         }
         for (name, MacTableStats { learned, moved, evicted, expired, entries, statics }) in &self.tables {
@@ -288,16 +227,16 @@ mod tests {
         let mut ledger = Ledger::new(2);
         count(0, 5);
         count(1, 2);
-        assert_eq!(report(&ledger, "tap1").ports[1].rx_frames, 7);
+        assert_eq!(report(&ledger, "tap1").ports[1].totals.rx_frames, 7);
         let free = report(&ledger, "");
-        assert_eq!((free.ports[1].rx_frames, free.shown().count(), free.balance()[0][0]), (0, 1, 7));
+        assert_eq!((free.ports[1].totals.rx_frames, free.shown().count(), free.balance()[0][0]), (0, 1, 7));
         ledger.begin(PortId(1), workers.iter());
         count(1, 3);
         let now = report(&ledger, "tap2");
-        assert_eq!((now.ports[1].rx_frames, now.balance()[0][0]), (3, 10));
+        assert_eq!((now.ports[1].totals.rx_frames, now.balance()[0][0]), (3, 10));
         ledger.begin(PortId(1), workers.iter());
         let again = report(&ledger, "tap2");
-        assert_eq!((again.ports[1].rx_frames, again.balance()[0][0]), (0, 10));
+        assert_eq!((again.ports[1].totals.rx_frames, again.balance()[0][0]), (0, 10));
         assert!(again.to_string().contains("(removed)                  10"), "{again}");
     }
 }

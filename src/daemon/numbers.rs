@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use netio::backlog::receive_queue;
 use vswitch::mac_table::MacTableStats;
 use vswitch::neighbour::MAX_NEIGHBOURS;
-use vswitch::{BridgeId, DropReason, PortId};
+use vswitch::{BridgeId, PortId};
 
 use super::queries::{port_state, uplink_state};
 use super::{Daemon, Handle};
@@ -104,23 +104,23 @@ fn rx_queue_of(uplink: &UplinkPort) -> Option<u64> {
 }
 
 fn port_view(port: &PortReport, now: PortNow) -> views::PortStats {
-    let drops = DropReason::ALL.iter().zip(port.drops).filter(|(_, frames)| *frames > 0);
+    let totals = &port.totals;
     views::PortStats {
         name: port.name.clone(),
         bridge: now.bridge,
         namespace: now.namespace,
         state: now.state,
-        rx_frames: port.rx_frames,
-        rx_bytes: port.rx_bytes,
-        tx_frames: port.tx_frames,
-        tx_bytes: port.tx_bytes,
-        tx_writes: port.tx_writes,
-        copies: port.copies,
-        made: port.made,
-        taken: port.taken,
-        offload_refused: port.offload_refused,
-        dropped: port.dropped(),
-        drops: drops.map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
+        rx_frames: totals.rx_frames,
+        rx_bytes: totals.rx_bytes,
+        tx_frames: totals.tx_frames,
+        tx_bytes: totals.tx_bytes,
+        tx_writes: totals.tx_writes,
+        copies: totals.copies,
+        made: totals.made,
+        taken: totals.taken,
+        offload_refused: totals.offload_refused,
+        dropped: totals.dropped(),
+        drops: totals.drops().map(|(reason, frames)| (reason.name().to_owned(), frames)).collect(),
         kernel_dropped: now.kernel_dropped,
         rx_queue_bytes: now.rx_queue,
         tx_queue_bytes: now.tx_queue.map(|(bytes, _)| bytes),

@@ -1,7 +1,7 @@
 //! What the control socket is told.
 
 use packet::VlanId;
-use vswitch::UPLINK;
+use vswitch::{PortTotals, UPLINK};
 
 use super::Daemon;
 use super::bridges::Bridge;
@@ -11,7 +11,7 @@ use crate::config::{DeviceConfig, Publish};
 use crate::control::ManagedPort;
 use crate::control_socket::{MacTableNow, Query, views};
 use crate::device::Device;
-use crate::report::{PortReport, Report};
+use crate::report::Report;
 use crate::router::RouterControl;
 use crate::tunnel::{Line, PeerControl};
 use crate::uplink::UplinkPort;
@@ -239,7 +239,7 @@ impl Daemon {
     fn tunnel_view<'a>(&self, line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
         let peer = |peer: &PeerControl| {
             let counted = report.ports.get(peer.id.index());
-            let number = |of: fn(&PortReport) -> u64| counted.map_or(0, of);
+            let number = |of: fn(&PortTotals) -> u64| counted.map_or(0, |port| of(&port.totals));
             views::Peer {
                 address: peer.address.to_string(),
                 mtu: peer.mtu(line),
@@ -249,7 +249,7 @@ impl Daemon {
                 rx_bytes: number(|port| port.rx_bytes),
                 tx_frames: number(|port| port.tx_frames),
                 tx_bytes: number(|port| port.tx_bytes),
-                dropped: number(PortReport::dropped),
+                dropped: number(PortTotals::dropped),
             }
         };
         views::Tunnel {

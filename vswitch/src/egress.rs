@@ -11,7 +11,7 @@ use packet::vlan::TagAction;
 use packet::{Headers, Offload, Span};
 use tunnel::{Train, Trains};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::port::PortId;
 
 /// A frame of the batch at hand, parsed and judged.

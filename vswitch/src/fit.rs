@@ -19,7 +19,7 @@ use packet::tcp;
 use packet::vlan::TagAction;
 use packet::{Batch, Checksum, Network, Offload, Segmentation, SegmentationKind, Transport, VnetHeader};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::intake::parse;
 use crate::walk::Walk;

@@ -9,7 +9,7 @@
 use packet::offload::{Judged, finish_checksum};
 use packet::{Batch, Checksum, Headers, Malformed, Offload, Span, Transport};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::tunnels::arrive::{Endpoint, let_in};
 use crate::walk::Walk;

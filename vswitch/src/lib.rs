@@ -6,6 +6,7 @@
 
 pub mod counters;
 pub mod domain;
+pub mod drop_reason;
 pub mod egress;
 mod fit;
 mod intake;
@@ -21,8 +22,9 @@ pub mod vlan;
 mod walk;
 pub mod watched;
 
-pub use counters::{Counter, Counters, DropReason, PortCounters};
+pub use counters::{Counter, Counters, PortCounters, PortTotals};
 pub use domain::{BridgeId, Domain};
+pub use drop_reason::DropReason;
 pub use egress::{Egress, SendError, Transmit};
 pub use mac_table::{Learned, MacEntry, MacMove, MacTable, MacTableConfig};
 pub use pipeline::Pipeline;

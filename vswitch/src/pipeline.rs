@@ -15,8 +15,9 @@ use std::sync::Arc;
 use capture::{Direction, Probe};
 use packet::{Batch, Timestamp};
 
-use crate::counters::{Counters, DropReason};
+use crate::counters::Counters;
 use crate::domain::{BridgeId, MAX_BRIDGES};
+use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Transmit};
 use crate::intake::{admit, arrive};
 use crate::limit::Errors;

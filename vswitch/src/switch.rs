@@ -15,8 +15,8 @@ use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Headers, MacAddr};
 
-use crate::counters::DropReason;
 use crate::domain::Domain;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::fit::{clamp_to, fit, fit_tunnel};
 use crate::mac_table::{Learned, MacTable};

@@ -21,7 +21,7 @@ use packet::vlan::TagAction;
 use packet::{Batch, Features};
 use tunnel::Trains;
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Written};
 use crate::port::{Encapsulation, PortId};
 use crate::tunnels::encap::{Coupled, couple};

@@ -9,8 +9,9 @@ use packet::icmpv4::IcmpError;
 use packet::vlan::TagAction;
 use packet::{Batch, Timestamp};
 
-use crate::counters::{Counters, DropReason, PortCounters};
+use crate::counters::{Counters, PortCounters};
 use crate::domain::{BridgeId, MAX_BRIDGES};
+use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Frame};
 use crate::limit::Errors;
 use crate::mac_table::MacTable;

@@ -24,7 +24,7 @@ use super::neighbour::InterfaceId;
 use super::routing::Interface;
 use super::v4::{Packet, set_addresses, view, view_mut};
 use super::{RouterTables, RouterWorker};
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::intake::parse;
 use crate::port::PortKind;

@@ -13,7 +13,7 @@ use super::neighbour::InterfaceId;
 use super::routing::Uplink;
 use super::v4::{Ip, Packet, is_echo_request, set_addresses, view, view_mut};
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::intake::made;
 use crate::port::PortKind;

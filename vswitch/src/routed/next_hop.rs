@@ -15,7 +15,7 @@ use super::neighbour::{InterfaceId, Resolve};
 use super::routing::Uplink;
 use super::v4::{Packet, set_addresses, view};
 use super::{HOPS, Hop, RouterTables, RouterWorker, UPLINK};
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::fit::fit;
 use crate::intake::made;
 use crate::walk::Walk;

@@ -9,7 +9,7 @@ use super::routing::Uplink;
 use super::translate::clamp;
 use super::v4::{Ip, Packet, decrement_ttl, is_echo_request, is_one_host, sound, untag, view};
 use super::{RouterTables, RouterWorker};
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::walk::Walk;

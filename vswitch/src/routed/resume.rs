@@ -11,7 +11,7 @@ use super::error::Stop;
 use super::neighbour::{Due, InterfaceId};
 use super::v4::Packet;
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::intake::admit;
 use crate::port::PortId;
 use crate::walk::Walk;

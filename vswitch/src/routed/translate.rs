@@ -10,7 +10,7 @@ use super::resume::Held;
 use super::routing::Routing;
 use super::v4::{Packet, view, view_mut};
 use super::{Deferred, RouterWorker};
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::walk::Walk;
 use crate::watched::step::Step;

@@ -8,7 +8,7 @@ use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::vlan::TAG_LEN;
 use packet::{Headers, MacAddr, Network};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::walk::Walk;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use packet::{Batch, Datagram, Headers, VnetHeader};
 use tunnel::{Arrival, Framing, FramingKind, Locals, Malformed, Peers, Unknown};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::port::PortId;
 

@@ -10,7 +10,7 @@ use packet::vlan::TagAction;
 use packet::{Batch, Checksum, Headers, Network, VNET_LEN};
 use tunnel::{Trains, Way, ecn, entropy};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queue, Queued};
 use crate::port::{Encapsulation, PortId};
 

@@ -19,7 +19,7 @@ use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
 use packet::vlan::TagAction;
 use packet::{Headers, Network, Offload, VnetHeader};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::intake::admit_packet;

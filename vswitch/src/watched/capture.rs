@@ -19,7 +19,7 @@ use packet::ethernet::ADDRESSES_LEN;
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Headers, Span};
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::port::PortId;
 use crate::walk::{Bridges, Walk};

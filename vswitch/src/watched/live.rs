@@ -10,7 +10,7 @@ use tunnel::{Train, Way};
 
 use super::step::Step;
 use super::story::Story;
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::{Queued, SendError, Written};
 use crate::port::{Encapsulation, PortId};
 use crate::walk::Bridges;

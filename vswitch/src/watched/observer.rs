@@ -19,7 +19,7 @@ use super::boarded::{Boarded, BoardedFrame};
 use super::capture::{Arrived, Captures};
 use super::live::Watch;
 use super::story::Story;
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queued, SendError, Written};
 use crate::port::{Encapsulation, PortId};
 use crate::walk::{Bridges, Walk};

@@ -8,7 +8,7 @@ use packet::icmpv4::IcmpError;
 use packet::vlan::{TagAction, VlanId};
 use tunnel::Framing;
 
-use crate::counters::DropReason;
+use crate::drop_reason::DropReason;
 use crate::mac_table::Learned;
 use crate::port::PortId;
 

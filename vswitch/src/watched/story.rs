@@ -21,8 +21,8 @@ use packet::vlan::TagAction;
 use packet::{MacAddr, Timestamp};
 
 use super::step::Step;
-use crate::counters::DropReason;
 use crate::domain::Domain;
+use crate::drop_reason::DropReason;
 use crate::port::PortId;
 
 /// Maximum number of steps in a story; further ones are counted in [`Story::left_out`]. A flood has one step per port.
