@@ -1,0 +1,102 @@
+//! Ports and their counters.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::words;
+
+/// A port of a bridge, or a TUN device, to which packets are routed.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Name of its bridge; `null` for a TUN device.
+    pub bridge: Option<String>,
+    /// Kind of device.
+    pub kind: PortKind,
+    /// Network namespace of its device; `null` for the daemon's own.
+    pub namespace: Option<String>,
+    /// The VLANs that it carries, as text.
+    pub vlan: String,
+    /// State of its link.
+    pub state: State,
+    /// Maximum length of a packet, in bytes; `null` if not known.
+    pub mtu: Option<u32>,
+    /// Offloads of its device, as text.
+    pub device: String,
+}
+
+words! {
+    /// Kind of a port's device.
+    PortKind {
+        /// TAP device.
+        Tap = "tap",
+        /// TUN device.
+        Tun = "tun",
+        /// Packet socket on an interface of the host.
+        Packet = "packet",
+        /// Unix stream socket of a guest (QEMU).
+        Stream = "stream",
+        /// Unix datagram socket of a guest.
+        Dgram = "dgram",
+        /// Uplink in bridge mode.
+        Uplink = "uplink",
+    }
+
+    /// State of a link.
+    State {
+        /// The link is up.
+        Up = "up",
+        /// The link is down.
+        Down = "down",
+        /// The device is gone.
+        Gone = "gone",
+        /// No guest is connected.
+        Waiting = "waiting",
+    }
+}
+
+/// Counters of a port since the daemon started. A super-frame counts as one frame.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PortStats {
+    /// Name of the port.
+    pub name: String,
+    /// Name of its bridge; `null` for ports that are only routed to.
+    pub bridge: Option<String>,
+    /// Network namespace of its device; `null` for the daemon's own.
+    pub namespace: Option<String>,
+    /// State of its link; `null` for peers of tunnels.
+    pub state: Option<State>,
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// System calls that sent them.
+    pub tx_writes: u64,
+    /// Copies of frames received here, beyond the first.
+    pub copies: u64,
+    /// Frames that the router made and sent here.
+    pub made: u64,
+    /// Frames received here that the router consumed.
+    pub taken: u64,
+    /// Super-frames that the kernel refused and that were sent in segments.
+    pub offload_refused: u64,
+    /// Frames dropped: the sum of `drops`.
+    pub dropped: u64,
+    /// Frames dropped by reason; only reasons with a count.
+    pub drops: BTreeMap<String, u64>,
+    /// Frames that the kernel dropped before they were read.
+    pub kernel_dropped: u64,
+    /// Kernel memory in use by frames not read yet, in bytes; `null` where the kernel does not report it.
+    pub rx_queue_bytes: Option<u64>,
+    /// Bytes queued for a guest that does not read; `null` where nothing is queued.
+    pub tx_queue_bytes: Option<u64>,
+    /// Maximum of `tx_queue_bytes`.
+    pub tx_queue_limit_bytes: Option<u64>,
+}
