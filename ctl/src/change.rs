@@ -1,30 +1,36 @@
-//! Verbs that make the switch another: ports, rules, tunnels, and all of it.
+//! Verbs that change the configuration: ports, rules, tunnels, and all of it.
 
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 
 use anyhow::Context;
+use api::Change;
+use api::query::{Apply, Rule, target};
+use hyper::Method;
+use serde::Serialize;
 
-use crate::client::{escape, with_parameters};
-use crate::{Get, table, views};
+use crate::client::segment;
+use crate::get::Get;
+use crate::table::plain;
 
-/// Adds what this word says, which is `key` of the request.
-pub(crate) fn add(get: &Get<'_>, path: &str, key: &str, word: &str) -> anyhow::Result<String> {
-    let body = serde_json::json!({ key: word }).to_string();
-    get.changed("POST", path, Some(&body), lines)
+/// Adds what the body describes.
+pub(crate) fn add(get: &Get<'_>, path: &str, body: &impl Serialize) -> anyhow::Result<String> {
+    get.changed(Method::POST, path, Some(serde_json::to_string(body)?), lines)
 }
 
-/// Takes away what has this name.
+/// Removes the thing of this name.
 pub(crate) fn delete(get: &Get<'_>, path: &str, name: &str) -> anyhow::Result<String> {
-    get.changed("DELETE", &format!("{path}/{}", escape(name)), None, lines)
+    get.changed(Method::DELETE, &format!("{path}/{}", segment(name)), None, lines)
 }
 
+/// Removes a rule for published ports.
 pub(crate) fn unpublish(get: &Get<'_>, rule: &str) -> anyhow::Result<String> {
-    get.changed("DELETE", &with_parameters("/v1/nat/publish", [("rule", Some(rule.to_owned()))]), None, lines)
+    let target = target("/v1/nat/publish", &Rule { rule: rule.to_owned() })?;
+    get.changed(Method::DELETE, &target, None, lines)
 }
 
-/// The file is read here, so that it may be one that the switch cannot read.
+/// Applies a configuration. The file is read here, so the switch need not be able to read it.
 pub(crate) fn apply(get: &Get<'_>, file: &Path, dry_run: bool) -> anyhow::Result<String> {
     let name = file.display().to_string();
     let text = if name == "-" {
@@ -33,16 +39,16 @@ pub(crate) fn apply(get: &Get<'_>, file: &Path, dry_run: bool) -> anyhow::Result
     } else {
         fs::read_to_string(file)
     };
-    let text = text.with_context(|| format!("{}: reading the configuration", table::plain(&name)))?;
-    let path = with_parameters("/v1/apply", [("file", Some(name)), ("dry-run", dry_run.then(|| "true".to_owned()))]);
-    get.changed("POST", &path, Some(&text), lines)
+    let text = text.with_context(|| format!("{}: reading the configuration", plain(&name)))?;
+    let target = target("/v1/apply", &Apply { dry_run, file: Some(name) })?;
+    get.changed(Method::POST, &target, Some(text), lines)
 }
 
 /// A line for each change.
-#[expect(clippy::ptr_arg, reason = "it is what is read from the answer")]
-fn lines(changes: &Vec<views::Change>) -> String {
+#[expect(clippy::ptr_arg, reason = "it is the type that the answer is read as")]
+fn lines(changes: &Vec<Change>) -> String {
     if changes.is_empty() {
-        return "nothing changes\n".to_owned();
+        return "configuration unchanged\n".to_owned();
     }
-    changes.iter().map(|change| table::plain(&change.line) + "\n").collect()
+    changes.iter().map(|change| plain(&change.line) + "\n").collect()
 }

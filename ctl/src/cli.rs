@@ -3,8 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use crate::capture::Capture;
-use crate::doctor::Doctor;
+use api::Protocol;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use packet::MacAddr;
 
@@ -12,9 +11,9 @@ use packet::MacAddr;
 #[derive(Debug, Parser)]
 #[command(name = "vswitchctl", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// The switch's control socket [default: /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that
-    /// is not, the service's /run/vswitchd/vswitchd.sock]
-    #[arg(long, global = true, value_name = "PATH")]
+    /// Control socket of the switch [default: $VSWITCHD_SOCKET; or else /run/vswitchd.sock as root,
+    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that is missing, the service's /run/vswitchd/vswitchd.sock]
+    #[arg(long, visible_alias = "control", global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// In which form
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
@@ -96,6 +95,40 @@ pub(crate) enum Command {
         /// Into this directory
         directory: PathBuf,
     },
+}
+
+/// Which frames are captured, and where they go.
+#[derive(Debug, Args)]
+pub(crate) struct Capture {
+    /// Only frames of this port
+    #[arg(default_value = "any")]
+    pub(crate) port: String,
+    /// Only frames that match, in the words of tcpdump: host, net, port, tcp, udp, icmp, arp, vlan, vni, mac .., and, or, not
+    #[arg(trailing_var_arg = false)]
+    pub(crate) filter: Vec<String>,
+    /// Output file, in pcapng format; - is standard output
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Only dropped frames, with the reason
+    #[arg(long)]
+    pub(crate) drops: bool,
+    /// End after N frames
+    #[arg(short = 'c', long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Capture at most BYTES of each frame [default: all]
+    #[arg(short = 's', long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    pub(crate) snaplen: Option<u32>,
+    /// Capture one frame of N on average, chosen at random
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) sample: Option<u32>,
+}
+
+/// Which configuration is examined.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Examine this configuration [default: the switch that runs, if one does]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Which packet.
@@ -216,7 +249,7 @@ pub(crate) struct Filter {
     pub(crate) port: Option<u16>,
     /// tcp, udp, icmp, or IP's number
     #[arg(long, value_parser = protocol)]
-    pub(crate) protocol: Option<String>,
+    pub(crate) protocol: Option<Protocol>,
 }
 
 /// Which connections, and how many.
@@ -278,14 +311,10 @@ pub(crate) enum Log {
     },
 }
 
-/// As the switch calls it.
-fn protocol(text: &str) -> Result<String, String> {
-    match (text.to_ascii_lowercase().as_str(), text.parse::<u8>()) {
-        (name @ ("tcp" | "udp" | "icmp"), _) => Ok(name.to_owned()),
-        (_, Ok(1)) => Ok("icmp".to_owned()),
-        (_, Ok(6)) => Ok("tcp".to_owned()),
-        (_, Ok(17)) => Ok("udp".to_owned()),
-        (_, Ok(number)) => Ok(number.to_string()),
-        _ => Err("tcp, udp, icmp or a number from 0 to 255".to_owned()),
+/// A protocol by its name in any case, or its number.
+fn protocol(text: &str) -> Result<Protocol, api::NotAProtocol> {
+    match text.parse::<u8>() {
+        Ok(number) => Ok(Protocol(number)),
+        Err(_) => text.to_ascii_lowercase().parse(),
     }
 }

@@ -1,135 +1,205 @@
-//! One request over the control socket, and its answer.
+//! Requests to the daemon: HTTP/1.1 over its Unix socket, one request per connection.
+//!
+//! *Limits.* The daemon has [`PATIENCE`] for its head and for each piece of the body; a head has at most 64 KiB, a body
+//! that is read whole at most [`LONGEST_BODY`].
 
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::fmt::Display;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use api::Problem;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use rustix::process::geteuid;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 use crate::table::plain;
-use crate::views::Problem;
 
-/// A switch that does not answer within this time is not well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for the head of a response, and for each piece of its body.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a switch listens that its unit of systemd started.
+/// Maximum length of a response's head, in bytes.
+const LONGEST_HEAD: usize = 64 << 10;
+
+/// Maximum length of a body that is read whole, in bytes: lists of 100,000 connections have some 30 MB.
+const LONGEST_BODY: usize = 1 << 30;
+
+/// The socket of the daemon as a systemd service.
 const SERVICE: &str = "/run/vswitchd/vswitchd.sock";
 
-/// Where the switch listens if nobody said otherwise: where one that was started by hand would, or else where the service does.
+/// Environment variable that names the socket.
+const VARIABLE: &str = "VSWITCHD_SOCKET";
+
+/// The socket if no option names one: that of the environment, of a daemon started by hand, or of the service.
 pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
     let by_hand = match std::env::var_os("XDG_RUNTIME_DIR") {
         _ if geteuid().is_root() => Some(PathBuf::from("/run/vswitchd.sock")),
         directory => directory.map(|directory| PathBuf::from(directory).join("vswitchd.sock")),
     };
     match by_hand {
         Some(path) if path.exists() || !Path::new(SERVICE).exists() => Ok(path),
-        None if !Path::new(SERVICE).exists() => bail!("XDG_RUNTIME_DIR is not set: say where with --socket"),
+        None if !Path::new(SERVICE).exists() => bail!("XDG_RUNTIME_DIR is not set: name the control socket with --socket"),
         _ => Ok(SERVICE.into()),
     }
 }
 
-/// Gets what a path of the switch's leads to.
-pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<String> {
-    ask(socket, "GET", path, None)
+/// Sends a GET request and returns the body of the response.
+pub(crate) fn get(socket: &Path, target: &str) -> anyhow::Result<String> {
+    ask(socket, Method::GET, target, None)
 }
 
-/// A connection to the switch, which is given up if it does not answer.
-pub(crate) fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
-    let stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+/// Sends a request, with a body in JSON if there is one, and returns the body of the response.
+pub(crate) fn ask(socket: &Path, method: Method, target: &str, body: Option<String>) -> anyhow::Result<String> {
+    runtime()?.block_on(async {
+        let response = respond(socket, method, target, body).await?;
+        let body = read_whole(response.into_body()).await.with_context(|| asking(socket))?;
+        String::from_utf8(body).with_context(|| format!("{}: the response is not UTF-8", socket.display()))
+    })
 }
 
-/// Asks the switch by this method, with a body in JSON if there is one, and returns the answer's body.
-pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<String> {
-    let mut stream = connect(socket)?;
-    let body = body.map_or_else(String::new, |body| {
-        format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-    });
-    let end = if body.is_empty() { "\r\n" } else { &body };
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n{end}");
-    let mut answer = Vec::new();
-    let exchanged = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_end(&mut answer));
-    exchanged.with_context(|| format!("{}: asking the switch", socket.display()))?;
-    match parse(&answer) {
-        Ok((200, body)) => Ok(body.to_owned()),
-        _ => Err(refused(socket, &answer)),
+/// The runtime of one request.
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_io().enable_time().build().context("starting the HTTP client")
+}
+
+/// Sends a request and returns the response, whose body is still to be read. An error unless its status is 200.
+///
+/// The connection is a task of the runtime that this runs in, so the body can be read only there.
+pub(crate) async fn respond(
+    socket: &Path,
+    method: Method,
+    target: &str,
+    body: Option<String>,
+) -> anyhow::Result<Response<Incoming>> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+    let mut request = Request::builder().method(method).uri(target).header(HOST, "vswitchd");
+    if body.is_some() {
+        request = request.header(CONTENT_TYPE, "application/json");
     }
+    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default()))).context("making the request")?;
+    let sent = async {
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(io).await?;
+        // A failure of the connection shows in the response or its body.
+        drop(tokio::spawn(connection));
+        sender.send_request(request).await
+    };
+    let response = in_time(sent).await.with_context(|| asking(socket))?.map_err(|error| not_http(socket, error))?;
+    if response.status() == StatusCode::OK { Ok(response) } else { Err(refused(socket, response).await) }
 }
 
-/// What an answer says that is not what was asked for.
-pub(crate) fn refused(socket: &Path, answer: &[u8]) -> anyhow::Error {
-    match parse(answer) {
-        Err(error) => error.context(format!("{}: what answers there is no vswitchd", socket.display())),
-        Ok((status, body)) => {
-            let problem = serde_json::from_str::<Problem>(body).map_or_else(|_| body.to_owned(), |problem| problem.error);
-            anyhow::anyhow!("the switch says: {} ({status})", plain(&problem))
-        }
+/// The future's output, or an error after [`PATIENCE`].
+async fn in_time<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    timeout(PATIENCE, future).await.with_context(|| format!("no response for {} s", PATIENCE.as_secs()))
+}
+
+async fn read_whole(mut body: Incoming) -> anyhow::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    while let Some(frame) = in_time(body.frame()).await? {
+        let data = frame.context("the response is incomplete")?.into_data().unwrap_or_default();
+        ensure!(whole.len() + data.len() <= LONGEST_BODY, "the response has more than {LONGEST_BODY} bytes");
+        whole.extend_from_slice(&data);
     }
+    Ok(whole)
 }
 
-pub(crate) fn unreachable(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+fn asking(socket: &Path) -> String {
+    format!("{}: asking the switch", socket.display())
+}
+
+fn not_http(socket: &Path, error: hyper::Error) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!("{}: not the control socket of vswitchd", socket.display()))
+}
+
+/// The error that a response describes.
+async fn refused(socket: &Path, response: Response<Incoming>) -> anyhow::Error {
+    let status = response.status().as_u16();
+    let body = match read_whole(response.into_body()).await {
+        Ok(body) => body,
+        Err(error) => return error.context(asking(socket)),
+    };
+    let problem = serde_json::from_slice::<Problem>(&body).map(|problem| problem.error);
+    let problem = problem.unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned());
+    anyhow::anyhow!("the switch says: {} ({status})", plain(&problem))
+}
+
+fn unreachable(socket: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is vswitchd running? --socket says where it listens",
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is vswitchd running? --socket names its control socket",
         ErrorKind::PermissionDenied => "; the socket is for its owner and group: try as root",
         _ => "",
     };
     anyhow::anyhow!("{}: {error}{hint}", socket.display())
 }
 
-/// What stands in a path or behind its `?`, so that it is taken as it is (RFC 3986 section 2.1).
-pub(crate) fn escape(text: &str) -> String {
+/// A name as a segment of a path (RFC 3986 section 2.1).
+pub(crate) fn segment(name: impl Display) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let escaped = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    text.bytes().map(escaped).collect()
-}
-
-/// A path with those parameters that have a value.
-pub(crate) fn with_parameters<const N: usize>(path: &str, parameters: [(&str, Option<String>); N]) -> String {
-    let given = parameters.iter().filter_map(|(key, value)| Some(format!("{key}={}", escape(value.as_ref()?))));
-    let given = given.collect::<Vec<String>>().join("&");
-    if given.is_empty() { path.to_owned() } else { format!("{path}?{given}") }
-}
-
-/// Status and body of a whole HTTP/1.1 answer that says how long it is.
-fn parse(answer: &[u8]) -> anyhow::Result<(u16, &str)> {
-    let answer = std::str::from_utf8(answer).context("an answer that is no text")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end to its head")?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).context("an answer that is not HTTP/1.1")?;
-    let status = status.get(..3).and_then(|status| status.parse().ok()).context("an answer without a status")?;
-    let length = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length: usize = length.and_then(|(_, value)| value.trim().parse().ok()).context("an answer of unknown length")?;
-    ensure!(body.len() == length, "an answer of {} bytes that should have {length}", body.len());
-    Ok((status, body))
+    name.to_string().bytes().map(escaped).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
     use super::*;
 
-    #[test]
-    fn parameters_are_what_was_given() {
-        assert_eq!(with_parameters("/v1/fdb", [("port", None), ("vlan", None)]), "/v1/fdb");
-        let path = with_parameters("/v1/fdb", [("port", Some("/run/a b&c\u{e9}".to_owned())), ("vlan", Some("7".to_owned()))]);
-        assert_eq!(path, "/v1/fdb?port=%2Frun%2Fa%20b%26c%C3%A9&vlan=7");
+    /// Runs a client against a server that writes these bytes to one connection and closes it.
+    pub(crate) fn against<T>(response: &[u8], client: impl FnOnce(&Path) -> T) -> T {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("vswitchctl-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        let response = response.to_vec();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            stream.write_all(&response).unwrap();
+        });
+        let result = client(&path);
+        server.join().unwrap();
+        std::fs::remove_file(path).unwrap();
+        result
     }
 
     #[test]
-    fn whole_answers_only() {
-        let answer = "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(parse(answer.as_bytes()).unwrap(), (404, "{}"));
-        for end in 0..answer.len() {
-            assert!(parse(&answer.as_bytes()[..end]).is_err(), "cut at {end}");
+    fn names_are_one_segment() {
+        assert_eq!(segment("/run/a b&c\u{e9}"), "%2Frun%2Fa%20b%26c%C3%A9");
+    }
+
+    #[test]
+    fn whole_responses_only() {
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(against(response, |socket| get(socket, "/")).unwrap(), "{}");
+        for end in [0, 1, 20, response.len() - 3, response.len() - 1] {
+            assert!(against(&response[..end], |socket| get(socket, "/")).is_err(), "cut at {end}");
         }
-        for bad in
-            ["", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 xyz\r\nContent-Length: 0\r\n\r\n", "SSH-2.0\r\n\r\n"]
-        {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        for bad in [&b"HTTP/1.1 xyz\r\nContent-Length: 0\r\n\r\n"[..], b"SSH-2.0\r\n\r\n", &[b'x'; LONGEST_HEAD + 100]] {
+            assert!(against(bad, |socket| get(socket, "/")).is_err());
         }
-        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff").is_err());
+        assert!(against(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", |socket| get(socket, "/")).is_err());
+    }
+
+    #[test]
+    fn refusals_are_told_with_their_status() {
+        let response = b"HTTP/1.1 404 Not Found\r\nContent-Length: 21\r\n\r\n{\"error\":\"no \\u001b\"}";
+        let error = against(response, |socket| get(socket, "/")).unwrap_err();
+        assert_eq!(error.to_string(), "the switch says: no \\u{1b} (404)");
     }
 }

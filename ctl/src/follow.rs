@@ -1,163 +1,129 @@
-//! An answer of the switch's without an end, as it comes.
-//!
-//! It is in chunks (RFC 9112 section 7.1): each a length in hexadecimal digits, as many bytes, and a line's end; the
-//! last is empty.
+//! Responses that go on for as long as they are read: events, captures, live traces.
 
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use http_body_util::BodyExt;
+use hyper::Method;
+use hyper::body::Incoming;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
-use crate::client::{PATIENCE, refused, unreachable};
+use crate::client::{respond, runtime};
 
-/// How often a reader looks up, if nothing comes.
+/// How long a read waits, so that its caller can look at signals meanwhile.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
-/// A head, or the line before a chunk, is no longer.
-const MAX_HEAD: usize = 64 << 10;
-const MAX_LINE: usize = 64;
+/// Maximum length of a line, in bytes.
+const LONGEST_LINE: usize = 1 << 20;
 
-/// What a look brought.
+/// What a read brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Came {
-    /// Something.
+    /// Data.
     Some,
     /// Nothing yet.
     Nothing,
-    /// There will be no more: the switch has told all.
+    /// The regular end of the response.
     End,
 }
 
-/// An answer that goes on.
+/// A response that goes on.
 #[derive(Debug)]
 pub(crate) struct Follow {
-    stream: UnixStream,
-    raw: Vec<u8>,
-    chunks: Chunks,
+    runtime: Runtime,
+    body: Incoming,
 }
 
 impl Follow {
-    /// Asks for what a path leads to. An error if the switch refuses.
-    pub(crate) fn get(socket: &Path, path: &str) -> anyhow::Result<Follow> {
-        let mut stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let asking = || format!("{}: asking the switch", socket.display());
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nHost: vswitchd\r\nConnection: close\r\n\r\n").as_bytes())
-            .with_context(asking)?;
-        let mut raw = Vec::new();
-        let head = loop {
-            if let Some(at) = raw.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-                break at + 4;
-            }
-            ensure!(raw.len() < MAX_HEAD, "{}: what answers there is no vswitchd", socket.display());
-            let mut piece = [0; 4096];
-            let len = stream.read(&mut piece).with_context(asking)?;
-            ensure!(len > 0, "{}: what answers there is no vswitchd", socket.display());
-            raw.extend_from_slice(&piece[..len]);
-        };
-        let text = String::from_utf8_lossy(&raw[..head]).to_ascii_lowercase();
-        if !text.starts_with("http/1.1 200") || !text.contains("\r\ntransfer-encoding: chunked\r\n") {
-            stream.read_to_end(&mut raw).with_context(asking)?;
-            return Err(refused(socket, &raw));
-        }
-        stream.set_read_timeout(Some(LOOK_UP))?;
-        raw.drain(..head);
-        Ok(Follow { stream, raw, chunks: Chunks::default() })
+    /// Sends a GET request. An error if the switch refuses it.
+    pub(crate) fn get(socket: &Path, target: &str) -> anyhow::Result<Follow> {
+        let runtime = runtime()?;
+        let response = runtime.block_on(respond(socket, Method::GET, target, None))?;
+        Ok(Follow { runtime, body: response.into_body() })
     }
 
-    /// Adds what has come to `out`; waits a tenth of a second for it.
+    /// Appends the data that came to `out`, after waiting for it for at most a tenth of a second.
     pub(crate) fn read(&mut self, out: &mut Vec<u8>) -> anyhow::Result<Came> {
-        if self.chunks.is_over {
-            return Ok(Came::End);
-        }
-        let before = out.len();
-        if self.raw.is_empty() {
-            let mut piece = vec![0; 64 << 10];
-            match self.stream.read(&mut piece) {
-                Ok(0) => bail!("the switch ended it"),
-                Ok(len) => self.raw.extend_from_slice(&piece[..len]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error).context("reading from the switch"),
+        let Follow { runtime, body } = self;
+        match runtime.block_on(async { timeout(LOOK_UP, body.frame()).await }) {
+            Err(_) => Ok(Came::Nothing),
+            Ok(None) => Ok(Came::End),
+            Ok(Some(frame)) => {
+                let data = frame.context("the connection to the switch broke")?.into_data().unwrap_or_default();
+                out.extend_from_slice(&data);
+                Ok(if data.is_empty() { Came::Nothing } else { Came::Some })
             }
         }
-        let is_end = self.chunks.take(&mut self.raw, out)?;
-        Ok(match out.len() > before {
-            true => Came::Some,
-            false if is_end => Came::End,
-            false => Came::Nothing,
-        })
+    }
+
+    /// Waits for the next lines: one or more whole ones, or `None` at the end of the response. `rest` is the start of
+    /// a line between two calls.
+    pub(crate) fn lines(&mut self, rest: &mut Vec<u8>) -> anyhow::Result<Option<String>> {
+        loop {
+            let came = self.read(rest)?;
+            let lines = whole_lines(rest)?;
+            ensure!(rest.len() <= LONGEST_LINE, "the switch sent a line of more than {LONGEST_LINE} bytes");
+            if !lines.is_empty() {
+                return Ok(Some(lines));
+            }
+            if came == Came::End {
+                return Ok(None);
+            }
+        }
     }
 }
 
-/// Where in the chunks we are.
-#[derive(Debug, Default)]
-struct Chunks {
-    /// Of the chunk at hand, with its line's end.
-    left: usize,
-    line: Vec<u8>,
-    is_over: bool,
-}
-
-impl Chunks {
-    /// Takes the chunks' bytes out of `raw`. True at the end of all.
-    fn take(&mut self, raw: &mut Vec<u8>, out: &mut Vec<u8>) -> anyhow::Result<bool> {
-        let mut rest = &raw[..];
-        while !rest.is_empty() && !self.is_over {
-            if self.left == 0 {
-                self.line.push(rest[0]);
-                rest = &rest[1..];
-                if self.line.ends_with(b"\r\n") {
-                    self.left = length(&self.line)? + 2;
-                    self.is_over = self.left == 2;
-                    self.line.clear();
-                }
-                ensure!(self.line.len() < MAX_LINE, "an answer in pieces that are none");
-                continue;
-            }
-            let len = rest.len().min(self.left);
-            let data = len.min(self.left.saturating_sub(2));
-            out.extend_from_slice(&rest[..data]);
-            self.left -= len;
-            rest = &rest[len..];
-        }
-        raw.clear();
-        Ok(self.is_over)
-    }
-}
-
-fn length(line: &[u8]) -> anyhow::Result<usize> {
-    let text = std::str::from_utf8(line).ok().and_then(|line| line.trim_end().split(';').next());
-    let length = text.and_then(|text| usize::from_str_radix(text, 16).ok()).filter(|length| *length < 1 << 30);
-    length.context("an answer in pieces of unknown length")
+/// Takes the whole lines out of `bytes` and leaves the rest.
+fn whole_lines(bytes: &mut Vec<u8>) -> anyhow::Result<String> {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let rest = bytes.split_off(end);
+    String::from_utf8(std::mem::replace(bytes, rest)).context("the response is not UTF-8")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::against;
 
-    fn take_apart(text: &[u8], by: usize) -> anyhow::Result<(Vec<u8>, bool)> {
-        let (mut chunks, mut out, mut is_end) = (Chunks::default(), Vec::new(), false);
-        for piece in text.chunks(by) {
-            let mut raw = piece.to_vec();
-            is_end = chunks.take(&mut raw, &mut out)?;
-            assert!(raw.is_empty());
-        }
-        Ok((out, is_end))
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+    fn read_all(chunks: &str) -> anyhow::Result<Vec<u8>> {
+        against(format!("{HEAD}{chunks}").as_bytes(), |socket| {
+            let mut follow = Follow::get(socket, "/")?;
+            let mut out = Vec::new();
+            while follow.read(&mut out)? != Came::End {}
+            Ok(out)
+        })
     }
 
     #[test]
-    fn chunks_come_in_any_pieces() {
-        let text = b"5\r\nhello\r\nC;x=1\r\n, \r\nworld..!\r\n0\r\n\r\n";
-        for by in 1..=text.len() {
-            assert_eq!(take_apart(text, by).unwrap(), (b"hello, \r\nworld..!".to_vec(), true), "by {by}");
-            assert!(!take_apart(&text[..text.len() - 6], by).unwrap().1);
+    fn an_end_is_told_from_a_break() {
+        let chunks = "5\r\nhello\r\nC;x=1\r\n, \r\nworld..!\r\n0\r\n\r\n";
+        assert_eq!(read_all(chunks).unwrap(), b"hello, \r\nworld..!");
+        for cut in [0, 3, 9, chunks.len() - 5] {
+            assert!(read_all(&chunks[..cut]).is_err(), "cut at {cut}");
         }
-        for bad in [&b"x\r\n"[..], b"\r\n", b"ffffffffff\r\n", b"-1\r\n", &[b'1'; 100]] {
-            assert!(take_apart(bad, 1).is_err(), "{bad:?}");
+        for bad in ["x\r\n", "\r\n", "ffffffffffffffffff\r\n", "-1\r\n"] {
+            assert!(read_all(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn lines_come_in_any_pieces() {
+        let mut bytes = b"id: 1\ndata: {}\nda".to_vec();
+        assert_eq!(whole_lines(&mut bytes).unwrap(), "id: 1\ndata: {}\n");
+        assert_eq!(whole_lines(&mut bytes).unwrap(), "");
+        bytes.extend_from_slice(b"ta: {}\n");
+        assert_eq!(whole_lines(&mut bytes).unwrap(), "data: {}\n");
+    }
+
+    #[test]
+    fn lines_have_an_end() {
+        let length = LONGEST_LINE + 1;
+        let chunks = format!("{length:x}\r\n{}\r\n", "x".repeat(length));
+        let result = against(format!("{HEAD}{chunks}").as_bytes(), |socket| Follow::get(socket, "/")?.lines(&mut Vec::new()));
+        assert!(result.is_err());
     }
 }

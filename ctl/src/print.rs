@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use api::{Phase, Protocol, Side};
+
 use crate::paint::Colour;
 use crate::table::{Table, plain};
-use crate::views;
 
 fn text<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
@@ -17,9 +18,9 @@ fn section(out: &mut String, what: &str, is_empty: bool, table: &Table) {
     }
 }
 
-pub(crate) fn show(show: &views::Show) -> String {
+pub(crate) fn show(show: &api::Show) -> String {
     let mut out = format!("vswitchd {}, pid {}, up {}\n", plain(&show.version), show.pid, duration(show.uptime));
-    for views::Bridge { name, workers, mac_entries, .. } in &show.bridges {
+    for api::Bridge { name, workers, mac_entries, .. } in &show.bridges {
         let _ = writeln!(out, "bridge {}: workers {workers}, MAC addresses {mac_entries}", plain(name));
     }
     out += &latency(&show.latency);
@@ -40,8 +41,8 @@ pub(crate) fn show(show: &views::Show) -> String {
     section(&mut out, "gateways", show.gateways.is_empty(), &gateways.without_same("bridge"));
     if let Some(uplink) = &show.uplink {
         let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address"]);
-        let views::Uplink { interface, mode, state, mtu, outside } = uplink.clone();
-        table.row([interface, mode, state, text(mtu), text(outside)]);
+        let api::Uplink { interface, mode, state, mtu, outside } = uplink.clone();
+        table.row([interface, mode.to_string(), state.to_string(), text(mtu), text(outside)]);
         section(&mut out, "uplink", false, &table);
     }
     section(&mut out, "tunnels", show.tunnels.is_empty(), &tunnel_table(&show.tunnels));
@@ -49,8 +50,8 @@ pub(crate) fn show(show: &views::Show) -> String {
 }
 
 /// Nothing before there was a batch.
-fn latency(latency: &views::Latency) -> String {
-    let views::Latency { samples, p50_ns, p99_ns, p999_ns, max_ns } = *latency;
+fn latency(latency: &api::Latency) -> String {
+    let api::Latency { samples, p50_ns, p99_ns, p999_ns, max_ns } = *latency;
     if samples == 0 {
         return String::new();
     }
@@ -84,20 +85,20 @@ fn vlan(number: u16) -> String {
     if number == 0 { String::new() } else { number.to_string() }
 }
 
-pub(crate) fn ports(ports: &[views::Port]) -> String {
+pub(crate) fn ports(ports: &[api::Port]) -> String {
     port_table(ports).to_string()
 }
 
-fn port_table(ports: &[views::Port]) -> Table {
+fn port_table(ports: &[api::Port]) -> Table {
     let mut table = Table::new(["bridge", "port", "kind", "state", ">mtu", "vlan", "namespace", "device"]);
     for port in ports {
-        let views::Port { name, bridge, kind, namespace, vlan, state, mtu, device } = port.clone();
-        table.row([text(bridge), name, kind, state, text(mtu), vlan, text(namespace), device]);
+        let api::Port { name, bridge, kind, namespace, vlan, state, mtu, device } = port.clone();
+        table.row([text(bridge), name, kind.to_string(), state.to_string(), text(mtu), vlan, text(namespace), device]);
     }
     table.without_same("bridge")
 }
 
-pub(crate) fn port_stats(stats: &views::Stats) -> String {
+pub(crate) fn port_stats(stats: &api::Stats) -> String {
     let headings = ["port", ">rx frames", ">rx bytes", ">tx frames", ">tx bytes", ">tx writes", ">dropped", ">dropped by kernel"];
     let mut table = Table::new(headings);
     let mut drops = Table::new(["port", "reason of the drop", ">frames"]);
@@ -117,7 +118,7 @@ pub(crate) fn port_stats(stats: &views::Stats) -> String {
     out
 }
 
-pub(crate) fn fdb(entries: &[views::MacEntry]) -> String {
+pub(crate) fn fdb(entries: &[api::MacEntry]) -> String {
     let mut table = Table::new(["bridge", ">vlan", "mac", "port", ">age"]);
     for entry in entries {
         let age = entry.age.map_or_else(|| "static".to_owned(), |age| format!("{age}s"));
@@ -127,7 +128,7 @@ pub(crate) fn fdb(entries: &[views::MacEntry]) -> String {
 }
 
 /// So many of these are gone.
-pub(crate) fn flushed(done: &views::Flushed, one: &str, many: &str) -> String {
+pub(crate) fn flushed(done: &api::Flushed, one: &str, many: &str) -> String {
     format!("{} {} flushed\n", done.flushed, if done.flushed == 1 { one } else { many })
 }
 
@@ -140,7 +141,7 @@ fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> String {
     table.to_string()
 }
 
-pub(crate) fn fdb_stats(stats: &views::MacTableStats) -> String {
+pub(crate) fn fdb_stats(stats: &api::MacTableStats) -> String {
     numbers([
         ("entries", stats.entries as u64),
         ("static", stats.statics as u64),
@@ -152,7 +153,7 @@ pub(crate) fn fdb_stats(stats: &views::MacTableStats) -> String {
     ])
 }
 
-pub(crate) fn nat_stats(stats: &views::NatStats) -> String {
+pub(crate) fn nat_stats(stats: &api::NatStats) -> String {
     let counters = numbers([
         ("connections", stats.connections as u64),
         ("mappings", stats.mappings as u64),
@@ -162,32 +163,32 @@ pub(crate) fn nat_stats(stats: &views::NatStats) -> String {
         ("max connections", stats.max_connections as u64),
     ]);
     let mut ports = Table::new(["outside address", "protocol", ">ports used", ">ports free"]);
-    for views::NatPorts { address, protocol, used, free } in &stats.ports {
-        ports.row([address.clone(), protocol.clone(), used.to_string(), free.to_string()]);
+    for api::NatPorts { address, protocol, used, free } in &stats.ports {
+        ports.row([address.clone(), protocol.to_string(), used.to_string(), free.to_string()]);
     }
     if stats.ports.is_empty() { counters } else { format!("{counters}\n{ports}") }
 }
 
-pub(crate) fn neighbours(neighbours: &[views::Neighbour]) -> String {
+pub(crate) fn neighbours(neighbours: &[api::Neighbour]) -> String {
     let mut table = Table::new(["network", "address", "mac", ">age"]);
     for neighbour in neighbours {
-        let views::Neighbour { network, address, mac, age } = neighbour.clone();
+        let api::Neighbour { network, address, mac, age } = neighbour.clone();
         table.row([network, address, mac.unwrap_or_else(|| "incomplete".to_owned()), format!("{age}s")]);
     }
     table.to_string()
 }
 
-pub(crate) fn connections(list: &views::Connections) -> String {
+pub(crate) fn connections(list: &api::Connections) -> String {
     let mut table = Table::new(["protocol", "state", ">expires", "from", "to", "outside"]);
     for connection in &list.connections {
-        let views::Connection { original, reply, opened_by, .. } = connection;
-        let outside = match opened_by.as_str() {
-            "inside" => format!("{}:{}", reply.dst, reply.dst_port),
-            _ => format!("for {}:{}", reply.src, reply.src_port),
+        let api::Connection { original, reply, opened_by, .. } = connection;
+        let outside = match opened_by {
+            Side::Inside => format!("{}:{}", reply.dst, reply.dst_port),
+            Side::Outside => format!("for {}:{}", reply.src, reply.src_port),
         };
         table.row([
-            connection.protocol.clone(),
-            text(connection.phase.as_ref()),
+            connection.protocol.to_string(),
+            text(connection.phase),
             format!("{}s", connection.expires_in),
             format!("{}:{}", original.src, original.src_port),
             format!("{}:{}", original.dst, original.dst_port),
@@ -202,40 +203,44 @@ pub(crate) fn connections(list: &views::Connections) -> String {
 }
 
 /// As conntrack(8) does it, so that what reads its lines reads these.
-pub(crate) fn conntrack(list: &views::Connections) -> String {
+pub(crate) fn conntrack(list: &api::Connections) -> String {
     list.connections.iter().map(conntrack_line).collect()
 }
 
-fn conntrack_line(connection: &views::Connection) -> String {
-    let views::Connection { protocol, protocol_number, phase, expires_in, original, reply, .. } = connection;
-    let state = phase.as_deref().map_or_else(String::new, |phase| format!(" {}", conntrack_state(phase)));
-    // What it does not know by name it calls so.
-    let name = if protocol.parse::<u8>().is_ok() { "unknown" } else { protocol };
+fn conntrack_line(connection: &api::Connection) -> String {
+    let api::Connection { protocol, protocol_number, phase, expires_in, original, reply, .. } = connection;
+    let state = phase.map_or_else(String::new, |phase| format!(" {}", conntrack_state(phase)));
+    let name = match *protocol {
+        Protocol::TCP => "tcp",
+        Protocol::UDP => "udp",
+        Protocol::ICMP => "icmp",
+        _ => "unknown",
+    };
     format!(
         "{:<8} {protocol_number} {expires_in}{state} {} {}\n",
-        plain(name),
-        conntrack_flow(protocol, original, true),
-        conntrack_flow(protocol, reply, false)
+        name,
+        conntrack_flow(*protocol, original, true),
+        conntrack_flow(*protocol, reply, false)
     )
 }
 
-/// Those of the kernel's states that are meant.
-fn conntrack_state(phase: &str) -> &'static str {
+/// The kernel's name for a state.
+fn conntrack_state(phase: Phase) -> &'static str {
     match phase {
-        "opening" => "SYN_SENT",
-        "established" => "ESTABLISHED",
-        "closing" => "TIME_WAIT",
-        _ => "CLOSE",
+        Phase::Opening => "SYN_SENT",
+        Phase::Established => "ESTABLISHED",
+        Phase::Closing => "TIME_WAIT",
+        Phase::Reset => "CLOSE",
     }
 }
 
 /// ICMP has a type and an identifier: the asker's port is the identifier, the other's the request's type.
-fn conntrack_flow(protocol: &str, flow: &views::Flow, is_original: bool) -> String {
-    let views::Flow { src, src_port, dst, dst_port } = flow;
+fn conntrack_flow(protocol: Protocol, flow: &api::Flow, is_original: bool) -> String {
+    let api::Flow { src, src_port, dst, dst_port } = flow;
     let addresses = format!("src={} dst={}", plain(src), plain(dst));
     match protocol {
-        "tcp" | "udp" => format!("{addresses} sport={src_port} dport={dst_port}"),
-        "icmp" => {
+        Protocol::TCP | Protocol::UDP => format!("{addresses} sport={src_port} dport={dst_port}"),
+        Protocol::ICMP => {
             let (id, request) = if is_original { (src_port, dst_port) } else { (dst_port, src_port) };
             // An echo is answered by type 0, a timestamp by 14 (RFC 792).
             let kind = match (is_original, request) {
@@ -249,20 +254,20 @@ fn conntrack_flow(protocol: &str, flow: &views::Flow, is_original: bool) -> Stri
     }
 }
 
-pub(crate) fn nat(nat: &views::Nat) -> String {
+pub(crate) fn nat(nat: &api::Nat) -> String {
     let mut out = String::new();
     let mut addresses = Table::new(["outside address", "kind", "guest"]);
     for address in &nat.addresses {
-        addresses.row([address.address.clone(), address.kind.clone(), text(address.guest.as_ref())]);
+        addresses.row([address.address.clone(), address.kind.to_string(), text(address.guest.as_ref())]);
     }
     let _ = write!(out, "{addresses}");
     let mut published = Table::new(["published"]);
     nat.published.iter().for_each(|rule| published.row([rule.clone()]));
     let mut mappings = Table::new(["protocol", "inside", "outside", ">connections", "by"]);
     for mapping in &nat.mappings {
-        let views::Mapping { protocol, inside, outside, connections, published } = mapping.clone();
+        let api::Mapping { protocol, inside, outside, connections, published } = mapping.clone();
         let by = if published { "rule" } else { "guest" }.to_owned();
-        mappings.row([protocol, inside, outside, connections.to_string(), by]);
+        mappings.row([protocol.to_string(), inside, outside, connections.to_string(), by]);
     }
     for (is_empty, table) in [(nat.published.is_empty(), &published), (nat.mappings.is_empty(), &mappings)] {
         if !is_empty {
@@ -275,12 +280,12 @@ pub(crate) fn nat(nat: &views::Nat) -> String {
     out
 }
 
-pub(crate) fn tunnels(tunnels: &[views::Tunnel]) -> String {
+pub(crate) fn tunnels(tunnels: &[api::Tunnel]) -> String {
     tunnel_table(tunnels).to_string()
 }
 
 /// A row for each host.
-fn tunnel_table(tunnels: &[views::Tunnel]) -> Table {
+fn tunnel_table(tunnels: &[api::Tunnel]) -> Table {
     let headings =
         ["bridge", "tunnel", "kind", ">vni", ">port", "from", "peer", ">mtu", ">rx frames", ">tx frames", ">dropped", "problem"];
     let mut table = Table::new(headings);
@@ -289,7 +294,7 @@ fn tunnel_table(tunnels: &[views::Tunnel]) -> Table {
             table.row([
                 text(tunnel.bridge.as_ref()),
                 tunnel.name.clone(),
-                tunnel.kind.clone(),
+                tunnel.kind.to_string(),
                 text(tunnel.vni),
                 tunnel.port.to_string(),
                 text(tunnel.local.as_ref().or(peer.source.as_ref())),
@@ -306,11 +311,11 @@ fn tunnel_table(tunnels: &[views::Tunnel]) -> Table {
 }
 
 /// A row for each part: its own level, or that of all.
-pub(crate) fn log(log: &views::Log) -> String {
+pub(crate) fn log(log: &api::Log) -> String {
     let mut table = Table::new(["part", "level"]);
-    table.row(["all".to_owned(), log.level.clone()]);
+    table.row(["all".to_owned(), log.level.to_string()]);
     for part in &log.known {
-        let level = log.parts.get(part).map_or_else(|| format!("({})", log.level), String::clone);
+        let level = log.parts.get(part).map_or_else(|| format!("({})", log.level), ToString::to_string);
         table.row([part.clone(), level]);
     }
     table.to_string()
@@ -320,17 +325,17 @@ pub(crate) fn log(log: &views::Log) -> String {
 mod tests {
     use super::*;
 
-    fn flow(src: &str, src_port: u16, dst: &str, dst_port: u16) -> views::Flow {
-        views::Flow { src: src.to_owned(), src_port, dst: dst.to_owned(), dst_port }
+    fn flow(src: &str, src_port: u16, dst: &str, dst_port: u16) -> api::Flow {
+        api::Flow { src: src.to_owned(), src_port, dst: dst.to_owned(), dst_port }
     }
 
     #[test]
     fn lines_are_those_of_conntrack() {
-        let mut connection = views::Connection {
-            protocol: "tcp".to_owned(),
+        let mut connection = api::Connection {
+            protocol: Protocol::TCP,
             protocol_number: 6,
-            opened_by: "inside".to_owned(),
-            phase: Some("established".to_owned()),
+            opened_by: Side::Inside,
+            phase: Some(Phase::Established),
             expires_in: 7440,
             original: flow("10.77.0.2", 40_000, "198.51.100.7", 443),
             reply: flow("198.51.100.7", 443, "203.0.113.1", 50_000),
@@ -338,7 +343,7 @@ mod tests {
         let line = "tcp      6 7440 ESTABLISHED src=10.77.0.2 dst=198.51.100.7 sport=40000 dport=443 \
             src=198.51.100.7 dst=203.0.113.1 sport=443 dport=50000\n";
         assert_eq!(conntrack_line(&connection), line);
-        (connection.protocol, connection.protocol_number, connection.phase) = ("icmp".to_owned(), 1, None);
+        (connection.protocol, connection.protocol_number, connection.phase) = (Protocol::ICMP, 1, None);
         connection.original = flow("10.77.0.2", 77, "198.51.100.7", 8);
         connection.reply = flow("198.51.100.7", 8, "203.0.113.1", 78);
         let line = "icmp     1 7440 src=10.77.0.2 dst=198.51.100.7 type=8 code=0 id=77 \

@@ -501,7 +501,7 @@ fn apply() {
     let third = Host::quiet("third");
     let file = File::new(&file_of(&site));
     let apply = |more: &[&str]| text(&socket, &[&["apply", file.path()], more].concat());
-    assert_eq!(apply(&[]), "nothing changes\n");
+    assert_eq!(apply(&[]), "configuration unchanged\n");
     let more = file_of(&site) + &port(&third, "vlan = 7") + &rule(8080, guest_address(1), 80);
     file.write(&more);
     let lines = format!("+ port {}: access VLAN 7\n+ rule tcp 8080 -> 10.77.0.11:80\n", third.port(""));
@@ -535,7 +535,7 @@ fn apply_where_flags_say_who_may() {
     file.write(&port(&a, ""));
     let group = ["--control-group", "root", "--control-read-only-others"];
     let switch = Switch::start(&[&["--config", file.path(), "--control", &socket][..], &group].concat());
-    assert_eq!(text(&socket, &["apply", file.path()]), "nothing changes\n");
+    assert_eq!(text(&socket, &["apply", file.path()]), "configuration unchanged\n");
     file.write(&(port(&a, "") + "[control]\nread-only-others = false\n"));
     let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
     assert!(said.contains("this needs a restart: control is ") && said.contains("group root, others may read, not "), "{said}");

@@ -15,26 +15,18 @@ mod judge;
 mod plan;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
-use clap::Args;
+use api::{Nat, UplinkMode};
 use serde::Serialize;
 
-use crate::cli::Output;
+use crate::cli::{Doctor, Output};
+use crate::get::Get;
 use crate::table::plain;
-use crate::{client, views};
 use facts::{Control, Facts};
 use judge::{Check, Status, judge};
 use plan::Plan;
-
-/// What is to be looked at.
-#[derive(Debug, Args)]
-pub(crate) struct Doctor {
-    /// The configuration of a switch that is to start [default: the switch that runs, if one does]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-}
 
 /// The findings, for programs.
 #[derive(Debug, Serialize)]
@@ -69,11 +61,10 @@ pub(crate) fn examine(doctor: &Doctor, socket: Option<&Path>, output: Output) ->
 }
 
 fn plan_of_running(socket: &Path) -> anyhow::Result<Plan> {
-    let show: views::Show = serde_json::from_str(&client::get(socket, "/v1/show")?)?;
-    let stats: views::Stats = serde_json::from_str(&client::get(socket, "/v1/stats")?)?;
-    let has_nat = show.uplink.as_ref().is_some_and(|uplink| uplink.mode == "nat");
-    let nat: Option<views::Nat> =
-        has_nat.then(|| anyhow::Ok(serde_json::from_str(&client::get(socket, "/v1/nat")?)?)).transpose()?;
+    let get = Get { socket, output: Output::Json };
+    let (show, stats): (api::Show, api::Stats) = (get.view("/v1/show")?, get.view("/v1/stats")?);
+    let has_nat = show.uplink.as_ref().is_some_and(|uplink| uplink.mode == UplinkMode::Nat);
+    let nat: Option<Nat> = has_nat.then(|| get.view("/v1/nat")).transpose()?;
     Ok(Plan::of_running(&show, &stats, nat.as_ref()))
 }
 

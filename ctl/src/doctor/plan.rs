@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
+use api::{AddressKind, PortKind, TunnelKind, UplinkMode};
 use serde::Deserialize;
-
-use crate::views;
 
 /// An IPv4 network, by an address in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,44 +109,44 @@ const USUAL_GATEWAY: Network = Network { address: Ipv4Addr::new(10, 77, 0, 1), p
 const USUAL_PORTS: RangeInclusive<u16> = 1024..=65_535;
 
 /// VXLAN and Ethernet, Ethernet alone, nothing; each behind eight bytes of UDP (`tunnel/src/mtu.rs`).
-fn inner_len(kind: &str) -> u32 {
+fn inner_len(kind: TunnelKind) -> u32 {
     match kind {
-        "vxlan" => 8 + 8 + 14,
-        "udp" => 8 + 14,
-        _ => 8,
+        TunnelKind::Vxlan => 8 + 8 + 14,
+        TunnelKind::Udp => 8 + 14,
+        TunnelKind::UdpIp => 8,
     }
 }
 
 impl Plan {
     /// That of a switch that runs.
-    pub(crate) fn of_running(show: &views::Show, stats: &views::Stats, nat: Option<&views::Nat>) -> Plan {
-        let of_kind = |kind: &str| show.ports.iter().filter(move |port| port.kind == kind).collect::<Vec<_>>();
-        let own = nat.iter().flat_map(|nat| &nat.addresses).filter(|address| address.kind != "shared");
+    pub(crate) fn of_running(show: &api::Show, stats: &api::Stats, nat: Option<&api::Nat>) -> Plan {
+        let of_kind = |kind: PortKind| show.ports.iter().filter(move |port| port.kind == kind).collect::<Vec<_>>();
+        let own = nat.iter().flat_map(|nat| &nat.addresses).filter(|address| address.kind != AddressKind::Shared);
         let uplink = show.uplink.as_ref().map(|uplink| Uplink {
             interface: uplink.interface.clone(),
-            is_nat: uplink.mode == "nat",
+            is_nat: uplink.mode == UplinkMode::Nat,
             own: own.filter_map(|address| address.address.parse().ok()).collect(),
             ports: USUAL_PORTS,
         });
-        let gateway = |gateway: &views::Gateway| {
+        let gateway = |gateway: &api::Gateway| {
             Some(Network { address: gateway.address.parse().ok()?, prefix_len: gateway.prefix_len.min(32) })
         };
-        let tunnel = |tunnel: &views::Tunnel| Tunnel {
+        let tunnel = |tunnel: &api::Tunnel| Tunnel {
             name: tunnel.name.clone(),
-            inner_len: inner_len(&tunnel.kind),
+            inner_len: inner_len(tunnel.kind),
             local: tunnel.local.as_ref().and_then(|local| local.parse().ok()),
             device: tunnel.device.clone(),
             remotes: tunnel.peers.iter().filter_map(|peer| peer.address.parse().ok()).collect(),
             mtu: tunnel.peers.iter().map(|peer| peer.mtu).min(),
-            is_bridged: tunnel.kind != "udp-ip",
+            is_bridged: tunnel.kind != TunnelKind::UdpIp,
         };
-        let bridged = show.ports.iter().filter(|port| !["tun", "uplink"].contains(&port.kind.as_str()));
+        let bridged = show.ports.iter().filter(|port| !matches!(port.kind, PortKind::Tun | PortKind::Uplink));
         Plan {
             running: Some(show.pid),
-            has_taps: !of_kind("tap").is_empty() || !of_kind("tun").is_empty(),
+            has_taps: !of_kind(PortKind::Tap).is_empty() || !of_kind(PortKind::Tun).is_empty(),
             namespaces: show.ports.iter().filter_map(|port| port.namespace.clone()).collect(),
-            packet_ports: of_kind("packet").iter().map(|port| port.name.clone()).collect(),
-            has_dgram: !of_kind("dgram").is_empty(),
+            packet_ports: of_kind(PortKind::Packet).iter().map(|port| port.name.clone()).collect(),
+            has_dgram: !of_kind(PortKind::Dgram).is_empty(),
             mtus: bridged.filter_map(|port| Some((port.name.clone(), port.mtu?))).collect(),
             uplink,
             gateways: show.gateways.iter().filter_map(gateway).collect(),
@@ -298,7 +297,7 @@ impl Publish {
 #[serde(default)]
 struct TunnelTable {
     #[serde(rename = "type")]
-    kind: String,
+    kind: Option<TunnelKind>,
     vni: Option<u32>,
     local: Option<IpAddr>,
     dev: Option<String>,
@@ -311,10 +310,11 @@ struct TunnelTable {
 
 impl TunnelTable {
     fn plan(&self) -> Tunnel {
+        let kind = self.kind.unwrap_or(TunnelKind::Udp);
         let vni = self.vni.map_or_else(String::new, |vni| vni.to_string());
         Tunnel {
-            name: self.tun.clone().unwrap_or_else(|| format!("{}{vni}", self.kind)),
-            inner_len: inner_len(&self.kind),
+            name: self.tun.clone().unwrap_or_else(|| format!("{kind}{vni}")),
+            inner_len: inner_len(kind),
             local: self.local,
             device: self.dev.clone(),
             remotes: self.remotes.iter().chain(self.routes.values()).copied().collect(),

@@ -11,6 +11,7 @@
 //!   +--------------------------------+       +------------------+
 //! ```
 
+use api::{Latency, State};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
@@ -21,7 +22,6 @@ use super::model::{By, DropRow, FlowRow, PortRow, Sort, View};
 use super::{Panel, Screen};
 use crate::print::{duration, short_time};
 use crate::table::plain;
-use crate::views::Latency;
 
 /// Less than this, and there is one panel only.
 const LEAST: (u16, u16) = (60, 16);
@@ -129,7 +129,7 @@ fn ports(view: &View, screen: &Screen, area: Rect) -> impl Widget {
         if has_line {
             cells.push(Cell::new(line_of(&port.history, LINE)));
         }
-        let is_bad = matches!(port.state.as_str(), "down" | "gone");
+        let is_bad = matches!(port.state, Some(State::Down | State::Gone));
         Row::new(cells).style(if is_bad { Modifier::DIM } else { Modifier::empty() })
     };
     let rows: Vec<Row<'static>> = rows.iter().skip(skipped(screen, Panel::Ports)).map(row).collect();

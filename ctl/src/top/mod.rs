@@ -28,13 +28,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use api::Connections;
+use api::query::{ConnectionList, target};
 use ratatui::backend::Backend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::client;
-use crate::views::Connections;
+use crate::cli::Output;
+use crate::get::Get;
 use model::{Model, Reading, Sort, View};
 use sampler::Sampler;
 
@@ -42,7 +43,7 @@ use sampler::Sampler;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// More of the switch's connections are not looked at.
-const MOST_CONNECTIONS: usize = 5000;
+const MOST_CONNECTIONS: u32 = 5000;
 
 /// Which of the three is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -199,20 +200,17 @@ fn read_on(socket: &Path, interval: Duration, began: Instant, sampler: &Sampler,
 }
 
 fn read(socket: &Path, began: Instant, sampler: Option<&Sampler>) -> anyhow::Result<Reading> {
-    let show = view(socket, "/v1/show")?;
-    let stats: crate::views::Stats = view(socket, "/v1/stats")?;
+    let get = Get { socket, output: Output::Json };
+    let show = get.view("/v1/show")?;
+    let stats: api::Stats = get.view("/v1/stats")?;
     let at = began.elapsed();
     let sampled = sampler.map_or_else(|| Err(String::new()), Sampler::take);
     let connections = match &stats.nat {
         Some(_) if sampled.is_err() => {
-            view::<Connections>(socket, &format!("/v1/conntrack?limit={MOST_CONNECTIONS}"))?.connections
+            let list = ConnectionList { limit: Some(MOST_CONNECTIONS), ..ConnectionList::default() };
+            get.view::<Connections>(&target("/v1/conntrack", &list)?)?.connections
         }
         _ => Vec::new(),
     };
     Ok(Reading { at, show, stats, connections, sampled })
-}
-
-fn view<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
-    let text = client::get(socket, path)?;
-    serde_json::from_str(&text).context("the switch's answer is not understood: is it of another version?")
 }

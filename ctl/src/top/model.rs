@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use api::{Connection, Latency, PortStats, Protocol, Show, State, Stats};
 use packet::EtherType;
 
 use super::sampler::{Count, Flow, Sampled};
-use crate::views::{Connection, Latency, PortStats, Show, Stats};
 
 /// So many rates are kept of each port, for its line.
 pub(super) const HISTORY: usize = 32;
@@ -52,7 +52,7 @@ pub(super) struct View {
 pub(super) struct PortRow {
     pub(super) name: String,
     pub(super) namespace: Option<String>,
-    pub(super) state: String,
+    pub(super) state: Option<State>,
     pub(super) rx_bits: f64,
     pub(super) rx_frames: f64,
     pub(super) tx_bits: f64,
@@ -211,7 +211,7 @@ fn port_row(port: &PortStats, before: Option<&Reading>, seconds: f64) -> PortRow
     PortRow {
         name: port.name.clone(),
         namespace: port.namespace.clone(),
-        state: port.state.clone().unwrap_or_default(),
+        state: port.state,
         rx_bits: 8.0 * rate(|port| port.rx_bytes),
         rx_frames: rate(|port| port.rx_frames),
         tx_bits: 8.0 * rate(|port| port.tx_bytes),
@@ -288,22 +288,22 @@ fn end((address, port): (IpAddr, u16)) -> String {
 fn flows(reading: &Reading, before: Option<&Reading>) -> Vec<FlowRow> {
     let name = |connection: &Connection| {
         let original = &connection.original;
-        (connection.protocol.clone(), original.src.clone(), original.src_port, original.dst.clone(), original.dst_port)
+        (connection.protocol, original.src.clone(), original.src_port, original.dst.clone(), original.dst_port)
     };
     let was: HashMap<_, u32> =
         before.iter().flat_map(|before| &before.connections).map(|one| (name(one), one.expires_in)).collect();
-    let mut rows: BTreeMap<(String, String, String), FlowRow> = BTreeMap::new();
+    let mut rows: BTreeMap<(Protocol, String, String), FlowRow> = BTreeMap::new();
     for connection in &reading.connections {
         let is_active = match was.get(&name(connection)) {
             Some(left) => connection.expires_in >= *left,
             None => before.is_some(),
         };
-        let (protocol, from) = (connection.protocol.clone(), connection.original.src.clone());
-        let to = match protocol.as_str() {
-            "tcp" | "udp" => format!("{}:{}", connection.original.dst, connection.original.dst_port),
+        let (protocol, from) = (connection.protocol, connection.original.src.clone());
+        let to = match protocol {
+            Protocol::TCP | Protocol::UDP => format!("{}:{}", connection.original.dst, connection.original.dst_port),
             _ => connection.original.dst.clone(),
         };
-        let new = FlowRow { protocol: protocol.clone(), from: from.clone(), to: to.clone(), ..FlowRow::default() };
+        let new = FlowRow { protocol: protocol.to_string(), from: from.clone(), to: to.clone(), ..FlowRow::default() };
         let row = rows.entry((protocol, from, to)).or_insert(new);
         row.active += usize::from(is_active);
         row.connections += 1;

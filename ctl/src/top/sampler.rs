@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use ::capture::pcapng::{Block, LINKTYPE_RAW, Way};
 use anyhow::{Context, bail};
+use api::query::{Captured, target};
 use packet::{EtherType, Headers, MacAddr};
 
 use crate::follow::{Came, Follow};
@@ -125,7 +126,8 @@ impl Sampler {
 
     /// Counts until another part would be better; returns that.
     fn capture(&self, socket: &Path, sample: u32) -> anyhow::Result<u32> {
-        let mut follow = Follow::get(socket, &format!("/v1/capture?snaplen={SNAPLEN}&sample={sample}"))?;
+        let captured = Captured { snaplen: Some(SNAPLEN), sample: Some(sample), ..Captured::default() };
+        let mut follow = Follow::get(socket, &target("/v1/capture", &captured)?)?;
         self.begin(sample);
         let (mut bytes, mut interfaces) = (Vec::new(), Vec::new());
         let (mut since, mut seen) = (Instant::now(), 0);
@@ -166,7 +168,7 @@ impl Book {
     fn count(&mut self, bytes: &[u8], interfaces: &mut Vec<u16>) -> anyhow::Result<(usize, u64)> {
         let (mut at, mut frames) = (0, 0);
         loop {
-            let Ok(block) = Block::first(&bytes[at..]) else { bail!("what comes is no pcapng") };
+            let Ok(block) = Block::first(&bytes[at..]) else { bail!("the switch sent something other than pcapng") };
             let Some(block) = block else { return Ok((at, frames)) };
             at += block.bytes.len();
             if let Some(link_type) = block.link_type().filter(|_| interfaces.len() < MAX_INTERFACES) {

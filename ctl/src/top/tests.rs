@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use api::{
+    Bridge, Connection, Flow, FragmentStats, Latency, MacTableStats, NatStats, PortStats, Protocol, Show, Side, State, Stats,
+};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::sampler::{Count, Flow as SampledFlow, Sampled};
 use super::*;
-use crate::views::{Bridge, Connection, Flow, FragmentStats, Latency, MacTableStats, NatStats, PortStats, Show, Stats};
 
 fn port(name: &str, namespace: Option<&str>, bytes: u64) -> PortStats {
     PortStats {
         name: name.to_owned(),
         bridge: None,
         namespace: namespace.map(str::to_owned),
-        state: Some("up".to_owned()),
+        state: Some(State::Up),
         rx_frames: bytes / 100,
         rx_bytes: bytes,
         tx_frames: bytes / 200,
@@ -37,9 +39,9 @@ fn connection(port: u16, expires_in: u32) -> Connection {
     let (src, dst) = ("10.77.0.2".to_owned(), "198.51.100.7".to_owned());
     let original = Flow { src, src_port: port, dst, dst_port: 443 };
     Connection {
-        protocol: "tcp".to_owned(),
+        protocol: Protocol::TCP,
         protocol_number: 6,
-        opened_by: "inside".to_owned(),
+        opened_by: Side::Inside,
         phase: None,
         expires_in,
         reply: original.clone(),
@@ -238,7 +240,7 @@ fn busy_switch() -> Model {
     let long = "/run/vswitchd/guests/one-with-a-long-name#3";
     let ports = |n: u64| {
         let mut ports = vec![port("tap0", None, 100_000 * n * n), port("eth\u{1b}[2J0", None, 7 * n), port(long, None, 1 << n)];
-        ports[1].state = Some("down".to_owned());
+        ports[1].state = Some(State::Down);
         ports
     };
     let with = |n: u64| Reading { connections: vec![connection(1, 300), connection(2, 300)], ..reading(n, ports(n)) };
