@@ -21,9 +21,24 @@ use crate::config::nearest;
 /// The environment's word for the levels at start, where `--log` says nothing.
 pub(crate) const VARIABLE: &str = "VSWITCHD_LOG";
 
-/// The parts of the daemon that log, by their modules.
+/// The parts of the daemon that log, by the names that people give levels to.
 pub(crate) const PARTS: [&str; 11] =
     ["config", "control", "control_socket", "daemon", "device", "reserve", "router", "service", "tunnel", "uplink", "worker"];
+
+/// The module of each part, in the order of [`PARTS`]. A message belongs to the part with the longest match.
+const MODULES: [&str; PARTS.len()] = [
+    "config",
+    "ports",
+    "control_socket",
+    "daemon",
+    "ports::device",
+    "edge::reserve",
+    "edge::router",
+    "service",
+    "tunnel",
+    "edge::uplink",
+    "worker",
+];
 
 const CRATE: &str = "vswitchd";
 const LONGEST_NAME: usize = 32;
@@ -113,10 +128,10 @@ impl Levels {
         }
     }
 
-    /// A rule for each part, as `vswitchd::control` would be one for `vswitchd::control_socket` too.
+    /// A rule for each part, since a rule for `vswitchd::ports` alone would apply to `vswitchd::ports::device` too.
     fn targets(&self) -> Targets {
-        let parts = PARTS.iter().zip(self.parts);
-        let rules = parts.map(|(part, level)| (format!("{CRATE}::{part}"), level.unwrap_or(self.general)));
+        let parts = MODULES.iter().zip(self.parts);
+        let rules = parts.map(|(module, level)| (format!("{CRATE}::{module}"), level.unwrap_or(self.general)));
         Targets::new().with_default(self.general).with_targets(rules)
     }
 }
@@ -214,8 +229,7 @@ mod tests {
                 .any(|name| fs::read_to_string(&entry).unwrap().contains(&format!("tracing::{name}")))
             {
                 let inside = entry.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap();
-                let first = inside.iter().next().unwrap().to_str().unwrap();
-                found.push(first.trim_end_matches(".rs").to_owned());
+                found.push(inside.to_str().unwrap().trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::"));
             }
         }
     }
@@ -224,8 +238,9 @@ mod tests {
     fn every_part_that_logs_has_its_level() {
         let mut found = Vec::new();
         parts_that_log(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut found);
-        for part in found.iter().filter(|part| !["bin", "log", "main"].contains(&part.as_str())) {
-            assert!(PARTS.contains(&part.as_str()), "src/{part} logs, and is none of the parts");
+        for module in found.iter().filter(|module| !module.starts_with("bin::") && !["log", "main"].contains(&module.as_str())) {
+            let is_within = |part: &&str| *module == **part || module.starts_with(&format!("{part}::"));
+            assert!(MODULES.iter().any(is_within), "{module} logs, and belongs to no part");
         }
     }
 
@@ -234,9 +249,9 @@ mod tests {
         let levels: Levels = "warn,control=debug,tunnel=off".parse().unwrap();
         let targets = levels.targets();
         let is_on = |target, level| targets.would_enable(target, &level);
-        assert!(is_on("vswitchd::control", Level::DEBUG) && !is_on("vswitchd::control_socket::door", Level::INFO));
+        assert!(is_on("vswitchd::ports::managed", Level::DEBUG) && !is_on("vswitchd::control_socket::door", Level::INFO));
         assert!(is_on("vswitchd::control_socket::door", Level::WARN) && is_on("vswitchd", Level::WARN));
-        assert!(!is_on("vswitchd::tunnel::endpoint", Level::ERROR));
+        assert!(!is_on("vswitchd::tunnel::endpoint", Level::ERROR) && !is_on("vswitchd::ports::device", Level::INFO));
     }
 
     #[test]

@@ -1,23 +1,18 @@
 //! `vswitchd`: a learning Ethernet switch, NAT router and VXLAN tunnels in one userspace process, over TAP devices, interfaces and sockets.
 
-mod busy_poll;
 mod cli;
 mod config;
-mod control;
 mod control_socket;
 mod daemon;
 mod demo;
-mod device;
+mod edge;
+mod fabric;
 mod log;
-mod report;
-mod reserve;
-mod router;
+mod ports;
 mod service;
 mod signals;
-mod slots;
 mod trace;
 mod tunnel;
-mod uplink;
 mod worker;
 
 use std::io::{self, Write};

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 
 use super::ConfigError;
 use super::words::{parse_number, parse_ports, parse_switch, unknown};
-use crate::router::PortNumbers;
+use crate::edge::router::PortNumbers;
 
 /// How many connections can be followed at once.
 const CONNECTIONS_RANGE: RangeInclusive<usize> = 1024..=4_000_000;

@@ -130,7 +130,7 @@ impl Daemon {
             let description = if is_raw || vlan.is_empty() { kind.to_owned() } else { format!("{kind}, {vlan}") };
             ports.push(PortNow { id: port.id.0, name: port.name().to_owned(), description, is_raw, is_there: !port.is_unused() });
         }
-        let uplink = |uplink: &crate::uplink::UplinkPort| {
+        let uplink = |uplink: &crate::edge::uplink::UplinkPort| {
             let description = if uplink.is_bridged() { "uplink, bridged" } else { "uplink, routed" };
             PortNow {
                 id: uplink.id.0,

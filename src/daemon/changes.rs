@@ -9,8 +9,8 @@ use vswitch::{Domain, MacTable, PortId, PortKind};
 use super::Daemon;
 use crate::config::bridge::unknown_bridge;
 use crate::control_socket::{Refusal, WhichConnections};
-use crate::router::RouterControl;
-use crate::uplink::UplinkPort;
+use crate::edge::router::RouterControl;
+use crate::edge::uplink::UplinkPort;
 
 impl Daemon {
     /// Puts an operator's entry into the MAC table of the port's bridge, whose name is returned.

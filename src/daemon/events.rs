@@ -13,7 +13,7 @@ use vswitch::{DropReason, PortId};
 use super::Daemon;
 use crate::config::plan::Change;
 use crate::control_socket::{ControlSocket, What};
-use crate::router::RouterControl;
+use crate::edge::router::RouterControl;
 
 /// What is full is told again only after so long without a sign of it.
 const QUIET: Duration = Duration::from_secs(60);

@@ -4,9 +4,9 @@ use netio::LinkState;
 use vswitch::PortId;
 
 use super::Daemon;
-use crate::control::{Found, ManagedPort};
 use crate::control_socket::What;
-use crate::device::Ends;
+use crate::ports::device::Ends;
+use crate::ports::{Found, ManagedPort};
 use crate::worker::{Command, Sink, Source};
 
 impl Daemon {

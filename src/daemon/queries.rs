@@ -5,16 +5,16 @@ use vswitch::{PortTotals, UPLINK};
 
 use super::Daemon;
 use super::bridges::Bridge;
-use super::numbers::nat_stats;
+use super::stats::nat_stats;
 use super::words::count_of;
 use crate::config::{DeviceConfig, Publish};
-use crate::control::ManagedPort;
 use crate::control_socket::{MacTableNow, Query, views};
-use crate::device::Device;
-use crate::report::Report;
-use crate::router::RouterControl;
+use crate::edge::router::RouterControl;
+use crate::edge::uplink::UplinkPort;
+use crate::fabric::report::Report;
+use crate::ports::ManagedPort;
+use crate::ports::device::Device;
 use crate::tunnel::{Line, PeerControl};
-use crate::uplink::UplinkPort;
 
 /// So many are answered before devices have their turn.
 const AT_ONCE: usize = 16;

@@ -13,7 +13,7 @@ use vswitch::{Live, PortId, Watch};
 use super::Daemon;
 use crate::control_socket::Refusal;
 use crate::control_socket::story::Story;
-use crate::router::RouterControl;
+use crate::edge::router::RouterControl;
 use crate::trace::{Assumed, Names, Surroundings, Words, story};
 use crate::worker::Command;
 

@@ -7,8 +7,8 @@ use super::ports::queue_to_read;
 use super::words::without_interface;
 use super::{Daemon, random_seed};
 use crate::config::{Config, queues_of};
-use crate::router::{PortNumbers, RouterControl};
-use crate::uplink::{UplinkFound, UplinkPort};
+use crate::edge::router::{PortNumbers, RouterControl};
+use crate::edge::uplink::{UplinkFound, UplinkPort};
 use crate::worker::{Clock, Command, Sink, Source};
 
 impl Daemon {

@@ -10,7 +10,7 @@ use super::warn;
 use crate::config::bridge::BridgeConfig;
 use crate::config::{Config, PortConfig, nearest};
 use crate::control_socket;
-use crate::device::DeviceError;
+use crate::ports::device::DeviceError;
 use crate::tunnel::TunnelControl;
 
 /// Says what would run and whether it could, without starting or making anything.

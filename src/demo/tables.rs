@@ -6,7 +6,7 @@ use nat::tcp::Phase;
 use nat::{Connection, Endpoint, Protocol, Side};
 use vswitch::MacEntry;
 
-use crate::report::Report;
+use crate::fabric::report::Report;
 
 /// The router's connections: who inside, behind which outside endpoint, speaks with whom.
 pub(super) struct ConnectionTable(pub(super) Vec<Connection>);

@@ -36,7 +36,7 @@ use vswitch::{BridgeId, IpTunnel, MacTable, NewSource, PortId};
 use crate::config::address::Cidr;
 use crate::config::tunnel::ip::IpTunnelConfig;
 use crate::config::tunnel::{Checksum, DontFragment, GROUP_PORTS, TunnelConfig};
-use crate::slots::Slots;
+use crate::fabric::slots::Slots;
 use crate::worker::PeerSink;
 pub(crate) use change::NewTunnels;
 pub(crate) use endpoint::EndpointControl;

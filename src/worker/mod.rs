@@ -15,6 +15,7 @@
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches.
 
+pub(crate) mod busy_poll;
 mod latency;
 mod output;
 mod underlay;
@@ -34,8 +35,8 @@ use netio::{Poller, Received, Waker, tap, udp};
 use packet::{Batch, Timestamp};
 use vswitch::{Egress, Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing, Watch};
 
-use crate::busy_poll::BusyPoll;
 use crate::service::{self, Answers};
+use busy_poll::BusyPoll;
 use latency::Lot;
 pub(crate) use latency::{Latency, WorkerCounters};
 use output::Outputs;

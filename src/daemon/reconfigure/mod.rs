@@ -33,7 +33,7 @@ use anyhow::Context;
 
 use super::{Daemon, warn};
 use crate::config::plan::{Change, Desired, Plan};
-use crate::router::NewRules;
+use crate::edge::router::NewRules;
 use crate::tunnel::NewTunnels;
 use ports::NewPorts;
 

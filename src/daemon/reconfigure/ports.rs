@@ -5,10 +5,10 @@ use vswitch::{BridgeId, PortId};
 
 use crate::config::PortConfig;
 use crate::config::plan::Plan;
-use crate::control::ManagedPort;
 use crate::daemon::guests::{self, Entrance};
 use crate::daemon::words::{check_way_out, with_nearest};
 use crate::daemon::{Daemon, warn};
+use crate::ports::ManagedPort;
 use crate::tunnel::overlay_mtu;
 use crate::worker::Command;
 

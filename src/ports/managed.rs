@@ -25,7 +25,7 @@ use packet::Timestamp;
 use vswitch::{Port, PortId, PortKind};
 
 use crate::config::{DeviceConfig, PortConfig};
-use crate::device::{DEFAULT_MTU, Device, DeviceError, Ends};
+use crate::ports::device::{DEFAULT_MTU, Device, DeviceError, Ends};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);

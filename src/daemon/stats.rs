@@ -11,10 +11,10 @@ use vswitch::{BridgeId, PortId};
 use super::queries::{port_state, uplink_state};
 use super::{Daemon, Handle};
 use crate::control_socket::{LATENCY_STEPS, views};
-use crate::device::Device;
-use crate::report::{PortReport, Report};
-use crate::router::RouterControl;
-use crate::uplink::UplinkPort;
+use crate::edge::router::RouterControl;
+use crate::edge::uplink::UplinkPort;
+use crate::fabric::report::{PortReport, Report};
+use crate::ports::device::Device;
 use crate::worker::Latency;
 
 /// Significant digits: more than workers keep.

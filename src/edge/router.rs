@@ -25,8 +25,8 @@ use crate::config::address::Cidr;
 use crate::config::publish::Publish;
 use crate::config::router::RouterConfig;
 use crate::config::uplink::UplinkConfig;
-use crate::reserve::Reserved;
-use crate::uplink::UplinkPort;
+use crate::edge::reserve::Reserved;
+use crate::edge::uplink::UplinkPort;
 pub(crate) use rules::NewRules;
 
 /// How long no ports are taken after some were.
