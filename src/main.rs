@@ -6,13 +6,17 @@ mod control_socket;
 mod daemon;
 mod demo;
 mod edge;
+mod events;
 mod fabric;
+mod hints;
 mod log;
 mod ports;
+mod seed;
 mod service;
 mod signals;
 mod trace;
 mod tunnel;
+mod watch;
 mod worker;
 
 use std::io::{self, Write};

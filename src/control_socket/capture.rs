@@ -26,7 +26,7 @@ use vswitch::DropReason;
 use super::answer::{Parameters, problem};
 use super::lasting::Lasting;
 use super::{Asker, Query, views};
-use crate::daemon::captures::{Begun, Life, PortNow};
+use crate::watch::captures::{Begun, Life, PortNow};
 
 /// How often rings are looked at that were empty.
 const LOOK: Duration = Duration::from_millis(20);

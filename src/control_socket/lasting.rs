@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::problem;
@@ -46,23 +46,28 @@ impl<S: Send + Sync> FromRequestParts<S> for Lasting {
 impl Lasting {
     /// The answer: all that comes, until it ends, or its reader goes or takes nothing for 30 seconds.
     pub(super) fn answer(self, content_type: &'static str, stream: impl Stream<Item = Bytes> + Send + 'static) -> Response {
-        let timed = Timed { stream: Box::pin(stream), lasting: self };
-        ([(header::CONTENT_TYPE, content_type)], Body::from_stream(timed)).into_response()
+        let body = Body::from_stream(stream.map(Ok::<Bytes, Infallible>));
+        self.bound(([(header::CONTENT_TYPE, content_type)], body).into_response())
+    }
+
+    /// The same for an answer that is there already.
+    pub(super) fn bound(self, answer: Response) -> Response {
+        answer.map(|body| Body::from_stream(Timed { stream: body.into_data_stream(), lasting: self }))
     }
 }
 
-/// Who is given something has to take it in time; waiting for something to give costs the reader nothing.
+/// A reader that is given something has to take it in time; while there is nothing to give, its time does not pass.
 struct Timed {
-    stream: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    stream: BodyDataStream,
     lasting: Lasting,
 }
 
 impl Stream for Timed {
-    type Item = Result<Bytes, Infallible>;
+    type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.stream.as_mut().poll_next(context);
+        let polled = self.stream.poll_next_unpin(context);
         self.lasting.stay.extend(if polled.is_pending() { YEAR } else { REQUEST_TIME });
-        polled.map(|item| item.map(Ok))
+        polled
     }
 }

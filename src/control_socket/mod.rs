@@ -41,6 +41,7 @@ mod trace;
 pub(crate) mod views;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -49,11 +50,12 @@ use axum::response::Response;
 use netio::Waker;
 use packet::MacAddr;
 use packet::vlan::VlanId;
+use tokio::sync::broadcast::Sender;
 use tokio::sync::oneshot;
 
-use crate::daemon::Following;
-use crate::daemon::captures::{Begun, PortNow};
-use events::Events;
+use crate::watch::captures::{Begun, PortNow};
+use crate::watch::traces::Following;
+use event::Event;
 
 pub(crate) use conntrack::Which as WhichConnections;
 pub(crate) use door::{Door, describe};
@@ -173,7 +175,6 @@ pub(crate) struct ControlSocket {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     door: Door,
-    events: Events,
 }
 
 /// Asks the control thread.
@@ -185,15 +186,14 @@ struct Asker {
 
 impl ControlSocket {
     /// Serves those who come to this door; `control` wakes who is to answer.
-    pub(crate) fn start(door: Door, control: Waker) -> anyhow::Result<ControlSocket> {
+    pub(crate) fn start(door: Door, events: Sender<Arc<Event>>, control: Waker) -> anyhow::Result<ControlSocket> {
         let listener = door.listener().context("handing the control socket over")?;
         let guard = door.guard().clone();
         let (queries, received) = sync_channel(CONNECTIONS);
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.context("making the control socket's runtime")?;
-        let events = Events::new();
-        let router = api::router(Asker { queries, control }, events.sender(), guard.clone());
+        let router = api::router(Asker { queries, control }, events, guard.clone());
         let serve = move || {
             if let Err(error) = runtime.block_on(server::serve(listener, guard, router, stopped)) {
                 tracing::error!("the control socket ended: {error}");
@@ -201,22 +201,12 @@ impl ControlSocket {
         };
         let thread = thread::Builder::new().name("control-api".to_owned()).spawn(serve);
         let thread = thread.context("starting the control socket's thread")?;
-        Ok(ControlSocket { queries: received, stop: Some(stop), thread: Some(thread), door, events })
+        Ok(ControlSocket { queries: received, stop: Some(stop), thread: Some(thread), door })
     }
 
     /// Where it is and who may come there, for people.
     pub(crate) fn summary(&self) -> String {
         self.door.summary()
-    }
-
-    /// Tells those who follow events. Never waits.
-    pub(crate) fn tell(&mut self, what: What) {
-        self.events.tell(what);
-    }
-
-    /// Does anybody follow events?
-    pub(crate) fn has_readers(&self) -> bool {
-        self.events.has_readers()
     }
 
     /// What is asked next, if something is.

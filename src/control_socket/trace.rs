@@ -16,8 +16,8 @@ use utoipa::IntoParams;
 use super::answer::{Parameters, problem};
 use super::lasting::Lasting;
 use super::{Asker, Query, Refusal, story};
-use crate::daemon::Following;
 use crate::trace::{self, Words};
+use crate::watch::traces::Following;
 
 /// How often it is looked whether a story is there.
 const LOOK: Duration = Duration::from_millis(50);

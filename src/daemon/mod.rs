@@ -1,113 +1,87 @@
 //! The daemon: opens the ports, starts the workers, keeps both in step until the end.
+//!
+//! ```text
+//!   Daemon --+-- fabric     workers, port numbers, MAC tables, counters
+//!            +-- ports      devices of guests         } each attaches to the
+//!            +-- edge       the uplink and the router } fabric, and follows what
+//!            +-- tunnels    sockets and peers         } becomes of its devices
+//!            +-- captures, traces, alarms             those who look on
+//!            +-- control, scrape                      those who ask
+//! ```
+//!
+//! Each of these is an object of its own, in a room of its own; this one opens them in their order, and gives each its turn when
+//! something has happened. What it is asked is answered from a read-only [`View`] of them; what is to be different is a
+//! [change](reconfigure) that is prepared and committed.
+//!
+//! *Threads.* All of it is the control thread's. It waits in one poller for signals, the uplink's netlink socket, guests that
+//! connect, workers and queries, and looks at every device once a second.
 
-mod bridges;
-pub(crate) mod captures;
-mod changes;
-mod events;
-mod guests;
-mod ports;
+mod check;
 mod queries;
 mod reconfigure;
 mod stats;
-mod traces;
-mod tunnels;
-mod uplink;
-mod words;
+mod tables;
+mod view;
 
-use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use netio::{Poller, Waker};
-use vswitch::{BridgeId, Counters, MacEntry, PortId, Rehearsal};
+use netio::Poller;
+use packet::Timestamp;
+use vswitch::{BridgeId, MacEntry, PortId};
 
 use crate::cli::Flags;
 use crate::config::plan::Desired;
 use crate::config::queues_of;
 use crate::control_socket::{ControlSocket, Door, Scrape, ScrapeDoor};
 use crate::edge::router::{PortNumbers, RouterControl};
-use crate::edge::uplink::UplinkPort;
-use crate::fabric::report::{Ledger, Report};
+use crate::edge::{Edge, UplinkPort};
+use crate::fabric::bridges::Bridges;
+use crate::fabric::report::Report;
 use crate::fabric::slots::{self, Slots};
-use crate::ports::ManagedPort;
+use crate::fabric::{Fabric, Setup, Workers};
 use crate::ports::device::Device;
+use crate::ports::{self, Ports};
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
-use crate::worker::busy_poll::BusyPoll;
-use crate::worker::{Clock, Command, Connections, Event, Worker, WorkerCounters};
-use bridges::Bridges;
-pub(crate) use traces::Following;
-use traces::Traces;
-use uplink::open_uplink;
-pub(crate) use words::check;
-use words::{check_way_out, place_of, summary_head, with_nearest};
+use crate::watch::{Alarms, Captures, Traces};
+use crate::worker::{Clock, Command, Event};
+pub(crate) use check::check;
+use check::{check_way_out, place_of, summary_head};
+use view::View;
 
-/// How often every device is asked how it is, and old MAC entries are taken out.
+/// How often every device is looked at, and old MAC entries and connections are taken out.
 const TICK: Duration = Duration::from_secs(1);
 
-/// So much is heard of workers before signals and devices have their turn.
+/// Events of workers that are taken before signals and devices have their turn.
 const EVENTS_AT_ONCE: usize = 1024;
 
-/// So long workers are waited for before the next change.
+/// How long workers are waited for before the next change.
 const OBEDIENCE: Duration = Duration::from_millis(100);
 
+/// The poller's tokens; those of guests that connect begin at [`ports::FIRST_TOKEN`].
 const SIGNALS: u64 = 0;
 const UPLINK: u64 = 1;
 
 /// A running switch.
 pub(crate) struct Daemon {
     config_summary: String,
-    /// What the switch is to be now, and the flags that it was started with.
+    /// The configuration in force, and the flags that the daemon was started with.
     desired: Desired,
     command_line: Flags,
-    ports: Vec<ManagedPort>,
-    /// Where guests connect to.
-    entrances: Vec<guests::Entrance>,
-    next_token: u64,
-    /// Behind the other ports, and read as one of them.
-    uplink: Option<UplinkPort>,
-    router: Option<RouterControl>,
-    /// Behind the uplink: what receives, and then the hosts at the other ends.
-    tunnels: TunnelControl,
-    /// How many things the workers read at the start.
-    readers: usize,
-    slots: Slots,
-    ledger: Ledger,
-    bridges: Bridges,
-    clock: Clock,
-    /// For people, who have calendars.
     started: SystemTime,
-    busy_poll: Duration,
-    poller: Poller,
-    events: Receiver<Event>,
-    workers: Vec<Handle>,
-    panics: u64,
-    /// Ports whose MAC entries are to be flushed at the next tick.
-    stale: Vec<PortId>,
-    captures: captures::Captures,
-    /// Walks imaginary packets, and is told what workers are told.
-    rehearsal: RefCell<Rehearsal>,
-    /// Who waits for the stories of real ones.
+    fabric: Fabric,
+    ports: Ports,
+    edge: Edge,
+    tunnels: TunnelControl,
+    captures: Captures,
     traces: Traces,
-    /// Where others ask what we know.
+    alarms: Alarms,
+    poller: Poller,
     control: Option<ControlSocket>,
-    edges: events::Edges,
     scrape: Option<Scrape>,
-}
-
-/// The control thread's end of a worker.
-struct Handle {
-    commands: Sender<Command>,
-    waker: Waker,
-    counters: Arc<Counters>,
-    own: Arc<WorkerCounters>,
-    /// `None` before it is started and once it is joined.
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -121,7 +95,7 @@ impl Daemon {
         let at_start = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
         let mut slots = Slots::new(slots::capacity(at_start));
         let capacity = slots.capacity();
-        let mut ids = slots.take_many(config.ports.len()).context("too many ports")?;
+        let ids = slots.take_many(config.ports.len()).context("too many ports")?;
         let uplink_id = slots.take_many(usize::from(config.uplink_interface().is_some())).context("too many ports")?;
         let bridges = Bridges::new(config.bridges.clone(), capacity)?;
         // First the tunnels' sockets, as the router takes whatever ports are free; then the uplink, so that
@@ -129,7 +103,7 @@ impl Daemon {
         let queues = |id: PortId| queues_of(id.index(), readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
-        let (uplink, router) = open_uplink(&config, uplink_id.first().copied().unwrap_or(PortId(0)), numbers, clock)?;
+        let edge = Edge::open(&config, uplink_id.first().copied().unwrap_or(PortId(0)), numbers, clock)?;
         tunnels.add_statics(|bridge| bridges.table(bridge), |_| true)?;
         let shared = config.ports.iter().filter_map(|port| Some((port.bridge, port.shared_interface()?)));
         let uplinks = config.bridge_uplink.iter().map(|uplink| (uplink.bridge, uplink.interface.as_str()));
@@ -144,117 +118,79 @@ impl Daemon {
             mtus.push(mtu);
         }
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
-        let entrances = guests::open(&config.ports, guests::FIRST_TOKEN, clock.now())?;
-        let mut ports = Vec::with_capacity(ids.len());
-        for (index, (mut port, id)) in config.ports.into_iter().zip(ids.drain(..)).enumerate() {
+        let configs = config.ports.into_iter().enumerate().map(|(index, mut port)| {
             port.propose_mtu(if port.is_bridged() { mtus[port.bridge.index()] } else { tunnels.ip_mtu(index - bridged) });
-            ports.push(ManagedPort::open(id, port, clock.now()).map_err(with_nearest)?);
-        }
+            port
+        });
+        let ports = Ports::open(ids.into_iter().zip(configs), clock.now())?;
         let poller = Poller::new().context("making the control thread's epoll")?;
-        let (events, received) = channel();
-        let mut rehearsal = bridges.rehearsal(capacity).context("no bridge")?;
-        if let Some(router) = &router {
-            rehearsal.pipeline_mut().set_router(router.for_worker());
-        }
+        let setup = Setup {
+            workers,
+            readers,
+            capacity,
+            bridges: &bridges,
+            router: &|| edge.router.as_ref().map(RouterControl::for_worker),
+            nat: edge.nat().cloned(),
+            clock,
+            busy_poll: Duration::from_micros(config.busy_poll.into()),
+            control: poller.waker(),
+        };
+        let workers = Workers::new(&setup)?;
         let mut daemon = Daemon {
             config_summary,
             desired,
             command_line,
-            ports,
-            next_token: guests::FIRST_TOKEN + entrances.len() as u64,
-            entrances,
-            uplink,
-            router,
-            tunnels,
-            readers,
-            slots,
-            ledger: Ledger::new(capacity),
-            bridges,
-            clock,
             started: SystemTime::now(),
-            busy_poll: Duration::from_micros(config.busy_poll.into()),
-            poller,
-            events: received,
-            workers: Vec::new(),
-            panics: 0,
-            stale: Vec::new(),
-            captures: captures::Captures::default(),
-            rehearsal: RefCell::new(rehearsal),
+            fabric: Fabric::new(workers, slots, bridges, clock),
+            ports,
+            edge,
+            tunnels,
+            captures: Captures::default(),
             traces: Traces::default(),
+            alarms: Alarms::default(),
+            poller,
             control: None,
-            edges: events::Edges::default(),
             scrape: None,
         };
-        let mut waiting = Vec::with_capacity(workers);
-        for index in 0..workers {
-            let (handle, worker) = daemon.make_worker(events.clone(), index).with_context(|| format!("making worker {index}"))?;
-            daemon.workers.push(handle);
-            waiting.push(worker);
-        }
-        // Before the first worker runs, so that none sees a bridge of half its ports.
-        for at in 0..daemon.ports.len() {
-            daemon.attach(at);
-        }
-        daemon.attach_uplink();
-        daemon.attach_tunnels()?;
-        for (index, (worker, handle)) in waiting.into_iter().zip(&mut daemon.workers).enumerate() {
-            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run());
-            handle.thread = Some(thread.with_context(|| format!("starting worker {index}"))?);
-        }
+        daemon.attach_all()?;
+        daemon.fabric.workers.start()?;
         Ok(daemon)
     }
 
-    fn make_worker(&self, events: Sender<Event>, index: usize) -> anyhow::Result<(Handle, Worker)> {
-        let count = self.slots.capacity();
-        let counters = Arc::new(Counters::new(count));
-        let mut pipeline = self.bridges.pipeline(count, Arc::clone(&counters)).context("no bridge")?;
-        if let Some(router) = &self.router {
-            pipeline.set_router(router.for_worker());
-        }
-        let own = Arc::new(WorkerCounters::new());
-        let poller = Poller::new()?;
-        let waker = poller.waker();
-        let (commands, received) = channel();
-        let connections = Connections {
-            polls: index == 0 && self.router.is_some(),
-            nat: self.router.as_ref().and_then(|router| router.nat().cloned()),
-            busy_poll: BusyPoll::new(self.busy_poll),
-            counters: Arc::clone(&own),
-            seed: index as u32,
-            commands: received,
-            events,
-            control: self.poller.waker(),
-        };
-        let worker = Worker::new(pipeline, poller, self.clock, connections, count);
-        Ok((Handle { commands, waker, counters, own, thread: None }, worker))
+    /// Before the first worker runs, so that none sees a bridge of half its ports.
+    fn attach_all(&mut self) -> anyhow::Result<()> {
+        self.ports.attach_all(&self.fabric);
+        self.edge.attach(&self.fabric);
+        let tun_ports = self.ports.iter().filter(|port| !port.config.is_bridged()).map(|port| port.id);
+        self.tunnels.attach_all(tun_ports, &self.fabric)
     }
 
-    /// Answers from now on who comes to this door.
+    /// Answers those who connect to the control socket from now on.
     pub(crate) fn open_to(&mut self, door: Door) -> anyhow::Result<()> {
-        self.control = Some(ControlSocket::start(door, self.poller.waker())?);
+        self.control = Some(ControlSocket::start(door, self.fabric.events.sender(), self.poller.waker())?);
         Ok(())
     }
 
-    /// The same for those who fetch metrics.
+    /// Answers those who fetch metrics from now on.
     pub(crate) fn open_to_scrapers(&mut self, door: ScrapeDoor) -> anyhow::Result<()> {
         self.scrape = Some(Scrape::start(door, self.poller.waker())?);
         Ok(())
     }
 
-    /// Ports, workers and the bridge, for people.
+    /// The start's summary: bridges, ports, tunnels, the router, and where to ask.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
-        for port in &self.ports {
+        for port in self.ports.iter() {
             let Some(title) = port.config.title() else { continue };
             let (place, vlan) = (place_of(&port.config), &port.config.vlan_text);
-            let bridge = self.bridges.name_among_several(port.config.bridge).filter(|_| port.config.is_bridged());
+            let bridge = self.fabric.bridges.name_among_several(port.config.bridge).filter(|_| port.config.is_bridged());
             let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
             let mtu = port.link().map(|link| link.mtu).or(port.config.mtu()).unwrap_or(0);
             let device = port.device().map_or_else(|| "waits for guests".to_owned(), Device::summary);
             let _ = writeln!(text, "port {title}{place}{on}: {vlan}, mtu {mtu}, {device}");
         }
         text.push_str(&self.tunnels.summary());
-        if let Some(outside) = self.router.as_ref().and_then(RouterControl::outside) {
+        if let Some(outside) = self.edge.router.as_ref().and_then(RouterControl::outside) {
             let _ = writeln!(text, "guests go out as {outside}");
         }
         if let Some(control) = &self.control {
@@ -269,179 +205,141 @@ impl Daemon {
     /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
     pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<()> {
         self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
-        if let Some(uplink) = &self.uplink {
-            self.poller.add(uplink.watch(), UPLINK).context("listening for changes of the uplink")?;
-        }
-        guests::watch(&self.entrances, &self.poller)?;
-        let mut next_tick = self.clock.now().after(TICK);
-        let mut waiting_guests = Vec::with_capacity(self.entrances.len());
+        self.edge.watch(&self.poller, UPLINK).context("listening for changes of the uplink")?;
+        self.ports.watch(&self.poller)?;
+        let mut next_tick = self.fabric.now().after(TICK);
+        let mut waiting_guests = Vec::new();
         if service.is_there() {
-            service.ready(&self.status());
+            service.ready(&self.view().status());
         }
         loop {
-            let now = self.clock.now();
-            let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
-            let ports = self.router.as_ref().and_then(RouterControl::ports_due);
-            let due = self.ports.iter().filter_map(ManagedPort::retry_at).chain(uplink).chain(ports).chain([next_tick]).min();
-            let due = due.unwrap_or(next_tick);
-            let note = |token: u64| waiting_guests.extend((token >= guests::FIRST_TOKEN).then_some(token));
-            self.poller.wait(Some(due.since(now)), note).context("waiting for signals")?;
-            let arrived = signals.take();
-            if arrived.report {
-                crate::say(&self.report().to_string());
-            }
-            if arrived.reload {
-                service.reloading();
-                self.read_again();
-                // Whatever came of it: a manager waits for this word.
-                service.ready(&self.status());
-            }
-            if arrived.end {
-                service.stopping();
-                crate::say(&self.stop().to_string());
+            self.wait(next_tick, &mut waiting_guests)?;
+            if self.serve(signals, &mut service) {
                 return Ok(());
             }
-            self.hear_workers();
-            self.answer_queries();
-            self.end_captures();
             for token in waiting_guests.drain(..) {
-                self.let_in(token);
+                self.ports.let_in(token, &self.poller, &mut self.fabric);
             }
-            let now = self.clock.now();
-            self.look_at_uplink(now, now >= next_tick);
-            if let Some(router) = &mut self.router {
-                router.serve_ports(now);
-            }
-            if now >= next_tick {
-                if let Some(router) = &mut self.router {
-                    router.tick(now);
-                }
-                self.bridges.expire(now);
-                for id in std::mem::take(&mut self.stale) {
-                    self.bridges.flush(id);
-                }
-                self.look_at_ports();
-                self.look_at_tunnels();
-                self.open_shut_entrances();
-                self.tell_of_tables();
-                self.look_at_traces();
-                self.tell_service(&mut service);
+            let now = self.fabric.now();
+            let is_tick = now >= next_tick;
+            self.edge.look(now, is_tick, &mut self.fabric);
+            if is_tick {
+                self.tick(now, &mut service);
                 next_tick = now.after(TICK);
             } else {
-                self.look_for_gone_ports();
+                self.ports.look_for_gone(&mut self.fabric);
             }
         }
     }
 
-    /// What the bridges know now, by their names.
-    pub(crate) fn mac_entries(&self) -> Vec<(String, Vec<MacEntry>)> {
-        self.bridges.entries(self.clock.now())
+    /// Waits until something happens, or is due; collects the entrances at which guests wait.
+    fn wait(&self, next_tick: Timestamp, waiting_guests: &mut Vec<u64>) -> anyhow::Result<()> {
+        let due = self.ports.due().into_iter().chain(self.edge.due()).fold(next_tick, Timestamp::min);
+        let note = |token: u64| waiting_guests.extend((token >= ports::FIRST_TOKEN).then_some(token));
+        self.poller.wait(Some(due.since(self.fabric.now())), note).context("waiting for signals")?;
+        Ok(())
     }
 
-    /// The router's connections now, for people.
+    /// Serves signals, workers and queries. Returns whether the end has come.
+    fn serve(&mut self, signals: &Signals, service: &mut Service) -> bool {
+        let arrived = signals.take();
+        if arrived.report {
+            crate::say(&self.report().to_string());
+        }
+        if arrived.reload {
+            service.reloading();
+            self.read_again();
+            // Whatever came of it: a manager waits for this word.
+            service.ready(&self.view().status());
+        }
+        if arrived.end {
+            service.stopping();
+            crate::say(&self.stop().to_string());
+            return true;
+        }
+        // Events that arrive meanwhile are heard in the next turn.
+        for event in self.fabric.workers.events(EVENTS_AT_ONCE) {
+            self.hear(event);
+        }
+        self.answer_queries();
+        self.captures.end_unread(&self.fabric);
+        false
+    }
+
+    /// Once a second.
+    fn tick(&mut self, now: Timestamp, service: &mut Service) {
+        self.edge.tick(now);
+        self.fabric.tick(now);
+        self.ports.look(&mut self.fabric);
+        self.tunnels.tick(&mut self.fabric);
+        self.ports.open_shut_entrances(&self.poller);
+        let names = if self.fabric.events.has_readers() { self.view().port_names() } else { Vec::new() };
+        self.alarms.tick(&names, &self.edge, &mut self.fabric);
+        self.traces.tick(&self.fabric);
+        if service.is_there() {
+            service.status(&self.view().status());
+            if let Some(answers) = service.next_round(self.fabric.workers.len()) {
+                self.fabric.tell(|_| Command::Answer(answers.clone()));
+            }
+        }
+    }
+
+    /// The MAC entries of each bridge now.
+    pub(crate) fn mac_entries(&self) -> Vec<(String, Vec<MacEntry>)> {
+        self.fabric.bridges.entries(self.fabric.now())
+    }
+
+    /// The router's connections now.
     pub(crate) fn connections(&self) -> Vec<nat::Connection> {
-        let nat = self.router.as_ref().and_then(RouterControl::nat);
-        nat.map_or_else(Vec::new, |nat| nat.connections(self.clock.now()))
+        self.edge.nat().map_or_else(Vec::new, |nat| nat.connections(self.fabric.now()))
     }
 
     /// The counters now.
     pub(crate) fn report(&mut self) -> Report {
-        let names = self.port_names();
-        let counters = self.workers.iter().map(|worker| &*worker.counters);
-        let mut report = Report::new(names, counters, &self.ledger, self.bridges.stats(), self.panics);
+        let mut report = self.fabric.report(self.view().port_names());
         report.hide(self.ports.iter().filter(|port| port.is_unused()).map(|port| port.id));
-        report.nat = self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat.stats());
-        report.uplink = self.uplink.as_ref().map(|uplink| uplink.id);
-        report.kernel_dropped = self.uplink.as_mut().map_or(0, UplinkPort::dropped);
-        report.dropped_at_ports = self.ports.iter_mut().map(|port| (port.id, port.name().to_owned(), port.dropped())).collect();
+        report.nat = self.edge.nat().map(|nat| nat.stats());
+        report.uplink = self.edge.uplink.as_ref().map(|uplink| uplink.id);
+        report.kernel_dropped = self.edge.uplink.as_mut().map_or(0, UplinkPort::dropped);
+        report.dropped_at_ports = self.ports.dropped();
         report.datagrams_dropped = self.tunnels.dropped();
         report
     }
 
-    /// By their numbers; empty where no port has one.
-    fn port_names(&self) -> Vec<String> {
-        let uplink = self.uplink.as_ref().map(|uplink| (uplink.id, uplink.interface.clone()));
-        let ports = self.ports.iter().map(|port| (port.id, port.name().to_owned()));
-        let mut names = vec![String::new(); self.slots.capacity()];
-        for (id, name) in ports.chain(uplink).chain(self.tunnels.names()) {
-            names[id.index()] = name;
-        }
-        names
-    }
-
-    /// A number has a new port.
-    fn begin_to_count(&mut self, id: PortId) {
-        self.ledger.begin(id, self.workers.iter().map(|worker| &*worker.counters));
-        self.name_in_traces();
-    }
-
-    /// These are no ports any more. Their numbers are free once all workers have heard of it.
-    fn remove(&mut self, ids: Vec<PortId>) {
-        self.end_traces_of(&ids);
-        self.end_captures_of(&ids);
-        for id in &ids {
-            self.tell_workers(|_| Command::Remove(*id));
-            self.bridges.forget(*id);
-        }
-        let rest = self.slots.give_back(ids, self.workers.len());
-        self.tell_workers(|_| Command::Barrier(rest));
-    }
-
-    /// No worker can learn or count anything more by these numbers.
-    fn free(&mut self, ids: &[PortId]) {
-        for id in ids {
-            self.bridges.forget(*id);
-            if let Some(nat) = self.router.as_ref().and_then(RouterControl::nat) {
-                nat.disown(id.0);
-            }
-            if let Some(router) = &self.router {
-                router.neighbours().disown(id.0);
-            }
-        }
-        self.stale.retain(|id| !ids.contains(id));
-        self.slots.put_back(ids);
-    }
-
-    /// How it is now, for the service manager, and that the workers answer.
-    fn tell_service(&mut self, service: &mut Service) {
-        if !service.is_there() {
-            return;
-        }
-        service.status(&self.status());
-        if let Some(answers) = service.next_round(self.workers.len()) {
-            self.tell_workers(|_| Command::Answer(Arc::clone(&answers)));
-        }
-    }
-
     /// Ends all workers and returns what was counted to the last frame.
     pub(crate) fn stop(&mut self) -> Report {
-        self.tell_workers(|_| Command::Stop);
-        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
-            if thread.join().is_err() {
-                tracing::error!("a worker ended with a panic");
-            }
-        }
+        self.fabric.workers.stop();
         self.report()
     }
 
-    fn hear_workers(&mut self) {
-        // Those that come meanwhile are heard in the next turn.
-        for event in self.events.try_iter().take(EVENTS_AT_ONCE).collect::<Vec<Event>>() {
-            self.hear_of(event);
-        }
+    fn view(&self) -> View<'_> {
+        let Daemon { fabric, ports, edge, tunnels, started, .. } = self;
+        View { fabric, ports, edge, tunnels, started: *started }
     }
 
-    fn hear_of(&mut self, event: Event) {
+    fn hear(&mut self, event: Event) {
         match event {
-            Event::Gone { id, attachment } => self.hear_of_gone(id, attachment),
+            Event::Gone { id, attachment } => {
+                let is_known = self.ports.hear_of_gone(id, attachment, &mut self.fabric)
+                    || self.edge.hear_of_gone(id, attachment, &mut self.fabric);
+                if !is_known && let Some(endpoint) = self.tunnels.endpoints().iter().find(|endpoint| endpoint.id == id) {
+                    tracing::error!(socket = endpoint.name(), "a tunnel's socket cannot be read any more");
+                }
+            }
             Event::Obeyed(rest) => {
-                let ids = self.slots.answered(rest);
-                self.free(&ids);
+                let ids = self.fabric.obeyed(rest);
+                self.edge.disown(&ids);
+                self.fabric.free(&ids);
             }
             Event::Released(released) => drop(released),
-            Event::NewSource(source) => self.add_source(source),
+            Event::NewSource(source) => {
+                if let Some(added) = self.tunnels.add_source(source, &mut self.fabric) {
+                    self.name_in_traces();
+                    self.tunnels.attach_source(added, &mut self.fabric);
+                }
+            }
             Event::Panicked => {
-                self.panics += 1;
+                self.fabric.panics += 1;
                 tracing::error!("a worker panicked; it lost the frames at hand and goes on");
             }
         }
@@ -450,49 +348,18 @@ impl Daemon {
     /// Waits until workers have let go of what was taken away before, so that its name and port can be had again. They take
     /// a few microseconds; one that takes longer than [`OBEDIENCE`] is not waited for.
     fn let_workers_obey(&mut self) {
-        let end = self.clock.now().after(OBEDIENCE);
-        while self.slots.is_resting() {
-            let left = end.since(self.clock.now());
-            let Ok(event) = self.events.recv_timeout(left) else { return };
-            self.hear_of(event);
+        let end = self.fabric.now().after(OBEDIENCE);
+        while self.fabric.slots.is_resting() {
+            let left = end.since(self.fabric.now());
+            let Some(event) = self.fabric.workers.wait_for_event(left) else { return };
+            self.hear(event);
         }
     }
 
-    /// A device, or a socket, is gone: perhaps one that the port has no more, or one of a port that is no more.
-    fn hear_of_gone(&mut self, id: PortId, attachment: u64) {
-        if let Some(port) = self.ports.iter_mut().find(|port| port.id == id) {
-            if port.attachment() == Some(attachment) {
-                port.lose(self.clock.now());
-                self.detach(id);
-            }
-        } else if let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) {
-            if uplink.attachment() == Some(attachment) {
-                self.lose_uplink();
-            }
-        } else if self.tunnels.endpoints().iter().any(|endpoint| endpoint.id == id) {
-            tracing::error!("a tunnel's socket cannot be read any more");
-        }
-    }
-
-    /// Flushes a port's MAC entries, and once more at the next tick: a worker may just be learning from
-    /// its last frames.
-    fn forget(&mut self, id: PortId) {
-        self.bridges.flush(id);
-        // A guest may come and go a thousand times a second.
-        if !self.stale.contains(&id) {
-            self.stale.push(id);
-        }
-    }
-
-    fn tell_workers(&self, mut command: impl FnMut(usize) -> Command) {
-        for (index, worker) in self.workers.iter().enumerate() {
-            let command = command(index);
-            if index == 0 {
-                command.tell(self.rehearsal.borrow_mut().pipeline_mut());
-            }
-            // A worker that is not there any more has said why.
-            let _ = worker.commands.send(command);
-            worker.waker.wake();
+    /// A number has a new port, of which stories may be told from now on.
+    fn name_in_traces(&self) {
+        if !self.traces.is_empty() {
+            self.traces.take_in(self.view().port_names());
         }
     }
 }
@@ -501,13 +368,4 @@ fn warn(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-}
-
-/// The MAC table's hash key: new with each start.
-fn random_seed() -> anyhow::Result<[u64; 2]> {
-    let mut bytes = [0u8; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("drawing random numbers")?;
-    let (first, second) = bytes.split_at(8);
-    let number = |half: &[u8]| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-    Ok([number(first), number(second)])
 }

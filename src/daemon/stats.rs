@@ -1,4 +1,4 @@
-//! All numbers at one moment, for the control socket and for Prometheus.
+//! The counters of all parts at one moment, for the control socket and for Prometheus.
 
 use std::time::SystemTime;
 
@@ -6,16 +6,15 @@ use hdrhistogram::Histogram;
 use netio::backlog::receive_queue;
 use vswitch::mac_table::MacTableStats;
 use vswitch::neighbour::MAX_NEIGHBOURS;
-use vswitch::{BridgeId, PortId};
+use vswitch::{Counters, PortId};
 
-use super::queries::{port_state, uplink_state};
-use super::{Daemon, Handle};
+use super::view::View;
 use crate::control_socket::{LATENCY_STEPS, views};
+use crate::edge::UplinkPort;
 use crate::edge::router::RouterControl;
-use crate::edge::uplink::UplinkPort;
 use crate::fabric::report::{PortReport, Report};
 use crate::ports::device::Device;
-use crate::worker::Latency;
+use crate::worker::{Latency, WorkerCounters};
 
 /// Significant digits: more than workers keep.
 const DIGITS: u8 = 3;
@@ -31,64 +30,52 @@ struct PortNow {
     tx_queue: Option<(u64, u64)>,
 }
 
-impl Daemon {
-    pub(super) fn stats(&mut self) -> views::Stats {
-        let report = self.report();
-        self.stats_of(&report)
-    }
-
-    /// The same of a report that is there.
-    pub(super) fn stats_of(&self, report: &Report) -> views::Stats {
-        let tables = self.bridges.iter().map(|bridge| views::BridgeStats {
+impl View<'_> {
+    /// All counters.
+    pub(super) fn stats(&self, report: &Report) -> views::Stats {
+        let tables = self.fabric.bridges.iter().map(|bridge| views::BridgeStats {
             name: bridge.config.name.clone(),
             mac_table: table_stats(bridge.table.stats(), bridge.table.size()),
         });
         let bridges: Vec<views::BridgeStats> = tables.collect();
+        let capacity = self.fabric.slots.capacity();
         views::Stats {
             ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, report))).collect(),
             mac_table: together(bridges.iter().map(|bridge| &bridge.mac_table)),
             bridges,
-            nat: self.router.as_ref().and_then(RouterControl::nat).map(|nat| nat_stats(nat)),
+            nat: self.edge.nat().map(|nat| nat_stats(nat)),
             datagrams_dropped: report.datagrams_dropped,
             worker_panics: report.panics,
             start_time: self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            neighbours: self.router.as_ref().map(neighbour_stats),
-            workers: self.workers.iter().map(|worker| worker_stats(worker, self.slots.capacity())).collect(),
+            neighbours: self.edge.router.as_ref().map(neighbour_stats),
+            workers: self.fabric.workers.iter().map(|(counters, own)| worker_stats(counters, own, capacity)).collect(),
             latency: self.latency(),
         }
     }
 
     /// Of the pipeline.
     pub(super) fn latency(&self) -> views::Latency {
-        latency_of(self.workers.iter().map(|worker| &worker.own.latency))
-    }
-
-    /// The bridge that a port is of now.
-    pub(super) fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
-        let port = self.ports.iter().find(|port| port.id == id && port.config.is_bridged()).map(|port| port.config.bridge);
-        let uplink = || self.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
-        let peer = || self.tunnels.line_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();
-        port.or_else(uplink).or_else(peer)
+        latency_of(self.fabric.workers.iter().map(|(_, own)| &own.latency))
     }
 
     fn port_now(&self, id: PortId, report: &Report) -> PortNow {
-        let bridge = self.bridge_of(id).map(|bridge| self.bridges.name(bridge).to_owned());
-        if let Some(port) = self.ports.iter().find(|port| port.id == id) {
+        let bridge = self.bridge_of(id).map(|bridge| self.fabric.bridges.name(bridge).to_owned());
+        if let Some(port) = self.ports.get(id) {
             let device = port.device();
             return PortNow {
                 bridge,
                 namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
-                state: Some(port_state(port).to_owned()),
+                state: Some(port.state_name().to_owned()),
                 kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
                 rx_queue: device.and_then(Device::rx_queue),
                 tx_queue: device.and_then(Device::tx_queue),
             };
         }
-        if let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) {
+        if let Some(uplink) = self.edge.uplink.as_ref().filter(|uplink| uplink.id == id) {
             return PortNow {
                 bridge,
-                state: Some(uplink_state(uplink).to_owned()),
+                state: Some(uplink.state_name().to_owned()),
                 kernel_dropped: report.kernel_dropped,
                 rx_queue: rx_queue_of(uplink),
                 ..PortNow::default()
@@ -172,14 +159,14 @@ fn neighbour_stats(router: &RouterControl) -> views::NeighbourStats {
     views::NeighbourStats { known, max: MAX_NEIGHBOURS, incomplete, held_packets: kept }
 }
 
-fn worker_stats(worker: &Handle, ports: usize) -> views::WorkerStats {
-    let frames = (0..ports).filter_map(|port| worker.counters.port(PortId(port as u16)));
+fn worker_stats(counters: &Counters, own: &WorkerCounters, ports: usize) -> views::WorkerStats {
+    let frames = (0..ports).filter_map(|port| counters.port(PortId(port as u16)));
     views::WorkerStats {
-        batches: worker.own.batches.load(),
+        batches: own.batches.load(),
         frames: frames.map(|port| port.rx_frames.load()).sum(),
-        panics: worker.own.panics.load(),
-        latency: in_steps(&worker.own.latency),
-        latency_sum_ns: worker.own.latency.sum(),
+        panics: own.panics.load(),
+        latency: in_steps(&own.latency),
+        latency_sum_ns: own.latency.sum(),
     }
 }
 

@@ -1,5 +1,195 @@
 //! The switch's edge: the uplink, and the control side of the router that translates behind it.
+//!
+//! The uplink is a port with a number like others. In bridge mode that is all; in NAT mode the router sends through it, and
+//! whatever becomes of its interface, its addresses and its routes becomes a new way out for the workers
+//! ([`router::RouterControl::follow`]).
+//!
+//! *Changes* of the interface are heard by netlink and looked at when they have settled, and in any case once a second.
+//!
+//! *Threads.* Owned by the control thread. Workers share the translation and the neighbours, and get a new routing snapshot
+//! with each change.
 
-pub(crate) mod reserve;
+mod reserve;
 pub(crate) mod router;
-pub(crate) mod uplink;
+mod uplink;
+
+use std::sync::Arc;
+
+use netio::{Poller, packet_socket};
+use packet::Timestamp;
+use vswitch::{Interface, PortId};
+
+use crate::config::{Config, queues_of};
+use crate::control_socket::What;
+use crate::fabric::Fabric;
+use crate::hints::without_interface;
+use crate::seed::random_seed;
+use crate::worker::{Clock, Command, Sink, Source};
+use router::{PortNumbers, RouterControl};
+use uplink::UplinkFound;
+pub(crate) use uplink::UplinkPort;
+
+/// The uplink and the router, as far as the configuration has them.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) uplink: Option<UplinkPort>,
+    pub(crate) router: Option<RouterControl>,
+}
+
+impl Edge {
+    /// Opens the uplink, which gets the number `id`, and makes the router.
+    pub(crate) fn open(config: &Config, id: PortId, numbers: PortNumbers, clock: Clock) -> anyhow::Result<Edge> {
+        let queues = queues_of(id.index(), config.readers, config.workers);
+        let bridge = config.bridge_uplink.as_ref().map(|uplink| uplink.bridge);
+        let nat = config.router.as_ref().and_then(|router| router.uplink.as_ref());
+        let macs = nat.map_or_else(Vec::new, RouterControl::own_macs);
+        let open = |name| UplinkPort::open(id, name, queues, bridge, macs).map_err(without_interface);
+        let mut uplink = config.uplink_interface().map(open).transpose()?;
+        let Some(router) = &config.router else { return Ok(Edge { uplink, router: None }) };
+        let mut router = RouterControl::new(router.clone(), numbers, config.tunnel_ports(), random_seed()?)?;
+        if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
+            router.start(uplink, clock.now())?;
+        }
+        Ok(Edge { uplink, router: Some(router) })
+    }
+
+    /// The translation, if guests are translated.
+    pub(crate) fn nat(&self) -> Option<&Arc<nat::Nat>> {
+        self.router.as_ref().and_then(RouterControl::nat)
+    }
+
+    /// The router's networks inside, by their numbers.
+    pub(crate) fn interfaces(&self) -> &[Interface] {
+        self.router.as_ref().map_or(&[], RouterControl::interfaces)
+    }
+
+    /// Waits with this poller for changes of the uplink.
+    pub(crate) fn watch(&self, poller: &Poller, token: u64) -> std::io::Result<()> {
+        self.uplink.as_ref().map_or(Ok(()), |uplink| poller.add(uplink.watch(), token))
+    }
+
+    /// When there is something to do next.
+    pub(crate) fn due(&self) -> Option<Timestamp> {
+        let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
+        let ports = self.router.as_ref().and_then(RouterControl::ports_due);
+        uplink.into_iter().chain(ports).min()
+    }
+
+    /// Gives the uplink's sockets to the workers, and the router's way out.
+    pub(crate) fn attach(&self, fabric: &Fabric) {
+        let Some(uplink) = &self.uplink else { return };
+        let (Some(socket), Some(view), Some(attachment)) = (uplink.socket(), uplink.to_pipeline(), uplink.attachment()) else {
+            return;
+        };
+        let (queues, writer, id): (_, &packet_socket::Writer, _) = (socket.queues(), socket.writer(), uplink.id);
+        fabric.tell(|worker| Command::Attach {
+            id,
+            attachment,
+            port: Box::new(view.clone()),
+            rx: fabric.workers.queue_to_read(queues, id, worker).map(Source::Packet),
+            tx: Sink::Packet(writer.clone()),
+        });
+        self.route(fabric);
+    }
+
+    /// Gives the router's networks and its way out to the workers.
+    pub(crate) fn route(&self, fabric: &Fabric) {
+        if let Some(router) = &self.router {
+            fabric.tell(|_| Command::Route(router.routing()));
+        }
+    }
+
+    /// Looks how the uplink is, if a change of it has settled, or `in_any_case`; and takes ports of the host that workers want
+    /// for the translation.
+    pub(crate) fn look(&mut self, now: Timestamp, in_any_case: bool, fabric: &mut Fabric) {
+        self.look_at_uplink(now, in_any_case, fabric);
+        if let Some(router) = &mut self.router {
+            router.serve_ports(now);
+        }
+    }
+
+    fn look_at_uplink(&mut self, now: Timestamp, in_any_case: bool, fabric: &mut Fabric) {
+        let Some(uplink) = &mut self.uplink else { return };
+        uplink.hear(now);
+        match uplink.look(now, in_any_case) {
+            UplinkFound::Same => {}
+            UplinkFound::Gone => self.lose_uplink(fabric),
+            UplinkFound::Changed => {
+                let (id, mtu) = (uplink.id, uplink.state().map_or(0, |state| state.mtu));
+                tracing::info!(uplink = uplink.interface, "the uplink's addresses, routes or link changed");
+                self.follow_uplink(now);
+                fabric.tell(|_| Command::Mtu { id, mtu });
+                self.route(fabric);
+                self.announce(fabric);
+            }
+            UplinkFound::Back => {
+                tracing::info!(uplink = uplink.interface, "the uplink is back");
+                self.follow_uplink(now);
+                self.attach(fabric);
+                self.announce(fabric);
+            }
+        }
+    }
+
+    /// A worker could not read the socket of this number and attachment. Returns whether the number is the uplink's.
+    pub(crate) fn hear_of_gone(&mut self, id: PortId, attachment: u64, fabric: &mut Fabric) -> bool {
+        let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) else { return false };
+        // Late news of an earlier attachment is no news.
+        if uplink.attachment() == Some(attachment) {
+            self.lose_uplink(fabric);
+        }
+        true
+    }
+
+    /// The uplink's interface is gone: no way out until it is back.
+    fn lose_uplink(&mut self, fabric: &mut Fabric) {
+        let Some(uplink) = &mut self.uplink else { return };
+        uplink.lose();
+        let id = uplink.id;
+        tracing::warn!(uplink = uplink.interface, "the uplink is gone; waiting for an interface of this name");
+        fabric.tell(|_| Command::Detach(id));
+        fabric.forget(id);
+        self.follow_uplink(fabric.now());
+        self.route(fabric);
+        self.announce(fabric);
+    }
+
+    fn follow_uplink(&mut self, now: Timestamp) {
+        if let (Some(router), Some(uplink)) = (&mut self.router, &mut self.uplink)
+            && let Err(error) = router.follow(uplink, now)
+        {
+            tracing::warn!(
+                uplink = uplink.interface,
+                error = format!("{error:#}"),
+                "not all of the uplink's addresses are in use"
+            );
+        }
+    }
+
+    /// Tells those who follow events how the uplink is.
+    fn announce(&self, fabric: &mut Fabric) {
+        let Some(uplink) = &self.uplink else { return };
+        let outside = self.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string());
+        let (interface, state) = (uplink.interface.clone(), uplink.state_name().to_owned());
+        fabric.events.tell(What::UplinkChanged { interface, state, outside });
+    }
+
+    /// Once a second: connections whose time is over end, and ports of the host that nobody needs go back.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        if let Some(router) = &mut self.router {
+            router.tick(now);
+        }
+    }
+
+    /// These numbers are no ports any more: shared tables hold nothing of them from now on.
+    pub(crate) fn disown(&self, ids: &[PortId]) {
+        for id in ids {
+            if let Some(nat) = self.nat() {
+                nat.disown(id.0);
+            }
+            if let Some(router) = &self.router {
+                router.neighbours().disown(id.0);
+            }
+        }
+    }
+}

@@ -21,12 +21,12 @@ use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
 use vswitch::{Domain, Interface, Neighbours, Route, Router, Routing, Uplink};
 
+use super::reserve::Reserved;
+use super::uplink::UplinkPort;
 use crate::config::address::Cidr;
 use crate::config::publish::Publish;
 use crate::config::router::RouterConfig;
 use crate::config::uplink::UplinkConfig;
-use crate::edge::reserve::Reserved;
-use crate::edge::uplink::UplinkPort;
 pub(crate) use rules::NewRules;
 
 /// How long no ports are taken after some were.

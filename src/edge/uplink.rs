@@ -100,8 +100,7 @@ impl UplinkPort {
         Ok(())
     }
 
-    /// Is it a port of the bridge?
-    /// The bridge that it is a port of.
+    /// The bridge that it is a port of; `None` if the router sends through it.
     pub(crate) fn bridge(&self) -> Option<BridgeId> {
         self.bridge
     }
@@ -128,6 +127,15 @@ impl UplinkPort {
     /// Its interface as last seen.
     pub(crate) fn state(&self) -> Option<&UplinkState> {
         self.device.as_ref().map(|(_, state)| state)
+    }
+
+    /// Its state as `show` names it.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.state() {
+            Some(state) if state.up => "up",
+            Some(_) => "down",
+            None => "gone",
+        }
     }
 
     /// Receives what the filter keeps from now on.

@@ -11,6 +11,7 @@ use packet::Features;
 use thiserror::Error;
 
 use crate::config::{DeviceConfig, DgramConfig, PacketConfig, PortConfig, StreamConfig};
+use crate::hints::{without_interface, without_namespace};
 
 /// The MTU of a device that did not say (the kernel's default).
 pub(crate) const DEFAULT_MTU: u32 = 1500;
@@ -79,6 +80,17 @@ pub(crate) enum DeviceError {
         /// What the kernel said.
         error: io::Error,
     },
+}
+
+impl DeviceError {
+    /// The error, with the name of the namespace or interface that was probably meant.
+    pub(crate) fn with_hint(self) -> anyhow::Error {
+        match self {
+            DeviceError::Packet(error) => without_interface(error),
+            DeviceError::Tap(error) => without_namespace(error),
+            error => error.into(),
+        }
+    }
 }
 
 impl Device {

@@ -24,8 +24,8 @@ use netio::guest::Stream;
 use packet::Timestamp;
 use vswitch::{Port, PortId, PortKind};
 
+use super::device::{DEFAULT_MTU, Device, DeviceError, Ends};
 use crate::config::{DeviceConfig, PortConfig};
-use crate::ports::device::{DEFAULT_MTU, Device, DeviceError, Ends};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ impl ManagedPort {
             Ok(Some(device)) => port.attach(device, now, FIRST_RETRY),
             Ok(None) => port.life = gone(now, FIRST_RETRY, pending),
             Err(error @ DeviceError::NoGuest { .. }) => {
-                tracing::warn!("no guest yet: {error}; going on trying");
+                tracing::warn!(port = port.config.name, %error, "no guest yet; trying again until one listens");
                 port.life = gone(now, FIRST_RETRY, None);
             }
             Err(error) => return Err(error),
@@ -229,6 +229,27 @@ impl ManagedPort {
         matches!(self.config.device, DeviceConfig::Stream(_))
     }
 
+    /// Its state as `show` names it.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match self.link() {
+            Some(link) if link.up => "up",
+            Some(_) => "down",
+            None if self.is_free() => "waiting",
+            None => "gone",
+        }
+    }
+
+    /// The kind of its device as `show` names it.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match &self.config.device {
+            DeviceConfig::Tap { .. } if !self.config.is_bridged() => "tun",
+            DeviceConfig::Tap { .. } => "tap",
+            DeviceConfig::Packet(_) => "packet",
+            DeviceConfig::Stream(_) => "stream",
+            DeviceConfig::Dgram(_) => "dgram",
+        }
+    }
+
     /// Looks how the device is, or tries to open it again if it is time.
     pub(crate) fn look(&mut self, now: Timestamp) -> Found {
         match &mut self.life {
@@ -243,7 +264,7 @@ impl ManagedPort {
                     Found::Gone
                 }
                 Err(error) => {
-                    tracing::debug!("the state of {} cannot be read: {error}", self.config.name);
+                    tracing::debug!(port = self.config.name, %error, "cannot read the state of the port's device");
                     Found::Same
                 }
             },
@@ -266,7 +287,7 @@ impl ManagedPort {
                     }
                     Ok(None) => self.life = gone(now, *pause, pending.take()),
                     Err(error) => {
-                        tracing::debug!("{} is still gone: {error}", self.config.name);
+                        tracing::debug!(port = self.config.name, %error, "port is still gone");
                         self.life = gone(now, (*pause * 2).min(LAST_RETRY), None);
                     }
                 }

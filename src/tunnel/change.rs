@@ -155,7 +155,7 @@ fn look_at_new(id: PortId, tunnel: usize, address: IpAddr, line: &Line) -> anyho
         line.name
     );
     if let Some(problem) = peer.problem() {
-        tracing::warn!("tunnel {}: no way to {address}: {problem}", line.name);
+        tracing::warn!(tunnel = line.name, peer = %address, problem, "no way to the peer");
     }
     Ok(peer)
 }

@@ -65,7 +65,7 @@ impl EndpointControl {
         }
         for group in self.spec.groups.iter().filter(|group| !groups.contains(group)) {
             if let Err(error) = self.socket.leave(&self.spec, *group) {
-                tracing::warn!("{}: {error}", self.name());
+                tracing::warn!(socket = self.name(), %group, %error, "cannot leave a multicast group");
             }
         }
         self.spec.groups = groups;
@@ -90,8 +90,10 @@ impl EndpointControl {
         let problem = self.socket.join_again(&self.spec).err().map(|error| error.to_string());
         if problem != self.problem {
             match &problem {
-                Some(problem) => tracing::warn!("{}: {problem}", self.name()),
-                None => tracing::info!("{}: its groups are joined", self.name()),
+                Some(problem) => {
+                    tracing::warn!(socket = self.name(), problem, "cannot join a multicast group; trying each second")
+                }
+                None => tracing::info!(socket = self.name(), "all multicast groups are joined"),
             }
             self.problem = problem;
         }

@@ -15,6 +15,7 @@
 //! *Sources of a group.* A tunnel over multicast has peers that nobody named. One that is believed and has no
 //! port gets one of those that are kept for it; when they are used up, it stays with the group's.
 
+mod attach;
 mod change;
 mod endpoint;
 mod line;
@@ -324,11 +325,12 @@ impl TunnelControl {
             peer.look(line);
             match peer.problem() {
                 now if now == problem.as_deref() => {}
-                Some(now) => tracing::warn!("{}: no way to {}: {now}", line.name, peer.address),
-                None => tracing::info!("{}: there is a way to {} again", line.name, peer.address),
+                Some(problem) => tracing::warn!(tunnel = line.name, peer = %peer.address, problem, "no way to the peer"),
+                None => tracing::info!(tunnel = line.name, peer = %peer.address, "there is a way to the peer again"),
             }
             if state(peer) != before {
-                tracing::info!("{}: frames to {} hold packets of {} bytes now", line.name, peer.address, peer.mtu(line));
+                let mtu = peer.mtu(line);
+                tracing::info!(tunnel = line.name, peer = %peer.address, mtu, "the way to the peer changed");
                 changed.push(peer.id);
             }
         }
@@ -348,10 +350,17 @@ impl TunnelControl {
             }
             match self.reopen(&name, &mut found) {
                 Ok(()) => {
-                    tracing::info!("{name} is another interface now; its tunnels are opened again");
+                    tracing::info!(interface = name, "the interface was made anew; its tunnels' sockets are open again");
                     self.devices[at].1 = now;
                 }
-                Err(error) => tracing::warn!("{name} is another interface now: {error:#}"),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(
+                        interface = name,
+                        error,
+                        "the interface was made anew; cannot open its tunnels' sockets again"
+                    );
+                }
             }
         }
         found
@@ -372,9 +381,9 @@ impl TunnelControl {
         Ok(())
     }
 
-    /// A host that spoke in a group gets a port of its own, if one is left. Returns it, and the endpoint that is
-    /// to know.
-    pub(crate) fn add_source(&mut self, source: NewSource, slots: &mut Slots) -> Option<(PortId, usize)> {
+    /// Finds a port for a host that sent to a group, if one is left. Returns its number, and the place of the endpoint that the
+    /// group is received by.
+    fn find_place_for(&mut self, source: NewSource, slots: &mut Slots) -> Option<(PortId, usize)> {
         let of_it = |tunnel: &Tunnel| {
             self.endpoints[tunnel.endpoint].id == source.endpoint
                 && tunnel.line.framing == source.framing

@@ -19,7 +19,7 @@ use vswitch::Routing;
 use super::RouterControl;
 use crate::config::nat::NatSettings;
 use crate::config::publish::Publish;
-use crate::edge::uplink::UplinkPort;
+use crate::edge::UplinkPort;
 
 /// Rules that are in force and can still be taken back.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What would run and whether it could, for people; and errors that name what was probably meant.
+//! `--check`, and the words that it shares with the start's summary.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -8,8 +8,9 @@ use vswitch::BridgeId;
 
 use super::warn;
 use crate::config::bridge::BridgeConfig;
-use crate::config::{Config, PortConfig, nearest};
+use crate::config::{Config, PortConfig};
 use crate::control_socket;
+use crate::hints::without_interface;
 use crate::ports::device::DeviceError;
 use crate::tunnel::TunnelControl;
 
@@ -29,7 +30,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         }
         if let Some((_, Some(netns))) = port.link() {
             let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
-            netns.id().map_err(error).map_err(with_nearest)?;
+            netns.id().map_err(error).map_err(DeviceError::with_hint)?;
         }
         if let Some(name) = port.shared_interface() {
             check_interface(name)?;
@@ -86,42 +87,4 @@ pub(super) fn check_way_out(tunnels: &TunnelControl, bridge: BridgeId, name: &st
         ),
         None => Ok(()),
     }
-}
-
-/// The error, with the name of the interface that was probably meant.
-pub(super) fn without_interface(error: PacketError) -> anyhow::Error {
-    if let PacketError::NoInterface { name } = &error
-        && let Ok(names) = netio::link::names()
-        && let Some(close) = nearest(name, names.iter().map(String::as_str))
-    {
-        return anyhow::anyhow!("{error}; did you mean '{close}'?");
-    }
-    error.into()
-}
-
-/// The error, with the name of the namespace or interface that was probably meant.
-pub(super) fn with_nearest(error: DeviceError) -> anyhow::Error {
-    let error = match error {
-        DeviceError::Packet(error) => return without_interface(error),
-        DeviceError::Tap(error) => error,
-        error => return error.into(),
-    };
-    if let TapError::Namespace { error: cause, .. } = &error
-        && cause.kind() == std::io::ErrorKind::PermissionDenied
-    {
-        return anyhow::anyhow!(
-            "{error}: CAP_SYS_ADMIN is missing, or CAP_SYS_PTRACE for pid:N of another user's process; run as root, or give the \
-             rights to the binary with `setcap cap_net_admin,cap_sys_admin,cap_sys_ptrace+ep $(command -v vswitchd)`"
-        );
-    }
-    if let TapError::Namespace { netns, .. } = &error
-        && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)
-    {
-        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        if let Some(close) = nearest(&netns.to_string(), names.iter().map(String::as_str)) {
-            let hint = format!("{error}; did you mean '{close}'?");
-            return anyhow::anyhow!(hint);
-        }
-    }
-    error.into()
 }

@@ -1,4 +1,5 @@
-//! What the control socket has changed in tables while the switch runs.
+//! Tables that are changed over the control socket: MAC entries, neighbours, connections. They are shared with the workers, so
+//! a [`View`] is enough.
 
 use std::net::Ipv4Addr;
 
@@ -6,13 +7,11 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 use vswitch::{Domain, MacTable, PortId, PortKind};
 
-use super::Daemon;
+use super::view::View;
 use crate::config::bridge::unknown_bridge;
 use crate::control_socket::{Refusal, WhichConnections};
-use crate::edge::router::RouterControl;
-use crate::edge::uplink::UplinkPort;
 
-impl Daemon {
+impl View<'_> {
     /// Puts an operator's entry into the MAC table of the port's bridge, whose name is returned.
     pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<String, Refusal> {
         if !mac.is_station() {
@@ -21,9 +20,8 @@ impl Daemon {
         let id = self.bridged_port(port)?;
         let no_bridge = || Refusal::NotFound(format!("there is no port '{port}' of the bridge"));
         let bridge = self.bridge_of(id).ok_or_else(no_bridge)?;
-        let table = self.bridges.table(bridge).ok_or_else(no_bridge)?;
-        let interfaces = self.router.as_ref().map_or(&[][..], RouterControl::interfaces);
-        if interfaces.iter().any(|interface| interface.domain == Domain { bridge, vlan } && interface.mac == mac) {
+        let table = self.fabric.bridges.table(bridge).ok_or_else(no_bridge)?;
+        if self.edge.interfaces().iter().any(|interface| interface.domain == Domain { bridge, vlan } && interface.mac == mac) {
             return Err(Refusal::Conflict(format!("{mac} is the gateway's own address")));
         }
         if !self.carries(id, vlan) {
@@ -32,7 +30,7 @@ impl Daemon {
         }
         let full = |_| Refusal::Conflict("there is no room for more static entries: raise mac-table-size".to_owned());
         table.add_static(vlan, mac, id).map_err(full)?;
-        Ok(self.bridges.name(bridge).to_owned())
+        Ok(self.fabric.bridges.name(bridge).to_owned())
     }
 
     /// Takes an entry out of a bridge's MAC table, if it is there. Of several bridges one has to be named.
@@ -40,7 +38,7 @@ impl Daemon {
         match (self.tables_of(bridge)?.as_slice(), bridge) {
             ([table], _) => Ok(table.remove(vlan, mac)),
             _ => {
-                let names: Vec<&str> = self.bridges.names().collect();
+                let names: Vec<&str> = self.fabric.bridges.names().collect();
                 Err(Refusal::Unfit(format!("on which bridge? There are {}", names.join(", "))))
             }
         }
@@ -48,10 +46,10 @@ impl Daemon {
 
     /// The MAC table of this bridge, or all.
     fn tables_of(&self, bridge: Option<&str>) -> Result<Vec<&MacTable>, Refusal> {
-        let named = self.bridges.iter().filter(|one| bridge.is_none_or(|name| one.config.name == name));
+        let named = self.fabric.bridges.iter().filter(|one| bridge.is_none_or(|name| one.config.name == name));
         let tables: Vec<&MacTable> = named.map(|bridge| &*bridge.table).collect();
         match bridge {
-            Some(name) if tables.is_empty() => Err(Refusal::NotFound(unknown_bridge(name, self.bridges.names()))),
+            Some(name) if tables.is_empty() => Err(Refusal::NotFound(unknown_bridge(name, self.fabric.bridges.names()))),
             _ => Ok(tables),
         }
     }
@@ -64,19 +62,20 @@ impl Daemon {
 
     /// Forgets neighbours. Returns how many.
     pub(super) fn flush_neighbours(&self, address: Option<Ipv4Addr>) -> usize {
-        self.router.as_ref().map_or(0, |router| router.neighbours().forget_known(address))
+        self.edge.router.as_ref().map_or(0, |router| router.neighbours().forget_known(address))
     }
 
     /// Ends connections. Returns how many; `None` without a translation.
     pub(super) fn flush_connections(&self, which: &WhichConnections) -> Option<usize> {
-        let nat = self.router.as_ref().and_then(RouterControl::nat)?;
-        Some(nat.flush(self.clock.now(), |connection| which.matches(connection)))
+        let nat = self.edge.nat()?;
+        Some(nat.flush(self.fabric.now(), |connection| which.matches(connection)))
     }
 
     /// The port of this name behind which stations can be.
     fn bridged_port(&self, name: &str) -> Result<PortId, Refusal> {
         let of_bridge = self.ports.iter().filter(|port| port.config.is_bridged()).map(|port| (port.id, port.name().to_owned()));
-        let uplink = self.uplink.iter().filter(|uplink| uplink.is_bridged()).map(|uplink| (uplink.id, uplink.interface.clone()));
+        let uplink =
+            self.edge.uplink.iter().filter(|uplink| uplink.is_bridged()).map(|uplink| (uplink.id, uplink.interface.clone()));
         let peers = self.tunnels.peers().iter().map(|peer| peer.id);
         let names = self.port_names();
         let peers = peers.filter_map(|id| Some((id, names.get(id.index())?.clone())));
@@ -90,10 +89,10 @@ impl Daemon {
 
     /// Does a port of the bridge carry this VLAN?
     fn carries(&self, id: PortId, vlan: VlanId) -> bool {
-        if let Some(port) = self.port(id) {
+        if let Some(port) = self.ports.get(id) {
             return port.config.vlan.carries(vlan);
         }
-        if self.uplink.as_ref().is_some_and(|uplink: &UplinkPort| uplink.id == id) {
+        if self.edge.uplink.as_ref().is_some_and(|uplink| uplink.id == id) {
             return true;
         }
         let peer = self.tunnels.peers().iter().find(|peer| peer.id == id);

@@ -1,4 +1,4 @@
-//! The bridges' part of the daemon: their MAC tables.
+//! The bridges: their names and MAC tables, by their numbers. A port says which bridge it belongs to.
 
 use std::sync::Arc;
 use std::thread;
@@ -7,26 +7,26 @@ use packet::Timestamp;
 use vswitch::mac_table::MacTableStats;
 use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
 
-use super::random_seed;
 use crate::config::bridge::BridgeConfig;
+use crate::seed::random_seed;
 
 /// So many old MAC entries are taken out at once; between, others may take the table's lock.
 const EXPIRE_BUDGET: usize = 256;
 
 /// All bridges, by their numbers.
 #[derive(Debug)]
-pub(super) struct Bridges(Vec<Bridge>);
+pub(crate) struct Bridges(Vec<Bridge>);
 
 /// One bridge. Its ports say that they are of it.
 #[derive(Debug)]
-pub(super) struct Bridge {
-    pub(super) config: BridgeConfig,
-    pub(super) table: Arc<MacTable>,
+pub(crate) struct Bridge {
+    pub(crate) config: BridgeConfig,
+    pub(crate) table: Arc<MacTable>,
 }
 
 impl Bridges {
     /// Bridges with room for ports of so many numbers.
-    pub(super) fn new(configs: Vec<BridgeConfig>, ports: usize) -> anyhow::Result<Bridges> {
+    pub(crate) fn new(configs: Vec<BridgeConfig>, ports: usize) -> anyhow::Result<Bridges> {
         let bridge = |config: BridgeConfig| {
             let (size, aging_secs) = (config.mac_table_size, config.mac_aging_time);
             let table = MacTable::new(MacTableConfig { size, aging_secs, ports, seed: random_seed()? });
@@ -35,37 +35,37 @@ impl Bridges {
         Ok(Bridges(configs.into_iter().map(bridge).collect::<anyhow::Result<_>>()?))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Bridge> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Bridge> {
         self.0.iter()
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.iter().map(|bridge| bridge.config.name.as_str())
     }
 
-    pub(super) fn table(&self, id: BridgeId) -> Option<&MacTable> {
+    pub(crate) fn table(&self, id: BridgeId) -> Option<&MacTable> {
         self.0.get(id.index()).map(|bridge| &*bridge.table)
     }
 
     /// The name of a bridge; empty if there is none of this number.
-    pub(super) fn name(&self, id: BridgeId) -> &str {
+    pub(crate) fn name(&self, id: BridgeId) -> &str {
         self.0.get(id.index()).map_or("", |bridge| &bridge.config.name)
     }
 
     /// The same where people need it to tell one from another.
-    pub(super) fn name_among_several(&self, id: BridgeId) -> Option<&str> {
+    pub(crate) fn name_among_several(&self, id: BridgeId) -> Option<&str> {
         (self.0.len() > 1).then(|| self.name(id))
     }
 
     /// A pipeline that knows the bridges, for one worker.
-    pub(super) fn pipeline(&self, ports: usize, counters: Arc<Counters>) -> Option<Pipeline> {
+    pub(crate) fn pipeline(&self, ports: usize, counters: Arc<Counters>) -> Option<Pipeline> {
         let mut pipeline = Pipeline::new(Arc::clone(&self.0.first()?.table), ports, counters);
         self.tell(&mut pipeline);
         Some(pipeline)
     }
 
     /// The same for frames that nobody sent.
-    pub(super) fn rehearsal(&self, ports: usize) -> Option<Rehearsal> {
+    pub(crate) fn rehearsal(&self, ports: usize) -> Option<Rehearsal> {
         let mut rehearsal = Rehearsal::new(Arc::clone(&self.0.first()?.table), ports);
         self.tell(rehearsal.pipeline_mut());
         Some(rehearsal)
@@ -78,21 +78,21 @@ impl Bridges {
     }
 
     /// Forgets what was learned behind a port, whichever bridge it is of or was.
-    pub(super) fn flush(&self, port: PortId) {
+    pub(crate) fn flush(&self, port: PortId) {
         for bridge in &self.0 {
             bridge.table.flush(Some(port), None);
         }
     }
 
     /// Forgets all that is behind a port that is no more, static entries too.
-    pub(super) fn forget(&self, port: PortId) {
+    pub(crate) fn forget(&self, port: PortId) {
         for bridge in &self.0 {
             bridge.table.forget(port);
         }
     }
 
     /// Takes out entries that grew too old.
-    pub(super) fn expire(&self, now: Timestamp) {
+    pub(crate) fn expire(&self, now: Timestamp) {
         for bridge in &self.0 {
             while bridge.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {
                 thread::yield_now();
@@ -101,12 +101,12 @@ impl Bridges {
     }
 
     /// What is known now, by the bridges' names. While a table's entries are collected, workers learn nothing there.
-    pub(super) fn entries(&self, now: Timestamp) -> Vec<(String, Vec<MacEntry>)> {
+    pub(crate) fn entries(&self, now: Timestamp) -> Vec<(String, Vec<MacEntry>)> {
         self.0.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.entries(now))).collect()
     }
 
     /// What happened to the tables, by the bridges' names.
-    pub(super) fn stats(&self) -> Vec<(String, MacTableStats)> {
+    pub(crate) fn stats(&self) -> Vec<(String, MacTableStats)> {
         self.0.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.stats())).collect()
     }
 }

@@ -1,0 +1,262 @@
+//! Changes while it runs: first all that can fail, then all that is seen.
+//!
+//! ```text
+//!   words --> Desired --Plan::between--> Plan --prepare--> Prepared --commit--> the switch that runs
+//!                 |                        |                 |
+//!              an error: nothing was touched, or what was made is undone by being dropped
+//! ```
+//!
+//! *Plan* compares what is with what is wanted, touches nothing, and refuses what needs a restart. It is all that
+//! a dry run does.
+//!
+//! *Prepare* opens devices and sockets, takes ports of the host, publishes rules: whatever somebody else may say no to. The
+//! switch that runs knows nothing of it yet, but for rules, which may be in force a moment before the rest and are taken back
+//! if the rest fails. All is held by values that undo it when they are dropped, so that an error leaves
+//! by `?` and the old state is whole.
+//!
+//! *Commit* cannot fail. What is new goes to the workers as ports do that are there from the start: by a command between two
+//! batches. What goes is taken out last. A port that stays is not spoken of at all: no command, no new
+//! descriptor, so no frame of it can be lost; one whose keys change gets a new view, and keeps device, counters and frames.
+//!
+//! *A device that must be made anew* for its keys, or that goes from one port to another, cannot be opened before it is let
+//! go. Its port comes as one whose device is gone, which is tried for soon (`ManagedPort`). It is away for about 0.1 s, and that
+//! it cannot be made is told by the log, as with any device.
+//!
+//! *One change at a time*, as all of it is done by the control thread. Meanwhile frames pass as always, since workers wait
+//! for nobody; devices that go just then are seen a little later.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use vswitch::{BridgeId, PortId};
+
+use super::check::check_way_out;
+use super::{Daemon, warn};
+use crate::cli::Flags;
+use crate::config::plan::{Change, Desired, NeedsRestart, NotTaken, Plan};
+use crate::config::{PortConfig, queues_of};
+use crate::control_socket::{Refusal, Verb, What, views};
+use crate::edge::router::NewRules;
+use crate::ports::NewPorts;
+use crate::tunnel::{NewTunnels, overlay_mtu};
+
+/// All that could fail was done.
+struct Prepared {
+    ports: NewPorts,
+    tunnels: Option<NewTunnels>,
+    rules: Option<NewRules>,
+}
+
+impl Daemon {
+    /// Makes the change that a verb of the control socket asks for, or says what it would be.
+    pub(super) fn reconfigure(&mut self, verb: &Verb, dry_run: bool) -> Result<Vec<views::Change>, Refusal> {
+        let desired = self.desired_by(verb).map_err(|error| match error {
+            NotTaken::Unknown(error) => Refusal::NotFound(error.to_string()),
+            NotTaken::Refused(error) => Refusal::NotUnderstood(error.to_string()),
+        })?;
+        let changes = self.change_to(desired, dry_run).map_err(|error| match error.downcast_ref::<NeedsRestart>() {
+            Some(_) => Refusal::Unfit(error.to_string()),
+            None => Refusal::Conflict(format!("{error:#}")),
+        })?;
+        Ok(changes.iter().map(view).collect())
+    }
+
+    fn desired_by(&self, verb: &Verb) -> Result<Desired, NotTaken> {
+        Ok(match verb {
+            Verb::Apply { file, text } => Desired::of_text(Path::new(file), text, &Flags::default())?,
+            Verb::AddPort(word) => self.desired.with_port(word)?,
+            Verb::DeletePort(name) => self.desired.without_port(name)?,
+            Verb::Publish(word) => self.desired.with_rule(word)?,
+            Verb::Unpublish(text) => self.desired.without_rule(text)?,
+            Verb::AddTunnel(word) => self.desired.with_tunnel(word)?,
+            Verb::DeleteTunnel(name) => self.desired.without_tunnel(name)?,
+        })
+    }
+
+    /// SIGHUP: reads the file that the command line names, and applies it.
+    pub(super) fn read_again(&mut self) {
+        let Some(path) = self.command_line.config.clone() else {
+            tracing::info!("nothing to read again: the configuration is the command line; name a file with --config");
+            return;
+        };
+        let file = path.display();
+        let desired = Desired::read(&self.command_line).map_err(anyhow::Error::from);
+        match desired.and_then(|desired| self.change_to(desired, false)) {
+            Ok(changes) if changes.is_empty() => tracing::info!(%file, "configuration unchanged"),
+            Ok(changes) => tracing::info!(%file, changes = changes.len(), "configuration applied"),
+            Err(error) => tracing::error!(%file, "nothing was changed: {error:#}"),
+        }
+    }
+
+    /// Makes the switch what is desired, or says what would be done. An error: nothing was changed.
+    pub(super) fn change_to(&mut self, mut desired: Desired, dry_run: bool) -> anyhow::Result<Vec<Change>> {
+        let plan = Plan::between(&self.desired, &mut desired)?;
+        if dry_run {
+            return Ok(plan.changes);
+        }
+        let new = desired.config.warnings.iter().filter(|warning| !self.desired.config.warnings.contains(warning));
+        warn(&new.cloned().collect::<Vec<String>>());
+        if !plan.is_empty() {
+            self.let_workers_obey();
+            let prepared = self.prepare(&plan)?;
+            self.commit(&plan, prepared, &desired);
+        }
+        self.desired = desired;
+        self.tell_of_changes(&plan.changes);
+        Ok(plan.changes)
+    }
+
+    fn prepare(&mut self, plan: &Plan) -> anyhow::Result<Prepared> {
+        // Whoever takes one of these takes the next; nobody has it before all is committed.
+        let mut ids = self.fabric.slots.next(usize::MAX).into_iter();
+        let now = self.fabric.now();
+        self.check_ports(plan)?;
+        let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
+        let ports = self.ports.prepare(plan, &mut ids, &mtu_of, &self.poller, now)?;
+        let tunnels = self.prepare_tunnels(plan, &mut ids)?;
+        let rules = match &self.edge.router {
+            Some(router) => router.prepare_rules(&plan.withdrawn, &plan.published, self.edge.uplink.as_ref(), now)?,
+            None => None,
+        };
+        // Last, as guests notice it: the one thing that is taken back by hand.
+        self.ports.set_mtus(&plan.altered_ports, &mtu_of).context("nothing was changed")?;
+        Ok(Prepared { ports, tunnels, rules })
+    }
+
+    /// No tunnel of a bridge may go out by a port of the same bridge.
+    fn check_ports(&self, plan: &Plan) -> anyhow::Result<()> {
+        for port in plan.altered_ports.iter().chain(&plan.added_ports) {
+            if let Some(name) = port.shared_interface() {
+                check_way_out(&self.tunnels, port.bridge, name)?;
+            }
+        }
+        for number in 0..self.fabric.bridges.iter().count() {
+            warn(&overlay_mtu(&self.tunnels, &plan.added_ports, BridgeId(number as u8)).1);
+        }
+        Ok(())
+    }
+
+    /// Opens what new tunnels need, with the next of these numbers.
+    fn prepare_tunnels(&mut self, plan: &Plan, ids: &mut dyn Iterator<Item = PortId>) -> anyhow::Result<Option<NewTunnels>> {
+        if plan.added_tunnels.is_empty() && plan.removed_tunnels.is_empty() {
+            return Ok(None);
+        }
+        for tunnel in &plan.added_tunnels {
+            if let Some(router) = &mut self.edge.router {
+                router.let_go(tunnel.port)?;
+            }
+        }
+        let (readers, workers) = (self.fabric.workers.readers(), self.fabric.workers.len());
+        let queues = |id: PortId| queues_of(id.index().min(readers), readers, workers);
+        let new = self.tunnels.prepare(&plan.added_tunnels, ids, queues)?;
+        let stays = |port: &&PortConfig| !plan.removed_ports.iter().any(|removed| removed.is_same_port(port));
+        let as_it_will_be = |port| plan.altered_ports.iter().find(|altered| altered.is_same_port(port)).unwrap_or(port);
+        let ports = self.ports.iter().map(|port| &port.config).filter(stays).map(as_it_will_be).chain(&plan.added_ports);
+        let uplink = self.edge.uplink.iter().filter_map(|uplink| Some((uplink.bridge()?, uplink.interface.as_str())));
+        for (bridge, name) in ports.filter_map(|port| Some((port.bridge, port.shared_interface()?))).chain(uplink) {
+            let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
+            let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
+            let leaves = new.leaves_from(bridge, &addresses, &self.tunnels);
+            ensure!(
+                leaves.is_none(),
+                "tunnel {} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
+                 give the tunnel another interface",
+                leaves.unwrap_or_default()
+            );
+        }
+        Ok(Some(new))
+    }
+
+    fn commit(&mut self, plan: &Plan, prepared: Prepared, desired: &Desired) {
+        let now = self.fabric.now();
+        let Prepared { ports, tunnels, rules } = prepared;
+        self.commit_ports(plan, ports);
+        if let Some(tunnels) = tunnels {
+            self.commit_tunnels(plan, tunnels);
+        }
+        let of_bridge = self.ports.len() + self.tunnels.peers().len() + 1;
+        if let Some(router) = &mut self.edge.router {
+            if let Some(settings) = &plan.nat {
+                router.set_nat(settings.clone(), now);
+            }
+            router.set_tunnel_ports(desired.config.tunnel_ports());
+            let all = desired.config.router.as_ref().map_or_else(Vec::new, |router| router.publish.clone());
+            router.commit_rules(rules, all, self.edge.uplink.as_mut());
+            if let Some(nat) = router.nat() {
+                nat.set_ports_of_bridge(of_bridge);
+            }
+        }
+        if plan.nat.is_some() {
+            self.edge.route(&self.fabric);
+        }
+    }
+
+    /// Workers get the new ports and views, and let go of those that are removed.
+    fn commit_ports(&mut self, plan: &Plan, new: NewPorts) {
+        let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
+        let changed = self.ports.commit(plan, new, &mtu_of, &mut self.fabric);
+        self.name_in_traces();
+        self.ports.attach(&changed.added, &self.fabric);
+        self.remove(changed.removed.iter().map(|port| port.id).collect());
+        drop(changed);
+        self.ports.close_unused_entrances(&self.poller);
+    }
+
+    /// Workers get the new peers and sockets, and let go of those that are removed.
+    fn commit_tunnels(&mut self, plan: &Plan, new: NewTunnels) {
+        let committed = self.tunnels.commit(&plan.removed_tunnels, new);
+        for id in &committed.added {
+            self.fabric.slots.mark(*id);
+            self.fabric.begin_to_count(*id);
+        }
+        self.name_in_traces();
+        self.remove(committed.removed);
+        self.tunnels.attach_peers(&committed.added, &self.fabric);
+        // Endpoints that stay have other peers now.
+        for at in 0..self.tunnels.endpoints().len() {
+            let is_new = committed.added.contains(&self.tunnels.endpoints()[at].id);
+            self.tunnels.update_endpoint(at, is_new, &self.fabric);
+        }
+        let is_new = |id: PortId| committed.added.contains(&id);
+        if let Err(error) = self.tunnels.add_statics(|bridge| self.fabric.bridges.table(bridge), is_new) {
+            tracing::warn!(%error, "not all static MAC entries of the new tunnels are in force");
+        }
+    }
+
+    /// Takes these ports away from workers, captures and traces. Their numbers are free once all workers have obeyed.
+    fn remove(&mut self, ids: Vec<PortId>) {
+        if !ids.is_empty() {
+            self.traces.end_of(&ids);
+            self.captures.end_of(&ids, &self.fabric);
+            self.fabric.remove(ids);
+        }
+    }
+
+    /// Logs the changes, and tells those who follow events.
+    fn tell_of_changes(&mut self, changes: &[Change]) {
+        for change in changes {
+            tracing::info!("{change}");
+            let (action, name, text) = (change.action.name().to_owned(), change.name.clone(), change.text.clone());
+            self.fabric.events.tell(match change.kind {
+                "port" => What::PortChanged { action, port: name, text },
+                "tunnel" => What::TunnelChanged { action, tunnel: name, text },
+                "rule" => What::RuleChanged { action, rule: name, text },
+                kind => What::SettingChanged { action, setting: format!("{kind} {name}").trim_end().to_owned(), text },
+            });
+        }
+        if !changes.is_empty() {
+            self.fabric.events.tell(What::ConfigApplied { changes: changes.len() });
+        }
+    }
+}
+
+fn view(change: &Change) -> views::Change {
+    views::Change {
+        action: change.action.name().to_owned(),
+        kind: change.kind.to_owned(),
+        name: change.name.clone(),
+        text: change.text.clone(),
+        line: change.to_string(),
+    }
+}

@@ -1,0 +1,283 @@
+//! A read-only view of the daemon, and what is shown of it.
+//!
+//! Everything here is computed from what the parts know at this moment; nothing is changed and no device is asked, but for the
+//! counters of a [`Report`], which is made before.
+
+use std::time::SystemTime;
+
+use packet::VlanId;
+use vswitch::UPLINK;
+use vswitch::{BridgeId, PortId, PortTotals};
+
+use crate::config::Publish;
+use crate::control_socket::views;
+use crate::edge::router::RouterControl;
+use crate::edge::{Edge, UplinkPort};
+use crate::fabric::Fabric;
+use crate::fabric::bridges::Bridge;
+use crate::fabric::report::Report;
+use crate::ports::device::Device;
+use crate::ports::{ManagedPort, Ports};
+use crate::tunnel::{Line, PeerControl, TunnelControl};
+use crate::watch::captures::PortNow;
+
+use super::check::count_of;
+use super::stats::nat_stats;
+
+/// The daemon's parts, to be looked at.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) fabric: &'a Fabric,
+    pub(super) ports: &'a Ports,
+    pub(super) edge: &'a Edge,
+    pub(super) tunnels: &'a TunnelControl,
+    /// When the daemon started, by the calendar.
+    pub(super) started: SystemTime,
+}
+
+impl View<'_> {
+    /// The names of ports by their numbers; empty where no port has one.
+    pub(super) fn port_names(&self) -> Vec<String> {
+        let uplink = self.edge.uplink.as_ref().map(|uplink| (uplink.id, uplink.interface.clone()));
+        let ports = self.ports.iter().map(|port| (port.id, port.name().to_owned()));
+        let mut names = vec![String::new(); self.fabric.slots.capacity()];
+        for (id, name) in ports.chain(uplink).chain(self.tunnels.names()) {
+            names[id.index()] = name;
+        }
+        names
+    }
+
+    /// The bridge that a port belongs to now.
+    pub(super) fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
+        let port = self.ports.get(id).filter(|port| port.config.is_bridged()).map(|port| port.config.bridge);
+        let uplink = || self.edge.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
+        let peer = || self.tunnels.line_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();
+        port.or_else(uplink).or_else(peer)
+    }
+
+    /// The switch as a whole.
+    pub(super) fn show(&self, report: &Report) -> views::Show {
+        let interfaces = self.edge.interfaces();
+        let gateway = |interface: &vswitch::Interface| views::Gateway {
+            bridge: self.fabric.bridges.name(interface.domain.bridge).to_owned(),
+            vlan: interface.domain.vlan.get(),
+            address: interface.address.to_string(),
+            prefix_len: interface.network.prefix_len(),
+            mac: interface.mac.to_string(),
+        };
+        let bridge = |(number, bridge): (usize, &Bridge)| views::Bridge {
+            name: bridge.config.name.clone(),
+            workers: self.fabric.workers.len(),
+            mac_entries: bridge.table.stats().entries,
+            mac_table_size: bridge.config.mac_table_size,
+            mac_aging_time: bridge.config.mac_aging_time,
+            gateways: interfaces.iter().filter(|one| one.domain.bridge.index() == number).map(gateway).collect(),
+        };
+        let bridges: Vec<views::Bridge> = self.fabric.bridges.iter().enumerate().map(bridge).collect();
+        let uplink = self.edge.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink));
+        views::Show {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.fabric.now().secs().into(),
+            bridge: bridges[0].clone(),
+            bridges,
+            ports: self.ports.iter().filter_map(|port| self.port_view(port)).chain(uplink).collect(),
+            gateways: interfaces.iter().map(gateway).collect(),
+            uplink: self.edge.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
+            tunnels: self.tunnels(report),
+            latency: self.latency(),
+            problems: self.problems(),
+        }
+    }
+
+    /// All tunnels and their peers.
+    pub(super) fn tunnels(&self, report: &Report) -> Vec<views::Tunnel> {
+        self.tunnels.tunnels().map(|(line, peers)| self.tunnel_view(line, peers, report)).collect()
+    }
+
+    fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
+        views::Uplink {
+            interface: uplink.interface.clone(),
+            mode: if uplink.is_bridged() { "bridge" } else { "nat" }.to_owned(),
+            state: uplink.state_name().to_owned(),
+            mtu: uplink.state().map(|state| state.mtu),
+            outside: self.edge.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string()),
+        }
+    }
+
+    /// One line for the service manager: what is wrong, or how many ports are served.
+    pub(super) fn status(&self) -> String {
+        let problems = self.problems();
+        let ports = self.ports.iter().filter(|port| !port.is_free()).count();
+        match problems.as_slice() {
+            [] => format!("carrying frames of {}", count_of(ports, "port")),
+            [problem] => problem.clone(),
+            [first, others @ ..] => format!("{first}; and {}", count_of(others.len(), "other problem")),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let bad = |state: &str| matches!(state, "down" | "gone");
+        let ports = self.ports.iter().filter_map(|port| self.port_view(port)).filter(|port| bad(&port.state));
+        let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
+        let uplink = self.edge.uplink.as_ref().filter(|uplink| bad(uplink.state_name()));
+        problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink.state_name())));
+        if self.edge.router.as_ref().is_some_and(|router| router.nat().is_some() && router.outside().is_none()) {
+            problems.push("the uplink has no address, so no guest gets out".to_owned());
+        }
+        let peers = self.tunnels.peers().iter().filter_map(|peer| Some((peer, peer.problem()?)));
+        let way = |(peer, problem): (&PeerControl, &str)| {
+            format!("tunnel {}: no way to {}: {problem}", self.tunnels.line_of(peer).name, peer.address)
+        };
+        problems.extend(peers.map(way));
+        if self.fabric.panics > 0 {
+            problems.push(format!("workers panicked {} times", self.fabric.panics));
+        }
+        problems
+    }
+
+    /// The neighbours that the router knows, by network and address.
+    pub(super) fn neighbours(&self) -> Vec<views::Neighbour> {
+        let Some(router) = &self.edge.router else { return Vec::new() };
+        let network = |id: vswitch::InterfaceId| {
+            let Some(interface) = router.interfaces().get(usize::from(id.0)).filter(|_| id != UPLINK) else {
+                return "uplink".to_owned();
+            };
+            let bridge = self.fabric.bridges.name_among_several(interface.domain.bridge);
+            let bridge = bridge.map_or_else(String::new, |name| format!("{name} "));
+            match interface.domain.vlan {
+                VlanId::NONE => format!("{bridge}untagged"),
+                vlan => format!("{bridge}vlan {vlan}"),
+            }
+        };
+        let mut entries = router.neighbours().entries(self.fabric.now());
+        entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
+        let view = |entry: vswitch::NeighbourEntry| views::Neighbour {
+            network: network(entry.interface),
+            address: entry.address.to_string(),
+            mac: entry.mac.map(|mac| mac.to_string()),
+            age: entry.age,
+        };
+        entries.into_iter().map(view).collect()
+    }
+
+    /// The translation, and at most `most` of its mappings.
+    pub(super) fn nat(&self, most: usize) -> Option<(views::Nat, Vec<nat::PortMapping>)> {
+        let router = self.edge.router.as_ref()?;
+        let (total, mappings) = router.nat()?.mappings(most);
+        let stats = nat_stats(router.nat()?);
+        let address = |external: &nat::External| views::OutsideAddress {
+            address: external.address.to_string(),
+            kind: match external.kind {
+                nat::ExternalKind::Own => "own",
+                nat::ExternalKind::Shared => "shared",
+                nat::ExternalKind::OneToOne(_) => "one-to-one",
+            }
+            .to_owned(),
+            guest: match external.kind {
+                nat::ExternalKind::OneToOne(guest) => Some(guest.to_string()),
+                nat::ExternalKind::Own | nat::ExternalKind::Shared => None,
+            },
+        };
+        let view = views::Nat {
+            addresses: router.externals().iter().map(address).collect(),
+            published: router.config().publish.iter().map(Publish::to_string).collect(),
+            total,
+            mappings: Vec::new(),
+            stats,
+        };
+        Some((view, mappings))
+    }
+
+    /// A port as it is now; of several places for guests that never had one, all are shown as the first.
+    fn port_view(&self, port: &ManagedPort) -> Option<views::Port> {
+        let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
+        Some(views::Port {
+            name,
+            bridge: port.config.is_bridged().then(|| self.fabric.bridges.name(port.config.bridge).to_owned()),
+            kind: port.kind_name().to_owned(),
+            namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
+            vlan: port.config.vlan_text.clone(),
+            state: port.state_name().to_owned(),
+            mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
+            device: port.device().map_or_else(String::new, Device::summary),
+        })
+    }
+
+    /// An uplink in bridge mode is a port of a bridge like others.
+    fn bridged_uplink_view(&self, uplink: &UplinkPort) -> Option<views::Port> {
+        uplink.bridge().map(|bridge| views::Port {
+            name: uplink.interface.clone(),
+            bridge: Some(self.fabric.bridges.name(bridge).to_owned()),
+            kind: "uplink".to_owned(),
+            namespace: None,
+            vlan: "trunk of all VLANs".to_owned(),
+            state: uplink.state_name().to_owned(),
+            mtu: uplink.state().map(|state| state.mtu),
+            device: String::new(),
+        })
+    }
+
+    fn tunnel_view<'a>(&self, line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
+        let peer = |peer: &PeerControl| {
+            let counted = report.ports.get(peer.id.index());
+            let number = |of: fn(&PortTotals) -> u64| counted.map_or(0, |port| of(&port.totals));
+            views::Peer {
+                address: peer.address.to_string(),
+                mtu: peer.mtu(line),
+                source: peer.source().map(|source| source.to_string()),
+                problem: peer.problem().map(str::to_owned),
+                rx_frames: number(|port| port.rx_frames),
+                rx_bytes: number(|port| port.rx_bytes),
+                tx_frames: number(|port| port.tx_frames),
+                tx_bytes: number(|port| port.tx_bytes),
+                dropped: number(PortTotals::dropped),
+            }
+        };
+        views::Tunnel {
+            name: line.name.clone(),
+            bridge: line.bridge().map(|bridge| self.fabric.bridges.name(bridge).to_owned()),
+            kind: line.framing.kind().name().to_owned(),
+            vni: line.framing.vni().map(::tunnel::Vni::number),
+            local: line.local.map(|local| local.to_string()),
+            port: line.port,
+            device: line.device.clone(),
+            peers: peers.map(peer).collect(),
+        }
+    }
+
+    /// All ports that can have frames, by their numbers.
+    pub(super) fn capture_ports(&self) -> Vec<PortNow> {
+        let mut ports: Vec<PortNow> = Vec::new();
+        for port in self.ports.iter() {
+            let (kind, vlan) = (port.kind_name(), &port.config.vlan_text);
+            let is_raw = !port.config.is_bridged();
+            let description = if is_raw || vlan.is_empty() { kind.to_owned() } else { format!("{kind}, {vlan}") };
+            ports.push(PortNow { id: port.id.0, name: port.name().to_owned(), description, is_raw, is_there: !port.is_unused() });
+        }
+        let uplink = |uplink: &UplinkPort| {
+            let description = if uplink.is_bridged() { "uplink, bridged" } else { "uplink, routed" };
+            PortNow {
+                id: uplink.id.0,
+                name: uplink.interface.clone(),
+                description: description.to_owned(),
+                is_raw: false,
+                is_there: true,
+            }
+        };
+        ports.extend(self.edge.uplink.as_ref().map(uplink));
+        for (id, name) in self.tunnels.names() {
+            let peer = self.tunnels.peers().iter().find(|peer| peer.id == id);
+            let line = peer.map(|peer| self.tunnels.line_of(peer));
+            let is_raw = line.is_some_and(|line| !line.framing.kind().carries_ethernet());
+            let vni = line.and_then(|line| line.framing.vni()).map_or_else(String::new, |vni| format!(", VNI {vni}"));
+            let description = match line {
+                Some(line) => format!("peer of tunnel {}{vni}", line.name),
+                None => "datagrams of no peer".to_owned(),
+            };
+            ports.push(PortNow { id: id.0, name, description, is_raw, is_there: line.is_some() });
+        }
+        ports.sort_by_key(|port| port.id);
+        ports
+    }
+}

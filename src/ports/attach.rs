@@ -1,0 +1,75 @@
+//! What workers are told of a port whose device comes, changes or goes.
+
+use netio::LinkState;
+
+use super::device::Ends;
+use super::managed::{Found, ManagedPort};
+use crate::control_socket::What;
+use crate::fabric::Fabric;
+use crate::worker::{Command, Sink, Source};
+
+/// Looks how a port's device is, and tells the workers what changed.
+pub(super) fn look(port: &mut ManagedPort, fabric: &mut Fabric) {
+    match port.look(fabric.now()) {
+        Found::Same => {}
+        Found::Gone => detach(port, fabric),
+        Found::Link(link) => change_link(port, &link, fabric),
+        Found::Back => {
+            tracing::info!(port = port.name(), "port is back");
+            attach(port, fabric);
+            fabric.events.tell(What::PortBack { port: port.name().to_owned() });
+        }
+    }
+}
+
+/// Gives a port's device to the workers, if it has one: one reads each queue, all may write.
+pub(super) fn attach(port: &mut ManagedPort, fabric: &Fabric) {
+    let (Some(mut ends), Some(view), Some(attachment)) = (port.ends(), port.to_pipeline(), port.attachment()) else { return };
+    let (id, workers) = (port.id, &fabric.workers);
+    fabric.tell(|worker| {
+        let (rx, tx) = match &mut ends {
+            Ends::Tap(queues) => {
+                let rx = workers.queue_to_read(queues, id, worker).map(Source::Tap);
+                (rx, Sink::Tap(workers.queue_to_write(queues, worker).clone()))
+            }
+            Ends::Packet(queues, writer) => {
+                let rx = workers.queue_to_read(queues, id, worker).map(Source::Packet);
+                (rx, Sink::Packet(writer.clone()))
+            }
+            Ends::Stream(reader, writer) => {
+                let rx = reader.take_if(|_| workers.reads(id, worker)).map(Source::Stream);
+                (rx, Sink::Stream(writer.clone()))
+            }
+            Ends::Dgram(queue) => {
+                let rx = workers.reads(id, worker).then(|| Source::Dgram(queue.clone()));
+                (rx, Sink::Dgram(queue.clone()))
+            }
+        };
+        Command::Attach { id, attachment, port: Box::new(view.clone()), rx, tx }
+    });
+}
+
+/// A port's device is gone, and its MAC entries go too.
+pub(super) fn detach(port: &ManagedPort, fabric: &mut Fabric) {
+    let (id, name) = (port.id, port.name().to_owned());
+    let what = if port.config.slot().is_some() {
+        tracing::info!(port = name, "the guest is gone; its place is free");
+        What::GuestWent { port: name }
+    } else {
+        tracing::warn!(port = name, "port is gone; waiting for its device to come back");
+        What::PortGone { port: name }
+    };
+    fabric.events.tell(what);
+    fabric.tell(|_| Command::Detach(id));
+    fabric.forget(id);
+}
+
+fn change_link(port: &ManagedPort, link: &LinkState, fabric: &mut Fabric) {
+    let (id, mtu, name) = (port.id, link.mtu, port.name().to_owned());
+    tracing::info!(port = name, mtu, "link is {}", if link.up { "up" } else { "down" });
+    fabric.events.tell(if link.up { What::PortUp { port: name, mtu } } else { What::PortDown { port: name } });
+    fabric.tell(|_| Command::Mtu { id, mtu });
+    if !link.up {
+        fabric.forget(id);
+    }
+}

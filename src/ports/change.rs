@@ -1,0 +1,147 @@
+//! Ports that are added, removed or altered while the switch runs.
+//!
+//! [`Ports::prepare`] opens devices and sockets, which is what can fail; all of it is closed again if its result is dropped.
+//! [`Ports::commit`] cannot fail. A port that stays is not touched; one whose keys change keeps its device and its counters and
+//! gets a new view in the workers.
+
+use anyhow::{Context, ensure};
+use netio::Poller;
+use packet::Timestamp;
+use vswitch::{BridgeId, PortId};
+
+use super::Ports;
+use super::attach::look;
+use super::guests::{self, Entrance};
+use super::managed::ManagedPort;
+use crate::config::PortConfig;
+use crate::config::plan::Plan;
+use crate::fabric::Fabric;
+use crate::worker::Command;
+
+/// Ports that have their devices and that nobody knows of yet.
+#[derive(Debug)]
+pub(crate) struct NewPorts {
+    ports: Vec<ManagedPort>,
+    entrances: Vec<Entrance>,
+}
+
+/// What a change did.
+#[derive(Debug, Default)]
+pub(crate) struct Changed {
+    /// Ports that are not attached yet.
+    pub(crate) added: Vec<PortId>,
+    /// Ports that workers still know; their devices are closed when this is dropped.
+    pub(crate) removed: Vec<ManagedPort>,
+}
+
+/// The longest packet that the tunnels of a bridge can carry, in bytes.
+pub(crate) type OverlayMtu<'a> = &'a dyn Fn(BridgeId) -> Option<u32>;
+
+impl Ports {
+    /// Opens the devices of the ports that are added, with the next of these numbers, and the sockets that their guests
+    /// connect to.
+    pub(crate) fn prepare(
+        &self,
+        plan: &Plan,
+        ids: &mut dyn Iterator<Item = PortId>,
+        overlay_mtu: OverlayMtu<'_>,
+        poller: &Poller,
+        now: Timestamp,
+    ) -> anyhow::Result<NewPorts> {
+        let ids: Vec<PortId> = ids.take(plan.added_ports.len()).collect();
+        ensure!(
+            ids.len() == plan.added_ports.len(),
+            "{} more ports, but there is room for {} until a restart",
+            plan.added_ports.len(),
+            ids.len()
+        );
+        let entrances = self.entrances.prepare(plan.added_ports.iter(), now)?;
+        guests::watch(&entrances, poller)?;
+        let mut new = NewPorts { ports: Vec::with_capacity(ids.len()), entrances };
+        for (port, id) in plan.added_ports.iter().zip(ids) {
+            let mut port = port.clone();
+            port.propose_mtu(overlay_mtu(port.bridge));
+            port.set_queues(1);
+            let waits = plan.removed_ports.iter().any(|removed| removed.clashes_with(&port));
+            new.ports.push(match waits {
+                true => ManagedPort::later(id, port, now),
+                false => ManagedPort::open(id, port, now).map_err(super::device::DeviceError::with_hint)?,
+            });
+        }
+        Ok(new)
+    }
+
+    /// Sets the MTU of the devices of ports that are altered. If one refuses, the others get theirs back.
+    pub(crate) fn set_mtus(&mut self, altered: &[PortConfig], overlay_mtu: OverlayMtu<'_>) -> anyhow::Result<()> {
+        let mut before: Vec<(usize, u32)> = Vec::new();
+        for port in altered {
+            let mut port = port.clone();
+            port.propose_mtu(overlay_mtu(port.bridge));
+            let Some(at) = self.position(&port) else { continue };
+            match self.ports[at].set_mtu(port.mtu()) {
+                Ok(was) => before.extend(was.map(|mtu| (at, mtu))),
+                Err(error) => {
+                    for (at, mtu) in before {
+                        if let Err(error) = self.ports[at].set_mtu(Some(mtu)) {
+                            tracing::warn!(port = self.ports[at].name(), mtu, %error, "cannot set the port's former MTU again");
+                        }
+                    }
+                    return Err(error).with_context(|| format!("{}: setting its MTU", port.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what was prepared, alters ports, and takes out those that are removed.
+    pub(crate) fn commit(&mut self, plan: &Plan, new: NewPorts, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) -> Changed {
+        let NewPorts { ports, entrances } = new;
+        self.entrances.add(entrances);
+        for port in &plan.altered_ports {
+            self.alter(port, overlay_mtu, fabric);
+        }
+        // Of two ports of one device, the old one is found first.
+        let removed = plan
+            .removed_ports
+            .iter()
+            .filter_map(|port| {
+                let at = self.position(port)?;
+                Some(self.ports.remove(at))
+            })
+            .collect();
+        let added: Vec<PortId> = ports.iter().map(|port| port.id).collect();
+        for id in &added {
+            fabric.slots.mark(*id);
+            fabric.begin_to_count(*id);
+        }
+        self.ports.extend(ports);
+        Changed { added, removed }
+    }
+
+    /// Closes the sockets that no port's guests connect to any more.
+    pub(crate) fn close_unused_entrances(&mut self, poller: &Poller) {
+        self.entrances.close_unused(&self.ports, poller);
+    }
+
+    fn alter(&mut self, to: &PortConfig, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) {
+        let Some(at) = self.position(to) else { return };
+        let mut to = to.clone();
+        to.propose_mtu(overlay_mtu(to.bridge));
+        let port = &mut self.ports[at];
+        let moves = port.config.vlan != to.vlan || port.config.bridge != to.bridge;
+        port.config.adopt(&to);
+        let id = port.id;
+        let Some(view) = port.to_pipeline() else { return };
+        fabric.tell(|_| Command::View { id, port: Box::new(view.clone()) });
+        // Its MTU, if that is another now.
+        look(port, fabric);
+        if moves {
+            // Stations behind it are in another VLAN or on another bridge now.
+            fabric.forget(id);
+        }
+    }
+
+    fn position(&self, config: &PortConfig) -> Option<usize> {
+        self.ports.iter().position(|port| port.config.is_same_port(config))
+    }
+}
