@@ -33,26 +33,26 @@ use crate::daemon::Daemon;
 use crate::log::Levels;
 use crate::service::Service;
 
-/// Exit status for a configuration that cannot be (clap's own for its errors too).
+/// Exit status for an invalid configuration or command line; clap uses it too.
 const BAD_CONFIGURATION: u8 = 2;
 
-/// So much fits into a pipe that is ready to be written (pipe(7)).
+/// Bytes that can be written to a pipe that poll(2) says is writable, without waiting (pipe(7)).
 const PIPE_BUF: usize = 4096;
 
-/// Enough for every TCP and UDP port of an address.
+/// Descriptors wanted: enough for every TCP and UDP port of an address.
 const DESCRIPTORS: u64 = 1 << 18;
 
-/// How long a reader of our output may keep us waiting.
+/// Time limit for each piece of output, in case its reader has stopped reading.
 const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
-/// What the manual page has besides.
+/// Further sections of the manual page.
 const PAGE: &[manual::Section] = &[
     (
         "SIGNALS",
         "SIGTERM, SIGINT  ends within a second\nSIGHUP           reads the configuration again\n\
          SIGUSR1          prints the counters on standard output",
     ),
-    ("EXIT STATUS", "0  ended by a signal\n1  it could not start, or not go on\n2  a configuration that cannot be"),
+    ("EXIT STATUS", "0  ended by a signal\n1  it could not start, or could not go on\n2  invalid configuration"),
     (
         "FILES",
         "/etc/vswitchd/vswitchd.toml      the service's configuration\n\
@@ -60,7 +60,7 @@ const PAGE: &[manual::Section] = &[
          $XDG_RUNTIME_DIR/vswitchd.sock   that of other users\n\
          /run/vswitchd/vswitchd.sock      that of the service",
     ),
-    ("ENVIRONMENT", "VSWITCHD_LOG    what --log says, where it is not given\nNOTIFY_SOCKET   where a service manager is told"),
+    ("ENVIRONMENT", "VSWITCHD_LOG    used if --log is not given\nNOTIFY_SOCKET   socket of the service manager (sd_notify(3))"),
     ("SEE ALSO", "vswitchctl(1)"),
 ];
 
@@ -104,24 +104,24 @@ fn main() -> ExitCode {
 /// The command line, with examples at the end of its help.
 fn command() -> clap::Command {
     Cli::command().after_help(manual::examples(&[
-        ("vswitchd demo", "see it work; nothing of this machine is touched"),
-        ("vswitchd --tap tap0,tap1 --uplink eth0", "two guests, and the world behind NAT"),
-        ("vswitchd --tap tap0@blue:vlan=10,tap1:vlan=10", "a guest in a namespace, both in a VLAN"),
-        ("vswitchd --tap tap0 --vxlan vni=42,remote=192.0.2.2", "and those of another host"),
-        ("vswitchd --config vswitchd.toml --check", "is the file good? nothing is started"),
+        ("vswitchd demo", "see it work; this machine is left as it is"),
+        ("vswitchd --tap tap0,tap1 --uplink eth0", "two guests, with Internet access through NAT"),
+        ("vswitchd --tap tap0@blue:vlan=10,tap1:vlan=10", "two guests in VLAN 10, one in a namespace"),
+        ("vswitchd --tap tap0 --vxlan vni=42,remote=192.0.2.2", "a tunnel to the bridge of another host"),
+        ("vswitchd --config vswitchd.toml --check", "checks the file and starts nothing"),
     ]))
 }
 
-/// `command_line` is what a configuration that is read again is added to.
+/// Runs the switch until it is ended. `command_line` holds the flags that apply each time the configuration file is read.
 fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
-    // First: whoever named a path that another daemon has is not to find two switches on the same devices.
-    let door = control_socket::Door::open(&desired.config.control)?;
-    // And before the router takes whatever ports are free.
-    let scrape = control_socket::ScrapeDoor::open(desired.config.metrics.as_ref())?;
+    // First: where another daemon has the control socket, two switches must not open the same devices.
+    let control = control_socket::ControlListener::open(&desired.config.control)?;
+    // Before the router takes whatever ports are free.
+    let scrape = control_socket::ScrapeListener::open(desired.config.metrics.as_ref())?;
     let mut daemon = Daemon::start(desired, command_line)?;
-    if let Some(door) = door {
-        daemon.open_to(door)?;
+    if let Some(control) = control {
+        daemon.open_to(control)?;
     }
     if let Some(scrape) = scrape {
         daemon.open_to_scrapers(scrape)?;
@@ -130,8 +130,8 @@ fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     daemon.run(&signals, Service::from_environment())
 }
 
-/// Prints on standard output. That nobody reads it any more, or that who does has fallen asleep, is no
-/// reason to stop serving devices: what cannot be written soon is left out.
+/// Prints on standard output. A reader that is gone or does not read is no reason to stop serving devices: what cannot be
+/// written soon is left out.
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     for piece in text.as_bytes().chunks(PIPE_BUF) {

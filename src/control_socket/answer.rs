@@ -10,7 +10,8 @@ use utoipa::Modify;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
 
-use super::{Refusal, views};
+use super::query::Refusal;
+use super::views;
 
 pub(super) fn problem(status: StatusCode, what: &str) -> Response {
     (status, Json(views::Problem { error: what.to_owned() })).into_response()

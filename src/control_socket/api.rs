@@ -12,9 +12,10 @@ use tokio::sync::broadcast::Sender;
 use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
+use super::ask::Asker;
 use super::event::Event;
 use super::rights::{Guard, check, shows_payload};
-use super::{Asker, capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
+use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
 
 /// The longest body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;

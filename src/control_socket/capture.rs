@@ -24,8 +24,10 @@ use utoipa::IntoParams;
 use vswitch::DropReason;
 
 use super::answer::{Parameters, problem};
+use super::ask::Asker;
 use super::lasting::Lasting;
-use super::{Asker, Query, views};
+use super::query::Query;
+use super::views;
 use crate::watch::captures::{Begun, Life, PortNow};
 
 /// How often rings are looked at that were empty.

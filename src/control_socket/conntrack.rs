@@ -9,9 +9,11 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::{Parameters, busy, without_nat};
+use super::ask::Asker;
 use super::large::Large;
+use super::query::{Query, Refusal, WhichConnections};
 use super::rights::Rights;
-use super::{Asker, Query, Refusal, views};
+use super::views;
 
 /// So many connections, or mappings, are listed unless asked otherwise; to those who may only read never more.
 const USUAL_LIST: usize = 10_000;
@@ -24,7 +26,7 @@ pub(super) fn listed(limit: Option<u32>, rights: Rights) -> usize {
     limit.map_or(USUAL_LIST, |limit| limit as usize).min(longest)
 }
 
-/// Which connections; all of what is given has to match.
+/// WhichConnections connections; all of what is given has to match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -59,28 +61,10 @@ pub(super) struct List {
     limit: Option<u32>,
 }
 
-/// A filter that was understood.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Which {
-    address: Option<Ipv4Addr>,
-    port: Option<u16>,
-    protocol: Option<::nat::Protocol>,
-}
-
 impl Filter {
-    fn which(self) -> Result<Which, Refusal> {
+    fn which(self) -> Result<WhichConnections, Refusal> {
         let protocol = self.protocol.as_deref().map(protocol_of).transpose()?;
-        Ok(Which { address: self.address, port: self.port, protocol })
-    }
-}
-
-impl Which {
-    pub(crate) fn matches(&self, connection: &::nat::Connection) -> bool {
-        let ::nat::Connection { original, reply, .. } = connection;
-        let ends = [original.src, original.dst, reply.src, reply.dst];
-        self.address.is_none_or(|address| ends.iter().any(|end| end.address == address))
-            && self.port.is_none_or(|port| ends.iter().any(|end| end.port == port))
-            && self.protocol.is_none_or(|protocol| original.protocol == protocol)
+        Ok(WhichConnections { address: self.address, port: self.port, protocol })
     }
 }
 

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Body, InPath, Parameters, busy};
+use super::ask::Asker;
 use super::large::Large;
-use super::{Asker, MacTableNow, Query, Refusal, views};
+use super::query::{MacTableNow, Query, Refusal};
+use super::views;
 use crate::config::bridge::unknown_bridge;
 
 /// 4095 is reserved (IEEE 802.1Q table 9-2).

@@ -1,4 +1,4 @@
-//! Answers that may be megabytes: two at a time, and one of those who may not do everything.
+//! Responses that may be megabytes: two at a time, one of them for clients with less than full rights.
 //!
 //! While one is made it takes several times its size, and then that until its reader has it, for which it has as long as
 //! for a request. So a place for it is held until its connection ends.
@@ -12,16 +12,12 @@ use axum::response::Response;
 use tokio::time::timeout;
 
 use super::answer::busy;
-use super::server::Stay;
+use super::listener::Stay;
 
-/// Such answers at a time; and those of others.
-pub(super) const LARGE: usize = 2;
-pub(super) const LARGE_OF_OTHERS: usize = 1;
-
-/// So long one waits for a place.
+/// Time limit for waiting for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A place for such an answer, to be asked for by a handler.
+/// A place for such a response; a handler takes it as an argument.
 #[derive(Debug)]
 pub(super) struct Large;
 

@@ -1,8 +1,8 @@
-//! Answers without an end: events, captures, live traces.
+//! Responses without an end: events, captures, live traces.
 //!
-//! There are 16 at a time, of those who may not do everything 8. One goes on until what it tells ends, or its reader goes
-//! or stops reading: what it was given it has to take within 30 seconds. While there is nothing to tell, nothing is wanted
-//! of it.
+//! There are 16 at a time, 8 of them for clients with less than full rights. A response goes on until its stream ends, or its
+//! reader goes or stops reading: each chunk has to be taken within 30 seconds. While there is nothing to send, that time does not
+//! pass.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,12 +19,12 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::problem;
-use super::server::{REQUEST_TIME, Stay};
+use super::listener::Stay;
 
 /// As good as never.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// A place for such an answer, to be asked for by a handler.
+/// A place for such a response; a handler takes it as an argument.
 #[derive(Debug)]
 pub(super) struct Lasting {
     stay: Stay,
@@ -67,7 +67,10 @@ impl Stream for Timed {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = self.stream.poll_next_unpin(context);
-        self.lasting.stay.extend(if polled.is_pending() { YEAR } else { REQUEST_TIME });
+        match polled {
+            Poll::Pending => self.lasting.stay.extend(YEAR),
+            Poll::Ready(_) => self.lasting.stay.renew(),
+        }
         polled
     }
 }

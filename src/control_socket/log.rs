@@ -4,7 +4,8 @@ use axum::Json;
 use axum::response::Response;
 
 use super::answer::Body;
-use super::{Refusal, views};
+use super::query::Refusal;
+use super::views;
 use crate::log::{self, Change, Levels, PARTS};
 
 /// How much is logged
@@ -22,7 +23,7 @@ pub(super) async fn set(Body(change): Body<views::LogChange>) -> Result<Json<vie
     let views::LogChange { part, level } = change;
     let change = Change::new(part.as_deref(), &level).map_err(Refusal::Unfit)?;
     let levels = log::change(change);
-    tracing::info!("log level {change}");
+    tracing::info!(level = %change, "log level changed");
     Ok(Json(view(&levels)))
 }
 

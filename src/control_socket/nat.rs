@@ -7,10 +7,12 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::{Parameters, busy, without_nat};
+use super::ask::Asker;
 use super::conntrack::listed;
 use super::large::Large;
+use super::query::Query;
 use super::rights::Rights;
-use super::{Asker, Query, views};
+use super::views;
 
 /// How many mappings
 #[derive(Debug, Deserialize, IntoParams)]

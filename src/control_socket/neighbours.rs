@@ -9,7 +9,9 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::answer::{Parameters, busy};
-use super::{Asker, Query, views};
+use super::ask::Asker;
+use super::query::Query;
+use super::views;
 
 /// The hosts that the router sends to
 #[utoipa::path(get, path = "/v1/neighbours", responses((status = 200, body = [views::Neighbour])))]

@@ -10,23 +10,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::answer::{Body, InPath, Parameters, problem};
-use super::{Asker, Query, views};
-
-/// What is to be another.
-#[derive(Debug)]
-pub(crate) enum Verb {
-    /// Everything, as this text says; `file` is what errors call it.
-    Apply {
-        file: String,
-        text: String,
-    },
-    AddPort(String),
-    DeletePort(String),
-    Publish(String),
-    Unpublish(String),
-    AddTunnel(String),
-    DeleteTunnel(String),
-}
+use super::ask::Asker;
+use super::query::{Query, Verb};
+use super::views;
 
 /// How it is to be done.
 #[derive(Debug, Deserialize, IntoParams)]

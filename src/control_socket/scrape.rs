@@ -1,22 +1,20 @@
-//! Prometheus over TCP, if asked: `/metrics`, and `/healthz` for who only wants to know that the daemon answers.
+//! Metrics over TCP, if the configuration asks for them: `/metrics`, and `/healthz` for whoever only wants to know that the daemon
+//! answers.
 //!
-//! Nothing else is behind this door: whoever reaches an address is a stranger, and a stranger may read numbers. A thread of
+//! Nothing else is served here: whoever reaches an address is a stranger, and a stranger may read numbers. A thread of
 //! its own serves it, with its own channel to the control thread, so that no stranger takes a place at the control socket.
 //!
 //! *A page in a browser* may send requests to 127.0.0.1, and read the answers once its own name leads there (DNS rebinding).
 //! It cannot choose the `Host` header: that is its name. So only addresses, `localhost` and names of the configuration are
 //! answered.
 //!
-//! *What it costs.* A page takes the control thread a look at each device. So the last one is everybody's for a second,
+//! *Cost.* A page takes the control thread a look at each device. So a page is served to everybody for a second,
 //! whoever asks meanwhile waits for the same one, and `/healthz` is answered without a look at anything.
 //!
-//! *Limits.* 8 connections at a time, further ones wait to be accepted; one request each, 5 s for its head and 10 s for all
-//! of it, a head of 8 KiB, and no body is read.
+//! *Limits* are those of [`LIMITS`], and no body is read.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,25 +25,30 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use netio::Waker;
-use tokio::sync::{Mutex, Semaphore, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use super::{Asker, Query, metrics};
+use super::ask::Asker;
+use super::listener::{self, Limits, Places};
+use super::metrics;
+use super::query::Query;
+use super::rights::Rights;
+use super::server::Server;
 use crate::config::MetricsConfig;
 
-const CONNECTIONS: usize = 8;
-/// A page is good for so long.
+/// What strangers may take up. None of the responses is lasting or large.
+const LIMITS: Limits = Limits {
+    connections: Places { all: 8, of_others: 8 },
+    lasting: Places { all: 0, of_others: 0 },
+    large: Places { all: 0, of_others: 0 },
+    head: 8 << 10,
+    head_time: Duration::from_secs(5),
+    request_time: Duration::from_secs(10),
+};
+
+/// How long a page is served to everybody.
 const PAGE_TIME: Duration = Duration::from_secs(1);
-const HEAD_TIME: Duration = Duration::from_secs(5);
-const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// hyper takes no less.
-const HEAD_LIMIT: usize = 8 << 10;
-/// After an error of accept(2), which mostly is a want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Asks the control thread, once for all who want a page.
 #[derive(Clone, Debug)]
@@ -56,7 +59,7 @@ struct Pages {
 
 /// A socket that listens, before there is a switch to ask.
 #[derive(Debug)]
-pub(crate) struct ScrapeDoor {
+pub(crate) struct ScrapeListener {
     listener: TcpListener,
     address: SocketAddr,
     hosts: Arc<[String]>,
@@ -65,46 +68,31 @@ pub(crate) struct ScrapeDoor {
 /// The thread that serves it, and what it asks; ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Scrape {
-    queries: Receiver<Query>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    server: Server,
     address: SocketAddr,
 }
 
-impl ScrapeDoor {
+impl ScrapeListener {
     /// Listens where the configuration says, if it does.
-    pub(crate) fn open(config: Option<&MetricsConfig>) -> anyhow::Result<Option<ScrapeDoor>> {
+    pub(crate) fn open(config: Option<&MetricsConfig>) -> anyhow::Result<Option<ScrapeListener>> {
         let Some(MetricsConfig { listen, hosts }) = config else { return Ok(None) };
         let listener = TcpListener::bind(listen).with_context(|| format!("--metrics {listen}"))?;
         listener.set_nonblocking(true).context("--metrics")?;
         let address = listener.local_addr().context("--metrics")?;
-        Ok(Some(ScrapeDoor { listener, address, hosts: hosts.as_slice().into() }))
+        Ok(Some(ScrapeListener { listener, address, hosts: hosts.as_slice().into() }))
     }
 }
 
 impl Scrape {
-    /// Serves those who come; `control` wakes who is to answer.
-    pub(crate) fn start(door: ScrapeDoor, control: Waker) -> anyhow::Result<Scrape> {
-        let ScrapeDoor { listener, address, hosts } = door;
-        let (queries, received) = sync_channel(CONNECTIONS);
-        let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = runtime.context("making the runtime for metrics")?;
-        let router = router(Pages::new(Asker { queries, control }), hosts);
-        let serve = move || {
-            let served = runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                tokio::select! {
-                    never = accept(listener, router) => match never {},
-                    _ = stopped => Ok::<(), std::io::Error>(()),
-                }
-            });
-            if let Err(error) = served {
-                tracing::error!("metrics ended: {error}");
-            }
-        };
-        let thread = thread::Builder::new().name("metrics".to_owned()).spawn(serve).context("starting the thread for metrics")?;
-        Ok(Scrape { queries: received, stop: Some(stop), thread: Some(thread), address })
+    /// Serves all clients; `control` wakes the control thread when there is something to answer.
+    pub(crate) fn start(listener: ScrapeListener, control: Waker) -> anyhow::Result<Scrape> {
+        let ScrapeListener { listener, address, hosts } = listener;
+        let server = Server::start("metrics", LIMITS.connections.all, control, move |asker| async move {
+            let socket = tokio::net::TcpListener::from_std(listener)?;
+            let router = router(Pages::new(asker), hosts);
+            Ok(listener::serve(socket, LIMITS, |_| Rights::Read, router).await)
+        })?;
+        Ok(Scrape { server, address })
     }
 
     /// Where it is.
@@ -112,47 +100,9 @@ impl Scrape {
         self.address
     }
 
-    /// What is asked next, if something is.
+    /// The next query, if there is one.
     pub(crate) fn next_query(&self) -> Option<Query> {
-        self.queries.try_recv().ok()
-    }
-}
-
-impl Drop for Scrape {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread for metrics ended with a panic");
-        }
-    }
-}
-
-async fn accept(listener: tokio::net::TcpListener, router: Router) -> std::convert::Infallible {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            // Nobody closes it.
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::debug!("nobody is let in for metrics: {error}");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).keep_alive(false).max_buf_size(HEAD_LIMIT);
-            // What a client did wrong is its own business.
-            let _ = timeout(REQUEST_TIME, http.serve_connection(TokioIo::new(stream), service)).await;
-            drop(place);
-        });
+        self.server.next_query()
     }
 }
 
@@ -239,6 +189,9 @@ fn busy() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::thread;
+
     use futures_util::future::join_all;
     use netio::Poller;
 
@@ -247,7 +200,7 @@ mod tests {
     /// However many ask, the control thread is asked once; and for health nothing but an answer.
     #[test]
     fn a_page_is_everybodys() {
-        let (queries, asked) = sync_channel(CONNECTIONS);
+        let (queries, asked) = sync_channel(LIMITS.connections.all);
         let pages = Pages::new(Asker { queries, control: Poller::new().unwrap().waker() });
         // Nobody answers, so all are told so, and nothing is kept.
         let control = thread::spawn(move || {

@@ -5,7 +5,9 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::answer::busy;
-use super::{Asker, Query, views};
+use super::ask::Asker;
+use super::query::Query;
+use super::views;
 
 /// The switch as a whole
 #[utoipa::path(get, path = "/v1/show", responses((status = 200, body = views::Show)))]

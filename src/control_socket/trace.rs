@@ -14,8 +14,10 @@ use tokio::time::sleep;
 use utoipa::IntoParams;
 
 use super::answer::{Parameters, problem};
+use super::ask::Asker;
 use super::lasting::Lasting;
-use super::{Asker, Query, Refusal, story};
+use super::query::{Query, Refusal};
+use super::story;
 use crate::trace::{self, Words};
 use crate::watch::traces::Following;
 

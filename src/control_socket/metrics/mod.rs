@@ -11,8 +11,9 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::busy;
+use super::ask::Asker;
+use super::query::Query;
 use super::views::{BridgeStats, MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
-use super::{Asker, Query};
 use page::{Histogram, Labels, Page};
 
 /// The type of what [`text`] makes.

@@ -1,4 +1,4 @@
-//! The socket's file: made, found in use, left behind by a daemon that was killed, and removed at the end.
+//! The control socket's file: made, found in use, left behind by a daemon that was killed, and removed at the end.
 
 use std::fs::File;
 use std::io;
@@ -17,50 +17,54 @@ use crate::config::control::{ControlConfig, ControlPath};
 
 const NAME: &str = "vswitchd.sock";
 
-/// How often, and how many times, the directory is tried for while another daemon has it.
+/// Pause between two attempts to lock the directory, and the number of attempts.
 const PAUSE: Duration = Duration::from_millis(10);
 const ATTEMPTS: u32 = 100;
 
-/// A socket that listens; its file goes when this goes.
+/// The control socket, listening; its file is removed when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct ControlListener {
     listener: Listener,
     guard: Guard,
-    /// Who may come besides the owner, for people.
+    /// Who may connect besides the owner, in words.
     rights: String,
 }
 
-impl Door {
+impl ControlListener {
     /// Opens the socket where the configuration wants it. Where nobody named a path, the usual one is a
     /// convenience: what keeps us from it is a warning.
-    pub(crate) fn open(wanted: &ControlConfig) -> anyhow::Result<Option<Door>> {
+    pub(crate) fn open(wanted: &ControlConfig) -> anyhow::Result<Option<ControlListener>> {
         match &wanted.path {
             ControlPath::None => Ok(None),
-            ControlPath::At(path) => Door::at(path, wanted).map(Some).with_context(|| format!("--control {}", path.display())),
+            ControlPath::At(path) => {
+                ControlListener::at(path, wanted).map(Some).with_context(|| format!("--control {}", path.display()))
+            }
             ControlPath::Usual => {
                 let Some(path) = usual_path() else {
                     tracing::warn!("no control socket: XDG_RUNTIME_DIR is not set; name a path with --control");
                     return Ok(None);
                 };
-                let door = Door::at(&path, wanted);
-                Ok(door
-                    .inspect_err(|error| tracing::warn!("no control socket at {}: {error:#}; see --control", path.display()))
+                let opened = ControlListener::at(&path, wanted);
+                Ok(opened
+                    .inspect_err(|error| {
+                        tracing::warn!("no control socket at {}: {error:#}; see --control", path.display());
+                    })
                     .ok())
             }
         }
     }
 
-    fn at(path: &Path, wanted: &ControlConfig) -> anyhow::Result<Door> {
+    fn at(path: &Path, wanted: &ControlConfig) -> anyhow::Result<ControlListener> {
         let guard = Guard::new(wanted);
         let _lock = lock_directory(path);
         let opened = Listener::open_to(&Address::Unix(path.to_owned()), guard.access());
-        opened.map(|listener| Door { listener, guard, rights: wanted.rights() }).map_err(|error| match error {
+        opened.map(|listener| ControlListener { listener, guard, rights: wanted.rights() }).map_err(|error| match error {
             GuestError::InUse { .. } => anyhow::anyhow!("another process listens there; is a vswitchd running?"),
             error => error.into(),
         })
     }
 
-    /// Where it is and who may come, for people.
+    /// Where the socket is, and who may connect besides the owner.
     pub(super) fn summary(&self) -> String {
         format!("{}{}", self.listener.address(), self.rights)
     }
@@ -69,13 +73,13 @@ impl Door {
         &self.guard
     }
 
-    /// Its socket, to accept by.
-    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+    /// The socket, to accept connections by.
+    pub(super) fn socket(&self) -> io::Result<UnixListener> {
         Ok(self.listener.as_fd().try_clone_to_owned()?.into())
     }
 }
 
-/// Where it would be and who might come, for people.
+/// Where the socket would be, and who might connect besides the owner.
 pub(crate) fn describe(wanted: &ControlConfig) -> String {
     let path = match &wanted.path {
         ControlPath::None => return "none".to_owned(),
@@ -146,18 +150,18 @@ mod tests {
         ControlConfig { path, group, read_only_others }
     }
 
-    fn open(path: &Path) -> anyhow::Result<Option<Door>> {
-        Door::open(&config(ControlPath::At(path.to_owned()), None, false))
+    fn open(path: &Path) -> anyhow::Result<Option<ControlListener>> {
+        ControlListener::open(&config(ControlPath::At(path.to_owned()), None, false))
     }
 
     #[test]
     fn one_daemon_a_path_and_nothing_is_left() {
         let place = Place::new("one");
-        let door = open(&place.socket()).unwrap();
+        let opened = open(&place.socket()).unwrap();
         assert_eq!(fs::metadata(place.socket()).unwrap().permissions().mode() & 0o777, 0o660);
         let error = format!("{:#}", open(&place.socket()).unwrap_err());
         assert!(error.contains("is a vswitchd running?"), "{error}");
-        drop(door);
+        drop(opened);
         assert!(!place.socket().exists());
     }
 
@@ -165,11 +169,11 @@ mod tests {
     fn what_was_left_behind_is_replaced_and_other_files_are_not() {
         let place = Place::new("left");
         drop(UnixListener::bind(place.socket()).unwrap());
-        let door = open(&place.socket()).unwrap();
+        let opened = open(&place.socket()).unwrap();
         // Another of that name is not ours to remove.
         fs::remove_file(place.socket()).unwrap();
         fs::write(place.socket(), "precious").unwrap();
-        drop(door);
+        drop(opened);
         assert!(format!("{:#}", open(&place.socket()).unwrap_err()).contains("no socket"));
         assert_eq!(fs::read(place.socket()).unwrap(), b"precious");
     }
@@ -179,15 +183,15 @@ mod tests {
     fn the_files_mode_and_group_follow() {
         let place = Place::new("group");
         let group = rustix::process::getegid().as_raw();
-        let door = Door::open(&config(ControlPath::At(place.socket()), Some(group), true)).unwrap().unwrap();
+        let opened = ControlListener::open(&config(ControlPath::At(place.socket()), Some(group), true)).unwrap().unwrap();
         let file = fs::metadata(place.socket()).unwrap();
         assert_eq!((file.permissions().mode() & 0o777, file.gid()), (0o666, group));
-        assert_eq!(door.summary(), format!("{}, group {group}, others may read", place.socket().display()));
+        assert_eq!(opened.summary(), format!("{}, group {group}, others may read", place.socket().display()));
     }
 
     #[test]
     fn nowhere() {
-        assert!(Door::open(&config(ControlPath::None, None, false)).unwrap().is_none());
+        assert!(ControlListener::open(&config(ControlPath::None, None, false)).unwrap().is_none());
         let error = format!("{:#}", open(Path::new("/nonexistent/s")).unwrap_err());
         assert!(error.starts_with("--control /nonexistent/s: "), "{error}");
     }

@@ -1,0 +1,32 @@
+//! The way from an HTTP thread to the control thread and back.
+
+use std::sync::mpsc::SyncSender;
+
+use axum::response::Response;
+use netio::Waker;
+use tokio::sync::oneshot;
+
+use super::answer::busy;
+use super::query::{Query, Refusal, Reply};
+
+/// Asks the control thread.
+#[derive(Clone, Debug)]
+pub(super) struct Asker {
+    pub(super) queries: SyncSender<Query>,
+    pub(super) control: Waker,
+}
+
+impl Asker {
+    /// `None`: too many ask, or the daemon ends.
+    pub(super) async fn ask<T>(&self, query: impl FnOnce(Reply<T>) -> Query) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.queries.try_send(query(reply)).ok()?;
+        self.control.wake();
+        answer.await.ok()
+    }
+
+    /// The same where it can be refused.
+    pub(super) async fn change<T>(&self, query: impl FnOnce(Reply<Result<T, Refusal>>) -> Query) -> Result<T, Response> {
+        Ok(self.ask(query).await.ok_or_else(busy)??)
+    }
+}
