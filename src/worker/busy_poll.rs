@@ -1,17 +1,16 @@
-//! Looking for frames for a while before sleeping.
+//! Polling for frames for a while before sleeping.
 //!
-//! Who sleeps must be woken, and a processor that slept must be too: where a request waits for its
-//! answer, that is most of the time that it takes. So a worker whose next frames are likely to come soon
-//! looks for them a little longer, and lets others run between two looks (sched_yield(2)). "Likely" is
-//! what was: the mean of its last pauses, so that a worker with little to do sleeps at once and an idle
-//! one takes no time at all. KVM's halt polling does the same for the same reason.
+//! Waking a thread, and a processor that has gone to sleep, takes most of the time of a request and its answer on a quiet
+//! network. So a worker whose next frames are likely to arrive soon polls for them a little longer, and yields the processor
+//! between two polls (sched_yield(2)). Whether they are likely is judged by the mean of its last pauses: a worker with little
+//! to do sleeps at once, and an idle one takes no time at all. KVM's halt polling works in the same way.
 
 use std::time::{Duration, Instant};
 
-/// Pauses longer than this in the mean are slept through.
+/// Mean pause above which a worker sleeps at once, in microseconds.
 const SHORT_PAUSE: u32 = 200;
 
-/// A pause counts as no longer than this, so that a few short ones are enough to change one's mind.
+/// Longest pause that is counted, in microseconds, so that a few short ones are enough to start polling again.
 const LONGEST_COUNTED: u32 = 1000;
 
 /// How one worker waits.
@@ -23,18 +22,18 @@ pub(crate) struct BusyPoll {
 }
 
 impl BusyPoll {
-    /// Looks for at most so long; zero is never.
+    /// Polls for at most this long; zero turns polling off.
     pub(crate) fn new(limit: Duration) -> BusyPoll {
         BusyPoll { limit, mean: LONGEST_COUNTED }
     }
 
-    /// Is it worth another look, in a pause that began then?
+    /// Is another poll worth it, in a pause that began then?
     #[inline]
     pub(crate) fn goes_on(&self, began: Instant) -> bool {
         self.mean <= SHORT_PAUSE && began.elapsed() < self.limit
     }
 
-    /// A pause is over that began then.
+    /// Counts a pause that began then and is over.
     #[inline]
     pub(crate) fn note(&mut self, began: Instant) {
         let pause = u32::try_from(began.elapsed().as_micros()).map_or(LONGEST_COUNTED, |pause| pause.min(LONGEST_COUNTED));

@@ -1,4 +1,4 @@
-//! How long a worker has a batch: from having received it to having written it.
+//! Latency of the pipeline: the time from receiving a batch to having written it.
 //!
 //! ```text
 //!   recv ... | process ... transmit ... resume | recv ...
@@ -6,40 +6,39 @@
 //!            first clock reading               second
 //! ```
 //!
-//! It is the time that the pipeline adds to the last frame of a batch, and nearly so to each: the switch has no queue of its
-//! own between the two. What a frame waited in the kernel before it was read, and what it waits in the kernel of its receiver
-//! afterwards, is not in it; nor is the wait of what was left for a guest that does not read (see `tx_queue_bytes` of
-//! a port).
+//! This is the time that the pipeline adds to the last frame of a batch, and nearly so to each: the switch has no queue of its
+//! own between the two. Time that a frame waits in the kernel before it is read or after it is written is not included, nor is
+//! the wait of frames left for a guest that does not read (see `tx_queue_bytes` of a port).
 //!
-//! *Cost.* One batch of 16, in the mean, is measured: two clock readings and three stores. Which one is drawn by lot,
-//! for with every sixteenth the measure would always meet the same port of two, four or eight. All others cost a
+//! *Cost.* One batch in 16, on average, is measured: two clock readings and three stores. Which one is random,
+//! since every sixteenth would always be a batch of the same port of two, four or eight. All others cost a
 //! subtraction.
 //!
-//! *Precision.* A time falls into one of 32 equal parts of a power of two: what is read is at most 1/32 too long.
+//! *Precision.* A time falls into one of 32 equal parts of a power of two, so it is reported at most 1/32 too long.
 //!
-//! *Threads.* One worker writes, and anybody reads, without waiting for each other. A reader may see a time counted that is
-//! not yet in the sum.
+//! *Threads.* One worker writes, any thread reads, and neither waits. A reader may see a time that is counted but not yet in the
+//! sum.
 
 use std::time::{Duration, Instant};
 
 use vswitch::Counter;
 
-/// The parts of a power of two.
+/// Buckets per power of two.
 const PARTS: u64 = 1 << PART_BITS;
 const PART_BITS: u32 = 5;
 
-/// Times from 2^36 ns (a minute) on count as that.
+/// Longest time that is told apart, in nanoseconds: about a minute.
 const LONGEST: u64 = (1 << 36) - 1;
 
 const BUCKETS: usize = bucket_of(LONGEST) + 1;
 
-/// A mask: the mean distance of two samples is half of it and one more.
+/// Mask of the random distance between two samples: 1 to 32 batches.
 const DISTANCE: u32 = 31;
 
-/// What one worker did; only it writes.
+/// Counters of one worker, written by that worker only.
 #[derive(Debug)]
 pub(crate) struct WorkerCounters {
-    /// Batches that were not empty; of tunnels, calls that brought datagrams.
+    /// Batches that were not empty; for tunnels, calls that received datagrams.
     pub(crate) batches: Counter,
     /// Panics, each of which cost a batch.
     pub(crate) panics: Counter,
@@ -54,9 +53,9 @@ pub(crate) struct Latency {
     longest: Counter,
 }
 
-/// Which batches are measured.
+/// Chooses the batches that are measured.
 #[derive(Debug)]
-pub(super) struct Lot {
+pub(super) struct Sampler {
     until: u32,
     state: u32,
 }
@@ -81,27 +80,27 @@ impl Latency {
         self.longest.add(nanos.saturating_sub(self.longest.load()));
     }
 
-    /// The times that there were: the longest of each bucket in nanoseconds, and how many they are.
+    /// The buckets that are not empty: the longest time that falls into each, in nanoseconds, and its count.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
         let counted = self.buckets.iter().enumerate().map(|(bucket, count)| (last_of(bucket), count.load()));
         counted.filter(|(_, count)| *count > 0)
     }
 
-    /// All times added up, in nanoseconds.
+    /// Sum of all times, in nanoseconds.
     pub(crate) fn sum(&self) -> u64 {
         self.sum.load()
     }
 
-    /// The longest, in nanoseconds and exact.
+    /// The longest time, exactly, in nanoseconds.
     pub(crate) fn longest(&self) -> u64 {
         self.longest.load()
     }
 }
 
-impl Lot {
+impl Sampler {
     /// The first batch is measured; `seed` sets workers apart.
-    pub(super) fn new(seed: u32) -> Lot {
-        Lot { until: 0, state: seed.wrapping_mul(0x9e37_79b9) | 1 }
+    pub(super) fn new(seed: u32) -> Sampler {
+        Sampler { until: 0, state: seed.wrapping_mul(0x9e37_79b9) | 1 }
     }
 
     /// The time now, if this batch is to be measured.
@@ -166,11 +165,11 @@ mod tests {
 
     /// Whatever the number of ports that a worker serves in turn, each is measured.
     #[test]
-    fn the_lot_meets_every_port() {
+    fn the_sampler_meets_every_port() {
         for ports in [1, 2, 3, 4, 8, 16, 17, 32] {
-            let (mut lot, mut met, mut drawn) = (Lot::new(0), vec![0; ports], 0);
+            let (mut sampler, mut met, mut drawn) = (Sampler::new(0), vec![0; ports], 0);
             for batch in 0..32_000 {
-                if lot.draw().is_some() {
+                if sampler.draw().is_some() {
                     met[batch % ports] += 1;
                     drawn += 1;
                 }
@@ -178,6 +177,6 @@ mod tests {
             assert!((1600..2600).contains(&drawn), "{drawn} of 32,000");
             assert!(met.iter().all(|met| *met > drawn / ports / 2), "{met:?}");
         }
-        assert!(Lot::new(1).draw().is_some(), "the first");
+        assert!(Sampler::new(1).draw().is_some(), "the first");
     }
 }

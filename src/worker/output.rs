@@ -1,4 +1,4 @@
-//! What a worker writes to: each port's far side, as the kernel has it.
+//! What a worker writes frames to, of each kind of port.
 
 use std::io::IoSlice;
 
@@ -25,9 +25,9 @@ pub(crate) enum Sink {
 #[derive(Clone, Debug)]
 pub(crate) struct PeerSink {
     pub(crate) to: SocketAddr,
-    /// For datagrams that may not be cut on their way,
+    /// Sockets for datagrams that must not be fragmented on their way.
     pub(crate) whole: udp::Writer,
-    /// and for those that may.
+    /// Sockets for datagrams that may be fragmented.
     pub(crate) cut: udp::Writer,
 }
 
@@ -39,13 +39,13 @@ impl Sink {
             Sink::Packet(writer) => writer.send(pieces),
             Sink::Stream(writer) => writer.send(pieces),
             Sink::Dgram(queue) => queue.send(pieces),
-            // Frames for a peer are put into datagrams.
+            // Frames for a peer are sent in datagrams, by `send_trains`.
             Sink::Peer(_) => Err(Errno::INVAL),
         }
     }
 }
 
-/// Where a worker's frames go, and what it needs to send them.
+/// Where a worker's frames go, with the buffers for sending them.
 pub(super) struct Outputs {
     /// By port.
     pub(super) sinks: Box<[Option<Sink>]>,
@@ -54,14 +54,14 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// For so many ports.
+    /// For port numbers below `ports`.
     pub(super) fn new(ports: usize) -> Outputs {
         Outputs { sinks: vec![None; ports].into_boxed_slice(), frames: Sender::new(), datagrams: udp::Sender::new() }
     }
 }
 
 impl Outputs {
-    /// Sends what a port's socket did not take before. That its far side is gone is told to who reads it.
+    /// Sends what a port's socket did not take before. That its far side is gone is found by the worker that reads it.
     #[cold]
     pub(super) fn flush(&self, port: PortId) {
         if let Some(Sink::Stream(writer)) = &self.sinks[port.index()] {
@@ -136,7 +136,7 @@ impl PeerSink {
     }
 }
 
-/// Names what the kernel says against a datagram.
+/// The drop reason for the kernel's error about a datagram.
 fn name_datagram(errno: Errno) -> SendError {
     SendError::Drop(match errno {
         Errno::NETUNREACH
@@ -153,7 +153,7 @@ fn name_datagram(errno: Errno) -> SendError {
     })
 }
 
-/// Names what the kernel says against a write.
+/// The drop reason for the kernel's error about a write.
 fn name(errno: Errno) -> SendError {
     match errno {
         Errno::INVAL => SendError::Invalid,

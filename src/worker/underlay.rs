@@ -1,4 +1,4 @@
-//! What a worker receives from other hosts: datagrams, whose frames walk through the pipeline.
+//! Datagrams of tunnels that a worker receives; their frames walk through the pipeline.
 
 use netio::udp;
 use packet::Timestamp;
@@ -13,11 +13,11 @@ pub(crate) struct DatagramSource {
     pub(crate) queue: udp::Queue,
     /// The framing of the datagrams.
     pub(crate) framing: FramingKind,
-    /// Packets in them are at most so long, unless the sender's kernel left it to us to cut them.
+    /// Longest packet in them, in bytes, unless the sender's kernel left segmentation to us.
     pub(crate) mtu: u32,
 }
 
-/// What one worker needs to receive datagrams.
+/// One worker's buffers for receiving datagrams.
 pub(super) struct Underlay {
     receiver: udp::Receiver,
     inbox: Inbox,
@@ -32,7 +32,7 @@ impl Underlay {
     /// Receives what is there, if something is.
     #[inline]
     pub(super) fn receive(&mut self, source: &DatagramSource) -> bool {
-        // What is more than one call brings, the poller tells.
+        // The poller reports the socket again if more than one call's worth is there.
         let _ = self.receiver.recv(&source.queue);
         self.receiver.datagrams().next().is_some()
     }
