@@ -34,14 +34,14 @@ use vswitch::{BridgeId, MacEntry, PortId};
 use crate::cli::Flags;
 use crate::config::plan::Desired;
 use crate::config::queues_of;
-use crate::control_socket::{ControlSocket, Door, Scrape, ScrapeDoor};
+use crate::control_socket::{ControlListener, ControlSocket, Scrape, ScrapeListener};
 use crate::edge::router::{PortNumbers, RouterControl};
 use crate::edge::{Edge, UplinkPort};
 use crate::fabric::bridges::Bridges;
 use crate::fabric::report::Report;
 use crate::fabric::slots::{self, Slots};
 use crate::fabric::{Fabric, Setup, Workers};
-use crate::ports::device::Device;
+use crate::ports::device::PortDevice;
 use crate::ports::{self, Ports};
 use crate::service::Service;
 use crate::signals::Signals;
@@ -166,14 +166,14 @@ impl Daemon {
     }
 
     /// Answers those who connect to the control socket from now on.
-    pub(crate) fn open_to(&mut self, door: Door) -> anyhow::Result<()> {
-        self.control = Some(ControlSocket::start(door, self.fabric.events.sender(), self.poller.waker())?);
+    pub(crate) fn open_to(&mut self, listener: ControlListener) -> anyhow::Result<()> {
+        self.control = Some(ControlSocket::start(listener, self.fabric.events.sender(), self.poller.waker())?);
         Ok(())
     }
 
     /// Answers those who fetch metrics from now on.
-    pub(crate) fn open_to_scrapers(&mut self, door: ScrapeDoor) -> anyhow::Result<()> {
-        self.scrape = Some(Scrape::start(door, self.poller.waker())?);
+    pub(crate) fn open_to_scrapers(&mut self, listener: ScrapeListener) -> anyhow::Result<()> {
+        self.scrape = Some(Scrape::start(listener, self.poller.waker())?);
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl Daemon {
             let bridge = self.fabric.bridges.name_among_several(port.config.bridge).filter(|_| port.config.is_bridged());
             let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
             let mtu = port.link().map(|link| link.mtu).or(port.config.mtu()).unwrap_or(0);
-            let device = port.device().map_or_else(|| "waits for guests".to_owned(), Device::summary);
+            let device = port.device().map_or_else(|| "waits for guests".to_owned(), PortDevice::summary);
             let _ = writeln!(text, "port {title}{place}{on}: {vlan}, mtu {mtu}, {device}");
         }
         text.push_str(&self.tunnels.summary());

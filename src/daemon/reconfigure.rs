@@ -120,6 +120,7 @@ impl Daemon {
             None => None,
         };
         // Last, as guests notice it: the one thing that is taken back by hand.
+        let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
         self.ports.set_mtus(&plan.altered_ports, &mtu_of).context("nothing was changed")?;
         Ok(Prepared { ports, tunnels, rules })
     }

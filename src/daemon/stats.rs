@@ -13,7 +13,7 @@ use crate::control_socket::{LATENCY_STEPS, views};
 use crate::edge::UplinkPort;
 use crate::edge::router::RouterControl;
 use crate::fabric::report::{PortReport, Report};
-use crate::ports::device::Device;
+use crate::ports::device::PortDevice;
 use crate::worker::{Latency, WorkerCounters};
 
 /// Significant digits: more than workers keep.
@@ -68,8 +68,8 @@ impl View<'_> {
                 namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
                 state: Some(port.state_name().to_owned()),
                 kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
-                rx_queue: device.and_then(Device::rx_queue),
-                tx_queue: device.and_then(Device::tx_queue),
+                rx_queue: device.and_then(PortDevice::rx_queue),
+                tx_queue: device.and_then(PortDevice::tx_queue),
             };
         }
         if let Some(uplink) = self.edge.uplink.as_ref().filter(|uplink| uplink.id == id) {

@@ -96,7 +96,7 @@ impl View<'_> {
             return true;
         }
         let peer = self.tunnels.peers().iter().find(|peer| peer.id == id);
-        peer.map(|peer| peer.to_pipeline(self.tunnels.line_of(peer)))
+        peer.map(|peer| peer.to_pipeline(self.tunnels.spec_of(peer)))
             .is_some_and(|port| matches!(port.kind, PortKind::Peer(_)) && port.vlan.carries(vlan))
     }
 }

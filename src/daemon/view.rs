@@ -16,9 +16,9 @@ use crate::edge::{Edge, UplinkPort};
 use crate::fabric::Fabric;
 use crate::fabric::bridges::Bridge;
 use crate::fabric::report::Report;
-use crate::ports::device::Device;
+use crate::ports::device::PortDevice;
 use crate::ports::{ManagedPort, Ports};
-use crate::tunnel::{Line, PeerControl, TunnelControl};
+use crate::tunnel::{PeerControl, TunnelControl, TunnelSpec};
 use crate::watch::captures::PortNow;
 
 use super::check::count_of;
@@ -51,7 +51,7 @@ impl View<'_> {
     pub(super) fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
         let port = self.ports.get(id).filter(|port| port.config.is_bridged()).map(|port| port.config.bridge);
         let uplink = || self.edge.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
-        let peer = || self.tunnels.line_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();
+        let peer = || self.tunnels.spec_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();
         port.or_else(uplink).or_else(peer)
     }
 
@@ -92,7 +92,7 @@ impl View<'_> {
 
     /// All tunnels and their peers.
     pub(super) fn tunnels(&self, report: &Report) -> Vec<views::Tunnel> {
-        self.tunnels.tunnels().map(|(line, peers)| self.tunnel_view(line, peers, report)).collect()
+        self.tunnels.tunnels().map(|(spec, peers)| self.tunnel_view(spec, peers, report)).collect()
     }
 
     fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
@@ -105,7 +105,7 @@ impl View<'_> {
         }
     }
 
-    /// One line for the service manager: what is wrong, or how many ports are served.
+    /// One spec for the service manager: what is wrong, or how many ports are served.
     pub(super) fn status(&self) -> String {
         let problems = self.problems();
         let ports = self.ports.iter().filter(|port| !port.is_free()).count();
@@ -127,7 +127,7 @@ impl View<'_> {
         }
         let peers = self.tunnels.peers().iter().filter_map(|peer| Some((peer, peer.problem()?)));
         let way = |(peer, problem): (&PeerControl, &str)| {
-            format!("tunnel {}: no way to {}: {problem}", self.tunnels.line_of(peer).name, peer.address)
+            format!("tunnel {}: no way to {}: {problem}", self.tunnels.spec_of(peer).name, peer.address)
         };
         problems.extend(peers.map(way));
         if self.fabric.panics > 0 {
@@ -200,7 +200,7 @@ impl View<'_> {
             vlan: port.config.vlan_text.clone(),
             state: port.state_name().to_owned(),
             mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
-            device: port.device().map_or_else(String::new, Device::summary),
+            device: port.device().map_or_else(String::new, PortDevice::summary),
         })
     }
 
@@ -218,13 +218,13 @@ impl View<'_> {
         })
     }
 
-    fn tunnel_view<'a>(&self, line: &Line, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
+    fn tunnel_view<'a>(&self, spec: &TunnelSpec, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
         let peer = |peer: &PeerControl| {
             let counted = report.ports.get(peer.id.index());
             let number = |of: fn(&PortTotals) -> u64| counted.map_or(0, |port| of(&port.totals));
             views::Peer {
                 address: peer.address.to_string(),
-                mtu: peer.mtu(line),
+                mtu: peer.mtu(spec),
                 source: peer.source().map(|source| source.to_string()),
                 problem: peer.problem().map(str::to_owned),
                 rx_frames: number(|port| port.rx_frames),
@@ -235,13 +235,13 @@ impl View<'_> {
             }
         };
         views::Tunnel {
-            name: line.name.clone(),
-            bridge: line.bridge().map(|bridge| self.fabric.bridges.name(bridge).to_owned()),
-            kind: line.framing.kind().name().to_owned(),
-            vni: line.framing.vni().map(::tunnel::Vni::number),
-            local: line.local.map(|local| local.to_string()),
-            port: line.port,
-            device: line.device.clone(),
+            name: spec.name.clone(),
+            bridge: spec.bridge().map(|bridge| self.fabric.bridges.name(bridge).to_owned()),
+            kind: spec.framing.kind().name().to_owned(),
+            vni: spec.framing.vni().map(::tunnel::Vni::number),
+            local: spec.local.map(|local| local.to_string()),
+            port: spec.port,
+            device: spec.device.clone(),
             peers: peers.map(peer).collect(),
         }
     }
@@ -268,14 +268,14 @@ impl View<'_> {
         ports.extend(self.edge.uplink.as_ref().map(uplink));
         for (id, name) in self.tunnels.names() {
             let peer = self.tunnels.peers().iter().find(|peer| peer.id == id);
-            let line = peer.map(|peer| self.tunnels.line_of(peer));
-            let is_raw = line.is_some_and(|line| !line.framing.kind().carries_ethernet());
-            let vni = line.and_then(|line| line.framing.vni()).map_or_else(String::new, |vni| format!(", VNI {vni}"));
-            let description = match line {
-                Some(line) => format!("peer of tunnel {}{vni}", line.name),
+            let spec = peer.map(|peer| self.tunnels.spec_of(peer));
+            let is_raw = spec.is_some_and(|spec| !spec.framing.kind().carries_ethernet());
+            let vni = spec.and_then(|spec| spec.framing.vni()).map_or_else(String::new, |vni| format!(", VNI {vni}"));
+            let description = match spec {
+                Some(spec) => format!("peer of tunnel {}{vni}", spec.name),
                 None => "datagrams of no peer".to_owned(),
             };
-            ports.push(PortNow { id: id.0, name, description, is_raw, is_there: line.is_some() });
+            ports.push(PortNow { id: id.0, name, description, is_raw, is_there: spec.is_some() });
         }
         ports.sort_by_key(|port| port.id);
         ports

@@ -2,11 +2,10 @@
 
 use netio::LinkState;
 
-use super::device::Ends;
 use super::managed::{Found, ManagedPort};
 use crate::control_socket::What;
 use crate::fabric::Fabric;
-use crate::worker::{Command, Sink, Source};
+use crate::worker::Command;
 
 /// Looks how a port's device is, and tells the workers what changed.
 pub(super) fn look(port: &mut ManagedPort, fabric: &mut Fabric) {
@@ -24,27 +23,10 @@ pub(super) fn look(port: &mut ManagedPort, fabric: &mut Fabric) {
 
 /// Gives a port's device to the workers, if it has one: one reads each queue, all may write.
 pub(super) fn attach(port: &mut ManagedPort, fabric: &Fabric) {
-    let (Some(mut ends), Some(view), Some(attachment)) = (port.ends(), port.to_pipeline(), port.attachment()) else { return };
-    let (id, workers) = (port.id, &fabric.workers);
+    let (id, Some(view), Some(attachment)) = (port.id, port.to_pipeline(), port.attachment()) else { return };
+    let Some(device) = port.device_mut() else { return };
     fabric.tell(|worker| {
-        let (rx, tx) = match &mut ends {
-            Ends::Tap(queues) => {
-                let rx = workers.queue_to_read(queues, id, worker).map(Source::Tap);
-                (rx, Sink::Tap(workers.queue_to_write(queues, worker).clone()))
-            }
-            Ends::Packet(queues, writer) => {
-                let rx = workers.queue_to_read(queues, id, worker).map(Source::Packet);
-                (rx, Sink::Packet(writer.clone()))
-            }
-            Ends::Stream(reader, writer) => {
-                let rx = reader.take_if(|_| workers.reads(id, worker)).map(Source::Stream);
-                (rx, Sink::Stream(writer.clone()))
-            }
-            Ends::Dgram(queue) => {
-                let rx = workers.reads(id, worker).then(|| Source::Dgram(queue.clone()));
-                (rx, Sink::Dgram(queue.clone()))
-            }
-        };
+        let (rx, tx) = device.ends(id, worker, &fabric.workers);
         Command::Attach { id, attachment, port: Box::new(view.clone()), rx, tx }
     });
 }

@@ -24,7 +24,8 @@ use netio::guest::Stream;
 use packet::Timestamp;
 use vswitch::{Port, PortId, PortKind};
 
-use super::device::{DEFAULT_MTU, Device, DeviceError, Ends};
+use super::device::{Device, DeviceError, PortDevice, first_state};
+use super::device::{kinds, stream};
 use crate::config::{DeviceConfig, PortConfig};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -88,7 +89,7 @@ impl ManagedPort {
             return Ok(port);
         }
         let mut pending = None;
-        match Device::open(&port.config, &mut pending) {
+        match kinds::open(&port.config, &mut pending) {
             Ok(Some(device)) => port.attach(device, now, FIRST_RETRY),
             Ok(None) => port.life = gone(now, FIRST_RETRY, pending),
             Err(error @ DeviceError::NoGuest { .. }) => {
@@ -111,11 +112,7 @@ impl ManagedPort {
     /// Sets the MTU of its device; what it was. `None` if there is no device, or no need.
     pub(crate) fn set_mtu(&mut self, mtu: Option<u32>) -> io::Result<Option<u32>> {
         let Life::Attached { device, link, .. } = &mut self.life else { return Ok(None) };
-        let mtu = match (mtu, &self.config.device) {
-            (None, DeviceConfig::Packet(_)) => u32::MAX,
-            (None, _) => DEFAULT_MTU,
-            (Some(mtu), _) => mtu,
-        };
+        let mtu = mtu.unwrap_or_else(|| device.usual_mtu());
         if mtu == link.mtu {
             return Ok(None);
         }
@@ -124,12 +121,10 @@ impl ManagedPort {
     }
 
     fn attach(&mut self, mut device: Device, now: Timestamp, pause: Duration) {
-        if let Device::Packet(packet) = &device {
-            // Where a monitor's TAP was joined from its network side, its user side stays the monitor's: taken by us
-            // while the monitor is away, it would keep it out.
-            self.config.device = DeviceConfig::Packet(packet.config().clone());
+        if let Some(config) = device.reopened_as() {
+            self.config.device = config;
         }
-        let link = device.first_state(&self.config);
+        let link = first_state(&*device, &self.config);
         self.dropped_at_start = device.dropped();
         self.life = Life::Attached { device, link, since: now, pause };
         self.attachments += 1;
@@ -147,7 +142,7 @@ impl ManagedPort {
 
     /// A guest has come.
     pub(crate) fn seat(&mut self, guest: Stream, now: Timestamp) {
-        let device = Device::connected(guest, &self.config);
+        let device = stream::connected(guest, &self.config);
         self.attach(device, now, FIRST_RETRY);
     }
 
@@ -157,17 +152,17 @@ impl ManagedPort {
     }
 
     /// Its device, if there is one now.
-    pub(crate) fn device(&self) -> Option<&Device> {
+    pub(crate) fn device(&self) -> Option<&dyn PortDevice> {
         match &self.life {
-            Life::Attached { device, .. } => Some(device),
+            Life::Attached { device, .. } => Some(&**device),
             Life::Gone { .. } | Life::Free => None,
         }
     }
 
-    /// What workers read and write, if there is something now.
-    pub(crate) fn ends(&mut self) -> Option<Ends> {
+    /// The same, for the workers to read and write.
+    pub(super) fn device_mut(&mut self) -> Option<&mut Device> {
         match &mut self.life {
-            Life::Attached { device, .. } => Some(device.ends()),
+            Life::Attached { device, .. } => Some(device),
             Life::Gone { .. } | Life::Free => None,
         }
     }
@@ -213,9 +208,9 @@ impl ManagedPort {
     pub(crate) fn lose(&mut self, now: Timestamp) {
         self.dropped_before = self.dropped();
         self.dropped = 0;
-        let pause = match self.life {
-            Life::Attached { since, pause, .. } if now < since.after(LAST_RETRY) && self.is_connection() => {
-                (pause * 2).min(LAST_RETRY)
+        let pause = match &self.life {
+            Life::Attached { device, since, pause, .. } if device.is_connection() && now < since.after(LAST_RETRY) => {
+                (*pause * 2).min(LAST_RETRY)
             }
             _ => FIRST_RETRY,
         };
@@ -223,10 +218,6 @@ impl ManagedPort {
             Some(_) => Life::Free,
             None => gone(now, pause, None),
         };
-    }
-
-    fn is_connection(&self) -> bool {
-        matches!(self.config.device, DeviceConfig::Stream(_))
     }
 
     /// Its state as `show` names it.
@@ -275,7 +266,7 @@ impl ManagedPort {
                     *pending = None;
                 }
                 let was_pending = pending.is_some();
-                match Device::open(&self.config, pending) {
+                match kinds::open(&self.config, pending) {
                     Ok(Some(device)) => {
                         let pause = *pause;
                         self.attach(device, now, pause);

@@ -1,0 +1,54 @@
+//! A socket of datagrams to a guest: a frame in each.
+
+use std::io;
+
+use netio::LinkState;
+use netio::guest::Dgram;
+use packet::Features;
+use vswitch::PortId;
+
+use super::{Device, DeviceError, PortDevice, always_up};
+use crate::config::{DgramConfig, PortConfig};
+use crate::fabric::Workers;
+use crate::worker::{Sink, Source};
+
+/// A socket of datagrams.
+#[derive(Debug)]
+struct DgramDevice {
+    link: LinkState,
+    socket: Dgram,
+}
+
+/// Opens the socket.
+pub(super) fn open(dgram: &DgramConfig, config: &PortConfig) -> Result<Device, DeviceError> {
+    let socket = Dgram::open(&dgram.path, dgram.remote.as_deref())?;
+    Ok(Box::new(DgramDevice { link: always_up(config), socket }))
+}
+
+impl PortDevice for DgramDevice {
+    fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
+        let queue = self.socket.queue();
+        (workers.reads(id, worker).then(|| Source::Dgram(queue.clone())), Sink::Dgram(queue.clone()))
+    }
+
+    fn state(&self) -> io::Result<Option<LinkState>> {
+        Ok(Some(self.link.clone()))
+    }
+
+    fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
+        self.link.mtu = mtu;
+        Ok(())
+    }
+
+    fn features(&self) -> Features {
+        Features::NONE
+    }
+
+    fn bursts(&self) -> bool {
+        true
+    }
+
+    fn summary(&self) -> String {
+        "a plain frame a datagram".to_owned()
+    }
+}

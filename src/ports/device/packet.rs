@@ -1,0 +1,116 @@
+//! The network side of an interface, beside the host's own stack; of a TAP that another process holds, too.
+
+use std::io;
+
+use netio::backlog::receive_queue;
+use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
+use netio::{LinkState, Silence, link};
+use packet::Features;
+use vswitch::PortId;
+
+use super::{PortDevice, offload_text};
+use crate::config::{DeviceConfig, PacketConfig};
+use crate::fabric::Workers;
+use crate::worker::{Sink, Source};
+
+/// The network side of an interface.
+#[derive(Debug)]
+pub(super) struct PacketDevice {
+    socket: PacketSocket,
+    config: PacketConfig,
+    /// Where the interface is a TAP that another process holds.
+    #[expect(dead_code, reason = "held for as long as the port is there")]
+    silence: Option<Silence>,
+}
+
+impl PacketDevice {
+    /// Opens the interface's network side.
+    pub(super) fn open(config: &PacketConfig) -> Result<PacketDevice, PacketError> {
+        let socket = PacketSocket::open(&PacketSpec {
+            interface: config.interface.clone(),
+            queues: config.queues,
+            promiscuous: true,
+            own_macs: Vec::new(),
+            filter: None,
+            old_kernel: false,
+        })?;
+        let silence = silence(&config.interface);
+        Ok(PacketDevice { socket, config: config.clone(), silence })
+    }
+}
+
+impl PortDevice for PacketDevice {
+    fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
+        let rx = workers.queue_to_read(self.socket.queues(), id, worker).map(Source::Packet);
+        (rx, Sink::Packet(self.socket.writer().clone()))
+    }
+
+    /// A TAP that nobody holds any more has no carrier.
+    fn state(&self) -> io::Result<Option<LinkState>> {
+        let PacketConfig { interface, mtu, .. } = &self.config;
+        match link::get(interface) {
+            _ if self.socket.is_gone() => Ok(None),
+            Ok(link) if link.index == self.socket.index() => {
+                Ok(Some(LinkState { up: link.carrier, mtu: mtu.unwrap_or(u32::MAX).min(link.mtu), name: link.name }))
+            }
+            // Another of that name: ours is called otherwise now.
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
+        self.config.mtu = Some(mtu);
+        Ok(())
+    }
+
+    /// The interface's own, whatever that is.
+    fn usual_mtu(&self) -> u32 {
+        u32::MAX
+    }
+
+    fn features(&self) -> Features {
+        // What the interface cannot do, the kernel does after us.
+        if self.config.offload { Features::ALL } else { Features::NONE }
+    }
+
+    fn bursts(&self) -> bool {
+        true
+    }
+
+    fn summary(&self) -> String {
+        format!("{}, beside the host on {}", offload_text(self.features(), &[]), self.config.interface)
+    }
+
+    fn rx_queue(&self) -> Option<u64> {
+        Some(self.socket.queues().iter().filter_map(|queue| receive_queue(queue).ok()).map(u64::from).sum())
+    }
+
+    fn dropped(&mut self) -> u64 {
+        self.socket.statistics().dropped
+    }
+
+    /// Where a monitor's TAP was joined from its network side, its user side stays the monitor's: taken by us while the monitor
+    /// is away, it would keep it out.
+    fn reopened_as(&self) -> Option<DeviceConfig> {
+        Some(DeviceConfig::Packet(self.config.clone()))
+    }
+}
+
+/// A TAP's cable leads to a guest, and the host has nothing to say there.
+fn silence(interface: &str) -> Option<Silence> {
+    if !link::get(interface).is_ok_and(|link| link.is_tun) {
+        return None;
+    }
+    match Silence::of(interface) {
+        Ok(Some(silence)) => return Some(silence),
+        Ok(None) => tracing::warn!(
+            interface,
+            "this interface has an IPv4 address of the host's, so the host answers there beside the bridge; remove the address if \
+             it should not"
+        ),
+        Err(error) => tracing::warn!(interface, %error, "cannot keep the host's stack from sending by this interface"),
+    }
+    None
+}

@@ -1,0 +1,85 @@
+//! A guest's connection: frames in a stream, each behind its length.
+
+use std::io;
+
+use netio::LinkState;
+use netio::backlog::unread;
+use netio::guest::{MAX_LEFT, Stream, StreamReader, StreamWriter};
+use packet::Features;
+use vswitch::PortId;
+
+use super::{Device, DeviceError, PortDevice, always_up};
+use crate::config::{PortConfig, StreamConfig};
+use crate::fabric::Workers;
+use crate::worker::{Sink, Source};
+
+/// A guest's connection.
+#[derive(Debug)]
+struct StreamDevice {
+    link: LinkState,
+    /// Until a worker has it.
+    reader: Option<StreamReader>,
+    writer: StreamWriter,
+}
+
+/// Connects to a guest. `None`: the connection is on its way, and is kept in `pending` for the next time.
+pub(super) fn open(
+    stream: &StreamConfig,
+    config: &PortConfig,
+    pending: &mut Option<Stream>,
+) -> Result<Option<Device>, DeviceError> {
+    let failed = |error| DeviceError::NoGuest { address: stream.address.to_string(), error };
+    let connection = pending.take().map_or_else(|| Stream::connect(&stream.address), Ok).map_err(failed)?;
+    if !connection.is_connected().map_err(failed)? {
+        *pending = Some(connection);
+        return Ok(None);
+    }
+    Ok(Some(connected(connection, config)))
+}
+
+/// A guest that is connected.
+pub(crate) fn connected(stream: Stream, config: &PortConfig) -> Device {
+    let (reader, writer) = stream.split();
+    Box::new(StreamDevice { link: always_up(config), reader: Some(reader), writer })
+}
+
+impl PortDevice for StreamDevice {
+    fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
+        let rx = self.reader.take_if(|_| workers.reads(id, worker)).map(Source::Stream);
+        (rx, Sink::Stream(self.writer.clone()))
+    }
+
+    /// That a guest is gone is found by the worker that reads.
+    fn state(&self) -> io::Result<Option<LinkState>> {
+        Ok(Some(self.link.clone()))
+    }
+
+    fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
+        self.link.mtu = mtu;
+        Ok(())
+    }
+
+    fn features(&self) -> Features {
+        Features::NONE
+    }
+
+    fn bursts(&self) -> bool {
+        true
+    }
+
+    fn summary(&self) -> String {
+        "plain frames in a stream".to_owned()
+    }
+
+    fn rx_queue(&self) -> Option<u64> {
+        unread(&self.writer).ok()
+    }
+
+    fn tx_queue(&self) -> Option<(u64, u64)> {
+        Some((self.writer.left() as u64, MAX_LEFT as u64))
+    }
+
+    fn is_connection(&self) -> bool {
+        true
+    }
+}
