@@ -45,7 +45,7 @@ impl TunnelControl {
     }
 
     fn attach_peer(&self, peer: &PeerControl, fabric: &Fabric) {
-        let (view, sink) = (peer.to_pipeline(self.line_of(peer)), self.sink_of(peer));
+        let (view, sink) = (peer.to_pipeline(self.spec_of(peer)), self.sink_of(peer));
         fabric.tell(|_| Command::Attach {
             id: peer.id,
             attachment: 0,
@@ -66,7 +66,7 @@ impl TunnelControl {
     /// Tells the workers of a host that [was added](TunnelControl::add_source).
     pub(crate) fn attach_source(&self, (id, endpoint): (PortId, usize), fabric: &mut Fabric) {
         let Some(peer) = self.peers().iter().find(|peer| peer.id == id) else { return };
-        let (tunnel, address) = (self.line_of(peer).name.clone(), peer.address.to_string());
+        let (tunnel, address) = (self.spec_of(peer).name.clone(), peer.address.to_string());
         tracing::info!(tunnel, peer = address, "a host that sent to the group is a peer now");
         self.attach_peer(peer, fabric);
         self.update_endpoint(endpoint, false, fabric);
@@ -82,10 +82,10 @@ impl TunnelControl {
         }
         let changed = self.look();
         for peer in self.peers().iter().filter(|peer| changed.contains(&peer.id)) {
-            let (id, line) = (peer.id, self.line_of(peer));
-            let mtu = peer.mtu(line);
+            let (id, spec) = (peer.id, self.spec_of(peer));
+            let mtu = peer.mtu(spec);
             fabric.tell(|_| Command::Mtu { id, mtu });
-            let (tunnel, problem) = (line.name.clone(), peer.problem().map(str::to_owned));
+            let (tunnel, problem) = (spec.name.clone(), peer.problem().map(str::to_owned));
             fabric.events.tell(What::PeerChanged { tunnel, peer: peer.address.to_string(), mtu, problem });
         }
         for at in self.endpoints_of(&changed) {

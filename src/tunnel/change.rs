@@ -1,12 +1,12 @@
-//! Tunnels that come and go while the switch runs.
+//! Tunnels that are added and removed while the switch runs.
 //!
-//! A tunnel that comes receives by a socket that is there, if one has its address and port, and else by a new one; it sends by a
-//! set of sockets that is there, if another tunnel sends alike. Both, and the way to each host, are found first
-//! ([`TunnelControl::prepare`]), when nothing is known of the tunnel yet. A tunnel that goes leaves its sockets to those that share
-//! them; what nobody uses any more is closed. Groups are joined and left when all is sure: a socket that others share hears no
-//! group of a tunnel that is refused. A group that cannot be joined then is tried for each second, as one whose interface is away.
+//! A new tunnel receives by an open socket, if one has its address and port, and by a new one otherwise; it sends by an open
+//! set of sockets, if another tunnel sends alike. Both, and the path to each host, are found by [`TunnelControl::prepare`], while
+//! no worker knows of the tunnel. A tunnel that is removed leaves its sockets to those that share them; sockets without a tunnel are
+//! closed. Groups are joined and left by [`TunnelControl::commit`], so that a shared socket never hears the group of a tunnel
+//! that is refused. A group that cannot be joined is tried again each second, like one whose interface is gone.
 //!
-//! Places in lists are those of the tunnels that are there, then the new ones; only [`TunnelControl::commit`] takes old ones out
+//! Indices count the present tunnels first, then the new ones; only [`TunnelControl::commit`] takes old ones out
 //! and moves the others up.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,11 +16,11 @@ use netio::udp::{Sources, SourcesSpec};
 use vswitch::{BridgeId, PortId};
 
 use super::endpoint::{self, EndpointControl};
-use super::line::Line;
-use super::{PeerControl, Tunnel, TunnelControl, devices, open_ways, specs_of};
+use super::spec::TunnelSpec;
+use super::{PeerControl, Tunnel, TunnelControl, devices, open_ways, sources_specs};
 use crate::config::tunnel::TunnelConfig;
 
-/// Tunnels that have all they need, and of which nobody knows.
+/// Tunnels that are open and that no worker knows of yet.
 #[derive(Debug, Default)]
 pub(crate) struct NewTunnels {
     tunnels: Vec<Tunnel>,
@@ -29,59 +29,59 @@ pub(crate) struct NewTunnels {
     pools: Vec<(SourcesSpec, Sources)>,
 }
 
-/// What workers are to be told.
+/// What a change did.
 #[derive(Debug, Default)]
 pub(crate) struct Committed {
-    /// Numbers of hosts and sockets that are none any more.
+    /// Numbers of removed peers and endpoints.
     pub(crate) removed: Vec<PortId>,
-    /// Those of new hosts and sockets.
+    /// Numbers of new peers and endpoints.
     pub(crate) added: Vec<PortId>,
 }
 
 impl NewTunnels {
-    /// Does the way to a new host begin at one of these addresses? Then its tunnel's name is returned.
+    /// The tunnel of a new peer whose path begins at one of these addresses, if there is one.
     pub(crate) fn leaves_from(&self, bridge: BridgeId, addresses: &[Ipv4Addr], before: &TunnelControl) -> Option<&str> {
-        let line_of = |peer: &PeerControl| &self.tunnels[peer.tunnel - before.tunnels.len()].line;
+        let spec_of = |peer: &PeerControl| &self.tunnels[peer.tunnel - before.tunnels.len()].spec;
         let from = |peer: &&PeerControl| {
-            let is_of_it = line_of(peer).bridge().is_none_or(|other| other == bridge);
+            let is_of_it = spec_of(peer).bridge().is_none_or(|other| other == bridge);
             is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
         };
-        self.peers.iter().find(from).map(|peer| line_of(peer).name.as_str())
+        self.peers.iter().find(from).map(|peer| spec_of(peer).name.as_str())
     }
 }
 
 impl TunnelControl {
-    /// Opens what these tunnels need, with the next of these numbers.
+    /// Opens the sockets of these tunnels, with the next of these numbers.
     pub(crate) fn prepare(
         &self,
         configs: &[TunnelConfig],
         ids: &mut dyn Iterator<Item = PortId>,
         queues: impl Fn(PortId) -> usize,
     ) -> anyhow::Result<NewTunnels> {
-        let lines: Vec<Line> = configs.iter().map(Line::of).collect();
+        let specs: Vec<TunnelSpec> = configs.iter().map(TunnelSpec::of).collect();
         let mut apart = Vec::new();
-        for line in &lines {
-            match endpoint::of(&self.endpoints, line) {
-                Some(at) => self.endpoints[at].check_room_for(line)?,
-                None => apart.push(line.clone()),
+        for spec in &specs {
+            match endpoint::of(&self.endpoints, spec) {
+                Some(at) => self.endpoints[at].check_room_for(spec)?,
+                None => apart.push(spec.clone()),
             }
         }
         let endpoints = endpoint::open(&apart, ids, queues)?;
         let mut new = NewTunnels { endpoints, pools: self.pools.clone(), ..NewTunnels::default() };
-        for (line, config) in lines.into_iter().zip(configs) {
-            let behind = || Some(self.endpoints.len() + endpoint::of(&new.endpoints, &line)?);
-            let endpoint = endpoint::of(&self.endpoints, &line).or_else(behind).context("a tunnel without a socket")?;
-            let sink = open_ways(&mut new.pools, &line)?;
+        for (spec, config) in specs.into_iter().zip(configs) {
+            let behind = || Some(self.endpoints.len() + endpoint::of(&new.endpoints, &spec)?);
+            let endpoint = endpoint::of(&self.endpoints, &spec).or_else(behind).context("a tunnel without a socket")?;
+            let sink = open_ways(&mut new.pools, &spec)?;
             let at = self.tunnels.len() + new.tunnels.len();
-            let group = line.group.as_ref().map(|group| group.address);
+            let group = spec.group.as_ref().map(|group| group.address);
             let mut group_id = None;
-            for address in group.into_iter().chain(line.remotes.iter().copied()) {
+            for address in group.into_iter().chain(spec.remotes.iter().copied()) {
                 let id = ids.next().context("there is no number left for one more port until a restart")?;
                 group_id = group_id.or(group.map(|_| id));
-                new.peers.push(look_at_new(id, at, address, &line)?);
+                new.peers.push(look_at_new(id, at, address, &spec)?);
             }
             new.tunnels.push(Tunnel {
-                line,
+                spec,
                 statics: config.statics.clone(),
                 routes: Vec::new(),
                 endpoint,
@@ -92,11 +92,11 @@ impl TunnelControl {
         Ok(new)
     }
 
-    /// The new ones are there from now on, and those of these names no more.
+    /// Takes in what was prepared, and takes out the tunnels of these names.
     pub(crate) fn commit(&mut self, removed: &[String], new: NewTunnels) -> Committed {
         let NewTunnels { tunnels, endpoints, peers, pools } = new;
         let added = endpoints.iter().map(|endpoint| endpoint.id).chain(peers.iter().map(|peer| peer.id)).collect();
-        let is_old = |tunnel: &Tunnel| removed.contains(&tunnel.line.name);
+        let is_old = |tunnel: &Tunnel| removed.contains(&tunnel.spec.name);
         let old: Vec<usize> = self.tunnels.iter().enumerate().filter(|(_, tunnel)| is_old(tunnel)).map(|(at, _)| at).collect();
         self.tunnels.extend(tunnels);
         self.endpoints.extend(endpoints);
@@ -108,16 +108,16 @@ impl TunnelControl {
         }
         gone.extend(self.close_unused());
         for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            endpoint.hear_groups_of(self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at).map(|tunnel| &tunnel.line));
+            endpoint.hear_groups_of(self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at).map(|tunnel| &tunnel.spec));
         }
         let known = std::mem::take(&mut self.devices);
-        self.devices = devices(self.tunnels.iter().map(|tunnel| &tunnel.line));
+        self.devices = devices(self.tunnels.iter().map(|tunnel| &tunnel.spec));
         for (name, index) in &mut self.devices {
             // One that became another just now is found to be so by the next look.
             *index = known.iter().find(|(known, _)| known == name).map_or(*index, |(_, known)| *known);
         }
-        let used: Vec<SourcesSpec> = self.tunnels.iter().flat_map(|tunnel| specs_of(&tunnel.line)).collect();
-        self.pools.retain(|(spec, _)| used.contains(spec));
+        let used: Vec<SourcesSpec> = self.tunnels.iter().flat_map(|tunnel| sources_specs(&tunnel.spec)).collect();
+        self.pools.retain(|(set, _)| used.contains(set));
         Committed { removed: gone, added }
     }
 
@@ -146,16 +146,16 @@ impl TunnelControl {
     }
 }
 
-fn look_at_new(id: PortId, tunnel: usize, address: IpAddr, line: &Line) -> anyhow::Result<PeerControl> {
+fn look_at_new(id: PortId, tunnel: usize, address: IpAddr, spec: &TunnelSpec) -> anyhow::Result<PeerControl> {
     let mut peer = PeerControl::new(id, tunnel, address, true);
-    peer.look(line);
+    peer.look(spec);
     ensure!(
         peer.source() != Some(address),
         "tunnel {}: {address} is an address of this host; name that of the other one",
-        line.name
+        spec.name
     );
     if let Some(problem) = peer.problem() {
-        tracing::warn!(tunnel = line.name, peer = %address, problem, "no way to the peer");
+        tracing::warn!(tunnel = spec.name, peer = %address, problem, "no way to the peer");
     }
     Ok(peer)
 }

@@ -7,7 +7,7 @@ use netio::udp::{Endpoint, EndpointSpec, UdpError};
 use tunnel::FramingKind;
 use vswitch::PortId;
 
-use super::line::Line;
+use super::spec::TunnelSpec;
 use crate::config::tunnel::Checksum;
 
 /// What tells one endpoint from another.
@@ -28,7 +28,7 @@ pub(crate) struct EndpointControl {
     pub(crate) key: EndpointKey,
     pub(crate) socket: Endpoint,
     /// How it was opened.
-    spec: EndpointSpec,
+    opened_as: EndpointSpec,
     /// By the kernel, on sockets that it had before.
     dropped: u64,
     /// Why its groups are not heard now.
@@ -38,19 +38,19 @@ pub(crate) struct EndpointControl {
 impl EndpointControl {
     /// Can a tunnel receive by it that comes later? A socket for any address can stand for one of a single address, and not the
     /// other way round.
-    pub(super) fn check_room_for(&self, line: &Line) -> anyhow::Result<()> {
-        let key = key_of(line);
+    pub(super) fn check_room_for(&self, spec: &TunnelSpec) -> anyhow::Result<()> {
+        let key = key_of(spec);
         anyhow::ensure!(
             self.key.local == key.local || self.key.local.is_unspecified(),
             "tunnel {}: {} leaves no room for a socket of any address beside it: say local={}, or choose another port",
-            line.name,
+            spec.name,
             self.name(),
             self.key.local
         );
         anyhow::ensure!(
-            !line.is_ipv6() || line.outer.checksum != Checksum::Off || self.spec.zero_checksum,
+            !spec.is_ipv6() || spec.outer.checksum != Checksum::Off || self.opened_as.zero_checksum,
             "tunnel {}: {} takes no datagrams without checksum: leave csum=off out, or choose another port",
-            line.name,
+            spec.name,
             self.name()
         );
         Ok(())
@@ -58,23 +58,23 @@ impl EndpointControl {
 
     /// Hears the groups of these tunnels from now on, and no others. One that cannot be joined is tried for as one whose
     /// interface is away.
-    pub(super) fn hear_groups_of<'a>(&mut self, lines: impl Iterator<Item = &'a Line>) {
-        let groups = groups_of(lines);
-        if groups == self.spec.groups {
+    pub(super) fn hear_groups_of<'a>(&mut self, specs: impl Iterator<Item = &'a TunnelSpec>) {
+        let groups = groups_of(specs);
+        if groups == self.opened_as.groups {
             return;
         }
-        for group in self.spec.groups.iter().filter(|group| !groups.contains(group)) {
-            if let Err(error) = self.socket.leave(&self.spec, *group) {
+        for group in self.opened_as.groups.iter().filter(|group| !groups.contains(group)) {
+            if let Err(error) = self.socket.leave(&self.opened_as, *group) {
                 tracing::warn!(socket = self.name(), %group, %error, "cannot leave a multicast group");
             }
         }
-        self.spec.groups = groups;
+        self.opened_as.groups = groups;
         self.join_again();
     }
 
     /// Opens its socket anew, for a device that is another one now.
     pub(super) fn reopen(&mut self) -> Result<(), UdpError> {
-        let socket = Endpoint::open(&self.spec)?;
+        let socket = Endpoint::open(&self.opened_as)?;
         self.dropped += self.socket.dropped();
         self.socket = socket;
         Ok(())
@@ -87,7 +87,7 @@ impl EndpointControl {
 
     /// Its groups are left by the kernel when an interface goes.
     pub(super) fn join_again(&mut self) {
-        let problem = self.socket.join_again(&self.spec).err().map(|error| error.to_string());
+        let problem = self.socket.join_again(&self.opened_as).err().map(|error| error.to_string());
         if problem != self.problem {
             match &problem {
                 Some(problem) => {
@@ -112,10 +112,10 @@ impl EndpointControl {
 }
 
 /// What belongs together: a socket for any address leaves no room for one of a single address beside it.
-pub(super) fn keys(lines: &[Line]) -> Vec<EndpointKey> {
+pub(super) fn keys(specs: &[TunnelSpec]) -> Vec<EndpointKey> {
     let mut keys: Vec<EndpointKey> = Vec::new();
-    for line in lines {
-        let mut key = key_of(line);
+    for spec in specs {
+        let mut key = key_of(spec);
         let shared = |other: &EndpointKey| is_shared(other, &key);
         let locals: Vec<IpAddr> = keys.iter().filter(|other| shared(other)).map(|other| other.local).collect();
         if locals.iter().any(|local| *local != key.local) {
@@ -130,25 +130,25 @@ pub(super) fn keys(lines: &[Line]) -> Vec<EndpointKey> {
 }
 
 /// The endpoint of a tunnel among these.
-pub(super) fn key_for<'a>(keys: &'a [EndpointKey], line: &Line) -> Option<&'a EndpointKey> {
-    let key = key_of(line);
+pub(super) fn key_for<'a>(keys: &'a [EndpointKey], spec: &TunnelSpec) -> Option<&'a EndpointKey> {
+    let key = key_of(spec);
     keys.iter().find(|other| is_shared(other, &key))
 }
 
 /// The endpoint of a tunnel.
-pub(super) fn of(endpoints: &[EndpointControl], line: &Line) -> Option<usize> {
-    let key = key_of(line);
+pub(super) fn of(endpoints: &[EndpointControl], spec: &TunnelSpec) -> Option<usize> {
+    let key = key_of(spec);
     endpoints.iter().position(|endpoint| is_shared(&endpoint.key, &key))
 }
 
-fn key_of(line: &Line) -> EndpointKey {
+fn key_of(spec: &TunnelSpec) -> EndpointKey {
     // A group's datagrams come to the group's address.
-    let local = line.local.filter(|_| line.group.is_none());
+    let local = spec.local.filter(|_| spec.group.is_none());
     EndpointKey {
-        local: local.unwrap_or_else(|| unspecified(line.is_ipv6())),
-        port: line.port,
-        device: line.device.clone(),
-        framing: line.framing.kind(),
+        local: local.unwrap_or_else(|| unspecified(spec.is_ipv6())),
+        port: spec.port,
+        device: spec.device.clone(),
+        framing: spec.framing.kind(),
     }
 }
 
@@ -161,30 +161,30 @@ fn is_shared(one: &EndpointKey, other: &EndpointKey) -> bool {
 
 /// Opens all endpoints.
 pub(super) fn open(
-    lines: &[Line],
+    specs: &[TunnelSpec],
     ids: &mut dyn Iterator<Item = PortId>,
     queues: impl Fn(PortId) -> usize,
 ) -> anyhow::Result<Vec<EndpointControl>> {
     let open = |key: EndpointKey| {
         let id = ids.next().context("there is no number left for one more socket")?;
-        let mine = lines.iter().filter(|line| is_shared(&key, &key_of(line)));
-        let names: Vec<&str> = mine.clone().map(|line| line.name.as_str()).collect();
-        let spec = EndpointSpec {
+        let mine = specs.iter().filter(|spec| is_shared(&key, &key_of(spec)));
+        let names: Vec<&str> = mine.clone().map(|spec| spec.name.as_str()).collect();
+        let opened_as = EndpointSpec {
             local: key.local,
             port: key.port,
             queues: queues(id),
             device: key.device.clone(),
             groups: groups_of(mine.clone()),
-            zero_checksum: mine.clone().any(|line| line.outer.checksum == Checksum::Off),
+            zero_checksum: mine.clone().any(|spec| spec.outer.checksum == Checksum::Off),
         };
-        let socket = Endpoint::open(&spec).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl { id, key, socket, spec, dropped: 0, problem: None })
+        let socket = Endpoint::open(&opened_as).with_context(|| format!("tunnel {}", names.join(", ")))?;
+        Ok(EndpointControl { id, key, socket, opened_as, dropped: 0, problem: None })
     };
-    keys(lines).into_iter().map(open).collect()
+    keys(specs).into_iter().map(open).collect()
 }
 
-fn groups_of<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<IpAddr> {
-    let mut groups: Vec<IpAddr> = lines.filter_map(|line| Some(line.group.as_ref()?.address)).collect();
+fn groups_of<'a>(specs: impl Iterator<Item = &'a TunnelSpec>) -> Vec<IpAddr> {
+    let mut groups: Vec<IpAddr> = specs.filter_map(|spec| Some(spec.group.as_ref()?.address)).collect();
     groups.sort_unstable();
     groups.dedup();
     groups

@@ -4,23 +4,23 @@
 //!   ports of the bridge at the start:   tap0 .. | uplink | endpoints (sockets that receive) | peers (one each)
 //! ```
 //!
-//! What one tunnel is to people is several things here: the sockets that it receives by, which it may share
+//! One tunnel of the configuration is several things here: the sockets that it receives by, which it may share
 //! with others; the sockets that it sends by, of which there is one set for each address and kind of outer
 //! header; and a port for each host at its other end, which is what the bridge knows.
 //!
 //! *The way to a peer* may change: another route, another MTU, none at all. The kernel is asked once a second
-//! (and of many peers some each time). What is longer than the way is told back into the bridge by the
-//! pipeline, so it has to know; sockets stay what they are, and sending says what does not work.
+//! (and of many peers some each time). The pipeline answers packets that are too long for the path with ICMP
+//! errors, so it has to know the MTU; sockets stay as they are, and errors show when something is sent.
 //!
-//! *Sources of a group.* A tunnel over multicast has peers that nobody named. One that is believed and has no
-//! port gets one of those that are kept for it; when they are used up, it stays with the group's.
+//! *Sources of a group.* A tunnel over multicast has peers that the configuration does not name. One that is believed and has no
+//! port gets one of the ports kept for the group; when they are used up, it shares the group's port.
 
 mod attach;
 mod change;
 mod endpoint;
-mod line;
 mod mtu;
 mod peer;
+mod spec;
 
 use std::fmt::Write as _;
 use std::iter;
@@ -41,14 +41,14 @@ use crate::fabric::slots::Slots;
 use crate::worker::PeerSink;
 pub(crate) use change::NewTunnels;
 pub(crate) use endpoint::EndpointControl;
-pub(crate) use line::Line;
 pub(crate) use mtu::overlay_mtu;
 pub(crate) use peer::PeerControl;
+pub(crate) use spec::TunnelSpec;
 
 /// Source ports of each set of sending sockets: enough for a network's hash to spread flows over its ways.
 const SOURCE_PORTS: usize = 64;
 
-/// So many peers' ways are looked at in one turn.
+/// Number of peers whose paths are looked at in one turn.
 const LOOKS_AT_ONCE: usize = 64;
 
 /// All tunnels of all bridges.
@@ -56,11 +56,11 @@ const LOOKS_AT_ONCE: usize = 64;
 pub(crate) struct TunnelControl {
     tunnels: Vec<Tunnel>,
     endpoints: Vec<EndpointControl>,
-    /// Those that are named, and behind them the ones that were found in groups.
+    /// Peers of the configuration, then those found in groups.
     peers: Vec<PeerControl>,
-    /// The peer whose way is looked at next.
+    /// The peer whose path is looked at next.
     next_look: usize,
-    /// Interfaces that tunnels are bound to, and which ones they are now.
+    /// Interfaces that tunnels are bound to, with their indices now.
     devices: Vec<(String, Option<u32>)>,
     /// Sets of sending sockets, each for all tunnels that send alike.
     pools: Vec<(SourcesSpec, Sources)>,
@@ -71,7 +71,7 @@ pub(crate) struct TunnelControl {
 /// One tunnel.
 #[derive(Debug)]
 struct Tunnel {
-    line: Line,
+    spec: TunnelSpec,
     statics: Vec<(MacAddr, IpAddr)>,
     /// The networks that IP packets go to.
     routes: Vec<(Cidr, Ipv4Addr)>,
@@ -85,58 +85,58 @@ struct Tunnel {
 /// The sockets that a tunnel sends by.
 #[derive(Clone, Debug)]
 struct Ways {
-    /// What may not be cut on its way.
+    /// For datagrams that must not be fragmented.
     whole: Sources,
-    /// What may.
+    /// For datagrams that may be fragmented.
     cut: Sources,
 }
 
 impl TunnelControl {
-    /// Opens what the tunnels need, those of the bridge first. Their endpoints take the first of these numbers, each with as
-    /// many sockets as `queues` says, and their peers the next ones.
+    /// Opens the sockets of all tunnels, those of bridges first. Endpoints take the first free numbers, each with as many
+    /// sockets as `queues` says, and peers the next ones.
     pub(crate) fn open(
         configs: &[TunnelConfig],
         ip_configs: &[IpTunnelConfig],
         slots: &mut Slots,
         queues: impl Fn(PortId) -> usize,
     ) -> anyhow::Result<TunnelControl> {
-        let lines = lines(configs, ip_configs);
-        let endpoints = endpoint::open(&lines, &mut iter::from_fn(|| slots.take()), queues)?;
+        let specs = specs(configs, ip_configs);
+        let endpoints = endpoint::open(&specs, &mut iter::from_fn(|| slots.take()), queues)?;
         let mut control = TunnelControl {
-            tunnels: Vec::with_capacity(lines.len()),
+            tunnels: Vec::with_capacity(specs.len()),
             endpoints,
             peers: Vec::new(),
             next_look: 0,
-            devices: devices(lines.iter()),
+            devices: devices(specs.iter()),
             pools: Vec::new(),
             dropped_before: 0,
         };
         let statics = configs.iter().map(|config| config.statics.clone()).chain(iter::repeat(Vec::new()));
         let routes = iter::repeat_n(Vec::new(), configs.len()).chain(ip_configs.iter().map(|config| config.routes.clone()));
-        for (line, (statics, routes)) in lines.into_iter().zip(statics.zip(routes)) {
-            let endpoint = endpoint::of(&control.endpoints, &line).context("a tunnel without a socket")?;
-            let sink = open_ways(&mut control.pools, &line)?;
-            control.tunnels.push(Tunnel { line, statics, routes, endpoint, sink, group: None });
+        for (spec, (statics, routes)) in specs.into_iter().zip(statics.zip(routes)) {
+            let endpoint = endpoint::of(&control.endpoints, &spec).context("a tunnel without a socket")?;
+            let sink = open_ways(&mut control.pools, &spec)?;
+            control.tunnels.push(Tunnel { spec, statics, routes, endpoint, sink, group: None });
         }
         control.add_peers(slots)?;
         for peer in &control.peers {
-            let line = control.line_of(peer);
+            let spec = control.spec_of(peer);
             ensure!(
                 peer.source() != Some(peer.address),
                 "tunnel {}: {} is an address of this host; name that of the other one",
-                line.name,
+                spec.name,
                 peer.address
             );
         }
         Ok(control)
     }
 
-    /// A port for each host that is named and each group.
+    /// Adds a port for each host and each group of the configuration.
     fn add_peers(&mut self, slots: &mut Slots) -> anyhow::Result<()> {
         for at in 0..self.tunnels.len() {
-            let line = &self.tunnels[at].line;
-            let group = line.group.as_ref().map(|group| group.address);
-            let remotes = line.remotes.clone();
+            let spec = &self.tunnels[at].spec;
+            let group = spec.group.as_ref().map(|group| group.address);
+            let remotes = spec.remotes.clone();
             if let Some(address) = group {
                 self.tunnels[at].group = Some(self.add_peer(slots, at, address, true)?);
             }
@@ -150,12 +150,12 @@ impl TunnelControl {
     fn add_peer(&mut self, slots: &mut Slots, tunnel: usize, address: IpAddr, is_flooded: bool) -> anyhow::Result<PortId> {
         let id = slots.take().context("there is no number left for one more port")?;
         let mut peer = PeerControl::new(id, tunnel, address, is_flooded);
-        peer.look(&self.tunnels[tunnel].line);
+        peer.look(&self.tunnels[tunnel].spec);
         self.peers.push(peer);
         Ok(id)
     }
 
-    /// The sockets that receive.
+    /// The sockets that tunnels receive by.
     pub(crate) fn endpoints(&self) -> &[EndpointControl] {
         &self.endpoints
     }
@@ -165,28 +165,28 @@ impl TunnelControl {
         &self.peers
     }
 
-    /// What each tunnel is, and the hosts at its other ends.
-    pub(crate) fn tunnels(&self) -> impl Iterator<Item = (&Line, impl Iterator<Item = &PeerControl>)> {
+    /// Each tunnel, with the hosts at its other ends.
+    pub(crate) fn tunnels(&self) -> impl Iterator<Item = (&TunnelSpec, impl Iterator<Item = &PeerControl>)> {
         let peers_of = |at: usize| self.peers.iter().filter(move |peer| peer.tunnel == at);
-        self.tunnels.iter().enumerate().map(move |(at, tunnel)| (&tunnel.line, peers_of(at)))
+        self.tunnels.iter().enumerate().map(move |(at, tunnel)| (&tunnel.spec, peers_of(at)))
     }
 
     /// The tunnel that a peer belongs to.
-    pub(crate) fn line_of(&self, peer: &PeerControl) -> &Line {
-        &self.tunnels[peer.tunnel].line
+    pub(crate) fn spec_of(&self, peer: &PeerControl) -> &TunnelSpec {
+        &self.tunnels[peer.tunnel].spec
     }
 
-    /// What workers send to a peer by.
+    /// The sockets that workers send to a peer by.
     pub(crate) fn sink_of(&self, peer: &PeerControl) -> PeerSink {
         let tunnel = &self.tunnels[peer.tunnel];
         PeerSink {
-            to: peer::socket_address(peer.address, tunnel.line.port, tunnel.line.device.as_deref()),
+            to: peer::socket_address(peer.address, tunnel.spec.port, tunnel.spec.device.as_deref()),
             whole: tunnel.sink.whole.writer().clone(),
             cut: tunnel.sink.cut.writer().clone(),
         }
     }
 
-    /// What workers are to know of an endpoint.
+    /// An endpoint as workers know it.
     pub(crate) fn view_of(&self, at: usize) -> anyhow::Result<vswitch::Endpoint> {
         let of_it = |tunnel: &Tunnel| tunnel.endpoint == at;
         let peers: Vec<tunnel::peers::Peer> = self
@@ -194,17 +194,17 @@ impl TunnelControl {
             .iter()
             .filter(|peer| of_it(&self.tunnels[peer.tunnel]) && self.tunnels[peer.tunnel].group != Some(peer.id))
             .map(|peer| tunnel::peers::Peer {
-                framing: self.tunnels[peer.tunnel].line.framing,
+                framing: self.tunnels[peer.tunnel].spec.framing,
                 address: peer.address,
                 port: peer.id.0,
             })
             .collect();
         let groups = self.tunnels.iter().filter(|tunnel| of_it(tunnel));
         let believed: Vec<Believed> = groups
-            .filter_map(|tunnel| Some((tunnel, tunnel.group?, tunnel.line.group.as_ref()?)))
+            .filter_map(|tunnel| Some((tunnel, tunnel.group?, tunnel.spec.group.as_ref()?)))
             .flat_map(|(tunnel, id, group)| {
                 group.peers.iter().map(move |prefix| Believed {
-                    framing: tunnel.line.framing,
+                    framing: tunnel.spec.framing,
                     address: prefix.address,
                     prefix_len: prefix.len,
                     port: id.0,
@@ -220,10 +220,10 @@ impl TunnelControl {
         })
     }
 
-    /// The longest packet that comes in uncut, in bytes.
+    /// The longest packet that an endpoint receives in one datagram, in bytes.
     pub(crate) fn endpoint_mtu(&self, at: usize) -> u32 {
         let peers = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at);
-        peers.map(|peer| peer.mtu(self.line_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU)
+        peers.map(|peer| peer.mtu(self.spec_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU)
     }
 
     /// The endpoints of these peers.
@@ -239,7 +239,7 @@ impl TunnelControl {
     fn locals(&self, at: usize) -> tunnel::Locals {
         let endpoint = &self.endpoints[at];
         let tunnels = self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at);
-        let groups = tunnels.filter_map(|tunnel| Some(tunnel.line.group.as_ref()?.address));
+        let groups = tunnels.filter_map(|tunnel| Some(tunnel.spec.group.as_ref()?.address));
         let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
         let addresses = sources.chain(groups).chain([endpoint.key.local]).filter(|address| !address.is_unspecified());
         tunnel::Locals::new(endpoint.key.port, addresses)
@@ -248,14 +248,14 @@ impl TunnelControl {
     /// Does the way to a peer of this bridge, or of a tunnel beside the bridges, begin at one of these addresses? Then its tunnel's name is returned.
     pub(crate) fn leaves_from(&self, bridge: BridgeId, addresses: &[Ipv4Addr]) -> Option<&str> {
         let from = |peer: &&PeerControl| {
-            let line = self.line_of(peer);
-            let is_of_it = line.bridge().is_none_or(|other| other == bridge);
+            let spec = self.spec_of(peer);
+            let is_of_it = spec.bridge().is_none_or(|other| other == bridge);
             is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
         };
-        self.peers.iter().find(from).map(|peer| self.line_of(peer).name.as_str())
+        self.peers.iter().find(from).map(|peer| self.spec_of(peer).name.as_str())
     }
 
-    /// Sockets and peers in lines, for people.
+    /// A line for each socket and each peer, for the start's summary.
     pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
         for endpoint in &self.endpoints {
@@ -263,9 +263,9 @@ impl TunnelControl {
             let _ = writeln!(text, "socket {}: datagrams come {merged}", endpoint.name());
         }
         for peer in &self.peers {
-            let line = self.line_of(peer);
+            let spec = self.spec_of(peer);
             let sent = if self.tunnels[peer.tunnel].sink.whole.writer().segments() { "in trains" } else { "one by one" };
-            let _ = writeln!(text, "peer {}/{}: mtu {}, datagrams go {sent}", line.name, peer.address, peer.mtu(line));
+            let _ = writeln!(text, "peer {}/{}: mtu {}, datagrams go {sent}", spec.name, peer.address, peer.mtu(spec));
         }
         text
     }
@@ -279,9 +279,9 @@ impl TunnelControl {
         for (at, tunnel) in self.tunnels.iter().enumerate() {
             for (mac, address) in &tunnel.statics {
                 let peer = self.peers.iter().find(|peer| peer.tunnel == at && peer.address == *address && is_meant(peer.id));
-                let (Some(peer), Some(table)) = (peer, table_of(tunnel.line.bridge)) else { continue };
+                let (Some(peer), Some(table)) = (peer, table_of(tunnel.spec.bridge)) else { continue };
                 table
-                    .add_static(tunnel.line.vlan.native(), *mac, peer.id)
+                    .add_static(tunnel.spec.vlan.native(), *mac, peer.id)
                     .map_err(|_| anyhow::anyhow!("the MAC table is full of static entries; raise --mac-table-size"))?;
             }
         }
@@ -303,11 +303,11 @@ impl TunnelControl {
     /// The longest packet that all hosts of one of the tunnels of IP packets can be sent, in bytes.
     pub(crate) fn ip_mtu(&self, nth: usize) -> Option<u32> {
         let at = self.nth_of_ip(nth)?;
-        self.peers.iter().filter(|peer| peer.tunnel == at).map(|peer| peer.mtu(self.line_of(peer))).min()
+        self.peers.iter().filter(|peer| peer.tunnel == at).map(|peer| peer.mtu(self.spec_of(peer))).min()
     }
 
     fn nth_of_ip(&self, nth: usize) -> Option<usize> {
-        let of_ip = self.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.line.framing == Framing::Ip);
+        let of_ip = self.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.spec.framing == Framing::Ip);
         of_ip.map(|(at, _)| at).nth(nth)
     }
 
@@ -319,18 +319,18 @@ impl TunnelControl {
             let at = self.next_look % count;
             self.next_look = at + 1;
             let peer = &mut self.peers[at];
-            let line = &self.tunnels[peer.tunnel].line;
-            let state = |peer: &PeerControl| (peer.mtu(line), peer.source());
+            let spec = &self.tunnels[peer.tunnel].spec;
+            let state = |peer: &PeerControl| (peer.mtu(spec), peer.source());
             let (before, problem) = (state(peer), peer.problem().map(str::to_owned));
-            peer.look(line);
+            peer.look(spec);
             match peer.problem() {
                 now if now == problem.as_deref() => {}
-                Some(problem) => tracing::warn!(tunnel = line.name, peer = %peer.address, problem, "no way to the peer"),
-                None => tracing::info!(tunnel = line.name, peer = %peer.address, "there is a way to the peer again"),
+                Some(problem) => tracing::warn!(tunnel = spec.name, peer = %peer.address, problem, "no way to the peer"),
+                None => tracing::info!(tunnel = spec.name, peer = %peer.address, "there is a way to the peer again"),
             }
             if state(peer) != before {
-                let mtu = peer.mtu(line);
-                tracing::info!(tunnel = line.name, peer = %peer.address, mtu, "the way to the peer changed");
+                let mtu = peer.mtu(spec);
+                tracing::info!(tunnel = spec.name, peer = %peer.address, mtu, "the way to the peer changed");
                 changed.push(peer.id);
             }
         }
@@ -373,11 +373,11 @@ impl TunnelControl {
             endpoint.reopen()?;
             endpoints.push(at);
         }
-        self.pools.retain(|(spec, _)| !is_on(&spec.device));
-        for tunnel in self.tunnels.iter_mut().filter(|tunnel| is_on(&tunnel.line.device)) {
-            tunnel.sink = open_ways(&mut self.pools, &tunnel.line)?;
+        self.pools.retain(|(set, _)| !is_on(&set.device));
+        for tunnel in self.tunnels.iter_mut().filter(|tunnel| is_on(&tunnel.spec.device)) {
+            tunnel.sink = open_ways(&mut self.pools, &tunnel.spec)?;
         }
-        peers.extend(self.peers.iter().filter(|peer| is_on(&self.tunnels[peer.tunnel].line.device)).map(|peer| peer.id));
+        peers.extend(self.peers.iter().filter(|peer| is_on(&self.tunnels[peer.tunnel].spec.device)).map(|peer| peer.id));
         Ok(())
     }
 
@@ -386,7 +386,7 @@ impl TunnelControl {
     fn find_place_for(&mut self, source: NewSource, slots: &mut Slots) -> Option<(PortId, usize)> {
         let of_it = |tunnel: &Tunnel| {
             self.endpoints[tunnel.endpoint].id == source.endpoint
-                && tunnel.line.framing == source.framing
+                && tunnel.spec.framing == source.framing
                 && tunnel.group.is_some()
         };
         let at = self.tunnels.iter().position(of_it)?;
@@ -408,14 +408,14 @@ impl TunnelControl {
     /// The ports' numbers and names.
     pub(crate) fn names(&self) -> impl Iterator<Item = (PortId, String)> {
         let endpoints = self.endpoints.iter().map(|endpoint| (endpoint.id, endpoint.name()));
-        let peers = self.peers.iter().map(|peer| (peer.id, format!("{}/{}", self.line_of(peer).name, peer.address)));
+        let peers = self.peers.iter().map(|peer| (peer.id, format!("{}/{}", self.spec_of(peer).name, peer.address)));
         endpoints.chain(peers)
     }
 }
 
 /// The interfaces that these tunnels name.
-fn devices<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<(String, Option<u32>)> {
-    let mut names: Vec<String> = lines.filter_map(|line| line.device.clone()).collect();
+fn devices<'a>(specs: impl Iterator<Item = &'a TunnelSpec>) -> Vec<(String, Option<u32>)> {
+    let mut names: Vec<String> = specs.filter_map(|spec| spec.device.clone()).collect();
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| (name.clone(), index_of(&name))).collect()
@@ -425,9 +425,9 @@ fn index_of(device: &str) -> Option<u32> {
     netio::link::get(device).ok().map(|link| link.index)
 }
 
-fn open_ways(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line) -> anyhow::Result<Ways> {
-    let mut open = |dont_fragment| open_sources(pools, line, dont_fragment);
-    Ok(match line.outer.dont_fragment {
+fn open_ways(pools: &mut Vec<(SourcesSpec, Sources)>, spec: &TunnelSpec) -> anyhow::Result<Ways> {
+    let mut open = |dont_fragment| open_sources(pools, spec, dont_fragment);
+    Ok(match spec.outer.dont_fragment {
         DontFragment::Set => open(true).map(|whole| Ways { cut: whole.clone(), whole })?,
         DontFragment::Unset => open(false).map(|cut| Ways { whole: cut.clone(), cut })?,
         DontFragment::Inherit => Ways { whole: open(true)?, cut: open(false)? },
@@ -435,21 +435,21 @@ fn open_ways(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line) -> anyhow::Re
 }
 
 /// Which sets of sending sockets a tunnel has.
-fn specs_of(line: &Line) -> impl Iterator<Item = SourcesSpec> {
-    let kinds: &[bool] = match line.outer.dont_fragment {
+fn sources_specs(spec: &TunnelSpec) -> impl Iterator<Item = SourcesSpec> {
+    let kinds: &[bool] = match spec.outer.dont_fragment {
         DontFragment::Set => &[true],
         DontFragment::Unset => &[false],
         DontFragment::Inherit => &[true, false],
     };
-    kinds.iter().map(|dont_fragment| sources_spec(line, *dont_fragment))
+    kinds.iter().map(|dont_fragment| sources_spec(spec, *dont_fragment))
 }
 
-fn sources_spec(line: &Line, dont_fragment: bool) -> SourcesSpec {
+fn sources_spec(spec: &TunnelSpec, dont_fragment: bool) -> SourcesSpec {
     SourcesSpec {
-        local: line.local.unwrap_or_else(|| endpoint::unspecified(line.is_ipv6())),
-        device: line.device.clone(),
+        local: spec.local.unwrap_or_else(|| endpoint::unspecified(spec.is_ipv6())),
+        device: spec.device.clone(),
         dont_fragment,
-        checksum: match line.outer.checksum {
+        checksum: match spec.outer.checksum {
             Checksum::Auto => ChecksumPolicy::Auto,
             Checksum::On => ChecksumPolicy::On,
             Checksum::Off => ChecksumPolicy::Off,
@@ -459,40 +459,40 @@ fn sources_spec(line: &Line, dont_fragment: bool) -> SourcesSpec {
 }
 
 /// A set of sending sockets, the same for all tunnels that send alike.
-fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, line: &Line, dont_fragment: bool) -> anyhow::Result<Sources> {
-    let spec = sources_spec(line, dont_fragment);
-    if let Some((_, sources)) = pools.iter().find(|(other, _)| *other == spec) {
+fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, spec: &TunnelSpec, dont_fragment: bool) -> anyhow::Result<Sources> {
+    let set = sources_spec(spec, dont_fragment);
+    if let Some((_, sources)) = pools.iter().find(|(other, _)| *other == set) {
         return Ok(sources.clone());
     }
-    let sources = Sources::open(&spec).with_context(|| format!("tunnel {}", line.name))?;
-    pools.push((spec, sources.clone()));
+    let sources = Sources::open(&set).with_context(|| format!("tunnel {}", spec.name))?;
+    pools.push((set, sources.clone()));
     Ok(sources)
 }
 
 /// Those of the bridge, and those of IP packets behind them.
-fn lines(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> Vec<Line> {
-    configs.iter().map(Line::of).chain(ip_configs.iter().map(Line::of_ip)).collect()
+fn specs(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> Vec<TunnelSpec> {
+    configs.iter().map(TunnelSpec::of).chain(ip_configs.iter().map(TunnelSpec::of_ip)).collect()
 }
 
 /// How many ports the tunnels need at most, besides their endpoints.
 pub(crate) fn peer_count(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> usize {
-    lines(configs, ip_configs).iter().map(|line| line.ports(GROUP_PORTS)).sum()
+    specs(configs, ip_configs).iter().map(|spec| spec.ports(GROUP_PORTS)).sum()
 }
 
 /// Two tunnels whose datagrams nothing would tell apart, as they come by one socket: their names.
 pub(crate) fn clash(configs: &[TunnelConfig]) -> Option<(String, String)> {
-    let lines = lines(configs, &[]);
-    let keys = endpoint::keys(&lines);
-    let met = |one: &Line, other: &Line| {
+    let specs = specs(configs, &[]);
+    let keys = endpoint::keys(&specs);
+    let met = |one: &TunnelSpec, other: &TunnelSpec| {
         let is_met = endpoint::key_for(&keys, one) == endpoint::key_for(&keys, other) && one.framing == other.framing;
         is_met
             && (one.group.is_some() || other.group.is_some() || one.remotes.iter().any(|remote| other.remotes.contains(remote)))
     };
-    let pairs = lines.iter().enumerate().flat_map(|(at, one)| lines[at + 1..].iter().map(move |other| (one, other)));
+    let pairs = specs.iter().enumerate().flat_map(|(at, one)| specs[at + 1..].iter().map(move |other| (one, other)));
     pairs.into_iter().find(|(one, other)| met(one, other)).map(|(one, other)| (one.name.clone(), other.name.clone()))
 }
 
 /// How many sockets they receive by.
 pub(crate) fn endpoint_count(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> usize {
-    endpoint::keys(&lines(configs, ip_configs)).len()
+    endpoint::keys(&specs(configs, ip_configs)).len()
 }

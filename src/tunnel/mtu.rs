@@ -1,4 +1,4 @@
-//! What the ways of the tunnels mean for the links of their bridges.
+//! The MTU that tunnels leave to the ports of their bridges.
 
 use tunnel::mtu::MIN_MTU_IPV6;
 use vswitch::BridgeId;
@@ -7,26 +7,26 @@ use super::{PeerControl, TunnelControl};
 use crate::config::{DeviceConfig, PortConfig};
 
 impl TunnelControl {
-    /// The peers that there is no way to, in words.
+    /// A warning for each peer without a path.
     pub(crate) fn ways_missing(&self) -> Vec<String> {
         let way = |peer: &PeerControl| {
-            Some(format!("tunnel {}: no way to {}: {}", self.line_of(peer).name, peer.address, peer.problem()?))
+            Some(format!("tunnel {}: no way to {}: {}", self.spec_of(peer).name, peer.address, peer.problem()?))
         };
         self.peers().iter().filter_map(way).collect()
     }
 }
 
-/// The longest packet that all peers of a bridge can be sent, in bytes, and what is to be thought over.
+/// The longest packet that can be sent to all peers of a bridge, in bytes, and warnings about ports that send longer ones.
 pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig], bridge: BridgeId) -> (Option<u32>, Vec<String>) {
     let mut warnings = Vec::new();
-    let bridged = tunnels.peers().iter().filter(|peer| tunnels.line_of(peer).bridge() == Some(bridge));
-    let least = bridged.map(|peer| (peer.mtu(tunnels.line_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
+    let bridged = tunnels.peers().iter().filter(|peer| tunnels.spec_of(peer).bridge() == Some(bridge));
+    let least = bridged.map(|peer| (peer.mtu(tunnels.spec_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
     let Some((mtu, peer)) = least else { return (None, warnings) };
     if mtu < MIN_MTU_IPV6 {
         warnings.push(format!(
-            "frames to {} of tunnel {} hold packets of {mtu} bytes, and IPv6 needs {MIN_MTU_IPV6}: guests' IPv6 will not pass there",
+            "frames to {} of tunnel {} hold packets of {mtu} bytes at most, and IPv6 needs {MIN_MTU_IPV6}: guests' IPv6 will not pass there",
             peer.address,
-            tunnels.line_of(peer).name
+            tunnels.spec_of(peer).name
         ));
     }
     for port in ports.iter().filter(|port| port.is_bridged() && port.bridge == bridge) {
@@ -40,7 +40,7 @@ pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig], bridge:
             "{title} has mtu={own}, but frames to {} of tunnel {} hold packets of {mtu} bytes: what is longer is cut or refused \
              there; {fix}",
             peer.address,
-            tunnels.line_of(peer).name
+            tunnels.spec_of(peer).name
         ));
     }
     (Some(mtu), warnings)

@@ -1,4 +1,4 @@
-//! A host at the other end of a tunnel, and the way to it.
+//! A host at the other end of a tunnel, and the path to it.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -8,10 +8,10 @@ use tunnel::Underlay;
 use tunnel::mtu::{MIN_MTU, overlay_mtu};
 use vswitch::{Encapsulation, Port, PortId, PortKind};
 
-use super::line::Line;
+use super::spec::TunnelSpec;
 use crate::config::tunnel::DontFragment;
 
-/// Of a path that nobody knows: Ethernet's.
+/// Path MTU assumed while there is no route: Ethernet's, in bytes.
 const USUAL_MTU: u32 = 1500;
 
 /// One host.
@@ -22,9 +22,9 @@ pub(crate) struct PeerControl {
     pub(super) tunnel: usize,
     pub(crate) address: IpAddr,
     is_flooded: bool,
-    /// The way, when it was last there.
+    /// The path, when there last was one.
     path: Option<Path>,
-    /// Why there is none now.
+    /// Why there is no path now.
     problem: Option<String>,
 }
 
@@ -33,9 +33,9 @@ impl PeerControl {
         PeerControl { id, tunnel, address, is_flooded, path: None, problem: None }
     }
 
-    /// Looks at the way to it.
-    pub(super) fn look(&mut self, line: &Line) {
-        match path(line.local, self.address, line.device.as_deref()) {
+    /// Asks the kernel for the path to it.
+    pub(super) fn look(&mut self, spec: &TunnelSpec) {
+        match path(spec.local, self.address, spec.device.as_deref()) {
             Ok(path) => {
                 let is_ours = path.source == self.address;
                 (self.path, self.problem) = (Some(path), is_ours.then(|| "it is an address of this host".to_owned()));
@@ -44,51 +44,51 @@ impl PeerControl {
         }
     }
 
-    /// Why there is no way to it now.
+    /// Why there is no path to it now.
     pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
 
-    /// Our address on the way to it.
+    /// Our address on the path to it.
     pub(crate) fn source(&self) -> Option<IpAddr> {
         self.path.map(|path| path.source)
     }
 
     /// The longest packet that a frame to it may hold, in bytes.
-    pub(crate) fn mtu(&self, line: &Line) -> u32 {
+    pub(crate) fn mtu(&self, spec: &TunnelSpec) -> u32 {
         let path = self.path.map_or(USUAL_MTU, |path| path.mtu);
-        // What is too little to be one is taken for the least, and sending says that it does not fit.
-        let most = overlay_mtu(path, line.framing, Underlay::of(self.address)).unwrap_or(MIN_MTU);
-        match line.mtu {
-            // The kernel cuts the datagram, and so may routers.
-            Some(mtu) if line.outer.dont_fragment == DontFragment::Unset => mtu,
+        // A path too narrow for any packet counts as the minimum; packets that do not fit are dropped when they are sent.
+        let most = overlay_mtu(path, spec.framing, Underlay::of(self.address)).unwrap_or(MIN_MTU);
+        match spec.mtu {
+            // The kernel may fragment the datagram, and so may routers.
+            Some(mtu) if spec.outer.dont_fragment == DontFragment::Unset => mtu,
             Some(mtu) => mtu.min(most),
             None => most,
         }
     }
 
-    /// What workers are to know of it.
-    pub(crate) fn to_pipeline(&self, line: &Line) -> Port {
+    /// The peer's port as workers know it.
+    pub(crate) fn to_pipeline(&self, spec: &TunnelSpec) -> Port {
         let encapsulation = Encapsulation {
-            framing: line.framing,
-            tos: line.outer.tos,
-            ttl: line.outer.ttl,
-            dont_fragment: match line.outer.dont_fragment {
+            framing: spec.framing,
+            tos: spec.outer.tos,
+            ttl: spec.outer.ttl,
+            dont_fragment: match spec.outer.dont_fragment {
                 DontFragment::Set => Some(true),
                 DontFragment::Unset => Some(false),
                 DontFragment::Inherit => None,
             },
             is_flooded: self.is_flooded,
-            learns: line.learning,
+            learns: spec.learning,
         };
         Port {
-            bridge: line.bridge,
-            vlan: line.vlan.clone(),
-            mtu: self.mtu(line),
+            bridge: spec.bridge,
+            vlan: spec.vlan.clone(),
+            mtu: self.mtu(spec),
             features: Features::NONE,
             coalesce: false,
             bursts: false,
-            kind: if line.framing.kind().carries_ethernet() {
+            kind: if spec.framing.kind().carries_ethernet() {
                 PortKind::Peer(encapsulation)
             } else {
                 PortKind::IpPeer(encapsulation)

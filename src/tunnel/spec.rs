@@ -1,4 +1,4 @@
-//! What all kinds of tunnels have in common.
+//! One tunnel as configured, whatever its kind.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,10 @@ use vswitch::{BridgeId, PortVlan};
 use crate::config::tunnel::ip::IpTunnelConfig;
 use crate::config::tunnel::{Group, Outer, TunnelConfig};
 
-/// One tunnel: where its datagrams go and what is in them.
+/// One tunnel: where its datagrams go, and how frames are framed in them.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
-    /// Of no meaning for a tunnel of IP packets.
+pub(crate) struct TunnelSpec {
+    /// Meaningless for a tunnel of IP packets.
     pub(crate) bridge: BridgeId,
     pub(crate) name: String,
     pub(crate) framing: Framing,
@@ -28,9 +28,9 @@ pub(crate) struct Line {
     pub(crate) mtu: Option<u32>,
 }
 
-impl Line {
-    pub(super) fn of(config: &TunnelConfig) -> Line {
-        Line {
+impl TunnelSpec {
+    pub(super) fn of(config: &TunnelConfig) -> TunnelSpec {
+        TunnelSpec {
             bridge: config.bridge,
             name: config.name.clone(),
             framing: config.vni.map_or(Framing::Ethernet, Framing::Vxlan),
@@ -46,11 +46,11 @@ impl Line {
         }
     }
 
-    pub(super) fn of_ip(config: &IpTunnelConfig) -> Line {
+    pub(super) fn of_ip(config: &IpTunnelConfig) -> TunnelSpec {
         let mut remotes: Vec<IpAddr> = config.routes.iter().map(|(_, remote)| IpAddr::V4(*remote)).collect();
         remotes.sort_unstable();
         remotes.dedup();
-        Line {
+        TunnelSpec {
             bridge: BridgeId::default(),
             name: config.name.clone(),
             framing: Framing::Ip,
@@ -71,7 +71,7 @@ impl Line {
         self.framing.kind().carries_ethernet().then_some(self.bridge)
     }
 
-    /// Is it carried over IPv6?
+    /// Are its datagrams sent over IPv6?
     pub(super) fn is_ipv6(&self) -> bool {
         self.remotes.first().copied().or(self.group.as_ref().map(|group| group.address)).is_some_and(|address| address.is_ipv6())
     }
