@@ -1,4 +1,4 @@
-//! Random keys for hash tables that strangers' packets are looked up in.
+//! Random keys for hash tables, so that strangers cannot choose addresses that collide.
 
 use anyhow::Context;
 

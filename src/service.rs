@@ -1,4 +1,4 @@
-//! What the service manager is told, as sd_notify(3) has it.
+//! Notifications to the service manager, as in sd_notify(3).
 //!
 //! ```text
 //!   frames flow          READY=1, STATUS=carrying frames of 2 ports
@@ -8,15 +8,14 @@
 //!   SIGTERM              STOPPING=1
 //! ```
 //!
-//! *The watchdog* is fed by the control thread, and what it vouches for are the workers, who carry the frames. Once a
-//! second each of them is asked, by the same channel as commands, and answers between two batches: a worker that
-//! waits is woken and answers, one that is busy answers behind the batch at hand, and one that hangs or has ended
-//! does not. So nothing is counted in the packet path. The next word to the manager goes when all of the last round
-//! have answered; a control thread that hangs says nothing either.
+//! *The watchdog* is fed by the control thread on behalf of the workers, which carry the frames. Once a second each worker gets
+//! a command that it answers between two batches: a worker that waits is woken and answers, one that is busy answers after the
+//! batch at hand, and one that hangs or has ended does not. So nothing is counted in the packet path. The watchdog is fed when all
+//! workers have answered the last round; a control thread that hangs feeds nothing either.
 //!
-//! The manager's socket is that of `NOTIFY_SOCKET`, read once; without it nothing is done. It is told with a bound in
-//! time: that a manager sleeps is no reason to stop serving devices. This process starts no others, which might take
-//! the variable for theirs.
+//! The manager's socket is that of `NOTIFY_SOCKET`, read once; without it nothing is done. Each notification has a time limit,
+//! since a manager that does not read is no reason to stop serving devices. This process starts no others, which might
+//! take the variable for theirs.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -30,13 +29,13 @@ use sd_notify::NotifyState;
 
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// How long the manager may keep us waiting.
+/// Time limit for one notification.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// In characters.
+/// Longest status text, in characters.
 const LONGEST_STATUS: usize = 256;
 
-/// A watchdog's word goes once a second, and a second later where a worker was slow to answer.
+/// Shortest watchdog period that works: it is fed once a second, and a second later if a worker was slow to answer.
 const SHORTEST_WATCHDOG: Duration = Duration::from_secs(3);
 
 /// The service manager, if there is one.
@@ -47,14 +46,14 @@ pub(crate) struct Service {
     watchdog: Option<Watchdog>,
 }
 
-/// Whether the workers answer.
+/// Feeds the manager's watchdog while all workers answer.
 #[derive(Debug, Default)]
 struct Watchdog {
-    /// Workers of the last round that have not answered yet.
+    /// Answers of the last round that are still to come.
     missing: Answers,
 }
 
-/// How many workers of a round are still to answer.
+/// The number of workers that are still to answer in a round.
 pub(crate) type Answers = Arc<AtomicUsize>;
 
 impl Service {
@@ -64,21 +63,21 @@ impl Service {
         let socket = match connect(&path) {
             Ok(socket) => socket,
             Err(error) => {
-                tracing::warn!("{SOCKET}={}: {error}; the service manager is told nothing", path.display());
+                tracing::warn!(socket = %path.display(), %error, "cannot reach the service manager of {SOCKET}; it gets no notifications");
                 return Service::default();
             }
         };
         let watchdog = sd_notify::watchdog_enabled();
         if watchdog.is_some_and(|period| period < SHORTEST_WATCHDOG) {
             tracing::warn!(
-                "the watchdog is fed once a second: WatchdogSec= should be {} s at least",
+                "WatchdogSec= is too short: the watchdog is fed once a second, so use {} s or more",
                 SHORTEST_WATCHDOG.as_secs()
             );
         }
         Service { socket: Some(socket), status: String::new(), watchdog: watchdog.map(|_| Watchdog::default()) }
     }
 
-    /// Is there somebody to tell?
+    /// Is there a service manager?
     pub(crate) fn is_there(&self) -> bool {
         self.socket.is_some()
     }
@@ -90,7 +89,7 @@ impl Service {
         self.status = status;
     }
 
-    /// How it is now; told where it is another than before.
+    /// Sends the status if it is another than before.
     pub(crate) fn status(&mut self, status: &str) {
         let status = one_line(status);
         if status != self.status {
@@ -99,7 +98,7 @@ impl Service {
         }
     }
 
-    /// The configuration is read again. [`Service::ready`] follows, whatever comes of it.
+    /// The configuration is being read again. [`Service::ready`] follows, whether or not that works.
     pub(crate) fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             self.tell(&[NotifyState::Reloading, now]);
@@ -111,7 +110,7 @@ impl Service {
         self.tell(&[NotifyState::Stopping, NotifyState::Status("ending")]);
     }
 
-    /// Once a second: feeds the watchdog if all have answered, and then says what `workers` are to be asked with.
+    /// Once a second: feeds the watchdog if all workers have answered, and returns the counter of the next round.
     pub(crate) fn next_round(&mut self, workers: usize) -> Option<Answers> {
         let watchdog = self.watchdog.as_mut()?;
         if watchdog.missing.load(Ordering::Relaxed) > 0 {
@@ -127,7 +126,7 @@ impl Service {
         let Some(socket) = &self.socket else { return };
         let text: String = words.iter().map(|word| format!("{word}\n")).collect();
         if let Err(error) = socket.send(text.as_bytes()) {
-            tracing::debug!("telling the service manager: {error}");
+            tracing::debug!(%error, "cannot notify the service manager");
         }
     }
 }
@@ -144,12 +143,12 @@ fn connect(path: &OsStr) -> std::io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// A name in it may be a stranger's, and each line is a word of its own to the manager.
+/// A status may hold names that strangers chose, and each line is a notification of its own to the manager.
 fn one_line(status: &str) -> String {
     status.chars().filter(|c| !c.is_control()).take(LONGEST_STATUS).collect()
 }
 
-/// A worker's answer.
+/// Counts a worker's answer.
 pub(crate) fn answer(answers: &Answers) {
     answers.fetch_sub(1, Ordering::Relaxed);
 }

@@ -1,4 +1,4 @@
-//! Signals, turned into something to wait for.
+//! Signals, turned into a pipe that the control thread can wait for.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-/// The signals that the daemon answers to, from the moment that this is made.
+/// The signals that the daemon handles, from the moment that this is made.
 #[derive(Debug)]
 pub(crate) struct Signals {
     pipe: UnixStream,
@@ -16,7 +16,7 @@ pub(crate) struct Signals {
     reload: Arc<AtomicBool>,
 }
 
-/// Which signals came since the last look.
+/// The signals that have arrived since the last call of [`Signals::take`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Arrived {
     /// SIGTERM or SIGINT.
@@ -28,25 +28,26 @@ pub(crate) struct Arrived {
 }
 
 impl Signals {
+    /// Handles the signals from now on.
     pub(crate) fn register() -> io::Result<Signals> {
         let (pipe, writer) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         let signals = Signals { pipe, end: Arc::default(), report: Arc::default(), reload: Arc::default() };
         let flags = [(SIGTERM, &signals.end), (SIGINT, &signals.end), (SIGUSR1, &signals.report), (SIGHUP, &signals.reload)];
         for (signal, flag) in flags {
-            // First the flag, then the pipe: who wakes up finds the flag set.
+            // First the flag, then the pipe: a thread that is woken finds the flag set.
             signal_hook::flag::register(signal, Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
         }
         Ok(signals)
     }
 
-    /// Readable when a signal came.
+    /// Readable when a signal has arrived.
     pub(crate) fn pipe(&self) -> &UnixStream {
         &self.pipe
     }
 
-    /// Which came, and forgets them.
+    /// The signals since the last call.
     pub(crate) fn take(&self) -> Arrived {
         let mut bytes = [0; 64];
         while matches!((&self.pipe).read(&mut bytes), Ok(1..)) {}

@@ -1,4 +1,4 @@
-//! `vswitchd demo`: switch and router at work, in namespaces of its own, with nothing but themselves.
+//! `vswitchd demo`: a switch and a router at work, in network namespaces of the demo's own.
 //!
 //! ```text
 //!   namespace of the demo
@@ -14,8 +14,7 @@
 //!   +--------------+  +--------------+                +------------------+
 //! ```
 //!
-//! The outside knows nothing of 10.77.0.0/24 and has no route there. All of it belongs to this
-//! process and is gone with it.
+//! The outside host has no route to 10.77.0.0/24. All of it belongs to this process and is gone with it.
 
 mod host;
 mod page;
@@ -35,7 +34,7 @@ use host::{Host, set_up, wait_for_carrier};
 use page::{Fetched, fetch};
 use tables::{ConnectionTable, StationTable};
 
-/// The addresses of the router, as guests and the world see it.
+/// The router's addresses, inside and outside.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const UPLINK: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const GUESTS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
@@ -56,18 +55,20 @@ const PICTURE: &str = "
     vswitchd --tap tap1@h1,tap2@h2 --uplink eth0 --publish 8080:10.77.0.12:80
 ";
 
-/// All hosts; their namespaces are gone when it is dropped.
+/// All hosts; their namespaces are removed when this is dropped.
 struct World {
     h1: Host,
     h2: Host,
     outside: Host,
 }
 
-/// Makes two hosts and a world outside, runs switch and router between them, sends real traffic and
+/// Makes two guests and an outside host, runs switch and router between them, sends real traffic and
 /// prints what happened.
 pub(crate) fn run() -> anyhow::Result<()> {
     leave_the_machine().context("making a network namespace for the demo")?;
-    println!("Two hosts on one switch, and a world outside behind NAT; all in network namespaces of this demo's own.\n{PICTURE}");
+    println!(
+        "Two hosts on one switch, and an outside network behind NAT; all in network namespaces of this demo's own.\n{PICTURE}"
+    );
     let world = World::new()?;
     let mut daemon = Daemon::start(world.desired()?, Flags::default())?;
     for (host, address) in [&world.h1, &world.h2].into_iter().zip(GUESTS) {
@@ -77,11 +78,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
     println!("the switch");
     ping(&world.h1, &world.h2, GUESTS[1])?;
     transfer(&world.h1, &world.h2, GUESTS[1])?;
-    println!("\nout through NAT: the world sees {UPLINK}, whoever asks");
+    println!("\nout through NAT: the outside host sees {UPLINK}, whichever guest connects");
     ping(&world.h1, &world.outside, OUTSIDE)?;
     let page = world.fetch_from_outside()?;
     transfer(&world.h1, &world.outside, OUTSIDE)?;
-    println!("\nin by the published port: the guest sees who asks");
+    println!("\nin by the published port: the guest sees the client's own address");
     let visit = world.fetch_from_guest()?;
     println!("\nconnections of the router\n{}", ConnectionTable(daemon.connections()));
     drop((page, visit));
@@ -91,12 +92,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     println!("MAC table of br0\n{}", StationTable(&report, entries));
     println!("counters\n{report}");
     let [came, went] = report.balance();
-    ensure!(came.iter().sum::<u64>() == went.iter().sum::<u64>(), "frames were lost without a name; please report this as a bug");
-    println!("every frame that came in or was made here went out, was taken in, or was dropped for a reason");
+    ensure!(
+        came.iter().sum::<u64>() == went.iter().sum::<u64>(),
+        "frames were lost without a drop reason; please report this as a bug"
+    );
+    println!("every frame that was received or made left again, was taken in by the router, or was dropped for a reason");
     Ok(())
 }
 
-/// Into a network namespace of our own; without root, first into a user namespace where we are.
+/// Enters a network namespace of our own; without root, first a user namespace in which we are root.
 fn leave_the_machine() -> io::Result<()> {
     if !rustix::process::geteuid().is_root() || netio::netns::create().is_err() {
         netio::netns::become_root_of_own_users()?;
@@ -105,8 +109,7 @@ fn leave_the_machine() -> io::Result<()> {
 }
 
 impl World {
-    /// The hosts, and a cable from our namespace to the outside. The guests' interfaces are the
-    /// switch's to make.
+    /// The hosts, and a veth pair from our namespace to the outside host. The switch makes the guests' interfaces.
     fn new() -> anyhow::Result<World> {
         let host = |name, interface| Host::new(name, interface).with_context(|| format!("making host {name}"));
         let world = World { h1: host("h1", "tap1")?, h2: host("h2", "tap2")?, outside: host("outside", INTERFACE)? };
@@ -122,7 +125,7 @@ impl World {
         wait_for_carrier(INTERFACE)
     }
 
-    /// What the picture's command line says.
+    /// The configuration of the picture's command line.
     fn desired(&self) -> anyhow::Result<Desired> {
         let tap = [&self.h1, &self.h2].map(|host| format!("{}@{}", host.interface(), host.path())).to_vec();
         let publish = vec![format!("{PUBLISHED}:{}:{HTTP}", GUESTS[1])];
@@ -130,7 +133,7 @@ impl World {
         Ok(Desired::of_flags(Flags { tap, uplink, publish, ..Flags::default() })?)
     }
 
-    /// A guest's address is nobody's outside.
+    /// From a guest to the outside host: the server sees the router's address.
     fn fetch_from_outside(&self) -> anyhow::Result<Fetched> {
         let server = SocketAddrV4::new(OUTSIDE, HTTP);
         let page = fetch(&self.h1, server, &self.outside, server).context("fetching a page through NAT")?;
@@ -139,7 +142,7 @@ impl World {
         Ok(page)
     }
 
-    /// Nothing is changed of who asks, only of who is asked.
+    /// From the outside host to a guest: only the destination is translated.
     fn fetch_from_guest(&self) -> anyhow::Result<Fetched> {
         let (to, server) = (SocketAddrV4::new(UPLINK, PUBLISHED), SocketAddrV4::new(GUESTS[1], HTTP));
         let page = fetch(&self.outside, to, &self.h2, server).context("fetching a page from the published port")?;
@@ -149,7 +152,7 @@ impl World {
     }
 }
 
-/// The start of a line: what was done, from whom to whom.
+/// The start of a line: what was done, between which hosts.
 fn route(what: &str, from: &Host, to: &Host) -> String {
     format!("  {what:<5} {:>7} -> {:<8}", from.name(), to.name())
 }

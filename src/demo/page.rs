@@ -1,6 +1,6 @@
 //! A page, fetched over HTTP/1.0 (RFC 1945) from one host by another.
 //!
-//! Both ends are sockets of ours, so each can say whom it sees: that is what a translation changes.
+//! Both ends are sockets of ours, so both can be asked for the addresses that they see, which is what a translation changes.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream};
@@ -10,7 +10,7 @@ use super::host::{Host, bound_in_time};
 /// The end of a request's or an answer's head.
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
 
-/// More than any head of ours.
+/// Longest head that is read, in bytes; ours are shorter.
 const MAX_HEAD: usize = 4096;
 
 /// A page that was fetched. The connection is closed on the server's side only, and whole when this
@@ -58,7 +58,7 @@ fn serve(stream: &mut TcpStream, client: SocketAddr, name: &str) -> io::Result<(
     stream.shutdown(Shutdown::Write)
 }
 
-/// What stands before the blank line, and behind it.
+/// The head before the blank line, and the body after it.
 fn split_head(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = message.windows(BLANK_LINE.len()).position(|bytes| bytes == BLANK_LINE)?;
     Some((&message[..at], &message[at + BLANK_LINE.len()..]))

@@ -8,7 +8,7 @@ use vswitch::MacEntry;
 
 use crate::fabric::report::Report;
 
-/// The router's connections: who inside, behind which outside endpoint, speaks with whom.
+/// The router's connections: the guest, the outside endpoint that stands for it, and the remote host.
 pub(super) struct ConnectionTable(pub(super) Vec<Connection>);
 
 impl fmt::Display for ConnectionTable {
@@ -22,7 +22,7 @@ impl fmt::Display for ConnectionTable {
             let Ends { inside, outside, remote } = Ends::of(connection);
             let protocol = connection.original.protocol;
             let [inside, outside] = [inside, outside].map(|end| end.to_string());
-            // What stands in the place of its port is no port of the remote's.
+            // ICMP has an identifier in place of a port, and it is the guest's.
             let remote = if protocol == Protocol::ICMP { remote.address.to_string() } else { remote.to_string() };
             let opened = if connection.original.side == Side::Inside { "out" } else { "in" };
             let state = connection.phase.map_or_else(|| opened.to_owned(), |phase| format!("{opened}, {}", phase_name(phase)));
@@ -33,7 +33,7 @@ impl fmt::Display for ConnectionTable {
     }
 }
 
-/// A connection's three ends, whoever opened it.
+/// A connection's three endpoints, whichever side opened it.
 struct Ends {
     inside: Endpoint,
     outside: Endpoint,
@@ -58,7 +58,7 @@ fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-/// Behind which port each station is.
+/// The port behind which each station was learned.
 pub(super) struct StationTable<'a>(pub(super) &'a Report, pub(super) Vec<MacEntry>);
 
 impl fmt::Display for StationTable<'_> {

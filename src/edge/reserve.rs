@@ -196,9 +196,10 @@ impl Reserved {
         self.is_exhausted = true;
         if !std::mem::replace(&mut self.has_complained, true) {
             tracing::warn!(
-                "no more ports for NAT than {} can be taken with the host: {error}; raise `ulimit -n`, or give the router an \
-                 address of its own with --uplink-address",
-                self.ports.len()
+                reserved = self.ports.len(),
+                %error,
+                "cannot reserve more of the host's ports for NAT; raise `ulimit -n`, or give the router an address of its own \
+                 with --uplink-address"
             );
         }
     }

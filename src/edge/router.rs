@@ -171,7 +171,7 @@ impl RouterControl {
         {
             for external in &self.externals {
                 if let Err(error) = uplink.announce(mac, external.address) {
-                    tracing::debug!("announcing {}: {error}", external.address);
+                    tracing::debug!(address = %external.address, %error, "cannot announce the address by ARP");
                 }
             }
         }
@@ -185,7 +185,7 @@ impl RouterControl {
         if networks != self.networks {
             for (address, prefix_len) in &networks {
                 if let Err(error) = self.config.check_uplink_network(Cidr::new(*address, *prefix_len)) {
-                    tracing::warn!("{error}");
+                    tracing::warn!(network = %Cidr::new(*address, *prefix_len), "{error}");
                 }
             }
             self.networks = networks;
@@ -215,7 +215,7 @@ impl RouterControl {
 
     fn miss_address(&mut self, now: Timestamp) -> anyhow::Result<()> {
         if self.lost_at.is_none() && !self.externals.is_empty() {
-            tracing::warn!("the uplink has no address; connections wait for it {} s", GRACE.as_secs());
+            tracing::warn!("the uplink has no address; connections are kept for {} s", GRACE.as_secs());
         }
         self.lost_at = self.lost_at.or(Some(now));
         Ok(())
@@ -234,7 +234,7 @@ impl RouterControl {
         let outcome = self.publish(nat, now);
         if let Some(reserved) = &mut self.reserved {
             reserved.start(nat);
-            tracing::info!("guests go out as {}", reserved.address());
+            tracing::info!(address = %reserved.address(), "guests' packets leave from this address");
         }
         outcome
     }
@@ -312,7 +312,7 @@ impl RouterControl {
             reserved.trim(nat);
         }
         if self.lost_at.is_some_and(|lost| now.since(lost) > GRACE) && !self.externals.is_empty() {
-            tracing::warn!("the uplink's address stayed away; its connections end");
+            tracing::warn!("the uplink has had no address for {} s; all connections are ended", GRACE.as_secs());
             let _ = nat.set_externals(&[], now);
             self.externals.clear();
             self.reserved = None;

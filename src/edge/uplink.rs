@@ -143,7 +143,7 @@ impl UplinkPort {
         if let Some((socket, _)) = &self.device
             && let Err(error) = socket.set_filter(Some(&filter))
         {
-            tracing::warn!("{}: setting its filter: {error}", self.interface);
+            tracing::warn!(uplink = self.interface, %error, "cannot set the uplink's packet filter");
         }
         self.filter = Some(filter);
     }
@@ -153,7 +153,9 @@ impl UplinkPort {
         match self.watch.drain() {
             Ok(false) => {}
             Ok(true) => self.changed_at = self.changed_at.or(Some(now)),
-            Err(error) => tracing::warn!("listening for changes of {}: {error}", self.interface),
+            Err(error) => {
+                tracing::warn!(uplink = self.interface, %error, "cannot hear of the uplink's changes; it is looked at once a second")
+            }
         }
     }
 
@@ -171,7 +173,7 @@ impl UplinkPort {
         let state = match uplink_state(&self.interface) {
             Ok(state) => state,
             Err(error) => {
-                tracing::debug!("the state of {} cannot be read: {error}", self.interface);
+                tracing::debug!(uplink = self.interface, %error, "cannot read the uplink's state");
                 return UplinkFound::Same;
             }
         };
@@ -188,7 +190,7 @@ impl UplinkPort {
             (None, Some(state)) => match self.attach(state) {
                 Ok(()) => UplinkFound::Back,
                 Err(error) => {
-                    tracing::debug!("{} cannot be used yet: {error}", self.interface);
+                    tracing::debug!(uplink = self.interface, %error, "cannot use the uplink yet");
                     UplinkFound::Same
                 }
             },

@@ -1,60 +1,60 @@
-//! The counters, for people: printed on SIGUSR1 and at the end.
+//! The counters of all ports and tables, printed on SIGUSR1 and at the end.
 
 use std::fmt;
 
 use vswitch::mac_table::MacTableStats;
 use vswitch::{Counters, PortId, PortTotals};
 
-/// What ports that are none any more are called.
+/// The name under which removed ports are counted together.
 const FORMER: &str = "(removed)";
 
-/// All workers' numbers added up, and the MAC tables', at one moment.
+/// The counters of all workers added up, and those of the tables, at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// By their numbers; those that no port has are hidden.
+    /// By port number; numbers without a port are hidden.
     pub(crate) ports: Vec<PortReport>,
-    /// What ports counted that are no ports any more.
+    /// Counted by ports that were removed.
     former: PortReport,
-    /// By the bridges' names.
+    /// The MAC table of each bridge, by its name.
     pub(crate) tables: Vec<(String, MacTableStats)>,
-    /// If there is a translation.
+    /// Of the translation, if there is one.
     pub(crate) nat: Option<nat::NatStats>,
-    /// Frames from the uplink that the kernel dropped before we read them.
+    /// Frames that the kernel dropped at the uplink before they were read.
     pub(crate) kernel_dropped: u64,
-    /// Its number.
+    /// The uplink's number.
     pub(crate) uplink: Option<PortId>,
-    /// The same at other ports that share an interface with the host, by their names.
+    /// Frames that the kernel dropped at other ports before they were read: number, name and count.
     pub(crate) dropped_at_ports: Vec<(PortId, String, u64)>,
-    /// Datagrams of tunnels that the kernel dropped before we read them.
+    /// Datagrams of tunnels that the kernel dropped before they were read.
     pub(crate) datagrams_dropped: u64,
-    /// Numbers that no port has, and places of guests that never came, which nobody is shown.
+    /// Numbers without a port, and places of guests that never came; not shown.
     hidden: Vec<PortId>,
     pub(crate) panics: u64,
 }
 
-/// One port's numbers.
+/// The counters of one port.
 #[derive(Clone, Debug)]
 pub(crate) struct PortReport {
     pub(crate) name: String,
     pub(crate) totals: PortTotals,
 }
 
-/// Where each port began to count. Workers' counters only grow; a number that comes to a new port goes on where the
-/// former port left it, and that is the new one's zero.
+/// The baseline of each port's counters. Workers' counters only grow; when a number goes to a new port, its counters go on where
+/// the former port left them, and that is the new port's zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     zeros: Vec<Option<Box<PortTotals>>>,
-    /// What former ports counted.
+    /// Counted by ports that were removed.
     former: PortReport,
 }
 
 impl Ledger {
-    /// For so many numbers, all of which begin at zero.
+    /// For port numbers below `ports`, all of which begin at zero.
     pub(crate) fn new(ports: usize) -> Ledger {
         Ledger { zeros: vec![None; ports], former: PortReport::new(FORMER.to_owned()) }
     }
 
-    /// A number gets a new port, and all that was counted by it before is of former ones.
+    /// A number gets a new port: everything counted by it so far belongs to removed ports.
     pub(crate) fn begin<'a>(&mut self, id: PortId, workers: impl Iterator<Item = &'a Counters>) {
         let mut now = PortTotals::default();
         workers.filter_map(|counters| counters.port(id)).for_each(|counters| now.add(counters));
@@ -69,7 +69,7 @@ impl Ledger {
 }
 
 impl Report {
-    /// `names` of the ports by their numbers, empty for those that no port has.
+    /// `names` are those of the ports by their numbers, empty for numbers without a port.
     pub(crate) fn new<'a>(
         names: Vec<String>,
         workers: impl Iterator<Item = &'a Counters>,
@@ -111,12 +111,12 @@ impl Report {
         }
     }
 
-    /// Leaves these ports out of what is shown.
+    /// Does not show these ports.
     pub(crate) fn hide(&mut self, ports: impl Iterator<Item = PortId>) {
         self.hidden.extend(ports);
     }
 
-    /// Received, copied and made; sent, dropped and taken. Equal when no frame is under way.
+    /// Frames received, copied and made; sent, dropped and taken in. Both sums are equal when no frame is under way.
     pub(crate) fn balance(&self) -> [[u64; 3]; 2] {
         let sum = |number: fn(&PortTotals) -> u64| self.ports.iter().chain([&self.former]).map(|port| number(&port.totals)).sum();
         let came = [sum(|port| port.rx_frames), sum(|port| port.copies), sum(|port| port.made)];

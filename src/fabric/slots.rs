@@ -1,21 +1,20 @@
-//! The numbers of ports: so many places as there will ever be, handed out and taken back.
+//! Port numbers: a fixed range, handed out and taken back.
 //!
 //! A port's number is an index in every worker: into its view of the ports, its queues, its counters; and into what is
-//! shared, the MAC table and the shares of the translation. All of that has its memory before the first frame, so there
-//! are so many numbers as there are ports at the start and room for more ([`capacity`]), and never another.
+//! shared, the MAC table and the shares of the translation. All of that has its memory before the first frame, so the range
+//! is fixed at the start, with room for ports that come later ([`capacity`]).
 //!
 //! ```text
 //!          take                     give_back                 all workers obeyed
 //!   free ---------> taken (a port) -----------> resting ----------------------------> free
 //! ```
 //!
-//! *Rest.* When a port is taken away its workers are told, and each obeys between two batches. Until the last of them
-//! did, frames may still come in by the number, be counted there, or teach the MAC table that somebody is behind it. So
-//! the number rests. A word that each worker answers (`Command::Barrier`) goes behind the one that takes the port away;
-//! once all have answered, nothing of the former port can come any more, what it left in shared tables is taken out, and
-//! the number is free. A worker that never answers costs numbers and harms nobody.
+//! *Rest.* When a port is removed, each worker obeys between two batches. Until the last of them has, frames may still arrive by
+//! the number, be counted under it, or be learned from. So the number rests. A `Command::Barrier`, which each worker answers, goes
+//! behind the command that removes the port; once all have answered, nothing of the former port can happen any more, its entries in
+//! shared tables are taken out, and the number is free. A worker that never answers costs numbers and does no other harm.
 //!
-//! *The lowest number first*, so that what looks at all ports (a flood) looks at no more of them than there were at once.
+//! *The lowest number first*, so that a walk over all ports (a flood) visits no more numbers than there were ports at once.
 //!
 //! *Memory.* A number costs each worker about 1.5 KiB (a queue for a batch 512 bytes, counters 640, its view of the port and
 //! the descriptors the rest), and all of them together 32 bytes of the translation's and the MAC table's books.
@@ -23,10 +22,10 @@
 
 use vswitch::PortId;
 
-/// There is room for so many ports more than at the start, or for as many again if that is more.
+/// Room for ports that come later: this many, or as many as there are at the start if that is more.
 const ROOM: usize = 256;
 
-/// What a number is used for.
+/// The state of a number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Slot {
     Free,
@@ -42,16 +41,16 @@ pub(crate) struct Slots {
     next_rest: u64,
 }
 
-/// Numbers that wait for workers to obey.
+/// Numbers that rest until all workers have obeyed.
 #[derive(Debug)]
 struct Rest {
     number: u64,
     ports: Vec<PortId>,
-    /// Workers that have not answered.
+    /// Workers that have not answered yet.
     awaited: usize,
 }
 
-/// How many numbers there are for so many ports at the start: room for [`ROOM`] more, or for as many again.
+/// The size of the range for this many ports at the start.
 pub(crate) fn capacity(ports: usize) -> usize {
     ports + ports.max(ROOM)
 }
@@ -66,30 +65,30 @@ impl Slots {
         self.slots.len()
     }
 
-    /// How many could be taken now.
+    /// The number of free numbers.
     #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
         self.free().count()
     }
 
-    /// The lowest that are free, so many if there are; nobody has them yet.
+    /// The lowest free numbers, at most `count`, without taking them.
     pub(crate) fn next(&self, count: usize) -> Vec<PortId> {
         self.free().take(count).collect()
     }
 
-    /// This one is a port's now.
+    /// Takes this number.
     pub(crate) fn mark(&mut self, id: PortId) {
         self.slots[id.index()] = Slot::Taken;
     }
 
-    /// The lowest that is free.
+    /// Takes the lowest free number.
     pub(crate) fn take(&mut self) -> Option<PortId> {
         let id = self.free().next()?;
         self.slots[id.index()] = Slot::Taken;
         Some(id)
     }
 
-    /// So many, the lowest first; or none at all.
+    /// Takes the `count` lowest free numbers; or none, if there are fewer.
     pub(crate) fn take_many(&mut self, count: usize) -> Option<Vec<PortId>> {
         let ids: Vec<PortId> = self.free().take(count).collect();
         if ids.len() < count {
@@ -99,12 +98,12 @@ impl Slots {
         Some(ids)
     }
 
-    /// No worker was told of these yet: they are free again at once.
+    /// Frees these numbers: no worker knows a port by them.
     pub(crate) fn put_back(&mut self, ids: &[PortId]) {
         ids.iter().for_each(|id| self.slots[id.index()] = Slot::Free);
     }
 
-    /// These are no ports any more. Returns what each of `workers` is to answer, after it was told so.
+    /// Lets the numbers of removed ports rest. Returns the number of the barrier that each of `workers` has to answer.
     #[must_use]
     pub(crate) fn give_back(&mut self, ports: Vec<PortId>, workers: usize) -> u64 {
         ports.iter().for_each(|id| self.slots[id.index()] = Slot::Resting);
@@ -114,8 +113,8 @@ impl Slots {
         number
     }
 
-    /// A worker answered. Returns the numbers for which it was the last: to be [`Slots::put_back`] when what they left is
-    /// taken out.
+    /// A worker answered a barrier. Returns the numbers for which it was the last to answer; they are free after
+    /// [`Slots::put_back`], once their entries in shared tables are taken out.
     pub(crate) fn answered(&mut self, number: u64) -> Vec<PortId> {
         let Some(at) = self.rests.iter().position(|rest| rest.number == number) else { return Vec::new() };
         self.rests[at].awaited = self.rests[at].awaited.saturating_sub(1);
@@ -125,7 +124,7 @@ impl Slots {
         self.rests.swap_remove(at).ports
     }
 
-    /// Are there numbers that wait for workers?
+    /// Are there numbers that rest?
     pub(crate) fn is_resting(&self) -> bool {
         !self.rests.is_empty()
     }

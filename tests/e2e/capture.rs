@@ -122,7 +122,7 @@ fn a_port_that_comes_later() {
     let capture = Capture::start(&directory, &socket, &["any"]);
     host.raw().send(&frame(MacAddr::BROADCAST, station(1), b"nobody there yet")).expect("sent");
     let mut guest = StreamGuest::at(&path);
-    wait::until("a place", || switch.has_logged("#1: ").then_some(()));
+    wait::until("a place", || switch.has_logged("#1\" guest=").then_some(()));
     guest.send(&frame(MacAddr::BROADCAST, station(2), b"here"));
     let packets = short(&capture.finish_with(3));
     assert!(packets.contains(&"a in  dropped: no_destination".to_owned()), "{packets:?}");

@@ -136,7 +136,7 @@ fn device_deleted() {
         });
         hears_a_call(&gone.raw());
     }
-    assert!(switch.has_logged("gone is back"));
+    assert!(switch.has_logged("port is back port=\"gone\""));
     bystanders.end();
     expect_drops_only_at(&switch.finish(), "gone");
 }
@@ -174,7 +174,9 @@ fn namespace_deleted(device_is_there_before: bool) {
         batch.clear();
         (witness.queues()[0].recv(&mut batch) == Received::Gone).then_some(())
     });
-    wait::until("the switch to know", || switch.has_logged("gone is gone").then_some(()));
+    wait::until("the switch to know", || {
+        switch.has_logged("port is gone; waiting for its device to come back port=\"gone\"").then_some(())
+    });
 
     let back = named_host("gone", "blue");
     wait::until("the device to be back", || back.try_inside(|| link::get("gone")).ok().filter(|link| link.up));

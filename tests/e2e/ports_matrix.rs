@@ -105,7 +105,7 @@ impl Plan {
         };
         let monitor = Monitor::of(&self.host, cable);
         if self.kind == Kind::Stream {
-            let line = format!("{}#1: ", self.path.display());
+            let line = format!("port=\"{}#1\" guest=", self.path.display());
             wait::until("a place", || switch.has_logged(&line).then_some(()));
         }
         Some(monitor)

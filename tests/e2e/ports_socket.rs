@@ -56,7 +56,7 @@ fn hello(from: u32) -> Vec<u8> {
 /// A guest with a place: the switch has answered its frame. `from` is its station.
 fn seated(switch: &Switch, path: &std::path::Path, place: &str) -> StreamGuest<UnixStream> {
     let guest = StreamGuest::at(path);
-    let line = format!("{}#{place}: ", path.display());
+    let line = format!("port=\"{}#{place}\" guest=", path.display());
     wait::until("a place", || switch.has_logged(&line).then_some(()));
     guest
 }
@@ -119,7 +119,7 @@ fn stream_many_guests() {
         }
     }
     drop(guests.remove(7));
-    wait::until("a free place", || switch.has_logged("#8: the guest is gone").then_some(()));
+    wait::until("a free place", || switch.has_logged("the guest is gone").then_some(()));
     let mut late = StreamGuest::at(&path);
     wait::until("its frames", || {
         late.send(&hello(100));

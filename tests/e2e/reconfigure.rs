@@ -257,7 +257,7 @@ fn a_device_made_anew() {
     let switch = Switch::start(&["--config", file.path()]);
     assert_eq!(file.reload(&switch, &(port(&a, "offload = false") + &port(&b, ""))), Reloaded::Changed);
     assert!(switch.has_logged("! port a@"));
-    wait::until("the port is back", || switch.has_logged("a is back").then_some(()));
+    wait::until("the port is back", || switch.has_logged("port is back port=\"a\"").then_some(()));
     let (at_b, said) = (b.raw(), frame(station(2), station(1), b"hello"));
     a.raw().send(&said).expect("sent");
     assert_eq!(next(&at_b), said);

@@ -104,8 +104,11 @@ impl Switch {
     /// Sends SIGHUP and waits for its outcome.
     pub(crate) fn reload(&self) -> Reloaded {
         let said = |text| self.times_logged(text);
-        let outcomes =
-            [("all is as ", Reloaded::Changed), (" says what is", Reloaded::Same), ("nothing was changed: ", Reloaded::Refused)];
+        let outcomes = [
+            ("configuration applied", Reloaded::Changed),
+            ("configuration unchanged", Reloaded::Same),
+            ("nothing was changed: ", Reloaded::Refused),
+        ];
         let before = outcomes.map(|(text, _)| said(text));
         self.signal(Signal::HUP);
         wait::until("an answer to SIGHUP", || {

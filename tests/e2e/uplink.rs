@@ -257,7 +257,9 @@ fn interface_deleted_and_made_anew(mode: Mode) {
     one_round(&mut near, &mut far);
     let index = site.machine.link().index;
     site.machine.inside(|| link::delete(index));
-    wait::until("the daemon to notice", || site.switch().has_logged("up0 is gone").then_some(()));
+    wait::until("the daemon to notice", || {
+        site.switch().has_logged("the uplink is gone; waiting for an interface of this name uplink=\"up0\"").then_some(())
+    });
     let client = hears_all(udp_on(site.guest(1), guest_address(1), 0));
     client.connect((FAR, 9)).expect("connected");
     client.set_read_timeout(Some(Duration::from_millis(100))).expect("set");

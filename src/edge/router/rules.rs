@@ -144,7 +144,11 @@ impl RouterControl {
         }
         for rule in &rules.redirected {
             if !rules.nat.redirect(rule, rules.now) {
-                tracing::warn!("port {} was not published before, and is not now: it was taken", rule.port);
+                tracing::warn!(
+                    protocol = %rule.protocol,
+                    port = rule.port,
+                    "cannot publish the port to another guest: a guest's connection has it"
+                );
             }
         }
         for rule in &rules.withdrawn {
