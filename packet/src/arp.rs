@@ -16,12 +16,12 @@ use crate::mac::MacAddr;
 /// Length of a message; Ethernet pads it.
 pub const ARP_LEN: usize = 28;
 
-/// What a message says. Others, such as those of RARP, are not parsed.
+/// The operation of a message. Other operations, such as those of RARP, are not parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArpOperation {
-    /// Who has the target's address?
+    /// Asks which station has the target's address.
     Request,
-    /// The sender has the sender's address.
+    /// States that the sender has the sender's address.
     Reply,
 }
 
@@ -41,7 +41,7 @@ const LENGTHS: [u8; 2] = [6, 4];
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 
-/// One message. What the sender says of itself is a stranger's word.
+/// One message. Its sender fields are untrusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arp {
     /// Question or answer.
@@ -57,8 +57,8 @@ pub struct Arp {
 }
 
 impl Arp {
-    /// The message behind the Ethernet header. `None` if it is cut, of other kinds of addresses than
-    /// Ethernet's and IPv4's, or neither request nor reply.
+    /// Parses the message behind an Ethernet header. `None` if it is truncated, has other address types than
+    /// Ethernet and IPv4, or is neither a request nor a reply.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Arp> {
         if bytes.len() < ARP_LEN
@@ -82,19 +82,19 @@ impl Arp {
         })
     }
 
-    /// The question who has an address.
+    /// A request for the MAC address of `target_ip`.
     #[must_use]
     pub fn request(sender_mac: MacAddr, sender_ip: Ipv4Addr, target_ip: Ipv4Addr) -> Arp {
         Arp { operation: ArpOperation::Request, sender_mac, sender_ip, target_mac: MacAddr::default(), target_ip }
     }
 
-    /// The announcement of one's own address, a request for it (RFC 5227 section 3).
+    /// An announcement: a request for the sender's own address (RFC 5227 section 3).
     #[must_use]
     pub fn announcement(mac: MacAddr, ip: Ipv4Addr) -> Arp {
         Arp::request(mac, ip, ip)
     }
 
-    /// The answer to this request: its target is at `mac`.
+    /// The reply to this request: the target is at `mac`.
     #[must_use]
     pub fn reply(self, mac: MacAddr) -> Arp {
         Arp {
@@ -106,14 +106,14 @@ impl Arp {
         }
     }
 
-    /// Asks whether an address is free, without claiming one: no reason to learn anything (RFC 5227
-    /// section 1.1).
+    /// Whether the message only checks that an address is free (RFC 5227 section 1.1). A probe claims no address, so
+    /// nothing is learned from it.
     #[must_use]
     pub fn is_probe(self) -> bool {
         self.operation == ArpOperation::Request && self.sender_ip.is_unspecified()
     }
 
-    /// Tells everybody where the sender is, as request or as reply (RFC 5227 section 3).
+    /// Whether the message announces the sender's address to all, as request or as reply (RFC 5227 section 3).
     #[must_use]
     pub fn is_gratuitous(self) -> bool {
         self.sender_ip == self.target_ip && !self.sender_ip.is_unspecified()

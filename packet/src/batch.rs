@@ -1,9 +1,9 @@
-//! A batch: the frames of one drain of one port, in one piece of memory.
+//! A batch: the frames that were read from one port at once, in one block of memory.
 //!
-//! Each worker owns one arena. Frames are read into it one behind the other, so that 64 small frames
-//! lie in a few KiB of the first-level cache, and four super-frames of 64 KiB in the second-level
-//! cache, from the read to the write. A frame is a [`Span`] of the arena: nothing is allocated,
-//! nothing is copied, and forgetting the spans empties the batch.
+//! Each worker owns one arena. Frames are read into it one after the other, so that 64 small frames
+//! stay in a few KiB of the first-level cache, and four super-frames of 64 KiB in the second-level
+//! cache, from the read to the write. A frame is a [`Span`] of the arena: nothing is allocated or
+//! copied, and clearing the spans empties the batch.
 //!
 //! ```text
 //!  slot, a multiple of 64 bytes, and on a cache line
@@ -16,16 +16,16 @@
 //!                                          ^ 64: an untagged frame's network header begins a cache line
 //! ```
 //!
-//! *Answers.* What is sent back is written where it came: [`Batch::move_start`] makes room before a
-//! frame (28 bytes for the headers of an ICMP error), [`Batch::set_len`] changes where it ends. The
-//! virtio-net header moves along. A frame stays within its slot, so no two frames ever overlap, and
-//! has room for the shortest that Ethernet carries. What these calls add to a frame is zero: an
-//! earlier frame's bytes must not leave with a later one ("Etherleak", CVE-2003-0001).
+//! *Answers* are written into the frame that caused them: [`Batch::move_start`] makes room before a
+//! frame (28 bytes for the headers of an ICMP error), [`Batch::set_len`] moves its end. The
+//! virtio-net header moves along. A frame stays within its slot, so frames never overlap, and every
+//! slot has room for the shortest Ethernet frame. Bytes that these calls add are zero: bytes of an
+//! earlier frame must not leave with a later one ("Etherleak", CVE-2003-0001).
 //!
-//! *Two layouts.* A TAP says how long a frame is before the room for the next one is chosen, so slots
-//! are as long as their frames. `recvmmsg` wants the room for all frames first: [`Batch::strided`] has
-//! slots for the longest frame at fixed distances. Memory that no frame reaches is never touched, so
-//! it is address space only.
+//! *Two layouts.* A TAP returns the length of each frame before the place of the next one is chosen, so
+//! slots are as long as their frames. `recvmmsg` needs room for all frames in advance: [`Batch::strided`]
+//! has slots for the longest frame at fixed distances. Memory that no frame reaches is never touched, so
+//! it is only address space.
 
 use std::ops::Range;
 
@@ -33,11 +33,11 @@ use crate::ethernet::ADDRESSES_LEN;
 use crate::vlan::{TAG_LEN, Tag};
 use crate::vnet::{VNET_LEN, VnetHeader, flag, gso};
 
-/// A batch ends after so many frames,
+/// Maximum number of frames in a batch.
 pub const MAX_FRAMES: usize = 64;
 
-/// or after so many bytes, whichever comes first: more would fall out of the second-level cache
-/// between read and write. Not so in a strided batch.
+/// A batch ends once it holds this number of bytes, because more would fall out of the second-level
+/// cache between read and write. Strided batches have no such limit.
 pub const MAX_BYTES: usize = 256 * 1024;
 
 /// The longest frame: 64 KiB of IP behind an Ethernet header with two VLAN tags.
@@ -46,18 +46,18 @@ pub const MAX_FRAME_LEN: usize = 65_535 + 22;
 /// The shortest frame on a wire, without its check sequence: each slot has room for it.
 pub const MIN_FRAME_LEN: usize = 60;
 
-/// A frame that nobody has moved can grow to the front by so many bytes.
+/// Number of bytes by which a frame can grow at its front, if its start has not been moved.
 pub const HEADROOM: usize = 32;
 
 const SLOT_ALIGN: usize = 64;
 const LEAD: usize = HEADROOM + 6;
 const SLOT_LEN: usize = (LEAD + VNET_LEN + MAX_FRAME_LEN + 1).next_multiple_of(SLOT_ALIGN);
 
-/// Distance of two slots of a strided batch. A first-level cache has 64 sets of 64 bytes, so that
-/// slots at a multiple of 4 KiB would all fight for the same few sets: 64 headers, 8 or 12 ways. 25
-/// lines more, as long as a frame of 1500 bytes with its headroom, and frames fall into the sets as if
-/// they lay one behind the other; 25 is odd, so 64 slots begin in 64 different sets. The same holds
-/// for the second level.
+/// Distance between two slots of a strided batch, in bytes. A first-level cache has 64 sets of 64 bytes,
+/// so slots at multiples of 4 KiB would all compete for the same few sets: 64 headers for 8 or 12 ways.
+/// 25 additional cache lines, the length of a frame of 1500 bytes with its headroom, spread frames over
+/// the sets as if they were adjacent; 25 is odd, so 64 slots begin in 64 different sets. The same holds
+/// for the second-level cache.
 const STRIDE: usize = SLOT_LEN.next_multiple_of(4096) + 25 * SLOT_ALIGN;
 
 /// Where one frame lies in its batch's arena.
@@ -89,26 +89,26 @@ impl Span {
         self.len as usize
     }
 
-    /// No bytes at all.
+    /// Whether the frame has no bytes.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
 }
 
-/// The frames of one drain of one port.
+/// The frames that were read from one port at once.
 #[derive(Debug)]
 pub struct Batch {
     arena: Box<[u8]>,
     /// The first slot, which begins a cache line.
     base: usize,
-    /// Where the next slot begins, and the last one ends.
+    /// End of the last slot, where the next one begins.
     used: usize,
-    /// No slot begins behind this.
+    /// No slot begins beyond this position.
     limit: usize,
     layout: Layout,
     spans: Vec<Span>,
-    /// Where each frame's slot begins. It ends where the next begins.
+    /// Start of each frame's slot. A slot ends where the next one begins.
     slots: Vec<u32>,
 }
 
@@ -125,7 +125,7 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// An empty batch with all the memory that it will ever use. Frames lie one behind the other.
+    /// An empty batch with all the memory that it will ever use. Frames are adjacent.
     #[must_use]
     pub fn new() -> Batch {
         Batch::with_layout(Layout::Packed, MAX_BYTES + SLOT_LEN, MAX_BYTES)
@@ -146,7 +146,7 @@ impl Batch {
         Batch { arena, base, used: base, limit: base + limit, layout, spans, slots }
     }
 
-    /// Forgets all frames.
+    /// Removes all frames.
     #[inline]
     pub fn clear(&mut self) {
         self.used = self.base;
@@ -164,8 +164,8 @@ impl Batch {
         Some(&mut self.arena[self.used + LEAD..self.used + SLOT_LEN])
     }
 
-    /// The first `filled` bytes of the slot are now a virtio-net header and a frame. Less than a
-    /// header makes an empty frame, which the pipeline drops and counts.
+    /// Adds the first `filled` bytes of the slot as a virtio-net header and a frame. If they are shorter than a
+    /// header, the frame is empty, and the pipeline drops and counts it.
     #[inline]
     pub fn commit(&mut self, filled: usize) {
         debug_assert!(self.spans.len() < MAX_FRAMES && filled <= SLOT_LEN - LEAD);
@@ -179,9 +179,9 @@ impl Batch {
         };
     }
 
-    /// Forgets all frames and gives the room of each slot of a strided batch, in their order; there
-    /// are none in a packed one. The first [`TAG_LEN`] bytes stay free: a virtio-net header is to be
-    /// put behind them, and a frame behind that, both of which [`Batch::commit_all`] then takes.
+    /// Removes all frames and returns the slots of a strided batch, in order; a packed batch has none.
+    /// The caller leaves the first [`TAG_LEN`] bytes of each slot free, writes a virtio-net header and a frame
+    /// behind them, and calls [`Batch::commit_all`].
     pub fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
         self.clear();
         let frames = match self.layout {
@@ -192,9 +192,9 @@ impl Batch {
         slots.take(frames).map(|slot| &mut slot[LEAD - TAG_LEN..SLOT_LEN])
     }
 
-    /// The slots of [`Batch::slots`] are filled: each with so many bytes behind its first
-    /// [`TAG_LEN`], virtio-net header included. A VLAN tag that the kernel took out of a frame is put
-    /// back, into the frame and into the header's offsets, which a packet socket counts without it
+    /// Adds the frames that were written into [`Batch::slots`]. `filled` has, for each, the number of bytes behind
+    /// the first [`TAG_LEN`], virtio-net header included. A VLAN tag that the kernel removed from a frame is
+    /// inserted again, and the header's offsets, which a packet socket counts without the tag, are corrected
     /// (`packet_rcv_vnet` in `net/packet/af_packet.c`). The payload stays where it is.
     pub fn commit_all(&mut self, filled: impl IntoIterator<Item = (usize, Option<Tag>)>) {
         self.clear();
@@ -209,7 +209,7 @@ impl Batch {
         }
     }
 
-    /// Inserts a tag behind the addresses, which move to the front with what stands before them.
+    /// Inserts a tag behind the addresses; addresses and virtio-net header move towards the front.
     fn put_back(&mut self, index: usize, tag: Tag) {
         let growth = -(TAG_LEN as isize);
         if self.spans[index].len() < ADDRESSES_LEN {
@@ -229,9 +229,9 @@ impl Batch {
         self.set_vnet(span, vnet);
     }
 
-    /// Makes a frame end `len` bytes after its start. It can shrink, and grow to its slot's end, with
-    /// zeros: to [`MIN_FRAME_LEN`] at least, counted from where the frame came. `None`, and nothing
-    /// changes, where that is not enough or there is no such frame.
+    /// Makes a frame end `len` bytes after its start. It can shrink, or grow with zeros to the end of its slot,
+    /// which has room for at least [`MIN_FRAME_LEN`] bytes from the frame's original start. `None`, and nothing
+    /// changes, if the slot is too short or there is no such frame.
     pub fn set_len(&mut self, index: usize, len: usize) -> Option<Span> {
         let room = self.room(index)?;
         let span = self.spans.get_mut(index)?;
@@ -247,10 +247,10 @@ impl Batch {
         Some(span)
     }
 
-    /// Moves a frame's start by so many bytes: negative adds zeros in front, positive takes bytes off
-    /// the front. The end stays, and the virtio-net header moves along; what its offsets say is the
-    /// caller's matter. Where the frame came, it can grow by [`HEADROOM`]. `None`, and nothing
-    /// changes, where the headroom or the frame is shorter or there is no such frame.
+    /// Moves a frame's start by `by` bytes: a negative number adds zeros in front, a positive one removes bytes
+    /// at the front. The end stays, and the virtio-net header moves along; the caller corrects its offsets. From
+    /// its original start a frame can grow by [`HEADROOM`]. `None`, and nothing changes, if the headroom or the
+    /// frame is too short or there is no such frame.
     pub fn move_start(&mut self, index: usize, by: isize) -> Option<Span> {
         let room = self.room(index)?;
         let span = self.spans.get_mut(index)?;
@@ -275,7 +275,7 @@ impl Batch {
         Some(start..end)
     }
 
-    /// Appends a frame from elsewhere; `false` if it is too long or the batch is full.
+    /// Appends a copy of a frame; `false` if it is too long or the batch is full.
     pub fn push(&mut self, vnet: VnetHeader, frame: &[u8]) -> bool {
         let len = VNET_LEN + frame.len();
         match self.slot() {
@@ -289,7 +289,7 @@ impl Batch {
         }
     }
 
-    /// Where the frames are, in the order of their arrival.
+    /// The spans of the frames, in the order of their arrival.
     #[inline]
     #[must_use]
     pub fn spans(&self) -> &[Span] {

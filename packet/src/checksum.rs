@@ -1,8 +1,7 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 //!
-//! A sum is kept folded, as the 16-bit number that stands in the packet in network order before it
-//! is complemented. Sums of slices add up with [`add`] where every slice but the last has an even
-//! length.
+//! A sum is kept folded: it is the 16-bit number in network order before the complement. [`add`] combines the
+//! sums of slices if every slice but the last has an even length.
 
 /// Ones-complement sum of two sums.
 #[inline]
@@ -67,21 +66,20 @@ pub enum Checksum {
     Partial,
 }
 
-/// By how much a sum changes when some of what it covers changes (RFC 1624).
+/// The change of a sum when some of the covered bytes change (RFC 1624).
 ///
-/// One change can be applied to several checksums: an address that is translated stands in the IPv4
-/// header's and in the transport's pseudo-header. The result is what summing anew would give, bit for
-/// bit, unless all that is covered is zero, which no pseudo-header is. A checksum that was wrong stays
-/// wrong.
+/// One change can be applied to several checksums: a translated address is covered by the IPv4 header's
+/// checksum and by the transport's pseudo-header. The result equals a new computation, bit for bit, unless all
+/// covered bytes are zero, which those of a pseudo-header never are. A wrong checksum stays wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Delta(u16);
 
 impl Delta {
-    /// Nothing changes.
+    /// No change.
     pub const NONE: Delta = Delta(0);
 
-    /// The bytes `old` become `new`: both as long, and at an even offset from where the sum begins. An
-    /// odd last byte counts as if the byte behind it did not change.
+    /// The bytes `old` become `new`. Both have the same length and start at an even offset from the start of the
+    /// sum. After an odd last byte, the next byte counts as unchanged.
     #[inline]
     #[must_use]
     pub fn of(old: &[u8], new: &[u8]) -> Delta {
@@ -105,8 +103,8 @@ impl Delta {
         Delta(((folded & 0xffff) + (folded >> 16)) as u16).normalised()
     }
 
-    /// `~m + m'` of RFC 1624 equation 3. Both 0 and 0xffff say "nothing"; only 0, when it is added,
-    /// leaves every sum as it is.
+    /// `~m + m'` of RFC 1624 equation 3. Both 0 and 0xffff mean "no change", but only adding 0 leaves every sum
+    /// unchanged.
     #[inline]
     fn from_sums(old: u16, new: u16) -> Delta {
         Delta(add(!old, new)).normalised()
@@ -124,8 +122,7 @@ impl Delta {
         Delta(add(self.0, other.0)).normalised()
     }
 
-    /// The same change one byte later: what stands at an odd offset counts in the other half of each
-    /// word (RFC 1071 section 2 (B)).
+    /// The same change at an odd offset, where bytes count in the other half of each word (RFC 1071 section 2 (B)).
     #[inline]
     #[must_use]
     pub fn at_odd_offset(self) -> Delta {
@@ -140,8 +137,8 @@ impl Delta {
         !self.apply_to_sum(!check)
     }
 
-    /// A complete UDP checksum field after the change. 0 says that there is none, and stays; what is
-    /// computed as 0 is sent as 0xffff (RFC 768).
+    /// A complete UDP checksum field after the change. A field of 0 means that there is no checksum, and stays 0; a
+    /// computed 0 is sent as 0xffff (RFC 768).
     #[inline]
     #[must_use]
     pub fn apply_to_udp(self, check: u16) -> u16 {
@@ -152,9 +149,9 @@ impl Delta {
         }
     }
 
-    /// A sum that is not complemented after the change: what the field of a
-    /// [partial checksum](crate::Checksum::Partial) holds. It covers the pseudo-header only, so a
-    /// change of ports is none to it.
+    /// A sum that is not complemented, after the change: the field of a
+    /// [partial checksum](crate::Checksum::Partial). It covers the pseudo-header only, so a change of ports
+    /// does not affect it.
     #[inline]
     #[must_use]
     pub fn apply_to_sum(self, sum: u16) -> u16 {

@@ -1,25 +1,25 @@
 //! Coalescing: consecutive frames of one flow become one super-frame (software GRO).
 //!
-//! One write of a TAP costs about a microsecond whatever its size, and the receiver's stack runs
-//! once per write. So frames that stand next to each other in a batch and continue one another leave
-//! as one: TCP by the rules of the kernel's `tcp_gro_receive`, UDP datagrams of equal length as
-//! the kernel's `udp_gro_receive_segment`. The checksum is left partial.
+//! A write to a TAP costs about a microsecond whatever its size, and the receiver's network stack runs
+//! once per write. So neighbouring frames of a batch that continue one another leave as one: TCP by the
+//! rules of the kernel's `tcp_gro_receive`, UDP datagrams of equal length by those of
+//! `udp_gro_receive_segment`. The checksum is left partial.
 //!
-//! *Exact.* Split again by the rules of [`segment`](crate::segment), the super-frame is the frames
-//! that went in, byte for byte. What could not come out the same is not merged: other header fields
-//! than those that splitting changes, Ethernet padding, checksums that are wrong or written in the
-//! unusual of two ways, PSH or FIN in the middle.
+//! *Exact.* Segmented again by the rules of [`segment`](crate::segment), the super-frame yields the original
+//! frames, byte for byte. Frames for which it would not are not merged: differences in other header fields
+//! than those that segmentation changes, Ethernet padding, checksums that are wrong or use the unusual
+//! one of two encodings of zero, PSH or FIN in the middle.
 //!
-//! *The one exception* is an IPv4 identification of 0 throughout. A sender that leaves the field
-//! unset (RFC 6864 section 4.1 lets it for what cannot be fragmented) counts nothing with it; the
-//! frames are merged, and whoever splits the super-frame counts up from 0. The kernel's GRO merges
-//! such frames where DF is set.
+//! *The one exception* is an IPv4 identification of 0 in all frames. Their sender leaves the field unset
+//! (RFC 6864 section 4.1 allows that for packets that cannot be fragmented), so its value carries no
+//! information: the frames are merged, and segmentation counts up from 0. The kernel's GRO merges such frames
+//! where DF is set.
 //!
-//! Where such a frame's partial checksum would finish as 0, [`segment`](crate::segment) writes that 0
-//! for TCP, and a kernel that finishes a single frame writes 0xffff, which means the same.
+//! Where a partial checksum completes to 0, [`segment`](crate::segment) writes 0 for TCP, and a kernel that
+//! completes a single frame writes 0xffff, which is equivalent.
 //!
-//! *Order.* Only neighbours are merged, so no frame overtakes another, of whatever flow. Nothing
-//! waits for a later batch.
+//! *Order.* Only neighbours are merged, so no frame overtakes another of any flow. No frame waits for a later
+//! batch.
 
 use crate::checksum::{self, Checksum};
 use crate::ethernet::{put_u16, u16_at};
@@ -32,7 +32,7 @@ use crate::tcp::{self, TcpView, flag};
 use crate::udp;
 use crate::vlan::TagAction;
 
-/// At most so many frames become one: as many as a batch holds, and no more than the kernel splits.
+/// Maximum number of frames that become one super-frame: a full batch, and no more than the kernel segments.
 pub const MAX_COALESCED: usize = 64;
 
 const MAX_IP_LEN: usize = 65_535;
@@ -57,8 +57,8 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// A run of this one frame; `None` if it is not one that can be continued, or the port does not
-    /// take super-frames of its kind.
+    /// A run of this one frame; `None` if the frame cannot be continued, or the port does not take
+    /// super-frames of its kind.
     #[inline]
     #[must_use]
     pub fn start(frame: &'a [u8], headers: &'a Headers, offload: Offload, features: Features) -> Option<Run<'a>> {
@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
         self.frames
     }
 
-    /// Takes the frame in if it continues the run; false if it does not, and the run is as before.
+    /// Adds the frame if it continues the run; otherwise returns false and leaves the run as it is.
     #[inline]
     #[must_use]
     pub fn extend(&mut self, frame: &[u8], headers: &Headers, offload: Offload) -> bool {
@@ -135,8 +135,8 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// Ethernet headers, ports, addresses and all else that segments share, cheapest and most
-    /// telling first.
+    /// Whether Ethernet headers, ports, addresses and everything else that segments share are equal. The cheapest and
+    /// most selective comparisons come first.
     #[inline]
     fn is_same_flow(&self, frame: &[u8], headers: &Headers) -> bool {
         let (a, b) = (self.frame, frame);
@@ -159,8 +159,8 @@ impl<'a> Run<'a> {
         shared.iter().all(|&(from, to)| a[l3 + from..l3 + to] == b[l3 + from..l3 + to])
     }
 
-    /// Is the frame's identification the one that splitting would give it? `Some(true)` where it is
-    /// unset throughout.
+    /// Checks that the frame has the identification that segmentation would give it; `None` if it does not, and
+    /// `Some(true)` if all frames leave it unset.
     #[inline]
     fn is_next_id(&self, frame: &[u8], headers: &Headers) -> Option<bool> {
         if headers.network != Network::Ipv4 {
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
         (!self.unset_id && id == first.wrapping_add(self.frames as u16)).then_some(false)
     }
 
-    /// TCP: the next bytes of the stream, with the same acknowledgment, window and options.
+    /// Whether a TCP segment has the next bytes of the stream and the same acknowledgment, window and options.
     #[inline]
     fn is_next_segment(&self, frame: &[u8], headers: &Headers, flags: u8) -> bool {
         let (l4, payload) = (usize::from(headers.l4), usize::from(headers.payload));
@@ -189,8 +189,8 @@ impl<'a> Run<'a> {
             && a[tcp::TCP_LEN..] == b[tcp::TCP_LEN..]
     }
 
-    /// Makes `head` that of the super-frame, whose payload is that of all frames in their order.
-    /// False if the headers do not fit, which those of [`Run::start`] always do.
+    /// Writes the super-frame's headers into `head`; its payload is that of all frames, in order. Returns false if
+    /// the headers do not fit, which cannot happen for headers that [`Run::start`] accepted.
     #[must_use]
     pub fn write_head(&self, action: TagAction, head: &mut Head) -> bool {
         if !head.copy(self.frame, usize::from(self.headers.payload), action) {
@@ -221,8 +221,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A frame that splitting could have made: no super-frame itself, no options or extension headers
-/// in IP, no padding, and some payload.
+/// Whether segmentation could have made this frame: it is no super-frame itself, has no IP options or extension
+/// headers and no padding, but some payload.
 #[inline]
 fn is_plain(frame: &[u8], headers: &Headers, offload: Offload) -> bool {
     let ip_len = match headers.network {
@@ -245,8 +245,8 @@ fn tcp_flags(frame: &[u8], headers: &Headers) -> u8 {
     }
 }
 
-/// TCP in the middle of a transfer: ACK and nothing else but what the last segment may have. ECE may
-/// stand on every segment; CWR may not, as splitting keeps it on the first only.
+/// Whether this is TCP in the middle of a transfer: ACK, and no flags beyond those that the last segment may have.
+/// Every segment may have ECE; CWR is excluded, because segmentation keeps it on the first segment only.
 #[inline]
 fn is_bulk(frame: &[u8], headers: &Headers, flags: u8) -> bool {
     const ECE: u8 = 0x40;
@@ -254,13 +254,13 @@ fn is_bulk(frame: &[u8], headers: &Headers, flags: u8) -> bool {
     flags & flag::ACK != 0 && flags & !(flag::ACK | flag::PSH | flag::FIN | ECE) == 0 && u16_at(frame, urgent) == 0
 }
 
-/// Would splitting write the checksums that stand here? IPv4's: if it is right. A partial one: if it
-/// is the pseudo-header's sum, once it is finished. A complete one: if it is right, and 0 is written
-/// in the way that the protocol writes it. No UDP checksum at all: no, as splitting writes one.
+/// Whether segmentation would write the same checksums. The IPv4 checksum must be correct. A partial transport checksum
+/// must be the sum of the pseudo-header. A complete one must be correct, with 0 in the encoding of its protocol. A frame
+/// without a UDP checksum is excluded, because segmentation writes one.
 #[inline]
 fn is_checksum_exact(frame: &[u8], headers: &Headers, checksum: Checksum) -> bool {
     if headers.network == Network::Ipv4 {
-        // An IPv4 header is never all zero, so that 0xffff is never what was computed.
+        // An IPv4 header is never all zero, so 0xffff is never a computed checksum.
         let ip = &frame[usize::from(headers.l3)..usize::from(headers.l4)];
         if u16_at(ip, ipv4::field::CHECKSUM) == 0xffff || checksum::sum(ip) != 0xffff {
             return false;

@@ -1,25 +1,25 @@
-//! A UDP datagram as a socket gives it, or several at once.
+//! A UDP datagram as a socket delivers it, or several in one buffer.
 //!
-//! The kernel may merge datagrams of one flow that came one behind the other (UDP GRO) and hand them over as
-//! one buffer with the length of each but the last, which may be shorter.
+//! The kernel may merge consecutive datagrams of one flow (UDP GRO) into one buffer. It reports the common length of
+//! all but the last, which may be shorter.
 
 use std::net::IpAddr;
 
-/// What one receive brought.
+/// The result of one receive operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'a> {
-    /// The sender's address; IPv4 is never mapped into IPv6 here.
+    /// The sender's address; IPv4 addresses are never IPv4-mapped IPv6 addresses.
     pub from: IpAddr,
     /// IPv4's type of service or IPv6's traffic class.
     pub tos: u8,
     /// Length of each datagram but the last; 0 if it is a single one.
     pub segment_size: u16,
-    /// What stands behind the UDP header or headers.
+    /// The payloads of all datagrams, one after the other, without UDP headers.
     pub payload: &'a [u8],
 }
 
 impl<'a> Datagram<'a> {
-    /// The datagrams, each by itself. An empty one is one of no bytes.
+    /// The payload of each datagram. An empty datagram yields one empty slice.
     pub fn segments(self) -> impl Iterator<Item = &'a [u8]> {
         let size = match usize::from(self.segment_size) {
             0 => self.payload.len().max(1),

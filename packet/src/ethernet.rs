@@ -31,7 +31,7 @@ impl EtherType {
     /// IEEE 802.1ad service tag.
     pub const SERVICE_VLAN: EtherType = EtherType(0x88a8);
 
-    /// One of the two tag protocol identifiers.
+    /// Whether this is one of the two tag protocol identifiers.
     #[inline]
     #[must_use]
     pub fn is_vlan(self) -> bool {

@@ -1,7 +1,7 @@
-//! IPv4 fragmentation, for packets that are too long for the link they leave by (RFC 791 section 3.2).
+//! IPv4 fragmentation, for packets that are too long for their egress link (RFC 791 section 3.2).
 //!
-//! As [`segment`](crate::segment) does, it makes headers in a [`Head`] and leaves the payload where it
-//! is. As the kernel's `ip_do_fragment`:
+//! Like [`segment`](crate::segment), it writes headers into a [`Head`] and leaves the payload where it is. The
+//! result is that of the kernel's `ip_do_fragment`:
 //!
 //! ```text
 //!  | IPv4 20..60 | payload ........................................ |   3000 bytes, MTU 1500
@@ -9,14 +9,13 @@
 //!    MF, 0             MF, 185            185 + 185
 //! ```
 //!
-//! Every fragment but the last carries as many bytes as fit and are a multiple of 8. Identification,
-//! time to live and addresses are the packet's. The first fragment keeps all options; in the others
-//! those that are not to be copied become no-operations, so that all headers are of one length. What
-//! is cut may be a fragment itself: offsets add up, and the last keeps "more fragments".
+//! Every fragment but the last carries the largest multiple of 8 bytes that fits. Identification, time to live and
+//! addresses are the packet's. The first fragment keeps all options; in the others, options without the copy flag
+//! become no-operations, so that all headers have one length. The packet may be a fragment itself: offsets add up,
+//! and the last new fragment keeps "more fragments".
 //!
-//! *What the packet may still owe* is the caller's duty: the first fragment's transport header covers
-//! bytes of the others, so a partial checksum must be finished before, and a super-frame cut into its
-//! segments.
+//! *Offloads* are the caller's duty: a transport checksum covers bytes of all fragments, so a partial checksum must be
+//! completed before, and a super-frame segmented.
 
 use crate::checksum;
 use crate::ethernet::{put_u16, u16_at};
@@ -26,18 +25,18 @@ use crate::ipv4::{FRAGMENT_OFFSET, IPV4_LEN, MORE_FRAGMENTS, field};
 use crate::options::{NO_OPERATION, Walk};
 use crate::vlan::TagAction;
 
-/// A datagram is at most so long, all fragments together.
+/// Maximum length of an IPv4 datagram in bytes, all fragments together.
 const MAX_IP_LEN: usize = 65_535;
 
-/// Fragment offsets count so many bytes.
+/// Unit of fragment offsets, in bytes.
 const UNIT: usize = 8;
 
 const MAX_OPTIONS_LEN: usize = 40;
 
-/// The bit in an option's kind that has it copied into every fragment.
+/// The copy flag in an option's kind: the option is copied into every fragment.
 const COPIED: u8 = 0x80;
 
-/// Cuts one packet; see [`Fragments::next`].
+/// Fragments one packet; see [`Fragments::next`].
 #[derive(Debug)]
 pub struct Fragments<'a> {
     l3: u16,
@@ -47,11 +46,11 @@ pub struct Fragments<'a> {
     size: usize,
     sent: usize,
     is_done: bool,
-    /// Where the payload begins in the datagram's.
+    /// Offset of the packet's payload within the datagram, in bytes.
     offset: usize,
-    /// The packet's flags.
+    /// Flags of the packet, which every fragment keeps.
     flags: u16,
-    /// The options of fragments that are not the first.
+    /// The options of all fragments but the first.
     options: [u8; MAX_OPTIONS_LEN],
 }
 
@@ -59,10 +58,10 @@ impl<'a> Fragments<'a> {
     /// `headers` are the frame's own. `mtu` is the longest IPv4 packet that the link takes, in bytes.
     /// `head` keeps the headers from here to the last call of [`Fragments::next`].
     ///
-    /// `None` where the packet must not be cut, and is to be dropped: it is not IPv4, forbids it ("don't
-    /// fragment"), has malformed options, or is a fragment that never fits into a datagram (its last
-    /// byte is behind the 65,535th, or it says that more follow and is no multiple of 8). Also where
-    /// not even 8 bytes would fit, which an MTU of [`MIN_MTU`](crate::ipv4::MIN_MTU) rules out.
+    /// `None` if the packet must not be fragmented and is to be dropped: it is not IPv4, has "don't fragment" set,
+    /// has malformed options, or is itself an impossible fragment (it ends beyond byte 65,535 of its datagram, or is
+    /// not the last and not a multiple of 8 bytes long). Also if not even 8 bytes fit, which cannot happen with an
+    /// MTU of at least [`MIN_MTU`](crate::ipv4::MIN_MTU).
     #[must_use]
     pub fn new(frame: &'a [u8], headers: &Headers, mtu: usize, action: TagAction, head: &mut Head) -> Option<Fragments<'a>> {
         if headers.network != Network::Ipv4 {
@@ -85,7 +84,7 @@ impl<'a> Fragments<'a> {
             l3: headers.l3,
             header_len,
             payload,
-            // What needs no cutting is one piece of any length.
+            // A packet that fits is one piece of any length.
             size: if header_len + payload.len() <= mtu { payload.len() } else { size },
             sent: 0,
             is_done: false,
@@ -95,13 +94,13 @@ impl<'a> Fragments<'a> {
         })
     }
 
-    /// Length of all payloads together, with which the packet ends.
+    /// Length of all payloads together, in bytes.
     #[must_use]
     pub fn payload_len(&self) -> usize {
         self.payload.len()
     }
 
-    /// Makes `head` that of the next fragment and returns its payload; `None` after the last.
+    /// Writes the next fragment's headers into `head` and returns its payload; `None` after the last.
     pub fn next(&mut self, head: &mut Head) -> Option<&'a [u8]> {
         if self.is_done {
             return None;
@@ -126,7 +125,8 @@ impl<'a> Fragments<'a> {
     }
 }
 
-/// The same list without what stands in the first fragment only; `None` if it is malformed.
+/// The options of all fragments but the first: options without the copy flag become no-operations. `None` if the list
+/// is malformed.
 fn copied_options(list: &[u8]) -> Option<[u8; MAX_OPTIONS_LEN]> {
     let mut options = [0; MAX_OPTIONS_LEN];
     options[..list.len()].copy_from_slice(list);

@@ -1,7 +1,7 @@
-//! The rewritten front of a frame: headers are copied and patched here, payloads stay where they are.
+//! The rewritten headers of a frame, copied and patched here while the payload stays where it is.
 //!
-//! A frame that leaves other than it came (another VLAN tag, one of many segments, many frames as
-//! one) is written from two or more pieces: this head, and slices of the arena.
+//! A frame that leaves changed (another VLAN tag, one of many segments, several frames merged into one) is written
+//! from two or more pieces: this head, and slices of the arena.
 //!
 //! ```text
 //!  head (rewritten)                                  arena (untouched)
@@ -18,7 +18,7 @@ use crate::vlan::{TAG_LEN, TagAction};
 use crate::vnet::{VNET_LEN, VnetHeader};
 use crate::{ipv4, ipv6};
 
-/// A virtio-net header and up to [`MAX_HEADERS_LEN`] bytes of headers with a VLAN tag more.
+/// Room for a virtio-net header, [`MAX_HEADERS_LEN`] bytes of headers and one more VLAN tag.
 #[derive(Debug)]
 pub struct Head {
     bytes: [u8; VNET_LEN + MAX_HEADERS_LEN + TAG_LEN],
@@ -33,9 +33,9 @@ impl Default for Head {
 }
 
 impl Head {
-    /// Copies the first `upto` bytes of a frame behind a zeroed virtio-net header, with its VLAN tag
-    /// changed. `upto` must reach over the addresses and a tag that goes, and not over
-    /// [`MAX_HEADERS_LEN`] or the frame. Returns false, and copies nothing, if it does not.
+    /// Copies the first `upto` bytes of a frame behind a zeroed virtio-net header and changes the VLAN tag.
+    /// `upto` must include the addresses and any tag that is removed, and must not exceed [`MAX_HEADERS_LEN`] or the
+    /// frame. Otherwise returns false and copies nothing.
     #[inline]
     #[must_use]
     pub fn copy(&mut self, frame: &[u8], upto: usize, action: TagAction) -> bool {
@@ -59,7 +59,7 @@ impl Head {
         true
     }
 
-    /// By how many bytes the VLAN tag's change moved what stands behind it.
+    /// Number of bytes by which the change of the VLAN tag moved the headers behind it.
     #[inline]
     #[must_use]
     pub fn growth(&self) -> isize {
@@ -79,7 +79,7 @@ impl Head {
         &self.bytes[..self.len]
     }
 
-    /// Where the byte stands here that stood at `offset` (behind the tag) in the frame.
+    /// Position in this buffer of the byte at `offset` (behind the tag) of the frame.
     #[inline]
     fn position(&self, offset: usize) -> usize {
         (VNET_LEN + offset).wrapping_add_signed(self.growth)
@@ -92,9 +92,8 @@ impl Head {
         &mut self.bytes[at..self.len]
     }
 
-    /// Sets the length of the IP packet to end with `payload_len` bytes behind the headers, and
-    /// IPv4's identification, and makes IPv4's header checksum anew. Returns the length of the
-    /// transport header and payload.
+    /// Sets the length of the IP packet for a payload of `payload_len` bytes and, for IPv4, the identification and a
+    /// new header checksum. Returns the length of transport header and payload.
     #[inline]
     pub(crate) fn set_ip(&mut self, headers: &Headers, payload_len: usize, id: u16) -> usize {
         let l4_len = usize::from(headers.payload - headers.l4) + payload_len;

@@ -1,7 +1,7 @@
-//! Parse once, at the door: what stands where in a frame.
+//! Parsing, once per frame: the positions of all headers.
 //!
-//! A switch carries what it does not understand. Only a frame whose Ethernet header is not whole is
-//! [`Malformed`]; a broken IP header makes the frame [`Network::Other`], a broken or fragmented
+//! A switch forwards frames that it does not understand. Only a frame with an incomplete Ethernet header is
+//! [`Malformed`]; an invalid IP header makes the frame [`Network::Other`], an invalid or fragmented
 //! transport header [`Transport::Other`], and both pass as opaque bytes.
 
 use crate::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType, u16_at};
@@ -12,33 +12,33 @@ use crate::tcp::{self, TcpView};
 use crate::udp::{self, UDP_LEN, UdpView};
 use crate::vlan::{TAG_LEN, Tag, VlanId};
 
-/// At most so many VLAN tags are understood; deeper ones are payload (as in Open vSwitch).
+/// Maximum number of VLAN tags that are parsed; further ones are payload (as in Open vSwitch).
 pub const MAX_TAGS: usize = 2;
 
-/// The network protocol of a frame, as far as its header is sound.
+/// The network protocol of a frame, if its header is valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Network {
-    /// A sound IPv4 header.
+    /// A valid IPv4 header.
     Ipv4,
-    /// A sound IPv6 header.
+    /// A valid IPv6 header.
     Ipv6,
-    /// Anything else, and IP that contradicts itself.
+    /// Any other protocol, and IP with an inconsistent header.
     Other,
 }
 
-/// The transport protocol of a frame, as far as its header is sound.
+/// The transport protocol of a frame, if its header is valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// A sound TCP header.
+    /// A valid TCP header.
     Tcp,
-    /// A sound UDP header.
+    /// A valid UDP header.
     Udp,
-    /// Anything else, fragments, and headers that contradict themselves.
+    /// Any other protocol, fragments, and inconsistent headers.
     Other,
 }
 
 impl Transport {
-    /// Where the checksum stands in the header, for TCP and UDP.
+    /// Offset of the checksum within the header, for TCP and UDP.
     #[inline]
     #[must_use]
     pub fn checksum_offset(self) -> Option<usize> {
@@ -61,7 +61,7 @@ impl Transport {
     }
 }
 
-/// A frame that is no Ethernet frame.
+/// Why a frame is not an Ethernet frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Malformed {
     /// Shorter than an Ethernet header.
@@ -70,8 +70,8 @@ pub enum Malformed {
     TruncatedTag,
 }
 
-/// What stands where in one frame, or in a packet without one. All offsets are in bytes from its start,
-/// and lie within what was parsed.
+/// The headers of one frame, or of a packet without an Ethernet header. Offsets are in bytes from the start of what was
+/// parsed, and lie within it.
 #[derive(Clone, Copy, Debug)]
 pub struct Headers {
     /// Destination address.
@@ -97,7 +97,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Reads a frame's headers, at most [`MAX_TAGS`] VLAN tags deep.
+    /// Parses a frame's headers, with at most [`MAX_TAGS`] VLAN tags.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Headers, Malformed> {
         if frame.len() < ETHERNET_LEN {
@@ -137,8 +137,8 @@ impl Headers {
         Ok(headers)
     }
 
-    /// Reads the headers of an IP packet that no Ethernet header precedes: addresses of zeros, no tag, and the
-    /// network header at 0. What is no sound packet is [`Network::Other`].
+    /// Parses the headers of an IP packet without an Ethernet header: MAC addresses are zero, there is no tag, and the
+    /// network header is at 0. An invalid packet is [`Network::Other`].
     #[inline]
     #[must_use]
     pub fn of_packet(packet: &[u8]) -> Headers {
@@ -238,8 +238,8 @@ impl Headers {
         self.end as usize - usize::from(self.payload)
     }
 
-    /// Does another tag stand behind a tag of VLAN 0? Who takes the first for nothing, as Linux does,
-    /// sees the second, so neither may be trusted to say what VLAN this is.
+    /// Whether another tag follows a tag of VLAN 0. A receiver that ignores the first one, as Linux does, uses the
+    /// second, so neither reliably says which VLAN this is.
     #[inline]
     #[must_use]
     pub fn hides_tag(&self) -> bool {

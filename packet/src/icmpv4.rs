@@ -9,9 +9,8 @@
 //! +-----+-----+-------+-------+-------+-------------------------------
 //! ```
 //!
-//! An error quotes the packet that caused it, up to 576 bytes in all. It is written where that packet
-//! came: the frame's start moves 28 bytes to the front
-//! ([`Batch::move_start`](crate::Batch::move_start)), and what was the packet is now the quote.
+//! An error quotes the packet that caused it, up to 576 bytes in all. It is written around that packet: the frame's
+//! start moves 28 bytes to the front ([`Batch::move_start`](crate::Batch::move_start)), and the packet becomes the quote.
 //!
 //! ```text
 //!             | Ethernet | IPv4 | TCP | payload ...            as it came
@@ -19,9 +18,9 @@
 //!             0      20         28                            576
 //! ```
 //!
-//! The quote is a copy of what was received, so a transport checksum that was partial is quoted as
-//! such; nobody may validate it (RFC 5508 section 4.1). RFC 4884's length and extensions are not read:
-//! the quoted packet says itself how long it is.
+//! The quote is the packet as it was received, so a partial transport checksum is quoted as it is; receivers must not
+//! validate it (RFC 5508 section 4.1). RFC 4884's length and extensions are not read: the quoted packet's own header
+//! states its length.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -30,22 +29,22 @@ use crate::checksum::{self, Delta};
 use crate::ethernet::{put_u16, u16_at};
 use crate::ipv4::{IPV4_LEN, Ipv4Header, Ipv4View};
 
-/// Length of the header of every message that is understood here.
+/// Length of the header of every supported message, in bytes.
 pub const ICMP_LEN: usize = 8;
 
 /// IP protocol number.
 pub const PROTOCOL: u8 = 1;
 
-/// Before the quoted packet, an error has so many bytes of IPv4 and ICMP headers.
+/// Length of an error's IPv4 and ICMP headers before the quoted packet, in bytes.
 pub const ERROR_HEADERS_LEN: usize = IPV4_LEN + ICMP_LEN;
 
-/// An error is at most so long, with its IPv4 header (RFC 1812 section 4.3.2.3).
+/// Maximum length of an error with its IPv4 header, in bytes (RFC 1812 section 4.3.2.3).
 pub const MAX_ERROR_LEN: usize = 576;
 
 /// A router's messages carry precedence 6, internetwork control (RFC 1812 section 4.3.2.5).
 const ERROR_TOS: u8 = 0xc0;
 
-/// RFC 1700's default.
+/// Time to live of errors: the default of RFC 1700.
 const ERROR_TTL: u8 = 64;
 
 /// Message types (RFC 792, RFC 950, RFC 1256).
@@ -56,25 +55,25 @@ pub mod kind {
     pub const UNREACHABLE: u8 = 3;
     /// Error: sent too fast; deprecated by RFC 6633.
     pub const SOURCE_QUENCH: u8 = 4;
-    /// Error: there is a better way.
+    /// Error: there is a better next hop.
     pub const REDIRECT: u8 = 5;
     /// Ping.
     pub const ECHO_REQUEST: u8 = 8;
-    /// Error: too many hops, or too long until all fragments were there.
+    /// Error: the time to live ran out, or the reassembly of fragments timed out.
     pub const TIME_EXCEEDED: u8 = 11;
-    /// Error: a header makes no sense.
+    /// Error: a header field is invalid.
     pub const PARAMETER_PROBLEM: u8 = 12;
-    /// What time is it?
+    /// Query for the receiver's time.
     pub const TIMESTAMP_REQUEST: u8 = 13;
-    /// The time.
+    /// Reply to a timestamp request.
     pub const TIMESTAMP_REPLY: u8 = 14;
-    /// Which network is this? Deprecated by RFC 6918, as are the next three.
+    /// Query for the network's number. Deprecated by RFC 6918.
     pub const INFORMATION_REQUEST: u8 = 15;
-    /// The network.
+    /// Reply to an information request. Deprecated by RFC 6918.
     pub const INFORMATION_REPLY: u8 = 16;
-    /// Which address mask is there?
+    /// Query for the network's address mask. Deprecated by RFC 6918.
     pub const MASK_REQUEST: u8 = 17;
-    /// The address mask.
+    /// Reply to an address mask request. Deprecated by RFC 6918.
     pub const MASK_REPLY: u8 = 18;
 }
 
@@ -82,13 +81,13 @@ pub mod kind {
 pub mod unreachable {
     /// No route.
     pub const NETWORK: u8 = 0;
-    /// The last hop is silent, or there is no room for the flow.
+    /// The last hop does not answer, or there is no room for the flow.
     pub const HOST: u8 = 1;
-    /// The host does not speak the protocol.
+    /// The host does not support the protocol.
     pub const PROTOCOL: u8 = 2;
-    /// Nobody listens.
+    /// No process listens on the port.
     pub const PORT: u8 = 3;
-    /// Too long for the next hop, and may not be cut (RFC 1191).
+    /// Too long for the next hop, and must not be fragmented (RFC 1191).
     pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// A source route failed.
     pub const SOURCE_ROUTE_FAILED: u8 = 5;
@@ -100,7 +99,7 @@ pub mod unreachable {
 pub mod field {
     /// Message type, 8 bits.
     pub const KIND: usize = 0;
-    /// What exactly, 8 bits.
+    /// Code, which details the type, 8 bits.
     pub const CODE: usize = 1;
     /// Checksum of the whole message, 16 bits; there is no pseudo-header.
     pub const CHECKSUM: usize = 2;
@@ -112,21 +111,21 @@ pub mod field {
     pub const MTU: usize = 6;
 }
 
-/// Does a message of this type report an error? Such a message is never answered with an error.
+/// Whether a message of this type reports an error. Errors are never answered with an error.
 #[inline]
 #[must_use]
 pub fn is_error(kind: u8) -> bool {
     matches!(kind, kind::UNREACHABLE | kind::SOURCE_QUENCH | kind::REDIRECT | kind::TIME_EXCEEDED | kind::PARAMETER_PROBLEM)
 }
 
-/// Is a message of this type a query or the answer to one, with an identifier (RFC 5508 section 2)?
+/// Whether a message of this type is a query with an identifier, or the reply to one (RFC 5508 section 2).
 #[inline]
 #[must_use]
 pub fn is_query(kind: u8) -> bool {
     matches!(kind, kind::ECHO_REPLY | kind::ECHO_REQUEST | kind::TIMESTAMP_REQUEST..=kind::MASK_REPLY)
 }
 
-/// A message whose header is whole.
+/// A message with a complete header.
 #[derive(Clone, Copy)]
 pub struct IcmpView<'a> {
     bytes: &'a [u8],
@@ -148,35 +147,36 @@ impl<'a> IcmpView<'a> {
         self.bytes[field::KIND]
     }
 
-    /// What exactly; for [`kind::UNREACHABLE`], of [`mod@unreachable`].
+    /// The code; for [`kind::UNREACHABLE`], one of [`mod@unreachable`].
     #[inline]
     #[must_use]
     pub fn code(self) -> u8 {
         self.bytes[field::CODE]
     }
 
-    /// Is the message as it was sent? If it was cut by who quotes it, this cannot be said.
+    /// Whether the checksum is correct. For a message that was truncated in a quote the result has no meaning.
     #[inline]
     #[must_use]
     pub fn has_valid_checksum(self) -> bool {
         checksum::sum(self.bytes) == 0xffff
     }
 
-    /// Of a query.
+    /// Identifier of a query or its reply.
     #[inline]
     #[must_use]
     pub fn identifier(self) -> u16 {
         u16_at(self.bytes, field::IDENTIFIER)
     }
 
-    /// Of a query.
+    /// Sequence number of a query or its reply.
     #[inline]
     #[must_use]
     pub fn sequence(self) -> u16 {
         u16_at(self.bytes, field::SEQUENCE)
     }
 
-    /// Of "fragmentation needed", in bytes; 0 from routers older than RFC 1191.
+    /// The next hop's MTU in "fragmentation needed", in bytes; 0 from routers older than RFC 1191. `None` for other
+    /// messages.
     #[inline]
     #[must_use]
     pub fn next_hop_mtu(self) -> Option<u16> {
@@ -184,7 +184,7 @@ impl<'a> IcmpView<'a> {
         is_needed.then(|| u16_at(self.bytes, field::MTU))
     }
 
-    /// The start of the packet that an error is about, for [`Ipv4View::quoted`]; empty if this is none.
+    /// The quoted packet of an error, for [`Ipv4View::quoted`]; empty if the message is not an error.
     #[inline]
     #[must_use]
     pub fn quote(self) -> &'a [u8] {
@@ -192,9 +192,8 @@ impl<'a> IcmpView<'a> {
     }
 }
 
-/// Answers an echo request in its own bytes: the type changes, the checksum is patched, and the data
-/// goes back (RFC 1812 section 4.3.3.6). The addresses are the caller's matter. False, and nothing
-/// changes, if it is none.
+/// Turns an echo request into its reply in place: the type changes, the checksum is patched, and the data stays (RFC 1812
+/// section 4.3.3.6). The caller exchanges the addresses. Returns false, and changes nothing, if it is not an echo request.
 #[must_use]
 pub fn answer_echo(message: &mut [u8]) -> bool {
     if message.len() < ICMP_LEN || message[..field::CHECKSUM] != [kind::ECHO_REQUEST, 0] {
@@ -205,8 +204,7 @@ pub fn answer_echo(message: &mut [u8]) -> bool {
     true
 }
 
-/// Gives a query another identifier. `message` has a whole header; what quotes a query may have cut it
-/// behind that.
+/// Replaces the identifier of a query. `message` has a complete header; in a quote, it may be truncated behind that.
 #[inline]
 pub fn set_identifier(message: &mut [u8], identifier: u16) {
     let delta = Delta::of_word(u16_at(message, field::IDENTIFIER), identifier);
@@ -214,15 +212,15 @@ pub fn set_identifier(message: &mut [u8], identifier: u16) {
     patch(message, delta);
 }
 
-/// Patches the checksum for something that changed elsewhere in the message, such as in the packet
-/// that it quotes. `message` has a whole header.
+/// Patches the checksum for a change elsewhere in the message, such as in the quoted packet. `message` has a complete
+/// header.
 #[inline]
 pub fn patch(message: &mut [u8], delta: Delta) {
     let check = delta.apply(u16_at(message, field::CHECKSUM));
     put_u16(message, field::CHECKSUM, check);
 }
 
-/// An error to be reported to who sent a packet.
+/// An ICMP error to be sent to the sender of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IcmpError {
     kind: u8,
@@ -249,25 +247,25 @@ impl IcmpError {
     /// The time to live ran out on the way.
     pub const TIME_EXCEEDED: IcmpError = IcmpError { kind: kind::TIME_EXCEEDED, code: 0, mtu: 0 };
 
-    /// Could not be delivered; a code of [`mod@unreachable`].
+    /// The packet could not be delivered; `code` is one of [`mod@unreachable`].
     #[must_use]
     pub const fn unreachable(code: u8) -> IcmpError {
         IcmpError { kind: kind::UNREACHABLE, code, mtu: 0 }
     }
 
-    /// The next hop takes packets of at most `mtu` bytes, and this one may not be cut.
+    /// The next hop takes packets of at most `mtu` bytes, and this one must not be fragmented.
     #[must_use]
     pub const fn fragmentation_needed(mtu: u16) -> IcmpError {
         IcmpError { kind: kind::UNREACHABLE, code: unreachable::FRAGMENTATION_NEEDED, mtu }
     }
 
-    /// Must nobody be told about this packet? So that errors do not breed errors, and nobody can be
-    /// flooded with them: RFC 1812 section 4.3.2.7, as far as the packet itself can say. Whether it came
-    /// by an Ethernet broadcast, or is for a network's broadcast address, the caller knows.
+    /// Whether no error may be sent about this packet (RFC 1812 section 4.3.2.7), so that errors cause no further errors
+    /// and no host can be flooded with them. This checks what the packet itself shows; the caller checks for Ethernet
+    /// broadcasts and for the broadcast addresses of networks.
     #[must_use]
     pub fn is_forbidden_about(packet: Ipv4View<'_>) -> bool {
         let (src, dst) = (packet.src(), packet.dst());
-        // 240/4 with its broadcast address is nobody's (RFC 1112 section 4), 0/8 nobody's source.
+        // 240/4 with its broadcast address belongs to no host (RFC 1112 section 4), and 0/8 is not a source address.
         let is_one_host = |address: Ipv4Addr| (1..224).contains(&address.octets()[0]);
         let is_query = || packet.payload().first().is_some_and(|kind| is_query(*kind));
         packet.fragment_offset() != 0
@@ -277,11 +275,11 @@ impl IcmpError {
             || packet.protocol() == PROTOCOL && !is_query()
     }
 
-    /// Writes IPv4 and ICMP headers with their checksums into the first [`ERROR_HEADERS_LEN`] bytes of
-    /// a packet whose other bytes are the quote. Its length is the packet's. False, and nothing is
-    /// written, if it is shorter than the headers or longer than [`MAX_ERROR_LEN`].
+    /// Writes IPv4 and ICMP headers with their checksums into the first [`ERROR_HEADERS_LEN`] bytes of `packet`, whose
+    /// other bytes are the quote. Returns false, and writes nothing, if `packet` is shorter than the headers or longer
+    /// than [`MAX_ERROR_LEN`].
     ///
-    /// `id` is the sender's count of packets: an error may be cut on its way, as the kernel's.
+    /// `id` is the identification from the sender's counter, because the error may be fragmented on its path.
     #[must_use]
     pub fn write_headers(self, packet: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, id: u16) -> bool {
         if !(ERROR_HEADERS_LEN..=MAX_ERROR_LEN).contains(&packet.len()) {

@@ -7,8 +7,8 @@
 //! +-----+-----+-------+---------------+-------------------------------
 //! ```
 //!
-//! The error quotes as much of the packet as keeps it within what every link carries. Its headers are longer
-//! than a frame's headroom, so the quote moves to the back, where a packet that is too big has the room.
+//! The error quotes as much of the packet as fits into the minimum MTU of every link. Its headers are longer than a
+//! frame's headroom, so the quote moves towards the end, where a packet that is too big has room.
 //!
 //! ```text
 //!  | Ethernet | IPv6 | TCP | payload ......................... |   as it came
@@ -28,22 +28,22 @@ pub const ICMP_LEN: usize = 8;
 /// IP protocol number.
 pub const PROTOCOL: u8 = 58;
 
-/// Before the quoted packet, an error has so many bytes of IPv6 and ICMP headers.
+/// Length of an error's IPv6 and ICMP headers before the quoted packet, in bytes.
 pub const ERROR_HEADERS_LEN: usize = IPV6_LEN + ICMP_LEN;
 
-/// An error is at most so long, with its IPv6 header (RFC 4443 section 2.4 (c)).
+/// Maximum length of an error with its IPv6 header, in bytes (RFC 4443 section 2.4 (c)).
 pub const MAX_ERROR_LEN: usize = MIN_MTU;
 
-/// RFC 1700's default, which Linux takes for its own.
+/// Hop limit of errors: the default of RFC 1700, which Linux uses too.
 const ERROR_HOP_LIMIT: u8 = 64;
 
 /// Message types (RFC 4443 section 2.1, RFC 4861 section 4.5).
 pub mod kind {
     /// Error: the packet is longer than the next hop takes.
     pub const PACKET_TOO_BIG: u8 = 2;
-    /// The lowest that is no error.
+    /// The lowest type that is not an error.
     pub const FIRST_QUERY: u8 = 128;
-    /// There is a better way: no error by its number, but answered with none, either.
+    /// There is a better next hop. Its number is not that of an error, but no error may be sent about it either.
     pub const REDIRECT: u8 = 137;
 }
 
@@ -57,19 +57,19 @@ pub mod field {
     pub const MTU: usize = 4;
 }
 
-/// The next hop takes packets of at most so many bytes. No sender goes below [`MIN_MTU`], whatever it is
-/// told (RFC 8201 section 4).
+/// The error "packet too big" with the next hop's MTU in bytes. Senders never use less than [`MIN_MTU`], whatever
+/// MTU it has (RFC 8201 section 4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PacketTooBig(pub u32);
 
 impl PacketTooBig {
-    /// Must nobody be told about this packet (RFC 4443 section 2.4 (e))? Errors must not breed errors, and
-    /// the source must be one host. To whom the packet was going does not matter: of packets to many, by
-    /// address or by Ethernet, this error alone is told, as path MTU discovery needs it for them, too. It
-    /// then cannot be told in the name of who the packet was for.
+    /// Whether no error may be sent about this packet (RFC 4443 section 2.4 (e)): errors must not cause errors, and
+    /// the source must be a single host. The destination does not matter: about multicast packets this is the only error
+    /// that is sent, because path MTU discovery needs it for them too. Its source cannot be the packet's destination
+    /// then.
     ///
-    /// A fragment does not always show what it is of, and is told about; a header chain that is too long to
-    /// be walked is not.
+    /// A fragment, whose upper protocol may be hidden, is reported; a packet whose header chain is too long to be walked
+    /// is not.
     #[must_use]
     pub fn is_forbidden_about(packet: Ipv6View<'_>) -> bool {
         let src = packet.src();
@@ -86,9 +86,9 @@ impl PacketTooBig {
         }
     }
 
-    /// Writes IPv6 and ICMP headers with the checksum into the first [`ERROR_HEADERS_LEN`] bytes of a
-    /// packet whose other bytes are the quote. Its length is the packet's. False, and nothing is written,
-    /// if it is shorter than the headers or longer than [`MAX_ERROR_LEN`].
+    /// Writes IPv6 and ICMP headers with the checksum into the first [`ERROR_HEADERS_LEN`] bytes of `packet`, whose
+    /// other bytes are the quote. Returns false, and writes nothing, if `packet` is shorter than the headers or longer
+    /// than [`MAX_ERROR_LEN`].
     #[must_use]
     pub fn write_headers(self, packet: &mut [u8], src: Ipv6Addr, dst: Ipv6Addr) -> bool {
         if !(ERROR_HEADERS_LEN..=MAX_ERROR_LEN).contains(&packet.len()) {

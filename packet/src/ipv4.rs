@@ -16,7 +16,7 @@ use crate::options::Walk;
 /// Length of a header without options.
 pub const IPV4_LEN: usize = 20;
 
-/// Every link carries packets of this length whole (RFC 791 section 3.2).
+/// Minimum MTU of every link, in bytes (RFC 791 section 3.2).
 pub const MIN_MTU: usize = 68;
 
 /// Offsets within the header.
@@ -56,20 +56,20 @@ const LOOSE_SOURCE_ROUTE: u8 = 131;
 /// Strict source route (RFC 791 section 3.1).
 const STRICT_SOURCE_ROUTE: u8 = 137;
 
-/// What a router has to know of a header's options.
+/// Classification of a header's options for a router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ipv4Options {
-    /// There are none, or nothing but padding.
+    /// No options, or only padding.
     None,
-    /// None of them says where the packet is to go. They may pass as they are.
+    /// Options that do not influence the route. They pass unchanged.
     Harmless,
-    /// The sender wants to choose the way, which defeats filters; drop it (RFC 7126 section 4.3).
+    /// A source route, which bypasses filters: the packet is to be dropped (RFC 7126 section 4.3).
     SourceRouted,
-    /// The list breaks off, so that another reader might see a source route in it; drop it.
+    /// A truncated list, in which another parser might see a source route: the packet is to be dropped.
     Malformed,
 }
 
-/// A checked IPv4 header and what follows it. Whoever holds one need not validate the header again.
+/// A checked IPv4 header with its payload. The header need not be validated again.
 #[derive(Clone, Copy)]
 pub struct Ipv4View<'a> {
     /// The header without its options.
@@ -79,8 +79,8 @@ pub struct Ipv4View<'a> {
 }
 
 impl<'a> Ipv4View<'a> {
-    /// `None` where version, header length or total length contradict each other or the bytes.
-    /// Bytes after the packet are allowed: Ethernet pads short frames.
+    /// Checks a header. `None` if version, header length or total length are inconsistent with each other or with the
+    /// bytes. Bytes after the packet are allowed, because Ethernet pads short frames.
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
@@ -92,8 +92,8 @@ impl<'a> Ipv4View<'a> {
         Some(Ipv4View { rest: view.rest.get(..total - IPV4_LEN)?, ..view })
     }
 
-    /// A packet that an ICMP error quotes: its header is whole, its payload may be cut. The total length is not
-    /// looked at, as it need not be what the sender wrote.
+    /// A packet quoted by an ICMP error: its header is complete, its payload may be truncated. The total length is not
+    /// checked, because it may differ from what the sender wrote.
     #[inline]
     #[must_use]
     pub fn quoted(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
@@ -102,7 +102,7 @@ impl<'a> Ipv4View<'a> {
         (is_ipv4 && view.header_len() >= IPV4_LEN && view.header_len() <= bytes.len()).then_some(view)
     }
 
-    /// The view of a packet, from its first byte to its last, whose header was checked before.
+    /// The view of a packet whose header was checked before; `packet` has no bytes after it.
     #[inline]
     pub(crate) fn unchecked(packet: &'a [u8]) -> Option<Ipv4View<'a>> {
         packet.split_first_chunk().map(|(header, rest)| Ipv4View { header, rest })
@@ -136,35 +136,35 @@ impl<'a> Ipv4View<'a> {
         u16_at(self.header, field::ID)
     }
 
-    /// One of several fragments: more follow, or this is not the first.
+    /// Whether the packet is one of several fragments: more follow, or it is not the first.
     #[inline]
     #[must_use]
     pub fn is_fragment(self) -> bool {
         u16_at(self.header, field::FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
     }
 
-    /// May not be cut.
+    /// Whether the packet must not be fragmented.
     #[inline]
     #[must_use]
     pub fn dont_fragment(self) -> bool {
         u16_at(self.header, field::FRAGMENT) & DONT_FRAGMENT != 0
     }
 
-    /// Not the last fragment.
+    /// Whether more fragments follow.
     #[inline]
     #[must_use]
     pub fn more_fragments(self) -> bool {
         u16_at(self.header, field::FRAGMENT) & MORE_FRAGMENTS != 0
     }
 
-    /// Where the payload belongs in the datagram's, in bytes: 0 to 65,528.
+    /// Offset of the payload within its datagram, in bytes: 0 to 65,528.
     #[inline]
     #[must_use]
     pub fn fragment_offset(self) -> usize {
         usize::from(u16_at(self.header, field::FRAGMENT) & FRAGMENT_OFFSET) * 8
     }
 
-    /// How many more hops the packet may take.
+    /// Remaining number of hops.
     #[inline]
     #[must_use]
     pub fn ttl(self) -> u8 {
@@ -199,14 +199,14 @@ impl<'a> Ipv4View<'a> {
         u16_at(self.header, field::CHECKSUM)
     }
 
-    /// Is the header's checksum right? A router drops what has a wrong one (RFC 1812 section 5.2.2).
+    /// Whether the header checksum is correct. Routers drop packets with a wrong one (RFC 1812 section 5.2.2).
     #[inline]
     #[must_use]
     pub fn has_valid_checksum(self) -> bool {
         checksum::add(checksum::sum(self.header), checksum::sum(self.options_and_payload().0)) == 0xffff
     }
 
-    /// What the options ask for; the first that is bad decides.
+    /// The classification of the options; the first bad one decides.
     #[inline]
     #[must_use]
     pub fn options(self) -> Ipv4Options {
@@ -221,7 +221,7 @@ impl<'a> Ipv4View<'a> {
         options
     }
 
-    /// What follows the header, without Ethernet padding; of a quoted packet, what is there of it.
+    /// The payload, without Ethernet padding; for a quoted packet, the part that was quoted.
     #[inline]
     #[must_use]
     pub fn payload(self) -> &'a [u8] {
@@ -230,7 +230,7 @@ impl<'a> Ipv4View<'a> {
 
     #[inline]
     fn options_and_payload(self) -> (&'a [u8], &'a [u8]) {
-        // The options end within `rest`, which the constructors have checked.
+        // The constructors have checked that the options end within `rest`.
         self.rest.split_at(options_len(self.header).min(self.rest.len()))
     }
 }
@@ -240,15 +240,15 @@ fn options_len(header: &[u8; IPV4_LEN]) -> usize {
     (usize::from(header[0] & 0x0f) * 4).saturating_sub(IPV4_LEN)
 }
 
-/// A checked IPv4 header to be changed in place. The header's checksum is patched with each change, so
-/// one that was wrong stays wrong.
+/// A checked IPv4 header that can be changed in place. Each change patches the header checksum, so a wrong one stays
+/// wrong.
 pub struct Ipv4Mut<'a> {
     header: &'a mut [u8; IPV4_LEN],
     rest: &'a mut [u8],
 }
 
 impl<'a> Ipv4Mut<'a> {
-    /// `None` where [`Ipv4View::new`] says so.
+    /// Checks a header like [`Ipv4View::new`].
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
@@ -256,7 +256,7 @@ impl<'a> Ipv4Mut<'a> {
         Ipv4Mut::unchecked(&mut bytes[..total])
     }
 
-    /// `None` where [`Ipv4View::quoted`] says so.
+    /// Checks the header of a quoted packet like [`Ipv4View::quoted`].
     #[inline]
     #[must_use]
     pub fn quoted(bytes: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
@@ -264,20 +264,20 @@ impl<'a> Ipv4Mut<'a> {
         Ipv4Mut::unchecked(bytes)
     }
 
-    /// As [`Ipv4View::unchecked`].
+    /// The packet of a header that was checked before, like [`Ipv4View::unchecked`].
     #[inline]
     pub(crate) fn unchecked(packet: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
         packet.split_first_chunk_mut().map(|(header, rest)| Ipv4Mut { header, rest })
     }
 
-    /// The same header to be read.
+    /// A read-only view of the packet.
     #[inline]
     #[must_use]
     pub fn view(&self) -> Ipv4View<'_> {
         Ipv4View { header: self.header, rest: self.rest }
     }
 
-    /// What follows the header, to be changed; see [`Ipv4View::payload`].
+    /// The payload, to be changed in place; see [`Ipv4View::payload`].
     #[inline]
     #[must_use]
     pub fn payload_mut(&mut self) -> &mut [u8] {
@@ -285,7 +285,7 @@ impl<'a> Ipv4Mut<'a> {
         &mut self.rest[start..]
     }
 
-    /// Changes both addresses. The pseudo-header of TCP and UDP changes by what is returned.
+    /// Changes both addresses. Returns the change of the pseudo-header of TCP and UDP.
     #[inline]
     pub fn set_addresses(&mut self, src: Ipv4Addr, dst: Ipv4Addr) -> Delta {
         let old = [field::SRC, field::DST].map(|at| u32_at(self.header, at));
@@ -296,13 +296,13 @@ impl<'a> Ipv4Mut<'a> {
         delta
     }
 
-    /// Changes the source address. The pseudo-header of TCP and UDP changes by what is returned.
+    /// Changes the source address. Returns the change of the pseudo-header of TCP and UDP.
     #[inline]
     pub fn set_src(&mut self, address: Ipv4Addr) -> Delta {
         self.set_address(field::SRC, address)
     }
 
-    /// Changes the destination address. The pseudo-header of TCP and UDP changes by what is returned.
+    /// Changes the destination address. Returns the change of the pseudo-header of TCP and UDP.
     #[inline]
     pub fn set_dst(&mut self, address: Ipv4Addr) -> Delta {
         self.set_address(field::DST, address)
@@ -316,8 +316,8 @@ impl<'a> Ipv4Mut<'a> {
         self.patch(Delta::of_word(before, u16_at(self.header, field::TTL)));
     }
 
-    /// Takes one hop off the time to live, which no other checksum covers. False, and nothing
-    /// changes, if none would be left: the packet goes no further (RFC 1812 section 5.3.1).
+    /// Decrements the time to live, which no other checksum covers. Returns false, and changes nothing, if it would
+    /// become 0: the packet is not forwarded (RFC 1812 section 5.3.1).
     #[inline]
     #[must_use]
     pub fn decrement_ttl(&mut self) -> bool {
@@ -346,18 +346,18 @@ impl<'a> Ipv4Mut<'a> {
     }
 }
 
-/// The fields of a header without options that is written anew.
+/// The fields of a new header without options.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv4Header {
     /// Type of service: DSCP and ECN.
     pub tos: u8,
     /// Length of header and payload in bytes.
     pub total_len: u16,
-    /// Identification; without meaning where the packet may not be cut (RFC 6864 section 4.1).
+    /// Identification; without meaning if the packet must not be fragmented (RFC 6864 section 4.1).
     pub id: u16,
-    /// May not be cut.
+    /// The packet must not be fragmented.
     pub dont_fragment: bool,
-    /// How many hops the packet may take.
+    /// Maximum number of hops.
     pub ttl: u8,
     /// Protocol number of the payload.
     pub protocol: u8,
@@ -368,7 +368,7 @@ pub struct Ipv4Header {
 }
 
 impl Ipv4Header {
-    /// The twenty bytes on the wire, checksum included.
+    /// The header as 20 bytes, including its checksum.
     #[inline]
     #[must_use]
     pub fn to_bytes(self) -> [u8; IPV4_LEN] {

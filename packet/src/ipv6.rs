@@ -14,13 +14,13 @@ use crate::ethernet::{put_u16, u16_at};
 /// Length of the fixed header.
 pub const IPV6_LEN: usize = 40;
 
-/// Every link carries packets of this length whole (RFC 8200 section 5).
+/// Minimum MTU of every link, in bytes (RFC 8200 section 5).
 pub const MIN_MTU: usize = 1280;
 
-/// At most so many extension headers are walked: a stranger's chain must not cost us time.
+/// Maximum number of extension headers that are walked, so that a long chain cannot cost much time.
 pub const MAX_EXTENSIONS: usize = 8;
 
-/// At most so many bytes of extension headers are walked.
+/// Maximum length of the extension headers that are walked, in bytes.
 pub const MAX_EXTENSIONS_LEN: usize = 256;
 
 /// Offsets within the header.
@@ -43,26 +43,26 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
-/// A checked IPv6 header: the packet's length lies within the bytes.
+/// A checked IPv6 header: the packet's length is within the bytes.
 #[derive(Clone, Copy)]
 pub struct Ipv6View<'a> {
     bytes: &'a [u8],
 }
 
-/// Where the walk over extension headers ended.
+/// The result of the walk over the extension headers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Upper {
-    /// This protocol's header begins at this offset from the IPv6 header.
+    /// The header of this protocol begins at this offset from the IPv6 header.
     Protocol(u8, usize),
     /// A fragment: what follows the fragment header need not be a transport header.
     Fragment,
-    /// Too long a chain, or one that leaves the packet.
+    /// The chain is too long or leaves the packet.
     Unknown,
 }
 
 impl<'a> Ipv6View<'a> {
-    /// `None` where version or payload length contradict the bytes, and for jumbograms (RFC 2675),
-    /// which no port of ours carries.
+    /// Checks a header. `None` if version or payload length are inconsistent with the bytes, and for jumbograms
+    /// (RFC 2675), which no port carries.
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Ipv6View<'a>> {
@@ -87,7 +87,7 @@ impl<'a> Ipv6View<'a> {
         (u16_at(self.bytes, 0) >> 4) as u8
     }
 
-    /// How many more hops it may take.
+    /// Remaining number of hops.
     #[inline]
     #[must_use]
     pub fn hop_limit(self) -> u8 {
@@ -108,7 +108,7 @@ impl<'a> Ipv6View<'a> {
         address_at(self.bytes, field::DST)
     }
 
-    /// The packet from this offset on, which [`Ipv6View::upper`] gave; empty behind its end.
+    /// The packet from this offset on, which [`Ipv6View::upper`] returned; empty beyond its end.
     #[inline]
     #[must_use]
     pub fn from(self, at: usize) -> &'a [u8] {
@@ -161,11 +161,11 @@ fn address_at(bytes: &[u8], at: usize) -> Ipv6Addr {
 pub struct Ipv6Header {
     /// DSCP and ECN.
     pub traffic_class: u8,
-    /// Length of what follows.
+    /// Length of everything after this header, in bytes.
     pub payload_len: u16,
-    /// Protocol of what follows.
+    /// Protocol of the next header.
     pub next_header: u8,
-    /// How many hops the packet may take.
+    /// Maximum number of hops.
     pub hop_limit: u8,
     /// Source address.
     pub src: Ipv6Addr,
@@ -174,7 +174,7 @@ pub struct Ipv6Header {
 }
 
 impl Ipv6Header {
-    /// The wire's bytes.
+    /// The header as 40 bytes.
     #[must_use]
     pub fn to_bytes(self) -> [u8; IPV6_LEN] {
         let mut bytes = [0; IPV6_LEN];

@@ -1,9 +1,8 @@
-//! Bytes and memory: everything the other rooms say about frames.
+//! Frames as bytes: headers, checksums, offloads, batches. Every crate that handles frames uses it.
 //!
-//! Nothing here knows of sockets, clocks, threads or tables. A frame enters as a slice that a
-//! stranger filled; [`Headers::parse`] checks every length once, and what it returns can be used
-//! without checking again. Header files follow one order: newtypes, offsets, view, checked
-//! constructor, getters, `Display`, tests on literal bytes.
+//! Nothing here knows of sockets, clocks, threads or tables. A frame enters as untrusted bytes;
+//! [`Headers::parse`] checks every length once, and its result can be used without checking again. Header files follow
+//! one order: newtypes, offsets, view, checked constructor, getters, `Display`, tests on literal bytes.
 #![forbid(unsafe_code)]
 
 pub mod arp;

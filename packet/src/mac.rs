@@ -17,29 +17,29 @@ impl MacAddr {
         MacAddr([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
     }
 
-    /// Group bit set: multicast or broadcast.
+    /// Whether the group bit is set: multicast or broadcast.
     #[inline]
     #[must_use]
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
 
-    /// All bits clear: no station has this address.
+    /// Whether all bits are 0. No station has this address.
     #[inline]
     #[must_use]
     pub fn is_zero(self) -> bool {
         self.0 == [0; 6]
     }
 
-    /// Could be the address of one station: neither group nor zero.
+    /// Whether this can be the address of a single station: neither a group address nor zero.
     #[inline]
     #[must_use]
     pub fn is_station(self) -> bool {
         !self.is_multicast() && !self.is_zero()
     }
 
-    /// 01:80:c2:00:00:00 to :0f, which a bridge must not forward (IEEE 802.1D table 7-10): spanning
-    /// tree, PAUSE, LACP, LLDP and the like, all of which speak to the next box only.
+    /// Whether the address is in 01:80:c2:00:00:00 to :0f, which a bridge must not forward (IEEE 802.1D table 7-10).
+    /// Spanning tree, PAUSE, LACP, LLDP and similar protocols use them to address the directly connected device only.
     #[inline]
     #[must_use]
     pub fn is_link_local(self) -> bool {

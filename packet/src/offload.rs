@@ -1,23 +1,23 @@
-//! Offload metadata: what a frame still owes, and what a port can take.
+//! Offload metadata: what is left to complete in a frame, and what a port can complete.
 //!
-//! A sender's kernel hands down super-frames of up to 64 KiB that stand for many segments, with a
-//! checksum that holds only the pseudo-header's sum. Such a frame crosses the switch as it is
-//! wherever the far side can take it.
+//! A sender's kernel hands down super-frames of up to 64 KiB that stand for many segments and whose
+//! checksum is only the sum of the pseudo-header. Such a frame crosses the switch unchanged if the
+//! egress port accepts it.
 
 use crate::checksum::Checksum;
 use crate::headers::{Headers, Network, Transport};
 use crate::vnet::{VnetHeader, flag, gso};
 
-/// A UDP super-frame stands for at most so many datagrams (`UDP_MAX_SEGMENTS` in the kernel).
+/// Maximum number of datagrams in a UDP super-frame (`UDP_MAX_SEGMENTS` in the kernel).
 pub const MAX_UDP_SEGMENTS: usize = 128;
 
-/// A TCP super-frame stands for at most so many segments: a guest must not turn one read of ours
-/// into 60,000 writes. 64 KiB in 256 segments are 256 bytes each, half the smallest segment that
-/// IPv4 hosts must accept (RFC 879).
+/// Maximum number of segments in a TCP super-frame, so that a guest cannot turn one read into 60,000
+/// writes. 64 KiB in 256 segments are 256 bytes each, half the smallest segment that IPv4 hosts must
+/// accept (RFC 879).
 pub const MAX_TCP_SEGMENTS: usize = 256;
 
-/// All headers of a super-frame together are at most this long: two VLAN tags, IPv6 with as many
-/// extension headers as are walked, TCP with options.
+/// Maximum length of all headers of a super-frame, in bytes: Ethernet with two VLAN tags, IPv6 with the
+/// longest extension headers that are walked, TCP with options.
 pub const MAX_HEADERS_LEN: usize = 22 + 40 + 256 + 60;
 
 /// What the segments of a super-frame are.
@@ -33,7 +33,7 @@ pub enum SegmentationKind {
     UdpV6,
 }
 
-/// How a super-frame is to be cut.
+/// How a super-frame is segmented.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segmentation {
     /// What the segments are.
@@ -44,7 +44,7 @@ pub struct Segmentation {
     pub size: u16,
 }
 
-/// What a frame still owes.
+/// What is left to complete in a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offload {
     /// The transport checksum.
@@ -56,10 +56,10 @@ pub struct Offload {
 /// The verdict on a virtio-net header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Judged {
-    /// It says what the frame says.
+    /// It agrees with the frame.
     Accept(Offload),
-    /// It asks for a checksum of bytes behind the Ethernet header that we do not understand (an inner
-    /// packet, an unusual protocol): finish it here, with [`finish_checksum`], and forget the header.
+    /// It requests a checksum over bytes behind the Ethernet header that were not parsed (an inner packet, an
+    /// unusual protocol): complete it with [`finish_checksum`], and discard the header.
     Finish {
         /// Where the coverage begins.
         start: usize,
@@ -68,19 +68,19 @@ pub enum Judged {
     },
 }
 
-/// The header contradicts the frame or itself, or is of a kind that was not negotiated.
+/// The header contradicts the frame or itself, or has a type that was not negotiated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadVnetHeader;
 
 impl Offload {
-    /// Judges a stranger's virtio-net header by the frame behind it. At least as strict as the
+    /// Checks an untrusted virtio-net header against the frame behind it. At least as strict as the
     /// kernel's `virtio_net_hdr_to_skb`.
     #[inline]
     pub fn judge(vnet: VnetHeader, headers: &Headers, frame_len: usize) -> Result<Judged, BadVnetHeader> {
         let checksum = if vnet.flags & flag::NEEDS_CSUM != 0 {
             let start = usize::from(vnet.csum_start);
             let at = start + usize::from(vnet.csum_offset);
-            // What stands before the network header has been classified by then, and must stay.
+            // Bytes before the network header are used for classification and must not change.
             if start < usize::from(headers.l3) || at + 2 > frame_len {
                 return Err(BadVnetHeader);
             }
@@ -101,7 +101,7 @@ impl Offload {
         Ok(Judged::Accept(Offload { checksum, segmentation }))
     }
 
-    /// The header that says this of a frame, `growth` bytes of VLAN tags added on the way out.
+    /// The virtio-net header for a frame in this state, to which `growth` bytes of VLAN tags are added at the egress port.
     #[inline]
     #[must_use]
     pub fn to_vnet(self, headers: &Headers, growth: isize) -> VnetHeader {
@@ -148,7 +148,7 @@ fn judge_segmentation(
     };
     let payload = headers.payload_len();
     let size = usize::from(vnet.gso_size);
-    // Bytes behind the packet would be cut into segments of their own.
+    // Bytes behind the packet would become segments of their own.
     let whole = headers.end as usize == frame_len;
     if checksum != Checksum::Partial
         || size == 0
@@ -161,9 +161,8 @@ fn judge_segmentation(
     Ok((payload > size).then_some(Segmentation { kind, ecn, size: vnet.gso_size }))
 }
 
-/// Sums a frame from `start` to its end into the two bytes at `at`, which hold the sum of what the
-/// frame does not show (a pseudo-header). As the kernel's `skb_checksum_help`: a result of 0 is
-/// written as 0xffff.
+/// Completes a checksum: adds the bytes from `start` to the frame's end to the two bytes at `at`, which hold the sum of
+/// the pseudo-header. Like the kernel's `skb_checksum_help`, it writes a result of 0 as 0xffff.
 pub fn finish_checksum(frame: &mut [u8], start: usize, at: usize) {
     let check = match !crate::checksum::sum(&frame[start..]) {
         0 => 0xffff,
@@ -172,7 +171,7 @@ pub fn finish_checksum(frame: &mut [u8], start: usize, at: usize) {
     crate::ethernet::put_u16(frame, at, check);
 }
 
-/// What a port's far side takes without help; a refusal of the kernel's at start is kept here.
+/// The offloads that a port accepts. Refusals of the kernel at the start are recorded here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Features {
     /// Partial checksums.
@@ -188,13 +187,13 @@ pub struct Features {
 }
 
 impl Features {
-    /// All of it.
+    /// All offloads.
     pub const ALL: Features = Features { checksum: true, tso4: true, tso6: true, tso_ecn: true, uso: true };
 
-    /// None of it: plain frames with complete checksums.
+    /// No offloads: plain frames with complete checksums.
     pub const NONE: Features = Features { checksum: false, tso4: false, tso6: false, tso_ecn: false, uso: false };
 
-    /// Can a frame that owes this be handed over as it is?
+    /// Whether a frame in this state can be handed over unchanged.
     #[inline]
     #[must_use]
     pub fn take(self, offload: Offload) -> bool {
@@ -204,7 +203,7 @@ impl Features {
                 .is_none_or(|segmentation| self.segment(segmentation.kind) && (self.tso_ecn || !segmentation.ecn))
     }
 
-    /// Are super-frames of this kind taken?
+    /// Whether super-frames of this kind are accepted.
     #[inline]
     #[must_use]
     pub fn segment(self, kind: SegmentationKind) -> bool {
@@ -215,7 +214,7 @@ impl Features {
         }
     }
 
-    /// The same without segmentation: for a kernel that refused a valid super-frame.
+    /// These features without segmentation, for a kernel that refused valid super-frames.
     #[must_use]
     pub fn without_segmentation(self) -> Features {
         Features { checksum: self.checksum, ..Features::NONE }

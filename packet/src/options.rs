@@ -1,4 +1,4 @@
-//! The option lists of IPv4 and TCP headers, which are written alike (RFC 791 section 3.1, RFC 9293
+//! The option lists of IPv4 and TCP headers, which have the same format (RFC 791 section 3.1, RFC 9293
 //! section 3.1).
 //!
 //! ```text
@@ -8,17 +8,17 @@
 //!         len bytes in all    no-op  end
 //! ```
 //!
-//! A list is at most 40 bytes, as header lengths go, and each step consumes one at least.
+//! The header length limits a list to 40 bytes, and each step consumes at least one, so a walk ends.
 
 use std::ops::Range;
 
 /// The list ends here; what follows is padding.
 pub const END: u8 = 0;
 
-/// One byte without meaning, for alignment.
+/// One byte of padding, for alignment.
 pub const NO_OPERATION: u8 = 1;
 
-/// An option without a length, or with one that leaves the list or does not cover itself.
+/// An option whose length is missing, too small for its own header, or beyond the end of the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MalformedOption;
 

@@ -1,4 +1,4 @@
-//! Segmentation in software, for ports whose far side cannot take a super-frame.
+//! Segmentation in software, for ports that do not accept super-frames.
 //!
 //! The kernel's rules (`tcp_gso_segment`, `__udp_gso_segment`, `inet_gso_segment`): every segment
 //! gets a copy of all headers; IPv4's identification counts up; TCP's sequence number advances, CWR
@@ -15,7 +15,7 @@ use crate::tcp::{self, TcpView, flag};
 use crate::udp;
 use crate::vlan::TagAction;
 
-/// Cuts one super-frame; see [`Segments::next`].
+/// Segments one super-frame; see [`Segments::next`].
 #[derive(Debug)]
 pub struct Segments<'a> {
     headers: &'a Headers,
@@ -32,7 +32,7 @@ pub struct Segments<'a> {
 impl<'a> Segments<'a> {
     /// `headers` are the frame's own and `segmentation` was judged with them. `head` keeps the
     /// headers from here to the last call of [`Segments::next`]. `None` if the headers are longer
-    /// than any that [`Offload::judge`](crate::Offload::judge) lets pass.
+    /// than any that [`Offload::judge`](crate::Offload::judge) accepts.
     #[must_use]
     pub fn new(
         frame: &'a [u8],
@@ -61,7 +61,7 @@ impl<'a> Segments<'a> {
         })
     }
 
-    /// Makes `head` that of the next segment and returns its payload; `None` after the last.
+    /// Writes the next segment's headers into `head` and returns its payload; `None` after the last.
     pub fn next(&mut self, head: &mut Head) -> Option<&'a [u8]> {
         let rest = &self.payload[self.sent..];
         if rest.is_empty() {
@@ -95,9 +95,9 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// Finishes the partial checksum of a single frame in a copy of its headers, for a port that takes
-/// none. The payload behind the head is `frame[headers.payload..]`. As the kernel's
-/// `skb_checksum_help`. False if the headers do not fit into `head`.
+/// Completes the partial checksum of a single frame in a copy of its headers, for a port without checksum offload. The
+/// payload behind the head is `frame[headers.payload..]`. Works like the kernel's `skb_checksum_help`. Returns false if
+/// the headers do not fit into `head`.
 #[must_use]
 pub fn complete(frame: &[u8], headers: &Headers, action: TagAction, head: &mut Head) -> bool {
     let Some(at) = headers.transport.checksum_offset() else { return false };

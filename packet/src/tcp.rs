@@ -47,9 +47,9 @@ pub mod flag {
     pub const SYN: u8 = 0x02;
     /// There is no such connection.
     pub const RST: u8 = 0x04;
-    /// Deliver at once.
+    /// Deliver the data at once.
     pub const PSH: u8 = 0x08;
-    /// The acknowledgment number counts.
+    /// The acknowledgment number is valid.
     pub const ACK: u8 = 0x10;
     /// Congestion window reduced (RFC 3168).
     pub const CWR: u8 = 0x80;
@@ -57,13 +57,13 @@ pub mod flag {
 
 /// Kinds of options.
 pub mod option {
-    /// Largest payload of one segment that the sender takes, 16 bits (RFC 9293 section 3.2); in a SYN.
+    /// Largest segment payload that the sender accepts, 16 bits (RFC 9293 section 3.2); in a SYN.
     pub const MSS: u8 = 2;
-    /// How far windows are shifted, 8 bits (RFC 7323 section 2.2); in a SYN.
+    /// Shift of the sender's windows, 8 bits (RFC 7323 section 2.2); in a SYN.
     pub const WINDOW_SCALE: u8 = 3;
 }
 
-/// Windows are shifted by no more (RFC 7323 section 2.3).
+/// Maximum window shift, in bits (RFC 7323 section 2.3).
 pub const MAX_WINDOW_SCALE: u8 = 14;
 
 const MSS_LEN: usize = 4;
@@ -76,7 +76,7 @@ pub struct TcpView<'a> {
 }
 
 impl<'a> TcpView<'a> {
-    /// `None` where the header does not fit, or says that it is shorter than 20 bytes.
+    /// Checks a header. `None` if it does not fit, or if its length field is less than 20 bytes.
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<TcpView<'a>> {
@@ -122,7 +122,7 @@ impl<'a> TcpView<'a> {
         u32_at(self.bytes, field::ACKNOWLEDGMENT)
     }
 
-    /// How many bytes more the sender takes, before scaling.
+    /// The window: number of bytes that the sender accepts, before scaling.
     #[inline]
     #[must_use]
     pub fn window(self) -> u16 {
@@ -149,16 +149,15 @@ impl<'a> TcpView<'a> {
         Walk::new(list).map_while(Result::ok).map(move |found| (found.kind, &list[found.range.start + 2..found.range.end]))
     }
 
-    /// The largest segment that the sender of a SYN takes, in bytes of payload. The last of several
-    /// counts, as in the kernel's `tcp_parse_options`.
+    /// The MSS option of a SYN: the largest segment payload that its sender accepts, in bytes. The last of several
+    /// options counts, as in the kernel's `tcp_parse_options`.
     #[must_use]
     pub fn max_segment_size(self) -> Option<u16> {
         let sizes = self.options().filter(|(kind, _)| *kind == option::MSS);
         sizes.filter_map(|(_, data)| Some(u16::from_be_bytes(data.try_into().ok()?))).last()
     }
 
-    /// By how many bits the windows of a SYN's sender are shifted, at most [`MAX_WINDOW_SCALE`]; `None`
-    /// if it does not scale.
+    /// The window scale option of a SYN, in bits, at most [`MAX_WINDOW_SCALE`]; `None` without the option.
     #[must_use]
     pub fn window_scale(self) -> Option<u8> {
         let scales = self.options().filter(|(kind, _)| *kind == option::WINDOW_SCALE);
@@ -166,13 +165,12 @@ impl<'a> TcpView<'a> {
     }
 }
 
-/// Lowers the maximum segment size that a SYN tells to `most` bytes of payload, so that what comes
-/// back fits through a link on the way (RFC 4459 section 3.2, netfilter's `xt_TCPMSS`). It is never
-/// raised, and none is added: without one, segments are of 536 bytes (RFC 9293 section 3.7.1). True if
-/// something changed.
+/// Lowers the maximum segment size in a SYN to `most` bytes of payload, so that replies fit through a link on the
+/// path (RFC 4459 section 3.2, netfilter's `xt_TCPMSS`). It is never raised, and no option is added: without one,
+/// segments have 536 bytes (RFC 9293 section 3.7.1). Returns whether it changed something.
 ///
-/// A complete checksum is patched. A partial one covers only the pseudo-header as yet, so that the
-/// option is summed when it is finished.
+/// A complete checksum is patched. A partial one covers only the pseudo-header so far, and includes the option when it
+/// is completed.
 #[inline]
 pub fn clamp_mss(segment: &mut [u8], most: u16, checksum: Checksum) -> bool {
     let Some(view) = TcpView::new(segment) else { return false };
@@ -190,7 +188,7 @@ pub fn clamp_mss(segment: &mut [u8], most: u16, checksum: Checksum) -> bool {
             continue;
         }
         let change = Delta::of_word(u16_at(segment, at), most);
-        // Options stand at any offset, and a word at an odd one counts with its bytes swapped.
+        // Options can be at any offset, and a word at an odd one counts with its bytes swapped.
         delta = delta.and(if at.is_multiple_of(2) { change } else { change.at_odd_offset() });
         put_u16(segment, at, most);
         changed = true;

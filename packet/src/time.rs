@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Milliseconds on a monotonic clock since the process started. The shell reads the clock once a
+/// Milliseconds on a monotonic clock since the process started. The daemon reads the clock once per
 /// batch; the core only compares.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Timestamp(u64);
@@ -26,14 +26,14 @@ impl Timestamp {
         self.0
     }
 
-    /// Whole seconds since the start, as tables store them: good for 136 years.
+    /// Whole seconds since the start, as tables store them; enough for 136 years.
     #[inline]
     #[must_use]
     pub fn secs(self) -> u32 {
         u32::try_from(self.0 / 1000).unwrap_or(u32::MAX)
     }
 
-    /// This moment and some time.
+    /// This moment plus `time`.
     #[must_use]
     pub fn after(self, time: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))

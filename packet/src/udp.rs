@@ -27,14 +27,14 @@ pub mod field {
     pub const CHECKSUM: usize = 6;
 }
 
-/// A checked UDP header: its length field says what the bytes say.
+/// A checked UDP header: its length field equals the number of bytes.
 #[derive(Clone, Copy)]
 pub struct UdpView<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> UdpView<'a> {
-    /// `None` where the header does not fit or the length field is not that of `bytes`.
+    /// Checks a header. `None` if it does not fit, or if its length field is not the length of `bytes`.
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<UdpView<'a>> {

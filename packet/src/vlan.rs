@@ -20,13 +20,13 @@ pub const TAG_LEN: usize = 4;
 pub struct VlanId(u16);
 
 impl VlanId {
-    /// Untagged, or tagged for priority only.
+    /// Untagged, or with a priority tag only.
     pub const NONE: VlanId = VlanId(0);
 
-    /// How many identifiers there are.
+    /// Number of identifiers.
     pub const COUNT: usize = 4096;
 
-    /// `None` above 4095.
+    /// The identifier of this number; `None` above 4095.
     #[must_use]
     pub const fn new(id: u16) -> Option<VlanId> {
         if id < VlanId::COUNT as u16 { Some(VlanId(id)) } else { None }
@@ -52,7 +52,7 @@ impl fmt::Debug for VlanId {
     }
 }
 
-/// One VLAN tag: which protocol, priority, drop eligibility and VLAN.
+/// One VLAN tag: protocol, priority, drop eligibility and VLAN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tag {
     /// [`EtherType::VLAN`] or [`EtherType::SERVICE_VLAN`].
@@ -93,7 +93,7 @@ impl Tag {
         Tag { tci: self.tci & 0xf000 | vlan.0, ..self }
     }
 
-    /// The four bytes on the wire.
+    /// The tag as 4 bytes.
     #[inline]
     #[must_use]
     pub fn to_bytes(self) -> [u8; TAG_LEN] {
@@ -103,22 +103,22 @@ impl Tag {
     }
 }
 
-/// What happens to the outermost tag on the way out of one port.
+/// What happens to the outermost tag at an egress port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TagAction {
-    /// The frame leaves as it came.
+    /// The frame leaves unchanged.
     #[default]
     Keep,
-    /// A tag is put before the frame's type.
+    /// A tag is inserted behind the addresses.
     Push(Tag),
-    /// The outermost tag is taken off.
+    /// The outermost tag is removed.
     Pop,
     /// The outermost tag is replaced: a priority tag gets its VLAN.
     Replace(Tag),
 }
 
 impl TagAction {
-    /// By how many bytes the frame grows (or, negative, shrinks).
+    /// Number of bytes by which the frame grows, or shrinks if negative.
     #[inline]
     #[must_use]
     pub fn growth(self) -> isize {

@@ -1,4 +1,4 @@
-//! The virtio-net header that stands before every frame of a TAP opened with `IFF_VNET_HDR`
+//! The virtio-net header that precedes every frame of a TAP opened with `IFF_VNET_HDR`
 //! (virtio 1.3 section 5.1.6, `include/uapi/linux/virtio_net.h`).
 //!
 //! ```text
@@ -8,8 +8,8 @@
 //! +-----+--------+---------+----------+------------+-------------+-------------+-------
 //! ```
 //!
-//! We ask the kernel for little-endian fields, as virtio 1.0 has them. What this header claims is a
-//! stranger's word: [`Offload::judge`](crate::Offload::judge) decides what is believed.
+//! The kernel is asked for little-endian fields, as in virtio 1.0. The header is untrusted:
+//! [`Offload::judge`](crate::Offload::judge) decides whether it is believed.
 
 /// Length of the header with `num_buffers` (`struct virtio_net_hdr_v1`).
 pub const VNET_LEN: usize = 12;
@@ -54,7 +54,7 @@ pub struct VnetHeader {
 }
 
 impl VnetHeader {
-    /// The fields of the wire's twelve bytes.
+    /// Reads the fields from the header's 12 bytes.
     #[inline]
     #[must_use]
     pub fn from_bytes(b: &[u8; VNET_LEN]) -> VnetHeader {
@@ -68,8 +68,8 @@ impl VnetHeader {
         }
     }
 
-    /// Behind the checksum that is to be finished, in bytes from the frame's start; 0 if none is. It may be beyond the
-    /// frame's end.
+    /// End of the checksum that is to be completed, in bytes from the frame's start; 0 if there is none. It may be beyond
+    /// the frame's end.
     #[inline]
     #[must_use]
     pub fn checksum_end(self) -> usize {
@@ -77,7 +77,7 @@ impl VnetHeader {
         if self.flags & flag::NEEDS_CSUM == 0 { 0 } else { end }
     }
 
-    /// The wire's twelve bytes; what no field says is zero.
+    /// The header as 12 bytes; bytes without a field are 0.
     #[inline]
     #[must_use]
     pub fn to_bytes(self) -> [u8; VNET_LEN] {
