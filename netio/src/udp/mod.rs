@@ -48,6 +48,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use socket2::{InterfaceIndexOrAddress, SockRef};
 use thiserror::Error;
 
 use crate::link;
@@ -252,22 +253,21 @@ impl Endpoint {
     }
 }
 
-/// What both kinds of socket need before they are bound.
+/// An unbound socket with the options that sending and receiving sockets have in common.
 fn open_socket(local: SocketAddr, device: Option<&str>) -> Result<OwnedFd, UdpError> {
     let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
         .map_err(|errno| io_error(local, "opening a socket", errno.into()))?;
-    if local.is_ipv6() {
-        option::set(fd.as_fd(), libc::SOL_IPV6, libc::IPV6_V6ONLY, 1).map_err(|error| io_error(local, "IPV6_V6ONLY", error))?;
-    }
-    // Without it an address must be there first, which is then said when binding.
-    let _ = if local.is_ipv4() {
-        option::set(fd.as_fd(), libc::SOL_IP, libc::IP_FREEBIND, 1)
+    let socket = SockRef::from(&fd);
+    // Where the kernel refuses this, an absent address is reported by bind(2).
+    if local.is_ipv4() {
+        let _ = socket.set_freebind_v4(true);
     } else {
-        option::set(fd.as_fd(), libc::SOL_IPV6, libc::IPV6_FREEBIND, 1)
-    };
+        socket.set_only_v6(true).map_err(|error| io_error(local, "IPV6_V6ONLY", error))?;
+        let _ = socket.set_freebind_v6(true);
+    }
     if let Some(name) = device {
-        bind_to_device(fd.as_fd(), name).map_err(|error| match error.raw_os_error() {
+        bind_to_device(socket, name).map_err(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => UdpError::NoInterface { name: name.to_owned() },
             _ => io_error(local, "SO_BINDTODEVICE", error),
         })?;
@@ -275,36 +275,37 @@ fn open_socket(local: SocketAddr, device: Option<&str>) -> Result<OwnedFd, UdpEr
     Ok(fd)
 }
 
-fn bind_to_device(socket: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    let mut padded = [0u8; libc::IFNAMSIZ];
-    // A name without room for the zero at its end is no interface's.
-    let room = padded[..libc::IFNAMSIZ - 1].get_mut(..name.len()).ok_or(io::Error::from_raw_os_error(libc::ENODEV))?;
-    room.copy_from_slice(name.as_bytes());
-    option::set(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, padded)
+fn bind_to_device(socket: SockRef<'_>, name: &str) -> io::Result<()> {
+    // The kernel cuts longer names, and would find another interface.
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    socket.bind_device(Some(name.as_bytes()))
 }
 
-/// Others that say the same can be bound to the port as well.
+/// Lets further sockets with this option bind to the same port.
 fn share(socket: &OwnedFd) -> io::Result<()> {
-    option::set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+    SockRef::from(socket).set_reuse_port(true)
 }
 
-/// What a socket needs to receive; does it merge?
-fn set_up(socket: BorrowedFd<'_>, spec: &EndpointSpec) -> io::Result<bool> {
+/// Sets the options of a receiving socket. True if the kernel merges datagrams (`UDP_GRO`).
+fn set_up(fd: BorrowedFd<'_>, spec: &EndpointSpec) -> io::Result<bool> {
+    let socket = SockRef::from(&fd);
     if spec.local.is_ipv4() {
-        option::set(socket, libc::SOL_IP, libc::IP_RECVTOS, 1)?;
-        option::set(socket, libc::SOL_IP, libc::IP_MULTICAST_ALL, 0)?;
+        socket.set_recv_tos_v4(true)?;
+        socket.set_multicast_all_v4(false)?;
     } else {
-        option::set(socket, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+        socket.set_recv_tclass_v6(true)?;
         // Since Linux 4.20.
-        let _ = option::set(socket, libc::SOL_IPV6, libc::IPV6_MULTICAST_ALL, 0);
+        let _ = socket.set_multicast_all_v6(false);
         if spec.zero_checksum {
-            option::set(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 1)?;
+            option::set(fd, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 1)?;
         }
     }
-    // More than this is a matter of rights, and less is only less.
-    let _ = sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER));
-    Ok(option::set(socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok())
+    // A larger buffer than net.core.rmem_max takes CAP_NET_ADMIN; without it the kernel grants less.
+    let _ = sockopt::set_socket_recv_buffer_size_force(fd, RECEIVE_BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, RECEIVE_BUFFER));
+    Ok(option::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok())
 }
 
 fn join(socket: BorrowedFd<'_>, spec: &EndpointSpec, group: IpAddr) -> Result<(), UdpError> {
@@ -326,25 +327,13 @@ enum Membership {
 }
 
 fn change_membership(socket: BorrowedFd<'_>, group: IpAddr, index: u32, what: Membership) -> io::Result<()> {
-    let (v4, v6) = match what {
-        Membership::Add => (libc::IP_ADD_MEMBERSHIP, libc::IPV6_ADD_MEMBERSHIP),
-        Membership::Drop => (libc::IP_DROP_MEMBERSHIP, libc::IPV6_DROP_MEMBERSHIP),
-    };
-    match group {
-        IpAddr::V4(group) => option::set(socket, libc::SOL_IP, v4, group_request(group, index)),
-        IpAddr::V6(group) => {
-            let address = libc::in6_addr { s6_addr: group.octets() };
-            let request = libc::ipv6_mreq { ipv6mr_multiaddr: address, ipv6mr_interface: index };
-            option::set(socket, libc::SOL_IPV6, v6, request)
-        }
-    }
-}
-
-fn group_request(group: std::net::Ipv4Addr, index: u32) -> libc::ip_mreqn {
-    libc::ip_mreqn {
-        imr_multiaddr: libc::in_addr { s_addr: u32::from_ne_bytes(group.octets()) },
-        imr_address: libc::in_addr { s_addr: 0 },
-        imr_ifindex: index as libc::c_int,
+    let socket = SockRef::from(&socket);
+    let interface = InterfaceIndexOrAddress::Index(index);
+    match (what, group) {
+        (Membership::Add, IpAddr::V4(group)) => socket.join_multicast_v4_n(&group, &interface),
+        (Membership::Add, IpAddr::V6(group)) => socket.join_multicast_v6(&group, index),
+        (Membership::Drop, IpAddr::V4(group)) => socket.leave_multicast_v4_n(&group, &interface),
+        (Membership::Drop, IpAddr::V6(group)) => socket.leave_multicast_v6(&group, index),
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the kernel's routes say of the way to a peer.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+use socket2::SockRef;
 
-use crate::{link, option};
+use crate::link;
 
 /// Any but 0, for which there is no route: nothing is sent.
 const SOME_PORT: u16 = 9;
@@ -27,7 +28,7 @@ pub fn path(local: Option<IpAddr>, remote: IpAddr, device: Option<&str>) -> io::
     let family = if remote.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     if let Some(name) = device {
-        super::bind_to_device(socket.as_fd(), name).map_err(|error| match error.raw_os_error() {
+        super::bind_to_device(SockRef::from(&socket), name).map_err(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => io::Error::new(io::ErrorKind::NotFound, error),
             _ => error,
         })?;
@@ -38,17 +39,16 @@ pub fn path(local: Option<IpAddr>, remote: IpAddr, device: Option<&str>) -> io::
     }
     connect(&socket, &SocketAddr::new(remote, SOME_PORT))?;
     let mtu = match remote {
-        IpAddr::V4(_) => option::get(socket.as_fd(), libc::SOL_IP, libc::IP_MTU, 0)?,
-        IpAddr::V6(_) => option::get(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_MTU, 0)?,
+        IpAddr::V4(_) => sockopt::ip_mtu(&socket)?,
+        IpAddr::V6(_) => sockopt::ipv6_mtu(&socket)?,
     };
-    Ok(Path { mtu: u32::try_from(mtu).unwrap_or(0), source: super::local_address(&socket)?.ip() })
+    Ok(Path { mtu, source: super::local_address(&socket)?.ip() })
 }
 
-/// The interface that datagrams to multicast groups leave by.
-pub(super) fn send_groups_to(socket: std::os::fd::BorrowedFd<'_>, ipv4: bool, index: u32) -> io::Result<()> {
+/// Sets the interface that datagrams to multicast groups leave through.
+pub(super) fn send_groups_to(socket: BorrowedFd<'_>, ipv4: bool, index: u32) -> io::Result<()> {
     if ipv4 {
-        let request = super::group_request(std::net::Ipv4Addr::UNSPECIFIED, index);
-        return option::set(socket, libc::SOL_IP, libc::IP_MULTICAST_IF, request);
+        return Ok(sockopt::set_ip_multicast_if_with_ifindex(socket, &Ipv4Addr::UNSPECIFIED, &Ipv4Addr::UNSPECIFIED, index)?);
     }
-    option::set(socket, libc::SOL_IPV6, libc::IPV6_MULTICAST_IF, index as libc::c_int)
+    SockRef::from(&socket).set_multicast_if_v6(index)
 }

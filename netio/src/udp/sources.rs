@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use rustix::net::{bind, sockopt};
+use rustix::net::bind;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use socket2::SockRef;
 
 use super::{UdpError, index_of, io_error, open_socket, path};
 use crate::option;
@@ -215,20 +217,21 @@ fn open_source(spec: &SourcesSpec, local: SocketAddr) -> Result<OwnedFd, UdpErro
     Ok(fd)
 }
 
-/// Fragments, TTL, and nothing of our own back.
-fn set_up(socket: BorrowedFd<'_>, spec: &SourcesSpec) -> io::Result<()> {
-    let ttl = libc::c_int::from(DEFAULT_TTL);
+/// Sets fragmentation, the default TTL, and no loopback of our own multicast datagrams.
+fn set_up(fd: BorrowedFd<'_>, spec: &SourcesSpec) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    let ttl = u32::from(DEFAULT_TTL);
     if spec.local.is_ipv4() {
-        let set = |name, value| option::set(socket, libc::SOL_IP, name, value);
-        set(libc::IP_MTU_DISCOVER, if spec.dont_fragment { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT })?;
-        set(libc::IP_TTL, ttl)?;
-        set(libc::IP_MULTICAST_TTL, ttl)?;
-        return set(libc::IP_MULTICAST_LOOP, 0);
+        let discover = if spec.dont_fragment { Ipv4PathMtuDiscovery::DO } else { Ipv4PathMtuDiscovery::DONT };
+        sockopt::set_ip_mtu_discover(fd, discover)?;
+        socket.set_ttl_v4(ttl)?;
+        socket.set_multicast_ttl_v4(ttl)?;
+        return socket.set_multicast_loop_v4(false);
     }
-    let set = |name, value| option::set(socket, libc::SOL_IPV6, name, value);
-    set(libc::IPV6_MTU_DISCOVER, if spec.dont_fragment { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT })?;
-    set(libc::IPV6_DONTFRAG, spec.dont_fragment.into())?;
-    set(libc::IPV6_UNICAST_HOPS, ttl)?;
-    set(libc::IPV6_MULTICAST_HOPS, ttl)?;
-    set(libc::IPV6_MULTICAST_LOOP, 0)
+    let discover = if spec.dont_fragment { Ipv6PathMtuDiscovery::DO } else { Ipv6PathMtuDiscovery::DONT };
+    sockopt::set_ipv6_mtu_discover(fd, discover)?;
+    option::set(fd, libc::SOL_IPV6, libc::IPV6_DONTFRAG, libc::c_int::from(spec.dont_fragment))?;
+    socket.set_unicast_hops_v6(ttl)?;
+    socket.set_multicast_hops_v6(ttl)?;
+    socket.set_multicast_loop_v6(false)
 }
