@@ -1,7 +1,8 @@
-//! The kernel's edge: TAP devices, uplinks, UDP, guests' sockets, links, routes, network namespaces and waiting.
+//! The kernel edge: TAP devices, packet sockets, UDP, guest sockets, links, routes, network namespaces and epoll.
 //!
-//! The only room with `unsafe`: a few system calls that no crate wraps, each in a block that says
-//! why it is sound. Facilities are tried and a refusal is kept as data; `io::Error` ends here.
+//! This is the only crate with `unsafe`: a few system calls that no other crate wraps, each in a block that says why
+//! it is sound. Optional kernel features are tried when a socket or device is opened; a refusal is kept as data, not
+//! reported as an error. Functions return the error types of this crate, which name the device, the reason and the fix.
 
 pub mod backlog;
 pub mod guest;

@@ -1,7 +1,8 @@
-//! Links of the calling thread's namespace, by rtnetlink (rtnetlink(7)).
+//! Links of the calling thread's namespace, through rtnetlink (rtnetlink(7)).
 //!
-//! One request, one answer, on a socket that is closed again: an open one would keep its namespace
-//! alive. Never on the packet path.
+//! Each request opens a socket and closes it again: an open socket would keep its namespace alive. Never used on the
+//! packet path. The `rtnetlink` crate would bring an async runtime for these few requests, so they are made with the
+//! message types of `netlink-packet-route` alone.
 
 use std::io;
 use std::net::IpAddr;
@@ -20,55 +21,56 @@ use packet::MacAddr;
 /// A link as the kernel describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {
-    /// Its number in its namespace.
+    /// Its index, unique within its namespace.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Set up by its owner, whatever its carrier.
+    /// Administratively up (`IFF_UP`), with or without a carrier.
     pub up: bool,
-    /// Set up, with a carrier, and ready to pass packets.
+    /// Operationally up (`IFF_RUNNING`): up, with a carrier, ready to pass packets.
     pub carrier: bool,
-    /// The longest packet, in bytes.
+    /// Its MTU in bytes.
     pub mtu: u32,
-    /// Its address.
+    /// Its MAC address.
     pub mac: MacAddr,
-    /// Does its namespace ask and answer who has an address there (`IFF_NOARP` not set)?
+    /// True if its namespace uses ARP on it (`IFF_NOARP` is not set).
     pub arp: bool,
-    /// Is it a TAP's or TUN's?
+    /// True for a TAP or TUN device.
     pub is_tun: bool,
-    /// Packets from its stack that it had no room for, since it was made. Of a TAP: that whoever has it did not read in time.
+    /// Packets that its stack sent and its queue had no room for, since the link was created. For a TAP these are the
+    /// packets that the process holding it did not read in time.
     pub tx_dropped: u64,
 }
 
-/// What to change of a link; what is `None` stays.
+/// Changes to a link; a field that is `None` is left as it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change<'a> {
-    /// Longest packet, in bytes.
+    /// MTU in bytes.
     pub mtu: Option<u32>,
-    /// Frames that the kernel keeps for us to read.
+    /// Length of the transmit queue, in frames. For a TAP this is the queue that we read.
     pub tx_queue_len: Option<u32>,
-    /// Segments of the largest super-frame that its stack may make.
+    /// Maximum number of segments of a super-frame that its stack builds.
     pub gso_max_segs: Option<u32>,
-    /// Set up or down.
+    /// Administratively up or down.
     pub up: Option<bool>,
-    /// Ask and answer who has an address (`IFF_NOARP` not set).
+    /// Use ARP (`IFF_NOARP` not set).
     pub arp: Option<bool>,
-    /// Move to this namespace.
+    /// Move it to this namespace.
     pub netns: Option<BorrowedFd<'a>>,
-    /// Rename.
+    /// Rename it.
     pub name: Option<&'a str>,
-    /// Its address.
+    /// MAC address.
     pub mac: Option<MacAddr>,
 }
 
-/// The link with this number; an error if there is none.
+/// The link with this index; `ErrorKind::NotFound` if there is none.
 pub fn by_index(index: u32) -> io::Result<Link> {
     let mut request = LinkMessage::default();
     request.header.index = index;
     link_of(request)
 }
 
-/// The link of this name; `ErrorKind::NotFound` if there is none.
+/// The link with this name; `ErrorKind::NotFound` if there is none.
 pub fn get(name: &str) -> io::Result<Link> {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::IfName(name.to_owned()));
@@ -82,7 +84,7 @@ fn link_of(request: LinkMessage) -> io::Result<Link> {
     }
 }
 
-/// Changes a link, all or nothing as far as the kernel does so.
+/// Changes a link in one request. The kernel may apply a part of it before it fails.
 pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
     let mut request = LinkMessage::default();
     request.header.index = index;
@@ -100,20 +102,20 @@ pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
     talk(RouteNetlinkMessage::SetLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 
-/// Gives a link an address.
+/// Adds an IP address to a link. It can be used at once.
 pub fn add_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
     let mut request = AddressMessage::default();
     request.header.index = index;
     request.header.prefix_len = prefix_len;
     request.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    // Usable at once, without duplicate address detection (RFC 4862 section 5.4).
+    // No duplicate address detection (RFC 4862 section 5.4).
     request.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     request.attributes.push(AddressAttribute::Address(address));
     request.attributes.push(AddressAttribute::Local(address));
     talk(RouteNetlinkMessage::NewAddress(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
-/// Takes an address from a link.
+/// Removes an IP address from a link.
 pub fn delete_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
     let mut request = AddressMessage::default();
     request.header.index = index;
@@ -124,8 +126,7 @@ pub fn delete_address(index: u32, address: IpAddr, prefix_len: u8) -> io::Result
     talk(RouteNetlinkMessage::DelAddress(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 
-/// Makes two links that are joined like the ends of a cable (veth(4)), the second in another
-/// namespace if one is given. Both are down.
+/// Creates a veth pair (veth(4)); the second end in another namespace if one is given. Both ends are down.
 pub fn add_pair(name: &str, other: &str, other_netns: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let mut peer = LinkMessage::default();
     peer.attributes.push(LinkAttribute::IfName(other.to_owned()));
@@ -144,7 +145,7 @@ pub fn delete(index: u32) -> io::Result<()> {
     talk(RouteNetlinkMessage::DelLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 
-/// The names of all links of this namespace.
+/// The names of all links of the calling thread's namespace.
 pub fn names() -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_to_string("/proc/thread-self/net/dev")?.lines().skip(2) {
@@ -158,7 +159,7 @@ fn describe(link: &LinkMessage) -> Link {
         index: link.header.index,
         name: String::new(),
         up: link.header.flags.contains(LinkFlags::Up),
-        // RFC 2863 `ifOperStatus` up, or unknown where a driver does not say (`netif_oper_up`).
+        // RFC 2863 `ifOperStatus` is up, or unknown because the driver does not report it (`netif_oper_up`).
         carrier: link.header.flags.contains(LinkFlags::Running),
         mtu: 0,
         mac: MacAddr::default(),
@@ -183,14 +184,14 @@ fn describe(link: &LinkMessage) -> Link {
     described
 }
 
-/// One request and its answer; `None` for a bare acknowledgment.
+/// Sends one request and returns its reply; `None` for an acknowledgment without content.
 pub(crate) fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
     let socket = ask(request, flags)?;
     let (answer, _) = socket.recv_from_full()?;
     match parse(&answer)?.payload {
         NetlinkPayload::Error(error) if error.code.is_some() => {
             let error = error.to_io();
-            // ENODEV is how rtnetlink says that there is no such link.
+            // rtnetlink reports a missing link as ENODEV.
             if error.raw_os_error() == Some(libc::ENODEV) {
                 Err(io::Error::new(io::ErrorKind::NotFound, error))
             } else {
@@ -202,8 +203,8 @@ pub(crate) fn talk(request: RouteNetlinkMessage, flags: u16) -> io::Result<Optio
     }
 }
 
-/// One request and all its answers. Those that cannot be read, with attributes newer than our
-/// library, are passed over. A list that changed while it was read is `Interrupted`.
+/// Sends one request and calls `answer` with each reply. Replies that cannot be parsed, because their attributes are
+/// newer than the message library, are skipped. `ErrorKind::Interrupted` if the list changed while it was read.
 pub(crate) fn dump(request: RouteNetlinkMessage, mut answer: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
     let socket = ask(request, NLM_F_REQUEST | NLM_F_DUMP)?;
     let mut interrupted = false;
@@ -211,7 +212,7 @@ pub(crate) fn dump(request: RouteNetlinkMessage, mut answer: impl FnMut(RouteNet
         let (answers, _) = socket.recv_from_full()?;
         let mut rest = answers.as_slice();
         while let Some(len) = rest.first_chunk().map(|len| u32::from_ne_bytes(*len) as usize) {
-            // Lengths are rounded up to four bytes (`NLMSG_ALIGN`); the last one's padding may be missing.
+            // Messages are padded to four bytes (`NLMSG_ALIGN`), except perhaps the last one.
             let Some(message) = rest.get(..len).filter(|message| message.len() >= NETLINK_HEADER_LEN) else {
                 return Err(broken());
             };
@@ -230,15 +231,15 @@ pub(crate) fn dump(request: RouteNetlinkMessage, mut answer: impl FnMut(RouteNet
     }
 }
 
-/// Length of `struct nlmsghdr`.
+/// Length of `struct nlmsghdr` in bytes.
 const NETLINK_HEADER_LEN: usize = 16;
 
-/// A socket on which the answer comes.
+/// Sends a request. Returns the socket that receives the reply.
 fn ask(request: RouteNetlinkMessage, flags: u16) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    // Lists only what was asked for. A kernel that does not know this lists more.
+    // The kernel lists only what matches the request. Kernels before 4.20 do not know this and list more.
     let _ = socket.set_netlink_get_strict_chk(flags & NLM_F_DUMP == NLM_F_DUMP);
     let mut message = NetlinkMessage::from(request);
     message.header.flags = flags;
@@ -255,5 +256,5 @@ fn parse(bytes: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
 }
 
 fn broken() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the kernel's list has no end")
+    io::Error::new(io::ErrorKind::InvalidData, "malformed netlink message")
 }

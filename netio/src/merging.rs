@@ -1,8 +1,8 @@
-//! What an interface's driver merges before anybody sees it.
+//! Large receive offload (LRO), which a switch cannot use.
 //!
-//! Generic receive offload keeps what it needs to split again: its super-frames come with a virtio-net header and leave
-//! whole. Large receive offload, which some drivers and devices do, merges for a host that is the end of the way: headers
-//! are lost, and what is passed on is not what came (Documentation/networking in Linux says so of forwarding).
+//! Generic receive offload merges frames so that they can be split again. LRO, in some drivers, merges for a host that
+//! terminates the connection: headers are lost, so forwarding the merged frame changes the traffic. The kernel's
+//! documentation requires LRO to be off where a host forwards packets.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,8 +12,8 @@ use crate::option::check;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
-/// Is large receive offload on, at an interface of the calling thread's namespace? One whose driver knows nothing of
-/// it has it not on.
+/// Reports whether LRO is on for an interface of the calling thread's namespace (`ETHTOOL_GFLAGS`). False if the driver
+/// does not support it.
 pub fn has_lro(interface: &str) -> io::Result<bool> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
     if interface.len() >= libc::IFNAMSIZ {
@@ -23,7 +23,7 @@ pub fn has_lro(interface: &str) -> io::Result<bool> {
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;
     }
-    // `struct ethtool_value`: the command, and what it answers.
+    // `struct ethtool_value`: the command, and the driver's answer.
     let mut value = [ETHTOOL_GFLAGS, 0];
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
     // SAFETY: SIOCETHTOOL with this command writes one `ethtool_value`; both it and the `ifreq` are valid for the call.
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loopback_merges_nothing() {
+    fn loopback_has_no_lro() {
         assert!(!has_lro("lo").unwrap());
         assert_eq!(has_lro("none-such").unwrap_err().raw_os_error(), Some(libc::ENODEV));
         assert!(has_lro("a-name-that-is-too-long").is_err());

@@ -1,4 +1,4 @@
-//! Network namespaces: named, entered for a moment, or made.
+//! Network namespaces: finding, entering and creating them (network_namespaces(7)).
 
 use std::fmt;
 use std::fs::File;
@@ -10,17 +10,17 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-/// Where `ip netns add` keeps its names.
+/// The directory in which `ip netns add` creates its files.
 pub const NAMED: &str = "/run/netns";
 
-/// A network namespace as a person names it: a name under `/run/netns`, a path, or `pid:N`.
+/// A network namespace as configured: a name under `/run/netns`, a path, or `pid:N`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Netns {
     text: String,
     path: PathBuf,
 }
 
-/// Which namespace a path led to, whatever the path leads to later.
+/// The identity of a namespace, which stays the same when a path is made to refer to another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NetnsId {
     device: u64,
@@ -28,7 +28,7 @@ pub struct NetnsId {
 }
 
 impl Netns {
-    /// Reads the three forms. Nothing is looked up yet.
+    /// Parses one of the three forms. Does not check that the namespace exists.
     #[must_use]
     pub fn new(text: &str) -> Netns {
         let path = match text.strip_prefix("pid:") {
@@ -39,12 +39,12 @@ impl Netns {
         Netns { text: text.to_owned(), path }
     }
 
-    /// Which namespace it is now; an error if there is none.
+    /// The namespace that the path refers to now; an error if there is none.
     pub fn id(&self) -> io::Result<NetnsId> {
         self.open().and_then(|file| NetnsId::of(&file))
     }
 
-    /// Opens the namespace's file. Whatever else is at that path is not waited for, such as a pipe that nobody writes to.
+    /// Opens the namespace's file. Does not block, even if the path is a pipe without a writer.
     pub fn open(&self) -> io::Result<File> {
         File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path)
     }
@@ -63,19 +63,19 @@ impl NetnsId {
         Ok(NetnsId { device: metadata.dev(), inode: metadata.ino() })
     }
 
-    /// That of the calling thread.
+    /// The namespace of the calling thread.
     pub fn own() -> io::Result<NetnsId> {
         NetnsId::of(&own()?)
     }
 }
 
-/// The calling thread's own namespace.
+/// Opens the namespace of the calling thread.
 pub fn own() -> io::Result<File> {
     File::open("/proc/thread-self/ns/net")
 }
 
-/// Runs `work` inside a namespace, on a thread of its own that ends with it: the caller stays where
-/// it is. Files that `work` opens keep the namespace alive as long as they are open.
+/// Runs `work` inside a namespace, on a temporary thread: the calling thread does not change its namespace. Sockets
+/// that `work` opens keep the namespace alive until they are closed.
 pub fn inside<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().spawn_scoped(scope, || {
@@ -86,7 +86,7 @@ pub fn inside<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> io::Res
     })
 }
 
-/// A new network namespace, which lives as long as this file or a process or device refers to it.
+/// Creates a network namespace, which lives as long as this file is open or a process or socket is in it.
 pub fn create() -> io::Result<File> {
     thread::scope(|scope| {
         let maker = thread::Builder::new().spawn_scoped(scope, || {
@@ -97,8 +97,8 @@ pub fn create() -> io::Result<File> {
     })
 }
 
-/// Makes the calling process root of a new user namespace, with all rights over the network
-/// namespaces that it makes from now on. Only before other threads have started.
+/// Makes the calling process root of a new user namespace, with all capabilities in the network namespaces that it
+/// creates later. Must be called before the process starts further threads.
 pub fn become_root_of_own_users() -> io::Result<()> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     leave(UnshareFlags::NEWUSER)?;
@@ -107,7 +107,7 @@ pub fn become_root_of_own_users() -> io::Result<()> {
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-/// Moves the calling thread into a new network namespace, empty but for a loopback link that is down.
+/// Moves the calling thread into a new network namespace, which has only a loopback link, and that is down.
 pub fn leave_network() -> io::Result<()> {
     leave(UnshareFlags::NEWNET)
 }
@@ -118,7 +118,7 @@ fn leave(what: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(what) }?)
 }
 
-/// A namespace that a process made and keeps open, by a path that other processes can open too.
+/// The path by which other processes can open a namespace file that this process holds open.
 #[must_use]
 pub fn path_of(file: &impl AsFd) -> String {
     use std::os::fd::AsRawFd;
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_forms() {
+    fn three_forms_are_parsed() {
         for (text, path) in [("blue", "/run/netns/blue"), ("/proc/self/ns/net", "/proc/self/ns/net"), ("pid:7", "/proc/7/ns/net")]
         {
             assert_eq!(Netns::new(text).path, Path::new(path));

@@ -1,5 +1,5 @@
-//! Who is at the other end of a Unix socket: what the kernel noted when the connection was made (unix(7),
-//! `SO_PEERCRED`). Nothing that the other side says or does later changes it.
+//! Credentials of the process at the other end of a Unix socket, as the kernel recorded them when the connection was
+//! made (`SO_PEERCRED` in unix(7)). The process cannot change them afterwards.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,26 +8,27 @@ use rustix::net::sockopt::socket_peercred;
 
 use crate::option;
 
-/// A process by its user and its groups.
+/// The user and groups of a process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Credentials {
     /// Its effective user.
     pub user: u32,
     /// Its effective group.
     pub group: u32,
-    /// Further groups that it is in.
+    /// Its supplementary groups.
     pub groups: Vec<u32>,
 }
 
 impl Credentials {
-    /// Those of whoever connected this socket. A kernel without `SO_PEERGROUPS` (before 4.13) tells of one group only.
+    /// The credentials of the process that connected this socket. Before Linux 4.13 (`SO_PEERGROUPS`), without
+    /// supplementary groups.
     pub fn of_peer(socket: impl AsFd) -> io::Result<Credentials> {
         let peer = socket_peercred(socket.as_fd())?;
         let groups = option::list(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS).unwrap_or_default();
         Ok(Credentials { user: peer.uid.as_raw(), group: peer.gid.as_raw(), groups })
     }
 
-    /// Is it in this group?
+    /// True if this is the effective group or a supplementary one.
     #[must_use]
     pub fn is_in(&self, group: u32) -> bool {
         self.group == group || self.groups.contains(&group)
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn we_are_who_we_are() {
+    fn credentials_of_a_socket_pair_are_our_own() {
         let (one, _other) = UnixStream::pair().unwrap();
         let us = Credentials::of_peer(&one).unwrap();
         assert_eq!((us.user, us.group), (geteuid().as_raw(), getegid().as_raw()));

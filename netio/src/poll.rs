@@ -1,4 +1,7 @@
-//! Waiting: level-triggered epoll over a worker's ports, and a way to wake it.
+//! Level-triggered epoll over a worker's ports, and a waker for other threads.
+//!
+//! mio is edge-triggered: after a wake-up every port would have to be read until it is empty. A worker reads a bounded
+//! batch from each port in turn, so it needs to be told again of what it has not read yet.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,37 +16,37 @@ const EVENTS: usize = 64;
 const WAKER: u64 = u64::MAX;
 const ONCE_WRITABLE: epoll::EventFlags = epoll::EventFlags::OUT.union(epoll::EventFlags::ONESHOT);
 
-/// Tells which of many descriptors can be read.
+/// An epoll instance: reports which descriptors are readable.
 #[derive(Debug)]
 pub struct Poller {
     epoll: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
 }
 
-/// Wakes a [`Poller`] from another thread.
+/// Ends the wait of a [`Poller`], from any thread.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// The poller's present or next wait ends at once.
+    /// Ends the current wait, or if the poller is not waiting, its next one.
     pub fn wake(&self) {
-        // A full counter wakes as well as one more.
+        // The write fails only if the counter is at its maximum, and then the poller wakes anyway.
         let _ = write(&self.0, &1u64.to_ne_bytes());
     }
 }
 
-/// A descriptor of which a [`Poller`] tells once that it can be written to, each time that it is asked to. Any thread
-/// may ask.
+/// A descriptor that a [`Poller`] watches for writability, one report at a time. Any thread may request the next report
+/// with [`arm`](Writable::arm).
 #[derive(Debug)]
 pub struct Writable {
     epoll: Arc<OwnedFd>,
-    /// One of its own: the poller may watch the original for something to read.
+    /// A duplicate, since the poller may watch the original descriptor for readability.
     fd: OwnedFd,
     token: u64,
 }
 
 impl Writable {
-    /// The poller tells when it can next be written to, or has failed.
+    /// Requests one report: when the descriptor is writable, or has failed.
     pub fn arm(&self) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, &self.fd, epoll::EventData::new_u64(self.token), ONCE_WRITABLE)?)
     }
@@ -56,7 +59,7 @@ impl Drop for Writable {
 }
 
 impl Poller {
-    /// A poller of nothing but its own waker.
+    /// A poller that watches only its own waker.
     pub fn new() -> io::Result<Poller> {
         let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -64,32 +67,31 @@ impl Poller {
         Ok(Poller { epoll, wake })
     }
 
-    /// What wakes this poller.
+    /// The waker of this poller.
     #[must_use]
     pub fn waker(&self) -> Waker {
         Waker(Arc::clone(&self.wake))
     }
 
-    /// Watches a descriptor for something to read. `token` is any number but `u64::MAX`.
+    /// Watches a descriptor for readability. `token` is any number except `u64::MAX`.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
 
-    /// Tells once, with this token, that a descriptor can be written to, and then when it is [`armed`](Writable::arm).
+    /// Watches a descriptor for writability: one report with this token, and one more after each [`arm`](Writable::arm).
     pub fn add_writable(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<Writable> {
         let watch = Writable { epoll: Arc::clone(&self.epoll), fd: fd.try_clone_to_owned()?, token };
         epoll::add(&self.epoll, &watch.fd, epoll::EventData::new_u64(token), ONCE_WRITABLE)?;
         Ok(watch)
     }
 
-    /// Watches it no more.
+    /// Stops watching a descriptor.
     pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
-    /// Waits until a descriptor can be read (or has failed), the waker is used, or the time is over;
-    /// `None` waits for ever. Calls `ready` with the token of each such descriptor. Returns whether
-    /// the waker was used.
+    /// Waits until a descriptor is ready or has failed, the waker is used, or the timeout expires; `None` is no timeout.
+    /// Calls `ready` with the token of each ready descriptor. Returns true if the waker was used.
     pub fn wait(&self, timeout: Option<Duration>, mut ready: impl FnMut(u64)) -> io::Result<bool> {
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),

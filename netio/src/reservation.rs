@@ -1,24 +1,23 @@
-//! Ports of the host's own address, taken for a NAT so that the host's stack stays silent.
+//! Ports of the host's address, reserved for a NAT so that the host's stack does not answer for them.
 //!
-//! An uplink's frames reach the host's stack as well as us. Where a NAT uses the host's own address,
-//! the stack finds that nobody there knows the connection, and answers a reply from far away with RST
-//! or port unreachable, which ends it. Unless somebody does: a socket bound to the address and port
-//! is found (`tcp_v4_rcv`, `__udp4_lib_rcv` in net/ipv4), and the filter attached to it then drops the
-//! packet without a word. The filter is one instruction, and is attached before the bind, so no
-//! packet ever meets the socket without it.
+//! Frames that the uplink receives reach the host's stack as well as the switch. Where a NAT uses the host's own address,
+//! the stack does not know the connection and answers a reply with RST or port unreachable, which ends the connection.
+//! A socket that is bound to the address and port prevents this: the stack finds it (`tcp_v4_rcv`, `__udp4_lib_rcv` in
+//! net/ipv4), and the filter attached to it drops the packet silently. The filter is one instruction and is attached
+//! before the bind, so no packet is queued.
 //!
-//! A TCP socket listens, since only listening ones are found for any segment; nobody ever connects.
-//! The socket also does what a reservation is to do: the kernel gives the port to nobody else, and a
-//! port that a host's program has is refused with `AddrInUse`, also where that is bound to all addresses.
-//! Nothing is ever queued, so the sockets need no buffers. Each costs one descriptor: mind `ulimit -n`.
-//! A filter on a TCP socket takes `CAP_NET_ADMIN` on kernels since late in 2025 (`SO_ATTACH_FILTER` in
-//! net/core/sock.c), a port below 1024 `CAP_NET_BIND_SERVICE`.
+//! A TCP socket listens, because the stack finds only listening sockets for segments of any connection; no connection is
+//! ever accepted. The socket is also the reservation: the kernel assigns the port to no other socket, and refuses a port
+//! that a program of the host has with `AddrInUse`, even if that program is bound to all addresses. Nothing is queued, so
+//! the sockets need no buffers. Each takes one file descriptor (`ulimit -n`). A filter on a TCP socket needs
+//! `CAP_NET_ADMIN` on kernels since late 2025 (`SO_ATTACH_FILTER` in net/core/sock.c), a port below 1024
+//! `CAP_NET_BIND_SERVICE`.
 //!
-//! *Cost.* Loading even one instruction takes the kernel pages and time, so all sockets share one
-//! program, which takes bpf(2) (`CAP_BPF`, or root's rights in the first user namespace). Where that is
-//! refused each has its own. Measured on
-//! Linux 6.18, 2 cores, 20,000 sockets: taking a TCP port 5-6 us, giving it back 4-5 us, 4.0 KB of
-//! kernel memory; a UDP port 4-6 us, 3 us, 2.7 KB. With a program each it is 15-30 us and 6.3 KB more.
+//! *Cost.* Even a program of one instruction takes a page and time to load, so all sockets share one program, which needs
+//! bpf(2) (`CAP_BPF`, or root in the initial user namespace). Where bpf(2) is refused, each socket has its own program.
+//! Measured on Linux 6.18, 2 cores, 20,000 sockets: reserving a TCP port takes 5-6 us, releasing it 4-5 us, and it uses
+//! 4.0 KB of kernel memory; a UDP port 4-6 us, 3 us and 2.7 KB. With a program of its own each takes 15-30 us and
+//! 6.3 KB more.
 
 use std::fs;
 use std::io;
@@ -32,27 +31,27 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_w
 use crate::option::{self, check};
 use crate::packet_socket::Filter;
 
-/// Sockets of the system that [`process_of_port`] looks at, and descriptors.
+/// Maximum number of sockets, and of file descriptors, that [`process_of_port`] searches.
 const LOOKED_AT: usize = 100_000;
 
-/// A port of which the host's stack says nothing, until it is dropped.
+/// A port for which the host's stack sends nothing. Dropping it releases the port.
 #[derive(Debug)]
 pub struct Reservation {
     socket: OwnedFd,
 }
 
-/// Which ports.
+/// The protocol that a port belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortProtocol {
-    /// Those of TCP.
+    /// TCP.
     Tcp,
-    /// Those of UDP.
+    /// UDP.
     Udp,
 }
 
 impl Reservation {
-    /// A TCP port of an address of the host. `AddrInUse`: a program has it. `AddrNotAvailable`: it is
-    /// no address of the host. `PermissionDenied`: rights are missing. With port 0 the kernel chooses one.
+    /// Reserves a TCP port of an address of the host; with port 0 the kernel chooses one. Errors: `AddrInUse` if a
+    /// program uses the port, `AddrNotAvailable` if the host does not have the address, `PermissionDenied`.
     pub fn tcp(address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
         let reservation = Reservation::silent(SocketType::STREAM)?;
         bind(&reservation.socket, &SocketAddrV4::new(address, port))?;
@@ -60,7 +59,7 @@ impl Reservation {
         Ok(reservation)
     }
 
-    /// A UDP port of an address of the host; errors as with [`tcp`](Self::tcp).
+    /// Reserves a UDP port of an address of the host; errors as for [`tcp`](Self::tcp).
     pub fn udp(address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
         let reservation = Reservation::silent(SocketType::DGRAM)?;
         bind(&reservation.socket, &SocketAddrV4::new(address, port))?;
@@ -73,7 +72,7 @@ impl Reservation {
         Ok(Reservation { socket })
     }
 
-    /// The port that is taken.
+    /// The reserved port.
     pub fn port(&self) -> io::Result<u16> {
         let address = rustix::net::getsockname(&self.socket)?;
         Ok(SocketAddrV4::try_from(address).map_or(0, |address| address.port()))
@@ -88,7 +87,7 @@ fn drop_everything(socket: BorrowedFd<'_>) -> io::Result<()> {
     option::attach_filter(socket, Filter::nothing().instructions())
 }
 
-/// `union bpf_attr` as `BPF_PROG_LOAD` reads it (`include/uapi/linux/bpf.h`); what is not said is zero.
+/// The part of `union bpf_attr` that `BPF_PROG_LOAD` reads (`include/uapi/linux/bpf.h`).
 #[repr(C)]
 struct LoadProgram {
     program_type: u32,
@@ -102,7 +101,7 @@ struct LoadProgram {
     flags: u32,
 }
 
-/// `BPF_PROG_LOAD`: a program that keeps 0 bytes of everything.
+/// Loads a socket filter that accepts 0 bytes of each packet (`BPF_PROG_LOAD`).
 fn load_drop_everything() -> io::Result<OwnedFd> {
     const PROG_LOAD: libc::c_int = 5;
     const SOCKET_FILTER: u32 = 1;
@@ -119,16 +118,16 @@ fn load_drop_everything() -> io::Result<OwnedFd> {
         kernel_version: 0,
         flags: 0,
     };
-    // SAFETY: bpf(2) reads the request, of the length that it is told, and the program and text that
-    // it points to; all are valid for the call.
+    // SAFETY: bpf(2) reads the request, whose length is passed, and the program and the text that it points to; all
+    // are valid for the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const request, size_of::<LoadProgram>()) };
     let fd = check(fd as libc::c_int)?;
-    // SAFETY: the descriptor is new, so nobody else owns it.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Which process has a port of this namespace, on whatever address: its number and name. For people,
-/// in the text of an error; `None` where it is not found or we may not see it. Slow.
+/// The process ID and name of the process that uses a port of this namespace, on any address. Used in error messages;
+/// `None` if the process is not found or not visible to us. Slow: it searches /proc.
 #[must_use]
 pub fn process_of_port(protocol: PortProtocol, port: u16) -> Option<(u32, String)> {
     let tables = match protocol {
@@ -142,8 +141,8 @@ pub fn process_of_port(protocol: PortProtocol, port: u16) -> Option<(u32, String
     })
 }
 
-/// The inode of a line's socket, if it is bound to the port: and, of TCP, if it is not merely one of
-/// a listener's connections.
+/// The inode of the socket in a line of /proc/net/tcp or udp, if it is bound to the port. Of TCP sockets only listening
+/// ones count, not their connections.
 fn inode_of(protocol: PortProtocol, line: &str, port: u16) -> Option<u64> {
     // sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
     const LISTENING: &str = "0A";
@@ -155,7 +154,7 @@ fn inode_of(protocol: PortProtocol, line: &str, port: u16) -> Option<u64> {
     (bound && inode != 0 && (protocol == PortProtocol::Udp || state == LISTENING)).then_some(inode)
 }
 
-/// Which process holds a socket of that inode.
+/// The process that has a socket of this inode open.
 pub(crate) fn process_of_socket(inode: u64) -> Option<(u32, String)> {
     let wanted = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
@@ -181,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_the_kernels_tables() {
+    fn lines_of_proc_net_are_parsed() {
         let listener = "   0: 0100007F:0035 00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 17263 1 0 100";
         assert_eq!(inode_of(PortProtocol::Tcp, listener, 53), Some(17263));
         assert_eq!(inode_of(PortProtocol::Tcp, listener, 54), None);

@@ -1,20 +1,18 @@
-//! What the host knows of an uplink: its link, IPv4 addresses and IPv4 routes (rtnetlink(7)), and
-//! when that changes.
+//! The link, IPv4 addresses and IPv4 routes of an uplink (rtnetlink(7)), and notifications when they change.
 //!
-//! A router behind an uplink needs no routing protocol and no configuration of its own where the
-//! host has both: it takes the host's address and sends where the host would. So this reads what the
-//! host's administrator, DHCP client or routing daemon has put there, and is told when to read again.
+//! A router behind an uplink needs no routing protocol and no addresses of its own: it uses the address of the host and
+//! forwards as the host would. This file reads what the administrator, a DHCP client or a routing daemon has configured
+//! on the host, and reports when to read it again.
 //!
-//! *Routes* are the unicast routes of the main table that lead out of the interface, of several next
-//! hops those on it. Left out, and counted: next hops that are not a plain IPv4 gateway (an IPv6
-//! gateway, an encapsulation), and more than [`MAX_ROUTES`]: of those the longest prefixes, so that
-//! every destination still has a way, if perhaps not the best. Left out silently are routes for a
-//! type of service, routes that are dead, and all that policy rules do. A link without carrier keeps
-//! its routes, as it does in the host's own eyes; one set down loses them. A gateway is on the link
-//! whether its route says so or its address does; either way it is asked for by ARP.
+//! *Routes* are the unicast routes of the main table that leave through the interface; of a multipath route, the next hops
+//! on the interface. Left out and counted: next hops that are not plain IPv4 gateways (IPv6 gateways, encapsulations), and
+//! routes beyond [`MAX_ROUTES`]. Of these the longest prefixes are left out, so that each destination still has a route,
+//! if perhaps not the best one. Left out and not counted: routes for a type of service, dead routes, and policy routing.
+//! As on the host, a link without a carrier keeps its routes and a link that is set down loses them. A gateway is resolved
+//! by ARP, whether it is in a prefix of the interface or its route is marked `onlink`.
 //!
-//! *Changes* come as messages that are not read but for the fact that they came: a reader that
-//! follows details gets them wrong once the kernel has dropped one.
+//! *Changes* are reported without details: after the kernel has dropped one notification, a reader that applies them one
+//! by one would have a wrong table.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,51 +31,51 @@ use packet::MacAddr;
 
 use crate::link::{self, dump, talk};
 
-/// Routes of one interface that are kept.
+/// Maximum number of routes of one interface.
 pub const MAX_ROUTES: usize = 1024;
 
-/// How often a list that changes all the time is asked for again.
+/// Number of attempts to read a list that changes while it is read.
 const DISTURBED: usize = 3;
 
-/// Messages that one [`Watch::drain`] takes.
+/// Maximum number of messages that one call of [`Watch::drain`] reads.
 const DRAINED: usize = 4096;
 
-/// Where packets to a prefix go.
+/// A route to a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Route {
-    /// How many bits of the prefix count.
+    /// Length of the prefix in bits.
     pub prefix_len: u8,
-    /// The destination's first bits.
+    /// The prefix.
     pub prefix: Ipv4Addr,
-    /// Of several routes to a prefix the lowest counts.
+    /// Metric: of several routes to a prefix, the one with the lowest is used.
     pub metric: u32,
-    /// Who takes them on; `None` if the destination is on the link.
+    /// The gateway; `None` if destinations are on the link.
     pub gateway: Option<Ipv4Addr>,
 }
 
-/// All that a router needs to know of an interface.
+/// The properties of an interface that a router needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UplinkState {
-    /// Its number.
+    /// Its index.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// Its MAC address.
     pub mac: MacAddr,
-    /// The longest packet, in bytes.
+    /// Its MTU in bytes.
     pub mtu: u32,
-    /// Set up by its owner, and with a carrier.
+    /// Administratively up, and with a carrier.
     pub up: bool,
-    /// Its IPv4 addresses and the lengths of their prefixes, primary ones first.
+    /// Its IPv4 addresses with their prefix lengths, primary addresses first.
     pub addresses: Vec<(Ipv4Addr, u8)>,
     /// Its IPv4 routes, shortest prefixes first, then by prefix and metric; at most [`MAX_ROUTES`].
     pub routes: Vec<Route>,
-    /// Routes that it has besides and that are not kept.
+    /// Number of routes that were left out.
     pub routes_left_out: usize,
 }
 
-/// The state of an interface of the calling thread's namespace; `None` if there is none of that
-/// name. It is put together from three answers: if a [`Watch`] speaks up meanwhile, ask again.
+/// The state of an interface of the calling thread's namespace; `None` if it does not exist. The state is read in three
+/// requests: if a [`Watch`] reports a change meanwhile, read it again.
 pub fn uplink_state(name: &str) -> io::Result<Option<UplinkState>> {
     let link = match link::get(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -96,7 +94,7 @@ pub fn uplink_state(name: &str) -> io::Result<Option<UplinkState>> {
     }))
 }
 
-/// The IPv4 addresses of an interface with the lengths of their prefixes, primary ones first.
+/// The IPv4 addresses of an interface with their prefix lengths, primary addresses first.
 pub fn addresses(index: u32) -> io::Result<Vec<(Ipv4Addr, u8)>> {
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet;
@@ -117,7 +115,7 @@ pub fn addresses(index: u32) -> io::Result<Vec<(Ipv4Addr, u8)>> {
     })
 }
 
-/// Asks again, a few times, where a list changed while it was read.
+/// Repeats `list` up to [`DISTURBED`] times if the list changed while it was read.
 fn undisturbed<T>(mut list: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..DISTURBED {
         match list() {
@@ -128,7 +126,7 @@ fn undisturbed<T>(mut list: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     list()
 }
 
-/// On a point-to-point link `Address` is the other end's.
+/// The interface's own address. On a point-to-point link the attribute `Address` is that of the other end.
 fn own_address(message: &AddressMessage) -> Option<Ipv4Addr> {
     let find = |local: bool| {
         message.attributes.iter().find_map(|attribute| match attribute {
@@ -140,8 +138,8 @@ fn own_address(message: &AddressMessage) -> Option<Ipv4Addr> {
     find(true).or_else(|| find(false))
 }
 
-/// The IPv4 routes of the main table that lead out of an interface, as [`UplinkState`] has them, and
-/// how many were left out.
+/// The IPv4 routes of the main table through an interface, sorted as in [`UplinkState`], and the number of routes that
+/// were left out.
 pub fn routes(index: u32) -> io::Result<(Vec<Route>, usize)> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
@@ -155,7 +153,7 @@ pub fn routes(index: u32) -> io::Result<(Vec<Route>, usize)> {
             }
         });
         match listed {
-            // A namespace in which there has never been a route has no main table.
+            // A namespace that has never had a route has no main table.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Vec::new(), 0)),
             listed => listed.map(|()| (routes, left_out)),
         }
@@ -166,7 +164,7 @@ pub fn routes(index: u32) -> io::Result<(Vec<Route>, usize)> {
     Ok((routes, left_out))
 }
 
-/// Appends a message's routes out of an interface; how many of them are of no use to us.
+/// Appends the routes of a message that leave through the interface. Returns the number of next hops left out.
 fn collect(message: &RouteMessage, index: u32, routes: &mut Vec<Route>) -> usize {
     let header = &message.header;
     let table = find(message, |attribute| if let RouteAttribute::Table(table) = attribute { Some(*table) } else { None });
@@ -210,7 +208,7 @@ fn find<T>(message: &RouteMessage, pick: impl Fn(&RouteAttribute) -> Option<T>) 
     message.attributes.iter().find_map(pick)
 }
 
-/// The gateway, if any; the outer `None` for a next hop that plain IPv4 does not reach.
+/// The gateway of a next hop, if it has one. The outer `None`: the next hop needs more than plain IPv4.
 fn next_hop(attributes: &[RouteAttribute]) -> Option<Option<Ipv4Addr>> {
     let mut gateway = None;
     for attribute in attributes {
@@ -227,7 +225,7 @@ fn next_hop(attributes: &[RouteAttribute]) -> Option<Option<Ipv4Addr>> {
     Some(gateway)
 }
 
-/// Adds a route to the main table; `AlreadyExists` if there is one of that prefix and metric.
+/// Adds a route to the main table; `AlreadyExists` if there is one with that prefix and metric.
 pub fn add(index: u32, route: Route) -> io::Result<()> {
     let mut request = RouteMessage::default();
     request.header.address_family = AddressFamily::Inet;
@@ -243,12 +241,12 @@ pub fn add(index: u32, route: Route) -> io::Result<()> {
     talk(RouteNetlinkMessage::NewRoute(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
-/// Tells that links, IPv4 addresses or IPv4 routes of the namespace have changed, whichever.
+/// Reports that links, IPv4 addresses or IPv4 routes of a namespace have changed.
 #[derive(Debug)]
 pub struct Watch(Socket);
 
 impl Watch {
-    /// Watches the calling thread's namespace, from now on.
+    /// Starts to watch the calling thread's namespace.
     pub fn new() -> io::Result<Watch> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
@@ -259,12 +257,12 @@ impl Watch {
         Ok(Watch(socket))
     }
 
-    /// Has anything changed since the last time? What could not be queued has changed, too. Takes a
-    /// bounded number of messages; those beyond are there the next time.
+    /// Returns true if anything has changed since the last call, or if a notification was lost. Reads a bounded number of
+    /// messages; further ones are left for the next call.
     pub fn drain(&self) -> io::Result<bool> {
         let mut changed = false;
         for _ in 0..DRAINED {
-            // What does not fit is cut off, and nobody reads what does.
+            // The content does not matter, so a cut message is as good as a whole one.
             match rustix::net::recv(&self.0, &mut [0; 64], rustix::net::RecvFlags::DONTWAIT) {
                 Ok(_) | Err(rustix::io::Errno::NOBUFS) => changed = true,
                 Err(rustix::io::Errno::INTR) => {}
@@ -316,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_next_hops_those_on_the_interface() {
+    fn next_hops_on_the_interface_are_used() {
         let gateway = |last| RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(192, 0, 2, last)));
         let six = RouteAttribute::Via(RouteVia::Inet6(std::net::Ipv6Addr::LOCALHOST));
         let mut dead = hop(OURS, &[gateway(5)]);
@@ -327,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_way_for_plain_ipv4() {
+    fn unusable_routes_are_left_out() {
         let plain = message(&[RouteAttribute::Oif(OURS), RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY))]);
         assert_eq!(gateways(&plain), (vec![Some(GATEWAY)], 0));
         let with = |change: fn(&mut RouteMessage)| {

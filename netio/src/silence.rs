@@ -1,13 +1,13 @@
-//! Keeping the host's stack out of a guest's cable.
+//! Keeping the host's network stack silent on an interface that leads to a guest.
 //!
-//! A TAP that a monitor holds ends in an interface of the host's, and the host's stack takes part there:
-//! it asks and answers by ARP, and from the moment that the link is up it has an IPv6 address and speaks
-//! of it (neighbour and router solicitations, listener reports). With the switch on that interface these
-//! are words that no host of the bridge said. So ARP is turned off (`IFF_NOARP`) and so is IPv6
-//! (`/proc/sys/net/ipv6/conf/NAME/disable_ipv6`), and both are as they were when this is dropped.
+//! The network side of a TAP that a virtual machine monitor holds is an interface of the host, and the host's stack uses
+//! it: it sends and answers ARP, and once the link is up it has an IPv6 address and announces it (neighbour and router
+//! solicitations, MLD reports). When the switch uses that interface as a port, these frames would come from a host that
+//! is not on the bridge. Therefore ARP (`IFF_NOARP`) and IPv6 (`/proc/sys/net/ipv6/conf/NAME/disable_ipv6`) are turned
+//! off, and restored on drop.
 //!
-//! What a guest sends to the interface's own MAC address and one of the host's IPv4 addresses reaches the
-//! host still, as on any link that it has.
+//! Frames from the guest to the interface's own MAC address and an IPv4 address of the host still reach the host, as on
+//! any of its links.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use std::io;
 use crate::link::{self, Change};
 use crate::route;
 
-/// What was changed of one interface; undone when dropped.
+/// The changes made to one interface. Dropping it undoes them.
 #[derive(Debug)]
 pub struct Silence {
     index: u32,
@@ -24,9 +24,8 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Silences the host on an interface of the calling thread's namespace. `None` if the host itself has
-    /// an address there, IPv4 or IPv6 and more than link-local, and so wants to be heard. (It would lose an IPv6
-    /// address with `disable_ipv6`.)
+    /// Silences the host on an interface of the calling thread's namespace. `None` if the host uses the interface
+    /// itself: it has an IPv4 address there, or an IPv6 address that is not link-local (which `disable_ipv6` would remove).
     pub fn of(name: &str) -> io::Result<Option<Silence>> {
         let link = link::get(name)?;
         if !route::addresses(link.index)?.is_empty() || has_ipv6_address(name) {
@@ -44,7 +43,7 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        // It may have another name by now.
+        // The interface may have been renamed.
         let Ok(link) = link::by_index(self.index) else { return };
         if self.arp_was_on {
             let _ = link::set(self.index, Change { arp: Some(true), ..Change::default() });
@@ -55,7 +54,7 @@ impl Drop for Silence {
     }
 }
 
-/// One that was given to it: all but the link-local ones (scope 0x20), which come by themselves. A line is address,
+/// True if the interface has an IPv6 address that is not link-local (scope 0x20). A line of the table is address,
 /// index, prefix length, scope, flags and name (`if6_seq_show` in `net/ipv6/addrconf.c`).
 fn has_ipv6_address(name: &str) -> bool {
     let text = fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
@@ -65,7 +64,7 @@ fn has_ipv6_address(name: &str) -> bool {
     })
 }
 
-/// Was it on?
+/// Turns IPv6 off. Returns whether it was on.
 fn turn_ipv6_off(name: &str) -> io::Result<bool> {
     let path = disable_ipv6(name);
     match fs::read_to_string(&path) {
@@ -77,7 +76,7 @@ fn turn_ipv6_off(name: &str) -> io::Result<bool> {
     }
 }
 
-/// A name of an interface holds no slash.
+/// The path of the setting. Names of interfaces contain no slash.
 fn disable_ipv6(name: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
 }

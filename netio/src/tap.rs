@@ -1,26 +1,27 @@
 //! TAP and TUN devices (Documentation/networking/tuntap.rst).
 //!
-//! A TAP has two sides: a network interface, which a namespace's stack or a bridge uses, and a
-//! descriptor, from which frames that the interface sends are read, and to which frames that it is to
-//! receive are written. We hold the descriptor, and only one process can.
+//! A TAP has two sides: a network interface, which the stack of a namespace or a bridge uses, and a file descriptor.
+//! Frames that the interface sends are read from the descriptor; frames that are written to it, the interface receives.
+//! The switch holds the descriptor. Only one process can.
 //!
-//! A TUN is the same one layer up: its frames are IP packets, with no Ethernet header before them, and
-//! offsets in the virtio-net header count from the IP header. What is written must be IPv4 or IPv6, by its first
-//! four bits (`EINVAL`). Here a TAP is either, unless it is said.
+//! A TUN works one layer up: its frames are IP packets without an Ethernet header, and offsets in the virtio-net header
+//! count from the IP header. The first four bits of a written packet must say IPv4 or IPv6 (otherwise `EINVAL`). In this
+//! file "TAP" means both, unless noted.
 //!
-//! *Offload.* Each frame comes and goes behind a 12-byte virtio-net header (`IFF_VNET_HDR`), so that
-//! super-frames and partial checksums cross whole. What the far side takes is set with
-//! `TUNSETOFFLOAD`, which refuses what the kernel does not know; so more is asked for step by step,
-//! and what was refused is kept for people to see. The mask belongs to the device, not to the
-//! descriptor, so it is always set, also to nothing.
+//! *Offload.* A 12-byte virtio-net header (`IFF_VNET_HDR`) precedes each frame, so that super-frames and partial checksums
+//! pass in both directions. `TUNSETOFFLOAD` sets what the interface's side accepts, and refuses flags that the kernel does
+//! not know. Therefore the flags are requested one after the other, and refused ones are kept to be shown. The mask belongs
+//! to the device, not to the descriptor, so it is set in any case, if only to zero.
 //!
-//! *Namespaces.* A descriptor keeps alive the namespace in which it was opened, not the one where the
-//! interface lives. A device for another namespace is therefore made here and moved there: when that
-//! namespace goes, so does the device, and the descriptor says `EBADFD`. Only a device that exists
-//! there already has to be opened there.
+//! *Namespaces.* A descriptor keeps the namespace alive in which it was opened, not the one that the interface is in. A
+//! device for another namespace is therefore created in ours and moved: when that namespace is deleted, so is the device,
+//! and the descriptor returns `EBADFD`. Only a device that already exists there has to be opened there.
 //!
-//! *Life.* A link set down refuses writes with `EIO` and has nothing to read, without an event. A
-//! device that is gone answers `EBADFD`, with an event.
+//! *Link state.* While the link is down, writes return `EIO` and there is nothing to read, without an epoll event. When
+//! the device is deleted, epoll reports an event and the descriptor returns `EBADFD`.
+//!
+//! *Why not a TUN/TAP crate.* It would hide what the switch has to see: the size of the virtio-net header, the answer to
+//! each offload flag, and the interface's namespace. The ioctls are the last functions of this file.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -37,21 +38,22 @@ use thiserror::Error;
 
 use crate::link::{self, Change, Link};
 use crate::netns::{self, Netns, NetnsId};
+use crate::option::check;
 use crate::route::{self, Route};
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// `TUNGETDEVNETNS` (`include/uapi/linux/if_tun.h`): a descriptor of the interface's namespace.
+/// `TUNGETDEVNETNS` (`include/uapi/linux/if_tun.h`): opens the interface's namespace.
 const TUNGETDEVNETNS: libc::Ioctl = 0x54e3;
 
-/// USO flags, since Linux 6.2; accepted only together.
+/// UDP segmentation offload flags, since Linux 6.2. The kernel accepts them only together.
 const TUN_F_USO4: u32 = 0x20;
 const TUN_F_USO6: u32 = 0x40;
 
-/// How long an interface's name can be.
+/// Maximum length of an interface name, in bytes.
 pub const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
 
-/// What a frame begins with.
+/// The first header of each frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Layer {
     /// An Ethernet header: the device is a TAP.
@@ -61,26 +63,26 @@ pub enum Layer {
     Ip,
 }
 
-/// Which TAP, and how.
+/// Specification of a TAP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TapSpec {
     /// The interface's name, at most [`MAX_NAME_LEN`] bytes.
     pub name: String,
-    /// Where it is, if not in our own namespace.
+    /// Its namespace, if not that of the process.
     pub netns: Option<Netns>,
     /// TAP or TUN.
     pub layer: Layer,
-    /// How many workers read from it: more than one makes it a multi-queue device.
+    /// Number of queues, one for each worker that reads. More than one makes it a multi-queue device.
     pub queues: usize,
-    /// Its MTU, if not the kernel's choice (1500).
+    /// Its MTU in bytes, if not the kernel's default of 1500.
     pub mtu: Option<u32>,
-    /// Frames that the kernel keeps for us to read. Beyond that it drops.
+    /// Number of frames that the kernel queues for us to read. Further frames are dropped.
     pub tx_queue_len: u32,
-    /// False: plain frames with complete checksums only.
+    /// False: no super-frames and no partial checksums.
     pub offload: bool,
 }
 
-/// Why there is no such TAP.
+/// Why a TAP cannot be opened.
 #[derive(Debug, Error)]
 pub enum TapError {
     /// The device node is missing.
@@ -88,19 +90,19 @@ pub enum TapError {
         "{DEVICE} is missing; load the module (`modprobe tun`) or make the node (`mkdir -p /dev/net && mknod {DEVICE} c 10 200`)"
     )]
     NoDevice,
-    /// The device node is not ours to open.
-    #[error("no right to open {DEVICE}: {0}; run as root, or `chmod 666 {DEVICE}` (making a TAP is checked separately)")]
+    /// The device node cannot be opened.
+    #[error("no permission to open {DEVICE}: {0}; run as root, or `chmod 666 {DEVICE}` (creating a TAP is checked separately)")]
     NoAccess(io::Error),
     /// Missing capability.
     #[error(
-        "no right to make or attach {name}: CAP_NET_ADMIN is missing; run as root, give the right to the binary with \
+        "no permission to create or attach {name}: CAP_NET_ADMIN is missing; run as root, give the capability to the binary with \
          `setcap cap_net_admin,cap_sys_admin+ep $(command -v vswitchd)`, or run it in a user namespace of its own with `unshare -rn`"
     )]
     NoPermission {
         /// The interface.
         name: String,
     },
-    /// Somebody else holds the descriptor.
+    /// Another process holds the descriptor.
     #[error(
         "{name} is held by another process (a virtual machine's monitor?), and a TAP or TUN has one owner; \
          give this switch a TAP of its own, or join it from its network side with --port packet:{name}"
@@ -152,40 +154,40 @@ impl fmt::Display for Layer {
 #[derive(Clone, Debug)]
 pub struct Queue(Arc<OwnedFd>);
 
-/// How a drain ended.
+/// The result of reading a port into a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Received {
-    /// The batch is full; there may be more.
+    /// The batch is full; more frames may be waiting.
     More,
-    /// There is nothing left.
+    /// No more frames are waiting.
     Drained,
-    /// The device is gone.
+    /// The device or connection no longer exists.
     Gone,
 }
 
-/// What an interface is like now, wherever it has been moved.
+/// The present state of an interface, in whatever namespace it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkState {
-    /// Its name now.
+    /// Its present name.
     pub name: String,
-    /// Is it set up?
+    /// Administratively up.
     pub up: bool,
     /// Its MTU in bytes.
     pub mtu: u32,
 }
 
-/// An open TAP.
+/// An open TAP or TUN device.
 #[derive(Debug)]
 pub struct Tap {
     queues: Vec<Queue>,
     features: Features,
     refused: Vec<&'static str>,
-    /// Set where the device was opened inside another namespace, which our descriptors keep alive.
+    /// Set if the device was opened inside another namespace: our descriptors keep that namespace alive.
     pinned: Option<(Netns, NetnsId)>,
 }
 
 impl Queue {
-    /// Reads frames until there is none left or the batch is full.
+    /// Reads frames into the batch until none is waiting or the batch is full. One system call per frame.
     #[inline]
     pub fn recv(&self, rx: &mut Batch) -> Received {
         while let Some(slot) = rx.slot() {
@@ -193,7 +195,7 @@ impl Queue {
                 Ok(filled) => rx.commit(filled),
                 Err(Errno::AGAIN) => return Received::Drained,
                 Err(Errno::INTR) => {}
-                // One frame that no virtio-net header can describe, and that the kernel has dropped.
+                // The kernel has dropped one frame that a virtio-net header cannot describe.
                 Err(Errno::INVAL) => rx.commit(0),
                 Err(_) => return Received::Gone,
             }
@@ -201,7 +203,7 @@ impl Queue {
         Received::More
     }
 
-    /// Writes one frame or super-frame, a virtio-net header first, in one call.
+    /// Writes one frame or super-frame, with its virtio-net header first, in one system call.
     #[inline]
     pub fn send(&self, pieces: &[io::IoSlice<'_>]) -> Result<(), Errno> {
         let sent = match pieces {
@@ -219,8 +221,7 @@ impl AsFd for Queue {
 }
 
 impl Tap {
-    /// Makes the TAP, or attaches to one that exists and that nobody holds; sets what the
-    /// specification says, and sets it up.
+    /// Creates the TAP, or attaches to an existing one that no process holds, configures it, and sets the link up.
     pub fn open(spec: &TapSpec) -> Result<Tap, TapError> {
         let Some(netns) = &spec.netns else {
             let (queues, name) = open_queues(spec, &spec.name)?;
@@ -252,7 +253,7 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Asks for each offload in turn and keeps what the kernel grants.
+    /// Requests each offload in turn and records which ones the kernel grants.
     fn set_offload(&mut self, spec: &TapSpec) -> Result<(), TapError> {
         let Some(Queue(fd)) = self.queues.first() else { return Ok(()) };
         let mut granted = 0;
@@ -276,7 +277,7 @@ impl Tap {
                 self.refused.push(name);
             }
         }
-        // A refused mask leaves the device as it was, so what was granted last holds.
+        // A refused request leaves the mask unchanged, so the last granted one is in force.
         Ok(())
     }
 
@@ -286,20 +287,20 @@ impl Tap {
         &self.queues
     }
 
-    /// What the far side takes.
+    /// The offloads that the interface's side accepts.
     #[must_use]
     pub fn features(&self) -> Features {
         self.features
     }
 
-    /// What was asked for and refused, by name.
+    /// The names of the offloads that the kernel refused.
     #[must_use]
     pub fn refused(&self) -> &[&'static str] {
         &self.refused
     }
 
-    /// What the interface is like now, in whatever namespace it is. `None` if it is gone, or if only
-    /// our descriptor still keeps its namespace alive. An error says nothing about it; ask again.
+    /// The present state of the interface, in whatever namespace it is. `None` if it was deleted, or if only our
+    /// descriptor keeps its namespace alive. An error is temporary: call again.
     pub fn state(&self) -> io::Result<Option<LinkState>> {
         let Some(Queue(fd)) = self.queues.first() else { return Ok(None) };
         if let Some((netns, id)) = &self.pinned {
@@ -314,24 +315,24 @@ impl Tap {
             Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Ok(None),
             name => name?,
         };
-        // Not found: it was moved or renamed since we asked for its name. Only the descriptor knows
-        // whether it is gone.
+        // If it is not found, it was moved or renamed after its name was read. Only the descriptor can say that it was
+        // deleted.
         with_link(fd, &name, |link| Ok(Some(LinkState { name: link.name, up: link.up, mtu: link.mtu })))
     }
 
-    /// Sets the longest packet, in bytes, of the interface, wherever it is now.
+    /// Sets the MTU of the interface, in bytes, in whatever namespace it is.
     pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
         self.change(|index| link::set(index, link::Change { mtu: Some(mtu), ..link::Change::default() }))
     }
 
-    /// Packets from its far side that the kernel dropped since the interface was made, because we had not read enough of
-    /// those before; before we came, because nobody read.
+    /// Packets that the interface sent and the kernel dropped because the queue was full, since the interface was created:
+    /// we, or an earlier process, did not read fast enough.
     pub fn dropped(&self) -> io::Result<u64> {
         let Some(Queue(fd)) = self.queues.first() else { return Ok(0) };
         with_link(fd, &interface_name(fd)?, |link| Ok(link.tx_dropped))
     }
 
-    /// Gives the interface an address, wherever it is now; no error if it has it already.
+    /// Adds an IP address to the interface, in whatever namespace it is. No error if it has the address already.
     pub fn add_address(&self, address: IpAddr, prefix_len: u8) -> io::Result<()> {
         self.change(|index| match link::add_address(index, address, prefix_len) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -339,8 +340,8 @@ impl Tap {
         })
     }
 
-    /// Leads a prefix to the interface, wherever it is now; no error if it leads there already.
-    /// `AlreadyExists`: the namespace has another route of that prefix and metric.
+    /// Adds a route through the interface, in whatever namespace it is. No error if the route exists already.
+    /// `AlreadyExists` if the namespace has another route with that prefix and metric.
     pub fn add_route(&self, route: Route) -> io::Result<()> {
         self.change(|index| match route::add(index, route) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -360,14 +361,14 @@ impl Tap {
     }
 }
 
-/// Runs `work` where the interface is now.
+/// Runs `work` in the namespace that the interface is in.
 fn with_link<T: Send>(fd: &OwnedFd, name: &str, work: impl FnOnce(Link) -> io::Result<T> + Send) -> io::Result<T> {
     let namespace = interface_netns(fd)?;
     let work = || work(link::get(name)?);
     if NetnsId::of(&namespace)? == NetnsId::own()? { work() } else { netns::inside(namespace.as_fd(), work) }
 }
 
-/// Opens as many descriptors of one device as there are queues, and tells the device's name.
+/// Opens one descriptor for each queue. Returns them and the device's name.
 fn open_queues(spec: &TapSpec, name: &str) -> Result<(Vec<Queue>, String), TapError> {
     let multi_queue = if spec.queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
     let kind = match spec.layer {
@@ -387,8 +388,7 @@ fn open_queues(spec: &TapSpec, name: &str) -> Result<(Vec<Queue>, String), TapEr
 }
 
 fn open_device(spec: &TapSpec) -> Result<OwnedFd, TapError> {
-    // Non-blocking not only for our sake: the driver's fast way to a buffer is for such writers only
-    // (`tun_can_build_skb` in drivers/net/tun.c).
+    // Besides not blocking, this enables the driver's fast path for writes (`tun_can_build_skb` in drivers/net/tun.c).
     match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE) {
         Ok(file) => Ok(file.into()),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => Err(TapError::NoDevice),
@@ -397,14 +397,13 @@ fn open_device(spec: &TapSpec) -> Result<OwnedFd, TapError> {
     }
 }
 
-/// Sets MTU and queue length and, where a namespace is given, moves the device there under its name;
-/// sets it up if it stays.
+/// Sets MTU and queue length. Then moves the device to the namespace and renames it, or without a namespace sets it up.
 fn configure(name: &str, spec: &TapSpec, namespace: Option<&File>) -> Result<(), TapError> {
     let index = link::get(name).map_err(|error| io_error(spec, "finding its link", error))?.index;
     let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), ..Change::default() };
     link::set(index, change).map_err(|error| io_error(spec, "setting MTU and queue length", error))?;
-    // With a small MTU a super-frame of 64 KiB would have more segments than are believed. A kernel
-    // that does not know the setting has nothing else to offer.
+    // With a small MTU, a super-frame of 64 KiB would have more segments than the pipeline accepts. Old kernels do not
+    // have the setting, and there is no other.
     let _ = link::set(index, Change { gso_max_segs: Some(MAX_TCP_SEGMENTS as u32), ..Change::default() });
     match namespace {
         None => set_up(name, spec),
@@ -438,8 +437,8 @@ fn io_error(spec: &TapSpec, what: &'static str, error: io::Error) -> TapError {
     TapError::Io { name: spec.name.clone(), what, error }
 }
 
-/// `TUNSETIFF`: attaches the descriptor to an interface, which is made if need be. `%d` in the name
-/// stands for the first free number. Returns the interface's name.
+/// `TUNSETIFF`: attaches the descriptor to an interface, and creates it if it does not exist. The kernel replaces `%d` in
+/// the name by the first free number. Returns the interface's name.
 fn set_interface(fd: &OwnedFd, name: &str, flags: libc::c_int) -> io::Result<String> {
     let mut request = empty_request();
     if name.len() > MAX_NAME_LEN {
@@ -454,7 +453,7 @@ fn set_interface(fd: &OwnedFd, name: &str, flags: libc::c_int) -> io::Result<Str
     Ok(name_of(&request))
 }
 
-/// `TUNGETIFF`: the interface's name now.
+/// `TUNGETIFF`: the interface's present name.
 fn interface_name(fd: &OwnedFd) -> io::Result<String> {
     let mut request = empty_request();
     // SAFETY: TUNGETIFF writes one `ifreq`, which is valid for the call.
@@ -462,15 +461,15 @@ fn interface_name(fd: &OwnedFd) -> io::Result<String> {
     Ok(name_of(&request))
 }
 
-/// The interface's namespace now.
+/// Opens the namespace that the interface is in.
 fn interface_netns(fd: &OwnedFd) -> io::Result<File> {
-    // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor or an error.
+    // SAFETY: TUNGETDEVNETNS has no argument, and returns a new descriptor or an error.
     let netns = check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS) })?;
-    // SAFETY: the descriptor is new, so nobody else owns it.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(netns) }.into())
 }
 
-/// A header of 12 bytes with little-endian fields.
+/// Requests a virtio-net header of 12 bytes with little-endian fields.
 fn set_vnet_header(fd: &OwnedFd) -> io::Result<()> {
     let len = VNET_LEN as libc::c_int;
     // SAFETY: TUNSETVNETHDRSZ reads one int, which is valid for the call.
@@ -480,14 +479,10 @@ fn set_vnet_header(fd: &OwnedFd) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETLE as libc::Ioctl, &raw const little_endian) }).map(drop)
 }
 
-/// `TUNSETOFFLOAD`: all of these or, with an error, no change.
+/// `TUNSETOFFLOAD`: sets all of these flags, or returns an error and changes nothing.
 fn set_offload(fd: &OwnedFd, bits: u32) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(bits)) }).map(drop)
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn empty_request() -> libc::ifreq {

@@ -1,4 +1,4 @@
-//! Connections of streams: how they come about, and who is at the other end.
+//! Stream connections: listening, accepting, connecting, and the identity of the peer.
 
 use std::fmt;
 use std::io;
@@ -14,20 +14,20 @@ use rustix::net::{
 use super::{Access, Address, GuestError, SocketFile, io_error, open_socket, tcp_error, unix_address, widen};
 use crate::option;
 
-/// Connections that may wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// A host at the other end of a TCP connection that says nothing for so long is asked, so often, whether it is there.
+/// TCP keepalive: idle time before the first probe, interval between probes, and number of probes.
 const SILENCE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK_TIMES: u32 = 3;
 
-/// What is sent and not answered for so long ends a TCP connection. While something is on its way the kernel does
-/// not ask (`tcp_keepalive_timer`), and a switch always has something to say. A guest that stands still for longer is
-/// let go, too.
+/// A TCP connection ends when sent data is not acknowledged for this time (`TCP_USER_TIMEOUT`). The kernel sends no
+/// keepalive probes while data is in flight (`tcp_keepalive_timer`), which in a switch is nearly always. This also
+/// disconnects a guest that is paused for longer.
 const UNANSWERED: Duration = Duration::from_secs(180);
 
-/// Where guests connect to.
+/// A socket that guests connect to.
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
@@ -42,12 +42,12 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Listens there; a socket file that nobody listens to any more is replaced.
+    /// Listens at an address. Replaces a socket file that no process listens on.
     pub fn open(address: &Address) -> Result<Listener, GuestError> {
         Listener::open_to(address, Access::default())
     }
 
-    /// The same, where `access` says who may connect to the socket file.
+    /// Listens at an address, with these permissions of the socket file.
     pub fn open_to(address: &Address, access: Access) -> Result<Listener, GuestError> {
         match address {
             Address::Unix(path) => {
@@ -60,7 +60,7 @@ impl Listener {
             Address::Tcp(local) => {
                 let failed = |what| move |errno| tcp_error(*local, what, errno);
                 let socket = open_socket(family(local.ip()), SocketType::STREAM).map_err(failed("opening a socket"))?;
-                // Connections of the switch before this one do not hold the port.
+                // Connections of an earlier process in TIME_WAIT do not block the port.
                 sockopt::set_socket_reuseaddr(&socket, true).map_err(failed("SO_REUSEADDR"))?;
                 if local.is_ipv6() {
                     sockopt::set_ipv6_v6only(&socket, true).map_err(failed("IPV6_V6ONLY"))?;
@@ -73,14 +73,14 @@ impl Listener {
         }
     }
 
-    /// Where it listens; a port that the kernel chose is told.
+    /// The address that it listens at, with the port that the kernel chose if 0 was specified.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The next connection, if one waits. An error says that there are no more descriptors or no more memory, and
-    /// the connection goes on waiting: so a poller goes on telling of it.
+    /// Accepts the next connection, if one is waiting. After an error (no file descriptors or no memory left) the connection
+    /// is still waiting, so a level-triggered poller reports it again.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => Ok(Some(Stream::new(socket, &self.address))),
@@ -90,17 +90,17 @@ impl Listener {
     }
 }
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Peer {
-    /// A process of this host.
+    /// A process on this host.
     Process {
-        /// Its number; 0: of a namespace that we do not see into.
+        /// Its process ID; 0 if it is in a PID namespace that is not visible to us.
         pid: u32,
-        /// Its name, or nothing.
+        /// Its name; empty if unknown.
         name: String,
     },
-    /// A host.
+    /// A host, with its TCP port.
     Host(SocketAddr),
 }
 
@@ -114,7 +114,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A connection. Of TCP one, it may still be on its way: see [`is_connected`](Self::is_connected).
+/// A connection. A TCP connection may not be established yet: see [`is_connected`](Self::is_connected).
 #[derive(Debug)]
 pub struct Stream {
     pub(super) socket: OwnedFd,
@@ -127,8 +127,8 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Connects to a guest, or a switch, that listens. Does not wait: a TCP connection comes about afterwards, or
-    /// is `Received::Gone` to its reader.
+    /// Connects to a listening guest or switch. Does not block: a TCP connection is established later, or its reader gets
+    /// `Received::Gone`.
     pub fn connect(address: &Address) -> io::Result<Stream> {
         let (socket, connected) = match address {
             Address::Unix(path) => {
@@ -153,7 +153,7 @@ impl Stream {
         match address {
             Address::Unix(_) => widen(&socket),
             Address::Tcp(_) => {
-                // Without them frames only come later, or the end does.
+                // Optional: without them frames are delayed, or a dead peer is detected later.
                 let _ = sockopt::set_tcp_nodelay(&socket, true);
                 let _ = sockopt::set_tcp_keepidle(&socket, SILENCE);
                 let _ = sockopt::set_tcp_keepintvl(&socket, ASK_EVERY);
@@ -165,12 +165,12 @@ impl Stream {
         Stream { socket }
     }
 
-    /// Is it there? `false`: not yet. An error: it never will be.
+    /// True if the connection is established, false if not yet. An error if connecting failed.
     pub fn is_connected(&self) -> io::Result<bool> {
         sockopt::socket_error(&self.socket)??;
         match getpeername(&self.socket) {
-            // Where nobody listens on a port of this host, the kernel may choose that port for us, and connect us with
-            // ourselves (RFC 9293 section 3.5, simultaneous open).
+            // If no process listens on a port of this host, the kernel may choose that port as our source port and connect
+            // the socket to itself (RFC 9293 section 3.5, simultaneous open).
             Ok(Some(peer)) if SocketAddr::try_from(peer.clone()).is_ok() && getsockname(&self.socket)? == peer => {
                 Err(Errno::CONNREFUSED.into())
             }
@@ -180,7 +180,7 @@ impl Stream {
         }
     }
 
-    /// Who is at the other end, for people to see; `None` where there is nobody yet.
+    /// The peer, to be shown to users; `None` before the connection is established.
     #[must_use]
     pub fn peer(&self) -> Option<Peer> {
         let address = getpeername(&self.socket).ok()?;

@@ -1,14 +1,14 @@
-//! One frame a datagram, through a Unix socket: QEMU's `-netdev dgram` and vfkit's `unixgram`.
+//! One frame in each datagram of a Unix socket: QEMU `-netdev dgram` and vfkit `unixgram`.
 //!
-//! A socket of ours has a path; the guest's has another one, and is either named or is whoever sent last. It sends
-//! first in the latter case (vfkit begins with the four bytes "VFKT", which are no frame and are dropped as one that
-//! is too short). One that has no path of its own can send, but not be answered.
+//! Our socket has a path, and so has the guest's. The guest's path is configured, or is that of the last sender. In the
+//! latter case the guest must send first (vfkit sends the four bytes "VFKT", which are dropped as a frame that is too
+//! short). A guest whose socket has no path can send, but frames cannot be sent to it.
 //!
-//! Our socket is not connected to the guest's, so that a guest that starts anew, with a new socket, is heard at once.
+//! Our socket is not connected to the guest's, so a guest that restarts with a new socket is received at once.
 //!
-//! *Queues.* The kernel keeps as many datagrams for a socket as `net.unix.max_dgram_qlen` said when it was made
-//! (10 by default, plus one), whoever reads it; more are `EAGAIN`. A guest that does not read fast enough loses frames
-//! earlier than with a stream. A guest that is not there refuses them: `ECONNREFUSED`, or `ENOENT` without a file.
+//! *Queues.* The kernel queues as many datagrams for a socket as `net.unix.max_dgram_qlen` permitted when the socket was
+//! created (10 by default, plus one); further ones return `EAGAIN`. A guest that reads slowly loses frames earlier than
+//! with a stream. If the guest is absent, sending returns `ECONNREFUSED`, or `ENOENT` if its file does not exist.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -28,10 +28,10 @@ use rustix::net::{AddressFamily, SocketType};
 use super::{Access, GuestError, MAX_PIECES, SocketFile, body, checked, io_error, open_socket, unix_address, widen};
 use crate::tap::Received;
 
-/// Frames of one call, at most.
+/// Maximum number of frames per system call.
 const MAX_BURST: usize = MAX_FRAMES;
 
-/// A socket with a path, and the guest that it speaks to.
+/// A datagram socket with a path, connected to one guest at a time.
 #[derive(Debug)]
 pub struct Dgram {
     queue: DgramQueue,
@@ -39,66 +39,66 @@ pub struct Dgram {
 }
 
 impl Dgram {
-    /// Takes the path; a socket file that nobody has any more is replaced. Without a `remote` it speaks to whoever
-    /// sent last.
+    /// Binds to the path. Replaces a socket file that no process listens on. Without a `remote`, frames are sent to the last
+    /// sender.
     pub fn open(path: &Path, remote: Option<&Path>) -> Result<Dgram, GuestError> {
         let guest = remote.map(Guest::named).transpose()?;
         let socket =
             open_socket(AddressFamily::UNIX, SocketType::DGRAM).map_err(|errno| io_error(path, "opening a socket", errno))?;
         widen(&socket);
         let file = SocketFile::bind(socket.as_fd(), path, Access::default())?;
-        let cable = Cable { socket, follows: guest.is_none(), guest: RwLock::new(guest) };
-        Ok(Dgram { queue: DgramQueue(Arc::new(cable)), _file: file })
+        let shared = Socket { socket, follows: guest.is_none(), guest: RwLock::new(guest) };
+        Ok(Dgram { queue: DgramQueue(Arc::new(shared)), _file: file })
     }
 
-    /// The socket to read and to write.
+    /// The handle for workers.
     #[must_use]
     pub fn queue(&self) -> &DgramQueue {
         &self.queue
     }
 }
 
-/// One worker reads it; any may write.
+/// A handle to the socket. One worker receives; any worker may send.
 #[derive(Clone, Debug)]
-pub struct DgramQueue(Arc<Cable>);
+pub struct DgramQueue(Arc<Socket>);
 
-struct Cable {
+struct Socket {
     socket: OwnedFd,
-    /// Who sent last is the guest.
+    /// The last sender is the guest.
     follows: bool,
     guest: RwLock<Option<Guest>>,
 }
 
-impl fmt::Debug for Cable {
+impl fmt::Debug for Socket {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Cable").field("socket", &self.socket).field("follows", &self.follows).finish_non_exhaustive()
+        out.debug_struct("DgramSocket").field("socket", &self.socket).field("follows", &self.follows).finish_non_exhaustive()
     }
 }
 
-/// A socket's path as the kernel wants it.
+/// The address of the guest's socket.
 #[derive(Clone, Copy)]
 struct Guest {
     address: libc::sockaddr_un,
     len: libc::socklen_t,
 }
 
-/// Bytes of an address before its path.
+/// Offset of the path in a socket address, in bytes.
 const BEFORE_PATH: usize = mem::offset_of!(libc::sockaddr_un, sun_path);
 
 impl Guest {
     fn named(path: &Path) -> Result<Guest, GuestError> {
-        // Says what is wrong with it.
+        // Reports an invalid path.
         unix_address(path)?;
         let mut address = nobody();
         address.sun_family = libc::AF_UNIX as libc::sa_family_t;
         for (to, byte) in address.sun_path.iter_mut().zip(path.as_os_str().as_bytes()) {
             *to = *byte as libc::c_char;
         }
-        // With the zero behind it, for which `unix_address` has left room.
+        // Including the terminating zero, for which `unix_address` leaves room.
         Ok(Guest { address, len: (BEFORE_PATH + path.as_os_str().len() + 1) as libc::socklen_t })
     }
 
-    /// Who sent a datagram, if it has a name.
+    /// The sender of a datagram, if its socket has a path.
     fn sender(header: &libc::msghdr, address: &libc::sockaddr_un) -> Option<Guest> {
         let named = (BEFORE_PATH + 1..=size_of::<libc::sockaddr_un>()).contains(&(header.msg_namelen as usize));
         named.then_some(Guest { address: *address, len: header.msg_namelen })
@@ -110,19 +110,19 @@ impl Guest {
 }
 
 fn nobody() -> libc::sockaddr_un {
-    // SAFETY: an all-zero `sockaddr_un` is a valid one.
+    // SAFETY: an all-zero `sockaddr_un` is a valid value.
     unsafe { mem::zeroed() }
 }
 
-/// What one worker needs to receive: the lists that recvmmsg(2) fills in, allocated once.
+/// The lists that recvmmsg(2) fills in, allocated once for each worker.
 pub struct DgramReceiver {
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[libc::iovec]>,
     names: Box<[libc::sockaddr_un]>,
 }
 
-// SAFETY: the pointers in the lists are set by each call before it uses them, and lead to memory that moves along
-// or is borrowed for the call.
+// SAFETY: the pointers in the lists are set before each call; they refer to heap memory that this structure owns, or to
+// memory that is borrowed for the call.
 unsafe impl Send for DgramReceiver {}
 
 impl fmt::Debug for DgramReceiver {
@@ -138,7 +138,7 @@ impl Default for DgramReceiver {
 }
 
 impl DgramReceiver {
-    /// With all the memory that it will ever use.
+    /// Allocates all memory that it will ever use.
     #[must_use]
     pub fn new() -> DgramReceiver {
         DgramReceiver {
@@ -148,7 +148,7 @@ impl DgramReceiver {
         }
     }
 
-    /// Points the lists at the slots, behind a virtio-net header that says nothing; how many there are.
+    /// Points the lists at the slots, after an all-zero virtio-net header. Returns the number of slots.
     fn prepare<'s>(&mut self, slots: impl Iterator<Item = &'s mut [u8]>) -> usize {
         let lists = self.headers.iter_mut().zip(&mut self.pieces).zip(&mut self.names);
         let mut ready = 0;
@@ -181,8 +181,8 @@ impl AsFd for DgramQueue {
 }
 
 impl DgramQueue {
-    /// Reads what is there into a strided batch, in one call; what was in the batch is forgotten. A datagram that is
-    /// longer than any frame is an empty one. Never [`Received::Gone`]: guests come and go.
+    /// Receives datagrams into a strided batch, in one system call. Earlier contents of the batch are discarded. A datagram
+    /// longer than any frame is returned empty. Never returns [`Received::Gone`]: a guest may come back.
     #[inline]
     pub fn recv(&self, receiver: &mut DgramReceiver, rx: &mut Batch) -> Received {
         let ready = receiver.prepare(rx.slots());
@@ -201,11 +201,11 @@ impl DgramQueue {
         if ready > 0 && received == ready { Received::More } else { Received::Drained }
     }
 
-    /// recvmmsg(2); how many came.
+    /// recvmmsg(2). Returns the number of datagrams.
     fn call(&self, receiver: &mut DgramReceiver, ready: usize) -> usize {
         loop {
-            // SAFETY: `ready` headers point to names of ours and to slots of a batch that is borrowed for as long as
-            // `recv`, which calls this, and does not touch it between.
+            // SAFETY: `ready` headers point to addresses of ours and to slots of a batch that `recv`, which calls this, has
+            // borrowed and does not use meanwhile.
             let count = unsafe {
                 libc::recvmmsg(
                     self.0.socket.as_raw_fd(),
@@ -225,7 +225,7 @@ impl DgramQueue {
 
     #[inline]
     fn follow(&self, last: Guest) {
-        // A relative path would be looked up from our directory.
+        // A relative path would be resolved in our working directory.
         if !last.name().first().is_some_and(|first| [b'/', 0].contains(&(*first as u8))) {
             return;
         }
@@ -235,7 +235,7 @@ impl DgramQueue {
         }
     }
 
-    /// Does it know whom to send to?
+    /// True if the address of the guest is known.
     #[must_use]
     pub fn has_guest(&self) -> bool {
         self.guest().is_some()
@@ -246,10 +246,10 @@ impl DgramQueue {
     }
 
     /// Sends one frame. The first piece begins with a virtio-net header, which is not sent; there are at most
-    /// [`MAX_PIECES`].
+    /// [`MAX_PIECES`] pieces.
     ///
-    /// `EAGAIN`: no room. `ENXIO`: no guest is there, or none is known yet. `EMSGSIZE`: longer than any frame.
-    /// `EINVAL`: no frame.
+    /// `EAGAIN`: the guest's queue is full. `ENXIO`: the guest is absent, or not known yet. `EMSGSIZE`: the frame is too long.
+    /// `EINVAL`: the frame is empty or has no virtio-net header.
     pub fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         let Some((first, rest)) = pieces.split_first().filter(|(_, rest)| rest.len() < MAX_PIECES) else {
             return Err(Errno::INVAL);
@@ -263,12 +263,12 @@ impl DgramQueue {
         }
         let mut header = no_header();
         header.msg_hdr = message(&guest, &mut all[..pieces.len()]);
-        // SAFETY: the header points to an address and pieces of ours, and those to what the caller lends.
+        // SAFETY: the header points to an address and pieces of ours, and these to bytes that the caller has borrowed.
         unsafe { self.send_messages(std::slice::from_mut(&mut header)) }.map(drop)
     }
 
-    /// Sends many frames, each with a virtio-net header first, and tells, frame by frame and in order, how it went:
-    /// see [`send`](Self::send). A frame that is refused does not hold up those behind it.
+    /// Sends many frames, each with a virtio-net header first, and calls `sent` with the result of each, in order; for the
+    /// errors see [`send`](Self::send). After a refused frame the next ones are sent nevertheless.
     pub fn send_many(&self, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), Errno>)) {
         let Some(guest) = self.guest() else { return frames.iter().for_each(|_| sent(Err(Errno::NXIO))) };
         let mut rest = frames;
@@ -290,8 +290,8 @@ impl DgramQueue {
             }
             let mut at = 0;
             while at < ready {
-                // SAFETY: these headers were set just now, and point to an address and pieces of ours, and those to
-                // frames that the caller lends.
+                // SAFETY: these headers were just filled in; they point to an address and pieces of ours, and these to frames
+                // that the caller has borrowed.
                 match unsafe { self.send_messages(&mut headers[at..ready]) } {
                     Ok(count) => {
                         (0..count).for_each(|_| sent(Ok(())));
@@ -307,7 +307,7 @@ impl DgramQueue {
         }
     }
 
-    /// sendmmsg(2); how many were sent, at least one.
+    /// sendmmsg(2). Returns the number of datagrams sent, at least one.
     ///
     /// # Safety
     ///
@@ -315,7 +315,7 @@ impl DgramQueue {
     unsafe fn send_messages(&self, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         loop {
-            // SAFETY: the caller promises it.
+            // SAFETY: guaranteed by the caller.
             let count = unsafe {
                 libc::sendmmsg(self.0.socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, flags as _)
             };
@@ -324,7 +324,7 @@ impl DgramQueue {
             }
             match Errno::from_io_error(&io::Error::last_os_error()) {
                 Some(Errno::INTR) => {}
-                // Its file is there no more, nobody has it, or a socket of another kind.
+                // The socket file was deleted, is not in use, or is of another type.
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::CONNREFUSED | Errno::PROTOTYPE | Errno::CONNRESET) => {
                     return Err(Errno::NXIO);
                 }
@@ -336,7 +336,7 @@ impl DgramQueue {
 
 fn message(guest: &Guest, pieces: &mut [libc::iovec]) -> libc::msghdr {
     let mut message = no_header().msg_hdr;
-    // The kernel only reads it, whatever the field's type says.
+    // The kernel only reads it, although the field is a mutable pointer.
     message.msg_name = (&raw const guest.address).cast_mut().cast();
     message.msg_namelen = guest.len;
     message.msg_iov = pieces.as_mut_ptr();
@@ -345,6 +345,6 @@ fn message(guest: &Guest, pieces: &mut [libc::iovec]) -> libc::msghdr {
 }
 
 fn piece_of(bytes: &[u8]) -> libc::iovec {
-    // The same.
+    // The kernel only reads the bytes, although the field is a mutable pointer.
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }

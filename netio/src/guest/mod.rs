@@ -1,19 +1,19 @@
-//! Guests that join by a socket: virtual machines and others that hold their end of a cable as a file descriptor.
+//! Guests connected by a socket: virtual machine monitors and other processes that exchange frames with the switch.
 //!
-//! A [`stream`] carries frames behind their lengths, as QEMU (`-netdev stream`), passt and libkrun do; a
-//! [`dgram`] socket one frame a datagram, as QEMU (`-netdev dgram`) and vfkit do. Neither says anything beside the
-//! frame: no offload, so checksums are complete and no frame is longer than its MTU allows.
+//! A [`stream`] carries each frame after its length, as QEMU (`-netdev stream`), passt and libkrun do. A [`dgram`] socket
+//! carries one frame in each datagram, as QEMU (`-netdev dgram`) and vfkit do. Neither has a virtio-net header, so there is
+//! no offload: checksums are complete and no frame is longer than the MTU permits.
 //!
-//! *Whom we let in.* A path's rights are those of its socket file, which is for its owner and group (0660) from the
-//! moment that it is there. Who may write to it is a guest. A TCP listener lets in whoever reaches it.
+//! *Access.* Whoever may write to the socket file is a guest. The file has mode 0660 (owner and group) from the moment it
+//! is created. A TCP listener accepts connections from anywhere.
 //!
-//! *Files.* A socket file outlives its process, so one that nobody listens to any more is replaced; one that is in
-//! use, or no socket at all, is not. Whether it is in use is asked with a socket of a kind that nobody has there
-//! (`SOCK_SEQPACKET`): the kernel tells "wrong kind" from "nobody" without letting the other side know. Two that
-//! replace a file at the same moment are not kept apart. A file that is still ours is removed in the end.
+//! *Socket files.* A socket file outlives its process. On start, a file that no process listens on is replaced; one that is
+//! in use, or that is not a socket, is not. To find out, we connect with a socket of another type (`SOCK_SEQPACKET`): the
+//! kernel then distinguishes "wrong type" from "not listening" without notifying the listener. Two processes that replace
+//! a file at the same moment are not prevented from it. On exit the file is removed if it is still ours.
 //!
-//! *A peer is a stranger.* It may send any length, stop in the middle, or never read. It costs its connection's
-//! buffers, which are there from the start, and nobody waits for it.
+//! *Trust.* A peer may send any length, stop in the middle of a frame, or never read. It uses no more than the buffers of
+//! its connection, which are allocated at the start, and no worker waits for it.
 
 pub mod connection;
 pub mod dgram;
@@ -39,38 +39,37 @@ use crate::reservation::{PortProtocol, process_of_port, process_of_socket};
 
 pub use connection::{Listener, Peer, Stream};
 pub use dgram::{Dgram, DgramQueue, DgramReceiver};
-pub use stream::{MAX_LEFT, StreamReader, StreamWriter};
+pub use stream::{MAX_BACKLOG, StreamReader, StreamWriter};
 
-/// Who may connect to a socket file.
+/// Permissions of a socket file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Access {
-    /// The file's mode.
+    /// Its mode bits.
     pub mode: u32,
-    /// The file's group, if not that of the process.
+    /// Its group, if not that of the process.
     pub group: Option<u32>,
 }
 
 impl Default for Access {
-    /// Its owner and its group.
+    /// Mode 0660, and the group of the process.
     fn default() -> Access {
         Access { mode: 0o660, group: None }
     }
 }
 
-/// Bytes that may wait in a socket for its peer to read them, where the host's limit (`net.core.wmem_max`) is not
-/// lower: hundreds of full frames.
+/// Send buffer of each socket, in bytes, unless `net.core.wmem_max` is lower: hundreds of full frames.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Pieces of one frame, at most.
+/// Maximum number of pieces of one frame.
 pub const MAX_PIECES: usize = 127;
 
-/// How many lines of the kernel's table of sockets are looked at for the sake of an error's text.
+/// Maximum number of lines of /proc/net/unix that are searched for an error message.
 const LOOKED_AT: usize = 100_000;
 
-/// Where a guest is met.
+/// The address of a guest connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Address {
-    /// A socket file.
+    /// The path of a Unix socket.
     Unix(PathBuf),
     /// An address and TCP port.
     Tcp(SocketAddr),
@@ -85,34 +84,34 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why guests cannot be met there.
+/// Why a guest socket cannot be opened.
 #[derive(Debug, Error)]
 pub enum GuestError {
-    /// The path is taken by something else.
-    #[error("{} exists and is no socket; choose another path, or remove it", path.display())]
+    /// The path exists and is not a socket.
+    #[error("{} exists and is not a socket; choose another path, or remove it", path.display())]
     NotSocket {
         /// The path.
         path: PathBuf,
     },
-    /// Somebody else listens there.
+    /// The path or port is in use.
     #[error("{address} is in use by {}; stop that, or choose another one", owner(process))]
     InUse {
         /// The path or port.
         address: Address,
-        /// The process, if we may see it.
+        /// The process that uses it, if visible to us.
         process: Option<(u32, String)>,
     },
-    /// The file cannot be given to the group.
-    #[error("no right to give {} to group {group}: be a member of it, or root", path.display())]
+    /// The group of the socket file cannot be set.
+    #[error("no permission to set the group of {} to {group}: run as a member of that group, or as root", path.display())]
     NotGiven {
         /// The path.
         path: PathBuf,
         /// The group's number.
         group: u32,
     },
-    /// Missing rights.
+    /// Missing permissions.
     #[error(
-        "no right to use {address} ({what}); choose a directory that is yours to write to (ports below 1024 need CAP_NET_BIND_SERVICE)"
+        "no permission to use {address} ({what}); choose a directory that you can write to (ports below 1024 need CAP_NET_BIND_SERVICE)"
     )]
     NoPermission {
         /// The path or port.
@@ -126,8 +125,8 @@ pub enum GuestError {
         /// The path.
         path: PathBuf,
     },
-    /// Where the file was to be.
-    #[error("there is no directory for {}; make it first", path.display())]
+    /// The directory of the socket file does not exist.
+    #[error("the directory of {} does not exist; create it first", path.display())]
     NoDirectory {
         /// The path.
         path: PathBuf,
@@ -144,17 +143,17 @@ pub enum GuestError {
     },
 }
 
-/// How long a socket's path can be (`sun_path` in unix(7), with the zero at its end).
+/// Maximum length of a socket path, in bytes (`sun_path` in unix(7), less the terminating zero).
 pub const MAX_PATH_LEN: usize = 107;
 
 fn owner(process: &Option<(u32, String)>) -> String {
     match process {
         Some((pid, name)) => format!("{name} (process {pid})"),
-        None => "a process that we cannot see".to_owned(),
+        None => "a process that is not visible".to_owned(),
     }
 }
 
-/// A frame without its virtio-net header, if it is one.
+/// The frame after its virtio-net header. An error if its length is not that of a frame.
 #[inline]
 fn body<'f>(frame: &'f IoSlice<'_>) -> Result<&'f [u8], Errno> {
     let body = frame.get(VNET_LEN..).ok_or(Errno::INVAL)?;
@@ -170,7 +169,7 @@ fn checked(len: usize) -> Result<usize, Errno> {
     }
 }
 
-/// A socket's name in the file system; removed in the end, if it is still ours.
+/// A socket file, removed on drop if it is still ours.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -179,11 +178,11 @@ struct SocketFile {
 }
 
 impl SocketFile {
-    /// Gives a socket its name, in place of a file that nobody listens to.
+    /// Binds a socket to a path. Replaces a socket file that no process listens on.
     fn bind(socket: BorrowedFd<'_>, path: &Path, access: Access) -> Result<SocketFile, GuestError> {
         let address = unix_address(path)?;
         make_way(path, &address)?;
-        // The socket's own mode is what the file gets, less the umask; so it never has more rights than in the end.
+        // The file gets the socket's mode, less the umask, so at no moment it has more permissions than at the end.
         let failed = |what| move |errno| io_error(path, what, errno);
         fchmod(socket, Mode::from_raw_mode(access.mode)).map_err(failed("setting its rights"))?;
         bind(socket, &address).map_err(failed("binding"))?;
@@ -204,8 +203,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// What the umask took, and the group. Whoever may write to the directory may have put a link in the file's place, which is not
-/// followed.
+/// Sets the group, and the mode without the umask. A symbolic link in place of the file, which anyone who may write to the
+/// directory could create, is not followed.
 fn give_rights(path: &Path, access: Access) -> Result<(), Errno> {
     let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::Socket {
@@ -214,7 +213,7 @@ fn give_rights(path: &Path, access: Access) -> Result<(), Errno> {
     if let Some(group) = access.group {
         chownat(&file, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
     }
-    // A descriptor of this kind can be changed by this name only.
+    // The mode behind an `O_PATH` descriptor can be changed only through this path.
     chmod(format!("/proc/thread-self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(access.mode))
 }
 
@@ -230,12 +229,12 @@ fn unix_address(path: &Path) -> Result<SocketAddrUnix, GuestError> {
     SocketAddrUnix::new(path).map_err(|_| length())
 }
 
-/// Removes a socket file that nobody listens to.
+/// Removes a socket file that no process listens on.
 fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), GuestError> {
     match fs::symlink_metadata(path) {
         Ok(file) if !file.file_type().is_socket() => return Err(GuestError::NotSocket { path: path.to_owned() }),
         Ok(_) => {}
-        // What is wrong with the path, binding says.
+        // bind(2) reports what is wrong with the path.
         Err(_) => return Ok(()),
     }
     let probe =
@@ -244,13 +243,13 @@ fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), GuestError> {
         Err(Errno::CONNREFUSED) => match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                Err(io_error(path, "removing the socket file that is left there", errno))
+                Err(io_error(path, "removing the stale socket file", errno))
             }
             _ => Ok(()),
         },
         Ok(()) | Err(Errno::PROTOTYPE | Errno::AGAIN) => Err(in_use(path)),
         Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(io_error(path, "asking who listens there", errno)),
+        Err(errno) => Err(io_error(path, "checking whether it is in use", errno)),
     }
 }
 
@@ -258,7 +257,7 @@ fn open_socket(family: AddressFamily, kind: SocketType) -> Result<OwnedFd, Errno
     socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// More than this is a matter of rights, and less is only less.
+/// Enlarges the send buffer. More than net.core.wmem_max takes CAP_NET_ADMIN; without it the kernel grants less.
 fn widen(socket: &OwnedFd) {
     let _ = sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER)
         .or_else(|_| sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER));
@@ -289,7 +288,7 @@ fn tcp_error(address: SocketAddr, what: &'static str, errno: Errno) -> GuestErro
     }
 }
 
-/// Which process has bound a socket to that path. For people; `None` where it is not found or not ours to see.
+/// The process whose socket is bound to a path. Used in error messages; `None` if it is not found or not visible to us.
 fn process_of_path(path: &Path) -> Option<(u32, String)> {
     let table = fs::File::open("/proc/thread-self/net/unix").ok()?;
     let lines = BufReader::new(table).split(b'\n').map_while(Result::ok).take(LOOKED_AT);
@@ -297,7 +296,7 @@ fn process_of_path(path: &Path) -> Option<(u32, String)> {
     inodes.filter_map(process_of_socket).next()
 }
 
-/// The inode of a line's socket, if its name is that path.
+/// The inode of the socket in a line of /proc/net/unix, if it is bound to this path.
 fn inode_of(line: &[u8], path: &[u8]) -> Option<u64> {
     // Num RefCount Protocol Flags Type St Inode Path
     let rest = line.strip_suffix(path)?.strip_suffix(b" ")?;
@@ -310,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_the_kernels_table() {
+    fn lines_of_proc_net_unix_are_parsed() {
         let line = b"00000000a4e3a1b2: 00000002 00000000 00010000 0001 01 17263 /run/a b";
         assert_eq!(inode_of(line, b"/run/a b"), Some(17263));
         assert_eq!(inode_of(line, b"/run/a"), None);

@@ -1,4 +1,4 @@
-//! Frames behind their lengths, through a Unix or TCP connection: QEMU's `-netdev stream`, passt, libkrun.
+//! Frames in a Unix or TCP stream, each after its length: QEMU `-netdev stream`, passt, libkrun.
 //!
 //! ```text
 //!  | 4, big-endian | length  | 4 ..
@@ -6,18 +6,18 @@
 //!  | length        | frame   |
 //! ```
 //!
-//! *Receiving.* One read takes what is there, many frames at once, into a buffer of the connection's own, from where
-//! they are copied into a batch; the rest of a frame that has not come whole stays for the next read. Frames that
-//! did not fit into the batch are in the buffer and no longer in the socket, so [`Received::More`] must be heeded:
-//! no poller knows of them. A length of 0 is an empty frame, which is dropped like any that is too short. One that
-//! no frame can have ends the connection, since nobody knows where the next frame begins.
+//! *Receiving.* One read takes many frames into a buffer of the connection, from which they are copied into a batch. The
+//! beginning of an incomplete frame stays in the buffer for the next read. Frames that did not fit into the batch are in
+//! the buffer and no longer in the socket, so after [`Received::More`] the caller must call again: no poller reports them.
+//! A length of 0 is an empty frame, dropped like every frame that is too short. A length above that of any frame ends the
+//! connection, since the start of the next frame is unknown.
 //!
-//! *Sending.* Many frames go in one call, from where they lie. What the socket does not take, a part of a frame
-//! or whole ones, is copied into a buffer of 256 KiB, and goes first the next time, or when the socket can be
-//! written to again. When that is full frames are dropped. Nobody ever waits for a peer; only several workers that
-//! write at once wait for each other, one call long, since a frame must not begin within another.
+//! *Sending.* Many frames are written in one system call, without a copy. What the socket does not take, whole frames or a
+//! part of one, is copied into a backlog of 256 KiB, which is sent before any later frame, or when the socket becomes
+//! writable. When the backlog is full, frames are dropped. No worker waits for a peer; workers that write at the same time
+//! wait for each other, for one system call, since frames must not be interleaved.
 //!
-//! *Life.* A connection ends when its reader is dropped, whoever still has a writer.
+//! *End.* The connection ends when its reader is dropped, even if writers exist.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,36 +36,36 @@ use super::{MAX_PIECES, body, checked};
 use crate::poll::{Poller, Writable};
 use crate::tap::Received;
 
-/// A frame's length, before it.
+/// Length of the length field, in bytes.
 const PREFIX_LEN: usize = 4;
 
-/// Bytes that one read takes at most: a batch of full frames, and more than the longest frame.
+/// Size of the receive buffer, in bytes: a batch of full frames, and more than the longest frame.
 const ROOM: usize = 96 << 10;
 const _: () = assert!(ROOM > PREFIX_LEN + MAX_FRAME_LEN);
 
-/// Bytes that may wait for a peer besides what the socket holds.
-pub const MAX_LEFT: usize = 256 << 10;
-const _: () = assert!(MAX_LEFT > PREFIX_LEN + MAX_FRAME_LEN);
+/// Maximum size of the backlog, in bytes, in addition to the socket's send buffer.
+pub const MAX_BACKLOG: usize = 256 << 10;
+const _: () = assert!(MAX_BACKLOG > PREFIX_LEN + MAX_FRAME_LEN);
 
-/// Frames of one call, at most.
+/// Maximum number of frames per system call.
 const MAX_BURST: usize = 64;
 
 impl Stream {
-    /// Its two directions, with all the memory that they will ever use.
+    /// Splits the connection into its two directions, and allocates all memory that they will ever use.
     #[must_use]
     pub fn split(self) -> (StreamReader, StreamWriter) {
         let socket = Arc::new(self.socket);
-        let left = Mutex::new(Left { bytes: VecDeque::with_capacity(MAX_LEFT), watch: None, armed: false });
-        let line = Line { socket: Arc::clone(&socket), left, has_left: AtomicBool::new(false) };
+        let backlog = Mutex::new(Backlog { bytes: VecDeque::with_capacity(MAX_BACKLOG), watch: None, armed: false });
+        let connection = Connection { socket: Arc::clone(&socket), backlog, has_backlog: AtomicBool::new(false) };
         let reader = StreamReader { socket, buffer: vec![0; ROOM].into(), start: 0, end: 0 };
-        (reader, StreamWriter(Arc::new(line)))
+        (reader, StreamWriter(Arc::new(connection)))
     }
 }
 
-/// What a peer sends. One worker reads it. Dropped, it ends the connection.
+/// The receiving direction, used by one worker. Dropping it ends the connection.
 pub struct StreamReader {
     socket: Arc<OwnedFd>,
-    /// What has been read, from `start` to `end`: whole frames, and the beginning of one more.
+    /// Bytes `start..end` are received: whole frames, then perhaps the beginning of one.
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -89,20 +89,20 @@ impl Drop for StreamReader {
     }
 }
 
-/// What stands at the front of what was read.
+/// What the received bytes begin with.
 enum Front {
-    /// A frame of so many bytes, behind its length.
+    /// A whole frame of this length, after its length field.
     Frame(usize),
-    /// Less than one.
+    /// An incomplete frame.
     Part,
-    /// What no frame begins with.
+    /// An impossible length.
     Nonsense,
 }
 
 impl StreamReader {
-    /// Appends frames to a batch, of one read at most. [`Received::More`]: there are frames that are no longer in
-    /// the socket, so call again without waiting for it. [`Received::Gone`]: the peer has closed, or sent nonsense;
-    /// frames before that have been given.
+    /// Appends frames to a batch, with at most one read. [`Received::More`]: the buffer contains further frames, so call
+    /// again without polling the socket. [`Received::Gone`]: the peer closed the connection or sent an impossible length;
+    /// earlier frames have been returned.
     #[inline]
     pub fn recv(&mut self, rx: &mut Batch) -> Received {
         if !self.is_whole()
@@ -120,13 +120,13 @@ impl StreamReader {
                     self.start = at + len;
                 }
                 Front::Part => return Received::Drained,
-                // It stays at the front, so nothing is read any more.
+                // It is not removed, so nothing is read any more.
                 Front::Nonsense => return Received::Gone,
             }
         }
     }
 
-    /// Is there something to give without a read?
+    /// True if the buffer begins with a whole frame or an impossible length.
     fn is_whole(&self) -> bool {
         !matches!(self.front(), Front::Part)
     }
@@ -141,8 +141,8 @@ impl StreamReader {
         }
     }
 
-    /// One read, behind the part of a frame that is there. There is always room, since a part is less than the
-    /// longest frame.
+    /// Reads once, after the incomplete frame in the buffer. There is always room, since an incomplete frame is shorter than
+    /// the longest frame.
     fn read(&mut self) -> Result<(), Received> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -160,29 +160,29 @@ impl StreamReader {
     }
 }
 
-/// What is sent to a peer, by any number of workers.
+/// The sending direction, shared by any number of workers.
 #[derive(Clone, Debug)]
-pub struct StreamWriter(Arc<Line>);
+pub struct StreamWriter(Arc<Connection>);
 
-struct Line {
+struct Connection {
     socket: Arc<OwnedFd>,
-    /// Held for one call.
-    left: Mutex<Left>,
-    /// Is there something in `left`?
-    has_left: AtomicBool,
+    /// Locked for one system call.
+    backlog: Mutex<Backlog>,
+    /// True if the backlog is not empty.
+    has_backlog: AtomicBool,
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for Connection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Line").field("has_left", &self.has_left).finish_non_exhaustive()
+        out.debug_struct("Connection").field("has_backlog", &self.has_backlog).finish_non_exhaustive()
     }
 }
 
-/// What the socket did not take.
-struct Left {
+/// Bytes that the socket did not take.
+struct Backlog {
     bytes: VecDeque<u8>,
     watch: Option<Writable>,
-    /// The watch will tell.
+    /// The watch will report writability.
     armed: bool,
 }
 
@@ -194,9 +194,10 @@ impl AsFd for StreamWriter {
 
 impl StreamWriter {
     /// Sends one frame. The first piece begins with a virtio-net header, which is not sent; there are at most
-    /// [`MAX_PIECES`].
+    /// [`MAX_PIECES`] pieces.
     ///
-    /// `EAGAIN`: no room. `ENXIO`: the peer is gone. `EMSGSIZE`: longer than any frame. `EINVAL`: no frame.
+    /// `EAGAIN`: the backlog is full. `ENXIO`: the connection has ended. `EMSGSIZE`: the frame is too long. `EINVAL`: the
+    /// frame is empty or has no virtio-net header.
     #[inline]
     pub fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         let Some((first, rest)) = pieces.split_first().filter(|(_, rest)| rest.len() < MAX_PIECES) else {
@@ -209,22 +210,22 @@ impl StreamWriter {
         (all[0], all[1]) = (IoSlice::new(&prefix), IoSlice::new(first));
         all[2..2 + rest.len()].copy_from_slice(rest);
         let all = &all[..2 + rest.len()];
-        let mut left = self.lock();
-        let written = left.write(&self.0.socket, all);
-        let kept = written.and_then(|written| left.keep(written, PREFIX_LEN + len, all));
-        self.note(&mut left);
+        let mut backlog = self.lock();
+        let written = backlog.write(&self.0.socket, all);
+        let kept = written.and_then(|written| backlog.keep(written, PREFIX_LEN + len, all));
+        self.note(&mut backlog);
         kept
     }
 
-    /// Sends many frames, each with a virtio-net header first, and tells, frame by frame and in order, how it went:
-    /// see [`send`](Self::send). Other workers wait while it tells.
+    /// Sends many frames, each with a virtio-net header first, and calls `sent` with the result of each, in order; for the
+    /// errors see [`send`](Self::send). Other workers wait during these calls.
     pub fn send_many(&self, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), Errno>)) {
         for frames in frames.chunks(MAX_BURST) {
             let mut prefixes = [[0; PREFIX_LEN]; MAX_BURST];
             for (prefix, frame) in prefixes.iter_mut().zip(frames) {
                 *prefix = (body(frame).map_or(0, <[u8]>::len) as u32).to_be_bytes();
             }
-            // What is no frame is nothing twice, so that all others have their place.
+            // An invalid frame has two empty pieces, so that the others keep their places.
             let mut all = [IoSlice::new(&[]); 2 * MAX_BURST];
             for ((pieces, prefix), frame) in all.chunks_exact_mut(2).zip(&prefixes).zip(frames) {
                 if let Ok(body) = body(frame) {
@@ -232,79 +233,78 @@ impl StreamWriter {
                 }
             }
             let all = &all[..2 * frames.len()];
-            let mut left = self.lock();
-            let written = left.write(&self.0.socket, all);
+            let mut backlog = self.lock();
+            let written = backlog.write(&self.0.socket, all);
             let mut rest = written.unwrap_or(0);
             for (frame, pieces) in frames.iter().zip(all.chunks_exact(2)) {
                 sent(written.and_then(|_| body(frame)).and_then(|body| {
                     let len = PREFIX_LEN + body.len();
                     let of_it = rest.min(len);
                     rest -= of_it;
-                    left.keep(of_it, len, pieces)
+                    backlog.keep(of_it, len, pieces)
                 }));
             }
-            self.note(&mut left);
+            self.note(&mut backlog);
         }
     }
 
-    /// Does something wait until the socket can be written to?
+    /// True if the backlog is not empty.
     #[inline]
     #[must_use]
-    pub fn has_left(&self) -> bool {
-        self.0.has_left.load(Ordering::Relaxed)
+    pub fn has_backlog(&self) -> bool {
+        self.0.has_backlog.load(Ordering::Relaxed)
     }
 
-    /// How many bytes wait until the socket can be written to, at most [`MAX_LEFT`]. Waits for a worker that is just
-    /// sending.
+    /// The length of the backlog in bytes, at most [`MAX_BACKLOG`]. Waits for a worker that is sending.
     #[must_use]
-    pub fn left(&self) -> usize {
-        if self.has_left() { self.lock().bytes.len() } else { 0 }
+    pub fn backlog(&self) -> usize {
+        if self.has_backlog() { self.lock().bytes.len() } else { 0 }
     }
 
-    /// Sends what was left, as far as the socket takes it. `ENXIO`: the peer is gone.
+    /// Sends the backlog, as far as the socket takes it. `ENXIO`: the connection has ended.
     pub fn flush(&self) -> Result<(), Errno> {
-        let mut left = self.lock();
-        left.armed = false;
-        let flushed = left.flush(&self.0.socket);
-        self.note(&mut left);
+        let mut backlog = self.lock();
+        backlog.armed = false;
+        let flushed = backlog.flush(&self.0.socket);
+        self.note(&mut backlog);
         flushed
     }
 
-    /// From now on that poller tells, with this token, when there is something left and the socket can be written
-    /// to; call [`flush`](Self::flush) then. It may tell once too often. Nothing is polled while nothing is left. Another
-    /// poller takes the place of this one.
+    /// Makes the poller report with this token when there is a backlog and the socket is writable; then call
+    /// [`flush`](Self::flush). There may be a report without a backlog. The socket is polled only while there is a backlog.
+    /// Replaces an earlier poller.
     pub fn watch(&self, poller: &Poller, token: u64) -> io::Result<()> {
         let watch = poller.add_writable(self.as_fd(), token)?;
-        let mut left = self.lock();
-        (left.watch, left.armed) = (Some(watch), true);
+        let mut backlog = self.lock();
+        (backlog.watch, backlog.armed) = (Some(watch), true);
         Ok(())
     }
 
-    /// No poller tells any more.
+    /// Stops the reports to a poller.
     pub fn unwatch(&self) {
         self.lock().watch = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Left> {
-        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
+        self.0.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What waits is known outside, and somebody will tell when it can go.
+    /// Publishes whether there is a backlog, and requests a report if there is one.
     #[inline]
-    fn note(&self, left: &mut Left) {
-        let has_left = !left.bytes.is_empty();
-        self.0.has_left.store(has_left, Ordering::Relaxed);
-        if has_left
-            && !left.armed
-            && let Some(watch) = &left.watch
+    fn note(&self, backlog: &mut Backlog) {
+        let has_backlog = !backlog.bytes.is_empty();
+        self.0.has_backlog.store(has_backlog, Ordering::Relaxed);
+        if has_backlog
+            && !backlog.armed
+            && let Some(watch) = &backlog.watch
         {
-            left.armed = watch.arm().is_ok();
+            backlog.armed = watch.arm().is_ok();
         }
     }
 }
 
-impl Left {
-    /// Writes as much as the socket takes, of what was left first.
+impl Backlog {
+    /// Writes the backlog, then as many of these bytes as the socket takes. Returns the number of the latter.
     #[inline]
     fn write(&mut self, socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
         self.flush(socket)?;
@@ -319,7 +319,7 @@ impl Left {
                 Ok(0) => break,
                 Ok(written) => drop(self.bytes.drain(..written)),
                 Err(errno) => {
-                    // What follows would begin within a frame: the end, of which the reader hears.
+                    // Later frames would begin within this one, so the connection ends; the reader is told by the socket.
                     self.bytes.clear();
                     let _ = shutdown(socket, Shutdown::Both);
                     return Err(errno);
@@ -329,13 +329,14 @@ impl Left {
         Ok(())
     }
 
-    /// Keeps what was not written of a frame: of one that was begun all, of any other if there is room.
+    /// Adds the unwritten part of a frame to the backlog, if there is room. There always is for the rest of a partly written
+    /// frame.
     #[inline]
     fn keep(&mut self, written: usize, len: usize, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         if written == len {
             return Ok(());
         }
-        if self.bytes.len() + len - written > MAX_LEFT {
+        if self.bytes.len() + len - written > MAX_BACKLOG {
             return Err(Errno::AGAIN);
         }
         let mut skip = written;
@@ -348,14 +349,14 @@ impl Left {
     }
 }
 
-/// One call; 0 if the socket takes nothing now.
+/// Writes once. Returns 0 if the socket's buffer is full.
 #[inline]
 fn write(socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> Result<usize, Errno> {
     loop {
         match sendmsg(socket, pieces, &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
-            // Whatever else it is, nothing can follow on this connection.
+            // After any other error the connection cannot be used.
             Err(_) => return Err(Errno::NXIO),
             written => return written,
         }

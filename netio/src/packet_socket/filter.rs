@@ -1,8 +1,8 @@
-//! What of an uplink's traffic is copied to us (Documentation/networking/filter.rst).
+//! Classic BPF programs that select which frames of an uplink are copied to us (Documentation/networking/filter.rst).
 //!
-//! A packet socket gets a copy of every frame, also of the host's own downloads. The kernel runs a
-//! short program over each frame before it makes the copy, and only what the program keeps is put
-//! in our queue. A frame begins with its Ethernet header; a VLAN tag has been taken out of it.
+//! A packet socket gets a copy of every frame that its interface receives, including the host's own traffic. The kernel
+//! runs a short program on each frame before it makes the copy, and queues only what the program accepts. The frame
+//! begins with its Ethernet header; the kernel has already removed the outer VLAN tag.
 //!
 //! ```text
 //!  0           6           12    14    20    23       30    14 + 4 * IHL
@@ -11,43 +11,46 @@
 //! +-----------+-----------+-----+-----+-----+--------+-----+-----------+----------
 //! ```
 //!
-//! A filter saves work; it protects from nothing. What it keeps is judged like any frame.
+//! A filter saves work and is no protection: what it accepts is checked like any frame.
+//!
+//! The programs are assembled here, because a filter for a NAT depends on its addresses and ports, and libpcap's compiler
+//! would be a C library for three small programs.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use packet::EtherType;
 
-/// So many addresses fit: a jump of the program reaches 255 instructions.
+/// Maximum number of addresses of a filter: a jump reaches at most 255 instructions.
 pub const MAX_ADDRESSES: usize = 64;
 
-/// So many ranges of ports fit.
+/// Maximum number of port ranges of a filter.
 pub const MAX_PORT_RANGES: usize = 32;
 
 const ETHER_TYPE: u32 = 12;
 const FRAGMENT: u32 = 20;
 const PROTOCOL: u32 = 23;
 const DESTINATION: u32 = 30;
-/// From the start of the network header, whose length is then in X.
+/// Start of the IPv4 header; its length is loaded into X.
 const NETWORK: u32 = 14;
 const DESTINATION_PORT: u32 = 16;
 
-/// The bits of the IPv4 fragment field that are the offset (RFC 791 section 3.1).
+/// Mask of the fragment offset in the IPv4 header (RFC 791 section 3.1).
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 
 const TCP: u32 = libc::IPPROTO_TCP as u32;
 const UDP: u32 = libc::IPPROTO_UDP as u32;
 
-/// A program that keeps frames or refuses them.
+/// A program that accepts or refuses frames.
 #[derive(Clone, Debug)]
 pub struct Filter(Vec<libc::sock_filter>);
 
 impl Filter {
-    /// For a NAT: ARP, and IPv4 to one of these addresses. Of TCP and UDP only what goes to one of
-    /// these ports; what has no port to look at (other protocols, all fragments but the first) is
-    /// kept. Frames with a VLAN tag and frames that the host sends are refused.
+    /// The filter for a NAT. Accepts ARP, and IPv4 to one of these addresses; of TCP and UDP only packets to one of these
+    /// ports. Packets without a port (other protocols, later fragments) are accepted. Frames with a VLAN tag and outgoing
+    /// frames are refused.
     ///
-    /// `None` if there are more than [`MAX_ADDRESSES`] or more than [`MAX_PORT_RANGES`].
+    /// `None` if there are more than [`MAX_ADDRESSES`] addresses or [`MAX_PORT_RANGES`] port ranges.
     #[must_use]
     pub fn nat(addresses: &[Ipv4Addr], ports: &[RangeInclusive<u16>]) -> Option<Filter> {
         if addresses.len() > MAX_ADDRESSES || ports.len() > MAX_PORT_RANGES {
@@ -81,8 +84,7 @@ impl Filter {
         Some(program.finish())
     }
 
-    /// Everything that comes in; what the host itself sends is refused. Only of use where the kernel
-    /// does not know `PACKET_IGNORE_OUTGOING`.
+    /// Accepts received frames and refuses outgoing ones. Needed only on kernels without `PACKET_IGNORE_OUTGOING`.
     #[must_use]
     pub fn incoming() -> Filter {
         let mut program = Program::default();
@@ -91,7 +93,7 @@ impl Filter {
         program.finish()
     }
 
-    /// Nothing at all.
+    /// Refuses every frame.
     #[must_use]
     pub fn nothing() -> Filter {
         let mut program = Program::default();
@@ -99,13 +101,13 @@ impl Filter {
         program.finish()
     }
 
-    /// The program.
+    /// The instructions of the program.
     pub(crate) fn instructions(&self) -> &[libc::sock_filter] {
         &self.0
     }
 }
 
-/// Where a jump goes.
+/// The target of a jump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum To {
     Next,
@@ -115,7 +117,7 @@ enum To {
     Refuse,
 }
 
-/// A program in the making: forward jumps are known only at its end.
+/// A program under construction. The distances of forward jumps are computed at its end.
 #[derive(Debug, Default)]
 struct Program {
     lines: Vec<(u32, u32, To, To)>,

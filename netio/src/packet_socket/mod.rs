@@ -1,42 +1,36 @@
-//! Uplinks: any Ethernet interface of our own namespace, through packet sockets (packet(7),
-//! net/packet/af_packet.c).
+//! Packet sockets: uplinks and ports on any Ethernet interface of our own namespace (packet(7), net/packet/af_packet.c).
 //!
-//! A packet socket sees what its interface receives, before and besides the host's own stack, and
-//! sends frames as they are. The host goes on using the interface: it answers what is meant for it,
-//! and what we receive it receives too.
+//! A packet socket gets a copy of what its interface receives, before the host's stack handles it, and sends frames
+//! unchanged. The host continues to use the interface: it answers frames that are addressed to it, and it receives
+//! everything that we receive.
 //!
-//! *Two directions, two kinds of socket.* Each worker that reads has a socket of its own; of several
-//! the kernel chooses by a hash of the flow that is the same both ways (`PACKET_FANOUT_HASH`), so one
-//! flow has one reader. (Fragments carry no ports: those of one datagram have one reader, which need
-//! not be their flow's.) All send through one more socket that receives nothing: an error of one
-//! direction is kept in the socket and would else be told to the other.
+//! *Sockets.* Each worker that reads has a socket of its own. The kernel chooses among them by a hash of the flow that is
+//! the same in both directions (`PACKET_FANOUT_HASH`), so each flow has one reader. (Fragments have no ports: those of one
+//! datagram have one reader, which may not be that of their flow.) All workers send through one further socket that
+//! receives nothing: a pending error is kept in the socket, and would otherwise be reported to the other direction.
 //!
-//! *Offload.* Each frame comes and goes behind a virtio-net header, as with a TAP, so super-frames and
-//! partial checksums cross whole both ways: what the interface cannot do, the kernel does after us.
-//! The header's fields are in the host's byte order and ours are little-endian, so a big-endian host
-//! is refused. A kernel without `PACKET_VNET_HDR_SZ` has a header of 10 bytes; the two that are missing
-//! are put in by a list of pieces. A frame longer than a slot (a host may let its interface merge
-//! beyond 64 KiB: `gro_max_size`) is dropped, and reported as an empty one.
+//! *Offload.* As with a TAP, a virtio-net header precedes each frame, so super-frames and partial checksums pass in both
+//! directions: what the interface cannot do, the kernel does for it. The kernel writes the header in host byte order and
+//! the pipeline expects little-endian, so big-endian hosts are refused. Without `PACKET_VNET_HDR_SZ` the header has 10
+//! bytes; the missing two are added by scatter/gather. A frame longer than a slot (`gro_max_size` of an interface can be
+//! more than 64 KiB) is dropped and reported as an empty frame.
 //!
-//! *The queue discipline* is not gone around (`PACKET_QDISC_BYPASS`): what its owner set for an
-//! interface holds for us too, and between veth links it made no difference (1.4-1.5 us a frame of 60
-//! bytes, 3.5 us one of 64 KB, receiver's side included, with it and without).
+//! *The queue discipline* of the interface applies to our frames too: `PACKET_QDISC_BYPASS` is not set. Between veth links
+//! it made no difference (1.4-1.5 us for a frame of 60 bytes, 3.5 us for one of 64 KB, including the receiver).
 //!
-//! *What is not seen.* Frames that the host itself sends, ours among them, are not received
-//! (`PACKET_IGNORE_OUTGOING`, or a filter where it is not known). So an uplink in bridge mode carries
-//! frames between the switch and the wire, but not between the switch and the host whose interface it is.
+//! *Outgoing frames* of the host, and our own, are not received (`PACKET_IGNORE_OUTGOING`, or a filter on kernels that do
+//! not have it). So an uplink in bridge mode carries frames between the switch and the wire, but not between the switch
+//! and the host that the interface belongs to.
 //!
-//! *Nothing before its time.* Protocol 0 receives nothing, so a socket is complete, filter included,
-//! before it is bound; and it refuses all frames until its group is complete, so that none comes in
-//! twice.
+//! *Start.* A socket with protocol 0 receives nothing, so all options and the filter are set before it is bound. Until its
+//! fanout group is complete the filter refuses all frames, so none is received twice.
 //!
-//! *Life* (measured on Linux 6.18). A link set down is told to a reader once, as `ENETDOWN` with an
-//! event; the socket stays bound and receives again when the link is up. A link that is deleted, or
-//! moved to another namespace, is first set down: the reader hears the same, and nothing more, neither
-//! an error nor an event, ever. Only the socket's own address says it, an interface number of -1; it
-//! does not bind again when a link of that name comes back. So after `ENETDOWN` a reader looks at its
-//! address, but it may look between the two events, or have been read by nobody: ask
-//! [`PacketSocket::is_gone`] as well from time to time. Sending says `ENETDOWN` and `ENXIO`.
+//! *Link state* (measured on Linux 6.18). When the link is set down, the reader gets `ENETDOWN` once, with an epoll event;
+//! the socket stays bound and receives again when the link is up. When the link is deleted or moved to another namespace,
+//! it is set down first: the reader gets the same error, and after that neither errors nor events. Only the socket's
+//! address shows it, by the interface index -1; the socket does not bind again to a new link of that name. Therefore a
+//! reader checks the address after `ENETDOWN`. The deletion may follow that check, and a socket may have no reader, so call
+//! [`PacketSocket::is_gone`] once in a while. Sending returns `ENETDOWN` or `ENXIO`.
 
 pub mod filter;
 pub mod receive;
@@ -59,55 +53,55 @@ pub use filter::Filter;
 pub use receive::Receiver;
 pub use send::{Burst, Sender};
 
-/// The virtio-net header without `num_buffers` (`struct virtio_net_hdr`).
+/// Length of the virtio-net header without `num_buffers` (`struct virtio_net_hdr`), in bytes.
 const SHORT_VNET_LEN: usize = 10;
 
-/// Bytes that may wait in each socket: more than a thousand full frames, or 100 super-frames.
+/// Buffer size of each socket, in bytes: more than 1,000 full frames, or 100 super-frames.
 const BUFFER: usize = 8 << 20;
 
-/// Which interface, and what of it.
+/// Specification of a packet socket.
 #[derive(Clone, Debug)]
 pub struct PacketSpec {
     /// The interface's name.
     pub interface: String,
-    /// How many workers read from it.
+    /// Number of receiving sockets, one for each worker that reads.
     pub queues: usize,
-    /// Frames to whatever address, as a bridge needs them.
+    /// Receive frames to any MAC address, as a bridge must.
     pub promiscuous: bool,
-    /// Addresses of ours besides the interface's own.
+    /// MAC addresses to receive in addition to the interface's own.
     pub own_macs: Vec<MacAddr>,
-    /// What is to be received; `None` is everything that comes in.
+    /// The filter for received frames; `None` accepts all.
     pub filter: Option<Filter>,
-    /// True: do without what kernels before 6.4 do not know (`PACKET_VNET_HDR_SZ`,
-    /// `PACKET_IGNORE_OUTGOING`). On such kernels that is so in any case; here it is for tests.
+    /// Behave as on kernels before 6.4, which do not have `PACKET_VNET_HDR_SZ`, and without `PACKET_IGNORE_OUTGOING`. For
+    /// tests; on such kernels the fallbacks are used anyway.
     pub old_kernel: bool,
 }
 
-/// Why an interface cannot be used.
+/// Why a packet socket cannot be opened.
 #[derive(Debug, Error)]
 pub enum PacketError {
-    /// There is none of that name here.
+    /// The namespace has no interface of this name.
     #[error("there is no interface {name} in this network namespace; `ip link` shows those that are")]
     NoInterface {
         /// The interface.
         name: String,
     },
-    /// It carries no Ethernet frames.
-    #[error("{name} is not an Ethernet interface, and only such a one can be an uplink or a packet port")]
+    /// The interface does not carry Ethernet frames.
+    #[error("{name} is not an Ethernet interface; an uplink or a packet port must be one")]
     NotEthernet {
         /// The interface.
         name: String,
     },
     /// Missing capability.
     #[error(
-        "no right to the packets of {name}: CAP_NET_RAW or CAP_NET_ADMIN is missing; run as root, or give the rights to the \
+        "no permission to use packet sockets on {name}: CAP_NET_RAW or CAP_NET_ADMIN is missing; run as root, or give them to the \
          binary with `setcap cap_net_raw,cap_net_admin,cap_sys_admin+ep $(command -v vswitchd)`"
     )]
     NoPermission {
         /// The interface.
         name: String,
     },
-    /// The host's byte order.
+    /// The host is big-endian.
     #[error("packet sockets need a little-endian host: the kernel describes frames in the host's byte order")]
     BigEndian,
     /// Anything else.
@@ -122,42 +116,42 @@ pub enum PacketError {
     },
 }
 
-/// A socket that receives. One worker reads it, with a [`Receiver`] of its own.
+/// A receiving socket, read by one worker with its own [`Receiver`].
 #[derive(Clone, Debug)]
 pub struct Queue {
     fd: Arc<OwnedFd>,
     short_header: bool,
 }
 
-/// A socket that sends. Any worker may.
+/// The sending socket, shared by all workers.
 #[derive(Clone, Debug)]
 pub struct Writer {
     fd: Arc<OwnedFd>,
     short_header: bool,
 }
 
-/// Frames that the kernel had for us since the start.
+/// The kernel's counters since the socket was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Statistics {
-    /// Those that passed the filter, received or dropped.
+    /// Frames that passed the filter, including dropped ones.
     pub frames: u64,
-    /// Those of them that the kernel dropped because we had not read enough of the others.
+    /// Frames that the kernel dropped because the receive buffer was full.
     pub dropped: u64,
 }
 
-/// An interface in use as an uplink.
+/// The packet sockets on one interface.
 #[derive(Debug)]
 pub struct PacketSocket {
     index: u32,
     queues: Vec<Queue>,
     writer: Writer,
-    /// Set where only a filter keeps the host's own frames out.
+    /// True if the kernel delivers outgoing frames as well, so that a filter must refuse them.
     hears_outgoing: bool,
     statistics: Statistics,
 }
 
 impl Queue {
-    /// Has the interface been deleted, or moved away?
+    /// True if the interface was deleted or moved to another namespace.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         address(self.fd.as_fd()).is_ok_and(|address| address.sll_ifindex <= 0)
@@ -177,7 +171,7 @@ impl AsFd for Writer {
 }
 
 impl PacketSocket {
-    /// Binds to an interface of the calling thread's namespace, up or down.
+    /// Opens sockets on an interface of the calling thread's namespace, whether its link is up or down.
     pub fn open(spec: &PacketSpec) -> Result<PacketSocket, PacketError> {
         if cfg!(target_endian = "big") {
             return Err(PacketError::BigEndian);
@@ -198,7 +192,7 @@ impl PacketSocket {
         Ok(socket)
     }
 
-    /// Bound sockets that refuse every frame.
+    /// Adds bound sockets whose filter refuses every frame.
     fn add_queues(&mut self, spec: &PacketSpec) -> Result<(), PacketError> {
         for _ in 0..spec.queues.max(1) {
             let fd = open_socket(spec)?;
@@ -209,7 +203,7 @@ impl PacketSocket {
             self.hears_outgoing |= spec.old_kernel || set(libc::PACKET_IGNORE_OUTGOING, 1).is_err();
             option::attach_filter(fd.as_fd(), Filter::nothing().instructions())
                 .map_err(|error| io_error(spec, "setting its filter", error))?;
-            // More than this is a matter of rights, and less is only less.
+            // A larger buffer than net.core.rmem_max takes CAP_NET_ADMIN; without it the kernel grants less.
             let _ = sockopt::set_socket_recv_buffer_size_force(&fd, BUFFER)
                 .or_else(|_| sockopt::set_socket_recv_buffer_size(&fd, BUFFER));
             bind(fd.as_fd(), self.index, libc::ETH_P_ALL as u16).map_err(|error| io_error(spec, "binding", error))?;
@@ -218,7 +212,7 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// Makes the queues one group, if there are several, and asks for frames to our addresses.
+    /// Joins the queues in a fanout group, if there are several, and requests frames to our MAC addresses.
     fn join(&mut self, spec: &PacketSpec) -> Result<(), PacketError> {
         if let [first, others @ ..] = self.queues.as_slice()
             && !others.is_empty()
@@ -240,33 +234,33 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// The interface's number.
+    /// The interface's index.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// The sockets to read, one for each worker that does.
+    /// The receiving sockets, one for each worker that reads.
     #[must_use]
     pub fn queues(&self) -> &[Queue] {
         &self.queues
     }
 
-    /// The socket to send through.
+    /// The sending socket.
     #[must_use]
     pub fn writer(&self) -> &Writer {
         &self.writer
     }
 
-    /// Receives what the filter keeps from now on; `None` is everything that comes in. What is queued
-    /// already stays.
+    /// Replaces the filter; `None` accepts everything that the interface receives. Frames that are queued already are
+    /// not filtered again.
     pub fn set_filter(&self, filter: Option<&Filter>) -> io::Result<()> {
         let incoming = self.hears_outgoing.then(Filter::incoming);
         for queue in &self.queues {
             match filter.or(incoming.as_ref()) {
                 Some(filter) => option::attach_filter(queue.as_fd(), filter.instructions())?,
                 None => match option::detach_filter(queue.as_fd()) {
-                    // There was none.
+                    // There was no filter.
                     Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                     detached => detached?,
                 },
@@ -275,7 +269,7 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// Asks the interface for frames to an address of ours besides its own, until it is closed.
+    /// Requests frames to a further MAC address, until the sockets are closed.
     pub fn add_mac(&self, mac: MacAddr) -> io::Result<()> {
         self.add_membership(libc::PACKET_MR_UNICAST, Some(mac))
     }
@@ -295,14 +289,14 @@ impl PacketSocket {
         option::set(queue.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, request)
     }
 
-    /// Has the interface been deleted, or moved to another namespace?
+    /// True if the interface was deleted or moved to another namespace.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.queues.first().is_some_and(Queue::is_gone)
     }
 
-    /// How many frames there were, and how many we were too slow for. The kernel's counters start
-    /// anew with each reading and have 32 bits, so read them every few seconds.
+    /// Received and dropped frames since the sockets were opened. The kernel's counters have 32 bits and are reset by each
+    /// read, so call this every few seconds.
     pub fn statistics(&mut self) -> Statistics {
         for queue in &self.queues {
             let nothing = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
@@ -315,7 +309,7 @@ impl PacketSocket {
     }
 }
 
-/// A group of sockets among which the kernel deals out an interface's frames.
+/// A group of sockets among which the kernel distributes an interface's frames.
 #[derive(Clone, Copy, Debug)]
 struct Fanout {
     id: u32,
@@ -323,9 +317,9 @@ struct Fanout {
 }
 
 impl Fanout {
-    /// A group of its own, of one socket: the kernel chooses a number that nobody uses.
+    /// Creates a group with one member. The kernel chooses an unused number.
     fn start(socket: BorrowedFd<'_>, old_kernel: bool) -> io::Result<Fanout> {
-        // In a group it is the group that hears outgoing frames or does not.
+        // In a group, the group's flag decides about outgoing frames, not the socket's option.
         let ignoring = Fanout { id: 0, flags: libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING };
         let hearing = Fanout { id: 0, flags: libc::PACKET_FANOUT_HASH };
         let unique = |group: Fanout| Fanout { flags: group.flags | libc::PACKET_FANOUT_FLAG_UNIQUEID, ..group };
@@ -352,7 +346,7 @@ fn open_socket(spec: &PacketSpec) -> Result<OwnedFd, PacketError> {
         .map_err(|errno| io_error(spec, "opening a packet socket", errno.into()))
 }
 
-/// A socket that sends and, with protocol 0, receives nothing.
+/// Opens the sending socket. With protocol 0 it receives nothing.
 fn open_writer(spec: &PacketSpec, index: u32) -> Result<Writer, PacketError> {
     let fd = open_socket(spec)?;
     let short_header = set_vnet_header(fd.as_fd(), spec.old_kernel).map_err(|error| io_error(spec, "PACKET_VNET_HDR", error))?;
@@ -366,7 +360,7 @@ fn open_writer(spec: &PacketSpec, index: u32) -> Result<Writer, PacketError> {
     Ok(Writer { fd: Arc::new(fd), short_header })
 }
 
-/// Asks for a virtio-net header of 12 bytes; true if it has but 10.
+/// Requests a virtio-net header of 12 bytes. Returns true if the kernel's has only 10.
 fn set_vnet_header(socket: BorrowedFd<'_>, old_kernel: bool) -> io::Result<bool> {
     let set = |name, value| option::set(socket, libc::SOL_PACKET, name, value);
     if !old_kernel && set(libc::PACKET_VNET_HDR_SZ, VNET_LEN as libc::c_int).is_ok() {
@@ -385,7 +379,7 @@ fn bind(socket: BorrowedFd<'_>, index: u32, protocol: u16) -> io::Result<()> {
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
-/// What a socket is bound to now.
+/// The address that a socket is bound to.
 fn address(socket: BorrowedFd<'_>) -> io::Result<libc::sockaddr_ll> {
     let mut address = no_address();
     let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;

@@ -1,4 +1,4 @@
-//! Many frames in one system call (recvmmsg(2)).
+//! Receiving frames in batches (recvmmsg(2)).
 //!
 //! ```text
 //!  slot
@@ -7,14 +7,13 @@
 //!  | spare  | virtio-net hdr | Ethernet frame       |
 //!  +--------+----------------+----------------------+------------
 //!           ^ the kernel writes from here
-//!  ^ and where a VLAN tag is put back, header and addresses move to here
+//!  ^ if a VLAN tag is reinserted, header and addresses move to here
 //! ```
 //!
-//! The kernel has taken the outermost VLAN tag out of a frame and tells it beside the frame
-//! (`PACKET_AUXDATA`, `packet_recvmsg` in net/packet/af_packet.c). Who puts it back also adds 4 to
-//! the virtio-net header's `csum_start` and `hdr_len`: they count without the tag. `Batch::slots` and
-//! `Batch::commit_all` of the packet room are made for this: what [`Receiver::recv`] takes and what
-//! [`Receiver::frames`] gives.
+//! The kernel has removed the outermost VLAN tag from a frame, and passes it in a control message (`PACKET_AUXDATA`,
+//! `packet_recvmsg` in net/packet/af_packet.c). Whoever reinserts the tag must add 4 to `csum_start` and `hdr_len` of the
+//! virtio-net header, which count without it. `packet::Batch` does this: [`Receiver::recv`] takes the slots of
+//! `Batch::slots`, and `Batch::commit_all` takes the results of [`Receiver::frames`].
 
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,32 +25,32 @@ use rustix::io::Errno;
 use super::{Queue, SHORT_VNET_LEN};
 use crate::tap::Received;
 
-/// Frames of one call, at most.
+/// Maximum number of frames per system call.
 pub const MAX_BURST: usize = 64;
 
-/// Bytes that are left free before a frame's virtio-net header.
+/// Bytes left free before the virtio-net header of each slot, for a VLAN tag.
 pub const SPARE: usize = packet::vlan::TAG_LEN;
 
-/// Room for one control message, in 8-byte words so that it is aligned.
+/// Size of the buffer for one control message, in 8-byte words so that it is aligned.
 const CONTROL_WORDS: usize = 5;
 const CONTROL_LEN: usize = CONTROL_WORDS * 8;
 
-// SAFETY: CMSG_SPACE only computes.
+// SAFETY: CMSG_SPACE only computes a length.
 const _: () = assert!(unsafe { libc::CMSG_SPACE(size_of::<libc::tpacket_auxdata>() as u32) } as usize <= CONTROL_LEN);
 
-/// What one worker needs to receive: the lists that recvmmsg(2) fills in, allocated once.
+/// The lists that recvmmsg(2) fills in, allocated once for each worker.
 pub struct Receiver {
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[[libc::iovec; 2]]>,
     controls: Box<[[u64; CONTROL_WORDS]]>,
     received: usize,
-    /// Bytes of our virtio-net header that the kernel's has not.
+    /// Length of our virtio-net header minus that of the kernel's, in bytes: 0 or 2.
     gap: usize,
     unreadable: u64,
 }
 
-// SAFETY: the pointers to slots are set by each call before it uses them and not followed after it;
-// those to control buffers and pieces lead to memory that moves along.
+// SAFETY: pointers to slots are set before each call and not used after it; pointers to control buffers and pieces
+// refer to heap memory that this structure owns.
 unsafe impl Send for Receiver {}
 
 impl std::fmt::Debug for Receiver {
@@ -67,7 +66,7 @@ impl Default for Receiver {
 }
 
 impl Receiver {
-    /// With all the memory that it will ever use.
+    /// Allocates all memory that it will ever use.
     #[must_use]
     pub fn new() -> Receiver {
         // SAFETY: an all-zero `mmsghdr` is a valid, empty one.
@@ -83,16 +82,15 @@ impl Receiver {
         }
     }
 
-    /// Frames that the kernel could not describe with a virtio-net header and dropped: such as are
-    /// merged in a way that only the host's own stack understands.
+    /// Number of frames that the kernel dropped because a virtio-net header cannot describe them, such as frames merged
+    /// in a way that only the host's stack supports.
     #[must_use]
     pub fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
-    /// Reads what is there into the slots, up to [`MAX_BURST`], in one call; [`frames`](Self::frames)
-    /// then tells what each holds. A slot is drawn above; one that has no room behind [`SPARE`] for a
-    /// virtio-net header ends the list.
+    /// Receives up to [`MAX_BURST`] frames into the slots, in one system call; [`frames`](Self::frames) then describes them.
+    /// The layout of a slot is drawn above. A slot without room for [`SPARE`] and a virtio-net header ends the list.
     #[inline]
     pub fn recv<'s>(&mut self, queue: &Queue, slots: impl Iterator<Item = &'s mut [u8]>) -> Received {
         self.received = 0;
@@ -110,29 +108,29 @@ impl Receiver {
         }
     }
 
-    /// The frames of the last [`recv`](Self::recv), one for each of the first slots: how many bytes
-    /// from the slot's byte [`SPARE`] on are filled, virtio-net header included, and the VLAN tag that
-    /// stood in the frame. A frame that was longer than its slot counts as 0 bytes, never in part.
+    /// The frames of the last [`recv`](Self::recv), in the order of the slots: the number of bytes filled from byte
+    /// [`SPARE`] on, including the virtio-net header, and the VLAN tag that the kernel removed. A frame longer than its
+    /// slot has 0 bytes; no frame is returned in part.
     #[inline]
     pub fn frames(&self) -> impl Iterator<Item = (usize, Option<Tag>)> {
         self.headers[..self.received].iter().map(|header| {
-            // SAFETY: the kernel has filled in this header, and the control buffer that it points to is
-            // still ours and as it left it.
-            let told = unsafe { auxiliary(&header.msg_hdr) };
-            let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 || told.is_some_and(|told| told.tp_len > told.tp_snaplen);
+            // SAFETY: the kernel has filled in this header, and its control buffer is ours and unchanged since.
+            let auxdata = unsafe { auxiliary(&header.msg_hdr) };
+            let cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0
+                || auxdata.is_some_and(|auxdata| auxdata.tp_len > auxdata.tp_snaplen);
             let filled = if cut { 0 } else { header.msg_len as usize + self.gap };
-            (filled, told.and_then(tag))
+            (filled, auxdata.and_then(tag))
         })
     }
 
-    /// Points the lists at the slots; how many there are.
+    /// Points the lists at the slots. Returns the number of slots.
     fn prepare<'s>(&mut self, slots: impl Iterator<Item = &'s mut [u8]>, short_header: bool) -> usize {
         let lists = self.headers.iter_mut().zip(&mut self.pieces).zip(&mut self.controls);
         let mut ready = 0;
         for (((header, pieces), control), slot) in lists.zip(slots) {
             let Some(room) = slot.get_mut(SPARE..).filter(|room| room.len() >= VNET_LEN) else { break };
             let used = if short_header {
-                // No `num_buffers` on the kernel's side; on ours it is nothing.
+                // The kernel's header ends before `num_buffers`, which is always 0.
                 let (vnet, frame) = room.split_at_mut(VNET_LEN);
                 let (vnet, num_buffers) = vnet.split_at_mut(SHORT_VNET_LEN);
                 num_buffers.fill(0);
@@ -152,12 +150,12 @@ impl Receiver {
         ready
     }
 
-    /// recvmmsg(2), past what says nothing about the frames that are there.
+    /// recvmmsg(2), repeated after errors that do not concern the queued frames.
     fn call(&mut self, queue: &Queue, ready: usize) -> Result<usize, Received> {
-        // A refusal takes one frame or one error away with it; what goes on failing is for the next turn.
+        // Each error removes one frame or one pending error. If errors continue, the next call of `recv` goes on.
         for _ in 0..=ready {
-            // SAFETY: `ready` headers point to slots whose borrow outlives `recv`, which calls this, and to
-            // control buffers of ours.
+            // SAFETY: `ready` headers point to slots, whose borrow outlives `recv` (which calls this), and to control
+            // buffers of ours.
             let count = unsafe {
                 libc::recvmmsg(
                     queue.as_fd().as_raw_fd(),
@@ -173,9 +171,9 @@ impl Receiver {
             match Errno::from_io_error(&std::io::Error::last_os_error()) {
                 Some(Errno::AGAIN) => return Err(Received::Drained),
                 Some(Errno::INTR) => {}
-                // One frame that no virtio-net header can describe, and that the kernel has dropped.
+                // The kernel has dropped one frame that a virtio-net header cannot describe.
                 Some(Errno::INVAL) => self.unreadable += 1,
-                // Said once when the link goes down, and that may be because it goes for ever.
+                // ENETDOWN comes once when the link goes down, also when the link is being deleted.
                 _ if queue.is_gone() => return Err(Received::Gone),
                 _ => {}
             }
@@ -188,28 +186,28 @@ fn piece(bytes: &mut [u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
-/// What the kernel tells beside a frame.
+/// The control message of a frame.
 ///
 /// # Safety
 ///
 /// The kernel has filled in the header and what it points to.
 #[inline]
 unsafe fn auxiliary(header: &libc::msghdr) -> Option<libc::tpacket_auxdata> {
-    // SAFETY: the header's control buffer is valid, as the caller promises.
+    // SAFETY: the caller guarantees that the header's control buffer is valid.
     let control = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
     if (control.cmsg_level, control.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
         return None;
     }
-    // SAFETY: a control message of this type holds one `tpacket_auxdata`, aligned or not, for which
-    // the buffer has room.
+    // SAFETY: a control message of this type holds one `tpacket_auxdata`, possibly unaligned, and the buffer has room
+    // for it.
     Some(unsafe { ptr::read_unaligned(libc::CMSG_DATA(control).cast()) })
 }
 
 #[inline]
-fn tag(told: libc::tpacket_auxdata) -> Option<Tag> {
-    if told.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+fn tag(auxdata: libc::tpacket_auxdata) -> Option<Tag> {
+    if auxdata.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
         return None;
     }
-    let named = told.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
-    Some(Tag::new(if named { EtherType(told.tp_vlan_tpid) } else { EtherType::VLAN }, told.tp_vlan_tci))
+    let named = auxdata.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    Some(Tag::new(if named { EtherType(auxdata.tp_vlan_tpid) } else { EtherType::VLAN }, auxdata.tp_vlan_tci))
 }

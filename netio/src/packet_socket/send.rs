@@ -1,4 +1,4 @@
-//! Many frames in one system call (sendmmsg(2)).
+//! Sending frames in batches (sendmmsg(2)).
 
 use std::io::{self, IoSlice};
 use std::marker::PhantomData;
@@ -11,21 +11,19 @@ use rustix::io::Errno;
 
 use super::{SHORT_VNET_LEN, Writer};
 
-/// Frames of one call, at most.
+/// Maximum number of frames per system call.
 pub const MAX_BURST: usize = 64;
 
-/// Pieces of one frame, at most.
+/// Maximum number of pieces of one frame.
 pub const MAX_PIECES: usize = 127;
 
-/// What one worker needs to send whole frames in bursts: the lists that sendmmsg(2) reads, allocated
-/// once.
+/// The lists that sendmmsg(2) reads, allocated once for each worker.
 pub struct Sender {
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[[libc::iovec; 2]]>,
 }
 
-// SAFETY: the pointers in the lists are set by `Burst::push` before they are used, and lead nowhere
-// between bursts.
+// SAFETY: the pointers in the lists are set by `Burst::push` before they are used, and are not used between bursts.
 unsafe impl Send for Sender {}
 
 impl std::fmt::Debug for Sender {
@@ -41,7 +39,7 @@ impl Default for Sender {
 }
 
 impl Sender {
-    /// With all the memory that it will ever use.
+    /// Allocates all memory that it will ever use.
     #[must_use]
     pub fn new() -> Sender {
         // SAFETY: an all-zero `mmsghdr` is a valid, empty one.
@@ -50,13 +48,13 @@ impl Sender {
         Sender { headers: vec![empty; MAX_BURST].into(), pieces: vec![[nothing; 2]; MAX_BURST].into() }
     }
 
-    /// Begins to collect frames for one interface.
+    /// Starts a burst of frames to one interface.
     pub fn burst<'m, 'f>(&'m mut self, writer: &'m Writer) -> Burst<'m, 'f> {
         Burst { sender: self, writer, len: 0, frames: PhantomData }
     }
 }
 
-/// Frames on their way out of one interface. Those that are not flushed are not sent.
+/// Frames that are collected to be sent by [`flush`](Self::flush). Dropping it discards them.
 #[derive(Debug)]
 pub struct Burst<'m, 'f> {
     sender: &'m mut Sender,
@@ -66,8 +64,8 @@ pub struct Burst<'m, 'f> {
 }
 
 impl<'f> Burst<'_, 'f> {
-    /// Appends a frame or super-frame, a virtio-net header first. `false` if it is not taken, because
-    /// there are [`MAX_BURST`] already; flush, and push it again.
+    /// Appends a frame or super-frame, with its virtio-net header first. `false` if there are [`MAX_BURST`] frames already:
+    /// flush, then push the frame again.
     #[inline]
     #[must_use]
     pub fn push(&mut self, frame: &'f [u8]) -> bool {
@@ -90,26 +88,26 @@ impl<'f> Burst<'_, 'f> {
         true
     }
 
-    /// How many frames wait.
+    /// Number of collected frames.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Is there none?
+    /// True if no frame is collected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Sends what was collected and tells, frame by frame and in order, how it went. A frame that is
-    /// refused does not hold up those behind it.
+    /// Sends the collected frames, and calls `sent` with the result of each, in order. After a refused frame the next ones
+    /// are sent nevertheless.
     #[inline]
     pub fn flush(&mut self, mut sent: impl FnMut(Result<(), Errno>)) {
         let mut at = 0;
         while at < self.len {
-            // SAFETY: the headers up to `len` were set by `push`, and point to frames that are borrowed
-            // for as long as this burst lives.
+            // SAFETY: the headers up to `len` were set by `push`, and point to frames that are borrowed for the lifetime
+            // of this burst.
             let count = unsafe {
                 libc::sendmmsg(
                     self.writer.as_fd().as_raw_fd(),
@@ -137,11 +135,11 @@ impl<'f> Burst<'_, 'f> {
 }
 
 impl Writer {
-    /// Sends one frame or super-frame, a virtio-net header first, in one call. The first piece holds
-    /// at least the whole virtio-net header; there are at most [`MAX_PIECES`].
+    /// Sends one frame or super-frame in one system call. The first piece contains the whole virtio-net header; there are
+    /// at most [`MAX_PIECES`] pieces.
     ///
-    /// `ENETDOWN`: the link is down. `ENXIO`: it is gone. `EAGAIN`, `ENOBUFS`: no room. `EMSGSIZE`: longer
-    /// than the MTU and no super-frame. `EINVAL`: the virtio-net header is not taken.
+    /// `ENETDOWN`: the link is down. `ENXIO`: the link was deleted. `EAGAIN`, `ENOBUFS`: the queue is full. `EMSGSIZE`: the
+    /// frame is longer than the MTU and not a super-frame. `EINVAL`: invalid virtio-net header.
     #[inline]
     pub fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         if self.short_header {
@@ -154,7 +152,7 @@ impl Writer {
         .map(drop)
     }
 
-    /// The same where the kernel's header has 10 bytes.
+    /// [`send`](Self::send) for kernels whose virtio-net header has 10 bytes.
     #[cold]
     fn send_short(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         let Some((first, rest)) = pieces.split_first() else { return Err(Errno::INVAL) };
@@ -169,6 +167,6 @@ impl Writer {
 }
 
 fn piece(bytes: &[u8]) -> libc::iovec {
-    // The kernel only reads it, whatever the field's type says.
+    // The kernel only reads the bytes, although the field is a mutable pointer.
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }

@@ -1,4 +1,4 @@
-//! One message: where it goes, its control messages, and how a train's pieces are cut into datagrams.
+//! One message to be sent: its destination, its control messages, and how the pieces of a train are split into datagrams.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -8,24 +8,24 @@ use rustix::io::Errno;
 
 use super::sources::DEFAULT_TTL;
 
-/// Room for three control messages of one integer each, in 8-byte words so that they are aligned.
+/// Size of the buffer for three control messages of one integer each, in 8-byte words so that it is aligned.
 const CONTROL_WORDS: usize = 9;
-// SAFETY: CMSG_SPACE only computes.
+// SAFETY: CMSG_SPACE only computes a length.
 const CONTROL_SPACE: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as usize;
 const _: () = assert!(3 * CONTROL_SPACE <= CONTROL_WORDS * 8);
 
-/// Where a message goes, and how.
+/// Destination and outer header fields of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Outgoing {
-    /// The peer.
+    /// The peer's address and port.
     pub to: SocketAddr,
-    /// The flow's hash: equal ones leave from one source port.
+    /// The hash of the flow. Equal hashes have the same source port.
     pub source: u16,
-    /// IPv4's type of service or IPv6's traffic class.
+    /// IPv4 type of service or IPv6 traffic class.
     pub tos: u8,
     /// TTL or hop limit, at least 1.
     pub ttl: u8,
-    /// Length of each datagram but the last of a train; 0: the message is one datagram.
+    /// Length of each datagram of a train except the last, in bytes; 0 for a single datagram.
     pub segment_size: u16,
 }
 
@@ -37,21 +37,21 @@ union Address {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Way {
-    /// In one message.
+    /// As one message.
     Whole,
     /// Datagram by datagram.
     Split,
-    /// Not at all: it has more pieces than a message can have.
+    /// Not at all: it has more pieces than a message can.
     Never,
 }
 
-/// What waits in a burst. Its payload is a run of the burst's pieces.
+/// A message in a burst. Its payload is a range of the burst's pieces.
 #[derive(Clone, Copy)]
 pub(super) struct Message {
     address: Address,
     address_len: libc::socklen_t,
     control: [u64; CONTROL_WORDS],
-    /// Of the control messages that a single datagram has as well.
+    /// Length of the control messages, without that for the segment size, in bytes.
     control_len: usize,
     pub(super) first_piece: usize,
     pub(super) pieces: usize,
@@ -62,10 +62,10 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// One that says nothing yet.
+    /// An empty message.
     pub(super) fn new() -> Message {
         Message {
-            // SAFETY: all-zero addresses are valid ones.
+            // SAFETY: all-zero socket addresses are valid values.
             address: unsafe { mem::zeroed() },
             address_len: 0,
             control: [0; CONTROL_WORDS],
@@ -104,7 +104,7 @@ impl Message {
         }
     }
 
-    /// Says what is not the socket's default; a train's length comes last.
+    /// Writes control messages for what differs from the socket's defaults. That for the segment size is last.
     #[inline]
     pub(super) fn control_for(&mut self, to: &Outgoing, ipv4: bool) {
         let (level, tos, ttl) = if ipv4 {
@@ -129,21 +129,21 @@ impl Message {
         self.control_len += CONTROL_SPACE;
     }
 
-    /// Writes a control message behind those that are there.
+    /// Appends a control message.
     #[inline]
     fn put<T: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: T) {
         const { assert!(size_of::<T>() <= size_of::<libc::c_int>()) };
-        // SAFETY: CMSG_LEN only computes.
+        // SAFETY: CMSG_LEN only computes a length.
         let len = unsafe { libc::CMSG_LEN(size_of::<T>() as u32) };
-        // SAFETY: an all-zero `cmsghdr` is a valid one.
+        // SAFETY: an all-zero `cmsghdr` is a valid value.
         let mut control: libc::cmsghdr = unsafe { mem::zeroed() };
         (control.cmsg_len, control.cmsg_level, control.cmsg_type) = (len as _, level, kind);
         let Some(room) = self.control.get_mut(self.control_len / 8..).filter(|room| room.len() * 8 >= CONTROL_SPACE) else {
             return;
         };
         let header = room.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: there is room for a header and a value of up to four bytes behind it, and a `u64` is at least as
-        // strictly aligned as a header.
+        // SAFETY: the buffer has room for a header and a value of up to four bytes, and a `u64` is aligned at least as
+        // strictly as a header.
         unsafe {
             header.write(control);
             libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
@@ -162,11 +162,11 @@ impl Message {
     }
 }
 
-/// What is left of a train's pieces; none of them is empty.
+/// The remaining pieces of a train. No piece is empty.
 pub(super) struct Pieces<'p> {
     pieces: &'p [libc::iovec],
     at: usize,
-    /// Bytes that are taken of the piece at `at`.
+    /// Number of bytes already taken from the piece at `at`.
     offset: usize,
 }
 
@@ -179,7 +179,7 @@ impl<'p> Pieces<'p> {
         self.at == self.pieces.len()
     }
 
-    /// Takes the next so many bytes, or what is left; how many pieces they are.
+    /// Takes the next `bytes` bytes, or all that remain, and writes them to `into`. Returns the number of pieces.
     pub(super) fn cut(&mut self, mut bytes: usize, into: &mut [libc::iovec]) -> usize {
         let mut count = 0;
         while bytes > 0
@@ -213,7 +213,7 @@ mod tests {
             let mut cuts = Vec::new();
             while !rest.is_empty() {
                 let count = rest.cut(size, &mut into);
-                // Addresses stand for the bytes: they lie one behind the other.
+                // The bytes are contiguous, so addresses identify them.
                 let starts = into[..count].iter().map(|piece| piece.iov_base.addr() - bytes.as_ptr().addr());
                 cuts.push(starts.zip(into[..count].iter().map(|piece| piece.iov_len)).collect::<Vec<_>>());
             }

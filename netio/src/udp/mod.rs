@@ -1,40 +1,37 @@
-//! UDP for tunnels (udp(7), net/ipv4/udp.c): many datagrams in one system call, and where the kernel can,
-//! many in one message.
+//! UDP sockets for tunnels (udp(7), net/ipv4/udp.c), with many datagrams per system call and segmentation offload.
 //!
-//! *Two directions, two kinds of socket.* An [`Endpoint`] receives: it is bound to the tunnel's port, and each
-//! worker that reads it has a socket of its own, of which the kernel chooses by a hash of the outer addresses
-//! and ports (`SO_REUSEPORT`). [`Sources`] send: a tunnel's outer source port stands for the flow inside, so that
-//! the network between, and the peer's group of sockets, can spread flows and keep each in order (RFC 7348
-//! section 5). A socket has one port, so there is a pool of them, bound to ports of the dynamic range (RFC 6335
-//! section 6). They receive nothing: a filter drops whatever comes in.
+//! *Sockets.* An [`Endpoint`] receives. It is bound to the tunnel's port; each worker that reads has a socket of its own,
+//! and the kernel chooses among them by a hash of the outer addresses and ports (`SO_REUSEPORT`). [`Sources`] send. The
+//! outer source port of a datagram is a hash of the inner flow, so that the underlay network and the peer can spread flows
+//! and keep each of them in order (RFC 7348 section 5). A socket has one port, so there is a pool of sockets, bound to
+//! dynamic ports (RFC 6335 section 6). They receive nothing: a filter drops what arrives.
 //!
-//! *Trains.* Datagrams of one flow and length cross the kernel as one message with the length of each:
-//! `UDP_SEGMENT` on the way out, `UDP_GRO` on the way in. Between two namespaces, and on cards that can, a train
-//! stays whole all the way. The kernel makes no train without checksums, and single datagrams have them, too:
-//! without, they would overtake trains of their flow where a receiver's kernel merges those.
+//! *Trains.* Datagrams of one flow and equal length pass the kernel as one message that carries the length of each:
+//! `UDP_SEGMENT` when sending, `UDP_GRO` when receiving. Between two namespaces, and on cards with this offload, a train
+//! stays whole from end to end. The kernel builds no train without checksums. Single datagrams have checksums as well:
+//! without them they would overtake trains of their flow where the receiver's kernel merges datagrams.
 //!
-//! *A port is ours alone.* The first socket of a port is bound without `SO_REUSEPORT`, which fails if anybody
-//! has the port, and is given the option afterwards, so that those that follow can join it. There is no moment
-//! between test and bind. A second switch on the same port is refused for the same reason. (A program of the
-//! same user that asks for `SO_REUSEPORT` could still join where there are several workers.)
+//! *Exclusive ports.* The first socket of a port is bound without `SO_REUSEPORT`, which fails if the port is in use. The
+//! option is set afterwards, so that the other sockets can be bound; there is no gap between check and bind. A second
+//! switch on the same port is refused for the same reason. (With several workers, another program of the same user that
+//! sets `SO_REUSEPORT` could still join.)
 //!
-//! *Multicast* does not choose among the sockets of a group: each that has joined gets a copy, and by default
-//! also each that has not (`IP_MULTICAST_ALL`). So that is switched off, and only the first joins. On Linux 6.18
-//! it passes IPv4 on to one of its group nonetheless, by the hash (`inet_steal_sock` after early demultiplexing);
-//! each datagram comes once in either case.
+//! *Multicast.* The kernel delivers a copy to each socket that has joined a group, and by default to sockets that have not
+//! (`IP_MULTICAST_ALL`). So the default is turned off, and only the first socket joins. Linux 6.18 nevertheless passes
+//! IPv4 datagrams on to one socket of the port, by the hash (`inet_steal_sock` after early demultiplexing). Each datagram
+//! is received once in either case.
 //!
-//! *Errors.* ICMP errors reach a socket that is not connected only if it asks for them, and ours do not: what
-//! the kernel learns from them is the path's MTU, which [`path()`] tells.
+//! *Errors.* The kernel reports ICMP errors to unconnected sockets only on request, and these do not request it. From ICMP
+//! errors the kernel learns the path MTU, which [`path()`] reads.
 //!
-//! *Life.* An address may be away for a time, so sockets are bound to it whether it is there or not
-//! (`IP_FREEBIND`); then sending says `EINVAL` or `ENETUNREACH`. A socket that is bound to a device stays bound
-//! to its number: when the device has gone, sending says `ENODEV`, nothing is received, and a new device of that
-//! name needs new sockets.
+//! *Absent addresses and devices.* Sockets are bound to an address whether the host has it or not (`IP_FREEBIND`);
+//! while it does not, sending returns `EINVAL` or `ENETUNREACH`. A socket bound to a device is bound to its index: after the device was
+//! deleted, sending returns `ENODEV`, nothing is received, and a new device of that name needs new sockets.
 //!
-//! *Measured* (Linux 6.18): the option set after the bind is enough for a group that shares evenly, for IPv4 and
-//! IPv6. A train may have 128 datagrams, before Linux 6.9 64. A length beyond the MTU is `EMSGSIZE` also
-//! where single datagrams would go in fragments (on older kernels `EINVAL`), 65,508 bytes over IPv4 too. A train
-//! that is longer than 65,535 bytes with all headers, Ethernet's included, is cut before its link.
+//! *Measured on Linux 6.18.* `SO_REUSEPORT` set after the bind is enough to share load evenly, for IPv4 and IPv6. A train
+//! has at most 128 datagrams, before Linux 6.9 64. A train whose datagrams are longer than the MTU returns `EMSGSIZE`
+//! (on older kernels `EINVAL`), even where single datagrams would be fragmented; so does one of 65,508 bytes over IPv4. A
+//! train longer than 65,535 bytes including all headers is segmented before it reaches its link.
 
 mod message;
 pub mod path;
@@ -60,44 +57,45 @@ pub use receive::Receiver;
 pub use send::{Burst, Outgoing, Sender};
 pub use sources::{ChecksumPolicy, Sources, SourcesSpec, Writer};
 
-/// Bytes that may wait in each socket that receives: more than a thousand full datagrams, or 100 trains.
+/// Receive buffer of each socket, in bytes: more than 1,000 full datagrams, or 100 trains.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// Where datagrams are received.
+/// Specification of an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EndpointSpec {
-    /// Our address; unspecified: all of its family.
+    /// The local address; unspecified: all addresses of its family.
     pub local: IpAddr,
-    /// The port; 0: the kernel chooses one.
+    /// The local port; 0: the kernel chooses one.
     pub port: u16,
-    /// How many workers read.
+    /// Number of sockets, one for each worker that reads.
     pub queues: usize,
-    /// Only what this interface receives, and where the groups are joined.
+    /// Receive only from this interface, and join the groups there.
     pub device: Option<String>,
-    /// Multicast groups to join. They need an unspecified `local`.
+    /// Multicast groups to join. `local` must be unspecified.
     pub groups: Vec<IpAddr>,
-    /// Over IPv6, also datagrams without a checksum, which RFC 6936 allows to tunnels. (Over IPv4 always.)
+    /// Over IPv6, accept datagrams without a checksum, which RFC 6936 permits for tunnels. (Over IPv4 they are always
+    /// accepted.)
     pub zero_checksum: bool,
 }
 
-/// Why there is no such endpoint, or no sources.
+/// Why an endpoint or sources cannot be opened.
 #[derive(Debug, Error)]
 pub enum UdpError {
-    /// Somebody else has the port.
+    /// The port is in use.
     #[error("UDP port {} of {} is in use by {}; stop that, or choose another port", local.port(), local.ip(), owner(process))]
     InUse {
         /// The address and port.
         local: SocketAddr,
-        /// The process, if we may see it.
+        /// The process that uses it, if visible to us.
         process: Option<(u32, String)>,
     },
-    /// There are not as many free ports.
+    /// Too few dynamic ports are free.
     #[error("no free UDP port is left on {local} between {} and {}", sources::PORTS.start(), sources::PORTS.end())]
     NoPort {
         /// The address.
         local: IpAddr,
     },
-    /// There is no interface of that name here.
+    /// The namespace has no interface of this name.
     #[error("there is no interface {name} in this network namespace; `ip link` shows those that are")]
     NoInterface {
         /// The interface.
@@ -105,7 +103,7 @@ pub enum UdpError {
     },
     /// Missing capability.
     #[error(
-        "no right to use UDP port {} ({what}): CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_RAW (interfaces) is missing; run as root",
+        "no permission to use UDP port {} ({what}): CAP_NET_BIND_SERVICE (ports below 1024) or CAP_NET_RAW (interfaces) is missing; run as root",
         local.port()
     )]
     NoPermission {
@@ -114,7 +112,7 @@ pub enum UdpError {
         /// What was tried.
         what: &'static str,
     },
-    /// A group that would never be heard.
+    /// A multicast group that the endpoint cannot receive.
     #[error("multicast group {group} cannot be received on {local}: it needs an unspecified local address of its family")]
     Group {
         /// The group.
@@ -137,11 +135,11 @@ pub enum UdpError {
 fn owner(process: &Option<(u32, String)>) -> String {
     match process {
         Some((pid, name)) => format!("{name} (process {pid})"),
-        None => "a process that we cannot see, or by the kernel itself (`ip -d link show type vxlan`)".to_owned(),
+        None => "a process that is not visible, or by the kernel itself (`ip -d link show type vxlan`)".to_owned(),
     }
 }
 
-/// A socket that receives. One worker reads it, with a [`Receiver`] of its own.
+/// A receiving socket, read by one worker with its own [`Receiver`].
 #[derive(Clone, Debug)]
 pub struct Queue(Arc<OwnedFd>);
 
@@ -151,19 +149,19 @@ impl AsFd for Queue {
     }
 }
 
-/// A local address and port where datagrams are received.
+/// The receiving sockets of one local address and port.
 #[derive(Debug)]
 pub struct Endpoint {
     local: SocketAddr,
     queues: Vec<Queue>,
     merges: bool,
-    /// Each queue's counter when it was last read.
+    /// The kernel's drop counter of each queue, as last read.
     drops: Vec<u32>,
     dropped: u64,
 }
 
 impl Endpoint {
-    /// Takes the port, in the calling thread's namespace.
+    /// Binds the port, in the calling thread's namespace.
     pub fn open(spec: &EndpointSpec) -> Result<Endpoint, UdpError> {
         let local = SocketAddr::new(spec.local, spec.port);
         let device = spec.device.as_deref();
@@ -186,7 +184,7 @@ impl Endpoint {
         }
         for group in &spec.groups {
             match join(sockets[0].as_fd(), spec, *group) {
-                // No route to it yet: see `join_again`.
+                // There is no route to the group yet: see `join_again`.
                 Err(UdpError::Io { error, .. }) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 joined => joined?,
             }
@@ -195,8 +193,7 @@ impl Endpoint {
         Ok(Endpoint { local: bound, drops: vec![0; queues.len()], queues, merges, dropped: 0 })
     }
 
-    /// Joins its groups again, where an interface went and came back, or was not there yet. No error where it
-    /// is a member.
+    /// Joins all groups again, after an interface was added or came back. No error for a group that is joined already.
     pub fn join_again(&self, spec: &EndpointSpec) -> Result<(), UdpError> {
         let Some(first) = self.queues.first() else { return Ok(()) };
         for group in &spec.groups {
@@ -205,13 +202,13 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Leaves one of its groups, wherever it was joined. No error where it is no member.
+    /// Leaves a group on all interfaces. No error if the group is not joined.
     pub fn leave(&self, spec: &EndpointSpec, group: IpAddr) -> Result<(), UdpError> {
         let Some(first) = self.queues.first() else { return Ok(()) };
-        // Where the interface is gone, so is the membership, unless there is one by another route.
+        // A deleted interface has taken the membership with it; there may be another one, by another route.
         let index = spec.device.as_deref().and_then(|name| index_of(name).ok()).unwrap_or(0);
         loop {
-            // It may have been joined on several interfaces, one after the other.
+            // The group may have been joined on several interfaces over time.
             match change_membership(first.as_fd(), group, index, Membership::Drop) {
                 Ok(()) => {}
                 Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => return Ok(()),
@@ -220,26 +217,26 @@ impl Endpoint {
         }
     }
 
-    /// The address as it was asked for, and the port.
+    /// The local address as specified, and the port.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// The sockets to read, one for each worker that does.
+    /// The sockets, one for each worker that reads.
     #[must_use]
     pub fn queues(&self) -> &[Queue] {
         &self.queues
     }
 
-    /// Does the kernel merge datagrams (`UDP_GRO`)?
+    /// True if the kernel merges datagrams (`UDP_GRO`).
     #[must_use]
     pub fn merges(&self) -> bool {
         self.merges
     }
 
-    /// Datagrams that the kernel dropped since the start, for want of room in a queue above all, or for a
-    /// wrong checksum. The kernel's counters have 32 bits, so read them every few minutes.
+    /// Datagrams that the kernel dropped since the endpoint was opened, because a receive buffer was full or a checksum was
+    /// wrong. The kernel's counters have 32 bits, so call this every few minutes.
     pub fn dropped(&mut self) -> u64 {
         const VARIABLES: usize = libc::SK_MEMINFO_DROPS as usize + 1;
         for (queue, before) in self.queues.iter().zip(&mut self.drops) {
@@ -314,7 +311,7 @@ fn join(socket: BorrowedFd<'_>, spec: &EndpointSpec, group: IpAddr) -> Result<()
     }
     let index = spec.device.as_deref().map_or(Ok(0), index_of)?;
     match change_membership(socket, group, index, Membership::Add) {
-        // It is a member.
+        // The group is joined already.
         Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => Ok(()),
         joined => joined.map_err(|error| io_error(SocketAddr::new(group, spec.port), "joining the group", error)),
     }
@@ -337,7 +334,7 @@ fn change_membership(socket: BorrowedFd<'_>, group: IpAddr, index: u32, what: Me
     }
 }
 
-/// The number of an interface of our own namespace.
+/// The index of an interface of the calling thread's namespace.
 fn index_of(name: &str) -> Result<u32, UdpError> {
     link::get(name).map(|link| link.index).map_err(|_| UdpError::NoInterface { name: name.to_owned() })
 }

@@ -1,4 +1,4 @@
-//! What the kernel's routes say of the way to a peer.
+//! The route to a peer: its path MTU and source address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,21 +9,20 @@ use socket2::SockRef;
 
 use crate::link;
 
-/// Any but 0, for which there is no route: nothing is sent.
+/// Destination port of the route look-up: any except 0. Nothing is sent.
 const SOME_PORT: u16 = 9;
 
-/// The way to a peer, as it is now.
+/// The present path to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Path {
-    /// The longest packet, IP header included, in bytes: the interface's or the route's, or what an ICMP error
-    /// has said of the path.
+    /// The path MTU in bytes, including the IP header: that of the interface or route, or less after an ICMP error.
     pub mtu: u32,
-    /// The address that datagrams leave with.
+    /// The source address of datagrams to the peer.
     pub source: IpAddr,
 }
 
-/// The way to a peer or a multicast group, from an address of ours (or whichever the route says) and out of
-/// an interface. `NetworkUnreachable`, `HostUnreachable`: there is none. `NotFound`: no such interface.
+/// Looks up the path to a peer or multicast group, from a local address (`None`: the route's) and through an interface.
+/// Errors: `NetworkUnreachable`, `HostUnreachable`, or `NotFound` if the interface does not exist.
 pub fn path(local: Option<IpAddr>, remote: IpAddr, device: Option<&str>) -> io::Result<Path> {
     let family = if remote.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;

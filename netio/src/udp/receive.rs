@@ -1,12 +1,12 @@
-//! Many datagrams, and trains of them, in one system call (recvmmsg(2)).
+//! Receiving datagrams and trains in batches (recvmmsg(2)).
 //!
-//! The kernel says beside each message what the datagrams' TOS was, and where it has merged several, how
-//! long each but the last is.
+//! Control messages give the TOS of each message and, if the kernel has merged several datagrams, the length of each
+//! except the last.
 //!
-//! *A length that is none.* A peer's kernel on the same machine may hand over a tunnelled super-frame whole,
-//! in one datagram. If that is UDP inside (USO), the kernel tells the length of the inner segments as if it
-//! were that of our datagrams (measured on Linux 6.18; `udp_cmsg_recv` looks at `SKB_GSO_UDP_L4` only). Who
-//! reads the tunnel knows better: the inner packet's own length is then that of the whole payload.
+//! *A misleading length.* The kernel of a peer on the same machine may deliver a tunnelled super-frame in one datagram. If
+//! the inner packet is UDP (USO), the kernel reports the length of the inner segments as if it were that of the outer
+//! datagrams (measured on Linux 6.18; `udp_cmsg_recv` checks only `SKB_GSO_UDP_L4`). The `tunnel` crate detects this: the
+//! length of the inner packet is then that of the whole payload.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,25 +19,25 @@ use rustix::io::Errno;
 use super::Queue;
 use crate::tap::Received;
 
-/// Messages of one call, at most.
+/// Maximum number of messages per system call.
 pub const MAX_MESSAGES: usize = 16;
 
-/// Room for one message: the longest train that the kernel makes is shorter.
+/// Buffer size of one message, in bytes. The kernel's longest train is shorter.
 const ROOM: usize = 64 << 10;
 
-/// Distance of two rooms, so that the first bytes do not all lie in the same few sets of the caches: an odd
-/// number of cache lines beyond a multiple of 4 KiB, as in `Batch::strided` of the packet room.
+/// Distance between two buffers, in bytes. It is an odd number of cache lines above a multiple of 4 KiB, so that the first
+/// bytes of all buffers do not fall into the same few cache sets, as in `packet::Batch::strided`.
 const STRIDE: usize = ROOM + 25 * 64;
 
-/// Room for the two control messages that we ask for, in 8-byte words so that it is aligned.
+/// Size of the buffer for the two requested control messages, in 8-byte words so that it is aligned.
 const CONTROL_WORDS: usize = 8;
 const CONTROL_LEN: usize = CONTROL_WORDS * 8;
 
-// SAFETY: CMSG_SPACE only computes.
+// SAFETY: CMSG_SPACE only computes a length.
 const _: () = assert!(2 * unsafe { libc::CMSG_SPACE(size_of::<libc::c_int>() as u32) } as usize <= CONTROL_LEN);
 
-/// What one worker needs to receive, allocated once. Memory that no message reaches is never touched, so it
-/// is address space only.
+/// Buffers and lists for recvmmsg(2), allocated once for each worker. Buffers that no message reaches are never touched, so
+/// they take address space only.
 pub struct Receiver {
     arena: Box<[u8]>,
     headers: Box<[libc::mmsghdr]>,
@@ -82,7 +82,7 @@ impl Receiver {
     }
 
     /// Reads what is there, up to [`MAX_MESSAGES`], in one call; [`datagrams`](Self::datagrams) then gives it.
-    /// Never [`Received::Gone`]: a UDP socket is nobody's device.
+    /// Never returns [`Received::Gone`]: a UDP socket has no device.
     #[inline]
     pub fn recv(&mut self, queue: &Queue) -> Received {
         self.prepare();
@@ -91,22 +91,20 @@ impl Receiver {
         if full { Received::More } else { Received::Drained }
     }
 
-    /// The datagrams of the last [`recv`](Self::recv), in their order. One that was longer than the room for it is
-    /// an empty one.
+    /// The datagrams of the last [`recv`](Self::recv), in order. A datagram longer than its buffer is returned empty.
     #[inline]
     pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
         let received = self.headers[..self.received].iter().zip(&self.addresses).zip(self.arena.chunks_exact(STRIDE));
         received.filter_map(|((header, address), room)| {
             let payload = if is_cut(header) { &[] } else { room.get(..header.msg_len as usize)? };
-            // SAFETY: the kernel has filled in this header, and the control buffer that it points to is
-            // still ours and as it left it.
-            let told = unsafe { beside(&header.msg_hdr) };
-            let segment_size = if usize::from(told.segment_size) < payload.len() { told.segment_size } else { 0 };
-            Some(Datagram { from: from(address)?, tos: told.tos, segment_size, payload })
+            // SAFETY: the kernel has filled in this header, and its control buffer is ours and unchanged since.
+            let ancillary = unsafe { ancillary(&header.msg_hdr) };
+            let segment_size = if usize::from(ancillary.segment_size) < payload.len() { ancillary.segment_size } else { 0 };
+            Some(Datagram { from: from(address)?, tos: ancillary.tos, segment_size, payload })
         })
     }
 
-    /// Points the lists at the rooms; the kernel has changed the lengths the last time.
+    /// Points the lists at the buffers, and resets the lengths, which each call overwrites.
     fn prepare(&mut self) {
         let rooms = self.arena.chunks_exact_mut(STRIDE);
         let lists = self.headers.iter_mut().zip(&mut self.pieces).zip(&mut self.addresses).zip(&mut self.controls);
@@ -122,12 +120,11 @@ impl Receiver {
         }
     }
 
-    /// recvmmsg(2), past errors that say nothing about the datagrams that are there; how many came.
+    /// recvmmsg(2), repeated after errors that do not concern the queued datagrams. Returns the number of messages.
     fn call(&mut self, queue: &Queue) -> usize {
-        // An error is told once and gone; what goes on failing is for the next turn.
+        // Each call removes one pending error. If errors continue, the next call of `recv` goes on.
         for _ in 0..=MAX_MESSAGES {
-            // SAFETY: the headers point to rooms, addresses and control buffers of ours, of the lengths that
-            // they say.
+            // SAFETY: the headers point to buffers, addresses and control buffers of ours, with their lengths.
             let count = unsafe {
                 libc::recvmmsg(
                     queue.as_fd().as_raw_fd(),
@@ -143,7 +140,7 @@ impl Receiver {
             match Errno::from_io_error(&std::io::Error::last_os_error()) {
                 Some(Errno::AGAIN) => return 0,
                 Some(Errno::INTR) => {}
-                // What ICMP said of a datagram that was sent: those that are there wait behind it.
+                // An ICMP error for a sent datagram; the received ones are queued behind it.
                 _ => {}
             }
         }
@@ -156,13 +153,13 @@ fn is_cut(header: &libc::mmsghdr) -> bool {
     header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0
 }
 
-/// Who sent it, if the kernel wrote an address of a family that we know.
+/// The sender's address, if it is IPv4 or IPv6.
 #[inline]
 fn from(address: &libc::sockaddr_in6) -> Option<IpAddr> {
     match libc::c_int::from(address.sin6_family) {
         libc::AF_INET => {
-            // SAFETY: a `sockaddr_in` is shorter than a `sockaddr_in6` and no more strictly aligned, all its
-            // bit patterns are valid, and the family says that it is one.
+            // SAFETY: `sockaddr_in` is shorter than `sockaddr_in6`, its alignment is not stricter, every bit pattern is
+            // valid, and the family says that the kernel wrote one.
             let address = unsafe { ptr::from_ref(address).cast::<libc::sockaddr_in>().read() };
             Some(Ipv4Addr::from(address.sin_addr.s_addr.to_ne_bytes()).into())
         }
@@ -171,9 +168,9 @@ fn from(address: &libc::sockaddr_in6) -> Option<IpAddr> {
     }
 }
 
-/// What the kernel tells beside a message.
+/// The control messages of one message.
 #[derive(Clone, Copy, Default)]
-struct Beside {
+struct Ancillary {
     tos: u8,
     segment_size: u16,
 }
@@ -184,24 +181,26 @@ struct Beside {
 ///
 /// The kernel has filled in the header and what it points to.
 #[inline]
-unsafe fn beside(header: &libc::msghdr) -> Beside {
-    let mut told = Beside::default();
-    // SAFETY: the header's control buffer is valid, as the caller promises.
+unsafe fn ancillary(header: &libc::msghdr) -> Ancillary {
+    let mut ancillary = Ancillary::default();
+    // SAFETY: the caller guarantees that the header's control buffer is valid.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() };
     while let Some(control) = next {
-        // SAFETY: `control` lies in the header's control buffer, with its data behind it.
+        // SAFETY: `control` is in the header's control buffer, followed by its data.
         let data = unsafe { libc::CMSG_DATA(control) };
         match (control.cmsg_level, control.cmsg_type) {
-            // SAFETY: this one holds one byte (`ip_cmsg_recv_tos`).
-            (libc::SOL_IP, libc::IP_TOS) => told.tos = unsafe { data.read() },
-            // SAFETY: this one holds an int, aligned or not.
-            (libc::SOL_IPV6, libc::IPV6_TCLASS) => told.tos = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u8,
-            // SAFETY: this one, too (`udp_cmsg_recv`). It has no more than 16 bits.
-            (libc::SOL_UDP, libc::UDP_GRO) => told.segment_size = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u16,
+            // SAFETY: this message holds one byte (`ip_cmsg_recv_tos`).
+            (libc::SOL_IP, libc::IP_TOS) => ancillary.tos = unsafe { data.read() },
+            // SAFETY: this message holds an int, possibly unaligned.
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => ancillary.tos = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u8,
+            // SAFETY: this message holds an int (`udp_cmsg_recv`), whose value has at most 16 bits.
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                ancillary.segment_size = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u16
+            }
             _ => {}
         }
-        // SAFETY: both are as the kernel left them.
+        // SAFETY: header and control buffer are as the kernel left them.
         next = unsafe { libc::CMSG_NXTHDR(header, control).as_ref() };
     }
-    told
+    ancillary
 }

@@ -1,10 +1,9 @@
-//! Many datagrams, and trains of them, in one system call (sendmmsg(2)).
+//! Sending datagrams and trains in batches (sendmmsg(2)).
 //!
-//! One call serves one socket, and a burst has as many as there are flows in it. So messages are collected, put
-//! together by source port, each port's in their order, and how each went is told in the order in which they came.
+//! One system call serves one socket, and a burst uses as many sockets as it has flows. So messages are collected and
+//! grouped by source port, those of a port in order. The results are reported in the order in which the messages were pushed.
 //!
-//! A train that the kernel does not take is sent once more, datagram by datagram: its pieces are cut where
-//! the datagrams end.
+//! A train that the kernel refuses is sent again datagram by datagram: its pieces are split where the datagrams end.
 
 use std::io;
 use std::marker::PhantomData;
@@ -19,33 +18,33 @@ use super::sources::Writer;
 
 pub use super::message::Outgoing;
 
-/// Messages of one burst, at most.
+/// Maximum number of messages in a burst.
 pub const MAX_MESSAGES: usize = 64;
 
-/// Pieces of all messages of one burst, at most, and of one message (`UIO_MAXIOV`).
+/// Maximum number of pieces in a burst, and in one message (`UIO_MAXIOV`).
 pub const MAX_PIECES: usize = 1024;
 
-/// Datagrams of one train, at most (`UDP_MAX_SEGMENTS` before Linux 6.9). Longer ones go datagram by datagram.
+/// Maximum number of datagrams in a train (`UDP_MAX_SEGMENTS` before Linux 6.9). Longer trains are sent datagram by datagram.
 pub const MAX_SEGMENTS: usize = 64;
 
-/// Bytes of one train or datagram over IPv4, at most. Longer trains go datagram by datagram.
+/// Maximum length of a train or datagram over IPv4, in bytes. Longer trains are sent datagram by datagram.
 pub const MAX_PAYLOAD: usize = 65_535 - 20 - 8;
 
-/// What the kernel says for `EOPNOTSUPP` where it has a mind to (`include/linux/errno.h`).
+/// `ENOTSUPP` of the kernel (`include/linux/errno.h`), which some drivers return instead of `EOPNOTSUPP`.
 const ENOTSUPP: Errno = Errno::from_raw_os_error(524);
 
-/// What one worker needs to send in bursts, allocated once.
+/// Lists for sendmmsg(2), allocated once for each worker.
 pub struct Sender {
     messages: Box<[Message]>,
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[libc::iovec]>,
-    /// A train's datagrams, and its pieces: each cut between two datagrams makes one more.
+    /// For a train that is split: its datagrams, and its pieces, of which each split between two datagrams makes one more.
     cut_headers: Box<[libc::mmsghdr]>,
     cut_pieces: Box<[libc::iovec]>,
 }
 
-// SAFETY: the pointers in the lists are set before they are used, by `Burst::push` or while flushing,
-// and lead nowhere between bursts.
+// SAFETY: the pointers in the lists are set before they are used, by `Burst::push` or while flushing, and are not used
+// between bursts.
 unsafe impl Send for Sender {}
 
 impl std::fmt::Debug for Sender {
@@ -61,7 +60,7 @@ impl Default for Sender {
 }
 
 impl Sender {
-    /// With all the memory that it will ever use.
+    /// Allocates all memory that it will ever use.
     #[must_use]
     pub fn new() -> Sender {
         // SAFETY: an all-zero `mmsghdr` is a valid, empty one.
@@ -76,13 +75,13 @@ impl Sender {
         }
     }
 
-    /// Begins to collect messages.
+    /// Starts a burst of messages.
     pub fn burst<'m, 'f>(&'m mut self, writer: &'m Writer) -> Burst<'m, 'f> {
         Burst { sender: self, writer, len: 0, pieces: 0, payloads: PhantomData }
     }
 }
 
-/// Messages on their way out. Those that are not flushed are not sent.
+/// Messages that are collected to be sent by [`flush`](Self::flush). Dropping it discards them.
 #[derive(Debug)]
 pub struct Burst<'m, 'f> {
     sender: &'m mut Sender,
@@ -93,9 +92,9 @@ pub struct Burst<'m, 'f> {
 }
 
 impl<'f> Burst<'_, 'f> {
-    /// Appends a message, whose payload is these pieces one behind the other. `false` if it is not taken,
-    /// because there are [`MAX_MESSAGES`] or [`MAX_PIECES`] already; flush, and push it again. An empty burst
-    /// takes any; what can never be sent is told when flushing, as `EMSGSIZE`.
+    /// Appends a message whose payload is the concatenation of these pieces. `false` if there would be more than
+    /// [`MAX_MESSAGES`] or [`MAX_PIECES`]: flush, then push it again. An empty burst accepts every message; one that can
+    /// never be sent is reported by `flush` as `EMSGSIZE`.
     #[inline]
     #[must_use]
     pub fn push(&mut self, to: &Outgoing, pieces: impl IntoIterator<Item = &'f [u8]>) -> bool {
@@ -107,7 +106,7 @@ impl<'f> Burst<'_, 'f> {
                 fits = false;
                 break;
             };
-            // The kernel only reads it, whatever the field's type says.
+            // The kernel only reads the bytes, although the field is a mutable pointer.
             *slot = libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() };
             bytes += piece.len();
             count += 1;
@@ -133,25 +132,25 @@ impl<'f> Burst<'_, 'f> {
         true
     }
 
-    /// How many messages wait.
+    /// Number of collected messages.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Is there none?
+    /// True if no message is collected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Sends what was collected and tells, message by message in the order of their coming, how it went. One
-    /// that is refused does not hold up those behind it. `EMSGSIZE`: too long for the path, and not to be
-    /// fragmented. `EAGAIN`, `ENOBUFS`: no room. `ENETUNREACH`, `EHOSTUNREACH`, `EINVAL`: no route, or not from this
-    /// address. Of a train that is sent datagram by datagram the first error ends it, and is told.
+    /// Sends the collected messages, and calls `sent` with index and result of each, in the order of pushing. After a refused
+    /// message the next ones are sent nevertheless. `EMSGSIZE`: too long for the path, and not to be fragmented. `EAGAIN`,
+    /// `ENOBUFS`: the queue is full. `ENETUNREACH`, `EHOSTUNREACH`, `EINVAL`: no route, or not from this address. A train
+    /// that is sent datagram by datagram ends with the first error, which is its result.
     #[inline]
     pub fn flush(&mut self, mut sent: impl FnMut(usize, Result<(), Errno>)) {
-        // Port, place, and whether it goes whole: sorted by port, and stable within one.
+        // Port, index, and whether it is sent whole: sorted by port, and by index within a port.
         let mut keys = [0u32; MAX_MESSAGES];
         for (index, (key, message)) in keys.iter_mut().zip(&self.sender.messages[..self.len]).enumerate() {
             *key = u32::from(message.port) << 8 | (index as u32) << 1 | u32::from(message.way == Way::Whole);
@@ -167,7 +166,7 @@ impl<'f> Burst<'_, 'f> {
         (self.len, self.pieces) = (0, 0);
     }
 
-    /// Messages of one port.
+    /// Sends the messages of one port.
     fn send_group(&mut self, group: &[u32]) {
         let Some(first) = group.first() else { return };
         let socket = self.writer.socket((first >> 8) as u16);
@@ -217,13 +216,13 @@ impl<'f> Burst<'_, 'f> {
         keys.iter().for_each(|key| self.sender.messages[place(*key)].result = result);
     }
 
-    /// A train that is refused may go where it is no train.
+    /// Sends a refused train datagram by datagram, if the error was about trains.
     #[cold]
     fn send_refused(&mut self, socket: BorrowedFd<'_>, index: usize, errno: Errno) -> Result<(), Errno> {
         let train = self.sender.messages[index].segment_size != 0;
         let (curable, never) = match errno {
             Errno::IO | Errno::OPNOTSUPP | ENOTSUPP => (true, true),
-            // Older kernels say this of a length beyond the MTU, also where datagrams could go in fragments.
+            // Older kernels return this for a length above the MTU, even where datagrams may be fragmented.
             Errno::INVAL => (true, !self.writer.may_fragment()),
             Errno::MSGSIZE => (self.writer.may_fragment(), false),
             _ => (false, false),
@@ -240,7 +239,7 @@ impl<'f> Burst<'_, 'f> {
 }
 
 impl Sender {
-    /// Sets a header for each of these messages.
+    /// Fills in a header for each of these messages.
     #[inline]
     fn describe(&mut self, run: &[u32]) {
         for (header, key) in self.headers.iter_mut().zip(run) {
@@ -250,7 +249,7 @@ impl Sender {
         }
     }
 
-    /// A train's datagrams, each by itself, up to the first that is refused.
+    /// Sends the datagrams of a train one by one, up to the first error.
     #[cold]
     fn send_split(&mut self, socket: BorrowedFd<'_>, index: usize) -> Result<(), Errno> {
         let message = &mut self.messages[index];
@@ -265,8 +264,8 @@ impl Sender {
             }
             let mut at = 0;
             while at < datagrams {
-                // SAFETY: these headers were set just now, and point to this message and to cut pieces; those
-                // point into payloads that are borrowed for as long as the burst that calls this.
+                // SAFETY: these headers were just filled in. They point to this message and to split pieces, which point
+                // into payloads that are borrowed for the lifetime of the burst.
                 at += unsafe { send_messages(socket, &mut self.cut_headers[at..datagrams]) }?;
             }
         }
@@ -278,19 +277,19 @@ fn is_whole(key: u32) -> bool {
     key & 1 != 0
 }
 
-/// Where in the burst a key's message is.
+/// The index of a key's message in the burst.
 fn place(key: u32) -> usize {
     (key as usize & 0xff) >> 1
 }
 
-/// sendmmsg(2); how many were sent, at least one.
+/// sendmmsg(2). Returns the number of messages sent, at least one.
 ///
 /// # Safety
 ///
 /// Each header points to an address, pieces and control messages that are valid for the call.
 unsafe fn send_messages(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> Result<usize, Errno> {
     loop {
-        // SAFETY: the caller promises it.
+        // SAFETY: guaranteed by the caller.
         let count = unsafe {
             libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, libc::MSG_DONTWAIT as _)
         };
@@ -315,8 +314,8 @@ mod tests {
     use crate::udp::{ChecksumPolicy, Sources, SourcesSpec};
     use crate::{netns, option};
 
-    /// A kernel that refuses every train: it does so for a socket without checksums. Needs the right to make a
-    /// namespace, and says nothing without.
+    /// The kernel refuses every train of a socket without checksums. Passes without testing anything if the process may not
+    /// create a namespace.
     #[test]
     fn a_refused_train_goes_datagram_by_datagram_and_after_a_few_none_is_tried() {
         let Ok(netns) = netns::create() else { return };

@@ -1,4 +1,4 @@
-//! The sockets that send: a pool of source ports.
+//! The sending sockets: a pool of source ports.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,52 +18,52 @@ use crate::packet_socket::Filter;
 /// The dynamic ports (RFC 6335 section 6), which RFC 7348 section 5 recommends.
 pub const PORTS: RangeInclusive<u16> = 49_152..=65_535;
 
-/// How many ports those are, a power of two.
+/// Number of dynamic ports, a power of two.
 const PORT_COUNT: usize = (*PORTS.end() - *PORTS.start()) as usize + 1;
 
-/// Bytes that may wait in each socket.
+/// Send buffer of each socket, in bytes.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// The TTL or hop limit of what says no other.
+/// The sockets' default TTL or hop limit.
 pub(super) const DEFAULT_TTL: u8 = 64;
 
-/// So many trains are refused and then sent as single datagrams before no more are tried.
+/// Number of refused trains after which only single datagrams are sent.
 const REFUSALS: u32 = 3;
 
-/// Which datagrams carry a UDP checksum.
+/// Whether datagrams carry a UDP checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ChecksumPolicy {
-    /// All, as the kernel asks for it in trains; over IPv4 none where the kernel knows no trains.
+    /// With a checksum, which trains require; without one over IPv4 if the kernel does not support trains.
     #[default]
     Auto,
-    /// All.
+    /// With a checksum.
     On,
-    /// None, so there are no trains.
+    /// Without a checksum, and therefore without trains.
     Off,
 }
 
-/// How datagrams are to be sent.
+/// Specification of sending sockets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SourcesSpec {
-    /// Our address; unspecified: what the route to each peer says. It also chooses the family.
+    /// The source address; unspecified: that of the route to each peer. Also determines the address family.
     pub local: IpAddr,
-    /// Send only by this interface.
+    /// Send only through this interface.
     pub device: Option<String>,
-    /// True: no fragments, here or on the way. False: fragments where a datagram is too long.
+    /// True: datagrams are not fragmented, by the host or by routers. False: too long ones are.
     pub dont_fragment: bool,
-    /// Who gets a checksum.
+    /// Whether datagrams have a checksum.
     pub checksum: ChecksumPolicy,
-    /// How many source ports, at least 1.
+    /// Number of source ports, at least 1.
     pub count: usize,
 }
 
-/// Sockets that send, and that receive nothing.
+/// A pool of sending sockets. They receive nothing.
 #[derive(Clone, Debug)]
 pub struct Sources {
     writer: Writer,
 }
 
-/// The same for workers: any may send.
+/// A handle to [`Sources`] for workers; any of them may send.
 #[derive(Clone, Debug)]
 pub struct Writer(Arc<Pool>);
 
@@ -83,13 +83,12 @@ struct Port {
 }
 
 impl Sources {
-    /// Takes the ports, in the calling thread's namespace. They are spread over [`PORTS`] and the same each
-    /// time, so that a flow keeps its way through the network when the switch starts anew; one that somebody
-    /// has is passed over.
+    /// Binds the ports, in the calling thread's namespace. They are spread over [`PORTS`], in the same way each time, so that
+    /// a flow keeps its path through the network when the switch restarts. Ports in use are skipped.
     pub fn open(spec: &SourcesSpec) -> Result<Sources, UdpError> {
         let count = spec.count.clamp(1, PORT_COUNT);
-        // An odd step meets each port once, and no two of a few have the same last bits, which is all that
-        // some networks' hashes look at.
+        // An odd step visits each port once, and gives neighbours different low bits, which are all that some networks
+        // hash.
         let step = (PORT_COUNT / count) | 1;
         let numbers = (0..PORT_COUNT).map(|at| *PORTS.start() + (at * step % PORT_COUNT) as u16);
         let knows_trains = knows_trains(spec)?;
@@ -109,26 +108,26 @@ impl Sources {
         Ok(Sources { writer: Writer(Arc::new(pool)) })
     }
 
-    /// What to send through.
+    /// The handle for workers.
     #[must_use]
     pub fn writer(&self) -> &Writer {
         &self.writer
     }
 
-    /// The source ports.
+    /// The source ports of the pool.
     pub fn ports(&self) -> impl Iterator<Item = u16> {
         self.writer.0.ports.iter().map(|port| port.number)
     }
 }
 
 impl Writer {
-    /// Do trains leave whole (`UDP_SEGMENT`)? It can end: after a few refusals no more are tried.
+    /// True while trains are sent whole (`UDP_SEGMENT`). Turned off after a few refusals.
     #[must_use]
     pub fn segments(&self) -> bool {
         self.0.segments.load(Ordering::Relaxed)
     }
 
-    /// Are these the same sockets?
+    /// True if both handles are of the same pool.
     #[must_use]
     pub fn is_same(&self, other: &Writer) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -138,25 +137,25 @@ impl Writer {
         self.0.ipv4
     }
 
-    /// Which port a flow has, by its hash.
+    /// The index of a flow's port, by its hash.
     #[inline]
     pub(super) fn port(&self, source: u16) -> u16 {
         // There are at most 2^14 ports.
         (usize::from(source) % self.0.ports.len()) as u16
     }
 
-    /// A port's socket for trains and single datagrams, or for single ones only.
+    /// The socket of a port.
     #[inline]
     pub(super) fn socket(&self, port: u16) -> BorrowedFd<'_> {
         self.0.ports[usize::from(port)].socket.as_fd()
     }
 
-    /// Would single datagrams go where a train was refused as too long?
+    /// True if single datagrams are fragmented, so that they can be sent where a train is refused as too long.
     pub(super) fn may_fragment(&self) -> bool {
         !self.0.dont_fragment
     }
 
-    /// A train was refused, and its datagrams were not.
+    /// Records that the kernel refused a train and accepted its datagrams.
     #[cold]
     pub(super) fn train_refused(&self) {
         if self.0.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS {
@@ -165,14 +164,14 @@ impl Writer {
     }
 }
 
-/// The kernel is asked whether it knows the option: 0 is what it is already.
+/// True if the kernel has `UDP_SEGMENT`. Sets it to 0, the default.
 fn knows_trains(spec: &SourcesSpec) -> Result<bool, UdpError> {
     let socket = open_socket(SocketAddr::new(spec.local, 0), None)?;
     Ok(option::set(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok())
 }
 
-/// Do datagrams get checksums? All of a port's or none: a receiver's kernel merges those that have one, and
-/// one that has none would overtake those of its flow that wait to be merged (`udp_gro_receive_segment`).
+/// True if datagrams get checksums: all datagrams of a port or none. A receiver's kernel merges datagrams with a checksum,
+/// and one without would overtake those of its flow that wait to be merged (`udp_gro_receive_segment`).
 fn is_checked(spec: &SourcesSpec, knows_trains: bool) -> bool {
     match spec.checksum {
         ChecksumPolicy::On => true,
@@ -181,7 +180,7 @@ fn is_checked(spec: &SourcesSpec, knows_trains: bool) -> bool {
     }
 }
 
-/// The socket of one port; `None` if somebody has it.
+/// Opens the socket of one port; `None` if the port is in use.
 fn open_port(spec: &SourcesSpec, number: u16, checked: bool) -> Result<Option<Port>, UdpError> {
     let local = SocketAddr::new(spec.local, number);
     let socket = open_source(spec, local)?;
@@ -199,14 +198,14 @@ fn open_port(spec: &SourcesSpec, number: u16, checked: bool) -> Result<Option<Po
     Ok(Some(Port { number, socket }))
 }
 
-/// A socket that only sends, not yet bound.
+/// An unbound socket that only sends.
 fn open_source(spec: &SourcesSpec, local: SocketAddr) -> Result<OwnedFd, UdpError> {
     let fd = open_socket(local, spec.device.as_deref())?;
     option::attach_filter(fd.as_fd(), Filter::nothing().instructions())
         .map_err(|error| io_error(local, "setting its filter", error))?;
-    // The kernel gives it as little as it gives any.
+    // The kernel rounds 0 up to its minimum.
     let _ = sockopt::set_socket_recv_buffer_size(&fd, 0);
-    // More than this is a matter of rights, and less is only less.
+    // A larger buffer than net.core.wmem_max takes CAP_NET_ADMIN; without it the kernel grants less.
     let _ = sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER)
         .or_else(|_| sockopt::set_socket_send_buffer_size(&fd, SEND_BUFFER));
     set_up(fd.as_fd(), spec).map_err(|error| io_error(local, "setting its options", error))?;

@@ -4,7 +4,7 @@ use std::io::{IoSlice, Read, Write};
 use std::thread;
 
 use netio::Received;
-use netio::guest::stream::MAX_LEFT;
+use netio::guest::stream::MAX_BACKLOG;
 use packet::batch::{MAX_FRAME_LEN, MAX_FRAMES};
 use packet::{Batch, VNET_LEN};
 use rustix::io::Errno;
@@ -111,11 +111,11 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
             at += 1;
         });
     }
-    assert!(writer.has_left());
+    assert!(writer.has_backlog());
     assert_eq!(writer.send(&[IoSlice::new(&numbered(0, 1500))]), Err(Errno::AGAIN));
     assert_eq!(taken.len() + refused, 200 * MAX_FRAMES);
     writer.flush().unwrap();
-    assert!(writer.has_left());
+    assert!(writer.has_backlog());
     // What was taken comes whole and in order, although most of it was written in part or later.
     let bytes = taken.len() * 1504;
     let reading = thread::spawn(move || {
@@ -125,7 +125,7 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
     });
     crate::wait_for("flush", || {
         writer.flush().unwrap();
-        !writer.has_left()
+        !writer.has_backlog()
     });
     let (seen, monitor) = reading.join().unwrap();
     for (seen, number) in seen.chunks_exact(1504).zip(&taken) {
@@ -133,10 +133,10 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
     }
     // The socket holds what it holds (its memory is counted in whole pages), and we no more than our buffer.
     let held = rustix::net::sockopt::socket_send_buffer_size(&writer).unwrap();
-    assert!((MAX_LEFT - 1504..held + MAX_LEFT).contains(&bytes), "{bytes} of {held}");
+    assert!((MAX_BACKLOG - 1504..held + MAX_BACKLOG).contains(&bytes), "{bytes} of {held}");
     // There is room again.
     writer.send(&[IoSlice::new(&numbered(0, 1500))]).unwrap();
-    assert!(!writer.has_left());
+    assert!(!writer.has_backlog());
     drop(monitor);
 }
 
@@ -144,10 +144,10 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
 fn a_peer_that_closes_while_frames_are_left_for_it() {
     let (_directory, mut reader, writer, monitor) = cable();
     while writer.send(&[IoSlice::new(&numbered(0, 1500))]).is_ok() {}
-    assert!(writer.has_left());
+    assert!(writer.has_backlog());
     drop(monitor);
     assert_eq!(writer.flush(), Err(Errno::NXIO));
-    assert!(!writer.has_left(), "nothing waits for nobody");
+    assert!(!writer.has_backlog(), "nothing waits for nobody");
     assert_eq!(writer.send(&[IoSlice::new(&numbered(0, 1500))]), Err(Errno::NXIO));
     // A peer that has not read all says so by a reset.
     assert_eq!(reader.recv(&mut Batch::new()), Received::Gone);

@@ -118,7 +118,7 @@ fn sending() -> f64 {
     while began.elapsed() < TIME {
         writer.send_many(&burst, |result| result.unwrap());
         // What a worker does not do: wait rather than drop.
-        while writer.has_left() {
+        while writer.has_backlog() {
             poll(&mut [PollFd::new(&writer, PollFlags::OUT)], None).unwrap();
             writer.flush().unwrap();
         }

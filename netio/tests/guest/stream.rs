@@ -37,7 +37,7 @@ fn frames_go_there_and_back_in_order() {
                 }
                 wait_for("flush", || {
                     writer.flush().unwrap();
-                    !writer.has_left()
+                    !writer.has_backlog()
                 });
             });
             threads.spawn(move || assert!(read_frames(reader, expected.len()) == *expected));
@@ -154,7 +154,7 @@ fn two_threads_never_write_into_each_others_frames() {
     });
     wait_for("flush", || {
         writer.flush().unwrap();
-        !writer.has_left()
+        !writer.has_backlog()
     });
     rustix::net::shutdown(&writer, rustix::net::Shutdown::Write).unwrap();
     assert!(sent.iter().all(|sent| *sent > 100), "{sent:?}");
@@ -166,7 +166,7 @@ fn what_was_left_goes_before_the_next_frame() {
     let (_directory, _reader, writer, mut monitor) = cable();
     let first: Vec<_> =
         (0..).map(|at| numbered(at, 9000)).take_while(|frame| writer.send(&[IoSlice::new(frame)]).is_ok()).collect();
-    assert!(writer.has_left());
+    assert!(writer.has_backlog());
     let reading = thread::spawn(move || {
         let mut seen = Vec::new();
         monitor.read_to_end(&mut seen).map(|_| seen).unwrap()
@@ -176,7 +176,7 @@ fn what_was_left_goes_before_the_next_frame() {
     let mut sent = 0;
     wait_for("room", || {
         writer.send_many(&slices(std::slice::from_ref(&next)), |result| sent += usize::from(result.is_ok()));
-        !writer.has_left()
+        !writer.has_backlog()
     });
     rustix::net::shutdown(&writer, rustix::net::Shutdown::Write).unwrap();
     let expected = first.iter().chain(std::iter::repeat_n(&next, sent)).flat_map(|frame| on_the_wire(frame));
@@ -200,19 +200,19 @@ fn a_sleeping_poller_is_told_when_what_was_left_can_go() {
     assert!(!wait(&writer, short), "nothing is left");
     let frame = numbered(1, 60_000);
     writer.send(&[IoSlice::new(&frame)]).unwrap();
-    assert!(!writer.has_left() && !wait(&writer, short), "nothing is left");
+    assert!(!writer.has_backlog() && !wait(&writer, short), "nothing is left");
     let mut sent = 1;
     while writer.send(&[IoSlice::new(&frame)]).is_ok() {
         sent += 1;
     }
-    assert!(writer.has_left());
+    assert!(writer.has_backlog());
     assert!(!wait(&writer, short), "nobody reads");
     let reading = thread::spawn(move || {
         let mut seen = vec![0; sent * 60_004];
         monitor.read_exact(&mut seen).unwrap();
         (seen, monitor)
     });
-    while writer.has_left() {
+    while writer.has_backlog() {
         assert!(wait(&writer, LONG), "the monitor reads");
     }
     let (seen, mut monitor) = reading.join().unwrap();

@@ -4,7 +4,7 @@ use std::io;
 
 use netio::LinkState;
 use netio::backlog::unread;
-use netio::guest::{MAX_LEFT, Stream, StreamReader, StreamWriter};
+use netio::guest::{MAX_BACKLOG, Stream, StreamReader, StreamWriter};
 use packet::Features;
 use vswitch::PortId;
 
@@ -76,7 +76,7 @@ impl PortDevice for StreamDevice {
     }
 
     fn tx_queue(&self) -> Option<(u64, u64)> {
-        Some((self.writer.left() as u64, MAX_LEFT as u64))
+        Some((self.writer.backlog() as u64, MAX_BACKLOG as u64))
     }
 
     fn is_connection(&self) -> bool {
