@@ -1,11 +1,11 @@
-//! What is looked at while frames walk, and how it leaves: a filter, a bounded way out of the packet path, pcapng.
+//! Captures of frames: probes in the packet path, bounded rings out of it, and the pcapng format.
 //!
 //! ```text
 //!  worker:     frame --> Probe: port? sample? filter? --> record --> ring   (full: counted, never waited for)
 //!  elsewhere:  ring --> records --> pcapng --> a file, Wireshark, tcpdump
 //! ```
 //!
-//! No clocks, no sockets, no threads; numbers of ports and of drop reasons are what others say they are.
+//! No clocks, no sockets, no threads. Ports and drop reasons are plain numbers here; the callers give them their meaning.
 #![forbid(unsafe_code)]
 
 pub mod pcapng;

@@ -1,25 +1,24 @@
-//! pcapng, as far as it is written here (draft-ietf-opsawg-pcapng).
+//! The pcapng capture format, as far as it is used here (draft-ietf-opsawg-pcapng).
 //!
 //! ```text
 //!  section header                               once
 //!  interface description                        for each port, before its first packet
 //!  enhanced packet  enhanced packet ..
-//!  interface statistics                         what was lost; the last one of an interface counts
+//!  interface statistics                         lost packets; the last block of an interface counts
 //! ```
 //!
-//! Each block is its type, its length, a body padded to 32 bits, options, and its length again; numbers are those of
-//! a little-endian machine, which the section header says. A reader may be joined in the middle of nothing: blocks
-//! are whole, so a file can end behind each.
+//! Each block has its type, its length, a body padded to 32 bits, options, and its length again. Numbers are
+//! little-endian, as the section header states. A file may end after any block.
 //!
-//! *What a packet tells besides its bytes.* The direction in `epb_flags`, and as a comment why it was dropped. The
-//! option `epb_verdict` is for verdicts of hardware and of eBPF programs only, so it is not used.
+//! *Metadata of a packet*: the direction in `epb_flags`, and the drop reason as a comment. The option `epb_verdict` is
+//! for verdicts of hardware and of eBPF programs only, so it is not used.
 //!
-//! tcpdump reads files whose interfaces are all of one link type and snap length: so ports of another type than the
-//! first are described only when a packet of theirs comes.
+//! tcpdump reads only files whose interfaces have the same link type and snap length. So an interface whose link type
+//! differs from the first one's is described only before its first packet.
 
-/// A frame begins with an Ethernet header.
+/// Link type of packets that begin with an Ethernet header.
 pub const LINKTYPE_ETHERNET: u16 = 1;
-/// A packet begins with its IP header.
+/// Link type of packets that begin with an IP header.
 pub const LINKTYPE_RAW: u16 = 101;
 
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -34,7 +33,7 @@ pub const INTERFACE_DESCRIPTION: u32 = INTERFACE;
 
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 
-/// Options, by the number of their block's.
+/// Option codes. Each block type has its own numbers.
 mod option {
     pub(super) const END: u16 = 0;
     pub(super) const COMMENT: u16 = 1;
@@ -49,20 +48,20 @@ mod option {
     pub(super) const STATISTICS_DROPPED: u16 = 5;
 }
 
-/// Nanoseconds.
+/// Resolution of timestamps as a negative power of ten: nanoseconds.
 const TIME_RESOLUTION: u8 = 9;
 
-/// Longer texts are cut.
+/// Maximum length of a name, description or comment, in bytes; longer ones are truncated.
 const MAX_TEXT: usize = 1024;
 
-/// Where a packet went.
+/// Direction of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
-    /// It came in.
+    /// Received.
     Inbound,
-    /// It went out.
+    /// Sent.
     Outbound,
-    /// Nothing is said.
+    /// Not recorded.
     Unknown,
 }
 
@@ -73,28 +72,28 @@ pub struct Packet<'a> {
     pub interface: u32,
     /// Nanoseconds since 1970.
     pub time: u64,
-    /// Which way.
+    /// Direction.
     pub way: Way,
-    /// The whole packet's length.
+    /// Length of the whole packet, in bytes.
     pub original_len: u32,
-    /// The packet, or its beginning.
+    /// The packet, or its first bytes.
     pub bytes: &'a [u8],
-    /// For people; empty if there is nothing to say.
+    /// Comment, such as the drop reason; may be empty.
     pub comment: &'a str,
 }
 
-/// What happened on one interface.
+/// Statistics of one interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Statistics {
-    /// Which.
+    /// The interface, counted from 0 in the order of their descriptions.
     pub interface: u32,
-    /// From when to when, in nanoseconds since 1970.
+    /// Start of the period, in nanoseconds since 1970.
     pub from: u64,
-    /// To when.
+    /// End of the period, in nanoseconds since 1970.
     pub to: u64,
-    /// Packets that were wanted, written or not.
+    /// Packets that matched, whether they were written or lost.
     pub received: u64,
-    /// Those that were lost.
+    /// Packets that matched and were lost.
     pub dropped: u64,
 }
 
@@ -106,7 +105,7 @@ pub fn section(out: &mut Vec<u8>, application: &str) {
     });
 }
 
-/// Writes an interface's description. `snaplen` 0 is no limit.
+/// Writes an interface's description. A `snaplen` of 0 means no limit.
 pub fn interface(out: &mut Vec<u8>, link_type: u16, snaplen: u32, name: &str, description: &str) {
     block(out, INTERFACE, |out| {
         put(out, &[&link_type.to_le_bytes(), &[0; 2], &snaplen.to_le_bytes()]);
@@ -138,7 +137,7 @@ pub fn packet(out: &mut Vec<u8>, packet: &Packet<'_>) {
     });
 }
 
-/// Writes what happened on an interface so far.
+/// Writes the statistics of an interface.
 pub fn statistics(out: &mut Vec<u8>, statistics: &Statistics) {
     block(out, STATISTICS, |out| {
         put(out, &[&statistics.interface.to_le_bytes(), &time(statistics.to)]);
@@ -155,16 +154,16 @@ pub fn statistics(out: &mut Vec<u8>, statistics: &Statistics) {
 pub struct Block<'a> {
     /// Its type.
     pub kind: u32,
-    /// All of it.
+    /// The whole block, with type and lengths.
     pub bytes: &'a [u8],
 }
 
-/// What was written here begins no block there.
+/// The bytes do not begin with a block of this module's format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoBlock;
 
 impl<'a> Block<'a> {
-    /// The first block of what was written here, if it is whole.
+    /// The first block of bytes that this module has written; `None` if it is incomplete.
     pub fn first(bytes: &'a [u8]) -> Result<Option<Block<'a>>, NoBlock> {
         let (Some(kind), Some(len)) = (u32_at(bytes, 0), u32_at(bytes, 4)) else { return Ok(None) };
         if len < 12 || !len.is_multiple_of(4) || len > 1 << 24 {
@@ -173,7 +172,7 @@ impl<'a> Block<'a> {
         Ok(bytes.get(..len as usize).map(|bytes| Block { kind, bytes }))
     }
 
-    /// An interface and how many packets it lost, if this tells.
+    /// The interface and its number of lost packets, if this is a statistics block.
     #[must_use]
     pub fn lost(&self) -> Option<(u32, u64)> {
         if self.kind != STATISTICS {
@@ -183,13 +182,13 @@ impl<'a> Block<'a> {
         Some((u32_at(self.bytes, 8)?, u64::from_le_bytes(*dropped.first_chunk()?)))
     }
 
-    /// The link type, if this describes an interface.
+    /// The link type, if this is an interface description.
     #[must_use]
     pub fn link_type(&self) -> Option<u16> {
         u32_at(self.bytes, 8).filter(|_| self.kind == INTERFACE).map(|number| number as u16)
     }
 
-    /// The packet without its comment, if this is one.
+    /// The packet without its comment, if this is a packet block.
     #[must_use]
     pub fn packet(&self) -> Option<Packet<'a>> {
         if self.kind != PACKET {
@@ -213,9 +212,9 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// The first option of this code, of those that begin there.
+    /// The first option with this code in the list that begins at `at`.
     fn option(&self, mut at: usize, wanted: u16) -> Option<&'a [u8]> {
-        // Behind them is the block's length once more.
+        // The options are followed by the block's length.
         let end = self.bytes.len().checked_sub(4)?;
         while let Some(head) = u32_at(self.bytes.get(..end)?, at) {
             let (code, len) = (head as u16, (head >> 16) as usize);
@@ -243,7 +242,7 @@ fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     out.extend(len.to_le_bytes());
 }
 
-/// Upper half first, whatever the byte order.
+/// A timestamp: the upper 32 bits first, in either byte order.
 fn time(nanoseconds: u64) -> [u8; 8] {
     let (upper, lower) = ((nanoseconds >> 32) as u32, nanoseconds as u32);
     let mut bytes = [0; 8];
@@ -273,7 +272,7 @@ fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
     }
 }
 
-/// All blocks begin at a multiple of four.
+/// Pads to a multiple of 4 bytes, where every block begins.
 fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(4), 0);
 }

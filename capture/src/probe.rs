@@ -1,8 +1,8 @@
-//! What one worker does for one capture: chooses frames, and puts them into its ring.
+//! One worker's part of one capture: selects frames and writes them into the worker's ring.
 //!
-//! A received frame is copied before its walk, which writes into it, and becomes a record when the walk's verdict is
-//! known. Where only drops are wanted just its beginning is copied, as a walk writes nothing behind it but a checksum
-//! where the guest says; the rest is taken from where the frame lies, once it is known to be dropped.
+//! A received frame is copied before its walk, because the walk changes it, and becomes a record when the verdict is
+//! known. If only drops are captured, just the first bytes are copied: behind them a walk changes nothing but a checksum
+//! at an offset that the guest chooses. The rest is copied from the frame itself once it is known to be dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,24 +16,25 @@ use crate::record::{Direction, HEADER_LEN, Header, Verdict};
 use crate::ring::Writer;
 use filter::{Filter, Subject};
 
-/// Behind so many bytes a walk changes nothing but a checksum that a guest wants finished there: headers are before it,
-/// and so are answers, which are made of the frame itself.
+/// Length of the part of a frame that a walk can change, in bytes, apart from a checksum that the guest wants completed
+/// further behind. It covers all headers, and answers that are written into the frame.
 const CHANGED: usize = 2048;
 const LONGEST_ANSWER: usize = ETHERNET_LEN + MAX_TAGS * TAG_LEN + icmpv6::MAX_ERROR_LEN;
 const _: () = assert!(CHANGED >= LONGEST_ANSWER && icmpv6::MAX_ERROR_LEN >= icmpv4::MAX_ERROR_LEN);
 
-/// Which frames a capture is to have, and how much of them.
+/// The selection of a capture: which frames, and how many bytes of each.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Want {
-    /// Of this port only.
+    /// Only frames of this port.
     pub port: Option<u16>,
-    /// Of those, these only.
+    /// Only frames that match this filter.
     pub filter: Option<Filter>,
-    /// Only what is dropped.
+    /// Only dropped frames.
     pub drops_only: bool,
-    /// At most so many bytes of each.
+    /// Maximum number of bytes captured of each frame.
     pub snaplen: usize,
-    /// One of so many, in the mean, chosen before all but the port is looked at; 0 and 1 are all.
+    /// Captures one in this number of frames on average; 0 and 1 mean all. Frames are chosen before the filter is applied,
+    /// but after the port is checked.
     pub sample: u32,
 }
 
@@ -43,18 +44,18 @@ impl Default for Want {
     }
 }
 
-/// Frames that a capture wanted and lost, by port.
+/// Number of frames that matched a capture and were lost, by port.
 #[derive(Clone, Debug)]
 pub struct Lost(Arc<[AtomicU64]>);
 
 impl Lost {
-    /// None, of so many ports.
+    /// Counters for this number of ports, all 0.
     #[must_use]
     pub fn new(ports: usize) -> Lost {
         Lost(std::iter::repeat_with(AtomicU64::default).take(ports).collect())
     }
 
-    /// How many of this port.
+    /// Number of lost frames of a port.
     #[must_use]
     pub fn of(&self, port: u16) -> u64 {
         self.0.get(usize::from(port)).map_or(0, |lost| lost.load(Ordering::Relaxed))
@@ -67,18 +68,18 @@ impl Lost {
     }
 }
 
-/// A frame that goes by.
+/// A frame that passes a capture point.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
     /// Nanoseconds on the switch's clock.
     pub time: u64,
     /// The port.
     pub port: u16,
-    /// What a filter sees of it.
+    /// The frame as a filter sees it.
     pub subject: Subject<'a>,
 }
 
-/// A frame as it leaves: its addresses, a tag, and what is behind it.
+/// A frame as it leaves, in three pieces: MAC addresses, VLAN tag (may be empty), and the rest.
 pub type Leaving<'a> = [&'a [u8]; 3];
 
 /// One worker's part of one capture.
@@ -88,17 +89,17 @@ pub struct Probe {
     want: Arc<Want>,
     writer: Writer,
     lost: Lost,
-    /// The frame at hand.
+    /// Header of the frame whose verdict is awaited.
     pending: Option<Header>,
-    /// So much of it was copied before its walk.
+    /// Number of bytes of that frame that were copied before its walk.
     copied: usize,
-    /// So many frames are passed over before the next.
+    /// Number of frames to skip until the next sample.
     skip: u32,
     random: u32,
 }
 
 impl Probe {
-    /// A part of the capture with this number.
+    /// One worker's part of the capture with this number.
     #[must_use]
     pub fn new(id: u64, want: Arc<Want>, writer: Writer, lost: Lost) -> Probe {
         Probe { id, want, writer, lost, pending: None, copied: 0, skip: 0, random: 0x9e37_79b9 ^ id as u32 | 1 }
@@ -110,8 +111,8 @@ impl Probe {
         self.id
     }
 
-    /// A frame whose verdict will follow: it came in, or waited within. A checksum will be written into it up to
-    /// `checksum_end`, 0 if none.
+    /// A frame whose verdict will follow: it was received, or it waited in the switch. If the walk will complete a
+    /// checksum in it, that checksum ends at `checksum_end`; otherwise `checksum_end` is 0.
     #[inline]
     pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: usize) {
         self.pending = None;
@@ -129,7 +130,7 @@ impl Probe {
         }
     }
 
-    /// What became of it; `frame` is where it was, with what the walk wrote into it.
+    /// The verdict on the frame of [`Probe::arrives`]. `frame` is its memory, as the walk has changed it.
     #[inline]
     pub fn judge(&mut self, verdict: Verdict, frame: &[u8]) {
         let Some(header) = self.pending.take() else { return };
@@ -148,7 +149,7 @@ impl Probe {
         self.commit(header.port);
     }
 
-    /// A frame that left, or was dropped where it should have.
+    /// A frame that was sent, or dropped at its egress port.
     #[inline]
     pub fn leaves(&mut self, seen: &Seen<'_>, pieces: Leaving<'_>, verdict: Verdict) {
         if self.want.drops_only && verdict == Verdict::Passed || !self.wants(seen) {
@@ -168,7 +169,7 @@ impl Probe {
         self.commit(seen.port);
     }
 
-    /// Frames that nobody could remember any more when it became known what became of them.
+    /// Counts a frame as lost because it was no longer remembered when its outcome became known.
     pub fn forget(&mut self, port: u16) {
         if self.want.port.is_none_or(|wanted| wanted == port) {
             self.writer.count_lost(1);
@@ -176,7 +177,7 @@ impl Probe {
         }
     }
 
-    /// A batch ends.
+    /// Ends a batch: the reader may take its records.
     #[inline]
     pub fn end_batch(&mut self) {
         self.writer.hand_over();
@@ -193,7 +194,7 @@ impl Probe {
                 self.skip -= 1;
                 return false;
             }
-            // Not each N-th: what comes in turns, such as a frame received and sent, would be seen in one turn only.
+            // Not every N-th frame: in an alternating sequence, such as received and sent, that would sample one kind only.
             self.random ^= self.random << 13;
             self.random ^= self.random >> 17;
             self.random ^= self.random << 5;

@@ -3,57 +3,57 @@
 //! ```text
 //!  0                8      10      11     12         16
 //! +----------------+------+-------+------+----------+----------------------+
-//! | time           | port | which | why  | original | the frame's bytes ..  |
+//! | time           | port | dir   | why  | original | the frame's bytes ..  |
 //! +----------------+------+-------+------+----------+----------------------+
 //!                           |       the reason's number; 255: not dropped
 //!                           direction, and 0x80: some copies of it were dropped
 //! ```
 
-/// Length of the header.
+/// Length of the header, in bytes.
 pub const HEADER_LEN: usize = 16;
 
 const NO_REASON: u8 = 255;
 const SOME_COPIES: u8 = 0x80;
 
-/// Which way a frame went by.
+/// Direction of a frame at a capture point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
-    /// Into the switch, by the port.
+    /// Received from the port.
     Received,
-    /// Out of it.
+    /// Sent to the port.
     Sent,
-    /// Neither: it waited within, or was made there.
+    /// Neither: it waited in the switch, or the switch made it.
     Within,
 }
 
-/// What became of it.
+/// Outcome of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It went on.
+    /// It was forwarded or sent.
     Passed,
-    /// It was dropped, for the reason of this number.
+    /// It was dropped, for the reason with this number.
     Dropped(u8),
-    /// It went on, but to some of the ports that it was for it did not.
+    /// It was flooded, but dropped for some of the ports.
     CopiesDropped(u8),
 }
 
-/// What is known of a frame besides its bytes.
+/// Metadata of a captured frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// Nanoseconds on the switch's clock.
     pub time: u64,
-    /// The port's number.
+    /// Number of the port.
     pub port: u16,
-    /// Which way.
+    /// Direction.
     pub direction: Direction,
-    /// What became of it.
+    /// Outcome.
     pub verdict: Verdict,
-    /// The frame's length, of which perhaps less was kept, in bytes.
+    /// Length of the whole frame, in bytes; less may have been captured.
     pub original_len: u32,
 }
 
 impl Verdict {
-    /// The number of the reason for which it, or a copy, was dropped.
+    /// Number of the reason for which the frame, or a copy of it, was dropped.
     #[must_use]
     pub fn reason(self) -> Option<u8> {
         match self {
@@ -64,7 +64,7 @@ impl Verdict {
 }
 
 impl Header {
-    /// As it stands before the frame.
+    /// The header as bytes.
     #[inline]
     #[must_use]
     pub fn to_bytes(self) -> [u8; HEADER_LEN] {
@@ -87,7 +87,7 @@ impl Header {
         bytes
     }
 
-    /// A record's header, and the frame's bytes behind it. `None` of what is no record.
+    /// Splits a record into its header and the frame's bytes. `None` if the bytes are not a record.
     #[must_use]
     pub fn split(record: &[u8]) -> Option<(Header, &[u8])> {
         let (bytes, frame) = record.split_first_chunk::<HEADER_LEN>()?;

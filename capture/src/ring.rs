@@ -1,32 +1,31 @@
-//! The bounded way out of the packet path: one writer, one reader, no lock, and nobody waits.
+//! The bounded queue out of the packet path: one writer, one reader, no lock, no waiting.
 //!
-//! A worker appends records to a chunk of memory and hands it over when it is full, or as it is when its batch
-//! ends. Chunks go round; there are as many as at the start, and when the reader has not given any back, records are
-//! counted as lost and the worker goes on.
+//! A worker appends records to a chunk of memory and hands it over when the chunk is full or the batch ends. The number
+//! of chunks is fixed, and they circulate. When the reader has not returned any, records are counted as lost and
+//! the worker continues.
 //!
 //! ```text
 //!            +---> full ----+           a chunk:  | len | header, bytes | len | header, bytes | ..   free   |
 //!   writer --+              +--> reader                 a record                                  ^ filled
 //!      ^     +-> unfinished +      |
-//!      |         (0 or 1)          |    What is unfinished the reader takes if there is nothing else,
-//!      +--------- empty <----------+    or the writer takes it back and goes on filling it.
+//!      |         (0 or 1)          |    An unfinished chunk goes to the reader if there is no full one,
+//!      +--------- empty <----------+    or back to the writer, which continues to fill it.
 //! ```
 //!
-//! So at a low rate each frame is seen at once, and at a high one chunks leave full: all of the memory is there to
-//! bridge a pause of the reader. What a record holds is its writer's and reader's matter.
+//! So at a low rate the reader sees each frame at once, and at a high rate chunks leave full, and all of the memory can
+//! bridge a pause of the reader. The content of a record is opaque here.
 //!
-//! *Limits.* As many chunks of as many bytes as [`ring`] was told. A record is as long as a chunk at most, less four
-//! bytes.
+//! *Limits.* [`ring`] sets the number of chunks and their size. A record is at most four bytes shorter than a chunk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
-/// Before each record: its length.
+/// Length of the length field before each record, in bytes.
 const LEN: usize = 4;
 
-/// Some records, one behind the other.
+/// A block of memory with records, one after the other.
 #[derive(Debug)]
 pub struct Chunk {
     bytes: Box<[u8]>,
@@ -53,11 +52,11 @@ pub struct Writer {
     next_number: u64,
 }
 
-/// The other end.
+/// The reader's end.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
-    /// A chunk behind which an earlier one was found.
+    /// A chunk that was taken out of the queues already and is returned by the next [`Reader::take`].
     held: Option<Chunk>,
 }
 
@@ -68,7 +67,7 @@ enum Pending {
     NoRoom,
 }
 
-/// A ring with all the memory that it will ever use: `chunks` (2 at least) of so many bytes.
+/// A ring with all the memory that it will ever use: `chunks` chunks (at least 2) of `bytes` bytes each.
 #[must_use]
 pub fn ring(chunks: usize, bytes: usize) -> (Writer, Reader) {
     let chunks = chunks.max(2);
@@ -88,8 +87,8 @@ pub fn ring(chunks: usize, bytes: usize) -> (Writer, Reader) {
 }
 
 impl Writer {
-    /// Room for a record of this length, which is there once it is committed; what was not committed before is
-    /// forgotten. `None` if there is no room.
+    /// Begins a record and returns its `len` bytes. The record exists once it is committed; an uncommitted earlier one
+    /// is discarded. `None` if there is no room.
     #[inline]
     pub fn begin(&mut self, len: usize) -> Option<&mut [u8]> {
         self.pending = Pending::NoRoom;
@@ -102,7 +101,7 @@ impl Writer {
             if chunk.filled == 0 {
                 return None;
             }
-            // One that waits for its turn is not given away for nothing: an empty one has to be there.
+            // The chunk is handed over only if an empty one can replace it.
             let next = self.fresh(false)?;
             let full = self.chunk.replace(next);
             full.and_then(|full| self.shared.full.push(full).err());
@@ -112,14 +111,14 @@ impl Writer {
         Some(&mut chunk.bytes[chunk.filled + LEN..chunk.filled + needs])
     }
 
-    /// The record that was begun, to be changed.
+    /// The bytes of the record that was begun.
     #[inline]
     pub fn pending(&mut self) -> Option<&mut [u8]> {
         let (Pending::Record(len), Some(chunk)) = (self.pending, &mut self.chunk) else { return None };
         Some(&mut chunk.bytes[chunk.filled + LEN..chunk.filled + LEN + len])
     }
 
-    /// The record that was begun is one, or if there was no room for it, it is counted as lost. False if it is lost.
+    /// Commits the record that was begun. Returns false and counts it as lost if there was no room for it.
     #[inline]
     pub fn commit(&mut self) -> bool {
         match (std::mem::replace(&mut self.pending, Pending::Nothing), &mut self.chunk) {
@@ -136,30 +135,30 @@ impl Writer {
         }
     }
 
-    /// Counts records that never began.
+    /// Counts records as lost that were never begun.
     pub fn count_lost(&self, records: u64) {
-        // The only writer of this number.
+        // Only the writer changes this number.
         let before = self.shared.lost.load(Ordering::Relaxed);
         self.shared.lost.store(before + records, Ordering::Relaxed);
     }
 
-    /// The reader may have what is there. To be called when a batch ends.
+    /// Makes all records available to the reader. To be called at the end of a batch.
     #[inline]
     pub fn hand_over(&mut self) {
         self.pending = Pending::Nothing;
         if let Some(chunk) = self.chunk.take_if(|chunk| chunk.filled > 0) {
-            // Empty: it was taken back, or by the reader, before this chunk was begun or continued.
+            // The place is empty: the previous unfinished chunk was taken by the reader or by this writer.
             self.chunk = self.shared.unfinished.push(chunk).err();
         }
     }
 
-    /// Does nobody read any more?
+    /// Whether the reader is gone.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.shared.reader_is_gone.load(Ordering::Relaxed)
     }
 
-    /// The chunk to go on with: that which was handed over unfinished, or an empty one.
+    /// The chunk to continue with: an empty one, or with `or_unfinished` the one that was handed over unfinished.
     fn fresh(&mut self, or_unfinished: bool) -> Option<Chunk> {
         if or_unfinished && let Some(chunk) = self.shared.unfinished.pop() {
             return Some(chunk);
@@ -180,10 +179,10 @@ impl Drop for Writer {
 }
 
 impl Reader {
-    /// The next chunk with records; to be given back by [`Reader::give_back`]. `None` if there is none now.
+    /// The next chunk with records, to be returned with [`Reader::give_back`]. `None` if there is none at present.
     pub fn take(&mut self) -> Option<Chunk> {
         let first = self.held.take().or_else(|| self.shared.full.pop()).or_else(|| self.shared.unfinished.pop())?;
-        // Between two looks the writer may have finished some and left another unfinished.
+        // Between the two queries the writer may have finished a chunk and left another one unfinished.
         match self.shared.full.pop() {
             Some(other) if other.number < first.number => {
                 self.held = Some(first);
@@ -196,19 +195,19 @@ impl Reader {
         }
     }
 
-    /// The chunk's memory may be used again.
+    /// Returns a chunk, so that the writer can use its memory again.
     pub fn give_back(&mut self, chunk: Chunk) {
-        // Only this ring's chunks go round, so there is a place for each.
+        // Only chunks of this ring circulate, so there is a place for each.
         let _ = self.shared.empty.push(chunk);
     }
 
-    /// Records that found no room since the start.
+    /// Number of lost records since the start.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Is the writer gone? What it left is there still.
+    /// Whether the writer is gone. Its remaining records can still be read.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.shared.writer_is_gone.load(Ordering::Acquire)
@@ -222,7 +221,7 @@ impl Drop for Reader {
 }
 
 impl Chunk {
-    /// The records, in their order.
+    /// The records, in order.
     pub fn records(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.bytes[..self.filled];
         std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! One check of a filter, on the bytes where the headers were found to be.
+//! The checks of a filter, each a comparison at header positions that the parser found.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use packet::ethernet::{u16_at, u32_at};
 use packet::{EtherType, Headers, MacAddr, Tag, ipv4, ipv6, tcp, udp};
 
-/// IP's numbers of protocols that have ports where TCP has them (SCTP: RFC 9260 section 3.1).
+/// IP protocol numbers of the protocols that have ports at the same offsets as TCP (132 is SCTP: RFC 9260 section 3.1).
 const WITH_PORTS: [u8; 3] = [tcp::PROTOCOL, udp::PROTOCOL, 132];
-/// IPv6's fragment header.
+/// Protocol number of the IPv6 fragment header.
 const FRAGMENT: u8 = 44;
-/// Where VXLAN datagrams go to (RFC 7348 section 5).
+/// UDP destination port of VXLAN (RFC 7348 section 5).
 const VXLAN_PORT: u16 = 4789;
 
 pub(crate) const ACCEPT: u16 = u16::MAX;
@@ -19,17 +19,17 @@ pub(crate) const REJECT: u16 = u16::MAX - 1;
 /// A frame as a filter sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// What stands where in `bytes`; `None` if the frame is not even Ethernet, and then no check holds.
+    /// The parsed headers of `bytes`; `None` if the frame has no valid Ethernet header, and then no check matches.
     pub headers: Option<&'a Headers>,
     /// The frame.
     pub bytes: &'a [u8],
-    /// The VLAN that it belongs to at the port, tagged or not; 0 and `None` are none.
+    /// The VLAN of the frame at its port, tagged or not; 0 and `None` mean no VLAN.
     pub vlan: Option<u16>,
-    /// The network of the tunnel that the port leads into.
+    /// The VXLAN network identifier of the tunnel that the port belongs to.
     pub vni: Option<u32>,
 }
 
-/// What is done after a check.
+/// A check, and the steps that follow if it matches or not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Step {
     pub(crate) check: Check,
@@ -37,7 +37,7 @@ pub(crate) struct Step {
     pub(crate) otherwise: u16,
 }
 
-/// Which of two.
+/// Which of a packet's two ends a check applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum End {
     #[default]
@@ -47,7 +47,7 @@ pub(crate) enum End {
     Both,
 }
 
-/// Of which protocol an address or a number is.
+/// The protocol that an address or a protocol number belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope {
     Any,
@@ -56,7 +56,7 @@ pub(crate) enum Scope {
     Arp,
 }
 
-/// Addresses of one network; a host is a network of its own.
+/// An address prefix; a host is a prefix of full length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Net {
     pub(crate) address: IpAddr,
@@ -68,10 +68,10 @@ pub(crate) enum Check {
     EtherType(EtherType),
     Protocol(Scope, u8),
     Address(Scope, End, Net),
-    /// Of TCP, UDP, or any protocol that has ports.
+    /// A range of ports, of one protocol (TCP or UDP) or of any protocol with ports.
     Ports(Option<u8>, End, u16, u16),
     Mac(End, MacAddr),
-    /// `None`: any tag.
+    /// A VLAN, or with `None` any VLAN tag.
     Vlan(Option<u16>),
     Vni(Option<u32>),
     Broadcast,
@@ -91,7 +91,7 @@ impl End {
 }
 
 impl Net {
-    /// The bits of an IPv4 network's address and those that are the host's.
+    /// Whether an IPv4 address matches the prefix.
     fn holds_v4(self, address: u32) -> bool {
         let IpAddr::V4(net) = self.address else { return false };
         let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
@@ -108,7 +108,7 @@ impl Net {
         self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
     }
 
-    /// The address with the bits that are the host's cleared.
+    /// The address with all host bits 0.
     pub(crate) fn masked(self) -> IpAddr {
         match self.address {
             IpAddr::V4(address) => {
@@ -145,7 +145,7 @@ impl Check {
     }
 }
 
-/// A frame whose headers are known.
+/// A frame with its parsed headers.
 #[derive(Clone, Copy)]
 struct Sight<'a> {
     headers: &'a Headers,
@@ -153,12 +153,12 @@ struct Sight<'a> {
 }
 
 impl<'a> Sight<'a> {
-    /// A packet of a TUN device is none.
+    /// Whether there is an Ethernet header, which packets of a TUN device lack.
     fn is_ethernet(self) -> bool {
         self.headers.l3 > 0
     }
 
-    /// The network header with `len` bytes at least, if it is this protocol's.
+    /// The bytes from the network header on, if it is of this protocol and at least `len` bytes are there.
     #[inline]
     fn network(self, ether_type: EtherType, len: usize) -> Option<&'a [u8]> {
         let network = self.bytes.get(usize::from(self.headers.l3)..)?;
@@ -178,7 +178,7 @@ impl<'a> Sight<'a> {
                 let ip = self.network(EtherType::IPV4, ipv4::IPV4_LEN);
                 ip.is_some_and(|ip| found(ip, ipv4::field::SRC, ipv4::field::DST))
             }
-            // Sender's and target's protocol address (RFC 826).
+            // The protocol addresses of sender and target (RFC 826).
             (EtherType::ARP, Scope::Any | Scope::Arp) => {
                 self.network(EtherType::ARP, packet::arp::ARP_LEN).is_some_and(|arp| found(arp, 14, 24))
             }
@@ -198,7 +198,8 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// Does a header of this protocol follow, and where does it begin, if this is not a fragment?
+    /// Whether a header of this IP protocol follows in an IPv6 packet (outer `Option`), and its bytes unless the packet is
+    /// a fragment (inner `Option`).
     fn v6_protocol(self, number: u8) -> Option<Option<&'a [u8]>> {
         let packet = self.network(EtherType::IPV6, ipv6::IPV6_LEN)?;
         let next = packet[ipv6::field::NEXT_HEADER];
@@ -214,7 +215,7 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// The transport header of a protocol with ports, if it is this one's, or any.
+    /// The transport header of this protocol, or with `None` of any protocol with ports.
     #[inline]
     fn with_ports(self, protocol: Option<u8>) -> Option<&'a [u8]> {
         let is_meant = |found: u8| protocol.map_or(WITH_PORTS.contains(&found), |meant| meant == found);
@@ -241,7 +242,7 @@ impl<'a> Sight<'a> {
             return true;
         }
         let Some(datagram) = self.with_ports(Some(udp::PROTOCOL)) else { return false };
-        // The flag that says that the identifier is valid, and the identifier.
+        // The flag of a valid network identifier, and the identifier.
         datagram.len() >= udp::UDP_LEN + 8
             && u16_at(datagram, udp::field::DST_PORT) == VXLAN_PORT
             && datagram[udp::UDP_LEN] & 0x08 != 0

@@ -1,7 +1,7 @@
-//! Which frames: an expression in tcpdump's words, compiled to checks on a frame that is parsed already.
+//! Filters: expressions in tcpdump's language, compiled to checks on a parsed frame.
 //!
 //! ```text
-//!  expression = term { ("and" | "&&" | "or" | "||") term }     equal in rank, from the left, as in tcpdump
+//!  expression = term { ("and" | "&&" | "or" | "||") term }     equal precedence, from the left, as in tcpdump
 //!  term       = ("not" | "!") term | "(" expression ")" | primitive
 //!  primitive  = [SCOPE] [END] host ADDRESS | [SCOPE] [END] net CIDR | [END] ADDRESS | SCOPE
 //!             | [tcp | udp] [END] port N | [tcp | udp] [END] portrange N-M
@@ -11,24 +11,24 @@
 //!  END        = src | dst | src or dst | src and dst
 //! ```
 //!
-//! A value alone behind `and` or `or` has the words of the one before: `port 53 or 80`.
+//! After `and` and `or`, a bare value repeats the qualifiers of the one before: `port 53 or 80`.
 //!
-//! *What a word means* is what it means in tcpdump (pcap-filter(7)), but for this:
+//! *Semantics* are those of tcpdump (pcap-filter(7)), with these differences:
 //!
-//! - Tags do not hide what is behind them: `host A` finds A in frames with up to two VLAN tags. In tcpdump it finds
-//!   untagged ones, and `vlan` changes where all words behind it look.
+//! - VLAN tags are transparent: `host A` matches A in frames with up to two tags. In tcpdump it matches
+//!   untagged frames only, and `vlan` changes the meaning of all later primitives.
 //! - `vlan N` is the frame's VLAN at the port: that of its outermost tag, or without one the port's own. `vlan` alone
-//!   is any tag.
-//! - `vni N` is not in tcpdump: frames out of and into a tunnel of this network, and VXLAN datagrams that carry it.
-//! - IPv6 extension headers are walked to find protocol and ports; tcpdump looks at the first header only.
-//! - Names of hosts, ports and protocols are not looked up: that could wait for the network.
+//!   matches any tag.
+//! - `vni N` does not exist in tcpdump. It matches frames from and to a tunnel with this VNI, and VXLAN datagrams with it.
+//! - IPv6 extension headers are skipped to find protocol and ports; tcpdump uses the first header only.
+//! - Names of hosts, ports and protocols are not resolved, because that could wait for the network.
 //!
-//! As there, a later fragment has a protocol and no ports, a first one has both, and `host` and `net` of IPv4 find
-//! ARP of that sender or target too. Addresses are read wherever there are enough bytes, also from a header that is
-//! not sound: those frames are looked for most of all.
+//! As in tcpdump, a later fragment has a protocol and no ports, a first one has both, and IPv4 `host` and `net` also match
+//! ARP messages with that sender or target. Addresses are read from invalid headers too, if there are enough bytes:
+//! such frames are of particular interest in a capture.
 //!
-//! *Limits.* 4096 bytes of text, 32 levels of parentheses and `not`, 128 checks. A frame costs at most that many
-//! checks, and no memory.
+//! *Limits.* 4096 bytes of text, 32 levels of parentheses and `not`, 128 checks. A frame costs at most 128 checks and
+//! allocates nothing.
 
 mod check;
 mod parse;
@@ -42,18 +42,18 @@ pub use check::Subject;
 use check::{ACCEPT, Check, REJECT, Step};
 pub use parse::FilterError;
 
-/// A filter's text may be so long.
+/// Maximum length of a filter's text, in bytes.
 pub const MAX_LEN: usize = 4096;
-/// So many levels of parentheses and `not`.
+/// Maximum number of nested parentheses and `not`.
 pub const MAX_DEPTH: usize = 32;
-/// So many checks.
+/// Maximum number of checks in a filter.
 pub const MAX_CHECKS: usize = 128;
 
-/// Which frames. Shown, it is an expression that means the same, with all parentheses that could be needed.
+/// A compiled filter. It is displayed as an equivalent expression with explicit parentheses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Filter {
     expression: Expression,
-    /// Each goes on with one before it, so that a frame is through in as many steps as there are.
+    /// Each step continues with an earlier one, so a frame takes at most as many steps as there are.
     steps: Box<[Step]>,
 }
 
@@ -77,7 +77,7 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    /// Is it one of these?
+    /// Whether the frame matches.
     #[inline]
     #[must_use]
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
@@ -94,7 +94,8 @@ impl Filter {
     }
 }
 
-/// Adds the steps that go on with `then` if this holds and `otherwise` if not, the first to be asked last.
+/// Appends the steps of an expression, which continue with `then` if it matches and with `otherwise` if not. The first
+/// step to be checked is appended last.
 fn emit(expression: &Expression, then: u16, otherwise: u16, steps: &mut Vec<Step>) -> u16 {
     match expression {
         Expression::Check(check) => {
@@ -131,7 +132,7 @@ impl fmt::Display for Expression {
     }
 }
 
-/// An expression within another.
+/// An expression within another one, displayed in parentheses where needed.
 struct Part<'a>(&'a Expression);
 
 impl fmt::Display for Part<'_> {
@@ -143,7 +144,7 @@ impl fmt::Display for Part<'_> {
     }
 }
 
-/// What is looked at, for a frame with an Ethernet header that belongs to no VLAN and no tunnel.
+/// The subject for a frame with an Ethernet header that belongs to no VLAN and no tunnel.
 #[must_use]
 pub fn plain<'a>(headers: Option<&'a Headers>, bytes: &'a [u8]) -> Subject<'a> {
     Subject { headers, bytes, vlan: None, vni: None }

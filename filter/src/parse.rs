@@ -1,4 +1,4 @@
-//! From text to an expression, with errors that point at the word.
+//! The parser from text to an expression; its errors point at the word.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use packet::{EtherType, MacAddr, tcp, udp};
 use crate::check::{Check, End, Net, Scope};
 use crate::{Expression, MAX_CHECKS, MAX_DEPTH, MAX_LEN};
 
-/// All words that mean something.
+/// All keywords.
 const WORDS: [&str; 26] = [
     "and",
     "or",
@@ -39,7 +39,7 @@ const WORDS: [&str; 26] = [
     ")",
 ];
 
-/// A text that is no filter: what is wrong, where, and what was probably meant.
+/// Why a text is not a valid filter: the problem, its position, and the word that was probably meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilterError {
     text: String,
@@ -48,13 +48,13 @@ pub struct FilterError {
 }
 
 impl FilterError {
-    /// Where in the text, in bytes.
+    /// Position of the problem in the text, in bytes.
     #[must_use]
     pub fn at(&self) -> Range<usize> {
         self.at.clone()
     }
 
-    /// The text, and below it a mark under the word, for a terminal.
+    /// The text with a mark below the word, for a terminal.
     #[must_use]
     pub fn drawing(&self) -> String {
         let plain = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
@@ -92,7 +92,7 @@ pub(crate) fn parse(text: &str) -> Result<Expression, FilterError> {
     }
 }
 
-/// Where each word is.
+/// Positions of all words.
 fn words_of(text: &str) -> Vec<Range<usize>> {
     let mut words: Vec<Range<usize>> = Vec::new();
     let mut at = 0;
@@ -116,7 +116,7 @@ fn words_of(text: &str) -> Vec<Range<usize>> {
     words
 }
 
-/// What stands before a value.
+/// The qualifiers before a value.
 #[derive(Clone, Copy, Debug)]
 struct Words {
     scope: Scope,
@@ -139,7 +139,7 @@ struct Parser<'a> {
     words: Vec<Range<usize>>,
     at: usize,
     checks: usize,
-    /// The words before the last value.
+    /// The qualifiers of the last value.
     last: Option<Words>,
 }
 
@@ -164,18 +164,18 @@ impl<'a> Parser<'a> {
     }
 
     fn error(&self, at: Range<usize>, what: impl Into<String>) -> FilterError {
-        // Of a text that is too long, not even the beginning is kept.
+        // A text that is too long is not kept, not even in part.
         let text = if self.text.len() > MAX_LEN { "" } else { self.text };
         FilterError { text: text.to_owned(), at, what: what.into() }
     }
 
-    /// Something is wrong with the next word.
+    /// An error at the next word.
     fn wrong(&self, what: impl Into<String>) -> FilterError {
         let end = self.text.len();
         self.error(self.words.get(self.at).cloned().unwrap_or(end..end), what)
     }
 
-    /// Something is wrong with the word just taken.
+    /// An error at the word that was just taken.
     fn wrong_word(&self, what: impl Into<String>) -> FilterError {
         let end = self.text.len();
         let at = self.at.checked_sub(1).and_then(|at| self.words.get(at));
@@ -255,7 +255,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `src`, `dst`, both or either, if it is said.
+    /// Parses `src`, `dst`, both or either, if present.
     fn end(&mut self) -> Option<End> {
         let first = match self.peek() {
             "src" => End::Src,
@@ -275,12 +275,12 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Does nothing stand there that an end could be of?
+    /// Whether no operand follows at `at`, so that `src` or `dst` stands alone.
     fn ends_alone(&self, at: usize) -> bool {
         self.words.get(at).is_none_or(|range| matches!(&self.text[range.clone()], ")" | "and" | "or" | "&&" | "||"))
     }
 
-    /// Behind `ip`, `ip6` or `arp`.
+    /// Parses the rest of a primitive after `ip`, `ip6` or `arp`.
     fn scoped(&mut self, scope: Scope, ether_type: EtherType) -> Parsed<Check> {
         match self.peek() {
             "proto" if scope != Scope::Arp => {
@@ -293,7 +293,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Behind `tcp` or `udp`.
+    /// Parses the rest of a primitive after `tcp` or `udp`.
     fn transport(&mut self, name: &str, number: u8) -> Parsed<Check> {
         match self.peek() {
             "src" | "dst" | "port" | "portrange" => self.qualified(Scope::Any, Some(number)),
@@ -302,7 +302,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Behind `ether`.
+    /// Parses the rest of a primitive after `ether`.
     fn ether(&mut self) -> Parsed<Check> {
         match self.peek() {
             "proto" => {
@@ -336,7 +336,7 @@ impl<'a> Parser<'a> {
         Ok(Check::Protocol(scope, self.number(255, "a number from 0 to 255, tcp, udp, icmp, icmp6 or sctp")? as u8))
     }
 
-    /// An end and a kind, at least one of them, and a value.
+    /// Parses an end, a kind, or both, and a value.
     fn qualified(&mut self, scope: Scope, protocol: Option<u8>) -> Parsed<Check> {
         let end = self.end();
         let kind = match self.peek() {
@@ -364,7 +364,7 @@ impl<'a> Parser<'a> {
         self.value(Words { scope, protocol, end: end.unwrap_or_default(), kind })
     }
 
-    /// A value without words before it: those of the last one, if they can be its.
+    /// Parses a value without qualifiers, which has those of the last value if they fit.
     fn value_alone(&mut self) -> Parsed<Check> {
         let word = self.peek();
         let is_address = word.parse::<IpAddr>().is_ok();
@@ -426,7 +426,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Decimal, or hexadecimal behind `0x`.
+    /// Parses a number: decimal, or hexadecimal with `0x`.
     fn number(&mut self, most: u32, what: &str) -> Parsed<u32> {
         let word = self.next();
         let number = match word.strip_prefix("0x") {
@@ -444,7 +444,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Does it look like a value and not like a word?
+/// Whether a word looks like a value and not like a keyword.
 fn is_value(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_digit()) || word.contains([':', '.', '/'])
 }
@@ -471,7 +471,7 @@ fn no_address(word: &str) -> String {
     "an address should stand here (names are not looked up)".to_owned()
 }
 
-/// And which word was probably meant.
+/// Appends the keyword that was probably meant.
 fn with_nearest(word: &str, what: &str) -> String {
     let word = word.to_ascii_lowercase();
     let near = WORDS.into_iter().map(|known| (strsim::damerau_levenshtein(known, &word), known)).min();
