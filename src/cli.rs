@@ -54,7 +54,7 @@ pub(crate) struct Cli {
 /// What to do instead of being a switch.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make two hosts and a world outside in namespaces of their own, run switch and router between
+    /// Make two hosts and an outside network in namespaces of their own, run switch and router between
     /// them, send real traffic and print what happened. Touches nothing of this machine.
     Demo,
     /// What a shell reads to complete command lines

@@ -1,6 +1,6 @@
-//! What is logged: one level for all, and others for single parts of the daemon, which can be changed while it runs.
+//! Log levels: one for all, and one for each part of the daemon that has its own. They can be changed while it runs.
 //!
-//! A part is a module of this crate, and what it logs is about devices, guests and peers that come, change and go:
+//! A part is one or more modules of this crate. Messages are about devices, guests and peers that come, change and go:
 //! nothing is logged for a packet, whatever the level. So the levels cost a comparison where something happened, and
 //! those that are off not even that.
 //!
@@ -21,7 +21,7 @@ use crate::config::nearest;
 /// The environment's word for the levels at start, where `--log` says nothing.
 pub(crate) const VARIABLE: &str = "VSWITCHD_LOG";
 
-/// The parts of the daemon that log, by the names that people give levels to.
+/// The names of the parts, as `--log` and `log set` take them.
 pub(crate) const PARTS: [&str; 11] =
     ["config", "control", "control_socket", "daemon", "device", "reserve", "router", "service", "tunnel", "uplink", "worker"];
 
@@ -44,7 +44,7 @@ const CRATE: &str = "vswitchd";
 const LONGEST_NAME: usize = 32;
 const USUAL: LevelFilter = LevelFilter::INFO;
 
-/// One for the process, as its subscriber is.
+/// One per process, like the subscriber.
 static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
@@ -52,7 +52,7 @@ struct Log {
     handle: reload::Handle<Targets, Registry>,
 }
 
-/// How much is logged.
+/// The log levels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Levels {
     general: LevelFilter,
@@ -60,7 +60,7 @@ pub(crate) struct Levels {
     parts: [Option<LevelFilter>; PARTS.len()],
 }
 
-/// What to change: the level of a part, or that of all.
+/// A change of one part's level, or of all levels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Change {
     /// Its place in [`PARTS`].
@@ -87,7 +87,7 @@ pub(crate) fn levels() -> Levels {
     LOG.get().map_or(Levels::default(), |log| *log.levels.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Changes a level; all threads log by it from now on. Says the levels that are now.
+/// Changes a level, for all threads. Returns the levels now.
 pub(crate) fn change(change: Change) -> Levels {
     let Some(log) = LOG.get() else { return Levels::default() };
     let mut levels = log.levels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +104,7 @@ impl Default for Levels {
 }
 
 impl Levels {
-    /// Those of the command line, or else of the environment, or else the usual ones.
+    /// The levels of the command line; without it, of the environment; without both, the default.
     pub(crate) fn at_start(flag: Option<&str>) -> Result<Levels, String> {
         if let Some(text) = flag {
             return text.parse().map_err(|problem| format!("--log {text}: {problem}"));
@@ -115,7 +115,7 @@ impl Levels {
         }
     }
 
-    /// That of all, and those of single parts that have one of their own.
+    /// The level of all, and the levels of parts that have their own.
     pub(crate) fn words(&self) -> (&'static str, impl Iterator<Item = (&'static str, &'static str)>) {
         let own = PARTS.iter().zip(self.parts).filter_map(|(part, level)| Some((*part, word(level?))));
         (word(self.general), own)
@@ -143,7 +143,7 @@ impl FromStr for Levels {
     fn from_str(text: &str) -> Result<Levels, String> {
         let mut levels = Levels::default();
         let mut changes = text.split(',').map(Change::from_str).collect::<Result<Vec<Change>, String>>()?;
-        // That of all is to leave those of parts alone, wherever it stands.
+        // The level of all must not reset those of parts, wherever it stands.
         changes.sort_by_key(|change| change.part.is_some());
         changes.into_iter().for_each(|change| levels.change(change));
         Ok(levels)
@@ -192,7 +192,7 @@ impl fmt::Display for Change {
 
 fn unknown(name: &str) -> String {
     let shown = name.escape_debug();
-    // A stranger's text may be of any length, and what it is near to takes time.
+    // A client's text may be of any length, and comparing long names takes time.
     let close = (name.len() <= LONGEST_NAME).then(|| nearest(name, PARTS.into_iter())).flatten();
     match close {
         Some(close) => format!("nothing is called '{shown}': did you mean '{close}'?"),

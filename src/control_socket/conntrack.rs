@@ -26,7 +26,7 @@ pub(super) fn listed(limit: Option<u32>, rights: Rights) -> usize {
     limit.map_or(USUAL_LIST, |limit| limit as usize).min(longest)
 }
 
-/// WhichConnections connections; all of what is given has to match.
+/// Which connections: everything that is given has to match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]

@@ -5,12 +5,12 @@
 //!            +-- ports      devices of guests         } each attaches to the
 //!            +-- edge       the uplink and the router } fabric, and follows what
 //!            +-- tunnels    sockets and peers         } becomes of its devices
-//!            +-- captures, traces, alarms             those who look on
-//!            +-- control, scrape                      those who ask
+//!            +-- captures, traces, alarms             observers
+//!            +-- control, scrape                      HTTP, and the queries that come by it
 //! ```
 //!
 //! Each of these is an object of its own, in a room of its own; this one opens them in their order, and gives each its turn when
-//! something has happened. What it is asked is answered from a read-only [`View`] of them; what is to be different is a
+//! something has happened. Queries are answered from a read-only [`View`] of them; a new configuration is a
 //! [change](reconfigure) that is prepared and committed.
 //!
 //! *Threads.* All of it is the control thread's. It waits in one poller for signals, the uplink's netlink socket, guests that
@@ -356,7 +356,7 @@ impl Daemon {
         }
     }
 
-    /// A number has a new port, of which stories may be told from now on.
+    /// Gives the names of new ports to live traces, if there are any.
     fn name_in_traces(&self) {
         if !self.traces.is_empty() {
             self.traces.take_in(self.view().port_names());

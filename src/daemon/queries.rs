@@ -1,4 +1,4 @@
-//! What is asked over the control socket and by scrapers: each query goes to the part that answers it.
+//! Queries of the control socket and of scrapers: each goes to the part that answers it.
 
 use super::Daemon;
 use crate::control_socket::{MacTableNow, Query};
@@ -8,7 +8,7 @@ use crate::watch::traces;
 const AT_ONCE: usize = 16;
 
 impl Daemon {
-    /// Answers those who asked. Whoever went away meanwhile is not worth the work.
+    /// Answers waiting queries. A query whose client is gone is not computed.
     pub(super) fn answer_queries(&mut self) {
         for turn in 0..AT_ONCE {
             let at_socket = || self.control.as_ref()?.next_query();
@@ -61,7 +61,7 @@ impl Daemon {
                 let names = self.view().port_names();
                 drop(reply.send(self.traces.follow(count, port.as_deref(), filter, names, &self.fabric)));
             }
-            // What is to be changed is changed whether or not somebody waits for the answer.
+            // A change is made whether or not its client waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.view().add_mac(vlan, mac, &port))),
             Query::RemoveMac { bridge, vlan, mac, reply } => {
                 drop(reply.send(self.view().remove_mac(bridge.as_deref(), vlan, mac)));

@@ -6,8 +6,8 @@
 //!              an error: nothing was touched, or what was made is undone by being dropped
 //! ```
 //!
-//! *Plan* compares what is with what is wanted, touches nothing, and refuses what needs a restart. It is all that
-//! a dry run does.
+//! *Plan* compares the configuration in force with the desired one, touches nothing, and refuses what needs a restart. A dry run
+//! ends here.
 //!
 //! *Prepare* opens devices and sockets, takes ports of the host, publishes rules: whatever somebody else may say no to. The
 //! switch that runs knows nothing of it yet, but for rules, which may be in force a moment before the rest and are taken back
@@ -89,7 +89,7 @@ impl Daemon {
         }
     }
 
-    /// Makes the switch what is desired, or says what would be done. An error: nothing was changed.
+    /// Puts a configuration in force; with `dry_run`, only plans it. After an error nothing has changed.
     pub(super) fn change_to(&mut self, mut desired: Desired, dry_run: bool) -> anyhow::Result<Vec<Change>> {
         let plan = Plan::between(&self.desired, &mut desired)?;
         if dry_run {
@@ -108,7 +108,7 @@ impl Daemon {
     }
 
     fn prepare(&mut self, plan: &Plan) -> anyhow::Result<Prepared> {
-        // Whoever takes one of these takes the next; nobody has it before all is committed.
+        // Each part takes the next of these numbers; they are marked as taken when all is committed.
         let mut ids = self.fabric.slots.next(usize::MAX).into_iter();
         let now = self.fabric.now();
         self.check_ports(plan)?;
@@ -234,7 +234,7 @@ impl Daemon {
         }
     }
 
-    /// Logs the changes, and tells those who follow events.
+    /// Logs the changes, and sends events about them.
     fn tell_of_changes(&mut self, changes: &[Change]) {
         for change in changes {
             tracing::info!("{change}");

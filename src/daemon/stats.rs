@@ -8,7 +8,7 @@ use vswitch::mac_table::MacTableStats;
 use vswitch::neighbour::MAX_NEIGHBOURS;
 use vswitch::{Counters, PortId};
 
-use super::view::View;
+use super::view::{View, nat_stats};
 use crate::control_socket::{LATENCY_STEPS, views};
 use crate::edge::UplinkPort;
 use crate::edge::router::RouterControl;
@@ -16,10 +16,10 @@ use crate::fabric::report::{PortReport, Report};
 use crate::ports::device::PortDevice;
 use crate::worker::{Latency, WorkerCounters};
 
-/// Significant digits: more than workers keep.
+/// Significant digits of the histogram, more than workers keep.
 const DIGITS: u8 = 3;
 
-/// What is told of a port that is not counted.
+/// A port's state besides its counters.
 #[derive(Debug, Default)]
 struct PortNow {
     bridge: Option<String>,
@@ -54,7 +54,7 @@ impl View<'_> {
         }
     }
 
-    /// Of the pipeline.
+    /// The latency of all workers' pipelines.
     pub(super) fn latency(&self) -> views::Latency {
         latency_of(self.fabric.workers.iter().map(|(_, own)| &own.latency))
     }
@@ -120,7 +120,7 @@ fn table_stats(stats: MacTableStats, size: usize) -> views::MacTableStats {
     views::MacTableStats { entries, statics, size, learned, moved, evicted, expired }
 }
 
-/// The numbers of these tables added up.
+/// The counters of all tables added up.
 fn together<'a>(tables: impl Iterator<Item = &'a views::MacTableStats>) -> views::MacTableStats {
     tables.fold(table_stats(MacTableStats::default(), 0), |sum, table| views::MacTableStats {
         entries: sum.entries + table.entries,
@@ -131,27 +131,6 @@ fn together<'a>(tables: impl Iterator<Item = &'a views::MacTableStats>) -> views
         evicted: sum.evicted + table.evicted,
         expired: sum.expired + table.expired,
     })
-}
-
-pub(super) fn nat_stats(nat: &nat::Nat) -> views::NatStats {
-    let nat::NatStats { connections, mappings, opened, expired, flushed } = nat.stats();
-    let (datagrams, held_frames) = nat.fragments_now();
-    let ports = |usage: nat::PortUsage| views::NatPorts {
-        address: usage.address.to_string(),
-        protocol: usage.protocol.to_string(),
-        used: usage.used,
-        free: usage.free,
-    };
-    views::NatStats {
-        connections,
-        mappings,
-        opened,
-        expired,
-        flushed,
-        max_connections: nat.config().max_connections,
-        ports: nat.port_usage().into_iter().map(ports).collect(),
-        fragments: views::FragmentStats { datagrams, max_datagrams: nat::fragments::DATAGRAMS, held_frames },
-    }
 }
 
 fn neighbour_stats(router: &RouterControl) -> views::NeighbourStats {
@@ -170,7 +149,7 @@ fn worker_stats(counters: &Counters, own: &WorkerCounters, ports: usize) -> view
     }
 }
 
-/// The times that were shorter than each of Prometheus' steps and not than the one before, and the others.
+/// The number of times in each of Prometheus' buckets, the last one without an upper bound.
 fn in_steps(latency: &Latency) -> Vec<u64> {
     let mut counts = vec![0; LATENCY_STEPS.len() + 1];
     for (longest, count) in latency.counts() {
@@ -179,7 +158,7 @@ fn in_steps(latency: &Latency) -> Vec<u64> {
     counts
 }
 
-/// All workers' times as one.
+/// The latency over all workers.
 fn latency_of<'a>(workers: impl Iterator<Item = &'a Latency> + Clone) -> views::Latency {
     let longest = workers.clone().map(Latency::longest).max().unwrap_or(0);
     // Bounds of which there can be one.

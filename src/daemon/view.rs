@@ -22,7 +22,6 @@ use crate::tunnel::{PeerControl, TunnelControl, TunnelSpec};
 use crate::watch::captures::PortNow;
 
 use super::check::count_of;
-use super::stats::nat_stats;
 
 /// The daemon's parts, to be looked at.
 #[derive(Clone, Copy)]
@@ -105,7 +104,7 @@ impl View<'_> {
         }
     }
 
-    /// One spec for the service manager: what is wrong, or how many ports are served.
+    /// The status line for the service manager: what is wrong, or how many ports are served.
     pub(super) fn status(&self) -> String {
         let problems = self.problems();
         let ports = self.ports.iter().filter(|port| !port.is_free()).count();
@@ -279,5 +278,27 @@ impl View<'_> {
         }
         ports.sort_by_key(|port| port.id);
         ports
+    }
+}
+
+/// Connections, mappings, ports and fragments of the translation.
+pub(super) fn nat_stats(nat: &nat::Nat) -> views::NatStats {
+    let nat::NatStats { connections, mappings, opened, expired, flushed } = nat.stats();
+    let (datagrams, held_frames) = nat.fragments_now();
+    let ports = |usage: nat::PortUsage| views::NatPorts {
+        address: usage.address.to_string(),
+        protocol: usage.protocol.to_string(),
+        used: usage.used,
+        free: usage.free,
+    };
+    views::NatStats {
+        connections,
+        mappings,
+        opened,
+        expired,
+        flushed,
+        max_connections: nat.config().max_connections,
+        ports: nat.port_usage().into_iter().map(ports).collect(),
+        fragments: views::FragmentStats { datagrams, max_datagrams: nat::fragments::DATAGRAMS, held_frames },
     }
 }

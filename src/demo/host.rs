@@ -1,4 +1,4 @@
-//! A host of the demo: a network namespace, and what is done inside it.
+//! A host of the demo: a network namespace, and the traffic that is sent from it.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PORT: u16 = 5001;
 const BLOCK: usize = 128 * 1024;
 
-/// A namespace, its name for people, and the name that its interface has there.
+/// A namespace with its displayed name, and the name of its interface.
 pub(super) struct Host {
     namespace: File,
     name: &'static str,
@@ -74,7 +74,7 @@ impl Host {
         Ok(stream)
     }
 
-    /// Sends so many ICMP echo requests and tells how long each answer took.
+    /// Sends `count` ICMP echo requests and returns the time that each answer took.
     pub(super) fn ping(&self, to: Ipv4Addr, count: usize) -> io::Result<Vec<Duration>> {
         let socket = self.inside(|| {
             let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?;

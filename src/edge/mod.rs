@@ -134,7 +134,7 @@ impl Edge {
     /// A worker could not read the socket of this number and attachment. Returns whether the number is the uplink's.
     pub(crate) fn hear_of_gone(&mut self, id: PortId, attachment: u64, fabric: &mut Fabric) -> bool {
         let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) else { return false };
-        // Late news of an earlier attachment is no news.
+        // Late news of an earlier attachment is ignored.
         if uplink.attachment() == Some(attachment) {
             self.lose_uplink(fabric);
         }
@@ -166,7 +166,7 @@ impl Edge {
         }
     }
 
-    /// Tells those who follow events how the uplink is.
+    /// Sends an event about the uplink's state.
     fn announce(&self, fabric: &mut Fabric) {
         let Some(uplink) = &self.uplink else { return };
         let outside = self.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string());
@@ -174,7 +174,7 @@ impl Edge {
         fabric.events.tell(What::UplinkChanged { interface, state, outside });
     }
 
-    /// Once a second: connections whose time is over end, and ports of the host that nobody needs go back.
+    /// Once a second: expired connections end, and unused ports go back to the host.
     pub(crate) fn tick(&mut self, now: Timestamp) {
         if let Some(router) = &mut self.router {
             router.tick(now);

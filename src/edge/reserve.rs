@@ -16,36 +16,36 @@ use anyhow::{Context, anyhow};
 use nat::{BLOCK, Demand, Nat, Protocol, block_of, ports_of_block};
 use netio::reservation::{PortProtocol, Reservation, process_of_port};
 
-/// So many ports of each protocol are free at the start, and
+/// Ports of each protocol that are reserved at the start.
 const AT_START: u32 = 512;
-/// so many when they ran low.
+/// Free ports of a protocol below which more are reserved when workers ask.
 const ENOUGH: u32 = 2048;
-/// Above so many free ports some are given back,
+/// Free ports of a protocol above which some are given back to the host.
 const TOO_MANY: u32 = 8192;
-/// so many at a time.
+/// Ports given back at a time.
 const GIVEN_BACK: usize = 256;
 
-/// So many blocks are taken at a time, of each protocol.
+/// Blocks of ports reserved at a time, for each protocol.
 const BLOCKS_AT_ONCE: usize = 8;
 
-/// From where the host's own programs get their ports (ip(7)).
+/// The range that the host's own programs get their ports from (ip(7)).
 const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// Ports taken with the host, on one address.
+/// Ports of one address of the host that are reserved for translation.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     address: Ipv4Addr,
     range: RangeInclusive<u16>,
     ports: HashMap<(Protocol, u16), Reservation>,
-    /// Held for as long as a rule publishes them.
+    /// Ports of rules, held while a rule publishes them.
     published: HashMap<(Protocol, u16), Kept>,
-    /// The range that the host's own programs need ports of, and how many of them are left to be taken,
-    /// for TCP and for UDP.
+    /// The range that the host's own programs get ports from, and how many of it may still be reserved, for TCP and for
+    /// UDP.
     local: RangeInclusive<u16>,
     local_left: [u32; 2],
-    /// Where to go on giving back.
+    /// Where the next round of giving back begins.
     trimmed: usize,
-    /// No more descriptors, until some ports are given back.
+    /// No descriptors are left, until some ports are given back.
     is_exhausted: bool,
     has_complained: bool,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Reserved {
 #[derive(Debug)]
 struct Kept {
     reservation: Reservation,
-    /// It was taken for guests at first.
+    /// It was reserved in advance, for guests.
     in_advance: bool,
 }
 
@@ -83,15 +83,15 @@ impl Reserved {
         self.address
     }
 
-    /// Takes a port that a rule publishes; an error tells who has it.
+    /// Reserves a port that a rule publishes. The error names the process that has it.
     pub(crate) fn publish(&mut self, protocol: Protocol, port: u16) -> anyhow::Result<()> {
         let reserved = self.reserve(protocol, port)?;
         self.keep(protocol, port, reserved);
         Ok(())
     }
 
-    /// Takes a port for a rule that is to come; `None` where it is taken already. It goes back when what is returned is
-    /// dropped, and stays with [`Reserved::keep`].
+    /// Reserves a port for a rule that is not in force yet; `None` if it is reserved already. The port goes back to the host when
+    /// the result is dropped, and stays with [`Reserved::keep`].
     pub(crate) fn reserve(&self, protocol: Protocol, port: u16) -> anyhow::Result<Option<Reservation>> {
         // One that was taken in advance is as good.
         if self.ports.contains_key(&(protocol, port)) || self.published.contains_key(&(protocol, port)) {
@@ -100,7 +100,7 @@ impl Reserved {
         take(protocol, self.address, port).map(Some).map_err(|error| in_use(error, self.address, protocol, port))
     }
 
-    /// The port is a rule's now.
+    /// The port belongs to a rule from now on.
     pub(crate) fn keep(&mut self, protocol: Protocol, port: u16, reserved: Option<Reservation>) {
         // One that was taken in advance stays taken, and counts as the rule's.
         let in_advance = reserved.is_none();
@@ -109,7 +109,7 @@ impl Reserved {
         }
     }
 
-    /// No rule has the port any more, and the host may have it, unless a guest got it meanwhile.
+    /// No rule publishes the port any more: it goes back to the host, unless a guest's mapping uses it.
     pub(crate) fn withdraw(&mut self, nat: &Nat, protocol: Protocol, port: u16) {
         let Some(Kept { reservation, in_advance }) = self.published.remove(&(protocol, port)) else { return };
         if !nat.revoke(self.address, protocol, port) {
@@ -119,7 +119,7 @@ impl Reserved {
         }
     }
 
-    /// Gives a port back that was taken in advance. False if a guest has it, or a rule.
+    /// Gives back a port that was reserved in advance. False if a mapping or a rule uses it.
     pub(crate) fn let_go(&mut self, nat: &Nat, protocol: Protocol, port: u16) -> bool {
         if self.published.contains_key(&(protocol, port)) {
             return false;
@@ -135,14 +135,14 @@ impl Reserved {
         true
     }
 
-    /// The first ports.
+    /// Reserves the first ports.
     pub(crate) fn start(&mut self, nat: &Nat) {
         for protocol in [Protocol::TCP, Protocol::UDP] {
             self.fill(nat, protocol, 0, AT_START);
         }
     }
 
-    /// Takes what workers asked for.
+    /// Reserves ports that workers asked for.
     pub(crate) fn serve(&mut self, nat: &Nat, demand: &Demand) {
         if demand.free < TOO_MANY {
             for block in demand.blocks.iter().take(BLOCKS_AT_ONCE) {
@@ -154,7 +154,7 @@ impl Reserved {
         }
     }
 
-    /// Blocks at random until enough are free.
+    /// Reserves random blocks until `enough` ports are free.
     fn fill(&mut self, nat: &Nat, protocol: Protocol, mut free: u32, enough: u32) {
         let ports = u32::from(self.range.end() - self.range.start()) + 1;
         for _ in 0..BLOCKS_AT_ONCE {
@@ -167,7 +167,7 @@ impl Reserved {
         }
     }
 
-    /// The ports of a block that can be had. Returns how many that were.
+    /// Reserves the ports of a block that are free on the host. Returns their number.
     fn take_block(&mut self, nat: &Nat, protocol: Protocol, first: u16) -> u32 {
         let mut taken = Vec::with_capacity(usize::from(BLOCK));
         let range = self.range.clone();
@@ -204,7 +204,7 @@ impl Reserved {
         }
     }
 
-    /// Gives some ports back where many are free, so that the host has them.
+    /// Gives some ports back to the host where many are free.
     pub(crate) fn trim(&mut self, nat: &Nat) {
         for protocol in [Protocol::TCP, Protocol::UDP] {
             if nat.free_ports(self.address, protocol) <= TOO_MANY {

@@ -1,11 +1,10 @@
 //! The control thread's side of the router: outside addresses, published ports, the way out.
 //!
-//! What workers need of it is in three things: the [`Nat`] and the [`Neighbours`], which they share,
-//! and the [`Routing`], of which each gets a new one when something changed.
+//! Workers share the [`Nat`] and the [`Neighbours`], and get a new [`Routing`] whenever something changes.
 //!
-//! *An address that goes* (a DHCP lease that is renewed late, a cable that is pulled) takes its
-//! connections with it only after [`GRACE`]: until then nothing goes out, and if it comes back nobody
-//! has noticed but by the pause.
+//! *An address that goes away* (a DHCP lease that is renewed late, a cable that is pulled) ends its
+//! connections only after [`GRACE`]: until then nothing goes out, and if the address comes back its connections
+//! go on after the pause.
 
 mod rules;
 
@@ -29,13 +28,13 @@ use crate::config::router::RouterConfig;
 use crate::config::uplink::UplinkConfig;
 pub(crate) use rules::NewRules;
 
-/// How long no ports are taken after some were.
+/// Pause between two rounds of reserving ports of the host.
 const PORTS_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long an address may be away without its connections being ended.
+/// How long an address may be away before its connections are ended.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How many ports there are.
+/// The number of ports, at the start and at most.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PortNumbers {
     /// At the start, the uplink among them.
@@ -52,13 +51,13 @@ pub(crate) struct RouterControl {
     nat: Option<Arc<Nat>>,
     neighbours: Arc<Neighbours>,
     reserved: Option<Reserved>,
-    /// The outside addresses now, first the one that we speak from.
+    /// The outside addresses now; the router sends from the first one.
     externals: Vec<External>,
     /// Since when the shared address is away.
     lost_at: Option<Timestamp>,
     wants_ports: bool,
     ports_due: Timestamp,
-    /// UDP ports of the host that tunnels receive by, in their order.
+    /// UDP ports of the host that tunnels receive by, sorted.
     tunnel_ports: Vec<u16>,
     /// The networks of the uplink at the last look.
     networks: Vec<(Ipv4Addr, u8)>,
@@ -112,12 +111,12 @@ impl RouterControl {
         self.nat.as_ref()
     }
 
-    /// The network that workers are to know.
+    /// The networks and routes, as workers use them.
     pub(crate) fn routing(&self) -> Arc<Routing> {
         Arc::clone(&self.routing)
     }
 
-    /// The MAC addresses of our own that the uplink's interface is to let in.
+    /// MAC addresses besides the interface's own that the uplink receives by.
     pub(crate) fn own_macs(config: &UplinkConfig) -> Vec<MacAddr> {
         own_mac(config).into_iter().collect()
     }
@@ -136,17 +135,17 @@ impl RouterControl {
         &self.externals
     }
 
-    /// What it is to be.
+    /// The configuration in force.
     pub(crate) fn config(&self) -> &RouterConfig {
         &self.config
     }
 
-    /// The outside address, for people.
+    /// The outside address that guests' packets leave from.
     pub(crate) fn outside(&self) -> Option<Ipv4Addr> {
         self.externals.first().map(|external| external.address)
     }
 
-    /// The first look at the uplink: what cannot be is an error, where later it would be a warning.
+    /// The first look at the uplink: a conflict is an error here, and later only a warning.
     pub(crate) fn start(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
         if let Some(state) = uplink.state() {
             for (address, prefix_len) in &state.addresses {
@@ -157,7 +156,7 @@ impl RouterControl {
         self.follow(uplink, now)
     }
 
-    /// Makes addresses and routes those of the uplink as it is now.
+    /// Takes the addresses and routes from the uplink as it is now.
     pub(crate) fn follow(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
         let (Some(nat), Some(config)) = (self.nat.clone(), self.config.uplink.clone()) else { return Ok(()) };
         let state = uplink.state().cloned();
@@ -179,7 +178,7 @@ impl RouterControl {
         let way_out = state.filter(|state| state.up && self.lost_at.is_none() && !self.externals.is_empty());
         let way_out = way_out.map(|state| self.way_out(&config, &state, uplink));
         if way_out.is_none() || networks != self.networks {
-            // What comes back may be another network.
+            // The uplink may come back in another network.
             self.neighbours.flush(vswitch::UPLINK);
         }
         if networks != self.networks {
@@ -194,7 +193,7 @@ impl RouterControl {
         outcome
     }
 
-    /// The outside addresses that the configuration asks for, as far as they are there.
+    /// The outside addresses of the configuration; without any, the uplink's first address, if it has one.
     fn wanted_externals(&self, config: &UplinkConfig, state: Option<&UplinkState>) -> Vec<External> {
         let one_to_one = |address: Ipv4Addr| {
             self.config.publish.iter().find_map(|rule| match rule {
@@ -249,7 +248,7 @@ impl RouterControl {
             }
         }
         if !is_own {
-            // What is for the host's own sockets that receive for tunnels is read there.
+            // Datagrams of tunnels are read by the host's own sockets.
             ports = ports.into_iter().flat_map(|range| without(range, &self.tunnel_ports)).collect();
         }
         // Too many ranges: everything, which only costs time.
@@ -281,13 +280,13 @@ impl RouterControl {
         }
     }
 
-    /// When ports are taken next that workers want.
+    /// When ports that workers want are reserved next.
     pub(crate) fn ports_due(&self) -> Option<Timestamp> {
         self.wants_ports.then_some(self.ports_due)
     }
 
-    /// Takes ports that workers want: a few at a time, so that whoever wants ever more of them does not
-    /// keep this thread from anything else.
+    /// Reserves ports that workers want, a few at a time, so that a guest that wants ever more does not keep
+    /// this thread from anything else.
     pub(crate) fn serve_ports(&mut self, now: Timestamp) {
         let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) else { return };
         self.wants_ports |= nat.take_wants();
@@ -302,7 +301,7 @@ impl RouterControl {
         }
     }
 
-    /// Once a second: connections whose time is over end, ports that nobody needs go back.
+    /// Once a second: expired connections end, and unused ports go back to the host.
     pub(crate) fn tick(&mut self, now: Timestamp) {
         let Some(nat) = &self.nat else { return };
         while nat.expire(now, EXPIRE_BUDGET) {
@@ -320,10 +319,10 @@ impl RouterControl {
     }
 }
 
-/// So many connections are ended at once; between, workers may take the lock.
+/// Connections expired in one go; between two goes, workers may take the lock.
 const EXPIRE_BUDGET: usize = 256;
 
-/// A range without these ports, which are in their order.
+/// A range without these ports, which are sorted.
 fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>> {
     let mut left = Vec::new();
     let mut from = u32::from(*range.start());

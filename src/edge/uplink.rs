@@ -20,7 +20,7 @@ use netio::route::{UplinkState, Watch, uplink_state};
 use packet::{Features, MacAddr, Timestamp};
 use vswitch::{BridgeId, Port, PortId, PortKind, PortVlan};
 
-/// What comes in within this time is one change.
+/// Changes of the interface within this time count as one.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// The uplink's place among the ports and its interface, if that is there now.
@@ -55,8 +55,8 @@ pub(crate) enum UplinkFound {
 }
 
 impl UplinkPort {
-    /// Opens the interface, which must be there. `own_macs` are addresses of ours besides the
-    /// interface's. It is a port of `bridge`, or what the router sends through.
+    /// Opens the interface, which must be there. `own_macs` are MAC addresses that it receives by besides the
+    /// interface's. It is a port of `bridge`, or the router sends through it.
     pub(crate) fn open(
         id: PortId,
         interface: &str,
@@ -109,7 +109,7 @@ impl UplinkPort {
         self.bridge.is_some()
     }
 
-    /// What tells of changes.
+    /// The socket by which changes are heard.
     pub(crate) fn watch(&self) -> &Watch {
         &self.watch
     }
@@ -119,7 +119,7 @@ impl UplinkPort {
         self.device.as_ref().map(|(socket, _)| socket)
     }
 
-    /// Which of the interfaces that it has had it has now.
+    /// Number of the present attachment, counted from 1; late news of an earlier one is ignored.
     pub(crate) fn attachment(&self) -> Option<u64> {
         self.device.as_ref().map(|_| self.attachments)
     }
@@ -148,7 +148,7 @@ impl UplinkPort {
         self.filter = Some(filter);
     }
 
-    /// Hears what the kernel tells; when to look.
+    /// Reads the kernel's messages about the interface.
     pub(crate) fn hear(&mut self, now: Timestamp) {
         match self.watch.drain() {
             Ok(false) => {}
@@ -210,7 +210,7 @@ impl UplinkPort {
         self.dropped_before + self.device.as_mut().map_or(0, |(socket, _)| socket.statistics().dropped)
     }
 
-    /// What workers are to know of it.
+    /// The uplink's port as workers know it.
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let (_, state) = self.device.as_ref()?;
         Some(Port {

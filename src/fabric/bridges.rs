@@ -10,14 +10,14 @@ use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, 
 use crate::config::bridge::BridgeConfig;
 use crate::seed::random_seed;
 
-/// So many old MAC entries are taken out at once; between, others may take the table's lock.
+/// MAC entries expired in one go; between two goes, workers may take the table's lock.
 const EXPIRE_BUDGET: usize = 256;
 
 /// All bridges, by their numbers.
 #[derive(Debug)]
 pub(crate) struct Bridges(Vec<Bridge>);
 
-/// One bridge. Its ports say that they are of it.
+/// One bridge.
 #[derive(Debug)]
 pub(crate) struct Bridge {
     pub(crate) config: BridgeConfig,
@@ -25,7 +25,7 @@ pub(crate) struct Bridge {
 }
 
 impl Bridges {
-    /// Bridges with room for ports of so many numbers.
+    /// Bridges whose ports have numbers below `ports`.
     pub(crate) fn new(configs: Vec<BridgeConfig>, ports: usize) -> anyhow::Result<Bridges> {
         let bridge = |config: BridgeConfig| {
             let (size, aging_secs) = (config.mac_table_size, config.mac_aging_time);
@@ -52,7 +52,7 @@ impl Bridges {
         self.0.get(id.index()).map_or("", |bridge| &bridge.config.name)
     }
 
-    /// The same where people need it to tell one from another.
+    /// The name, if there are several bridges to tell apart.
     pub(crate) fn name_among_several(&self, id: BridgeId) -> Option<&str> {
         (self.0.len() > 1).then(|| self.name(id))
     }
@@ -64,7 +64,7 @@ impl Bridges {
         Some(pipeline)
     }
 
-    /// The same for frames that nobody sent.
+    /// The same for imaginary frames.
     pub(crate) fn rehearsal(&self, ports: usize) -> Option<Rehearsal> {
         let mut rehearsal = Rehearsal::new(Arc::clone(&self.0.first()?.table), ports);
         self.tell(rehearsal.pipeline_mut());
@@ -77,21 +77,21 @@ impl Bridges {
         }
     }
 
-    /// Forgets what was learned behind a port, whichever bridge it is of or was.
+    /// Removes the entries learned from a port, on whichever bridge it is or was.
     pub(crate) fn flush(&self, port: PortId) {
         for bridge in &self.0 {
             bridge.table.flush(Some(port), None);
         }
     }
 
-    /// Forgets all that is behind a port that is no more, static entries too.
+    /// Removes all entries of a port that is removed, static ones too.
     pub(crate) fn forget(&self, port: PortId) {
         for bridge in &self.0 {
             bridge.table.forget(port);
         }
     }
 
-    /// Takes out entries that grew too old.
+    /// Removes expired entries.
     pub(crate) fn expire(&self, now: Timestamp) {
         for bridge in &self.0 {
             while bridge.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {
@@ -100,12 +100,12 @@ impl Bridges {
         }
     }
 
-    /// What is known now, by the bridges' names. While a table's entries are collected, workers learn nothing there.
+    /// The MAC entries of each bridge, by its name. While a table's entries are collected, workers learn nothing there.
     pub(crate) fn entries(&self, now: Timestamp) -> Vec<(String, Vec<MacEntry>)> {
         self.0.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.entries(now))).collect()
     }
 
-    /// What happened to the tables, by the bridges' names.
+    /// The counters of each bridge's table, by its name.
     pub(crate) fn stats(&self) -> Vec<(String, MacTableStats)> {
         self.0.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.stats())).collect()
     }

@@ -1,4 +1,4 @@
-//! What workers are told of a port whose device comes, changes or goes.
+//! Commands to the workers for a port whose device comes, changes or goes.
 
 use netio::LinkState;
 

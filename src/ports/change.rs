@@ -18,7 +18,7 @@ use crate::config::plan::Plan;
 use crate::fabric::Fabric;
 use crate::worker::Command;
 
-/// Ports that have their devices and that nobody knows of yet.
+/// Ports that have their devices and that no worker knows of yet.
 #[derive(Debug)]
 pub(crate) struct NewPorts {
     ports: Vec<ManagedPort>,

@@ -13,11 +13,11 @@ use crate::config::PortConfig;
 use crate::control_socket::What;
 use crate::fabric::Fabric;
 
-/// So many guests are let in at one entrance in a second; others wait outside. Each costs a word to all workers, a line
-/// of the log, and when it goes a walk over the MAC table.
+/// Guests accepted at one entrance per second; others wait in the kernel. Each costs a command to all workers, a line of the log,
+/// and a walk over the MAC table when it leaves.
 const ACCEPTED_A_SECOND: usize = 64;
 
-/// That there is no place is said so often.
+/// Pause between two warnings that all places are taken.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// The poller's tokens of entrances begin here.
@@ -27,13 +27,13 @@ pub(crate) const FIRST_TOKEN: u64 = 1 << 32;
 #[derive(Debug)]
 pub(super) struct Entrance {
     listener: Listener,
-    /// What the poller calls it; no other had it before.
+    /// Its token in the poller; never used before.
     token: u64,
-    /// Its guests' places are among the ports with this address.
+    /// Guests are seated at the ports with this address.
     address: Address,
-    /// Guests that came in since the last tick.
+    /// Guests accepted since the last tick.
     accepted: usize,
-    /// No descriptors are left for more guests, or too many came: not listened to until the next tick.
+    /// Not listened to until the next tick: accept(2) failed, or too many guests came.
     is_shut: bool,
     complain_at: Timestamp,
 }

@@ -37,10 +37,9 @@ pub(crate) struct ManagedPort {
     pub(crate) id: PortId,
     pub(crate) config: PortConfig,
     life: Life,
-    /// How many devices it has had.
+    /// The number of devices that it has had.
     attachments: u64,
-    /// Frames that earlier devices dropped for want of room, that this one had dropped before we had it, and that it has
-    /// dropped since.
+    /// Frames dropped by the kernel: at earlier devices, at this one before it was attached, and since.
     dropped_before: u64,
     dropped_at_start: u64,
     dropped: u64,
@@ -101,15 +100,15 @@ impl ManagedPort {
         Ok(port)
     }
 
-    /// One whose device cannot be there yet, because a port that goes has it still: it is tried for at once, and then as
-    /// one that is gone.
+    /// A port whose device cannot be opened yet, because a port that is removed still has it: it is tried at once, and then like
+    /// a device that is gone.
     pub(crate) fn later(id: PortId, config: PortConfig, now: Timestamp) -> ManagedPort {
         let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now };
         let life = if config.slot().is_some() { Life::Free } else { gone };
         ManagedPort { id, config, life, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 }
     }
 
-    /// Sets the MTU of its device; what it was. `None` if there is no device, or no need.
+    /// Sets the MTU of its device. Returns the former MTU; `None` if there is no device, or the MTU is the same.
     pub(crate) fn set_mtu(&mut self, mtu: Option<u32>) -> io::Result<Option<u32>> {
         let Life::Attached { device, link, .. } = &mut self.life else { return Ok(None) };
         let mtu = mtu.unwrap_or_else(|| device.usual_mtu());
@@ -167,7 +166,7 @@ impl ManagedPort {
         }
     }
 
-    /// Which of the devices that it has had it has now: late news of an earlier one is no news.
+    /// Number of the present device, counted from 1; late news of an earlier one is ignored.
     pub(crate) fn attachment(&self) -> Option<u64> {
         self.device().map(|_| self.attachments)
     }
@@ -180,7 +179,7 @@ impl ManagedPort {
         }
     }
 
-    /// What workers are to know of it; `None` while there is no device.
+    /// The port as workers know it; `None` while there is no device.
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let Life::Attached { device, link, .. } = &self.life else { return None };
         Some(Port {
@@ -197,14 +196,14 @@ impl ManagedPort {
     /// Frames that the kernel dropped because they were not read soon enough.
     pub(crate) fn dropped(&mut self) -> u64 {
         if let Life::Attached { device, .. } = &mut self.life {
-            // What cannot be asked just now has not become less.
+            // A counter that cannot be read just now has not shrunk.
             self.dropped = self.dropped.max(device.dropped().saturating_sub(self.dropped_at_start));
         }
         self.dropped_before + self.dropped
     }
 
-    /// The device is gone: lets go of it, so that nothing of it or its namespace is kept alive. One that does
-    /// not last is tried for no more often than one that does not come.
+    /// The device is gone: closes it, so that neither it nor its namespace is kept alive. A connection that
+    /// does not last is tried no more often than one that fails.
     pub(crate) fn lose(&mut self, now: Timestamp) {
         self.dropped_before = self.dropped();
         self.dropped = 0;

@@ -106,7 +106,7 @@ impl Ports {
     /// A worker could not read the device of this number and attachment. Returns whether the number is a port's.
     pub(crate) fn hear_of_gone(&mut self, id: PortId, attachment: u64, fabric: &mut Fabric) -> bool {
         let Some(port) = self.ports.iter_mut().find(|port| port.id == id) else { return false };
-        // Late news of an earlier device is no news.
+        // Late news of an earlier device is ignored.
         if port.attachment() == Some(attachment) {
             port.lose(fabric.now());
             detach(port, fabric);

@@ -1,4 +1,4 @@
-//! What workers are told of tunnels: their sockets, and the hosts at their other ends.
+//! Commands to the workers for tunnels: their sockets, and the hosts at their other ends.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The sockets that tunnels receive by: one for each address and port, whoever shares them.
+//! The sockets that tunnels receive by: one for each address and port, shared by all tunnels that use it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,10 +10,10 @@ use vswitch::PortId;
 use super::spec::TunnelSpec;
 use crate::config::tunnel::Checksum;
 
-/// What tells one endpoint from another.
+/// The identity of an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct EndpointKey {
-    /// Unspecified: any address of its family.
+    /// Unspecified for any address of its family.
     pub(crate) local: IpAddr,
     pub(crate) port: u16,
     pub(crate) device: Option<String>,
@@ -29,15 +29,15 @@ pub(crate) struct EndpointControl {
     pub(crate) socket: Endpoint,
     /// How it was opened.
     opened_as: EndpointSpec,
-    /// By the kernel, on sockets that it had before.
+    /// Datagrams that the kernel dropped on former sockets.
     dropped: u64,
-    /// Why its groups are not heard now.
+    /// Why its groups are not joined now.
     problem: Option<String>,
 }
 
 impl EndpointControl {
-    /// Can a tunnel receive by it that comes later? A socket for any address can stand for one of a single address, and not the
-    /// other way round.
+    /// Checks that a new tunnel can receive by it: a socket for any address serves a single address too, and not the other way
+    /// round.
     pub(super) fn check_room_for(&self, spec: &TunnelSpec) -> anyhow::Result<()> {
         let key = key_of(spec);
         anyhow::ensure!(
@@ -56,8 +56,7 @@ impl EndpointControl {
         Ok(())
     }
 
-    /// Hears the groups of these tunnels from now on, and no others. One that cannot be joined is tried for as one whose
-    /// interface is away.
+    /// Joins the groups of these tunnels and leaves all others. A group that cannot be joined is tried again each second.
     pub(super) fn hear_groups_of<'a>(&mut self, specs: impl Iterator<Item = &'a TunnelSpec>) {
         let groups = groups_of(specs);
         if groups == self.opened_as.groups {
@@ -72,7 +71,7 @@ impl EndpointControl {
         self.join_again();
     }
 
-    /// Opens its socket anew, for a device that is another one now.
+    /// Opens its socket again, for an interface that was made anew.
     pub(super) fn reopen(&mut self) -> Result<(), UdpError> {
         let socket = Endpoint::open(&self.opened_as)?;
         self.dropped += self.socket.dropped();
@@ -85,7 +84,7 @@ impl EndpointControl {
         self.dropped + self.socket.dropped()
     }
 
-    /// Its groups are left by the kernel when an interface goes.
+    /// Joins its groups again, since the kernel leaves them when an interface goes.
     pub(super) fn join_again(&mut self) {
         let problem = self.socket.join_again(&self.opened_as).err().map(|error| error.to_string());
         if problem != self.problem {
@@ -99,7 +98,7 @@ impl EndpointControl {
         }
     }
 
-    /// For people and counters.
+    /// Its name in messages and counters.
     pub(crate) fn name(&self) -> String {
         let EndpointKey { local, port, framing, .. } = &self.key;
         let kind = framing.name();
@@ -111,7 +110,8 @@ impl EndpointControl {
     }
 }
 
-/// What belongs together: a socket for any address leaves no room for one of a single address beside it.
+/// The endpoints that these tunnels need. A socket for any address leaves no room for one of a single address beside it, so those
+/// are merged.
 pub(super) fn keys(specs: &[TunnelSpec]) -> Vec<EndpointKey> {
     let mut keys: Vec<EndpointKey> = Vec::new();
     for spec in specs {

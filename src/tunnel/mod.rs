@@ -311,7 +311,7 @@ impl TunnelControl {
         of_ip.map(|(at, _)| at).nth(nth)
     }
 
-    /// Looks at the ways to some of the peers. Returns those with another MTU now, or another address of ours.
+    /// Looks at the paths to some of the peers. Returns those whose MTU, or whose local address, has changed.
     pub(crate) fn look(&mut self) -> Vec<PortId> {
         let count = self.peers.len();
         let mut changed = Vec::new();
@@ -338,7 +338,7 @@ impl TunnelControl {
     }
 
     /// A socket that is bound to an interface is bound to one that may have been deleted and made anew: then it
-    /// is opened again. Returns the endpoints and peers that workers are to be told of again.
+    /// is opened again. Returns the endpoints and peers that have new sockets.
     pub(crate) fn look_at_devices(&mut self) -> (Vec<usize>, Vec<PortId>) {
         self.endpoints.iter_mut().for_each(EndpointControl::join_again);
         let mut found = (Vec::new(), Vec::new());

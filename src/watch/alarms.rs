@@ -31,7 +31,7 @@ pub(crate) struct Alarms {
     mac_tables: Vec<Alarm>,
     nat_table: Alarm,
     nat_ports: Alarm,
-    /// Somebody followed events at the last tick. What happened before that is no news.
+    /// Somebody followed events at the last tick. What happened before that is not reported.
     is_warm: bool,
 }
 

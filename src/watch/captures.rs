@@ -1,4 +1,4 @@
-//! Captures: begun at all workers, and ended there when nobody reads them any more.
+//! Captures: begun at all workers, and ended there when their reader is gone.
 //!
 //! ```text
 //!  control socket --Query--> here --Command--> each worker: a Probe
@@ -49,11 +49,11 @@ pub(crate) struct PortNow {
     pub(crate) description: String,
     /// Its packets have no Ethernet header.
     pub(crate) is_raw: bool,
-    /// It is, or was, more than a place for what may come.
+    /// It has had a device: it is not just a place for a guest that may connect.
     pub(crate) is_there: bool,
 }
 
-/// The reader's hold on a capture.
+/// Held by the reader of a capture.
 #[derive(Debug)]
 pub(crate) struct Life {
     is_over: Arc<AtomicBool>,
@@ -67,7 +67,7 @@ impl Drop for Life {
     }
 }
 
-/// All that run.
+/// All running captures.
 #[derive(Debug, Default)]
 pub(crate) struct Captures {
     running: Vec<Running>,
@@ -77,7 +77,7 @@ pub(crate) struct Captures {
 #[derive(Debug)]
 struct Running {
     id: u64,
-    /// The only port, if it is not all.
+    /// The only port; `None` for all.
     port: Option<u16>,
     is_over: Arc<AtomicBool>,
 }

@@ -1,4 +1,4 @@
-//! Those who look on: captures, traces, and events about tables.
+//! Observers: captures, traces, and events about tables.
 //!
 //! Each is an object of the control thread that tells the workers, through the [fabric](crate::fabric), what to show. Nothing here is
 //! in the way of a frame.

@@ -26,11 +26,11 @@ use crate::worker::Command;
 const EXPIRE_ROUNDS: usize = 64;
 const EXPIRE_BUDGET: usize = 256;
 
-/// Where stories will be; ends the trace when it is dropped.
+/// The stories of a live trace; ends it when dropped.
 #[derive(Debug)]
 pub(crate) struct Following {
     pub(crate) live: Arc<Live>,
-    /// Of those whose names are in them.
+    /// Names of the ports in stories.
     names: Arc<RwLock<Names>>,
     port_is_gone: Arc<AtomicBool>,
 }
@@ -149,7 +149,7 @@ pub(crate) fn imagine(words: &Words, names: Vec<String>, edge: &Edge, fabric: &F
     let neighbours = edge.router.as_ref().map(RouterControl::neighbours);
     let around = Surroundings { port: &port, routing: routing.as_deref(), neighbours };
     let Assumed { frame, notes } = words.frame(&around).map_err(Refusal::NotUnderstood)?;
-    // A panic, which would be a fault of ours, costs a worker a batch; it is to cost this thread no more.
+    // A panic, which would be a bug, costs a worker only the batch at hand; it must not end this thread either.
     let walk = AssertUnwindSafe(|| rehearsal.walk(id, VnetHeader::default(), &frame, now));
     let fault = |_| Refusal::Fault("the imaginary packet ran into a fault of the switch; its log says where".to_owned());
     let told = catch_unwind(walk).map_err(fault)?.ok_or_else(down)?;

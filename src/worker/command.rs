@@ -13,28 +13,28 @@ use crate::service::Answers;
 /// A command of the control thread, taken between two batches.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A port is there, or there again.
+    /// A port has a device, perhaps again.
     Attach {
         /// Its number.
         id: PortId,
         /// Which of its devices this is.
         attachment: u64,
-        /// What the pipeline is to know of it.
+        /// Its configuration for the pipeline.
         port: Box<Port>,
         /// To be read by this worker.
         rx: Option<Source>,
         /// To be written.
         tx: Sink,
     },
-    /// A socket that receives datagrams is there, or its peers are others now.
+    /// A tunnel's receiving socket is new, or its peers have changed.
     Endpoint {
         /// Its number among the ports.
         id: PortId,
-        /// What the pipeline is to know of it.
+        /// Its configuration for the pipeline.
         endpoint: Endpoint,
         /// The longest packet in its datagrams.
         mtu: u32,
-        /// To be read by this worker; `None`: it goes on reading what it reads.
+        /// The socket, if this worker reads it from now on; `None` leaves readers as they are.
         rx: Option<udp::Queue>,
     },
     /// A port is a TUN device, or leads to a host behind one.
@@ -44,18 +44,18 @@ pub(crate) enum Command {
         /// The tunnel.
         tunnel: Arc<IpTunnel>,
     },
-    /// A port is another now, with the device that it has.
+    /// A port's configuration has changed; it keeps its device.
     View {
         /// Its number.
         id: PortId,
-        /// What the pipeline is to know of it.
+        /// Its configuration for the pipeline.
         port: Box<Port>,
     },
     /// A port's device is gone.
     Detach(PortId),
-    /// A port, or a socket that receives, is none any more.
+    /// A port or a receiving socket is removed.
     Remove(PortId),
-    /// The router's networks, or its way out, are others now.
+    /// The router's networks or its way out have changed.
     Route(Arc<Routing>),
     /// A port's MTU changed.
     Mtu {
@@ -64,11 +64,11 @@ pub(crate) enum Command {
         /// Its MTU now, in bytes.
         mtu: u32,
     },
-    /// These want to know what happens to which frames; `None`: nobody any more.
+    /// The live traces from now on; `None` if there are none.
     Watch(Option<Box<Watch>>),
-    /// To be answered with the same number, once all before it was obeyed.
+    /// Answered with [`Event::Obeyed`] and the same number, once all commands before it have been obeyed.
     Barrier(u64),
-    /// Does it still take commands? It is to say so.
+    /// Answered by counting down, to show that the worker still takes commands.
     Answer(Answers),
     /// A capture begins; this is the worker's part of it.
     BeginCapture(Option<Box<Probe>>),
@@ -88,12 +88,12 @@ pub(crate) enum Event {
         /// Which of its devices.
         attachment: u64,
     },
-    /// A queue that is not used here any more. Closing the last descriptor of a device waits for the
-    /// kernel's configuration lock, which frames must not.
+    /// A queue that this worker does not use any more. Closing the last descriptor of a device waits for the
+    /// kernel's configuration lock, so workers leave that to the control thread.
     Released(Released),
-    /// A host spoke in a multicast group and is believed, but has no port yet.
+    /// A host sent to a multicast group and is believed, but has no port yet.
     NewSource(NewSource),
-    /// All that was told before this [`Command::Barrier`] was obeyed.
+    /// All commands before this [`Command::Barrier`] have been obeyed.
     Obeyed(u64),
     /// The worker panicked, and goes on with the next batch.
     Panicked,
@@ -112,7 +112,7 @@ pub(crate) enum Released {
 }
 
 impl Command {
-    /// Lets a pipeline that carries no frames know what those of workers will know.
+    /// Applies the command to a pipeline that carries no frames, as far as it is about configuration.
     pub(crate) fn tell(&self, pipeline: &mut Pipeline) {
         match self {
             Command::Attach { id, port, .. } | Command::View { id, port } => pipeline.set_port(*id, Some((**port).clone())),

@@ -146,8 +146,8 @@ impl Worker {
         }
     }
 
-    /// Carries frames until told to stop. A panic, which would be a fault of ours, costs the frames
-    /// at hand and no more.
+    /// Carries frames until [`Command::Stop`]. A panic, which would be a bug, costs the frames at hand and
+    /// no more.
     pub(crate) fn run(mut self) {
         while !self.stopped {
             if catch_unwind(AssertUnwindSafe(|| self.carry())).is_err() {
@@ -345,7 +345,7 @@ impl Worker {
     }
 }
 
-/// The time of a batch, for what is captured of it.
+/// Sets the time of captured frames, if there are captures.
 #[inline]
 fn mark(pipeline: &mut Pipeline, clock: Clock) {
     if pipeline.captures() {

@@ -29,7 +29,7 @@ impl Underlay {
         Underlay { receiver: udp::Receiver::new(), inbox: Inbox::new() }
     }
 
-    /// Receives what is there, if something is.
+    /// Receives waiting datagrams. Returns whether there were any.
     #[inline]
     pub(super) fn receive(&mut self, source: &DatagramSource) -> bool {
         // The poller reports the socket again if more than one call's worth is there.

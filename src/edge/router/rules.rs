@@ -1,9 +1,8 @@
 //! Published ports: put in force, changed, taken back.
 //!
-//! A change has two halves. What can fail is done first, and undone by whoever drops it ([`NewRules`]): the host's ports are
-//! taken, and the new rules published, since only that tells whether there is room. What replaces an old rule on the same
-//! port, and what goes, waits for the second half, which cannot fail. So a rule that comes is there a moment
-//! before one that goes.
+//! A change has two halves. The first can fail, and is undone when its result is dropped ([`NewRules`]): the host's ports are
+//! reserved, and new rules published, since only that shows whether there is room. The second cannot fail: it redirects rules that
+//! stay on their port, and withdraws old ones. So a new rule is in force a moment before an old one ends.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -26,9 +25,9 @@ use crate::edge::UplinkPort;
 pub(crate) struct NewRules {
     nat: Arc<Nat>,
     now: Timestamp,
-    /// What is published by now, with the host's port where it was not ours before.
+    /// Rules that are published, with the host's port if it was not reserved before.
     added: Vec<(Published, Option<Reservation>)>,
-    /// Published to another guest before.
+    /// Rules that were published to another guest before.
     redirected: Vec<Published>,
     withdrawn: Vec<Published>,
 }
@@ -61,7 +60,7 @@ impl RouterControl {
 
     /// Puts the rules in force on the addresses that are there now.
     pub(super) fn publish(&mut self, nat: &Nat, now: Timestamp) -> anyhow::Result<()> {
-        // One that cannot be is no reason to leave out the others.
+        // A rule that cannot be published does not stop the others.
         let mut outcome = Ok(());
         for rule in self.published_by(&self.config.publish) {
             let Published { protocol, port, .. } = rule;
@@ -98,7 +97,7 @@ impl RouterControl {
             let reserved = self.reserved.as_ref().map_or(Ok(None), |reserved| reserved.reserve(rule.protocol, rule.port))?;
             wanted.push((rule, reserved));
         }
-        // Not before all ports are ours: a guest's connection by one of them ends with it.
+        // Not before all ports are reserved, since publishing one ends a guest's connection that uses it.
         for (rule, reserved) in wanted {
             rules.nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused))?;
             rules.added.push((rule, reserved));
