@@ -9,7 +9,7 @@ use crate::config::{External, ExternalKind, MAX_EXTERNALS};
 #[derive(Debug)]
 pub(crate) struct Addresses {
     slots: [AtomicU64; MAX_EXTERNALS],
-    /// No slot from here on is in use.
+    /// End of the used slots.
     end: AtomicUsize,
 }
 

@@ -1,4 +1,4 @@
-//! What the translation is to be: limits, behaviour, timeouts.
+//! Configuration of the translation: limits, behaviour, timeouts.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -7,41 +7,41 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::tcp::Phase;
 use crate::tuple::Protocol;
 
-/// At most so many outside addresses.
+/// Maximum number of outside addresses.
 pub const MAX_EXTERNALS: usize = 64;
 
-/// How many connections can be asked for.
+/// Range of the maximum number of connections.
 pub const CONNECTIONS_RANGE: RangeInclusive<usize> = 1024..=4_000_000;
 
 /// Which outside endpoint an inside endpoint gets (RFC 4787 section 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mapping {
-    /// One for all its flows, wherever they lead.
+    /// One outside endpoint for all flows of the inside endpoint, whatever their destinations.
     #[default]
     EndpointIndependent,
-    /// One for each flow.
+    /// One outside endpoint for each flow.
     AddressAndPortDependent,
 }
 
-/// Whose packets are let in to a mapped endpoint (RFC 4787 section 5).
+/// Which outside hosts may send to a mapped endpoint (RFC 4787 section 5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Filtering {
-    /// Those of endpoints that it sent to.
+    /// Only endpoints that the inside endpoint has sent to.
     #[default]
     AddressAndPortDependent,
-    /// Everybody's.
+    /// Any endpoint.
     EndpointIndependent,
 }
 
-/// After how many seconds without traffic a connection ends.
+/// Seconds without traffic after which a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
     /// TCP, after the handshake: at least 2 h 4 min (RFC 5382 REQ-5).
     pub tcp_established: u32,
-    /// TCP, before the handshake is over: at least 4 min (REQ-5; RFC 7857 section 2.1 lets it differ
-    /// from closing).
+    /// TCP, before the handshake is complete: at least 4 min (RFC 5382 REQ-5; RFC 7857 section 2.1 allows a value other
+    /// than for closing).
     pub tcp_opening: u32,
-    /// TCP, after both FIN or an RST: at least 4 min (REQ-5, RFC 7857 section 2.2).
+    /// TCP, after both FINs or an RST: at least 4 min (RFC 5382 REQ-5, RFC 7857 section 2.2).
     pub tcp_transitory: u32,
     /// UDP: at least 2 min, 5 recommended (RFC 4787 REQ-5).
     pub udp: u32,
@@ -58,7 +58,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// That of a protocol; for TCP by the phase of the connection.
+    /// The timeout of a protocol; for TCP it depends on the phase of the connection.
     #[inline]
     pub(crate) fn of(&self, protocol: Protocol, phase: impl FnOnce() -> Phase) -> u32 {
         match protocol {
@@ -74,7 +74,7 @@ impl Timeouts {
     }
 }
 
-/// Those in force, which an operator may change while packets flow.
+/// The timeouts in force, which can change while packets flow.
 #[derive(Debug)]
 pub(crate) struct LiveTimeouts {
     tcp_established: AtomicU32,
@@ -111,7 +111,7 @@ impl LiveTimeouts {
         }
     }
 
-    /// As [`Timeouts::of`].
+    /// The timeout of a protocol, as [`Timeouts::of`].
     #[inline]
     pub(crate) fn of(&self, protocol: Protocol, phase: impl FnOnce() -> Phase) -> u32 {
         let live = match protocol {
@@ -128,30 +128,31 @@ impl LiveTimeouts {
     }
 }
 
-/// Limits and behaviour, fixed at the start but for timeouts ([`Nat::set_timeouts`](crate::Nat::set_timeouts)).
+/// Limits and behaviour, fixed at the start except for timeouts ([`Nat::set_timeouts`](crate::Nat::set_timeouts)).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NatConfig {
-    /// Most connections, 1024 to 4,000,000.
+    /// Maximum number of connections, 1024 to 4,000,000.
     pub max_connections: usize,
-    /// Most connections that packets of one port of the bridge (or of the uplink) may have opened.
+    /// Maximum number of connections opened by packets from one port of the bridge, or from the uplink.
     pub max_connections_per_port: usize,
-    /// Most outside ports that one guest may hold, for each of TCP, UDP and ICMP.
+    /// Maximum number of outside ports of one guest, for each of TCP, UDP and ICMP.
     pub max_ports_per_guest: u32,
-    /// How many ports the bridge has at first, the uplink among them; see [`Nat::set_ports_of_bridge`](crate::Nat::set_ports_of_bridge).
+    /// Initial number of ports of the bridge, including the uplink; see
+    /// [`Nat::set_ports_of_bridge`](crate::Nat::set_ports_of_bridge).
     pub ports_of_bridge: usize,
-    /// The numbers that ports may ever have are below this one.
+    /// Upper bound of port numbers, exclusive.
     pub port_numbers: usize,
-    /// From where outside ports are taken.
+    /// Outside ports that new mappings may use.
     pub ports: RangeInclusive<u16>,
-    /// Which outside endpoint an inside endpoint gets.
+    /// The mapping behaviour.
     pub mapping: Mapping,
-    /// Whose packets are let in.
+    /// The filtering behaviour.
     pub filtering: Filtering,
-    /// When connections end.
+    /// Timeouts of connections.
     pub timeouts: Timeouts,
-    /// Guests' TCP connections whose start was not seen are taken up in the middle.
+    /// Accept guests' TCP connections whose opening was not seen.
     pub tcp_loose: bool,
-    /// Only resets are held to the window.
+    /// Accept TCP segments outside the window, except resets.
     pub tcp_liberal: bool,
 }
 
@@ -178,30 +179,30 @@ impl Default for NatConfig {
 pub struct External {
     /// The address.
     pub address: Ipv4Addr,
-    /// Whose it is.
+    /// Its use.
     pub kind: ExternalKind,
 }
 
-/// Whose an outside address is.
+/// Use of an outside address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ExternalKind {
-    /// Ours alone: every configured port may be used.
+    /// The router's own: every configured port may be used.
     Own,
-    /// The host's: a TCP or UDP port may be used once it was granted with
+    /// Shared with the host: a TCP or UDP port may be used once it was granted with
     /// [`Nat::grant`](crate::Nat::grant).
     Shared,
-    /// One guest's, all ports and protocols of it.
+    /// One guest's, with all ports and protocols.
     OneToOne(Ipv4Addr),
 }
 
-/// A published port: what arrives at `port` of an outside address goes to `guest`.
+/// A published port: packets to `port` of an outside address go to `guest`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Published {
-    /// TCP, UDP.
+    /// TCP or UDP.
     pub protocol: Protocol,
     /// The outside address.
     pub address: Ipv4Addr,
-    /// Its port.
+    /// The outside port.
     pub port: u16,
     /// The guest's endpoint.
     pub guest: crate::tuple::Endpoint,

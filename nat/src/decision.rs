@@ -9,7 +9,7 @@ use crate::icmp_quote;
 use crate::rewrite;
 use crate::tuple::{Endpoint, Protocol, Tuple};
 
-/// On which grounds a packet is translated.
+/// The reason why a packet is translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Basis {
     /// It belongs to a connection.
@@ -31,7 +31,7 @@ pub enum Basis {
 /// How a packet is translated. Nothing has been written into the packet, and no table has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// On which grounds.
+    /// The reason.
     pub basis: Basis,
     pub(crate) change: Change,
 }

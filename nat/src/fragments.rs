@@ -1,23 +1,21 @@
-//! IPv4 fragments on their way through the translation, without putting them together.
+//! Translation of IPv4 fragments without reassembly.
 //!
-//! Only the first fragment of a datagram holds the ports by which a translation is found. The others
-//! are known by their addresses, protocol and identification (RFC 791), so what the first one teaches
-//! is kept for them, and what comes before the first one can be held back until it is there (RFC 4787
-//! REQ-14: fragments out of order must get through).
+//! Only the first fragment of a datagram holds the ports that determine its translation. The others are identified by
+//! addresses, protocol and identification (RFC 791), so the translation of the first one is remembered for them, and
+//! fragments that arrive before it can be held back (RFC 4787 REQ-14: fragments out of order must get through).
 //!
-//! *What passes.* Each piece once. A bit for every eight bytes of a datagram says what was there
-//! already. A piece that was there whole is a duplicate, and refused. One that was there in part, or
-//! that contradicts the datagram's end, is an attack on whoever puts the datagram together: it and all
-//! that follows is refused (RFC 1858, RFC 5722). So is a first fragment without the whole header of the
-//! transport, or a TCP fragment that starts within it (RFC 1858, RFC 3128).
+//! *Each part of a datagram passes once.* A bit for every eight bytes records what has arrived. A complete duplicate is
+//! refused. A fragment that overlaps earlier ones, or contradicts the datagram's end, is an attack on the reassembling
+//! host: it and all later fragments are refused (RFC 1858, RFC 5722). A first fragment without the complete transport
+//! header, and a TCP fragment that starts within it, are refused too (RFC 1858, RFC 3128).
 //!
-//! *Limits.* Fragments are a way to fill memory (RFC 4963, RFC 8900), so all of it is fixed: 1024
-//! datagrams at a time, half of them for one owner, 64 frames held back, 16 for one owner. A datagram
-//! is forgotten when all of it was seen, and else 15 s after its first piece, which nothing extends.
-//! When all places are taken, newcomers are refused: those that are there came first.
+//! *Limits.* Fragments can be used to fill memory (RFC 4963, RFC 8900), so all of it is fixed: 1024 datagrams at a time,
+//! half of them for one owner (a port of the bridge), and 64 held frames, 16 for one owner. A datagram is removed when it
+//! is complete, or 15 s after its first fragment, which nothing extends. When all places are in use, new datagrams are
+//! refused.
 //!
-//! *Strangers choose the keys*, so a key's place comes from SipHash-1-3 with a key of this process: it
-//! is in one of eight slots in two buckets, never a chain.
+//! *Senders choose the keys*, so a key's place comes from SipHash-1-3 with a secret of this process: it is one of eight
+//! slots in two buckets, and there are no chains.
 //!
 //! ```text
 //!  h = SipHash(key)   bucket[h as u32]          bucket[h >> 32]
@@ -28,7 +26,7 @@
 //!  seen[n - 1]:      1024 bytes, a bit for each eight bytes of the datagram
 //! ```
 //!
-//! *Threads.* None of it: a caller with several keeps it behind a mutex. Fragments are rare.
+//! *Threads.* The table is not shared by itself: callers with several threads keep it behind a mutex, as fragments are rare.
 
 use std::hash::Hasher;
 use std::net::Ipv4Addr;
@@ -47,19 +45,19 @@ use held::Held;
 pub use held::{HELD, HELD_AN_OWNER, HELD_LEN, HeldPlace};
 use units::{Compared, Units};
 
-/// Datagrams at a time.
+/// Maximum number of fragmented datagrams at a time.
 pub const DATAGRAMS: usize = 1024;
 
-/// Datagrams at a time of one owner.
+/// Maximum number of fragmented datagrams of one owner at a time.
 pub const DATAGRAMS_AN_OWNER: usize = DATAGRAMS / 2;
 
-/// How long a datagram is remembered after its first piece (Open vSwitch's value).
+/// Time that a datagram is remembered after its first fragment (the value of Open vSwitch).
 pub const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The most that a datagram carries: its length with a header is 16 bits.
+/// Maximum payload of a datagram in bytes: its length field, header included, has 16 bits.
 const MAX_PAYLOAD: usize = 65_535 - IPV4_LEN;
 
-/// Ports and length of UDP, type and identifier of ICMP.
+/// Minimum payload of a first fragment other than TCP, in bytes: the UDP header, or ICMP up to the identifier.
 const MIN_FIRST: usize = 8;
 
 const WAYS: usize = 4;
@@ -69,11 +67,11 @@ const BUCKETS: usize = 2 * DATAGRAMS / WAYS;
 /// Which datagram a fragment belongs to (RFC 791 section 3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
-    /// From which side of the translation it came.
+    /// The side of the translation that it came from, as a number.
     pub side: u8,
-    /// Source, as it came.
+    /// Source address before translation.
     pub src: Ipv4Addr,
-    /// Destination, as it came.
+    /// Destination address before translation.
     pub dst: Ipv4Addr,
     /// Identification.
     pub id: u16,
@@ -81,12 +79,12 @@ pub struct Key {
     pub protocol: u8,
 }
 
-/// Which part of a datagram a fragment is.
+/// Position of a fragment in its datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fragment {
-    /// Where its payload starts in that of the datagram, in bytes.
+    /// Offset of its payload within the datagram, in bytes.
     pub offset: usize,
-    /// Bytes of payload.
+    /// Length of its payload, in bytes.
     pub len: usize,
     /// More fragments follow.
     pub more: bool,
@@ -95,29 +93,29 @@ pub struct Fragment {
 /// Why a fragment must be dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FragmentError {
-    /// No payload, or not in units of eight bytes though more follows.
+    /// It has no payload, or is not the last one and not a multiple of eight bytes long.
     Unaligned,
-    /// Ends beyond the longest datagram.
+    /// It ends beyond the longest possible datagram.
     TooLong,
-    /// A first fragment without the header of its transport, or a TCP one that starts within it.
+    /// A first fragment without the complete transport header, or a TCP fragment that starts within it.
     Tiny,
-    /// All of it was there before.
+    /// All of it has arrived before.
     Duplicate,
-    /// Overlaps or contradicts what was there before, or belongs to a datagram of which a piece did.
+    /// It overlaps or contradicts earlier fragments, or belongs to a datagram with such a fragment.
     Overlap,
-    /// Belongs to a datagram of another owner.
+    /// It belongs to a datagram of another owner.
     Foreign,
     /// There are too many datagrams.
     Full,
     /// There are too many datagrams of this owner.
     OwnerFull,
-    /// A frame to hold that waits for nothing: its datagram is unknown, or its translation is known.
+    /// A frame that need not be held: its datagram is unknown, or its translation is known.
     NotWaiting,
-    /// A frame to hold of more than [`HELD_LEN`] bytes.
+    /// A frame that is too long to be held: more than [`HELD_LEN`] bytes.
     FrameTooLong,
-    /// There are too many frames held.
+    /// All places for held frames are in use.
     HeldFull,
-    /// There are too many frames of this owner held.
+    /// All places of this owner for held frames are in use.
     OwnerHeldFull,
 }
 
@@ -127,10 +125,10 @@ struct Datagram<T> {
     owner: u16,
     deadline: Timestamp,
     translation: Option<T>,
-    /// A piece overlapped: no other will pass.
+    /// A fragment overlapped: no further one passes.
     is_refused: bool,
     units: Units,
-    /// In the order of age.
+    /// Neighbours in the list by age.
     older: u16,
     newer: u16,
 }
@@ -175,8 +173,8 @@ pub struct Fragments<T> {
 }
 
 impl<T: Copy> Fragments<T> {
-    /// An empty table, with random numbers of this process as the key of its hash. Takes 1.5 MiB, of
-    /// which most is touched when it is used only.
+    /// An empty table, with random numbers of this process as the key of its hash. Takes 1.5 MiB, most of which is
+    /// touched only when it is used.
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Fragments<T> {
         Fragments {
@@ -298,7 +296,7 @@ impl<T: Copy> Fragments<T> {
         freed
     }
 
-    /// This owner is none any more, and its number will be another's: forgets its datagrams and frames.
+    /// Removes an owner whose number will be reused: forgets its datagrams and frames.
     pub fn disown(&mut self, owner: u16) {
         self.held.disown(owner);
         for number in 0..DATAGRAMS as u16 {
@@ -345,7 +343,7 @@ impl<T: Copy> Fragments<T> {
         self.forget_if_old(key, now);
         let mut decided = self.decide(key, fragment, owner, now);
         if matches!(decided, Err(FragmentError::Full | FragmentError::OwnerFull)) {
-            // Each datagram that is removed was inserted once, so the work is paid for.
+            // Each removed datagram was inserted once, so this work is bounded by the insertions.
             self.expire(now, DATAGRAMS);
             decided = self.decide(key, fragment, owner, now);
         }
@@ -414,7 +412,7 @@ impl<T: Copy> Fragments<T> {
         }
     }
 
-    /// What is still held for a complete datagram is the caller's to release.
+    /// Removes a complete datagram. The caller releases the frames that are still held for it.
     fn remove_if_complete(&mut self, number: u16) {
         if self.datagrams[usize::from(number)].is_some_and(|datagram| datagram.units.is_complete()) {
             self.remove(number);

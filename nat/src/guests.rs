@@ -1,7 +1,7 @@
 //! The guests: what each inside address holds, and which outside address is paired with it.
 //!
-//! All flows of a guest leave by one outside address as long as it has any (paired pooling, RFC 4787
-//! REQ-2). Each guest may hold so many ports and no more (RFC 6888 REQ-4).
+//! All flows of a guest use one outside address as long as it has any flow (paired pooling, RFC 4787
+//! REQ-2). The number of ports of each guest is limited (RFC 6888 REQ-4).
 
 use std::net::Ipv4Addr;
 
@@ -22,18 +22,18 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// How many connections it has.
+    /// Number of connections of the guest.
     pub(crate) fn connections(&self) -> u32 {
         self.connections
     }
 
-    /// How many outside ports of this protocol it holds.
+    /// Number of outside ports of this protocol that the guest holds.
     pub(crate) fn ports(&self, protocol: Protocol) -> u32 {
         self.ports[protocol_index(protocol)]
     }
 }
 
-/// Which of three: ICMP, TCP, UDP. Protocols without ports hold none and are not asked for.
+/// Index of a protocol: 0 for ICMP, 1 for TCP, 2 for UDP. Not called for protocols without ports.
 pub(crate) fn protocol_index(protocol: Protocol) -> usize {
     match protocol {
         Protocol::TCP => 1,
@@ -74,7 +74,7 @@ impl Guests {
         self.guests.len() - self.free.len() < self.most
     }
 
-    /// Adds a guest that is not there. The caller has asked whether there is room.
+    /// Adds a new guest. The caller has checked that there is room.
     pub(crate) fn add(&mut self, address: Ipv4Addr, external: u8) -> u32 {
         let guest = Guest { address, external, connections: 0, ports: [0; 3] };
         let number = match self.free.pop() {
@@ -106,7 +106,7 @@ impl Guests {
         self.guests[number as usize].ports[protocol_index(protocol)] -= 1;
     }
 
-    /// A connection of a guest ended; with the last the guest goes.
+    /// A connection of a guest ended; with its last connection, the guest is removed.
     pub(crate) fn closed(&mut self, number: u32) {
         let guest = &mut self.guests[number as usize];
         guest.connections -= 1;

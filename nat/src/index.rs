@@ -1,15 +1,15 @@
-//! A plain hash index: numbers found by a hash of what they stand for. Open addressing, never more
-//! than half full, fixed size; for data that one lock guards.
+//! A hash index from keys to the numbers of records: open addressing, fixed size, at most half full. For data behind a
+//! single lock.
 
-/// The numbers of the things that were put in.
+/// Record numbers by hash.
 #[derive(Debug)]
 pub(crate) struct Index {
-    /// A number and one more; 0 where there is none.
+    /// A record number plus one; 0 in a free slot.
     slots: Vec<u32>,
 }
 
 impl Index {
-    /// Room for so many.
+    /// An index with room for `most` numbers.
     pub(crate) fn new(most: usize) -> Index {
         Index { slots: vec![0; (most * 2).next_power_of_two()] }
     }
@@ -18,7 +18,7 @@ impl Index {
         self.slots.len() - 1
     }
 
-    /// The number with this hash for which `is_it` says yes.
+    /// The number with this hash that `is_it` accepts.
     pub(crate) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         let mut at = hash as usize & self.mask();
         while self.slots[at] != 0 {
@@ -30,7 +30,7 @@ impl Index {
         None
     }
 
-    /// Puts a number in that is not there. The caller keeps to the limit.
+    /// Inserts a new number. The caller observes the limit.
     pub(crate) fn insert(&mut self, hash: u64, number: u32) {
         let mut at = hash as usize & self.mask();
         while self.slots[at] != 0 {
@@ -39,7 +39,7 @@ impl Index {
         self.slots[at] = number + 1;
     }
 
-    /// Takes a number out. What stands behind it moves up, so that no search ends too early.
+    /// Removes a number. Later entries move up, so that no search ends too early.
     pub(crate) fn remove(&mut self, hash: u64, number: u32, hash_of: impl Fn(u32) -> u64) {
         let mask = self.mask();
         let mut hole = hash as usize & mask;
@@ -58,7 +58,7 @@ impl Index {
                     return;
                 }
                 let home = hash_of(self.slots[at] - 1) as usize & mask;
-                // It may move up unless its home lies between the hole and itself.
+                // An entry may move into the hole unless its home slot lies between the hole and the entry.
                 if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
                     break;
                 }

@@ -1,8 +1,7 @@
 //! The translation: connection tracking, source and destination NAT, ICMP errors, fragments.
 //!
-//! A function of bytes and time: no sockets, no clocks, no threads of its own. [`Nat::translate_by`] takes
-//! a packet from one side of the router and makes it one of the other, in place; `docs/nat.md` tells the
-//! theory. All workers share one [`Nat`].
+//! A function of bytes and time: no sockets, no clocks, no threads of its own. [`Nat::translate_by`] translates a packet
+//! from one side of the router to the other, in place; `docs/nat.md` has the theory. All workers share one [`Nat`].
 #![forbid(unsafe_code)]
 
 mod addresses;
@@ -44,39 +43,38 @@ pub use view::endpoints;
 /// Why a packet was not translated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// Its transport header is not whole.
+    /// Its transport header is incomplete.
     Malformed,
     /// Its transport or ICMP checksum is wrong, and it would have opened a connection or is an ICMP
     /// error.
     BadChecksum,
-    /// TCP that opens no connection and belongs to none.
+    /// TCP that belongs to no connection and does not open one.
     NotOpening,
-    /// TCP outside of its connection's window, or with flags that make no sense.
+    /// TCP outside its connection's window, or with an impossible combination of flags.
     OutOfWindow,
-    /// From outside, and nobody asked for it.
+    /// From outside, and no connection or published port expects it.
     NoMapping,
-    /// An ICMP message that is not passed on: redirects, deprecated kinds, answers that nobody waits
-    /// for.
+    /// An ICMP message that is not passed on: redirects, deprecated types, unexpected replies.
     IcmpIgnored,
     /// An ICMP error about a packet of no connection.
     IcmpUnrelated,
-    /// As many connections as there may be.
+    /// The limit of connections, mappings or guests is reached.
     TableFull,
-    /// As many connections, or outside ports, as the port that it came from may have; or as many
-    /// strangers as one published endpoint may.
+    /// The limit of connections or outside ports of its bridge port is reached, or the limit of connections from outside
+    /// to one published endpoint.
     PortShare,
-    /// As many outside ports as its guest may have.
+    /// The limit of outside ports of its guest is reached.
     GuestShare,
     /// No outside port is free.
     PortsExhausted,
     /// There is no outside address.
     NoAddress,
-    /// Its protocol has no ports, and somebody else talks to the same peer with it.
+    /// Its protocol has no ports, and another guest uses it with the same peer.
     Clash,
-    /// Its protocol has no ports to tell its packets from the host's own, whose address it would share.
+    /// Its protocol has no ports, so its packets cannot be told from the host's own on a shared address.
     NotShared,
-    /// A fragment whose datagram's first fragment has not come; it may be kept with [`Nat::hold`].
+    /// A fragment that arrived before the first one of its datagram; it may be kept with [`Nat::hold`].
     FragmentEarly,
-    /// A fragment that overlaps others or is of no legal size, or too many datagrams in pieces.
+    /// A fragment that overlaps others, has an illegal size, or exceeds a limit.
     FragmentRefused,
 }

@@ -1,7 +1,7 @@
 //! The mappings: an inside endpoint and the outside endpoint that stands for it.
 //!
-//! With endpoint-independent mapping all flows of an inside endpoint share one (RFC 4787 REQ-1). A
-//! mapping lives as long as a connection uses it; a published port's for as long as it is published.
+//! With endpoint-independent mapping all flows of an inside endpoint share one mapping (RFC 4787 REQ-1). A mapping lives
+//! as long as a connection uses it; that of a published port lives as long as it is published.
 
 use siphasher::sip::SipHasher13;
 
@@ -17,15 +17,15 @@ pub(crate) struct MappingEntry {
     pub(crate) external: u8,
     /// The outside port.
     pub(crate) port: u16,
-    /// The port of the bridge whose packet made it; of no meaning for a published one.
+    /// The bridge port whose packet created it; without meaning for a published port.
     pub(crate) owner: u16,
-    /// How many connections use it.
+    /// Number of connections that use it.
     pub(crate) connections: u32,
-    /// Published, so it stays without connections and lets everybody in.
+    /// It belongs to a published port: it stays without connections and accepts any sender.
     pub(crate) is_published: bool,
-    /// Found by its inside endpoint: the first of several that an endpoint has.
+    /// It is found by its inside endpoint, as the first of the endpoint's mappings.
     pub(crate) is_indexed: bool,
-    /// It ends, and takes no more connections.
+    /// It is ending, and takes no further connections.
     pub(crate) is_closing: bool,
 }
 
@@ -49,7 +49,7 @@ impl Mappings {
         Mappings { entries: Vec::with_capacity(most), free: Vec::with_capacity(most), index: Index::new(most), most, hasher }
     }
 
-    /// That of an inside endpoint.
+    /// The mapping of an inside endpoint.
     pub(crate) fn find(&self, protocol: Protocol, inside: Endpoint) -> Option<u32> {
         self.index.find(hash(&self.hasher, protocol, inside), |number| {
             let entry = &self.entries[number as usize];
@@ -69,8 +69,8 @@ impl Mappings {
         self.entries.len() - self.free.len() < self.most
     }
 
-    /// Adds a mapping; `is_indexed` says whether its inside endpoint is to lead to it. The caller has
-    /// asked whether there is room.
+    /// Adds a mapping; `is_indexed` says whether it is found by its inside endpoint. The caller has checked that there is
+    /// room.
     pub(crate) fn add(&mut self, mut entry: MappingEntry) -> u32 {
         entry.is_indexed &= self.find(entry.protocol, entry.inside).is_none();
         let number = match self.free.pop() {
@@ -89,7 +89,7 @@ impl Mappings {
         number
     }
 
-    /// Lets a mapping take no more connections.
+    /// Marks a mapping as ending: it takes no further connections.
     pub(crate) fn close(&mut self, number: u32) {
         self.unindex(number);
         self.entries[number as usize].is_closing = true;
@@ -114,7 +114,7 @@ impl Mappings {
         }
     }
 
-    /// Visits those from `from` on, at most `most` of them; and where to go on, if that was not the end.
+    /// Visits up to `most` mappings from number `from` on. Returns where to continue; `None` at the end.
     pub(crate) fn scan(&self, from: u32, most: usize, mut visit: impl FnMut(&MappingEntry)) -> Option<u32> {
         let end = self.entries.len().min(from as usize + most);
         let entries = &self.entries[(from as usize).min(end)..end];
@@ -122,7 +122,7 @@ impl Mappings {
         (end < self.entries.len()).then_some(end as u32)
     }
 
-    /// How many there are.
+    /// Number of mappings.
     pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
     }

@@ -59,7 +59,7 @@ pub struct Nat {
 pub struct Translated {
     /// Its new destination.
     pub dst: Ipv4Addr,
-    /// On which grounds.
+    /// The reason.
     pub basis: Basis,
     /// Set for the first fragment of a datagram. Later ones may wait for it: see [`Nat::release`].
     pub first: Option<FirstFragment>,
@@ -81,7 +81,7 @@ impl FirstFragment {
     }
 }
 
-/// The endpoints that a packet gets, and on which grounds.
+/// The endpoints that a packet gets, and the reason for its translation.
 type Target = (Endpoint, Endpoint, Basis);
 
 /// What a packet means for the connection that it belongs to.

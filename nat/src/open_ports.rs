@@ -1,5 +1,5 @@
-//! Which outside ports let strangers in: a bit each, read without the lock, so that a scan from
-//! outside costs no more than a look.
+//! The outside ports that accept any sender: one bit each, read without the lock, so that a scan from outside costs one
+//! look per packet.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ const WORDS: usize = 65_536 / 64;
 pub(crate) struct OpenPorts(Box<[AtomicU64]>);
 
 impl OpenPorts {
-    /// All closed; `None` if the machine has not got the memory.
+    /// All ports closed. `None` if the machine lacks the memory.
     pub(crate) fn new() -> Option<OpenPorts> {
         <[AtomicU64]>::new_box_zeroed_with_elems(MAX_EXTERNALS * 2 * WORDS).ok().map(OpenPorts)
     }
@@ -29,13 +29,13 @@ impl OpenPorts {
         self.0.get((usize::from(external) * 2 + of_protocol) * WORDS + usize::from(port) / 64)
     }
 
-    /// Does this port let strangers in?
+    /// Whether this port accepts any sender.
     #[inline]
     pub(crate) fn get(&self, external: u8, protocol: Protocol, port: u16) -> bool {
         self.word(external, protocol, port).is_some_and(|word| word.load(Ordering::Relaxed) >> (port % 64) & 1 != 0)
     }
 
-    /// Only with the book's lock held.
+    /// Opens or closes a port. Only with the book's lock held.
     pub(crate) fn set(&self, external: u8, protocol: Protocol, port: u16, open: bool) {
         let Some(word) = self.word(external, protocol, port) else { return };
         let (bit, old) = (1 << (port % 64), word.load(Ordering::Relaxed));

@@ -9,7 +9,7 @@ use crate::table::{SlotId, Tuples};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     pub(crate) tuples: Tuples,
-    /// On which grounds it opens.
+    /// The reason why it opens.
     pub(crate) basis: Basis,
     /// The hashes of both tuples.
     pub(crate) hashes: [u64; 2],

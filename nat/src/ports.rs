@@ -1,31 +1,30 @@
-//! The outside ports of one address and one protocol: which may be used, which are taken, and which
-//! one a new mapping gets.
+//! The outside ports of one address and one protocol: which ones may be used, which ones are taken, and the choice for a
+//! new mapping.
 //!
-//! A new mapping gets its inside port if that is free (and has rested, where strangers are let in); else one of the same class and parity at
-//! random (RFC 4787 REQ-3a, REQ-4; RFC 6056), else of the same class, else any. A port that was given
-//! back rests for two minutes as long as others are free (RFC 6888 REQ-8), so that what still
-//! arrives for its last owner does not reach the next.
+//! A new mapping gets its inside port if that is free (and has rested, if any sender is accepted). Otherwise it gets a
+//! random port of the same class and parity (RFC 4787 REQ-3a, REQ-4; RFC 6056), or of the same class, or any port. A freed
+//! port rests for two minutes as long as others are free (RFC 6888 REQ-8), so that late packets for its last mapping do
+//! not reach the next.
 //!
-//! One bit a port, so a search looks at 64 ports at once and at no more than all of them three times.
+//! Each port is one bit, so a search looks at 64 ports at once, and at all ports at most three times.
 
 use std::ops::RangeInclusive;
 
-/// How long a port rests, in seconds (RFC 6888 REQ-8).
+/// Time that a freed port rests, in seconds (RFC 6888 REQ-8).
 const REST_SECS: u32 = 120;
 
-/// So many resting ports are passed over before one of them is taken.
+/// Maximum number of resting ports that a search passes over before it takes one.
 const MOST_PASSED: usize = 64;
 
 const WORDS: usize = 65_536 / 64;
 const EVEN: u64 = 0x5555_5555_5555_5555;
 
-/// The ports of one address and protocol. All of the memory is there from the start, but touched only
-/// when used.
+/// The ports of one address and protocol. All memory is reserved at the start, but touched only when it is used.
 #[derive(Debug)]
 pub(crate) struct Ports {
     usable: Vec<u64>,
     taken: Vec<u64>,
-    /// When a port was given back last, in seconds from the start and one more; 0 if never.
+    /// Second in which a port was last freed, plus one; 0 if never.
     freed: Vec<u32>,
     /// The mapping of each taken port.
     mapping: Vec<u32>,
@@ -34,7 +33,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// No port may be used yet. ICMP's identifiers have no classes.
+    /// No port may be used yet. `has_classes` is false for ICMP identifiers.
     pub(crate) fn new(has_classes: bool) -> Ports {
         Ports {
             usable: vec![0; WORDS],
@@ -46,7 +45,7 @@ impl Ports {
         }
     }
 
-    /// These ports may be used from now on.
+    /// Allows these ports for new mappings.
     pub(crate) fn allow(&mut self, ports: impl IntoIterator<Item = u16>) {
         for port in ports {
             let (word, bit) = place(port);
@@ -55,30 +54,30 @@ impl Ports {
         }
     }
 
-    /// This port may not be used any more. A mapping that has it keeps it to its end.
+    /// Excludes a port from new mappings. A mapping that has it keeps it.
     pub(crate) fn forbid(&mut self, port: u16) {
         let (word, bit) = place(port);
         self.free -= u32::from(self.usable[word] & bit != 0 && self.taken[word] & bit == 0);
         self.usable[word] &= !bit;
     }
 
-    /// How many ports could be taken now.
+    /// Number of ports that are allowed and free.
     pub(crate) fn free(&self) -> u32 {
         self.free
     }
 
-    /// How many ports mappings have now, those among them that may not be used for new ones.
+    /// Number of ports that mappings have, including those that new mappings may not use.
     pub(crate) fn taken(&self) -> u32 {
         self.taken.iter().map(|word| word.count_ones()).sum()
     }
 
-    /// May this port be used?
+    /// Whether new mappings may use this port.
     pub(crate) fn is_usable(&self, port: u16) -> bool {
         let (word, bit) = place(port);
         self.usable[word] & bit != 0
     }
 
-    /// Could this port be taken now?
+    /// Whether this port is allowed and free.
     pub(crate) fn is_free(&self, port: u16) -> bool {
         let (word, bit) = place(port);
         self.usable[word] & !self.taken[word] & bit != 0
@@ -90,7 +89,7 @@ impl Ports {
         (self.taken[word] & bit != 0).then(|| self.mapping[usize::from(port)])
     }
 
-    /// Gives a port to a mapping, whether it may be used for new ones or not.
+    /// Gives a port to a mapping, even if new mappings may not use it.
     pub(crate) fn take(&mut self, port: u16, mapping: u32) {
         let (word, bit) = place(port);
         self.free -= u32::from(self.usable[word] & !self.taken[word] & bit != 0);
@@ -98,7 +97,7 @@ impl Ports {
         self.mapping[usize::from(port)] = mapping;
     }
 
-    /// A mapping gives its port back.
+    /// Frees the port of a mapping.
     pub(crate) fn give_back(&mut self, port: u16, secs: u32) {
         let (word, bit) = place(port);
         self.free += u32::from(self.usable[word] & self.taken[word] & bit != 0);
@@ -106,9 +105,9 @@ impl Ports {
         self.freed[usize::from(port)] = secs.saturating_add(1);
     }
 
-    /// The port that a new mapping of this inside port gets; `None` if none is left. Where the filter
-    /// lets in only whom a guest sent to, `keeps` says that its own port need not have rested (RFC 6888
-    /// REQ-8 exception C).
+    /// The port for a new mapping of this inside port; `None` if no port is free. With `keeps`, the inside port itself
+    /// need not have rested, which is safe if only hosts that the guest has sent to may reply (RFC 6888 REQ-8 exception
+    /// C).
     pub(crate) fn choose(&self, inside: u16, keeps: bool, secs: u32, random: u64) -> Option<u16> {
         if self.free == 0 {
             return None;
@@ -128,7 +127,7 @@ impl Ports {
         freed == 0 || secs.saturating_sub(freed) >= REST_SECS
     }
 
-    /// A free port of a range and parity, from a random place on; a rested one if there is one near.
+    /// A free port of a range and parity, searched from a random place on; a rested one if one is near.
     fn search(&self, range: &RangeInclusive<u16>, parity: u64, secs: u32, random: u64) -> Option<u16> {
         let (first, last) = (usize::from(*range.start()) / 64, usize::from(*range.end()) / 64);
         let words = last - first + 1;

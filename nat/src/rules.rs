@@ -1,7 +1,7 @@
-//! What an operator or the uplink changes while packets flow: outside addresses, published ports,
-//! ports granted on a shared address, connections ended by hand.
+//! Changes while packets flow: outside addresses, published ports, ports granted on a shared address, connections ended
+//! by the operator.
 //!
-//! A change ends the connections that it concerns, so that none lives on by a rule that is gone.
+//! A change ends the connections that it concerns, so that none outlives its rule.
 
 use std::net::Ipv4Addr;
 
@@ -17,25 +17,25 @@ use crate::show::Connection;
 use crate::table::Id;
 use crate::tuple::{Protocol, Side, Tuple};
 
-/// How often, in all, connections are looked at again that a worker was at.
+/// Maximum number of repeated attempts, over all connections of a walk, to end a connection that a worker is using.
 const PATIENCE: usize = 10_000;
 
 impl Nat {
-    /// Is this an outside address?
+    /// Whether this is an outside address.
     #[inline]
     #[must_use]
     pub fn is_external(&self, address: Ipv4Addr) -> bool {
         self.addresses.find(address).is_some()
     }
 
-    /// Is this the outside address of one guest alone?
+    /// Whether this outside address belongs to one guest alone.
     #[must_use]
     pub fn is_one_to_one(&self, address: Ipv4Addr) -> bool {
         self.addresses.find(address).is_some_and(|(_, one_to_one)| one_to_one)
     }
 
-    /// Sets the outside addresses, at most [`MAX_EXTERNALS`]. Those that stay keep their connections;
-    /// those of one that goes, or whose kind changes, end, with the ports published there.
+    /// Sets the outside addresses, at most [`MAX_EXTERNALS`]. Addresses that stay keep their connections. Connections and
+    /// published ports of an address that is removed, or whose kind changes, end.
     pub fn set_externals(&self, externals: &[External], now: Timestamp) -> Result<(), Refused> {
         let now_there: Vec<External> =
             self.book().addresses().map(|at| External { address: at.address, kind: at.kind }).collect();
@@ -43,7 +43,7 @@ impl Nat {
             self.remove_external(gone.address, now);
         }
         for (at, new) in externals.iter().enumerate() {
-            // One address is one record, however often it is named.
+            // An address that is named several times is one record.
             if now_there.contains(new) || externals[..at].iter().any(|other| other.address == new.address) {
                 continue;
             }
@@ -55,7 +55,7 @@ impl Nat {
 
     fn remove_external(&self, address: Ipv4Addr, now: Timestamp) {
         let Some(number) = self.book().number_of(address) else { return };
-        // First no more newcomers, then those that are there.
+        // First no new connections are accepted, then the existing ones end.
         self.addresses.set(number, None);
         self.book().retire(number);
         let is_of = |tuple: &Tuple| tuple.side == Side::Outside && tuple.dst.address == address;
@@ -73,8 +73,8 @@ impl Nat {
         book.remove_address(number);
     }
 
-    /// Publishes a port. Connections of guests that had it by chance end. An error if another rule has
-    /// it, or the address is not there.
+    /// Publishes a port. Connections of guests that happen to use it end. An error if another rule has the port, or the
+    /// address does not exist.
     pub fn publish(&self, rule: &Published, now: Timestamp) -> Result<(), Refused> {
         let index = protocol_index(rule.protocol);
         let (number, held, was_usable) = {
@@ -87,7 +87,7 @@ impl Nat {
             if let Some(mapping) = held {
                 book.close_mapping(mapping, &self.open_ports);
             }
-            // Nobody takes it meanwhile.
+            // No new mapping can take the port meanwhile.
             let ports = &mut book.address_mut(number).ok_or(Refused::NoAddress)?.ports[index];
             let was_usable = ports.is_usable(rule.port);
             ports.forbid(rule.port);
@@ -104,7 +104,7 @@ impl Nat {
         published
     }
 
-    /// Ends a rule and all connections by it. False if there is no such rule.
+    /// Removes a rule and ends all of its connections. False if there is no such rule.
     pub fn unpublish(&self, address: Ipv4Addr, protocol: Protocol, port: u16, now: Timestamp) -> bool {
         let mapping = {
             let mut book = self.book();
@@ -124,8 +124,8 @@ impl Nat {
         true
     }
 
-    /// Leads a published port to another guest, and ends all connections by it. False if there is no such rule. Unlike
-    /// [`Nat::publish`] behind [`Nat::unpublish`] it finds room in any case.
+    /// Changes the guest of a published port, and ends all connections of the rule. False if there is no such rule. Unlike
+    /// [`Nat::unpublish`] followed by [`Nat::publish`], it never fails for lack of room.
     pub fn redirect(&self, rule: &Published, now: Timestamp) -> bool {
         let (number, mapping) = {
             let mut book = self.book();
@@ -141,8 +141,7 @@ impl Nat {
         book.publish(number, rule.protocol, rule.port, rule.guest, &self.open_ports).is_ok()
     }
 
-    /// Lets new mappings use these ports of a shared address, which the caller has reserved with the
-    /// host.
+    /// Allows new mappings to use these ports of a shared address, which the caller has reserved on the host.
     pub fn grant(&self, address: Ipv4Addr, protocol: Protocol, ports: &[u16]) {
         let mut book = self.book();
         let range = self.config.ports.clone();
@@ -153,7 +152,7 @@ impl Nat {
         }
     }
 
-    /// Takes the right to use a port back, if no mapping has it; else false, and it may still be used.
+    /// Revokes the grant of a port. Returns false, and the grant stays, if a mapping has the port.
     pub fn revoke(&self, address: Ipv4Addr, protocol: Protocol, port: u16) -> bool {
         let mut book = self.book();
         let Some(number) = book.number_of(address) else { return true };
@@ -166,7 +165,7 @@ impl Nat {
         true
     }
 
-    /// How many ports of an address could be given out now.
+    /// Number of ports of an address that are allowed and free.
     #[must_use]
     pub fn free_ports(&self, address: Ipv4Addr, protocol: Protocol) -> u32 {
         let book = self.book();
@@ -174,7 +173,7 @@ impl Nat {
         number.and_then(|number| book.address(number)).map_or(0, |address| address.ports[protocol_index(protocol)].free())
     }
 
-    /// What ports would be of use, by shared address and protocol. Clears what was noted.
+    /// The ports that are wanted, by shared address and protocol. Clears the notes.
     #[must_use]
     pub fn demand(&self) -> Vec<Demand> {
         let mut book = self.book();
@@ -193,12 +192,12 @@ impl Nat {
         demands
     }
 
-    /// Ends all connections for which `concerned` says yes. Returns how many.
+    /// Ends all connections that `concerned` accepts. Returns their number.
     pub fn flush(&self, now: Timestamp, concerned: impl Fn(&Connection) -> bool) -> usize {
         self.end_where(now, |_, id| concerned(&self.connection(id, now)))
     }
 
-    /// Connections end by these from now on, those that are there too.
+    /// Sets the timeouts, for existing connections too.
     pub fn set_timeouts(&self, timeouts: Timeouts, now: Timestamp) {
         self.timeouts.set(timeouts);
         self.book().set_timeouts(timeouts);
@@ -211,14 +210,14 @@ impl Nat {
         }
     }
 
-    /// How many ports the bridge has now, the uplink among them: who is alone has no share but all.
+    /// Sets the number of ports of the bridge, including the uplink. A single port is not limited to a share.
     pub fn set_ports_of_bridge(&self, ports: usize) {
         self.book().set_ports_of_bridge(ports);
     }
 
-    /// A port of the bridge is taken away, and its number will be another's. Its connections live on, as their guest
-    /// may be behind another port now, but count against no port; its datagrams of which pieces are missing are forgotten. To be
-    /// called once no packet comes by it any more.
+    /// Removes a port of the bridge whose number will be reused. Its connections live on, because their guest may be
+    /// behind another port now, but count against no port; its incomplete datagrams are forgotten. To be called when no
+    /// more packets can come from the port.
     pub fn disown(&self, owner: u16) {
         self.fragments().disown(owner);
         let mut from = self.book().is_owner(owner).then_some(0);
@@ -244,7 +243,7 @@ impl Nat {
             (0..gone).for_each(|_| book.note_flushed());
             ended += gone;
             drop(book);
-            // A worker that is just at a connection is there for a moment only: look again.
+            // A worker uses a connection only for a moment: try again.
             if gone < ids.len() && patience > 0 {
                 patience -= 1;
                 std::thread::yield_now();

@@ -1,4 +1,4 @@
-//! The connections: one entry each, found by either of two tuples, without a lock.
+//! The connection table: one entry per connection, found by either of its two tuples without a lock.
 //!
 //! ```text
 //!  hash of a tuple -> two buckets of 8 slots          entries, 64 bytes each
@@ -9,23 +9,21 @@
 //!                                                     +-----------------------------+
 //! ```
 //!
-//! *Looking up* takes no lock. A slot's tag (32 bits of the hash) says whether the entry is worth a
-//! look, the entry's tuple whether it is the one. An entry's version changes whenever it is given to
-//! another connection; who read it before and after has seen one connection.
+//! *Look-ups* take no lock. A slot's tag (32 bits of the hash) selects candidates, and the entry's tuple decides. An
+//! entry's version changes whenever the entry is reused; a reader that finds it unchanged has read one connection.
 //!
-//! *Changing a TCP tracker* takes a bit of the entry's version for some 20 instructions. Two workers
-//! meet there only when both directions of one connection arrive at once. A worker that finds the bit
-//! taken for long lets its holder run, which was put to sleep: a segment that passed unseen would make
-//! the answers to it look wrong.
+//! *Changing a TCP tracker* holds a bit of the entry's version for some 20 instructions. Two workers
+//! contend for it only when both directions of a connection arrive at once. A worker that finds the bit
+//! held for long yields, so that its preempted holder can run: if a segment passed unseen, the replies
+//! to it would look invalid.
 //!
-//! *Putting in and taking out* is for whoever holds the lock of the [`Book`](crate::book::Book).
+//! *Insertion and removal* need the lock of the [`Book`](crate::book::Book).
 //!
 //! *Collisions.* The hash is SipHash-1-3 with a secret key, so nobody outside can aim at a bucket.
-//! Two full buckets refuse the newcomer; with the slots at most two thirds taken that does not
-//! happen by chance.
+//! If both buckets are full, the new connection is refused; with at most two thirds of the slots in use that
+//! does not happen by chance.
 //!
-//! *Memory.* All of it is there from the start but touched only when used: 64 bytes an entry and
-//! 3 slots of 8 bytes.
+//! *Memory* is reserved at the start but touched only when it is used: 64 bytes per entry and 3 slots of 8 bytes.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -38,7 +36,7 @@ use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 
 const WAYS: usize = 8;
 
-/// A bucket with fewer free slots leaves newcomers to the other one.
+/// If the first bucket has fewer free slots than this, a new tuple may go to the other bucket.
 const FILLING_UP: usize = 4;
 
 /// Bits of an entry's version.
@@ -46,22 +44,22 @@ const TRACKING: u32 = 1;
 const REPLACING: u32 = 2;
 const GENERATION: u32 = 4;
 
-/// How often a taken bit is looked at again before others are let run: some microseconds.
+/// Number of attempts to take a held bit before the worker yields: some microseconds.
 const PATIENCE: usize = 64;
 
-/// How often others are let run before it is given up: longer than anybody sleeps in the middle.
+/// Number of yields before a worker gives up: longer than a preempted holder stays off the processor.
 const YIELDS: usize = 10_000;
 
 /// A connection's number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Id(pub(crate) u32);
 
-/// Which of a connection's tuples.
+/// Direction of a packet in its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Direction {
-    /// That of the packet that opened it.
+    /// The direction of the packet that opened it.
     Original,
-    /// That of its replies.
+    /// The direction of its replies.
     Reply,
 }
 
@@ -81,7 +79,7 @@ impl Tuples {
         }
     }
 
-    /// That of the packets which answer those of `direction`.
+    /// The tuple of the packets in the opposite direction.
     #[inline]
     pub(crate) fn opposite(&self, direction: Direction) -> &Tuple {
         match direction {
@@ -100,7 +98,7 @@ pub(crate) struct Found {
     version: u32,
 }
 
-/// A slot's place.
+/// Position of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SlotId {
     bucket: usize,
@@ -115,9 +113,9 @@ type Entry = [AtomicU32; ENTRY_WORDS];
 
 const ENTRY_WORDS: usize = 16;
 
-/// Where things stand in an entry.
+/// Offsets in an entry, in words.
 mod word {
-    /// Generation, and the two bits of whoever is at it.
+    /// Generation, and the bits `replacing` and `tracking`.
     pub(super) const VERSION: usize = 0;
     /// The last second in which a packet refreshed it.
     pub(super) const USED: usize = 1;
@@ -125,7 +123,7 @@ mod word {
     pub(super) const KIND: usize = 2;
     /// Source address, destination address, both ports.
     pub(super) const ORIGINAL: usize = 3;
-    /// The same of the reply tuple.
+    /// Source address, destination address and both ports of the reply tuple.
     pub(super) const REPLY: usize = 6;
     /// The TCP tracker's seven words.
     pub(super) const TRACKER: usize = 9;
@@ -171,7 +169,7 @@ fn tracker_of(entry: &Entry) -> Tracker {
     Tracker::from_words(std::array::from_fn(|at| entry[word::TRACKER + at].load(Ordering::Relaxed)))
 }
 
-/// Writes the words that are others now.
+/// Writes the words that have changed.
 #[inline]
 fn set_tracker(entry: &Entry, tracker: &Tracker) {
     for (word, value) in entry[word::TRACKER..].iter().zip(tracker.to_words()) {
@@ -181,8 +179,8 @@ fn set_tracker(entry: &Entry, tracker: &Tracker) {
     }
 }
 
-/// Cache lines of words that are zero until they are used: the allocator hands out such memory
-/// untouched only where it need not be aligned, so the lines begin where the first whole one does.
+/// Cache lines of words that are zero until they are used. The allocator returns untouched zero memory only without an
+/// alignment, so the lines begin at the first aligned position.
 struct Lines<T> {
     words: Box<[T]>,
     base: usize,
@@ -210,7 +208,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Room for so many connections; `None` if the machine has not got the memory.
+    /// A table with room for `connections`. `None` if the machine lacks the memory.
     pub(crate) fn new(connections: usize, seed: [u64; 2]) -> Option<Table> {
         let buckets = (connections * 3).div_ceil(WAYS).max(2);
         Some(Table {
@@ -291,7 +289,7 @@ impl Table {
         None
     }
 
-    /// Is what was found before still that connection?
+    /// Whether an earlier result is still the same connection.
     #[inline]
     pub(crate) fn is_current(&self, found: &Found) -> bool {
         self.entry(found.id)[word::VERSION].load(Ordering::Acquire) & !TRACKING == found.version
@@ -312,14 +310,14 @@ impl Table {
         }
     }
 
-    /// A connection's TCP tracker now, to look at.
+    /// A copy of a connection's TCP tracker.
     #[inline]
     pub(crate) fn tracker(&self, id: Id) -> Tracker {
         tracker_of(self.entry(id))
     }
 
     /// Lets `work` change the TCP tracker of a connection. `None` if the entry is no longer that
-    /// connection's, or its tracker could not be had.
+    /// connection's, or if other workers kept holding the tracker.
     #[inline]
     pub(crate) fn track<T>(&self, found: &Found, work: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
         let entry = self.entry(found.id);
@@ -339,8 +337,8 @@ impl Table {
         Some([original, self.free_slot(hashes[1], Some(original))?])
     }
 
-    /// Puts a connection in under a free number and into the slots that [`Table::free_slots`] found for its hashes. Only
-    /// with the book's lock held since then. False if the entry could not be had; nothing has changed then.
+    /// Inserts a connection under a free number and into the slots that [`Table::free_slots`] found for its hashes. Only
+    /// with the book's lock held since then. False, and nothing changes, if a worker kept holding the entry.
     pub(crate) fn put_in(
         &self,
         id: Id,
@@ -366,8 +364,8 @@ impl Table {
         true
     }
 
-    /// Takes a connection out. Only with the book's lock held. False if a worker is just at its
-    /// tracker; nothing has changed then.
+    /// Removes a connection. Only with the book's lock held. False, and nothing changes, if a worker is changing its
+    /// tracker.
     pub(crate) fn take_out(&self, id: Id) -> bool {
         let entry = self.entry(id);
         let Some(version) = self.seize(entry) else { return false };
@@ -389,7 +387,7 @@ impl Table {
         tuples_of(self.entry(id))
     }
 
-    /// Takes an entry for a change of hands, and says what its version was.
+    /// Holds an entry so that it can be replaced. Returns its former version.
     fn seize(&self, entry: &Entry) -> Option<u32> {
         for _ in 0..PATIENCE {
             let version = entry[word::VERSION].load(Ordering::Relaxed) & !TRACKING;
@@ -404,8 +402,8 @@ impl Table {
         None
     }
 
-    /// A free slot other than `taken`: in the first of a hash's two buckets, where it is found soonest; in the emptier
-    /// one if the first is filling up, so that none overflows.
+    /// A free slot other than `taken`: in the first of a hash's two buckets, which look-ups read first, or in the emptier
+    /// one if the first is filling up, so that neither overflows.
     fn free_slot(&self, hash: u64, taken: Option<SlotId>) -> Option<SlotId> {
         let ([first, second], _) = self.places(hash);
         let is_free = |slot: &SlotId| self.bucket(slot.bucket)[slot.way].load(Ordering::Relaxed) == 0 && Some(*slot) != taken;
@@ -416,7 +414,7 @@ impl Table {
     }
 }
 
-/// Which slots of a bucket have this tag: a bit each, and no branch, since nobody could foretell it.
+/// The slots of a bucket with this tag, as a bit mask. It is computed without branches, which would be unpredictable.
 #[inline]
 fn matches(bucket: &Bucket, tag: u32) -> u32 {
     let mut matches = 0;
@@ -426,7 +424,7 @@ fn matches(bucket: &Bucket, tag: u32) -> u32 {
     matches
 }
 
-/// Takes the tracking bit of an entry of this version. False if the version is another.
+/// Sets the tracking bit of an entry. False if the entry's version has changed.
 #[inline]
 fn take(word: &AtomicU32, version: u32) -> bool {
     for attempt in 0..PATIENCE + YIELDS {
@@ -444,7 +442,7 @@ fn slot_value(tag: u32, id: Id, direction: Direction) -> u64 {
     u64::from(tag) << 32 | u64::from((id.0 + 1) << 1 | direction as u32)
 }
 
-/// Only of a slot that is not empty.
+/// The connection and direction in a slot, which must not be empty.
 #[inline]
 fn slot_parts(slot: u64) -> (Id, Direction) {
     let low = slot as u32;

@@ -1,5 +1,4 @@
-//! When connections end: a wheel of one-second slots, each a list of the connections to look at in
-//! that second.
+//! The timer wheel of connections: one-second slots, each a list of the connections to check in that second.
 //!
 //! ```text
 //!  slot      0    1    2   ...  cursor ...  63
@@ -8,12 +7,12 @@
 //!                      9         1 -- 4        numbers, linked both ways
 //! ```
 //!
-//! A packet does not move its connection; it notes the second (see [`Table`](crate::table::Table)).
-//! A connection whose slot comes is looked at: if its time is over it ends, else it is put where its
-//! time will be, or as far ahead as the wheel goes. So each is looked at once in 63 seconds, and a
-//! time that became shorter meanwhile is noticed within as many.
+//! A packet does not move its connection; it records the second (see [`Table`](crate::table::Table)). When a connection's
+//! slot is due, the connection is checked: if it has timed out it ends; otherwise it moves to the slot of its timeout, or
+//! as far ahead as the wheel reaches. So each connection is checked at least every 63 seconds, and a timeout that became
+//! shorter is noticed within that time.
 
-/// Slots, and so the furthest look ahead in seconds.
+/// Number of slots, and so the reach of the wheel in seconds.
 const SLOTS: usize = 64;
 
 const NONE: u32 = u32::MAX;
@@ -23,7 +22,7 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Wheel {
     heads: [u32; SLOTS],
     links: Vec<Link>,
-    /// The second whose list is being worked off.
+    /// The second whose list is being processed.
     cursor: u32,
 }
 
@@ -35,13 +34,13 @@ struct Link {
 }
 
 impl Wheel {
-    /// Room for numbers below `most`, touched when first used.
+    /// A wheel for numbers below `most`. Its memory is touched when first used.
     pub(crate) fn new(most: usize) -> Wheel {
         Wheel { heads: [NONE; SLOTS], links: Vec::with_capacity(most), cursor: 0 }
     }
 
-    /// Puts a number where it is due, or as far ahead as goes. It must not be in already, and be at
-    /// most one more than any before.
+    /// Inserts a number at the second in which it is due, or as far ahead as the wheel reaches. It must not be in the wheel,
+    /// and must be at most one more than the highest number so far.
     pub(crate) fn insert(&mut self, number: u32, due: u32) {
         let due = due.clamp(self.cursor.saturating_add(1), self.cursor.saturating_add(SLOTS as u32 - 1));
         let slot = due as usize % SLOTS;
@@ -56,7 +55,7 @@ impl Wheel {
         }
     }
 
-    /// Takes a number out that is in.
+    /// Removes a number, which must be in the wheel.
     pub(crate) fn remove(&mut self, number: u32) {
         let Link { next, previous, slot } = self.links[number as usize];
         match self.links.get_mut(previous as usize) {
@@ -68,9 +67,9 @@ impl Wheel {
         }
     }
 
-    /// The next number to be looked at by now, taken out; `None` if there is none. Time only moves on.
+    /// Removes and returns the next number that is due; `None` if there is none. `now` never decreases.
     pub(crate) fn next(&mut self, now: u32) -> Option<u32> {
-        // A wheel that stood still for longer than a turn has each slot looked at once.
+        // After a pause longer than one turn, each slot is processed once.
         self.cursor = self.cursor.max(now.saturating_sub(SLOTS as u32));
         loop {
             let head = self.heads[self.cursor as usize % SLOTS];

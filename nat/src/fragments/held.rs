@@ -4,10 +4,10 @@ use packet::Timestamp;
 
 use super::{FragmentError, Key};
 
-/// Frames held at a time.
+/// Maximum number of held frames.
 pub const HELD: usize = 64;
 
-/// Frames held at a time of one owner.
+/// Maximum number of held frames of one owner.
 pub const HELD_AN_OWNER: usize = 16;
 
 /// The longest frame that can be held, in bytes, with its link header.
@@ -20,7 +20,7 @@ struct Slip {
     owner: u16,
     len: usize,
     deadline: Timestamp,
-    /// Grows with each frame.
+    /// Sequence number of the frame.
     order: u64,
 }
 
@@ -28,7 +28,7 @@ struct Slip {
 #[derive(Clone, Copy, Debug)]
 pub struct HeldPlace(usize);
 
-/// The pool. All is found by looking at each place, of which there are few.
+/// The pool. Frames are found by looking at all places, because there are few.
 #[derive(Debug)]
 pub(super) struct Held {
     bytes: Box<[u8]>,
@@ -46,7 +46,7 @@ impl Held {
         self.len
     }
 
-    /// The place that a frame of this length can have, once frames that are too old are gone.
+    /// A place for a frame of this length, after frames that are too old have been removed.
     pub(super) fn decide(&self, len: usize, owner: u16, now: Timestamp) -> Result<HeldPlace, FragmentError> {
         if len > HELD_LEN {
             return Err(FragmentError::FrameTooLong);

@@ -1,24 +1,24 @@
-//! Which parts of a datagram were there: a bit for each eight bytes.
+//! Which parts of a datagram have arrived: one bit for each eight bytes.
 
 use std::ops::Range;
 
 /// Bytes in a unit of fragmentation (RFC 791).
 pub(super) const LEN: usize = 8;
 
-/// Words of bits for the longest datagram.
+/// Number of 64-bit words for the longest datagram.
 pub(super) const WORDS: usize = (1 << 16) / LEN / 64;
 
-/// What is known about the units of a datagram besides their bits. Counts and places, in units.
+/// Summary of the units of a datagram; counts and positions are in units.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Units {
     seen: usize,
-    /// After the last one seen.
+    /// End of the last unit seen.
     end: usize,
-    /// The last piece was there, so that the end is the datagram's.
+    /// The last fragment has arrived, so `end` is the datagram's.
     is_end_known: bool,
 }
 
-/// A piece beside those that were seen.
+/// Comparison of a fragment with those seen before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Compared {
     /// No part of it was seen.
@@ -30,7 +30,7 @@ pub(super) enum Compared {
 }
 
 impl Units {
-    /// Compares a piece with those noted in `bits`.
+    /// Compares a fragment with those noted in `bits`.
     pub(super) fn compare(&self, bits: &[u64], piece: &Range<usize>, more: bool) -> Compared {
         let seen: usize = masks(piece).map(|(word, mask)| (bits[word] & mask).count_ones() as usize).sum();
         if seen == piece.len() {
@@ -41,7 +41,7 @@ impl Units {
         if seen > 0 || is_beyond || is_second_end { Compared::Overlap } else { Compared::New }
     }
 
-    /// Notes a piece that is new.
+    /// Notes a new fragment.
     pub(super) fn add(&mut self, bits: &mut [u64], piece: &Range<usize>, more: bool) {
         masks(piece).for_each(|(word, mask)| bits[word] |= mask);
         self.seen += piece.len();
@@ -49,13 +49,13 @@ impl Units {
         self.is_end_known |= !more;
     }
 
-    /// All of the datagram was there.
+    /// Whether all of the datagram has arrived.
     pub(super) fn is_complete(self) -> bool {
         self.is_end_known && self.seen == self.end
     }
 }
 
-/// The words that a piece has bits in, with these bits.
+/// The index of each word that a fragment has bits in, with a mask of these bits.
 fn masks(piece: &Range<usize>) -> impl Iterator<Item = (usize, u64)> + use<> {
     let Range { start, end } = *piece;
     (start / 64..end.div_ceil(64)).map(move |word| {
