@@ -9,7 +9,7 @@ use packet::MacAddr;
 use crate::datagrams::{ACK, Datagram, ECHO_REQUEST, SYN, TCP, UDP, checksum};
 use crate::frames::{DOT1AD, DOT1Q, tagged};
 use crate::nat_tcp::Pair;
-use crate::packets::Random;
+use crate::random::Random;
 use crate::site::{FAR, GATEWAY, MACHINE, Mode, OWN, Plan, Site, guest_address};
 use crate::station::{ArpMessage, Station, flush};
 use crate::trial;

@@ -14,10 +14,11 @@ use packet::tcp::flag;
 use packet::vlan::TagAction;
 use packet::{Batch, Features, Headers, MacAddr, Offload, Segmentation, SegmentationKind, VNET_LEN, VnetHeader};
 use rustix::io::Errno;
+use testkit::frames::Spec;
 
-use crate::frames::station;
+use crate::frames::{DOT1Q, station};
 use crate::host::{Host, Ip};
-use crate::packets::{Packet, Random, TcpFields};
+use crate::random::Random;
 use crate::raw::RawSocket;
 use crate::{trial, wait};
 
@@ -96,17 +97,20 @@ const KINDS: [(Ip, bool, SegmentationKind); 4] = [
     (Ip::V6, false, SegmentationKind::UdpV6),
 ];
 
-fn random_packet(random: &mut Random, ip: Ip, tcp: bool, flags: u8, payload: usize) -> Packet {
-    let options = if random.chance(2) { [&[1, 1, 8, 10][..], &random.bytes(8)].concat() } else { Vec::new() };
-    Packet {
-        dst: station(2),
-        src: station(1),
-        vlan: random.chance(4).then_some(0x600a),
-        ip,
+fn random_packet(random: &mut Random, ip: Ip, tcp: bool, flags: u8, payload: usize) -> Spec {
+    Spec {
+        dst: station(2).0,
+        src: station(1).0,
+        tags: if random.chance(4) { vec![(DOT1Q, 0x600a)] } else { Vec::new() },
+        v6: ip == Ip::V6,
+        tcp,
         id: random.next() as u16,
-        ports: [random.next() as u16 | 1, random.next() as u16 | 1],
-        tcp: tcp.then(|| TcpFields { sequence: random.next() as u32, flags, options }),
+        ports: (random.next() as u16 | 1, random.next() as u16 | 1),
+        sequence: random.next() as u32,
+        flags,
+        options: if random.chance(2) { [&[1, 1, 8, 10][..], &random.bytes(8)].concat() } else { Vec::new() },
         payload: random.bytes(payload),
+        ..Spec::default()
     }
 }
 
@@ -137,13 +141,8 @@ fn segments_are_the_kernels() {
             for (size, payload) in
                 [(1, 2), (1, 100), (7, 896), (100, 101), (536, 60_000), (1000, 64_000), (1448, 14_480), (1448, 65_000)]
             {
-                let packet = random_packet(&mut random, ip, tcp, flags, payload);
-                let frame = packet.with_partial_checksum();
+                let (vnet, frame) = random_packet(&mut random, ip, tcp, flags, payload).super_frame(size as u16);
                 let ecn = tcp && flags & flag::CWR != 0;
-                let mut vnet = packet.vnet(size);
-                if ecn {
-                    vnet.gso_type |= packet::vnet::gso::ECN;
-                }
                 socket.send_with_vnet(vnet, &frame).expect("sent");
                 let ours = our_segments(&frame, Segmentation { kind, ecn, size: size as u16 });
                 let theirs = scratch.read(ours.len());
@@ -198,16 +197,18 @@ fn random_case(random: &mut Random) -> (VnetHeader, Vec<u8>) {
     let payload = if random.chance(2) { random.below(100) } else { random.below(60_000) };
     let flags = random.next() as u8;
     let mut packet = random_packet(random, ip, tcp, flags, payload);
-    packet.dst = if random.chance(2) { MacAddr::BROADCAST } else { station(3) };
+    packet.dst = if random.chance(2) { MacAddr::BROADCAST.0 } else { station(3).0 };
     let size = [0, 1, 536, 1448, 9000, 65_535][random.below(6)];
-    let mut vnet = packet.vnet(size);
-    let mut frame = packet.with_partial_checksum();
+    let (mut vnet, mut frame) = if size == 0 { packet.partial() } else { packet.super_frame(size) };
+    if random.chance(2) {
+        vnet.gso_type &= !packet::vnet::gso::ECN;
+    }
     if random.chance(3) {
         frame.truncate(14 + random.below(frame.len() - 13));
     }
     if random.chance(4) {
         // Somewhere in the headers, after the addresses.
-        let at = 12 + random.below(packet.headers_len() - 12);
+        let at = 12 + random.below(packet.payload_at() - 12);
         if let Some(byte) = frame.get_mut(at) {
             *byte = random.next() as u8;
         }
@@ -240,12 +241,14 @@ fn train(random: &mut Random, ip: Ip, tcp: bool, size: usize, count: usize) -> V
     let whole = random_packet(random, ip, tcp, flag::ACK, size * (count - 1) + last);
     let pieces = whole.payload.chunks(size).enumerate();
     let frames = pieces.map(|(n, payload)| {
-        let mut packet = Packet { payload: payload.to_vec(), id: whole.id.wrapping_add(n as u16), ..whole.clone() };
-        if let Some(fields) = &mut packet.tcp {
-            fields.sequence = fields.sequence.wrapping_add((n * size) as u32);
-            fields.flags |= if n + 1 == count { flag::PSH } else { 0 };
-        }
-        packet.complete()
+        let packet = Spec {
+            payload: payload.to_vec(),
+            id: whole.id.wrapping_add(n as u16),
+            sequence: whole.sequence.wrapping_add((n * size) as u32),
+            flags: whole.flags | if n + 1 == count { flag::PSH } else { 0 },
+            ..whole.clone()
+        };
+        packet.bytes()
     });
     frames.collect()
 }
@@ -307,17 +310,17 @@ fn delivers_what_we_coalesced() {
         let port = socket.local_addr().expect("its address").port();
         for (size, count) in [(1448_usize, 44), (1000, 64), (1, 64), (512, 2)] {
             let payload = random.bytes(size * (count - 1) + size.div_ceil(2));
-            let packets = payload.chunks(size).enumerate().map(|(n, payload)| Packet {
-                dst: mac,
-                src: station(1),
-                vlan: None,
-                ip,
+            let packets = payload.chunks(size).enumerate().map(|(n, payload)| Spec {
+                dst: mac.0,
+                src: station(1).0,
+                v6: ip == Ip::V6,
+                tcp: false,
                 id: n as u16 + 100,
-                ports: [4000, port],
-                tcp: None,
+                ports: (4000, port),
                 payload: payload.to_vec(),
+                ..Spec::default()
             });
-            let frames: Vec<Vec<u8>> = packets.map(|packet| packet.complete()).collect();
+            let frames: Vec<Vec<u8>> = packets.map(|packet| packet.bytes()).collect();
             let (vnet, super_frame) = coalesce(&frames);
             scratch.write(vnet, &super_frame).expect("the kernel takes it");
             for expected in payload.chunks(size) {

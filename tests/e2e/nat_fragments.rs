@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use libtest_mimic::Trial;
 
 use crate::datagrams::{Datagram, TCP, UDP};
-use crate::packets::Random;
+use crate::random::Random;
 use crate::site::{FAR, Mode, Plan, Site, guest_address, ping, recv_from, udp_on};
 use crate::station::{Station, flush};
 use crate::trial;

@@ -9,7 +9,7 @@ use crate::datagrams::{Datagram, ECHO_REQUEST, SYN};
 use crate::exchange::{Background, Echo};
 use crate::frames::{DOT1AD, DOT1Q, frame, station, tagged};
 use crate::host::{Host, Ip};
-use crate::packets::Random;
+use crate::random::Random;
 use crate::raw::RawSocket;
 use crate::switch::{Report, Switch};
 use crate::trial;
