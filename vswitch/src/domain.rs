@@ -1,8 +1,8 @@
-//! Broadcast domains: which bridge, and which VLAN of it.
+//! Broadcast domains: one VLAN of one bridge.
 //!
-//! Bridges share nothing. Each has ports and a MAC table of its own, and VLAN 10 of one is another network than VLAN 10
-//! of the next. A frame belongs to the domain that its ingress port puts it into, and leaves through ports of that
-//! domain's bridge alone; only the router takes packets from one domain to another.
+//! Bridges share nothing. Each has its own ports and MAC table, and VLAN 10 of one bridge is a different network than
+//! VLAN 10 of another. The ingress port determines a frame's domain, and the frame leaves through ports of that bridge
+//! only; only the router takes packets from one domain to another.
 //!
 //! ```text
 //!   port 0 --+- br0: VLAN 0 --- gateway 10.0.0.1 --+
@@ -11,14 +11,14 @@
 //!   port 3 --+       VLAN 10
 //! ```
 //!
-//! *Ports are numbered over all bridges*, and a number may become another bridge's. So what a MAC table or the router says
-//! of a port is believed only if the port is of that bridge still: the last look before a frame is queued.
+//! *Ports are numbered over all bridges*, and a number may move to another bridge. So before a frame is queued for a port
+//! that a MAC table or the router named, the port is checked to belong to the frame's bridge still.
 
 use std::fmt;
 
 use packet::vlan::VlanId;
 
-/// At most so many bridges.
+/// Maximum number of bridges.
 pub const MAX_BRIDGES: usize = 16;
 
 /// A bridge's number, less than [`MAX_BRIDGES`].
@@ -40,7 +40,7 @@ impl fmt::Display for BridgeId {
     }
 }
 
-/// One VLAN of one bridge: whom a broadcast reaches.
+/// One VLAN of one bridge: the set of ports that a broadcast reaches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Domain {
     /// The bridge.
@@ -50,7 +50,7 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// The number among all domains, those of a bridge side by side.
+    /// Index among all domains; those of a bridge are adjacent.
     #[inline]
     pub(crate) fn index(self) -> usize {
         self.bridge.index() * VlanId::COUNT + usize::from(self.vlan.get())

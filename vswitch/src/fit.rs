@@ -1,14 +1,15 @@
-//! Making packets fit where they go: smaller segments, fragments, or word to who sent them.
+//! Packets that are longer than their path allows: smaller segments, fragments, or an ICMP error to the sender.
 //!
-//! *Routed* packets are cut or reported as RFC 1812 has it; the router calls [`fit`] and reports in its own name.
+//! *Routed* packets are cut or reported as RFC 1812 requires; the router calls [`fit`] and sends the error from its own
+//! address.
 //!
-//! *Bridged* packets that are too long for a tunnel are no business of a bridge on a wire, as all stations of
-//! one have the same MTU. A tunnel's is shorter than that of the wires at its ends, and who does not know
-//! it sends into the void. So, as Linux does for bridged VXLAN (`skb_tunnel_check_pmtu` in
-//! `net/ipv4/ip_tunnel_core.c`), the sender is told: "fragmentation needed" (RFC 1191 section 4) or
-//! "packet too big" (RFC 4443 section 3.2), in the name of the host that the packet is for, since the
-//! bridge has no address, and that one is sure to be believed. What IPv4 lets us cut is cut, and the
-//! segment size that a SYN asks for is lowered on its way in and out, so that TCP need not be told.
+//! *Bridged* packets are normally not checked, because all stations of a link have the same MTU. A tunnel's MTU is
+//! smaller than that of the links at its ends, and a sender that does not know it would lose its packets silently. So,
+//! as Linux does for bridged VXLAN (`skb_tunnel_check_pmtu` in `net/ipv4/ip_tunnel_core.c`), the sender gets
+//! "fragmentation needed" (RFC 1191 section 4) or "packet too big" (RFC 4443 section 3.2). The source address of the
+//! error is the destination of the packet: the bridge has no address, and the sender accepts errors from there. IPv4
+//! packets without DF are fragmented. The segment size in SYNs is lowered in both directions, so that TCP needs no
+//! errors.
 
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
 use packet::icmpv6::{self, PacketTooBig};
@@ -24,8 +25,8 @@ use crate::egress::Frame;
 use crate::intake::parse;
 use crate::walk::Walk;
 
-/// Makes a packet fit: as it is, or to be cut at egress; else the error to be told to its sender, if it is IPv4 (RFC
-/// 791 section 3.2, RFC 1191 section 4).
+/// Makes a packet fit, unchanged or marked to be cut at egress. Otherwise returns the error for its sender, which applies
+/// to IPv4 (RFC 791 section 3.2, RFC 1191 section 4).
 #[inline]
 pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bool) -> Result<(), IcmpError> {
     let Frame { span, headers, offload, .. } = *frame;
@@ -42,7 +43,7 @@ pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bo
         && let Some(size) = mtu.checked_sub(u32::from(headers.payload - headers.l3)).filter(|size| *size > 0)
         && headers.payload_len().div_ceil(size as usize) <= MAX_TCP_SEGMENTS
     {
-        // Smaller segments are as good as segments in fragments, and better.
+        // Smaller segments are better than segments in fragments.
         frame.offload.segmentation = Some(match offload.segmentation {
             Some(segmentation) => Segmentation { size: size as u16, ..segmentation },
             None => tcp_segmentation(rx, frame, size as u16),
@@ -66,7 +67,7 @@ pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bo
     Ok(())
 }
 
-/// How a packet is to be cut that did not say that it is to be.
+/// The segmentation of a long TCP packet that has none of its own.
 fn tcp_segmentation(rx: &Batch, frame: &Frame, size: u16) -> Segmentation {
     let Frame { span, headers, .. } = frame;
     let flags = tcp::TcpView::new(&rx.frame(*span)[usize::from(headers.l4)..]).map_or(0, tcp::TcpView::flags);
@@ -74,7 +75,7 @@ fn tcp_segmentation(rx: &Batch, frame: &Frame, size: u16) -> Segmentation {
     Segmentation { kind, ecn: flags & tcp::flag::CWR != 0, size }
 }
 
-/// Lowers the segment size that a SYN asks for to what packets of `mtu` bytes hold.
+/// Lowers the maximum segment size in a SYN to what packets of `mtu` bytes can hold.
 #[inline]
 pub(crate) fn clamp_to(rx: &mut Batch, frame: &Frame, mtu: u32) {
     let Frame { span, headers, offload, .. } = frame;
@@ -87,7 +88,7 @@ pub(crate) fn clamp_to(rx: &mut Batch, frame: &Frame, mtu: u32) {
     tcp::clamp_mss(segment, most, offload.checksum);
 }
 
-/// Makes a bridged frame fit into a tunnel, or tells who sent it.
+/// Makes a bridged frame fit into a tunnel, or sends its sender an ICMP error.
 #[cold]
 pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Result<(), DropReason> {
     let told = match frame.headers.network {
@@ -114,7 +115,7 @@ pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Re
     }
 }
 
-/// Makes the frame the error about itself. `None` if nobody may be told.
+/// Turns the frame into the ICMP error about itself. `None` if no error may be sent.
 fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame> {
     let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
     let (src, dst) = (about.src(), about.dst());
@@ -126,14 +127,14 @@ fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame
     send_back(walk, frame, ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src, id))
 }
 
-/// The same for IPv6, which is never cut on its way.
+/// Turns an IPv6 frame into "packet too big" about itself. `None` if no error may be sent.
 fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Frame> {
     let l3 = usize::from(frame.headers.l3);
     let about = Ipv6View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
     let (src, dst) = (about.src(), about.dst());
     let quote =
         about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
-    // In the name of a group nothing can be told.
+    // A group address cannot be the source of an error.
     if PacketTooBig::is_forbidden_about(about)
         || frame.headers.dst.is_multicast()
         || dst.is_multicast()
@@ -144,7 +145,7 @@ fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Fr
     send_back(walk, frame, icmpv6::ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src))
 }
 
-/// Puts headers before the first `quote` bytes of the frame's packet, and turns the frame around.
+/// Writes headers before the first `quote` bytes of the frame's packet, and exchanges the frame's addresses.
 fn send_back(
     walk: &mut Walk<'_>,
     frame: &Frame,

@@ -1,7 +1,7 @@
 //! The switch: MAC table, VLANs, forwarding, and the one [`Pipeline`] that composes them.
 //!
-//! A function of bytes and time: no sockets, clocks or threads. A batch goes in, queues come out;
-//! who knows [`Pipeline::process`] knows the switch.
+//! A function of bytes and time: no sockets, clocks or threads. A batch goes in, queues come out. Start reading at
+//! [`Pipeline::process`].
 #![forbid(unsafe_code)]
 
 pub mod counters;

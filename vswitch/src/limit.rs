@@ -1,15 +1,15 @@
-//! Rate limits: token buckets, one by one and by source address.
+//! Rate limits: token buckets, single ones and one per address.
 
 use std::net::IpAddr;
 
 use packet::Timestamp;
 
-/// So many things a second, and so many at once after a pause.
+/// A token bucket: a rate per second, and a burst after a pause.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     per_sec: u32,
     burst: u32,
-    /// Thousandths of a token.
+    /// Tokens, in thousandths.
     tokens: u64,
     filled: Timestamp,
 }
@@ -21,11 +21,11 @@ impl Bucket {
         Bucket { per_sec, burst, tokens: u64::from(burst) * 1000, filled: Timestamp::from_millis(0) }
     }
 
-    /// May it be done now? Takes a token if so.
+    /// Takes a token if there is one. Returns whether it did.
     pub fn take(&mut self, now: Timestamp) -> bool {
         let millis = now.since(self.filled).as_millis().min(u128::from(u32::MAX)) as u64;
         self.tokens = (self.tokens + millis * u64::from(self.per_sec)).min(u64::from(self.burst) * 1000);
-        // Workers share some buckets, and one may come with an earlier time.
+        // Workers share some buckets, and one of them may have an earlier time.
         self.filled = self.filled.max(now);
         if self.tokens < 1000 {
             return false;
@@ -35,8 +35,8 @@ impl Bucket {
     }
 }
 
-/// The ICMP errors of one worker: 100 a second, of which one address gets at most 10 (RFC 1812 section
-/// 4.3.2.8). Addresses share 256 buckets, so a limit may hit two where one is meant, never none.
+/// The rate limit for ICMP errors of one worker: 100 per second, of which one address gets at most 10 (RFC 1812 section
+/// 4.3.2.8). Addresses share 256 buckets, so an address may be limited because of another one's errors.
 #[derive(Clone, Debug)]
 pub struct ErrorLimit {
     all: Bucket,
@@ -45,7 +45,7 @@ pub struct ErrorLimit {
 
 const BY_ADDRESS: usize = 256;
 
-/// What one worker needs to tell senders of errors.
+/// The state that one worker needs to send ICMP errors.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Errors {
     pub(crate) limit: ErrorLimit,
@@ -53,7 +53,7 @@ pub(crate) struct Errors {
 }
 
 impl Errors {
-    /// Identification of the next packet that we make.
+    /// Identification of the next packet that the router makes.
     pub(crate) fn next_id(&mut self) -> u16 {
         self.id = self.id.wrapping_add(1);
         self.id
@@ -67,7 +67,7 @@ impl Default for ErrorLimit {
 }
 
 impl ErrorLimit {
-    /// May an error be sent to this address now?
+    /// Takes a token if an error may be sent to this address now. Returns whether it may.
     pub fn take(&mut self, to: IpAddr, now: Timestamp) -> bool {
         let bits = match to {
             IpAddr::V4(to) => to.to_bits(),

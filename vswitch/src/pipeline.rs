@@ -52,7 +52,7 @@ pub struct Pipeline {
     /// Receiving sockets of tunnels, by their number among the ports.
     endpoints: Box<[Option<Endpoint>]>,
     new_sources: Vec<NewSource>,
-    /// Where the fragments of a resumed batch came from.
+    /// Ingress of each fragment in a resumed batch.
     held: Vec<Held>,
     tasks: Vec<Task>,
     observer: Observer,
@@ -146,7 +146,7 @@ impl Pipeline {
         }
     }
 
-    /// Did the last batch leave packets to be resumed? Then call [`Pipeline::resume`] until not.
+    /// Whether the last batch left packets to be resumed. If so, call [`Pipeline::resume`] until it is false.
     #[inline]
     #[must_use]
     pub fn has_deferred(&self) -> bool {
@@ -177,8 +177,8 @@ impl Pipeline {
         }
     }
 
-    /// Does what is due by time: ARP requests, and errors for packets whose next hop did not answer. To be called about
-    /// once a second, by one worker. Uses `rx` for them, and leaves frames in the queues of `tx`.
+    /// Runs timers: ARP requests, and errors for packets whose next hop did not answer. To be called about once per second,
+    /// by one worker. Uses `rx` for the packets, and leaves frames in the queues of `tx`.
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
@@ -261,7 +261,7 @@ impl Pipeline {
         }
     }
 
-    /// Are there new sources to be taken by [`Pipeline::take_new_sources`]?
+    /// Whether there are new sources for [`Pipeline::take_new_sources`].
     #[inline]
     #[must_use]
     pub fn has_new_sources(&self) -> bool {
@@ -289,7 +289,7 @@ impl Pipeline {
         self.observer.remove_capture(id)
     }
 
-    /// Is there a capture? Then call [`Pipeline::set_capture_time`] before each batch.
+    /// Whether there is a capture. If so, call [`Pipeline::set_capture_time`] before each batch.
     #[inline]
     #[must_use]
     pub fn captures(&self) -> bool {
@@ -306,7 +306,7 @@ impl Pipeline {
         self.observer.last_story()
     }
 
-    /// Forgets what the last batch left to be resumed or reported.
+    /// Discards everything that the last batch left to be resumed or reported.
     pub(crate) fn discard_deferred(&mut self) {
         if let Some(router) = &mut self.router {
             router.worker.deferred.clear();

@@ -15,7 +15,7 @@ use crate::vlan::PortVlan;
 pub struct PortId(pub u16);
 
 impl PortId {
-    /// No port: the ingress of packets that the router sends itself or had kept.
+    /// No port: the ingress of packets that the router makes or has kept.
     pub const NOWHERE: PortId = PortId(u16::MAX);
 
     /// The number as an index.
@@ -32,33 +32,33 @@ impl fmt::Display for PortId {
     }
 }
 
-/// What the pipeline knows of a port.
+/// A port as the pipeline sees it.
 #[derive(Clone, Debug)]
 pub struct Port {
-    /// Which bridge it is of; of no meaning for what is routed only.
+    /// Its bridge; without meaning for a port that is only routed.
     pub bridge: BridgeId,
-    /// Which VLANs it carries and how.
+    /// Its VLANs and VLAN mode.
     pub vlan: PortVlan,
-    /// The longest packet behind the Ethernet header and VLAN tags, in bytes.
+    /// Maximum length of a packet behind Ethernet header and VLAN tags, in bytes.
     pub mtu: u32,
-    /// What its far side takes without help.
+    /// The offloads that it accepts.
     pub features: Features,
-    /// Are consecutive frames of one flow written as one super-frame?
+    /// Consecutive frames of one flow are written as one super-frame.
     pub coalesce: bool,
-    /// Are frames that leave as they came written many in one call?
+    /// Several unchanged frames are written in one call.
     pub bursts: bool,
-    /// What is at its other end.
+    /// Its kind.
     pub kind: PortKind,
 }
 
-/// What is at a port's other end.
+/// Kind of a port, by what is at its other end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PortKind {
-    /// A link: what comes in is switched.
+    /// A link: its frames are switched.
     Link,
-    /// The outside: what comes in is routed, never switched.
+    /// The outside: its packets are routed, never switched.
     Uplink,
-    /// A host at the other end of a tunnel: what comes in is switched, but never into a tunnel again.
+    /// A host at the other end of a tunnel: its frames are switched, but never into another tunnel.
     Peer(Encapsulation),
     /// A host at the other end of a tunnel of IP packets, which are routed and have no Ethernet header.
     IpPeer(Encapsulation),
@@ -71,21 +71,20 @@ pub enum PortKind {
 pub struct Encapsulation {
     /// The tunnel's framing and network identifier.
     pub framing: Framing,
-    /// Outer type of service or traffic class, whose last two bits are ECN's and not counted; `None` is the
-    /// inner packet's.
+    /// Outer type of service or traffic class, without the last two bits, which are ECN; `None` copies the inner packet's.
     pub tos: Option<u8>,
-    /// Outer time to live or hop limit; `None` is the inner packet's.
+    /// Outer time to live or hop limit; `None` copies the inner packet's.
     pub ttl: Option<u8>,
-    /// May routers on the way not cut the datagram? `None`: as the inner packet says.
+    /// "Don't fragment" of the outer header; `None` copies the inner packet's.
     pub dont_fragment: Option<bool>,
-    /// Gets a copy of what is for everybody.
+    /// The peer gets a copy of flooded frames.
     pub is_flooded: bool,
-    /// Are addresses behind it learned?
+    /// Addresses behind the peer are learned.
     pub learns: bool,
 }
 
 impl Encapsulation {
-    /// VXLAN with the usual outer header.
+    /// VXLAN with the default outer header.
     #[must_use]
     pub fn vxlan(vni: Vni) -> Encapsulation {
         let framing = Framing::Vxlan(vni);
@@ -94,9 +93,8 @@ impl Encapsulation {
 }
 
 impl Port {
-    /// The longest packet that fits behind the Ethernet header of this frame, tags as they leave. On a link
-    /// tags do not count (IEEE 802.3 has four bytes more for a tagged frame); a tunnel has its path's MTU
-    /// for all that is in it.
+    /// Maximum length of the packet behind this frame's Ethernet header, with the tags that it leaves with. On a link, tags
+    /// do not count (IEEE 802.3 allows four more bytes for a tagged frame); in a tunnel they take a part of the MTU.
     #[inline]
     #[must_use]
     pub fn room(&self, headers: &Headers, action: TagAction) -> u32 {
@@ -107,7 +105,7 @@ impl Port {
         self.mtu.saturating_sub(tags as u32)
     }
 
-    /// Would the packet behind the Ethernet header and tags, or a segment of it, be longer than there is room?
+    /// Whether the packet behind Ethernet header and tags, or a segment of it, is longer than the port allows.
     #[inline]
     #[must_use]
     pub fn is_too_long(&self, headers: &Headers, offload: Offload, frame_len: usize, action: TagAction) -> bool {
@@ -118,14 +116,14 @@ impl Port {
         len > self.room(headers, action) as usize + usize::from(headers.l3)
     }
 
-    /// Does it lead into a tunnel?
+    /// Whether the port leads into a tunnel.
     #[inline]
     #[must_use]
     pub fn is_tunnel(&self) -> bool {
         self.encapsulation().is_some()
     }
 
-    /// How it puts frames into datagrams, if it is a tunnel's.
+    /// The encapsulation, if the port leads into a tunnel.
     #[inline]
     #[must_use]
     pub fn encapsulation(&self) -> Option<&Encapsulation> {

@@ -1,4 +1,4 @@
-//! Packets from outside: through the translation to a guest.
+//! Packets from outside, which are translated and sent to a guest.
 
 use nat::{Nat, Refused, Side};
 use packet::ethernet::EtherType;

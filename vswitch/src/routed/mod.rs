@@ -7,7 +7,7 @@
 //!
 //! A packet from one network inside to another is not translated. A packet from inside to an outside address of the
 //! router is translated as if it went out, and then as if it came in (hairpin, RFC 4787 section 6): it meets the rules
-//! that a stranger's packet would, and its receiver sees an outside address.
+//! for packets from outside, and its receiver sees an outside address.
 //!
 //! Each worker has a [`RouterWorker`]; all of them look up the same [`RouterTables`].
 
@@ -101,7 +101,7 @@ impl Router {
 }
 
 impl RouterTables {
-    /// The network that a domain is, and the MAC address of its gateway. `None` if the domain has no gateway.
+    /// The network of a domain, and the MAC address of its gateway. `None` if the domain has no gateway.
     #[inline]
     pub(crate) fn at(&self, domain: Domain) -> Option<(InterfaceId, MacAddr)> {
         let id = self.routing.of_domain(domain)?;

@@ -114,7 +114,7 @@ impl RouterWorker {
         self.deliver(tables, walk, packet, to, dst)
     }
 
-    /// What follows when the translation refuses a packet from inside.
+    /// The consequence when the translation refuses a packet from inside: a silent drop, or an error to its sender.
     #[cold]
     fn refuse(
         &mut self,

@@ -1,4 +1,4 @@
-//! Work after a batch: packets that waited go on, and what is due by time is done.
+//! Work after a batch: packets that waited continue, and timers run.
 
 use std::net::Ipv4Addr;
 
@@ -82,7 +82,7 @@ impl RouterWorker {
         }
     }
 
-    /// Takes one thing that a batch left, and fills an empty batch with the packets that waited for it.
+    /// Takes one deferred event, and fills an empty batch with the packets that waited for it.
     pub(crate) fn take_deferred(&mut self, tables: &RouterTables, batch: &mut Batch, held: &mut Vec<Held>) -> Option<Deferred> {
         let deferred = self.deferred.pop()?;
         match deferred {

@@ -1,7 +1,6 @@
-//! Where the router's packets go: its networks inside, and the way out.
+//! The router's routes: its networks inside, and the way out.
 //!
-//! A snapshot: the control thread makes one, each worker is given it between two batches, and no
-//! packet sees half a change.
+//! A snapshot: the control thread makes it, each worker gets it between two batches, and no packet sees half a change.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -13,13 +12,13 @@ use crate::domain::Domain;
 use crate::port::PortId;
 use crate::routed::neighbour::InterfaceId;
 
-/// At most so many networks inside.
+/// Maximum number of networks inside.
 pub const MAX_INTERFACES: usize = 254;
 
-/// A network inside, and the router's place in it.
+/// A network inside, and the router's addresses in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// The VLAN that it is, and of which bridge.
+    /// Its bridge and VLAN.
     pub domain: Domain,
     /// The gateway's address.
     pub address: Ipv4Addr,
@@ -30,29 +29,29 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// The gateway of a network. Its MAC address is made of its address, so that guests need not ask
-    /// again after a restart.
+    /// The gateway of a network. Its MAC address is derived from its IP address, so that guests need not resolve it again
+    /// after a restart.
     #[must_use]
     pub fn new(domain: Domain, address: Ipv4Addr, prefix_len: u8) -> Interface {
         Interface { domain, address, network: Ipv4Prefix::new(address, prefix_len), mac: mac_of(address) }
     }
 }
 
-/// The router's MAC address where this is its own IPv4 address: locally administered (IEEE 802 section 8.3).
+/// The router's MAC address for one of its own IPv4 addresses: locally administered (IEEE 802 section 8.3).
 #[must_use]
 pub fn mac_of(address: Ipv4Addr) -> MacAddr {
     let [a, b, c, d] = address.octets();
     MacAddr([0x02, 0x76, a, b, c, d])
 }
 
-/// A way out.
+/// A route to the outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// To these addresses.
+    /// Destinations.
     pub to: Ipv4Prefix,
-    /// By this router; directly if there is none.
+    /// The next hop; `None` if destinations are on the link.
     pub via: Option<Ipv4Addr>,
-    /// Of equal prefixes the smaller is taken.
+    /// Metric: among equal prefixes, the route with the smallest one is used.
     pub metric: u32,
 }
 
@@ -61,20 +60,20 @@ pub struct Route {
 pub struct Uplink {
     /// Its port.
     pub port: PortId,
-    /// The MAC address that we use there.
+    /// The router's MAC address on it.
     pub mac: MacAddr,
-    /// The address from which we ask for neighbours.
+    /// Source address of the router's ARP requests.
     pub address: Ipv4Addr,
-    /// Addresses of our own there: we answer ARP and ping for them.
+    /// The router's own addresses, for which it answers ARP and ping.
     pub own: Vec<Ipv4Addr>,
-    /// The longest packet, in bytes.
+    /// MTU, in bytes.
     pub mtu: u32,
-    /// Longest prefix first.
+    /// Routes, the longest prefix first.
     pub routes: Vec<Route>,
 }
 
 impl Uplink {
-    /// The neighbour to which a packet for this address is handed.
+    /// The next hop for this address.
     #[inline]
     #[must_use]
     pub fn next_hop(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
@@ -82,25 +81,26 @@ impl Uplink {
         Some(route.via.unwrap_or(to))
     }
 
-    /// Does a packet to this address go out by the uplink, or to the uplink itself?
+    /// Whether a packet to this address leaves through the uplink or is for the uplink itself.
     pub(crate) fn reaches(&self, to: Ipv4Addr) -> bool {
         self.own.contains(&to) || self.address == to || self.next_hop(to).is_some()
     }
 }
 
-/// All of it at one moment.
+/// A snapshot of all networks and routes.
 #[derive(Clone, Debug)]
 pub struct Routing {
     interfaces: Vec<Interface>,
-    /// By [`Domain::index`], up to the last bridge that has a gateway: the number of its interface and one more.
+    /// By [`Domain::index`], up to the last bridge with a gateway: the number of the domain's interface plus one, or 0.
     by_domain: Box<[u8]>,
     uplink: Option<Uplink>,
-    /// SYNs are lowered to what fits through the uplink.
+    /// The segment size in SYNs is lowered to what fits through the uplink.
     clamps_mss: bool,
 }
 
 impl Routing {
-    /// Networks inside, at most [`MAX_INTERFACES`] and one a domain, and the way out, if there is one now.
+    /// A snapshot of the networks inside, at most [`MAX_INTERFACES`] and one per domain, and of the uplink if it can be
+    /// used.
     #[must_use]
     pub fn new(interfaces: Vec<Interface>, mut uplink: Option<Uplink>, clamps_mss: bool) -> Arc<Routing> {
         let bridges = interfaces.iter().map(|interface| interface.domain.bridge.index() + 1).max().unwrap_or(0);
@@ -114,7 +114,7 @@ impl Routing {
         Arc::new(Routing { interfaces, by_domain, uplink, clamps_mss })
     }
 
-    /// The number of the network that a domain is, if the router has an address there.
+    /// The number of a domain's network, if the router has an address there.
     #[inline]
     #[must_use]
     pub fn of_domain(&self, domain: Domain) -> Option<InterfaceId> {
@@ -135,28 +135,28 @@ impl Routing {
         self.interfaces.iter().find(|interface| interface.mac == mac)
     }
 
-    /// The network inside in which an address lies.
+    /// The network inside that contains an address.
     #[inline]
     #[must_use]
     pub fn to_inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
         self.interfaces.iter().position(|interface| interface.network.contains(address)).map(|number| InterfaceId(number as u16))
     }
 
-    /// Is it one of the gateways' own addresses?
+    /// Whether this is the address of a gateway.
     #[inline]
     #[must_use]
     pub fn is_gateway(&self, address: Ipv4Addr) -> bool {
         self.interfaces.iter().any(|interface| interface.address == address)
     }
 
-    /// The way out, if there is one now.
+    /// The uplink, if it can be used.
     #[inline]
     #[must_use]
     pub fn uplink(&self) -> Option<&Uplink> {
         self.uplink.as_ref()
     }
 
-    /// The largest TCP segment that fits through the uplink, if SYNs are to be lowered to it.
+    /// The largest TCP segment that fits through the uplink, if the segment size in SYNs is to be lowered to it.
     #[inline]
     #[must_use]
     pub fn max_segment_size(&self) -> Option<u16> {

@@ -26,7 +26,7 @@ impl RouterWorker {
         self.apply_translation(walk, packet, nat, side).map(|(dst, _)| dst)
     }
 
-    /// Translates in place. Returns the new destination, and on which grounds.
+    /// Translates in place. Returns the new destination, and the reason for the translation.
     #[inline]
     fn apply_translation(
         &mut self,

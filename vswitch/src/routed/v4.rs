@@ -29,8 +29,8 @@ pub(crate) struct Ip {
     pub(crate) dont_fragment: bool,
 }
 
-/// Removes the VLAN tag and the padding of a frame that is to be routed. Only one tag: what is
-/// deeper belongs to another network.
+/// Removes the VLAN tag and the padding of a frame that is to be routed. A frame with a second tag is not routed: it
+/// belongs to another network.
 #[inline]
 pub(crate) fn untag(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<Packet, DropReason> {
     let mut packet = Packet { at, frame };
@@ -85,7 +85,7 @@ pub(crate) fn view<'a>(walk: &'a Walk<'_>, packet: &Packet) -> Option<Ipv4View<'
     packet.frame.headers.ipv4(walk.rx.frame(packet.frame.span))
 }
 
-/// The same, to be changed in place.
+/// The packet's IPv4 header, to be changed in place.
 #[inline]
 pub(crate) fn view_mut<'a>(walk: &'a mut Walk<'_>, packet: &Packet) -> Option<Ipv4Mut<'a>> {
     packet.frame.headers.ipv4_mut(walk.rx.frame_mut(packet.frame.span))
@@ -98,7 +98,7 @@ pub(crate) fn is_echo_request(walk: &Walk<'_>, packet: &Packet) -> bool {
     })
 }
 
-/// Is it a unicast address that can be on a network (RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7)?
+/// Whether this is a unicast address that a host can have (RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7).
 #[inline]
 pub(crate) fn is_one_host(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];

@@ -1,12 +1,12 @@
-//! Out of the tunnel: datagrams of a receiving socket become frames of the bridge.
+//! Decapsulation: datagrams of a receiving socket become frames of the bridge.
 //!
 //! ```text
 //!  datagrams --Arrivals--> Inbox --process_tunnel--> each frame as one of its peer's port
 //!             (tunnel)             whose? > marked? > nested? > judge > learn > ..
 //! ```
 //!
-//! A receiving socket is no port that frames leave through. It has a number among the ports, so that what
-//! is dropped before its peer is known has counters; from there on a frame belongs to the port of its peer.
+//! A receiving socket is not a port that frames leave through. It has a port number so that there are counters for
+//! datagrams that are dropped before their peer is known; after that a frame belongs to the port of its peer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::port::PortId;
 
-/// A receiving socket, as workers know it.
+/// A receiving socket, as workers see it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// The framing of its datagrams.
     pub framing: FramingKind,
-    /// Who sends to it.
+    /// Its peers.
     pub peers: Arc<Peers>,
-    /// Where it is: what is in a tunnel and goes there again is dropped.
+    /// Its own addresses: frames in a tunnel that are addressed to the socket again are dropped.
     pub locals: Arc<Locals>,
 }
 
-/// What is known of a frame besides its bytes.
+/// Metadata of a decapsulated frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
     /// The host that sent the datagram.
@@ -40,7 +40,7 @@ pub(crate) struct Origin {
     pub(crate) arrived: Result<(Framing, Headers), DropReason>,
 }
 
-/// Frames from datagrams on their way into the pipeline.
+/// Frames out of datagrams, to be processed by the pipeline.
 #[derive(Debug, Default)]
 pub struct Inbox {
     batch: Batch,
@@ -48,13 +48,13 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// With all the memory that it will ever use.
+    /// An empty inbox with all the memory that it will ever use.
     #[must_use]
     pub fn new() -> Inbox {
         Inbox { batch: Batch::new(), origins: Vec::with_capacity(packet::batch::MAX_FRAMES) }
     }
 
-    /// Takes in what a datagram held, or that it held nothing for us; false if it is full.
+    /// Adds the frame of a datagram, or the reason why it has none. False if the inbox is full.
     #[inline]
     #[must_use]
     pub fn push(&mut self, datagram: &Datagram<'_>, arrival: Result<Arrival<'_>, Malformed>) -> bool {
@@ -67,13 +67,13 @@ impl Inbox {
         taken
     }
 
-    /// Forgets all frames.
+    /// Removes all frames.
     pub fn clear(&mut self) {
         self.batch.clear();
         self.origins.clear();
     }
 
-    /// Is there none?
+    /// Whether there are no frames.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.origins.is_empty()
@@ -90,7 +90,7 @@ impl Inbox {
     }
 }
 
-/// A host that a multicast tunnel believes and that has no port yet.
+/// A host that a multicast tunnel accepts and that has no port yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewSource {
     /// The receiving socket.
@@ -101,8 +101,7 @@ pub struct NewSource {
     pub address: IpAddr,
 }
 
-/// On which port does a frame of this network come in that this host sent? `found` remembers the answer for the
-/// next frame, which is mostly of the same peer.
+/// Finds the peer that sent a frame. `found` remembers it for the next frame, which is mostly from the same peer.
 #[inline]
 pub(crate) fn whose(endpoint: &Endpoint, framing: Framing, from: IpAddr, found: &mut Option<Known>) -> Result<Known, DropReason> {
     if let Some(known) = found.filter(|known| known.framing == framing && known.from == from) {
@@ -126,7 +125,7 @@ pub(crate) struct Known {
     pub(crate) is_new: bool,
 }
 
-/// Is what was in the datagram to be let into the bridge? Marks it where the datagram was marked on its way.
+/// Whether a decapsulated frame may enter the bridge. Copies the outer ECN mark into it.
 #[inline]
 pub(crate) fn let_in(endpoint: &Endpoint, rx: &mut Batch, frame: &Frame, tos: u8) -> Result<(), DropReason> {
     let Frame { span, headers, .. } = frame;

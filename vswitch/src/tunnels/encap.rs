@@ -1,7 +1,7 @@
-//! Into the tunnel: a queue's frames become datagrams, coupled into trains.
+//! Encapsulation: a queue's frames become datagrams, coupled into trains.
 //!
-//! A peer's far side takes nothing but whole frames with complete checksums, so super-frames are cut here,
-//! into new headers and slices of the arena, and checksums finished. The kernel adds UDP and IP.
+//! A peer accepts only plain frames with complete checksums. So super-frames are segmented here, into new headers and
+//! slices of the arena, and checksums completed. The kernel adds UDP and IP.
 
 use packet::fragment::Fragments;
 use packet::head::Head;
@@ -14,15 +14,15 @@ use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queue, Queued};
 use crate::port::{Encapsulation, PortId};
 
-/// What [`couple`] tells of.
+/// A report of [`couple`].
 pub(crate) enum Coupled<'a> {
-    /// There is no room for more: the trains are to leave.
+    /// The trains are full and must be sent.
     Full(&'a Trains),
-    /// A frame of the queue is in datagrams that go this way; or no datagram could hold it.
+    /// A frame of the queue is in datagrams with this outer header, or could not be put into any.
     Frame(Queued, Way, Result<(), DropReason>),
 }
 
-/// Couples a queue's frames.
+/// Puts a queue's frames into trains.
 #[inline]
 pub(crate) fn couple(
     mut queue: Queue<'_>,
@@ -44,7 +44,7 @@ pub(crate) fn couple(
     }
 }
 
-/// Which outer header the frame gets.
+/// The outer header of a frame.
 #[inline]
 fn way(id: PortId, encapsulation: &Encapsulation, headers: &Headers, frame: &[u8]) -> Way {
     let inner = Inner::of(headers, frame);
@@ -58,7 +58,7 @@ fn way(id: PortId, encapsulation: &Encapsulation, headers: &Headers, frame: &[u8
     }
 }
 
-/// What of a packet's header may be inherited by the outer one.
+/// The fields of a packet's header that the outer header can inherit.
 struct Inner {
     tos: u8,
     ttl: u8,
@@ -66,7 +66,7 @@ struct Inner {
 }
 
 impl Inner {
-    /// What is not IP has no class, lives long, and nobody could cut it.
+    /// The values for frames that are not IP: no class, the default TTL, and no fragmentation.
     const OTHER: Inner = Inner { tos: 0, ttl: 64, dont_fragment: true };
 
     #[inline]
@@ -155,7 +155,7 @@ impl<F: FnMut(&Trains)> Coupling<'_, F> {
         Ok(())
     }
 
-    /// One datagram; the trains leave first where it finds no room.
+    /// Adds one datagram. If there is no room, the trains are sent first.
     #[inline]
     fn add_datagram(&mut self, front: &[u8], body: std::ops::Range<usize>, is_last: bool) -> Result<(), DropReason> {
         let ends = is_last.then(|| self.frame.span.len());

@@ -5,13 +5,12 @@
 //!  host's routes <-- TUN <-- TTL <- is its sender there? <-- UDP from that host
 //! ```
 //!
-//! This is what flannel's udp backend does (port 8285), and it works with one: IPv4 only, nothing before the
-//! packet, and one hop taken off the time to live at each end. It is beside the bridge and knows no MAC
-//! addresses; the host's own routes lead into it.
+//! This interoperates with flannel's udp backend (port 8285): IPv4 only, no header before the packet, and each end
+//! decrements the time to live. It bypasses the bridge and has no MAC addresses; the host's own routes lead into it.
 //!
-//! A packet from another host is let in only if its source is routed to that host. Who sent a packet that
-//! cannot go on is told in the name of whom it was for: what came out of a TUN device in the name of the
-//! device's own address, the host would take for a forgery.
+//! A packet from another host is accepted only if its source address is routed to that host. The source of an ICMP error
+//! about a packet is the packet's destination: a packet that comes out of a TUN device with the device's own address
+//! would look forged to the host.
 
 use std::net::Ipv4Addr;
 
@@ -27,7 +26,7 @@ use crate::tunnels::ip_routes::IpTunnel;
 use crate::walk::Walk;
 use crate::watched::step::Step;
 
-/// A packet that the host sends into the tunnel.
+/// Sends a packet of the host into the tunnel.
 #[inline]
 pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
     let frame = admit_packet(walk, at)?;
@@ -49,7 +48,7 @@ pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<
     Ok(())
 }
 
-/// A packet from another host.
+/// Receives a packet from another host.
 #[inline]
 pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
     let (mut frame, ip) = sound(walk, at, frame)?;
@@ -66,7 +65,7 @@ pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: 
     Ok(())
 }
 
-/// What is looked at of a packet.
+/// The fields of a packet that are checked.
 struct Ip {
     src: Ipv4Addr,
     dst: Ipv4Addr,
@@ -74,7 +73,7 @@ struct Ip {
     dont_fragment: bool,
 }
 
-/// Is it IPv4 that may be passed on? Then with nothing behind it.
+/// Checks that a packet is IPv4 that may be forwarded, and removes bytes behind it.
 #[inline]
 fn sound(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(Frame, Ip), DropReason> {
     if frame.headers.network != Network::Ipv4 {
@@ -88,11 +87,11 @@ fn sound(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(Frame, Ip), Dr
 
 #[inline]
 fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
-    // One that must not go further was reported before.
+    // A packet whose TTL runs out was reported before.
     let _ = frame.headers.ipv4_mut(walk.rx.frame_mut(frame.span)).is_some_and(|mut ip| ip.decrement_ttl());
 }
 
-/// Makes the packet the error about itself and gives it back to the host. Returns why there is one.
+/// Turns the packet into the ICMP error about itself and returns it to the host. Returns `reason`.
 #[cold]
 fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError, reason: DropReason) -> DropReason {
     if let Some(answer) = answer(walk, at, frame, error) {

@@ -1,4 +1,4 @@
-//! The routes of a tunnel of IP packets: which peer has a destination, and may a peer use a source?
+//! The routes of a tunnel of IP packets: the peer of a destination, and the check of a peer's source addresses.
 
 use std::cmp::Reverse;
 use std::net::Ipv4Addr;
@@ -8,19 +8,18 @@ use packet::Ipv4Prefix;
 
 use crate::port::PortId;
 
-/// One TUN device and where its packets go.
+/// One TUN device and the routes of its packets.
 #[derive(Clone, Debug)]
 pub struct IpTunnel {
     pub(crate) tun: PortId,
-    /// The longest prefix first, and of one length by address.
+    /// Sorted by length, longest first, and then by address.
     routes: Box<[(Ipv4Prefix, PortId)]>,
-    /// Where in them each length is.
+    /// The range of each prefix length in `routes`.
     lengths: Box<[Range<usize>]>,
 }
 
 impl IpTunnel {
-    /// A tunnel of the device at port `tun`. Each route leads to a peer's port; of several that match, the
-    /// longest prefix counts.
+    /// A tunnel of the device at port `tun`. Each route leads to a peer's port; the longest matching prefix counts.
     #[must_use]
     pub fn new(tun: PortId, mut routes: Vec<(Ipv4Prefix, PortId)>) -> IpTunnel {
         routes.sort_by_key(|(network, _)| (Reverse(network.prefix_len()), network.network()));
@@ -34,7 +33,7 @@ impl IpTunnel {
         IpTunnel { tun, routes: routes.into(), lengths: lengths.into() }
     }
 
-    /// A search for each length that there is.
+    /// Finds the peer's port for a destination, by one search per prefix length.
     #[inline]
     pub(crate) fn route(&self, to: Ipv4Addr) -> Option<PortId> {
         self.lengths.iter().find_map(|range| {

@@ -27,7 +27,7 @@ use crate::walk::{Bridges, Walk};
 /// Traces and captures of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
-    /// Is there a watch or a capture?
+    /// There is a watch or a capture.
     is_active: bool,
     watch: Option<Box<Watch>>,
     captures: Option<Box<Captures>>,
@@ -64,7 +64,7 @@ impl Observer {
         self.is_active = self.watch.is_some() || self.captures.is_some();
     }
 
-    /// Is there a capture?
+    /// Whether there is a capture.
     #[inline]
     pub(crate) fn captures(&self) -> bool {
         self.captures.is_some()
@@ -181,7 +181,7 @@ impl Observer {
         }
     }
 
-    /// A frame of a queue is in datagrams that go this way, or no datagram could hold it.
+    /// A frame of a queue is in datagrams with this outer header, or could not be put into any.
     #[inline(always)]
     pub(crate) fn boarded(
         &mut self,

@@ -1,4 +1,4 @@
-//! What can happen to a frame on its way: the vocabulary of traces.
+//! The steps of a frame through the switch, as traces show them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,7 +15,7 @@ use crate::port::PortId;
 /// One step of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// It had waited, for its next hop or its datagram's first fragment, and goes on.
+    /// It continues after it waited for its next hop or for its datagram's first fragment.
     Resumed,
     /// It came out of a tunnel.
     Decapsulated {
@@ -26,16 +26,16 @@ pub enum Step {
     },
     /// It belongs to this VLAN.
     Classified(VlanId),
-    /// The MAC table heard its source.
+    /// Its source address was offered to the MAC table.
     Learned {
-        /// In this VLAN,
+        /// Its VLAN.
         vlan: VlanId,
-        /// this address,
+        /// Its source address.
         mac: MacAddr,
-        /// and what came of it.
+        /// The result.
         learned: Learned,
     },
-    /// An ARP message told the router of a neighbour.
+    /// The router learned a neighbour from an ARP message.
     NeighbourLearned {
         /// Its address.
         address: Ipv4Addr,
@@ -52,36 +52,36 @@ pub enum Step {
     FromOutside,
     /// Its destination is in a network inside.
     RouteInside {
-        /// The destination,
+        /// The destination.
         dst: Ipv4Addr,
-        /// and the VLAN that its network is.
+        /// The VLAN of the destination's network.
         vlan: VlanId,
     },
     /// Its destination is outside.
     RouteOutside {
-        /// The destination,
+        /// The destination.
         dst: Ipv4Addr,
-        /// and the neighbour to whom it is handed.
+        /// The next hop.
         hop: Ipv4Addr,
     },
     /// It goes into a tunnel of IP packets, by a route of that tunnel.
     RouteTunnel {
-        /// The destination,
+        /// The destination.
         dst: Ipv4Addr,
-        /// and the port of the host behind which it is.
+        /// The port of the peer that it goes to.
         port: PortId,
     },
-    /// It goes to an outside address of our own, and so out and in again (RFC 4787 section 6).
+    /// It goes to an outside address of the router, and so out and in again (RFC 4787 section 6).
     Hairpin(Ipv4Addr),
     /// It was translated.
     Translated {
         /// The side that it came from.
         side: Side,
-        /// On which grounds.
+        /// The reason.
         basis: Basis,
-        /// Source and
+        /// Source after the translation.
         src: Endpoint,
-        /// destination as they are now.
+        /// Destination after the translation.
         dst: Endpoint,
     },
     /// The next hop's MAC address is known.
@@ -95,47 +95,47 @@ pub enum Step {
     Waits {
         /// Its address.
         address: Ipv4Addr,
-        /// An ARP request was made.
+        /// An ARP request was sent.
         asked: bool,
-        /// The packet waits for the answer; else there was no room.
+        /// The packet is kept until the reply; false if there was no room.
         kept: bool,
     },
     /// The ARP request that was made for it was dropped.
     RequestDropped(DropReason),
     /// A fragment waits for the first one of its datagram.
     FragmentKept,
-    /// It is longer than its way out and leaves in fragments of at most so many bytes.
+    /// It is too long for its egress link and leaves in fragments of at most this number of bytes.
     Fragmented(u16),
-    /// It is a super-frame, and fits in segments of so many bytes of payload.
+    /// It is a super-frame, and leaves in segments with this number of payload bytes.
     Segmented(u16),
-    /// Its sender is told of an error.
+    /// Its sender gets an ICMP error.
     Told {
         /// The sender.
         to: IpAddr,
-        /// The error; `None`: IPv6's "packet too big".
+        /// The error; `None` for IPv6's "packet too big".
         error: Option<IcmpError>,
     },
-    /// There is an error of which its sender may not be told, or not so often.
+    /// No ICMP error is sent, because none is allowed about this packet or the rate limit is reached.
     NotTold,
-    /// The MAC table knows behind which port its destination is.
+    /// The MAC table knows the port of its destination.
     Forwarded {
         /// The destination.
         mac: MacAddr,
         /// The port.
         port: PortId,
     },
-    /// It goes to all ports of its VLAN, as its destination is a group or not known.
+    /// It goes to all ports of its VLAN, because its destination is a group or unknown.
     Flooded {
         /// The destination.
         mac: MacAddr,
-        /// To so many ports.
+        /// Number of ports.
         ports: u16,
     },
-    /// It is to leave by a port.
+    /// It is queued for a port.
     Queued {
         /// The port.
         port: PortId,
-        /// What becomes of its VLAN tag.
+        /// Change of its VLAN tag.
         action: TagAction,
     },
     /// It was put into datagrams.
@@ -147,20 +147,20 @@ pub enum Step {
         /// Hash of its flow, which chooses the outer source port.
         flow: u16,
     },
-    /// It was written to a port's far side.
+    /// It was written to a port.
     Sent {
         /// The port.
         port: PortId,
-        /// So many frames or datagrams were written.
+        /// Number of frames or datagrams written.
         writes: u16,
-        /// So many frames shared them: more than one were coalesced.
+        /// Number of frames that these contain: more than one if frames were coalesced.
         frames: u16,
     },
     /// It, or one of its copies, was dropped.
     Dropped {
-        /// Why.
+        /// The reason.
         reason: DropReason,
-        /// At this port on its way out; before, if there is none.
+        /// The egress port, if it was dropped there.
         port: Option<PortId>,
     },
 }

@@ -4,10 +4,10 @@
 //! fixed number of [`Step`]s made of numbers and addresses. Text is made of them elsewhere, and nothing is allocated.
 //! There are two kinds:
 //!
-//! - *live*: the frame is a real one that somebody asked for ([`Live`](super::live::Live)). Its story is handed over once
-//!   all its copies are written, through a bounded queue: a story that finds no room is lost and counted.
+//! - *live*: the frame is a real one that a trace request matches ([`Live`](super::live::Live)). Its story is handed over
+//!   once all its copies are written, through a bounded queue: a story that finds no room is lost and counted.
 //! - *rehearsal*: the frame is imagined ([`Rehearsal`](crate::Rehearsal)). The same code asks the same tables, but where
-//!   it would learn, open, refresh, resolve or keep something, it asks what that would have led to.
+//!   it would learn, open, refresh, resolve or keep something, it asks for the result only.
 //!
 //! ```text
 //!   process:   begin (is it wanted?) > steps > end (outcome)
@@ -137,7 +137,7 @@ impl Story {
         &self.head[..HEAD_LEN.min(self.len as usize)]
     }
 
-    /// Is it an IP packet without an Ethernet header, as TUN devices and their tunnels carry?
+    /// Whether it is an IP packet without an Ethernet header, as TUN devices and their tunnels carry.
     #[must_use]
     pub fn is_packet(&self) -> bool {
         self.is_packet
