@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
+use api::{Event, What};
 use tokio::sync::broadcast::{self, Sender};
-
-use crate::control_socket::event::{Event, What};
 
 /// Events kept for readers that are behind.
 pub(crate) const KEPT: usize = 1024;

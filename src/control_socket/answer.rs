@@ -1,5 +1,6 @@
 //! What is taken from requests, and what is said where there is no good answer: always a [`views::Problem`].
 
+use api::Refusal;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -10,7 +11,6 @@ use utoipa::Modify;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
 
-use super::query::Refusal;
 use super::views;
 
 pub(super) fn problem(status: StatusCode, what: &str) -> Response {
@@ -26,22 +26,9 @@ pub(super) fn without_nat() -> Response {
     problem(StatusCode::NOT_FOUND, "there is no translation: the switch has no uplink in nat mode")
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        match self {
-            Refusal::NotUnderstood(what) => problem(StatusCode::BAD_REQUEST, &what),
-            Refusal::NotFound(what) => problem(StatusCode::NOT_FOUND, &what),
-            Refusal::Conflict(what) => problem(StatusCode::CONFLICT, &what),
-            Refusal::Unfit(what) => problem(StatusCode::UNPROCESSABLE_ENTITY, &what),
-            Refusal::Fault(what) => problem(StatusCode::INTERNAL_SERVER_ERROR, &what),
-        }
-    }
-}
-
-impl From<Refusal> for Response {
-    fn from(refusal: Refusal) -> Response {
-        refusal.into_response()
-    }
+pub(super) fn refused(refusal: Refusal) -> Response {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    problem(status, &refusal.to_string())
 }
 
 /// A body in JSON.

@@ -2,12 +2,13 @@
 
 use std::sync::mpsc::SyncSender;
 
+use api::Refusal;
 use axum::response::Response;
 use netio::Waker;
 use tokio::sync::oneshot;
 
-use super::answer::busy;
-use super::query::{Query, Refusal, Reply};
+use super::answer::{busy, refused};
+use super::query::{Query, Reply};
 
 /// Asks the control thread.
 #[derive(Clone, Debug)]
@@ -27,6 +28,6 @@ impl Asker {
 
     /// The same where it can be refused.
     pub(super) async fn change<T>(&self, query: impl FnOnce(Reply<Result<T, Refusal>>) -> Query) -> Result<T, Response> {
-        Ok(self.ask(query).await.ok_or_else(busy)??)
+        self.ask(query).await.ok_or_else(busy)?.map_err(refused)
     }
 }

@@ -2,16 +2,17 @@
 
 use std::net::Ipv4Addr;
 
+use api::Refusal;
 use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::answer::{Parameters, busy, without_nat};
+use super::answer::{Parameters, busy, refused, without_nat};
 use super::ask::Asker;
 use super::large::Large;
-use super::query::{Query, Refusal, WhichConnections};
+use super::query::{Query, WhichConnections};
 use super::rights::Rights;
 use super::views;
 
@@ -77,7 +78,7 @@ fn protocol_of(text: &str) -> Result<::nat::Protocol, Refusal> {
             // No signs or zeros before it: as it is listed.
             let number = text.parse::<u8>().ok().filter(|number| number.to_string() == text);
             let problem = || format!("'{text}' is no protocol: tcp, udp, icmp, or a number from 0 to 255");
-            number.map(::nat::Protocol).ok_or_else(|| Refusal::NotUnderstood(problem()))
+            number.map(::nat::Protocol).ok_or_else(|| Refusal::BadRequest(problem()))
         }
     }
 }
@@ -93,7 +94,7 @@ pub(super) async fn list(
     Parameters(List { address, port, protocol, limit }): Parameters<List>,
     _: Large,
 ) -> Result<Json<views::Connections>, Response> {
-    let (which, most) = (Filter { address, port, protocol }.which()?, listed(limit, rights));
+    let (which, most) = (Filter { address, port, protocol }.which().map_err(refused)?, listed(limit, rights));
     let found = asker.ask(|reply| Query::Connections { which, most, reply }).await.ok_or_else(busy)?;
     let (total, connections) = found.ok_or_else(without_nat)?;
     Ok(Json(views::Connections { total, connections: connections.iter().map(connection_view).collect() }))
@@ -108,7 +109,7 @@ pub(super) async fn flush(
     State(asker): State<Asker>,
     Parameters(filter): Parameters<Filter>,
 ) -> Result<Json<views::Flushed>, Response> {
-    let which = filter.which()?;
+    let which = filter.which().map_err(refused)?;
     let flushed = asker.ask(|reply| Query::FlushConnections { which, reply }).await.ok_or_else(busy)?;
     Ok(Json(views::Flushed { flushed: flushed.ok_or_else(without_nat)? }))
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use api::{Event, What};
 use axum::Extension;
 use axum::response::sse;
 use axum::response::{IntoResponse, Response, Sse};
@@ -10,7 +11,6 @@ use futures_util::stream::{self, Stream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{Receiver, Sender};
 
-use super::event::{Event, What};
 use super::lasting::Lasting;
 use crate::events::now;
 
@@ -42,33 +42,8 @@ async fn next(events: &mut Receiver<Arc<Event>>, last: u64) -> Option<Arc<Event>
 }
 
 fn framed(event: &Event) -> sse::Event {
-    let framed = sse::Event::default().id(event.sequence.to_string()).event(name_of(&event.what));
+    let framed = sse::Event::default().id(event.sequence.to_string()).event(event.what.name());
     framed.json_data(event).unwrap_or_default()
-}
-
-/// As it is called in JSON.
-fn name_of(what: &What) -> &'static str {
-    match what {
-        What::PortUp { .. } => "port_up",
-        What::PortDown { .. } => "port_down",
-        What::PortGone { .. } => "port_gone",
-        What::PortBack { .. } => "port_back",
-        What::GuestCame { .. } => "guest_came",
-        What::GuestWent { .. } => "guest_went",
-        What::UplinkChanged { .. } => "uplink_changed",
-        What::MacMoved { .. } => "mac_moved",
-        What::MacTableFull { .. } => "mac_table_full",
-        What::NatTableFull { .. } => "nat_table_full",
-        What::NatPortsExhausted { .. } => "nat_ports_exhausted",
-        What::PeerFound { .. } => "peer_found",
-        What::PeerChanged { .. } => "peer_changed",
-        What::PortChanged { .. } => "port_changed",
-        What::TunnelChanged { .. } => "tunnel_changed",
-        What::RuleChanged { .. } => "rule_changed",
-        What::SettingChanged { .. } => "setting_changed",
-        What::ConfigApplied { .. } => "config_applied",
-        What::Missed { .. } => "missed",
-    }
 }
 
 #[cfg(test)]
@@ -109,28 +84,5 @@ mod tests {
         let text = String::from_utf8(wait(to_bytes(body, usize::MAX)).unwrap().to_vec()).unwrap();
         assert!(text.starts_with("id: 1\nevent: port_up\ndata: {\"sequence\":1,\"time\":\"2"), "{text}");
         assert!(text.ends_with("}\n\n") && text.lines().count() == 4, "a name cannot end its line: {text}");
-    }
-
-    /// The name in front of an event is that within it.
-    #[test]
-    fn names_are_those_of_the_json() {
-        for what in [
-            What::MacMoved {
-                bridge: String::new(),
-                vlan: 0,
-                mac: String::new(),
-                from: String::new(),
-                to: String::new(),
-                more: 0,
-            },
-            What::UplinkChanged { interface: String::new(), state: String::new(), outside: None },
-            What::Missed { events: 3 },
-            What::NatPortsExhausted { mappings: 1 },
-        ] {
-            let event = Event { sequence: 1, time: String::new(), what: what.clone() };
-            let json = serde_json::to_value(&event).unwrap();
-            assert_eq!(json["type"], name_of(&what));
-            assert_eq!(serde_json::from_value::<Event>(json).unwrap().what, what);
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! The MAC tables.
 
+use api::Refusal;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -8,10 +9,10 @@ use packet::vlan::VlanId;
 use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 
-use super::answer::{Body, InPath, Parameters, busy};
+use super::answer::{Body, InPath, Parameters, busy, refused};
 use super::ask::Asker;
 use super::large::Large;
-use super::query::{MacTableNow, Query, Refusal};
+use super::query::{MacTableNow, Query};
 use super::views;
 use crate::config::bridge::unknown_bridge;
 
@@ -41,7 +42,7 @@ pub(super) async fn list(
     if let Some(name) = bridge {
         let known = now.bridges.iter().map(|(bridge, _)| bridge.as_str());
         if !known.clone().any(|bridge| bridge == name) {
-            return Err(Refusal::NotFound(unknown_bridge(&name, known)).into());
+            return Err(refused(Refusal::NotFound(unknown_bridge(&name, known))));
         }
         now.bridges.retain(|(bridge, _)| *bridge == name);
     }
@@ -87,7 +88,7 @@ pub(super) async fn flush(
     State(asker): State<Asker>,
     Parameters(which): Parameters<Which>,
 ) -> Result<Json<views::Flushed>, Response> {
-    let vlan = which.vlan.map(vlan_of).transpose()?;
+    let vlan = which.vlan.map(vlan_of).transpose().map_err(refused)?;
     let Which { bridge, port, .. } = which;
     let flushed = asker.change(|reply| Query::FlushMacs { bridge, port, vlan, reply }).await?;
     Ok(Json(views::Flushed { flushed }))
@@ -140,7 +141,7 @@ pub(super) async fn add(
     Parameters(InVlan { vlan }): Parameters<InVlan>,
     Body(Station { port }): Body<Station>,
 ) -> Result<Json<views::MacEntry>, Response> {
-    let (mac, vlan) = (mac_of(&mac)?, vlan_of(vlan)?);
+    let (mac, vlan) = (mac_of(&mac).map_err(refused)?, vlan_of(vlan).map_err(refused)?);
     let name = port.clone();
     let bridge = asker.change(|reply| Query::AddMac { vlan, mac, port, reply }).await?;
     Ok(Json(views::MacEntry { bridge, vlan: vlan.get(), mac: mac.to_string(), port: name, age: None }))
@@ -159,16 +160,16 @@ pub(super) async fn remove(
     InPath(mac): InPath<String>,
     Parameters(InDomain { vlan, bridge }): Parameters<InDomain>,
 ) -> Result<Json<views::Flushed>, Response> {
-    let (mac, vlan) = (mac_of(&mac)?, vlan_of(vlan)?);
+    let (mac, vlan) = (mac_of(&mac).map_err(refused)?, vlan_of(vlan).map_err(refused)?);
     let removed = asker.change(|reply| Query::RemoveMac { bridge, vlan, mac, reply }).await?;
     Ok(Json(views::Flushed { flushed: removed.into() }))
 }
 
 fn mac_of(text: &str) -> Result<MacAddr, Refusal> {
-    text.parse().map_err(|_| Refusal::NotUnderstood(format!("'{text}' is no MAC address: write 52:54:00:12:34:56")))
+    text.parse().map_err(|_| Refusal::BadRequest(format!("'{text}' is no MAC address: write 52:54:00:12:34:56")))
 }
 
 fn vlan_of(number: u16) -> Result<VlanId, Refusal> {
     let vlan = VlanId::new(number).filter(|vlan| vlan.get() <= LAST_VLAN);
-    vlan.ok_or_else(|| Refusal::NotUnderstood(format!("there is no VLAN {number}: 1 to {LAST_VLAN}, or 0 for untagged frames")))
+    vlan.ok_or_else(|| Refusal::BadRequest(format!("there is no VLAN {number}: 1 to {LAST_VLAN}, or 0 for untagged frames")))
 }

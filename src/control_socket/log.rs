@@ -1,10 +1,10 @@
 //! How much is logged, and the way to change it. The levels are the process's, so nobody need be asked for them.
 
+use api::Refusal;
 use axum::Json;
 use axum::response::Response;
 
-use super::answer::Body;
-use super::query::Refusal;
+use super::answer::{Body, refused};
 use super::views;
 use crate::log::{self, Change, Levels, PARTS};
 
@@ -21,7 +21,7 @@ pub(super) async fn show() -> Json<views::Log> {
 ))]
 pub(super) async fn set(Body(change): Body<views::LogChange>) -> Result<Json<views::Log>, Response> {
     let views::LogChange { part, level } = change;
-    let change = Change::new(part.as_deref(), &level).map_err(Refusal::Unfit)?;
+    let change = Change::new(part.as_deref(), &level).map_err(|problem| refused(Refusal::Unprocessable(problem)))?;
     let levels = log::change(change);
     tracing::info!(level = %change, "log level changed");
     Ok(Json(view(&levels)))

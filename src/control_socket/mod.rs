@@ -10,7 +10,7 @@
 //! control thread answers with what it has, or changes it, and writing it down as JSON is this thread's work again. Frames do not
 //! pass by here, and workers wait for nobody.
 //!
-//! *Files.* [`api`] is the table of paths; what they do is in files by subject. [`listener`] accepts connections and keeps them in
+//! *Files.* [`paths`] is the table of paths; what they do is in files by subject. [`listener`] accepts connections and keeps them in
 //! their limits, [`server`] is the thread, [`socket`] the socket's file, [`rights`] says what a client may do, [`answer`] what is
 //! taken and refused. [`scrape`] serves metrics in the same way, in a thread of its own.
 //!
@@ -18,11 +18,9 @@
 //! have an end.
 
 mod answer;
-mod api;
 mod ask;
 mod capture;
 mod conntrack;
-pub(crate) mod event;
 mod events;
 mod fdb;
 mod large;
@@ -32,6 +30,7 @@ mod log;
 mod metrics;
 mod nat;
 mod neighbours;
+mod paths;
 mod query;
 mod reconfigure;
 mod rights;
@@ -47,19 +46,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use api::Event;
 use netio::Waker;
 use netio::peer::Credentials;
 use tokio::net::UnixListener;
 use tokio::sync::broadcast::Sender;
 
-use event::Event;
 use listener::{Limits, Places};
 use rights::Rights;
 use server::Server;
 
-pub(crate) use event::What;
 pub(crate) use metrics::LATENCY_STEPS;
-pub(crate) use query::{MacTableNow, Query, Refusal, Verb, WhichConnections};
+pub(crate) use query::{MacTableNow, Query, Verb, WhichConnections};
 pub(crate) use scrape::{Scrape, ScrapeListener};
 pub(crate) use socket::{ControlListener, describe};
 
@@ -87,7 +85,7 @@ impl ControlSocket {
         let guard = listener.guard().clone();
         let server = Server::start("control-api", LIMITS.connections.all, control, move |asker| async move {
             let socket = UnixListener::from_std(socket)?;
-            let router = api::router(asker, events, guard.clone());
+            let router = paths::router(asker, events, guard.clone());
             let rights_of = |stream: &_| Credentials::of_peer(stream).map_or(Rights::Nothing, |peer| guard.rights_of(&peer));
             Ok(listener::serve(socket, LIMITS, rights_of, router).await)
         })?;

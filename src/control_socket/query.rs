@@ -4,6 +4,7 @@
 
 use std::net::Ipv4Addr;
 
+use api::Refusal;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 use tokio::sync::oneshot;
@@ -88,21 +89,6 @@ pub(crate) enum Query {
         filter: Option<filter::Filter>,
         reply: Reply<Result<Following, Refusal>>,
     },
-}
-
-/// Why a request is refused.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Refusal {
-    /// Bad request.
-    NotUnderstood(String),
-    /// Not found.
-    NotFound(String),
-    /// Conflict with the present state.
-    Conflict(String),
-    /// Unprocessable.
-    Unfit(String),
-    /// Internal error.
-    Fault(String),
 }
 
 /// The MAC tables as they are, and the names of ports by their numbers.

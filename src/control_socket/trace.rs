@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::Refusal;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -13,10 +14,10 @@ use serde::Deserialize;
 use tokio::time::sleep;
 use utoipa::IntoParams;
 
-use super::answer::{Parameters, problem};
+use super::answer::{Parameters, problem, refused};
 use super::ask::Asker;
 use super::lasting::Lasting;
-use super::query::{Query, Refusal};
+use super::query::Query;
 use super::story;
 use crate::trace::{self, Words};
 use crate::watch::traces::Following;
@@ -48,7 +49,7 @@ pub(super) async fn imagine(
     State(asker): State<Asker>,
     Parameters(Imagined { packet }): Parameters<Imagined>,
 ) -> Result<Json<story::Story>, Response> {
-    let words: Words = packet.parse().map_err(Refusal::Unfit)?;
+    let words: Words = packet.parse().map_err(|problem| refused(Refusal::Unprocessable(problem)))?;
     asker.change(|reply| Query::Imagine(Box::new(words), reply)).await.map(Json)
 }
 
@@ -80,7 +81,7 @@ pub(super) async fn follow(
         return Err(problem(StatusCode::BAD_REQUEST, "count is from 1 to 1000000"));
     }
     let filter = filter.map(|text| text.parse::<Filter>()).transpose();
-    let filter = filter.map_err(|error| Refusal::NotUnderstood(format!("filter: {error}")))?;
+    let filter = filter.map_err(|error| refused(Refusal::BadRequest(format!("filter: {error}"))))?;
     let following = asker.change(|reply| Query::Follow { count, port, filter, reply }).await?;
     let telling = Telling { following, count, told: 0, waited: 0, is_over: false };
     Ok(lasting.answer("application/x-ndjson", lines(telling)))

@@ -29,14 +29,15 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use api::{Action, Refusal, What};
 use vswitch::{BridgeId, PortId};
 
 use super::check::check_way_out;
 use super::{Daemon, warn};
 use crate::cli::Flags;
-use crate::config::plan::{Change, Desired, NeedsRestart, NotTaken, Plan};
+use crate::config::plan::{self, Change, Desired, NeedsRestart, NotTaken, Plan};
 use crate::config::{PortConfig, queues_of};
-use crate::control_socket::{Refusal, Verb, What, views};
+use crate::control_socket::{Verb, views};
 use crate::edge::router::NewRules;
 use crate::ports::NewPorts;
 use crate::tunnel::{NewTunnels, overlay_mtu};
@@ -53,10 +54,10 @@ impl Daemon {
     pub(super) fn reconfigure(&mut self, verb: &Verb, dry_run: bool) -> Result<Vec<views::Change>, Refusal> {
         let desired = self.desired_by(verb).map_err(|error| match error {
             NotTaken::Unknown(error) => Refusal::NotFound(error.to_string()),
-            NotTaken::Refused(error) => Refusal::NotUnderstood(error.to_string()),
+            NotTaken::Refused(error) => Refusal::BadRequest(error.to_string()),
         })?;
         let changes = self.change_to(desired, dry_run).map_err(|error| match error.downcast_ref::<NeedsRestart>() {
-            Some(_) => Refusal::Unfit(error.to_string()),
+            Some(_) => Refusal::Unprocessable(error.to_string()),
             None => Refusal::Conflict(format!("{error:#}")),
         })?;
         Ok(changes.iter().map(view).collect())
@@ -238,7 +239,7 @@ impl Daemon {
     fn tell_of_changes(&mut self, changes: &[Change]) {
         for change in changes {
             tracing::info!("{change}");
-            let (action, name, text) = (change.action.name().to_owned(), change.name.clone(), change.text.clone());
+            let (action, name, text) = (shown(change.action), change.name.clone(), change.text.clone());
             self.fabric.events.tell(match change.kind {
                 "port" => What::PortChanged { action, port: name, text },
                 "tunnel" => What::TunnelChanged { action, tunnel: name, text },
@@ -249,6 +250,15 @@ impl Daemon {
         if !changes.is_empty() {
             self.fabric.events.tell(What::ConfigApplied { changes: changes.len() });
         }
+    }
+}
+
+fn shown(action: plan::Action) -> Action {
+    match action {
+        plan::Action::Add => Action::Add,
+        plan::Action::Remove => Action::Remove,
+        plan::Action::Alter => Action::Alter,
+        plan::Action::Replace => Action::Replace,
     }
 }
 

@@ -75,7 +75,7 @@ impl View<'_> {
         if let Some(uplink) = self.edge.uplink.as_ref().filter(|uplink| uplink.id == id) {
             return PortNow {
                 bridge,
-                state: Some(uplink.state_name().to_owned()),
+                state: Some(uplink.shown_state().name().to_owned()),
                 kernel_dropped: report.kernel_dropped,
                 rx_queue: rx_queue_of(uplink),
                 ..PortNow::default()

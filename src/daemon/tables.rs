@@ -3,19 +3,20 @@
 
 use std::net::Ipv4Addr;
 
+use api::Refusal;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 use vswitch::{Domain, MacTable, PortId, PortKind};
 
 use super::view::View;
 use crate::config::bridge::unknown_bridge;
-use crate::control_socket::{Refusal, WhichConnections};
+use crate::control_socket::WhichConnections;
 
 impl View<'_> {
     /// Puts an operator's entry into the MAC table of the port's bridge, whose name is returned.
     pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<String, Refusal> {
         if !mac.is_station() {
-            return Err(Refusal::Unfit(format!("{mac} is no station's address: it is a group's, or zero")));
+            return Err(Refusal::Unprocessable(format!("{mac} is no station's address: it is a group's, or zero")));
         }
         let id = self.bridged_port(port)?;
         let no_bridge = || Refusal::NotFound(format!("there is no port '{port}' of the bridge"));
@@ -26,7 +27,7 @@ impl View<'_> {
         }
         if !self.carries(id, vlan) {
             let what = if vlan == VlanId::NONE { "untagged frames".to_owned() } else { format!("VLAN {vlan}") };
-            return Err(Refusal::Unfit(format!("port {port} does not carry {what}")));
+            return Err(Refusal::Unprocessable(format!("port {port} does not carry {what}")));
         }
         let full = |_| Refusal::Conflict("there is no room for more static entries: raise mac-table-size".to_owned());
         table.add_static(vlan, mac, id).map_err(full)?;
@@ -39,7 +40,7 @@ impl View<'_> {
             ([table], _) => Ok(table.remove(vlan, mac)),
             _ => {
                 let names: Vec<&str> = self.fabric.bridges.names().collect();
-                Err(Refusal::Unfit(format!("on which bridge? There are {}", names.join(", "))))
+                Err(Refusal::Unprocessable(format!("on which bridge? There are {}", names.join(", "))))
             }
         }
     }

@@ -98,7 +98,7 @@ impl View<'_> {
         views::Uplink {
             interface: uplink.interface.clone(),
             mode: if uplink.is_bridged() { "bridge" } else { "nat" }.to_owned(),
-            state: uplink.state_name().to_owned(),
+            state: uplink.shown_state().name().to_owned(),
             mtu: uplink.state().map(|state| state.mtu),
             outside: self.edge.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string()),
         }
@@ -119,8 +119,8 @@ impl View<'_> {
         let bad = |state: &str| matches!(state, "down" | "gone");
         let ports = self.ports.iter().filter_map(|port| self.port_view(port)).filter(|port| bad(&port.state));
         let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
-        let uplink = self.edge.uplink.as_ref().filter(|uplink| bad(uplink.state_name()));
-        problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink.state_name())));
+        let uplink = self.edge.uplink.as_ref().filter(|uplink| bad(uplink.shown_state().name()));
+        problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink.shown_state().name())));
         if self.edge.router.as_ref().is_some_and(|router| router.nat().is_some() && router.outside().is_none()) {
             problems.push("the uplink has no address, so no guest gets out".to_owned());
         }
@@ -211,7 +211,7 @@ impl View<'_> {
             kind: "uplink".to_owned(),
             namespace: None,
             vlan: "trunk of all VLANs".to_owned(),
-            state: uplink.state_name().to_owned(),
+            state: uplink.shown_state().name().to_owned(),
             mtu: uplink.state().map(|state| state.mtu),
             device: String::new(),
         })

@@ -15,12 +15,12 @@ mod uplink;
 
 use std::sync::Arc;
 
+use api::What;
 use netio::{Poller, packet_socket};
 use packet::Timestamp;
 use vswitch::{Interface, PortId};
 
 use crate::config::{Config, queues_of};
-use crate::control_socket::What;
 use crate::fabric::Fabric;
 use crate::hints::without_interface;
 use crate::seed::random_seed;
@@ -170,7 +170,7 @@ impl Edge {
     fn announce(&self, fabric: &mut Fabric) {
         let Some(uplink) = &self.uplink else { return };
         let outside = self.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string());
-        let (interface, state) = (uplink.interface.clone(), uplink.state_name().to_owned());
+        let (interface, state) = (uplink.interface.clone(), uplink.shown_state());
         fabric.events.tell(What::UplinkChanged { interface, state, outside });
     }
 

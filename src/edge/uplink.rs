@@ -15,6 +15,7 @@
 use std::io;
 use std::time::Duration;
 
+use api::State;
 use netio::packet_socket::{Filter, PacketError, PacketSocket, PacketSpec};
 use netio::route::{UplinkState, Watch, uplink_state};
 use packet::{Features, MacAddr, Timestamp};
@@ -129,12 +130,12 @@ impl UplinkPort {
         self.device.as_ref().map(|(_, state)| state)
     }
 
-    /// Its state as `show` names it.
-    pub(crate) fn state_name(&self) -> &'static str {
+    /// Its state as `show` and events have it.
+    pub(crate) fn shown_state(&self) -> State {
         match self.state() {
-            Some(state) if state.up => "up",
-            Some(_) => "down",
-            None => "gone",
+            Some(state) if state.up => State::Up,
+            Some(_) => State::Down,
+            None => State::Gone,
         }
     }
 

@@ -1,9 +1,9 @@
 //! Commands to the workers for a port whose device comes, changes or goes.
 
+use api::What;
 use netio::LinkState;
 
 use super::managed::{Found, ManagedPort};
-use crate::control_socket::What;
 use crate::fabric::Fabric;
 use crate::worker::Command;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use api::What;
 use netio::Poller;
 use netio::guest::{Address, Listener};
 use packet::Timestamp;
@@ -10,7 +11,6 @@ use packet::Timestamp;
 use super::attach::attach;
 use super::managed::ManagedPort;
 use crate::config::PortConfig;
-use crate::control_socket::What;
 use crate::fabric::Fabric;
 
 /// Guests accepted at one entrance per second; others wait in the kernel. Each costs a command to all workers, a line of the log,

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use api::What;
 use vswitch::{NewSource, PortId};
 
 use super::{PeerControl, TunnelControl};
-use crate::control_socket::What;
 use crate::fabric::Fabric;
 use crate::worker::{Command, Sink};
 

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
+use api::What;
 use packet::Timestamp;
 use vswitch::{DropReason, MacMove, PortId};
 
-use crate::control_socket::What;
 use crate::edge::Edge;
 use crate::fabric::Fabric;
 

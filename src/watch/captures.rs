@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use api::Refusal;
 use capture::probe::Lost;
 use capture::ring::{Reader, ring};
 use capture::{Probe, Want};
@@ -19,7 +20,6 @@ use netio::Waker;
 use vswitch::MAX_CAPTURES;
 use vswitch::PortId;
 
-use crate::control_socket::Refusal;
 use crate::fabric::Fabric;
 use crate::worker::Command;
 

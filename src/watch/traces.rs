@@ -9,12 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use api::Refusal;
 use filter::{Filter, Subject};
 use packet::{Headers, VnetHeader};
 use vswitch::MAX_LIVE;
 use vswitch::{Live, PortId, Watch};
 
-use crate::control_socket::Refusal;
 use crate::control_socket::story::Story;
 use crate::edge::Edge;
 use crate::edge::router::RouterControl;
@@ -148,10 +148,10 @@ pub(crate) fn imagine(words: &Words, names: Vec<String>, edge: &Edge, fabric: &F
     let routing = edge.router.as_ref().map(RouterControl::routing);
     let neighbours = edge.router.as_ref().map(RouterControl::neighbours);
     let around = Surroundings { port: &port, routing: routing.as_deref(), neighbours };
-    let Assumed { frame, notes } = words.frame(&around).map_err(Refusal::NotUnderstood)?;
+    let Assumed { frame, notes } = words.frame(&around).map_err(Refusal::BadRequest)?;
     // A panic, which would be a bug, costs a worker only the batch at hand; it must not end this thread either.
     let walk = AssertUnwindSafe(|| rehearsal.walk(id, VnetHeader::default(), &frame, now));
-    let fault = |_| Refusal::Fault("the imaginary packet ran into a fault of the switch; its log says where".to_owned());
+    let fault = |_| Refusal::Internal("the imaginary packet ran into a fault of the switch; its log says where".to_owned());
     let told = catch_unwind(walk).map_err(fault)?.ok_or_else(down)?;
     Ok(story(&told, &Names(names), notes))
 }

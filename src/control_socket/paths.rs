@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::Event;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
@@ -13,7 +14,6 @@ use utoipa::OpenApi;
 
 use super::answer::{Everywhere, problem};
 use super::ask::Asker;
-use super::event::Event;
 use super::rights::{Guard, check, shows_payload};
 use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
 
