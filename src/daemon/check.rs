@@ -12,7 +12,6 @@ use crate::config::{Config, PortConfig};
 use crate::control_socket;
 use crate::hints::without_interface;
 use crate::ports::device::DeviceError;
-use crate::tunnel::TunnelControl;
 
 /// Says what would run and whether it could, without starting or making anything.
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
@@ -76,11 +75,16 @@ pub(super) fn place_of(port: &PortConfig) -> String {
     netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))
 }
 
-/// What leaves by a port of a bridge would come in there and be sent into a tunnel of the bridge once more.
-pub(super) fn check_way_out(tunnels: &TunnelControl, bridge: BridgeId, name: &str) -> anyhow::Result<()> {
+/// Checks that no tunnel of a bridge goes out by an interface that is a port of the same bridge: what leaves there would come in
+/// again and be sent into the tunnel once more. `leaves_from` names the tunnel whose path begins at one of the addresses that it gets.
+pub(super) fn check_way_out<'t>(
+    bridge: BridgeId,
+    name: &str,
+    leaves_from: impl FnOnce(BridgeId, &[Ipv4Addr]) -> Option<&'t str>,
+) -> anyhow::Result<()> {
     let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
     let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
-    match tunnels.leaves_from(bridge, &addresses) {
+    match leaves_from(bridge, &addresses) {
         Some(tunnel) => anyhow::bail!(
             "tunnel {tunnel} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
              give the tunnel another interface, or let guests be routed out by this one (--uplink {name} --uplink-mode nat)"

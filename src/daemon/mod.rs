@@ -108,7 +108,7 @@ impl Daemon {
         let shared = config.ports.iter().filter_map(|port| Some((port.bridge, port.shared_interface()?)));
         let uplinks = config.bridge_uplink.iter().map(|uplink| (uplink.bridge, uplink.interface.as_str()));
         for (bridge, name) in shared.chain(uplinks) {
-            check_way_out(&tunnels, bridge, name)?;
+            check_way_out(bridge, name, |bridge, from| tunnels.leaves_from(bridge, from))?;
         }
         warn(&tunnels.ways_missing());
         let mut mtus = Vec::with_capacity(config.bridges.len());

@@ -25,10 +25,9 @@
 //! *One change at a time*, as all of it is done by the control thread. Meanwhile frames pass as always, since workers wait
 //! for nobody; devices that go just then are seen a little later.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use api::{Action, Refusal, What};
 use vswitch::{BridgeId, PortId};
 
@@ -130,7 +129,7 @@ impl Daemon {
     fn check_ports(&self, plan: &Plan) -> anyhow::Result<()> {
         for port in plan.altered_ports.iter().chain(&plan.added_ports) {
             if let Some(name) = port.shared_interface() {
-                check_way_out(&self.tunnels, port.bridge, name)?;
+                check_way_out(port.bridge, name, |bridge, from| self.tunnels.leaves_from(bridge, from))?;
             }
         }
         for number in 0..self.fabric.bridges.iter().count() {
@@ -157,15 +156,7 @@ impl Daemon {
         let ports = self.ports.iter().map(|port| &port.config).filter(stays).map(as_it_will_be).chain(&plan.added_ports);
         let uplink = self.edge.uplink.iter().filter_map(|uplink| Some((uplink.bridge()?, uplink.interface.as_str())));
         for (bridge, name) in ports.filter_map(|port| Some((port.bridge, port.shared_interface()?))).chain(uplink) {
-            let addresses = netio::link::get(name).and_then(|link| netio::route::addresses(link.index));
-            let addresses: Vec<Ipv4Addr> = addresses.unwrap_or_default().into_iter().map(|(address, _)| address).collect();
-            let leaves = new.leaves_from(bridge, &addresses, &self.tunnels);
-            ensure!(
-                leaves.is_none(),
-                "tunnel {} goes out by {name}, which is a port of the bridge: its datagrams would be bridged into it again; \
-                 give the tunnel another interface",
-                leaves.unwrap_or_default()
-            );
+            check_way_out(bridge, name, |bridge, from| new.leaves_from(bridge, from, &self.tunnels))?;
         }
         Ok(Some(new))
     }
