@@ -1,4 +1,4 @@
-//! The checks of a filter, each a comparison at header positions that the parser found.
+//! The checks of a filter, on the bytes of a parsed frame.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use packet::ethernet::{u16_at, u32_at};
 use packet::{EtherType, Headers, MacAddr, Tag, ipv4, ipv6, tcp, udp};
 
-/// IP protocol numbers of the protocols that have ports at the same offsets as TCP (132 is SCTP: RFC 9260 section 3.1).
+/// Numbers of the IP protocols with the ports in the first four bytes, as in TCP (SCTP: RFC 9260 section 3.1).
 const WITH_PORTS: [u8; 3] = [tcp::PROTOCOL, udp::PROTOCOL, 132];
-/// Protocol number of the IPv6 fragment header.
+/// Protocol number of the IPv6 fragment header (RFC 8200 section 4.5).
 const FRAGMENT: u8 = 44;
 /// UDP destination port of VXLAN (RFC 7348 section 5).
 const VXLAN_PORT: u16 = 4789;
@@ -16,20 +16,28 @@ const VXLAN_PORT: u16 = 4789;
 pub(crate) const ACCEPT: u16 = u16::MAX;
 pub(crate) const REJECT: u16 = u16::MAX - 1;
 
-/// A frame as a filter sees it.
+/// A frame to be matched.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    /// The parsed headers of `bytes`; `None` if the frame has no valid Ethernet header, and then no check matches.
+    /// The parsed headers of `bytes`; `None` if the frame has no valid Ethernet header, and then no check is true.
     pub headers: Option<&'a Headers>,
     /// The frame.
     pub bytes: &'a [u8],
-    /// The VLAN of the frame at its port, tagged or not; 0 and `None` mean no VLAN.
+    /// The VLAN that it belongs to at the port, tagged or not; 0 or `None` if it belongs to none.
     pub vlan: Option<u16>,
-    /// The VXLAN network identifier of the tunnel that the port belongs to.
+    /// The network identifier of the port's tunnel, if the port is a peer of one with an identifier.
     pub vni: Option<u32>,
 }
 
-/// A check, and the steps that follow if it matches or not.
+impl<'a> Subject<'a> {
+    /// A frame that belongs to no VLAN and no tunnel.
+    #[must_use]
+    pub fn plain(headers: Option<&'a Headers>, bytes: &'a [u8]) -> Subject<'a> {
+        Subject { headers, bytes, vlan: None, vni: None }
+    }
+}
+
+/// A check and the index of the next step for each result, or [`ACCEPT`] or [`REJECT`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Step {
     pub(crate) check: Check,
@@ -37,7 +45,7 @@ pub(crate) struct Step {
     pub(crate) otherwise: u16,
 }
 
-/// Which of a packet's two ends a check applies to.
+/// Which end of a flow a value belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum End {
     #[default]
@@ -47,7 +55,7 @@ pub(crate) enum End {
     Both,
 }
 
-/// The protocol that an address or a protocol number belongs to.
+/// The network protocol that an address or a protocol number belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope {
     Any,
@@ -56,7 +64,7 @@ pub(crate) enum Scope {
     Arp,
 }
 
-/// An address prefix; a host is a prefix of full length.
+/// A prefix; a host is a prefix of full length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Net {
     pub(crate) address: IpAddr,
@@ -68,10 +76,10 @@ pub(crate) enum Check {
     EtherType(EtherType),
     Protocol(Scope, u8),
     Address(Scope, End, Net),
-    /// A range of ports, of one protocol (TCP or UDP) or of any protocol with ports.
+    /// Protocol (`None`: any with ports), end, first and last port.
     Ports(Option<u8>, End, u16, u16),
     Mac(End, MacAddr),
-    /// A VLAN, or with `None` any VLAN tag.
+    /// The VLAN; `None`: any tag.
     Vlan(Option<u16>),
     Vni(Option<u32>),
     Broadcast,
@@ -91,7 +99,6 @@ impl End {
 }
 
 impl Net {
-    /// Whether an IPv4 address matches the prefix.
     fn holds_v4(self, address: u32) -> bool {
         let IpAddr::V4(net) = self.address else { return false };
         let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
@@ -108,7 +115,7 @@ impl Net {
         self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
     }
 
-    /// The address with all host bits 0.
+    /// The address without the host bits.
     pub(crate) fn masked(self) -> IpAddr {
         match self.address {
             IpAddr::V4(address) => {
@@ -145,7 +152,7 @@ impl Check {
     }
 }
 
-/// A frame with its parsed headers.
+/// A frame with parsed headers.
 #[derive(Clone, Copy)]
 struct Sight<'a> {
     headers: &'a Headers,
@@ -153,12 +160,12 @@ struct Sight<'a> {
 }
 
 impl<'a> Sight<'a> {
-    /// Whether there is an Ethernet header, which packets of a TUN device lack.
+    /// False for packets of a TUN device, which have no Ethernet header.
     fn is_ethernet(self) -> bool {
         self.headers.l3 > 0
     }
 
-    /// The bytes from the network header on, if it is of this protocol and at least `len` bytes are there.
+    /// The bytes from the network header on, if it is of this protocol and they are at least `len`.
     #[inline]
     fn network(self, ether_type: EtherType, len: usize) -> Option<&'a [u8]> {
         let network = self.bytes.get(usize::from(self.headers.l3)..)?;
@@ -198,8 +205,7 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// Whether a header of this IP protocol follows in an IPv6 packet (outer `Option`), and its bytes unless the packet is
-    /// a fragment (inner `Option`).
+    /// If the IPv6 packet is of this protocol: the transport header, or `None` within `Some` for a fragment.
     fn v6_protocol(self, number: u8) -> Option<Option<&'a [u8]>> {
         let packet = self.network(EtherType::IPV6, ipv6::IPV6_LEN)?;
         let next = packet[ipv6::field::NEXT_HEADER];
@@ -215,12 +221,11 @@ impl<'a> Sight<'a> {
         }
     }
 
-    /// The transport header of this protocol, or with `None` of any protocol with ports.
+    /// The transport header, if it is of this protocol, or with `None` of any protocol with ports.
     #[inline]
     fn with_ports(self, protocol: Option<u8>) -> Option<&'a [u8]> {
         let is_meant = |found: u8| protocol.map_or(WITH_PORTS.contains(&found), |meant| meant == found);
-        if let Some(packet) = self.network(EtherType::IPV6, ipv6::IPV6_LEN) {
-            let _ = packet;
+        if self.headers.ether_type == EtherType::IPV6 {
             return WITH_PORTS.into_iter().filter(|number| is_meant(*number)).find_map(|number| self.v6_protocol(number)?);
         }
         let packet = self.network(EtherType::IPV4, ipv4::IPV4_LEN)?;
@@ -242,7 +247,7 @@ impl<'a> Sight<'a> {
             return true;
         }
         let Some(datagram) = self.with_ports(Some(udp::PROTOCOL)) else { return false };
-        // The flag of a valid network identifier, and the identifier.
+        // The I flag and the network identifier.
         datagram.len() >= udp::UDP_LEN + 8
             && u16_at(datagram, udp::field::DST_PORT) == VXLAN_PORT
             && datagram[udp::UDP_LEN] & 0x08 != 0

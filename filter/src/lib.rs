@@ -1,4 +1,4 @@
-//! Filters: expressions in tcpdump's language, compiled to checks on a parsed frame.
+//! Filter expressions in the language of tcpdump, compiled to checks on a parsed frame.
 //!
 //! ```text
 //!  expression = term { ("and" | "&&" | "or" | "||") term }     equal precedence, from the left, as in tcpdump
@@ -11,58 +11,47 @@
 //!  END        = src | dst | src or dst | src and dst
 //! ```
 //!
-//! After `and` and `or`, a bare value repeats the qualifiers of the one before: `port 53 or 80`.
+//! A value without a qualifier after `and` or `or` has the qualifiers of the previous one: `port 53 or 80`.
 //!
-//! *Semantics* are those of tcpdump (pcap-filter(7)), with these differences:
+//! *Meaning.* The primitives mean the same as in tcpdump (pcap-filter(7)), with these differences:
 //!
-//! - VLAN tags are transparent: `host A` matches A in frames with up to two tags. In tcpdump it matches
-//!   untagged frames only, and `vlan` changes the meaning of all later primitives.
-//! - `vlan N` is the frame's VLAN at the port: that of its outermost tag, or without one the port's own. `vlan` alone
-//!   matches any tag.
-//! - `vni N` does not exist in tcpdump. It matches frames from and to a tunnel with this VNI, and VXLAN datagrams with it.
-//! - IPv6 extension headers are skipped to find protocol and ports; tcpdump uses the first header only.
-//! - Names of hosts, ports and protocols are not resolved, because that could wait for the network.
+//! - VLAN tags are skipped: `host A` matches frames with up to two tags. In tcpdump it matches only untagged frames, and
+//!   `vlan` changes the offsets of all primitives that follow it.
+//! - `vlan N` is the VLAN of the frame at its port: that of the outermost tag, or of an untagged frame the port's own.
+//!   `vlan` alone matches any tag.
+//! - `vni N`, which tcpdump does not have, matches frames from and to a tunnel with this network identifier, and VXLAN
+//!   datagrams with it.
+//! - IPv6 extension headers are skipped to find protocol and ports; tcpdump looks only at the first header.
+//! - Names of hosts, ports and protocols are not resolved, as that might wait for the network.
 //!
-//! As in tcpdump, a later fragment has a protocol and no ports, a first one has both, and IPv4 `host` and `net` also match
-//! ARP messages with that sender or target. Addresses are read from invalid headers too, if there are enough bytes:
-//! such frames are of particular interest in a capture.
+//! As in tcpdump, a first fragment has protocol and ports, a later one only the protocol, and `host` and `net` with IPv4
+//! addresses match sender and target of ARP too. Addresses are read even from invalid headers if there are enough bytes,
+//! since such frames are of particular interest.
 //!
-//! *Limits.* 4096 bytes of text, 32 levels of parentheses and `not`, 128 checks. A frame costs at most 128 checks and
-//! allocates nothing.
+//! *Limits.* 4,096 bytes of text, 32 levels of parentheses and `not`, 128 checks. Matching a frame takes at most one
+//! evaluation of each check, and allocates nothing.
+//!
+//! *Why not libpcap.* Its programs match raw bytes: they would parse each frame once more, and know neither the port's VLAN
+//! nor the tunnel.
 
 mod check;
+mod expression;
 mod parse;
 
 use std::fmt;
 use std::str::FromStr;
 
-use packet::Headers;
-
 pub use check::Subject;
-use check::{ACCEPT, Check, REJECT, Step};
-pub use parse::FilterError;
+use check::{ACCEPT, REJECT, Step};
+use expression::Expression;
+pub use parse::{FilterError, MAX_CHECKS, MAX_DEPTH, MAX_LEN};
 
-/// Maximum length of a filter's text, in bytes.
-pub const MAX_LEN: usize = 4096;
-/// Maximum number of nested parentheses and `not`.
-pub const MAX_DEPTH: usize = 32;
-/// Maximum number of checks in a filter.
-pub const MAX_CHECKS: usize = 128;
-
-/// A compiled filter. It is displayed as an equivalent expression with explicit parentheses.
+/// A compiled filter. Displayed, it is an equivalent expression with explicit parentheses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Filter {
     expression: Expression,
-    /// Each step continues with an earlier one, so a frame takes at most as many steps as there are.
+    /// The program, last step first: each step continues with an earlier element, so it ends.
     steps: Box<[Step]>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Expression {
-    Check(Check),
-    Not(Box<Expression>),
-    And(Vec<Expression>),
-    Or(Vec<Expression>),
 }
 
 impl FromStr for Filter {
@@ -70,14 +59,13 @@ impl FromStr for Filter {
 
     fn from_str(text: &str) -> Result<Filter, FilterError> {
         let expression = parse::parse(text)?;
-        let mut steps = Vec::new();
-        emit(&expression, ACCEPT, REJECT, &mut steps);
-        Ok(Filter { expression, steps: steps.into() })
+        let steps = expression.compile().into();
+        Ok(Filter { expression, steps })
     }
 }
 
 impl Filter {
-    /// Whether the frame matches.
+    /// True if the frame matches.
     #[inline]
     #[must_use]
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
@@ -94,58 +82,8 @@ impl Filter {
     }
 }
 
-/// Appends the steps of an expression, which continue with `then` if it matches and with `otherwise` if not. The first
-/// step to be checked is appended last.
-fn emit(expression: &Expression, then: u16, otherwise: u16, steps: &mut Vec<Step>) -> u16 {
-    match expression {
-        Expression::Check(check) => {
-            steps.push(Step { check: *check, then, otherwise });
-            steps.len() as u16 - 1
-        }
-        Expression::Not(inner) => emit(inner, otherwise, then, steps),
-        Expression::And(all) => all.iter().rev().fold(then, |next, one| emit(one, next, otherwise, steps)),
-        Expression::Or(any) => any.iter().rev().fold(otherwise, |next, one| emit(one, then, next, steps)),
-    }
-}
-
 impl fmt::Display for Filter {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.expression.fmt(out)
     }
-}
-
-impl fmt::Display for Expression {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (list, word) = match self {
-            Expression::Check(check) => return check.fmt(out),
-            Expression::Not(inner) => return write!(out, "not {}", Part(inner)),
-            Expression::And(list) => (list, "and"),
-            Expression::Or(list) => (list, "or"),
-        };
-        for (at, part) in list.iter().enumerate() {
-            if at > 0 {
-                write!(out, " {word} ")?;
-            }
-            Part(part).fmt(out)?;
-        }
-        Ok(())
-    }
-}
-
-/// An expression within another one, displayed in parentheses where needed.
-struct Part<'a>(&'a Expression);
-
-impl fmt::Display for Part<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Expression::And(_) | Expression::Or(_) => write!(out, "({})", self.0),
-            inner => inner.fmt(out),
-        }
-    }
-}
-
-/// The subject for a frame with an Ethernet header that belongs to no VLAN and no tunnel.
-#[must_use]
-pub fn plain<'a>(headers: Option<&'a Headers>, bytes: &'a [u8]) -> Subject<'a> {
-    Subject { headers, bytes, vlan: None, vni: None }
 }

@@ -1,4 +1,4 @@
-//! The parser from text to an expression; its errors point at the word.
+//! The parser of filter expressions. Errors point to the word that is wrong.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,9 +7,16 @@ use std::ops::Range;
 use packet::{EtherType, MacAddr, tcp, udp};
 
 use crate::check::{Check, End, Net, Scope};
-use crate::{Expression, MAX_CHECKS, MAX_DEPTH, MAX_LEN};
+use crate::expression::Expression;
 
-/// All keywords.
+/// Maximum length of a filter expression, in bytes.
+pub const MAX_LEN: usize = 4096;
+/// Maximum nesting of parentheses and `not`.
+pub const MAX_DEPTH: usize = 32;
+/// Maximum number of checks in a filter.
+pub const MAX_CHECKS: usize = 128;
+
+/// The words of the language, for suggestions.
 const WORDS: [&str; 26] = [
     "and",
     "or",
@@ -39,7 +46,7 @@ const WORDS: [&str; 26] = [
     ")",
 ];
 
-/// Why a text is not a valid filter: the problem, its position, and the word that was probably meant.
+/// A syntax error in a filter: its position, the reason, and a suggestion.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilterError {
     text: String,
@@ -48,13 +55,13 @@ pub struct FilterError {
 }
 
 impl FilterError {
-    /// Position of the problem in the text, in bytes.
+    /// The position of the wrong word in the text, in bytes.
     #[must_use]
     pub fn at(&self) -> Range<usize> {
         self.at.clone()
     }
 
-    /// The text with a mark below the word, for a terminal.
+    /// The text, and a second line that marks the wrong word, for a terminal.
     #[must_use]
     pub fn drawing(&self) -> String {
         let plain = |text: &str| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
@@ -68,7 +75,7 @@ impl fmt::Display for FilterError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = &self.text[self.at.clone()];
         match word {
-            "" => write!(out, "the filter ends too early: {}", self.what),
+            "" => write!(out, "the filter is incomplete: {}", self.what),
             _ if word.len() > 40 => write!(out, "in the filter at byte {}: {}", self.at.start, self.what),
             _ => write!(out, "in the filter at {word:?}: {}", self.what),
         }
@@ -80,19 +87,19 @@ impl std::error::Error for FilterError {}
 pub(crate) fn parse(text: &str) -> Result<Expression, FilterError> {
     let mut parser = Parser { text, words: Vec::new(), at: 0, checks: 0, last: None };
     if text.len() > MAX_LEN {
-        return Err(parser.error(0..0, format!("it is longer than {MAX_LEN} bytes")));
+        return Err(parser.error(0..0, format!("a filter has at most {MAX_LEN} bytes")));
     }
     parser.words = words_of(text);
     let expression = parser.expression(0)?;
     match parser.peek() {
         "" => Ok(expression),
-        ")" => Err(parser.wrong("nothing is open that this would close")),
+        ")" => Err(parser.wrong("there is no '(' for it")),
         word if is_value(word) => Err(parser.wrong("'and' or 'or' is missing before it")),
         word => Err(parser.wrong(with_nearest(word, "'and' or 'or' is missing before it"))),
     }
 }
 
-/// Positions of all words.
+/// The ranges of the words in the text.
 fn words_of(text: &str) -> Vec<Range<usize>> {
     let mut words: Vec<Range<usize>> = Vec::new();
     let mut at = 0;
@@ -139,7 +146,7 @@ struct Parser<'a> {
     words: Vec<Range<usize>>,
     at: usize,
     checks: usize,
-    /// The qualifiers of the last value.
+    /// The qualifiers of the previous value.
     last: Option<Words>,
 }
 
@@ -164,7 +171,7 @@ impl<'a> Parser<'a> {
     }
 
     fn error(&self, at: Range<usize>, what: impl Into<String>) -> FilterError {
-        // A text that is too long is not kept, not even in part.
+        // A text that is too long is not kept.
         let text = if self.text.len() > MAX_LEN { "" } else { self.text };
         FilterError { text: text.to_owned(), at, what: what.into() }
     }
@@ -175,7 +182,7 @@ impl<'a> Parser<'a> {
         self.error(self.words.get(self.at).cloned().unwrap_or(end..end), what)
     }
 
-    /// An error at the word that was just taken.
+    /// An error at the word just taken.
     fn wrong_word(&self, what: impl Into<String>) -> FilterError {
         let end = self.text.len();
         let at = self.at.checked_sub(1).and_then(|at| self.words.get(at));
@@ -209,7 +216,7 @@ impl<'a> Parser<'a> {
 
     fn term(&mut self, depth: usize) -> Parsed<Expression> {
         if depth == MAX_DEPTH {
-            return Err(self.wrong(format!("more than {MAX_DEPTH} levels")));
+            return Err(self.wrong(format!("more than {MAX_DEPTH} levels of parentheses and 'not'")));
         }
         if self.take(&["not", "!"]) {
             return Ok(Expression::Not(Box::new(self.term(depth + 1)?)));
@@ -222,7 +229,7 @@ impl<'a> Parser<'a> {
             return Ok(inner);
         }
         if self.checks == MAX_CHECKS {
-            return Err(self.wrong(format!("more than {MAX_CHECKS} checks")));
+            return Err(self.wrong(format!("more than {MAX_CHECKS} checks in one filter")));
         }
         self.checks += 1;
         self.primitive().map(Expression::Check)
@@ -255,7 +262,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Parses `src`, `dst`, both or either, if present.
+    /// Parses `src`, `dst`, or both with `and` or `or`, if present.
     fn end(&mut self) -> Option<End> {
         let first = match self.peek() {
             "src" => End::Src,
@@ -275,12 +282,12 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Whether no operand follows at `at`, so that `src` or `dst` stands alone.
+    /// True if the word at this place cannot follow `src` or `dst`.
     fn ends_alone(&self, at: usize) -> bool {
         self.words.get(at).is_none_or(|range| matches!(&self.text[range.clone()], ")" | "and" | "or" | "&&" | "||"))
     }
 
-    /// Parses the rest of a primitive after `ip`, `ip6` or `arp`.
+    /// Parses what follows `ip`, `ip6` or `arp`.
     fn scoped(&mut self, scope: Scope, ether_type: EtherType) -> Parsed<Check> {
         match self.peek() {
             "proto" if scope != Scope::Arp => {
@@ -288,21 +295,21 @@ impl<'a> Parser<'a> {
                 self.protocol(scope)
             }
             "src" | "dst" | "host" | "net" => self.qualified(scope, None),
-            "port" | "portrange" => Err(self.wrong(format!("ports are of tcp and udp: say '{scope}and port N'"))),
+            "port" | "portrange" => Err(self.wrong(format!("ports belong to tcp and udp: write '{scope}and port N'"))),
             _ => Ok(Check::EtherType(ether_type)),
         }
     }
 
-    /// Parses the rest of a primitive after `tcp` or `udp`.
+    /// Parses what follows `tcp` or `udp`.
     fn transport(&mut self, name: &str, number: u8) -> Parsed<Check> {
         match self.peek() {
             "src" | "dst" | "port" | "portrange" => self.qualified(Scope::Any, Some(number)),
-            word @ ("host" | "net") => Err(self.wrong(format!("{name} has ports and no hosts: say '{name} and {word} ..'"))),
+            word @ ("host" | "net") => Err(self.wrong(format!("{name} has ports but no hosts: write '{name} and {word} ..'"))),
             _ => Ok(Check::Protocol(Scope::Any, number)),
         }
     }
 
-    /// Parses the rest of a primitive after `ether`.
+    /// Parses what follows `ether`.
     fn ether(&mut self) -> Parsed<Check> {
         match self.peek() {
             "proto" => {
@@ -316,7 +323,7 @@ impl<'a> Parser<'a> {
                 self.take(&["host"]);
                 self.value(Words { scope: Scope::Any, protocol: None, end, kind: Kind::Mac })
             }
-            _ => Err(self.wrong("behind 'ether' comes host, src, dst, proto, broadcast or multicast")),
+            _ => Err(self.wrong("'ether' must be followed by host, src, dst, proto, broadcast or multicast")),
         }
     }
 
@@ -336,7 +343,7 @@ impl<'a> Parser<'a> {
         Ok(Check::Protocol(scope, self.number(255, "a number from 0 to 255, tcp, udp, icmp, icmp6 or sctp")? as u8))
     }
 
-    /// Parses an end, a kind, or both, and a value.
+    /// Parses a direction, a kind, or both, and a value.
     fn qualified(&mut self, scope: Scope, protocol: Option<u8>) -> Parsed<Check> {
         let end = self.end();
         let kind = match self.peek() {
@@ -349,8 +356,8 @@ impl<'a> Parser<'a> {
                 let kind = if word.parse::<MacAddr>().is_ok() { Kind::Mac } else { Kind::Host };
                 return self.value(Words { scope, protocol, end: end.unwrap_or_default(), kind });
             }
-            "" => return Err(self.wrong("a word such as host, net, port, tcp or vlan should follow")),
-            word => return Err(self.wrong(with_nearest(word, "this is no word of a filter"))),
+            "" => return Err(self.wrong("a word such as host, net, port, tcp or vlan is expected")),
+            word => return Err(self.wrong(with_nearest(word, "unknown word"))),
         };
         let fits = match kind {
             Kind::Host | Kind::Net => protocol.is_none(),
@@ -358,13 +365,13 @@ impl<'a> Parser<'a> {
             Kind::Mac => protocol.is_none() && scope == Scope::Any,
         };
         if !fits {
-            return Err(self.wrong("this does not go with the word before: put 'and' between"));
+            return Err(self.wrong("this cannot follow the previous word: put 'and' between them"));
         }
         self.at += 1;
         self.value(Words { scope, protocol, end: end.unwrap_or_default(), kind })
     }
 
-    /// Parses a value without qualifiers, which has those of the last value if they fit.
+    /// Parses a value without qualifiers, which has those of the previous value if they fit.
     fn value_alone(&mut self) -> Parsed<Check> {
         let word = self.peek();
         let is_address = word.parse::<IpAddr>().is_ok();
@@ -378,10 +385,10 @@ impl<'a> Parser<'a> {
             Some(last) if word.contains('/') && last.kind == Kind::Net => self.value(last),
             Some(last) if word.contains('-') && last.kind == Kind::PortRange => self.value(last),
             _ if is_address => self.value(Words { scope: Scope::Any, protocol: None, end: End::Either, kind: Kind::Host }),
-            _ if is_mac => Err(self.wrong(format!("say 'ether host {word}'"))),
-            _ if is_number => Err(self.wrong(format!("a number of what? Say 'port {word}', 'vlan {word}' or 'proto {word}'"))),
-            _ if word.contains('/') => Err(self.wrong(format!("say 'net {word}'"))),
-            _ => Err(self.wrong(with_nearest(word, "this is no word of a filter"))),
+            _ if is_mac => Err(self.wrong(format!("write 'ether host {word}'"))),
+            _ if is_number => Err(self.wrong(format!("ambiguous number: write 'port {word}', 'vlan {word}' or 'proto {word}'"))),
+            _ if word.contains('/') => Err(self.wrong(format!("write 'net {word}'"))),
+            _ => Err(self.wrong(with_nearest(word, "unknown word"))),
         }
     }
 
@@ -409,9 +416,9 @@ impl<'a> Parser<'a> {
             }
             Kind::PortRange => {
                 let ports = word.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-                let (first, last): (u16, u16) = ports.ok_or_else(|| self.wrong_word("a range of ports is such as 8000-8080"))?;
+                let (first, last): (u16, u16) = ports.ok_or_else(|| self.wrong_word("a port range is written as 8000-8080"))?;
                 if first > last {
-                    return Err(self.wrong_word(format!("it ends before it begins: say {last}-{first}")));
+                    return Err(self.wrong_word(format!("the first port is higher than the last: write {last}-{first}")));
                 }
                 Ok(Check::Ports(protocol, end, first, last))
             }
@@ -420,20 +427,20 @@ impl<'a> Parser<'a> {
 
     fn address(&self, scope: Scope, end: End, net: Net) -> Parsed<Check> {
         match (scope, net.address) {
-            (Scope::Ip | Scope::Arp, IpAddr::V6(_)) => Err(self.wrong_word("an address of IPv6, where one of IPv4 is meant")),
-            (Scope::Ip6, IpAddr::V4(_)) => Err(self.wrong_word("an address of IPv4, where one of IPv6 is meant")),
+            (Scope::Ip | Scope::Arp, IpAddr::V6(_)) => Err(self.wrong_word("an IPv6 address, but an IPv4 address is expected")),
+            (Scope::Ip6, IpAddr::V4(_)) => Err(self.wrong_word("an IPv4 address, but an IPv6 address is expected")),
             _ => Ok(Check::Address(scope, end, net)),
         }
     }
 
-    /// Parses a number: decimal, or hexadecimal with `0x`.
+    /// Parses a decimal number, or with `0x` a hexadecimal one.
     fn number(&mut self, most: u32, what: &str) -> Parsed<u32> {
         let word = self.next();
         let number = match word.strip_prefix("0x") {
             Some(digits) => u32::from_str_radix(digits, 16).ok(),
             None => word.parse().ok(),
         };
-        number.filter(|number| *number <= most).ok_or_else(|| self.wrong_word(format!("{what} should stand here")))
+        number.filter(|number| *number <= most).ok_or_else(|| self.wrong_word(format!("expected {what}")))
     }
 
     fn number_if_any(&mut self, most: u32) -> Parsed<Option<u32>> {
@@ -444,34 +451,34 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Whether a word looks like a value and not like a keyword.
+/// True if the word looks like an address or a number.
 fn is_value(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_digit()) || word.contains([':', '.', '/'])
 }
 
 fn net(word: &str) -> Result<Net, String> {
     let Some((address, prefix)) = word.split_once('/') else {
-        let hint = if word.parse::<IpAddr>().is_ok() { format!("; for one host say 'host {word}'") } else { String::new() };
-        return Err(format!("a network is such as 10.0.0.0/8{hint}"));
+        let hint = if word.parse::<IpAddr>().is_ok() { format!("; for one host write 'host {word}'") } else { String::new() };
+        return Err(format!("a network is written as 10.0.0.0/8{hint}"));
     };
     let address: IpAddr = address.parse().map_err(|_| no_address(address))?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     let prefix = prefix.parse().ok().filter(|prefix| *prefix <= most);
     let net = Net { address, prefix: prefix.ok_or_else(|| format!("a prefix is a number from 0 to {most}"))? };
     if net.masked() != address {
-        return Err(format!("it has bits of a host; say {}/{}", net.masked(), net.prefix));
+        return Err(format!("host bits are set; write {}/{}", net.masked(), net.prefix));
     }
     Ok(net)
 }
 
 fn no_address(word: &str) -> String {
     if word.contains('/') {
-        return format!("a network, where a host is meant: say 'net {word}'");
+        return format!("a network, but a host is expected: write 'net {word}'");
     }
-    "an address should stand here (names are not looked up)".to_owned()
+    "an address is expected (names are not resolved)".to_owned()
 }
 
-/// Appends the keyword that was probably meant.
+/// Appends the most similar word of the language, if there is one.
 fn with_nearest(word: &str, what: &str) -> String {
     let word = word.to_ascii_lowercase();
     let near = WORDS.into_iter().map(|known| (strsim::damerau_levenshtein(known, &word), known)).min();

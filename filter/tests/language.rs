@@ -1,7 +1,7 @@
-//! What a filter takes, what it says of what it does not take, and what it finds.
+//! The filter language: accepted expressions, error messages, and matching.
 
 use filter::Filter;
-use filter::{MAX_CHECKS, MAX_DEPTH, MAX_LEN, Subject, plain};
+use filter::{MAX_CHECKS, MAX_DEPTH, MAX_LEN, Subject};
 use packet::Headers;
 use proptest::prelude::*;
 
@@ -28,11 +28,11 @@ fn tagged(frame: &[u8], tags: &str) -> Vec<u8> {
 }
 
 fn finds(text: &str, frame: &[u8]) -> bool {
-    filter(text).matches(&plain(Headers::parse(frame).ok().as_ref(), frame))
+    filter(text).matches(&Subject::plain(Headers::parse(frame).ok().as_ref(), frame))
 }
 
 #[test]
-fn words_of_tcpdump() {
+fn expressions_of_tcpdump_match() {
     let frame = udp();
     for text in [
         "host 10.0.0.1",
@@ -102,7 +102,7 @@ fn tags_do_not_hide_what_is_behind_them() {
 fn vlans_and_networks_of_the_port_count() {
     let (frame, of_ten) = (udp(), filter("vlan 10"));
     let headers = Headers::parse(&frame).unwrap();
-    let at = |vlan, vni| Subject { vlan, vni, ..plain(Some(&headers), &frame) };
+    let at = |vlan, vni| Subject { vlan, vni, ..Subject::plain(Some(&headers), &frame) };
     assert!(of_ten.matches(&at(Some(10), None)) && !of_ten.matches(&at(Some(11), None)));
     assert!(!filter("vlan").matches(&at(Some(10), None)), "it has no tag");
     assert!(filter("vni 42").matches(&at(None, Some(42))) && filter("vni").matches(&at(None, Some(42))));
@@ -127,7 +127,7 @@ fn fragments() {
 }
 
 #[test]
-fn what_is_not_sound_is_found_all_the_same() {
+fn invalid_frames_are_matched() {
     let mut frame = udp();
     frame[17] = 200;
     assert_eq!(Headers::parse(&frame).unwrap().network, packet::Network::Other, "longer than the frame");
@@ -142,38 +142,38 @@ fn what_is_not_sound_is_found_all_the_same() {
 fn packets_without_ethernet() {
     let packet = &udp()[14..];
     let headers = Headers::of_packet(packet);
-    let finds = |text: &str| filter(text).matches(&plain(Some(&headers), packet));
+    let finds = |text: &str| filter(text).matches(&Subject::plain(Some(&headers), packet));
     assert!(finds("host 10.0.0.1 and udp port 9") && !finds("ether host 00:00:00:00:00:00"));
 }
 
 #[test]
-fn errors_point_at_the_word_and_say_what_was_meant() {
+fn errors_point_at_the_word_and_suggest_a_fix() {
     for (text, part) in [
-        ("hots 10.0.0.1", "at \"hots\": this is no word of a filter; did you mean 'host'?"),
-        ("host", "ends too early: an address should stand here"),
-        ("host example.org", "names are not looked up"),
-        ("host 10.0.0.0/8", "say 'net 10.0.0.0/8'"),
-        ("net 10.0.0.1/8", "say 10.0.0.0/8"),
-        ("net 10.0.0.1", "say 'host 10.0.0.1'"),
-        ("10.0.0.0/8", "say 'net 10.0.0.0/8'"),
-        ("80", "Say 'port 80'"),
-        ("02:00:00:00:00:01", "say 'ether host 02:00:00:00:00:01'"),
+        ("hots 10.0.0.1", "at \"hots\": unknown word; did you mean 'host'?"),
+        ("host", "the filter is incomplete: an address is expected"),
+        ("host example.org", "names are not resolved"),
+        ("host 10.0.0.0/8", "write 'net 10.0.0.0/8'"),
+        ("net 10.0.0.1/8", "write 10.0.0.0/8"),
+        ("net 10.0.0.1", "write 'host 10.0.0.1'"),
+        ("10.0.0.0/8", "write 'net 10.0.0.0/8'"),
+        ("80", "write 'port 80'"),
+        ("02:00:00:00:00:01", "write 'ether host 02:00:00:00:00:01'"),
         ("port 65536", "from 0 to 65535"),
-        ("portrange 9-1", "say 1-9"),
+        ("portrange 9-1", "write 1-9"),
         ("vlan 4095", "from 0 to 4094"),
         ("vni 16777216", "from 0 to 16777215"),
-        ("tcp host 10.0.0.1", "say 'tcp and host ..'"),
-        ("ip port 80", "say 'ip and port N'"),
-        ("ip host 2001:db8::1", "an address of IPv6"),
-        ("ip6 host 10.0.0.1", "an address of IPv4"),
+        ("tcp host 10.0.0.1", "write 'tcp and host ..'"),
+        ("ip port 80", "write 'ip and port N'"),
+        ("ip host 2001:db8::1", "an IPv6 address"),
+        ("ip6 host 10.0.0.1", "an IPv4 address"),
         ("(tcp", "a ')' is missing"),
-        ("tcp)", "nothing is open"),
+        ("tcp)", "there is no '('"),
         ("tcp udp", "'and' or 'or' is missing"),
         ("tcp adn udp", "did you mean 'and'"),
-        ("not", "ends too early"),
-        ("", "ends too early"),
-        ("src", "ends too early"),
-        ("src tcp", "no word of a filter"),
+        ("not", "incomplete"),
+        ("", "incomplete"),
+        ("src", "incomplete"),
+        ("src tcp", "unknown word"),
         ("ether host x", "not an Ethernet address"),
     ] {
         assert!(error(text).contains(part), "{text}: {}", error(text));
@@ -183,7 +183,7 @@ fn errors_point_at_the_word_and_say_what_was_meant() {
 }
 
 #[test]
-fn there_is_a_bound_to_everything() {
+fn limits_of_length_depth_and_checks() {
     let deep = |levels: usize| format!("{}tcp{}", "(".repeat(levels), ")".repeat(levels));
     filter(&deep(MAX_DEPTH - 1));
     assert!(error(&deep(MAX_DEPTH)).contains("levels"));
@@ -191,8 +191,8 @@ fn there_is_a_bound_to_everything() {
     let wide = |checks: usize| vec!["tcp"; checks].join(" and ");
     filter(&wide(MAX_CHECKS));
     assert!(error(&wide(MAX_CHECKS + 1)).contains("checks"));
-    assert!(error(&"x".repeat(MAX_LEN + 1)).contains("longer"));
-    // As deep as checks allow, without a parenthesis.
+    assert!(error(&"x".repeat(MAX_LEN + 1)).contains("at most"));
+    // The deepest tree without parentheses.
     let turns = (0..MAX_CHECKS).map(|n| if n % 2 == 0 { "tcp and" } else { "udp or" }).collect::<Vec<_>>().join(" ");
     filter(&turns[..turns.len() - 3]);
 }
@@ -242,7 +242,7 @@ const WORDS: [&str; 40] = [
 
 proptest! {
     #[test]
-    fn no_text_is_too_strange(text in "\\PC{0,60}", bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+    fn any_text_is_parsed_or_refused(text in "\\PC{0,60}", bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
         if let Err(error) = text.parse::<Filter>() {
             prop_assert!(text.get(error.at()).is_some());
             let _ = error.drawing();
@@ -251,9 +251,9 @@ proptest! {
         let _ = text.parse::<Filter>();
     }
 
-    /// What a filter shows is a filter that shows, and finds, the same.
+    /// A displayed filter can be parsed, and is equal to the original.
     #[test]
-    fn shown_and_read_again(
+    fn a_displayed_filter_is_equivalent(
         words in proptest::collection::vec(proptest::sample::select(&WORDS[..]), 1..14),
         frame in proptest::collection::vec(any::<u8>(), 0..80),
     ) {
@@ -263,7 +263,7 @@ proptest! {
                 let again: Filter = one.to_string().parse().map_err(|error| TestCaseError::fail(format!("{one}: {error}")))?;
                 prop_assert_eq!(&again, &one);
                 let headers = Headers::parse(&frame).ok();
-                let subject = plain(headers.as_ref(), &frame);
+                let subject = Subject::plain(headers.as_ref(), &frame);
                 prop_assert_eq!(again.matches(&subject), one.matches(&subject));
             }
         }

@@ -529,7 +529,7 @@ fn socket_files() {
     for kind in ["stream", "dgram"] {
         let port = format!("{kind}:{text}");
         fs::write(&path, "precious").expect("written");
-        refused(&["--port", &port], "exists and is no socket");
+        refused(&["--port", &port], "exists and is not a socket");
         assert_eq!(fs::read(&path).expect("still there"), b"precious");
         fs::remove_file(&path).expect("removed");
         let first = start(&machine, &["--port", &port]);
@@ -540,7 +540,7 @@ fn socket_files() {
         let second = start(&machine, &["--port", &port]);
         second.finish();
         assert!(!path.exists());
-        refused(&["--port", &format!("{kind}:{text}/no/such")], "there is no directory");
+        refused(&["--port", &format!("{kind}:{text}/no/such")], "create it first");
     }
 }
 
