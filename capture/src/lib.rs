@@ -1,11 +1,11 @@
 //! Captures of frames: probes in the packet path, bounded rings out of it, and the pcapng format.
 //!
 //! ```text
-//!  worker:     frame --> Probe: port? sample? filter? --> record --> ring   (full: counted, never waited for)
+//!  worker:     frame --> Probe: port? sample? filter? --> record --> ring   (if full: counted, no waiting)
 //!  elsewhere:  ring --> records --> pcapng --> a file, Wireshark, tcpdump
 //! ```
 //!
-//! No clocks, no sockets, no threads. Ports and drop reasons are plain numbers here; the callers give them their meaning.
+//! This crate has no clocks, sockets or threads. Port numbers and drop reasons are opaque numbers to it.
 #![forbid(unsafe_code)]
 
 pub mod pcapng;

@@ -1,24 +1,27 @@
-//! The pcapng capture format, as far as it is used here (draft-ietf-opsawg-pcapng).
+//! The part of the pcapng format that captures use (draft-ietf-opsawg-pcapng).
 //!
 //! ```text
 //!  section header                               once
 //!  interface description                        for each port, before its first packet
 //!  enhanced packet  enhanced packet ..
-//!  interface statistics                         lost packets; the last block of an interface counts
+//!  interface statistics                         lost packets; the last one of an interface is valid
 //! ```
 //!
-//! Each block has its type, its length, a body padded to 32 bits, options, and its length again. Numbers are
-//! little-endian, as the section header states. A file may end after any block.
+//! A block consists of its type, its length, a body padded to 32 bits, options, and its length again. Numbers are
+//! little-endian, as the section header says. Only whole blocks are written, so a file may end after any block.
 //!
-//! *Metadata of a packet*: the direction in `epb_flags`, and the drop reason as a comment. The option `epb_verdict` is
-//! for verdicts of hardware and of eBPF programs only, so it is not used.
+//! *Metadata of a packet.* The direction is in `epb_flags`, the drop reason in a comment. The option `epb_verdict` is
+//! reserved for verdicts of hardware and of eBPF programs, so it is not used.
 //!
-//! tcpdump reads only files whose interfaces have the same link type and snap length. So an interface whose link type
-//! differs from the first one's is described only before its first packet.
+//! *Link types.* tcpdump reads only files whose interfaces have one link type and snap length, so ports of another type
+//! than the first are not described before their first packet.
+//!
+//! *Why not a crate.* The writer is a few functions that append to a byte vector, without another copy of each packet,
+//! and the reader takes single blocks from a stream that is still being written.
 
-/// Link type of packets that begin with an Ethernet header.
+/// Link type: packets begin with an Ethernet header.
 pub const LINKTYPE_ETHERNET: u16 = 1;
-/// Link type of packets that begin with an IP header.
+/// Link type: packets begin with an IP header.
 pub const LINKTYPE_RAW: u16 = 101;
 
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -33,7 +36,7 @@ pub const INTERFACE_DESCRIPTION: u32 = INTERFACE;
 
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 
-/// Option codes. Each block type has its own numbers.
+/// Option codes. Except for `END` and `COMMENT` their meaning depends on the block.
 mod option {
     pub(super) const END: u16 = 0;
     pub(super) const COMMENT: u16 = 1;
@@ -48,52 +51,52 @@ mod option {
     pub(super) const STATISTICS_DROPPED: u16 = 5;
 }
 
-/// Resolution of timestamps as a negative power of ten: nanoseconds.
+/// Timestamps are in units of 10^-9 seconds.
 const TIME_RESOLUTION: u8 = 9;
 
-/// Maximum length of a name, description or comment, in bytes; longer ones are truncated.
+/// Maximum length of a text option, in bytes. Longer texts are truncated.
 const MAX_TEXT: usize = 1024;
 
-/// Direction of a packet.
+/// The direction of a packet at its interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
+pub enum PacketDirection {
     /// Received.
     Inbound,
     /// Sent.
     Outbound,
-    /// Not recorded.
+    /// Not specified.
     Unknown,
 }
 
 /// One packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// Its interface, counted from 0 in the order of their descriptions.
+    /// The index of its interface, in the order of the interface descriptions.
     pub interface: u32,
-    /// Nanoseconds since 1970.
+    /// Time since 1970, in nanoseconds.
     pub time: u64,
-    /// Direction.
-    pub way: Way,
-    /// Length of the whole packet, in bytes.
+    /// Its direction.
+    pub direction: PacketDirection,
+    /// The length of the whole packet, in bytes.
     pub original_len: u32,
-    /// The packet, or its first bytes.
+    /// The captured bytes: the packet or its beginning.
     pub bytes: &'a [u8],
-    /// Comment, such as the drop reason; may be empty.
+    /// A comment; empty for none.
     pub comment: &'a str,
 }
 
-/// Statistics of one interface.
+/// The statistics of one interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Statistics {
-    /// The interface, counted from 0 in the order of their descriptions.
+    /// The index of the interface.
     pub interface: u32,
-    /// Start of the period, in nanoseconds since 1970.
+    /// Start of the capture, in nanoseconds since 1970.
     pub from: u64,
-    /// End of the period, in nanoseconds since 1970.
+    /// Time of these statistics, in nanoseconds since 1970.
     pub to: u64,
-    /// Packets that matched, whether they were written or lost.
+    /// Number of selected packets, written or lost.
     pub received: u64,
-    /// Packets that matched and were lost.
+    /// Number of lost packets.
     pub dropped: u64,
 }
 
@@ -105,7 +108,7 @@ pub fn section(out: &mut Vec<u8>, application: &str) {
     });
 }
 
-/// Writes an interface's description. A `snaplen` of 0 means no limit.
+/// Writes an interface description. A `snaplen` of 0 is no limit.
 pub fn interface(out: &mut Vec<u8>, link_type: u16, snaplen: u32, name: &str, description: &str) {
     block(out, INTERFACE, |out| {
         put(out, &[&link_type.to_le_bytes(), &[0; 2], &snaplen.to_le_bytes()]);
@@ -122,10 +125,10 @@ pub fn packet(out: &mut Vec<u8>, packet: &Packet<'_>) {
         put(out, &[&packet.interface.to_le_bytes(), &time(packet.time), &(packet.bytes.len() as u32).to_le_bytes()]);
         put(out, &[&packet.original_len.to_le_bytes(), packet.bytes]);
         pad(out);
-        let flags: u32 = match packet.way {
-            Way::Inbound => 1,
-            Way::Outbound => 2,
-            Way::Unknown => 0,
+        let flags: u32 = match packet.direction {
+            PacketDirection::Inbound => 1,
+            PacketDirection::Outbound => 2,
+            PacketDirection::Unknown => 0,
         };
         if flags != 0 {
             add_option(out, option::PACKET_FLAGS, &flags.to_le_bytes());
@@ -149,7 +152,7 @@ pub fn statistics(out: &mut Vec<u8>, statistics: &Statistics) {
     });
 }
 
-/// A block in a stream of bytes.
+/// A block at the start of a byte string.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block<'a> {
     /// Its type.
@@ -158,12 +161,12 @@ pub struct Block<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The bytes do not begin with a block of this module's format.
+/// The bytes do not begin with a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoBlock;
 
 impl<'a> Block<'a> {
-    /// The first block of bytes that this module has written; `None` if it is incomplete.
+    /// The first block of these bytes; `None` if it is incomplete.
     pub fn first(bytes: &'a [u8]) -> Result<Option<Block<'a>>, NoBlock> {
         let (Some(kind), Some(len)) = (u32_at(bytes, 0), u32_at(bytes, 4)) else { return Ok(None) };
         if len < 12 || !len.is_multiple_of(4) || len > 1 << 24 {
@@ -188,7 +191,7 @@ impl<'a> Block<'a> {
         u32_at(self.bytes, 8).filter(|_| self.kind == INTERFACE).map(|number| number as u16)
     }
 
-    /// The packet without its comment, if this is a packet block.
+    /// The packet, without its comment, if this is a packet block.
     #[must_use]
     pub fn packet(&self) -> Option<Packet<'a>> {
         if self.kind != PACKET {
@@ -201,10 +204,10 @@ impl<'a> Block<'a> {
         Some(Packet {
             interface: number(8)?,
             time: u64::from(number(12)?) << 32 | u64::from(number(16)?),
-            way: match flags.map(|flags| flags & 3) {
-                Some(1) => Way::Inbound,
-                Some(2) => Way::Outbound,
-                _ => Way::Unknown,
+            direction: match flags.map(|flags| flags & 3) {
+                Some(1) => PacketDirection::Inbound,
+                Some(2) => PacketDirection::Outbound,
+                _ => PacketDirection::Unknown,
             },
             original_len: number(24)?,
             bytes,
@@ -212,7 +215,7 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// The first option with this code in the list that begins at `at`.
+    /// The value of the first option with this code; `at` is the offset of the options.
     fn option(&self, mut at: usize, wanted: u16) -> Option<&'a [u8]> {
         // The options are followed by the block's length.
         let end = self.bytes.len().checked_sub(4)?;
@@ -242,7 +245,7 @@ fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     out.extend(len.to_le_bytes());
 }
 
-/// A timestamp: the upper 32 bits first, in either byte order.
+/// A timestamp: the upper 32 bits first, independent of the byte order.
 fn time(nanoseconds: u64) -> [u8; 8] {
     let (upper, lower) = ((nanoseconds >> 32) as u32, nanoseconds as u32);
     let mut bytes = [0; 8];
@@ -272,7 +275,7 @@ fn put(out: &mut Vec<u8>, pieces: &[&[u8]]) {
     }
 }
 
-/// Pads to a multiple of 4 bytes, where every block begins.
+/// Pads to a multiple of four bytes.
 fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
@@ -285,9 +288,16 @@ mod tests {
         let mut out = Vec::new();
         section(&mut out, "vswitchd");
         interface(&mut out, LINKTYPE_ETHERNET, 65_535, "tap0", "tap, VLAN 10");
-        let one = Packet { interface: 0, time: 0, way: Way::Inbound, original_len: 60, bytes: &[1; 5], comment: "dropped: runt" };
+        let one = Packet {
+            interface: 0,
+            time: 0,
+            direction: PacketDirection::Inbound,
+            original_len: 60,
+            bytes: &[1; 5],
+            comment: "dropped: runt",
+        };
         packet(&mut out, &one);
-        packet(&mut out, &Packet { way: Way::Unknown, comment: "", ..one });
+        packet(&mut out, &Packet { direction: PacketDirection::Unknown, comment: "", ..one });
         statistics(&mut out, &Statistics { interface: 0, from: 1, to: 1 << 32, received: 3, dropped: 1 });
         out
     }
@@ -305,14 +315,17 @@ mod tests {
         );
         out.clear();
         let time = (7 << 32) + 9;
-        packet(&mut out, &Packet { interface: 2, time, way: Way::Outbound, original_len: 60, bytes: b"abcde", comment: "x" });
+        packet(
+            &mut out,
+            &Packet { interface: 2, time, direction: PacketDirection::Outbound, original_len: 60, bytes: b"abcde", comment: "x" },
+        );
         let head = [6, 0, 0, 0, 60, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 60, 0, 0, 0];
         let options = [2, 0, 4, 0, 2, 0, 0, 0, 1, 0, 1, 0, b'x', 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0];
         assert_eq!(out, [&head[..], b"abcde\0\0\0", &options].concat());
     }
 
     #[test]
-    fn blocks_are_found_again() {
+    fn blocks_are_parsed() {
         let bytes = all();
         let (mut rest, mut kinds, mut lost) = (&bytes[..], Vec::new(), None);
         while let Some(block) = Block::first(rest).unwrap() {
@@ -330,26 +343,34 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_read_again() {
+    fn packets_are_parsed() {
         let mut out = Vec::new();
         interface(&mut out, LINKTYPE_RAW, 96, "tun0", "");
         assert_eq!(Block::first(&out).unwrap().unwrap().link_type(), Some(LINKTYPE_RAW));
-        for (way, comment) in [(Way::Inbound, "dropped: runt"), (Way::Outbound, ""), (Way::Unknown, "x"), (Way::Unknown, "")] {
+        for (direction, comment) in [
+            (PacketDirection::Inbound, "dropped: runt"),
+            (PacketDirection::Outbound, ""),
+            (PacketDirection::Unknown, "x"),
+            (PacketDirection::Unknown, ""),
+        ] {
             out.clear();
             let time = (7 << 32) + 9;
-            packet(&mut out, &Packet { interface: 2, time, way, original_len: 60, bytes: b"abcde", comment });
+            packet(&mut out, &Packet { interface: 2, time, direction, original_len: 60, bytes: b"abcde", comment });
             let block = Block::first(&out).unwrap().unwrap();
             let read = block.packet().unwrap();
-            assert_eq!((read.interface, read.time, read.way, read.original_len, read.bytes), (2, time, way, 60, &b"abcde"[..]));
+            assert_eq!(
+                (read.interface, read.time, read.direction, read.original_len, read.bytes),
+                (2, time, direction, 60, &b"abcde"[..])
+            );
             assert_eq!((block.link_type(), block.lost()), (None, None));
         }
-        // One that says to be longer than it is.
+        // A packet length beyond the end of the block.
         out[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(Block::first(&out).unwrap().unwrap().packet().is_none());
     }
 
     #[test]
-    fn long_texts_are_cut_between_letters() {
+    fn long_texts_are_truncated_between_characters() {
         let mut out = Vec::new();
         interface(&mut out, LINKTYPE_RAW, 0, &"ä".repeat(1000), "");
         assert!(Block::first(&out).unwrap().is_some_and(|block| block.bytes.len() == out.len() && out.len() < 1100));

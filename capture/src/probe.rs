@@ -1,8 +1,9 @@
-//! One worker's part of one capture: selects frames and writes them into the worker's ring.
+//! A probe: one worker's part of one capture. It selects frames and writes them to the worker's ring.
 //!
-//! A received frame is copied before its walk, because the walk changes it, and becomes a record when the verdict is
-//! known. If only drops are captured, just the first bytes are copied: behind them a walk changes nothing but a checksum
-//! at an offset that the guest chooses. The rest is copied from the frame itself once it is known to be dropped.
+//! A received frame is copied before its walk through the pipeline, which modifies it, and becomes a record when the
+//! verdict of the walk is known. If the capture is of drops only, just the beginning of the frame is copied: behind it the
+//! walk modifies nothing but a checksum at a position that the guest determines. If the frame is dropped, the rest is
+//! copied afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,25 +17,25 @@ use crate::record::{Direction, HEADER_LEN, Header, Verdict};
 use crate::ring::Writer;
 use filter::{Filter, Subject};
 
-/// Length of the part of a frame that a walk can change, in bytes, apart from a checksum that the guest wants completed
-/// further behind. It covers all headers, and answers that are written into the frame.
+/// Length of the beginning of a frame that a walk may modify, in bytes: it contains all headers, and the longest reply that
+/// is built in the frame itself. Behind it only a partial checksum can be written.
 const CHANGED: usize = 2048;
+/// Length of the longest reply that is built in the bytes of a frame.
 const LONGEST_ANSWER: usize = ETHERNET_LEN + MAX_TAGS * TAG_LEN + icmpv6::MAX_ERROR_LEN;
 const _: () = assert!(CHANGED >= LONGEST_ANSWER && icmpv6::MAX_ERROR_LEN >= icmpv4::MAX_ERROR_LEN);
 
-/// The selection of a capture: which frames, and how many bytes of each.
+/// What a capture records.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Want {
     /// Only frames of this port.
     pub port: Option<u16>,
-    /// Only frames that match this filter.
+    /// Of these, only frames that match the filter.
     pub filter: Option<Filter>,
     /// Only dropped frames.
     pub drops_only: bool,
-    /// Maximum number of bytes captured of each frame.
+    /// Maximum number of bytes recorded of each frame.
     pub snaplen: usize,
-    /// Captures one in this number of frames on average; 0 and 1 mean all. Frames are chosen before the filter is applied,
-    /// but after the port is checked.
+    /// Record one in this many frames on average, selected at random before the filter is applied; 0 and 1 record all.
     pub sample: u32,
 }
 
@@ -44,18 +45,18 @@ impl Default for Want {
     }
 }
 
-/// Number of frames that matched a capture and were lost, by port.
+/// Number of frames that a capture selected and could not record, for each port.
 #[derive(Clone, Debug)]
 pub struct Lost(Arc<[AtomicU64]>);
 
 impl Lost {
-    /// Counters for this number of ports, all 0.
+    /// Counters for this number of ports, all zero.
     #[must_use]
     pub fn new(ports: usize) -> Lost {
         Lost(std::iter::repeat_with(AtomicU64::default).take(ports).collect())
     }
 
-    /// Number of lost frames of a port.
+    /// The number of lost frames of this port.
     #[must_use]
     pub fn of(&self, port: u16) -> u64 {
         self.0.get(usize::from(port)).map_or(0, |lost| lost.load(Ordering::Relaxed))
@@ -68,18 +69,18 @@ impl Lost {
     }
 }
 
-/// A frame that passes a capture point.
+/// A frame as a probe sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
-    /// Nanoseconds on the switch's clock.
+    /// Time on the switch's monotonic clock, in nanoseconds.
     pub time: u64,
-    /// The port.
+    /// The port's number.
     pub port: u16,
-    /// The frame as a filter sees it.
+    /// The frame's bytes and headers, for the filter.
     pub subject: Subject<'a>,
 }
 
-/// A frame as it leaves, in three pieces: MAC addresses, VLAN tag (may be empty), and the rest.
+/// The pieces of a sent frame: MAC addresses, VLAN tag, and the rest.
 pub type Leaving<'a> = [&'a [u8]; 3];
 
 /// One worker's part of one capture.
@@ -89,17 +90,17 @@ pub struct Probe {
     want: Arc<Want>,
     writer: Writer,
     lost: Lost,
-    /// Header of the frame whose verdict is awaited.
+    /// The header of the received frame whose verdict is not known yet.
     pending: Option<Header>,
-    /// Number of bytes of that frame that were copied before its walk.
+    /// Number of bytes of that frame copied before its walk.
     copied: usize,
-    /// Number of frames to skip until the next sample.
+    /// Number of frames to skip before the next sample.
     skip: u32,
     random: u32,
 }
 
 impl Probe {
-    /// One worker's part of the capture with this number.
+    /// A probe of the capture with this number.
     #[must_use]
     pub fn new(id: u64, want: Arc<Want>, writer: Writer, lost: Lost) -> Probe {
         Probe { id, want, writer, lost, pending: None, copied: 0, skip: 0, random: 0x9e37_79b9 ^ id as u32 | 1 }
@@ -111,8 +112,8 @@ impl Probe {
         self.id
     }
 
-    /// A frame whose verdict will follow: it was received, or it waited in the switch. If the walk will complete a
-    /// checksum in it, that checksum ends at `checksum_end`; otherwise `checksum_end` is 0.
+    /// Records a frame that starts its walk; [`judge`](Self::judge) must follow. If a partial checksum will be finished in
+    /// it, `checksum_end` is the offset behind the checksum, otherwise 0.
     #[inline]
     pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: usize) {
         self.pending = None;
@@ -130,7 +131,7 @@ impl Probe {
         }
     }
 
-    /// The verdict on the frame of [`Probe::arrives`]. `frame` is its memory, as the walk has changed it.
+    /// Adds the verdict of the walk. `frame` is the frame as the walk has modified it.
     #[inline]
     pub fn judge(&mut self, verdict: Verdict, frame: &[u8]) {
         let Some(header) = self.pending.take() else { return };
@@ -149,7 +150,7 @@ impl Probe {
         self.commit(header.port);
     }
 
-    /// A frame that was sent, or dropped at its egress port.
+    /// Records a frame that was sent, or dropped at the egress port.
     #[inline]
     pub fn leaves(&mut self, seen: &Seen<'_>, pieces: Leaving<'_>, verdict: Verdict) {
         if self.want.drops_only && verdict == Verdict::Passed || !self.wants(seen) {
@@ -169,7 +170,7 @@ impl Probe {
         self.commit(seen.port);
     }
 
-    /// Counts a frame as lost because it was no longer remembered when its outcome became known.
+    /// Counts a frame as lost whose verdict came too late to be recorded.
     pub fn forget(&mut self, port: u16) {
         if self.want.port.is_none_or(|wanted| wanted == port) {
             self.writer.count_lost(1);
@@ -177,7 +178,7 @@ impl Probe {
         }
     }
 
-    /// Ends a batch: the reader may take its records.
+    /// Hands the records of a batch over to the reader.
     #[inline]
     pub fn end_batch(&mut self) {
         self.writer.hand_over();
@@ -194,7 +195,7 @@ impl Probe {
                 self.skip -= 1;
                 return false;
             }
-            // Not every N-th frame: in an alternating sequence, such as received and sent, that would sample one kind only.
+            // A random distance: with every N-th frame, of alternating frames (received, sent) only one kind might be seen.
             self.random ^= self.random << 13;
             self.random ^= self.random >> 17;
             self.random ^= self.random << 5;
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_received_frame_is_as_it_came_with_the_verdict_of_its_walk() {
+    fn a_received_frame_is_recorded_unmodified_with_its_verdict() {
         let (mut probe, mut reader, _) = probe(Want { port: Some(2), snaplen: 3, ..Want::default() });
         probe.arrives(&seen(1, b"other"), Direction::Received, 0);
         probe.judge(Verdict::Dropped(1), b"other");
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_only_has_the_whole_of_what_was_dropped_and_nothing_else() {
+    fn drops_only_records_whole_dropped_frames() {
         let (mut probe, mut reader, _) = probe(Want { drops_only: true, ..Want::default() });
         let came: Vec<u8> = (0..3000).map(|n| n as u8).collect();
         let mut now = came.clone();
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_is_put_together_and_cut() {
+    fn sent_frames_are_assembled_and_truncated() {
         let (mut probe, mut reader, _) = probe(Want { snaplen: 6, ..Want::default() });
         probe.leaves(&seen(3, b"addresses"), [b"addr", b"tag", b"rest"], Verdict::Passed);
         let all = read(&mut probe, &mut reader);
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_at_its_port_but_not_what_was_not_wanted_in_the_end() {
+    fn lost_frames_are_counted_by_port() {
         let (mut probe, reader, lost) = probe(Want { drops_only: true, ..Want::default() });
         let frame = [0; 1000];
         for n in 0..100 {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_of_all_that_goes_by_in_turns() {
+    fn a_sample_has_frames_of_all_alternating_kinds() {
         let (mut probe, mut reader, _) = probe(Want { sample: 10, ..Want::default() });
         let mut counts = [0; 2];
         for n in 0..20_000 {

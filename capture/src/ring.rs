@@ -1,21 +1,22 @@
-//! The bounded queue out of the packet path: one writer, one reader, no lock, no waiting.
+//! A ring of records from a worker to a reader, without locks and without waiting.
 //!
-//! A worker appends records to a chunk of memory and hands it over when the chunk is full or the batch ends. The number
-//! of chunks is fixed, and they circulate. When the reader has not returned any, records are counted as lost and
-//! the worker continues.
+//! The worker appends records to a chunk of memory, and hands the chunk over when it is full or when its batch ends. The
+//! reader returns empty chunks. Their number is fixed: if none is empty, records are counted as lost and the worker
+//! continues.
 //!
 //! ```text
 //!            +---> full ----+           a chunk:  | len | header, bytes | len | header, bytes | ..   free   |
 //!   writer --+              +--> reader                 a record                                  ^ filled
 //!      ^     +-> unfinished +      |
-//!      |         (0 or 1)          |    An unfinished chunk goes to the reader if there is no full one,
-//!      +--------- empty <----------+    or back to the writer, which continues to fill it.
+//!      |         (0 or 1)          |    The reader takes the unfinished chunk if no full one is there;
+//!      +--------- empty <----------+    otherwise the writer takes it back and continues to fill it.
 //! ```
 //!
-//! So at a low rate the reader sees each frame at once, and at a high rate chunks leave full, and all of the memory can
-//! bridge a pause of the reader. The content of a record is opaque here.
+//! At a low rate each record is read at once. At a high rate chunks are handed over full, so all memory is available to
+//! bridge a pause of the reader. The ring does not interpret the records.
 //!
-//! *Limits.* [`ring`] sets the number of chunks and their size. A record is at most four bytes shorter than a chunk.
+//! *Limits.* The number of chunks and their size are fixed when the [`ring`] is created. The maximum length of a record is
+//! the size of a chunk less four bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,7 +26,7 @@ use crossbeam_queue::ArrayQueue;
 /// Length of the length field before each record, in bytes.
 const LEN: usize = 4;
 
-/// A block of memory with records, one after the other.
+/// A chunk of memory with records.
 #[derive(Debug)]
 pub struct Chunk {
     bytes: Box<[u8]>,
@@ -43,7 +44,7 @@ struct Shared {
     writer_is_gone: AtomicBool,
 }
 
-/// The worker's end.
+/// The worker's end of a ring.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -52,11 +53,11 @@ pub struct Writer {
     next_number: u64,
 }
 
-/// The reader's end.
+/// The reader's end of a ring.
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
-    /// A chunk that was taken out of the queues already and is returned by the next [`Reader::take`].
+    /// A chunk taken too early: an earlier one was found after it.
     held: Option<Chunk>,
 }
 
@@ -67,7 +68,7 @@ enum Pending {
     NoRoom,
 }
 
-/// A ring with all the memory that it will ever use: `chunks` chunks (at least 2) of `bytes` bytes each.
+/// Creates a ring with at least 2 chunks of this size in bytes, and allocates all its memory.
 #[must_use]
 pub fn ring(chunks: usize, bytes: usize) -> (Writer, Reader) {
     let chunks = chunks.max(2);
@@ -87,8 +88,8 @@ pub fn ring(chunks: usize, bytes: usize) -> (Writer, Reader) {
 }
 
 impl Writer {
-    /// Begins a record and returns its `len` bytes. The record exists once it is committed; an uncommitted earlier one
-    /// is discarded. `None` if there is no room.
+    /// Starts a record of this length and returns its bytes; [`commit`](Self::commit) completes it. Discards a record that was
+    /// not committed. `None` if there is no room.
     #[inline]
     pub fn begin(&mut self, len: usize) -> Option<&mut [u8]> {
         self.pending = Pending::NoRoom;
@@ -101,7 +102,7 @@ impl Writer {
             if chunk.filled == 0 {
                 return None;
             }
-            // The chunk is handed over only if an empty one can replace it.
+            // Hand the full chunk over only if there is an empty one to continue with.
             let next = self.fresh(false)?;
             let full = self.chunk.replace(next);
             full.and_then(|full| self.shared.full.push(full).err());
@@ -111,14 +112,14 @@ impl Writer {
         Some(&mut chunk.bytes[chunk.filled + LEN..chunk.filled + needs])
     }
 
-    /// The bytes of the record that was begun.
+    /// The bytes of the started record.
     #[inline]
     pub fn pending(&mut self) -> Option<&mut [u8]> {
         let (Pending::Record(len), Some(chunk)) = (self.pending, &mut self.chunk) else { return None };
         Some(&mut chunk.bytes[chunk.filled + LEN..chunk.filled + LEN + len])
     }
 
-    /// Commits the record that was begun. Returns false and counts it as lost if there was no room for it.
+    /// Completes the started record. If there was no room for it, counts it as lost and returns false.
     #[inline]
     pub fn commit(&mut self) -> bool {
         match (std::mem::replace(&mut self.pending, Pending::Nothing), &mut self.chunk) {
@@ -135,30 +136,30 @@ impl Writer {
         }
     }
 
-    /// Counts records as lost that were never begun.
+    /// Counts records as lost that were not started.
     pub fn count_lost(&self, records: u64) {
-        // Only the writer changes this number.
+        // Only this writer changes the number.
         let before = self.shared.lost.load(Ordering::Relaxed);
         self.shared.lost.store(before + records, Ordering::Relaxed);
     }
 
-    /// Makes all records available to the reader. To be called at the end of a batch.
+    /// Hands the completed records over to the reader. Call this at the end of each batch.
     #[inline]
     pub fn hand_over(&mut self) {
         self.pending = Pending::Nothing;
         if let Some(chunk) = self.chunk.take_if(|chunk| chunk.filled > 0) {
-            // The place is empty: the previous unfinished chunk was taken by the reader or by this writer.
+            // The slot is empty: its chunk was taken, by the reader or by `fresh`, before this one was filled.
             self.chunk = self.shared.unfinished.push(chunk).err();
         }
     }
 
-    /// Whether the reader is gone.
+    /// True if the reader was dropped.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.shared.reader_is_gone.load(Ordering::Relaxed)
     }
 
-    /// The chunk to continue with: an empty one, or with `or_unfinished` the one that was handed over unfinished.
+    /// The chunk to continue with: the unfinished one that was handed over, or an empty one.
     fn fresh(&mut self, or_unfinished: bool) -> Option<Chunk> {
         if or_unfinished && let Some(chunk) = self.shared.unfinished.pop() {
             return Some(chunk);
@@ -179,10 +180,10 @@ impl Drop for Writer {
 }
 
 impl Reader {
-    /// The next chunk with records, to be returned with [`Reader::give_back`]. `None` if there is none at present.
+    /// The next chunk with records; return it with [`Reader::give_back`]. `None` if there are no records.
     pub fn take(&mut self) -> Option<Chunk> {
         let first = self.held.take().or_else(|| self.shared.full.pop()).or_else(|| self.shared.unfinished.pop())?;
-        // Between the two queries the writer may have finished a chunk and left another one unfinished.
+        // Between the two look-ups the writer may have handed over full chunks and then an unfinished one.
         match self.shared.full.pop() {
             Some(other) if other.number < first.number => {
                 self.held = Some(first);
@@ -195,19 +196,19 @@ impl Reader {
         }
     }
 
-    /// Returns a chunk, so that the writer can use its memory again.
+    /// Returns a chunk to the writer.
     pub fn give_back(&mut self, chunk: Chunk) {
-        // Only chunks of this ring circulate, so there is a place for each.
+        // The queue has room for all chunks of the ring.
         let _ = self.shared.empty.push(chunk);
     }
 
-    /// Number of lost records since the start.
+    /// Number of records lost since the start.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether the writer is gone. Its remaining records can still be read.
+    /// True if the writer was dropped. Its records can still be read.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.shared.writer_is_gone.load(Ordering::Acquire)
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_is_read_at_once_and_what_is_not_is_not() {
+    fn only_committed_records_that_were_handed_over_are_read() {
         let (mut writer, mut reader) = ring(3, 64);
         assert!(write(&mut writer, 1, 8));
         assert_eq!(read(&mut reader), []);
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reader_the_first_are_kept_and_the_others_counted() {
+    fn a_full_ring_keeps_old_records_and_counts_new_ones() {
         let (mut writer, mut reader) = ring(4, 36);
         // Three fit into a chunk, each handed over alone.
         for number in 0..100 {
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn two_threads_lose_and_reorder_nothing_that_is_not_counted() {
+    fn two_threads_keep_order_and_count_losses() {
         let (mut writer, mut reader) = ring(4, 1024);
         let mut numbers = Vec::new();
         std::thread::scope(|scope| {

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use ::capture::pcapng::{self, LINKTYPE_ETHERNET, LINKTYPE_RAW, Packet, Statistics, Way};
+use ::capture::pcapng::{self, LINKTYPE_ETHERNET, LINKTYPE_RAW, Packet, PacketDirection, Statistics};
 use ::capture::probe::Lost;
 use ::capture::ring::{Chunk, Reader};
 use ::capture::{Direction, Header, Verdict, Want};
@@ -235,10 +235,10 @@ impl Writer {
         let packet = Packet {
             interface: interface.number,
             time: self.zero.saturating_add(header.time),
-            way: match header.direction {
-                Direction::Received => Way::Inbound,
-                Direction::Sent => Way::Outbound,
-                Direction::Within => Way::Unknown,
+            direction: match header.direction {
+                Direction::Received => PacketDirection::Inbound,
+                Direction::Sent => PacketDirection::Outbound,
+                Direction::Within => PacketDirection::Unknown,
             },
             original_len: header.original_len,
             bytes,

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::capture::pcapng::{Block, LINKTYPE_RAW, Way};
+use ::capture::pcapng::{Block, LINKTYPE_RAW, PacketDirection};
 use anyhow::{Context, bail};
 use api::query::{Captured, target};
 use packet::{EtherType, Headers, MacAddr};
@@ -177,7 +177,7 @@ impl Book {
             let Some(packet) = block.packet() else { continue };
             frames += 1;
             let is_raw = interfaces.get(packet.interface as usize) == Some(&LINKTYPE_RAW);
-            if packet.way == Way::Inbound {
+            if packet.direction == PacketDirection::Inbound {
                 self.add(flow_of(packet.bytes, is_raw), packet.original_len);
             }
         }
@@ -268,14 +268,14 @@ mod tests {
         pcapng::interface(&mut bytes, LINKTYPE_ETHERNET, SNAPLEN, "tap0", "");
         pcapng::interface(&mut bytes, LINKTYPE_RAW, SNAPLEN, "tun0", "");
         let (plain, tagged) = (frame(1000, false), frame(1000, true));
-        for (interface, way, frame) in [
-            (0, Way::Inbound, &plain[..]),
-            (0, Way::Outbound, &plain),
-            (0, Way::Inbound, &tagged),
-            (1, Way::Inbound, &plain[14..]),
-            (0, Way::Unknown, &plain),
+        for (interface, direction, frame) in [
+            (0, PacketDirection::Inbound, &plain[..]),
+            (0, PacketDirection::Outbound, &plain),
+            (0, PacketDirection::Inbound, &tagged),
+            (1, PacketDirection::Inbound, &plain[14..]),
+            (0, PacketDirection::Unknown, &plain),
         ] {
-            pcapng::packet(&mut bytes, &Packet { interface, time: 0, way, original_len: 1514, bytes: frame, comment: "" });
+            pcapng::packet(&mut bytes, &Packet { interface, time: 0, direction, original_len: 1514, bytes: frame, comment: "" });
         }
         // However it comes in pieces.
         for cut in [0, 10, bytes.len() / 2, bytes.len() - 1, bytes.len()] {
