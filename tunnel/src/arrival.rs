@@ -1,30 +1,29 @@
-//! What a received datagram holds: inner frames, and what they still owe.
+//! Decapsulation: the inner frames of a received datagram, and their offload state.
 //!
-//! From a wire come plain frames with complete checksums, one in each datagram; several datagrams may come
-//! in one buffer. From a peer on the same machine, another network namespace behind a veth, comes what
-//! its kernel never finished, as it counts on a tunnel device at the other end to be told. A UDP socket is
-//! not told; but the bytes tell it:
+//! Datagrams from a network carry plain frames with complete checksums, one frame each; several datagrams may be received
+//! in one buffer. A peer on the same machine, in another network namespace behind a veth, sends frames that its kernel has
+//! not finished, because it expects a tunnel device at the other end, which would get the offload state with the packet. A
+//! UDP socket does not get it, but it can be derived from the bytes:
 //!
-//! *An unfinished checksum.* The TCP or UDP checksum field holds the sum of the pseudo-header, exactly as
-//! `CHECKSUM_PARTIAL` leaves it. Let `P` be that sum and `R` the sum of all else that is covered. Finishing
-//! the checksum gives `-(P + R)`. If the field was complete all the same, `P + field + R = 0` with `field = P`;
-//! then `-(P + R)` is `P` again, so what is finished is what was there. Only a damaged packet whose field
-//! comes to be `P` is made whole, which of all damaged packets is one in 65536: as many as a checksum misses
-//! anyway.
+//! *Partial checksum.* The TCP or UDP checksum field contains the sum of the pseudo-header, as `CHECKSUM_PARTIAL` leaves it.
+//! Let `P` be that sum and `R` the sum of all other covered bytes. Finishing the checksum gives `-(P + R)`. If the field was
+//! complete although it equals `P`, then `P + P + R = 0`, so `-(P + R)` is `P` again and finishing changes nothing. Only a
+//! damaged packet whose field happens to equal `P` gets a valid checksum: one damaged packet in 65,536, as many as a
+//! checksum fails to detect anyway.
 //!
-//! *A TCP super-frame.* A device's `SKB_GSO_UDP_TUNNEL` frame reaches a socket as one datagram, as long as
-//! the super-frame in it (`udp_unexpected_gso` in `include/linux/udp.h` does not expect it to be cut). Its
-//! inner length is that of the datagram, more than the tunnel's MTU, and its checksum is unfinished. The
-//! segment size is lost; it is that of full segments here.
+//! *TCP super-frame.* A frame with `SKB_GSO_UDP_TUNNEL` reaches the socket as one datagram that contains the whole
+//! super-frame (`udp_unexpected_gso` in `include/linux/udp.h` does not have it segmented). The inner packet fills the
+//! datagram, is longer than the tunnel's MTU, and has a partial checksum. The segment size is lost; full segments are
+//! assumed.
 //!
-//! *A UDP super-frame.* The same, but its segment size is told, as if it were that of datagrams in a train
-//! (`udp_cmsg_recv`). Told apart by the first inner packet: it is as long as the whole buffer, while a train's
-//! would end with the first datagram.
+//! *UDP super-frame.* The same, except that the kernel reports the inner segment size as if it were the length of the
+//! datagrams of a train (`udp_cmsg_recv`). The inner packet shows which it is: in a super-frame it is as long as the whole
+//! buffer, in a train it ends with the first datagram.
 //!
-//! A sender that lies about any of this hurts nobody but the receivers of its own frames: what is claimed
-//! here is judged by the pipeline as any virtio-net header is.
+//! A sender that forges this state harms only the receivers of its own frames: the pipeline checks the state like any
+//! virtio-net header.
 //!
-//! *Cost.* A frame is parsed once, and its pseudo-header summed once; a train costs one parse more.
+//! *Cost.* Each frame is parsed once and its pseudo-header is summed once; a train takes one further parse.
 
 use packet::checksum;
 use packet::ethernet::u16_at;
@@ -34,34 +33,33 @@ use packet::{Checksum, Datagram, Headers, Network, Offload, Segmentation, Segmen
 use crate::framing::{Framing, FramingKind, Inner};
 use crate::malformed::Malformed;
 
-/// One inner frame, or packet.
+/// One inner frame or packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival<'a> {
     /// The framing, with the network identifier from the tunnel header.
     pub framing: Framing,
-    /// What the frame owes, to be judged.
+    /// The frame's offload state, not yet checked.
     pub vnet: VnetHeader,
-    /// What stands where in the frame.
+    /// The parsed headers of the frame.
     pub headers: Headers,
-    /// The frame, without the padding behind a packet with an unfinished checksum, which must not be
-    /// summed.
+    /// The frame. If the checksum is partial, without the padding after the packet, which the checksum does not cover.
     pub frame: &'a [u8],
 }
 
-/// The frames of what one receive brought, in their order.
+/// Iterator over the inner frames of one received message, in order.
 #[derive(Debug)]
 pub struct Arrivals<'a> {
     kind: FramingKind,
     mtu: u32,
-    /// Length of each datagram but the last; never 0.
+    /// Length of each datagram except the last, in bytes; never 0.
     size: usize,
-    /// Payload bytes of each segment, if all is one UDP super-frame.
+    /// Segment size in bytes, if the message is one UDP super-frame.
     segment: Option<u16>,
     rest: Option<&'a [u8]>,
 }
 
 impl<'a> Arrivals<'a> {
-    /// `mtu` is the longest packet that the tunnel carries uncut.
+    /// The frames of a message. `mtu` is the MTU of the tunnel, in bytes.
     #[inline]
     #[must_use]
     pub fn new(datagram: Datagram<'a>, kind: FramingKind, mtu: u32) -> Arrivals<'a> {
@@ -85,7 +83,7 @@ impl<'a> Arrivals<'a> {
         Ok(Arrival { framing, vnet: offload.to_vnet(&headers, 0), headers, frame: &frame[..headers.end as usize] })
     }
 
-    /// How a packet with an unfinished checksum is to be cut.
+    /// The segmentation of a packet with a partial checksum, if it is a super-frame.
     fn segmentation(&self, headers: &Headers, frame: &[u8]) -> Option<Segmentation> {
         let Headers { l3, l4, payload, end, .. } = *headers;
         if end as usize != frame.len() {
@@ -119,7 +117,7 @@ impl<'a> Iterator for Arrivals<'a> {
     }
 }
 
-/// Does the checksum field hold the sum of the pseudo-header?
+/// True if the checksum is partial: the field contains the sum of the pseudo-header.
 #[inline]
 fn is_unfinished(headers: &Headers, frame: &[u8]) -> bool {
     let (Some(offset), Some(protocol)) = (headers.transport.checksum_offset(), headers.transport.protocol()) else {
@@ -130,7 +128,7 @@ fn is_unfinished(headers: &Headers, frame: &[u8]) -> bool {
     u16_at(frame, l4 + offset) == checksum::pseudo_header(headers.addresses(frame), protocol, len)
 }
 
-/// Is what looks like a train one datagram, with a UDP super-frame in it?
+/// True if what looks like a train is one datagram that contains a UDP super-frame.
 fn is_one_packet(payload: &[u8], kind: FramingKind) -> bool {
     let Ok(Inner { headers, frame, .. }) = kind.decode(payload) else { return false };
     headers.transport == Transport::Udp && headers.end as usize == frame.len() && is_unfinished(&headers, frame)

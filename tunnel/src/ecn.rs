@@ -1,11 +1,10 @@
-//! Congestion marks across the tunnel (RFC 6040): what the outer header shows of the inner packet's, and
-//! what a mark on the way becomes.
+//! Explicit congestion notification across a tunnel (RFC 6040).
 //!
-//! Going in, the outer header gets the inner codepoint, but that CE becomes ECT(0), as Linux has it
-//! (`INET_ECN_encapsulate` in `include/net/inet_ecn.h`): this is RFC 3168's way, from which RFC 6040
-//! section 4.1 departs by copying CE. It loses nothing, as the inner packet keeps its mark.
+//! *Encapsulation.* The outer header gets the inner codepoint, except that CE becomes ECT(0), as in Linux
+//! (`INET_ECN_encapsulate` in `include/net/inet_ecn.h`). This is the behaviour of RFC 3168; RFC 6040 section 4.1 copies CE.
+//! No mark is lost, as the inner packet keeps its own.
 //!
-//! Coming out, RFC 6040 figure 4, which Linux follows, too (`INET_ECN_decapsulate`):
+//! *Decapsulation* follows RFC 6040 figure 4, as Linux does (`INET_ECN_decapsulate`):
 //!
 //! ```text
 //!             outer  Not-ECT   ECT(0)    ECT(1)    CE
@@ -15,43 +14,42 @@
 //!        CE          CE        CE        CE        CE
 //! ```
 //!
-//! CE outside of a packet that cannot carry it is a congestion signal that nobody would hear: the drop is
-//! the signal. What is not IP has no codepoint: it leaves as Not-ECT and comes in whatever the mark
-//! (`IP_ECN_decapsulate`).
+//! A packet that does not support ECN cannot carry an outer CE mark, so it is dropped: the drop signals the congestion.
+//! Frames that are not IP have no codepoint: they are sent as Not-ECT, and accepted with any mark (`IP_ECN_decapsulate`).
 
 use packet::checksum::Delta;
 use packet::ethernet::{put_u16, u16_at};
 use packet::{Headers, Network, ipv4};
 
-/// The ECN field in IPv4's type of service and IPv6's traffic class (RFC 3168 section 5).
+/// Mask of the ECN field in the IPv4 type of service and the IPv6 traffic class (RFC 3168 section 5).
 pub const MASK: u8 = 3;
 
-/// The sender does not listen to marks.
+/// Not-ECT: the sender does not support ECN.
 pub const NOT_ECT: u8 = 0;
 
-/// The sender listens, and wants to be told by L4S (RFC 9331).
+/// ECT(1): the sender supports ECN and uses L4S (RFC 9331).
 pub const ECT_1: u8 = 1;
 
-/// The sender listens.
+/// ECT(0): the sender supports ECN.
 pub const ECT_0: u8 = 2;
 
-/// Congestion was met on the way.
+/// CE: congestion experienced.
 pub const CE: u8 = 3;
 
-/// What an outer codepoint does to the inner packet.
+/// The effect of the outer codepoint on the inner packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decapsulated {
-    /// It stays as it is.
+    /// The inner codepoint is kept.
     Keep,
-    /// It becomes ECT(1).
+    /// The inner codepoint becomes ECT(1).
     SetEct1,
-    /// It becomes CE.
+    /// The inner codepoint becomes CE.
     SetCe,
-    /// It is to be dropped: it was marked, and cannot say so.
+    /// The packet is dropped: the outer header is marked CE and the packet does not support ECN.
     Drop,
 }
 
-/// The outer header's type of service: `outer_tos` as configured, with the inner packet's codepoint.
+/// The outer type of service: the configured `outer_tos` with the codepoint for this inner type of service.
 #[inline]
 #[must_use]
 pub fn encapsulate(outer_tos: u8, inner_tos: u8) -> u8 {
@@ -62,7 +60,7 @@ pub fn encapsulate(outer_tos: u8, inner_tos: u8) -> u8 {
     outer_tos & !MASK | codepoint
 }
 
-/// What is to be done with a packet of IP that came in a packet with this type of service.
+/// The effect of an outer type of service on an inner IP packet.
 #[inline]
 #[must_use]
 pub fn decapsulate(outer_tos: u8, inner_tos: u8) -> Decapsulated {
@@ -74,8 +72,7 @@ pub fn decapsulate(outer_tos: u8, inner_tos: u8) -> Decapsulated {
     }
 }
 
-/// The type of service of a frame's IPv4 packet, the traffic class of its IPv6 packet; `None` if it holds
-/// neither.
+/// The type of service or traffic class of a frame's IP packet; `None` if it is not IP.
 #[inline]
 #[must_use]
 pub fn tos(headers: &Headers, frame: &[u8]) -> Option<u8> {
@@ -87,11 +84,11 @@ pub fn tos(headers: &Headers, frame: &[u8]) -> Option<u8> {
     }
 }
 
-/// Does to a frame's packet what the outer codepoint asks for. False if it is to be dropped.
+/// Applies the outer codepoint to a frame's IP packet. False if the frame must be dropped.
 #[inline]
 #[must_use]
 pub fn apply(outer_tos: u8, headers: &Headers, frame: &mut [u8]) -> bool {
-    // Nearly every packet comes with Not-ECT outside, or with what is inside.
+    // Most packets have Not-ECT in the outer header, or the same codepoint in both.
     if outer_tos & MASK == NOT_ECT {
         return true;
     }
@@ -105,7 +102,7 @@ pub fn apply(outer_tos: u8, headers: &Headers, frame: &mut [u8]) -> bool {
     true
 }
 
-/// Writes the codepoint into a frame's IP header, and patches IPv4's checksum.
+/// Writes the codepoint into a frame's IP header, and updates the IPv4 checksum.
 fn set(headers: &Headers, frame: &mut [u8], codepoint: u8) {
     let ip = &mut frame[usize::from(headers.l3)..];
     let old = u16_at(ip, 0);
@@ -116,7 +113,7 @@ fn set(headers: &Headers, frame: &mut [u8], codepoint: u8) {
             let check = Delta::of_word(old, new).apply(u16_at(ip, ipv4::field::CHECKSUM));
             put_u16(ip, ipv4::field::CHECKSUM, check);
         }
-        // Four bits of version, eight of traffic class, the first four of the flow label.
+        // The word consists of version (4 bits), traffic class (8 bits), and the start of the flow label (4 bits).
         Network::Ipv6 => put_u16(ip, 0, old & !(u16::from(MASK) << 4) | u16::from(codepoint) << 4),
         Network::Other => {}
     }
@@ -142,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn going_in() {
+    fn outer_codepoints() {
         let outer = |inner| encapsulate(0xb9, 0x28 | inner);
         assert_eq!(ALL.map(outer), [0xb8, 0xb9, 0xba, 0xba], "DSCP as configured, CE as ECT(0)");
     }
 
     #[test]
-    fn coming_out() {
+    fn inner_codepoints() {
         use Decapsulated::{Drop, Keep, SetCe, SetEct1};
         let table = [
             (NOT_ECT, [Keep, Keep, Keep, Drop]),
@@ -162,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_written_where_they_belong() {
+    fn marks_are_written_into_the_ip_header() {
         for (inner, outer, expected) in
             [(ECT_0, CE, CE), (ECT_1, CE, CE), (ECT_0, ECT_1, ECT_1), (ECT_1, ECT_0, ECT_1), (CE, NOT_ECT, CE)]
         {
@@ -180,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_marked_is_dropped_unless_it_is_not_ip() {
+    fn marked_ip_packets_without_ecn_are_dropped() {
         for mut frame in [ipv4_frame(0), ipv6_frame(0xb8)] {
             let before = frame.clone();
             let headers = Headers::parse(&frame).unwrap();

@@ -1,30 +1,28 @@
-//! Which of several source ports a flow's datagrams leave by.
+//! The flow hash that selects the outer source port of a datagram.
 //!
-//! Between the hosts only the outer header is looked at: routers with several ways, cards with several
-//! queues and kernels with several sockets spread by its ports. So the source port is made of the inner
-//! flow (RFC 7348 section 5): packets of one flow stay in order, and flows go apart.
+//! Between the hosts only the outer header is visible: routers with several paths, cards with several queues and kernels
+//! with several sockets distribute datagrams by its ports. So the source port is derived from the inner flow (RFC 7348
+//! section 5): packets of one flow stay in order, and different flows are spread.
 //!
-//! *Symmetric.* Both directions of a flow get the same value, so that their processing can meet on one
-//! core at both ends.
+//! *Symmetric.* Both directions of a flow have the same hash, so that one core can process both at each end.
 //!
-//! *Cheap, and nothing more.* Who knows the function can make flows that fall together; they then share
-//! one way, which one heavy flow would do as well. Nothing grows or is looked up by this value, so it is
-//! no SipHash.
+//! *Not keyed.* An attacker who knows the function can create flows with equal hashes. They share one path, as one heavy
+//! flow would. No table is indexed by this hash, so SipHash is not needed.
 //!
-//! *Fragments* have no ports but in the first, so none of them counts any: a datagram's fragments all get
-//! the same value, made of addresses and protocol.
+//! *Fragments.* Only the first fragment of a datagram has ports, so no fragment's ports are used: all fragments have the
+//! same hash, of addresses and protocol.
 
 use packet::ethernet::u32_at;
 use packet::{Headers, Network, Transport, ipv4, ipv6};
 
-/// Fractional bits of the golden ratio, an odd number without pattern.
+/// Multiplier: the fractional bits of the golden ratio, an odd number without a pattern.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Fractional bits of pi: a zero must not stay one.
+/// Offset: the fractional bits of pi, so that zero is not mapped to zero.
 const OFFSET: u64 = 0x243f_6a88_85a3_08d3;
 
-/// Of a frame's addresses, protocol and ports where it is IP, of its MAC addresses where it is not. The
-/// upper bits are as good as the lower ones.
+/// The hash of a frame's flow: of addresses, protocol and ports if it is IP, otherwise of its MAC addresses. All bits are of
+/// equal quality.
 #[inline]
 #[must_use]
 pub fn flow_hash(headers: &Headers, frame: &[u8]) -> u16 {
@@ -41,20 +39,20 @@ pub fn flow_hash(headers: &Headers, frame: &[u8]) -> u16 {
         }
         Transport::Other => (0, 0),
     };
-    // Each end by itself, then a sum, for which both directions are the same.
+    // Each end is hashed alone; their sum is the same in both directions.
     let end = |address: u64, port: u32| mix(address ^ u64::from(port) << 48);
     let both = end(src, src_port).wrapping_add(end(dst, dst_port));
     (mix(both ^ u64::from(protocol)) >> 48) as u16
 }
 
-/// Every bit of the product's upper half depends on all bits below; both halves together on all.
+/// Each bit of the product's upper half depends on all lower bits of the value, so both halves together depend on all bits.
 #[inline]
 fn mix(value: u64) -> u64 {
     let product = u128::from(value ^ OFFSET) * u128::from(FACTOR);
     (product >> 64) as u64 ^ product as u64
 }
 
-/// An IPv6 address. Network and host are mixed, as they count up in the same few bits.
+/// Hashes an IPv6 address. Network and interface identifier are mixed, as both often differ only in their last bits.
 #[inline]
 fn narrowed(address: &[u8]) -> u64 {
     let half = |at| u64::from(u32_at(address, at)) << 32 | u64::from(u32_at(address, at + 4));
@@ -99,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_directions_are_the_same(
+        fn both_directions_have_the_same_hash(
             src: u32, dst: u32, hosts: (u64, u64), ports: (u16, u16), protocol in prop::sample::select(vec![1u8, 6, UDP, 47]),
         ) {
             let (there, back) = (transport(protocol, ports.0, ports.1), transport(protocol, ports.1, ports.0));
@@ -117,15 +115,15 @@ mod tests {
     }
 
     #[test]
-    fn fragments_of_a_datagram_stay_together() {
+    fn fragments_of_a_datagram_have_the_same_hash() {
         let (ports, other) = (transport(UDP, 1000, 2000), transport(UDP, 3000, 4000));
         let fragment = |fragment, payload: &[u8]| hash(&ethernet(1, 2, 0x800, &ipv4(UDP, 1, 2, fragment, payload)));
         assert_eq!(fragment(0x2000, &ports), fragment(0x0001, &other));
-        assert_ne!(fragment(0, &ports), fragment(0, &other), "whole datagrams go by their ports");
+        assert_ne!(fragment(0, &ports), fragment(0, &other), "ports of whole datagrams count");
     }
 
     #[test]
-    fn flows_that_count_up_spread_over_the_ports() {
+    fn sequential_flows_are_spread_evenly() {
         type Make = fn(u16) -> Vec<u8>;
         let kinds: [(&str, Make); 5] = [
             ("source port", |n| ethernet(1, 2, 0x800, &ipv4(6, 0x0a00_0001, 0x0a00_0002, 0, &transport(6, 32_768 + n, 443)))),

@@ -1,7 +1,7 @@
-//! Tunnels: frames of the bridge in UDP datagrams, to other hosts and back.
+//! Tunnels: encapsulating Ethernet frames and IP packets in UDP datagrams, and decapsulating them.
 //!
-//! A function of bytes: no sockets, clocks or threads, and nothing of the bridge. The kernel's UDP sockets
-//! add and take off what is outside of the datagram; what is inside is told here.
+//! This crate works on bytes alone: it has no sockets, clocks or threads and does not know the bridge. The kernel's UDP
+//! sockets add and remove the outer IP and UDP headers; this crate handles what follows them.
 #![forbid(unsafe_code)]
 
 pub mod arrival;

@@ -1,4 +1,4 @@
-//! How many bytes a tunnel adds, and what packets fit through.
+//! The overhead of a tunnel, and the MTU that it leaves for inner packets.
 //!
 //! ```text
 //!            IPv4 IPv6   UDP   VXLAN   Ethernet        IPv4 IPv6
@@ -7,10 +7,9 @@
 //!  IP          20 40   +   8                       =     28 48
 //! ```
 //!
-//! An MTU is that of IP, so the inner Ethernet header counts to the overhead. A frame that carries a VLAN
-//! tag through the tunnel needs four bytes more, which are not in these sums, as they are not in Linux's
-//! (`VXLAN_HEADROOM`): where the network between takes 1500 bytes and the tunnel is a trunk, tagged guests
-//! need an MTU that is lower by [`packet::vlan::TAG_LEN`].
+//! All numbers are bytes. An MTU limits the IP packet, so the inner Ethernet header counts as overhead. A VLAN tag inside
+//! the tunnel takes four more bytes, which are not in these sums (nor in Linux's `VXLAN_HEADROOM`): if the underlay has an
+//! MTU of 1500 and the tunnel is a trunk, tagged guests need an MTU that is [`packet::vlan::TAG_LEN`] lower.
 
 use std::net::IpAddr;
 
@@ -20,7 +19,7 @@ use packet::udp::UDP_LEN;
 
 use crate::framing::Framing;
 
-/// By which protocol the datagrams travel.
+/// The network protocol of the outer header.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Underlay {
     /// IPv4, without options.
@@ -30,7 +29,7 @@ pub enum Underlay {
 }
 
 impl Underlay {
-    /// To this address.
+    /// The underlay for datagrams to this address.
     #[inline]
     #[must_use]
     pub const fn of(address: IpAddr) -> Underlay {
@@ -47,7 +46,8 @@ impl Underlay {
         }
     }
 
-    /// The longest packet: IPv4's length field counts its header, IPv6's does not (RFC 8200 section 3).
+    /// Maximum length of a packet, in bytes: the length field of IPv4 includes the header, that of IPv6 does not (RFC 8200
+    /// section 3).
     const fn longest(self) -> u32 {
         match self {
             Underlay::V4 => 65_535,
@@ -56,21 +56,21 @@ impl Underlay {
     }
 }
 
-/// A tunnel that carries less than this is refused: all that hosts need not be able to take is longer
-/// (RFC 791 section 3.2), and what is sent without asking first, as DNS is, is no longer.
+/// Minimum MTU of a tunnel, in bytes. Every IPv4 host must accept packets of this length (RFC 791 section 3.2), so
+/// protocols without path MTU discovery, such as DNS, send none that are longer.
 pub const MIN_MTU: u32 = 576;
 
-/// Guests with IPv6 need this much (RFC 8200 section 5).
+/// Minimum MTU for IPv6 guests, in bytes (RFC 8200 section 5).
 pub const MIN_MTU_IPV6: u32 = 1280;
 
-/// How much longer an inner IP packet becomes.
+/// The number of bytes that encapsulation adds to an inner IP packet.
 #[must_use]
 pub const fn overhead(framing: Framing, underlay: Underlay) -> u32 {
     (underlay.header_len() + UDP_LEN + framing.overhead()) as u32
 }
 
-/// The longest inner IP packet whose datagram is not cut on a way that takes packets of `path_mtu` bytes.
-/// `None` if that is less than [`MIN_MTU`].
+/// The tunnel's MTU over a path with this MTU, both in bytes: the length of the longest inner IP packet whose datagram is
+/// not fragmented. `None` if that is less than [`MIN_MTU`].
 #[must_use]
 pub fn overlay_mtu(path_mtu: u32, framing: Framing, underlay: Underlay) -> Option<u32> {
     let mtu = path_mtu.min(underlay.longest()).checked_sub(overhead(framing, underlay))?;
@@ -85,13 +85,13 @@ mod tests {
     const VXLAN: Framing = Framing::Vxlan(Vni::new(1).unwrap());
 
     #[test]
-    fn the_table_of_overheads() {
+    fn overheads_are_those_of_the_table() {
         let both = |framing| [Underlay::V4, Underlay::V6].map(|underlay| overhead(framing, underlay));
         assert_eq!([VXLAN, Framing::Ethernet, Framing::Ip].map(both), [[50, 70], [42, 62], [28, 48]]);
     }
 
     #[test]
-    fn what_fits() {
+    fn mtus_of_tunnels() {
         assert_eq!(overlay_mtu(1500, VXLAN, Underlay::V4), Some(1450));
         assert_eq!(overlay_mtu(1500, VXLAN, Underlay::of([0u16; 8].into())), Some(1430));
         assert_eq!(overlay_mtu(9000, Framing::Ethernet, Underlay::V4), Some(8958));

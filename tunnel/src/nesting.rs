@@ -1,11 +1,10 @@
-//! Tunnels within tunnels.
+//! Detection of tunnels within tunnels.
 //!
-//! A guest may run a tunnel of its own through ours: one level is carried. Two things are refused. A
-//! datagram to our own socket that comes out of the tunnel would go into it again, from inside, with whatever
-//! sender it likes. And what is wrapped more often is a loop that adds a header each time around.
+//! A guest may run a tunnel through ours: one level of nesting is forwarded. Two cases are refused. A decapsulated
+//! datagram to our own socket would be decapsulated again, with a source address that a guest could choose. And a datagram
+//! with more levels comes from a loop that adds a header in each round.
 //!
-//! A fragment shows no port. It is carried; a loop of fragments ends as any loop of packets does, by their
-//! time to live.
+//! Later fragments have no port and are forwarded; a loop of fragments ends when their TTL expires.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,8 +14,8 @@ use packet::{Headers, Network, Transport, udp};
 use crate::peers::Locals;
 use crate::vxlan;
 
-/// Is a frame that came out of a tunnel one that must not be carried? `locals` is where the socket is that
-/// it came by. Costs a comparison for what is not UDP, and one parse more for what is VXLAN.
+/// True if a decapsulated frame must be dropped. `locals` are the addresses of the socket that received it. Frames that are
+/// not UDP cost one comparison, VXLAN datagrams one more parse.
 #[inline]
 #[must_use]
 pub fn is_nested(headers: &Headers, frame: &[u8], locals: &Locals) -> bool {
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_our_own_socket() {
+    fn a_datagram_to_our_own_socket_is_nested() {
         assert!(nested(&over_ipv4(OWN, 17, &udp(8472, &[]))));
         assert!(nested(&over_ipv6([0xfd00, 0, 0, 0, 0, 0, 0, 1], &udp(8472, &[]))));
         for other in [
@@ -100,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn a_guests_own_tunnel_is_carried_and_one_in_that_is_not() {
+    fn one_level_is_forwarded_and_two_are_not() {
         let plain = over_ipv4(OTHER, 17, &udp(53, &[1; 30]));
         for (outer, inner) in [(4789, 4789), (4789, 8472), (8472, 4789), (8472, 8472)] {
             let one = wrapped(inner, &plain);
             assert!(!nested(&one), "one level");
             assert!(nested(&wrapped(outer, &one)), "two levels, {outer} {inner}");
         }
-        assert!(!nested(&wrapped(4790, &wrapped(4789, &plain))), "not known as a tunnel");
+        assert!(!nested(&wrapped(4790, &wrapped(4789, &plain))), "not a tunnel port");
         assert!(!nested(&wrapped(4789, &[])) && !nested(&over_ipv4(OTHER, 17, &udp(4789, &[0; 60]))), "no VXLAN");
     }
 }

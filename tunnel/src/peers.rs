@@ -1,18 +1,17 @@
-//! Who sent a datagram: from tunnel and source address to the port of the bridge.
+//! The peers of a receiving socket: which bridge port a datagram belongs to, by tunnel and source address.
 //!
-//! Every remote host of every tunnel is a port of its own. The workers ask for each datagram that a
-//! receiving socket gives them; the answer says on which port its frames come in, or that nobody knows the
-//! sender, whose frames are then dropped. A datagram has no other credential than its source address.
+//! Each remote host of each tunnel is a port. For each received datagram a worker looks up the port; frames of unknown
+//! senders are dropped. The source address is the only credential of a datagram.
 //!
-//! *A snapshot.* The control thread builds it and hands it to the workers, who never change it; when a peer
-//! is added, a new one is built.
+//! *Threads.* The table is immutable. The control thread builds a new one when a peer is added, and passes it to the
+//! workers.
 //!
-//! *Multicast.* A tunnel over a group has peers that nobody named. A source inside of the prefixes that are
-//! configured for it is believed: until the control thread has made a port for it, its frames come in on
-//! the group's own port, and what is learned from them is answered by the group.
+//! *Multicast.* A tunnel over a multicast group has peers that are not configured. A source in one of the group's
+//! configured prefixes is accepted: until the control thread has created a port for it, its frames arrive on the port of
+//! the group itself, and frames to addresses learned from them are sent to the group.
 //!
-//! *Bounded.* A look-up is two or three binary searches: of the network, of its peers, of its prefixes. It
-//! hashes nothing, so no choice of addresses makes it slower. With 1000 peers that is ten steps each.
+//! *Limits.* A look-up consists of two or three binary searches: for the network, its peers, and its prefixes. It does
+//! not use hashing, so no choice of addresses makes it slower. With 1,000 peers each search takes ten steps.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -22,55 +21,55 @@ use crate::framing::Framing;
 /// One remote host of one tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Peer {
-    /// The tunnel; `None` is one without a header.
+    /// The tunnel's framing and network identifier.
     pub framing: Framing,
-    /// Where its datagrams come from.
+    /// The source address of its datagrams.
     pub address: IpAddr,
-    /// Its number as a port.
+    /// Its port number.
     pub port: u16,
 }
 
-/// Whom a multicast tunnel believes without knowing them.
+/// A prefix from which a multicast tunnel accepts unknown sources.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Believed {
-    /// The tunnel; `None` is one without a header.
+    /// The tunnel's framing and network identifier.
     pub framing: Framing,
-    /// An address of the prefix.
+    /// Any address in the prefix.
     pub address: IpAddr,
-    /// How many bits all of its addresses share; more than there are mean all.
+    /// The length of the prefix in bits; a number above the address length means all bits.
     pub prefix_len: u8,
-    /// The group's number as a port.
+    /// The port number of the group.
     pub port: u16,
 }
 
-/// The same source is to come in on two ports of one tunnel.
+/// Two ports of one tunnel have the same source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Conflict {
-    /// The tunnel.
+    /// The tunnel's framing and network identifier.
     pub framing: Framing,
-    /// The source, or the first of a prefix.
+    /// The source, or the first address of the prefix.
     pub address: IpAddr,
 }
 
-/// On which port a datagram comes in.
+/// The port of a received datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// Its number.
+    /// The port number.
     pub port: u16,
-    /// The port is the group's, as the source has none yet.
+    /// True if the source has no port yet, so that this is the port of the group.
     pub is_new_source: bool,
 }
 
-/// Nobody sends such datagrams.
+/// Why a sender is not a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unknown {
-    /// No tunnel of this socket has this network identifier.
+    /// No tunnel of this socket has this framing and network identifier.
     Vni,
-    /// The tunnel has no such peer.
+    /// The tunnel does not have this peer.
     Peer,
 }
 
-/// The peers of one receiving socket. With [`Peers::default`] nobody is one.
+/// The peers of one receiving socket. [`Peers::default`] has none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Peers {
     /// Sorted by identifier.
@@ -97,8 +96,7 @@ struct Sources {
 }
 
 impl Peers {
-    /// The same peer or prefix may be given twice, and a prefix within another, as long as the port is
-    /// the same.
+    /// Builds the table. Duplicate peers and overlapping prefixes are permitted if they have the same port.
     pub fn new(peers: &[Peer], believed: &[Believed]) -> Result<Peers, Conflict> {
         let peers = sorted(peers)?;
         let sources = disjoint(believed)?;
@@ -115,7 +113,7 @@ impl Peers {
         Ok(Peers { networks: networks.collect(), peers: peers.into(), sources: sources.into() })
     }
 
-    /// On which port does a datagram of this network come in that came from this address?
+    /// The port of a datagram with this framing and source address.
     #[inline]
     pub fn find(&self, framing: Framing, from: IpAddr) -> Result<Found, Unknown> {
         let network = self.networks.binary_search_by_key(&framing, |network| network.framing).map_err(|_| Unknown::Vni)?;
@@ -180,7 +178,7 @@ impl Sources {
     }
 }
 
-/// Where a receiving socket can be reached, to tell its own datagrams inside of a tunnel from a guest's.
+/// The addresses of a receiving socket, by which datagrams to it are recognized inside a tunnel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Locals {
     port: u16,
@@ -189,7 +187,7 @@ pub struct Locals {
 }
 
 impl Locals {
-    /// The socket's port, and the addresses that its peers know it by.
+    /// The socket's UDP port, and the addresses to which its peers send.
     #[must_use]
     pub fn new(port: u16, addresses: impl IntoIterator<Item = IpAddr>) -> Locals {
         let mut addresses: Vec<IpAddr> = addresses.into_iter().collect();
@@ -198,14 +196,14 @@ impl Locals {
         Locals { port, addresses: addresses.into() }
     }
 
-    /// The socket's port.
+    /// The socket's UDP port.
     #[inline]
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Would a datagram to this address and port come to the socket?
+    /// True if a datagram to this address and port is delivered to the socket.
     #[inline]
     #[must_use]
     pub fn contains(&self, address: IpAddr, port: u16) -> bool {
@@ -245,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_another_port_in_each_tunnel() {
+    fn a_host_has_one_port_in_each_tunnel() {
         let peers = [
             peer(vxlan(7), "192.0.2.1", 10),
             peer(vxlan(8), "192.0.2.1", 11),
@@ -264,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_takes_those_of_its_prefixes_that_have_no_port_yet() {
+    fn a_group_accepts_unknown_sources_in_its_prefixes() {
         let group = [
             believed(vxlan(7), "192.0.2.77", 24, 20),
             believed(vxlan(7), "192.0.2.128", 25, 20),
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_has_one_port_in_a_tunnel() {
+    fn a_source_has_only_one_port_in_a_tunnel() {
         let twice = [peer(Framing::Ethernet, "192.0.2.1", 1), peer(Framing::Ethernet, "192.0.2.1", 1)];
         assert!(Peers::new(&twice, &[]).is_ok());
         let two = [peer(Framing::Ethernet, "192.0.2.1", 1), peer(Framing::Ethernet, "192.0.2.1", 2)];
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn own_addresses() {
+    fn local_addresses() {
         let locals = Locals::new(4789, [ip("2001:db8::1"), ip("192.0.2.1"), ip("239.1.1.1")]);
         for own in ["192.0.2.1", "2001:db8::1", "239.1.1.1"] {
             assert!(locals.contains(ip(own), 4789) && !locals.contains(ip(own), 8472), "{own}");
@@ -311,7 +309,7 @@ mod tests {
         assert!(!locals.contains(ip("192.0.2.2"), 4789) && !Locals::default().contains(ip("192.0.2.1"), 0));
     }
 
-    /// Few networks and hosts, so that they meet.
+    /// Few networks and hosts, so that they coincide often.
     fn source() -> impl Strategy<Value = (Framing, IpAddr)> {
         let framing = prop_oneof![Just(Framing::Ethernet), (0..3u32).prop_map(|number| vxlan(number * 0x7f_ffff))];
         let v4 = (0..2u8, 0..20u8).prop_map(|(network, host)| IpAddr::from([10, 0, network, host]));
@@ -321,7 +319,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_look_up_is_that_of_a_map(
+        fn look_ups_agree_with_a_map(
             members in prop::collection::hash_map(source(), any::<u16>(), 0..60),
             groups in prop::collection::vec((source(), 20..=32u8), 0..4),
             asked in prop::collection::vec(source(), 1..60),

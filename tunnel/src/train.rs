@@ -1,11 +1,11 @@
-//! Datagrams on their way out, coupled into trains.
+//! Trains: datagrams of one flow that are sent in one message.
 //!
-//! The kernel takes many datagrams of one flow in one call, as long as all but the last are equally long
-//! (`UDP_SEGMENT`, `udp_send_skb` in `net/ipv4/udp.c`). So what a batch has for one peer, with the same source
-//! port and the same outer header, is coupled:
+//! With `UDP_SEGMENT` the kernel accepts many datagrams in one message, if all have the same destination and header fields
+//! and all except the last have the same length (`udp_send_skb` in `net/ipv4/udp.c`). The datagrams of a batch that meet
+//! this are coupled:
 //!
 //! ```text
-//!  heads (written here)                         arena (untouched)
+//!  heads (copied)                               arena (borrowed)
 //!  +-----------+----------------------------+   +----------------------+
 //!  | VXLAN hdr | Ethernet, IP, TCP headers  | + | payload              |   one datagram
 //!  +-----------+----------------------------+   +----------------------+
@@ -14,73 +14,72 @@
 //!  +-----------+----------------------------------------+
 //! ```
 //!
-//! Headers and small frames are copied here, longer payloads stay slices of the arena. Small datagrams that
-//! follow each other here are one piece for the kernel, however many they are.
+//! Headers and small frames are copied; longer payloads remain slices of the arena. Consecutive small datagrams are one
+//! piece for the kernel.
 //!
-//! *Order.* A train keeps the order in which datagrams were added, and a datagram never goes into a train
-//! that began before another one of its flow which is not closed. Flows with other source ports may change
-//! places; they could on any wire.
+//! *Order.* Datagrams of a train keep the order in which they were added, and a datagram is never added to a train if a
+//! later train of its flow is still open. Flows with different source ports may be reordered, as in any network.
 
 use std::ops::Range;
 
-/// A train has at most so many datagrams: older kernels refuse more (`UDP_MAX_SEGMENTS`).
+/// Maximum number of datagrams in a train. Kernels before Linux 6.9 refuse more (`UDP_MAX_SEGMENTS`).
 pub const MAX_DATAGRAMS: usize = 64;
 
-/// A datagram has at most so many bytes over IPv4,
+/// Maximum length of a UDP payload over IPv4, in bytes.
 pub const MAX_BYTES: usize = 65_535 - 20 - 8;
 
-/// and a train so many: with all headers over IPv6 and Ethernet no more than 65,535. One that is longer the kernel
-/// cuts before it gets to the link.
+/// Maximum length of a train, in bytes, so that with the headers of UDP, IPv6 and Ethernet it has at most 65,535. The kernel
+/// segments longer ones before they reach the link.
 pub const MAX_TRAIN_BYTES: usize = 65_535 - 40 - 8 - 14;
 
-/// So many trains, and so many datagrams in all of them, before they must leave.
+/// Maximum number of trains before they must be sent.
 const MAX_TRAINS: usize = 64;
-/// So many datagrams [`Trains`] have at most.
+/// Maximum number of datagrams in all trains before they must be sent.
 pub const MAX_CARS: usize = 512;
 
-/// Payloads up to this length are copied: a piece more costs the kernel as much.
+/// Payloads up to this length, in bytes, are copied: another piece would cost the kernel as much.
 const COPIED: usize = 256;
 
-/// Room for the heads of as many datagrams of the usual kind.
+/// Size of the buffer for heads, in bytes: enough for [`MAX_CARS`] datagrams with the usual headers.
 const HEADS_LEN: usize = 64 * 1024;
 
-/// What all datagrams of a train share.
+/// What all datagrams of a train have in common: the peer, the flow and the outer header fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Way {
-    /// The port of the bridge that leads to the peer.
+    /// The bridge port of the peer.
     pub port: u16,
-    /// Hash of the inner flow, of which the source port is made.
+    /// The hash of the inner flow, which selects the source port.
     pub flow: u16,
     /// Outer type of service or traffic class.
     pub tos: u8,
-    /// Outer time to live or hop limit.
+    /// Outer TTL or hop limit.
     pub ttl: u8,
-    /// May routers on the way not cut it?
+    /// True if routers must not fragment the datagrams.
     pub dont_fragment: bool,
 }
 
-/// Datagrams that leave in one call.
+/// Datagrams that are sent in one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Train {
-    /// Where they go.
+    /// Their destination and outer header fields.
     pub way: Way,
-    /// How many there are.
+    /// Number of datagrams.
     pub datagrams: u16,
-    /// Length of each but the last, in bytes.
+    /// Length of each datagram except the last, in bytes.
     pub size: u16,
-    /// Length of all, in bytes.
+    /// Total length, in bytes.
     pub bytes: u32,
-    /// Frames of the switch whose last datagram is here,
+    /// Number of frames whose last datagram is in this train.
     pub frames: u16,
-    /// and their length as they came in.
+    /// Total length of these frames as they were received, in bytes.
     pub frame_bytes: u64,
     first: u16,
     last: u16,
-    /// A shorter one was the last.
+    /// True after a shorter datagram, which must be the last.
     is_closed: bool,
 }
 
-/// One datagram.
+/// One datagram: ranges of `heads` and of the arena, and the index of the next datagram of the train.
 #[derive(Clone, Copy, Debug)]
 struct Car {
     head: (u32, u32),
@@ -95,7 +94,7 @@ pub struct Trains {
     used: usize,
     cars: Vec<Car>,
     trains: Vec<Train>,
-    /// By flow: the train that was the last to take one of it, and 1.
+    /// For each hash of a flow, the index plus 1 of the last train that took a datagram of it; 0 for none.
     open: Box<[u8; 256]>,
 }
 
@@ -106,7 +105,7 @@ impl Default for Trains {
 }
 
 impl Trains {
-    /// With all the memory that it will ever use.
+    /// Allocates all memory that it will ever use.
     #[must_use]
     pub fn new() -> Trains {
         Trains {
@@ -118,7 +117,7 @@ impl Trains {
         }
     }
 
-    /// Forgets all.
+    /// Removes all trains.
     pub fn clear(&mut self) {
         self.used = 0;
         self.cars.clear();
@@ -126,22 +125,21 @@ impl Trains {
         self.open.fill(0);
     }
 
-    /// Is there none?
+    /// True if there is no train.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.trains.is_empty()
     }
 
-    /// The trains, in the order in which they began.
+    /// The trains, in the order in which they were started.
     #[must_use]
     pub fn trains(&self) -> &[Train] {
         &self.trains
     }
 
-    /// Adds a datagram: `fronts`, one behind the other, and then a range of the arena. `ends` is the length
-    /// of the frame that it is the last datagram of, if it is. False, and nothing is added, if there is no
-    /// room: send what is there, clear, and add it again. One that is longer than any datagram finds no
-    /// room ever.
+    /// Adds a datagram that consists of `fronts` and a range of the arena. If it is the last datagram of a frame, `ends` is the
+    /// length of that frame. False, and nothing is added, if there is no room: send the trains, clear them, and add the
+    /// datagram again. A datagram longer than [`MAX_BYTES`] is never accepted.
     #[inline]
     #[must_use]
     pub fn add(&mut self, way: Way, fronts: [&[u8]; 2], arena: &[u8], body: Range<usize>, ends: Option<usize>) -> bool {
@@ -183,7 +181,7 @@ impl Trains {
         true
     }
 
-    /// The train that takes a datagram of this length next; a new one if need be.
+    /// The index of the train for a datagram of this length. Starts a new train if no open one fits.
     #[inline]
     fn train_for(&mut self, way: Way, len: usize) -> Option<usize> {
         let slot = usize::from(way.flow as u8 ^ way.port as u8);
@@ -216,12 +214,12 @@ impl Trains {
         Some(self.trains.len() - 1)
     }
 
-    /// The bytes of a train, one datagram behind the other, in as few pieces as they lie in.
+    /// The bytes of a train in as few pieces as possible.
     pub fn pieces<'a>(&'a self, train: &Train, arena: &'a [u8]) -> Pieces<'a> {
         Pieces { trains: self, arena, next: Some(train.first), last: train.last, body: None }
     }
 
-    /// The datagrams of a train: of each the head, and what of it lies in the arena.
+    /// The datagrams of a train, each as its head and its slice of the arena.
     pub fn datagrams<'a>(&'a self, train: &Train, arena: &'a [u8]) -> impl Iterator<Item = [&'a [u8]; 2]> {
         let last = train.last;
         let cars = std::iter::successors(Some(train.first), move |at| (*at != last).then(|| self.cars[usize::from(*at)].next));
@@ -232,14 +230,14 @@ impl Trains {
     }
 }
 
-/// See [`Trains::pieces`].
+/// Iterator over the pieces of a train: see [`Trains::pieces`].
 #[derive(Debug)]
 pub struct Pieces<'a> {
     trains: &'a Trains,
     arena: &'a [u8],
     next: Option<u16>,
     last: u16,
-    /// Of the datagram whose head was the last piece.
+    /// The arena slice that follows the last returned head.
     body: Option<&'a [u8]>,
 }
 
@@ -288,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn small_ones_are_one_piece_and_long_ones_stay_where_they_are() {
+    fn small_datagrams_are_copied_and_long_ones_are_not() {
         let arena: Vec<u8> = (0..=255u8).cycle().take(4000).collect();
         let mut trains = Trains::new();
         for n in 0..3 {
@@ -312,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_one_is_the_last_and_a_longer_one_begins_anew() {
+    fn a_shorter_datagram_ends_a_train() {
         let arena = [0; 4000];
         let mut trains = Trains::new();
         for len in [500, 500, 400, 500, 600] {
@@ -335,12 +333,12 @@ mod tests {
             assert!(trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..1464, None));
         }
         assert_eq!(trains.trains().iter().map(|train| train.datagrams).collect::<Vec<_>>(), [44, 6]);
-        assert!(!trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..MAX_BYTES, None), "longer than any datagram");
+        assert!(!trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..MAX_BYTES, None), "too long for a datagram");
         assert!(trains.add(way(2, 7), [&[0; 8], &[]], &arena, 0..MAX_BYTES - 8, None));
     }
 
     #[test]
-    fn full_by_trains_by_datagrams_and_by_heads() {
+    fn limits_of_trains_datagrams_and_heads() {
         let arena = [0; 4000];
         let mut trains = Trains::new();
         let flows = (0..=u16::MAX).take_while(|flow| trains.add(way(1, *flow), [&[0; 8], &[]], &arena, 0..60, None)).count();
