@@ -19,7 +19,7 @@ unsafe impl Plain for libc::c_int {}
 unsafe impl Plain for libc::tpacket_stats {}
 // SAFETY: integers and an array of them, with nothing between.
 unsafe impl Plain for libc::packet_mreq {}
-// SAFETY: integers, one behind the other.
+// SAFETY: an array of integers.
 unsafe impl<const N: usize> Plain for [u32; N] {}
 
 /// Sets an option (setsockopt(2)).

@@ -1,7 +1,7 @@
 //! Level-triggered epoll over a worker's ports, and a waker for other threads.
 //!
 //! mio is edge-triggered: after a wake-up every port would have to be read until it is empty. A worker reads a bounded
-//! batch from each port in turn, so it needs to be told again of what it has not read yet.
+//! batch from each port in turn, so a port with unread frames must be reported again.
 
 use std::io;
 use std::mem::MaybeUninit;

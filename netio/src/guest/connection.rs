@@ -107,7 +107,7 @@ pub enum Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Peer::Process { pid: 0, .. } => out.write_str("a process that we cannot see"),
+            Peer::Process { pid: 0, .. } => out.write_str("a process that is not visible"),
             Peer::Process { pid, name } => write!(out, "{name} (process {pid})"),
             Peer::Host(address) => address.fmt(out),
         }

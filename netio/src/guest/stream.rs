@@ -319,7 +319,7 @@ impl Backlog {
                 Ok(0) => break,
                 Ok(written) => drop(self.bytes.drain(..written)),
                 Err(errno) => {
-                    // Later frames would begin within this one, so the connection ends; the reader is told by the socket.
+                    // Later frames would begin within this one, so the connection ends, for the reader too.
                     self.bytes.clear();
                     let _ = shutdown(socket, Shutdown::Both);
                     return Err(errno);

@@ -177,7 +177,7 @@ impl Program {
     }
 }
 
-/// What the kernel knows of a frame besides its bytes.
+/// The offset by which a program reads metadata of a frame.
 fn ancillary(what: libc::c_int) -> u32 {
     (libc::SKF_AD_OFF + what) as u32
 }
@@ -193,7 +193,7 @@ mod tests {
 
     const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-    /// The kernel's verdict, which needs no rights where the frame goes through a local socket.
+    /// The verdict of the kernel. A frame through a local socket pair needs no capabilities.
     struct Judge(UnixDatagram, UnixDatagram);
 
     impl Judge {

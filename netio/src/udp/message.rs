@@ -36,7 +36,7 @@ union Address {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Way {
+pub(super) enum SendMode {
     /// As one message.
     Whole,
     /// Datagram by datagram.
@@ -57,7 +57,7 @@ pub(super) struct Message {
     pub(super) pieces: usize,
     pub(super) segment_size: u16,
     pub(super) port: u16,
-    pub(super) way: Way,
+    pub(super) mode: SendMode,
     pub(super) result: Result<(), Errno>,
 }
 
@@ -74,7 +74,7 @@ impl Message {
             pieces: 0,
             segment_size: 0,
             port: 0,
-            way: Way::Never,
+            mode: SendMode::Never,
             result: Ok(()),
         }
     }

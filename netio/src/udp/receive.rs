@@ -81,7 +81,7 @@ impl Receiver {
         }
     }
 
-    /// Reads what is there, up to [`MAX_MESSAGES`], in one call; [`datagrams`](Self::datagrams) then gives it.
+    /// Receives up to [`MAX_MESSAGES`] messages, in one system call; [`datagrams`](Self::datagrams) then returns them.
     /// Never returns [`Received::Gone`]: a UDP socket has no device.
     #[inline]
     pub fn recv(&mut self, queue: &Queue) -> Received {

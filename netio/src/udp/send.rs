@@ -13,7 +13,7 @@ use std::ptr;
 
 use rustix::io::Errno;
 
-use super::message::{Message, Pieces, Way};
+use super::message::{Message, Pieces, SendMode};
 use super::sources::Writer;
 
 pub use super::message::Outgoing;
@@ -117,10 +117,10 @@ impl<'f> Burst<'_, 'f> {
         let train = to.segment_size != 0 && bytes > usize::from(to.segment_size);
         let whole =
             !train || self.writer.segments() && bytes <= MAX_PAYLOAD && bytes <= MAX_SEGMENTS * usize::from(to.segment_size);
-        message.way = match (fits, whole) {
-            (false, _) => Way::Never,
-            (true, true) => Way::Whole,
-            (true, false) => Way::Split,
+        message.mode = match (fits, whole) {
+            (false, _) => SendMode::Never,
+            (true, true) => SendMode::Whole,
+            (true, false) => SendMode::Split,
         };
         message.port = self.writer.port(to.source);
         message.segment_size = if train { to.segment_size } else { 0 };
@@ -153,7 +153,7 @@ impl<'f> Burst<'_, 'f> {
         // Port, index, and whether it is sent whole: sorted by port, and by index within a port.
         let mut keys = [0u32; MAX_MESSAGES];
         for (index, (key, message)) in keys.iter_mut().zip(&self.sender.messages[..self.len]).enumerate() {
-            *key = u32::from(message.port) << 8 | (index as u32) << 1 | u32::from(message.way == Way::Whole);
+            *key = u32::from(message.port) << 8 | (index as u32) << 1 | u32::from(message.mode == SendMode::Whole);
         }
         let keys = &mut keys[..self.len];
         keys.sort_unstable();
@@ -172,10 +172,10 @@ impl<'f> Burst<'_, 'f> {
         let socket = self.writer.socket((first >> 8) as u16);
         for run in group.chunk_by(|a, b| is_whole(*a) && is_whole(*b)) {
             let first = place(run[0]);
-            match self.sender.messages[first].way {
-                Way::Whole => self.send_run(socket, run),
-                Way::Split => self.sender.messages[first].result = self.sender.send_split(socket, first),
-                Way::Never => self.sender.messages[first].result = Err(Errno::MSGSIZE),
+            match self.sender.messages[first].mode {
+                SendMode::Whole => self.send_run(socket, run),
+                SendMode::Split => self.sender.messages[first].result = self.sender.send_split(socket, first),
+                SendMode::Never => self.sender.messages[first].result = Err(Errno::MSGSIZE),
             }
         }
     }
@@ -188,13 +188,13 @@ impl<'f> Burst<'_, 'f> {
             // SAFETY: `describe` has set as many headers, which point to messages and pieces of the sender; those
             // point to payloads that are borrowed for as long as this burst lives.
             let count = match unsafe { send_messages(socket, &mut self.sender.headers[at..run.len()]) } {
-                // What an earlier datagram met with, told once.
+                // The pending error of an earlier datagram, which is reported once.
                 Err(Errno::CONNREFUSED) if again => {
                     again = false;
                     continue;
                 }
                 Err(Errno::AGAIN) => {
-                    // There is no room for those behind it either.
+                    // The queue is full for the following messages as well.
                     self.tell(&run[at..], Err(Errno::AGAIN));
                     return;
                 }

@@ -1,4 +1,4 @@
-//! One frame a datagram.
+//! Datagram sockets.
 
 use std::io::IoSlice;
 use std::os::unix::net::UnixDatagram;
@@ -20,7 +20,7 @@ fn read_all(queue: &DgramQueue) -> Vec<Vec<u8>> {
         let end = queue.recv(&mut receiver, &mut batch);
         let spans = batch.spans().to_vec();
         let some = take(&mut batch);
-        // What the pipeline wrote there is not what the next frame's header says.
+        // The pipeline may have written to this memory before.
         spans.iter().for_each(|span| batch.set_vnet(*span, VnetHeader { flags: 1, gso_type: 4, ..VnetHeader::default() }));
         assert_eq!(end == Received::More, some.len() == SLOTS);
         frames.extend(some);
@@ -37,7 +37,7 @@ fn monitor(directory: &Directory, name: &str) -> UnixDatagram {
 }
 
 #[test]
-fn frames_there_and_back_with_a_guest_that_is_named() {
+fn frames_are_exchanged_with_a_configured_guest() {
     let directory = Directory::new();
     let ours = directory.path("ours");
     let dgram = Dgram::open(&ours, Some(&directory.path("guest"))).unwrap();
@@ -61,13 +61,13 @@ fn frames_there_and_back_with_a_guest_that_is_named() {
         guest.send_to(&frame[VNET_LEN..], &ours).unwrap();
     }
     assert_eq!(read_all(queue), frames.iter().map(|frame| received(frame)).collect::<Vec<_>>());
-    // Another one is heard, but not answered.
+    // Frames of another sender are received, but none are sent to it.
     let other = monitor(&directory, "other");
     other.send_to(&frame[VNET_LEN..], &ours).unwrap();
     assert_eq!(read_all(queue).len(), 1);
     queue.send(&[IoSlice::new(&frame)]).unwrap();
     assert_eq!(guest.recv(&mut room).unwrap(), 60);
-    // The guest goes, and is back.
+    // The guest exits and restarts.
     drop(guest);
     assert_eq!(queue.send(&[IoSlice::new(&frame)]), Err(Errno::NXIO));
     std::fs::remove_file(directory.path("guest")).unwrap();
@@ -77,7 +77,7 @@ fn frames_there_and_back_with_a_guest_that_is_named() {
 }
 
 #[test]
-fn whoever_sent_last_is_the_guest() {
+fn the_last_sender_is_the_guest() {
     let directory = Directory::new();
     let ours = directory.path("ours");
     let dgram = Dgram::open(&ours, None).unwrap();
@@ -96,12 +96,12 @@ fn whoever_sent_last_is_the_guest() {
         assert_eq!(read_all(queue), [[&[0; VNET_LEN], &b"VFKT"[..]].concat()]);
         queue.send(&[IoSlice::new(&frames[1])]).unwrap();
         assert_eq!(guest.recv(&mut room).unwrap(), 61);
-        // Of several it is the last.
+        // Of several senders the last one counts.
         let old = monitor(&directory, &format!("before the {name}"));
         old.send_to(&[0; 60], &ours).unwrap();
         guest.send(&[0; 60]).unwrap();
         assert_eq!(read_all(queue).len(), 2);
-        // One without a name cannot be the guest.
+        // A sender without a path cannot be the guest.
         UnixDatagram::unbound().unwrap().send_to(&[0; 60], &ours).unwrap();
         assert_eq!(read_all(queue).len(), 1);
         queue.send(&[IoSlice::new(&frames[0])]).unwrap();
@@ -110,7 +110,7 @@ fn whoever_sent_last_is_the_guest() {
 }
 
 #[test]
-fn datagrams_that_are_no_frames() {
+fn invalid_frames_are_dropped() {
     let directory = Directory::new();
     let ours = directory.path("ours");
     let dgram = Dgram::open(&ours, None).unwrap();
@@ -120,7 +120,7 @@ fn datagrams_that_are_no_frames() {
     }
     let lens: Vec<_> = read_all(dgram.queue()).iter().map(|frame| frame.len() - VNET_LEN).collect();
     assert_eq!(lens, [0, 1, MAX_FRAME_LEN, 0, 0]);
-    // Nor do we send any.
+    // Nor are they sent.
     let frames = [
         numbered(1, 60),
         numbered(0, 0),
@@ -142,7 +142,7 @@ fn datagrams_that_are_no_frames() {
 }
 
 #[test]
-fn a_guest_that_does_not_read_loses_frames_and_nobody_waits() {
+fn a_guest_that_does_not_read_loses_frames_without_blocking() {
     let directory = Directory::new();
     let dgram = Dgram::open(&directory.path("ours"), Some(&directory.path("guest"))).unwrap();
     let guest = monitor(&directory, "guest");

@@ -1,4 +1,4 @@
-//! Socket files: whose they are, and who may use them.
+//! Socket files: ownership and permissions.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,13 +13,13 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// Why neither kind can have it.
+/// The errors of both kinds of socket for a path.
 fn refused(path: &Path) -> [GuestError; 2] {
     [Listener::open(&unix(path)).expect_err("no listener"), Dgram::open(path, None).expect_err("no socket")]
 }
 
 #[test]
-fn owner_and_group_may_use_it_and_it_goes_with_its_socket() {
+fn a_socket_file_has_mode_0660_and_is_removed_on_drop() {
     let directory = Directory::new();
     let path = directory.path("s");
     let listener = Listener::open(&unix(&path)).unwrap();
@@ -33,10 +33,10 @@ fn owner_and_group_may_use_it_and_it_goes_with_its_socket() {
 }
 
 #[test]
-fn a_file_that_nobody_listens_to_is_replaced() {
+fn a_stale_file_is_replaced() {
     let directory = Directory::new();
     let path = directory.path("s");
-    // A process that was killed leaves its file.
+    // A killed process leaves its file behind.
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let listener = Listener::open(&unix(&path)).unwrap();
@@ -48,7 +48,7 @@ fn a_file_that_nobody_listens_to_is_replaced() {
 }
 
 #[test]
-fn a_file_in_use_is_left_alone_and_its_owner_is_named_and_hears_nothing() {
+fn a_file_in_use_is_refused_without_disturbing_its_owner() {
     let directory = Directory::new();
     let path = directory.path("s");
     let listener = UnixListener::bind(&path).unwrap();
@@ -74,7 +74,7 @@ fn a_file_in_use_is_left_alone_and_its_owner_is_named_and_hears_nothing() {
 }
 
 #[test]
-fn what_is_no_socket_is_left_alone() {
+fn other_files_are_not_replaced() {
     let directory = Directory::new();
     let path = directory.path("s");
     fs::write(&path, "precious").unwrap();
@@ -82,14 +82,14 @@ fn what_is_no_socket_is_left_alone() {
         assert!(matches!(refused, GuestError::NotSocket { .. }), "{refused}");
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    // Nor what a link leads to.
+    // Nor the target of a link.
     let link = directory.path("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
     assert!(matches!(refused(&link)[0], GuestError::NotSocket { .. }));
 }
 
 #[test]
-fn paths_that_cannot_be() {
+fn paths_of_invalid_length_are_refused() {
     let directory = Directory::new();
     for refused in refused(&directory.path("missing/s")) {
         assert!(matches!(refused, GuestError::NoDirectory { .. }));
@@ -100,7 +100,7 @@ fn paths_that_cannot_be() {
         assert!(matches!(refused, GuestError::PathLength { .. }), "{refused}");
     }
     assert!(Stream::connect(&unix(&length[0])).is_err());
-    // The longest is one that fits.
+    // The longest permitted path.
     let room = 107 - directory.path("").as_os_str().len();
     let longest = directory.path(&"s".repeat(room));
     let listener = Listener::open(&unix(&longest)).unwrap();
@@ -111,7 +111,7 @@ fn paths_that_cannot_be() {
 }
 
 #[test]
-fn the_file_of_who_came_after_is_not_removed() {
+fn a_file_of_a_later_socket_is_not_removed() {
     let directory = Directory::new();
     let path = directory.path("s");
     let ours = Listener::open(&unix(&path)).unwrap();

@@ -1,4 +1,4 @@
-//! Peers that do not behave.
+//! Misbehaving peers.
 
 use std::io::{IoSlice, Read, Write};
 use std::thread;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::{cable, numbered, on_the_wire, read_frames, received, slices, take};
 
 #[test]
-fn a_length_that_no_frame_has_ends_the_connection_after_the_frames_before_it() {
+fn an_impossible_length_ends_the_connection_after_earlier_frames() {
     for length in [MAX_FRAME_LEN as u32 + 1, 1 << 24, 1 << 31, u32::MAX] {
         let (_directory, mut reader, _writer, mut monitor) = cable();
         let mut bytes = on_the_wire(&numbered(1, 60));
@@ -49,7 +49,7 @@ fn the_longest_frame_and_the_empty_one() {
 }
 
 #[test]
-fn bytes_that_come_one_at_a_time() {
+fn frames_are_reassembled_from_single_bytes() {
     let (_directory, mut reader, _writer, mut monitor) = cable();
     let mut batch = Batch::new();
     for number in 0..3 {
@@ -61,7 +61,7 @@ fn bytes_that_come_one_at_a_time() {
         }
         assert_eq!(take(&mut batch), [received(&numbered(number, 30))]);
     }
-    // And cut anywhere.
+    // And split anywhere.
     let frames: Vec<_> = (0..50).map(|at| numbered(at, 100)).collect();
     let bytes: Vec<u8> = frames.iter().flat_map(|frame| on_the_wire(frame)).collect();
     let mut seen = Vec::new();
@@ -74,7 +74,7 @@ fn bytes_that_come_one_at_a_time() {
 }
 
 #[test]
-fn a_peer_that_stops_or_closes_in_the_middle() {
+fn a_peer_may_stop_or_close_within_a_frame() {
     for cut in [0, 1, 3, 4, 5, 63] {
         let (_directory, mut reader, _writer, mut monitor) = cable();
         monitor.write_all(&on_the_wire(&numbered(1, 60))).unwrap();
@@ -82,7 +82,7 @@ fn a_peer_that_stops_or_closes_in_the_middle() {
         let mut batch = Batch::new();
         assert_eq!(reader.recv(&mut batch), Received::Drained);
         assert_eq!(take(&mut batch), [received(&numbered(1, 60))]);
-        // The rest never comes.
+        // The rest is never sent.
         for _ in 0..3 {
             assert_eq!(reader.recv(&mut batch), Received::Drained);
         }
@@ -93,7 +93,7 @@ fn a_peer_that_stops_or_closes_in_the_middle() {
 }
 
 #[test]
-fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
+fn a_peer_that_never_reads_costs_a_bounded_backlog() {
     let (_directory, _reader, writer, mut monitor) = cable();
     let frames: Vec<_> = (0..MAX_FRAMES as u32).map(|at| numbered(at, 1500)).collect();
     let mut taken = Vec::new();
@@ -116,7 +116,7 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
     assert_eq!(taken.len() + refused, 200 * MAX_FRAMES);
     writer.flush().unwrap();
     assert!(writer.has_backlog());
-    // What was taken comes whole and in order, although most of it was written in part or later.
+    // Accepted frames arrive whole and in order, although most were written partly or later.
     let bytes = taken.len() * 1504;
     let reading = thread::spawn(move || {
         let mut seen = vec![0; bytes];
@@ -131,24 +131,24 @@ fn a_peer_that_never_reads_costs_a_bounded_buffer_and_nobody_waits() {
     for (seen, number) in seen.chunks_exact(1504).zip(&taken) {
         assert!(*seen == on_the_wire(&frames[*number]), "frame {number}");
     }
-    // The socket holds what it holds (its memory is counted in whole pages), and we no more than our buffer.
+    // The socket's memory is counted in whole pages; our backlog is limited.
     let held = rustix::net::sockopt::socket_send_buffer_size(&writer).unwrap();
     assert!((MAX_BACKLOG - 1504..held + MAX_BACKLOG).contains(&bytes), "{bytes} of {held}");
-    // There is room again.
+    // There is room in the backlog again.
     writer.send(&[IoSlice::new(&numbered(0, 1500))]).unwrap();
     assert!(!writer.has_backlog());
     drop(monitor);
 }
 
 #[test]
-fn a_peer_that_closes_while_frames_are_left_for_it() {
+fn a_backlog_is_discarded_when_the_peer_closes() {
     let (_directory, mut reader, writer, monitor) = cable();
     while writer.send(&[IoSlice::new(&numbered(0, 1500))]).is_ok() {}
     assert!(writer.has_backlog());
     drop(monitor);
     assert_eq!(writer.flush(), Err(Errno::NXIO));
-    assert!(!writer.has_backlog(), "nothing waits for nobody");
+    assert!(!writer.has_backlog(), "no backlog without a peer");
     assert_eq!(writer.send(&[IoSlice::new(&numbered(0, 1500))]), Err(Errno::NXIO));
-    // A peer that has not read all says so by a reset.
+    // A peer that has not read everything resets the connection.
     assert_eq!(reader.recv(&mut Batch::new()), Received::Gone);
 }

@@ -1,4 +1,4 @@
-//! Guests by a socket: the other end is a plain socket of the standard library, as a monitor holds it, or our own.
+//! Guest sockets. The other end is a plain socket of the standard library, as a virtual machine monitor has, or our own.
 
 mod dgram;
 mod files;
@@ -17,10 +17,10 @@ use netio::Received;
 use netio::guest::{Address, Listener, Stream, StreamReader, StreamWriter};
 use packet::{Batch, VNET_LEN};
 
-/// Longer than anything here takes, so that a test fails rather than hangs.
+/// Time limit of each wait, so that a test fails instead of hanging.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// A directory of a test's own, removed in the end.
+/// A temporary directory, removed on drop.
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
@@ -47,7 +47,7 @@ pub(crate) fn unix(path: &Path) -> Address {
     Address::Unix(path.to_owned())
 }
 
-/// The connection that waits, or comes soon.
+/// Accepts a connection, and waits for it if necessary.
 pub(crate) fn accept(listener: &Listener) -> Stream {
     let mut accepted = None;
     wait_for("a connection", || {
@@ -65,7 +65,7 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A guest of ours, and the other end of its cable as a monitor holds it.
+/// A guest connection, and its other end as a virtual machine monitor has it.
 pub(crate) fn cable() -> (Directory, StreamReader, StreamWriter, std::os::unix::net::UnixStream) {
     let directory = Directory::new();
     let listener = Listener::open(&unix(&directory.path("s"))).unwrap();
@@ -75,14 +75,14 @@ pub(crate) fn cable() -> (Directory, StreamReader, StreamWriter, std::os::unix::
     (directory, reader, writer, monitor)
 }
 
-/// A frame with a number in it, as the pipeline gives it: behind a virtio-net header, whatever that says.
+/// A frame that contains a number, after a virtio-net header with arbitrary bytes, as the pipeline sends it.
 pub(crate) fn numbered(number: u32, len: usize) -> Vec<u8> {
     let mut frame = vec![0xa5; VNET_LEN];
     frame.extend(number.to_be_bytes().iter().chain(std::iter::repeat(&(number as u8))).take(len));
     frame
 }
 
-/// The same as it travels.
+/// The frame as it is sent, after its length.
 pub(crate) fn on_the_wire(frame: &[u8]) -> Vec<u8> {
     let body = &frame[VNET_LEN..];
     [&(body.len() as u32).to_be_bytes(), body].concat()
@@ -92,14 +92,14 @@ pub(crate) fn slices(frames: &[Vec<u8>]) -> Vec<IoSlice<'_>> {
     frames.iter().map(|frame| IoSlice::new(frame)).collect()
 }
 
-/// The batch's frames with the headers before them, and an empty batch.
+/// Takes the frames out of a batch, with their virtio-net headers.
 pub(crate) fn take(batch: &mut Batch) -> Vec<Vec<u8>> {
     let frames = batch.spans().iter().map(|span| batch.arena()[span.range_with_vnet()].to_vec()).collect();
     batch.clear();
     frames
 }
 
-/// Reads until there are so many frames, or the peer is gone.
+/// Reads this number of frames, or until the connection ends.
 pub(crate) fn read_frames(reader: &mut StreamReader, count: usize) -> Vec<Vec<u8>> {
     let mut batch = Batch::new();
     let mut frames = Vec::new();
@@ -111,7 +111,7 @@ pub(crate) fn read_frames(reader: &mut StreamReader, count: usize) -> Vec<Vec<u8
     frames
 }
 
-/// What a frame is like that came: nothing is said beside it.
+/// A received frame: after an all-zero virtio-net header.
 pub(crate) fn received(frame: &[u8]) -> Vec<u8> {
     [&[0; VNET_LEN], &frame[VNET_LEN..]].concat()
 }

@@ -1,4 +1,4 @@
-//! How fast: run with `cargo test --release -p netio --test guest -- --ignored --nocapture`.
+//! Throughput: run with `cargo test --release -p netio --test guest -- --ignored --nocapture`.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,14 +15,14 @@ const LEN: usize = 1500;
 const BURST: usize = 64;
 const TIME: Duration = Duration::from_secs(2);
 
-/// Frames a second, and bytes as Gbit/s.
+/// Prints frames per second and Gbit/s.
 fn report(what: &str, frames: usize, began: Instant) -> f64 {
     let rate = frames as f64 / began.elapsed().as_secs_f64();
     println!("{what:24} {:7.0} thousand frames/s {:6.2} Gbit/s", rate / 1e3, rate * LEN as f64 * 8e-9);
     rate
 }
 
-/// What the socket itself carries to us: the same bytes, in calls of the same size, not looked at.
+/// Baseline for receiving: the same bytes through a bare socket, in reads of the same size.
 fn bare_receiving() -> f64 {
     let (_directory, reader, _writer, mut monitor) = cable();
     let burst: Vec<_> = (0..BURST as u32).map(|at| on_the_wire(&numbered(at, LEN))).collect();
@@ -30,7 +30,7 @@ fn bare_receiving() -> f64 {
     let writing = thread::spawn(move || {
         let burst: Vec<_> = burst.iter().flat_map(|frame| [IoSlice::new(&frame[..4]), IoSlice::new(&frame[4..])]).collect();
         while began.elapsed() < TIME {
-            // A socket that blocks takes all.
+            // A blocking socket accepts all bytes.
             let written = monitor.write_vectored(&burst).unwrap();
             assert_eq!(written, BURST * (4 + LEN));
         }
@@ -48,7 +48,7 @@ fn bare_receiving() -> f64 {
     report("bare loop, reading", bytes / (4 + LEN), began)
 }
 
-/// A guest that sends, and our reader.
+/// Receiving from a guest.
 fn receiving() -> f64 {
     let (_directory, mut reader, _writer, mut monitor) = cable();
     let burst: Vec<_> = (0..BURST as u32).map(|at| on_the_wire(&numbered(at, LEN))).collect();
@@ -79,7 +79,7 @@ fn receiving() -> f64 {
     report("our reader", frames, began)
 }
 
-/// A guest that reads all there is; how many frames that was.
+/// A guest that reads everything. Returns the number of frames.
 fn guest(mut monitor: UnixStream) -> usize {
     let mut room = vec![0; 96 << 10];
     let mut bytes = 0;
@@ -91,7 +91,7 @@ fn guest(mut monitor: UnixStream) -> usize {
     }
 }
 
-/// What the socket itself carries from us.
+/// Baseline for sending: a bare socket.
 fn bare_sending() -> f64 {
     let (_directory, reader, writer, monitor) = cable();
     let reading = thread::spawn(|| guest(monitor));
@@ -99,7 +99,7 @@ fn bare_sending() -> f64 {
     let burst: Vec<_> = burst.iter().flat_map(|frame| [IoSlice::new(&frame[..4]), IoSlice::new(&frame[4..])]).collect();
     let began = Instant::now();
     while began.elapsed() < TIME {
-        // What is not taken is nothing to this loop.
+        // Bytes that the socket does not take are ignored.
         if rustix::io::writev(&writer, &burst).is_err() {
             poll(&mut [PollFd::new(&writer, PollFlags::OUT)], None).unwrap();
         }
@@ -108,7 +108,7 @@ fn bare_sending() -> f64 {
     report("bare loop, writing", reading.join().unwrap(), began)
 }
 
-/// Our writer.
+/// Sending to a guest.
 fn sending() -> f64 {
     let (_directory, reader, writer, monitor) = cable();
     let reading = thread::spawn(|| guest(monitor));
@@ -117,7 +117,7 @@ fn sending() -> f64 {
     let began = Instant::now();
     while began.elapsed() < TIME {
         writer.send_many(&burst, |result| result.unwrap());
-        // What a worker does not do: wait rather than drop.
+        // A worker would drop frames here; the test waits.
         while writer.has_backlog() {
             poll(&mut [PollFd::new(&writer, PollFlags::OUT)], None).unwrap();
             writer.flush().unwrap();

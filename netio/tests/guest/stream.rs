@@ -1,4 +1,4 @@
-//! Frames through connections.
+//! Stream connections.
 
 use std::io::{IoSlice, Read, Write};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::{Directory, LONG, accept, cable, numbered, on_the_wire, read_frames, received, slices, take, unix, wait_for};
 
 #[test]
-fn frames_go_there_and_back_in_order() {
+fn frames_are_exchanged_in_order() {
     let directory = Directory::new();
     let address = unix(&directory.path("s"));
     let listener = Listener::open(&address).unwrap();
@@ -26,7 +26,7 @@ fn frames_go_there_and_back_in_order() {
     let frames: Vec<_> = (0..200).map(|at| numbered(at, lens[at as usize % lens.len()])).collect();
     let expected: Vec<_> = frames.iter().map(|frame| received(frame)).collect();
     thread::scope(|threads| {
-        // Both at once: what does not fit into the socket waits until the other side has read.
+        // Both directions at once: bytes that do not fit into the socket wait in the backlog.
         for (writer, reader) in [(&writer, &mut far_reader), (&far_writer, &mut reader)] {
             let (frames, expected) = (&frames, &expected);
             threads.spawn(move || {
@@ -46,7 +46,7 @@ fn frames_go_there_and_back_in_order() {
 }
 
 #[test]
-fn a_monitor_sees_lengths_and_frames_and_nothing_of_the_header_before_them() {
+fn frames_are_sent_without_their_virtio_net_header() {
     let (_directory, _reader, writer, mut monitor) = cable();
     let frames: Vec<_> = (0..150).map(|at| numbered(at, 60 + at as usize)).collect();
     let mut results = Vec::new();
@@ -63,7 +63,7 @@ fn a_monitor_sees_lengths_and_frames_and_nothing_of_the_header_before_them() {
 }
 
 #[test]
-fn what_is_no_frame_is_refused_and_holds_up_no_other() {
+fn an_invalid_frame_is_refused_and_others_are_sent() {
     let (_directory, _reader, writer, mut monitor) = cable();
     let frames = [
         numbered(1, 60),
@@ -88,7 +88,7 @@ fn what_is_no_frame_is_refused_and_holds_up_no_other() {
 }
 
 #[test]
-fn many_small_frames_of_one_read_are_given_batch_by_batch_without_another_read() {
+fn frames_of_one_read_fill_several_batches() {
     let (_directory, mut reader, _writer, mut monitor) = cable();
     let frames: Vec<_> = (0..1000).map(|at| numbered(at, 20)).collect();
     monitor.write_all(&frames.iter().flat_map(|frame| on_the_wire(frame)).collect::<Vec<_>>()).unwrap();
@@ -109,10 +109,10 @@ fn many_small_frames_of_one_read_are_given_batch_by_batch_without_another_read()
 }
 
 #[test]
-fn two_threads_never_write_into_each_others_frames() {
+fn frames_of_two_threads_are_not_interleaved() {
     let (_directory, _reader, writer, mut monitor) = cable();
     const FRAMES: u32 = 20_000;
-    // The reader stops now and then, so that much is written in part.
+    // The reader pauses now and then, so that many frames are written partly.
     let reading = thread::spawn(move || {
         let mut last = [None::<u32>; 2];
         let mut seen = [0; 2];
@@ -121,7 +121,7 @@ fn two_threads_never_write_into_each_others_frames() {
             let mut frame = vec![0; u32::from_be_bytes(length) as usize];
             monitor.read_exact(&mut frame).unwrap();
             let number = u32::from_be_bytes(*frame.first_chunk().unwrap());
-            assert!(frame[4..].iter().all(|byte| *byte == number as u8), "a frame in another one");
+            assert!(frame[4..].iter().all(|byte| *byte == number as u8), "interleaved frames");
             let whose = (number >> 31) as usize;
             assert!(last[whose] < Some(number), "order");
             (last[whose], seen[whose]) = (Some(number), seen[whose] + 1);
@@ -158,11 +158,11 @@ fn two_threads_never_write_into_each_others_frames() {
     });
     rustix::net::shutdown(&writer, rustix::net::Shutdown::Write).unwrap();
     assert!(sent.iter().all(|sent| *sent > 100), "{sent:?}");
-    assert_eq!(reading.join().unwrap(), sent, "what was taken has come");
+    assert_eq!(reading.join().unwrap(), sent, "all accepted frames were received");
 }
 
 #[test]
-fn what_was_left_goes_before_the_next_frame() {
+fn the_backlog_is_sent_before_the_next_frame() {
     let (_directory, _reader, writer, mut monitor) = cable();
     let first: Vec<_> =
         (0..).map(|at| numbered(at, 9000)).take_while(|frame| writer.send(&[IoSlice::new(frame)]).is_ok()).collect();
@@ -171,7 +171,7 @@ fn what_was_left_goes_before_the_next_frame() {
         let mut seen = Vec::new();
         monitor.read_to_end(&mut seen).map(|_| seen).unwrap()
     });
-    // Nobody flushes.
+    // Without a call of `flush`.
     let next = numbered(7, 60);
     let mut sent = 0;
     wait_for("room", || {
@@ -184,7 +184,7 @@ fn what_was_left_goes_before_the_next_frame() {
 }
 
 #[test]
-fn a_sleeping_poller_is_told_when_what_was_left_can_go() {
+fn a_poller_reports_when_the_backlog_can_be_sent() {
     let (_directory, _reader, writer, mut monitor) = cable();
     let poller = Poller::new().unwrap();
     writer.watch(&poller, 7).unwrap();
@@ -196,17 +196,17 @@ fn a_sleeping_poller_is_told_when_what_was_left_can_go() {
         told > before
     };
     let short = std::time::Duration::from_millis(20);
-    assert!(wait(&writer, LONG), "once for nothing");
-    assert!(!wait(&writer, short), "nothing is left");
+    assert!(wait(&writer, LONG), "one spurious report");
+    assert!(!wait(&writer, short), "the backlog is empty");
     let frame = numbered(1, 60_000);
     writer.send(&[IoSlice::new(&frame)]).unwrap();
-    assert!(!writer.has_backlog() && !wait(&writer, short), "nothing is left");
+    assert!(!writer.has_backlog() && !wait(&writer, short), "the backlog is empty");
     let mut sent = 1;
     while writer.send(&[IoSlice::new(&frame)]).is_ok() {
         sent += 1;
     }
     assert!(writer.has_backlog());
-    assert!(!wait(&writer, short), "nobody reads");
+    assert!(!wait(&writer, short), "the monitor does not read");
     let reading = thread::spawn(move || {
         let mut seen = vec![0; sent * 60_004];
         monitor.read_exact(&mut seen).unwrap();
@@ -236,7 +236,7 @@ fn a_sleeping_poller_is_told_when_what_was_left_can_go() {
 }
 
 #[test]
-fn many_guests_on_one_path_are_apart_and_come_and_go() {
+fn guests_on_one_path_are_independent() {
     let directory = Directory::new();
     let path = directory.path("s");
     let listener = Listener::open(&unix(&path)).unwrap();
@@ -250,7 +250,7 @@ fn many_guests_on_one_path_are_apart_and_come_and_go() {
     for (number, (reader, _)) in guests.iter_mut().enumerate() {
         assert_eq!(read_frames(reader, 1), [received(&numbered(number as u32, 60))]);
     }
-    // One goes by itself,
+    // One guest disconnects,
     let mut monitors = monitors.into_iter();
     drop(monitors.next());
     assert_eq!(guests[0].0.recv(&mut Batch::new()), Received::Gone);
@@ -259,13 +259,13 @@ fn many_guests_on_one_path_are_apart_and_come_and_go() {
     let frames = [numbered(0, 60), numbered(0, 60)];
     guests[0].1.send_many(&slices(&frames), |result| results.push(result));
     assert_eq!(results, [Err(Errno::NXIO), Err(Errno::NXIO)]);
-    // one is let go, while a worker still holds its writer;
+    // one is disconnected while a worker still has its writer;
     let (reader, writer) = guests.remove(1);
     drop(reader);
     let mut second = monitors.next().unwrap();
     assert_eq!(second.read(&mut [0; 10]).unwrap(), 0);
     assert_eq!(writer.send(&[IoSlice::new(&numbered(0, 60))]), Err(Errno::NXIO));
-    // the others stay, and there is room for more.
+    // the others stay connected, and further ones can connect.
     guests[1].1.send(&[IoSlice::new(&numbered(2, 60))]).unwrap();
     let mut seen = [0; 64];
     monitors.next().unwrap().read_exact(&mut seen).unwrap();
@@ -277,7 +277,7 @@ fn many_guests_on_one_path_are_apart_and_come_and_go() {
 }
 
 #[test]
-fn a_client_connects_again_when_its_switch_is_back() {
+fn a_client_reconnects_after_a_restart() {
     let directory = Directory::new();
     let address = unix(&directory.path("s"));
     assert_eq!(Stream::connect(&address).unwrap_err().kind(), std::io::ErrorKind::NotFound);
@@ -287,7 +287,7 @@ fn a_client_connects_again_when_its_switch_is_back() {
         let (far_reader, far_writer) = accept(&listener).split();
         far_writer.send(&[IoSlice::new(&numbered(number, 60))]).unwrap();
         drop((listener, far_reader));
-        // What was sent before the end still comes.
+        // Frames sent before the end are still received.
         let mut batch = Batch::new();
         assert_eq!(reader.recv(&mut batch), Received::Drained);
         assert_eq!(take(&mut batch), [received(&numbered(number, 60))]);
@@ -324,7 +324,7 @@ fn frames_over_tcp() {
         assert!(read_frames(&mut reader, 40) == expected);
         drop(far_reader);
         wait_for("end", || reader.recv(&mut Batch::new()) == Received::Gone);
-        // Nobody listens any more: it is said at once, or by the connection.
+        // No listener: connecting fails at once or later.
         drop((listener, far_writer));
         if let Ok(late) = Stream::connect(&Address::Tcp(bound)) {
             let mut failed = false;
@@ -333,7 +333,7 @@ fn frames_over_tcp() {
                 failed
             });
         }
-        // A new one takes the port at once, whatever connections it had.
+        // A new listener can use the port at once, whatever connections the old one had.
         Listener::open(&Address::Tcp(bound)).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! TUN devices: IP packets to and from a namespace's stack.
 //!
-//! Everything lives in namespaces made here. Without the right to make them, or a device node, a test
-//! counts as ignored, and says what is missing.
+//! Each test creates its own network namespaces. Without the permission to do so, or without /dev/net/tun, it is reported as
+//! ignored, with the reason.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
@@ -20,7 +20,7 @@ use netio::{Layer, Netns, Received, Tap, TapError, TapSpec, netns};
 use packet::vnet::{flag, gso};
 use packet::{Batch, VnetHeader};
 
-/// What has not happened by then never will, however busy the machine.
+/// Time limit for everything that a test waits for.
 const NEVER: Duration = Duration::from_secs(10);
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 0);
@@ -29,15 +29,15 @@ const PODS: Route = Route { prefix_len: 16, prefix: Ipv4Addr::new(10, 244, 0, 0)
 
 fn main() -> ExitCode {
     let trials = vec![
-        trial("packets_come_and_go_without_an_ethernet_header", packets_come_and_go),
-        trial("super_packets_come_and_go_whole", super_packets_come_and_go_whole),
-        trial("a_tap_is_no_tun", a_tap_is_no_tun),
-        trial("addresses_and_routes_are_there_once", addresses_and_routes_are_there_once),
+        trial("packets_are_exchanged_without_an_ethernet_header", packets_are_exchanged),
+        trial("super_packets_pass_whole", super_packets_pass_whole),
+        trial("a_tap_is_not_opened_as_a_tun", a_tap_is_not_opened_as_a_tun),
+        trial("addresses_and_routes_are_added_once", addresses_and_routes_are_added_once),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// A test that needs the right to make devices.
+/// A test that needs the permission to create devices.
 fn trial(name: &'static str, run: impl FnOnce() + Send + 'static) -> Trial {
     Trial::ignorable_test(name, || {
         if let Some(reason) = what_is_missing() {
@@ -64,7 +64,7 @@ fn spec(name: &str, layer: Layer) -> TapSpec {
     TapSpec { name: name.to_owned(), netns: None, layer, queues: 1, mtu: Some(1472), tx_queue_len: 1000, offload: true }
 }
 
-/// A namespace that is silent but for what it is told to send, and a name for it.
+/// A namespace without IPv6, so that it sends nothing by itself, and its name.
 fn home() -> (File, Netns) {
     let file = netns::create().expect("a namespace");
     inside(&file, || std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"));
@@ -76,7 +76,7 @@ fn inside<T: Send>(home: &File, work: impl FnOnce() -> io::Result<T> + Send) -> 
     netns::inside(home.as_fd(), work).unwrap_or_else(|error| panic!("inside: {error}"))
 }
 
-/// A TUN in a namespace, made from outside, with address and route.
+/// A TUN in a namespace, created from outside, with an address and a route.
 fn tun() -> (File, Tap) {
     let (file, netns) = home();
     // One that is made outside of it is moved there.
@@ -90,7 +90,7 @@ fn tun() -> (File, Tap) {
     (file, tun)
 }
 
-/// Tries until there is an answer.
+/// Repeats an attempt until it returns a value.
 fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + NEVER;
     loop {
@@ -102,7 +102,7 @@ fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The next packets, so many.
+/// Receives this number of packets.
 fn expect(tun: &Tap, count: usize) -> Vec<(VnetHeader, Vec<u8>)> {
     let mut batch = Batch::new();
     let mut packets = Vec::new();
@@ -125,7 +125,7 @@ fn fold(bytes: &[u8]) -> u16 {
     sum as u16
 }
 
-/// IPv4 and UDP, the latter's checksum unfinished.
+/// An IPv4 packet with UDP and a partial checksum.
 fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
     let len = 8 + payload.len() as u16;
     let mut packet = [&[0x45, 0][..], &(20 + len).to_be_bytes(), &[0, 1, 0x40, 0, 64, 17, 0, 0]].concat();
@@ -139,7 +139,7 @@ fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// As a TUN takes it: offsets count from the IP header.
+/// A virtio-net header for a TUN: offsets count from the IP header.
 fn unfinished(gso_type: u8, gso_size: u16) -> VnetHeader {
     let hdr_len = if gso_type == gso::NONE { 0 } else { 28 };
     VnetHeader { flags: flag::NEEDS_CSUM, gso_type, hdr_len, gso_size, csum_start: 20, csum_offset: 6 }
@@ -149,7 +149,7 @@ fn write(tun: &Tap, vnet: VnetHeader, packet: &[u8]) {
     tun.queues()[0].send(&[IoSlice::new(&vnet.to_bytes()), IoSlice::new(packet)]).expect("written");
 }
 
-fn packets_come_and_go() {
+fn packets_are_exchanged() {
     let (home, tun) = tun();
     let state = tun.state().expect("asked").expect("there");
     assert_eq!((state.name.as_str(), state.up, state.mtu), ("flannel0", true, 1472));
@@ -169,7 +169,7 @@ fn packets_come_and_go() {
     assert_eq!(refused, Err(rustix::io::Errno::INVAL));
 }
 
-fn super_packets_come_and_go_whole() {
+fn super_packets_pass_whole() {
     let (home, tun) = tun();
     if !tun.features().uso {
         return;
@@ -200,7 +200,7 @@ fn super_packets_come_and_go_whole() {
     });
 }
 
-fn a_tap_is_no_tun() {
+fn a_tap_is_not_opened_as_a_tun() {
     let (home, _) = home();
     inside(&home, || {
         let tap = Tap::open(&spec("dev0", Layer::Ethernet)).unwrap_or_else(|error| panic!("{error}"));
@@ -217,7 +217,7 @@ fn a_tap_is_no_tun() {
     });
 }
 
-fn addresses_and_routes_are_there_once() {
+fn addresses_and_routes_are_added_once() {
     let (home, tun) = tun();
     tun.add_address(OWN.into(), 32).expect("it has it");
     tun.add_route(PODS).expect("it leads there");

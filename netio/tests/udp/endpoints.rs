@@ -1,4 +1,4 @@
-//! Who receives, and who may not; and the way to a peer.
+//! Endpoints: receiving, refused ports, multicast groups, and the path to a peer.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
@@ -12,19 +12,19 @@ use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("several_queues_share_and_nobody_else_joins", || several_queues_share(v4, "0.0.0.0")),
-        trial("several_queues_share_and_nobody_else_joins_over_ipv6", || several_queues_share(v6, "::")),
+        trial("several_queues_share_the_load_and_the_port_is_exclusive", || several_queues_share_the_load(v4, "0.0.0.0")),
+        trial("several_queues_share_the_load_and_the_port_is_exclusive_over_ipv6", || several_queues_share_the_load(v6, "::")),
         trial("a_port_in_use_is_refused_and_its_owner_named", a_port_in_use_is_refused),
-        trial("what_is_not_there_is_named", what_is_not_there_is_named),
-        trial("groups_are_heard_once_however_many_queues", || groups_are_heard_once(v4, "0.0.0.0", "239.1.1.1")),
-        trial("groups_are_heard_once_over_ipv6", || groups_are_heard_once(v6, "::", "ff05::1:1")),
-        trial("what_the_kernel_drops_is_counted", what_the_kernel_drops_is_counted),
-        trial("an_endpoint_on_a_device_hears_that_only", an_endpoint_on_a_device_hears_that_only),
+        trial("missing_devices_and_addresses_are_named", missing_devices_and_addresses_are_named),
+        trial("groups_are_received_once_with_any_number_of_queues", || groups_are_received_once(v4, "0.0.0.0", "239.1.1.1")),
+        trial("groups_are_received_once_over_ipv6", || groups_are_received_once(v6, "::", "ff05::1:1")),
+        trial("datagrams_dropped_by_the_kernel_are_counted", datagrams_dropped_by_the_kernel_are_counted),
+        trial("an_endpoint_on_a_device_receives_from_it_only", an_endpoint_on_a_device_receives_from_it_only),
         trial("the_path_follows_the_interface", the_path_follows_the_interface),
     ]
 }
 
-fn several_queues_share(address: fn(u8) -> IpAddr, any: &str) {
+fn several_queues_share_the_load(address: fn(u8) -> IpAddr, any: &str) {
     let (near, far) = pair();
     let any: IpAddr = any.parse().expect("an address");
     let spec = EndpointSpec { queues: 3, ..at(any) };
@@ -67,7 +67,7 @@ fn a_port_in_use_is_refused() {
     assert_ne!(chosen.local().port(), 0);
 }
 
-fn what_is_not_there_is_named() {
+fn missing_devices_and_addresses_are_named() {
     let (near, _far) = pair();
     let text = |spec: &EndpointSpec| near.inside(|| Ok(Endpoint::open(spec))).expect_err("refused").to_string();
     let nowhere = EndpointSpec { device: Some("eth7".to_owned()), ..at(v4(1)) };
@@ -78,7 +78,7 @@ fn what_is_not_there_is_named() {
     assert!(text(&deaf).starts_with("multicast group 239.1.1.1 cannot be received on 192.0.2.1"), "{}", text(&deaf));
 }
 
-fn groups_are_heard_once(address: fn(u8) -> IpAddr, any: &str, group: &str) {
+fn groups_are_received_once(address: fn(u8) -> IpAddr, any: &str, group: &str) {
     let (near, far) = pair();
     let (any, group): (IpAddr, IpAddr) = (any.parse().expect("an address"), group.parse().expect("a group"));
     let on = |host: &Host, groups: Vec<IpAddr>| {
@@ -122,7 +122,7 @@ fn groups_are_heard_once(address: fn(u8) -> IpAddr, any: &str, group: &str) {
     until("the last one", || others.queues().iter().flat_map(drain).next().map(|got| assert_eq!(got.payload.len(), 8)));
 }
 
-fn what_the_kernel_drops_is_counted() {
+fn datagrams_dropped_by_the_kernel_are_counted() {
     let (near, far) = pair();
     let (mut endpoint, sources) = (far.endpoint(&at(v4(2))), near.sources(&from(v4(1))));
     assert_eq!(endpoint.dropped(), 0);
@@ -137,7 +137,7 @@ fn what_the_kernel_drops_is_counted() {
     assert_eq!(endpoint.dropped(), total, "counted once");
 }
 
-fn an_endpoint_on_a_device_hears_that_only() {
+fn an_endpoint_on_a_device_receives_from_it_only() {
     let (near, far) = pair();
     let any = IpAddr::from([0, 0, 0, 0]);
     let on_cable = far.endpoint(&EndpointSpec { device: Some("far0".to_owned()), ..at(any) });

@@ -1,4 +1,4 @@
-//! Two hosts and the cable between them, and what is sent and received there.
+//! Two hosts joined by a veth pair, with functions that send and receive.
 
 use std::fs::File;
 use std::io;
@@ -14,12 +14,12 @@ use netio::udp::{ChecksumPolicy, Endpoint, EndpointSpec, Outgoing, Queue, Receiv
 use packet::{VNET_LEN, VnetHeader};
 use rustix::io::Errno;
 
-/// What has not happened by then never will, however busy the machine.
+/// Time limit for everything that a test waits for.
 const NEVER: Duration = Duration::from_secs(10);
 
 pub(crate) const PORT: u16 = 4789;
 
-/// One namespace with one end of the cable.
+/// A namespace with one end of the veth pair.
 pub(crate) struct Host {
     pub(crate) name: &'static str,
     netns: File,
@@ -30,7 +30,7 @@ pub(crate) fn pair() -> (Host, Host) {
     let near = Host { name: "near0", netns: netns::create().expect("a namespace") };
     let far = Host { name: "far0", netns: netns::create().expect("a namespace") };
     for host in [&near, &far] {
-        // Addresses are of use at once.
+        // Addresses can be used at once.
         host.inside(|| std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"));
     }
     near.inside(|| link::add_pair("near0", "far0", Some(far.netns.as_fd())));
@@ -53,7 +53,7 @@ pub(crate) fn v6(number: u8) -> IpAddr {
 }
 
 impl Host {
-    /// Runs `work` inside.
+    /// Runs `work` in the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
         netns::inside(self.netns.as_fd(), work).unwrap_or_else(|error| panic!("in host {}: {error}", self.name))
     }
@@ -70,7 +70,7 @@ impl Host {
         self.inside(|| Ok(Sources::open(spec))).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What passes on the cable's end here.
+    /// A packet socket on this end of the veth pair.
     pub(crate) fn wire(&self) -> PacketSocket {
         let spec = PacketSpec {
             interface: self.name.to_owned(),
@@ -97,12 +97,12 @@ pub(crate) fn to(remote: IpAddr) -> Outgoing {
     Outgoing { to: SocketAddr::new(remote, PORT), source: 0, tos: 0, ttl: 64, segment_size: 0 }
 }
 
-/// Bytes that are not the same everywhere.
+/// Bytes that differ by position.
 pub(crate) fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at % 251) as u8).collect()
 }
 
-/// One burst; each payload in pieces of a length that is no datagram's.
+/// Sends one burst. Payloads are in pieces whose length is not that of a datagram.
 pub(crate) fn send(writer: &Writer, messages: &[(Outgoing, Vec<u8>)]) -> Vec<Result<(), Errno>> {
     let mut sender = Sender::new();
     let mut burst = sender.burst(writer);
@@ -117,7 +117,7 @@ pub(crate) fn send(writer: &Writer, messages: &[(Outgoing, Vec<u8>)]) -> Vec<Res
     results
 }
 
-/// What was received in one message.
+/// One received message.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Got {
     pub(crate) from: IpAddr,
@@ -143,7 +143,7 @@ pub(crate) fn drain(queue: &Queue) -> Vec<Got> {
     }
 }
 
-/// Reads until so many messages have come, and not one more.
+/// Receives exactly this number of messages.
 pub(crate) fn expect(queue: &Queue, count: usize) -> Vec<Got> {
     let mut got = Vec::new();
     until("datagrams", || {
@@ -154,7 +154,7 @@ pub(crate) fn expect(queue: &Queue, count: usize) -> Vec<Got> {
     got
 }
 
-/// UDP packets as they pass: their virtio-net headers, and their bytes from the IP header on.
+/// UDP packets on the wire: their virtio-net headers, and their bytes from the IP header on.
 pub(crate) fn sniff(wire: &PacketSocket, count: usize) -> Vec<(VnetHeader, Vec<u8>)> {
     let mut receiver = packet_socket::Receiver::new();
     let mut slots = vec![vec![0; 70_000]; 64];
@@ -175,7 +175,7 @@ pub(crate) fn sniff(wire: &PacketSocket, count: usize) -> Vec<(VnetHeader, Vec<u
     packets
 }
 
-/// Tries until there is an answer.
+/// Repeats an attempt until it returns a value.
 pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + NEVER;
     loop {

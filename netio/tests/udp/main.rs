@@ -1,7 +1,6 @@
-//! UDP between real kernels: two namespaces joined by a pair of links.
+//! UDP sockets in two network namespaces joined by a veth pair.
 //!
-//! Everything lives in namespaces made here. Without the right to make them a test counts as
-//! ignored, and says what is missing.
+//! Each test creates its own network namespaces. Without the permission to do so it is reported as ignored, with the reason.
 
 mod endpoints;
 mod host;
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }
 
-/// A test that needs the right to make namespaces.
+/// A test that needs the permission to create namespaces.
 pub(crate) fn trial(name: &'static str, run: impl FnOnce() + Send + 'static) -> Trial {
     Trial::ignorable_test(name, || {
         if let Some(reason) = what_is_missing() {
@@ -30,7 +29,7 @@ pub(crate) fn trial(name: &'static str, run: impl FnOnce() + Send + 'static) -> 
     })
 }
 
-/// Why there can be no pair of links in a namespace here.
+/// The reason why this machine cannot create a veth pair in a namespace, if it cannot.
 fn what_is_missing() -> Option<&'static str> {
     static MISSING: OnceLock<Option<String>> = OnceLock::new();
     MISSING.get_or_init(|| try_means().err().map(|error| format!("{error}; needs CAP_SYS_ADMIN and CAP_NET_ADMIN"))).as_deref()

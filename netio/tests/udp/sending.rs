@@ -1,4 +1,4 @@
-//! What leaves the pool, and how it arrives.
+//! Datagrams and trains, as sent and as received.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -18,16 +18,16 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("trains_arrive_whole", || trains_arrive_whole(v4)),
         trial("trains_arrive_whole_over_ipv6", || trains_arrive_whole(v6)),
-        trial("only_those_have_checksums_that_should", only_those_have_checksums_that_should),
-        trial("zero_checksums_over_ipv6_are_received_where_asked_for", zero_checksums_over_ipv6_are_received_where_asked_for),
-        trial("tos_ttl_and_df_are_as_asked", || tos_ttl_and_df_are_as_asked(v4)),
-        trial("traffic_class_and_hop_limit_are_as_asked", || tos_ttl_and_df_are_as_asked(v6)),
-        trial("a_flow_keeps_its_port_and_ports_that_are_taken_are_passed_over", a_flow_keeps_its_port),
-        trial("a_burst_tells_each_result_and_keeps_flows_in_order", a_burst_tells_each_result),
-        trial("as_much_as_there_can_be_and_more", as_much_as_there_can_be_and_more),
-        trial("too_long_is_told_or_fragmented", || too_long_is_told_or_fragmented(v4)),
-        trial("too_long_is_told_or_fragmented_over_ipv6", || too_long_is_told_or_fragmented(v6)),
-        trial("an_address_that_is_away_is_no_error_until_it_sends", an_address_that_is_away),
+        trial("checksums_follow_the_policy", checksums_follow_the_policy),
+        trial("zero_checksums_over_ipv6_are_received_if_requested", zero_checksums_over_ipv6_are_received_if_requested),
+        trial("tos_ttl_and_df_are_as_requested", || tos_ttl_and_df_are_as_requested(v4)),
+        trial("traffic_class_and_hop_limit_are_as_requested", || tos_ttl_and_df_are_as_requested(v6)),
+        trial("a_flow_keeps_its_port_and_ports_in_use_are_skipped", a_flow_keeps_its_port),
+        trial("a_burst_reports_each_result_and_keeps_flows_in_order", a_burst_reports_each_result),
+        trial("limits_of_bursts_and_trains", limits_of_bursts_and_trains),
+        trial("too_long_datagrams_are_refused_or_fragmented", || too_long_datagrams_are_refused_or_fragmented(v4)),
+        trial("too_long_datagrams_are_refused_or_fragmented_over_ipv6", || too_long_datagrams_are_refused_or_fragmented(v6)),
+        trial("an_absent_address_is_no_error_until_sending", an_absent_address),
     ]
 }
 
@@ -44,13 +44,13 @@ fn trains_arrive_whole(address: fn(u8) -> IpAddr) {
     assert_eq!((got[2].segment_size, &got[2].payload), (0, &bytes(5)));
 }
 
-/// How many of these packets have a checksum, be it unfinished.
+/// For each of these packets, whether it has a checksum, complete or partial.
 fn with_checksum(packets: &[(VnetHeader, Vec<u8>)]) -> Vec<bool> {
     let checksum = |ip: &[u8]| if ip[0] >> 4 == 4 { [ip[26], ip[27]] } else { [ip[46], ip[47]] };
     packets.iter().map(|(vnet, ip)| checksum(ip) != [0, 0] || vnet.flags & flag::NEEDS_CSUM != 0).collect()
 }
 
-fn only_those_have_checksums_that_should() {
+fn checksums_follow_the_policy() {
     let (near, far) = pair();
     let wire = far.wire();
     let _ports = (far.endpoint(&at(v4(2))), far.endpoint(&at(v6(2))));
@@ -80,7 +80,7 @@ fn only_those_have_checksums_that_should() {
     assert_eq!(with_checksum(&packets), [true, true]);
 }
 
-fn zero_checksums_over_ipv6_are_received_where_asked_for() {
+fn zero_checksums_over_ipv6_are_received_if_requested() {
     let (near, far) = pair();
     let sources = near.sources(&SourcesSpec { checksum: ChecksumPolicy::Off, ..from(v6(1)) });
     let (strict, lenient) = (at(v6(2)), EndpointSpec { port: PORT + 1, zero_checksum: true, ..at(v6(2)) });
@@ -91,7 +91,7 @@ fn zero_checksums_over_ipv6_are_received_where_asked_for() {
     assert_eq!(drain(&strict.queues()[0]), []);
 }
 
-fn tos_ttl_and_df_are_as_asked(address: fn(u8) -> IpAddr) {
+fn tos_ttl_and_df_are_as_requested(address: fn(u8) -> IpAddr) {
     let (near, far) = pair();
     let wire = far.wire();
     let endpoint = far.endpoint(&at(address(2)));
@@ -142,7 +142,7 @@ fn a_flow_keeps_its_port() {
     assert_eq!(refused, Err(ErrorKind::WouldBlock));
 }
 
-fn a_burst_tells_each_result() {
+fn a_burst_reports_each_result() {
     let (near, far) = pair();
     let (endpoint, sources) = (far.endpoint(&at(v4(2))), near.sources(&from(v4(1))));
     let nowhere = Outgoing { to: "198.51.100.1:4789".parse().unwrap(), ..to(v4(2)) };
@@ -168,7 +168,7 @@ fn a_burst_tells_each_result() {
     assert_eq!((of_flow(&[0, 3, 6, 8]), of_flow(&[1, 4, 7])), (vec![0, 3, 6, 8], vec![1, 4, 7]));
 }
 
-fn as_much_as_there_can_be_and_more() {
+fn limits_of_bursts_and_trains() {
     let (near, far) = pair();
     let endpoint = far.endpoint(&at(v4(2)));
     let sources = near.sources(&SourcesSpec { dont_fragment: false, ..from(v4(1)) });
@@ -210,7 +210,7 @@ fn as_much_as_there_can_be_and_more() {
     assert!(sources.writer().segments(), "none of this is the kernel's inability");
 }
 
-fn too_long_is_told_or_fragmented(address: fn(u8) -> IpAddr) {
+fn too_long_datagrams_are_refused_or_fragmented(address: fn(u8) -> IpAddr) {
     let (near, far) = pair();
     let endpoint = far.endpoint(&at(address(2)));
     let short = Change { mtu: Some(1400), ..Change::default() };
@@ -233,7 +233,7 @@ fn too_long_is_told_or_fragmented(address: fn(u8) -> IpAddr) {
     assert!(sources.writer().segments(), "a length is no reason to send no trains");
 }
 
-fn an_address_that_is_away() {
+fn an_absent_address() {
     let (near, far) = pair();
     for away in [v4(9), v6(9)] {
         let remote = if away.is_ipv4() { v4(2) } else { v6(2) };

@@ -1,4 +1,4 @@
-//! Frames by hand, and a reader that keeps what it reads.
+//! Frames built by hand, and a reader that keeps what it receives.
 
 use std::io::IoSlice;
 
@@ -8,22 +8,22 @@ use packet::{MacAddr, Tag, VNET_LEN, VnetHeader};
 
 use crate::host::until;
 
-/// A frame as it was received.
+/// A received frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Frame {
     pub(crate) vnet: VnetHeader,
     pub(crate) bytes: Vec<u8>,
     pub(crate) tag: Option<Tag>,
-    /// It did not fit, and nothing is left of it.
+    /// The frame was too long for its slot.
     pub(crate) cut: bool,
 }
 
-/// All that is there now in one of a socket's queues, and how it ended.
+/// All frames in a queue of a socket, and the last result.
 pub(crate) fn drain(socket: &PacketSocket, queue: usize) -> (Vec<Frame>, Received) {
     drain_into(socket, queue, 64, 70_000)
 }
 
-/// The same through so many slots of such a size.
+/// [`drain`] with this number and size of slots.
 pub(crate) fn drain_into(socket: &PacketSocket, queue: usize, count: usize, size: usize) -> (Vec<Frame>, Received) {
     let mut receiver = Receiver::new();
     let mut slots = vec![vec![0xa5; size]; count];
@@ -49,7 +49,7 @@ pub(crate) fn drain_into(socket: &PacketSocket, queue: usize, count: usize, size
     }
 }
 
-/// Reads until so many frames have come, and not one more.
+/// Receives exactly this number of frames.
 pub(crate) fn expect(socket: &PacketSocket, count: usize) -> Vec<Frame> {
     let mut frames = Vec::new();
     until("frames", || {
@@ -60,7 +60,7 @@ pub(crate) fn expect(socket: &PacketSocket, count: usize) -> Vec<Frame> {
     frames
 }
 
-/// Sends one frame with nothing left to do.
+/// Sends one frame without offload.
 pub(crate) fn send(socket: &PacketSocket, frame: &[u8]) {
     send_with(socket, VnetHeader::default(), frame).expect("sent");
 }
@@ -73,7 +73,7 @@ pub(crate) fn send_with(socket: &PacketSocket, vnet: VnetHeader, frame: &[u8]) -
 
 pub(crate) const FROM: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
-/// An Ethernet frame of a type that no stack knows.
+/// An Ethernet frame of an unused type.
 pub(crate) fn plain(to: MacAddr, number: u8, len: usize) -> Vec<u8> {
     let mut frame = [&to.0[..], &FROM.0, &[0x88, 0xb5, number]].concat();
     frame.resize(len, number);

@@ -1,4 +1,4 @@
-//! Two hosts and the cable between them.
+//! Two hosts joined by a veth pair.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +11,10 @@ use netio::link::{self, Change, Link};
 use netio::netns;
 use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
 
-/// What has not happened by then never will, however busy the machine.
+/// Time limit for everything that a test waits for.
 const NEVER: Duration = Duration::from_secs(10);
 
-/// One namespace with one end of the cable.
+/// A namespace with one end of the veth pair.
 pub(crate) struct Host {
     pub(crate) name: &'static str,
     netns: File,
@@ -28,12 +28,12 @@ pub(crate) fn pair() -> (Host, Host) {
     (near, far)
 }
 
-/// The same without addresses, and down.
+/// [`pair`] without addresses, and with both links down.
 pub(crate) fn bare_pair() -> (Host, Host) {
     let near = Host { name: "up0", netns: netns::create().expect("a namespace") };
     let far = Host { name: "far0", netns: netns::create().expect("a namespace") };
     for host in [&near, &far] {
-        // A stack that says nothing of its own accord, so that every frame can be counted.
+        // IPv6 is off, so that the stack sends nothing by itself and every frame can be counted.
         host.inside(|| std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"));
     }
     near.inside(|| link::add_pair("up0", "far0", Some(far.netns.as_fd())));
@@ -45,18 +45,18 @@ pub(crate) fn address(number: u8) -> Ipv4Addr {
 }
 
 impl Host {
-    /// Runs `work` inside.
+    /// Runs `work` in the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
         netns::inside(self.netns.as_fd(), work).unwrap_or_else(|error| panic!("in host {}: {error}", self.name))
     }
 
-    /// Sets it up with its address.
+    /// Sets its link up and adds its address.
     pub(crate) fn configure(&self, number: u8) {
         self.change(Change { up: Some(true), ..Change::default() });
         self.inside(|| link::add_address(link::get(self.name)?.index, address(number).into(), 24));
     }
 
-    /// Its link now.
+    /// The state of its link.
     pub(crate) fn link(&self) -> Link {
         self.inside(|| link::get(self.name))
     }
@@ -66,7 +66,7 @@ impl Host {
         self.inside(|| link::set(link::get(self.name)?.index, change));
     }
 
-    /// Its link as an uplink.
+    /// Opens its link as an uplink.
     pub(crate) fn open(&self, spec: PacketSpec) -> PacketSocket {
         self.try_open(spec).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -75,7 +75,7 @@ impl Host {
         self.inside(|| Ok(PacketSocket::open(&spec)))
     }
 
-    /// As a bridge uses it.
+    /// The specification for a bridge.
     pub(crate) fn spec(&self) -> PacketSpec {
         PacketSpec {
             interface: self.name.to_owned(),
@@ -88,7 +88,7 @@ impl Host {
     }
 }
 
-/// Tries until there is an answer.
+/// Repeats an attempt until it returns a value.
 pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + NEVER;
     loop {

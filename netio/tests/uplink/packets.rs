@@ -24,27 +24,29 @@ const NO_CHANGE: Change<'static> =
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("frames_come_in_order_and_never_our_own", || frames_come_in_order_and_never_our_own(false)),
-        trial("frames_come_in_order_and_never_our_own_on_old_kernels", || frames_come_in_order_and_never_our_own(true)),
+        trial("frames_are_received_in_order_without_our_own", || frames_are_received_in_order_without_our_own(false)),
+        trial("frames_are_received_in_order_without_our_own_on_old_kernels", || {
+            frames_are_received_in_order_without_our_own(true)
+        }),
         trial("a_frame_that_does_not_fit_is_empty", a_frame_that_does_not_fit_is_empty),
-        trial("a_tag_is_told_beside_the_frame", a_tag_is_told_beside_the_frame),
-        trial("super_frames_go_whole", || super_frames_go_whole(false)),
-        trial("super_frames_go_whole_on_old_kernels", || super_frames_go_whole(true)),
+        trial("a_vlan_tag_is_returned_separately", a_vlan_tag_is_returned_separately),
+        trial("super_frames_pass_whole", || super_frames_pass_whole(false)),
+        trial("super_frames_pass_whole_on_old_kernels", || super_frames_pass_whole(true)),
         trial("a_burst_reports_each_frame", || a_burst_reports_each_frame(false)),
         trial("a_burst_reports_each_frame_on_old_kernels", || a_burst_reports_each_frame(true)),
-        trial("a_filter_is_there_from_the_first_frame", a_filter_is_there_from_the_first_frame),
-        trial("two_queues_share_flows_and_nothing_comes_twice", || two_queues_share_flows_and_nothing_comes_twice(false)),
-        trial("two_queues_share_flows_and_nothing_comes_twice_on_old_kernels", || {
-            two_queues_share_flows_and_nothing_comes_twice(true);
+        trial("a_filter_applies_from_the_first_frame", a_filter_applies_from_the_first_frame),
+        trial("two_queues_share_flows_without_duplicates", || two_queues_share_flows_without_duplicates(false)),
+        trial("two_queues_share_flows_without_duplicates_on_old_kernels", || {
+            two_queues_share_flows_without_duplicates(true);
         }),
-        trial("what_we_are_too_slow_for_is_counted", what_we_are_too_slow_for_is_counted),
-        trial("down_and_up_again", down_and_up_again),
-        trial("deleted_links_are_gone_for_ever", deleted_links_are_gone_for_ever),
-        trial("what_is_no_uplink_is_refused", what_is_no_uplink_is_refused),
+        trial("dropped_frames_are_counted", dropped_frames_are_counted),
+        trial("a_link_goes_down_and_up", a_link_goes_down_and_up),
+        trial("deleted_links_do_not_come_back", deleted_links_do_not_come_back),
+        trial("unsuitable_interfaces_are_refused", unsuitable_interfaces_are_refused),
     ]
 }
 
-fn frames_come_in_order_and_never_our_own(old_kernel: bool) {
+fn frames_are_received_in_order_without_our_own(old_kernel: bool) {
     let (near, far) = pair();
     let here = near.open(PacketSpec { old_kernel, ..near.spec() });
     let there = far.open(PacketSpec { old_kernel, ..far.spec() });
@@ -84,7 +86,7 @@ fn a_frame_that_does_not_fit_is_empty() {
     assert_eq!(told, [(false, 60), (true, 0), (false, 61)]);
 }
 
-fn a_tag_is_told_beside_the_frame() {
+fn a_vlan_tag_is_returned_separately() {
     let (near, far) = pair();
     let (here, there) = (near.open(near.spec()), far.open(far.spec()));
     for tpid in [[0x81, 0x00], [0x88, 0xa8]] {
@@ -105,7 +107,7 @@ fn a_tag_is_told_beside_the_frame() {
     assert_eq!(got.bytes[12..18], [0x81, 0, 0, 8, 0x88, 0xb5]);
 }
 
-fn super_frames_go_whole(old_kernel: bool) {
+fn super_frames_pass_whole(old_kernel: bool) {
     let (near, far) = pair();
     let here = near.open(PacketSpec { old_kernel, ..near.spec() });
     let there = far.open(PacketSpec { old_kernel, ..far.spec() });
@@ -155,7 +157,7 @@ fn a_burst_reports_each_frame(old_kernel: bool) {
     assert_eq!(got, (0..100).filter(|number| number % 10 != 3).collect::<Vec<u8>>());
 }
 
-fn a_filter_is_there_from_the_first_frame() {
+fn a_filter_applies_from_the_first_frame() {
     let (near, far) = pair();
     let there = far.open(far.spec());
     let to = near.link().mac;
@@ -183,7 +185,7 @@ fn a_filter_is_there_from_the_first_frame() {
     assert_eq!(expect(&here, 1)[0].bytes, frames(1));
 }
 
-fn two_queues_share_flows_and_nothing_comes_twice(old_kernel: bool) {
+fn two_queues_share_flows_without_duplicates(old_kernel: bool) {
     let (near, far) = pair();
     let here = near.open(PacketSpec { queues: 2, old_kernel, ..near.spec() });
     let there = far.open(far.spec());
@@ -225,7 +227,7 @@ fn two_queues_share_flows_and_nothing_comes_twice(old_kernel: bool) {
     assert_eq!(drain(&here, 0).0.len() + drain(&here, 1).0.len(), 1);
 }
 
-fn what_we_are_too_slow_for_is_counted() {
+fn dropped_frames_are_counted() {
     let (near, far) = pair();
     let (mut here, there) = (near.open(near.spec()), far.open(far.spec()));
     // Full frames, whose memory counts as 2 KiB and more each.
@@ -240,7 +242,7 @@ fn what_we_are_too_slow_for_is_counted() {
     assert_eq!(here.statistics(), statistics, "what was read stays read");
 }
 
-fn down_and_up_again() {
+fn a_link_goes_down_and_up() {
     let (near, far) = pair();
     let (here, there) = (near.open(near.spec()), far.open(far.spec()));
     let poller = Poller::new().expect("a poller");
@@ -269,7 +271,7 @@ fn down_and_up_again() {
     until("a frame", || (drain(&here, 0).0.len() + drain(&here, 1).0.len() == 1).then_some(()));
 }
 
-fn deleted_links_are_gone_for_ever() {
+fn deleted_links_do_not_come_back() {
     let (near, far) = pair();
     let here = near.open(near.spec());
     let poller = Poller::new().expect("a poller");
@@ -303,7 +305,7 @@ fn deleted_links_are_gone_for_ever() {
     }
 }
 
-fn what_is_no_uplink_is_refused() {
+fn unsuitable_interfaces_are_refused() {
     let (near, _far) = pair();
     let named = |name: &str| PacketSpec { interface: name.to_owned(), ..near.spec() };
     assert!(matches!(near.try_open(named("lo")), Err(PacketError::NotEthernet { name }) if name == "lo"));

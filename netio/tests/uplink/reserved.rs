@@ -1,4 +1,4 @@
-//! The host's stack on ports that are reserved, and on those that are not.
+//! The host's stack on reserved ports and on others.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -21,13 +21,13 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("the_host_is_silent_on_reserved_ports_only", the_host_is_silent_on_reserved_ports_only),
         trial("the_hosts_own_connections_are_unharmed", the_hosts_own_connections_are_unharmed),
-        trial("a_port_is_taken_until_it_is_given_back", a_port_is_taken_until_it_is_given_back),
-        trial("a_port_that_a_program_has_is_refused_and_named", a_port_that_a_program_has_is_refused_and_named),
+        trial("a_port_is_reserved_until_it_is_released", a_port_is_reserved_until_it_is_released),
+        trial("a_port_in_use_is_refused_and_its_program_named", a_port_in_use_is_refused_and_its_program_named),
     ]
 }
 
-/// What the near host's stack says to each of these, besides ARP. An echo request goes last, so its
-/// answer says that all others have been dealt with.
+/// The replies of the near host's stack to these packets, except ARP. An echo request is sent last, and its reply shows that
+/// all others have been processed.
 fn answers(near: &Host, wire: &PacketSocket, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let to = near.link().mac;
     for packet in packets {
@@ -82,12 +82,12 @@ fn the_hosts_own_connections_are_unharmed() {
     }
 }
 
-/// What came of an attempt, if it was an error.
+/// The error of an attempt, if it failed.
 fn refusal<T>(attempt: io::Result<T>) -> Option<ErrorKind> {
     attempt.err().map(|error| error.kind())
 }
 
-fn a_port_is_taken_until_it_is_given_back() {
+fn a_port_is_reserved_until_it_is_released() {
     const IN_USE: Option<ErrorKind> = Some(ErrorKind::AddrInUse);
     let (near, _far) = pair();
     near.inside(|| {
@@ -107,7 +107,7 @@ fn a_port_is_taken_until_it_is_given_back() {
     });
 }
 
-fn a_port_that_a_program_has_is_refused_and_named() {
+fn a_port_in_use_is_refused_and_its_program_named() {
     let (near, _far) = pair();
     near.inside(|| {
         let own = std::process::id();

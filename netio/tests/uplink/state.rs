@@ -1,4 +1,4 @@
-//! Link, addresses and routes of an uplink, and the news of them.
+//! Link, addresses and routes of an uplink, and notifications of changes.
 
 use std::net::Ipv4Addr;
 
@@ -13,8 +13,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("link_addresses_and_routes", link_addresses_and_routes),
         trial("carrier_is_part_of_up", carrier_is_part_of_up),
-        trial("more_routes_than_are_kept", more_routes_than_are_kept),
-        trial("changes_are_told", changes_are_told),
+        trial("routes_beyond_the_limit_are_left_out", routes_beyond_the_limit_are_left_out),
+        trial("changes_are_reported", changes_are_reported),
     ]
 }
 
@@ -74,7 +74,7 @@ fn carrier_is_part_of_up() {
     assert_eq!((state(&near).routes.len(), state(&near).addresses.len()), (0, 1));
 }
 
-fn more_routes_than_are_kept() {
+fn routes_beyond_the_limit_are_left_out() {
     let (near, _far) = pair();
     let index = near.link().index;
     let prefix = |number: usize| [10, (number >> 8) as u8, number as u8, 0];
@@ -89,7 +89,7 @@ fn more_routes_than_are_kept() {
     assert_eq!(state.routes[1].prefix_len, 4);
 }
 
-fn changes_are_told() {
+fn changes_are_reported() {
     let (near, _far) = pair();
     let index = near.link().index;
     let watch = near.inside(Watch::new);
