@@ -1,4 +1,4 @@
-//! The command line: words only.
+//! The command line and its help.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -15,84 +15,84 @@ pub(crate) struct Cli {
     /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that is missing, the service's /run/vswitchd/vswitchd.sock]
     #[arg(long, visible_alias = "control", global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// In which form
+    /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// For whom the answer is.
+/// Output format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Output {
-    /// For people
+    /// A table
     Table,
-    /// For programs
+    /// JSON, for programs
     Json,
-    /// As conntrack(8) lists connections; of conntrack list only
+    /// The format of conntrack(8); for conntrack list only
     Conntrack,
 }
 
-/// What is to be shown.
+/// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The switch as a whole: ports, gateways, uplink, tunnels, and what is wrong
+    /// Show the switch as a whole: ports, gateways, uplink, tunnels, and problems
     Show,
-    /// Ports and their counters
+    /// Show, add and remove ports
     #[command(subcommand)]
     Port(Port),
-    /// The MAC table (forwarding database)
+    /// Show and change the MAC table (forwarding database)
     #[command(subcommand)]
     Fdb(Fdb),
-    /// The hosts that the router sends to
+    /// Show and flush the router's neighbours
     #[command(subcommand)]
     Neigh(Neigh),
-    /// The router's connections
+    /// Show and end the router's connections
     #[command(subcommand)]
     Conntrack(Conntrack),
-    /// What is translated to what
+    /// Show NAT mappings, and publish ports
     #[command(subcommand)]
     Nat(Nat),
-    /// Tunnels and the hosts at their other ends
+    /// Show, add and remove tunnels
     #[command(subcommand)]
     Tunnel(Tunnel),
-    /// Frames as they come and go, and why they are dropped, for Wireshark and tcpdump (pcapng)
+    /// Capture received, sent and dropped frames for Wireshark and tcpdump (pcapng)
     Capture(Capture),
-    /// Make the running switch what a configuration file says, and print the difference
+    /// Change the running configuration to that of a file, and print the difference
     Apply {
-        /// The file, as of vswitchd --config; - is standard input
+        /// Configuration file, as for vswitchd --config; - is standard input
         file: PathBuf,
-        /// Change nothing, and print what would be changed
+        /// Change nothing; only print the difference
         #[arg(long)]
         dry_run: bool,
     },
-    /// What would happen to a packet, step by step, and nothing changes; or what happens to real ones
+    /// Show what would happen to a packet, step by step, without changing anything; or what happens to real packets
     Trace(Trace),
-    /// All numbers in Prometheus' text form
+    /// Print all metrics for Prometheus
     Metrics,
-    /// What happens from now on, a line each: ports, guests, uplink, stations that move, tables that are full
+    /// Follow events, one line each: ports, guests, uplink, moving stations, full tables
     Events,
-    /// A live screen: ports with their rates, flows, drops by reason
+    /// Show a live screen: ports with their rates, flows, drops by reason
     Top {
-        /// Seconds between two readings
+        /// Seconds between two refreshes
         #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
         interval: u32,
     },
-    /// How much the daemon logs
+    /// Show and change the daemon's log levels
     #[command(subcommand)]
     Log(Log),
-    /// Does this host fit the switch? What does not is told with the fix; it ends with 1 if there is a problem
+    /// Check whether this host fits the switch, with a fix for each problem; exit status 1 if there is a problem
     Doctor(Doctor),
-    /// What a shell reads to complete command lines
+    /// Print shell completions
     #[command(hide = true)]
     Completions {
-        /// For which
+        /// Shell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages
     #[command(hide = true)]
     Man {
-        /// Into this directory
+        /// Directory
         directory: PathBuf,
     },
 }
@@ -103,7 +103,8 @@ pub(crate) struct Capture {
     /// Only frames of this port
     #[arg(default_value = "any")]
     pub(crate) port: String,
-    /// Only frames that match, in the words of tcpdump: host, net, port, tcp, udp, icmp, arp, vlan, vni, mac .., and, or, not
+    /// Only frames that match this filter in tcpdump's language: host, net, port, tcp, udp, icmp, arp, vlan, vni, mac, and, or,
+    /// not
     #[arg(trailing_var_arg = false)]
     pub(crate) filter: Vec<String>,
     /// Output file, in pcapng format; - is standard output
@@ -131,58 +132,58 @@ pub(crate) struct Doctor {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// Which packet.
+/// The packets to trace.
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
-    /// Such as port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80; further words are smac=, dmac=, vlan=, udp, icmp,
-    /// arp, sport=, id=, flags=syn+ack, ttl=, len=, df. With --live, a filter as capture has it
+    /// The packet, such as port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80; further words are smac=, dmac=, vlan=,
+    /// udp, icmp, arp, sport=, id=, flags=syn+ack, ttl=, len=, df. With --live, a filter as for capture
     #[arg(required_unless_present = "live", value_name = "PACKET|FILTER")]
     pub(crate) words: Vec<String>,
-    /// Not an imaginary one: the next N real ones
+    /// Trace the next N real packets instead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) live: Option<u32>,
-    /// Of these, those that come in through this port
+    /// Only real packets that come in through this port
     #[arg(long, value_name = "NAME", requires = "live")]
     pub(crate) port: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Port {
-    /// The ports and how they are
+    /// List ports with their states
     List,
-    /// Frames, bytes, and drops by their reason
+    /// Show frames, bytes, and drops by reason
     Stats {
-        /// Of this port only
+        /// Only this port
         name: Option<String>,
     },
-    /// Add a port, in the words of vswitchd's --tap or --port: tap3:vlan=10, packet:veth0, stream:/run/guests
+    /// Add a port, in the syntax of vswitchd's --tap or --port: tap3:vlan=10, packet:veth0, stream:/run/guests
     Add {
-        /// What it is to be.
+        /// The port.
         #[arg(help = "NAME[@NETNS][:KEY=VALUE...] or KIND:WHERE[:KEY=VALUE...]")]
         port: String,
     },
-    /// Take a port away
+    /// Remove a port
     Del {
-        /// Its name, or NAME@NETNS where there are several of that name
+        /// Its name, or NAME@NETNS if several ports have that name
         name: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Fdb {
-    /// All addresses and the ports behind which they are
+    /// List all MAC addresses and their ports
     Show {
         /// Of this bridge only
         #[arg(long, value_name = "NAME")]
         bridge: Option<String>,
     },
-    /// Add a static entry, or change where it leads
+    /// Add a static entry, or change its port
     Add {
         /// The station's address
         mac: MacAddr,
-        /// The port behind which it is
+        /// The station's port
         port: String,
-        /// In this VLAN [default: 0, untagged frames]
+        /// VLAN [default: 0, untagged frames]
         #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=4094))]
         vlan: u16,
     },
@@ -190,28 +191,28 @@ pub(crate) enum Fdb {
     Del {
         /// The station's address
         mac: MacAddr,
-        /// In this VLAN [default: 0, untagged frames]
+        /// VLAN [default: 0, untagged frames]
         #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u16).range(..=4094))]
         vlan: u16,
-        /// Of this bridge; needed where there are several
+        /// Bridge; required if there are several
         #[arg(long, value_name = "NAME")]
         bridge: Option<String>,
     },
-    /// Forget what was learned; static entries stay
+    /// Remove learned entries; static entries stay
     Flush {
-        /// Behind this port only
+        /// Only entries of this port
         #[arg(long)]
         port: Option<String>,
-        /// Of this VLAN only; 0 is for untagged frames
+        /// Only entries of this VLAN; 0 is for untagged frames
         #[arg(long, value_parser = clap::value_parser!(u16).range(..=4094))]
         vlan: Option<u16>,
         /// Of this bridge only
         #[arg(long, value_name = "NAME")]
         bridge: Option<String>,
     },
-    /// What happened to the table
+    /// Show statistics of the table
     Stats {
-        /// Of this bridge only [default: all together]
+        /// Only this bridge [default: all together]
         #[arg(long, value_name = "NAME")]
         bridge: Option<String>,
     },
@@ -219,93 +220,93 @@ pub(crate) enum Fdb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Neigh {
-    /// All neighbours
+    /// List all neighbours
     Show,
-    /// Forget them; they are asked for again when there is something for them
+    /// Remove neighbours; the router resolves them again when it has packets for them
     Flush {
-        /// With this address only
+        /// Only the neighbour with this address
         address: Option<Ipv4Addr>,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Conntrack {
-    /// The connections that match all of what is given
+    /// List the connections that match all of the given filters
     List(List),
-    /// End the connections that match all of what is given
+    /// End the connections that match all of the given filters
     Flush(Filter),
-    /// How many there are and were
+    /// Show the numbers of connections and used ports
     Stats,
 }
 
-/// Which connections.
+/// A filter for connections.
 #[derive(Debug, Args)]
 pub(crate) struct Filter {
-    /// With this address at either end, inside or outside
+    /// Only connections with this address at either end, inside or outside
     #[arg(long)]
     pub(crate) address: Option<Ipv4Addr>,
-    /// With this port at either end
+    /// Only connections with this port at either end
     #[arg(long)]
     pub(crate) port: Option<u16>,
-    /// tcp, udp, icmp, or IP's number
+    /// Only this protocol: tcp, udp, icmp, or an IP protocol number
     #[arg(long, value_parser = protocol)]
     pub(crate) protocol: Option<Protocol>,
 }
 
-/// Which connections, and how many.
+/// A filter for connections, and their maximum number.
 #[derive(Debug, Args)]
 pub(crate) struct List {
     #[command(flatten)]
     pub(crate) filter: Filter,
-    /// At most so many, of which 100,000 are given [default: 10,000]
+    /// Maximum number of connections, up to 100,000 [default: 10,000]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nat {
-    /// Outside addresses, published ports, and guests' endpoints outside
+    /// List outside addresses, published ports, and the outside endpoints of guests
     List {
-        /// At most so many endpoints, of which 100,000 are given [default: 10,000]
+        /// Maximum number of endpoints, up to 100,000 [default: 10,000]
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
-    /// Publish ports of the uplink's address, in the words of vswitchd's --publish: 8080:10.77.0.2:80/tcp
+    /// Publish ports of the uplink's address, in the syntax of vswitchd's --publish: 8080:10.77.0.2:80/tcp
     Publish {
-        /// What leads where.
+        /// The rule.
         #[arg(help = "[ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]")]
         rule: String,
     },
-    /// Take a rule back; connections by it end
+    /// Remove a published port and end its connections
     Unpublish {
-        /// The rule, as it was given or as it is listed
+        /// The rule, as it was given or as nat list shows it
         rule: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tunnel {
-    /// All tunnels, with frames to and from each host
+    /// List all tunnels, with frames to and from each host
     List,
-    /// Add a tunnel, in the words of vswitchd's --vxlan or --udp: vni=42,remote=192.0.2.2
+    /// Add a tunnel, in the syntax of vswitchd's --vxlan or --udp: vni=42,remote=192.0.2.2
     Add {
         /// KEY=VALUE,...
         tunnel: String,
     },
-    /// Take a tunnel away
+    /// Remove a tunnel
     Del {
-        /// Its name, as it is listed
+        /// Its name, as tunnel list shows it
         name: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Log {
-    /// The levels, and the parts that can have their own
+    /// Show the levels, and the parts that can have their own
     Show,
     /// Set a level, until the daemon ends
     Set {
-        /// off, error, warn, info, debug or trace: of all parts, or of one, such as tunnel=debug
+        /// off, error, warn, info, debug or trace: for all parts, or for one, as in tunnel=debug
         #[arg(value_name = "[PART=]LEVEL")]
         level: String,
     },

@@ -1,63 +1,55 @@
-//! Examples, by verb: at the end of each verb's help and in its manual page.
+//! Examples by verb, for the end of each verb's help and for its manual page.
 
 use clap::Command;
 
-/// A verb's words, command lines and what each is for.
+/// A verb, with command lines and the purpose of each.
 type Examples = (&'static str, &'static [(&'static str, &'static str)]);
 
 const EXAMPLES: &[Examples] = &[
     (
         "",
         &[
-            ("vswitchctl show", "ports, gateways, uplink, tunnels, and what is wrong"),
-            ("vswitchctl port stats tap0", "what came, what went, and why frames were dropped"),
-            ("vswitchctl doctor", "does this host fit the switch?"),
+            ("vswitchctl show", "ports, gateways, uplink, tunnels, and problems"),
+            ("vswitchctl port stats tap0", "frames received, sent and dropped, with reasons"),
+            ("vswitchctl doctor", "check this host"),
         ],
     ),
-    ("port stats", &[("vswitchctl port stats tap0", "of one port"), ("vswitchctl -o json port stats", "for programs")]),
+    ("port stats", &[("vswitchctl port stats tap0", "one port"), ("vswitchctl -o json port stats", "for programs")]),
     (
         "trace",
         &[
-            ("vswitchctl trace port=tap0,src=10.77.0.11,dst=198.51.100.7,tcp,dport=443", "what would happen to it"),
-            ("vswitchctl trace --live 3 host 10.77.0.11", "what happens to the next three"),
+            ("vswitchctl trace port=tap0,src=10.77.0.11,dst=198.51.100.7,tcp,dport=443", "what would happen to this packet"),
+            ("vswitchctl trace --live 3 host 10.77.0.11", "what happens to the next three packets"),
         ],
     ),
-    ("fdb add", &[("vswitchctl fdb add 52:54:00:12:34:56 tap0 --vlan 10", "it stays behind tap0, whoever else claims to be it")]),
-    ("fdb flush", &[("vswitchctl fdb flush --port tap0", "what was learned there is learned anew")]),
-    (
-        "conntrack flush",
-        &[
-            ("vswitchctl conntrack flush --address 10.77.0.11 --protocol udp", "those that match both"),
-            ("vswitchctl conntrack flush", "all"),
-        ],
-    ),
+    ("fdb flush", &[("vswitchctl fdb flush --port tap0", "remove the entries that were learned there")]),
     (
         "conntrack list",
         &[
             ("vswitchctl conntrack list --address 10.77.0.11", "a guest's connections"),
-            ("vswitchctl conntrack list --protocol tcp --port 443", "all that match both"),
-            ("vswitchctl conntrack list -o conntrack", "as conntrack(8) writes them"),
+            ("vswitchctl conntrack list --protocol tcp --port 443", "connections that match both"),
+            ("vswitchctl conntrack list -o conntrack", "in the format of conntrack(8)"),
         ],
     ),
     (
         "conntrack flush",
         &[
-            ("vswitchctl conntrack flush --address 10.77.0.11", "a guest's connections"),
-            ("vswitchctl conntrack flush", "all of them"),
+            ("vswitchctl conntrack flush --address 10.77.0.11 --protocol udp", "connections that match both"),
+            ("vswitchctl conntrack flush", "all connections"),
         ],
     ),
     (
         "fdb add",
         &[
-            ("vswitchctl fdb add 52:54:00:12:34:56 tap0", "a station that does not move"),
+            ("vswitchctl fdb add 52:54:00:12:34:56 tap0", "a static entry: the address stays on tap0"),
             ("vswitchctl fdb add 52:54:00:12:34:56 tap0 --vlan 10", "in a VLAN"),
         ],
     ),
-    ("events", &[("vswitchctl events", "for people"), ("vswitchctl events -o json", "for programs: an object a line")]),
+    ("events", &[("vswitchctl events", "one line per event"), ("vswitchctl events -o json", "one JSON object per line")]),
     (
         "capture",
         &[
-            ("vswitchctl capture any --drops -w - | tshark -r -", "what is dropped, and why"),
+            ("vswitchctl capture any --drops -w - | tshark -r -", "dropped frames, with reasons"),
             ("vswitchctl capture tap0 tcp port 80 -w - | wireshark -k -i -", "live"),
             ("vswitchctl capture any vlan 10 and not arp -c 100 -w out.pcapng", "a hundred frames into a file"),
         ],
@@ -65,21 +57,21 @@ const EXAMPLES: &[Examples] = &[
     (
         "log set",
         &[
-            ("vswitchctl log set tunnel=debug", "more of one part; log show names them"),
-            ("vswitchctl log set info", "all parts alike again"),
+            ("vswitchctl log set tunnel=debug", "a level for one part; log show lists the parts"),
+            ("vswitchctl log set info", "the same level for all parts again"),
         ],
     ),
     (
         "doctor",
         &[
-            ("vswitchctl doctor", "the switch that runs, or what any would need"),
-            ("vswitchctl doctor --config /etc/vswitchd/vswitchd.toml", "before one starts"),
+            ("vswitchctl doctor", "for the running switch, or for any switch"),
+            ("vswitchctl doctor --config /etc/vswitchd/vswitchd.toml", "for a configuration, before the start"),
             ("vswitchctl doctor -o json", "for programs"),
         ],
     ),
 ];
 
-/// The command, with examples at the end of helps.
+/// Adds the examples to the help of each verb.
 pub(crate) fn with_examples(command: Command) -> Command {
     EXAMPLES.iter().fold(command, |command, (verb, list)| add(command, verb, list))
 }

@@ -1,9 +1,9 @@
-//! Colour, where a person looks: on a terminal, unless `NO_COLOR` is set (no-color.org) or the terminal has none.
+//! Colours: on a terminal only, and not if `NO_COLOR` is set (no-color.org) or the terminal has no colours.
 
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
-/// Good, bad, and neither.
+/// Colours for good, bad and in-between states.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Colour {
     Green,
@@ -12,7 +12,7 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
-    /// Of a word that says how something is.
+    /// The colour of a state, by its name.
     pub(crate) fn of_state(word: &str) -> Option<Colour> {
         match word {
             "up" | "established" => Some(Colour::Green),
@@ -22,7 +22,7 @@ impl Colour {
         }
     }
 
-    /// Text in this colour; as it is where there is none (ECMA-48 section 8.3.117).
+    /// The text in this colour (ECMA-48 section 8.3.117), or unchanged if colours are off.
     pub(crate) fn paint(self, text: &str) -> String {
         if is_wanted() { self.sequence(text) } else { text.to_owned() }
     }

@@ -1,4 +1,4 @@
-//! What the switch shows, as tables for people.
+//! Tables of the switch's views.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ fn text<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
-/// `what` and a table below it, where there is something.
+/// Appends a heading and a table, unless the table is empty.
 fn section(out: &mut String, what: &str, is_empty: bool, table: &Table) {
     if !is_empty {
         let _ = write!(out, "\n{what}\n{table}");
@@ -49,7 +49,7 @@ pub(crate) fn show(show: &api::Show) -> String {
     out
 }
 
-/// Nothing before there was a batch.
+/// The latency of the pipeline; empty before the first measured batch.
 fn latency(latency: &api::Latency) -> String {
     let api::Latency { samples, p50_ns, p99_ns, p999_ns, max_ns } = *latency;
     if samples == 0 {
@@ -59,7 +59,7 @@ fn latency(latency: &api::Latency) -> String {
     format!("pipeline: p50 {p50}, p99 {p99}, p99.9 {p999}, max {max} ({samples} batches measured)\n")
 }
 
-/// `900ns`, `1.2us`, `35ms`.
+/// A time with its unit: `900ns`, `1.2us`, `35ms`.
 pub(crate) fn short_time(nanos: u64) -> String {
     let (unit, name) = match nanos {
         0..1_000 => return format!("{nanos}ns"),
@@ -71,7 +71,7 @@ pub(crate) fn short_time(nanos: u64) -> String {
     if value < 9.95 { format!("{value:.1}{name}") } else { format!("{value:.0}{name}") }
 }
 
-/// `3d 4h`, `5m 6s`.
+/// A duration in its two largest units: `3d 4h`, `5m 6s`.
 pub(crate) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -127,12 +127,12 @@ pub(crate) fn fdb(entries: &[api::MacEntry]) -> String {
     table.without_same("bridge").to_string()
 }
 
-/// So many of these are gone.
+/// The number of removed entries, as a sentence.
 pub(crate) fn flushed(done: &api::Flushed, one: &str, many: &str) -> String {
     format!("{} {} flushed\n", done.flushed, if done.flushed == 1 { one } else { many })
 }
 
-/// Names and numbers, a line each.
+/// Names and numbers, one line each.
 fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> String {
     let mut table = Table::new(["counter", ">value"]);
     for (name, number) in numbers {
@@ -202,7 +202,7 @@ pub(crate) fn connections(list: &api::Connections) -> String {
     out
 }
 
-/// As conntrack(8) does it, so that what reads its lines reads these.
+/// Connections in the format of conntrack(8), for scripts that read it.
 pub(crate) fn conntrack(list: &api::Connections) -> String {
     list.connections.iter().map(conntrack_line).collect()
 }
@@ -234,7 +234,8 @@ fn conntrack_state(phase: Phase) -> &'static str {
     }
 }
 
-/// ICMP has a type and an identifier: the asker's port is the identifier, the other's the request's type.
+/// A flow in the format of conntrack(8). ICMP flows have a type and an identifier: the source port of a request is its
+/// identifier, the other port its type.
 fn conntrack_flow(protocol: Protocol, flow: &api::Flow, is_original: bool) -> String {
     let api::Flow { src, src_port, dst, dst_port } = flow;
     let addresses = format!("src={} dst={}", plain(src), plain(dst));
@@ -242,7 +243,7 @@ fn conntrack_flow(protocol: Protocol, flow: &api::Flow, is_original: bool) -> St
         Protocol::TCP | Protocol::UDP => format!("{addresses} sport={src_port} dport={dst_port}"),
         Protocol::ICMP => {
             let (id, request) = if is_original { (src_port, dst_port) } else { (dst_port, src_port) };
-            // An echo is answered by type 0, a timestamp by 14 (RFC 792).
+            // The reply to an echo request has type 0, the reply to a timestamp request type 14 (RFC 792).
             let kind = match (is_original, request) {
                 (true, request) => *request,
                 (false, 8) => 0,
@@ -284,7 +285,7 @@ pub(crate) fn tunnels(tunnels: &[api::Tunnel]) -> String {
     tunnel_table(tunnels).to_string()
 }
 
-/// A row for each host.
+/// One row per peer.
 fn tunnel_table(tunnels: &[api::Tunnel]) -> Table {
     let headings =
         ["bridge", "tunnel", "kind", ">vni", ">port", "from", "peer", ">mtu", ">rx frames", ">tx frames", ">dropped", "problem"];
@@ -310,7 +311,7 @@ fn tunnel_table(tunnels: &[api::Tunnel]) -> Table {
     table.without_same("bridge")
 }
 
-/// A row for each part: its own level, or that of all.
+/// One row per part: its own level, or the common one.
 pub(crate) fn log(log: &api::Log) -> String {
     let mut table = Table::new(["part", "level"]);
     table.row(["all".to_owned(), log.level.to_string()]);

@@ -7,7 +7,7 @@ use crate::paint::Colour;
 /// Rows under a heading.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// Each with whether it is a number, and so aligned to the right.
+    /// Headings, each with whether its column is aligned to the right.
     columns: Vec<(&'static str, bool)>,
     rows: Vec<Vec<String>>,
 }
@@ -19,12 +19,12 @@ impl Table {
         Table { columns: columns.into_iter().map(column).collect(), rows: Vec::new() }
     }
 
-    /// One more row. What would end a line or steer a terminal is escaped: some of it was chosen by guests.
+    /// Adds a row. Line ends and terminal control characters are escaped, because guests choose some of the texts.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { plain(&cell) }).collect());
     }
 
-    /// Leaves a column out that says the same in all rows, as far as it says something.
+    /// Removes a column whose cells are equal or empty in all rows.
     pub(crate) fn without_same(mut self, heading: &str) -> Table {
         let Some(at) = self.columns.iter().position(|(other, _)| *other == heading) else { return self };
         let mut cells = self.rows.iter().map(|row| &row[at]).filter(|cell| *cell != "-");
@@ -37,7 +37,7 @@ impl Table {
     }
 }
 
-/// Text that is seen as it is.
+/// The text with control characters escaped.
 pub(crate) fn plain(text: &str) -> String {
     let is_plain = |c: char| c == ' ' || c.is_alphanumeric() || c.is_ascii_punctuation();
     text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()

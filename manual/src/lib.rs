@@ -1,7 +1,7 @@
-//! Manual pages and shell completions, made from the command line as it is: what a program takes is what its page says.
+//! Manual pages and shell completions, generated from a program's command line so that both always agree.
 //!
-//! Each program makes its own, by a verb that its help does not show. So they are of the program that was built, need nothing
-//! that the build does not, and a packager has them from what he ships (`packaging/stage`).
+//! Each program generates its own with a hidden verb. So they match the program that was built, need no further tools, and
+//! a packager gets them from the shipped programs (`packaging/stage`).
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,13 +11,13 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-/// When what pages say besides the command line was last looked through.
+/// Date of the last review of the sections that are not generated.
 const DATE: &str = "2026-11-21";
 
-/// A heading of a page and what stands below it, as it stands here.
+/// A heading of a page and the text below it, printed as it is.
 pub type Section = (&'static str, &'static str);
 
-/// Writes the page of a command and one for each of its verbs into a directory, which is made.
+/// Writes the page of a command and of each of its verbs into a directory, which is created.
 pub fn write_pages(command: Command, section: &str, more: &[Section], directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for (name, page) in pages(command, section, more)? {
@@ -26,7 +26,7 @@ pub fn write_pages(command: Command, section: &str, more: &[Section], directory:
     Ok(())
 }
 
-/// Names of files, and what is in them.
+/// File names and contents of the pages.
 pub fn pages(mut command: Command, section: &str, more: &[Section]) -> io::Result<Vec<(String, Vec<u8>)>> {
     command = command.disable_help_subcommand(true);
     command.build();
@@ -70,32 +70,32 @@ fn page(command: &Command, name: &str, section: &str, more: &[Section]) -> io::R
     Ok(page)
 }
 
-/// A line is not to be ended beside an empty one, which ends it too: manual pages' readers warn of that.
+/// Removes line breaks next to empty lines, about which readers of manual pages warn.
 fn without_empty_breaks(page: &[u8]) -> String {
     String::from_utf8_lossy(page).replace(".br\n\n.br\n", ".sp\n")
 }
 
-/// How a help's examples begin.
+/// Heading of the examples in a help text.
 const EXAMPLES: &str = "Examples:\n";
 
-/// The text of a help for these examples: a command line each, and what it is for.
+/// The help text for examples, each a command line and its purpose.
 pub fn examples(list: &[(&str, &str)]) -> String {
     let width = list.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
     let lines = list.iter().map(|(line, what)| format!("  {line:<width$}  # {what}"));
     EXAMPLES.to_owned() + &lines.collect::<Vec<String>>().join("\n")
 }
 
-/// Lines as they are: nothing in them is a request, or a dash that is none (groff_char(7)).
+/// Escapes text so that roff prints it as it is: no line is a request, and dashes are dashes (groff_char(7)).
 fn literal(text: &str) -> String {
     let line = |line: &str| {
         let escaped = line.replace('\\', "\\e").replace('-', "\\-");
-        // A line that begins so would be a request.
+        // A line that begins like this would be a request.
         if escaped.starts_with(['.', '\'']) { format!("\\&{escaped}\n") } else { escaped + "\n" }
     };
     format!(".nf\n{}.fi\n", text.trim_matches('\n').lines().map(line).collect::<String>())
 }
 
-/// What a shell reads to complete the program's command lines.
+/// The completions of the program's command line for a shell.
 pub fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();

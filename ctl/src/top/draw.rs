@@ -1,5 +1,5 @@
-//! The screen: a head of two lines, the ports, below them flows and drops, and a line that names the keys. Where there
-//! is no room for all three, only the one that is looked at.
+//! The screen: a head of two lines, the ports, below them flows and drops, and a line with the keys. If there is no room
+//! for all three panels, only the selected one is shown.
 //!
 //! ```text
 //!   80 columns, 24 lines                     fewer than 60 columns or 16 lines
@@ -23,10 +23,10 @@ use super::{Panel, Screen};
 use crate::print::{duration, short_time};
 use crate::table::plain;
 
-/// Less than this, and there is one panel only.
+/// Minimum columns and lines for all three panels.
 const LEAST: (u16, u16) = (60, 16);
 
-/// The eighths of a cell.
+/// Bars in eighths of a cell.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 const HELP: [&str; 9] = [
@@ -55,7 +55,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, screen: &Screen) {
         panel(screen.panel, body);
     } else {
         let wanted = u16::try_from(view.ports.len()).unwrap_or(u16::MAX).saturating_add(2);
-        // No more than it needs, so that the others have the rest; and no more than two thirds.
+        // No more than it needs, so that the others get the rest, and no more than two thirds.
         let [above, below] =
             Layout::vertical([Constraint::Length(wanted.clamp(5, body.height / 3 * 2)), Constraint::Fill(1)]).areas(body);
         let [left, right] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).spacing(1).areas(below);
@@ -99,7 +99,7 @@ fn pipeline(latency: &Latency) -> String {
     format!("pipeline: p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")
 }
 
-/// A line with a name above a panel, marked where it is the one that keys are for.
+/// The frame of a panel with its title; the selected panel is marked.
 fn block(title: String, is_chosen: bool) -> Block<'static> {
     let style = if is_chosen { Style::from(Modifier::BOLD) } else { Style::from(Modifier::DIM) };
     let mark = if is_chosen { ">" } else { " " };
@@ -112,11 +112,11 @@ fn skipped(screen: &Screen, panel: Panel) -> usize {
 
 fn ports(view: &View, screen: &Screen, area: Rect) -> impl Widget {
     let rows = view.sorted(screen.sort, screen.is_reversed);
-    // What is less than all: the name, both ways, drops, and what else there is room for.
+    // In a narrow panel: name, both directions, drops, and further columns if there is room.
     let (has_frames, has_line) = (area.width >= 70, area.width >= 56);
     let row = |port: &&PortRow| {
         let mut name = plain(&port.name);
-        // Of two of one name only this tells which is which.
+        // Only the namespace distinguishes two ports of one name.
         if let Some(namespace) = port.namespace.as_ref().filter(|_| is_ambiguous(view, port)) {
             name += &format!("@{}", plain(namespace));
         }
@@ -157,7 +157,7 @@ fn ports(view: &View, screen: &Screen, area: Rect) -> impl Widget {
     Table::new(rows, widths).header(Row::new(headings)).block(block(title, screen.panel == Panel::Ports))
 }
 
-/// Columns of a number, and of a line.
+/// Width of a column of numbers, in characters.
 const NUMBER: u16 = 8;
 const LINE: usize = 16;
 
@@ -217,7 +217,7 @@ fn number(value: f64) -> Cell<'static> {
     Cell::new(Line::from(short(value)).right_aligned())
 }
 
-/// `0`, `0.4`, `950`, `1.2k`, `35M`, `9.4G`.
+/// A number in short form: `0`, `0.4`, `950`, `1.2k`, `35M`, `9.4G`.
 fn short(value: f64) -> String {
     let (value, unit) = match value {
         ..0.05 => return "0".to_owned(),
@@ -230,7 +230,7 @@ fn short(value: f64) -> String {
     if value < 9.95 { format!("{value:.1}{unit}") } else { format!("{value:.0}{unit}") }
 }
 
-/// The last values, the greatest of them as high as a line is.
+/// A bar for each of the last values, scaled to the greatest of them.
 fn line_of(history: &[u64], width: usize) -> String {
     let last = &history[history.len().saturating_sub(width)..];
     let most = last.iter().copied().max().unwrap_or(0).max(1);
@@ -241,7 +241,7 @@ fn line_of(history: &[u64], width: usize) -> String {
     format!("{:>width$}", last.iter().map(bar).collect::<String>())
 }
 
-/// Its end is what tells paths apart.
+/// A text shortened at its start, because paths differ at their ends.
 fn shortened(text: &str, width: usize) -> String {
     let count = text.chars().count();
     if count <= width {

@@ -9,9 +9,9 @@
 //!     a capture of one frame of N
 //! ```
 //!
-//! Flows are those of a capture, with rates; where a capture is refused, they are the connections that the router knows.
-//! Who asks and who draws are two threads, so a switch that does not answer keeps nobody from leaving. The terminal is
-//! given back as it was whatever ends it: a key, a signal, an error or a panic.
+//! Flows with rates come from a capture; if it is refused, they are the connections that the router knows. Reading and
+//! drawing are separate threads, so a switch that does not answer does not block the keys. The terminal is restored
+//! whatever ends the program: a key, a signal, an error or a panic.
 
 mod draw;
 mod model;

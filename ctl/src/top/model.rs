@@ -1,8 +1,8 @@
-//! What the screen shows, from one reading of the counters to the next. Nothing here knows of terminals.
+//! The content of the screen, computed from successive readings of the counters. Nothing here knows of terminals.
 //!
-//! A rate is the difference of two readings, by the time between them. A counter that is less than before has begun
-//! again at 0, as it does for a port that came back; a daemon that was started again is another one, and of that nothing
-//! is known before its second reading.
+//! A rate is the difference of two readings divided by the time between them. A counter that is less than before has
+//! restarted at 0, as it does for a port that was added again. After a restart of the daemon there are no rates before
+//! the second reading.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,26 +14,26 @@ use packet::EtherType;
 
 use super::sampler::{Count, Flow, Sampled};
 
-/// So many rates are kept of each port, for its line.
+/// Number of rates kept of each port, for its graph.
 pub(super) const HISTORY: usize = 32;
 
 /// One reading of everything.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
-    /// Since whenever; of the reader's clock.
+    /// Time on the reader's clock.
     pub(super) at: Duration,
     pub(super) show: Show,
     pub(super) stats: Stats,
-    /// None without a translation, or where flows were sampled.
+    /// The router's connections; empty without NAT, or if flows were sampled.
     pub(super) connections: Vec<Connection>,
-    /// Or why they were not; empty where that is only to begin.
+    /// Sampled flows, or the reason why there are none; the reason is empty while a capture is about to begin.
     pub(super) sampled: Result<Sampled, String>,
 }
 
-/// A port by what tells it from others: its name and namespace.
+/// Identity of a port: its name and namespace.
 type PortKey = (String, Option<String>);
 
-/// What is shown, at one moment.
+/// The content of the screen at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     pub(super) title: String,
@@ -47,7 +47,7 @@ pub(super) struct View {
     pub(super) drops: Vec<DropRow>,
 }
 
-/// A port and its rates, each a second.
+/// A port with its rates per second.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct PortRow {
     pub(super) name: String,
@@ -58,16 +58,16 @@ pub(super) struct PortRow {
     pub(super) tx_bits: f64,
     pub(super) tx_frames: f64,
     pub(super) drops: f64,
-    /// Bits both ways, the last at the end.
+    /// Bits per second in both directions, the latest last.
     pub(super) history: Vec<u64>,
 }
 
-/// From where flows are known.
+/// Source of the flows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum By {
-    /// A capture of one frame of so many.
+    /// A capture that samples one in this number of frames.
     Sample(u32),
-    /// The router's connections, as a capture was refused for this reason.
+    /// The router's connections, because a capture was refused for this reason.
     Connections(String),
 }
 
@@ -77,21 +77,21 @@ impl Default for By {
     }
 }
 
-/// Frames from one end to another, or the connections of one guest with one server's port.
+/// A flow from one endpoint to another, or the connections of one guest with one port of a server.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct FlowRow {
     pub(super) protocol: String,
     pub(super) from: String,
     pub(super) to: String,
-    /// Each a second; of a sample.
+    /// Bits per second, estimated from a sample.
     pub(super) bits: f64,
     pub(super) frames: f64,
-    /// Those of which packets came since the reading before.
+    /// Number of connections with packets since the previous reading.
     pub(super) active: usize,
     pub(super) connections: usize,
 }
 
-/// A reason.
+/// A drop reason with its counts.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct DropRow {
     pub(super) reason: String,
@@ -99,7 +99,7 @@ pub(super) struct DropRow {
     pub(super) total: u64,
 }
 
-/// By what ports are sorted: the greatest first, names from a to z.
+/// Sort order of the ports: numbers from the greatest, names from a to z.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Sort {
     #[default]
@@ -120,7 +120,7 @@ impl Sort {
     }
 }
 
-/// The readings so far, as far as they are of use.
+/// The state that is needed from earlier readings.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     last: Option<Reading>,
@@ -129,7 +129,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Takes a reading in.
+    /// Processes a reading.
     pub(super) fn take(&mut self, reading: Reading) {
         let is_another = |last: &Reading| last.stats.start_time != reading.stats.start_time;
         if self.last.as_ref().is_some_and(is_another) {
@@ -159,12 +159,12 @@ impl Model {
         self.last = Some(reading);
     }
 
-    /// What is to be shown now.
+    /// The current content of the screen.
     pub(super) fn view(&self) -> &View {
         &self.view
     }
 
-    /// Ports that are gone are forgotten.
+    /// Updates the history of each port, and drops that of removed ports.
     fn remember(&mut self, ports: &[PortRow], has_rates: bool) {
         self.history.retain(|key, _| ports.iter().any(|port| key_of(port) == *key));
         for port in ports.iter().filter(|_| has_rates) {
@@ -226,7 +226,7 @@ fn rate(was: u64, is: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { new as f64 / seconds } else { 0.0 }
 }
 
-/// Of all ports, the most frequent now first. What the kernel dropped has no other name.
+/// Drops of all ports by reason, the most frequent first. Drops by the kernel are one reason.
 fn drops(reading: &Reading, before: Option<&Reading>, seconds: f64) -> Vec<DropRow> {
     let was = before.map_or_else(BTreeMap::new, totals);
     let row = |(reason, total): (String, u64)| {
@@ -250,7 +250,7 @@ fn totals(reading: &Reading) -> BTreeMap<String, u64> {
     totals
 }
 
-/// Those with the most bytes first.
+/// The sampled flows, those with the most bytes first.
 fn sampled_flows(sampled: &Sampled, seconds: f64) -> Vec<FlowRow> {
     let mut flows = sampled.flows.clone();
     flows.sort_by_key(|(flow, count)| (Reverse(count.bytes), *flow));
@@ -283,8 +283,8 @@ fn end((address, port): (IpAddr, u16)) -> String {
     if port == 0 { address.to_string() } else { SocketAddr::from((address, port)).to_string() }
 }
 
-/// The router's connections by guest and server, those with most traffic first, as far as that can be told: a connection
-/// of which a packet came has as much time left as before, and not less.
+/// The router's connections by guest and server, the most active first. A connection has been active if its remaining
+/// time has not decreased since the previous reading.
 fn flows(reading: &Reading, before: Option<&Reading>) -> Vec<FlowRow> {
     let name = |connection: &Connection| {
         let original = &connection.original;

@@ -1,13 +1,13 @@
-//! Flows with their rates, by a capture of the first bytes of one received frame of N.
+//! Flows with their rates, from a capture of the first bytes of one received frame in N.
 //!
 //! ```text
 //!   GET /v1/capture --pcapng--> sampler thread --counts--> Book <--taken, once a reading-- reader thread
 //! ```
 //!
-//! Each frame that is seen stands for N, so a flow's rate is right in the mean: one of 100 sampled frames is known to some
-//! 20 %. N follows the traffic, so that some thousand frames a second are looked at whatever the switch carries; a quiet switch's
-//! are all seen. Only what comes in counts, as what leaves is the same again. Of more flows than [`MAX_FLOWS`] between two readings
-//! the further ones are counted as one.
+//! Each captured frame stands for N frames, so a flow's rate is correct on average, and within some 20 % for 100 sampled
+//! frames. N follows the traffic, so that about a thousand frames per second are captured whatever the load; on a quiet
+//! switch all frames are. Only received frames count, because sent frames are the same ones again. Beyond [`MAX_FLOWS`]
+//! flows between two readings, the rest are counted as one.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,28 +23,29 @@ use packet::{EtherType, Headers, MacAddr};
 
 use crate::follow::{Came, Follow};
 
-/// So many flows are told apart.
+/// Maximum number of separate flows between two readings.
 const MAX_FLOWS: usize = 4096;
-/// Ports of a capture: as many as a switch can have.
+/// Maximum number of interfaces in a capture: as many as a switch can have ports.
 const MAX_INTERFACES: usize = 1 << 16;
 
-/// Enough for the headers that are looked at.
+/// Captured length of each frame, in bytes: enough for the headers that are parsed.
 const SNAPLEN: u32 = 96;
 
-/// One of so many at first; a quarter or four times as many where fewer or more than these are seen a second.
+/// Initial sampling: one frame in 64. N changes by a factor of four if the number of captured frames per second leaves the
+/// range below.
 const FIRST_SAMPLE: u32 = 64;
 const MOST_SAMPLE: u32 = 1 << 18;
 const FEW: f64 = 500.0;
 const MANY: f64 = 4000.0;
 
-/// How often the rate is looked at, and how soon a capture that was refused is asked for again.
+/// Interval between two checks of the sampling rate, and before a refused capture is retried.
 const LOOK: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What tells a flow from others.
+/// Identity of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) enum Flow {
-    /// Ports are 0 where there are none.
+    /// An IP flow; ports are 0 for protocols without ports.
     Ip {
         protocol: u8,
         from: (IpAddr, u16),
@@ -55,26 +56,26 @@ pub(super) enum Flow {
         from: MacAddr,
         to: MacAddr,
     },
-    /// Those for which there was no room.
+    /// All flows for which there was no room.
     Rest,
 }
 
-/// How much of it came, as far as it can be told.
+/// Estimated traffic of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Count {
     pub(super) frames: u64,
     pub(super) bytes: u64,
 }
 
-/// What was counted since the reading before.
+/// Flows counted since the previous reading.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Sampled {
-    /// One of so many.
+    /// One in this number of frames was captured.
     pub(super) sample: u32,
     pub(super) flows: Vec<(Flow, Count)>,
 }
 
-/// What is counted until it is taken, or why nothing is.
+/// Flows counted until they are taken, or the reason why there are none.
 #[derive(Debug)]
 struct Book {
     counts: HashMap<Flow, Count>,
@@ -89,7 +90,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Samples for as long as the process runs.
+    /// Starts the thread, which samples as long as the process runs.
     pub(super) fn start(socket: PathBuf) -> anyhow::Result<Sampler> {
         let book = Book { counts: HashMap::new(), sample: FIRST_SAMPLE, refused: Some(String::new()) };
         let sampler = Sampler { book: Arc::new(Mutex::new(book)) };
@@ -98,7 +99,8 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// What was counted since it was asked last, or why nothing was; empty where a capture is only about to begin.
+    /// Takes the flows counted since the last call, or the reason why there are none; the reason is empty while a capture
+    /// is about to begin.
     pub(super) fn take(&self) -> Result<Sampled, String> {
         let mut book = self.book();
         if let Some(why) = &book.refused {
@@ -124,7 +126,7 @@ impl Sampler {
         }
     }
 
-    /// Counts until another part would be better; returns that.
+    /// Captures until a different N fits better. Returns that N.
     fn capture(&self, socket: &Path, sample: u32) -> anyhow::Result<u32> {
         let captured = Captured { snaplen: Some(SNAPLEN), sample: Some(sample), ..Captured::default() };
         let mut follow = Follow::get(socket, &target("/v1/capture", &captured)?)?;
@@ -164,7 +166,8 @@ fn next_sample(sample: u32, seen: f64) -> u32 {
 }
 
 impl Book {
-    /// Takes whole blocks in: how many bytes those were, and how many frames. `interfaces` are the link types so far.
+    /// Counts the frames of all complete blocks. Returns the length of these blocks and the number of frames. `interfaces`
+    /// are the link types so far.
     fn count(&mut self, bytes: &[u8], interfaces: &mut Vec<u16>) -> anyhow::Result<(usize, u64)> {
         let (mut at, mut frames) = (0, 0);
         loop {
@@ -191,7 +194,7 @@ impl Book {
     }
 }
 
-/// Of a frame of which only the beginning may be there, so its lengths are not looked at.
+/// The flow of a frame. Lengths are not checked, because the frame may be truncated.
 fn flow_of(bytes: &[u8], is_raw: bool) -> Flow {
     let (start, ether_type, ends) = match Headers::parse(bytes) {
         _ if is_raw => match bytes.first().map(|byte| byte >> 4) {
@@ -211,7 +214,7 @@ fn flow_of(bytes: &[u8], is_raw: bool) -> Flow {
     flow.unwrap_or(Flow::Other { ether_type: ether_type.0, from: ends.0, to: ends.1 })
 }
 
-/// RFC 791 section 3.1.
+/// The flow of an IPv4 packet (RFC 791 section 3.1).
 fn ipv4_flow(packet: &[u8]) -> Option<Flow> {
     let header: &[u8; 20] = packet.first_chunk()?;
     let address = |at: usize| Some(IpAddr::from(Ipv4Addr::from(*header[at..].first_chunk::<4>()?)));
@@ -221,7 +224,7 @@ fn ipv4_flow(packet: &[u8]) -> Option<Flow> {
     Some(Flow::Ip { protocol: header[9], from: (address(12)?, from), to: (address(16)?, to) })
 }
 
-/// RFC 8200 section 3. What has extension headers is told by the first of them.
+/// The flow of an IPv6 packet (RFC 8200 section 3). With extension headers, the protocol is that of the first one.
 fn ipv6_flow(packet: &[u8]) -> Option<Flow> {
     let header: &[u8; 40] = packet.first_chunk()?;
     let address = |at: usize| Some(IpAddr::from(Ipv6Addr::from(*header[at..].first_chunk::<16>()?)));
