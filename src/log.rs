@@ -1,8 +1,7 @@
-//! Log levels: one for all, and one for each part of the daemon that has its own. They can be changed while it runs.
+//! Log levels: one for the whole daemon, and separate ones for parts of it. They can be changed at run time.
 //!
-//! A part is one or more modules of this crate. Messages are about devices, guests and peers that come, change and go:
-//! nothing is logged for a packet, whatever the level. So the levels cost a comparison where something happened, and
-//! those that are off not even that.
+//! A part is one or more modules of this crate. Messages are about devices, guests and peers; nothing is logged per
+//! packet, whatever the level. So a level costs one comparison per event, or nothing if it is off.
 //!
 //! *Limits.* Each of [`PARTS`] has one level; there is nothing else to be named, so nothing grows.
 
@@ -18,7 +17,7 @@ use tracing_subscriber::{Registry, reload};
 
 use crate::config::nearest;
 
-/// The environment's word for the levels at start, where `--log` says nothing.
+/// Environment variable with the levels at the start, used without `--log`.
 pub(crate) const VARIABLE: &str = "VSWITCHD_LOG";
 
 /// The names of the parts, as `--log` and `log set` take them.
@@ -73,7 +72,7 @@ pub(crate) struct Change {
 pub(crate) fn start(levels: Levels) {
     let terminal = io::stderr().is_terminal();
     let (filter, handle) = reload::Layer::new(levels.targets());
-    // A log that cannot be written is not worth a panic either.
+    // A log that cannot be written must not cause a panic.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(terminal)

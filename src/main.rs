@@ -115,7 +115,7 @@ fn command() -> clap::Command {
 /// Runs the switch until it is ended. `command_line` holds the flags that apply each time the configuration file is read.
 fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     let signals = signals::Signals::register()?;
-    // First: where another daemon has the control socket, two switches must not open the same devices.
+    // First, because two switches must not open the same devices: if another daemon has the control socket, this one ends.
     let control = control_socket::ControlListener::open(&desired.config.control)?;
     // Before the router takes whatever ports are free.
     let scrape = control_socket::ScrapeListener::open(desired.config.metrics.as_ref())?;
@@ -130,8 +130,8 @@ fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
     daemon.run(&signals, Service::from_environment())
 }
 
-/// Prints on standard output. A reader that is gone or does not read is no reason to stop serving devices: what cannot be
-/// written soon is left out.
+/// Prints on standard output. Text that cannot be written soon is discarded, because a reader that is gone or does not read
+/// must not stop the switch.
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     for piece in text.as_bytes().chunks(PIPE_BUF) {
@@ -142,9 +142,8 @@ fn say(text: &str) {
     }
 }
 
-/// As many ports as the configuration allows need more descriptors than a shell usually lets a process
-/// have, and so does a NAT that reserves the host's ports. Root may have what it needs; for others the
-/// hard limit is there to be used.
+/// Raises the limit of file descriptors. Many ports, and NAT that reserves the host's ports, need more than the usual limit
+/// of a shell. Root sets the limit that is needed, other users raise it to the hard limit.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map(|maximum| maximum.max(DESCRIPTORS));

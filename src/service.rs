@@ -13,9 +13,9 @@
 //! batch at hand, and one that hangs or has ended does not. So nothing is counted in the packet path. The watchdog is fed when all
 //! workers have answered the last round; a control thread that hangs feeds nothing either.
 //!
-//! The manager's socket is that of `NOTIFY_SOCKET`, read once; without it nothing is done. Each notification has a time limit,
-//! since a manager that does not read is no reason to stop serving devices. This process starts no others, which might
-//! take the variable for theirs.
+//! `NOTIFY_SOCKET` names the manager's socket; it is read once, and without it nothing is sent. Each notification has a time
+//! limit, because a manager that does not read must not stop the switch. This process starts no child processes, which could
+//! misuse the variable.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -57,7 +57,7 @@ struct Watchdog {
 pub(crate) type Answers = Arc<AtomicUsize>;
 
 impl Service {
-    /// The manager that started this process; none if it has none.
+    /// The service manager of this process, if it has one.
     pub(crate) fn from_environment() -> Service {
         let Some(path) = std::env::var_os(SOCKET) else { return Service::default() };
         let socket = match connect(&path) {
@@ -77,7 +77,7 @@ impl Service {
         Service { socket: Some(socket), status: String::new(), watchdog: watchdog.map(|_| Watchdog::default()) }
     }
 
-    /// Is there a service manager?
+    /// Whether there is a service manager.
     pub(crate) fn is_there(&self) -> bool {
         self.socket.is_some()
     }

@@ -1,4 +1,4 @@
-//! `--check`, and the words that it shares with the start's summary.
+//! `--check`, and the text that it shares with the summary at the start.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use crate::control_socket;
 use crate::hints::without_interface;
 use crate::ports::device::DeviceError;
 
-/// Says what would run and whether it could, without starting or making anything.
+/// Prints what would run and whether it could, without starting or creating anything.
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
     print!("{}{}{}", summary_head(config), config.router_summary(), config.tunnel_summary());
     warn(&config.warnings);
@@ -69,7 +69,7 @@ pub(super) fn count_of(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// " in namespace blue"; empty for our own.
+/// " in namespace blue"; empty for the daemon's own namespace.
 pub(super) fn place_of(port: &PortConfig) -> String {
     let netns = port.link().and_then(|(_, netns)| netns);
     netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))

@@ -98,8 +98,8 @@ impl Daemon {
         let ids = slots.take_many(config.ports.len()).context("too many ports")?;
         let uplink_id = slots.take_many(usize::from(config.uplink_interface().is_some())).context("too many ports")?;
         let bridges = Bridges::new(config.bridges.clone(), capacity)?;
-        // First the tunnels' sockets, as the router takes whatever ports are free; then the uplink, so that
-        // nothing is made where it cannot be.
+        // First the tunnels' sockets, because the router reserves any free ports; then the uplink, so that nothing is
+        // created if it cannot be opened.
         let queues = |id: PortId| queues_of(id.index(), readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
@@ -157,7 +157,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Before the first worker runs, so that none sees a bridge of half its ports.
+    /// Attaches all ports before the first worker runs, so that none sees a bridge with half of its ports.
     fn attach_all(&mut self) -> anyhow::Result<()> {
         self.ports.attach_all(&self.fabric);
         self.edge.attach(&self.fabric);
@@ -165,13 +165,13 @@ impl Daemon {
         self.tunnels.attach_all(tun_ports, &self.fabric)
     }
 
-    /// Answers those who connect to the control socket from now on.
+    /// Serves the control socket from now on.
     pub(crate) fn open_to(&mut self, listener: ControlListener) -> anyhow::Result<()> {
         self.control = Some(ControlSocket::start(listener, self.fabric.events.sender(), self.poller.waker())?);
         Ok(())
     }
 
-    /// Answers those who fetch metrics from now on.
+    /// Serves metrics over TCP from now on.
     pub(crate) fn open_to_scrapers(&mut self, listener: ScrapeListener) -> anyhow::Result<()> {
         self.scrape = Some(Scrape::start(listener, self.poller.waker())?);
         Ok(())
@@ -249,7 +249,7 @@ impl Daemon {
         if arrived.reload {
             service.reloading();
             self.read_again();
-            // Whatever came of it: a manager waits for this word.
+            // Also after a failed reload: the service manager waits for this message.
             service.ready(&self.view().status());
         }
         if arrived.end {
@@ -306,7 +306,7 @@ impl Daemon {
         report
     }
 
-    /// Ends all workers and returns what was counted to the last frame.
+    /// Ends all workers and returns the counters, up to the last frame.
     pub(crate) fn stop(&mut self) -> Report {
         self.fabric.workers.stop();
         self.report()

@@ -1,4 +1,4 @@
-//! Changes while it runs: first all that can fail, then all that is seen.
+//! Changes of the running configuration: first everything that can fail, then everything that has an effect.
 //!
 //! ```text
 //!   words --> Desired --Plan::between--> Plan --prepare--> Prepared --commit--> the switch that runs
@@ -9,21 +9,21 @@
 //! *Plan* compares the configuration in force with the desired one, touches nothing, and refuses what needs a restart. A dry run
 //! ends here.
 //!
-//! *Prepare* opens devices and sockets, takes ports of the host, publishes rules: whatever somebody else may say no to. The
-//! switch that runs knows nothing of it yet, but for rules, which may be in force a moment before the rest and are taken back
-//! if the rest fails. All is held by values that undo it when they are dropped, so that an error leaves
-//! by `?` and the old state is whole.
+//! *Prepare* opens devices and sockets, reserves ports of the host, publishes rules: everything that can be refused. It has no
+//! effect on the running switch yet, except that rules may be in force a moment before the rest and are withdrawn if the
+//! rest fails. All of it is held by values that undo it when they are dropped, so an error returned with `?` leaves the old
+//! state intact.
 //!
-//! *Commit* cannot fail. What is new goes to the workers as ports do that are there from the start: by a command between two
-//! batches. What goes is taken out last. A port that stays is not spoken of at all: no command, no new
-//! descriptor, so no frame of it can be lost; one whose keys change gets a new view, and keeps device, counters and frames.
+//! *Commit* cannot fail. New ports are attached to the workers like those at the start, by a command between two batches.
+//! Removed ports are detached last. A port that stays gets no command and no new descriptor, so none of its frames can be
+//! lost; a port whose keys change gets a new view, and keeps its device, counters and frames.
 //!
-//! *A device that must be made anew* for its keys, or that goes from one port to another, cannot be opened before it is let
-//! go. Its port comes as one whose device is gone, which is tried for soon (`ManagedPort`). It is away for about 0.1 s, and that
-//! it cannot be made is told by the log, as with any device.
+//! *A device that must be created anew* for its keys, or that moves from one port to another, cannot be opened before it is
+//! closed. Its port is added like one whose device is gone, which is soon retried (`ManagedPort`). It is away for about 0.1 s;
+//! if it cannot be created then, the log says so, as for any device.
 //!
-//! *One change at a time*, as all of it is done by the control thread. Meanwhile frames pass as always, since workers wait
-//! for nobody; devices that go just then are seen a little later.
+//! *One change at a time*, because the control thread does all of it. Meanwhile frames pass, because workers never wait for
+//! it; devices that disappear during a change are noticed a little later.
 
 use std::path::Path;
 
@@ -49,7 +49,7 @@ struct Prepared {
 }
 
 impl Daemon {
-    /// Makes the change that a verb of the control socket asks for, or says what it would be.
+    /// Makes the change that a verb of the control socket requests, or with `dry_run` returns it only.
     pub(super) fn reconfigure(&mut self, verb: &Verb, dry_run: bool) -> Result<Vec<views::Change>, Refusal> {
         let desired = self.desired_by(verb).map_err(|error| match error {
             NotTaken::Unknown(error) => Refusal::NotFound(error.to_string()),
@@ -125,7 +125,7 @@ impl Daemon {
         Ok(Prepared { ports, tunnels, rules })
     }
 
-    /// No tunnel of a bridge may go out by a port of the same bridge.
+    /// Checks that no tunnel of a bridge leaves through a port of the same bridge.
     fn check_ports(&self, plan: &Plan) -> anyhow::Result<()> {
         for port in plan.altered_ports.iter().chain(&plan.added_ports) {
             if let Some(name) = port.shared_interface() {
@@ -138,7 +138,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Opens what new tunnels need, with the next of these numbers.
+    /// Opens the sockets of new tunnels, which get the next of these port numbers.
     fn prepare_tunnels(&mut self, plan: &Plan, ids: &mut dyn Iterator<Item = PortId>) -> anyhow::Result<Option<NewTunnels>> {
         if plan.added_tunnels.is_empty() && plan.removed_tunnels.is_empty() {
             return Ok(None);

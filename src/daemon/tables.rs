@@ -13,7 +13,7 @@ use crate::config::bridge::unknown_bridge;
 use crate::control_socket::WhichConnections;
 
 impl View<'_> {
-    /// Puts an operator's entry into the MAC table of the port's bridge, whose name is returned.
+    /// Adds a static entry to the MAC table of the port's bridge. Returns the bridge's name.
     pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<String, Refusal> {
         if !mac.is_station() {
             return Err(Refusal::Unprocessable(format!("{mac} is no station's address: it is a group's, or zero")));
@@ -55,7 +55,7 @@ impl View<'_> {
         }
     }
 
-    /// Forgets what was learned. Returns how many entries that were.
+    /// Removes learned entries. Returns their number.
     pub(super) fn flush_macs(&self, bridge: Option<&str>, port: Option<&str>, vlan: Option<VlanId>) -> Result<usize, Refusal> {
         let port = port.map(|port| self.bridged_port(port)).transpose()?;
         Ok(self.tables_of(bridge)?.into_iter().map(|table| table.flush(port, vlan)).sum())
@@ -66,7 +66,7 @@ impl View<'_> {
         self.edge.router.as_ref().map_or(0, |router| router.neighbours().forget_known(address))
     }
 
-    /// Ends connections. Returns how many; `None` without a translation.
+    /// Ends connections. Returns their number; `None` without NAT.
     pub(super) fn flush_connections(&self, which: &WhichConnections) -> Option<usize> {
         let nat = self.edge.nat()?;
         Some(nat.flush(self.fabric.now(), |connection| which.matches(connection)))
@@ -88,7 +88,7 @@ impl View<'_> {
         }
     }
 
-    /// Does a port of the bridge carry this VLAN?
+    /// Whether a port of the bridge carries this VLAN.
     fn carries(&self, id: PortId, vlan: VlanId) -> bool {
         if let Some(port) = self.ports.get(id) {
             return port.config.vlan.carries(vlan);

@@ -1,4 +1,4 @@
-//! A read-only view of the daemon, and what is shown of it.
+//! A read-only view of the daemon, from which queries are answered.
 //!
 //! Everything here is computed from what the parts know at this moment; nothing is changed and no device is asked, but for the
 //! counters of a [`Report`], which is made before.
@@ -104,7 +104,7 @@ impl View<'_> {
         }
     }
 
-    /// The status line for the service manager: what is wrong, or how many ports are served.
+    /// The status line for the service manager: the first problem, or the number of ports.
     pub(super) fn status(&self) -> String {
         let problems = self.problems();
         let ports = self.ports.iter().filter(|port| !port.is_free()).count();
@@ -188,7 +188,7 @@ impl View<'_> {
         Some((view, mappings))
     }
 
-    /// A port as it is now; of several places for guests that never had one, all are shown as the first.
+    /// The state of a port. Places for guests that never had a guest are shown as one.
     fn port_view(&self, port: &ManagedPort) -> Option<views::Port> {
         let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
         Some(views::Port {

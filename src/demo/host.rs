@@ -98,8 +98,8 @@ impl Host {
         Ok(times)
     }
 
-    /// Sends as much as goes in the given time over one TCP connection. Returns what arrived, and
-    /// how long it took until the last byte.
+    /// Sends as much as possible in the given time over one TCP connection. Returns the number of received bytes, and the
+    /// time until the last one.
     pub(super) fn transfer(&self, to: &Host, address: Ipv4Addr, time: Duration) -> io::Result<(u64, Duration)> {
         let at = SocketAddrV4::new(address, PORT);
         let listener = to.listen(at)?;

@@ -100,7 +100,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Enters a network namespace of our own; without root, first a user namespace in which we are root.
+/// Enters a new network namespace; without root, first a user namespace in which the process is root.
 fn leave_the_machine() -> io::Result<()> {
     if !rustix::process::geteuid().is_root() || netio::netns::create().is_err() {
         netio::netns::become_root_of_own_users()?;

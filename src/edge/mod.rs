@@ -1,10 +1,10 @@
 //! The switch's edge: the uplink, and the control side of the router that translates behind it.
 //!
 //! The uplink is a port with a number like others. In bridge mode that is all; in NAT mode the router sends through it, and
-//! whatever becomes of its interface, its addresses and its routes becomes a new way out for the workers
+//! every change of its interface, addresses and routes becomes a new way out for the workers
 //! ([`router::RouterControl::follow`]).
 //!
-//! *Changes* of the interface are heard by netlink and looked at when they have settled, and in any case once a second.
+//! *Changes* of the interface are notified by netlink and read when they have settled, and in any case once per second.
 //!
 //! *Threads.* Owned by the control thread. Workers share the translation and the neighbours, and get a new routing snapshot
 //! with each change.

@@ -1,11 +1,10 @@
 //! The ports of the host's own address that the translation may use.
 //!
-//! Where the address is the host's, its stack sees every reply too, and would reset what it knows
-//! nothing of. So each port is taken with the host before the translation may give it out (see
-//! [`Reservation`]): in blocks and in advance, so that a new connection waits for no system call. A
-//! block in which a guest's own ports lie is taken as soon as one was asked for, so that most
-//! guests' next connections keep their ports. Of the ports that the host's own programs are given, a
-//! quarter always stays theirs.
+//! If the outside address is the host's, the host's stack receives every reply too, and would reset connections that it does
+//! not know. So each port is reserved on the host before the translation may use it (see [`Reservation`]): in blocks and in
+//! advance, so that a new connection waits for no system call. A block that contains a guest's own port is reserved after
+//! the first request for it, so that most of the guests' next connections keep their ports. A quarter of the ports that
+//! the host gives to its own programs is never reserved.
 
 use std::collections::HashMap;
 use std::io;
@@ -183,7 +182,7 @@ impl Reserved {
                     self.local_left[usize::from(protocol == Protocol::UDP)] -= u32::from(is_local);
                     taken.push(port);
                 }
-                // The host has it, or the address is away for a moment.
+                // A program of the host has it, or the address is missing for a moment.
                 Err(error) if is_passing(&error) => {}
                 Err(error) => self.complain(&error),
             }
@@ -225,7 +224,7 @@ impl Reserved {
     }
 }
 
-/// The kernel's default where it does not say.
+/// The range of local ports that the host gives to its programs; the kernel's default if it cannot be read.
 fn local_ports() -> RangeInclusive<u16> {
     let text = std::fs::read_to_string(LOCAL_PORTS).unwrap_or_default();
     let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());

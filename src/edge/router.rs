@@ -2,9 +2,8 @@
 //!
 //! Workers share the [`Nat`] and the [`Neighbours`], and get a new [`Routing`] whenever something changes.
 //!
-//! *An address that goes away* (a DHCP lease that is renewed late, a cable that is pulled) ends its
-//! connections only after [`GRACE`]: until then nothing goes out, and if the address comes back its connections
-//! go on after the pause.
+//! *When an address disappears* (a DHCP lease that is renewed late, a cable that is unplugged), its connections end only
+//! after [`GRACE`]: until then nothing leaves, and if the address returns, the connections continue.
 
 mod rules;
 
@@ -65,7 +64,7 @@ pub(crate) struct RouterControl {
 }
 
 impl RouterControl {
-    /// The router with everything but its way out; see [`RouterControl::follow`].
+    /// The router without its way out; see [`RouterControl::follow`].
     pub(crate) fn new(
         config: RouterConfig,
         numbers: PortNumbers,
@@ -156,7 +155,7 @@ impl RouterControl {
         self.follow(uplink, now)
     }
 
-    /// Takes the addresses and routes from the uplink as it is now.
+    /// Updates addresses and routes from the present state of the uplink.
     pub(crate) fn follow(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
         let (Some(nat), Some(config)) = (self.nat.clone(), self.config.uplink.clone()) else { return Ok(()) };
         let state = uplink.state().cloned();
@@ -338,7 +337,7 @@ fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>
     left
 }
 
-/// Our own MAC address on the uplink, where we have own addresses there.
+/// The router's own MAC address on the uplink, if it has own addresses there.
 fn own_mac(config: &UplinkConfig) -> Option<MacAddr> {
     config.network().map(|network| vswitch::routing::mac_of(network.address))
 }

@@ -1,4 +1,4 @@
-//! The control thread's view of the uplink: its interface comes, changes and goes.
+//! The control thread's view of the uplink: its interface appears, changes and disappears.
 //!
 //! ```text
 //!            opened                        interface deleted or moved away
@@ -9,8 +9,8 @@
 //!                      changed
 //! ```
 //!
-//! The interface is in our own namespace, so changes are heard of by netlink. They come in bursts (an
-//! address flap is a dozen messages), so the state is read anew a tenth of a second after the first.
+//! The interface is in the daemon's own namespace, so netlink reports its changes. They come in bursts (an address flap is
+//! a dozen messages), so the state is read a tenth of a second after the first message.
 
 use std::io;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(crate) struct UplinkPort {
     pub(crate) id: PortId,
     pub(crate) interface: String,
     queues: usize,
-    /// `None` if the router sends through it.
+    /// Its bridge, in bridge mode; `None` if the router sends through it.
     bridge: Option<BridgeId>,
     own_macs: Vec<MacAddr>,
     filter: Option<Filter>,
@@ -42,7 +42,7 @@ pub(crate) struct UplinkPort {
     dropped_before: u64,
 }
 
-/// What a look at the uplink found.
+/// The result of a check of the uplink.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum UplinkFound {
     /// Nothing new.
@@ -139,7 +139,7 @@ impl UplinkPort {
         }
     }
 
-    /// Receives what the filter keeps from now on.
+    /// Sets the filter of received packets.
     pub(crate) fn set_filter(&mut self, filter: Filter) {
         if let Some((socket, _)) = &self.device
             && let Err(error) = socket.set_filter(Some(&filter))
@@ -218,7 +218,7 @@ impl UplinkPort {
             bridge: self.bridge.unwrap_or_default(),
             vlan: PortVlan::default(),
             mtu: state.mtu,
-            // What the interface cannot do, the kernel does after us.
+            // The kernel does whatever the interface cannot.
             features: Features::ALL,
             coalesce: true,
             bursts: true,

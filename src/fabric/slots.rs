@@ -124,7 +124,7 @@ impl Slots {
         self.rests.swap_remove(at).ports
     }
 
-    /// Are there numbers that rest?
+    /// Whether any numbers are resting.
     pub(crate) fn is_resting(&self) -> bool {
         !self.rests.is_empty()
     }

@@ -45,7 +45,7 @@ struct Handle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What workers are made of.
+/// The configuration of workers.
 pub(crate) struct Setup<'a> {
     pub(crate) workers: usize,
     /// The number of ports at the start.
@@ -138,17 +138,17 @@ impl Workers {
         &queues[(worker / self.readers) % queues.len()]
     }
 
-    /// Is this the worker that reads a port of one queue?
+    /// Whether this worker reads a port with a single queue.
     pub(crate) fn reads(&self, port: PortId, worker: usize) -> bool {
         port.index() % self.handles.len() == worker
     }
 
-    /// What each worker's pipeline counted.
+    /// The counters of each worker's pipeline.
     pub(crate) fn counters(&self) -> impl Iterator<Item = &Counters> {
         self.handles.iter().map(|handle| &*handle.counters)
     }
 
-    /// The same, with what each worker counted of itself.
+    /// The counters of each worker's pipeline and of the worker itself.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Counters, &WorkerCounters)> + Clone {
         self.handles.iter().map(|handle| (&*handle.counters, &*handle.own))
     }

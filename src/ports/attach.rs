@@ -1,4 +1,4 @@
-//! Commands to the workers for a port whose device comes, changes or goes.
+//! Commands to the workers for a port whose device appears, changes or disappears.
 
 use api::What;
 use netio::LinkState;
@@ -7,7 +7,7 @@ use super::managed::{Found, ManagedPort};
 use crate::fabric::Fabric;
 use crate::worker::Command;
 
-/// Looks how a port's device is, and tells the workers what changed.
+/// Checks a port's device, and tells the workers about changes.
 pub(super) fn look(port: &mut ManagedPort, fabric: &mut Fabric) {
     match port.look(fabric.now()) {
         Found::Same => {}

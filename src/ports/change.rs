@@ -25,7 +25,7 @@ pub(crate) struct NewPorts {
     entrances: Vec<Entrance>,
 }
 
-/// What a change did.
+/// The result of a change.
 #[derive(Debug, Default)]
 pub(crate) struct Changed {
     /// Ports that are not attached yet.
@@ -93,7 +93,7 @@ impl Ports {
         Ok(())
     }
 
-    /// Takes in what was prepared, alters ports, and takes out those that are removed.
+    /// Adds the prepared ports, alters ports in place, and removes ports.
     pub(crate) fn commit(&mut self, plan: &Plan, new: NewPorts, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) -> Changed {
         let NewPorts { ports, entrances } = new;
         self.entrances.add(entrances);

@@ -47,7 +47,7 @@ pub(super) struct Entrances {
 }
 
 impl Entrance {
-    /// Is it the one of this port's place?
+    /// Whether this is the entrance of the port's place.
     fn is_of(&self, port: &PortConfig) -> bool {
         port.slot().is_some_and(|(address, _)| *address == self.address)
     }
@@ -82,7 +82,7 @@ impl Entrances {
         (FIRST_TOKEN + self.opened..).zip(first_places).map(open).collect()
     }
 
-    /// Takes in what was prepared.
+    /// Adds the prepared entrances.
     pub(super) fn add(&mut self, entrances: Vec<Entrance>) {
         self.opened += entrances.len() as u64;
         self.entrances.extend(entrances);
@@ -135,7 +135,7 @@ impl Entrances {
         }
     }
 
-    /// Once a second: listens again where too many guests came, or none could be accepted.
+    /// Reopens entrances that were shut because too many guests connected or none could be accepted. Called once per second.
     pub(super) fn open_shut(&mut self, poller: &Poller) {
         for entrance in &mut self.entrances {
             entrance.accepted = 0;

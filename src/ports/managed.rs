@@ -1,4 +1,4 @@
-//! The control thread's view of one port: its device comes, changes and goes.
+//! The control thread's view of one port: its device appears, changes and disappears.
 //!
 //! ```text
 //!             opened                     device or namespace gone
@@ -9,12 +9,12 @@
 //!                      attached, down    0.1, 0.2, 0.4 .. 5 seconds
 //! ```
 //!
-//! A link that is set down makes no event on its descriptor, and a device can have been moved into a
-//! namespace whose events we do not hear without keeping it alive. So each device is asked once a
-//! second how it is, wherever it is; what a worker finds out earlier, it says.
+//! A link that is set down causes no event on its descriptor, and a device may have been moved into a namespace whose events
+//! cannot be received without keeping the namespace alive. So each device is checked once per second, wherever it is; a
+//! worker reports what it notices earlier.
 //!
-//! A guest that connects to us is attached to one of the places that are kept for such, and when it is gone
-//! the place is free again: nothing is tried. One that we connect to need not be there at start.
+//! A guest that connects is attached to one of the places for guests; when it disconnects, the place is free again, and
+//! nothing is retried. A guest that the daemon connects to need not exist at the start.
 
 use std::io;
 use std::time::Duration;
@@ -66,7 +66,7 @@ enum Life {
     Free,
 }
 
-/// What a look at a port found.
+/// The result of a check of a port.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Nothing new.
@@ -129,12 +129,12 @@ impl ManagedPort {
         self.attachments += 1;
     }
 
-    /// Is it a place for a guest, and has none?
+    /// Whether it is a place for a guest, without a guest.
     pub(crate) fn is_free(&self) -> bool {
         matches!(self.life, Life::Free)
     }
 
-    /// Has it never had a device?
+    /// Whether it has never had a device.
     pub(crate) fn is_unused(&self) -> bool {
         self.attachments == 0
     }
@@ -158,7 +158,7 @@ impl ManagedPort {
         }
     }
 
-    /// The same, for the workers to read and write.
+    /// Its device, for the workers to read and write.
     pub(super) fn device_mut(&mut self) -> Option<&mut Device> {
         match &mut self.life {
             Life::Attached { device, .. } => Some(device),
@@ -196,7 +196,7 @@ impl ManagedPort {
     /// Frames that the kernel dropped because they were not read soon enough.
     pub(crate) fn dropped(&mut self) -> u64 {
         if let Life::Attached { device, .. } = &mut self.life {
-            // A counter that cannot be read just now has not shrunk.
+            // A counter that cannot be read at the moment has not decreased.
             self.dropped = self.dropped.max(device.dropped().saturating_sub(self.dropped_at_start));
         }
         self.dropped_before + self.dropped
@@ -295,7 +295,7 @@ impl ManagedPort {
     }
 }
 
-/// Without a device: to be looked for after a pause, or soon if it is on its way.
+/// The state without a device, which is retried after a pause, or soon if a connection is on its way.
 fn gone(now: Timestamp, pause: Duration, pending: Option<Stream>) -> Life {
     let retry_at = now.after(if pending.is_some() { FIRST_RETRY } else { pause });
     Life::Gone { retry_at, pause, pending, until: now.after(LAST_RETRY) }

@@ -1,8 +1,8 @@
-//! Imaginary packets and what is told of real ones, in words.
+//! Imaginary packets, and the text of stories.
 //!
-//! What a packet's [`Words`] leave open is [`assumed`](Assumed) as a guest would have it, and said. The switch's
-//! [`Rehearsal`](vswitch::Rehearsal) walks it; each [`Step`](vswitch::Step) of a story, imagined or real, becomes a
-//! line by [`telling`].
+//! Values that a packet's [`Words`] leave out are [`assumed`](Assumed) as a guest would set them, and reported. The switch's
+//! [`Rehearsal`](vswitch::Rehearsal) processes the packet; [`telling`] turns each [`Step`](vswitch::Step) of a story, imagined
+//! or real, into a line.
 
 mod packet;
 mod telling;

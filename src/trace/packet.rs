@@ -1,18 +1,18 @@
 //! An imaginary packet: `port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80`.
 //!
-//! | word | meaning | if it is left out |
+//! | word | meaning | default |
 //! |---|---|---|
-//! | `port=` | the port that it comes in through | needed |
-//! | `src=`, `dst=` | IPv4 addresses | needed, but for `arp` |
-//! | `smac=`, `dmac=` | MAC addresses | whom the neighbours know; the gateway for what is beyond it |
-//! | `vlan=` | a VLAN tag | none |
-//! | `tcp`, `udp`, `icmp`, `arp` | what it is | `icmp`, an echo request |
-//! | `sport=`, `dport=` | ports of TCP and UDP | 40000, and 80 or 53 |
+//! | `port=` | ingress port | required |
+//! | `src=`, `dst=` | IPv4 addresses | required |
+//! | `smac=`, `dmac=` | MAC addresses | from the neighbour table; the gateway's for destinations beyond it |
+//! | `vlan=` | VLAN tag | none |
+//! | `tcp`, `udp`, `icmp`, `arp` | protocol | `icmp`, an echo request |
+//! | `sport=`, `dport=` | TCP or UDP ports | 40000, and 80 or 53 |
 //! | `id=` | identifier of an echo request | 1 |
-//! | `flags=` | of TCP, by their names with a plus between | `syn` |
+//! | `flags=` | TCP flags, joined by plus | `syn` |
 //! | `ttl=` | time to live | 64 |
-//! | `len=` | of the IP packet, in bytes | no payload |
-//! | `df` | "don't fragment" | may be cut |
+//! | `len=` | length of the IP packet, in bytes | no payload |
+//! | `df` | sets "don't fragment" | not set |
 
 use std::net::Ipv4Addr;
 
@@ -28,7 +28,7 @@ const IP_LEN: usize = 20;
 /// The longest packet that a port could bring.
 const MAX_LEN: usize = 65_535;
 const ALL_WORDS: &str = "port= src= dst= smac= dmac= vlan= tcp udp icmp arp sport= dport= id= flags= ttl= len= df";
-/// Who sends and who is sent to, where nobody is known. Locally administered (IEEE 802 section 8.3).
+/// MAC address of an unknown sender or receiver. Locally administered (IEEE 802 section 8.3).
 const SOMEBODY: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfe]);
 const SOMEBODY_ELSE: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xff]);
 const FLAGS: [(&str, u8); 8] =
@@ -126,7 +126,7 @@ impl Words {
         self.kind.unwrap_or(Kind::Icmp)
     }
 
-    /// Do the words go together?
+    /// Checks that the words are consistent.
     fn check(&self) -> Result<(), String> {
         let kind = self.kind();
         let has_ports = matches!(kind, Kind::Tcp | Kind::Udp);

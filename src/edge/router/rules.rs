@@ -1,4 +1,4 @@
-//! Published ports: put in force, changed, taken back.
+//! Published ports: published, changed, withdrawn.
 //!
 //! A change has two halves. The first can fail, and is undone when its result is dropped ([`NewRules`]): the host's ports are
 //! reserved, and new rules published, since only that shows whether there is room. The second cannot fail: it redirects rules that
@@ -71,7 +71,7 @@ impl RouterControl {
         outcome
     }
 
-    /// Does all of a change of rules that can fail.
+    /// Prepares a change of rules: everything that can fail.
     pub(crate) fn prepare_rules(
         &self,
         withdrawn: &[Publish],
@@ -161,7 +161,7 @@ impl RouterControl {
         }
     }
 
-    /// What rules mean, port by port, on the addresses that are there now.
+    /// The published ports of rules, one by one, on the present addresses.
     fn published_by(&self, rules: &[Publish]) -> Vec<Published> {
         let mut published = Vec::new();
         for rule in rules {
@@ -182,7 +182,7 @@ impl RouterControl {
     }
 }
 
-/// What only one rule can have.
+/// The protocol, address and port of a rule, which no other rule can have.
 fn port_of(rule: &Published) -> (Protocol, Ipv4Addr, u16) {
     (rule.protocol, rule.address, rule.port)
 }

@@ -1,8 +1,8 @@
-//! What a port's frames come from and go to, whatever its kind.
+//! The devices of ports: where frames come from and go to, for each kind of port.
 //!
-//! Each kind is one file with one implementation of [`PortDevice`]: how it is opened, what workers read and write, how it is
-//! watched, and what is shown of it. A new kind is such a file, a variant in the configuration, and one each of what a worker reads
-//! ([`Source`]) and writes ([`Sink`]).
+//! Each kind is one file with one implementation of [`PortDevice`]: how it is opened, what workers read and write, how its
+//! state is checked, and what is shown of it. A new kind is such a file, a variant in the configuration, and a variant each of
+//! [`Source`], which a worker reads, and [`Sink`], which it writes to.
 
 mod dgram;
 pub(super) mod kinds;
@@ -33,13 +33,13 @@ pub(crate) type Device = Box<dyn PortDevice>;
 
 /// A device of any kind.
 pub(crate) trait PortDevice: Debug {
-    /// What this worker reads, if it is the one that reads a queue of the port, and what it writes to.
+    /// The source for this worker, if it reads a queue of the port, and the sink that it writes to.
     fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink);
 
-    /// How its link is now; `None` if the device is gone.
+    /// The state of its link; `None` if the device is gone.
     fn state(&self) -> io::Result<Option<LinkState>>;
 
-    /// Sets the longest packet that is sent to it, in bytes. A device of our own is told so, and may refuse.
+    /// Sets the MTU of packets that are sent to it, in bytes. A device that the daemon owns gets that MTU, and may refuse it.
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()>;
 
     /// Its MTU where none is configured, in bytes.
@@ -47,13 +47,13 @@ pub(crate) trait PortDevice: Debug {
         DEFAULT_MTU
     }
 
-    /// Offloads that its far side understands.
+    /// Offloads that it accepts.
     fn features(&self) -> Features;
 
-    /// Are many frames written in one call?
+    /// Whether several frames are written in one call.
     fn bursts(&self) -> bool;
 
-    /// What `show` and the start's summary say of it.
+    /// Its description in `show` and in the summary at the start.
     fn summary(&self) -> String;
 
     /// Bytes that wait in the kernel to be read, where the kernel can be asked.
@@ -72,12 +72,12 @@ pub(crate) trait PortDevice: Debug {
         0
     }
 
-    /// Does it end with its guest, so that one that comes and goes quickly is not tried for at once?
+    /// Whether it ends with its guest. It is then not reopened at once, in case the guest connects and disconnects quickly.
     fn is_connection(&self) -> bool {
         false
     }
 
-    /// What is opened when it is gone, if that is not what the port's configuration says.
+    /// The configuration with which it is reopened, if that differs from the port's.
     fn reopened_as(&self) -> Option<DeviceConfig> {
         None
     }
@@ -95,12 +95,12 @@ pub(crate) enum DeviceError {
     /// Of a guest's socket.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// Nobody listens where we are to connect to, or not yet.
+    /// No guest listens at the address to connect to.
     #[error("{address}: {error}")]
     NoGuest {
         /// Where.
         address: String,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
 }
@@ -129,12 +129,12 @@ pub(super) fn first_state(device: &dyn PortDevice, config: &PortConfig) -> LinkS
     LinkState { up, ..always_up(config) }
 }
 
-/// The link of a device that has none to be read.
+/// The link state of a device without a readable link.
 pub(super) fn always_up(config: &PortConfig) -> LinkState {
     LinkState { name: config.name.clone(), up: true, mtu: config.mtu().unwrap_or(DEFAULT_MTU) }
 }
 
-/// "offload checksum tso4", and what the kernel refused.
+/// The offloads as text, such as "offload checksum tso4", and those that the kernel refused.
 pub(super) fn offload_text(features: Features, refused: &[&str]) -> String {
     let granted = [
         (features.checksum, "checksum"),

@@ -45,7 +45,7 @@ impl PortDevice for PacketDevice {
         (rx, Sink::Packet(self.socket.writer().clone()))
     }
 
-    /// A TAP that nobody holds any more has no carrier.
+    /// The link state. A TAP that no process holds has no carrier.
     fn state(&self) -> io::Result<Option<LinkState>> {
         let PacketConfig { interface, mtu, .. } = &self.config;
         match link::get(interface) {
@@ -71,7 +71,7 @@ impl PortDevice for PacketDevice {
     }
 
     fn features(&self) -> Features {
-        // What the interface cannot do, the kernel does after us.
+        // The kernel does whatever the interface cannot.
         if self.config.offload { Features::ALL } else { Features::NONE }
     }
 
@@ -91,14 +91,14 @@ impl PortDevice for PacketDevice {
         self.socket.statistics().dropped
     }
 
-    /// Where a monitor's TAP was joined from its network side, its user side stays the monitor's: taken by us while the monitor
-    /// is away, it would keep it out.
+    /// A monitor's TAP that was joined at its network side is joined there again. If the daemon took its user side while the
+    /// monitor is away, the monitor could not open it again.
     fn reopened_as(&self) -> Option<DeviceConfig> {
         Some(DeviceConfig::Packet(self.config.clone()))
     }
 }
 
-/// A TAP's cable leads to a guest, and the host has nothing to say there.
+/// Keeps the host's network stack silent on a TAP, whose link belongs to a guest.
 fn silence(interface: &str) -> Option<Silence> {
     if !link::get(interface).is_ok_and(|link| link.is_tun) {
         return None;

@@ -17,7 +17,7 @@ use crate::worker::{Sink, Source};
 #[derive(Debug)]
 struct StreamDevice {
     link: LinkState,
-    /// Until a worker has it.
+    /// The receiving half, until a worker gets it.
     reader: Option<StreamReader>,
     writer: StreamWriter,
 }

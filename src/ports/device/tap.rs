@@ -1,4 +1,4 @@
-//! TAP and TUN devices of our own; or, where another process holds the TAP, its network side.
+//! TAP and TUN devices of the daemon, or the network side of a TAP that another process holds.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use crate::worker::{Sink, Source};
 
 /// Opens the device. `attach`: it is there already, and another process may hold it.
 pub(super) fn open(spec: &TapSpec, attach: bool, config: &PortConfig) -> Result<Device, DeviceError> {
-    // One of several queues of a device that is held would be given to us, and we would have half of its flows.
+    // The kernel would attach to a held device as one more queue, which would get a part of its flows.
     if attach && spec.queues > 1 && is_attached(&spec.name) {
         return beside_holder(spec);
     }
@@ -68,7 +68,7 @@ impl PortDevice for Tap {
     }
 }
 
-/// Is this the error of a TAP that another process holds? One of several queues is refused as of another kind.
+/// Whether the error says that another process holds the TAP. A multi-queue TAP is refused as of a different kind.
 fn is_held(error: &TapError, name: &str) -> bool {
     match error {
         TapError::Busy { .. } => true,
@@ -77,7 +77,7 @@ fn is_held(error: &TapError, name: &str) -> bool {
     }
 }
 
-/// Has somebody its descriptor?
+/// Whether a process holds its descriptor.
 fn is_attached(name: &str) -> bool {
     link::get(name).is_ok_and(|link| link.is_tun && link.carrier)
 }
