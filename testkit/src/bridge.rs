@@ -227,7 +227,7 @@ impl Bridge {
         writes
     }
 
-    /// Does what is due by time. Returns the number of writes; allocates nothing itself.
+    /// Runs timers. Returns the number of writes; allocates nothing itself.
     pub fn count_due(&mut self) -> usize {
         self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
         let writes = self.count_writes();
@@ -244,7 +244,7 @@ impl Bridge {
         writes
     }
 
-    /// Does what is due by time. Returns the writes.
+    /// Runs timers. Returns the writes.
     pub fn poll(&mut self) -> Vec<Write> {
         let mut writes = Vec::new();
         self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);

@@ -251,7 +251,7 @@ fn shown_by_name() {
     assert_eq!(places, [(&"br0".into(), &"a".into()), (&"br1".into(), &"b".into())]);
     assert_eq!(json(&socket, &["fdb", "show", "--bridge", "br1"]).as_array().unwrap().len(), 2);
     assert!(ctl(&socket, &["fdb", "show"]).1.starts_with("bridge"));
-    assert!(!ctl(&socket, &["fdb", "show", "--bridge", "br1"]).1.contains("bridge"), "one is told from none");
+    assert!(!ctl(&socket, &["fdb", "show", "--bridge", "br1"]).1.contains("bridge"), "one bridge needs no column");
     assert_eq!(json(&socket, &["fdb", "stats", "--bridge", "br1"])["learned"], 2);
     assert_eq!(json(&socket, &["fdb", "stats"])["learned"], 3);
     for (words, say) in [

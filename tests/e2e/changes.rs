@@ -38,7 +38,7 @@ fn static_macs() {
     let raw = a.raw();
     raw.send(&frame(station(1), station(2), b"to yourself")).expect("sent");
     switch.settle("the frame to be dropped", |report| report.dropped("a", "same_port") == 1);
-    assert_eq!(json(&socket, &["fdb", "flush"])["flushed"], 1, "what was learned of the sender");
+    assert_eq!(json(&socket, &["fdb", "flush"])["flushed"], 1, "the entry of the sender");
     assert_eq!(json(&socket, &["fdb", "stats"])["statics"], 2);
     for expected in [1, 0] {
         assert_eq!(json(&socket, &["fdb", "del", &mac])["flushed"], expected);

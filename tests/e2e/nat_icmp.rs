@@ -89,7 +89,7 @@ fn quote_is_what_was_sent(mode: Mode) {
         {
             peer.send(&error_about(&seen, kind, rest));
             let error = guest.next("the error");
-            assert_eq!((error.kind(), error.src, error.dst), (kind, ROUTER, guest.ip), "kind, code and who says it stay");
+            assert_eq!((error.kind(), error.src, error.dst), (kind, ROUTER, guest.ip), "type, code and source stay");
             assert_eq!(error.payload[4..8], rest.to_be_bytes());
             assert_quotes(&error, &sent);
         }

@@ -39,7 +39,7 @@ fn tcp_port(mode: Mode) {
     let listener = listen_on(site.guest(1), guest_address(1), 80);
     let (near, far, peer) = connect(&site.outside, &listener, SocketAddrV4::new(site.address(), 8080));
     let client = near.local_addr().expect("its address");
-    assert_eq!(client, peer.into(), "the guest sees who comes");
+    assert_eq!(client, peer.into(), "the guest sees the client's address");
     transfer_through(near, far, true);
     // The next connection, while the first one's ports are in TIME-WAIT.
     let (mut near, mut far, _) = connect(&site.outside, &listener, SocketAddrV4::new(site.address(), 8080));

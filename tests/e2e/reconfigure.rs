@@ -296,7 +296,7 @@ fn an_error_leaves_all_as_it_was() {
     // The file does not exist any more.
     fs::remove_file(&file.path).expect("removed");
     assert_eq!(site.switch().reload(), Reloaded::Refused);
-    assert_eq!(file.reload(site.switch(), &ports("")), Reloaded::Changed, "what was wrong is right");
+    assert_eq!(file.reload(site.switch(), &ports("")), Reloaded::Changed, "the file is valid again");
     assert!(one.try_inside(|| link::get("one")).is_ok());
     numbered.end();
     site.finish();
@@ -394,7 +394,7 @@ fn guests_places() {
     says(&mut first, 1);
     second.0.read_to_end(&mut Vec::new()).expect("the second has to go");
     assert_eq!(file.reload(&switch, &port(&a, "")), Reloaded::Changed);
-    assert!(!path.exists(), "nobody is waited for any more");
+    assert!(!path.exists(), "the socket file is removed");
     assert_eq!(file.reload(&switch, &places(1)), Reloaded::Changed);
     says(&mut StreamGuest::at(&path), 3);
     switch.finish();
@@ -610,7 +610,7 @@ fn a_tunnel_comes_and_goes() {
         assert_eq!(json(&site.socket, &["tunnel", "list"])[0]["peers"][0]["rx_frames"], 1, "counted from zero, round {round}");
         assert_eq!(site.switch.settle("learned", |report| report.table("entries") == 2).table("entries"), 2);
         assert!(text(&site.socket, &["tunnel", "del", "vxlan42"]).starts_with("- tunnel vxlan42: "));
-        site.switch.settle("nobody behind it", |report| report.table("entries") == 1);
+        site.switch.settle("no entry behind it", |report| report.table("entries") == 1);
         site.here.raw().send(&frame(station(9), station(1), b"into the void")).expect("sent");
         site.switch.settle("no route", |report| report.dropped("here", "no_destination") == round);
         wait::until("its sockets are closed", || (site.switch.descriptors() == descriptors).then_some(()));
@@ -665,7 +665,7 @@ fn groups_of_tunnels() {
     file.write(&(first.clone() + &tunnel(2, 2) + ours));
     let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
     assert!(said.contains("is an address of this host"), "{said}");
-    assert_eq!(heard(), [1], "what was refused");
+    assert_eq!(heard(), [1], "a refused tunnel joins no group");
     file.write(&(first + &tunnel(3, 3)));
     text(&socket, &["apply", file.path()]);
     assert_eq!(heard(), [1, 3]);

@@ -81,7 +81,7 @@ fn imagined_as_it_then_is() {
 
     near.send_to(b"hello", &far_address).expect("sent");
     let (_, from) = recv_from(&far);
-    assert_eq!(from.to_string(), imagined, "the real one got what was said");
+    assert_eq!(from.to_string(), imagined, "the real packet has the predicted source");
     let report = site.finish();
     assert_eq!(report.nat("opened"), 2, "nothing but the real ones opened a connection");
 }

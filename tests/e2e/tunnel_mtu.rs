@@ -51,7 +51,7 @@ fn links_get_what_fits(ip: Ip) {
         let hosts = ["h1", "h2"].map(Host::quiet);
         let ports = [hosts[0].port(&format!(":mtu={}", fits + 1)), hosts[1].port("")];
         let switch = underlay.daemon(1, &ports, &underlay.vxlan(42, 1, &[2], ""));
-        assert_eq!([hosts[0].link().mtu, hosts[1].link().mtu], [fits + 1, fits], "who asks for it gets it");
+        assert_eq!([hosts[0].link().mtu, hosts[1].link().mtu], [fits + 1, fits], "an explicit MTU is kept");
         let words = format!("h1 has mtu={}", fits + 1);
         assert!(switch.has_logged(&words) && switch.has_logged(&format!("use mtu={fits}")), "a warning");
         switch.finish();

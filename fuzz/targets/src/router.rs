@@ -70,7 +70,7 @@ struct Bench {
 }
 
 /// Records of a control byte and a frame. Nothing panics, the frame counters balance, no inside address leaves through
-/// the uplink, and nothing is routed inside but what is for guests.
+/// the uplink, and only packets for guests are routed inside.
 pub fn router(data: &[u8]) {
     let mut input = Reader(data);
     let mut bench = bench(input.u8());

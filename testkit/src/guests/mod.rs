@@ -152,7 +152,7 @@ impl Network {
         done
     }
 
-    /// Lets the guests do what is due, and moves the clock to what arrives next.
+    /// Polls the guests, moves the clock to the next event, and delivers what has arrived.
     fn step(&mut self) {
         for guest in 0..self.guests.len() {
             let (place, stack) = &mut self.guests[guest];

@@ -43,7 +43,7 @@ impl Stack {
         self.queues.received.push_back(frame);
     }
 
-    /// Does what is due. Returns the frames that the guest sends.
+    /// Processes received frames and runs timers. Returns the frames that the guest sends.
     pub(super) fn poll(&mut self, now: u64) -> Vec<Vec<u8>> {
         self.interface.poll(instant(now), &mut self.queues, &mut self.sockets);
         self.queues.sent.drain(..).collect()
@@ -67,7 +67,7 @@ impl Stack {
         self.sockets.get_mut(handle)
     }
 
-    /// A TCP socket of this guest together with what it needs to connect.
+    /// Opens a connection from local port `port` on a TCP socket.
     pub(super) fn connect(&mut self, handle: SocketHandle, to: std::net::SocketAddrV4, port: u16) {
         let socket = self.sockets.get_mut::<smoltcp::socket::tcp::Socket<'_>>(handle);
         let to = (IpAddress::Ipv4(*to.ip()), to.port());
