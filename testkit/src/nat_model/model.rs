@@ -272,9 +272,7 @@ impl Model {
         let most = self.config.max_ports_per_guest as usize;
         let sure = is_new && !self.may_be_known(tuple.protocol, tuple.src) && held(&mut self.live.iter()) >= most;
         opening.refuse(Refused::GuestShare, sure, is_new && held(&mut self.live.iter().chain(&self.dead)) >= most);
-        let has_free = |address: &Ipv4Addr, sure: bool| {
-            (0..=u16::MAX).any(|port| self.is_free(tuple.protocol, Endpoint::new(*address, port), sure))
-        };
+        let has_free = |address: &Ipv4Addr, sure: bool| self.has_free(tuple.protocol, *address, sure);
         let exhausted = is_new && addresses.iter().any(|address| !has_free(address, true));
         let sure =
             is_new && !self.may_be_known(tuple.protocol, tuple.src) && addresses.iter().all(|address| !has_free(address, false));
@@ -385,6 +383,13 @@ impl Model {
         is_usable && !is_published && !is_held
     }
 
+    /// Whether a new mapping may take any port of this address.
+    fn has_free(&self, protocol: Protocol, address: Ipv4Addr, sure: bool) -> bool {
+        let Some(usable) = self.usable.get(&(address, protocol)) else { return false };
+        let usable = (0..=u16::MAX).zip(usable).filter(|(_, is_usable)| **is_usable);
+        usable.map(|(port, _)| Endpoint::new(address, port)).any(|outside| self.is_free(protocol, outside, sure))
+    }
+
     /// Checks the endpoints of a connection that this packet opened.
     pub(super) fn opened(&mut self, tuple: &Tuple, reply: Tuple, segment: Option<&Segment>, owner: u16) {
         for known in self.live.iter().flat_map(|conn| [conn.original, conn.reply]) {
@@ -471,12 +476,10 @@ impl Model {
             _ => 1024..=u16::MAX,
         };
         let has_parity = |port: u16| port % 2 == inside.port % 2;
-        if class.clone().any(is_free) {
-            assert!(class.contains(&outside.port), "{outside} is of another class than {inside}");
-        }
-        if class.clone().any(|port| has_parity(port) && is_free(port)) {
-            assert!(has_parity(outside.port), "{outside} has another parity than {inside}");
-        }
+        let has_class = class.contains(&outside.port);
+        assert!(has_class || !class.clone().any(is_free), "{outside} is of another class than {inside}");
+        let may_have_parity = || class.clone().any(|port| has_parity(port) && is_free(port));
+        assert!(has_parity(outside.port) || !may_have_parity(), "{outside} has another parity than {inside}");
     }
 
     fn check_inbound(&self, tuple: &Tuple, reply: &Tuple) -> Option<Outside> {
