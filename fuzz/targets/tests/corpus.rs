@@ -1,25 +1,57 @@
-//! Every input of the committed corpus, and its prefixes.
+//! Replays every input of the committed corpus, and prefixes of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// As many inputs as a corpus has at least.
-const FEWEST: usize = 10;
+/// Least number of inputs in the corpus of a target.
+const MIN_INPUTS: usize = 10;
+
+/// Largest input of a corpus, in bytes.
+const MAX_INPUT: usize = 2048;
+
+/// The inputs of a target's corpus.
+fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(name);
+    let paths = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
 
 /// Each input, and every `step`th prefix of it.
 fn replay(name: &str, step: usize, target: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(name);
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&directory).unwrap() {
-        let path = entry.unwrap().path();
-        let data = std::fs::read(&path).unwrap();
-        assert!(data.len() < 2048, "{} is too large", path.display());
+    let inputs = corpus(name);
+    assert!(inputs.len() >= MIN_INPUTS, "{name}: only {} inputs", inputs.len());
+    for (path, data) in inputs {
+        assert!(data.len() < MAX_INPUT, "{} is too large", path.display());
         for len in (0..data.len()).step_by(step).chain([data.len()]) {
             let outcome = std::panic::catch_unwind(|| target(&data[..len]));
             assert!(outcome.is_ok(), "{name}: the first {len} bytes of {}", path.display());
         }
-        inputs += 1;
     }
-    assert!(inputs >= FEWEST, "{name}: only {inputs} inputs");
+}
+
+/// Executions per second over the corpus: `cargo test --release -p fuzz-targets --test corpus -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn executions_per_second() {
+    let targets: [(&str, fn(&[u8])); 8] = [
+        ("parse", fuzz_targets::parse),
+        ("vnet_header", fuzz_targets::vnet_header),
+        ("coalesce", fuzz_targets::coalesce),
+        ("pipeline", fuzz_targets::pipeline),
+        ("nat", fuzz_targets::nat),
+        ("router", fuzz_targets::router),
+        ("vxlan", fuzz_targets::vxlan),
+        ("tunnel", fuzz_targets::tunnel),
+    ];
+    for (name, target) in targets {
+        let inputs = corpus(name);
+        let (begin, mut executions) = (Instant::now(), 0);
+        while begin.elapsed() < Duration::from_secs(2) {
+            inputs.iter().for_each(|(_, data)| target(data));
+            executions += inputs.len();
+        }
+        println!("{name:12} {:8.0} executions/s", executions as f64 / begin.elapsed().as_secs_f64());
+    }
 }
 
 #[test]
