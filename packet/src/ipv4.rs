@@ -84,12 +84,12 @@ impl<'a> Ipv4View<'a> {
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
-        let view = Ipv4View::quoted(bytes)?;
+        let view = Ipv4View::unchecked(bytes)?;
         let total = view.total_len();
-        if view.header_len() > total {
+        if !is_version_4(view.header) || view.header_len() > total || total > bytes.len() {
             return None;
         }
-        Some(Ipv4View { rest: view.rest.get(..total - IPV4_LEN)?, ..view })
+        Some(Ipv4View { rest: &view.rest[..total - IPV4_LEN], ..view })
     }
 
     /// A packet quoted by an ICMP error: its header is complete, its payload may be truncated. The total length is not
@@ -98,8 +98,7 @@ impl<'a> Ipv4View<'a> {
     #[must_use]
     pub fn quoted(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
         let view = Ipv4View::unchecked(bytes)?;
-        let is_ipv4 = view.header[0] >> 4 == 4;
-        (is_ipv4 && view.header_len() >= IPV4_LEN && view.header_len() <= bytes.len()).then_some(view)
+        (is_version_4(view.header) && view.header_len() <= bytes.len()).then_some(view)
     }
 
     /// The view of a packet whose header was checked before; `packet` has no bytes after it.
@@ -233,6 +232,12 @@ impl<'a> Ipv4View<'a> {
         // The constructors have checked that the options end within `rest`.
         self.rest.split_at(options_len(self.header).min(self.rest.len()))
     }
+}
+
+/// Version 4, and a header length of at least five words.
+#[inline]
+fn is_version_4(header: &[u8; IPV4_LEN]) -> bool {
+    matches!(header[0], 0x45..=0x4f)
 }
 
 #[inline]
