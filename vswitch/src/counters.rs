@@ -13,6 +13,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
+
 use crate::drop_reason::DropReason;
 use crate::port::PortId;
 
@@ -40,7 +42,6 @@ macro_rules! port_counters {
     ($($(#[doc = $doc:literal])+ $counter:ident)*) => {
         /// One worker's counters of one port.
         #[derive(Debug, Default)]
-        #[repr(align(64))]
         pub struct PortCounters {
             $($(#[doc = $doc])+ pub $counter: Counter,)*
             drops: Drops,
@@ -140,20 +141,20 @@ impl PortCounters {
 
 /// One worker's counters of all ports.
 #[derive(Debug)]
-pub struct Counters(Box<[PortCounters]>);
+pub struct Counters(Box<[CachePadded<PortCounters>]>);
 
 impl Counters {
     /// Counters of this number of ports, all zero.
     #[must_use]
     pub fn new(ports: usize) -> Counters {
-        Counters(std::iter::repeat_with(PortCounters::default).take(ports).collect())
+        Counters(std::iter::repeat_with(CachePadded::default).take(ports).collect())
     }
 
     /// A port's counters; `None` for a number beyond the last port.
     #[inline]
     #[must_use]
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
-        self.0.get(port.index())
+        self.0.get(port.index()).map(|counters| &**counters)
     }
 }
 

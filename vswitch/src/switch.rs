@@ -90,19 +90,20 @@ fn learn(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) {
     }
 }
 
-/// The same for a traced frame. A rehearsed one asks the table what it would do, and remembers the answer itself.
+/// The same for a traced frame. For a rehearsed one the table decides and changes nothing; its story remembers the
+/// decision.
 #[cold]
 fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) {
     let (vlan, port) = (domain.vlan, walk.ingress);
     walk.note(|| Step::Classified(vlan));
     let learned = match &mut walk.story {
         Some(story) if story.is_rehearsal => {
-            let would = table.would_learn(vlan, mac, port);
-            if would.learned != Learned::Refused {
+            let decision = table.decide(vlan, mac, port);
+            if decision.learned != Learned::Refused {
                 story.teach(domain, mac, port);
             }
-            story.evict(would.evicted.map(|evicted| evicted.map(|(vlan, mac)| (Domain { vlan, ..domain }, mac))));
-            would.learned
+            story.evict(decision.evicted.map(|evicted| evicted.map(|(vlan, mac)| (Domain { vlan, ..domain }, mac))));
+            decision.learned
         }
         _ => table.learn(vlan, mac, port, walk.now),
     };

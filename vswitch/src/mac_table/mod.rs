@@ -46,15 +46,14 @@ use std::hash::Hasher;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use crossbeam_utils::CachePadded;
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
 use siphasher::sip::SipHasher13;
 
 use crate::port::PortId;
 
-mod rehearse;
 mod usage;
-pub use rehearse::WouldLearn;
 use usage::Usage;
 
 /// The fewest and the most entries that a table can be configured for.
@@ -104,6 +103,47 @@ pub enum Learned {
     /// Nothing: not the address of a station, a static entry says otherwise, no such port, or the
     /// table is busy.
     Refused,
+}
+
+/// What a frame means for the table: decided, and not yet carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// The answer of [`MacTable::learn`].
+    pub learned: Learned,
+    /// Entries that make room: at the limit, and in the buckets of the new one.
+    pub evicted: [Option<(VlanId, MacAddr)>; 2],
+    change: Change,
+}
+
+impl Decision {
+    const REFUSED: Decision = Decision { learned: Learned::Refused, evicted: [None; 2], change: Change::None };
+}
+
+/// What a [`Decision`] changes, by slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    None,
+    /// The entry is renewed, and moved if its port is another.
+    Renew {
+        slot: usize,
+    },
+    /// An entry is put in, after others made room.
+    Add {
+        slot: usize,
+        evict: [Option<usize>; 2],
+    },
+    /// Entries made room, but not in the buckets of the new one.
+    Evict {
+        evict: [Option<usize>; 2],
+    },
+}
+
+/// Where a new entry is put.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    slot: usize,
+    /// The entry there is evicted first.
+    occupied: bool,
 }
 
 /// One entry, as shown to people.
@@ -159,20 +199,17 @@ struct Slot {
     value: AtomicU64,
 }
 
+/// Exactly one cache line, which `CachePadded` would round up to two.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Bucket([Slot; WAYS]);
 
-/// Odd while somebody changes the buckets. On a cache line of its own, as every look-up reads it and
-/// taking the lock must not pull it from the readers.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Version(AtomicU64);
-
 /// The table; see the module's text.
 #[derive(Debug)]
 pub struct MacTable {
-    version: Version,
+    /// Odd while the buckets change. On a cache line of its own: every look-up reads it, and taking the lock must not
+    /// pull it from the readers.
+    version: CachePadded<AtomicU64>,
     buckets: Box<[Bucket]>,
     seed: [u64; 2],
     size: usize,
@@ -221,6 +258,18 @@ fn key_parts(key: u64) -> (VlanId, MacAddr) {
     (VlanId::new(key as u16 & 0xfff).unwrap_or_default(), MacAddr::from_u64(key >> 12))
 }
 
+impl Book {
+    fn note_move(&mut self, key: u64, from: PortId, to: PortId) {
+        self.stats.moved += 1;
+        if self.moves.len() < MAX_MOVES {
+            let (vlan, mac) = key_parts(key);
+            self.moves.push(MacMove { vlan, mac, from, to });
+        } else {
+            self.more_moves += 1;
+        }
+    }
+}
+
 impl MacTable {
     /// An empty table, with all the memory that it will ever use: 24 bytes a slot, two to four slots
     /// an entry.
@@ -230,7 +279,7 @@ impl MacTable {
         let buckets = (2 * size).div_ceil(WAYS).next_power_of_two();
         MacTable {
             buckets: std::iter::repeat_with(Bucket::default).take(buckets).collect(),
-            version: Version::default(),
+            version: CachePadded::default(),
             seed: config.seed,
             size,
             aging_secs: config.aging_secs,
@@ -275,41 +324,74 @@ impl MacTable {
 
     #[cold]
     fn learn_locked(&self, book: &mut Book, key: u64, places: [usize; 2], port: PortId, now: Timestamp) -> Learned {
+        let decision = self.decide_locked(book, key, places, port);
+        self.apply(book, &decision, key, Value { secs: now.secs(), is_static: false, port });
+        decision.learned
+    }
+
+    /// What [`MacTable::learn`] would do about a frame with this source. Changes nothing.
+    #[must_use]
+    pub fn decide(&self, vlan: VlanId, mac: MacAddr, port: PortId) -> Decision {
+        if !mac.is_station() {
+            return Decision::REFUSED;
+        }
+        let key = key_of(vlan, mac);
+        self.decide_locked(&self.lock(), key, self.places(key), port)
+    }
+
+    fn decide_locked(&self, book: &Book, key: u64, places: [usize; 2], port: PortId) -> Decision {
         if port.index() >= book.usage.ports() {
-            return Learned::Refused;
+            return Decision::REFUSED;
         }
-        let fresh = Value { secs: now.secs(), is_static: false, port };
         if let Some((slot, value)) = self.scan(key, places) {
-            if value.is_static {
-                return if value.port == port { Learned::Refreshed } else { Learned::Refused };
-            }
-            book.usage.remove(value.port, slot);
-            book.usage.push(port, slot);
-            self.slot(slot).value.store(fresh.pack(), Ordering::Relaxed);
-            if value.port == port {
-                return Learned::Refreshed;
-            }
-            book.stats.moved += 1;
-            if book.moves.len() < MAX_MOVES {
-                let (vlan, mac) = key_parts(key);
-                book.moves.push(MacMove { vlan, mac, from: value.port, to: port });
-            } else {
-                book.more_moves += 1;
-            }
-            return Learned::Moved { from: value.port };
+            let (learned, change) = match (value.port == port, value.is_static) {
+                (true, true) => (Learned::Refreshed, Change::None),
+                (false, true) => (Learned::Refused, Change::None),
+                (true, false) => (Learned::Refreshed, Change::Renew { slot }),
+                (false, false) => (Learned::Moved { from: value.port }, Change::Renew { slot }),
+            };
+            return Decision { learned, evicted: [None; 2], change };
         }
-        if book.stats.entries >= self.size
-            && let Some(victim) = book.usage.busiest().and_then(|port| book.usage.oldest(port))
-        {
-            self.take_out(book, victim);
+        let busiest = if book.stats.entries >= self.size { book.usage.busiest() } else { None };
+        let oldest = busiest.and_then(|port| book.usage.oldest(port));
+        let place = self.place(book, places, oldest);
+        let evict = [oldest, place.and_then(|place| place.occupied.then_some(place.slot))];
+        let evicted = evict.map(|slot| slot.map(|slot| key_parts(self.slot(slot).key.load(Ordering::Relaxed))));
+        match place {
+            Some(place) => Decision { learned: Learned::Added, evicted, change: Change::Add { slot: place.slot, evict } },
+            None => Decision { learned: Learned::Refused, evicted, change: Change::Evict { evict } },
+        }
+    }
+
+    /// Carries out a decision. Only with the lock held since it was made.
+    fn apply(&self, book: &mut Book, decision: &Decision, key: u64, fresh: Value) {
+        match decision.change {
+            Change::None => {}
+            Change::Renew { slot } => {
+                let old = Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+                book.usage.remove(old.port, slot);
+                book.usage.push(fresh.port, slot);
+                self.slot(slot).value.store(fresh.pack(), Ordering::Relaxed);
+                if old.port != fresh.port {
+                    book.note_move(key, old.port, fresh.port);
+                }
+            }
+            Change::Add { slot, evict } => {
+                self.evict(book, evict);
+                self.put_in(slot, key, fresh);
+                book.usage.push(fresh.port, slot);
+                book.stats.entries += 1;
+                book.stats.learned += 1;
+            }
+            Change::Evict { evict } => self.evict(book, evict),
+        }
+    }
+
+    fn evict(&self, book: &mut Book, slots: [Option<usize>; 2]) {
+        for slot in slots.into_iter().flatten() {
+            self.take_out(book, slot);
             book.stats.evicted += 1;
         }
-        let Some(slot) = self.make_room(book, places) else { return Learned::Refused };
-        self.put_in(slot, key, fresh);
-        book.usage.push(port, slot);
-        book.stats.entries += 1;
-        book.stats.learned += 1;
-        Learned::Added
     }
 
     /// Puts an operator's entry in, instead of a learned one if there is one.
@@ -331,7 +413,8 @@ impl MacTable {
         if let Some((slot, _)) = found {
             self.take_out(&mut book, slot);
         }
-        let slot = self.make_room(&mut book, places).ok_or(Full)?;
+        let Place { slot, occupied } = self.place(&book, places, None).ok_or(Full)?;
+        self.evict(&mut book, [occupied.then_some(slot), None]);
         self.put_in(slot, key, value);
         book.stats.statics += 1;
         Ok(())
@@ -472,11 +555,11 @@ impl MacTable {
     #[inline]
     fn read(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
         for _ in 0..READ_ATTEMPTS {
-            let version = self.version.0.load(Ordering::Acquire);
+            let version = self.version.load(Ordering::Acquire);
             if version & 1 == 0 {
                 let found = self.scan(key, places);
                 fence(Ordering::Acquire);
-                if self.version.0.load(Ordering::Relaxed) == version {
+                if self.version.load(Ordering::Relaxed) == version {
                     return found;
                 }
             }
@@ -500,22 +583,23 @@ impl MacTable {
         None
     }
 
-    /// A free slot in the emptier of two buckets; if there is none, that of a victim in them, chosen
-    /// as fairly as at the limit. `None` if all are static.
-    fn make_room(&self, book: &mut Book, places: [usize; 2]) -> Option<usize> {
-        let key = |slot: usize| self.slot(slot).key.load(Ordering::Relaxed);
-        let value = |slot: usize| Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+    /// The place for a new entry once the one in slot `gone` is taken out: a free slot in the emptier of two buckets, or
+    /// the slot of a victim in them, chosen as fairly as at the limit. `None` if all entries are static.
+    fn place(&self, book: &Book, places: [usize; 2], gone: Option<usize>) -> Option<Place> {
         let slots = |bucket: usize| bucket * WAYS..(bucket + 1) * WAYS;
-        let free = |bucket: &usize| slots(*bucket).filter(|slot| key(*slot) == 0).count();
-        let emptier = if free(&places[1]) > free(&places[0]) { places[1] } else { places[0] };
-        if let Some(slot) = slots(emptier).find(|slot| key(*slot) == 0) {
-            return Some(slot);
+        let is_free = |slot: &usize| Some(*slot) == gone || self.slot(*slot).key.load(Ordering::Relaxed) == 0;
+        let free = |bucket: usize| slots(bucket).filter(is_free).count();
+        let emptier = if free(places[1]) > free(places[0]) { places[1] } else { places[0] };
+        if let Some(slot) = slots(emptier).find(is_free) {
+            return Some(Place { slot, occupied: false });
         }
+        let value = |slot: usize| Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+        // The entry that is gone no longer counts for its port.
+        let gone_from = gone.map(|slot| value(slot).port);
+        let len = |port: PortId| book.usage.len(port) - u32::from(gone_from == Some(port));
         let learned = places.into_iter().flat_map(slots).filter(|slot| !value(*slot).is_static);
-        let victim = learned.min_by_key(|slot| (Reverse(book.usage.len(value(*slot).port)), value(*slot).secs))?;
-        self.take_out(book, victim);
-        book.stats.evicted += 1;
-        Some(victim)
+        let victim = learned.min_by_key(|slot| (Reverse(len(value(*slot).port)), value(*slot).secs))?;
+        Some(Place { slot: victim, occupied: true })
     }
 
     fn put_in(&self, slot: usize, key: u64, value: Value) {
@@ -538,11 +622,11 @@ impl MacTable {
 
     /// Makes a change that readers must see whole. Only with the lock held.
     fn change(&self, stores: impl FnOnce()) {
-        let version = self.version.0.load(Ordering::Relaxed) | 1;
-        self.version.0.store(version, Ordering::Relaxed);
+        let version = self.version.load(Ordering::Relaxed) | 1;
+        self.version.store(version, Ordering::Relaxed);
         fence(Ordering::Release);
         stores();
-        self.version.0.store(version.wrapping_add(1), Ordering::Release);
+        self.version.store(version.wrapping_add(1), Ordering::Release);
     }
 }
 

@@ -182,3 +182,31 @@ fn a_port_that_is_none_any_more_leaves_nothing() {
     assert_eq!((table.stats().entries, table.stats().statics), (1, 0));
     assert_eq!(table.learn(VLAN, mac(4), PortId(1), at(1)), Learned::Added, "its number is another port's");
 }
+
+/// A full table of stations that come and move, some of them static: what is learned and what is evicted was decided
+/// before.
+#[test]
+fn what_is_decided_is_what_happens() {
+    let table = MacTable::new(MacTableConfig { size: 10, ports: 4, ..MacTableConfig::default() });
+    for n in 0..6 {
+        table.add_static(VLAN, mac(1000 + n), PortId(3)).unwrap();
+    }
+    let (mut state, mut evictions) = (1u64, 0);
+    for step in 0..5000u64 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let station = mac(if state >> 60 == 0 { 1000 + (state >> 40) % 6 } else { (state >> 40) % 40 });
+        let (port, now) = (PortId((state >> 33) as u16 % 5), at(step / 20));
+        let before = table.entries(now);
+        let stats = table.stats();
+        let decision = table.decide(VLAN, station, port);
+        assert_eq!((table.entries(now), table.stats()), (before.clone(), stats), "deciding changed something");
+        assert_eq!(table.learn(VLAN, station, port, now), decision.learned, "step {step}");
+        let after = table.entries(now);
+        let is_there = |mac: MacAddr| after.iter().any(|entry| entry.mac == mac);
+        let gone: Vec<MacAddr> = before.iter().map(|entry| entry.mac).filter(|mac| !is_there(*mac)).collect();
+        let decided: Vec<MacAddr> = decision.evicted.into_iter().flatten().map(|(_, mac)| mac).collect();
+        assert!(gone.iter().all(|mac| decided.contains(mac)) && decided.iter().all(|mac| !is_there(*mac)), "step {step}");
+        evictions += gone.len();
+    }
+    assert!(evictions > 500, "{evictions}");
+}

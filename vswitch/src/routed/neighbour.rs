@@ -30,8 +30,6 @@ use siphasher::sip::SipHasher13;
 
 use crate::limit::Bucket;
 
-mod rehearse;
-
 /// Addresses known at a time.
 pub const MAX_NEIGHBOURS: usize = 1024;
 /// Addresses asked for at a time, for one port of the bridge and for all.
@@ -167,30 +165,44 @@ struct Kept {
     frame: Vec<u8>,
 }
 
-/// What there is room for.
+/// What is done about a packet whose next hop is not known: decided, and not yet carried out.
 #[derive(Clone, Copy, Debug)]
-struct Admission {
+struct Decision {
+    resolve: Resolve,
     /// The address is not asked for yet.
     is_new: bool,
-    /// The packet may be kept.
-    has_room: bool,
+    /// The limit of requests after this one.
+    requests: Bucket,
 }
 
 impl Book {
-    /// May an address be asked for, and a packet of so many bytes wait for it? `None` if there is no room to ask.
-    fn admission(&self, key: u64, from: u16, frame_len: usize) -> Option<Admission> {
+    fn decide(&self, key: u64, from: u16, frame_len: usize, now: Timestamp) -> Decision {
+        let mut requests = self.requests;
         let is_new = !self.incomplete.iter().any(|incomplete| incomplete.key == key);
-        if is_new {
-            let own = self.incomplete.iter().filter(|incomplete| incomplete.from == from).count();
-            if self.incomplete.len() == MAX_INCOMPLETE || own == INCOMPLETE_EACH {
-                return None;
-            }
+        let own = || self.incomplete.iter().filter(|incomplete| incomplete.from == from).count();
+        if is_new && (self.incomplete.len() == MAX_INCOMPLETE || own() == INCOMPLETE_EACH) {
+            return Decision { resolve: Resolve { ask: false, kept: false }, is_new: false, requests };
         }
+        let ask = is_new && requests.take(now);
         let count = |is_it: &dyn Fn(&Kept) -> bool| self.kept.iter().filter(|kept| is_it(kept)).count();
-        let has_room = frame_len <= MAX_KEPT_LEN
+        let kept = frame_len <= MAX_KEPT_LEN
             && count(&|kept| kept.key == key) < KEPT_EACH
-            && count(&|kept| kept.from == from) < KEPT_FROM_PORT;
-        Some(Admission { is_new, has_room })
+            && count(&|kept| kept.from == from) < KEPT_FROM_PORT
+            && !self.spare.is_empty();
+        Decision { resolve: Resolve { ask, kept }, is_new, requests }
+    }
+
+    fn apply(&mut self, decision: &Decision, key: u64, frame: &[u8], from: u16, now: Timestamp) {
+        let Decision { resolve: Resolve { ask, kept }, is_new, requests } = *decision;
+        self.requests = requests;
+        if is_new {
+            self.incomplete.push(Incomplete { key, from, requests: u8::from(ask), asked: now.secs() });
+        }
+        if kept && let Some(mut copy) = self.spare.pop() {
+            copy.clear();
+            copy.extend_from_slice(frame);
+            self.kept.push(Kept { key, from, frame: copy });
+        }
     }
 }
 
@@ -250,20 +262,29 @@ impl Neighbours {
         &self.slots[first..first + WAYS]
     }
 
-    /// The MAC address of a neighbour, if it is known; notes that it is in use.
+    /// The MAC address of a neighbour, if it is known, and that a packet to it is sent now.
     #[inline]
     #[must_use]
     pub fn lookup(&self, interface: InterfaceId, address: Ipv4Addr, now: Timestamp) -> Option<MacAddr> {
-        let key = key_of(interface, address);
-        let slot = self.bucket(key).iter().find(|slot| slot.key.load(Ordering::Acquire) == key)?;
-        let mac = slot.mac.load(Ordering::Acquire);
-        if slot.key.load(Ordering::Relaxed) != key {
-            return None;
-        }
+        let (slot, mac) = self.find(interface, address)?;
         if slot.used.load(Ordering::Relaxed) != now.secs() {
             slot.used.store(now.secs(), Ordering::Relaxed);
         }
-        Some(mac_of(mac))
+        Some(mac)
+    }
+
+    /// The MAC address of a neighbour, if it is known. Changes nothing.
+    #[must_use]
+    pub fn peek(&self, interface: InterfaceId, address: Ipv4Addr) -> Option<MacAddr> {
+        self.find(interface, address).map(|(_, mac)| mac)
+    }
+
+    #[inline]
+    fn find(&self, interface: InterfaceId, address: Ipv4Addr) -> Option<(&Slot, MacAddr)> {
+        let key = key_of(interface, address);
+        let slot = self.bucket(key).iter().find(|slot| slot.key.load(Ordering::Acquire) == key)?;
+        let mac = slot.mac.load(Ordering::Acquire);
+        (slot.key.load(Ordering::Relaxed) == key).then(|| (slot, mac_of(mac)))
     }
 
     /// Asks for the next hop of a packet, and keeps the packet (virtio-net header and frame, without MAC
@@ -271,23 +292,15 @@ impl Neighbours {
     pub fn resolve(&self, interface: InterfaceId, address: Ipv4Addr, frame: &[u8], from: u16, now: Timestamp) -> Resolve {
         let key = key_of(interface, address);
         let mut book = self.lock();
-        let book = &mut *book;
-        let Some(Admission { is_new, has_room }) = book.admission(key, from, frame.len()) else {
-            return Resolve { ask: false, kept: false };
-        };
-        let mut ask = false;
-        if is_new {
-            ask = book.requests.take(now);
-            book.incomplete.push(Incomplete { key, from, requests: u8::from(ask), asked: now.secs() });
-        }
-        let copy = if has_room { book.spare.pop() } else { None };
-        let kept = copy.is_some();
-        if let Some(mut copy) = copy {
-            copy.clear();
-            copy.extend_from_slice(frame);
-            book.kept.push(Kept { key, from, frame: copy });
-        }
-        Resolve { ask, kept }
+        let decision = book.decide(key, from, frame.len(), now);
+        book.apply(&decision, key, frame, from, now);
+        decision.resolve
+    }
+
+    /// What [`Neighbours::resolve`] would do for a packet of this length. Changes nothing.
+    #[must_use]
+    pub fn decide(&self, interface: InterfaceId, address: Ipv4Addr, len: usize, from: u16, now: Timestamp) -> Resolve {
+        self.lock().decide(key_of(interface, address), from, len, now).resolve
     }
 
     /// An ARP message said that this address has this MAC address. What is known is brought up to

@@ -100,7 +100,7 @@ impl RouterWorker {
     fn wait(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &Packet, id: InterfaceId, hop: Ipv4Addr) {
         let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
         let Resolve { ask, kept } = if walk.is_rehearsal() {
-            tables.neighbours.would_resolve(id, hop, frame.len(), walk.ingress.0, walk.now)
+            tables.neighbours.decide(id, hop, frame.len(), walk.ingress.0, walk.now)
         } else {
             tables.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now)
         };
