@@ -57,7 +57,7 @@ impl Cidr {
     }
 }
 
-/// Why no host can have this address of a network, if that is so.
+/// The kind of an address of a network that no host can have.
 pub(crate) fn not_a_host(network: Ipv4Prefix, address: Ipv4Addr) -> Option<&'static str> {
     match address {
         _ if !network.has_broadcast() => None,

@@ -1,6 +1,6 @@
-//! From what was written to what it means: defaults, and all checks of values together.
+//! From the written form to the meaning: defaults, and the checks between values.
 //!
-//! A check that is about something that may only be missing because it was wrong is left out, so that each fault is told once.
+//! A check for something missing is skipped if it may only be missing because it was invalid, so that each fault is reported once.
 
 use crate::address::{Cidr, not_a_host};
 use crate::bridge::{Bridge, BridgeKeys, DEFAULT_BRIDGE, MAX_BRIDGES, unknown_bridge};
@@ -9,9 +9,9 @@ use crate::document::Document;
 use crate::model::Config;
 use crate::name::InterfaceName;
 use crate::nat::Nat;
-use crate::port::Port;
+use crate::port::{Port, PortKind};
 use crate::problem::{At, Origin, Problem, Problems};
-use crate::publish::Publish;
+use crate::publish::{Publish, PublishKeys};
 use crate::router::{Gateway, Router};
 use crate::tunnel::{AnyTunnel, IpTunnel, Tunnel, apart};
 use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
@@ -23,7 +23,7 @@ pub const MAX_PORTS: usize = 1024;
 
 const DEFAULT_BUSY_POLL: u32 = 50;
 
-/// What a document means. If there are problems, what is wrong is not in it.
+/// The meaning of a document. Parts with problems are left out.
 pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems) -> Config {
     let mut check = Check { document, whole, problems, warnings: Vec::new() };
     let bridges = check.bridges();
@@ -65,13 +65,13 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
 
 struct Check<'a> {
     document: &'a Document,
-    /// For problems that no single value has.
+    /// Origin of problems that no single value has.
     whole: &'a Origin,
     problems: &'a mut Problems,
     warnings: Vec<Problem>,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
     /// The bridges by their numbers.
     fn bridges(&mut self) -> Vec<Bridge> {
         let mut bridges: Vec<Bridge> = Vec::new();
@@ -106,6 +106,8 @@ impl Check<'_> {
                 ports.extend(made.into_iter().map(|port| Port { bridge: number, ..port }));
             }
         }
+        // Of each bridge TAPs come first.
+        ports.sort_by_key(|port| (port.bridge, !matches!(port.kind, PortKind::Tap(_))));
         ports
     }
 
@@ -128,7 +130,6 @@ impl Check<'_> {
             let what = if port.shared_interface().is_some() { "a port" } else { "a TAP port" };
             let problem = format!("{name} is {what} of the bridge: name the host's interface that leads outside");
             self.problems.add(&interface.origin, problem);
-            return None;
         }
         let mode = keys.mode.as_ref().map_or(UplinkMode::Nat, |mode| mode.value);
         match mode {
@@ -156,7 +157,7 @@ impl Check<'_> {
         }
     }
 
-    /// What says something of translation beside an uplink that is a port of a bridge.
+    /// Reports settings of the translation beside an uplink that is a port of a bridge.
     fn nothing_translated(&mut self, keys: &UplinkKeys) {
         let address = keys.address.as_ref().map(|address| &address.origin);
         let gateway = keys.gateway.as_ref().map(|gateway| &gateway.origin);
@@ -207,7 +208,7 @@ impl Check<'_> {
             }
         }
         // In the order of their bridges, and there VXLAN first.
-        tunnels.sort_by_key(|tunnel| (tunnel.bridge, tunnel.vni.is_none()));
+        tunnels.sort_by_key(|tunnel| (tunnel.bridge, tunnel.framing.vni().is_none()));
         let mut names: Vec<String> = ports.iter().map(|port| port.name.clone()).collect();
         names.extend(ip_tunnels.iter().map(|tunnel| tunnel.name.clone()));
         for tunnel in &mut tunnels {
@@ -233,6 +234,7 @@ impl Check<'_> {
     /// `None` if neither a gateway nor an uplink to translate to was written.
     fn router(&mut self, bridges: &[Bridge], uplink: Option<NatUplink>) -> Option<Router> {
         let mut gateways = self.gateways(bridges);
+        let (nat, rules) = (self.nat(), self.rules());
         if gateways.is_empty() {
             uplink.as_ref()?;
             gateways.push(Gateway::usual());
@@ -246,11 +248,8 @@ impl Check<'_> {
                 break;
             }
         }
-        if let Some(nat) = &self.document.nat {
-            router.nat = nat.value.nat(self.problems);
-            self.warnings.extend(nat.value.warnings());
-        }
-        router.publish = self.publish(&router.gateways, uplink);
+        router.nat = nat;
+        router.publish = self.publish(rules, &router.gateways, uplink);
         Some(router)
     }
 
@@ -276,13 +275,30 @@ impl Check<'_> {
         gateways
     }
 
-    /// All rules, each checked against the router's addresses and against those before it.
-    fn publish(&mut self, gateways: &[Gateway], uplink: &NatUplink) -> Vec<Publish> {
+    fn nat(&mut self) -> Nat {
+        let Some(nat) = &self.document.nat else { return Nat::default() };
+        self.warnings.extend(nat.value.warnings());
+        nat.value.nat(self.problems)
+    }
+
+    /// The rules whose keys are right by themselves.
+    fn rules(&mut self) -> Vec<(&'a At<PublishKeys>, Publish)> {
+        let document: &'a Document = self.document;
+        let rules = document.publish().iter();
+        rules.filter_map(|keys| Some((keys, keys.value.rule(&keys.origin, self.problems)?))).collect()
+    }
+
+    /// Checks rules against the router's addresses and against those before them.
+    fn publish(
+        &mut self,
+        written: Vec<(&'a At<PublishKeys>, Publish)>,
+        gateways: &[Gateway],
+        uplink: &NatUplink,
+    ) -> Vec<Publish> {
         let mut rules: Vec<(&Origin, Publish)> = Vec::new();
         // Of a gateway that is wrong the guests are unknown.
         let knows_guests = self.document.bridges().all(|(_, keys)| !keys.is_faulty);
-        for At { value: keys, origin } in self.document.publish() {
-            let Some(rule) = keys.rule(origin, self.problems) else { continue };
+        for (At { value: keys, origin }, rule) in written {
             let listen = keys.listen.as_ref().map_or(origin, |listen| &listen.origin);
             let to = keys.to.as_ref().map_or(origin, |to| &to.origin);
             let conflict = rules.iter().find_map(|(_, other)| Some((other, rule.conflict(other)?)));
@@ -303,7 +319,7 @@ impl Check<'_> {
         rules.into_iter().map(|(_, rule)| rule).collect()
     }
 
-    /// All own addresses are given away whole: what of the others?
+    /// All own addresses are published 1:1, which leaves none for other rules and guests.
     fn left_over(&mut self, rules: &[(&Origin, Publish)]) {
         for (origin, rule) in rules.iter().filter(|(_, rule)| rule.listen().is_none()) {
             let cure = format!("add one to {}", origin.say("address in [uplink]", "--uplink-address"));
@@ -371,7 +387,7 @@ pub(crate) fn free_name(usual: &str, taken: &[String]) -> String {
     names.find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
-/// Why connections cannot come in there, if that is so.
+/// The problem with the address of a rule, if there is one.
 fn listen_problem(rule: &Publish, gateways: &[Gateway], uplink: &NatUplink, origin: &Origin) -> Option<String> {
     let listen = rule.listen()?;
     let key = origin.say("address in [uplink]", "--uplink-address");
@@ -391,7 +407,7 @@ fn listen_problem(rule: &Publish, gateways: &[Gateway], uplink: &NatUplink, orig
         .then(|| format!("the host's address cannot be given away whole: make {listen} an own address with {key}"))
 }
 
-/// Why there is no such guest, if that is so.
+/// The problem with the guest of a rule, if there is one.
 fn guest_problem(guest: std::net::Ipv4Addr, gateways: &[Gateway]) -> Option<String> {
     let Some(home) = gateways.iter().find(|gateway| gateway.address.network().contains(guest)).map(|gateway| gateway.address)
     else {

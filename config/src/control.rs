@@ -1,4 +1,4 @@
-//! The control socket: where it is, and who may use it.
+//! The control socket: its path and the rights of its users.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const GROUPS: &str = "/etc/group";
 
 const SOCKET_NAME: &str = "vswitchd.sock";
 
-/// What the control socket is to be.
+/// The configuration of the control socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Control {
     /// Where it is.
@@ -95,7 +95,7 @@ impl ControlKeys {
 }
 
 impl Control {
-    /// With what another one is where these keys, which it is made of, say nothing.
+    /// Takes the settings that `keys`, from which this one was made, leave out from another one.
     pub(crate) fn completed_by(&self, other: &Control, keys: Option<&At<ControlKeys>>) -> Control {
         let of = |is_said: Option<bool>| if is_said == Some(true) { self } else { other };
         Control {

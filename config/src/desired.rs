@@ -14,20 +14,20 @@ use crate::problem::{Origin, Problem, Problems, nearest};
 use crate::publish::Publish;
 use crate::{Plan, file};
 
-/// A configuration: what was written, and what it means.
+/// A configuration in its written form, and its meaning.
 #[derive(Clone, Debug)]
 pub struct Desired {
     pub(crate) document: Document,
-    /// What it means.
+    /// The meaning.
     pub config: Config,
-    /// What was read: a file, or flags.
+    /// Origin of problems that no single value has: the file, or the flags.
     whole: Origin,
 }
 
 /// Why a verb cannot change a configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EditError {
-    /// What is to be removed is not there.
+    /// The object to remove does not exist.
     NoSuch(Problem),
     /// The configuration that would be the result is wrong.
     Refused(Problems),
@@ -57,13 +57,13 @@ impl EditError {
 }
 
 impl Config {
-    /// Reads a file as well as that is possible: what is wrong is told, and is not in the configuration.
+    /// Reads a file as far as possible: wrong parts are reported and left out of the configuration.
     pub fn load(path: &Path) -> std::io::Result<(Config, Problems)> {
         let text = std::fs::read_to_string(path)?;
         Ok(Config::of_text(&path.display().to_string(), &text))
     }
 
-    /// The same of a file's text; `path` is what problems call it.
+    /// Reads a file's text; `path` names it in problems.
     #[must_use]
     pub fn of_text(path: &str, text: &str) -> (Config, Problems) {
         let mut problems = Problems::default();
@@ -88,7 +88,7 @@ impl Desired {
     }
 
     /// From a file's text, and the flags that add to it: those that can be given again come behind the file's, the others take the
-    /// place of the file's. `path` is what problems call the file.
+    /// place of the file's. `path` names the file in problems.
     pub fn of_text(path: &str, text: &str, flags: &[Flag]) -> Result<Desired, Problems> {
         let mut problems = Problems::default();
         let document = file::read(path, text, &mut problems);
@@ -108,7 +108,7 @@ impl Desired {
         problems.none_or(Desired { document, config, whole })
     }
 
-    /// Compares the switch as it runs with the one that is desired, which takes over what is fixed and not written.
+    /// Compares the running configuration with this one, which takes over fixed settings that are not written.
     pub fn plan_from(&mut self, now: &Desired) -> Result<Plan, NeedsRestart> {
         Plan::between(now, self)
     }

@@ -1,6 +1,6 @@
 //! A configuration as it was written: typed keys with their origins, from a file, from flags, or from both.
 //!
-//! This is what the verbs of the control socket change: one port more, one rule less. What it means as a whole is the
+//! This is what the verbs of the control socket change: they add a port or remove a rule. Its meaning as a whole is the
 //! [`Config`](crate::Config).
 
 use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE};
@@ -31,7 +31,7 @@ keys! {
         "uplink" => uplink: UplinkKeys,
         /// How guests' packets are translated.
         "nat" => nat: NatKeys,
-        /// What can be reached from outside.
+        /// Guests' ports that can be reached from outside.
         "publish" => publish: Tables<PublishKeys>,
         /// The ways to other hosts.
         "tunnel" => tunnels: Tables<TunnelKeys>,

@@ -1,6 +1,6 @@
 //! Configuration files: TOML to a [`Document`], with the line of each value.
 //!
-//! Reading goes on behind what is wrong, in the TOML itself too, so that all problems of a file are told at once.
+//! Reading continues after an error, in the TOML syntax too, so that all problems of a file are reported at once.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::keys::Keys;
 use crate::problem::{Origin, Problems};
 use crate::raw::{Entry, Raw, RawValue};
 
-/// A file's text as a document; `path` is what its problems call it.
+/// A file's text as a document; `path` names it in problems.
 pub(crate) fn read(path: &str, text: &str, problems: &mut Problems) -> Document {
     let lines = Lines { path: path.into(), starts: text.match_indices('\n').map(|(at, _)| at + 1).collect() };
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -65,7 +65,7 @@ impl Lines {
         table.iter().map(entry).collect()
     }
 
-    /// A value; `at` is where it begins for people: the place of its key, or its own in a list.
+    /// A value. Problems name the line of `at`: the offset of its key, or its own in a list.
     fn raw(&self, value: &Spanned<DeValue>, at: usize) -> Raw {
         let value = match value.get_ref() {
             DeValue::String(text) => RawValue::Text(text.to_string()),
@@ -83,7 +83,7 @@ impl Lines {
     }
 }
 
-/// What the parser says, in one line.
+/// The parser's message in one line.
 fn in_words(message: &str) -> String {
     message.lines().collect::<Vec<_>>().join(": ")
 }

@@ -31,7 +31,7 @@ impl Flag {
     }
 }
 
-/// Adds what a flag says: behind what is there if it can be given again, in its place if not.
+/// Adds a flag: a repeatable flag is appended, another replaces the value of the file.
 pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems) {
     let text = flag.value.as_str();
     let alone = Origin::flag(flag.name, "");
@@ -59,7 +59,7 @@ pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems)
     }
 }
 
-/// The value of a flag takes the place of what is there.
+/// Replaces a value by that of a flag.
 fn replace<T: Value>(slot: &mut Option<At<T>>, key: &str, text: &str, origin: &Origin, problems: &mut Problems) {
     if let Some(value) = T::read(&Raw::word(text, origin), key, problems) {
         *slot = Some(At::new(value, origin));
@@ -247,7 +247,7 @@ fn not_a_pair(text: &str) -> String {
     format!("'{}' is not KEY=VALUE", text.escape_debug())
 }
 
-/// What stands before the first pair, and the pairs. A piece without `=` continues what is before it.
+/// The text before the first pair, and the pairs. A piece without `=` continues the text before it.
 fn head_and_pairs(text: &str, origin: &Origin) -> Result<(String, Vec<Entry>), String> {
     let pieces = pieces(text, ':')?;
     let mut pieces = pieces.into_iter();
@@ -271,7 +271,7 @@ fn pairs(text: &str, separator: char, origin: &Origin) -> Result<Vec<Entry>, Str
     pieces(text, separator)?.into_iter().map(pair).collect()
 }
 
-/// The text between separators, of which those in double quotes behind a `=` are none.
+/// The text between separators. A separator in double quotes behind a `=` is part of the text.
 fn pieces(text: &str, separator: char) -> Result<Vec<&str>, String> {
     let (mut pieces, mut start, mut before, mut is_quoted) = (Vec::new(), 0, ' ', false);
     for (at, c) in text.char_indices() {

@@ -1,23 +1,23 @@
-//! The keys of one table: what may be written there, in the words of the file and in those of flags.
+//! The keys of one table, in the words of the file and in those of flags.
 //!
-//! A table of keys is declared once, by [`keys!`]: the struct that holds what was written, the reading of a TOML table or of the
+//! A table of keys is declared once, by [`keys!`]: the struct that holds the values, the reading of a TOML table or of the
 //! pairs of a flag, the names for "did you mean", and the schema for editors all come from it. All keys are optional here;
-//! which belong together and what holds if one is left out is said where the table gets its meaning.
+//! required keys, combinations and defaults are checked where the table is turned into a model.
 
 use crate::problem::{At, Origin, Problems, unknown};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::value::Value;
 
-/// What was written in one table.
+/// The keys that a table was written with.
 pub(crate) trait Keys: Default {
     /// The names of all keys, in a file or in a flag.
     fn names(in_file: bool) -> Vec<&'static str>;
 
-    /// Takes what was written for a key. False: there is no such key.
+    /// Sets a key. Returns false if there is no such key.
     fn set(&mut self, entry: &Entry, problems: &mut Problems) -> bool;
 
-    /// Notes that a key could not be read. What the keys of such a table mean together is not checked: it would be about a value
-    /// that is only missing because it was wrong.
+    /// Notes that a key could not be read. Combinations of keys are not checked in such a table, since a value may only be missing
+    /// because it was invalid.
     fn mark_faulty(&mut self);
 
     /// Reads a whole table.

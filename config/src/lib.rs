@@ -1,21 +1,21 @@
-//! The configuration of vswitchd: one typed model, whoever wrote it.
+//! The configuration of vswitchd: one typed model for file, flags and verbs.
 //!
 //! ```text
 //!   vswitchd.toml --file--+                          +--> Problems: all of them, each where it was written
 //!   command line --flags--+--> Document --check------+
 //!   port add ... --verbs--+    (typed keys)          +--> Config --+
-//!                                                                  +--> Plan: what changes
+//!                                                                  +--> Plan: the changes
 //!                                  Config of the running switch ---+
 //! ```
 //!
-//! *What was written* is a `Document`: tables of typed keys, each value with its [`Origin`] (a line of a file, or a flag). TOML and the
+//! *The written form* is a `Document`: tables of typed keys, each value with its [`Origin`] (a line of a file, or a flag). TOML and the
 //! words of flags become the same raw tables first, so there is one declaration of each key, and one check of each value.
 //!
-//! *What it means* is a [`Config`], plain values with all defaults filled in. It knows nothing of devices or of the switch; the
+//! *The meaning* is a [`Config`], plain values with all defaults filled in. It knows nothing of devices or of the switch; the
 //! daemon converts it.
 //!
-//! *Problems are collected*, not thrown: reading goes on with the next key, and what is wrong is told in the words of whoever
-//! wrote it. A verb of the control socket is an edit of the document ([`Desired`]), and is checked as a file is. A [`Plan`]
+//! *Problems are collected*: reading continues with the next key, and each problem is reported at its line or flag, in the words of the
+//! file or of the flags. A verb of the control socket is an edit of the document ([`Desired`]), and is checked as a file is. A [`Plan`]
 //! is the difference of two configurations.
 
 mod address;
@@ -55,7 +55,7 @@ pub use self::model::Config;
 pub use self::name::Netns;
 pub use self::nat::{Dependence, Nat, Timeouts};
 pub use self::plan::{Action, Change, NeedsRestart, Plan};
-pub use self::port::{Address, Dgram, Packet, Port, PortKind, Slot, Stream, Tap, Tun};
+pub use self::port::{Address, DEFAULT_GUEST_MTU, Dgram, Packet, Port, PortKind, Slot, Stream, Tap, Tun};
 pub use self::problem::{At, Origin, Problem, Problems, nearest};
 pub use self::publish::Publish;
 pub use self::router::{Gateway, Router};

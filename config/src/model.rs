@@ -1,4 +1,4 @@
-//! What a configuration means as a whole, with defaults for what was not written: the switch that is to run.
+//! The meaning of a configuration as a whole, with defaults for missing keys: the switch that is to run.
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
@@ -16,7 +16,7 @@ use crate::uplink::BridgeUplink;
 pub struct Config {
     /// At least one; a port's bridge is its place here.
     pub bridges: Vec<Bridge>,
-    /// Of each bridge its ports, TAPs of flags and of the file in their order; behind all the TUN devices of `ip_tunnels`.
+    /// Of each bridge its ports, TAPs first; behind all the TUN devices of `ip_tunnels`.
     pub ports: Vec<Port>,
     /// The host's interface that is one more port, behind those of `ports`: an uplink in `bridge` mode.
     pub bridge_uplink: Option<BridgeUplink>,
@@ -34,7 +34,7 @@ pub struct Config {
     pub control: Control,
     /// Where Prometheus may fetch the counters over TCP.
     pub metrics: Option<Metrics>,
-    /// What is allowed but may be a mistake, each with its origin.
+    /// Allowed settings that may be mistakes, each with its origin.
     pub warnings: Vec<String>,
 }
 
@@ -53,8 +53,8 @@ impl Config {
         self.ports.len() + usize::from(self.uplink_interface().is_some())
     }
 
-    /// Threads if none were written: one per core, at most one per device. A tunnel's datagrams are for one of the devices, so none is
-    /// started for its sockets.
+    /// Default number of threads: one per core, at most one per device. Sockets of tunnels do not count, as their datagrams are for one
+    /// of the devices.
     pub(crate) fn default_workers(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         cores.min(self.device_count().max(1))

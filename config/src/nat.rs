@@ -1,7 +1,7 @@
 //! Settings of the translation: `--nat`, `[nat]`.
 //!
-//! The defaults keep RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP) and their update RFC 7857. A timeout below what these ask for is
-//! taken, with a warning: the operator knows the network.
+//! The defaults keep RFC 4787 (UDP), RFC 5382 (TCP), RFC 5508 (ICMP) and their update RFC 7857. A shorter timeout than these require is
+//! accepted, with a warning: the operator knows the network.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use crate::value::{Number, Text, words};
 /// Seconds, up to a week.
 type Seconds = Number<1, 604_800>;
 
-/// The shortest timeouts that the RFCs allow: key, seconds, and where it says so. That of a connection that is being opened may be
+/// The shortest timeouts that the RFCs allow: key, seconds, and the requirement. That of a connection that is being opened may be
 /// shorter (RFC 7857 section 2.1).
 const FLOORS: [(&str, u32, &str); 4] = [
     ("tcp-established", 7440, "RFC 5382 REQ-5"),
@@ -35,17 +35,17 @@ pub struct Nat {
     pub max_connections_per_port: usize,
     /// Most outside ports that one guest may have, for each protocol.
     pub max_ports_per_guest: u16,
-    /// What a guest's outside port depends on (RFC 4787 section 4.1).
+    /// Dependence of a guest's outside port on the remote (RFC 4787 section 4.1).
     pub mapping: Dependence,
-    /// Who may send to it (RFC 4787 section 5).
+    /// Dependence of the right to send to it (RFC 4787 section 5).
     pub filtering: Dependence,
     /// When idle connections end.
     pub timeouts: Timeouts,
-    /// Whether TCP connections are taken up whose opening was not seen.
+    /// Whether TCP connections without an observed handshake are accepted.
     pub tcp_loose: bool,
     /// Whether TCP segments outside of the window pass.
     pub tcp_liberal: bool,
-    /// Whether the MSS that TCP announces is lowered to what the uplink's MTU carries.
+    /// Whether the MSS option of TCP is lowered to fit the uplink's MTU.
     pub mss_clamp: bool,
 }
 
@@ -67,7 +67,7 @@ pub struct Timeouts {
 }
 
 words! {
-    /// What an outside port, or the right to send to it, depends on.
+    /// Dependence of an outside port, or of the right to send to it, on the remote.
     pub enum Dependence {
         /// The guest's address and port alone.
         EndpointIndependent = "endpoint-independent",
@@ -97,11 +97,11 @@ keys! {
         "filtering" => filtering: Dependence,
         /// When idle connections end.
         "timeouts" => timeouts: TimeoutKeys,
-        /// TCP connections are taken up whose opening was not seen. Default: true.
+        /// TCP connections without an observed handshake are accepted. Default: true.
         "tcp-loose" => tcp_loose: bool,
         /// TCP segments outside of the window pass. Default: false.
         "tcp-liberal" => tcp_liberal: bool,
-        /// The MSS that TCP announces is lowered to what the uplink carries. Default: true.
+        /// The MSS option of TCP is lowered to fit the uplink's MTU. Default: true.
         "mss-clamp" => mss_clamp: bool,
     }
 }
@@ -159,7 +159,7 @@ impl fmt::Display for Nat {
 }
 
 impl NatKeys {
-    /// The settings, with defaults for what was not written.
+    /// The settings, with defaults for missing keys.
     pub(crate) fn nat(&self, problems: &mut Problems) -> Nat {
         let default = Nat::default();
         let is_on = |key: &Option<At<bool>>, default: bool| key.as_ref().map_or(default, |key| key.value);

@@ -1,11 +1,11 @@
-//! From one configuration to another: the changes, and what cannot be changed while frames pass.
+//! From one configuration to another: the changes, and the settings that need a restart.
 //!
-//! *What is the same?* A port is known by its place, which only one port can have: the link's name and namespace, or the socket's path or
+//! *Identity.* A port is identified by its place, which only one port can have: the link's name and namespace, or the socket's path or
 //! address (and there the guest's place). Two of one place with other keys are one port that changes; where the device has to be
-//! another for it, the port is removed and added. A rule is known by all that it says, and so is a tunnel, but for its name.
+//! another for it, the port is removed and added. A rule is identified by all its keys, and so is a tunnel.
 //!
-//! *What is fixed.* Threads, bridges with their tables, and the way out are made at the start. A configuration that does not mention
-//! them leaves them as they are; one that says something else needs a restart, which is found before anything is touched.
+//! *Fixed settings.* Threads, bridges with their tables, and the way out are made at the start. A configuration that does not mention
+//! them leaves them as they are; one with other values needs a restart, and is refused before anything is touched.
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ pub struct Plan {
 /// One line of a plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
-    /// What becomes of the object.
+    /// Whether the object is added, removed or changed.
     pub action: Action,
     /// The kind of the object: `port`, `rule`, `tunnel` or `setting`.
     pub kind: &'static str,
@@ -53,7 +53,7 @@ pub struct Change {
     pub text: String,
 }
 
-/// What becomes of an object.
+/// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// It comes.
@@ -93,7 +93,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// What cannot be changed while the switch runs, each with its key.
+/// Settings that cannot be changed while the switch runs, each with its key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NeedsRestart(Vec<String>);
 
@@ -106,7 +106,7 @@ impl fmt::Display for NeedsRestart {
 impl std::error::Error for NeedsRestart {}
 
 impl Plan {
-    /// From the switch as it runs to the one that is desired, which takes over what is fixed and not written.
+    /// From the running configuration to the desired one, which takes over fixed settings that are not written.
     pub(crate) fn between(now: &Desired, desired: &mut Desired) -> Result<Plan, NeedsRestart> {
         check_fixed(now, desired)?;
         let (old, new) = (&now.config, &mut desired.config);
@@ -227,7 +227,7 @@ fn with_live_of(settings: &Nat, other: &Nat) -> Nat {
     Nat { timeouts: other.timeouts, mss_clamp: other.mss_clamp, ..settings.clone() }
 }
 
-/// Differences in what is fixed.
+/// Differences in fixed settings.
 #[derive(Default)]
 struct Fixed(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! Where a value was written, and what is wrong with it.
+//! Origins of values, and problems with them.
 
 use std::error::Error;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// Where a value was written.
 ///
-/// All origins compare equal: two configurations are the same if they say the same, wherever they say it.
+/// All origins compare equal: two configurations are the same if their values are, whatever their origins.
 #[derive(Clone, Debug, Default)]
 pub enum Origin {
     /// Nowhere: a default.
@@ -24,7 +24,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// A flag, with its value if that tells one of several apart.
+    /// A flag, with its value if the flag can be repeated.
     #[must_use]
     pub fn flag(flag: &str, value: &str) -> Origin {
         Origin::Flag(if value.is_empty() { flag.into() } else { format!("{flag} {value}").into() })
@@ -66,7 +66,7 @@ impl fmt::Display for Origin {
 /// A value and where it was written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct At<T> {
-    /// What was written.
+    /// The value.
     pub value: T,
     /// Where.
     pub origin: Origin,
@@ -83,12 +83,12 @@ impl<T> At<T> {
 pub struct Problem {
     /// Where it was written.
     pub origin: Origin,
-    /// A sentence: what is wrong, and what to write instead.
+    /// The problem and its cure, in a sentence.
     pub text: String,
 }
 
 impl Problem {
-    /// A problem with what was written there.
+    /// A problem with a value of this origin.
     pub fn new(origin: &Origin, text: impl Into<String>) -> Problem {
         Problem { origin: origin.clone(), text: text.into() }
     }
@@ -100,12 +100,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with a configuration: of a file in the order of its lines, then of the flags.
+impl Error for Problem {}
+
+/// All problems of a configuration: of a file in the order of its lines, then of the flags.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Is nothing wrong?
+    /// Whether there is no problem.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -126,12 +128,12 @@ impl Problems {
         self.0.push(Problem::new(origin, text));
     }
 
-    /// The value if nothing is wrong.
+    /// The value if there is no problem.
     pub(crate) fn none_or<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() { Ok(value) } else { Err(self.sorted()) }
     }
 
-    /// Those of a file in the order of its lines, then those of flags.
+    /// Sorts problems of a file by line; those of flags come behind.
     pub(crate) fn sorted(mut self) -> Problems {
         self.0.sort_by_key(|problem| match problem.origin {
             Origin::File { line, .. } => (0, line),

@@ -1,8 +1,8 @@
-//! Published ports: what may be opened to a guest from outside (destination NAT), `--publish` and `[[publish]]`.
+//! Published ports: connections from outside to a guest (destination NAT), `--publish` and `[[publish]]`.
 //!
 //! Two kinds. A rule for ports forwards some of an uplink address to a guest, each to the port that is as far into the guest's range.
-//! A 1:1 rule gives a guest a whole own address, all ports and protocols both ways. No packet may match two rules, so that none depends
-//! on their order. A rule for ports that names no address is one for all of the uplink's addresses but those that are given away whole.
+//! A 1:1 rule gives a guest a whole own address, all ports and protocols both ways. No packet may match two rules, so that their order has no
+//! meaning. A rule for ports that names no address is one for all of the uplink's addresses but those that are given away whole.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -150,7 +150,7 @@ impl fmt::Display for Publish {
 }
 
 impl PublishKeys {
-    /// The rule; `None` if something is wrong with it alone.
+    /// The rule; `None` if its keys are wrong by themselves.
     pub(crate) fn rule(&self, table: &Origin, problems: &mut Problems) -> Option<Publish> {
         if self.is_faulty {
             return None;

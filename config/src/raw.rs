@@ -1,4 +1,4 @@
-//! What was written, before each value has its type: the common form of TOML tables and flag words.
+//! The common form of TOML tables and flag words, before each value has its type.
 
 use crate::problem::Origin;
 

@@ -1,4 +1,4 @@
-//! The router: its addresses towards the guests, its way out, and what of the guests can be reached from outside.
+//! The router: its addresses towards the guests, its way out, and the guests' ports that can be reached from outside.
 //!
 //! ```text
 //!   guests of VLAN 0      10.0.0.0/24  --- gateway 10.0.0.1 --+
@@ -6,7 +6,7 @@
 //!   guests of VLAN 10    10.0.10.0/24  --- gateway 10.0.10.1 -+     nat, publish
 //! ```
 //!
-//! No two of these networks overlap, so that an address tells where it is. Without an uplink the router routes between its gateways
+//! No two of these networks overlap, so that an address belongs to one network. Without an uplink the router routes between its gateways
 //! and translates nothing.
 
 use std::fmt::{self, Write as _};
@@ -23,7 +23,7 @@ use crate::uplink::NatUplink;
 /// The gateway of a NAT uplink that has none.
 const DEFAULT_GATEWAY: Cidr = Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24);
 
-/// All that the router is to be.
+/// The configuration of the router.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Router {
     /// One at least, one for each VLAN of each bridge at most; their networks do not overlap.

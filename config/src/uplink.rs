@@ -1,4 +1,4 @@
-//! The uplink: the host's interface that leads outside, and what it is to the bridges.
+//! The uplink: the host's interface that leads outside, and its role for the bridges.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -47,7 +47,7 @@ pub struct NatUplink {
 }
 
 words! {
-    /// What the uplink is to the bridges.
+    /// The role of the uplink for the bridges.
     pub(crate) enum UplinkMode {
         Nat = "nat",
         Bridge = "bridge",

@@ -1,8 +1,8 @@
 //! The types that values have, whatever they are the value of.
 //!
-//! A [`Value`] is read from what was written ([`Raw`]), in a file or in a flag: a number of a file is a number, that of a flag is text
-//! that says one; a list of a file is an array, that of a flag has `+` between its items. What cannot be read is reported, and
-//! the rest is read on.
+//! A [`Value`] is read from its written form ([`Raw`]), in a file or in a flag. A number in a file is an integer, in a flag it is text; a
+//! list in a file is an array, in a flag it has `+` between its items. A value that cannot be read is reported, and reading
+//! continues.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ use crate::raw::{Raw, RawValue};
 
 /// A type that the value of a key can have.
 pub(crate) trait Value: Sized {
-    /// Reads the value of this key; of one that cannot be read the problem is told.
+    /// Reads the value of this key; reports the problem if it cannot be read.
     fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<Self>;
 }
 
 /// A type whose values are written as text.
 pub(crate) trait Text: Sized {
-    /// Reads the text; the error says what is wrong with it, in the words of the file or flag that it is from.
+    /// Reads the text; the error describes the problem in the words of the file or flag that it is from.
     fn parse(text: &str, key: &str, origin: &Origin) -> Result<Self, String>;
 }
 
@@ -116,13 +116,13 @@ impl<T: Value> Value for List<T> {
     }
 }
 
-/// One to another, in the order of what is before: a table, or text as `KEY@VALUE` with `+` between.
+/// Pairs in the order of their keys: a table, or text as `KEY@VALUE` with `+` between.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Pairs<K, V>(pub(crate) Vec<(At<K>, At<V>)>);
 
-/// What the first half of a pair is.
+/// The type of the first half of a pair.
 pub(crate) trait PairKey: Text {
-    /// What a pair of a flag looks like, with an example.
+    /// The form of a pair in a flag, with an example.
     const SHAPE: &str;
 }
 
@@ -206,7 +206,7 @@ macro_rules! words {
 }
 pub(crate) use words;
 
-/// Says that types are strings in the schema for editors.
+/// Describes types as strings in the schema for editors.
 #[cfg(test)]
 macro_rules! string_schema {
     ($($name:ident),+) => {

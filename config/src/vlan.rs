@@ -31,7 +31,7 @@ pub enum Trunks {
 }
 
 words! {
-    /// How the VLAN keys of a port are meant.
+    /// The VLAN mode of a port.
     pub(crate) enum VlanMode {
         Access = "access",
         Trunk = "trunk",
@@ -53,7 +53,7 @@ keys! {
 }
 
 impl VlanKeys {
-    /// What the keys mean together, by Open vSwitch's rules: a VLAN alone makes an access port, nothing or trunks alone a trunk.
+    /// The meaning of the keys together, by Open vSwitch's rules: a VLAN alone makes an access port, no key or trunks alone a trunk.
     pub(crate) fn vlans(&self, table: &Origin, problems: &mut Problems) -> Option<Vlans> {
         let vlan = self.vlan.as_ref().and_then(|vlan| VlanId::new(vlan.value.get()));
         let trunks = match &self.trunks {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::stream::DEFAULT_MTU;
+use super::stream::DEFAULT_GUEST_MTU;
 use super::{CommonKeys, Port, PortKind};
 use crate::keys::keys;
 use crate::problem::{Origin, Problems};
@@ -51,7 +51,7 @@ impl DgramKeys {
         let name = path.display().to_string();
         let kind = PortKind::Dgram(Dgram { path, remote: self.remote.as_ref().map(|remote| remote.value.0.clone()) });
         let port = self.common.port(table, &name, kind, problems)?;
-        Some(vec![Port { mtu: port.mtu.or(Some(DEFAULT_MTU)), ..port }])
+        Some(vec![Port { mtu: port.mtu.or(Some(DEFAULT_GUEST_MTU)), ..port }])
     }
 }
 

@@ -1,6 +1,6 @@
-//! One port of a bridge: what `--tap`, `--port` and `[[bridge.NAME.port]]` say of it.
+//! One port of a bridge: `--tap`, `--port` and `[[bridge.NAME.port]]`.
 //!
-//! What all kinds have in common is here; each kind is in a file of its own, with its keys, its model and its checks. A further
+//! This file holds the common part of all kinds; each kind is in a file of its own, with its keys, its model and its checks. A further
 //! kind is such a file, and an arm in each function of [`PortKeys`] and [`PortKind`].
 
 mod dgram;
@@ -17,7 +17,7 @@ use std::path::Path;
 
 pub use self::dgram::Dgram;
 pub use self::packet::Packet;
-pub use self::stream::{Address, Slot, Stream};
+pub use self::stream::{Address, DEFAULT_GUEST_MTU, Slot, Stream};
 pub use self::tap::Tap;
 pub use self::tun::Tun;
 
@@ -48,7 +48,7 @@ pub struct Port {
     pub bridge: usize,
     /// The name that counters and messages use.
     pub name: String,
-    /// What its frames come from and go to.
+    /// The device that its frames come from and go to.
     pub kind: PortKind,
     /// The VLANs of its frames.
     pub vlans: Vlans,
@@ -58,7 +58,7 @@ pub struct Port {
     pub coalesce: bool,
 }
 
-/// What a port's frames come from and go to.
+/// The device that a port's frames come from and go to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PortKind {
     /// The user side of a TAP.
@@ -73,7 +73,7 @@ pub enum PortKind {
     Tun(Tun),
 }
 
-/// What only one port can have.
+/// A place that only one port can have.
 #[derive(PartialEq, Eq)]
 enum Place<'a> {
     Link(&'a str, Option<&'a Netns>),
@@ -81,14 +81,14 @@ enum Place<'a> {
     Address(&'a SocketAddr),
 }
 
-/// What was written of a port.
+/// The keys of a port, by its kind.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum PortKeys {
     Tap(TapKeys),
     Packet(PacketKeys),
     Stream(StreamKeys),
     Dgram(DgramKeys),
-    /// A table that does not say of which kind it is, or that is of several.
+    /// A table with no kind, or with several.
     Unknown,
 }
 
@@ -112,7 +112,7 @@ keys! {
 }
 
 impl PortKeys {
-    /// The ports that these keys make; none if something is wrong with them.
+    /// The ports that these keys make; empty if the keys are wrong by themselves.
     pub(crate) fn ports(&self, table: &Origin, problems: &mut Problems) -> Vec<Port> {
         let ports = match self {
             PortKeys::Tap(keys) => keys.ports(table, problems),
@@ -126,7 +126,7 @@ impl PortKeys {
 }
 
 impl Value for PortKeys {
-    /// Which kind it is, its own key says.
+    /// The key of the kind, such as `tap`, determines the kind.
     fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<PortKeys> {
         let RawValue::Table(entries) = &raw.value else {
             problems.add(&raw.origin, raw.is_not(key, "a table"));
@@ -217,7 +217,7 @@ impl Port {
         !matches!(self.kind, PortKind::Tun(_))
     }
 
-    /// The VLAN setting in words; of a TUN device what it carries instead.
+    /// The VLAN setting in words; `IP in UDP` for a TUN device.
     #[must_use]
     pub fn vlan_text(&self) -> String {
         if self.is_bridged() { self.vlans.to_string() } else { "IP in UDP".to_owned() }
@@ -257,7 +257,7 @@ impl Port {
         }
     }
 
-    /// Its name for a list of ports; of several guests' places the first has the names of all, and the others have none.
+    /// Its name in a list of ports. Of the places for guests of one path or address, the first has the names of all, the others `None`.
     #[must_use]
     pub fn title(&self) -> Option<String> {
         match self.slot() {
@@ -313,7 +313,7 @@ impl Port {
         self.slot().map_or_else(|| self.name.clone(), |(address, _)| address.to_string())
     }
 
-    /// Whether both want the same interface, path or address.
+    /// Whether both are for the same interface, path or address.
     #[must_use]
     pub fn clashes_with(&self, other: &Port) -> bool {
         self.place() == other.place()
@@ -330,7 +330,7 @@ impl Port {
         }
     }
 
-    /// What is allowed but may be a mistake.
+    /// A warning about a setting that may be a mistake.
     pub(crate) fn warning(&self) -> Option<Problem> {
         match &self.kind {
             PortKind::Stream(stream) => stream.warning().map(|text| Problem::new(&self.origin, text)),
@@ -340,7 +340,7 @@ impl Port {
 }
 
 impl PortKind {
-    /// The same without what can change while the device stays.
+    /// The same without the keys that can change while the device stays.
     fn device(&self) -> PortKind {
         let mut device = self.clone();
         if let PortKind::Stream(Stream { slot: Some(slot), .. }) = &mut device {

@@ -15,8 +15,8 @@ use crate::value::{Number, Text, words};
 /// Guests that one path or address is ready for by default.
 const DEFAULT_GUESTS: u16 = 16;
 
-/// The MTU of a guest's network card by default.
-pub(super) const DEFAULT_MTU: u32 = 1500;
+/// The MTU of a guest on a socket if none is written, in bytes: that of Ethernet.
+pub const DEFAULT_GUEST_MTU: u32 = 1500;
 
 /// A guest that comes by a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,7 +76,7 @@ impl StreamKeys {
         let mut port = |name: &str, slot: Option<Slot>| {
             let kind = PortKind::Stream(Stream { address: address.clone(), slot });
             let port = self.common.port(table, name, kind, problems)?;
-            Some(Port { mtu: port.mtu.or(Some(DEFAULT_MTU)), ..port })
+            Some(Port { mtu: port.mtu.or(Some(DEFAULT_GUEST_MTU)), ..port })
         };
         if self.mode.as_ref().is_some_and(|mode| mode.value == Mode::Client) {
             if let Some(guests) = &self.guests {
@@ -96,7 +96,7 @@ impl Stream {
         if self.slot.is_some() { String::new() } else { ", client".to_owned() }
     }
 
-    /// Said once for all guests of an address.
+    /// Reported once for all guests of an address.
     pub(super) fn warning(&self) -> Option<String> {
         match (&self.address, self.slot) {
             (Address::Tcp(address), Some(Slot { number: 1, .. })) if !address.ip().is_loopback() => Some(format!(

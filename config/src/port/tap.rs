@@ -20,7 +20,7 @@ pub struct Tap {
 }
 
 words! {
-    /// Whose TAP it may be.
+    /// Whether the TAP may be held by another process.
     pub(crate) enum Attach {
         Own = "own",
         Auto = "auto",

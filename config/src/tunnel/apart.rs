@@ -1,4 +1,4 @@
-//! What keeps tunnels apart: each datagram that comes in belongs to one of them, and none of their hosts is among the guests.
+//! Checks between tunnels: each received datagram belongs to one of them, and no remote host is in a guests' network.
 
 use std::net::IpAddr;
 
@@ -45,7 +45,7 @@ impl IpTunnel {
     }
 }
 
-/// Reports tunnels whose datagrams nothing would tell apart.
+/// Reports tunnels whose datagrams cannot be told apart.
 pub(crate) fn check_apart(tunnels: &[Tunnel], ip_tunnels: &[IpTunnel], problems: &mut Problems) {
     let mut is_apart = true;
     for (at, tunnel) in tunnels.iter().enumerate() {
@@ -77,8 +77,8 @@ fn conflict(tunnel: &Tunnel, other: &Tunnel) -> Option<String> {
     }
     let shared = tunnel.remotes.iter().find(|remote| other.remotes.contains(remote));
     let (name, port) = (&other.name, tunnel.port);
-    Some(match (tunnel.vni, other.vni, shared) {
-        _ if tunnel.vni.is_some() != other.vni.is_some() => {
+    Some(match (tunnel.framing.vni(), other.framing.vni(), shared) {
+        _ if tunnel.framing.kind() != other.framing.kind() => {
             format!("port {port} is that of {name}, whose datagrams have another header: use another port")
         }
         _ if tunnel.device != other.device => {
@@ -107,7 +107,7 @@ fn clash(tunnels: &[Tunnel]) -> Option<(&Tunnel, &Tunnel)> {
         for (behind, other) in tunnels.iter().enumerate().skip(at + 1) {
             let hosts_meet =
                 one.group.is_some() || other.group.is_some() || one.remotes.iter().any(|remote| other.remotes.contains(remote));
-            if sockets[at] == sockets[behind] && one.vni == other.vni && hosts_meet {
+            if sockets[at] == sockets[behind] && one.framing == other.framing && hosts_meet {
                 return Some((one, other));
             }
         }
@@ -120,7 +120,7 @@ fn sockets(tunnels: &[Tunnel]) -> Vec<usize> {
     let share = |one: &Tunnel, other: &Tunnel| {
         let (here, there) = (one.bound_to(), other.bound_to());
         let address = here.is_none() || there.is_none() || here == there;
-        let kind = |tunnel: &Tunnel| (tunnel.port, tunnel.device.clone(), tunnel.is_ipv6(), tunnel.vni.is_some());
+        let kind = |tunnel: &Tunnel| (tunnel.port, tunnel.device.clone(), tunnel.is_ipv6(), tunnel.framing.kind());
         address && kind(one) == kind(other)
     };
     let mut first: Vec<usize> = (0..tunnels.len()).collect();

@@ -1,13 +1,13 @@
 //! Tunnels of a bridge: `--vxlan`, with VXLAN headers (RFC 7348), and `--udp`, bare Ethernet in UDP.
 //!
 //! Each other host of a tunnel is a port of the bridge. A tunnel names them (`remotes`), or it finds them as they send to a multicast
-//! group (`group`); then it accepts datagrams of those in `peers` alone, because anything may send to a group.
+//! group (`group`); then it accepts datagrams from addresses in `peers` alone, because any host may send to a group.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use packet::{MacAddr, Prefix};
-use tunnel::Vni;
+use tunnel::{Framing, Vni};
 
 use super::address::{Block, GroupAddress, Remote};
 use super::outer::Outer;
@@ -31,8 +31,8 @@ pub struct Tunnel {
     pub bridge: usize,
     /// `vxlan42` or `udp7000`, as no other tunnel or port is named.
     pub name: String,
-    /// `None` for Ethernet in UDP.
-    pub vni: Option<Vni>,
+    /// VXLAN with its VNI, or Ethernet in UDP.
+    pub framing: Framing,
     /// Where datagrams are sent from and received; `None` for any address of the host.
     pub local: Option<IpAddr>,
     /// The UDP port that datagrams are received on, here and there.
@@ -51,7 +51,7 @@ pub struct Tunnel {
     pub learning: bool,
     /// The VLANs of its frames.
     pub vlans: Vlans,
-    /// The longest packet inside, in bytes; `None` for what the way to the other hosts leaves.
+    /// The longest packet inside, in bytes; `None` for the path MTU minus the tunnel's headers.
     pub mtu: Option<u32>,
 }
 
@@ -124,10 +124,10 @@ impl VxlanKeys {
         let peers = self.peers.iter().flat_map(|peers| &peers.value.0).map(|peer| peer.value.0).collect();
         let group = self.group.as_ref().map(|group| At::new(Group { address: group.value.0, peers }, &group.origin));
         let port = self.bridged.socket.port().unwrap_or(VXLAN_PORT);
-        self.bridged.tunnel(table, Vni::new(vni.value.get()), port, group, problems)
+        self.bridged.tunnel(table, Framing::Vxlan(Vni::new(vni.value.get())?), port, group, problems)
     }
 
-    /// The other hosts are either named or found.
+    /// Checks that the other hosts are either named or found in a group.
     fn check_hosts(&self, table: &Origin, problems: &mut Problems) -> bool {
         let (remotes, statics) = (&self.bridged.remotes, &self.bridged.statics);
         let key = |name, in_file| table.say(in_file, name);
@@ -174,7 +174,7 @@ impl UdpKeys {
             problems.add(table, table.say("where to? Add remotes = [\"192.0.2.2\"], or whichever hosts these are", as_flag));
             return None;
         }
-        self.bridged.tunnel(table, None, self.bridged.socket.port()?, None, problems)
+        self.bridged.tunnel(table, Framing::Ethernet, self.bridged.socket.port()?, None, problems)
     }
 }
 
@@ -182,7 +182,7 @@ impl BridgedKeys {
     fn tunnel(
         &self,
         table: &Origin,
-        vni: Option<Vni>,
+        framing: Framing,
         port: u16,
         group: Option<At<Group>>,
         problems: &mut Problems,
@@ -200,8 +200,8 @@ impl BridgedKeys {
         Some(Tunnel {
             origin: table.clone(),
             bridge: 0,
-            name: vni.map_or_else(|| format!("udp{port}"), |vni| format!("vxlan{vni}")),
-            vni,
+            name: usual_name(framing, port),
+            framing,
             local: self.socket.local(),
             port,
             device: self.socket.device(),
@@ -215,7 +215,7 @@ impl BridgedKeys {
         })
     }
 
-    /// The other hosts, each once, and none of them this one.
+    /// The other hosts, each once, without this one.
     fn remotes(&self, problems: &mut Problems) -> Option<Vec<At<IpAddr>>> {
         let mut remotes: Vec<At<IpAddr>> = Vec::new();
         for At { value: Remote(address), origin } in self.remotes.iter().flat_map(|remotes| &remotes.value.0) {
@@ -281,7 +281,7 @@ impl Tunnel {
 
     /// The name that it has if no other tunnel or port has it.
     pub(crate) fn usual_name(&self) -> String {
-        self.vni.map_or_else(|| format!("udp{}", self.port), |vni| format!("vxlan{vni}"))
+        usual_name(self.framing, self.port)
     }
 
     /// All but its name.
@@ -304,7 +304,7 @@ impl Tunnel {
 /// `tunnel vxlan42: VNI 42, port 4789, local 192.0.2.1, 2 remotes: 192.0.2.2 192.0.2.3, trunk all`.
 impl fmt::Display for Tunnel {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.vni {
+        match self.framing.vni() {
             Some(vni) => write!(out, "tunnel {}: VNI {vni}, port {}", self.name, self.port)?,
             None => write!(out, "tunnel {}: Ethernet in UDP, port {}", self.name, self.port)?,
         }
@@ -332,6 +332,10 @@ impl fmt::Display for Tunnel {
             more => write!(out, ", {more} static addresses"),
         }
     }
+}
+
+fn usual_name(framing: Framing, port: u16) -> String {
+    framing.vni().map_or_else(|| format!("udp{port}"), |vni| format!("vxlan{vni}"))
 }
 
 /// ` 192.0.2.2 192.0.2.3`.

@@ -26,7 +26,7 @@ pub struct IpTunnel {
     pub name: String,
     /// Where the device is, if not in vswitchd's own namespace.
     pub netns: Option<Netns>,
-    /// The device's MTU; `None` for what the way to the other hosts leaves.
+    /// The device's MTU; `None` for the path MTU minus the tunnel's headers.
     pub mtu: Option<u32>,
     /// The device's address with the network of all of the tunnel's hosts; `None` leaves it to others.
     pub address: Option<Cidr>,

@@ -32,7 +32,7 @@ use outer::OuterKeys;
 pub const GROUP_PORTS: usize = 64;
 
 words! {
-    /// What is around the packets of a tunnel.
+    /// The encapsulation of a tunnel.
     pub(crate) enum TunnelType {
         Vxlan = "vxlan",
         Udp = "udp",
@@ -40,13 +40,13 @@ words! {
     }
 }
 
-/// What was written of a tunnel.
+/// The keys of a tunnel, by its type.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum TunnelKeys {
     Vxlan(VxlanKeys),
     Udp(UdpKeys),
     UdpIp(UdpIpKeys),
-    /// A table that does not say of which type it is.
+    /// A table without a valid type.
     Unknown,
 }
 
@@ -66,14 +66,14 @@ keys! {
         "port" => port: Number<1, 65_535>,
         /// The host's interface that datagrams go through. Default: as the host's routes say.
         "dev" => device: InterfaceName,
-        /// The longest packet inside, in bytes, 68 to 65,521. Default: what the way to the other hosts leaves.
+        /// The longest packet inside, in bytes, 68 to 65,521. Default: the path MTU minus the tunnel's headers.
         "mtu" => mtu: Mtu,
         ..outer: OuterKeys,
     }
 }
 
 impl TunnelKeys {
-    /// The tunnel; `None` if something is wrong with it alone.
+    /// The tunnel; `None` if its keys are wrong by themselves.
     pub(crate) fn tunnel(&self, table: &Origin, problems: &mut Problems) -> Option<AnyTunnel> {
         match self {
             TunnelKeys::Vxlan(keys) => keys.tunnel(table, problems).map(AnyTunnel::Bridged),
@@ -154,7 +154,7 @@ impl SocketKeys {
         self.mtu.as_ref().map(|mtu| mtu.value.get())
     }
 
-    /// Whether an address that is of one link comes with the interface that leads there; the problem is told.
+    /// Whether a link-local address comes with its interface; reports the problem if not.
     fn has_device_for(&self, address: IpAddr, origin: &Origin, problems: &mut Problems) -> bool {
         if self.device.is_some() || !is_of_one_link(address) {
             return true;

@@ -10,8 +10,8 @@ use crate::problem::Problems;
 use crate::raw::{Raw, RawValue};
 use crate::value::{Value, words};
 
-/// As many hops as hosts give their own packets by default (RFC 1700), and not the inner packet's: that would tell routers between
-/// the hosts where a tunnel is.
+/// As many hops as hosts give their own packets by default (RFC 1700), and not the inner packet's, which would show routers on the
+/// path that there is a tunnel.
 const DEFAULT_TTL: u8 = 64;
 
 words! {
@@ -82,7 +82,7 @@ impl OuterKeys {
 }
 
 impl Outer {
-    /// What is allowed but may be a mistake, over this family.
+    /// A warning about a setting that may be a mistake over this address family.
     pub(super) fn warning(&self, is_ipv6: bool) -> Option<&'static str> {
         let text = "IPv6 hosts drop datagrams without a checksum unless they are configured to accept them (RFC 6936; with Linux's vxlan it \
                     is udp6zerocsumrx)";
@@ -96,7 +96,7 @@ impl Default for Outer {
     }
 }
 
-/// What differs from the default, in the words of the keys: `, ttl inherit, csum on`.
+/// Differences from the default, in the words of the keys: `, ttl inherit, csum on`.
 impl fmt::Display for Outer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let default = Outer::default();

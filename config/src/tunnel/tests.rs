@@ -54,7 +54,7 @@ fn values_are_those_of_the_text() {
     let config = config(&["--vxlan vni=42,remote=192.0.2.2,mac=52:54:00:00:00:02@192.0.2.2,ttl=inherit,df=inherit"]).unwrap();
     let tunnel = &config.tunnels[0];
     let remote = IpAddr::from([192, 0, 2, 2]);
-    assert_eq!((tunnel.vni.map(Vni::number), tunnel.port, &tunnel.remotes[..]), (Some(42), 4789, &[remote][..]));
+    assert_eq!((tunnel.framing.vni().map(Vni::number), tunnel.port, &tunnel.remotes[..]), (Some(42), 4789, &[remote][..]));
     assert_eq!(tunnel.statics, [(MacAddr([0x52, 0x54, 0, 0, 0, 2]), remote)]);
     assert_eq!((tunnel.outer.ttl, tunnel.outer.tos, tunnel.outer.dont_fragment), (None, Some(0), DontFragment::Inherit));
     assert!(tunnel.learning && tunnel.mtu.is_none() && !tunnel.is_ipv6());
