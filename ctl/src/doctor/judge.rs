@@ -365,7 +365,11 @@ fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
 }
 
 fn complaints(plan: &Plan) -> Vec<Check> {
-    let own = plan.complaints.iter().map(|text| problem("the switch", text.clone(), "vswitchctl show; and its log"));
+    let (what, fix) = match plan.running {
+        Some(_) => ("the switch", "vswitchctl show; and its log"),
+        None => ("configuration", "correct the file, and see what vswitchd --check --config FILE reports"),
+    };
+    let own = plan.complaints.iter().map(|text| problem(what, text.clone(), fix));
     let unread = plan.unread.iter().map(|(port, frames)| {
         let why = format!("the kernel dropped {frames} frames, which were not read in time");
         let fix = "more --workers; or larger buffers from the next start on: sysctl -w net.core.rmem_default=4194304";

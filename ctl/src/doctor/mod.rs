@@ -41,9 +41,9 @@ pub(crate) fn examine(doctor: &Doctor, socket: Option<&Path>, output: Output) ->
     let control = socket.map_or(Control::Absent, facts::control_at);
     let plan = match (&doctor.config, socket) {
         (Some(path), _) => {
-            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            let wrong = || format!("{} is no configuration; vswitchd --check --config FILE says more", path.display());
-            Plan::of_file(&text).with_context(wrong)?
+            let (config, problems) = config::Config::load(path).with_context(|| path.display().to_string())?;
+            let complaints = problems.iter().map(ToString::to_string).collect();
+            Plan { complaints, ..Plan::of_config(&config) }
         }
         (None, Some(socket)) if control == Control::Answers => plan_of_running(socket)?,
         (None, _) => Plan::default(),

@@ -1,13 +1,12 @@
 //! What the switch is to be, as far as the host has to fit it: read from a configuration file, or asked of a running switch.
 //!
-//! A file is read leniently: `vswitchd --check` tells what is wrong with it, this only what it wants of the host.
+//! What is wrong with a file is left out here; it is among the findings by itself.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use api::{AddressKind, PortKind, TunnelKind, UplinkMode};
-use serde::Deserialize;
+use config::{Config, Publish};
 
 /// An IPv4 network, by an address in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,11 +71,6 @@ impl Network {
         let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
         (self.address.to_bits() ^ other.address.to_bits()) & mask == 0
     }
-
-    fn parse(text: &str) -> Option<Network> {
-        let (address, prefix_len) = text.split_once('/')?;
-        Some(Network { address: address.parse().ok()?, prefix_len: prefix_len.parse().ok().filter(|len| *len <= 32)? })
-    }
 }
 
 impl std::fmt::Display for Network {
@@ -104,8 +98,7 @@ impl Default for Plan {
     }
 }
 
-/// The gateway of a NAT uplink that has none.
-const USUAL_GATEWAY: Network = Network { address: Ipv4Addr::new(10, 77, 0, 1), prefix_len: 24 };
+/// Outside ports if none are configured.
 const USUAL_PORTS: RangeInclusive<u16> = 1024..=65_535;
 
 /// VXLAN and Ethernet, Ethernet alone, nothing; each behind eight bytes of UDP (`tunnel/src/mtu.rs`).
@@ -158,43 +151,58 @@ impl Plan {
         }
     }
 
-    /// That of a configuration file.
-    pub(crate) fn of_file(text: &str) -> Result<Plan, toml::de::Error> {
-        let file: File = toml::from_str(text)?;
-        let ports: Vec<&Port> = file.bridge.values().flat_map(|bridge| &bridge.port).collect();
-        let is_nat = |uplink: &UplinkTable| uplink.mode.as_deref() != Some("bridge");
-        let uplink = file.uplink.as_ref().and_then(|uplink| {
-            let own = uplink.address.iter().flat_map(Words::words);
-            Some(Uplink {
-                interface: uplink.interface.clone()?,
-                is_nat: is_nat(uplink),
-                own: own.filter_map(|text| text.split('/').next()?.parse().ok()).collect(),
-                ports: file.nat.ports.as_deref().and_then(ports_of).unwrap_or(USUAL_PORTS),
-            })
+    /// That of a configuration: what of it is right.
+    pub(crate) fn of_config(config: &Config) -> Plan {
+        let bridged = || config.ports.iter().filter(|port| port.is_bridged());
+        let nat = config.router.as_ref().and_then(|router| Some((router.uplink.as_ref()?, &router.nat)));
+        let nat = nat.map(|(uplink, nat)| Uplink {
+            interface: uplink.interface.clone(),
+            is_nat: true,
+            own: uplink.addresses.clone(),
+            ports: nat.ports.clone(),
         });
-        let named = file.bridge.values().flat_map(|bridge| bridge.gateway.iter().chain(bridge.gateways.values()));
-        let mut gateways: Vec<Network> = named.filter_map(|text| Network::parse(text)).collect();
-        if gateways.is_empty() && uplink.as_ref().is_some_and(|uplink| uplink.is_nat) {
-            gateways.push(USUAL_GATEWAY);
-        }
-        let taps = ports.iter().filter(|port| port.tap.is_some());
-        Ok(Plan {
+        let bridge = config.bridge_uplink.as_ref().map(|uplink| Uplink {
+            interface: uplink.interface.clone(),
+            is_nat: false,
+            own: Vec::new(),
+            ports: USUAL_PORTS,
+        });
+        let gateways = config.router.iter().flat_map(|router| &router.gateways);
+        let published = config.router.iter().flat_map(|router| &router.publish);
+        let bridged_tunnels = config.tunnels.iter().map(|tunnel| Tunnel {
+            name: tunnel.name.clone(),
+            inner_len: inner_len(if tunnel.framing.vni().is_some() { TunnelKind::Vxlan } else { TunnelKind::Udp }),
+            local: tunnel.local,
+            device: tunnel.device.clone(),
+            remotes: tunnel.remotes.clone(),
+            mtu: tunnel.mtu,
+            is_bridged: true,
+        });
+        let ip_tunnels = config.ip_tunnels.iter().map(|tunnel| Tunnel {
+            name: tunnel.name.clone(),
+            inner_len: inner_len(TunnelKind::UdpIp),
+            local: tunnel.local.map(IpAddr::V4),
+            device: tunnel.device.clone(),
+            remotes: tunnel.remotes().into_iter().map(IpAddr::V4).collect(),
+            mtu: tunnel.mtu,
+            is_bridged: false,
+        });
+        Plan {
             running: None,
-            has_taps: taps.clone().next().is_some() || file.tunnel.iter().any(|tunnel| tunnel.tun.is_some()),
-            namespaces: taps
-                .filter_map(|port| port.netns.clone())
-                .chain(file.tunnel.iter().filter_map(|tunnel| tunnel.netns.clone()))
+            has_taps: config.ports.iter().any(|port| matches!(port.kind, config::PortKind::Tap(_) | config::PortKind::Tun(_))),
+            namespaces: config.ports.iter().filter_map(|port| Some(port.link()?.1?.to_string())).collect(),
+            packet_ports: bridged().filter_map(|port| port.shared_interface()).map(str::to_owned).collect(),
+            has_dgram: bridged().any(|port| matches!(port.kind, config::PortKind::Dgram(_))),
+            mtus: bridged().filter(|port| has_written_mtu(port)).filter_map(|port| Some((port.title()?, port.mtu?))).collect(),
+            uplink: bridge.or(nat),
+            gateways: gateways
+                .map(|gateway| Network { address: gateway.address.address, prefix_len: gateway.address.prefix_len })
                 .collect(),
-            packet_ports: ports.iter().filter_map(|port| port.packet.clone()).collect(),
-            has_dgram: ports.iter().any(|port| port.dgram.is_some()),
-            mtus: ports.iter().filter_map(|port| Some((port.name()?.to_owned(), port.mtu?))).collect(),
-            uplink,
-            gateways,
-            published: file.publish.iter().flat_map(Publish::ports).collect(),
-            tunnels: file.tunnel.iter().map(TunnelTable::plan).collect(),
+            published: published.flat_map(ports_of).collect(),
+            tunnels: bridged_tunnels.chain(ip_tunnels).collect(),
             complaints: Vec::new(),
             unread: Vec::new(),
-        })
+        }
     }
 
     /// Does NAT go by the host's own address?
@@ -203,146 +211,46 @@ impl Plan {
     }
 }
 
-/// `PORT` or `PORT-PORT`.
-fn ports_of(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some(first.parse().ok()?..=last.parse().ok()?)
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct File {
-    bridge: BTreeMap<String, Bridge>,
-    uplink: Option<UplinkTable>,
-    nat: Nat,
-    publish: Vec<Publish>,
-    tunnel: Vec<TunnelTable>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Bridge {
-    gateway: Option<String>,
-    gateways: BTreeMap<String, String>,
-    port: Vec<Port>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Port {
-    tap: Option<String>,
-    packet: Option<String>,
-    stream: Option<String>,
-    dgram: Option<String>,
-    netns: Option<String>,
-    mtu: Option<u32>,
-}
-
-impl Port {
-    fn name(&self) -> Option<&str> {
-        [&self.tap, &self.packet, &self.stream, &self.dgram].into_iter().find_map(Option::as_deref)
+/// Whether a port's MTU is not just the default of a guest's network card.
+fn has_written_mtu(port: &config::Port) -> bool {
+    match port.kind {
+        config::PortKind::Stream(_) | config::PortKind::Dgram(_) => port.mtu != Some(config::DEFAULT_GUEST_MTU),
+        config::PortKind::Tap(_) | config::PortKind::Packet(_) | config::PortKind::Tun(_) => true,
     }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct UplinkTable {
-    interface: Option<String>,
-    mode: Option<String>,
-    address: Option<Words>,
-}
-
-/// A text or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Words {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl Words {
-    fn words(&self) -> &[String] {
-        match self {
-            Words::One(word) => std::slice::from_ref(word),
-            Words::Many(words) => words,
-        }
-    }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Nat {
-    ports: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Publish {
-    listen: String,
-    protocol: Option<String>,
-}
-
-impl Publish {
-    /// Of an address alone there are none: it is one of the switch's own.
-    fn ports(&self) -> Vec<(bool, u16)> {
-        let listen = self.listen.rsplit(':').next().unwrap_or_default();
-        let Some(ports) = ports_of(listen) else { return Vec::new() };
-        let protocol = self.protocol.as_deref().unwrap_or("tcp");
-        let both = [true, false].into_iter().filter(|tcp| protocol.split('+').any(|word| (word == "tcp") == *tcp));
-        both.flat_map(|tcp| ports.clone().map(move |port| (tcp, port))).collect()
-    }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct TunnelTable {
-    #[serde(rename = "type")]
-    kind: Option<TunnelKind>,
-    vni: Option<u32>,
-    local: Option<IpAddr>,
-    dev: Option<String>,
-    remotes: Vec<IpAddr>,
-    routes: BTreeMap<String, IpAddr>,
-    mtu: Option<u32>,
-    tun: Option<String>,
-    netns: Option<String>,
-}
-
-impl TunnelTable {
-    fn plan(&self) -> Tunnel {
-        let kind = self.kind.unwrap_or(TunnelKind::Udp);
-        let vni = self.vni.map_or_else(String::new, |vni| vni.to_string());
-        Tunnel {
-            name: self.tun.clone().unwrap_or_else(|| format!("{kind}{vni}")),
-            inner_len: inner_len(kind),
-            local: self.local,
-            device: self.dev.clone(),
-            remotes: self.remotes.iter().chain(self.routes.values()).copied().collect(),
-            mtu: self.mtu,
-            is_bridged: self.tun.is_none(),
-        }
-    }
+/// The published ports of the host, with whether they are TCP's. Of a whole address there are none: it is one of the switch's own.
+fn ports_of(rule: &Publish) -> Vec<(bool, u16)> {
+    let Publish::Ports { ports, tcp, udp, .. } = rule else { return Vec::new() };
+    let protocols = [(true, *tcp), (false, *udp)].into_iter().filter(|(_, is_of_it)| *is_of_it);
+    protocols.flat_map(|(is_tcp, _)| ports.clone().map(move |port| (is_tcp, port))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of_file(text: &str) -> Plan {
+        Plan::of_config(&Config::of_text("v.toml", text).0)
+    }
+
     #[test]
     fn networks_that_overlap() {
-        let network = |text| Network::parse(text).unwrap();
+        let network = |text: &str| {
+            let (address, prefix_len) = text.split_once('/').unwrap();
+            Network { address: address.parse().unwrap(), prefix_len: prefix_len.parse().unwrap() }
+        };
         assert!(
             network("10.0.0.1/24").overlaps(network("10.0.0.128/25")) && network("0.0.0.0/0").overlaps(network("1.2.3.4/32"))
         );
         assert!(!network("10.0.0.1/24").overlaps(network("10.0.1.0/24")));
-        assert!(Network::parse("10.0.0.1/33").is_none() && Network::parse("10.0.0.1").is_none());
     }
 
     /// The example has every key, so that what is read here is what is written there.
     #[test]
     fn the_example_is_understood() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/vswitchd.example.toml")).unwrap();
-        let plan = Plan::of_file(&text).unwrap();
+        let plan = of_file(&text);
         assert!(plan.has_taps && plan.has_dgram && !plan.shares_an_address());
         assert_eq!((plan.namespaces.len(), plan.packet_ports.as_slice()), (2, &["veth0".to_owned()][..]));
         assert_eq!(plan.uplink.unwrap().own.len(), 2);
@@ -352,15 +260,17 @@ mod tests {
         );
         assert_eq!(plan.published, [(true, 8080)]);
         let tunnels: Vec<_> = plan.tunnels.iter().map(|tunnel| (tunnel.name.as_str(), tunnel.inner_len)).collect();
-        assert_eq!(tunnels, [("vxlan42", 30), ("vxlan43", 30), ("udp", 22), ("flannel0", 8)]);
+        assert_eq!(tunnels, [("vxlan42", 30), ("vxlan43", 30), ("udp7000", 22), ("flannel0", 8)]);
         assert_eq!((plan.tunnels[3].remotes.len(), plan.tunnels[0].mtu), (2, Some(1450)));
     }
 
     #[test]
     fn what_is_left_out_is_as_usual() {
-        let plan = Plan::of_file("uplink.interface = 'eth0'\n[[publish]]\nlisten = '53'\nprotocol = 'tcp+udp'").unwrap();
+        let plan = of_file("uplink.interface = 'eth0'\n[[publish]]\nlisten = '53'\nto = '10.77.0.2:53'\nprotocol = 'tcp+udp'");
         assert!(plan.shares_an_address() && !plan.has_taps);
-        assert_eq!((plan.gateways.as_slice(), plan.published.as_slice()), (&[USUAL_GATEWAY][..], &[(true, 53), (false, 53)][..]));
-        assert!(Plan::of_file("uplink = 1").is_err());
+        assert_eq!(
+            (plan.gateways.as_slice(), plan.published.as_slice()),
+            (&[Network { address: Ipv4Addr::new(10, 77, 0, 1), prefix_len: 24 }][..], &[(true, 53), (false, 53)][..])
+        );
     }
 }

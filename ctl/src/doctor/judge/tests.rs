@@ -33,7 +33,7 @@ fn healthy() -> Facts {
 }
 
 fn plan(text: &str) -> Plan {
-    Plan::of_file(text).unwrap()
+    Plan::of_config(&config::Config::of_text("v.toml", text).0)
 }
 
 const NAT: &str = "bridge.br0.port = [{ tap = 'tap0' }, { dgram = '/run/d' }, { packet = 'eth0' }]\nuplink.interface = 'eth0'\n\
@@ -72,7 +72,7 @@ fn the_device() {
     {
         assert_said(&plan, &Facts { tun: Err(kind), ..healthy() }, "/dev/net/tun", Status::Problem, fix);
     }
-    let sockets = super::super::plan::Plan::of_file("bridge.br0.port = [{ stream = '/run/s' }]").unwrap();
+    let sockets = self::plan("bridge.br0.port = [{ stream = '/run/s' }]");
     let checks = judge(&sockets, &Facts { tun: Err(ErrorKind::NotFound), rights: 0, ..healthy() });
     assert!(checks.iter().all(|check| check.status == Status::Ok), "sockets need neither device nor rights: {checks:#?}");
 }
@@ -132,7 +132,7 @@ fn packets_fit_through_tunnels() {
     let way = |mtu| Facts { ways: vec![(0, "192.0.2.9".parse().unwrap(), Ok(mtu))], ..healthy() };
     let with = |keys: &str| {
         plan(&format!(
-            "bridge.br0.port = [{{ tap = 'tap0', mtu = 1450 }}]\n[[tunnel]]\ntype = 'vxlan'\nremotes = ['192.0.2.9']\n{keys}"
+            "bridge.br0.port = [{{ tap = 'tap0', mtu = 1450 }}]\n[[tunnel]]\ntype = 'vxlan'\nvni = 1\nremotes = ['192.0.2.9']\n{keys}"
         ))
     };
     assert_said(&with(""), &way(1500), "tunnel vxlan", Status::Ok, "packets of 1450 bytes");
