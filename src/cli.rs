@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use config::Flag;
 
 const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas between. NETNS is a name under /run/netns, \
     a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
@@ -127,14 +128,8 @@ pub(crate) struct Flags {
     pub(crate) mac_aging_time: Option<u32>,
     /// Where vswitchctl finds the switch; none for nowhere [default: /run/vswitchd.sock as root,
     /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, alias = "socket", value_name = "PATH")]
     pub(crate) control: Option<String>,
-    /// The bridges of a file; of `br0` the name alone, as its words are the flags.
-    #[arg(skip)]
-    pub(crate) bridges: Vec<BridgeWords>,
-    /// The bridge of a file's uplink in bridge mode.
-    #[arg(skip)]
-    pub(crate) uplink_bridge: Option<String>,
     /// Its members may do everything over the control socket, as root and the daemon's own user may
     #[arg(long, value_name = "NAME|GID")]
     pub(crate) control_group: Option<String>,
@@ -149,89 +144,34 @@ pub(crate) struct Flags {
     pub(crate) check: bool,
 }
 
-/// What is said of one bridge, in the words of the flags.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct BridgeWords {
-    pub(crate) name: String,
-    pub(crate) tap: Vec<String>,
-    pub(crate) port: Vec<String>,
-    pub(crate) gateway: Vec<String>,
-    pub(crate) vxlan: Vec<String>,
-    pub(crate) udp: Vec<String>,
-    pub(crate) mac_table_size: Option<usize>,
-    pub(crate) mac_aging_time: Option<u32>,
-}
-
-impl BridgeWords {
-    /// Is nothing said but a name?
-    pub(crate) fn is_empty(&self) -> bool {
-        let lists = [&self.tap, &self.port, &self.gateway, &self.vxlan, &self.udp];
-        lists.iter().all(|list| list.is_empty()) && self.mac_table_size.is_none() && self.mac_aging_time.is_none()
-    }
-}
-
 impl Flags {
-    /// These and those of a file: what can be given again is added behind the file's, what is given once counts.
-    pub(crate) fn added_to(&self, file: Flags) -> Flags {
-        let behind = |file: Vec<String>, flags: &[String]| [file.as_slice(), flags].concat();
-        let mine = self.clone();
-        Flags {
-            config: mine.config,
-            tap: behind(file.tap, &self.tap),
-            port: behind(file.port, &self.port),
-            uplink: mine.uplink.or(file.uplink),
-            uplink_mode: mine.uplink_mode.or(file.uplink_mode),
-            uplink_address: mine.uplink_address.or(file.uplink_address),
-            uplink_gateway: mine.uplink_gateway.or(file.uplink_gateway),
-            gateway: behind(file.gateway, &self.gateway),
-            publish: behind(file.publish, &self.publish),
-            nat: behind(file.nat, &self.nat),
-            vxlan: behind(file.vxlan, &self.vxlan),
-            udp: behind(file.udp, &self.udp),
-            udp_ip: behind(file.udp_ip, &self.udp_ip),
-            workers: mine.workers.or(file.workers),
-            busy_poll: mine.busy_poll.or(file.busy_poll),
-            mac_table_size: mine.mac_table_size.or(file.mac_table_size),
-            mac_aging_time: mine.mac_aging_time.or(file.mac_aging_time),
-            control: mine.control.or(file.control),
-            control_group: mine.control_group.or(file.control_group),
-            control_read_only_others: mine.control_read_only_others.or(file.control_read_only_others),
-            metrics: mine.metrics.or(file.metrics),
-            check: self.check,
-            bridges: file.bridges,
-            uplink_bridge: file.uplink_bridge,
-        }
-    }
-
-    /// The words of bridges' tunnels, in the order of the tunnels.
-    pub(crate) fn tunnels_mut(&mut self) -> impl Iterator<Item = &mut Vec<String>> {
-        let of_others = self.bridges.iter_mut().flat_map(|bridge| [&mut bridge.vxlan, &mut bridge.udp]);
-        [&mut self.vxlan, &mut self.udp].into_iter().chain(of_others)
-    }
-
-    /// Is this flag given, such as `--tap`?
-    pub(crate) fn has(&self, flag: &str) -> bool {
-        match flag {
-            "--tap" => !self.tap.is_empty(),
-            "--port" => !self.port.is_empty(),
-            "--uplink" => self.uplink.is_some(),
-            "--uplink-mode" => self.uplink_mode.is_some(),
-            "--uplink-address" => self.uplink_address.is_some(),
-            "--uplink-gateway" => self.uplink_gateway.is_some(),
-            "--gateway" => !self.gateway.is_empty(),
-            "--publish" => !self.publish.is_empty(),
-            "--nat" => !self.nat.is_empty(),
-            "--vxlan" => !self.vxlan.is_empty(),
-            "--udp" => !self.udp.is_empty(),
-            "--udp-ip" => !self.udp_ip.is_empty(),
-            "--workers" => self.workers.is_some(),
-            "--busy-poll" => self.busy_poll.is_some(),
-            "--mac-table-size" => self.mac_table_size.is_some(),
-            "--mac-aging-time" => self.mac_aging_time.is_some(),
-            "--control" => self.control.is_some(),
-            "--control-group" => self.control_group.is_some(),
-            "--metrics" => self.metrics.is_some(),
-            _ => false,
-        }
+    /// The flags that say something of the configuration.
+    pub(crate) fn words(&self) -> Vec<Flag> {
+        let lists = [
+            ("--tap", &self.tap),
+            ("--port", &self.port),
+            ("--gateway", &self.gateway),
+            ("--publish", &self.publish),
+            ("--nat", &self.nat),
+            ("--vxlan", &self.vxlan),
+            ("--udp", &self.udp),
+            ("--udp-ip", &self.udp_ip),
+        ];
+        let once = [
+            ("--uplink", self.uplink.clone()),
+            ("--uplink-mode", self.uplink_mode.clone()),
+            ("--uplink-address", self.uplink_address.clone()),
+            ("--uplink-gateway", self.uplink_gateway.clone()),
+            ("--workers", self.workers.map(|number| number.to_string())),
+            ("--busy-poll", self.busy_poll.map(|number| number.to_string())),
+            ("--mac-table-size", self.mac_table_size.map(|number| number.to_string())),
+            ("--mac-aging-time", self.mac_aging_time.map(|number| number.to_string())),
+            ("--control", self.control.clone()),
+            ("--control-group", self.control_group.clone()),
+            ("--control-read-only-others", self.control_read_only_others.map(|is_on| is_on.to_string())),
+            ("--metrics", self.metrics.clone()),
+        ];
+        let lists = lists.into_iter().flat_map(|(name, list)| list.iter().map(move |value| Flag::new(name, value.as_str())));
+        lists.chain(once.into_iter().filter_map(|(name, value)| Some(Flag::new(name, value?)))).collect()
     }
 }

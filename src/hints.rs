@@ -1,8 +1,7 @@
 //! Errors about interfaces and namespaces, with the name that was probably meant.
 
+use config::nearest;
 use netio::{PacketError, TapError};
-
-use crate::config::nearest;
 
 /// The error, with the name of the interface that was probably meant.
 pub(crate) fn without_interface(error: PacketError) -> anyhow::Error {

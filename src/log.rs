@@ -10,12 +10,11 @@ use std::io::{self, IsTerminal};
 use std::str::FromStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use config::nearest;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
-
-use crate::config::nearest;
 
 /// Environment variable with the levels at the start, used without `--log`.
 pub(crate) const VARIABLE: &str = "VSWITCHD_LOG";

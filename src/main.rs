@@ -1,7 +1,6 @@
 //! `vswitchd`: a learning Ethernet switch, NAT router and VXLAN tunnels in one userspace process, over TAP devices, interfaces and sockets.
 
 mod cli;
-mod config;
 mod control_socket;
 mod daemon;
 mod demo;
@@ -10,6 +9,7 @@ mod events;
 mod fabric;
 mod hints;
 mod log;
+mod model;
 mod ports;
 mod seed;
 mod service;
@@ -24,11 +24,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches};
+use config::Desired;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Cli, Command, Flags};
-use crate::config::plan::Desired;
 use crate::daemon::Daemon;
 use crate::log::Levels;
 use crate::service::Service;
@@ -88,10 +88,10 @@ fn main() -> ExitCode {
         }
         None => {}
     }
-    let desired = match Desired::read(&cli.flags) {
+    let desired = match Desired::read(cli.flags.config.as_deref(), &cli.flags.words()) {
         Ok(desired) => desired,
-        Err(error) => {
-            eprintln!("vswitchd: {error}");
+        Err(problems) => {
+            problems.iter().for_each(|problem| eprintln!("vswitchd: {problem}"));
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -164,7 +164,6 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     #[test]
     fn every_example_is_a_command_line() {
@@ -175,7 +174,10 @@ mod tests {
             let matches =
                 command().try_get_matches_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
             let cli = Cli::from_arg_matches(&matches).unwrap();
-            assert!(cli.command.is_some() || cli.flags.config.is_some() || Config::from_flags(&cli.flags).is_ok(), "{line}");
+            assert!(
+                cli.command.is_some() || cli.flags.config.is_some() || Desired::of_flags(&cli.flags.words()).is_ok(),
+                "{line}"
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 mod faults;
 mod files;
 mod flags;
+mod schema;
 
 use crate::Config;
 use crate::desired::Desired;

@@ -4,6 +4,7 @@ use api::Refusal;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use config::unknown_bridge;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 use serde::{Deserialize, Serialize, Serializer};
@@ -14,7 +15,6 @@ use super::ask::Asker;
 use super::large::Large;
 use super::query::{MacTableNow, Query};
 use super::views;
-use crate::config::bridge::unknown_bridge;
 
 /// 4095 is reserved (IEEE 802.1Q table 9-2).
 const LAST_VLAN: u16 = 4094;

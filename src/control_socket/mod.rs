@@ -59,7 +59,7 @@ use server::Server;
 pub(crate) use metrics::LATENCY_STEPS;
 pub(crate) use query::{MacTableNow, Query, Verb, WhichConnections};
 pub(crate) use scrape::{Scrape, ScrapeListener};
-pub(crate) use socket::{ControlListener, describe};
+pub(crate) use socket::ControlListener;
 
 /// What clients of the control socket may take up.
 const LIMITS: Limits = Limits {

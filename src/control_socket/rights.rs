@@ -17,12 +17,12 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::MethodRouter;
+use config::{Control, ControlGroup as Group};
 use netio::guest::Access;
 use netio::peer::Credentials;
 use rustix::process::geteuid;
 
 use super::answer::problem;
-use crate::config::control::{ControlConfig, Group};
 
 /// What a connection's other end may do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -44,7 +44,7 @@ pub(crate) struct Guard {
 const ROOT: u32 = 0;
 
 impl Guard {
-    pub(super) fn new(config: &ControlConfig) -> Guard {
+    pub(super) fn new(config: &Control) -> Guard {
         let others = if config.read_only_others { Rights::Read } else { Rights::Nothing };
         Guard { owner: geteuid().as_raw(), group: config.group.clone(), others }
     }
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn the_files_rights_follow() {
-        let config = |read_only_others| ControlConfig {
-            path: crate::config::control::ControlPath::None,
+        let config = |read_only_others| Control {
+            path: config::ControlPath::None,
             group: Some(Group { name: "netdev".to_owned(), number: 109 }),
             read_only_others,
         };

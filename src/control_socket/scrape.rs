@@ -25,6 +25,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use config::Metrics;
 use netio::Waker;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -35,7 +36,6 @@ use super::metrics;
 use super::query::Query;
 use super::rights::Rights;
 use super::server::Server;
-use crate::config::MetricsConfig;
 
 /// What strangers may take up. None of the responses is lasting or large.
 const LIMITS: Limits = Limits {
@@ -74,8 +74,8 @@ pub(crate) struct Scrape {
 
 impl ScrapeListener {
     /// Listens where the configuration says, if it does.
-    pub(crate) fn open(config: Option<&MetricsConfig>) -> anyhow::Result<Option<ScrapeListener>> {
-        let Some(MetricsConfig { listen, hosts }) = config else { return Ok(None) };
+    pub(crate) fn open(config: Option<&Metrics>) -> anyhow::Result<Option<ScrapeListener>> {
+        let Some(Metrics { listen, hosts }) = config else { return Ok(None) };
         let listener = TcpListener::bind(listen).with_context(|| format!("--metrics {listen}"))?;
         listener.set_nonblocking(true).context("--metrics")?;
         let address = listener.local_addr().context("--metrics")?;

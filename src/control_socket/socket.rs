@@ -4,18 +4,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use config::{Control, ControlPath, usual_path};
 use netio::guest::{Address, GuestError, Listener};
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::geteuid;
 
 use super::rights::Guard;
-use crate::config::control::{ControlConfig, ControlPath};
-
-const NAME: &str = "vswitchd.sock";
 
 /// Pause between two attempts to lock the directory, and the number of attempts.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -33,7 +30,7 @@ pub(crate) struct ControlListener {
 impl ControlListener {
     /// Opens the socket where the configuration wants it. Where nobody named a path, the usual one is a
     /// convenience: what keeps us from it is a warning.
-    pub(crate) fn open(wanted: &ControlConfig) -> anyhow::Result<Option<ControlListener>> {
+    pub(crate) fn open(wanted: &Control) -> anyhow::Result<Option<ControlListener>> {
         match &wanted.path {
             ControlPath::None => Ok(None),
             ControlPath::At(path) => {
@@ -54,7 +51,7 @@ impl ControlListener {
         }
     }
 
-    fn at(path: &Path, wanted: &ControlConfig) -> anyhow::Result<ControlListener> {
+    fn at(path: &Path, wanted: &Control) -> anyhow::Result<ControlListener> {
         let guard = Guard::new(wanted);
         let _lock = lock_directory(path);
         let opened = Listener::open_to(&Address::Unix(path.to_owned()), guard.access());
@@ -79,28 +76,6 @@ impl ControlListener {
     }
 }
 
-/// Where the socket would be, and who might connect besides the owner.
-pub(crate) fn describe(wanted: &ControlConfig) -> String {
-    let path = match &wanted.path {
-        ControlPath::None => return "none".to_owned(),
-        ControlPath::At(path) => path.clone(),
-        ControlPath::Usual => match usual_path() {
-            Some(path) => path,
-            None => return "none, as XDG_RUNTIME_DIR is not set".to_owned(),
-        },
-    };
-    format!("{}{}", path.display(), wanted.rights())
-}
-
-/// Where it is if nobody said: `/run` for root, the user's own directory for others.
-fn usual_path() -> Option<PathBuf> {
-    if geteuid().is_root() {
-        return Some(Path::new("/run").join(NAME));
-    }
-    let directory = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    directory.is_absolute().then(|| directory.join(NAME))
-}
-
 /// Keeps two daemons that start at once from removing each other's sockets. Whoever else holds the directory is
 /// not waited for long.
 fn lock_directory(path: &Path) -> Option<File> {
@@ -120,9 +95,10 @@ fn lock_directory(path: &Path) -> Option<File> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::PathBuf;
 
     use super::*;
-    use crate::config::control::Group;
+    use config::ControlGroup as Group;
 
     /// A directory that goes with the test.
     struct Place(PathBuf);
@@ -145,9 +121,9 @@ mod tests {
         }
     }
 
-    fn config(path: ControlPath, group: Option<u32>, read_only_others: bool) -> ControlConfig {
+    fn config(path: ControlPath, group: Option<u32>, read_only_others: bool) -> Control {
         let group = group.map(|number| Group { name: number.to_string(), number });
-        ControlConfig { path, group, read_only_others }
+        Control { path, group, read_only_others }
     }
 
     fn open(path: &Path) -> anyhow::Result<Option<ControlListener>> {

@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
+use config::{Config, Port};
 use netio::{PacketError, TapError};
 use vswitch::BridgeId;
 
 use super::warn;
-use crate::config::bridge::BridgeConfig;
-use crate::config::{Config, PortConfig};
-use crate::control_socket;
 use crate::hints::without_interface;
+use crate::model;
 use crate::ports::device::DeviceError;
 
 /// Prints what would run and whether it could, without starting or creating anything.
@@ -25,9 +24,10 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         if let Some(title) = port.title() {
             let bridge = config.name_among_several(port.bridge).filter(|_| port.is_bridged());
             let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
-            println!("port {title}{}{on}: {}", place_of(port), port.vlan_text);
+            println!("port {title}{}{on}: {}", place_of(port), port.vlan_text());
         }
         if let Some((_, Some(netns))) = port.link() {
+            let netns = model::netns(netns);
             let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
             netns.id().map_err(error).map_err(DeviceError::with_hint)?;
         }
@@ -35,7 +35,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
             check_interface(name)?;
         }
     }
-    println!("control socket {}", control_socket::describe(&config.control));
+    println!("control socket {}", config.control);
     println!("the configuration is good; nothing was started");
     Ok(())
 }
@@ -51,8 +51,8 @@ pub(super) fn check_interface(name: &str) -> anyhow::Result<()> {
 pub(super) fn summary_head(config: &Config) -> String {
     let workers = count_of(config.workers, "worker");
     let mut text = String::new();
-    for (number, BridgeConfig { name, mac_table_size, mac_aging_time }) in config.bridges.iter().enumerate() {
-        let is_of_it = |port: &&PortConfig| port.is_bridged() && port.bridge.index() == number;
+    for (number, config::Bridge { name, mac_table_size, mac_aging_time }) in config.bridges.iter().enumerate() {
+        let is_of_it = |port: &&Port| port.is_bridged() && port.bridge == number;
         let ports = count_of(config.ports.iter().filter(is_of_it).count(), "port");
         let workers = if config.bridges.len() == 1 { format!(" {workers},") } else { String::new() };
         let _ =
@@ -70,7 +70,7 @@ pub(super) fn count_of(count: usize, what: &str) -> String {
 }
 
 /// " in namespace blue"; empty for the daemon's own namespace.
-pub(super) fn place_of(port: &PortConfig) -> String {
+pub(super) fn place_of(port: &Port) -> String {
     let netns = port.link().and_then(|(_, netns)| netns);
     netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))
 }

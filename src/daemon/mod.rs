@@ -27,20 +27,20 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use config::Desired;
 use netio::Poller;
 use packet::Timestamp;
 use vswitch::{BridgeId, MacEntry, PortId};
 
 use crate::cli::Flags;
-use crate::config::plan::Desired;
-use crate::config::queues_of;
 use crate::control_socket::{ControlListener, ControlSocket, Scrape, ScrapeListener};
 use crate::edge::router::{PortNumbers, RouterControl};
 use crate::edge::{Edge, UplinkPort};
 use crate::fabric::bridges::Bridges;
 use crate::fabric::report::Report;
 use crate::fabric::slots::{self, Slots};
-use crate::fabric::{Fabric, Setup, Workers};
+use crate::fabric::{Fabric, Setup, Workers, queues_of};
+use crate::model::bridge_id;
 use crate::ports::device::PortDevice;
 use crate::ports::{self, Ports};
 use crate::service::Service;
@@ -91,7 +91,8 @@ impl Daemon {
         let config = desired.config.clone();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
-        let (readers, workers) = (config.readers, config.workers);
+        let readers = config.device_count() + tunnel::endpoint_count(&config.tunnels, &config.ip_tunnels);
+        let workers = config.workers;
         let at_start = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
         let mut slots = Slots::new(slots::capacity(at_start));
         let capacity = slots.capacity();
@@ -103,10 +104,11 @@ impl Daemon {
         let queues = |id: PortId| queues_of(id.index(), readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
-        let edge = Edge::open(&config, uplink_id.first().copied().unwrap_or(PortId(0)), numbers, clock)?;
+        let uplink_id = uplink_id.first().copied().unwrap_or(PortId(0));
+        let edge = Edge::open(&config, (uplink_id, queues(uplink_id)), numbers, clock)?;
         tunnels.add_statics(|bridge| bridges.table(bridge), |_| true)?;
-        let shared = config.ports.iter().filter_map(|port| Some((port.bridge, port.shared_interface()?)));
-        let uplinks = config.bridge_uplink.iter().map(|uplink| (uplink.bridge, uplink.interface.as_str()));
+        let shared = config.ports.iter().filter_map(|port| Some((bridge_id(port.bridge), port.shared_interface()?)));
+        let uplinks = config.bridge_uplink.iter().map(|uplink| (bridge_id(uplink.bridge), uplink.interface.as_str()));
         for (bridge, name) in shared.chain(uplinks) {
             check_way_out(bridge, name, |bridge, from| tunnels.leaves_from(bridge, from))?;
         }
@@ -119,10 +121,10 @@ impl Daemon {
         }
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
         let configs = config.ports.into_iter().enumerate().map(|(index, mut port)| {
-            port.propose_mtu(if port.is_bridged() { mtus[port.bridge.index()] } else { tunnels.ip_mtu(index - bridged) });
+            port.propose_mtu(if port.is_bridged() { mtus[port.bridge] } else { tunnels.ip_mtu(index - bridged) });
             port
         });
-        let ports = Ports::open(ids.into_iter().zip(configs), clock.now())?;
+        let ports = Ports::open(ids.into_iter().zip(configs), queues, clock.now())?;
         let poller = Poller::new().context("making the control thread's epoll")?;
         let setup = Setup {
             workers,
@@ -182,10 +184,11 @@ impl Daemon {
         let mut text = self.config_summary.clone();
         for port in self.ports.iter() {
             let Some(title) = port.config.title() else { continue };
-            let (place, vlan) = (place_of(&port.config), &port.config.vlan_text);
-            let bridge = self.fabric.bridges.name_among_several(port.config.bridge).filter(|_| port.config.is_bridged());
+            let (place, vlan) = (place_of(&port.config), port.config.vlan_text());
+            let bridge =
+                self.fabric.bridges.name_among_several(bridge_id(port.config.bridge)).filter(|_| port.config.is_bridged());
             let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
-            let mtu = port.link().map(|link| link.mtu).or(port.config.mtu()).unwrap_or(0);
+            let mtu = port.link().map(|link| link.mtu).or(port.config.mtu).unwrap_or(0);
             let device = port.device().map_or_else(|| "waits for guests".to_owned(), PortDevice::summary);
             let _ = writeln!(text, "port {title}{place}{on}: {vlan}, mtu {mtu}, {device}");
         }

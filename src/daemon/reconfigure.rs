@@ -1,7 +1,7 @@
 //! Changes of the running configuration: first everything that can fail, then everything that has an effect.
 //!
 //! ```text
-//!   words --> Desired --Plan::between--> Plan --prepare--> Prepared --commit--> the switch that runs
+//!   words --> Desired ----plan_from---> Plan --prepare--> Prepared --commit--> the switch that runs
 //!                 |                        |                 |
 //!              an error: nothing was touched, or what was made is undone by being dropped
 //! ```
@@ -25,19 +25,17 @@
 //! *One change at a time*, because the control thread does all of it. Meanwhile frames pass, because workers never wait for
 //! it; devices that disappear during a change are noticed a little later.
 
-use std::path::Path;
-
 use anyhow::Context;
 use api::{Action, Refusal, What};
+use config::{Change, Desired, EditError, NeedsRestart, Plan, Port};
 use vswitch::{BridgeId, PortId};
 
 use super::check::check_way_out;
 use super::{Daemon, warn};
-use crate::cli::Flags;
-use crate::config::plan::{self, Change, Desired, NeedsRestart, NotTaken, Plan};
-use crate::config::{PortConfig, queues_of};
 use crate::control_socket::{Verb, views};
 use crate::edge::router::NewRules;
+use crate::fabric::queues_of;
+use crate::model::bridge_id;
 use crate::ports::NewPorts;
 use crate::tunnel::{NewTunnels, overlay_mtu};
 
@@ -52,8 +50,8 @@ impl Daemon {
     /// Makes the change that a verb of the control socket requests, or with `dry_run` returns it only.
     pub(super) fn reconfigure(&mut self, verb: &Verb, dry_run: bool) -> Result<Vec<views::Change>, Refusal> {
         let desired = self.desired_by(verb).map_err(|error| match error {
-            NotTaken::Unknown(error) => Refusal::NotFound(error.to_string()),
-            NotTaken::Refused(error) => Refusal::BadRequest(error.to_string()),
+            EditError::NoSuch(error) => Refusal::NotFound(error.to_string()),
+            EditError::Refused(error) => Refusal::BadRequest(error.to_string()),
         })?;
         let changes = self.change_to(desired, dry_run).map_err(|error| match error.downcast_ref::<NeedsRestart>() {
             Some(_) => Refusal::Unprocessable(error.to_string()),
@@ -62,9 +60,9 @@ impl Daemon {
         Ok(changes.iter().map(view).collect())
     }
 
-    fn desired_by(&self, verb: &Verb) -> Result<Desired, NotTaken> {
+    fn desired_by(&self, verb: &Verb) -> Result<Desired, EditError> {
         Ok(match verb {
-            Verb::Apply { file, text } => Desired::of_text(Path::new(file), text, &Flags::default())?,
+            Verb::Apply { file, text } => Desired::of_text(file, text, &[])?,
             Verb::AddPort(word) => self.desired.with_port(word)?,
             Verb::DeletePort(name) => self.desired.without_port(name)?,
             Verb::Publish(word) => self.desired.with_rule(word)?,
@@ -81,7 +79,7 @@ impl Daemon {
             return;
         };
         let file = path.display();
-        let desired = Desired::read(&self.command_line).map_err(anyhow::Error::from);
+        let desired = Desired::read(Some(&path), &self.command_line.words()).map_err(anyhow::Error::from);
         match desired.and_then(|desired| self.change_to(desired, false)) {
             Ok(changes) if changes.is_empty() => tracing::info!(%file, "configuration unchanged"),
             Ok(changes) => tracing::info!(%file, changes = changes.len(), "configuration applied"),
@@ -91,7 +89,7 @@ impl Daemon {
 
     /// Puts a configuration in force; with `dry_run`, only plans it. After an error nothing has changed.
     pub(super) fn change_to(&mut self, mut desired: Desired, dry_run: bool) -> anyhow::Result<Vec<Change>> {
-        let plan = Plan::between(&self.desired, &mut desired)?;
+        let plan = desired.plan_from(&self.desired)?;
         if dry_run {
             return Ok(plan.changes);
         }
@@ -129,7 +127,7 @@ impl Daemon {
     fn check_ports(&self, plan: &Plan) -> anyhow::Result<()> {
         for port in plan.altered_ports.iter().chain(&plan.added_ports) {
             if let Some(name) = port.shared_interface() {
-                check_way_out(port.bridge, name, |bridge, from| self.tunnels.leaves_from(bridge, from))?;
+                check_way_out(bridge_id(port.bridge), name, |bridge, from| self.tunnels.leaves_from(bridge, from))?;
             }
         }
         for number in 0..self.fabric.bridges.iter().count() {
@@ -151,11 +149,11 @@ impl Daemon {
         let (readers, workers) = (self.fabric.workers.readers(), self.fabric.workers.len());
         let queues = |id: PortId| queues_of(id.index().min(readers), readers, workers);
         let new = self.tunnels.prepare(&plan.added_tunnels, ids, queues)?;
-        let stays = |port: &&PortConfig| !plan.removed_ports.iter().any(|removed| removed.is_same_port(port));
+        let stays = |port: &&Port| !plan.removed_ports.iter().any(|removed| removed.is_same_port(port));
         let as_it_will_be = |port| plan.altered_ports.iter().find(|altered| altered.is_same_port(port)).unwrap_or(port);
         let ports = self.ports.iter().map(|port| &port.config).filter(stays).map(as_it_will_be).chain(&plan.added_ports);
         let uplink = self.edge.uplink.iter().filter_map(|uplink| Some((uplink.bridge()?, uplink.interface.as_str())));
-        for (bridge, name) in ports.filter_map(|port| Some((port.bridge, port.shared_interface()?))).chain(uplink) {
+        for (bridge, name) in ports.filter_map(|port| Some((bridge_id(port.bridge), port.shared_interface()?))).chain(uplink) {
             check_way_out(bridge, name, |bridge, from| new.leaves_from(bridge, from, &self.tunnels))?;
         }
         Ok(Some(new))
@@ -244,12 +242,12 @@ impl Daemon {
     }
 }
 
-fn shown(action: plan::Action) -> Action {
+fn shown(action: config::Action) -> Action {
     match action {
-        plan::Action::Add => Action::Add,
-        plan::Action::Remove => Action::Remove,
-        plan::Action::Alter => Action::Alter,
-        plan::Action::Replace => Action::Replace,
+        config::Action::Add => Action::Add,
+        config::Action::Remove => Action::Remove,
+        config::Action::Alter => Action::Alter,
+        config::Action::Replace => Action::Replace,
     }
 }
 

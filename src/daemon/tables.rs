@@ -4,13 +4,14 @@
 use std::net::Ipv4Addr;
 
 use api::Refusal;
+use config::unknown_bridge;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 use vswitch::{Domain, MacTable, PortId, PortKind};
 
 use super::view::View;
-use crate::config::bridge::unknown_bridge;
 use crate::control_socket::WhichConnections;
+use crate::model::port_vlan;
 
 impl View<'_> {
     /// Adds a static entry to the MAC table of the port's bridge. Returns the bridge's name.
@@ -91,7 +92,7 @@ impl View<'_> {
     /// Whether a port of the bridge carries this VLAN.
     fn carries(&self, id: PortId, vlan: VlanId) -> bool {
         if let Some(port) = self.ports.get(id) {
-            return port.config.vlan.carries(vlan);
+            return port_vlan(&port.config.vlans).carries(vlan);
         }
         if self.edge.uplink.as_ref().is_some_and(|uplink| uplink.id == id) {
             return true;

@@ -5,17 +5,18 @@
 
 use std::time::SystemTime;
 
+use config::Publish;
 use packet::VlanId;
 use vswitch::UPLINK;
 use vswitch::{BridgeId, PortId, PortTotals};
 
-use crate::config::Publish;
 use crate::control_socket::views;
 use crate::edge::router::RouterControl;
 use crate::edge::{Edge, UplinkPort};
 use crate::fabric::Fabric;
 use crate::fabric::bridges::Bridge;
 use crate::fabric::report::Report;
+use crate::model::bridge_id;
 use crate::ports::device::PortDevice;
 use crate::ports::{ManagedPort, Ports};
 use crate::tunnel::{PeerControl, TunnelControl, TunnelSpec};
@@ -48,7 +49,7 @@ impl View<'_> {
 
     /// The bridge that a port belongs to now.
     pub(super) fn bridge_of(&self, id: PortId) -> Option<BridgeId> {
-        let port = self.ports.get(id).filter(|port| port.config.is_bridged()).map(|port| port.config.bridge);
+        let port = self.ports.get(id).filter(|port| port.config.is_bridged()).map(|port| bridge_id(port.config.bridge));
         let uplink = || self.edge.uplink.as_ref().filter(|uplink| uplink.id == id)?.bridge();
         let peer = || self.tunnels.spec_of(self.tunnels.peers().iter().find(|peer| peer.id == id)?).bridge();
         port.or_else(uplink).or_else(peer)
@@ -193,12 +194,12 @@ impl View<'_> {
         let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
         Some(views::Port {
             name,
-            bridge: port.config.is_bridged().then(|| self.fabric.bridges.name(port.config.bridge).to_owned()),
+            bridge: port.config.is_bridged().then(|| self.fabric.bridges.name(bridge_id(port.config.bridge)).to_owned()),
             kind: port.kind_name().to_owned(),
             namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
-            vlan: port.config.vlan_text.clone(),
+            vlan: port.config.vlan_text(),
             state: port.state_name().to_owned(),
-            mtu: port.link().map(|link| link.mtu).or(port.config.mtu()),
+            mtu: port.link().map(|link| link.mtu).or(port.config.mtu),
             device: port.device().map_or_else(String::new, PortDevice::summary),
         })
     }
@@ -249,7 +250,7 @@ impl View<'_> {
     pub(super) fn capture_ports(&self) -> Vec<PortNow> {
         let mut ports: Vec<PortNow> = Vec::new();
         for port in self.ports.iter() {
-            let (kind, vlan) = (port.kind_name(), &port.config.vlan_text);
+            let (kind, vlan) = (port.kind_name(), port.config.vlan_text());
             let is_raw = !port.config.is_bridged();
             let description = if is_raw || vlan.is_empty() { kind.to_owned() } else { format!("{kind}, {vlan}") };
             ports.push(PortNow { id: port.id.0, name: port.name().to_owned(), description, is_raw, is_there: !port.is_unused() });

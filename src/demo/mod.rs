@@ -25,10 +25,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use config::{Desired, Flag};
 use netio::link;
 
 use crate::cli::Flags;
-use crate::config::plan::Desired;
 use crate::daemon::Daemon;
 use host::{Host, set_up, wait_for_carrier};
 use page::{Fetched, fetch};
@@ -127,10 +127,10 @@ impl World {
 
     /// The configuration of the picture's command line.
     fn desired(&self) -> anyhow::Result<Desired> {
-        let tap = [&self.h1, &self.h2].map(|host| format!("{}@{}", host.interface(), host.path())).to_vec();
-        let publish = vec![format!("{PUBLISHED}:{}:{HTTP}", GUESTS[1])];
-        let uplink = Some(INTERFACE.to_owned());
-        Ok(Desired::of_flags(Flags { tap, uplink, publish, ..Flags::default() })?)
+        let taps = [&self.h1, &self.h2].map(|host| format!("{}@{}", host.interface(), host.path()));
+        let [one, other] = taps.map(|tap| Flag::new("--tap", tap));
+        let publish = Flag::new("--publish", format!("{PUBLISHED}:{}:{HTTP}", GUESTS[1]));
+        Ok(Desired::of_flags(&[one, other, Flag::new("--uplink", INTERFACE), publish])?)
     }
 
     /// From a guest to the outside host: the server sees the router's address.

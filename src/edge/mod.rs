@@ -16,13 +16,14 @@ mod uplink;
 use std::sync::Arc;
 
 use api::What;
+use config::Config;
 use netio::{Poller, packet_socket};
 use packet::Timestamp;
 use vswitch::{Interface, PortId};
 
-use crate::config::{Config, queues_of};
 use crate::fabric::Fabric;
 use crate::hints::without_interface;
+use crate::model::bridge_id;
 use crate::seed::random_seed;
 use crate::worker::{Clock, Command, Sink, Source};
 use router::{PortNumbers, RouterControl};
@@ -37,10 +38,14 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    /// Opens the uplink, which gets the number `id`, and makes the router.
-    pub(crate) fn open(config: &Config, id: PortId, numbers: PortNumbers, clock: Clock) -> anyhow::Result<Edge> {
-        let queues = queues_of(id.index(), config.readers, config.workers);
-        let bridge = config.bridge_uplink.as_ref().map(|uplink| uplink.bridge);
+    /// Opens the uplink, which gets the number `id` and this many queues, and makes the router.
+    pub(crate) fn open(
+        config: &Config,
+        (id, queues): (PortId, usize),
+        numbers: PortNumbers,
+        clock: Clock,
+    ) -> anyhow::Result<Edge> {
+        let bridge = config.bridge_uplink.as_ref().map(|uplink| bridge_id(uplink.bridge));
         let nat = config.router.as_ref().and_then(|router| router.uplink.as_ref());
         let macs = nat.map_or_else(Vec::new, RouterControl::own_macs);
         let open = |name| UplinkPort::open(id, name, queues, bridge, macs).map_err(without_interface);

@@ -6,6 +6,7 @@
 //! after [`GRACE`]: until then nothing leaves, and if the address returns, the connections continue.
 
 mod rules;
+mod settings;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use config::{NatUplink, Publish};
 use nat::{External, ExternalKind, Nat};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
@@ -21,10 +23,7 @@ use vswitch::{Domain, Interface, Neighbours, Route, Router, Routing, Uplink};
 
 use super::reserve::Reserved;
 use super::uplink::UplinkPort;
-use crate::config::address::Cidr;
-use crate::config::publish::Publish;
-use crate::config::router::RouterConfig;
-use crate::config::uplink::UplinkConfig;
+use crate::model::bridge_id;
 pub(crate) use rules::NewRules;
 
 /// Pause between two rounds of reserving ports of the host.
@@ -45,7 +44,7 @@ pub(crate) struct PortNumbers {
 /// The router as the control thread sees it.
 #[derive(Debug)]
 pub(crate) struct RouterControl {
-    config: RouterConfig,
+    config: config::Router,
     interfaces: Vec<Interface>,
     nat: Option<Arc<Nat>>,
     neighbours: Arc<Neighbours>,
@@ -66,19 +65,20 @@ pub(crate) struct RouterControl {
 impl RouterControl {
     /// The router without its way out; see [`RouterControl::follow`].
     pub(crate) fn new(
-        config: RouterConfig,
+        config: config::Router,
         numbers: PortNumbers,
         tunnel_ports: Vec<u16>,
         seed: [u64; 2],
     ) -> anyhow::Result<RouterControl> {
         let nat = match &config.uplink {
-            Some(_) => {
-                Some(Arc::new(Nat::new(config.nat.to_nat(numbers), seed).context("not enough memory for so many connections")?))
-            }
+            Some(_) => Some(Arc::new(
+                Nat::new(settings::nat_config(&config.nat, numbers), seed)
+                    .context("not enough memory for so many connections")?,
+            )),
             None => None,
         };
-        let interface = |gateway: &crate::config::router::Gateway| {
-            let domain = Domain { bridge: gateway.bridge, vlan: gateway.vlan };
+        let interface = |gateway: &config::Gateway| {
+            let domain = Domain { bridge: bridge_id(gateway.bridge), vlan: gateway.vlan };
             Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
         };
         let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();
@@ -116,7 +116,7 @@ impl RouterControl {
     }
 
     /// MAC addresses besides the interface's own that the uplink receives by.
-    pub(crate) fn own_macs(config: &UplinkConfig) -> Vec<MacAddr> {
+    pub(crate) fn own_macs(config: &NatUplink) -> Vec<MacAddr> {
         own_mac(config).into_iter().collect()
     }
 
@@ -135,7 +135,7 @@ impl RouterControl {
     }
 
     /// The configuration in force.
-    pub(crate) fn config(&self) -> &RouterConfig {
+    pub(crate) fn config(&self) -> &config::Router {
         &self.config
     }
 
@@ -148,7 +148,7 @@ impl RouterControl {
     pub(crate) fn start(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
         if let Some(state) = uplink.state() {
             for (address, prefix_len) in &state.addresses {
-                self.config.check_uplink_network(Cidr::new(*address, *prefix_len))?;
+                self.config.check_uplink_network(Ipv4Prefix::new(*address, *prefix_len))?;
             }
             self.check_listen(&self.config.publish, state)?;
         }
@@ -182,8 +182,8 @@ impl RouterControl {
         }
         if networks != self.networks {
             for (address, prefix_len) in &networks {
-                if let Err(error) = self.config.check_uplink_network(Cidr::new(*address, *prefix_len)) {
-                    tracing::warn!(network = %Cidr::new(*address, *prefix_len), "{error}");
+                if let Err(error) = self.config.check_uplink_network(Ipv4Prefix::new(*address, *prefix_len)) {
+                    tracing::warn!(network = %Ipv4Prefix::new(*address, *prefix_len), "{error}");
                 }
             }
             self.networks = networks;
@@ -193,7 +193,7 @@ impl RouterControl {
     }
 
     /// The outside addresses of the configuration; without any, the uplink's first address, if it has one.
-    fn wanted_externals(&self, config: &UplinkConfig, state: Option<&UplinkState>) -> Vec<External> {
+    fn wanted_externals(&self, config: &NatUplink, state: Option<&UplinkState>) -> Vec<External> {
         let one_to_one = |address: Ipv4Addr| {
             self.config.publish.iter().find_map(|rule| match rule {
                 Publish::Address { listen, guest } if *listen == address => Some(*guest),
@@ -254,7 +254,7 @@ impl RouterControl {
         Filter::nat(&addresses, &ports).or_else(|| Filter::nat(&addresses, &[0..=u16::MAX]))
     }
 
-    fn way_out(&self, config: &UplinkConfig, state: &UplinkState, uplink: &UplinkPort) -> Uplink {
+    fn way_out(&self, config: &NatUplink, state: &UplinkState, uplink: &UplinkPort) -> Uplink {
         let route = |route: &netio::route::Route| Route {
             to: Ipv4Prefix::new(route.prefix, route.prefix_len),
             via: route.gateway,
@@ -262,7 +262,7 @@ impl RouterControl {
         };
         let mut routes: Vec<Route> = state.routes.iter().map(route).collect();
         if let Some(network) = config.network() {
-            routes.push(Route { to: Ipv4Prefix::new(network.address, network.prefix_len), via: None, metric: 0 });
+            routes.push(Route { to: network.network(), via: None, metric: 0 });
         }
         if let Some(gateway) = config.gateway {
             routes.push(Route { to: Ipv4Prefix::new(gateway, 32), via: None, metric: 0 });
@@ -338,7 +338,7 @@ fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>
 }
 
 /// The router's own MAC address on the uplink, if it has own addresses there.
-fn own_mac(config: &UplinkConfig) -> Option<MacAddr> {
+fn own_mac(config: &NatUplink) -> Option<MacAddr> {
     config.network().map(|network| vswitch::routing::mac_of(network.address))
 }
 

@@ -7,7 +7,6 @@ use packet::Timestamp;
 use vswitch::mac_table::MacTableStats;
 use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
 
-use crate::config::bridge::BridgeConfig;
 use crate::seed::random_seed;
 
 /// MAC entries expired in one go; between two goes, workers may take the table's lock.
@@ -20,14 +19,14 @@ pub(crate) struct Bridges(Vec<Bridge>);
 /// One bridge.
 #[derive(Debug)]
 pub(crate) struct Bridge {
-    pub(crate) config: BridgeConfig,
+    pub(crate) config: config::Bridge,
     pub(crate) table: Arc<MacTable>,
 }
 
 impl Bridges {
     /// Bridges whose ports have numbers below `ports`.
-    pub(crate) fn new(configs: Vec<BridgeConfig>, ports: usize) -> anyhow::Result<Bridges> {
-        let bridge = |config: BridgeConfig| {
+    pub(crate) fn new(configs: Vec<config::Bridge>, ports: usize) -> anyhow::Result<Bridges> {
+        let bridge = |config: config::Bridge| {
             let (size, aging_secs) = (config.mac_table_size, config.mac_aging_time);
             let table = MacTable::new(MacTableConfig { size, aging_secs, ports, seed: random_seed()? });
             Ok(Bridge { config, table: Arc::new(table) })

@@ -24,7 +24,7 @@ use crate::worker::{Clock, Command};
 use bridges::Bridges;
 use report::{Ledger, Report};
 use slots::Slots;
-pub(crate) use workers::{Setup, Workers};
+pub(crate) use workers::{Setup, Workers, queues_of};
 
 /// What ports, uplink and tunnels are attached to.
 pub(crate) struct Fabric {
@@ -114,12 +114,11 @@ pub(crate) mod tests {
     use netio::Poller;
 
     use super::*;
-    use crate::config::bridge::BridgeConfig;
     use crate::worker::Event;
 
     /// A fabric of one bridge and this many workers, whose threads the test starts, for ports below `capacity`.
     pub(crate) fn fabric(workers: usize, capacity: usize) -> Fabric {
-        let config = BridgeConfig { name: "br0".to_owned(), mac_table_size: 1024, mac_aging_time: 300 };
+        let config = config::Bridge { name: "br0".to_owned(), mac_table_size: 1024, mac_aging_time: 300 };
         let bridges = Bridges::new(vec![config], capacity).unwrap();
         let clock = Clock::start();
         let setup = Setup {

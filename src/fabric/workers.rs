@@ -187,6 +187,12 @@ impl Handle {
     }
 }
 
+/// Queues of a device: each worker reads one queue of one device in turn; only where there are more workers than `readers` is
+/// one read by several workers, each from a queue of its own.
+pub(crate) fn queues_of(reader: usize, readers: usize, workers: usize) -> usize {
+    workers.saturating_sub(reader).div_ceil(readers).max(1)
+}
+
 /// Which of a port's queues a worker reads: workers take ports in turn, and where there were more workers than `ports` at
 /// the start, the port's next queue.
 fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usize, workers: usize) -> Option<Q> {
@@ -198,7 +204,15 @@ fn queue_to_read<Q: Clone>(queues: &[Q], port: usize, worker: usize, ports: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::queues_of;
+
+    #[test]
+    fn queues_follow_workers() {
+        let queues = |readers: usize, workers| (0..readers).map(|n| queues_of(n, readers, workers)).collect::<Vec<_>>();
+        assert_eq!(queues(3, 2), [1, 1, 1]);
+        assert_eq!(queues(2, 2), [1, 1]);
+        assert_eq!(queues(2, 5), [3, 2]);
+        assert_eq!(queues(1, 4), [4]);
+    }
 
     #[test]
     fn each_queue_has_one_reader_and_each_worker_one_queue_of_a_port() {

@@ -5,6 +5,7 @@
 //! gets a new view in the workers.
 
 use anyhow::{Context, ensure};
+use config::{Plan, Port};
 use netio::Poller;
 use packet::Timestamp;
 use vswitch::{BridgeId, PortId};
@@ -13,9 +14,8 @@ use super::Ports;
 use super::attach::look;
 use super::guests::{self, Entrance};
 use super::managed::ManagedPort;
-use crate::config::PortConfig;
-use crate::config::plan::Plan;
 use crate::fabric::Fabric;
+use crate::model::bridge_id;
 use crate::worker::Command;
 
 /// Ports that have their devices and that no worker knows of yet.
@@ -60,25 +60,24 @@ impl Ports {
         let mut new = NewPorts { ports: Vec::with_capacity(ids.len()), entrances };
         for (port, id) in plan.added_ports.iter().zip(ids) {
             let mut port = port.clone();
-            port.propose_mtu(overlay_mtu(port.bridge));
-            port.set_queues(1);
+            port.propose_mtu(overlay_mtu(bridge_id(port.bridge)));
             let waits = plan.removed_ports.iter().any(|removed| removed.clashes_with(&port));
             new.ports.push(match waits {
                 true => ManagedPort::later(id, port, now),
-                false => ManagedPort::open(id, port, now).map_err(super::device::DeviceError::with_hint)?,
+                false => ManagedPort::open(id, port, 1, now).map_err(super::device::DeviceError::with_hint)?,
             });
         }
         Ok(new)
     }
 
     /// Sets the MTU of the devices of ports that are altered. If one refuses, the others get theirs back.
-    pub(crate) fn set_mtus(&mut self, altered: &[PortConfig], overlay_mtu: OverlayMtu<'_>) -> anyhow::Result<()> {
+    pub(crate) fn set_mtus(&mut self, altered: &[Port], overlay_mtu: OverlayMtu<'_>) -> anyhow::Result<()> {
         let mut before: Vec<(usize, u32)> = Vec::new();
         for port in altered {
             let mut port = port.clone();
-            port.propose_mtu(overlay_mtu(port.bridge));
+            port.propose_mtu(overlay_mtu(bridge_id(port.bridge)));
             let Some(at) = self.position(&port) else { continue };
-            match self.ports[at].set_mtu(port.mtu()) {
+            match self.ports[at].set_mtu(port.mtu) {
                 Ok(was) => before.extend(was.map(|mtu| (at, mtu))),
                 Err(error) => {
                     for (at, mtu) in before {
@@ -123,12 +122,12 @@ impl Ports {
         self.entrances.close_unused(&self.ports, poller);
     }
 
-    fn alter(&mut self, to: &PortConfig, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) {
+    fn alter(&mut self, to: &Port, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) {
         let Some(at) = self.position(to) else { return };
         let mut to = to.clone();
-        to.propose_mtu(overlay_mtu(to.bridge));
+        to.propose_mtu(overlay_mtu(bridge_id(to.bridge)));
         let port = &mut self.ports[at];
-        let moves = port.config.vlan != to.vlan || port.config.bridge != to.bridge;
+        let moves = port.config.vlans != to.vlans || port.config.bridge != to.bridge;
         port.config.adopt(&to);
         let id = port.id;
         let Some(view) = port.to_pipeline() else { return };
@@ -141,7 +140,7 @@ impl Ports {
         }
     }
 
-    fn position(&self, config: &PortConfig) -> Option<usize> {
+    fn position(&self, config: &Port) -> Option<usize> {
         self.ports.iter().position(|port| port.config.is_same_port(config))
     }
 }

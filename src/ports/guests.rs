@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::What;
+use config::{Address, Port};
 use netio::Poller;
-use netio::guest::{Address, Listener};
+use netio::guest::Listener;
 use packet::Timestamp;
 
 use super::attach::attach;
 use super::managed::ManagedPort;
-use crate::config::PortConfig;
 use crate::fabric::Fabric;
+use crate::model::guest_address;
 
 /// Guests accepted at one entrance per second; others wait in the kernel. Each costs a command to all workers, a line of the log,
 /// and a walk over the MAC table when it leaves.
@@ -48,7 +49,7 @@ pub(super) struct Entrances {
 
 impl Entrance {
     /// Whether this is the entrance of the port's place.
-    fn is_of(&self, port: &PortConfig) -> bool {
+    fn is_of(&self, port: &Port) -> bool {
         port.slot().is_some_and(|(address, _)| *address == self.address)
     }
 
@@ -68,15 +69,11 @@ impl Entrance {
 
 impl Entrances {
     /// Opens an entrance for the guests of each of these ports that has none yet.
-    pub(super) fn prepare<'a>(
-        &self,
-        ports: impl Iterator<Item = &'a PortConfig>,
-        now: Timestamp,
-    ) -> anyhow::Result<Vec<Entrance>> {
+    pub(super) fn prepare<'a>(&self, ports: impl Iterator<Item = &'a Port>, now: Timestamp) -> anyhow::Result<Vec<Entrance>> {
         let new = ports.filter(|port| !self.entrances.iter().any(|entrance| entrance.is_of(port)));
-        let first_places = new.filter_map(PortConfig::slot).filter(|(_, slot)| slot.number == 1);
+        let first_places = new.filter_map(Port::slot).filter(|(_, slot)| slot.number == 1);
         let open = |(token, (address, _)): (u64, (&Address, _))| {
-            let listener = Listener::open(address)?;
+            let listener = Listener::open(&guest_address(address))?;
             Ok(Entrance { listener, token, address: address.clone(), accepted: 0, is_shut: false, complain_at: now })
         };
         (FIRST_TOKEN + self.opened..).zip(first_places).map(open).collect()

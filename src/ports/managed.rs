@@ -19,14 +19,15 @@
 use std::io;
 use std::time::Duration;
 
+use config::PortKind;
 use netio::LinkState;
 use netio::guest::Stream;
 use packet::Timestamp;
-use vswitch::{Port, PortId, PortKind};
+use vswitch::{Port, PortId};
 
 use super::device::{Device, DeviceError, PortDevice, first_state};
 use super::device::{kinds, stream};
-use crate::config::{DeviceConfig, PortConfig};
+use crate::model::{bridge_id, port_vlan};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -35,7 +36,9 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct ManagedPort {
     pub(crate) id: PortId,
-    pub(crate) config: PortConfig,
+    pub(crate) config: config::Port,
+    /// Queues of its device, each of which one worker reads.
+    queues: usize,
     life: Life,
     /// The number of devices that it has had.
     attachments: u64,
@@ -81,14 +84,22 @@ pub(crate) enum Found {
 
 impl ManagedPort {
     /// Opens the port's device, or leaves a place for its guest.
-    pub(crate) fn open(id: PortId, config: PortConfig, now: Timestamp) -> Result<ManagedPort, DeviceError> {
-        let mut port =
-            ManagedPort { id, config, life: Life::Free, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 };
+    pub(crate) fn open(id: PortId, config: config::Port, queues: usize, now: Timestamp) -> Result<ManagedPort, DeviceError> {
+        let mut port = ManagedPort {
+            id,
+            config,
+            queues,
+            life: Life::Free,
+            attachments: 0,
+            dropped_before: 0,
+            dropped_at_start: 0,
+            dropped: 0,
+        };
         if port.config.slot().is_some() {
             return Ok(port);
         }
         let mut pending = None;
-        match kinds::open(&port.config, &mut pending) {
+        match kinds::open(&port.config, queues, &mut pending) {
             Ok(Some(device)) => port.attach(device, now, FIRST_RETRY),
             Ok(None) => port.life = gone(now, FIRST_RETRY, pending),
             Err(error @ DeviceError::NoGuest { .. }) => {
@@ -102,10 +113,10 @@ impl ManagedPort {
 
     /// A port whose device cannot be opened yet, because a port that is removed still has it: it is tried at once, and then like
     /// a device that is gone.
-    pub(crate) fn later(id: PortId, config: PortConfig, now: Timestamp) -> ManagedPort {
+    pub(crate) fn later(id: PortId, config: config::Port, now: Timestamp) -> ManagedPort {
         let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now };
         let life = if config.slot().is_some() { Life::Free } else { gone };
-        ManagedPort { id, config, life, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 }
+        ManagedPort { id, config, queues: 1, life, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 }
     }
 
     /// Sets the MTU of its device. Returns the former MTU; `None` if there is no device, or the MTU is the same.
@@ -120,8 +131,8 @@ impl ManagedPort {
     }
 
     fn attach(&mut self, mut device: Device, now: Timestamp, pause: Duration) {
-        if let Some(config) = device.reopened_as() {
-            self.config.device = config;
+        if let Some(kind) = device.reopened_as() {
+            self.config.kind = kind;
         }
         let link = first_state(&*device, &self.config);
         self.dropped_at_start = device.dropped();
@@ -183,13 +194,13 @@ impl ManagedPort {
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let Life::Attached { device, link, .. } = &self.life else { return None };
         Some(Port {
-            bridge: self.config.bridge,
-            vlan: self.config.vlan.clone(),
+            bridge: bridge_id(self.config.bridge),
+            vlan: port_vlan(&self.config.vlans),
             mtu: link.mtu,
             features: device.features(),
             coalesce: self.config.coalesce,
             bursts: device.bursts(),
-            kind: if self.config.is_bridged() { PortKind::Link } else { PortKind::Tun },
+            kind: if self.config.is_bridged() { vswitch::PortKind::Link } else { vswitch::PortKind::Tun },
         })
     }
 
@@ -231,12 +242,12 @@ impl ManagedPort {
 
     /// The kind of its device as `show` names it.
     pub(crate) fn kind_name(&self) -> &'static str {
-        match &self.config.device {
-            DeviceConfig::Tap { .. } if !self.config.is_bridged() => "tun",
-            DeviceConfig::Tap { .. } => "tap",
-            DeviceConfig::Packet(_) => "packet",
-            DeviceConfig::Stream(_) => "stream",
-            DeviceConfig::Dgram(_) => "dgram",
+        match &self.config.kind {
+            PortKind::Tun(_) => "tun",
+            PortKind::Tap(_) => "tap",
+            PortKind::Packet(_) => "packet",
+            PortKind::Stream(_) => "stream",
+            PortKind::Dgram(_) => "dgram",
         }
     }
 
@@ -265,7 +276,7 @@ impl ManagedPort {
                     *pending = None;
                 }
                 let was_pending = pending.is_some();
-                match kinds::open(&self.config, pending) {
+                match kinds::open(&self.config, self.queues, pending) {
                     Ok(Some(device)) => {
                         let pause = *pause;
                         self.attach(device, now, pause);
@@ -304,14 +315,12 @@ fn gone(now: Timestamp, pause: Duration, pending: Option<Stream>) -> Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Flags;
-    use crate::config::Config;
 
     /// Nobody listens there, nor will.
     #[test]
     fn what_cannot_be_made_is_tried_for_less_and_less() {
-        let flags = Flags { port: vec!["stream:/nowhere/at-all:mode=client".into()], ..Flags::default() };
-        let config = Config::from_flags(&flags).unwrap().ports.remove(0);
+        let flag = config::Flag::new("--port", "stream:/nowhere/at-all:mode=client");
+        let config = config::Desired::of_flags(&[flag]).unwrap().config.ports.remove(0);
         let mut now = Timestamp::from_millis(5);
         let mut port = ManagedPort::later(PortId(0), config, now);
         assert_eq!(port.retry_at(), Some(now), "once the old device is let go");

@@ -16,11 +16,11 @@ pub(crate) mod device;
 mod guests;
 mod managed;
 
+use config::Port;
 use netio::Poller;
 use packet::Timestamp;
 use vswitch::PortId;
 
-use crate::config::PortConfig;
 use crate::fabric::Fabric;
 use attach::{attach, detach, look};
 pub(crate) use change::NewPorts;
@@ -36,12 +36,17 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Opens the devices of these ports, which have their numbers, and the sockets that their guests connect to.
-    pub(crate) fn open(ports: impl Iterator<Item = (PortId, PortConfig)>, now: Timestamp) -> anyhow::Result<Ports> {
-        let ports: Vec<(PortId, PortConfig)> = ports.collect();
+    /// Opens the devices of these ports, which have their numbers and as many queues as `queues` says, and the sockets that
+    /// their guests connect to.
+    pub(crate) fn open(
+        ports: impl Iterator<Item = (PortId, Port)>,
+        queues: impl Fn(PortId) -> usize,
+        now: Timestamp,
+    ) -> anyhow::Result<Ports> {
+        let ports: Vec<(PortId, Port)> = ports.collect();
         let mut entrances = Entrances::default();
         entrances.add(entrances.prepare(ports.iter().map(|(_, port)| port), now)?);
-        let open = |(id, port)| ManagedPort::open(id, port, now).map_err(device::DeviceError::with_hint);
+        let open = |(id, port)| ManagedPort::open(id, port, queues(id), now).map_err(device::DeviceError::with_hint);
         Ok(Ports { ports: ports.into_iter().map(open).collect::<anyhow::Result<_>>()?, entrances })
     }
 

@@ -106,8 +106,7 @@ impl Words {
             "arp" => self.set_kind(Kind::Arp)?,
             _ => {
                 let known = ALL_WORDS.split(' ').map(|known| known.trim_end_matches('='));
-                let meant =
-                    crate::config::nearest(key, known).map_or_else(String::new, |close| format!(" (did you mean '{close}'?)"));
+                let meant = config::nearest(key, known).map_or_else(String::new, |close| format!(" (did you mean '{close}'?)"));
                 return Err(format!("'{}' is no word of a packet{meant}; the words are {ALL_WORDS}", key.escape_debug()));
             }
         }

@@ -18,7 +18,6 @@ use vswitch::{BridgeId, PortId};
 use super::endpoint::{self, EndpointControl};
 use super::spec::TunnelSpec;
 use super::{PeerControl, Tunnel, TunnelControl, devices, open_ways, sources_specs};
-use crate::config::tunnel::TunnelConfig;
 
 /// Tunnels that are open and that no worker knows of yet.
 #[derive(Debug, Default)]
@@ -54,7 +53,7 @@ impl TunnelControl {
     /// Opens the sockets of these tunnels, with the next of these numbers.
     pub(crate) fn prepare(
         &self,
-        configs: &[TunnelConfig],
+        configs: &[config::Tunnel],
         ids: &mut dyn Iterator<Item = PortId>,
         queues: impl Fn(PortId) -> usize,
     ) -> anyhow::Result<NewTunnels> {

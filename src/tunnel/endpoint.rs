@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Context;
+use config::Checksum;
 use netio::udp::{Endpoint, EndpointSpec, UdpError};
 use tunnel::FramingKind;
 use vswitch::PortId;
 
 use super::spec::TunnelSpec;
-use crate::config::tunnel::Checksum;
 
 /// The identity of an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,12 +127,6 @@ pub(super) fn keys(specs: &[TunnelSpec]) -> Vec<EndpointKey> {
         keys.push(key);
     }
     keys
-}
-
-/// The endpoint of a tunnel among these.
-pub(super) fn key_for<'a>(keys: &'a [EndpointKey], spec: &TunnelSpec) -> Option<&'a EndpointKey> {
-    let key = key_of(spec);
-    keys.iter().find(|other| is_shared(other, &key))
 }
 
 /// The endpoint of a tunnel.

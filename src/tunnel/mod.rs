@@ -28,15 +28,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use config::{Checksum, DontFragment, GROUP_PORTS};
 use netio::udp::{ChecksumPolicy, Sources, SourcesSpec};
 use packet::{Ipv4Prefix, MacAddr};
 use tunnel::Framing;
 use tunnel::peers::Believed;
 use vswitch::{BridgeId, IpTunnel, MacTable, NewSource, PortId};
 
-use crate::config::address::Cidr;
-use crate::config::tunnel::ip::IpTunnelConfig;
-use crate::config::tunnel::{Checksum, DontFragment, GROUP_PORTS, TunnelConfig};
 use crate::fabric::slots::Slots;
 use crate::worker::PeerSink;
 pub(crate) use change::NewTunnels;
@@ -74,7 +72,7 @@ struct Tunnel {
     spec: TunnelSpec,
     statics: Vec<(MacAddr, IpAddr)>,
     /// The networks that IP packets go to.
-    routes: Vec<(Cidr, Ipv4Addr)>,
+    routes: Vec<(Ipv4Prefix, Ipv4Addr)>,
     /// Its place among the endpoints.
     endpoint: usize,
     sink: Ways,
@@ -95,8 +93,8 @@ impl TunnelControl {
     /// Opens the sockets of all tunnels, those of bridges first. Endpoints take the first free numbers, each with as many
     /// sockets as `queues` says, and peers the next ones.
     pub(crate) fn open(
-        configs: &[TunnelConfig],
-        ip_configs: &[IpTunnelConfig],
+        configs: &[config::Tunnel],
+        ip_configs: &[config::IpTunnel],
         slots: &mut Slots,
         queues: impl Fn(PortId) -> usize,
     ) -> anyhow::Result<TunnelControl> {
@@ -205,8 +203,8 @@ impl TunnelControl {
             .flat_map(|(tunnel, id, group)| {
                 group.peers.iter().map(move |prefix| Believed {
                     framing: tunnel.spec.framing,
-                    address: prefix.address,
-                    prefix_len: prefix.len,
+                    address: prefix.network(),
+                    prefix_len: prefix.prefix_len(),
                     port: id.0,
                 })
             })
@@ -294,7 +292,7 @@ impl TunnelControl {
         let peers = || self.peers.iter().filter(|peer| peer.tunnel == at);
         let routes = self.tunnels[at].routes.iter().filter_map(|(network, remote)| {
             let peer = peers().find(|peer| peer.address == *remote)?;
-            Some((Ipv4Prefix::new(network.address, network.prefix_len), peer.id))
+            Some((*network, peer.id))
         });
         let tunnel = IpTunnel::new(tun, routes.collect());
         Some((Arc::new(tunnel), peers().map(|peer| peer.id).collect()))
@@ -470,29 +468,16 @@ fn open_sources(pools: &mut Vec<(SourcesSpec, Sources)>, spec: &TunnelSpec, dont
 }
 
 /// Those of the bridge, and those of IP packets behind them.
-fn specs(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> Vec<TunnelSpec> {
+fn specs(configs: &[config::Tunnel], ip_configs: &[config::IpTunnel]) -> Vec<TunnelSpec> {
     configs.iter().map(TunnelSpec::of).chain(ip_configs.iter().map(TunnelSpec::of_ip)).collect()
 }
 
 /// How many ports the tunnels need at most, besides their endpoints.
-pub(crate) fn peer_count(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> usize {
+pub(crate) fn peer_count(configs: &[config::Tunnel], ip_configs: &[config::IpTunnel]) -> usize {
     specs(configs, ip_configs).iter().map(|spec| spec.ports(GROUP_PORTS)).sum()
 }
 
-/// Two tunnels whose datagrams nothing would tell apart, as they come by one socket: their names.
-pub(crate) fn clash(configs: &[TunnelConfig]) -> Option<(String, String)> {
-    let specs = specs(configs, &[]);
-    let keys = endpoint::keys(&specs);
-    let met = |one: &TunnelSpec, other: &TunnelSpec| {
-        let is_met = endpoint::key_for(&keys, one) == endpoint::key_for(&keys, other) && one.framing == other.framing;
-        is_met
-            && (one.group.is_some() || other.group.is_some() || one.remotes.iter().any(|remote| other.remotes.contains(remote)))
-    };
-    let pairs = specs.iter().enumerate().flat_map(|(at, one)| specs[at + 1..].iter().map(move |other| (one, other)));
-    pairs.into_iter().find(|(one, other)| met(one, other)).map(|(one, other)| (one.name.clone(), other.name.clone()))
-}
-
 /// How many sockets they receive by.
-pub(crate) fn endpoint_count(configs: &[TunnelConfig], ip_configs: &[IpTunnelConfig]) -> usize {
+pub(crate) fn endpoint_count(configs: &[config::Tunnel], ip_configs: &[config::IpTunnel]) -> usize {
     endpoint::keys(&specs(configs, ip_configs)).len()
 }

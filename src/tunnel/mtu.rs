@@ -1,10 +1,11 @@
 //! The MTU that tunnels leave to the ports of their bridges.
 
+use config::PortKind;
 use tunnel::mtu::MIN_MTU_IPV6;
 use vswitch::BridgeId;
 
 use super::{PeerControl, TunnelControl};
-use crate::config::{DeviceConfig, PortConfig};
+use crate::model::bridge_id;
 
 impl TunnelControl {
     /// A warning for each peer without a path.
@@ -17,7 +18,7 @@ impl TunnelControl {
 }
 
 /// The longest packet that can be sent to all peers of a bridge, in bytes, and warnings about ports that send longer ones.
-pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig], bridge: BridgeId) -> (Option<u32>, Vec<String>) {
+pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[config::Port], bridge: BridgeId) -> (Option<u32>, Vec<String>) {
     let mut warnings = Vec::new();
     let bridged = tunnels.peers().iter().filter(|peer| tunnels.spec_of(peer).bridge() == Some(bridge));
     let least = bridged.map(|peer| (peer.mtu(tunnels.spec_of(peer)), peer)).min_by_key(|(mtu, _)| *mtu);
@@ -29,12 +30,12 @@ pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[PortConfig], bridge:
             tunnels.spec_of(peer).name
         ));
     }
-    for port in ports.iter().filter(|port| port.is_bridged() && port.bridge == bridge) {
+    for port in ports.iter().filter(|port| port.is_bridged() && bridge_id(port.bridge) == bridge) {
         // Said once of all places for guests of one path.
-        let (Some(title), Some(own)) = (port.title(), port.mtu().filter(|own| *own > mtu)) else { continue };
-        let fix = match port.device {
-            DeviceConfig::Tap { .. } | DeviceConfig::Packet(_) => format!("use mtu={mtu}, or leave it out"),
-            DeviceConfig::Stream(_) | DeviceConfig::Dgram(_) => format!("use mtu={mtu} here and in the guest"),
+        let (Some(title), Some(own)) = (port.title(), port.mtu.filter(|own| *own > mtu)) else { continue };
+        let fix = match port.kind {
+            PortKind::Tap(_) | PortKind::Tun(_) | PortKind::Packet(_) => format!("use mtu={mtu}, or leave it out"),
+            PortKind::Stream(_) | PortKind::Dgram(_) => format!("use mtu={mtu} here and in the guest"),
         };
         warnings.push(format!(
             "{title} has mtu={own}, but frames to {} of tunnel {} hold packets of {mtu} bytes: what is longer is cut or refused \

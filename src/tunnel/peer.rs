@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
+use config::DontFragment;
 use netio::udp::{Path, path};
 use packet::Features;
 use tunnel::Underlay;
@@ -9,7 +10,6 @@ use tunnel::mtu::{MIN_MTU, overlay_mtu};
 use vswitch::{Encapsulation, Port, PortId, PortKind};
 
 use super::spec::TunnelSpec;
-use crate::config::tunnel::DontFragment;
 
 /// Path MTU assumed while there is no route: Ethernet's, in bytes.
 const USUAL_MTU: u32 = 1500;

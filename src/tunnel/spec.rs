@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use config::{Group, IpTunnel, Outer};
 use tunnel::Framing;
 use vswitch::{BridgeId, PortVlan};
 
-use crate::config::tunnel::ip::IpTunnelConfig;
-use crate::config::tunnel::{Group, Outer, TunnelConfig};
+use crate::model::{bridge_id, port_vlan};
 
 /// One tunnel: where its datagrams go, and how frames are framed in them.
 #[derive(Clone, Debug)]
@@ -29,11 +29,11 @@ pub(crate) struct TunnelSpec {
 }
 
 impl TunnelSpec {
-    pub(super) fn of(config: &TunnelConfig) -> TunnelSpec {
+    pub(super) fn of(config: &config::Tunnel) -> TunnelSpec {
         TunnelSpec {
-            bridge: config.bridge,
+            bridge: bridge_id(config.bridge),
             name: config.name.clone(),
-            framing: config.vni.map_or(Framing::Ethernet, Framing::Vxlan),
+            framing: config.framing,
             local: config.local,
             port: config.port,
             device: config.device.clone(),
@@ -41,15 +41,12 @@ impl TunnelSpec {
             group: config.group.clone(),
             outer: config.outer,
             learning: config.learning,
-            vlan: config.vlan.clone(),
+            vlan: port_vlan(&config.vlans),
             mtu: config.mtu,
         }
     }
 
-    pub(super) fn of_ip(config: &IpTunnelConfig) -> TunnelSpec {
-        let mut remotes: Vec<IpAddr> = config.routes.iter().map(|(_, remote)| IpAddr::V4(*remote)).collect();
-        remotes.sort_unstable();
-        remotes.dedup();
+    pub(super) fn of_ip(config: &IpTunnel) -> TunnelSpec {
         TunnelSpec {
             bridge: BridgeId::default(),
             name: config.name.clone(),
@@ -57,7 +54,7 @@ impl TunnelSpec {
             local: config.local.map(IpAddr::V4),
             port: config.port,
             device: config.device.clone(),
-            remotes,
+            remotes: config.remotes().into_iter().map(IpAddr::V4).collect(),
             group: None,
             outer: config.outer,
             learning: false,

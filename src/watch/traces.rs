@@ -169,7 +169,7 @@ fn port_of(name: &str, names: &[String]) -> Result<PortId, Refusal> {
         return Ok(PortId(at as u16));
     }
     let there: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
-    let meant = crate::config::nearest(name, there.iter().copied());
+    let meant = config::nearest(name, there.iter().copied());
     Err(Refusal::NotFound(match meant {
         Some(close) => format!("port={}: there is no such port; did you mean '{close}'?", name.escape_debug()),
         None => format!("port={}: there is no such port; there are {}", name.escape_debug(), there.join(", ")),

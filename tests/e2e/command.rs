@@ -97,7 +97,7 @@ fn bad_configuration_exits_2() {
     for (args, says) in [
         (vec!["--tap", "tap0:vlna=10"], vec!["--tap tap0:vlna=10", "did you mean 'vlan'?"]),
         (vec!["--tap", "tap0:vlan=0"], vec!["--tap tap0:vlan=0", "from 1 to 4094"]),
-        (vec!["--tap", "tap0:vlan=10:trunks=20"], vec!["--tap", "leave out trunks="]),
+        (vec!["--tap", "tap0:vlan=10:trunks=20"], vec!["--tap", "leave trunks out"]),
         (vec!["--tap", "tap0:vlan-mode=native-tagged"], vec!["--tap", "add vlan=10"]),
         (vec!["--tap", "tap0:mtu=10"], vec!["--tap tap0:mtu=10", "from 68 to 65521"]),
         (vec!["--tap", "tap0,tap0"], vec!["--tap", "tap0 is named twice"]),

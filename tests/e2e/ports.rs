@@ -228,7 +228,7 @@ fn wrong_ports_exit_2() {
         (vec!["--port", "packet"], "write packet:WHERE"),
         (vec!["--port", "pakcet:eth0"], "unknown kind of port 'pakcet': did you mean 'packet'?"),
         (vec!["--port", "tap:tap0"], "is --tap tap0"),
-        (vec!["--port", "packet:eth0", "--port", "packet:eth0"], "--port: eth0 is named twice"),
+        (vec!["--port", "packet:eth0", "--port", "packet:eth0"], "--port packet:eth0: eth0 is named twice"),
         (vec!["--port", "packet:eth0", "--uplink", "eth0"], "--uplink: eth0 is a port of the bridge"),
         (vec!["--port", "packet:eth0:vlna=10"], "did you mean 'vlan'?"),
     ] {

@@ -276,7 +276,7 @@ fn an_error_leaves_all_as_it_was() {
     let descriptors = site.switch().descriptors();
     for (text, say) in [
         (ports("netns = \"nowhere\""), "nowhere"),
-        (ports("vlan = 4095"), "VLAN is a number from 1 to 4094"),
+        (ports("vlan = 4095"), "vlan is a number from 1 to 4094"),
         (ports("vlna = 10"), "v.toml:"),
         ("[[bridge.br0.port".to_owned(), "v.toml:1:"),
         (ports("") + "[[bridge.br0.port]]\npacket = \"eth99\"\n", "eth99"),
@@ -470,7 +470,7 @@ fn verbs_that_are_refused() {
     let twice = site.guest(1).port(":vlan=7");
     let ports = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("json")["ports"].clone();
     for (words, say) in [
-        (&["port", "add", &twice][..], "is named twice (400)"),
+        (&["port", "add", &twice][..], "is named twice: leave one of both out (400)"),
         (&["port", "add", "x@nowhere"], "network namespace nowhere"),
         (&["port", "add", &pipe], "network namespace /"),
         (&["port", "add", "x:vlna=1"], "did you mean 'vlan'? (400)"),

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::ensure;
+use config::Publish;
 use nat::{Endpoint, ExternalKind, Nat, Protocol, Published, Refused};
 use netio::reservation::Reservation;
 use netio::route::UplinkState;
@@ -16,8 +17,7 @@ use packet::Timestamp;
 use vswitch::Routing;
 
 use super::RouterControl;
-use crate::config::nat::NatSettings;
-use crate::config::publish::Publish;
+use super::settings::timeouts;
 use crate::edge::UplinkPort;
 
 /// Rules that are in force and can still be taken back.
@@ -107,9 +107,9 @@ impl RouterControl {
     }
 
     /// Other timeouts, or another MSS; nothing else of these settings may be another.
-    pub(crate) fn set_nat(&mut self, settings: NatSettings, now: Timestamp) {
+    pub(crate) fn set_nat(&mut self, settings: config::Nat, now: Timestamp) {
         if let Some(nat) = &self.nat {
-            nat.set_timeouts(settings.to_timeouts(), now);
+            nat.set_timeouts(timeouts(&settings), now);
         }
         self.config.nat = settings;
         self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), self.config.nat.mss_clamp);

@@ -2,13 +2,13 @@
 
 use std::io;
 
+use config::Port;
 use netio::LinkState;
 use netio::guest::Dgram;
 use packet::Features;
 use vswitch::PortId;
 
 use super::{Device, DeviceError, PortDevice, always_up};
-use crate::config::{DgramConfig, PortConfig};
 use crate::fabric::Workers;
 use crate::worker::{Sink, Source};
 
@@ -20,7 +20,7 @@ struct DgramDevice {
 }
 
 /// Opens the socket.
-pub(super) fn open(dgram: &DgramConfig, config: &PortConfig) -> Result<Device, DeviceError> {
+pub(super) fn open(dgram: &config::Dgram, config: &Port) -> Result<Device, DeviceError> {
     let socket = Dgram::open(&dgram.path, dgram.remote.as_deref())?;
     Ok(Box::new(DgramDevice { link: always_up(config), socket }))
 }

@@ -9,18 +9,19 @@ pub(super) mod kinds;
 mod packet;
 pub(super) mod stream;
 mod tap;
+mod tun;
 
 use std::fmt::Debug;
 use std::io;
 
 use ::packet::Features;
+use config::{Port, PortKind};
 use netio::guest::GuestError;
 use netio::packet_socket::PacketError;
 use netio::{LinkState, TapError};
 use thiserror::Error;
 use vswitch::PortId;
 
-use crate::config::{DeviceConfig, PortConfig};
 use crate::fabric::Workers;
 use crate::hints::{without_interface, without_namespace};
 use crate::worker::{Sink, Source};
@@ -78,7 +79,7 @@ pub(crate) trait PortDevice: Debug {
     }
 
     /// The configuration with which it is reopened, if that differs from the port's.
-    fn reopened_as(&self) -> Option<DeviceConfig> {
+    fn reopened_as(&self) -> Option<PortKind> {
         None
     }
 }
@@ -117,7 +118,7 @@ impl DeviceError {
 }
 
 /// The link's state when the device has just been opened; if it cannot be read, what the configuration says.
-pub(super) fn first_state(device: &dyn PortDevice, config: &PortConfig) -> LinkState {
+pub(super) fn first_state(device: &dyn PortDevice, config: &Port) -> LinkState {
     let up = match device.state() {
         Ok(Some(link)) => return link,
         Ok(None) => false,
@@ -130,8 +131,8 @@ pub(super) fn first_state(device: &dyn PortDevice, config: &PortConfig) -> LinkS
 }
 
 /// The link state of a device without a readable link.
-pub(super) fn always_up(config: &PortConfig) -> LinkState {
-    LinkState { name: config.name.clone(), up: true, mtu: config.mtu().unwrap_or(DEFAULT_MTU) }
+pub(super) fn always_up(config: &Port) -> LinkState {
+    LinkState { name: config.name.clone(), up: true, mtu: config.mtu.unwrap_or(DEFAULT_MTU) }
 }
 
 /// The offloads as text, such as "offload checksum tso4", and those that the kernel refused.

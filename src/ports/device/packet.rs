@@ -2,6 +2,7 @@
 
 use std::io;
 
+use config::{Packet, PortKind};
 use netio::backlog::receive_queue;
 use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
 use netio::{LinkState, Silence, link};
@@ -9,7 +10,6 @@ use packet::Features;
 use vswitch::PortId;
 
 use super::{PortDevice, offload_text};
-use crate::config::{DeviceConfig, PacketConfig};
 use crate::fabric::Workers;
 use crate::worker::{Sink, Source};
 
@@ -17,7 +17,9 @@ use crate::worker::{Sink, Source};
 #[derive(Debug)]
 pub(super) struct PacketDevice {
     socket: PacketSocket,
-    config: PacketConfig,
+    config: Packet,
+    /// The longest packet that is sent there, in bytes, if not as long as the interface takes.
+    mtu: Option<u32>,
     /// Where the interface is a TAP that another process holds.
     #[expect(dead_code, reason = "held for as long as the port is there")]
     silence: Option<Silence>,
@@ -25,17 +27,17 @@ pub(super) struct PacketDevice {
 
 impl PacketDevice {
     /// Opens the interface's network side.
-    pub(super) fn open(config: &PacketConfig) -> Result<PacketDevice, PacketError> {
+    pub(super) fn open(config: &Packet, mtu: Option<u32>, queues: usize) -> Result<PacketDevice, PacketError> {
         let socket = PacketSocket::open(&PacketSpec {
             interface: config.interface.clone(),
-            queues: config.queues,
+            queues,
             promiscuous: true,
             own_macs: Vec::new(),
             filter: None,
             old_kernel: false,
         })?;
         let silence = silence(&config.interface);
-        Ok(PacketDevice { socket, config: config.clone(), silence })
+        Ok(PacketDevice { socket, config: config.clone(), mtu, silence })
     }
 }
 
@@ -47,11 +49,10 @@ impl PortDevice for PacketDevice {
 
     /// The link state. A TAP that no process holds has no carrier.
     fn state(&self) -> io::Result<Option<LinkState>> {
-        let PacketConfig { interface, mtu, .. } = &self.config;
-        match link::get(interface) {
+        match link::get(&self.config.interface) {
             _ if self.socket.is_gone() => Ok(None),
             Ok(link) if link.index == self.socket.index() => {
-                Ok(Some(LinkState { up: link.carrier, mtu: mtu.unwrap_or(u32::MAX).min(link.mtu), name: link.name }))
+                Ok(Some(LinkState { up: link.carrier, mtu: self.mtu.unwrap_or(u32::MAX).min(link.mtu), name: link.name }))
             }
             // Another of that name: ours is called otherwise now.
             Ok(_) => Ok(None),
@@ -61,7 +62,7 @@ impl PortDevice for PacketDevice {
     }
 
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
-        self.config.mtu = Some(mtu);
+        self.mtu = Some(mtu);
         Ok(())
     }
 
@@ -93,8 +94,8 @@ impl PortDevice for PacketDevice {
 
     /// A monitor's TAP that was joined at its network side is joined there again. If the daemon took its user side while the
     /// monitor is away, the monitor could not open it again.
-    fn reopened_as(&self) -> Option<DeviceConfig> {
-        Some(DeviceConfig::Packet(self.config.clone()))
+    fn reopened_as(&self) -> Option<PortKind> {
+        Some(PortKind::Packet(self.config.clone()))
     }
 }
 

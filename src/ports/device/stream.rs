@@ -2,6 +2,7 @@
 
 use std::io;
 
+use config::Port;
 use netio::LinkState;
 use netio::backlog::unread;
 use netio::guest::{MAX_BACKLOG, Stream, StreamReader, StreamWriter};
@@ -9,8 +10,8 @@ use packet::Features;
 use vswitch::PortId;
 
 use super::{Device, DeviceError, PortDevice, always_up};
-use crate::config::{PortConfig, StreamConfig};
 use crate::fabric::Workers;
+use crate::model::guest_address;
 use crate::worker::{Sink, Source};
 
 /// A guest's connection.
@@ -23,13 +24,9 @@ struct StreamDevice {
 }
 
 /// Connects to a guest. `None`: the connection is on its way, and is kept in `pending` for the next time.
-pub(super) fn open(
-    stream: &StreamConfig,
-    config: &PortConfig,
-    pending: &mut Option<Stream>,
-) -> Result<Option<Device>, DeviceError> {
+pub(super) fn open(stream: &config::Stream, config: &Port, pending: &mut Option<Stream>) -> Result<Option<Device>, DeviceError> {
     let failed = |error| DeviceError::NoGuest { address: stream.address.to_string(), error };
-    let connection = pending.take().map_or_else(|| Stream::connect(&stream.address), Ok).map_err(failed)?;
+    let connection = pending.take().map_or_else(|| Stream::connect(&guest_address(&stream.address)), Ok).map_err(failed)?;
     if !connection.is_connected().map_err(failed)? {
         *pending = Some(connection);
         return Ok(None);
@@ -38,7 +35,7 @@ pub(super) fn open(
 }
 
 /// A guest that is connected.
-pub(crate) fn connected(stream: Stream, config: &PortConfig) -> Device {
+pub(crate) fn connected(stream: Stream, config: &Port) -> Device {
     let (reader, writer) = stream.split();
     Box::new(StreamDevice { link: always_up(config), reader: Some(reader), writer })
 }

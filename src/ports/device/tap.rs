@@ -2,39 +2,47 @@
 
 use std::io;
 
-use netio::tap::TapSpec;
+use config::Netns;
+use netio::tap::{Layer, TapSpec};
 use netio::{LinkState, Tap, TapError, link};
 use packet::Features;
 use vswitch::PortId;
 
 use super::packet::PacketDevice;
 use super::{Device, DeviceError, PortDevice, offload_text};
-use crate::config::{PacketConfig, PortConfig};
 use crate::fabric::Workers;
+use crate::model::netns;
 use crate::worker::{Sink, Source};
 
-/// Opens the device. `attach`: it is there already, and another process may hold it.
-pub(super) fn open(spec: &TapSpec, attach: bool, config: &PortConfig) -> Result<Device, DeviceError> {
-    // The kernel would attach to a held device as one more queue, which would get a part of its flows.
-    if attach && spec.queues > 1 && is_attached(&spec.name) {
-        return beside_holder(spec);
+/// Frames of each queue that the kernel keeps for us to read. Its own default (1000) holds 2 ms of small frames; more only
+/// adds delay behind super-frames.
+const TX_QUEUE_LEN: u32 = 1000;
+
+/// Opens the device. With `attach` it may be there already, and another process may hold it.
+pub(super) fn open(config: &config::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
+    // One of several queues of a device that is held would be given to us, and we would have half of its flows.
+    if config.attach && queues > 1 && is_attached(&config.name) {
+        return beside_holder(config, mtu, queues);
     }
-    match Tap::open(spec) {
-        Err(error) if attach && is_held(&error, &spec.name) => beside_holder(spec),
-        Err(error) => Err(error.into()),
-        Ok(tap) => {
-            give_address(&tap, config);
-            Ok(Box::new(tap))
-        }
+    let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues);
+    match Tap::open(&TapSpec { offload: config.offload, ..spec }) {
+        Err(error) if config.attach && is_held(&error, &config.name) => beside_holder(config, mtu, queues),
+        opened => Ok(Box::new(opened?)),
     }
 }
 
+/// A TAP or TUN with offload.
+pub(super) fn spec(name: &str, namespace: Option<&Netns>, layer: Layer, mtu: Option<u32>, queues: usize) -> TapSpec {
+    let netns = namespace.map(netns);
+    TapSpec { name: name.to_owned(), netns, layer, queues, mtu, tx_queue_len: TX_QUEUE_LEN, offload: true }
+}
+
 /// The network side of a TAP that another process holds.
-fn beside_holder(spec: &TapSpec) -> Result<Device, DeviceError> {
-    tracing::info!(port = spec.name, "another process holds this TAP: joining its network side, as packet:{}", spec.name);
-    let (interface, queues) = (spec.name.clone(), spec.queues);
-    let config = PacketConfig { interface, queues, mtu: spec.mtu, offload: spec.offload };
-    Ok(Box::new(PacketDevice::open(&config)?))
+fn beside_holder(config: &config::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
+    let config::Tap { name, offload, .. } = config;
+    tracing::info!(port = name, "another process holds this TAP: joining its network side, as packet:{name}");
+    let packet = config::Packet { interface: name.clone(), offload: *offload };
+    Ok(Box::new(PacketDevice::open(&packet, mtu, queues)?))
 }
 
 impl PortDevice for Tap {
@@ -80,13 +88,4 @@ fn is_held(error: &TapError, name: &str) -> bool {
 /// Whether a process holds its descriptor.
 fn is_attached(name: &str) -> bool {
     link::get(name).is_ok_and(|link| link.is_tun && link.carrier)
-}
-
-/// A TUN is the host's own, where a TAP is another host's.
-fn give_address(tap: &Tap, config: &PortConfig) {
-    if let Some(address) = config.address
-        && let Err(error) = tap.add_address(address.address.into(), address.prefix_len)
-    {
-        tracing::warn!(port = config.name, %address, %error, "cannot give the TUN device its address");
-    }
 }

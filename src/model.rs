@@ -1,0 +1,38 @@
+//! Values of the configuration in the types of the switch and of the kernel's edge.
+
+use vswitch::{BridgeId, PortVlan, VlanSet};
+
+/// The number of a bridge, which is its place in the configuration.
+pub(crate) fn bridge_id(number: usize) -> BridgeId {
+    BridgeId(number as u8)
+}
+
+/// The VLANs of a port.
+pub(crate) fn port_vlan(vlans: &config::Vlans) -> PortVlan {
+    match vlans {
+        config::Vlans::Access(vlan) => PortVlan::access(*vlan),
+        config::Vlans::Trunk(trunks) => PortVlan::trunk(vlan_set(trunks)),
+        config::Vlans::NativeTagged(vlan, trunks) => PortVlan::native_tagged(*vlan, vlan_set(trunks)),
+        config::Vlans::NativeUntagged(vlan, trunks) => PortVlan::native_untagged(*vlan, vlan_set(trunks)),
+    }
+}
+
+fn vlan_set(trunks: &config::Trunks) -> VlanSet {
+    match trunks {
+        config::Trunks::All => VlanSet::all(),
+        config::Trunks::Listed(vlans) => vlans.iter().copied().collect::<VlanSet>(),
+    }
+}
+
+/// A network namespace.
+pub(crate) fn netns(netns: &config::Netns) -> netio::Netns {
+    netio::Netns::new(netns.as_str())
+}
+
+/// Where guests are met.
+pub(crate) fn guest_address(address: &config::Address) -> netio::guest::Address {
+    match address {
+        config::Address::Unix(path) => netio::guest::Address::Unix(path.clone()),
+        config::Address::Tcp(address) => netio::guest::Address::Tcp(*address),
+    }
+}
