@@ -70,7 +70,7 @@ macro_rules! port_counters {
                 }
             }
 
-            /// Changes each number by the same one of `other`.
+            /// Combines each number with that of `other`.
             pub fn each(&mut self, other: &PortTotals, change: fn(u64, u64) -> u64) {
                 $(self.$counter = change(self.$counter, other.$counter);)*
                 for (number, by) in self.drops.iter_mut().zip(other.drops) {

@@ -1,14 +1,14 @@
-//! Writing out of queues: each frame as its egress port can take it.
+//! Writing of queues: each frame in the form that its egress port accepts.
 //!
 //! ```text
 //!  coalesce     neighbouring frames of one flow leave as one super-frame
-//!  as it is     one write straight from the arena; many in one call where the port takes bursts
+//!  as it is     one write straight from the arena; several in one call if the port supports it
 //!  segment      a super-frame for a port without that offload
-//!  fragment     an IPv4 packet that is longer than the MTU of its way
-//!  complete     a checksum that the port does not finish
+//!  fragment     an IPv4 packet that is longer than the path MTU
+//!  complete     a checksum that the port does not complete
 //! ```
 //!
-//! The headers of what is changed are written into one small buffer; payloads are slices of the arena.
+//! Changed headers are written into one small buffer; payloads are slices of the arena.
 
 use std::io::IoSlice;
 
@@ -127,7 +127,7 @@ fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batc
     });
 }
 
-/// What a port can take.
+/// The forms that a port accepts.
 #[derive(Clone, Copy, Debug)]
 struct PortMode {
     id: PortId,
@@ -192,8 +192,8 @@ fn write_queue(
     }
 }
 
-/// Can the frame leave as it is in the arena, in one call with others? Super-frames cannot, since a kernel may refuse
-/// one and take its segments.
+/// Whether the frame can leave unchanged, in one call with others. Super-frames cannot, because a kernel may refuse one and
+/// accept its segments.
 #[inline]
 fn is_whole(frame: &Frame, action: TagAction, features: Features) -> bool {
     action == TagAction::Keep && frame.cut_to.is_none() && frame.offload.segmentation.is_none() && features.take(frame.offload)
@@ -343,8 +343,8 @@ fn write_segments(
     (writes, Ok(()))
 }
 
-/// Writes a packet that is too long for its way in fragments. The first error ends it: without that fragment the rest is
-/// useless.
+/// Writes a packet that is too long in fragments. The first error ends it, because the rest is useless without that
+/// fragment.
 #[cold]
 fn write_fragments(
     frame: &Frame,

@@ -95,7 +95,7 @@ impl<'a> Walk<'a> {
         Some(Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None, request_dropped: None })
     }
 
-    /// The next frame came in through this port.
+    /// Sets the ingress port of the next frame.
     #[inline]
     pub(crate) fn set_ingress(&mut self, ingress: PortId) {
         self.ingress = ingress;
@@ -139,7 +139,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Is this a rehearsal, which must change nothing that is shared?
+    /// Whether this is a rehearsal, which must not change shared tables.
     #[inline]
     pub(crate) fn is_rehearsal(&self) -> bool {
         self.story.as_ref().is_some_and(|story| story.is_rehearsal)
@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
         self.note(|| Step::RequestDropped(reason));
     }
 
-    /// May an ICMP error be sent to this address now? Takes a token of its rate limit, except in a rehearsal.
+    /// Whether an ICMP error may be sent to this address now. Takes a token of the rate limit, except in a rehearsal.
     #[cold]
     pub(crate) fn may_tell(&mut self, to: IpAddr, error: Option<IcmpError>) -> bool {
         let may = self.is_rehearsal() || self.errors.limit.take(to, self.now);

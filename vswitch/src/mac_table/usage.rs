@@ -1,7 +1,7 @@
-//! Who holds how many entries, and which of them was used least recently.
+//! The number of entries of each port, and the least recently used one.
 //!
-//! One list a port over all slots of the table, oldest first, and a heap of the ports by the length
-//! of their lists. All operations are O(1) but for the heap's O(log ports).
+//! One list per port over the slots of the table, oldest first, and a heap of the ports by the length of their lists. All
+//! operations are O(1) except for the heap's O(log ports).
 
 use crate::port::PortId;
 
@@ -18,7 +18,7 @@ struct List {
     oldest: u32,
     newest: u32,
     len: u32,
-    /// Where the port is in the heap.
+    /// Position of the port in the heap.
     place: u32,
 }
 
@@ -51,7 +51,7 @@ impl Usage {
         (self.lists[port as usize].len > 0).then_some(PortId(port as u16))
     }
 
-    /// How many entries a port holds.
+    /// Number of entries of a port.
     pub(super) fn len(&self, port: PortId) -> u32 {
         self.lists.get(port.index()).map_or(0, |list| list.len)
     }
@@ -62,7 +62,7 @@ impl Usage {
         (slot != NONE).then_some(slot as usize)
     }
 
-    /// The slot is now the port's most recently used. It must be on no list.
+    /// Adds a slot as the port's most recently used one. It must be on no list.
     pub(super) fn push(&mut self, port: PortId, slot: usize) {
         let list = &mut self.lists[port.index()];
         self.links[slot] = Links { older: list.newest, newer: NONE };
@@ -76,7 +76,7 @@ impl Usage {
         self.rise(place);
     }
 
-    /// Takes the slot off the port's list. It must be on it.
+    /// Removes a slot from the port's list. It must be on that list.
     pub(super) fn remove(&mut self, port: PortId, slot: usize) {
         let Links { older, newer } = self.links[slot];
         let list = &mut self.lists[port.index()];

@@ -1,7 +1,8 @@
 //! Frames whose datagrams are in trains that have not left yet, for the observer.
 //!
-//! A train says how many frames end in it, not which: trains of one way leave in the order in which their frames boarded.
-//! A frame that left is marked and keeps its place, so that each train is one pass over the list.
+//! A train records the number of frames that end in it, not which ones: trains with one outer header leave in the order in
+//! which their frames boarded. A frame that left is marked and keeps its place, so that each train takes one pass over
+//! the list.
 
 use packet::vlan::TagAction;
 use tunnel::Way;

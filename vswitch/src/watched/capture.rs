@@ -1,4 +1,4 @@
-//! Where captures see frames.
+//! The capture points of a pipeline.
 //!
 //! ```text
 //!  received ----> walk ----> queue ----> write ----> sent
@@ -8,10 +8,10 @@
 //!   as it came                    as it leaves, tag changed
 //! ```
 //!
-//! A frame is seen when it is *received*, as it came and with the verdict of its walk, and when it is *sent*, once for
-//! each port, super-frames whole: before they are coalesced, segmented, cut or put into datagrams. A frame that the
-//! kernel did not take is seen there as dropped. Frames that the router makes are seen when they are sent; packets that
-//! waited in the router are seen again only if they are dropped.
+//! A frame is captured when it is *received*, as it came and with the verdict of its walk, and when it is *sent*, once for
+//! each port, with super-frames whole: before they are coalesced, segmented, fragmented or encapsulated. A frame that the
+//! kernel refuses is captured there as dropped. Frames that the router makes are captured when they are sent; packets
+//! that waited in the router are captured again only if they are dropped.
 
 use capture::{Direction, Leaving, Probe, Seen, Verdict};
 use filter::Subject;

@@ -21,7 +21,7 @@ pub const MAX_LIVE: usize = 4;
 /// Maximum number of finished stories that wait to be taken, per request.
 pub const MAX_WAITING: usize = 256;
 
-/// Does the request want this frame? By its ingress port and its bytes.
+/// Whether a request matches a frame, by its ingress port and its bytes.
 type Wanted = Box<dyn Fn(PortId, &[u8]) -> bool + Send + Sync>;
 
 /// A request for the stories of the next frames of some kind, shared by all workers.
@@ -95,7 +95,7 @@ pub struct Watch {
     rehearses: bool,
     #[expect(clippy::vec_box, reason = "a walk carries its story: it is handed over as a pointer")]
     blank: Vec<Box<Story>>,
-    /// Stories of this batch, whose frames may still be in a queue.
+    /// Stories of this batch whose frames may still be queued.
     #[expect(clippy::vec_box, reason = "as above")]
     begun: Vec<Box<Story>>,
 }
