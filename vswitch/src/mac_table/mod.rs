@@ -1,31 +1,29 @@
-//! The MAC table: behind which port is this address of this VLAN?
+//! The MAC table: the port of each known address, per VLAN.
 //!
-//! A learning switch notes the source of each frame and sends to a known destination through one
-//! port only; the unknown is flooded. One table serves all workers of a bridge.
+//! A learning switch records the source of each frame and sends frames for a known destination through one port only;
+//! frames for an unknown one are flooded. One table serves all workers of a bridge.
 //!
-//! *Key.* (VLAN, MAC): each VLAN learns by itself. Group addresses and zero are never learned.
+//! *Key.* (VLAN, MAC): VLANs learn independently. Group addresses and zero are never learned.
 //!
-//! *Refresh.* A frame from a known source renews its entry. The entry notes whole seconds, so that
-//! in all but one frame a second a refresh finds nothing to write: the common case reads shared
-//! memory and leaves it alone.
+//! *Refresh.* A frame from a known source renews its entry. The entry records whole seconds, so that all but one frame
+//! per second have nothing to write: the common case only reads shared memory.
 //!
-//! *Age.* An entry that nothing renewed for the ageing time (300 s) is gone: at once for look-ups,
-//! from memory when [`MacTable::expire`] comes by.
+//! *Age.* An entry that was not renewed for the ageing time (300 s) is ignored by look-ups at once, and removed by
+//! [`MacTable::expire`].
 //!
-//! *Move.* A source that shows up behind another port moves its entry there at once, counted.
+//! *Move.* A source that appears behind another port moves its entry there at once. Moves are counted.
 //!
-//! *Limit.* At most 8192 learned entries, unless configured. A newcomer beyond that takes the place
-//! of the least recently used entry of the port that holds most, so a station that invents addresses
-//! pushes out its own (Open vSwitch, `lib/mac-learning.h`, calls this "a security feature").
+//! *Limit.* The default is 8192 learned entries. Beyond the limit a new entry replaces the least recently used entry of
+//! the port that has most, so a station that invents addresses displaces its own (Open vSwitch, `lib/mac-learning.h`,
+//! calls this "a security feature").
 //!
-//! *Static* entries are an operator's. Learning never overrides them, they do not age, are never
-//! evicted and survive a flush. They do not count against the limit, but have the same one of their
-//! own.
+//! *Static* entries are added by the operator. Learning never overrides them; they do not age, are never evicted and survive
+//! a flush. They do not count against the limit, but have a separate limit of the same size.
 //!
-//! *Strangers choose the keys*, so the place of a key comes from SipHash-1-3 with a key of this
-//! process, and each key has eight places in two buckets, never a chain. If all eight are taken, one
-//! of them makes room: of the port that holds most, the least recently used. At the limit the table
-//! is half full at most, so that is rare. All memory is allocated when the table is made.
+//! *Senders choose the keys*, so the place of a key comes from SipHash-1-3 with a secret of this process, and each key has
+//! eight places in two buckets; there are no chains. If all eight are in use, the least recently used entry among them of
+//! the port that has most is replaced. At the limit the table is at most half full, so that is rare. All memory is
+//! allocated when the table is created.
 //!
 //! ```text
 //!  h = SipHash(key)    bucket[h as u32]            bucket[h >> 32]
@@ -36,10 +34,9 @@
 //! ```
 //!
 //! *Threads.* Any worker may look up and learn at any time through `&self`. Look-ups take no lock:
-//! a version number, odd while an entry is put in or taken out, tells a reader that it must look
-//! again (a seqlock). Changes are made under one mutex, which a worker only ever *tries*: if another
-//! holds it, the frame goes on its way unlearned and the next one of that source tries again. So no
-//! worker ever waits for another.
+//! a version number, odd while an entry is inserted or removed, tells a reader to look again (a seqlock). Changes are made
+//! under one mutex, which a worker only *tries* to take: if another thread holds it, the frame continues without being
+//! learned, and the next one of that source tries again. So no worker ever waits for another.
 
 use std::cmp::Reverse;
 use std::hash::Hasher;
@@ -56,61 +53,61 @@ use crate::port::PortId;
 mod usage;
 use usage::Usage;
 
-/// The fewest and the most entries that a table can be configured for.
+/// Range of the configurable number of entries.
 pub const SIZE_RANGE: std::ops::RangeInclusive<usize> = 10..=1_000_000;
 
 const WAYS: usize = 4;
 
-/// So many moves are noted until they are taken; of the others is only counted how many they are.
+/// Maximum number of moves kept until [`MacTable::take_moves`]; further moves are only counted.
 const MAX_MOVES: usize = 16;
 
-/// Readers that met a writer so often in a row look without waiting for it: it may have been put to
-/// sleep in the middle of its change.
+/// Number of times in a row that a reader retries because of a writer. Then it reads without waiting, because the writer may
+/// have been preempted.
 const READ_ATTEMPTS: usize = 16;
 
-/// How a table is made.
+/// Configuration of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct MacTableConfig {
-    /// Most learned entries, within [`SIZE_RANGE`]; values outside are clamped.
+    /// Maximum number of learned entries; clamped to [`SIZE_RANGE`].
     pub size: usize,
-    /// Seconds until an entry that nothing renewed is forgotten.
+    /// Seconds without renewal after which an entry is removed.
     pub aging_secs: u32,
-    /// How many ports there can be.
+    /// Maximum number of ports.
     pub ports: usize,
-    /// The key of the hash: random numbers of this process.
+    /// Secret key of the hash: random numbers of this process.
     pub seed: [u64; 2],
 }
 
 impl Default for MacTableConfig {
-    /// Open vSwitch's numbers, 64 ports, and a seed that everybody knows.
+    /// The defaults of Open vSwitch, 64 ports, and a seed that is not secret.
     fn default() -> MacTableConfig {
         MacTableConfig { size: 8192, aging_secs: 300, ports: 64, seed: [0; 2] }
     }
 }
 
-/// What [`MacTable::learn`] did.
+/// Result of [`MacTable::learn`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Learned {
     /// A new entry.
     Added,
-    /// The entry was there.
+    /// The entry existed and is renewed.
     Refreshed,
-    /// The entry was there, behind this other port.
+    /// The entry existed with another port, and is moved.
     Moved {
-        /// Where the address was before.
+        /// The former port.
         from: PortId,
     },
-    /// Nothing: not the address of a station, a static entry says otherwise, no such port, or the
-    /// table is busy.
+    /// Nothing is learned: not the address of a station, a static entry with another port, no such port, or the table is
+    /// busy.
     Refused,
 }
 
-/// What a frame means for the table: decided, and not yet carried out.
+/// The effect of a frame on the table: decided, but not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// The answer of [`MacTable::learn`].
+    /// The result that [`MacTable::learn`] returns.
     pub learned: Learned,
-    /// Entries that make room: at the limit, and in the buckets of the new one.
+    /// Entries to be evicted: one at the limit, and one in the buckets of the new entry.
     pub evicted: [Option<(VlanId, MacAddr)>; 2],
     change: Change,
 }
@@ -119,26 +116,26 @@ impl Decision {
     const REFUSED: Decision = Decision { learned: Learned::Refused, evicted: [None; 2], change: Change::None };
 }
 
-/// What a [`Decision`] changes, by slots.
+/// The change of a [`Decision`], by slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Change {
     None,
-    /// The entry is renewed, and moved if its port is another.
+    /// The entry is renewed, and moved if its port differs.
     Renew {
         slot: usize,
     },
-    /// An entry is put in, after others made room.
+    /// An entry is added after others are evicted.
     Add {
         slot: usize,
         evict: [Option<usize>; 2],
     },
-    /// Entries made room, but not in the buckets of the new one.
+    /// Entries are evicted at the limit, but there is no room in the buckets of the new one.
     Evict {
         evict: [Option<usize>; 2],
     },
 }
 
-/// Where a new entry is put.
+/// The place of a new entry.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     slot: usize,
@@ -146,50 +143,50 @@ struct Place {
     occupied: bool,
 }
 
-/// One entry, as shown to people.
+/// One entry, as `vswitchctl fdb show` lists it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MacEntry {
     /// The VLAN; 0 for untagged.
     pub vlan: VlanId,
     /// The address.
     pub mac: MacAddr,
-    /// The port behind which it is.
+    /// Its port.
     pub port: PortId,
     /// Seconds since it was last renewed; `None` if static.
     pub age: Option<u32>,
 }
 
-/// A station that showed up behind another port.
+/// A station that appeared behind another port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MacMove {
     /// The VLAN; 0 for untagged.
     pub vlan: VlanId,
     /// The address.
     pub mac: MacAddr,
-    /// Where it was.
+    /// The former port.
     pub from: PortId,
-    /// Where it is.
+    /// The new port.
     pub to: PortId,
 }
 
-/// What happened to the table since it was made.
+/// Counters since the table was created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MacTableStats {
     /// Entries learned.
     pub learned: u64,
     /// Entries that moved to another port.
     pub moved: u64,
-    /// Entries that made room for others.
+    /// Entries replaced by others.
     pub evicted: u64,
-    /// Entries that grew too old.
+    /// Entries that aged out.
     pub expired: u64,
-    /// Learned entries now in the table.
+    /// Current number of learned entries.
     pub entries: usize,
-    /// Static entries now in the table.
+    /// Current number of static entries.
     pub statics: usize,
 }
 
-/// A static entry found no place: the limit is reached, or its buckets hold static entries only.
+/// There is no room for a static entry: the limit is reached, or its buckets hold static entries only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
@@ -217,12 +214,12 @@ pub struct MacTable {
     book: Mutex<Book>,
 }
 
-/// What only those who change the table need.
+/// Data that only changes of the table need, behind the lock.
 #[derive(Debug)]
 struct Book {
     usage: Usage,
     stats: MacTableStats,
-    /// The first moves since they were last taken, and how many came behind them.
+    /// The first moves since [`MacTable::take_moves`].
     moves: Vec<MacMove>,
     more_moves: u64,
 }
@@ -271,8 +268,7 @@ impl Book {
 }
 
 impl MacTable {
-    /// An empty table, with all the memory that it will ever use: 24 bytes a slot, two to four slots
-    /// an entry.
+    /// An empty table with all the memory that it will ever use: 24 bytes per slot, two to four slots per entry.
     #[must_use]
     pub fn new(config: MacTableConfig) -> MacTable {
         let size = config.size.clamp(*SIZE_RANGE.start(), *SIZE_RANGE.end());
@@ -292,7 +288,7 @@ impl MacTable {
         }
     }
 
-    /// The port behind which an address is, if that is known.
+    /// The port of an address, if it is known.
     #[inline]
     #[must_use]
     pub fn lookup(&self, vlan: VlanId, mac: MacAddr, now: Timestamp) -> Option<PortId> {
@@ -301,7 +297,7 @@ impl MacTable {
         (!self.is_expired(value, now)).then_some(value.port)
     }
 
-    /// A frame with this source came in through this port.
+    /// Learns or renews the source of a frame that came in through this port.
     #[inline(always)]
     pub fn learn(&self, vlan: VlanId, mac: MacAddr, port: PortId, now: Timestamp) -> Learned {
         if !mac.is_station() {
@@ -329,7 +325,7 @@ impl MacTable {
         decision.learned
     }
 
-    /// What [`MacTable::learn`] would do about a frame with this source. Changes nothing.
+    /// The effect that [`MacTable::learn`] would have for a frame with this source. Changes nothing.
     #[must_use]
     pub fn decide(&self, vlan: VlanId, mac: MacAddr, port: PortId) -> Decision {
         if !mac.is_station() {
@@ -363,7 +359,7 @@ impl MacTable {
         }
     }
 
-    /// Carries out a decision. Only with the lock held since it was made.
+    /// Applies a decision. Only with the lock held since the decision was made.
     fn apply(&self, book: &mut Book, decision: &Decision, key: u64, fresh: Value) {
         match decision.change {
             Change::None => {}
@@ -394,7 +390,7 @@ impl MacTable {
         }
     }
 
-    /// Puts an operator's entry in, instead of a learned one if there is one.
+    /// Adds a static entry, which replaces a learned one of the same address.
     pub fn add_static(&self, vlan: VlanId, mac: MacAddr, port: PortId) -> Result<(), Full> {
         let mut book = self.lock();
         let key = key_of(vlan, mac);
@@ -420,7 +416,7 @@ impl MacTable {
         Ok(())
     }
 
-    /// Takes an entry out, static or learned; false if it is not there.
+    /// Removes an entry, static or learned. False if it does not exist.
     pub fn remove(&self, vlan: VlanId, mac: MacAddr) -> bool {
         let mut book = self.lock();
         let key = key_of(vlan, mac);
@@ -429,8 +425,7 @@ impl MacTable {
         true
     }
 
-    /// Forgets what was learned, of this port and this VLAN only where they are given. Returns how
-    /// many entries that were.
+    /// Removes learned entries: all, or those of this port and this VLAN. Returns their number.
     pub fn flush(&self, port: Option<PortId>, vlan: Option<VlanId>) -> usize {
         let mut book = self.lock();
         if port.is_some_and(|port| book.usage.len(port) == 0) {
@@ -452,7 +447,7 @@ impl MacTable {
         flushed
     }
 
-    /// Forgets a port that is none any more: what was learned and what an operator put in. Returns how many entries that were.
+    /// Removes all entries of a removed port, learned and static. Returns their number.
     pub fn forget(&self, port: PortId) -> usize {
         let mut book = self.lock();
         if book.usage.len(port) == 0 && book.stats.statics == 0 {
@@ -469,8 +464,8 @@ impl MacTable {
         forgotten
     }
 
-    /// Takes out entries that grew too old, at most `budget` of them. Returns how many: fewer than
-    /// the budget means that it is done.
+    /// Removes up to `budget` entries that have aged out. Returns their number: fewer than the budget means that there are no
+    /// more.
     pub fn expire(&self, now: Timestamp, budget: usize) -> usize {
         let mut book = self.lock();
         let mut expired = 0;
@@ -488,19 +483,19 @@ impl MacTable {
         expired
     }
 
-    /// So many learned entries there may be.
+    /// Maximum number of learned entries.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// What happened so far.
+    /// The counters so far.
     #[must_use]
     pub fn stats(&self) -> MacTableStats {
         self.lock().stats
     }
 
-    /// The stations that moved since this was last asked: the first few, and how many came behind them.
+    /// The moves since the last call: the first [`MAX_MOVES`], and the number of further ones.
     pub fn take_moves(&self) -> (Vec<MacMove>, u64) {
         let room = Vec::with_capacity(MAX_MOVES);
         let mut book = self.lock();
@@ -508,7 +503,7 @@ impl MacTable {
         (std::mem::replace(&mut book.moves, room), more)
     }
 
-    /// All entries that have not grown too old, sorted by VLAN and address. Allocates.
+    /// All entries that have not aged out, sorted by VLAN and address. Allocates.
     #[must_use]
     pub fn entries(&self, now: Timestamp) -> Vec<MacEntry> {
         let _book = self.lock();
@@ -535,7 +530,7 @@ impl MacTable {
         !value.is_static && now.secs().saturating_sub(value.secs) >= self.aging_secs
     }
 
-    /// The two buckets in which a key can be.
+    /// The two buckets of a key.
     #[inline]
     fn places(&self, key: u64) -> [usize; 2] {
         let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
@@ -551,7 +546,7 @@ impl MacTable {
         &self.buckets[slot / WAYS].0[slot % WAYS]
     }
 
-    /// A consistent look at a key's places without the lock.
+    /// Reads a key's entry consistently, without the lock.
     #[inline]
     fn read(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
         for _ in 0..READ_ATTEMPTS {
@@ -565,8 +560,8 @@ impl MacTable {
             }
             std::hint::spin_loop();
         }
-        // There is one change at a time. While it is under way, every other slot is as it was, and its
-        // own has no key until its value is there; a slot that changed hands meanwhile shows by its key.
+        // There is one change at a time. While it is in progress, all other slots are unchanged, and its own slot has no key
+        // until its value is written; a slot that was reused meanwhile has another key.
         let (slot, value) = self.scan(key, places)?;
         (self.slot(slot).key.load(Ordering::Acquire) == key).then_some((slot, value))
     }
@@ -620,7 +615,7 @@ impl MacTable {
         }
     }
 
-    /// Makes a change that readers must see whole. Only with the lock held.
+    /// Makes a change that readers see as a whole or not at all. Only with the lock held.
     fn change(&self, stores: impl FnOnce()) {
         let version = self.version.load(Ordering::Relaxed) | 1;
         self.version.store(version, Ordering::Relaxed);

@@ -1,5 +1,4 @@
-//! The neighbours: which MAC address an IPv4 address has on a network of the router (RFC 826, RFC
-//! 1122 section 2.3.2).
+//! The neighbours: the MAC addresses of IPv4 addresses on the router's networks (RFC 826, RFC 1122 section 2.3.2).
 //!
 //! ```text
 //!             first packet: kept, ARP request            any ARP of it
@@ -11,15 +10,13 @@
 //!       +-------- 3 unanswered, or 15 min unused -------------------- asked, address still used
 //! ```
 //!
-//! The first packets to an address wait for its answer instead of being lost: three for each address,
-//! of at most 2 KiB, 16 from each port of the bridge, 64 in all. An address is asked for whether its
-//! packet could be kept or not. Who scans a network gains little by it: he has 64 addresses asked for at a
-//! time, all together have 256, with 100 requests a second; and an unanswered one never takes the place of
-//! one that is known (RFC 6583).
+//! The first packets to an address wait for its reply instead of being lost: three for each address, of at most 2 KiB, 16
+//! from each port of the bridge, 64 in all. An address is requested whether its packet could be kept or not. A scan of a
+//! network has little effect: each port can have 64 unanswered addresses at a time, all ports together 256, with 100
+//! requests per second; and an unanswered address never replaces a known one (RFC 6583).
 //!
-//! *Threads.* Looking up takes no lock: a slot's key says whose it is, and is read again after the
-//! value. All else is done under one lock, and only for packets whose address is not known and for ARP
-//! itself.
+//! *Threads.* Look-ups take no lock: a slot's key identifies its neighbour, and is read again after the value. Everything
+//! else is done under one lock, and only for packets to unknown addresses and for ARP itself.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,26 +27,26 @@ use siphasher::sip::SipHasher13;
 
 use crate::limit::Bucket;
 
-/// Addresses known at a time.
+/// Maximum number of known neighbours.
 pub const MAX_NEIGHBOURS: usize = 1024;
-/// Addresses asked for at a time, for one port of the bridge and for all.
+/// Maximum number of unanswered addresses for one port of the bridge.
 const INCOMPLETE_EACH: usize = 64;
 const MAX_INCOMPLETE: usize = 256;
-/// Packets kept for one address, from one port of the bridge, and in all.
+/// Maximum number of packets kept for one address.
 const KEPT_EACH: usize = 3;
 const KEPT_FROM_PORT: usize = 16;
 const KEPT: usize = 64;
-/// Whose packets are of a port that is no more.
+/// The origin of kept packets whose port was removed.
 const NOBODY: u16 = u16::MAX;
-/// The longest frame that is kept, virtio-net header included.
+/// Maximum length of a kept frame with its virtio-net header, in bytes.
 const MAX_KEPT_LEN: usize = 2048;
-/// Requests before an address counts as unreachable.
+/// Number of requests before an address counts as unreachable.
 const MAX_REQUESTS: u8 = 3;
-/// How long an address counts as reachable after its last ARP, in seconds.
+/// Time that an address counts as reachable after its last ARP message, in seconds.
 const REACHABLE_SECS: u32 = 60;
-/// How long an unused address is remembered.
+/// Time that an unused address is remembered, in seconds.
 const UNUSED_SECS: u32 = 15 * 60;
-/// Requests a second, over all addresses.
+/// Maximum number of requests per second, over all addresses.
 const REQUESTS_PER_SEC: u32 = 100;
 
 const WAYS: usize = 8;
@@ -60,64 +57,64 @@ const IN_USE: u64 = 1 << 63;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InterfaceId(pub u16);
 
-/// What is to be done about a packet whose next hop is not known.
+/// The handling of a packet whose next hop is unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Resolve {
-    /// An ARP request is to be sent now.
+    /// An ARP request must be sent now.
     pub ask: bool,
-    /// The packet was kept, and goes on when the answer comes.
+    /// The packet is kept until the reply arrives.
     pub kept: bool,
 }
 
-/// What [`Neighbours::poll`] wants done.
+/// A task of [`Neighbours::poll`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Due<'a> {
-    /// An ARP request is to be sent, to everybody or to the address that is known.
+    /// An ARP request must be sent, by broadcast or to the known MAC address.
     Request {
-        /// On this network.
+        /// The network.
         interface: InterfaceId,
-        /// For this address.
+        /// The requested address.
         address: Ipv4Addr,
-        /// To this MAC address; to everybody if there is none.
+        /// Its known MAC address; `None` for a broadcast.
         known: Option<MacAddr>,
     },
-    /// A packet that was kept will not be delivered.
+    /// A kept packet cannot be delivered.
     Undeliverable {
-        /// On this network.
+        /// The network.
         interface: InterfaceId,
-        /// Virtio-net header and frame, as they were kept.
+        /// The packet as it was kept: virtio-net header and frame.
         frame: &'a [u8],
     },
 }
 
-/// A neighbour, for people.
+/// A neighbour, as `vswitchctl neigh show` lists it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NeighbourEntry {
-    /// On this network.
+    /// Its network.
     pub interface: InterfaceId,
     /// Its address.
     pub address: Ipv4Addr,
     /// Its MAC address, if it is known.
     pub mac: Option<MacAddr>,
-    /// Seconds since its last ARP.
+    /// Seconds since its last ARP message.
     pub age: u32,
 }
 
-/// How many there are, and how many wait for one.
+/// Numbers of neighbours and of waiting packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NeighbourStats {
-    /// Neighbours whose MAC address is known, at most [`MAX_NEIGHBOURS`].
+    /// Neighbours with a known MAC address, at most [`MAX_NEIGHBOURS`].
     pub known: usize,
-    /// Addresses that are asked for.
+    /// Addresses that are being resolved.
     pub incomplete: usize,
-    /// Packets that wait for an answer.
+    /// Packets that wait for a reply.
     pub kept: usize,
 }
 
 /// The neighbours on all networks of the router, shared by all workers.
 #[derive(Debug)]
 pub struct Neighbours {
-    /// Another number whenever an address has another MAC address, or none any more.
+    /// Changes whenever the MAC address of a neighbour changes or is removed.
     version: AtomicU32,
     slots: Box<[Slot]>,
     hasher: SipHasher13,
@@ -129,11 +126,11 @@ struct Slot {
     /// Interface and address; 0 if free.
     key: AtomicU64,
     mac: AtomicU64,
-    /// The second of the last packet to it.
+    /// Second of the last packet to it.
     used: AtomicU32,
-    /// The second of the last ARP from it, and one more.
+    /// Second of the last ARP message from it, plus one.
     heard: AtomicU32,
-    /// Requests since then; under the lock.
+    /// Number of requests since then. Under the lock.
     requests: AtomicU32,
 }
 
@@ -144,17 +141,17 @@ struct Book {
     kept: Vec<Kept>,
     spare: Vec<Vec<u8>>,
     requests: Bucket,
-    /// For those that are known and are asked whether they are still there.
+    /// Limit of requests that verify known neighbours.
     renewals: Bucket,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Incomplete {
     key: u64,
-    /// The port of the bridge whose packet asked first.
+    /// The bridge port whose packet caused the first request.
     from: u16,
     requests: u8,
-    /// The second of the last request.
+    /// Second of the last request.
     asked: u32,
 }
 
@@ -165,13 +162,13 @@ struct Kept {
     frame: Vec<u8>,
 }
 
-/// What is done about a packet whose next hop is not known: decided, and not yet carried out.
+/// The handling of a packet whose next hop is unknown: decided, but not applied.
 #[derive(Clone, Copy, Debug)]
 struct Decision {
     resolve: Resolve,
-    /// The address is not asked for yet.
+    /// The address is not being resolved yet.
     is_new: bool,
-    /// The limit of requests after this one.
+    /// State of the request limit after this request.
     requests: Bucket,
 }
 
@@ -224,7 +221,7 @@ fn mac_of(word: u64) -> MacAddr {
 }
 
 impl Neighbours {
-    /// Nobody is known yet.
+    /// No neighbours.
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Neighbours {
         Neighbours {
@@ -242,14 +239,14 @@ impl Neighbours {
         }
     }
 
-    /// Another number whenever what was looked up before may no longer hold.
+    /// A number that changes whenever earlier look-ups may no longer be valid.
     #[inline]
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Takes a slot's neighbour out.
+    /// Removes a slot's neighbour.
     fn forget(&self, slot: &Slot) {
         slot.key.store(0, Ordering::Relaxed);
         self.version.fetch_add(1, Ordering::Release);
@@ -262,7 +259,7 @@ impl Neighbours {
         &self.slots[first..first + WAYS]
     }
 
-    /// The MAC address of a neighbour, if it is known, and that a packet to it is sent now.
+    /// The MAC address of a neighbour, if it is known. Records that a packet is sent to it now.
     #[inline]
     #[must_use]
     pub fn lookup(&self, interface: InterfaceId, address: Ipv4Addr, now: Timestamp) -> Option<MacAddr> {
@@ -287,8 +284,8 @@ impl Neighbours {
         (slot.key.load(Ordering::Relaxed) == key).then(|| (slot, mac_of(mac)))
     }
 
-    /// Asks for the next hop of a packet, and keeps the packet (virtio-net header and frame, without MAC
-    /// addresses yet) until it is known. `from` is the port of the bridge that it came through.
+    /// Requests the next hop of a packet, and keeps the packet (virtio-net header and frame, still without MAC addresses)
+    /// until it is known. `from` is the bridge port that the packet came from.
     pub fn resolve(&self, interface: InterfaceId, address: Ipv4Addr, frame: &[u8], from: u16, now: Timestamp) -> Resolve {
         let key = key_of(interface, address);
         let mut book = self.lock();
@@ -297,15 +294,15 @@ impl Neighbours {
         decision.resolve
     }
 
-    /// What [`Neighbours::resolve`] would do for a packet of this length. Changes nothing.
+    /// The result that [`Neighbours::resolve`] would have for a packet of this length. Changes nothing.
     #[must_use]
     pub fn decide(&self, interface: InterfaceId, address: Ipv4Addr, len: usize, from: u16, now: Timestamp) -> Resolve {
         self.lock().decide(key_of(interface, address), from, len, now).resolve
     }
 
-    /// An ARP message said that this address has this MAC address. What is known is brought up to
-    /// date; the unknown is taken in if `is_for_us`, or if it is awaited (RFC 826's merge). Returns
-    /// whether packets wait for it: then call [`Neighbours::release`].
+    /// Learns from an ARP message. A known neighbour is updated; an unknown one is added if the message is for the router
+    /// (`is_for_us`) or if the address is being resolved (RFC 826's merge). Returns whether packets wait for it: then call
+    /// [`Neighbours::release`].
     pub fn learn(&self, interface: InterfaceId, address: Ipv4Addr, mac: MacAddr, is_for_us: bool, now: Timestamp) -> bool {
         let key = key_of(interface, address);
         let mut book = self.lock();
@@ -331,9 +328,8 @@ impl Neighbours {
         book.kept.iter().any(|kept| kept.key == key)
     }
 
-    /// A free slot in a key's bucket, or that of the one there that was not in use for longest. If there
-    /// are too many in all, the one goes that was not in use for longest anywhere. Who has made himself
-    /// known and was never sent anything goes first.
+    /// A free slot in a key's bucket, or the slot of its least recently used neighbour. At the limit, the least recently used
+    /// neighbour of all is removed. Neighbours that were never sent a packet go first.
     fn make_room(&self, book: &mut Book, key: u64, is_wanted: bool, now: Timestamp) -> Option<&Slot> {
         let is_free = |slot: &&Slot| slot.key.load(Ordering::Relaxed) == 0;
         let longest = |slots: &'_ [Slot]| {
@@ -361,7 +357,7 @@ impl Neighbours {
         Some(slot)
     }
 
-    /// Hands out the packets that waited for an address, in their order.
+    /// Hands out the packets that waited for an address, in order.
     pub fn release(&self, interface: InterfaceId, address: Ipv4Addr, mut give: impl FnMut(&[u8])) {
         let key = key_of(interface, address);
         let mut book = self.lock();
@@ -377,8 +373,8 @@ impl Neighbours {
         }
     }
 
-    /// What is due now; to be called about once a second. `due` says whether it could be done; what could
-    /// not is due again. First those that are in use, then those that are asked for.
+    /// Reports the tasks that are due; to be called about once per second. `due` returns whether the task was done; if not, it
+    /// is due again. Neighbours in use come first, then addresses that are being resolved.
     pub fn poll(&self, now: Timestamp, mut due: impl FnMut(Due<'_>) -> bool) {
         let mut book = self.lock();
         for slot in &self.slots {
@@ -410,8 +406,8 @@ impl Neighbours {
         }
     }
 
-    /// A known neighbour: asked again if it is in use and was not heard for long, forgotten if it does
-    /// not answer or nobody wants it.
+    /// Checks a known neighbour: it is requested again if it is in use and has not been heard for long, and removed if it does
+    /// not answer or is unused.
     fn look_at(&self, book: &mut Book, slot: &Slot, key: u64, now: Timestamp, due: &mut impl FnMut(Due<'_>) -> bool) {
         let secs = now.secs();
         let unheard = (secs + 1).saturating_sub(slot.heard.load(Ordering::Relaxed));
@@ -429,7 +425,7 @@ impl Neighbours {
         }
     }
 
-    /// Forgets all neighbours of a network, and what waits for them.
+    /// Removes all neighbours of a network, with the packets that wait for them.
     pub fn flush(&self, interface: InterfaceId) {
         let mut book = self.lock();
         let book = &mut *book;
@@ -444,8 +440,7 @@ impl Neighbours {
         }
     }
 
-    /// A port of the bridge is taken away, and its number will be another's: what waits of it goes on waiting, and counts
-    /// against no port.
+    /// Removes a port of the bridge whose number will be reused: its packets continue to wait, and count against no port.
     pub fn disown(&self, port: u16) {
         let mut book = self.lock();
         let book = &mut *book;
@@ -454,8 +449,8 @@ impl Neighbours {
         of_incomplete.chain(of_kept).filter(|from| **from == port).for_each(|from| *from = NOBODY);
     }
 
-    /// Forgets those that are known, of all networks; of this address only, if one is given. Those that are asked for
-    /// go on being asked for, so nothing that waits is lost. Returns how many it forgot.
+    /// Removes known neighbours of all networks, or only those with this address. Addresses that are being resolved stay, so
+    /// no waiting packet is lost. Returns the number removed.
     pub fn forget_known(&self, address: Option<Ipv4Addr>) -> usize {
         let mut book = self.lock();
         let is_meant = |key: u64| key != 0 && address.is_none_or(|address| key_parts(key).1 == address);
@@ -468,7 +463,7 @@ impl Neighbours {
         forgotten
     }
 
-    /// How many there are now.
+    /// Current numbers.
     #[must_use]
     pub fn stats(&self) -> NeighbourStats {
         let book = self.lock();
@@ -499,7 +494,7 @@ impl Neighbours {
     }
 }
 
-/// Reports what waits for an address that did not answer. False if there was no room for all of it.
+/// Reports the packets that wait for an address that did not answer. False if there was no room for all of them.
 fn give_up(book: &mut Book, key: u64, interface: InterfaceId, due: &mut impl FnMut(Due<'_>) -> bool) -> bool {
     while let Some(at) = book.kept.iter().position(|kept| kept.key == key) {
         if !due(Due::Undeliverable { interface, frame: &book.kept[at].frame }) {
