@@ -1,7 +1,7 @@
-//! The translation's costs: a packet of a known connection, the first of a new one, and memory.
+//! The costs of the translation: a packet of a known connection, the first packet of a new one, and memory.
 //!
-//! Packets are written from a template before each translation, which costs a few nanoseconds that are
-//! part of every figure.
+//! Each packet is written from a template and its header validated before the translation; every figure includes the few
+//! nanoseconds for that.
 #![allow(missing_docs, reason = "criterion's macros make functions")]
 #![allow(clippy::disallowed_methods, reason = "what threads of its own do is timed")]
 
@@ -33,7 +33,7 @@ fn nat() -> Nat {
     nat
 }
 
-/// A packet whose flow is written into it; checksums are nobody's matter.
+/// A packet that a flow's endpoints are written into; its checksums are not maintained.
 #[derive(Clone, Copy)]
 struct Template {
     bytes: [u8; 60],
@@ -75,12 +75,12 @@ fn send(nat: &Nat, side: Side, template: &Template, src: (u32, u16), dst: (u32, 
     packet
 }
 
-/// Who the n-th flow is between: few endpoints inside, many outside.
+/// Endpoints of the n-th flow: few inside, many outside.
 fn few_inside(n: u32) -> ((u32, u16), (u32, u16)) {
     ((0x0a00_0000 | (n % 16), 5000), (0x0800_0000 + n / 16, 443))
 }
 
-/// Each flow from an endpoint of its own.
+/// Endpoints of the n-th flow, each with an inside endpoint of its own.
 fn own_inside(n: u32) -> ((u32, u16), (u32, u16)) {
     ((0x0a00_0000 | (n % 64), (1024 + n / 64) as u16), (0x0808_0808, 443))
 }
@@ -96,12 +96,12 @@ fn outside_of(packet: &[u8; 60]) -> (u32, u16) {
     (u32::from_be_bytes([packet[12], packet[13], packet[14], packet[15]]), u16::from_be_bytes([packet[20], packet[21]]))
 }
 
-/// Are so many connections there, but for the few whose buckets are full when nearly all is?
+/// Checks the number of connections, but for the few whose buckets are full in a nearly full table.
 fn is_full(nat: &Nat, count: u32) -> bool {
     nat.stats().connections + 100 > count as usize
 }
 
-/// Opens so many connections; TCP ones with their handshake.
+/// Opens this many connections; TCP connections with their handshake.
 fn filled(count: u32, tcp: bool) -> (Nat, [(u32, u16); 16]) {
     let nat = nat();
     let mut outside = [(0, 0); 16];
@@ -162,7 +162,7 @@ fn established(criterion: &mut Criterion) {
 /// Source and destination of a flow, by its number.
 type Flow = fn(u32) -> ((u32, u16), (u32, u16));
 
-/// The time that `threads` need to open `each` flows each.
+/// Time for `threads` threads to open `each` flows each.
 fn opening(nat: &Nat, threads: u32, each: std::ops::Range<u32>, flow: Flow) -> Duration {
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -206,13 +206,13 @@ fn insertion(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Resident bytes of this process.
+/// Resident memory of this process, in bytes.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
-/// Not a time: how much memory a million connections take when all are in use.
+/// Reports memory instead of time: that of a million connections in use.
 fn memory(_: &mut Criterion) {
     if std::env::args().any(|arg| arg == "--test") {
         return;

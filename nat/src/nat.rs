@@ -360,8 +360,8 @@ impl Nat {
         }
     }
 
-    /// The connection that stands where a packet would open one, and whether it has timed out: another worker may have
-    /// been quicker, or nobody has ended it yet.
+    /// The connection that already has a tuple, and whether it has timed out: another worker may have opened it
+    /// meanwhile, or it has timed out and was not ended yet.
     fn standing(&self, book: &Book, tuple: &Tuple, hash: u64, now: Timestamp) -> Option<(Found, bool)> {
         let found = self.table.find(tuple, hash)?;
         Some((found, book.is_over(&self.table, found.id, now.secs())))

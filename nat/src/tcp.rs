@@ -1,10 +1,10 @@
 //! TCP connection tracking: is this segment part of that connection, and how far along is it?
 //!
-//! The endpoints run the protocol; the tracker looks on from the middle and judges. It never answers,
-//! never buffers and never waits. What it knows of a connection are 28 bytes.
+//! The endpoints run the protocol; the tracker observes it from the middle. It never answers, buffers or waits.
+//! The state of a connection is 28 bytes.
 //!
-//! *Windows.* What one side may send is bounded by what the other said: it has acknowledged up to
-//! `ack`, and never offered more than `window` beyond. So a segment is of this connection if
+//! *Windows.* What one side may send is bounded by the other: it has acknowledged up to `ack`, and has never offered
+//! more than `window` beyond. So a segment belongs to this connection if
 //!
 //! ```text
 //!             ack - window            ack             ack + window
@@ -12,33 +12,32 @@
 //!               |<-- its last byte is after this, its first byte before that -->|
 //! ```
 //!
-//! and if what it acknowledges is not more than the other side has sent, nor more than a window older
-//! than what was acknowledged before (RFC 5961 section 5.2). `ack` and `window` are the highest seen:
-//! segments overtake each other. This is the insight of Guido van Rooij, "Real Stateful TCP Packet
+//! and if its acknowledgment is neither beyond what the other side has sent, nor more than a window older than the
+//! highest acknowledgment so far (RFC 5961 section 5.2). `ack` and `window` are the highest seen, because segments
+//! overtake each other. This is the insight of Guido van Rooij, "Real Stateful TCP Packet
 //! Filtering in IP Filter" (2001), with the highest acknowledgment kept in place of the highest right
 //! edge: from it both bounds follow, and also where a reset must be.
 //!
 //! *Window scale* (RFC 7323) counts if both SYNs offer it, and not for the windows of SYNs.
 //!
 //! *Opening.* Both sides have sent a SYN and have acknowledged the other's, in any order: simultaneous
-//! open is valid (RFC 5382 REQ-2). A SYN that nobody acknowledged yet proves nothing, so a later SYN or
-//! an exact SYN-ACK takes its place: a forged one cannot keep the true one out.
+//! open is valid (RFC 5382 REQ-2). An unacknowledged SYN proves nothing, so a later SYN or an exact SYN-ACK
+//! replaces it: a forged SYN cannot keep the genuine one out.
 //!
 //! *Resets.* A RST counts only where the receiver must obey it: exactly at the next sequence number
-//! (RFC 5961 section 3.2), or as an answer to a SYN. One elsewhere in the window is passed on without
-//! a change, as the endpoint will challenge it. And a connection that was reset returns to where it
-//! was with the next valid segment (RFC 6146 section 3.5.2.2, TRANS).
+//! (RFC 5961 section 3.2), or as an answer to a SYN. One elsewhere in the window is forwarded without a change of
+//! state, because the endpoint will challenge it. The next valid segment returns a reset connection to its state before (RFC 6146 section 3.5.2.2, TRANS).
 //!
-//! *Closing* are those connections where both sides sent a FIN. Half-closed ones may go on for long.
+//! *Closing.* Both sides have sent a FIN. A half-closed connection may live on for long, so it counts as established.
 //!
 //! *Reopening.* A SYN after the end (both FINs acknowledged, or reset) starts anew at once, if its
-//! number is after those used before (RFC 9293 section 3.10.7.4, TIME-WAIT). Any other SYN may be a
-//! belated copy, or come from an endpoint that lost the connection. It is passed on and remembered: an
-//! endpoint that still has the old connection will challenge it, which ends in a reset; one that lost
-//! it, too, answers with a SYN-ACK that fits, and then the new connection takes the place of the old.
+//! sequence number is after those used before (RFC 9293 section 3.10.7.4, TIME-WAIT). Any other SYN may be a delayed
+//! copy, or come from an endpoint that lost the connection. It is forwarded and remembered: an endpoint that still has
+//! the old connection challenges it, which ends in a reset; one that lost it too answers with a SYN-ACK that fits, and
+//! the new connection replaces the old one.
 //!
-//! *Picked up* connections, whose SYNs were not seen (we were restarted), have unknown windows and
-//! scales. The largest possible, 1 GiB, is assumed.
+//! *Pick-up.* If the SYNs were not seen (before a restart), windows and scales are unknown. The largest possible window,
+//! 1 GiB, is assumed.
 
 use packet::ethernet::u32_at;
 use packet::tcp::{TCP_LEN, TcpView, field, flag};
@@ -47,16 +46,16 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const URG: u8 = 0x20;
 
-/// The largest shift count of windows (RFC 7323 section 2.3).
+/// Largest shift count of windows (RFC 7323 section 2.3).
 const MAX_SCALE: u8 = 14;
-/// In place of a shift count: this side's SYN had none.
+/// Value of a shift count if the side's SYN had none.
 const NO_SCALE: u8 = 15;
 
-/// What stands in nearly every segment, padded as RFC 7323 appendix A proposes: timestamps.
+/// The options of nearly every segment: timestamps, padded as in RFC 7323 appendix A.
 const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 const TIMESTAMPS_LEN: usize = 12;
 
-/// How far back segments and acknowledgments may lie, however small the window is: one super-frame.
+/// Bytes that segments and acknowledgments may be old even if the window is smaller: one super-frame.
 const MIN_PAST: u32 = 66_000;
 
 /// The sides of a connection.
@@ -80,21 +79,21 @@ impl Peer {
     }
 }
 
-/// What is to be done with a segment.
+/// The tracker's judgment of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It is of this connection: pass it on.
+    /// It belongs to this connection: forward it.
     Pass,
-    /// Pass it on, but do not take it as a sign of life: nothing shows that an endpoint of this
-    /// connection sent it, and the one that receives it will challenge or ignore it.
+    /// Forward it, but do not refresh the connection: nothing shows that an endpoint of it sent the segment, and the
+    /// receiver will challenge or ignore it.
     Doubtful,
-    /// It begins a new connection between the same endpoints: pass it on. The tracker follows the new one.
+    /// It starts a new connection between the same endpoints, which the tracker follows now: forward it.
     Reopened,
-    /// It cannot be of this connection: drop it. Nothing was changed.
+    /// It cannot belong to this connection: drop it. The state is unchanged.
     Invalid,
 }
 
-/// How far along a connection is; timeouts depend on it.
+/// The phase of a connection, which its timeout depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// Not yet acknowledged by both sides: transitory.
@@ -103,11 +102,11 @@ pub enum Phase {
     Established,
     /// Both sides have sent a FIN: transitory.
     Closing,
-    /// A valid RST was the last thing seen: transitory.
+    /// The last valid segment was a RST: transitory.
     Reset,
 }
 
-/// What the operator allows.
+/// Deviations from strict tracking that the operator allows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Policy {
     /// Connections may be picked up in the middle (netfilter's `tcp_loose`).
@@ -116,19 +115,19 @@ pub struct Policy {
     pub liberal: bool,
 }
 
-/// What the tracker reads of a segment.
+/// The fields of a segment that the tracker reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment {
     /// Sequence number of the first byte, or of the SYN.
     pub sequence: u32,
-    /// Acknowledgment number; means nothing without the flag.
+    /// Acknowledgment number; valid only with the ACK flag.
     pub acknowledgment: u32,
-    /// Window as it stands in the header, not scaled.
+    /// The window field, not scaled.
     pub window: u16,
     /// The flags byte.
     pub flags: u8,
-    /// How many sequence numbers it takes: payload bytes, of the whole super-frame if it is one, and
-    /// one each for SYN and FIN.
+    /// Number of sequence numbers that it occupies: payload bytes (of the whole super-frame if it is one), and one each
+    /// for SYN and FIN.
     pub len: u32,
     /// Shift count that a SYN offers, at most 14.
     pub scale: Option<u8>,
@@ -137,8 +136,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads a TCP header and what follows it, without padding of the frame. `None` where the header
-    /// is broken or its flags are never sent together, as by a port scan.
+    /// Reads a TCP header and its payload, without Ethernet padding. `None` if the header is invalid, or has a
+    /// combination of flags that no stack sends (port scans do).
     #[inline]
     #[must_use]
     pub fn parse(tcp: &[u8]) -> Option<Segment> {
@@ -160,7 +159,7 @@ impl Segment {
         })
     }
 
-    /// It is a RST, which keeps nothing alive (RFC 7857 section 7).
+    /// Whether it is a RST, which does not refresh a connection (RFC 7857 section 7).
     #[inline]
     #[must_use]
     pub fn is_reset(&self) -> bool {

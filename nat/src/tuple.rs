@@ -1,4 +1,4 @@
-//! What tells one flow from another: side, protocol, and two endpoints.
+//! The identity of a flow: side, protocol, and two endpoints.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -30,7 +30,7 @@ impl Side {
 pub struct Protocol(pub u8);
 
 impl Protocol {
-    /// ICMP; its queries are told apart by their identifier.
+    /// ICMP; queries are identified by their identifier field.
     pub const ICMP: Protocol = Protocol(1);
     /// TCP.
     pub const TCP: Protocol = Protocol(6);

@@ -107,7 +107,7 @@ pub(crate) fn ports(transport: &[u8]) -> (u16, u16) {
     (u16_at(transport, 0), u16_at(transport, 2))
 }
 
-/// What stands for the ports of an ICMP query: the identifier on the asking side, the type of the request on the
+/// The port numbers that an ICMP query counts with: its identifier on the asking side, the type of the request on the
 /// other.
 #[inline]
 pub(crate) fn query(icmp: &[u8]) -> Result<(u16, u16), Refused> {

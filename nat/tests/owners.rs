@@ -1,4 +1,4 @@
-//! What an operator changes while packets flow: ports of the bridge, whose numbers are used again, and timeouts.
+//! Changes while packets flow: bridge ports whose numbers are reused, and timeouts.
 
 use std::net::Ipv4Addr;
 
@@ -31,7 +31,7 @@ fn a_new_port_has_the_whole_share_and_old_connections_live_on() {
         assert_eq!(send(&nat, 1000 + port, 7, 200_000), Ok(()), "an old connection");
     }
     assert_eq!(send(&nat, 3000, 7, 0), Err(Refused::PortShare));
-    // The new port's own are over, the old ones not yet: nothing is counted twice.
+    // The new port's connections have ended, the old port's have not: nothing is counted twice.
     assert!(!nat.expire(Timestamp::from_millis(400_000), 100));
     assert_eq!(nat.stats().connections, 4);
     nat.disown(7);
@@ -54,10 +54,10 @@ fn timeouts_hold_for_connections_that_are_there() {
     };
     assert_eq!(send(&nat, 1000, 7, 0), Ok(()));
     assert_eq!(connections(299), 1);
-    // Shorter: it is over at once.
+    // Shorter: the connection ends at once.
     nat.set_timeouts(Timeouts { udp: 100, ..Timeouts::default() }, Timestamp::from_millis(299_000));
     assert_eq!(connections(301), 0);
-    // Longer: it lives on beyond its first time.
+    // Longer: it outlives its first timeout.
     assert_eq!(send(&nat, 1000, 7, 400_000), Ok(()));
     nat.set_timeouts(Timeouts { udp: 1000, ..Timeouts::default() }, Timestamp::from_millis(401_000));
     assert_eq!((connections(1399), connections(1402)), (1, 0));

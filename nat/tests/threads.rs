@@ -1,7 +1,7 @@
-//! Many workers at one translation while rules change: nobody's flow gets another's endpoint.
+//! Many workers share one translation while rules change: no flow gets the endpoint of another.
 //!
-//! Steady guests' flows must keep their translation throughout, whatever happens to the fleeting ones,
-//! whose connections expire, are flushed, lose their ports to published ones and change addresses.
+//! The flows of steady guests keep their translation throughout, whatever happens to the fleeting ones, whose
+//! connections expire, are flushed, lose their ports to published ones and change addresses.
 
 #![expect(clippy::disallowed_methods, reason = "the test runs for a time, and with threads of its own")]
 
@@ -29,7 +29,7 @@ struct Bench {
     nat: Nat,
     millis: AtomicU64,
     is_over: AtomicBool,
-    /// Who has an outside endpoint, of the steady flows.
+    /// The inside endpoint of each outside endpoint of a steady flow.
     holders: Mutex<HashMap<(u8, Endpoint), Endpoint>>,
 }
 
@@ -42,7 +42,7 @@ impl Bench {
         self.nat.translate(side, &mut ipv4_mut(&mut packet), Checksum::Complete, u16::from(owner), self.now()).map(|_| packet)
     }
 
-    /// The outside endpoint is this inside endpoint's alone.
+    /// Checks that no other inside endpoint has this outside endpoint.
     fn claim(&self, protocol: u8, outside: Endpoint, inside: Endpoint) {
         let holder = *self.holders.lock().unwrap().entry((protocol, outside)).or_insert(inside);
         assert_eq!(holder, inside, "{outside} is {holder}'s");
@@ -65,7 +65,7 @@ fn dst(packet: &[u8]) -> Endpoint {
     Endpoint::new(address(packet, 16), word(packet, 22))
 }
 
-/// One flow there and back. `known` is its outside endpoint so far.
+/// A packet of a flow and its reply. `known` is the flow's outside endpoint so far.
 fn round_trip(bench: &Bench, worker: u8, port: u16, peer: Endpoint, known: &mut Option<Endpoint>) {
     let inside = Endpoint::new(steady(worker % 2), port);
     let out = bench.send(Side::Inside, packets::udp(inside, peer, b"there"), worker).unwrap();
@@ -78,7 +78,7 @@ fn round_trip(bench: &Bench, worker: u8, port: u16, peer: Endpoint, known: &mut 
     assert_eq!((src(&back), dst(&back)), (peer, inside));
 }
 
-/// Data of a TCP connection whose two directions different workers carry.
+/// Data of a TCP connection whose directions are carried by different workers.
 fn data(bench: &Bench, worker: u8, port: u16, outside: Endpoint) {
     let inside = Endpoint::new(steady(worker % 2), port);
     let peer = Endpoint::new(PEER, 443);
@@ -101,7 +101,7 @@ fn open_tcp(bench: &Bench, guest: Ipv4Addr, port: u16) -> Endpoint {
     outside
 }
 
-/// Two workers each carry the flows of one steady guest, so that they open the same ones at once.
+/// Two workers carry the flows of one steady guest, so that both open the same flows at once.
 fn work(bench: &Bench, worker: u8, tcp: &[[Endpoint; 4]; 2]) -> u64 {
     let mut rounds = 0;
     let mut known = vec![None; usize::from(FLOWS)];
@@ -121,7 +121,7 @@ fn work(bench: &Bench, worker: u8, tcp: &[[Endpoint; 4]; 2]) -> u64 {
     rounds
 }
 
-/// A fleeting guest's packet gets out with an outside address, or is refused for a reason.
+/// A fleeting guest's packet leaves with an outside address, or is refused for a valid reason.
 fn flee(bench: &Bench, worker: u8, port: u16) {
     let inside = Endpoint::new(fleeting(worker % 3), port);
     let peer = Endpoint::new(PEER, 53);
@@ -131,7 +131,7 @@ fn flee(bench: &Bench, worker: u8, port: u16) {
             assert!(OWN.contains(&outside.address) || outside.address == THEIRS, "{outside}");
             assert_eq!(dst(&out), peer);
             let answer = bench.send(Side::Outside, packets::tcp(peer, outside, &Tcp::new(SYN | ACK, 5000, 1001), &[]), worker);
-            // It may be gone by now, and its port be another's: but nobody's who did not ask this peer.
+            // It may have ended, and its port belong to another guest, but only to one that has sent to this peer.
             if let Ok(back) = answer {
                 assert!((4000..4100).contains(&dst(&back).port), "{}", dst(&back));
                 assert_eq!(address(&back, 16).octets()[2], 1, "a steady guest got it");
@@ -141,7 +141,7 @@ fn flee(bench: &Bench, worker: u8, port: u16) {
     }
 }
 
-/// Rules change, time passes, connections end.
+/// Changes rules, advances time, ends connections.
 fn disturb(bench: &Bench) {
     let own = OWN.map(|address| External { address, kind: ExternalKind::Own });
     let theirs = External { address: THEIRS, kind: ExternalKind::OneToOne(fleeting(0)) };

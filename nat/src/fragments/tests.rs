@@ -116,7 +116,7 @@ fn shapes_that_are_refused() {
     assert_eq!(table.follow(key(1), last(65_512, 3), 0, NOW), Ok(None), "the longest datagram");
 }
 
-/// RFC 1858 and RFC 3128: flags or ports would come with another fragment than the one judged.
+/// RFC 1858 and RFC 3128: flags or ports would arrive in another fragment than the one that was checked.
 #[test]
 fn tcp_headers_come_whole() {
     let mut table = table();
@@ -265,7 +265,7 @@ fn the_pool_is_limited() {
     assert_eq!(table.hold(key(4), &[1], 1, 4, NOW), Ok(()));
 }
 
-/// The same rules, said with a map and lists.
+/// A reference model of the same rules, with a map and lists.
 #[derive(Default)]
 struct Model {
     datagrams: HashMap<Key, ModelDatagram>,

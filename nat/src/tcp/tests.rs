@@ -19,7 +19,7 @@ fn scaled(segment: Segment, scale: u8) -> Segment {
     Segment { scale: Some(scale), ..segment }
 }
 
-/// Who, flags, sequence, acknowledgment, window, payload; verdict, phase afterwards.
+/// Sender, flags, sequence, acknowledgment, window, payload; expected verdict and phase afterwards.
 type Line = (Peer, u8, u32, u32, u16, u32, Verdict, Phase);
 
 #[track_caller]
@@ -114,7 +114,7 @@ fn simultaneous_open() {
         (R, SYN_ACK, 5000, 1001, 10_000, 0, Pass, Established),
         (I, ACK, 1001, 5001, 10_000, 10, Pass, Established),
     ]);
-    // The answers as plain acknowledgments (RFC 9293 section 3.5, figure 8, has both forms).
+    // The replies as plain acknowledgments (RFC 9293 section 3.5, figure 8, has both forms).
     run(&[
         (I, SYN, 1000, 0, 10_000, 0, Pass, Opening),
         (R, SYN, 5000, 0, 10_000, 0, Pass, Opening),
@@ -157,8 +157,8 @@ fn opening_again_and_again() {
     ]);
 }
 
-/// RFC 7413: the SYN carries data, and the answer acknowledges all of it or none; more data may come
-/// with and after the answer.
+/// RFC 7413: the SYN carries data, and the reply acknowledges all of it or none; more data may come with the reply and
+/// after it.
 #[test]
 fn data_in_syns() {
     for acked in [1001, 1401] {
@@ -210,7 +210,7 @@ fn both_sides_forgot_the_connection() {
         (R, RST_ACK, 0, 70_000_002, 0, 0, Invalid, Established),
         (R, RST_ACK, 0, 70_000_001, 0, 0, Pass, Reset),
     ]);
-    // The answer to a client that tries again while its first attempt is half-open.
+    // The reply to a client that retries while its first attempt is half-open.
     run(&[
         (I, SYN, 1000, 0, 10_000, 0, Pass, Opening),
         (R, SYN_ACK, 5000, 1001, 10_000, 0, Pass, Opening),
@@ -315,7 +315,7 @@ fn picked_up_in_the_middle() {
         tracker,
         &[
             (I, ACK, 1100, 5000, 10, 100, Pass, Opening),
-            // What went by before is acknowledged, and goes on beyond.
+            // Segments sent before the pick-up are acknowledged, and later ones follow.
             (I, ACK, 1200, 4_000_000, 10, 100, Pass, Opening),
             (R, ACK, 2_000_000, 900_000, 10, 100, Pass, Established),
             (I, ACK, 800_000, 4_100_000, 10, 100, Pass, Established),
@@ -441,7 +441,7 @@ fn flags_that_nobody_sends() {
 mod endpoints;
 
 proptest! {
-    /// A blind attacker does not know the sequence numbers: whatever he sends as a RST changes nothing.
+    /// A blind attacker does not know the sequence numbers: no RST of theirs changes anything.
     #[test]
     fn blind_resets_change_nothing(sequence: u32, ack: u32, flags in prop::sample::select(vec![RST, RST_ACK]), by_responder: bool) {
         let from = if by_responder { R } else { I };
@@ -453,7 +453,7 @@ proptest! {
         prop_assert_eq!(tracker, before);
     }
 
-    /// Where the numbers are on their circle makes no difference.
+    /// The result does not depend on where the sequence numbers start.
     #[test]
     fn numbers_wrap_around(
         shift_i: u32, shift_r: u32,
@@ -483,7 +483,7 @@ proptest! {
         prop_assert_eq!(judge(0, 0), judge(shift_i, shift_r));
     }
 
-    /// No words and no segment make it panic.
+    /// Neither arbitrary words nor arbitrary segments panic.
     #[test]
     fn any_state_survives_any_segment(words: [u32; 7], bytes in prop::collection::vec(any::<u8>(), 0..80), by_responder: bool) {
         let mut tracker = Tracker::from_words(words);

@@ -1,4 +1,4 @@
-//! The state of one connection, and how a segment changes it.
+//! The state of one TCP connection, and how a segment changes it.
 
 use packet::tcp::flag;
 
@@ -16,11 +16,11 @@ use super::{MAX_SCALE, MIN_PAST, NO_SCALE, Peer, Phase, Policy, RST, SYN, Segmen
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tracker {
     sides: [Side; 2],
-    /// Sequence number of a SYN that came where none was due; see [`OFFERED`].
+    /// Sequence number of a SYN that came out of turn; see [`OFFERED`].
     offer: u32,
-    /// The largest window that each side advertised, in units of its shift count.
+    /// Largest window that each side advertised, in units of its shift count.
     windows: [u16; 2],
-    /// Five bits of each side, then those of the connection.
+    /// Five bits for each side, then those of the connection.
     flags: u16,
     /// Shift counts of initiator, responder and offer, four bits each.
     scales: u16,
@@ -28,23 +28,23 @@ pub struct Tracker {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Side {
-    /// After the last sequence number that it sent.
+    /// One after the last sequence number sent.
     end: u32,
-    /// The highest acknowledgment that it sent; as long as it sent none, the number of its SYN.
+    /// Highest acknowledgment sent; the sequence number of the SYN as long as there is none.
     ack: u32,
 }
 
-/// Has sent something.
+/// Flag of a side: it has sent a segment.
 const SEEN: u16 = 1 << 0;
-/// Has acknowledged what the other sent.
+/// Flag of a side: it has acknowledged the other side's segments.
 const ACKED: u16 = 1 << 1;
-/// Has sent a FIN.
+/// Flag of a side: it has sent a FIN.
 const FIN: u16 = 1 << 2;
-/// Its FIN was acknowledged.
+/// Flag of a side: its FIN was acknowledged.
 const FIN_ACKED: u16 = 1 << 3;
-/// Has sent the SYN of `offer`.
+/// Flag of a side: it has sent the SYN remembered in `offer`.
 const OFFERED: u16 = 1 << 4;
-/// How far the responder's flags are from the initiator's.
+/// Number of bits from the initiator's flags to the responder's.
 const RESPONDER: u16 = 5;
 
 const RESET: u16 = 1 << 10;
@@ -57,15 +57,15 @@ const fn both(flags: u16) -> u16 {
     flags | flags << RESPONDER
 }
 
-/// Flags that do not matter while data flows.
+/// Flags that are ignored while data flows.
 const STANDING: u16 = PICKED_UP | LIBERAL | SCALED | both(OFFERED);
 
-/// No side offered one.
+/// Value of `scales` if no SYN offered a shift count.
 const NO_SCALES: u16 = 0x0fff;
 
 impl Tracker {
-    /// Starts with the first segment of a connection, sent by [`Peer::Initiator`]: a SYN; where the
-    /// policy allows it also an ACK in the middle. `None` for all others.
+    /// Starts with the first segment of a connection, sent by [`Peer::Initiator`]: a SYN, or an ACK in mid-connection if
+    /// the policy allows that. `None` for any other segment.
     #[must_use]
     pub fn open(segment: &Segment, policy: Policy) -> Option<Tracker> {
         let liberal = if policy.liberal { LIBERAL } else { 0 };
@@ -82,7 +82,7 @@ impl Tracker {
         tracker
     }
 
-    /// Both windows are 1 GiB as long as nothing is known.
+    /// Starts in mid-connection. Both windows count as 1 GiB until more is known.
     fn pick_up(segment: &Segment, standing: u16) -> Tracker {
         let initiator = Side { end: segment.end(), ack: segment.acknowledgment };
         let responder = Side { end: segment.acknowledgment, ack: 0 };
@@ -96,7 +96,7 @@ impl Tracker {
         }
     }
 
-    /// Judges a segment and takes it in.
+    /// Judges a segment, and updates the state by it unless it is invalid.
     #[inline]
     pub fn follow(&mut self, from: Peer, segment: &Segment) -> Verdict {
         let is_flowing = self.flags & !STANDING == both(SEEN | ACKED);
@@ -111,7 +111,7 @@ impl Tracker {
         Verdict::Pass
     }
 
-    /// How far along the connection is.
+    /// The phase of the connection.
     #[inline]
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -156,7 +156,7 @@ impl Tracker {
         Tracker { sides: [initiator, responder], offer, windows: pair(windows), flags, scales }
     }
 
-    /// Everything but data in an open connection.
+    /// Any segment but data in an established connection.
     #[inline(never)]
     fn follow_change(&mut self, from: Peer, segment: &Segment) -> Verdict {
         if segment.has(RST) {
@@ -166,7 +166,7 @@ impl Tracker {
             return if segment.has(flag::ACK) { self.follow_syn_ack(from, segment) } else { self.follow_syn(from, segment) };
         }
         if !self.has(from, SEEN) {
-            // Answers a SYN out of a connection that its sender lost; the sender will answer with a RST.
+            // Answers a SYN whose sender lost this connection; the sender will answer with a RST.
             return Verdict::Doubtful;
         }
         if !self.has(from.other(), SEEN) || !self.is_within(from, segment) {
@@ -224,7 +224,7 @@ impl Tracker {
             return self.outside();
         }
         if !self.has(from, SEEN) || segment.sequence != self.side(from).ack {
-            // Whatever the other acknowledged so far, it was not this side's.
+            // Earlier acknowledgments of the other side were not for this one's SYN.
             if self.has(other, ACKED) {
                 self.clear(other, ACKED);
                 self.sides[other as usize].ack = self.side(other).end.wrapping_sub(1);
@@ -237,7 +237,7 @@ impl Tracker {
         Verdict::Pass
     }
 
-    /// The SYN that came out of turn was answered by `from`, so it was in earnest.
+    /// Starts anew with the SYN that came out of turn, which `from` has answered.
     fn accept_offer(&mut self, from: Peer, segment: &Segment) {
         let scale = (self.scales >> 8 & 0xf) as u8;
         let syn = Segment {
@@ -267,14 +267,14 @@ impl Tracker {
             return Verdict::Pass;
         }
         if !self.has(other, SEEN) {
-            // Rejects what the other sent out of a connection that this side lost.
+            // Rejects a segment of a connection that this side lost.
             return Verdict::Doubtful;
         }
         let is_inside = segment.sequence.wrapping_sub(self.due(from)) <= self.window(other);
         if self.has(from, SEEN) && is_inside { Verdict::Doubtful } else { Verdict::Invalid }
     }
 
-    /// Takes in a first SYN of a side. Its window is not scaled, whatever it offers.
+    /// Takes in the first SYN of a side. Its window is never scaled.
     fn begin(&mut self, from: Peer, syn: &Segment) {
         self.sides[from as usize] = Side { end: syn.end(), ack: syn.sequence };
         let theirs = self.window(from.other());
@@ -287,25 +287,25 @@ impl Tracker {
         self.note_window(from.other(), theirs);
     }
 
-    /// The window in bytes, rounded up to the unit in which it is kept.
+    /// Stores a window, given in bytes and rounded up to the unit that it is kept in.
     fn note_window(&mut self, peer: Peer, bytes: u32) {
         let units = bytes.div_ceil(1 << self.shift(peer)).max(1);
         self.windows[peer as usize] = u16::try_from(units).unwrap_or(u16::MAX);
     }
 
-    /// Whether the other endpoint can accept this segment, which is no RST.
+    /// Whether the other endpoint can accept this segment, which is not a RST.
     fn is_within(&self, from: Peer, segment: &Segment) -> bool {
         let acked = if self.has(from, ACKED) { self.side(from).ack } else { self.side(from.other()).end };
         self.fits(from, segment, self.due(from), acked)
     }
 
-    /// The rule of the windows. The other side waits for `due`, and this one acknowledged `acked` before.
+    /// The window rule. The other side expects the sequence number `due`, and this one has acknowledged `acked` before.
     #[inline]
     fn fits(&self, from: Peer, segment: &Segment, due: u32, acked: u32) -> bool {
         let other = from.other();
         let is_too_new = is_after(segment.sequence, due.wrapping_add(self.window(other)));
         let is_too_old = is_after(due.wrapping_sub(self.past(other)), segment.end());
-        // Of a connection that was picked up, more may have been sent than was seen.
+        // Before a connection was picked up, more may have been sent than was seen.
         let unseen = if self.flags & PICKED_UP != 0 { self.window(from) } else { 0 };
         let newest = segment.sack.map_or(segment.acknowledgment, |sack| later(sack, segment.acknowledgment));
         let acks_too_much = is_after(newest, self.side(other).end.wrapping_add(unseen));
@@ -313,7 +313,7 @@ impl Tracker {
         !(is_too_new | is_too_old | acks_too_much | acks_too_little)
     }
 
-    /// Takes in a valid segment, perhaps the first that acknowledges.
+    /// Takes in a valid segment, possibly the first acknowledgment of a side.
     fn advance(&mut self, from: Peer, segment: &Segment) {
         if !self.has(from, ACKED) {
             self.sides[from as usize].ack = segment.acknowledgment;
@@ -322,7 +322,7 @@ impl Tracker {
         self.note(from, segment);
     }
 
-    /// Notes what a valid segment says.
+    /// Updates both sides by a valid segment.
     #[inline]
     fn note(&mut self, from: Peer, segment: &Segment) {
         let mine = &mut self.sides[from as usize];
@@ -339,8 +339,7 @@ impl Tracker {
         if self.flags & LIBERAL != 0 { Verdict::Pass } else { Verdict::Invalid }
     }
 
-    /// Whether this acknowledges what `to` sent to open the connection, data in its SYN (RFC 7413)
-    /// included or not.
+    /// Whether this acknowledges the SYN of `to`, with or without the data in it (RFC 7413).
     fn is_answer_to_syn(&self, to: Peer, acknowledgment: u32) -> bool {
         let Side { end, ack: sequence } = *self.side(to);
         if self.has(to, ACKED) {
@@ -354,13 +353,13 @@ impl Tracker {
         self.has(to, OFFERED) && acknowledgment == self.offer.wrapping_add(1)
     }
 
-    /// The sequence number of `from` that the other side waits for, as far as was seen.
+    /// The sequence number that the other side expects of `from`, as far as is known.
     #[inline]
     fn due(&self, from: Peer) -> u32 {
         if self.has(from.other(), ACKED) { self.side(from.other()).ack } else { self.side(from).end }
     }
 
-    /// Bytes that this side receives at most at a time: below 2^30.
+    /// Receive window of this side in bytes, below 2^30.
     #[inline]
     fn window(&self, peer: Peer) -> u32 {
         u32::from(self.windows[peer as usize]) << self.shift(peer)
@@ -372,7 +371,7 @@ impl Tracker {
         if self.flags & SCALED == 0 { 0 } else { u32::from(self.scales >> (4 * peer as u16) & 0xf) }
     }
 
-    /// How far behind what this side waits for a segment may be.
+    /// Bytes that a segment may be older than the expected one.
     #[inline]
     fn past(&self, peer: Peer) -> u32 {
         self.window(peer).max(MIN_PAST)

@@ -1,22 +1,22 @@
-//! Two honest endpoints with the tracker between them, over a network that loses, doubles and
-//! reorders: nothing of what they send may be invalid.
+//! Two conforming endpoints with the tracker between them, over a network that loses, duplicates and reorders segments:
+//! no segment of theirs may be invalid.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 
-/// How a simulated connection is.
+/// Parameters of a simulated connection.
 #[derive(Clone, Copy, Debug)]
 struct Setup {
     numbers: [u32; 2],
     scales: [Option<u8>; 2],
     buffers: [u32; 2],
-    /// What each side has to send.
+    /// Bytes that each side sends.
     bytes: [u32; 2],
     /// Largest payload of one segment; up to 64 KiB with segmentation offload.
     payload: u32,
     simultaneous: bool,
-    /// Where the tracker is put in between: at the start, or after so many segments.
+    /// Number of segments before the tracker is inserted; 0 for the start.
     from: usize,
 }
 
@@ -31,10 +31,10 @@ struct Endpoint {
     acked: u32,
     allowed: u32,
     received: u32,
-    /// Pieces that came too early: start to end.
+    /// Pieces received out of order: start and end.
     early: BTreeMap<u32, u32>,
     fin_at: Option<u32>,
-    /// Received, but not yet read by the application.
+    /// Bytes received, but not yet read by the application.
     unread: u32,
 }
 
@@ -87,7 +87,7 @@ impl Endpoint {
         }
     }
 
-    /// New data as far as the other allows, and retransmissions or probes where `is_late`.
+    /// New data within the other side's window; with `is_late`, retransmissions and probes.
     fn send(&mut self, is_late: bool) -> Option<Segment> {
         if !self.is_opening && self.received == 0 {
             return None;
@@ -119,7 +119,7 @@ impl Endpoint {
         })
     }
 
-    /// The answer, if it calls for one.
+    /// The reply to a segment, if it requires one.
     fn receive(&mut self, segment: &Segment) -> Option<Segment> {
         let start = segment.sequence.wrapping_sub(self.setup.numbers[1 - self.me()]).cast_signed().max(0).cast_unsigned();
         let end = segment.end().wrapping_sub(self.setup.numbers[1 - self.me()]);
@@ -169,7 +169,7 @@ impl Endpoint {
     }
 }
 
-/// One stretch of the way; no segment is overtaken more often than `patience`.
+/// One hop of the network; no segment is overtaken more often than `patience`.
 #[derive(Debug, Default)]
 struct Leg {
     segments: VecDeque<(Segment, usize)>,
@@ -185,17 +185,17 @@ impl Leg {
     }
 }
 
-/// What a byte of the schedule makes happen: (kind, pick).
+/// The action of a byte of the schedule: (kind, pick).
 fn simulate(setup: Setup, schedule: &[(u8, u16)]) -> Option<Tracker> {
     let mut ends = [Endpoint::new(I, setup), Endpoint::new(R, setup)];
-    // Before and behind the tracker, for each direction.
+    // One hop before and one behind the tracker, for each direction.
     let mut legs: [[Leg; 2]; 2] = Default::default();
     let mut tracker: Option<Tracker> = None;
     let mut first = I;
     let mut seen = 0;
     let policy = Policy { pick_up: setup.from > 0, liberal: false };
     let patience = if setup.payload > 1460 { 1 } else { 8 };
-    // In the end all is in order, until both are done.
+    // Finally everything is delivered in order, until both sides are done.
     let calm = (0..).map(|n: u32| (if n.is_multiple_of(40) { 7 } else { (n % 6) as u8 }, 1));
     let mut rounds = 0;
     for (kind, pick) in schedule.iter().copied().chain(calm.take(200_000)) {
@@ -222,7 +222,7 @@ fn simulate(setup: Setup, schedule: &[(u8, u16)]) -> Option<Tracker> {
                                 let verdict = tracker.follow(from, &segment);
                                 assert!(verdict != Invalid, "{verdict:?}: {by:?} {segment:?}\n{before:?}\n{ends:#?}");
                             }
-                            // A belated copy of a SYN would open a connection that is not theirs.
+                            // A delayed copy of a SYN would open another connection.
                             None if setup.from > 0 && segment.has(SYN) => {}
                             None => {
                                 tracker = Tracker::open(&segment, policy);
@@ -261,7 +261,7 @@ fn setups() -> impl Strategy<Value = Setup> {
     ([numbers(), numbers()], [scale(), scale()], [buffer(), buffer()], [bytes(), bytes()], payload, any::<bool>(), from).prop_map(
         |(numbers, scales, mut buffers, mut bytes, payload, simultaneous, from)| {
             for side in [0, 1] {
-                // Windows below one unit of the scale would stay shut for ever.
+                // A window smaller than one unit of the scale would stay closed.
                 let unit = scales[side].map_or(1, |scale| 1 << scale);
                 buffers[side] = buffers[side].max(unit);
                 bytes[1 - side] = bytes[1 - side].min(buffers[side] * 400).min(payload * 1000);
