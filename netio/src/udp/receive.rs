@@ -193,9 +193,9 @@ unsafe fn ancillary(header: &libc::msghdr) -> Ancillary {
             (libc::SOL_IP, libc::IP_TOS) => ancillary.tos = unsafe { data.read() },
             // SAFETY: this message holds an int, possibly unaligned.
             (libc::SOL_IPV6, libc::IPV6_TCLASS) => ancillary.tos = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u8,
-            // SAFETY: this message holds an int (`udp_cmsg_recv`), whose value has at most 16 bits.
             (libc::SOL_UDP, libc::UDP_GRO) => {
-                ancillary.segment_size = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u16
+                // SAFETY: this message holds an int (`udp_cmsg_recv`), whose value has at most 16 bits.
+                ancillary.segment_size = unsafe { data.cast::<libc::c_int>().read_unaligned() } as u16;
             }
             _ => {}
         }

@@ -26,7 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("frames_are_received_in_order_without_our_own", || frames_are_received_in_order_without_our_own(false)),
         trial("frames_are_received_in_order_without_our_own_on_old_kernels", || {
-            frames_are_received_in_order_without_our_own(true)
+            frames_are_received_in_order_without_our_own(true);
         }),
         trial("a_frame_that_does_not_fit_is_empty", a_frame_that_does_not_fit_is_empty),
         trial("a_vlan_tag_is_returned_separately", a_vlan_tag_is_returned_separately),
