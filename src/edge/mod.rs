@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use api::What;
 use config::Config;
-use netio::{Poller, packet_socket};
+use netio::{Poller, PortReader, PortWriter, packet_socket};
 use packet::Timestamp;
 use vswitch::{Interface, PortId};
 
@@ -91,8 +91,8 @@ impl Edge {
             id,
             attachment,
             port: Box::new(view.clone()),
-            rx: fabric.workers.queue_to_read(queues, id, worker).map(Source::Packet),
-            tx: Sink::Packet(writer.clone()),
+            rx: fabric.workers.queue_to_read(queues, id, worker).map(|queue| Source::Port(PortReader::Packet(queue))),
+            tx: Sink::Port(PortWriter::Packet(writer.clone())),
         });
         self.route(fabric);
     }

@@ -31,10 +31,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netio::guest::DgramReceiver;
-use netio::packet_socket::Receiver;
-use netio::{Poller, Received, Waker};
-use packet::{Batch, Timestamp};
+use netio::{Poller, Received, RxBuffers, Waker};
+use packet::Timestamp;
 use vswitch::{Egress, NewSource, Pipeline, PortId};
 
 use busy_poll::BusyPoll;
@@ -70,11 +68,7 @@ pub(crate) struct Worker {
     control: Waker,
     readers: Box<[Option<Reader>]>,
     outputs: Outputs,
-    batch: Batch,
-    /// For packet sockets and datagrams, whose frames come many at a time.
-    burst: Batch,
-    receiver: Receiver,
-    guests: DgramReceiver,
+    buffers: RxBuffers,
     underlay: Underlay,
     egress: Egress,
     ready: Vec<PortId>,
@@ -127,10 +121,7 @@ impl Worker {
             control,
             readers: std::iter::repeat_with(|| None).take(ports).collect(),
             outputs: Outputs::new(ports),
-            batch: Batch::new(),
-            burst: Batch::strided(PACKET_BURST),
-            receiver: Receiver::new(),
-            guests: DgramReceiver::new(),
+            buffers: RxBuffers::new(PACKET_BURST),
             underlay: Underlay::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
@@ -231,8 +222,8 @@ impl Worker {
     #[inline]
     fn serve(&mut self, ingress: PortId) {
         let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return };
-        let (attachment, mut keeps) = (*attachment, false);
-        let (received, batch) = match source {
+        let attachment = *attachment;
+        let (received, batch, keeps) = match source {
             Source::Datagrams(source) => {
                 if !self.underlay.receive(source) {
                     return;
@@ -243,22 +234,10 @@ impl Worker {
                 underlay.serve(ingress, source, now, pipeline, egress, outputs);
                 return self.finish(now, began);
             }
-            Source::Tap(queue) => {
-                self.batch.clear();
-                (queue.recv(&mut self.batch), &mut self.batch)
+            Source::Port(reader) => {
+                let (received, batch) = reader.recv(&mut self.buffers);
+                (received, batch, reader.has_buffered())
             }
-            Source::Packet(queue) => {
-                let received = self.receiver.recv(queue, self.burst.slots());
-                self.burst.commit_all(self.receiver.frames());
-                (received, &mut self.burst)
-            }
-            Source::Stream(reader) => {
-                self.batch.clear();
-                let received = reader.recv(&mut self.batch);
-                keeps = received == Received::More;
-                (received, &mut self.batch)
-            }
-            Source::Dgram(queue) => (queue.recv(&mut self.guests, &mut self.burst), &mut self.burst),
         };
         if !batch.spans().is_empty() {
             let (now, began) = (self.clock.now(), self.sampler.draw());
@@ -320,8 +299,8 @@ impl Worker {
             if !self.pipeline.has_deferred() {
                 return;
             }
-            self.pipeline.resume(&mut self.batch, now, &mut self.egress);
-            self.pipeline.transmit(&self.batch, &mut self.egress, &mut self.outputs);
+            self.pipeline.resume(&mut self.buffers.batch, now, &mut self.egress);
+            self.pipeline.transmit(&self.buffers.batch, &mut self.egress, &mut self.outputs);
         }
     }
 
@@ -333,8 +312,8 @@ impl Worker {
         if now >= due {
             self.next_poll = Some(now.after(POLL));
             mark(&mut self.pipeline, self.clock);
-            self.pipeline.poll(&mut self.batch, now, &mut self.egress);
-            self.pipeline.transmit(&self.batch, &mut self.egress, &mut self.outputs);
+            self.pipeline.poll(&mut self.buffers.batch, now, &mut self.egress);
+            self.pipeline.transmit(&self.buffers.batch, &mut self.egress, &mut self.outputs);
         }
     }
 

@@ -6,6 +6,7 @@ use super::source::Source;
 use super::underlay::DatagramSource;
 use super::{CAN_WRITE, Reader, Worker};
 use crate::service;
+use netio::{PortReader, PortWriter};
 use vswitch::PortId;
 
 impl Worker {
@@ -17,7 +18,7 @@ impl Worker {
                 Command::Attach { id, attachment, port, rx, tx } => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, Some(*port));
-                    if let (Some(Source::Stream(_)), Sink::Stream(writer)) = (&rx, &tx)
+                    if let (Some(Source::Port(PortReader::Stream(_))), Sink::Port(PortWriter::Stream(writer))) = (&rx, &tx)
                         && let Err(error) = writer.watch(&self.poller, u64::from(id.0) | CAN_WRITE)
                     {
                         tracing::warn!(number = id.0, %error, "cannot wait for a guest's socket; what is left for it leaves with later frames only");

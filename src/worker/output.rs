@@ -4,9 +4,8 @@ use std::io::IoSlice;
 
 use std::net::SocketAddr;
 
-use netio::guest::{DgramQueue, StreamWriter};
-use netio::packet_socket::{Sender, Writer};
-use netio::{tap, udp};
+use netio::packet_socket::Sender;
+use netio::{PortWriter, udp};
 use rustix::io::Errno;
 use tunnel::{Train, Trains};
 use vswitch::{DropReason, PortId, SendError, Transmit};
@@ -14,11 +13,8 @@ use vswitch::{DropReason, PortId, SendError, Transmit};
 /// A descriptor to write frames to.
 #[derive(Clone, Debug)]
 pub(crate) enum Sink {
-    Tap(tap::Queue),
-    Packet(Writer),
+    Port(PortWriter),
     Peer(PeerSink),
-    Stream(StreamWriter),
-    Dgram(DgramQueue),
 }
 
 /// A host at the other end of a tunnel.
@@ -35,10 +31,7 @@ impl Sink {
     #[inline]
     fn send(&self, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         match self {
-            Sink::Tap(queue) => queue.send(pieces),
-            Sink::Packet(writer) => writer.send(pieces),
-            Sink::Stream(writer) => writer.send(pieces),
-            Sink::Dgram(queue) => queue.send(pieces),
+            Sink::Port(writer) => writer.send(pieces),
             // Frames for a peer are sent in datagrams, by `send_trains`.
             Sink::Peer(_) => Err(Errno::INVAL),
         }
@@ -64,7 +57,7 @@ impl Outputs {
     /// Sends what a port's socket did not take before. That its far side is gone is found by the worker that reads it.
     #[cold]
     pub(super) fn flush(&self, port: PortId) {
-        if let Some(Sink::Stream(writer)) = &self.sinks[port.index()] {
+        if let Some(Sink::Port(writer)) = &self.sinks[port.index()] {
             let _ = writer.flush();
         }
     }
@@ -78,20 +71,10 @@ impl Transmit for &mut Outputs {
     }
 
     fn send_many(&mut self, port: PortId, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), SendError>)) {
-        let writer = match &self.sinks[port.index()] {
-            Some(Sink::Packet(writer)) => writer,
-            Some(Sink::Stream(writer)) => return writer.send_many(frames, |result| sent(result.map_err(name))),
-            Some(Sink::Dgram(queue)) => return queue.send_many(frames, |result| sent(result.map_err(name))),
-            _ => return frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame)))),
-        };
-        let mut burst = self.frames.burst(writer);
-        for frame in frames {
-            if !burst.push(frame) {
-                burst.flush(|result| sent(result.map_err(name)));
-                let _ = burst.push(frame);
-            }
+        match &self.sinks[port.index()] {
+            Some(Sink::Port(writer)) => writer.send_many(&mut self.frames, frames, |result| sent(result.map_err(name))),
+            _ => frames.iter().for_each(|frame| sent(self.send(port, std::slice::from_ref(frame)))),
         }
-        burst.flush(|result| sent(result.map_err(name)));
     }
 
     fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {

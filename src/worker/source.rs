@@ -1,30 +1,25 @@
-//! What a worker reads frames from, of each kind of port.
+//! What a worker receives frames from.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netio::guest::{DgramQueue, StreamReader};
-use netio::{packet_socket, tap};
+use netio::PortReader;
 
 use super::underlay::DatagramSource;
 
-/// A descriptor to read frames from.
+/// A descriptor to receive from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    Tap(tap::Queue),
-    Packet(packet_socket::Queue),
+    /// A port of a bridge, an uplink or a TUN device.
+    Port(PortReader),
+    /// A socket that receives the datagrams of tunnels.
     Datagrams(DatagramSource),
-    Stream(StreamReader),
-    Dgram(DgramQueue),
 }
 
 impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Source::Tap(queue) => queue.as_fd(),
-            Source::Packet(queue) => queue.as_fd(),
+            Source::Port(reader) => reader.as_fd(),
             Source::Datagrams(source) => source.queue.as_fd(),
-            Source::Stream(reader) => reader.as_fd(),
-            Source::Dgram(queue) => queue.as_fd(),
         }
     }
 }

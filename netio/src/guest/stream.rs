@@ -105,7 +105,7 @@ impl StreamReader {
     /// earlier frames have been returned.
     #[inline]
     pub fn recv(&mut self, rx: &mut Batch) -> Received {
-        if !self.is_whole()
+        if !self.has_buffered()
             && let Err(end) = self.read()
         {
             return end;
@@ -127,7 +127,8 @@ impl StreamReader {
     }
 
     /// True if the buffer begins with a whole frame or an impossible length.
-    fn is_whole(&self) -> bool {
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
         !matches!(self.front(), Front::Part)
     }
 

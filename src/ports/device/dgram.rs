@@ -3,8 +3,8 @@
 use std::io;
 
 use config::Port;
-use netio::LinkState;
 use netio::guest::Dgram;
+use netio::{LinkState, PortReader, PortWriter};
 use packet::Features;
 use vswitch::PortId;
 
@@ -28,7 +28,8 @@ pub(super) fn open(dgram: &config::Dgram, config: &Port) -> Result<Device, Devic
 impl PortDevice for DgramDevice {
     fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
         let queue = self.socket.queue();
-        (workers.reads(id, worker).then(|| Source::Dgram(queue.clone())), Sink::Dgram(queue.clone()))
+        let rx = workers.reads(id, worker).then(|| Source::Port(PortReader::Dgram(queue.clone())));
+        (rx, Sink::Port(PortWriter::Dgram(queue.clone())))
     }
 
     fn state(&self) -> io::Result<Option<LinkState>> {

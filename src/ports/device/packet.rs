@@ -5,7 +5,7 @@ use std::io;
 use config::{Packet, PortKind};
 use netio::backlog::receive_queue;
 use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
-use netio::{LinkState, Silence, link};
+use netio::{LinkState, PortReader, PortWriter, Silence, link};
 use packet::Features;
 use vswitch::PortId;
 
@@ -43,8 +43,8 @@ impl PacketDevice {
 
 impl PortDevice for PacketDevice {
     fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
-        let rx = workers.queue_to_read(self.socket.queues(), id, worker).map(Source::Packet);
-        (rx, Sink::Packet(self.socket.writer().clone()))
+        let rx = workers.queue_to_read(self.socket.queues(), id, worker).map(|queue| Source::Port(PortReader::Packet(queue)));
+        (rx, Sink::Port(PortWriter::Packet(self.socket.writer().clone())))
     }
 
     /// The link state. A TAP that no process holds has no carrier.

@@ -3,9 +3,9 @@
 use std::io;
 
 use config::Port;
-use netio::LinkState;
 use netio::backlog::unread;
 use netio::guest::{MAX_BACKLOG, Stream, StreamReader, StreamWriter};
+use netio::{LinkState, PortReader, PortWriter};
 use packet::Features;
 use vswitch::PortId;
 
@@ -42,8 +42,8 @@ pub(crate) fn connected(stream: Stream, config: &Port) -> Device {
 
 impl PortDevice for StreamDevice {
     fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
-        let rx = self.reader.take_if(|_| workers.reads(id, worker)).map(Source::Stream);
-        (rx, Sink::Stream(self.writer.clone()))
+        let rx = self.reader.take_if(|_| workers.reads(id, worker)).map(|reader| Source::Port(PortReader::Stream(reader)));
+        (rx, Sink::Port(PortWriter::Stream(self.writer.clone())))
     }
 
     /// That a guest is gone is found by the worker that reads.

@@ -4,7 +4,7 @@ use std::io;
 
 use config::Netns;
 use netio::tap::{Layer, TapSpec};
-use netio::{LinkState, Tap, TapError, link};
+use netio::{LinkState, PortReader, PortWriter, Tap, TapError, link};
 use packet::Features;
 use vswitch::PortId;
 
@@ -47,8 +47,8 @@ fn beside_holder(config: &config::Tap, mtu: Option<u32>, queues: usize) -> Resul
 
 impl PortDevice for Tap {
     fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
-        let rx = workers.queue_to_read(self.queues(), id, worker).map(Source::Tap);
-        (rx, Sink::Tap(workers.queue_to_write(self.queues(), worker).clone()))
+        let rx = workers.queue_to_read(self.queues(), id, worker).map(|queue| Source::Port(PortReader::Tap(queue)));
+        (rx, Sink::Port(PortWriter::Tap(workers.queue_to_write(self.queues(), worker).clone())))
     }
 
     fn state(&self) -> io::Result<Option<LinkState>> {
