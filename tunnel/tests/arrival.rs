@@ -1,4 +1,4 @@
-//! What is made of datagrams, and that a super-frame that crosses a tunnel in any way arrives as it was.
+//! Decapsulation of datagrams: a super-frame that crosses a tunnel, in a train or whole, arrives unchanged.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,7 @@ fn arrivals(payload: &[u8], segment_size: u16, kind: FramingKind) -> Vec<Result<
     Arrivals::new(datagram, kind, MTU).collect()
 }
 
-/// The only frame of a datagram, and what the pipeline makes of its header.
+/// The only frame of a datagram, and its offload state after the pipeline's check.
 fn only(payload: &[u8], segment_size: u16) -> (Vec<u8>, Offload) {
     let arrived = arrivals(payload, segment_size, FramingKind::Vxlan);
     let [Ok(arrival)] = arrived[..] else { panic!("{arrived:?}") };
@@ -38,7 +38,7 @@ fn partial(segmentation: Option<Segmentation>) -> Offload {
 }
 
 #[test]
-fn plain_frames_owe_nothing() {
+fn plain_frames_have_no_offload_state() {
     for spec in [Spec::default(), Spec { v6: true, tcp: false, ..Spec::default() }] {
         assert_eq!(only(&vxlan(&spec.bytes()), 0), (spec.bytes(), Offload::default()));
     }
@@ -49,7 +49,7 @@ fn plain_frames_owe_nothing() {
 }
 
 #[test]
-fn an_unfinished_checksum_is_seen_and_its_padding_taken_off() {
+fn a_partial_checksum_is_detected_and_padding_removed() {
     for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
         for tags in [vec![], vec![(0x8100, 10)]] {
             let spec = Spec { v6, tcp, tags, ..Spec::default() };
@@ -64,7 +64,7 @@ fn an_unfinished_checksum_is_seen_and_its_padding_taken_off() {
 }
 
 #[test]
-fn a_tcp_super_frame_is_cut_to_full_segments() {
+fn a_tcp_super_frame_has_full_segments() {
     for (v6, kind, size) in [(false, SegmentationKind::TcpV4, 1398), (true, SegmentationKind::TcpV6, 1378)] {
         for (flags, ecn) in [(ACK, false), (ACK | CWR, true)] {
             let spec = Spec { v6, flags, payload: noise(1, 9000), ..Spec::default() };
@@ -80,7 +80,7 @@ fn a_tcp_super_frame_is_cut_to_full_segments() {
 }
 
 #[test]
-fn a_udp_super_frame_is_no_train() {
+fn a_udp_super_frame_is_not_a_train() {
     for (v6, kind) in [(false, SegmentationKind::UdpV4), (true, SegmentationKind::UdpV6)] {
         let spec = Spec { v6, tcp: false, payload: noise(1, 9000), ..Spec::default() };
         let (frame, offload) = only(&vxlan(&spec.partial().1), 1200);
@@ -92,7 +92,7 @@ fn a_udp_super_frame_is_no_train() {
 }
 
 #[test]
-fn a_train_is_taken_apart() {
+fn a_train_is_split_into_frames() {
     let datagrams: Vec<Vec<u8>> = (0..3u16)
         .map(|n| {
             let spec = Spec { id: n, tcp: false, payload: noise(n.into(), if n == 2 { 50 } else { 400 }), ..Spec::default() };
@@ -115,7 +115,7 @@ fn a_train_is_taken_apart() {
 }
 
 #[test]
-fn the_other_protocols() {
+fn framings_without_a_header() {
     let spec = Spec { payload: noise(1, 9000), ..Spec::default() };
     let frame = spec.partial().1;
     let arrived = arrivals(&frame, 0, FramingKind::Ethernet);
@@ -137,7 +137,7 @@ fn the_other_protocols() {
     }
 }
 
-/// Frames as an egress queue would write them, coupled again where they continue each other.
+/// Frames as an egress queue writes them, with consecutive segments coalesced.
 fn coupled(frames: &[(VnetHeader, Vec<u8>)]) -> Vec<Vec<u8>> {
     let parsed: Vec<(Headers, Offload)> = frames.iter().map(|(vnet, frame)| judged(*vnet, frame)).collect();
     let (mut writes, mut at) = (Vec::new(), 0);
@@ -170,7 +170,7 @@ fn taken(payload: &[u8], segment_size: u16) -> Vec<(VnetHeader, Vec<u8>)> {
 }
 
 proptest! {
-    /// A super-frame that is split at one end, travels as a train and is coupled at the other is the same.
+    /// A super-frame that is segmented at one end, sent as a train and coalesced at the other end is unchanged.
     #[test]
     fn a_super_frame_in_a_train(v6: bool, tcp: bool, id in 1..1000u16, sequence: u32, seed: u64, size in 60..1378usize, count in 2..30usize, odd in 0..1378usize) {
         let payload = noise(seed, size * (count - 1) + 1 + odd % size);
@@ -185,11 +185,11 @@ proptest! {
         prop_assert_eq!(&writes[0], &sent);
     }
 
-    /// The same as one datagram, as a local kernel sends it: on the wire behind the tunnel, the frames are those
-    /// that the sender's wire would have had.
+    /// A super-frame in one datagram, as a local kernel sends it: after the tunnel it is segmented into the same frames as
+    /// without the tunnel.
     #[test]
     fn a_super_frame_in_one_datagram(v6: bool, tcp: bool, id: u16, sequence: u32, seed: u64, size in 600..1378u16, len in 0..40_000usize) {
-        // TCP comes without its segment size, which is then that of full segments.
+        // The segment size of TCP is lost, so full segments are assumed.
         let size = if tcp { 1450 - if v6 { 72 } else { 52 } } else { size };
         let payload = noise(seed, usize::from(size) + 1 + len);
         let spec = Spec { v6, tcp, id, sequence, flags: ACK | PSH, payload, ..Spec::default() };
@@ -201,7 +201,7 @@ proptest! {
         prop_assert_eq!(on_the_wire(&write), on_the_wire(&sent));
     }
 
-    /// Any frame, finished or not, is on the wire behind the tunnel what it would have been before.
+    /// Any frame, with a partial or complete checksum, is the same on the wire with and without the tunnel.
     #[test]
     fn a_frame_is_what_it_was(spec in specs(1200), unfinished: bool) {
         let (vnet, bytes) = if unfinished { spec.partial() } else { (VnetHeader::default(), spec.bytes()) };
@@ -210,7 +210,7 @@ proptest! {
         prop_assert_eq!(on_the_wire(&write), on_the_wire(&[&vnet.to_bytes()[..], &bytes].concat()));
     }
 
-    /// Any bytes: nothing is read outside of them, nothing comes twice, and what is claimed can be judged.
+    /// Any bytes are decapsulated within bounds, without duplicates, and with an offload state that can be checked.
     #[test]
     fn any_bytes(spec in specs(3000), cut in 0..3400usize, change in prop::collection::vec((0..200usize, any::<u8>()), 0..6), segment_size: u16, mtu: u32) {
         let mut payload = vxlan(&spec.partial().1);

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn arp_is_kept_and_what_is_neither_arp_nor_ipv4_is_not() {
+    fn only_arp_and_ipv4_are_accepted() {
         let judge = Judge::new(&Filter::nat(&[OURS], &[]).unwrap());
         let mut frame = vec![0xff; 60];
         for (ether_type, kept) in
