@@ -24,7 +24,7 @@ pub(crate) const PARTS: [&str; 11] =
     ["config", "control", "control_socket", "daemon", "device", "reserve", "router", "service", "tunnel", "uplink", "worker"];
 
 /// Modules and the parts that they belong to. The longest module that matches a message counts.
-const MODULES: [(&str, &str); 12] = [
+const MODULES: [(&str, &str); 13] = [
     ("config", "config"),
     ("control_socket", "control_socket"),
     ("daemon", "daemon"),
@@ -32,8 +32,9 @@ const MODULES: [(&str, &str); 12] = [
     ("edge::reserve", "reserve"),
     ("edge::router", "router"),
     ("fabric", "daemon"),
-    ("ports", "control"),
+    ("ports", "daemon"),
     ("ports::device", "device"),
+    ("ports::managed", "control"),
     ("service", "service"),
     ("tunnel", "tunnel"),
     ("worker", "worker"),
