@@ -56,7 +56,7 @@ impl Text for Netns {
     fn parse(text: &str, _: &str, origin: &Origin) -> Result<Netns, String> {
         if text.is_empty() {
             let what = origin.say("no namespace", "no namespace after '@'");
-            return Err(format!("{what}: name one under /run/netns, a path, or pid:N"));
+            return Err(format!("{what}: write a name under /run/netns, a path, or pid:N"));
         }
         Ok(Netns(text.to_owned()))
     }

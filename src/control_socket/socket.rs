@@ -150,7 +150,7 @@ mod tests {
         fs::remove_file(place.socket()).unwrap();
         fs::write(place.socket(), "precious").unwrap();
         drop(opened);
-        assert!(format!("{:#}", open(&place.socket()).unwrap_err()).contains("no socket"));
+        assert!(format!("{:#}", open(&place.socket()).unwrap_err()).contains("not a socket"));
         assert_eq!(fs::read(place.socket()).unwrap(), b"precious");
     }
 

@@ -137,7 +137,7 @@ fn a_site_that_does_not() {
         ("port none0", ["no such interface", "fix: ip -br link"]),
         ("published tcp 8080", [&format!("process {}", std::process::id()), "fix: ss -lp"]),
         ("tunnel vxlan42 to 203.0.113.9", ["datagrams of 1550", "fix: mtu = 1450"]),
-        ("tunnel udp to 2001:db8::9", ["no way", "fix: ip route get 2001:db8::9"]),
+        ("tunnel udp7000 to 2001:db8::9", ["no way", "fix: ip route get 2001:db8::9"]),
     ] {
         assert_line(&text, "problem", what, &says);
     }

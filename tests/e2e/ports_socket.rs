@@ -111,7 +111,7 @@ fn stream_many_guests() {
     let mut guests: Vec<_> = (1..=40).map(|n| seated(&switch, &path, &n.to_string())).collect();
     let mut late = StreamGuest::at(&path);
     late.is_hung_up_on();
-    wait::until("a message about it", || switch.has_logged("all are taken; raise guests=").then_some(()));
+    wait::until("a message about it", || switch.has_logged("all places are taken; raise guests=").then_some(()));
     for n in 0..40 {
         guests[n].send(&hello(n as u32));
         for (m, guest) in guests.iter_mut().enumerate().filter(|(m, _)| *m != n) {

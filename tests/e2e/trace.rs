@@ -197,7 +197,7 @@ fn ports_that_change() {
     }
     control::text(&socket, &["port", "del", "b"]);
     let said = of_b.last_words();
-    assert!(said.contains("its port is no port any more"), "{said}");
+    assert!(said.contains("its port was removed or replaced"), "{said}");
     control::text(&socket, &["port", "add", &hosts[2].port("")]);
     let story = all.hears(&hosts[2].raw(), |story| story["port"] != "a" && story["port"] != "b");
     assert_eq!((&story["port"], &story["steps"][0]["text"]), (&"c".into(), &"comes in by c".into()));

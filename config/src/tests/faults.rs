@@ -103,7 +103,7 @@ fn bad_files_are_answered_with_line_and_fix() {
         ("[bridge.br0]\nmac-table-size = 9\nPORT", "2: mac-table-size is a number from 10 to 1000000, not 9"),
         ("[bridge.br0]\nmac-aging-time = -1", "2: mac-aging-time is a number from 1 to 86400, not -1"),
         ("PORT\nattach = 'own,b'", "4: unknown attach 'own,b'; there are own, auto"),
-        ("PORT\nnetns = ''", "4: no namespace: name one under /run/netns, a path, or pid:N"),
+        ("PORT\nnetns = ''", "4: no namespace: write a name under /run/netns, a path, or pid:N"),
         ("PORT\nnetns = 'blue'\nattach = 'auto'", "5: attach=auto joins a TAP from its network side"),
         ("[[bridge.br0.port]]\ndgram = '/a'\nremote = '/a'", "3: remote is the guest's own socket, and this one is the switch's"),
         ("[bridge.br0.gateways]\n'1,2' = '10.0.0.1/24'\nPORT", "2: VLAN is a number from 0 to 4094, not '1,2'"),
