@@ -1,4 +1,4 @@
-//! Bytes: parsing, checksums, segmentation, coalescing.
+//! The costs of parsing, checksums, segmentation and coalescing.
 #![allow(missing_docs, reason = "criterion's macros make functions")]
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! IP packets without Ethernet: split and merged again, every byte is as it was.
+//! IP packets without Ethernet: splitting and merging them again restores every byte.
 
 use packet::coalesce::Run;
 use packet::head::Head;
@@ -19,7 +19,7 @@ fn kind(spec: &Spec) -> SegmentationKind {
     }
 }
 
-/// The packet, and what it owes according to the header that a TUN device would give it.
+/// The packet, and its offload metadata by the header that a TUN device would give it.
 fn super_packet(spec: &Spec, size: u16) -> (Vec<u8>, Headers, Segmentation) {
     let packet = spec.partial().1[14..].to_vec();
     let headers = Headers::of_packet(&packet);

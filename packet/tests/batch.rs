@@ -1,10 +1,10 @@
-//! Frames that are moved, cut and grown in place, against frames that are vectors.
+//! Frames moved, cut and grown in place, compared with frames in vectors.
 
 use packet::batch::{HEADROOM, MIN_FRAME_LEN};
 use packet::{Batch, VnetHeader};
 use proptest::prelude::*;
 
-/// What is done to one frame.
+/// One change of a frame.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     SetLen(usize),
@@ -25,7 +25,7 @@ fn vnet(index: usize) -> VnetHeader {
     VnetHeader { gso_size: index as u16 + 1, ..VnetHeader::default() }
 }
 
-/// The batch does the change if it says so, and then to this frame only.
+/// The batch makes the change exactly if it reports so, and to this frame only.
 fn apply(batch: &mut Batch, model: &mut [Vec<u8>], index: usize, change: Change) -> Result<(), TestCaseError> {
     let before = batch.spans().to_vec();
     match change {

@@ -55,7 +55,7 @@ proptest! {
     fn pseudo_header_of_ipv6(src: [u8; 16], dst: [u8; 16], tcp: bool, len in 0u32..=100_000) {
         let protocol = if tcp { IpProtocol::Tcp } else { IpProtocol::Udp };
         let ours = pseudo_header(&[src, dst].concat(), protocol.into(), len as usize);
-        // smoltcp keeps the lower half of the length only.
+        // smoltcp uses only the lower 16 bits of the length.
         if len <= 0xffff {
             let expected = smoltcp_checksum::pseudo_header(
                 &IpAddress::Ipv6(Ipv6Addr::from(src)), &IpAddress::Ipv6(Ipv6Addr::from(dst)), protocol, len);
@@ -67,7 +67,7 @@ proptest! {
 
     #[test]
     fn a_delta_keeps_any_checksum_as_right_or_wrong_as_it_was(check: u16, old: u16, new: u16) {
-        // Whatever else the checksum covers, its sum with the word is the same before and after.
+        // Whatever else the checksum covers, the sum including the word is the same before and after.
         let before = reference::add(check, old);
         let after = reference::add(Delta::of_word(old, new).apply(check), new);
         prop_assert!(equal(before, after), "{before:#06x} {after:#06x}");
@@ -77,13 +77,13 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
-    /// RFC 1624: patching the checksum for changed bytes gives what summing anew gives.
+    /// RFC 1624: patching the checksum for changed bytes equals summing anew.
     #[test]
     fn patching_is_summing_anew(
         mut bytes in prop::collection::vec(extreme_bytes(), 4..40),
         changes in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(extreme_bytes(), 1..10)), 1..4),
     ) {
-        // The first byte stays and is not 0, as an IP version is: the sum of all is never 0.
+        // The first byte is unchanged and not 0, like an IP version: the whole sum is never 0.
         bytes[0] |= 0x40;
         let (mut check, mut partial, mut udp) = (!reference::sum(&bytes), reference::sum(&bytes), as_udp(!reference::sum(&bytes)));
         let mut all = Delta::default();
@@ -103,17 +103,17 @@ proptest! {
     }
 }
 
-/// Bytes that often make words of 0 and 0xffff.
+/// Bytes that often form words of 0 and 0xffff.
 fn extreme_bytes() -> impl Strategy<Value = u8> {
     prop_oneof![Just(0u8), Just(0xff), any::<u8>()]
 }
 
-/// What UDP sends for a checksum (RFC 768).
+/// A checksum as UDP sends it (RFC 768).
 fn as_udp(check: u16) -> u16 {
     if check == 0 { 0xffff } else { check }
 }
 
-/// Every word to every extreme word, beside sums that meet the corners.
+/// Every word changed to every extreme word, next to sums at the limits.
 #[test]
 fn corners_of_one_word() {
     let extremes = [0x0000, 0x0001, 0x7fff, 0x8000, 0xfffe, 0xffff];

@@ -1,4 +1,4 @@
-//! There and back: coalesced by [`Run`] and split again by `Segments`, every frame is as it was.
+//! Round trip: frames coalesced by [`Run`] and split again by `Segments` are unchanged.
 
 use packet::coalesce::{MAX_COALESCED, Run};
 use packet::head::Head;
@@ -10,7 +10,7 @@ use testkit::frames::{Spec, noise};
 use testkit::packets::{ACK, FIN, PSH};
 use testkit::wire::{judged, on_the_wire};
 
-/// What is done to a frame of a flow.
+/// A deviation of one frame of a flow.
 #[derive(Clone, Copy, Debug)]
 enum Twist {
     None,
@@ -26,7 +26,7 @@ enum Twist {
     /// 0 and 0xffff, both of which verify where the sum is zero.
     OtherZero,
     Partial,
-    /// Partial, but not the pseudo-header's sum.
+    /// Partial, but different from the sum of the pseudo-header.
     WrongPartial,
     Verified,
     Window,
@@ -41,7 +41,7 @@ enum Twist {
     Mac,
 }
 
-/// A flow of which frames are taken one by one.
+/// A flow that generates frames one by one.
 #[derive(Clone, Debug)]
 struct Flow {
     spec: Spec,
@@ -133,7 +133,7 @@ fn flows() -> impl Strategy<Value = Vec<Flow>> {
 
 type Frames = Vec<(VnetHeader, Vec<u8>)>;
 
-/// Frames of some flows, in turns of several frames.
+/// Frames of some flows, several of each in turn.
 fn streams() -> impl Strategy<Value = Frames> {
     let turn = (any::<prop::sample::Index>(), prop::collection::vec((twists(), any::<u64>()), 1..12));
     (flows(), prop::collection::vec(turn, 1..8)).prop_map(|(mut flows, turns)| {
@@ -157,7 +157,7 @@ impl PickMut for prop::sample::Index {
     }
 }
 
-/// Neighbours merged greedily, as the egress does it. Returns the writes and how many frames each is.
+/// Merges neighbours greedily, as the egress does. Returns the writes and the number of frames in each.
 fn coalesce(frames: &Frames, features: Features) -> Vec<(Vec<u8>, usize)> {
     let parsed: Vec<(Headers, Offload)> = frames.iter().map(|(vnet, frame)| judged(*vnet, frame)).collect();
     let mut writes = Vec::new();
@@ -190,7 +190,7 @@ fn coalesce(frames: &Frames, features: Features) -> Vec<(Vec<u8>, usize)> {
     writes
 }
 
-/// The frames as the wire would show them without coalescing.
+/// The frames as they are on the wire without coalescing.
 fn plain(frames: &Frames) -> Vec<Vec<u8>> {
     frames.iter().flat_map(|(vnet, frame)| on_the_wire(&[&vnet.to_bytes()[..], frame].concat())).collect()
 }
@@ -258,7 +258,7 @@ proptest! {
         prop_assert!(coalesce(&stream, no_checksums).iter().all(|(_, count)| *count == 1));
     }
 
-    /// An untwisted flow is merged as far as the limits allow: not merging at all would pass the rest.
+    /// A regular flow is merged as far as the limits allow; without this test, merging nothing would pass.
     #[test]
     fn bulk_is_merged(v6: bool, tcp: bool, size in 2usize..1448, frames in 2usize..150, id: u16, sequence: u32) {
         let spec = Spec { v6, tcp, id: id.max(1), sequence, ..Spec::default() };
@@ -272,7 +272,7 @@ proptest! {
         prop_assert_eq!(counts, stream.chunks(most).map(<[_]>::len).collect::<Vec<_>>());
     }
 
-    /// IPv4 identifications of 0 throughout are merged, and come out counted up from 0.
+    /// Frames with IPv4 identification 0 are merged, and come out numbered from 0.
     #[test]
     fn unset_identifications(tcp: bool, frames in 2usize..20, then in prop::option::of(1u16..5)) {
         let mut stream: Frames = Vec::new();
@@ -300,7 +300,7 @@ proptest! {
     }
 }
 
-/// One case for each reason not to merge, so that none hides behind another.
+/// One case for each reason not to merge, so that no reason hides another.
 #[test]
 fn each_difference_keeps_frames_apart() {
     use Twist::*;
@@ -317,7 +317,7 @@ fn each_difference_keeps_frames_apart() {
                 let mut flow = Flow { spec: Spec { v6, tcp, ..Spec::default() }, size: 200 };
                 let stream: Frames = (0..2).map(|n| flow.next(if n == at { twist } else { None }, n)).collect();
                 let short_last = at == 0 && matches!(twist, Longer);
-                // A jump before the first of two frames is none between them.
+                // A jump before the first of two frames is not between them.
                 let start = at == 0 && matches!(twist, Sequence | Id);
                 let merged = coalesce(&stream, Features::ALL).len() == 1;
                 assert_eq!(merged, short_last || start, "{twist:?} of frame {at}, v6 {v6}, TCP {tcp}");

@@ -1,4 +1,4 @@
-//! Fragments, and fragments of fragments, put together again; headers judged by smoltcp.
+//! Fragments, and fragments of fragments, reassembled; headers checked by smoltcp.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use testkit::checksum::sum;
 use testkit::frames::{Spec, noise};
 use testkit::strategies::specs;
 
-/// The same frame, allowed to be cut.
+/// The same frame without "don't fragment".
 fn without_dont_fragment(mut frame: Vec<u8>, spec: &Spec) -> Vec<u8> {
     let ip = &mut frame[spec.l3()..spec.l4()];
     ip[6] = 0;
@@ -22,7 +22,7 @@ fn without_dont_fragment(mut frame: Vec<u8>, spec: &Spec) -> Vec<u8> {
     frame
 }
 
-/// All fragments as whole frames, each judged by itself.
+/// All fragments as whole frames, each checked separately.
 fn cut(frame: &[u8], mtu: usize, action: TagAction) -> Vec<Vec<u8>> {
     let headers = Headers::parse(frame).unwrap();
     let mut head = Head::default();
@@ -80,7 +80,7 @@ proptest! {
         push in any::<bool>(),
         seed in any::<usize>(),
     ) {
-        // With the one that is pushed, no more tags than are looked behind.
+        // With the pushed tag, no more tags than the parser reads.
         let spec = Spec { tags: spec.tags.iter().copied().take(1).collect(), ..spec };
         let frame = without_dont_fragment(spec.bytes(), &spec);
         let action = if push { TagAction::Push(Tag::of(VlanId::new(10).unwrap())) } else { TagAction::Keep };
@@ -92,7 +92,7 @@ proptest! {
         prop_assert_eq!(reassembled(&twice), l4);
     }
 
-    /// All but length, flags, offset and checksum is the packet's, Ethernet padding is not cut along.
+    /// Only length, flags, offset and checksum differ from the packet; Ethernet padding is left out.
     #[test]
     fn headers_are_the_packets(spec in long_frames(), mtu in 68usize..3000, padding in 0usize..40) {
         let frame = without_dont_fragment(spec.bytes(), &spec);
@@ -108,7 +108,7 @@ proptest! {
         }
     }
 
-    /// Whatever the bytes: no panic, and work that its length bounds.
+    /// Arbitrary bytes: no panic, and work bounded by the length.
     #[test]
     fn hostile_headers_are_cut_or_refused(
         ip in prop::collection::vec(any::<u8>(), 20..300),

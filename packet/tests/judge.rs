@@ -1,4 +1,4 @@
-//! Judging virtio-net headers: no panic on any, documented bounds on what is accepted.
+//! Validation of virtio-net headers: no header panics, and accepted ones keep to the documented limits.
 
 use packet::head::Head;
 use packet::offload::{BadVnetHeader, Judged, MAX_HEADERS_LEN, MAX_TCP_SEGMENTS, MAX_UDP_SEGMENTS, finish_checksum};
@@ -10,7 +10,7 @@ use testkit::frames::{Spec, noise};
 use testkit::packets::CWR;
 use testkit::strategies::specs;
 
-/// All that the documentation promises of a verdict, and that what it allows can be done.
+/// Checks everything that the documentation promises of a verdict, and that an accepted frame can be finished.
 fn check_verdict(vnet: VnetHeader, frame: &mut [u8]) -> Result<(), TestCaseError> {
     let Ok(headers) = Headers::parse(frame) else { return Ok(()) };
     let offload = match Offload::judge(vnet, &headers, frame.len()) {
@@ -59,7 +59,7 @@ fn check_verdict(vnet: VnetHeader, frame: &mut [u8]) -> Result<(), TestCaseError
     Ok(())
 }
 
-/// Headers near enough to the truth that some are believed.
+/// Headers close enough to the frame that some are accepted.
 fn vnet_headers(l4: u16, offset: u16) -> impl Strategy<Value = VnetHeader> {
     let gso_type = prop_oneof![Just(0u8), Just(1), Just(3), Just(4), Just(5), Just(0x81), Just(0x84), Just(0x85), any::<u8>()];
     let gso_size = prop_oneof![Just(0u16), 1u16..100, any::<u16>()];
@@ -117,7 +117,7 @@ proptest! {
         check_verdict(VnetHeader::from_bytes((&*vnet).try_into().unwrap()), frame)?;
     }
 
-    /// Every super-frame of the kernel's is believed, word for word.
+    /// Every super-frame as the kernel sends it is accepted as described.
     #[test]
     fn true_super_frames_pass(spec in specs(0), size in 300u16..9000, count in 2usize..8, seed: u64) {
         let spec = Spec { payload: noise(seed, usize::from(size) * (count - 1) + 1), ..spec };
@@ -130,7 +130,7 @@ proptest! {
         prop_assert_eq!((grown.csum_start, grown.hdr_len), (vnet.csum_start + 4, vnet.hdr_len + 4));
     }
 
-    /// The amplification of reliability 3.1 row 3: many tiny segments are refused.
+    /// No amplification: a super-frame of many tiny segments is refused.
     #[test]
     fn too_many_segments_are_refused(tcp: bool, v6: bool, size in 1u16..200, extra in 1usize..200) {
         let most = if tcp { MAX_TCP_SEGMENTS } else { MAX_UDP_SEGMENTS };
@@ -144,8 +144,8 @@ proptest! {
     }
 }
 
-/// A checksum may not be aimed at what the switch has read already: that would be another destination
-/// than the one that was looked up, or a VLAN tag that nobody checked.
+/// A checksum must not overwrite fields that the switch has read already: that would change the destination after the
+/// look-up, or add a VLAN tag without a check.
 #[test]
 fn no_checksum_over_the_ethernet_header() {
     let frame = Spec { tcp: false, ..Spec::default() }.bytes();
@@ -158,7 +158,7 @@ fn no_checksum_over_the_ethernet_header() {
     }
 }
 
-/// A checksum of an inner packet is finished here: what the kernel does for VXLAN in software.
+/// The checksum of an inner packet is finished in software, as the kernel does for VXLAN.
 #[test]
 fn a_checksum_of_bytes_not_understood_is_finished() {
     let inner = Spec { tcp: false, ..Spec::default() };

@@ -1,4 +1,4 @@
-//! The parser: never panics, stays within the frame, and says what etherparse says.
+//! The parser never panics, stays within the frame, and agrees with etherparse.
 
 use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use packet::{EtherType, Headers, Malformed, Network, Transport};
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use testkit::frames::Spec;
 use testkit::strategies::specs;
 
-/// All offsets lie within the frame and in their order.
+/// Checks that all offsets lie within the frame and in order.
 fn check_offsets(frame: &[u8]) -> Result<(), TestCaseError> {
     let headers = match Headers::parse(frame) {
         Ok(headers) => headers,
@@ -38,7 +38,7 @@ fn check_offsets(frame: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Where a slice of the frame begins.
+/// Offset of a slice within the frame.
 fn position(frame: &[u8], part: &[u8]) -> usize {
     part.as_ptr() as usize - frame.as_ptr() as usize
 }
@@ -93,7 +93,7 @@ proptest! {
         let mut frame = spec.bytes();
         frame.resize(frame.len() + padding, 0);
         for (index, value) in changes {
-            // Most changes in the headers, where they matter.
+            // Most changes are in the headers, where they matter.
             let at = index.index(frame.len().min(2 * spec.payload_at()));
             let at = at % frame.len();
             frame[at] = value;
@@ -130,7 +130,7 @@ proptest! {
     #[test]
     fn every_prefix_is_refused_or_opaque(spec in specs(20)) {
         let mut spec = spec;
-        // Without payload the prefix that lacks nothing but a payload is the frame.
+        // Without a payload, the prefix up to it is the whole frame.
         spec.payload.push(0);
         let frame = spec.bytes();
         for len in 0..frame.len() {
@@ -147,7 +147,7 @@ proptest! {
         prop_assert!(Headers::parse(&frame).unwrap().transport != Transport::Other);
     }
 
-    /// A length field that lies makes the header unsound, and never moves an offset out of the frame.
+    /// A wrong length field makes the header invalid, and never moves an offset out of the frame.
     #[test]
     fn lying_lengths_are_opaque(spec in specs(60), len: u16) {
         let mut frame = spec.bytes();

@@ -1,4 +1,4 @@
-//! What a router changes in place, against frames that are written anew.
+//! A router's changes in place, compared with frames written anew.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, 0, host)
 }
 
-/// How the transport checksum stands in the frame.
+/// State of the transport checksum in the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stands {
     Complete,
@@ -85,7 +85,7 @@ proptest! {
         }
     }
 
-    /// Bytes that a stranger chose: the walks end, and what says that it changed nothing did not.
+    /// Arbitrary bytes: option lists end, and a function that reports no change made none.
     #[test]
     fn hostile_options(mut segment in prop::collection::vec(any::<u8>(), 20..90), most: u16) {
         segment[13] |= tcp::flag::SYN;
@@ -115,7 +115,7 @@ proptest! {
         prop_assert_eq!(ip.view().has_valid_checksum(), sum, "patched, not mended");
     }
 
-    /// An ICMP error made where the packet came is what smoltcp reads.
+    /// smoltcp reads an ICMP error that was made in the packet's own bytes.
     #[test]
     fn an_error_in_place(spec in specs(1000), mtu: u16) {
         let spec = Spec { v6: false, tags: Vec::new(), ..spec };
@@ -138,7 +138,7 @@ proptest! {
         prop_assert_eq!(IcmpView::new(ip.payload()).unwrap().next_hop_mtu(), Some(mtu));
         let repr = Icmpv4Repr::parse(&message, &ChecksumCapabilities::default());
         let is_unreachable = matches!(repr, Ok(Icmpv4Repr::DstUnreachable { .. }));
-        // smoltcp wants the quoted packet whole.
+        // smoltcp requires the whole quoted packet.
         prop_assert!(is_unreachable || quoted < packet_len);
         prop_assert_eq!(batch.frame(batch.spans()[1]), &[0xaa; 60]);
         prop_assert_eq!(&batch.frame(span)[..14], &frame[..14]);
@@ -158,7 +158,7 @@ proptest! {
     }
 }
 
-/// Lists of whole options in any order, so that values stand at odd offsets too.
+/// Lists of whole options in any order, so that values are at odd offsets too.
 fn option_lists() -> impl Strategy<Value = Vec<u8>> {
     let one = prop_oneof![
         Just(vec![1]),

@@ -1,4 +1,4 @@
-//! Segments of super-frames and finished checksums, judged by etherparse and smoltcp.
+//! Segments of super-frames and finished checksums, checked by etherparse and smoltcp.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ use testkit::packets::{ACK, CWR, FIN, PSH};
 use testkit::strategies::specs;
 use testkit::wire::{judged, on_the_wire};
 
-/// Do all checksums verify? Offsets are the spec's, not the parser's under test.
+/// Checks all checksums. Offsets come from the specification of the frame, not from the parser under test.
 fn verify(frame: &[u8], l3: usize, spec: &Spec) {
     let l4 = l3 + spec.l4() - spec.l3();
     let (src, dst) = if spec.v6 {
@@ -37,7 +37,7 @@ fn verify(frame: &[u8], l3: usize, spec: &Spec) {
     }
 }
 
-/// The tags that a frame has after the action, outermost first.
+/// The tags of a frame after the action, outermost first.
 fn tags_after(tags: &[(u16, u16)], action: TagAction) -> Vec<(u16, u16)> {
     let parts = |tag: Tag| {
         let [a, b, c, d] = tag.to_bytes();
@@ -62,7 +62,7 @@ fn actions() -> impl Strategy<Value = TagAction> {
     ]
 }
 
-/// Super-frames of at least two segments, and the size of these.
+/// Super-frames of at least two segments, and the segment size.
 fn super_frames() -> impl Strategy<Value = (Spec, u16)> {
     (specs(0), 1u16..=2000, 2usize..=40, any::<prop::sample::Index>(), any::<u64>()).prop_map(
         |(spec, size, count, last, seed)| {
@@ -78,7 +78,7 @@ fn fits(spec: &Spec, action: TagAction) -> bool {
     !(spec.tags.is_empty() && matches!(action, TagAction::Pop | TagAction::Replace(_)))
 }
 
-/// Checks one segment against the rules of the module's text.
+/// Checks one segment against the rules in the documentation of the module.
 fn check_segment(spec: &Spec, size: u16, tags: &[(u16, u16)], index: usize, is_last: bool, segment: &[u8]) {
     let size = usize::from(size);
     let l3 = 14 + 4 * tags.len();
@@ -158,7 +158,7 @@ proptest! {
         prop_assert_eq!(completed, expected);
     }
 
-    /// What the judge refuses never panics here either, and a broken header makes no segments.
+    /// Refused super-frames do not panic here either, and an invalid header makes no segments.
     #[test]
     fn frames_without_transport_make_no_segments(spec in specs(100), size in 10u16..100) {
         let (vnet, mut frame) = Spec { payload: vec![1; 200], ..spec.clone() }.super_frame(size);
@@ -172,12 +172,12 @@ proptest! {
     }
 }
 
-/// A sum of zero: TCP sends it as it is, UDP as 0xffff (RFC 768).
+/// A checksum of zero: TCP sends it unchanged, UDP as 0xffff (RFC 768).
 #[test]
 fn a_checksum_of_zero_in_a_segment() {
     for tcp in [true, false] {
         let spec = Spec { tcp, payload: vec![0; 60], flags: ACK, ..Spec::default() };
-        // The last segment's first payload word cancels all else that its checksum covers.
+        // The first payload word of the last segment cancels everything else in its checksum.
         let last = Spec { payload: vec![0; 20], id: 3, sequence: spec.sequence.wrapping_add(40), ..spec.clone() };
         let bytes = last.bytes();
         let at = last.l4() + last.checksum_offset();
