@@ -44,7 +44,7 @@ pub(crate) struct HostAddress(pub(crate) Ipv4Addr);
 pub(crate) struct Network(pub(crate) Ipv4Prefix);
 
 impl Cidr {
-    /// With a prefix length from 1 to 32.
+    /// An address with a prefix length from 1 to 32.
     #[must_use]
     pub const fn new(address: Ipv4Addr, prefix_len: u8) -> Cidr {
         Cidr { address, prefix_len }
@@ -57,7 +57,7 @@ impl Cidr {
     }
 }
 
-/// The kind of an address of a network that no host can have.
+/// Why no host in the network can have this address: "the network address", for example. `None` if a host can.
 pub(crate) fn not_a_host(network: Ipv4Prefix, address: Ipv4Addr) -> Option<&'static str> {
     match address {
         _ if !network.has_broadcast() => None,

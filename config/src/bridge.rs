@@ -1,5 +1,5 @@
-//! The bridges: `[bridge.NAME]`, and `br0` of the flags. A bridge's number is its place in the model: `br0`, if there is one, and behind
-//! it the others by their names.
+//! The bridges: `[bridge.NAME]`, and `br0` of the flags. A bridge's number is its place in the model: first `br0`, if there is one,
+//! then the others sorted by name.
 
 use crate::address::GatewayAddress;
 use crate::keys::{Tables, keys};
@@ -7,10 +7,10 @@ use crate::port::PortKeys;
 use crate::problem::{Origin, nearest};
 use crate::value::{Number, PairKey, Pairs, Text};
 
-/// The bridge that flags speak of.
+/// The bridge that flags configure.
 pub const DEFAULT_BRIDGE: &str = "br0";
 
-/// Bridges of one switch.
+/// Maximum number of bridges of a switch.
 pub(crate) const MAX_BRIDGES: usize = 16;
 
 const DEFAULT_MAC_TABLE_SIZE: usize = 8192;

@@ -18,7 +18,7 @@ use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
 use crate::value::Text;
 use packet::{Ipv4Prefix, VlanId};
 
-/// Ports of all bridges.
+/// Maximum number of ports, over all bridges.
 pub const MAX_PORTS: usize = 1024;
 
 const DEFAULT_BUSY_POLL: u32 = 50;
@@ -91,7 +91,7 @@ impl<'a> Check<'a> {
         bridges
     }
 
-    /// The ports of all bridges, no two of which want the same interface, path or address.
+    /// The ports of all bridges. Two ports with the same interface, path or address are a problem.
     fn ports(&mut self) -> Vec<Port> {
         let mut ports: Vec<Port> = Vec::new();
         for (number, (_, keys)) in self.document.bridges().enumerate() {
@@ -106,7 +106,7 @@ impl<'a> Check<'a> {
                 ports.extend(made.into_iter().map(|port| Port { bridge: number, ..port }));
             }
         }
-        // Of each bridge TAPs come first.
+        // In each bridge, TAPs come first.
         ports.sort_by_key(|port| (port.bridge, !matches!(port.kind, PortKind::Tap(_))));
         ports
     }
@@ -148,7 +148,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Without an uplink nothing is translated.
+    /// Reports settings of the translation without an uplink.
     fn lonely_nat(&mut self) {
         let nat = self.document.nat.as_ref().map(|nat| &nat.origin);
         for origin in nat.into_iter().chain(self.document.publish().first().map(|rule| &rule.origin)) {
@@ -169,7 +169,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Which bridge an uplink in bridge mode is a port of.
+    /// The bridge of an uplink in bridge mode.
     fn uplink_bridge(&mut self, keys: &UplinkKeys, bridges: &[Bridge]) -> Option<usize> {
         let mode = keys.mode.as_ref().map(|mode| &mode.origin);
         let bridge = keys.bridge.as_ref();
@@ -177,7 +177,7 @@ impl<'a> Check<'a> {
         self.find_bridge(bridge, bridges, "which bridge is the uplink a port of?", origin)
     }
 
-    /// The number of a bridge that was named, or of the one that flags speak of.
+    /// The number of the named bridge, or of the default bridge.
     fn find_bridge(&mut self, name: Option<&At<String>>, bridges: &[Bridge], which: &str, origin: &Origin) -> Option<usize> {
         let wanted = name.map_or(DEFAULT_BRIDGE, |name| name.value.as_str());
         let found = bridges.iter().position(|bridge| bridge.name == wanted);
@@ -231,7 +231,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// `None` if neither a gateway nor an uplink to translate to was written.
+    /// The router; `None` without a gateway and a NAT uplink.
     fn router(&mut self, bridges: &[Bridge], uplink: Option<NatUplink>) -> Option<Router> {
         let mut gateways = self.gateways(bridges);
         let (nat, rules) = (self.nat(), self.rules());
@@ -253,7 +253,7 @@ impl<'a> Check<'a> {
         Some(router)
     }
 
-    /// Each bridge's gateways, no two of which meet.
+    /// The gateways of all bridges. Overlapping networks are a problem.
     fn gateways(&mut self, bridges: &[Bridge]) -> Vec<Gateway> {
         let mut gateways: Vec<Gateway> = Vec::new();
         for (number, (_, keys)) in self.document.bridges().enumerate() {
@@ -281,7 +281,7 @@ impl<'a> Check<'a> {
         nat.value.nat(self.problems)
     }
 
-    /// The rules whose keys are right by themselves.
+    /// The rules whose own keys are valid.
     fn rules(&mut self) -> Vec<(&'a At<PublishKeys>, Publish)> {
         let document: &'a Document = self.document;
         let rules = document.publish().iter();
@@ -296,7 +296,7 @@ impl<'a> Check<'a> {
         uplink: &NatUplink,
     ) -> Vec<Publish> {
         let mut rules: Vec<(&Origin, Publish)> = Vec::new();
-        // Of a gateway that is wrong the guests are unknown.
+        // The guests of an invalid gateway are unknown.
         let knows_guests = self.document.bridges().all(|(_, keys)| !keys.is_faulty);
         for (At { value: keys, origin }, rule) in written {
             let listen = keys.listen.as_ref().map_or(origin, |listen| &listen.origin);
@@ -331,7 +331,7 @@ impl<'a> Check<'a> {
         self.warnings.push(Problem::new(origin, text));
     }
 
-    /// Room for the ports of bridges, with an uplink and the hosts of tunnels.
+    /// Checks the number of ports, including the uplink and the hosts of tunnels.
     fn counts(&mut self, ports: &[Port], has_uplink: bool, tunnels: &[Tunnel], ip_tunnels: &[IpTunnel]) {
         let peers: usize = tunnels.iter().map(Tunnel::port_count).chain(ip_tunnels.iter().map(|ip| ip.remotes().len())).sum();
         let count = ports.len() + usize::from(has_uplink) + peers;
@@ -345,8 +345,7 @@ impl<'a> Check<'a> {
         self.problems.add(self.whole, format!("{count} ports, but there are at most {MAX_PORTS}{hosts}{guests}"));
     }
 
-    /// A bridge without a port is a mistake; but it may have a gateway for the guests behind its tunnels, which carry nothing to each
-    /// other.
+    /// Reports bridges without ports. A bridge with a gateway and a tunnel is valid: its guests are behind the tunnel.
     fn populated(&mut self, bridges: &[Bridge], ip_tunnels: &[IpTunnel], gateways: &[Gateway]) {
         if self.document.is_faulty
             || self.document.tunnels().iter().any(|tunnel| !tunnel.value.is_bridged()) && bridges.len() == 1
@@ -380,7 +379,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The name, or the name with the first number from 2 that makes it another than these.
+/// The usual name if it is free, or else the name with the first number from 2 that is not taken.
 pub(crate) fn free_name(usual: &str, taken: &[String]) -> String {
     let numbered = (2..).map(|number: u32| format!("{usual}-{number}"));
     let mut names = [usual.to_owned()].into_iter().chain(numbered);
@@ -402,7 +401,7 @@ fn listen_problem(rule: &Publish, gateways: &[Gateway], uplink: &NatUplink, orig
         let own = uplink.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         return Some(format!("{listen} is not an own address of the uplink ({own}): name one of these, or add it to {key}"));
     }
-    // Which addresses the host has is known at the start.
+    // The host's addresses are known only at the start of the switch.
     rule.is_whole_address()
         .then(|| format!("the host's address cannot be given away whole: make {listen} an own address with {key}"))
 }

@@ -11,7 +11,7 @@ use crate::problem::{At, Problems, nearest};
 use crate::raw::{Raw, RawValue};
 use crate::value::Value;
 
-/// The names of groups. Groups from elsewhere (LDAP, systemd-homed) are given by number.
+/// File with the names of groups. Groups from other sources (LDAP, systemd-homed) are given by number.
 const GROUPS: &str = "/etc/group";
 
 const SOCKET_NAME: &str = "vswitchd.sock";
@@ -19,22 +19,22 @@ const SOCKET_NAME: &str = "vswitchd.sock";
 /// The configuration of the control socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Control {
-    /// Where it is.
+    /// Its path.
     pub path: ControlPath,
-    /// Its members may do everything, as the owner may.
+    /// The group whose members have all rights, like the owner.
     pub group: Option<Group>,
-    /// Whether all other users of the machine may read.
+    /// Whether all other users of the machine have read-only access.
     pub read_only_others: bool,
 }
 
-/// Where the control socket is to be.
+/// The path of the control socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ControlPath {
-    /// Nowhere.
+    /// No control socket.
     None,
-    /// At the default place, if that is possible.
+    /// The default path; the switch runs without a socket if that is impossible.
     Usual,
-    /// There and nowhere else.
+    /// This path; the switch does not start if that is impossible.
     At(PathBuf),
 }
 
@@ -105,7 +105,7 @@ impl Control {
         }
     }
 
-    /// The rights of others than the owner: `, group netdev, others may read`.
+    /// The rights of users other than the owner, as text: `, group netdev, others may read`.
     #[must_use]
     pub fn rights(&self) -> String {
         let group = self.group.as_ref().map_or_else(String::new, |group| format!(", group {group}"));
@@ -113,7 +113,7 @@ impl Control {
     }
 }
 
-/// `/run/vswitchd.sock, group netdev`, or `none`.
+/// Writes path and rights: `/run/vswitchd.sock, group netdev`, or `none`.
 impl fmt::Display for Control {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = match &self.path {
@@ -128,7 +128,7 @@ impl fmt::Display for Control {
     }
 }
 
-/// The default place: `/run` for root, the user's own directory for others.
+/// The default path: in `/run` for root, in the user's own directory for others.
 #[must_use]
 pub fn usual_path() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
@@ -145,7 +145,7 @@ fn find_group(name: &str, groups: &str) -> Result<Group, String> {
         Some((fields.next()?, fields.nth(1)?.parse::<u32>().ok()?))
     });
     let by_name = named.clone().find(|(known, _)| *known == name).map(|(_, number)| number);
-    // The last number stands for "do not change it" (chown(2)).
+    // The highest number means "do not change the group" (chown(2)).
     let number = by_name.or_else(|| name.parse().ok()).filter(|number| *number != u32::MAX);
     if let Some(number) = number {
         return Ok(Group { name: name.to_owned(), number });

@@ -1,4 +1,4 @@
-//! A configuration that a switch is to have: read, or made of another one by a verb.
+//! The desired configuration of a switch: read from file and flags, or derived from another one by a verb.
 
 use std::fmt;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub struct Desired {
     pub(crate) document: Document,
     /// The meaning.
     pub config: Config,
-    /// Origin of problems that no single value has: the file, or the flags.
+    /// Origin of problems that concern no single value: the file, or the flags.
     whole: Origin,
 }
 
@@ -29,7 +29,7 @@ pub struct Desired {
 pub enum EditError {
     /// The object to remove does not exist.
     NoSuch(Problem),
-    /// The configuration that would be the result is wrong.
+    /// The resulting configuration is invalid.
     Refused(Problems),
 }
 
@@ -57,7 +57,7 @@ impl EditError {
 }
 
 impl Config {
-    /// Reads a file as far as possible: wrong parts are reported and left out of the configuration.
+    /// Reads a file as far as possible: invalid parts are reported and left out of the configuration.
     pub fn load(path: &Path) -> std::io::Result<(Config, Problems)> {
         let text = std::fs::read_to_string(path)?;
         Ok(Config::of_text(&path.display().to_string(), &text))
@@ -87,15 +87,15 @@ impl Desired {
         }
     }
 
-    /// From a file's text, and the flags that add to it: those that can be given again come behind the file's, the others take the
-    /// place of the file's. `path` names the file in problems.
+    /// Reads a file's text, and the flags that add to it: repeatable flags are appended to the file's values, the others replace
+    /// them. `path` names the file in problems.
     pub fn of_text(path: &str, text: &str, flags: &[Flag]) -> Result<Desired, Problems> {
         let mut problems = Problems::default();
         let document = file::read(path, text, &mut problems);
         Desired::complete(document, flags, file::whole(path), problems)
     }
 
-    /// From flags alone.
+    /// Reads flags alone.
     pub fn of_flags(flags: &[Flag]) -> Result<Desired, Problems> {
         Desired::complete(Document::default(), flags, Origin::flag("--tap", ""), Problems::default())
     }
@@ -113,19 +113,19 @@ impl Desired {
         Plan::between(now, self)
     }
 
-    /// The same with one port more, in the words of `--tap` or `--port`.
+    /// This configuration with one more port, in the syntax of `--tap` or `--port`.
     pub fn with_port(&self, word: &str) -> Result<Desired, EditError> {
         let kind = word.split_once(':').map_or("", |(kind, _)| kind);
         let is_other_kind = kind != "tap" && KINDS.contains(&kind);
         self.with(if is_other_kind { "--port" } else { "--tap" }, word)
     }
 
-    /// The same with one published port more, in the words of `--publish`.
+    /// This configuration with one more published port, in the syntax of `--publish`.
     pub fn with_rule(&self, word: &str) -> Result<Desired, EditError> {
         self.with("--publish", word)
     }
 
-    /// The same with one tunnel more, in the words of `--vxlan`, `--udp-ip` or `--udp`.
+    /// This configuration with one more tunnel, in the syntax of `--vxlan`, `--udp-ip` or `--udp`.
     pub fn with_tunnel(&self, word: &str) -> Result<Desired, EditError> {
         let has = |key: &str| word.split(',').any(|pair| pair.starts_with(key));
         self.with(
@@ -148,7 +148,8 @@ impl Desired {
         Ok(Desired::complete(document, &[], self.whole.clone(), Problems::default())?)
     }
 
-    /// The same without the port of this name; `NAME@NETNS` is the one of several that is in that namespace.
+    /// This configuration without the port of this name. `NAME@NETNS` selects the one in that namespace, if several have the
+    /// name.
     pub fn without_port(&self, name: &str) -> Result<Desired, EditError> {
         let mut document = self.document.clone();
         let mut found: Vec<(usize, usize, Vec<Port>)> = Vec::new();
@@ -186,7 +187,7 @@ impl Desired {
         self.of_document(document)
     }
 
-    /// The same without this rule: in the words of `--publish`, or as it is listed.
+    /// This configuration without a rule, given in the syntax of `--publish` or as it is listed.
     pub fn without_rule(&self, text: &str) -> Result<Desired, EditError> {
         let mut ignored = Problems::default();
         let wanted = flags::rule(text, &mut ignored);
@@ -209,7 +210,7 @@ impl Desired {
         self.of_document(document)
     }
 
-    /// The same without the tunnel of this name.
+    /// This configuration without the tunnel of this name.
     pub fn without_tunnel(&self, name: &str) -> Result<Desired, EditError> {
         let bridged = self.config.tunnels.iter().position(|tunnel| tunnel.name == name);
         let ip = self.config.ip_tunnels.iter().position(|tunnel| tunnel.name == name);
@@ -225,7 +226,7 @@ impl Desired {
         self.of_document(document)
     }
 
-    /// For each tunnel of a bridge its place in the document.
+    /// The place of each bridged tunnel in the document.
     fn written_tunnels(&self) -> Vec<usize> {
         let tunnels = self.document.tunnels().iter().enumerate().filter(|(_, tunnel)| tunnel.value.is_bridged());
         let mut places: Vec<usize> = tunnels.map(|(at, _)| at).collect();
@@ -243,7 +244,7 @@ impl Desired {
     }
 }
 
-/// The ports of each of a bridge's tables.
+/// The ports that each `port` table of a bridge describes.
 fn ports_of(bridge: &BridgeKeys) -> Vec<Vec<Port>> {
     let tables = bridge.ports.iter().flat_map(|ports| &ports.value.0);
     tables.map(|keys| keys.value.ports(&keys.origin, &mut Problems::default())).collect()
@@ -266,7 +267,7 @@ fn no_such(what: &str, name: &str, there: impl Iterator<Item = String>) -> EditE
     EditError::NoSuch(Problem::new(&named(name), problem))
 }
 
-/// An object that a verb names stands before the problem with it.
+/// Origin of a problem with an object that a verb names.
 fn named(name: &str) -> Origin {
     Origin::flag(&name.escape_debug().to_string(), "")
 }

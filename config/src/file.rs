@@ -41,10 +41,10 @@ fn check_gateways(document: &Document, problems: &mut Problems) {
     }
 }
 
-/// Where the lines of a file begin.
+/// Offsets of the lines of a file.
 struct Lines {
     path: Arc<str>,
-    /// Of all but the first.
+    /// Offset of each line but the first.
     starts: Vec<usize>,
 }
 
@@ -83,7 +83,7 @@ impl Lines {
     }
 }
 
-/// The parser's message in one line.
+/// The TOML parser's message, in one line.
 fn in_words(message: &str) -> String {
     message.lines().collect::<Vec<_>>().join(": ")
 }

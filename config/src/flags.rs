@@ -1,4 +1,4 @@
-//! The words of flags, and of the control socket's verbs, to a [`Document`].
+//! The parser of flags, and of the control socket's verbs, into a [`Document`].
 //!
 //! Two grammars. A port is `NAME[:KEY=VALUE...]`, where a piece without `=` continues the value before it, so that values may
 //! have colons: `mac=02:42:0a:47:00:02`. A tunnel is `KEY=VALUE[,KEY=VALUE...]`. In both, a value with a separator in it stands in
@@ -18,7 +18,7 @@ use crate::value::{Pairs, Text, Value};
 /// One flag of the command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Flag {
-    /// With its dashes: `--tap`.
+    /// Its name with dashes: `--tap`.
     pub name: &'static str,
     /// Its value.
     pub value: String,
@@ -95,7 +95,7 @@ fn control(document: &mut Document, flag: &Flag, problems: &mut Problems) {
     }
 }
 
-/// `NAME[@NETNS][:KEY=VALUE...][,...]`.
+/// Parses `--tap NAME[@NETNS][:KEY=VALUE...][,...]`.
 fn taps(document: &mut Document, list: &str, problems: &mut Problems) {
     let Some(texts) = or_tell(pieces(list, ','), &Origin::flag("--tap", list), problems) else { return };
     for text in texts {
@@ -120,7 +120,7 @@ fn taps(document: &mut Document, list: &str, problems: &mut Problems) {
     }
 }
 
-/// `KIND:WHERE[:KEY=VALUE...]`.
+/// Parses `--port KIND:WHERE[:KEY=VALUE...]`.
 fn port(document: &mut Document, text: &str, problems: &mut Problems) {
     let origin = Origin::flag("--port", text);
     let kinds = || KINDS.iter().copied().filter(|kind| *kind != "tap").collect::<Vec<_>>();
@@ -145,7 +145,7 @@ fn push_port(document: &mut Document, origin: &Origin, keys: Option<PortKeys>) {
     list_of(&mut document.default_bridge().ports).extend(keys.map(|keys| At::new(keys, origin)));
 }
 
-/// `[VLAN=]CIDR[,...]`.
+/// Parses `--gateway [VLAN=]CIDR[,...]`.
 fn gateways(document: &mut Document, list: &str, problems: &mut Problems) {
     for text in list.split(',') {
         let origin = Origin::flag("--gateway", text);
@@ -168,7 +168,7 @@ fn publish(document: &mut Document, text: &str, problems: &mut Problems) {
     list_of(&mut document.publish).push(rule);
 }
 
-/// `[ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/PROTOCOL]`, or `ADDR:GUEST`.
+/// Parses `--publish [ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/PROTOCOL]`, or `ADDR:GUEST`.
 pub(crate) fn rule(text: &str, problems: &mut Problems) -> At<PublishKeys> {
     let origin = Origin::flag("--publish", text);
     let keys = match or_tell(split_rule(text, &origin), &origin, problems) {
@@ -178,7 +178,7 @@ pub(crate) fn rule(text: &str, problems: &mut Problems) -> At<PublishKeys> {
     At::new(keys, &origin)
 }
 
-/// `KEY=VALUE[,...]`, where those of `[nat.timeouts]` are among the others.
+/// Parses `--nat KEY=VALUE[,...]`, which includes the keys of `[nat.timeouts]`.
 fn nat(document: &mut Document, list: &str, problems: &mut Problems) {
     let nat = table(&mut document.nat, &Origin::flag("--nat", ""));
     for pair in list.split(',') {
@@ -201,7 +201,7 @@ fn nat(document: &mut Document, list: &str, problems: &mut Problems) {
     }
 }
 
-/// `KEY=VALUE[,...]`.
+/// Parses `--vxlan`, `--udp` or `--udp-ip` with `KEY=VALUE[,...]`.
 fn tunnel(document: &mut Document, flag: &str, kind: &str, text: &str, problems: &mut Problems) {
     let origin = Origin::flag(flag, text);
     let keys = match or_tell(pairs(text, ',', &origin), &origin, problems) {
@@ -213,13 +213,13 @@ fn tunnel(document: &mut Document, flag: &str, kind: &str, text: &str, problems:
         None => Some(TunnelKeys::Unknown),
     };
     list_of(&mut document.tunnels).extend(keys.map(|keys| At::new(keys, &origin)));
-    // Tunnels of flags are those of br0.
+    // Tunnels of flags belong to br0.
     if kind != "udp-ip" && document.bridges.is_none() {
         document.default_bridge();
     }
 }
 
-/// `tun=NAME@NETNS` is two keys.
+/// Splits `tun=NAME@NETNS` into two keys.
 fn split_device(pairs: &mut Vec<Entry>) {
     let Some(tun) = pairs.iter_mut().find(|entry| entry.key == "tun") else { return };
     let Some((name, netns)) = tun.raw.text().and_then(|text| text.split_once('@')) else { return };
@@ -228,7 +228,7 @@ fn split_device(pairs: &mut Vec<Entry>) {
     pairs.push(Entry::word("netns", netns, &origin));
 }
 
-/// `ADDR:PORT[,host=NAME[+NAME...]]`.
+/// Parses `--metrics ADDR:PORT[,host=NAME[+NAME...]]`.
 fn metrics(document: &mut Document, text: &str, problems: &mut Problems) {
     let origin = Origin::flag("--metrics", "");
     let (address, rest) = text.split_once(',').map_or((text, None), |(address, rest)| (address, Some(rest)));
@@ -247,7 +247,7 @@ fn not_a_pair(text: &str) -> String {
     format!("'{}' is not KEY=VALUE", text.escape_debug())
 }
 
-/// The text before the first pair, and the pairs. A piece without `=` continues the text before it.
+/// Splits a port's flag into the text before the first pair, and the pairs. A piece without `=` continues the text before it.
 fn head_and_pairs(text: &str, origin: &Origin) -> Result<(String, Vec<Entry>), String> {
     let pieces = pieces(text, ':')?;
     let mut pieces = pieces.into_iter();
@@ -271,7 +271,7 @@ fn pairs(text: &str, separator: char, origin: &Origin) -> Result<Vec<Entry>, Str
     pieces(text, separator)?.into_iter().map(pair).collect()
 }
 
-/// The text between separators. A separator in double quotes behind a `=` is part of the text.
+/// Splits a text at separators. A separator in double quotes after a `=` is part of the text.
 fn pieces(text: &str, separator: char) -> Result<Vec<&str>, String> {
     let (mut pieces, mut start, mut before, mut is_quoted) = (Vec::new(), 0, ' ', false);
     for (at, c) in text.char_indices() {

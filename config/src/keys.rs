@@ -34,7 +34,7 @@ pub(crate) trait Keys: Default {
     }
 }
 
-/// Takes a value, which may be given once. False: it is given twice, or cannot be read.
+/// Sets a value that may be given only once. Returns false if it was given before or cannot be read.
 pub(crate) fn set_once<T: Value>(slot: &mut Option<At<T>>, entry: &Entry, problems: &mut Problems) -> bool {
     if slot.is_some() {
         problems.add(&entry.raw.origin, format!("'{}' is given twice: leave one of both out", entry.key));
@@ -44,7 +44,7 @@ pub(crate) fn set_once<T: Value>(slot: &mut Option<At<T>>, entry: &Entry, proble
     slot.is_some()
 }
 
-/// Reads a value that has to be a table.
+/// Reads a value that must be a table.
 pub(crate) fn read_table<T: Keys>(raw: &Raw, key: &str, problems: &mut Problems) -> Option<T> {
     match &raw.value {
         RawValue::Table(entries) => Some(T::of(entries, problems)),
@@ -55,7 +55,7 @@ pub(crate) fn read_table<T: Keys>(raw: &Raw, key: &str, problems: &mut Problems)
     }
 }
 
-/// Tables of one kind, one behind the other: `[[publish]]`.
+/// An array of tables: `[[publish]]`.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Tables<T>(pub(crate) Vec<At<T>>);
 
@@ -88,7 +88,7 @@ impl<T: Value> Value for Named<T> {
     }
 }
 
-/// The list of tables of a key, which is there from now on.
+/// The array of tables of a key, created if it does not exist.
 pub(crate) fn list_of<T>(slot: &mut Option<At<Tables<T>>>) -> &mut Vec<At<T>> {
     &mut slot.get_or_insert_with(|| At::new(Tables(Vec::new()), &Origin::Default)).value.0
 }

@@ -10,15 +10,15 @@ use crate::router::Router;
 use crate::value::string_schema;
 use crate::value::{List, Text};
 
-/// The longest name of the DNS, in bytes (RFC 1035 section 3.1).
+/// Maximum length of a host name, in bytes (RFC 1035 section 3.1).
 const MAX_HOST_LEN: usize = 253;
 
-/// Where metrics are served, and by which names.
+/// Address and host names of the metrics server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Metrics {
     /// The address and TCP port.
     pub listen: SocketAddr,
-    /// Host names in small letters that clients may use, besides localhost and addresses.
+    /// Host names in lower case that requests may use, besides localhost and addresses.
     pub hosts: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ pub struct Metrics {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ListenAddress(SocketAddr);
 
-/// A name of a host, in small letters.
+/// A host name in lower case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct HostName(String);
 
@@ -40,7 +40,7 @@ keys! {
     }
 }
 
-/// `127.0.0.1:9100 for vm1.example`.
+/// Writes address and names: `127.0.0.1:9100 for vm1.example`.
 impl fmt::Display for Metrics {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.listen.fmt(out)?;
@@ -65,7 +65,7 @@ impl MetricsKeys {
         Some(Metrics { listen: listen.value.0, hosts })
     }
 
-    /// Others than this machine can read.
+    /// A warning if other machines can read the metrics.
     pub(crate) fn warning(&self) -> Option<Problem> {
         let At { value: ListenAddress(listen), origin } = self.listen.as_ref()?;
         let text = format!(

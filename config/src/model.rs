@@ -1,4 +1,4 @@
-//! The meaning of a configuration as a whole, with defaults for missing keys: the switch that is to run.
+//! The model of a whole configuration, with defaults for missing keys.
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
@@ -14,32 +14,32 @@ use crate::uplink::BridgeUplink;
 /// The bridges, their router, and the threads that carry their frames.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// At least one; a port's bridge is its place here.
+    /// The bridges, at least one; ports refer to them by index.
     pub bridges: Vec<Bridge>,
-    /// Of each bridge its ports, TAPs first; behind all the TUN devices of `ip_tunnels`.
+    /// The ports, bridge by bridge, TAPs first; then the TUN devices of `ip_tunnels`.
     pub ports: Vec<Port>,
-    /// The host's interface that is one more port, behind those of `ports`: an uplink in `bridge` mode.
+    /// An uplink in `bridge` mode: a host interface that is one more port, numbered after those of `ports`.
     pub bridge_uplink: Option<BridgeUplink>,
-    /// Each of their hosts is one more port.
+    /// The tunnels of bridges. Each of their hosts is one more port.
     pub tunnels: Vec<Tunnel>,
-    /// Beside the bridges.
+    /// The tunnels of IP packets, which bypass the bridges.
     pub ip_tunnels: Vec<IpTunnel>,
-    /// `None` for a switch without gateways and uplink.
+    /// The router; `None` without gateways and a NAT uplink.
     pub router: Option<Router>,
-    /// Threads that carry frames.
+    /// Number of worker threads.
     pub workers: usize,
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
     pub busy_poll: u32,
     /// The control socket.
     pub control: Control,
-    /// Where Prometheus may fetch the counters over TCP.
+    /// The metrics server for Prometheus, over TCP.
     pub metrics: Option<Metrics>,
     /// Allowed settings that may be mistakes, each with its origin.
     pub warnings: Vec<String>,
 }
 
 impl Config {
-    /// The host's interface that is the uplink, whatever its mode.
+    /// The host interface of the uplink, in either mode.
     #[must_use]
     pub fn uplink_interface(&self) -> Option<&str> {
         let nat = self.router.as_ref().and_then(|router| router.uplink.as_ref());
@@ -66,12 +66,12 @@ impl Config {
         self.bridges.get(bridge).filter(|_| self.bridges.len() > 1).map(|bridge| bridge.name.as_str())
     }
 
-    /// `, on br1`, if there are several bridges.
+    /// The text `, on br1`, if there are several bridges.
     pub(crate) fn on(&self, bridge: usize) -> String {
         self.name_among_several(bridge).map_or_else(String::new, |name| format!(", on {name}"))
     }
 
-    /// The UDP ports that tunnels receive by, each once and in their order.
+    /// The UDP ports on which tunnels receive, each once, in ascending order.
     #[must_use]
     pub fn tunnel_ports(&self) -> Vec<u16> {
         let bridged = self.tunnels.iter().map(|tunnel| tunnel.port);
@@ -81,7 +81,7 @@ impl Config {
         ports
     }
 
-    /// The way out and the router: a line each for gateways, uplink, settings and rules.
+    /// Summary of router and uplink: one line each for gateways, uplink, settings and rules.
     #[must_use]
     pub fn router_summary(&self) -> String {
         let port_of = |uplink: &BridgeUplink| {
@@ -92,7 +92,7 @@ impl Config {
         uplink + &self.router.as_ref().map_or_else(String::new, |router| router.summary(|bridge| self.name_among_several(bridge)))
     }
 
-    /// A line for each tunnel.
+    /// Summary of the tunnels, one line each.
     #[must_use]
     pub fn tunnel_summary(&self) -> String {
         let mut text = String::new();

@@ -7,10 +7,10 @@ use crate::value::Text;
 #[cfg(test)]
 use crate::value::string_schema;
 
-/// The longest name of an interface, in bytes (`IFNAMSIZ` without its zero byte).
+/// Maximum length of an interface name, in bytes (`IFNAMSIZ` without its zero byte).
 const MAX_INTERFACE_LEN: usize = 15;
 
-/// The name of an interface of the host, or of a bridge, as the kernel takes it (`dev_valid_name`).
+/// The name of a host interface or of a bridge, valid for the kernel (`dev_valid_name`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct InterfaceName(pub(crate) String);
 

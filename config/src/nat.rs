@@ -12,7 +12,7 @@ use crate::problem::{At, Origin, Problem, Problems};
 use crate::value::string_schema;
 use crate::value::{Number, Text, words};
 
-/// Seconds, up to a week.
+/// A number of seconds, up to a week.
 type Seconds = Number<1, 604_800>;
 
 /// The shortest timeouts that the RFCs allow: key, seconds, and the requirement. That of a connection that is being opened may be
@@ -29,17 +29,17 @@ const FLOORS: [(&str, u32, &str); 4] = [
 pub struct Nat {
     /// Outside ports to choose from.
     pub ports: RangeInclusive<u16>,
-    /// Most connections at once, 1,024 to 4,000,000.
+    /// Maximum number of connections, 1,024 to 4,000,000.
     pub max_connections: usize,
-    /// Most of them that one port of a bridge may have.
+    /// Maximum number of connections of one port of a bridge.
     pub max_connections_per_port: usize,
-    /// Most outside ports that one guest may have, for each protocol.
+    /// Maximum number of outside ports of one guest, for each protocol.
     pub max_ports_per_guest: u16,
     /// Dependence of a guest's outside port on the remote (RFC 4787 section 4.1).
     pub mapping: Dependence,
     /// Dependence of the right to send to it (RFC 4787 section 5).
     pub filtering: Dependence,
-    /// When idle connections end.
+    /// Timeouts of idle connections.
     pub timeouts: Timeouts,
     /// Whether TCP connections without an observed handshake are accepted.
     pub tcp_loose: bool,

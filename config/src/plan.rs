@@ -1,11 +1,11 @@
-//! From one configuration to another: the changes, and the settings that need a restart.
+//! The difference of two configurations: the changes, and the settings that need a restart.
 //!
-//! *Identity.* A port is identified by its place, which only one port can have: the link's name and namespace, or the socket's path or
-//! address (and there the guest's place). Two of one place with other keys are one port that changes; where the device has to be
-//! another for it, the port is removed and added. A rule is identified by all its keys, and so is a tunnel.
+//! *Identity.* A port is identified by whatever only one port can have: the link's name and namespace, or the socket's path or
+//! address (and the guest's place there). If other keys of it differ, the port changes; if that needs a different device, the port is
+//! removed and added. Rules and tunnels are identified by all their keys.
 //!
-//! *Fixed settings.* Threads, bridges with their tables, and the way out are made at the start. A configuration that does not mention
-//! them leaves them as they are; one with other values needs a restart, and is refused before anything is touched.
+//! *Fixed settings.* Threads, bridges with their tables, and the uplink are created at the start. A configuration that leaves them
+//! out keeps the running values; one with other values needs a restart, and is refused before anything is touched.
 
 use std::fmt;
 
@@ -20,23 +20,23 @@ use crate::tunnel::Tunnel;
 /// The changes from one configuration to another.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Ports that go, as they are.
+    /// Ports to be removed, with their present keys.
     pub removed_ports: Vec<Port>,
-    /// Ports that come, in the order in which they are written.
+    /// Ports to be added, in the order in which they are written.
     pub added_ports: Vec<Port>,
-    /// Ports that stay with other keys, as they are to be.
+    /// Ports to be altered, with their new keys.
     pub altered_ports: Vec<Port>,
-    /// Tunnels that go, by their names.
+    /// Names of the tunnels to be removed.
     pub removed_tunnels: Vec<String>,
-    /// Tunnels that come.
+    /// Tunnels to be added.
     pub added_tunnels: Vec<Tunnel>,
-    /// Rules that go.
+    /// Rules to be withdrawn.
     pub withdrawn: Vec<Publish>,
-    /// Rules that come.
+    /// Rules to be published.
     pub published: Vec<Publish>,
-    /// Settings of the translation with other timeouts, or with another MSS clamp.
+    /// New settings of the translation, if timeouts or the MSS clamp change.
     pub nat: Option<Nat>,
-    /// All of it in lines.
+    /// All changes as lines of text.
     pub changes: Vec<Change>,
 }
 
@@ -49,25 +49,25 @@ pub struct Change {
     pub kind: &'static str,
     /// The object's name.
     pub name: String,
-    /// How it is, and how it will be where it changes.
+    /// Description of the object, or of its old and new state.
     pub text: String,
 }
 
 /// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// It comes.
+    /// The object is added.
     Add,
-    /// It goes.
+    /// The object is removed.
     Remove,
-    /// It stays, with other keys.
+    /// The object is changed in place.
     Alter,
-    /// It goes and comes again.
+    /// The object is removed and added again.
     Replace,
 }
 
 impl Action {
-    /// The word for it in JSON.
+    /// The name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -79,7 +79,7 @@ impl Action {
     }
 }
 
-/// `+ port tap3: access VLAN 10`.
+/// Writes the change as a line: `+ port tap3: access VLAN 10`.
 impl fmt::Display for Change {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = match self.action {
@@ -106,7 +106,7 @@ impl fmt::Display for NeedsRestart {
 impl std::error::Error for NeedsRestart {}
 
 impl Plan {
-    /// From the running configuration to the desired one, which takes over fixed settings that are not written.
+    /// Compares the running configuration with the desired one, which takes over fixed settings that it leaves out.
     pub(crate) fn between(now: &Desired, desired: &mut Desired) -> Result<Plan, NeedsRestart> {
         check_fixed(now, desired)?;
         let (old, new) = (&now.config, &mut desired.config);
@@ -171,7 +171,7 @@ impl Plan {
         }
     }
 
-    /// The places for guests of one path or address are one line, by the first.
+    /// Adds a line for a port. The places for guests of one path or address share one line.
     fn note_port(&mut self, action: Action, port: &Port, text: String) {
         if let Some(title) = port.title() {
             let place = port.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
@@ -179,7 +179,7 @@ impl Plan {
         }
     }
 
-    /// A tunnel that stays keeps its name, which it got when another may have been there.
+    /// Compares the tunnels. A tunnel that stays keeps its name, even if a new configuration would name it differently.
     fn tunnels(&mut self, old: &Config, new: &mut Config) {
         let on = |tunnel: &Tunnel| old.on(tunnel.bridge);
         let mut left = old.tunnels.clone();
@@ -222,7 +222,7 @@ impl Plan {
     }
 }
 
-/// These settings, with those of the other that can be changed while packets flow.
+/// `settings` with the values of `other` for everything that can change while packets flow.
 fn with_live_of(settings: &Nat, other: &Nat) -> Nat {
     Nat { timeouts: other.timeouts, mss_clamp: other.mss_clamp, ..settings.clone() }
 }

@@ -30,7 +30,7 @@ impl Origin {
         Origin::Flag(if value.is_empty() { flag.into() } else { format!("{flag} {value}").into() })
     }
 
-    /// The words of a file or those of a flag, whichever the value was written in.
+    /// Returns `in_file` or `as_flag`, depending on where the value was written.
     pub(crate) fn say<'a>(&self, in_file: &'a str, as_flag: &'a str) -> &'a str {
         match self {
             Origin::File { .. } => in_file,
@@ -51,7 +51,7 @@ impl PartialEq for Origin {
 
 impl Eq for Origin {}
 
-/// `vswitchd.toml:7`, or `--tap tap0:vlan=10`.
+/// Writes the origin: `vswitchd.toml:7`, or `--tap tap0:vlan=10`.
 impl fmt::Display for Origin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,12 +63,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value and where it was written.
+/// A value with its origin.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct At<T> {
     /// The value.
     pub value: T,
-    /// Where.
+    /// Its origin.
     pub origin: Origin,
 }
 
@@ -78,12 +78,12 @@ impl<T> At<T> {
     }
 }
 
-/// One thing that is wrong with a configuration, and its cure.
+/// A problem of a configuration, with its fix.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
     /// Where it was written.
     pub origin: Origin,
-    /// The problem and its cure, in a sentence.
+    /// The problem and its fix, as a sentence.
     pub text: String,
 }
 
@@ -113,7 +113,7 @@ impl Problems {
         self.0.is_empty()
     }
 
-    /// How many problems there are.
+    /// Number of problems.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -128,12 +128,12 @@ impl Problems {
         self.0.push(Problem::new(origin, text));
     }
 
-    /// The value if there is no problem.
+    /// The value, or the problems if there are any.
     pub(crate) fn none_or<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() { Ok(value) } else { Err(self.sorted()) }
     }
 
-    /// Sorts problems of a file by line; those of flags come behind.
+    /// Sorts the problems: those of the file by line, then those of flags.
     pub(crate) fn sorted(mut self) -> Problems {
         self.0.sort_by_key(|problem| match problem.origin {
             Origin::File { line, .. } => (0, line),
@@ -149,7 +149,7 @@ impl From<Problem> for Problems {
     }
 }
 
-/// A line for each problem.
+/// Writes one line per problem.
 impl fmt::Display for Problems {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
@@ -159,7 +159,7 @@ impl fmt::Display for Problems {
 
 impl Error for Problems {}
 
-/// "unknown key 'vlna': did you mean 'vlan'?"
+/// The problem with an unknown word, and the word that was probably meant: "unknown key 'vlna': did you mean 'vlan'?"
 pub(crate) fn unknown(what: &str, text: &str, known: &[&str]) -> String {
     let text = text.escape_debug().to_string();
     match nearest(&text, known.iter().copied()) {

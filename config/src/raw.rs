@@ -11,14 +11,14 @@ pub(crate) struct Raw {
 
 #[derive(Clone, Debug)]
 pub(crate) enum RawValue {
-    /// Of a flag, where everything is text.
+    /// The text of a flag, which has no types.
     Word(String),
     Text(String),
     Number(i64),
     Switch(bool),
     List(Vec<Raw>),
     Table(Vec<Entry>),
-    /// Of a type that no key has, such as a date.
+    /// A value of a type that no key accepts, such as a date.
     Other(&'static str),
 }
 
@@ -35,7 +35,7 @@ impl Raw {
         Raw { origin: origin.clone(), value: RawValue::Word(text.into()) }
     }
 
-    /// Its text, if it is one.
+    /// The text, if the value is a text.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.value {
             RawValue::Word(text) | RawValue::Text(text) => Some(text),
@@ -43,7 +43,7 @@ impl Raw {
         }
     }
 
-    /// "key is a number, not the text \"10\"".
+    /// The problem with a value of the wrong type: "key is a number, not the text \"10\"".
     pub(crate) fn is_not(&self, key: &str, wanted: &str) -> String {
         format!("{key} is {wanted}, not {}", self.described())
     }
@@ -62,7 +62,7 @@ impl Raw {
 }
 
 impl Entry {
-    /// A pair of a flag.
+    /// A key and value of a flag.
     pub(crate) fn word(key: &str, text: impl Into<String>, origin: &Origin) -> Entry {
         Entry { key: key.to_owned(), raw: Raw::word(text, origin) }
     }

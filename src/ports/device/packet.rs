@@ -66,7 +66,7 @@ impl PortDevice for PacketDevice {
         Ok(())
     }
 
-    /// The interface's own, whatever that is.
+    /// The interface's own MTU, which applies unless the port has a smaller one.
     fn usual_mtu(&self) -> u32 {
         u32::MAX
     }
