@@ -116,9 +116,9 @@ impl Levels {
     }
 
     /// The level of all, and the levels of parts that have their own.
-    pub(crate) fn words(&self) -> (&'static str, impl Iterator<Item = (&'static str, &'static str)>) {
-        let own = PARTS.iter().zip(self.parts).filter_map(|(part, level)| Some((*part, word(level?))));
-        (word(self.general), own)
+    pub(crate) fn each(&self) -> (LevelFilter, impl Iterator<Item = (&'static str, LevelFilter)>) {
+        let own = PARTS.iter().zip(self.parts).filter_map(|(part, level)| Some((*part, level?)));
+        (self.general, own)
     }
 
     fn change(&mut self, change: Change) {
@@ -258,8 +258,8 @@ mod tests {
     #[test]
     fn the_level_of_all_is_that_of_all() {
         let mut levels: Levels = "tunnel=debug,error".parse().unwrap();
-        let (general, own) = levels.words();
-        assert_eq!((general, own.collect::<Vec<_>>()), ("error", vec![("tunnel", "debug")]));
+        let (general, own) = levels.each();
+        assert_eq!((general, own.collect::<Vec<_>>()), (LevelFilter::ERROR, vec![("tunnel", LevelFilter::DEBUG)]));
         levels.change(Change::new(None, "info").unwrap());
         assert_eq!(levels, Levels::default());
         assert_eq!(Change::new(Some("tunnel"), "trace").unwrap().to_string(), "tunnel=trace");

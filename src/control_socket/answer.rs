@@ -1,6 +1,6 @@
-//! What is taken from requests, and what is said where there is no good answer: always a [`views::Problem`].
+//! Extractors for parameters and bodies, and error responses, whose body is always a [`Problem`].
 
-use api::Refusal;
+use api::{Problem, Refusal};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -11,27 +11,28 @@ use utoipa::Modify;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
 
-use super::views;
-
+/// An error response.
 pub(super) fn problem(status: StatusCode, what: &str) -> Response {
-    (status, Json(views::Problem { error: what.to_owned() })).into_response()
+    (status, Json(Problem { error: what.to_owned() })).into_response()
 }
 
-/// Too many ask, or the daemon ends.
+/// The response if too many requests wait, or the daemon ends.
 pub(super) fn busy() -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, "the switch is busy or about to end; try again")
+    problem(StatusCode::SERVICE_UNAVAILABLE, "the switch is busy or shutting down; try again")
 }
 
+/// The response where there is no address translation.
 pub(super) fn without_nat() -> Response {
     problem(StatusCode::NOT_FOUND, "there is no translation: the switch has no uplink in nat mode")
 }
 
+/// The response to a request that is refused.
 pub(super) fn refused(refusal: Refusal) -> Response {
     let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     problem(status, &refusal.to_string())
 }
 
-/// A body in JSON.
+/// A request body in JSON.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -43,7 +44,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// What stands behind a path's `?`.
+/// Query parameters.
 pub(super) struct Parameters<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
@@ -55,7 +56,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     }
 }
 
-/// What stands in a path.
+/// A parameter in the path.
 pub(super) struct InPath<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<T> {
@@ -67,7 +68,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<
     }
 }
 
-/// Describes what every path may answer besides what is said at it.
+/// Adds the responses that every operation may have to the description.
 #[derive(Debug)]
 pub(super) struct Everywhere;
 
@@ -81,13 +82,13 @@ impl Modify for Everywhere {
 }
 
 fn describe(operation: &mut Operation) {
-    let mut answers = vec![("403", "no right to this"), ("503", "the switch is busy or about to end")];
+    let mut answers = vec![("403", "Forbidden"), ("503", "The switch is busy or shutting down")];
     if operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty()) || operation.request_body.is_some() {
-        answers.push(("400", "not understood"));
+        answers.push(("400", "Bad request"));
     }
     if operation.request_body.is_some() {
-        answers.extend([("413", "a body of more than 256 KiB"), ("415", "a body that is not said to be JSON")]);
-        answers.push(("422", "a body that is not of the form that is wanted"));
+        answers.extend([("413", "Request body of more than 256 KiB"), ("415", "Content type of the request body is not JSON")]);
+        answers.push(("422", "Request body does not match its schema"));
     }
     for (status, what) in answers {
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();

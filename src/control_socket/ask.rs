@@ -18,7 +18,7 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// `None`: too many ask, or the daemon ends.
+    /// Sends a query; `None` if too many wait, or the daemon ends.
     pub(super) async fn ask<T>(&self, query: impl FnOnce(Reply<T>) -> Query) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.queries.try_send(query(reply)).ok()?;
@@ -26,7 +26,7 @@ impl Asker {
         answer.await.ok()
     }
 
-    /// The same where it can be refused.
+    /// Sends a query that can be refused.
     pub(super) async fn change<T>(&self, query: impl FnOnce(Reply<Result<T, Refusal>>) -> Query) -> Result<T, Response> {
         self.ask(query).await.ok_or_else(busy)?.map_err(refused)
     }

@@ -14,58 +14,38 @@ use ::capture::pcapng::{self, LINKTYPE_ETHERNET, LINKTYPE_RAW, Packet, PacketDir
 use ::capture::probe::Lost;
 use ::capture::ring::{Chunk, Reader};
 use ::capture::{Direction, Header, Verdict, Want};
+use api::Problem;
+use api::query::Captured;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
 use filter::Filter;
-use serde::Deserialize;
 use tokio::time::sleep;
-use utoipa::IntoParams;
 use vswitch::DropReason;
 
 use super::answer::{Parameters, problem};
 use super::ask::Asker;
 use super::lasting::Lasting;
 use super::query::Query;
-use super::views;
 use crate::watch::captures::{Begun, Life, PortNow};
 
-/// How often rings are looked at that were empty.
+/// How often empty rings are read again.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often it is told what was lost, if something was, and asked which ports there are.
+/// How often statistics of lost frames are written, and the list of ports is refreshed.
 const TELL: Duration = Duration::from_secs(1);
-/// The longest frame.
+/// Maximum length of a captured frame, in bytes.
 const MAX_SNAPLEN: u32 = 262_144;
 const MAX_SAMPLE: u32 = 1_000_000;
 
-/// Which frames are captured.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, default)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Wanted {
-    /// At this port only; left out or `any`: at all
-    port: Option<String>,
-    /// In the words of tcpdump, see docs/capture.md
-    filter: Option<String>,
-    /// Only what is dropped
-    drops: bool,
-    /// At most so many bytes of each [default: all]
-    snaplen: Option<u32>,
-    /// One of so many, in the mean [default: 1]
-    sample: Option<u32>,
-    /// Ends after so many
-    count: Option<u64>,
-}
-
-/// Frames as they go by, in pcapng, until the reader goes
-#[utoipa::path(get, path = "/v1/capture", params(Wanted), responses(
+/// Capture frames, as a stream in pcapng format
+#[utoipa::path(get, path = "/v1/capture", params(Captured), responses(
     (status = 200, body = String, content_type = "application/x-pcapng"),
-    (status = 404, description = "there is no such port", body = views::Problem),
-    (status = 409, description = "as many captures as can be run already", body = views::Problem),
+    (status = 404, description = "No such port", body = Problem),
+    (status = 409, description = "Too many captures", body = Problem),
 ))]
 pub(super) async fn stream(
     State(asker): State<Asker>,
-    Parameters(wanted): Parameters<Wanted>,
+    Parameters(wanted): Parameters<Captured>,
     lasting: Lasting,
 ) -> Result<Response, Response> {
     let unfit = |what: &str| problem(axum::http::StatusCode::BAD_REQUEST, what);
@@ -73,11 +53,11 @@ pub(super) async fn stream(
     let filter = filter.map(str::parse::<Filter>).transpose().map_err(|error| unfit(&error.to_string()))?;
     let snaplen = wanted.snaplen.unwrap_or(MAX_SNAPLEN);
     if snaplen == 0 || snaplen > MAX_SNAPLEN {
-        return Err(unfit("snaplen is from 1 to 262144"));
+        return Err(unfit("snaplen must be from 1 to 262144"));
     }
     let sample = wanted.sample.unwrap_or(1);
     if sample == 0 || sample > MAX_SAMPLE {
-        return Err(unfit("sample is from 1 to 1000000"));
+        return Err(unfit("sample must be from 1 to 1000000"));
     }
     let want = Want { port: None, filter, drops_only: wanted.drops, snaplen: snaplen as usize, sample };
     let port = wanted.port.filter(|port| port != "any");

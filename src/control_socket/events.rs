@@ -14,10 +14,10 @@ use tokio::sync::broadcast::{Receiver, Sender};
 use super::lasting::Lasting;
 use crate::events::now;
 
-/// What happens from now on, as server-sent events
+/// Follow events, as server-sent events
 ///
-/// Each has the name of its type, its number as id, and as data an Event in JSON. The answer ends when the reader does
-/// not take what comes for 30 seconds, or the daemon ends.
+/// Each has its type as name, its number as id, and an Event in JSON as data. The response ends when its reader does not
+/// read for 30 seconds, or the daemon ends.
 #[utoipa::path(get, path = "/v1/events", responses((status = 200, body = Event, content_type = "text/event-stream")))]
 pub(super) async fn follow(Extension(events): Extension<Sender<Arc<Event>>>, lasting: Lasting) -> Response {
     lasting.bound(Sse::new(following(events.subscribe())).into_response())

@@ -38,9 +38,7 @@ mod scrape;
 mod server;
 mod show;
 mod socket;
-pub(crate) mod story;
 mod trace;
-pub(crate) mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +54,9 @@ use listener::{Limits, Places};
 use rights::Rights;
 use server::Server;
 
+pub(crate) use conntrack::matches;
 pub(crate) use metrics::LATENCY_STEPS;
-pub(crate) use query::{MacTableNow, Query, Verb, WhichConnections};
+pub(crate) use query::{MacTableNow, Query, Verb};
 pub(crate) use scrape::{Scrape, ScrapeListener};
 pub(crate) use socket::ControlListener;
 

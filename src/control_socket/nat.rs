@@ -1,10 +1,10 @@
-//! What is translated to what.
+//! Mappings, outside addresses and published ports.
 
+use api::query::MappingList;
+use api::{Mapping, Nat, Problem, Protocol};
 use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::answer::{Parameters, busy, without_nat};
 use super::ask::Asker;
@@ -12,30 +12,19 @@ use super::conntrack::listed;
 use super::large::Large;
 use super::query::Query;
 use super::rights::Rights;
-use super::views;
 
-/// How many mappings
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Limit {
-    /// At most so many mappings [default: 10,000], of which 100,000 are given, and 10,000 to those who may only read
-    #[param(value_type = Option<u64>, maximum = 4294967295u32)]
-    limit: Option<u32>,
-}
-
-/// Outside addresses, published ports, and guests' endpoints outside
-#[utoipa::path(get, path = "/v1/nat", params(Limit), responses(
-    (status = 200, body = views::Nat),
-    (status = 404, description = "there is no translation", body = views::Problem),
+/// Outside addresses, published ports, and mappings
+#[utoipa::path(get, path = "/v1/nat", params(MappingList), responses(
+    (status = 200, body = Nat),
+    (status = 404, description = "No uplink in NAT mode", body = Problem),
 ))]
 pub(super) async fn list(
     State(asker): State<Asker>,
     Extension(rights): Extension<Rights>,
-    Parameters(limit): Parameters<Limit>,
+    Parameters(MappingList { limit }): Parameters<MappingList>,
     _: Large,
-) -> Result<Json<views::Nat>, Response> {
-    let most = listed(limit.limit, rights);
+) -> Result<Json<Nat>, Response> {
+    let most = listed(limit, rights);
     let (mut view, mut mappings) =
         asker.ask(|reply| Query::Nat { most, reply }).await.ok_or_else(busy)?.ok_or_else(without_nat)?;
     mappings
@@ -44,9 +33,9 @@ pub(super) async fn list(
     Ok(Json(view))
 }
 
-fn mapping_view(mapping: &::nat::PortMapping) -> views::Mapping {
-    views::Mapping {
-        protocol: mapping.protocol.to_string(),
+fn mapping_view(mapping: &::nat::PortMapping) -> Mapping {
+    Mapping {
+        protocol: Protocol(mapping.protocol.0),
         inside: mapping.inside.to_string(),
         outside: mapping.outside.to_string(),
         connections: mapping.connections as usize,

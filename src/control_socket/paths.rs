@@ -1,8 +1,8 @@
-//! The paths: a table of what leads where. What is behind them is in files by subject.
+//! The table of paths. Their handlers are in files by subject.
 
 use std::sync::Arc;
 
-use api::Event;
+use api::{Event, Problem};
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
@@ -15,12 +15,12 @@ use utoipa::OpenApi;
 use super::answer::{Everywhere, problem};
 use super::ask::Asker;
 use super::rights::{Guard, check, shows_payload};
-use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, trace, views};
+use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, trace};
 
-/// The longest body, in bytes.
+/// Maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
 
-/// The description of it all.
+/// The description of the API.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "vswitchd", description = "The control socket of vswitchd. GET changes nothing."),
@@ -54,7 +54,7 @@ const BODY_LIMIT: usize = 256 << 10;
         capture::stream,
         description,
     ),
-    components(schemas(views::Problem)),
+    components(schemas(Problem)),
     modifiers(&Everywhere)
 )]
 struct Description;
@@ -82,9 +82,9 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/capture", shows_payload(get(capture::stream)))
         .route("/v1/openapi.json", get(description))
         .route("/metrics", get(metrics::scrape))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such path; see /v1/openapi.json") })
         .method_not_allowed_fallback(|| async {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method; see /v1/openapi.json")
+            problem(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method; see /v1/openapi.json")
         })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn(refuse_long_bodies))
@@ -92,18 +92,18 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .with_state(asker)
 }
 
-/// This description
+/// This description (OpenAPI)
 #[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, body = serde_json::Value)))]
 async fn description() -> Json<utoipa::openapi::OpenApi> {
     Json(Description::openapi())
 }
 
-/// One that says how long it is need not be sent first.
+/// Refuses a body whose declared length is too long before it is received.
 async fn refuse_long_bodies(request: Request, next: Next) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > BODY_LIMIT) {
-        return problem(StatusCode::PAYLOAD_TOO_LARGE, "a body is at most 256 KiB long");
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, "the request body has more than 256 KiB");
     }
     next.run(request).await
 }

@@ -5,11 +5,11 @@
 use std::net::Ipv4Addr;
 
 use api::Refusal;
+use api::query::ConnectionFilter;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
-use super::{story, views};
 use crate::watch::captures::{Begun, PortNow};
 use crate::watch::traces::Following;
 
@@ -19,10 +19,10 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 /// What the control thread is asked, or told to change.
 #[derive(Debug)]
 pub(crate) enum Query {
-    Show(Reply<views::Show>),
-    Stats(Reply<views::Stats>),
+    Show(Reply<api::Show>),
+    Stats(Reply<api::Stats>),
     /// Both of one moment.
-    Metrics(Reply<(views::Stats, Vec<views::Tunnel>)>),
+    Metrics(Reply<(api::Stats, Vec<api::Tunnel>)>),
     /// Nothing but an answer.
     Health(Reply<()>),
     MacTable(Reply<MacTableNow>),
@@ -54,34 +54,34 @@ pub(crate) enum Query {
     },
     /// The ports that can be captured at now.
     CapturePorts(Reply<Vec<PortNow>>),
-    Neighbours(Reply<Vec<views::Neighbour>>),
+    Neighbours(Reply<Vec<api::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,
         reply: Reply<usize>,
     },
     /// How many match, and so many of them; `None` without a translation.
     Connections {
-        which: WhichConnections,
+        filter: ConnectionFilter,
         most: usize,
         reply: Reply<Option<(usize, Vec<::nat::Connection>)>>,
     },
     FlushConnections {
-        which: WhichConnections,
+        filter: ConnectionFilter,
         reply: Reply<Option<usize>>,
     },
     /// What was done, or would be.
     Reconfigure {
         verb: Verb,
         dry_run: bool,
-        reply: Reply<Result<Vec<views::Change>, Refusal>>,
+        reply: Reply<Result<Vec<api::Change>, Refusal>>,
     },
     /// All but the mappings, and those.
     Nat {
         most: usize,
-        reply: Reply<Option<(views::Nat, Vec<::nat::PortMapping>)>>,
+        reply: Reply<Option<(api::Nat, Vec<::nat::PortMapping>)>>,
     },
     /// What would become of an imaginary packet.
-    Imagine(Box<crate::trace::Words>, Reply<Result<story::Story, Refusal>>),
+    Imagine(Box<crate::trace::Words>, Reply<Result<api::Story, Refusal>>),
     /// The stories of the next real packets, of one port and by a filter if they are said.
     Follow {
         count: u32,
@@ -113,23 +113,4 @@ pub(crate) enum Verb {
     Unpublish(String),
     AddTunnel(String),
     DeleteTunnel(String),
-}
-
-/// Which connections a query is about: all of what is given has to match.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct WhichConnections {
-    pub(super) address: Option<Ipv4Addr>,
-    pub(super) port: Option<u16>,
-    pub(super) protocol: Option<::nat::Protocol>,
-}
-
-impl WhichConnections {
-    /// Does this connection match?
-    pub(crate) fn matches(&self, connection: &::nat::Connection) -> bool {
-        let ::nat::Connection { original, reply, .. } = connection;
-        let ends = [original.src, original.dst, reply.src, reply.dst];
-        self.address.is_none_or(|address| ends.iter().any(|end| end.address == address))
-            && self.port.is_none_or(|port| ends.iter().any(|end| end.port == port))
-            && self.protocol.is_none_or(|protocol| original.protocol == protocol)
-    }
 }

@@ -1,8 +1,9 @@
-//! What happens to packets: imagined ones, and real ones as they come.
+//! Traces of packets, imaginary and real.
 
 use std::time::Duration;
 
-use api::Refusal;
+use api::query::{Followed, Imagined};
+use api::{End, Problem, Refusal, Story};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -10,67 +11,42 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use filter::Filter;
 use futures_util::{Stream, stream};
-use serde::Deserialize;
 use tokio::time::sleep;
-use utoipa::IntoParams;
 
 use super::answer::{Parameters, problem, refused};
 use super::ask::Asker;
 use super::lasting::Lasting;
 use super::query::Query;
-use super::story;
 use crate::trace::{self, Words};
 use crate::watch::traces::Following;
 
-/// How often it is looked whether a story is there.
+/// How often the ring of stories is read.
 const LOOK: Duration = Duration::from_millis(50);
-/// After the last packet was taken, its story is there within this, or lost with a worker's batch.
+/// Reads after the last packet was taken; a story that is not there by then was lost with a batch of its worker.
 const LAST_LOOKS: u32 = 40;
-/// So many stories at most.
+/// Maximum number of stories.
 const MOST: u32 = 1_000_000;
 
-/// An imaginary packet
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Imagined {
-    /// Its words, such as `port=tap0,src=10.0.0.2,dst=198.51.100.7,tcp,dport=80`
-    packet: String,
-}
-
-/// What would happen to an imaginary packet; nothing changes by it
+/// Trace an imaginary packet; changes nothing
 #[utoipa::path(get, path = "/v1/trace", params(Imagined), responses(
-    (status = 200, body = story::Story),
-    (status = 404, description = "there is no such port", body = super::views::Problem),
-    (status = 409, description = "nothing can come in by that port now", body = super::views::Problem),
-    (status = 422, description = "words that are no packet", body = super::views::Problem),
+    (status = 200, body = Story),
+    (status = 404, description = "No such port", body = Problem),
+    (status = 409, description = "The port cannot receive now", body = Problem),
+    (status = 422, description = "Not a description of a packet", body = Problem),
 ))]
 pub(super) async fn imagine(
     State(asker): State<Asker>,
     Parameters(Imagined { packet }): Parameters<Imagined>,
-) -> Result<Json<story::Story>, Response> {
-    let words: Words = packet.parse().map_err(|problem| refused(Refusal::Unprocessable(problem)))?;
+) -> Result<Json<Story>, Response> {
+    let words: Words = packet.parse().map_err(|error| refused(Refusal::Unprocessable(error)))?;
     asker.change(|reply| Query::Imagine(Box::new(words), reply)).await.map(Json)
 }
 
-/// Which real packets
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Followed {
-    /// So many, 1 to 1,000,000
-    count: u32,
-    /// Those that come in through this port
-    port: Option<String>,
-    /// Of these, those that a filter in tcpdump's words takes
-    filter: Option<String>,
-}
-
-/// What happens to the next real packets: JSON, a line for each, and one at the end
+/// Trace the next packets: a Story in JSON per line, and an End in the last line
 #[utoipa::path(get, path = "/v1/trace/live", params(Followed), responses(
-    (status = 200, body = story::Story, content_type = "application/x-ndjson"),
-    (status = 404, description = "there is no such port", body = super::views::Problem),
-    (status = 409, description = "too many are traced already", body = super::views::Problem),
+    (status = 200, body = Story, content_type = "application/x-ndjson"),
+    (status = 404, description = "No such port", body = Problem),
+    (status = 409, description = "Too many live traces", body = Problem),
 ))]
 pub(super) async fn follow(
     State(asker): State<Asker>,
@@ -92,7 +68,7 @@ struct Telling {
     following: Following,
     count: u32,
     told: u32,
-    /// Looks in vain since nothing more was wanted.
+    /// Reads without a story since the last packet was taken.
     waited: u32,
     is_over: bool,
 }
@@ -117,7 +93,7 @@ impl Telling {
                 self.is_over = true;
                 let Following { live, .. } = &self.following;
                 let port_is_gone = self.following.port_is_gone();
-                return line(&story::End { told: self.told, lost: live.lost(), port_is_gone });
+                return line(&End { told: self.told, lost: live.lost(), port_is_gone });
             }
             sleep(LOOK).await;
         }

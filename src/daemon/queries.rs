@@ -1,7 +1,7 @@
 //! Queries of the control socket and of scrapers: each goes to the part that answers it.
 
 use super::Daemon;
-use crate::control_socket::{MacTableNow, Query};
+use crate::control_socket::{MacTableNow, Query, matches};
 use crate::watch::traces;
 
 /// Queries that are answered before devices have their turn.
@@ -41,9 +41,9 @@ impl Daemon {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names: self.view().port_names() }));
             }
             Query::Neighbours(reply) if !reply.is_closed() => drop(reply.send(self.view().neighbours())),
-            Query::Connections { which, most, reply } if !reply.is_closed() => {
+            Query::Connections { filter, most, reply } if !reply.is_closed() => {
                 let now = self.fabric.now();
-                let find = |nat: &nat::Nat| nat.find_connections(now, most, |connection| which.matches(connection));
+                let find = |nat: &nat::Nat| nat.find_connections(now, most, |connection| matches(&filter, connection));
                 drop(reply.send(self.edge.nat().map(|nat| find(nat))));
             }
             Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.view().nat(most))),
@@ -70,7 +70,7 @@ impl Daemon {
                 drop(reply.send(self.view().flush_macs(bridge.as_deref(), port.as_deref(), vlan)));
             }
             Query::FlushNeighbours { address, reply } => drop(reply.send(self.view().flush_neighbours(address))),
-            Query::FlushConnections { which, reply } => drop(reply.send(self.view().flush_connections(&which))),
+            Query::FlushConnections { filter, reply } => drop(reply.send(self.view().flush_connections(&filter))),
             Query::Reconfigure { verb, dry_run, reply } => drop(reply.send(self.reconfigure(&verb, dry_run))),
             _ => {}
         }

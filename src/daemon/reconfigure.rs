@@ -32,7 +32,7 @@ use vswitch::{BridgeId, PortId};
 
 use super::check::check_way_out;
 use super::{Daemon, warn};
-use crate::control_socket::{Verb, views};
+use crate::control_socket::Verb;
 use crate::edge::router::NewRules;
 use crate::fabric::queues_of;
 use crate::model::bridge_id;
@@ -48,7 +48,7 @@ struct Prepared {
 
 impl Daemon {
     /// Makes the change that a verb of the control socket requests, or with `dry_run` returns it only.
-    pub(super) fn reconfigure(&mut self, verb: &Verb, dry_run: bool) -> Result<Vec<views::Change>, Refusal> {
+    pub(super) fn reconfigure(&mut self, verb: &Verb, dry_run: bool) -> Result<Vec<api::Change>, Refusal> {
         let desired = self.desired_by(verb).map_err(|error| match error {
             EditError::NoSuch(error) => Refusal::NotFound(error.to_string()),
             EditError::Refused(error) => Refusal::BadRequest(error.to_string()),
@@ -251,9 +251,9 @@ fn shown(action: config::Action) -> Action {
     }
 }
 
-fn view(change: &Change) -> views::Change {
-    views::Change {
-        action: change.action.name().to_owned(),
+fn view(change: &Change) -> api::Change {
+    api::Change {
+        action: shown(change.action),
         kind: change.kind.to_owned(),
         name: change.name.clone(),
         text: change.text.clone(),

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use api::State;
 use hdrhistogram::Histogram;
 use netio::backlog::receive_queue;
 use vswitch::mac_table::MacTableStats;
@@ -9,7 +10,7 @@ use vswitch::neighbour::MAX_NEIGHBOURS;
 use vswitch::{Counters, PortId};
 
 use super::view::{View, nat_stats};
-use crate::control_socket::{LATENCY_STEPS, views};
+use crate::control_socket::LATENCY_STEPS;
 use crate::edge::UplinkPort;
 use crate::edge::router::RouterControl;
 use crate::fabric::report::{PortReport, Report};
@@ -24,7 +25,7 @@ const DIGITS: u8 = 3;
 struct PortNow {
     bridge: Option<String>,
     namespace: Option<String>,
-    state: Option<String>,
+    state: Option<State>,
     kernel_dropped: u64,
     rx_queue: Option<u64>,
     tx_queue: Option<(u64, u64)>,
@@ -32,14 +33,14 @@ struct PortNow {
 
 impl View<'_> {
     /// All counters.
-    pub(super) fn stats(&self, report: &Report) -> views::Stats {
-        let tables = self.fabric.bridges.iter().map(|bridge| views::BridgeStats {
+    pub(super) fn stats(&self, report: &Report) -> api::Stats {
+        let tables = self.fabric.bridges.iter().map(|bridge| api::BridgeStats {
             name: bridge.config.name.clone(),
             mac_table: table_stats(bridge.table.stats(), bridge.table.size()),
         });
-        let bridges: Vec<views::BridgeStats> = tables.collect();
+        let bridges: Vec<api::BridgeStats> = tables.collect();
         let capacity = self.fabric.slots.capacity();
-        views::Stats {
+        api::Stats {
             ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, report))).collect(),
             mac_table: together(bridges.iter().map(|bridge| &bridge.mac_table)),
             bridges,
@@ -55,7 +56,7 @@ impl View<'_> {
     }
 
     /// The latency of all workers' pipelines.
-    pub(super) fn latency(&self) -> views::Latency {
+    pub(super) fn latency(&self) -> api::Latency {
         latency_of(self.fabric.workers.iter().map(|(_, own)| &own.latency))
     }
 
@@ -66,7 +67,7 @@ impl View<'_> {
             return PortNow {
                 bridge,
                 namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
-                state: Some(port.state_name().to_owned()),
+                state: Some(port.state()),
                 kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
                 rx_queue: device.and_then(PortDevice::rx_queue),
                 tx_queue: device.and_then(PortDevice::tx_queue),
@@ -75,7 +76,7 @@ impl View<'_> {
         if let Some(uplink) = self.edge.uplink.as_ref().filter(|uplink| uplink.id == id) {
             return PortNow {
                 bridge,
-                state: Some(uplink.shown_state().name().to_owned()),
+                state: Some(uplink.shown_state()),
                 kernel_dropped: report.kernel_dropped,
                 rx_queue: rx_queue_of(uplink),
                 ..PortNow::default()
@@ -90,9 +91,9 @@ fn rx_queue_of(uplink: &UplinkPort) -> Option<u64> {
     Some(queues.filter_map(|queue| receive_queue(queue).ok()).map(u64::from).sum())
 }
 
-fn port_view(port: &PortReport, now: PortNow) -> views::PortStats {
+fn port_view(port: &PortReport, now: PortNow) -> api::PortStats {
     let totals = &port.totals;
-    views::PortStats {
+    api::PortStats {
         name: port.name.clone(),
         bridge: now.bridge,
         namespace: now.namespace,
@@ -115,14 +116,14 @@ fn port_view(port: &PortReport, now: PortNow) -> views::PortStats {
     }
 }
 
-fn table_stats(stats: MacTableStats, size: usize) -> views::MacTableStats {
+fn table_stats(stats: MacTableStats, size: usize) -> api::MacTableStats {
     let MacTableStats { learned, moved, evicted, expired, entries, statics } = stats;
-    views::MacTableStats { entries, statics, size, learned, moved, evicted, expired }
+    api::MacTableStats { entries, statics, size, learned, moved, evicted, expired }
 }
 
 /// The counters of all tables added up.
-fn together<'a>(tables: impl Iterator<Item = &'a views::MacTableStats>) -> views::MacTableStats {
-    tables.fold(table_stats(MacTableStats::default(), 0), |sum, table| views::MacTableStats {
+fn together<'a>(tables: impl Iterator<Item = &'a api::MacTableStats>) -> api::MacTableStats {
+    tables.fold(table_stats(MacTableStats::default(), 0), |sum, table| api::MacTableStats {
         entries: sum.entries + table.entries,
         statics: sum.statics + table.statics,
         size: sum.size + table.size,
@@ -133,14 +134,14 @@ fn together<'a>(tables: impl Iterator<Item = &'a views::MacTableStats>) -> views
     })
 }
 
-fn neighbour_stats(router: &RouterControl) -> views::NeighbourStats {
+fn neighbour_stats(router: &RouterControl) -> api::NeighbourStats {
     let vswitch::NeighbourStats { known, incomplete, kept } = router.neighbours().stats();
-    views::NeighbourStats { known, max: MAX_NEIGHBOURS, incomplete, held_packets: kept }
+    api::NeighbourStats { known, max: MAX_NEIGHBOURS, incomplete, held_packets: kept }
 }
 
-fn worker_stats(counters: &Counters, own: &WorkerCounters, ports: usize) -> views::WorkerStats {
+fn worker_stats(counters: &Counters, own: &WorkerCounters, ports: usize) -> api::WorkerStats {
     let frames = (0..ports).filter_map(|port| counters.port(PortId(port as u16)));
-    views::WorkerStats {
+    api::WorkerStats {
         batches: own.batches.load(),
         frames: frames.map(|port| port.rx_frames.load()).sum(),
         panics: own.panics.load(),
@@ -159,15 +160,15 @@ fn in_steps(latency: &Latency) -> Vec<u64> {
 }
 
 /// The latency over all workers.
-fn latency_of<'a>(workers: impl Iterator<Item = &'a Latency> + Clone) -> views::Latency {
+fn latency_of<'a>(workers: impl Iterator<Item = &'a Latency> + Clone) -> api::Latency {
     let longest = workers.clone().map(Latency::longest).max().unwrap_or(0);
     // Bounds of which there can be one.
-    let Ok(mut all) = Histogram::<u64>::new_with_max(longest.max(2), DIGITS) else { return views::Latency::default() };
+    let Ok(mut all) = Histogram::<u64>::new_with_max(longest.max(2), DIGITS) else { return api::Latency::default() };
     for (nanos, count) in workers.flat_map(Latency::counts) {
         all.saturating_record_n(nanos, count);
     }
     let at = |quantile| all.value_at_quantile(quantile).min(longest);
-    views::Latency { samples: all.len(), p50_ns: at(0.5), p99_ns: at(0.99), p999_ns: at(0.999), max_ns: longest }
+    api::Latency { samples: all.len(), p50_ns: at(0.5), p99_ns: at(0.99), p999_ns: at(0.999), max_ns: longest }
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 use std::net::Ipv4Addr;
 
 use api::Refusal;
+use api::query::ConnectionFilter;
 use config::unknown_bridge;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 use vswitch::{Domain, MacTable, PortId, PortKind};
 
 use super::view::View;
-use crate::control_socket::WhichConnections;
+use crate::control_socket::matches;
 use crate::model::port_vlan;
 
 impl View<'_> {
@@ -68,9 +69,9 @@ impl View<'_> {
     }
 
     /// Ends connections. Returns their number; `None` without NAT.
-    pub(super) fn flush_connections(&self, which: &WhichConnections) -> Option<usize> {
+    pub(super) fn flush_connections(&self, filter: &ConnectionFilter) -> Option<usize> {
         let nat = self.edge.nat()?;
-        Some(nat.flush(self.fabric.now(), |connection| which.matches(connection)))
+        Some(nat.flush(self.fabric.now(), |connection| matches(filter, connection)))
     }
 
     /// The port of this name behind which stations can be.

@@ -5,12 +5,13 @@
 
 use std::time::SystemTime;
 
+use ::tunnel::FramingKind;
+use api::{AddressKind, PortKind, Protocol, State, TunnelKind, UplinkMode};
 use config::Publish;
 use packet::VlanId;
 use vswitch::UPLINK;
 use vswitch::{BridgeId, PortId, PortTotals};
 
-use crate::control_socket::views;
 use crate::edge::router::RouterControl;
 use crate::edge::{Edge, UplinkPort};
 use crate::fabric::Fabric;
@@ -56,16 +57,16 @@ impl View<'_> {
     }
 
     /// The switch as a whole.
-    pub(super) fn show(&self, report: &Report) -> views::Show {
+    pub(super) fn show(&self, report: &Report) -> api::Show {
         let interfaces = self.edge.interfaces();
-        let gateway = |interface: &vswitch::Interface| views::Gateway {
+        let gateway = |interface: &vswitch::Interface| api::Gateway {
             bridge: self.fabric.bridges.name(interface.domain.bridge).to_owned(),
             vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
         };
-        let bridge = |(number, bridge): (usize, &Bridge)| views::Bridge {
+        let bridge = |(number, bridge): (usize, &Bridge)| api::Bridge {
             name: bridge.config.name.clone(),
             workers: self.fabric.workers.len(),
             mac_entries: bridge.table.stats().entries,
@@ -73,9 +74,9 @@ impl View<'_> {
             mac_aging_time: bridge.config.mac_aging_time,
             gateways: interfaces.iter().filter(|one| one.domain.bridge.index() == number).map(gateway).collect(),
         };
-        let bridges: Vec<views::Bridge> = self.fabric.bridges.iter().enumerate().map(bridge).collect();
+        let bridges: Vec<api::Bridge> = self.fabric.bridges.iter().enumerate().map(bridge).collect();
         let uplink = self.edge.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink));
-        views::Show {
+        api::Show {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.fabric.now().secs().into(),
@@ -91,15 +92,15 @@ impl View<'_> {
     }
 
     /// All tunnels and their peers.
-    pub(super) fn tunnels(&self, report: &Report) -> Vec<views::Tunnel> {
+    pub(super) fn tunnels(&self, report: &Report) -> Vec<api::Tunnel> {
         self.tunnels.tunnels().map(|(spec, peers)| self.tunnel_view(spec, peers, report)).collect()
     }
 
-    fn uplink_view(&self, uplink: &UplinkPort) -> views::Uplink {
-        views::Uplink {
+    fn uplink_view(&self, uplink: &UplinkPort) -> api::Uplink {
+        api::Uplink {
             interface: uplink.interface.clone(),
-            mode: if uplink.is_bridged() { "bridge" } else { "nat" }.to_owned(),
-            state: uplink.shown_state().name().to_owned(),
+            mode: if uplink.is_bridged() { UplinkMode::Bridge } else { UplinkMode::Nat },
+            state: uplink.shown_state(),
             mtu: uplink.state().map(|state| state.mtu),
             outside: self.edge.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string()),
         }
@@ -117,11 +118,11 @@ impl View<'_> {
     }
 
     fn problems(&self) -> Vec<String> {
-        let bad = |state: &str| matches!(state, "down" | "gone");
-        let ports = self.ports.iter().filter_map(|port| self.port_view(port)).filter(|port| bad(&port.state));
+        let bad = |state: State| matches!(state, State::Down | State::Gone);
+        let ports = self.ports.iter().filter_map(|port| self.port_view(port)).filter(|port| bad(port.state));
         let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
-        let uplink = self.edge.uplink.as_ref().filter(|uplink| bad(uplink.shown_state().name()));
-        problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink.shown_state().name())));
+        let uplink = self.edge.uplink.as_ref().filter(|uplink| bad(uplink.shown_state()));
+        problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink.shown_state())));
         if self.edge.router.as_ref().is_some_and(|router| router.nat().is_some() && router.outside().is_none()) {
             problems.push("the uplink has no address, so no guest gets out".to_owned());
         }
@@ -137,7 +138,7 @@ impl View<'_> {
     }
 
     /// The neighbours that the router knows, by network and address.
-    pub(super) fn neighbours(&self) -> Vec<views::Neighbour> {
+    pub(super) fn neighbours(&self) -> Vec<api::Neighbour> {
         let Some(router) = &self.edge.router else { return Vec::new() };
         let network = |id: vswitch::InterfaceId| {
             let Some(interface) = router.interfaces().get(usize::from(id.0)).filter(|_| id != UPLINK) else {
@@ -152,7 +153,7 @@ impl View<'_> {
         };
         let mut entries = router.neighbours().entries(self.fabric.now());
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
-        let view = |entry: vswitch::NeighbourEntry| views::Neighbour {
+        let view = |entry: vswitch::NeighbourEntry| api::Neighbour {
             network: network(entry.interface),
             address: entry.address.to_string(),
             mac: entry.mac.map(|mac| mac.to_string()),
@@ -162,24 +163,23 @@ impl View<'_> {
     }
 
     /// The translation, and at most `most` of its mappings.
-    pub(super) fn nat(&self, most: usize) -> Option<(views::Nat, Vec<nat::PortMapping>)> {
+    pub(super) fn nat(&self, most: usize) -> Option<(api::Nat, Vec<nat::PortMapping>)> {
         let router = self.edge.router.as_ref()?;
         let (total, mappings) = router.nat()?.mappings(most);
         let stats = nat_stats(router.nat()?);
-        let address = |external: &nat::External| views::OutsideAddress {
+        let address = |external: &nat::External| api::OutsideAddress {
             address: external.address.to_string(),
             kind: match external.kind {
-                nat::ExternalKind::Own => "own",
-                nat::ExternalKind::Shared => "shared",
-                nat::ExternalKind::OneToOne(_) => "one-to-one",
-            }
-            .to_owned(),
+                nat::ExternalKind::Own => AddressKind::Own,
+                nat::ExternalKind::Shared => AddressKind::Shared,
+                nat::ExternalKind::OneToOne(_) => AddressKind::OneToOne,
+            },
             guest: match external.kind {
                 nat::ExternalKind::OneToOne(guest) => Some(guest.to_string()),
                 nat::ExternalKind::Own | nat::ExternalKind::Shared => None,
             },
         };
-        let view = views::Nat {
+        let view = api::Nat {
             addresses: router.externals().iter().map(address).collect(),
             published: router.config().publish.iter().map(Publish::to_string).collect(),
             total,
@@ -190,39 +190,39 @@ impl View<'_> {
     }
 
     /// The state of a port. Places for guests that never had a guest are shown as one.
-    fn port_view(&self, port: &ManagedPort) -> Option<views::Port> {
+    fn port_view(&self, port: &ManagedPort) -> Option<api::Port> {
         let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
-        Some(views::Port {
+        Some(api::Port {
             name,
             bridge: port.config.is_bridged().then(|| self.fabric.bridges.name(bridge_id(port.config.bridge)).to_owned()),
-            kind: port.kind_name().to_owned(),
+            kind: port.kind(),
             namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
             vlan: port.config.vlan_text(),
-            state: port.state_name().to_owned(),
+            state: port.state(),
             mtu: port.link().map(|link| link.mtu).or(port.config.mtu),
             device: port.device().map_or_else(String::new, PortDevice::summary),
         })
     }
 
     /// An uplink in bridge mode is a port of a bridge like others.
-    fn bridged_uplink_view(&self, uplink: &UplinkPort) -> Option<views::Port> {
-        uplink.bridge().map(|bridge| views::Port {
+    fn bridged_uplink_view(&self, uplink: &UplinkPort) -> Option<api::Port> {
+        uplink.bridge().map(|bridge| api::Port {
             name: uplink.interface.clone(),
             bridge: Some(self.fabric.bridges.name(bridge).to_owned()),
-            kind: "uplink".to_owned(),
+            kind: PortKind::Uplink,
             namespace: None,
             vlan: "trunk of all VLANs".to_owned(),
-            state: uplink.shown_state().name().to_owned(),
+            state: uplink.shown_state(),
             mtu: uplink.state().map(|state| state.mtu),
             device: String::new(),
         })
     }
 
-    fn tunnel_view<'a>(&self, spec: &TunnelSpec, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> views::Tunnel {
+    fn tunnel_view<'a>(&self, spec: &TunnelSpec, peers: impl Iterator<Item = &'a PeerControl>, report: &Report) -> api::Tunnel {
         let peer = |peer: &PeerControl| {
             let counted = report.ports.get(peer.id.index());
             let number = |of: fn(&PortTotals) -> u64| counted.map_or(0, |port| of(&port.totals));
-            views::Peer {
+            api::Peer {
                 address: peer.address.to_string(),
                 mtu: peer.mtu(spec),
                 source: peer.source().map(|source| source.to_string()),
@@ -234,10 +234,14 @@ impl View<'_> {
                 dropped: number(PortTotals::dropped),
             }
         };
-        views::Tunnel {
+        api::Tunnel {
             name: spec.name.clone(),
             bridge: spec.bridge().map(|bridge| self.fabric.bridges.name(bridge).to_owned()),
-            kind: spec.framing.kind().name().to_owned(),
+            kind: match spec.framing.kind() {
+                FramingKind::Vxlan => TunnelKind::Vxlan,
+                FramingKind::Ethernet => TunnelKind::Udp,
+                FramingKind::Ip => TunnelKind::UdpIp,
+            },
             vni: spec.framing.vni().map(::tunnel::Vni::number),
             local: spec.local.map(|local| local.to_string()),
             port: spec.port,
@@ -250,9 +254,9 @@ impl View<'_> {
     pub(super) fn capture_ports(&self) -> Vec<PortNow> {
         let mut ports: Vec<PortNow> = Vec::new();
         for port in self.ports.iter() {
-            let (kind, vlan) = (port.kind_name(), port.config.vlan_text());
+            let (kind, vlan) = (port.kind(), port.config.vlan_text());
             let is_raw = !port.config.is_bridged();
-            let description = if is_raw || vlan.is_empty() { kind.to_owned() } else { format!("{kind}, {vlan}") };
+            let description = if is_raw || vlan.is_empty() { kind.to_string() } else { format!("{kind}, {vlan}") };
             ports.push(PortNow { id: port.id.0, name: port.name().to_owned(), description, is_raw, is_there: !port.is_unused() });
         }
         let uplink = |uplink: &UplinkPort| {
@@ -283,16 +287,16 @@ impl View<'_> {
 }
 
 /// Connections, mappings, ports and fragments of the translation.
-pub(super) fn nat_stats(nat: &nat::Nat) -> views::NatStats {
+pub(super) fn nat_stats(nat: &nat::Nat) -> api::NatStats {
     let nat::NatStats { connections, mappings, opened, expired, flushed } = nat.stats();
     let (datagrams, held_frames) = nat.fragments_now();
-    let ports = |usage: nat::PortUsage| views::NatPorts {
+    let ports = |usage: nat::PortUsage| api::NatPorts {
         address: usage.address.to_string(),
-        protocol: usage.protocol.to_string(),
+        protocol: Protocol(usage.protocol.0),
         used: usage.used,
         free: usage.free,
     };
-    views::NatStats {
+    api::NatStats {
         connections,
         mappings,
         opened,
@@ -300,6 +304,6 @@ pub(super) fn nat_stats(nat: &nat::Nat) -> views::NatStats {
         flushed,
         max_connections: nat.config().max_connections,
         ports: nat.port_usage().into_iter().map(ports).collect(),
-        fragments: views::FragmentStats { datagrams, max_datagrams: nat::fragments::DATAGRAMS, held_frames },
+        fragments: api::FragmentStats { datagrams, max_datagrams: nat::fragments::DATAGRAMS, held_frames },
     }
 }

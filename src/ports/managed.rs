@@ -19,6 +19,7 @@
 use std::io;
 use std::time::Duration;
 
+use api::State;
 use config::PortKind;
 use netio::LinkState;
 use netio::guest::Stream;
@@ -231,23 +232,23 @@ impl ManagedPort {
     }
 
     /// Its state as `show` names it.
-    pub(crate) fn state_name(&self) -> &'static str {
+    pub(crate) fn state(&self) -> State {
         match self.link() {
-            Some(link) if link.up => "up",
-            Some(_) => "down",
-            None if self.is_free() => "waiting",
-            None => "gone",
+            Some(link) if link.up => State::Up,
+            Some(_) => State::Down,
+            None if self.is_free() => State::Waiting,
+            None => State::Gone,
         }
     }
 
     /// The kind of its device as `show` names it.
-    pub(crate) fn kind_name(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> api::PortKind {
         match &self.config.kind {
-            PortKind::Tun(_) => "tun",
-            PortKind::Tap(_) => "tap",
-            PortKind::Packet(_) => "packet",
-            PortKind::Stream(_) => "stream",
-            PortKind::Dgram(_) => "dgram",
+            PortKind::Tun(_) => api::PortKind::Tun,
+            PortKind::Tap(_) => api::PortKind::Tap,
+            PortKind::Packet(_) => api::PortKind::Packet,
+            PortKind::Stream(_) => api::PortKind::Stream,
+            PortKind::Dgram(_) => api::PortKind::Dgram,
         }
     }
 

@@ -1,11 +1,10 @@
-//! Stories in words.
+//! Stories as text.
 
+use api::{StepKind, VerdictKind};
 use nat::{Basis, Side};
 use packet::vlan::TagAction;
 use packet::{EtherType, MacAddr};
 use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
-
-use crate::control_socket::story as views;
 
 /// Ports by their numbers.
 #[derive(Clone, Default, Debug)]
@@ -27,14 +26,14 @@ impl Names {
 }
 
 /// A story as it is shown.
-pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> views::Story {
+pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> api::Story {
     let port = story.came_in_by().map(|id| names.of(id));
     let arrived = match &port {
         Some(name) => format!("comes in by {name}"),
         None => "had waited within the switch".to_owned(),
     };
-    let first = views::Step { step: "arrived".to_owned(), text: arrived, port: port.clone(), ..views::Step::default() };
-    views::Story {
+    let first = api::Step { port: port.clone(), ..api::Step::new(StepKind::Arrived, arrived) };
+    api::Story {
         at: story.at.as_millis(),
         packet: describe(story.is_packet(), story.head()),
         len: story.len,
@@ -46,7 +45,7 @@ pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> views
     }
 }
 
-fn verdict(story: &Story, names: &Names) -> views::Verdict {
+fn verdict(story: &Story, names: &Names) -> api::Verdict {
     let (verdict, reason, text) = match story.verdict() {
         Verdict::Sent(count) => {
             let mut ports: Vec<String> = Vec::new();
@@ -60,14 +59,14 @@ fn verdict(story: &Story, names: &Names) -> views::Verdict {
                 more if ports.is_empty() => ports.push(format!("{more} ports")),
                 more => ports.push(format!("and {more} more")),
             }
-            ("sent", None, format!("leaves by {}", ports.join(", ")))
+            (VerdictKind::Sent, None, format!("leaves by {}", ports.join(", ")))
         }
-        Verdict::Dropped(reason) => ("dropped", Some(reason), format!("dropped: {}", why(reason))),
-        Verdict::Answered => ("answered", None, "answered by the switch".to_owned()),
-        Verdict::Waits => ("waits", None, "waits within the switch".to_owned()),
-        Verdict::Taken => ("taken", None, "was for the switch, which sends nothing for it".to_owned()),
+        Verdict::Dropped(reason) => (VerdictKind::Dropped, Some(reason), format!("dropped: {}", why(reason))),
+        Verdict::Answered => (VerdictKind::Answered, None, "answered by the switch".to_owned()),
+        Verdict::Waits => (VerdictKind::Waits, None, "waits within the switch".to_owned()),
+        Verdict::Taken => (VerdictKind::Taken, None, "was for the switch, which sends nothing for it".to_owned()),
     };
-    views::Verdict { verdict: verdict.to_owned(), reason: reason.map(|reason| reason.name().to_owned()), text }
+    api::Verdict { verdict, reason: reason.map(|reason| reason.name().to_owned()), text }
 }
 
 /// A reason and what it means.
@@ -76,42 +75,47 @@ fn why(reason: DropReason) -> String {
 }
 
 /// One step in words.
-fn telling(step: Step, names: &Names) -> views::Step {
-    let of = |step: &str, text: String| views::Step { step: step.to_owned(), text, ..views::Step::default() };
+fn telling(step: Step, names: &Names) -> api::Step {
+    let of = |step: StepKind, text: String| api::Step::new(step, text);
     match step {
-        Step::Resumed => of("resumed", "what it waited for is there, or did not come".to_owned()),
+        Step::Resumed => of(StepKind::Resumed, "what it waited for is there, or did not come".to_owned()),
         Step::Decapsulated { framing, from } => {
             let tunnel = framing.vni().map_or_else(|| "a tunnel".to_owned(), |vni| format!("VXLAN {}", vni.number()));
-            views::Step { address: Some(from.to_string()), ..of("decapsulated", format!("came out of {tunnel} from {from}")) }
+            api::Step {
+                address: Some(from.to_string()),
+                ..of(StepKind::Decapsulated, format!("came out of {tunnel} from {from}"))
+            }
         }
         Step::Classified(vlan) => {
             let text = if vlan.get() == 0 { "belongs to no VLAN".to_owned() } else { format!("belongs to VLAN {}", vlan.get()) };
-            views::Step { vlan: Some(vlan.get()), ..of("classified", text) }
+            api::Step { vlan: Some(vlan.get()), ..of(StepKind::Classified, text) }
         }
-        Step::Learned { vlan, mac, learned } => {
-            views::Step { vlan: Some(vlan.get()), mac: Some(mac.to_string()), ..of("learned", learned_text(mac, learned, names)) }
-        }
-        Step::NeighbourLearned { address, mac } => views::Step {
+        Step::Learned { vlan, mac, learned } => api::Step {
+            vlan: Some(vlan.get()),
+            mac: Some(mac.to_string()),
+            ..of(StepKind::Learned, learned_text(mac, learned, names))
+        },
+        Step::NeighbourLearned { address, mac } => api::Step {
             address: Some(address.to_string()),
             mac: Some(mac.to_string()),
-            ..of("neighbour_learned", format!("ARP: {address} is at {mac}"))
+            ..of(StepKind::NeighbourLearned, format!("ARP: {address} is at {mac}"))
         },
-        Step::ArpAnswered(address) => views::Step {
+        Step::ArpAnswered(address) => api::Step {
             address: Some(address.to_string()),
-            ..of("arp_answered", format!("asks for {address}, which is the router's: answered"))
+            ..of(StepKind::ArpAnswered, format!("asks for {address}, which is the router's: answered"))
         },
-        Step::EchoAnswered(address) => views::Step {
+        Step::EchoAnswered(address) => api::Step {
             address: Some(address.to_string()),
-            ..of("echo_answered", format!("pings {address}, which is the router's: answered"))
+            ..of(StepKind::EchoAnswered, format!("pings {address}, which is the router's: answered"))
         },
-        Step::ForGateway(address) => views::Step {
+        Step::ForGateway(address) => api::Step {
             address: Some(address.to_string()),
-            ..of("for_gateway", format!("is for the gateway {address}'s MAC address, so it is routed"))
+            ..of(StepKind::ForGateway, format!("is for the gateway {address}'s MAC address, so it is routed"))
         },
-        Step::FromOutside => of("from_outside", "comes from outside, so it is routed".to_owned()),
+        Step::FromOutside => of(StepKind::FromOutside, "comes from outside, so it is routed".to_owned()),
         Step::RouteInside { dst, vlan } => {
             let vlan = if vlan.get() == 0 { String::new() } else { format!(" on VLAN {}", vlan.get()) };
-            views::Step { dst: Some(dst.to_string()), ..of("route_inside", format!("{dst} is in a network inside{vlan}")) }
+            api::Step { dst: Some(dst.to_string()), ..of(StepKind::RouteInside, format!("{dst} is in a network inside{vlan}")) }
         }
         Step::RouteOutside { dst, hop } => {
             let text = if hop == dst {
@@ -119,70 +123,72 @@ fn telling(step: Step, names: &Names) -> views::Step {
             } else {
                 format!("the way to {dst} is by {hop} at the uplink")
             };
-            views::Step { dst: Some(dst.to_string()), address: Some(hop.to_string()), ..of("route_outside", text) }
+            api::Step { dst: Some(dst.to_string()), address: Some(hop.to_string()), ..of(StepKind::RouteOutside, text) }
         }
         Step::RouteTunnel { dst, port } => {
             let name = names.of(port);
-            views::Step {
+            api::Step {
                 dst: Some(dst.to_string()),
                 port: Some(name.clone()),
-                ..of("route_tunnel", format!("{dst} is behind {name}"))
+                ..of(StepKind::RouteTunnel, format!("{dst} is behind {name}"))
             }
         }
-        Step::Hairpin(address) => views::Step {
+        Step::Hairpin(address) => api::Step {
             address: Some(address.to_string()),
-            ..of("hairpin", format!("{address} is our own outside address: out and in again (hairpin)"))
+            ..of(StepKind::Hairpin, format!("{address} is our own outside address: out and in again (hairpin)"))
         },
-        Step::Translated { side, basis, src, dst } => views::Step {
+        Step::Translated { side, basis, src, dst } => api::Step {
             src: Some(src.to_string()),
             dst: Some(dst.to_string()),
-            ..of("translated", translated_text(side, basis, src, dst))
+            ..of(StepKind::Translated, translated_text(side, basis, src, dst))
         },
-        Step::Neighbour { address, mac } => views::Step {
+        Step::Neighbour { address, mac } => api::Step {
             address: Some(address.to_string()),
             mac: Some(mac.to_string()),
-            ..of("neighbour", format!("{address} is at {mac}"))
+            ..of(StepKind::Neighbour, format!("{address} is at {mac}"))
         },
         Step::Waits { address, asked, kept } => {
             let asks = if asked { ", and is asked for by ARP in the packet's place" } else { ", and not asked for again now" };
             let waits = if kept { "the packet waits" } else { "there is no room for the packet to wait" };
             let text = format!("the MAC address of {address} is not known{asks}: {waits}");
-            views::Step { address: Some(address.to_string()), ..of("waits", text) }
+            api::Step { address: Some(address.to_string()), ..of(StepKind::Waits, text) }
         }
-        Step::RequestDropped(reason) => views::Step {
+        Step::RequestDropped(reason) => api::Step {
             reason: Some(reason.name().to_owned()),
-            ..of("request_dropped", format!("the ARP request is dropped: {}", why(reason)))
+            ..of(StepKind::RequestDropped, format!("the ARP request is dropped: {}", why(reason)))
         },
-        Step::FragmentKept => of("fragment_kept", "a fragment before its datagram's first: kept until that comes".to_owned()),
-        Step::Fragmented(mtu) => of("fragmented", format!("too long: leaves in fragments of at most {mtu} bytes")),
-        Step::Segmented(size) => of("segmented", format!("a super-frame of TCP segments of {size} bytes")),
+        Step::FragmentKept => {
+            of(StepKind::FragmentKept, "a fragment before its datagram's first: kept until that comes".to_owned())
+        }
+        Step::Fragmented(mtu) => of(StepKind::Fragmented, format!("too long: leaves in fragments of at most {mtu} bytes")),
+        Step::Segmented(size) => of(StepKind::Segmented, format!("a super-frame of TCP segments of {size} bytes")),
         Step::Told { to, error } => {
             let error = error.map_or_else(|| "packet too big".to_owned(), |error| error.to_string());
-            views::Step { address: Some(to.to_string()), ..of("told", format!("{to} is told: {error}")) }
+            api::Step { address: Some(to.to_string()), ..of(StepKind::Told, format!("{to} is told: {error}")) }
         }
-        Step::NotTold => of("not_told", "its sender may not be told, or not so often".to_owned()),
+        Step::NotTold => of(StepKind::NotTold, "its sender may not be told, or not so often".to_owned()),
         Step::Forwarded { mac, port } => {
             let name = names.of(port);
-            views::Step {
+            api::Step {
                 mac: Some(mac.to_string()),
                 port: Some(name.clone()),
-                ..of("forwarded", format!("{mac} is behind {name}"))
+                ..of(StepKind::Forwarded, format!("{mac} is behind {name}"))
             }
         }
         Step::Flooded { mac, ports } => {
             let who = if mac.is_multicast() { "is a group" } else { "is not known" };
             let text = format!("{mac} {who}: to {ports} port{}", if ports == 1 { "" } else { "s" });
-            views::Step { mac: Some(mac.to_string()), ..of("flooded", text) }
+            api::Step { mac: Some(mac.to_string()), ..of(StepKind::Flooded, text) }
         }
         Step::Queued { port, action } => {
             let name = names.of(port);
-            views::Step { port: Some(name.clone()), ..of("queued", format!("to leave by {name}{}", tag_text(action))) }
+            api::Step { port: Some(name.clone()), ..of(StepKind::Queued, format!("to leave by {name}{}", tag_text(action))) }
         }
         Step::Encapsulated { port, framing, flow } => {
             let name = names.of(port);
             let header = framing.vni().map_or_else(String::new, |vni| format!(" with VXLAN {}", vni.number()));
             let text = format!("into UDP{header} for {name}; its flow {flow:#06x} chooses the source port");
-            views::Step { port: Some(name), ..of("encapsulated", text) }
+            api::Step { port: Some(name), ..of(StepKind::Encapsulated, text) }
         }
         Step::Sent { port, writes, frames } => {
             let name = names.of(port);
@@ -191,15 +197,15 @@ fn telling(step: Step, names: &Names) -> views::Step {
                 (2.., _) => format!(", in {writes} pieces"),
                 _ => String::new(),
             };
-            views::Step { port: Some(name.clone()), ..of("sent", format!("sent by {name}{manner}")) }
+            api::Step { port: Some(name.clone()), ..of(StepKind::Sent, format!("sent by {name}{manner}")) }
         }
         Step::Dropped { reason, port } => {
             let name = port.map(|port| names.of(port));
             let place = name.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
-            views::Step {
+            api::Step {
                 port: name,
                 reason: Some(reason.name().to_owned()),
-                ..of("dropped", format!("dropped{place}: {}", why(reason)))
+                ..of(StepKind::Dropped, format!("dropped{place}: {}", why(reason)))
             }
         }
     }

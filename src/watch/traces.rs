@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use api::Refusal;
+use api::Story;
 use filter::{Filter, Subject};
 use packet::{Headers, VnetHeader};
 use vswitch::MAX_LIVE;
 use vswitch::{Live, PortId, Watch};
 
-use crate::control_socket::story::Story;
 use crate::edge::Edge;
 use crate::edge::router::RouterControl;
 use crate::fabric::Fabric;

@@ -6,14 +6,14 @@ mod tests;
 
 use std::fmt;
 
-use axum::extract::State;
+use api::{BridgeStats, MacTableStats, NatStats, NeighbourStats, Peer, PortStats, State, Stats, Tunnel, WorkerStats};
+use axum::extract;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use super::answer::busy;
 use super::ask::Asker;
 use super::query::Query;
-use super::views::{BridgeStats, MacTableStats, NatStats, NeighbourStats, Peer, PortStats, Stats, Tunnel, WorkerStats};
 use page::{Histogram, Labels, Page};
 
 /// The type of what [`text`] makes.
@@ -46,7 +46,7 @@ type Number<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
 
 /// All numbers for Prometheus
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
-pub(super) async fn scrape(State(asker): State<Asker>) -> Result<Response, Response> {
+pub(super) async fn scrape(extract::State(asker): extract::State<Asker>) -> Result<Response, Response> {
     let text = answer(&asker).await.ok_or_else(busy)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
@@ -102,7 +102,7 @@ fn add_ports(page: &mut Page, ports: &[PortStats]) {
         port.drops.iter().map(move |(reason, frames)| (labels(reason), *frames))
     });
     page.counter("vswitchd_port_drops", "Frames dropped, by reason", drops);
-    let up = ports.iter().filter_map(|port| Some((labels_of(port), flag(port.state.as_ref()? == "up"))));
+    let up = ports.iter().filter_map(|port| Some((labels_of(port), flag(port.state? == State::Up))));
     page.gauge("vswitchd_port_up", "Is its device there, and its link up?", up);
     let queues: [Number<PortStats, Option<u64>>; 3] = [
         ("vswitchd_port_receive_queue_bytes", "Bytes that wait in the kernel to be read", |port| port.rx_queue_bytes),
@@ -160,7 +160,7 @@ fn add_nat(page: &mut Page, nat: &NatStats, ports: &[PortStats]) {
         (vec![("reason", reason.to_owned())], frames)
     });
     page.counter("vswitchd_nat_connections_refused", "First packets dropped, of connections that could not be opened", refused);
-    let labels = |ports: &super::views::NatPorts| vec![("address", ports.address.clone()), ("protocol", ports.protocol.clone())];
+    let labels = |ports: &api::NatPorts| vec![("address", ports.address.clone()), ("protocol", ports.protocol.to_string())];
     let used = nat.ports.iter().map(|ports| (labels(ports), ports.used.into()));
     page.gauge("vswitchd_nat_ports_used", "Outside ports that mappings have", used);
     let free = nat.ports.iter().map(|ports| (labels(ports), ports.free.into()));

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::control_socket::views::{FragmentStats, Latency, NatPorts};
+use api::{FragmentStats, Latency, NatPorts, State, TunnelKind};
 
 /// A switch of which everything can be said.
 fn everything() -> (Stats, Vec<Tunnel>) {
@@ -13,7 +13,7 @@ fn everything() -> (Stats, Vec<Tunnel>) {
         name: name.to_owned(),
         bridge: Some("br0".to_owned()),
         namespace: namespace.map(str::to_owned),
-        state: Some("up".to_owned()),
+        state: Some(State::Up),
         rx_frames: 1,
         rx_bytes: 60,
         tx_frames: 2,
@@ -31,7 +31,8 @@ fn everything() -> (Stats, Vec<Tunnel>) {
         tx_queue_limit_bytes: Some(7),
     };
     let mac_table = MacTableStats { entries: 1, statics: 0, size: 8192, learned: 1, moved: 0, evicted: 0, expired: 0 };
-    let usage = |protocol: &str| NatPorts { address: "198.51.100.3".into(), protocol: protocol.into(), used: 8, free: 504 };
+    let usage =
+        |protocol: &str| NatPorts { address: "198.51.100.3".into(), protocol: protocol.parse().unwrap(), used: 8, free: 504 };
     let nat = NatStats {
         connections: 1,
         mappings: 1,
@@ -59,7 +60,7 @@ fn everything() -> (Stats, Vec<Tunnel>) {
     let tunnel = Tunnel {
         name: "vxlan42".to_owned(),
         bridge: Some("br0".to_owned()),
-        kind: "vxlan".to_owned(),
+        kind: TunnelKind::Vxlan,
         vni: Some(42),
         local: None,
         port: 4789,
