@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
 
-use super::answer::{Parameters, busy, refused, without_nat};
+use super::answer::{Parameters, busy, without_nat};
 use super::ask::Asker;
 use super::large::Large;
 use super::query::Query;

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use api::{FragmentStats, Latency, NatPorts, TunnelKind};
+
 use super::*;
-use api::{FragmentStats, Latency, NatPorts, State, TunnelKind};
 
 /// A switch of which everything can be said.
 fn everything() -> (Stats, Vec<Tunnel>) {
