@@ -4,7 +4,7 @@
 //! tests of their own.
 
 use packet::head::Head;
-use packet::offload::Judged;
+use packet::offload::{Judged, finish_checksum};
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Checksum, Headers, Offload, VNET_LEN, VnetHeader};
@@ -22,19 +22,37 @@ pub fn judged(vnet: VnetHeader, frame: &[u8]) -> (Headers, Offload) {
 }
 
 /// The plain frames that one write (virtio-net header and frame) becomes on the wire.
+///
+/// Panics if the receiver would refuse it.
 #[must_use]
 pub fn on_the_wire(write: &[u8]) -> Vec<Vec<u8>> {
-    let (vnet, frame) = write.split_at(VNET_LEN);
-    let (headers, offload) = judged(VnetHeader::from_bytes(vnet.try_into().unwrap()), frame);
+    let (vnet, frame) = write.split_first_chunk().expect("a virtio-net header");
+    plain_frames(VnetHeader::from_bytes(vnet), frame).expect("a virtio-net header that is accepted")
+}
+
+/// The plain frames that a virtio-net header and a frame stand for; `None` if the header is refused.
+#[must_use]
+pub fn plain_frames(vnet: VnetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let headers = Headers::parse(frame).ok()?;
     let mut head = Head::default();
+    let offload = match Offload::judge(vnet, &headers, frame.len()).ok()? {
+        Judged::Accept(offload) => offload,
+        Judged::Finish { start, at } => {
+            let mut frame = frame.to_vec();
+            finish_checksum(&mut frame, start, at);
+            return Some(vec![frame]);
+        }
+    };
     if let Some(segmentation) = offload.segmentation {
         let mut segments = Segments::new(frame, &headers, segmentation, TagAction::Keep, &mut head).unwrap();
         let next = || segments.next(&mut head).map(|payload| [&head.as_bytes()[VNET_LEN..], payload].concat());
-        return std::iter::from_fn(next).collect();
+        return Some(std::iter::from_fn(next).collect());
     }
     if offload.checksum == Checksum::Partial {
-        assert!(segment::complete(frame, &headers, TagAction::Keep, &mut head));
-        return vec![[&head.as_bytes()[VNET_LEN..], &frame[usize::from(headers.payload)..]].concat()];
+        if !segment::complete(frame, &headers, TagAction::Keep, &mut head) {
+            return None;
+        }
+        return Some(vec![[&head.as_bytes()[VNET_LEN..], &frame[usize::from(headers.payload)..]].concat()]);
     }
-    vec![frame.to_vec()]
+    Some(vec![frame.to_vec()])
 }

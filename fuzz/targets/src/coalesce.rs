@@ -5,9 +5,10 @@ use packet::head::Head;
 use packet::offload::Judged;
 use packet::vlan::TagAction;
 use packet::{Features, Headers, Network, Offload, Transport, VNET_LEN, VnetHeader};
+use testkit::wire::plain_frames;
 
 use crate::Reader;
-use crate::frame::{make_sound, on_the_wire};
+use crate::frame::make_sound;
 
 /// Limit of the frames in one input.
 const MAX_FRAMES: usize = 80;
@@ -50,11 +51,11 @@ fn check_run(members: &[Parsed], head: &Head) {
         write.extend(&bytes[usize::from(headers.payload)..headers.end as usize]);
     }
     let vnet = VnetHeader::from_bytes(write[..VNET_LEN].try_into().unwrap_or(&[0; VNET_LEN]));
-    let Some(split) = on_the_wire(vnet, &write[VNET_LEN..]) else { panic!("our own header is refused") };
+    let Some(split) = plain_frames(vnet, &write[VNET_LEN..]) else { panic!("our own header is refused") };
     assert_eq!(split.len(), members.len());
     let unset_ids = members[0].headers.network == Network::Ipv4 && members.iter().all(|member| id_of(member) == [0, 0]);
     for (frame, member) in split.into_iter().zip(members) {
-        let Some(mut expected) = on_the_wire(member.vnet, &member.bytes) else { panic!("merged, but refused") };
+        let Some(mut expected) = plain_frames(member.vnet, &member.bytes) else { panic!("merged, but refused") };
         let (frame, expected) = (comparable(frame, member, unset_ids), comparable(expected.remove(0), member, unset_ids));
         assert_eq!(frame, expected);
     }

@@ -1,19 +1,7 @@
-//! Frames with correct checksums, and the frames that a write becomes on the wire.
+//! Frames with correct checksums.
 
-use packet::head::Head;
-use packet::offload::{Judged, finish_checksum};
-use packet::segment::{self, Segments};
-use packet::vlan::TagAction;
-use packet::{Checksum, Headers, Network, Offload, Transport, VNET_LEN, VnetHeader};
-
-/// The checksum of RFC 1071, by its definition.
-pub(crate) fn sum(bytes: &[u8]) -> u16 {
-    bytes.chunks(2).fold(0, |sum, pair| {
-        let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
-        let sum = u32::from(sum) + u32::from(word);
-        (sum + (sum >> 16)) as u16
-    })
-}
+use packet::{Headers, Network, Transport, VnetHeader};
+use testkit::checksum::sum;
 
 fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
@@ -46,30 +34,4 @@ pub(crate) fn make_sound(frame: &mut [u8], partial: bool) -> VnetHeader {
     };
     put(frame, l4 + offset, check);
     VnetHeader::default()
-}
-
-/// The plain frames that a virtio-net header and a frame stand for; `None` if the header is refused.
-pub(crate) fn on_the_wire(vnet: VnetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let headers = Headers::parse(frame).ok()?;
-    let mut head = Head::default();
-    let offload = match Offload::judge(vnet, &headers, frame.len()).ok()? {
-        Judged::Accept(offload) => offload,
-        Judged::Finish { start, at } => {
-            let mut frame = frame.to_vec();
-            finish_checksum(&mut frame, start, at);
-            return Some(vec![frame]);
-        }
-    };
-    if let Some(segmentation) = offload.segmentation {
-        let mut segments = Segments::new(frame, &headers, segmentation, TagAction::Keep, &mut head).unwrap();
-        let next = || segments.next(&mut head).map(|payload| [&head.as_bytes()[VNET_LEN..], payload].concat());
-        return Some(std::iter::from_fn(next).collect());
-    }
-    if offload.checksum == Checksum::Partial {
-        if !segment::complete(frame, &headers, TagAction::Keep, &mut head) {
-            return None;
-        }
-        return Some(vec![[&head.as_bytes()[VNET_LEN..], &frame[usize::from(headers.payload)..]].concat()]);
-    }
-    Some(vec![frame.to_vec()])
 }

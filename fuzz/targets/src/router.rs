@@ -9,13 +9,15 @@ use nat::{Endpoint, External, ExternalKind, Filtering, Nat, NatConfig, Protocol,
 use packet::arp::{ARP_LEN, Arp};
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, Ipv4Prefix, MacAddr, Network, Timestamp, VNET_LEN, VnetHeader};
+use testkit::checksum::sum;
+use testkit::wire::plain_frames;
 use vswitch::{
     BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port,
     PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink,
 };
 
 use crate::Reader;
-use crate::frame::{make_sound, on_the_wire, sum};
+use crate::frame::make_sound;
 
 const PORTS: u16 = 4;
 const UPLINK: PortId = PortId(3);
@@ -287,7 +289,7 @@ fn make_icmp_sound(frame: &mut [u8]) {
 fn check_write(port: PortId, pieces: &[IoSlice<'_>]) -> Option<Vec<u8>> {
     let write: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
     let (front, frame) = write.split_first_chunk::<VNET_LEN>()?;
-    let Some(frames) = on_the_wire(VnetHeader::from_bytes(front), frame) else { panic!("our own header is refused") };
+    let Some(frames) = plain_frames(VnetHeader::from_bytes(front), frame) else { panic!("our own header is refused") };
     for frame in &frames {
         let Ok(headers) = Headers::parse(frame) else { panic!("malformed frame written") };
         let l3 = usize::from(headers.l3);

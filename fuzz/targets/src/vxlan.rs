@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use packet::offload::{Judged, finish_checksum};
 use packet::{Checksum, Datagram, Headers, Network, Offload, Transport};
+use testkit::checksum::sum;
 use tunnel::{Arrival, Arrivals, FramingKind, Locals, ecn, entropy, nesting};
 
 use crate::Reader;
-use crate::frame::sum;
 
 /// A protocol, an outer type of service, a segment size, an MTU and a payload. Frames are within the payload and in
 /// order, their offloads can be judged, and IP packets take congestion marks.
