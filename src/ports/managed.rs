@@ -314,14 +314,19 @@ fn gone(now: Timestamp, pause: Duration, pending: Option<Stream>) -> Life {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    /// Nobody listens there, nor will.
+    /// The port of this word of `--port`.
+    pub(in crate::ports) fn port(word: &str) -> config::Port {
+        let flag = config::Flag::new("--port", word);
+        config::Desired::of_flags(&[flag]).unwrap().config.ports.remove(0)
+    }
+
+    /// Nothing listens there.
     #[test]
     fn what_cannot_be_made_is_tried_for_less_and_less() {
-        let flag = config::Flag::new("--port", "stream:/nowhere/at-all:mode=client");
-        let config = config::Desired::of_flags(&[flag]).unwrap().config.ports.remove(0);
+        let config = port("stream:/nowhere/at-all:mode=client");
         let mut now = Timestamp::from_millis(5);
         let mut port = ManagedPort::later(PortId(0), config, now);
         assert_eq!(port.retry_at(), Some(now), "once the old device is let go");

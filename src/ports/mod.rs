@@ -119,3 +119,66 @@ impl Ports {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+
+    use api::What;
+
+    use super::managed::tests::port;
+    use super::*;
+    use crate::fabric::tests::fabric;
+
+    /// A path that is free when the test begins, and when it has ended.
+    struct Path(PathBuf);
+
+    impl Path {
+        fn new(name: &str) -> Path {
+            Path(std::env::temp_dir().join(format!("vswitchd-ports-{}-{name}", std::process::id())))
+        }
+    }
+
+    impl Drop for Path {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn is_attached(id: PortId, fabric: &Fabric) -> bool {
+        fabric.workers.rehearsal().pipeline_mut().port(id).is_some()
+    }
+
+    #[test]
+    fn late_news_of_an_earlier_device_is_ignored() {
+        let (path, mut fabric) = (Path::new("dgram"), fabric(1, 4));
+        let mut reader = fabric.events.sender().subscribe();
+        let id = PortId(1);
+        let open = [(id, port(&format!("dgram:{}", path.0.display())))];
+        let mut ports = Ports::open(open.into_iter(), |_| 1, fabric.now()).unwrap();
+        ports.attach_all(&fabric);
+        let attachment = ports.get(id).and_then(ManagedPort::attachment).unwrap();
+        assert!(ports.hear_of_gone(id, attachment - 1, &mut fabric) && is_attached(id, &fabric));
+        assert!(ports.hear_of_gone(id, attachment, &mut fabric) && !is_attached(id, &fabric));
+        assert!(matches!(reader.try_recv().unwrap().what, What::PortGone { .. }));
+        assert!(!ports.hear_of_gone(PortId(2), 1, &mut fabric), "no port has this number");
+    }
+
+    #[test]
+    fn a_guest_gets_a_free_place_and_others_are_turned_away() {
+        let (path, mut fabric, poller) = (Path::new("stream"), fabric(1, 4), Poller::new().unwrap());
+        let mut reader = fabric.events.sender().subscribe();
+        let id = PortId(1);
+        let open = [(id, port(&format!("stream:{}:guests=1", path.0.display())))];
+        let mut ports = Ports::open(open.into_iter(), |_| 1, fabric.now()).unwrap();
+        ports.watch(&poller).unwrap();
+        ports.attach_all(&fabric);
+        assert!(!is_attached(id, &fabric), "no guest yet");
+        let _guests = [UnixStream::connect(&path.0).unwrap(), UnixStream::connect(&path.0).unwrap()];
+        ports.let_in(FIRST_TOKEN, &poller, &mut fabric);
+        assert!(is_attached(id, &fabric));
+        assert!(matches!(reader.try_recv().unwrap().what, What::GuestCame { .. }));
+        assert!(reader.try_recv().is_err(), "there is no place for the second");
+    }
+}
