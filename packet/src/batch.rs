@@ -324,6 +324,14 @@ impl Batch {
         self.arena[at..].first_chunk().map_or_else(VnetHeader::default, VnetHeader::from_bytes)
     }
 
+    /// Is the virtio-net header before a frame all zeros: a complete checksum, and nothing to segment?
+    #[inline]
+    #[must_use]
+    pub fn is_plain(&self, span: Span) -> bool {
+        let at = span.start as usize - VNET_LEN;
+        self.arena[at..].first_chunk() == Some(&[0; VNET_LEN])
+    }
+
     /// Writes the virtio-net header before a frame, all twelve bytes.
     #[inline]
     pub fn set_vnet(&mut self, span: Span, vnet: VnetHeader) {

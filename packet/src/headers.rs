@@ -98,7 +98,7 @@ pub struct Headers {
 
 impl Headers {
     /// Parses a frame's headers, with at most [`MAX_TAGS`] VLAN tags.
-    #[inline]
+    #[inline(always)]
     pub fn parse(frame: &[u8]) -> Result<Headers, Malformed> {
         if frame.len() < ETHERNET_LEN {
             return Err(Malformed::Runt);

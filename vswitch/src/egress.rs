@@ -79,14 +79,14 @@ impl Egress {
     }
 
     /// Adds a frame of the batch; its number is for [`Egress::push`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&mut self, frame: Frame) -> u16 {
         self.frames.push(frame);
         (self.frames.len() - 1) as u16
     }
 
     /// Queues a frame for a port. A queue has room for each frame of the batch once.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, port: PortId, frame: u16, action: TagAction) {
         let queue = &mut self.queues[port.index()];
         if queue.is_empty() {

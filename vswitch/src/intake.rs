@@ -15,7 +15,7 @@ use crate::tunnels::arrive::{Endpoint, let_in};
 use crate::walk::Walk;
 
 /// Parses and judges a frame of the batch.
-#[inline]
+#[inline(always)]
 pub(crate) fn admit(walk: &mut Walk<'_>, at: usize) -> Result<Frame, DropReason> {
     let span = walk.rx.spans()[at];
     let headers = parse(span, walk.rx)?;
@@ -61,7 +61,7 @@ pub(crate) fn made(walk: &mut Walk<'_>, span: Span) -> Result<Frame, DropReason>
     Ok(Frame::new(span, headers, Offload::default()))
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn parse(span: Span, rx: &Batch) -> Result<Headers, DropReason> {
     Headers::parse(rx.frame(span)).map_err(|malformed| match malformed {
         Malformed::Runt => DropReason::Runt,
@@ -71,13 +71,16 @@ pub(crate) fn parse(span: Span, rx: &Batch) -> Result<Headers, DropReason> {
 
 /// Believes the virtio-net header or not, finishes a checksum that no port could, and writes the header that
 /// may be passed on before the frame. `parse_again` parses a frame whose bytes were changed.
-#[inline]
+#[inline(always)]
 fn judge(
     span: Span,
     headers: Headers,
     rx: &mut Batch,
     parse_again: impl FnOnce(&[u8]) -> Headers,
 ) -> Result<(Headers, Offload), DropReason> {
+    if rx.is_plain(span) {
+        return Ok((headers, Offload::default()));
+    }
     let judged = Offload::judge(rx.vnet(span), &headers, span.len()).map_err(|_| DropReason::BadVnetHeader)?;
     let (headers, offload) = match judged {
         Judged::Accept(offload) => (headers, offload),

@@ -27,7 +27,7 @@ use crate::walk::Walk;
 use crate::watched::step::Step;
 
 /// Takes a frame from its ingress port to the queues of its egress ports.
-#[inline]
+#[inline(always)]
 pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
     let headers = &frame.headers;
     let port = walk.bridges.port(walk.ingress).ok_or(DropReason::PortGone)?;
@@ -112,7 +112,7 @@ fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacA
 
 /// 4. Forward: never back through the ingress port, and no further if the address is reserved for bridges themselves
 /// (IEEE 802.1D section 7.7).
-#[inline]
+#[inline(always)]
 fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
     let dst = frame.headers.dst;
     if dst.is_multicast() {
@@ -132,7 +132,7 @@ fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain
 
 impl Walk<'_> {
     /// The port behind which the MAC table has this address. A rehearsed frame sees the table as it would have changed it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn locate(&self, table: &MacTable, domain: Domain, mac: MacAddr) -> Option<PortId> {
         let known = table.lookup(domain.vlan, mac, self.now);
         match &self.story {
@@ -148,7 +148,7 @@ impl Walk<'_> {
         self.queue_at(port, id, domain, &mut frame)
     }
 
-    #[inline]
+    #[inline(always)]
     fn queue_at(&mut self, port: &Port, id: PortId, domain: Domain, frame: &mut Frame) -> Result<(), DropReason> {
         let action = port.vlan.leave(domain.vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
         let is_too_long = frame.cut_to.is_none() && port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action);

@@ -23,7 +23,7 @@ use packet::vlan::{Tag, TagAction, VlanId};
 pub struct VlanSet(Box<[u64; VlanId::COUNT / 64]>);
 
 impl VlanSet {
-    /// All of them, and VLAN 0.
+    /// All VLANs, and VLAN 0.
     #[must_use]
     pub fn all() -> VlanSet {
         VlanSet(Box::new([u64::MAX; VlanId::COUNT / 64]))
@@ -67,6 +67,8 @@ pub struct PortVlan {
     /// The VLAN of an access port, the native VLAN; VLAN 0 on a trunk.
     native: VlanId,
     trunks: VlanSet,
+    /// A trunk of all VLANs, which leaves every tag as it is.
+    is_transparent: bool,
 }
 
 impl Default for PortVlan {
@@ -76,7 +78,12 @@ impl Default for PortVlan {
 }
 
 impl PortVlan {
-    /// The VLAN of what comes untagged: an access port's, the native one, VLAN 0 on a trunk.
+    fn new(mode: VlanMode, native: VlanId, trunks: VlanSet) -> PortVlan {
+        let is_transparent = mode == VlanMode::Trunk && trunks.0.iter().all(|word| *word == u64::MAX);
+        PortVlan { mode, native, trunks, is_transparent }
+    }
+
+    /// The VLAN of untagged frames: an access port's, the native one, VLAN 0 on a trunk.
     #[must_use]
     pub fn native(&self) -> VlanId {
         self.native
@@ -85,32 +92,35 @@ impl PortVlan {
     /// An access port.
     #[must_use]
     pub fn access(vlan: VlanId) -> PortVlan {
-        PortVlan { mode: VlanMode::Access, native: vlan, trunks: VlanSet::from_iter([vlan]) }
+        PortVlan::new(VlanMode::Access, vlan, VlanSet::from_iter([vlan]))
     }
 
     /// A trunk. It carries untagged frames if VLAN 0 is in the set.
     #[must_use]
     pub fn trunk(trunks: VlanSet) -> PortVlan {
-        PortVlan { mode: VlanMode::Trunk, native: VlanId::NONE, trunks }
+        PortVlan::new(VlanMode::Trunk, VlanId::NONE, trunks)
     }
 
     /// A trunk with a native VLAN that leaves it tagged. The native VLAN is always carried.
     #[must_use]
     pub fn native_tagged(native: VlanId, trunks: VlanSet) -> PortVlan {
-        PortVlan { mode: VlanMode::NativeTagged, native, trunks }
+        PortVlan::new(VlanMode::NativeTagged, native, trunks)
     }
 
     /// A trunk with a native VLAN that leaves it untagged. The native VLAN is always carried.
     #[must_use]
     pub fn native_untagged(native: VlanId, trunks: VlanSet) -> PortVlan {
-        PortVlan { mode: VlanMode::NativeUntagged, native, trunks }
+        PortVlan::new(VlanMode::NativeUntagged, native, trunks)
     }
 
     /// The VLAN of a frame that came in with these headers; `None` if the port does not carry it.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn classify(&self, headers: &Headers) -> Option<VlanId> {
-        if headers.hides_tag() && !self.is_transparent() {
+        if self.is_transparent {
+            return Some(headers.tag.map_or(VlanId::NONE, Tag::vlan));
+        }
+        if headers.hides_tag() {
             return None;
         }
         match headers.tag.map(Tag::vlan) {
@@ -122,10 +132,13 @@ impl PortVlan {
 
     /// What happens to the tag of a frame of this VLAN on the way out; `None` if the port does not
     /// carry it.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn leave(&self, vlan: VlanId, headers: &Headers) -> Option<TagAction> {
-        if !self.carries(vlan) || headers.hides_tag() && !self.is_transparent() {
+        if self.is_transparent && vlan == VlanId::NONE {
+            return Some(TagAction::Keep);
+        }
+        if !self.is_transparent && (!self.carries(vlan) || headers.hides_tag()) {
             return None;
         }
         let tagged = match self.mode {
@@ -141,11 +154,6 @@ impl PortVlan {
             (true, Some(tag)) if tag.vlan() == vlan => TagAction::Keep,
             (true, Some(tag)) => TagAction::Replace(tag.with_vlan(vlan)),
         })
-    }
-
-    /// A trunk of all VLANs, which looks at no tag but to learn by it.
-    fn is_transparent(&self) -> bool {
-        self.mode == VlanMode::Trunk && self.trunks.0.iter().all(|word| *word == u64::MAX)
     }
 
     /// Does the port carry this VLAN?
