@@ -1,5 +1,6 @@
 //! Instructions, counted under valgrind: parse, learn and look up, the pipeline by kind of frame, and the router.
-//! Unlike time they are the same on every machine of one architecture, so that a change shows.
+//! Unlike time they are the same on every machine of one architecture, so that a change shows: a benchmark that takes
+//! over 2 % more than its line in `instructions.txt` says fails.
 //!
 //! Needs valgrind and `cargo install gungraun-runner` in the version of the `gungraun` crate; without
 //! the runner this says so and does nothing.
@@ -15,6 +16,7 @@ mod counted {
     use std::hint::black_box;
 
     use gungraun::prelude::*;
+    use gungraun::{Callgrind, EventKind};
     use packet::vlan::VlanId;
     use packet::{Headers, MacAddr, Malformed};
     use vswitch::{MacTable, MacTableConfig, PortId};
@@ -22,6 +24,20 @@ mod counted {
     use super::traffic::NOW;
     use super::{Bench, Kind, Routed, Way};
     use testkit::frames::Spec;
+
+    /// Accepted instruction counts, a line a benchmark.
+    const ACCEPTED: &str = include_str!("instructions.txt");
+
+    /// Fails a run with over 2 % more instructions than accepted. A benchmark without a line in the file always fails.
+    fn at_most(benchmark: &str) -> LibraryBenchmarkConfig {
+        let lines = ACCEPTED.lines().filter_map(|line| line.rsplit_once(' '));
+        let accepted = lines.filter(|(name, _)| *name == benchmark).find_map(|(_, count)| count.parse::<u64>().ok()).unwrap_or(0);
+        let mut callgrind = Callgrind::default();
+        callgrind.hard_limits([(EventKind::Ir, accepted + accepted / 50)]);
+        let mut config = LibraryBenchmarkConfig::default();
+        config.tool(callgrind);
+        config
+    }
 
     fn tcp4() -> Vec<u8> {
         Spec::default().bytes()
@@ -32,8 +48,8 @@ mod counted {
     }
 
     #[library_benchmark]
-    #[bench::tcp4(tcp4())]
-    #[bench::udp6_tagged(udp6_tagged())]
+    #[bench::tcp4(args = (tcp4()), config = at_most("parse tcp4"))]
+    #[bench::udp6_tagged(args = (udp6_tagged()), config = at_most("parse udp6_tagged"))]
     fn parse(frame: Vec<u8>) -> Result<Headers, Malformed> {
         let headers = black_box(Headers::parse(black_box(&frame)));
         // Not to be freed in the measurement.
@@ -50,7 +66,7 @@ mod counted {
     }
 
     #[library_benchmark]
-    #[bench::known(table())]
+    #[bench::known(args = (table()), config = at_most("learn_and_look_up known"))]
     fn learn_and_look_up(table: MacTable) -> Option<PortId> {
         let station = |n: u64| black_box(MacAddr::from_u64(0x0200_0000_0000 | n));
         black_box(table.learn(VlanId::NONE, station(1), PortId(0), NOW));
@@ -61,13 +77,13 @@ mod counted {
 
     // A batch; divide by its frames: 64, or 4 of TSO.
     #[library_benchmark]
-    #[bench::unicast_60(Bench::of(Kind::Unicast60))]
-    #[bench::unicast_1500(Bench::of(Kind::Unicast1500))]
-    #[bench::flood(Bench::of(Kind::Flood))]
-    #[bench::tso(Bench::of(Kind::Tso))]
-    #[bench::tcp_run(Bench::of(Kind::TcpRun))]
-    #[bench::udp_run(Bench::of(Kind::UdpRun))]
-    #[bench::vlan_push(Bench::of(Kind::VlanPush))]
+    #[bench::unicast_60(args = (Bench::of(Kind::Unicast60)), config = at_most("batch unicast_60"))]
+    #[bench::unicast_1500(args = (Bench::of(Kind::Unicast1500)), config = at_most("batch unicast_1500"))]
+    #[bench::flood(args = (Bench::of(Kind::Flood)), config = at_most("batch flood"))]
+    #[bench::tso(args = (Bench::of(Kind::Tso)), config = at_most("batch tso"))]
+    #[bench::tcp_run(args = (Bench::of(Kind::TcpRun)), config = at_most("batch tcp_run"))]
+    #[bench::udp_run(args = (Bench::of(Kind::UdpRun)), config = at_most("batch udp_run"))]
+    #[bench::vlan_push(args = (Bench::of(Kind::VlanPush)), config = at_most("batch vlan_push"))]
     fn batch(mut bench: Bench) -> (u64, usize) {
         let written = black_box(bench.run());
         std::mem::forget(bench);
@@ -76,10 +92,10 @@ mod counted {
 
     // A batch of 64 flows of short packets, and the copy that fills it.
     #[library_benchmark]
-    #[bench::routed_udp_out(Routed::new(Way::Out, false, 18))]
-    #[bench::routed_udp_in(Routed::new(Way::In, false, 18))]
-    #[bench::routed_tcp_out(Routed::new(Way::Out, true, 6))]
-    #[bench::routed_tcp_in(Routed::new(Way::In, true, 6))]
+    #[bench::routed_udp_out(args = (Routed::new(Way::Out, false, 18)), config = at_most("batch routed_udp_out"))]
+    #[bench::routed_udp_in(args = (Routed::new(Way::In, false, 18)), config = at_most("batch routed_udp_in"))]
+    #[bench::routed_tcp_out(args = (Routed::new(Way::Out, true, 6)), config = at_most("batch routed_tcp_out"))]
+    #[bench::routed_tcp_in(args = (Routed::new(Way::In, true, 6)), config = at_most("batch routed_tcp_in"))]
     fn routed_batch(mut routed: Routed) -> u64 {
         let written = black_box(routed.run());
         std::mem::forget(routed);
