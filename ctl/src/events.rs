@@ -11,15 +11,16 @@ use crate::follow::Follow;
 use crate::get::understood;
 use crate::table::plain;
 
+/// Message for a stream that ends, with its last chunk or without.
+const ENDED: &str = "the stream of events ended; is the switch still running?";
+
 /// Prints each event as it comes, until standard output is closed.
 pub(crate) fn follow(socket: &Path, output: Output) -> anyhow::Result<()> {
     let mut events = Follow::get(socket, "/v1/events")?;
     let mut out = io::stdout().lock();
     let mut rest = Vec::new();
     loop {
-        let Some(lines) = events.lines(&mut rest).context("following events; did the switch end?")? else {
-            bail!("the switch ended the events; did it end?");
-        };
+        let Some(lines) = events.lines(&mut rest).context(ENDED)? else { bail!(ENDED) };
         for line in lines.lines() {
             // The other fields of server-sent events repeat what is in the data.
             let Some(json) = line.strip_prefix("data: ") else { continue };
