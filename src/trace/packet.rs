@@ -16,23 +16,23 @@
 
 use std::net::Ipv4Addr;
 
-use packet::arp::Arp;
-use packet::checksum;
-use packet::ethernet::EtherType;
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep,
+    TcpHeader,
+};
 use packet::vlan::VlanId;
 use packet::{Headers, MacAddr, Tag};
 use vswitch::UPLINK;
 use vswitch::{Interface, Neighbours, Port, PortKind, Routing};
 
 const IP_LEN: usize = 20;
-/// The longest packet that a port could bring.
-const MAX_LEN: usize = 65_535;
 const ALL_WORDS: &str = "port= src= dst= smac= dmac= vlan= tcp udp icmp arp sport= dport= id= flags= ttl= len= df";
 /// MAC address of an unknown sender or receiver. Locally administered (IEEE 802 section 8.3).
 const SOMEBODY: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfe]);
 const SOMEBODY_ELSE: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xff]);
+const SYN: u8 = 2;
 const FLAGS: [(&str, u8); 8] =
-    [("fin", 1), ("syn", 2), ("rst", 4), ("psh", 8), ("ack", 16), ("urg", 32), ("ece", 64), ("cwr", 128)];
+    [("fin", 1), ("syn", SYN), ("rst", 4), ("psh", 8), ("ack", 16), ("urg", 32), ("ece", 64), ("cwr", 128)];
 
 /// What it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -205,30 +205,24 @@ impl Words {
             ));
         }
         let mut notes = Vec::new();
-        let packet = if self.kind() == Kind::Arp { Vec::new() } else { self.packet(&mut notes) };
         if around.port.kind == PortKind::Tun {
-            return if packet.is_empty() {
-                Err("a TUN device has no ARP".to_owned())
-            } else {
-                Ok(Assumed { frame: packet, notes })
-            };
+            if self.kind() == Kind::Arp {
+                return Err("a TUN device has no ARP".to_owned());
+            }
+            let frame = self.packet(&mut notes)?;
+            return Ok(Assumed { frame, notes });
         }
+        let ports = self.ports(&mut notes);
         let src = self.smac.unwrap_or_else(|| self.assume_source(around, &mut notes));
         let dst = self.dmac.unwrap_or_else(|| self.assume_destination(around, &mut notes));
-        let mut frame = [dst.0, src.0].concat();
-        if let Some(vlan) = self.vlan {
-            frame.extend(Tag::of(vlan).to_bytes());
-        }
-        match (self.kind(), self.src, self.dst) {
-            (Kind::Arp, Some(sender), Some(target)) => {
-                frame.extend(EtherType::ARP.0.to_be_bytes());
-                frame.extend(Arp::request(src, sender, target).to_bytes());
-            }
-            _ => {
-                frame.extend(EtherType::IPV4.0.to_be_bytes());
-                frame.extend(packet);
-            }
-        }
+        let ethernet = PacketBuilder::ethernet2(src.0, dst.0);
+        let vlan = self.vlan.map(|vlan| etherparse::VlanId::try_new(vlan.get())).transpose().map_err(text)?;
+        let frame = match (self.kind(), vlan) {
+            (Kind::Arp, None) => arp_frame(ethernet.arp(self.arp(src)?))?,
+            (Kind::Arp, Some(vlan)) => arp_frame(ethernet.single_vlan(vlan).arp(self.arp(src)?))?,
+            (_, None) => self.finish(ethernet.ip(self.ip()), ports)?,
+            (_, Some(vlan)) => self.finish(ethernet.single_vlan(vlan).ip(self.ip()), ports)?,
+        };
         Ok(Assumed { frame, notes })
     }
 
@@ -289,68 +283,91 @@ impl Words {
         }
     }
 
-    fn packet(&self, notes: &mut Vec<String>) -> Vec<u8> {
-        let kind = self.kind();
-        let (src, dst) = (self.src.unwrap_or(Ipv4Addr::UNSPECIFIED), self.dst.unwrap_or(Ipv4Addr::UNSPECIFIED));
-        let len = self.len.map_or(IP_LEN + transport_len(kind), usize::from).min(MAX_LEN);
+    /// The IPv4 packet without an Ethernet header.
+    fn packet(&self, notes: &mut Vec<String>) -> Result<Vec<u8>, String> {
+        let ports = self.ports(notes);
+        self.finish(PacketBuilder::ip(self.ip()), ports)
+    }
+
+    /// Source and destination port of TCP and UDP.
+    fn ports(&self, notes: &mut Vec<String>) -> [u16; 2] {
+        let usual = match self.kind() {
+            Kind::Tcp => [40_000, 80],
+            Kind::Udp => [40_000, 53],
+            Kind::Icmp | Kind::Arp => return [0, 0],
+        };
         let mut assume = |word: &str, given: Option<u16>, usual: u16| {
             given.unwrap_or_else(|| {
                 notes.push(format!("{word}={usual}"));
                 usual
             })
         };
-        let mut packet = vec![0; len];
-        let protocol = match kind {
-            Kind::Tcp => {
-                let ports = [assume("sport", self.sport, 40_000), assume("dport", self.dport, 80)];
-                packet[20..24].copy_from_slice(&ports.map(u16::to_be_bytes).concat());
-                (packet[24 + 3], packet[32]) = (1, 5 << 4);
-                packet[33] = self.flags.unwrap_or(2);
-                packet[34..36].copy_from_slice(&u16::MAX.to_be_bytes());
-                packet::tcp::PROTOCOL
-            }
-            Kind::Udp => {
-                let ports = [assume("sport", self.sport, 40_000), assume("dport", self.dport, 53), (len - IP_LEN) as u16];
-                packet[20..26].copy_from_slice(&ports.map(u16::to_be_bytes).concat());
-                packet::udp::PROTOCOL
-            }
-            Kind::Icmp | Kind::Arp => {
-                packet[20] = packet::icmpv4::kind::ECHO_REQUEST;
-                packet[24..26].copy_from_slice(&self.id.unwrap_or(1).to_be_bytes());
-                packet::icmpv4::PROTOCOL
-            }
+        [assume("sport", self.sport, usual[0]), assume("dport", self.dport, usual[1])]
+    }
+
+    /// The IPv4 header; its length, protocol and checksum are filled in when the packet is written.
+    fn ip(&self) -> IpHeaders {
+        let header = Ipv4Header {
+            dont_fragment: self.dont_fragment,
+            time_to_live: self.ttl.unwrap_or(64),
+            source: self.src.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
+            destination: self.dst.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
+            ..Ipv4Header::default()
         };
-        packet[0] = 0x45;
-        packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-        packet[6] = if self.dont_fragment { 0x40 } else { 0 };
-        (packet[8], packet[9]) = (self.ttl.unwrap_or(64), protocol);
-        packet[12..16].copy_from_slice(&src.octets());
-        packet[16..20].copy_from_slice(&dst.octets());
-        let check = !checksum::sum(&packet[..IP_LEN]);
-        packet[10..12].copy_from_slice(&check.to_be_bytes());
-        finish(&mut packet, protocol);
-        packet
+        IpHeaders::Ipv4(header, Ipv4Extensions::default())
+    }
+
+    /// Appends the transport header and a payload of zeros.
+    fn finish(&self, ip: PacketBuilderStep<IpHeaders>, [sport, dport]: [u16; 2]) -> Result<Vec<u8>, String> {
+        let least = IP_LEN + transport_len(self.kind());
+        let payload = vec![0; self.len.map_or(0, |len| usize::from(len).saturating_sub(least))];
+        let mut frame = Vec::new();
+        match self.kind() {
+            Kind::Tcp => ip.tcp_header(self.tcp(sport, dport)).write(&mut frame, &payload),
+            Kind::Udp => ip.udp(sport, dport).write(&mut frame, &payload),
+            Kind::Icmp | Kind::Arp => ip.icmpv4_echo_request(self.id.unwrap_or(1), 0).write(&mut frame, &payload),
+        }
+        .map_err(text)?;
+        Ok(frame)
+    }
+
+    fn tcp(&self, sport: u16, dport: u16) -> TcpHeader {
+        let flags = self.flags.unwrap_or(SYN);
+        let has = |name: &str| FLAGS.iter().any(|(known, flag)| *known == name && flags & flag != 0);
+        TcpHeader {
+            fin: has("fin"),
+            syn: has("syn"),
+            rst: has("rst"),
+            psh: has("psh"),
+            ack: has("ack"),
+            urg: has("urg"),
+            ece: has("ece"),
+            cwr: has("cwr"),
+            ..TcpHeader::new(sport, dport, 1, u16::MAX)
+        }
+    }
+
+    fn arp(&self, src: MacAddr) -> Result<ArpPacket, String> {
+        let [sender, target] = [self.src, self.dst].map(|address| address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
+        let (hardware, protocol) = (ArpHardwareId::ETHERNET, EtherType::IPV4);
+        ArpPacket::new(hardware, protocol, ArpOperation::REQUEST, &src.0, &sender, &[0; 6], &target).map_err(text)
     }
 }
 
-/// Writes the transport's checksum.
-fn finish(packet: &mut [u8], protocol: u8) {
-    let addresses: [u8; 8] = std::array::from_fn(|at| packet[12 + at]);
-    let transport = &mut packet[IP_LEN..];
-    let (at, pseudo) = match protocol {
-        packet::icmpv4::PROTOCOL => (2, 0),
-        _ => (
-            if protocol == packet::tcp::PROTOCOL { 16 } else { 6 },
-            checksum::pseudo_header(&addresses, protocol, transport.len()),
-        ),
-    };
-    let check = !checksum::add(checksum::sum(transport), pseudo);
-    let check = if check == 0 && protocol == packet::udp::PROTOCOL { u16::MAX } else { check };
-    transport[at..at + 2].copy_from_slice(&check.to_be_bytes());
+fn arp_frame(builder: PacketBuilderStep<ArpPacket>) -> Result<Vec<u8>, String> {
+    let mut frame = Vec::new();
+    builder.write(&mut frame).map_err(text)?;
+    Ok(frame)
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 #[cfg(test)]
 mod tests {
+    use packet::checksum;
+
     use super::*;
 
     #[test]
@@ -374,7 +391,7 @@ mod tests {
     fn checksums_are_right() {
         let whole = |words: &str| {
             let words: Words = format!("port=a,src=10.0.0.2,dst=10.0.0.3,len=77,{words}").parse().unwrap();
-            words.packet(&mut Vec::new())
+            words.packet(&mut Vec::new()).unwrap()
         };
         for (words, protocol) in [("tcp,flags=syn+ack", 6), ("udp,sport=1,dport=2", 17)] {
             let packet = whole(words);
