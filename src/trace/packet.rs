@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `port=` | ingress port | required |
 //! | `src=`, `dst=` | IPv4 addresses | required |
-//! | `smac=`, `dmac=` | MAC addresses | from the neighbour table; the gateway's for destinations beyond it |
+//! | `smac=`, `dmac=` | MAC addresses | from the neighbour table; the gateway's for destinations behind it |
 //! | `vlan=` | VLAN tag | none |
 //! | `tcp`, `udp`, `icmp`, `arp` | protocol | `icmp`, an echo request |
 //! | `sport=`, `dport=` | TCP or UDP ports | 40000, and 80 or 53 |
@@ -27,14 +27,15 @@ use vswitch::{Interface, Neighbours, Port, PortKind, Routing};
 
 const IP_LEN: usize = 20;
 const ALL_WORDS: &str = "port= src= dst= smac= dmac= vlan= tcp udp icmp arp sport= dport= id= flags= ttl= len= df";
-/// MAC address of an unknown sender or receiver. Locally administered (IEEE 802 section 8.3).
+/// Unused source MAC address of a sender whose own is unknown. Locally administered (IEEE 802 section 8.3).
 const SOMEBODY: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfe]);
+/// Unused destination MAC address of a receiver whose own is unknown. Locally administered.
 const SOMEBODY_ELSE: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xff]);
 const SYN: u8 = 2;
 const FLAGS: [(&str, u8); 8] =
     [("fin", 1), ("syn", SYN), ("rst", 4), ("psh", 8), ("ack", 16), ("urg", 32), ("ece", 64), ("cwr", 128)];
 
-/// What it is.
+/// Protocol of an imaginary packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Tcp,
@@ -43,10 +44,10 @@ enum Kind {
     Arp,
 }
 
-/// An imaginary packet as it was described.
+/// The words that describe an imaginary packet; `None` and empty where a word is missing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Words {
-    /// The port's name.
+    /// Name of the ingress port.
     pub(crate) port: String,
     kind: Option<Kind>,
     src: Option<Ipv4Addr>,
@@ -72,7 +73,7 @@ impl std::str::FromStr for Words {
             words.take(word)?;
         }
         if words.port.is_empty() {
-            return Err("port= is missing: by which port does the packet come in?".to_owned());
+            return Err("port= is missing: name the port that the packet comes in through".to_owned());
         }
         words.check()?;
         Ok(words)
@@ -107,7 +108,7 @@ impl Words {
             _ => {
                 let known = ALL_WORDS.split(' ').map(|known| known.trim_end_matches('='));
                 let meant = config::nearest(key, known).map_or_else(String::new, |close| format!(" (did you mean '{close}'?)"));
-                return Err(format!("'{}' is no word of a packet{meant}; the words are {ALL_WORDS}", key.escape_debug()));
+                return Err(format!("'{}' is not a word of a packet{meant}; the words are {ALL_WORDS}", key.escape_debug()));
             }
         }
         Ok(())
@@ -115,7 +116,7 @@ impl Words {
 
     fn set_kind(&mut self, kind: Kind) -> Result<(), String> {
         if self.kind.is_some_and(|other| other != kind) {
-            return Err("a packet is one of tcp, udp, icmp and arp".to_owned());
+            return Err("a packet is only one of tcp, udp, icmp and arp".to_owned());
         }
         self.kind = Some(kind);
         Ok(())
@@ -130,23 +131,25 @@ impl Words {
         let kind = self.kind();
         let has_ports = matches!(kind, Kind::Tcp | Kind::Udp);
         if (self.sport.is_some() || self.dport.is_some()) && !has_ports {
-            return Err("sport= and dport= are of tcp and udp: say which".to_owned());
+            return Err("sport= and dport= need a protocol: add tcp or udp".to_owned());
         }
         if self.flags.is_some() && kind != Kind::Tcp {
-            return Err("flags= are of tcp: say tcp".to_owned());
+            return Err("flags= needs a protocol: add tcp".to_owned());
         }
         if self.id.is_some() && kind != Kind::Icmp {
-            return Err("id= is of icmp".to_owned());
+            return Err("id= applies to icmp only".to_owned());
         }
         if kind == Kind::Arp && (self.ttl.is_some() || self.len.is_some() || self.dont_fragment) {
-            return Err("ttl=, len= and df are of IP packets, and arp is none".to_owned());
+            return Err("ttl=, len= and df apply to IP packets, not to arp".to_owned());
         }
         if self.src.is_none() || self.dst.is_none() {
-            return Err("src= and dst= are missing: from which address to which?".to_owned());
+            return Err("src= and dst= are missing: name the packet's addresses".to_owned());
         }
         let least = IP_LEN + transport_len(kind);
         match self.len {
-            Some(len) if usize::from(len) < least => Err(format!("len={len}: with its headers it has at least {least} bytes")),
+            Some(len) if usize::from(len) < least => {
+                Err(format!("len={len}: with its headers the packet has at least {least} bytes"))
+            }
             _ => Ok(()),
         }
     }
@@ -157,7 +160,7 @@ fn number<T: std::str::FromStr>(key: &str, value: &str, what: &str) -> Result<T,
 }
 
 fn wrong(key: &str, value: &str, what: &str) -> String {
-    format!("{key}={}: that is not {what}", value.escape_debug())
+    format!("{key}={}: not {what}", value.escape_debug())
 }
 
 fn flags(value: &str) -> Result<u8, String> {
@@ -179,28 +182,32 @@ fn transport_len(kind: Kind) -> usize {
     }
 }
 
-/// Where the packet comes in, and who is known there.
+/// The ingress port, with the routing and neighbour tables that defaults are taken from.
 pub(crate) struct Surroundings<'a> {
     pub(crate) port: &'a Port,
     pub(crate) routing: Option<&'a Routing>,
     pub(crate) neighbours: Option<&'a Neighbours>,
 }
 
-/// A frame, and what was assumed for it.
+/// A frame, and the values that were assumed for it.
 #[derive(Debug)]
 pub(crate) struct Assumed {
-    /// As it comes in: without an Ethernet header by a TUN device.
+    /// The frame as received; from a TUN device without an Ethernet header.
     pub(crate) frame: Vec<u8>,
-    /// In words.
+    /// The assumed values as text, such as `sport=40000`.
     pub(crate) notes: Vec<String>,
 }
 
 impl Words {
-    /// The packet's bytes.
+    /// Builds the frame.
+    ///
+    /// # Errors
+    ///
+    /// The port cannot receive such a frame: a tunnel without Ethernet, or ARP on a TUN device.
     pub(crate) fn frame(&self, around: &Surroundings<'_>) -> Result<Assumed, String> {
         if matches!(around.port.kind, PortKind::IpPeer(_)) {
             return Err(format!(
-                "{}: what comes by this tunnel has no Ethernet; imagine it at the tunnel's TUN device",
+                "{}: packets of this tunnel have no Ethernet header; use port= with the tunnel's TUN device",
                 self.port
             ));
         }
@@ -226,7 +233,7 @@ impl Words {
         Ok(Assumed { frame, notes })
     }
 
-    /// The gateway of the VLAN that the frame will belong to.
+    /// The gateway of the frame's VLAN on the ingress port.
     fn gateway<'a>(&self, around: &Surroundings<'a>) -> Option<(vswitch::InterfaceId, &'a Interface)> {
         let routing = around.routing?;
         let tag = self.vlan.map(|vlan| Tag::of(vlan).to_bytes());
@@ -245,9 +252,9 @@ impl Words {
         };
         let mac = known.unwrap_or(SOMEBODY);
         let who = match (known, is_outside) {
-            (Some(_), false) => "as the neighbours know it",
-            (Some(_), true) => "the router that leads there",
-            (None, _) => "nobody's; its own is not known",
+            (Some(_), false) => "from the neighbour table",
+            (Some(_), true) => "the next hop towards it",
+            (None, _) => "an unused address, as its own is unknown",
         };
         notes.push(format!("smac={mac}: {who}"));
         mac
@@ -260,26 +267,27 @@ impl Words {
     }
 
     fn destination(&self, around: &Surroundings<'_>) -> (MacAddr, &'static str) {
-        let Some(dst) = self.dst else { return (MacAddr::BROADCAST, "to everybody") };
+        let Some(dst) = self.dst else { return (MacAddr::BROADCAST, "broadcast") };
         if self.kind() == Kind::Arp {
-            return (MacAddr::BROADCAST, "to everybody, as one asks");
+            return (MacAddr::BROADCAST, "broadcast, as for any ARP request");
         }
         if around.port.kind == PortKind::Uplink {
             let uplink = around.routing.and_then(Routing::uplink);
-            return uplink.map_or((SOMEBODY_ELSE, "nobody's; the uplink is down"), |uplink| (uplink.mac, "the uplink's own"));
+            return uplink
+                .map_or((SOMEBODY_ELSE, "an unused address, as the uplink is down"), |uplink| (uplink.mac, "the uplink's own"));
         }
         if dst.is_broadcast() {
-            return (MacAddr::BROADCAST, "to everybody");
+            return (MacAddr::BROADCAST, "broadcast");
         }
         match self.gateway(around) {
             Some((_, gateway)) if dst == gateway.address => (gateway.mac, "the gateway's"),
             Some((id, gateway)) if gateway.network.contains(dst) => match around.neighbours.and_then(|known| known.peek(id, dst))
             {
-                Some(mac) => (mac, "as the neighbours know it"),
-                None => (SOMEBODY_ELSE, "nobody's; the destination's own is not known, so say it with dmac="),
+                Some(mac) => (mac, "from the neighbour table"),
+                None => (SOMEBODY_ELSE, "an unused address, as the destination's is unknown: set it with dmac="),
             },
-            Some((_, gateway)) => (gateway.mac, "the gateway's, as the destination is beyond it"),
-            None => (SOMEBODY_ELSE, "nobody's; there is no gateway, so say it with dmac="),
+            Some((_, gateway)) => (gateway.mac, "the gateway's, as the destination is behind it"),
+            None => (SOMEBODY_ELSE, "an unused address, as there is no gateway: set it with dmac="),
         }
     }
 
@@ -378,13 +386,13 @@ mod tests {
         assert!(error("port=a,src=10.0.0.2").starts_with("src= and dst= are missing"));
         assert!(error(&format!("{ends},dprt=80")).contains("did you mean 'dport'?"));
         assert!(error(&format!("{ends},tcp,udp")).contains("one of tcp, udp"));
-        assert!(error(&format!("{ends},dport=80")).contains("say which"));
-        assert!(error(&format!("{ends},udp,flags=syn")).contains("flags= are of tcp"));
-        assert!(error(&format!("{ends},tcp,flags=sync")).contains("flags=sync: that is not"));
+        assert!(error(&format!("{ends},dport=80")).contains("add tcp or udp"));
+        assert!(error(&format!("{ends},udp,flags=syn")).contains("flags= needs a protocol"));
+        assert!(error(&format!("{ends},tcp,flags=sync")).contains("flags=sync: not "));
         assert!(error(&format!("{ends},tcp,len=39")).contains("at least 40 bytes"));
         assert!(error(&format!("{ends},vlan=4096")).contains("a VLAN"));
         assert!(error(&format!("{ends},df=1")).contains("takes no value"));
-        assert!(error(&format!("{ends},arp,ttl=3")).contains("arp is none"));
+        assert!(error(&format!("{ends},arp,ttl=3")).contains("not to arp"));
     }
 
     #[test]

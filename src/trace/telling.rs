@@ -6,12 +6,12 @@ use packet::vlan::TagAction;
 use packet::{EtherType, MacAddr};
 use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
 
-/// Ports by their numbers.
+/// Port names, indexed by [`PortId`].
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Names(pub(crate) Vec<String>);
 
 impl Names {
-    /// Ports that are new have these; one that is gone keeps its name, as stories of its frames may still be told.
+    /// Updates the names. A removed port keeps its name, because stories of its frames may still come.
     pub(crate) fn take_in(&mut self, now: Vec<String>) {
         self.0.resize(now.len().max(self.0.len()), String::new());
         for (known, name) in self.0.iter_mut().zip(now).filter(|(_, name)| !name.is_empty()) {
@@ -25,12 +25,12 @@ impl Names {
     }
 }
 
-/// A story as it is shown.
+/// A story as shown to users. `assumed` are the assumed values of an imaginary packet.
 pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> api::Story {
     let port = story.came_in_by().map(|id| names.of(id));
     let arrived = match &port {
-        Some(name) => format!("comes in by {name}"),
-        None => "had waited within the switch".to_owned(),
+        Some(name) => format!("comes in through {name}"),
+        None => "continues after it waited in the switch".to_owned(),
     };
     let first = api::Step { port: port.clone(), ..api::Step::new(StepKind::Arrived, arrived) };
     api::Story {
@@ -59,35 +59,35 @@ fn verdict(story: &Story, names: &Names) -> api::Verdict {
                 more if ports.is_empty() => ports.push(format!("{more} ports")),
                 more => ports.push(format!("and {more} more")),
             }
-            (VerdictKind::Sent, None, format!("leaves by {}", ports.join(", ")))
+            (VerdictKind::Sent, None, format!("sent through {}", ports.join(", ")))
         }
         Verdict::Dropped(reason) => (VerdictKind::Dropped, Some(reason), format!("dropped: {}", why(reason))),
         Verdict::Answered => (VerdictKind::Answered, None, "answered by the switch".to_owned()),
-        Verdict::Waits => (VerdictKind::Waits, None, "waits within the switch".to_owned()),
-        Verdict::Taken => (VerdictKind::Taken, None, "was for the switch, which sends nothing for it".to_owned()),
+        Verdict::Waits => (VerdictKind::Waits, None, "waits in the switch".to_owned()),
+        Verdict::Taken => (VerdictKind::Taken, None, "consumed by the switch, without an answer".to_owned()),
     };
     api::Verdict { verdict, reason: reason.map(|reason| reason.name().to_owned()), text }
 }
 
-/// A reason and what it means.
+/// A drop reason with its meaning.
 fn why(reason: DropReason) -> String {
     format!("{} ({})", reason.name(), reason.meaning())
 }
 
-/// One step in words.
+/// One step as text.
 fn telling(step: Step, names: &Names) -> api::Step {
     let of = |step: StepKind, text: String| api::Step::new(step, text);
     match step {
-        Step::Resumed => of(StepKind::Resumed, "what it waited for is there, or did not come".to_owned()),
+        Step::Resumed => of(StepKind::Resumed, "its neighbour or first fragment has arrived, or the wait timed out".to_owned()),
         Step::Decapsulated { framing, from } => {
             let tunnel = framing.vni().map_or_else(|| "a tunnel".to_owned(), |vni| format!("VXLAN {}", vni.number()));
             api::Step {
                 address: Some(from.to_string()),
-                ..of(StepKind::Decapsulated, format!("came out of {tunnel} from {from}"))
+                ..of(StepKind::Decapsulated, format!("decapsulated from {tunnel}, sent by {from}"))
             }
         }
         Step::Classified(vlan) => {
-            let text = if vlan.get() == 0 { "belongs to no VLAN".to_owned() } else { format!("belongs to VLAN {}", vlan.get()) };
+            let text = if vlan.get() == 0 { "is in no VLAN".to_owned() } else { format!("is in VLAN {}", vlan.get()) };
             api::Step { vlan: Some(vlan.get()), ..of(StepKind::Classified, text) }
         }
         Step::Learned { vlan, mac, learned } => api::Step {
@@ -102,26 +102,26 @@ fn telling(step: Step, names: &Names) -> api::Step {
         },
         Step::ArpAnswered(address) => api::Step {
             address: Some(address.to_string()),
-            ..of(StepKind::ArpAnswered, format!("asks for {address}, which is the router's: answered"))
+            ..of(StepKind::ArpAnswered, format!("ARP request for the router's address {address}: answered"))
         },
         Step::EchoAnswered(address) => api::Step {
             address: Some(address.to_string()),
-            ..of(StepKind::EchoAnswered, format!("pings {address}, which is the router's: answered"))
+            ..of(StepKind::EchoAnswered, format!("ping to the router's address {address}: answered"))
         },
         Step::ForGateway(address) => api::Step {
             address: Some(address.to_string()),
-            ..of(StepKind::ForGateway, format!("is for the gateway {address}'s MAC address, so it is routed"))
+            ..of(StepKind::ForGateway, format!("is addressed to the MAC address of gateway {address}, so it is routed"))
         },
-        Step::FromOutside => of(StepKind::FromOutside, "comes from outside, so it is routed".to_owned()),
+        Step::FromOutside => of(StepKind::FromOutside, "comes in through the uplink, so it is routed".to_owned()),
         Step::RouteInside { dst, vlan } => {
             let vlan = if vlan.get() == 0 { String::new() } else { format!(" on VLAN {}", vlan.get()) };
-            api::Step { dst: Some(dst.to_string()), ..of(StepKind::RouteInside, format!("{dst} is in a network inside{vlan}")) }
+            api::Step { dst: Some(dst.to_string()), ..of(StepKind::RouteInside, format!("{dst} is in an inside network{vlan}")) }
         }
         Step::RouteOutside { dst, hop } => {
             let text = if hop == dst {
-                format!("{dst} is next to the uplink")
+                format!("{dst} is in the uplink's network")
             } else {
-                format!("the way to {dst} is by {hop} at the uplink")
+                format!("the route to {dst} is through {hop} on the uplink")
             };
             api::Step { dst: Some(dst.to_string()), address: Some(hop.to_string()), ..of(StepKind::RouteOutside, text) }
         }
@@ -135,7 +135,10 @@ fn telling(step: Step, names: &Names) -> api::Step {
         }
         Step::Hairpin(address) => api::Step {
             address: Some(address.to_string()),
-            ..of(StepKind::Hairpin, format!("{address} is our own outside address: out and in again (hairpin)"))
+            ..of(
+                StepKind::Hairpin,
+                format!("{address} is an outside address of the router: translated out and in again (hairpin)"),
+            )
         },
         Step::Translated { side, basis, src, dst } => api::Step {
             src: Some(src.to_string()),
@@ -148,9 +151,9 @@ fn telling(step: Step, names: &Names) -> api::Step {
             ..of(StepKind::Neighbour, format!("{address} is at {mac}"))
         },
         Step::Waits { address, asked, kept } => {
-            let asks = if asked { ", and is asked for by ARP in the packet's place" } else { ", and not asked for again now" };
-            let waits = if kept { "the packet waits" } else { "there is no room for the packet to wait" };
-            let text = format!("the MAC address of {address} is not known{asks}: {waits}");
+            let asks = if asked { ", an ARP request is sent" } else { ", it has been requested already" };
+            let waits = if kept { "the packet waits" } else { "there is no room to keep the packet" };
+            let text = format!("the MAC address of {address} is unknown{asks}: {waits}");
             api::Step { address: Some(address.to_string()), ..of(StepKind::Waits, text) }
         }
         Step::RequestDropped(reason) => api::Step {
@@ -158,15 +161,18 @@ fn telling(step: Step, names: &Names) -> api::Step {
             ..of(StepKind::RequestDropped, format!("the ARP request is dropped: {}", why(reason)))
         },
         Step::FragmentKept => {
-            of(StepKind::FragmentKept, "a fragment before its datagram's first: kept until that comes".to_owned())
+            of(StepKind::FragmentKept, "a fragment before the first one of its datagram: kept until that one arrives".to_owned())
         }
         Step::Fragmented(mtu) => of(StepKind::Fragmented, format!("too long: leaves in fragments of at most {mtu} bytes")),
         Step::Segmented(size) => of(StepKind::Segmented, format!("a super-frame of TCP segments of {size} bytes")),
         Step::Told { to, error } => {
             let error = error.map_or_else(|| "packet too big".to_owned(), |error| error.to_string());
-            api::Step { address: Some(to.to_string()), ..of(StepKind::Told, format!("{to} is told: {error}")) }
+            api::Step { address: Some(to.to_string()), ..of(StepKind::Told, format!("ICMP error to {to}: {error}")) }
         }
-        Step::NotTold => of(StepKind::NotTold, "its sender may not be told, or not so often".to_owned()),
+        Step::NotTold => of(
+            StepKind::NotTold,
+            "no ICMP error is sent: none is allowed about this packet, or the rate limit is reached".to_owned(),
+        ),
         Step::Forwarded { mac, port } => {
             let name = names.of(port);
             api::Step {
@@ -176,18 +182,18 @@ fn telling(step: Step, names: &Names) -> api::Step {
             }
         }
         Step::Flooded { mac, ports } => {
-            let who = if mac.is_multicast() { "is a group" } else { "is not known" };
-            let text = format!("{mac} {who}: to {ports} port{}", if ports == 1 { "" } else { "s" });
+            let who = if mac.is_multicast() { "is a group address" } else { "is unknown" };
+            let text = format!("{mac} {who}: flooded to {ports} port{}", if ports == 1 { "" } else { "s" });
             api::Step { mac: Some(mac.to_string()), ..of(StepKind::Flooded, text) }
         }
         Step::Queued { port, action } => {
             let name = names.of(port);
-            api::Step { port: Some(name.clone()), ..of(StepKind::Queued, format!("to leave by {name}{}", tag_text(action))) }
+            api::Step { port: Some(name.clone()), ..of(StepKind::Queued, format!("queued for {name}{}", tag_text(action))) }
         }
         Step::Encapsulated { port, framing, flow } => {
             let name = names.of(port);
             let header = framing.vni().map_or_else(String::new, |vni| format!(" with VXLAN {}", vni.number()));
-            let text = format!("into UDP{header} for {name}; its flow {flow:#06x} chooses the source port");
+            let text = format!("encapsulated in UDP{header} for {name}; flow hash {flow:#06x} selects the source port");
             api::Step { port: Some(name), ..of(StepKind::Encapsulated, text) }
         }
         Step::Sent { port, writes, frames } => {
@@ -197,7 +203,7 @@ fn telling(step: Step, names: &Names) -> api::Step {
                 (2.., _) => format!(", in {writes} pieces"),
                 _ => String::new(),
             };
-            api::Step { port: Some(name.clone()), ..of(StepKind::Sent, format!("sent by {name}{manner}")) }
+            api::Step { port: Some(name.clone()), ..of(StepKind::Sent, format!("sent through {name}{manner}")) }
         }
         Step::Dropped { reason, port } => {
             let name = port.map(|port| names.of(port));
@@ -213,26 +219,26 @@ fn telling(step: Step, names: &Names) -> api::Step {
 
 fn learned_text(mac: MacAddr, learned: Learned, names: &Names) -> String {
     match learned {
-        Learned::Added => format!("{mac} is learned here"),
-        Learned::Refreshed => format!("{mac} is known to be here"),
-        Learned::Moved { from } => format!("{mac} moved here from {}", names.of(from)),
+        Learned::Added => format!("{mac} is learned on this port"),
+        Learned::Refreshed => format!("{mac} is already known on this port"),
+        Learned::Moved { from } => format!("{mac} moved to this port from {}", names.of(from)),
         Learned::Refused => format!("{mac} is not learned"),
     }
 }
 
 fn translated_text(side: Side, basis: Basis, src: nat::Endpoint, dst: nat::Endpoint) -> String {
     let right = match basis {
-        Basis::Known => "of a known connection",
-        Basis::KnownMapping => "opens a connection, by the outside endpoint that its guest has",
-        Basis::NewMapping => "opens a connection, with a new outside endpoint",
+        Basis::Known => "belongs to a known connection",
+        Basis::KnownMapping => "opens a connection with the existing outside endpoint of its guest",
+        Basis::NewMapping => "opens a connection with a new outside endpoint",
         Basis::Published => "opens a connection to a published port",
-        Basis::OneToOne => "opens a connection, by its guest's own outside address",
-        Basis::Error => "an error about a known connection",
-        Basis::Fragment => "follows its datagram's first fragment",
+        Basis::OneToOne => "opens a connection with its guest's own outside address",
+        Basis::Error => "ICMP error about a known connection",
+        Basis::Fragment => "translated like the first fragment of its datagram",
     };
     let now = match side {
-        Side::Inside => format!("is from {src} now"),
-        Side::Outside => format!("is for {dst} now"),
+        Side::Inside => format!("its source is now {src}"),
+        Side::Outside => format!("its destination is now {dst}"),
     };
     format!("{right}: {now}")
 }
@@ -245,7 +251,7 @@ fn tag_text(action: TagAction) -> String {
     }
 }
 
-/// A frame's headers in tcpdump's manner, as far as the head shows them.
+/// The headers of a frame in tcpdump's notation, as far as `head` contains them.
 fn describe(is_packet: bool, head: &[u8]) -> String {
     if is_packet {
         let is_ipv4 = head.first().is_some_and(|first| first >> 4 == 4);

@@ -75,7 +75,7 @@ fn imagined_as_it_then_is() {
     assert!(imagined.starts_with(&format!("{MACHINE}:")), "{imagined}");
     assert!(story["assumed"].as_array().expect("a list").len() >= 2, "{story}");
     let printed = text(&socket, &[&packet]);
-    assert!(printed.lines().last().is_some_and(|line| line.starts_with("=> leaves by ")), "{printed}");
+    assert!(printed.lines().last().is_some_and(|line| line.starts_with("=> sent through ")), "{printed}");
     let words = packet.split(',').collect::<Vec<_>>();
     assert_eq!(text(&socket, &words), printed, "words by themselves, and asked again");
 
@@ -102,8 +102,8 @@ fn why_it_does_not_arrive() {
         ("port=c,src=10.0.0.1,dst=10.0.0.2", "there is no such port"),
         ("src=10.0.0.1,dst=10.0.0.2", "port= is missing"),
         ("port=a,src=10.0.0.1,dst=10.0.0.2,dprt=80", "did you mean 'dport'?"),
-        ("port=a,src=10.0.0.1,dst=10.0.0.2,dport=80", "say which"),
-        ("port=a,src=10.0.0.300,dst=10.0.0.2", "src=10.0.0.300: that is not an IPv4 address"),
+        ("port=a,src=10.0.0.1,dst=10.0.0.2,dport=80", "add tcp or udp"),
+        ("port=a,src=10.0.0.300,dst=10.0.0.2", "src=10.0.0.300: not an IPv4 address"),
     ] {
         let output = run(&socket, &[words]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -200,7 +200,7 @@ fn ports_that_change() {
     assert!(said.contains("its port was removed or replaced"), "{said}");
     control::text(&socket, &["port", "add", &hosts[2].port("")]);
     let story = all.hears(&hosts[2].raw(), |story| story["port"] != "a" && story["port"] != "b");
-    assert_eq!((&story["port"], &story["steps"][0]["text"]), (&"c".into(), &"comes in by c".into()));
+    assert_eq!((&story["port"], &story["steps"][0]["text"]), (&"c".into(), &"comes in through c".into()));
     assert_eq!(step(&story, "sent")["port"], "a");
     drop(all);
     switch.finish();
