@@ -81,7 +81,7 @@ fn a_site_that_fits() {
         ("rights", "CAP_NET_ADMIN, CAP_NET_RAW"),
         ("uplink up0", "MTU 1500"),
         ("uplink up0", "no RST"),
-        ("guests' network 10.77.0.1/24", "nowhere else"),
+        ("guests' network 10.77.0.1/24", "overlaps with no network"),
         ("tunnel vxlan42 to 203.0.113.9", "packets of 1450 bytes"),
     ] {
         assert_line(&text, "ok", what, &[say]);
@@ -132,12 +132,12 @@ fn a_site_that_does_not() {
     let (code, text) = run(machine.netns(), &mut doctor(&["--socket", &socket, "--config", &file]));
     assert_eq!(code, Some(1), "{text}");
     for (what, says) in [
-        ("guests' network 203.0.113.129/25", ["behind the uplink up0", "fix: give the guests another"]),
-        ("namespace no-such", ["is not there", "fix: ip netns add no-such"]),
+        ("guests' network 203.0.113.129/25", ["behind the uplink up0", "fix: use another network"]),
+        ("namespace no-such", ["does not exist", "fix: ip netns add no-such"]),
         ("port none0", ["no such interface", "fix: ip -br link"]),
         ("published tcp 8080", [&format!("process {}", std::process::id()), "fix: ss -lp"]),
         ("tunnel vxlan42 to 203.0.113.9", ["datagrams of 1550", "fix: mtu = 1450"]),
-        ("tunnel udp7000 to 2001:db8::9", ["no way", "fix: ip route get 2001:db8::9"]),
+        ("tunnel udp7000 to 2001:db8::9", ["no route", "fix: ip route get 2001:db8::9"]),
     ] {
         assert_line(&text, "problem", what, &says);
     }
@@ -169,10 +169,10 @@ fn a_socket_that_was_left() {
     fs::write(&file, "precious").expect("written");
     let (code, text) = run(&netns, &mut doctor(&["--socket", &left]));
     assert_eq!(code, Some(0), "a warning is no problem: {text}");
-    assert_line(&text, "warning", "control socket", &["nobody listens"]);
+    assert_line(&text, "warning", "control socket", &["no process listens"]);
     let (code, text) = run(&netns, &mut doctor(&["--socket", &file]));
     assert_eq!(code, Some(1), "{text}");
-    assert_line(&text, "problem", "control socket", &["is no socket"]);
+    assert_line(&text, "problem", "control socket", &["is not a socket"]);
     // The fix for a stale socket is to start the daemon.
     let host = Host::quiet("a");
     let switch = Switch::start(&["--control", &left, "--tap", &host.port("")]);

@@ -1,4 +1,4 @@
-//! What the host is like: looked at, not judged, and nothing of it is changed.
+//! The state of the host, read without changing it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -15,32 +15,32 @@ use netio::{Layer, Netns, Tap, TapSpec, link, merging, netns, route};
 
 use super::plan::{Plan, Tunnel};
 
-/// So many of a host's interfaces, and of a plan's published ports and peers, are looked at.
+/// Maximum number of interfaces, published ports and peers that are checked, each.
 const LOOKED_AT: usize = 256;
 
 const TUN: &str = "/dev/net/tun";
 
-/// All that is looked at.
+/// The state of the host.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) tun: Result<(), ErrorKind>,
-    /// The effective rights, a bit each, of the switch that runs or else of this process.
+    /// Effective capabilities as a bit mask, of the running switch or else of this process.
     pub(crate) rights: u64,
-    /// Descriptors that it may have, and how far root could raise them.
+    /// Limit of open files: of the running switch, or else the hard limit of this process.
     pub(crate) open_files: Option<u64>,
-    /// Offloads that the kernel refuses a TAP; `None` where no TAP could be made to ask.
+    /// TAP offloads that the kernel refuses; `None` if no TAP device could be created for the test.
     pub(crate) refused_offloads: Option<Vec<&'static str>>,
     pub(crate) interfaces: BTreeMap<String, Interface>,
-    /// The ways to tunnels' hosts: which tunnel, which host, and the longest packet that the way takes.
+    /// Paths to tunnel peers: index of the tunnel, address of the peer, path MTU.
     pub(crate) ways: Vec<(usize, IpAddr, Result<u32, String>)>,
-    /// Published ports that a program has: whether they are TCP's, the number, and whose they are.
+    /// Published ports in use by another program: true for TCP, the port number, the program.
     pub(crate) taken: Vec<(bool, u16, String)>,
-    /// Whether a port of the shared address can be taken so that the host stays silent about it; `None`: not tried.
+    /// Whether a port of the shared address can be reserved, so that the host sends no RST for it; `None` if not tried.
     pub(crate) silence: Option<Result<(), ErrorKind>>,
     pub(crate) max_dgram_qlen: Option<u64>,
-    /// Bytes that wait in a socket until they are read: of the uplink, packet ports, tunnels and guests.
+    /// Default receive buffer of sockets, in bytes.
     pub(crate) rmem_default: Option<u64>,
-    /// Namespaces that cannot be opened, and why.
+    /// Namespaces that cannot be opened, with the error.
     pub(crate) lost_namespaces: Vec<(String, ErrorKind)>,
     pub(crate) control: Control,
 }
@@ -54,30 +54,30 @@ pub(crate) struct Interface {
     pub(crate) addresses: Vec<(Ipv4Addr, u8)>,
     pub(crate) routes: Vec<Route>,
     pub(crate) has_lro: bool,
-    /// Does the host pass packets on that come in there?
+    /// Whether the host forwards packets that it receives on this interface.
     pub(crate) forwards: bool,
-    /// Only those whose sender is reached by the same interface?
+    /// Whether reverse path filtering is strict (RFC 3704 section 2.2).
     pub(crate) is_strict: bool,
 }
 
-/// What is where a switch's control socket would be.
+/// State of the control socket's path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Control {
     /// A switch that answers.
     Answers,
     /// Nothing.
     Absent,
-    /// A socket that nobody listens on.
+    /// A socket without a listening process.
     Stale,
-    /// A socket that we may not connect to.
+    /// A socket that this process may not connect to.
     Denied,
-    /// Something that is no socket.
+    /// A file that is not a socket.
     Other,
 }
 
 impl Facts {
-    /// Looks, as the switch that runs would see it: in its namespace, at its rights. What needs rights that are missing
-    /// is left out.
+    /// Reads the state as the running switch sees it: in its network namespace and with its capabilities. Facts that need
+    /// missing capabilities are left out.
     pub(crate) fn gather(plan: &Plan, control: Control) -> Facts {
         let process = plan.running.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         let namespace = plan.running.and_then(|pid| Netns::new(&format!("pid:{pid}")).open().ok());
@@ -101,8 +101,8 @@ impl Facts {
         })
     }
 
-    /// Asks a TAP of nobody, in namespaces of its own, where [`Facts::gather`] could not. From then on the process has
-    /// no rights over the host any more: this comes last.
+    /// Tests the TAP offloads in new user and network namespaces if [`Facts::gather`] could not. The process loses its
+    /// capabilities on the host by this, so it comes last.
     pub(crate) fn ask_in_own_users(&mut self) {
         if self.refused_offloads.is_none() && self.tun.is_ok() && netns::become_root_of_own_users().is_ok() {
             self.refused_offloads = refused_offloads();
@@ -110,7 +110,7 @@ impl Facts {
     }
 }
 
-/// What is at this path, without saying a word.
+/// The state of this path. Connects, but sends nothing.
 pub(crate) fn control_at(path: &Path) -> Control {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Control::Denied,
@@ -131,7 +131,7 @@ fn rights_of(process: &str) -> u64 {
     line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// A switch raises its own limit as far as it may; one that is not there yet could have the hard one.
+/// A switch raises its soft limit at the start, so without a running switch the hard limit counts.
 fn open_files_of(process: &str, is_running: bool) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -186,7 +186,7 @@ fn ways(at: usize, tunnel: &Tunnel) -> impl Iterator<Item = (usize, IpAddr, Resu
     tunnel.remotes.iter().take(LOOKED_AT).map(way)
 }
 
-/// Tried, and given back at once.
+/// Reserves the port for a moment to see whether another program uses it.
 fn taken(plan: &Plan, tcp: bool, port: u16) -> Option<(bool, u16, String)> {
     let address = shared_address(plan)?;
     let (tried, protocol) = match tcp {

@@ -1,4 +1,4 @@
-//! What the facts mean for the plan: functions of both and nothing else.
+//! Findings: pure functions of the plan and the facts.
 
 use std::io::ErrorKind;
 
@@ -7,27 +7,27 @@ use serde::Serialize;
 use super::facts::{Control, Facts, Interface};
 use super::plan::{Network, Plan, Tunnel, Uplink};
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
-    /// As it should be.
+    /// Nothing to fix.
     Ok,
-    /// Works, but less than it could, or not for everybody.
+    /// Works, but less well than it could, or not for all guests.
     Warning,
     /// Does not work.
     Problem,
 }
 
-/// One thing that was looked at.
+/// One finding.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Check {
     pub(crate) status: Status,
-    /// What was looked at.
+    /// Subject of the check.
     pub(crate) what: String,
-    /// How it is, and why that is good or bad.
+    /// State of the subject, with the reason for the severity.
     pub(crate) why: String,
-    /// What makes it good: a command where there is one.
+    /// The fix: a command where possible.
     pub(crate) fix: Option<String>,
 }
 
@@ -43,7 +43,7 @@ fn problem(what: impl Into<String>, why: impl Into<String>, fix: impl Into<Strin
     Check { status: Status::Problem, what: what.into(), why: why.into(), fix: Some(fix.into()) }
 }
 
-/// All that there is to say, what matters most to what follows first.
+/// All findings; causes come before their consequences.
 pub(crate) fn judge(plan: &Plan, facts: &Facts) -> Vec<Check> {
     let mut checks = vec![control(facts)];
     checks.extend(plan.has_taps.then(|| tun(facts)));
@@ -68,12 +68,14 @@ fn control(facts: &Facts) -> Check {
         Control::Absent => ok(WHAT, "no switch runs there"),
         Control::Stale => warning(
             WHAT,
-            "nobody listens: a switch was killed, or listens in another namespace; the next one to start replaces it",
+            "no process listens: a switch was killed, or listens in another namespace; the next switch that starts replaces it",
             "systemctl start vswitchd; or name the socket with --socket",
         ),
-        Control::Denied => warning(WHAT, "it is for its owner and group, so the switch was not asked", "run this with sudo"),
+        Control::Denied => {
+            warning(WHAT, "access is limited to its owner and group, so the switch was not queried", "run this with sudo")
+        }
         Control::Other => {
-            problem(WHAT, "there is a file that is no socket, and it is not replaced", "choose another path with --control")
+            problem(WHAT, "the file is not a socket, and the switch does not replace it", "choose another path with --control")
         }
     }
 }
@@ -84,17 +86,19 @@ fn tun(facts: &Facts) -> Check {
         Ok(()) => ok(WHAT, "can be opened"),
         Err(ErrorKind::NotFound) => problem(
             WHAT,
-            "is missing, so no TAP can be made",
+            "is missing, so no TAP device can be created",
             "modprobe tun; or mkdir -p /dev/net && mknod -m 0666 /dev/net/tun c 10 200",
         ),
-        Err(ErrorKind::PermissionDenied) => {
-            problem(WHAT, "may not be opened: its mode, or the devices that a container is given", "chmod 0666 /dev/net/tun")
-        }
-        Err(kind) => problem(WHAT, format!("cannot be opened ({kind}): the kernel's module is not there"), "modprobe tun"),
+        Err(ErrorKind::PermissionDenied) => problem(
+            WHAT,
+            "permission denied: check its mode, or the devices that the container may use",
+            "chmod 0666 /dev/net/tun",
+        ),
+        Err(kind) => problem(WHAT, format!("cannot be opened ({kind}): the kernel module is not loaded"), "modprobe tun"),
     }
 }
 
-/// Their numbers are those of capabilities(7).
+/// Capability numbers, see capabilities(7).
 const NET_BIND_SERVICE: u32 = 10;
 const NET_ADMIN: u32 = 12;
 const NET_RAW: u32 = 13;
@@ -113,14 +117,14 @@ fn rights(plan: &Plan, facts: &Facts) -> Vec<Check> {
         (SYS_ADMIN, "CAP_SYS_ADMIN", !plan.namespaces.is_empty(), "ports in other network namespaces"),
         (SYS_PTRACE, "CAP_SYS_PTRACE", by_number && plan.running.is_none(), "namespaces of other users' processes"),
     ];
-    let who = if plan.running.is_some() { "the switch" } else { "a switch that is started as this user" };
+    let who = if plan.running.is_some() { "the switch" } else { "a switch started as this user" };
     let missing: Vec<_> = wanted.iter().filter(|(bit, _, wanted, _)| *wanted && facts.rights >> bit & 1 == 0).collect();
     let names = |list: &[&(u32, &'static str, bool, &'static str)]| {
         list.iter().map(|(_, name, ..)| name.to_lowercase()).collect::<Vec<_>>().join(",")
     };
     if missing.is_empty() {
         let held: Vec<&str> = wanted.iter().filter(|(_, _, wanted, _)| *wanted).map(|(_, name, ..)| *name).collect();
-        let held = if held.is_empty() { "none are needed".to_owned() } else { held.join(", ") };
+        let held = if held.is_empty() { "nothing".to_owned() } else { held.join(", ") };
         return vec![ok("rights", format!("{who} has what it needs: {held}"))];
     }
     let fix = format!("start it as root; or setcap {}+ep $(command -v vswitchd); or unshare -rn", names(&missing));
@@ -134,13 +138,13 @@ fn offloads(plan: &Plan, facts: &Facts) -> Option<Check> {
     }
     let refused = facts.refused_offloads.as_ref()?;
     Some(match refused.as_slice() {
-        [] => ok(WHAT, "the kernel takes checksum, TSO and USO"),
+        [] => ok(WHAT, "the kernel supports checksum offload, TSO and USO"),
         // Since Linux 6.2.
-        ["uso"] => ok(WHAT, "the kernel takes checksum and TSO; UDP is cut in software, as it is before Linux 6.2"),
+        ["uso"] => ok(WHAT, "the kernel supports checksum offload and TSO; UDP is segmented in software (USO needs Linux 6.2)"),
         _ => warning(
             WHAT,
-            format!("the kernel refuses {}: frames are cut in software", refused.join(", ")),
-            "a kernel of Linux 6.2 or later",
+            format!("the kernel refuses {}: frames are segmented in software", refused.join(", ")),
+            "run Linux 6.2 or later",
         ),
     })
 }
@@ -149,10 +153,10 @@ fn namespaces(facts: &Facts) -> Vec<Check> {
     let lost = |(name, kind): &(String, ErrorKind)| match kind {
         ErrorKind::NotFound => {
             let fix = match name.contains(['/', ':']) {
-                true => "start what has it".to_owned(),
+                true => "start the process or container that it belongs to".to_owned(),
                 false => format!("ip netns add {name}"),
             };
-            problem(format!("namespace {name}"), "is not there, so its ports cannot be made", fix)
+            problem(format!("namespace {name}"), "does not exist, so its ports cannot be created", fix)
         }
         kind => problem(format!("namespace {name}"), format!("cannot be opened: {kind}"), "run this with sudo"),
     };
@@ -169,7 +173,11 @@ fn way_out(plan: &Plan, uplink: &Uplink, facts: &Facts) -> Vec<Check> {
     if !interface.up {
         checks.push(problem(&what, "is set down", format!("ip link set {name} up")));
     } else if !interface.has_carrier {
-        checks.push(problem(&what, "has no carrier: no cable, or nobody at the other end", format!("ip -s link show {name}")));
+        checks.push(problem(
+            &what,
+            "has no carrier: check the cable and the device at the other end",
+            format!("ip -s link show {name}"),
+        ));
     } else {
         checks.push(ok(&what, format!("is up, MTU {}", interface.mtu)));
     }
@@ -178,8 +186,12 @@ fn way_out(plan: &Plan, uplink: &Uplink, facts: &Facts) -> Vec<Check> {
         return checks;
     }
     if let Some(own) = uplink.own.iter().find(|own| interface.addresses.iter().any(|(address, _)| address == *own)) {
-        let fix = format!("ip addr del {own} dev {name}; or leave out address=, to share the host's");
-        checks.push(problem(&what, format!("{own} is the host's: it and the switch both answer for it"), fix));
+        let fix = format!("ip addr del {own} dev {name}; or omit address= to share the host's address");
+        checks.push(problem(
+            &what,
+            format!("{own} is assigned to the host too: host and switch both answer ARP requests for it"),
+            fix,
+        ));
     }
     if plan.shares_an_address() {
         checks.push(shared(&what, name, interface, facts));
@@ -187,17 +199,18 @@ fn way_out(plan: &Plan, uplink: &Uplink, facts: &Facts) -> Vec<Check> {
     let has_default = interface.routes.iter().any(|route| route.prefix_len == 0);
     if !has_default && uplink.own.is_empty() {
         let fix = format!("ip route add default via ADDRESS dev {name}; or gateway= of [uplink]");
-        checks.push(warning(&what, "the host has no default route there: guests reach only its networks", fix));
+        checks.push(warning(&what, "the host has no default route through it: guests reach only its own networks", fix));
     }
     checks
 }
 
-/// The host's stack sees replies to guests too. It is silent where each of NAT's ports is taken with it, and then
-/// neither ip_forward nor rp_filter nor its firewall has a say: what it does with its copy is nobody's business.
+/// Checks an address that the switch shares with the host. The host's network stack receives replies to guests too. It stays
+/// silent about them if the switch reserves each NAT port on the host; then ip_forward, rp_filter and the host's firewall do
+/// not affect guests' connections.
 fn shared(what: &str, name: &str, interface: &Interface, facts: &Facts) -> Check {
     if interface.addresses.is_empty() {
         let fix = format!("ip addr add ADDRESS/LEN dev {name}; or address= of [uplink]");
-        return problem(what, "has no address that guests could go out by", fix);
+        return problem(what, "has no IPv4 address to translate guests' connections to", fix);
     }
     match facts.silence {
         None | Some(Ok(())) => {
@@ -205,37 +218,37 @@ fn shared(what: &str, name: &str, interface: &Interface, facts: &Facts) -> Check
         }
         Some(Err(ErrorKind::PermissionDenied)) => problem(
             what,
-            "no port can be taken with the host, whose stack would reset guests' connections: CAP_NET_ADMIN is missing",
+            "no port can be reserved on the host, whose network stack would reset guests' connections: CAP_NET_ADMIN is missing",
             "start it as root; or give the switch an address of its own (address= of [uplink])",
         ),
-        Some(Err(kind)) => problem(what, format!("no port can be taken with the host: {kind}"), "ss -s; and free some ports"),
+        Some(Err(kind)) => problem(what, format!("no port can be reserved on the host: {kind}"), "ss -s; and free some ports"),
     }
 }
 
 fn lro(name: &str, interface: &Interface) -> Option<Check> {
     interface.has_lro.then(|| {
-        let why = "large receive offload is on: it merges packets in a way that cannot be undone, so what is passed on is damaged or too long";
+        let why = "large receive offload is on: it merges packets irreversibly, so forwarded packets are damaged or too long";
         warning(format!("interface {name}"), why, format!("ethtool -K {name} lro off"))
     })
 }
 
-/// An address is to tell where it is.
+/// Checks that no network of the guests overlaps with a network of the host.
 fn networks(plan: &Plan, facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
     for gateway in &plan.gateways {
         let what = format!("guests' network {gateway}");
         let found = facts.interfaces.iter().find_map(|(name, interface)| Some((name, meets(*gateway, interface)?)));
         let is_uplink = |name: &String| plan.uplink.as_ref().is_some_and(|uplink| uplink.is_nat && uplink.interface == *name);
-        let fix = "give the guests another: gateway = \"10.X.0.1/24\" of the bridge";
+        let fix = "use another network for the guests: gateway = \"10.X.0.1/24\" of the bridge";
         checks.push(match found {
-            None => ok(what, "is nowhere else on this host"),
+            None => ok(what, "overlaps with no network of this host"),
             Some((name, other)) if is_uplink(name) => {
-                problem(what, format!("overlaps with {other} behind the uplink {name}: nobody could tell which is meant"), fix)
+                problem(what, format!("overlaps with {other} behind the uplink {name}: addresses in both are ambiguous"), fix)
             }
             Some((name, other)) => warning(
                 what,
                 format!(
-                    "overlaps with {other} behind the host's {name}: guests cannot reach that one, and the host not the guests'"
+                    "overlaps with {other} behind the host's {name}: guests cannot reach that network, nor the host the guests"
                 ),
                 fix,
             ),
@@ -264,12 +277,12 @@ fn packet_ports(plan: &Plan, facts: &Facts) -> Vec<Check> {
         if !interface.up {
             checks.push(problem(what, "is set down", format!("ip link set {name} up")));
         } else if interface.forwards && !interface.is_strict {
-            // What is addressed to the interface itself is the host's to receive (netio/src/silence.rs).
+            // The host still receives frames to the interface's own MAC address (netio/src/silence.rs).
             let fix = format!("sysctl -w net.ipv4.conf.{name}.forwarding=0");
-            let why = "the host passes on what a guest sends to this interface's own MAC address, past the switch";
+            let why = "the host forwards frames that guests send to this interface's own MAC address, bypassing the switch";
             checks.push(warning(what, why, fix));
         } else {
-            checks.push(ok(what, "is up, and the host passes nothing on from there"));
+            checks.push(ok(what, "is up, and the host forwards nothing from it"));
         }
     }
     checks
@@ -281,7 +294,7 @@ fn tunnels(plan: &Plan, facts: &Facts) -> Vec<Check> {
         let Some(tunnel) = plan.tunnels.get(*at) else { continue };
         let what = format!("tunnel {} to {remote}", tunnel.name);
         checks.push(match way {
-            Err(error) => problem(what, format!("there is no way: {error}"), format!("ip route get {remote}")),
+            Err(error) => problem(what, format!("there is no route: {error}"), format!("ip route get {remote}")),
             Ok(mtu) => fits(plan, tunnel, what, *mtu, if remote.is_ipv4() { 20 } else { 40 }),
         });
     }
@@ -305,24 +318,25 @@ fn fits(plan: &Plan, tunnel: &Tunnel, what: String, way: u32, outer_len: u32) ->
     match too_long {
         _ if mtu > inside => problem(
             what,
-            format!("packets of {mtu} bytes take datagrams of {}, and the way carries {way}", mtu + outer_len + tunnel.inner_len),
-            format!("mtu = {inside} of the tunnel; or raise the MTU of the interface on the way"),
+            format!("packets of {mtu} bytes need datagrams of {}, and the path MTU is {way}", mtu + outer_len + tunnel.inner_len),
+            format!("mtu = {inside} of the tunnel; or raise the MTU of the outgoing interface"),
         ),
         Some((port, mtu_of_port)) => warning(
             what,
-            format!("carries packets of {mtu} bytes, and port {port} has {mtu_of_port}: guests are told, or their packets cut"),
+            format!(
+                "carries packets of {mtu} bytes, and port {port} has MTU {mtu_of_port}: longer packets are fragmented, or refused with an ICMP error"
+            ),
             format!("mtu = {mtu} of the port, and the same in its guests"),
         ),
         None => ok(what, format!("carries packets of {mtu} bytes")),
     }
 }
 
-/// Each outside port of TCP and of UDP is a descriptor where the address is shared; and all else together.
+/// File descriptors for everything except outside ports. With a shared address, each outside port of TCP and UDP takes one more.
 const OTHER_DESCRIPTORS: u64 = 4096;
-/// Frames that wait for a guest, which reads them when it has its turn; the kernel's usual 10 are a burst's beginning.
+/// Minimum queue length, in frames, of a guest's socket. The kernel's default of 10 does not hold a burst.
 const ENOUGH_DATAGRAMS: u64 = 512;
-
-/// The kernel's usual buffer.
+/// Minimum receive buffer of a socket, in bytes: the kernel's default.
 const ENOUGH_BYTES: u64 = 212_992;
 
 fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
@@ -335,11 +349,11 @@ fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
             ok("open files", format!("{text} are enough for all {ports} outside ports of TCP and UDP"))
         } else {
             let left = limit.saturating_sub(OTHER_DESCRIPTORS) / 2;
-            let why = format!("{text}: NAT by the host's address takes one for each port, and so has {left} of {ports}");
+            let why = format!("{text}: NAT with the host's address takes one for each port, and so can use {left} of {ports}");
             warning(
                 "open files",
                 why,
-                format!("LimitNOFILE={wanted} of the unit; or ulimit -Hn {wanted}; or an address of its own"),
+                format!("LimitNOFILE={wanted} in the unit; or ulimit -Hn {wanted}; or a separate address (address= of [uplink])"),
             )
         });
     }
@@ -347,13 +361,13 @@ fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
         checks.push(if queue >= ENOUGH_DATAGRAMS {
             ok("datagrams to guests", format!("{queue} frames may wait for a guest"))
         } else {
-            let why = format!("only {queue} frames may wait for a guest; a burst is dropped");
+            let why = format!("only {queue} frames may wait for a guest, so bursts are dropped");
             warning("datagrams to guests", why, format!("sysctl -w net.unix.max_dgram_qlen={ENOUGH_DATAGRAMS}"))
         });
     }
     let has_sockets = plan.uplink.is_some() || !plan.packet_ports.is_empty() || !plan.tunnels.is_empty();
     if let (true, Some(bytes)) = (has_sockets, facts.rmem_default.filter(|bytes| *bytes < ENOUGH_BYTES)) {
-        let why = format!("{bytes} bytes wait in a socket until they are read; a burst is dropped");
+        let why = format!("only {bytes} bytes may wait in a socket, so bursts are dropped");
         checks.push(warning("receive buffers", why, format!("sysctl -w net.core.rmem_default={ENOUGH_BYTES}")));
     }
     for (tcp, port, who) in &facts.taken {
@@ -372,7 +386,7 @@ fn complaints(plan: &Plan) -> Vec<Check> {
     let own = plan.complaints.iter().map(|text| problem(what, text.clone(), fix));
     let unread = plan.unread.iter().map(|(port, frames)| {
         let why = format!("the kernel dropped {frames} frames, which were not read in time");
-        let fix = "more --workers; or larger buffers from the next start on: sysctl -w net.core.rmem_default=4194304";
+        let fix = "start with more --workers; or with larger buffers: sysctl -w net.core.rmem_default=4194304";
         warning(format!("port {port}"), why, fix)
     });
     own.chain(unread).collect()

@@ -1,14 +1,14 @@
-//! `vswitchctl doctor`: does the host fit the switch, and what is to be done where it does not?
+//! `vswitchctl doctor`: checks whether the host fits the switch, and prints a fix for each problem.
 //!
 //! ```text
-//!   a file, or a switch that runs ---> plan  --+
-//!                                              +--> judge ---> lines: what, why, the fix
-//!   the host, looked at -------------> facts --+
+//!   configuration or running switch -> plan  --+
+//!                                              +--> judge ---> findings: subject, reason, fix
+//!   state of the host ---------------> facts --+
 //! ```
 //!
-//! Without either, what any switch needs is looked at. Facts are gathered where the switch that runs is: in its
-//! network namespace, and of its rights. Nothing is changed but for what is taken and given back at once: a port of
-//! the shared address, and a TAP in namespaces of its own.
+//! Without a configuration and a running switch, the requirements of any switch are checked. For a running switch, the facts
+//! are read in its network namespace and with its capabilities. Nothing is changed, except that a port of the shared address
+//! and a TAP device in new namespaces are taken for a moment.
 
 mod facts;
 mod judge;
@@ -36,7 +36,7 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-/// Looks and judges. Says also whether it found no problem.
+/// Returns the findings as text, and whether there are no problems.
 pub(crate) fn examine(doctor: &Doctor, socket: Option<&Path>, output: Output) -> anyhow::Result<(String, bool)> {
     let control = socket.map_or(Control::Absent, facts::control_at);
     let plan = match (&doctor.config, socket) {
@@ -68,7 +68,7 @@ fn plan_of_running(socket: &Path) -> anyhow::Result<Plan> {
     Ok(Plan::of_running(&show, &stats, nat.as_ref()))
 }
 
-/// A line for each, and one below for its fix.
+/// A line for each finding, and one below for its fix.
 fn lines(checks: &[Check]) -> String {
     let width = checks.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
     let mut text = String::new();

@@ -1,6 +1,6 @@
-//! What the switch is to be, as far as the host has to fit it: read from a configuration file, or asked of a running switch.
+//! The switch's requirements to the host, from a configuration file or a running switch.
 //!
-//! What is wrong with a file is left out here; it is among the findings by itself.
+//! Parts of a file with errors are left out; the errors are findings of their own.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -8,59 +8,59 @@ use std::ops::RangeInclusive;
 use api::{AddressKind, PortKind, TunnelKind, UplinkMode};
 use config::{Config, Publish};
 
-/// An IPv4 network, by an address in it.
+/// An IPv4 network, given by an address in it and a prefix length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Network {
     pub(crate) address: Ipv4Addr,
     pub(crate) prefix_len: u8,
 }
 
-/// What is asked of the host.
+/// Requirements to the host.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The number of the switch that runs.
+    /// Process ID of the running switch.
     pub(crate) running: Option<u32>,
-    /// Are there devices to be made or joined? Without a plan there may be.
+    /// Whether TAP or TUN devices are needed; assumed without a configuration.
     pub(crate) has_taps: bool,
-    /// Namespaces that ports are made in.
+    /// Network namespaces of ports.
     pub(crate) namespaces: Vec<String>,
     pub(crate) packet_ports: Vec<String>,
     pub(crate) has_dgram: bool,
-    /// Ports and the longest packet that they carry.
+    /// Ports with their MTU.
     pub(crate) mtus: Vec<(String, u32)>,
     pub(crate) uplink: Option<Uplink>,
     /// The guests' networks.
     pub(crate) gateways: Vec<Network>,
-    /// Ports of the host's address that are published, with whether they are TCP's.
+    /// Published ports of the host's address; true for TCP.
     pub(crate) published: Vec<(bool, u16)>,
     pub(crate) tunnels: Vec<Tunnel>,
-    /// What the switch itself finds wrong.
+    /// Problems that the switch or the configuration parser reports.
     pub(crate) complaints: Vec<String>,
-    /// Frames that the kernel dropped as they were not read in time, by port.
+    /// Frames that the kernel dropped because they were not read in time, by port.
     pub(crate) unread: Vec<(String, u64)>,
 }
 
-/// The way out.
+/// The uplink.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Uplink {
     pub(crate) interface: String,
     pub(crate) is_nat: bool,
-    /// Addresses of the switch's own; none: it shares the host's.
+    /// Addresses of the switch; empty if it shares the host's.
     pub(crate) own: Vec<Ipv4Addr>,
-    /// Outside ports to choose from.
+    /// Outside ports that NAT may use.
     pub(crate) ports: RangeInclusive<u16>,
 }
 
-/// A way to other hosts.
+/// A tunnel to other hosts.
 #[derive(Clone, Debug)]
 pub(crate) struct Tunnel {
     pub(crate) name: String,
-    /// Bytes between the outer IP header's end and the inner packet.
+    /// Number of bytes between the end of the outer IP header and the inner packet.
     pub(crate) inner_len: u32,
     pub(crate) local: Option<IpAddr>,
     pub(crate) device: Option<String>,
     pub(crate) remotes: Vec<IpAddr>,
-    /// Of packets inside, if it is set.
+    /// MTU of the inner packets, if set.
     pub(crate) mtu: Option<u32>,
     pub(crate) is_bridged: bool,
 }
@@ -98,10 +98,10 @@ impl Default for Plan {
     }
 }
 
-/// Outside ports if none are configured.
+/// Default outside ports.
 const USUAL_PORTS: RangeInclusive<u16> = 1024..=65_535;
 
-/// VXLAN and Ethernet, Ethernet alone, nothing; each behind eight bytes of UDP (`tunnel/src/mtu.rs`).
+/// Length of the UDP header, with VXLAN and Ethernet headers where the tunnel has them (`tunnel/src/mtu.rs`).
 fn inner_len(kind: TunnelKind) -> u32 {
     match kind {
         TunnelKind::Vxlan => 8 + 8 + 14,
@@ -111,7 +111,7 @@ fn inner_len(kind: TunnelKind) -> u32 {
 }
 
 impl Plan {
-    /// That of a switch that runs.
+    /// The plan of a running switch.
     pub(crate) fn of_running(show: &api::Show, stats: &api::Stats, nat: Option<&api::Nat>) -> Plan {
         let of_kind = |kind: PortKind| show.ports.iter().filter(move |port| port.kind == kind).collect::<Vec<_>>();
         let own = nat.iter().flat_map(|nat| &nat.addresses).filter(|address| address.kind != AddressKind::Shared);
@@ -143,7 +143,7 @@ impl Plan {
             mtus: bridged.filter_map(|port| Some((port.name.clone(), port.mtu?))).collect(),
             uplink,
             gateways: show.gateways.iter().filter_map(gateway).collect(),
-            // It has them.
+            // The switch has reserved them already.
             published: Vec::new(),
             tunnels: show.tunnels.iter().map(tunnel).collect(),
             complaints: show.problems.clone(),
@@ -151,7 +151,7 @@ impl Plan {
         }
     }
 
-    /// That of a configuration: what of it is right.
+    /// The plan of a configuration.
     pub(crate) fn of_config(config: &Config) -> Plan {
         let bridged = || config.ports.iter().filter(|port| port.is_bridged());
         let nat = config.router.as_ref().and_then(|router| Some((router.uplink.as_ref()?, &router.nat)));

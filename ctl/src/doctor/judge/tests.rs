@@ -39,7 +39,7 @@ fn plan(text: &str) -> Plan {
 const NAT: &str = "bridge.br0.port = [{ tap = 'tap0' }, { dgram = '/run/d' }, { packet = 'eth0' }]\nuplink.interface = 'eth0'\n\
     tunnel = [{ type = 'vxlan', vni = 1, remotes = ['192.0.2.9'] }]";
 
-/// The worst of what is said of this, with its fix.
+/// The most severe finding about a subject, with its fix.
 fn said(plan: &Plan, facts: &Facts, what: &str) -> (Status, String) {
     let checks = judge(plan, facts);
     let of = checks.iter().filter(|check| check.what.starts_with(what));
@@ -114,7 +114,7 @@ fn the_way_out() {
 fn guests_networks_are_nowhere_else() {
     let mut facts = healthy();
     let with = |gateway: &str| plan(&format!("bridge.br0.gateway = '{gateway}'\nuplink.interface = 'eth0'"));
-    assert_said(&with("10.0.0.1/24"), &facts, "guests' network", Status::Ok, "nowhere else");
+    assert_said(&with("10.0.0.1/24"), &facts, "guests' network", Status::Ok, "overlaps with no network");
     assert_said(
         &with("192.0.2.129/25"),
         &facts,
@@ -137,7 +137,7 @@ fn packets_fit_through_tunnels() {
     };
     assert_said(&with(""), &way(1500), "tunnel vxlan", Status::Ok, "packets of 1450 bytes");
     assert_said(&with(""), &way(1400), "tunnel vxlan", Status::Warning, "mtu = 1350 of the port");
-    assert_said(&with("mtu = 1500"), &way(1500), "tunnel vxlan", Status::Problem, "datagrams of 1550, and the way carries 1500");
+    assert_said(&with("mtu = 1500"), &way(1500), "tunnel vxlan", Status::Problem, "datagrams of 1550, and the path MTU is 1500");
     let lost = Facts { ways: vec![(0, "192.0.2.9".parse().unwrap(), Err("unreachable".to_owned()))], ..healthy() };
     assert_said(&with(""), &lost, "tunnel vxlan", Status::Problem, "ip route get 192.0.2.9");
     assert_said(&with("dev = 'eth7'"), &way(1500), "tunnel vxlan", Status::Problem, "no interface eth7");
@@ -146,7 +146,7 @@ fn packets_fit_through_tunnels() {
 #[test]
 fn limits_of_the_kernel() {
     let nat = plan(NAT);
-    assert_said(&nat, &Facts { open_files: Some(20_000), ..healthy() }, "open files", Status::Warning, "has 7952 of 64512");
+    assert_said(&nat, &Facts { open_files: Some(20_000), ..healthy() }, "open files", Status::Warning, "use 7952 of 64512");
     assert_said(&nat, &Facts { max_dgram_qlen: Some(10), ..healthy() }, "datagrams", Status::Warning, "max_dgram_qlen=512");
     assert_said(
         &nat,
@@ -169,7 +169,7 @@ fn the_host_is_no_way_past_the_switch() {
     eth0.forwards = true;
     assert_said(&plan(NAT), &facts, "port eth0", Status::Warning, "net.ipv4.conf.eth0.forwarding=0");
     facts.interfaces.get_mut("eth0").unwrap().is_strict = true;
-    assert_said(&plan(NAT), &facts, "port eth0", Status::Ok, "passes nothing on");
+    assert_said(&plan(NAT), &facts, "port eth0", Status::Ok, "forwards nothing");
 }
 
 #[test]
