@@ -1,11 +1,11 @@
 //! Captures, as a stream of pcapng.
 //!
-//! Records of all workers' rings are taken as fast as the reader takes blocks, sorted by their time, and written down.
-//! A reader that is slow makes the rings overflow, which is counted; one that takes nothing for 30 seconds, or is gone,
-//! ends the capture ([`super::lasting`]).
+//! Records are taken from the rings of all workers as fast as the reader accepts blocks, sorted by time and written as pcapng.
+//! If the reader is slow, the rings overflow, and lost records are counted. If it accepts nothing for 30 seconds or
+//! disconnects, the capture ends ([`super::lasting`]).
 //!
-//! *Order.* What was in the rings at one look is sorted; over looks two workers' frames may change places by as much as
-//! a look takes.
+//! *Order.* Records read from the rings in one pass are sorted. Frames of two workers that are read in different passes may be
+//! out of order by the duration of a pass.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -70,18 +70,18 @@ pub(super) async fn stream(
     Ok(lasting.answer("application/x-pcapng", stream))
 }
 
-/// Writes a capture down.
+/// A capture in progress.
 struct Writer {
     readers: Vec<Reader>,
     lost: Lost,
-    /// Nanoseconds between 1970 and the workers' clock's zero.
+    /// Zero of the workers' clock, in nanoseconds since 1970.
     zero: u64,
     began: u64,
     snaplen: u32,
-    /// So many packets more.
+    /// Number of packets left to write.
     left: u64,
     ports: Vec<PortNow>,
-    /// By the port's number.
+    /// Indexed by port number.
     interfaces: HashMap<u16, Interface>,
     next_interface: u32,
     out: Vec<u8>,
@@ -90,14 +90,14 @@ struct Writer {
     _life: Life,
 }
 
-/// A port that is described.
+/// A port with an interface description block in the output.
 struct Interface {
     number: u32,
     name: String,
     written: u64,
-    /// Lost, by the port's number, before this port had it.
+    /// Frames that were lost for this port number before this port got it.
     lost_before: u64,
-    /// What was told last.
+    /// The statistics written last.
     told: (u64, u64),
 }
 
@@ -123,14 +123,14 @@ impl Writer {
         pcapng::section(&mut writer.out, concat!("vswitchd ", env!("CARGO_PKG_VERSION")));
         let at_first: Vec<PortNow> = match port {
             Some(name) => writer.ports.iter().filter(|port| port.name == name).cloned().collect(),
-            // Those of the other link type when they have something, and places for guests when those come.
+            // Ports of the other link type, and those whose guest is not connected, follow with their first frame.
             None => writer.ports.iter().filter(|port| !port.is_raw && port.is_there).cloned().collect(),
         };
         at_first.iter().for_each(|port| writer.describe(port));
         writer
     }
 
-    /// The next blocks, as soon as there are some; `None` at the end.
+    /// Waits for the next blocks; `None` at the end of the capture.
     async fn next(&mut self, asker: &Asker) -> Option<Bytes> {
         loop {
             if self.is_over && self.out.is_empty() {
@@ -146,7 +146,7 @@ impl Writer {
         }
     }
 
-    /// Writes down what the rings have now, a chunk of each.
+    /// Writes the records that the rings have now, at most a chunk of each.
     async fn look(&mut self, asker: &Asker) {
         let is_ended = self.readers.iter().all(Reader::is_ended);
         let chunks: Vec<Option<Chunk>> = self.readers.iter_mut().map(Reader::take).collect();
@@ -177,11 +177,11 @@ impl Writer {
         }
     }
 
-    /// The ports may be others by now.
+    /// Refreshes the list of ports.
     async fn ask_for_ports(&mut self, asker: &Asker) {
         let Some(ports) = asker.ask(Query::CapturePorts).await else { return };
         let is_other = |port: &PortNow| self.interfaces.get(&port.id).is_some_and(|known| known.name != port.name);
-        // A number that has another port now is described anew when it has something.
+        // A port that reuses a number is described again with its first frame.
         let others: Vec<u16> = ports.iter().filter(|port| is_other(port)).map(|port| port.id).collect();
         for id in others {
             self.interfaces.remove(&id);
@@ -227,7 +227,7 @@ impl Writer {
         pcapng::packet(&mut self.out, &packet);
     }
 
-    /// What was written and lost so far, where that is new; at the end of all.
+    /// Writes the statistics of ports where they have changed; at the end those of all ports.
     fn tell(&mut self) {
         let to = unix_time().max(self.began);
         for (id, interface) in &mut self.interfaces {

@@ -14,7 +14,7 @@ use super::rights::Rights;
 
 /// Default length of a list of connections or mappings, and its maximum with read-only access.
 const USUAL_LIST: usize = 10_000;
-/// Maximum length of a list of connections or mappings, which is some 30 MB of JSON.
+/// Maximum length of a list of connections or mappings: about 30 MB of JSON.
 const LONGEST_LIST: usize = 100_000;
 
 /// The length of a list for a request with this limit.

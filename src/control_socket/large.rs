@@ -1,7 +1,7 @@
-//! Responses that may be megabytes: two at a time, one of them for clients with less than full rights.
+//! Responses of up to some megabytes: two at a time, one of them for clients with less than full rights.
 //!
-//! While one is made it takes several times its size, and then that until its reader has it, for which it has as long as
-//! for a request. So a place for it is held until its connection ends.
+//! Building one takes several times its size in memory, and sending it keeps the size allocated until the reader has read all
+//! of it, within the time limit of a request. So the right to send one is held until the connection ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use super::answer::busy;
 use super::listener::Stay;
 
-/// Time limit for waiting for a place.
+/// Time limit for waiting while two others are sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A place for such a response; a handler takes it as an argument.
+/// The right to send one large response; handlers take it as an argument.
 #[derive(Debug)]
 pub(super) struct Large;
 

@@ -1,8 +1,7 @@
-//! Responses without an end: events, captures, live traces.
+//! Streaming responses: events, captures, live traces.
 //!
-//! There are 16 at a time, 8 of them for clients with less than full rights. A response goes on until its stream ends, or its
-//! reader goes or stops reading: each chunk has to be taken within 30 seconds. While there is nothing to send, that time does not
-//! pass.
+//! At most 16 run at a time, 8 of them for clients with less than full rights. A response ends with its stream, or when its
+//! reader disconnects or does not accept a chunk within 30 seconds. The time limit is suspended while there is nothing to send.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -21,10 +20,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::problem;
 use super::listener::Stay;
 
-/// As good as never.
+/// Time limit while there is nothing to send: practically unlimited.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// A place for such a response; a handler takes it as an argument.
+/// The right to send one streaming response; handlers take it as an argument.
 #[derive(Debug)]
 pub(super) struct Lasting {
     stay: Stay,
@@ -44,19 +43,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Lasting {
 }
 
 impl Lasting {
-    /// The answer: all that comes, until it ends, or its reader goes or takes nothing for 30 seconds.
+    /// A response with the chunks of `stream`.
     pub(super) fn answer(self, content_type: &'static str, stream: impl Stream<Item = Bytes> + Send + 'static) -> Response {
         let body = Body::from_stream(stream.map(Ok::<Bytes, Infallible>));
         self.bound(([(header::CONTENT_TYPE, content_type)], body).into_response())
     }
 
-    /// The same for an answer that is there already.
+    /// Applies the limits of a streaming response to an existing one.
     pub(super) fn bound(self, answer: Response) -> Response {
         answer.map(|body| Body::from_stream(Timed { stream: body.into_data_stream(), lasting: self }))
     }
 }
 
-/// A reader that is given something has to take it in time; while there is nothing to give, its time does not pass.
+/// A body that restarts the connection's time limit with each chunk, and suspends it between chunks.
 struct Timed {
     stream: BodyDataStream,
     lasting: Lasting,

@@ -1,6 +1,6 @@
-//! What the control thread is asked.
+//! Requests to the control thread.
 //!
-//! A query carries the sender of its own reply. Queries wait in a bounded channel; one that finds no room is refused as busy.
+//! A query carries the sender for its reply. Queries wait in a bounded channel; if it is full, the request is refused as busy.
 
 use std::net::Ipv4Addr;
 
@@ -13,27 +13,27 @@ use tokio::sync::oneshot;
 use crate::watch::captures::{Begun, PortNow};
 use crate::watch::traces::Following;
 
-/// Where an answer goes. Whoever asked may be gone.
+/// The sender for a reply. Its receiver may have been dropped already.
 pub(crate) type Reply<T> = oneshot::Sender<T>;
 
-/// What the control thread is asked, or told to change.
+/// A request to the control thread: for state, or for a change.
 #[derive(Debug)]
 pub(crate) enum Query {
     Show(Reply<api::Show>),
     Stats(Reply<api::Stats>),
-    /// Both of one moment.
+    /// Statistics and tunnels, read at the same time.
     Metrics(Reply<(api::Stats, Vec<api::Tunnel>)>),
-    /// Nothing but an answer.
+    /// Replies at once; shows that the control thread runs.
     Health(Reply<()>),
     MacTable(Reply<MacTableNow>),
     AddMac {
         vlan: VlanId,
         mac: MacAddr,
         port: String,
-        /// The name of the port's bridge.
+        /// Replies with the name of the port's bridge.
         reply: Reply<Result<String, Refusal>>,
     },
-    /// Was there one?
+    /// Replies whether there was such an entry.
     RemoveMac {
         bridge: Option<String>,
         vlan: VlanId,
@@ -46,20 +46,20 @@ pub(crate) enum Query {
         vlan: Option<VlanId>,
         reply: Reply<Result<usize, Refusal>>,
     },
-    /// At this port, or at all.
+    /// Begins a capture at one port, or at all ports.
     BeginCapture {
         port: Option<String>,
         want: ::capture::Want,
         reply: Reply<Result<Begun, Refusal>>,
     },
-    /// The ports that can be captured at now.
+    /// The ports that exist now and can be captured at.
     CapturePorts(Reply<Vec<PortNow>>),
     Neighbours(Reply<Vec<api::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,
         reply: Reply<usize>,
     },
-    /// How many match, and so many of them; `None` without a translation.
+    /// Replies with the number of matching connections and at most `most` of them; with `None` without NAT.
     Connections {
         filter: ConnectionFilter,
         most: usize,
@@ -69,20 +69,20 @@ pub(crate) enum Query {
         filter: ConnectionFilter,
         reply: Reply<Option<usize>>,
     },
-    /// What was done, or would be.
+    /// Changes the configuration. Replies with the changes made, or with `dry_run` those that would be made.
     Reconfigure {
         verb: Verb,
         dry_run: bool,
         reply: Reply<Result<Vec<api::Change>, Refusal>>,
     },
-    /// All but the mappings, and those.
+    /// Replies with the state of NAT and at most `most` port mappings; with `None` without NAT.
     Nat {
         most: usize,
         reply: Reply<Option<(api::Nat, Vec<::nat::PortMapping>)>>,
     },
-    /// What would become of an imaginary packet.
+    /// Traces an imaginary packet.
     Imagine(Box<crate::trace::Words>, Reply<Result<api::Story, Refusal>>),
-    /// The stories of the next real packets, of one port and by a filter if they are said.
+    /// Traces the next `count` real packets, limited to a port and a filter if given.
     Follow {
         count: u32,
         port: Option<String>,
@@ -91,18 +91,19 @@ pub(crate) enum Query {
     },
 }
 
-/// The MAC tables as they are, and the names of ports by their numbers.
+/// The current MAC tables.
 #[derive(Debug)]
 pub(crate) struct MacTableNow {
-    /// By the bridges' names.
+    /// Entries of each bridge, with the bridge's name.
     pub(crate) bridges: Vec<(String, Vec<vswitch::MacEntry>)>,
+    /// Port names, indexed by port number.
     pub(crate) names: Vec<String>,
 }
 
 /// A change of the configuration.
 #[derive(Debug)]
 pub(crate) enum Verb {
-    /// Replaces all of it by this text, which errors call `file`.
+    /// Replaces the whole configuration by `text`. Errors refer to it as `file`.
     Apply {
         file: String,
         text: String,

@@ -1,14 +1,14 @@
-//! Who may do what: by the user and the groups of whoever connected, as the kernel noted them (unix(7), `SO_PEERCRED`).
+//! Access control by the user and groups of the connected process, as reported by the kernel (unix(7), `SO_PEERCRED`).
 //!
-//! | who | may |
+//! | user | rights |
 //! |---|---|
-//! | root, and the user as whom the daemon runs | everything |
+//! | root, and the user that the daemon runs as | everything |
 //! | members of the configured group | everything |
-//! | other users of the machine | nothing; where it is configured, read |
+//! | other users of the machine | nothing, or read if configured |
 //!
-//! *Read* is every GET but what shows guests' payload: captures and live traces are for those who may do everything,
-//! since what guests say to each other is not the machine's other users' business. The file's mode keeps out most of
-//! those who may do nothing; who got in all the same (it is root's group's too) is told why.
+//! *Read* is every GET except captures and live traces: they show the payload of guests' packets, so they need full rights. The
+//! mode of the socket's file keeps out most users without rights. Those who can connect all the same, such as members of
+//! root's group, get an error with the reason.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use rustix::process::geteuid;
 
 use super::answer::problem;
 
-/// What a connection's other end may do.
+/// Rights of a client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Rights {
     Nothing,
@@ -32,10 +32,10 @@ pub(crate) enum Rights {
     Everything,
 }
 
-/// Who is let do what.
+/// The access rules.
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
-    /// As whom the daemon runs.
+    /// User ID that the daemon runs as.
     owner: u32,
     group: Option<Group>,
     others: Rights,
@@ -49,7 +49,7 @@ impl Guard {
         Guard { owner: geteuid().as_raw(), group: config.group.clone(), others }
     }
 
-    /// The rights of the socket's file.
+    /// Mode and group of the socket's file.
     pub(super) fn access(&self) -> Access {
         let mode = if self.others == Rights::Nothing { 0o660 } else { 0o666 };
         Access { mode, group: self.group.as_ref().map(|group| group.number) }
@@ -60,7 +60,7 @@ impl Guard {
         if peer.user == ROOT || peer.user == self.owner || is_member { Rights::Everything } else { self.others }
     }
 
-    /// Why somebody is refused.
+    /// The reason for a refusal.
     fn reason(&self, rights: Rights) -> String {
         let group = self.group.as_ref().map_or_else(String::new, |group| format!(" and members of group {group}"));
         let what = if rights == Rights::Read { "you may read only: changes, captures and live traces are" } else { "this is" };
@@ -68,7 +68,7 @@ impl Guard {
     }
 }
 
-/// Refuses what the connection's other end may not.
+/// Refuses requests that the client has no rights for.
 pub(super) async fn check(guard: Arc<Guard>, mut request: Request, next: Next) -> Response {
     let rights = request.extensions().get::<Rights>().copied().unwrap_or(Rights::Nothing);
     let needed = match *request.method() {
@@ -82,7 +82,7 @@ pub(super) async fn check(guard: Arc<Guard>, mut request: Request, next: Next) -
     next.run(request).await
 }
 
-/// A path that shows guests' payload, and so is not for those who may only read.
+/// Restricts a path that shows guests' payload to clients with full rights.
 pub(super) fn shows_payload<S: Clone + Send + Sync + 'static>(route: MethodRouter<S>) -> MethodRouter<S> {
     route.route_layer(from_fn(async |request: Request, next: Next| {
         let extensions = request.extensions();

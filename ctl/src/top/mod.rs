@@ -39,13 +39,13 @@ use crate::get::Get;
 use model::{Model, Reading, Sort, View};
 use sampler::Sampler;
 
-/// How soon what comes from elsewhere than the keyboard is seen.
+/// Interval between checks for new readings while no key is pressed.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// More of the switch's connections are not looked at.
+/// Maximum number of connections requested from the switch.
 const MOST_CONNECTIONS: u32 = 5000;
 
-/// Which of the three is looked at.
+/// The selected panel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Panel {
     #[default]
@@ -54,40 +54,40 @@ enum Panel {
     Drops,
 }
 
-/// What the keys changed.
+/// State of the screen that keys change.
 #[derive(Debug, Default)]
 struct Screen {
     panel: Panel,
     sort: Sort,
     is_reversed: bool,
-    /// What is shown while it is paused.
+    /// The frozen content while paused.
     paused: Option<View>,
     has_help: bool,
-    /// Rows that are above the first that is shown.
+    /// Number of rows scrolled out above the first visible row.
     skipped: usize,
-    /// Why there are no new numbers.
+    /// The error of the last reading.
     trouble: Option<String>,
 }
 
-/// What a key asks for.
+/// Action of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Wish {
     Stay,
-    /// Something else wrote on the terminal.
+    /// Redraw everything, because another program has written to the terminal.
     Redraw,
     Leave,
 }
 
-/// Shows it until somebody leaves.
+/// Runs the screen until the user quits.
 pub(crate) fn run(socket: &Path, interval: u32) -> anyhow::Result<()> {
     if !stdout().is_terminal() {
         bail!("top needs a terminal; 'vswitchctl metrics' and '-o json' of other verbs are for programs");
     }
-    // Whoever has no switch to look at is told so as by any other verb.
+    // Without a running switch, the error is the same as for other commands.
     let first = read(socket, Instant::now(), None)?;
     leave_on_signals()?;
     let readings = start_reader(socket.to_owned(), Duration::from_secs(interval.into()))?;
-    // From here on also a panic gives the terminal back.
+    // From here on, the terminal is restored after a panic too.
     let mut terminal = ratatui::try_init().context("taking the terminal")?;
     let (mut model, mut screen) = (Model::default(), Screen::default());
     model.take(first);
@@ -110,7 +110,7 @@ fn show(
             match screen.press(key, model.view()) {
                 Wish::Stay => {}
                 Wish::Redraw => {
-                    // Terminal::clear would ask the terminal for its cursor, and not every one answers.
+                    // Terminal::clear would query the cursor position, and some terminals do not answer.
                     terminal.backend_mut().clear().context("drawing anew")?;
                     terminal.swap_buffers();
                 }
@@ -124,7 +124,7 @@ fn show(
     }
 }
 
-/// A thread of its own hears them: who waits for keys of a terminal that is gone may wait for ever.
+/// Signals are handled in a separate thread, because waiting for keys of a closed terminal may block forever.
 fn leave_on_signals() -> anyhow::Result<()> {
     let (mut heard, told) = UnixStream::pair().context("listening for signals")?;
     for signal in [SIGTERM, SIGHUP, SIGINT] {
@@ -133,7 +133,7 @@ fn leave_on_signals() -> anyhow::Result<()> {
     }
     let leave = move || {
         if heard.read_exact(&mut [0]).is_ok() {
-            // That the terminal is gone is no reason to stay.
+            // Exit even if the terminal is gone.
             let _ = ratatui::try_restore();
             exit(0);
         }
@@ -181,7 +181,7 @@ impl Screen {
     }
 }
 
-/// Asks for as long as somebody hears the answers.
+/// Reads the switch's state until the receiver is dropped.
 fn start_reader(socket: PathBuf, interval: Duration) -> anyhow::Result<Receiver<anyhow::Result<Reading>>> {
     let (readings, received) = sync_channel(1);
     let (began, sampler) = (Instant::now(), Sampler::start(socket.clone())?);
