@@ -6,13 +6,12 @@ use std::path::Path;
 use crate::bridge::BridgeKeys;
 use crate::check::check;
 use crate::document::Document;
+use crate::file;
 use crate::flags::{self, Flag};
 use crate::model::Config;
-use crate::plan::NeedsRestart;
 use crate::port::{KINDS, Port};
 use crate::problem::{Origin, Problem, Problems, nearest};
 use crate::publish::Publish;
-use crate::{Plan, file};
 
 /// A configuration in its written form, and its meaning.
 #[derive(Clone, Debug)]
@@ -106,11 +105,6 @@ impl Desired {
         }
         let config = check(&document, &whole, &mut problems);
         problems.none_or(Desired { document, config, whole })
-    }
-
-    /// Compares the running configuration with this one, which takes over fixed settings that are not written.
-    pub fn plan_from(&mut self, now: &Desired) -> Result<Plan, NeedsRestart> {
-        Plan::between(now, self)
     }
 
     /// This configuration with one more port, in the syntax of `--tap` or `--port`.

@@ -105,6 +105,13 @@ impl fmt::Display for NeedsRestart {
 
 impl std::error::Error for NeedsRestart {}
 
+impl Desired {
+    /// Compares the running configuration with this one, which takes over fixed settings that are not written.
+    pub fn plan_from(&mut self, now: &Desired) -> Result<Plan, NeedsRestart> {
+        Plan::between(now, self)
+    }
+}
+
 impl Plan {
     /// Compares the running configuration with the desired one, which takes over fixed settings that it leaves out.
     pub(crate) fn between(now: &Desired, desired: &mut Desired) -> Result<Plan, NeedsRestart> {
