@@ -91,6 +91,9 @@ impl<const MIN: i64, const MAX: i64> Value for Number<MIN, MAX> {
     }
 }
 
+/// Bytes of a packet, from the least that IPv4 allows (RFC 791) to the most that a TAP allows.
+pub(crate) type Mtu = Number<68, 65_521>;
+
 /// Several values, at least one: an array, or text with `+` between.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct List<T>(pub(crate) Vec<At<T>>);

@@ -30,11 +30,8 @@ use crate::name::Netns;
 use crate::problem::{Origin, Problem, Problems};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::tunnel::IpTunnel;
-use crate::value::{Number, Value};
+use crate::value::{Mtu, Value};
 use crate::vlan::{Trunks, VlanKeys, Vlans};
-
-/// Bytes of a packet, from the least that IPv4 allows (RFC 791) to the most that a TAP allows.
-pub(crate) type Mtu = Number<68, 65_521>;
 
 /// The kinds as files and flags name them.
 pub(crate) const KINDS: [&str; 4] = ["tap", "packet", "stream", "dgram"];

@@ -19,10 +19,9 @@ pub use outer::{Checksum, DontFragment, Outer};
 
 use crate::keys::{keys, read_table};
 use crate::name::InterfaceName;
-use crate::port::Mtu;
 use crate::problem::{At, Origin, Problems, unknown};
 use crate::raw::{Raw, RawValue};
-use crate::value::{Number, Value, words};
+use crate::value::{Mtu, Number, Value, words};
 use address::{Local, is_of_one_link};
 use bridged::{UdpKeys, VxlanKeys};
 use ip::UdpIpKeys;
