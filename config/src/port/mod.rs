@@ -5,6 +5,7 @@
 
 mod dgram;
 mod packet;
+mod socket_path;
 mod stream;
 mod tap;
 #[cfg(test)]

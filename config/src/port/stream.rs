@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::dgram::SocketPath;
+use super::socket_path::SocketPath;
 use super::{CommonKeys, Port, PortKind};
 use crate::keys::keys;
 use crate::problem::{Origin, Problems};
