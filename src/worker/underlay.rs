@@ -2,7 +2,7 @@
 
 use netio::udp;
 use packet::Timestamp;
-use tunnel::{Arrivals, FramingKind};
+use tunnel::FramingKind;
 use vswitch::{Egress, Inbox, Pipeline, PortId};
 
 use super::output::Outputs;
@@ -51,13 +51,7 @@ impl Underlay {
         let inbox = &mut self.inbox;
         inbox.clear();
         for datagram in self.receiver.datagrams() {
-            for arrival in Arrivals::new(datagram, source.framing, source.mtu) {
-                if !inbox.push(&datagram, arrival) {
-                    carry(id, inbox, now, pipeline, egress, outputs);
-                    // An empty batch has room for any frame.
-                    let _ = inbox.push(&datagram, arrival);
-                }
-            }
+            inbox.decapsulate(datagram, source.framing, source.mtu, |full| carry(id, full, now, pipeline, egress, outputs));
         }
         if !inbox.is_empty() {
             carry(id, inbox, now, pipeline, egress, outputs);
@@ -68,5 +62,4 @@ impl Underlay {
 fn carry(id: PortId, inbox: &mut Inbox, now: Timestamp, pipeline: &mut Pipeline, egress: &mut Egress, outputs: &mut Outputs) {
     pipeline.process_tunnel(id, inbox, now, egress);
     pipeline.transmit(inbox.batch(), egress, outputs);
-    inbox.clear();
 }

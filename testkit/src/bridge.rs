@@ -9,7 +9,7 @@ use capture::probe::Lost;
 use capture::ring::{self, Reader};
 use capture::{Direction, Header, Probe, Verdict, Want};
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{Arrivals, FramingKind, Train, Trains, Way, train};
+use tunnel::{FramingKind, Train, Trains, Way, train};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
     PortVlan, SendError, Transmit,
@@ -162,25 +162,21 @@ impl Bridge {
     /// Datagrams into a receiving socket, in batches as a worker makes them. Returns the writes.
     pub fn receive(&mut self, endpoint: u16, kind: FramingKind, mtu: u32, datagrams: &[Datagram<'_>]) -> Vec<Write> {
         let mut writes = Vec::new();
-        self.inbox.clear();
+        let mut inbox = std::mem::take(&mut self.inbox);
+        inbox.clear();
         for datagram in datagrams {
-            for arrival in Arrivals::new(*datagram, kind, mtu) {
-                if !self.inbox.push(datagram, arrival) {
-                    self.carry(endpoint, &mut writes);
-                    assert!(self.inbox.push(datagram, arrival), "an empty batch has room for any frame");
-                }
-            }
+            inbox.decapsulate(*datagram, kind, mtu, |full| self.carry(endpoint, full, &mut writes));
         }
-        self.carry(endpoint, &mut writes);
+        self.carry(endpoint, &mut inbox, &mut writes);
+        self.inbox = inbox;
         writes.sort_by_key(|(port, ..)| *port);
         writes
     }
 
-    fn carry(&mut self, endpoint: u16, writes: &mut Vec<Write>) {
-        self.pipeline.process_tunnel(PortId(endpoint), &mut self.inbox, self.now, &mut self.egress);
+    fn carry(&mut self, endpoint: u16, inbox: &mut Inbox, writes: &mut Vec<Write>) {
+        self.pipeline.process_tunnel(PortId(endpoint), inbox, self.now, &mut self.egress);
         let out = Out { send: &mut |_, _, _| Ok(()), writes, sent: &mut self.sent };
-        self.pipeline.transmit(self.inbox.batch(), &mut self.egress, out);
-        self.inbox.clear();
+        self.pipeline.transmit(inbox.batch(), &mut self.egress, out);
         self.go_on(writes, &mut |_, _, _| Ok(()));
         self.assert_balance();
     }
@@ -197,9 +193,7 @@ impl Bridge {
     pub fn count_received(&mut self, endpoint: u16, kind: FramingKind, mtu: u32, datagrams: &[Datagram<'_>]) -> usize {
         self.inbox.clear();
         for datagram in datagrams {
-            for arrival in Arrivals::new(*datagram, kind, mtu) {
-                assert!(self.inbox.push(datagram, arrival), "the batch is full");
-            }
+            self.inbox.decapsulate(*datagram, kind, mtu, |_| panic!("the batch is full"));
         }
         self.pipeline.process_tunnel(PortId(endpoint), &mut self.inbox, self.now, &mut self.egress);
         let mut writes = 0;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use packet::offload::Judged;
 use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, Headers, Ipv4Prefix, Offload, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{Arrivals, Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, train, vxlan};
+use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, train, vxlan};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Pipeline, Port,
     PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
@@ -93,8 +93,14 @@ impl Switch {
     fn datagrams(&mut self, input: &mut Reader<'_>, count: usize, now: Timestamp) {
         let control = input.u8();
         let (id, kind) = SOCKETS[usize::from(control) % SOCKETS.len()];
-        self.inbox.clear();
-        'all: for _ in 0..count {
+        let Switch { pipeline, egress, inbox, .. } = self;
+        let mut carry = |inbox: &mut Inbox| {
+            let out = Out { from_tunnel: true, has_errors: false, refuse: false, ingress: id };
+            pipeline.process_tunnel(PortId(id), inbox, now, egress);
+            pipeline.transmit(inbox.batch(), egress, out);
+        };
+        inbox.clear();
+        for _ in 0..count {
             let Some((_, frame)) = read_frame(input, kind == FramingKind::Ip) else { break };
             let (header, host) = (input.u8(), input.u8());
             let vni = Vni::new(u32::from(header >> 6)).unwrap_or_else(vni);
@@ -102,15 +108,9 @@ impl Switch {
             let payload = [front, frame].concat();
             let segment_size = if header & 2 != 0 { input.u16() & 0x7ff } else { 0 };
             let datagram = Datagram { from: address(host & 3), tos: host >> 6, segment_size, payload: &payload };
-            for arrival in Arrivals::new(datagram, kind, MTU) {
-                if !self.inbox.push(&datagram, arrival) {
-                    break 'all;
-                }
-            }
+            inbox.decapsulate(datagram, kind, MTU, &mut carry);
         }
-        self.pipeline.process_tunnel(PortId(id), &mut self.inbox, now, &mut self.egress);
-        let out = Out { from_tunnel: true, has_errors: false, refuse: false, ingress: id };
-        self.pipeline.transmit(self.inbox.batch(), &mut self.egress, out);
+        carry(inbox);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
-use tunnel::{Arrivals, Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, vxlan};
+use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
     BridgeId, Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind,
     PortVlan, SendError, Transmit,
@@ -181,9 +181,9 @@ impl Overlay {
         self.inbox.clear();
         for payload in &self.datagrams {
             let datagram = Datagram { from: THERE, tos: 0, segment_size: self.segment_size, payload };
-            for arrival in Arrivals::new(datagram, FramingKind::Vxlan, MTU) {
-                black_box(self.inbox.push(&datagram, arrival));
-            }
+            self.inbox.decapsulate(datagram, FramingKind::Vxlan, MTU, |full| {
+                black_box(full);
+            });
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Decapsulation: datagrams of a receiving socket become frames of the bridge.
 //!
 //! ```text
-//!  datagrams --Arrivals--> Inbox --process_tunnel--> each frame as one of its peer's port
-//!             (tunnel)             whose? > marked? > nested? > judge > learn > ..
+//!  datagrams --decapsulate--> Inbox --process_tunnel--> each frame as one of its peer's port
+//!              (Arrivals)              whose? > marked? > nested? > judge > learn > ..
 //! ```
 //!
 //! A receiving socket is not a port that frames leave through. It has a port number so that there are counters for
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use packet::{Batch, Datagram, Headers, VnetHeader};
-use tunnel::{Arrival, Framing, FramingKind, Locals, Malformed, Peers, Unknown};
+use tunnel::{Arrival, Arrivals, Framing, FramingKind, Locals, Malformed, Peers, Unknown};
 
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -54,10 +54,25 @@ impl Inbox {
         Inbox { batch: Batch::new(), origins: Vec::with_capacity(packet::batch::MAX_FRAMES) }
     }
 
+    /// Decapsulates a received message: adds the frame of each of its datagrams, or the reason why there is none.
+    /// `framing` and `mtu`, the longest inner packet in bytes, are those of the receiving socket. Whenever the inbox is
+    /// full, `process` gets it, and it is cleared.
+    #[inline]
+    pub fn decapsulate(&mut self, datagram: Datagram<'_>, framing: FramingKind, mtu: u32, mut process: impl FnMut(&mut Inbox)) {
+        for arrival in Arrivals::new(datagram, framing, mtu) {
+            if !self.push(&datagram, arrival) {
+                process(self);
+                self.clear();
+                // An empty batch has room for any frame.
+                let _ = self.push(&datagram, arrival);
+            }
+        }
+    }
+
     /// Adds the frame of a datagram, or the reason why it has none. False if the inbox is full.
     #[inline]
     #[must_use]
-    pub fn push(&mut self, datagram: &Datagram<'_>, arrival: Result<Arrival<'_>, Malformed>) -> bool {
+    fn push(&mut self, datagram: &Datagram<'_>, arrival: Result<Arrival<'_>, Malformed>) -> bool {
         let (vnet, frame) = arrival.map_or((VnetHeader::default(), &[][..]), |arrival| (arrival.vnet, arrival.frame));
         let taken = self.batch.push(vnet, frame);
         if taken {
