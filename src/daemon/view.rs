@@ -128,7 +128,7 @@ impl View<'_> {
         }
         let peers = self.tunnels.peers().iter().filter_map(|peer| Some((peer, peer.problem()?)));
         let way = |(peer, problem): (&PeerControl, &str)| {
-            format!("tunnel {}: no way to {}: {problem}", self.tunnels.spec_of(peer).name, peer.address)
+            format!("tunnel {}: no route to {}: {problem}", self.tunnels.spec_of(peer).name, peer.address)
         };
         problems.extend(peers.map(way));
         if self.fabric.panics > 0 {

@@ -154,7 +154,7 @@ fn look_at_new(id: PortId, tunnel: usize, address: IpAddr, spec: &TunnelSpec) ->
         spec.name
     );
     if let Some(problem) = peer.problem() {
-        tracing::warn!(tunnel = spec.name, peer = %address, problem, "no way to the peer");
+        tracing::warn!(tunnel = spec.name, peer = %address, problem, "no route to the peer");
     }
     Ok(peer)
 }

@@ -323,7 +323,7 @@ impl TunnelControl {
             peer.look(spec);
             match peer.problem() {
                 now if now == problem.as_deref() => {}
-                Some(problem) => tracing::warn!(tunnel = spec.name, peer = %peer.address, problem, "no way to the peer"),
+                Some(problem) => tracing::warn!(tunnel = spec.name, peer = %peer.address, problem, "no route to the peer"),
                 None => tracing::info!(tunnel = spec.name, peer = %peer.address, "there is a way to the peer again"),
             }
             if state(peer) != before {

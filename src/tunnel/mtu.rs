@@ -11,7 +11,7 @@ impl TunnelControl {
     /// A warning for each peer without a path.
     pub(crate) fn ways_missing(&self) -> Vec<String> {
         let way = |peer: &PeerControl| {
-            Some(format!("tunnel {}: no way to {}: {}", self.spec_of(peer).name, peer.address, peer.problem()?))
+            Some(format!("tunnel {}: no route to {}: {}", self.spec_of(peer).name, peer.address, peer.problem()?))
         };
         self.peers().iter().filter_map(way).collect()
     }

@@ -78,7 +78,7 @@ fn a_route_only_later() {
         let hosts = ["h1", "h2"].map(Host::new);
         let flags = ["--vxlan".to_owned(), format!("vni=42,remote=192.0.2.2{local}")];
         let switches = vec![underlay.daemon(1, &[hosts[0].port("")], &flags), underlay.daemon_for(2, &[1], &hosts[1])];
-        wait::until("a message about it", || switches[0].has_logged("no way to the peer").then_some(()));
+        wait::until("a message about it", || switches[0].has_logged("no route to").then_some(()));
         give(underlay.machine(1), Ip::V4, 1);
         let between = Between::configured(underlay, hosts, switches);
         carries_again(&between);
