@@ -110,8 +110,8 @@ fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacA
     walk.note(|| Step::Learned { vlan, mac, learned });
 }
 
-/// 4. Forward: never back through the ingress port, and no further if the address is reserved for bridges themselves
-/// (IEEE 802.1D section 7.7).
+/// Step 4, forward: never back through the ingress port, and no further if the address is reserved for bridges
+/// themselves (IEEE 802.1D section 7.7).
 #[inline(always)]
 fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
     let dst = frame.headers.dst;
@@ -141,7 +141,7 @@ impl Walk<'_> {
         }
     }
 
-    /// 5. Queues a frame for the one port behind which its destination is.
+    /// Step 5: queues a frame for the one port behind which its destination is.
     #[inline]
     pub(crate) fn queue(&mut self, id: PortId, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
         let port = self.bridges.port_of(domain.bridge, id).ok_or(DropReason::PortGone)?;
@@ -168,7 +168,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// 5. Queues a frame for every port of its domain except `from`.
+    /// Step 5: queues a frame for every port of its domain except `from`.
     pub(crate) fn flood(&mut self, domain: Domain, mut frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
         if frame.is_size_free {
             let least = self.least_room(domain, &frame.headers);

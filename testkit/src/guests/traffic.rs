@@ -57,10 +57,11 @@ impl Network {
         let mut running: Vec<Running> = transfers.iter().enumerate().map(|(n, transfer)| self.begin(n, *transfer)).collect();
         let mut done = self.run_for(LIMIT, |network| {
             let now = network.now() - begin;
-            running.iter_mut().fold(true, |done, transfer| network.advance(transfer, now) && done)
+            let unfinished = running.iter_mut().filter_map(|transfer| (!network.advance(transfer, now)).then_some(()));
+            unfinished.count() == 0
         });
         let faults = std::mem::take(&mut self.faults);
-        done = done && self.run_for(LIMIT, |network| running.iter().fold(true, |done, run| network.close(run) && done));
+        done = done && self.run_for(LIMIT, |network| running.iter().filter(|run| !network.close(run)).count() == 0);
         self.faults = faults;
         assert!(done, "not over after {LIMIT:?} of simulated time: {:#?}", self.states(&running));
         running.into_iter().map(|transfer| self.end(&transfer)).collect()
