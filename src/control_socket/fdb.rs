@@ -64,7 +64,7 @@ pub(super) async fn flush(
     State(asker): State<Asker>,
     Parameters(MacFilter { port, vlan, bridge }): Parameters<MacFilter>,
 ) -> Result<Json<Flushed>, Response> {
-    let vlan = vlan.map(vlan_of).transpose()?;
+    let vlan = vlan.map(vlan_of).transpose().map_err(refused)?;
     let flushed = asker.change(|reply| Query::FlushMacs { bridge, port, vlan, reply }).await?;
     Ok(Json(Flushed { flushed }))
 }
@@ -84,7 +84,7 @@ pub(super) async fn add(
     Parameters(InVlan { vlan }): Parameters<InVlan>,
     Body(Station { port }): Body<Station>,
 ) -> Result<Json<MacEntry>, Response> {
-    let (mac, vlan) = (mac_of(&mac)?, vlan_of(vlan)?);
+    let (mac, vlan) = (mac_of(&mac).map_err(refused)?, vlan_of(vlan).map_err(refused)?);
     let name = port.clone();
     let bridge = asker.change(|reply| Query::AddMac { vlan, mac, port, reply }).await?;
     Ok(Json(MacEntry { bridge, vlan: vlan.get(), mac: mac.to_string(), port: name, age: None }))
@@ -103,18 +103,18 @@ pub(super) async fn remove(
     InPath(mac): InPath<String>,
     Parameters(InDomain { vlan, bridge }): Parameters<InDomain>,
 ) -> Result<Json<Flushed>, Response> {
-    let (mac, vlan) = (mac_of(&mac)?, vlan_of(vlan)?);
+    let (mac, vlan) = (mac_of(&mac).map_err(refused)?, vlan_of(vlan).map_err(refused)?);
     let removed = asker.change(|reply| Query::RemoveMac { bridge, vlan, mac, reply }).await?;
     Ok(Json(Flushed { flushed: removed.into() }))
 }
 
-fn mac_of(text: &str) -> Result<MacAddr, Response> {
-    text.parse().map_err(|_| refused(Refusal::BadRequest(format!("'{text}' is not a MAC address such as 52:54:00:12:34:56"))))
+fn mac_of(text: &str) -> Result<MacAddr, Refusal> {
+    text.parse().map_err(|_| Refusal::BadRequest(format!("'{text}' is not a MAC address such as 52:54:00:12:34:56")))
 }
 
-fn vlan_of(number: u16) -> Result<VlanId, Response> {
+fn vlan_of(number: u16) -> Result<VlanId, Refusal> {
     let vlan = VlanId::new(number).filter(|vlan| vlan.get() <= LAST_VLAN);
     vlan.ok_or_else(|| {
-        refused(Refusal::BadRequest(format!("VLAN {number} does not exist: use 1 to {LAST_VLAN}, or 0 for untagged frames")))
+        Refusal::BadRequest(format!("VLAN {number} does not exist: use 1 to {LAST_VLAN}, or 0 for untagged frames"))
     })
 }

@@ -155,7 +155,7 @@ impl UplinkPort {
             Ok(false) => {}
             Ok(true) => self.changed_at = self.changed_at.or(Some(now)),
             Err(error) => {
-                tracing::warn!(uplink = self.interface, %error, "cannot hear of the uplink's changes; it is looked at once a second")
+                tracing::warn!(uplink = self.interface, %error, "cannot hear of the uplink's changes; it is looked at once a second");
             }
         }
     }

@@ -90,7 +90,7 @@ impl EndpointControl {
         if problem != self.problem {
             match &problem {
                 Some(problem) => {
-                    tracing::warn!(socket = self.name(), problem, "cannot join a multicast group; trying each second")
+                    tracing::warn!(socket = self.name(), problem, "cannot join a multicast group; trying each second");
                 }
                 None => tracing::info!(socket = self.name(), "all multicast groups are joined"),
             }

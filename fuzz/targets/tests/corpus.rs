@@ -33,7 +33,8 @@ fn replay(name: &str, step: usize, target: fn(&[u8])) {
 #[test]
 #[ignore = "a measurement"]
 fn executions_per_second() {
-    let targets: [(&str, fn(&[u8])); 8] = [
+    type Target = (&'static str, fn(&[u8]));
+    let targets: [Target; 8] = [
         ("parse", fuzz_targets::parse),
         ("vnet_header", fuzz_targets::vnet_header),
         ("coalesce", fuzz_targets::coalesce),
