@@ -34,7 +34,7 @@ impl Nat {
         self.addresses.find(address).is_some_and(|(_, one_to_one)| one_to_one)
     }
 
-    /// Sets the outside addresses, at most [`MAX_EXTERNALS`]. Addresses that stay keep their connections. Connections and
+    /// Sets the outside addresses, at most `MAX_EXTERNALS`. Addresses that stay keep their connections. Connections and
     /// published ports of an address that is removed, or whose kind changes, end.
     pub fn set_externals(&self, externals: &[External], now: Timestamp) -> Result<(), Refused> {
         let now_there: Vec<External> =

@@ -495,7 +495,7 @@ impl MacTable {
         self.lock().stats
     }
 
-    /// The moves since the last call: the first [`MAX_MOVES`], and the number of further ones.
+    /// The moves since the last call: the first `MAX_MOVES`, and the number of further ones.
     pub fn take_moves(&self) -> (Vec<MacMove>, u64) {
         let room = Vec::with_capacity(MAX_MOVES);
         let mut book = self.lock();

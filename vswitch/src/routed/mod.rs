@@ -9,7 +9,7 @@
 //! router is translated as if it went out, and then as if it came in (hairpin, RFC 4787 section 6): it meets the rules
 //! for packets from outside, and its receiver sees an outside address.
 //!
-//! Each worker has a [`RouterWorker`]; all of them look up the same [`RouterTables`].
+//! Each worker has a `RouterWorker`; all of them look up the same `RouterTables`.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
