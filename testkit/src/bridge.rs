@@ -66,7 +66,13 @@ impl Captured {
         let want = Want { snaplen: 64, ..Want::default() };
         pipeline.begin_capture(Box::new(Probe::new(1, Arc::new(want), writer, Lost::new(ports)))).expect("the first");
         let none = || vec![0; ports];
-        Captured { reader, received: none(), sent: none(), dropped: vec![[0; DropReason::ALL.len()]; ports], copies_dropped: none() }
+        Captured {
+            reader,
+            received: none(),
+            sent: none(),
+            dropped: vec![[0; DropReason::ALL.len()]; ports],
+            copies_dropped: none(),
+        }
     }
 
     fn take_in(&mut self) {
