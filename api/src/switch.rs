@@ -28,7 +28,7 @@ pub struct Show {
     pub tunnels: Vec<Tunnel>,
     /// Time that the pipeline takes for a batch.
     pub latency: Latency,
-    /// Problems, a sentence each; empty if there is none.
+    /// Problems, one sentence each; empty if the switch is healthy.
     pub problems: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ pub struct Uplink {
     pub state: State,
     /// MTU of the interface; `null` while it is gone.
     pub mtu: Option<u32>,
-    /// Outside address of guests that have no own one; `null` if there is none.
+    /// Outside address of guests without an address of their own; `null` if no such address exists.
     pub outside: Option<String>,
 }
 

@@ -46,7 +46,7 @@ impl Bridges {
         self.0.get(id.index()).map(|bridge| &*bridge.table)
     }
 
-    /// The name of a bridge; empty if there is none of this number.
+    /// The name of a bridge; empty if no bridge has this number.
     pub(crate) fn name(&self, id: BridgeId) -> &str {
         self.0.get(id.index()).map_or("", |bridge| &bridge.config.name)
     }

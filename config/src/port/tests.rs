@@ -113,7 +113,7 @@ fn values_may_have_separators() {
         other => panic!("{other:?}"),
     };
     assert_eq!(remote("dgram:/run/a:remote=/run/b:c:mtu=1400"), "/run/b:c", "a piece without '=' continues the value");
-    assert_eq!(remote("dgram:/run/a:remote=\"/run/b:c=d\":mtu=1400"), "/run/b:c=d", "in quotes a separator is none");
+    assert_eq!(remote("dgram:/run/a:remote=\"/run/b:c=d\":mtu=1400"), "/run/b:c=d", "a separator in quotes is part of the value");
     let open = problem(&[flag("dgram:/run/a:remote=\"/run/b")]);
     assert!(open.contains("has no end"), "{open}");
 }

@@ -88,7 +88,7 @@ fn flags_add_to_the_file() {
     assert_eq!((config.workers, &config.bridges[..]), (2, &[bridge("br0", 100, 300)][..]));
     assert_eq!(config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect::<Vec<_>>(), ["vxlan1", "vxlan2"]);
     assert!(config.bridge_uplink.is_none() && config.uplink_interface() == Some("eth0"));
-    // A problem of one is told there.
+    // A problem with one document is reported there.
     for (flag, say) in [
         ("--tap b:vlan=0", "--tap b:vlan=0: vlan is a number"),
         ("--workers 0", "--workers: workers is a number from 1 to 256"),

@@ -70,7 +70,7 @@ pub(crate) fn check_apart(tunnels: &[Tunnel], ip_tunnels: &[IpTunnel], problems:
 }
 
 /// Why two tunnels of bridges cannot be together, if that is so. A socket gives away its datagrams whatever is in them, so those that
-/// could come to one socket have the same header, and are told apart by their VNI and sender.
+/// could come to one socket have the same header; their VNI and sender distinguish them.
 fn conflict(tunnel: &Tunnel, other: &Tunnel) -> Option<String> {
     if !tunnel.endpoint().meets(&other.endpoint()) {
         return None;
