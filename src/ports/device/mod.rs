@@ -2,7 +2,7 @@
 //!
 //! Each kind is one file with one implementation of [`PortDevice`]: how it is opened, what workers read and write, how its
 //! state is checked, and what is shown of it. A new kind is such a file, a variant in the configuration, and a variant each of
-//! [`Source`], which a worker reads, and [`Sink`], which it writes to.
+//! netio's `PortReader`, which a worker reads, and `PortWriter`, which it writes to.
 
 mod dgram;
 pub(super) mod kinds;
