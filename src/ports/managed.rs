@@ -20,14 +20,12 @@ use std::io;
 use std::time::Duration;
 
 use api::State;
-use config::PortKind;
 use netio::LinkState;
 use netio::guest::Stream;
 use packet::Timestamp;
 use vswitch::{Port, PortId};
 
-use super::device::{Device, DeviceError, PortDevice, first_state};
-use super::device::{kinds, stream};
+use super::device::{self, Device, DeviceError, PortDevice, first_state, stream};
 use crate::model::{bridge_id, port_vlan};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -100,7 +98,7 @@ impl ManagedPort {
             return Ok(port);
         }
         let mut pending = None;
-        match kinds::open(&port.config, queues, &mut pending) {
+        match device::open(&port.config, queues, &mut pending) {
             Ok(Some(device)) => port.attach(device, now, FIRST_RETRY),
             Ok(None) => port.life = gone(now, FIRST_RETRY, pending),
             Err(error @ DeviceError::NoGuest { .. }) => {
@@ -243,13 +241,7 @@ impl ManagedPort {
 
     /// The kind of its device as `show` names it.
     pub(crate) fn kind(&self) -> api::PortKind {
-        match &self.config.kind {
-            PortKind::Tun(_) => api::PortKind::Tun,
-            PortKind::Tap(_) => api::PortKind::Tap,
-            PortKind::Packet(_) => api::PortKind::Packet,
-            PortKind::Stream(_) => api::PortKind::Stream,
-            PortKind::Dgram(_) => api::PortKind::Dgram,
-        }
+        device::kind_in_api(&self.config.kind)
     }
 
     /// Looks how the device is, or tries to open it again if it is time.
@@ -277,7 +269,7 @@ impl ManagedPort {
                     *pending = None;
                 }
                 let was_pending = pending.is_some();
-                match kinds::open(&self.config, self.queues, pending) {
+                match device::open(&self.config, self.queues, pending) {
                     Ok(Some(device)) => {
                         let pause = *pause;
                         self.attach(device, now, pause);

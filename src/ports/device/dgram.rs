@@ -5,7 +5,6 @@ use std::io;
 use config::Port;
 use netio::guest::Dgram;
 use netio::{LinkState, PortReader, PortWriter};
-use packet::Features;
 use vswitch::PortId;
 
 use super::{Device, DeviceError, PortDevice, always_up};
@@ -39,14 +38,6 @@ impl PortDevice for DgramDevice {
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
         self.link.mtu = mtu;
         Ok(())
-    }
-
-    fn features(&self) -> Features {
-        Features::NONE
-    }
-
-    fn bursts(&self) -> bool {
-        true
     }
 
     fn summary(&self) -> String {

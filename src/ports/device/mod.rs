@@ -1,11 +1,10 @@
 //! The devices of ports: where frames come from and go to, for each kind of port.
 //!
 //! Each kind is one file with one implementation of [`PortDevice`]: how it is opened, what workers read and write, how its
-//! state is checked, and what is shown of it. A new kind is such a file, a variant in the configuration, and a variant each of
-//! netio's `PortReader`, which a worker reads, and `PortWriter`, which it writes to.
+//! state is checked, and what is shown of it. A new kind is such a file, an arm in [`open`] and [`kind_in_api`], a variant in the
+//! configuration, and a variant each of netio's `PortReader`, which a worker reads, and `PortWriter`, which it writes to.
 
 mod dgram;
-pub(super) mod kinds;
 mod packet;
 pub(super) mod stream;
 mod tap;
@@ -16,12 +15,13 @@ use std::io;
 
 use ::packet::Features;
 use config::{Port, PortKind};
-use netio::guest::GuestError;
+use netio::guest::{GuestError, Stream};
 use netio::packet_socket::PacketError;
 use netio::{LinkState, TapError};
 use thiserror::Error;
 use vswitch::PortId;
 
+use self::packet::PacketDevice;
 use crate::fabric::Workers;
 use crate::hints::{without_interface, without_namespace};
 use crate::worker::{Sink, Source};
@@ -31,6 +31,29 @@ pub(crate) const DEFAULT_MTU: u32 = 1500;
 
 /// A port's device while it is there.
 pub(crate) type Device = Box<dyn PortDevice>;
+
+/// Opens the device that the configuration names, with this many queues. `None`: a connection is on its way, and is kept in
+/// `pending` for the next time.
+pub(super) fn open(port: &Port, queues: usize, pending: &mut Option<Stream>) -> Result<Option<Device>, DeviceError> {
+    match &port.kind {
+        PortKind::Tap(tap) => tap::open(tap, port.mtu, queues).map(Some),
+        PortKind::Tun(tun) => tun::open(tun, port.mtu, queues).map(Some),
+        PortKind::Packet(packet) => Ok(Some(Box::new(PacketDevice::open(packet, port.mtu, queues)?))),
+        PortKind::Stream(stream) => stream::open(stream, port, pending),
+        PortKind::Dgram(dgram) => dgram::open(dgram, port).map(Some),
+    }
+}
+
+/// The kind as the API names it.
+pub(super) fn kind_in_api(kind: &PortKind) -> api::PortKind {
+    match kind {
+        PortKind::Tap(_) => api::PortKind::Tap,
+        PortKind::Tun(_) => api::PortKind::Tun,
+        PortKind::Packet(_) => api::PortKind::Packet,
+        PortKind::Stream(_) => api::PortKind::Stream,
+        PortKind::Dgram(_) => api::PortKind::Dgram,
+    }
+}
 
 /// A device of any kind.
 pub(crate) trait PortDevice: Debug {
@@ -49,10 +72,14 @@ pub(crate) trait PortDevice: Debug {
     }
 
     /// Offloads that it accepts.
-    fn features(&self) -> Features;
+    fn features(&self) -> Features {
+        Features::NONE
+    }
 
     /// Whether several frames are written in one call.
-    fn bursts(&self) -> bool;
+    fn bursts(&self) -> bool {
+        true
+    }
 
     /// Its description in `show` and in the summary at the start.
     fn summary(&self) -> String;

@@ -76,10 +76,6 @@ impl PortDevice for PacketDevice {
         if self.config.offload { Features::ALL } else { Features::NONE }
     }
 
-    fn bursts(&self) -> bool {
-        true
-    }
-
     fn summary(&self) -> String {
         format!("{}, beside the host on {}", offload_text(self.features(), &[]), self.config.interface)
     }

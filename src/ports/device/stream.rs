@@ -6,7 +6,6 @@ use config::Port;
 use netio::backlog::unread;
 use netio::guest::{MAX_BACKLOG, Stream, StreamReader, StreamWriter};
 use netio::{LinkState, PortReader, PortWriter};
-use packet::Features;
 use vswitch::PortId;
 
 use super::{Device, DeviceError, PortDevice, always_up};
@@ -54,14 +53,6 @@ impl PortDevice for StreamDevice {
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
         self.link.mtu = mtu;
         Ok(())
-    }
-
-    fn features(&self) -> Features {
-        Features::NONE
-    }
-
-    fn bursts(&self) -> bool {
-        true
     }
 
     fn summary(&self) -> String {
