@@ -30,9 +30,9 @@ pub(crate) fn netns(netns: &config::Netns) -> netio::Netns {
 }
 
 /// Where guests are met.
-pub(crate) fn guest_address(address: &config::Address) -> netio::guest::Address {
+pub(crate) fn guest_address(address: &config::port::Address) -> netio::guest::Address {
     match address {
-        config::Address::Unix(path) => netio::guest::Address::Unix(path.clone()),
-        config::Address::Tcp(address) => netio::guest::Address::Tcp(*address),
+        config::port::Address::Unix(path) => netio::guest::Address::Unix(path.clone()),
+        config::port::Address::Tcp(address) => netio::guest::Address::Tcp(*address),
     }
 }

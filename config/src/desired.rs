@@ -9,7 +9,7 @@ use crate::document::Document;
 use crate::file;
 use crate::flags::{self, Flag};
 use crate::model::Config;
-use crate::port::{KINDS, Port};
+use crate::port::{Kind, Port};
 use crate::problem::{Origin, Problem, Problems, nearest};
 use crate::publish::Publish;
 
@@ -110,7 +110,7 @@ impl Desired {
     /// This configuration with one more port, in the syntax of `--tap` or `--port`.
     pub fn with_port(&self, word: &str) -> Result<Desired, EditError> {
         let kind = word.split_once(':').map_or("", |(kind, _)| kind);
-        let is_other_kind = kind != "tap" && KINDS.contains(&kind);
+        let is_other_kind = Kind::named(kind).is_some_and(|kind| kind != Kind::Tap);
         self.with(if is_other_kind { "--port" } else { "--tap" }, word)
     }
 

@@ -8,7 +8,7 @@ use crate::bridge::GatewayVlan;
 use crate::document::Document;
 use crate::keys::{Keys, list_of};
 use crate::nat::TimeoutKeys;
-use crate::port::{KINDS, PortKeys};
+use crate::port::{Kind, PortKeys};
 use crate::problem::{At, Origin, Problems, unknown};
 use crate::publish::{PublishKeys, split_rule};
 use crate::raw::{Entry, Raw, RawValue};
@@ -123,7 +123,7 @@ fn taps(document: &mut Document, list: &str, problems: &mut Problems) {
 /// Parses `--port KIND:WHERE[:KEY=VALUE...]`.
 fn port(document: &mut Document, text: &str, problems: &mut Problems) {
     let origin = Origin::flag("--port", text);
-    let kinds = || KINDS.iter().copied().filter(|kind| *kind != "tap").collect::<Vec<_>>();
+    let kinds = || Kind::WORDS.iter().copied().filter(|kind| *kind != Kind::Tap.name()).collect::<Vec<_>>();
     let problem = match text.split_once(':') {
         None if kinds().contains(&text) => format!("{text} of what? write {text}:WHERE"),
         None => format!("a port is KIND:WHERE; kinds are {}, and a TAP that the switch makes is --tap", kinds().join(", ")),

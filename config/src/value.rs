@@ -182,12 +182,16 @@ macro_rules! words {
             $vis fn name(self) -> &'static str {
                 match self { $( $name::$variant => $word, )+ }
             }
+
+            /// The value with this word, if there is one.
+            pub(crate) fn named(word: &str) -> Option<$name> {
+                [$($name::$variant),+].into_iter().find(|known| known.name() == word)
+            }
         }
 
         impl $crate::value::Text for $name {
             fn parse(text: &str, key: &str, _: &$crate::problem::Origin) -> Result<$name, String> {
-                let known = [$($name::$variant),+].into_iter().find(|known| known.name() == text);
-                known.ok_or_else(|| $crate::problem::unknown(key, text, $name::WORDS))
+                $name::named(text).ok_or_else(|| $crate::problem::unknown(key, text, $name::WORDS))
             }
         }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::What;
-use config::{Address, Port};
+use config::Port;
+use config::port::Address;
 use netio::Poller;
 use netio::guest::Listener;
 use packet::Timestamp;

@@ -1,6 +1,5 @@
 //! The MTU that tunnels leave to the ports of their bridges.
 
-use config::PortKind;
 use tunnel::mtu::MIN_MTU_IPV6;
 use vswitch::BridgeId;
 
@@ -33,13 +32,10 @@ pub(crate) fn overlay_mtu(tunnels: &TunnelControl, ports: &[config::Port], bridg
     for port in ports.iter().filter(|port| port.is_bridged() && bridge_id(port.bridge) == bridge) {
         // Said once of all places for guests of one path.
         let (Some(title), Some(own)) = (port.title(), port.mtu.filter(|own| *own > mtu)) else { continue };
-        let fix = match port.kind {
-            PortKind::Tap(_) | PortKind::Tun(_) | PortKind::Packet(_) => format!("use mtu={mtu}, or leave it out"),
-            PortKind::Stream(_) | PortKind::Dgram(_) => format!("use mtu={mtu} here and in the guest"),
-        };
+        let fix = if port.kind.is_guest_socket() { " here and in the guest" } else { ", or leave it out" };
         warnings.push(format!(
             "{title} has mtu={own}, but frames to {} of tunnel {} hold packets of {mtu} bytes: what is longer is cut or refused \
-             there; {fix}",
+             there; use mtu={mtu}{fix}",
             peer.address,
             tunnels.spec_of(peer).name
         ));

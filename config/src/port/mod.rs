@@ -1,7 +1,8 @@
 //! One port of a bridge: `--tap`, `--port` and `[[bridge.NAME.port]]`.
 //!
 //! This file holds the common part of all kinds; each kind is in a file of its own, with its keys, its model and its checks. A further
-//! kind is such a file, and an arm in each function of [`PortKeys`] and [`PortKind`].
+//! kind is such a file, a word in [`Kind`], and the arms here that the compiler asks for. Other rooms ask [`PortKind`] for what they
+//! need to know of a kind.
 
 mod dgram;
 mod packet;
@@ -31,11 +32,18 @@ use crate::name::Netns;
 use crate::problem::{Origin, Problem, Problems};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::tunnel::IpTunnel;
-use crate::value::{Mtu, Value};
+use crate::value::{Mtu, Value, words};
 use crate::vlan::{Trunks, VlanKeys, Vlans};
 
-/// The kinds as files and flags name them.
-pub(crate) const KINDS: [&str; 4] = ["tap", "packet", "stream", "dgram"];
+words! {
+    /// The kinds as files and flags name them.
+    pub(crate) enum Kind {
+        Tap = "tap",
+        Packet = "packet",
+        Stream = "stream",
+        Dgram = "dgram",
+    }
+}
 
 /// One port, or one of several places for guests that connect to one socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -130,22 +138,23 @@ impl Value for PortKeys {
             problems.add(&raw.origin, raw.is_not(key, "a table"));
             return None;
         };
-        let mut given = entries.iter().filter(|entry| KINDS.contains(&entry.key.as_str()));
-        let Some(kind) = given.next() else {
+        let mut given = entries.iter().filter_map(|entry| Some((Kind::named(&entry.key)?, entry)));
+        let Some((kind, first)) = given.next() else {
             problems.add(&raw.origin, "what is this port? Add tap = \"tap0\", or packet, stream or dgram");
             return Some(PortKeys::Unknown);
         };
-        if let Some(other) = given.next() {
-            let (first, second) = in_order(kind, other);
+        if let Some((_, other)) = given.next() {
+            let (first, second) = in_order(first, other);
             let problem = format!("a port is of one kind: leave out {} or {}", first.key, second.key);
             problems.add(&second.raw.origin, problem);
             return Some(PortKeys::Unknown);
         }
-        Some(match kind.key.as_str() {
-            "tap" => PortKeys::Tap(read_table(raw, key, problems)?),
-            "packet" => PortKeys::Packet(read_table(&without_netns(raw, entries, problems), key, problems)?),
-            "stream" => PortKeys::Stream(read_table(&without_netns(raw, entries, problems), key, problems)?),
-            _ => PortKeys::Dgram(read_table(&without_netns(raw, entries, problems), key, problems)?),
+        let table = if kind == Kind::Tap { raw.clone() } else { without_netns(raw, entries, problems) };
+        Some(match kind {
+            Kind::Tap => PortKeys::Tap(read_table(&table, key, problems)?),
+            Kind::Packet => PortKeys::Packet(read_table(&table, key, problems)?),
+            Kind::Stream => PortKeys::Stream(read_table(&table, key, problems)?),
+            Kind::Dgram => PortKeys::Dgram(read_table(&table, key, problems)?),
         })
     }
 }
@@ -241,7 +250,7 @@ impl Port {
 
     /// Gives a device that the switch makes this MTU, if none was written.
     pub fn propose_mtu(&mut self, mtu: Option<u32>) {
-        if let PortKind::Tap(_) | PortKind::Tun(_) = self.kind {
+        if self.kind.is_tuntap() {
             self.mtu = self.mtu.or(mtu);
         }
     }
@@ -338,6 +347,18 @@ impl Port {
 }
 
 impl PortKind {
+    /// Whether it is a device that the switch makes with `/dev/net/tun`.
+    #[must_use]
+    pub fn is_tuntap(&self) -> bool {
+        matches!(self, PortKind::Tap(_) | PortKind::Tun(_))
+    }
+
+    /// Whether it is a socket that a guest's network card is at, which has no MTU but the one that is written here and there.
+    #[must_use]
+    pub fn is_guest_socket(&self) -> bool {
+        matches!(self, PortKind::Stream(_) | PortKind::Dgram(_))
+    }
+
     /// The same without the keys that can change while the device stays.
     fn device(&self) -> PortKind {
         let mut device = self.clone();

@@ -189,7 +189,7 @@ impl Plan {
         });
         Plan {
             running: None,
-            has_taps: config.ports.iter().any(|port| matches!(port.kind, config::PortKind::Tap(_) | config::PortKind::Tun(_))),
+            has_taps: config.ports.iter().any(|port| port.kind.is_tuntap()),
             namespaces: config.ports.iter().filter_map(|port| Some(port.link()?.1?.to_string())).collect(),
             packet_ports: bridged().filter_map(|port| port.shared_interface()).map(str::to_owned).collect(),
             has_dgram: bridged().any(|port| matches!(port.kind, config::PortKind::Dgram(_))),
@@ -213,10 +213,7 @@ impl Plan {
 
 /// Whether a port's MTU is not just the default of a guest's network card.
 fn has_written_mtu(port: &config::Port) -> bool {
-    match port.kind {
-        config::PortKind::Stream(_) | config::PortKind::Dgram(_) => port.mtu != Some(config::DEFAULT_GUEST_MTU),
-        config::PortKind::Tap(_) | config::PortKind::Packet(_) | config::PortKind::Tun(_) => true,
-    }
+    !port.kind.is_guest_socket() || port.mtu != Some(config::port::DEFAULT_GUEST_MTU)
 }
 
 /// The published ports of the host, with whether they are TCP's. Of a whole address there are none: it is one of the switch's own.

@@ -19,7 +19,7 @@ struct DgramDevice {
 }
 
 /// Opens the socket.
-pub(super) fn open(dgram: &config::Dgram, config: &Port) -> Result<Device, DeviceError> {
+pub(super) fn open(dgram: &config::port::Dgram, config: &Port) -> Result<Device, DeviceError> {
     let socket = Dgram::open(&dgram.path, dgram.remote.as_deref())?;
     Ok(Box::new(DgramDevice { link: always_up(config), socket }))
 }

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use config::{Packet, PortKind};
+use config::PortKind;
+use config::port::Packet;
 use netio::backlog::receive_queue;
 use netio::packet_socket::{PacketError, PacketSocket, PacketSpec};
 use netio::{LinkState, PortReader, PortWriter, Silence, link};

@@ -23,7 +23,11 @@ struct StreamDevice {
 }
 
 /// Connects to a guest. `None`: the connection is on its way, and is kept in `pending` for the next time.
-pub(super) fn open(stream: &config::Stream, config: &Port, pending: &mut Option<Stream>) -> Result<Option<Device>, DeviceError> {
+pub(super) fn open(
+    stream: &config::port::Stream,
+    config: &Port,
+    pending: &mut Option<Stream>,
+) -> Result<Option<Device>, DeviceError> {
     let failed = |error| DeviceError::NoGuest { address: stream.address.to_string(), error };
     let connection = pending.take().map_or_else(|| Stream::connect(&guest_address(&stream.address)), Ok).map_err(failed)?;
     if !connection.is_connected().map_err(failed)? {

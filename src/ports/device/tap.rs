@@ -2,7 +2,7 @@
 
 use std::io;
 
-use config::Netns;
+use config::{Netns, port};
 use netio::tap::{Layer, TapSpec};
 use netio::{LinkState, PortReader, PortWriter, Tap, TapError, link};
 use packet::Features;
@@ -19,7 +19,7 @@ use crate::worker::{Sink, Source};
 const TX_QUEUE_LEN: u32 = 1000;
 
 /// Opens the device. With `attach` it may be there already, and another process may hold it.
-pub(super) fn open(config: &config::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
+pub(super) fn open(config: &port::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
     // One of several queues of a device that is held would be given to us, and we would have half of its flows.
     if config.attach && queues > 1 && is_attached(&config.name) {
         return beside_holder(config, mtu, queues);
@@ -38,10 +38,10 @@ pub(super) fn spec(name: &str, namespace: Option<&Netns>, layer: Layer, mtu: Opt
 }
 
 /// The network side of a TAP that another process holds.
-fn beside_holder(config: &config::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
-    let config::Tap { name, offload, .. } = config;
+fn beside_holder(config: &port::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
+    let port::Tap { name, offload, .. } = config;
     tracing::info!(port = name, "another process holds this TAP: joining its network side, as packet:{name}");
-    let packet = config::Packet { interface: name.clone(), offload: *offload };
+    let packet = port::Packet { interface: name.clone(), offload: *offload };
     Ok(Box::new(PacketDevice::open(&packet, mtu, queues)?))
 }
 

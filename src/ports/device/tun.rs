@@ -1,6 +1,6 @@
 //! TUN devices of our own, for tunnels of IP packets. For the workers such a device is a TAP without Ethernet.
 
-use config::Tun;
+use config::port::Tun;
 use netio::Tap;
 use netio::tap::Layer;
 
