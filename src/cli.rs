@@ -9,12 +9,6 @@ const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas betwe
     a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
     offload=on|off, gro=on|off, attach=own|auto (auto: a TAP that another process holds is joined from its network side)";
 
-const PORT_HELP: &str = "A port of another kind, KIND:WHERE[:KEY=VALUE...], once for each. packet:IFNAME: the network side of a \
-    device, such as a TAP that a virtual machine's monitor holds, a veth or a NIC. stream:PATH or stream:ADDR:PORT: a socket \
-    to which guests connect, each a port of its own (QEMU's -netdev stream, passt, libkrun). dgram:PATH: a socket with a frame \
-    a datagram (QEMU's -netdev dgram, vfkit). Keys: vlan=, trunks=, vlan-mode= and mtu= as of a TAP; of packet: offload= and \
-    gro= too; of stream: guests=16, mode=server|client; of dgram: remote=PATH, the guest's socket [default: who sent last]";
-
 const GATEWAY_HELP: &str = "The router's addresses on the bridge, [VLAN=]CIDR with commas between; without VLAN for untagged \
     frames [default with a NAT uplink: 10.77.0.1/24]";
 
@@ -81,8 +75,8 @@ pub(crate) struct Flags {
     /// The TAP ports; [`TAP_HELP`] for people.
     #[arg(long, value_name = "TAP,...", help = TAP_HELP)]
     pub(crate) tap: Vec<String>,
-    /// Other ports; [`PORT_HELP`] for people.
-    #[arg(long, value_name = "KIND:WHERE", help = PORT_HELP)]
+    /// Other ports; [`config::port::flag_help`] for people.
+    #[arg(long, value_name = "KIND:WHERE", help = config::port::flag_help())]
     pub(crate) port: Vec<String>,
     /// The host's interface that leads outside
     #[arg(long, value_name = "IFACE")]

@@ -4,9 +4,14 @@ use std::path::PathBuf;
 
 use super::socket_path::SocketPath;
 use super::stream::DEFAULT_GUEST_MTU;
-use super::{CommonKeys, Port, PortKind};
+use super::{CommonKeys, KindHelp, Port, PortKind};
 use crate::keys::keys;
 use crate::problem::{Origin, Problems};
+
+pub(super) const HELP: KindHelp = KindHelp {
+    place: "dgram:PATH: a socket with a frame a datagram (QEMU's -netdev dgram, vfkit).",
+    keys: "of dgram: remote=PATH, the guest's socket [default: who sent last]",
+};
 
 /// A guest that sends and receives datagrams.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -45,6 +45,14 @@ words! {
     }
 }
 
+/// What the help of `--port` says of one kind.
+struct KindHelp {
+    /// How it is written, and what it is; one sentence.
+    place: &'static str,
+    /// The keys that other kinds do not have.
+    keys: &'static str,
+}
+
 /// One port, or one of several places for guests that connect to one socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
@@ -115,6 +123,17 @@ keys! {
         "mtu" => mtu: Mtu,
         ..vlan: VlanKeys,
     }
+}
+
+/// The help of `--port`.
+#[must_use]
+pub fn flag_help() -> String {
+    let kinds = [packet::HELP, stream::HELP, dgram::HELP];
+    let [places, keys] = [kinds.each_ref().map(|kind| kind.place).join(" "), kinds.map(|kind| kind.keys).join("; ")];
+    format!(
+        "A port of another kind, KIND:WHERE[:KEY=VALUE...], once for each. {places} Keys: vlan=, trunks=, vlan-mode= and mtu= as of a \
+         TAP; {keys}"
+    )
 }
 
 impl PortKeys {

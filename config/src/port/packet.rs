@@ -1,9 +1,14 @@
 //! `--port packet:NAME`, `packet = "NAME"`: the network side of an interface, which a monitor or the host uses too.
 
-use super::{CommonKeys, DeviceKeys, Port, PortKind};
+use super::{CommonKeys, DeviceKeys, KindHelp, Port, PortKind};
 use crate::keys::keys;
 use crate::name::InterfaceName;
 use crate::problem::{Origin, Problems};
+
+pub(super) const HELP: KindHelp = KindHelp {
+    place: "packet:IFNAME: the network side of a device, such as a TAP that a virtual machine's monitor holds, a veth or a NIC.",
+    keys: "of packet: offload= and gro= too",
+};
 
 /// An interface that another process or the host uses too.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,12 +5,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::socket_path::SocketPath;
-use super::{CommonKeys, Port, PortKind};
+use super::{CommonKeys, KindHelp, Port, PortKind};
 use crate::keys::keys;
 use crate::problem::{Origin, Problems};
 #[cfg(test)]
 use crate::value::string_schema;
 use crate::value::{Number, Text, words};
+
+pub(super) const HELP: KindHelp = KindHelp {
+    place: "stream:PATH or stream:ADDR:PORT: a socket to which guests connect, each a port of its own (QEMU's -netdev stream, passt, \
+            libkrun).",
+    keys: "of stream: guests=16, mode=server|client",
+};
 
 /// Guests that one path or address is ready for by default.
 const DEFAULT_GUESTS: u16 = 16;
