@@ -7,19 +7,16 @@
 pub mod arrival;
 pub mod ecn;
 pub mod entropy;
-pub mod ethernet;
 pub mod framing;
-pub mod ip;
 pub mod malformed;
 pub mod mtu;
 pub mod nesting;
 pub mod peers;
 pub mod train;
 pub mod vni;
-pub mod vxlan;
 
 pub use arrival::{Arrival, Arrivals};
-pub use framing::{Framing, FramingKind};
+pub use framing::{Framing, FramingKind, vxlan};
 pub use malformed::Malformed;
 pub use mtu::Underlay;
 pub use peers::{Found, Locals, Peers, Unknown};

@@ -12,7 +12,7 @@ use packet::ethernet::u16_at;
 use packet::{Headers, Network, Transport, udp};
 
 use crate::peers::Locals;
-use crate::vxlan;
+use crate::framing::vxlan;
 
 /// True if a decapsulated frame must be dropped. `locals` are the addresses of the socket that received it. Frames that are
 /// not UDP cost one comparison, VXLAN datagrams one more parse.

@@ -11,11 +11,14 @@
 //! network it belongs to. The bytes of each framing are in the file of its name; this one only dispatches.
 //! A new framing is one such file, a variant of both enums, and the arms below that the compiler asks for.
 
+pub mod ethernet;
+pub mod ip;
+pub mod vxlan;
+
 use packet::Headers;
 
 use crate::malformed::Malformed;
 use crate::vni::Vni;
-use crate::{ethernet, ip, vxlan};
 
 /// The framing of one tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
