@@ -4,6 +4,7 @@ use api::{StepKind, VerdictKind};
 use nat::{Basis, Side};
 use packet::vlan::TagAction;
 use packet::{EtherType, MacAddr};
+use tunnel::Framing;
 use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
 
 /// Port names, indexed by [`PortId`].
@@ -80,7 +81,7 @@ fn telling(step: Step, names: &Names) -> api::Step {
     match step {
         Step::Resumed => of(StepKind::Resumed, "its neighbour or first fragment has arrived, or the wait timed out".to_owned()),
         Step::Decapsulated { framing, from } => {
-            let tunnel = framing.vni().map_or_else(|| "a tunnel".to_owned(), |vni| format!("VXLAN {}", vni.number()));
+            let tunnel = network(framing).unwrap_or_else(|| "a tunnel".to_owned());
             api::Step {
                 address: Some(from.to_string()),
                 ..of(StepKind::Decapsulated, format!("decapsulated from {tunnel}, sent by {from}"))
@@ -192,7 +193,7 @@ fn telling(step: Step, names: &Names) -> api::Step {
         }
         Step::Encapsulated { port, framing, flow } => {
             let name = names.of(port);
-            let header = framing.vni().map_or_else(String::new, |vni| format!(" with VXLAN {}", vni.number()));
+            let header = network(framing).map_or_else(String::new, |network| format!(" with {network}"));
             let text = format!("encapsulated in UDP{header} for {name}; flow hash {flow:#06x} selects the source port");
             api::Step { port: Some(name), ..of(StepKind::Encapsulated, text) }
         }
@@ -215,6 +216,11 @@ fn telling(step: Step, names: &Names) -> api::Step {
             }
         }
     }
+}
+
+/// The network that a tunnel header names: `VXLAN 42`.
+fn network(framing: Framing) -> Option<String> {
+    Some(format!("{} {}", framing.kind().title(), framing.vni()?.number()))
 }
 
 fn learned_text(mac: MacAddr, learned: Learned, names: &Names) -> String {

@@ -5,7 +5,7 @@
 pub enum Malformed {
     /// The datagram ends within the tunnel header or within the inner Ethernet header.
     Truncated,
-    /// The VXLAN header has no valid VNI, or announces another payload than an Ethernet frame.
+    /// The tunnel header has no valid VNI, or announces another payload than an Ethernet frame.
     BadFlags,
     /// The payload is not a valid IP packet, in a tunnel that carries nothing else.
     NotIp,

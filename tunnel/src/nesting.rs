@@ -11,11 +11,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use packet::ethernet::u16_at;
 use packet::{Headers, Network, Transport, udp};
 
+use crate::framing::FramingKind;
 use crate::peers::Locals;
-use crate::framing::vxlan;
 
 /// True if a decapsulated frame must be dropped. `locals` are the addresses of the socket that received it. Frames that are
-/// not UDP cost one comparison, VXLAN datagrams one more parse.
+/// not UDP cost one comparison, datagrams with a tunnel header one more parse.
 #[inline]
 #[must_use]
 pub fn is_nested(headers: &Headers, frame: &[u8], locals: &Locals) -> bool {
@@ -24,13 +24,20 @@ pub fn is_nested(headers: &Headers, frame: &[u8], locals: &Locals) -> bool {
     if destination().is_some_and(|address| locals.contains(address, port)) {
         return true;
     }
-    let is_tunnel = |port| port == vxlan::PORT || port == locals.port();
+    let is_tunnel = |port| port == locals.port() || with_header().any(|kind| kind.default_port() == Some(port));
     if !is_tunnel(port) {
         return false;
     }
     let payload = &frame[usize::from(headers.payload)..headers.end as usize];
-    let Ok((_, inner)) = vxlan::decode(payload) else { return false };
-    Headers::parse(inner).is_ok_and(|headers| udp_port(&headers, inner).is_some_and(is_tunnel))
+    with_header()
+        .filter_map(|kind| kind.decode(payload).ok())
+        .any(|inner| udp_port(&inner.headers, inner.frame).is_some_and(is_tunnel))
+}
+
+/// The framings with a header of their own. Without one, anything would pass for a tunnel's datagram.
+#[inline]
+fn with_header() -> impl Iterator<Item = FramingKind> {
+    FramingKind::ALL.into_iter().filter(|kind| kind.has_vni())
 }
 
 #[inline]
@@ -50,6 +57,7 @@ fn destination(headers: &Headers, frame: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::framing::vxlan;
     use crate::vni::Vni;
     use packet::ipv4::Ipv4Header;
     use packet::ipv6::Ipv6Header;

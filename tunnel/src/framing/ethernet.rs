@@ -6,10 +6,17 @@
 use packet::Headers;
 use packet::ethernet::ETHERNET_LEN;
 
+use super::Facts;
 use crate::malformed::Malformed;
 
-/// Bytes between the UDP header and the inner IP packet: the inner Ethernet header.
-pub const OVERHEAD: usize = ETHERNET_LEN;
+pub(super) const FACTS: Facts = Facts {
+    name: "udp",
+    title: "Ethernet in UDP",
+    default_port: None,
+    overhead: ETHERNET_LEN,
+    carries_ethernet: true,
+    has_vni: false,
+};
 
 /// Parses the frame that a datagram consists of. What follows the Ethernet header may be invalid; the
 /// returned headers say so.

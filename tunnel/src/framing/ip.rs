@@ -4,10 +4,14 @@
 
 use packet::{Headers, Network};
 
+use super::Facts;
 use crate::malformed::Malformed;
 
-/// Bytes between the UDP header and the inner IP packet.
-pub const OVERHEAD: usize = 0;
+/// The UDP port of flannel's udp backend.
+const PORT: u16 = 8285;
+
+pub(super) const FACTS: Facts =
+    Facts { name: "udp-ip", title: "IP in UDP", default_port: Some(PORT), overhead: 0, carries_ethernet: false, has_vni: false };
 
 /// Parses the IP packet that a datagram consists of. Anything but a valid IPv4 or IPv6 packet is refused.
 #[inline]

@@ -8,8 +8,9 @@
 //!
 //! A tunnel has a [`Framing`], with its VNI if it has one, from the configuration to the datagram. A receiving
 //! socket has a [`FramingKind`]: several VXLAN networks share one socket, and each datagram says which
-//! network it belongs to. The bytes of each framing are in the file of its name; this one only dispatches.
-//! A new framing is one such file, a variant of both enums, and the arms below that the compiler asks for.
+//! network it belongs to. The bytes and the [`Facts`] of each framing are in the file of its name; this one
+//! only dispatches. A new framing is one such file, a variant of both enums, a place in [`FramingKind::ALL`],
+//! and the arms below that the compiler asks for.
 
 pub mod ethernet;
 pub mod ip;
@@ -40,6 +41,23 @@ pub enum FramingKind {
     Ethernet,
     /// An IP packet.
     Ip,
+}
+
+/// What other rooms need to know of a framing, the same for all its tunnels.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    /// The name in the configuration, in metrics and in the API.
+    name: &'static str,
+    /// The name in sentences.
+    title: &'static str,
+    /// The UDP port of tunnels for which none is configured; `None` if one must be.
+    default_port: Option<u16>,
+    /// Bytes between the UDP header and the inner IP packet.
+    overhead: usize,
+    /// True if the payload is an Ethernet frame, false if it is an IP packet.
+    carries_ethernet: bool,
+    /// True if the tunnel header has a network identifier.
+    has_vni: bool,
 }
 
 /// What a datagram carries.
@@ -86,11 +104,7 @@ impl Framing {
     #[inline]
     #[must_use]
     pub const fn overhead(self) -> usize {
-        match self {
-            Framing::Vxlan(_) => vxlan::OVERHEAD,
-            Framing::Ethernet => ethernet::OVERHEAD,
-            Framing::Ip => ip::OVERHEAD,
-        }
+        self.kind().overhead()
     }
 
     /// The header that goes before each inner frame.
@@ -105,14 +119,53 @@ impl Framing {
 }
 
 impl FramingKind {
-    /// The name in the configuration, in metrics and in the API.
+    /// All framings.
+    pub const ALL: [FramingKind; 3] = [FramingKind::Vxlan, FramingKind::Ethernet, FramingKind::Ip];
+
+    const fn facts(self) -> &'static Facts {
+        match self {
+            FramingKind::Vxlan => &vxlan::FACTS,
+            FramingKind::Ethernet => &ethernet::FACTS,
+            FramingKind::Ip => &ip::FACTS,
+        }
+    }
+
+    /// The framing with this [`name`](Self::name).
+    #[must_use]
+    pub fn named(name: &str) -> Option<FramingKind> {
+        FramingKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The name in the configuration, in metrics and in the API: `vxlan`.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            FramingKind::Vxlan => "vxlan",
-            FramingKind::Ethernet => "udp",
-            FramingKind::Ip => "udp-ip",
-        }
+        self.facts().name
+    }
+
+    /// The name in sentences: `VXLAN`, or `Ethernet in UDP`.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        self.facts().title
+    }
+
+    /// The UDP port of tunnels for which none is configured; `None` if one must be.
+    #[must_use]
+    pub const fn default_port(self) -> Option<u16> {
+        self.facts().default_port
+    }
+
+    /// The number of bytes between the UDP header and the inner IP packet.
+    #[inline]
+    #[must_use]
+    pub const fn overhead(self) -> usize {
+        self.facts().overhead
+    }
+
+    /// True if the tunnel header has a network identifier.
+    #[inline]
+    #[must_use]
+    pub const fn has_vni(self) -> bool {
+        self.facts().has_vni
     }
 
     /// True if the tunnel carries Ethernet frames, and its peers are ports of a bridge; false if it carries IP
@@ -120,10 +173,7 @@ impl FramingKind {
     #[inline]
     #[must_use]
     pub const fn carries_ethernet(self) -> bool {
-        match self {
-            FramingKind::Vxlan | FramingKind::Ethernet => true,
-            FramingKind::Ip => false,
-        }
+        self.facts().carries_ethernet
     }
 
     /// Takes the tunnel header off a datagram and parses the inner headers.

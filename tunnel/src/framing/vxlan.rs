@@ -19,17 +19,24 @@
 
 use packet::ethernet::ETHERNET_LEN;
 
+use super::Facts;
 use crate::malformed::Malformed;
 use crate::vni::Vni;
 
 /// The length of the VXLAN header, in bytes.
 pub const VXLAN_LEN: usize = 8;
 
-/// Bytes between the UDP header and the inner IP packet: the VXLAN and the inner Ethernet header.
-pub const OVERHEAD: usize = VXLAN_LEN + ETHERNET_LEN;
-
 /// The UDP destination port that IANA has assigned to VXLAN.
 pub const PORT: u16 = 4789;
+
+pub(super) const FACTS: Facts = Facts {
+    name: "vxlan",
+    title: "VXLAN",
+    default_port: Some(PORT),
+    overhead: VXLAN_LEN + ETHERNET_LEN,
+    carries_ethernet: true,
+    has_vni: true,
+};
 
 /// Offsets within the header, in bytes.
 pub mod field {
