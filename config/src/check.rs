@@ -13,7 +13,7 @@ use crate::port::{Port, PortKind};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys};
 use crate::router::{Gateway, Router};
-use crate::tunnel::{AnyTunnel, IpTunnel, Tunnel, apart};
+use crate::tunnel::{AnyTunnel, IpTunnel, Place, Tunnel, apart};
 use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
 use crate::value::Text;
 use packet::{Ipv4Prefix, VlanId};
@@ -196,19 +196,20 @@ impl<'a> Check<'a> {
     /// The tunnels of bridges and those beside them, each with a name of its own.
     fn tunnels(&mut self, bridges: &[Bridge], ports: &[Port]) -> (Vec<Tunnel>, Vec<IpTunnel>) {
         let (mut tunnels, mut ip_tunnels): (Vec<Tunnel>, Vec<IpTunnel>) = (Vec::new(), Vec::new());
-        for At { value: keys, origin } in self.document.tunnels() {
+        for (at, At { value: keys, origin }) in self.document.tunnels().iter().enumerate() {
+            let place = Place(at);
             let bridge = match keys.is_bridged() {
                 true => self.find_bridge(keys.bridge(), bridges, "which bridge is it a port of?", origin),
                 false => None,
             };
             match (keys.tunnel(origin, self.problems), bridge) {
-                (Some(AnyTunnel::Bridged(tunnel)), Some(bridge)) => tunnels.push(Tunnel { bridge, ..tunnel }),
-                (Some(AnyTunnel::Ip(tunnel)), _) => self.add_ip_tunnel(tunnel, &mut ip_tunnels, ports),
+                (Some(AnyTunnel::Bridged(tunnel)), Some(bridge)) => tunnels.push(Tunnel { place, bridge, ..tunnel }),
+                (Some(AnyTunnel::Ip(tunnel)), _) => self.add_ip_tunnel(IpTunnel { place, ..tunnel }, &mut ip_tunnels, ports),
                 (Some(AnyTunnel::Bridged(_)) | None, _) => {}
             }
         }
-        // In the order of their bridges, and there VXLAN first.
-        tunnels.sort_by_key(|tunnel| (tunnel.bridge, tunnel.framing.vni().is_none()));
+        // In the order of their bridges, and there those with a network identifier first.
+        tunnels.sort_by_key(|tunnel| (tunnel.bridge, !tunnel.framing.kind().has_vni()));
         let mut names: Vec<String> = ports.iter().map(|port| port.name.clone()).collect();
         names.extend(ip_tunnels.iter().map(|tunnel| tunnel.name.clone()));
         for tunnel in &mut tunnels {

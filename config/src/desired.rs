@@ -12,6 +12,7 @@ use crate::model::Config;
 use crate::port::{Kind, Port};
 use crate::problem::{Origin, Problem, Problems, nearest};
 use crate::publish::Publish;
+use crate::tunnel::{self, Place};
 
 /// A configuration in its written form, and its meaning.
 #[derive(Clone, Debug)]
@@ -121,17 +122,7 @@ impl Desired {
 
     /// This configuration with one more tunnel, in the syntax of `--vxlan`, `--udp-ip` or `--udp`.
     pub fn with_tunnel(&self, word: &str) -> Result<Desired, EditError> {
-        let has = |key: &str| word.split(',').any(|pair| pair.starts_with(key));
-        self.with(
-            if has("vni=") {
-                "--vxlan"
-            } else if has("tun=") {
-                "--udp-ip"
-            } else {
-                "--udp"
-            },
-            word,
-        )
+        self.with(tunnel::flag_of(word), word)
     }
 
     fn with(&self, flag: &'static str, word: &str) -> Result<Desired, EditError> {
@@ -206,35 +197,17 @@ impl Desired {
 
     /// This configuration without the tunnel of this name.
     pub fn without_tunnel(&self, name: &str) -> Result<Desired, EditError> {
-        let bridged = self.config.tunnels.iter().position(|tunnel| tunnel.name == name);
-        let ip = self.config.ip_tunnels.iter().position(|tunnel| tunnel.name == name);
-        let Some(at) = bridged.map(|at| self.written_tunnels()[at]).or_else(|| self.written_ip_tunnels().nth(ip?)) else {
-            let bridged = self.config.tunnels.iter().map(|tunnel| tunnel.name.clone());
-            let ip = self.config.ip_tunnels.iter().map(|tunnel| tunnel.name.clone());
-            return Err(no_such("tunnel", name, bridged.chain(ip)));
+        let bridged = self.config.tunnels.iter().map(|tunnel| (&tunnel.name, tunnel.place));
+        let ip = self.config.ip_tunnels.iter().map(|tunnel| (&tunnel.name, tunnel.place));
+        let all = bridged.chain(ip);
+        let Some((_, Place(at))) = all.clone().find(|(known, _)| *known == name) else {
+            return Err(no_such("tunnel", name, all.map(|(known, _)| known.clone())));
         };
         let mut document = self.document.clone();
         if let Some(tunnels) = &mut document.tunnels {
             tunnels.value.0.remove(at);
         }
         self.of_document(document)
-    }
-
-    /// The place of each bridged tunnel in the document.
-    fn written_tunnels(&self) -> Vec<usize> {
-        let tunnels = self.document.tunnels().iter().enumerate().filter(|(_, tunnel)| tunnel.value.is_bridged());
-        let mut places: Vec<usize> = tunnels.map(|(at, _)| at).collect();
-        places.sort_by_key(|at| {
-            let tunnel = &self.document.tunnels()[*at].value;
-            let name = tunnel.bridge().map_or(crate::DEFAULT_BRIDGE, |bridge| bridge.value.as_str());
-            (self.config.bridges.iter().position(|bridge| bridge.name == name), !tunnel.is_vxlan())
-        });
-        places
-    }
-
-    fn written_ip_tunnels(&self) -> impl Iterator<Item = usize> {
-        let tunnels = self.document.tunnels().iter().enumerate();
-        tunnels.filter(|(_, tunnel)| !tunnel.value.is_bridged()).map(|(at, _)| at)
     }
 }
 

@@ -4,6 +4,8 @@
 //! have colons: `mac=02:42:0a:47:00:02`. A tunnel is `KEY=VALUE[,KEY=VALUE...]`. In both, a value with a separator in it stands in
 //! double quotes, and lists have `+` between their items.
 
+use ::tunnel::FramingKind;
+
 use crate::bridge::GatewayVlan;
 use crate::document::Document;
 use crate::keys::{Keys, list_of};
@@ -35,15 +37,15 @@ impl Flag {
 pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems) {
     let text = flag.value.as_str();
     let alone = Origin::flag(flag.name, "");
+    if let Some(kind) = flag.name.strip_prefix("--").and_then(FramingKind::named) {
+        return tunnel(document, kind, text, problems);
+    }
     match flag.name {
         "--tap" => taps(document, text, problems),
         "--port" => port(document, text, problems),
         "--gateway" => gateways(document, text, problems),
         "--publish" => publish(document, text, problems),
         "--nat" => nat(document, text, problems),
-        "--vxlan" => tunnel(document, flag.name, "vxlan", text, problems),
-        "--udp" => tunnel(document, flag.name, "udp", text, problems),
-        "--udp-ip" => tunnel(document, flag.name, "udp-ip", text, problems),
         "--workers" => replace(&mut document.workers, "workers", text, &alone, problems),
         "--busy-poll" => replace(&mut document.busy_poll, "busy-poll", text, &alone, problems),
         "--mac-table-size" => {
@@ -201,20 +203,20 @@ fn nat(document: &mut Document, list: &str, problems: &mut Problems) {
     }
 }
 
-/// Parses `--vxlan`, `--udp` or `--udp-ip` with `KEY=VALUE[,...]`.
-fn tunnel(document: &mut Document, flag: &str, kind: &str, text: &str, problems: &mut Problems) {
-    let origin = Origin::flag(flag, text);
+/// Parses the flag with the name of a framing, `KEY=VALUE[,...]`.
+fn tunnel(document: &mut Document, kind: FramingKind, text: &str, problems: &mut Problems) {
+    let origin = Origin::flag(&format!("--{}", kind.name()), text);
     let keys = match or_tell(pairs(text, ',', &origin), &origin, problems) {
         Some(mut pairs) => {
             split_device(&mut pairs);
-            let entries = [vec![Entry::word("type", kind, &origin)], pairs].concat();
+            let entries = [vec![Entry::word("type", kind.name(), &origin)], pairs].concat();
             TunnelKeys::read(&Raw { origin: origin.clone(), value: RawValue::Table(entries) }, "tunnel", problems)
         }
         None => Some(TunnelKeys::Unknown),
     };
     list_of(&mut document.tunnels).extend(keys.map(|keys| At::new(keys, &origin)));
     // Tunnels of flags belong to br0.
-    if kind != "udp-ip" && document.bridges.is_none() {
+    if kind.carries_ethernet() && document.bridges.is_none() {
         document.default_bridge();
     }
 }

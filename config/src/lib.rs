@@ -62,3 +62,4 @@ pub use self::router::{Gateway, Router};
 pub use self::tunnel::{Checksum, DontFragment, GROUP_PORTS, Group, IpTunnel, Outer, Tunnel};
 pub use self::uplink::{BridgeUplink, NatUplink};
 pub use self::vlan::{Trunks, Vlans};
+pub use ::tunnel::FramingKind;

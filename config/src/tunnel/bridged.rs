@@ -1,4 +1,5 @@
-//! Tunnels of a bridge: `--vxlan`, with VXLAN headers (RFC 7348), and `--udp`, bare Ethernet in UDP.
+//! Tunnels of a bridge, which carry Ethernet in any framing: their model, and the keys that all of them have. The keys of each
+//! framing are in a file of its own.
 //!
 //! Each other host of a tunnel is a port of the bridge. A tunnel names them (`remotes`), or it finds them as they send to a multicast
 //! group (`group`); then it accepts datagrams from addresses in `peers` alone, because any host may send to a group.
@@ -7,31 +8,29 @@ use std::fmt;
 use std::net::IpAddr;
 
 use packet::{MacAddr, Prefix};
-use tunnel::{Framing, Vni};
+use tunnel::Framing;
 
-use super::address::{Block, GroupAddress, Remote};
+use super::address::Remote;
 use super::outer::Outer;
-use super::{SocketKeys, TunnelType};
+use super::{Place, SocketKeys};
 use crate::keys::keys;
 use crate::problem::{At, Origin, Problem, Problems};
 #[cfg(test)]
 use crate::value::string_schema;
-use crate::value::{List, Number, PairKey, Pairs, Text};
+use crate::value::{List, PairKey, Pairs, Text};
 use crate::vlan::{VlanKeys, Vlans};
-
-/// The UDP port of VXLAN (RFC 7348 section 5, IANA).
-const VXLAN_PORT: u16 = 4789;
 
 /// One tunnel of a bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tunnel {
     /// Where it was written.
     pub origin: Origin,
+    pub(crate) place: Place,
     /// Its bridge, by its place among all.
     pub bridge: usize,
     /// `vxlan42` or `udp7000`, as no other tunnel or port is named.
     pub name: String,
-    /// VXLAN with its VNI, or Ethernet in UDP.
+    /// A framing of Ethernet, with its VNI if it has one.
     pub framing: Framing,
     /// Where datagrams are sent from and received; `None` for any address of the host.
     pub local: Option<IpAddr>,
@@ -69,30 +68,6 @@ pub struct Group {
 pub(crate) struct Station(MacAddr);
 
 keys! {
-    /// A tunnel with VXLAN headers.
-    struct VxlanKeys {
-        /// vxlan; udp: bare Ethernet in UDP; udp-ip: the IPv4 packets of a TUN device in UDP, as flannel's.
-        "type" => kind: TunnelType,
-        /// The network, 0 to 16,777,215; of vxlan.
-        "vni" => vni: Number<0, 16_777_215>,
-        /// A multicast group in which other hosts are found; of vxlan, instead of remotes.
-        "group" => group: GroupAddress,
-        /// Which hosts in the group are accepted: address blocks.
-        "peers" => peers: List<Block>,
-        ..bridged: BridgedKeys,
-    }
-}
-
-keys! {
-    /// A tunnel of bare Ethernet.
-    struct UdpKeys {
-        /// vxlan; udp: bare Ethernet in UDP; udp-ip: the IPv4 packets of a TUN device in UDP, as flannel's.
-        "type" => kind: TunnelType,
-        ..bridged: BridgedKeys,
-    }
-}
-
-keys! {
     /// The keys of all tunnels of a bridge.
     struct BridgedKeys {
         /// Which bridge it is a port of; not of udp-ip. Default: br0.
@@ -108,85 +83,16 @@ keys! {
     }
 }
 
-impl VxlanKeys {
-    pub(super) fn tunnel(&self, table: &Origin, problems: &mut Problems) -> Option<Tunnel> {
-        if self.is_faulty {
-            return None;
-        }
-        let is_complete = self.check_hosts(table, problems);
-        let Some(vni) = &self.vni else {
-            problems.add(table, "which network? Add vni, a number from 0 to 16777215");
-            return None;
-        };
-        if !is_complete {
-            return None;
-        }
-        let peers = self.peers.iter().flat_map(|peers| &peers.value.0).map(|peer| peer.value.0).collect();
-        let group = self.group.as_ref().map(|group| At::new(Group { address: group.value.0, peers }, &group.origin));
-        let port = self.bridged.socket.port().unwrap_or(VXLAN_PORT);
-        self.bridged.tunnel(table, Framing::Vxlan(Vni::new(vni.value.get())?), port, group, problems)
-    }
-
-    /// Checks that the other hosts are either named or found in a group.
-    fn check_hosts(&self, table: &Origin, problems: &mut Problems) -> bool {
-        let (remotes, statics) = (&self.bridged.remotes, &self.bridged.statics);
-        let key = |name, in_file| table.say(in_file, name);
-        let (origin, problem) = match (remotes, &self.group, &self.peers) {
-            (None, None, _) => {
-                let as_flag = "where to? Add remote=, the address of the other host, or group= with peers=";
-                (table, table.say("where to? Add remotes = [\"192.0.2.2\"], or group with peers", as_flag).to_owned())
-            }
-            (Some(_), Some(group), _) => {
-                let leave = format!("leave out {} or group", key("remote", "remotes"));
-                (&group.origin, format!("either the other hosts are named or they are found: {leave}"))
-            }
-            (None, Some(group), None) => {
-                let add = key("peers=192.0.2.0/24", "peers = [\"192.0.2.0/24\"]");
-                (&group.origin, format!("anything can send to a group: add the addresses of the tunnel's hosts, such as {add}"))
-            }
-            (Some(_), None, Some(peers)) => {
-                (&peers.origin, "only the named hosts are accepted: leave peers out, or use group".to_owned())
-            }
-            (None, Some(_), Some(_)) if statics.is_some() => {
-                let use_instead = key("remote", "remotes");
-                (table, format!("a static entry is for a named host: leave mac out, or use {use_instead}"))
-            }
-            _ => return true,
-        };
-        problems.add(origin, problem);
-        false
-    }
-}
-
-impl UdpKeys {
-    pub(super) fn tunnel(&self, table: &Origin, problems: &mut Problems) -> Option<Tunnel> {
-        if self.is_faulty {
-            return None;
-        }
-        if self.bridged.socket.port.is_none() {
-            problems.add(
-                table,
-                table.say("on which port? Add port, the same at both ends", "on which port? Add port=, the same at both ends"),
-            );
-        }
-        if self.bridged.remotes.is_none() {
-            let as_flag = "where to? Add remote=, the address of the other host";
-            problems.add(table, table.say("where to? Add remotes = [\"192.0.2.2\"], or whichever hosts these are", as_flag));
-            return None;
-        }
-        self.bridged.tunnel(table, Framing::Ethernet, self.bridged.socket.port()?, None, problems)
-    }
-}
-
 impl BridgedKeys {
-    fn tunnel(
+    /// The tunnel, on the port that is written or the default one of the framing; `None` without either.
+    pub(super) fn tunnel(
         &self,
         table: &Origin,
         framing: Framing,
-        port: u16,
         group: Option<At<Group>>,
         problems: &mut Problems,
     ) -> Option<Tunnel> {
+        let port = self.socket.port().or(framing.kind().default_port())?;
         let remotes = self.remotes(problems)?;
         if !self.is_of_one_family(&remotes, group.as_ref(), problems) {
             return None;
@@ -199,6 +105,7 @@ impl BridgedKeys {
         let remotes: Vec<IpAddr> = remotes.iter().map(|remote| remote.value).collect();
         Some(Tunnel {
             origin: table.clone(),
+            place: Place::default(),
             bridge: 0,
             name: usual_name(framing, port),
             framing,
@@ -306,7 +213,7 @@ impl fmt::Display for Tunnel {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.framing.vni() {
             Some(vni) => write!(out, "tunnel {}: VNI {vni}, port {}", self.name, self.port)?,
-            None => write!(out, "tunnel {}: Ethernet in UDP, port {}", self.name, self.port)?,
+            None => write!(out, "tunnel {}: {}, port {}", self.name, self.framing.kind().title(), self.port)?,
         }
         if let Some(local) = self.local {
             write!(out, ", local {local}")?;
@@ -335,7 +242,8 @@ impl fmt::Display for Tunnel {
 }
 
 fn usual_name(framing: Framing, port: u16) -> String {
-    framing.vni().map_or_else(|| format!("udp{port}"), |vni| format!("vxlan{vni}"))
+    let name = framing.kind().name();
+    framing.vni().map_or_else(|| format!("{name}{port}"), |vni| format!("{name}{vni}"))
 }
 
 /// ` 192.0.2.2 192.0.2.3`.

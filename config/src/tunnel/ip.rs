@@ -5,23 +5,22 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use packet::Ipv4Prefix;
+use tunnel::FramingKind;
 
 use super::outer::Outer;
-use super::{SocketKeys, TunnelType};
+use super::{Place, SocketKeys, TunnelType};
 use crate::address::{Cidr, HostAddress, HostNetwork, Network};
 use crate::keys::keys;
 use crate::name::{InterfaceName, Netns};
 use crate::problem::{At, Origin, Problems};
 use crate::value::Pairs;
 
-/// The UDP port of flannel's udp backend.
-const DEFAULT_PORT: u16 = 8285;
-
 /// One TUN device and where its packets go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IpTunnel {
     /// Where it was written.
     pub origin: Origin,
+    pub(crate) place: Place,
     /// The name of the TUN device.
     pub name: String,
     /// Where the device is, if not in vswitchd's own namespace.
@@ -86,13 +85,14 @@ impl UdpIpKeys {
         let routes = routes(&self.routes.as_ref()?.value, local, address, problems)?;
         Some(IpTunnel {
             origin: table.clone(),
+            place: Place::default(),
             name: tun.value.0.clone(),
             netns: self.netns.as_ref().map(|netns| netns.value.clone()),
             mtu: self.socket.mtu(),
             address,
             routes,
             local,
-            port: self.socket.port().unwrap_or(DEFAULT_PORT),
+            port: self.socket.port().or(FramingKind::Ip.default_port())?,
             device: self.socket.device(),
             outer: self.socket.outer.outer(),
         })
@@ -144,7 +144,7 @@ impl fmt::Display for IpTunnel {
         if let Some(netns) = &self.netns {
             write!(out, " in namespace {netns}")?;
         }
-        write!(out, ": IP in UDP, port {}", self.port)?;
+        write!(out, ": {}, port {}", FramingKind::Ip.title(), self.port)?;
         if let Some(local) = self.local {
             write!(out, ", local {local}")?;
         }

@@ -1,7 +1,8 @@
 //! Tunnels: other hosts that are reached in UDP datagrams, `--vxlan`, `--udp`, `--udp-ip` and `[[tunnel]]`.
 //!
 //! Those of a bridge ([`Tunnel`]) carry Ethernet, with a VXLAN header or without one; each other host is a port of the bridge. Those
-//! of a TUN device ([`IpTunnel`]) carry IP packets beside the bridges.
+//! of a TUN device ([`IpTunnel`]) carry IP packets beside the bridges. The types of tunnels are the framings of the `tunnel` crate; the
+//! keys of a further one are a file of its own, and the arms here that the compiler asks for.
 
 pub(crate) mod address;
 pub(crate) mod apart;
@@ -10,8 +11,12 @@ mod ip;
 mod outer;
 #[cfg(test)]
 mod tests;
+mod udp;
+mod vxlan;
 
 use std::net::IpAddr;
+
+use tunnel::FramingKind;
 
 pub use bridged::{Group, Tunnel};
 pub use ip::IpTunnel;
@@ -21,23 +26,20 @@ use crate::keys::{keys, read_table};
 use crate::name::InterfaceName;
 use crate::problem::{At, Origin, Problems, unknown};
 use crate::raw::{Raw, RawValue};
-use crate::value::{Mtu, Number, Value, words};
+use crate::value::{Mtu, Number, Text, Value};
 use address::{Local, is_of_one_link};
-use bridged::{UdpKeys, VxlanKeys};
+use bridged::BridgedKeys;
 use ip::UdpIpKeys;
 use outer::OuterKeys;
+use udp::UdpKeys;
+use vxlan::VxlanKeys;
 
 /// Ports that are kept for the hosts that a tunnel finds in its multicast group.
 pub const GROUP_PORTS: usize = 64;
 
-words! {
-    /// The encapsulation of a tunnel.
-    pub(crate) enum TunnelType {
-        Vxlan = "vxlan",
-        Udp = "udp",
-        UdpIp = "udp-ip",
-    }
-}
+/// The type of a tunnel, by the name of its framing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TunnelType(FramingKind);
 
 /// The keys of a tunnel, by its type.
 #[derive(Clone, PartialEq, Debug)]
@@ -48,6 +50,20 @@ pub(crate) enum TunnelKeys {
     /// A table without a valid type.
     Unknown,
 }
+
+/// The place of a tunnel's table among those of its document.
+///
+/// All places compare equal, as all origins do: a tunnel is the same wherever it was written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place(pub(crate) usize);
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Place) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
 
 /// A tunnel of a bridge or beside them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,21 +98,33 @@ impl TunnelKeys {
         }
     }
 
-    /// The name of its bridge, if one was written.
-    pub(crate) fn bridge(&self) -> Option<&At<String>> {
+    fn bridged(&self) -> Option<&BridgedKeys> {
         match self {
-            TunnelKeys::Vxlan(keys) => keys.bridged.bridge.as_ref(),
-            TunnelKeys::Udp(keys) => keys.bridged.bridge.as_ref(),
+            TunnelKeys::Vxlan(keys) => Some(&keys.bridged),
+            TunnelKeys::Udp(keys) => Some(&keys.bridged),
             TunnelKeys::UdpIp(_) | TunnelKeys::Unknown => None,
         }
     }
 
-    pub(crate) fn is_bridged(&self) -> bool {
-        matches!(self, TunnelKeys::Vxlan(_) | TunnelKeys::Udp(_))
+    /// The name of its bridge, if one was written.
+    pub(crate) fn bridge(&self) -> Option<&At<String>> {
+        self.bridged()?.bridge.as_ref()
     }
 
-    pub(crate) fn is_vxlan(&self) -> bool {
-        matches!(self, TunnelKeys::Vxlan(_))
+    pub(crate) fn is_bridged(&self) -> bool {
+        self.bridged().is_some()
+    }
+}
+
+/// The flag in whose syntax a tunnel is written, by the keys that only one type has.
+pub(crate) fn flag_of(text: &str) -> &'static str {
+    let has = |key: &str| text.split(',').any(|pair| pair.starts_with(key));
+    if has("vni=") {
+        "--vxlan"
+    } else if has("tun=") {
+        "--udp-ip"
+    } else {
+        "--udp"
     }
 }
 
@@ -110,19 +138,19 @@ impl Value for TunnelKeys {
             problems.add(&raw.origin, "which kind? Add type = \"vxlan\", or \"udp\" or \"udp-ip\"");
             return Some(TunnelKeys::Unknown);
         };
-        Some(match kind.raw.text() {
-            Some("vxlan") => TunnelKeys::Vxlan(read_table(raw, key, problems)?),
-            Some("udp") => TunnelKeys::Udp(read_table(raw, key, problems)?),
-            Some("udp-ip") => TunnelKeys::UdpIp(read_table(&without_bridge(raw, problems), key, problems)?),
-            Some(other) => {
-                problems.add(&kind.raw.origin, unknown("type", other, TunnelType::WORDS));
-                TunnelKeys::Unknown
-            }
-            None => {
-                problems.add(&kind.raw.origin, kind.raw.is_not("type", "text in quotes"));
-                TunnelKeys::Unknown
-            }
+        let Some(TunnelType(kind)) = TunnelType::read(&kind.raw, "type", problems) else { return Some(TunnelKeys::Unknown) };
+        Some(match kind {
+            FramingKind::Vxlan => TunnelKeys::Vxlan(read_table(raw, key, problems)?),
+            FramingKind::Ethernet => TunnelKeys::Udp(read_table(raw, key, problems)?),
+            FramingKind::Ip => TunnelKeys::UdpIp(read_table(&without_bridge(raw, problems), key, problems)?),
         })
+    }
+}
+
+impl Text for TunnelType {
+    fn parse(text: &str, key: &str, _: &Origin) -> Result<TunnelType, String> {
+        let known = FramingKind::ALL.map(FramingKind::name);
+        FramingKind::named(text).map(TunnelType).ok_or_else(|| unknown(key, text, &known))
     }
 }
 
@@ -161,6 +189,21 @@ impl SocketKeys {
         let cure = origin.say("add dev = \"eth0\", or whichever it is", "say which, such as dev=eth0");
         problems.add(origin, format!("{address} is of one link: {cure}"));
         false
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for TunnelType {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TunnelType".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "enum": FramingKind::ALL.map(FramingKind::name) })
     }
 }
 

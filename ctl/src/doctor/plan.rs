@@ -5,8 +5,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
-use api::{AddressKind, PortKind, TunnelKind, UplinkMode};
-use config::{Config, Publish};
+use api::{AddressKind, PortKind, UplinkMode};
+use config::{Config, FramingKind, Publish};
+use packet::udp::UDP_LEN;
 
 /// An IPv4 network, given by an address in it and a prefix length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,13 +102,9 @@ impl Default for Plan {
 /// Default outside ports.
 const USUAL_PORTS: RangeInclusive<u16> = 1024..=65_535;
 
-/// Length of the UDP header, with VXLAN and Ethernet headers where the tunnel has them (`tunnel/src/mtu.rs`).
-fn inner_len(kind: TunnelKind) -> u32 {
-    match kind {
-        TunnelKind::Vxlan => 8 + 8 + 14,
-        TunnelKind::Udp => 8 + 14,
-        TunnelKind::UdpIp => 8,
-    }
+/// Length of the UDP header, with tunnel and Ethernet headers where the framing has them.
+fn inner_len(framing: FramingKind) -> u32 {
+    (UDP_LEN + framing.overhead()) as u32
 }
 
 impl Plan {
@@ -126,12 +123,12 @@ impl Plan {
         };
         let tunnel = |tunnel: &api::Tunnel| Tunnel {
             name: tunnel.name.clone(),
-            inner_len: inner_len(tunnel.kind),
+            inner_len: FramingKind::named(tunnel.kind.name()).map_or(0, inner_len),
             local: tunnel.local.as_ref().and_then(|local| local.parse().ok()),
             device: tunnel.device.clone(),
             remotes: tunnel.peers.iter().filter_map(|peer| peer.address.parse().ok()).collect(),
             mtu: tunnel.peers.iter().map(|peer| peer.mtu).min(),
-            is_bridged: tunnel.kind != TunnelKind::UdpIp,
+            is_bridged: tunnel.bridge.is_some(),
         };
         let bridged = show.ports.iter().filter(|port| !matches!(port.kind, PortKind::Tun | PortKind::Uplink));
         Plan {
@@ -171,7 +168,7 @@ impl Plan {
         let published = config.router.iter().flat_map(|router| &router.publish);
         let bridged_tunnels = config.tunnels.iter().map(|tunnel| Tunnel {
             name: tunnel.name.clone(),
-            inner_len: inner_len(if tunnel.framing.vni().is_some() { TunnelKind::Vxlan } else { TunnelKind::Udp }),
+            inner_len: inner_len(tunnel.framing.kind()),
             local: tunnel.local,
             device: tunnel.device.clone(),
             remotes: tunnel.remotes.clone(),
@@ -180,7 +177,7 @@ impl Plan {
         });
         let ip_tunnels = config.ip_tunnels.iter().map(|tunnel| Tunnel {
             name: tunnel.name.clone(),
-            inner_len: inner_len(TunnelKind::UdpIp),
+            inner_len: inner_len(FramingKind::Ip),
             local: tunnel.local.map(IpAddr::V4),
             device: tunnel.device.clone(),
             remotes: tunnel.remotes().into_iter().map(IpAddr::V4).collect(),
