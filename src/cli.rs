@@ -18,7 +18,7 @@ const PUBLISH_HELP: &str = "Forward ports of the uplink's address to a guest, \
 const NAT_HELP: &str = "Settings of the translation, KEY=VALUE with commas between. Keys: ports=1024-65535, \
     max-connections=262144, max-connections-per-port=131072, max-ports-per-guest=32768, mapping=endpoint-independent, \
     filtering=address-and-port-dependent, tcp-established=7440, tcp-transitory=240, tcp-opening=240, udp=300, icmp=60, \
-    other=600, tcp-loose=on, tcp-liberal=off, mss-clamp=on";
+    other=600, tcp-loose=on, tcp-liberal=off, mss-clamp=on, forward-link-local=off";
 
 const VXLAN_HELP: &str = "A VXLAN tunnel to other hosts, KEY=VALUE with commas between: vni=N,remote=ADDR[+ADDR...]. \
     Further keys: local=ADDR, port=4789, vlan=, trunks= and vlan-mode= as of a TAP, mtu=, mac=MAC@ADDR[+...] (stations that \

@@ -47,6 +47,8 @@ pub struct Nat {
     pub tcp_liberal: bool,
     /// Whether the MSS option of TCP is lowered to fit the uplink's MTU.
     pub mss_clamp: bool,
+    /// Whether packets from and to 169.254.0.0/16 are forwarded, which RFC 3927 section 2.7 forbids.
+    pub forward_link_local: bool,
 }
 
 /// Seconds without traffic until a connection ends, 1 to 604,800 each.
@@ -103,6 +105,8 @@ keys! {
         "tcp-liberal" => tcp_liberal: bool,
         /// The MSS option of TCP is lowered to fit the uplink's MTU. Default: true.
         "mss-clamp" => mss_clamp: bool,
+        /// Packets from and to 169.254.0.0/16 are forwarded, also to a cloud's metadata server. Default: false.
+        "forward-link-local" => forward_link_local: bool,
     }
 }
 
@@ -137,6 +141,7 @@ impl Default for Nat {
             tcp_loose: true,
             tcp_liberal: false,
             mss_clamp: true,
+            forward_link_local: false,
         }
     }
 }
@@ -175,6 +180,7 @@ impl NatKeys {
             tcp_loose: is_on(&self.tcp_loose, default.tcp_loose),
             tcp_liberal: is_on(&self.tcp_liberal, default.tcp_liberal),
             mss_clamp: is_on(&self.mss_clamp, default.mss_clamp),
+            forward_link_local: is_on(&self.forward_link_local, default.forward_link_local),
         };
         if let Some(share) = &self.max_connections_per_port {
             nat.max_connections_per_port = share.value.get();

@@ -231,7 +231,8 @@ impl Plan {
 
 /// `settings` with the values of `other` for everything that can change while packets flow.
 fn with_live_of(settings: &Nat, other: &Nat) -> Nat {
-    Nat { timeouts: other.timeouts, mss_clamp: other.mss_clamp, ..settings.clone() }
+    let &Nat { timeouts, mss_clamp, forward_link_local, .. } = other;
+    Nat { timeouts, mss_clamp, forward_link_local, ..settings.clone() }
 }
 
 /// Differences in fixed settings.

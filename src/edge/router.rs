@@ -83,7 +83,7 @@ impl RouterControl {
         };
         let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();
         ensure!(interfaces.len() <= vswitch::routing::MAX_INTERFACES, "too many gateways");
-        let routing = Routing::new(interfaces.clone(), None, config.nat.mss_clamp);
+        let routing = Routing::new(interfaces.clone(), None, settings::routing(&config.nat));
         let neighbours = Arc::new(Neighbours::new([seed[1], !seed[0]]));
         Ok(RouterControl {
             config,
@@ -188,7 +188,7 @@ impl RouterControl {
             }
             self.networks = networks;
         }
-        self.routing = Routing::new(self.interfaces.clone(), way_out, self.config.nat.mss_clamp);
+        self.routing = Routing::new(self.interfaces.clone(), way_out, settings::routing(&self.config.nat));
         outcome
     }
 

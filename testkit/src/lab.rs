@@ -15,7 +15,9 @@ use nat::{External, ExternalKind, Nat, NatConfig};
 use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::vlan::VlanId;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
-use vswitch::{BridgeId, Domain, Interface, Neighbours, Port, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink};
+use vswitch::{
+    BridgeId, Domain, Interface, Neighbours, Port, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, Uplink,
+};
 
 use crate::bridge::{Bridge, Write, port};
 
@@ -67,9 +69,14 @@ pub fn uplink(mtu: u32) -> Uplink {
 
 /// Both gateways, and the uplink if there is one.
 pub fn routing(uplink: Option<Uplink>) -> Arc<Routing> {
+    routing_with(uplink, RoutingSettings::default())
+}
+
+/// The same with these settings.
+pub fn routing_with(uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
     let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
     let interfaces = vec![Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten()), VLAN_GATEWAY, 24)];
-    Routing::new(interfaces, uplink, true)
+    Routing::new(interfaces, uplink, settings)
 }
 
 /// The bridge and the tables that it shares with other workers.

@@ -68,6 +68,8 @@ drop_reasons! {
         "its source address is impossible on that network"
     MartianDestination "martian_destination"
         "its destination is not the address of a single host"
+    LinkLocalAddress "link_local_address"
+        "its source or destination is in 169.254.0.0/16, which routers do not forward"
     NotServed "not_served"
         "addressed to the gateway itself, which answers only ping"
     NoRoute "no_route"

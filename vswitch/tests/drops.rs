@@ -153,6 +153,7 @@ fn provoke(reason: DropReason) -> Stage {
         }
         DropReason::MartianSource => Stage::lab(usual()).route(&[udp(PEER, PEER)]),
         DropReason::MartianDestination => Stage::lab(usual()).route(&[udp(guest(2), Ipv4Addr::BROADCAST)]),
+        DropReason::LinkLocalAddress => Stage::lab(usual()).route(&[udp(guest(2), Ipv4Addr::new(169, 254, 169, 254))]),
         DropReason::NotServed => Stage::lab(usual()).route(&[udp(guest(2), GATEWAY)]),
         DropReason::NoRoute => {
             let mut stage = Stage::lab(usual());

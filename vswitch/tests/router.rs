@@ -9,11 +9,11 @@ use packet::arp::ArpOperation;
 use testkit::checksum::sum;
 use testkit::lab::{
     GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, VLAN_GATEWAY, VLAN_GATEWAY_MAC,
-    answer, arp_of, ethernet, guest, mac, only, request, routing, tagged,
+    answer, arp_of, ethernet, guest, mac, only, request, routing, routing_with, tagged, uplink,
 };
 use testkit::packets;
 use testkit::packets::{ACK, SYN, Tcp, address, put, set_ip_checksum, word};
-use vswitch::DropReason;
+use vswitch::{DropReason, RoutingSettings};
 
 /// The IPv4 packet in a frame without tags; its checksums are right.
 #[track_caller]
@@ -402,6 +402,32 @@ fn errors_from_outside_reach_the_guest() {
     let (port, _, frame) = lab.back(&error);
     let (kind, quote) = error_of(&frame, router, guest(2));
     assert_eq!((port.0, kind, &quote[12..]), (0, [11, 0], &packet[12..]));
+}
+
+#[test]
+fn link_local_addresses_are_not_forwarded() {
+    let metadata = Ipv4Addr::new(169, 254, 169, 254);
+    let there = packets::tcp(inside(2, 4000), Endpoint::new(metadata, 80), &Tcp::new(SYN, 1000, 0), &[]);
+    let stranger = packets::udp(Endpoint::new(metadata, 80), Endpoint::new(OUTSIDE, 8080), b"in");
+    let published = |lab: &Lab| {
+        let rule = Published { protocol: Protocol::UDP, address: OUTSIDE, port: 8080, guest: inside(3, 80) };
+        lab.nat.publish(&rule, lab.bridge.now).unwrap();
+    };
+    let mut lab = Lab::ready();
+    published(&lab);
+    assert_eq!(error_of(&lab.out(2, &there).2, GATEWAY, guest(2)), ([3, 13], &there[..]), "prohibited");
+    assert!(lab.run(UPLINK_PORT, &[ethernet(UPLINK_MAC, NEXT_HOP_MAC, &stranger)]).is_empty());
+    assert_eq!(lab.bridge.dropped(DropReason::LinkLocalAddress), 2);
+    // A router on the way may have no other address; its errors are needed.
+    let (_, _, frame) = lab.out(2, &packets::udp(inside(2, 4000), peer(), b"probe"));
+    let error = packets::error([3, 4], 1300, Ipv4Addr::new(169, 254, 0, 9), OUTSIDE, packet_of(&frame));
+    assert_eq!(error_of(&lab.back(&error).2, Ipv4Addr::new(169, 254, 0, 9), guest(2)).0, [3, 4]);
+    // Unless the operator wants it.
+    let mut lab = Lab::ready();
+    published(&lab);
+    let settings = RoutingSettings { forwards_link_local: true, ..RoutingSettings::default() };
+    lab.bridge.pipeline.set_routing(routing_with(Some(uplink(1500)), settings));
+    assert_eq!((lab.out(2, &there).0.0, lab.back(&stranger).0.0), (UPLINK_PORT, 1));
 }
 
 #[test]

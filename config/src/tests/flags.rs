@@ -213,7 +213,7 @@ fn every_key_sets_its_own() {
         "ports=40000-49999,max-connections=4096,max-connections-per-port=4096,max-ports-per-guest=100",
         "mapping=address-and-port-dependent,filtering=endpoint-independent",
         "tcp-established=86400,tcp-transitory=241,tcp-opening=30,udp=120,icmp=61,other=1",
-        "tcp-loose=off,tcp-liberal=on,mss-clamp=off",
+        "tcp-loose=off,tcp-liberal=on,mss-clamp=off,forward-link-local=on",
     ])
     .unwrap();
     let expected = Nat {
@@ -227,6 +227,7 @@ fn every_key_sets_its_own() {
         tcp_loose: false,
         tcp_liberal: true,
         mss_clamp: false,
+        forward_link_local: true,
     };
     assert_eq!((settings, warnings.as_slice()), (expected, &[][..]));
 }

@@ -13,7 +13,7 @@ use testkit::checksum::sum;
 use testkit::wire::plain_frames;
 use vswitch::{
     BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port,
-    PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, Uplink,
+    PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, Uplink,
 };
 
 use crate::Reader;
@@ -146,7 +146,7 @@ fn routing(is_up: bool) -> Arc<Routing> {
     ];
     let own = vec![OUTSIDE, ONE_TO_ONE];
     let uplink = Uplink { port: UPLINK, mac: UPLINK_MAC, address: OUTSIDE, own, mtu: 1400, routes };
-    Routing::new(interfaces, is_up.then_some(uplink), true)
+    Routing::new(interfaces, is_up.then_some(uplink), RoutingSettings::default())
 }
 
 impl Bench {

@@ -17,7 +17,7 @@ use packet::Timestamp;
 use vswitch::Routing;
 
 use super::RouterControl;
-use super::settings::timeouts;
+use super::settings::{routing, timeouts};
 use crate::edge::UplinkPort;
 
 /// Rules that are in force and can still be taken back.
@@ -106,13 +106,13 @@ impl RouterControl {
         Ok(Some(rules))
     }
 
-    /// Other timeouts, or another MSS; nothing else of these settings may be another.
+    /// Applies those settings that can change while packets flow.
     pub(crate) fn set_nat(&mut self, settings: config::Nat, now: Timestamp) {
         if let Some(nat) = &self.nat {
             nat.set_timeouts(timeouts(&settings), now);
         }
         self.config.nat = settings;
-        self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), self.config.nat.mss_clamp);
+        self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), routing(&self.config.nat));
     }
 
     /// The UDP ports of the host that tunnels receive by, in their order; in force with the next filter.

@@ -1,6 +1,7 @@
 //! The settings of the translation in the types of `nat`.
 
 use config::{Dependence, Nat, Timeouts};
+use vswitch::RoutingSettings;
 
 use super::PortNumbers;
 
@@ -8,6 +9,11 @@ use super::PortNumbers;
 pub(super) fn timeouts(settings: &Nat) -> nat::Timeouts {
     let Timeouts { tcp_established, tcp_transitory, tcp_opening, udp, icmp, other } = settings.timeouts;
     nat::Timeouts { tcp_established, tcp_opening, tcp_transitory, udp, icmp, other }
+}
+
+/// The settings of the routes.
+pub(super) fn routing(settings: &Nat) -> RoutingSettings {
+    RoutingSettings { clamps_mss: settings.mss_clamp, forwards_link_local: settings.forward_link_local }
 }
 
 /// For a switch with these ports, the uplink among them.

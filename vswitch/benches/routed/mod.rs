@@ -10,7 +10,7 @@ use packet::batch::MAX_FRAMES;
 use packet::{Batch, Features, Ipv4Prefix, MacAddr, VlanId, VnetHeader};
 use vswitch::{
     BridgeId, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port, PortId, PortKind,
-    PortVlan, Route, Router, Routing, Uplink,
+    PortVlan, Route, Router, Routing, RoutingSettings, Uplink,
 };
 
 use crate::traffic::NOW;
@@ -80,7 +80,7 @@ fn pipeline() -> Pipeline {
     ];
     let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
     let untagged = Domain { bridge: BridgeId::default(), vlan: VlanId::NONE };
-    let routing = Routing::new(vec![Interface::new(untagged, GATEWAY, 24)], Some(uplink), true);
+    let routing = Routing::new(vec![Interface::new(untagged, GATEWAY, 24)], Some(uplink), RoutingSettings::default());
     pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
     pipeline
 }

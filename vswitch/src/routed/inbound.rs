@@ -7,7 +7,7 @@ use packet::icmpv4::IcmpError;
 use super::error::Stop;
 use super::routing::Uplink;
 use super::translate::clamp;
-use super::v4::{Packet, decrement_ttl, is_echo_request, is_one_host, sound, untag};
+use super::v4::{Packet, decrement_ttl, is_echo_request, is_icmp_error, is_one_host, sound, untag};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -52,6 +52,10 @@ impl RouterWorker {
         }
         if !is_one_host(ip.src) || nat.is_external(ip.src) || routing.to_inside(ip.src).is_some() {
             return Err(Stop::Drop(DropReason::MartianSource));
+        }
+        // Without errors of routers whose own links have only such addresses, path MTU discovery would fail.
+        if !routing.forwards(ip.src) && !is_icmp_error(walk, packet) {
+            return Err(Stop::Drop(DropReason::LinkLocalAddress));
         }
         let dst = match self.translate(walk, packet, nat, Side::Outside) {
             Ok(dst) => dst,

@@ -52,6 +52,9 @@ impl RouterWorker {
         if !is_one_host(ip.dst) {
             return Err(Stop::Drop(DropReason::MartianDestination));
         }
+        if !routing.forwards(ip.dst) || !routing.forwards(ip.src) {
+            return Err(Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), DropReason::LinkLocalAddress));
+        }
         if ip.ttl <= 1 {
             return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
         }

@@ -87,6 +87,22 @@ impl Uplink {
     }
 }
 
+/// Settings that hold for all networks and routes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoutingSettings {
+    /// Whether the segment size in SYNs is lowered to what fits through the uplink.
+    pub clamps_mss: bool,
+    /// Whether packets from and to 169.254.0.0/16 are forwarded. RFC 3927 section 2.7 forbids it: behind the uplink, such an
+    /// address belongs to the host's own link, where a cloud keeps the host's credentials.
+    pub forwards_link_local: bool,
+}
+
+impl Default for RoutingSettings {
+    fn default() -> RoutingSettings {
+        RoutingSettings { clamps_mss: true, forwards_link_local: false }
+    }
+}
+
 /// A snapshot of all networks and routes.
 #[derive(Clone, Debug)]
 pub struct Routing {
@@ -94,15 +110,14 @@ pub struct Routing {
     /// By [`Domain::index`], up to the last bridge with a gateway: the number of the domain's interface plus one, or 0.
     by_domain: Box<[u8]>,
     uplink: Option<Uplink>,
-    /// The segment size in SYNs is lowered to what fits through the uplink.
-    clamps_mss: bool,
+    settings: RoutingSettings,
 }
 
 impl Routing {
     /// A snapshot of the networks inside, at most [`MAX_INTERFACES`] and one per domain, and of the uplink if it can be
     /// used.
     #[must_use]
-    pub fn new(interfaces: Vec<Interface>, mut uplink: Option<Uplink>, clamps_mss: bool) -> Arc<Routing> {
+    pub fn new(interfaces: Vec<Interface>, mut uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
         let bridges = interfaces.iter().map(|interface| interface.domain.bridge.index() + 1).max().unwrap_or(0);
         let mut by_domain = vec![0; bridges * VlanId::COUNT].into_boxed_slice();
         for (number, interface) in interfaces.iter().enumerate().take(MAX_INTERFACES) {
@@ -111,7 +126,7 @@ impl Routing {
         if let Some(uplink) = &mut uplink {
             uplink.routes.sort_by_key(|route| (std::cmp::Reverse(route.to.prefix_len()), route.metric));
         }
-        Arc::new(Routing { interfaces, by_domain, uplink, clamps_mss })
+        Arc::new(Routing { interfaces, by_domain, uplink, settings })
     }
 
     /// The number of a domain's network, if the router has an address there.
@@ -156,12 +171,19 @@ impl Routing {
         self.uplink.as_ref()
     }
 
+    /// Whether a packet with this source or destination may be forwarded, as far as link-local addresses are concerned.
+    #[inline]
+    #[must_use]
+    pub fn forwards(&self, address: Ipv4Addr) -> bool {
+        !address.is_link_local() || self.settings.forwards_link_local
+    }
+
     /// The largest TCP segment that fits through the uplink, if the segment size in SYNs is to be lowered to it.
     #[inline]
     #[must_use]
     pub fn max_segment_size(&self) -> Option<u16> {
         const HEADERS: u32 = 40;
-        let uplink = self.uplink.as_ref().filter(|_| self.clamps_mss)?;
+        let uplink = self.uplink.as_ref().filter(|_| self.settings.clamps_mss)?;
         Some(u16::try_from(uplink.mtu.saturating_sub(HEADERS)).unwrap_or(u16::MAX))
     }
 }
@@ -188,7 +210,7 @@ mod tests {
             mtu: 1500,
             routes,
         };
-        let routing = Routing::new(Vec::new(), Some(uplink), true);
+        let routing = Routing::new(Vec::new(), Some(uplink), RoutingSettings::default());
         let hop = |a: [u8; 4]| routing.uplink().unwrap().next_hop(Ipv4Addr::from(a));
         assert_eq!((hop([8, 8, 8, 8]), hop([10, 9, 9, 9])), (via(1), via(3)));
         assert_eq!((hop([192, 0, 2, 7]), routing.max_segment_size()), (Some(Ipv4Addr::new(192, 0, 2, 7)), Some(1460)));

@@ -98,6 +98,13 @@ pub(crate) fn is_echo_request(walk: &Walk<'_>, packet: &Packet) -> bool {
     })
 }
 
+#[cold]
+pub(crate) fn is_icmp_error(walk: &Walk<'_>, packet: &Packet) -> bool {
+    view(walk, packet).is_some_and(|ip| {
+        ip.protocol() == icmpv4::PROTOCOL && !ip.is_fragment() && ip.payload().first().is_some_and(|kind| icmpv4::is_error(*kind))
+    })
+}
+
 /// Whether this is a unicast address that a host can have (RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7).
 #[inline]
 pub(crate) fn is_one_host(address: Ipv4Addr) -> bool {

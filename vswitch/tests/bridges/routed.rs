@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use vswitch::routing::mac_of;
 use vswitch::{
     BridgeId, Domain, DropReason, Interface, MacTable, MacTableConfig, Neighbours, Port, PortId, PortKind, PortVlan, Router,
-    Routing, Uplink,
+    Routing, RoutingSettings, Uplink,
 };
 
 use testkit::bridge::{Bridge, Write, port};
@@ -50,7 +50,7 @@ impl Site {
         nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], Timestamp::default()).unwrap();
         let domain = |bridge| Domain { bridge: BridgeId(bridge), vlan: VlanId::NONE };
         let interfaces = vec![Interface::new(domain(0), GATEWAYS[0], 24), Interface::new(domain(1), GATEWAYS[1], 24)];
-        let routing = Routing::new(interfaces, Some(Uplink { port: PortId(UPLINK), ..uplink(1500) }), true);
+        let routing = Routing::new(interfaces, Some(Uplink { port: PortId(UPLINK), ..uplink(1500) }), RoutingSettings::default());
         bridge.pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
         let tables = [Arc::clone(&bridge.table), second];
         Site { bridge, tables }
