@@ -69,13 +69,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    match Levels::at_start(cli.log.as_deref()) {
+    // What waits to be written is written when it goes.
+    let _log = match Levels::at_start(cli.log.as_deref()) {
         Ok(levels) => log::start(levels),
         Err(problem) => {
             eprintln!("vswitchd: {problem}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
-    }
+    };
     raise_descriptor_limit();
     match &cli.command {
         Some(Command::Demo) => return finish(demo::run()),
@@ -114,6 +115,7 @@ fn command() -> clap::Command {
 
 /// Runs the switch until it is ended. `command_line` holds the flags that apply each time the configuration file is read.
 fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
+    log::detach();
     let signals = signals::Signals::register()?;
     // First, because two switches must not open the same devices: if another daemon has the control socket, this one ends.
     let control = control_socket::ControlListener::open(&desired.config.control)?;
@@ -155,7 +157,7 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vswitchd: {error:#}");
+            log::say(format_args!("vswitchd: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -20,6 +20,9 @@ pub struct Stats {
     pub datagrams_dropped: u64,
     /// Panics of workers, which each lose one batch.
     pub worker_panics: u64,
+    /// Lines of the log that were lost because standard error was not read.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// Start of the daemon, in seconds since 1970.
     pub start_time: f64,
     /// Version of the daemon.

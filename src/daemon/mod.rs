@@ -279,6 +279,7 @@ impl Daemon {
         let names = if self.fabric.events.has_readers() { self.view().port_names() } else { Vec::new() };
         self.alarms.tick(&names, &self.edge, &mut self.fabric);
         self.traces.tick(&self.fabric);
+        crate::log::tick();
         if service.is_there() {
             service.status(&self.view().status());
             if let Some(answers) = service.next_round(self.fabric.workers.len()) {

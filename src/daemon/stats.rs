@@ -47,6 +47,7 @@ impl View<'_> {
             nat: self.edge.nat().map(|nat| nat_stats(nat)),
             datagrams_dropped: report.datagrams_dropped,
             worker_panics: report.panics,
+            log_lines_lost: crate::log::lost(),
             start_time: self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             neighbours: self.edge.router.as_ref().map(neighbour_stats),

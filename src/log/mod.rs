@@ -3,18 +3,29 @@
 //! A part is one or more modules of this crate. Messages are about devices, guests and peers; nothing is logged per
 //! packet, whatever the level. So a level costs one comparison per event, or nothing if it is off.
 //!
+//! No thread of the daemon waits for a reader of the log ([`writer`]), and the same line is logged only so often ([`limit`]).
+//!
 //! *Limits.* Each of [`PARTS`] has one level; there is nothing else to be named, so nothing grows.
 
+mod limit;
+mod writer;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::panic::{self, PanicHookInfo};
 use std::str::FromStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use config::nearest;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
+
+use limit::{Limit, Recent};
+use writer::StandardError;
 
 /// Environment variable with the levels at the start, used without `--log`.
 pub(crate) const VARIABLE: &str = "VSWITCHD_LOG";
@@ -47,6 +58,9 @@ const USUAL: LevelFilter = LevelFilter::INFO;
 /// One per process, like the subscriber.
 static LOG: OnceLock<Log> = OnceLock::new();
 
+/// The lines logged lately.
+static RECENT: OnceLock<Recent> = OnceLock::new();
+
 struct Log {
     levels: Mutex<Levels>,
     handle: reload::Handle<Targets, Registry>,
@@ -68,18 +82,68 @@ pub(crate) struct Change {
     level: LevelFilter,
 }
 
+/// The log of this process. What waits to be written is written when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Started(());
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        limit::tell(recent(), true);
+        writer::finish();
+    }
+}
+
 /// Starts the log, with these levels.
-pub(crate) fn start(levels: Levels) {
+pub(crate) fn start(levels: Levels) -> Started {
     let terminal = io::stderr().is_terminal();
     let (filter, handle) = reload::Layer::new(levels.targets());
     // A log that cannot be written must not cause a panic.
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(StandardError)
         .with_ansi(terminal)
         .with_target(false)
         .log_internal_errors(false);
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    tracing_subscriber::registry().with(filter).with(Limit(recent())).with(lines).init();
     let _ = LOG.set(Log { levels: Mutex::new(levels), handle });
+    panic::set_hook(Box::new(tell_of_panic));
+    Started(())
+}
+
+/// From now on no thread waits until a line is written.
+pub(crate) fn detach() {
+    if let Err(error) = writer::detach() {
+        tracing::warn!(%error, "cannot start the log's thread; a reader of the log that does not read stops the switch");
+    }
+}
+
+/// Writes a line that is no event, such as the reason why the daemon ends.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    writer::write(format!("{line}\n").as_bytes());
+}
+
+/// Once a second: tells which lines were left out.
+pub(crate) fn tick() {
+    limit::tell(recent(), false);
+}
+
+/// Lines lost because standard error was not read.
+pub(crate) fn lost() -> u64 {
+    writer::lost()
+}
+
+fn recent() -> &'static Recent {
+    RECENT.get_or_init(Recent::new)
+}
+
+/// Writes what the standard library would, by way of the log.
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let backtrace = Backtrace::capture();
+    match backtrace.status() {
+        BacktraceStatus::Captured => say(format_args!("thread '{name}' {panic}\n{backtrace}")),
+        _ => say(format_args!("thread '{name}' {panic}")),
+    }
 }
 
 /// The levels now.
@@ -238,7 +302,7 @@ mod tests {
     fn every_part_that_logs_has_its_level() {
         let mut found = Vec::new();
         parts_that_log(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut found);
-        for module in found.iter().filter(|module| !["log", "main"].contains(&module.as_str())) {
+        for module in found.iter().filter(|module| *module != "main" && !module.starts_with("log")) {
             let is_within = |(of, _): &(&str, &str)| module == of || module.starts_with(&format!("{of}::"));
             assert!(MODULES.iter().any(is_within), "{module} logs, and belongs to no part");
         }

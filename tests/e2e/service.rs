@@ -1,15 +1,20 @@
 //! The daemon under systemd: notifications and their order, and the volume of the log.
 
 use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::netns;
+use packet::MacAddr;
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::guest::Directory;
+use crate::frames::{frame, station};
+use crate::guest::{Directory, StreamGuest};
 use crate::host::Host;
 use crate::switch::{Switch, daemon, run_inside};
 use crate::{program, trial, wait};
@@ -20,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("service/status_names_the_fault", status_names_the_fault),
         trial("service/watchdog_is_fed_while_frames_could_flow", watchdog_is_fed),
         trial("service/a_manager_that_is_away_or_asleep", manager_away_or_asleep),
+        trial("service/log_that_nobody_reads", log_that_nobody_reads),
         trial("service/log_levels", log_levels),
         trial("service/log_levels_that_cannot_be", bad_log_levels),
     ]
@@ -33,11 +39,15 @@ struct Managed {
 
 impl Managed {
     fn start(directory: &Directory, args: &[&str], watchdog: Option<&str>) -> Managed {
+        Managed::logging_to(Stdio::inherit(), directory, args, watchdog)
+    }
+
+    fn logging_to(log: Stdio, directory: &Directory, args: &[&str], watchdog: Option<&str>) -> Managed {
         let path = directory.path("notify");
         let socket = UnixDatagram::bind(&path).expect("the manager's socket");
         socket.set_read_timeout(Some(wait::NEVER)).expect("a read timeout");
         let mut command = daemon(args);
-        command.env("NOTIFY_SOCKET", path).stdout(Stdio::null()).stderr(Stdio::inherit());
+        command.env("NOTIFY_SOCKET", path).stdout(Stdio::null()).stderr(log);
         if let Some(period) = watchdog {
             command.env("WATCHDOG_USEC", period);
         }
@@ -145,6 +155,63 @@ fn manager_away_or_asleep() {
     assert!(child.try_wait().expect("its status").is_none(), "it runs without a manager");
     kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
     wait::until("its end", || child.try_wait().expect("its status"));
+}
+
+/// A pipe that takes nothing more until it is read.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().expect("a pipe");
+    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("set");
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).expect("set");
+    (reader, writer)
+}
+
+/// Standard error is not read: frames flow, guests come and go, the control socket answers and the daemon ends. A guest that
+/// comes again and again is logged only so often.
+fn log_that_nobody_reads() {
+    let (directory, host) = (Directory::new(), Host::quiet("a"));
+    let (socket, path) = (directory.text("control"), directory.path("s"));
+    let port = format!("stream:{}:guests=1", path.display());
+    let args = ["--control", &socket, "--tap", &host.port(""), "--port", &port];
+    let (mut log, full) = full_pipe();
+    let managed = Managed::logging_to(full.into(), &directory, &args, None);
+    assert_eq!(managed.heard()[0], "READY=1");
+    let speaks = host.raw();
+    let hello = frame(MacAddr::BROADCAST, station(1), b"here");
+    for _ in 0..25 {
+        let mut guest = StreamGuest::at(&path);
+        wait::until("a frame for the guest", || {
+            speaks.send(&hello).expect("sent");
+            guest.recv_within(Duration::from_millis(20))
+        });
+        drop(guest);
+        wait::until("a free place", || {
+            let shown = vswitchctl(&socket, &["port", "list"]);
+            assert!(shown.status.success(), "{shown:?}");
+            String::from_utf8_lossy(&shown.stdout).contains("waiting").then_some(())
+        });
+    }
+    // The reader is back for the end, and reads everything that was logged.
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        log.read_to_string(&mut text).expect("text");
+        text
+    });
+    managed.end();
+    let text = reading.join().expect("no panic");
+    for line in ["a guest connected", "the guest is gone; its place is free"] {
+        assert_eq!(text.matches(line).count(), 10 + 1, "{line}: {text}");
+        assert!(text.contains(&format!("15 more like this: {line} port=")), "{text}");
+    }
+
+    let (_log, full) = full_pipe();
+    let directory = Directory::new();
+    let managed = Managed::logging_to(full.into(), &directory, &args, None);
+    assert_eq!(managed.heard()[0], "READY=1");
+    host.set_link(netio::link::Change { up: Some(false), ..netio::link::Change::default() });
+    assert_eq!(managed.heard(), ["STATUS=port a is down"]);
+    // And nobody reads the last lines.
+    managed.end();
 }
 
 fn vswitchctl(socket: &str, words: &[&str]) -> Output {

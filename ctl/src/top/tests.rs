@@ -89,6 +89,7 @@ fn reading(secs: u64, ports: Vec<PortStats>) -> Reading {
         nat: Some(nat),
         datagrams_dropped: 0,
         worker_panics: 0,
+        log_lines_lost: 0,
         start_time: 1.7e9,
         version: "0.1.0".to_owned(),
         neighbours: None,

@@ -79,6 +79,7 @@ fn add_process(page: &mut Page, stats: &Stats) {
     page.gauge("process_start_time_seconds", "When the daemon started, since 1970", [(Labels::new(), stats.start_time)]);
     let version = vec![("version", stats.version.clone())];
     page.gauge("vswitchd_build_info", "1, with the daemon's version", [(version, 1.0)]);
+    counter(page, "vswitchd_log_lines_lost", "Lines of the log that standard error did not take", stats.log_lines_lost);
 }
 
 fn add_ports(page: &mut Page, ports: &[PortStats]) {

@@ -75,6 +75,7 @@ fn everything() -> (Stats, Vec<Tunnel>) {
         nat: Some(nat),
         datagrams_dropped: 0,
         worker_panics: 0,
+        log_lines_lost: 3,
         start_time: 1.7e9,
         version: "0.1.0".to_owned(),
         neighbours: Some(NeighbourStats { known: 1, max: 1024, incomplete: 0, held_packets: 0 }),
