@@ -1,11 +1,10 @@
 //! Streaming responses: events, captures, live traces.
 //!
-//! At most 16 run at a time, 8 of them for clients with less than full rights. A response ends with its stream, or when its
+//! At most 16 run at a time, 4 of them for root alone, and 8 of the others for clients with less than full rights. A response ends with its stream, or when its
 //! reader disconnects or does not accept a chunk within 30 seconds. The time limit is suspended while there is nothing to send.
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 #[derive(Debug)]
 pub(super) struct Lasting {
     stay: Stay,
-    _place: OwnedSemaphorePermit,
+    _place: Vec<OwnedSemaphorePermit>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Lasting {
@@ -37,7 +36,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Lasting {
         let full =
             || problem(StatusCode::SERVICE_UNAVAILABLE, "too many follow events, captures or traces already; end one of them");
         let stay = parts.extensions.get::<Stay>().ok_or_else(full)?.clone();
-        let place = Arc::clone(&stay.lasting).try_acquire_owned().map_err(|_| full())?;
+        let place = stay.lasting.try_take().ok_or_else(full)?;
         Ok(Lasting { stay, _place: place })
     }
 }

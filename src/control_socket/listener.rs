@@ -4,8 +4,8 @@
 //! A connection carries one request. It is closed when its [time](Limits::request_time) is over, whatever its client does; a
 //! [lasting](super::lasting) response goes on for as long as its reader takes each chunk in that time.
 //!
-//! *Places.* Clients with full rights have all places, others a part of them ([`Places`]), so that nobody who may only read keeps
-//! an operator out. The same holds for lasting and for [large](super::large) responses.
+//! *Places.* Whoever connects gets a place; [`places`](super::places) says whose it was, and whose request is answered.
+//! Lasting and [large](super::large) responses have places of their own.
 //!
 //! *Bytes.* hyper refuses a head that is longer than [`Limits::head`]. Bodies are limited by the router that reads them.
 
@@ -13,15 +13,17 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
-use super::rights::Rights;
+use super::places::{Client, Connections, Places, Share, Shares};
 
 /// How often it is looked whether a connection's time is over.
 const LOOK: Duration = Duration::from_secs(5);
@@ -29,8 +31,14 @@ const LOOK: Duration = Duration::from_secs(5);
 /// What the clients of one listener may take up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Connections at a time; further clients wait to be accepted, others are closed if theirs are used up.
-    pub(super) connections: Places,
+    /// Connections at a time; for further ones others make room.
+    pub(super) connections: usize,
+    /// Requests that are answered at a time; further ones wait.
+    pub(super) answers: Places,
+    /// Of these, for each peer but root.
+    pub(super) answers_each: usize,
+    /// How long an answer may take while others wait to connect; `None`: as long as it may take otherwise.
+    pub(super) patience: Option<Duration>,
     /// Responses without an end, at a time; further ones are refused.
     pub(super) lasting: Places,
     /// Responses that may be megabytes, at a time; further ones wait.
@@ -43,47 +51,33 @@ pub(super) struct Limits {
     pub(super) request_time: Duration,
 }
 
-/// How many there may be of something.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Places {
-    pub(super) all: usize,
-    /// Of these, for clients with less than full rights.
-    pub(super) of_others: usize,
-}
-
-/// Serves all clients that connect. `rights_of` says what a client may do, by its connection.
+/// Serves all clients that connect. `client_of` says who a client is, by its connection.
 pub(super) async fn serve<L: axum::serve::Listener>(
     mut listener: L,
     limits: Limits,
-    rights_of: impl Fn(&L::Io) -> Rights,
+    client_of: impl Fn(&L::Io, &L::Addr) -> Client,
     router: Router,
 ) -> Infallible {
-    let [connections, of_others] = semaphores(limits.connections);
-    let (lasting, large) = (semaphores(limits.lasting), semaphores(limits.large));
-    loop {
-        // Never closed, so there is always a permit to come.
-        let place = Arc::clone(&connections).acquire_owned().await.ok();
-        let (stream, _) = listener.accept().await;
-        let rights = rights_of(&stream);
-        let is_other = rights < Rights::Everything;
-        let others_place = is_other.then(|| Arc::clone(&of_others).try_acquire_owned());
-        if let Some(Err(_)) = others_place {
-            // Clients with full rights do not wait for them.
-            continue;
-        }
-        let [lasting, large] = [&lasting, &large].map(|places| Arc::clone(&places[usize::from(is_other)]));
-        let stay = Stay::new(limits.request_time, lasting, large);
-        let router = router.clone().layer(Extension(rights)).layer(Extension(stay.clone()));
-        tokio::spawn(async move {
-            converse(stream, router, stay, limits).await;
-            drop((place, others_place));
-        });
+    let connections = Connections::new(limits);
+    let (lasting, large) = (Shares::new(limits.lasting), Shares::new(limits.large));
+    for number in 0.. {
+        let (stream, address) = listener.accept().await;
+        let client = client_of(&stream, &address);
+        let Some(place) = connections.admit(number, client).await.map(Arc::new) else { continue };
+        let stay = Stay::new(limits.request_time, lasting.of(&client), large.of(&client));
+        let turn = Arc::clone(&place);
+        let wait = move |request: Request, next: Next| {
+            let turn = Arc::clone(&turn);
+            async move {
+                turn.turn().await;
+                next.run(request).await
+            }
+        };
+        let router = router.clone().layer(Extension(client.rights)).layer(Extension(stay.clone())).layer(from_fn(wait));
+        let task = tokio::spawn(converse(stream, router, stay, limits));
+        place.served_by(task.abort_handle());
     }
-}
-
-/// For all, and for clients with less than full rights.
-fn semaphores(places: Places) -> [Arc<Semaphore>; 2] {
-    [places.all, places.of_others].map(|places| Arc::new(Semaphore::new(places)))
+    std::future::pending().await
 }
 
 /// One request and its response. What a client did wrong is its own business.
@@ -106,21 +100,21 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, s
 pub(super) struct Stay {
     until: Arc<Mutex<Instant>>,
     request_time: Duration,
-    pub(super) lasting: Arc<Semaphore>,
-    pub(super) large: Arc<Semaphore>,
+    pub(super) lasting: Share,
+    pub(super) large: Share,
     /// Held until the connection ends.
-    kept: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    kept: Arc<Mutex<Vec<OwnedSemaphorePermit>>>,
 }
 
 impl Stay {
-    fn new(request_time: Duration, lasting: Arc<Semaphore>, large: Arc<Semaphore>) -> Stay {
+    fn new(request_time: Duration, lasting: Share, large: Share) -> Stay {
         let until = Arc::new(Mutex::new(Instant::now() + request_time));
         Stay { until, request_time, lasting, large, kept: Arc::default() }
     }
 
     /// Holds a place until the connection ends.
-    pub(super) fn keep(&self, place: OwnedSemaphorePermit) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    pub(super) fn keep(&self, place: Vec<OwnedSemaphorePermit>) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 
     /// The connection's time begins anew.
@@ -141,33 +135,36 @@ impl Stay {
 #[cfg(test)]
 mod tests {
     use std::io::{ErrorKind, Read, Write};
-    use std::os::unix::net::UnixStream as Client;
+    use std::os::unix::net::UnixStream as Stream;
 
     use axum::routing::get;
     use futures_util::future::join;
 
     use super::super::large::Large;
+    use super::super::places::Peer;
+    use super::super::rights::Rights;
     use super::*;
     use tokio::net::UnixStream;
 
     /// More than a socket holds.
     const LENGTH: usize = 8 << 20;
 
-    fn ask(client: &mut Client) {
+    fn ask(client: &mut Stream) {
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     }
 
     #[test]
     fn a_large_answer_has_its_place_until_it_is_read() {
-        let (mut first, one) = Client::pair().unwrap();
-        let (mut second, other) = Client::pair().unwrap();
+        let (mut first, one) = Stream::pair().unwrap();
+        let (mut second, other) = Stream::pair().unwrap();
         let serve = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
             runtime.block_on(async {
-                let places = Arc::new(Semaphore::new(1));
-                let serve = |server: Client| {
+                let shares = Shares::new(Places { all: 1, but_root: 1, of_others: 1 });
+                let places = shares.of(&peer(Rights::Everything));
+                let serve = |server: Stream| {
                     server.set_nonblocking(true).unwrap();
-                    let stay = Stay::new(Duration::from_secs(30), Arc::clone(&places), Arc::clone(&places));
+                    let stay = Stay::new(Duration::from_secs(30), places.clone(), places.clone());
                     let router = Router::new().route("/", get(async |_: Large| "x".repeat(LENGTH)));
                     converse(
                         UnixStream::from_std(server).unwrap(),
@@ -195,36 +192,29 @@ mod tests {
         serve.join().unwrap();
     }
 
-    /// Clients that may only read use up their own connections, and those with full rights still get in.
+    fn peer(rights: Rights) -> Client {
+        Client { peer: Peer::User(7), rights, is_root: false }
+    }
+
+    /// Many more clients than there are places stay silent, and another one is answered all the same.
     #[test]
-    fn readers_do_not_keep_operators_out() {
+    fn silent_clients_keep_nobody_out() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind(address).await.unwrap();
             let address = listener.local_addr().unwrap();
-            let accepted = std::cell::Cell::new(0);
-            // The first two may only read.
-            let rights_of = |_: &tokio::net::TcpStream| {
-                accepted.set(accepted.get() + 1);
-                if accepted.get() <= 2 { Rights::Read } else { Rights::Everything }
-            };
-            let places = Places { all: 3, of_others: 1 };
-            let limits = Limits { connections: places, ..super::super::LIMITS };
+            let limits = Limits { connections: 3, head_time: Duration::from_secs(1000), ..super::super::LIMITS };
             let router = Router::new().route("/", get(async || "here"));
             let (done, answers) = tokio::sync::oneshot::channel();
             let clients = std::thread::spawn(move || {
-                let idle = std::net::TcpStream::connect(address).unwrap();
-                let _ = done.send((answer_of(address), answer_of(address)));
+                let idle: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+                let _ = done.send([answer_of(address), answer_of(address)]);
                 drop(idle);
             });
             tokio::select! {
-                never = serve(listener, limits, rights_of, router) => match never {},
-                answers = answers => {
-                    let (turned_away, served) = answers.unwrap();
-                    assert_eq!(turned_away, "");
-                    assert!(served.ends_with("here"), "{served}");
-                }
+                never = serve(listener, limits, |_, _| peer(Rights::Read), router) => match never {},
+                answers = answers => assert!(answers.unwrap().iter().all(|answer| answer.ends_with("here"))),
             }
             clients.join().unwrap();
         });

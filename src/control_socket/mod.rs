@@ -11,10 +11,10 @@
 //! pass by here, and workers wait for nobody.
 //!
 //! *Files.* [`paths`] is the table of paths; what they do is in files by subject. [`listener`] accepts connections and keeps them in
-//! their limits, [`server`] is the thread, [`socket`] the socket's file, [`rights`] says what a client may do, [`answer`] what is
+//! their limits, [`places`] says who makes room when there are many, [`server`] is the thread, [`socket`] the socket's file, [`rights`] says what a client may do, [`answer`] what is
 //! taken and refused. [`scrape`] serves metrics in the same way, in a thread of its own.
 //!
-//! *Limits* are those of [`LIMITS`]; a body is at most 256 KiB long. As many queries wait as there can be connections, and lists
+//! *Limits* are those of [`LIMITS`]; a body is at most 256 KiB long. As many queries wait as requests are answered, and lists
 //! have an end.
 
 mod answer;
@@ -31,6 +31,7 @@ mod metrics;
 mod nat;
 mod neighbours;
 mod paths;
+mod places;
 mod query;
 mod reconfigure;
 mod rights;
@@ -50,7 +51,8 @@ use netio::peer::Credentials;
 use tokio::net::UnixListener;
 use tokio::sync::broadcast::Sender;
 
-use listener::{Limits, Places};
+use listener::Limits;
+use places::{Client, Peer, Places};
 use rights::Rights;
 use server::Server;
 
@@ -62,9 +64,12 @@ pub(crate) use socket::ControlListener;
 
 /// What clients of the control socket may take up.
 const LIMITS: Limits = Limits {
-    connections: Places { all: 64, of_others: 32 },
-    lasting: Places { all: 16, of_others: 8 },
-    large: Places { all: 2, of_others: 1 },
+    connections: 128,
+    answers: Places { all: 64, but_root: 48, of_others: 32 },
+    answers_each: 16,
+    patience: None,
+    lasting: Places { all: 16, but_root: 12, of_others: 8 },
+    large: Places { all: 3, but_root: 2, of_others: 1 },
     head: 16 << 10,
     head_time: Duration::from_secs(5),
     request_time: Duration::from_secs(30),
@@ -82,11 +87,10 @@ impl ControlSocket {
     pub(crate) fn start(listener: ControlListener, events: Sender<Arc<Event>>, control: Waker) -> anyhow::Result<ControlSocket> {
         let socket = listener.socket().context("handing the control socket over")?;
         let guard = listener.guard().clone();
-        let server = Server::start("control-api", LIMITS.connections.all, control, move |asker| async move {
+        let server = Server::start("control-api", LIMITS.answers.all, control, move |asker| async move {
             let socket = UnixListener::from_std(socket)?;
             let router = paths::router(asker, events, guard.clone());
-            let rights_of = |stream: &_| Credentials::of_peer(stream).map_or(Rights::Nothing, |peer| guard.rights_of(&peer));
-            Ok(listener::serve(socket, LIMITS, rights_of, router).await)
+            Ok(listener::serve(socket, LIMITS, |stream, _| client(stream, &guard), router).await)
         })?;
         Ok(ControlSocket { server, listener })
     }
@@ -99,5 +103,13 @@ impl ControlSocket {
     /// The next query, if there is one.
     pub(crate) fn next_query(&self) -> Option<Query> {
         self.server.next_query()
+    }
+}
+
+/// Who has connected.
+fn client(stream: &tokio::net::UnixStream, guard: &rights::Guard) -> Client {
+    match Credentials::of_peer(stream) {
+        Ok(peer) => Client { peer: Peer::User(peer.user), rights: guard.rights_of(&peer), is_root: guard.is_owner(&peer) },
+        Err(_) => Client { peer: Peer::User(u32::MAX), rights: Rights::Nothing, is_root: false },
     }
 }

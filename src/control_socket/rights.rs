@@ -57,7 +57,12 @@ impl Guard {
 
     pub(super) fn rights_of(&self, peer: &Credentials) -> Rights {
         let is_member = self.group.as_ref().is_some_and(|group| peer.is_in(group.number));
-        if peer.user == ROOT || peer.user == self.owner || is_member { Rights::Everything } else { self.others }
+        if self.is_owner(peer) || is_member { Rights::Everything } else { self.others }
+    }
+
+    /// Whether it is root, or the user that the daemon runs as.
+    pub(super) fn is_owner(&self, peer: &Credentials) -> bool {
+        peer.user == ROOT || peer.user == self.owner
     }
 
     /// The reason for a refusal.

@@ -11,7 +11,8 @@
 //! *Cost.* A page takes the control thread a look at each device. So a page is served to everybody for a second,
 //! whoever asks meanwhile waits for the same one, and `/healthz` is answered without a look at anything.
 //!
-//! *Limits* are those of [`LIMITS`], and no body is read.
+//! *Limits* are those of [`LIMITS`], and no body is read. A scraper that sends its request at once is served at once, whatever
+//! others do: silent connections make room ([`places`](super::places)), and so do answers that are not read.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -31,17 +32,27 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::ask::Asker;
-use super::listener::{self, Limits, Places};
+use super::listener::{self, Limits};
 use super::metrics;
+use super::places::{Client, Peer, Places};
 use super::query::Query;
 use super::rights::Rights;
 use super::server::Server;
 
+/// Connections at a time.
+const CONNECTIONS: usize = 128;
+
+const NONE: Places = Places { all: 0, but_root: 0, of_others: 0 };
+
 /// What strangers may take up. None of the responses is lasting or large.
 const LIMITS: Limits = Limits {
-    connections: Places { all: 8, of_others: 8 },
-    lasting: Places { all: 0, of_others: 0 },
-    large: Places { all: 0, of_others: 0 },
+    connections: CONNECTIONS,
+    // A page is shared by all who read it, so a request costs no more than its connection.
+    answers: Places { all: CONNECTIONS, but_root: CONNECTIONS, of_others: CONNECTIONS },
+    answers_each: CONNECTIONS,
+    patience: Some(Duration::from_millis(250)),
+    lasting: NONE,
+    large: NONE,
     head: 8 << 10,
     head_time: Duration::from_secs(5),
     request_time: Duration::from_secs(10),
@@ -87,10 +98,12 @@ impl Scrape {
     /// Serves all clients; `control` wakes the control thread when there is something to answer.
     pub(crate) fn start(listener: ScrapeListener, control: Waker) -> anyhow::Result<Scrape> {
         let ScrapeListener { listener, address, hosts } = listener;
-        let server = Server::start("metrics", LIMITS.connections.all, control, move |asker| async move {
+        let server = Server::start("metrics", CONNECTIONS, control, move |asker| async move {
             let socket = tokio::net::TcpListener::from_std(listener)?;
             let router = router(Pages::new(asker), hosts);
-            Ok(listener::serve(socket, LIMITS, |_| Rights::Read, router).await)
+            let client =
+                |address: &SocketAddr| Client { peer: Peer::of_address(address.ip()), rights: Rights::Read, is_root: false };
+            Ok(listener::serve(socket, LIMITS, |_, address| client(address), router).await)
         })?;
         Ok(Scrape { server, address })
     }
@@ -200,7 +213,7 @@ mod tests {
     /// However many ask, the control thread is asked once; and for health nothing but an answer.
     #[test]
     fn a_page_is_everybodys() {
-        let (queries, asked) = sync_channel(LIMITS.connections.all);
+        let (queries, asked) = sync_channel(CONNECTIONS);
         let pages = Pages::new(Asker { queries, control: Poller::new().unwrap().waker() });
         // Nobody answers, so all are told so, and nothing is kept.
         let control = thread::spawn(move || {

@@ -297,8 +297,8 @@ fn hostile_clients() {
     switch.finish();
 }
 
-/// More silent clients than there are connection slots: others are served once those time out, and the daemon still
-/// ends in time.
+/// More silent clients than there are connection slots: root is answered while all of the latest are still there, and the
+/// daemon still ends in time.
 fn clients_that_stay() {
     let directory = Directory::new();
     let (switch, _hosts, socket) = pair(&directory);
@@ -307,11 +307,14 @@ fn clients_that_stay() {
         stream.write_all(if n.is_multiple_of(2) { b"" } else { b"GET /v1/show HT" }).expect("sent");
         stream
     };
-    let first: Vec<UnixStream> = (0..80).map(stay).collect();
+    let all: Vec<UnixStream> = (0..200).map(stay).collect();
     assert_eq!(json(&socket, &["port", "list"])[0]["name"], "a");
-    let second: Vec<UnixStream> = (0..80).map(stay).collect();
+    let mut latest = all.last().expect("one");
+    latest.set_nonblocking(true).expect("set");
+    let kind = latest.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(kind, Err(ErrorKind::WouldBlock), "root has waited until its time was over");
     switch.finish();
-    drop((first, second));
+    drop(all);
 }
 
 /// A thousand concurrent requests: each is answered, and no descriptor is leaked.

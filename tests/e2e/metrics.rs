@@ -1,7 +1,7 @@
 //! Metrics as read by Prometheus' own parser for Python, and by hostile clients over TCP.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -188,10 +188,13 @@ fn strangers_over_tcp() {
     }
     let long = [b"GET /".to_vec(), vec![b'a'; 1 << 20]].concat();
     assert!(asked.exchange(&long).get(9..10).is_none_or(|status| status == "4"));
-    // More silent clients than there are connection slots: others are served once those time out.
-    let silent: Vec<TcpStream> = (0..12).map(|_| asked.connect()).collect();
-    assert_eq!(asked.status("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"), "200");
-    let still: Vec<TcpStream> = (0..12).map(|_| asked.connect()).collect();
+    // More silent clients than there are connection slots: a scraper is answered while the latest are still there.
+    let silent: Vec<TcpStream> = (0..200).map(|_| asked.connect()).collect();
+    assert_eq!(asked.status("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"), "200");
+    let mut latest = silent.last().expect("one");
+    latest.set_nonblocking(true).expect("set");
+    let kind = latest.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(kind, Err(ErrorKind::WouldBlock), "the scraper has waited until its time was over");
     asked.switch.finish();
-    drop((silent, still));
+    drop(silent);
 }
