@@ -3,12 +3,16 @@
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
 use packet::MacAddr;
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 
 use crate::exchange::{Background, Echo};
 use crate::frames::{frame, station};
@@ -19,7 +23,7 @@ use crate::ports::{at_a_veth, start};
 use crate::site::{FAR, GATEWAY, Mode, Plan, connect, default_route, give, guest_address, listen_on, ping};
 use crate::switch::{Switch, daemon, run_inside};
 use crate::transfer::transfer_through;
-use crate::{trial, wait};
+use crate::{named, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -39,11 +43,15 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("ports/guests_reach_the_outside", guests_reach_the_outside),
         trial("ports/dgram_frames_each_way", dgram_frames_each_way),
         trial("ports/dgram_replies_to_the_last_sender", dgram_replies_to_the_last_sender),
+        trial("ports/dgram_confused_deputy", dgram_confused_deputy),
         trial("ports/dgram_slow_guest", dgram_slow_guest),
         trial("ports/socket_files", socket_files),
         trial("ports/check_and_summary", check_and_summary),
     ]
 }
+
+/// A user that has nothing here.
+const STRANGER: u32 = 64_123;
 
 fn machine() -> Host {
     Host::quiet("machine")
@@ -487,6 +495,48 @@ fn dgram_replies_to_the_last_sender() {
     let nameless = UnixDatagram::unbound().expect("a socket");
     nameless.send_to(&hello(5), &path).expect("sent");
     assert_eq!(wait::until("a frame", || far.recv().filter(|frame| *frame == hello(5))), hello(5));
+    switch.finish();
+}
+
+/// A guest without rights cannot make the switch send to a socket of the host's: neither by a name that is its own only in its
+/// mount namespace, nor by a link in its own directory.
+fn dgram_confused_deputy() {
+    let (machine, directory, other) = (machine(), Directory::new(), Host::quiet("other"));
+    let (hosts, home) = (directory.path("host"), directory.path("home"));
+    for place in [&hosts, &home] {
+        fs::create_dir(place).expect("a directory");
+    }
+    std::os::unix::fs::chown(&home, Some(STRANGER), None).expect("the guest's directory");
+    let (path, remote) = (directory.path("d"), home.join("guest"));
+    let ports = [format!("dgram:{}", path.display()), format!("dgram:{}2:remote={}", path.display(), remote.display())];
+    let switch = start(&machine, &["--port", &ports[0], "--port", &ports[1], "--tap", &other.port("")]);
+    let victim = UnixDatagram::bind(hosts.join("notify")).expect("the host's socket");
+    fs::set_permissions(hosts.join("notify"), fs::Permissions::from_mode(0o600)).expect("root's alone");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("open to the guest");
+    std::os::unix::fs::symlink(hosts.join("notify"), &remote).expect("a link");
+    std::os::unix::fs::lchown(&remote, Some(STRANGER), None).expect("the guest's link");
+    let guest = || {
+        crate::raw::leave_mounts()?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        named::hide(&hosts.display().to_string())?;
+        fs::set_permissions(&hosts, fs::Permissions::from_mode(0o777))?;
+        let user = Uid::from_raw(STRANGER);
+        set_thread_res_uid(user, user, user)?;
+        let guest = UnixDatagram::bind(hosts.join("notify"))?;
+        guest.send_to(&hello(1), &path)?;
+        std::io::Result::Ok(guest)
+    };
+    let guest = std::thread::scope(|scope| scope.spawn(guest).join().expect("no panic")).expect("a guest");
+    let far = other.raw();
+    assert_eq!(wait::until("the guest's frame", || far.recv()), hello(1));
+    far.send(&hello(2)).expect("sent");
+    let names = ["d", "d2"].map(|name| directory.text(name));
+    switch.settle("two drops", |report| names.iter().all(|name| report.dropped(name, "port_gone") >= 1));
+    for socket in [&victim, &guest] {
+        socket.set_nonblocking(true).expect("set");
+        assert!(socket.recv(&mut [0; 2000]).is_err(), "a frame was sent to the host's socket");
+    }
+    wait::until("the reasons", || (switch.times_logged("frames are not sent to the guest: ") >= 2).then_some(()));
     switch.finish();
 }
 

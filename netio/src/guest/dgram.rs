@@ -2,7 +2,8 @@
 //!
 //! Our socket has a path, and so has the guest's. The guest's path is configured, or is that of the last sender. In the
 //! latter case the guest must send first (vfkit sends the four bytes "VFKT", which are dropped as a frame that is too
-//! short). A guest whose socket has no path can send, but frames cannot be sent to it.
+//! short). A guest whose socket has no path can send, but frames cannot be sent to it; nor to a socket that belongs to another
+//! user than the guest's ([`target`](super::target)).
 //!
 //! Our socket is not connected to the guest's, so a guest that restarts with a new socket is received at once.
 //!
@@ -14,17 +15,17 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use packet::batch::{MAX_FRAME_LEN, MAX_FRAMES};
 use packet::vlan::{TAG_LEN, Tag};
 use packet::{Batch, VNET_LEN};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
+use super::target::{BEFORE_PATH, Identity, Missing, Name, Refusal, SocketName, Target, nobody};
 use super::{Access, GuestError, MAX_PIECES, SocketFile, body, checked, io_error, open_socket, unix_address, widen};
 use crate::tap::Received;
 
@@ -42,12 +43,16 @@ impl Dgram {
     /// Binds to the path. Replaces a socket file that no process listens on. Without a `remote`, frames are sent to the last
     /// sender.
     pub fn open(path: &Path, remote: Option<&Path>) -> Result<Dgram, GuestError> {
-        let guest = remote.map(Guest::named).transpose()?;
+        // Reports an invalid path.
+        remote.map(unix_address).transpose()?;
         let socket =
             open_socket(AddressFamily::UNIX, SocketType::DGRAM).map_err(|errno| io_error(path, "opening a socket", errno))?;
         widen(&socket);
+        // Before there is a name to send to, so that no datagram comes without its sender's user.
+        sockopt::set_socket_passcred(&socket, remote.is_none()).map_err(|errno| io_error(path, "asking for senders", errno))?;
         let file = SocketFile::bind(socket.as_fd(), path, Access::default())?;
-        let shared = Socket { socket, follows: guest.is_none(), guest: RwLock::new(guest) };
+        let guest = Guest { name: remote.map(|path| Name::Configured(path.to_owned())), ..Guest::default() };
+        let shared = Socket { socket, follows: remote.is_none(), guest: RwLock::new(guest) };
         Ok(Dgram { queue: DgramQueue(Arc::new(shared)), _file: file })
     }
 
@@ -66,7 +71,7 @@ struct Socket {
     socket: OwnedFd,
     /// The last sender is the guest.
     follows: bool,
-    guest: RwLock<Option<Guest>>,
+    guest: RwLock<Guest>,
 }
 
 impl fmt::Debug for Socket {
@@ -75,43 +80,53 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// The address of the guest's socket.
-#[derive(Clone, Copy)]
+/// The guest's socket.
+#[derive(Debug, Default)]
 struct Guest {
-    address: libc::sockaddr_un,
-    len: libc::socklen_t,
+    name: Option<Name>,
+    target: Option<Arc<Target>>,
+    /// Nobody has this file open as a socket any more.
+    dead: Option<Identity>,
+    refusal: Option<Refusal>,
 }
-
-/// Offset of the path in a socket address, in bytes.
-const BEFORE_PATH: usize = mem::offset_of!(libc::sockaddr_un, sun_path);
 
 impl Guest {
-    fn named(path: &Path) -> Result<Guest, GuestError> {
-        // Reports an invalid path.
-        unix_address(path)?;
-        let mut address = nobody();
-        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        for (to, byte) in address.sun_path.iter_mut().zip(path.as_os_str().as_bytes()) {
-            *to = *byte as libc::c_char;
+    /// Looks the socket up, if it is not there yet.
+    fn find(&mut self) {
+        let Some(name) = self.name.as_ref().filter(|_| self.target.is_none()) else { return };
+        match name.find(self.dead) {
+            Ok(target) => (self.target, self.refusal) = (Some(Arc::new(target)), None),
+            Err(Missing::Refused(refusal)) => self.refusal = Some(refusal),
+            Err(Missing::Absent) => {}
         }
-        // Including the terminating zero, for which `unix_address` leaves room.
-        Ok(Guest { address, len: (BEFORE_PATH + path.as_os_str().len() + 1) as libc::socklen_t })
-    }
-
-    /// The sender of a datagram, if its socket has a path.
-    fn sender(header: &libc::msghdr, address: &libc::sockaddr_un) -> Option<Guest> {
-        let named = (BEFORE_PATH + 1..=size_of::<libc::sockaddr_un>()).contains(&(header.msg_namelen as usize));
-        named.then_some(Guest { address: *address, len: header.msg_namelen })
-    }
-
-    fn name(&self) -> &[libc::c_char] {
-        &self.address.sun_path[..(self.len as usize - BEFORE_PATH).min(self.address.sun_path.len())]
     }
 }
 
-fn nobody() -> libc::sockaddr_un {
-    // SAFETY: an all-zero `sockaddr_un` is a valid value.
-    unsafe { mem::zeroed() }
+/// Room for the user who sent a datagram (`SCM_CREDENTIALS` in unix(7)) and for nothing else, so that descriptors which are
+/// sent along are discarded by the kernel.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Credentials([u8; CREDENTIALS_LEN]);
+
+/// Length of a control message with an `ucred`.
+// SAFETY: the macro computes a number.
+const CREDENTIALS_LEN: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as libc::c_uint) } as usize;
+
+/// The name of the socket that a datagram came from, if it has one, and the user who sent it.
+fn sender(header: &libc::msghdr, address: &libc::sockaddr_un) -> Option<(SocketName, u32)> {
+    let len = (header.msg_namelen as usize).checked_sub(BEFORE_PATH)?;
+    let name = address.sun_path.get(..len).filter(|name| !name.is_empty())?;
+    // SAFETY: the header is one that recvmmsg(2) has filled in; its control buffer is ours and as long as the header says.
+    let control = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
+    let is_user = control.cmsg_level == libc::SOL_SOCKET && control.cmsg_type == libc::SCM_CREDENTIALS;
+    // SAFETY: the macro computes a number.
+    let expected = unsafe { libc::CMSG_LEN(size_of::<libc::ucred>() as libc::c_uint) } as usize;
+    if !is_user || (control.cmsg_len as usize) < expected {
+        return None;
+    }
+    // SAFETY: the message is at least as long as an `ucred`, which consists of integers.
+    let user = unsafe { ptr::read_unaligned(libc::CMSG_DATA(control).cast::<libc::ucred>()) }.uid;
+    Some((SocketName::new(name.iter().map(|byte| *byte as u8)), user))
 }
 
 /// The lists that recvmmsg(2) fills in, allocated once for each worker.
@@ -119,6 +134,7 @@ pub struct DgramReceiver {
     headers: Box<[libc::mmsghdr]>,
     pieces: Box<[libc::iovec]>,
     names: Box<[libc::sockaddr_un]>,
+    users: Box<[Credentials]>,
 }
 
 // SAFETY: the pointers in the lists are set before each call; they refer to heap memory that this structure owns, or to
@@ -145,14 +161,16 @@ impl DgramReceiver {
             headers: vec![no_header(); MAX_BURST].into(),
             pieces: vec![NOTHING; MAX_BURST].into(),
             names: vec![nobody(); MAX_BURST].into(),
+            users: vec![Credentials([0; CREDENTIALS_LEN]); MAX_BURST].into(),
         }
     }
 
-    /// Points the lists at the slots, after an all-zero virtio-net header. Returns the number of slots.
-    fn prepare<'s>(&mut self, slots: impl Iterator<Item = &'s mut [u8]>) -> usize {
-        let lists = self.headers.iter_mut().zip(&mut self.pieces).zip(&mut self.names);
+    /// Points the lists at the slots, after an all-zero virtio-net header, and at room for users if these are asked for.
+    /// Returns the number of slots.
+    fn prepare<'s>(&mut self, slots: impl Iterator<Item = &'s mut [u8]>, with_users: bool) -> usize {
+        let lists = self.headers.iter_mut().zip(&mut self.pieces).zip(&mut self.names).zip(&mut self.users);
         let mut ready = 0;
-        for (((header, piece), name), slot) in lists.zip(slots) {
+        for ((((header, piece), name), user), slot) in lists.zip(slots) {
             let Some((vnet, frame)) = slot.get_mut(TAG_LEN..).and_then(|room| room.split_at_mut_checked(VNET_LEN)) else { break };
             vnet.fill(0);
             *piece = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len().min(MAX_FRAME_LEN) };
@@ -160,6 +178,8 @@ impl DgramReceiver {
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_name = ptr::from_mut(name).cast();
             header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+            header.msg_hdr.msg_control = ptr::from_mut(user).cast();
+            header.msg_hdr.msg_controllen = if with_users { CREDENTIALS_LEN } else { 0 } as _;
             header.msg_hdr.msg_flags = 0;
             ready += 1;
         }
@@ -185,7 +205,7 @@ impl DgramQueue {
     /// longer than any frame is returned empty. Never returns [`Received::Gone`]: a guest may come back.
     #[inline]
     pub fn recv(&self, receiver: &mut DgramReceiver, rx: &mut Batch) -> Received {
-        let ready = receiver.prepare(rx.slots());
+        let ready = receiver.prepare(rx.slots(), self.0.follows);
         let received = self.call(receiver, ready);
         let headers = &receiver.headers[..received];
         rx.commit_all(headers.iter().map(|header| {
@@ -194,8 +214,8 @@ impl DgramQueue {
         }));
         if self.0.follows {
             let mut senders = headers.iter().zip(&receiver.names).rev();
-            if let Some(last) = senders.find_map(|(header, name)| Guest::sender(&header.msg_hdr, name)) {
-                self.follow(last);
+            if let Some((name, user)) = senders.find_map(|(header, name)| sender(&header.msg_hdr, name)) {
+                self.follow(name, user);
             }
         }
         if ready > 0 && received == ready { Received::More } else { Received::Drained }
@@ -223,26 +243,63 @@ impl DgramQueue {
         }
     }
 
-    #[inline]
-    fn follow(&self, last: Guest) {
-        // A relative path would be resolved in our working directory.
-        if !last.name().first().is_some_and(|first| [b'/', 0].contains(&(*first as u8))) {
+    /// A datagram came from this name: it is the guest's from now on, if it is a socket of this user.
+    fn follow(&self, name: SocketName, user: u32) {
+        let name = Some(Name::Sender { name, user });
+        let guest = self.guest();
+        if guest.target.is_some() && guest.name == name {
             return;
         }
-        let is_known = |guest: &Option<Guest>| guest.as_ref().is_some_and(|guest| guest.name() == last.name());
-        if !is_known(&self.0.guest.read().unwrap_or_else(PoisonError::into_inner)) {
-            *self.0.guest.write().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        drop(guest);
+        let mut new = Guest { name, ..Guest::default() };
+        new.find();
+        let mut guest = self.guest_mut();
+        match new.target {
+            Some(_) => *guest = new,
+            // Whoever came before stays the guest.
+            None => guest.refusal = new.refusal,
         }
     }
 
     /// True if the address of the guest is known.
     #[must_use]
     pub fn has_guest(&self) -> bool {
-        self.guest().is_some()
+        self.guest().name.is_some()
     }
 
-    fn guest(&self) -> Option<Guest> {
-        *self.0.guest.read().unwrap_or_else(PoisonError::into_inner)
+    /// Why frames are not sent to the last sender, or to the configured path.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.guest().refusal
+    }
+
+    fn guest(&self) -> RwLockReadGuard<'_, Guest> {
+        self.0.guest.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn guest_mut(&self) -> RwLockWriteGuard<'_, Guest> {
+        self.0.guest.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The guest's socket; looks it up if it is not there yet.
+    #[inline]
+    fn target(&self) -> Option<Arc<Target>> {
+        if let Some(target) = &self.guest().target {
+            return Some(Arc::clone(target));
+        }
+        let mut guest = self.guest_mut();
+        guest.find();
+        guest.target.clone()
+    }
+
+    /// Nobody is at this socket any more. Returns the new one, if the guest has one.
+    fn after(&self, dead: &Arc<Target>) -> Option<Arc<Target>> {
+        let mut guest = self.guest_mut();
+        if guest.target.as_ref().is_some_and(|target| Arc::ptr_eq(target, dead)) {
+            (guest.target, guest.dead) = (None, Some(dead.identity()));
+            guest.find();
+        }
+        guest.target.clone()
     }
 
     /// Sends one frame. The first piece begins with a virtio-net header, which is not sent; there are at most
@@ -256,22 +313,30 @@ impl DgramQueue {
         };
         let first = first.get(VNET_LEN..).ok_or(Errno::INVAL)?;
         checked(first.len() + rest.iter().map(|piece| piece.len()).sum::<usize>())?;
-        let guest = self.guest().ok_or(Errno::NXIO)?;
         let mut all = [NOTHING; MAX_PIECES];
         for (to, piece) in all.iter_mut().zip(std::iter::once(first).chain(rest.iter().map(|piece| &**piece))) {
             *to = piece_of(piece);
         }
+        let target = self.target().ok_or(Errno::NXIO)?;
+        match self.send_to(&target, &mut all[..pieces.len()]) {
+            Err(Errno::NXIO) => self.send_to(&*self.after(&target).ok_or(Errno::NXIO)?, &mut all[..pieces.len()]),
+            sent => sent,
+        }
+    }
+
+    fn send_to(&self, target: &Target, pieces: &mut [libc::iovec]) -> Result<(), Errno> {
         let mut header = no_header();
-        header.msg_hdr = message(&guest, &mut all[..pieces.len()]);
-        // SAFETY: the header points to an address and pieces of ours, and these to bytes that the caller has borrowed.
+        header.msg_hdr = message(target, pieces);
+        // SAFETY: the header points to an address and pieces that are borrowed for the call, and these to bytes that `send`,
+        // which calls this, has borrowed.
         unsafe { self.send_messages(std::slice::from_mut(&mut header)) }.map(drop)
     }
 
     /// Sends many frames, each with a virtio-net header first, and calls `sent` with the result of each, in order; for the
     /// errors see [`send`](Self::send). After a refused frame the next ones are sent nevertheless.
     pub fn send_many(&self, frames: &[IoSlice<'_>], mut sent: impl FnMut(Result<(), Errno>)) {
-        let Some(guest) = self.guest() else { return frames.iter().for_each(|_| sent(Err(Errno::NXIO))) };
-        let mut rest = frames;
+        let Some(mut target) = self.target() else { return frames.iter().for_each(|_| sent(Err(Errno::NXIO))) };
+        let (mut rest, mut is_first) = (frames, true);
         while let Some(first) = rest.first() {
             if let Err(errno) = body(first) {
                 sent(Err(errno));
@@ -285,25 +350,30 @@ impl DgramQueue {
                 headers.iter_mut().zip(&mut pieces).zip(rest.iter().map_while(|frame| body(frame).ok()))
             {
                 *piece = piece_of(body);
-                header.msg_hdr = message(&guest, std::slice::from_mut(piece));
+                header.msg_hdr = message(&target, std::slice::from_mut(piece));
                 ready += 1;
             }
-            let mut at = 0;
-            while at < ready {
-                // SAFETY: these headers were just filled in; they point to an address and pieces of ours, and these to frames
-                // that the caller has borrowed.
-                match unsafe { self.send_messages(&mut headers[at..ready]) } {
-                    Ok(count) => {
-                        (0..count).for_each(|_| sent(Ok(())));
-                        at += count;
-                    }
-                    Err(errno) => {
-                        sent(Err(errno));
-                        at += 1;
-                    }
+            // SAFETY: these headers were just filled in; they point to an address and pieces of ours, and these to frames
+            // that the caller has borrowed.
+            let done = match unsafe { self.send_messages(&mut headers[..ready]) } {
+                Ok(count) => {
+                    (0..count).for_each(|_| sent(Ok(())));
+                    count
                 }
-            }
-            rest = &rest[ready..];
+                // Once: somebody could make one socket after the other.
+                Err(Errno::NXIO) => match self.after(&target).filter(|_| mem::take(&mut is_first)) {
+                    Some(new) => {
+                        target = new;
+                        continue;
+                    }
+                    None => return rest.iter().for_each(|frame| sent(body(frame).and(Err(Errno::NXIO)))),
+                },
+                Err(errno) => {
+                    sent(Err(errno));
+                    1
+                }
+            };
+            rest = &rest[done..];
         }
     }
 
@@ -334,11 +404,12 @@ impl DgramQueue {
     }
 }
 
-fn message(guest: &Guest, pieces: &mut [libc::iovec]) -> libc::msghdr {
+fn message(target: &Target, pieces: &mut [libc::iovec]) -> libc::msghdr {
+    let (address, len) = target.address();
     let mut message = no_header().msg_hdr;
     // The kernel only reads it, although the field is a mutable pointer.
-    message.msg_name = (&raw const guest.address).cast_mut().cast();
-    message.msg_namelen = guest.len;
+    message.msg_name = ptr::from_ref(address).cast_mut().cast();
+    message.msg_namelen = len;
     message.msg_iov = pieces.as_mut_ptr();
     message.msg_iovlen = pieces.len() as _;
     message

@@ -13,11 +13,13 @@
 //! a file at the same moment are not prevented from it. On exit the file is removed if it is still ours.
 //!
 //! *Trust.* A peer may send any length, stop in the middle of a frame, or never read. It uses no more than the buffers of
-//! its connection, which are allocated at the start, and no worker waits for it.
+//! its connection, which are allocated at the start, and no worker waits for it. A socket that a guest names as its own gets
+//! frames only if it is its own ([`target`]).
 
 pub mod connection;
 pub mod dgram;
 pub mod stream;
+mod target;
 
 use std::fmt;
 use std::fs;
@@ -40,6 +42,7 @@ use crate::reservation::{PortProtocol, process_of_port, process_of_socket};
 pub use connection::{Listener, Peer, Stream};
 pub use dgram::{Dgram, DgramQueue, DgramReceiver};
 pub use stream::{MAX_BACKLOG, StreamReader, StreamWriter};
+pub use target::Refusal;
 
 /// Permissions of a socket file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,13 +1,22 @@
 //! Datagram sockets.
 
-use std::io::IoSlice;
-use std::os::unix::net::UnixDatagram;
+use std::fs;
+use std::io::{IoSlice, Read, pipe};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::thread;
 
 use netio::Received;
-use netio::guest::{Dgram, DgramQueue, DgramReceiver};
+use netio::guest::{Dgram, DgramQueue, DgramReceiver, Refusal};
 use packet::batch::MAX_FRAME_LEN;
 use packet::{Batch, VNET_LEN, VnetHeader};
 use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Uid, geteuid};
+use rustix::thread::set_thread_res_uid;
 
 use crate::{Directory, LONG, numbered, received, slices, take};
 
@@ -165,4 +174,159 @@ fn a_guest_that_does_not_read_loses_frames_without_blocking() {
         assert_eq!(room[..1500], frames[number][VNET_LEN..]);
     }
     dgram.queue().send(&[IoSlice::new(&frames[0])]).unwrap();
+}
+
+/// A user whom no file of a test belongs to otherwise.
+const STRANGER: u32 = 64_123;
+
+/// Runs this as another user, on a thread of its own.
+fn as_stranger<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let user = Uid::from_raw(STRANGER);
+    let work = || {
+        set_thread_res_uid(user, user, user).unwrap();
+        work()
+    };
+    thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+/// The switch's socket, which everybody may write to.
+fn open_to_all(directory: &Directory, remote: Option<&Path>) -> Dgram {
+    let ours = directory.path("ours");
+    fs::set_permissions(directory.path(""), fs::Permissions::from_mode(0o777)).unwrap();
+    let dgram = Dgram::open(&ours, remote).unwrap();
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o666)).unwrap();
+    dgram
+}
+
+fn hears_nothing(socket: &UnixDatagram) {
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut [0; 2000]).is_err(), "a frame was sent to another user's socket");
+}
+
+/// The name of the guest's socket leads to another user's here, as it does for a guest in a mount namespace of its own.
+#[test]
+fn a_name_that_leads_to_another_users_socket_is_not_taken() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let directory = Directory::new();
+    let dgram = open_to_all(&directory, None);
+    let (queue, frame) = (dgram.queue(), numbered(1, 60));
+    let (ours, name, own) = (directory.path("ours"), directory.path("notify"), directory.path("own"));
+    let [guest, honest] = as_stranger(|| [&name, &own].map(|path| UnixDatagram::bind(path).unwrap()));
+    as_stranger(|| honest.send_to(&[0; 60], &ours).unwrap());
+    assert_eq!(read_all(queue).len(), 1);
+    assert_eq!(queue.refusal(), None);
+    fs::remove_file(&name).unwrap();
+    let victim = UnixDatagram::bind(&name).unwrap();
+    as_stranger(|| guest.send_to(&[0; 60], &ours).unwrap());
+    assert_eq!(read_all(queue).len(), 1, "its frame is received");
+    assert!(matches!(queue.refusal(), Some(Refusal::Owner { owner: 0, user: STRANGER, .. })), "{:?}", queue.refusal());
+    // Whoever came before stays the guest.
+    queue.send(&[IoSlice::new(&frame)]).unwrap();
+    assert_eq!(honest.recv(&mut [0; 100]).unwrap(), 60);
+    hears_nothing(&victim);
+    // A link to it, a file that is no socket, and an abstract name.
+    as_stranger(|| {
+        let link = directory.path("link");
+        let guest = UnixDatagram::bind(&link).unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink(&name, &link).unwrap();
+        guest.send_to(&[0; 60], &ours).unwrap();
+        assert_eq!(read_all(queue).len(), 1);
+        assert!(matches!(queue.refusal(), Some(Refusal::NotSocket { .. })), "{:?}", queue.refusal());
+        let name = SocketAddr::from_abstract_name(format!("vswitchd-{}", std::process::id())).unwrap();
+        let guest = UnixDatagram::bind_addr(&name).unwrap();
+        guest.send_to(&[0; 60], &ours).unwrap();
+        assert_eq!(read_all(queue).len(), 1);
+        assert_eq!(queue.refusal(), Some(Refusal::NotPath));
+        queue.send(&[IoSlice::new(&frame)]).unwrap();
+        hears_nothing(&guest);
+    });
+    assert_eq!(honest.recv(&mut [0; 100]).unwrap(), 60);
+    hears_nothing(&victim);
+}
+
+/// What a guest may put on the way to the configured socket leads to no socket but its own.
+#[test]
+fn a_configured_path_is_not_led_astray() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let (directory, outside) = (Directory::new(), Directory::new());
+    let home = directory.path("home");
+    fs::create_dir(&home).unwrap();
+    chown(&home, Some(STRANGER), None).unwrap();
+    let remote = home.join("guest");
+    let dgram = open_to_all(&directory, Some(&remote));
+    let (queue, frame) = (dgram.queue(), numbered(1, 60));
+    let victim = monitor(&outside, "notify");
+    let leads_to = |path: &Path| {
+        let _ = fs::remove_file(&remote);
+        symlink(path, &remote).unwrap();
+        lchown(&remote, Some(STRANGER), None).unwrap();
+    };
+    leads_to(&outside.path("notify"));
+    assert_eq!(queue.send(&[IoSlice::new(&frame)]), Err(Errno::NXIO));
+    assert!(matches!(queue.refusal(), Some(Refusal::Owner { owner: 0, user: STRANGER, .. })), "{:?}", queue.refusal());
+    // A socket of root's in a directory of the guest's.
+    fs::remove_file(&remote).unwrap();
+    let in_home = UnixDatagram::bind(&remote).unwrap();
+    assert_eq!(queue.send(&[IoSlice::new(&frame)]), Err(Errno::NXIO));
+    hears_nothing(&victim);
+    hears_nothing(&in_home);
+    // Its own socket behind a link of its own; and root's links are the operator's.
+    let own = as_stranger(|| UnixDatagram::bind(home.join("own")).unwrap());
+    leads_to(Path::new("../home/own"));
+    queue.send(&[IoSlice::new(&frame)]).unwrap();
+    assert_eq!((own.recv(&mut [0; 100]).unwrap(), queue.refusal()), (60, None));
+    let link = outside.path("link");
+    symlink(home.join("own"), &link).unwrap();
+    drop(dgram);
+    let dgram = open_to_all(&directory, Some(&link));
+    dgram.queue().send(&[IoSlice::new(&frame)]).unwrap();
+    assert_eq!(own.recv(&mut [0; 100]).unwrap(), 60);
+}
+
+#[test]
+fn a_guest_that_starts_anew_gets_the_next_frame() {
+    let directory = Directory::new();
+    let dgram = Dgram::open(&directory.path("ours"), None).unwrap();
+    let (queue, frames) = (dgram.queue(), [numbered(1, 60), numbered(2, 61)]);
+    for round in 0..3 {
+        let guest = monitor(&directory, "guest");
+        if round == 0 {
+            guest.send_to(&[0; 60], directory.path("ours")).unwrap();
+            assert_eq!(read_all(queue).len(), 1);
+        }
+        let mut results = Vec::new();
+        queue.send_many(&slices(&frames), |result| results.push(result));
+        assert_eq!(results, [Ok(()); 2]);
+        let mut room = [0; 100];
+        assert_eq!([(); 2].map(|()| guest.recv(&mut room).unwrap()), [60, 61]);
+        drop(guest);
+        let mut results = Vec::new();
+        queue.send_many(&slices(&frames), |result| results.push(result));
+        assert_eq!(results, [Err(Errno::NXIO); 2], "nobody is there");
+        fs::remove_file(directory.path("guest")).unwrap();
+    }
+}
+
+/// A descriptor that a guest sends along does not stay open here.
+#[test]
+fn descriptors_are_not_taken() {
+    let directory = Directory::new();
+    let dgram = Dgram::open(&directory.path("ours"), None).unwrap();
+    let guest = monitor(&directory, "guest");
+    guest.connect(directory.path("ours")).unwrap();
+    let (mut reader, writer) = pipe().unwrap();
+    let descriptors = [writer.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); 64];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    sendmsg(&guest, &[IoSlice::new(&[0; 60])], &mut control, SendFlags::empty()).unwrap();
+    drop(writer);
+    assert_eq!(read_all(dgram.queue()).len(), 1);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody has the other end");
+    dgram.queue().send(&[IoSlice::new(&numbered(1, 60))]).unwrap();
 }

@@ -1,9 +1,10 @@
 //! A socket of datagrams to a guest: a frame in each.
 
+use std::cell::Cell;
 use std::io;
 
 use config::Port;
-use netio::guest::Dgram;
+use netio::guest::{Dgram, Refusal};
 use netio::{LinkState, PortReader, PortWriter};
 use vswitch::PortId;
 
@@ -16,12 +17,14 @@ use crate::worker::{Sink, Source};
 struct DgramDevice {
     link: LinkState,
     socket: Dgram,
+    /// Why the guest's name was not taken, as last told.
+    told: Cell<Option<Refusal>>,
 }
 
 /// Opens the socket.
 pub(super) fn open(dgram: &config::port::Dgram, config: &Port) -> Result<Device, DeviceError> {
     let socket = Dgram::open(&dgram.path, dgram.remote.as_deref())?;
-    Ok(Box::new(DgramDevice { link: always_up(config), socket }))
+    Ok(Box::new(DgramDevice { link: always_up(config), socket, told: Cell::new(None) }))
 }
 
 impl PortDevice for DgramDevice {
@@ -32,6 +35,12 @@ impl PortDevice for DgramDevice {
     }
 
     fn state(&self) -> io::Result<Option<LinkState>> {
+        let refusal = self.socket.queue().refusal();
+        if self.told.replace(refusal) != refusal
+            && let Some(refusal) = refusal
+        {
+            tracing::warn!(port = self.link.name, "frames are not sent to the guest: {refusal}");
+        }
         Ok(Some(self.link.clone()))
     }
 
@@ -41,6 +50,9 @@ impl PortDevice for DgramDevice {
     }
 
     fn summary(&self) -> String {
-        "a plain frame a datagram".to_owned()
+        match self.socket.queue().refusal() {
+            Some(refusal) => format!("a plain frame a datagram; none is sent: {refusal}"),
+            None => "a plain frame a datagram".to_owned(),
+        }
     }
 }

@@ -1,0 +1,281 @@
+//! The socket that a guest's frames are sent to: found by its name, checked, and held open.
+//!
+//! The daemon may write to sockets that its guests may not. So a guest must not be able to make it send to a socket of another
+//! user by giving it a name that leads there:
+//!
+//! - A guest in a mount namespace of its own binds a name that is another socket here.
+//! - A symbolic link, or any other entry of a directory that the guest may write to, leads to somebody else's socket.
+//! - An abstract name (unix(7)) belongs to whoever binds it first, and to no user.
+//!
+//! *The rule.* A name that a datagram came from is taken only if it is a path, and the file there is a socket that belongs to
+//! the user who sent the datagram (`SCM_CREDENTIALS`, which the kernel fills in). The path of a configuration is the
+//! operator's; but if anything on the way belongs to another user than root or ours, so does the socket at its end.
+//!
+//! *Held.* The file is opened with `O_PATH`, which connects to nothing, then checked, and frames are sent to it through
+//! `/proc/PID/fd/N`: to the file that was checked, whatever its name leads to now. When the guest starts anew it makes a
+//! new file, and the next frame finds nobody at the old one; then the name is looked up again.
+//!
+//! *Limits.* Users are compared as the daemon's user namespace knows them. A process of root's that is in a mount namespace, but
+//! not in a user namespace of its own, counts as root.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, open, openat, readlinkat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+/// Maximum number of symbolic links on the way, as in the kernel (`MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+
+const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Offset of the path in a socket address, in bytes.
+pub(super) const BEFORE_PATH: usize = mem::offset_of!(libc::sockaddr_un, sun_path);
+
+/// Where a guest's socket is said to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Name {
+    /// By the configuration.
+    Configured(PathBuf),
+    /// By the datagrams of this user.
+    Sender { name: SocketName, user: u32 },
+}
+
+/// The name of a Unix socket: a path, or an abstract name, which begins with a zero. It is copied without an allocation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SocketName {
+    bytes: [u8; MAX_NAME_LEN],
+    len: usize,
+}
+
+/// Size of `sun_path` in unix(7), in bytes.
+const MAX_NAME_LEN: usize = size_of::<libc::sockaddr_un>() - BEFORE_PATH;
+
+impl SocketName {
+    /// Takes what fits, up to the zero that ends a path.
+    pub(super) fn new(name: impl Iterator<Item = u8>) -> SocketName {
+        let (mut bytes, mut len) = ([0; MAX_NAME_LEN], 0);
+        for byte in name.take(MAX_NAME_LEN) {
+            if byte == 0 && len > 0 && bytes[0] != 0 {
+                break;
+            }
+            bytes[len] = byte;
+            len += 1;
+        }
+        SocketName { bytes, len }
+    }
+
+    fn of_path(path: &Path) -> SocketName {
+        SocketName::new(path.as_os_str().as_bytes().iter().copied())
+    }
+
+    fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.bytes[..self.len]))
+    }
+}
+
+impl fmt::Debug for SocketName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path().fmt(out)
+    }
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path().to_string_lossy().escape_debug().fmt(out)
+    }
+}
+
+/// Why a guest's name is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// It is an abstract name or a relative path.
+    NotPath,
+    /// It is not a socket.
+    NotSocket {
+        /// The path.
+        path: SocketName,
+    },
+    /// It belongs to another user than the guest.
+    Owner {
+        /// The path.
+        path: SocketName,
+        /// The socket's owner.
+        owner: u32,
+        /// The user who sent from there, or to whom something on the way belongs.
+        user: u32,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotPath => out.write_str("the guest's socket has no absolute path"),
+            Refusal::NotSocket { path } => write!(out, "{path} is not a socket"),
+            Refusal::Owner { path, owner, user } => write!(
+                out,
+                "{path} belongs to user {owner} and not to user {user}, who sends from there or could have put it there"
+            ),
+        }
+    }
+}
+
+/// A checked socket.
+pub(super) struct Target {
+    file: OwnedFd,
+    identity: Identity,
+    /// The way to the file.
+    address: libc::sockaddr_un,
+    len: libc::socklen_t,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Target").field("file", &self.file).field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// Tells a file from a later one in the same place: device, inode, and the time of its last change of status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Identity([i128; 4]);
+
+impl Identity {
+    fn of(stat: &Stat) -> Identity {
+        Identity([i128::from(stat.st_dev), i128::from(stat.st_ino), i128::from(stat.st_ctime), i128::from(stat.st_ctime_nsec)])
+    }
+}
+
+/// Why there is no target.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// It is not there, or has been found dead before.
+    Absent,
+    /// It is not to be taken.
+    Refused(Refusal),
+}
+
+impl From<Errno> for Missing {
+    fn from(_: Errno) -> Missing {
+        Missing::Absent
+    }
+}
+
+impl Name {
+    /// Looks the socket up and checks it. One that is known to be dead is not looked at again.
+    #[expect(clippy::result_large_err, reason = "a refusal holds the name, because no datagram may cause an allocation")]
+    pub(super) fn find(&self, dead: Option<Identity>) -> Result<Target, Missing> {
+        let path = match self {
+            Name::Configured(path) => path.as_path(),
+            Name::Sender { name, .. } if name.bytes[0] == b'/' => name.path(),
+            Name::Sender { .. } => return Err(Missing::Refused(Refusal::NotPath)),
+        };
+        let name = SocketName::of_path(path);
+        let refuse = |owner, user| Missing::Refused(Refusal::Owner { path: name, owner, user });
+        let found = open(path, HOLD, Mode::empty()).and_then(|file| Ok((fstat(&file)?, file)))?;
+        if Some(Identity::of(&found.0)) == dead {
+            return Err(Missing::Absent);
+        }
+        let ((stat, file), user) = match self {
+            Name::Sender { user, .. } => (found, Some(*user)),
+            Name::Configured(_) => walk(path)?.map_err(|[first, second]| refuse(second, first))?,
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(Missing::Refused(Refusal::NotSocket { path: name }));
+        }
+        match user {
+            Some(user) if user != stat.st_uid => Err(refuse(stat.st_uid, user)),
+            _ => Ok(Target::new(file, Identity::of(&stat))),
+        }
+    }
+}
+
+/// A file, and the one user besides root and ourselves to whom something on the way there belongs.
+type Walked = ((Stat, OwnedFd), Option<u32>);
+
+/// Follows a path one step at a time. The inner error is two users of whom each owns something on the way.
+fn walk(path: &Path) -> Result<Result<Walked, [u32; 2]>, Errno> {
+    let ours = geteuid().as_raw();
+    let (mut stranger, mut links) = (None, 0);
+    let mut rest: VecDeque<OsString> = VecDeque::new();
+    let mut here = start(path, &mut rest)?;
+    while let Some(step) = rest.pop_front() {
+        let next = openat(&here, &step, HOLD, Mode::empty())?;
+        let stat = fstat(&next)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let is_last = rest.is_empty() && kind != FileType::Symlink;
+        if is_last {
+            return Ok(Ok(((stat, next), stranger)));
+        }
+        match stranger {
+            Some(other) if ![0, ours, other].contains(&stat.st_uid) => return Ok(Err([other, stat.st_uid])),
+            None if ![0, ours].contains(&stat.st_uid) => stranger = Some(stat.st_uid),
+            _ => {}
+        }
+        if kind != FileType::Symlink {
+            here = next;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP);
+        }
+        let leads_to = PathBuf::from(OsString::from_vec(readlinkat(&next, "", Vec::new())?.into_bytes()));
+        let behind = mem::take(&mut rest);
+        let begin = start(&leads_to, &mut rest)?;
+        if leads_to.is_absolute() {
+            here = begin;
+        }
+        rest.extend(behind);
+    }
+    Err(Errno::NOENT)
+}
+
+/// Opens the directory in which a path begins, and notes its steps.
+fn start(path: &Path, steps: &mut VecDeque<OsString>) -> Result<OwnedFd, Errno> {
+    let steps_of = path.components().filter(|component| !matches!(component, Component::RootDir | Component::CurDir));
+    steps.extend(steps_of.map(|component| component.as_os_str().to_owned()));
+    openat(CWD, if path.is_absolute() { "/" } else { "." }, HOLD, Mode::empty())
+}
+
+impl Target {
+    fn new(file: OwnedFd, identity: Identity) -> Target {
+        let path = format!("{}/{}", descriptors(), file.as_raw_fd());
+        let mut address = nobody();
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        // The last byte stays zero.
+        for (to, byte) in address.sun_path[..MAX_NAME_LEN - 1].iter_mut().zip(path.bytes()) {
+            *to = byte as libc::c_char;
+        }
+        Target { file, identity, address, len: (BEFORE_PATH + path.len() + 1) as libc::socklen_t }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The address to send to, and its length. It is good for as long as this is there.
+    pub(super) fn address(&self) -> (&libc::sockaddr_un, libc::socklen_t) {
+        (&self.address, self.len)
+    }
+}
+
+/// The directory of our descriptors, by our number where /proc knows it: that is quicker than to follow `/proc/self`.
+fn descriptors() -> &'static str {
+    static DIRECTORY: OnceLock<String> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let own = std::fs::read_link("/proc/self").unwrap_or_else(|_| PathBuf::from("self"));
+        format!("/proc/{}/fd", own.display())
+    })
+}
+
+pub(super) fn nobody() -> libc::sockaddr_un {
+    // SAFETY: an all-zero `sockaddr_un` is a valid value.
+    unsafe { mem::zeroed() }
+}
