@@ -44,6 +44,8 @@ drop_reasons! {
         "ends within a VLAN tag"
     BadVnetHeader "bad_vnet_hdr"
         "its virtio-net header contradicts the frame or itself, or has a type that was not negotiated"
+    MulticastSource "multicast_source"
+        "its source is a group address, which no station has"
     LinkLocal "link_local"
         "addressed to 01:80:c2:00:00:0x, which bridges do not forward"
     VlanNotAllowed "vlan_not_allowed"

@@ -31,6 +31,10 @@ use crate::watched::step::Step;
 pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
     let headers = &frame.headers;
     let port = walk.bridges.port(walk.ingress).ok_or(DropReason::PortGone)?;
+    // No station sends from a group address (IEEE 802.3 section 3.2.3), and an answer to it would reach the whole group.
+    if headers.src.is_multicast() {
+        return Err(DropReason::MulticastSource);
+    }
     let mut learns = true;
     match port.kind {
         PortKind::Link => {}

@@ -127,6 +127,7 @@ fn provoke(reason: DropReason) -> Stage {
             stage.bridge.run_with(0, &[(vnet, between(8, 9))], |_, _, _| Ok(()));
             stage
         }
+        DropReason::MulticastSource => Stage::open().run(0, &[ethernet(mac(8), MacAddr([1, 0, 0x5e, 0, 0, 1]), &[0; 46])]),
         DropReason::LinkLocal => Stage::open().run(0, &[ethernet(MacAddr([1, 0x80, 0xc2, 0, 0, 2]), mac(8), &[0; 46])]),
         DropReason::VlanNotAllowed => {
             let ports = [port(PortVlan::access(ten())), port(PortVlan::default())];
@@ -248,4 +249,22 @@ fn each_reason_is_counted_captured_and_told() {
         assert!(stories.iter().any(is_told), "{name} is not told: {:?}", stories.iter().map(Story::steps).collect::<Vec<_>>());
         assert_eq!(stage.live.lost(), 0);
     }
+}
+
+/// Not only from a link, but also from outside and out of a tunnel, and for a known station, a group or the gateway.
+#[test]
+fn a_group_address_sends_nothing() {
+    let group = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+    let to = |dst| ethernet(dst, group, &udp(guest(2), PEER));
+    let mut bridge = Stage::open().run(1, &[between(9, 8)]).bridge;
+    assert_eq!(bridge.run(0, &[to(mac(9)), to(mac(7)), to(MacAddr::BROADCAST)]), []);
+    assert_eq!(bridge.dropped(DropReason::MulticastSource), 3);
+    let mut bridge = Stage::lab(NatConfig::default()).bridge;
+    assert_eq!((bridge.run(0, &[to(GATEWAY_MAC)]), bridge.run(UPLINK_PORT, &[to(UPLINK_MAC)])), (vec![], vec![]));
+    assert_eq!(bridge.dropped(DropReason::MulticastSource), 2);
+    let mut bridge = Stage::host().bridge;
+    let payload = datagram(vni(), &to(mac(9)));
+    let arrived = Datagram { from: overlay::address(1), tos: 0, segment_size: 0, payload: &payload };
+    assert_eq!(bridge.receive(ENDPOINT, FramingKind::Vxlan, MTU, &[arrived]), []);
+    assert_eq!(bridge.dropped(DropReason::MulticastSource), 1);
 }
