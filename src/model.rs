@@ -1,6 +1,6 @@
 //! Values of the configuration in the types of the switch and of the kernel's edge.
 
-use vswitch::{BridgeId, PortVlan, VlanSet};
+use vswitch::{BridgeId, PortVlan, StormLimits, VlanSet};
 
 /// The number of a bridge, which is its place in the configuration.
 pub(crate) fn bridge_id(number: usize) -> BridgeId {
@@ -15,6 +15,12 @@ pub(crate) fn port_vlan(vlans: &config::Vlans) -> PortVlan {
         config::Vlans::NativeTagged(vlan, trunks) => PortVlan::native_tagged(*vlan, vlan_set(trunks)),
         config::Vlans::NativeUntagged(vlan, trunks) => PortVlan::native_untagged(*vlan, vlan_set(trunks)),
     }
+}
+
+/// The storm control of a port.
+pub(crate) fn storm_limits(limits: config::Limits) -> StormLimits {
+    let config::Limits { broadcast, multicast, unknown } = limits;
+    StormLimits { broadcast, multicast, unknown }
 }
 
 fn vlan_set(trunks: &config::Trunks) -> VlanSet {

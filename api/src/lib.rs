@@ -35,7 +35,7 @@ pub use change::{Action, Change};
 pub use event::{Event, What};
 pub use log::{Level, Log, LogChange};
 pub use nat::{AddressKind, Connection, Connections, Flow, Mapping, Nat, NotAProtocol, OutsideAddress, Phase, Protocol, Side};
-pub use port::{Port, PortKind, PortStats, State};
+pub use port::{Limits, Port, PortKind, PortStats, State};
 pub use refusal::{Problem, Refusal};
 pub use stats::{BridgeStats, FragmentStats, MacTableStats, NatPorts, NatStats, NeighbourStats, Stats, WorkerStats};
 pub use story::{End, Step, StepKind, Story, Verdict, VerdictKind};

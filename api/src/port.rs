@@ -26,6 +26,19 @@ pub struct Port {
     pub mtu: Option<u32>,
     /// Offloads of its device, as text.
     pub device: String,
+    /// Storm control; `null` for ports without.
+    pub limits: Option<Limits>,
+}
+
+/// Storm control of a port: maximum rates of frames that are flooded, in frames per second.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Limits {
+    /// Broadcast frames; `null` is no limit.
+    pub broadcast: Option<u32>,
+    /// Multicast frames; `null` is no limit.
+    pub multicast: Option<u32>,
+    /// Frames to unknown stations; `null` is no limit.
+    pub unknown: Option<u32>,
 }
 
 words! {

@@ -92,7 +92,7 @@ pub(crate) fn ports(ports: &[api::Port]) -> String {
 fn port_table(ports: &[api::Port]) -> Table {
     let mut table = Table::new(["bridge", "port", "kind", "state", ">mtu", "vlan", "namespace", "device"]);
     for port in ports {
-        let api::Port { name, bridge, kind, namespace, vlan, state, mtu, device } = port.clone();
+        let api::Port { name, bridge, kind, namespace, vlan, state, mtu, device, limits: _ } = port.clone();
         table.row([text(bridge), name, kind.to_string(), state.to_string(), text(mtu), vlan, text(namespace), device]);
     }
     table.without_same("bridge")

@@ -201,6 +201,10 @@ impl View<'_> {
             state: port.state(),
             mtu: port.link().map(|link| link.mtu).or(port.config.mtu),
             device: port.device().map_or_else(String::new, PortDevice::summary),
+            limits: port.config.is_bridged().then(|| {
+                let config::Limits { broadcast, multicast, unknown } = port.config.limits;
+                api::Limits { broadcast, multicast, unknown }
+            }),
         })
     }
 
@@ -215,6 +219,7 @@ impl View<'_> {
             state: uplink.shown_state(),
             mtu: uplink.state().map(|state| state.mtu),
             device: String::new(),
+            limits: None,
         })
     }
 

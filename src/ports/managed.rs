@@ -26,7 +26,7 @@ use packet::Timestamp;
 use vswitch::{Port, PortId};
 
 use super::device::{self, Device, DeviceError, PortDevice, first_state, stream};
-use crate::model::{bridge_id, port_vlan};
+use crate::model::{bridge_id, port_vlan, storm_limits};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -200,6 +200,7 @@ impl ManagedPort {
             coalesce: self.config.coalesce,
             bursts: device.bursts(),
             kind: if self.config.is_bridged() { vswitch::PortKind::Link } else { vswitch::PortKind::Tun },
+            limits: storm_limits(self.config.limits),
         })
     }
 

@@ -7,7 +7,7 @@ use netio::udp::{Path, path};
 use packet::Features;
 use tunnel::Underlay;
 use tunnel::mtu::{MIN_MTU, overlay_mtu};
-use vswitch::{Encapsulation, Port, PortId, PortKind};
+use vswitch::{Encapsulation, Port, PortId, PortKind, StormLimits};
 
 use super::spec::TunnelSpec;
 
@@ -93,6 +93,7 @@ impl PeerControl {
             } else {
                 PortKind::IpPeer(encapsulation)
             },
+            limits: StormLimits::NONE,
         }
     }
 }

@@ -12,7 +12,7 @@ use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{FramingKind, Train, Trains, Way, train};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
-    PortVlan, SendError, Transmit,
+    PortVlan, SendError, StormLimits, Transmit,
 };
 
 /// One write: the port, the virtio-net header and the frame.
@@ -104,6 +104,7 @@ pub fn port(vlan: PortVlan) -> Port {
         coalesce: false,
         bursts: false,
         kind: PortKind::Link,
+        limits: StormLimits::NONE,
     }
 }
 

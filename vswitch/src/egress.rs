@@ -33,6 +33,14 @@ impl Frame {
     pub(crate) fn new(span: Span, headers: Headers, offload: Offload) -> Frame {
         Frame { span, headers, offload, cut_to: None, is_size_free: false }
     }
+
+    /// The number of frames that it leaves as, where super-frames are not accepted.
+    #[inline]
+    pub(crate) fn segments(&self) -> u32 {
+        self.offload
+            .segmentation
+            .map_or(1, |segmentation| self.headers.payload_len().div_ceil(usize::from(segmentation.size).max(1)) as u32)
+    }
 }
 
 /// One frame on its way out of one port.

@@ -9,8 +9,8 @@ use packet::Timestamp;
 pub struct Bucket {
     per_sec: u32,
     burst: u32,
-    /// Tokens, in thousandths.
-    tokens: u64,
+    /// Tokens, in thousandths; negative in debt.
+    tokens: i64,
     filled: Timestamp,
 }
 
@@ -18,20 +18,33 @@ impl Bucket {
     /// A full bucket.
     #[must_use]
     pub fn new(per_sec: u32, burst: u32) -> Bucket {
-        Bucket { per_sec, burst, tokens: u64::from(burst) * 1000, filled: Timestamp::from_millis(0) }
+        Bucket { per_sec, burst, tokens: i64::from(burst) * 1000, filled: Timestamp::from_millis(0) }
     }
 
     /// Takes a token if there is one. Returns whether it did.
     pub fn take(&mut self, now: Timestamp) -> bool {
-        let millis = now.since(self.filled).as_millis().min(u128::from(u32::MAX)) as u64;
-        self.tokens = (self.tokens + millis * u64::from(self.per_sec)).min(u64::from(self.burst) * 1000);
+        self.spend(1, now)
+    }
+
+    /// Takes this number of tokens if there is one; the bucket is in debt if there were fewer. Returns whether it did.
+    #[inline]
+    pub fn spend(&mut self, tokens: u32, now: Timestamp) -> bool {
         // Workers share some buckets, and one of them may have an earlier time.
-        self.filled = self.filled.max(now);
+        if now > self.filled {
+            self.fill(now);
+        }
         if self.tokens < 1000 {
             return false;
         }
-        self.tokens -= 1000;
+        self.tokens -= i64::from(tokens) * 1000;
         true
+    }
+
+    fn fill(&mut self, now: Timestamp) {
+        let millis = (now.as_millis() - self.filled.as_millis()).min(u64::from(u32::MAX)) as i64;
+        let added = millis.saturating_mul(i64::from(self.per_sec));
+        self.tokens = self.tokens.saturating_add(added).min(i64::from(self.burst) * 1000);
+        self.filled = now;
     }
 }
 

@@ -26,6 +26,7 @@ use crate::port::{Port, PortId};
 use crate::routed::resume::{Held, Task};
 use crate::routed::routing::Routing;
 use crate::routed::{Deferred, Router, RouterWorker};
+use crate::storm::{StormControl, StormLimits};
 use crate::switch::switch;
 use crate::transmit::transmit;
 use crate::tunnels::arrive::{Endpoint, Inbox, NewSource, whose};
@@ -47,6 +48,7 @@ pub struct Pipeline {
     bridges: Bridges,
     router: Option<Router>,
     errors: Errors,
+    storm: StormControl,
     /// Super-frames that a port's kernel refused, by port.
     refusals: Box<[u32]>,
     /// Receiving sockets of tunnels, by their number among the ports.
@@ -75,6 +77,7 @@ impl Pipeline {
             },
             router: None,
             errors: Errors::default(),
+            storm: StormControl::new(ports),
             refusals: vec![0; ports].into_boxed_slice(),
             endpoints: vec![None; ports].into_boxed_slice(),
             new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
@@ -88,9 +91,9 @@ impl Pipeline {
     /// [`Pipeline::transmit`] writes them out before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, observer, .. } = self;
+        let Pipeline { bridges, router, errors, storm, observer, .. } = self;
         observer.begin_batch();
-        let Some(mut walk) = Walk::new(bridges, errors, rx, tx, ingress, now) else { return };
+        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, ingress, now) else { return };
         let ip_tunnel = bridges.ip_tunnel(ingress);
         let frames = walk.rx.spans().len();
         let mut bytes = 0;
@@ -111,7 +114,7 @@ impl Pipeline {
     /// [`Pipeline::process`].
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, endpoints, new_sources, observer, .. } = self;
+        let Pipeline { bridges, router, errors, storm, endpoints, new_sources, observer, .. } = self;
         observer.begin_batch();
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
@@ -121,7 +124,7 @@ impl Pipeline {
             observer.dropped_on_arrival(bridges, id, rx, DropReason::PortGone);
             return;
         };
-        let Some(mut walk) = Walk::new(bridges, errors, rx, tx, id, now) else { return };
+        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, id, now) else { return };
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer =
@@ -158,7 +161,7 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, held, observer, .. } = self;
+        let Pipeline { bridges, router, errors, storm, held, observer, .. } = self;
         observer.begin_batch();
         held.clear();
         let Some(Router { tables, worker }) = router else { return };
@@ -166,7 +169,7 @@ impl Pipeline {
         for at in 0..rx.spans().len() {
             // The ingress port of packets that waited for a neighbour is not kept.
             let held = held.get(at).copied().unwrap_or(Held { port: PortId::NOWHERE, from: None });
-            let Some(mut walk) = Walk::new(bridges, errors, rx, tx, held.port, now) else { continue };
+            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, held.port, now) else { continue };
             let arrived = observer.received(&mut walk, at, Direction::Within);
             walk.note(|| Step::Resumed);
             let outcome = match deferred {
@@ -182,13 +185,13 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         tx.clear();
         rx.clear();
-        let Pipeline { bridges, router, errors, tasks, observer, .. } = self;
+        let Pipeline { bridges, router, errors, storm, tasks, observer, .. } = self;
         observer.begin_batch();
         let Some(Router { tables, worker }) = router else { return };
         tasks.clear();
         RouterWorker::collect(tables, rx, tasks, now);
         for (at, task) in tasks.iter().enumerate() {
-            let Some(mut walk) = Walk::new(bridges, errors, rx, tx, PortId::NOWHERE, now) else { return };
+            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, PortId::NOWHERE, now) else { return };
             let mut arrived = None;
             if matches!(task, Task::Undeliverable) {
                 arrived = observer.received(&mut walk, at, Direction::Within);
@@ -218,6 +221,7 @@ impl Pipeline {
     /// ignored.
     pub fn set_port(&mut self, id: PortId, port: Option<Port>) {
         if let Some(slot) = self.bridges.ports.get_mut(id.index()) {
+            self.storm.set(id, port.as_ref().map_or(StormLimits::NONE, |port| port.limits));
             *slot = port;
             self.refusals[id.index()] = 0;
             self.bridges.end = self.bridges.ports.iter().rposition(Option::is_some).map_or(0, |last| last + 1);

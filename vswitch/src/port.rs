@@ -8,6 +8,7 @@ use packet::{Features, Headers, Offload};
 use tunnel::{Framing, Vni};
 
 use crate::domain::BridgeId;
+use crate::storm::StormLimits;
 use crate::vlan::PortVlan;
 
 /// A port's number among those of all bridges.
@@ -49,6 +50,8 @@ pub struct Port {
     pub bursts: bool,
     /// Its kind.
     pub kind: PortKind,
+    /// Storm control of its frames.
+    pub limits: StormLimits,
 }
 
 /// Kind of a port, by what is at its other end.

@@ -4,7 +4,7 @@
 //!  1 classify    which VLAN is it in, and does the ingress port carry that VLAN?
 //!  2 learn       the source address is behind the ingress port
 //!  3 gateway     ARP for the gateway, and frames to its MAC address, are the router's
-//!  4 forward     one port, if the MAC table knows the destination; else all of the VLAN
+//!  4 forward     one port, if the MAC table knows the destination; else all of the VLAN, within the port's limits
 //!  5 queue       for each egress port: tag action, and whether the frame fits its MTU
 //! ```
 //!
@@ -23,6 +23,7 @@ use crate::mac_table::{Learned, MacTable};
 use crate::port::{Port, PortId, PortKind};
 use crate::routed::Router;
 use crate::routed::local::ArpOutcome;
+use crate::storm::FloodClass;
 use crate::walk::Walk;
 use crate::watched::step::Step;
 
@@ -120,9 +121,16 @@ fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacA
 fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
     let dst = frame.headers.dst;
     if dst.is_multicast() {
-        return if dst.is_link_local() { Err(DropReason::LinkLocal) } else { walk.flood(domain, frame, Some(walk.ingress)) };
+        if dst.is_link_local() {
+            return Err(DropReason::LinkLocal);
+        }
+        walk.admit_flood(if dst == MacAddr::BROADCAST { FloodClass::Broadcast } else { FloodClass::Multicast }, &frame)?;
+        return walk.flood(domain, frame, Some(walk.ingress));
     }
-    let Some(id) = walk.locate(table, domain, dst) else { return walk.flood(domain, frame, Some(walk.ingress)) };
+    let Some(id) = walk.locate(table, domain, dst) else {
+        walk.admit_flood(FloodClass::Unknown, &frame)?;
+        return walk.flood(domain, frame, Some(walk.ingress));
+    };
     if id == walk.ingress {
         return Err(DropReason::SamePort);
     }
@@ -170,6 +178,12 @@ impl Walk<'_> {
         }
         self.push(id, *frame, action);
         Ok(())
+    }
+
+    /// Takes tokens of the ingress port's storm control for a frame that is to be flooded, except in a rehearsal.
+    #[inline]
+    pub(crate) fn admit_flood(&mut self, class: FloodClass, frame: &Frame) -> Result<(), DropReason> {
+        if self.is_rehearsal() { Ok(()) } else { self.storm.admit(self.ingress, class, frame.segments(), self.now) }
     }
 
     /// Step 5: queues a frame for every port of its domain except `from`.

@@ -16,6 +16,7 @@ use crate::egress::{Egress, Frame};
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId};
+use crate::storm::StormControl;
 use crate::tunnels::ip_routes::IpTunnel;
 use crate::watched::step::Step;
 use crate::watched::story::Story;
@@ -65,6 +66,7 @@ pub(crate) struct Walk<'a> {
     pub(crate) rx: &'a mut Batch,
     pub(crate) tx: &'a mut Egress,
     pub(crate) errors: &'a mut Errors,
+    pub(crate) storm: &'a mut StormControl,
     /// The port that the frame came in through; [`PortId::NOWHERE`] for one that the router made.
     pub(crate) ingress: PortId,
     /// The counters of that port; those of port 0 for `NOWHERE`.
@@ -85,6 +87,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn new(
         bridges: &'a Bridges,
         errors: &'a mut Errors,
+        storm: &'a mut StormControl,
         rx: &'a mut Batch,
         tx: &'a mut Egress,
         ingress: PortId,
@@ -92,7 +95,19 @@ impl<'a> Walk<'a> {
     ) -> Option<Walk<'a>> {
         let counted = if ingress == PortId::NOWHERE { PortId(0) } else { ingress };
         let counters = bridges.counters.port(counted)?;
-        Some(Walk { bridges, rx, tx, errors, ingress, counters, now, story: None, also_dropped: None, request_dropped: None })
+        Some(Walk {
+            bridges,
+            rx,
+            tx,
+            errors,
+            storm,
+            ingress,
+            counters,
+            now,
+            story: None,
+            also_dropped: None,
+            request_dropped: None,
+        })
     }
 
     /// Sets the ingress port of the next frame.

@@ -15,7 +15,7 @@ use testkit::overlay::{ENDPOINT, MTU, datagram, plain_peer, vni};
 use testkit::packets;
 use testkit::packets::{FIN, RST, SYN, Tcp};
 use tunnel::{FramingKind, Vni};
-use vswitch::{DropReason, Live, Port, PortId, PortVlan, SendError, Step, Story, Watch};
+use vswitch::{DropReason, Live, Port, PortId, PortVlan, SendError, Step, StormLimits, Story, Watch};
 
 /// The place of a provocation, watched.
 struct Stage {
@@ -32,6 +32,12 @@ impl Stage {
 
     fn open() -> Stage {
         Stage::new(Bridge::open(3))
+    }
+
+    /// A port that may not flood anything.
+    fn limited() -> Stage {
+        let limits = StormLimits { broadcast: Some(0), multicast: Some(0), unknown: Some(0) };
+        Stage::new(Bridge::new([Port { limits, ..port(PortVlan::default()) }, port(PortVlan::default())]))
     }
 
     fn lab(config: NatConfig) -> Stage {
@@ -135,6 +141,9 @@ fn provoke(reason: DropReason) -> Stage {
         }
         DropReason::SamePort => Stage::open().run(0, &[between(9, 8), between(8, 9)]),
         DropReason::NoDestination => Stage::new(Bridge::open(1)).run(0, &[between(8, 9)]),
+        DropReason::StormBroadcast => Stage::limited().run(0, &[ethernet(MacAddr::BROADCAST, mac(8), &[0; 46])]),
+        DropReason::StormMulticast => Stage::limited().run(0, &[ethernet(MacAddr([1, 0, 0x5e, 0, 0, 1]), mac(8), &[0; 46])]),
+        DropReason::StormUnknown => Stage::limited().run(0, &[between(8, 9)]),
         DropReason::VlanNotCarried => {
             let stage = Stage::new(Bridge::new([port(PortVlan::default()), port(PortVlan::access(ten()))]));
             stage.bridge.table.learn(VlanId::NONE, mac(9), PortId(1), stage.bridge.now);

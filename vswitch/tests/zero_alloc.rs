@@ -18,8 +18,8 @@ use testkit::overlay;
 use testkit::overlay::{ENDPOINT, MTU, datagram, host_with, plain_peer, vni};
 use testkit::packets;
 use vswitch::{
-    BridgeId, Counters, DropReason, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet,
-    Watch,
+    BridgeId, Counters, DropReason, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
+    StormLimits, VlanSet, Watch,
 };
 
 thread_local! {
@@ -126,6 +126,7 @@ fn bridge() -> (Pipeline, Arc<Counters>) {
                 coalesce: id == 6,
                 bursts: false,
                 kind: PortKind::Link,
+                limits: StormLimits::NONE,
             }),
         );
     }

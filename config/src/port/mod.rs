@@ -28,6 +28,7 @@ use self::packet::PacketKeys;
 use self::stream::StreamKeys;
 use self::tap::TapKeys;
 use crate::keys::{keys, read_table};
+use crate::limit::{LimitKeys, Limits};
 use crate::name::Netns;
 use crate::problem::{Origin, Problem, Problems};
 use crate::raw::{Entry, Raw, RawValue};
@@ -70,6 +71,8 @@ pub struct Port {
     pub mtu: Option<u32>,
     /// Whether segments are coalesced on their way there.
     pub coalesce: bool,
+    /// Storm control of its frames.
+    pub limits: Limits,
 }
 
 /// The device that a port's frames come from and go to.
@@ -122,6 +125,7 @@ keys! {
         /// The longest packet, in bytes, 68 to 65,521.
         "mtu" => mtu: Mtu,
         ..vlan: VlanKeys,
+        ..limit: LimitKeys,
     }
 }
 
@@ -131,7 +135,7 @@ pub fn flag_help() -> String {
     let kinds = [packet::HELP, stream::HELP, dgram::HELP];
     let [places, keys] = [kinds.each_ref().map(|kind| kind.place).join(" "), kinds.map(|kind| kind.keys).join("; ")];
     format!(
-        "A port of another kind, KIND:WHERE[:KEY=VALUE...], once for each. {places} Keys: vlan=, trunks=, vlan-mode= and mtu= as of a \
+        "A port of another kind, KIND:WHERE[:KEY=VALUE...], once for each. {places} Keys: vlan=, trunks=, vlan-mode=, mtu= and limit-...= as of a \
          TAP; {keys}"
     )
 }
@@ -208,6 +212,7 @@ impl CommonKeys {
             vlans: self.vlan.vlans(table, problems)?,
             mtu: self.mtu.as_ref().map(|mtu| mtu.value.get()),
             coalesce: true,
+            limits: self.limit.limits(),
         })
     }
 }
@@ -234,6 +239,7 @@ impl Port {
             vlans: Vlans::Trunk(Trunks::All),
             mtu: tunnel.mtu,
             coalesce: true,
+            limits: Limits::NONE,
         }
     }
 
@@ -311,6 +317,7 @@ impl Port {
         self.bridge = other.bridge;
         self.vlans.clone_from(&other.vlans);
         self.coalesce = other.coalesce;
+        self.limits = other.limits;
         self.mtu = other.mtu;
         if let (PortKind::Stream(mine), PortKind::Stream(other)) = (&mut self.kind, &other.kind) {
             mine.slot = other.slot;
@@ -330,7 +337,8 @@ impl Port {
         if !self.coalesce {
             text += ", no gro";
         }
-        text + &self.kind.keys_text()
+        text += &self.kind.keys_text();
+        if self.is_bridged() { text + &self.limits.keys_text() } else { text }
     }
 
     /// The interface, path or address that no other port can have.

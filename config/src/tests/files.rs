@@ -49,6 +49,9 @@ fn a_key_is_its_flag() {
         ("mtu = 9000\ngro = false", "tap0:mtu=9000:gro=off"),
         ("offload = false\nattach = 'auto'", "tap0:offload=off:attach=auto"),
         ("netns = 'pid:7'", "tap0@pid:7"),
+        ("limit = { broadcast = 500, unknown = 'off' }", "tap0:limit-broadcast=500:limit-unknown=off"),
+        ("limit = { multicast = 0 }", "tap0:limit-multicast=0"),
+        ("limit = { broadcast = 1000, multicast = 10_000, unknown = 10_000 }", "tap0"),
     ] {
         let by_flag = config(&[Flag::new("--tap", flag)]).unwrap().ports.remove(0);
         assert_eq!(port(key), by_flag, "{key}");

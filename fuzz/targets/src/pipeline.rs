@@ -8,7 +8,7 @@ use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan,
-    SendError, VlanSet,
+    SendError, StormLimits, VlanSet,
 };
 
 use crate::Reader;
@@ -63,6 +63,7 @@ fn ports() -> [Port; PORTS as usize] {
         coalesce,
         bursts: false,
         kind: PortKind::Link,
+        limits: StormLimits::NONE,
     };
     [
         port(PortVlan::default(), Features::ALL, true),

@@ -13,7 +13,7 @@ use testkit::checksum::sum;
 use testkit::wire::plain_frames;
 use vswitch::{
     BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port,
-    PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, Uplink,
+    PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
 };
 
 use crate::Reader;
@@ -126,6 +126,7 @@ fn ports() -> [Port; PORTS as usize] {
         features: Features::ALL,
         coalesce: true,
         kind: PortKind::Link,
+        limits: StormLimits::NONE,
         bursts: false,
     };
     [

@@ -10,7 +10,7 @@ use packet::{Batch, Datagram, Features, Headers, Ipv4Prefix, Offload, Timestamp,
 use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, train, vxlan};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Pipeline, Port,
-    PortCounters, PortId, PortKind, PortVlan, SendError, Transmit, VlanSet,
+    PortCounters, PortId, PortKind, PortVlan, SendError, StormLimits, Transmit, VlanSet,
 };
 
 use crate::Reader;
@@ -136,6 +136,7 @@ fn ports() -> Vec<(u16, Port)> {
         coalesce: true,
         bursts: false,
         kind: PortKind::Link,
+        limits: StormLimits::NONE,
     };
     let peer = |vlan, kind| Port { mtu: MTU, kind, ..link(vlan, Features::NONE) };
     let vxlan = Encapsulation::vxlan(vni());

@@ -10,7 +10,7 @@ use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
     BridgeId, Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind,
-    PortVlan, SendError, Transmit,
+    PortVlan, SendError, StormLimits, Transmit,
 };
 
 use crate::traffic::NOW;
@@ -105,6 +105,7 @@ fn pipeline() -> Pipeline {
         coalesce: false,
         bursts: false,
         kind: PortKind::Link,
+        limits: StormLimits::NONE,
     };
     let peer = Port { mtu: MTU, kind: PortKind::Peer(Encapsulation::vxlan(VNI)), ..link.clone() };
     pipeline.set_port(LINK, Some(link));

@@ -10,7 +10,7 @@ use packet::batch::MAX_FRAMES;
 use packet::{Batch, Features, Ipv4Prefix, MacAddr, VlanId, VnetHeader};
 use vswitch::{
     BridgeId, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port, PortId, PortKind,
-    PortVlan, Route, Router, Routing, RoutingSettings, Uplink,
+    PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
 };
 
 use crate::traffic::NOW;
@@ -69,6 +69,7 @@ fn pipeline() -> Pipeline {
             coalesce: false,
             bursts: false,
             kind: if id == 2 { PortKind::Uplink } else { PortKind::Link },
+            limits: StormLimits::NONE,
         };
         pipeline.set_port(PortId(id), Some(port));
     }

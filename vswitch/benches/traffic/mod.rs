@@ -7,9 +7,14 @@ use std::sync::Arc;
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
-use vswitch::{BridgeId, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, VlanSet};
+use vswitch::{
+    BridgeId, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, StormLimits, VlanSet,
+};
 
 use testkit::frames::{Spec, noise};
+
+/// Limits that are counted but never reached.
+const LIMITS: StormLimits = StormLimits { broadcast: Some(u32::MAX), multicast: Some(u32::MAX), unknown: Some(u32::MAX) };
 
 /// Ports of the bridge: 0 is the way in, 1 a plain one, 2 coalesces, 3 is an access port.
 const PORTS: usize = 4;
@@ -99,6 +104,7 @@ impl Bench {
                     coalesce: id == 2,
                     bursts: false,
                     kind: PortKind::Link,
+                    limits: LIMITS,
                 }),
             );
         }

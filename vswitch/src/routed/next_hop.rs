@@ -18,6 +18,7 @@ use super::{HOPS, Hop, RouterTables, RouterWorker, UPLINK};
 use crate::drop_reason::DropReason;
 use crate::fit::fit;
 use crate::intake::made;
+use crate::storm::FloodClass;
 use crate::walk::Walk;
 use crate::watched::step::Step;
 
@@ -44,7 +45,10 @@ impl RouterWorker {
         set_addresses(walk, packet, mac, interface.mac);
         let domain = interface.domain;
         let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-        let Some(port) = walk.locate(table, domain, mac) else { return Ok(walk.flood(domain, packet.frame, None)?) };
+        let Some(port) = walk.locate(table, domain, mac) else {
+            walk.admit_flood(FloodClass::Unknown, &packet.frame)?;
+            return Ok(walk.flood(domain, packet.frame, None)?);
+        };
         walk.note(|| Step::Forwarded { mac, port });
         let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
         let action = link.vlan.leave(domain.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;

@@ -1,0 +1,155 @@
+//! Storm control: maximum rates of the frames of a port that are flooded.
+//!
+//! A flood costs as many writes as the VLAN has ports, so a station that sends frames to everybody as fast as it can would take
+//! the switch's time from all others. Each port has a token bucket per class of such frames: broadcast, multicast, and unicast to
+//! a station that the MAC table does not know. A frame takes a token before it is copied. The burst is twice the rate.
+//!
+//! *The unit is a frame received*, whatever the number of ports that it would leave through: what a port may send does not depend
+//! on the number of its neighbours. A super-frame takes as many tokens as it has segments; one token is enough to let it pass, and
+//! the bucket is in debt afterwards.
+//!
+//! *Frames of the router* (its ARP requests, its answers) take no token, and neither do frames that it takes in: ARP to the
+//! gateway is answered before. A routed packet whose last hop is flooded takes one of the port that it came in through.
+//!
+//! *Threads.* The buckets are each worker's own, because a port is read by one worker. Where a port has several queues, each
+//! of them has the whole rate.
+
+use packet::Timestamp;
+
+use crate::drop_reason::DropReason;
+use crate::limit::Bucket;
+use crate::port::PortId;
+
+/// Maximum rates of the frames of a port that are flooded, in frames per second; `None` is no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StormLimits {
+    /// Frames to all stations.
+    pub broadcast: Option<u32>,
+    /// Frames to other group addresses.
+    pub multicast: Option<u32>,
+    /// Frames to stations that the MAC table does not know.
+    pub unknown: Option<u32>,
+}
+
+impl StormLimits {
+    /// No limits.
+    pub const NONE: StormLimits = StormLimits { broadcast: None, multicast: None, unknown: None };
+}
+
+/// The class of a frame that is flooded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FloodClass {
+    Broadcast,
+    Multicast,
+    Unknown,
+}
+
+/// One worker's buckets of all ports.
+#[derive(Debug)]
+pub(crate) struct StormControl(Box<[PortBuckets]>);
+
+#[derive(Clone, Debug)]
+struct PortBuckets {
+    limits: StormLimits,
+    /// By [`FloodClass`]; `None` is no limit.
+    buckets: [Option<Bucket>; 3],
+}
+
+impl StormControl {
+    /// For this number of ports, without limits.
+    pub(crate) fn new(ports: usize) -> StormControl {
+        StormControl(vec![PortBuckets::new(StormLimits::NONE); ports].into_boxed_slice())
+    }
+
+    /// Sets a port's limits. Buckets keep their tokens if the limits are the same.
+    pub(crate) fn set(&mut self, port: PortId, limits: StormLimits) {
+        if let Some(buckets) = self.0.get_mut(port.index())
+            && buckets.limits != limits
+        {
+            *buckets = PortBuckets::new(limits);
+        }
+    }
+
+    /// Takes tokens for a frame of this number of segments that would be flooded.
+    #[inline]
+    pub(crate) fn admit(&mut self, port: PortId, class: FloodClass, segments: u32, now: Timestamp) -> Result<(), DropReason> {
+        let Some(PortBuckets { buckets, .. }) = self.0.get_mut(port.index()) else { return Ok(()) };
+        let Some(bucket) = &mut buckets[class as usize] else { return Ok(()) };
+        if bucket.spend(segments, now) {
+            return Ok(());
+        }
+        Err(match class {
+            FloodClass::Broadcast => DropReason::StormBroadcast,
+            FloodClass::Multicast => DropReason::StormMulticast,
+            FloodClass::Unknown => DropReason::StormUnknown,
+        })
+    }
+}
+
+impl PortBuckets {
+    fn new(limits: StormLimits) -> PortBuckets {
+        let StormLimits { broadcast, multicast, unknown } = limits;
+        let bucket = |rate: Option<u32>| rate.map(|rate| Bucket::new(rate, rate.saturating_mul(2)));
+        PortBuckets { limits, buckets: [broadcast, multicast, unknown].map(bucket) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: PortId = PortId(1);
+
+    fn control(broadcast: Option<u32>) -> StormControl {
+        let mut control = StormControl::new(2);
+        control.set(PORT, StormLimits { broadcast, ..StormLimits::NONE });
+        control
+    }
+
+    /// Frames that pass, of a number that come evenly within a second.
+    fn passed(control: &mut StormControl, second: u64, frames: u64, segments: u32) -> usize {
+        let at = |frame| Timestamp::from_millis(second * 1000 + frame * 1000 / frames);
+        (0..frames).filter(|frame| control.admit(PORT, FloodClass::Broadcast, segments, at(*frame)).is_ok()).count()
+    }
+
+    #[test]
+    fn a_burst_of_twice_the_rate_and_then_the_rate() {
+        let mut control = control(Some(1000));
+        assert_eq!(passed(&mut control, 1, 10_000, 1), 2999);
+        assert_eq!(passed(&mut control, 2, 10_000, 1), 1000);
+        assert_eq!(passed(&mut control, 3, 500, 1), 500);
+        assert_eq!(passed(&mut control, 10, 10_000, 1), 2999, "after a pause");
+    }
+
+    #[test]
+    fn a_super_frame_counts_as_its_segments() {
+        let mut control = control(Some(1000));
+        let mut passed = |second| passed(&mut control, second, 1000, 50);
+        assert_eq!((passed(1), passed(2), passed(3)), (60, 20, 20));
+        let mut control = StormControl::new(2);
+        control.set(PORT, StormLimits { unknown: Some(10), ..StormLimits::NONE });
+        let mut admit = |millis| control.admit(PORT, FloodClass::Unknown, 100, Timestamp::from_millis(millis)).is_ok();
+        assert!(admit(0), "more segments than the burst");
+        assert_eq!((8000..9000).find(|millis| admit(*millis)), Some(8100));
+    }
+
+    #[test]
+    fn off_is_no_limit_and_zero_is_none_at_all() {
+        assert_eq!(passed(&mut control(None), 1, 1_000_000, 1), 1_000_000);
+        assert_eq!(passed(&mut control(Some(0)), 1, 1000, 1), 0);
+    }
+
+    #[test]
+    fn classes_and_ports_have_buckets_of_their_own() {
+        let mut control = control(Some(1));
+        let now = Timestamp::from_secs(1);
+        while control.admit(PORT, FloodClass::Broadcast, 1, now).is_ok() {}
+        assert!(control.admit(PORT, FloodClass::Multicast, 1, now).is_ok());
+        assert!(control.admit(PortId(0), FloodClass::Broadcast, 1, now).is_ok());
+        assert!(control.admit(PortId::NOWHERE, FloodClass::Broadcast, 1, now).is_ok());
+        control.set(PORT, StormLimits { broadcast: Some(1), ..StormLimits::NONE });
+        assert!(control.admit(PORT, FloodClass::Broadcast, 1, now).is_err(), "the same limits");
+        control.set(PORT, StormLimits::NONE);
+        assert!(control.admit(PORT, FloodClass::Broadcast, 1, now).is_ok());
+    }
+}

@@ -1,0 +1,126 @@
+//! Storm control in the pipeline: which frames count, and which are never lost to it.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use packet::MacAddr;
+use packet::vlan::VlanId;
+use testkit::bridge::{Bridge, port};
+use testkit::frames::{Spec, noise};
+use testkit::lab::{GATEWAY, GATEWAY_MAC, Lab, ethernet, guest, mac, request};
+use testkit::packets;
+use vswitch::{DropReason, Port, PortId, PortVlan, StormLimits};
+
+const LIMITS: StormLimits = StormLimits { broadcast: Some(1000), multicast: Some(10_000), unknown: Some(10_000) };
+const GROUP: MacAddr = MacAddr([1, 0, 0x5e, 0, 0, 1]);
+
+/// Four ports, of which this many have limits.
+fn bridge(limited: usize) -> Bridge {
+    let limits = |at: usize| if at < limited { LIMITS } else { StormLimits::NONE };
+    Bridge::new((0..4).map(|at| Port { limits: limits(at), ..port(PortVlan::default()) }))
+}
+
+fn frame(dst: MacAddr) -> Vec<u8> {
+    ethernet(dst, mac(1), &[0; 46])
+}
+
+/// Sends this number of frames into port 0 evenly within a second. Returns the number of writes.
+fn send(bridge: &mut Bridge, frames: u64, dst: MacAddr) -> usize {
+    let began = bridge.now;
+    let mut writes = 0;
+    for at in 0..frames {
+        bridge.now = began.after(Duration::from_micros(1_000_000 * at / frames));
+        writes += bridge.run(0, &[frame(dst)]).len();
+    }
+    bridge.now = began.after(Duration::from_secs(1));
+    writes
+}
+
+#[test]
+fn each_class_has_its_limit_before_it_is_copied() {
+    for (dst, rate, reason) in [
+        (MacAddr::BROADCAST, 1000, DropReason::StormBroadcast),
+        (GROUP, 10_000, DropReason::StormMulticast),
+        (mac(9), 10_000, DropReason::StormUnknown),
+    ] {
+        let mut bridge = bridge(1);
+        // The burst is gone.
+        send(&mut bridge, 3 * rate, dst);
+        let (copies, dropped) = (bridge.counts(0).copies.load(), bridge.dropped(reason));
+        assert_eq!(send(&mut bridge, 2 * rate, dst) as u64, 3 * rate, "{reason:?}");
+        assert_eq!((bridge.counts(0).copies.load() - copies, bridge.dropped(reason) - dropped), (2 * rate, rate));
+        assert_eq!(bridge.counts(0).dropped(reason), bridge.dropped(reason), "counted at the ingress port");
+    }
+}
+
+#[test]
+fn honest_guests_lose_nothing() {
+    let mut bridge = bridge(4);
+    for _ in 0..3 {
+        assert_eq!(send(&mut bridge, 500, MacAddr::BROADCAST), 1500);
+        assert_eq!(send(&mut bridge, 5000, GROUP), 15_000);
+    }
+    assert_eq!(bridge.drops(), []);
+}
+
+#[test]
+fn known_stations_and_ports_without_limits_have_none() {
+    let mut bridge = bridge(1);
+    bridge.table.learn(VlanId::NONE, mac(9), PortId(3), bridge.now);
+    let frames = vec![frame(mac(9)); 50];
+    assert_eq!((0..1000).map(|_| bridge.run(0, &frames).len()).sum::<usize>(), 50_000);
+    let mut bridge = self::bridge(0);
+    let frames = vec![frame(MacAddr::BROADCAST); 50];
+    assert_eq!((0..1000).map(|_| bridge.run(0, &frames).len()).sum::<usize>(), 150_000);
+}
+
+#[test]
+fn a_super_frame_counts_as_its_segments() {
+    let mut bridge = bridge(1);
+    let spec = Spec { src: mac(1).0, dst: GROUP.0, payload: noise(1, 50_000), ..Spec::default() };
+    let frames = [spec.super_frame(1000)];
+    let sent: usize = (0..1000).map(|_| bridge.run_with(0, &frames, |_, _, _| Ok(())).len()).sum();
+    assert_eq!(sent, 20_000 / 50 * 3);
+    assert_eq!(bridge.dropped(DropReason::StormMulticast), 600);
+}
+
+#[test]
+fn limits_change_while_frames_flow() {
+    let mut bridge = bridge(1);
+    let passes = |bridge: &mut Bridge| !bridge.run(0, &[frame(MacAddr::BROADCAST)]).is_empty();
+    while passes(&mut bridge) {}
+    let with = |limits| Some(Port { limits, ..port(PortVlan::default()) });
+    bridge.pipeline.set_port(PortId(0), with(LIMITS));
+    assert!(!passes(&mut bridge), "a change of something else");
+    bridge.pipeline.set_port(PortId(0), with(StormLimits { broadcast: None, ..LIMITS }));
+    assert!(passes(&mut bridge));
+}
+
+/// The router takes ARP for its address before anything is flooded, and asks without a limit.
+#[test]
+fn the_gateway_has_no_limit() {
+    let mut lab = Lab::ready();
+    let none = StormLimits { broadcast: Some(0), multicast: Some(0), unknown: Some(0) };
+    for id in [0, 1] {
+        lab.bridge.pipeline.set_port(PortId(id), Some(Port { limits: none, ..port(PortVlan::default()) }));
+    }
+    assert_eq!(lab.run(0, &[request(mac(2), guest(2), GATEWAY)]).len(), 1);
+    let unknown = packets::udp(SocketAddrV4::new(guest(2), 4000), SocketAddrV4::new(guest(77), 53), b"abc");
+    let asked = lab.run(0, &[ethernet(GATEWAY_MAC, mac(2), &unknown)]);
+    assert!(!asked.is_empty() && asked.iter().all(|(.., frame)| frame[12..14] == [8, 6]), "{asked:x?}");
+    assert_eq!(lab.run(0, &[request(mac(2), guest(2), guest(77))]), []);
+    assert_eq!(lab.bridge.drops(), [(DropReason::StormBroadcast, 1)]);
+}
+
+/// A packet whose last hop is flooded costs as much as any other flood.
+#[test]
+fn a_routed_packet_that_is_flooded_counts() {
+    let mut lab = Lab::ready();
+    let limits = StormLimits { unknown: Some(10), ..StormLimits::NONE };
+    lab.bridge.pipeline.set_port(PortId(0), Some(Port { limits, ..port(PortVlan::default()) }));
+    lab.bridge.table.flush(None, None);
+    let packet = packets::udp(SocketAddrV4::new(guest(2), 4000), SocketAddrV4::new(guest(3), 53), b"abc");
+    let frame = ethernet(GATEWAY_MAC, mac(2), &packet);
+    let sent = (0..100).filter(|_| !lab.run(0, std::slice::from_ref(&frame)).is_empty()).count();
+    assert_eq!((sent, lab.bridge.dropped(DropReason::StormUnknown)), (20, 80));
+}
