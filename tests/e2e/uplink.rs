@@ -44,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("uplink/another_address", another_address),
         trial("uplink/own_address_is_announced", own_address_is_announced),
         trial("uplink/answers_for_own_addresses_only", answers_for_own_addresses_only),
+        trial("uplink/priority_tags_are_taken_off", priority_tags_are_taken_off),
         trial("uplink/bridge_mode", bridge_mode),
         trial("uplink/bridge_mode_carries_tags", bridge_mode_carries_tags),
         trial("uplink/missing_interface_exits_1", missing_interface_exits_1),
@@ -316,6 +317,22 @@ fn answers_for_own_addresses_only() {
     peer.send(&Datagram::echo(peer.ip, OWN, ECHO_REQUEST, 1, b"mark"));
     assert_eq!(peer.next("the mark alone").data(), b"mark");
     assert_eq!(guest.seen(), []);
+    site.finish();
+}
+
+/// Frames with a priority tag are taken as a kernel takes them; those of another VLAN are dropped and counted.
+fn priority_tags_are_taken_off() {
+    let site = Plan::new(Mode::Own, 1).silent().start();
+    let peer = site.stranger(50);
+    peer.greet(OWN);
+    let ping = |tag: u16, data: &[u8]| {
+        let frame = Datagram::echo(peer.ip, OWN, ECHO_REQUEST, 1, data).frame(peer.via, peer.mac);
+        peer.send_frame(&[&frame[..12], &[0x81, 0], &tag.to_be_bytes(), &frame[12..]].concat());
+    };
+    ping(7, b"another VLAN");
+    ping(0xa000, b"priority");
+    assert_eq!(peer.next("the reply").data(), b"priority");
+    site.switch().settle("the other to be dropped", |report| report.dropped("up0", "vlan_not_allowed") == 1);
     site.finish();
 }
 

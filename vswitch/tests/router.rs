@@ -339,6 +339,25 @@ fn a_network_of_its_own_on_a_vlan() {
     assert!(lab.run(0, &[wrong]).iter().all(|(port, ..)| port.0 != UPLINK_PORT));
 }
 
+/// A kernel takes such frames off the wire as if they had no tag.
+#[test]
+fn a_priority_tag_at_the_uplink_is_no_vlan() {
+    let mut lab = Lab::ready();
+    let with_tag = |frame: &[u8], tag: u16| [&frame[..12], &[0x81, 0], &tag.to_be_bytes(), &frame[12..]].concat();
+    let (_, _, frame) = lab.out(2, &packets::udp(inside(2, 4000), peer(), b"there"));
+    let back = ethernet(UPLINK_MAC, NEXT_HOP_MAC, &packets::udp(peer(), src(packet_of(&frame)), b"back"));
+    let (port, _, frame) = only(lab.run(UPLINK_PORT, &[with_tag(&back, 0xa000)]));
+    assert_eq!((port.0, macs(&frame), dst(packet_of(&frame))), (0, (mac(2), GATEWAY_MAC), inside(2, 4000)));
+    let ask = request(NEXT_HOP_MAC, NEXT_HOP, OUTSIDE);
+    let (port, _, frame) = only(lab.run(UPLINK_PORT, &[with_tag(&ask, 0xe000)]));
+    assert_eq!((port.0, arp_of(&frame)), (UPLINK_PORT, (ArpOperation::Reply, UPLINK_MAC, OUTSIDE, NEXT_HOP)));
+    // Another VLAN is another network, also behind a priority tag.
+    assert!(lab.run(UPLINK_PORT, &[with_tag(&back, 7), with_tag(&ask, 7)]).is_empty());
+    assert_eq!(lab.bridge.dropped(DropReason::VlanNotAllowed), 2);
+    assert!(lab.run(UPLINK_PORT, &[with_tag(&with_tag(&back, 7), 0), with_tag(&with_tag(&ask, 7), 0)]).is_empty());
+    assert_eq!(lab.bridge.dropped(DropReason::NotRouted), 2);
+}
+
 #[test]
 fn hairpin_goes_by_the_outside_address() {
     let mut lab = Lab::ready();

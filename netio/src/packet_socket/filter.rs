@@ -47,8 +47,9 @@ pub struct Filter(Vec<libc::sock_filter>);
 
 impl Filter {
     /// The filter for a NAT. Accepts ARP, and IPv4 to one of these addresses; of TCP and UDP only packets to one of these
-    /// ports. Packets without a port (other protocols, later fragments) are accepted. Frames with a VLAN tag and outgoing
-    /// frames are refused.
+    /// ports. Packets without a port (other protocols, later fragments) are accepted. A VLAN tag makes no difference: a
+    /// frame may be tagged for its priority alone, and the router counts those of other VLANs. Frames with a second tag
+    /// and outgoing frames are refused.
     ///
     /// `None` if there are more than [`MAX_ADDRESSES`] addresses or [`MAX_PORT_RANGES`] port ranges.
     #[must_use]
@@ -58,8 +59,6 @@ impl Filter {
         }
         let mut program = Program::default();
         program.refuse_outgoing();
-        program.load(libc::BPF_W, ancillary(libc::SKF_AD_VLAN_TAG_PRESENT));
-        program.jump(libc::BPF_JEQ, 0, To::Next, To::Refuse);
         program.load(libc::BPF_H, ETHER_TYPE);
         program.jump(libc::BPF_JEQ, EtherType::ARP.0.into(), To::Keep, To::Next);
         program.jump(libc::BPF_JEQ, EtherType::IPV4.0.into(), To::Next, To::Refuse);

@@ -173,8 +173,9 @@ fn a_filter_applies_from_the_first_frame() {
     for frame in [&frames(53), &tagged, &plain(MacAddr::BROADCAST, 1, 60), &frames(45_000)] {
         send(&there, frame);
     }
-    let [got] = &expect(&here, 1)[..] else { panic!("one frame") };
-    assert_eq!(got.bytes, frames(45_000));
+    let [other_vlan, got] = &expect(&here, 2)[..] else { panic!("two frames") };
+    assert_eq!((other_vlan.tag.map(|tag| tag.vlan().get()), &other_vlan.bytes), (Some(1), &frames(45_000)));
+    assert_eq!((got.tag, &got.bytes), (None, &frames(45_000)));
     here.set_filter(None).expect("no filter");
     send(&there, &frames(53));
     assert_eq!(expect(&here, 1)[0].bytes, frames(53));

@@ -3,6 +3,7 @@
 use nat::{Nat, Refused, Side};
 use packet::ethernet::EtherType;
 use packet::icmpv4::IcmpError;
+use packet::vlan::VlanId;
 
 use super::error::Stop;
 use super::routing::Uplink;
@@ -24,6 +25,7 @@ impl RouterWorker {
         frame: Frame,
     ) -> Result<(), DropReason> {
         let uplink = tables.routing.uplink().ok_or(DropReason::NotForUs)?;
+        let frame = if frame.headers.tag.is_some() { without_priority(walk, at, frame)? } else { frame };
         if frame.headers.ether_type == EtherType::ARP {
             return self.arp_outside(tables, walk, frame, uplink);
         }
@@ -73,4 +75,13 @@ impl RouterWorker {
         let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
         self.deliver(tables, walk, packet, to, dst)
     }
+}
+
+/// A frame that was tagged for its priority alone (VID 0), without its tag. The uplink is in no other VLAN.
+#[cold]
+fn without_priority(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<Frame, DropReason> {
+    if frame.headers.tag.is_some_and(|tag| tag.vlan() != VlanId::NONE) {
+        return Err(DropReason::VlanNotAllowed);
+    }
+    untag(walk, at, frame).map(|packet| packet.frame)
 }
