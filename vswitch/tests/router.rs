@@ -339,6 +339,15 @@ fn a_network_of_its_own_on_a_vlan() {
     assert!(lab.run(0, &[wrong]).iter().all(|(port, ..)| port.0 != UPLINK_PORT));
 }
 
+#[test]
+fn a_priority_tagged_arp_request_is_answered_as_its_port_is() {
+    let mut lab = Lab::ready();
+    let ask = request(mac(5), Ipv4Addr::new(10, 0, 10, 5), VLAN_GATEWAY);
+    let with_priority = [&ask[..12], &[0x81, 0, 0xa0, 0], &ask[12..]].concat();
+    let (port, _, frame) = only(lab.run(3, &[with_priority]));
+    assert_eq!((port.0, &frame[12..14], arp_of(&frame).1), (3, &[8, 6][..], VLAN_GATEWAY_MAC), "untagged on an access port");
+}
+
 /// A kernel takes such frames off the wire as if they had no tag.
 #[test]
 fn a_priority_tag_at_the_uplink_is_no_vlan() {

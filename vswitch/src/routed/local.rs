@@ -13,6 +13,7 @@ use super::neighbour::InterfaceId;
 use super::routing::Uplink;
 use super::v4::{Ip, Packet, is_echo_request, set_addresses, view, view_mut};
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
+use crate::domain::Domain;
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::intake::made;
@@ -35,6 +36,8 @@ pub(crate) enum ArpOutcome {
 /// The router's identity on a network.
 struct Identity<'a> {
     id: InterfaceId,
+    /// Its bridge and VLAN; `None` outside.
+    domain: Option<Domain>,
     mac: MacAddr,
     /// Addresses for which it answers.
     addresses: &'a [Ipv4Addr],
@@ -56,7 +59,12 @@ impl RouterWorker {
             return Err(DropReason::GatewaySpoofed);
         }
         let learns = interface.network.is_host(arp.sender_ip);
-        let identity = Identity { id, mac: interface.mac, addresses: std::slice::from_ref(&interface.address) };
+        let identity = Identity {
+            id,
+            domain: Some(interface.domain),
+            mac: interface.mac,
+            addresses: std::slice::from_ref(&interface.address),
+        };
         self.arp(tables, walk, frame, arp, &identity, learns)
     }
 
@@ -74,7 +82,7 @@ impl RouterWorker {
         }
         // Only hosts on the link itself are neighbours.
         let learns = uplink.next_hop(arp.sender_ip) == Some(arp.sender_ip);
-        let identity = Identity { id: UPLINK, mac: uplink.mac, addresses: &uplink.own };
+        let identity = Identity { id: UPLINK, domain: None, mac: uplink.mac, addresses: &uplink.own };
         match self.arp(tables, walk, frame, arp, &identity, learns)? {
             ArpOutcome::Taken => Ok(()),
             // The host answers for its own address, and receives the message itself.
@@ -109,7 +117,11 @@ impl RouterWorker {
             walk.counters.taken.add(1);
             walk.note(|| Step::ArpAnswered(arp.target_ip));
             let answer = made(walk, frame.span)?;
-            walk.push(walk.ingress, answer, TagAction::Keep);
+            // With the tag of its VLAN where the port has one: a request may have been tagged for its priority alone.
+            match identity.domain {
+                Some(domain) => walk.queue(walk.ingress, domain, answer)?,
+                None => walk.push(walk.ingress, answer, TagAction::Keep),
+            }
             return Ok(ArpOutcome::Taken);
         }
         if frame.headers.dst == identity.mac {
