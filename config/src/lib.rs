@@ -55,7 +55,7 @@ pub use self::limit::Limits;
 pub use self::metrics::Metrics;
 pub use self::model::Config;
 pub use self::name::Netns;
-pub use self::nat::{Dependence, Nat, Timeouts};
+pub use self::nat::{Dependence, MssClamp, Nat, Timeouts};
 pub use self::plan::{Action, Change, NeedsRestart, Plan};
 pub use self::port::{Port, PortKind};
 pub use self::problem::{At, Origin, Problem, Problems, nearest};

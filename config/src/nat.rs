@@ -8,9 +8,10 @@ use std::ops::RangeInclusive;
 
 use crate::keys::keys;
 use crate::problem::{At, Origin, Problem, Problems};
+use crate::raw::Raw;
 #[cfg(test)]
 use crate::value::string_schema;
-use crate::value::{Number, Text, words};
+use crate::value::{Number, Text, Value, words};
 
 /// A number of seconds, up to a week.
 type Seconds = Number<1, 604_800>;
@@ -45,8 +46,8 @@ pub struct Nat {
     pub tcp_loose: bool,
     /// Whether TCP segments outside of the window pass.
     pub tcp_liberal: bool,
-    /// Whether the MSS option of TCP is lowered to fit the uplink's MTU.
-    pub mss_clamp: bool,
+    /// What happens to the MSS option of TCP.
+    pub mss_clamp: MssClamp,
     /// Whether packets from and to 169.254.0.0/16 are forwarded, which RFC 3927 section 2.7 forbids.
     pub forward_link_local: bool,
 }
@@ -78,6 +79,20 @@ words! {
     }
 }
 
+/// What happens to the segment size that TCP announces through the uplink: `true`, `false`, or a number of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MssClamp {
+    /// It stays.
+    Off,
+    /// It is lowered to what fits through the route.
+    Fit,
+    /// It is lowered to this number of bytes, and to what fits through the route.
+    To(u16),
+}
+
+/// The sizes that `mss-clamp` takes, in bytes: from Linux's least (`tcp_min_snd_mss`) to the most that a packet holds.
+type SegmentSize = Number<48, 65_495>;
+
 /// `FIRST-LAST`, or one port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PortRange(pub(crate) RangeInclusive<u16>);
@@ -103,8 +118,8 @@ keys! {
         "tcp-loose" => tcp_loose: bool,
         /// TCP segments outside of the window pass. Default: false.
         "tcp-liberal" => tcp_liberal: bool,
-        /// The MSS option of TCP is lowered to fit the uplink's MTU. Default: true.
-        "mss-clamp" => mss_clamp: bool,
+        /// The MSS option of TCP is lowered to fit the route's MTU; a number: and to no more than this. Default: true.
+        "mss-clamp" => mss_clamp: MssClamp,
         /// Packets from and to 169.254.0.0/16 are forwarded, also to a cloud's metadata server. Default: false.
         "forward-link-local" => forward_link_local: bool,
     }
@@ -140,7 +155,7 @@ impl Default for Nat {
             timeouts: Timeouts { tcp_established: 7440, tcp_transitory: 240, tcp_opening: 240, udp: 300, icmp: 60, other: 600 },
             tcp_loose: true,
             tcp_liberal: false,
-            mss_clamp: true,
+            mss_clamp: MssClamp::Fit,
             forward_link_local: false,
         }
     }
@@ -179,7 +194,7 @@ impl NatKeys {
             timeouts: self.timeouts.as_ref().map_or(default.timeouts, |keys| keys.value.timeouts(default.timeouts)),
             tcp_loose: is_on(&self.tcp_loose, default.tcp_loose),
             tcp_liberal: is_on(&self.tcp_liberal, default.tcp_liberal),
-            mss_clamp: is_on(&self.mss_clamp, default.mss_clamp),
+            mss_clamp: self.mss_clamp.as_ref().map_or(default.mss_clamp, |clamp| clamp.value),
             forward_link_local: is_on(&self.forward_link_local, default.forward_link_local),
         };
         if let Some(share) = &self.max_connections_per_port {
@@ -228,6 +243,36 @@ impl TimeoutKeys {
             "icmp" => self.icmp.as_ref(),
             _ => None,
         }
+    }
+}
+
+impl Value for MssClamp {
+    fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<MssClamp> {
+        let mut none = Problems::default();
+        if let Some(is_on) = bool::read(raw, key, &mut none) {
+            return Some(if is_on { MssClamp::Fit } else { MssClamp::Off });
+        }
+        if let Some(most) = SegmentSize::read(raw, key, &mut none) {
+            return Some(MssClamp::To(most.get()));
+        }
+        let switch = raw.origin.say("true or false", "on or off");
+        problems.add(&raw.origin, raw.is_not(key, &format!("{switch}, or a number from 48 to 65495")));
+        None
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for MssClamp {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "MssClamp".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [{ "type": "boolean" }, SegmentSize::json_schema(generator)] })
     }
 }
 

@@ -21,8 +21,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteScope, RouteType,
-    RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHopFlags, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -51,6 +51,17 @@ pub struct Route {
     pub metric: u32,
     /// The gateway; `None` if destinations are on the link.
     pub gateway: Option<Ipv4Addr>,
+    /// Limits that the administrator has set; those of the link apply anyway.
+    pub limits: Limits,
+}
+
+/// Limits of packets along a route (`mtu`, `mtu lock` and `advmss` of ip-route(8)).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Limits {
+    /// MTU in bytes, locked or not.
+    pub mtu: Option<u32>,
+    /// The largest TCP segment that is announced, in bytes.
+    pub max_segment_size: Option<u32>,
 }
 
 /// The properties of an interface that a router needs.
@@ -180,6 +191,7 @@ fn collect(message: &RouteMessage, index: u32, routes: &mut Vec<Route>) -> usize
         _ => None,
     });
     let metric = find(message, |attribute| if let RouteAttribute::Priority(metric) = attribute { Some(*metric) } else { None });
+    let limits = limits(message);
     let mut left_out = 0;
     let mut add = |attributes: &[RouteAttribute]| match next_hop(attributes) {
         Some(gateway) => routes.push(Route {
@@ -187,6 +199,7 @@ fn collect(message: &RouteMessage, index: u32, routes: &mut Vec<Route>) -> usize
             prefix_len: header.destination_prefix_length,
             gateway,
             metric: metric.unwrap_or(0),
+            limits,
         }),
         None => left_out += 1,
     };
@@ -206,6 +219,22 @@ fn collect(message: &RouteMessage, index: u32, routes: &mut Vec<Route>) -> usize
 
 fn find<T>(message: &RouteMessage, pick: impl Fn(&RouteAttribute) -> Option<T>) -> Option<T> {
     message.attributes.iter().find_map(pick)
+}
+
+/// The limits of a route; the kernel leaves out those that are not set, or writes 0.
+fn limits(message: &RouteMessage) -> Limits {
+    let mut limits = Limits::default();
+    for attribute in &message.attributes {
+        let RouteAttribute::Metrics(metrics) = attribute else { continue };
+        for metric in metrics {
+            match *metric {
+                RouteMetric::Mtu(mtu) if mtu > 0 => limits.mtu = Some(mtu),
+                RouteMetric::Advmss(size) if size > 0 => limits.max_segment_size = Some(size),
+                _ => {}
+            }
+        }
+    }
+    limits
 }
 
 /// The gateway of a next hop, if it has one. The outer `None`: the next hop needs more than plain IPv4.
@@ -237,6 +266,12 @@ pub fn add(index: u32, route: Route) -> io::Result<()> {
     request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(route.prefix)));
     request.attributes.push(RouteAttribute::Oif(index));
     request.attributes.push(RouteAttribute::Priority(route.metric));
+    let Limits { mtu, max_segment_size } = route.limits;
+    let metrics: Vec<RouteMetric> =
+        mtu.map(RouteMetric::Mtu).into_iter().chain(max_segment_size.map(RouteMetric::Advmss)).collect();
+    if !metrics.is_empty() {
+        request.attributes.push(RouteAttribute::Metrics(metrics));
+    }
     request.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway))));
     talk(RouteNetlinkMessage::NewRoute(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
@@ -322,6 +357,20 @@ mod tests {
         let hops = [hop(OURS, &[gateway(1)]), hop(8, &[gateway(2)]), hop(OURS, &[]), hop(OURS, &[six]), dead];
         let message = message(&[RouteAttribute::MultiPath(hops.into()), RouteAttribute::Priority(3)]);
         assert_eq!(gateways(&message), (vec![Some(Ipv4Addr::new(192, 0, 2, 1)), None], 1));
+    }
+
+    #[test]
+    fn limits_are_read_locked_or_not() {
+        let metrics = |metrics: &[RouteMetric]| {
+            let mut routes = Vec::new();
+            collect(&message(&[RouteAttribute::Oif(OURS), RouteAttribute::Metrics(metrics.to_vec())]), OURS, &mut routes);
+            (routes[0].limits.mtu, routes[0].limits.max_segment_size)
+        };
+        assert_eq!(metrics(&[RouteMetric::Hoplimit(3)]), (None, None));
+        assert_eq!(metrics(&[RouteMetric::Mtu(1400), RouteMetric::Advmss(1200)]), (Some(1400), Some(1200)));
+        // `mtu lock 1400`: a bit set of the metrics that path MTU discovery must not change.
+        assert_eq!(metrics(&[RouteMetric::Lock(1 << 2), RouteMetric::Mtu(1400)]), (Some(1400), None));
+        assert_eq!(metrics(&[RouteMetric::Mtu(0)]), (None, None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use netio::link::{self, Change};
 use netio::netns;
-use netio::route::{self, Route};
+use netio::route::{self, Limits, Route};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket, sockopt};
 
 /// How long anything may take to be answered.
@@ -59,7 +59,13 @@ impl Host {
             set_up("lo")?;
             let index = set_up(self.interface)?;
             link::add_address(index, IpAddr::V4(address), prefix_len)?;
-            let route = |gateway| Route { prefix_len: 0, prefix: Ipv4Addr::UNSPECIFIED, metric: 0, gateway: Some(gateway) };
+            let route = |gateway| Route {
+                prefix_len: 0,
+                prefix: Ipv4Addr::UNSPECIFIED,
+                metric: 0,
+                gateway: Some(gateway),
+                limits: Limits::default(),
+            };
             gateway.map_or(Ok(()), |gateway| route::add(index, route(gateway)))
         })
     }

@@ -259,14 +259,16 @@ impl RouterControl {
             to: Ipv4Prefix::new(route.prefix, route.prefix_len),
             via: route.gateway,
             metric: route.metric,
+            mtu: route.limits.mtu.unwrap_or(u32::MAX),
+            max_segment_size: route.limits.max_segment_size.and_then(|size| size.try_into().ok()).unwrap_or(u16::MAX),
         };
         let mut routes: Vec<Route> = state.routes.iter().map(route).collect();
         if let Some(network) = config.network() {
-            routes.push(Route { to: network.network(), via: None, metric: 0 });
+            routes.push(Route::new(network.network(), None, 0));
         }
         if let Some(gateway) = config.gateway {
-            routes.push(Route { to: Ipv4Prefix::new(gateway, 32), via: None, metric: 0 });
-            routes.push(Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(gateway), metric: 0 });
+            routes.push(Route::new(Ipv4Prefix::new(gateway, 32), None, 0));
+            routes.push(Route::new(Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), Some(gateway), 0));
         }
         let own = config.addresses.clone();
         Uplink {

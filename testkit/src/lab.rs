@@ -61,8 +61,8 @@ pub fn ten() -> VlanId {
 /// An uplink with a default route and this MTU.
 pub fn uplink(mtu: u32) -> Uplink {
     let routes = vec![
-        Route { to: Ipv4Prefix::new(OUTSIDE, 24), via: None, metric: 0 },
-        Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 100 },
+        Route::new(Ipv4Prefix::new(OUTSIDE, 24), None, 0),
+        Route::new(Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), Some(NEXT_HOP), 100),
     ];
     Uplink { port: PortId(UPLINK_PORT), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu, routes }
 }

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
+use netio::route::{self, Limits, Route};
 
 use crate::datagrams::{ACK, Datagram, SYN, TCP};
 use crate::host::Host;
@@ -17,6 +18,7 @@ use crate::site::{
     FAR, GATEWAY, Mode, NEIGHBOUR, Plan, Site, connect, default_route, forwards, give, guest_address, listen_on, recv_from,
     udp_on,
 };
+use crate::station::Station;
 use crate::transfer::transfer_through;
 use crate::{trial, wait};
 
@@ -34,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("path/traceroute", traceroute),
         trial("path/mss_is_lowered_both_ways", mss_is_lowered_both_ways),
         trial("path/mss_stays_if_clamping_is_off", mss_stays_if_clamping_is_off),
+        trial("path/the_hosts_route_has_an_mtu", the_hosts_route_has_an_mtu),
         trial("path/a_guest_with_a_narrow_link", a_guest_with_a_narrow_link),
     ]);
     trials
@@ -197,6 +200,32 @@ fn mss_stays_if_clamping_is_off() {
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
     guest.send(&syn(guest.at(5000), peer.at(80), SYN, [1, 0], 1460));
     assert_eq!(mss_of(&peer.next("the SYN")), Some(1460));
+    site.finish();
+}
+
+/// `ip route add .. mtu 1400` on the host holds for guests' packets too.
+fn the_hosts_route_has_an_mtu() {
+    let narrow = |site: &Site| {
+        let limits = Limits { mtu: Some(1400), ..Limits::default() };
+        let route = Route { prefix: Ipv4Addr::new(203, 0, 113, 50), prefix_len: 32, gateway: None, metric: 0, limits };
+        let machine = &site.machine;
+        machine.inside(|| route::add(link::get(machine.name())?.index, route));
+    };
+    let site = Plan::new(Mode::Shared, 1).silent().first(narrow).start();
+    let (guest, near, far) = (site.guest_station(1), site.stranger(50), site.stranger(51));
+    let long = |to: &Station| Datagram { dont_fragment: true, ..Datagram::udp(guest.at(5000), to.at(53), &[1; 1373]) };
+    guest.send(&long(&near));
+    let error = guest.next("the error");
+    assert!(error.is_icmp(3, 4) && error.src == GATEWAY && error.next_hop_mtu() == 1400, "{error:?}");
+    guest.send(&long(&far));
+    assert_eq!(far.next_udp(53).data(), [1; 1373], "another route");
+    for (peer, expected) in [(&near, 1360), (&far, 1460)] {
+        guest.send(&syn(guest.at(5001), peer.at(80), SYN, [1, 0], 1460));
+        let seen = peer.next("the SYN");
+        assert_eq!(mss_of(&seen), Some(expected));
+        peer.send(&syn(peer.at(80), seen.from(), SYN | ACK, [9, 2], 1460));
+        assert_eq!(mss_of(&guest.next("the SYN-ACK")), Some(expected));
+    }
     site.finish();
 }
 

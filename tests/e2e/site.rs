@@ -262,7 +262,7 @@ pub(crate) fn default_route(host: &Host, via: Ipv4Addr) {
 }
 
 pub(crate) fn add_route(host: &Host, prefix: Ipv4Addr, prefix_len: u8, via: Ipv4Addr) {
-    let route = route::Route { prefix, prefix_len, gateway: Some(via), metric: 0 };
+    let route = route::Route { prefix, prefix_len, gateway: Some(via), metric: 0, limits: route::Limits::default() };
     host.inside(|| route::add(link::get(host.name())?.index, route));
 }
 

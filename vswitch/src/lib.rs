@@ -31,7 +31,7 @@ pub use mac_table::{Learned, MacEntry, MacMove, MacTable, MacTableConfig};
 pub use pipeline::Pipeline;
 pub use port::{Encapsulation, Port, PortId, PortKind};
 pub use routed::neighbour::{self, InterfaceId, NeighbourEntry, NeighbourStats, Neighbours};
-pub use routed::routing::{self, Interface, Route, Routing, RoutingSettings, Uplink};
+pub use routed::routing::{self, Interface, MssClamp, Route, Routing, RoutingSettings, Uplink};
 pub use routed::{Router, UPLINK};
 pub use storm::StormLimits;
 pub use tunnels::arrive::{Endpoint, Inbox, NewSource};

@@ -4,8 +4,8 @@
 use std::net::Ipv4Addr;
 
 use nat::{Endpoint, NatConfig, Protocol, Published};
-use packet::MacAddr;
 use packet::arp::ArpOperation;
+use packet::{Ipv4Prefix, MacAddr};
 use testkit::checksum::sum;
 use testkit::lab::{
     GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, VLAN_GATEWAY, VLAN_GATEWAY_MAC,
@@ -13,7 +13,7 @@ use testkit::lab::{
 };
 use testkit::packets;
 use testkit::packets::{ACK, SYN, Tcp, address, put, set_ip_checksum, word};
-use vswitch::{DropReason, RoutingSettings};
+use vswitch::{DropReason, Route, RoutingSettings};
 
 /// The IPv4 packet in a frame without tags; its checksums are right.
 #[track_caller]
@@ -463,6 +463,24 @@ fn segment_sizes_are_lowered_to_what_fits() {
     let mut lab = Lab::ready_with(NatConfig::default(), 1400);
     let syn = |flags, acknowledgment| Tcp { options: vec![2, 4, 5, 0xb4], ..Tcp::new(flags, 1000, acknowledgment) };
     let (_, _, frame) = lab.out(2, &packets::tcp(inside(2, 4000), peer(), &syn(SYN, 0), &[]));
+    assert_eq!(packet_of(&frame)[40..44], [2, 4, 5, 80], "1360");
+    let back = packets::tcp(peer(), src(packet_of(&frame)), &syn(SYN | ACK, 1001), &[]);
+    assert_eq!(packet_of(&lab.back(&back).2)[40..44], [2, 4, 5, 80]);
+}
+
+#[test]
+fn a_route_may_be_narrower_than_the_uplink() {
+    let mut lab = Lab::ready();
+    let mut narrow = uplink(1500);
+    narrow.routes.push(Route { mtu: 1400, ..Route::new(Ipv4Prefix::new(PEER, 32), Some(NEXT_HOP), 0) });
+    lab.bridge.pipeline.set_routing(routing(Some(narrow)));
+    let long = |to| with(packets::udp(inside(2, 4000), Endpoint::new(to, 53), &[0; 1373]), 64, true);
+    let frame = lab.out(2, &long(PEER)).2;
+    let (kind, _) = error_of(&frame, GATEWAY, guest(2));
+    assert_eq!((kind, word(packet_of(&frame), 26)), ([3, 4], 1400));
+    assert_eq!(lab.out(2, &long(Ipv4Addr::new(192, 0, 2, 7))).0.0, UPLINK_PORT, "the route to others is as wide as the uplink");
+    let syn = |flags, acknowledgment| Tcp { options: vec![2, 4, 5, 0xb4], ..Tcp::new(flags, 1000, acknowledgment) };
+    let (_, _, frame) = lab.out(2, &packets::tcp(inside(2, 4001), peer(), &syn(SYN, 0), &[]));
     assert_eq!(packet_of(&frame)[40..44], [2, 4, 5, 80], "1360");
     let back = packets::tcp(peer(), src(packet_of(&frame)), &syn(SYN | ACK, 1001), &[]);
     assert_eq!(packet_of(&lab.back(&back).2)[40..44], [2, 4, 5, 80]);

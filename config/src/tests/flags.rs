@@ -8,7 +8,7 @@ use super::*;
 use crate::address::Cidr;
 use crate::check::MAX_PORTS;
 use crate::metrics::Metrics;
-use crate::nat::{Dependence, Nat, Timeouts};
+use crate::nat::{Dependence, MssClamp, Nat, Timeouts};
 use crate::publish::Publish;
 use crate::router::Router;
 use crate::uplink::NatUplink;
@@ -226,10 +226,16 @@ fn every_key_sets_its_own() {
         timeouts: Timeouts { tcp_established: 86_400, tcp_transitory: 241, tcp_opening: 30, udp: 120, icmp: 61, other: 1 },
         tcp_loose: false,
         tcp_liberal: true,
-        mss_clamp: false,
+        mss_clamp: MssClamp::Off,
         forward_link_local: true,
     };
     assert_eq!((settings, warnings.as_slice()), (expected, &[][..]));
+}
+
+#[test]
+fn a_segment_size_is_a_switch_or_a_number() {
+    let of = |text: &str| nat(&[text]).unwrap().0.mss_clamp;
+    assert_eq!(["mss-clamp=on", "mss-clamp=off", "mss-clamp=1400"].map(of), [MssClamp::Fit, MssClamp::Off, MssClamp::To(1400)]);
 }
 
 #[test]
@@ -269,7 +275,8 @@ fn bad_settings_are_answered_with_the_fix() {
         ("ports=0-10", "a port is a number from 1 to 65535, not '0'"),
         ("mapping=symmetric", "unknown mapping 'symmetric'; there are endpoint-independent, address-and-port-dependent"),
         ("filtering=endpoint-independant", "did you mean 'endpoint-independent'?"),
-        ("mss-clamp=1440", "mss-clamp is on or off, not '1440'"),
+        ("mss-clamp=yes", "mss-clamp is on or off, or a number from 48 to 65495, not 'yes'"),
+        ("mss-clamp=47", "mss-clamp is on or off, or a number from 48 to 65495, not '47'"),
     ] {
         let said = nat(&[text]).expect_err(text);
         assert!(said.contains(say), "{text}: {said}");

@@ -142,8 +142,8 @@ fn routing(is_up: bool) -> Arc<Routing> {
     let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
     let interfaces = vec![Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten), VLAN_GATEWAY, 24)];
     let routes = vec![
-        Route { to: Ipv4Prefix::new(OUTSIDE, 24), via: None, metric: 0 },
-        Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
+        Route::new(Ipv4Prefix::new(OUTSIDE, 24), None, 0),
+        Route::new(Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), Some(NEXT_HOP), 0),
     ];
     let own = vec![OUTSIDE, ONE_TO_ONE];
     let uplink = Uplink { port: UPLINK, mac: UPLINK_MAC, address: OUTSIDE, own, mtu: 1400, routes };

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use netio::link::{self, Change};
-use netio::route::Route;
+use netio::route::{Limits, Route};
 use netio::udp::{ChecksumPolicy, Endpoint, EndpointSpec, Outgoing, Receiver, Sender, Sources, SourcesSpec};
 use netio::{Layer, Netns, Received, Tap, TapError, TapSpec, netns};
 use packet::vnet::{flag, gso};
@@ -25,7 +25,13 @@ const NEVER: Duration = Duration::from_secs(10);
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 0);
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 7);
-const PODS: Route = Route { prefix_len: 16, prefix: Ipv4Addr::new(10, 244, 0, 0), metric: 0, gateway: None };
+const PODS: Route = Route {
+    prefix_len: 16,
+    prefix: Ipv4Addr::new(10, 244, 0, 0),
+    metric: 0,
+    gateway: None,
+    limits: Limits { mtu: None, max_segment_size: None },
+};
 
 fn main() -> ExitCode {
     let trials = vec![

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
-use netio::route::{self, MAX_ROUTES, Route, UplinkState, Watch, uplink_state};
+use netio::route::{self, Limits, MAX_ROUTES, Route, UplinkState, Watch, uplink_state};
 
 use crate::host::{Host, address, bare_pair, pair, until};
 use crate::trial;
@@ -23,7 +23,7 @@ fn state(host: &Host) -> UplinkState {
 }
 
 fn route(prefix: [u8; 4], prefix_len: u8, gateway: Option<Ipv4Addr>, metric: u32) -> Route {
-    Route { prefix: prefix.into(), prefix_len, gateway, metric }
+    Route { prefix: prefix.into(), prefix_len, gateway, metric, limits: Limits::default() }
 }
 
 fn link_addresses_and_routes() {

@@ -1,6 +1,6 @@
 //! The settings of the translation in the types of `nat`.
 
-use config::{Dependence, Nat, Timeouts};
+use config::{Dependence, MssClamp, Nat, Timeouts};
 use vswitch::RoutingSettings;
 
 use super::PortNumbers;
@@ -13,7 +13,12 @@ pub(super) fn timeouts(settings: &Nat) -> nat::Timeouts {
 
 /// The settings of the routes.
 pub(super) fn routing(settings: &Nat) -> RoutingSettings {
-    RoutingSettings { clamps_mss: settings.mss_clamp, forwards_link_local: settings.forward_link_local }
+    let mss_clamp = match settings.mss_clamp {
+        MssClamp::Off => vswitch::MssClamp::Off,
+        MssClamp::Fit => vswitch::MssClamp::Fit,
+        MssClamp::To(most) => vswitch::MssClamp::To(most),
+    };
+    RoutingSettings { mss_clamp, forwards_link_local: settings.forward_link_local }
 }
 
 /// For a switch with these ports, the uplink among them.

@@ -76,8 +76,8 @@ fn pipeline() -> Pipeline {
     let nat = Arc::new(Nat::new(NatConfig::default(), [1, 2]).unwrap());
     nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], NOW).unwrap();
     let routes = vec![
-        Route { to: Ipv4Prefix::new(OUTSIDE, 24), via: None, metric: 0 },
-        Route { to: Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), via: Some(NEXT_HOP), metric: 0 },
+        Route::new(Ipv4Prefix::new(OUTSIDE, 24), None, 0),
+        Route::new(Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), Some(NEXT_HOP), 0),
     ];
     let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
     let untagged = Domain { bridge: BridgeId::default(), vlan: VlanId::NONE };

@@ -70,7 +70,7 @@ impl RouterWorker {
         if ip.ttl <= 1 {
             return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
         }
-        clamp(walk, packet, routing);
+        clamp(walk, packet, || routing.max_segment_size(ip.src));
         decrement_ttl(walk, packet);
         let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
         self.deliver(tables, walk, packet, to, dst)

@@ -7,7 +7,6 @@ use std::net::Ipv4Addr;
 use packet::MacAddr;
 use packet::arp::{ARP_LEN, Arp};
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
-use packet::ipv4::Ipv4View;
 use packet::vlan::TagAction;
 
 use super::error::Stop;
@@ -75,11 +74,13 @@ impl RouterWorker {
         walk.push(uplink.port, packet.frame, TagAction::Keep);
     }
 
-    /// Marks a packet that had waited to be cut where the uplink's MTU is too small for it; whether it may be cut was
+    /// Marks a packet that had waited to be cut where the MTU of its route is too small for it; whether it may be cut was
     /// checked before it waited.
     pub(crate) fn fit_outside(&self, walk: &mut Walk<'_>, packet: &mut Packet, uplink: &Uplink) -> Result<(), DropReason> {
-        let dont_fragment = view(walk, packet).is_none_or(Ipv4View::dont_fragment);
-        fit(walk.rx, &mut packet.frame, uplink.mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
+        let ip = view(walk, packet).ok_or(DropReason::BadIpHeader)?;
+        let (dst, dont_fragment) = (ip.dst(), ip.dont_fragment());
+        let mtu = uplink.route(dst).map_or(uplink.mtu, |route| route.mtu);
+        fit(walk.rx, &mut packet.frame, mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
     }
 
     /// A neighbour's MAC address. A look-up is remembered for the rest of the second, until any neighbour changes.

@@ -75,12 +75,13 @@ impl RouterWorker {
         if nat.is_external(ip.dst) {
             return self.hairpin(tables, walk, packet, ip, nat, uplink);
         }
-        let Some(hop) = uplink.next_hop(ip.dst) else { return Err(no_route) };
+        let Some(route) = uplink.route(ip.dst) else { return Err(no_route) };
+        let hop = route.hop(ip.dst);
         walk.note(|| Step::RouteOutside { dst: ip.dst, hop });
-        fit(walk.rx, &mut packet.frame, uplink.mtu, ip.dont_fragment)
+        fit(walk.rx, &mut packet.frame, route.mtu, ip.dont_fragment)
             .map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
         walk.note_cut(&packet.frame);
-        clamp(walk, packet, &tables.routing);
+        clamp(walk, packet, || route.max_segment_size);
         if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
             return self.refuse(tables, walk, packet, nat, refused);
         }
@@ -107,7 +108,7 @@ impl RouterWorker {
         if !uplink.reaches(ip.dst) {
             return Err(Stop::Drop(DropReason::NoRoute));
         }
-        clamp(walk, packet, &tables.routing);
+        clamp(walk, packet, || tables.routing.max_segment_size(ip.dst));
         if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
             return self.refuse(tables, walk, packet, nat, refused);
         }

@@ -53,6 +53,24 @@ pub struct Route {
     pub via: Option<Ipv4Addr>,
     /// Metric: among equal prefixes, the route with the smallest one is used.
     pub metric: u32,
+    /// MTU, in bytes; that of the uplink if it is smaller.
+    pub mtu: u32,
+    /// The largest TCP segment that a SYN may announce, in bytes; less if the MTU has no room for it.
+    pub max_segment_size: u16,
+}
+
+impl Route {
+    /// A route with the limits of the uplink.
+    #[must_use]
+    pub fn new(to: Ipv4Prefix, via: Option<Ipv4Addr>, metric: u32) -> Route {
+        Route { to, via, metric, mtu: u32::MAX, max_segment_size: u16::MAX }
+    }
+
+    /// The next hop for an address that this is the route of.
+    #[inline]
+    pub(crate) fn hop(&self, to: Ipv4Addr) -> Ipv4Addr {
+        self.via.unwrap_or(to)
+    }
 }
 
 /// The interface that leads outside.
@@ -73,12 +91,17 @@ pub struct Uplink {
 }
 
 impl Uplink {
+    /// The route to this address.
+    #[inline]
+    pub(crate) fn route(&self, to: Ipv4Addr) -> Option<&Route> {
+        self.routes.iter().find(|route| route.to.contains(to))
+    }
+
     /// The next hop for this address.
     #[inline]
     #[must_use]
     pub fn next_hop(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
-        let route = self.routes.iter().find(|route| route.to.contains(to))?;
-        Some(route.via.unwrap_or(to))
+        Some(self.route(to)?.hop(to))
     }
 
     /// Whether a packet to this address leaves through the uplink or is for the uplink itself.
@@ -87,11 +110,36 @@ impl Uplink {
     }
 }
 
+/// What happens to the segment size that TCP announces in a SYN through the uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MssClamp {
+    /// It stays.
+    Off,
+    /// It is lowered to what fits through the route.
+    Fit,
+    /// It is lowered to this number of bytes, and to what fits through the route.
+    To(u16),
+}
+
+impl MssClamp {
+    /// The largest segment that may be announced for a route.
+    fn limit(self, route: &Route) -> u16 {
+        /// Length of IPv4 and TCP headers without options, in bytes.
+        const HEADERS: u32 = 40;
+        let fits = u16::try_from(route.mtu.saturating_sub(HEADERS)).unwrap_or(u16::MAX).min(route.max_segment_size);
+        match self {
+            MssClamp::Off => u16::MAX,
+            MssClamp::Fit => fits,
+            MssClamp::To(most) => fits.min(most),
+        }
+    }
+}
+
 /// Settings that hold for all networks and routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RoutingSettings {
-    /// Whether the segment size in SYNs is lowered to what fits through the uplink.
-    pub clamps_mss: bool,
+    /// What happens to the segment size in SYNs.
+    pub mss_clamp: MssClamp,
     /// Whether packets from and to 169.254.0.0/16 are forwarded. RFC 3927 section 2.7 forbids it: behind the uplink, such an
     /// address belongs to the host's own link, where a cloud keeps the host's credentials.
     pub forwards_link_local: bool,
@@ -99,7 +147,7 @@ pub struct RoutingSettings {
 
 impl Default for RoutingSettings {
     fn default() -> RoutingSettings {
-        RoutingSettings { clamps_mss: true, forwards_link_local: false }
+        RoutingSettings { mss_clamp: MssClamp::Fit, forwards_link_local: false }
     }
 }
 
@@ -111,6 +159,8 @@ pub struct Routing {
     by_domain: Box<[u8]>,
     uplink: Option<Uplink>,
     settings: RoutingSettings,
+    /// The largest TCP segment that a SYN may announce, if that is the same for all routes.
+    max_segment_size: Option<u16>,
 }
 
 impl Routing {
@@ -123,10 +173,19 @@ impl Routing {
         for (number, interface) in interfaces.iter().enumerate().take(MAX_INTERFACES) {
             by_domain[interface.domain.index()] = number as u8 + 1;
         }
+        let mut limit = u16::MAX;
         if let Some(uplink) = &mut uplink {
             uplink.routes.sort_by_key(|route| (std::cmp::Reverse(route.to.prefix_len()), route.metric));
+            for route in &mut uplink.routes {
+                route.mtu = route.mtu.min(uplink.mtu);
+                route.max_segment_size = settings.mss_clamp.limit(route);
+            }
+            let whole_link = Route { mtu: uplink.mtu, ..Route::new(Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), None, 0) };
+            limit = settings.mss_clamp.limit(&whole_link);
         }
-        Arc::new(Routing { interfaces, by_domain, uplink, settings })
+        let is_limit_of_all = uplink.iter().flat_map(|uplink| &uplink.routes).all(|route| route.max_segment_size == limit);
+        let max_segment_size = is_limit_of_all.then_some(limit);
+        Arc::new(Routing { interfaces, by_domain, uplink, settings, max_segment_size })
     }
 
     /// The number of a domain's network, if the router has an address there.
@@ -178,13 +237,14 @@ impl Routing {
         !address.is_link_local() || self.settings.forwards_link_local
     }
 
-    /// The largest TCP segment that fits through the uplink, if the segment size in SYNs is to be lowered to it.
+    /// The largest TCP segment that a SYN from or to this address outside may announce.
     #[inline]
     #[must_use]
-    pub fn max_segment_size(&self) -> Option<u16> {
-        const HEADERS: u32 = 40;
-        let uplink = self.uplink.as_ref().filter(|_| self.settings.clamps_mss)?;
-        Some(u16::try_from(uplink.mtu.saturating_sub(HEADERS)).unwrap_or(u16::MAX))
+    pub fn max_segment_size(&self, outside: Ipv4Addr) -> u16 {
+        self.max_segment_size.unwrap_or_else(|| {
+            let route = self.uplink.as_ref().and_then(|uplink| uplink.route(outside));
+            route.map_or(u16::MAX, |route| route.max_segment_size)
+        })
     }
 }
 
@@ -197,10 +257,10 @@ mod tests {
         let to = |a: [u8; 4], len| Ipv4Prefix::new(Ipv4Addr::from(a), len);
         let via = |last| Some(Ipv4Addr::new(192, 0, 2, last));
         let routes = vec![
-            Route { to: to([0; 4], 0), via: via(2), metric: 200 },
-            Route { to: to([0; 4], 0), via: via(1), metric: 100 },
-            Route { to: to([192, 0, 2, 0], 24), via: None, metric: 0 },
-            Route { to: to([10, 0, 0, 0], 8), via: via(3), metric: 500 },
+            Route::new(to([0; 4], 0), via(2), 200),
+            Route::new(to([0; 4], 0), via(1), 100),
+            Route::new(to([192, 0, 2, 0], 24), None, 0),
+            Route::new(to([10, 0, 0, 0], 8), via(3), 500),
         ];
         let uplink = Uplink {
             port: PortId(1),
@@ -213,6 +273,35 @@ mod tests {
         let routing = Routing::new(Vec::new(), Some(uplink), RoutingSettings::default());
         let hop = |a: [u8; 4]| routing.uplink().unwrap().next_hop(Ipv4Addr::from(a));
         assert_eq!((hop([8, 8, 8, 8]), hop([10, 9, 9, 9])), (via(1), via(3)));
-        assert_eq!((hop([192, 0, 2, 7]), routing.max_segment_size()), (Some(Ipv4Addr::new(192, 0, 2, 7)), Some(1460)));
+        assert_eq!(hop([192, 0, 2, 7]), Some(Ipv4Addr::new(192, 0, 2, 7)));
+    }
+
+    #[test]
+    fn a_route_is_as_wide_as_the_narrower_of_it_and_the_uplink() {
+        let to = |last| Ipv4Prefix::new(Ipv4Addr::new(10, 0, 0, last), 32);
+        let route = |last, mtu, max_segment_size| Route { mtu, max_segment_size, ..Route::new(to(last), None, 0) };
+        let routes = vec![
+            route(1, 1400, u16::MAX),
+            route(2, 9000, u16::MAX),
+            route(3, u32::MAX, 1300),
+            route(4, 1280, 1300),
+            route(5, 30, 9),
+        ];
+        let uplink = Uplink {
+            port: PortId(1),
+            mac: MacAddr::default(),
+            address: Ipv4Addr::new(192, 0, 2, 9),
+            own: Vec::new(),
+            mtu: 1500,
+            routes,
+        };
+        let sizes = |mss_clamp| {
+            let settings = RoutingSettings { mss_clamp, ..RoutingSettings::default() };
+            let routing = Routing::new(Vec::new(), Some(uplink.clone()), settings);
+            [1, 2, 3, 4, 5].map(|last| routing.max_segment_size(Ipv4Addr::new(10, 0, 0, last)))
+        };
+        assert_eq!(sizes(MssClamp::Fit), [1360, 1460, 1300, 1240, 0]);
+        assert_eq!(sizes(MssClamp::To(1350)), [1350, 1350, 1300, 1240, 0]);
+        assert_eq!(sizes(MssClamp::Off), [u16::MAX; 5]);
     }
 }

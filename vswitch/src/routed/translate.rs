@@ -7,7 +7,6 @@ use packet::{Transport, tcp};
 
 use super::neighbour::InterfaceId;
 use super::resume::Held;
-use super::routing::Routing;
 use super::v4::{Packet, view, view_mut};
 use super::{Deferred, RouterWorker};
 use crate::drop_reason::DropReason;
@@ -121,14 +120,15 @@ fn decide_translation(walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Sid
     }
 }
 
-/// Lowers the maximum segment size that a SYN announces to what fits through the uplink.
+/// Lowers the maximum segment size that a SYN announces to what fits through the uplink. `most` is asked for SYNs only.
 #[inline]
-pub(crate) fn clamp(walk: &mut Walk<'_>, packet: &Packet, routing: &Routing) {
+pub(crate) fn clamp(walk: &mut Walk<'_>, packet: &Packet, most: impl FnOnce() -> u16) {
     let Frame { span, headers, offload, .. } = packet.frame;
-    if headers.transport == Transport::Tcp
-        && let Some(most) = routing.max_segment_size()
-    {
-        let segment = &mut walk.rx.frame_mut(span)[usize::from(headers.l4)..headers.end as usize];
-        tcp::clamp_mss(segment, most, offload.checksum);
+    if headers.transport != Transport::Tcp {
+        return;
+    }
+    let segment = &mut walk.rx.frame_mut(span)[usize::from(headers.l4)..headers.end as usize];
+    if segment.get(tcp::field::FLAGS).is_some_and(|flags| flags & tcp::flag::SYN != 0) {
+        tcp::clamp_mss(segment, most(), offload.checksum);
     }
 }

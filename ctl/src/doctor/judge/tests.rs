@@ -1,13 +1,19 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use netio::route::Route;
+use netio::route::{Limits, Route};
 
 use super::*;
 
 /// A host as it should be: eth0 with an address and a default route.
 fn healthy() -> Facts {
-    let route = Route { prefix_len: 0, prefix: Ipv4Addr::UNSPECIFIED, metric: 0, gateway: Some(Ipv4Addr::new(192, 0, 2, 254)) };
+    let route = Route {
+        prefix_len: 0,
+        prefix: Ipv4Addr::UNSPECIFIED,
+        metric: 0,
+        gateway: Some(Ipv4Addr::new(192, 0, 2, 254)),
+        limits: Limits::default(),
+    };
     let eth0 = Interface {
         up: true,
         has_carrier: true,
