@@ -11,7 +11,8 @@ use std::net::Ipv4Addr;
 
 use crate::checksum::{self, Delta};
 use crate::ethernet::{put_u16, u16_at, u32_at};
-use crate::options::Walk;
+use crate::ipv4_options::{self, Mark};
+use crate::options::{MalformedOption, Walk};
 
 /// Length of a header without options.
 pub const IPV4_LEN: usize = 20;
@@ -61,7 +62,7 @@ const STRICT_SOURCE_ROUTE: u8 = 137;
 pub enum Ipv4Options {
     /// No options, or only padding.
     None,
-    /// Options that do not influence the route. They pass unchanged.
+    /// Options that do not influence the route. They pass; a router may have to [leave its mark](Ipv4Mut::mark) in them.
     Harmless,
     /// A source route, which bypasses filters: the packet is to be dropped (RFC 7126 section 4.3).
     SourceRouted,
@@ -333,6 +334,16 @@ impl<'a> Ipv4Mut<'a> {
         self.header[field::TTL] -= 1;
         self.patch(Delta::of_word(before, u16_at(self.header, field::TTL)));
         true
+    }
+
+    /// Leaves a router's mark in the options that take one: record route and timestamp.
+    pub fn mark(&mut self, mark: Mark, is_ours: impl Fn(Ipv4Addr) -> bool) -> Result<(), MalformedOption> {
+        let len = options_len(self.header).min(self.rest.len());
+        let mut before = [0; ipv4_options::MAX_LEN];
+        before[..len].copy_from_slice(&self.rest[..len]);
+        let outcome = ipv4_options::mark(&mut self.rest[..len], mark, is_ours);
+        self.patch(Delta::of(&before[..len], &self.rest[..len]));
+        outcome
     }
 
     #[inline]

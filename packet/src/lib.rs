@@ -17,6 +17,7 @@ pub mod headers;
 pub mod icmpv4;
 pub mod icmpv6;
 pub mod ipv4;
+pub mod ipv4_options;
 pub mod ipv6;
 pub mod mac;
 pub mod offload;

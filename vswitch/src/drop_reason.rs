@@ -71,7 +71,7 @@ drop_reasons! {
     BadIpHeader "bad_ip_header"
         "its IPv4 header contradicts itself or the frame, or has a wrong checksum"
     IpOptions "ip_options"
-        "source-routed, or its options are truncated"
+        "source-routed, or its options contradict themselves"
     MartianSource "martian_source"
         "its source address is impossible on that network"
     MartianDestination "martian_destination"

@@ -348,6 +348,35 @@ fn a_priority_tagged_arp_request_is_answered_as_its_port_is() {
     assert_eq!((port.0, &frame[12..14], arp_of(&frame).1), (3, &[8, 6][..], VLAN_GATEWAY_MAC), "untagged on an access port");
 }
 
+/// As `ping -R` and `ping -T tsandaddr` ask for it.
+#[test]
+fn the_router_leaves_its_mark_in_options() {
+    let mut lab = Lab::ready();
+    let route = [1, 7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0];
+    let ping = |options: &[u8], to| {
+        packets::ip_with(options, packets::ICMP, guest(2), to, &packets::query(8, 7, guest(2), to, b"abc")[20..])
+    };
+    let marked = |address: Ipv4Addr| [&[1, 7, 11, 8][..], &address.octets(), &[0; 4]].concat();
+    // By the address on the link that it leaves by: out, and at the gateway itself.
+    let (port, _, frame) = lab.out(2, &ping(&route, PEER));
+    assert_eq!((port.0, &packet_of(&frame)[20..32]), (UPLINK_PORT, &marked(OUTSIDE)[..]));
+    let id = word(packet_of(&frame), 36);
+    let (_, _, frame) = lab.out(2, &ping(&route, GATEWAY));
+    assert_eq!(packet_of(&frame)[20..32], marked(GATEWAY));
+    assert_eq!(lab.out(2, &ping(&route, Ipv4Addr::new(10, 0, 10, 5))).2[34..46], marked(Ipv4Addr::new(10, 0, 10, 1)));
+    // The reply from outside, with what was marked before.
+    let back = packets::query(0, id, PEER, OUTSIDE, b"abc");
+    let (_, _, frame) = lab.back(&packets::ip_with(&marked(OUTSIDE), packets::ICMP, PEER, OUTSIDE, &back[20..]));
+    let both = [&[1, 7, 11, 12][..], &OUTSIDE.octets(), &GATEWAY.octets()].concat();
+    assert_eq!(packet_of(&frame)[20..32], both);
+    let (_, _, frame) = lab.out(2, &ping(&[68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0], PEER));
+    let time = &packet_of(&frame)[20..32];
+    assert_eq!((&time[..4], &time[4..8], time[8] >> 7), (&[68, 12, 13, 1][..], &OUTSIDE.octets()[..], 1), "no time of day");
+    // Room for a part of an address is an error.
+    assert!(lab.run(0, &[ethernet(GATEWAY_MAC, mac(2), &ping(&[7, 7, 5, 0, 0, 0, 0, 0], PEER))]).is_empty());
+    assert_eq!(lab.bridge.dropped(DropReason::IpOptions), 1);
+}
+
 /// A kernel takes such frames off the wire as if they had no tag.
 #[test]
 fn a_priority_tag_at_the_uplink_is_no_vlan() {

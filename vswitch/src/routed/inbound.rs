@@ -8,7 +8,7 @@ use packet::vlan::VlanId;
 use super::error::Stop;
 use super::routing::Uplink;
 use super::translate::clamp;
-use super::v4::{Packet, decrement_ttl, is_echo_request, is_icmp_error, is_one_host, sound, untag};
+use super::v4::{Packet, decrement_ttl, is_echo_request, is_icmp_error, is_one_host, mark_inside, sound, untag};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -71,8 +71,11 @@ impl RouterWorker {
             return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
         }
         clamp(walk, packet, || routing.max_segment_size(ip.src));
-        decrement_ttl(walk, packet);
         let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        if ip.has_options {
+            mark_inside(walk, packet, routing, to)?;
+        }
+        decrement_ttl(walk, packet);
         self.deliver(tables, walk, packet, to, dst)
     }
 }

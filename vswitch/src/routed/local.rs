@@ -7,11 +7,12 @@ use std::net::Ipv4Addr;
 use packet::MacAddr;
 use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::icmpv4::{self, IcmpError, IcmpView, unreachable};
+use packet::ipv4::Ipv4Options;
 use packet::vlan::TagAction;
 
 use super::neighbour::InterfaceId;
 use super::routing::Uplink;
-use super::v4::{Ip, Packet, is_echo_request, set_addresses, view, view_mut};
+use super::v4::{Ip, Packet, is_echo_request, mark, set_addresses, view, view_mut};
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
 use crate::domain::Domain;
 use crate::drop_reason::DropReason;
@@ -165,8 +166,13 @@ impl RouterWorker {
         ip.set_src(dst);
         ip.set_dst(src);
         ip.set_ttl(ECHO_TTL);
+        let has_options = ip.view().options() != Ipv4Options::None;
         if !icmpv4::answer_echo(ip.payload_mut()) {
             return Err(DropReason::NotServed);
+        }
+        // The reply has the options of the request, with a mark in them (RFC 1122 section 3.2.2.6).
+        if has_options {
+            mark(walk, packet, &tables.routing, dst)?;
         }
         set_addresses(walk, packet, headers.src, headers.dst);
         walk.counters.taken.add(1);

@@ -7,7 +7,7 @@ use super::error::Stop;
 use super::neighbour::InterfaceId;
 use super::routing::Uplink;
 use super::translate::clamp;
-use super::v4::{Ip, Packet, decrement_ttl, is_echo_request, is_one_host, sound, untag, view};
+use super::v4::{Ip, Packet, decrement_ttl, is_echo_request, is_one_host, mark, mark_inside, sound, untag, view};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -60,6 +60,9 @@ impl RouterWorker {
         }
         match routing.to_inside(ip.dst) {
             Some(to) => {
+                if ip.has_options {
+                    mark_inside(walk, packet, routing, to)?;
+                }
                 decrement_ttl(walk, packet);
                 self.deliver(tables, walk, packet, to, ip.dst)
             }
@@ -84,6 +87,9 @@ impl RouterWorker {
         clamp(walk, packet, || route.max_segment_size);
         if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
             return self.refuse(tables, walk, packet, nat, refused);
+        }
+        if ip.has_options {
+            mark(walk, packet, &tables.routing, uplink.address)?;
         }
         decrement_ttl(walk, packet);
         self.hand_to(tables, walk, packet, uplink, hop);
@@ -113,8 +119,11 @@ impl RouterWorker {
             return self.refuse(tables, walk, packet, nat, refused);
         }
         let dst = self.translate(walk, packet, nat, Side::Outside).map_err(DropReason::from)?;
-        decrement_ttl(walk, packet);
         let to = tables.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        if ip.has_options {
+            mark_inside(walk, packet, &tables.routing, to)?;
+        }
+        decrement_ttl(walk, packet);
         self.deliver(tables, walk, packet, to, dst)
     }
 

@@ -223,6 +223,12 @@ impl Routing {
         self.interfaces.iter().any(|interface| interface.address == address)
     }
 
+    /// Whether this is an address of the router on any side.
+    pub(crate) fn is_own(&self, address: Ipv4Addr) -> bool {
+        let is_outside = |uplink: &Uplink| uplink.address == address || uplink.own.contains(&address);
+        self.is_gateway(address) || self.uplink.as_ref().is_some_and(is_outside)
+    }
+
     /// The uplink, if it can be used.
     #[inline]
     #[must_use]

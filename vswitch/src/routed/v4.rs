@@ -5,9 +5,12 @@ use std::net::Ipv4Addr;
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
 use packet::icmpv4;
 use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
+use packet::ipv4_options::Mark;
 use packet::vlan::TAG_LEN;
 use packet::{Headers, MacAddr, Network};
 
+use super::neighbour::InterfaceId;
+use super::routing::Routing;
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::walk::Walk;
@@ -27,6 +30,8 @@ pub(crate) struct Ip {
     pub(crate) dst: Ipv4Addr,
     pub(crate) ttl: u8,
     pub(crate) dont_fragment: bool,
+    /// Whether it has options in which the router may have to leave its mark.
+    pub(crate) has_options: bool,
 }
 
 /// Removes the VLAN tag and the padding of a frame that is to be routed. A frame with a second tag is not routed: it
@@ -72,11 +77,12 @@ pub(crate) fn sound(walk: &Walk<'_>, packet: &Packet) -> Result<Ip, DropReason> 
         _ => return Err(DropReason::NotRouted),
     }
     let Some(ip) = view(walk, packet).filter(|ip| ip.has_valid_checksum()) else { return Err(DropReason::BadIpHeader) };
-    match ip.options() {
-        Ipv4Options::None | Ipv4Options::Harmless => {}
+    let has_options = match ip.options() {
+        Ipv4Options::None => false,
+        Ipv4Options::Harmless => true,
         _ => return Err(DropReason::IpOptions),
-    }
-    Ok(Ip { src: ip.src(), dst: ip.dst(), ttl: ip.ttl(), dont_fragment: ip.dont_fragment() })
+    };
+    Ok(Ip { src: ip.src(), dst: ip.dst(), ttl: ip.ttl(), dont_fragment: ip.dont_fragment(), has_options })
 }
 
 /// The packet's IPv4 header, which parsing has validated.
@@ -110,6 +116,22 @@ pub(crate) fn is_icmp_error(walk: &Walk<'_>, packet: &Packet) -> bool {
 pub(crate) fn is_one_host(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];
     (1..224).contains(&first) && first != 127
+}
+
+/// Leaves the router's mark in the packet's options (RFC 1812 section 4.2.2.2). `address` is the router's on the link that the
+/// packet leaves by. The time counts from the start of the switch, which the highest bit says (RFC 791 section 3.1).
+#[cold]
+pub(crate) fn mark(walk: &mut Walk<'_>, packet: &Packet, routing: &Routing, address: Ipv4Addr) -> Result<(), DropReason> {
+    let mark = Mark { address, time: walk.now.as_millis() as u32 | 1 << 31 };
+    let mut ip = view_mut(walk, packet).ok_or(DropReason::BadIpHeader)?;
+    ip.mark(mark, |named| named == address || routing.is_own(named)).map_err(|_| DropReason::IpOptions)
+}
+
+/// The same for a packet that leaves to a network inside.
+#[cold]
+pub(crate) fn mark_inside(walk: &mut Walk<'_>, packet: &Packet, routing: &Routing, to: InterfaceId) -> Result<(), DropReason> {
+    let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
+    mark(walk, packet, routing, interface.address)
 }
 
 #[inline]
