@@ -94,6 +94,7 @@ pub struct ConnectionFilter {
     pub protocol: Option<Protocol>,
 }
 
+// The filter's fields are repeated here: `flatten` would keep the values as text, and numbers could not be read from it.
 /// Which connections, and how many of them
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
