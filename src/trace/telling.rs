@@ -162,7 +162,7 @@ fn telling(step: Step, names: &Names) -> api::Step {
             ..of(StepKind::RequestDropped, format!("the ARP request is dropped: {}", why(reason)))
         },
         Step::FragmentKept => {
-            of(StepKind::FragmentKept, "a fragment before the first one of its datagram: kept until that one arrives".to_owned())
+            of(StepKind::FragmentKept, "a fragment: kept until the others of its datagram that are needed arrive".to_owned())
         }
         Step::Fragmented(mtu) => of(StepKind::Fragmented, format!("too long: leaves in fragments of at most {mtu} bytes")),
         Step::Segmented(size) => of(StepKind::Segmented, format!("a super-frame of TCP segments of {size} bytes")),

@@ -175,6 +175,7 @@ impl Pipeline {
             let outcome = match deferred {
                 Deferred::Neighbour(id, hop) => worker.resume_packet(tables, &mut walk, at, id, hop),
                 Deferred::Fragments(first) => worker.resume_fragment(tables, &mut walk, at, first, held),
+                Deferred::Whole(_) => worker.resume_whole(tables, &mut walk, at),
             };
             conclude(observer, &mut walk, at, arrived, outcome);
         }

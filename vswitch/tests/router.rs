@@ -108,6 +108,34 @@ fn the_gateway_answers_ping_and_nothing_else() {
 }
 
 #[test]
+fn a_ping_to_the_gateway_in_fragments_is_answered() {
+    let mut lab = Lab::ready();
+    let data: Vec<u8> = (0..1600u32).map(|byte| byte as u8).collect();
+    for id in 1..=3 {
+        let ping = packets::query(8, 77, guest(2), GATEWAY, &data);
+        let pieces = [packets::fragment(&ping, 0..1480, id, true), packets::fragment(&ping, 1480..1608, id, false)];
+        let frames: Vec<Vec<u8>> = pieces.iter().map(|piece| ethernet(GATEWAY_MAC, mac(2), piece)).collect();
+        let writes = lab.run(0, &frames);
+        let got: Vec<&[u8]> = writes
+            .iter()
+            .map(|(port, _, frame)| {
+                assert_eq!((port.0, macs(frame)), (0, (mac(2), GATEWAY_MAC)));
+                &frame[14..]
+            })
+            .collect();
+        assert_eq!(got.len(), 2);
+        assert!(got.iter().all(|piece| piece.len() <= 1500 && sum(&piece[..20]) == 0xffff));
+        let message = got.iter().map(|piece| &piece[20..]).collect::<Vec<_>>().concat();
+        assert_eq!((message[0], sum(&message), &message[8..]), (0, 0xffff, &data[..]), "an echo reply");
+        assert_eq!((address(got[0], 12), address(got[0], 16)), (GATEWAY, guest(2)));
+    }
+    // Another protocol is not put together.
+    let udp = packets::udp(inside(2, 4000), Endpoint::new(GATEWAY, 53), &data);
+    assert!(lab.run(0, &[ethernet(GATEWAY_MAC, mac(2), &packets::fragment(&udp, 0..1480, 9, true))]).is_empty());
+    assert_eq!(lab.bridge.dropped(DropReason::NotServed), 1);
+}
+
+#[test]
 fn there_and_back_for_each_protocol() {
     let mut lab = Lab::ready();
     let there = [

@@ -11,12 +11,14 @@ use packet::ipv4::Ipv4Options;
 use packet::vlan::TagAction;
 
 use super::neighbour::InterfaceId;
+use super::reassembly::{Key, Refused};
 use super::routing::Uplink;
 use super::v4::{Ip, Packet, is_echo_request, mark, set_addresses, view, view_mut};
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
 use crate::domain::Domain;
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
+use crate::fit::fit;
 use crate::intake::made;
 use crate::port::PortKind;
 use crate::walk::Walk;
@@ -140,18 +142,39 @@ impl RouterWorker {
         walk: &mut Walk<'_>,
         packet: &mut Packet,
         ip: Ip,
+        from: InterfaceId,
     ) -> Result<(), DropReason> {
         if is_echo_request(walk, packet) {
             return self.echo(tables, walk, packet);
         }
-        // ICMP errors about what the gateway itself sent end here, and so do fragments.
+        // ICMP errors about what the gateway itself sent end here, and so do fragments of other protocols.
         let code = match view(walk, packet).map(|ip| (ip.protocol(), ip.is_fragment())) {
+            Some((icmpv4::PROTOCOL, true)) => return self.gather(walk, packet, from),
             Some((icmpv4::PROTOCOL, _) | (_, true)) | None => return Err(DropReason::NotServed),
             Some((packet::tcp::PROTOCOL | packet::udp::PROTOCOL, _)) => unreachable::PORT,
             Some(_) => unreachable::PROTOCOL,
         };
         self.report_from(tables, walk, *packet, IcmpError::unreachable(code), ip.dst);
         Err(DropReason::NotServed)
+    }
+
+    /// Keeps a fragment of a ping to the gateway. The last one that comes leaves the whole ping to be answered after the batch.
+    #[cold]
+    fn gather(&mut self, walk: &mut Walk<'_>, packet: &Packet, from: InterfaceId) -> Result<(), DropReason> {
+        if !walk.is_rehearsal() {
+            let Frame { span, headers, .. } = packet.frame;
+            let frame = walk.rx.frame(span);
+            let ip = headers.ipv4(frame).ok_or(DropReason::BadIpHeader)?;
+            let key = Key::new(walk.ingress, from, ip);
+            let headers = &frame[..usize::from(headers.l3) + ip.header_len()];
+            let whole = self.reassembly.add(key, headers, ip, walk.now).map_err(|Refused| DropReason::FragmentRefused)?;
+            if let Some(number) = whole {
+                self.defer(Deferred::Whole(number));
+            }
+        }
+        walk.note(|| Step::FragmentKept);
+        walk.counters.taken.add(1);
+        Ok(())
     }
 
     /// Answers an echo request in its own bytes, through the port that it came from.
@@ -185,8 +208,15 @@ impl RouterWorker {
             }
             _ => {
                 // The reply is counted as made, so a reason from here on is the reply's.
-                let interface = tables.routing.by_mac(answer.headers.src).ok_or(DropReason::NoRoute)?;
-                walk.queue(walk.ingress, interface.domain, answer)
+                let domain = tables.routing.by_mac(answer.headers.src).ok_or(DropReason::NoRoute)?.domain;
+                let mut answer = answer;
+                let link = walk.bridges.port_of(domain.bridge, walk.ingress).ok_or(DropReason::PortGone)?;
+                let action = link.vlan.leave(domain.vlan, &answer.headers).ok_or(DropReason::VlanNotCarried)?;
+                let mtu = link.room(&answer.headers, action);
+                // One that came in fragments is answered in fragments.
+                fit(walk.rx, &mut answer, mtu, false).map_err(|_| DropReason::TooLong)?;
+                walk.note_cut(&answer);
+                walk.queue(walk.ingress, domain, answer)
             }
         }
     }

@@ -19,6 +19,7 @@ use packet::MacAddr;
 
 use crate::domain::Domain;
 use crate::routed::neighbour::{InterfaceId, Neighbours};
+use crate::routed::reassembly::Reassembly;
 use crate::routed::routing::Routing;
 
 pub(crate) mod error;
@@ -27,7 +28,7 @@ pub(crate) mod local;
 pub mod neighbour;
 pub(crate) mod next_hop;
 pub(crate) mod outbound;
-
+pub(crate) mod reassembly;
 pub(crate) mod resume;
 pub mod routing;
 pub(crate) mod translate;
@@ -63,6 +64,8 @@ pub(crate) struct RouterWorker {
     pub(crate) first_fragment: Option<FirstFragment>,
     /// Connections used last.
     pub(crate) flows: FlowCache,
+    /// Pings to a gateway that come in fragments.
+    pub(crate) reassembly: Reassembly,
     /// Next hops looked up in this second, by the low bits of their addresses.
     pub(crate) hops: Box<[Hop; HOPS]>,
 }
@@ -74,6 +77,8 @@ pub(crate) enum Deferred {
     Neighbour(InterfaceId, Ipv4Addr),
     /// The first fragment of a datagram came, for which later fragments wait.
     Fragments(FirstFragment),
+    /// A ping to a gateway is whole, in this place of the reassembly.
+    Whole(u8),
 }
 
 pub(crate) const HOPS: usize = 256;
@@ -95,7 +100,13 @@ impl Router {
         let hops = Box::new([Hop::default(); HOPS]);
         Router {
             tables: RouterTables { routing, nat, neighbours },
-            worker: RouterWorker { deferred, first_fragment: None, flows: FlowCache::default(), hops },
+            worker: RouterWorker {
+                deferred,
+                first_fragment: None,
+                flows: FlowCache::default(),
+                reassembly: Reassembly::new(),
+                hops,
+            },
         }
     }
 }

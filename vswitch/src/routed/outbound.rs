@@ -47,7 +47,7 @@ impl RouterWorker {
             return Err(Stop::Drop(DropReason::MartianSource));
         }
         if routing.is_gateway(ip.dst) {
-            return Ok(self.for_gateway(tables, walk, packet, ip)?);
+            return Ok(self.for_gateway(tables, walk, packet, ip, from)?);
         }
         if !is_one_host(ip.dst) {
             return Err(Stop::Drop(DropReason::MartianDestination));

@@ -9,7 +9,7 @@ use packet::{Batch, MacAddr, Timestamp, VNET_LEN, VnetHeader};
 
 use super::error::Stop;
 use super::neighbour::{Due, InterfaceId};
-use super::v4::Packet;
+use super::v4::{Packet, is_echo_request};
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
 use crate::drop_reason::DropReason;
 use crate::intake::admit;
@@ -90,6 +90,13 @@ impl RouterWorker {
                 push(batch, frame);
             }),
             Deferred::Fragments(first) => release_fragments(tables, &first, batch, held),
+            Deferred::Whole(number) => {
+                if let Some((key, frame)) = self.reassembly.take(number)
+                    && batch.push(VnetHeader::default(), frame)
+                {
+                    held.push(Held { port: key.port, from: Some(key.from) });
+                }
+            }
         }
         Some(deferred)
     }
@@ -112,6 +119,16 @@ impl RouterWorker {
         };
         self.first_fragment = None;
         outcome
+    }
+
+    /// Answers a ping to a gateway whose fragments were put together.
+    pub(crate) fn resume_whole(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
+        walk.counters.made.add(1);
+        let mut packet = Packet { at, frame: admit(walk, at)? };
+        if !is_echo_request(walk, &packet) {
+            return Err(DropReason::NotServed);
+        }
+        self.echo(tables, walk, &mut packet)
     }
 
     /// Sends a packet that waited for its next hop.
