@@ -20,50 +20,33 @@
 //! *Static* entries are added by the operator. Learning never overrides them; they do not age, are never evicted and survive
 //! a flush. They do not count against the limit, but have a separate limit of the same size.
 //!
-//! *Senders choose the keys*, so the place of a key comes from SipHash-1-3 with a secret of this process, and each key has
-//! eight places in two buckets; there are no chains. If all eight are in use, the least recently used entry among them of
-//! the port that has most is replaced. At the limit the table is at most half full, so that is rare. All memory is
-//! allocated when the table is created.
-//!
-//! ```text
-//!  h = SipHash(key)    bucket[h as u32]            bucket[h >> 32]
-//!                      +-----+-----+-----+-----+   +-----+-----+-----+-----+
-//!                      |k v  |k v  |k v  |k v  |   |k v  |k v  |k v  |k v  |    64 bytes each
-//!                      +-----+-----+-----+-----+   +-----+-----+-----+-----+
-//!  k: 1 | MAC 48 | VLAN 12             v: seconds 32 | static 1 | port 16
-//! ```
-//!
-//! *Threads.* Any worker may look up and learn at any time through `&self`. Look-ups take no lock:
-//! a version number, odd while an entry is inserted or removed, tells a reader to look again (a seqlock). Changes are made
+//! *Threads.* Any worker may look up and learn at any time through `&self`. Look-ups take no lock (`slots.rs`). Changes are made
 //! under one mutex, which a worker only *tries* to take: if another thread holds it, the frame continues without being
 //! learned, and the next one of that source tries again. So no worker ever waits for another.
+//!
+//! *Memory.* All of it is allocated when the table is created: eight places for each key, and at the limit at most half of them
+//! in use.
+
+mod slots;
+#[cfg(test)]
+mod tests;
+mod usage;
 
 use std::cmp::Reverse;
-use std::hash::Hasher;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crossbeam_utils::CachePadded;
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
-use siphasher::sip::SipHasher13;
 
+use self::slots::{Slots, Value, key_of, key_parts, slots_of};
+use self::usage::Usage;
 use crate::port::PortId;
-
-mod usage;
-use usage::Usage;
 
 /// Range of the configurable number of entries.
 pub const SIZE_RANGE: std::ops::RangeInclusive<usize> = 10..=1_000_000;
 
-const WAYS: usize = 4;
-
 /// Maximum number of moves kept until [`MacTable::take_moves`]; further moves are only counted.
 const MAX_MOVES: usize = 16;
-
-/// Number of times in a row that a reader retries because of a writer. Then it reads without waiting, because the writer may
-/// have been preempted.
-const READ_ATTEMPTS: usize = 16;
 
 /// Configuration of a table.
 #[derive(Clone, Copy, Debug)]
@@ -190,25 +173,10 @@ pub struct MacTableStats {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
-#[derive(Debug, Default)]
-struct Slot {
-    key: AtomicU64,
-    value: AtomicU64,
-}
-
-/// Exactly one cache line, which `CachePadded` would round up to two.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Bucket([Slot; WAYS]);
-
 /// The table; see the module's text.
 #[derive(Debug)]
 pub struct MacTable {
-    /// Odd while the buckets change. On a cache line of its own: every look-up reads it, and taking the lock must not
-    /// pull it from the readers.
-    version: CachePadded<AtomicU64>,
-    buckets: Box<[Bucket]>,
-    seed: [u64; 2],
+    slots: Slots,
     size: usize,
     aging_secs: u32,
     book: Mutex<Book>,
@@ -222,37 +190,6 @@ struct Book {
     /// The first moves since [`MacTable::take_moves`].
     moves: Vec<MacMove>,
     more_moves: u64,
-}
-
-/// An entry's value, unpacked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Value {
-    secs: u32,
-    is_static: bool,
-    port: PortId,
-}
-
-impl Value {
-    #[inline]
-    fn pack(self) -> u64 {
-        u64::from(self.secs) << 32 | u64::from(self.is_static) << 16 | u64::from(self.port.0)
-    }
-
-    #[inline]
-    fn unpack(value: u64) -> Value {
-        Value { secs: (value >> 32) as u32, is_static: value >> 16 & 1 != 0, port: PortId(value as u16) }
-    }
-}
-
-const OCCUPIED: u64 = 1 << 63;
-
-#[inline]
-fn key_of(vlan: VlanId, mac: MacAddr) -> u64 {
-    OCCUPIED | mac.to_u64() << 12 | u64::from(vlan.get())
-}
-
-fn key_parts(key: u64) -> (VlanId, MacAddr) {
-    (VlanId::new(key as u16 & 0xfff).unwrap_or_default(), MacAddr::from_u64(key >> 12))
 }
 
 impl Book {
@@ -272,19 +209,17 @@ impl MacTable {
     #[must_use]
     pub fn new(config: MacTableConfig) -> MacTable {
         let size = config.size.clamp(*SIZE_RANGE.start(), *SIZE_RANGE.end());
-        let buckets = (2 * size).div_ceil(WAYS).next_power_of_two();
+        let slots = Slots::new(2 * size, config.seed);
         MacTable {
-            buckets: std::iter::repeat_with(Bucket::default).take(buckets).collect(),
-            version: CachePadded::default(),
-            seed: config.seed,
             size,
             aging_secs: config.aging_secs,
             book: Mutex::new(Book {
-                usage: Usage::new(config.ports, buckets * WAYS),
+                usage: Usage::new(config.ports, slots.len()),
                 stats: MacTableStats::default(),
                 moves: Vec::with_capacity(MAX_MOVES),
                 more_moves: 0,
             }),
+            slots,
         }
     }
 
@@ -293,7 +228,7 @@ impl MacTable {
     #[must_use]
     pub fn lookup(&self, vlan: VlanId, mac: MacAddr, now: Timestamp) -> Option<PortId> {
         let key = key_of(vlan, mac);
-        let (_, value) = self.read(key, self.places(key))?;
+        let (_, value) = self.slots.read(key, self.slots.places(key))?;
         (!self.is_expired(value, now)).then_some(value.port)
     }
 
@@ -304,8 +239,8 @@ impl MacTable {
             return Learned::Refused;
         }
         let key = key_of(vlan, mac);
-        let places = self.places(key);
-        if let Some((_, value)) = self.read(key, places)
+        let places = self.slots.places(key);
+        if let Some((_, value)) = self.slots.read(key, places)
             && value.port == port
             && (value.secs == now.secs() || value.is_static)
         {
@@ -332,14 +267,14 @@ impl MacTable {
             return Decision::REFUSED;
         }
         let key = key_of(vlan, mac);
-        self.decide_locked(&self.lock(), key, self.places(key), port)
+        self.decide_locked(&self.lock(), key, self.slots.places(key), port)
     }
 
     fn decide_locked(&self, book: &Book, key: u64, places: [usize; 2], port: PortId) -> Decision {
         if port.index() >= book.usage.ports() {
             return Decision::REFUSED;
         }
-        if let Some((slot, value)) = self.scan(key, places) {
+        if let Some((slot, value)) = self.slots.scan(key, places) {
             let (learned, change) = match (value.port == port, value.is_static) {
                 (true, true) => (Learned::Refreshed, Change::None),
                 (false, true) => (Learned::Refused, Change::None),
@@ -352,7 +287,7 @@ impl MacTable {
         let oldest = busiest.and_then(|port| book.usage.oldest(port));
         let place = self.place(book, places, oldest);
         let evict = [oldest, place.and_then(|place| place.occupied.then_some(place.slot))];
-        let evicted = evict.map(|slot| slot.map(|slot| key_parts(self.slot(slot).key.load(Ordering::Relaxed))));
+        let evicted = evict.map(|slot| slot.map(|slot| key_parts(self.slots.key(slot))));
         match place {
             Some(place) => Decision { learned: Learned::Added, evicted, change: Change::Add { slot: place.slot, evict } },
             None => Decision { learned: Learned::Refused, evicted, change: Change::Evict { evict } },
@@ -364,17 +299,17 @@ impl MacTable {
         match decision.change {
             Change::None => {}
             Change::Renew { slot } => {
-                let old = Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+                let old = self.slots.value(slot);
                 book.usage.remove(old.port, slot);
                 book.usage.push(fresh.port, slot);
-                self.slot(slot).value.store(fresh.pack(), Ordering::Relaxed);
+                self.slots.renew(slot, fresh);
                 if old.port != fresh.port {
                     book.note_move(key, old.port, fresh.port);
                 }
             }
             Change::Add { slot, evict } => {
                 self.evict(book, evict);
-                self.put_in(slot, key, fresh);
+                self.slots.fill(slot, key, fresh);
                 book.usage.push(fresh.port, slot);
                 book.stats.entries += 1;
                 book.stats.learned += 1;
@@ -394,13 +329,13 @@ impl MacTable {
     pub fn add_static(&self, vlan: VlanId, mac: MacAddr, port: PortId) -> Result<(), Full> {
         let mut book = self.lock();
         let key = key_of(vlan, mac);
-        let places = self.places(key);
+        let places = self.slots.places(key);
         let value = Value { secs: 0, is_static: true, port };
-        let found = self.scan(key, places);
+        let found = self.slots.scan(key, places);
         if let Some((slot, old)) = found
             && old.is_static
         {
-            self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
+            self.slots.renew(slot, value);
             return Ok(());
         }
         if book.stats.statics >= self.size {
@@ -411,7 +346,7 @@ impl MacTable {
         }
         let Place { slot, occupied } = self.place(&book, places, None).ok_or(Full)?;
         self.evict(&mut book, [occupied.then_some(slot), None]);
-        self.put_in(slot, key, value);
+        self.slots.fill(slot, key, value);
         book.stats.statics += 1;
         Ok(())
     }
@@ -420,7 +355,7 @@ impl MacTable {
     pub fn remove(&self, vlan: VlanId, mac: MacAddr) -> bool {
         let mut book = self.lock();
         let key = key_of(vlan, mac);
-        let Some((slot, _)) = self.scan(key, self.places(key)) else { return false };
+        let Some((slot, _)) = self.slots.scan(key, self.slots.places(key)) else { return false };
         self.take_out(&mut book, slot);
         true
     }
@@ -432,9 +367,9 @@ impl MacTable {
             return 0;
         }
         let mut flushed = 0;
-        for slot in 0..self.buckets.len() * WAYS {
-            let key = self.slot(slot).key.load(Ordering::Relaxed);
-            let value = Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+        for slot in 0..self.slots.len() {
+            let key = self.slots.key(slot);
+            let value = self.slots.value(slot);
             if key != 0
                 && !value.is_static
                 && port.is_none_or(|port| value.port == port)
@@ -454,9 +389,9 @@ impl MacTable {
             return 0;
         }
         let mut forgotten = 0;
-        for slot in 0..self.buckets.len() * WAYS {
-            let key = self.slot(slot).key.load(Ordering::Relaxed);
-            if key != 0 && Value::unpack(self.slot(slot).value.load(Ordering::Relaxed)).port == port {
+        for slot in 0..self.slots.len() {
+            let key = self.slots.key(slot);
+            if key != 0 && self.slots.value(slot).port == port {
                 self.take_out(&mut book, slot);
                 forgotten += 1;
             }
@@ -473,7 +408,7 @@ impl MacTable {
             let port = PortId(port as u16);
             while expired < budget
                 && let Some(slot) = book.usage.oldest(port)
-                && self.is_expired(Value::unpack(self.slot(slot).value.load(Ordering::Relaxed)), now)
+                && self.is_expired(self.slots.value(slot), now)
             {
                 self.take_out(&mut book, slot);
                 expired += 1;
@@ -507,11 +442,9 @@ impl MacTable {
     #[must_use]
     pub fn entries(&self, now: Timestamp) -> Vec<MacEntry> {
         let _book = self.lock();
-        let mut entries: Vec<MacEntry> = (0..self.buckets.len() * WAYS)
+        let mut entries: Vec<MacEntry> = (0..self.slots.len())
             .filter_map(|slot| {
-                let slot = self.slot(slot);
-                let key = slot.key.load(Ordering::Relaxed);
-                let value = Value::unpack(slot.value.load(Ordering::Relaxed));
+                let (key, value) = (self.slots.key(slot), self.slots.value(slot));
                 let (vlan, mac) = key_parts(key);
                 let age = (!value.is_static).then(|| now.secs().saturating_sub(value.secs));
                 (key != 0 && !self.is_expired(value, now)).then_some(MacEntry { vlan, mac, port: value.port, age })
@@ -530,83 +463,27 @@ impl MacTable {
         !value.is_static && now.secs().saturating_sub(value.secs) >= self.aging_secs
     }
 
-    /// The two buckets of a key.
-    #[inline]
-    fn places(&self, key: u64) -> [usize; 2] {
-        let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
-        hasher.write_u64(key);
-        let hash = hasher.finish();
-        let mask = self.buckets.len() - 1;
-        let (first, second) = (hash as usize & mask, (hash >> 32) as usize & mask);
-        [first, if second == first { first ^ (1 & mask) } else { second }]
-    }
-
-    #[inline]
-    fn slot(&self, slot: usize) -> &Slot {
-        &self.buckets[slot / WAYS].0[slot % WAYS]
-    }
-
-    /// Reads a key's entry consistently, without the lock.
-    #[inline]
-    fn read(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
-        for _ in 0..READ_ATTEMPTS {
-            let version = self.version.load(Ordering::Acquire);
-            if version & 1 == 0 {
-                let found = self.scan(key, places);
-                fence(Ordering::Acquire);
-                if self.version.load(Ordering::Relaxed) == version {
-                    return found;
-                }
-            }
-            std::hint::spin_loop();
-        }
-        // There is one change at a time. While it is in progress, all other slots are unchanged, and its own slot has no key
-        // until its value is written; a slot that was reused meanwhile has another key.
-        let (slot, value) = self.scan(key, places)?;
-        (self.slot(slot).key.load(Ordering::Acquire) == key).then_some((slot, value))
-    }
-
-    #[inline]
-    fn scan(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
-        for bucket in places {
-            for (way, slot) in self.buckets[bucket].0.iter().enumerate() {
-                if slot.key.load(Ordering::Acquire) == key {
-                    return Some((bucket * WAYS + way, Value::unpack(slot.value.load(Ordering::Acquire))));
-                }
-            }
-        }
-        None
-    }
-
     /// The place for a new entry once the one in slot `gone` is taken out: a free slot in the emptier of two buckets, or
     /// the slot of a victim in them, chosen as fairly as at the limit. `None` if all entries are static.
     fn place(&self, book: &Book, places: [usize; 2], gone: Option<usize>) -> Option<Place> {
-        let slots = |bucket: usize| bucket * WAYS..(bucket + 1) * WAYS;
-        let is_free = |slot: &usize| Some(*slot) == gone || self.slot(*slot).key.load(Ordering::Relaxed) == 0;
-        let free = |bucket: usize| slots(bucket).filter(is_free).count();
+        let is_free = |slot: &usize| Some(*slot) == gone || self.slots.key(*slot) == 0;
+        let free = |bucket: usize| slots_of(bucket).filter(is_free).count();
         let emptier = if free(places[1]) > free(places[0]) { places[1] } else { places[0] };
-        if let Some(slot) = slots(emptier).find(is_free) {
+        if let Some(slot) = slots_of(emptier).find(is_free) {
             return Some(Place { slot, occupied: false });
         }
-        let value = |slot: usize| Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
+        let value = |slot: usize| self.slots.value(slot);
         // The entry that is gone no longer counts for its port.
         let gone_from = gone.map(|slot| value(slot).port);
         let len = |port: PortId| book.usage.len(port) - u32::from(gone_from == Some(port));
-        let learned = places.into_iter().flat_map(slots).filter(|slot| !value(*slot).is_static);
+        let learned = places.into_iter().flat_map(slots_of).filter(|slot| !value(*slot).is_static);
         let victim = learned.min_by_key(|slot| (Reverse(len(value(*slot).port)), value(*slot).secs))?;
         Some(Place { slot: victim, occupied: true })
     }
 
-    fn put_in(&self, slot: usize, key: u64, value: Value) {
-        self.change(|| {
-            self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
-            self.slot(slot).key.store(key, Ordering::Release);
-        });
-    }
-
     fn take_out(&self, book: &mut Book, slot: usize) {
-        let value = Value::unpack(self.slot(slot).value.load(Ordering::Relaxed));
-        self.change(|| self.slot(slot).key.store(0, Ordering::Relaxed));
+        let value = self.slots.value(slot);
+        self.slots.clear(slot);
         if value.is_static {
             book.stats.statics -= 1;
         } else {
@@ -614,16 +491,4 @@ impl MacTable {
             book.stats.entries -= 1;
         }
     }
-
-    /// Makes a change that readers see as a whole or not at all. Only with the lock held.
-    fn change(&self, stores: impl FnOnce()) {
-        let version = self.version.load(Ordering::Relaxed) | 1;
-        self.version.store(version, Ordering::Relaxed);
-        fence(Ordering::Release);
-        stores();
-        self.version.store(version.wrapping_add(1), Ordering::Release);
-    }
 }
-
-#[cfg(test)]
-mod tests;
