@@ -1,7 +1,7 @@
 //! One port of a bridge: `--tap`, `--port` and `[[bridge.NAME.port]]`.
 //!
 //! This file holds the common part of all kinds; each kind is in a file of its own, with its keys, its model and its checks. A further
-//! kind is such a file, a word in [`Kind`], and the arms here that the compiler asks for. Other rooms ask [`PortKind`] for what they
+//! kind is such a file, a word in `Kind`, and the arms here that the compiler asks for. Other rooms ask [`PortKind`] for what they
 //! need to know of a kind.
 
 mod dgram;

@@ -8,7 +8,7 @@
 //!
 //! A tunnel has a [`Framing`], with its VNI if it has one, from the configuration to the datagram. A receiving
 //! socket has a [`FramingKind`]: several VXLAN networks share one socket, and each datagram says which
-//! network it belongs to. The bytes and the [`Facts`] of each framing are in the file of its name; this one
+//! network it belongs to. The bytes and the facts of each framing are in the file of its name; this one
 //! only dispatches. A new framing is one such file, a variant of both enums, a place in [`FramingKind::ALL`],
 //! and the arms below that the compiler asks for.
 
