@@ -146,6 +146,9 @@ fn no_route() {
     guest.send(&sent);
     let error = guest.next("the error");
     assert!(error.is_icmp(UNREACHABLE, 0) && error.src == GATEWAY && error.quote() == sent, "{error:?}");
+    // Nor is there a way to what is on the host's own link alone, such as a cloud's metadata server.
+    guest.send_udp(5000, SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80), b"credentials?");
+    assert!(guest.next("the error").is_icmp(UNREACHABLE, 13));
     for nowhere in [[127, 0, 0, 1], [0, 0, 0, 0], [224, 0, 0, 5], [255, 255, 255, 255], [240, 0, 0, 1], [10, 77, 0, 255]] {
         guest.send_udp(5000, SocketAddrV4::new(nowhere.into(), 53), b"nowhere");
     }
@@ -153,6 +156,7 @@ fn no_route() {
     assert_eq!(guest.next("the mark alone").data(), b"mark");
     let report = site.finish();
     assert_eq!((report.dropped("g1", "no_route"), report.dropped("g1", "martian_destination")), (1, 6));
+    assert_eq!(report.dropped("g1", "link_local_address"), 1);
 }
 
 /// An address is inside or outside, not both, or the daemon does not start.
