@@ -5,6 +5,7 @@
 //! reported as an error. Functions return the error types of this crate, which name the device, the reason and the fix.
 
 pub mod backlog;
+pub mod gate;
 pub mod guest;
 pub mod link;
 pub mod merging;
@@ -20,6 +21,7 @@ pub mod silence;
 pub mod tap;
 pub mod udp;
 
+pub use gate::Gate;
 pub use netns::Netns;
 pub use packet_socket::{PacketError, PacketSocket, PacketSpec};
 pub use poll::{Poller, Waker, Writable};

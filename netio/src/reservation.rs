@@ -23,12 +23,13 @@ use std::fs;
 use std::io;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
-use crate::option::{self, check};
+use crate::gate::{Instruction, bpf};
+use crate::option;
 use crate::packet_socket::Filter;
 
 /// Maximum number of sockets, and of file descriptors, that [`process_of_port`] searches.
@@ -87,43 +88,11 @@ fn drop_everything(socket: BorrowedFd<'_>) -> io::Result<()> {
     option::attach_filter(socket, Filter::nothing().instructions())
 }
 
-/// The part of `union bpf_attr` that `BPF_PROG_LOAD` reads (`include/uapi/linux/bpf.h`).
-#[repr(C)]
-struct LoadProgram {
-    program_type: u32,
-    instruction_count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-}
-
-/// Loads a socket filter that accepts 0 bytes of each packet (`BPF_PROG_LOAD`).
+/// Loads a socket filter that accepts 0 bytes of each packet.
 fn load_drop_everything() -> io::Result<OwnedFd> {
-    const PROG_LOAD: libc::c_int = 5;
-    const SOCKET_FILTER: u32 = 1;
     // `r0 = 0; exit` (RFC 9669 section 4): operation, registers, offset, immediate.
-    const PROGRAM: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    let request = LoadProgram {
-        program_type: SOCKET_FILTER,
-        instruction_count: PROGRAM.len() as u32,
-        instructions: PROGRAM.as_ptr() as u64,
-        license: c"MIT".as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log: 0,
-        kernel_version: 0,
-        flags: 0,
-    };
-    // SAFETY: bpf(2) reads the request, whose length is passed, and the program and the text that it points to; all
-    // are valid for the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const request, size_of::<LoadProgram>()) };
-    let fd = check(fd as libc::c_int)?;
-    // SAFETY: the descriptor is new and has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    const PROGRAM: [Instruction; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    bpf::load_program(bpf::SOCKET_FILTER, &PROGRAM, "vswitchd_drop")
 }
 
 /// The process ID and name of the process that uses a port of this namespace, on any address. Used in error messages;

@@ -3,6 +3,7 @@
 //! Each test creates its own network namespaces. Without the permission to do so it is reported as ignored, with the reason.
 
 mod frames;
+mod gate;
 mod host;
 mod packets;
 mod reserved;
@@ -15,7 +16,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use netio::netns;
 
 fn main() -> ExitCode {
-    let trials = [packets::trials(), reserved::trials(), state::trials()];
+    let trials = [gate::trials(), packets::trials(), reserved::trials(), state::trials()];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// The replies of the near host's stack to these packets, except ARP. An echo request is sent last, and its reply shows that
 /// all others have been processed.
-fn answers(near: &Host, wire: &PacketSocket, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+pub(crate) fn answers(near: &Host, wire: &PacketSocket, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let to = near.link().mac;
     for packet in packets {
         send(wire, &ethernet(to, packet));
@@ -43,7 +43,7 @@ fn answers(near: &Host, wire: &PacketSocket, packets: &[Vec<u8>]) -> Vec<Vec<u8>
     ip.map(|frame| frame.bytes).filter(|bytes| !(bytes[23] == 1 && bytes[34] == 0)).collect()
 }
 
-fn to_port(port: u16) -> [Vec<u8>; 4] {
+pub(crate) fn to_port(port: u16) -> [Vec<u8>; 4] {
     let (from, to) = (|port| SocketAddrV4::new(address(2), port), SocketAddrV4::new(address(1), port));
     let segment = |flags| packets::tcp(from(80), to, &Tcp::new(flags, 1, 9), b"");
     [segment(SYN), segment(ACK), segment(SYN | ACK), packets::udp(from(53), to, b"answer")]

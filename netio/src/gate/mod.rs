@@ -1,0 +1,93 @@
+//! The gate on an interface: packets for a NAT stop here, before the host's network stack.
+//!
+//! An interface that a NAT and the host share, with one address, receives packets for both. The NAT reads its copy through
+//! a packet socket. The host's stack knows nothing of the NAT's connections, and would answer with RST or port unreachable,
+//! which ends them; so would a firewall of the host that rejects. The gate drops these packets on their way to the stack,
+//! where only packet sockets have had their copy (`__netif_receive_skb_core` in net/core/dev.c):
+//!
+//! ```text
+//!   interface --> packet sockets --> gate --> other programs --> tc --> netfilter, firewall --> sockets of the host
+//!                 (NAT reads here)    |
+//!                                     +-- drop: to the shared address, port is marked, no socket of the host expects it
+//! ```
+//!
+//! It is a BPF program at TCX ingress ([`program`], Linux 6.6), which reads the [`Marks`]: one bit for each port in memory
+//! that is mapped into this process. To give a port to a NAT or take it back is one store, without a system call, and costs
+//! no descriptor and no memory of the kernel. No port is bound, so programs of the host may use each that no mapping has,
+//! and connections of the host from a port that a mapping has go on.
+//!
+//! The program is detached with its descriptor: after the end of the process, however it ends, nothing is left on the
+//! interface. No queueing discipline is made, and other programs are not touched.
+//!
+//! Where bpf(2) or TCX are missing, a [`TrafficFilter`] does the same for a fixed set of ports.
+//!
+//! Needs `CAP_BPF` and `CAP_NET_ADMIN`. Measured on Linux 6.18: a marked packet takes 0.2 us in the gate.
+
+mod assembler;
+pub(crate) mod bpf;
+mod marks;
+mod program;
+mod traffic_filter;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use bpf::MapShape;
+pub use marks::{Marks, Owner};
+pub use traffic_filter::{MAX_RANGES, TrafficFilter};
+
+pub(crate) use assembler::Instruction;
+
+/// A gate; closed when it is dropped.
+#[derive(Debug)]
+pub struct Gate {
+    program: OwnedFd,
+    marks: Marks,
+    /// The index of the interface that it is on, and what holds it there.
+    link: Option<(u32, OwnedFd)>,
+}
+
+impl Gate {
+    /// Loads the program, which is on no interface yet.
+    pub fn load() -> io::Result<Gate> {
+        let map = bpf::create_map(MapShape {
+            map_type: bpf::ARRAY,
+            key_size: 4,
+            value_size: marks::LEN as u32,
+            max_entries: 1,
+            flags: bpf::MMAPABLE,
+        })?;
+        let fragmented = bpf::create_map(program::FRAGMENTED_SHAPE)?;
+        // The program keeps both maps.
+        let code = program::assemble(map.as_fd(), fragmented.as_fd())?;
+        let program = bpf::load_program(bpf::SCHED_CLS, &code, "vswitchd_gate")?;
+        Ok(Gate { program, marks: Marks::new(map.as_fd())?, link: None })
+    }
+
+    /// Puts the gate on an interface of this namespace, and takes it off the one before.
+    pub fn attach(&mut self, interface: u32) -> io::Result<()> {
+        if self.link.as_ref().is_some_and(|(index, _)| *index == interface) {
+            return Ok(());
+        }
+        self.link = None;
+        self.link = Some((interface, bpf::link_to_ingress(self.program.as_fd(), interface)?));
+        Ok(())
+    }
+
+    /// The interface is gone, and with it what held the gate there.
+    pub fn detach(&mut self) {
+        self.link = None;
+    }
+
+    /// Sets the address that is shared with the host.
+    pub fn set_address(&self, address: Option<Ipv4Addr>) {
+        self.marks.set_address(address);
+    }
+
+    /// The marks of its ports.
+    #[must_use]
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+}
