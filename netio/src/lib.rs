@@ -7,6 +7,7 @@
 pub mod backlog;
 pub mod gate;
 pub mod guest;
+pub mod host_sockets;
 pub mod link;
 pub mod merging;
 pub mod netns;
