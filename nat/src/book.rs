@@ -5,6 +5,7 @@
 //! looks at two connections that may have expired, so that the work of expiry is spread over that of opening.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use packet::Timestamp;
 use siphasher::sip::SipHasher13;
@@ -12,6 +13,7 @@ use siphasher::sip::SipHasher13;
 use crate::Refused;
 use crate::config::{ExternalKind, Filtering, Mapping, NatConfig, Timeouts};
 use crate::demand::Wanted;
+use crate::gate::{Gate, PortMarks, PortOwner};
 use crate::guests::{Guests, protocol_index};
 use crate::mappings::{MappingEntry, Mappings};
 use crate::open_ports::OpenPorts;
@@ -46,9 +48,27 @@ pub(crate) struct Address {
     pub(crate) ports: [Ports; 3],
     /// It is being removed, and opens no further connections.
     is_retired: bool,
+    /// Where the owners of its ports are marked, if it is shared behind a gate.
+    marks: Option<Arc<dyn PortMarks>>,
 }
 
 impl Address {
+    /// Gives a port to a mapping.
+    fn take(&mut self, protocol: Protocol, port: u16, mapping: u32, owner: PortOwner) {
+        self.ports[protocol_index(protocol)].take(port, mapping);
+        if let Some(marks) = &self.marks {
+            marks.mark(protocol, port, owner);
+        }
+    }
+
+    /// Frees the port of a mapping.
+    fn give_back(&mut self, protocol: Protocol, port: u16, secs: u32) {
+        self.ports[protocol_index(protocol)].give_back(port, secs);
+        if let Some(marks) = &self.marks {
+            marks.mark(protocol, port, PortOwner::Host);
+        }
+    }
+
     fn is_one_to_one(&self) -> bool {
         matches!(self.kind, ExternalKind::OneToOne(_))
     }
@@ -87,7 +107,7 @@ pub struct PortUsage {
     pub protocol: Protocol,
     /// Ports in use by mappings.
     pub used: u32,
-    /// Ports that a new mapping can get. On a shared address, those reserved with the host.
+    /// Ports that a new mapping can get. On a shared address without a gate, those reserved with the host.
     pub free: u32,
 }
 
@@ -110,6 +130,8 @@ pub(crate) struct Book {
     stats: NatStats,
     /// Blocks of ports that guests would use on a shared address.
     pub(crate) wanted: Wanted,
+    /// What keeps the host's packets and the guests' apart on a shared address, if all of its ports may be used.
+    pub(crate) gate: Option<Gate>,
 }
 
 impl Book {
@@ -129,6 +151,7 @@ impl Book {
             hasher,
             stats: NatStats::default(),
             wanted: Wanted::default(),
+            gate: None,
             config: config.clone(),
         }
     }
@@ -208,7 +231,7 @@ impl Book {
         };
         let number = self.mappings.add(entry);
         if let Some(address) = &mut self.addresses[usize::from(external)] {
-            address.ports[protocol_index(protocol)].take(port, number);
+            address.take(protocol, port, number, PortOwner::Mapping);
         }
         self.guests.took_port(guest, protocol);
         self.owner_ports[usize::from(pending.owner)][protocol_index(protocol)] += 1;
@@ -298,7 +321,7 @@ impl Book {
     fn give_back(&mut self, entry: &MappingEntry, secs: u32, open: &OpenPorts) {
         open.set(entry.external, entry.protocol, entry.port, false);
         if let Some(address) = &mut self.addresses[usize::from(entry.external)] {
-            address.ports[protocol_index(entry.protocol)].give_back(entry.port, secs);
+            address.give_back(entry.protocol, entry.port, secs);
         }
     }
 

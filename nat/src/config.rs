@@ -188,8 +188,8 @@ pub struct External {
 pub enum ExternalKind {
     /// The router's own: every configured port may be used.
     Own,
-    /// Shared with the host: a TCP or UDP port may be used once it was granted with
-    /// [`Nat::grant`](crate::Nat::grant).
+    /// Shared with the host: behind a gate ([`Nat::set_gate`](crate::Nat::set_gate)) every configured port may be used that
+    /// no program of the host has; otherwise a TCP or UDP port once it was granted with [`Nat::grant`](crate::Nat::grant).
     Shared,
     /// One guest's, with all ports and protocols.
     OneToOne(Ipv4Addr),

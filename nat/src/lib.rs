@@ -11,6 +11,7 @@ mod decision;
 mod demand;
 mod flow_cache;
 pub mod fragments;
+mod gate;
 mod guests;
 mod icmp_error;
 mod icmp_quote;
@@ -35,6 +36,7 @@ pub use config::{External, ExternalKind, Filtering, Mapping, NatConfig, Publishe
 pub use decision::{Basis, Decision};
 pub use demand::{BLOCK, Demand, block_of, ports_of_block};
 pub use flow_cache::FlowCache;
+pub use gate::{PortMarks, PortOwner};
 pub use nat::{FirstFragment, Nat, Translated};
 pub use show::{Connection, PortMapping};
 pub use tuple::{Endpoint, Protocol, Side, Tuple};

@@ -6,9 +6,15 @@
 //! port rests for two minutes as long as others are free (RFC 6888 REQ-8), so that late packets for its last mapping do
 //! not reach the next.
 //!
-//! Each port is one bit, so a search looks at 64 ports at once, and at all ports at most three times.
+//! Ports can be *shunned*: random choices take them last. On an address that is shared with the host these are the ports
+//! that the host's own programs get.
+//!
+//! Each port is one bit, so a search looks at 64 ports at once, and at all ports at most five times.
 
 use std::ops::RangeInclusive;
+
+use packet::PortSet;
+use packet::port_set::PORT_WORDS as WORDS;
 
 /// Time that a freed port rests, in seconds (RFC 6888 REQ-8).
 const REST_SECS: u32 = 120;
@@ -16,7 +22,6 @@ const REST_SECS: u32 = 120;
 /// Maximum number of resting ports that a search passes over before it takes one.
 const MOST_PASSED: usize = 64;
 
-const WORDS: usize = 65_536 / 64;
 const EVEN: u64 = 0x5555_5555_5555_5555;
 
 /// The ports of one address and protocol. All memory is reserved at the start, but touched only when it is used.
@@ -30,6 +35,8 @@ pub(crate) struct Ports {
     mapping: Vec<u32>,
     free: u32,
     has_classes: bool,
+    /// Ports that random choices take last.
+    shunned: Option<PortSet>,
 }
 
 impl Ports {
@@ -42,7 +49,19 @@ impl Ports {
             mapping: vec![0; 65_536],
             free: 0,
             has_classes,
+            shunned: None,
         }
+    }
+
+    /// Allows these ports for new mappings, and no others. A mapping that has another keeps it.
+    pub(crate) fn allow_only(&mut self, ports: &PortSet) {
+        self.usable.copy_from_slice(ports.words());
+        self.free = self.usable.iter().zip(&self.taken).map(|(usable, taken)| (usable & !taken).count_ones()).sum();
+    }
+
+    /// Random choices take these ports last.
+    pub(crate) fn shun(&mut self, ports: PortSet) {
+        self.shunned = (!ports.is_empty()).then_some(ports);
     }
 
     /// Allows these ports for new mappings.
@@ -117,9 +136,15 @@ impl Ports {
         }
         let class = if self.has_classes { class_of(inside) } else { 0..=u16::MAX };
         let parity = if inside.is_multiple_of(2) { EVEN } else { !EVEN };
-        self.search(&class, parity, secs, random)
-            .or_else(|| self.search(&class, u64::MAX, secs, random))
-            .or_else(|| self.search(&(0..=u16::MAX), u64::MAX, secs, random))
+        let shunned = self.shunned.as_ref();
+        let preferred = shunned.and_then(|shunned| {
+            self.search(&class, parity, Some(shunned), secs, random)
+                .or_else(|| self.search(&class, u64::MAX, Some(shunned), secs, random))
+        });
+        preferred
+            .or_else(|| self.search(&class, parity, None, secs, random))
+            .or_else(|| self.search(&class, u64::MAX, None, secs, random))
+            .or_else(|| self.search(&(0..=u16::MAX), u64::MAX, None, secs, random))
     }
 
     fn has_rested(&self, port: u16, secs: u32) -> bool {
@@ -127,8 +152,8 @@ impl Ports {
         freed == 0 || secs.saturating_sub(freed) >= REST_SECS
     }
 
-    /// A free port of a range and parity, searched from a random place on; a rested one if one is near.
-    fn search(&self, range: &RangeInclusive<u16>, parity: u64, secs: u32, random: u64) -> Option<u16> {
+    /// A free port of a range and parity but for `shunned`, searched from a random place on; a rested one if one is near.
+    fn search(&self, range: &RangeInclusive<u16>, parity: u64, shunned: Option<&PortSet>, secs: u32, random: u64) -> Option<u16> {
         let (first, last) = (usize::from(*range.start()) / 64, usize::from(*range.end()) / 64);
         let words = last - first + 1;
         let start = (random as usize >> 6) % words;
@@ -136,7 +161,8 @@ impl Ports {
         let (mut passed, mut resting) = (0, None);
         for step in 0..words {
             let word = first + (start + step) % words;
-            let mut left = (self.usable[word] & !self.taken[word] & parity).rotate_right(turn);
+            let shunned = shunned.map_or(0, |shunned| shunned.words()[word]);
+            let mut left = (self.usable[word] & !self.taken[word] & parity & !shunned).rotate_right(turn);
             while left != 0 {
                 let bit = (left.trailing_zeros() + turn) % 64;
                 left &= left - 1;
@@ -224,6 +250,37 @@ mod tests {
                 assert_eq!(ports.choose(30_000, true, 0, random), Some(port));
             }
         }
+    }
+
+    #[test]
+    fn shunned_ports_come_last() {
+        let mut ports = Ports::new(true);
+        ports.allow([2000, 2001, 40_000, 40_001]);
+        ports.shun(PortSet::from(32_768..=60_999));
+        assert_eq!(ports.choose(40_000, true, 0, 5), Some(40_000), "the inside port is kept");
+        ports.take(40_000, 1);
+        assert_eq!(ports.choose(40_000, true, 0, 5), Some(2000));
+        ports.take(2000, 2);
+        assert_eq!(ports.choose(40_000, true, 0, 5), Some(2001), "rather than the parity");
+        ports.take(2001, 3);
+        assert_eq!(ports.choose(40_000, true, 0, 5), Some(40_001), "rather than none");
+        ports.take(40_001, 4);
+        assert_eq!(ports.choose(40_000, true, 0, 5), None);
+    }
+
+    #[test]
+    fn only_some_ports_are_allowed() {
+        let mut ports = Ports::new(true);
+        ports.allow(1024..=65_535);
+        ports.take(5000, 1);
+        ports.take(5001, 2);
+        ports.allow_only(&PortSet::from(5000..=5003));
+        assert_eq!((ports.free(), ports.taken(), ports.mapping(5000)), (2, 2, Some(1)));
+        ports.allow_only(&PortSet::from(5002..=5002));
+        assert_eq!(ports.free(), 1);
+        ports.give_back(5000, 0);
+        assert_eq!((ports.free(), ports.is_free(5000)), (1, false), "it is not allowed any more");
+        assert_eq!(ports.choose(5000, true, 0, 9), Some(5002));
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Nat {
         }
     }
 
-    fn end_where(&self, now: Timestamp, concerned: impl Fn(&Book, Id) -> bool) -> usize {
+    pub(crate) fn end_where(&self, now: Timestamp, concerned: impl Fn(&Book, Id) -> bool) -> usize {
         let (mut ended, mut from, mut patience) = (0, Some(0), PATIENCE);
         while let Some(start) = from {
             let mut book = self.book();

@@ -7,6 +7,7 @@ use packet::Timestamp;
 use super::{Address, Book};
 use crate::Refused;
 use crate::config::{External, ExternalKind, MAX_EXTERNALS};
+use crate::gate::{Gate, PortOwner};
 use crate::guests::protocol_index;
 use crate::mappings::MappingEntry;
 use crate::open_ports::OpenPorts;
@@ -43,7 +44,16 @@ impl Book {
             ports[1].allow(self.config.ports.clone());
             ports[2].allow(self.config.ports.clone());
         }
-        let address = Some(Address { address: external.address, kind: external.kind, ports, is_retired: false });
+        let gate = self.gate.as_ref().filter(|_| external.kind == ExternalKind::Shared);
+        let marks = gate.map(Gate::marks);
+        if let Some(gate) = gate {
+            for protocol in [Protocol::TCP, Protocol::UDP] {
+                let ports = &mut ports[protocol_index(protocol)];
+                ports.allow_only(&gate.allowed(protocol, &self.config.ports));
+                ports.shun(gate.shunned());
+            }
+        }
+        let address = Some(Address { address: external.address, kind: external.kind, ports, is_retired: false, marks });
         let number = match self.addresses.iter().position(Option::is_none) {
             Some(number) => {
                 self.addresses[number] = address;
@@ -72,9 +82,14 @@ impl Book {
 
     /// Removes an outside address, whose connections and published ports have ended.
     pub(crate) fn remove_address(&mut self, number: u8) {
-        if let Some(slot) = self.addresses.get_mut(usize::from(number)) {
-            *slot = None;
+        let Some(slot) = self.addresses.get_mut(usize::from(number)) else { return };
+        if let Some(Address { marks: Some(marks), ports, .. }) = slot {
+            for protocol in [Protocol::TCP, Protocol::UDP] {
+                let left = (0..=u16::MAX).filter(|port| ports[protocol_index(protocol)].mapping(*port).is_some());
+                left.for_each(|port| marks.mark(protocol, port, PortOwner::Host));
+            }
         }
+        *slot = None;
     }
 
     /// The mapping that has an outside port.
@@ -138,7 +153,7 @@ impl Book {
         };
         let Some(Some(address)) = self.addresses.get_mut(usize::from(number)) else { return Err(Refused::NoAddress) };
         let mapping = self.mappings.add(entry);
-        address.ports[protocol_index(protocol)].take(port, mapping);
+        address.take(protocol, port, mapping, PortOwner::Published);
         open.set(number, protocol, port, true);
         Ok(())
     }
@@ -153,7 +168,7 @@ impl Book {
     /// Notes that a guest's port lies in a block that was not granted. True if the control thread should act: grant that
     /// block, or any, because fewer than `few` ports are free.
     pub(crate) fn note_demand(&mut self, tuple: &Tuple, is_refused: bool, few: u32) -> bool {
-        if !matches!(tuple.protocol, Protocol::TCP | Protocol::UDP) {
+        if self.gate.is_some() || !matches!(tuple.protocol, Protocol::TCP | Protocol::UDP) {
             return false;
         }
         let Some(external) = self.external_of(tuple.src.address) else { return false };

@@ -21,7 +21,7 @@
 //!
 //! Where bpf(2) or TCX are missing, a [`TrafficFilter`] does the same for a fixed set of ports.
 //!
-//! Needs `CAP_BPF` and `CAP_NET_ADMIN`. Measured on Linux 6.18: a marked packet takes 0.2 us in the gate.
+//! Needs `CAP_BPF` and `CAP_NET_ADMIN`.
 
 mod assembler;
 pub(crate) mod bpf;
