@@ -10,7 +10,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # The lab needs traffic generators and network tools, the instruction counts valgrind, and the tests Open vSwitch
 # as a tunnel peer, readers of captures, and an independent parser of metrics.
-packages=(iproute2 iputils-ping iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch tshark tcpdump
+packages=(iproute2 iputils-ping nftables conntrack iperf3 sockperf netsniff-ng ethtool gcc libc6-dev valgrind openvswitch-switch tshark tcpdump
     python3-prometheus-client)
 # Checks of the packaging: the systemd unit, manual pages and completions.
 packages+=(systemd mandoc bash zsh fish)

@@ -91,6 +91,9 @@ pub(crate) struct Flags {
     /// The next hop beyond the uplink's network [default: as the host's routes say]
     #[arg(long, value_name = "ADDR")]
     pub(crate) uplink_gateway: Option<String>,
+    /// What keeps the host silent about guests' packets to its own address [default: auto]
+    #[arg(long, value_name = "auto|tcx|filter|sockets")]
+    pub(crate) uplink_gate: Option<String>,
     /// The gateways; [`GATEWAY_HELP`] for people.
     #[arg(long, value_name = "[VLAN=]CIDR,...", help = GATEWAY_HELP)]
     pub(crate) gateway: Vec<String>,
@@ -157,6 +160,7 @@ impl Flags {
             ("--uplink-mode", self.uplink_mode.clone()),
             ("--uplink-address", self.uplink_address.clone()),
             ("--uplink-gateway", self.uplink_gateway.clone()),
+            ("--uplink-gate", self.uplink_gate.clone()),
             ("--workers", self.workers.map(|number| number.to_string())),
             ("--busy-poll", self.busy_poll.map(|number| number.to_string())),
             ("--mac-table-size", self.mac_table_size.map(|number| number.to_string())),

@@ -99,6 +99,15 @@ pub enum What {
         /// Mappings in use.
         mappings: usize,
     },
+    /// A program of the host began to use a port of the shared address that a guest's connections had, which ended.
+    HostTookPort {
+        /// `tcp` or `udp`.
+        protocol: String,
+        /// The port.
+        port: u16,
+        /// The program, as far as it is known.
+        program: Option<String>,
+    },
     /// A host became a peer of a tunnel by sending to it.
     PeerFound {
         /// Name of the tunnel.
@@ -180,6 +189,7 @@ impl What {
             What::MacTableFull { .. } => "mac_table_full",
             What::NatTableFull { .. } => "nat_table_full",
             What::NatPortsExhausted { .. } => "nat_ports_exhausted",
+            What::HostTookPort { .. } => "host_took_port",
             What::PeerFound { .. } => "peer_found",
             What::PeerChanged { .. } => "peer_changed",
             What::PortChanged { .. } => "port_changed",
@@ -223,6 +233,10 @@ impl fmt::Display for What {
             }
             What::NatTableFull { connections } => write!(out, "the connection table is full: {connections} connections"),
             What::NatPortsExhausted { mappings } => write!(out, "no outside port is free: {mappings} mappings"),
+            What::HostTookPort { protocol, port, program } => {
+                let program = program.as_deref().unwrap_or("a program of the host");
+                write!(out, "{program} took {protocol} port {port} of the shared address; guests' connections by it ended")
+            }
             What::PeerFound { tunnel, peer } => write!(out, "tunnel {tunnel}: new peer {peer}"),
             What::PeerChanged { tunnel, peer, problem: Some(problem), .. } => {
                 write!(out, "tunnel {tunnel}: {peer} cannot be reached: {problem}")

@@ -122,7 +122,7 @@ pub struct NatPorts {
     pub protocol: Protocol,
     /// Ports in use by mappings.
     pub used: u32,
-    /// Ports that a new mapping could get now; of an address shared with the host, those reserved from its programs.
+    /// Ports that a new mapping could get now; of an address shared with the host, those that none of its programs has; without a gate, those reserved.
     pub free: u32,
 }
 

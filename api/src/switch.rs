@@ -77,6 +77,20 @@ pub struct Uplink {
     pub mtu: Option<u32>,
     /// Outside address of guests without an address of their own; `null` if no such address exists.
     pub outside: Option<String>,
+    /// What keeps the host's network stack silent about guests' packets; `null` if guests do not leave from the host's address.
+    pub gate: Option<Gate>,
+}
+
+words! {
+    /// What keeps the host's network stack silent about guests' packets to its own address.
+    Gate {
+        /// A BPF program on the interface drops packets to the ports of guests.
+        Tcx = "tcx",
+        /// A classic BPF filter on the interface drops packets to a fixed set of ports.
+        Filter = "filter",
+        /// Sockets are bound to the ports of guests.
+        Sockets = "sockets",
+    }
 }
 
 words! {

@@ -163,7 +163,8 @@ impl<'a> Check<'a> {
         let gateway = keys.gateway.as_ref().map(|gateway| &gateway.origin);
         let nat = self.document.nat.as_ref().map(|nat| &nat.origin);
         let publish = self.document.publish().first().map(|rule| &rule.origin);
-        for origin in [address, gateway, nat, publish].into_iter().flatten() {
+        let gate = keys.gate.as_ref().map(|gate| &gate.origin);
+        for origin in [address, gateway, gate, nat, publish].into_iter().flatten() {
             let cure = origin.say("leave this out, or use mode = \"nat\"", "leave this flag out, or use --uplink-mode nat");
             self.problems.add(origin, format!("an uplink in bridge mode is a plain port, nothing is translated: {cure}"));
         }

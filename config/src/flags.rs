@@ -82,6 +82,7 @@ fn uplink(document: &mut Document, flag: &Flag, problems: &mut Problems) {
         "--uplink" => replace(&mut uplink.interface, "the uplink", text, &alone, problems),
         "--uplink-mode" => replace(&mut uplink.mode, "mode", text, &alone, problems),
         "--uplink-address" => replace(&mut uplink.address, "address", text, &with_value, problems),
+        "--uplink-gate" => replace(&mut uplink.gate, "gate", text, &alone, problems),
         _ => replace(&mut uplink.gateway, "gateway", text, &with_value, problems),
     }
     uplink.is_faulty |= problems.len() > before;

@@ -62,6 +62,6 @@ pub use self::problem::{At, Origin, Problem, Problems, nearest};
 pub use self::publish::Publish;
 pub use self::router::{Gateway, Router};
 pub use self::tunnel::{Checksum, DontFragment, GROUP_PORTS, Group, IpTunnel, Outer, Tunnel};
-pub use self::uplink::{BridgeUplink, NatUplink};
+pub use self::uplink::{BridgeUplink, GateMode, NatUplink};
 pub use self::vlan::{Trunks, Vlans};
 pub use ::tunnel::FramingKind;

@@ -14,7 +14,7 @@ const PORT: &str = "[[bridge.br0.port]]\ntap = 'a'\n";
 
 /// A flag with its value: `--tap tap0`.
 pub(crate) fn flag(text: &str) -> Flag {
-    const FLAGS: [&str; 20] = [
+    const FLAGS: [&str; 21] = [
         "--tap",
         "--port",
         "--gateway",
@@ -27,6 +27,7 @@ pub(crate) fn flag(text: &str) -> Flag {
         "--uplink-mode",
         "--uplink-address",
         "--uplink-gateway",
+        "--uplink-gate",
         "--workers",
         "--busy-poll",
         "--mac-table-size",

@@ -44,6 +44,8 @@ pub struct NatUplink {
     pub prefix_len: u8,
     /// The next hop beyond the uplink's network; `None` leaves it to the host's routes.
     pub gateway: Option<Ipv4Addr>,
+    /// What keeps the host silent about guests' packets to an address that is shared.
+    pub gate: GateMode,
 }
 
 words! {
@@ -51,6 +53,22 @@ words! {
     pub(crate) enum UplinkMode {
         Nat = "nat",
         Bridge = "bridge",
+    }
+}
+
+words! {
+    /// What keeps the host's network stack silent about guests' packets to its own address.
+    #[derive(Default)]
+    pub enum GateMode {
+        /// The first of the others that the kernel grants.
+        #[default]
+        Auto = "auto",
+        /// A BPF program on the interface drops packets to the ports of guests (Linux 6.6).
+        Tcx = "tcx",
+        /// A classic BPF filter on the interface drops packets to a fixed set of ports.
+        Filter = "filter",
+        /// Sockets are bound to the ports of guests.
+        Sockets = "sockets",
     }
 }
 
@@ -71,6 +89,9 @@ keys! {
         "address" => address: OwnAddresses,
         /// The next hop beyond the uplink's network. Default: as the host's routes say.
         "gateway" => gateway: HostAddress,
+        /// What keeps the host silent about guests' packets to its own address: tcx, filter or sockets. Default: auto, the first
+        /// of these that the kernel grants.
+        "gate" => gate: GateMode,
     }
 }
 
@@ -93,9 +114,12 @@ impl fmt::Display for NatUplink {
         if let more @ 1.. = self.addresses.len().saturating_sub(1) {
             write!(out, " and {more} more")?;
         }
-        match self.gateway {
-            Some(gateway) => write!(out, ", gateway {gateway}"),
-            None => Ok(()),
+        if let Some(gateway) = self.gateway {
+            write!(out, ", gateway {gateway}")?;
+        }
+        match self.gate {
+            GateMode::Auto => Ok(()),
+            gate => write!(out, ", gate {}", gate.name()),
         }
     }
 }
@@ -103,7 +127,19 @@ impl fmt::Display for NatUplink {
 impl UplinkKeys {
     /// The uplink in `nat` mode; `None` if something is wrong with its addresses.
     pub(crate) fn nat(&self, interface: &str, problems: &mut Problems) -> Option<NatUplink> {
-        let mut uplink = NatUplink { interface: interface.to_owned(), addresses: Vec::new(), prefix_len: 0, gateway: None };
+        let mut uplink = NatUplink {
+            interface: interface.to_owned(),
+            addresses: Vec::new(),
+            prefix_len: 0,
+            gateway: None,
+            gate: GateMode::Auto,
+        };
+        if let Some(gate) = &self.gate {
+            uplink.gate = gate.value;
+            if self.address.is_some() {
+                problems.add(&gate.origin, "an own address is not the host's, which so needs no gate: leave one of both out");
+            }
+        }
         if let Some(own) = &self.address {
             let OwnAddresses(first, others) = &own.value;
             uplink.addresses.push(first.value.0.address);

@@ -41,7 +41,7 @@ pub(crate) fn show(show: &api::Show) -> String {
     section(&mut out, "gateways", show.gateways.is_empty(), &gateways.without_same("bridge"));
     if let Some(uplink) = &show.uplink {
         let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address"]);
-        let api::Uplink { interface, mode, state, mtu, outside } = uplink.clone();
+        let api::Uplink { interface, mode, state, mtu, outside, gate: _ } = uplink.clone();
         table.row([interface, mode.to_string(), state.to_string(), text(mtu), text(outside)]);
         section(&mut out, "uplink", false, &table);
     }

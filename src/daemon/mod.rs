@@ -156,6 +156,8 @@ impl Daemon {
         };
         daemon.attach_all()?;
         daemon.fabric.workers.start()?;
+        // After all devices, which must not lack descriptors.
+        daemon.edge.take_ports();
         Ok(daemon)
     }
 
@@ -271,7 +273,7 @@ impl Daemon {
 
     /// Once a second.
     fn tick(&mut self, now: Timestamp, service: &mut Service) {
-        self.edge.tick(now);
+        self.edge.tick(now, &mut self.fabric);
         self.fabric.tick(now);
         self.ports.look(&mut self.fabric);
         self.tunnels.tick(&mut self.fabric);

@@ -143,7 +143,7 @@ impl Daemon {
         }
         for tunnel in &plan.added_tunnels {
             if let Some(router) = &mut self.edge.router {
-                router.let_go(tunnel.port)?;
+                router.let_go(tunnel.port, self.fabric.now())?;
             }
         }
         let (readers, workers) = (self.fabric.workers.readers(), self.fabric.workers.len());

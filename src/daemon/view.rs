@@ -103,6 +103,7 @@ impl View<'_> {
             state: uplink.shown_state(),
             mtu: uplink.state().map(|state| state.mtu),
             outside: self.edge.router.as_ref().and_then(RouterControl::outside).map(|address| address.to_string()),
+            gate: self.edge.router.as_ref().and_then(RouterControl::gate),
         }
     }
 

@@ -9,6 +9,8 @@
 //! *Threads.* Owned by the control thread. Workers share the translation and the neighbours, and get a new routing snapshot
 //! with each change.
 
+mod door;
+mod gate;
 mod reserve;
 pub(crate) mod router;
 mod uplink;
@@ -26,9 +28,13 @@ use crate::hints::without_interface;
 use crate::model::bridge_id;
 use crate::seed::random_seed;
 use crate::worker::{Clock, Command, Sink, Source};
+use gate::Lost;
 use router::{PortNumbers, RouterControl};
 use uplink::UplinkFound;
 pub(crate) use uplink::UplinkPort;
+
+/// Maximum number of ports that the host's programs took, told at a time.
+const TOLD_AT_ONCE: usize = 16;
 
 /// The uplink and the router, as far as the configuration has them.
 #[derive(Debug)]
@@ -179,10 +185,28 @@ impl Edge {
         fabric.events.tell(What::UplinkChanged { interface, state, outside });
     }
 
-    /// Once a second: expired connections end, and unused ports go back to the host.
-    pub(crate) fn tick(&mut self, now: Timestamp) {
+    /// Once a second: expired connections end, unused ports go back to the host, and the host's programs get theirs.
+    pub(crate) fn tick(&mut self, now: Timestamp, fabric: &mut Fabric) {
+        let Some(router) = &mut self.router else { return };
+        router.tick(now);
+        for (at, Lost { protocol, port }) in router.look_at_host(now).into_iter().enumerate().take(TOLD_AT_ONCE) {
+            let protocol = protocol.to_string();
+            // Finding the process takes a search of all.
+            let process = if at == 0 { reserve::program_of(&protocol, port) } else { None };
+            tracing::info!(
+                protocol,
+                port,
+                program = process.as_deref().unwrap_or("-"),
+                "a program of the host took a guest's port"
+            );
+            fabric.events.tell(What::HostTookPort { protocol, port, program: process });
+        }
+    }
+
+    /// Takes the first ports of the host, where they are taken in advance; after all devices are open.
+    pub(crate) fn take_ports(&mut self) {
         if let Some(router) = &mut self.router {
-            router.tick(now);
+            router.take_ports();
         }
     }
 

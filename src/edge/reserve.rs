@@ -14,6 +14,7 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, anyhow};
 use nat::{BLOCK, Demand, Nat, Protocol, block_of, ports_of_block};
 use netio::reservation::{PortProtocol, Reservation, process_of_port};
+use rustix::process::{Resource, getrlimit};
 
 /// Ports of each protocol that are reserved at the start.
 const AT_START: u32 = 512;
@@ -23,6 +24,10 @@ const ENOUGH: u32 = 2048;
 const TOO_MANY: u32 = 8192;
 /// Ports given back at a time.
 const GIVEN_BACK: usize = 256;
+
+/// Descriptors that are left: 512 for devices and guests, and some for the control socket, which is opened later. Half of all, where
+/// there are fewer than twice as many.
+const SPARE_DESCRIPTORS: u64 = 512 + 16;
 
 /// Blocks of ports reserved at a time, for each protocol.
 const BLOCKS_AT_ONCE: usize = 8;
@@ -35,7 +40,8 @@ const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 pub(crate) struct Reserved {
     address: Ipv4Addr,
     range: RangeInclusive<u16>,
-    ports: HashMap<(Protocol, u16), Reservation>,
+    /// Taken in advance: TCP's, UDP's.
+    ports: [HashMap<u16, Reservation>; 2],
     /// Ports of rules, held while a rule publishes them.
     published: HashMap<(Protocol, u16), Kept>,
     /// The range that the host's own programs get ports from, and how many of it may still be reserved, for TCP and for
@@ -44,8 +50,10 @@ pub(crate) struct Reserved {
     local_left: [u32; 2],
     /// Where the next round of giving back begins.
     trimmed: usize,
-    /// No descriptors are left, until some ports are given back.
-    is_exhausted: bool,
+    /// Maximum number of ports of a protocol that are taken in advance, by the number of descriptors.
+    most: usize,
+    /// No descriptors are left for TCP's, for UDP's, until some ports are given back.
+    is_exhausted: [bool; 2],
     has_complained: bool,
 }
 
@@ -57,7 +65,13 @@ struct Kept {
     in_advance: bool,
 }
 
-fn take(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
+/// The place of a protocol: TCP's, UDP's.
+fn at(protocol: Protocol) -> usize {
+    usize::from(protocol == Protocol::UDP)
+}
+
+/// Reserves a port of the host.
+pub(super) fn take(protocol: Protocol, address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
     if protocol == Protocol::TCP { Reservation::tcp(address, port) } else { Reservation::udp(address, port) }
 }
 
@@ -68,12 +82,13 @@ impl Reserved {
         Reserved {
             address,
             range,
-            ports: HashMap::new(),
+            ports: Default::default(),
             published: HashMap::new(),
             local_left: [u32::from(local.end() - local.start()) / 4 * 3; 2],
             local,
             trimmed: 0,
-            is_exhausted: false,
+            most: usize::MAX,
+            is_exhausted: [false; 2],
             has_complained: false,
         }
     }
@@ -93,7 +108,7 @@ impl Reserved {
     /// the result is dropped, and stays with [`Reserved::keep`].
     pub(crate) fn reserve(&self, protocol: Protocol, port: u16) -> anyhow::Result<Option<Reservation>> {
         // One that was taken in advance is as good.
-        if self.ports.contains_key(&(protocol, port)) || self.published.contains_key(&(protocol, port)) {
+        if self.ports[at(protocol)].contains_key(&port) || self.published.contains_key(&(protocol, port)) {
             return Ok(None);
         }
         take(protocol, self.address, port).map(Some).map_err(|error| in_use(error, self.address, protocol, port))
@@ -103,7 +118,7 @@ impl Reserved {
     pub(crate) fn keep(&mut self, protocol: Protocol, port: u16, reserved: Option<Reservation>) {
         // One that was taken in advance stays taken, and counts as the rule's.
         let in_advance = reserved.is_none();
-        if let Some(reservation) = reserved.or_else(|| self.ports.remove(&(protocol, port))) {
+        if let Some(reservation) = reserved.or_else(|| self.ports[at(protocol)].remove(&port)) {
             self.published.insert((protocol, port), Kept { reservation, in_advance });
         }
     }
@@ -112,9 +127,9 @@ impl Reserved {
     pub(crate) fn withdraw(&mut self, nat: &Nat, protocol: Protocol, port: u16) {
         let Some(Kept { reservation, in_advance }) = self.published.remove(&(protocol, port)) else { return };
         if !nat.revoke(self.address, protocol, port) {
-            self.ports.insert((protocol, port), reservation);
+            self.ports[at(protocol)].insert(port, reservation);
         } else if in_advance {
-            self.local_left[usize::from(protocol == Protocol::UDP)] += u32::from(self.local.contains(&port));
+            self.local_left[at(protocol)] += u32::from(self.local.contains(&port));
         }
     }
 
@@ -123,19 +138,20 @@ impl Reserved {
         if self.published.contains_key(&(protocol, port)) {
             return false;
         }
-        if !self.ports.contains_key(&(protocol, port)) {
+        if !self.ports[at(protocol)].contains_key(&port) {
             return true;
         }
         if !nat.revoke(self.address, protocol, port) {
             return false;
         }
-        self.ports.remove(&(protocol, port));
-        self.local_left[usize::from(protocol == Protocol::UDP)] += u32::from(self.local.contains(&port));
+        self.ports[at(protocol)].remove(&port);
+        self.local_left[at(protocol)] += u32::from(self.local.contains(&port));
         true
     }
 
-    /// Reserves the first ports.
+    /// Reserves the first ports, once everything else that takes descriptors at the start is open.
     pub(crate) fn start(&mut self, nat: &Nat) {
+        self.most = spare_descriptors() / 2;
         for protocol in [Protocol::TCP, Protocol::UDP] {
             self.fill(nat, protocol, 0, AT_START);
         }
@@ -157,7 +173,7 @@ impl Reserved {
     fn fill(&mut self, nat: &Nat, protocol: Protocol, mut free: u32, enough: u32) {
         let ports = u32::from(self.range.end() - self.range.start()) + 1;
         for _ in 0..BLOCKS_AT_ONCE {
-            if free >= enough || self.is_exhausted {
+            if free >= enough || self.is_exhausted[at(protocol)] {
                 return;
             }
             let Ok(random) = random() else { return };
@@ -172,30 +188,34 @@ impl Reserved {
         let range = self.range.clone();
         for port in ports_of_block(first).filter(|port| range.contains(port)) {
             let is_local = self.local.contains(&port);
-            let left = self.local_left[usize::from(protocol == Protocol::UDP)];
-            if self.is_exhausted || is_local && left == 0 || self.ports.contains_key(&(protocol, port)) {
+            let left = self.local_left[at(protocol)];
+            if self.is_exhausted[at(protocol)] || is_local && left == 0 || self.ports[at(protocol)].contains_key(&port) {
                 continue;
+            }
+            if self.ports[at(protocol)].len() >= self.most {
+                self.complain(protocol, &rustix::io::Errno::MFILE.into());
+                break;
             }
             match take(protocol, self.address, port) {
                 Ok(reservation) => {
-                    self.ports.insert((protocol, port), reservation);
-                    self.local_left[usize::from(protocol == Protocol::UDP)] -= u32::from(is_local);
+                    self.ports[at(protocol)].insert(port, reservation);
+                    self.local_left[at(protocol)] -= u32::from(is_local);
                     taken.push(port);
                 }
                 // A program of the host has it, or the address is missing for a moment.
                 Err(error) if is_passing(&error) => {}
-                Err(error) => self.complain(&error),
+                Err(error) => self.complain(protocol, &error),
             }
         }
         nat.grant(self.address, protocol, &taken);
         taken.len() as u32
     }
 
-    fn complain(&mut self, error: &io::Error) {
-        self.is_exhausted = true;
+    fn complain(&mut self, protocol: Protocol, error: &io::Error) {
+        self.is_exhausted[at(protocol)] = true;
         if !std::mem::replace(&mut self.has_complained, true) {
             tracing::warn!(
-                reserved = self.ports.len(),
+                reserved = self.ports.iter().map(HashMap::len).sum::<usize>(),
                 %error,
                 "cannot reserve more of the host's ports for NAT; raise `ulimit -n`, or give the router an address of its own \
                  with --uplink-address"
@@ -209,23 +229,29 @@ impl Reserved {
             if nat.free_ports(self.address, protocol) <= TOO_MANY {
                 continue;
             }
-            let of_protocol = self.ports.keys().filter(|(of, _)| *of == protocol);
-            let some: Vec<u16> = of_protocol.skip(self.trimmed).take(GIVEN_BACK).map(|(_, port)| *port).collect();
+            let some: Vec<u16> = self.ports[at(protocol)].keys().skip(self.trimmed).take(GIVEN_BACK).copied().collect();
             // From the start again, once all were looked at.
             self.trimmed = if some.len() < GIVEN_BACK { 0 } else { self.trimmed + GIVEN_BACK };
             for port in some {
                 if nat.revoke(self.address, protocol, port) {
-                    self.ports.remove(&(protocol, port));
-                    self.local_left[usize::from(protocol == Protocol::UDP)] += u32::from(self.local.contains(&port));
-                    self.is_exhausted = false;
+                    self.ports[at(protocol)].remove(&port);
+                    self.local_left[at(protocol)] += u32::from(self.local.contains(&port));
+                    self.is_exhausted[at(protocol)] = false;
                 }
             }
         }
     }
 }
 
+/// Number of descriptors that ports may take, besides those that are open and those that are left for others.
+fn spare_descriptors() -> usize {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return usize::MAX };
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
+    limit.saturating_sub(SPARE_DESCRIPTORS.min(limit / 2)).saturating_sub(open) as usize
+}
+
 /// The range of local ports that the host gives to its programs; the kernel's default if it cannot be read.
-fn local_ports() -> RangeInclusive<u16> {
+pub(super) fn local_ports() -> RangeInclusive<u16> {
     let text = std::fs::read_to_string(LOCAL_PORTS).unwrap_or_default();
     let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
     match (numbers.next(), numbers.next()) {
@@ -234,19 +260,22 @@ fn local_ports() -> RangeInclusive<u16> {
     }
 }
 
+/// The process that uses a port: `name (process 7)`.
+pub(super) fn program_of(protocol: &str, port: u16) -> Option<String> {
+    let protocol = if protocol == "tcp" { PortProtocol::Tcp } else { PortProtocol::Udp };
+    process_of_port(protocol, port).map(|(pid, name)| format!("{} (process {pid})", name.escape_debug()))
+}
+
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     matches!(error.kind(), AddrInUse | AddrNotAvailable | PermissionDenied)
 }
 
-fn in_use(error: io::Error, address: Ipv4Addr, protocol: Protocol, port: u16) -> anyhow::Error {
+/// The error of a rule whose port cannot be taken; names the program that has it.
+pub(super) fn in_use(error: io::Error, address: Ipv4Addr, protocol: Protocol, port: u16) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let of = if protocol == Protocol::TCP { PortProtocol::Tcp } else { PortProtocol::Udp };
-            let who = process_of_port(of, port).map_or_else(
-                || "a program of this host".to_owned(),
-                |(pid, name)| format!("{} (process {pid})", name.escape_debug()),
-            );
+            let who = program_of(&protocol.to_string(), port).unwrap_or_else(|| "a program of this host".to_owned());
             anyhow!(
                 "--publish: {protocol} port {port} of {address} is in use by {who}; publish another port, or end that program"
             )

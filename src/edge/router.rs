@@ -14,13 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use config::{NatUplink, Publish};
+use config::{GateMode, NatUplink, Publish};
 use nat::{External, ExternalKind, Nat};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
 use vswitch::{Domain, Interface, Neighbours, Route, Router, Routing, Uplink};
 
+use super::door::Door;
+use super::gate::{Lost, UplinkGate};
 use super::reserve::Reserved;
 use super::uplink::UplinkPort;
 use crate::model::bridge_id;
@@ -48,11 +50,14 @@ pub(crate) struct RouterControl {
     interfaces: Vec<Interface>,
     nat: Option<Arc<Nat>>,
     neighbours: Arc<Neighbours>,
+    /// What keeps the host silent on an address that is shared with it: a gate, or else reserved ports.
+    gate: Option<UplinkGate>,
     reserved: Option<Reserved>,
     /// The outside addresses now; the router sends from the first one.
     externals: Vec<External>,
     /// Since when the shared address is away.
     lost_at: Option<Timestamp>,
+    has_taken_ports: bool,
     wants_ports: bool,
     ports_due: Timestamp,
     /// UDP ports of the host that tunnels receive by, sorted.
@@ -90,9 +95,11 @@ impl RouterControl {
             interfaces,
             nat,
             neighbours,
+            gate: None,
             reserved: None,
             externals: Vec::new(),
             lost_at: None,
+            has_taken_ports: false,
             wants_ports: false,
             ports_due: Timestamp::default(),
             tunnel_ports,
@@ -152,7 +159,49 @@ impl RouterControl {
             }
             self.check_listen(&self.config.publish, state)?;
         }
+        self.open_gate(uplink)?;
         self.follow(uplink, now)
+    }
+
+    /// Chooses what keeps the host silent about guests' packets, if they leave from its address.
+    fn open_gate(&mut self, uplink: &UplinkPort) -> anyhow::Result<()> {
+        let (Some(nat), Some(config)) = (&self.nat, &self.config.uplink) else { return Ok(()) };
+        if !config.addresses.is_empty() || config.gate == GateMode::Sockets {
+            return Ok(());
+        }
+        let index = uplink.state().map(|state| state.index);
+        for mode in [GateMode::Tcx, GateMode::Filter] {
+            if config.gate != GateMode::Auto && config.gate != mode {
+                continue;
+            }
+            match Door::open(mode, index) {
+                Ok(door) => {
+                    let gate = UplinkGate::new(door, self.config.nat.ports.clone(), index);
+                    gate.serve(nat);
+                    self.gate = Some(gate);
+                    return Ok(());
+                }
+                Err(error) if config.gate == GateMode::Auto => {
+                    let instead = if mode == GateMode::Tcx {
+                        "a filter is used, and guests do not keep ports that the host gives to its own programs"
+                    } else {
+                        "a socket is bound to each port of guests, and a firewall of the host that rejects ends their connections"
+                    };
+                    tracing::warn!(uplink = uplink.interface, gate = mode.name(), %error, needs = needs_of(mode), "no gate: {instead}");
+                }
+                Err(error) => {
+                    let (mode, interface, needs) = (mode.name(), &uplink.interface, needs_of(mode));
+                    return Err(error).context(format!("--uplink-gate {mode}: no gate on {interface}; it needs {needs}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What keeps the host silent about guests' packets; `None` if guests do not leave from its address.
+    pub(crate) fn gate(&self) -> Option<api::Gate> {
+        let shares = self.config.uplink.as_ref().is_some_and(|uplink| uplink.addresses.is_empty());
+        shares.then(|| self.gate.as_ref().map_or(api::Gate::Sockets, UplinkGate::kind))
     }
 
     /// Updates addresses and routes from the present state of the uplink.
@@ -160,6 +209,18 @@ impl RouterControl {
         let (Some(nat), Some(config)) = (self.nat.clone(), self.config.uplink.clone()) else { return Ok(()) };
         let state = uplink.state().cloned();
         let wanted = self.wanted_externals(&config, state.as_ref());
+        if let Some(gate) = &mut self.gate {
+            gate.follow(state.as_ref().map(|state| state.index), shared_of(&wanted));
+            // Before the first mapping takes a port.
+            gate.look(&nat, now);
+        }
+        // Replies to the first packets by a new address are received.
+        if !wanted.is_empty()
+            && wanted != self.externals
+            && let Some(filter) = self.filter_of(&wanted)
+        {
+            uplink.set_filter(filter);
+        }
         let outcome = if wanted.is_empty() { self.miss_address(now) } else { self.set_externals(&nat, wanted, now) };
         if let Some(filter) = self.filter() {
             uplink.set_filter(filter);
@@ -224,22 +285,50 @@ impl RouterControl {
         if wanted == self.externals {
             return Ok(());
         }
-        let shared = wanted.iter().find(|external| external.kind == ExternalKind::Shared).map(|external| external.address);
+        let shared = shared_of(&wanted);
         nat.set_externals(&wanted, now)
             .map_err(|_| anyhow::anyhow!("at most {} outside addresses", nat::config::MAX_EXTERNALS))?;
         self.externals = wanted;
-        self.reserved = shared.map(|address| Reserved::new(address, self.config.nat.ports.clone()));
+        let reserved = shared.filter(|_| self.gate.is_none());
+        self.reserved = reserved.map(|address| Reserved::new(address, self.config.nat.ports.clone()));
         let outcome = self.publish(nat, now);
-        if let Some(reserved) = &mut self.reserved {
-            reserved.start(nat);
-            tracing::info!(address = %reserved.address(), "guests' packets leave from this address");
+        if let Some(gate) = &mut self.gate {
+            gate.publish();
+        }
+        if let Some(address) = shared {
+            tracing::info!(%address, "guests' packets leave from this address");
+        }
+        // At the start, devices are opened first.
+        if self.has_taken_ports {
+            self.take_ports();
         }
         outcome
     }
 
+    /// Reserves the first ports with the host, unless a gate makes that needless.
+    pub(crate) fn take_ports(&mut self) {
+        self.has_taken_ports = true;
+        if let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) {
+            reserved.start(nat);
+        }
+    }
+
+    /// Once a second: which ports the host's programs have. Returns those on which mappings ended.
+    pub(crate) fn look_at_host(&mut self, now: Timestamp) -> Vec<Lost> {
+        match (&self.nat, &mut self.gate) {
+            (Some(nat), Some(gate)) => gate.look(nat, now),
+            _ => Vec::new(),
+        }
+    }
+
     fn filter(&self) -> Option<Filter> {
-        let addresses: Vec<Ipv4Addr> = self.externals.iter().map(|external| external.address).collect();
-        let is_own = self.externals.iter().all(|external| external.kind != ExternalKind::Shared);
+        self.filter_of(&self.externals)
+    }
+
+    /// Selects packets to these addresses from what the uplink receives.
+    fn filter_of(&self, externals: &[External]) -> Option<Filter> {
+        let addresses: Vec<Ipv4Addr> = externals.iter().map(|external| external.address).collect();
+        let is_own = externals.iter().all(|external| external.kind != ExternalKind::Shared);
         let mut ports = vec![if is_own { 0..=u16::MAX } else { self.config.nat.ports.clone() }];
         for rule in self.config.publish.iter().filter(|_| !is_own) {
             if let Publish::Ports { ports: published, .. } = rule {
@@ -322,6 +411,19 @@ impl RouterControl {
 
 /// Connections expired in one go; between two goes, workers may take the lock.
 const EXPIRE_BUDGET: usize = 256;
+
+/// What a gate needs.
+fn needs_of(mode: GateMode) -> &'static str {
+    match mode {
+        GateMode::Filter => "CAP_NET_ADMIN and a kernel with CONFIG_NET_CLS_BPF",
+        _ => "Linux 6.6, CAP_BPF and CAP_NET_ADMIN",
+    }
+}
+
+/// The address among them that is shared with the host.
+fn shared_of(externals: &[External]) -> Option<Ipv4Addr> {
+    externals.iter().find(|external| external.kind == ExternalKind::Shared).map(|external| external.address)
+}
 
 /// A range without these ports, which are sorted.
 fn without(range: RangeInclusive<u16>, ports: &[u16]) -> Vec<RangeInclusive<u16>> {

@@ -19,6 +19,7 @@ mod events;
 mod exchange;
 mod fairness;
 mod frames;
+mod gate;
 mod gateway;
 mod guest;
 mod guest_image;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         publish::trials(),
         path::trials(),
         uplink::trials(),
+        gate::trials(),
         limits::trials(),
         hostile::trials(),
         ports::trials(),

@@ -91,7 +91,7 @@ pub(crate) struct Site {
     pub(crate) outside: Host,
     pub(crate) guests: Vec<Host>,
     args: Vec<String>,
-    switch: Option<Switch>,
+    pub(crate) switch: Option<Switch>,
 }
 
 /// A site whose daemon does not run yet.

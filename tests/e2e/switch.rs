@@ -71,7 +71,17 @@ impl Switch {
 
     /// Starts a daemon in this namespace and waits until it is ready.
     pub(crate) fn start_inside(netns: File, args: &[impl AsRef<str>]) -> Switch {
-        let mut command = daemon(args);
+        Switch::start_command(netns, daemon(args))
+    }
+
+    /// The same by another program, whose command `by` makes of the daemon's path.
+    pub(crate) fn start_by(netns: File, by: impl FnOnce(&str) -> Command, args: &[impl AsRef<str>]) -> Switch {
+        let mut command = by(env!("CARGO_BIN_EXE_vswitchd"));
+        command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Switch::start_command(netns, command)
+    }
+
+    fn start_command(netns: File, mut command: Command) -> Switch {
         let mut child = netns::inside(netns.as_fd(), || command.spawn()).expect("the daemon starts");
         let output = lines_of(child.stdout.take().expect("its output"));
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -130,6 +140,12 @@ impl Switch {
             let report = self.report();
             (report.is_balanced() && is_so(&report)).then_some(report)
         })
+    }
+
+    /// Kills it, and waits for its end.
+    pub(crate) fn kill(mut self) {
+        self.signal(Signal::KILL);
+        exit_of(&mut self.child);
     }
 
     /// Ends it with SIGTERM, without error and with every frame accounted for.

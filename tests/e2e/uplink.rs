@@ -31,16 +31,20 @@ pub(crate) fn trials() -> Vec<Trial> {
     for mode in Mode::BOTH {
         let word = mode.word();
         trials.extend([
-            trial(format!("uplink/host_is_silent_{word}"), move || host_is_silent(mode)),
+            trial(format!("uplink/host_is_silent_{word}"), move || host_is_silent(mode, &[])),
             trial(format!("uplink/host_is_unharmed_{word}"), move || host_is_unharmed(mode)),
             trial(format!("uplink/carrier_lost_and_found_{word}"), move || carrier_lost_and_found(mode)),
             trial(format!("uplink/interface_deleted_and_made_anew_{word}"), move || interface_deleted_and_made_anew(mode)),
         ]);
     }
     trials.extend([
+        trial("uplink/host_is_silent_by_a_filter", || host_is_silent(Mode::Shared, &["--uplink-gate", "filter"])),
+        trial("uplink/host_is_silent_by_sockets", || host_is_silent(Mode::Shared, &["--uplink-gate", "sockets"])),
         trial("uplink/reserved_ports_are_not_given_away", reserved_ports_are_not_given_away),
         trial("uplink/address_flaps", address_flaps),
-        trial("uplink/ports_after_a_flap", ports_after_a_flap),
+        trial("uplink/ports_after_a_flap_tcx", || ports_after_a_flap("tcx")),
+        trial("uplink/ports_after_a_flap_filter", || ports_after_a_flap("filter")),
+        trial("uplink/ports_after_a_flap_sockets", || ports_after_a_flap("sockets")),
         trial("uplink/another_address", another_address),
         trial("uplink/own_address_is_announced", own_address_is_announced),
         trial("uplink/answers_for_own_addresses_only", answers_for_own_addresses_only),
@@ -61,8 +65,8 @@ fn said_by_the_host(wan: &RawSocket, host: MacAddr) -> Vec<Datagram> {
 
 /// The stack sees every reply too and must answer none: to TCP and UDP of guests, in each state of their connections,
 /// and to late packets.
-fn host_is_silent(mode: Mode) {
-    let site = Plan::new(mode, 1).args(&["--publish", "8080:10.77.0.11:80"]).silent().start();
+fn host_is_silent(mode: Mode, args: &[&str]) {
+    let site = Plan::new(mode, 1).args(&["--publish", "8080:10.77.0.11:80"]).args(args).silent().start();
     let (guest, peer, wan) = (site.guest_station(1), site.stranger(50), site.wan());
     for port in (3000..3064).chain([1024, 40_000, 65_535]) {
         let pair = Pair::open(&guest, port, &peer, 80);
@@ -118,9 +122,9 @@ fn host_is_unharmed(mode: Mode) {
     site.finish();
 }
 
-/// The host's programs cannot bind a port that a guest's mapping uses.
+/// Without a gate, the host's programs cannot bind a port that a guest's mapping uses.
 fn reserved_ports_are_not_given_away() {
-    let site = Site::start_with(Mode::Shared, 1);
+    let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "sockets"]).start();
     let server = udp_on(&site.outside, FAR, 53);
     let client = udp_on(site.guest(1), guest_address(1), 0);
     client.send_to(b"x", (FAR, 53)).expect("sent");
@@ -170,8 +174,8 @@ fn address_flaps() {
 }
 
 /// Requests for ports while the address was away do not exhaust the ports once it is back.
-fn ports_after_a_flap() {
-    let site = Plan::new(Mode::Shared, 1).silent().start();
+fn ports_after_a_flap(gate: &str) {
+    let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", gate]).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
     guest.send_udp(999, peer.at(53), b"known");
     peer.next_udp(53);

@@ -9,6 +9,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use api::Gate;
+use netio::gate::TrafficFilter;
 use netio::reservation::{PortProtocol, Reservation, process_of_port};
 use netio::route::Route;
 use netio::{Layer, Netns, Tap, TapSpec, link, merging, netns, route};
@@ -35,8 +37,9 @@ pub(crate) struct Facts {
     pub(crate) ways: Vec<(usize, IpAddr, Result<u32, String>)>,
     /// Published ports in use by another program: true for TCP, the port number, the program.
     pub(crate) taken: Vec<(bool, u16, String)>,
-    /// Whether a port of the shared address can be reserved, so that the host sends no RST for it; `None` if not tried.
-    pub(crate) silence: Option<Result<(), ErrorKind>>,
+    /// What keeps the host silent about guests' packets to its own address, or would: that of the running switch, or the first
+    /// that this process is granted; `None` if the address is not shared.
+    pub(crate) silence: Option<Result<Gate, ErrorKind>>,
     pub(crate) max_dgram_qlen: Option<u64>,
     /// Default receive buffer of sockets, in bytes.
     pub(crate) rmem_default: Option<u64>,
@@ -204,8 +207,37 @@ fn shared_address(plan: &Plan) -> Option<Ipv4Addr> {
     Some(route::addresses(index).ok()?.first()?.0)
 }
 
-fn silence(plan: &Plan) -> Option<Result<(), ErrorKind>> {
-    Some(Reservation::tcp(shared_address(plan)?, 0).map(drop).map_err(|error| error.kind()))
+fn silence(plan: &Plan) -> Option<Result<Gate, ErrorKind>> {
+    let address = shared_address(plan)?;
+    let named = plan.uplink.as_ref().and_then(|uplink| uplink.gate);
+    if let Some(gate) = named.filter(|_| plan.running.is_some()) {
+        return Some(Ok(gate));
+    }
+    let gates: [(Gate, fn() -> bool); 2] = [(Gate::Tcx, grants_program), (Gate::Filter, grants_filter)];
+    for (gate, is_granted) in gates.into_iter().filter(|(gate, _)| named.is_none_or(|named| named == *gate)) {
+        if is_granted() {
+            return Some(Ok(gate));
+        }
+    }
+    Some(Reservation::tcp(address, 0).map(|_| Gate::Sockets).map_err(|error| error.kind()))
+}
+
+/// Index of the loopback interface, the only one of a new namespace, on which gates are tried.
+const LOOPBACK: u32 = 1;
+
+/// Whether this process may put a gate on an interface.
+fn grants_program() -> bool {
+    match netns::create() {
+        Ok(namespace) => netns::inside(namespace.as_fd(), || netio::Gate::load()?.attach(LOOPBACK)).is_ok(),
+        // Without the right to make a namespace, whether it may load the program.
+        Err(_) => netio::Gate::load().is_ok(),
+    }
+}
+
+/// Whether this process may put a filter of traffic control on an interface.
+fn grants_filter() -> bool {
+    let Ok(namespace) = netns::create() else { return false };
+    netns::inside(namespace.as_fd(), || TrafficFilter::attach(LOOPBACK).map(drop)).is_ok()
 }
 
 fn lost_namespaces(plan: &Plan) -> Vec<(String, ErrorKind)> {

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use api::Gate;
 use serde::Serialize;
 
 use super::facts::{Control, Facts, Interface};
@@ -111,7 +112,7 @@ fn rights(plan: &Plan, facts: &Facts) -> Vec<Check> {
     let is_low = shares && plan.published.iter().any(|(_, port)| *port < 1024);
     let by_number = plan.namespaces.iter().any(|name| name.starts_with("pid:"));
     let wanted = [
-        (NET_ADMIN, "CAP_NET_ADMIN", plan.has_taps || shares, "TAP devices and reserved ports"),
+        (NET_ADMIN, "CAP_NET_ADMIN", plan.has_taps || shares, "TAP devices and the gate on the uplink"),
         (NET_RAW, "CAP_NET_RAW", is_packet, "the uplink and packet ports"),
         (NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", is_low, "published ports below 1024"),
         (SYS_ADMIN, "CAP_SYS_ADMIN", !plan.namespaces.is_empty(), "ports in other network namespaces"),
@@ -204,18 +205,30 @@ fn way_out(plan: &Plan, uplink: &Uplink, facts: &Facts) -> Vec<Check> {
     checks
 }
 
-/// Checks an address that the switch shares with the host. The host's network stack receives replies to guests too. It stays
-/// silent about them if the switch reserves each NAT port on the host; then ip_forward, rp_filter and the host's firewall do
-/// not affect guests' connections.
+/// Checks an address that the switch shares with the host. The host's network stack receives replies to guests too. A gate on
+/// the interface keeps them from it; then ip_forward, rp_filter and the host's firewall do not affect guests' connections.
+/// Sockets on the ports keep the stack silent, but a firewall that rejects answers before they are found.
 fn shared(what: &str, name: &str, interface: &Interface, facts: &Facts) -> Check {
     if interface.addresses.is_empty() {
         let fix = format!("ip addr add ADDRESS/LEN dev {name}; or address= of [uplink]");
         return problem(what, "has no IPv4 address to translate guests' connections to", fix);
     }
     match facts.silence {
-        None | Some(Ok(())) => {
-            ok(what, "the host stays silent about guests' connections (no RST); ip_forward and rp_filter do not matter")
-        }
+        None | Some(Ok(Gate::Tcx)) => ok(
+            what,
+            "the host stays silent about guests' connections (no RST); ip_forward, rp_filter and its firewall do not matter",
+        ),
+        Some(Ok(Gate::Filter)) => ok(
+            what,
+            "the host stays silent about guests' connections by a filter (no RST), and its firewall does not matter; guests keep no \
+             ports of ip_local_port_range (Linux 6.6 and CAP_BPF lift this)",
+        ),
+        Some(Ok(Gate::Sockets)) => warning(
+            what,
+            "the host stays silent about guests' connections by a socket for each port, but a firewall that rejects ends them: \
+             there is no gate on the interface",
+            "Linux 6.6 and CAP_BPF (AmbientCapabilities= in the unit); or address= of [uplink]; or let the firewall drop",
+        ),
         Some(Err(ErrorKind::PermissionDenied)) => problem(
             what,
             "no port can be reserved on the host, whose network stack would reset guests' connections: CAP_NET_ADMIN is missing",
@@ -341,7 +354,8 @@ const ENOUGH_BYTES: u64 = 212_992;
 
 fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
-    if let (true, Some(uplink), Some(limit)) = (plan.shares_an_address(), &plan.uplink, facts.open_files) {
+    let takes_sockets = plan.shares_an_address() && matches!(facts.silence, Some(Ok(Gate::Sockets)));
+    if let (true, Some(uplink), Some(limit)) = (takes_sockets, &plan.uplink, facts.open_files) {
         let ports = u64::from(uplink.ports.end().saturating_sub(*uplink.ports.start())) + 1;
         let wanted = 2 * ports + OTHER_DESCRIPTORS;
         let text = format!("{limit} descriptors");
@@ -373,7 +387,13 @@ fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
     for (tcp, port, who) in &facts.taken {
         let protocol = if *tcp { "tcp" } else { "udp" };
         let fix = format!("ss -lp 'sport = {port}', and stop it; or publish another port");
-        checks.push(problem(format!("published {protocol} {port}"), format!("is in use on the host: {who}"), fix));
+        let what = format!("published {protocol} {port}");
+        checks.push(match plan.running {
+            None => problem(what, format!("is in use on the host: {who}"), fix),
+            Some(_) => {
+                warning(what, format!("the guest gets all packets, and nobody reaches the host's program there: {who}"), fix)
+            }
+        });
     }
     checks
 }

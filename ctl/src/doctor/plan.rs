@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
-use api::{AddressKind, PortKind, UplinkMode};
-use config::{Config, FramingKind, Publish};
+use api::{AddressKind, Gate, PortKind, UplinkMode};
+use config::{Config, FramingKind, GateMode, Publish};
 use packet::udp::UDP_LEN;
 
 /// An IPv4 network, given by an address in it and a prefix length.
@@ -50,6 +50,8 @@ pub(crate) struct Uplink {
     pub(crate) own: Vec<Ipv4Addr>,
     /// Outside ports that NAT may use.
     pub(crate) ports: RangeInclusive<u16>,
+    /// What keeps the host silent about guests' packets to its own address; of a configuration only if it is named there.
+    pub(crate) gate: Option<Gate>,
 }
 
 /// A tunnel to other hosts.
@@ -99,6 +101,14 @@ impl Default for Plan {
     }
 }
 
+/// The published ports of a running switch, as far as programs of the host can use them beside it: where sockets are bound to
+/// them, they cannot.
+fn published_by(show: &api::Show, nat: Option<&api::Nat>) -> Vec<(bool, u16)> {
+    let is_bound = show.uplink.as_ref().is_none_or(|uplink| uplink.gate.is_none_or(|gate| gate == Gate::Sockets));
+    let rules = nat.iter().filter(|_| !is_bound).flat_map(|nat| &nat.mappings).filter(|mapping| mapping.published);
+    rules.filter_map(|rule| Some((rule.protocol.to_string() == "tcp", rule.outside.rsplit_once(':')?.1.parse().ok()?))).collect()
+}
+
 /// Default outside ports.
 const USUAL_PORTS: RangeInclusive<u16> = 1024..=65_535;
 
@@ -117,6 +127,7 @@ impl Plan {
             is_nat: uplink.mode == UplinkMode::Nat,
             own: own.filter_map(|address| address.address.parse().ok()).collect(),
             ports: USUAL_PORTS,
+            gate: uplink.gate,
         });
         let gateway = |gateway: &api::Gateway| {
             Some(Network { address: gateway.address.parse().ok()?, prefix_len: gateway.prefix_len.min(32) })
@@ -140,8 +151,7 @@ impl Plan {
             mtus: bridged.filter_map(|port| Some((port.name.clone(), port.mtu?))).collect(),
             uplink,
             gateways: show.gateways.iter().filter_map(gateway).collect(),
-            // The switch has reserved them already.
-            published: Vec::new(),
+            published: published_by(show, nat),
             tunnels: show.tunnels.iter().map(tunnel).collect(),
             complaints: show.problems.clone(),
             unread: stats.ports.iter().map(|port| (port.name.clone(), port.kernel_dropped)).filter(|(_, n)| *n > 0).collect(),
@@ -157,12 +167,19 @@ impl Plan {
             is_nat: true,
             own: uplink.addresses.clone(),
             ports: nat.ports.clone(),
+            gate: match uplink.gate {
+                GateMode::Auto => None,
+                GateMode::Tcx => Some(Gate::Tcx),
+                GateMode::Filter => Some(Gate::Filter),
+                GateMode::Sockets => Some(Gate::Sockets),
+            },
         });
         let bridge = config.bridge_uplink.as_ref().map(|uplink| Uplink {
             interface: uplink.interface.clone(),
             is_nat: false,
             own: Vec::new(),
             ports: USUAL_PORTS,
+            gate: None,
         });
         let gateways = config.router.iter().flat_map(|router| &router.gateways);
         let published = config.router.iter().flat_map(|router| &router.publish);

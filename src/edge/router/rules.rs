@@ -64,7 +64,11 @@ impl RouterControl {
         let mut outcome = Ok(());
         for rule in self.published_by(&self.config.publish) {
             let Published { protocol, port, .. } = rule;
-            let reserved = self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.publish(protocol, port));
+            let reserved = match (&self.gate, &mut self.reserved) {
+                (Some(gate), _) => gate.check_free(protocol, port),
+                (None, Some(reserved)) => reserved.publish(protocol, port),
+                (None, None) => Ok(()),
+            };
             outcome =
                 outcome.and(reserved.and_then(|()| nat.publish(&rule, now).map_err(|refused| not_published(&rule, refused))));
         }
@@ -94,7 +98,11 @@ impl RouterControl {
                 }
                 continue;
             }
-            let reserved = self.reserved.as_ref().map_or(Ok(None), |reserved| reserved.reserve(rule.protocol, rule.port))?;
+            let reserved = match (&self.gate, &self.reserved) {
+                (Some(gate), _) => gate.check_free(rule.protocol, rule.port).map(|()| None)?,
+                (None, Some(reserved)) => reserved.reserve(rule.protocol, rule.port)?,
+                (None, None) => None,
+            };
             wanted.push((rule, reserved));
         }
         // Not before all ports are reserved, since publishing one ends a guest's connection that uses it.
@@ -122,7 +130,16 @@ impl RouterControl {
 
     /// A tunnel is to receive by this UDP port of the host: it is not taken in advance for guests any more.
     /// If the tunnel is refused after all, it is taken again when guests need more.
-    pub(crate) fn let_go(&mut self, port: u16) -> anyhow::Result<()> {
+    pub(crate) fn let_go(&mut self, port: u16, now: Timestamp) -> anyhow::Result<()> {
+        let published = self.published_by(&self.config.publish);
+        if let (Some(nat), Some(gate)) = (&self.nat, &mut self.gate) {
+            ensure!(
+                !published.iter().any(|rule| rule.protocol == Protocol::UDP && rule.port == port),
+                "UDP port {port} is published: choose another port, or unpublish it"
+            );
+            gate.let_go(nat, port, now);
+            return Ok(());
+        }
         let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) else { return Ok(()) };
         ensure!(
             reserved.let_go(nat, Protocol::UDP, port),
@@ -155,6 +172,9 @@ impl RouterControl {
             if let Some(reserved) = &mut self.reserved {
                 reserved.withdraw(&rules.nat, rule.protocol, rule.port);
             }
+        }
+        if let Some(gate) = &mut self.gate {
+            gate.publish();
         }
         if let (Some(filter), Some(uplink)) = (self.filter(), uplink) {
             uplink.set_filter(filter);

@@ -30,7 +30,7 @@ fn healthy() -> Facts {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
         ways: Vec::new(),
         taken: Vec::new(),
-        silence: Some(Ok(())),
+        silence: Some(Ok(Gate::Tcx)),
         max_dgram_qlen: Some(512),
         rmem_default: Some(212_992),
         lost_namespaces: Vec::new(),
@@ -112,6 +112,9 @@ fn the_way_out() {
     assert_said(&nat, &Facts { interfaces: BTreeMap::new(), ..healthy() }, "uplink eth0", Status::Problem, "no such interface");
     let refused = Facts { silence: Some(Err(ErrorKind::PermissionDenied)), ..healthy() };
     assert_said(&nat, &refused, "uplink eth0", Status::Problem, "would reset guests' connections");
+    assert_said(&nat, &healthy(), "uplink eth0", Status::Ok, "its firewall do not matter");
+    let sockets = Facts { silence: Some(Ok(Gate::Sockets)), ..healthy() };
+    assert_said(&nat, &sockets, "uplink eth0", Status::Warning, "a firewall that rejects ends them");
     let own = plan("uplink = { interface = 'eth0', address = '192.0.2.1/24' }");
     assert_said(&own, &healthy(), "uplink eth0", Status::Problem, "ip addr del 192.0.2.1 dev eth0");
 }
@@ -152,7 +155,13 @@ fn packets_fit_through_tunnels() {
 #[test]
 fn limits_of_the_kernel() {
     let nat = plan(NAT);
-    assert_said(&nat, &Facts { open_files: Some(20_000), ..healthy() }, "open files", Status::Warning, "use 7952 of 64512");
+    assert_said(
+        &nat,
+        &Facts { open_files: Some(20_000), silence: Some(Ok(Gate::Sockets)), ..healthy() },
+        "open files",
+        Status::Warning,
+        "use 7952 of 64512",
+    );
     assert_said(&nat, &Facts { max_dgram_qlen: Some(10), ..healthy() }, "datagrams", Status::Warning, "max_dgram_qlen=512");
     assert_said(
         &nat,
@@ -163,6 +172,8 @@ fn limits_of_the_kernel() {
     );
     let taken = Facts { taken: vec![(true, 8080, "nginx, process 7".to_owned())], ..healthy() };
     assert_said(&nat, &taken, "published tcp 8080", Status::Problem, "nginx, process 7");
+    let running = Plan { running: Some(1), ..nat.clone() };
+    assert_said(&running, &taken, "published tcp 8080", Status::Warning, "the guest gets all packets");
     assert_said(&nat, &Facts { refused_offloads: Some(vec!["tso4"]), ..healthy() }, "TAP offloads", Status::Warning, "tso4");
     let lost = Facts { lost_namespaces: vec![("blue".to_owned(), ErrorKind::NotFound)], ..healthy() };
     assert_said(&nat, &lost, "namespace blue", Status::Problem, "ip netns add blue");

@@ -1,0 +1,296 @@
+//! The address that guests share with the host: what the host's firewall, its programs and the end of the daemon do to it,
+//! and the ways that keep its stack silent.
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddrV4, TcpListener};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::control::{json, run, text};
+use crate::datagrams::{ACK, Datagram, SYN};
+use crate::guest::Directory;
+use crate::host::Host;
+use crate::nat_tcp::Pair;
+use crate::site::{FAR, MACHINE, Mode, Plan, Site, connect, guest_address, listen_on, recv_from, udp_on};
+use crate::switch::Switch;
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("gate/firewalls_have_no_say_tcx", || firewalls("tcx")),
+        trial("gate/firewalls_have_no_say_filter", || firewalls("filter")),
+        trial("gate/a_guest_keeps_its_port", a_guest_keeps_its_port),
+        trial("gate/nothing_is_bound_tcx", || nothing_is_bound("tcx")),
+        trial("gate/nothing_is_bound_filter", || nothing_is_bound("filter")),
+        trial("gate/programs_of_the_host_come_first_tcx", || programs_of_the_host_come_first("tcx")),
+        trial("gate/programs_of_the_host_come_first_filter", || programs_of_the_host_come_first("filter")),
+        trial("gate/the_hosts_own_connections", the_hosts_own_connections),
+        trial("gate/a_filter_that_was_left", a_filter_that_was_left),
+        trial("gate/nothing_is_left_after_a_kill", nothing_is_left_after_a_kill),
+        trial("gate/a_published_port_in_use", a_published_port_in_use),
+        trial("gate/few_descriptors", || few_descriptors(256)),
+        trial("gate/some_descriptors", || few_descriptors(1024)),
+    ]
+}
+
+/// A command inside a host's namespace, with this input.
+fn tool(host: &Host, words: &[&str], input: &str) -> String {
+    let output = host.inside(|| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        child.stdin.take().map_or(Ok(()), |mut to| to.write_all(input.as_bytes()))?;
+        child.wait_with_output()
+    });
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Rules of firewalls as distributions make them: an open one, those of firewalld and ufw which reject, one that resets TCP,
+/// and destination NAT of the host as for Kubernetes' node ports.
+const FIREWALLS: [(&str, &str); 5] = [
+    ("accepts", "chain input { type filter hook input priority 0; policy accept; ct state established accept; }"),
+    (
+        "rejects as firewalld does",
+        "chain input { type filter hook input priority 10; policy accept; ct state established,related accept; ct state invalid drop; \
+         iif lo accept; reject with icmpx admin-prohibited; }",
+    ),
+    (
+        "rejects as ufw does",
+        "chain input { type filter hook input priority 0; policy drop; iif lo accept; ct state established,related accept; \
+         ct state invalid drop; reject; }",
+    ),
+    (
+        "resets",
+        "chain input { type filter hook input priority 0; policy accept; ct state established accept; \
+         meta l4proto tcp reject with tcp reset; reject; }",
+    ),
+    (
+        "translates",
+        "chain pre { type nat hook prerouting priority -100; ip daddr 203.0.113.1 meta l4proto { tcp, udp } \
+         th dport 1024-65535 dnat ip to 127.0.0.1:9; }",
+    ),
+];
+
+/// Published TCP and UDP, and guests' own TCP and UDP, ten of ten each; the host's connection tracking knows of none.
+fn firewalls(gate: &str) {
+    let args = ["--publish", "8080:10.77.0.11:80/tcp+udp", "--uplink-gate", gate];
+    let site = Plan::new(Mode::Shared, 1).args(&args).start();
+    let server = listen_on(site.guest(1), guest_address(1), 80);
+    let (answering, far) = (udp_on(site.guest(1), guest_address(1), 80), listen_on(&site.outside, FAR, 80));
+    let far_udp = udp_on(&site.outside, FAR, 53);
+    for (name, rules) in FIREWALLS {
+        tool(&site.machine, &["nft", "-f", "-"], &format!("flush ruleset\ntable inet t {{\n{rules}\n}}\n"));
+        for n in 0..10_u8 {
+            let published = SocketAddrV4::new(MACHINE, 8080);
+            exchange(connect(&site.outside, &server, published));
+            exchange(connect(site.guest(1), &far, SocketAddrV4::new(FAR, 80)));
+            let client = udp_on(&site.outside, FAR, 0);
+            client.send_to(&[n], published).expect("sent");
+            let (bytes, from) = recv_from(&answering);
+            answering.send_to(&bytes, from).expect("sent");
+            assert_eq!(recv_from(&client), (vec![n], published), "{name}");
+            let client = udp_on(site.guest(1), guest_address(1), 0);
+            client.send_to(&[n], (FAR, 53)).expect("sent");
+            let (bytes, from) = recv_from(&far_udp);
+            far_udp.send_to(&bytes, from).expect("sent");
+            assert_eq!(recv_from(&client).0, [n], "{name}");
+        }
+        assert_eq!(tool(&site.machine, &["conntrack", "-L"], ""), "", "{name}");
+    }
+    site.finish();
+}
+
+/// One byte each way.
+fn exchange((mut near, mut far, _): (std::net::TcpStream, std::net::TcpStream, SocketAddrV4)) {
+    near.set_read_timeout(Some(wait::NEVER)).expect("set");
+    near.write_all(b"?").expect("sent");
+    far.read_exact(&mut [0]).expect("received in time");
+    far.write_all(b"!").expect("sent");
+    near.read_exact(&mut [0]).expect("received in time");
+}
+
+/// From the first packet on, wherever it lies.
+fn a_guest_keeps_its_port() {
+    let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "tcx"]).silent().start();
+    let (guest, peer) = (site.guest_station(1), site.stranger(50));
+    let ports = (1024..=65_535).step_by(652);
+    let mut kept = 0;
+    for port in ports {
+        guest.send_udp(port, peer.at(53), b"?");
+        let outer = peer.next_udp(53).from();
+        guest.send(&Datagram::tcp(guest.at(port), peer.at(80), SYN, [1, 0], b""));
+        let syn = peer.expect("the SYN", |segment| segment.protocol == 6);
+        kept += usize::from(outer.port() == port && syn.from().port() == port);
+    }
+    assert_eq!(kept, 99);
+    site.finish();
+}
+
+/// Neither a socket nor a descriptor for a port.
+fn nothing_is_bound(gate: &str) {
+    let args = ["--publish", "8080-8089:10.77.0.11:80-89/tcp+udp", "--uplink-gate", gate];
+    let site = Plan::new(Mode::Shared, 1).args(&args).silent().start();
+    let (guest, peer) = (site.guest_station(1), site.stranger(50));
+    let descriptors = site.switch().descriptors();
+    for port in 2000..2100 {
+        guest.send_udp(port, peer.at(53), b"?");
+        peer.next_udp(53);
+    }
+    assert_eq!(tool(&site.machine, &["ss", "-Hltun"], ""), "");
+    assert!(site.switch().descriptors() <= descriptors + 2, "{descriptors} before");
+    site.finish();
+}
+
+/// A program of the host may bind whatever port it likes, and has it soon; the guest goes on from another.
+fn programs_of_the_host_come_first(gate: &str) {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = Plan::new(Mode::Shared, 1).args(&["--control", &socket, "--uplink-gate", gate]).silent().start();
+    let (guest, peer) = (site.guest_station(1), site.stranger(50));
+    guest.send_udp(5000, peer.at(53), b"?");
+    assert_eq!(peer.next_udp(53).from().port(), 5000);
+    let pair = Pair::open(&guest, 6000, &peer, 80);
+    assert_eq!(pair.outer.port(), 6000);
+    let service = listen_on(&site.machine, MACHINE, 6000);
+    let resolver = udp_on(&site.machine, "0.0.0.0".parse().expect("an address"), 5000);
+    resolver.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
+    wait::until("the host's programs to have their ports", || {
+        let logged = |protocol: &str, port: u16| site.switch().has_logged(&format!("protocol=\"{protocol}\" port={port}"));
+        (logged("tcp", 6000) && logged("udp", 5000)).then_some(())
+    });
+    let near =
+        site.outside.try_inside(|| std::net::TcpStream::connect_timeout(&SocketAddrV4::new(MACHINE, 6000).into(), wait::NEVER));
+    assert!(near.is_ok(), "{near:?}");
+    service.accept().expect("a connection");
+    peer.send_udp(54, SocketAddrV4::new(MACHINE, 5000), b"for the host");
+    assert_eq!(wait::until("the datagram", || resolver.recv(&mut [0; 64]).ok()), 12);
+    guest.send_udp(5000, peer.at(53), b"again");
+    assert_ne!(peer.next_udp(53).from().port(), 5000);
+    assert_eq!(json(&socket, &["show"])["uplink"]["gate"], gate);
+    site.finish();
+}
+
+/// Connections of the host from ports that guests have too.
+fn the_hosts_own_connections() {
+    let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "tcx"]).silent().start();
+    let (guest, peer) = (site.guest_station(1), site.stranger(50));
+    let listener = listen_on(&site.outside, FAR, 80);
+    let servers = udp_on(&site.outside, FAR, 53);
+    for port in [5000, 40_000] {
+        let pair = Pair::open(&guest, port, &peer, 80);
+        let near = site.machine.inside(|| {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::bind(&socket, &SocketAddrV4::new(MACHINE, port))?;
+            rustix::net::connect(&socket, &SocketAddrV4::new(FAR, 80))?;
+            Ok(std::net::TcpStream::from(socket))
+        });
+        let (far, from) = listener.accept().expect("a connection");
+        assert_eq!(from.port(), port);
+        exchange((near, far, SocketAddrV4::new(MACHINE, port)));
+        pair.is_alive();
+        guest.send_udp(port + 1, peer.at(53), b"?");
+        peer.next_udp(53);
+        let client = udp_on(&site.machine, MACHINE, port + 1);
+        client.send_to(b"from the host", (FAR, 53)).expect("sent");
+        servers.send_to(b"to the host", recv_from(&servers).1).expect("sent");
+        assert_eq!(recv_from(&client).0, b"to the host");
+    }
+    site.finish();
+}
+
+/// After SIGKILL the host's stack answers again, and a listener of the host is reached.
+fn nothing_is_left_after_a_kill() {
+    let site = Plan::new(Mode::Shared, 1).args(&["--publish", "8080:10.77.0.11:80", "--uplink-gate", "tcx"]).silent().start();
+    let (guest, peer) = (site.guest_station(1), site.stranger(50));
+    Pair::open(&guest, 5000, &peer, 80).is_alive();
+    let Site { machine, outside, switch, .. } = site;
+    switch.expect("it runs").kill();
+    assert_eq!(tool(&machine, &["tc", "qdisc", "show", "dev", "up0", "ingress"], ""), "");
+    for port in [5000, 8080] {
+        peer.send(&Datagram::tcp(peer.at(80), SocketAddrV4::new(MACHINE, port), ACK, [1, 1], b"late"));
+        let reset = peer.expect("the host's reset", |segment| segment.protocol == 6 && segment.from().port() == port);
+        assert_ne!(reset.flags() & crate::datagrams::RST, 0);
+    }
+    let listener = listen_on(&machine, MACHINE, 8080);
+    connect(&outside, &listener, SocketAddrV4::new(MACHINE, 8080));
+}
+
+/// A filter stays after SIGKILL; the next daemon replaces it, and removes it at its end.
+fn a_filter_that_was_left() {
+    let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "filter"]).silent().start();
+    let filters = |machine: &Host| tool(machine, &["tc", "filter", "show", "dev", "up0", "ingress"], "");
+    assert!(filters(&site.machine).contains("direct-action"));
+    let Site { machine, outside, guests, switch, .. } = site;
+    switch.expect("it runs").kill();
+    assert!(filters(&machine).contains("direct-action"));
+    let args = ["--tap", &guests[0].port(""), "--uplink", "up0", "--uplink-gate", "filter", "--publish", "8080:10.77.0.11:80"];
+    let next = Switch::start_inside(machine.netns().try_clone().expect("a clone"), &args);
+    assert_eq!(filters(&machine).matches("direct-action").count(), 1);
+    next.finish();
+    assert_eq!(filters(&machine), "");
+    let listener = listen_on(&machine, MACHINE, 8080);
+    connect(&outside, &listener, SocketAddrV4::new(MACHINE, 8080));
+}
+
+/// A rule for a port that a program has is refused and the program named; a program that takes the port later gets nothing,
+/// and `doctor` names it.
+fn a_published_port_in_use() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = Plan::new(Mode::Shared, 1).args(&["--control", &socket]).start();
+    let holder = site.machine.inside(|| TcpListener::bind(("0.0.0.0", 8080)));
+    let refused = run(&socket, &["nat", "publish", "8080:10.77.0.11:80"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("is in use by") && said.contains(&std::process::id().to_string()),
+        "{said}"
+    );
+    drop(holder);
+    text(&socket, &["nat", "publish", "8080:10.77.0.11:80"]);
+    let _holder = site.machine.inside(|| TcpListener::bind(("0.0.0.0", 8080)));
+    let server = listen_on(site.guest(1), guest_address(1), 80);
+    exchange(connect(&site.outside, &server, SocketAddrV4::new(MACHINE, 8080)));
+    let said = String::from_utf8(run(&socket, &["doctor"]).stdout).expect("text");
+    assert!(said.contains("published tcp 8080") && said.contains("the guest gets all packets"), "{said}");
+    site.finish();
+}
+
+/// With so few descriptors a switch starts all the same, and answers while guests want more ports than it can reserve.
+fn few_descriptors(most: u64) {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = Plan::new(Mode::Shared, 2).silent().bare();
+    let ports: Vec<String> = site.guests.iter().map(|guest| guest.port(":offload=off:gro=off")).collect();
+    let args = ["--tap", &ports.join(","), "--uplink", "up0", "--uplink-gate", "sockets", "--control", &socket];
+    let limited = Switch::start_by(
+        site.machine.netns().try_clone().expect("a clone"),
+        |daemon| {
+            let mut command = Command::new("setpriv");
+            command.arg("--bounding-set=-sys_resource").arg("--inh-caps=-sys_resource");
+            command.arg("prlimit").arg(format!("--nofile={most}:{most}")).arg(daemon);
+            command
+        },
+        &args,
+    );
+    let (one, two, peer) = (site.guest_station(1), site.guest_station(2), site.stranger(50));
+    let mut outer = HashSet::new();
+    for round in 0..30_000_u32 {
+        for guest in [&one, &two] {
+            guest.send_udp(1024 + (round * 2 % 60_000) as u16, peer.at(53), b"?");
+        }
+        if round % 3000 == 0 {
+            assert!(!text(&socket, &["show"]).is_empty());
+            outer.extend(peer.seen().iter().filter(|seen| seen.protocol == 17).map(Datagram::from));
+        }
+    }
+    assert!(!outer.is_empty(), "guests have some ports");
+    let left = most as usize - limited.descriptors();
+    assert!(left >= (most as usize / 2 - 16).min(512), "{left} descriptors are left");
+    assert!(limited.has_logged("cannot reserve more of the host's ports"));
+    limited.finish();
+}
