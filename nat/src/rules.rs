@@ -47,7 +47,9 @@ impl Nat {
             if now_there.contains(new) || externals[..at].iter().any(|other| other.address == new.address) {
                 continue;
             }
-            let number = self.book().add_address(*new).ok_or(Refused::TableFull)?;
+            // Under one lock: the reply to the first connection by this address may come at once.
+            let mut book = self.book();
+            let number = book.add_address(*new).ok_or(Refused::TableFull)?;
             self.addresses.set(number, Some(*new));
         }
         Ok(())
