@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use config::Flag;
+use config::{CONTROL_VARIABLE, Flag};
 
 const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas between. NETNS is a name under /run/netns, \
     a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
@@ -124,8 +124,8 @@ pub(crate) struct Flags {
     /// Seconds until an address that was not seen again is forgotten, 1 to 86,400 [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) mac_aging_time: Option<u32>,
-    /// Where vswitchctl finds the switch; none for nowhere [default: /run/vswitchd.sock as root,
-    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; without it where it cannot be]
+    /// Where vswitchctl finds the switch; none for nowhere [default: $VSWITCHD_SOCKET; or else the file's; or else
+    /// /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise, without it where it cannot be]
     #[arg(long, alias = "socket", value_name = "PATH")]
     pub(crate) control: Option<String>,
     /// Its members may do everything over the control socket, as root and the daemon's own user may
@@ -143,6 +143,13 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
+    /// Takes the control socket from the environment, unless a flag names it.
+    pub(crate) fn complete(&mut self) {
+        if self.control.is_none() {
+            self.control = std::env::var(CONTROL_VARIABLE).ok().filter(|path| !path.is_empty());
+        }
+    }
+
     /// The flags that say something of the configuration.
     pub(crate) fn words(&self) -> Vec<Flag> {
         let lists = [

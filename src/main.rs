@@ -60,15 +60,21 @@ const PAGE: &[manual::Section] = &[
          $XDG_RUNTIME_DIR/vswitchd.sock   that of other users\n\
          /run/vswitchd/vswitchd.sock      that of the service",
     ),
-    ("ENVIRONMENT", "VSWITCHD_LOG    used if --log is not given\nNOTIFY_SOCKET   socket of the service manager (sd_notify(3))"),
+    (
+        "ENVIRONMENT",
+        "VSWITCHD_SOCKET   the control socket, used if --control is not given\n\
+         VSWITCHD_LOG      used if --log is not given\n\
+         NOTIFY_SOCKET     socket of the service manager (sd_notify(3))",
+    ),
     ("SEE ALSO", "vswitchctl(1)"),
 ];
 
 fn main() -> ExitCode {
-    let cli = match Cli::from_arg_matches(&command().get_matches()) {
+    let mut cli = match Cli::from_arg_matches(&command().get_matches()) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    cli.flags.complete();
     // What waits to be written is written when it goes.
     let _log = match Levels::at_start(cli.log.as_deref()) {
         Ok(levels) => log::start(levels),

@@ -16,6 +16,9 @@ const GROUPS: &str = "/etc/group";
 
 const SOCKET_NAME: &str = "vswitchd.sock";
 
+/// Environment variable that names the socket, for the daemon and for its tool, where no flag does.
+pub const CONTROL_VARIABLE: &str = "VSWITCHD_SOCKET";
+
 /// The configuration of the control socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Control {

@@ -11,10 +11,10 @@ use packet::MacAddr;
 #[derive(Debug, Parser)]
 #[command(name = "vswitchctl", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// Control socket of the switch [default: $VSWITCHD_SOCKET; or else /run/vswitchd.sock as root,
-    /// $XDG_RUNTIME_DIR/vswitchd.sock otherwise; where that is missing, the service's /run/vswitchd/vswitchd.sock]
-    #[arg(long, visible_alias = "control", global = true, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
+    /// Control socket of the switch [default: $VSWITCHD_SOCKET; or else the first of $XDG_RUNTIME_DIR/vswitchd.sock (but for
+    /// root), /run/vswitchd.sock, and the service's /run/vswitchd/vswitchd.sock at which a switch listens]
+    #[arg(long, alias = "socket", global = true, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
     /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
@@ -150,6 +150,7 @@ pub(crate) struct Trace {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Port {
     /// List ports with their states
+    #[command(visible_alias = "show")]
     List,
     /// Show frames, bytes, and drops by reason
     Stats {
@@ -172,6 +173,7 @@ pub(crate) enum Port {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Fdb {
     /// List all MAC addresses and their ports
+    #[command(visible_alias = "list")]
     Show {
         /// Of this bridge only
         #[arg(long, value_name = "NAME")]
@@ -221,6 +223,7 @@ pub(crate) enum Fdb {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Neigh {
     /// List all neighbours
+    #[command(visible_alias = "list")]
     Show,
     /// Remove neighbours; the router resolves them again when it has packets for them
     Flush {
@@ -232,6 +235,7 @@ pub(crate) enum Neigh {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Conntrack {
     /// List the connections that match all of the given filters
+    #[command(visible_alias = "show")]
     List(List),
     /// End the connections that match all of the given filters
     Flush(Filter),
@@ -266,6 +270,7 @@ pub(crate) struct List {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Nat {
     /// List outside addresses, published ports, and the outside endpoints of guests
+    #[command(visible_alias = "show")]
     List {
         /// Maximum number of endpoints, up to 100,000 [default: 10,000]
         #[arg(long, value_name = "N")]
@@ -287,6 +292,7 @@ pub(crate) enum Nat {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Tunnel {
     /// List all tunnels, with frames to and from each host
+    #[command(visible_alias = "show")]
     List,
     /// Add a tunnel, in the syntax of vswitchd's --vxlan or --udp: vni=42,remote=192.0.2.2
     Add {
@@ -303,6 +309,7 @@ pub(crate) enum Tunnel {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Log {
     /// Show the levels, and the parts that can have their own
+    #[command(visible_alias = "list")]
     Show,
     /// Set a level, until the daemon ends
     Set {

@@ -5,10 +5,10 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use api::Problem;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -16,7 +16,6 @@ use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustix::process::geteuid;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -31,28 +30,6 @@ const LONGEST_HEAD: usize = 64 << 10;
 
 /// Maximum length of a body that is read whole, in bytes: lists of 100,000 connections have some 30 MB.
 const LONGEST_BODY: usize = 1 << 30;
-
-/// The socket of the daemon as a systemd service.
-const SERVICE: &str = "/run/vswitchd/vswitchd.sock";
-
-/// Environment variable that names the socket.
-const VARIABLE: &str = "VSWITCHD_SOCKET";
-
-/// The socket if no option names one: that of the environment, of a daemon started by hand, or of the service.
-pub(crate) fn usual_path() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
-        return Ok(path.into());
-    }
-    let by_hand = match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if geteuid().is_root() => Some(PathBuf::from("/run/vswitchd.sock")),
-        directory => directory.map(|directory| PathBuf::from(directory).join("vswitchd.sock")),
-    };
-    match by_hand {
-        Some(path) if path.exists() || !Path::new(SERVICE).exists() => Ok(path),
-        None if !Path::new(SERVICE).exists() => bail!("XDG_RUNTIME_DIR is not set: name the control socket with --socket"),
-        _ => Ok(SERVICE.into()),
-    }
-}
 
 /// Sends a GET request and returns the body of the response.
 pub(crate) fn get(socket: &Path, target: &str) -> anyhow::Result<String> {
@@ -136,8 +113,10 @@ async fn refused(socket: &Path, response: Response<Incoming>) -> anyhow::Error {
 
 fn unreachable(socket: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is vswitchd running? --socket names its control socket",
-        ErrorKind::PermissionDenied => "; the socket is for its owner and group: try as root",
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is vswitchd running? --control names its control socket",
+        ErrorKind::PermissionDenied => {
+            "; the switch is another user's: run this as root; or start vswitchd with --control-group or --control-read-only-others"
+        }
         _ => "",
     };
     anyhow::anyhow!("{}: {error}{hint}", socket.display())

@@ -10,8 +10,10 @@ mod examples;
 mod follow;
 mod get;
 mod paint;
+mod place;
 mod print;
 mod table;
+mod tip;
 #[cfg(feature = "top")]
 mod top;
 mod trace;
@@ -41,15 +43,17 @@ const PAGE: &[manual::Section] = &[
     ),
     (
         "FILES",
-        "/run/vswitchd.sock               the control socket of a switch that root started\n\
-         $XDG_RUNTIME_DIR/vswitchd.sock   that of another user's\n\
-         /run/vswitchd/vswitchd.sock      that of the service",
+        "$XDG_RUNTIME_DIR/vswitchd.sock   the control socket of a switch that this user started\n\
+         /run/vswitchd.sock               that of root's switch\n\
+         /run/vswitchd/vswitchd.sock      that of the service\n\
+         They are looked at in this order.",
     ),
+    ("ENVIRONMENT", "VSWITCHD_SOCKET   the control socket, used if --control is not given"),
     ("SEE ALSO", "vswitchd(8)"),
 ];
 
 fn main() -> ExitCode {
-    let cli = match Cli::from_arg_matches(&examples::with_examples(Cli::command()).get_matches()) {
+    let cli = match command_line() {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
@@ -57,8 +61,7 @@ fn main() -> ExitCode {
         Cli::command().error(ErrorKind::ArgumentConflict, "-o conntrack is only for 'conntrack list'").exit();
     }
     if let Command::Doctor(doctor) = &cli.command {
-        let socket = cli.socket.clone().or_else(|| client::usual_path().ok());
-        return match doctor::examine(doctor, socket.as_deref(), cli.output) {
+        return match doctor::examine(doctor, place::socket(cli.control.as_deref()), cli.output) {
             Ok((text, is_well)) => say(&text, if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
             Err(error) => fail(&error),
         };
@@ -79,6 +82,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line, or an error with a tip.
+fn command_line() -> Result<Cli, clap::Error> {
+    let mut command = examples::with_examples(Cli::command());
+    let matches = command.try_get_matches_from_mut(std::env::args_os()).map_err(|error| {
+        let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        tip::with_tip(error, &command, &words)
+    })?;
+    Cli::from_arg_matches(&matches)
+}
+
 /// Prints a text; the exit status is `end` unless that fails.
 fn say(text: &str, end: ExitCode) -> ExitCode {
     match io::stdout().lock().write_all(text.as_bytes()) {
@@ -95,10 +108,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// Does what the command line says, and returns the text to print.
 fn run(cli: &Cli) -> anyhow::Result<String> {
-    let socket = cli.socket.clone().map_or_else(client::usual_path, Ok)?;
+    let socket = place::socket(cli.control.as_deref())?;
     let get = Get { socket: &socket, output: cli.output };
     match &cli.command {
-        Command::Show => get.shown("/v1/show", print::show),
+        Command::Show => get.shown("/v1/show", |show| print::show(show, &socket)),
         Command::Port(port) => run_port(&get, port),
         Command::Nat(nat) => run_nat(&get, nat),
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),

@@ -1,6 +1,7 @@
 //! Tables of the switch's views.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use api::{Phase, Protocol, Side};
 
@@ -18,8 +19,10 @@ fn section(out: &mut String, what: &str, is_empty: bool, table: &Table) {
     }
 }
 
-pub(crate) fn show(show: &api::Show) -> String {
-    let mut out = format!("vswitchd {}, pid {}, up {}\n", plain(&show.version), show.pid, duration(show.uptime));
+/// The switch that answered at this socket.
+pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
+    let (version, socket) = (plain(&show.version), plain(&socket.display().to_string()));
+    let mut out = format!("vswitchd {version}, pid {}, up {}, at {socket}\n", show.pid, duration(show.uptime));
     for api::Bridge { name, workers, mac_entries, .. } in &show.bridges {
         let _ = writeln!(out, "bridge {}: workers {workers}, MAC addresses {mac_entries}", plain(name));
     }

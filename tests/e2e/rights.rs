@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
 
 use libtest_mimic::Trial;
 use netio::netns;
@@ -13,8 +15,9 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use crate::control::json;
 use crate::guest::Directory;
 use crate::host::Host;
+use crate::named::in_own_mounts;
 use crate::switch::{Switch, daemon, run_inside};
-use crate::{trial, wait};
+use crate::{program, trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -22,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("rights/group", group),
         trial("rights/others_read", others_read),
         trial("rights/no_such_group", no_such_group),
+        trial("rights/roots_switch_is_found", || in_own_mounts(roots_switch_is_found)),
     ]
 }
 
@@ -126,6 +130,43 @@ fn try_connect_many(socket: &str, count: usize) -> Vec<UnixStream> {
         (0..count).map_while(|_| UnixStream::connect(socket).ok()).collect()
     };
     std::thread::scope(|scope| scope.spawn(work).join().expect("no panic"))
+}
+
+/// The output of `vswitchctl show` as another user, without a word about the socket.
+fn show_as_stranger() -> Output {
+    let mut command = Command::new(program::vswitchctl());
+    command.arg("show").env("XDG_RUNTIME_DIR", "/run/user/64123").env_remove("VSWITCHD_SOCKET").uid(STRANGER).gid(STRANGER);
+    command.output().expect("vswitchctl runs")
+}
+
+/// `/run` is private to this test.
+fn roots_switch_is_found() {
+    fs::set_permissions("/run", fs::Permissions::from_mode(0o755)).expect("changed");
+    let said = |output: &Output| String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
+    let none = show_as_stranger();
+    let tried = "there is no socket at /run/user/64123/vswitchd.sock, /run/vswitchd.sock, /run/vswitchd/vswitchd.sock;";
+    assert!(none.status.code() == Some(1) && said(&none).contains(tried), "{none:?}");
+    let host = Host::quiet("a");
+    let switch = Switch::start(&["--tap", &host.port(""), "--control-read-only-others"]);
+    let found = show_as_stranger();
+    assert!(found.status.success() && said(&found).lines().next().unwrap().ends_with(", at /run/vswitchd.sock"), "{found:?}");
+    switch.finish();
+    let switch = Switch::start(&["--tap", &host.port("")]);
+    let denied = show_as_stranger();
+    let cure = "/run/vswitchd.sock: Permission denied (os error 13); the switch is another user's: run this as root; or start";
+    assert!(denied.status.code() == Some(1) && said(&denied).contains(cure), "{denied:?}");
+    switch.finish();
+    // The daemon and its tool read the same variable.
+    let netns = netns::create().expect("a namespace");
+    let checked = |args: &[&str]| {
+        let mut command = daemon(&[&["--tap", "tap0", "--check"][..], args].concat());
+        run_inside(&netns, command.env("VSWITCHD_SOCKET", "/run/by-environment")).output
+    };
+    assert!(checked(&[]).contains("control socket /run/by-environment\n"));
+    assert!(checked(&["--control", "/run/by-flag"]).contains("control socket /run/by-flag\n"));
+    let mut command = Command::new(program::vswitchctl());
+    let asked = command.arg("show").env("VSWITCHD_SOCKET", "/run/by-environment").output().expect("vswitchctl runs");
+    assert!(said(&asked).contains("/run/by-environment: No such file"), "{asked:?}");
 }
 
 fn no_such_group() {

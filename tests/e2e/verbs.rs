@@ -127,6 +127,7 @@ impl Known {
             _ if word.trim_end_matches(',') == env!("CARGO_PKG_VERSION") => "VERSION".to_owned(),
             _ if is_number(bare) && bare.matches('.').count() < 2 => "N".to_owned(),
             _ if word.starts_with("/proc/") => "NETNS".to_owned(),
+            _ if word.ends_with("/control") => "SOCKET".to_owned(),
             _ => word.replace(&self.outside, ":PORT"),
         }
     }

@@ -46,6 +46,8 @@ pub(crate) struct Facts {
     /// Namespaces that cannot be opened, with the error.
     pub(crate) lost_namespaces: Vec<(String, ErrorKind)>,
     pub(crate) control: Control,
+    /// Path of the control socket; if there is none, the places that were looked at.
+    pub(crate) place: String,
 }
 
 /// One of the host's interfaces.
@@ -81,7 +83,7 @@ pub(crate) enum Control {
 impl Facts {
     /// Reads the state as the running switch sees it: in its network namespace and with its capabilities. Facts that need
     /// missing capabilities are left out.
-    pub(crate) fn gather(plan: &Plan, control: Control) -> Facts {
+    pub(crate) fn gather(plan: &Plan, control: Control, place: String) -> Facts {
         let process = plan.running.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         let namespace = plan.running.and_then(|pid| Netns::new(&format!("pid:{pid}")).open().ok());
         let seen = |look: &(dyn Fn() -> Facts + Sync)| match &namespace {
@@ -101,6 +103,7 @@ impl Facts {
             rmem_default: number("/proc/sys/net/core/rmem_default"),
             lost_namespaces: lost_namespaces(plan),
             control,
+            place: place.clone(),
         })
     }
 

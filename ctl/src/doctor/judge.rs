@@ -64,20 +64,28 @@ pub(crate) fn judge(plan: &Plan, facts: &Facts) -> Vec<Check> {
 
 fn control(facts: &Facts) -> Check {
     const WHAT: &str = "control socket";
+    let place = &facts.place;
     match facts.control {
-        Control::Answers => ok(WHAT, "a switch answers"),
-        Control::Absent => ok(WHAT, "no switch runs there"),
+        Control::Answers => ok(WHAT, format!("a switch answers at {place}")),
+        Control::Absent => ok(WHAT, format!("no switch runs at {place}")),
         Control::Stale => warning(
             WHAT,
-            "no process listens: a switch was killed, or listens in another namespace; the next switch that starts replaces it",
-            "systemctl start vswitchd; or name the socket with --socket",
+            format!(
+                "{place}: no process listens: a switch was killed, or listens in another namespace; the next switch that starts \
+                 replaces it"
+            ),
+            "systemctl start vswitchd; or name the socket with --control",
         ),
-        Control::Denied => {
-            warning(WHAT, "access is limited to its owner and group, so the switch was not queried", "run this with sudo")
-        }
-        Control::Other => {
-            problem(WHAT, "the file is not a socket, and the switch does not replace it", "choose another path with --control")
-        }
+        Control::Denied => warning(
+            WHAT,
+            format!("{place}: access is limited to its owner and group, so the switch was not queried"),
+            "run this with sudo",
+        ),
+        Control::Other => problem(
+            WHAT,
+            format!("{place}: the file is not a socket, and the switch does not replace it"),
+            "choose another path with --control",
+        ),
     }
 }
 

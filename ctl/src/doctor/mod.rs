@@ -15,7 +15,7 @@ mod judge;
 mod plan;
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use api::{Nat, UplinkMode};
@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::cli::{Doctor, Output};
 use crate::get::Get;
+use crate::place::NoSocket;
 use crate::table::plain;
 use facts::{Control, Facts};
 use judge::{Check, Status, judge};
@@ -37,9 +38,10 @@ struct Report<'a> {
 }
 
 /// Returns the findings as text, and whether there are no problems.
-pub(crate) fn examine(doctor: &Doctor, socket: Option<&Path>, output: Output) -> anyhow::Result<(String, bool)> {
-    let control = socket.map_or(Control::Absent, facts::control_at);
-    let plan = match (&doctor.config, socket) {
+pub(crate) fn examine(doctor: &Doctor, socket: Result<PathBuf, NoSocket>, output: Output) -> anyhow::Result<(String, bool)> {
+    let control = socket.as_deref().map_or(Control::Absent, facts::control_at);
+    let place = socket.as_ref().map_or_else(NoSocket::places, |path| path.display().to_string());
+    let plan = match (&doctor.config, socket.as_deref().ok()) {
         (Some(path), _) => {
             let (config, problems) = config::Config::load(path).with_context(|| path.display().to_string())?;
             let complaints = problems.iter().map(ToString::to_string).collect();
@@ -48,7 +50,7 @@ pub(crate) fn examine(doctor: &Doctor, socket: Option<&Path>, output: Output) ->
         (None, Some(socket)) if control == Control::Answers => plan_of_running(socket)?,
         (None, _) => Plan::default(),
     };
-    let mut facts = Facts::gather(&plan, control);
+    let mut facts = Facts::gather(&plan, control, place);
     facts.ask_in_own_users();
     let checks = judge(&plan, &facts);
     let count = |status| checks.iter().filter(|check| check.status == status).count();

@@ -35,6 +35,7 @@ fn healthy() -> Facts {
         rmem_default: Some(212_992),
         lost_namespaces: Vec::new(),
         control: Control::Absent,
+        place: "/run/vswitchd.sock".to_owned(),
     }
 }
 
