@@ -45,6 +45,13 @@ pub(crate) struct Cli {
     /// be changed later with 'vswitchctl log set', which also lists the parts [default: VSWITCHD_LOG's, or info]
     #[arg(long, value_name = "[PART=]LEVEL,...", global = true)]
     pub(crate) log: Option<String>,
+    /// Go on in the background once the switch is ready, and return; errors at the start are printed, and exit, as without it.
+    /// The log goes on where standard error is a file
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) detach: bool,
+    /// In the background, where standard input is the pipe to the process that waits until the switch is ready.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) detached: bool,
 }
 
 /// What to do instead of being a switch.

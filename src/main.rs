@@ -4,6 +4,7 @@ mod cli;
 mod control_socket;
 mod daemon;
 mod demo;
+mod detach;
 mod edge;
 mod events;
 mod fabric;
@@ -75,6 +76,12 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     cli.flags.complete();
+    if cli.detach {
+        return detach::start().unwrap_or_else(|error| finish(Err(error)));
+    }
+    if cli.detached {
+        detach::leave_session();
+    }
     // What waits to be written is written when it goes.
     let _log = match Levels::at_start(cli.log.as_deref()) {
         Ok(levels) => log::start(levels),
@@ -105,7 +112,7 @@ fn main() -> ExitCode {
     if cli.flags.check {
         return finish(daemon::check(&desired.config));
     }
-    finish(run(desired, cli.flags))
+    finish(run(desired, cli.flags, cli.detached))
 }
 
 /// The command line, with examples at the end of its help.
@@ -115,12 +122,14 @@ fn command() -> clap::Command {
         ("vswitchd --tap tap0,tap1 --uplink eth0", "two guests, with Internet access through NAT"),
         ("vswitchd --tap tap0@blue:vlan=10,tap1:vlan=10", "two guests in VLAN 10, one in a namespace"),
         ("vswitchd --tap tap0 --vxlan vni=42,remote=192.0.2.2", "a tunnel to the bridge of another host"),
+        ("vswitchd --detach --tap tap0,tap1", "goes on in the background, and returns when it is ready"),
         ("vswitchd --config vswitchd.toml --check", "checks the file and starts nothing"),
     ]))
 }
 
-/// Runs the switch until it is ended. `command_line` holds the flags that apply each time the configuration file is read.
-fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
+/// Runs the switch until it is ended. `command_line` holds the flags that apply each time the configuration file is read;
+/// `is_detached` says that another process waits until the switch is ready.
+fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Result<()> {
     log::detach();
     let signals = signals::Signals::register()?;
     // First, because two switches must not open the same devices: if another daemon has the control socket, this one ends.
@@ -135,6 +144,9 @@ fn run(desired: Desired, command_line: Flags) -> anyhow::Result<()> {
         daemon.open_to_scrapers(scrape)?;
     }
     say(&format!("{}ready\n", daemon.summary()));
+    if is_detached {
+        detach::ready()?;
+    }
     daemon.run(&signals, Service::from_environment())
 }
 

@@ -38,6 +38,8 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Show the switch as a whole: ports, gateways, uplink, tunnels, and problems
     Show,
+    /// Wait until a switch is ready: it answers, its devices are open, and frames flow
+    Wait(Wait),
     /// Show, add and remove ports
     #[command(subcommand)]
     Port(Port),
@@ -95,6 +97,17 @@ pub(crate) enum Command {
         /// Directory
         directory: PathBuf,
     },
+}
+
+/// What is waited for, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Give up after this time, with exit status 1
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) timeout: u32,
+    /// Wait until no switch listens at the socket any more
+    #[arg(long)]
+    pub(crate) gone: bool,
 }
 
 /// Which frames are captured, and where they go.

@@ -3,7 +3,7 @@
 //! *Limits.* The daemon has [`PATIENCE`] for its head and for each piece of the body; a head has at most 64 KiB, a body
 //! that is read whole at most [`LONGEST_BODY`].
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
@@ -31,6 +31,22 @@ const LONGEST_HEAD: usize = 64 << 10;
 /// Maximum length of a body that is read whole, in bytes: lists of 100,000 connections have some 30 MB.
 const LONGEST_BODY: usize = 1 << 30;
 
+/// A response whose status is not 200.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: u16,
+    /// Its reason, as the switch gives it.
+    problem: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "the switch says: {} ({})", plain(&self.problem), self.status)
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// Sends a GET request and returns the body of the response.
 pub(crate) fn get(socket: &Path, target: &str) -> anyhow::Result<String> {
     ask(socket, Method::GET, target, None)
@@ -38,11 +54,26 @@ pub(crate) fn get(socket: &Path, target: &str) -> anyhow::Result<String> {
 
 /// Sends a request, with a body in JSON if there is one, and returns the body of the response.
 pub(crate) fn ask(socket: &Path, method: Method, target: &str, body: Option<String>) -> anyhow::Result<String> {
-    runtime()?.block_on(async {
-        let response = respond(socket, method, target, body).await?;
-        let body = read_whole(response.into_body()).await.with_context(|| asking(socket))?;
-        String::from_utf8(body).with_context(|| format!("{}: the response is not UTF-8", socket.display()))
-    })
+    runtime()?.block_on(whole(socket, method, target, body))
+}
+
+/// The same, with a limit for all of it.
+pub(crate) fn ask_within(
+    limit: Duration,
+    socket: &Path,
+    method: Method,
+    target: &str,
+    body: Option<String>,
+) -> anyhow::Result<String> {
+    let asked = async { timeout(limit, whole(socket, method, target, body)).await };
+    runtime()?.block_on(asked).with_context(|| format!("{}: the switch does not answer", socket.display()))?
+}
+
+/// The body of the response.
+async fn whole(socket: &Path, method: Method, target: &str, body: Option<String>) -> anyhow::Result<String> {
+    let response = respond(socket, method, target, body).await?;
+    let body = read_whole(response.into_body()).await.with_context(|| asking(socket))?;
+    String::from_utf8(body).with_context(|| format!("{}: the response is not UTF-8", socket.display()))
 }
 
 /// The runtime of one request.
@@ -108,10 +139,11 @@ async fn refused(socket: &Path, response: Response<Incoming>) -> anyhow::Error {
     };
     let problem = serde_json::from_slice::<Problem>(&body).map(|problem| problem.error);
     let problem = problem.unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned());
-    anyhow::anyhow!("the switch says: {} ({status})", plain(&problem))
+    Refused { status, problem }.into()
 }
 
-fn unreachable(socket: &Path, error: &io::Error) -> anyhow::Error {
+/// The error for a socket that cannot be connected to.
+pub(crate) fn unreachable(socket: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is vswitchd running? --control names its control socket",
         ErrorKind::PermissionDenied => {

@@ -14,6 +14,13 @@ const EXAMPLES: &[Examples] = &[
             ("vswitchctl doctor", "check this host"),
         ],
     ),
+    (
+        "wait",
+        &[
+            ("vswitchctl wait", "until the switch is ready, for at most 10 seconds"),
+            ("vswitchctl wait --gone", "until the switch has ended"),
+        ],
+    ),
     ("port stats", &[("vswitchctl port stats tap0", "one port"), ("vswitchctl -o json port stats", "for programs")]),
     (
         "trace",

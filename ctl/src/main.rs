@@ -17,10 +17,12 @@ mod tip;
 #[cfg(feature = "top")]
 mod top;
 mod trace;
+mod wait;
 
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use api::query::{
@@ -31,7 +33,7 @@ use api::{Flushed, LogChange, MacEntry, Stats};
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use hyper::Method;
 
-use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel};
+use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel, Wait};
 use crate::client::segment;
 use crate::get::Get;
 
@@ -108,6 +110,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// Does what the command line says, and returns the text to print.
 fn run(cli: &Cli) -> anyhow::Result<String> {
+    if let Command::Wait(Wait { timeout, gone }) = &cli.command {
+        let patience = Duration::from_secs(u64::from(*timeout));
+        return wait::wait(cli.control.as_deref(), patience, *gone).map(|()| String::new());
+    }
     let socket = place::socket(cli.control.as_deref())?;
     let get = Get { socket: &socket, output: cli.output };
     match &cli.command {
@@ -136,7 +142,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Events => events::follow(&socket, cli.output).map(|()| String::new()),
         Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
         // These do not ask the switch, or not only.
-        Command::Doctor(_) | Command::Completions { .. } | Command::Man { .. } => Ok(String::new()),
+        Command::Doctor(_) | Command::Wait(_) | Command::Completions { .. } | Command::Man { .. } => Ok(String::new()),
     }
 }
 

@@ -116,6 +116,11 @@ pub(crate) fn detach() {
     }
 }
 
+/// Waits for a limited time until all lines so far are written.
+pub(crate) fn flush() {
+    writer::finish();
+}
+
 /// Writes a line that is no event, such as the reason why the daemon ends.
 pub(crate) fn say(line: fmt::Arguments<'_>) {
     writer::write(format!("{line}\n").as_bytes());

@@ -39,6 +39,7 @@ mod nat_fragments;
 mod nat_icmp;
 mod nat_tcp;
 mod packaging;
+mod pasted;
 mod path;
 mod ports;
 mod ports_matrix;
@@ -131,6 +132,7 @@ fn main() -> ExitCode {
         packaging::trials(),
         doctor::trials(),
         tour::trials(),
+        pasted::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));
