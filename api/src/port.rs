@@ -72,9 +72,9 @@ words! {
 }
 
 /// Counters of a port since the daemon started. A super-frame counts as one frame.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PortStats {
-    /// Name of the port.
+    /// Name of the port; `NAME@NETNS` if several interfaces have the name.
     pub name: String,
     /// Name of its bridge; `null` for ports that are only routed to.
     pub bridge: Option<String>,

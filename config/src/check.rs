@@ -2,6 +2,8 @@
 //!
 //! A check for something missing is skipped if it may only be missing because it was invalid, so that each fault is reported once.
 
+use std::collections::HashMap;
+
 use crate::address::{Cidr, not_a_host};
 use crate::bridge::{Bridge, BridgeKeys, DEFAULT_BRIDGE, MAX_BRIDGES, unknown_bridge};
 use crate::control::Control;
@@ -59,6 +61,7 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         metrics,
         warnings,
     };
+    tell_apart(&mut config);
     config.workers = document.workers.as_ref().map_or_else(|| config.default_workers(), |workers| workers.value.get());
     config
 }
@@ -377,6 +380,23 @@ impl<'a> Check<'a> {
                 let problem = format!("bridge {name} has no port: name at least one, such as {example}, or leave {name} out");
                 self.problems.add(origin, problem);
             }
+        }
+    }
+}
+
+/// Gives each port a name of its own: where interfaces in several namespaces have the same name, the name with the namespace. A port
+/// in vswitchd's own namespace keeps its name. So does a TUN device beside ports, since its tunnel has that name too.
+fn tell_apart(config: &mut Config) {
+    let mut count: HashMap<(String, bool), usize> = HashMap::new();
+    let uplink = config.uplink_interface().map(|name| (name.to_owned(), true));
+    for key in config.ports.iter().map(|port| (port.name.clone(), port.is_bridged())).chain(uplink) {
+        *count.entry(key).or_default() += 1;
+    }
+    let with = |port: &Port, is_bridged: bool| count.get(&(port.name.clone(), is_bridged)).copied().unwrap_or(0);
+    for port in &mut config.ports {
+        let namesakes = with(port, port.is_bridged()) + if port.is_bridged() { with(port, false) } else { 0 };
+        if namesakes > 1 {
+            port.name = port.full_name();
         }
     }
 }

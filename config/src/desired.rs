@@ -145,6 +145,13 @@ impl Desired {
                 }
             }
         }
+        // A port in vswitchd's own namespace has no other name.
+        if found.len() > 1 {
+            let is_exact = |ports: &[Port]| ports.iter().any(|port| port.full_name() == name);
+            if found.iter().filter(|(.., ports)| is_exact(ports)).count() == 1 {
+                found.retain(|(.., ports)| is_exact(ports));
+            }
+        }
         let (number, at, ports) = match found.as_slice() {
             [] if self.config.uplink_interface() == Some(name) => {
                 let problem = "the uplink is there from start to end: change it in the file, and restart";
@@ -155,9 +162,9 @@ impl Desired {
             }
             [] => return Err(no_such("port", name, self.config.ports.iter().filter_map(Port::title))),
             [one] => one,
-            _ => {
-                let problem = format!("there are several of this name: say which, such as {name}@NETNS");
-                return Err(EditError::refused(name, problem));
+            several => {
+                let names: Vec<String> = several.iter().flat_map(|(.., ports)| ports.first().map(Port::full_name)).collect();
+                return Err(EditError::refused(name, format!("several ports have this name: say which of {}", names.join(", "))));
             }
         };
         let is_of_all = |port: &Port| port.where_it_is() == name || port.title().as_deref() == Some(name);
@@ -218,11 +225,7 @@ fn ports_of(bridge: &BridgeKeys) -> Vec<Vec<Port>> {
 }
 
 fn is_named(port: &Port, name: &str) -> bool {
-    let in_its_namespace = port.link().and_then(|(link, netns)| Some(format!("{link}@{}", netns?)));
-    port.name == name
-        || port.where_it_is() == name
-        || port.title().as_deref() == Some(name)
-        || in_its_namespace.as_deref() == Some(name)
+    port.name == name || port.where_it_is() == name || port.title().as_deref() == Some(name) || port.full_name() == name
 }
 
 fn no_such(what: &str, name: &str, there: impl Iterator<Item = String>) -> EditError {

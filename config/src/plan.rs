@@ -26,6 +26,8 @@ pub struct Plan {
     pub added_ports: Vec<Port>,
     /// Ports to be altered, with their new keys.
     pub altered_ports: Vec<Port>,
+    /// Ports whose names alone change, because a port of the same name comes or goes, with their new names.
+    pub renamed_ports: Vec<Port>,
     /// Names of the tunnels to be removed.
     pub removed_tunnels: Vec<String>,
     /// Tunnels to be added.
@@ -163,6 +165,7 @@ impl Plan {
                     self.added_ports.push(port);
                 }
                 Some(before) if *before == port => {}
+                Some(before) if (Port { name: port.name.clone(), ..before.clone() }) == port => self.renamed_ports.push(port),
                 Some(before) => {
                     let text = format!("{} -> {}", text_of(before), text_of(&port));
                     if before.keeps_device(&port) {
@@ -181,8 +184,7 @@ impl Plan {
     /// Adds a line for a port. The places for guests of one path or address share one line.
     fn note_port(&mut self, action: Action, port: &Port, text: String) {
         if let Some(title) = port.title() {
-            let place = port.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
-            self.note(action, "port", title + &place, text);
+            self.note(action, "port", if port.slot().is_some() { title } else { port.full_name() }, text);
         }
     }
 

@@ -11,6 +11,7 @@ mod follow;
 mod get;
 mod paint;
 mod place;
+mod ports;
 mod print;
 mod table;
 mod tip;
@@ -149,7 +150,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
 fn run_port(get: &Get<'_>, port: &Port) -> anyhow::Result<String> {
     match port {
         Port::List => get.shown("/v1/ports", |ports: &Vec<_>| print::ports(ports)),
-        Port::Stats { name } => port_stats(get, name.as_deref()),
+        Port::Stats { name } => ports::stats(get, name.as_deref()),
         Port::Add { port } => change::add(get, "/v1/ports", &NewPort { port: port.clone() }),
         Port::Del { name } => change::delete(get, "/v1/ports", name),
     }
@@ -219,18 +220,6 @@ fn fdb_stats(get: &Get<'_>, bridge: Option<&str>) -> anyhow::Result<String> {
     let found = stats.bridges.iter().find(|bridge| bridge.name == name);
     let bridge = found.with_context(|| format!("there is no bridge '{}'; see show", table::plain(name)))?;
     get.form(&bridge.mac_table, print::fdb_stats)
-}
-
-fn port_stats(get: &Get<'_>, name: Option<&str>) -> anyhow::Result<String> {
-    let mut stats: Stats = get.view("/v1/stats")?;
-    if let Some(name) = name {
-        stats.ports.retain(|port| port.name == name);
-        anyhow::ensure!(!stats.ports.is_empty(), "there is no port '{}'; see port list", table::plain(name));
-    }
-    match get.output {
-        Output::Json => get.form(&stats.ports, |_| String::new()),
-        Output::Table | Output::Conntrack => Ok(print::port_stats(&stats)),
-    }
 }
 
 /// The live screen, after which nothing is left to print.

@@ -61,8 +61,8 @@ pub(super) async fn stream(
     }
     let want = Want { port: None, filter, drops_only: wanted.drops, snaplen: snaplen as usize, sample };
     let port = wanted.port.filter(|port| port != "any");
-    let begun = asker.change(|reply| Query::BeginCapture { port: port.clone(), want, reply }).await?;
-    let writer = Writer::new(begun, port.as_deref(), snaplen, wanted.count.unwrap_or(u64::MAX));
+    let begun = asker.change(|reply| Query::BeginCapture { port, want, reply }).await?;
+    let writer = Writer::new(begun, snaplen, wanted.count.unwrap_or(u64::MAX));
     let stream = futures_util::stream::unfold((writer, asker), |(mut writer, asker)| async move {
         let bytes = writer.next(&asker).await?;
         Some((bytes, (writer, asker)))
@@ -102,8 +102,8 @@ struct Interface {
 }
 
 impl Writer {
-    fn new(begun: Begun, port: Option<&str>, snaplen: u32, count: u64) -> Writer {
-        let Begun { readers, lost, now, ports, life } = begun;
+    fn new(begun: Begun, snaplen: u32, count: u64) -> Writer {
+        let Begun { readers, lost, now, port, ports, life } = begun;
         let zero = unix_time().saturating_sub(now);
         let mut writer = Writer {
             readers,
@@ -122,7 +122,7 @@ impl Writer {
         };
         pcapng::section(&mut writer.out, concat!("vswitchd ", env!("CARGO_PKG_VERSION")));
         let at_first: Vec<PortNow> = match port {
-            Some(name) => writer.ports.iter().filter(|port| port.name == name).cloned().collect(),
+            Some(id) => writer.ports.iter().filter(|port| port.id == id).cloned().collect(),
             // Ports of the other link type, and those whose guest is not connected, follow with their first frame.
             None => writer.ports.iter().filter(|port| !port.is_raw && port.is_there).cloned().collect(),
         };

@@ -85,9 +85,8 @@ pub(super) async fn add(
     Body(Station { port }): Body<Station>,
 ) -> Result<Json<MacEntry>, Response> {
     let (mac, vlan) = (mac_of(&mac).map_err(refused)?, vlan_of(vlan).map_err(refused)?);
-    let name = port.clone();
-    let bridge = asker.change(|reply| Query::AddMac { vlan, mac, port, reply }).await?;
-    Ok(Json(MacEntry { bridge, vlan: vlan.get(), mac: mac.to_string(), port: name, age: None }))
+    let (bridge, port) = asker.change(|reply| Query::AddMac { vlan, mac, port, reply }).await?;
+    Ok(Json(MacEntry { bridge, vlan: vlan.get(), mac: mac.to_string(), port, age: None }))
 }
 
 /// Remove an entry, static or learned; not an error if there is none

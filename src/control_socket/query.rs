@@ -30,8 +30,8 @@ pub(crate) enum Query {
         vlan: VlanId,
         mac: MacAddr,
         port: String,
-        /// Replies with the name of the port's bridge.
-        reply: Reply<Result<String, Refusal>>,
+        /// Replies with the names of the port's bridge and of the port.
+        reply: Reply<Result<(String, String), Refusal>>,
     },
     /// Replies whether there was such an entry.
     RemoveMac {

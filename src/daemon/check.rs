@@ -69,9 +69,9 @@ pub(super) fn count_of(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// " in namespace blue"; empty for the daemon's own namespace.
+/// " in namespace blue"; empty for the daemon's own namespace, and for a port whose name says it.
 pub(super) fn place_of(port: &Port) -> String {
-    let netns = port.link().and_then(|(_, netns)| netns);
+    let netns = port.link().filter(|(link, _)| *link == port.name).and_then(|(_, netns)| netns);
     netns.map_or_else(String::new, |netns| format!(" in namespace {netns}"))
 }
 

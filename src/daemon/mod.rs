@@ -17,6 +17,7 @@
 //! connect, workers and queries, and looks at every device once a second.
 
 mod check;
+mod names;
 mod queries;
 mod reconfigure;
 mod stats;

@@ -48,18 +48,21 @@ impl Daemon {
             }
             Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.view().nat(most))),
             Query::BeginCapture { port, want, reply } if !reply.is_closed() => {
+                let port = port.map(|name| self.view().find_port(&name)).transpose();
                 let ports = self.view().capture_ports();
                 let control = self.poller.waker();
-                drop(reply.send(self.captures.begin(port.as_deref(), want, ports, control, &self.fabric)));
+                drop(reply.send(port.and_then(|port| self.captures.begin(port, want, ports, control, &self.fabric))));
             }
             Query::CapturePorts(reply) if !reply.is_closed() => drop(reply.send(self.view().capture_ports())),
             Query::Imagine(words, reply) if !reply.is_closed() => {
+                let id = self.view().find_port(&words.port);
                 let names = self.view().port_names();
-                drop(reply.send(traces::imagine(&words, names, &self.edge, &self.fabric)));
+                drop(reply.send(id.and_then(|id| traces::imagine(id, &words, names, &self.edge, &self.fabric))));
             }
             Query::Follow { count, port, filter, reply } if !reply.is_closed() => {
+                let port = port.map(|name| self.view().find_port(&name)).transpose();
                 let names = self.view().port_names();
-                drop(reply.send(self.traces.follow(count, port.as_deref(), filter, names, &self.fabric)));
+                drop(reply.send(port.and_then(|port| self.traces.follow(count, port, filter, names, &self.fabric))));
             }
             // A change is made whether or not its client waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.view().add_mac(vlan, mac, &port))),

@@ -8,22 +8,20 @@ use api::query::ConnectionFilter;
 use config::unknown_bridge;
 use packet::MacAddr;
 use packet::vlan::VlanId;
-use vswitch::{Domain, MacTable, PortId, PortKind};
+use vswitch::{BridgeId, Domain, MacTable, PortId, PortKind};
 
 use super::view::View;
 use crate::control_socket::matches;
 use crate::model::port_vlan;
 
 impl View<'_> {
-    /// Adds a static entry to the MAC table of the port's bridge. Returns the bridge's name.
-    pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<String, Refusal> {
+    /// Adds a static entry to the MAC table of the port's bridge. Returns the names of the bridge and of the port.
+    pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<(String, String), Refusal> {
         if !mac.is_station() {
             return Err(Refusal::Unprocessable(format!("{mac} is no station's address: it is a group's, or zero")));
         }
-        let id = self.bridged_port(port)?;
-        let no_bridge = || Refusal::NotFound(format!("there is no port '{port}' of the bridge"));
-        let bridge = self.bridge_of(id).ok_or_else(no_bridge)?;
-        let table = self.fabric.bridges.table(bridge).ok_or_else(no_bridge)?;
+        let (id, bridge) = self.bridged_port(port)?;
+        let table = self.fabric.bridges.table(bridge).ok_or_else(|| no_bridge(port))?;
         if self.edge.interfaces().iter().any(|interface| interface.domain == Domain { bridge, vlan } && interface.mac == mac) {
             return Err(Refusal::Conflict(format!("{mac} is the gateway's own address")));
         }
@@ -33,7 +31,8 @@ impl View<'_> {
         }
         let full = |_| Refusal::Conflict("there is no room for more static entries: raise mac-table-size".to_owned());
         table.add_static(vlan, mac, id).map_err(full)?;
-        Ok(self.fabric.bridges.name(bridge).to_owned())
+        let name = self.port_names().into_iter().nth(id.index()).unwrap_or_default();
+        Ok((self.fabric.bridges.name(bridge).to_owned(), name))
     }
 
     /// Takes an entry out of a bridge's MAC table, if it is there. Of several bridges one has to be named.
@@ -59,7 +58,7 @@ impl View<'_> {
 
     /// Removes learned entries. Returns their number.
     pub(super) fn flush_macs(&self, bridge: Option<&str>, port: Option<&str>, vlan: Option<VlanId>) -> Result<usize, Refusal> {
-        let port = port.map(|port| self.bridged_port(port)).transpose()?;
+        let port = port.map(|port| self.bridged_port(port)).transpose()?.map(|(id, _)| id);
         Ok(self.tables_of(bridge)?.into_iter().map(|table| table.flush(port, vlan)).sum())
     }
 
@@ -74,20 +73,10 @@ impl View<'_> {
         Some(nat.flush(self.fabric.now(), |connection| matches(filter, connection)))
     }
 
-    /// The port of this name behind which stations can be.
-    fn bridged_port(&self, name: &str) -> Result<PortId, Refusal> {
-        let of_bridge = self.ports.iter().filter(|port| port.config.is_bridged()).map(|port| (port.id, port.name().to_owned()));
-        let uplink =
-            self.edge.uplink.iter().filter(|uplink| uplink.is_bridged()).map(|uplink| (uplink.id, uplink.interface.clone()));
-        let peers = self.tunnels.peers().iter().map(|peer| peer.id);
-        let names = self.port_names();
-        let peers = peers.filter_map(|id| Some((id, names.get(id.index())?.clone())));
-        let mut found = of_bridge.chain(uplink).chain(peers).filter(|(_, known)| known == name).map(|(id, _)| id);
-        match (found.next(), found.next()) {
-            (Some(id), None) => Ok(id),
-            (Some(_), Some(_)) => Err(Refusal::Conflict(format!("there are two ports '{name}', in different namespaces"))),
-            (None, _) => Err(Refusal::NotFound(format!("there is no port '{name}' of the bridge"))),
-        }
+    /// The port of this name, behind which stations can be, and its bridge.
+    fn bridged_port(&self, name: &str) -> Result<(PortId, BridgeId), Refusal> {
+        let id = self.find_port(name)?;
+        Ok((id, self.bridge_of(id).ok_or_else(|| no_bridge(name))?))
     }
 
     /// Whether a port of the bridge carries this VLAN.
@@ -102,4 +91,8 @@ impl View<'_> {
         peer.map(|peer| peer.to_pipeline(self.tunnels.spec_of(peer)))
             .is_some_and(|port| matches!(port.kind, PortKind::Peer(_)) && port.vlan.carries(vlan))
     }
+}
+
+fn no_bridge(port: &str) -> Refusal {
+    Refusal::NotFound(format!("port '{}' is no port of a bridge, so it has no stations", port.escape_debug()))
 }

@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use ::tunnel::FramingKind;
-use api::{AddressKind, PortKind, Protocol, State, TunnelKind, UplinkMode};
+use api::{AddressKind, PortKind, Protocol, Refusal, State, TunnelKind, UplinkMode};
 use config::Publish;
 use packet::VlanId;
 use vswitch::UPLINK;
@@ -24,6 +24,7 @@ use crate::tunnel::{PeerControl, TunnelControl, TunnelSpec};
 use crate::watch::captures::PortNow;
 
 use super::check::count_of;
+use super::names::{self, Named};
 
 /// The daemon's parts, to be looked at.
 #[derive(Clone, Copy)]
@@ -46,6 +47,18 @@ impl View<'_> {
             names[id.index()] = name;
         }
         names
+    }
+
+    /// The port that a name stands for.
+    pub(super) fn find_port(&self, name: &str) -> Result<PortId, Refusal> {
+        let of = |port: &ManagedPort| {
+            let bare = port.config.link().map_or_else(|| port.name().to_owned(), |(link, _)| link.to_owned());
+            Named { id: port.id, name: port.name().to_owned(), full: port.config.full_name(), bare }
+        };
+        let uplink = self.edge.uplink.as_ref().map(|uplink| Named::plain(uplink.id, uplink.interface.clone()));
+        let tunnels = self.tunnels.names().map(|(id, name)| Named::plain(id, name));
+        let ports: Vec<Named> = self.ports.iter().map(of).chain(uplink).chain(tunnels).collect();
+        names::find(&ports, name)
     }
 
     /// The bridge that a port belongs to now.

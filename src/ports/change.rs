@@ -99,6 +99,11 @@ impl Ports {
         for port in &plan.altered_ports {
             self.alter(port, overlay_mtu, fabric);
         }
+        for port in &plan.renamed_ports {
+            if let Some(at) = self.position(port) {
+                self.ports[at].config.name.clone_from(&port.name);
+            }
+        }
         // Of two ports of one device, the old one is found first.
         let removed = plan
             .removed_ports

@@ -35,6 +35,8 @@ pub(crate) struct Begun {
     pub(crate) lost: Lost,
     /// The workers' clock, when this was made.
     pub(crate) now: u64,
+    /// The only port that it is about; `None` for all.
+    pub(crate) port: Option<u16>,
     pub(crate) ports: Vec<PortNow>,
     /// Ends it when dropped.
     pub(crate) life: Life,
@@ -83,10 +85,10 @@ struct Running {
 }
 
 impl Captures {
-    /// Begins a capture at the port of this name, or at all of `ports`.
+    /// Begins a capture at this port, or at all of `ports`.
     pub(crate) fn begin(
         &mut self,
-        port: Option<&str>,
+        port: Option<PortId>,
         want: Want,
         ports: Vec<PortNow>,
         control: Waker,
@@ -96,8 +98,7 @@ impl Captures {
         if self.running.len() == MAX_CAPTURES {
             return Err(Refusal::Conflict(format!("{MAX_CAPTURES} captures run already; end one of them")));
         }
-        let port = port.map(|name| find(&ports, name)).transpose()?;
-        let want = Arc::new(Want { port, ..want });
+        let want = Arc::new(Want { port: port.map(|id| id.0), ..want });
         let (id, lost, is_over) = (self.next_id, Lost::new(fabric.slots.capacity()), Arc::new(AtomicBool::new(false)));
         let (mut probes, readers): (Vec<_>, Vec<_>) = (0..fabric.workers.len())
             .map(|_| {
@@ -109,7 +110,7 @@ impl Captures {
         self.next_id += 1;
         self.running.push(Running { id, port: want.port, is_over: Arc::clone(&is_over) });
         let life = Life { is_over, control };
-        Ok(Begun { readers, lost, now: fabric.clock.nanoseconds(), ports, life })
+        Ok(Begun { readers, lost, now: fabric.clock.nanoseconds(), port: want.port, ports, life })
     }
 
     /// Ends the captures whose readers are gone.
@@ -128,21 +129,6 @@ impl Captures {
     }
 }
 
-fn find(ports: &[PortNow], name: &str) -> Result<u16, Refusal> {
-    let mut found = ports.iter().filter(|port| port.name == name);
-    match (found.next(), found.next()) {
-        (Some(port), None) => Ok(port.id),
-        (Some(_), Some(_)) => Err(Refusal::Conflict(format!("there are two ports '{name}', in different namespaces"))),
-        (None, _) => {
-            let near = ports.iter().map(|port| (strsim::damerau_levenshtein(&port.name, name), &port.name)).min();
-            let near = near
-                .filter(|(distance, _)| *distance <= 2)
-                .map_or_else(String::new, |(_, near)| format!("; did you mean '{near}'?"));
-            Err(Refusal::NotFound(format!("there is no port '{name}'{near}")))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use netio::Poller;
@@ -150,7 +136,7 @@ mod tests {
     use super::*;
     use crate::fabric::tests::fabric;
 
-    fn begin(captures: &mut Captures, port: Option<&str>, fabric: &Fabric) -> Result<Begun, Refusal> {
+    fn begin(captures: &mut Captures, port: Option<PortId>, fabric: &Fabric) -> Result<Begun, Refusal> {
         let want = Want { port: None, filter: None, drops_only: false, snaplen: 96, sample: 1 };
         let there = |id: u16, name: &str| PortNow {
             id,
@@ -159,30 +145,21 @@ mod tests {
             is_raw: false,
             is_there: true,
         };
-        let ports = vec![there(0, "tap0"), there(1, "tap1"), there(2, "twin"), there(3, "twin")];
+        let ports = vec![there(0, "tap0"), there(1, "tap1")];
         captures.begin(port, want, ports, Poller::new().unwrap().waker(), fabric)
     }
 
     #[test]
     fn a_capture_ends_with_its_reader_or_its_port() {
         let (fabric, mut captures) = (fabric(1, 4), Captures::default());
-        let all: Vec<Begun> = (0..MAX_CAPTURES).map(|_| begin(&mut captures, Some("tap1"), &fabric).unwrap()).collect();
+        let all: Vec<Begun> = (0..MAX_CAPTURES).map(|_| begin(&mut captures, Some(PortId(1)), &fabric).unwrap()).collect();
         assert!(matches!(begin(&mut captures, None, &fabric), Err(Refusal::Conflict(_))), "as many as there may be");
         drop(all);
         let everywhere = begin(&mut captures, None, &fabric).unwrap();
-        let of_tap1 = begin(&mut captures, Some("tap1"), &fabric).unwrap();
+        let of_tap1 = begin(&mut captures, Some(PortId(1)), &fabric).unwrap();
         assert_eq!(captures.running.len(), 2, "those that nobody reads are over");
         captures.end_of(&[PortId(1)], &fabric);
         assert_eq!(captures.running.len(), 1);
         assert!(of_tap1.life.is_over.load(Ordering::Acquire) && !everywhere.life.is_over.load(Ordering::Acquire));
-    }
-
-    #[test]
-    fn a_port_is_named_exactly() {
-        let (fabric, mut captures) = (fabric(1, 4), Captures::default());
-        let refused = |captures: &mut Captures, name| begin(captures, Some(name), &fabric).unwrap_err();
-        assert_eq!(refused(&mut captures, "tap9"), Refusal::NotFound("there is no port 'tap9'; did you mean 'tap0'?".to_owned()));
-        assert!(matches!(refused(&mut captures, "twin"), Refusal::Conflict(_)));
-        assert!(captures.running.is_empty());
     }
 }

@@ -69,28 +69,26 @@ struct Running {
 }
 
 impl Traces {
-    /// Begins a live trace: the stories of the next `count` packets that arrive at the port of this name, or at any, and that the
-    /// filter takes. `names` are those of all ports, by their numbers.
+    /// Begins a live trace: the stories of the next `count` packets that arrive at this port, or at any, and that the filter takes. `names` are those of all ports, by their numbers.
     pub(crate) fn follow(
         &mut self,
         count: u32,
-        port: Option<&str>,
+        port: Option<PortId>,
         filter: Option<Filter>,
         names: Vec<String>,
         fabric: &Fabric,
     ) -> Result<Following, Refusal> {
-        let id = port.map(|port| port_of(port, &names)).transpose()?;
         self.running.retain(|trace| trace.live.remaining() > 0);
         if self.running.len() == MAX_LIVE {
             let full = format!("{MAX_LIVE} live traces run already; end one, or let it end");
             return Err(Refusal::Conflict(full));
         }
         let live = Arc::new(Live::new(count, move |ingress, frame| {
-            id.is_none_or(|id| id == ingress) && filter.as_ref().is_none_or(|filter| takes(filter, frame))
+            port.is_none_or(|port| port == ingress) && filter.as_ref().is_none_or(|filter| takes(filter, frame))
         }));
         let port_is_gone = Arc::new(AtomicBool::new(false));
         self.take_in(names);
-        self.running.push(Running { live: Arc::clone(&live), port: id, port_is_gone: Arc::clone(&port_is_gone) });
+        self.running.push(Running { live: Arc::clone(&live), port, port_is_gone: Arc::clone(&port_is_gone) });
         self.tell_watchers(fabric);
         Ok(Following { live, names: Arc::clone(&self.names), port_is_gone })
     }
@@ -129,10 +127,9 @@ impl Traces {
     }
 }
 
-/// What would happen to an imaginary packet; an error says what is wrong with its words. `names` are those of all ports, by their
-/// numbers.
-pub(crate) fn imagine(words: &Words, names: Vec<String>, edge: &Edge, fabric: &Fabric) -> Result<Story, Refusal> {
-    let id = port_of(&words.port, &names)?;
+/// What would happen to an imaginary packet that comes in through this port; an error says what is wrong with its words. `names` are
+/// those of all ports, by their numbers.
+pub(crate) fn imagine(id: PortId, words: &Words, names: Vec<String>, edge: &Edge, fabric: &Fabric) -> Result<Story, Refusal> {
     let now = fabric.now();
     if let Some(nat) = edge.nat() {
         // A first packet would end some whose time is over; this thread does so each second anyway.
@@ -163,19 +160,6 @@ fn takes(filter: &Filter, frame: &[u8]) -> bool {
     filter.matches(&Subject { headers: headers.as_ref(), bytes: frame, vlan, vni: None })
 }
 
-/// The number of the port of this name.
-fn port_of(name: &str, names: &[String]) -> Result<PortId, Refusal> {
-    if let Some(at) = names.iter().position(|known| known == name && !name.is_empty()) {
-        return Ok(PortId(at as u16));
-    }
-    let there: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
-    let meant = config::nearest(name, there.iter().copied());
-    Err(Refusal::NotFound(match meant {
-        Some(close) => format!("port={}: there is no such port; did you mean '{close}'?", name.escape_debug()),
-        None => format!("port={}: there is no such port; there are {}", name.escape_debug(), there.join(", ")),
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +169,7 @@ mod tests {
     fn a_trace_ends_with_its_count_or_its_port() {
         let (fabric, mut traces) = (fabric(1, 4), Traces::default());
         let names = || vec!["tap0".to_owned(), String::new(), "tap2".to_owned()];
-        let of_tap2 = traces.follow(5, Some("tap2"), None, names(), &fabric).unwrap();
+        let of_tap2 = traces.follow(5, Some(PortId(2)), None, names(), &fabric).unwrap();
         let of_any = traces.follow(5, None, None, names(), &fabric).unwrap();
         traces.end_of(&[PortId(2)]);
         assert!(of_tap2.port_is_gone() && !of_any.port_is_gone());
@@ -194,15 +178,5 @@ mod tests {
         drop(of_any);
         traces.tick(&fabric);
         assert!(traces.is_empty(), "a follower that is gone ends its trace");
-    }
-
-    #[test]
-    fn a_port_that_is_not_there_is_named_with_those_that_are() {
-        let names = ["tap0".to_owned(), String::new(), "eth1".to_owned()];
-        assert_eq!(port_of("eth1", &names), Ok(PortId(2)));
-        for (name, say) in [("tap1", "did you mean 'tap0'?"), ("", "there are tap0, eth1"), ("x\u{1b}", "port=x\\u{1b}:")] {
-            let Err(Refusal::NotFound(said)) = port_of(name, &names) else { panic!("{name} is found") };
-            assert!(said.contains(say), "{said}");
-        }
     }
 }

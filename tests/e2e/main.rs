@@ -34,6 +34,7 @@ mod limits;
 mod metrics;
 mod monitor;
 mod named;
+mod namesakes;
 mod nat;
 mod nat_fragments;
 mod nat_icmp;
@@ -133,6 +134,7 @@ fn main() -> ExitCode {
         doctor::trials(),
         tour::trials(),
         pasted::trials(),
+        namesakes::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
     trials.extend(conformance::trials(&trials));

@@ -99,7 +99,7 @@ fn why_it_does_not_arrive() {
     let printed = text(&socket, &["port=b,vlan=20,arp,src=10.0.0.1,dst=10.0.0.2"]);
     assert!(printed.ends_with("=> dropped: vlan_not_allowed (the ingress port does not carry its VLAN)\n"), "{printed}");
     for (words, says) in [
-        ("port=c,src=10.0.0.1,dst=10.0.0.2", "there is no such port"),
+        ("port=c,src=10.0.0.1,dst=10.0.0.2", "there is no port 'c'"),
         ("src=10.0.0.1,dst=10.0.0.2", "port= is missing"),
         ("port=a,src=10.0.0.1,dst=10.0.0.2,dprt=80", "did you mean 'dport'?"),
         ("port=a,src=10.0.0.1,dst=10.0.0.2,dport=80", "add tcp or udp"),

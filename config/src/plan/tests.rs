@@ -155,7 +155,7 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
         (now.with_port("packet:veth0"), "veth0 is named twice"),
         (now.without_port("c"), "c: there is no such port"),
         (now.without_port("veht0"), "did you mean 'veth0'?"),
-        (now.without_port("b"), "there are several of this name: say which, such as b@NETNS"),
+        (now.without_port("b"), "b: several ports have this name: say which of b@blue, b@red"),
         (now.without_port("/run/x#2"), "one of several places for guests: remove all by /run/x"),
         (now.without_port("eth0"), "the uplink is there from start to end"),
         (now.with_rule("80:10.77.0.3:80"), "in conflict with tcp 80 -> 10.77.0.2:80"),
@@ -164,6 +164,9 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
         let said = done(to).unwrap_err();
         assert!(said.contains(say), "{said}");
     }
+    let own = desired("b,b@red", &[], &[]);
+    let left = own.without_port("b").unwrap().config.ports.remove(0);
+    assert_eq!((left.name.as_str(), left.full_name().as_str()), ("b", "b@red"), "the other one had no other name");
     let one = desired("a", &[], &[]);
     assert!(one.without_port("a").unwrap_err().to_string().contains("a switch needs a port"));
 }

@@ -61,7 +61,7 @@ pub struct Port {
     pub origin: Origin,
     /// Its bridge, by its place among all; of no meaning for a TUN device.
     pub bridge: usize,
-    /// The name that counters and messages use.
+    /// The name that counters and messages use: `eth0`, or `eth0@blue` if an interface in another namespace has that name too.
     pub name: String,
     /// The device that its frames come from and go to.
     pub kind: PortKind,
@@ -255,6 +255,15 @@ impl Port {
         if self.is_bridged() { self.vlans.to_string() } else { "IP in UDP".to_owned() }
     }
 
+    /// The name with the namespace, if its interface has one: `eth0@blue`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        match self.link() {
+            Some((link, Some(netns))) => format!("{link}@{netns}"),
+            _ => self.name.clone(),
+        }
+    }
+
     /// The link that it is, and the namespace of that link.
     #[must_use]
     pub fn link(&self) -> Option<(&str, Option<&Netns>)> {
@@ -314,6 +323,7 @@ impl Port {
 
     /// Takes over those keys of the other one for which no other device is needed.
     pub fn adopt(&mut self, other: &Port) {
+        self.name.clone_from(&other.name);
         self.bridge = other.bridge;
         self.vlans.clone_from(&other.vlans);
         self.coalesce = other.coalesce;

@@ -43,6 +43,23 @@ fn ports_namespaces_and_keys() {
     assert!(matches!(&ports[3].kind, PortKind::Tap(Tap { offload: false, attach: false, .. })));
 }
 
+/// A name is that of one port, and most names are short.
+#[test]
+fn ports_of_one_name_are_told_apart() {
+    let names = |flags: &[(&'static str, &str)]| {
+        let flags: Vec<Flag> = flags.iter().map(|(name, value)| Flag::new(name, *value)).collect();
+        config(&flags).unwrap().ports.into_iter().map(|port| port.name).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&[("--tap", "eth0@a,tap1@a")]), "eth0 tap1");
+    assert_eq!(names(&[("--tap", "eth0@a,eth0@pid:7,tap1@a,eth0")]), "eth0@a eth0@pid:7 tap1 eth0");
+    assert_eq!(names(&[("--tap", "eth0@a"), ("--uplink", "eth0")]), "eth0@a", "the uplink is a port too");
+    assert_eq!(names(&[("--tap", "eth0@a"), ("--port", "packet:eth0")]), "eth0@a eth0");
+    let tunnel = ("--udp-ip", "tun=t@b,route=10.0.0.0/8@192.0.2.2");
+    assert_eq!(names(&[("--tap", "t@a"), tunnel]), "t@a t", "a tunnel has the name of its device");
+    let port = config(&[Flag::new("--tap", "eth0@a,eth0@b")]).unwrap().ports.remove(0);
+    assert_eq!((port.link().unwrap().0, port.full_name().as_str(), port.title().as_deref()), ("eth0", "eth0@a", Some("eth0@a")));
+}
+
 #[test]
 fn network_sides_of_interfaces() {
     let veth = port("packet:veth0:vlan=10:mtu=1400:offload=off:gro=off");

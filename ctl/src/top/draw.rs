@@ -115,12 +115,7 @@ fn ports(view: &View, screen: &Screen, area: Rect) -> impl Widget {
     // In a narrow panel: name, both directions, drops, and further columns if there is room.
     let (has_frames, has_line) = (area.width >= 70, area.width >= 56);
     let row = |port: &&PortRow| {
-        let mut name = plain(&port.name);
-        // Only the namespace distinguishes two ports of one name.
-        if let Some(namespace) = port.namespace.as_ref().filter(|_| is_ambiguous(view, port)) {
-            name += &format!("@{}", plain(namespace));
-        }
-        let name = shortened(&name, name_width(area.width, has_frames, has_line));
+        let name = shortened(&plain(&port.name), name_width(area.width, has_frames, has_line));
         let mut cells = vec![Cell::new(name), number(port.rx_bits), number(port.tx_bits)];
         if has_frames {
             cells.extend([number(port.rx_frames), number(port.tx_frames)]);
@@ -165,10 +160,6 @@ fn name_width(width: u16, has_frames: bool, has_line: bool) -> usize {
     let numbers = if has_frames { 5 } else { 3 };
     let line = if has_line { LINE as u16 + 1 } else { 0 };
     usize::from(width.saturating_sub(numbers * (NUMBER + 1) + line).max(8))
-}
-
-fn is_ambiguous(view: &View, port: &PortRow) -> bool {
-    view.ports.iter().filter(|other| other.name == port.name).count() > 1
 }
 
 fn flows(view: &View, screen: &Screen) -> impl Widget {

@@ -138,7 +138,7 @@ fn counters_begin_again() {
 
 #[test]
 fn ports_of_one_name_are_two() {
-    let ports = |one, other| vec![port("eth0", Some("red"), one), port("eth0", Some("blue"), other)];
+    let ports = |one, other| vec![port("eth0@red", Some("red"), one), port("eth0@blue", Some("blue"), other)];
     let model = after([reading(1, ports(0, 0)), reading(2, ports(1000, 2000))]);
     let rates: Vec<f64> = model.view().ports.iter().map(|port| port.rx_bits).collect();
     assert_eq!(rates, [8000.0, 16_000.0]);
