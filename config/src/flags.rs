@@ -2,7 +2,7 @@
 //!
 //! Two grammars. A port is `NAME[:KEY=VALUE...]`, where a piece without `=` continues the value before it, so that values may
 //! have colons: `mac=02:42:0a:47:00:02`. A tunnel is `KEY=VALUE[,KEY=VALUE...]`. In both, a value with a separator in it stands in
-//! double quotes, and lists have `+` between their items.
+//! double quotes, and lists have `+` between their items; of a port's VLANs, commas do as well.
 
 use ::tunnel::FramingKind;
 
@@ -16,6 +16,9 @@ use crate::publish::{PublishKeys, split_rule};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::tunnel::TunnelKeys;
 use crate::value::{Pairs, Text, Value};
+
+/// Keys of tunnels and of metrics that take several values.
+const LISTS: &[&str] = &["remote", "peers", "trunks", "mac", "route", "host"];
 
 /// One flag of the command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,7 +104,8 @@ fn control(document: &mut Document, flag: &Flag, problems: &mut Problems) {
 /// Parses `--tap NAME[@NETNS][:KEY=VALUE...][,...]`.
 fn taps(document: &mut Document, list: &str, problems: &mut Problems) {
     let Some(texts) = or_tell(pieces(list, ','), &Origin::flag("--tap", list), problems) else { return };
-    for text in texts {
+    for text in with_vlans(&texts) {
+        let text = text.as_str();
         let origin = Origin::flag("--tap", text);
         let Some((head, pairs)) = or_tell(head_and_pairs(text, &origin), &origin, problems) else { continue };
         let (name, netns) = match head.split_once('@') {
@@ -121,6 +125,25 @@ fn taps(document: &mut Document, list: &str, problems: &mut Problems) {
         let keys = PortKeys::read(&Raw { origin: origin.clone(), value: RawValue::Table(entries) }, "port", problems);
         push_port(document, &origin, keys);
     }
+}
+
+/// Joins the pieces of a list of TAPs that belong to one list of VLANs: in `tap0:trunks=10,20` a number behind VLANs is a VLAN. (A TAP
+/// whose name is a number is named first, or by a flag of its own.)
+fn with_vlans(pieces: &[&str]) -> Vec<String> {
+    let mut taps: Vec<String> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let head = piece.split(':').next().unwrap_or_default();
+        let is_number = !head.is_empty() && head.bytes().all(|byte| byte.is_ascii_digit());
+        let ends_with_vlans = |tap: &String| {
+            let last = tap.rsplit(':').next().unwrap_or_default();
+            last.starts_with("trunks=") || last.starts_with("vlan=")
+        };
+        match taps.last_mut().filter(|tap| is_number && ends_with_vlans(tap)) {
+            Some(tap) => *tap += &format!(",{piece}"),
+            None => taps.push((*piece).to_owned()),
+        }
+    }
+    taps
 }
 
 /// Parses `--port KIND:WHERE[:KEY=VALUE...]`.
@@ -267,11 +290,22 @@ fn head_and_pairs(text: &str, origin: &Origin) -> Result<(String, Vec<Entry>), S
 }
 
 fn pairs(text: &str, separator: char, origin: &Origin) -> Result<Vec<Entry>, String> {
-    let pair = |piece: &str| {
-        let (key, value) = piece.split_once('=').ok_or_else(|| not_a_pair(piece))?;
-        Ok(Entry::word(key, unquoted(value), origin))
-    };
-    pieces(text, separator)?.into_iter().map(pair).collect()
+    let mut pairs: Vec<Entry> = Vec::new();
+    for piece in pieces(text, separator)? {
+        let Some((key, value)) = piece.split_once('=') else {
+            // Several values of one key, joined as in other tools.
+            let before = pairs.last().and_then(|pair| Some((pair.key.as_str(), pair.raw.text()?)));
+            return Err(match before.filter(|(key, _)| LISTS.contains(key)) {
+                Some((key, value)) => {
+                    let (value, piece) = (value.escape_debug(), piece.escape_debug());
+                    format!("'{piece}' is not KEY=VALUE: several values have '+' between, {key}={value}+{piece}")
+                }
+                None => not_a_pair(piece),
+            });
+        };
+        pairs.push(Entry::word(key, unquoted(value), origin));
+    }
+    Ok(pairs)
 }
 
 /// Splits a text at separators. A separator in double quotes after a `=` is part of the text.

@@ -94,7 +94,7 @@ impl<const MIN: i64, const MAX: i64> Value for Number<MIN, MAX> {
 /// Bytes of a packet, from the least that IPv4 allows (RFC 791) to the most that a TAP allows.
 pub(crate) type Mtu = Number<68, 65_521>;
 
-/// Several values, at least one: an array, or text with `+` between.
+/// Several values, at least one: an array, or text with `+` or commas between.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct List<T>(pub(crate) Vec<At<T>>);
 
@@ -106,7 +106,7 @@ impl<T: Value> Value for List<T> {
                 return None;
             }
             RawValue::List(items) => items.clone(),
-            RawValue::Word(text) => text.split('+').map(|item| Raw::word(item, &raw.origin)).collect(),
+            RawValue::Word(text) => text.split(['+', ',']).map(|item| Raw::word(item, &raw.origin)).collect(),
             _ => {
                 problems.add(&raw.origin, raw.is_not(key, "a list in square brackets"));
                 return None;

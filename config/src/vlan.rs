@@ -6,7 +6,8 @@ use packet::vlan::VlanId;
 
 use crate::keys::keys;
 use crate::problem::{Origin, Problems};
-use crate::value::{List, Number, words};
+use crate::raw::{Raw, RawValue};
+use crate::value::{List, Number, Value, words};
 
 /// The VLANs that frames of a port are in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,11 +41,52 @@ words! {
     }
 }
 
+/// The number of one VLAN. Several are the trunks of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OneVlan(Number<1, 4094>);
+
+impl Value for OneVlan {
+    fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<OneVlan> {
+        let numbers: Vec<String> = match &raw.value {
+            RawValue::Word(text) => text.split(['+', ',']).map(str::to_owned).collect(),
+            RawValue::List(items) => {
+                let number =
+                    |item: &Raw| if let RawValue::Number(number) = item.value { number.to_string() } else { String::new() };
+                items.iter().map(number).collect()
+            }
+            _ => Vec::new(),
+        };
+        let are_numbers = numbers.iter().all(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+        if numbers.len() > 1 && are_numbers {
+            let (in_file, as_flag) = (format!("trunks = [{}]", numbers.join(", ")), format!("trunks={}", numbers.join("+")));
+            let cure = raw.origin.say(&in_file, &as_flag);
+            problems.add(&raw.origin, format!("{key} is one VLAN, that of an access port: for several write {cure}"));
+            return None;
+        }
+        Number::read(raw, key, problems).map(OneVlan)
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for OneVlan {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "OneVlan".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Number::<1, 4094>::json_schema(generator)
+    }
+}
+
 keys! {
     /// The VLAN keys of a port or tunnel.
     struct VlanKeys {
         /// The VLAN of an access or native port, 1 to 4094.
-        "vlan" => vlan: Number<1, 4094>,
+        "vlan" => vlan: OneVlan,
         /// The VLANs that a trunk carries, 0 to 4094. Default: all.
         "trunks" => trunks: List<Number<0, 4094>>,
         /// access, trunk, native-tagged or native-untagged. Default: access with a vlan, else trunk.
@@ -55,7 +97,7 @@ keys! {
 impl VlanKeys {
     /// The meaning of the keys together, by Open vSwitch's rules: a VLAN alone makes an access port, no key or trunks alone a trunk.
     pub(crate) fn vlans(&self, table: &Origin, problems: &mut Problems) -> Option<Vlans> {
-        let vlan = self.vlan.as_ref().and_then(|vlan| VlanId::new(vlan.value.get()));
+        let vlan = self.vlan.as_ref().and_then(|vlan| VlanId::new(vlan.value.0.get()));
         let trunks = match &self.trunks {
             None => Trunks::All,
             Some(trunks) => Trunks::Listed(trunks.value.0.iter().filter_map(|vlan| VlanId::new(vlan.value.get())).collect()),

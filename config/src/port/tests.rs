@@ -135,6 +135,33 @@ fn values_may_have_separators() {
     assert!(open.contains("has no end"), "{open}");
 }
 
+/// A number behind VLANs is a VLAN, and no TAP of that name that would carry all VLANs.
+#[test]
+fn vlans_with_commas_between() {
+    let listed = |text: &str| {
+        let ports = config(&[flag(text)]).expect(text).ports;
+        ports.iter().map(|port| format!("{}: {}", port.name, port.vlan_text())).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("tap0:trunks=10,20,tap1"), ["tap0: trunk VLANs 10+20", "tap1: all VLANs"]);
+    assert_eq!(
+        listed("tap0:vlan=7:vlan-mode=native-tagged:trunks=10,20,30"),
+        ["tap0: native VLAN 7 tagged, trunk VLANs 10+20+30"]
+    );
+    assert_eq!(listed("20,tap0@blue:trunks=10+30,40:mtu=1400"), ["20: all VLANs", "tap0: trunk VLANs 10+30+40"]);
+    assert_eq!(listed("tap0:vlan=10:mtu=1400,20"), ["tap0: access VLAN 10", "20: all VLANs"], "not behind VLANs");
+    assert_eq!(port("packet:veth0:trunks=10,20").vlan_text(), "trunk VLANs 10+20");
+    for (text, say) in [
+        ("tap0:vlan=10,20", "--tap tap0:vlan=10,20: vlan is one VLAN, that of an access port: for several write trunks=10+20"),
+        ("tap0:vlan=10+20", "for several write trunks=10+20"),
+        ("tap0:trunks=10,4095", "trunks is a number from 0 to 4094, not '4095'"),
+    ] {
+        let said = problem(&[flag(text)]);
+        assert!(said.contains(say), "{text}: {said}");
+    }
+    let said = problem(&[Flag::new("--tap", "tap0"), Flag::new("--vxlan", "vni=1,remote=192.0.2.2,192.0.2.3")]);
+    assert!(said.contains("several values have '+' between, remote=192.0.2.2+192.0.2.3"), "{said}");
+}
+
 #[test]
 fn taps_that_another_process_may_hold() {
     let attach = |text: &str| match port(text).kind {

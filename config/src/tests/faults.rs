@@ -84,6 +84,7 @@ fn bad_files_are_answered_with_line_and_fix() {
         ("workers = 1.5", "1: workers is a number, not a number with a fraction"),
         ("[[tunnel]]\ntype = 'udp'\nttl = true", "3: ttl is inherit, or a number from 1 to 255, not true"),
         ("[uplink]\naddress = 7", "2: address is text in quotes, or a list of them, not the number 7"),
+        ("PORT\nvlan = [10, 20]", "4: vlan is one VLAN, that of an access port: for several write trunks = [10, 20]"),
         ("PORT\nvlan = 4095", "4: vlan is a number from 1 to 4094, not 4095"),
         ("PORT\nlimit = 10", "4: limit is a table, not the number 10"),
         ("PORT\nlimit = { broadcast = 'no' }", "4: broadcast is frames per second, 0 to 10000000, or \"off\" for no limit"),
