@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use config::{CONTROL_VARIABLE, Flag};
 
@@ -149,6 +150,64 @@ pub(crate) struct Flags {
     pub(crate) check: bool,
 }
 
+/// Flags whose values are lists with commas between, and flags that are given once for each value.
+const LISTS: [&str; 4] = ["--tap", "--gateway", "--nat", "--uplink-address"];
+const REPEATED: [&str; 5] = ["--port", "--publish", "--vxlan", "--udp", "--udp-ip"];
+
+/// Verbs of vswitchctl.
+const VERBS: [&str; 16] = [
+    "apply",
+    "capture",
+    "conntrack",
+    "doctor",
+    "events",
+    "fdb",
+    "log",
+    "metrics",
+    "nat",
+    "neigh",
+    "port",
+    "show",
+    "top",
+    "trace",
+    "tunnel",
+    "wait",
+];
+
+/// The error, with a tip if it is about a word that belongs to no flag. `words` are those of the command line.
+pub(crate) fn with_tip(mut error: clap::Error, words: &[String]) -> clap::Error {
+    let stray = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].into_iter().find_map(|kind| error.get(kind));
+    let Some(ContextValue::String(stray)) = stray.filter(|_| is_of_words(error.kind())) else { return error };
+    if let Some(tip) = tip(stray, words) {
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}
+
+fn is_of_words(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict)
+}
+
+/// What was probably meant by a stray word.
+fn tip(stray: &str, words: &[String]) -> Option<String> {
+    let at = words.iter().position(|word| word == stray).filter(|_| !stray.starts_with('-'))?;
+    let flag = words[..at].iter().rposition(|word| word.starts_with("--"));
+    let values = flag.map(|flag| &words[flag + 1..=at]).filter(|values| values.len() > 1);
+    match (flag.map(|flag| words[flag].as_str()), values) {
+        (Some(flag), Some(values)) if LISTS.contains(&flag) => {
+            let values: Vec<&str> = values.iter().map(|word| word.trim_matches(',')).filter(|word| !word.is_empty()).collect();
+            Some(format!("several values of {flag} have commas between, without spaces: {flag} {}", values.join(",")))
+        }
+        (Some(flag), Some(values)) if REPEATED.contains(&flag) => {
+            let each: Vec<String> = values.iter().map(|value| format!("{flag} {value}")).collect();
+            Some(format!("give {flag} once for each value: {}", each.join(" ")))
+        }
+        _ if VERBS.contains(&stray) => Some(format!("a running switch is asked with vswitchctl: vswitchctl {stray}")),
+        _ => None,
+    }
+}
+
 impl Flags {
     /// Takes the control socket from the environment, unless a flag names it.
     pub(crate) fn complete(&mut self) {
@@ -186,5 +245,32 @@ impl Flags {
         ];
         let lists = lists.into_iter().flat_map(|(name, list)| list.iter().map(move |value| Flag::new(name, value.as_str())));
         lists.chain(once.into_iter().filter_map(|(name, value)| Some(Flag::new(name, value?)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn a_stray_word_is_answered_with_what_was_meant() {
+        for (line, tip) in [
+            ("vswitchd --tap tap0 tap1", "without spaces: --tap tap0,tap1"),
+            ("vswitchd --tap tap0, tap1", "without spaces: --tap tap0,tap1"),
+            (
+                "vswitchd --uplink eth0 --publish 80:10.77.0.2:80 81:10.77.0.2:81",
+                "--publish 80:10.77.0.2:80 --publish 81:10.77.0.2:81",
+            ),
+            ("vswitchd show", "vswitchctl show"),
+            ("vswitchd --tap tap0 --workers 2 show", "vswitchctl show"),
+            ("vswitchd --taps tap0", "'--tap'"),
+        ] {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let error = Cli::command().try_get_matches_from(&words).expect_err(line);
+            let said = with_tip(error, &words).to_string();
+            assert!(said.contains(tip), "{line}: {said}");
+        }
     }
 }

@@ -24,14 +24,23 @@ pub(crate) fn without_namespace(error: TapError) -> anyhow::Error {
              rights to the binary with `setcap cap_net_admin,cap_sys_admin,cap_sys_ptrace+ep $(command -v vswitchd)`"
         );
     }
-    if let TapError::Namespace { netns, .. } = &error
-        && let Ok(entries) = std::fs::read_dir(netio::netns::NAMED)
-    {
-        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        if let Some(close) = nearest(&netns.to_string(), names.iter().map(String::as_str)) {
-            let hint = format!("{error}; did you mean '{close}'?");
-            return anyhow::anyhow!(hint);
-        }
+    let TapError::Namespace { netns, error: cause } = &error else { return error.into() };
+    if cause.kind() != std::io::ErrorKind::NotFound {
+        return error.into();
     }
-    error.into()
+    let netns = netns.to_string();
+    let why = match netns.strip_prefix("pid:") {
+        Some(_) => "there is no such process: has it ended?".to_owned(),
+        None if netns.contains('/') => "there is no such file: has its container or process ended?".to_owned(),
+        None => {
+            let named = netio::netns::NAMED;
+            let names = std::fs::read_dir(named).into_iter().flatten().flatten();
+            let names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+            match nearest(&netns, names.iter().map(String::as_str)) {
+                Some(close) => format!("there is none of this name in {named}; did you mean '{close}'?"),
+                None => format!("there is none of this name in {named}: make it with 'ip netns add {netns}'"),
+            }
+        }
+    };
+    anyhow::anyhow!("network namespace {netns}: {why}")
 }

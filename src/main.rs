@@ -71,9 +71,12 @@ const PAGE: &[manual::Section] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut cli = match Cli::from_arg_matches(&command().get_matches()) {
+    let mut cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(error) => {
+            let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            cli::with_tip(error, &words).exit()
+        }
     };
     cli.flags.complete();
     if cli.detach {

@@ -112,21 +112,38 @@ impl Desired {
     pub fn with_port(&self, word: &str) -> Result<Desired, EditError> {
         let kind = word.split_once(':').map_or("", |(kind, _)| kind);
         let is_other_kind = Kind::named(kind).is_some_and(|kind| kind != Kind::Tap);
-        self.with(if is_other_kind { "--port" } else { "--tap" }, word)
+        let flag = Flag::new(if is_other_kind { "--port" } else { "--tap" }, word);
+        let mut alone = Document::default();
+        flags::add(&mut alone, &flag, &mut Problems::default());
+        let new: Vec<Port> = alone.bridges_mut().flat_map(|bridge| ports_of(bridge)).flatten().collect();
+        let verb = format!("port add {}", word.escape_debug());
+        if let Some(there) = new.iter().find_map(|port| self.config.ports.iter().find(|other| other.clashes_with(port))) {
+            let name = there.where_it_is();
+            let cure = format!("remove it first with 'port del {name}', or change its keys with 'apply FILE'");
+            return Err(EditError::refused(&verb, format!("there is a port {name} already: {cure}")));
+        }
+        let uplink = self.config.uplink_interface();
+        if let Some(name) = uplink.filter(|name| new.iter().any(|port| port.link() == Some((name, None)))) {
+            return Err(EditError::refused(&verb, format!("{name} is the uplink: name another interface")));
+        }
+        self.with(flag, "port add")
     }
 
     /// This configuration with one more published port, in the syntax of `--publish`.
     pub fn with_rule(&self, word: &str) -> Result<Desired, EditError> {
-        self.with("--publish", word)
+        self.with(Flag::new("--publish", word), "nat publish")
     }
 
     /// This configuration with one more tunnel, in the syntax of `--vxlan`, `--udp-ip` or `--udp`.
     pub fn with_tunnel(&self, word: &str) -> Result<Desired, EditError> {
-        self.with(tunnel::flag_of(word), word)
+        self.with(Flag::new(tunnel::flag_of(word), word), "tunnel add")
     }
 
-    fn with(&self, flag: &'static str, word: &str) -> Result<Desired, EditError> {
-        Ok(Desired::complete(self.document.clone(), &[Flag::new(flag, word)], self.whole.clone(), Problems::default())?)
+    /// This configuration with one more flag. Problems with it are told in the words of the verb.
+    fn with(&self, flag: Flag, verb: &str) -> Result<Desired, EditError> {
+        let name = flag.name;
+        let done = Desired::complete(self.document.clone(), &[flag], self.whole.clone(), Problems::default());
+        done.map_err(|problems| problems.of_verb(name, verb).into())
     }
 
     fn of_document(&self, document: Document) -> Result<Desired, EditError> {
@@ -173,10 +190,17 @@ impl Desired {
             let problem = format!("it is one of several places for guests: remove all by {all}, or change guests=");
             return Err(EditError::refused(name, problem));
         }
-        if let Some(ports) = document.bridges_mut().nth(*number).and_then(|bridge| bridge.ports.as_mut()) {
+        let left = document.bridges_mut().nth(*number).and_then(|bridge| bridge.ports.as_mut()).map_or(0, |ports| {
             ports.value.0.remove(*at);
-        }
-        self.of_document(document)
+            ports.value.0.len()
+        });
+        self.of_document(document).map_err(|error| match self.config.bridges.get(*number) {
+            Some(bridge) if left == 0 => {
+                let problem = format!("it is the last port of bridge {}, which needs one: add another port first", bridge.name);
+                EditError::refused(name, problem)
+            }
+            _ => error,
+        })
     }
 
     /// This configuration without a rule, given in the syntax of `--publish` or as it is listed.

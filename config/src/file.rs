@@ -17,7 +17,7 @@ pub(crate) fn read(path: &str, text: &str, problems: &mut Problems) -> Document 
     let lines = Lines { path: path.into(), starts: text.match_indices('\n').map(|(at, _)| at + 1).collect() };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        problems.add(&lines.origin_of(error), in_words(error.message()));
+        problems.add(&lines.origin_of(error), in_words(error, text));
     }
     let mut document = Document::of(&lines.entries(table.get_ref()), problems);
     if !errors.is_empty() {
@@ -83,7 +83,12 @@ impl Lines {
     }
 }
 
-/// The TOML parser's message, in one line.
-fn in_words(message: &str) -> String {
-    message.lines().collect::<Vec<_>>().join(": ")
+/// The TOML parser's message, in one line, with the key that is written twice.
+fn in_words(error: &Error, text: &str) -> String {
+    let message = error.message().lines().collect::<Vec<_>>().join(": ");
+    let key = error.span().and_then(|span| text.get(span)).and_then(|key| key.lines().next()).filter(|key| !key.is_empty());
+    match key {
+        Some(key) if message == "duplicate key" => format!("'{}' is written twice: leave one of both out", key.escape_debug()),
+        _ => message,
+    }
 }

@@ -124,6 +124,18 @@ impl Problems {
         self.0.iter()
     }
 
+    /// The problems in the words of a verb of the control socket, which stands for this flag.
+    pub(crate) fn of_verb(mut self, flag: &str, verb: &str) -> Problems {
+        for problem in &mut self.0 {
+            if let Origin::Flag(text) = &mut problem.origin
+                && let Some(rest) = text.strip_prefix(flag)
+            {
+                *text = format!("{verb}{rest}").into();
+            }
+        }
+        self
+    }
+
     pub(crate) fn add(&mut self, origin: &Origin, text: impl Into<String>) {
         self.0.push(Problem::new(origin, text));
     }

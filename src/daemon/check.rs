@@ -29,7 +29,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         if let Some((_, Some(netns))) = port.link() {
             let netns = model::netns(netns);
             let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });
-            netns.id().map_err(error).map_err(DeviceError::with_hint)?;
+            netns.id().map_err(error).map_err(|error| error.with_hint(&port.origin))?;
         }
         if let Some(name) = port.shared_interface() {
             check_interface(name)?;

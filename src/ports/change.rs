@@ -5,7 +5,7 @@
 //! gets a new view in the workers.
 
 use anyhow::{Context, ensure};
-use config::{Plan, Port};
+use config::{Origin, Plan, Port};
 use netio::Poller;
 use packet::Timestamp;
 use vswitch::{BridgeId, PortId};
@@ -34,6 +34,14 @@ pub(crate) struct Changed {
     pub(crate) removed: Vec<ManagedPort>,
 }
 
+/// The words of a verb, which are those of the flag that it stands for without the flag's name; or the line of a file.
+fn as_said(origin: &Origin) -> Origin {
+    match origin {
+        Origin::Flag(text) => Origin::Flag(text.split_once(' ').map_or_else(|| text.clone(), |(_, value)| value.into())),
+        Origin::File { .. } | Origin::Default => origin.clone(),
+    }
+}
+
 /// The longest packet that the tunnels of a bridge can carry, in bytes.
 pub(crate) type OverlayMtu<'a> = &'a dyn Fn(BridgeId) -> Option<u32>;
 
@@ -60,11 +68,12 @@ impl Ports {
         let mut new = NewPorts { ports: Vec::with_capacity(ids.len()), entrances };
         for (port, id) in plan.added_ports.iter().zip(ids) {
             let mut port = port.clone();
+            let origin = as_said(&port.origin);
             port.propose_mtu(overlay_mtu(bridge_id(port.bridge)));
             let waits = plan.removed_ports.iter().any(|removed| removed.clashes_with(&port));
             new.ports.push(match waits {
                 true => ManagedPort::later(id, port, now),
-                false => ManagedPort::open(id, port, 1, now).map_err(super::device::DeviceError::with_hint)?,
+                false => ManagedPort::open(id, port, 1, now).map_err(|error| error.with_hint(&origin))?,
             });
         }
         Ok(new)

@@ -46,7 +46,10 @@ impl Ports {
         let ports: Vec<(PortId, Port)> = ports.collect();
         let mut entrances = Entrances::default();
         entrances.add(entrances.prepare(ports.iter().map(|(_, port)| port), now)?);
-        let open = |(id, port)| ManagedPort::open(id, port, queues(id), now).map_err(device::DeviceError::with_hint);
+        let open = |(id, port): (PortId, Port)| {
+            let origin = port.origin.clone();
+            ManagedPort::open(id, port, queues(id), now).map_err(|error| error.with_hint(&origin))
+        };
         Ok(Ports { ports: ports.into_iter().map(open).collect::<anyhow::Result<_>>()?, entrances })
     }
 

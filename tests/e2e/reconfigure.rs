@@ -471,14 +471,18 @@ fn verbs_that_are_refused() {
     let twice = site.guest(1).port(":vlan=7");
     let ports = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("json")["ports"].clone();
     for (words, say) in [
-        (&["port", "add", &twice][..], "is named twice: leave one of both out (400)"),
-        (&["port", "add", "x@nowhere"], "network namespace nowhere"),
+        (&["port", "add", &twice][..], "there is a port g1 already: remove it first"),
+        (
+            &["port", "add", "x@nowhere"],
+            "x@nowhere: network namespace nowhere: there is none of this name in /run/netns: make it with",
+        ),
+        (&["port", "add", "x@pid:999999999"], "there is no such process: has it ended?"),
         (&["port", "add", &pipe], "network namespace /"),
         (&["port", "add", "x:vlna=1"], "did you mean 'vlan'? (400)"),
         (&["port", "add", "packet:up0"], "(400)"),
         (&["port", "del", "g2"], "there is no such port; did you mean"),
         (&["port", "del", "up0"], "the uplink is there from start to end"),
-        (&["port", "del", "g1"], "a switch needs a port"),
+        (&["port", "del", "g1"], "it is the last port of bridge br0"),
         (&["nat", "publish", "8080:10.77.0.11:80"], "is in use by"),
         (&["nat", "publish", "8081:10.77.1.11:80"], "(400)"),
         (&["nat", "unpublish", "8080:10.77.0.11:80"], "there is no such rule (404)"),

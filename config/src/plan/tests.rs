@@ -150,15 +150,16 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
         assert_eq!(done(to).unwrap(), say);
     }
     for (to, say) in [
-        (now.with_port("a"), "--tap a: a is named twice"),
-        (now.with_port("c:vlna=1"), "did you mean 'vlan'?"),
-        (now.with_port("packet:veth0"), "veth0 is named twice"),
+        (now.with_port("a"), "port add a: there is a port a already: remove it first with 'port del a'"),
+        (now.with_port("packet:eth0"), "port add packet:eth0: eth0 is the uplink: name another interface"),
+        (now.with_port("c:vlna=1"), "port add c:vlna=1: unknown key 'vlna': did you mean 'vlan'?"),
+        (now.with_port("packet:veth0"), "there is a port veth0 already"),
         (now.without_port("c"), "c: there is no such port"),
         (now.without_port("veht0"), "did you mean 'veth0'?"),
         (now.without_port("b"), "b: several ports have this name: say which of b@blue, b@red"),
         (now.without_port("/run/x#2"), "one of several places for guests: remove all by /run/x"),
         (now.without_port("eth0"), "the uplink is there from start to end"),
-        (now.with_rule("80:10.77.0.3:80"), "in conflict with tcp 80 -> 10.77.0.2:80"),
+        (now.with_rule("80:10.77.0.3:80"), "nat publish 80:10.77.0.3:80: in conflict with tcp 80 -> 10.77.0.2:80"),
         (now.without_rule("82:10.77.0.2:80"), "there is no such rule"),
     ] {
         let said = done(to).unwrap_err();
@@ -168,7 +169,8 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
     let left = own.without_port("b").unwrap().config.ports.remove(0);
     assert_eq!((left.name.as_str(), left.full_name().as_str()), ("b", "b@red"), "the other one had no other name");
     let one = desired("a", &[], &[]);
-    assert!(one.without_port("a").unwrap_err().to_string().contains("a switch needs a port"));
+    let last = "a: it is the last port of bridge br0, which needs one: add another port first";
+    assert_eq!(one.without_port("a").unwrap_err().to_string(), last);
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn of_several_bridges_the_one_that_is_meant_is_named() {
     assert_eq!(plan(&of(two), &of(&moved)).unwrap(), ["~ port c: all VLANs, on lab -> all VLANs, on br0"]);
     let without = of(two).without_port("c").unwrap();
     assert_eq!(plan(&of(two), &without).unwrap(), ["- port c: all VLANs, on lab"]);
-    assert!(without.without_port("b").unwrap_err().to_string().contains("bridge lab has no port"));
+    assert!(without.without_port("b").unwrap_err().to_string().contains("it is the last port of bridge lab, which needs one"));
     for (other, say) in [
         (format!("{two}[[bridge.dmz.port]]\ntap = 'd'\n"), "bridge is br0, lab, not br0, dmz, lab"),
         (format!("{two}[bridge.lab]\nmac-table-size = 99\n"), "mac-table-size of lab is 8192, not 99"),

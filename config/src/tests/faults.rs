@@ -203,7 +203,8 @@ fn bad_files_are_answered_with_line_and_fix() {
         ("[bridge.br0]", ": a switch needs a port: name at least one, such as tap = \"tap0\" in [[bridge.br0.port]]"),
         ("workers = ", "1: "),
         ("a b", "1: "),
-        ("[bridge.br0]\n[bridge.br0]", "2: "),
+        ("[bridge.br0]\n[bridge.br0]", "2: 'br0' is written twice: leave one of both out"),
+        ("PORT\nvlan = 10\nvlan = 20", "5: 'vlan' is written twice: leave one of both out"),
     ] {
         let text = text.replace("PORT", PORT);
         let said = file(&text).map(|config| names(&config).join(" ")).expect_err(&text);

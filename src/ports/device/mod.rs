@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use std::io;
 
 use ::packet::Features;
-use config::{Port, PortKind};
+use config::{Origin, Port, PortKind};
 use netio::guest::{GuestError, Stream};
 use netio::packet_socket::PacketError;
 use netio::{LinkState, TapError};
@@ -134,13 +134,15 @@ pub(crate) enum DeviceError {
 }
 
 impl DeviceError {
-    /// The error, with the name of the namespace or interface that was probably meant.
-    pub(crate) fn with_hint(self) -> anyhow::Error {
-        match self {
+    /// The error, with the line or flag that asked for the device, and the name of the namespace or interface that was probably
+    /// meant.
+    pub(crate) fn with_hint(self, origin: &Origin) -> anyhow::Error {
+        let error = match self {
             DeviceError::Packet(error) => without_interface(error),
             DeviceError::Tap(error) => without_namespace(error),
             error => error.into(),
-        }
+        };
+        error.context(origin.to_string())
     }
 }
 
