@@ -62,6 +62,13 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         warnings,
     };
     tell_apart(&mut config);
+    let findings = config.out_of_reach();
+    config.warnings.extend(findings.into_iter().map(|finding| match finding.origin {
+        Origin::Default => {
+            Problem::new(document.uplink.as_ref().map_or(whole, |uplink| &uplink.origin), finding.text).to_string()
+        }
+        _ => finding.to_string(),
+    }));
     config.workers = document.workers.as_ref().map_or_else(|| config.default_workers(), |workers| workers.value.get());
     config
 }

@@ -37,6 +37,7 @@ pub mod port;
 mod problem;
 mod publish;
 mod raw;
+mod reach;
 mod router;
 #[cfg(test)]
 mod tests;

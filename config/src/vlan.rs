@@ -94,6 +94,22 @@ keys! {
     }
 }
 
+impl Vlans {
+    /// Whether frames of this VLAN pass; VLAN 0 stands for untagged frames.
+    #[must_use]
+    pub fn carries(&self, vlan: VlanId) -> bool {
+        let on_trunk = |trunks: &Trunks| match trunks {
+            Trunks::All => true,
+            Trunks::Listed(vlans) => vlans.contains(&vlan),
+        };
+        match self {
+            Vlans::Access(own) => *own == vlan,
+            Vlans::Trunk(trunks) => on_trunk(trunks),
+            Vlans::NativeTagged(own, trunks) | Vlans::NativeUntagged(own, trunks) => *own == vlan || on_trunk(trunks),
+        }
+    }
+}
+
 impl VlanKeys {
     /// The meaning of the keys together, by Open vSwitch's rules: a VLAN alone makes an access port, no key or trunks alone a trunk.
     pub(crate) fn vlans(&self, table: &Origin, problems: &mut Problems) -> Option<Vlans> {

@@ -36,7 +36,11 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         }
     }
     println!("control socket {}", config.control);
-    println!("the configuration is good; nothing was started");
+    let warnings = match config.warnings.len() {
+        0 => String::new(),
+        count => format!(", with {} above", count_of(count, "warning")),
+    };
+    println!("the configuration is good{warnings}; nothing was started");
     Ok(())
 }
 

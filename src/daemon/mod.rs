@@ -320,8 +320,8 @@ impl Daemon {
     }
 
     fn view(&self) -> View<'_> {
-        let Daemon { fabric, ports, edge, tunnels, started, .. } = self;
-        View { fabric, ports, edge, tunnels, started: *started }
+        let Daemon { fabric, ports, edge, tunnels, desired, started, .. } = self;
+        View { fabric, ports, edge, tunnels, config: &desired.config, started: *started }
     }
 
     fn hear(&mut self, event: Event) {

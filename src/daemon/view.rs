@@ -33,6 +33,8 @@ pub(super) struct View<'a> {
     pub(super) ports: &'a Ports,
     pub(super) edge: &'a Edge,
     pub(super) tunnels: &'a TunnelControl,
+    /// The configuration in force.
+    pub(super) config: &'a config::Config,
     /// When the daemon started, by the calendar.
     pub(super) started: SystemTime,
 }
@@ -140,6 +142,7 @@ impl View<'_> {
         if self.edge.router.as_ref().is_some_and(|router| router.nat().is_some() && router.outside().is_none()) {
             problems.push("the uplink has no address, so no guest gets out".to_owned());
         }
+        problems.extend(self.config.out_of_reach().into_iter().map(|finding| finding.text));
         let peers = self.tunnels.peers().iter().filter_map(|peer| Some((peer, peer.problem()?)));
         let way = |(peer, problem): (&PeerControl, &str)| {
             format!("tunnel {}: no route to {}: {problem}", self.tunnels.spec_of(peer).name, peer.address)
