@@ -25,6 +25,9 @@ pub struct Story {
     pub left_out: u16,
     /// How it ended
     pub verdict: Verdict,
+    /// Where the destination of an imaginary packet is known, if the packet does not reach it there
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One step of a packet

@@ -69,6 +69,9 @@ fn told(story: &Story) -> String {
         let _ = writeln!(out, "    and {} more", story.left_out);
     }
     let _ = writeln!(out, "=> {}", plain(&story.verdict.text));
+    for note in &story.notes {
+        let _ = writeln!(out, "   but {}", plain(note));
+    }
     out
 }
 
@@ -91,8 +94,9 @@ mod tests {
             steps: vec![step("one"), step("two\u{1b}[2J")],
             left_out: 3,
             verdict,
+            notes: vec!["b is elsewhere".to_owned()],
         };
-        let text = "a > b, 60 bytes\n    assumed ttl=64\n  1 one\n  2 two\\u{1b}[2J\n    and 3 more\n=> dropped: same_port\n";
+        let text = "a > b, 60 bytes\n    assumed ttl=64\n  1 one\n  2 two\\u{1b}[2J\n    and 3 more\n=> dropped: same_port\n   but b is elsewhere\n";
         assert_eq!(told(&story), text);
     }
 }

@@ -5,7 +5,9 @@
 //! or real, into a line.
 
 mod packet;
+mod reach;
 mod telling;
 
 pub(crate) use packet::{Assumed, Surroundings, Words};
+pub(crate) use reach::Elsewhere;
 pub(crate) use telling::{Names, story};

@@ -199,6 +199,11 @@ pub(crate) struct Assumed {
 }
 
 impl Words {
+    /// The destination address.
+    pub(crate) fn dst(&self) -> Option<Ipv4Addr> {
+        self.dst
+    }
+
     /// Builds the frame.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ impl Names {
         }
     }
 
-    fn of(&self, id: PortId) -> String {
+    pub(super) fn of(&self, id: PortId) -> String {
         let name = self.0.get(id.index()).filter(|name| !name.is_empty());
         name.cloned().unwrap_or_else(|| format!("port {id}"))
     }
@@ -42,6 +42,7 @@ pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> api::
         steps: std::iter::once(first).chain(story.steps().iter().map(|step| telling(*step, names))).collect(),
         left_out: story.left_out,
         verdict: verdict(story, names),
+        notes: Vec::new(),
         port,
     }
 }

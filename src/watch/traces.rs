@@ -14,12 +14,12 @@ use api::Story;
 use filter::{Filter, Subject};
 use packet::{Headers, VnetHeader};
 use vswitch::MAX_LIVE;
-use vswitch::{Live, PortId, Watch};
+use vswitch::{Live, PortId, PortKind, Watch};
 
 use crate::edge::Edge;
 use crate::edge::router::RouterControl;
 use crate::fabric::Fabric;
-use crate::trace::{Assumed, Names, Surroundings, Words, story};
+use crate::trace::{Assumed, Elsewhere, Names, Surroundings, Words, story};
 use crate::worker::Command;
 
 /// Connections whose time is over that are ended before an imaginary packet walks: rounds, and connections a round.
@@ -150,7 +150,12 @@ pub(crate) fn imagine(id: PortId, words: &Words, names: Vec<String>, edge: &Edge
     let walk = AssertUnwindSafe(|| rehearsal.walk(id, VnetHeader::default(), &frame, now));
     let fault = |_| Refusal::Internal("the imaginary packet ran into a fault of the switch; its log says where".to_owned());
     let told = catch_unwind(walk).map_err(fault)?.ok_or_else(down)?;
-    Ok(story(&told, &Names(names), notes))
+    let names = Names(names);
+    let elsewhere = Elsewhere { fabric, interfaces: edge.interfaces(), names: &names };
+    // A TUN device is in no VLAN.
+    let is_bridged = port.kind != PortKind::Tun;
+    let known = if is_bridged { elsewhere.notes(&told, &frame, port.bridge, words.dst()) } else { Vec::new() };
+    Ok(Story { notes: known, ..story(&told, &names, notes) })
 }
 
 /// Does a filter take a frame that came in? Its VLAN is that of its tag.

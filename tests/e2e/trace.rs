@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("trace/imagined_as_it_then_is", imagined_as_it_then_is),
         trial("trace/why_it_does_not_arrive", why_it_does_not_arrive),
+        trial("trace/where_it_is_known", where_it_is_known),
         trial("trace/real_packets", real_packets),
         trial("trace/readers_that_go", readers_that_go),
         trial("trace/ports_that_change", ports_that_change),
@@ -108,6 +109,52 @@ fn why_it_does_not_arrive() {
         let output = run(&socket, &[words]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && error.contains(says), "{words}: {error}");
+    }
+    switch.finish();
+}
+
+/// A destination that is known in another VLAN is not reached, and the trace says where it is.
+fn where_it_is_known() {
+    let directory = Directory::new();
+    let hosts = ["a", "b", "c"].map(Host::quiet);
+    let socket = directory.text("control");
+    let ports = [hosts[0].port(":vlan=10"), hosts[1].port(":vlan=20"), hosts[2].port(":trunks=10+30")].join(",");
+    let gateways = "10=10.0.10.1/24,20=10.0.20.1/24";
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket, "--gateway", gateways]);
+    let speaks = hosts[1].raw();
+    wait::until("the station to be known", || {
+        speaks.send(&frame(MacAddr::BROADCAST, station(2), b"here")).expect("sent");
+        (switch.report().table("entries") >= 1).then_some(())
+    });
+    let known = format!("{} is known in VLAN 20, behind b, and this packet is in VLAN 10: without a router", station(2));
+    for (packet, ends, note) in [
+        (format!("port=a,src=10.0.10.9,dst=10.0.10.2,dmac={}", station(2)), "sent through c", known.as_str()),
+        (
+            format!("port=c,vlan=30,src=10.0.30.9,dst=10.0.20.1,dmac={}", station(9)),
+            "dropped: no_destination",
+            "10.0.20.1 is the gateway of VLAN 20, and this packet is in VLAN 30, which has no gateway",
+        ),
+        (
+            "port=a,arp,src=10.0.10.9,dst=10.0.20.1".to_owned(),
+            "sent through c",
+            "10.0.20.1 is the gateway of VLAN 20, and this packet is in VLAN 10, whose gateway is 10.0.10.1",
+        ),
+        (
+            format!("port=c,vlan=30,src=10.0.30.9,dst=10.0.20.7,dmac={}", station(9)),
+            "dropped: no_destination",
+            "10.0.20.7 is behind gateway 10.0.20.1 of VLAN 20, and this packet is in VLAN 30, which has no gateway",
+        ),
+    ] {
+        let story = json(&socket, &[&packet]);
+        assert!(story["verdict"]["text"].as_str().is_some_and(|text| text.starts_with(ends)), "{packet}: {story}");
+        assert!(story["notes"][0].as_str().is_some_and(|text| text.starts_with(note)), "{packet}: {story}");
+        let printed = text(&socket, &[&packet]);
+        assert!(printed.lines().last().is_some_and(|line| line.starts_with(&format!("   but {note}"))), "{printed}");
+    }
+    // Where it is, and through the router, there is nothing to say.
+    for packet in [format!("port=b,src=10.0.20.9,dst=10.0.20.8,dmac={}", station(2)), "port=a,src=10.0.10.9,dst=10.0.20.8".into()]
+    {
+        assert_eq!(json(&socket, &[&packet])["notes"], Value::Null, "{packet}");
     }
     switch.finish();
 }
