@@ -65,25 +65,25 @@ impl RxBuffers {
 }
 
 impl PortReader {
-    /// Receives frames into one of the batches, whose earlier contents are discarded, and returns that batch.
+    /// Receives at most `most` frames into one of the batches, whose earlier contents are discarded, and returns that batch.
     #[inline]
-    pub fn recv<'b>(&mut self, buffers: &'b mut RxBuffers) -> (Received, &'b mut Batch) {
+    pub fn recv<'b>(&mut self, buffers: &'b mut RxBuffers, most: usize) -> (Received, &'b mut Batch) {
         let RxBuffers { batch, slots, packets, datagrams } = buffers;
         match self {
             PortReader::Tap(queue) => {
-                batch.clear();
+                batch.clear_for(most);
                 (queue.recv(batch), batch)
             }
             PortReader::Packet(queue) => {
-                let received = packets.recv(queue, slots.slots());
+                let received = packets.recv(queue, slots.slots().take(most));
                 slots.commit_all(packets.frames());
                 (received, slots)
             }
             PortReader::Stream(reader) => {
-                batch.clear();
+                batch.clear_for(most);
                 (reader.recv(batch), batch)
             }
-            PortReader::Dgram(queue) => (queue.recv(datagrams, slots), slots),
+            PortReader::Dgram(queue) => (queue.recv(datagrams, slots, most), slots),
         }
     }
 

@@ -106,6 +106,8 @@ pub struct Batch {
     used: usize,
     /// No slot begins beyond this position.
     limit: usize,
+    /// Maximum number of frames until the batch is cleared.
+    most: usize,
     layout: Layout,
     spans: Vec<Span>,
     /// Start of each frame's slot. A slot ends where the next one begins.
@@ -143,22 +145,30 @@ impl Batch {
         let arena = vec![0; len + SLOT_ALIGN].into_boxed_slice();
         let base = arena.as_ptr().align_offset(SLOT_ALIGN) % SLOT_ALIGN;
         let (spans, slots) = (Vec::with_capacity(MAX_FRAMES), Vec::with_capacity(MAX_FRAMES));
-        Batch { arena, base, used: base, limit: base + limit, layout, spans, slots }
+        Batch { arena, base, used: base, limit: base + limit, most: MAX_FRAMES, layout, spans, slots }
     }
 
     /// Removes all frames.
     #[inline]
     pub fn clear(&mut self) {
         self.used = self.base;
+        self.most = MAX_FRAMES;
         self.spans.clear();
         self.slots.clear();
+    }
+
+    /// Removes all frames, and takes at most this number of new ones, at least 1, until it is cleared again.
+    #[inline]
+    pub fn clear_for(&mut self, frames: usize) {
+        self.clear();
+        self.most = frames.clamp(1, MAX_FRAMES);
     }
 
     /// Room for the next virtio-net header and frame, or `None` when the batch is full. The room is
     /// always enough for the longest frame.
     #[inline]
     pub fn slot(&mut self) -> Option<&mut [u8]> {
-        if self.spans.len() == MAX_FRAMES || self.used > self.limit {
+        if self.spans.len() >= self.most || self.used > self.limit {
             return None;
         }
         Some(&mut self.arena[self.used + LEAD..self.used + SLOT_LEN])

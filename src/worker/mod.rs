@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A port gets one batch and then the next has its turn, so two hosts at full speed take no more than
-//! their share from a third. Frames never wait for another thread: what a worker read it writes
+//! their share from a third. A turn ends by the work that it causes ([`turns`]). Frames never wait for another thread: what a worker read it writes
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches.
 
@@ -22,6 +22,7 @@ mod latency;
 mod obey;
 mod output;
 mod source;
+mod turns;
 mod underlay;
 
 use std::io;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use netio::{Poller, Received, RxBuffers, Waker};
 use packet::Timestamp;
-use vswitch::{Egress, NewSource, Pipeline, PortId};
+use vswitch::{Egress, NewSource, Pipeline, PortId, Work};
 
 use busy_poll::BusyPoll;
 pub(crate) use clock::Clock;
@@ -43,6 +44,7 @@ pub(crate) use latency::{Latency, WorkerCounters};
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
 pub(crate) use source::Source;
+use turns::Turns;
 use underlay::Underlay;
 
 /// Frames that one call takes from a packet socket: no more bytes than a second-level cache holds.
@@ -72,6 +74,7 @@ pub(crate) struct Worker {
     underlay: Underlay,
     egress: Egress,
     ready: Vec<PortId>,
+    turns: Turns,
     /// Streams whose last read brought more than a batch; no poller knows of the rest.
     unfinished: Vec<PortId>,
     /// Ports that have frames left to be written, and can take them now.
@@ -125,6 +128,7 @@ impl Worker {
             underlay: Underlay::new(),
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
+            turns: Turns::new(ports),
             unfinished: Vec::with_capacity(ports),
             writable: Vec::with_capacity(ports),
             reported_sources: Vec::with_capacity(MAX_REPORTED),
@@ -162,8 +166,10 @@ impl Worker {
                 self.obey();
             }
             for at in 0..self.ready.len() {
-                self.serve(self.ready[at]);
+                let id = self.ready[at];
+                if self.turns.is_due(id) { self.serve(id) } else { self.put_off(id) }
             }
+            self.turns.end_round(&self.ready);
             while let Some(id) = self.writable.pop() {
                 self.outputs.flush(id);
             }
@@ -218,24 +224,36 @@ impl Worker {
         Ok(woken)
     }
 
+    /// A port waits until others had as much work done for them. No poller knows of frames that were read already.
+    #[cold]
+    fn put_off(&mut self, id: PortId) {
+        if let Some(Reader { source: Source::Port(reader), .. }) = &self.readers[id.index()]
+            && reader.has_buffered()
+        {
+            self.unfinished.push(id);
+        }
+    }
+
     /// One batch of one port.
     #[inline]
     fn serve(&mut self, ingress: PortId) {
         let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return };
         let attachment = *attachment;
+        let most = self.turns.frames(ingress);
         let (received, batch, keeps) = match source {
             Source::Datagrams(source) => {
-                if !self.underlay.receive(source) {
+                let messages = self.underlay.receive(source, most);
+                if messages == 0 {
                     return;
                 }
                 let (now, began) = (self.clock.now(), self.sampler.draw());
                 let Worker { underlay, pipeline, egress, outputs, .. } = self;
                 mark(pipeline, self.clock);
-                underlay.serve(ingress, source, now, pipeline, egress, outputs);
-                return self.finish(now, began);
+                let work = underlay.serve(ingress, source, now, pipeline, egress, outputs);
+                return self.finish(ingress, messages, work, now, began);
             }
             Source::Port(reader) => {
-                let (received, batch) = reader.recv(&mut self.buffers);
+                let (received, batch) = reader.recv(&mut self.buffers, most);
                 (received, batch, reader.has_buffered())
             }
         };
@@ -243,8 +261,9 @@ impl Worker {
             let (now, began) = (self.clock.now(), self.sampler.draw());
             mark(&mut self.pipeline, self.clock);
             self.pipeline.process(ingress, batch, now, &mut self.egress);
-            self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
-            self.finish(now, began);
+            let work = self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
+            let frames = batch.spans().len();
+            self.finish(ingress, frames, work, now, began);
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
@@ -256,10 +275,11 @@ impl Worker {
 
     /// What comes behind a batch, of which this was the beginning if it is measured.
     #[inline]
-    fn finish(&mut self, now: Timestamp, began: Option<Instant>) {
+    fn finish(&mut self, ingress: PortId, frames: usize, mut work: Work, now: Timestamp, began: Option<Instant>) {
         if self.pipeline.has_deferred() {
-            self.resume(now);
+            work += self.resume(now);
         }
+        self.turns.charge(ingress, frames, work);
         self.counters.batches.add(1);
         if let Some(began) = began {
             self.counters.latency.record(began.elapsed());
@@ -293,15 +313,17 @@ impl Worker {
 
     /// What the last batch left to be done: packets that waited for something that it brought.
     #[cold]
-    fn resume(&mut self, now: Timestamp) {
+    fn resume(&mut self, now: Timestamp) -> Work {
+        let mut work = Work::default();
         // Each thing that is done is one less, and those that come new are bounded by a batch.
         for _ in 0..4 * packet::batch::MAX_FRAMES {
             if !self.pipeline.has_deferred() {
-                return;
+                break;
             }
             self.pipeline.resume(&mut self.buffers.batch, now, &mut self.egress);
-            self.pipeline.transmit(&self.buffers.batch, &mut self.egress, &mut self.outputs);
+            work += self.pipeline.transmit(&self.buffers.batch, &mut self.egress, &mut self.outputs);
         }
+        work
     }
 
     /// What the router is due by time.

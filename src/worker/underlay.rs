@@ -3,7 +3,7 @@
 use netio::udp;
 use packet::Timestamp;
 use tunnel::FramingKind;
-use vswitch::{Egress, Inbox, Pipeline, PortId};
+use vswitch::{Egress, Inbox, Pipeline, PortId, Work};
 
 use super::output::Outputs;
 
@@ -29,15 +29,15 @@ impl Underlay {
         Underlay { receiver: udp::Receiver::new(), inbox: Inbox::new() }
     }
 
-    /// Receives waiting datagrams. Returns whether there were any.
+    /// Receives at most `most` waiting datagrams or trains of them. Returns their number.
     #[inline]
-    pub(super) fn receive(&mut self, source: &DatagramSource) -> bool {
+    pub(super) fn receive(&mut self, source: &DatagramSource, most: usize) -> usize {
         // The poller reports the socket again if more than one call's worth is there.
-        let _ = self.receiver.recv(&source.queue);
-        self.receiver.datagrams().next().is_some()
+        let _ = self.receiver.recv(&source.queue, most);
+        self.receiver.datagrams().count()
     }
 
-    /// Carries the frames of what was received to where they go, a full batch at a time.
+    /// Carries the frames of what was received to where they go, a full batch at a time. Returns the work that it was.
     #[inline]
     pub(super) fn serve(
         &mut self,
@@ -47,19 +47,30 @@ impl Underlay {
         pipeline: &mut Pipeline,
         egress: &mut Egress,
         outputs: &mut Outputs,
-    ) {
+    ) -> Work {
+        let mut work = Work::default();
         let inbox = &mut self.inbox;
         inbox.clear();
         for datagram in self.receiver.datagrams() {
-            inbox.decapsulate(datagram, source.framing, source.mtu, |full| carry(id, full, now, pipeline, egress, outputs));
+            inbox.decapsulate(datagram, source.framing, source.mtu, |full| {
+                work += carry(id, full, now, pipeline, egress, outputs);
+            });
         }
         if !inbox.is_empty() {
-            carry(id, inbox, now, pipeline, egress, outputs);
+            work += carry(id, inbox, now, pipeline, egress, outputs);
         }
+        work
     }
 }
 
-fn carry(id: PortId, inbox: &mut Inbox, now: Timestamp, pipeline: &mut Pipeline, egress: &mut Egress, outputs: &mut Outputs) {
+fn carry(
+    id: PortId,
+    inbox: &mut Inbox,
+    now: Timestamp,
+    pipeline: &mut Pipeline,
+    egress: &mut Egress,
+    outputs: &mut Outputs,
+) -> Work {
     pipeline.process_tunnel(id, inbox, now, egress);
-    pipeline.transmit(inbox.batch(), egress, outputs);
+    pipeline.transmit(inbox.batch(), egress, outputs)
 }

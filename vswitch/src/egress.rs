@@ -134,6 +134,31 @@ impl Drop for Queue<'_> {
     }
 }
 
+/// The work of writing frames out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Work {
+    /// System calls, or datagrams and frames among several in one call.
+    pub writes: u64,
+    /// Bytes of frames, as they came in.
+    pub bytes: u64,
+}
+
+impl Work {
+    /// Adds an attempt to write a frame or a run of frames, which costs a write if it fails, too.
+    #[inline]
+    pub(crate) fn add(&mut self, writes: u64, bytes: u64) {
+        self.writes += writes.max(1);
+        self.bytes += bytes;
+    }
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.writes += other.writes;
+        self.bytes += other.bytes;
+    }
+}
+
 /// What became of some frames that left, or did not, with one or more writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {

@@ -26,7 +26,7 @@ pub mod watched;
 pub use counters::{Counter, Counters, PortCounters, PortTotals};
 pub use domain::{BridgeId, Domain};
 pub use drop_reason::DropReason;
-pub use egress::{Egress, SendError, Transmit};
+pub use egress::{Egress, SendError, Transmit, Work};
 pub use mac_table::{Learned, MacEntry, MacMove, MacTable, MacTableConfig};
 pub use pipeline::Pipeline;
 pub use port::{Encapsulation, Port, PortId, PortKind};

@@ -18,7 +18,7 @@ use packet::{Batch, Timestamp};
 use crate::counters::Counters;
 use crate::domain::{BridgeId, MAX_BRIDGES};
 use crate::drop_reason::DropReason;
-use crate::egress::{Egress, Transmit};
+use crate::egress::{Egress, Transmit, Work};
 use crate::intake::{admit, arrive};
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
@@ -203,11 +203,12 @@ impl Pipeline {
         }
     }
 
-    /// Writes out the queues that were filled from `rx`.
-    pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut out: impl Transmit) {
+    /// Writes out the queues that were filled from `rx`. Returns the work that it was.
+    pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut out: impl Transmit) -> Work {
         let Pipeline { bridges, refusals, observer, .. } = self;
-        transmit(bridges, refusals, observer, rx, tx, &mut out);
+        let work = transmit(bridges, refusals, observer, rx, tx, &mut out);
         observer.end_batch();
+        work
     }
 
     /// Adds a bridge with this MAC table, or with `None` removes it: frames of ports that still belong to it are dropped.

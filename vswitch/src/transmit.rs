@@ -22,7 +22,7 @@ use packet::{Batch, Features};
 use tunnel::Trains;
 
 use crate::drop_reason::DropReason;
-use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Written};
+use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Work, Written};
 use crate::port::{Encapsulation, PortId};
 use crate::tunnels::encap::{Coupled, couple};
 use crate::walk::Bridges;
@@ -33,7 +33,7 @@ use crate::watched::observer::Observer;
 const MAX_REFUSALS: u32 = 16;
 
 /// Writes out all queues of a batch. Trains leave once all ports had their turn. `refusals` counts refused super-frames
-/// by port.
+/// by port. Returns the work that it was.
 pub(crate) fn transmit(
     bridges: &mut Bridges,
     refusals: &mut [u32],
@@ -41,7 +41,8 @@ pub(crate) fn transmit(
     rx: &Batch,
     tx: &mut Egress,
     out: &mut impl Transmit,
-) {
+) -> Work {
+    let mut work = Work::default();
     while let Some((id, queue)) = tx.next() {
         let Some(counters) = bridges.counters.port(id) else { continue };
         let Some(port) = bridges.port(id) else {
@@ -53,7 +54,7 @@ pub(crate) fn transmit(
             continue;
         };
         if let Some(encapsulation) = port.encapsulation() {
-            board(queue, id, encapsulation, bridges, observer, rx, out);
+            work += board(queue, id, encapsulation, bridges, observer, rx, out);
             continue;
         }
         let refusals = &mut refusals[id.index()];
@@ -61,6 +62,7 @@ pub(crate) fn transmit(
         let frames = queue.frames;
         write_queue(queue, rx, mode, out, |written, members| {
             counters.tx_writes.add(written.writes);
+            work.add(written.writes, written.bytes);
             match written.result {
                 Ok(()) => {
                     counters.tx_frames.add(written.frames);
@@ -81,12 +83,13 @@ pub(crate) fn transmit(
         }
     }
     if !tx.trains.is_empty() {
-        depart(&tx.trains, bridges, observer, rx, out);
+        work += depart(&tx.trains, bridges, observer, rx, out);
         tx.trains.clear();
     }
+    work
 }
 
-/// Puts the frames of a queue into datagrams for a tunnel's peer. Trains leave early if they are full.
+/// Puts the frames of a queue into datagrams for a tunnel's peer. Trains leave early if they are full. Returns the work of that.
 fn board(
     queue: Queue<'_>,
     id: PortId,
@@ -95,10 +98,11 @@ fn board(
     observer: &mut Observer,
     rx: &Batch,
     out: &mut impl Transmit,
-) {
+) -> Work {
     let frames = queue.frames;
+    let mut work = Work::default();
     couple(queue, rx, id, encapsulation, |coupled| match coupled {
-        Coupled::Full(trains) => depart(trains, bridges, observer, rx, out),
+        Coupled::Full(trains) => work += depart(trains, bridges, observer, rx, out),
         Coupled::Frame(Queued { frame, action }, way, outcome) => {
             if let Err(reason) = outcome
                 && let Some(counters) = bridges.counters.port(id)
@@ -109,11 +113,15 @@ fn board(
             observer.boarded(bridges, rx, way, encapsulation, boarded, outcome);
         }
     });
+    work
 }
 
-/// Sends trains, and counts their frames at the ports of the peers that they go to.
-fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batch, out: &mut impl Transmit) {
+/// Sends trains, and counts their frames at the ports of the peers that they go to. Returns the work that it was.
+fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batch, out: &mut impl Transmit) -> Work {
+    let mut work = Work::default();
     out.send_trains(trains, rx.arena(), |train, result| {
+        // The kernel makes a packet of each datagram.
+        work.add(train.datagrams.into(), train.frame_bytes);
         let Some(counters) = bridges.counters.port(PortId(train.way.port)) else { return };
         match result {
             Ok(()) => {
@@ -125,6 +133,7 @@ fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batc
         }
         observer.departed(bridges, rx, train, result);
     });
+    work
 }
 
 /// The forms that a port accepts.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use nat::{Endpoint, External, ExternalKind, NatConfig};
 use packet::vlan::VlanId;
-use packet::{Datagram, MacAddr, VnetHeader};
+use packet::{Datagram, Features, MacAddr, VnetHeader};
 use testkit::bridge::{Bridge, port};
+use testkit::frames::{Spec, noise};
 use testkit::lab::{
     GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, routing, tagged, ten,
 };
@@ -153,6 +154,13 @@ fn provoke(reason: DropReason) -> Stage {
             let stage = Stage::new(Bridge::new([port(PortVlan::default()), Port { mtu: 20, ..port(PortVlan::default()) }]));
             stage.bridge.table.learn(VlanId::NONE, mac(9), PortId(1), stage.bridge.now);
             stage.run(0, &[between(8, 9)])
+        }
+        DropReason::TooManySegments => {
+            let plain = Port { features: Features::NONE, ..port(PortVlan::default()) };
+            let mut stage = Stage::new(Bridge::new([port(PortVlan::default()), plain]));
+            let frame = Spec { payload: noise(1, 65_000), ..Spec::default() }.super_frame(1000);
+            stage.bridge.run_with(0, &[frame], |_, _, _| Ok(()));
+            stage
         }
         DropReason::GatewaySpoofed => Stage::lab(usual()).run(0, &[ethernet(mac(3), GATEWAY_MAC, &udp(guest(2), guest(3)))]),
         DropReason::NotRouted => Stage::lab(usual()).run(0, &[[&GATEWAY_MAC.0[..], &mac(2).0, &[0x86, 0xdd], &[0; 46]].concat()]),

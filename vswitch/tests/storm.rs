@@ -124,3 +124,39 @@ fn a_routed_packet_that_is_flooded_counts() {
     let sent = (0..100).filter(|_| !lab.run(0, std::slice::from_ref(&frame)).is_empty()).count();
     assert_eq!((sent, lab.bridge.dropped(DropReason::StormUnknown)), (20, 80));
 }
+
+/// One super-frame must not become thousands of writes; ports that take it whole get it.
+#[test]
+fn a_flooded_super_frame_has_a_maximum_of_segments() {
+    let plain = Port { features: packet::Features::NONE, ..port(PortVlan::default()) };
+    let whole = port(PortVlan::default());
+    let mut bridge = Bridge::new([whole.clone(), plain.clone(), plain.clone(), whole]);
+    let spec = |len| Spec { src: mac(1).0, dst: GROUP.0, payload: noise(1, len), ..Spec::default() };
+    let send = |bridge: &mut Bridge, len| bridge.run_with(0, &[spec(len).super_frame(250)], |_, _, _| Ok(())).len();
+    assert_eq!(send(&mut bridge, 64 * 250), 64 + 64 + 1);
+    assert_eq!(bridge.drops(), []);
+    assert_eq!(send(&mut bridge, 64 * 250 + 1), 1);
+    assert_eq!(bridge.drops(), [(DropReason::TooManySegments, 2)]);
+    // To one station it is no flood.
+    bridge.table.learn(VlanId::NONE, mac(9), PortId(1), bridge.now);
+    let known = Spec { dst: mac(9).0, ..spec(256 * 250) };
+    assert_eq!(bridge.run_with(0, &[known.super_frame(250)], |_, _, _| Ok(())).len(), 256);
+    let mut bridge = Bridge::new([plain.clone(), plain]);
+    assert_eq!(send(&mut bridge, 64 * 250 + 1), 0);
+    assert_eq!(bridge.drops(), [(DropReason::TooManySegments, 1)]);
+}
+
+/// The work that a batch is charged for.
+#[test]
+fn transmitting_tells_its_work() {
+    let plain = Port { features: packet::Features::NONE, ..port(PortVlan::default()) };
+    let mut bridge = Bridge::new([plain.clone(), plain.clone(), plain]);
+    let frame = Spec { src: mac(1).0, dst: GROUP.0, payload: noise(1, 10_000), ..Spec::default() }.super_frame(1000);
+    let len = frame.1.len() as u64;
+    bridge.run_with(0, &[frame], |_, _, _| Ok(()));
+    assert_eq!((bridge.work.writes, bridge.work.bytes), (20, 2 * len));
+    bridge.run_with(0, &[(packet::VnetHeader::default(), self::frame(GROUP))], |_, _, _| {
+        Err(vswitch::SendError::Drop(DropReason::QueueFull))
+    });
+    assert_eq!(bridge.work.writes, 2, "a write that fails costs as much");
+}

@@ -204,8 +204,8 @@ impl DgramQueue {
     /// Receives datagrams into a strided batch, in one system call. Earlier contents of the batch are discarded. A datagram
     /// longer than any frame is returned empty. Never returns [`Received::Gone`]: a guest may come back.
     #[inline]
-    pub fn recv(&self, receiver: &mut DgramReceiver, rx: &mut Batch) -> Received {
-        let ready = receiver.prepare(rx.slots(), self.0.follows);
+    pub fn recv(&self, receiver: &mut DgramReceiver, rx: &mut Batch, most: usize) -> Received {
+        let ready = receiver.prepare(rx.slots().take(most), self.0.follows);
         let received = self.call(receiver, ready);
         let headers = &receiver.headers[..received];
         rx.commit_all(headers.iter().map(|header| {

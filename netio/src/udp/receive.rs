@@ -81,13 +81,15 @@ impl Receiver {
         }
     }
 
-    /// Receives up to [`MAX_MESSAGES`] messages, in one system call; [`datagrams`](Self::datagrams) then returns them.
+    /// Receives up to `most` messages, and no more than [`MAX_MESSAGES`], in one system call;
+    /// [`datagrams`](Self::datagrams) then returns them.
     /// Never returns [`Received::Gone`]: a UDP socket has no device.
     #[inline]
-    pub fn recv(&mut self, queue: &Queue) -> Received {
+    pub fn recv(&mut self, queue: &Queue, most: usize) -> Received {
         self.prepare();
-        self.received = self.call(queue);
-        let full = self.received == MAX_MESSAGES;
+        let most = most.clamp(1, MAX_MESSAGES);
+        self.received = self.call(queue, most);
+        let full = self.received == most;
         if full { Received::More } else { Received::Drained }
     }
 
@@ -121,15 +123,15 @@ impl Receiver {
     }
 
     /// recvmmsg(2), repeated after errors that do not concern the queued datagrams. Returns the number of messages.
-    fn call(&mut self, queue: &Queue) -> usize {
+    fn call(&mut self, queue: &Queue, most: usize) -> usize {
         // Each call removes one pending error. If errors continue, the next call of `recv` goes on.
         for _ in 0..=MAX_MESSAGES {
-            // SAFETY: the headers point to buffers, addresses and control buffers of ours, with their lengths.
+            // SAFETY: `most` is at most their number, and the headers point to buffers, addresses and control buffers of ours, with their lengths.
             let count = unsafe {
                 libc::recvmmsg(
                     queue.as_fd().as_raw_fd(),
                     self.headers.as_mut_ptr(),
-                    MAX_MESSAGES as libc::c_uint,
+                    most as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                     ptr::null_mut(),
                 )

@@ -26,7 +26,7 @@ fn read_all(queue: &DgramQueue) -> Vec<Vec<u8>> {
     let (mut receiver, mut batch) = (DgramReceiver::new(), Batch::strided(SLOTS));
     let mut frames = Vec::new();
     loop {
-        let end = queue.recv(&mut receiver, &mut batch);
+        let end = queue.recv(&mut receiver, &mut batch, usize::MAX);
         let spans = batch.spans().to_vec();
         let some = take(&mut batch);
         // The pipeline may have written to this memory before.

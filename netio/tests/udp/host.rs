@@ -130,7 +130,7 @@ pub(crate) fn drain(queue: &Queue) -> Vec<Got> {
     let mut receiver = Receiver::new();
     let mut got = Vec::new();
     loop {
-        let end = receiver.recv(queue);
+        let end = receiver.recv(queue, usize::MAX);
         got.extend(receiver.datagrams().map(|datagram| Got {
             from: datagram.from,
             tos: datagram.tos,

@@ -84,7 +84,7 @@ impl Captures {
         let also = walk.also_dropped.take();
         let verdict = match (outcome, also) {
             (Err(reason), _) => Verdict::Dropped(reason as u8),
-            (Ok(()), Some(DropReason::TooLong)) => Verdict::CopiesDropped(DropReason::TooLong as u8),
+            (Ok(()), Some(reason @ (DropReason::TooLong | DropReason::TooManySegments))) => Verdict::CopiesDropped(reason as u8),
             (Ok(()), Some(reason)) => Verdict::Dropped(reason as u8),
             (Ok(()), None) => Verdict::Passed,
         };
