@@ -105,6 +105,8 @@ pub struct NatStats {
     pub expired: u64,
     /// Connections ended because their rule or address was removed.
     pub flushed: u64,
+    /// Half-open connections that gave their place to new ones.
+    pub evicted: u64,
     /// Maximum number of connections.
     pub max_connections: usize,
     /// Ports of outside addresses.

@@ -163,6 +163,7 @@ pub(crate) fn nat_stats(stats: &api::NatStats) -> String {
         ("opened", stats.opened),
         ("expired", stats.expired),
         ("flushed", stats.flushed),
+        ("evicted", stats.evicted),
         ("max connections", stats.max_connections as u64),
     ]);
     let mut ports = Table::new(["outside address", "protocol", ">ports used", ">ports free"]);

@@ -3,6 +3,8 @@
 //! Packets of known connections do not use it. For a first packet [`Book::begin`] decides on a [`Pending`] connection,
 //! which has changed nothing yet and may be refused for many reasons; [`Book::admit`] carries it out. Each opening also
 //! looks at two connections that may have expired, so that the work of expiry is spread over that of opening.
+//!
+//! Who may have how much, and who gives way to whom, is in [`limits`].
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -14,17 +16,20 @@ use crate::Refused;
 use crate::config::{ExternalKind, Filtering, Mapping, NatConfig, Timeouts};
 use crate::demand::Wanted;
 use crate::gate::{Gate, PortMarks, PortOwner};
-use crate::guests::{Guests, protocol_index};
+use crate::guests::Guests;
+use crate::half_open::{Links, Queue};
 use crate::mappings::{MappingEntry, Mappings};
 use crate::open_ports::OpenPorts;
 use crate::pending::{GuestClaim, MappingClaim, Pending};
 use crate::ports::Ports;
+use crate::shares::{Shares, protocol_index};
 use crate::table::{Id, Table};
 use crate::tcp::{Phase, Tracker};
-use crate::tuple::{Protocol, Tuple};
+use crate::tuple::{Protocol, Side, Tuple};
 use crate::wheel::Wheel;
 
 mod externals;
+mod limits;
 mod opening;
 
 /// Number of connections visited at a time for a walk over all of them; workers can take the lock in between.
@@ -33,11 +38,12 @@ pub(crate) const AT_ONCE: usize = 256;
 /// Number of connections due for expiry that each opening looks at.
 const EXPIRE_WITH_EACH: usize = 2;
 
-/// Maximum number of guests; each takes a few dozen bytes.
-const MAX_GUESTS: usize = 65_536;
+/// Time after which a new connection is looked at first, in seconds: most have been answered by then, and leave the queues
+/// of half-open ones.
+const FIRST_LOOK: u32 = 5;
 
-/// The owner of connections whose bridge port was removed. They count against no port's share.
-const NOBODY: u16 = u16::MAX;
+/// The number of no mapping.
+const NONE: u32 = u32::MAX;
 
 /// One outside address and its ports.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct Address {
     pub(crate) kind: ExternalKind,
     /// ICMP, TCP, UDP.
     pub(crate) ports: [Ports; 3],
+    /// Number of ports that mappings have, by the bridge port that they count against: ICMP, TCP, UDP.
+    taken_by: Box<[[u32; 3]]>,
     /// It is being removed, and opens no further connections.
     is_retired: bool,
     /// Where the owners of its ports are marked, if it is shared behind a gate.
@@ -77,10 +85,32 @@ impl Address {
 /// A connection's record besides its entry in the table, which every packet reads.
 #[derive(Clone, Copy, Debug)]
 struct Cold {
-    mapping: Option<u32>,
+    /// Its mapping, or [`NONE`].
+    mapping: u32,
     guest: u32,
+    share: u32,
+    /// The bridge port that opened it.
     owner: u16,
     is_live: bool,
+    /// It is in the queues of half-open connections.
+    is_queued: bool,
+    /// An outside host opened it through its mapping.
+    is_to_endpoint: bool,
+}
+
+impl Cold {
+    fn mapping(&self) -> Option<u32> {
+        (self.mapping != NONE).then_some(self.mapping)
+    }
+}
+
+/// What a port of the bridge holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Owner {
+    /// Number of connections that it opened.
+    connections: u32,
+    /// The half-open ones among them.
+    half_open: Queue,
 }
 
 /// Counters of the translation.
@@ -96,6 +126,8 @@ pub struct NatStats {
     pub expired: u64,
     /// Connections ended because a rule or an address was removed.
     pub flushed: u64,
+    /// Half-open connections that gave their place to new ones.
+    pub evicted: u64,
 }
 
 /// The ports of one outside address and one protocol; of ICMP the identifiers.
@@ -118,10 +150,13 @@ pub(crate) struct Book {
     addresses: Vec<Option<Address>>,
     guests: Guests,
     mappings: Mappings,
-    /// Number of connections by the bridge port that opened them.
-    owners: Vec<u32>,
-    /// Number of outside ports by the same: ICMP, TCP, UDP.
-    owner_ports: Vec<[u32; 3]>,
+    shares: Shares,
+    /// By the number of the bridge port; the last one stands for all ports that were removed.
+    owners: Vec<Owner>,
+    /// Links of the queues of [`Owner`].
+    by_owner: Links,
+    /// Links of the queues of shares and published endpoints.
+    by_class: Links,
     cold: Vec<Cold>,
     free: Vec<u32>,
     wheel: Wheel,
@@ -140,10 +175,13 @@ impl Book {
         let most = config.max_connections;
         Book {
             addresses: Vec::with_capacity(crate::config::MAX_EXTERNALS),
-            guests: Guests::new(most.min(MAX_GUESTS), hasher),
-            mappings: Mappings::new(most, hasher),
-            owners: vec![0; config.port_numbers],
-            owner_ports: vec![[0; 3]; config.port_numbers],
+            guests: Guests::new(most, hasher),
+            // Each connection has one mapping at most, and published ports have one without connections.
+            mappings: Mappings::new(most * 2, hasher),
+            shares: Shares::new(most * 2, hasher),
+            owners: vec![Owner::default(); config.port_numbers + 1],
+            by_owner: Links::new(most),
+            by_class: Links::new(most),
             cold: Vec::with_capacity(most),
             free: Vec::with_capacity(most),
             wheel: Wheel::new(most),
@@ -186,45 +224,78 @@ impl Book {
         now: Timestamp,
     ) -> Result<Id, Refused> {
         let secs = now.secs();
-        let id = self.free.last().map_or(Id(self.cold.len() as u32), |id| Id(*id));
-        if !table.put_in(id, &pending.tuples, (pending.hashes, pending.slots), tracker, secs) {
-            return Err(Refused::TableFull);
-        }
-        let guest = match pending.guest {
-            GuestClaim::Known { number, .. } => number,
-            GuestClaim::New { address, external } => self.guests.add(address, external),
+        let id = match pending.victim {
+            Some(victim) if table.take_out(victim) => victim,
+            Some(_) => return Err(Refused::TableFull),
+            None => self.free.last().map_or(Id(self.cold.len() as u32), |id| Id(*id)),
         };
-        self.guests.opened(guest, pending.guest.external());
-        let mapping = match pending.mapping {
-            MappingClaim::None => None,
-            MappingClaim::Known(number) => Some(number),
-            MappingClaim::New { external, port } => Some(self.add_mapping(pending, guest, external, port, open)),
-        };
-        if let Some(mapping) = mapping {
-            self.mappings.get_mut(mapping).connections += 1;
+        let is_in = table.put_in(id, &pending.tuples, (pending.hashes, pending.slots), tracker, secs);
+        let held = is_in.then(|| self.hold_known(pending));
+        if pending.victim.is_some() {
+            self.wheel.remove(id.0);
+            self.forget(id, secs, open);
+            self.stats.evicted += 1;
         }
-        self.owners[usize::from(pending.owner)] += 1;
-        let cold = Cold { mapping, guest, owner: pending.owner, is_live: true };
+        let Some((guest, mapping)) = held else { return Err(Refused::TableFull) };
+        let guest = guest.unwrap_or_else(|| self.add_guest(pending));
+        let share = self.shares.find_or_add(pending.owner, pending.inside().address);
+        self.shares.opened(share);
+        let mapping = mapping.unwrap_or_else(|| self.add_mapping(pending, share, open));
+        self.owners[usize::from(pending.owner)].connections += 1;
+        let is_to_endpoint = mapping != NONE && pending.tuples.original.side == Side::Outside;
+        let cold = Cold { mapping, guest, share, owner: pending.owner, is_live: true, is_queued: false, is_to_endpoint };
         if self.free.pop().is_some() {
             self.cold[id.0 as usize] = cold;
         } else {
             self.cold.push(cold);
         }
+        self.enqueue(id);
         let timeout = self.timeout(&pending.tuples.original, tracker);
-        self.look_at_again(id, pending.tuples.original.protocol, secs, secs.saturating_add(timeout).saturating_add(1));
+        self.wheel.insert(id.0, secs.saturating_add(FIRST_LOOK.min(timeout.saturating_add(1))));
         self.stats.opened += 1;
         Ok(id)
     }
 
-    fn add_mapping(&mut self, pending: &Pending, guest: u32, external: u8, port: u16, open: &OpenPorts) -> u32 {
+    /// Counts a connection at the guest and the mapping that it uses, if they exist already: they stay, even if a connection
+    /// that gives way is the last one of theirs. Returns their numbers.
+    fn hold_known(&mut self, pending: &Pending) -> (Option<u32>, Option<u32>) {
+        let guest = match pending.guest {
+            GuestClaim::Known { number, external } => {
+                self.guests.opened(number, external);
+                Some(number)
+            }
+            GuestClaim::New { .. } => None,
+        };
+        let mapping = match pending.mapping {
+            MappingClaim::None => Some(NONE),
+            MappingClaim::Known(number) => {
+                self.mappings.get_mut(number).connections += 1;
+                Some(number)
+            }
+            MappingClaim::New { .. } => None,
+        };
+        (guest, mapping)
+    }
+
+    fn add_guest(&mut self, pending: &Pending) -> u32 {
+        let external = pending.guest.external();
+        let number = self.guests.add(pending.inside().address, external);
+        self.guests.opened(number, external);
+        number
+    }
+
+    /// Adds the mapping of a pending connection, which uses it.
+    fn add_mapping(&mut self, pending: &Pending, share: u32, open: &OpenPorts) -> u32 {
+        let MappingClaim::New { external, port } = pending.mapping else { return NONE };
         let Tuple { protocol, src, .. } = pending.tuples.original;
         let entry = MappingEntry {
             protocol,
             inside: src,
             external,
             port,
-            connections: 0,
-            owner: pending.owner,
+            connections: 1,
+            share,
+            half_open: Queue::default(),
             is_published: false,
             is_indexed: self.config.mapping == Mapping::EndpointIndependent,
             is_closing: false,
@@ -233,12 +304,29 @@ impl Book {
         if let Some(address) = &mut self.addresses[usize::from(external)] {
             address.take(protocol, port, number, PortOwner::Mapping);
         }
-        self.guests.took_port(guest, protocol);
-        self.owner_ports[usize::from(pending.owner)][protocol_index(protocol)] += 1;
+        self.count_port(&entry, share);
         if self.config.filtering == Filtering::EndpointIndependent && protocol != Protocol::ICMP {
             open.set(external, protocol, port, true);
         }
         number
+    }
+
+    /// Counts a mapping's port at a share, and at its bridge port.
+    fn count_port(&mut self, entry: &MappingEntry, share: u32) {
+        self.shares.took_port(share, entry.protocol);
+        let owner = usize::from(self.shares.get(share).owner);
+        if let Some(address) = &mut self.addresses[usize::from(entry.external)] {
+            address.taken_by[owner][protocol_index(entry.protocol)] += 1;
+        }
+    }
+
+    /// The opposite of [`Book::count_port`].
+    fn discount_port(&mut self, entry: &MappingEntry) {
+        let owner = usize::from(self.shares.get(entry.share).owner);
+        if let Some(address) = &mut self.addresses[usize::from(entry.external)] {
+            address.taken_by[owner][protocol_index(entry.protocol)] -= 1;
+        }
+        self.shares.gave_port(entry.share, entry.protocol);
     }
 
     fn timeout(&self, tuple: &Tuple, tracker: Option<&Tracker>) -> u32 {
@@ -246,10 +334,15 @@ impl Book {
     }
 
     /// Schedules the next look at a connection for when it is due. A TCP connection is looked at sooner: it may be
-    /// closed at any time, and has a shorter timeout then.
+    /// closed at any time, and has a shorter timeout then. So is a half-open one, which times out sooner under pressure.
     fn look_at_again(&mut self, id: Id, protocol: Protocol, secs: u32, due: u32) {
-        let soon = secs.saturating_add(self.config.timeouts.tcp_transitory).saturating_add(1);
-        self.wheel.insert(id.0, if protocol == Protocol::TCP { due.min(soon) } else { due });
+        let sooner = |within: u32| due.min(secs.saturating_add(within).saturating_add(1));
+        let at = match protocol {
+            _ if self.cold[id.0 as usize].is_queued => sooner(limits::PRESSED_SECS),
+            Protocol::TCP => sooner(self.config.timeouts.tcp_transitory),
+            _ => due,
+        };
+        self.wheel.insert(id.0, at);
     }
 
     /// Whether a connection has timed out.
@@ -261,6 +354,20 @@ impl Book {
         self.timeout(&table.tuples(id).original, Some(&table.tracker(id)))
     }
 
+    /// The timeout of a connection that is being looked at: shorter if it is half-open and its port is under pressure. Takes
+    /// one that is complete out of its queues.
+    fn timeout_now(&mut self, table: &Table, id: Id) -> u32 {
+        let timeout = self.timeout_of(table, id);
+        if !self.cold[id.0 as usize].is_queued {
+            return timeout;
+        }
+        if !table.is_half_open(id) {
+            self.dequeue(id);
+            return timeout;
+        }
+        if self.is_pressed(id) { timeout.min(limits::PRESSED_SECS) } else { timeout }
+    }
+
     /// Ends connections that have timed out, looking at up to `budget`. Returns the number looked at: fewer than the
     /// budget means that no more are due.
     pub(crate) fn expire(&mut self, table: &Table, open: &OpenPorts, now: Timestamp, budget: usize) -> usize {
@@ -268,7 +375,7 @@ impl Book {
         for looked_at in 0..budget {
             let Some(number) = self.wheel.next(secs) else { return looked_at };
             let id = Id(number);
-            let due = table.used(id).saturating_add(self.timeout_of(table, id)).saturating_add(1);
+            let due = table.used(id).saturating_add(self.timeout_now(table, id)).saturating_add(1);
             if due > secs || !table.take_out(id) {
                 self.look_at_again(id, table.tuples(id).original.protocol, secs, due.max(secs.saturating_add(1)));
             } else {
@@ -296,26 +403,53 @@ impl Book {
 
     /// Frees what a connection held.
     fn forget(&mut self, id: Id, secs: u32, open: &OpenPorts) {
-        let Cold { mapping, guest, owner, .. } = self.cold[id.0 as usize];
+        self.dequeue(id);
+        let cold = self.cold[id.0 as usize];
         self.cold[id.0 as usize].is_live = false;
         self.free.push(id.0);
-        if let Some(owned) = self.owners.get_mut(usize::from(owner)) {
-            *owned -= 1;
-        }
-        if let Some(number) = mapping {
+        self.owners[usize::from(cold.owner)].connections -= 1;
+        if let Some(number) = cold.mapping() {
             let entry = self.mappings.get_mut(number);
             entry.connections -= 1;
             if entry.connections == 0 && !entry.is_published {
                 let entry = *entry;
                 self.mappings.remove(number);
                 self.give_back(&entry, secs, open);
-                self.guests.gave_port(guest, entry.protocol);
-                if let Some(ports) = self.owner_ports.get_mut(usize::from(entry.owner)) {
-                    ports[protocol_index(entry.protocol)] -= 1;
-                }
+                self.discount_port(&entry);
             }
         }
-        self.guests.closed(guest);
+        self.shares.closed(cold.share);
+        self.guests.closed(cold.guest);
+    }
+
+    /// Adds a new connection to the queues of half-open ones.
+    fn enqueue(&mut self, id: Id) {
+        let cold = &mut self.cold[id.0 as usize];
+        cold.is_queued = true;
+        let Cold { mapping, share, owner, is_to_endpoint, .. } = *cold;
+        self.by_owner.push(&mut self.owners[usize::from(owner)].half_open, id.0);
+        let class = if is_to_endpoint {
+            &mut self.mappings.get_mut(mapping).half_open
+        } else {
+            &mut self.shares.get_mut(share).half_open
+        };
+        self.by_class.push(class, id.0);
+    }
+
+    /// Takes a connection out of the queues of half-open ones, if it is there.
+    fn dequeue(&mut self, id: Id) {
+        let cold = &mut self.cold[id.0 as usize];
+        if !std::mem::take(&mut cold.is_queued) {
+            return;
+        }
+        let Cold { mapping, share, owner, is_to_endpoint, .. } = *cold;
+        self.by_owner.remove(&mut self.owners[usize::from(owner)].half_open, id.0);
+        let class = if is_to_endpoint {
+            &mut self.mappings.get_mut(mapping).half_open
+        } else {
+            &mut self.shares.get_mut(share).half_open
+        };
+        self.by_class.remove(class, id.0);
     }
 
     fn give_back(&mut self, entry: &MappingEntry, secs: u32, open: &OpenPorts) {
@@ -353,26 +487,41 @@ impl Book {
         self.config.ports_of_bridge = ports;
     }
 
-    /// Whether anything counts against the share of this bridge port.
-    pub(crate) fn is_owner(&self, owner: u16) -> bool {
-        let at = usize::from(owner);
-        self.owners.get(at).is_some_and(|owned| *owned > 0) || self.owner_ports.get(at).is_some_and(|ports| *ports != [0; 3])
+    /// The owner that stands for all bridge ports that were removed.
+    fn nobody(&self) -> u16 {
+        self.config.port_numbers as u16
     }
 
-    /// Takes a connection and its mapping off the share of a bridge port.
+    /// Whether anything counts against this bridge port.
+    pub(crate) fn is_owner(&self, owner: u16) -> bool {
+        let at = usize::from(owner);
+        let has_ports = || self.addresses().any(|address| address.taken_by[at] != [0; 3]);
+        at < self.config.port_numbers && (self.owners[at].connections > 0 || has_ports())
+    }
+
+    /// Takes a connection and its mapping off a bridge port.
     pub(crate) fn disown(&mut self, id: Id, owner: u16) {
-        let cold = &mut self.cold[id.0 as usize];
-        if cold.owner == owner {
-            cold.owner = NOBODY;
-            if let Some(owned) = self.owners.get_mut(usize::from(owner)) {
-                *owned -= 1;
-            }
+        let nobody = self.nobody();
+        let cold = self.cold[id.0 as usize];
+        if let Some(entry) = cold.mapping().map(|mapping| *self.mappings.get(mapping))
+            && !entry.is_published
+            && self.shares.get(entry.share).owner == owner
+        {
+            let share = self.shares.find_or_add(nobody, entry.inside.address);
+            self.count_port(&entry, share);
+            self.discount_port(&entry);
+            self.mappings.get_mut(cold.mapping).share = share;
         }
-        let Some(entry) = cold.mapping.map(|mapping| self.mappings.get_mut(mapping)) else { return };
-        if entry.owner == owner && !entry.is_published {
-            entry.owner = NOBODY;
-            if let Some(ports) = self.owner_ports.get_mut(usize::from(owner)) {
-                ports[protocol_index(entry.protocol)] -= 1;
+        if cold.owner == owner {
+            self.dequeue(id);
+            let share = self.shares.find_or_add(nobody, self.shares.get(cold.share).address());
+            self.shares.opened(share);
+            self.shares.closed(cold.share);
+            self.owners[usize::from(owner)].connections -= 1;
+            self.owners[usize::from(nobody)].connections += 1;
+            self.cold[id.0 as usize] = Cold { owner: nobody, share, is_queued: false, ..cold };
+            if cold.is_queued {
+                self.enqueue(id);
             }
         }
     }

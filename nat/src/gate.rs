@@ -16,8 +16,8 @@ use std::sync::Arc;
 use packet::{PortSet, Timestamp};
 
 use crate::config::ExternalKind;
-use crate::guests::protocol_index;
 use crate::nat::Nat;
+use crate::shares::protocol_index;
 use crate::tuple::Protocol;
 
 /// Whose packets to a port of the shared address are.

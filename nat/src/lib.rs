@@ -13,6 +13,7 @@ mod flow_cache;
 pub mod fragments;
 mod gate;
 mod guests;
+mod half_open;
 mod icmp_error;
 mod icmp_quote;
 mod index;
@@ -23,6 +24,7 @@ mod pending;
 mod ports;
 mod rewrite;
 mod rules;
+mod shares;
 mod show;
 mod table;
 pub mod tcp;
@@ -60,14 +62,14 @@ pub enum Refused {
     IcmpIgnored,
     /// An ICMP error about a packet of no connection.
     IcmpUnrelated,
-    /// The limit of connections, mappings or guests is reached.
+    /// The limit of connections is reached, and no half-open connection can give way.
     TableFull,
     /// The limit of connections or outside ports of its bridge port is reached, or the limit of connections from outside
-    /// to one published endpoint.
+    /// to one published endpoint, and no half-open connection that counts against it can give way.
     PortShare,
-    /// The limit of outside ports of its guest is reached.
+    /// The limit of outside ports of its guest is reached, and no half-open connection of the guest can give way.
     GuestShare,
-    /// No outside port is free.
+    /// No outside port is free, and no half-open connection can give way.
     PortsExhausted,
     /// There is no outside address.
     NoAddress,

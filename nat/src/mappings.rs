@@ -5,6 +5,7 @@
 
 use siphasher::sip::SipHasher13;
 
+use crate::half_open::Queue;
 use crate::index::Index;
 use crate::tuple::{Endpoint, Protocol};
 
@@ -17,10 +18,12 @@ pub(crate) struct MappingEntry {
     pub(crate) external: u8,
     /// The outside port.
     pub(crate) port: u16,
-    /// The bridge port whose packet created it; without meaning for a published port.
-    pub(crate) owner: u16,
+    /// The share that its port counts against; without meaning for a published port.
+    pub(crate) share: u32,
     /// Number of connections that use it.
     pub(crate) connections: u32,
+    /// Its half-open connections that outside hosts opened.
+    pub(crate) half_open: Queue,
     /// It belongs to a published port: it stays without connections and accepts any sender.
     pub(crate) is_published: bool,
     /// It is found by its inside endpoint, as the first of the endpoint's mappings.

@@ -178,7 +178,7 @@ impl Nat {
     /// number: asked twice, the answer is the same, and so is that of the packet which then comes.
     ///
     /// One thing is left out: a first packet ends up to four connections that have timed out, which may make the room
-    /// that it needs. Call [`Nat::expire`] first where that matters.
+    /// that it needs, or that in which the oldest half-open connections wait. Call [`Nat::expire`] first where that matters.
     #[cold]
     pub fn decide(
         &self,
@@ -273,7 +273,7 @@ impl Nat {
         match step {
             Step::Passes { refreshes } => {
                 if refreshes {
-                    self.table.refresh(found.id, now.secs());
+                    self.table.refresh(found, now.secs());
                 }
                 Ok(true)
             }
@@ -331,8 +331,9 @@ impl Nat {
         if let Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) =
             begun
         {
-            // What is in the way may have timed out too.
+            // What is in the way may have timed out too, or those that could give way wait behind complete ones.
             book.expire_some(&self.table, &self.open_ports, now);
+            book.tidy(&self.table, tuple, owner);
             begun = book.begin(&self.table, tuple, hash, owner, now);
             book.turn();
         }

@@ -1,9 +1,8 @@
 //! A connection that was decided on and is not yet one: nothing has been taken for it.
 
-use std::net::Ipv4Addr;
-
 use crate::decision::Basis;
-use crate::table::{SlotId, Tuples};
+use crate::table::{Id, SlotId, Tuples};
+use crate::tuple::{Endpoint, Side};
 
 /// Everything that [`Book::admit`](crate::book::Book::admit) takes for a new connection.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +18,16 @@ pub(crate) struct Pending {
     pub(crate) owner: u16,
     pub(crate) guest: GuestClaim,
     pub(crate) mapping: MappingClaim,
+    /// A half-open connection whose place it takes.
+    pub(crate) victim: Option<Id>,
+}
+
+impl Pending {
+    /// The guest's endpoint.
+    pub(crate) fn inside(&self) -> Endpoint {
+        let Tuples { original, reply } = self.tuples;
+        if original.side == Side::Inside { original.src } else { reply.src }
+    }
 }
 
 /// The guest of a pending connection, and the outside address that it is paired with.
@@ -27,13 +36,13 @@ pub(crate) enum GuestClaim {
     /// It has connections already.
     Known { number: u32, external: u8 },
     /// It has none.
-    New { address: Ipv4Addr, external: u8 },
+    New { external: u8 },
 }
 
 impl GuestClaim {
     pub(crate) fn external(self) -> u8 {
         match self {
-            GuestClaim::Known { external, .. } | GuestClaim::New { external, .. } => external,
+            GuestClaim::Known { external, .. } | GuestClaim::New { external } => external,
         }
     }
 }

@@ -33,6 +33,9 @@ pub(crate) struct Ports {
     freed: Vec<u32>,
     /// The mapping of each taken port.
     mapping: Vec<u32>,
+    /// Number of ports that mappings have.
+    held: u32,
+    /// Number of ports that are allowed and free.
     free: u32,
     has_classes: bool,
     /// Ports that random choices take last.
@@ -47,6 +50,7 @@ impl Ports {
             taken: vec![0; WORDS],
             freed: vec![0; 65_536],
             mapping: vec![0; 65_536],
+            held: 0,
             free: 0,
             has_classes,
             shunned: None,
@@ -87,7 +91,7 @@ impl Ports {
 
     /// Number of ports that mappings have, including those that new mappings may not use.
     pub(crate) fn taken(&self) -> u32 {
-        self.taken.iter().map(|word| word.count_ones()).sum()
+        self.held
     }
 
     /// Whether new mappings may use this port.
@@ -112,6 +116,7 @@ impl Ports {
     pub(crate) fn take(&mut self, port: u16, mapping: u32) {
         let (word, bit) = place(port);
         self.free -= u32::from(self.usable[word] & !self.taken[word] & bit != 0);
+        self.held += u32::from(self.taken[word] & bit == 0);
         self.taken[word] |= bit;
         self.mapping[usize::from(port)] = mapping;
     }
@@ -120,6 +125,7 @@ impl Ports {
     pub(crate) fn give_back(&mut self, port: u16, secs: u32) {
         let (word, bit) = place(port);
         self.free += u32::from(self.usable[word] & self.taken[word] & bit != 0);
+        self.held -= u32::from(self.taken[word] & bit != 0);
         self.taken[word] &= !bit;
         self.freed[usize::from(port)] = secs.saturating_add(1);
     }

@@ -44,6 +44,12 @@ const TRACKING: u32 = 1;
 const REPLACING: u32 = 2;
 const GENERATION: u32 = 4;
 
+/// Bits of an entry's second: of a protocol other than TCP, whether the connection is half-open (see
+/// [`half_open`](crate::half_open)), and whether its opener, an outside host, has been replied to.
+const HALF_OPEN: u32 = 1 << 31;
+const REPLIED: u32 = 1 << 30;
+const SECOND: u32 = REPLIED - 1;
+
 /// Number of attempts to take a held bit before the worker yields: some microseconds.
 const PATIENCE: usize = 64;
 
@@ -117,7 +123,7 @@ const ENTRY_WORDS: usize = 16;
 mod word {
     /// Generation, and the bits `replacing` and `tracking`.
     pub(super) const VERSION: usize = 0;
-    /// The last second in which a packet refreshed it.
+    /// The last second in which a packet refreshed it, and the bits `half open` and `replied`.
     pub(super) const USED: usize = 1;
     /// Protocol in the low byte, the sides of the original and the reply tuple above it.
     pub(super) const KIND: usize = 2;
@@ -298,15 +304,31 @@ impl Table {
     /// The last second in which a packet refreshed a connection.
     #[inline]
     pub(crate) fn used(&self, id: Id) -> u32 {
-        self.entry(id)[word::USED].load(Ordering::Relaxed)
+        self.entry(id)[word::USED].load(Ordering::Relaxed) & SECOND
     }
 
-    /// A packet refreshes a connection. Writes at most once a second.
+    /// A packet refreshes the connection that it was found to belong to. Writes at most once a second, and when a half-open
+    /// connection moves on.
     #[inline]
-    pub(crate) fn refresh(&self, id: Id, secs: u32) {
-        let used = &self.entry(id)[word::USED];
-        if used.load(Ordering::Relaxed) != secs {
+    pub(crate) fn refresh(&self, found: &Found, secs: u32) {
+        let used = &self.entry(found.id)[word::USED];
+        let before = used.load(Ordering::Relaxed);
+        if before == secs || before == secs | HALF_OPEN && found.direction == Direction::Original {
+            return;
+        }
+        if before & HALF_OPEN == 0 {
             used.store(secs, Ordering::Relaxed);
+        } else {
+            refresh_half_open(used, found, secs);
+        }
+    }
+
+    /// Whether one of the connection's ends has not yet shown that it takes part.
+    pub(crate) fn is_half_open(&self, id: Id) -> bool {
+        let entry = self.entry(id);
+        match Protocol(entry[word::KIND].load(Ordering::Relaxed) as u8) {
+            Protocol::TCP => !tracker_of(entry).has_opened(),
+            _ => entry[word::USED].load(Ordering::Relaxed) & HALF_OPEN != 0,
         }
     }
 
@@ -349,7 +371,9 @@ impl Table {
     ) -> bool {
         let entry = self.entry(id);
         let Some(version) = self.seize(entry) else { return false };
-        entry[word::USED].store(secs, Ordering::Relaxed);
+        // TCP has its tracker to tell.
+        let used = if tracker.is_some() { secs & SECOND } else { secs & SECOND | HALF_OPEN };
+        entry[word::USED].store(used, Ordering::Relaxed);
         entry[word::KIND].store(kind_of(tuples), Ordering::Relaxed);
         store_ends(entry, word::ORIGINAL, &tuples.original);
         store_ends(entry, word::REPLY, &tuples.reply);
@@ -412,6 +436,23 @@ impl Table {
         let bucket = if in_first < FILLING_UP && free(second).count() > in_first { second } else { first };
         free(bucket).next()
     }
+}
+
+/// Notes a packet of a half-open connection of a protocol other than TCP.
+#[cold]
+fn refresh_half_open(used: &AtomicU32, found: &Found, secs: u32) {
+    let after = |before: u32| {
+        let flags = match (found.tuples.original.side, found.direction) {
+            _ if before & HALF_OPEN == 0 => 0,
+            (Side::Inside, Direction::Reply) => 0,
+            (Side::Outside, Direction::Reply) => HALF_OPEN | REPLIED,
+            (Side::Outside, Direction::Original) if before & REPLIED != 0 => 0,
+            (_, Direction::Original) => before & !SECOND,
+        };
+        (before != secs | flags).then_some(secs | flags)
+    };
+    // A failure means that nothing is to be written.
+    let _ = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
 }
 
 /// The slots of a bucket with this tag, as a bit mask. It is computed without branches, which would be unpredictable.

@@ -127,7 +127,11 @@ fn ports_of_the_host_are_left_alone() {
 fn ports_beyond_the_range_are_not_used() {
     let (nat, _) = gated(NatConfig { ports: 2000..=2001, ports_of_bridge: 2, ..NatConfig::default() });
     assert_eq!((send(&nat, 2, 2001), send(&nat, 2, 5000)), (Ok(2001), Ok(2000)));
-    assert_eq!(send(&nat, 2, 5001), Err(Refused::PortsExhausted));
+    // The oldest, which was never answered, gives its port to the next.
+    assert_eq!((send(&nat, 2, 5001), send(&nat, 2, 5003)), (Ok(2001), Ok(2000)));
     nat.set_host_ports(Protocol::UDP, &PortSet::from(1..=10), &PortSet::default(), NOW);
-    assert_eq!(send(&nat, 2, 5001), Err(Refused::PortsExhausted));
+    assert_eq!((send(&nat, 2, 5005), nat.stats().mappings), (Ok(2001), 2));
+    // One that a program of the host has now is not passed on.
+    nat.set_host_ports(Protocol::UDP, &PortSet::default(), &PortSet::from(2000..=2001), NOW);
+    assert_eq!(send(&nat, 2, 5007), Err(Refused::PortsExhausted));
 }

@@ -5,14 +5,18 @@ use std::net::Ipv4Addr;
 use nat::{Endpoint, External, ExternalKind, Nat, NatConfig, Refused, Side, Timeouts};
 use packet::Timestamp;
 use packet::checksum::Checksum;
-use testkit::packets::{self, ipv4_mut};
+use testkit::packets::{self, ipv4_mut, word};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
+/// A datagram and its answer, so that the connection is complete.
 fn send(nat: &Nat, port: u16, owner: u16, millis: u64) -> Result<(), Refused> {
-    let mut packet = packets::udp(Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), port), Endpoint::new(PEER, 53), b"hello");
-    nat.translate(Side::Inside, &mut ipv4_mut(&mut packet), Checksum::Complete, owner, Timestamp::from_millis(millis)).map(drop)
+    let (peer, now) = (Endpoint::new(PEER, 53), Timestamp::from_millis(millis));
+    let mut packet = packets::udp(Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), port), peer, b"hello");
+    nat.translate(Side::Inside, &mut ipv4_mut(&mut packet), Checksum::Complete, owner, now)?;
+    let mut answer = packets::udp(peer, Endpoint::new(OWN, word(&packet, 20)), b"hello");
+    nat.translate(Side::Outside, &mut ipv4_mut(&mut answer), Checksum::Complete, 0, now).map(drop)
 }
 
 #[test]

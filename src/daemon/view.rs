@@ -310,7 +310,7 @@ impl View<'_> {
 
 /// Connections, mappings, ports and fragments of the translation.
 pub(super) fn nat_stats(nat: &nat::Nat) -> api::NatStats {
-    let nat::NatStats { connections, mappings, opened, expired, flushed } = nat.stats();
+    let nat::NatStats { connections, mappings, opened, expired, flushed, evicted } = nat.stats();
     let (datagrams, held_frames) = nat.fragments_now();
     let ports = |usage: nat::PortUsage| api::NatPorts {
         address: usage.address.to_string(),
@@ -324,6 +324,7 @@ pub(super) fn nat_stats(nat: &nat::Nat) -> api::NatStats {
         opened,
         expired,
         flushed,
+        evicted,
         max_connections: nat.config().max_connections,
         ports: nat.port_usage().into_iter().map(ports).collect(),
         fragments: api::FragmentStats { datagrams, max_datagrams: nat::fragments::DATAGRAMS, held_frames },

@@ -189,10 +189,11 @@ impl fmt::Display for Report {
         if self.panics > 0 {
             writeln!(out, "worker panics: {}", self.panics)?;
         }
-        if let Some(nat::NatStats { connections, mappings, opened, expired, flushed }) = self.nat {
+        if let Some(nat::NatStats { connections, mappings, opened, expired, flushed, evicted }) = self.nat {
             writeln!(
                 out,
-                "nat: connections {connections} mappings {mappings} opened {opened} expired {expired} flushed {flushed}"
+                "nat: connections {connections} mappings {mappings} opened {opened} expired {expired} flushed {flushed} evicted \
+                 {evicted}"
             )?;
         }
         if self.kernel_dropped > 0 {

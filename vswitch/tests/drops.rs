@@ -67,6 +67,17 @@ impl Stage {
         self.run(UPLINK_PORT, &[ethernet(UPLINK_MAC, NEXT_HOP_MAC, packet)])
     }
 
+    /// A flow of guest 2, an answer that completes it, and another flow.
+    fn two_flows(self) -> Stage {
+        let flow = |port| udp_from(port, guest(2), PEER);
+        self.route(&[flow(4000)]).answer(4000).route(&[flow(4002)])
+    }
+
+    /// The answer to a flow, by its outside port.
+    fn answer(self, port: u16) -> Stage {
+        self.route_in(&packets::udp(Endpoint::new(PEER, 53), Endpoint::new(OUTSIDE, port), b"abc"))
+    }
+
     /// One frame to a known station, of which the far side of its port says this.
     fn refuse(mut self, to: u16, error: SendError) -> Stage {
         self.bridge.table.learn(VlanId::NONE, mac(9), PortId(to), self.bridge.now);
@@ -124,7 +135,6 @@ fn wrapped(frame: &[u8]) -> Vec<u8> {
 /// Whoever adds a reason says here how it is provoked.
 fn provoke(reason: DropReason) -> Stage {
     let usual = NatConfig::default;
-    let two_flows = || [4000, 4002].map(|port| udp_from(port, guest(2), PEER));
     match reason {
         DropReason::Runt => Stage::open().run(0, &[vec![0; 13]]),
         DropReason::TruncatedTag => Stage::open().run(0, &[[&[2; 12][..], &[0x81, 0, 0]].concat()]),
@@ -202,13 +212,13 @@ fn provoke(reason: DropReason) -> Stage {
         DropReason::NatIcmpUnrelated => {
             Stage::lab(usual()).route_in(&packets::error([3, 1], 0, PEER, OUTSIDE, &udp(OUTSIDE, PEER)))
         }
-        DropReason::NatTableFull => Stage::lab(NatConfig { max_connections: 1, ..usual() }).route(&two_flows()),
-        DropReason::NatPortShare => Stage::lab(NatConfig { max_connections_per_port: 1, ..usual() }).route(&two_flows()),
-        DropReason::NatGuestShare => Stage::lab(NatConfig { max_ports_per_guest: 1, ..usual() }).route(&two_flows()),
+        DropReason::NatTableFull => Stage::lab(NatConfig { max_connections: 1, ..usual() }).two_flows(),
+        DropReason::NatPortShare => Stage::lab(NatConfig { max_connections_per_port: 1, ..usual() }).two_flows(),
+        DropReason::NatGuestShare => Stage::lab(NatConfig { max_ports_per_guest: 1, ..usual() }).two_flows(),
         DropReason::NatPortsExhausted => {
-            let stage = Stage::lab(NatConfig { ports: 2000..=2001, ..usual() }).route(&two_flows()[..1]);
+            let stage = Stage::lab(NatConfig { ports: 2000..=2001, ..usual() }).route(&[udp(guest(2), PEER)]);
             let others = [udp(guest(3), PEER), udp_from(4001, guest(4), PEER)];
-            let stage = stage.run(1, &[ethernet(GATEWAY_MAC, mac(3), &others[0])]);
+            let stage = stage.run(1, &[ethernet(GATEWAY_MAC, mac(3), &others[0])]).answer(2000).answer(2001);
             stage.run(4, &[ethernet(GATEWAY_MAC, mac(4), &others[1])])
         }
         DropReason::NatNoAddress => {

@@ -203,6 +203,7 @@ fn without_an_uplink_the_network_is_unreachable() {
 fn who_has_too_many_connections_is_told() {
     let mut lab = Lab::ready_with(NatConfig { max_connections_per_port: 1, ..NatConfig::default() }, 1500);
     lab.out(2, &packets::udp(inside(2, 4000), peer(), b"one"));
+    lab.back(&packets::udp(peer(), Endpoint::new(OUTSIDE, 4000), b"answered"));
     let packet = packets::udp(inside(2, 4001), peer(), b"two");
     assert_eq!(error_of(&lab.out(2, &packet).2, GATEWAY, guest(2)), ([3, 13], &packet[..]));
     assert_eq!(lab.bridge.dropped(DropReason::NatPortShare), 1);

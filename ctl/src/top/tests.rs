@@ -78,6 +78,7 @@ fn reading(secs: u64, ports: Vec<PortStats>) -> Reading {
         opened: 1,
         expired: 0,
         flushed: 0,
+        evicted: 0,
         max_connections: 1024,
         ports: Vec::new(),
         fragments: FragmentStats { datagrams: 0, max_datagrams: 1024, held_frames: 0 },

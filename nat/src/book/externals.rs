@@ -8,11 +8,12 @@ use super::{Address, Book};
 use crate::Refused;
 use crate::config::{External, ExternalKind, MAX_EXTERNALS};
 use crate::gate::{Gate, PortOwner};
-use crate::guests::protocol_index;
+use crate::half_open::Queue;
 use crate::mappings::MappingEntry;
 use crate::open_ports::OpenPorts;
 use crate::pending::GuestClaim;
 use crate::ports::Ports;
+use crate::shares::protocol_index;
 use crate::table::Id;
 use crate::tuple::{Endpoint, Protocol, Tuple};
 
@@ -53,7 +54,9 @@ impl Book {
                 ports.shun(gate.shunned());
             }
         }
-        let address = Some(Address { address: external.address, kind: external.kind, ports, is_retired: false, marks });
+        let taken_by = vec![[0; 3]; self.owners.len()].into_boxed_slice();
+        let External { address, kind } = external;
+        let address = Some(Address { address, kind, ports, taken_by, is_retired: false, marks });
         let number = match self.addresses.iter().position(Option::is_none) {
             Some(number) => {
                 self.addresses[number] = address;
@@ -118,7 +121,7 @@ impl Book {
 
     /// The mapping that a connection uses.
     pub(crate) fn mapping_in_use(&self, id: Id) -> Option<u32> {
-        self.cold[id.0 as usize].mapping
+        self.cold[id.0 as usize].mapping()
     }
 
     /// Opens no further connections by a mapping.
@@ -146,7 +149,8 @@ impl Book {
             external: number,
             port,
             connections: 0,
-            owner: 0,
+            share: 0,
+            half_open: Queue::default(),
             is_published: true,
             is_indexed: true,
             is_closing: false,

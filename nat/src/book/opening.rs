@@ -4,133 +4,137 @@ use std::net::Ipv4Addr;
 
 use packet::Timestamp;
 
+use super::limits::Lack;
 use super::{Address, Book};
 use crate::Refused;
 use crate::config::{ExternalKind, Filtering, Mapping};
 use crate::decision::Basis;
-use crate::guests::protocol_index;
 use crate::pending::{GuestClaim, MappingClaim, Pending};
-use crate::table::{Table, Tuples};
+use crate::shares::protocol_index;
+use crate::table::{Id, Table, Tuples};
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 
-/// A connection but for its place in the table.
+/// A connection but for its outside port and its place in the table.
 struct Plan {
-    reply: Tuple,
     basis: Basis,
     guest: GuestClaim,
-    mapping: MappingClaim,
+    /// The outside address.
+    external: u8,
+    mapping: PlannedMapping,
+}
+
+/// The mapping of a planned connection.
+#[derive(Clone, Copy)]
+enum PlannedMapping {
+    /// It needs none, and has this outside port.
+    None(u16),
+    Known(u32),
+    New,
 }
 
 impl Book {
     /// The connection that a first packet with this tuple opens. Nothing changes: asked twice, the answer is the same,
     /// until [`Book::turn`].
     pub(crate) fn begin(&self, table: &Table, tuple: &Tuple, hash: u64, owner: u16, now: Timestamp) -> Result<Pending, Refused> {
-        if self.live() >= self.config.max_connections {
-            return Err(Refused::TableFull);
-        }
-        if self.owners.get(usize::from(owner)).is_none_or(|owned| *owned as usize >= self.config.max_connections_per_port) {
+        if usize::from(owner) >= self.config.port_numbers {
             return Err(Refused::PortShare);
         }
-        let Plan { reply, basis, guest, mapping } = match tuple.side {
-            Side::Inside => self.begin_outbound(tuple, owner, now.secs())?,
-            Side::Outside => self.begin_inbound(tuple)?,
+        let mut lack = self.lack_of_room(owner);
+        let Plan { basis, guest, external, mapping } = match tuple.side {
+            Side::Inside => self.begin_outbound(tuple, owner, &mut lack)?,
+            Side::Outside => self.begin_inbound(tuple, owner, &mut lack)?,
         };
+        let victim = match lack.refused() {
+            Some(refused) => Some(self.victim(table, &lack, owner).ok_or(refused)?),
+            None => None,
+        };
+        let (mapping, port) = match mapping {
+            PlannedMapping::None(port) => (MappingClaim::None, port),
+            PlannedMapping::Known(known) => (MappingClaim::Known(known), self.mappings.get(known).port),
+            PlannedMapping::New => {
+                let its_port = victim.filter(|_| lack.needs_its_port()).and_then(|victim| self.outside_port(victim));
+                let port = its_port.or_else(|| self.choose_port(external, tuple, now.secs())).ok_or(Refused::PortsExhausted)?;
+                (MappingClaim::New { external, port }, port)
+            }
+        };
+        let reply = self.reply(tuple, external, mapping, port)?;
         let hashes = [hash, table.hash(&reply)];
-        if table.find(&reply, hashes[1]).is_some() {
+        if table.find(&reply, hashes[1]).is_some_and(|found| Some(found.id) != victim) {
             return Err(Refused::Clash);
         }
         let slots = table.free_slots(hashes).ok_or(Refused::TableFull)?;
-        Ok(Pending { tuples: Tuples { original: *tuple, reply }, basis, hashes, slots, owner, guest, mapping })
+        Ok(Pending { tuples: Tuples { original: *tuple, reply }, basis, hashes, slots, owner, guest, mapping, victim })
     }
 
-    fn begin_outbound(&self, tuple: &Tuple, owner: u16, secs: u32) -> Result<Plan, Refused> {
+    /// The tuple of the replies to a first packet.
+    fn reply(&self, tuple: &Tuple, external: u8, mapping: MappingClaim, port: u16) -> Result<Tuple, Refused> {
+        let Tuple { protocol, src, dst, .. } = *tuple;
+        let address = self.address(external).ok_or(Refused::NoAddress)?;
+        Ok(match (tuple.side, mapping, address.kind) {
+            (Side::Inside, ..) => Tuple { side: Side::Outside, protocol, src: dst, dst: Endpoint::new(address.address, port) },
+            (Side::Outside, MappingClaim::Known(known), _) => {
+                Tuple { side: Side::Inside, protocol, src: self.mappings.get(known).inside, dst: src }
+            }
+            (Side::Outside, _, ExternalKind::OneToOne(guest)) => {
+                Tuple { side: Side::Inside, protocol, src: Endpoint::new(guest, port), dst: src }
+            }
+            (Side::Outside, ..) => return Err(Refused::NoMapping),
+        })
+    }
+
+    fn begin_outbound(&self, tuple: &Tuple, owner: u16, lack: &mut Lack) -> Result<Plan, Refused> {
         let protocol = tuple.protocol;
         let guest = self.guest(tuple.src.address)?;
-        let number = guest.external();
-        let kind = self.address(number).ok_or(Refused::NoAddress)?.kind;
-        let (mapping, number, port) = match kind {
-            ExternalKind::OneToOne(_) => (MappingClaim::None, number, tuple.src.port),
-            ExternalKind::Shared if !protocol.has_ports() => return Err(Refused::NotShared),
-            _ if !protocol.has_ports() => (MappingClaim::None, number, 0),
-            _ => match self.mapping(protocol, tuple.src, guest, owner, secs)? {
-                MappingClaim::Known(known) => {
-                    (MappingClaim::Known(known), self.mappings.get(known).external, self.mappings.get(known).port)
-                }
-                new @ MappingClaim::New { external, port } => (new, external, port),
-                MappingClaim::None => (MappingClaim::None, number, 0),
-            },
-        };
-        let basis = match mapping {
-            MappingClaim::Known(known) => self.basis_of(known),
-            MappingClaim::None if matches!(kind, ExternalKind::OneToOne(_)) => Basis::OneToOne,
-            _ => Basis::NewMapping,
-        };
-        let address = self.address(number).filter(|address| !address.is_retired).ok_or(Refused::NoAddress)?;
-        let outside = Endpoint::new(address.address, port);
-        let reply = Tuple { side: Side::Outside, protocol, src: tuple.dst, dst: outside };
-        Ok(Plan { reply, basis, guest, mapping })
-    }
-
-    /// The mapping of an inside endpoint, or a port for a new one.
-    fn mapping(
-        &self,
-        protocol: Protocol,
-        inside: Endpoint,
-        guest: GuestClaim,
-        owner: u16,
-        secs: u32,
-    ) -> Result<MappingClaim, Refused> {
-        if let Some(known) = self.mappings.find(protocol, inside)
-            && (self.config.mapping == Mapping::EndpointIndependent || self.mappings.get(known).is_published)
-        {
-            return Ok(MappingClaim::Known(known));
-        }
-        if let GuestClaim::Known { number, .. } = guest
-            && self.guests.get(number).ports(protocol) >= self.config.max_ports_per_guest
-        {
-            return Err(Refused::GuestShare);
-        }
         let external = guest.external();
-        if self.owner_ports[usize::from(owner)][protocol_index(protocol)] >= self.most_ports_of_owner(protocol) {
-            return Err(Refused::PortShare);
-        }
-        if !self.mappings.has_room() {
-            return Err(Refused::TableFull);
-        }
-        let random = self.random();
-        let Some(address) = &self.addresses[usize::from(external)] else { return Err(Refused::NoAddress) };
-        let keeps = self.config.filtering == Filtering::AddressAndPortDependent;
-        let ports = &address.ports[protocol_index(protocol)];
-        let port = ports.choose(inside.port, keeps, secs, random).ok_or(Refused::PortsExhausted)?;
-        Ok(MappingClaim::New { external, port })
-    }
-
-    /// Maximum number of outside ports for the guests behind one bridge port: three quarters of all, so that other
-    /// guests have some, whatever addresses these claim. A guest port that is the only one has all.
-    fn most_ports_of_owner(&self, protocol: Protocol) -> u32 {
-        const UPLINK_AND_ONE: usize = 2;
-        if self.config.ports_of_bridge <= UPLINK_AND_ONE {
-            return u32::MAX;
-        }
-        let range = match protocol {
-            Protocol::ICMP => 0x1_0000,
-            _ => u32::from(self.config.ports.end() - self.config.ports.start()) + 1,
+        let kind = self.address(external).ok_or(Refused::NoAddress)?.kind;
+        let mapping = match kind {
+            ExternalKind::OneToOne(_) => PlannedMapping::None(tuple.src.port),
+            ExternalKind::Shared if !protocol.has_ports() => return Err(Refused::NotShared),
+            _ if !protocol.has_ports() => PlannedMapping::None(0),
+            _ => self.known_mapping(protocol, tuple.src).map_or(PlannedMapping::New, PlannedMapping::Known),
         };
-        let addresses = self.addresses().filter(|at| !at.is_one_to_one()).count() as u32;
-        (range * addresses / 4 * 3).max(1)
+        let (basis, external) = match mapping {
+            PlannedMapping::Known(known) => (self.basis_of(known), self.mappings.get(known).external),
+            PlannedMapping::None(_) if matches!(kind, ExternalKind::OneToOne(_)) => (Basis::OneToOne, external),
+            _ => (Basis::NewMapping, external),
+        };
+        if let PlannedMapping::New = mapping {
+            let share = self.shares.find(owner, tuple.src.address);
+            self.add_lack_of_ports(lack, external, protocol, owner, share);
+            if !self.mappings.has_room() {
+                return Err(Refused::TableFull);
+            }
+        }
+        self.address(external).filter(|address| !address.is_retired).ok_or(Refused::NoAddress)?;
+        Ok(Plan { basis, guest, external, mapping })
     }
 
-    fn begin_inbound(&self, tuple: &Tuple) -> Result<Plan, Refused> {
-        // A published port must not fill the table at the expense of the rest.
-        let most = (self.config.max_connections_per_port / 2) as u32;
-        let number = self.number_of(tuple.dst.address).ok_or(Refused::NoMapping)?;
-        let address = self.address(number).filter(|address| !address.is_retired).ok_or(Refused::NoMapping)?;
+    /// The mapping that an inside endpoint has already.
+    fn known_mapping(&self, protocol: Protocol, inside: Endpoint) -> Option<u32> {
+        let is_usable =
+            |known: &u32| self.config.mapping == Mapping::EndpointIndependent || self.mappings.get(*known).is_published;
+        self.mappings.find(protocol, inside).filter(is_usable)
+    }
+
+    /// A free port for a new mapping.
+    fn choose_port(&self, external: u8, tuple: &Tuple, secs: u32) -> Option<u16> {
+        let keeps = self.config.filtering == Filtering::AddressAndPortDependent;
+        let ports = &self.address(external)?.ports[protocol_index(tuple.protocol)];
+        ports.choose(tuple.src.port, keeps, secs, self.random())
+    }
+
+    /// The outside port of a connection with a mapping.
+    fn outside_port(&self, id: Id) -> Option<u16> {
+        self.cold[id.0 as usize].mapping().map(|mapping| self.mappings.get(mapping).port)
+    }
+
+    fn begin_inbound(&self, tuple: &Tuple, owner: u16, lack: &mut Lack) -> Result<Plan, Refused> {
+        let external = self.number_of(tuple.dst.address).ok_or(Refused::NoMapping)?;
+        let address = self.address(external).filter(|address| !address.is_retired).ok_or(Refused::NoMapping)?;
         let (inside, mapping, basis) = match address.kind {
             ExternalKind::OneToOne(guest) => {
-                if self.guests.find(guest).is_some_and(|number| self.guests.get(number).connections() >= most) {
-                    return Err(Refused::PortShare);
-                }
-                (Endpoint::new(guest, tuple.dst.port), MappingClaim::None, Basis::OneToOne)
+                self.add_lack_at_guest(lack, self.shares.find(owner, guest));
+                (guest, PlannedMapping::None(tuple.dst.port), Basis::OneToOne)
             }
             _ => {
                 if !matches!(tuple.protocol, Protocol::TCP | Protocol::UDP) {
@@ -138,23 +142,19 @@ impl Book {
                 }
                 let known = address.ports[protocol_index(tuple.protocol)].mapping(tuple.dst.port).ok_or(Refused::NoMapping)?;
                 let entry = self.mappings.get(known);
-                if entry.connections >= most {
-                    return Err(Refused::PortShare);
-                }
                 if entry.is_closing || !entry.is_published && self.config.filtering != Filtering::EndpointIndependent {
                     return Err(Refused::NoMapping);
                 }
-                (entry.inside, MappingClaim::Known(known), self.basis_of(known))
+                self.add_lack_at_endpoint(lack, known);
+                (entry.inside.address, PlannedMapping::Known(known), self.basis_of(known))
             }
         };
-        let guest = match self.guests.find(inside.address) {
+        let guest = match self.guests.find(inside) {
             // It stays paired with the address that its own connections use.
             Some(guest) => GuestClaim::Known { number: guest, external: self.guests.get(guest).external },
-            None if self.guests.has_room() => GuestClaim::New { address: inside.address, external: number },
-            None => return Err(Refused::TableFull),
+            None => GuestClaim::New { external },
         };
-        let reply = Tuple { side: Side::Inside, protocol: tuple.protocol, src: inside, dst: tuple.src };
-        Ok(Plan { reply, basis, guest, mapping })
+        Ok(Plan { basis, guest, external, mapping })
     }
 
     fn basis_of(&self, mapping: u32) -> Basis {
@@ -173,11 +173,10 @@ impl Book {
             (None, Some(paired)) => paired,
             (None, None) => self.pooled(self.guests.hash(address)).ok_or(Refused::NoAddress)?,
         };
-        match known {
-            Some(number) => Ok(GuestClaim::Known { number, external }),
-            None if self.guests.has_room() => Ok(GuestClaim::New { address, external }),
-            None => Err(Refused::TableFull),
-        }
+        Ok(match known {
+            Some(number) => GuestClaim::Known { number, external },
+            None => GuestClaim::New { external },
+        })
     }
 
     /// The address of the pool that a hash selects.

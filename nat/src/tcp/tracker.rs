@@ -119,11 +119,18 @@ impl Tracker {
             Phase::Reset
         } else if self.flags & both(FIN) == both(FIN) {
             Phase::Closing
-        } else if self.flags & both(ACKED) == both(ACKED) {
+        } else if self.has_opened() {
             Phase::Established
         } else {
             Phase::Opening
         }
+    }
+
+    /// Whether each side has acknowledged the other's SYN, so that both take part; also after a reset or the end.
+    #[inline]
+    #[must_use]
+    pub fn has_opened(&self) -> bool {
+        self.flags & both(ACKED) == both(ACKED)
     }
 
     /// Whether a segment of `from` with this sequence number can have caused an ICMP error now: it was

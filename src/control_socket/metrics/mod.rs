@@ -156,6 +156,7 @@ fn add_nat(page: &mut Page, nat: &NatStats, ports: &[PortStats]) {
     counter(page, "vswitchd_nat_connections_opened", "Connections opened", nat.opened);
     counter(page, "vswitchd_nat_connections_expired", "Connections whose time was over", nat.expired);
     counter(page, "vswitchd_nat_connections_flushed", "Connections whose rule or address went", nat.flushed);
+    counter(page, "vswitchd_nat_connections_evicted", "Half-open connections that gave way to new ones", nat.evicted);
     let refused = REFUSED.map(|reason| {
         let frames = ports.iter().filter_map(|port| port.drops.get(reason)).sum();
         (vec![("reason", reason.to_owned())], frames)

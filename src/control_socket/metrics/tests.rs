@@ -40,6 +40,7 @@ fn everything() -> (Stats, Vec<Tunnel>) {
         opened: 1,
         expired: 0,
         flushed: 0,
+        evicted: 0,
         max_connections: 262_144,
         ports: vec![usage("tcp"), usage("udp")],
         fragments: FragmentStats { datagrams: 0, max_datagrams: 1024, held_frames: 0 },

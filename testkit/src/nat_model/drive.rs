@@ -7,9 +7,10 @@ use std::time::Duration;
 use nat::fragments::{Fragment, Key};
 use nat::tcp::{Peer, Segment};
 use nat::{
-    Connection, Endpoint, External, ExternalKind, Filtering, FirstFragment, Mapping, Nat, NatConfig, Protocol, Published,
-    Refused, Side, Timeouts, Tuple,
+    Connection, Endpoint, External, ExternalKind, Filtering, FirstFragment, Mapping, Nat, NatConfig, NatStats, Protocol,
+    Published, Refused, Side, Timeouts, Tuple,
 };
+use packet::Timestamp;
 use packet::checksum::Checksum;
 
 use super::choices::Choices;
@@ -37,6 +38,8 @@ struct Pair<'a> {
     nat: Nat,
     model: Model,
     choices: Choices<'a>,
+    /// No half-open connection lives longer than under pressure.
+    has_short_timeouts: bool,
 }
 
 /// Takes any bytes as a sequence of packets, rule changes and passing time, and panics where translation and model
@@ -46,7 +49,8 @@ pub fn drive(data: &[u8]) {
     let config = config(&mut choices);
     let seed = [u64::from(choices.byte()), 7];
     let nat = Nat::new(config.clone(), seed).unwrap();
-    let mut pair = Pair { nat, model: Model::new(config), choices };
+    let has_short_timeouts = config.timeouts != Timeouts::default();
+    let mut pair = Pair { nat, model: Model::new(config), choices, has_short_timeouts };
     let own = |address| External { address, kind: ExternalKind::Own };
     pair.set_externals(&[own(EXTERNALS[0]), own(EXTERNALS[1])]);
     for step in 0..MAX_STEPS {
@@ -264,16 +268,16 @@ impl Pair<'_> {
             segment.len = LONGEST_SEGMENT;
         }
         let known = self.model.find(&tuple);
-        let opened_before = self.nat.stats().opened;
+        let before = self.nat.stats();
         let mut after = packet.clone();
         let answer = self.nat.translate(side, &mut ipv4_mut(&mut after), checksum, owner, self.model.now);
         let mut expected = match known {
             Some(at) => {
-                assert_eq!(self.nat.stats().opened, opened_before, "{tuple:?} lives");
+                assert_eq!(self.nat.stats().opened, before.opened, "{tuple:?} lives");
                 let result = self.model.follow(at, &tuple, segment.as_ref());
                 result.map(|()| Model::target(&self.model.live[at], &tuple))
             }
-            None => self.opened(&tuple, &packet, segment, checksum, owner, piece.is_some(), opened_before, &answer),
+            None => self.opened(&tuple, &packet, segment, checksum, owner, piece.is_some(), &before, &answer),
         };
         if let (Ok(to), Some((key, piece))) = (expected, piece)
             && !self.model.datagrams.first(key, piece, to, owner, self.model.now)
@@ -310,7 +314,7 @@ impl Pair<'_> {
         checksum: Checksum,
         owner: u16,
         is_piece: bool,
-        opened_before: u64,
+        before: &NatStats,
         answer: &Result<nat::Translated, Refused>,
     ) -> Result<(Endpoint, Endpoint), Refused> {
         let l4 = header_len(packet);
@@ -321,7 +325,9 @@ impl Pair<'_> {
         // A TCP fragment opens nothing.
         let opener = segment.as_ref().filter(|_| !is_piece);
         let opening = self.model.opening(tuple, opener, packet.get(l4).copied().unwrap_or(0), is_sound, owner);
-        if self.nat.stats().opened == opened_before {
+        let stats = self.nat.stats();
+        if stats.opened == before.opened {
+            assert_eq!(stats.evicted, before.evicted, "{tuple:?} took a place, and was refused");
             let Err(refused) = answer else { panic!("{tuple:?} passed, and is of no connection") };
             assert!(opening.may.contains(refused), "{tuple:?} was refused as {refused:?}: {opening:?}");
             return Err(*refused);
@@ -331,8 +337,16 @@ impl Pair<'_> {
         let new: Vec<&Connection> = connections.iter().filter(|connection| connection.original == *tuple).collect();
         assert_eq!(new.len(), 1, "{tuple:?}");
         self.tell(|| format!("opens {:?}", new[0]));
-        self.model.opened(tuple, new[0].reply, segment.as_ref(), owner);
+        let missing = self.missing(&connections);
+        assert!(missing.len() as u64 <= stats.evicted - before.evicted, "{missing:?} are gone");
+        self.model.opened(tuple, new[0].reply, segment.as_ref(), owner, missing.first().copied(), &opening);
         Ok(new[0].reply.reversed())
+    }
+
+    /// The original tuples of connections that should be among these.
+    fn missing(&self, connections: &[Connection]) -> Vec<Tuple> {
+        let there: HashSet<Tuple> = connections.iter().map(|connection| connection.original).collect();
+        self.model.live.iter().map(|conn| conn.original).filter(|original| !there.contains(original)).collect()
     }
 
     /// The reply to a translated packet returns to the packet's source.
@@ -546,8 +560,30 @@ impl Pair<'_> {
             }
             _ => 3_600_000 * u64::from(self.choices.byte() % 8),
         };
-        self.model.set_now(self.model.now.after(Duration::from_millis(millis)));
+        let then = self.model.now.after(Duration::from_millis(millis));
+        if !self.has_short_timeouts {
+            self.turn_the_wheel(then);
+        }
+        self.model.set_now(then);
+        let missing = self.missing(&self.nat.connections(then));
+        missing.iter().for_each(|original| self.model.ended_early(original));
+        assert!(missing.is_empty() || !self.has_short_timeouts, "{missing:?} are gone");
         self.tell(|| "waited".into());
+    }
+
+    /// Lets time pass as the control thread does, until no half-open connection can be left: then those that time out early,
+    /// under pressure, do so at no other time.
+    fn turn_the_wheel(&mut self, then: Timestamp) {
+        const LONGEST_SECS: u32 = 700;
+        let mut now = self.model.now;
+        for _ in 0..LONGEST_SECS {
+            if now.secs() >= then.secs() {
+                break;
+            }
+            now = Timestamp::from_secs(u64::from(now.secs()) + 1);
+            self.nat.expire(now, 2000);
+        }
+        self.model.datagrams.expire(now);
     }
 
     fn expire(&mut self) {

@@ -23,6 +23,10 @@ pub(super) struct Conn {
     /// The outside endpoint reserved for it, if it belongs to a mapping.
     pub(super) mapping: Option<Outside>,
     pub(super) owner: u16,
+    /// Both ends have taken part in it, at some time.
+    was_complete: bool,
+    /// It is not TCP, and there was a packet in reply.
+    is_replied: bool,
     /// The owner of the connection that made its mapping, if known for certain.
     port_owner: Option<u16>,
     /// For the simulated endpoints: the next sequence numbers of both.
@@ -42,9 +46,46 @@ impl Conn {
         self.original == *tuple || self.reply == *tuple
     }
 
+    /// Whether one of its ends has not taken part yet.
+    pub(super) fn is_half_open(&self) -> bool {
+        self.tracker.map_or(!self.was_complete, |tracker| !tracker.has_opened())
+    }
+
+    /// Notes a packet that passed.
+    fn note(&mut self, is_reply: bool) {
+        self.was_complete |= match (self.tracker, self.original.side) {
+            (Some(tracker), _) => tracker.has_opened(),
+            (None, Side::Inside) => is_reply,
+            (None, Side::Outside) => !is_reply && self.is_replied,
+        };
+        self.is_replied |= is_reply;
+    }
+
     pub(super) fn phase(&self) -> Option<Phase> {
         self.tracker.map(|tracker| tracker.phase())
     }
+}
+
+/// Number of connections at the front of a queue among which one that gives way is looked for.
+const INSPECTED: usize = 32;
+
+/// What a connection must free to give way to a new one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lack {
+    /// A place in the table.
+    Place,
+    /// A connection of the same owner.
+    OfOwner,
+    /// A connection to the same published endpoint.
+    OfEndpoint,
+    /// A connection of the same guest and owner.
+    OfGuest,
+    /// An outside port of the same guest and owner.
+    PortOfGuest,
+    /// An outside port of the same owner.
+    PortOfOwner,
+    /// Any outside port.
+    Port,
 }
 
 /// The possible outcomes of a packet that belongs to no connection.
@@ -54,6 +95,8 @@ pub(super) struct Opening {
     pub(super) may: Vec<Refused>,
     /// Whether it must be refused, for one of the reasons in `may`.
     pub(super) must: bool,
+    /// Limits that are reached, perhaps and for certain.
+    lacks: Vec<(Refused, Lack, bool)>,
 }
 
 impl Opening {
@@ -64,8 +107,15 @@ impl Opening {
         self.must |= must;
     }
 
+    /// A limit is reached, for certain or perhaps: the packet is refused unless a half-open connection gives way.
+    fn lack(&mut self, refused: Refused, lack: Lack, sure: bool, perhaps: bool) {
+        if sure || perhaps {
+            self.lacks.push((refused, lack, sure));
+        }
+    }
+
     fn only(refused: Refused) -> Opening {
-        Opening { may: vec![refused], must: true }
+        Opening { may: vec![refused], must: true, lacks: Vec::new() }
     }
 }
 
@@ -147,8 +197,10 @@ impl Model {
     pub(super) fn follow(&mut self, at: usize, tuple: &Tuple, segment: Option<&Segment>) -> Result<(), Refused> {
         let now = self.now.secs();
         let conn = &mut self.live[at];
+        let is_reply = conn.original != *tuple;
         let Some(tracker) = &mut conn.tracker else {
             conn.used = now;
+            conn.note(is_reply);
             return Ok(());
         };
         let segment = segment.ok_or(Refused::OutOfWindow)?;
@@ -163,6 +215,7 @@ impl Model {
                 if verdict != Verdict::Doubtful {
                     conn.next[from as usize] = segment.sequence.wrapping_add(segment.len);
                 }
+                conn.note(is_reply);
             }
         }
         Ok(())
@@ -199,8 +252,9 @@ impl Model {
         self.limits(owner, &mut opening);
         match tuple.side {
             Side::Inside => self.outbound(tuple, owner, &mut opening),
-            Side::Outside => self.inbound(tuple, &mut opening),
+            Side::Outside => self.inbound(tuple, owner, &mut opening),
         }
+        self.give_way(tuple, owner, &mut opening);
         let is_known = |conns: &[Conn]| conns.iter().any(|conn| self.could_clash(conn, tuple));
         opening.refuse(Refused::Clash, false, is_known(&self.live) || is_known(&self.dead));
         opening
@@ -225,26 +279,97 @@ impl Model {
         conn.protocol() == tuple.protocol && (reply(&conn.original) || reply(&conn.reply))
     }
 
+    /// Whether limits that are reached mean a refusal: not if a half-open connection certainly gives way, and for certain if
+    /// there is none that could.
+    fn give_way(&self, tuple: &Tuple, owner: u16, opening: &mut Opening) {
+        let all = || self.live.iter().chain(&self.dead);
+        let lacks = opening.lacks.clone();
+        let is_sure = |conn: &&Conn| {
+            !conn.was_complete && lacks.iter().all(|(_, lack, _)| self.would_help(conn, *lack, tuple, owner, true))
+        };
+        if all().count() <= INSPECTED && self.live.iter().any(|conn| is_sure(&conn)) {
+            return;
+        }
+        for (refused, lack, sure) in &lacks {
+            let is_possible = |conn: &Conn| conn.is_half_open() && self.would_help(conn, *lack, tuple, owner, false);
+            opening.refuse(*refused, *sure && !all().any(is_possible), true);
+        }
+    }
+
+    /// Whether the end of a connection frees what is missing; for certain, or perhaps.
+    fn would_help(&self, conn: &Conn, lack: Lack, tuple: &Tuple, owner: u16, sure: bool) -> bool {
+        let all = || self.live.iter().chain(&self.dead);
+        let frees_port = || {
+            let Some((protocol, outside)) = conn.mapping else { return false };
+            let is_only = || all().filter(|other| other.mapping == conn.mapping).count() == 1;
+            let is_there = || self.addresses_for(tuple.src.address) == [outside.address];
+            let is_usable =
+                || self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable[usize::from(outside.port)]);
+            let is_sure = || is_only() && is_there() && is_usable() && conn.port_owner == Some(owner);
+            protocol == tuple.protocol && !self.published.contains_key(&(protocol, outside)) && (!sure || is_sure())
+        };
+        let is_own = conn.owner == owner;
+        let is_of_guest = |address: Ipv4Addr| is_own && conn.inside().address == address;
+        match lack {
+            Lack::Place => is_own || !sure,
+            Lack::OfOwner => is_own,
+            Lack::OfEndpoint => conn.original.side == Side::Outside && conn.mapping == Some((tuple.protocol, tuple.dst)),
+            Lack::OfGuest => {
+                let is_to_endpoint = conn.original.side == Side::Outside && conn.mapping.is_some();
+                !is_to_endpoint && self.insides_of(tuple).iter().any(|inside| is_of_guest(inside.address))
+            }
+            Lack::PortOfGuest => is_of_guest(tuple.src.address) && frees_port() && (!sure || conn.original.side == Side::Inside),
+            Lack::PortOfOwner => is_own && frees_port(),
+            Lack::Port => (is_own || !sure) && frees_port(),
+        }
+    }
+
+    /// Checks that a live connection, or one that is not known, may have given way to a new one.
+    fn check_victim(&self, victim: &Conn, tuple: &Tuple, owner: u16, opening: &Opening) {
+        assert!(victim.is_half_open(), "{victim:?} was complete, and gave way to {tuple:?}");
+        let is_limit = |(_, lack, _): &(Refused, Lack, bool)| self.would_help(victim, *lack, tuple, owner, false);
+        assert!(opening.lacks.iter().any(is_limit), "{victim:?} gave way to {tuple:?}: {opening:?}");
+        let needs_port =
+            opening.lacks.iter().any(|(_, lack, _)| matches!(lack, Lack::PortOfGuest | Lack::PortOfOwner | Lack::Port));
+        if let ([(_, lack, true)], false) = (&opening.lacks[..], needs_port) {
+            let is_older = |conn: &&Conn| !conn.was_complete && self.would_help(conn, *lack, tuple, owner, true);
+            let older = self.live.iter().take_while(|conn| conn.original != victim.original).find(is_older);
+            assert!(older.is_none(), "{older:?} is older than {victim:?}");
+        }
+    }
+
+    /// Maximum number of connections of an owner while there are so many in all.
+    fn most_of_owner(&self, all: usize) -> usize {
+        let (max, each) = (self.config.max_connections, self.config.max_connections_per_port);
+        let free = max - all.min(max);
+        if each >= max { max } else { each.min(free.max(free * each / (max - each))) }
+    }
+
     fn limits(&self, owner: u16, opening: &mut Opening) {
         let (live, all) = (self.live.len(), self.live.len() + self.dead.len());
         let most = self.config.max_connections;
+        opening.lack(Refused::TableFull, Lack::Place, live >= most, all >= most);
         // In a small table buckets fill up earlier; and mappings without connections count too.
-        opening.refuse(Refused::TableFull, live >= most, most < 100 || all >= most);
+        opening.refuse(Refused::TableFull, false, most < 100);
         let of = |conns: &[Conn]| conns.iter().filter(|conn| conn.owner == owner).count();
-        let (live, most) = (of(&self.live), self.config.max_connections_per_port);
-        let is_nobody = usize::from(owner) >= self.config.ports_of_bridge;
-        opening.refuse(Refused::PortShare, is_nobody || live >= most, live + of(&self.dead) >= most);
+        let (of_live, of_dead) = (of(&self.live), of(&self.dead));
+        let (sure, perhaps) = (of_live >= self.most_of_owner(live), of_live + of_dead >= self.most_of_owner(all));
+        opening.lack(Refused::PortShare, Lack::OfOwner, sure, perhaps);
+        opening.refuse(Refused::PortShare, usize::from(owner) >= self.config.ports_of_bridge, false);
     }
 
     /// Half of a port's share is for connections from outside to one published endpoint.
-    fn inbound(&self, tuple: &Tuple, opening: &mut Opening) {
+    fn inbound(&self, tuple: &Tuple, owner: u16, opening: &mut Opening) {
         let most = self.config.max_connections_per_port / 2;
-        let count = |conns: &[Conn]| match self.kind(tuple.dst.address) {
-            Some(ExternalKind::OneToOne(guest)) => conns.iter().filter(|conn| conn.inside().address == guest).count(),
-            _ => conns.iter().filter(|conn| conn.mapping == Some((tuple.protocol, tuple.dst))).count(),
+        let (lack, count): (Lack, &dyn Fn(&Conn) -> bool) = match self.kind(tuple.dst.address) {
+            Some(ExternalKind::OneToOne(guest)) => {
+                (Lack::OfGuest, &move |conn| conn.inside().address == guest && conn.owner == owner)
+            }
+            _ => (Lack::OfEndpoint, &|conn| conn.mapping == Some((tuple.protocol, tuple.dst))),
         };
-        let live = count(&self.live);
-        opening.refuse(Refused::PortShare, live >= most, live + count(&self.dead) >= most);
+        let live = self.live.iter().filter(|conn| count(conn)).count();
+        let dead = self.dead.iter().filter(|conn| count(conn)).count();
+        opening.lack(Refused::PortShare, lack, live >= most, live + dead >= most);
     }
 
     fn outbound(&self, tuple: &Tuple, owner: u16, opening: &mut Opening) {
@@ -260,8 +385,10 @@ impl Model {
             return opening.refuse(Refused::NotShared, addresses.iter().all(is_shared), addresses.iter().any(is_shared));
         }
         let is_new = self.known_mapping(tuple.protocol, tuple.src).is_none();
-        let held = |conns: &mut dyn Iterator<Item = &Conn>| {
-            let of_guest = conns.filter(|conn| conn.inside().address == guest && conn.protocol() == tuple.protocol);
+        let held = |conns: &mut dyn Iterator<Item = &Conn>, sure: bool| {
+            let is_own = |conn: &Conn| conn.port_owner.map_or(!sure, |of| of == owner);
+            let of_guest =
+                conns.filter(|conn| conn.inside().address == guest && conn.protocol() == tuple.protocol && is_own(conn));
             of_guest
                 .filter_map(|conn| conn.mapping)
                 .filter(|held| !self.published.contains_key(held))
@@ -270,33 +397,40 @@ impl Model {
         };
         self.ports_of_owner((tuple.protocol, tuple.src), owner, is_new, opening);
         let most = self.config.max_ports_per_guest as usize;
-        let sure = is_new && !self.may_be_known(tuple.protocol, tuple.src) && held(&mut self.live.iter()) >= most;
-        opening.refuse(Refused::GuestShare, sure, is_new && held(&mut self.live.iter().chain(&self.dead)) >= most);
+        let sure = is_new && !self.may_be_known(tuple.protocol, tuple.src) && held(&mut self.live.iter(), true) >= most;
+        let perhaps = is_new && held(&mut self.live.iter().chain(&self.dead), false) >= most;
+        opening.lack(Refused::GuestShare, Lack::PortOfGuest, sure, perhaps);
         let has_free = |address: &Ipv4Addr, sure: bool| self.has_free(tuple.protocol, *address, sure);
         let exhausted = is_new && addresses.iter().any(|address| !has_free(address, true));
         let sure =
             is_new && !self.may_be_known(tuple.protocol, tuple.src) && addresses.iter().all(|address| !has_free(address, false));
-        opening.refuse(Refused::PortsExhausted, sure, exhausted);
+        opening.lack(Refused::PortsExhausted, Lack::Port, sure, exhausted);
     }
 
-    /// Three quarters of all outside ports are for the guests behind one port of the bridge.
+    /// An owner gets at most three times as many ports of an outside address as are free.
     fn ports_of_owner(&self, (protocol, inside): Outside, owner: u16, is_new: bool, opening: &mut Opening) {
-        // A mapping that may have been replaced may have another owner.
-        let all = || self.live.iter().chain(&self.dead).filter(|conn| conn.protocol() == protocol);
-        let count = |is_of: &dyn Fn(&Conn) -> bool| {
-            let held = all().filter(|conn| is_of(conn)).filter_map(|conn| conn.mapping);
-            held.filter(|held| !self.published.contains_key(held)).collect::<HashSet<_>>().len()
-        };
-        let is_live = |held: Option<Outside>| self.live.iter().any(|conn| conn.mapping == held);
-        let is_sure = |conn: &Conn| {
-            is_live(conn.mapping) && all().all(|other| other.mapping != conn.mapping || other.port_owner == Some(owner))
-        };
-        let is_perhaps = |conn: &Conn| conn.port_owner.is_none_or(|of| of == owner);
         let range = if protocol == Protocol::ICMP { 0x1_0000 } else { self.config.ports.len() };
-        let pool = self.externals.iter().filter(|external| !matches!(external.kind, ExternalKind::OneToOne(_))).count();
-        let most = (range * pool / 4 * 3).max(1);
-        let sure = is_new && !self.may_be_known(protocol, inside) && count(&is_sure) >= most;
-        opening.refuse(Refused::PortShare, sure, is_new && count(&is_perhaps) >= most);
+        // A mapping that may have been replaced may have another owner.
+        let is_at_limit = |address: &Ipv4Addr, sure: bool| {
+            let all = || self.live.iter().chain(self.dead.iter());
+            let held = |conn: &&Conn| conn.mapping.is_some_and(|(of, outside)| of == protocol && outside.address == *address);
+            let is_live = |held: Option<Outside>| self.live.iter().any(|conn| conn.mapping == held);
+            let counts = |conn: &&Conn| !sure || is_live(conn.mapping);
+            let taken: HashSet<Outside> = all().filter(held).filter(counts).filter_map(|conn| conn.mapping).collect();
+            let published: HashSet<Outside> =
+                self.published.keys().filter(|(of, outside)| *of == protocol && outside.address == *address).copied().collect();
+            let is_own = |conn: &&Conn| match sure {
+                true => all().all(|other| other.mapping != conn.mapping || other.port_owner == Some(owner)),
+                false => conn.port_owner.is_none_or(|of| of == owner),
+            };
+            let own = all().filter(held).filter(counts).filter(is_own).filter_map(|conn| conn.mapping);
+            let own = own.filter(|held| !published.contains(held)).collect::<HashSet<_>>().len();
+            own >= (range.saturating_sub(taken.union(&published).count()) * 3).max(1)
+        };
+        let addresses = self.addresses_for(inside.address);
+        let sure = is_new && !self.may_be_known(protocol, inside) && addresses.iter().all(|address| is_at_limit(address, true));
+        let perhaps = is_new && addresses.iter().any(|address| is_at_limit(address, false));
+        opening.lack(Refused::PortShare, Lack::PortOfOwner, sure, perhaps);
     }
 
     fn one_to_one(&self, guest: Ipv4Addr) -> Option<Ipv4Addr> {
@@ -390,25 +524,62 @@ impl Model {
         usable.map(|(port, _)| Endpoint::new(address, port)).any(|outside| self.is_free(protocol, outside, sure))
     }
 
-    /// Checks the endpoints of a connection that this packet opened.
-    pub(super) fn opened(&mut self, tuple: &Tuple, reply: Tuple, segment: Option<&Segment>, owner: u16) {
-        for known in self.live.iter().flat_map(|conn| [conn.original, conn.reply]) {
+    /// Removes a connection that is not there any more although it has not timed out: one that is half-open and idle, under
+    /// pressure.
+    pub(super) fn ended_early(&mut self, original: &Tuple) {
+        const PRESSED_SECS: u32 = 30;
+        let at = self.live.iter().position(|conn| conn.original == *original).expect("a live connection");
+        let conn = self.live.remove(at);
+        assert!(conn.is_half_open() && self.now.secs() - conn.used > PRESSED_SECS, "{conn:?} has gone");
+    }
+
+    /// Checks the endpoints of a connection that this packet opened. `victim` is a live connection whose place it took.
+    pub(super) fn opened(
+        &mut self,
+        tuple: &Tuple,
+        reply: Tuple,
+        segment: Option<&Segment>,
+        owner: u16,
+        victim: Option<Tuple>,
+        opening: &Opening,
+    ) {
+        let victim = victim.and_then(|original| self.live.iter().find(|conn| conn.original == original)).cloned();
+        if let Some(victim) = &victim {
+            self.check_victim(victim, tuple, owner, opening);
+        }
+        let is_victim = |conn: &Conn| victim.as_ref().is_some_and(|victim| conn.original == victim.original);
+        for known in self.live.iter().filter(|conn| !is_victim(conn)).flat_map(|conn| [conn.original, conn.reply]) {
             assert!(known != *tuple && known != reply, "{known:?} is of two connections");
         }
+        let of_victim = victim.as_ref().and_then(|victim| victim.mapping);
         let mapping = match tuple.side {
-            Side::Inside => self.check_outbound(tuple, &reply),
+            Side::Inside => self.check_outbound(tuple, &reply, of_victim),
             Side::Outside => self.check_inbound(tuple, &reply),
         };
         let policy = Policy { pick_up: self.config.tcp_loose && tuple.side == Side::Inside, liberal: self.config.tcp_liberal };
         let tracker = (tuple.protocol == Protocol::TCP).then(|| Tracker::open(segment.unwrap(), policy).unwrap());
         let next = segment.map_or([0; 2], |segment| [segment.sequence.wrapping_add(segment.len), segment.acknowledgment]);
         let is_by_mapping = |conn: &&Conn| mapping.is_some() && conn.mapping == mapping;
+        let is_independent = self.config.mapping == Mapping::EndpointIndependent;
         let port_owner = match (self.live.iter().find(is_by_mapping), self.dead.iter().find(is_by_mapping)) {
+            // Its port, but not its mapping.
+            (Some(other), _) if is_victim(other) && !(is_independent && other.inside() == tuple.src) => Some(owner),
             (Some(other), _) => other.port_owner,
             (None, Some(_)) => None,
             (None, None) => Some(owner),
         };
-        let conn = Conn { original: *tuple, reply, used: self.now.secs(), tracker, mapping, owner, port_owner, next };
+        let conn = Conn {
+            original: *tuple,
+            reply,
+            used: self.now.secs(),
+            tracker,
+            mapping,
+            owner,
+            was_complete: false,
+            is_replied: false,
+            port_owner,
+            next,
+        };
         let is_by_address = tuple.side == Side::Inside && (mapping.is_none() || !self.may_be_known(tuple.protocol, tuple.src));
         self.dead.retain(|dead| !dead.has(tuple) && !dead.has(&reply));
         let inside = conn.inside();
@@ -428,11 +599,14 @@ impl Model {
             // Its record may be older than this packet, or made by the pool although its mapping was not.
             self.pairs.remove(&inside.address);
         }
+        if let Some(victim) = &victim {
+            self.live.retain(|conn| conn.original != victim.original);
+        }
         self.live.push(conn);
         assert!(self.live.iter().filter(|conn| conn.owner == owner).count() <= self.config.max_connections_per_port);
     }
 
-    fn check_outbound(&self, tuple: &Tuple, reply: &Tuple) -> Option<Outside> {
+    fn check_outbound(&self, tuple: &Tuple, reply: &Tuple, of_victim: Option<Outside>) -> Option<Outside> {
         let Tuple { protocol, src: inside, .. } = *tuple;
         let outside = reply.dst;
         assert_eq!((reply.side, reply.protocol, reply.src), (Side::Outside, protocol, tuple.dst));
@@ -451,16 +625,16 @@ impl Model {
             Some(known) => assert_eq!(outside, known, "an inside endpoint has one outside endpoint"),
             None if self.mappings_of(protocol, inside).contains(&outside) => {}
             None if self.may_be_known(protocol, inside) && self.dead.iter().any(|conn| conn.mapping == held) => {}
-            None => self.check_choice(protocol, inside, outside),
+            None => self.check_choice(protocol, inside, outside, of_victim == held),
         }
         held
     }
 
     /// Checks the outside endpoint of a new mapping.
-    fn check_choice(&self, protocol: Protocol, inside: Endpoint, outside: Endpoint) {
+    fn check_choice(&self, protocol: Protocol, inside: Endpoint, outside: Endpoint, is_victims: bool) {
         let addresses = self.addresses_for(inside.address);
         assert!(addresses.contains(&outside.address), "{inside} got {outside}, not of {addresses:?}");
-        assert!(self.is_free(protocol, outside, false), "{outside} is not free");
+        assert!(is_victims || self.is_free(protocol, outside, false), "{outside} is not free");
         let is_free = |port: u16| self.is_free(protocol, Endpoint::new(outside.address, port), true);
         if outside.port == inside.port {
             return;
