@@ -157,14 +157,15 @@ fn ports() -> Vec<(u16, Port)> {
 
 fn endpoints() -> impl Iterator<Item = (u16, Endpoint)> {
     let peer = |framing, host, port| peers::Peer { framing, address: address(host), port };
+    let known = [
+        peer(network(1), 1, PEERS[0]),
+        peer(network(1), 2, PEERS[1]),
+        peer(network(2), 1, PEERS[2]),
+        peer(Framing::Ethernet, 1, BARE_PEER),
+        peer(Framing::Ip, 1, IP_PEER),
+    ];
     SOCKETS.into_iter().map(move |(id, kind)| {
-        let peers = match kind {
-            FramingKind::Vxlan => {
-                vec![peer(network(1), 1, PEERS[0]), peer(network(1), 2, PEERS[1]), peer(network(2), 1, PEERS[2])]
-            }
-            FramingKind::Ethernet => vec![peer(Framing::Ethernet, 1, BARE_PEER)],
-            FramingKind::Ip => vec![peer(Framing::Ip, 1, IP_PEER)],
-        };
+        let peers: Vec<_> = known.iter().copied().filter(|peer| peer.framing.kind() == kind).collect();
         let peers = Arc::new(Peers::new(&peers, &[]).unwrap_or_default());
         (id, Endpoint { framing: kind, peers, locals: Arc::new(Locals::new(vxlan::PORT, [address(0)])) })
     })
