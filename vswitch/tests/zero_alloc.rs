@@ -226,14 +226,18 @@ fn routed() -> Vec<Routed> {
     let mut far = udp(inside(4000), peer());
     far[8] = 1;
     packets::set_ip_checksum(&mut far);
-    let whole = packets::udp(inside(4000), peer(), &[1; 100]);
-    let pieces: Vec<_> = [(80, 108, false), (40, 80, true), (0, 40, true)]
-        .map(|(start, end, more)| ethernet(GATEWAY_MAC, mac(2), &packets::fragment(&whole, start..end, 0, more)))
-        .into_iter()
-        .cycle()
-        .take(63)
-        .map(|frame| (VnetHeader::default(), frame))
-        .collect();
+    let in_pieces = |whole: &[u8]| -> Vec<(VnetHeader, Vec<u8>)> {
+        [(80, 108, false), (40, 80, true), (0, 40, true)]
+            .map(|(start, end, more)| ethernet(GATEWAY_MAC, mac(2), &packets::fragment(whole, start..end, 0, more)))
+            .into_iter()
+            .cycle()
+            .take(63)
+            .map(|frame| (VnetHeader::default(), frame))
+            .collect()
+    };
+    let pieces = in_pieces(&packets::udp(inside(4000), peer(), &[1; 100]));
+    let ping = |to| packets::query(8, 1, guest(2), to, &[1; 100]);
+    let recorded = packets::ip_with(&[7, 7, 4, 0, 0, 0, 0, 0], packets::ICMP, guest(2), PEER, &ping(PEER)[20..]);
     let long = packets::udp(inside(4000), peer(), &[1; 1472]);
     let error = packets::error([3, 4], 1400, PEER, OUTSIDE, &udp(Endpoint::new(OUTSIDE, 4000), peer()));
     let outside = |port| Endpoint::new(OUTSIDE, port);
@@ -251,6 +255,9 @@ fn routed() -> Vec<Routed> {
         kind("cut on the way out", 0, out(&long), same, 0),
         kind("ARP", 0, many(request(mac(2), guest(2), GATEWAY)), same, all),
         kind("ping", 0, out(&packets::query(8, 1, guest(2), GATEWAY, b"data")), same, all),
+        // As many as one port may have at a time.
+        kind("ping in fragments", 0, in_pieces(&ping(GATEWAY)), another_datagram, ROUNDS * 4),
+        kind("recorded route", 0, out(&recorded), same, all),
         kind("errors made", 0, out(&far), same, ROUNDS),
         kind("unknown next hops", 0, new_flows, another_neighbour, ROUNDS),
     ]
