@@ -24,8 +24,31 @@ impl RouterWorker {
         at: usize,
         frame: Frame,
     ) -> Result<(), DropReason> {
+        if frame.headers.tag.is_some() {
+            return self.route_tagged_in(tables, walk, at, frame);
+        }
+        self.route_untagged_in(tables, walk, at, frame)
+    }
+
+    /// Takes off a tag that is there for its priority alone (VID 0). The uplink is in no other VLAN.
+    #[cold]
+    fn route_tagged_in(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+        if frame.headers.tag.is_some_and(|tag| tag.vlan() != VlanId::NONE) {
+            return Err(DropReason::VlanNotAllowed);
+        }
+        let packet = untag(walk, at, frame)?;
+        self.route_untagged_in(tables, walk, at, packet.frame)
+    }
+
+    #[inline]
+    fn route_untagged_in(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        at: usize,
+        frame: Frame,
+    ) -> Result<(), DropReason> {
         let uplink = tables.routing.uplink().ok_or(DropReason::NotForUs)?;
-        let frame = if frame.headers.tag.is_some() { without_priority(walk, at, frame)? } else { frame };
         if frame.headers.ether_type == EtherType::ARP {
             return self.arp_outside(tables, walk, frame, uplink);
         }
@@ -56,7 +79,7 @@ impl RouterWorker {
             return Err(Stop::Drop(DropReason::MartianSource));
         }
         // Without errors of routers whose own links have only such addresses, path MTU discovery would fail.
-        if !routing.forwards(ip.src) && !is_icmp_error(walk, packet) {
+        if !routing.forwards([ip.src]) && !is_icmp_error(walk, packet) {
             return Err(Stop::Drop(DropReason::LinkLocalAddress));
         }
         let dst = match self.translate(walk, packet, nat, Side::Outside) {
@@ -78,13 +101,4 @@ impl RouterWorker {
         decrement_ttl(walk, packet);
         self.deliver(tables, walk, packet, to, dst)
     }
-}
-
-/// A frame that was tagged for its priority alone (VID 0), without its tag. The uplink is in no other VLAN.
-#[cold]
-fn without_priority(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<Frame, DropReason> {
-    if frame.headers.tag.is_some_and(|tag| tag.vlan() != VlanId::NONE) {
-        return Err(DropReason::VlanNotAllowed);
-    }
-    untag(walk, at, frame).map(|packet| packet.frame)
 }

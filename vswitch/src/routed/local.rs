@@ -142,14 +142,16 @@ impl RouterWorker {
         walk: &mut Walk<'_>,
         packet: &mut Packet,
         ip: Ip,
-        from: InterfaceId,
     ) -> Result<(), DropReason> {
         if is_echo_request(walk, packet) {
             return self.echo(tables, walk, packet);
         }
         // ICMP errors about what the gateway itself sent end here, and so do fragments of other protocols.
         let code = match view(walk, packet).map(|ip| (ip.protocol(), ip.is_fragment())) {
-            Some((icmpv4::PROTOCOL, true)) => return self.gather(walk, packet, from),
+            Some((icmpv4::PROTOCOL, true)) => {
+                let from = tables.routing.to_inside(ip.src).ok_or(DropReason::NoRoute)?;
+                return self.gather(walk, packet, from);
+            }
             Some((icmpv4::PROTOCOL, _) | (_, true)) | None => return Err(DropReason::NotServed),
             Some((packet::tcp::PROTOCOL | packet::udp::PROTOCOL, _)) => unreachable::PORT,
             Some(_) => unreachable::PROTOCOL,

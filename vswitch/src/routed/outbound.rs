@@ -47,12 +47,12 @@ impl RouterWorker {
             return Err(Stop::Drop(DropReason::MartianSource));
         }
         if routing.is_gateway(ip.dst) {
-            return Ok(self.for_gateway(tables, walk, packet, ip, from)?);
+            return Ok(self.for_gateway(tables, walk, packet, ip)?);
         }
         if !is_one_host(ip.dst) {
             return Err(Stop::Drop(DropReason::MartianDestination));
         }
-        if !routing.forwards(ip.dst) || !routing.forwards(ip.src) {
+        if !routing.forwards([ip.src, ip.dst]) {
             return Err(Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), DropReason::LinkLocalAddress));
         }
         if ip.ttl <= 1 {

@@ -12,6 +12,9 @@ use crate::domain::Domain;
 use crate::port::PortId;
 use crate::routed::neighbour::InterfaceId;
 
+/// The first 16 bits of a link-local address (RFC 3927).
+const LINK_LOCAL: u32 = 169 << 8 | 254;
+
 /// Maximum number of networks inside.
 pub const MAX_INTERFACES: usize = 254;
 
@@ -236,11 +239,12 @@ impl Routing {
         self.uplink.as_ref()
     }
 
-    /// Whether a packet with this source or destination may be forwarded, as far as link-local addresses are concerned.
+    /// Whether a packet with these addresses may be forwarded, as far as link-local ones are concerned.
     #[inline]
     #[must_use]
-    pub fn forwards(&self, address: Ipv4Addr) -> bool {
-        !address.is_link_local() || self.settings.forwards_link_local
+    pub fn forwards<const N: usize>(&self, addresses: [Ipv4Addr; N]) -> bool {
+        let is_link_local = addresses.into_iter().fold(false, |is, address| is | (address.to_bits() >> 16 == LINK_LOCAL));
+        !is_link_local || self.settings.forwards_link_local
     }
 
     /// The largest TCP segment that a SYN from or to this address outside may announce.
