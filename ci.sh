@@ -85,6 +85,9 @@ else
     echo "not root, or no /dev/net/tun, iperf3, trafgen, ip or gcc: the lab is skipped"
 fi
 
+step "the description of the API, by foreign validators"
+tests/api/description.sh
+
 step "the control socket against its description"
 cargo build --locked --bin vswitchd
 tests/api/schemathesis.sh "${CARGO_TARGET_DIR:-target}/debug/vswitchd"

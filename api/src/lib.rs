@@ -15,8 +15,9 @@
 //! | [`query`] | parameters and bodies of requests |
 //! | [`refusal`] | errors |
 //!
-//! *Compatibility.* Within one version of the paths (`/v1/`) members and kinds of events may be added; no member
-//! changes its name, type or meaning. Values of a closed set are enums; addresses are text in their usual notation.
+//! *Compatibility.* From the first release on, within one version of the paths (`/v1/`) members and kinds of events may be added; no
+//! member changes its name, type or meaning. Values of a closed set are enums, numbers are numbers, and addresses are text in their
+//! usual notation. Text is for people only where nothing else could be read from it: sentences, and the notation of flags.
 
 pub mod change;
 pub mod event;
@@ -35,8 +36,8 @@ pub use change::{Action, Change};
 pub use event::{Event, What};
 pub use log::{Level, Log, LogChange};
 pub use nat::{AddressKind, Connection, Connections, Flow, Mapping, Nat, NotAProtocol, OutsideAddress, Phase, Protocol, Side};
-pub use port::{Limits, Port, PortKind, PortStats, State};
-pub use refusal::{Problem, Refusal};
+pub use port::{Limits, Port, PortKind, PortStats, State, VlanMode};
+pub use refusal::{PROBLEM_JSON, Problem, Refusal, RefusalKind};
 pub use stats::{BridgeStats, FragmentStats, MacTableStats, NatPorts, NatStats, NeighbourStats, Stats, WorkerStats};
 pub use story::{End, Step, StepKind, Story, Verdict, VerdictKind};
 pub use switch::{Bridge, Gate, Gateway, Latency, Show, Uplink, UplinkMode};

@@ -18,8 +18,12 @@ pub struct Port {
     pub kind: PortKind,
     /// Network namespace of its device; `null` for the daemon's own.
     pub namespace: Option<String>,
-    /// The VLANs that it carries, as text.
-    pub vlan: String,
+    /// How it carries VLANs; `null` for a TUN device.
+    pub vlan_mode: Option<VlanMode>,
+    /// The VLAN of an access port, or the native VLAN; `null` for a trunk and a TUN device.
+    pub vlan: Option<u16>,
+    /// The VLANs of a trunk or of a port with a native VLAN, 0 for untagged frames; `null` for all of them, and for other ports.
+    pub trunks: Option<Vec<u16>>,
     /// State of its link.
     pub state: State,
     /// Maximum length of a packet, in bytes; `null` if not known.
@@ -41,7 +45,38 @@ pub struct Limits {
     pub unknown: Option<u32>,
 }
 
+impl Port {
+    /// Its VLANs as text: `access VLAN 10`; empty for a TUN device.
+    pub fn vlan_text(&self) -> String {
+        let trunks = match &self.trunks {
+            None => "all".to_owned(),
+            Some(vlans) => vlans.iter().map(u16::to_string).collect::<Vec<_>>().join("+"),
+        };
+        let vlan = self.vlan.unwrap_or_default();
+        match self.vlan_mode {
+            None => String::new(),
+            Some(VlanMode::Access) => format!("access VLAN {vlan}"),
+            Some(VlanMode::Trunk) if self.trunks.is_none() => "all VLANs".to_owned(),
+            Some(VlanMode::Trunk) => format!("trunk VLANs {trunks}"),
+            Some(VlanMode::NativeTagged) => format!("native VLAN {vlan} tagged, trunk VLANs {trunks}"),
+            Some(VlanMode::NativeUntagged) => format!("native VLAN {vlan} untagged, trunk VLANs {trunks}"),
+        }
+    }
+}
+
 words! {
+    /// How a port carries VLANs, in the words of Open vSwitch.
+    VlanMode {
+        /// One VLAN, untagged.
+        Access = "access",
+        /// Several VLANs, tagged.
+        Trunk = "trunk",
+        /// Several VLANs, tagged; untagged frames received are in the native VLAN.
+        NativeTagged = "native-tagged",
+        /// Several VLANs, tagged, but the native VLAN untagged.
+        NativeUntagged = "native-untagged",
+    }
+
     /// Kind of a port's device.
     PortKind {
         /// TAP device.

@@ -21,8 +21,10 @@ pub struct MacEntry {
 /// A host on a network of the router.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Neighbour {
-    /// `untagged`, `vlan N` or `uplink`; with several bridges, preceded by the bridge's name.
-    pub network: String,
+    /// Name of its bridge; `null` if it is on the network of the uplink.
+    pub bridge: Option<String>,
+    /// VLAN; 0 for untagged frames, `null` on the network of the uplink.
+    pub vlan: Option<u16>,
     /// IPv4 address.
     pub address: String,
     /// MAC address; `null` until its ARP reply has come.

@@ -107,9 +107,11 @@ impl<'a> Check<'a> {
         for (number, (_, keys)) in self.document.bridges().enumerate() {
             for keys in keys.ports.iter().flat_map(|ports| &ports.value.0) {
                 let made = keys.value.ports(&keys.origin, self.problems);
-                if let Some(port) = made.iter().find(|port| ports.iter().any(|other| other.clashes_with(port))) {
+                let clash = made.iter().find_map(|port| Some((port, ports.iter().find(|other| other.clashes_with(port))?)));
+                if let Some((port, other)) = clash {
                     let problem = format!("{} is named twice: leave one of both out", port.where_it_is());
-                    self.problems.add(&port.origin, problem);
+                    let netns = other.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
+                    self.problems.add_clash(&port.origin, problem, other.where_it_is() + &netns);
                     continue;
                 }
                 self.warnings.extend(made.iter().filter_map(Port::warning));
@@ -235,9 +237,9 @@ impl<'a> Check<'a> {
     fn add_ip_tunnel(&mut self, tunnel: IpTunnel, tunnels: &mut Vec<IpTunnel>, ports: &[Port]) {
         let name = &tunnel.name;
         if ports.iter().any(|port| port.link() == Some((name, tunnel.netns.as_ref()))) {
-            self.problems.add(&tunnel.origin, format!("{name} is a port of the bridge: use another name"));
+            self.problems.add_clash(&tunnel.origin, format!("{name} is a port of the bridge: use another name"), name);
         } else if tunnels.iter().any(|other| other.name == *name && other.netns == tunnel.netns) {
-            self.problems.add(&tunnel.origin, format!("{name} is named twice: use another name"));
+            self.problems.add_clash(&tunnel.origin, format!("{name} is named twice: use another name"), name);
         } else {
             tunnels.push(tunnel);
         }
@@ -254,7 +256,7 @@ impl<'a> Check<'a> {
         let mut router = Router { gateways, uplink, nat: Nat::default(), publish: Vec::new() };
         let Some(uplink) = &router.uplink else { return Some(router) };
         for network in uplink.network().map(Cidr::network).into_iter().chain(uplink.gateway.map(|hop| Ipv4Prefix::new(hop, 32))) {
-            if let Err(Problem { origin, text }) = router.check_uplink_network(network) {
+            if let Err(Problem { origin, text, .. }) = router.check_uplink_network(network) {
                 let uplinks = self.document.uplink.as_ref().map_or(self.whole, |uplink| &uplink.origin);
                 self.problems.add(if matches!(origin, Origin::Default) { uplinks } else { &origin }, text);
                 break;
@@ -278,8 +280,8 @@ impl<'a> Check<'a> {
                 let name_of = |other: &Gateway| {
                     bridges.get(other.bridge).filter(|_| other.bridge != number).map(|bridge| bridge.name.as_str())
                 };
-                match gateways.iter().find_map(|other| gateway.conflict(other, name_of(other))) {
-                    Some(problem) => self.problems.add(origin, problem),
+                match gateways.iter().find_map(|other| Some((other, gateway.conflict(other, name_of(other))?))) {
+                    Some((other, problem)) => self.problems.add_clash(origin, problem, other.to_string()),
                     None => gateways.push(gateway),
                 }
             }
@@ -318,10 +320,13 @@ impl<'a> Check<'a> {
             if problem.is_none() && knows_guests {
                 problem = guest_problem(rule.guest(), gateways).map(|problem| (to, problem));
             }
-            let in_conflict = |(other, why)| (origin, format!("in conflict with {other}: {why}, leave one of both out"));
-            match problem.or_else(|| conflict.map(in_conflict)) {
-                Some((origin, problem)) => self.problems.add(origin, problem),
-                None => rules.push((origin, rule)),
+            match (problem, conflict) {
+                (Some((origin, problem)), _) => self.problems.add(origin, problem),
+                (None, Some((other, why))) => {
+                    let problem = format!("in conflict with {other}: {why}, leave one of both out");
+                    self.problems.add_clash(origin, problem, other.to_string());
+                }
+                (None, None) => rules.push((origin, rule)),
             }
         }
         let whole = rules.iter().filter(|(_, rule)| rule.is_whole_address()).count();

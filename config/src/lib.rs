@@ -59,7 +59,7 @@ pub use self::name::Netns;
 pub use self::nat::{Dependence, MssClamp, Nat, Timeouts};
 pub use self::plan::{Action, Change, NeedsRestart, Plan};
 pub use self::port::{Port, PortKind};
-pub use self::problem::{At, Origin, Problem, Problems, nearest};
+pub use self::problem::{At, Origin, Problem, Problems, nearest, unknown};
 pub use self::publish::Publish;
 pub use self::router::{Gateway, Router};
 pub use self::tunnel::{Checksum, DontFragment, GROUP_PORTS, Group, IpTunnel, Outer, Tunnel};

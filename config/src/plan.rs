@@ -97,11 +97,20 @@ impl fmt::Display for Change {
 
 /// Settings that cannot be changed while the switch runs, each with its key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NeedsRestart(Vec<String>);
+pub struct NeedsRestart(Vec<(String, String)>);
+
+impl NeedsRestart {
+    /// Key of the first of them.
+    #[must_use]
+    pub fn first(&self) -> &str {
+        self.0.first().map_or("", |(key, _)| key)
+    }
+}
 
 impl fmt::Display for NeedsRestart {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "this needs a restart: {}", self.0.join("; "))
+        let settings: Vec<&str> = self.0.iter().map(|(_, text)| text.as_str()).collect();
+        write!(out, "this needs a restart: {}", settings.join("; "))
     }
 }
 
@@ -239,12 +248,12 @@ fn with_live_of(settings: &Nat, other: &Nat) -> Nat {
 
 /// Differences in fixed settings.
 #[derive(Default)]
-struct Fixed(Vec<String>);
+struct Fixed(Vec<(String, String)>);
 
 impl Fixed {
     fn compare(&mut self, key: &str, is_other: bool, old: impl fmt::Display, new: impl fmt::Display) {
         if is_other {
-            self.0.push(format!("{key} is {old}, not {new}"));
+            self.0.push((key.to_owned(), format!("{key} is {old}, not {new}")));
         }
     }
 

@@ -85,12 +85,14 @@ pub struct Problem {
     pub origin: Origin,
     /// The problem and its fix, as a sentence.
     pub text: String,
+    /// Name of the other object that has what this one is to have.
+    pub in_the_way: Option<String>,
 }
 
 impl Problem {
     /// A problem with a value of this origin.
     pub fn new(origin: &Origin, text: impl Into<String>) -> Problem {
-        Problem { origin: origin.clone(), text: text.into() }
+        Problem { origin: origin.clone(), text: text.into(), in_the_way: None }
     }
 }
 
@@ -140,6 +142,11 @@ impl Problems {
         self.0.push(Problem::new(origin, text));
     }
 
+    /// Adds a problem with a value that another object has.
+    pub(crate) fn add_clash(&mut self, origin: &Origin, text: impl Into<String>, in_the_way: impl Into<String>) {
+        self.0.push(Problem { in_the_way: Some(in_the_way.into()), ..Problem::new(origin, text) });
+    }
+
     /// The value, or the problems if there are any.
     pub(crate) fn none_or<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() { Ok(value) } else { Err(self.sorted()) }
@@ -172,7 +179,8 @@ impl fmt::Display for Problems {
 impl Error for Problems {}
 
 /// The problem with an unknown word, and the word that was probably meant: "unknown key 'vlna': did you mean 'vlan'?"
-pub(crate) fn unknown(what: &str, text: &str, known: &[&str]) -> String {
+#[must_use]
+pub fn unknown(what: &str, text: &str, known: &[&str]) -> String {
     let text = text.escape_debug().to_string();
     match nearest(&text, known.iter().copied()) {
         Some(close) => format!("unknown {what} '{text}': did you mean '{close}'?"),

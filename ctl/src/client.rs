@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use api::Problem;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -137,8 +136,9 @@ async fn refused(socket: &Path, response: Response<Incoming>) -> anyhow::Error {
         Ok(body) => body,
         Err(error) => return error.context(asking(socket)),
     };
-    let problem = serde_json::from_slice::<Problem>(&body).map(|problem| problem.error);
-    let problem = problem.unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned());
+    // Older daemons have no other member.
+    let problem = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
+    let problem = problem["error"].as_str().map_or_else(|| String::from_utf8_lossy(&body).into_owned(), str::to_owned);
     Refused { status, problem }.into()
 }
 

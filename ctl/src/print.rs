@@ -95,7 +95,8 @@ pub(crate) fn ports(ports: &[api::Port]) -> String {
 fn port_table(ports: &[api::Port]) -> Table {
     let mut table = Table::new(["bridge", "port", "kind", "state", ">mtu", "vlan", "namespace", "device"]);
     for port in ports {
-        let api::Port { name, bridge, kind, namespace, vlan, state, mtu, device, limits: _ } = port.clone();
+        let vlan = port.vlan_text();
+        let api::Port { name, bridge, kind, namespace, state, mtu, device, .. } = port.clone();
         table.row([text(bridge), name, kind.to_string(), state.to_string(), text(mtu), vlan, text(namespace), device]);
     }
     table.without_same("bridge")
@@ -174,12 +175,17 @@ pub(crate) fn nat_stats(stats: &api::NatStats) -> String {
 }
 
 pub(crate) fn neighbours(neighbours: &[api::Neighbour]) -> String {
-    let mut table = Table::new(["network", "address", "mac", ">age"]);
+    let mut table = Table::new(["bridge", "network", "address", "mac", ">age"]);
     for neighbour in neighbours {
-        let api::Neighbour { network, address, mac, age } = neighbour.clone();
-        table.row([network, address, mac.unwrap_or_else(|| "incomplete".to_owned()), format!("{age}s")]);
+        let api::Neighbour { bridge, vlan, address, mac, age } = neighbour.clone();
+        let network = match vlan {
+            None => "uplink".to_owned(),
+            Some(0) => "untagged".to_owned(),
+            Some(vlan) => format!("vlan {vlan}"),
+        };
+        table.row([text(bridge), network, address, mac.unwrap_or_else(|| "incomplete".to_owned()), format!("{age}s")]);
     }
-    table.to_string()
+    table.without_same("bridge").to_string()
 }
 
 pub(crate) fn connections(list: &api::Connections) -> String {

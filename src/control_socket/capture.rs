@@ -14,8 +14,8 @@ use ::capture::pcapng::{self, LINKTYPE_ETHERNET, LINKTYPE_RAW, Packet, PacketDir
 use ::capture::probe::Lost;
 use ::capture::ring::{Chunk, Reader};
 use ::capture::{Direction, Header, Verdict, Want};
-use api::Problem;
 use api::query::Captured;
+use api::{Problem, Refusal};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
@@ -23,7 +23,7 @@ use filter::Filter;
 use tokio::time::sleep;
 use vswitch::DropReason;
 
-use super::answer::{Parameters, problem};
+use super::answer::{Parameters, refused};
 use super::ask::Asker;
 use super::lasting::Lasting;
 use super::query::Query;
@@ -39,7 +39,7 @@ const MAX_SAMPLE: u32 = 1_000_000;
 
 /// Capture frames, as a stream in pcapng format
 #[utoipa::path(get, path = "/v1/capture", params(Captured), responses(
-    (status = 200, body = String, content_type = "application/x-pcapng"),
+    (status = 200, description = "The frames, until the reader disconnects or the capture ends", body = String, content_type = "application/x-pcapng"),
     (status = 404, description = "No such port", body = Problem),
     (status = 409, description = "Too many captures", body = Problem),
 ))]
@@ -48,16 +48,16 @@ pub(super) async fn stream(
     Parameters(wanted): Parameters<Captured>,
     lasting: Lasting,
 ) -> Result<Response, Response> {
-    let unfit = |what: &str| problem(axum::http::StatusCode::BAD_REQUEST, what);
+    let unfit = |field: &str, text: String| refused(Refusal::bad_request(text).of_field(field));
     let filter = wanted.filter.as_deref().filter(|text| !text.trim().is_empty());
-    let filter = filter.map(str::parse::<Filter>).transpose().map_err(|error| unfit(&error.to_string()))?;
+    let filter = filter.map(str::parse::<Filter>).transpose().map_err(|error| unfit("filter", format!("filter: {error}")))?;
     let snaplen = wanted.snaplen.unwrap_or(MAX_SNAPLEN);
     if snaplen == 0 || snaplen > MAX_SNAPLEN {
-        return Err(unfit("snaplen must be from 1 to 262144"));
+        return Err(unfit("snaplen", format!("snaplen is a number from 1 to {MAX_SNAPLEN}, not {snaplen}")));
     }
     let sample = wanted.sample.unwrap_or(1);
     if sample == 0 || sample > MAX_SAMPLE {
-        return Err(unfit("sample must be from 1 to 1000000"));
+        return Err(unfit("sample", format!("sample is a number from 1 to {MAX_SAMPLE}, not {sample}")));
     }
     let want = Want { port: None, filter, drops_only: wanted.drops, snaplen: snaplen as usize, sample };
     let port = wanted.port.filter(|port| port != "any");

@@ -25,7 +25,7 @@ pub(super) fn listed(limit: Option<u32>, rights: Rights) -> usize {
 
 /// Translated connections
 #[utoipa::path(get, path = "/v1/conntrack", params(ConnectionList), responses(
-    (status = 200, body = Connections),
+    (status = 200, description = "The connections", body = Connections),
     (status = 404, description = "No uplink in NAT mode", body = Problem),
 ))]
 pub(super) async fn list(
@@ -42,7 +42,7 @@ pub(super) async fn list(
 
 /// End connections; the next packet of one opens a new connection, which may have another outside port
 #[utoipa::path(delete, path = "/v1/conntrack", params(ConnectionFilter), responses(
-    (status = 200, body = Flushed),
+    (status = 200, description = "The number of connections ended", body = Flushed),
     (status = 404, description = "No uplink in NAT mode", body = Problem),
 ))]
 pub(super) async fn flush(

@@ -18,7 +18,7 @@ use crate::events::now;
 ///
 /// Each has its type as name, its number as id, and an Event in JSON as data. The response ends when its reader does not
 /// read for 30 seconds, or the daemon ends.
-#[utoipa::path(get, path = "/v1/events", responses((status = 200, body = Event, content_type = "text/event-stream")))]
+#[utoipa::path(get, path = "/v1/events", responses((status = 200, description = "Events, until the reader disconnects", body = Event, content_type = "text/event-stream")))]
 pub(super) async fn follow(Extension(events): Extension<Sender<Arc<Event>>>, lasting: Lasting) -> Response {
     lasting.bound(Sse::new(following(events.subscribe())).into_response())
 }

@@ -20,7 +20,7 @@ const LAST_VLAN: u16 = 4094;
 
 /// The MAC tables
 #[utoipa::path(get, path = "/v1/fdb", params(OfBridge), responses(
-    (status = 200, body = [MacEntry]),
+    (status = 200, description = "The entries, by bridge, VLAN and address", body = [MacEntry]),
     (status = 404, description = "No such bridge", body = Problem),
 ))]
 pub(super) async fn list(
@@ -32,7 +32,7 @@ pub(super) async fn list(
     if let Some(name) = bridge {
         let known = now.bridges.iter().map(|(bridge, _)| bridge.as_str());
         if !known.clone().any(|bridge| bridge == name) {
-            return Err(refused(Refusal::NotFound(unknown_bridge(&name, known))));
+            return Err(refused(Refusal::not_found(unknown_bridge(&name, known)).of_field("bridge")));
         }
         now.bridges.retain(|(bridge, _)| *bridge == name);
     }
@@ -57,7 +57,7 @@ impl Serialize for MacTableNow {
 
 /// Remove learned entries; static entries stay
 #[utoipa::path(delete, path = "/v1/fdb", params(MacFilter), responses(
-    (status = 200, body = Flushed),
+    (status = 200, description = "The number of entries removed", body = Flushed),
     (status = 404, description = "No such port or bridge", body = Problem),
 ))]
 pub(super) async fn flush(
@@ -73,7 +73,7 @@ pub(super) async fn flush(
 #[utoipa::path(put, path = "/v1/fdb/{mac}", request_body = Station, params(
     ("mac" = String, Path, description = "MAC address of the station", pattern = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$"), InVlan
 ), responses(
-    (status = 200, body = MacEntry),
+    (status = 200, description = "The entry", body = MacEntry),
     (status = 404, description = "No such port", body = Problem),
     (status = 409, description = "The entry cannot lead there now", body = Problem),
     (status = 422, description = "Not the address of a station, or the port does not carry the VLAN", body = Problem),
@@ -93,7 +93,7 @@ pub(super) async fn add(
 #[utoipa::path(delete, path = "/v1/fdb/{mac}", params(
     ("mac" = String, Path, description = "MAC address of the station", pattern = "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$"), InDomain
 ), responses(
-    (status = 200, body = Flushed),
+    (status = 200, description = "The number of entries removed", body = Flushed),
     (status = 404, description = "No such bridge", body = Problem),
     (status = 422, description = "There are several bridges, and the request names none", body = Problem),
 ))]
@@ -108,12 +108,16 @@ pub(super) async fn remove(
 }
 
 fn mac_of(text: &str) -> Result<MacAddr, Refusal> {
-    text.parse().map_err(|_| Refusal::BadRequest(format!("'{text}' is not a MAC address such as 52:54:00:12:34:56")))
+    text.parse().map_err(|_| {
+        let text = text.escape_debug();
+        Refusal::bad_request(format!("'{text}' is not a MAC address such as 52:54:00:12:34:56")).of_field("mac")
+    })
 }
 
 fn vlan_of(number: u16) -> Result<VlanId, Refusal> {
     let vlan = VlanId::new(number).filter(|vlan| vlan.get() <= LAST_VLAN);
     vlan.ok_or_else(|| {
-        Refusal::BadRequest(format!("VLAN {number} does not exist: use 1 to {LAST_VLAN}, or 0 for untagged frames"))
+        Refusal::bad_request(format!("VLAN {number} does not exist: use 1 to {LAST_VLAN}, or 0 for untagged frames"))
+            .of_field("vlan")
     })
 }

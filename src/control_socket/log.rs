@@ -9,18 +9,18 @@ use super::answer::{Body, refused};
 use crate::log::{self, Change, Levels, PARTS};
 
 /// Log levels
-#[utoipa::path(get, path = "/v1/log", responses((status = 200, body = Log)))]
+#[utoipa::path(get, path = "/v1/log", responses((status = 200, description = "The levels", body = Log)))]
 pub(super) async fn show() -> Json<Log> {
     Json(view(&log::levels()))
 }
 
 /// Set the log level of one part or of all; answers with the levels in force
 #[utoipa::path(put, path = "/v1/log", request_body = LogChange, responses(
-    (status = 200, body = Log),
+    (status = 200, description = "The levels in force", body = Log),
     (status = 422, description = "Unknown part or level", body = Problem),
 ))]
 pub(super) async fn set(Body(LogChange { part, level }): Body<LogChange>) -> Result<Json<Log>, Response> {
-    let change = Change::new(part.as_deref(), &level).map_err(|error| refused(Refusal::Unprocessable(error)))?;
+    let change = Change::new(part.as_deref(), &level).map_err(|error| refused(Refusal::unprocessable(error)))?;
     let levels = log::change(change);
     tracing::info!(level = %change, "log level changed");
     Ok(Json(view(&levels)))

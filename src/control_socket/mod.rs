@@ -11,8 +11,9 @@
 //! pass by here, and workers wait for nobody.
 //!
 //! *Files.* [`paths`] is the table of paths; what they do is in files by subject. [`listener`] accepts connections and keeps them in
-//! their limits, [`places`] says who makes room when there are many, [`server`] is the thread, [`socket`] the socket's file, [`rights`] says what a client may do, [`answer`] what is
-//! taken and refused. [`scrape`] serves metrics in the same way, in a thread of its own.
+//! their limits, [`places`] says who makes room when there are many, [`server`] is the thread, [`socket`] the socket's file,
+//! [`rights`] says what a client may do, [`answer`] what is taken and refused, [`input`] reads parameters and bodies,
+//! [`description`] completes the OpenAPI document. [`scrape`] serves metrics in the same way, in a thread of its own.
 //!
 //! *Limits* are those of [`LIMITS`]; a body is at most 256 KiB long. As many queries wait as requests are answered, and lists
 //! have an end.
@@ -21,8 +22,10 @@ mod answer;
 mod ask;
 mod capture;
 mod conntrack;
+mod description;
 mod events;
 mod fdb;
+mod input;
 mod large;
 mod lasting;
 mod listener;

@@ -15,7 +15,7 @@ use super::rights::Rights;
 
 /// Outside addresses, published ports, and mappings
 #[utoipa::path(get, path = "/v1/nat", params(MappingList), responses(
-    (status = 200, body = Nat),
+    (status = 200, description = "The translation", body = Nat),
     (status = 404, description = "No uplink in NAT mode", body = Problem),
 ))]
 pub(super) async fn list(

@@ -11,13 +11,13 @@ use super::ask::Asker;
 use super::query::Query;
 
 /// All neighbours of the router
-#[utoipa::path(get, path = "/v1/neighbours", responses((status = 200, body = [Neighbour])))]
+#[utoipa::path(get, path = "/v1/neighbours", responses((status = 200, description = "The neighbours, by network and address", body = [Neighbour])))]
 pub(super) async fn list(State(asker): State<Asker>) -> Result<Json<Vec<Neighbour>>, Response> {
     asker.ask(Query::Neighbours).await.map(Json).ok_or_else(busy)
 }
 
 /// Remove neighbours; they are resolved again when a packet is for them
-#[utoipa::path(delete, path = "/v1/neighbours", params(NeighbourFilter), responses((status = 200, body = Flushed)))]
+#[utoipa::path(delete, path = "/v1/neighbours", params(NeighbourFilter), responses((status = 200, description = "The number of neighbours removed", body = Flushed)))]
 pub(super) async fn flush(
     State(asker): State<Asker>,
     Parameters(NeighbourFilter { address }): Parameters<NeighbourFilter>,

@@ -6,10 +6,11 @@
 use api::query::{self, NewPort, NewTunnel, Rule};
 use api::{Change, Problem};
 use axum::Json;
+use axum::extract::rejection::StringRejection;
 use axum::extract::{FromRequest, Request, State};
 use axum::response::Response;
 
-use super::answer::{Body, InPath, Parameters, problem};
+use super::answer::{Body, InPath, Parameters, not_received, problem};
 use super::ask::Asker;
 use super::query::{Query, Verb};
 
@@ -21,13 +22,16 @@ impl<S: Send + Sync> FromRequest<S> for Text {
 
     async fn from_request(request: Request, state: &S) -> Result<Text, Response> {
         let text = String::from_request(request, state).await;
-        text.map(Text).map_err(|error| problem(error.status(), &error.body_text()))
+        text.map(Text).map_err(|rejection| match rejection {
+            StringRejection::InvalidUtf8(rejection) => problem(rejection.status(), "the request body is not UTF-8"),
+            rejection => not_received(rejection.status()),
+        })
     }
 }
 
 /// Apply a configuration in TOML
 #[utoipa::path(post, path = "/v1/apply", params(query::Apply), request_body(content = String, content_type = "application/toml"), responses(
-    (status = 200, body = [Change]),
+    (status = 200, description = "The changes made", body = [Change]),
     (status = 409, description = "Conflict; nothing was changed", body = Problem),
     (status = 422, description = "A change needs a restart; nothing was changed", body = Problem),
 ))]
@@ -42,7 +46,7 @@ pub(super) async fn apply(
 
 /// Add a port
 #[utoipa::path(post, path = "/v1/ports", request_body = NewPort, responses(
-    (status = 200, body = [Change]),
+    (status = 200, description = "The changes made", body = [Change]),
     (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn add_port(
@@ -56,7 +60,7 @@ pub(super) async fn add_port(
 #[utoipa::path(delete, path = "/v1/ports/{name}", params(
     ("name" = String, Path, description = "Name of the port, or NAME@NETNS if several have that name")
 ), responses(
-    (status = 200, body = [Change]),
+    (status = 200, description = "The changes made", body = [Change]),
     (status = 404, description = "No such port", body = Problem),
 ))]
 pub(super) async fn delete_port(State(asker): State<Asker>, InPath(name): InPath<String>) -> Result<Json<Vec<Change>>, Response> {
@@ -65,7 +69,7 @@ pub(super) async fn delete_port(State(asker): State<Asker>, InPath(name): InPath
 
 /// Publish ports
 #[utoipa::path(post, path = "/v1/nat/publish", request_body = Rule, responses(
-    (status = 200, body = [Change]),
+    (status = 200, description = "The changes made", body = [Change]),
     (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn publish(State(asker): State<Asker>, Body(Rule { rule }): Body<Rule>) -> Result<Json<Vec<Change>>, Response> {
@@ -74,7 +78,7 @@ pub(super) async fn publish(State(asker): State<Asker>, Body(Rule { rule }): Bod
 
 /// Remove a rule, and end its connections
 #[utoipa::path(delete, path = "/v1/nat/publish", params(Rule), responses(
-    (status = 200, body = [Change]),
+    (status = 200, description = "The changes made", body = [Change]),
     (status = 404, description = "No such rule", body = Problem),
 ))]
 pub(super) async fn unpublish(
@@ -86,7 +90,7 @@ pub(super) async fn unpublish(
 
 /// Add a tunnel
 #[utoipa::path(post, path = "/v1/tunnels", request_body = NewTunnel, responses(
-    (status = 200, body = [Change]),
+    (status = 200, description = "The changes made", body = [Change]),
     (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn add_tunnel(
@@ -98,7 +102,7 @@ pub(super) async fn add_tunnel(
 
 /// Remove a tunnel
 #[utoipa::path(delete, path = "/v1/tunnels/{name}", params(("name" = String, Path, description = "Name of the tunnel")), responses(
-    (status = 200, body = [Change]),
+    (status = 200, description = "The changes made", body = [Change]),
     (status = 404, description = "No such tunnel", body = Problem),
 ))]
 pub(super) async fn delete_tunnel(

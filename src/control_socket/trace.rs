@@ -7,13 +7,12 @@ use api::{End, Problem, Refusal, Story};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 use filter::Filter;
 use futures_util::{Stream, stream};
 use tokio::time::sleep;
 
-use super::answer::{Parameters, problem, refused};
+use super::answer::{Parameters, refused};
 use super::ask::Asker;
 use super::lasting::Lasting;
 use super::query::Query;
@@ -29,7 +28,7 @@ const MOST: u32 = 1_000_000;
 
 /// Trace an imaginary packet; changes nothing
 #[utoipa::path(get, path = "/v1/trace", params(Imagined), responses(
-    (status = 200, body = Story),
+    (status = 200, description = "The story of the packet", body = Story),
     (status = 404, description = "No such port", body = Problem),
     (status = 409, description = "The port cannot receive now", body = Problem),
     (status = 422, description = "Not a description of a packet", body = Problem),
@@ -38,13 +37,13 @@ pub(super) async fn imagine(
     State(asker): State<Asker>,
     Parameters(Imagined { packet }): Parameters<Imagined>,
 ) -> Result<Json<Story>, Response> {
-    let words: Words = packet.parse().map_err(|error| refused(Refusal::Unprocessable(error)))?;
+    let words: Words = packet.parse().map_err(|error| refused(Refusal::unprocessable(error).of_field("packet")))?;
     asker.change(|reply| Query::Imagine(Box::new(words), reply)).await.map(Json)
 }
 
 /// Trace the next packets: a Story in JSON per line, and an End in the last line
 #[utoipa::path(get, path = "/v1/trace/live", params(Followed), responses(
-    (status = 200, body = Story, content_type = "application/x-ndjson"),
+    (status = 200, description = "A story per line, and an End in the last line", body = Story, content_type = "application/x-ndjson"),
     (status = 404, description = "No such port", body = Problem),
     (status = 409, description = "Too many live traces", body = Problem),
 ))]
@@ -54,10 +53,10 @@ pub(super) async fn follow(
     lasting: Lasting,
 ) -> Result<Response, Response> {
     if !(1..=MOST).contains(&count) {
-        return Err(problem(StatusCode::BAD_REQUEST, "count is from 1 to 1000000"));
+        return Err(refused(Refusal::bad_request(format!("count is a number from 1 to {MOST}, not {count}")).of_field("count")));
     }
     let filter = filter.map(|text| text.parse::<Filter>()).transpose();
-    let filter = filter.map_err(|error| refused(Refusal::BadRequest(format!("filter: {error}"))))?;
+    let filter = filter.map_err(|error| refused(Refusal::bad_request(format!("filter: {error}")).of_field("filter")))?;
     let following = asker.change(|reply| Query::Follow { count, port, filter, reply }).await?;
     let telling = Telling { following, count, told: 0, waited: 0, is_over: false };
     Ok(lasting.answer("application/x-ndjson", lines(telling)))

@@ -48,19 +48,19 @@ impl Daemon {
             }
             Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.view().nat(most))),
             Query::BeginCapture { port, want, reply } if !reply.is_closed() => {
-                let port = port.map(|name| self.view().find_port(&name)).transpose();
+                let port = port.map(|name| self.view().find_port(&name).map_err(|refusal| refusal.of_field("port"))).transpose();
                 let ports = self.view().capture_ports();
                 let control = self.poller.waker();
                 drop(reply.send(port.and_then(|port| self.captures.begin(port, want, ports, control, &self.fabric))));
             }
             Query::CapturePorts(reply) if !reply.is_closed() => drop(reply.send(self.view().capture_ports())),
             Query::Imagine(words, reply) if !reply.is_closed() => {
-                let id = self.view().find_port(&words.port);
+                let id = self.view().find_port(&words.port).map_err(|refusal| refusal.of_field("packet"));
                 let names = self.view().port_names();
                 drop(reply.send(id.and_then(|id| traces::imagine(id, &words, names, &self.edge, &self.fabric))));
             }
             Query::Follow { count, port, filter, reply } if !reply.is_closed() => {
-                let port = port.map(|name| self.view().find_port(&name)).transpose();
+                let port = port.map(|name| self.view().find_port(&name).map_err(|refusal| refusal.of_field("port"))).transpose();
                 let names = self.view().port_names();
                 drop(reply.send(port.and_then(|port| self.traces.follow(count, port, filter, names, &self.fabric))));
             }

@@ -27,7 +27,7 @@
 
 use anyhow::Context;
 use api::{Action, Refusal, What};
-use config::{Change, Desired, EditError, NeedsRestart, Plan, Port};
+use config::{Change, Desired, EditError, NeedsRestart, Plan, Port, Problems};
 use vswitch::{BridgeId, PortId};
 
 use super::check::check_way_out;
@@ -50,12 +50,16 @@ impl Daemon {
     /// Makes the change that a verb of the control socket requests, or with `dry_run` returns it only.
     pub(super) fn reconfigure(&mut self, verb: &Verb, dry_run: bool) -> Result<Vec<api::Change>, Refusal> {
         let desired = self.desired_by(verb).map_err(|error| match error {
-            EditError::NoSuch(error) => Refusal::NotFound(error.to_string()),
-            EditError::Refused(error) => Refusal::BadRequest(error.to_string()),
+            EditError::NoSuch(error) => of_verb(verb, Refusal::not_found(error.to_string())),
+            EditError::Refused(problems) => of_verb(verb, refused(verb, &problems)),
         })?;
         let changes = self.change_to(desired, dry_run).map_err(|error| match error.downcast_ref::<NeedsRestart>() {
-            Some(_) => Refusal::Unprocessable(error.to_string()),
-            None => Refusal::Conflict(format!("{error:#}")),
+            Some(settings) => Refusal::unprocessable(error.to_string()).of_field(settings.first()),
+            None => {
+                let cause = error.chain().find_map(|cause| cause.downcast_ref::<Refusal>());
+                let in_the_way = cause.and_then(|cause| cause.in_the_way.clone());
+                of_verb(verb, Refusal { in_the_way, ..Refusal::conflict(format!("{error:#}")) })
+            }
         })?;
         Ok(changes.iter().map(view).collect())
     }
@@ -239,6 +243,27 @@ impl Daemon {
         if !changes.is_empty() {
             self.fabric.events.tell(What::ConfigApplied { changes: changes.len() });
         }
+    }
+}
+
+/// The refusal of a configuration that is invalid. What a verb adds can be in the way of what is there already.
+fn refused(verb: &Verb, problems: &Problems) -> Refusal {
+    let text = problems.to_string();
+    let in_the_way = problems.iter().find_map(|problem| problem.in_the_way.clone());
+    match (verb, in_the_way) {
+        (Verb::Apply { .. }, _) | (_, None) => Refusal::bad_request(text),
+        (_, Some(thing)) => Refusal::conflict(text).in_the_way(thing),
+    }
+}
+
+/// Names the parameter or member of a verb's request in its refusal.
+fn of_verb(verb: &Verb, refusal: Refusal) -> Refusal {
+    match verb {
+        Verb::Apply { .. } => refusal,
+        Verb::AddPort(_) => refusal.of_field("port"),
+        Verb::Publish(_) | Verb::Unpublish(_) => refusal.of_field("rule"),
+        Verb::AddTunnel(_) => refusal.of_field("tunnel"),
+        Verb::DeletePort(_) | Verb::DeleteTunnel(_) => refusal.of_field("name"),
     }
 }
 

@@ -18,18 +18,21 @@ impl View<'_> {
     /// Adds a static entry to the MAC table of the port's bridge. Returns the names of the bridge and of the port.
     pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<(String, String), Refusal> {
         if !mac.is_station() {
-            return Err(Refusal::Unprocessable(format!("{mac} is no station's address: it is a group's, or zero")));
+            return Err(
+                Refusal::unprocessable(format!("{mac} is no station's address: it is a group's, or zero")).of_field("mac")
+            );
         }
         let (id, bridge) = self.bridged_port(port)?;
         let table = self.fabric.bridges.table(bridge).ok_or_else(|| no_bridge(port))?;
         if self.edge.interfaces().iter().any(|interface| interface.domain == Domain { bridge, vlan } && interface.mac == mac) {
-            return Err(Refusal::Conflict(format!("{mac} is the gateway's own address")));
+            let refusal = Refusal::conflict(format!("{mac} is the gateway's own address"));
+            return Err(refusal.of_field("mac").in_the_way("gateway"));
         }
         if !self.carries(id, vlan) {
             let what = if vlan == VlanId::NONE { "untagged frames".to_owned() } else { format!("VLAN {vlan}") };
-            return Err(Refusal::Unprocessable(format!("port {port} does not carry {what}")));
+            return Err(Refusal::unprocessable(format!("port {port} does not carry {what}")).of_field("vlan"));
         }
-        let full = |_| Refusal::Conflict("there is no room for more static entries: raise mac-table-size".to_owned());
+        let full = |_| Refusal::conflict("there is no room for more static entries: raise mac-table-size");
         table.add_static(vlan, mac, id).map_err(full)?;
         let name = self.port_names().into_iter().nth(id.index()).unwrap_or_default();
         Ok((self.fabric.bridges.name(bridge).to_owned(), name))
@@ -41,7 +44,7 @@ impl View<'_> {
             ([table], _) => Ok(table.remove(vlan, mac)),
             _ => {
                 let names: Vec<&str> = self.fabric.bridges.names().collect();
-                Err(Refusal::Unprocessable(format!("on which bridge? There are {}", names.join(", "))))
+                Err(Refusal::unprocessable(format!("on which bridge? There are {}", names.join(", "))).of_field("bridge"))
             }
         }
     }
@@ -51,7 +54,9 @@ impl View<'_> {
         let named = self.fabric.bridges.iter().filter(|one| bridge.is_none_or(|name| one.config.name == name));
         let tables: Vec<&MacTable> = named.map(|bridge| &*bridge.table).collect();
         match bridge {
-            Some(name) if tables.is_empty() => Err(Refusal::NotFound(unknown_bridge(name, self.fabric.bridges.names()))),
+            Some(name) if tables.is_empty() => {
+                Err(Refusal::not_found(unknown_bridge(name, self.fabric.bridges.names())).of_field("bridge"))
+            }
             _ => Ok(tables),
         }
     }
@@ -75,7 +80,7 @@ impl View<'_> {
 
     /// The port of this name, behind which stations can be, and its bridge.
     fn bridged_port(&self, name: &str) -> Result<(PortId, BridgeId), Refusal> {
-        let id = self.find_port(name)?;
+        let id = self.find_port(name).map_err(|refusal| refusal.of_field("port"))?;
         Ok((id, self.bridge_of(id).ok_or_else(|| no_bridge(name))?))
     }
 
@@ -94,5 +99,5 @@ impl View<'_> {
 }
 
 fn no_bridge(port: &str) -> Refusal {
-    Refusal::NotFound(format!("port '{}' is no port of a bridge, so it has no stations", port.escape_debug()))
+    Refusal::not_found(format!("port '{}' is no port of a bridge, so it has no stations", port.escape_debug())).of_field("port")
 }

@@ -7,8 +7,7 @@ use std::time::SystemTime;
 
 use ::tunnel::FramingKind;
 use api::{AddressKind, PortKind, Protocol, Refusal, State, TunnelKind, UplinkMode};
-use config::Publish;
-use packet::VlanId;
+use config::{Publish, Trunks, Vlans};
 use vswitch::UPLINK;
 use vswitch::{BridgeId, PortId, PortTotals};
 
@@ -157,21 +156,15 @@ impl View<'_> {
     /// The neighbours that the router knows, by network and address.
     pub(super) fn neighbours(&self) -> Vec<api::Neighbour> {
         let Some(router) = &self.edge.router else { return Vec::new() };
-        let network = |id: vswitch::InterfaceId| {
-            let Some(interface) = router.interfaces().get(usize::from(id.0)).filter(|_| id != UPLINK) else {
-                return "uplink".to_owned();
-            };
-            let bridge = self.fabric.bridges.name_among_several(interface.domain.bridge);
-            let bridge = bridge.map_or_else(String::new, |name| format!("{name} "));
-            match interface.domain.vlan {
-                VlanId::NONE => format!("{bridge}untagged"),
-                vlan => format!("{bridge}vlan {vlan}"),
-            }
+        let domain = |id: vswitch::InterfaceId| {
+            let interface = router.interfaces().get(usize::from(id.0)).filter(|_| id != UPLINK);
+            interface.map(|interface| interface.domain)
         };
         let mut entries = router.neighbours().entries(self.fabric.now());
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
         let view = |entry: vswitch::NeighbourEntry| api::Neighbour {
-            network: network(entry.interface),
+            bridge: domain(entry.interface).map(|domain| self.fabric.bridges.name(domain.bridge).to_owned()),
+            vlan: domain(entry.interface).map(|domain| domain.vlan.get()),
             address: entry.address.to_string(),
             mac: entry.mac.map(|mac| mac.to_string()),
             age: entry.age,
@@ -209,12 +202,15 @@ impl View<'_> {
     /// The state of a port. Places for guests that never had a guest are shown as one.
     fn port_view(&self, port: &ManagedPort) -> Option<api::Port> {
         let name = if port.is_unused() { port.config.title()? } else { port.name().to_owned() };
+        let (vlan_mode, vlan, trunks) = vlans_view(port.config.is_bridged().then_some(&port.config.vlans));
         Some(api::Port {
             name,
             bridge: port.config.is_bridged().then(|| self.fabric.bridges.name(bridge_id(port.config.bridge)).to_owned()),
             kind: port.kind(),
             namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
-            vlan: port.config.vlan_text(),
+            vlan_mode,
+            vlan,
+            trunks,
             state: port.state(),
             mtu: port.link().map(|link| link.mtu).or(port.config.mtu),
             device: port.device().map_or_else(String::new, PortDevice::summary),
@@ -232,7 +228,9 @@ impl View<'_> {
             bridge: Some(self.fabric.bridges.name(bridge).to_owned()),
             kind: PortKind::Uplink,
             namespace: None,
-            vlan: "trunk of all VLANs".to_owned(),
+            vlan_mode: Some(api::VlanMode::Trunk),
+            vlan: None,
+            trunks: None,
             state: uplink.shown_state(),
             mtu: uplink.state().map(|state| state.mtu),
             device: String::new(),
@@ -305,6 +303,21 @@ impl View<'_> {
         }
         ports.sort_by_key(|port| port.id);
         ports
+    }
+}
+
+/// Mode, own VLAN and trunk VLANs of a port of a bridge; nothing for a TUN device.
+fn vlans_view(vlans: Option<&Vlans>) -> (Option<api::VlanMode>, Option<u16>, Option<Vec<u16>>) {
+    let listed = |trunks: &Trunks| match trunks {
+        Trunks::All => None,
+        Trunks::Listed(vlans) => Some(vlans.iter().map(|vlan| vlan.get()).collect()),
+    };
+    match vlans {
+        None => (None, None, None),
+        Some(Vlans::Access(vlan)) => (Some(api::VlanMode::Access), Some(vlan.get()), None),
+        Some(Vlans::Trunk(trunks)) => (Some(api::VlanMode::Trunk), None, listed(trunks)),
+        Some(Vlans::NativeTagged(vlan, trunks)) => (Some(api::VlanMode::NativeTagged), Some(vlan.get()), listed(trunks)),
+        Some(Vlans::NativeUntagged(vlan, trunks)) => (Some(api::VlanMode::NativeUntagged), Some(vlan.get()), listed(trunks)),
     }
 }
 

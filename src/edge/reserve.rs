@@ -11,7 +11,8 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
+use api::Refusal;
 use nat::{BLOCK, Demand, Nat, Protocol, block_of, ports_of_block};
 use netio::reservation::{PortProtocol, Reservation, process_of_port};
 use rustix::process::{Resource, getrlimit};
@@ -276,9 +277,10 @@ pub(super) fn in_use(error: io::Error, address: Ipv4Addr, protocol: Protocol, po
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             let who = program_of(&protocol.to_string(), port).unwrap_or_else(|| "a program of this host".to_owned());
-            anyhow!(
+            let text = format!(
                 "--publish: {protocol} port {port} of {address} is in use by {who}; publish another port, or end that program"
-            )
+            );
+            Refusal::conflict(text).in_the_way(who).into()
         }
         _ => anyhow::Error::from(error).context(format!("--publish: taking {protocol} port {port} of {address}")),
     }

@@ -96,7 +96,7 @@ impl Captures {
     ) -> Result<Begun, Refusal> {
         self.end_unread(fabric);
         if self.running.len() == MAX_CAPTURES {
-            return Err(Refusal::Conflict(format!("{MAX_CAPTURES} captures run already; end one of them")));
+            return Err(Refusal::conflict(format!("{MAX_CAPTURES} captures run already; end one of them")));
         }
         let want = Arc::new(Want { port: port.map(|id| id.0), ..want });
         let (id, lost, is_over) = (self.next_id, Lost::new(fabric.slots.capacity()), Arc::new(AtomicBool::new(false)));
@@ -153,7 +153,7 @@ mod tests {
     fn a_capture_ends_with_its_reader_or_its_port() {
         let (fabric, mut captures) = (fabric(1, 4), Captures::default());
         let all: Vec<Begun> = (0..MAX_CAPTURES).map(|_| begin(&mut captures, Some(PortId(1)), &fabric).unwrap()).collect();
-        assert!(matches!(begin(&mut captures, None, &fabric), Err(Refusal::Conflict(_))), "as many as there may be");
+        assert_eq!(begin(&mut captures, None, &fabric).unwrap_err().status(), 409, "as many as there may be");
         drop(all);
         let everywhere = begin(&mut captures, None, &fabric).unwrap();
         let of_tap1 = begin(&mut captures, Some(PortId(1)), &fabric).unwrap();

@@ -81,7 +81,7 @@ impl Traces {
         self.running.retain(|trace| trace.live.remaining() > 0);
         if self.running.len() == MAX_LIVE {
             let full = format!("{MAX_LIVE} live traces run already; end one, or let it end");
-            return Err(Refusal::Conflict(full));
+            return Err(Refusal::conflict(full));
         }
         let live = Arc::new(Live::new(count, move |ingress, frame| {
             port.is_none_or(|port| port == ingress) && filter.as_ref().is_none_or(|filter| takes(filter, frame))
@@ -140,15 +140,18 @@ pub(crate) fn imagine(id: PortId, words: &Words, names: Vec<String>, edge: &Edge
         }
     }
     let mut rehearsal = fabric.workers.rehearsal();
-    let down = || Refusal::Conflict(format!("port={}: its device is not there now, so nothing can come in by it", words.port));
+    let down = || {
+        let text = format!("port={}: its device is not there now, so nothing can come in by it", words.port);
+        Refusal::conflict(text).of_field("packet")
+    };
     let port = rehearsal.pipeline_mut().port(id).ok_or_else(down)?.clone();
     let routing = edge.router.as_ref().map(RouterControl::routing);
     let neighbours = edge.router.as_ref().map(RouterControl::neighbours);
     let around = Surroundings { port: &port, routing: routing.as_deref(), neighbours };
-    let Assumed { frame, notes } = words.frame(&around).map_err(Refusal::BadRequest)?;
+    let Assumed { frame, notes } = words.frame(&around).map_err(|error| Refusal::bad_request(error).of_field("packet"))?;
     // A panic, which would be a bug, costs a worker only the batch at hand; it must not end this thread either.
     let walk = AssertUnwindSafe(|| rehearsal.walk(id, VnetHeader::default(), &frame, now));
-    let fault = |_| Refusal::Internal("the imaginary packet ran into a fault of the switch; its log says where".to_owned());
+    let fault = |_| Refusal::internal("the imaginary packet ran into a fault of the switch; its log says where");
     let told = catch_unwind(walk).map_err(fault)?.ok_or_else(down)?;
     let names = Names(names);
     let elsewhere = Elsewhere { fabric, interfaces: edge.interfaces(), names: &names };

@@ -262,7 +262,8 @@ fn shown_by_name() {
         let (is_good, said) = ctl(&socket, &words);
         assert!(!is_good && said.contains(say), "{said}");
     }
-    assert_eq!(json(&socket, &["neigh", "show"])[0]["network"], "br1 vlan 10");
+    let neighbour = &json(&socket, &["neigh", "show"])[0];
+    assert_eq!((&neighbour["bridge"], &neighbour["vlan"]), (&"br1".into(), &10.into()));
 
     let (_, metrics) = ctl(&socket, &["metrics"]);
     for line in ["vswitchd_mac_table_entries{bridge=\"br0\"} 1.0", "vswitchd_mac_table_entries{bridge=\"br1\"} 2.0"] {

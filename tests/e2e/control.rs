@@ -29,6 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("control/metrics", metrics),
         trial("control/exit_status", exit_status),
         trial("control/one_daemon_a_path", || in_own_mounts(one_daemon_a_path)),
+        trial("control/problems", problems),
         trial("control/hostile_clients", hostile_clients),
         trial("control/clients_that_stay", clients_that_stay),
         trial("control/a_thousand_clients", a_thousand_clients),
@@ -92,7 +93,9 @@ fn ports_and_addresses() {
     assert_eq!(names, ["a", "b"]);
     assert!(text(&socket, &["show"]).contains("health: good"));
 
-    assert_eq!(json(&socket, &["port", "list"])[1]["vlan"], "access VLAN 10");
+    let port = &json(&socket, &["port", "list"])[1];
+    assert_eq!((&port["vlan_mode"], &port["vlan"], &port["trunks"]), (&"access".into(), &10.into(), &serde_json::Value::Null));
+    assert!(text(&socket, &["port", "list"]).contains("access VLAN 10"));
     assert_eq!(row(&table(&socket, &["port", "list"]), "a")[1..4], ["tap", "up", "1500"]);
 
     let stats = &json(&socket, &["port", "stats", "a"])[0];
@@ -151,7 +154,8 @@ fn router() {
     assert_eq!(row(&table(&socket, &["nat", "list"]), "udp")[1], format!("{guest}:4000"));
 
     let neighbours = json(&socket, &["neigh", "show"]);
-    let is_guest = |entry: &serde_json::Value| entry["address"] == guest.to_string() && entry["network"] == "untagged";
+    let is_guest =
+        |entry: &serde_json::Value| entry["address"] == guest.to_string() && entry["bridge"] == "br0" && entry["vlan"] == 0;
     assert!(neighbours.as_array().unwrap().iter().any(is_guest), "{neighbours}");
     assert!(table(&socket, &["neigh", "show"]).iter().any(|row| row[0] == "uplink" && row.len() == 4));
 
@@ -268,6 +272,51 @@ pub(crate) fn exchange(socket: &str, bytes: &[u8]) -> String {
         Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("no end: {}", String::from_utf8_lossy(&answer)),
         _ => String::from_utf8_lossy(&answer).into_owned(),
     }
+}
+
+/// Errors are problems of RFC 9457, which name the part of the request and the thing in the way.
+fn problems() {
+    let directory = Directory::new();
+    let (switch, hosts, socket) = pair(&directory);
+    let problem = |method: &str, target: &str, body: &str| {
+        let media_type = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let length = body.len();
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n{media_type}Content-Length: {length}\r\n\r\n{body}");
+        let answer = exchange(&socket, request.as_bytes());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+        assert!(head.contains("content-type: application/problem+json"), "{head}");
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"));
+        assert_eq!(head[9..12], problem["status"].to_string(), "{problem}");
+        assert_eq!((&problem["type"], &problem["error"]), (&"about:blank".into(), &problem["detail"]));
+        assert!(problem["title"].as_str().is_some_and(|title| head.lines().next().is_some_and(|line| line.ends_with(title))));
+        let text = |name: &str| problem[name].as_str().map(str::to_owned);
+        (problem["status"].as_u64().unwrap_or_default(), text("field"), text("in_the_way"), text("detail").unwrap_or_default())
+    };
+    let taken = serde_json::json!({ "port": hosts[0].port("") }).to_string();
+    for (method, target, body, status, field, says) in [
+        ("GET", "/v1/nothing", "", 404, None, "no such path"),
+        ("DELETE", "/v1/show", "", 405, None, "does not take this method"),
+        ("GET", "/v1/fdb?brigde=br0", "", 400, Some("brigde"), "did you mean 'bridge'?"),
+        ("GET", "/v1/fdb?bridge=br1", "", 404, Some("bridge"), "br1"),
+        ("DELETE", "/v1/fdb?vlan=ten", "", 400, Some("vlan"), "vlan is a number from 0 to 65535, not 'ten'"),
+        ("DELETE", "/v1/fdb?vlan=4095", "", 400, Some("vlan"), "use 1 to 4094"),
+        ("GET", "/v1/trace/live", "", 400, Some("count"), "'count' is missing"),
+        ("GET", "/v1/trace?packet=port%3Dc,src%3D10.0.0.1,dst%3D10.0.0.2,icmp", "", 404, Some("packet"), "no such port"),
+        ("GET", "/v1/capture?filter=tpc", "", 400, Some("filter"), "tpc"),
+        ("POST", "/v1/ports", "{\"prot\":\"c\"}", 422, Some("prot"), "did you mean 'port'?"),
+        ("POST", "/v1/ports", "{\"port\"", 400, None, "ends too early: line 1, column 7"),
+        ("POST", "/v1/ports", "{\"port\":\"c:vlna=1\"}", 400, Some("port"), "did you mean 'vlan'?"),
+        ("DELETE", "/v1/ports/c", "", 404, Some("name"), "there is no such port"),
+        ("PUT", "/v1/fdb/x", "{\"port\":\"a\"}", 400, Some("mac"), "'x' is not a MAC address"),
+    ] {
+        let (got, of, _, detail) = problem(method, target, body);
+        assert_eq!((got, of.as_deref()), (status, field), "{method} {target}: {detail}");
+        assert!(detail.contains(says), "{method} {target}: {detail}");
+    }
+    let (status, field, in_the_way, detail) = problem("POST", "/v1/ports", &taken);
+    assert_eq!((status, field.as_deref()), (409, Some("port")), "{detail}");
+    assert!(in_the_way.is_some_and(|thing| thing.starts_with("a@")), "{detail}");
+    switch.finish();
 }
 
 fn hostile_clients() {

@@ -43,7 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Keys whose numbers are the same each time.
-const STEADY: [&str; 7] = ["vlan", "prefix_len", "mtu", "protocol_number", "src_port", "vni", "flushed"];
+const STEADY: [&str; 8] = ["vlan", "trunks", "prefix_len", "mtu", "protocol_number", "src_port", "vni", "flushed"];
 
 fn snapshots() {
     let directory = Directory::new();

@@ -49,22 +49,23 @@ impl IpTunnel {
 pub(crate) fn check_apart(tunnels: &[Tunnel], ip_tunnels: &[IpTunnel], problems: &mut Problems) {
     let mut is_apart = true;
     for (at, tunnel) in tunnels.iter().enumerate() {
-        if let Some(problem) = tunnels[..at].iter().find_map(|other| conflict(tunnel, other)) {
-            problems.add(&tunnel.origin, problem);
+        let conflict = tunnels[..at].iter().find_map(|other| Some((&other.name, conflict(tunnel, other)?)));
+        if let Some((other, problem)) = conflict {
+            problems.add_clash(&tunnel.origin, problem, other);
             is_apart = false;
         }
     }
     if let Some((one, other)) = clash(tunnels).filter(|_| is_apart) {
         let names = format!("{} and {}", one.name, other.name);
         let problem = format!("{names} share a socket, and nothing tells their datagrams apart: give them different ports");
-        problems.add(&other.origin, problem);
+        problems.add_clash(&other.origin, problem, &one.name);
     }
     for (at, ip) in ip_tunnels.iter().enumerate() {
         let twin = ip_tunnels[..at].iter().find(|other| other.endpoint().meets(&ip.endpoint())).map(|other| &other.name);
         let bridged = || tunnels.iter().find(|other| other.endpoint().meets(&ip.endpoint())).map(|other| &other.name);
         if let Some(other) = twin.or_else(bridged) {
             let problem = format!("port {} of {} is taken by tunnel {other}: use another port", ip.port, ip.name);
-            problems.add(&ip.origin, problem);
+            problems.add_clash(&ip.origin, problem, other);
         }
     }
 }

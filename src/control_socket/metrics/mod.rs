@@ -45,7 +45,9 @@ const REFUSED: [&str; 7] = [
 type Number<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
 
 /// All numbers for Prometheus
-#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+#[utoipa::path(get, path = "/metrics", responses(
+    (status = 200, description = "The page, in OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text"),
+))]
 pub(super) async fn scrape(extract::State(asker): extract::State<Asker>) -> Result<Response, Response> {
     let text = answer(&asker).await.ok_or_else(busy)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
