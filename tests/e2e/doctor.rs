@@ -112,7 +112,7 @@ fn a_switch_that_runs() {
     site.guests[0].set_link(Change { up: Some(false), ..Change::default() });
     crate::wait::until("the guest's link", || {
         let (code, text) = run(&elsewhere, &mut doctor(&["--socket", &socket]));
-        (code == Some(1) && text.contains("port g1 is down")).then_some(())
+        (code == Some(1) && text.contains("its link is down") && text.contains("ip link set g1 up")).then_some(())
     });
     site.guests[0].set_link(Change { up: Some(true), ..Change::default() });
     site.finish();

@@ -2,11 +2,11 @@
 
 use std::io::ErrorKind;
 
-use api::Gate;
+use api::{Gate, PortKind};
 use serde::Serialize;
 
 use super::facts::{Control, Facts, Interface};
-use super::plan::{Network, Plan, Tunnel, Uplink};
+use super::plan::{IdlePort, Network, Plan, Tunnel, Uplink};
 
 /// Severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -58,7 +58,7 @@ pub(crate) fn judge(plan: &Plan, facts: &Facts) -> Vec<Check> {
     checks.extend(packet_ports(plan, facts));
     checks.extend(tunnels(plan, facts));
     checks.extend(limits(plan, facts));
-    checks.extend(complaints(plan));
+    checks.extend(complaints(plan, facts));
     checks
 }
 
@@ -258,7 +258,9 @@ fn networks(plan: &Plan, facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
     for gateway in &plan.gateways {
         let what = format!("guests' network {gateway}");
-        let found = facts.interfaces.iter().find_map(|(name, interface)| Some((name, meets(*gateway, interface)?)));
+        // By its own ports the host is a guest.
+        let mut others = facts.interfaces.iter().filter(|(name, _)| !plan.own_links.contains(name));
+        let found = others.find_map(|(name, interface)| Some((name, meets(*gateway, interface)?)));
         let is_uplink = |name: &String| plan.uplink.as_ref().is_some_and(|uplink| uplink.is_nat && uplink.interface == *name);
         let fix = "use another network for the guests: gateway = \"10.X.0.1/24\" of the bridge";
         checks.push(match found {
@@ -370,7 +372,8 @@ fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
         checks.push(if limit >= wanted {
             ok("open files", format!("{text} are enough for all {ports} outside ports of TCP and UDP"))
         } else {
-            let left = limit.saturating_sub(OTHER_DESCRIPTORS) / 2;
+            // With a small limit, ports take what the rest leaves.
+            let left = limit.saturating_sub(OTHER_DESCRIPTORS.min(limit / 4)) / 2;
             let why = format!("{text}: NAT with the host's address takes one for each port, and so can use {left} of {ports}");
             warning(
                 "open files",
@@ -406,18 +409,69 @@ fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
     checks
 }
 
-fn complaints(plan: &Plan) -> Vec<Check> {
-    let (what, fix) = match plan.running {
-        Some(_) => ("the switch", "vswitchctl show; and its log"),
-        None => ("configuration", "correct the file, and see what vswitchd --check --config FILE reports"),
-    };
-    let own = plan.complaints.iter().map(|text| problem(what, text.clone(), fix));
+/// What the switch or the configuration itself reports.
+fn complaints(plan: &Plan, facts: &Facts) -> Vec<Check> {
+    let own = plan.complaints.iter().map(|text| match plan.running {
+        Some(_) => told(Status::Problem, "the switch", text, cure_of(plan, text)),
+        None => {
+            let fix = "correct the file, and see what vswitchd --check --config FILE reports";
+            told(Status::Problem, "configuration", text, Some(fix.to_owned()))
+        }
+    });
+    let warnings = plan.warnings.iter().map(|text| told(Status::Warning, "configuration", text, None));
+    let idle = plan.idle_ports.iter().filter_map(|port| idle_port(port, facts));
     let unread = plan.unread.iter().map(|(port, frames)| {
         let why = format!("the kernel dropped {frames} frames, which were not read in time");
         let fix = "start with more --workers; or with larger buffers: sysctl -w net.core.rmem_default=4194304";
         warning(format!("port {port}"), why, fix)
     });
-    own.chain(unread).collect()
+    own.chain(warnings).chain(idle).chain(unread).collect()
+}
+
+fn told(status: Status, what: &str, why: &str, fix: Option<String>) -> Check {
+    Check { status, what: what.to_owned(), why: why.to_owned(), fix }
+}
+
+/// The fix for a problem of a running switch, unless its text has one.
+fn cure_of(plan: &Plan, problem: &str) -> Option<String> {
+    let uplink = plan.uplink.as_ref().map_or("IFACE", |uplink| uplink.interface.as_str());
+    if problem.starts_with("the uplink has no address") {
+        return Some(format!("ip addr add ADDRESS/LEN dev {uplink}; or address= of [uplink]"));
+    }
+    if problem.starts_with("workers panicked") {
+        return Some("this is a bug: report it with what the log says about the panic".to_owned());
+    }
+    problem.contains("no route to").then(|| "ip route get ADDRESS; and add the route that is missing".to_owned())
+}
+
+/// A port whose device is down or gone. What is wrong with interfaces of packet ports and with namespaces is found by itself.
+fn idle_port(port: &IdlePort, facts: &Facts) -> Option<Check> {
+    let (what, link) = (format!("port {}", port.name), port.link());
+    let is_lost = |netns: &String| facts.lost_namespaces.iter().any(|(name, _)| name == netns);
+    if port.kind == PortKind::Packet || port.namespace.as_ref().is_some_and(is_lost) {
+        return None;
+    }
+    let ip = match port.namespace.as_deref() {
+        None => "ip".to_owned(),
+        Some(netns) => match netns.strip_prefix("pid:") {
+            Some(pid) => format!("nsenter --net=/proc/{pid}/ns/net ip"),
+            None if netns.contains('/') => format!("nsenter --net={netns} ip"),
+            None => format!("ip -n {netns}"),
+        },
+    };
+    Some(match (port.kind, port.is_gone) {
+        (PortKind::Stream | PortKind::Dgram, _) => problem(
+            what,
+            "its guest does not answer",
+            "start the guest, or look why it has ended; the switch tries again by itself",
+        ),
+        (_, true) => problem(
+            what,
+            "its device is gone, and could not be made again yet",
+            format!("{ip} link show {link}, and remove what else has this name; the switch tries again by itself"),
+        ),
+        (_, false) => problem(what, "its link is down", format!("{ip} link set {link} up")),
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
-use api::{AddressKind, Gate, PortKind, UplinkMode};
+use api::{AddressKind, Gate, PortKind, State, UplinkMode};
 use config::{Config, FramingKind, GateMode, Publish};
 use packet::udp::UDP_LEN;
 
@@ -37,8 +37,45 @@ pub(crate) struct Plan {
     pub(crate) tunnels: Vec<Tunnel>,
     /// Problems that the switch or the configuration parser reports.
     pub(crate) complaints: Vec<String>,
+    /// Allowed settings that may be mistakes.
+    pub(crate) warnings: Vec<String>,
+    /// Ports that are down or gone.
+    pub(crate) idle_ports: Vec<IdlePort>,
+    /// Interfaces of the host that are ports, in the switch's own namespace: by them the host is a guest.
+    pub(crate) own_links: Vec<String>,
     /// Frames that the kernel dropped because they were not read in time, by port.
     pub(crate) unread: Vec<(String, u64)>,
+}
+
+/// A port that carries nothing, because its device is down or gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct IdlePort {
+    /// As it is printed.
+    pub(crate) name: String,
+    pub(crate) kind: PortKind,
+    pub(crate) is_gone: bool,
+    pub(crate) namespace: Option<String>,
+}
+
+impl IdlePort {
+    fn of(port: &api::Port) -> Option<IdlePort> {
+        let is_gone = match port.state {
+            State::Gone => true,
+            State::Down => false,
+            State::Up | State::Waiting => return None,
+        };
+        Some(IdlePort { name: port.name.clone(), kind: port.kind, is_gone, namespace: port.namespace.clone() })
+    }
+
+    /// The name of its interface.
+    pub(crate) fn link(&self) -> &str {
+        bare(&self.name, self.namespace.as_deref())
+    }
+}
+
+/// A port's name without its namespace.
+fn bare<'a>(name: &'a str, namespace: Option<&str>) -> &'a str {
+    name.strip_suffix(namespace.unwrap_or_default()).and_then(|name| name.strip_suffix('@')).unwrap_or(name)
 }
 
 /// The uplink.
@@ -96,6 +133,9 @@ impl Default for Plan {
             published: Vec::new(),
             tunnels: Vec::new(),
             complaints: Vec::new(),
+            warnings: Vec::new(),
+            idle_ports: Vec::new(),
+            own_links: Vec::new(),
             unread: Vec::new(),
         }
     }
@@ -153,7 +193,10 @@ impl Plan {
             gateways: show.gateways.iter().filter_map(gateway).collect(),
             published: published_by(show, nat),
             tunnels: show.tunnels.iter().map(tunnel).collect(),
-            complaints: show.problems.clone(),
+            complaints: others(show),
+            warnings: Vec::new(),
+            idle_ports: show.ports.iter().filter(|port| port.kind != PortKind::Uplink).filter_map(IdlePort::of).collect(),
+            own_links: show.ports.iter().filter(|port| port.namespace.is_none()).map(|port| port.name.clone()).collect(),
             unread: stats.ports.iter().map(|port| (port.name.clone(), port.kernel_dropped)).filter(|(_, n)| *n > 0).collect(),
         }
     }
@@ -215,6 +258,13 @@ impl Plan {
             published: published.flat_map(ports_of).collect(),
             tunnels: bridged_tunnels.chain(ip_tunnels).collect(),
             complaints: Vec::new(),
+            warnings: config.warnings.clone(),
+            idle_ports: Vec::new(),
+            own_links: config
+                .ports
+                .iter()
+                .filter_map(|port| Some(port.link().filter(|(_, netns)| netns.is_none())?.0.to_owned()))
+                .collect(),
             unread: Vec::new(),
         }
     }
@@ -223,6 +273,14 @@ impl Plan {
     pub(crate) fn shares_an_address(&self) -> bool {
         self.uplink.as_ref().is_some_and(|uplink| uplink.is_nat && uplink.own.is_empty())
     }
+}
+
+/// The problems of a running switch that are not about ports and the uplink, which are examined by themselves.
+fn others(show: &api::Show) -> Vec<String> {
+    let of_port = |port: &api::Port| format!("port {} is {}", port.name, port.state);
+    let of_uplink = |uplink: &api::Uplink| format!("uplink {} is {}", uplink.interface, uplink.state);
+    let own: Vec<String> = show.ports.iter().map(of_port).chain(show.uplink.iter().map(of_uplink)).collect();
+    show.problems.iter().filter(|problem| !own.contains(problem)).cloned().collect()
 }
 
 /// Whether a port's MTU is not just the default of a guest's network card.

@@ -137,6 +137,61 @@ fn guests_networks_are_nowhere_else() {
     assert_said(&with("10.0.0.1/24"), &facts, "guests' network", Status::Warning, "behind the host's docker0");
 }
 
+/// The host's address on a port's interface is how the host is a guest.
+#[test]
+fn the_host_is_a_guest_by_its_own_tap() {
+    let mut facts = healthy();
+    let tap0 = Interface { addresses: vec![(Ipv4Addr::new(10, 0, 0, 7), 24)], ..Interface::default() };
+    facts.interfaces.insert("tap0".to_owned(), tap0);
+    let with = |port: &str| plan(&format!("bridge.br0.gateway = '10.0.0.1/24'\nbridge.br0.port = [{{ {port} }}]"));
+    assert_said(&with("tap = 'tap0'"), &facts, "guests' network", Status::Ok, "overlaps with no network");
+    assert_said(&with("packet = 'tap0'"), &facts, "guests' network", Status::Ok, "overlaps with no network");
+    assert_said(&with("tap = 'tap0', netns = 'a'"), &facts, "guests' network", Status::Warning, "behind the host's tap0");
+}
+
+#[test]
+fn ports_that_carry_nothing() {
+    let port = |name: &str, kind, is_gone, namespace: Option<&str>| IdlePort {
+        name: name.to_owned(),
+        kind,
+        is_gone,
+        namespace: namespace.map(str::to_owned),
+    };
+    let said = |port: IdlePort| {
+        let plan = Plan { running: Some(7), idle_ports: vec![port], ..Plan::default() };
+        said(&plan, &healthy(), "port ")
+    };
+    for (port, text) in [
+        (port("tap0", PortKind::Tap, false, None), "its link is down; ip link set tap0 up"),
+        (port("eth0@blue", PortKind::Tap, false, Some("blue")), "its link is down; ip -n blue link set eth0 up"),
+        (port("eth0", PortKind::Tap, false, Some("pid:7")), "nsenter --net=/proc/7/ns/net ip link set eth0 up"),
+        (
+            port("eth0", PortKind::Tap, true, Some("/run/x")),
+            "is gone, and could not be made again yet; nsenter --net=/run/x ip link show eth0",
+        ),
+        (port("/run/a", PortKind::Dgram, true, None), "start the guest"),
+    ] {
+        let (status, said) = said(port);
+        assert!(status == Status::Problem && said.contains(text), "{said}");
+    }
+    let lost = Facts { lost_namespaces: vec![("blue".to_owned(), ErrorKind::NotFound)], ..healthy() };
+    let plan = Plan { idle_ports: vec![port("tap0", PortKind::Tap, true, Some("blue"))], ..Plan::default() };
+    assert!(judge(&plan, &lost).iter().all(|check| check.what != "port tap0"), "the namespace is the cause");
+}
+
+/// What a file says that is allowed and mostly wrong.
+#[test]
+fn settings_that_may_be_mistakes() {
+    let lonely = plan("bridge.br0.port = [{ tap = 'tap0', vlan = 10 }]\nuplink.interface = 'eth0'");
+    assert_said(
+        &lonely,
+        &healthy(),
+        "configuration",
+        Status::Warning,
+        "so no guest reaches it: give the guests one in their VLAN",
+    );
+}
+
 #[test]
 fn packets_fit_through_tunnels() {
     let way = |mtu| Facts { ways: vec![(0, "192.0.2.9".parse().unwrap(), Ok(mtu))], ..healthy() };
@@ -156,13 +211,10 @@ fn packets_fit_through_tunnels() {
 #[test]
 fn limits_of_the_kernel() {
     let nat = plan(NAT);
-    assert_said(
-        &nat,
-        &Facts { open_files: Some(20_000), silence: Some(Ok(Gate::Sockets)), ..healthy() },
-        "open files",
-        Status::Warning,
-        "use 7952 of 64512",
-    );
+    for (open_files, say) in [(20_000, "use 7952 of 64512"), (1024, "use 384 of 64512")] {
+        let facts = Facts { open_files: Some(open_files), silence: Some(Ok(Gate::Sockets)), ..healthy() };
+        assert_said(&nat, &facts, "open files", Status::Warning, say);
+    }
     assert_said(&nat, &Facts { max_dgram_qlen: Some(10), ..healthy() }, "datagrams", Status::Warning, "max_dgram_qlen=512");
     assert_said(
         &nat,
@@ -194,11 +246,11 @@ fn the_host_is_no_way_past_the_switch() {
 fn what_the_switch_says_itself() {
     let plan = Plan {
         running: Some(7),
-        complaints: vec!["port tap0 is gone".to_owned()],
+        complaints: vec!["workers panicked 2 times".to_owned()],
         unread: vec![("tap1".to_owned(), 9)],
         ..Plan::default()
     };
-    assert_said(&plan, &healthy(), "the switch", Status::Problem, "tap0 is gone");
+    assert_said(&plan, &healthy(), "the switch", Status::Problem, "workers panicked 2 times; this is a bug");
     assert_said(&plan, &healthy(), "port tap1", Status::Warning, "dropped 9 frames");
     for (control, status) in [(Control::Stale, Status::Warning), (Control::Other, Status::Problem)] {
         assert_eq!(said(&plan, &Facts { control, ..healthy() }, "control socket").0, status);
