@@ -49,6 +49,8 @@ pub struct Peer {
     pub source: Option<String>,
     /// Why it cannot be reached; `null` if it can.
     pub problem: Option<String>,
+    /// Seconds since it was last heard; `null` if it never was
+    pub last_heard: Option<u64>,
     /// Frames received from it.
     pub rx_frames: u64,
     /// Bytes received from it.

@@ -297,8 +297,21 @@ pub(crate) fn tunnels(tunnels: &[api::Tunnel]) -> String {
 
 /// One row per peer.
 fn tunnel_table(tunnels: &[api::Tunnel]) -> Table {
-    let headings =
-        ["bridge", "tunnel", "kind", ">vni", ">port", "from", "peer", ">mtu", ">rx frames", ">tx frames", ">dropped", "problem"];
+    let headings = [
+        "bridge",
+        "tunnel",
+        "kind",
+        ">vni",
+        ">port",
+        "from",
+        "peer",
+        ">mtu",
+        ">heard",
+        ">rx frames",
+        ">tx frames",
+        ">dropped",
+        "problem",
+    ];
     let mut table = Table::new(headings);
     for tunnel in tunnels {
         for peer in &tunnel.peers {
@@ -311,6 +324,7 @@ fn tunnel_table(tunnels: &[api::Tunnel]) -> Table {
                 text(tunnel.local.as_ref().or(peer.source.as_ref())),
                 peer.address.clone(),
                 peer.mtu.to_string(),
+                peer.last_heard.map_or_else(|| "never".to_owned(), duration),
                 peer.rx_frames.to_string(),
                 peer.tx_frames.to_string(),
                 peer.dropped.to_string(),

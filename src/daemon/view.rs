@@ -101,7 +101,9 @@ impl View<'_> {
             uplink: self.edge.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
             tunnels: self.tunnels(report),
             latency: self.latency(),
-            problems: self.problems(),
+            problems: self.problems(|id| {
+                report.ports.get(id.index()).map_or((0, 0), |port| (port.totals.rx_frames, port.totals.tx_frames))
+            }),
         }
     }
 
@@ -123,7 +125,8 @@ impl View<'_> {
 
     /// The status line for the service manager: the first problem, or the number of ports.
     pub(super) fn status(&self) -> String {
-        let problems = self.problems();
+        // Without counters, which take a while: a silent peer is no news for a service manager.
+        let problems = self.problems(|_| (0, 0));
         let ports = self.ports.iter().filter(|port| !port.is_free()).count();
         match problems.as_slice() {
             [] => format!("carrying frames of {}", count_of(ports, "port")),
@@ -132,7 +135,8 @@ impl View<'_> {
         }
     }
 
-    fn problems(&self) -> Vec<String> {
+    /// The problems. `counted` are the frames received from a peer of a tunnel and sent to it.
+    fn problems(&self, counted: impl Fn(PortId) -> (u64, u64)) -> Vec<String> {
         let bad = |state: State| matches!(state, State::Down | State::Gone);
         let ports = self.ports.iter().filter_map(|port| self.port_view(port)).filter(|port| bad(port.state));
         let mut problems: Vec<String> = ports.map(|port| format!("port {} is {}", port.name, port.state)).collect();
@@ -147,6 +151,7 @@ impl View<'_> {
             format!("tunnel {}: no route to {}: {problem}", self.tunnels.spec_of(peer).name, peer.address)
         };
         problems.extend(peers.map(way));
+        problems.extend(self.tunnels.far_ends(self.fabric.now(), counted));
         if self.fabric.panics > 0 {
             problems.push(format!("workers panicked {} times", self.fabric.panics));
         }
@@ -247,6 +252,7 @@ impl View<'_> {
                 mtu: peer.mtu(spec),
                 source: peer.source().map(|source| source.to_string()),
                 problem: peer.problem().map(str::to_owned),
+                last_heard: peer.last_heard(number(|port| port.rx_frames), self.fabric.now()),
                 rx_frames: number(|port| port.rx_frames),
                 rx_bytes: number(|port| port.rx_bytes),
                 tx_frames: number(|port| port.tx_frames),

@@ -75,6 +75,7 @@ impl TunnelControl {
 
     /// Once a second: looks at interfaces that tunnels are bound to, and at the ways to some of the peers.
     pub(crate) fn tick(&mut self, fabric: &mut Fabric) {
+        self.look_at_far_ends(fabric);
         let (endpoints, peers) = self.look_at_devices();
         self.attach_peers(&peers, fabric);
         for at in endpoints {

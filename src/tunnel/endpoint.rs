@@ -1,14 +1,20 @@
 //! The sockets that tunnels receive by: one for each address and port, shared by all tunnels that use it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use config::Checksum;
 use netio::udp::{Endpoint, EndpointSpec, UdpError};
-use tunnel::FramingKind;
+use packet::Timestamp;
+use tunnel::{FramingKind, Stranger, Strangers, Unknown};
 use vswitch::PortId;
 
 use super::spec::TunnelSpec;
+
+/// How long a sender that is no peer is a problem.
+const RECENTLY: Duration = Duration::from_secs(60);
 
 /// The identity of an endpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +39,10 @@ pub(crate) struct EndpointControl {
     dropped: u64,
     /// Why its groups are not joined now.
     problem: Option<String>,
+    /// Senders that are no peers, as workers note them.
+    pub(super) strangers: Arc<Strangers>,
+    /// The last sender with an unknown identifier, and the last with an unknown address, each with the time.
+    last_strangers: [Option<(Timestamp, Stranger)>; 2],
 }
 
 impl EndpointControl {
@@ -96,6 +106,20 @@ impl EndpointControl {
             }
             self.problem = problem;
         }
+    }
+
+    /// Once a second: looks for senders that are no peers.
+    pub(super) fn look_for_strangers(&mut self, now: Timestamp) {
+        for (last, unknown) in self.last_strangers.iter_mut().zip([Unknown::Vni, Unknown::Peer]) {
+            if let Some(stranger) = self.strangers.take(unknown) {
+                *last = Some((now, stranger));
+            }
+        }
+    }
+
+    /// A sender with an unknown identifier, and one with an unknown address, of the last minute.
+    pub(super) fn strangers_now(&self, now: Timestamp) -> [Option<Stranger>; 2] {
+        self.last_strangers.map(|last| last.filter(|(seen, _)| now.since(*seen) < RECENTLY).map(|(_, stranger)| stranger))
     }
 
     /// Its name in messages and counters.
@@ -172,7 +196,16 @@ pub(super) fn open(
             zero_checksum: mine.clone().any(|spec| spec.outer.checksum == Checksum::Off),
         };
         let socket = Endpoint::open(&opened_as).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl { id, key, socket, opened_as, dropped: 0, problem: None })
+        Ok(EndpointControl {
+            id,
+            key,
+            socket,
+            opened_as,
+            dropped: 0,
+            problem: None,
+            strangers: Arc::default(),
+            last_strangers: [None; 2],
+        })
     };
     keys(specs).into_iter().map(open).collect()
 }

@@ -18,6 +18,7 @@
 mod attach;
 mod change;
 mod endpoint;
+mod health;
 mod mtu;
 mod peer;
 mod spec;
@@ -215,6 +216,7 @@ impl TunnelControl {
             framing: self.endpoints[at].key.framing,
             peers: Arc::new(peers),
             locals: Arc::new(self.locals(at)),
+            strangers: Arc::clone(&self.endpoints[at].strangers),
         })
     }
 

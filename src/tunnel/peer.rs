@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use config::DontFragment;
 use netio::udp::{Path, path};
-use packet::Features;
+use packet::{Features, Timestamp};
 use tunnel::Underlay;
 use tunnel::mtu::{MIN_MTU, overlay_mtu};
 use vswitch::{Encapsulation, Port, PortId, PortKind, StormLimits};
 
+use super::health::Hearing;
 use super::spec::TunnelSpec;
 
 /// Path MTU assumed while there is no route: Ethernet's, in bytes.
@@ -26,11 +27,13 @@ pub(crate) struct PeerControl {
     path: Option<Path>,
     /// Why there is no path now.
     problem: Option<String>,
+    /// When it was heard.
+    pub(super) hearing: Hearing,
 }
 
 impl PeerControl {
     pub(super) fn new(id: PortId, tunnel: usize, address: IpAddr, is_flooded: bool) -> PeerControl {
-        PeerControl { id, tunnel, address, is_flooded, path: None, problem: None }
+        PeerControl { id, tunnel, address, is_flooded, path: None, problem: None, hearing: Hearing::default() }
     }
 
     /// Asks the kernel for the path to it.
@@ -42,6 +45,11 @@ impl PeerControl {
             }
             Err(error) => self.problem = Some(error.to_string()),
         }
+    }
+
+    /// Seconds since it was heard; `None` if it never was. `received` frames have come from it.
+    pub(crate) fn last_heard(&self, received: u64, now: Timestamp) -> Option<u64> {
+        self.hearing.last(received, now)
     }
 
     /// Why there is no path to it now.

@@ -63,6 +63,7 @@ pub fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAddr) -> B
         framing: FramingKind::Vxlan,
         peers: Arc::new(Peers::new(&known, &[]).unwrap()),
         locals: Arc::new(Locals::new(vxlan::PORT, [own])),
+        strangers: Arc::default(),
     };
     let [first, second] = links;
     let mut bridge = Bridge::new([first, second, plain_peer()].into_iter().chain(peers.into_iter().map(|(port, _)| port)));

@@ -181,7 +181,7 @@ fn tunnels() {
     let peer = &tunnel["peers"][0];
     assert_eq!((&peer["address"], &peer["mtu"], &peer["tx_frames"]), (&"192.0.2.2".into(), &1450.into(), &1.into()));
     let row = row(&table(&socket, &["tunnel", "list"]), "vxlan42").to_vec();
-    assert_eq!(row[1..9], ["vxlan", "42", "4789", "192.0.2.1", "192.0.2.2", "1450", "0", "1"]);
+    assert_eq!(row[1..10], ["vxlan", "42", "4789", "192.0.2.1", "192.0.2.2", "1450", "never", "0", "1"]);
     assert!(text(&socket, &["metrics"]).contains("vswitchd_tunnel_peer_reachable{tunnel=\"vxlan42\",peer=\"192.0.2.2\"} 1.0"));
     switch.finish();
 }

@@ -2,7 +2,11 @@
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
+use packet::MacAddr;
 
+use crate::control::{json, run};
+use crate::frames::{frame, station};
+use crate::guest::Directory;
 use crate::host::{Host, Ip};
 use crate::switch::{Ended, Report, Switch, daemon, run_inside};
 use crate::transfer::transfer;
@@ -17,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("tunnel_faults/a_route_only_later", a_route_only_later),
         trial("tunnel_faults/peer_ends_and_starts_again", peer_ends_and_starts_again),
         trial("tunnel_faults/host_goes", host_goes),
+        trial("tunnel_faults/the_far_end_is_wrong", the_far_end_is_wrong),
         trial("tunnel_faults/device_missing_at_the_start", device_missing_at_the_start),
         trial("tunnel_faults/a_tunnel_by_its_own_bridge", a_tunnel_by_its_own_bridge),
         trial("tunnel_faults/port_held_by_another_daemon", port_held_by_another_daemon),
@@ -40,6 +45,42 @@ fn carries_again(between: &Between) {
         ping(&between.hosts[1], Host::address(inner, 1), 56);
     }
     transfer(&between.hosts[0], (&between.hosts[1], 2), Ip::V4, true);
+}
+
+/// A wrong VNI or address at the far end is named here, and when a peer was last heard.
+fn the_far_end_is_wrong() {
+    let directory = Directory::new();
+    let (underlay, hosts, socket) = (Underlay::pair(Ip::V4), ["h1", "h2"].map(Host::quiet), directory.text("control"));
+    let here = |remote: &str| {
+        let value = format!("vni=42,local=192.0.2.1,remote={remote}");
+        underlay.daemon(1, &[hosts[0].port("")], &["--vxlan".to_owned(), value, "--control".to_owned(), socket.clone()])
+    };
+    let far = |vni: u32| underlay.daemon(2, &[hosts[1].port("")], &underlay.vxlan(vni, 2, &[1], ""));
+    let speak = || hosts[1].raw().send(&frame(MacAddr::BROADCAST, station(2), b"anybody?")).expect("sent");
+    for (remote, vni, say) in [
+        ("192.0.2.2", 43, "tunnel vxlan42: 192.0.2.2 sends with VNI 43, and VNI 42 is expected: is the far end's vni right?"),
+        ("192.0.2.9", 42, "tunnel vxlan42: 192.0.2.2 sends, and is no remote of it: add it to remote="),
+    ] {
+        let switches = [here(remote), far(vni)];
+        wait::until("the fault to be named", || {
+            speak();
+            let problems = json(&socket, &["show"])["problems"].to_string();
+            problems.contains(say).then_some(())
+        });
+        assert_eq!(json(&socket, &["tunnel", "list"])[0]["peers"][0]["last_heard"], serde_json::Value::Null);
+        let doctor = run(&socket, &["doctor"]);
+        assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
+        assert!(String::from_utf8_lossy(&doctor.stdout).contains(say), "{doctor:?}");
+        switches.into_iter().for_each(|switch| drop(switch.finish()));
+    }
+    let switches = [here("192.0.2.2"), far(42)];
+    wait::until("the peer to be heard", || {
+        speak();
+        json(&socket, &["tunnel", "list"])[0]["peers"][0]["last_heard"].is_u64().then_some(())
+    });
+    assert_eq!(json(&socket, &["show"])["problems"], serde_json::json!([]));
+    switches.into_iter().for_each(|switch| drop(switch.finish()));
+    underlay.finish();
 }
 
 /// Datagrams that cannot be sent are counted and do not stop the rest of the switch.

@@ -12,6 +12,7 @@ pub mod malformed;
 pub mod mtu;
 pub mod nesting;
 pub mod peers;
+pub mod strangers;
 pub mod train;
 pub mod vni;
 
@@ -20,5 +21,6 @@ pub use framing::{Framing, FramingKind, vxlan};
 pub use malformed::Malformed;
 pub use mtu::Underlay;
 pub use peers::{Found, Locals, Peers, Unknown};
+pub use strangers::{Stranger, Strangers};
 pub use train::{Train, Trains, Way};
 pub use vni::Vni;

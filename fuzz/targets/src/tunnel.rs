@@ -167,7 +167,15 @@ fn endpoints() -> impl Iterator<Item = (u16, Endpoint)> {
     SOCKETS.into_iter().map(move |(id, kind)| {
         let peers: Vec<_> = known.iter().copied().filter(|peer| peer.framing.kind() == kind).collect();
         let peers = Arc::new(Peers::new(&peers, &[]).unwrap_or_default());
-        (id, Endpoint { framing: kind, peers, locals: Arc::new(Locals::new(vxlan::PORT, [address(0)])) })
+        (
+            id,
+            Endpoint {
+                framing: kind,
+                peers,
+                locals: Arc::new(Locals::new(vxlan::PORT, [address(0)])),
+                strangers: Arc::default(),
+            },
+        )
     })
 }
 

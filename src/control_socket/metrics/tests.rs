@@ -53,6 +53,7 @@ fn everything() -> (Stats, Vec<Tunnel>) {
         mtu: 1450,
         source: None,
         problem: None,
+        last_heard: None,
         rx_frames: 0,
         rx_bytes: 0,
         tx_frames: 1,

@@ -113,7 +113,8 @@ fn pipeline() -> Pipeline {
     let known = [peers::Peer { framing: Framing::Vxlan(VNI), address: THERE, port: PEER.0 }];
     let peers = Arc::new(Peers::new(&known, &[]).unwrap_or_default());
     let locals = Arc::new(Locals::new(vxlan::PORT, [HERE]));
-    pipeline.set_endpoint(ENDPOINT, Some(Endpoint { framing: FramingKind::Vxlan, peers, locals }));
+    let endpoint = Endpoint { framing: FramingKind::Vxlan, peers, locals, strangers: Arc::default() };
+    pipeline.set_endpoint(ENDPOINT, Some(endpoint));
     pipeline
 }
 

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use packet::{Batch, Datagram, Headers, VnetHeader};
-use tunnel::{Arrival, Arrivals, Framing, FramingKind, Locals, Malformed, Peers, Unknown};
+use tunnel::{Arrival, Arrivals, Framing, FramingKind, Locals, Malformed, Peers, Strangers, Unknown};
 
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -27,6 +27,8 @@ pub struct Endpoint {
     pub peers: Arc<Peers>,
     /// Its own addresses: frames in a tunnel that are addressed to the socket again are dropped.
     pub locals: Arc<Locals>,
+    /// Where senders that are no peers are noted.
+    pub strangers: Arc<Strangers>,
 }
 
 /// Metadata of a decapsulated frame.
@@ -122,9 +124,12 @@ pub(crate) fn whose(endpoint: &Endpoint, framing: Framing, from: IpAddr, found: 
     if let Some(known) = found.filter(|known| known.framing == framing && known.from == from) {
         return Ok(known);
     }
-    let answer = endpoint.peers.find(framing, from).map_err(|unknown| match unknown {
-        Unknown::Vni => DropReason::TunnelUnknownVni,
-        Unknown::Peer => DropReason::TunnelUnknownPeer,
+    let answer = endpoint.peers.find(framing, from).map_err(|unknown| {
+        endpoint.strangers.note(unknown, framing, from);
+        match unknown {
+            Unknown::Vni => DropReason::TunnelUnknownVni,
+            Unknown::Peer => DropReason::TunnelUnknownPeer,
+        }
     })?;
     let known = Known { framing, from, port: PortId(answer.port), is_new: answer.is_new_source };
     *found = Some(known);

@@ -52,6 +52,7 @@ fn host(own: usize) -> Bridge {
         framing: FramingKind::Ip,
         peers: Arc::new(Peers::new(&known, &[]).unwrap()),
         locals: Arc::new(Locals::new(UDP_PORT, [address(own)])),
+        strangers: Arc::default(),
     };
     bridge.pipeline.set_endpoint(PortId(ENDPOINT), Some(endpoint));
     let network = |host: usize| Ipv4Prefix::new(NETWORKS[host].0.into(), NETWORKS[host].1);
