@@ -122,16 +122,16 @@ pub(crate) struct Flags {
     pub(crate) udp_ip: Vec<String>,
     /// Threads that carry frames [default: one per core, at most one per port and uplink]
     #[arg(long, value_name = "N")]
-    pub(crate) workers: Option<usize>,
+    pub(crate) workers: Option<String>,
     /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never [default: 50]
     #[arg(long, value_name = "MICROSECONDS")]
-    pub(crate) busy_poll: Option<u32>,
+    pub(crate) busy_poll: Option<String>,
     /// Most addresses that the bridge learns, 10 to 1,000,000 [default: 8192]
     #[arg(long, value_name = "ENTRIES")]
-    pub(crate) mac_table_size: Option<usize>,
+    pub(crate) mac_table_size: Option<String>,
     /// Seconds until an address that was not seen again is forgotten, 1 to 86,400 [default: 300]
     #[arg(long, value_name = "SECONDS")]
-    pub(crate) mac_aging_time: Option<u32>,
+    pub(crate) mac_aging_time: Option<String>,
     /// Where vswitchctl finds the switch; none for nowhere [default: $VSWITCHD_SOCKET; or else the file's; or else
     /// /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise, without it where it cannot be]
     #[arg(long, alias = "socket", value_name = "PATH")]
@@ -203,6 +203,7 @@ fn tip(stray: &str, words: &[String]) -> Option<String> {
             let each: Vec<String> = values.iter().map(|value| format!("{flag} {value}")).collect();
             Some(format!("give {flag} once for each value: {}", each.join(" ")))
         }
+        (None, _) if stray.ends_with(".toml") => Some(format!("a configuration file is named with --config {stray}")),
         _ if VERBS.contains(&stray) => Some(format!("a running switch is asked with vswitchctl: vswitchctl {stray}")),
         _ => None,
     }
@@ -234,10 +235,10 @@ impl Flags {
             ("--uplink-address", self.uplink_address.clone()),
             ("--uplink-gateway", self.uplink_gateway.clone()),
             ("--uplink-gate", self.uplink_gate.clone()),
-            ("--workers", self.workers.map(|number| number.to_string())),
-            ("--busy-poll", self.busy_poll.map(|number| number.to_string())),
-            ("--mac-table-size", self.mac_table_size.map(|number| number.to_string())),
-            ("--mac-aging-time", self.mac_aging_time.map(|number| number.to_string())),
+            ("--workers", self.workers.clone()),
+            ("--busy-poll", self.busy_poll.clone()),
+            ("--mac-table-size", self.mac_table_size.clone()),
+            ("--mac-aging-time", self.mac_aging_time.clone()),
             ("--control", self.control.clone()),
             ("--control-group", self.control_group.clone()),
             ("--control-read-only-others", self.control_read_only_others.map(|is_on| is_on.to_string())),
@@ -263,6 +264,7 @@ mod tests {
                 "vswitchd --uplink eth0 --publish 80:10.77.0.2:80 81:10.77.0.2:81",
                 "--publish 80:10.77.0.2:80 --publish 81:10.77.0.2:81",
             ),
+            ("vswitchd vswitchd.toml", "--config vswitchd.toml"),
             ("vswitchd show", "vswitchctl show"),
             ("vswitchd --tap tap0 --workers 2 show", "vswitchctl show"),
             ("vswitchd --taps tap0", "'--tap'"),

@@ -152,7 +152,10 @@ fn port(document: &mut Document, text: &str, problems: &mut Problems) {
     let kinds = || Kind::WORDS.iter().copied().filter(|kind| *kind != Kind::Tap.name()).collect::<Vec<_>>();
     let problem = match text.split_once(':') {
         None if kinds().contains(&text) => format!("{text} of what? write {text}:WHERE"),
-        None => format!("a port is KIND:WHERE; kinds are {}, and a TAP that the switch makes is --tap", kinds().join(", ")),
+        None => format!(
+            "a port is KIND:WHERE, such as packet:veth0; kinds are {}, and a TAP that the switch makes is --tap",
+            kinds().join(", ")
+        ),
         Some(("tap", rest)) => format!("a TAP that the switch makes is --tap {rest}"),
         Some((kind, _)) if !kinds().contains(&kind) => unknown("kind of port", kind, &kinds()),
         Some((kind, rest)) => {

@@ -4,7 +4,7 @@
 //! pairs of a flag, the names for "did you mean", and the schema for editors all come from it. All keys are optional here;
 //! required keys, combinations and defaults are checked where the table is turned into a model.
 
-use crate::problem::{At, Origin, Problems, unknown};
+use crate::problem::{At, Origin, Problems, nearest, unknown};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::value::Value;
 
@@ -26,12 +26,33 @@ pub(crate) trait Keys: Default {
         for entry in entries {
             if !keys.set(entry, problems) {
                 let origin = &entry.raw.origin;
-                problems.add(origin, unknown("key", &entry.key, &Self::names(origin.is_file())));
+                let known = Self::names(origin.is_file());
+                let problem = match elsewhere(&entry.key, &known).filter(|_| origin.is_file()) {
+                    Some(place) => format!("'{}' is a key of {place}: write it there", entry.key),
+                    None => unknown("key", &entry.key, &known),
+                };
+                problems.add(origin, problem);
                 keys.mark_faulty();
             }
         }
         keys
     }
+}
+
+/// Keys that are often written in another table than theirs, and their tables.
+const PLACES: &[(&[&str], &str)] = &[
+    (&["tap", "packet", "stream", "dgram"], "a port, [[bridge.br0.port]]"),
+    (&["port", "ports", "mac-table-size", "mac-aging-time", "gateway", "gateways"], "a bridge, [bridge.br0]"),
+    (&["tcp-established", "tcp-transitory", "tcp-opening", "udp", "icmp", "other"], "[nat.timeouts]"),
+    (&["mapping", "filtering", "max-connections", "timeouts"], "[nat]"),
+    (&["interface"], "[uplink]"),
+    (&["listen", "to"], "a rule, [[publish]]"),
+];
+
+/// The table that a key belongs to, unless it is much like one of the known keys.
+fn elsewhere(key: &str, known: &[&str]) -> Option<&'static str> {
+    let is_close = nearest(key, known.iter().copied()).is_some();
+    PLACES.iter().find(|(keys, _)| keys.contains(&key)).map(|(_, place)| *place).filter(|_| !is_close)
 }
 
 /// Sets a value that may be given only once. Returns false if it was given before or cannot be read.

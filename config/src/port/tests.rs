@@ -195,7 +195,7 @@ fn bad_input_is_answered_with_the_fix() {
         ("averyveryverylongname", "'averyveryverylongname' is 21 bytes long; the kernel takes at most 15"),
         ("a b", "'a b' cannot be an interface's name"),
         ("packet", "--port packet: packet of what? write packet:WHERE"),
-        ("eth0", "a port is KIND:WHERE; kinds are packet, stream, dgram"),
+        ("eth0", "a port is KIND:WHERE, such as packet:veth0; kinds are packet, stream, dgram"),
         ("tap:tap0", "a TAP that the switch makes is --tap tap0"),
         ("straem:/run/a", "unknown kind of port 'straem': did you mean 'stream'?"),
         ("packet:", "packet needs a name"),
