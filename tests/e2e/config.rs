@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use libtest_mimic::Trial;
 use netio::netns;
 
+use crate::control::{json, run, text};
+use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::{default_route, give, ping};
 use crate::switch::{Switch, daemon, run_inside};
@@ -17,7 +19,30 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("config/a_file_is_enough", a_file_is_enough),
         trial("config/check_says_what_would_run", check_says_what_would_run),
         trial("config/errors_name_file_and_line", errors_name_file_and_line),
+        trial("config/a_gateway_that_no_guest_reaches", a_gateway_that_no_guest_reaches),
     ]
+}
+
+/// It is told before the start, while it runs, and no more when a guest reaches it.
+fn a_gateway_that_no_guest_reaches() {
+    let directory = Directory::new();
+    let (ten, socket) = (Host::quiet("ten"), directory.text("control"));
+    let port = ten.port(":vlan=10");
+    let args = ["--tap", port.as_str(), "--gateway", "10.0.0.1/24", "--control", socket.as_str()];
+    let say = "gateway 10.0.0.1/24 is for untagged frames, which no port of br0 carries, so no guest reaches it: give the guests one in \
+        their VLAN, such as --gateway 10=10.0.0.1/24";
+    let checked = run_inside(&netns::create().expect("a namespace"), &mut daemon(&[&args[..], &["--check"]].concat()));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.log.contains(&format!("--gateway 10.0.0.1/24: {say}")), "{checked:?}");
+    assert!(checked.output.contains("the configuration is good, with 1 warning above; nothing was started"), "{checked:?}");
+    let switch = Switch::start(&args);
+    assert!(switch.has_logged(say));
+    assert_eq!(json(&socket, &["show"])["problems"], serde_json::json!([say]));
+    let doctor = run(&socket, &["doctor"]);
+    assert!(doctor.status.code() == Some(1) && String::from_utf8_lossy(&doctor.stdout).contains(say), "{doctor:?}");
+    text(&socket, &["port", "add", "untagged"]);
+    assert_eq!(json(&socket, &["show"])["problems"], serde_json::json!([]));
+    switch.finish();
 }
 
 /// A configuration file in a directory of the test.
