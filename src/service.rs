@@ -15,7 +15,7 @@
 //!
 //! `NOTIFY_SOCKET` names the manager's socket; it is read once, and without it nothing is sent. Each notification has a time
 //! limit, because a manager that does not read must not stop the switch. This process starts no child processes, which could
-//! misuse the variable.
+//! misuse the variable; with `--detach` the process that is started is the switch.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
