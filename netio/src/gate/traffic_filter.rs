@@ -5,8 +5,8 @@
 //! constants in it, and each change replaces the program, in one message and atomically.
 //!
 //! ```text
-//!  IPv4 to the address?  not a later fragment?  TCP or UDP?    for each range of ports:
-//!      ldh, ldb, jeq ..                                          jge first, next | jgt last, next | ret DROP
+//!  VLAN 0, IPv4 to the address?  not a later fragment?  TCP or UDP?    for each range of ports:
+//!      ldh, ldb, jeq ..                                                  jge first, next | jgt last, next | ret DROP
 //! ```
 //!
 //! Filters belong to a queueing discipline, `clsact`, which is made if the interface has none, and stays. The filter has a
@@ -56,7 +56,10 @@ const DIRECT_ACTION: u32 = 1;
 const NEXT: u32 = u32::MAX;
 const DROP: u32 = 2;
 
+const VLAN_ID: u32 = 0xfff;
+
 /// Offsets in the frame, from its Ethernet header on.
+const ETHER_TYPE: u32 = 12;
 const NETWORK: u32 = 14;
 const FRAGMENT: u32 = NETWORK + 6;
 const PROTOCOL: u32 = NETWORK + 9;
@@ -110,12 +113,12 @@ impl Drop for TrafficFilter {
     }
 }
 
-/// Priority and protocol of the filter: IPv4, which excludes frames with a VLAN tag.
+/// Priority and protocol of the filter: all, since frames with a tag for the priority alone are of another than IPv4.
 fn place() -> u32 {
-    PRIORITY << 16 | u32::from((libc::ETH_P_IP as u16).to_be())
+    PRIORITY << 16 | u32::from((libc::ETH_P_ALL as u16).to_be())
 }
 
-/// The program; at most 16 instructions and three for each range.
+/// The program; at most 21 instructions and three for each range.
 fn program(address: Ipv4Addr, [tcp, udp]: [&PortSet; 2]) -> Vec<libc::sock_filter> {
     let line = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = |size, from| line(libc::BPF_LD | size | libc::BPF_ABS, 0, 0, from);
@@ -132,6 +135,12 @@ fn program(address: Ipv4Addr, [tcp, udp]: [&PortSet; 2]) -> Vec<libc::sock_filte
         lines
     });
     let mut program = vec![
+        // Frames of a VLAN belong to another interface; VLAN 0 is none. The tag is not in the frame any more.
+        load(libc::BPF_W, (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32),
+        jump(libc::BPF_JSET, VLAN_ID, 2, 0),
+        load(libc::BPF_H, ETHER_TYPE),
+        jump(libc::BPF_JEQ, libc::ETH_P_IP as u32, 1, 0),
+        end(NEXT),
         load(libc::BPF_W, DESTINATION),
         jump(libc::BPF_JEQ, address.to_bits(), 1, 0),
         end(NEXT),
@@ -210,10 +219,10 @@ mod tests {
     fn programs_have_a_line_for_each_end_of_a_range() {
         let none = PortSet::default();
         let empty = program(Ipv4Addr::new(192, 0, 2, 1), [&none, &none]);
-        assert_eq!((empty.len(), results(&empty)), (16, 0));
+        assert_eq!((empty.len(), results(&empty)), (21, 0));
         let odd: PortSet = (0..=u16::MAX).filter(|port| port % 2 == 1).collect();
         let full = program(Ipv4Addr::new(192, 0, 2, 1), [&odd, &odd]);
-        assert_eq!((full.len(), results(&full)), (16 + 6 * MAX_RANGES, 2 * MAX_RANGES));
+        assert_eq!((full.len(), results(&full)), (21 + 6 * MAX_RANGES, 2 * MAX_RANGES));
         assert!(full.len() <= 4096);
     }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use netio::Gate;
 use netio::gate::{MAX_RANGES, Owner, TrafficFilter};
+use netio::packet_socket::PacketSocket;
 use netio::reservation::PortProtocol::{Tcp, Udp};
 use packet::PortSet;
 use testkit::packets;
 
+use crate::frames::{ethernet, send};
 use crate::host::{Host, address, pair, until};
 use crate::reserved::{answers, to_port};
 use crate::trial;
@@ -24,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gate_lets_the_hosts_own_sockets_have_theirs", hosts_own_sockets_have_theirs),
         trial("gate_drops_later_fragments_with_the_first", later_fragments_go_with_the_first),
         trial("gate_leaves_nothing_behind", nothing_is_left),
+        trial("gate_takes_a_priority_tag_for_none", priority_tags_are_none),
         trial("gate_by_a_filter_of_traffic_control", by_a_filter),
     ]
 }
@@ -105,6 +108,35 @@ fn hosts_own_sockets_have_theirs() {
     socket.connect(client.local_addr().expect("an address")).expect("connected");
     gate.marks().set(Udp, MARKED, Owner::Published);
     assert!(hears(), "a connected one expects the packet");
+}
+
+/// Packets to a port with this VLAN tag, and the number of answers.
+fn answers_to_tagged(near: &Host, wire: &PacketSocket, port: u16, control: u16) -> usize {
+    for packet in to_port(port) {
+        let frame = ethernet(near.link().mac, &packet);
+        let tag = [&0x8100u16.to_be_bytes()[..], &control.to_be_bytes()].concat();
+        send(wire, &[&frame[..12], &tag, &frame[12..]].concat());
+    }
+    answers(near, wire, &[]).len()
+}
+
+/// A tag for the priority alone is none, for the stack and for the gate.
+fn priority_tags_are_none() {
+    let (near, far) = pair();
+    near.inside(|| std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0"));
+    let wire = far.open(far.spec());
+    assert_eq!(answers_to_tagged(&near, &wire, MARKED, 0x6000), 4);
+    let gate = gate(&near);
+    gate.marks().set(Tcp, MARKED, Owner::Mapping);
+    gate.marks().set(Udp, MARKED, Owner::Mapping);
+    assert_eq!(answers_to_tagged(&near, &wire, MARKED, 0x6000), 0);
+    drop(gate);
+    let index = near.link().index;
+    let filter = near.inside(|| TrafficFilter::attach(index));
+    let marked = PortSet::from(MARKED..=MARKED);
+    near.inside(|| filter.set(address(1), [&marked, &marked]));
+    assert_eq!([0x6000, 0].map(|control| answers_to_tagged(&near, &wire, MARKED, control)), [0, 0]);
+    assert_eq!(answers_to_tagged(&near, &wire, FREE, 0x6000), 4);
 }
 
 /// What the near host's stack has collected of fragments.
