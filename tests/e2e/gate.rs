@@ -30,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gate/programs_of_the_host_come_first_filter", || programs_of_the_host_come_first("filter")),
         trial("gate/the_hosts_own_connections", the_hosts_own_connections),
         trial("gate/a_filter_that_was_left", a_filter_that_was_left),
+        trial("gate/what_the_kernel_grants", what_the_kernel_grants),
         trial("gate/nothing_is_left_after_a_kill", nothing_is_left_after_a_kill),
         trial("gate/a_published_port_in_use", a_published_port_in_use),
         trial("gate/few_descriptors", || few_descriptors(256)),
@@ -235,6 +236,39 @@ fn a_filter_that_was_left() {
     assert_eq!(filters(&machine), "");
     let listener = listen_on(&machine, MACHINE, 8080);
     connect(&outside, &listener, SocketAddrV4::new(MACHINE, 8080));
+}
+
+/// Without the right to bpf(2) a filter is used, and where the filter's place is another's, sockets; each is said once, and by
+/// `doctor`. Another way than the one that was asked for is not taken.
+fn what_the_kernel_grants() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let Site { machine, outside: _outside, .. } = Plan::new(Mode::Shared, 0).bare();
+    let with_few_rights = |program: &str| {
+        let mut command = Command::new("setpriv");
+        ["--bounding-set", "--inh-caps", "--ambient-caps"].iter().for_each(|what| {
+            command.arg(format!("{what}=-all,+net_admin,+net_raw"));
+        });
+        command.arg(program);
+        command
+    };
+    let args = ["--tap", "tap0", "--uplink", "up0", "--control", &socket];
+    let start = || Switch::start_by(machine.netns().try_clone().expect("a clone"), with_few_rights, &args);
+    let gate = || json(&socket, &["show"])["uplink"]["gate"].as_str().expect("a word").to_owned();
+    let doctor = || String::from_utf8(run(&socket, &["doctor"]).stdout).expect("text");
+    let switch = start();
+    assert_eq!((gate().as_str(), switch.times_logged("no gate")), ("filter", 1));
+    assert!(switch.has_logged("CAP_BPF") && doctor().contains("by a filter"));
+    switch.finish();
+    let theirs = "tc filter add dev up0 ingress pref 1 protocol ip bpf da bytecode";
+    tool(&machine, &theirs.split(' ').chain(["1,6 0 0 4294967295"]).collect::<Vec<_>>(), "");
+    let switch = start();
+    assert_eq!((gate().as_str(), switch.times_logged("no gate")), ("sockets", 2));
+    assert!(doctor().contains("a firewall that rejects ends them"));
+    switch.finish();
+    let named = [&args[..], &["--uplink-gate", "filter"]].concat();
+    let ended = crate::switch::run_inside(machine.netns(), &mut crate::switch::daemon(&named));
+    assert!(ended.code == Some(1) && ended.log.contains("--uplink-gate filter: no gate on up0; it needs"), "{ended:?}");
 }
 
 /// A rule for a port that a program has is refused and the program named; a program that takes the port later gets nothing,
