@@ -14,6 +14,10 @@ packages=(iproute2 iputils-ping nftables conntrack iperf3 sockperf netsniff-ng e
     python3-prometheus-client)
 # Checks of the packaging: the systemd unit, manual pages and completions.
 packages+=(systemd mandoc bash zsh fish)
+# The Debian package, and a clean system to install it in.
+packages+=(dpkg-dev debootstrap binutils)
+# The commands of the documentation.
+packages+=(curl procps)
 # The tests with real guests need QEMU, a kernel and a userland for the guests. On a machine with a boot loader this
 # kernel would be booted next time, so there it is not installed.
 if [ "$(uname -m)" = x86_64 ] && [ ! -e /boot/grub ] && [ ! -e /boot/loader ] && [ ! -e /boot/efi ]; then
@@ -53,10 +57,14 @@ step "the demo, as the README runs it"
 cargo run --release --locked -- demo
 
 step "packaging"
-staged=$(mktemp -d)
-packaging/stage "$staged"
-[ -s "$staged/usr/share/man/man8/vswitchd.8" ] && [ -s "$staged/usr/share/man/man1/vswitchctl.1" ]
-rm -r "$staged"
+if have dpkg-deb && have dpkg-shlibdeps; then
+    # cargo-deb compiles for a minute and a half.
+    cargo deb --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-deb
+    packaging/deb target/vswitchd.deb
+    tests/packaging/debian.sh target/vswitchd.deb
+else
+    echo "no dpkg-deb or dpkg-shlibdeps: the Debian package is not built"
+fi
 
 step "the example of two switches and a tunnel"
 if [ "$(id -u)" = 0 ] && have ip && have ping && [ -e /dev/net/tun ]; then

@@ -13,10 +13,12 @@ use netio::netns;
 
 use crate::guest::Directory;
 use crate::host::Host;
+use crate::named::in_own_mounts;
 use crate::site::give;
 use crate::{program, trial, trial_with};
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service");
+const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/minimal.toml");
 const NAMESPACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service.d/namespaces.conf");
 /// User and group `nobody`.
 const STRANGER: u32 = 65_534;
@@ -25,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial_with("packaging/unit_is_valid", || is_missing("systemd-analyze"), unit_is_valid),
         trial("packaging/command_line_is_valid", command_line_is_valid),
+        trial_with("packaging/minimal_configuration_starts", || is_missing("setpriv"), || in_own_mounts(minimal_configuration)),
         trial_with("packaging/pages_are_clean", || is_missing("mandoc"), pages_are_clean),
         trial_with("packaging/completions_for_bash", || is_missing("bash"), || completions("bash", &["-n"])),
         trial_with("packaging/completions_for_zsh", || is_missing("zsh"), || completions("zsh", &["-n"])),
@@ -40,16 +43,12 @@ fn is_missing(program: &str) -> Option<String> {
     found.err().map(|error| format!("{program}: {error}"))
 }
 
-/// The unit with the path of our binary. `notify-reload` needs systemd 253.
+/// The unit with the path of our binary, as it is. `Type=notify-reload` would need systemd 253.
 fn unit_is_valid() {
     let directory = Directory::new();
-    let version = Command::new("systemd-analyze").arg("--version").output().expect("it runs");
-    let version = String::from_utf8_lossy(&version.stdout).split_whitespace().nth(1).and_then(|text| text.parse().ok());
-    let mut text = fs::read_to_string(UNIT).expect("the unit");
-    assert!(text.contains("Type=notify-reload\n"));
-    if version.is_none_or(|version: u32| version < 253) {
-        text = text.replace("Type=notify-reload", "Type=notify");
-    }
+    let text = fs::read_to_string(UNIT).expect("the unit");
+    assert!(text.contains("Type=notify\n") && text.contains("\nExecReload=/bin/kill -HUP $MAINPID\n"));
+    assert!(text.contains("CAP_BPF") && text.contains("SystemCallFilter=@system-service bpf\n"));
     let path = directory.path("vswitchd.service");
     fs::write(&path, text.replace("/usr/bin/vswitchd", env!("CARGO_BIN_EXE_vswitchd"))).expect("written");
     let drop_ins = directory.path("vswitchd.service.d");
@@ -73,6 +72,16 @@ fn command_line_is_valid() {
     let checked = Command::new(env!("CARGO_BIN_EXE_vswitchd")).args(line.split_whitespace()).arg("--check").output();
     let checked = checked.expect("it runs");
     assert!(checked.status.success(), "{line}: {}", String::from_utf8_lossy(&checked.stderr));
+}
+
+/// The configuration that the package installs starts as it is, with the rights of the unit; without an uplink, a TAP or any other
+/// device of the host.
+fn minimal_configuration() {
+    fs::create_dir_all("/run/vswitchd").expect("a directory");
+    std::os::unix::fs::chown("/run/vswitchd", Some(STRANGER), Some(STRANGER)).expect("the service's");
+    let machine = Host::quiet("none0");
+    let log = run_with(&rights(&[UNIT]), &machine, &["--config", MINIMAL]);
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
 
 fn programs() -> [&'static str; 2] {
