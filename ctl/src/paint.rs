@@ -37,7 +37,8 @@ impl Colour {
     }
 }
 
-fn is_wanted() -> bool {
+/// Whether colours are wanted.
+pub(crate) fn is_wanted() -> bool {
     static WANTED: OnceLock<bool> = OnceLock::new();
     *WANTED.get_or_init(|| {
         let said = |name| std::env::var_os(name);

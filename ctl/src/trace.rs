@@ -58,7 +58,8 @@ fn follow(get: &Get<'_>, target: &str) -> anyhow::Result<()> {
 
 /// A story: a line per step, and the verdict at the end.
 fn told(story: &Story) -> String {
-    let mut out = format!("{}, {} bytes\n", plain(&story.packet), story.len);
+    let time = story.time.as_ref().map_or_else(String::new, |time| format!("{} ", plain(time)));
+    let mut out = format!("{time}{}, {} bytes\n", plain(&story.packet), story.len);
     for note in &story.assumed {
         let _ = writeln!(out, "    assumed {}", plain(note));
     }
@@ -88,6 +89,7 @@ mod tests {
         let story = Story {
             port: None,
             at: 7,
+            time: None,
             packet: "a > b".to_owned(),
             len: 60,
             assumed: vec!["ttl=64".to_owned()],
@@ -98,5 +100,7 @@ mod tests {
         };
         let text = "a > b, 60 bytes\n    assumed ttl=64\n  1 one\n  2 two\\u{1b}[2J\n    and 3 more\n=> dropped: same_port\n   but b is elsewhere\n";
         assert_eq!(told(&story), text);
+        let real = Story { time: Some("2026-11-21T14:05:06.789012Z".to_owned()), ..story };
+        assert_eq!(told(&real), format!("2026-11-21T14:05:06.789012Z {text}"));
     }
 }

@@ -2,29 +2,41 @@
 //! for all three panels, only the selected one is shown.
 //!
 //! ```text
-//!   80 columns, 24 lines                     fewer than 60 columns or 16 lines
-//!   +--------------------------------+       +------------------+
-//!   | head                           |       | head             |
-//!   | ports                          |       | ports, or flows, |
-//!   | flows              | drops     |       | or drops         |
-//!   | keys                           |       | keys             |
-//!   +--------------------------------+       +------------------+
+//!   120 columns or more               80 columns, 24 lines        fewer than 60 columns or 16 lines
+//!   +---------------------------+     +-------------------+       +------------------+
+//!   | head                      |     | head              |       | head             |
+//!   | ports                     |     | ports             |       | ports, or flows, |
+//!   | flows             | drops |     | flows             |       | or drops         |
+//!   | keys                      |     | drops             |       | keys             |
+//!   +---------------------------+     | keys              |       +------------------+
+//!                                     +-------------------+
 //! ```
+//!
+//! *Nothing is cut without a sign.* A text that does not fit keeps its end behind `..`, because paths and ports differ there; the
+//! title of a panel with more rows than lines says which of them are shown.
+//!
+//! *Colours* mark states, drops and problems, and only repeat what the text says. [`Screen::has_colours`] turns them off.
 
 use api::{Latency, State};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Modifier, Style};
+use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table, Widget};
 
-use super::model::{By, DropRow, FlowRow, PortRow, Sort, View};
+use super::model::{By, DropRow, FlowRow, HISTORY, PortRow, Sort, View};
 use super::{Panel, Screen};
 use crate::print::{duration, short_time};
 use crate::table::plain;
 
 /// Minimum columns and lines for all three panels.
 const LEAST: (u16, u16) = (60, 16);
+
+/// Minimum columns for flows beside drops: a flow of two IPv4 endpoints and its numbers take 62.
+const BESIDE: u16 = 120;
+
+/// Lines of a panel besides its rows: title and headings.
+const PANEL_HEAD: u16 = 2;
 
 /// Bars in eighths of a cell.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -48,25 +60,35 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, screen: &Screen) {
     frame.render_widget(head_of(view, screen), head);
     let mut panel = |panel: Panel, at: Rect| match panel {
         Panel::Ports => frame.render_widget(ports(view, screen, at), at),
-        Panel::Flows => frame.render_widget(flows(view, screen), at),
-        Panel::Drops => frame.render_widget(drops(&view.drops, screen), at),
+        Panel::Flows => frame.render_widget(flows(view, screen, at), at),
+        Panel::Drops => frame.render_widget(drops(&view.drops, screen, at), at),
     };
     if area.width < LEAST.0 || area.height < LEAST.1 {
         panel(screen.panel, body);
     } else {
-        let wanted = u16::try_from(view.ports.len()).unwrap_or(u16::MAX).saturating_add(2);
-        // No more than it needs, so that the others get the rest, and no more than two thirds.
-        let [above, below] =
-            Layout::vertical([Constraint::Length(wanted.clamp(5, body.height / 3 * 2)), Constraint::Fill(1)]).areas(body);
-        let [left, right] = Layout::horizontal([Constraint::Fill(3), Constraint::Fill(2)]).spacing(1).areas(below);
+        let [above, flows, drops] = panels(view, body);
         panel(Panel::Ports, above);
-        panel(Panel::Flows, left);
-        panel(Panel::Drops, right);
+        panel(Panel::Flows, flows);
+        panel(Panel::Drops, drops);
     }
     frame.render_widget(Line::from("? help  q quit  p pause  s sort  r reverse  tab panel").style(Modifier::DIM), keys);
     if screen.has_help {
         help(frame, area);
     }
+}
+
+/// Places of the three panels. Ports and drops get no more than they need, and flows the rest.
+fn panels(view: &View, body: Rect) -> [Rect; 3] {
+    let wanted = |rows: usize| u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(PANEL_HEAD);
+    if body.width >= BESIDE {
+        let ports = wanted(view.ports.len()).max(5).min(body.height / 3 * 2);
+        let [above, below] = Layout::vertical([Constraint::Length(ports), Constraint::Fill(1)]).areas(body);
+        let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Max(56)]).spacing(2).areas(below);
+        return [above, left, right];
+    }
+    let ports = wanted(view.ports.len()).max(4).min(body.height / 2);
+    let drops = wanted(view.drops.len()).max(4).min(body.height / 4);
+    Layout::vertical([Constraint::Length(ports), Constraint::Fill(1), Constraint::Length(drops)]).areas(body)
 }
 
 fn head_of(view: &View, screen: &Screen) -> Paragraph<'static> {
@@ -84,8 +106,11 @@ fn head_of(view: &View, screen: &Screen) -> Paragraph<'static> {
         second.push(Span::styled("PAUSED ", Modifier::REVERSED));
     }
     match health {
-        Some(health) => second.push(Span::styled(health, bold)),
-        None => second.push(Span::raw(pipeline(&view.latency))),
+        Some(health) => second.push(Span::styled(health, bold.patch(screen.colour(Color::Red)))),
+        None => {
+            second.push(Span::styled("good", screen.colour(Color::Green)));
+            second.push(Span::raw(format!("   {}", pipeline(&view.latency))));
+        }
     }
     Paragraph::new(vec![Line::styled(about, bold), Line::from(second)])
 }
@@ -106,93 +131,183 @@ fn block(title: String, is_chosen: bool) -> Block<'static> {
     Block::new().borders(Borders::TOP).title(Span::styled(format!("{mark}{title} "), style))
 }
 
+/// How many rows a panel has; which of them are shown, if not all are.
+fn count(rows: usize, skipped: usize, area: Rect) -> String {
+    let room = usize::from(area.height.saturating_sub(PANEL_HEAD));
+    match (skipped + 1, (skipped + room).min(rows)) {
+        (1, last) if last == rows => rows.to_string(),
+        (first, last) if first > last => format!("none of {rows}"),
+        (first, last) => format!("{first}-{last} of {rows}"),
+    }
+}
+
 fn skipped(screen: &Screen, panel: Panel) -> usize {
     if screen.panel == panel { screen.skipped } else { 0 }
 }
 
+/// The columns of ports for which there is room.
+struct Columns {
+    name: usize,
+    has_state: bool,
+    has_frames: bool,
+    /// Width of what a port is; 0 without.
+    about: usize,
+    /// Width of the graph; 0 without.
+    graph: usize,
+}
+
+impl Columns {
+    /// Name, both directions and drops are always there; then state and graph; then frames; then what the port is. Texts are as wide
+    /// as the longest, and the graph has the rest.
+    fn new(width: u16, longest_name: usize, longest_about: usize) -> Columns {
+        let width = usize::from(width);
+        let has_state = width >= 48;
+        let has_frames = width >= 76;
+        let numbers = if has_frames { 5 } else { 3 };
+        let fixed = numbers * (usize::from(NUMBER) + 1) + if has_state { usize::from(STATE) + 1 } else { 0 };
+        let left = width.saturating_sub(fixed);
+        let graph = if left > LEAST_NAME + LEAST_GRAPH { LEAST_GRAPH + 1 } else { 0 };
+        let name = longest_name.clamp(LEAST_NAME, left.saturating_sub(graph).max(LEAST_NAME));
+        let left = left.saturating_sub(name + 1);
+        let about = if width >= usize::from(BESIDE) { longest_about.min(left / 2) } else { 0 };
+        let left = left.saturating_sub(if about == 0 { 0 } else { about + 1 });
+        let graph = if graph == 0 { 0 } else { left.min(HISTORY) };
+        Columns { name, has_state, has_frames, about, graph }
+    }
+}
+
 fn ports(view: &View, screen: &Screen, area: Rect) -> impl Widget {
-    let rows = view.sorted(screen.sort, screen.is_reversed);
-    // In a narrow panel: name, both directions, drops, and further columns if there is room.
-    let (has_frames, has_line) = (area.width >= 70, area.width >= 56);
-    let row = |port: &&PortRow| {
-        let name = shortened(&plain(&port.name), name_width(area.width, has_frames, has_line));
-        let mut cells = vec![Cell::new(name), number(port.rx_bits), number(port.tx_bits)];
-        if has_frames {
-            cells.extend([number(port.rx_frames), number(port.tx_frames)]);
-        }
-        cells.push(number(port.drops));
-        if has_line {
-            cells.push(Cell::new(line_of(&port.history, LINE)));
-        }
-        let is_bad = matches!(port.state, Some(State::Down | State::Gone));
-        Row::new(cells).style(if is_bad { Modifier::DIM } else { Modifier::empty() })
+    let sorted = view.sorted(screen.sort, screen.is_reversed);
+    let names: Vec<String> = sorted.iter().map(|port| plain(&port.name)).collect();
+    let longest = |texts: &mut dyn Iterator<Item = &String>| texts.map(|text| text.chars().count()).max().unwrap_or(0);
+    let about = longest(&mut view.ports.iter().map(|port| &port.about));
+    let columns = Columns::new(area.width, longest(&mut names.iter()), about);
+    let skipped = skipped(screen, Panel::Ports);
+    let rows = sorted.iter().zip(&names).skip(skipped).map(|(port, name)| port_row(port, name, &columns, screen));
+    let rows: Vec<Row<'static>> = rows.collect();
+    let mut headings = vec![(Some(Sort::Port), "port", columns.name as u16)];
+    if columns.has_state {
+        headings.push((None, "state", STATE));
+    }
+    if columns.about > 0 {
+        headings.push((None, "port is", columns.about as u16));
+    }
+    headings.extend([(Some(Sort::Receive), "rx b/s", NUMBER), (Some(Sort::Transmit), "tx b/s", NUMBER)]);
+    if columns.has_frames {
+        headings.extend([(None, "rx f/s", NUMBER), (None, "tx f/s", NUMBER)]);
+    }
+    headings.push((Some(Sort::Drops), "drops/s", NUMBER));
+    if columns.graph > 0 {
+        headings.push((None, "both ways", columns.graph as u16));
+    }
+    let heading = |(sort, heading, _): &(Option<Sort>, &'static str, u16)| {
+        let style = if *sort == Some(screen.sort) { Modifier::REVERSED } else { Modifier::BOLD };
+        let line = Line::from(*heading);
+        let line = if heading.ends_with("/s") { line.right_aligned() } else { line };
+        Cell::new(line.style(style))
     };
-    let rows: Vec<Row<'static>> = rows.iter().skip(skipped(screen, Panel::Ports)).map(row).collect();
-    let mut columns = vec![(Sort::Port, "port"), (Sort::Receive, "rx b/s"), (Sort::Transmit, "tx b/s")];
-    let name_width = name_width(area.width, has_frames, has_line) as u16;
-    let mut widths = vec![Constraint::Length(name_width), Constraint::Length(NUMBER), Constraint::Length(NUMBER)];
-    let mut headings: Vec<Cell<'static>> = Vec::new();
-    if has_frames {
-        columns.extend([(Sort::Port, "rx f/s"), (Sort::Port, "tx f/s")]);
-        widths.extend([Constraint::Length(NUMBER); 2]);
+    let header: Row<'static> = headings.iter().map(heading).collect();
+    let widths = headings.iter().map(|(_, _, width)| Constraint::Length(*width));
+    let title = format!("ports ({})", count(view.ports.len(), skipped, area));
+    Table::new(rows, widths).header(header).block(block(title, screen.panel == Panel::Ports))
+}
+
+fn port_row(port: &PortRow, name: &str, columns: &Columns, screen: &Screen) -> Row<'static> {
+    let mut cells = vec![Cell::new(shortened(name, columns.name))];
+    if columns.has_state {
+        let state = port.state.map_or("-", State::name);
+        let colour = match port.state {
+            Some(State::Up) => screen.colour(Color::Green),
+            Some(State::Down | State::Gone) => screen.colour(Color::Red),
+            Some(State::Waiting) => screen.colour(Color::Yellow),
+            None => Style::new(),
+        };
+        cells.push(Cell::new(Span::styled(state, colour)));
     }
-    columns.push((Sort::Drops, "drops/s"));
-    widths.push(Constraint::Length(NUMBER));
-    for (at, (sort, heading)) in columns.into_iter().enumerate() {
-        let is_sorted = screen.sort == sort && (sort != Sort::Port || at == 0);
-        let style = if is_sorted { Modifier::REVERSED } else { Modifier::BOLD };
-        let text = if at == 0 { Line::from(heading) } else { Line::from(heading).right_aligned() };
-        headings.push(Cell::new(text.style(style)));
+    if columns.about > 0 {
+        cells.push(Cell::new(shortened(&plain(&port.about), columns.about)));
     }
-    if has_line {
-        widths.push(Constraint::Length(LINE as u16));
-        headings.push(Cell::new(Line::styled("both ways", Modifier::BOLD)));
+    cells.extend([number(port.rx_bits), number(port.tx_bits)]);
+    if columns.has_frames {
+        cells.extend([number(port.rx_frames), number(port.tx_frames)]);
     }
-    let title = format!("ports ({})", view.ports.len());
-    Table::new(rows, widths).header(Row::new(headings)).block(block(title, screen.panel == Panel::Ports))
+    let drops = if port.drops > 0.0 { screen.colour(Color::Red) } else { Style::new() };
+    cells.push(number(port.drops).style(drops));
+    if columns.graph > 0 {
+        cells.push(Cell::new(line_of(&port.history, columns.graph.min(port.history.len()))).style(screen.colour(Color::Cyan)));
+    }
+    let is_bad = matches!(port.state, Some(State::Down | State::Gone));
+    Row::new(cells).style(if is_bad { Modifier::DIM } else { Modifier::empty() })
 }
 
 /// Width of a column of numbers, in characters.
 const NUMBER: u16 = 8;
-const LINE: usize = 16;
+/// Width of the state: its longest word.
+const STATE: u16 = 7;
+const LEAST_NAME: usize = 8;
+const LEAST_GRAPH: usize = 9;
 
-fn name_width(width: u16, has_frames: bool, has_line: bool) -> usize {
-    let numbers = if has_frames { 5 } else { 3 };
-    let line = if has_line { LINE as u16 + 1 } else { 0 };
-    usize::from(width.saturating_sub(numbers * (NUMBER + 1) + line).max(8))
-}
-
-fn flows(view: &View, screen: &Screen) -> impl Widget {
+fn flows(view: &View, screen: &Screen, area: Rect) -> impl Widget {
+    let skipped = skipped(screen, Panel::Flows);
+    let count = count(view.flows.len(), skipped, area);
     let (title, numbers) = match &view.flows_by {
-        By::Sample(1) => (format!("flows ({})", view.flows.len()), ["b/s", "f/s"]),
-        By::Sample(sample) => (format!("flows ({}), by 1 frame of {sample}", view.flows.len()), ["b/s", "f/s"]),
-        By::Connections(why) if why.is_empty() => (format!("flows of NAT ({})", view.flows.len()), ["active", "all"]),
-        By::Connections(why) => (format!("flows of NAT ({}), no capture: {}", view.flows.len(), plain(why)), ["active", "all"]),
+        By::Sample(1) => (format!("flows ({count})"), ["b/s", "f/s"]),
+        By::Sample(sample) => (format!("flows ({count}), by 1 frame of {sample}"), ["b/s", "f/s"]),
+        By::Connections(why) if why.is_empty() => (format!("flows of NAT ({count})"), ["active", "all"]),
+        By::Connections(why) => (format!("flows of NAT ({count}), no capture: {}", plain(why)), ["active", "all"]),
     };
+    let widths = [Constraint::Length(PROTOCOL), Constraint::Fill(1), Constraint::Length(6), Constraint::Length(6)];
+    let room = usize::from(area.width.saturating_sub(PROTOCOL + 6 + 6 + 3));
     let row = |flow: &FlowRow| {
-        let ends = if flow.to.is_empty() { plain(&flow.from) } else { format!("{} > {}", plain(&flow.from), plain(&flow.to)) };
         let [first, second] = match &view.flows_by {
             By::Sample(_) => [flow.bits, flow.frames].map(short),
             By::Connections(_) => [flow.active, flow.connections].map(|count| count.to_string()),
         }
         .map(|number| Cell::new(Line::from(number).right_aligned()));
-        Row::new([Cell::new(plain(&flow.protocol)), Cell::new(ends), first, second])
+        Row::new([Cell::new(plain(&flow.protocol)), Cell::new(ends(flow, room)), first, second])
     };
-    let rows: Vec<Row<'static>> = view.flows.iter().skip(skipped(screen, Panel::Flows)).map(row).collect();
-    let widths = [Constraint::Length(4), Constraint::Fill(1), Constraint::Length(6), Constraint::Length(5)];
+    let rows: Vec<Row<'static>> = view.flows.iter().skip(skipped).map(row).collect();
     let heading = |text| Line::styled(text, Modifier::BOLD);
     let numbers = numbers.map(|text| heading(text).right_aligned());
     let headings = [heading("flow"), heading("")].into_iter().chain(numbers).map(Cell::new);
     Table::new(rows, widths).header(headings.collect::<Row<'static>>()).block(block(title, screen.panel == Panel::Flows))
 }
 
-fn drops(drops: &[DropRow], screen: &Screen) -> impl Widget {
-    let row = |drop: &DropRow| Row::new([Cell::new(plain(&drop.reason)), number(drop.rate), number(drop.total as f64)]);
-    let rows: Vec<Row<'static>> = drops.iter().skip(skipped(screen, Panel::Drops)).map(row).collect();
+/// Width of a flow's protocol: `icmp6`.
+const PROTOCOL: u16 = 5;
+
+/// The endpoints of a flow. If they do not fit, each keeps its end, where the port is.
+fn ends(flow: &FlowRow, room: usize) -> String {
+    let (from, to) = (plain(&flow.from), plain(&flow.to));
+    if to.is_empty() {
+        return shortened(&from, room);
+    }
+    const ARROW: &str = " > ";
+    let room = room.saturating_sub(ARROW.len());
+    let [long_from, long_to] = [&from, &to].map(|end| end.chars().count());
+    let half = room / 2;
+    let (of_from, of_to) = match () {
+        () if long_from + long_to <= room => (long_from, long_to),
+        () if long_from <= half => (long_from, room - long_from),
+        () if long_to <= half => (room - long_to, long_to),
+        () => (half, room - half),
+    };
+    format!("{}{ARROW}{}", shortened(&from, of_from), shortened(&to, of_to))
+}
+
+fn drops(drops: &[DropRow], screen: &Screen, area: Rect) -> impl Widget {
+    let skipped = skipped(screen, Panel::Drops);
+    let room = usize::from(area.width.saturating_sub(8 + 6 + 2));
+    let row = |drop: &DropRow| {
+        let row = Row::new([Cell::new(shortened(&plain(&drop.reason), room)), number(drop.rate), number(drop.total as f64)]);
+        row.style(if drop.rate > 0.0 { screen.colour(Color::Red) } else { Style::new() })
+    };
+    let rows: Vec<Row<'static>> = drops.iter().skip(skipped).map(row).collect();
     let headings = [Line::from("reason"), Line::from("a second").right_aligned(), Line::from("all").right_aligned()];
     let headings = headings.map(|heading| Cell::new(heading.style(Modifier::BOLD)));
     let widths = [Constraint::Fill(1), Constraint::Length(8), Constraint::Length(6)];
-    Table::new(rows, widths).header(Row::new(headings)).block(block("drops".to_owned(), screen.panel == Panel::Drops))
+    let title = format!("drops ({})", count(drops.len(), skipped, area));
+    Table::new(rows, widths).header(Row::new(headings)).block(block(title, screen.panel == Panel::Drops))
 }
 
 fn help(frame: &mut Frame<'_>, area: Rect) {
@@ -238,6 +353,9 @@ fn shortened(text: &str, width: usize) -> String {
     if count <= width {
         return text.to_owned();
     }
+    if width < 3 {
+        return ".".repeat(width);
+    }
     let kept: String = text.chars().skip(count - width.saturating_sub(2)).collect();
     format!("..{kept}")
 }
@@ -257,6 +375,19 @@ mod tests {
         assert_eq!(line_of(&[0, 1, 7, 8], 6), "   ▁▇█");
         assert_eq!(line_of(&[], 3), "   ");
         assert_eq!(line_of(&[u64::MAX, 5, 5], 2), "██");
+    }
+
+    #[test]
+    fn flows_keep_their_ports() {
+        let flow = |from: &str, to: &str| FlowRow { from: from.to_owned(), to: to.to_owned(), ..FlowRow::default() };
+        let v4 = flow("10.77.0.11:48804", "198.51.100.7:8081");
+        assert_eq!(ends(&v4, 36), "10.77.0.11:48804 > 198.51.100.7:8081");
+        assert_eq!(ends(&v4, 30), "...0.11:48804 > ..1.100.7:8081");
+        let v6 = flow("[2001:db8:1111:2222:3333:4444:5555:6666]:40000", "[fd00::2]:8081");
+        assert_eq!(ends(&v6, 50), "..2222:3333:4444:5555:6666]:40000 > [fd00::2]:8081");
+        for room in 3..70 {
+            assert!(ends(&v6, room).chars().count() <= room.max(3), "{room}");
+        }
     }
 
     #[test]

@@ -32,10 +32,12 @@ use api::Connections;
 use api::query::{ConnectionList, target};
 use ratatui::backend::Backend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::style::{Color, Style};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::cli::Output;
 use crate::get::Get;
+use crate::paint;
 use model::{Model, Reading, Sort, View};
 use sampler::Sampler;
 
@@ -67,6 +69,7 @@ struct Screen {
     skipped: usize,
     /// The error of the last reading.
     trouble: Option<String>,
+    has_colours: bool,
 }
 
 /// Action of a key.
@@ -89,7 +92,8 @@ pub(crate) fn run(socket: &Path, interval: u32) -> anyhow::Result<()> {
     let readings = start_reader(socket.to_owned(), Duration::from_secs(interval.into()))?;
     // From here on, the terminal is restored after a panic too.
     let mut terminal = ratatui::try_init().context("taking the terminal")?;
-    let (mut model, mut screen) = (Model::default(), Screen::default());
+    let mut model = Model::default();
+    let mut screen = Screen { has_colours: paint::is_wanted(), ..Screen::default() };
     model.take(first);
     let shown = show(&mut terminal, &mut model, &mut screen, &readings);
     ratatui::try_restore().context("giving the terminal back")?;
@@ -142,6 +146,11 @@ fn leave_on_signals() -> anyhow::Result<()> {
 }
 
 impl Screen {
+    /// A colour, if colours are wanted.
+    fn colour(&self, colour: Color) -> Style {
+        if self.has_colours { Style::from(colour) } else { Style::new() }
+    }
+
     fn press(&mut self, key: KeyEvent, view: &View) -> Wish {
         if key.kind == KeyEventKind::Release {
             return Wish::Stay;

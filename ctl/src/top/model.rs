@@ -15,7 +15,7 @@ use packet::EtherType;
 use super::sampler::{Count, Flow, Sampled};
 
 /// Number of rates kept of each port, for its graph.
-pub(super) const HISTORY: usize = 32;
+pub(super) const HISTORY: usize = 160;
 
 /// One reading of everything.
 #[derive(Clone, Debug)]
@@ -53,6 +53,8 @@ pub(super) struct PortRow {
     pub(super) name: String,
     pub(super) namespace: Option<String>,
     pub(super) state: Option<State>,
+    /// Kind, VLANs, MTU and namespace; empty for peers of tunnels.
+    pub(super) about: String,
     pub(super) rx_bits: f64,
     pub(super) rx_frames: f64,
     pub(super) tx_bits: f64,
@@ -137,7 +139,7 @@ impl Model {
         }
         let before = self.last.as_ref();
         let seconds = before.map_or(0.0, |before| reading.at.saturating_sub(before.at).as_secs_f64());
-        let ports: Vec<PortRow> = reading.stats.ports.iter().map(|port| port_row(port, before, seconds)).collect();
+        let ports: Vec<PortRow> = reading.stats.ports.iter().map(|port| port_row(port, &reading.show, before, seconds)).collect();
         self.remember(&ports, before.is_some());
         self.view = View {
             title: format!("vswitchd {}, pid {}", reading.show.version, reading.show.pid),
@@ -204,7 +206,7 @@ fn key_of(port: &PortRow) -> PortKey {
     (port.name.clone(), port.namespace.clone())
 }
 
-fn port_row(port: &PortStats, before: Option<&Reading>, seconds: f64) -> PortRow {
+fn port_row(port: &PortStats, show: &Show, before: Option<&Reading>, seconds: f64) -> PortRow {
     let same = |other: &&PortStats| (&other.name, &other.namespace) == (&port.name, &port.namespace);
     let was = before.and_then(|before| before.stats.ports.iter().find(same));
     let rate = |number: fn(&PortStats) -> u64| was.map_or(0.0, |was| rate(number(was), number(port), seconds));
@@ -212,6 +214,11 @@ fn port_row(port: &PortStats, before: Option<&Reading>, seconds: f64) -> PortRow
         name: port.name.clone(),
         namespace: port.namespace.clone(),
         state: port.state,
+        about: show
+            .ports
+            .iter()
+            .find(|other| (&other.name, &other.namespace) == (&port.name, &port.namespace))
+            .map_or_else(String::new, about),
         rx_bits: 8.0 * rate(|port| port.rx_bytes),
         rx_frames: rate(|port| port.rx_frames),
         tx_bits: 8.0 * rate(|port| port.tx_bytes),
@@ -219,6 +226,13 @@ fn port_row(port: &PortStats, before: Option<&Reading>, seconds: f64) -> PortRow
         drops: rate(|port| port.dropped.saturating_add(port.kernel_dropped)),
         history: Vec::new(),
     }
+}
+
+fn about(port: &api::Port) -> String {
+    let mtu = port.mtu.map(|mtu| format!("MTU {mtu}"));
+    let namespace = port.namespace.as_ref().map(|namespace| format!("in {namespace}"));
+    let parts = [Some(port.kind.to_string()), Some(port.vlan_text()).filter(|text| !text.is_empty()), mtu, namespace];
+    parts.into_iter().flatten().collect::<Vec<String>>().join(", ")
 }
 
 fn rate(was: u64, is: u64, seconds: f64) -> f64 {

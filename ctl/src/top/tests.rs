@@ -150,12 +150,12 @@ fn ports_of_one_name_are_two() {
 #[test]
 fn history_is_bounded_and_goes_with_the_port() {
     let mut model = Model::default();
-    for secs in 0..100 {
+    for secs in 0..model::HISTORY as u64 + 50 {
         model.take(reading(secs, vec![port("a", None, 1000 * secs)]));
     }
     assert_eq!(model.view().ports[0].history, [12_000; model::HISTORY]);
-    model.take(reading(100, Vec::new()));
-    model.take(reading(101, vec![port("a", None, 0)]));
+    model.take(reading(1000, Vec::new()));
+    model.take(reading(1001, vec![port("a", None, 0)]));
     assert_eq!(model.view().ports[0].history, [0]);
 }
 
@@ -252,6 +252,69 @@ fn busy_switch() -> Model {
 #[test]
 fn the_screen_of_80_by_24() {
     insta::assert_snapshot!(drawn(&busy_switch(), &Screen::default(), 80, 24));
+}
+
+/// A switch whose flows have long endpoints.
+fn busy_flows() -> Model {
+    let v4 = |last, port| ([198, 51, 100, last].into(), port);
+    let v6 = |last, port| (std::net::Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, last).into(), port);
+    let flows = vec![
+        (SampledFlow::Ip { protocol: 6, from: v4(107, 48_804), to: v4(200, 8081) }, Count { frames: 9, bytes: 9000 }),
+        (SampledFlow::Ip { protocol: 17, from: v6(0xaaaa, 48_804), to: v6(0xbbbb, 8082) }, Count { frames: 5, bytes: 5000 }),
+    ];
+    let with = |n: u64| {
+        let ports = vec![port("tap0", None, 1000 * n * n), port("tap1", None, 10 * n)];
+        let mut reading = Reading { sampled: Ok(Sampled { sample: 1, flows: flows.clone() }), ..reading(n, ports) };
+        let about = serde_json::json!({
+            "name": "tap0", "kind": "tap", "vlan_mode": "access", "vlan": 10, "state": "up", "mtu": 1500, "device": "",
+        });
+        reading.show.ports.push(serde_json::from_value(about).unwrap());
+        reading
+    };
+    after((1..200).map(with))
+}
+
+#[test]
+fn no_port_of_a_flow_is_cut() {
+    for (width, height) in [(80, 24), (100, 30), (200, 50)] {
+        let text = drawn(&busy_flows(), &Screen::default(), width, height);
+        assert!(text.contains("198.51.100.107:48804 > 198.51.100.200:8081 "), "{text}");
+        assert!(text.contains("]:8082 ") && text.contains("]:48804 > "), "{text}");
+    }
+}
+
+#[test]
+fn a_wide_screen_is_used() {
+    let text = drawn(&busy_flows(), &Screen::default(), 200, 50);
+    let row = text.lines().find(|line| line.contains("tap0")).unwrap();
+    let blanks = row.split(|c| c != ' ').map(str::len).max().unwrap();
+    assert!(blanks < 20, "{blanks} blanks: {row}");
+    assert!(row.contains("tap, access VLAN 10, MTU 1500"), "{row}");
+}
+
+#[test]
+fn rows_that_are_not_shown_are_said() {
+    let ports = |n: u64| (0..30).map(|at| port(&format!("tap{at}"), None, 100 * n * at)).collect();
+    let model = after([reading(1, ports(1)), reading(2, ports(2))]);
+    let text = drawn(&model, &Screen::default(), 80, 24);
+    assert!(text.contains(" of 30)"), "{text}");
+    let screen = Screen { skipped: 29, ..Screen::default() };
+    assert!(drawn(&model, &screen, 80, 24).contains("30-30 of 30"));
+}
+
+#[test]
+fn colours_mark_states_and_may_be_off() {
+    let colours = |has_colours: bool| {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        let screen = Screen { has_colours, ..Screen::default() };
+        terminal.draw(|frame| draw::draw(frame, busy_switch().view(), &screen)).unwrap();
+        let cells = terminal.backend().buffer().content().iter();
+        cells.map(|cell| cell.fg).filter(|colour| *colour != Color::Reset).collect::<Vec<Color>>()
+    };
+    for colour in [Color::Green, Color::Red, Color::Cyan] {
+        assert!(colours(true).contains(&colour), "{colour}");
+    }
+    assert!(colours(false).is_empty());
 }
 
 #[test]
