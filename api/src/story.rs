@@ -12,6 +12,9 @@ pub struct Story {
     pub port: Option<String>,
     /// Milliseconds since the switch started
     pub at: u64,
+    /// Time in UTC at which a real packet was received: `2026-11-21T14:05:06.789012Z`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
     /// Its headers, in the notation of tcpdump
     pub packet: String,
     /// Length of the frame, in bytes

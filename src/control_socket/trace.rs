@@ -16,13 +16,16 @@ use super::answer::{Parameters, refused};
 use super::ask::Asker;
 use super::lasting::Lasting;
 use super::query::Query;
-use crate::trace::{self, Words};
+use crate::trace::{self, Ordered, Words};
 use crate::watch::traces::Following;
 
 /// How often the ring of stories is read.
 const LOOK: Duration = Duration::from_millis(50);
-/// Reads after the last packet was taken; a story that is not there by then was lost with a batch of its worker.
-const LAST_LOOKS: u32 = 40;
+/// The same while stories are held to be told in the order of time, so that the ring has room for a burst.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long stories are waited for after the last packet was taken; one that is not there by then was lost with a batch of its
+/// worker.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 /// Maximum number of stories.
 const MOST: u32 = 1_000_000;
 
@@ -58,45 +61,80 @@ pub(super) async fn follow(
     let filter = filter.map(|text| text.parse::<Filter>()).transpose();
     let filter = filter.map_err(|error| refused(Refusal::bad_request(format!("filter: {error}")).of_field("filter")))?;
     let following = asker.change(|reply| Query::Follow { count, port, filter, reply }).await?;
-    let telling = Telling { following, count, told: 0, waited: 0, is_over: false };
+    let telling = Telling::new(following, count);
     Ok(lasting.answer("application/x-ndjson", lines(telling)))
 }
 
-/// Stories on their way to a client.
+/// Stories on their way to a client, in the order of time.
 struct Telling {
     following: Following,
+    ordered: Ordered,
+    /// Zero of the workers' clock, in nanoseconds since 1970.
+    zero: i128,
     count: u32,
-    told: u32,
-    /// Reads without a story since the last packet was taken.
-    waited: u32,
+    /// Stories that came, told or still held.
+    came: u32,
+    /// Time on the workers' clock since which nothing came although all packets are taken, in nanoseconds.
+    quiet_since: Option<u64>,
     is_over: bool,
 }
 
 impl Telling {
-    fn all_are_told(&mut self) -> bool {
+    fn new(following: Following, count: u32) -> Telling {
+        let zero = jiff::Timestamp::now().as_nanosecond() - i128::from(following.clock.nanoseconds());
+        Telling { following, ordered: Ordered::default(), zero, count, came: 0, quiet_since: None, is_over: false }
+    }
+
+    /// Takes in the stories that workers have handed over.
+    fn take_in(&mut self) {
+        while !self.ordered.is_full()
+            && let Some(story) = self.following.live.next_story()
+        {
+            self.ordered.push(story);
+            self.came += 1;
+            self.quiet_since = None;
+        }
+    }
+
+    /// Whether no more stories will come.
+    fn have_all_come(&mut self, now: u64) -> bool {
         let live = &self.following.live;
         if live.remaining() > 0 {
             return false;
         }
-        self.waited += 1;
-        u64::from(self.told) + live.lost() >= u64::from(self.count) || self.waited > LAST_LOOKS
+        let quiet_since = *self.quiet_since.get_or_insert(now);
+        let has_waited = Duration::from_nanos(now.saturating_sub(quiet_since)) > LAST_WAIT;
+        u64::from(self.came) + live.lost() >= u64::from(self.count) || has_waited
     }
 
     async fn next_line(&mut self) -> Option<Bytes> {
         while !self.is_over {
-            if let Some(told) = self.following.live.next_story() {
-                self.told += 1;
-                return line(&trace::story(&told, &self.following.names(), Vec::new()));
+            self.take_in();
+            let now = self.following.clock.nanoseconds();
+            if let Some(story) = self.ordered.pop(now) {
+                return self.story_line(&story);
             }
-            if self.all_are_told() {
-                self.is_over = true;
-                let Following { live, .. } = &self.following;
-                let port_is_gone = self.following.port_is_gone();
-                return line(&End { told: self.told, lost: live.lost(), port_is_gone });
+            if self.have_all_come(now) {
+                let Some(story) = self.ordered.pop_last() else {
+                    self.is_over = true;
+                    return self.end_line();
+                };
+                return self.story_line(&story);
             }
-            sleep(LOOK).await;
+            sleep(if self.ordered.is_empty() { LOOK } else { LOOK_AGAIN }).await;
         }
         None
+    }
+
+    fn story_line(&self, story: &vswitch::Story) -> Option<Bytes> {
+        let time = jiff::Timestamp::from_nanosecond(self.zero + i128::from(story.nanoseconds)).ok();
+        let time = time.map(|time| format!("{time:.6}"));
+        line(&trace::story(story, &self.following.names(), Vec::new(), time))
+    }
+
+    fn end_line(&self) -> Option<Bytes> {
+        let port_is_gone = self.following.port_is_gone();
+        line(&End { told: self.came, lost: self.following.live.lost(), port_is_gone })
     }
 }
 

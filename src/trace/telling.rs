@@ -1,11 +1,15 @@
 //! Stories as text.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use api::{StepKind, VerdictKind};
 use nat::{Basis, Side};
-use packet::vlan::TagAction;
-use packet::{EtherType, MacAddr};
+use packet::MacAddr;
+use packet::vlan::{TagAction, VlanId};
 use tunnel::Framing;
 use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
+
+use super::headers;
 
 /// Port names, indexed by [`PortId`].
 #[derive(Clone, Default, Debug)]
@@ -26,8 +30,8 @@ impl Names {
     }
 }
 
-/// A story as shown to users. `assumed` are the assumed values of an imaginary packet.
-pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> api::Story {
+/// A story as shown to users. `assumed` are the assumed values of an imaginary packet, and `time` is that of a real one.
+pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>, time: Option<String>) -> api::Story {
     let port = story.came_in_by().map(|id| names.of(id));
     let arrived = match &port {
         Some(name) => format!("comes in through {name}"),
@@ -36,7 +40,8 @@ pub(crate) fn story(story: &Story, names: &Names, assumed: Vec<String>) -> api::
     let first = api::Step { port: port.clone(), ..api::Step::new(StepKind::Arrived, arrived) };
     api::Story {
         at: story.at.as_millis(),
-        packet: describe(story.is_packet(), story.head()),
+        time,
+        packet: headers::describe(story.is_packet(), story.head()),
         len: story.len,
         assumed,
         steps: std::iter::once(first).chain(story.steps().iter().map(|step| telling(*step, names))).collect(),
@@ -76,146 +81,177 @@ fn why(reason: DropReason) -> String {
     format!("{} ({})", reason.name(), reason.meaning())
 }
 
-/// One step as text.
+/// One step as text, with its details as data.
 fn telling(step: Step, names: &Names) -> api::Step {
-    let of = |step: StepKind, text: String| api::Step::new(step, text);
+    api::Step {
+        port: port(step).map(|port| names.of(port)),
+        reason: reason(step).map(|reason| reason.name().to_owned()),
+        vlan: vlan(step).map(VlanId::get),
+        mac: mac(step).map(|mac| mac.to_string()),
+        address: address(step).map(|address| address.to_string()),
+        src: if let Step::Translated { src, .. } = step { Some(src.to_string()) } else { None },
+        dst: destination(step),
+        ..api::Step::new(kind(step), text(step, names))
+    }
+}
+
+fn kind(step: Step) -> StepKind {
     match step {
-        Step::Resumed => of(StepKind::Resumed, "its neighbour or first fragment has arrived, or the wait timed out".to_owned()),
+        Step::Resumed => StepKind::Resumed,
+        Step::Decapsulated { .. } => StepKind::Decapsulated,
+        Step::Classified(_) => StepKind::Classified,
+        Step::Learned { .. } => StepKind::Learned,
+        Step::NeighbourLearned { .. } => StepKind::NeighbourLearned,
+        Step::ArpAnswered(_) => StepKind::ArpAnswered,
+        Step::EchoAnswered(_) => StepKind::EchoAnswered,
+        Step::ForGateway(_) => StepKind::ForGateway,
+        Step::FromOutside => StepKind::FromOutside,
+        Step::RouteInside { .. } => StepKind::RouteInside,
+        Step::RouteOutside { .. } => StepKind::RouteOutside,
+        Step::RouteTunnel { .. } => StepKind::RouteTunnel,
+        Step::Hairpin(_) => StepKind::Hairpin,
+        Step::Translated { .. } => StepKind::Translated,
+        Step::Neighbour { .. } => StepKind::Neighbour,
+        Step::Waits { .. } => StepKind::Waits,
+        Step::RequestDropped(_) => StepKind::RequestDropped,
+        Step::FragmentKept => StepKind::FragmentKept,
+        Step::Fragmented(_) => StepKind::Fragmented,
+        Step::Segmented(_) => StepKind::Segmented,
+        Step::Told { .. } => StepKind::Told,
+        Step::NotTold => StepKind::NotTold,
+        Step::Forwarded { .. } => StepKind::Forwarded,
+        Step::Flooded { .. } => StepKind::Flooded,
+        Step::Queued { .. } => StepKind::Queued,
+        Step::Encapsulated { .. } => StepKind::Encapsulated,
+        Step::Sent { .. } => StepKind::Sent,
+        Step::Dropped { .. } => StepKind::Dropped,
+    }
+}
+
+fn port(step: Step) -> Option<PortId> {
+    match step {
+        Step::RouteTunnel { port, .. }
+        | Step::Forwarded { port, .. }
+        | Step::Queued { port, .. }
+        | Step::Encapsulated { port, .. }
+        | Step::Sent { port, .. } => Some(port),
+        Step::Dropped { port, .. } => port,
+        _ => None,
+    }
+}
+
+fn reason(step: Step) -> Option<DropReason> {
+    match step {
+        Step::RequestDropped(reason) | Step::Dropped { reason, .. } => Some(reason),
+        _ => None,
+    }
+}
+
+fn vlan(step: Step) -> Option<VlanId> {
+    match step {
+        Step::Classified(vlan) | Step::Learned { vlan, .. } => Some(vlan),
+        _ => None,
+    }
+}
+
+fn mac(step: Step) -> Option<MacAddr> {
+    match step {
+        Step::Learned { mac, .. }
+        | Step::NeighbourLearned { mac, .. }
+        | Step::Neighbour { mac, .. }
+        | Step::Forwarded { mac, .. }
+        | Step::Flooded { mac, .. } => Some(mac),
+        _ => None,
+    }
+}
+
+/// The address of the other host in a step: a next hop, a neighbour, the receiver of an ICMP error.
+fn address(step: Step) -> Option<IpAddr> {
+    match step {
+        Step::Decapsulated { from, .. } => Some(from),
+        Step::Told { to, .. } => Some(to),
+        Step::ArpAnswered(address)
+        | Step::EchoAnswered(address)
+        | Step::ForGateway(address)
+        | Step::Hairpin(address)
+        | Step::NeighbourLearned { address, .. }
+        | Step::RouteOutside { hop: address, .. }
+        | Step::Neighbour { address, .. }
+        | Step::Waits { address, .. } => Some(address.into()),
+        _ => None,
+    }
+}
+
+fn destination(step: Step) -> Option<String> {
+    match step {
+        Step::RouteInside { dst, .. } | Step::RouteOutside { dst, .. } | Step::RouteTunnel { dst, .. } => Some(dst.to_string()),
+        Step::Translated { dst, .. } => Some(dst.to_string()),
+        _ => None,
+    }
+}
+
+fn text(step: Step, names: &Names) -> String {
+    match step {
+        Step::Resumed => "its neighbour or first fragment has arrived, or the wait timed out".to_owned(),
         Step::Decapsulated { framing, from } => {
             let tunnel = network(framing).unwrap_or_else(|| "a tunnel".to_owned());
-            api::Step {
-                address: Some(from.to_string()),
-                ..of(StepKind::Decapsulated, format!("decapsulated from {tunnel}, sent by {from}"))
-            }
+            format!("decapsulated from {tunnel}, sent by {from}")
         }
-        Step::Classified(vlan) => {
-            let text = if vlan.get() == 0 { "is in no VLAN".to_owned() } else { format!("is in VLAN {}", vlan.get()) };
-            api::Step { vlan: Some(vlan.get()), ..of(StepKind::Classified, text) }
+        Step::Classified(VlanId::NONE) => "is in no VLAN".to_owned(),
+        Step::Classified(vlan) => format!("is in VLAN {vlan}"),
+        Step::Learned { mac, learned, .. } => learned_text(mac, learned, names),
+        Step::NeighbourLearned { address, mac } => format!("ARP: {address} is at {mac}"),
+        Step::ArpAnswered(address) => format!("ARP request for the router's address {address}: answered"),
+        Step::EchoAnswered(address) => format!("ping to the router's address {address}: answered"),
+        Step::ForGateway(address) => format!("is addressed to the MAC address of gateway {address}, so it is routed"),
+        Step::FromOutside => "comes in through the uplink, so it is routed".to_owned(),
+        Step::RouteInside { dst, vlan: VlanId::NONE } => format!("{dst} is in an inside network"),
+        Step::RouteInside { dst, vlan } => format!("{dst} is in an inside network on VLAN {vlan}"),
+        Step::RouteOutside { dst, hop } if hop == dst => format!("{dst} is in the uplink's network"),
+        Step::RouteOutside { dst, hop } => format!("the route to {dst} is through {hop} on the uplink"),
+        Step::RouteTunnel { dst, port } => format!("{dst} is behind {}", names.of(port)),
+        Step::Hairpin(address) => {
+            format!("{address} is an outside address of the router: translated out and in again (hairpin)")
         }
-        Step::Learned { vlan, mac, learned } => api::Step {
-            vlan: Some(vlan.get()),
-            mac: Some(mac.to_string()),
-            ..of(StepKind::Learned, learned_text(mac, learned, names))
-        },
-        Step::NeighbourLearned { address, mac } => api::Step {
-            address: Some(address.to_string()),
-            mac: Some(mac.to_string()),
-            ..of(StepKind::NeighbourLearned, format!("ARP: {address} is at {mac}"))
-        },
-        Step::ArpAnswered(address) => api::Step {
-            address: Some(address.to_string()),
-            ..of(StepKind::ArpAnswered, format!("ARP request for the router's address {address}: answered"))
-        },
-        Step::EchoAnswered(address) => api::Step {
-            address: Some(address.to_string()),
-            ..of(StepKind::EchoAnswered, format!("ping to the router's address {address}: answered"))
-        },
-        Step::ForGateway(address) => api::Step {
-            address: Some(address.to_string()),
-            ..of(StepKind::ForGateway, format!("is addressed to the MAC address of gateway {address}, so it is routed"))
-        },
-        Step::FromOutside => of(StepKind::FromOutside, "comes in through the uplink, so it is routed".to_owned()),
-        Step::RouteInside { dst, vlan } => {
-            let vlan = if vlan.get() == 0 { String::new() } else { format!(" on VLAN {}", vlan.get()) };
-            api::Step { dst: Some(dst.to_string()), ..of(StepKind::RouteInside, format!("{dst} is in an inside network{vlan}")) }
-        }
-        Step::RouteOutside { dst, hop } => {
-            let text = if hop == dst {
-                format!("{dst} is in the uplink's network")
-            } else {
-                format!("the route to {dst} is through {hop} on the uplink")
-            };
-            api::Step { dst: Some(dst.to_string()), address: Some(hop.to_string()), ..of(StepKind::RouteOutside, text) }
-        }
-        Step::RouteTunnel { dst, port } => {
-            let name = names.of(port);
-            api::Step {
-                dst: Some(dst.to_string()),
-                port: Some(name.clone()),
-                ..of(StepKind::RouteTunnel, format!("{dst} is behind {name}"))
-            }
-        }
-        Step::Hairpin(address) => api::Step {
-            address: Some(address.to_string()),
-            ..of(
-                StepKind::Hairpin,
-                format!("{address} is an outside address of the router: translated out and in again (hairpin)"),
-            )
-        },
-        Step::Translated { side, basis, src, dst } => api::Step {
-            src: Some(src.to_string()),
-            dst: Some(dst.to_string()),
-            ..of(StepKind::Translated, translated_text(side, basis, src, dst))
-        },
-        Step::Neighbour { address, mac } => api::Step {
-            address: Some(address.to_string()),
-            mac: Some(mac.to_string()),
-            ..of(StepKind::Neighbour, format!("{address} is at {mac}"))
-        },
-        Step::Waits { address, asked, kept } => {
-            let asks = if asked { ", an ARP request is sent" } else { ", it has been requested already" };
-            let waits = if kept { "the packet waits" } else { "there is no room to keep the packet" };
-            let text = format!("the MAC address of {address} is unknown{asks}: {waits}");
-            api::Step { address: Some(address.to_string()), ..of(StepKind::Waits, text) }
-        }
-        Step::RequestDropped(reason) => api::Step {
-            reason: Some(reason.name().to_owned()),
-            ..of(StepKind::RequestDropped, format!("the ARP request is dropped: {}", why(reason)))
-        },
-        Step::FragmentKept => {
-            of(StepKind::FragmentKept, "a fragment: kept until the others of its datagram that are needed arrive".to_owned())
-        }
-        Step::Fragmented(mtu) => of(StepKind::Fragmented, format!("too long: leaves in fragments of at most {mtu} bytes")),
-        Step::Segmented(size) => of(StepKind::Segmented, format!("a super-frame of TCP segments of {size} bytes")),
-        Step::Told { to, error } => {
-            let error = error.map_or_else(|| "packet too big".to_owned(), |error| error.to_string());
-            api::Step { address: Some(to.to_string()), ..of(StepKind::Told, format!("ICMP error to {to}: {error}")) }
-        }
-        Step::NotTold => of(
-            StepKind::NotTold,
-            "no ICMP error is sent: none is allowed about this packet, or the rate limit is reached".to_owned(),
-        ),
-        Step::Forwarded { mac, port } => {
-            let name = names.of(port);
-            api::Step {
-                mac: Some(mac.to_string()),
-                port: Some(name.clone()),
-                ..of(StepKind::Forwarded, format!("{mac} is behind {name}"))
-            }
-        }
+        Step::Translated { side, basis, src, dst } => translated_text(side, basis, src, dst),
+        Step::Neighbour { address, mac } => format!("{address} is at {mac}"),
+        Step::Waits { address, asked, kept } => waits_text(address, asked, kept),
+        Step::RequestDropped(reason) => format!("the ARP request is dropped: {}", why(reason)),
+        Step::FragmentKept => "a fragment: kept until the others of its datagram that are needed arrive".to_owned(),
+        Step::Fragmented(mtu) => format!("too long: leaves in fragments of at most {mtu} bytes"),
+        Step::Segmented(size) => format!("a super-frame of TCP segments of {size} bytes"),
+        Step::Told { to, error: None } => format!("ICMP error to {to}: packet too big"),
+        Step::Told { to, error: Some(error) } => format!("ICMP error to {to}: {error}"),
+        Step::NotTold => "no ICMP error is sent: none is allowed about this packet, or the rate limit is reached".to_owned(),
+        Step::Forwarded { mac, port } => format!("{mac} is behind {}", names.of(port)),
         Step::Flooded { mac, ports } => {
             let who = if mac.is_multicast() { "is a group address" } else { "is unknown" };
-            let text = format!("{mac} {who}: flooded to {ports} port{}", if ports == 1 { "" } else { "s" });
-            api::Step { mac: Some(mac.to_string()), ..of(StepKind::Flooded, text) }
+            format!("{mac} {who}: flooded to {ports} port{}", if ports == 1 { "" } else { "s" })
         }
-        Step::Queued { port, action } => {
-            let name = names.of(port);
-            api::Step { port: Some(name.clone()), ..of(StepKind::Queued, format!("queued for {name}{}", tag_text(action))) }
-        }
+        Step::Queued { port, action } => format!("queued for {}{}", names.of(port), tag_text(action)),
         Step::Encapsulated { port, framing, flow } => {
-            let name = names.of(port);
             let header = network(framing).map_or_else(String::new, |network| format!(" with {network}"));
-            let text = format!("encapsulated in UDP{header} for {name}; flow hash {flow:#06x} selects the source port");
-            api::Step { port: Some(name), ..of(StepKind::Encapsulated, text) }
+            format!("encapsulated in UDP{header} for {}; flow hash {flow:#06x} selects the source port", names.of(port))
         }
-        Step::Sent { port, writes, frames } => {
-            let name = names.of(port);
-            let manner = match (writes, frames) {
-                (_, 2..) => format!(", coalesced with {} others", frames - 1),
-                (2.., _) => format!(", in {writes} pieces"),
-                _ => String::new(),
-            };
-            api::Step { port: Some(name.clone()), ..of(StepKind::Sent, format!("sent through {name}{manner}")) }
-        }
-        Step::Dropped { reason, port } => {
-            let name = port.map(|port| names.of(port));
-            let place = name.as_ref().map_or_else(String::new, |name| format!(" at {name}"));
-            api::Step {
-                port: name,
-                reason: Some(reason.name().to_owned()),
-                ..of(StepKind::Dropped, format!("dropped{place}: {}", why(reason)))
-            }
-        }
+        Step::Sent { port, writes, frames } => format!("sent through {}{}", names.of(port), manner_text(writes, frames)),
+        Step::Dropped { reason, port: None } => format!("dropped: {}", why(reason)),
+        Step::Dropped { reason, port: Some(port) } => format!("dropped at {}: {}", names.of(port), why(reason)),
+    }
+}
+
+fn waits_text(address: Ipv4Addr, asked: bool, kept: bool) -> String {
+    let asks = if asked { ", an ARP request is sent" } else { ", it has been requested already" };
+    let waits = if kept { "the packet waits" } else { "there is no room to keep the packet" };
+    format!("the MAC address of {address} is unknown{asks}: {waits}")
+}
+
+/// How many writes sent a frame, or how many frames one write.
+fn manner_text(writes: u16, frames: u16) -> String {
+    match (writes, frames) {
+        (_, 2) => ", coalesced with another one".to_owned(),
+        (_, 3..) => format!(", coalesced with {} others", frames - 1),
+        (2.., _) => format!(", in {writes} pieces"),
+        _ => String::new(),
     }
 }
 
@@ -256,69 +292,4 @@ fn tag_text(action: TagAction) -> String {
         TagAction::Pop => ", without its tag".to_owned(),
         TagAction::Push(tag) | TagAction::Replace(tag) => format!(", tagged with VLAN {}", tag.vlan().get()),
     }
-}
-
-/// The headers of a frame in tcpdump's notation, as far as `head` contains them.
-fn describe(is_packet: bool, head: &[u8]) -> String {
-    if is_packet {
-        let is_ipv4 = head.first().is_some_and(|first| first >> 4 == 4);
-        return is_ipv4.then(|| ipv4(head)).flatten().unwrap_or_else(|| "a packet without Ethernet header, not IPv4".to_owned());
-    }
-    let mac = |at: usize| head.get(at..at + 6).and_then(|bytes| bytes.try_into().ok()).map(MacAddr);
-    let (Some(dst), Some(src)) = (mac(0), mac(6)) else { return "a runt".to_owned() };
-    let mut at = 12;
-    let mut vlan = String::new();
-    let mut kind = word(head, at);
-    while let Some(tag) = kind.filter(|kind| EtherType(*kind).is_vlan()).and(word(head, at + 2)) {
-        vlan += &format!("vlan {} ", tag & 0xfff);
-        at += 4;
-        kind = word(head, at);
-    }
-    let payload = head.get(at + 2..).unwrap_or(&[]);
-    let what = match kind.map(EtherType) {
-        Some(EtherType::IPV4) => ipv4(payload),
-        Some(EtherType::ARP) => arp(payload),
-        _ => None,
-    };
-    let what = what.unwrap_or_else(|| kind.map_or_else(String::new, |kind| format!("ethertype {kind:#06x}")));
-    format!("{src} > {dst} {vlan}{what}")
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn address(bytes: &[u8], at: usize) -> Option<std::net::Ipv4Addr> {
-    let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
-    Some(octets.into())
-}
-
-fn arp(bytes: &[u8]) -> Option<String> {
-    let (sender, target) = (address(bytes, 14)?, address(bytes, 24)?);
-    Some(match word(bytes, 6)? {
-        1 => format!("arp who-has {target} tell {sender}"),
-        _ => format!("arp {sender} is-at"),
-    })
-}
-
-fn ipv4(bytes: &[u8]) -> Option<String> {
-    let (src, dst, protocol) = (address(bytes, 12)?, address(bytes, 16)?, *bytes.get(9)?);
-    let l4 = bytes.get(usize::from(bytes[0] & 15) * 4..)?;
-    let is_later = word(bytes, 6)? & 0x1fff != 0;
-    let ports = || Some((word(l4, 0)?, word(l4, 2)?));
-    Some(match (protocol, ports()) {
-        _ if is_later => format!("{src} > {dst} proto {protocol} (a later fragment)"),
-        (6, Some((sport, dport))) => {
-            let flags = l4.get(13).map_or_else(String::new, |flags| tcp_flags(*flags));
-            format!("{src}:{sport} > {dst}:{dport} tcp [{flags}]")
-        }
-        (17, Some((sport, dport))) => format!("{src}:{sport} > {dst}:{dport} udp"),
-        (1, _) => format!("{src} > {dst} icmp type {} code {}", l4.first()?, l4.get(1)?),
-        _ => format!("{src} > {dst} proto {protocol}"),
-    })
-}
-
-fn tcp_flags(flags: u8) -> String {
-    let letters = [(2, 'S'), (1, 'F'), (4, 'R'), (8, 'P'), (16, '.')];
-    letters.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, letter)| letter).collect()
 }

@@ -20,7 +20,7 @@ use crate::edge::Edge;
 use crate::edge::router::RouterControl;
 use crate::fabric::Fabric;
 use crate::trace::{Assumed, Elsewhere, Names, Surroundings, Words, story};
-use crate::worker::Command;
+use crate::worker::{Clock, Command};
 
 /// Connections whose time is over that are ended before an imaginary packet walks: rounds, and connections a round.
 const EXPIRE_ROUNDS: usize = 64;
@@ -30,6 +30,8 @@ const EXPIRE_BUDGET: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Following {
     pub(crate) live: Arc<Live>,
+    /// The workers' clock.
+    pub(crate) clock: Clock,
     /// Names of the ports in stories.
     names: Arc<RwLock<Names>>,
     port_is_gone: Arc<AtomicBool>,
@@ -90,7 +92,7 @@ impl Traces {
         self.take_in(names);
         self.running.push(Running { live: Arc::clone(&live), port, port_is_gone: Arc::clone(&port_is_gone) });
         self.tell_watchers(fabric);
-        Ok(Following { live, names: Arc::clone(&self.names), port_is_gone })
+        Ok(Following { live, clock: fabric.clock, names: Arc::clone(&self.names), port_is_gone })
     }
 
     /// Once a second: traces that are over cost workers nothing more.
@@ -158,7 +160,7 @@ pub(crate) fn imagine(id: PortId, words: &Words, names: Vec<String>, edge: &Edge
     // A TUN device is in no VLAN.
     let is_bridged = port.kind != PortKind::Tun;
     let known = if is_bridged { elsewhere.notes(&told, &frame, port.bridge, words.dst()) } else { Vec::new() };
-    Ok(Story { notes: known, ..story(&told, &names, notes) })
+    Ok(Story { notes: known, ..story(&told, &names, notes, None) })
 }
 
 /// Does a filter take a frame that came in? Its VLAN is that of its tag.

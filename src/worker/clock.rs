@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use packet::Timestamp;
 
-/// Monotonic time since the daemon's start, in milliseconds for the core and in nanoseconds for captures.
+/// Monotonic time since the daemon's start, in milliseconds for the core and in nanoseconds for captures and traces.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
 
@@ -14,7 +14,7 @@ impl Clock {
         Clock(Instant::now())
     }
 
-    /// Nanoseconds since the start, the time of captured frames.
+    /// Nanoseconds since the start, the time of captured and traced frames.
     #[inline]
     pub(crate) fn nanoseconds(self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)

@@ -346,10 +346,10 @@ impl Worker {
     }
 }
 
-/// Sets the time of captured frames, if there are captures.
+/// Sets the time of captured and traced frames, if there are any.
 #[inline]
 fn mark(pipeline: &mut Pipeline, clock: Clock) {
-    if pipeline.captures() {
-        pipeline.set_capture_time(clock.nanoseconds());
+    if pipeline.is_observed() {
+        pipeline.set_observed_time(clock.nanoseconds());
     }
 }

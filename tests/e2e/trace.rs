@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::frames::{frame, station};
 use crate::guest::Directory;
-use crate::host::Host;
+use crate::host::{Host, Ip};
 use crate::raw::RawSocket;
 use crate::site::{FAR, MACHINE, Mode, Plan, guest_address, recv_from, udp_on};
 use crate::switch::Switch;
@@ -23,6 +23,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("trace/why_it_does_not_arrive", why_it_does_not_arrive),
         trial("trace/where_it_is_known", where_it_is_known),
         trial("trace/real_packets", real_packets),
+        trial("trace/a_request_before_its_reply", a_request_before_its_reply),
+        trial("trace/ipv6_in_words", ipv6_in_words),
         trial("trace/readers_that_go", readers_that_go),
         trial("trace/ports_that_change", ports_that_change),
     ]
@@ -182,6 +184,62 @@ fn real_packets() {
         assert_eq!(step(story, "sent")["port"], "b");
         assert!(story["packet"].as_str().is_some_and(|packet| packet.starts_with(&station(1).to_string())), "{story}");
     }
+    switch.finish();
+}
+
+/// The stories of a ping-pong between two workers, in order, with times.
+fn a_request_before_its_reply() {
+    let directory = Directory::new();
+    let hosts = ["a", "b"].map(Host::new);
+    let socket = directory.text("control");
+    let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
+    let switch = Switch::start(&["--workers", "2", "--tap", &ports, "--control", &socket]);
+    (1..).zip(&hosts).for_each(|(n, host)| host.configure(n));
+    let [near, far] = [1, 2].map(|n| hosts[usize::from(n) - 1].udp(Ip::V4, n));
+    near.connect(far.local_addr().expect("an address")).expect("connected");
+    let filter = ["--live", "400", "udp", "and", "host", &Host::address(Ip::V4, 1).to_string(), "-o", "json"].map(str::to_owned);
+    let ping_pong = || {
+        near.send(b"ping").expect("sent");
+        let (_, from) = recv_from(&far);
+        far.send_to(b"pong", from).expect("sent");
+        recv_from(&near);
+    };
+    ping_pong();
+    let mut follows = command(&socket, &filter.each_ref().map(String::as_str));
+    let mut follows = follows.stdout(Stdio::piped()).spawn().expect("vswitchctl runs");
+    let lines = BufReader::new(follows.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let told = thread::spawn(move || lines.map(|line| serde_json::from_str(&line).expect("json")).collect::<Vec<Value>>());
+    wait::until("the end of the trace", || {
+        ping_pong();
+        follows.try_wait().expect("looked at")
+    });
+    let stories = told.join().expect("no panic");
+    assert!(stories.len() >= 200, "too many were lost: {}", stories.len());
+    let times: Vec<&str> = stories.iter().map(|story| story["time"].as_str().expect("a time")).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert!(times[0].len() == "2026-11-21T14:05:06.789012Z".len() && times[0].ends_with('Z'), "{}", times[0]);
+    let ports: Vec<&str> = stories.iter().map(|story| story["port"].as_str().expect("a port")).collect();
+    let is_in_turn = |pair: &[&str]| pair[0] != pair[1];
+    assert!(ports.windows(2).all(is_in_turn), "a reply before its request: {ports:?}");
+    switch.finish();
+}
+
+/// Neighbour discovery and a ping.
+fn ipv6_in_words() {
+    let directory = Directory::new();
+    let hosts = ["a", "b"].map(Host::new);
+    let socket = directory.text("control");
+    let ports = format!("{},{}", hosts[0].port(""), hosts[1].port(""));
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
+    let mut follows = command(&socket, &["--live", "1", "ip6"]);
+    let follows = follows.stdout(Stdio::piped()).spawn().expect("vswitchctl runs");
+    wait::until("the trace to begin", || control::run(&socket, &["show"]).status.success().then_some(()));
+    (1..).zip(&hosts).for_each(|(n, host)| host.configure(n));
+    let output = follows.wait_with_output().expect("ended");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let first = said.lines().next().expect("a line");
+    assert!(first.contains(" icmp6 ") && first.contains(" > ff02::") && !first.contains("ethertype"), "{first}");
+    assert!(first.starts_with("20") && first.split(' ').next().is_some_and(|time| time.ends_with('Z')), "{first}");
     switch.finish();
 }
 

@@ -295,16 +295,16 @@ impl Pipeline {
         self.observer.remove_capture(id)
     }
 
-    /// Whether there is a capture. If so, call [`Pipeline::set_capture_time`] before each batch.
+    /// Whether there is a capture or a trace. If so, call [`Pipeline::set_observed_time`] before each batch.
     #[inline]
     #[must_use]
-    pub fn captures(&self) -> bool {
-        self.observer.captures()
+    pub fn is_observed(&self) -> bool {
+        self.observer.is_active()
     }
 
-    /// Sets the time that captures record for the frames to come, in nanoseconds since the epoch.
-    pub fn set_capture_time(&mut self, nanoseconds: u64) {
-        self.observer.set_capture_time(nanoseconds);
+    /// Sets the time that captures and traces record for the frames to come, in nanoseconds of the caller's clock.
+    pub fn set_observed_time(&mut self, nanoseconds: u64) {
+        self.observer.set_time(nanoseconds);
     }
 
     /// The story of the last frame, if this pipeline rehearses.

@@ -93,6 +93,8 @@ impl std::fmt::Debug for Live {
 pub struct Watch {
     live: Vec<Arc<Live>>,
     rehearses: bool,
+    /// Time of the frames to come, in nanoseconds.
+    time: u64,
     #[expect(clippy::vec_box, reason = "a walk carries its story: it is handed over as a pointer")]
     blank: Vec<Box<Story>>,
     /// Stories of this batch whose frames may still be queued.
@@ -116,9 +118,15 @@ impl Watch {
         Watch {
             live,
             rehearses,
+            time: 0,
             blank: std::iter::repeat_with(|| Box::new(Story::blank())).take(stories).collect(),
             begun: Vec::with_capacity(stories),
         }
+    }
+
+    /// Sets the time of the frames to come, in nanoseconds.
+    pub(crate) fn set_time(&mut self, nanoseconds: u64) {
+        self.time = nanoseconds;
     }
 
     /// A batch begins. After a panic, stories of the batch before are left over and count as lost; the story of the frame
@@ -145,7 +153,7 @@ impl Watch {
             of(&self.live, wanted).for_each(Live::lose);
             return None;
         };
-        story.begin(ingress, frame, now);
+        story.begin(ingress, frame, now, self.time);
         (story.wanted, story.is_rehearsal) = (wanted, self.rehearses);
         story.is_packet = bridges.ip_tunnel(ingress).is_some();
         Some(story)

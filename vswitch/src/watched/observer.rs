@@ -64,16 +64,19 @@ impl Observer {
         self.is_active = self.watch.is_some() || self.captures.is_some();
     }
 
-    /// Whether there is a capture.
+    /// Whether there is a watch or a capture.
     #[inline]
-    pub(crate) fn captures(&self) -> bool {
-        self.captures.is_some()
+    pub(crate) fn is_active(&self) -> bool {
+        self.is_active
     }
 
-    /// The time of the frames to come in captures, in nanoseconds.
-    pub(crate) fn set_capture_time(&mut self, nanoseconds: u64) {
+    /// The time of the frames to come, in nanoseconds.
+    pub(crate) fn set_time(&mut self, nanoseconds: u64) {
         if let Some(captures) = &mut self.captures {
             captures.set_time(nanoseconds);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.set_time(nanoseconds);
         }
     }
 

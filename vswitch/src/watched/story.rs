@@ -61,6 +61,9 @@ pub struct Story {
     pub ingress: PortId,
     /// Time of the batch.
     pub at: Timestamp,
+    /// Time at which the batch was read, in nanoseconds of the worker's clock. A reply is read after its request was sent, so
+    /// its time is later, whichever story is handed over first.
+    pub nanoseconds: u64,
     /// Length of the frame, in bytes.
     pub len: u32,
     /// Number of steps beyond [`MAX_STEPS`].
@@ -91,10 +94,12 @@ pub struct Story {
 
 impl Story {
     /// An empty story, with all the memory that it will ever use.
-    pub(super) fn blank() -> Story {
+    #[must_use]
+    pub fn blank() -> Story {
         Story {
             ingress: PortId(0),
             at: Timestamp::default(),
+            nanoseconds: 0,
             len: 0,
             left_out: 0,
             head: [0; HEAD_LEN],
@@ -115,10 +120,10 @@ impl Story {
         }
     }
 
-    pub(super) fn begin(&mut self, ingress: PortId, frame: &[u8], now: Timestamp) {
+    pub(super) fn begin(&mut self, ingress: PortId, frame: &[u8], now: Timestamp, nanoseconds: u64) {
         let head = frame.len().min(HEAD_LEN);
         self.head[..head].copy_from_slice(&frame[..head]);
-        (self.ingress, self.at, self.len) = (ingress, now, frame.len() as u32);
+        (self.ingress, self.at, self.nanoseconds, self.len) = (ingress, now, nanoseconds, frame.len() as u32);
         (self.count, self.left_out, self.ended) = (0, 0, Ok(()));
         (self.sent, self.lost, self.waits, self.answered) = (0, None, false, false);
         (self.frame, self.wanted, self.is_rehearsal) = (None, 0, false);
