@@ -14,6 +14,7 @@ mod config;
 mod conformance;
 mod control;
 mod datagrams;
+mod detached;
 mod doctor;
 mod events;
 mod exchange;
@@ -131,9 +132,10 @@ fn main() -> ExitCode {
         guest_qemu::trials(),
         service::trials(),
         packaging::trials(),
+        pasted::trials(),
         doctor::trials(),
         tour::trials(),
-        pasted::trials(),
+        detached::trials(),
         namesakes::trials(),
     ];
     let mut trials: Vec<Trial> = trials.into_iter().flatten().collect();
