@@ -6,28 +6,28 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use config::{CONTROL_VARIABLE, Flag};
 
-const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...] with commas between. NETNS is a name under /run/netns, \
+const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...], separated by commas. NETNS is a name under /run/netns, \
     a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
     offload=on|off, gro=on|off, limit-broadcast=1000|off, limit-multicast=10000|off, limit-unknown=10000|off (frames per second), \
     attach=own|auto (auto: a TAP that another process holds is joined from its network side)";
 
-const GATEWAY_HELP: &str = "The router's addresses on the bridge, [VLAN=]CIDR with commas between; without VLAN for untagged \
+const GATEWAY_HELP: &str = "The router's addresses on the bridge, [VLAN=]CIDR, separated by commas; without VLAN for untagged \
     frames [default with a NAT uplink: 10.77.0.1/24]";
 
 const PUBLISH_HELP: &str = "Forward ports of the uplink's address to a guest, \
     [ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]; or ADDR:GUEST, all of an own address";
 
-const NAT_HELP: &str = "Settings of the translation, KEY=VALUE with commas between. Keys: ports=1024-65535, \
+const NAT_HELP: &str = "Settings of the translation, KEY=VALUE, separated by commas. Keys: ports=1024-65535, \
     max-connections=262144, max-connections-per-port=131072, max-ports-per-guest=32768, mapping=endpoint-independent, \
     filtering=address-and-port-dependent, tcp-established=7440, tcp-transitory=240, tcp-opening=240, udp=300, icmp=60, \
     other=600, tcp-loose=on, tcp-liberal=off, mss-clamp=on, forward-link-local=off";
 
-const VXLAN_HELP: &str = "A VXLAN tunnel to other hosts, KEY=VALUE with commas between: vni=N,remote=ADDR[+ADDR...]. \
-    Further keys: local=ADDR, port=4789, vlan=, trunks= and vlan-mode= as of a TAP, mtu=, mac=MAC@ADDR[+...] (stations that \
+const VXLAN_HELP: &str = "A VXLAN tunnel to other hosts, KEY=VALUE, separated by commas: vni=N,remote=ADDR[+ADDR...]. \
+    Further keys: local=ADDR, port=4789, vlan=, trunks= and vlan-mode= as for a TAP, mtu=, mac=MAC@ADDR[+...] (stations that \
     are known to be behind a remote), learning=on|off, dev=IFACE, ttl=64|inherit, tos=0|inherit, df=set|unset|inherit, \
     csum=auto|on|off; and group=ADDR with peers=CIDR[+CIDR...] instead of remote=";
 
-const UDP_HELP: &str = "A tunnel of bare Ethernet in UDP, remote=ADDR[+ADDR...],port=N. Further keys: those of --vxlan but \
+const UDP_HELP: &str = "A tunnel of plain Ethernet frames in UDP, remote=ADDR[+ADDR...],port=N. Further keys: those of --vxlan but \
     vni=, group= and peers=";
 
 const UDP_IP_HELP: &str = "A TUN device whose IPv4 packets go to other hosts in UDP, as flannel's: \
@@ -42,12 +42,12 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) flags: Flags,
-    /// How much is logged: off, error, warn, info, debug or trace; of single parts with PART=LEVEL, and commas between. It can
+    /// Log level: off, error, warn, info, debug or trace; PART=LEVEL for a part of the daemon, separated by commas. It can
     /// be changed later with 'vswitchctl log set', which also lists the parts [default: VSWITCHD_LOG's, or info]
     #[arg(long, value_name = "[PART=]LEVEL,...", global = true)]
     pub(crate) log: Option<String>,
-    /// Go on in the background once the switch is ready, and return; errors at the start are printed, and exit, as without it.
-    /// The log goes on where standard error is a file
+    /// Return when the switch is ready, which continues in the background; errors at the start are printed, with the same exit
+    /// status as without it. The log continues if standard error is a file
     #[arg(long, conflicts_with = "check")]
     pub(crate) detach: bool,
     /// In the background, where standard input is the pipe to the process that waits until the switch is ready.
@@ -78,7 +78,7 @@ pub(crate) enum Command {
 /// What the switch is to be.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Flags {
-    /// TOML with all that the flags say; flags add to it
+    /// Configuration file in TOML; flags add to it
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The TAP ports; [`TAP_HELP`] for people.
@@ -96,10 +96,10 @@ pub(crate) struct Flags {
     /// Own addresses on the uplink, the first with its prefix length [default: share the host's]
     #[arg(long, value_name = "CIDR[,ADDR...]")]
     pub(crate) uplink_address: Option<String>,
-    /// The next hop beyond the uplink's network [default: as the host's routes say]
+    /// Next hop outside the uplink's network [default: from the host's routes]
     #[arg(long, value_name = "ADDR")]
     pub(crate) uplink_gateway: Option<String>,
-    /// What keeps the host silent about guests' packets to its own address [default: auto]
+    /// How the host's network stack is kept from answering guests' packets to its own address [default: auto]
     #[arg(long, value_name = "auto|tcx|filter|sockets")]
     pub(crate) uplink_gate: Option<String>,
     /// The gateways; [`GATEWAY_HELP`] for people.
@@ -126,26 +126,26 @@ pub(crate) struct Flags {
     /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never [default: 50]
     #[arg(long, value_name = "MICROSECONDS")]
     pub(crate) busy_poll: Option<String>,
-    /// Most addresses that the bridge learns, 10 to 1,000,000 [default: 8192]
+    /// Maximum number of addresses that the bridge learns, 10 to 1,000,000 [default: 8192]
     #[arg(long, value_name = "ENTRIES")]
     pub(crate) mac_table_size: Option<String>,
-    /// Seconds until an address that was not seen again is forgotten, 1 to 86,400 [default: 300]
+    /// Seconds until an address that is not seen again is removed, 1 to 86,400 [default: 300]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) mac_aging_time: Option<String>,
-    /// Where vswitchctl finds the switch; none for nowhere [default: $VSWITCHD_SOCKET; or else the file's; or else
-    /// /run/vswitchd.sock as root, $XDG_RUNTIME_DIR/vswitchd.sock otherwise, without it where it cannot be]
+    /// Path of the control socket, or none [default: $VSWITCHD_SOCKET; or else the file's; or else /run/vswitchd.sock for root
+    /// and $XDG_RUNTIME_DIR/vswitchd.sock for other users, and none if that cannot be created]
     #[arg(long, alias = "socket", value_name = "PATH")]
     pub(crate) control: Option<String>,
-    /// Its members may do everything over the control socket, as root and the daemon's own user may
+    /// Group whose members have all rights on the control socket, like root and the daemon's own user
     #[arg(long, value_name = "NAME|GID")]
     pub(crate) control_group: Option<String>,
-    /// Other users may read over the control socket
+    /// Let other users read over the control socket
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) control_read_only_others: Option<bool>,
-    /// Let Prometheus fetch /metrics by HTTP there, at whatever host names are given besides localhost and addresses
+    /// Serve /metrics for Prometheus over HTTP at this address; host= adds the host names that requests may use
     #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
     pub(crate) metrics: Option<String>,
-    /// Read and check the configuration, say what would run, start nothing
+    /// Read and check the configuration, print what would run, and start nothing
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -197,7 +197,7 @@ fn tip(stray: &str, words: &[String]) -> Option<String> {
     match (flag.map(|flag| words[flag].as_str()), values) {
         (Some(flag), Some(values)) if LISTS.contains(&flag) => {
             let values: Vec<&str> = values.iter().map(|word| word.trim_matches(',')).filter(|word| !word.is_empty()).collect();
-            Some(format!("several values of {flag} have commas between, without spaces: {flag} {}", values.join(",")))
+            Some(format!("several values of {flag} are separated by commas, without spaces: {flag} {}", values.join(",")))
         }
         (Some(flag), Some(values)) if REPEATED.contains(&flag) => {
             let each: Vec<String> = values.iter().map(|value| format!("{flag} {value}")).collect();

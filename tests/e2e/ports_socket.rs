@@ -608,7 +608,7 @@ fn check_and_summary() {
     let switch = start(&machine, &args);
     for line in [
         format!("port {stream}#1..16: access VLAN 10, mtu 1500, waits for guests"),
-        format!("port {dgram}: all VLANs, mtu 9000, a plain frame a datagram"),
+        format!("port {dgram}: all VLANs, mtu 9000, one plain frame per datagram"),
     ] {
         assert!(switch.summary().contains(&line), "not said: {line}\n{:#?}", switch.summary());
     }

@@ -9,8 +9,8 @@ use crate::keys::keys;
 use crate::problem::{Origin, Problems};
 
 pub(super) const HELP: KindHelp = KindHelp {
-    place: "dgram:PATH: a socket with a frame a datagram (QEMU's -netdev dgram, vfkit).",
-    keys: "of dgram: remote=PATH, the guest's socket [default: who sent last]",
+    place: "dgram:PATH: a socket with one frame per datagram (QEMU's -netdev dgram, vfkit).",
+    keys: "of dgram: remote=PATH, the guest's socket [default: the last sender]",
 };
 
 /// A guest that sends and receives datagrams.

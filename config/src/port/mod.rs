@@ -135,7 +135,7 @@ pub fn flag_help() -> String {
     let kinds = [packet::HELP, stream::HELP, dgram::HELP];
     let [places, keys] = [kinds.each_ref().map(|kind| kind.place).join(" "), kinds.map(|kind| kind.keys).join("; ")];
     format!(
-        "A port of another kind, KIND:WHERE[:KEY=VALUE...], once for each. {places} Keys: vlan=, trunks=, vlan-mode=, mtu= and limit-...= as of a \
+        "A port of another kind, KIND:WHERE[:KEY=VALUE...]; repeatable. {places} Keys: vlan=, trunks=, vlan-mode=, mtu= and limit-...= as for a \
          TAP; {keys}"
     )
 }

@@ -51,8 +51,8 @@ impl PortDevice for DgramDevice {
 
     fn summary(&self) -> String {
         match self.socket.queue().refusal() {
-            Some(refusal) => format!("a plain frame a datagram; none is sent: {refusal}"),
-            None => "a plain frame a datagram".to_owned(),
+            Some(refusal) => format!("one plain frame per datagram; none is sent: {refusal}"),
+            None => "one plain frame per datagram".to_owned(),
         }
     }
 }
