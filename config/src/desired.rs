@@ -51,6 +51,12 @@ impl From<Problems> for EditError {
 }
 
 impl EditError {
+    /// A change for which another object is in the way.
+    fn taken(name: &str, text: impl Into<String>, in_the_way: impl Into<String>) -> EditError {
+        let problem = Problem { in_the_way: Some(in_the_way.into()), ..Problem::new(&named(name), text) };
+        EditError::Refused(problem.into())
+    }
+
     fn refused(name: &str, text: impl Into<String>) -> EditError {
         EditError::Refused(Problem::new(&named(name), text).into())
     }
@@ -118,13 +124,13 @@ impl Desired {
         let new: Vec<Port> = alone.bridges_mut().flat_map(|bridge| ports_of(bridge)).flatten().collect();
         let verb = format!("port add {}", word.escape_debug());
         if let Some(there) = new.iter().find_map(|port| self.config.ports.iter().find(|other| other.clashes_with(port))) {
-            let name = there.where_it_is();
+            let (name, full) = (there.where_it_is(), there.full_name());
             let cure = format!("remove it first with 'port del {name}', or change its keys with 'apply FILE'");
-            return Err(EditError::refused(&verb, format!("there is a port {name} already: {cure}")));
+            return Err(EditError::taken(&verb, format!("there is a port {name} already: {cure}"), full));
         }
         let uplink = self.config.uplink_interface();
         if let Some(name) = uplink.filter(|name| new.iter().any(|port| port.link() == Some((name, None)))) {
-            return Err(EditError::refused(&verb, format!("{name} is the uplink: name another interface")));
+            return Err(EditError::taken(&verb, format!("{name} is the uplink: name another interface"), name));
         }
         self.with(flag, "port add")
     }

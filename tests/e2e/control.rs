@@ -301,7 +301,7 @@ fn problems() {
         ("DELETE", "/v1/fdb?vlan=ten", "", 400, Some("vlan"), "vlan is a number from 0 to 65535, not 'ten'"),
         ("DELETE", "/v1/fdb?vlan=4095", "", 400, Some("vlan"), "use 1 to 4094"),
         ("GET", "/v1/trace/live", "", 400, Some("count"), "'count' is missing"),
-        ("GET", "/v1/trace?packet=port%3Dc,src%3D10.0.0.1,dst%3D10.0.0.2,icmp", "", 404, Some("packet"), "no such port"),
+        ("GET", "/v1/trace?packet=port%3Dc,src%3D10.0.0.1,dst%3D10.0.0.2,icmp", "", 404, Some("packet"), "there is no port 'c'"),
         ("GET", "/v1/capture?filter=tpc", "", 400, Some("filter"), "tpc"),
         ("POST", "/v1/ports", "{\"prot\":\"c\"}", 422, Some("prot"), "did you mean 'port'?"),
         ("POST", "/v1/ports", "{\"port\"", 400, None, "ends too early: line 1, column 7"),

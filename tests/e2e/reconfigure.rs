@@ -479,7 +479,7 @@ fn verbs_that_are_refused() {
         (&["port", "add", "x@pid:999999999"], "there is no such process: has it ended?"),
         (&["port", "add", &pipe], "network namespace /"),
         (&["port", "add", "x:vlna=1"], "did you mean 'vlan'? (400)"),
-        (&["port", "add", "packet:up0"], "(400)"),
+        (&["port", "add", "packet:up0"], "(409)"),
         (&["port", "del", "g2"], "there is no such port; did you mean"),
         (&["port", "del", "up0"], "the uplink is there from start to end"),
         (&["port", "del", "g1"], "it is the last port of bridge br0"),
