@@ -4,12 +4,13 @@
 //! packet path. The `rtnetlink` crate would bring an async runtime for these few requests, so they are made with the
 //! message types of `netlink-packet-route` alone.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -37,8 +38,34 @@ pub struct Link {
     pub arp: bool,
     /// True for a TAP or TUN device.
     pub is_tun: bool,
+    /// What the tun driver says of it, since Linux 4.17.
+    pub tun: Option<TunLink>,
     /// Packets that its stack sent and its queue had no room for, since the link was created. For a TAP these are the
     /// packets that the process holding it did not read in time.
+    pub tx_dropped: u64,
+}
+
+/// A TAP or TUN device, as its driver describes it (`IFLA_INFO_DATA`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TunLink {
+    /// True for a TAP, false for a TUN.
+    pub is_tap: Option<bool>,
+    /// Of a multi-queue device, the queues that processes hold.
+    pub queues: Option<u32>,
+}
+
+/// The properties of a link that change, as [`all`] returns them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LinkNow {
+    /// Its name.
+    pub name: String,
+    /// Administratively up.
+    pub up: bool,
+    /// Up, with a carrier.
+    pub carrier: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// As in [`Link::tx_dropped`].
     pub tx_dropped: u64,
 }
 
@@ -61,6 +88,8 @@ pub struct Change<'a> {
     pub name: Option<&'a str>,
     /// MAC address.
     pub mac: Option<MacAddr>,
+    /// Its group, a number that links can be chosen by.
+    pub group: Option<u32>,
 }
 
 /// The link with this index; `ErrorKind::NotFound` if there is none.
@@ -99,6 +128,7 @@ pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
     request.attributes.extend(change.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
     request.attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
     request.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    request.attributes.extend(change.group.map(LinkAttribute::Group));
     talk(RouteNetlinkMessage::SetLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 
@@ -145,6 +175,24 @@ pub fn delete(index: u32) -> io::Result<()> {
     talk(RouteNetlinkMessage::DelLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 
+/// Deletes all links of a group, in one step. `ErrorKind::NotFound` if it is empty.
+pub fn delete_group(group: u32) -> io::Result<()> {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::Group(group));
+    talk(RouteNetlinkMessage::DelLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+}
+
+/// All links of the calling thread's namespace, by their index.
+pub fn all() -> io::Result<HashMap<u32, LinkNow>> {
+    let mut links = HashMap::new();
+    dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |answer| {
+        let RouteNetlinkMessage::NewLink(link) = answer else { return };
+        let Link { index, name, up, carrier, mtu, tx_dropped, .. } = describe(&link);
+        links.insert(index, LinkNow { name, up, carrier, mtu, tx_dropped });
+    })?;
+    Ok(links)
+}
+
 /// The names of all links of the calling thread's namespace.
 pub fn names() -> io::Result<Vec<String>> {
     let mut names = Vec::new();
@@ -165,6 +213,7 @@ fn describe(link: &LinkMessage) -> Link {
         mac: MacAddr::default(),
         arp: !link.header.flags.contains(LinkFlags::Noarp),
         is_tun: false,
+        tun: None,
         tx_dropped: 0,
     };
     for attribute in &link.attributes {
@@ -177,7 +226,32 @@ fn describe(link: &LinkMessage) -> Link {
                 }
             }
             LinkAttribute::Stats64(stats) => described.tx_dropped = stats.tx_dropped,
-            LinkAttribute::LinkInfo(info) => described.is_tun = info.contains(&LinkInfo::Kind(InfoKind::Tun)),
+            LinkAttribute::LinkInfo(info) => {
+                described.is_tun = info.contains(&LinkInfo::Kind(InfoKind::Tun));
+                described.tun = described.is_tun.then(|| tun_of(info));
+            }
+            _ => {}
+        }
+    }
+    described
+}
+
+/// `IFLA_TUN_TYPE` and `IFLA_TUN_NUM_QUEUES` (`include/uapi/linux/if_link.h`).
+const TUN_TYPE: u16 = 3;
+const TUN_NUM_QUEUES: u16 = 8;
+
+fn tun_of(info: &[LinkInfo]) -> TunLink {
+    let data = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Tun(data)) => Some(data),
+        _ => None,
+    });
+    let mut described = TunLink::default();
+    for attribute in data.into_iter().flatten() {
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        match (attribute.kind(), value.as_slice()) {
+            (TUN_TYPE, [kind]) => described.is_tap = Some(libc::c_int::from(*kind) == libc::IFF_TAP),
+            (TUN_NUM_QUEUES, bytes) => described.queues = bytes.try_into().ok().map(u32::from_ne_bytes),
             _ => {}
         }
     }

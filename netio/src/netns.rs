@@ -39,6 +39,12 @@ impl Netns {
         Netns { text: text.to_owned(), path }
     }
 
+    /// As it was named.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The namespace that the path refers to now; an error if there is none.
     pub fn id(&self) -> io::Result<NetnsId> {
         self.open().and_then(|file| NetnsId::of(&file))

@@ -14,7 +14,8 @@
 //! [change](reconfigure) that is prepared and committed.
 //!
 //! *Threads.* All of it is the control thread's. It waits in one poller for signals, the uplink's netlink socket, guests that
-//! connect, workers and queries, and looks at every device once a second.
+//! connect, workers and queries, and has every device looked at once a second, by a [thread](crate::ports::device::thread) that may
+//! wait for the kernel.
 
 mod check;
 mod names;
@@ -56,8 +57,8 @@ use view::View;
 /// How often every device is looked at, and old MAC entries and connections are taken out.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Events of workers that are taken before signals and devices have their turn.
-const EVENTS_AT_ONCE: usize = 1024;
+/// Time that is spent on events of workers before others have their turn.
+const TURN: Duration = Duration::from_millis(10);
 
 /// How long workers are waited for before the next change.
 const OBEDIENCE: Duration = Duration::from_millis(100);
@@ -155,6 +156,7 @@ impl Daemon {
             control: None,
             scrape: None,
         };
+        daemon.ports.start_thread(daemon.poller.waker())?;
         daemon.attach_all()?;
         daemon.fabric.workers.start()?;
         // After all devices, which must not lack descriptors.
@@ -226,6 +228,12 @@ impl Daemon {
             for token in waiting_guests.drain(..) {
                 self.ports.let_in(token, &self.poller, &mut self.fabric);
             }
+            let mut has_more = self.ports.hear_of_devices(&mut self.fabric);
+            has_more |= self.hear_of_workers();
+            self.ports.close_lost();
+            if has_more {
+                self.poller.waker().wake();
+            }
             let now = self.fabric.now();
             let is_tick = now >= next_tick;
             self.edge.look(now, is_tick, &mut self.fabric);
@@ -263,13 +271,19 @@ impl Daemon {
             crate::say(&self.stop().to_string());
             return true;
         }
-        // Events that arrive meanwhile are heard in the next turn.
-        for event in self.fabric.workers.events(EVENTS_AT_ONCE) {
-            self.hear(event);
-        }
         self.answer_queries();
         self.captures.end_unread(&self.fabric);
         false
+    }
+
+    /// Hears events of workers for a short time. Returns whether there are more.
+    fn hear_of_workers(&mut self) -> bool {
+        let end = self.fabric.now().after(TURN);
+        while self.fabric.now() < end {
+            let Some(event) = self.fabric.workers.next_event() else { return false };
+            self.hear(event);
+        }
+        true
     }
 
     /// Once a second.
@@ -316,6 +330,7 @@ impl Daemon {
     /// Ends all workers and returns the counters, up to the last frame.
     pub(crate) fn stop(&mut self) -> Report {
         self.fabric.workers.stop();
+        self.ports.look_finally(&mut self.fabric);
         self.report()
     }
 
@@ -338,6 +353,7 @@ impl Daemon {
                 self.edge.disown(&ids);
                 self.fabric.free(&ids);
             }
+            Event::Released(released) if released.is_of_device() => self.ports.discard(released),
             Event::Released(released) => drop(released),
             Event::NewSource(source) => {
                 if let Some(added) = self.tunnels.add_source(source, &mut self.fabric) {
@@ -361,6 +377,7 @@ impl Daemon {
             let Some(event) = self.fabric.workers.wait_for_event(left) else { return };
             self.hear(event);
         }
+        self.ports.wait_until_closed(end, &mut self.fabric);
     }
 
     /// Gives the names of new ports to live traces, if there are any.

@@ -194,7 +194,7 @@ impl Daemon {
         self.name_in_traces();
         self.ports.attach(&changed.added, &self.fabric);
         self.remove(changed.removed.iter().map(|port| port.id).collect());
-        drop(changed);
+        self.ports.close(changed.removed);
         self.ports.close_unused_entrances(&self.poller);
     }
 

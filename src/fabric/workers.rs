@@ -118,9 +118,9 @@ impl Workers {
         }
     }
 
-    /// Events that have arrived, at most `most`.
-    pub(crate) fn events(&self, most: usize) -> Vec<Event> {
-        self.events.try_iter().take(most).collect()
+    /// The next event, if one has arrived.
+    pub(crate) fn next_event(&self) -> Option<Event> {
+        self.events.try_recv().ok()
     }
 
     /// The next event, if one arrives in time.

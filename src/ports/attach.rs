@@ -3,15 +3,20 @@
 use api::What;
 use netio::LinkState;
 
+use super::device::Device;
 use super::managed::{Found, ManagedPort};
 use crate::fabric::Fabric;
 use crate::worker::Command;
 
-/// Checks a port's device, and tells the workers about changes.
-pub(super) fn look(port: &mut ManagedPort, fabric: &mut Fabric) {
-    match port.look(fabric.now()) {
+/// Tells the workers about what was found of a port's device. Returns the device if it is to be closed.
+#[must_use]
+pub(super) fn follow(port: &mut ManagedPort, found: Found, fabric: &mut Fabric) -> Option<Device> {
+    match found {
         Found::Same => {}
-        Found::Gone => detach(port, fabric),
+        Found::Gone(device) => {
+            detach(port, fabric);
+            return device;
+        }
         Found::Link(link) => change_link(port, &link, fabric),
         Found::Back => {
             tracing::info!(port = port.name(), "port is back");
@@ -19,6 +24,7 @@ pub(super) fn look(port: &mut ManagedPort, fabric: &mut Fabric) {
             fabric.events.tell(What::PortBack { port: port.name().to_owned() });
         }
     }
+    None
 }
 
 /// Gives a port's device to the workers, if it has one: one reads each queue, all may write.

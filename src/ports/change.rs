@@ -11,7 +11,7 @@ use packet::Timestamp;
 use vswitch::{BridgeId, PortId};
 
 use super::Ports;
-use super::attach::look;
+use super::attach::follow;
 use super::guests::{self, Entrance};
 use super::managed::ManagedPort;
 use crate::fabric::Fabric;
@@ -70,7 +70,8 @@ impl Ports {
             let mut port = port.clone();
             let origin = as_said(&port.origin);
             port.propose_mtu(overlay_mtu(bridge_id(port.bridge)));
-            let waits = plan.removed_ports.iter().any(|removed| removed.clashes_with(&port));
+            let waits = plan.removed_ports.iter().any(|removed| removed.clashes_with(&port))
+                || self.is_closing() && port.link().is_some();
             new.ports.push(match waits {
                 true => ManagedPort::later(id, port, now),
                 false => ManagedPort::open(id, port, 1, now).map_err(|error| error.with_hint(&origin))?,
@@ -147,7 +148,10 @@ impl Ports {
         let Some(view) = port.to_pipeline() else { return };
         fabric.tell(|_| Command::View { id, port: Box::new(view.clone()) });
         // Its MTU, if that is another now.
-        look(port, fabric);
+        let found = port.look_now(fabric.now());
+        let gone = follow(port, found, fabric);
+        port.looked_at = self.looks;
+        self.lost.extend(gone);
         if moves {
             // Stations behind it are in another VLAN or on another bridge now.
             fabric.forget(id);

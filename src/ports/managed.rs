@@ -11,12 +11,14 @@
 //!
 //! A link that is set down causes no event on its descriptor, and a device may have been moved into a namespace whose events
 //! cannot be received without keeping the namespace alive. So each device is checked once per second, wherever it is; a
-//! worker reports what it notices earlier.
+//! worker reports what it notices earlier. What may wait for the kernel is done by [another thread](super::device::thread); this
+//! file says what is to be done, and takes in what was.
 //!
 //! A guest that connects is attached to one of the places for guests; when it disconnects, the place is free again, and
 //! nothing is retried. A guest that the daemon connects to need not exist at the start.
 
 use std::io;
+use std::mem;
 use std::time::Duration;
 
 use api::State;
@@ -25,7 +27,8 @@ use netio::guest::Stream;
 use packet::Timestamp;
 use vswitch::{Port, PortId};
 
-use super::device::{self, Device, DeviceError, PortDevice, first_state, stream};
+use super::device::thread::{Fresh, Opened, Seen, ToOpen};
+use super::device::{self, Device, DeviceError, PortDevice, Watched, stream};
 use crate::model::{bridge_id, port_vlan, storm_limits};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -41,6 +44,8 @@ pub(crate) struct ManagedPort {
     life: Life,
     /// The number of devices that it has had.
     attachments: u64,
+    /// Looks of the other thread up to this number were begun before its device was changed.
+    pub(super) looked_at: u64,
     /// Frames dropped by the kernel: at earlier devices, at this one before it was attached, and since.
     dropped_before: u64,
     dropped_at_start: u64,
@@ -63,6 +68,8 @@ enum Life {
         pending: Option<Stream>,
         /// When it is given up.
         until: Timestamp,
+        /// Another thread is about to open it.
+        is_opening: bool,
     },
     /// A place for a guest that is to come.
     Free,
@@ -73,8 +80,8 @@ enum Life {
 pub(crate) enum Found {
     /// Nothing new.
     Same,
-    /// The device is gone.
-    Gone,
+    /// The device is gone; it is to be closed.
+    Gone(Option<Device>),
     /// The link changed.
     Link(LinkState),
     /// The device is back.
@@ -90,6 +97,7 @@ impl ManagedPort {
             queues,
             life: Life::Free,
             attachments: 0,
+            looked_at: 0,
             dropped_before: 0,
             dropped_at_start: 0,
             dropped: 0,
@@ -99,7 +107,10 @@ impl ManagedPort {
         }
         let mut pending = None;
         match device::open(&port.config, queues, &mut pending) {
-            Ok(Some(device)) => port.attach(device, now, FIRST_RETRY),
+            Ok(Some(device)) => {
+                let fresh = Fresh::new(device, &port.config);
+                port.attach(fresh, now, FIRST_RETRY);
+            }
             Ok(None) => port.life = gone(now, FIRST_RETRY, pending),
             Err(error @ DeviceError::NoGuest { .. }) => {
                 tracing::warn!(port = port.config.name, %error, "no guest yet; trying again until one listens");
@@ -113,9 +124,19 @@ impl ManagedPort {
     /// A port whose device cannot be opened yet, because a port that is removed still has it: it is tried at once, and then like
     /// a device that is gone.
     pub(crate) fn later(id: PortId, config: config::Port, now: Timestamp) -> ManagedPort {
-        let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now };
+        let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now, is_opening: false };
         let life = if config.slot().is_some() { Life::Free } else { gone };
-        ManagedPort { id, config, queues: 1, life, attachments: 0, dropped_before: 0, dropped_at_start: 0, dropped: 0 }
+        ManagedPort {
+            id,
+            config,
+            queues: 1,
+            life,
+            attachments: 0,
+            looked_at: 0,
+            dropped_before: 0,
+            dropped_at_start: 0,
+            dropped: 0,
+        }
     }
 
     /// Sets the MTU of its device. Returns the former MTU; `None` if there is no device, or the MTU is the same.
@@ -129,12 +150,11 @@ impl ManagedPort {
         Ok(Some(link.mtu))
     }
 
-    fn attach(&mut self, mut device: Device, now: Timestamp, pause: Duration) {
+    fn attach(&mut self, Fresh { device, link, dropped }: Fresh, now: Timestamp, pause: Duration) {
         if let Some(kind) = device.reopened_as() {
             self.config.kind = kind;
         }
-        let link = first_state(&*device, &self.config);
-        self.dropped_at_start = device.dropped();
+        self.dropped_at_start = dropped;
         self.life = Life::Attached { device, link, since: now, pause };
         self.attachments += 1;
     }
@@ -152,7 +172,8 @@ impl ManagedPort {
     /// A guest has come.
     pub(crate) fn seat(&mut self, guest: Stream, now: Timestamp) {
         let device = stream::connected(guest, &self.config);
-        self.attach(device, now, FIRST_RETRY);
+        let fresh = Fresh::new(device, &self.config);
+        self.attach(fresh, now, FIRST_RETRY);
     }
 
     /// Its name as configured.
@@ -204,18 +225,26 @@ impl ManagedPort {
         })
     }
 
-    /// Frames that the kernel dropped because they were not read soon enough.
+    /// Frames that the kernel dropped because they were not read soon enough; those of a TAP as last seen.
     pub(crate) fn dropped(&mut self) -> u64 {
-        if let Life::Attached { device, .. } = &mut self.life {
-            // A counter that cannot be read at the moment has not decreased.
-            self.dropped = self.dropped.max(device.dropped().saturating_sub(self.dropped_at_start));
+        if let Life::Attached { device, .. } = &mut self.life
+            && device.as_tap().is_none()
+        {
+            let dropped = device.dropped();
+            self.count_dropped(dropped);
         }
         self.dropped_before + self.dropped
     }
 
-    /// The device is gone: closes it, so that neither it nor its namespace is kept alive. A connection that
+    /// A counter that cannot be read at the moment has not decreased.
+    fn count_dropped(&mut self, dropped: u64) {
+        self.dropped = self.dropped.max(dropped.saturating_sub(self.dropped_at_start));
+    }
+
+    /// The device is gone. Returns it, to be closed, so that neither it nor its namespace is kept alive. A connection that
     /// does not last is tried no more often than one that fails.
-    pub(crate) fn lose(&mut self, now: Timestamp) {
+    #[must_use]
+    pub(crate) fn lose(&mut self, now: Timestamp) -> Option<Device> {
         self.dropped_before = self.dropped();
         self.dropped = 0;
         let pause = match &self.life {
@@ -224,10 +253,22 @@ impl ManagedPort {
             }
             _ => FIRST_RETRY,
         };
-        self.life = match self.config.slot() {
+        let life = match self.config.slot() {
             Some(_) => Life::Free,
             None => gone(now, pause, None),
         };
+        match mem::replace(&mut self.life, life) {
+            Life::Attached { device, .. } => Some(device),
+            Life::Gone { .. } | Life::Free => None,
+        }
+    }
+
+    /// Its device, to be closed.
+    pub(crate) fn into_device(self) -> Option<Device> {
+        match self.life {
+            Life::Attached { device, .. } => Some(device),
+            Life::Gone { .. } | Life::Free => None,
+        }
     }
 
     /// Its state as `show` names it.
@@ -245,56 +286,89 @@ impl ManagedPort {
         device::kind_in_api(&self.config.kind)
     }
 
-    /// Looks how the device is, or tries to open it again if it is time.
-    pub(crate) fn look(&mut self, now: Timestamp) -> Found {
-        match &mut self.life {
-            Life::Attached { device, link, .. } => match device.state() {
-                Ok(Some(state)) if state == *link => Found::Same,
-                Ok(Some(state)) => {
-                    *link = state.clone();
-                    Found::Link(state)
-                }
-                Ok(None) => {
-                    self.lose(now);
-                    Found::Gone
-                }
-                Err(error) => {
-                    tracing::debug!(port = self.config.name, %error, "cannot read the state of the port's device");
-                    Found::Same
-                }
-            },
-            Life::Free => Found::Same,
-            Life::Gone { retry_at, .. } if now < *retry_at => Found::Same,
-            Life::Gone { pause, pending, until, .. } => {
-                if now >= *until {
-                    *pending = None;
-                }
-                let was_pending = pending.is_some();
-                match device::open(&self.config, self.queues, pending) {
-                    Ok(Some(device)) => {
-                        let pause = *pause;
-                        self.attach(device, now, pause);
-                        return Found::Back;
-                    }
-                    Ok(None) if was_pending => {
-                        let (pending, until) = (pending.take(), *until);
-                        self.life = Life::Gone { retry_at: now.after(FIRST_RETRY), pause: *pause, pending, until };
-                    }
-                    Ok(None) => self.life = gone(now, *pause, pending.take()),
-                    Err(error) => {
-                        tracing::debug!(port = self.config.name, %error, "port is still gone");
-                        self.life = gone(now, (*pause * 2).min(LAST_RETRY), None);
-                    }
-                }
+    /// How to look at its device on another thread, with the device's number.
+    pub(super) fn watched(&self) -> Option<(PortId, u64, Watched)> {
+        Some((self.id, self.attachment()?, self.device()?.watched()?))
+    }
+
+    /// Looks how the device is, where that needs no other thread.
+    pub(super) fn look(&mut self, now: Timestamp) -> Found {
+        match self.device() {
+            Some(device) if device.watched().is_none() => self.look_now(now),
+            _ => Found::Same,
+        }
+    }
+
+    /// Looks how the device is, whatever it takes.
+    pub(super) fn look_now(&mut self, now: Timestamp) -> Found {
+        let Some(device) = self.device() else { return Found::Same };
+        let dropped = device.as_tap().and_then(|tap| tap.dropped().ok());
+        let seen = Seen { link: device.state(), dropped };
+        self.see(seen, now)
+    }
+
+    /// Takes in what was seen of its device.
+    pub(super) fn see(&mut self, seen: Seen, now: Timestamp) -> Found {
+        if let Some(dropped) = seen.dropped {
+            self.count_dropped(dropped);
+        }
+        let Life::Attached { link, .. } = &mut self.life else { return Found::Same };
+        match seen.link {
+            Ok(Some(state)) if state == *link => Found::Same,
+            Ok(Some(state)) => {
+                *link = state.clone();
+                Found::Link(state)
+            }
+            Ok(None) => Found::Gone(self.lose(now)),
+            Err(error) => {
+                tracing::debug!(port = self.config.name, %error, "cannot read the state of the port's device");
                 Found::Same
             }
         }
+    }
+
+    /// What is to be opened, if it is time; [`opened`](Self::opened) follows.
+    pub(super) fn begin_to_open(&mut self, now: Timestamp) -> Option<ToOpen> {
+        let (id, attachments, queues) = (self.id, self.attachments, self.queues);
+        let Life::Gone { retry_at, pending, until, is_opening, .. } = &mut self.life else { return None };
+        if *is_opening || now < *retry_at {
+            return None;
+        }
+        *is_opening = true;
+        let pending = pending.take().filter(|_| now < *until);
+        Some(ToOpen { id, attachments, config: self.config.clone(), queues, was_pending: pending.is_some(), pending })
+    }
+
+    /// Takes in the outcome of opening its device. Returns a device that comes too late: the port has had another since.
+    pub(super) fn opened(&mut self, opened: Opened, now: Timestamp) -> (Found, Option<Device>) {
+        let Opened { attachments, result, pending, was_pending, .. } = opened;
+        let (pause, until) = match &self.life {
+            Life::Gone { pause, until, is_opening: true, .. } if attachments == self.attachments => (*pause, *until),
+            _ => return (Found::Same, result.ok().flatten().map(|fresh| fresh.device)),
+        };
+        match result {
+            Ok(Some(fresh)) => {
+                self.attach(fresh, now, pause);
+                return (Found::Back, None);
+            }
+            Ok(None) if was_pending => {
+                let retry_at = now.after(FIRST_RETRY);
+                self.life = Life::Gone { retry_at, pause, pending, until, is_opening: false };
+            }
+            Ok(None) => self.life = gone(now, pause, pending),
+            Err(error) => {
+                tracing::debug!(port = self.config.name, %error, "port is still gone");
+                self.life = gone(now, (pause * 2).min(LAST_RETRY), None);
+            }
+        }
+        (Found::Same, None)
     }
 
     /// When to look again if a device is missing.
     pub(crate) fn retry_at(&self) -> Option<Timestamp> {
         match self.life {
             Life::Attached { .. } | Life::Free => None,
+            Life::Gone { is_opening: true, .. } => None,
             Life::Gone { retry_at, .. } => Some(retry_at),
         }
     }
@@ -303,7 +377,7 @@ impl ManagedPort {
 /// The state without a device, which is retried after a pause, or soon if a connection is on its way.
 fn gone(now: Timestamp, pause: Duration, pending: Option<Stream>) -> Life {
     let retry_at = now.after(if pending.is_some() { FIRST_RETRY } else { pause });
-    Life::Gone { retry_at, pause, pending, until: now.after(LAST_RETRY) }
+    Life::Gone { retry_at, pause, pending, until: now.after(LAST_RETRY), is_opening: false }
 }
 
 #[cfg(test)]
@@ -325,7 +399,9 @@ pub(super) mod tests {
         assert_eq!(port.retry_at(), Some(now), "once the old device is let go");
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            assert!(matches!(port.look(now), Found::Same));
+            let to_open = port.begin_to_open(now).expect("it is time");
+            assert!(port.begin_to_open(now).is_none() && port.retry_at().is_none(), "once");
+            assert!(matches!(port.opened(to_open.open(), now), (Found::Same, None)));
             let next = port.retry_at().expect("it is gone");
             pauses.push(next.since(now).as_millis());
             now = next;

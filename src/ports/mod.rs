@@ -8,7 +8,7 @@
 //!
 //! *Change.* Ports are added, removed and altered while the switch runs; see [`change`].
 //!
-//! *Threads.* Owned by the control thread.
+//! *Threads.* Owned by the control thread. Devices are opened again, looked at and closed by [another one](device::thread).
 
 mod attach;
 mod change;
@@ -16,14 +16,21 @@ pub(crate) mod device;
 mod guests;
 mod managed;
 
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::mem;
+use std::time::Duration;
+
 use config::Port;
-use netio::Poller;
+use netio::{Poller, Waker};
 use packet::Timestamp;
 use vswitch::PortId;
 
 use crate::fabric::Fabric;
-use attach::{attach, detach, look};
+use attach::{attach, detach, follow};
 pub(crate) use change::NewPorts;
+use device::Device;
+use device::thread::{self, DeviceThread, Done, Job, Seen};
 use guests::Entrances;
 pub(crate) use guests::FIRST_TOKEN;
 pub(crate) use managed::ManagedPort;
@@ -33,7 +40,21 @@ pub(crate) use managed::ManagedPort;
 pub(crate) struct Ports {
     ports: Vec<ManagedPort>,
     entrances: Entrances,
+    /// Without it, as in tests, this thread does everything.
+    thread: Option<DeviceThread>,
+    /// Number of looks that the thread was asked for.
+    looks: u64,
+    is_looking: bool,
+    /// What the last look saw, as far as it has not been taken in, with the look's number.
+    seen: VecDeque<(PortId, u64, Seen, u64)>,
+    /// Devices that are to be closed, together.
+    lost: Vec<Device>,
+    /// Number of times that the thread was given something to close and has not answered yet.
+    closing: usize,
 }
+
+/// Time that is spent on news of devices before others have their turn.
+const TURN: Duration = Duration::from_millis(10);
 
 impl Ports {
     /// Opens the devices of these ports, which have their numbers and as many queues as `queues` says, and the sockets that
@@ -50,7 +71,69 @@ impl Ports {
             let origin = port.origin.clone();
             ManagedPort::open(id, port, queues(id), now).map_err(|error| error.with_hint(&origin))
         };
-        Ok(Ports { ports: ports.into_iter().map(open).collect::<anyhow::Result<_>>()?, entrances })
+        let ports = ports.into_iter().map(open).collect::<anyhow::Result<_>>()?;
+        Ok(Ports {
+            ports,
+            entrances,
+            thread: None,
+            looks: 0,
+            is_looking: false,
+            seen: VecDeque::new(),
+            lost: Vec::new(),
+            closing: 0,
+        })
+    }
+
+    /// From now on a thread of its own opens, looks at and closes devices.
+    pub(crate) fn start_thread(&mut self, control: Waker) -> anyhow::Result<()> {
+        self.thread = Some(DeviceThread::start(control)?);
+        Ok(())
+    }
+
+    fn give(&mut self, job: Job, fabric: &mut Fabric) {
+        match &self.thread {
+            Some(thread) => thread.give(job),
+            None => self.take_in(job.done(), fabric),
+        }
+    }
+
+    /// Drops what may be the last descriptor of a device.
+    pub(crate) fn discard<T: Send + Debug + 'static>(&mut self, dropped: T) {
+        if let Some(thread) = &self.thread {
+            self.closing += 1;
+            thread.give(Job::Drop(Box::new(dropped)));
+        }
+    }
+
+    /// Closes the devices of ports that are removed.
+    pub(crate) fn close(&mut self, ports: Vec<ManagedPort>) {
+        self.lost.extend(ports.into_iter().filter_map(ManagedPort::into_device));
+        self.close_lost();
+    }
+
+    /// Closes the devices that were lost since: all those of a namespace at once. Sockets are closed here, so that their names are
+    /// free at once.
+    pub(crate) fn close_lost(&mut self) {
+        let mut devices = mem::take(&mut self.lost);
+        devices.retain(|device| device.watched().is_some());
+        if let Some(thread) = self.thread.as_ref().filter(|_| !devices.is_empty()) {
+            self.closing += 1;
+            thread.give(Job::Close(devices));
+        }
+    }
+
+    /// Waits until all devices are closed that were to be, so that their names can be had again.
+    pub(crate) fn wait_until_closed(&mut self, end: Timestamp, fabric: &mut Fabric) {
+        while self.closing > 0 {
+            let left = end.since(fabric.now());
+            let Some(done) = self.thread.as_ref().and_then(|thread| thread.wait(left)) else { return };
+            self.take_in(done, fabric);
+        }
+    }
+
+    /// Devices are about to be closed, whose names others may want.
+    fn is_closing(&self) -> bool {
+        self.closing > 0
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &ManagedPort> {
@@ -103,12 +186,81 @@ impl Ports {
 
     /// Looks how all devices are.
     pub(crate) fn look(&mut self, fabric: &mut Fabric) {
-        self.ports.iter_mut().for_each(|port| look(port, fabric));
+        for port in &mut self.ports {
+            let found = port.look(fabric.now());
+            drop(follow(port, found, fabric));
+        }
+        self.look_for_gone(fabric);
+        // The look before may still wait for the kernel.
+        if !mem::replace(&mut self.is_looking, true) {
+            self.looks += 1;
+            let watched = self.ports.iter().filter_map(ManagedPort::watched).collect();
+            self.give(Job::Look(watched), fabric);
+        }
+    }
+
+    /// Looks at all devices before the end, for their last counters.
+    pub(crate) fn look_finally(&mut self, fabric: &mut Fabric) {
+        let watched = self.ports.iter().filter_map(ManagedPort::watched).collect();
+        if let Done::Looked(seen) = Job::Look(watched).done() {
+            for (id, attachment, seen) in seen {
+                self.see(id, attachment, seen, u64::MAX, fabric);
+            }
+        }
     }
 
     /// Looks for the devices that are gone.
     pub(crate) fn look_for_gone(&mut self, fabric: &mut Fabric) {
-        self.ports.iter_mut().filter(|port| port.retry_at().is_some()).for_each(|port| look(port, fabric));
+        let now = fabric.now();
+        let to_open: Vec<_> = self.ports.iter_mut().filter_map(|port| port.begin_to_open(now)).collect();
+        for port in to_open {
+            self.give(Job::Open(Box::new(port)), fabric);
+        }
+    }
+
+    /// Takes in what the other thread has done, for a short time. Returns whether there is more.
+    pub(crate) fn hear_of_devices(&mut self, fabric: &mut Fabric) -> bool {
+        let end = fabric.now().after(TURN);
+        while fabric.now() < end {
+            if let Some((id, attachment, seen, look)) = self.seen.pop_front() {
+                self.see(id, attachment, seen, look, fabric);
+                continue;
+            }
+            let Some(done) = self.thread.as_ref().and_then(DeviceThread::take) else { return false };
+            self.take_in(done, fabric);
+        }
+        true
+    }
+
+    fn take_in(&mut self, done: Done, fabric: &mut Fabric) {
+        match done {
+            Done::Opened(opened) => {
+                let id = opened.id;
+                let Some(port) = self.ports.iter_mut().find(|port| port.id == id) else {
+                    // It was removed meanwhile.
+                    return self.discard(opened);
+                };
+                let (found, late) = port.opened(*opened, fabric.now());
+                let gone = follow(port, found, fabric);
+                self.lost.extend(late.into_iter().chain(gone));
+            }
+            Done::Closed => self.closing = self.closing.saturating_sub(1),
+            Done::Looked(seen) => {
+                self.is_looking = false;
+                let look = self.looks;
+                self.seen.extend(seen.into_iter().map(|(id, attachment, seen)| (id, attachment, seen, look)));
+            }
+        }
+    }
+
+    fn see(&mut self, id: PortId, attachment: u64, seen: Seen, look: u64, fabric: &mut Fabric) {
+        let Some(at) = self.ports.iter().position(|port| port.id == id) else { return };
+        let port = &mut self.ports[at];
+        if port.attachment() == Some(attachment) && look > port.looked_at {
+            let found = port.see(seen, fabric.now());
+            let gone = follow(port, found, fabric);
+            self.lost.extend(gone);
+        }
     }
 
     /// A worker could not read the device of this number and attachment. Returns whether the number is a port's.
@@ -116,10 +268,21 @@ impl Ports {
         let Some(port) = self.ports.iter_mut().find(|port| port.id == id) else { return false };
         // Late news of an earlier device is ignored.
         if port.attachment() == Some(attachment) {
-            port.lose(fabric.now());
+            let device = port.lose(fabric.now());
             detach(port, fabric);
+            self.lost.extend(device);
         }
         true
+    }
+}
+
+impl Drop for Ports {
+    /// Deletes the devices that the daemon made, all at once.
+    fn drop(&mut self) {
+        if let Some(thread) = &mut self.thread {
+            thread.end();
+        }
+        thread::close(mem::take(&mut self.ports).into_iter().filter_map(ManagedPort::into_device).collect(), true);
     }
 }
 

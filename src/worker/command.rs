@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use capture::Probe;
-use netio::udp;
+use netio::{PortReader, PortWriter, udp};
 use vswitch::{Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing, Watch};
 
 use super::output::Sink;
@@ -101,14 +101,24 @@ pub(crate) enum Event {
 
 /// What a worker does not use any more, to be dropped by the control thread.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held to be dropped elsewhere")]
 pub(crate) enum Released {
     Source(Source),
     Sink(Sink),
     /// What a worker had of a capture.
-    Probe(Box<Probe>),
+    Probe(#[expect(dead_code, reason = "held to be dropped elsewhere")] Box<Probe>),
     /// What it had of live traces.
-    Watch(Box<Watch>),
+    Watch(#[expect(dead_code, reason = "held to be dropped elsewhere")] Box<Watch>),
+}
+
+impl Released {
+    /// Whether to drop it may wait for the kernel.
+    pub(crate) fn is_of_device(&self) -> bool {
+        match self {
+            Released::Source(Source::Port(PortReader::Tap(_) | PortReader::Packet(_))) => true,
+            Released::Sink(Sink::Port(PortWriter::Tap(_) | PortWriter::Packet(_))) => true,
+            Released::Source(_) | Released::Sink(_) | Released::Probe(_) | Released::Watch(_) => false,
+        }
+    }
 }
 
 impl Command {

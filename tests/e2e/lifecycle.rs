@@ -1,17 +1,20 @@
 //! Devices of ports that go down, disappear, move and come back, while other ports lose nothing.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
-use netio::{Layer, Netns, Received, Tap, TapSpec, netns};
+use netio::{Layer, Received, Tap, TapSpec, netns};
 use packet::{Batch, MacAddr};
 
 use crate::exchange::{Background, Echo};
 use crate::frames::{frame, is_ours, station};
+use crate::guest::Directory;
 use crate::host::{Host, Ip};
 use crate::named;
 use crate::raw::{RawSocket, make_persistent_tap};
@@ -24,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("lifecycle/device_deleted", device_deleted),
         trial("lifecycle/namespace_deleted", || named::in_own_mounts(|| namespace_deleted(false))),
         trial("lifecycle/namespace_of_a_found_device_deleted", || named::in_own_mounts(|| namespace_deleted(true))),
+        trial("lifecycle/many_devices_and_their_namespace", || named::in_own_mounts(many_devices_and_their_namespace)),
         trial("lifecycle/device_moved_and_renamed", device_moved_and_renamed),
         trial("lifecycle/found_device_is_used_and_left", found_device_is_used_and_left),
     ]
@@ -157,7 +161,7 @@ fn namespace_deleted(device_is_there_before: bool) {
     let elsewhere = netns::create().expect("a namespace");
     let spec = TapSpec {
         name: "witness".to_owned(),
-        netns: Some(Netns::new("blue")),
+        netns: None,
         layer: Layer::Ethernet,
         queues: 1,
         mtu: None,
@@ -165,6 +169,9 @@ fn namespace_deleted(device_is_there_before: bool) {
         offload: false,
     };
     let witness = netns::inside(elsewhere.as_fd(), || Ok(Tap::open(&spec))).expect("inside").expect("a witness");
+    // It is moved there: the descriptor of a device that was made there would keep the namespace alive.
+    let to = Change { netns: Some(gone.netns().as_fd()), ..Change::default() };
+    netns::inside(elsewhere.as_fd(), || link::set(link::get("witness")?.index, to)).expect("moved");
     named::unname("blue");
     drop(gone);
     // Reads an event instead of asking for the device: each question holds the namespace for a moment, on one
@@ -183,6 +190,49 @@ fn namespace_deleted(device_is_there_before: bool) {
     hears_a_call(&back.raw());
     bystanders.end();
     expect_drops_only_at(&switch.finish(), "gone");
+}
+
+/// The namespace of 200 devices goes and returns, and they are removed and added: the control socket answers all the while. At
+/// the end they are deleted at once, and a device that was there before stays.
+fn many_devices_and_their_namespace() {
+    const TAPS: usize = 200;
+    let (directory, own) = (Directory::new(), Host::quiet("own"));
+    let socket = directory.text("control");
+    let name_of = |n: usize| format!("t{n}");
+    let host = named_host("t0", "blue");
+    own.inside(|| make_persistent_tap("found"));
+    let taps: Vec<String> = (0..TAPS).map(|n| format!("{}@blue", name_of(n))).collect();
+    let args = ["--tap", &taps.join(","), "--tap", "found", "--control", &socket];
+    let switch = Switch::start_inside(own.netns().try_clone().expect("a clone"), &args);
+    let asks = socket.clone();
+    let asking = Background::run(move || {
+        let mut stream = UnixStream::connect(&asks).expect("connected");
+        // Far longer than an answer takes, and less than to make or delete the devices one by one.
+        stream.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+        stream.write_all(b"GET /v1/ports HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("an answer while devices come and go");
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        thread::sleep(Duration::from_millis(10));
+    });
+    let count = |host: &Host| host.inside(link::names).iter().filter(|name| name.starts_with('t')).count();
+    assert_eq!(count(&host), TAPS);
+    named::unname("blue");
+    drop(host);
+    let is_gone = |n: usize| format!("port is gone; waiting for its device to come back port=\"{}\"", name_of(n));
+    wait::until("the switch to know", || (0..TAPS).all(|n| switch.has_logged(&is_gone(n))).then_some(()));
+    let host = named_host("t0", "blue");
+    let is_back = |n: usize| format!("port is back port=\"{}\"", name_of(n));
+    wait::until("all devices to be back", || (0..TAPS).all(|n| switch.has_logged(&is_back(n))).then_some(()));
+    assert_eq!(count(&host), TAPS);
+    let rounds = asking.rounds();
+    wait::until("another answer", || (asking.rounds() > rounds + 1).then_some(()));
+    asking.end();
+    let begin = Instant::now();
+    switch.finish();
+    // One by one they take as many times 20 ms.
+    assert!(begin.elapsed() < Duration::from_secs(3), "the end took {:?}", begin.elapsed());
+    assert_eq!((count(&host), own.inside(|| link::get("found")).is_tun), (0, true));
 }
 
 fn named_host(name: &'static str, namespace: &str) -> Host {

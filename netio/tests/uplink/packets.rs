@@ -19,8 +19,17 @@ use crate::trial;
 
 const DOWN: Change<'static> = Change { up: Some(false), ..NO_CHANGE };
 const UP: Change<'static> = Change { up: Some(true), ..NO_CHANGE };
-const NO_CHANGE: Change<'static> =
-    Change { mtu: None, tx_queue_len: None, gso_max_segs: None, up: None, arp: None, netns: None, name: None, mac: None };
+const NO_CHANGE: Change<'static> = Change {
+    mtu: None,
+    tx_queue_len: None,
+    gso_max_segs: None,
+    up: None,
+    arp: None,
+    netns: None,
+    name: None,
+    mac: None,
+    group: None,
+};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![

@@ -8,6 +8,7 @@ mod dgram;
 mod packet;
 pub(super) mod stream;
 mod tap;
+pub(crate) mod thread;
 mod tun;
 
 use std::fmt::Debug;
@@ -17,7 +18,8 @@ use ::packet::Features;
 use config::{Origin, Port, PortKind};
 use netio::guest::{GuestError, Stream};
 use netio::packet_socket::PacketError;
-use netio::{LinkState, TapError};
+use netio::tap::visit;
+use netio::{LinkState, Tap, TapError};
 use thiserror::Error;
 use vswitch::PortId;
 
@@ -55,13 +57,30 @@ pub(super) fn kind_in_api(kind: &PortKind) -> api::PortKind {
     }
 }
 
+/// What is needed to look at a device on the thread that may wait for the kernel.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    Tap(visit::Watched),
+    Interface(packet::WatchedInterface),
+}
+
 /// A device of any kind.
-pub(crate) trait PortDevice: Debug {
+pub(crate) trait PortDevice: Debug + Send {
     /// The source for this worker, if it reads a queue of the port, and the sink that it writes to.
     fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink);
 
-    /// The state of its link; `None` if the device is gone.
+    /// The state of its link; `None` if the device is gone. It may wait for the kernel if the device is [watched](Self::watched).
     fn state(&self) -> io::Result<Option<LinkState>>;
+
+    /// How to look at it without it; `None` if its state is known here, without the kernel.
+    fn watched(&self) -> Option<Watched> {
+        None
+    }
+
+    /// The TAP or TUN that it is.
+    fn as_tap(&self) -> Option<&Tap> {
+        None
+    }
 
     /// Sets the MTU of packets that are sent to it, in bytes. A device that the daemon owns gets that MTU, and may refuse it.
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()>;
@@ -94,7 +113,7 @@ pub(crate) trait PortDevice: Debug {
         None
     }
 
-    /// Frames that the kernel dropped because they were not read soon enough. To a guest's socket nothing is dropped: its sender
+    /// Frames that the kernel dropped because they were not read soon enough; a TAP asks the kernel and may wait for it. To a guest's socket nothing is dropped: its sender
     /// waits, or gets an error.
     fn dropped(&mut self) -> u64 {
         0

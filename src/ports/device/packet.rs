@@ -10,7 +10,7 @@ use netio::{LinkState, PortReader, PortWriter, Silence, link};
 use packet::Features;
 use vswitch::PortId;
 
-use super::{PortDevice, offload_text};
+use super::{PortDevice, Watched, offload_text};
 use crate::fabric::Workers;
 use crate::worker::{Sink, Source};
 
@@ -42,17 +42,28 @@ impl PacketDevice {
     }
 }
 
-impl PortDevice for PacketDevice {
-    fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
-        let rx = workers.queue_to_read(self.socket.queues(), id, worker).map(|queue| Source::Port(PortReader::Packet(queue)));
-        (rx, Sink::Port(PortWriter::Packet(self.socket.writer().clone())))
-    }
+/// What is needed to look at an interface.
+#[derive(Debug)]
+pub(crate) struct WatchedInterface {
+    name: String,
+    index: u32,
+    mtu: Option<u32>,
+    is_gone: bool,
+}
 
+impl PacketDevice {
+    fn interface(&self) -> WatchedInterface {
+        let (index, is_gone) = (self.socket.index(), self.socket.is_gone());
+        WatchedInterface { name: self.config.interface.clone(), index, mtu: self.mtu, is_gone }
+    }
+}
+
+impl WatchedInterface {
     /// The link state. A TAP that no process holds has no carrier.
-    fn state(&self) -> io::Result<Option<LinkState>> {
-        match link::get(&self.config.interface) {
-            _ if self.socket.is_gone() => Ok(None),
-            Ok(link) if link.index == self.socket.index() => {
+    pub(super) fn state(&self) -> io::Result<Option<LinkState>> {
+        match link::get(&self.name) {
+            _ if self.is_gone => Ok(None),
+            Ok(link) if link.index == self.index => {
                 Ok(Some(LinkState { up: link.carrier, mtu: self.mtu.unwrap_or(u32::MAX).min(link.mtu), name: link.name }))
             }
             // Another of that name: ours is called otherwise now.
@@ -60,6 +71,21 @@ impl PortDevice for PacketDevice {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl PortDevice for PacketDevice {
+    fn ends(&mut self, id: PortId, worker: usize, workers: &Workers) -> (Option<Source>, Sink) {
+        let rx = workers.queue_to_read(self.socket.queues(), id, worker).map(|queue| Source::Port(PortReader::Packet(queue)));
+        (rx, Sink::Port(PortWriter::Packet(self.socket.writer().clone())))
+    }
+
+    fn state(&self) -> io::Result<Option<LinkState>> {
+        self.interface().state()
+    }
+
+    fn watched(&self) -> Option<Watched> {
+        Some(Watched::Interface(self.interface()))
     }
 
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {

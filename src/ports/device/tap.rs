@@ -4,12 +4,12 @@ use std::io;
 
 use config::{Netns, port};
 use netio::tap::{Layer, TapSpec};
-use netio::{LinkState, PortReader, PortWriter, Tap, TapError, link};
+use netio::{LinkState, PortReader, PortWriter, Tap, TapError};
 use packet::Features;
 use vswitch::PortId;
 
 use super::packet::PacketDevice;
-use super::{Device, DeviceError, PortDevice, offload_text};
+use super::{Device, DeviceError, PortDevice, Watched, offload_text};
 use crate::fabric::Workers;
 use crate::model::netns;
 use crate::worker::{Sink, Source};
@@ -20,13 +20,9 @@ const TX_QUEUE_LEN: u32 = 1000;
 
 /// Opens the device. With `attach` it may be there already, and another process may hold it.
 pub(super) fn open(config: &port::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
-    // One of several queues of a device that is held would be given to us, and we would have half of its flows.
-    if config.attach && queues > 1 && is_attached(&config.name) {
-        return beside_holder(config, mtu, queues);
-    }
     let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues);
     match Tap::open(&TapSpec { offload: config.offload, ..spec }) {
-        Err(error) if config.attach && is_held(&error, &config.name) => beside_holder(config, mtu, queues),
+        Err(TapError::Busy { .. }) if config.attach => beside_holder(config, mtu, queues),
         opened => Ok(Box::new(opened?)),
     }
 }
@@ -55,6 +51,14 @@ impl PortDevice for Tap {
         self.state()
     }
 
+    fn watched(&self) -> Option<Watched> {
+        Tap::watched(self).map(Watched::Tap)
+    }
+
+    fn as_tap(&self) -> Option<&Tap> {
+        Some(self)
+    }
+
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {
         Tap::set_mtu(self, mtu)
     }
@@ -74,18 +78,4 @@ impl PortDevice for Tap {
     fn dropped(&mut self) -> u64 {
         Tap::dropped(self).unwrap_or(0)
     }
-}
-
-/// Whether the error says that another process holds the TAP. A multi-queue TAP is refused as of a different kind.
-fn is_held(error: &TapError, name: &str) -> bool {
-    match error {
-        TapError::Busy { .. } => true,
-        TapError::NotTap { .. } => is_attached(name),
-        _ => false,
-    }
-}
-
-/// Whether a process holds its descriptor.
-fn is_attached(name: &str) -> bool {
-    link::get(name).is_ok_and(|link| link.is_tun && link.carrier)
 }

@@ -1,0 +1,77 @@
+//! Deleting many TAPs at once.
+//!
+//! The kernel waits for its readers when a device is deleted, some 20 ms, and as long again for each further one if they are
+//! deleted one by one, or by closing their descriptors. All devices of a group are deleted with one wait (`RTM_DELLINK` with
+//! `IFLA_GROUP`). Each process has two group numbers at random: one for the devices that it makes, and one for
+//! those of them that it deletes before its end.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::ioctl::interface_netns;
+use super::{Queue, Tap};
+use crate::link::{self, Change};
+use crate::netns::{self, NetnsId};
+
+/// Set in each number, so that it is none of those that people use.
+const FIRST_GROUP: u32 = 1 << 30;
+
+/// The group of the devices that this process makes; that of devices about to be deleted is the next one.
+pub(super) fn group() -> u32 {
+    static GROUP: OnceLock<u32> = OnceLock::new();
+    *GROUP.get_or_init(|| {
+        let mut bytes = [0; 4];
+        // Without random numbers, the number of the process.
+        let number = match getrandom(&mut bytes, GetRandomFlags::NONBLOCK) {
+            Ok(4) => u32::from_ne_bytes(bytes),
+            _ => std::process::id(),
+        };
+        FIRST_GROUP | (number << 1 & (FIRST_GROUP - 1))
+    })
+}
+
+/// Deletes these TAPs, except those that were there before this process; those it leaves. With `all`, they are all that the
+/// process has, and the devices need not be told apart from others. What cannot be deleted goes when its descriptors are
+/// closed.
+pub fn delete<'t>(taps: impl Iterator<Item = &'t Tap>, all: bool) {
+    let mut places: Vec<(NetnsId, File, Vec<&Tap>)> = Vec::new();
+    for tap in taps.filter(|tap| tap.is_ours) {
+        let Some(Queue(fd)) = tap.queues.first() else { continue };
+        // Wherever it has been moved. One that is gone has no namespace.
+        let Ok(namespace) = interface_netns(fd) else { continue };
+        let Ok(id) = NetnsId::of(&namespace) else { continue };
+        match places.iter_mut().rev().find(|(known, ..)| *known == id) {
+            Some((.., taps)) => taps.push(tap),
+            None => places.push((id, namespace, vec![tap])),
+        }
+    }
+    let own = NetnsId::own().ok();
+    for (id, namespace, taps) in places {
+        let work = || delete_here(&taps, all);
+        if Some(id) == own {
+            work();
+        } else {
+            let _ = netns::inside(namespace.as_fd(), || {
+                work();
+                Ok(())
+            });
+        }
+    }
+}
+
+fn delete_here(taps: &[&Tap], all: bool) {
+    if all {
+        let _ = link::delete_group(group());
+        return;
+    }
+    let doomed = group() + 1;
+    for tap in taps {
+        let Some(Queue(fd)) = tap.queues.first() else { continue };
+        let Ok(link) = super::interface(fd).and_then(|(name, _)| link::get(&name)) else { continue };
+        let _ = link::set(link.index, Change { group: Some(doomed), ..Change::default() });
+    }
+    let _ = link::delete_group(doomed);
+}

@@ -1,0 +1,120 @@
+//! Opening a TAP in the namespace of the calling thread: one that is made, or one that is there.
+//!
+//! | there is | then |
+//! |---|---|
+//! | no link of this name | the TAP is made, with as many queues as are wanted |
+//! | a TAP that no process holds | it is attached to; one that has a single queue keeps that |
+//! | a TAP that a process holds | [`TapError::Busy`]. Of one with several queues we could have another one, and with it a part of the guest's flows, but the rest of them would go past the switch |
+//! | any other link | [`TapError::NotTap`] |
+//!
+//! The kernel says which it is (`IFLA_INFO_DATA`, since Linux 4.17). Between the question and the answer the link may change:
+//! then `TUNSETIFF` refuses.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use packet::Features;
+use packet::offload::MAX_TCP_SEGMENTS;
+
+use super::end::group;
+use super::ioctl::{interface, set_interface, set_vnet_header};
+use super::{Layer, Queue, Tap, TapError, TapSpec};
+use crate::link::{self, Change, Link};
+
+/// The device stays when no process holds it (`include/uapi/linux/if_tun.h`); in the answer of `TUNGETIFF` only.
+const IFF_PERSIST: libc::c_int = 0x0800;
+
+pub(super) const DEVICE: &str = "/dev/net/tun";
+
+/// Makes the TAP or attaches to it, configures it, and sets the link up.
+pub(super) fn open(spec: &TapSpec) -> Result<Tap, TapError> {
+    let queues = match link::get(&spec.name) {
+        Ok(link) => queues_of(spec, &link)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (spec.queues.max(1), spec.queues > 1),
+        Err(error) => return Err(io_error(spec, "looking for a link of this name", error)),
+    };
+    let queues = open_queues(spec, queues)?;
+    let persists = queues.first().map(|Queue(fd)| interface(fd)).transpose();
+    let (_, flags) = persists.map_err(|error| io_error(spec, "TUNGETIFF", error))?.unwrap_or_default();
+    // What is there without a process was there before.
+    let is_ours = flags & IFF_PERSIST == 0;
+    let index = configure(spec, is_ours)?;
+    let mut tap = Tap { queues, features: Features::NONE, refused: Vec::new(), index, is_ours, pinned: None };
+    tap.request_offload(spec)?;
+    Ok(tap)
+}
+
+/// The number of queues to attach to a link that is there, and whether it is a multi-queue device.
+fn queues_of(spec: &TapSpec, link: &Link) -> Result<(usize, bool), TapError> {
+    let name = spec.name.clone();
+    match &link.tun {
+        Some(tun) if tun.is_tap.is_none_or(|is_tap| is_tap == (spec.layer == Layer::Ethernet)) => match tun.queues {
+            Some(0) => Ok((spec.queues.max(1), true)),
+            Some(_) => Err(TapError::Busy { name }),
+            None => Ok((1, false)),
+        },
+        _ => Err(TapError::NotTap { name, layer: spec.layer }),
+    }
+}
+
+/// Opens one descriptor for each queue.
+fn open_queues(spec: &TapSpec, (count, is_multi_queue): (usize, bool)) -> Result<Vec<Queue>, TapError> {
+    let kind = match spec.layer {
+        Layer::Ethernet => libc::IFF_TAP,
+        Layer::Ip => libc::IFF_TUN,
+    };
+    let multi_queue = if is_multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
+    let flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
+    let mut queues = Vec::with_capacity(count);
+    for _ in 0..count {
+        let fd = open_device(spec)?;
+        set_interface(&fd, &spec.name, flags).map_err(|error| refusal(spec, error))?;
+        set_vnet_header(&fd).map_err(|error| io_error(spec, "TUNSETVNETHDRSZ", error))?;
+        queues.push(Queue(Arc::new(fd)));
+    }
+    Ok(queues)
+}
+
+fn open_device(spec: &TapSpec) -> Result<OwnedFd, TapError> {
+    // Besides not blocking, this enables the driver's fast path for writes (`tun_can_build_skb` in drivers/net/tun.c).
+    match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE) {
+        Ok(file) => Ok(file.into()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)) => Err(TapError::NoDevice),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(TapError::NoAccess(error)),
+        Err(error) => Err(io_error(spec, "opening /dev/net/tun", error)),
+    }
+}
+
+/// Sets MTU, queue length and group, and sets it up. Returns its index.
+fn configure(spec: &TapSpec, is_ours: bool) -> Result<u32, TapError> {
+    let index = link::get(&spec.name).map_err(|error| io_error(spec, "finding its link", error))?.index;
+    let group = is_ours.then(group);
+    let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), group, ..Change::default() };
+    link::set(index, change).map_err(|error| io_error(spec, "setting MTU and queue length", error))?;
+    // With a small MTU, a super-frame of 64 KiB would have more segments than the pipeline accepts. Old kernels do not
+    // have the setting, and there is no other.
+    let _ = link::set(index, Change { gso_max_segs: Some(MAX_TCP_SEGMENTS as u32), ..Change::default() });
+    let up = Change { up: Some(true), ..Change::default() };
+    link::set(index, up).map_err(|error| io_error(spec, "setting it up", error))?;
+    Ok(index)
+}
+
+fn refusal(spec: &TapSpec, error: io::Error) -> TapError {
+    let name = spec.name.clone();
+    match error.raw_os_error() {
+        Some(libc::EPERM) => TapError::NoPermission { name },
+        Some(libc::EBUSY) => TapError::Busy { name },
+        Some(libc::EINVAL | libc::EEXIST) => TapError::NotTap { name, layer: spec.layer },
+        _ => io_error(spec, "TUNSETIFF", error),
+    }
+}
+
+pub(super) fn io_error(spec: &TapSpec, what: &'static str, error: io::Error) -> TapError {
+    if error.raw_os_error() == Some(libc::EPERM) {
+        return TapError::NoPermission { name: spec.name.clone() };
+    }
+    TapError::Io { name: spec.name.clone(), what, error }
+}
