@@ -137,18 +137,17 @@ impl Queue {
             let mut state = self.lock();
             state.is_writing = false;
             state.lost += u64::from(written.is_err());
-            if !state.lines.is_empty() {
-                continue;
-            }
             let untold = state.lost - state.told;
             // A reader that is gone is told nothing.
-            if written.is_ok() && untold > 0 {
+            if state.lines.is_empty() && written.is_ok() && untold > 0 {
                 state.told = state.lost;
                 drop(state);
                 tracing::warn!(lines = untold, "lines of the log were lost: standard error was not read");
-                continue;
+                state = self.lock();
             }
-            self.emptied.notify_all();
+            if state.lines.is_empty() {
+                self.emptied.notify_all();
+            }
         }
     }
 
