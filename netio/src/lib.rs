@@ -16,6 +16,7 @@ pub mod packet_socket;
 pub mod peer;
 pub mod poll;
 pub mod port;
+mod random;
 pub mod reservation;
 pub mod route;
 pub mod silence;

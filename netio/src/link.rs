@@ -4,7 +4,6 @@
 //! packet path. The `rtnetlink` crate would bring an async runtime for these few requests, so they are made with the
 //! message types of `netlink-packet-route` alone.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,7 +12,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -36,6 +35,8 @@ pub struct Link {
     pub mac: MacAddr,
     /// True if its namespace uses ARP on it (`IFF_NOARP` is not set).
     pub arp: bool,
+    /// Its further names (`IFLA_ALT_IFNAME`).
+    pub further_names: Vec<String>,
     /// True for a TAP or TUN device.
     pub is_tun: bool,
     /// What the tun driver says of it, since Linux 4.17.
@@ -52,21 +53,6 @@ pub struct TunLink {
     pub is_tap: Option<bool>,
     /// Of a multi-queue device, the queues that processes hold.
     pub queues: Option<u32>,
-}
-
-/// The properties of a link that change, as [`all`] returns them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct LinkNow {
-    /// Its name.
-    pub name: String,
-    /// Administratively up.
-    pub up: bool,
-    /// Up, with a carrier.
-    pub carrier: bool,
-    /// Its MTU in bytes.
-    pub mtu: u32,
-    /// As in [`Link::tx_dropped`].
-    pub tx_dropped: u64,
 }
 
 /// Changes to a link; a field that is `None` is left as it is.
@@ -182,15 +168,32 @@ pub fn delete_group(group: u32) -> io::Result<()> {
     talk(RouteNetlinkMessage::DelLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 
-/// All links of the calling thread's namespace, by their index.
-pub fn all() -> io::Result<HashMap<u32, LinkNow>> {
-    let mut links = HashMap::new();
+/// All links of the calling thread's namespace.
+pub fn list() -> io::Result<Vec<Link>> {
+    let mut links = Vec::new();
     dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |answer| {
-        let RouteNetlinkMessage::NewLink(link) = answer else { return };
-        let Link { index, name, up, carrier, mtu, tx_dropped, .. } = describe(&link);
-        links.insert(index, LinkNow { name, up, carrier, mtu, tx_dropped });
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            links.push(describe(&link));
+        }
     })?;
     Ok(links)
+}
+
+/// Gives a link a further name, since Linux 5.5.
+pub fn add_name(index: u32, name: &str) -> io::Result<()> {
+    talk(RouteNetlinkMessage::NewLinkProp(named(index, name)), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+}
+
+/// Takes a further name from a link.
+pub fn remove_name(index: u32, name: &str) -> io::Result<()> {
+    talk(RouteNetlinkMessage::DelLinkProp(named(index, name)), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+}
+
+fn named(index: u32, name: &str) -> LinkMessage {
+    let mut request = LinkMessage::default();
+    request.header.index = index;
+    request.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(name.to_owned())]));
+    request
 }
 
 /// The names of all links of the calling thread's namespace.
@@ -212,6 +215,7 @@ fn describe(link: &LinkMessage) -> Link {
         mtu: 0,
         mac: MacAddr::default(),
         arp: !link.header.flags.contains(LinkFlags::Noarp),
+        further_names: Vec::new(),
         is_tun: false,
         tun: None,
         tx_dropped: 0,
@@ -224,6 +228,13 @@ fn describe(link: &LinkMessage) -> Link {
                 if let Ok(bytes) = bytes.as_slice().try_into() {
                     described.mac = MacAddr(bytes);
                 }
+            }
+            LinkAttribute::PropList(properties) => {
+                let names = properties.iter().filter_map(|property| match property {
+                    Prop::AltIfName(name) => Some(name.clone()),
+                    _ => None,
+                });
+                described.further_names.extend(names);
             }
             LinkAttribute::Stats64(stats) => described.tx_dropped = stats.tx_dropped,
             LinkAttribute::LinkInfo(info) => {

@@ -127,6 +127,7 @@ impl Daemon {
             port
         });
         let ports = Ports::open(ids.into_iter().zip(configs), queues, clock.now())?;
+        repair_interfaces();
         let poller = Poller::new().context("making the control thread's epoll")?;
         let setup = Setup {
             workers,
@@ -385,6 +386,18 @@ impl Daemon {
         if !self.traces.is_empty() {
             self.traces.take_in(self.view().port_names());
         }
+    }
+}
+
+/// Restores what daemons that were killed had changed of interfaces that are not ports of this one.
+fn repair_interfaces() {
+    match netio::silence::repair() {
+        Ok(names) => {
+            for interface in names {
+                tracing::info!(interface, "ARP and IPv6 of the host are on again, which a daemon that was killed had turned off");
+            }
+        }
+        Err(error) => tracing::debug!(%error, "cannot look for interfaces that a daemon that was killed has changed"),
     }
 }
 

@@ -27,7 +27,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("ports/packet_follows_its_mtu", packet_follows_its_mtu),
         trial("ports/held_tap_joined_from_its_network_side", held_tap_joined_from_its_network_side),
         trial("ports/host_is_silent_on_a_held_tap", host_is_silent_on_a_held_tap),
+        trial("ports/host_is_silent_no_longer_than_the_switch", host_is_silent_no_longer_than_the_switch),
         trial("ports/attach_auto", attach_auto),
+        trial("ports/multi_queue_taps", multi_queue_taps),
         trial("ports/monitor_gone_and_back", || monitor_gone_and_back("--tap", "held:attach=auto")),
         trial("ports/monitor_gone_and_back_packet", || monitor_gone_and_back("--port", "packet:held")),
         trial("ports/wrong_ports_exit_2", wrong_ports_exit_2),
@@ -175,6 +177,38 @@ fn host_is_silent_on_a_held_tap() {
     wait::until("a message about it", || switch.has_logged("this interface has an IPv4 address of the host's").then_some(()));
     assert_eq!(state("held"), before);
     switch.finish();
+}
+
+/// After a kill, too: at the end of the next switch that has the port, and at the start of one that does not.
+fn host_is_silent_no_longer_than_the_switch() {
+    let machine = Host::new("machine");
+    let _held = hold_tap(&machine, "held", true);
+    let state = || {
+        let link = machine.inside(|| link::get("held"));
+        let ipv6 = machine.inside(|| fs::read_to_string("/proc/sys/net/ipv6/conf/held/disable_ipv6"));
+        (link.arp, ipv6.trim() == "0", link.further_names.len())
+    };
+    let ports = ["--port", "packet:held"];
+    assert_eq!(state(), (true, true, 0));
+    // Dropping it kills it.
+    drop(start(&machine, &ports));
+    assert_eq!(state(), (false, false, 1));
+    let switch = start(&machine, &ports);
+    assert_eq!(state(), (false, false, 1));
+    // Another switch beside it leaves a port in use alone.
+    start(&machine, &["--tap", "tap0"]).finish();
+    assert_eq!(state(), (false, false, 1));
+    switch.finish();
+    assert_eq!(state(), (true, true, 0));
+    drop(start(&machine, &ports));
+    let switch = start(&machine, &["--tap", "tap0"]);
+    assert_eq!(state(), (true, true, 0));
+    switch.finish();
+    // What was off before stays off.
+    machine.inside(|| link::set(link::get("held")?.index, Change { arp: Some(false), ..Change::default() }));
+    drop(start(&machine, &ports));
+    start(&machine, &ports).finish();
+    assert_eq!(state(), (false, true, 0));
 }
 
 /// A TAP that no process holds is opened by the switch; one that is held is joined from its network side.

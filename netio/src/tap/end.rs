@@ -9,12 +9,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
-use rustix::rand::{GetRandomFlags, getrandom};
-
 use super::ioctl::interface_netns;
 use super::{Queue, Tap};
 use crate::link::{self, Change};
 use crate::netns::{self, NetnsId};
+use crate::random;
 
 /// Set in each number, so that it is none of those that people use.
 const FIRST_GROUP: u32 = 1 << 30;
@@ -22,15 +21,7 @@ const FIRST_GROUP: u32 = 1 << 30;
 /// The group of the devices that this process makes; that of devices about to be deleted is the next one.
 pub(super) fn group() -> u32 {
     static GROUP: OnceLock<u32> = OnceLock::new();
-    *GROUP.get_or_init(|| {
-        let mut bytes = [0; 4];
-        // Without random numbers, the number of the process.
-        let number = match getrandom(&mut bytes, GetRandomFlags::NONBLOCK) {
-            Ok(4) => u32::from_ne_bytes(bytes),
-            _ => std::process::id(),
-        };
-        FIRST_GROUP | (number << 1 & (FIRST_GROUP - 1))
-    })
+    *GROUP.get_or_init(|| FIRST_GROUP | (random::number() << 1 & (FIRST_GROUP - 1)))
 }
 
 /// Deletes these TAPs, except those that were there before this process; those it leaves. With `all`, they are all that the

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::{LinkState, Queue, Tap};
-use crate::link::{self, LinkNow};
+use crate::link::{self, Link};
 use crate::netns::{self, Netns, NetnsId};
 
 /// What is needed to look at a TAP, on any thread.
@@ -39,15 +39,15 @@ impl Tap {
 }
 
 /// The namespace behind a name now, and its links.
-type Place = Result<Option<(NetnsId, HashMap<u32, LinkNow>)>, io::ErrorKind>;
+type Place = Result<Option<(NetnsId, HashMap<u32, Link>)>, io::ErrorKind>;
 
 /// Looks at these devices, in this order.
 pub fn visit<'w>(watched: impl Iterator<Item = &'w Watched>) -> Vec<Seen> {
-    let mut here: Option<HashMap<u32, LinkNow>> = None;
+    let mut here: Option<HashMap<u32, Link>> = None;
     let mut places: HashMap<&str, Place> = HashMap::new();
     let look = |one: &'w Watched| {
         let Some((netns, id)) = &one.pinned else {
-            return one.seen_in(here.get_or_insert_with(|| link::all().unwrap_or_default()));
+            return one.seen_in(here.get_or_insert_with(|| links_here().unwrap_or_default()));
         };
         match places.entry(netns.text()).or_insert_with(|| place(netns)) {
             Ok(Some((now, links))) if now == id => one.seen_in(links),
@@ -59,10 +59,15 @@ pub fn visit<'w>(watched: impl Iterator<Item = &'w Watched>) -> Vec<Seen> {
     watched.map(look).collect()
 }
 
+/// The links of the calling thread's namespace by their indices.
+fn links_here() -> io::Result<HashMap<u32, Link>> {
+    Ok(link::list()?.into_iter().map(|link| (link.index, link)).collect())
+}
+
 fn place(netns: &Netns) -> Place {
     let look = |namespace: File| {
         let id = NetnsId::of(&namespace)?;
-        let links = if id == NetnsId::own()? { link::all() } else { netns::inside(namespace.as_fd(), link::all) };
+        let links = if id == NetnsId::own()? { links_here() } else { netns::inside(namespace.as_fd(), links_here) };
         // Without the list, each device is asked for.
         Ok((id, links.unwrap_or_default()))
     };
@@ -74,10 +79,10 @@ fn place(netns: &Netns) -> Place {
 }
 
 impl Watched {
-    fn seen_in(&self, links: &HashMap<u32, LinkNow>) -> Seen {
+    fn seen_in(&self, links: &HashMap<u32, Link>) -> Seen {
         if let Some(link) = links.get(&self.index) {
-            let LinkNow { name, up, mtu, tx_dropped, .. } = link.clone();
-            return Seen { link: Ok(Some(LinkState { name, up, mtu })), dropped: Some(tx_dropped) };
+            let state = LinkState { name: link.name.clone(), up: link.up, mtu: link.mtu };
+            return Seen { link: Ok(Some(state)), dropped: Some(link.tx_dropped) };
         }
         match self.queue.link() {
             Ok(Some(link)) => {
