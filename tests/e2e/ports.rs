@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change};
-use packet::MacAddr;
+use netio::{Layer, Tap, TapSpec};
+use packet::{MacAddr, VNET_LEN};
 
 use crate::exchange::Echo;
 use crate::frames::{DOT1Q, frame, is_ours, station, tagged};
 use crate::host::{Host, Ip};
 use crate::monitor::{Cable, Monitor, hold_tap};
-use crate::raw::RawSocket;
+use crate::raw::{RawSocket, make_persistent_multi_queue_tap, make_persistent_tap};
 use crate::switch::{Ended, Switch, daemon, run_inside};
 use crate::transfer::transfer;
 use crate::{trial, wait};
@@ -229,6 +230,57 @@ fn attach_auto() {
     let ended = run(&machine, &["--tap", "mine"]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.log.contains("join it from its network side with --port packet:mine"), "{ended:?}");
+}
+
+/// A TAP with several queues is taken if nobody holds it, by however many workers, and so is one with a single queue where there
+/// are more workers. If another process holds a queue, no further one is opened beside it, and the TAP's network side is joined
+/// instead where that is asked for.
+fn multi_queue_taps() {
+    let (machine, other) = (Host::quiet("machine"), Host::quiet("other"));
+    machine.inside(|| make_persistent_multi_queue_tap("many").and_then(|()| make_persistent_tap("one")));
+    for (name, workers) in [("many", "1"), ("many", "2"), ("one", "2")] {
+        let switch = start(&machine, &["--tap", name, "--workers", workers]);
+        assert!(machine.inside(|| link::get(name)).carrier, "{name} is held");
+        switch.finish();
+        assert!(!machine.inside(|| link::get(name)).carrier, "{name} is left, and stays");
+    }
+    let switch = start(&machine, &["--tap", "many", "--tap", &other.port(""), "--workers", "1"]);
+    let raw = machine.inside(|| RawSocket::open("many"));
+    let call = frame(MacAddr::BROADCAST, station(1), b"by its only queue");
+    let far = other.raw();
+    raw.send(&call).expect("sent");
+    assert_eq!(wait::until("a frame", || far.recv()), call);
+    switch.finish();
+    // Held from here on, by one of its queues.
+    let spec = |name: &str| TapSpec {
+        name: name.to_owned(),
+        netns: None,
+        layer: Layer::Ethernet,
+        queues: 1,
+        mtu: None,
+        tx_queue_len: 1000,
+        offload: false,
+    };
+    let held = machine.inside(|| Ok(Tap::open(&spec("many")))).expect("a queue");
+    for workers in ["1", "2"] {
+        let ended = run(&machine, &["--tap", "many", "--workers", workers]);
+        assert_eq!(ended.code, Some(1), "{workers} workers: {ended:?}");
+        assert!(ended.log.contains("many is held by another process"), "{ended:?}");
+        assert!(ended.log.contains("--port packet:many"), "{ended:?}");
+    }
+    for workers in ["1", "3"] {
+        let tap = format!("many:attach=auto,{}", other.port(""));
+        let switch = start(&machine, &["--tap", &tap, "--workers", workers]);
+        wait::until("a message about it", || switch.has_logged("joining its network side, as packet:many").then_some(()));
+        let far = other.raw();
+        let frame = [vec![0; VNET_LEN], call.clone()].concat();
+        held.queues()[0].send(&[std::io::IoSlice::new(&frame)]).expect("sent");
+        assert_eq!(wait::until("a frame", || far.recv()), call);
+        switch.finish();
+    }
+    // The name of a link of another kind says so.
+    let ended = run(&machine, &["--tap", "lo:attach=auto"]);
+    assert!(ended.log.contains("lo exists already and is not a TAP"), "{ended:?}");
 }
 
 /// A TAP that ends with its monitor is left to the next monitor, and joined again when that has created it.

@@ -172,9 +172,18 @@ pub(crate) fn ethtool(interface: &str, what: Ethtool, on: bool) -> io::Result<()
 
 /// Makes a persistent TAP in the calling thread's namespace.
 pub(crate) fn make_persistent_tap(name: &str) -> io::Result<()> {
+    make_persistent(name, 0)
+}
+
+/// Makes a persistent TAP that several processes or threads can each have a queue of.
+pub(crate) fn make_persistent_multi_queue_tap(name: &str) -> io::Result<()> {
+    make_persistent(name, libc::IFF_MULTI_QUEUE)
+}
+
+fn make_persistent(name: &str, flags: libc::c_int) -> io::Result<()> {
     let device: File = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let mut request = named_request(name);
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which is valid for the call.
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) })?;
     // SAFETY: TUNSETPERSIST takes its argument by value.
