@@ -526,8 +526,8 @@ fn dgram_confused_deputy() {
         guest.send_to(&hello(1), &path)?;
         std::io::Result::Ok(guest)
     };
-    let guest = std::thread::scope(|scope| scope.spawn(guest).join().expect("no panic")).expect("a guest");
     let far = other.raw();
+    let guest = std::thread::scope(|scope| scope.spawn(guest).join().expect("no panic")).expect("a guest");
     assert_eq!(wait::until("the guest's frame", || far.recv()), hello(1));
     far.send(&hello(2)).expect("sent");
     let names = ["d", "d2"].map(|name| directory.text(name));
