@@ -4,14 +4,15 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use libtest_mimic::Trial;
+use netio::link::Change;
 use packet::MacAddr;
 
 use crate::datagrams::{Datagram, ECHO_REQUEST, TIME_EXCEEDED, UNREACHABLE};
 use crate::frames::{DOT1Q, station, tagged};
 use crate::host::Host;
 use crate::site::{
-    FAR, GATEWAY, GATEWAY_MAC, Mode, OWN, Plan, Site, default_route, error_of, give, guest_address, hears_all, ping, recv_from,
-    udp_on,
+    FAR, GATEWAY, GATEWAY_MAC, Mode, OWN, Plan, Site, connect, default_route, error_of, give, guest_address, hears_all,
+    listen_on, ping, recv_from, take, udp_on,
 };
 use crate::station::{ArpMessage, Station, flush};
 use crate::switch::{Switch, daemon, run_inside};
@@ -36,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gateway/routes_between_vlans", routes_between_vlans),
         trial("gateway/trunk_to_gateway_is_tagged", trunk_to_gateway_is_tagged),
         trial("gateway/a_neighbour_moves", a_neighbour_moves),
+        trial("gateway/a_published_guest_comes_back_elsewhere", a_published_guest_comes_back_elsewhere),
     ]
 }
 
@@ -338,6 +340,23 @@ fn trunk_to_gateway_is_tagged() {
     let reply = wait::until("the reply", || socket.recv());
     assert_eq!((&reply[12..16], &reply[..6]), (&[0x81, 0, reply[14], 10][..], &mac.0[..]));
     switch.finish();
+}
+
+/// A guest goes, and another one comes with its address, another MAC address and no announcement: its published port is
+/// reached.
+fn a_published_guest_comes_back_elsewhere() {
+    let site = Plan::new(Mode::Own, 2).args(&["--publish", "80:10.77.0.11:80"]).start();
+    let web = SocketAddrV4::new(site.address(), 80);
+    let first = listen_on(site.guest(1), guest_address(1), 80);
+    connect(&site.outside, &first, web);
+    site.guest(1).set_link(Change { up: Some(false), ..Change::default() });
+    take(site.guest(2), guest_address(2), 24);
+    give(site.guest(2), guest_address(1), 24);
+    default_route(site.guest(2), GATEWAY);
+    let second = listen_on(site.guest(2), guest_address(1), 80);
+    let (near, far, _) = connect(&site.outside, &second, web);
+    transfer_through(near, far, true);
+    site.finish();
 }
 
 /// A guest whose MAC address changes announces it by ARP, and is reached at the new one.

@@ -91,7 +91,7 @@ drop_reasons! {
     NeighbourUnresolved "neighbour_unresolved"
         "its next hop did not answer ARP"
     NeighbourQueueFull "neighbour_queue_full"
-        "the queue for its unresolved next hop is full"
+        "it is too long to wait for its next hop, or its port has too much that waits: 64 addresses, 128 packets of at most 2 KiB each"
     NotForUs "not_for_us"
         "came in through the uplink, but is for the host or for no known address"
     NatMalformed "nat_malformed"

@@ -170,10 +170,14 @@ impl Pipeline {
             // The ingress port of packets that waited for a neighbour is not kept.
             let held = held.get(at).copied().unwrap_or(Held { port: PortId::NOWHERE, from: None });
             let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, held.port, now) else { continue };
-            let arrived = observer.received(&mut walk, at, Direction::Within);
-            walk.note(|| Step::Resumed);
+            let mut arrived = None;
+            if !matches!(deferred, Deferred::Doubt(..)) {
+                arrived = observer.received(&mut walk, at, Direction::Within);
+                walk.note(|| Step::Resumed);
+            }
             let outcome = match deferred {
                 Deferred::Neighbour(id, hop) => worker.resume_packet(tables, &mut walk, at, id, hop),
+                Deferred::Doubt(id, hop) => worker.ask(tables, &mut walk, at, id, hop, None),
                 Deferred::Fragments(first) => worker.resume_fragment(tables, &mut walk, at, first, held),
                 Deferred::Whole(_) => worker.resume_whole(tables, &mut walk, at),
             };

@@ -201,7 +201,11 @@ fn provoke(reason: DropReason) -> Stage {
             }
             stage
         }
-        DropReason::NeighbourQueueFull => Stage::lab(usual()).route(&vec![udp(guest(2), guest(77)); 4]),
+        DropReason::NeighbourQueueFull => {
+            // Too long to wait.
+            let long = packets::udp(Endpoint::new(guest(2), 4000), Endpoint::new(guest(77), 53), &[0; 2100]);
+            Stage::lab(usual()).route(&[long])
+        }
         DropReason::NotForUs => Stage::lab(usual()).run(UPLINK_PORT, &[ethernet(mac(77), NEXT_HOP_MAC, &udp(PEER, OUTSIDE))]),
         DropReason::NatMalformed => Stage::lab(usual()).route(&[packets::ip(packets::TCP, guest(2), PEER, &[0; 10])]),
         DropReason::NatBadChecksum => Stage::lab(usual()).route(&[broken(28, udp(guest(2), PEER))]),

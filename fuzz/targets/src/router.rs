@@ -109,8 +109,8 @@ fn bench(flags: u8) -> Bench {
     }
     let neighbours = Arc::new(Neighbours::new([3, 4]));
     if flags & 2 == 0 {
-        neighbours.learn(vswitch::UPLINK, NEXT_HOP, MacAddr(MACS[5]), true, now);
-        neighbours.learn(vswitch::InterfaceId(0), ADDRESSES[1], MacAddr(MACS[3]), true, now);
+        neighbours.learn(vswitch::UPLINK, NEXT_HOP, MacAddr(MACS[5]), UPLINK.0, true, now);
+        neighbours.learn(vswitch::InterfaceId(0), ADDRESSES[1], MacAddr(MACS[3]), 0, true, now);
     }
     pipeline.set_router(Router::new(routing(true), Some(Arc::clone(&nat)), neighbours));
     let egress = Egress::new(usize::from(PORTS));

@@ -103,11 +103,13 @@ impl RouterWorker {
         learns: bool,
     ) -> Result<ArpOutcome, DropReason> {
         let asks_us = arp.operation == ArpOperation::Request && identity.addresses.contains(&arp.target_ip);
-        // A probe claims no address (RFC 5227 section 1.1); a sender MAC address that is not the frame's is forged.
-        if learns && !arp.is_probe() && arp.sender_mac == frame.headers.src && !arp.sender_mac.is_multicast() {
+        // A probe claims no address (RFC 5227 section 1.1). The frame may come from another MAC address than the one that it
+        // speaks of, as it does for a virtual router (RFC 5798 section 8.1.2).
+        if learns && !arp.is_probe() && arp.sender_mac.is_station() && arp.sender_mac != identity.mac {
             let (address, mac) = (arp.sender_ip, arp.sender_mac);
             walk.note(|| Step::NeighbourLearned { address, mac });
-            if !walk.is_rehearsal() && tables.neighbours.learn(identity.id, address, mac, asks_us, walk.now) {
+            let learn = || tables.neighbours.learn(identity.id, address, mac, walk.ingress.0, asks_us, walk.now);
+            if !walk.is_rehearsal() && learn() {
                 self.defer(Deferred::Neighbour(identity.id, address));
             }
         }

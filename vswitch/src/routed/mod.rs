@@ -75,6 +75,8 @@ pub(crate) struct RouterWorker {
 pub(crate) enum Deferred {
     /// A neighbour became known for which packets wait.
     Neighbour(InterfaceId, Ipv4Addr),
+    /// Something contradicts what is known of a neighbour, which must be asked.
+    Doubt(InterfaceId, Ipv4Addr),
     /// The first fragment of a datagram came, for which later fragments wait.
     Fragments(FirstFragment),
     /// A ping to a gateway is whole, in this place of the reassembly.

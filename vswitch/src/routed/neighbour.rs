@@ -10,44 +10,43 @@
 //!       +-------- 3 unanswered, or 15 min unused -------------------- asked, address still used
 //! ```
 //!
-//! The first packets to an address wait for its reply instead of being lost: three for each address, of at most 2 KiB, 16
-//! from each port of the bridge, 64 in all. An address is requested whether its packet could be kept or not. A scan of a
-//! network has little effect: each port can have 64 unanswered addresses at a time, all ports together 256, with 100
-//! requests per second; and an unanswered address never replaces a known one (RFC 6583).
+//! The first packets to an address wait for its reply instead of being lost: up to 128 of at most 2 KiB from each port of
+//! the bridge, 512 in all. A scan of a network has little effect: each port can have 64 unanswered addresses at a time, and
+//! 32 requests per second; all ports together 1024 addresses; and an unanswered address never replaces a known one (RFC
+//! 6583). [`waiting`] has the shares.
+//!
+//! *Doubt.* A neighbour is asked again at once, by broadcast, if something contradicts what is known of it: the MAC table
+//! knows no port with its MAC address any more, or a packet with its address came from another one. So a guest that comes
+//! back with another MAC address is found again by the next packet to it. Neighbours that were heard through a port of the
+//! bridge are forgotten with the port.
 //!
 //! *Threads.* Look-ups take no lock: a slot's key identifies its neighbour, and is read again after the value. Everything
 //! else is done under one lock, and only for packets to unknown addresses and for ARP itself.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use packet::{MacAddr, Timestamp};
 use siphasher::sip::SipHasher13;
 
 use crate::limit::Bucket;
+use waiting::{MAX_REQUESTS, Waiting};
+
+mod waiting;
 
 /// Maximum number of known neighbours.
 pub const MAX_NEIGHBOURS: usize = 1024;
-/// Maximum number of unanswered addresses for one port of the bridge.
-const INCOMPLETE_EACH: usize = 64;
-const MAX_INCOMPLETE: usize = 256;
-/// Maximum number of packets kept for one address.
-const KEPT_EACH: usize = 3;
-const KEPT_FROM_PORT: usize = 16;
-const KEPT: usize = 64;
-/// The origin of kept packets whose port was removed.
-const NOBODY: u16 = u16::MAX;
-/// Maximum length of a kept frame with its virtio-net header, in bytes.
-const MAX_KEPT_LEN: usize = 2048;
-/// Number of requests before an address counts as unreachable.
-const MAX_REQUESTS: u8 = 3;
 /// Time that an address counts as reachable after its last ARP message, in seconds.
 const REACHABLE_SECS: u32 = 60;
 /// Time that an unused address is remembered, in seconds.
 const UNUSED_SECS: u32 = 15 * 60;
-/// Maximum number of requests per second, over all addresses.
-const REQUESTS_PER_SEC: u32 = 100;
+/// Maximum number of requests per second that verify known neighbours, in turn or in doubt.
+const RENEWALS_PER_SEC: u32 = 100;
+/// Time after an ARP message in which a neighbour is not doubted, in seconds.
+const SETTLED_SECS: u32 = 1;
+/// Time after a doubt that was unfounded in which a neighbour is not doubted again, in seconds.
+const TRUSTED_SECS: u32 = 10;
 
 const WAYS: usize = 8;
 const BUCKETS: usize = MAX_NEIGHBOURS * 2 / WAYS;
@@ -132,75 +131,20 @@ struct Slot {
     heard: AtomicU32,
     /// Number of requests since then. Under the lock.
     requests: AtomicU32,
+    /// The bridge port that the message came through.
+    port: AtomicU32,
+    /// First second in which it may be doubted again.
+    trusted_until: AtomicU32,
+    /// It has been doubted since it was heard.
+    is_doubted: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Book {
     known: usize,
-    incomplete: Vec<Incomplete>,
-    kept: Vec<Kept>,
-    spare: Vec<Vec<u8>>,
-    requests: Bucket,
+    waiting: Waiting,
     /// Limit of requests that verify known neighbours.
     renewals: Bucket,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Incomplete {
-    key: u64,
-    /// The bridge port whose packet caused the first request.
-    from: u16,
-    requests: u8,
-    /// Second of the last request.
-    asked: u32,
-}
-
-#[derive(Debug)]
-struct Kept {
-    key: u64,
-    from: u16,
-    frame: Vec<u8>,
-}
-
-/// The handling of a packet whose next hop is unknown: decided, but not applied.
-#[derive(Clone, Copy, Debug)]
-struct Decision {
-    resolve: Resolve,
-    /// The address is not being resolved yet.
-    is_new: bool,
-    /// State of the request limit after this request.
-    requests: Bucket,
-}
-
-impl Book {
-    fn decide(&self, key: u64, from: u16, frame_len: usize, now: Timestamp) -> Decision {
-        let mut requests = self.requests;
-        let is_new = !self.incomplete.iter().any(|incomplete| incomplete.key == key);
-        let own = || self.incomplete.iter().filter(|incomplete| incomplete.from == from).count();
-        if is_new && (self.incomplete.len() == MAX_INCOMPLETE || own() == INCOMPLETE_EACH) {
-            return Decision { resolve: Resolve { ask: false, kept: false }, is_new: false, requests };
-        }
-        let ask = is_new && requests.take(now);
-        let count = |is_it: &dyn Fn(&Kept) -> bool| self.kept.iter().filter(|kept| is_it(kept)).count();
-        let kept = frame_len <= MAX_KEPT_LEN
-            && count(&|kept| kept.key == key) < KEPT_EACH
-            && count(&|kept| kept.from == from) < KEPT_FROM_PORT
-            && !self.spare.is_empty();
-        Decision { resolve: Resolve { ask, kept }, is_new, requests }
-    }
-
-    fn apply(&mut self, decision: &Decision, key: u64, frame: &[u8], from: u16, now: Timestamp) {
-        let Decision { resolve: Resolve { ask, kept }, is_new, requests } = *decision;
-        self.requests = requests;
-        if is_new {
-            self.incomplete.push(Incomplete { key, from, requests: u8::from(ask), asked: now.secs() });
-        }
-        if kept && let Some(mut copy) = self.spare.pop() {
-            copy.clear();
-            copy.extend_from_slice(frame);
-            self.kept.push(Kept { key, from, frame: copy });
-        }
-    }
 }
 
 fn key_of(interface: InterfaceId, address: Ipv4Addr) -> u64 {
@@ -224,17 +168,15 @@ impl Neighbours {
     /// No neighbours.
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Neighbours {
+        let hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
         Neighbours {
             version: AtomicU32::new(0),
             slots: std::iter::repeat_with(Slot::default).take(BUCKETS * WAYS).collect(),
-            hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
+            hasher,
             book: Mutex::new(Book {
                 known: 0,
-                incomplete: Vec::with_capacity(MAX_INCOMPLETE),
-                kept: Vec::with_capacity(KEPT),
-                spare: std::iter::repeat_with(|| Vec::with_capacity(MAX_KEPT_LEN)).take(KEPT).collect(),
-                requests: Bucket::new(REQUESTS_PER_SEC, REQUESTS_PER_SEC),
-                renewals: Bucket::new(REQUESTS_PER_SEC, REQUESTS_PER_SEC),
+                waiting: Waiting::new(hasher),
+                renewals: Bucket::new(RENEWALS_PER_SEC, RENEWALS_PER_SEC),
             }),
         }
     }
@@ -287,45 +229,70 @@ impl Neighbours {
     /// Requests the next hop of a packet, and keeps the packet (virtio-net header and frame, still without MAC addresses)
     /// until it is known. `from` is the bridge port that the packet came from.
     pub fn resolve(&self, interface: InterfaceId, address: Ipv4Addr, frame: &[u8], from: u16, now: Timestamp) -> Resolve {
-        let key = key_of(interface, address);
-        let mut book = self.lock();
-        let decision = book.decide(key, from, frame.len(), now);
-        book.apply(&decision, key, frame, from, now);
-        decision.resolve
+        self.lock().waiting.resolve(key_of(interface, address), frame, from, now)
     }
 
     /// The result that [`Neighbours::resolve`] would have for a packet of this length. Changes nothing.
     #[must_use]
     pub fn decide(&self, interface: InterfaceId, address: Ipv4Addr, len: usize, from: u16, now: Timestamp) -> Resolve {
-        self.lock().decide(key_of(interface, address), from, len, now).resolve
+        self.lock().waiting.decide(key_of(interface, address), from, len, now)
     }
 
-    /// Learns from an ARP message. A known neighbour is updated; an unknown one is added if the message is for the router
-    /// (`is_for_us`) or if the address is being resolved (RFC 826's merge). Returns whether packets wait for it: then call
-    /// [`Neighbours::release`].
-    pub fn learn(&self, interface: InterfaceId, address: Ipv4Addr, mac: MacAddr, is_for_us: bool, now: Timestamp) -> bool {
+    /// Learns from an ARP message that came through this bridge port. A known neighbour is updated; an unknown one is added
+    /// if the message is for the router (`is_for_us`) or if the address is being resolved (RFC 826's merge). Returns whether
+    /// packets wait for it: then call [`Neighbours::release`].
+    pub fn learn(
+        &self,
+        interface: InterfaceId,
+        address: Ipv4Addr,
+        mac: MacAddr,
+        port: u16,
+        is_for_us: bool,
+        now: Timestamp,
+    ) -> bool {
         let key = key_of(interface, address);
         let mut book = self.lock();
-        let awaited = book.incomplete.iter().position(|incomplete| incomplete.key == key);
+        let is_awaited = book.waiting.contains(key);
         let known = self.bucket(key).iter().find(|slot| slot.key.load(Ordering::Relaxed) == key);
         let slot = match known {
             Some(slot) => slot,
-            None if is_for_us || awaited.is_some() => match self.make_room(&mut book, key, awaited.is_some(), now) {
+            None if is_for_us || is_awaited => match self.make_room(&mut book, key, is_awaited, now) {
                 Some(slot) => slot,
                 None => return false,
             },
             None => return false,
         };
-        if slot.mac.swap(mac_word(mac), Ordering::Release) != mac_word(mac) {
+        let is_same = slot.mac.swap(mac_word(mac), Ordering::Release) == mac_word(mac);
+        if !is_same {
             self.version.fetch_add(1, Ordering::Release);
         }
+        let was_doubted = slot.is_doubted.swap(false, Ordering::Relaxed);
+        let trusted_until = if is_same && was_doubted { now.secs() + TRUSTED_SECS } else { now.secs() + SETTLED_SECS };
+        slot.trusted_until.fetch_max(trusted_until, Ordering::Relaxed);
         slot.heard.store(now.secs() + 1, Ordering::Relaxed);
         slot.requests.store(0, Ordering::Relaxed);
+        slot.port.store(port.into(), Ordering::Relaxed);
         slot.key.store(key, Ordering::Release);
-        if let Some(at) = awaited {
-            book.incomplete.swap_remove(at);
+        book.waiting.answer(key)
+    }
+
+    /// Something contradicts the MAC address of a neighbour. Returns whether it must be asked now, by broadcast: at most once
+    /// per second, and not if it was heard just before. If it does not answer, it is forgotten.
+    #[cold]
+    pub fn doubt(&self, interface: InterfaceId, address: Ipv4Addr, now: Timestamp) -> bool {
+        let Some((slot, _)) = self.find(interface, address) else { return false };
+        if now.secs() < slot.trusted_until.load(Ordering::Relaxed) {
+            return false;
         }
-        book.kept.iter().any(|kept| kept.key == key)
+        let mut book = self.lock();
+        // Another worker may have doubted it meanwhile.
+        let is_first = slot.trusted_until.fetch_max(now.secs() + 1, Ordering::Relaxed) <= now.secs();
+        if !is_first || !book.renewals.take(now) {
+            return false;
+        }
+        slot.is_doubted.store(true, Ordering::Relaxed);
+        slot.requests.fetch_add(1, Ordering::Relaxed);
+        true
     }
 
     /// A free slot in a key's bucket, or the slot of its least recently used neighbour. At the limit, the least recently used
@@ -353,24 +320,16 @@ impl Neighbours {
             }
         };
         slot.used.store(if is_wanted { now.secs() } else { 0 }, Ordering::Relaxed);
+        slot.is_doubted.store(false, Ordering::Relaxed);
+        slot.trusted_until.store(0, Ordering::Relaxed);
         book.known += 1;
         Some(slot)
     }
 
-    /// Hands out the packets that waited for an address, in order.
-    pub fn release(&self, interface: InterfaceId, address: Ipv4Addr, mut give: impl FnMut(&[u8])) {
-        let key = key_of(interface, address);
-        let mut book = self.lock();
-        let mut at = 0;
-        while at < book.kept.len() {
-            if book.kept[at].key == key {
-                let kept = book.kept.remove(at);
-                give(&kept.frame);
-                book.spare.push(kept.frame);
-            } else {
-                at += 1;
-            }
-        }
+    /// Hands out the packets that waited for an address, in order, until `give` has no room. Returns whether there are more:
+    /// then call it again.
+    pub fn release(&self, interface: InterfaceId, address: Ipv4Addr, give: impl FnMut(&[u8]) -> bool) -> bool {
+        self.lock().waiting.release(key_of(interface, address), give)
     }
 
     /// Reports the tasks that are due; to be called about once per second. `due` returns whether the task was done; if not, it
@@ -383,27 +342,7 @@ impl Neighbours {
                 self.look_at(&mut book, slot, key, now, &mut due);
             }
         }
-        self.ask_again(&mut book, now, &mut due);
-    }
-
-    fn ask_again(&self, book: &mut Book, now: Timestamp, due: &mut impl FnMut(Due<'_>) -> bool) {
-        let mut at = 0;
-        while at < book.incomplete.len() {
-            let Incomplete { key, from, requests, asked } = book.incomplete[at];
-            let (interface, address) = key_parts(key);
-            if asked == now.secs() {
-                at += 1;
-            } else if requests < MAX_REQUESTS {
-                if book.requests.take(now) && due(Due::Request { interface, address, known: None }) {
-                    book.incomplete[at] = Incomplete { key, from, requests: requests + 1, asked: now.secs() };
-                }
-                at += 1;
-            } else if give_up(book, key, interface, due) {
-                book.incomplete.swap_remove(at);
-            } else {
-                at += 1;
-            }
-        }
+        book.waiting.ask_again(now, &mut due);
     }
 
     /// Checks a known neighbour: it is requested again if it is in use and has not been heard for long, and removed if it does
@@ -434,19 +373,19 @@ impl Neighbours {
             self.forget(slot);
             book.known -= 1;
         }
-        book.incomplete.retain(|incomplete| !is_of(incomplete.key));
-        while let Some(at) = book.kept.iter().position(|kept| is_of(kept.key)) {
-            book.spare.push(book.kept.swap_remove(at).frame);
-        }
+        book.waiting.flush(is_of);
     }
 
-    /// Removes a port of the bridge whose number will be reused: its packets continue to wait, and count against no port.
+    /// Removes a port of the bridge whose number will be reused, with the neighbours that were heard through it. Its packets
+    /// continue to wait, and count against no port.
     pub fn disown(&self, port: u16) {
         let mut book = self.lock();
-        let book = &mut *book;
-        let of_incomplete = book.incomplete.iter_mut().map(|incomplete| &mut incomplete.from);
-        let of_kept = book.kept.iter_mut().map(|kept| &mut kept.from);
-        of_incomplete.chain(of_kept).filter(|from| **from == port).for_each(|from| *from = NOBODY);
+        book.waiting.disown(port);
+        let is_of = |slot: &&Slot| slot.key.load(Ordering::Relaxed) != 0 && slot.port.load(Ordering::Relaxed) == u32::from(port);
+        for slot in self.slots.iter().filter(is_of) {
+            self.forget(slot);
+            book.known -= 1;
+        }
     }
 
     /// Removes known neighbours of all networks, or only those with this address. Addresses that are being resolved stay, so
@@ -467,7 +406,8 @@ impl Neighbours {
     #[must_use]
     pub fn stats(&self) -> NeighbourStats {
         let book = self.lock();
-        NeighbourStats { known: book.known, incomplete: book.incomplete.len(), kept: book.kept.len() }
+        let (incomplete, kept) = book.waiting.len();
+        NeighbourStats { known: book.known, incomplete, kept }
     }
 
     /// All neighbours, sorted. Allocates.
@@ -483,8 +423,9 @@ impl Neighbours {
             let mac = mac_of(slot.mac.load(Ordering::Relaxed));
             (key != 0).then(|| entry(key, Some(mac), slot.heard.load(Ordering::Relaxed).saturating_sub(1)))
         });
+        let unresolved = book.waiting.unresolved().filter(|unresolved| !unresolved.has_answered);
         let mut entries: Vec<NeighbourEntry> =
-            known.chain(book.incomplete.iter().map(|incomplete| entry(incomplete.key, None, incomplete.asked))).collect();
+            known.chain(unresolved.map(|unresolved| entry(unresolved.key, None, unresolved.asked))).collect();
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
         entries
     }
@@ -494,34 +435,62 @@ impl Neighbours {
     }
 }
 
-/// Reports the packets that wait for an address that did not answer. False if there was no room for all of them.
-fn give_up(book: &mut Book, key: u64, interface: InterfaceId, due: &mut impl FnMut(Due<'_>) -> bool) -> bool {
-    while let Some(at) = book.kept.iter().position(|kept| kept.key == key) {
-        if !due(Due::Undeliverable { interface, frame: &book.kept[at].frame }) {
-            return false;
-        }
-        let kept = book.kept.remove(at);
-        book.spare.push(kept.frame);
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
+    use super::waiting::KEPT_EACH;
     use super::*;
+
+    const NETWORK: InterfaceId = InterfaceId(1);
+
+    fn resolve(neighbours: &Neighbours, port: u16, number: u16, now: Timestamp) -> Resolve {
+        let [high, low] = number.to_be_bytes();
+        neighbours.resolve(NETWORK, Ipv4Addr::new(10, port as u8, high, low), &[low; 60], port, now)
+    }
 
     #[test]
     fn what_a_removed_port_left_counts_against_no_port() {
-        let neighbours = Neighbours::new([1, 2]);
-        let (now, one) = (Timestamp::from_secs(1), InterfaceId(1));
-        let asks = |port: u16, last: u8| neighbours.resolve(one, Ipv4Addr::new(10, 0, port as u8, last), &[last; 60], port, now);
-        let kept = |port: u16| (0..20).filter(|last| asks(port, *last).kept).count();
-        assert_eq!((kept(7), kept(7)), (KEPT_FROM_PORT, 0));
+        let (neighbours, now) = (Neighbours::new([1, 2]), Timestamp::from_secs(1));
+        let kept = |number: u16| (0..200).filter(|_| resolve(&neighbours, 7, number, now).kept).count();
+        assert_eq!((kept(1), kept(1)), (usize::from(KEPT_EACH), 0));
         neighbours.disown(7);
-        let fresh = |last: u8| neighbours.resolve(one, Ipv4Addr::new(10, 1, 0, last), &[last; 60], 7, now).kept;
-        assert_eq!((0..20).filter(|last| fresh(*last)).count(), KEPT_FROM_PORT, "the new port's own share");
+        assert_eq!(kept(2), usize::from(KEPT_EACH), "the new port's own share");
         let mut given = 0;
-        neighbours.release(one, Ipv4Addr::new(10, 0, 7, 0), |_| given += 1);
-        assert_eq!(given, 1, "what waited goes on waiting");
+        let give = |_: &[u8]| {
+            given += 1;
+            true
+        };
+        assert!(!neighbours.release(NETWORK, Ipv4Addr::new(10, 7, 0, 1), give));
+        assert_eq!(given, usize::from(KEPT_EACH), "what waited goes on waiting");
+    }
+
+    #[test]
+    fn ports_that_scan_leave_fresh_neighbours_to_others() {
+        for scanning in [4, 40, 200] {
+            let neighbours = Neighbours::new([1, 2]);
+            for secs in 1..5 {
+                let now = Timestamp::from_secs(secs);
+                for number in 0..300 {
+                    for port in 0..scanning {
+                        resolve(&neighbours, port, number + secs as u16 * 300, now);
+                    }
+                }
+                neighbours.poll(now, |_| true);
+            }
+            let now = Timestamp::from_secs(5);
+            let mut resolved = 0;
+            for number in 0..30 {
+                let Resolve { ask, kept } = resolve(&neighbours, 250, number, now);
+                let address = Ipv4Addr::new(10, 250, 0, number as u8);
+                let is_awaited = neighbours.learn(NETWORK, address, MacAddr([2; 6]), 250, false, now);
+                let mut given = 0;
+                let give = |_: &[u8]| {
+                    given += 1;
+                    true
+                };
+                neighbours.release(NETWORK, address, give);
+                resolved += u32::from(ask && kept && is_awaited && given == 1);
+            }
+            assert_eq!(resolved, 30, "beside {scanning}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::error::Stop;
 use super::neighbour::{InterfaceId, Resolve};
 use super::routing::Uplink;
 use super::v4::{Packet, set_addresses, view};
-use super::{HOPS, Hop, RouterTables, RouterWorker, UPLINK};
+use super::{Deferred, HOPS, Hop, RouterTables, RouterWorker, UPLINK};
 use crate::drop_reason::DropReason;
 use crate::fit::fit;
 use crate::intake::made;
@@ -45,6 +45,7 @@ impl RouterWorker {
         let domain = interface.domain;
         let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
         let Some(port) = walk.locate(table, domain, mac) else {
+            self.doubt(tables, walk, to, dst);
             walk.admit_flood(FloodClass::Unknown, &packet.frame)?;
             return Ok(walk.flood(domain, packet.frame, None)?);
         };
@@ -98,6 +99,31 @@ impl RouterWorker {
         let mac = tables.neighbours.lookup(id, address, now)?;
         *hop = Hop { address: Some((id, address)), mac, secs, version };
         Some(mac)
+    }
+
+    /// Leaves a neighbour to be asked after the batch: something contradicts what is known of it.
+    #[cold]
+    fn doubt(&mut self, tables: &RouterTables, walk: &Walk<'_>, id: InterfaceId, address: Ipv4Addr) {
+        if !walk.is_rehearsal() && tables.neighbours.doubt(id, address, walk.now) {
+            self.defer(Deferred::Doubt(id, address));
+        }
+    }
+
+    /// Compares the MAC address that a packet came from with that to which packets for its source were sent last.
+    #[inline]
+    pub(crate) fn compare(&mut self, tables: &RouterTables, walk: &Walk<'_>, id: InterfaceId, address: Ipv4Addr, mac: MacAddr) {
+        let hop = &self.hops[address.to_bits() as usize % HOPS];
+        if hop.address == Some((id, address)) && hop.mac != mac {
+            self.contradict(tables, walk, id, address, mac);
+        }
+    }
+
+    /// A packet came from another MAC address than its source had in an earlier look-up.
+    #[cold]
+    fn contradict(&mut self, tables: &RouterTables, walk: &Walk<'_>, id: InterfaceId, address: Ipv4Addr, mac: MacAddr) {
+        if tables.neighbours.peek(id, address).is_some_and(|known| known != mac) {
+            self.doubt(tables, walk, id, address);
+        }
     }
 
     /// Keeps a packet whose next hop is not known, and makes an ARP request of its bytes.

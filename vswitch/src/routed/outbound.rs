@@ -46,6 +46,7 @@ impl RouterWorker {
         if !interface.network.is_host(ip.src) || ip.src == interface.address {
             return Err(Stop::Drop(DropReason::MartianSource));
         }
+        self.compare(tables, walk, from, ip.src, packet.frame.headers.src);
         if routing.is_gateway(ip.dst) {
             return Ok(self.for_gateway(tables, walk, packet, ip)?);
         }

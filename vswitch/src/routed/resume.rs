@@ -86,9 +86,14 @@ impl RouterWorker {
     pub(crate) fn take_deferred(&mut self, tables: &RouterTables, batch: &mut Batch, held: &mut Vec<Held>) -> Option<Deferred> {
         let deferred = self.deferred.pop()?;
         match deferred {
-            Deferred::Neighbour(id, address) => tables.neighbours.release(id, address, |frame| {
-                push(batch, frame);
-            }),
+            Deferred::Neighbour(id, address) => {
+                if tables.neighbours.release(id, address, |frame| push(batch, frame)) {
+                    self.defer(deferred);
+                }
+            }
+            Deferred::Doubt(..) => {
+                batch.push(VnetHeader::default(), &REQUEST);
+            }
             Deferred::Fragments(first) => release_fragments(tables, &first, batch, held),
             Deferred::Whole(number) => {
                 if let Some((key, frame)) = self.reassembly.take(number)
