@@ -130,13 +130,9 @@ fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain
         if dst.is_link_local() {
             return Err(DropReason::LinkLocal);
         }
-        walk.admit_flood(if dst == MacAddr::BROADCAST { FloodClass::Broadcast } else { FloodClass::Multicast }, &frame)?;
-        return walk.flood(domain, frame, Some(walk.ingress));
+        return walk.flood_received(domain, frame);
     }
-    let Some(id) = walk.locate(table, domain, dst) else {
-        walk.admit_flood(FloodClass::Unknown, &frame)?;
-        return walk.flood(domain, frame, Some(walk.ingress));
-    };
+    let Some(id) = walk.locate(table, domain, dst) else { return walk.flood_received(domain, frame) };
     if id == walk.ingress {
         return Err(DropReason::SamePort);
     }
@@ -190,6 +186,20 @@ impl Walk<'_> {
     #[inline]
     pub(crate) fn admit_flood(&mut self, class: FloodClass, frame: &Frame) -> Result<(), DropReason> {
         if self.is_rehearsal() { Ok(()) } else { self.storm.admit(self.ingress, class, frame.segments(), self.now) }
+    }
+
+    /// Floods a frame of the ingress port, within the limits of that port. Not inlined, because frames to known stations are to
+    /// pay nothing for it.
+    #[inline(never)]
+    fn flood_received(&mut self, domain: Domain, frame: Frame) -> Result<(), DropReason> {
+        let dst = frame.headers.dst;
+        let class = match (dst == MacAddr::BROADCAST, dst.is_multicast()) {
+            (true, _) => FloodClass::Broadcast,
+            (_, true) => FloodClass::Multicast,
+            _ => FloodClass::Unknown,
+        };
+        self.admit_flood(class, &frame)?;
+        self.flood(domain, frame, Some(self.ingress))
     }
 
     /// Step 5: queues a frame for every port of its domain except `from`.
