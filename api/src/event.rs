@@ -81,6 +81,28 @@ pub enum What {
         /// Further moves in the same second, which are only counted.
         more: u64,
     },
+    /// The loop guard blocked a port: nothing is flooded to it or from it for a while.
+    PortBlocked {
+        /// Name of the bridge.
+        bridge: String,
+        /// Name of the port.
+        port: String,
+        /// Name of the other port of the loop.
+        other: String,
+        /// VLAN; 0 for untagged frames.
+        vlan: u16,
+        /// MAC address that kept moving between the two.
+        mac: String,
+        /// Seconds until it is released.
+        seconds: u64,
+    },
+    /// The loop guard floods to and from a port again.
+    PortReleased {
+        /// Name of the bridge.
+        bridge: String,
+        /// Name of the port.
+        port: String,
+    },
     /// A MAC table is full, or a port used more than its share: new entries replace old ones. Events about full tables
     /// are repeated only after a minute in which the table was not full.
     MacTableFull {
@@ -186,6 +208,8 @@ impl What {
             What::GuestWent { .. } => "guest_went",
             What::UplinkChanged { .. } => "uplink_changed",
             What::MacMoved { .. } => "mac_moved",
+            What::PortBlocked { .. } => "port_blocked",
+            What::PortReleased { .. } => "port_released",
             What::MacTableFull { .. } => "mac_table_full",
             What::NatTableFull { .. } => "nat_table_full",
             What::NatPortsExhausted { .. } => "nat_ports_exhausted",
@@ -228,6 +252,10 @@ impl fmt::Display for What {
                     more => write!(out, ", and {more} more stations moved"),
                 }
             }
+            What::PortBlocked { port, other, mac, seconds, .. } => {
+                write!(out, "port {port} is blocked for {seconds} s: a loop with port {other}, {mac} keeps moving between them")
+            }
+            What::PortReleased { port, .. } => write!(out, "port {port} is no longer blocked by the loop guard"),
             What::MacTableFull { bridge, entries } => {
                 write!(out, "the MAC table of bridge {bridge} is full: {entries} entries")
             }

@@ -48,7 +48,7 @@ use crate::ports::{self, Ports};
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
-use crate::watch::{Alarms, Captures, Traces};
+use crate::watch::{Alarms, Captures, Loops, Traces};
 use crate::worker::{Clock, Command, Event};
 pub(crate) use check::check;
 use check::{check_way_out, place_of, summary_head};
@@ -81,6 +81,7 @@ pub(crate) struct Daemon {
     captures: Captures,
     traces: Traces,
     alarms: Alarms,
+    loops: Loops,
     poller: Poller,
     control: Option<ControlSocket>,
     scrape: Option<Scrape>,
@@ -153,6 +154,7 @@ impl Daemon {
             captures: Captures::default(),
             traces: Traces::default(),
             alarms: Alarms::default(),
+            loops: Loops::default(),
             poller,
             control: None,
             scrape: None,
@@ -295,6 +297,7 @@ impl Daemon {
         self.tunnels.tick(&mut self.fabric);
         self.ports.open_shut_entrances(&self.poller);
         let names = if self.fabric.events.has_readers() { self.view().port_names() } else { Vec::new() };
+        self.watch_loops();
         self.alarms.tick(&names, &self.edge, &mut self.fabric);
         self.traces.tick(&self.fabric);
         crate::log::tick();
@@ -304,6 +307,17 @@ impl Daemon {
                 self.fabric.tell(|_| Command::Answer(answers.clone()));
             }
         }
+    }
+
+    /// Reports what the loop guards did.
+    fn watch_loops(&mut self) {
+        let mut loops = std::mem::take(&mut self.loops);
+        let news = loops.look(&self.fabric);
+        if !news.is_empty() {
+            let names = self.view().port_names();
+            news.tell(&names, &mut self.fabric);
+        }
+        self.loops = loops;
     }
 
     /// The MAC entries of each bridge now.

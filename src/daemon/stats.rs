@@ -26,6 +26,7 @@ struct PortNow {
     bridge: Option<String>,
     namespace: Option<String>,
     state: Option<State>,
+    loop_blocked: bool,
     kernel_dropped: u64,
     rx_queue: Option<u64>,
     tx_queue: Option<(u64, u64)>,
@@ -62,6 +63,8 @@ impl View<'_> {
     }
 
     fn port_now(&self, id: PortId, report: &Report) -> PortNow {
+        let table = self.bridge_of(id).and_then(|bridge| self.fabric.bridges.table(bridge));
+        let loop_blocked = table.is_some_and(|table| table.is_blocked(id, self.fabric.now()));
         let bridge = self.bridge_of(id).map(|bridge| self.fabric.bridges.name(bridge).to_owned());
         if let Some(port) = self.ports.get(id) {
             let device = port.device();
@@ -69,6 +72,7 @@ impl View<'_> {
                 bridge,
                 namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
                 state: Some(port.state()),
+                loop_blocked,
                 kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
                 rx_queue: device.and_then(PortDevice::rx_queue),
                 tx_queue: device.and_then(PortDevice::tx_queue),
@@ -78,12 +82,13 @@ impl View<'_> {
             return PortNow {
                 bridge,
                 state: Some(uplink.shown_state()),
+                loop_blocked,
                 kernel_dropped: report.kernel_dropped,
                 rx_queue: rx_queue_of(uplink),
                 ..PortNow::default()
             };
         }
-        PortNow { bridge, ..PortNow::default() }
+        PortNow { bridge, loop_blocked, ..PortNow::default() }
     }
 }
 
@@ -99,6 +104,7 @@ fn port_view(port: &PortReport, now: PortNow) -> api::PortStats {
         bridge: now.bridge,
         namespace: now.namespace,
         state: now.state,
+        loop_blocked: now.loop_blocked,
         rx_frames: totals.rx_frames,
         rx_bytes: totals.rx_bytes,
         tx_frames: totals.tx_frames,

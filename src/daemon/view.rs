@@ -146,6 +146,7 @@ impl View<'_> {
             problems.push("the uplink has no address, so no guest gets out".to_owned());
         }
         problems.extend(self.config.out_of_reach().into_iter().map(|finding| finding.text));
+        problems.extend(self.loops());
         let peers = self.tunnels.peers().iter().filter_map(|peer| Some((peer, peer.problem()?)));
         let way = |(peer, problem): (&PeerControl, &str)| {
             format!("tunnel {}: no route to {}: {problem}", self.tunnels.spec_of(peer).name, peer.address)
@@ -156,6 +157,26 @@ impl View<'_> {
             problems.push(format!("workers panicked {} times", self.fabric.panics));
         }
         problems
+    }
+
+    /// A sentence for each port that the loop guard has blocked.
+    fn loops(&self) -> Vec<String> {
+        let now = self.fabric.now();
+        let blocked: Vec<_> = self.fabric.bridges.iter().flat_map(|bridge| bridge.table.blocked(now)).collect();
+        if blocked.is_empty() {
+            return Vec::new();
+        }
+        let names = self.port_names();
+        let name = |id: PortId| names.get(id.index()).cloned().unwrap_or_default();
+        let sentence = |found: vswitch::mac_table::Loop| {
+            let (port, other, left) = (name(found.port), name(found.other), found.until.since(now).as_secs() + 1);
+            format!(
+                "port {port} is blocked for {left} s more: a loop with port {other}, {mac} keeps moving between them; remove the \
+                 bridge or cable that connects the two",
+                mac = found.mac
+            )
+        };
+        blocked.into_iter().map(sentence).collect()
     }
 
     /// The neighbours that the router knows, by network and address.

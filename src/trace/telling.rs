@@ -266,6 +266,7 @@ fn learned_text(mac: MacAddr, learned: Learned, names: &Names) -> String {
         Learned::Refreshed => format!("{mac} is already known on this port"),
         Learned::Moved { from } => format!("{mac} moved to this port from {}", names.of(from)),
         Learned::Refused => format!("{mac} is not learned"),
+        Learned::Blocked => format!("{mac} is behind another port: the frame came back through a loop"),
     }
 }
 

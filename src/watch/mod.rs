@@ -5,8 +5,10 @@
 
 pub(crate) mod alarms;
 pub(crate) mod captures;
+pub(crate) mod loops;
 pub(crate) mod traces;
 
 pub(crate) use alarms::Alarms;
 pub(crate) use captures::Captures;
+pub(crate) use loops::Loops;
 pub(crate) use traces::Traces;

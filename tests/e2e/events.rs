@@ -17,13 +17,14 @@ use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::{FAR, MACHINE, Mode, Plan, guest_address, udp_on};
 use crate::switch::Switch;
-use crate::{program, trial, wait};
+use crate::{program, trial, trial_with, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("events/links", links),
         trial("events/guests", guests),
         trial("events/stations", stations),
+        trial_with("events/loops", without_ip, loops),
         trial("events/full", full),
         trial("events/uplink", uplink),
         trial("events/vswitchctl", vswitchctl),
@@ -119,6 +120,51 @@ fn stations() {
     wait::until("moves that were counted only", || (follower.next("mac_moved")["more"].as_u64() > Some(0)).then_some(()));
     background.end();
     switch.finish();
+}
+
+/// Why no bridge of the kernel can be made here.
+fn without_ip() -> Option<String> {
+    let found = Command::new("ip").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    found.is_err().then(|| "there is no ip".to_owned())
+}
+
+/// A guest bridges its two ports. One of them is blocked, which is an event and a problem, and everybody else goes on; once the
+/// bridge is gone, the port is released.
+fn loops() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let one = Host::quiet("one");
+    let two = Host::in_namespace("two", one.netns().try_clone().expect("the same namespace"));
+    let [asker, answerer] = ["asker", "answerer"].map(Host::quiet);
+    let ports = [&one, &two, &asker, &answerer].map(|host| host.port("")).join(",");
+    let switch = Switch::start(&["--tap", &ports, "--control", &socket]);
+    let ip = |words: &str| {
+        let status = one.inside(|| Command::new("ip").args(words.split(' ')).status());
+        assert!(status.success(), "ip {words}");
+    };
+    ip("link add loop0 type bridge mcast_snooping 0");
+    ip("link set one master loop0");
+    ip("link set two master loop0");
+    ip("link set loop0 up");
+    let mut follower = Follower::new(&socket);
+    let [asks, answers] = [&asker, &answerer].map(Host::raw);
+    asks.send(&frame(MacAddr::BROADCAST, station(1), b"round and round")).expect("sent");
+    let blocked = follower.next("port_blocked");
+    assert!(blocked["port"] == "one" || blocked["port"] == "two", "{blocked}");
+    assert!(blocked["mac"] == station(1).to_string() && blocked["seconds"] == 2, "{blocked}");
+    let problems = || json(&socket, &["show"])["problems"].to_string();
+    assert!(problems().contains("is blocked for"), "{}", problems());
+    // Known stations are served meanwhile.
+    answers.send(&frame(station(1), station(2), b"answer")).expect("sent");
+    wait::until("the answer", || asks.recv().filter(|bytes| *bytes == frame(station(1), station(2), b"answer")));
+    ip("link del loop0");
+    let released = follower.next("port_released");
+    assert_eq!(released["port"], blocked["port"]);
+    wait::until("no problem", || (problems() == "[]").then_some(()));
+    asks.send(&frame(MacAddr::BROADCAST, station(1), b"once")).expect("sent");
+    wait::until("the frame", || answers.recv().filter(|bytes| *bytes == frame(MacAddr::BROADCAST, station(1), b"once")));
+    let report = switch.finish();
+    assert!(report.dropped("one", "loop_blocked") + report.dropped("two", "loop_blocked") > 0, "{report:?}");
 }
 
 fn full() {

@@ -54,6 +54,8 @@ drop_reasons! {
         "its destination is behind the port that it came from"
     NoDestination "no_destination"
         "it would be flooded, but no other port carries its VLAN"
+    LoopBlocked "loop_blocked"
+        "it came back through a loop, or would be flooded through a port that the loop guard has blocked"
     StormBroadcast "storm_broadcast"
         "a broadcast beyond the port's limit"
     StormMulticast "storm_multicast"

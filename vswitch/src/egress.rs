@@ -143,15 +143,6 @@ pub struct Work {
     pub bytes: u64,
 }
 
-impl Work {
-    /// Adds an attempt to write a frame or a run of frames, which costs a write if it fails, too.
-    #[inline]
-    pub(crate) fn add(&mut self, writes: u64, bytes: u64) {
-        self.writes += writes.max(1);
-        self.bytes += bytes;
-    }
-}
-
 impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, other: Work) {
         self.writes += other.writes;

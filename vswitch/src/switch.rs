@@ -5,6 +5,7 @@
 //!  2 learn       the source address is behind the ingress port
 //!  3 gateway     ARP for the gateway, and frames to its MAC address, are the router's
 //!  4 forward     one port, if the MAC table knows the destination; else all of the VLAN, within the port's limits
+//!                  and not through ports that the loop guard has blocked
 //!  5 queue       for each egress port: tag action, and whether the frame fits its MTU
 //! ```
 //!
@@ -69,8 +70,8 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
 
     // 2. Learn.
     let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-    if learns {
-        learn(walk, table, domain, headers.src);
+    if learns && learn(walk, table, domain, headers.src) == Learned::Blocked {
+        return Err(DropReason::LoopBlocked);
     }
 
     // 3. Gateway.
@@ -93,24 +94,27 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
 
 /// Enters the source address in the MAC table.
 #[inline(always)]
-fn learn(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) {
+fn learn(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) -> Learned {
     if walk.story.is_some() {
-        learn_traced(walk, table, domain, mac);
+        learn_traced(walk, table, domain, mac)
     } else {
-        table.learn(domain.vlan, mac, walk.ingress, walk.now);
+        table.learn(domain.vlan, mac, walk.ingress, walk.now)
     }
 }
 
 /// The same for a traced frame. For a rehearsed one the table decides and changes nothing; its story remembers the
 /// decision.
 #[cold]
-fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) {
+fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) -> Learned {
     let (vlan, port) = (domain.vlan, walk.ingress);
     walk.note(|| Step::Classified(vlan));
     let learned = match &mut walk.story {
         Some(story) if story.is_rehearsal => {
-            let decision = table.decide(vlan, mac, port);
-            if decision.learned != Learned::Refused {
+            let mut decision = table.decide(vlan, mac, port);
+            if matches!(decision.learned, Learned::Moved { .. }) && table.is_blocked(port, walk.now) {
+                decision.learned = Learned::Blocked;
+            }
+            if !matches!(decision.learned, Learned::Refused | Learned::Blocked) {
                 story.teach(domain, mac, port);
             }
             story.evict(decision.evicted.map(|evicted| evicted.map(|(vlan, mac)| (Domain { vlan, ..domain }, mac))));
@@ -119,6 +123,7 @@ fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacA
         _ => table.learn(vlan, mac, port, walk.now),
     };
     walk.note(|| Step::Learned { vlan, mac, learned });
+    learned
 }
 
 /// Step 4, forward: never back through the ingress port, and no further if the address is reserved for bridges
@@ -182,9 +187,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes tokens of the ingress port's storm control for a frame that is to be flooded, except in a rehearsal.
+    /// Whether a frame may be flooded: its ingress port is not blocked by the loop guard, and has tokens left of its storm control.
+    /// A rehearsed frame takes none.
     #[inline]
-    pub(crate) fn admit_flood(&mut self, class: FloodClass, frame: &Frame) -> Result<(), DropReason> {
+    pub(crate) fn admit_flood(&mut self, domain: Domain, class: FloodClass, frame: &Frame) -> Result<(), DropReason> {
+        if self.bridges.table(domain.bridge).is_some_and(|table| table.is_blocked(self.ingress, self.now)) {
+            return Err(DropReason::LoopBlocked);
+        }
         if self.is_rehearsal() { Ok(()) } else { self.storm.admit(self.ingress, class, frame.segments(), self.now) }
     }
 
@@ -198,7 +207,7 @@ impl Walk<'_> {
             (_, true) => FloodClass::Multicast,
             _ => FloodClass::Unknown,
         };
-        self.admit_flood(class, &frame)?;
+        self.admit_flood(domain, class, &frame)?;
         self.flood(domain, frame, Some(self.ingress))
     }
 
@@ -212,6 +221,7 @@ impl Walk<'_> {
         let from_tunnel = from.and_then(|from| self.bridges.port_of(domain.bridge, from)).is_some_and(Port::is_tunnel);
         let (mut copies, mut too_long, mut too_many) = (0u64, 0, 0);
         let has_many_segments = frame.segments() > MAX_FLOODED_SEGMENTS;
+        let guard = self.bridges.table(domain.bridge).filter(|table| table.has_blocked(self.now));
         for (index, port) in self.bridges.ports[..self.bridges.end].iter().enumerate() {
             let id = PortId(index as u16);
             let is_reached = |port: &&Port| port.bridge == domain.bridge && Some(id) != from;
@@ -220,6 +230,9 @@ impl Walk<'_> {
                 PortKind::Link => {}
                 PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {}
                 PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => continue,
+            }
+            if guard.is_some_and(|table| table.is_blocked(id, self.now)) {
+                continue;
             }
             let Some(action) = port.vlan.leave(domain.vlan, &frame.headers) else { continue };
             if port.is_tunnel() {
@@ -236,7 +249,7 @@ impl Walk<'_> {
         }
         self.note(|| Step::Flooded { mac: frame.headers.dst, ports: copies as u16 });
         if copies == 0 {
-            return Err(DropReason::NoDestination);
+            return Err(if guard.is_some() { DropReason::LoopBlocked } else { DropReason::NoDestination });
         }
         if copies == too_long + too_many {
             // No port takes it, so that nothing was copied: the frame itself is dropped, once.

@@ -21,6 +21,7 @@ use packet::vlan::TagAction;
 use packet::{Batch, Features};
 use tunnel::Trains;
 
+use crate::counters::Counter;
 use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Work, Written};
 use crate::port::{Encapsulation, PortId};
@@ -60,9 +61,10 @@ pub(crate) fn transmit(
         let refusals = &mut refusals[id.index()];
         let mode = PortMode { id, features: port.features, coalesce: port.coalesce, bursts: port.bursts };
         let frames = queue.frames;
+        let waiting = queue.len() as u64;
+        let [writes, sent, bytes] = [&counters.tx_writes, &counters.tx_frames, &counters.tx_bytes].map(Counter::load);
         write_queue(queue, rx, mode, out, |written, members| {
             counters.tx_writes.add(written.writes);
-            work.add(written.writes, written.bytes);
             match written.result {
                 Ok(()) => {
                     counters.tx_frames.add(written.frames);
@@ -76,6 +78,10 @@ pub(crate) fn transmit(
             }
             observer.written(bridges, rx, id, frames, members, &written);
         });
+        // A frame that is refused has cost a write, too.
+        let refused = waiting.saturating_sub(counters.tx_frames.load().wrapping_sub(sent));
+        work.writes += counters.tx_writes.load().wrapping_sub(writes) + refused;
+        work.bytes += counters.tx_bytes.load().wrapping_sub(bytes);
         if *refusals >= MAX_REFUSALS
             && let Some(port) = &mut bridges.ports[id.index()]
         {
@@ -121,7 +127,7 @@ fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batc
     let mut work = Work::default();
     out.send_trains(trains, rx.arena(), |train, result| {
         // The kernel makes a packet of each datagram.
-        work.add(train.datagrams.into(), train.frame_bytes);
+        work += Work { writes: train.datagrams.into(), bytes: train.frame_bytes };
         let Some(counters) = bridges.counters.port(PortId(train.way.port)) else { return };
         match result {
             Ok(()) => {

@@ -152,6 +152,13 @@ fn provoke(reason: DropReason) -> Stage {
         }
         DropReason::SamePort => Stage::open().run(0, &[between(9, 8), between(8, 9)]),
         DropReason::NoDestination => Stage::new(Bridge::open(1)).run(0, &[between(8, 9)]),
+        DropReason::LoopBlocked => {
+            let mut stage = Stage::open();
+            while !stage.bridge.table.is_blocked(PortId(1), stage.bridge.now) {
+                stage = stage.run(0, &[between(8, 9)]).run(1, &[between(8, 9)]);
+            }
+            stage.run(1, &[between(8, 9)])
+        }
         DropReason::StormBroadcast => Stage::limited().run(0, &[ethernet(MacAddr::BROADCAST, mac(8), &[0; 46])]),
         DropReason::StormMulticast => Stage::limited().run(0, &[ethernet(MacAddr([1, 0, 0x5e, 0, 0, 1]), mac(8), &[0; 46])]),
         DropReason::StormUnknown => Stage::limited().run(0, &[between(8, 9)]),

@@ -13,6 +13,7 @@ use super::*;
 
 fn port(name: &str, namespace: Option<&str>, bytes: u64) -> PortStats {
     PortStats {
+        loop_blocked: false,
         name: name.to_owned(),
         bridge: None,
         namespace: namespace.map(str::to_owned),

@@ -107,6 +107,8 @@ fn add_ports(page: &mut Page, ports: &[PortStats]) {
     page.counter("vswitchd_port_drops", "Frames dropped, by reason", drops);
     let up = ports.iter().filter_map(|port| Some((labels_of(port), flag(port.state? == State::Up))));
     page.gauge("vswitchd_port_up", "Is its device there, and its link up?", up);
+    let blocked = ports.iter().map(|port| (labels_of(port), flag(port.loop_blocked)));
+    page.gauge("vswitchd_port_loop_blocked", "Has the loop guard blocked it?", blocked);
     let queues: [Number<PortStats, Option<u64>>; 3] = [
         ("vswitchd_port_receive_queue_bytes", "Bytes that wait in the kernel to be read", |port| port.rx_queue_bytes),
         ("vswitchd_port_transmit_queue_bytes", "Bytes that wait until the guest reads", |port| port.tx_queue_bytes),

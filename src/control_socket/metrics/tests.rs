@@ -11,6 +11,7 @@ use super::*;
 /// A switch of which everything can be said.
 fn everything() -> (Stats, Vec<Tunnel>) {
     let port = |name: &str, namespace: Option<&str>| PortStats {
+        loop_blocked: false,
         name: name.to_owned(),
         bridge: Some("br0".to_owned()),
         namespace: namespace.map(str::to_owned),

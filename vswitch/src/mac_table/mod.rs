@@ -11,7 +11,8 @@
 //! *Age.* An entry that was not renewed for the ageing time (300 s) is ignored by look-ups at once, and removed by
 //! [`MacTable::expire`].
 //!
-//! *Move.* A source that appears behind another port moves its entry there at once. Moves are counted.
+//! *Move.* A source that appears behind another port moves its entry there at once. Moves are counted, and the loop guard
+//! (`loop_guard.rs`) looks for those that do not end.
 //!
 //! *Limit.* The default is 8192 learned entries. Beyond the limit a new entry replaces the least recently used entry of
 //! the port that has most, so a station that invents addresses displaces its own (Open vSwitch, `lib/mac-learning.h`,
@@ -27,17 +28,21 @@
 //! *Memory.* All of it is allocated when the table is created: eight places for each key, and at the limit at most half of them
 //! in use.
 
+mod loop_guard;
 mod slots;
 #[cfg(test)]
 mod tests;
 mod usage;
 
 use std::cmp::Reverse;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
 
+pub use self::loop_guard::{FIRST_BLOCK, LAST_BLOCK, Loop};
+use self::loop_guard::{LoopGuard, Noted};
 use self::slots::{Slots, Value, key_of, key_parts, slots_of};
 use self::usage::Usage;
 use crate::port::PortId;
@@ -47,6 +52,9 @@ pub const SIZE_RANGE: std::ops::RangeInclusive<usize> = 10..=1_000_000;
 
 /// Maximum number of moves kept until [`MacTable::take_moves`]; further moves are only counted.
 const MAX_MOVES: usize = 16;
+
+/// Maximum number of addresses forgotten at a port as soon as a loop is found; whoever takes the loops flushes the rest.
+const FORGOTTEN_AT_ONCE: usize = 256;
 
 /// Configuration of a table.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +88,9 @@ pub enum Learned {
         /// The former port.
         from: PortId,
     },
+    /// Nothing is learned, and the frame came back through a loop: the loop guard has blocked the port, and the station is
+    /// behind another one.
+    Blocked,
     /// Nothing is learned: not the address of a station, a static entry with another port, no such port, or the table is
     /// busy.
     Refused,
@@ -179,6 +190,10 @@ pub struct MacTable {
     slots: Slots,
     size: usize,
     aging_secs: u32,
+    /// When the last of the ports is released that the loop guard has blocked, in milliseconds.
+    guarded_until: AtomicU64,
+    /// The same of each port.
+    blocked_until: Box<[AtomicU64]>,
     book: Mutex<Book>,
 }
 
@@ -190,6 +205,7 @@ struct Book {
     /// The first moves since [`MacTable::take_moves`].
     moves: Vec<MacMove>,
     more_moves: u64,
+    guard: LoopGuard,
 }
 
 impl Book {
@@ -213,11 +229,14 @@ impl MacTable {
         MacTable {
             size,
             aging_secs: config.aging_secs,
+            guarded_until: AtomicU64::new(0),
+            blocked_until: std::iter::repeat_with(AtomicU64::default).take(config.ports).collect(),
             book: Mutex::new(Book {
                 usage: Usage::new(config.ports, slots.len()),
                 stats: MacTableStats::default(),
                 moves: Vec::with_capacity(MAX_MOVES),
                 more_moves: 0,
+                guard: LoopGuard::new(config.ports),
             }),
             slots,
         }
@@ -256,8 +275,72 @@ impl MacTable {
     #[cold]
     fn learn_locked(&self, book: &mut Book, key: u64, places: [usize; 2], port: PortId, now: Timestamp) -> Learned {
         let decision = self.decide_locked(book, key, places, port);
+        if let (Learned::Moved { from }, Change::Renew { slot }) = (decision.learned, decision.change) {
+            if self.is_blocked(port, now) {
+                return Learned::Blocked;
+            }
+            let hash = places[0] ^ places[1];
+            match book.guard.note((key, hash), key_parts(key), [from, port], now) {
+                Noted::Move => {}
+                Noted::Pinned => return Learned::Blocked,
+                Noted::Loop(found) => {
+                    book.note_move(key, from, port);
+                    self.break_loop(book, (slot, key), &found, now);
+                    return Learned::Blocked;
+                }
+            }
+        }
         self.apply(book, &decision, key, Value { secs: now.secs(), is_static: false, port });
         decision.learned
+    }
+
+    /// Blocks a port, and returns the address that keeps moving, in slot `slot`, to its home. The first of those that the loop may
+    /// have brought behind its two ports are forgotten: frames to them are flooded until they are heard again.
+    fn break_loop(&self, book: &mut Book, (slot, key): (usize, u64), found: &Loop, now: Timestamp) {
+        self.take_out(book, slot);
+        for port in [found.port, found.other] {
+            for _ in 0..FORGOTTEN_AT_ONCE {
+                let Some(slot) = book.usage.oldest(port) else { break };
+                self.take_out(book, slot);
+            }
+        }
+        self.slots.fill(slot, key, Value { secs: now.secs(), is_static: false, port: found.home });
+        book.usage.push(found.home, slot);
+        book.stats.entries += 1;
+        self.block(found.port, found.until);
+    }
+
+    fn block(&self, port: PortId, until: Timestamp) {
+        if let Some(blocked) = self.blocked_until.get(port.index()) {
+            blocked.store(until.as_millis(), Ordering::Relaxed);
+            self.guarded_until.fetch_max(until.as_millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the loop guard has blocked any port.
+    #[inline]
+    #[must_use]
+    pub fn has_blocked(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.guarded_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether the loop guard has blocked this port: nothing is flooded to it or from it.
+    #[inline]
+    #[must_use]
+    pub fn is_blocked(&self, port: PortId, now: Timestamp) -> bool {
+        self.has_blocked(now)
+            && self.blocked_until.get(port.index()).is_some_and(|until| now.as_millis() < until.load(Ordering::Relaxed))
+    }
+
+    /// The ports that the loop guard has blocked.
+    #[must_use]
+    pub fn blocked(&self, now: Timestamp) -> Vec<Loop> {
+        if self.has_blocked(now) { self.lock().guard.blocked(now) } else { Vec::new() }
+    }
+
+    /// The loops that were found since the last call.
+    pub fn take_loops(&self) -> Vec<Loop> {
+        self.lock().guard.take()
     }
 
     /// The effect that [`MacTable::learn`] would have for a frame with this source. Changes nothing.
@@ -385,6 +468,10 @@ impl MacTable {
     /// Removes all entries of a removed port, learned and static. Returns their number.
     pub fn forget(&self, port: PortId) -> usize {
         let mut book = self.lock();
+        book.guard.forget(port);
+        if let Some(blocked) = self.blocked_until.get(port.index()) {
+            blocked.store(0, Ordering::Relaxed);
+        }
         if book.usage.len(port) == 0 && book.stats.statics == 0 {
             return 0;
         }

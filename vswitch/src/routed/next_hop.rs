@@ -46,7 +46,7 @@ impl RouterWorker {
         let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
         let Some(port) = walk.locate(table, domain, mac) else {
             self.doubt(tables, walk, to, dst);
-            walk.admit_flood(FloodClass::Unknown, &packet.frame)?;
+            walk.admit_flood(domain, FloodClass::Unknown, &packet.frame)?;
             return Ok(walk.flood(domain, packet.frame, None)?);
         };
         walk.note(|| Step::Forwarded { mac, port });

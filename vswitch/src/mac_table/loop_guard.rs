@@ -1,0 +1,325 @@
+//! The loop guard: finds ports through which the switch's own frames come back, and stops flooding there.
+//!
+//! If a guest bridges two of its ports, a broadcast that leaves through one comes back through the other, and is flooded again: it
+//! circulates as fast as the switch can carry it. Bridges run a spanning tree against that, which needs all of them to take part. This
+//! guard needs nobody: a frame that comes back has the source of a station that is elsewhere, so that the station's entry moves to
+//! the port of the loop, and with the station's next frame, or the loop's other end, it moves away again.
+//!
+//! *What counts* is one address that moves again and again between the same two ports: [`MOVES`] times within [`WINDOW`]. A
+//! failover, where each of a thousand addresses moves once, is no loop, and neither is a station that moves to another port and
+//! stays. Addresses are followed in a table of [`SLOTS`] slots, where an address has the slot of its hash. A slot is taken from an
+//! address that has not moved for a second, so that a station which invents addresses cannot hide a loop for long.
+//!
+//! *Which port.* Of the two, the one to which the address moved when it was first seen to move: the other one is its home. A home is
+//! remembered for a minute, so that the station itself is not blamed for coming back to it.
+//!
+//! The address itself returns to its home, and stays there as long as the port is blocked, whatever frames are still on their way.
+//!
+//! *Blocked* means that frames which would be flooded are neither taken from the port nor sent to it, and that no address moves to it.
+//! Frames to and from known stations pass. The first time lasts [`FIRST_BLOCK`]; each time that the loop is still there when it ends
+//! lasts twice as long, up to [`LAST_BLOCK`]. A port that was good for a minute, or for twice as long as it was last blocked,
+//! begins anew.
+//!
+//! *Threads.* All of this happens under the lock of the table, when an entry moves. Whether a port is blocked is one atomic
+//! number, its time of release, which only floods read.
+
+use std::time::Duration;
+
+use packet::vlan::VlanId;
+use packet::{MacAddr, Timestamp};
+
+use crate::port::PortId;
+
+/// Moves of one address between two ports within [`WINDOW`] that are a loop: ten rounds.
+const MOVES: u32 = 20;
+
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Addresses that are followed at a time; a power of two.
+const SLOTS: usize = 256;
+
+/// Pairs of ports that an address is followed between.
+const PAIRS: usize = 4;
+
+/// Time without a move after which an address has lost its home.
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// How long a port is blocked at first.
+pub const FIRST_BLOCK: Duration = Duration::from_secs(2);
+
+/// How long a port is blocked at most.
+pub const LAST_BLOCK: Duration = Duration::from_secs(256);
+
+/// Maximum number of loops kept until they are taken; further ones are only acted on.
+const MAX_LOOPS: usize = 16;
+
+/// A port that is blocked because of a loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loop {
+    /// The VLAN; 0 for untagged.
+    pub vlan: VlanId,
+    /// The address that kept moving.
+    pub mac: MacAddr,
+    /// The port that is blocked.
+    pub port: PortId,
+    /// The port that the address also was behind.
+    pub other: PortId,
+    /// The port that the address was behind at first, and is behind again.
+    pub home: PortId,
+    /// When the port is released.
+    pub until: Timestamp,
+    /// Seconds from when it was blocked until then.
+    pub seconds: u64,
+}
+
+/// What a move reveals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Noted {
+    /// A move like others.
+    Move,
+    /// A frame that still comes back through a loop: its station stays where it is.
+    Pinned,
+    /// A loop.
+    Loop(Loop),
+}
+
+/// The state of the guard of one table.
+#[derive(Debug)]
+pub(super) struct LoopGuard {
+    slots: Box<[Slot]>,
+    ports: Box<[PortState]>,
+    found: Vec<Loop>,
+}
+
+/// One address that moves.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    key: u64,
+    home: PortId,
+    moved: Timestamp,
+    /// When the address may move away from home again, after a loop.
+    pinned_until: Timestamp,
+    pairs: [Pair; PAIRS],
+}
+
+/// Its moves between two ports.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    ports: (PortId, PortId),
+    since: Timestamp,
+    moves: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct PortState {
+    last: Option<Loop>,
+    blocked_for: Duration,
+}
+
+impl Slot {
+    const EMPTY: Slot = Slot {
+        key: 0,
+        home: PortId::NOWHERE,
+        moved: Timestamp::from_millis(0),
+        pinned_until: Timestamp::from_millis(0),
+        pairs: [Pair::EMPTY; PAIRS],
+    };
+}
+
+impl Pair {
+    const EMPTY: Pair = Pair { ports: (PortId::NOWHERE, PortId::NOWHERE), since: Timestamp::from_millis(0), moves: 0 };
+}
+
+impl LoopGuard {
+    /// A guard of this number of ports.
+    pub(super) fn new(ports: usize) -> LoopGuard {
+        LoopGuard {
+            slots: vec![Slot::EMPTY; SLOTS].into(),
+            ports: vec![PortState::default(); ports].into(),
+            found: Vec::with_capacity(MAX_LOOPS),
+        }
+    }
+
+    /// Notes that an address, whose hash is `hash`, is about to move.
+    pub(super) fn note(
+        &mut self,
+        (key, hash): (u64, usize),
+        (vlan, mac): (VlanId, MacAddr),
+        [from, to]: [PortId; 2],
+        now: Timestamp,
+    ) -> Noted {
+        let slot = &mut self.slots[hash % SLOTS];
+        if slot.key != key || now.since(slot.moved) > MEMORY {
+            if slot.key != key && slot.key != 0 && now.since(slot.moved) <= WINDOW {
+                return Noted::Move;
+            }
+            *slot = Slot { key, home: from, ..Slot::EMPTY };
+        }
+        slot.moved = now;
+        if now < slot.pinned_until && from == slot.home {
+            return Noted::Pinned;
+        }
+        let moves = slot.count((from.min(to), from.max(to)), now);
+        if moves < MOVES {
+            return Noted::Move;
+        }
+        let port = if to == slot.home { from } else { to };
+        slot.pairs = [Pair::EMPTY; PAIRS];
+        let Some(state) = self.ports.get_mut(port.index()) else { return Noted::Move };
+        let until = state.block(now);
+        slot.pinned_until = until;
+        let other = if port == to { from } else { to };
+        let found = Loop { vlan, mac, port, other, home: slot.home, until, seconds: state.blocked_for.as_secs() };
+        state.last = Some(found);
+        if self.found.len() < MAX_LOOPS {
+            self.found.push(found);
+        }
+        Noted::Loop(found)
+    }
+
+    /// Loops that were found since the last call.
+    pub(super) fn take(&mut self) -> Vec<Loop> {
+        std::mem::replace(&mut self.found, Vec::with_capacity(MAX_LOOPS))
+    }
+
+    /// Ports that are blocked now.
+    pub(super) fn blocked(&self, now: Timestamp) -> Vec<Loop> {
+        self.ports.iter().filter_map(|port| port.last).filter(|last| now < last.until).collect()
+    }
+
+    /// A port is removed, and its number may become another one's.
+    pub(super) fn forget(&mut self, port: PortId) {
+        if let Some(state) = self.ports.get_mut(port.index()) {
+            *state = PortState::default();
+        }
+        self.slots.fill(Slot::EMPTY);
+    }
+}
+
+impl Slot {
+    /// Counts a move between two ports. Returns the number of moves within the window.
+    fn count(&mut self, ports: (PortId, PortId), now: Timestamp) -> u32 {
+        let known = self.pairs.iter().position(|pair| pair.moves > 0 && pair.ports == ports);
+        let at = known.unwrap_or_else(|| {
+            // The pair that is not in use, or was seen the longest time ago.
+            let oldest = (0..PAIRS).min_by_key(|at| (self.pairs[*at].moves > 0, self.pairs[*at].since));
+            oldest.unwrap_or_default()
+        });
+        let pair = &mut self.pairs[at];
+        if known.is_none() || now.since(pair.since) > WINDOW {
+            *pair = Pair { ports, since: now, moves: 0 };
+        }
+        pair.moves += 1;
+        pair.moves
+    }
+}
+
+impl PortState {
+    /// Blocks the port. Returns the time of its release.
+    fn block(&mut self, now: Timestamp) -> Timestamp {
+        let good = self.last.map(|last| now.since(last.until));
+        self.blocked_for = match good {
+            Some(good) if good < MEMORY.max(2 * self.blocked_for) => (2 * self.blocked_for).min(LAST_BLOCK),
+            _ => FIRST_BLOCK,
+        };
+        now.after(self.blocked_for)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: PortId = PortId(0);
+    const B: PortId = PortId(1);
+    const C: PortId = PortId(2);
+
+    fn address(n: u64) -> (VlanId, MacAddr) {
+        (VlanId::NONE, MacAddr::from_u64(0x0200_0000_0000 + n))
+    }
+
+    fn millis(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn note(guard: &mut LoopGuard, n: u64, from: PortId, to: PortId, at: u64) -> Option<Loop> {
+        match guard.note((n, n as usize), address(n), [from, to], millis(at)) {
+            Noted::Loop(found) => Some(found),
+            Noted::Move | Noted::Pinned => None,
+        }
+    }
+
+    /// Moves there and back, a round in this many milliseconds, until a port is blocked.
+    fn circulate(guard: &mut LoopGuard, home: PortId, away: PortId, from: u64, every: u64) -> Option<Loop> {
+        (0..1000).find_map(|round| {
+            let at = from + round * every;
+            note(guard, 1, home, away, at).or_else(|| note(guard, 1, away, home, at))
+        })
+    }
+
+    #[test]
+    fn the_port_that_is_not_home_is_blocked() {
+        for (home, away) in [(A, B), (B, A)] {
+            let mut guard = LoopGuard::new(3);
+            let found = circulate(&mut guard, home, away, 1000, 10).expect("a loop");
+            assert_eq!((found.port, found.other, found.until), (away, home, millis(1000 + 90 + 2000)));
+            assert_eq!(guard.take(), [found]);
+            assert_eq!((guard.blocked(millis(3089)), guard.blocked(millis(3090))), (vec![found], vec![]));
+            assert!(guard.take().is_empty());
+        }
+    }
+
+    /// A station at C, whose frames circulate between A and B: it is never blamed, though it comes back to C all the time.
+    #[test]
+    fn a_station_is_not_blamed_for_the_loop_of_others() {
+        let mut guard = LoopGuard::new(3);
+        let mut found = Vec::new();
+        for round in 0..2000 {
+            let at = 1000 + round * 20;
+            let moves = [(C, A), (A, B), (B, A), (A, C)];
+            found.extend(moves.into_iter().filter_map(|(from, to)| note(&mut guard, 1, from, to, at)));
+        }
+        assert!(!found.is_empty() && found.iter().all(|found| found.port != C), "{found:?}");
+    }
+
+    #[test]
+    fn failovers_and_slow_moves_are_no_loops() {
+        let mut guard = LoopGuard::new(3);
+        for n in 0..1000 {
+            assert_eq!(note(&mut guard, n, A, B, 1000 + n / 100), None);
+        }
+        assert_eq!(circulate(&mut guard, A, B, 10_000, 120), None, "18 moves in a second");
+        // A station that wanders over many ports.
+        let mut guard = LoopGuard::new(40);
+        for n in 0..38 {
+            assert_eq!(note(&mut guard, 1, PortId(n), PortId(n + 1), 1000), None);
+        }
+    }
+
+    #[test]
+    fn each_time_is_twice_as_long_until_it_is_good() {
+        let mut guard = LoopGuard::new(3);
+        let (mut now, mut times) = (1000, Vec::new());
+        for _ in 0..9 {
+            let found = circulate(&mut guard, A, B, now, 10).expect("a loop");
+            times.push(found.until.since(millis(now + 90)).as_secs());
+            now = found.until.as_millis();
+        }
+        assert_eq!(times, [2, 4, 8, 16, 32, 64, 128, 256, 256]);
+        let found = circulate(&mut guard, A, B, now + 511_000, 10).expect("a loop");
+        assert_eq!(found.until.since(millis(now + 511_090)).as_secs(), 256);
+        let now = found.until.as_millis() + 513_000;
+        let found = circulate(&mut guard, A, B, now, 10).expect("a loop");
+        assert_eq!(found.until.since(millis(now + 90)).as_secs(), 2);
+    }
+
+    #[test]
+    fn a_removed_port_is_forgotten() {
+        let mut guard = LoopGuard::new(3);
+        let found = circulate(&mut guard, A, B, 1000, 10).expect("a loop");
+        guard.forget(B);
+        assert!(guard.blocked(millis(1100)).is_empty());
+        let again = circulate(&mut guard, A, B, 1200, 10).expect("a loop");
+        assert_eq!(again.until.since(millis(1290)), found.until.since(millis(1090)), "as if for the first time");
+    }
+}
