@@ -561,7 +561,7 @@ impl Pair<'_> {
             _ => 3_600_000 * u64::from(self.choices.byte() % 8),
         };
         let then = self.model.now.after(Duration::from_millis(millis));
-        if !self.has_short_timeouts {
+        if !self.has_short_timeouts && self.model.live.iter().any(Conn::is_half_open) {
             self.turn_the_wheel(then);
         }
         self.model.set_now(then);

@@ -520,6 +520,11 @@ impl Model {
     /// Whether a new mapping may take any port of this address.
     fn has_free(&self, protocol: Protocol, address: Ipv4Addr, sure: bool) -> bool {
         let Some(usable) = self.usable.get(&(address, protocol)) else { return false };
+        // With more usable ports than there are holders of ports, one is free.
+        let holders = self.live.len() + self.dead.len() + self.published.len();
+        if usable.iter().filter(|is_usable| **is_usable).take(holders + 1).count() > holders {
+            return true;
+        }
         let usable = (0..=u16::MAX).zip(usable).filter(|(_, is_usable)| **is_usable);
         usable.map(|(port, _)| Endpoint::new(address, port)).any(|outside| self.is_free(protocol, outside, sure))
     }
