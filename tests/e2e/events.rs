@@ -190,9 +190,17 @@ fn full() {
         told.join().expect("no panic")
     });
     assert_eq!(told.0["entries"], 10);
-    // More local ports than outside ports.
+    // More local ports than outside ports. Connections without an answer would give way to new ones.
+    let server = udp_on(&site.outside, FAR, 5000);
     let sockets: Vec<_> = (0..5u16).map(|n| udp_on(site.guest(1), guest_address(1), 4000 + n)).collect();
-    sockets.iter().for_each(|socket| drop(socket.send_to(b"out", (FAR, 5000))));
+    for (number, socket) in sockets.iter().enumerate() {
+        socket.send_to(b"out", (FAR, 5000)).expect("sent");
+        if number < 2 {
+            let (_, mapped) = server.recv_from(&mut [0; 8]).expect("received");
+            server.send_to(b"back", mapped).expect("sent");
+            socket.recv(&mut [0; 8]).expect("answered");
+        }
+    }
     assert_eq!(told.1.next("nat_ports_exhausted")["mappings"], 2);
     site.finish();
 }

@@ -319,7 +319,6 @@ fn rules_come_and_go() {
     let (mut near, mut far, _) = connect(&site.outside, &one, SocketAddrV4::new(MACHINE, 8080));
     assert_eq!(file.reload(site.switch(), &(web.clone() + &mail)), Reloaded::Changed);
     drop(connect(&site.outside, &smtp, SocketAddrV4::new(MACHINE, 8025)));
-    assert!(site.machine.try_inside(|| TcpListener::bind((MACHINE, 8025))).is_err(), "the host's port is taken");
     near.write_all(b"a").expect("sent");
     far.read_exact(&mut [0]).expect("the connection by the first rule lives on");
     // The same port to another guest, and the other rule removed.
