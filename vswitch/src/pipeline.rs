@@ -26,7 +26,7 @@ use crate::port::{Port, PortId};
 use crate::routed::resume::{Held, Task};
 use crate::routed::routing::Routing;
 use crate::routed::{Deferred, Router, RouterWorker};
-use crate::storm::{StormControl, StormLimits};
+use crate::storm::StormControl;
 use crate::switch::switch;
 use crate::transmit::transmit;
 use crate::tunnels::arrive::{Endpoint, Inbox, NewSource, whose};
@@ -227,7 +227,10 @@ impl Pipeline {
     /// ignored.
     pub fn set_port(&mut self, id: PortId, port: Option<Port>) {
         if let Some(slot) = self.bridges.ports.get_mut(id.index()) {
-            self.storm.set(id, port.as_ref().map_or(StormLimits::NONE, |port| port.limits));
+            // A guest that leaves and comes back has the tokens that it had.
+            if let Some(port) = &port {
+                self.storm.set(id, port.limits);
+            }
             *slot = port;
             self.refusals[id.index()] = 0;
             self.bridges.end = self.bridges.ports.iter().rposition(Option::is_some).map_or(0, |last| last + 1);

@@ -11,6 +11,9 @@
 //! *Frames of the router* (its ARP requests, its answers) take no token, and neither do frames that it takes in: ARP to the
 //! gateway is answered before. A routed packet whose last hop is flooded takes one of the port that it came in through.
 //!
+//! *A guest that reconnects* gets no new burst: the buckets of a number outlive its port, and keep their tokens as long as the
+//! limits are the same.
+//!
 //! *Threads.* The buckets are each worker's own, because a port is read by one worker. Where a port has several queues, each
 //! of them has the whole rate.
 

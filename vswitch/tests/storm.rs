@@ -53,6 +53,19 @@ fn each_class_has_its_limit_before_it_is_copied() {
     }
 }
 
+/// A guest on a socket could reconnect 64 times a second.
+#[test]
+fn a_guest_that_reconnects_gets_no_new_burst() {
+    let mut bridge = bridge(1);
+    while !bridge.run(0, &[frame(MacAddr::BROADCAST)]).is_empty() {}
+    for _ in 0..64 {
+        let guest = bridge.port(0).clone();
+        bridge.pipeline.set_port(PortId(0), None);
+        bridge.pipeline.set_port(PortId(0), Some(guest));
+        assert_eq!(bridge.run(0, &[frame(MacAddr::BROADCAST)]).len(), 0);
+    }
+}
+
 #[test]
 fn honest_guests_lose_nothing() {
     let mut bridge = bridge(4);
