@@ -120,7 +120,8 @@ fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame
     let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
     let (src, dst) = (about.src(), about.dst());
     let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
-    if IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast() || !walk.may_tell(src.into(), Some(error)) {
+    let is_forbidden = IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast();
+    if !walk.may_tell(is_forbidden, src.into(), Some(error)) {
         return None;
     }
     let id = walk.errors.next_id();
@@ -135,11 +136,8 @@ fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Fr
     let quote =
         about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
     // A group address cannot be the source of an error.
-    if PacketTooBig::is_forbidden_about(about)
-        || frame.headers.dst.is_multicast()
-        || dst.is_multicast()
-        || !walk.may_tell(src.into(), None)
-    {
+    let is_forbidden = PacketTooBig::is_forbidden_about(about) || frame.headers.dst.is_multicast() || dst.is_multicast();
+    if !walk.may_tell(is_forbidden, src.into(), None) {
         return None;
     }
     send_back(walk, frame, icmpv6::ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src))

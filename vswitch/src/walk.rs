@@ -177,10 +177,11 @@ impl<'a> Walk<'a> {
         self.note(|| Step::RequestDropped(reason));
     }
 
-    /// Whether an ICMP error may be sent to this address now. Takes a token of the rate limit, except in a rehearsal.
+    /// Whether an ICMP error may be sent to this address now, about a packet about which none may be sent if `is_forbidden`. Takes
+    /// a token of the rate limit, except in a rehearsal.
     #[cold]
-    pub(crate) fn may_tell(&mut self, to: IpAddr, error: Option<IcmpError>) -> bool {
-        let may = self.is_rehearsal() || self.errors.limit.take(to, self.now);
+    pub(crate) fn may_tell(&mut self, is_forbidden: bool, to: IpAddr, error: Option<IcmpError>) -> bool {
+        let may = !is_forbidden && (self.is_rehearsal() || self.errors.limit.take(to, self.now));
         self.note(|| if may { Step::Told { to, error } } else { Step::NotTold });
         may
     }

@@ -140,7 +140,8 @@ impl RouterWorker {
 fn write_error(walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4Addr) -> Option<Packet> {
     let ip = view(walk, &packet)?;
     let to = ip.src();
-    if IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast() || !walk.may_tell(to.into(), Some(error)) {
+    let is_forbidden = IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast();
+    if !walk.may_tell(is_forbidden, to.into(), Some(error)) {
         return None;
     }
     let quote = (packet.frame.span.len() - ETHERNET_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);

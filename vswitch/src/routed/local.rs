@@ -10,7 +10,7 @@ use packet::icmpv4::{self, IcmpError, IcmpView, unreachable};
 use packet::ipv4::Ipv4Options;
 use packet::vlan::TagAction;
 
-use super::neighbour::InterfaceId;
+use super::neighbour::{InterfaceId, NeighbourEntry};
 use super::reassembly::{Key, Refused};
 use super::routing::Uplink;
 use super::v4::{Ip, Packet, is_echo_request, mark, set_addresses, view, view_mut};
@@ -107,10 +107,12 @@ impl RouterWorker {
         // speaks of, as it does for a virtual router (RFC 5798 section 8.1.2).
         if learns && !arp.is_probe() && arp.sender_mac.is_station() && arp.sender_mac != identity.mac {
             let (address, mac) = (arp.sender_ip, arp.sender_mac);
-            walk.note(|| Step::NeighbourLearned { address, mac });
             let learn = || tables.neighbours.learn(identity.id, address, mac, walk.ingress.0, asks_us, walk.now);
             if !walk.is_rehearsal() && learn() {
                 self.defer(Deferred::Neighbour(identity.id, address));
+            }
+            if walk.story.is_some() && is_learned(tables, walk, identity.id, address, mac, asks_us) {
+                walk.note(|| Step::NeighbourLearned { address, mac });
             }
         }
         if asks_us {
@@ -224,6 +226,17 @@ impl RouterWorker {
             }
         }
     }
+}
+
+/// Whether a message has taught, or in a rehearsal would teach, this neighbour: others' messages teach nothing about stations
+/// that the router neither knows nor waits for.
+#[cold]
+fn is_learned(tables: &RouterTables, walk: &Walk<'_>, id: InterfaceId, address: Ipv4Addr, mac: MacAddr, asks_us: bool) -> bool {
+    if !walk.is_rehearsal() {
+        return tables.neighbours.peek(id, address) == Some(mac);
+    }
+    let is_it = |entry: &NeighbourEntry| (entry.interface, entry.address) == (id, address);
+    asks_us || tables.neighbours.entries(walk.now).iter().any(is_it)
 }
 
 fn read_arp(walk: &Walk<'_>, frame: &Frame) -> Option<Arp> {

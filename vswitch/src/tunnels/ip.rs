@@ -104,7 +104,8 @@ fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error:
 fn answer(walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Option<Frame> {
     let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
     let (to, from) = (about.src(), about.dst());
-    if IcmpError::is_forbidden_about(about) || !walk.may_tell(to.into(), Some(error)) {
+    let is_forbidden = IcmpError::is_forbidden_about(about);
+    if !walk.may_tell(is_forbidden, to.into(), Some(error)) {
         return None;
     }
     let quote = frame.span.len().min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
