@@ -11,8 +11,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use api::Refusal;
 use api::Story;
-use filter::{Filter, Subject};
-use packet::{Headers, VnetHeader};
+use filter::Filter;
+use packet::VnetHeader;
 use vswitch::MAX_LIVE;
 use vswitch::{Live, PortId, PortKind, Watch};
 
@@ -85,8 +85,8 @@ impl Traces {
             let full = format!("{MAX_LIVE} live traces run already; end one, or let it end");
             return Err(Refusal::conflict(full));
         }
-        let live = Arc::new(Live::new(count, move |ingress, frame| {
-            port.is_none_or(|port| port == ingress) && filter.as_ref().is_none_or(|filter| takes(filter, frame))
+        let live = Arc::new(Live::new(count, move |ingress, subject| {
+            port.is_none_or(|port| port == ingress) && filter.as_ref().is_none_or(|filter| filter.matches(subject))
         }));
         let port_is_gone = Arc::new(AtomicBool::new(false));
         self.take_in(names);
@@ -161,13 +161,6 @@ pub(crate) fn imagine(id: PortId, words: &Words, names: Vec<String>, edge: &Edge
     let is_bridged = port.kind != PortKind::Tun;
     let known = if is_bridged { elsewhere.notes(&told, &frame, port.bridge, words.dst()) } else { Vec::new() };
     Ok(Story { notes: known, ..story(&told, &names, notes, None) })
-}
-
-/// Does a filter take a frame that came in? Its VLAN is that of its tag.
-fn takes(filter: &Filter, frame: &[u8]) -> bool {
-    let headers = Headers::parse(frame).ok();
-    let vlan = headers.and_then(|headers| headers.tag).map(|tag| tag.vlan().get());
-    filter.matches(&Subject { headers: headers.as_ref(), bytes: frame, vlan, vni: None })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The pipeline from batch to writes: flooding, drops, offloads. The books balance after every batch.
 
+use std::sync::Arc;
+
 use packet::vlan::VlanId;
 use packet::{Features, VNET_LEN, VnetHeader};
 use proptest::prelude::*;
@@ -8,7 +10,7 @@ use testkit::bridge::{Bridge, port};
 use testkit::frames::{Spec, noise};
 use testkit::packets::{ACK, PSH};
 use testkit::wire::on_the_wire;
-use vswitch::{DropReason, PortId, PortVlan, SendError, VlanSet};
+use vswitch::{DropReason, Live, PortId, PortVlan, SendError, VlanSet, Watch};
 
 fn mac(n: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, n]
@@ -338,4 +340,15 @@ fn an_invalid_plain_frame_is_dropped() {
         Err(SendError::Invalid)
     });
     assert_eq!((tries, bridge.dropped(DropReason::WriteFailed), bridge.counts(1).offload_refused.load()), (1, 1, 0));
+}
+
+/// A trace's filter sees the VLAN that the port puts an untagged frame in, as a capture's does.
+#[test]
+fn the_filter_of_a_trace_sees_the_vlan_of_the_port() {
+    let mut bridge = Bridge::new([port(PortVlan::access(vlan(10))), port(PortVlan::access(vlan(20)))]);
+    let live = Arc::new(Live::new(10, |_, subject| subject.vlan == Some(10) && subject.headers.is_some()));
+    bridge.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
+    bridge.run(0, &[between(0, 1).bytes()]);
+    bridge.run(1, &[between(1, 0).bytes()]);
+    assert_eq!(live.remaining(), 9);
 }

@@ -14,11 +14,11 @@
 //! that waited in the router are captured again only if they are dropped.
 
 use capture::{Direction, Leaving, Probe, Seen, Verdict};
-use filter::Subject;
 use packet::ethernet::ADDRESSES_LEN;
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Batch, Headers, Span};
 
+use super::seen::{headers_of, subject};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::port::PortId;
@@ -68,10 +68,7 @@ impl Captures {
         let id = if id == PortId::NOWHERE { PortId(0) } else { id };
         let span = batch.spans()[at];
         let bytes = batch.frame(span);
-        let headers = match bridges.ip_tunnel(id) {
-            None => Headers::parse(bytes).ok(),
-            Some(_) => Some(Headers::of_packet(bytes)),
-        };
+        let headers = headers_of(bridges, id, bytes);
         let seen = self.seen(bridges, id, headers.as_ref(), bytes);
         let checksum_end = batch.vnet(span).checksum_end();
         self.probes.iter_mut().for_each(|probe| probe.arrives(&seen, direction, checksum_end));
@@ -151,10 +148,7 @@ impl Captures {
 
     #[inline]
     fn seen<'a>(&self, bridges: &Bridges, id: PortId, headers: Option<&'a Headers>, bytes: &'a [u8]) -> Seen<'a> {
-        let port = bridges.port(id);
-        let vlan = port.zip(headers).and_then(|(port, headers)| port.vlan.classify(headers)).map(packet::VlanId::get);
-        let vni = port.and_then(|port| port.encapsulation()?.framing.vni()).map(tunnel::Vni::number);
-        Seen { time: self.time, port: id.0, subject: Subject { headers, bytes, vlan: vlan.filter(|vlan| *vlan != 0), vni } }
+        Seen { time: self.time, port: id.0, subject: subject(bridges, id, headers, bytes) }
     }
 }
 

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
+use filter::Subject;
 use packet::Timestamp;
 use packet::batch::MAX_FRAMES;
 use tunnel::{Train, Way};
 
+use super::seen::{headers_of, subject};
 use super::step::Step;
 use super::story::Story;
 use crate::drop_reason::DropReason;
@@ -21,8 +23,8 @@ pub const MAX_LIVE: usize = 4;
 /// Maximum number of finished stories that wait to be taken, per request.
 pub const MAX_WAITING: usize = 256;
 
-/// Whether a request matches a frame, by its ingress port and its bytes.
-type Wanted = Box<dyn Fn(PortId, &[u8]) -> bool + Send + Sync>;
+/// Whether a request matches a frame, by its ingress port and what filters see of it.
+type Wanted = Box<dyn Fn(PortId, &Subject<'_>) -> bool + Send + Sync>;
 
 /// A request for the stories of the next frames of some kind, shared by all workers.
 pub struct Live {
@@ -36,7 +38,7 @@ pub struct Live {
 impl Live {
     /// A request for `count` stories of frames that `wanted` accepts.
     #[must_use]
-    pub fn new(count: u32, wanted: impl Fn(PortId, &[u8]) -> bool + Send + Sync + 'static) -> Live {
+    pub fn new(count: u32, wanted: impl Fn(PortId, &Subject<'_>) -> bool + Send + Sync + 'static) -> Live {
         let stories = ArrayQueue::new(MAX_WAITING.min(count.max(1) as usize));
         Live { wanted: Box::new(wanted), remaining: AtomicU32::new(count), stories, lost: AtomicU64::new(0) }
     }
@@ -65,9 +67,9 @@ impl Live {
     }
 
     /// Counts down and returns true if this frame is wanted and stories are still to begin.
-    fn takes(&self, ingress: PortId, frame: &[u8]) -> bool {
+    fn takes(&self, ingress: PortId, subject: &Subject<'_>) -> bool {
         self.remaining() > 0
-            && (self.wanted)(ingress, frame)
+            && (self.wanted)(ingress, subject)
             && self.remaining.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
@@ -144,7 +146,9 @@ impl Watch {
 
     /// Begins a story, if a request wants the frame.
     pub(crate) fn begin(&mut self, bridges: &Bridges, ingress: PortId, frame: &[u8], now: Timestamp) -> Option<Box<Story>> {
-        let wanted = self.live.iter().enumerate().filter(|(_, live)| live.takes(ingress, frame));
+        let headers = headers_of(bridges, ingress, frame);
+        let subject = subject(bridges, ingress, headers.as_ref(), frame);
+        let wanted = self.live.iter().enumerate().filter(|(_, live)| live.takes(ingress, &subject));
         let wanted = wanted.fold(0, |wanted, (at, _)| wanted | 1 << at);
         if wanted == 0 && !self.rehearses {
             return None;

@@ -5,5 +5,6 @@ pub mod capture;
 pub mod live;
 pub(crate) mod observer;
 pub mod rehearsal;
+mod seen;
 pub mod step;
 pub mod story;

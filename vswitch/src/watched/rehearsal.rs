@@ -4,8 +4,8 @@
 //! tables, but not their counters or ports. It processes a frame by the very code that processes real frames; where that
 //! code would change a shared table, a rehearsed [`Story`] makes it ask for the decision instead.
 //!
-//! Three things cannot be predicted: whether a port's kernel takes the write, whether a worker's rate limit for ICMP
-//! errors is exhausted, and the answers to ARP requests.
+//! Four things cannot be predicted: whether a port's kernel takes the write, whether a worker's rate limit for ICMP
+//! errors is exhausted, whether storm control has tokens left for a flood, and the answers to ARP requests.
 
 use std::io::IoSlice;
 use std::sync::Arc;

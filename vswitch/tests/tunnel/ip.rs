@@ -13,7 +13,7 @@ use packet::icmpv4::IcmpView;
 use packet::ipv4::Ipv4View;
 use packet::{Datagram, Ipv4Prefix, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, peers};
-use vswitch::{DropReason, Encapsulation, Endpoint, IpTunnel, Port, PortId, PortKind, PortVlan};
+use vswitch::{DropReason, Encapsulation, Endpoint, IpTunnel, Live, Port, PortId, PortKind, PortVlan, Watch};
 
 use testkit::bridge::{Bridge, Write, port};
 use testkit::checksum::sum;
@@ -219,4 +219,16 @@ fn bridge_and_tunnel_of_packets_do_not_meet() {
     assert!(arrive(&mut near, 1, &packet(FAR, GUEST, 64, 100, true)).is_empty());
     assert_eq!(near.counts(PEER).dropped(DropReason::PortGone), 1);
     assert_eq!(near.run(TUN, &[packet([10, 42, 1, 8], Ipv4Addr::BROADCAST.octets(), 64, 100, true)]).len(), 0);
+}
+
+/// Packets without Ethernet header, as a capture's filter sees them.
+#[test]
+fn the_filter_of_a_trace_sees_the_packets_of_a_tun_device() {
+    let mut near = host(0);
+    let live = Arc::new(Live::new(10, |_, subject| {
+        subject.headers.is_some_and(|headers| headers.ipv4(subject.bytes).is_some_and(|ip| ip.src() == Ipv4Addr::from(GUEST)))
+    }));
+    near.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
+    near.run(TUN, &[packet(GUEST, FAR, 64, 100, true)]);
+    assert_eq!(live.remaining(), 9);
 }
