@@ -10,13 +10,13 @@ use api::query::{Apply, Rule, target};
 use hyper::Method;
 use serde::Serialize;
 
-use crate::client::segment;
+use crate::client::{Body, segment};
 use crate::get::Get;
 use crate::table::plain;
 
 /// Adds what the body describes.
 pub(crate) fn add(get: &Get<'_>, path: &str, body: &impl Serialize) -> anyhow::Result<String> {
-    get.changed(Method::POST, path, Some(serde_json::to_string(body)?), lines)
+    get.changed(Method::POST, path, Some(Body::Json(serde_json::to_string(body)?)), lines)
 }
 
 /// Removes the thing of this name.
@@ -41,7 +41,7 @@ pub(crate) fn apply(get: &Get<'_>, file: &Path, dry_run: bool) -> anyhow::Result
     };
     let text = text.with_context(|| format!("{}: reading the configuration", plain(&name)))?;
     let target = target("/v1/apply", &Apply { dry_run, file: Some(name) })?;
-    get.changed(Method::POST, &target, Some(text), lines)
+    get.changed(Method::POST, &target, Some(Body::Toml(text)), lines)
 }
 
 /// A line for each change.

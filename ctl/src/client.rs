@@ -51,8 +51,25 @@ pub(crate) fn get(socket: &Path, target: &str) -> anyhow::Result<String> {
     ask(socket, Method::GET, target, None)
 }
 
-/// Sends a request, with a body in JSON if there is one, and returns the body of the response.
-pub(crate) fn ask(socket: &Path, method: Method, target: &str, body: Option<String>) -> anyhow::Result<String> {
+/// The body of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Json(String),
+    Toml(String),
+}
+
+impl Body {
+    /// Its media type and its text.
+    fn into_parts(self) -> (&'static str, String) {
+        match self {
+            Body::Json(text) => ("application/json", text),
+            Body::Toml(text) => ("application/toml", text),
+        }
+    }
+}
+
+/// Sends a request, with a body if there is one, and returns the body of the response.
+pub(crate) fn ask(socket: &Path, method: Method, target: &str, body: Option<Body>) -> anyhow::Result<String> {
     runtime()?.block_on(whole(socket, method, target, body))
 }
 
@@ -62,14 +79,14 @@ pub(crate) fn ask_within(
     socket: &Path,
     method: Method,
     target: &str,
-    body: Option<String>,
+    body: Option<Body>,
 ) -> anyhow::Result<String> {
     let asked = async { timeout(limit, whole(socket, method, target, body)).await };
     runtime()?.block_on(asked).with_context(|| format!("{}: the switch does not answer", socket.display()))?
 }
 
 /// The body of the response.
-async fn whole(socket: &Path, method: Method, target: &str, body: Option<String>) -> anyhow::Result<String> {
+async fn whole(socket: &Path, method: Method, target: &str, body: Option<Body>) -> anyhow::Result<String> {
     let response = respond(socket, method, target, body).await?;
     let body = read_whole(response.into_body()).await.with_context(|| asking(socket))?;
     String::from_utf8(body).with_context(|| format!("{}: the response is not UTF-8", socket.display()))
@@ -87,14 +104,16 @@ pub(crate) async fn respond(
     socket: &Path,
     method: Method,
     target: &str,
-    body: Option<String>,
+    body: Option<Body>,
 ) -> anyhow::Result<Response<Incoming>> {
     let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
     let mut request = Request::builder().method(method).uri(target).header(HOST, "vswitchd");
-    if body.is_some() {
-        request = request.header(CONTENT_TYPE, "application/json");
+    let body = body.map(Body::into_parts);
+    if let Some((media_type, _)) = &body {
+        request = request.header(CONTENT_TYPE, *media_type);
     }
-    let request = request.body(Full::new(Bytes::from(body.unwrap_or_default()))).context("making the request")?;
+    let request =
+        request.body(Full::new(Bytes::from(body.map(|(_, text)| text).unwrap_or_default()))).context("making the request")?;
     let sent = async {
         let io = TokioIo::new(stream);
         let (mut sender, connection) = http1::Builder::new().max_buf_size(LONGEST_HEAD).handshake(io).await?;

@@ -37,7 +37,7 @@ impl Get<'_> {
         &self,
         method: Method,
         target: &str,
-        body: Option<String>,
+        body: Option<client::Body>,
         table: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<String> {
         self.form(&understood(&client::ask(self.socket, method, target, body)?)?, table)

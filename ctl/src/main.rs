@@ -138,7 +138,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Log(Log::Set { level }) => {
             let (part, level) = level.split_once('=').map_or((None, level.as_str()), |(part, level)| (Some(part), level));
             let change = LogChange { part: part.map(str::to_owned), level: level.to_owned() };
-            get.changed(Method::PUT, "/v1/log", Some(serde_json::to_string(&change)?), print::log)
+            get.changed(Method::PUT, "/v1/log", Some(client::Body::Json(serde_json::to_string(&change)?)), print::log)
         }
         Command::Events => events::follow(&socket, cli.output).map(|()| String::new()),
         Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
@@ -196,7 +196,9 @@ fn run_fdb(get: &Get<'_>, fdb: &Fdb) -> anyhow::Result<String> {
         Fdb::Add { mac, port, vlan } => {
             let target = target(&entry(mac), &InVlan { vlan: *vlan })?;
             let body = serde_json::to_string(&Station { port: port.clone() })?;
-            get.changed(Method::PUT, &target, Some(body), |entry: &MacEntry| print::fdb(std::slice::from_ref(entry)))
+            get.changed(Method::PUT, &target, Some(client::Body::Json(body)), |entry: &MacEntry| {
+                print::fdb(std::slice::from_ref(entry))
+            })
         }
         Fdb::Del { mac, vlan, bridge } => {
             let domain = InDomain { vlan: *vlan, bridge: bridge.clone() };

@@ -5,8 +5,9 @@
 //!  term       = ("not" | "!") term | "(" expression ")" | primitive
 //!  primitive  = [SCOPE] [END] host ADDRESS | [SCOPE] [END] net CIDR | [END] ADDRESS | SCOPE
 //!             | [tcp | udp] [END] port N | [tcp | udp] [END] portrange N-M
-//!             | [ip | ip6] proto N | ether [END] MAC | ether host MAC | [END] mac MAC | ether proto N
-//!             | tcp | udp | icmp | icmp6 | vlan [N] | vni [N] | broadcast | multicast
+//!             | [ip | ip6] proto PROTOCOL | ether [END] MAC | ether host MAC | [END] mac MAC | ether proto N
+//!             | tcp | udp | sctp | icmp | icmp6 | vlan [N] | vni [N] | [ether] broadcast | [ether] multicast
+//!  PROTOCOL   = N | tcp | udp | sctp | icmp | icmp6
 //!  SCOPE      = ip | ip6 | arp
 //!  END        = src | dst | src or dst | src and dst
 //! ```
