@@ -24,20 +24,39 @@ pub(super) async fn follow(Extension(events): Extension<Sender<Arc<Event>>>, las
 }
 
 fn following(events: Receiver<Arc<Event>>) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send {
-    stream::unfold((events, 0), async |(mut events, last)| {
-        let event = next(&mut events, last).await?;
-        Some((Ok(framed(&event)), (events, event.sequence)))
+    stream::unfold(Reader { events, behind_missed: None }, async |mut reader| {
+        let event = reader.next().await?;
+        Some((Ok(framed(&event)), reader))
     })
 }
 
-/// The next event; or, where some were missed since number `last`, how many.
-async fn next(events: &mut Receiver<Arc<Event>>, last: u64) -> Option<Arc<Event>> {
-    match events.recv().await {
-        Ok(event) => Some(event),
-        Err(RecvError::Lagged(count)) => {
-            Some(Arc::new(Event { sequence: last + count, time: now(), what: What::Missed { events: count } }))
+/// A reader's place among the events.
+struct Reader {
+    events: Receiver<Arc<Event>>,
+    /// The first event behind those that were missed.
+    behind_missed: Option<Arc<Event>>,
+}
+
+impl Reader {
+    /// The next event; or, where some were missed, how many, with the number of the last of them.
+    async fn next(&mut self) -> Option<Arc<Event>> {
+        if let Some(event) = self.behind_missed.take() {
+            return Some(event);
         }
-        Err(RecvError::Closed) => None,
+        let mut missed = 0;
+        loop {
+            match self.events.recv().await {
+                Ok(event) if missed == 0 => return Some(event),
+                Ok(event) => {
+                    let sequence = event.sequence.saturating_sub(1);
+                    self.behind_missed = Some(event);
+                    return Some(Arc::new(Event { sequence, time: now(), what: What::Missed { events: missed } }));
+                }
+                // Others may be missed while this is found out.
+                Err(RecvError::Lagged(count)) => missed += count,
+                Err(RecvError::Closed) => return None,
+            }
+        }
     }
 }
 
@@ -62,15 +81,18 @@ mod tests {
         let mut events = Events::new();
         let up = || What::PortUp { port: "a".to_owned(), mtu: 1500 };
         events.tell(up());
-        let mut slow = events.sender().subscribe();
+        let reader = || Reader { events: events.sender().subscribe(), behind_missed: None };
+        let (mut slow, mut slower) = (reader(), reader());
         events.tell(up());
-        assert_eq!(wait(next(&mut slow, 0)).unwrap().sequence, 2);
+        assert_eq!(wait(slow.next()).unwrap().sequence, 2);
         (0..KEPT + 5).for_each(|_| events.tell(up()));
-        let missed = wait(next(&mut slow, 2)).unwrap();
+        let missed = wait(slow.next()).unwrap();
         assert_eq!((missed.sequence, &missed.what), (7, &What::Missed { events: 5 }));
-        assert_eq!(wait(next(&mut slow, 7)).unwrap().sequence, 8);
+        assert_eq!(wait(slow.next()).unwrap().sequence, 8);
+        let missed = wait(slower.next()).unwrap();
+        assert_eq!((missed.sequence, &missed.what), (7, &What::Missed { events: 6 }), "before its first event");
         drop(events);
-        let rest = std::iter::from_fn(|| wait(next(&mut slow, 0)));
+        let rest = std::iter::from_fn(|| wait(slow.next()));
         assert_eq!(rest.count(), KEPT - 1);
     }
 
