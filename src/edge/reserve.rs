@@ -50,7 +50,7 @@ pub(crate) struct Reserved {
     local: RangeInclusive<u16>,
     local_left: [u32; 2],
     /// Where the next round of giving back begins.
-    trimmed: usize,
+    trimmed: [usize; 2],
     /// Maximum number of ports of a protocol that are taken in advance, by the number of descriptors.
     most: usize,
     /// No descriptors are left for TCP's, for UDP's, until some ports are given back.
@@ -87,7 +87,7 @@ impl Reserved {
             published: HashMap::new(),
             local_left: [u32::from(local.end() - local.start()) / 4 * 3; 2],
             local,
-            trimmed: 0,
+            trimmed: [0; 2],
             most: usize::MAX,
             is_exhausted: [false; 2],
             has_complained: false,
@@ -230,9 +230,11 @@ impl Reserved {
             if nat.free_ports(self.address, protocol) <= TOO_MANY {
                 continue;
             }
-            let some: Vec<u16> = self.ports[at(protocol)].keys().skip(self.trimmed).take(GIVEN_BACK).copied().collect();
+            let some: Vec<u16> =
+                self.ports[at(protocol)].keys().skip(self.trimmed[at(protocol)]).take(GIVEN_BACK).copied().collect();
             // From the start again, once all were looked at.
-            self.trimmed = if some.len() < GIVEN_BACK { 0 } else { self.trimmed + GIVEN_BACK };
+            let trimmed = &mut self.trimmed[at(protocol)];
+            *trimmed = if some.len() < GIVEN_BACK { 0 } else { *trimmed + GIVEN_BACK };
             for port in some {
                 if nat.revoke(self.address, protocol, port) {
                     self.ports[at(protocol)].remove(&port);
