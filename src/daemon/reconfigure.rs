@@ -147,12 +147,12 @@ impl Daemon {
         }
         for tunnel in &plan.added_tunnels {
             if let Some(router) = &mut self.edge.router {
-                router.let_go(tunnel.port, self.fabric.now())?;
+                router.let_go(tunnel.local, tunnel.port, self.fabric.now())?;
             }
         }
         let (readers, workers) = (self.fabric.workers.readers(), self.fabric.workers.len());
         let queues = |id: PortId| queues_of(id.index().min(readers), readers, workers);
-        let new = self.tunnels.prepare(&plan.added_tunnels, ids, queues)?;
+        let new = self.tunnels.prepare(&plan.removed_tunnels, &plan.added_tunnels, ids, queues)?;
         let stays = |port: &&Port| !plan.removed_ports.iter().any(|removed| removed.is_same_port(port));
         let as_it_will_be = |port| plan.altered_ports.iter().find(|altered| altered.is_same_port(port)).unwrap_or(port);
         let ports = self.ports.iter().map(|port| &port.config).filter(stays).map(as_it_will_be).chain(&plan.added_ports);

@@ -50,9 +50,11 @@ impl NewTunnels {
 }
 
 impl TunnelControl {
-    /// Opens the sockets of these tunnels, with the next of these numbers.
+    /// Opens the sockets of these tunnels, with the next of these numbers. Those of the tunnels that are to be removed, by name,
+    /// are still open.
     pub(crate) fn prepare(
         &self,
+        removed: &[String],
         configs: &[config::Tunnel],
         ids: &mut dyn Iterator<Item = PortId>,
         queues: impl Fn(PortId) -> usize,
@@ -61,7 +63,7 @@ impl TunnelControl {
         let mut apart = Vec::new();
         for spec in &specs {
             match endpoint::of(&self.endpoints, spec) {
-                Some(at) => self.endpoints[at].check_room_for(spec)?,
+                Some(at) => self.endpoints[at].check_room_for(spec, self.in_the_way(at, removed).as_deref())?,
                 None => apart.push(spec.clone()),
             }
         }
@@ -91,6 +93,13 @@ impl TunnelControl {
         Ok(new)
     }
 
+    /// The tunnels that receive by an endpoint, if all of them are to be removed.
+    fn in_the_way(&self, endpoint: usize, removed: &[String]) -> Option<String> {
+        let of_it = self.tunnels.iter().filter(|tunnel| tunnel.endpoint == endpoint);
+        let names: Vec<&str> = of_it.map(|tunnel| tunnel.spec.name.as_str()).collect();
+        names.iter().all(|name| removed.iter().any(|removed| removed == name)).then(|| names.join(", "))
+    }
+
     /// Takes in what was prepared, and takes out the tunnels of these names.
     pub(crate) fn commit(&mut self, removed: &[String], new: NewTunnels) -> Committed {
         let NewTunnels { tunnels, endpoints, peers, pools } = new;
@@ -111,9 +120,11 @@ impl TunnelControl {
         }
         let known = std::mem::take(&mut self.devices);
         self.devices = devices(self.tunnels.iter().map(|tunnel| &tunnel.spec));
-        for (name, index) in &mut self.devices {
+        for device in &mut self.devices {
             // One that became another just now is found to be so by the next look.
-            *index = known.iter().find(|(known, _)| known == name).map_or(*index, |(_, known)| *known);
+            if let Some(known) = known.iter().find(|known| known.name == device.name) {
+                device.clone_from(known);
+            }
         }
         let used: Vec<SourcesSpec> = self.tunnels.iter().flat_map(|tunnel| sources_specs(&tunnel.spec)).collect();
         self.pools.retain(|(set, _)| used.contains(set));

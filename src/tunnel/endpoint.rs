@@ -47,21 +47,26 @@ pub(crate) struct EndpointControl {
 
 impl EndpointControl {
     /// Checks that a new tunnel can receive by it: a socket for any address serves a single address too, and not the other way
-    /// round.
-    pub(super) fn check_room_for(&self, spec: &TunnelSpec) -> anyhow::Result<()> {
+    /// round. `leaving` are the tunnels that have it, if the same change removes them all.
+    pub(super) fn check_room_for(&self, spec: &TunnelSpec, leaving: Option<&str>) -> anyhow::Result<()> {
         let key = key_of(spec);
+        let fix = |fix: &str| match leaving {
+            Some(leaving) => format!("remove {leaving} first, then apply this"),
+            None => format!("{fix}, or choose another port"),
+        };
         anyhow::ensure!(
             self.key.local == key.local || self.key.local.is_unspecified(),
-            "tunnel {}: {} leaves no room for a socket of any address beside it: say local={}, or choose another port",
+            "tunnel {}: {} leaves no room for a socket of any address beside it: {}",
             spec.name,
             self.name(),
-            self.key.local
+            fix(&format!("say local={}", self.key.local))
         );
         anyhow::ensure!(
             !spec.is_ipv6() || spec.outer.checksum != Checksum::Off || self.opened_as.zero_checksum,
-            "tunnel {}: {} takes no datagrams without checksum: leave csum=off out, or choose another port",
+            "tunnel {}: {} takes no datagrams without checksum: {}",
             spec.name,
-            self.name()
+            self.name(),
+            fix("leave csum=off out")
         );
         Ok(())
     }

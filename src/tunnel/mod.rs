@@ -50,6 +50,16 @@ const SOURCE_PORTS: usize = 64;
 /// Number of peers whose paths are looked at in one turn.
 const LOOKS_AT_ONCE: usize = 64;
 
+/// An interface that tunnels are bound to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Interface {
+    name: String,
+    /// The index of the interface that their sockets are bound to; `None` if there was none.
+    index: Option<u32>,
+    /// Why their sockets cannot be opened on the interface that has the name now.
+    problem: Option<String>,
+}
+
 /// All tunnels of all bridges.
 #[derive(Debug)]
 pub(crate) struct TunnelControl {
@@ -59,8 +69,8 @@ pub(crate) struct TunnelControl {
     peers: Vec<PeerControl>,
     /// The peer whose path is looked at next.
     next_look: usize,
-    /// Interfaces that tunnels are bound to, with their indices now.
-    devices: Vec<(String, Option<u32>)>,
+    /// Interfaces that tunnels are bound to.
+    devices: Vec<Interface>,
     /// Sets of sending sockets, each for all tunnels that send alike.
     pools: Vec<(SourcesSpec, Sources)>,
     /// Datagrams dropped by the kernel on sockets of tunnels that went.
@@ -343,25 +353,26 @@ impl TunnelControl {
         self.endpoints.iter_mut().for_each(EndpointControl::join_again);
         let mut found = (Vec::new(), Vec::new());
         for at in 0..self.devices.len() {
-            let (name, known) = self.devices[at].clone();
+            let Interface { name, index, .. } = self.devices[at].clone();
             let now = index_of(&name);
-            if now.is_none() || now == known {
+            if now.is_none() || now == index {
                 continue;
             }
-            match self.reopen(&name, &mut found) {
-                Ok(()) => {
+            let problem = self.reopen(&name, &mut found).err().map(|error| format!("{error:#}"));
+            let device = &mut self.devices[at];
+            match &problem {
+                None => {
                     tracing::info!(interface = name, "the interface was made anew; its tunnels' sockets are open again");
-                    self.devices[at].1 = now;
+                    device.index = now;
                 }
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::warn!(
-                        interface = name,
-                        error,
-                        "the interface was made anew; cannot open its tunnels' sockets again"
-                    );
-                }
+                Some(error) if device.problem.as_ref() == Some(error) => {}
+                Some(error) => tracing::warn!(
+                    interface = name,
+                    error,
+                    "the interface was made anew; cannot open its tunnels' sockets again; trying each second"
+                ),
             }
+            device.problem = problem;
         }
         found
     }
@@ -414,11 +425,11 @@ impl TunnelControl {
 }
 
 /// The interfaces that these tunnels name.
-fn devices<'a>(specs: impl Iterator<Item = &'a TunnelSpec>) -> Vec<(String, Option<u32>)> {
+fn devices<'a>(specs: impl Iterator<Item = &'a TunnelSpec>) -> Vec<Interface> {
     let mut names: Vec<String> = specs.filter_map(|spec| spec.device.clone()).collect();
     names.sort_unstable();
     names.dedup();
-    names.into_iter().map(|name| (name.clone(), index_of(&name))).collect()
+    names.into_iter().map(|name| Interface { index: index_of(&name), name, problem: None }).collect()
 }
 
 fn index_of(device: &str) -> Option<u32> {

@@ -643,6 +643,11 @@ fn tunnels_that_share_a_socket() {
     text(&site.socket, &["tunnel", "del", "vxlan7"]);
     site.exchange();
     assert_eq!(json(&site.socket, &["tunnel", "list"]).as_array().map(Vec::len), Some(1));
+    let without_local = "[[tunnel]]\ntype = \"vxlan\"\nvni = 42\nremotes = [\"192.0.2.2\"]\n";
+    let file = File::new(&(port(&site.here, "") + without_local));
+    let replaced = run(&site.socket, &["apply", file.path()]);
+    let said = String::from_utf8(replaced.stderr).expect("text");
+    assert!(said.contains("beside it: remove vxlan42 first, then apply this"), "{said}");
     site.finish();
 }
 

@@ -5,7 +5,7 @@
 //! stay on their port, and withdraws old ones. So a new rule is in force a moment before an old one ends.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use anyhow::ensure;
@@ -130,17 +130,20 @@ impl RouterControl {
 
     /// A tunnel is to receive by this UDP port of the host: it is not taken in advance for guests any more.
     /// If the tunnel is refused after all, it is taken again when guests need more.
-    pub(crate) fn let_go(&mut self, port: u16, now: Timestamp) -> anyhow::Result<()> {
+    pub(crate) fn let_go(&mut self, local: Option<IpAddr>, port: u16, now: Timestamp) -> anyhow::Result<()> {
         let published = self.published_by(&self.config.publish);
+        let is_published = published.iter().any(|rule| rule.protocol == Protocol::UDP && rule.port == port);
         if let (Some(nat), Some(gate)) = (&self.nat, &mut self.gate) {
-            ensure!(
-                !published.iter().any(|rule| rule.protocol == Protocol::UDP && rule.port == port),
-                "UDP port {port} is published: choose another port, or unpublish it"
-            );
+            ensure!(!is_published, "UDP port {port} is published: choose another port, or unpublish it");
             gate.let_go(nat, port, now);
             return Ok(());
         }
         let (Some(nat), Some(reserved)) = (&self.nat, &mut self.reserved) else { return Ok(()) };
+        // A socket of another address has the port beside it.
+        if local.is_some_and(|local| !local.is_unspecified() && local != IpAddr::V4(reserved.address())) {
+            return Ok(());
+        }
+        ensure!(!is_published, "UDP port {port} is published: choose another port, or unpublish it");
         ensure!(
             reserved.let_go(nat, Protocol::UDP, port),
             "UDP port {port} of {} is a guest's connection's at the moment; try again later, or choose another port",
