@@ -4,8 +4,11 @@
 //! address (and the guest's place there). If other keys of it differ, the port changes; if that needs a different device, the port is
 //! removed and added. Rules and tunnels are identified by all their keys.
 //!
-//! *Fixed settings.* Threads, bridges with their tables, and the uplink are created at the start. A configuration that leaves them
-//! out keeps the running values; one with other values needs a restart, and is refused before anything is touched.
+//! *Fixed settings.* Threads, bridges with their tables, sockets of the control API, gateways and the uplink are created at the
+//! start. A configuration with other values for them needs a restart, and is refused before anything is touched. One that leaves
+//! out `workers`, `busy-poll`, `mac-table-size`, `mac-aging-time`, `control` or `metrics` keeps the running values. The set of
+//! bridges, the uplink, the gateways and the settings of the translation have no such rule: leaving them out means none, or the
+//! default.
 
 use std::fmt;
 
@@ -26,6 +29,8 @@ pub struct Plan {
     pub added_ports: Vec<Port>,
     /// Ports to be altered, with their new keys.
     pub altered_ports: Vec<Port>,
+    /// Places among the altered ports of those whose `mtu` changes.
+    new_mtus: Vec<usize>,
     /// Ports whose names alone change, because a port of the same name comes or goes, with their new names.
     pub renamed_ports: Vec<Port>,
     /// Names of the tunnels to be removed.
@@ -66,19 +71,6 @@ pub enum Action {
     Alter,
     /// The object is removed and added again.
     Replace,
-}
-
-impl Action {
-    /// The name in JSON.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Action::Add => "add",
-            Action::Remove => "remove",
-            Action::Alter => "alter",
-            Action::Replace => "replace",
-        }
-    }
 }
 
 /// Writes the change as a line: `+ port tap3: access VLAN 10`.
@@ -146,6 +138,12 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Whether the `mtu` of an altered port is another, or is written no more.
+    #[must_use]
+    pub fn has_new_mtu(&self, port: &Port) -> bool {
+        self.new_mtus.iter().filter_map(|at| self.altered_ports.get(*at)).any(|altered| altered.is_same_port(port))
+    }
+
     /// Whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -179,6 +177,9 @@ impl Plan {
                     let text = format!("{} -> {}", text_of(before), text_of(&port));
                     if before.keeps_device(&port) {
                         self.note_port(Action::Alter, &port, text);
+                        if before.mtu != port.mtu {
+                            self.new_mtus.push(self.altered_ports.len());
+                        }
                         self.altered_ports.push(port);
                     } else {
                         self.note_port(Action::Replace, &port, text);
@@ -300,9 +301,11 @@ fn check_bridges(now: &Desired, desired: &Desired, fixed: &mut Fixed) {
         let of = old.name_among_several(number).map_or_else(String::new, |name| format!(" of {name}"));
         let (size, time) = ((bridge.mac_table_size, wanted.mac_table_size), (bridge.mac_aging_time, wanted.mac_aging_time));
         let mut keys = desired.document.bridges().filter(|(name, _)| name.value == bridge.name);
-        let is_written = keys.next().is_some_and(|(_, keys)| keys.mac_table_size.is_some());
-        fixed.compare(&format!("mac-table-size{of}"), is_written && size.0 != size.1, size.0, size.1);
-        fixed.compare(&format!("mac-aging-time{of}"), time.0 != time.1, time.0, time.1);
+        let keys = keys.next().map(|(_, keys)| keys);
+        let (has_size, has_time) =
+            keys.map_or((false, false), |keys| (keys.mac_table_size.is_some(), keys.mac_aging_time.is_some()));
+        fixed.compare(&format!("mac-table-size{of}"), has_size && size.0 != size.1, size.0, size.1);
+        fixed.compare(&format!("mac-aging-time{of}"), has_time && time.0 != time.1, time.0, time.1);
     }
 }
 

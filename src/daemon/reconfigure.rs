@@ -12,7 +12,7 @@
 //! *Prepare* opens devices and sockets, reserves ports of the host, publishes rules: everything that can be refused. It has no
 //! effect on the running switch yet, except that rules may be in force a moment before the rest and are withdrawn if the
 //! rest fails. All of it is held by values that undo it when they are dropped, so an error returned with `?` leaves the old
-//! state intact.
+//! state intact; only MTUs are given back by hand. Connections that a rule has ended do not come back.
 //!
 //! *Commit* cannot fail. New ports are attached to the workers like those at the start, by a command between two batches.
 //! Removed ports are detached last. A port that stays gets no command and no new descriptor, so none of its frames can be
@@ -117,14 +117,20 @@ impl Daemon {
         let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
         let ports = self.ports.prepare(plan, &mut ids, &mtu_of, &self.poller, now)?;
         let tunnels = self.prepare_tunnels(plan, &mut ids)?;
-        let rules = match &self.edge.router {
-            Some(router) => router.prepare_rules(&plan.withdrawn, &plan.published, self.edge.uplink.as_ref(), now)?,
-            None => None,
-        };
-        // Last, as guests notice it: the one thing that is taken back by hand.
         let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
-        self.ports.set_mtus(&plan.altered_ports, &mtu_of).context("nothing was changed")?;
-        Ok(Prepared { ports, tunnels, rules })
+        let former = self.ports.set_mtus(plan, &mtu_of).context("nothing was changed")?;
+        // Last, since a rule that is published ends the connections of guests that use its port, and they do not come back.
+        let rules = match &self.edge.router {
+            Some(router) => router.prepare_rules(&plan.withdrawn, &plan.published, self.edge.uplink.as_ref(), now),
+            None => Ok(None),
+        };
+        match rules {
+            Ok(rules) => Ok(Prepared { ports, tunnels, rules }),
+            Err(error) => {
+                self.ports.restore_mtus(former);
+                Err(error)
+            }
+        }
     }
 
     /// Checks that no tunnel of a bridge leaves through a port of the same bridge.

@@ -159,7 +159,7 @@ impl Edge {
         let id = uplink.id;
         tracing::warn!(uplink = uplink.interface, "the uplink is gone; waiting for an interface of this name");
         fabric.tell(|_| Command::Detach(id));
-        fabric.forget(id);
+        fabric.flush(id);
         self.follow_uplink(fabric.now());
         self.route(fabric);
         self.announce(fabric);

@@ -5,7 +5,7 @@ use std::thread;
 
 use packet::Timestamp;
 use vswitch::mac_table::MacTableStats;
-use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, Rehearsal};
+use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, PortVlan, Rehearsal};
 
 use crate::seed::random_seed;
 
@@ -84,9 +84,17 @@ impl Bridges {
     }
 
     /// Removes all entries of a port that is removed, static ones too.
-    pub(crate) fn forget(&self, port: PortId) {
+    pub(crate) fn remove_port(&self, port: PortId) {
         for bridge in &self.0 {
-            bridge.table.forget(port);
+            bridge.table.remove_port(port, |_| false);
+        }
+    }
+
+    /// Removes the entries of a port on all bridges but this one, and there those of VLANs that it does not carry; static ones
+    /// too.
+    pub(crate) fn remove_astray(&self, port: PortId, home: BridgeId, vlans: &PortVlan) {
+        for (number, bridge) in self.0.iter().enumerate() {
+            bridge.table.remove_port(port, |vlan| BridgeId(number as u8) == home && vlans.carries(vlan));
         }
     }
 

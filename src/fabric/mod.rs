@@ -60,8 +60,8 @@ impl Fabric {
         self.ledger.begin(id, self.workers.counters());
     }
 
-    /// Flushes the MAC entries of a port, now and at the next tick.
-    pub(crate) fn forget(&mut self, id: PortId) {
+    /// Removes the MAC entries learned from a port, now and at the next tick.
+    pub(crate) fn flush(&mut self, id: PortId) {
         self.bridges.flush(id);
         // A guest may come and go a thousand times a second.
         if !self.stale.contains(&id) {
@@ -73,7 +73,7 @@ impl Fabric {
     pub(crate) fn remove(&mut self, ids: Vec<PortId>) {
         for id in &ids {
             self.workers.tell(|_| Command::Remove(*id));
-            self.bridges.forget(*id);
+            self.bridges.remove_port(*id);
         }
         let rest = self.slots.give_back(ids, self.workers.len());
         self.workers.tell(|_| Command::Barrier(rest));
@@ -88,7 +88,7 @@ impl Fabric {
 
     /// No worker can learn or count anything more by these numbers: others may have them.
     pub(crate) fn free(&mut self, ids: &[PortId]) {
-        ids.iter().for_each(|id| self.bridges.forget(*id));
+        ids.iter().for_each(|id| self.bridges.remove_port(*id));
         self.stale.retain(|id| !ids.contains(id));
         self.slots.put_back(ids);
     }
@@ -164,7 +164,7 @@ pub(crate) mod tests {
         };
         let known = |fabric: &Fabric| fabric.bridges.entries(fabric.now())[0].1.len();
         learn(&fabric);
-        fabric.forget(PortId(1));
+        fabric.flush(PortId(1));
         assert_eq!(known(&fabric), 0);
         learn(&fabric);
         assert_eq!(known(&fabric), 1, "by a worker that had frames of the port at hand");

@@ -49,7 +49,7 @@ pub(super) fn detach(port: &ManagedPort, fabric: &mut Fabric) {
     };
     fabric.events.tell(what);
     fabric.tell(|_| Command::Detach(id));
-    fabric.forget(id);
+    fabric.flush(id);
 }
 
 fn change_link(port: &ManagedPort, link: &LinkState, fabric: &mut Fabric) {
@@ -58,6 +58,6 @@ fn change_link(port: &ManagedPort, link: &LinkState, fabric: &mut Fabric) {
     fabric.events.tell(if link.up { What::PortUp { port: name, mtu } } else { What::PortDown { port: name } });
     fabric.tell(|_| Command::Mtu { id, mtu });
     if !link.up {
-        fabric.forget(id);
+        fabric.flush(id);
     }
 }

@@ -15,7 +15,7 @@ use super::attach::follow;
 use super::guests::{self, Entrance};
 use super::managed::ManagedPort;
 use crate::fabric::Fabric;
-use crate::model::bridge_id;
+use crate::model::{bridge_id, port_vlan};
 use crate::worker::Command;
 
 /// Ports that have their devices and that no worker knows of yet.
@@ -33,6 +33,10 @@ pub(crate) struct Changed {
     /// Ports that workers still know; their devices are closed when this is dropped.
     pub(crate) removed: Vec<ManagedPort>,
 }
+
+/// The MTUs of devices before a change, in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct FormerMtus(Vec<(PortId, u32)>);
 
 /// The words of a verb, which are those of the flag that it stands for without the flag's name; or the line of a file.
 fn as_said(origin: &Origin) -> Origin {
@@ -80,26 +84,33 @@ impl Ports {
         Ok(new)
     }
 
-    /// Sets the MTU of the devices of ports that are altered. If one refuses, the others get theirs back.
-    pub(crate) fn set_mtus(&mut self, altered: &[Port], overlay_mtu: OverlayMtu<'_>) -> anyhow::Result<()> {
-        let mut before: Vec<(usize, u32)> = Vec::new();
-        for port in altered {
+    /// Sets the MTU of the devices of altered ports whose `mtu` is another. Returns the former MTUs; if a device refuses, the
+    /// others get theirs back.
+    pub(crate) fn set_mtus(&mut self, plan: &Plan, overlay_mtu: OverlayMtu<'_>) -> anyhow::Result<FormerMtus> {
+        let mut former = FormerMtus::default();
+        for port in plan.altered_ports.iter().filter(|port| plan.has_new_mtu(port)) {
             let mut port = port.clone();
             port.propose_mtu(overlay_mtu(bridge_id(port.bridge)));
             let Some(at) = self.position(&port) else { continue };
             match self.ports[at].set_mtu(port.mtu) {
-                Ok(was) => before.extend(was.map(|mtu| (at, mtu))),
+                Ok(before) => former.0.extend(before.map(|mtu| (self.ports[at].id, mtu))),
                 Err(error) => {
-                    for (at, mtu) in before {
-                        if let Err(error) = self.ports[at].set_mtu(Some(mtu)) {
-                            tracing::warn!(port = self.ports[at].name(), mtu, %error, "cannot set the port's former MTU again");
-                        }
-                    }
+                    self.restore_mtus(former);
                     return Err(error).with_context(|| format!("{}: setting its MTU", port.name));
                 }
             }
         }
-        Ok(())
+        Ok(former)
+    }
+
+    /// Undoes [`Ports::set_mtus`].
+    pub(crate) fn restore_mtus(&mut self, former: FormerMtus) {
+        for (id, mtu) in former.0 {
+            let Some(port) = self.ports.iter_mut().find(|port| port.id == id) else { continue };
+            if let Err(error) = port.set_mtu(Some(mtu)) {
+                tracing::warn!(port = port.name(), mtu, %error, "cannot set the port's former MTU again");
+            }
+        }
     }
 
     /// Adds the prepared ports, alters ports in place, and removes ports.
@@ -107,7 +118,7 @@ impl Ports {
         let NewPorts { ports, entrances } = new;
         self.entrances.add(entrances);
         for port in &plan.altered_ports {
-            self.alter(port, overlay_mtu, fabric);
+            self.alter(port, plan.has_new_mtu(port), overlay_mtu, fabric);
         }
         for port in &plan.renamed_ports {
             if let Some(at) = self.position(port) {
@@ -137,24 +148,29 @@ impl Ports {
         self.entrances.close_unused(&self.ports, poller);
     }
 
-    fn alter(&mut self, to: &Port, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) {
+    fn alter(&mut self, to: &Port, has_new_mtu: bool, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) {
         let Some(at) = self.position(to) else { return };
         let mut to = to.clone();
-        to.propose_mtu(overlay_mtu(bridge_id(to.bridge)));
         let port = &mut self.ports[at];
+        match has_new_mtu {
+            true => to.propose_mtu(overlay_mtu(bridge_id(to.bridge))),
+            false => to.mtu = port.config.mtu,
+        }
         let moves = port.config.vlans != to.vlans || port.config.bridge != to.bridge;
         port.config.adopt(&to);
         let id = port.id;
-        let Some(view) = port.to_pipeline() else { return };
-        fabric.tell(|_| Command::View { id, port: Box::new(view.clone()) });
-        // Its MTU, if that is another now.
-        let found = port.look_now(fabric.now());
-        let gone = follow(port, found, fabric);
-        port.looked_at = self.looks;
-        self.lost.extend(gone);
+        if let Some(view) = port.to_pipeline() {
+            fabric.tell(|_| Command::View { id, port: Box::new(view.clone()) });
+            // Its MTU, if that is another now.
+            let found = port.look_now(fabric.now());
+            let gone = follow(port, found, fabric);
+            port.looked_at = self.looks;
+            self.lost.extend(gone);
+        }
         if moves {
             // Stations behind it are in another VLAN or on another bridge now.
-            fabric.forget(id);
+            fabric.bridges.remove_astray(id, bridge_id(to.bridge), &port_vlan(&to.vlans));
+            fabric.flush(id);
         }
     }
 

@@ -142,12 +142,12 @@ impl ManagedPort {
     /// Sets the MTU of its device. Returns the former MTU; `None` if there is no device, or the MTU is the same.
     pub(crate) fn set_mtu(&mut self, mtu: Option<u32>) -> io::Result<Option<u32>> {
         let Life::Attached { device, link, .. } = &mut self.life else { return Ok(None) };
-        let mtu = mtu.unwrap_or_else(|| device.usual_mtu());
-        if mtu == link.mtu {
+        let (former, mtu) = (device.own_mtu(link), mtu.unwrap_or_else(|| device.usual_mtu()));
+        if mtu == former {
             return Ok(None);
         }
         device.set_mtu(mtu)?;
-        Ok(Some(link.mtu))
+        Ok(Some(former))
     }
 
     fn attach(&mut self, Fresh { device, link, dropped }: Fresh, now: Timestamp, pause: Duration) {

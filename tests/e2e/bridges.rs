@@ -162,12 +162,15 @@ fn a_tunnel_on_the_second() {
     second.finish();
 }
 
-/// SIGHUP moves a port to another bridge; its MAC entries on the old bridge go.
+/// SIGHUP moves a port to another bridge; its MAC entries on the old bridge go, static ones too.
 fn a_port_moves_to_another() {
     let [a, b, c] = ["a", "b", "c"].map(Host::quiet);
     let text = |second: &str| [port("br0", &a, ""), port(second, &b, ""), port("lab", &c, "")].concat();
     let file = Written::new("moves", &text("br0"));
-    let switch = Switch::start(&["--config", file.path()]);
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let switch = Switch::start(&["--config", file.path(), "--control", &socket]);
+    json(&socket, &["fdb", "add", &station(9).to_string(), "b"]);
     let [from, mover, to] = [&a, &b, &c].map(Host::raw);
     let next = |socket: &RawSocket| wait::until("a frame", || socket.recv().filter(|frame| is_ours(frame)));
     mover.send(&frame(MacAddr::BROADCAST, station(2), b"here")).expect("sent");
@@ -175,14 +178,15 @@ fn a_port_moves_to_another() {
     std::fs::write(file.path(), text("lab")).expect("written");
     assert_eq!(switch.reload(), Reloaded::Changed);
     from.send(&frame(station(2), station(1), b"to nobody")).expect("sent");
-    switch.settle("it to be dropped", |report| report.dropped("a", "no_destination") == 1);
+    from.send(&frame(station(9), station(1), b"to nobody")).expect("sent");
+    switch.settle("both to be dropped", |report| report.dropped("a", "no_destination") == 2);
     mover.send(&frame(MacAddr::BROADCAST, station(2), b"there")).expect("sent");
     assert_eq!(next(&to), frame(MacAddr::BROADCAST, station(2), b"there"));
     to.send(&frame(station(2), station(3), b"welcome")).expect("sent");
     assert_eq!(next(&mover), frame(station(2), station(3), b"welcome"));
     assert!(ours(&from).is_empty());
     let report = switch.finish();
-    assert_eq!([report.table("br0 entries"), report.table("lab entries")], [1, 2]);
+    assert_eq!([report.table("br0 entries"), report.table("br0 static"), report.table("lab entries")], [1, 0, 2]);
 }
 
 /// The interface under a tunnel may be a port of another bridge, but not of the tunnel's own.

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use netio::link::Change;
 use netio::{link, netns};
 
 use crate::control::{json, run, text};
@@ -246,6 +247,10 @@ fn keys_change_in_place() {
     assert_eq!(file.reload(&switch, &back), Reloaded::Changed);
     sends(true, 3);
     assert_eq!((a.link().index, a.link().mtu), (index, 1500));
+    a.set_link(Change { mtu: Some(4000), ..Change::default() });
+    let other = port(&a, "vlan = 20") + &port(&b, "vlan = 10");
+    assert_eq!(file.reload(&switch, &other), Reloaded::Changed);
+    assert_eq!(a.link().mtu, 4000, "an MTU that no file says");
     switch.finish();
 }
 

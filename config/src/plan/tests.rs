@@ -63,6 +63,15 @@ fn each_difference_is_a_line() {
 }
 
 #[test]
+fn an_mtu_is_another_only_if_its_key_is() {
+    let from = desired("a:mtu=1400,b:mtu=1400,c,d", &[], &[]);
+    let to = desired("a:mtu=1400:vlan=10,b,c:vlan=10,d:mtu=1400", &[], &[]);
+    let plan = Plan::between(&from, &mut to.clone()).unwrap();
+    let new = plan.altered_ports.iter().map(|port| (port.name.as_str(), plan.has_new_mtu(port)));
+    assert_eq!(new.collect::<Vec<_>>(), [("a", false), ("b", true), ("c", false), ("d", true)]);
+}
+
+#[test]
 fn a_device_is_made_anew_only_where_it_has_to_be() {
     for (from, to, sign) in [
         ("a", "a:mtu=1400", '~'),
@@ -191,6 +200,8 @@ fn of_several_bridges_the_one_that_is_meant_is_named() {
         let said = plan(&of(two), &of(&other)).unwrap_err();
         assert!(said.contains(say), "{said}");
     }
+    let other = format!("{two}[bridge.lab]\nmac-table-size = 99\nmac-aging-time = 9\n");
+    assert_eq!(plan(&of(&other), &of(two)).unwrap(), Vec::<String>::new(), "keys that are left out");
 }
 
 /// Whichever bridge it is of, and however many tunnels are before it.

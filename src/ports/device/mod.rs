@@ -85,6 +85,11 @@ pub(crate) trait PortDevice: Debug + Send {
     /// Sets the MTU of packets that are sent to it, in bytes. A device that the daemon owns gets that MTU, and may refuse it.
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()>;
 
+    /// The MTU that it was given, in bytes: that of its link, unless the link has a limit of its own.
+    fn own_mtu(&self, link: &LinkState) -> u32 {
+        link.mtu
+    }
+
     /// Its MTU where none is configured, in bytes.
     fn usual_mtu(&self) -> u32 {
         DEFAULT_MTU

@@ -93,6 +93,10 @@ impl PortDevice for PacketDevice {
         Ok(())
     }
 
+    fn own_mtu(&self, _: &LinkState) -> u32 {
+        self.mtu.unwrap_or(u32::MAX)
+    }
+
     /// The interface's own MTU, which applies unless the port has a smaller one.
     fn usual_mtu(&self) -> u32 {
         u32::MAX

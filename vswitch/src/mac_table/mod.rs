@@ -259,11 +259,15 @@ impl MacTable {
         }
         let key = key_of(vlan, mac);
         let places = self.slots.places(key);
-        if let Some((_, value)) = self.slots.read(key, places)
-            && value.port == port
-            && (value.secs == now.secs() || value.is_static)
-        {
-            return Learned::Refreshed;
+        if let Some((_, value)) = self.slots.read(key, places) {
+            let is_same = value.port == port;
+            if is_same && value.secs == now.secs() {
+                return Learned::Refreshed;
+            }
+            // A station that sends with the address of a static entry must not take the lock for each frame.
+            if value.is_static {
+                return if is_same { Learned::Refreshed } else { Learned::Refused };
+            }
         }
         match self.book.try_lock() {
             Ok(mut book) => self.learn_locked(&mut book, key, places, port, now),
@@ -465,8 +469,8 @@ impl MacTable {
         flushed
     }
 
-    /// Removes all entries of a removed port, learned and static. Returns their number.
-    pub fn forget(&self, port: PortId) -> usize {
+    /// Removes all entries of a port, learned and static, or those of the VLANs that it no longer carries. Returns their number.
+    pub fn remove_port(&self, port: PortId, carries: impl Fn(VlanId) -> bool) -> usize {
         let mut book = self.lock();
         book.guard.forget(port);
         if let Some(blocked) = self.blocked_until.get(port.index()) {
@@ -475,15 +479,15 @@ impl MacTable {
         if book.usage.len(port) == 0 && book.stats.statics == 0 {
             return 0;
         }
-        let mut forgotten = 0;
+        let mut removed = 0;
         for slot in 0..self.slots.len() {
             let key = self.slots.key(slot);
-            if key != 0 && self.slots.value(slot).port == port {
+            if key != 0 && self.slots.value(slot).port == port && !carries(key_parts(key).0) {
                 self.take_out(&mut book, slot);
-                forgotten += 1;
+                removed += 1;
             }
         }
-        forgotten
+        removed
     }
 
     /// Removes up to `budget` entries that have aged out. Returns their number: fewer than the budget means that there are no

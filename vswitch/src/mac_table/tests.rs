@@ -177,10 +177,34 @@ fn a_port_that_is_none_any_more_leaves_nothing() {
         assert_eq!(table.learn(VLAN, mac(n), PortId(port), at(0)), Learned::Added);
     }
     table.add_static(VLAN, mac(4), PortId(1)).unwrap();
-    assert_eq!(table.forget(PortId(1)), 3);
+    assert_eq!(table.remove_port(PortId(1), |_| false), 3);
     assert_eq!(table.entries(at(0)).iter().map(|entry| entry.mac).collect::<Vec<_>>(), [mac(1)]);
     assert_eq!((table.stats().entries, table.stats().statics), (1, 0));
     assert_eq!(table.learn(VLAN, mac(4), PortId(1), at(1)), Learned::Added, "its number is another port's");
+}
+
+#[test]
+fn a_port_keeps_the_entries_of_the_vlans_that_it_carries() {
+    let table = table(100);
+    let other = VlanId::new(VLAN.get() + 1).unwrap();
+    for (vlan, mac, port) in [(VLAN, mac(1), 1), (other, mac(1), 1), (other, mac(2), 0)] {
+        table.add_static(vlan, mac, PortId(port)).unwrap();
+    }
+    assert_eq!(table.learn(other, mac(3), PortId(1), at(0)), Learned::Added);
+    assert_eq!(table.remove_port(PortId(1), |vlan| vlan == VLAN), 2);
+    let left = table.entries(at(0));
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().all(|entry| (entry.vlan, entry.port) == (VLAN, PortId(1)) || entry.port == PortId(0)));
+}
+
+/// Whoever has the lock: a static entry needs none, whichever port a frame with its address comes in through.
+#[test]
+fn an_address_with_a_static_entry_takes_no_lock() {
+    let table = table(100);
+    table.add_static(VLAN, mac(1), PortId(0)).unwrap();
+    let _held = table.lock();
+    assert_eq!(table.learn(VLAN, mac(1), PortId(0), at(5)), Learned::Refreshed);
+    assert_eq!(table.learn(VLAN, mac(1), PortId(1), at(5)), Learned::Refused);
 }
 
 /// A full table of stations that come and move, some of them static: what is learned and what is evicted was decided
