@@ -144,12 +144,29 @@ impl Worker {
     /// Carries frames until [`Command::Stop`]. A panic, which would be a bug, costs the frames at hand and
     /// no more.
     pub(crate) fn run(mut self) {
+        let mut has_panicked = false;
         while !self.stopped {
-            if catch_unwind(AssertUnwindSafe(|| self.carry())).is_err() {
+            let carried = catch_unwind(AssertUnwindSafe(|| {
+                if std::mem::take(&mut has_panicked) {
+                    self.recover();
+                }
+                self.carry();
+            }));
+            if carried.is_err() {
+                has_panicked = true;
                 self.counters.panics.add(1);
                 self.tell(Event::Panicked);
             }
         }
+    }
+
+    /// Takes up what a panic interrupted and no poller tells of again: frames that were read from streams, and commands.
+    #[cold]
+    fn recover(&mut self) {
+        self.unfinished.clear();
+        let numbers = (0..self.readers.len()).map(|number| PortId(number as u16));
+        self.unfinished.extend(numbers.filter(|id| has_buffered(&self.readers, *id)));
+        self.obey();
     }
 
     fn carry(&mut self) {
@@ -227,9 +244,7 @@ impl Worker {
     /// A port waits until others had as much work done for them. No poller knows of frames that were read already.
     #[cold]
     fn put_off(&mut self, id: PortId) {
-        if let Some(Reader { source: Source::Port(reader), .. }) = &self.readers[id.index()]
-            && reader.has_buffered()
-        {
+        if has_buffered(&self.readers, id) {
             self.unfinished.push(id);
         }
     }
@@ -344,6 +359,11 @@ impl Worker {
         let _ = self.events.send(event);
         self.control.wake();
     }
+}
+
+/// Whether whole frames of a port were read that its worker has not taken yet.
+fn has_buffered(readers: &[Option<Reader>], id: PortId) -> bool {
+    matches!(readers.get(id.index()), Some(Some(Reader { source: Source::Port(reader), .. })) if reader.has_buffered())
 }
 
 /// Sets the time of captured and traced frames, if there are any.
