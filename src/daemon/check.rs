@@ -11,10 +11,11 @@ use super::warn;
 use crate::hints::without_interface;
 use crate::model;
 use crate::ports::device::DeviceError;
+use crate::say;
 
 /// Prints what would run and whether it could, without starting or creating anything.
 pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
-    print!("{}{}{}", summary_head(config), config.router_summary(), config.tunnel_summary());
+    say(&[&summary_head(config), &config.router_summary(), &config.tunnel_summary()].map(String::as_str).concat());
     warn(&config.warnings);
     let uplink = config.uplink_interface();
     if let Some(name) = uplink {
@@ -24,7 +25,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         if let Some(title) = port.title() {
             let bridge = config.name_among_several(port.bridge).filter(|_| port.is_bridged());
             let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
-            println!("port {title}{}{on}: {}", place_of(port), port.vlan_text());
+            say(&format!("port {title}{}{on}: {}\n", place_of(port), port.vlan_text()));
         }
         if let Some((_, Some(netns))) = port.link() {
             let netns = model::netns(netns);
@@ -35,12 +36,12 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
             check_interface(name)?;
         }
     }
-    println!("control socket {}", config.control);
+    say(&format!("control socket {}\n", config.control));
     let warnings = match config.warnings.len() {
         0 => String::new(),
         count => format!(", with {} above", count_of(count, "warning")),
     };
-    println!("the configuration is good{warnings}; nothing was started");
+    say(&format!("the configuration is good{warnings}; nothing was started\n"));
     Ok(())
 }
 
