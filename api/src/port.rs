@@ -85,7 +85,7 @@ words! {
         Tun = "tun",
         /// Packet socket on an interface of the host.
         Packet = "packet",
-        /// Unix stream socket of a guest (QEMU).
+        /// Stream socket of a guest, Unix or TCP (QEMU, passt).
         Stream = "stream",
         /// Unix datagram socket of a guest.
         Dgram = "dgram",
@@ -127,11 +127,11 @@ pub struct PortStats {
     pub tx_frames: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
-    /// System calls that sent them.
+    /// Successful writes of frames: fewer than frames where they were coalesced, more where they were cut.
     pub tx_writes: u64,
     /// Copies of frames received here, beyond the first.
     pub copies: u64,
-    /// Frames that the router made and sent here.
+    /// Frames that the router made because of a frame received here.
     pub made: u64,
     /// Frames received here that the router consumed.
     pub taken: u64,

@@ -157,7 +157,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTunnel {
-    /// In the words of `--vxlan` (with `vni=`), `--udp-ip` (with `tun=`) or `--udp`
+    /// In the words of `--vxlan` (with `vni=`) or `--udp`
     pub tunnel: String,
 }
 

@@ -181,7 +181,10 @@ impl Desired {
                 return Err(EditError::refused(name, problem));
             }
             [] if self.config.ip_tunnels.iter().any(|tunnel| tunnel.name == name) => {
-                return Err(EditError::refused(name, "it is the device of a tunnel: remove the tunnel"));
+                return Err(EditError::refused(
+                    name,
+                    "it is the device of a tunnel of IP packets, which is there from start to end: change it in the file, and restart",
+                ));
             }
             [] => return Err(no_such("port", name, self.config.ports.iter().filter_map(Port::title))),
             [one] => one,
