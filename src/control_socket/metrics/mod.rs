@@ -72,16 +72,25 @@ fn text(stats: &Stats, tunnels: &[Tunnel]) -> Result<String, fmt::Error> {
         add_nat(&mut page, nat, &stats.ports);
     }
     add_tunnels(&mut page, tunnels);
-    counter(&mut page, "vswitchd_tunnel_kernel_dropped", "Datagrams dropped before they were read", stats.datagrams_dropped);
+    counter(
+        &mut page,
+        "vswitchd_tunnel_kernel_dropped",
+        "Datagrams that the kernel dropped before they were read",
+        stats.datagrams_dropped,
+    );
     add_workers(&mut page, &stats.workers);
     page.text()
 }
 
 fn add_process(page: &mut Page, stats: &Stats) {
-    page.gauge("process_start_time_seconds", "When the daemon started, since 1970", [(Labels::new(), stats.start_time)]);
+    page.gauge(
+        "process_start_time_seconds",
+        "Start time of the daemon, in seconds since 1970",
+        [(Labels::new(), stats.start_time)],
+    );
     let version = vec![("version", stats.version.clone())];
     page.gauge("vswitchd_build_info", "1, with the daemon's version", [(version, 1.0)]);
-    counter(page, "vswitchd_log_lines_lost", "Lines of the log that standard error did not take", stats.log_lines_lost);
+    counter(page, "vswitchd_log_lines_lost", "Lines of the log lost because standard error was not read", stats.log_lines_lost);
 }
 
 fn add_ports(page: &mut Page, ports: &[PortStats]) {
@@ -93,9 +102,11 @@ fn add_ports(page: &mut Page, ports: &[PortStats]) {
         ("vswitchd_port_transmit_writes", "Writes that sent frames", |port| port.tx_writes),
         ("vswitchd_port_copies", "Copies of frames received here, beyond the first", |port| port.copies),
         ("vswitchd_port_made", "Frames that the router made", |port| port.made),
-        ("vswitchd_port_taken", "Frames that the router took in", |port| port.taken),
-        ("vswitchd_port_offload_refused", "Super-frames that the kernel refused", |port| port.offload_refused),
-        ("vswitchd_port_kernel_dropped", "Frames dropped before they were read", |port| port.kernel_dropped),
+        ("vswitchd_port_taken", "Frames that the router consumed", |port| port.taken),
+        ("vswitchd_port_offload_refused", "Super-frames that the kernel refused and that were sent in segments", |port| {
+            port.offload_refused
+        }),
+        ("vswitchd_port_kernel_dropped", "Frames that the kernel dropped before they were read", |port| port.kernel_dropped),
     ];
     for (name, help, number) in numbers {
         page.counter(name, help, ports.iter().map(|port| (labels_of(port), number(port))));
@@ -106,13 +117,15 @@ fn add_ports(page: &mut Page, ports: &[PortStats]) {
     });
     page.counter("vswitchd_port_drops", "Frames dropped, by reason", drops);
     let up = ports.iter().filter_map(|port| Some((labels_of(port), flag(port.state? == State::Up))));
-    page.gauge("vswitchd_port_up", "Is its device there, and its link up?", up);
+    page.gauge("vswitchd_port_up", "1 if the device exists and its link is up, else 0", up);
     let blocked = ports.iter().map(|port| (labels_of(port), flag(port.loop_blocked)));
-    page.gauge("vswitchd_port_loop_blocked", "Has the loop guard blocked it?", blocked);
+    page.gauge("vswitchd_port_loop_blocked", "1 if the loop guard has blocked the port, else 0", blocked);
     let queues: [Number<PortStats, Option<u64>>; 3] = [
-        ("vswitchd_port_receive_queue_bytes", "Bytes that wait in the kernel to be read", |port| port.rx_queue_bytes),
-        ("vswitchd_port_transmit_queue_bytes", "Bytes that wait until the guest reads", |port| port.tx_queue_bytes),
-        ("vswitchd_port_transmit_queue_limit_bytes", "Bytes that may wait", |port| port.tx_queue_limit_bytes),
+        ("vswitchd_port_receive_queue_bytes", "Bytes waiting in the kernel to be read", |port| port.rx_queue_bytes),
+        ("vswitchd_port_transmit_queue_bytes", "Bytes waiting for the guest to read them", |port| port.tx_queue_bytes),
+        ("vswitchd_port_transmit_queue_limit_bytes", "Maximum number of bytes waiting for the guest", |port| {
+            port.tx_queue_limit_bytes
+        }),
     ];
     for (name, help, number) in queues {
         page.gauge(name, help, ports.iter().filter_map(|port| Some((labels_of(port), number(port)? as f64))));
@@ -127,18 +140,18 @@ fn labels_of(port: &PortStats) -> Labels {
 fn add_mac_tables(page: &mut Page, bridges: &[BridgeStats]) {
     let labelled = || bridges.iter().map(|bridge| (vec![("bridge", bridge.name.clone())], &bridge.mac_table));
     let sizes: [Number<MacTableStats, usize>; 3] = [
-        ("vswitchd_mac_table_entries", "Learned addresses", |table| table.entries),
-        ("vswitchd_mac_table_static_entries", "Addresses set by hand", |table| table.statics),
-        ("vswitchd_mac_table_max_entries", "Addresses that there may be", |table| table.size),
+        ("vswitchd_mac_table_entries", "Learned entries", |table| table.entries),
+        ("vswitchd_mac_table_static_entries", "Static entries", |table| table.statics),
+        ("vswitchd_mac_table_max_entries", "Maximum number of learned entries", |table| table.size),
     ];
     for (name, help, number) in sizes {
         page.gauge(name, help, labelled().map(|(labels, table)| (labels, number(table) as f64)));
     }
     let numbers: [Number<MacTableStats>; 4] = [
-        ("vswitchd_mac_table_learned", "Addresses learned", |table| table.learned),
-        ("vswitchd_mac_table_moved", "Addresses that moved to another port", |table| table.moved),
-        ("vswitchd_mac_table_evicted", "Addresses that made room for others", |table| table.evicted),
-        ("vswitchd_mac_table_expired", "Addresses that grew too old", |table| table.expired),
+        ("vswitchd_mac_table_learned", "Entries learned", |table| table.learned),
+        ("vswitchd_mac_table_moved", "Entries moved to another port", |table| table.moved),
+        ("vswitchd_mac_table_evicted", "Entries removed to make room for others", |table| table.evicted),
+        ("vswitchd_mac_table_expired", "Entries removed because of their age", |table| table.expired),
     ];
     for (name, help, number) in numbers {
         page.counter(name, help, labelled().map(|(labels, table)| (labels, number(table))));
@@ -148,50 +161,66 @@ fn add_mac_tables(page: &mut Page, bridges: &[BridgeStats]) {
 fn add_neighbours(page: &mut Page, neighbours: &NeighbourStats) {
     let states = [("known", neighbours.known), ("incomplete", neighbours.incomplete)];
     let states = states.map(|(state, count)| (vec![("state", state.to_owned())], count as f64));
-    page.gauge("vswitchd_neighbours", "Hosts that the router sends to", states);
-    gauge(page, "vswitchd_neighbours_max", "Hosts that may be known", neighbours.max);
-    gauge(page, "vswitchd_neighbour_held_packets", "Packets that wait for their next hop", neighbours.held_packets);
+    page.gauge("vswitchd_neighbours", "Neighbours, by state", states);
+    gauge(page, "vswitchd_neighbours_max", "Maximum number of known neighbours", neighbours.max);
+    gauge(
+        page,
+        "vswitchd_neighbour_held_packets",
+        "Packets waiting for the MAC address of their next hop",
+        neighbours.held_packets,
+    );
 }
 
 fn add_nat(page: &mut Page, nat: &NatStats, ports: &[PortStats]) {
-    gauge(page, "vswitchd_nat_connections", "Connections", nat.connections);
-    gauge(page, "vswitchd_nat_max_connections", "Connections that there may be", nat.max_connections);
-    gauge(page, "vswitchd_nat_mappings", "Mappings, published ports among them", nat.mappings);
+    gauge(page, "vswitchd_nat_connections", "Connections now", nat.connections);
+    gauge(page, "vswitchd_nat_max_connections", "Maximum number of connections", nat.max_connections);
+    gauge(page, "vswitchd_nat_mappings", "Mappings now, including those of published ports", nat.mappings);
     counter(page, "vswitchd_nat_connections_opened", "Connections opened", nat.opened);
-    counter(page, "vswitchd_nat_connections_expired", "Connections whose time was over", nat.expired);
-    counter(page, "vswitchd_nat_connections_flushed", "Connections whose rule or address went", nat.flushed);
-    counter(page, "vswitchd_nat_connections_evicted", "Half-open connections that gave way to new ones", nat.evicted);
+    counter(page, "vswitchd_nat_connections_expired", "Connections ended by a timeout", nat.expired);
+    counter(page, "vswitchd_nat_connections_flushed", "Connections ended because their rule or address was removed", nat.flushed);
+    counter(page, "vswitchd_nat_connections_evicted", "Half-open connections that gave their place to new ones", nat.evicted);
     let refused = REFUSED.map(|reason| {
         let frames = ports.iter().filter_map(|port| port.drops.get(reason)).sum();
         (vec![("reason", reason.to_owned())], frames)
     });
-    page.counter("vswitchd_nat_connections_refused", "First packets dropped, of connections that could not be opened", refused);
+    page.counter(
+        "vswitchd_nat_connections_refused",
+        "First packets dropped because no connection could be opened, by reason",
+        refused,
+    );
     let labels = |ports: &api::NatPorts| vec![("address", ports.address.clone()), ("protocol", ports.protocol.to_string())];
     let used = nat.ports.iter().map(|ports| (labels(ports), ports.used.into()));
-    page.gauge("vswitchd_nat_ports_used", "Outside ports that mappings have", used);
+    page.gauge("vswitchd_nat_ports_used", "Outside ports in use by mappings", used);
     let free = nat.ports.iter().map(|ports| (labels(ports), ports.free.into()));
-    page.gauge("vswitchd_nat_ports_free", "Outside ports that a new mapping could get now", free);
+    page.gauge("vswitchd_nat_ports_free", "Outside ports available for new mappings", free);
     let fragments = &nat.fragments;
-    gauge(page, "vswitchd_fragment_datagrams", "Datagrams in pieces that are remembered", fragments.datagrams);
-    gauge(page, "vswitchd_fragment_max_datagrams", "Datagrams in pieces that may be", fragments.max_datagrams);
-    gauge(page, "vswitchd_fragment_held_frames", "Pieces that wait for their datagram's first", fragments.held_frames);
+    gauge(page, "vswitchd_fragment_datagrams", "Fragmented datagrams tracked now", fragments.datagrams);
+    gauge(page, "vswitchd_fragment_max_datagrams", "Maximum number of fragmented datagrams", fragments.max_datagrams);
+    gauge(
+        page,
+        "vswitchd_fragment_held_frames",
+        "Fragments waiting for the first fragment of their datagram",
+        fragments.held_frames,
+    );
 }
 
 fn add_tunnels(page: &mut Page, tunnels: &[Tunnel]) {
     let peers = tunnels.iter().map(|tunnel| (vec![("tunnel", tunnel.name.clone())], tunnel.peers.len() as f64));
-    page.gauge("vswitchd_tunnel_peers", "Hosts at the tunnel's other ends", peers);
+    page.gauge("vswitchd_tunnel_peers", "Peers of the tunnel", peers);
     let labels = |tunnel: &Tunnel, peer: &Peer| vec![("tunnel", tunnel.name.clone()), ("peer", peer.address.clone())];
     let peers = || tunnels.iter().flat_map(|tunnel| tunnel.peers.iter().map(move |peer| (labels(tunnel, peer), peer)));
     let mtu = peers().map(|(labels, peer)| (labels, peer.mtu.into()));
-    page.gauge("vswitchd_tunnel_peer_mtu_bytes", "The longest packet that a frame to the peer may hold", mtu);
+    page.gauge("vswitchd_tunnel_peer_mtu_bytes", "Maximum length of a packet to the peer", mtu);
     let reachable = peers().map(|(labels, peer)| (labels, flag(peer.problem.is_none())));
-    page.gauge("vswitchd_tunnel_peer_reachable", "Is there a way to the peer?", reachable);
+    page.gauge("vswitchd_tunnel_peer_reachable", "1 if there is a route to the peer, else 0", reachable);
     let numbers: [Number<Peer>; 5] = [
-        ("vswitchd_tunnel_peer_receive_frames", "Frames from the peer", |peer| peer.rx_frames),
-        ("vswitchd_tunnel_peer_receive_bytes", "Their bytes, without the tunnel's headers", |peer| peer.rx_bytes),
-        ("vswitchd_tunnel_peer_transmit_frames", "Frames to the peer", |peer| peer.tx_frames),
-        ("vswitchd_tunnel_peer_transmit_bytes", "Their bytes, without the tunnel's headers", |peer| peer.tx_bytes),
-        ("vswitchd_tunnel_peer_drops", "Frames from or for the peer that were dropped", |peer| peer.dropped),
+        ("vswitchd_tunnel_peer_receive_frames", "Frames received from the peer", |peer| peer.rx_frames),
+        ("vswitchd_tunnel_peer_receive_bytes", "Bytes received from the peer, without the tunnel's headers", |peer| {
+            peer.rx_bytes
+        }),
+        ("vswitchd_tunnel_peer_transmit_frames", "Frames sent to the peer", |peer| peer.tx_frames),
+        ("vswitchd_tunnel_peer_transmit_bytes", "Bytes sent to the peer, without the tunnel's headers", |peer| peer.tx_bytes),
+        ("vswitchd_tunnel_peer_drops", "Frames from or to the peer that were dropped", |peer| peer.dropped),
     ];
     for (name, help, number) in numbers {
         page.counter(name, help, peers().map(|(labels, peer)| (labels, number(peer))));
@@ -202,13 +231,13 @@ fn add_workers(page: &mut Page, workers: &[WorkerStats]) {
     let labelled = || workers.iter().enumerate().map(|(at, worker)| (vec![("worker", at.to_string())], worker));
     let numbers: [Number<WorkerStats>; 3] = [
         ("vswitchd_worker_batches", "Batches of frames", |worker| worker.batches),
-        ("vswitchd_worker_frames", "Frames in them", |worker| worker.frames),
-        ("vswitchd_worker_panics", "Panics, each of which cost a batch", |worker| worker.panics),
+        ("vswitchd_worker_frames", "Frames in these batches", |worker| worker.frames),
+        ("vswitchd_worker_panics", "Panics, each of which lost a batch", |worker| worker.panics),
     ];
     for (name, help, number) in numbers {
         page.counter(name, help, labelled().map(|(labels, worker)| (labels, number(worker))));
     }
-    let help = "How long the pipeline had a batch, from having received to having written it; of a sample";
+    let help = "Time from the receipt of a batch until it is written to all ports, of sampled batches";
     let latency = labelled().map(|(labels, worker)| (labels, histogram(worker)));
     page.histogram("vswitchd_pipeline_latency_seconds", help, latency);
 }
