@@ -2,6 +2,9 @@
 
 use vswitch::{BridgeId, PortVlan, StormLimits, VlanSet};
 
+/// Each bridge of a configuration has a number, and a place in the workers' tables.
+const _: () = assert!(config::MAX_BRIDGES <= vswitch::domain::MAX_BRIDGES && vswitch::domain::MAX_BRIDGES <= u8::MAX as usize);
+
 /// The number of a bridge, which is its place in the configuration.
 pub(crate) fn bridge_id(number: usize) -> BridgeId {
     BridgeId(number as u8)

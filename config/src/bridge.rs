@@ -11,7 +11,7 @@ use crate::value::{Number, PairKey, Pairs, Text};
 pub const DEFAULT_BRIDGE: &str = "br0";
 
 /// Maximum number of bridges of a switch.
-pub(crate) const MAX_BRIDGES: usize = 16;
+pub const MAX_BRIDGES: usize = 16;
 
 const DEFAULT_MAC_TABLE_SIZE: usize = 8192;
 const DEFAULT_MAC_AGING_TIME: u32 = 300;

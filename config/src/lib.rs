@@ -47,7 +47,7 @@ mod value;
 mod vlan;
 
 pub use self::address::Cidr;
-pub use self::bridge::{Bridge, DEFAULT_BRIDGE, unknown_bridge};
+pub use self::bridge::{Bridge, DEFAULT_BRIDGE, MAX_BRIDGES, unknown_bridge};
 pub use self::check::MAX_PORTS;
 pub use self::control::{CONTROL_VARIABLE, Control, ControlPath, Group as ControlGroup, usual_path};
 pub use self::desired::{Desired, EditError};

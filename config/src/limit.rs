@@ -56,6 +56,7 @@ impl Limits {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Rate(Option<u32>);
 
+/// Largest rate, in frames per second.
 const MAX_RATE: u32 = 10_000_000;
 
 impl Value for Rate {

@@ -10,7 +10,7 @@ pub mod drop_reason;
 pub mod egress;
 mod fit;
 mod intake;
-pub mod limit;
+mod limit;
 pub mod mac_table;
 pub mod pipeline;
 pub mod port;

@@ -6,7 +6,7 @@ use packet::Timestamp;
 
 /// A token bucket: a rate per second, and a burst after a pause.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     per_sec: u32,
     burst: u32,
     /// Tokens, in thousandths; negative in debt.
@@ -17,18 +17,18 @@ pub struct Bucket {
 impl Bucket {
     /// A full bucket.
     #[must_use]
-    pub fn new(per_sec: u32, burst: u32) -> Bucket {
+    pub(crate) fn new(per_sec: u32, burst: u32) -> Bucket {
         Bucket { per_sec, burst, tokens: i64::from(burst) * 1000, filled: Timestamp::from_millis(0) }
     }
 
     /// Takes a token if there is one. Returns whether it did.
-    pub fn take(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn take(&mut self, now: Timestamp) -> bool {
         self.spend(1, now)
     }
 
     /// Takes this number of tokens if there is one; the bucket is in debt if there were fewer. Returns whether it did.
     #[inline]
-    pub fn spend(&mut self, tokens: u32, now: Timestamp) -> bool {
+    pub(crate) fn spend(&mut self, tokens: u32, now: Timestamp) -> bool {
         // Workers share some buckets, and one of them may have an earlier time.
         if now > self.filled {
             self.fill(now);
@@ -51,11 +51,12 @@ impl Bucket {
 /// The rate limit for ICMP errors of one worker: 100 per second, of which one address gets at most 10 (RFC 1812 section
 /// 4.3.2.8). Addresses share 256 buckets, so an address may be limited because of another one's errors.
 #[derive(Clone, Debug)]
-pub struct ErrorLimit {
+pub(crate) struct ErrorLimit {
     all: Bucket,
     by_address: Box<[Bucket]>,
 }
 
+/// Number of buckets that addresses share.
 const BY_ADDRESS: usize = 256;
 
 /// The state that one worker needs to send ICMP errors.
@@ -81,7 +82,7 @@ impl Default for ErrorLimit {
 
 impl ErrorLimit {
     /// Takes a token if an error may be sent to this address now. Returns whether it may.
-    pub fn take(&mut self, to: IpAddr, now: Timestamp) -> bool {
+    pub(crate) fn take(&mut self, to: IpAddr, now: Timestamp) -> bool {
         let bits = match to {
             IpAddr::V4(to) => to.to_bits(),
             IpAddr::V6(to) => {
