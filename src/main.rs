@@ -44,7 +44,7 @@ const PIPE_BUF: usize = 4096;
 const DESCRIPTORS: u64 = 1 << 18;
 
 /// Time limit for each piece of output, in case its reader has stopped reading.
-const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const OUTPUT_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Further sections of the manual page.
 const PAGE: &[manual::Section] = &[
@@ -158,7 +158,7 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
 fn say(text: &str) {
     let mut out = io::stdout().lock();
     for piece in text.as_bytes().chunks(PIPE_BUF) {
-        let ready = poll(&mut [PollFd::new(&io::stdout(), PollFlags::OUT)], Some(&PATIENCE));
+        let ready = poll(&mut [PollFd::new(&io::stdout(), PollFlags::OUT)], Some(&OUTPUT_TIMEOUT));
         if !matches!(ready, Ok(1..)) || out.write_all(piece).and_then(|()| out.flush()).is_err() {
             return;
         }

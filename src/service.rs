@@ -30,7 +30,7 @@ use sd_notify::NotifyState;
 const SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Time limit for one notification.
-const PATIENCE: Duration = Duration::from_millis(100);
+const NOTIFY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Longest status text, in characters.
 const LONGEST_STATUS: usize = 256;
@@ -139,7 +139,7 @@ fn connect(path: &OsStr) -> std::io::Result<UnixDatagram> {
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(NOTIFY_TIMEOUT))?;
     Ok(socket)
 }
 

@@ -1,6 +1,6 @@
 //! Requests to the daemon: HTTP/1.1 over its Unix socket, one request per connection.
 //!
-//! *Limits.* The daemon has [`PATIENCE`] for its head and for each piece of the body; a head has at most 64 KiB, a body
+//! *Limits.* The daemon has [`RESPONSE_TIMEOUT`] for its head and for each piece of the body; a head has at most 64 KiB, a body
 //! that is read whole at most [`LONGEST_BODY`].
 
 use std::fmt::{self, Display};
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::table::plain;
 
 /// Time limit for the head of a response, and for each piece of its body.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Maximum length of a response's head, in bytes.
 const LONGEST_HEAD: usize = 64 << 10;
@@ -125,9 +125,9 @@ pub(crate) async fn respond(
     if response.status() == StatusCode::OK { Ok(response) } else { Err(refused(socket, response).await) }
 }
 
-/// The future's output, or an error after [`PATIENCE`].
+/// The future's output, or an error after [`RESPONSE_TIMEOUT`].
 async fn in_time<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
-    timeout(PATIENCE, future).await.with_context(|| format!("no response for {} s", PATIENCE.as_secs()))
+    timeout(RESPONSE_TIMEOUT, future).await.with_context(|| format!("no response for {} s", RESPONSE_TIMEOUT.as_secs()))
 }
 
 async fn read_whole(mut body: Incoming) -> anyhow::Result<Vec<u8>> {

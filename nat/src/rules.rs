@@ -18,7 +18,7 @@ use crate::table::Id;
 use crate::tuple::{Protocol, Side, Tuple};
 
 /// Maximum number of repeated attempts, over all connections of a walk, to end a connection that a worker is using.
-const PATIENCE: usize = 10_000;
+const MAX_RETRIES: usize = 10_000;
 
 impl Nat {
     /// Whether this is an outside address.
@@ -232,7 +232,7 @@ impl Nat {
     }
 
     pub(crate) fn end_where(&self, now: Timestamp, concerned: impl Fn(&Book, Id) -> bool) -> usize {
-        let (mut ended, mut from, mut patience) = (0, Some(0), PATIENCE);
+        let (mut ended, mut from, mut patience) = (0, Some(0), MAX_RETRIES);
         while let Some(start) = from {
             let mut book = self.book();
             let mut ids = Vec::with_capacity(AT_ONCE);

@@ -51,7 +51,7 @@ const REPLIED: u32 = 1 << 30;
 const SECOND: u32 = REPLIED - 1;
 
 /// Number of attempts to take a held bit before the worker yields: some microseconds.
-const PATIENCE: usize = 64;
+const MAX_SPINS: usize = 64;
 
 /// Number of yields before a worker gives up: longer than a preempted holder stays off the processor.
 const YIELDS: usize = 10_000;
@@ -276,7 +276,7 @@ impl Table {
     fn read(&self, slot: u64, tuple: &Tuple) -> Option<Found> {
         let (id, direction) = slot_parts(slot);
         let entry = self.entry(id);
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_SPINS {
             let version = entry[word::VERSION].load(Ordering::Acquire);
             if version & REPLACING == 0 {
                 let tuples = tuples_of(entry);
@@ -413,7 +413,7 @@ impl Table {
 
     /// Holds an entry so that it can be replaced. Returns its former version.
     fn seize(&self, entry: &Entry) -> Option<u32> {
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_SPINS {
             let version = entry[word::VERSION].load(Ordering::Relaxed) & !TRACKING;
             let taken =
                 entry[word::VERSION].compare_exchange_weak(version, version | REPLACING, Ordering::Acquire, Ordering::Relaxed);
@@ -468,11 +468,11 @@ fn matches(bucket: &Bucket, tag: u32) -> u32 {
 /// Sets the tracking bit of an entry. False if the entry's version has changed.
 #[inline]
 fn take(word: &AtomicU32, version: u32) -> bool {
-    for attempt in 0..PATIENCE + YIELDS {
+    for attempt in 0..MAX_SPINS + YIELDS {
         match word.compare_exchange_weak(version, version | TRACKING, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => return true,
             Err(now) if now & !TRACKING != version => return false,
-            Err(_) if attempt < PATIENCE => std::hint::spin_loop(),
+            Err(_) if attempt < MAX_SPINS => std::hint::spin_loop(),
             Err(_) => std::thread::yield_now(),
         }
     }

@@ -30,9 +30,9 @@ use super::query::Query;
 use crate::watch::captures::{Begun, Life, PortNow};
 
 /// How often empty rings are read again.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often statistics of lost frames are written, and the list of ports is refreshed.
-const TELL: Duration = Duration::from_secs(1);
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum length of a captured frame, in bytes.
 const MAX_SNAPLEN: u32 = 262_144;
 const MAX_SAMPLE: u32 = 1_000_000;
@@ -116,7 +116,7 @@ impl Writer {
             interfaces: HashMap::new(),
             next_interface: 0,
             out: Vec::new(),
-            next_tell: tokio::time::Instant::now() + TELL,
+            next_tell: tokio::time::Instant::now() + STATISTICS_INTERVAL,
             is_over: count == 0,
             _life: life,
         };
@@ -142,7 +142,7 @@ impl Writer {
             if !self.out.is_empty() {
                 return Some(Bytes::from(std::mem::take(&mut self.out)));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -172,7 +172,7 @@ impl Writer {
         }
         self.is_over = self.left == 0 || is_ended && is_empty;
         if is_time || self.is_over {
-            self.next_tell = tokio::time::Instant::now() + TELL;
+            self.next_tell = tokio::time::Instant::now() + STATISTICS_INTERVAL;
             self.tell();
         }
     }

@@ -15,7 +15,7 @@ use super::answer::busy;
 use super::listener::Stay;
 
 /// Time limit for waiting while others are sent.
-const PATIENCE: Duration = Duration::from_secs(10);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The right to send one large response; handlers take it as an argument.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Large {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Large, Response> {
         let stay = parts.extensions.get::<Stay>().ok_or_else(busy)?.clone();
-        let place = timeout(PATIENCE, stay.large.take()).await;
+        let place = timeout(QUEUE_TIMEOUT, stay.large.take()).await;
         stay.keep(place.ok().flatten().ok_or_else(busy)?);
         Ok(Large)
     }

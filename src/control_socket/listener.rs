@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use super::places::{Client, Connections, Places, Share, Shares};
 
 /// How often it is looked whether a connection's time is over.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the clients of one listener may take up.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, s
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     loop {
         // It may be shortened meanwhile.
-        let look = stay.until().min(Instant::now() + LOOK);
+        let look = stay.until().min(Instant::now() + CHECK_INTERVAL);
         tokio::select! {
             _ = &mut connection => return,
             () = sleep_until(look) => if stay.until() <= Instant::now() { return },

@@ -60,8 +60,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// Time that is spent on events of workers before others have their turn.
 const TURN: Duration = Duration::from_millis(10);
 
-/// How long workers are waited for before the next change.
-const OBEDIENCE: Duration = Duration::from_millis(100);
+/// Time limit for workers to obey a change before the next one is made.
+const BARRIER_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The poller's tokens; those of guests that connect begin at [`ports::FIRST_TOKEN`].
 const SIGNALS: u64 = 0;
@@ -384,9 +384,9 @@ impl Daemon {
     }
 
     /// Waits until workers have let go of what was taken away before, so that its name and port can be had again. They take
-    /// a few microseconds; one that takes longer than [`OBEDIENCE`] is not waited for.
+    /// a few microseconds; one that takes longer than [`BARRIER_TIMEOUT`] is not waited for.
     fn let_workers_obey(&mut self) {
-        let end = self.fabric.now().after(OBEDIENCE);
+        let end = self.fabric.now().after(BARRIER_TIMEOUT);
         while self.fabric.slots.is_resting() {
             let left = end.since(self.fabric.now());
             let Some(event) = self.fabric.workers.wait_for_event(left) else { return };

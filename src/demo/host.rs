@@ -14,8 +14,8 @@ use netio::route::{self, Limits, Route};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket, sockopt};
 
 /// How long anything may take to be answered.
-const PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 const PORT: u16 = 5001;
 const BLOCK: usize = 128 * 1024;
 
@@ -75,7 +75,7 @@ impl Host {
     }
 
     pub(super) fn connect(&self, to: SocketAddrV4) -> io::Result<TcpStream> {
-        let stream = self.inside(|| TcpStream::connect_timeout(&to.into(), PATIENCE))?;
+        let stream = self.inside(|| TcpStream::connect_timeout(&to.into(), ANSWER_TIMEOUT))?;
         bound_in_time(&stream)?;
         Ok(stream)
     }
@@ -84,14 +84,14 @@ impl Host {
     pub(super) fn ping(&self, to: Ipv4Addr, count: usize) -> io::Result<Vec<Duration>> {
         let socket = self.inside(|| {
             let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP))?;
-            sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+            sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
             Ok(socket)
         })?;
         let mut times = Vec::new();
         for sequence in 0..count {
             let started = Instant::now();
             sendto(&socket, &echo_request(sequence as u8), SendFlags::empty(), &SocketAddrV4::new(to, 0))?;
-            while started.elapsed() < PATIENCE {
+            while started.elapsed() < ANSWER_TIMEOUT {
                 let mut packet = [MaybeUninit::uninit(); 256];
                 let Ok(((packet, _), _)) = recv(&socket, &mut packet, RecvFlags::empty()) else { break };
                 if is_answer(packet, sequence as u8) {
@@ -99,7 +99,7 @@ impl Host {
                     break;
                 }
             }
-            thread::sleep(PAUSE);
+            thread::sleep(RETRY_INTERVAL);
         }
         Ok(times)
     }
@@ -147,7 +147,7 @@ pub(super) fn set_up(interface: &str) -> io::Result<u32> {
 pub(super) fn wait_for_carrier(interface: &str) -> io::Result<()> {
     let started = Instant::now();
     while !link::get(interface)?.carrier {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > ANSWER_TIMEOUT {
             return Err(io::ErrorKind::TimedOut.into());
         }
         thread::sleep(Duration::from_millis(1));
@@ -157,8 +157,8 @@ pub(super) fn wait_for_carrier(interface: &str) -> io::Result<()> {
 
 /// No read or write of this connection waits for ever.
 pub(super) fn bound_in_time(stream: &TcpStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))
 }
 
 /// An ICMP echo request (RFC 792), its identifier and data fixed.

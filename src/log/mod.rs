@@ -53,7 +53,7 @@ const MODULES: [(&str, &str); 13] = [
 
 const CRATE: &str = "vswitchd";
 const LONGEST_NAME: usize = 32;
-const USUAL: LevelFilter = LevelFilter::INFO;
+const DEFAULT_LEVEL: LevelFilter = LevelFilter::INFO;
 
 /// One per process, like the subscriber.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -168,7 +168,7 @@ pub(crate) fn change(change: Change) -> Levels {
 
 impl Default for Levels {
     fn default() -> Levels {
-        Levels { general: USUAL, parts: [None; PARTS.len()] }
+        Levels { general: DEFAULT_LEVEL, parts: [None; PARTS.len()] }
     }
 }
 

@@ -35,12 +35,12 @@ const SNAPLEN: u32 = 96;
 /// range below.
 const FIRST_SAMPLE: u32 = 64;
 const MOST_SAMPLE: u32 = 1 << 18;
-const FEW: f64 = 500.0;
-const MANY: f64 = 4000.0;
+const MIN_FRAMES_PER_SEC: f64 = 500.0;
+const MAX_FRAMES_PER_SEC: f64 = 4000.0;
 
 /// Interval between two checks of the sampling rate, and before a refused capture is retried.
-const LOOK: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_secs(10);
+const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Identity of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -120,7 +120,7 @@ impl Sampler {
                 Ok(next) => sample = next,
                 Err(error) => {
                     self.book().refused = Some(format!("{error:#}"));
-                    thread::sleep(AGAIN);
+                    thread::sleep(RETRY_INTERVAL);
                 }
             }
         }
@@ -141,7 +141,7 @@ impl Sampler {
             bytes.drain(..whole);
             seen += frames;
             let passed = since.elapsed();
-            if passed >= LOOK {
+            if passed >= RATE_CHECK_INTERVAL {
                 let next = next_sample(sample, seen as f64 / passed.as_secs_f64());
                 if next != sample {
                     return Ok(next);
@@ -159,8 +159,8 @@ impl Sampler {
 
 fn next_sample(sample: u32, seen: f64) -> u32 {
     match seen {
-        ..FEW => (sample / 4).max(1),
-        MANY.. => (sample * 4).min(MOST_SAMPLE),
+        ..MIN_FRAMES_PER_SEC => (sample / 4).max(1),
+        MAX_FRAMES_PER_SEC.. => (sample * 4).min(MOST_SAMPLE),
         _ => sample,
     }
 }
