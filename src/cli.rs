@@ -61,16 +61,16 @@ pub(crate) enum Command {
     /// Make two hosts and an outside network in namespaces of their own, run switch and router between
     /// them, send real traffic and print what happened. Touches nothing of this machine.
     Demo,
-    /// What a shell reads to complete command lines
+    /// Print the completion script of a shell
     #[command(hide = true)]
     Completions {
-        /// For which
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages
     #[command(hide = true)]
     Man {
-        /// Into this directory
+        /// Output directory
         directory: PathBuf,
     },
 }
@@ -108,7 +108,7 @@ pub(crate) struct Flags {
     /// What can be reached from outside; [`PUBLISH_HELP`] for people.
     #[arg(long, value_name = "RULE", help = PUBLISH_HELP)]
     pub(crate) publish: Vec<String>,
-    /// How is translated; [`NAT_HELP`] for people.
+    /// Settings of the translation; [`NAT_HELP`] for people.
     #[arg(long, value_name = "KEY=VALUE,...", help = NAT_HELP)]
     pub(crate) nat: Vec<String>,
     /// Tunnels; [`VXLAN_HELP`] for people.

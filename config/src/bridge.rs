@@ -23,7 +23,7 @@ pub struct Bridge {
     pub name: String,
     /// Entries of its MAC table.
     pub mac_table_size: usize,
-    /// Seconds until an address that was not seen again is forgotten.
+    /// Seconds until an address that is not seen again is removed.
     pub mac_aging_time: u32,
 }
 
@@ -34,9 +34,9 @@ pub(crate) struct GatewayVlan(pub(crate) Number<0, 4094>);
 keys! {
     /// A switch with its ports.
     struct BridgeKeys {
-        /// Most addresses that the bridge learns, 10 to 1,000,000. Default: 8192.
+        /// Maximum number of addresses that the bridge learns, 10 to 1,000,000. Default: 8192.
         "mac-table-size" => mac_table_size: Number<10, 1_000_000>,
-        /// Seconds until an address that was not seen again is forgotten, 1 to 86,400. Default: 300.
+        /// Seconds until an address that is not seen again is removed, 1 to 86,400. Default: 300.
         "mac-aging-time" => mac_aging_time: Number<1, 86_400>,
         /// The router's address for untagged frames, with its prefix length. Default with a NAT uplink and no gateway of any
         /// bridge: 10.77.0.1/24 on br0, or on the first bridge by name.

@@ -20,9 +20,9 @@ use crate::trace::{self, Ordered, Words};
 use crate::watch::traces::Following;
 
 /// How often the ring of stories is read.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The same while stories are held to be told in the order of time, so that the ring has room for a burst.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const ORDERED_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How long stories are waited for after the last packet was taken; one that is not there by then was lost with a batch of its
 /// worker.
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -121,7 +121,7 @@ impl Telling {
                 };
                 return self.story_line(&story);
             }
-            sleep(if self.ordered.is_empty() { LOOK } else { LOOK_AGAIN }).await;
+            sleep(if self.ordered.is_empty() { POLL_INTERVAL } else { ORDERED_POLL_INTERVAL }).await;
         }
         None
     }

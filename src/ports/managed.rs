@@ -31,6 +31,7 @@ use super::device::thread::{Fresh, Opened, Seen, ToOpen};
 use super::device::{self, Device, DeviceError, PortDevice, Watched, stream};
 use crate::model::{bridge_id, port_vlan, storm_limits};
 
+/// The pause before a device is opened again, and the longest one, to which it doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 

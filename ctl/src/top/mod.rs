@@ -42,7 +42,7 @@ use model::{Model, Reading, Sort, View};
 use sampler::Sampler;
 
 /// Interval between checks for new readings while no key is pressed.
-const LOOK: Duration = Duration::from_millis(100);
+const KEY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Maximum number of connections requested from the switch.
 const MOST_CONNECTIONS: u32 = 5000;
@@ -108,7 +108,7 @@ fn show(
 ) -> anyhow::Result<()> {
     loop {
         terminal.draw(|frame| draw::draw(frame, model.view(), screen)).context("drawing")?;
-        if event::poll(LOOK).context("waiting for keys")?
+        if event::poll(KEY_TIMEOUT).context("waiting for keys")?
             && let Event::Key(key) = event::read().context("reading keys")?
         {
             match screen.press(key, model.view()) {
