@@ -121,7 +121,11 @@ impl Edge {
 
     fn look_at_uplink(&mut self, now: Timestamp, in_any_case: bool, fabric: &mut Fabric) {
         let Some(uplink) = &mut self.uplink else { return };
-        uplink.hear(now);
+        if uplink.hear(now)
+            && let Some(router) = &mut self.router
+        {
+            router.guard_interface(&uplink.interface);
+        }
         match uplink.look(now, in_any_case) {
             UplinkFound::Same => {}
             UplinkFound::Gone => self.lose_uplink(fabric),

@@ -204,6 +204,16 @@ impl RouterControl {
         shares.then(|| self.gate.as_ref().map_or(api::Gate::Sockets, UplinkGate::kind))
     }
 
+    /// Puts the gate on the interface of this name, if it is a new one. It may have its addresses before changes of the uplink have
+    /// settled, and what arrives until then, such as a segment that is sent again, would make the host reset a guest's connection.
+    pub(crate) fn guard_interface(&mut self, name: &str) {
+        if let Some(gate) = &mut self.gate
+            && let Ok(link) = netio::link::get(name)
+        {
+            gate.follow(Some(link.index), None);
+        }
+    }
+
     /// Updates addresses and routes from the present state of the uplink.
     pub(crate) fn follow(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
         let (Some(nat), Some(config)) = (self.nat.clone(), self.config.uplink.clone()) else { return Ok(()) };

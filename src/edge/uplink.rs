@@ -149,15 +149,16 @@ impl UplinkPort {
         self.filter = Some(filter);
     }
 
-    /// Reads the kernel's messages about the interface.
-    pub(crate) fn hear(&mut self, now: Timestamp) {
+    /// Reads the kernel's messages about the interface. Returns whether there were any.
+    pub(crate) fn hear(&mut self, now: Timestamp) -> bool {
         match self.watch.drain() {
-            Ok(false) => {}
+            Ok(false) => return false,
             Ok(true) => self.changed_at = self.changed_at.or(Some(now)),
             Err(error) => {
                 tracing::warn!(uplink = self.interface, %error, "cannot hear of the uplink's changes; it is looked at once a second");
             }
         }
+        true
     }
 
     /// When the next look is due, if something changed.
