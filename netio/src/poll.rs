@@ -78,6 +78,12 @@ impl Poller {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
     }
 
+    /// Starts or stops reporting that a descriptor which was added is readable. That it has failed is reported all the same.
+    pub fn watch_readable(&self, fd: impl AsFd, token: u64, is_watched: bool) -> io::Result<()> {
+        let flags = if is_watched { epoll::EventFlags::IN } else { epoll::EventFlags::empty() };
+        Ok(epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token), flags)?)
+    }
+
     /// Watches a descriptor for writability: one report with this token, and one more after each [`arm`](Writable::arm).
     pub fn add_writable(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<Writable> {
         let watch = Writable { epoll: Arc::clone(&self.epoll), fd: fd.try_clone_to_owned()?, token };

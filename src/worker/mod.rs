@@ -21,6 +21,7 @@ mod command;
 mod latency;
 mod obey;
 mod output;
+mod pauses;
 mod source;
 mod turns;
 mod underlay;
@@ -43,6 +44,7 @@ use latency::Sampler;
 pub(crate) use latency::{Latency, WorkerCounters};
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
+use pauses::Pauses;
 pub(crate) use source::Source;
 use turns::Turns;
 use underlay::Underlay;
@@ -75,6 +77,7 @@ pub(crate) struct Worker {
     egress: Egress,
     ready: Vec<PortId>,
     turns: Turns,
+    pauses: Pauses,
     /// Streams whose last read brought more than a batch; no poller knows of the rest.
     unfinished: Vec<PortId>,
     /// Ports that have frames left to be written, and can take them now.
@@ -129,6 +132,7 @@ impl Worker {
             egress: Egress::new(ports),
             ready: Vec::with_capacity(ports),
             turns: Turns::new(ports),
+            pauses: Pauses::new(ports),
             unfinished: Vec::with_capacity(ports),
             writable: Vec::with_capacity(ports),
             reported_sources: Vec::with_capacity(MAX_REPORTED),
@@ -171,6 +175,7 @@ impl Worker {
 
     fn carry(&mut self) {
         while !self.stopped {
+            self.end_pauses();
             let woken = match self.wait() {
                 Ok(woken) => woken,
                 Err(error) => {
@@ -219,7 +224,8 @@ impl Worker {
             }
             thread::yield_now();
         }
-        let timeout = self.next_poll.map(|due| due.since(self.clock.now()));
+        let due = self.next_poll.into_iter().chain(self.pauses.next_end()).min();
+        let timeout = due.map(|due| due.since(self.clock.now()));
         let woken = self.poller.wait(timeout, note)?;
         self.busy_poll.note(began);
         Ok(woken)
@@ -279,12 +285,43 @@ impl Worker {
             let work = self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
             let frames = batch.spans().len();
             self.finish(ingress, frames, work, now, began);
+            if Pauses::is_needed(self.pipeline.take_refused_floods()) {
+                self.pause(ingress, now);
+            }
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
             self.tell(Event::Gone { id: ingress, attachment });
-        } else if keeps {
+        } else if keeps && !self.pauses.has(ingress) {
             self.unfinished.push(ingress);
+        }
+    }
+
+    /// Does not read a port for a moment.
+    #[cold]
+    fn pause(&mut self, id: PortId, now: Timestamp) {
+        if let Some(reader) = &self.readers[id.index()]
+            && self.poller.watch_readable(&reader.source, u64::from(id.0), false).is_ok()
+        {
+            self.pauses.begin(id, now);
+        }
+    }
+
+    /// Reads ports again whose pause is over.
+    #[inline]
+    fn end_pauses(&mut self) {
+        if self.pauses.next_end().is_none() {
+            return;
+        }
+        let now = self.clock.now();
+        while let Some(id) = self.pauses.take_ended(now) {
+            if let Some(reader) = &self.readers[id.index()] {
+                // The port has not been removed from the poller, so this does not fail.
+                let _ = self.poller.watch_readable(&reader.source, u64::from(id.0), true);
+                if has_buffered(&self.readers, id) {
+                    self.unfinished.push(id);
+                }
+            }
         }
     }
 

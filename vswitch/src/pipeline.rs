@@ -207,6 +207,12 @@ impl Pipeline {
         }
     }
 
+    /// Number of frames that storm control has dropped since the last call.
+    #[inline]
+    pub fn take_refused_floods(&mut self) -> usize {
+        self.storm.take_refused()
+    }
+
     /// Writes out the queues that were filled from `rx`. Returns the work that it was.
     pub fn transmit(&mut self, rx: &Batch, tx: &mut Egress, mut out: impl Transmit) -> Work {
         let Pipeline { bridges, refusals, observer, .. } = self;

@@ -49,7 +49,10 @@ pub(crate) enum FloodClass {
 
 /// One worker's buckets of all ports.
 #[derive(Debug)]
-pub(crate) struct StormControl(Box<[PortBuckets]>);
+pub(crate) struct StormControl {
+    ports: Box<[PortBuckets]>,
+    refused: usize,
+}
 
 #[derive(Clone, Debug)]
 struct PortBuckets {
@@ -61,26 +64,33 @@ struct PortBuckets {
 impl StormControl {
     /// For this number of ports, without limits.
     pub(crate) fn new(ports: usize) -> StormControl {
-        StormControl(vec![PortBuckets::new(StormLimits::NONE); ports].into_boxed_slice())
+        StormControl { ports: vec![PortBuckets::new(StormLimits::NONE); ports].into_boxed_slice(), refused: 0 }
     }
 
     /// Sets a port's limits. Buckets keep their tokens if the limits are the same.
     pub(crate) fn set(&mut self, port: PortId, limits: StormLimits) {
-        if let Some(buckets) = self.0.get_mut(port.index())
+        if let Some(buckets) = self.ports.get_mut(port.index())
             && buckets.limits != limits
         {
             *buckets = PortBuckets::new(limits);
         }
     }
 
+    /// Number of frames that were refused since the last call.
+    #[inline]
+    pub(crate) fn take_refused(&mut self) -> usize {
+        std::mem::take(&mut self.refused)
+    }
+
     /// Takes tokens for a frame of this number of segments that would be flooded.
     #[inline]
     pub(crate) fn admit(&mut self, port: PortId, class: FloodClass, segments: u32, now: Timestamp) -> Result<(), DropReason> {
-        let Some(PortBuckets { buckets, .. }) = self.0.get_mut(port.index()) else { return Ok(()) };
+        let Some(PortBuckets { buckets, .. }) = self.ports.get_mut(port.index()) else { return Ok(()) };
         let Some(bucket) = &mut buckets[class as usize] else { return Ok(()) };
         if bucket.spend(segments, now) {
             return Ok(());
         }
+        self.refused += 1;
         Err(match class {
             FloodClass::Broadcast => DropReason::StormBroadcast,
             FloodClass::Multicast => DropReason::StormMulticast,
