@@ -11,7 +11,7 @@
 //!                                     +-- drop: to the shared address, port is marked, no socket of the host expects it
 //! ```
 //!
-//! It is a BPF program at TCX ingress ([`program`], Linux 6.6), which reads the [`Marks`]: one bit for each port in memory
+//! It is a BPF program at TCX ingress (`program`, Linux 6.6), which reads the [`Marks`]: one bit for each port in memory
 //! that is mapped into this process. To give a port to a NAT or take it back is one store, without a system call, and costs
 //! no descriptor and no memory of the kernel. No port is bound, so programs of the host may use each that no mapping has,
 //! and connections of the host from a port that a mapping has go on.

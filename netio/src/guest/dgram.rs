@@ -3,7 +3,7 @@
 //! Our socket has a path, and so has the guest's. The guest's path is configured, or is that of the last sender. In the
 //! latter case the guest must send first (vfkit sends the four bytes "VFKT", which are dropped as a frame that is too
 //! short). A guest whose socket has no path can send, but frames cannot be sent to it; nor to a socket that belongs to another
-//! user than the guest's ([`target`](super::target)).
+//! user than the guest's (`target`).
 //!
 //! Our socket is not connected to the guest's, so a guest that restarts with a new socket is received at once.
 //!

@@ -14,7 +14,7 @@
 //!
 //! *Trust.* A peer may send any length, stop in the middle of a frame, or never read. It uses no more than the buffers of
 //! its connection, which are allocated at the start, and no worker waits for it. A socket that a guest names as its own gets
-//! frames only if it is its own ([`target`]).
+//! frames only if it is its own (`target`).
 
 pub mod connection;
 pub mod dgram;

@@ -13,7 +13,7 @@
 //! The first packets to an address wait for its reply instead of being lost: up to 128 of at most 2 KiB from each port of
 //! the bridge, 512 in all. A scan of a network has little effect: each port can have 64 unanswered addresses at a time, and
 //! 32 requests per second; all ports together 1024 addresses; and an unanswered address never replaces a known one (RFC
-//! 6583). [`waiting`] has the shares.
+//! 6583). `waiting` has the shares.
 //!
 //! *Doubt.* A neighbour is asked again at once, by broadcast, if something contradicts what is known of it: the MAC table
 //! knows no port with its MAC address any more, or a packet with its address came from another one. So a guest that comes
