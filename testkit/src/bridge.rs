@@ -106,7 +106,8 @@ pub fn port(vlan: PortVlan) -> Port {
         coalesce: false,
         bursts: false,
         kind: PortKind::Link,
-        limits: StormLimits::NONE,
+        // A guest's port has limits; these are never reached.
+        limits: StormLimits { broadcast: Some(10_000_000), ..StormLimits::NONE },
     }
 }
 

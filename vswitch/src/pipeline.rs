@@ -236,6 +236,9 @@ impl Pipeline {
             // A guest that leaves and comes back has the tokens that it had.
             if let Some(port) = &port {
                 self.storm.set(id, port.limits);
+                if let Some(table) = self.bridges.tables.get(port.bridge.index()).and_then(Option::as_deref) {
+                    table.set_leads_to_network(id, port.leads_to_network());
+                }
             }
             *slot = port;
             self.refusals[id.index()] = 0;

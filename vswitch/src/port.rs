@@ -119,6 +119,12 @@ impl Port {
         len > self.room(headers, action) as usize + usize::from(headers.l3)
     }
 
+    /// Whether many stations are behind the port, as behind an uplink or a peer of a tunnel. These have no storm control.
+    #[must_use]
+    pub fn leads_to_network(&self) -> bool {
+        self.is_tunnel() || self.limits == StormLimits::NONE
+    }
+
     /// Whether the port leads into a tunnel.
     #[inline]
     #[must_use]

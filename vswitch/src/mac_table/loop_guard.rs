@@ -8,10 +8,15 @@
 //! *What counts* is one address that moves again and again between the same two ports: [`MOVES`] times within [`WINDOW`]. A
 //! failover, where each of a thousand addresses moves once, is no loop, and neither is a station that moves to another port and
 //! stays. Addresses are followed in a table of [`SLOTS`] slots, where an address has the slot of its hash. A slot is taken from an
-//! address that has not moved for a second, so that a station which invents addresses cannot hide a loop for long.
+//! address that has not moved for a second, or that moves less often than the others of its slot together: addresses that are
+//! invented do not hide one that circulates.
 //!
 //! *Which port.* Of the two, the one to which the address moved when it was first seen to move: the other one is its home. A home is
 //! remembered for a minute, so that the station itself is not blamed for coming back to it.
+//!
+//! *Ports to networks*, which are uplinks and peers of tunnels, are never blocked: many stations are behind them, and one address
+//! that a guest takes from them, or that exists twice, is no reason to part all guests from all of these. The other port is blocked, and
+//! the address is at home behind the network. Between two networks there is only a move.
 //!
 //! The address itself returns to its home, and stays there as long as the port is blocked, whatever frames are still on their way.
 //!
@@ -91,12 +96,17 @@ pub(super) struct LoopGuard {
     found: Vec<Loop>,
 }
 
+/// Moves that a slot remembers of its address, at most.
+const MAX_WEIGHT: u32 = 64;
+
 /// One address that moves.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     key: u64,
     home: PortId,
     moved: Timestamp,
+    /// Moves of the address, less those of others that have the same slot (Misra and Gries, 1982).
+    weight: u32,
     /// When the address may move away from home again, after a loop.
     pinned_until: Timestamp,
     pairs: [Pair; PAIRS],
@@ -114,6 +124,7 @@ struct Pair {
 struct PortState {
     last: Option<Loop>,
     blocked_for: Duration,
+    leads_to_network: bool,
 }
 
 impl Slot {
@@ -121,6 +132,7 @@ impl Slot {
         key: 0,
         home: PortId::NOWHERE,
         moved: Timestamp::from_millis(0),
+        weight: 0,
         pinned_until: Timestamp::from_millis(0),
         pairs: [Pair::EMPTY; PAIRS],
     };
@@ -150,12 +162,14 @@ impl LoopGuard {
     ) -> Noted {
         let slot = &mut self.slots[hash % SLOTS];
         if slot.key != key || now.since(slot.moved) > MEMORY {
-            if slot.key != key && slot.key != 0 && now.since(slot.moved) <= WINDOW {
+            if slot.key != key && slot.weight > 0 && now.since(slot.moved) <= WINDOW {
+                slot.weight -= 1;
                 return Noted::Move;
             }
             *slot = Slot { key, home: from, ..Slot::EMPTY };
         }
         slot.moved = now;
+        slot.weight = (slot.weight + 1).min(MAX_WEIGHT);
         if now < slot.pinned_until && from == slot.home {
             return Noted::Pinned;
         }
@@ -163,7 +177,17 @@ impl LoopGuard {
         if moves < MOVES {
             return Noted::Move;
         }
-        let port = if to == slot.home { from } else { to };
+        let blamed = if to == slot.home { from } else { to };
+        let leads_to_network = |port: PortId| self.ports.get(port.index()).is_some_and(|state| state.leads_to_network);
+        let port = match (leads_to_network(from), leads_to_network(to)) {
+            (false, false) => blamed,
+            (true, false) => to,
+            (false, true) => from,
+            (true, true) => return Noted::Move,
+        };
+        if port == slot.home {
+            slot.home = if port == to { from } else { to };
+        }
         slot.pairs = [Pair::EMPTY; PAIRS];
         let Some(state) = self.ports.get_mut(port.index()) else { return Noted::Move };
         let until = state.block(now);
@@ -175,6 +199,13 @@ impl LoopGuard {
             self.found.push(found);
         }
         Noted::Loop(found)
+    }
+
+    /// Whether many stations are behind a port, which is never blocked then.
+    pub(super) fn set_leads_to_network(&mut self, port: PortId, leads_to_network: bool) {
+        if let Some(state) = self.ports.get_mut(port.index()) {
+            state.leads_to_network = leads_to_network;
+        }
     }
 
     /// Loops that were found since the last call.
@@ -190,7 +221,7 @@ impl LoopGuard {
     /// A port is removed, and its number may become another one's.
     pub(super) fn forget(&mut self, port: PortId) {
         if let Some(state) = self.ports.get_mut(port.index()) {
-            *state = PortState::default();
+            *state = PortState { leads_to_network: state.leads_to_network, ..PortState::default() };
         }
         self.slots.fill(Slot::EMPTY);
     }
@@ -294,6 +325,34 @@ mod tests {
         for n in 0..38 {
             assert_eq!(note(&mut guard, 1, PortId(n), PortId(n + 1), 1000), None);
         }
+    }
+
+    /// A guest at A claims the address of a station behind the network at B, and was first.
+    #[test]
+    fn a_port_to_a_network_is_never_blocked() {
+        let mut guard = LoopGuard::new(3);
+        guard.set_leads_to_network(B, true);
+        for (home, away) in [(A, B), (B, A)] {
+            let found = circulate(&mut guard, home, away, 1000, 10).expect("a loop");
+            assert_eq!((found.port, found.other, found.home), (A, B, B));
+            guard.forget(A);
+        }
+        guard.set_leads_to_network(A, true);
+        assert_eq!(circulate(&mut guard, A, B, 1000, 1), None, "the same address in two networks");
+    }
+
+    #[test]
+    fn invented_addresses_do_not_hide_a_loop() {
+        let mut guard = LoopGuard::new(3);
+        let found = (0..1000u64).find_map(|round| {
+            let at = 1000 + round * 10;
+            if round % 50 == 0 {
+                // Addresses of the same slot, two moves a second each.
+                (2..10).for_each(|n| assert_eq!(note(&mut guard, n * SLOTS as u64 + 1, A, B, at), None));
+            }
+            note(&mut guard, 1, B, C, at).or_else(|| note(&mut guard, 1, C, B, at))
+        });
+        assert!(found.is_some_and(|found| found.port == C), "{found:?}");
     }
 
     #[test]

@@ -342,6 +342,11 @@ impl MacTable {
         if self.has_blocked(now) { self.lock().guard.blocked(now) } else { Vec::new() }
     }
 
+    /// Whether many stations are behind a port. The loop guard never blocks such a port.
+    pub fn set_leads_to_network(&self, port: PortId, leads_to_network: bool) {
+        self.lock().guard.set_leads_to_network(port, leads_to_network);
+    }
+
     /// The loops that were found since the last call.
     pub fn take_loops(&self) -> Vec<Loop> {
         self.lock().guard.take()
