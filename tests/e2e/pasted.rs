@@ -61,7 +61,7 @@ const PAGES: [(&str, Scene); 10] = [
 const ALONE: [&str; 1] = ["## In the background"];
 
 /// First words of shell blocks.
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 19] = [
     "vswitchd",
     "vswitchctl",
     "ip",
@@ -74,6 +74,7 @@ const PROGRAMS: [&str; 18] = [
     "cloud-hypervisor",
     "ovs-vsctl",
     "etcdctl",
+    "benches/lab/attacks",
     "benches/lab/lab",
     "mkdir",
     "until",
@@ -83,7 +84,7 @@ const PROGRAMS: [&str; 18] = [
 ];
 
 /// Shell blocks that cannot run here, by their beginning, with the reason.
-const NOT_HERE: [(&str, &str); 20] = [
+const NOT_HERE: [(&str, &str); 21] = [
     ("cargo run --release -- demo", "a release build takes minutes; ci.sh runs it"),
     ("./ci.sh", "it runs this test"),
     ("cargo build --release", "a release build takes minutes; ci.sh does it, and the rest installs on the host"),
@@ -97,6 +98,7 @@ const NOT_HERE: [(&str, &str); 20] = [
     ("qemu-system-x86_64 ... \\\n    -netdev dgram", "needs a guest's disk; guest_qemu/* runs these options"),
     ("curl --unix-socket /run/firecracker.sock", "needs Firecracker"),
     ("cloud-hypervisor --kernel", "needs cloud-hypervisor and a guest's disk"),
+    ("benches/lab/attacks --rounds 3", "takes minutes"),
     ("benches/lab/lab l2 --sut wire-offload", "takes minutes; ci.sh runs a short round"),
     ("benches/lab/lab nat", "takes minutes; ci.sh runs a short round"),
     ("benches/lab/lab vxlan", "takes minutes; ci.sh runs a short round"),
