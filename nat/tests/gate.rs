@@ -56,13 +56,31 @@ fn every_port_is_kept_from_the_first_packet_on() {
     assert!(!nat.wants_ports(), "no port has to be asked for");
     assert!(marks.all().iter().all(|(protocol, _, owner)| *protocol == 17 && *owner == PortOwner::Mapping));
     assert_eq!(marks.all().len(), nat.stats().mappings);
-    // The second guest's choice is none of the ports that the host gives to its programs.
+    // A port chosen for the second guest lies outside the host's ephemeral range.
     for port in (32_768..=60_999).step_by(997) {
         let other = send(&nat, 3, port).unwrap();
         assert!(other == port || !(32_768..=60_999).contains(&other), "{port} {other}");
     }
     let usage = nat.port_usage();
     assert_eq!(usage.iter().find(|usage| usage.protocol == Protocol::TCP).map(|usage| usage.free), Some(64_512));
+}
+
+/// The port of a guest's datagram, which the peer answers.
+fn exchange(nat: &Nat, guest: u8, port: u16) -> Result<u16, Refused> {
+    let outside = send(nat, guest, port)?;
+    let mut answer = packets::udp(Endpoint::new(PEER, 53), Endpoint::new(SHARED.address, outside), b"hello");
+    nat.translate(Side::Outside, &mut ipv4_mut(&mut answer), Checksum::Complete, 0, NOW)?;
+    Ok(outside)
+}
+
+/// The host has nine tenths of the range. One bridge port, with two addresses and connections that are complete, leaves some of
+/// the rest.
+#[test]
+fn the_share_is_one_of_the_ports_that_can_be_had() {
+    let (nat, _) = gated(NatConfig { ports: 2000..=2999, ports_of_bridge: 8, ..NatConfig::default() });
+    nat.set_host_ports(Protocol::UDP, &PortSet::default(), &PortSet::from(2100..=2999), NOW);
+    let opened = (0..200u16).filter(|n| exchange(&nat, 2 + (n % 2) as u8, 5000 + n).is_ok()).count();
+    assert!((70..=80).contains(&opened), "{opened} of 100");
 }
 
 #[test]

@@ -166,16 +166,18 @@ impl Book {
         if self.config.ports_of_bridge <= UPLINK_AND_ONE {
             return u32::MAX;
         }
-        let taken = address.ports[protocol_index(protocol)].taken();
-        (self.all_ports(protocol).saturating_sub(taken) * 3).max(1)
+        (self.free_ports(address, protocol) * 3).max(1)
     }
 
-    /// Number of ports that an outside address may have for mappings; on a shared one not all of them are granted yet.
-    fn all_ports(&self, protocol: Protocol) -> u32 {
-        match protocol {
-            Protocol::ICMP => 0x1_0000,
-            _ => u32::from(self.config.ports.end() - self.config.ports.start()) + 1,
+    /// Number of ports of an outside address that mappings may still get. On a shared address without a gate, ports are granted
+    /// when they are needed.
+    fn free_ports(&self, address: &Address, protocol: Protocol) -> u32 {
+        let ports = &address.ports[protocol_index(protocol)];
+        if self.gate.is_some() || protocol == Protocol::ICMP {
+            return ports.free();
         }
+        let all = u32::from(self.config.ports.end() - self.config.ports.start()) + 1;
+        all.saturating_sub(ports.taken())
     }
 
     /// Whether the bridge port or the published endpoint of a connection has used three quarters of a limit.
@@ -197,7 +199,7 @@ impl Book {
                     let taken = address.ports[index].taken();
                     let owned = address.taken_by[usize::from(cold.owner)][index];
                     is_near(owned.into(), self.most_ports(address, entry.protocol).into())
-                        || is_near(taken.into(), self.all_ports(entry.protocol).into())
+                        || is_near(taken.into(), (taken + self.free_ports(address, entry.protocol)).into())
                 })
             })
     }
