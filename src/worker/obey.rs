@@ -98,7 +98,6 @@ impl Worker {
     }
 
     pub(super) fn stop_reading(&mut self, id: PortId) {
-        self.turns.forget(id);
         self.pauses.forget(id);
         if let Some(Reader { source, .. }) = self.readers[id.index()].take() {
             // The descriptor may live on in other workers' hands, so it would not leave by itself.

@@ -16,6 +16,8 @@
 //!  tap1      1 frame: 1000      owes 744   owes 680   owes 616   ...       reads again when tap0 has had 744
 //! ```
 //!
+//! A debt stays with the port's number: a guest that reconnects still owes it.
+//!
 //! Ports whose frames are cheap are never in debt, and pay one comparison per batch for all of this.
 
 use packet::batch::MAX_FRAMES;
@@ -92,11 +94,6 @@ impl Turns {
         }
         self.largest = 0;
         self.round = self.round.wrapping_add(1);
-    }
-
-    /// A port begins anew.
-    pub(super) fn forget(&mut self, port: PortId) {
-        self.ports[port.index()] = Pace::default();
     }
 
     /// Ports in debt pay what another port's turn has cost. If no other port was served, the lowest debt is forgiven to all: the
@@ -224,8 +221,6 @@ mod tests {
         assert_eq!(turns.frames(A), 64, "cheap again");
         turns.charge(A, 1, writes(100_000));
         assert!(!turns.is_due(A));
-        turns.forget(A);
-        assert!(turns.is_due(A) && turns.frames(A) == 64);
     }
 
     #[test]
