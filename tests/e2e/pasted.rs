@@ -32,6 +32,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::host::Host;
 use crate::named::in_own_mounts;
 use crate::site::{FAR, MACHINE, NEIGHBOUR, NEXT_HOP, default_route, give};
+use crate::tour::FILE;
 use crate::{program, trial_with};
 
 /// What a page needs before its first block.
@@ -142,28 +143,6 @@ const SILENCE: Duration = Duration::from_millis(500);
 
 /// Time limit for one block.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A switch with two guests, a way out and a tunnel.
-const FILE: &str = "\
-[bridge.br0]
-gateway = \"10.77.0.1/24\"
-
-[[bridge.br0.port]]
-tap = \"tap0\"
-netns = \"blue\"
-
-[[bridge.br0.port]]
-tap = \"tap1\"
-netns = \"red\"
-
-[uplink]
-interface = \"eth0\"
-
-[[tunnel]]
-type = \"vxlan\"
-vni = 42
-remotes = [\"203.0.113.9\"]
-";
 
 /// Begins each session. Its own /run is empty; its own /etc may be written, and has a user alice.
 const PRELUDE: &str = r#"

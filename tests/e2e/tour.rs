@@ -27,7 +27,7 @@ const BEGIN: &str = "## Ten questions\n";
 const END: &str = "\n## All verbs\n";
 const PROMPT: &str = "    $ ";
 
-const FILE: &str = "\
+pub(crate) const FILE: &str = "\
 [bridge.br0]
 gateway = \"10.77.0.1/24\"
 
