@@ -145,7 +145,7 @@ impl Desired {
         self.with(Flag::new(tunnel::flag_of(word), word), "tunnel add")
     }
 
-    /// This configuration with one more flag. Problems with it are told in the words of the verb.
+    /// This configuration with one more flag. Problems name the verb and its argument in place of the flag.
     fn with(&self, flag: Flag, verb: &str) -> Result<Desired, EditError> {
         let name = flag.name;
         let done = Desired::complete(self.document.clone(), &[flag], self.whole.clone(), Problems::default());

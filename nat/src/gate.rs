@@ -1,6 +1,6 @@
 //! An address that is shared with the host behind a gate, which tells the packets of both apart.
 //!
-//! Whoever runs the translation keeps packets for marked ports from the host ([`PortMarks`]). The book marks a port when it
+//! The caller keeps packets for marked ports from the host ([`PortMarks`]). The book marks a port when it
 //! gives it to a mapping and unmarks it when the mapping ends, both under its lock. So every port may be used at any time,
 //! and none has to be asked for in advance ([`Demand`](crate::Demand)).
 //!

@@ -46,7 +46,7 @@ pub(crate) struct Facts {
     /// Namespaces that cannot be opened, with the error.
     pub(crate) lost_namespaces: Vec<(String, ErrorKind)>,
     pub(crate) control: Control,
-    /// Path of the control socket; if there is none, the places that were looked at.
+    /// Path of the control socket, or the paths that were tried if there is no socket.
     pub(crate) place: String,
 }
 
