@@ -80,7 +80,7 @@ impl Transmit for &mut Outputs {
     fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
         let mut rest = trains.trains();
         while let Some(first) = rest.first() {
-            let Some(Some(Sink::Peer(sink))) = self.sinks.get(usize::from(first.way.port)) else {
+            let Some(Some(Sink::Peer(sink))) = self.sinks.get(usize::from(first.outer.port)) else {
                 sent(first, Err(SendError::Drop(DropReason::PortGone)));
                 rest = &rest[1..];
                 continue;
@@ -89,7 +89,7 @@ impl Transmit for &mut Outputs {
             let mut burst = self.datagrams.burst(writer);
             let mut collected = 0;
             for train in rest {
-                let Some(Some(Sink::Peer(sink))) = self.sinks.get(usize::from(train.way.port)) else { break };
+                let Some(Some(Sink::Peer(sink))) = self.sinks.get(usize::from(train.outer.port)) else { break };
                 if !sink.writer(train).is_same(writer) || !burst.push(&sink.outgoing(train), trains.pieces(train, arena)) {
                     break;
                 }
@@ -104,16 +104,16 @@ impl Transmit for &mut Outputs {
 impl PeerSink {
     #[inline]
     fn writer(&self, train: &Train) -> &udp::Writer {
-        if train.way.dont_fragment { &self.whole } else { &self.cut }
+        if train.outer.dont_fragment { &self.whole } else { &self.cut }
     }
 
     #[inline]
     fn outgoing(&self, train: &Train) -> udp::Outgoing {
         udp::Outgoing {
             to: self.to,
-            source: train.way.flow,
-            tos: train.way.tos,
-            ttl: train.way.ttl,
+            source: train.outer.flow,
+            tos: train.outer.tos,
+            ttl: train.outer.ttl,
             segment_size: if train.datagrams > 1 { train.size } else { 0 },
         }
     }

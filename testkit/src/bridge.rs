@@ -9,7 +9,7 @@ use capture::probe::Lost;
 use capture::ring::{self, Reader};
 use capture::{Direction, Header, Probe, Verdict, Want};
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
-use tunnel::{FramingKind, Train, Trains, Way, train};
+use tunnel::{FramingKind, OuterHeader, Train, Trains, train};
 use vswitch::{
     BridgeId, Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
     PortVlan, SendError, StormLimits, Transmit, Work,
@@ -25,7 +25,7 @@ type Send<'a> = &'a mut dyn FnMut(PortId, VnetHeader, &[u8]) -> Result<(), SendE
 #[derive(Clone, Debug)]
 pub struct Sent {
     /// Port, peer and outer header fields.
-    pub way: Way,
+    pub outer: OuterHeader,
     /// UDP payloads, in order.
     pub datagrams: Vec<Vec<u8>>,
 }
@@ -350,9 +350,9 @@ impl Transmit for Out<'_> {
             let (last, others) = datagrams.split_last().unwrap();
             assert!(others.iter().all(|datagram| datagram.len() == usize::from(train.size)));
             assert!(last.len() <= usize::from(train.size));
-            let outcome = (self.send)(PortId(train.way.port), VnetHeader::default(), &pieces);
+            let outcome = (self.send)(PortId(train.outer.port), VnetHeader::default(), &pieces);
             if outcome.is_ok() {
-                self.sent.push(Sent { way: train.way, datagrams });
+                self.sent.push(Sent { outer: train.outer, datagrams });
             }
             sent(train, outcome);
         }

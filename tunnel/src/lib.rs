@@ -22,5 +22,5 @@ pub use malformed::Malformed;
 pub use mtu::Underlay;
 pub use peers::{Found, Locals, Peers, Unknown};
 pub use strangers::{Stranger, Strangers};
-pub use train::{Train, Trains, Way};
+pub use train::{OuterHeader, Train, Trains};
 pub use vni::Vni;

@@ -2,7 +2,7 @@
 //!
 //! With `UDP_SEGMENT` the kernel accepts many datagrams in one message, if all have the same destination and header fields
 //! and all except the last have the same length (`udp_send_skb` in `net/ipv4/udp.c`). The datagrams of a batch that meet
-//! this are coupled:
+//! this become a train:
 //!
 //! ```text
 //!  heads (copied)                               arena (borrowed)
@@ -35,17 +35,17 @@ pub const MAX_TRAIN_BYTES: usize = 65_535 - 40 - 8 - 14;
 /// Maximum number of trains before they must be sent.
 const MAX_TRAINS: usize = 64;
 /// Maximum number of datagrams in all trains before they must be sent.
-pub const MAX_CARS: usize = 512;
+pub const MAX_BATCH_DATAGRAMS: usize = 512;
 
 /// Payloads up to this length, in bytes, are copied: another piece would cost the kernel as much.
 const COPIED: usize = 256;
 
-/// Size of the buffer for heads, in bytes: enough for [`MAX_CARS`] datagrams with the usual headers.
+/// Size of the buffer for heads, in bytes: enough for [`MAX_BATCH_DATAGRAMS`] datagrams with the usual headers.
 const HEADS_LEN: usize = 64 * 1024;
 
 /// What all datagrams of a train have in common: the peer, the flow and the outer header fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Way {
+pub struct OuterHeader {
     /// The bridge port of the peer.
     pub port: u16,
     /// The hash of the inner flow, which selects the source port.
@@ -62,7 +62,7 @@ pub struct Way {
 #[derive(Clone, Copy, Debug)]
 pub struct Train {
     /// Their destination and outer header fields.
-    pub way: Way,
+    pub outer: OuterHeader,
     /// Number of datagrams.
     pub datagrams: u16,
     /// Length of each datagram except the last, in bytes.
@@ -81,7 +81,7 @@ pub struct Train {
 
 /// One datagram: ranges of `heads` and of the arena, and the index of the next datagram of the train.
 #[derive(Clone, Copy, Debug)]
-struct Car {
+struct Datagram {
     head: (u32, u32),
     body: (u32, u32),
     next: u16,
@@ -92,7 +92,7 @@ struct Car {
 pub struct Trains {
     heads: Box<[u8]>,
     used: usize,
-    cars: Vec<Car>,
+    datagrams: Vec<Datagram>,
     trains: Vec<Train>,
     /// For each hash of a flow, the index plus 1 of the last train that took a datagram of it; 0 for none.
     open: Box<[u8; 256]>,
@@ -111,7 +111,7 @@ impl Trains {
         Trains {
             heads: vec![0; HEADS_LEN].into_boxed_slice(),
             used: 0,
-            cars: Vec::with_capacity(MAX_CARS),
+            datagrams: Vec::with_capacity(MAX_BATCH_DATAGRAMS),
             trains: Vec::with_capacity(MAX_TRAINS),
             open: Box::new([0; 256]),
         }
@@ -120,7 +120,7 @@ impl Trains {
     /// Removes all trains.
     pub fn clear(&mut self) {
         self.used = 0;
-        self.cars.clear();
+        self.datagrams.clear();
         self.trains.clear();
         self.open.fill(0);
     }
@@ -142,15 +142,15 @@ impl Trains {
     /// datagram again. A datagram longer than [`MAX_BYTES`] is never accepted.
     #[inline]
     #[must_use]
-    pub fn add(&mut self, way: Way, fronts: [&[u8]; 2], arena: &[u8], body: Range<usize>, ends: Option<usize>) -> bool {
+    pub fn add(&mut self, outer: OuterHeader, fronts: [&[u8]; 2], arena: &[u8], body: Range<usize>, ends: Option<usize>) -> bool {
         let front = fronts[0].len() + fronts[1].len();
         let len = front + body.len();
         let is_copied = body.len() <= COPIED;
         let copied = front + if is_copied { body.len() } else { 0 };
-        if self.cars.len() == MAX_CARS || self.used + copied > HEADS_LEN || len > MAX_BYTES {
+        if self.datagrams.len() == MAX_BATCH_DATAGRAMS || self.used + copied > HEADS_LEN || len > MAX_BYTES {
             return false;
         }
-        let Some(at) = self.train_for(way, len) else { return false };
+        let Some(at) = self.train_for(outer, len) else { return false };
         let start = self.used;
         let mut copy = |bytes: &[u8]| {
             self.heads[self.used..self.used + bytes.len()].copy_from_slice(bytes);
@@ -162,15 +162,15 @@ impl Trains {
             copy(&arena[body.clone()]);
         }
         let body = if is_copied { (0, 0) } else { (body.start as u32, body.end as u32) };
-        let car = self.cars.len() as u16;
-        self.cars.push(Car { head: (start as u32, self.used as u32), body, next: car });
+        let datagram = self.datagrams.len() as u16;
+        self.datagrams.push(Datagram { head: (start as u32, self.used as u32), body, next: datagram });
         let train = &mut self.trains[at];
         if train.datagrams == 0 {
-            train.first = car;
+            train.first = datagram;
         } else {
-            self.cars[usize::from(train.last)].next = car;
+            self.datagrams[usize::from(train.last)].next = datagram;
         }
-        train.last = car;
+        train.last = datagram;
         train.datagrams += 1;
         train.bytes += len as u32;
         train.is_closed = len < usize::from(train.size);
@@ -183,11 +183,11 @@ impl Trains {
 
     /// The index of the train for a datagram of this length. Starts a new train if no open one fits.
     #[inline]
-    fn train_for(&mut self, way: Way, len: usize) -> Option<usize> {
-        let slot = usize::from(way.flow as u8 ^ way.port as u8);
+    fn train_for(&mut self, outer: OuterHeader, len: usize) -> Option<usize> {
+        let slot = usize::from(outer.flow as u8 ^ outer.port as u8);
         if let Some(at) = usize::from(self.open[slot]).checked_sub(1) {
             let train = &self.trains[at];
-            if train.way == way
+            if train.outer == outer
                 && !train.is_closed
                 && len <= usize::from(train.size)
                 && usize::from(train.datagrams) < MAX_DATAGRAMS
@@ -200,7 +200,7 @@ impl Trains {
             return None;
         }
         self.trains.push(Train {
-            way,
+            outer,
             datagrams: 0,
             size: len as u16,
             bytes: 0,
@@ -222,9 +222,10 @@ impl Trains {
     /// The datagrams of a train, each as its head and its slice of the arena.
     pub fn datagrams<'a>(&'a self, train: &Train, arena: &'a [u8]) -> impl Iterator<Item = [&'a [u8]; 2]> {
         let last = train.last;
-        let cars = std::iter::successors(Some(train.first), move |at| (*at != last).then(|| self.cars[usize::from(*at)].next));
-        cars.map(move |at| {
-            let Car { head, body, .. } = self.cars[usize::from(at)];
+        let datagrams =
+            std::iter::successors(Some(train.first), move |at| (*at != last).then(|| self.datagrams[usize::from(*at)].next));
+        datagrams.map(move |at| {
+            let Datagram { head, body, .. } = self.datagrams[usize::from(at)];
             [&self.heads[range(head)], &arena[range(body)]]
         })
     }
@@ -250,16 +251,16 @@ impl<'a> Iterator for Pieces<'a> {
             return Some(body);
         }
         let mut at = self.next?;
-        let (start, mut end) = self.trains.cars[usize::from(at)].head;
+        let (start, mut end) = self.trains.datagrams[usize::from(at)].head;
         loop {
-            let car = self.trains.cars[usize::from(at)];
-            self.next = (at != self.last).then_some(car.next);
-            end = end.max(car.head.1);
-            if car.body.0 != car.body.1 {
-                self.body = Some(&self.arena[range(car.body)]);
+            let datagram = self.trains.datagrams[usize::from(at)];
+            self.next = (at != self.last).then_some(datagram.next);
+            end = end.max(datagram.head.1);
+            if datagram.body.0 != datagram.body.1 {
+                self.body = Some(&self.arena[range(datagram.body)]);
                 break;
             }
-            match self.next.map(|next| (next, self.trains.cars[usize::from(next)])) {
+            match self.next.map(|next| (next, self.trains.datagrams[usize::from(next)])) {
                 Some((next, follower)) if follower.head.0 == end => at = next,
                 _ => break,
             }
@@ -277,8 +278,8 @@ fn range((start, end): (u32, u32)) -> Range<usize> {
 mod tests {
     use super::*;
 
-    fn way(port: u16, flow: u16) -> Way {
-        Way { port, flow, tos: 0, ttl: 64, dont_fragment: true }
+    fn outer(port: u16, flow: u16) -> OuterHeader {
+        OuterHeader { port, flow, tos: 0, ttl: 64, dont_fragment: true }
     }
 
     fn bytes_of(trains: &Trains, train: &Train, arena: &[u8]) -> Vec<u8> {
@@ -290,10 +291,10 @@ mod tests {
         let arena: Vec<u8> = (0..=255u8).cycle().take(4000).collect();
         let mut trains = Trains::new();
         for n in 0..3 {
-            assert!(trains.add(way(1, 7), [&[9; 8], &[]], &arena, n * 100..n * 100 + 60, Some(60)));
+            assert!(trains.add(outer(1, 7), [&[9; 8], &[]], &arena, n * 100..n * 100 + 60, Some(60)));
         }
         for n in 0..2 {
-            assert!(trains.add(way(1, 8), [&[9; 8], &[5; 54]], &arena, 1000 * n..1000 * n + 1000, Some(1000)));
+            assert!(trains.add(outer(1, 8), [&[9; 8], &[5; 54]], &arena, 1000 * n..1000 * n + 1000, Some(1000)));
         }
         let [small, long] = trains.trains() else { panic!("{:?}", trains.trains()) };
         assert_eq!((small.datagrams, small.size, small.bytes, small.frames, small.frame_bytes), (3, 68, 204, 3, 180));
@@ -314,7 +315,7 @@ mod tests {
         let arena = [0; 4000];
         let mut trains = Trains::new();
         for len in [500, 500, 400, 500, 600] {
-            assert!(trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..len, None));
+            assert!(trains.add(outer(1, 7), [&[0; 8], &[]], &arena, 0..len, None));
         }
         let shapes: Vec<_> = trains.trains().iter().map(|train| (train.size, train.datagrams, train.bytes)).collect();
         assert_eq!(shapes, [(508, 3, 1424), (508, 1, 508), (608, 1, 608)]);
@@ -325,30 +326,30 @@ mod tests {
         let arena = vec![0; 70_000];
         let mut trains = Trains::new();
         for _ in 0..MAX_DATAGRAMS + 1 {
-            assert!(trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..60, None));
+            assert!(trains.add(outer(1, 7), [&[0; 8], &[]], &arena, 0..60, None));
         }
         assert_eq!(trains.trains().iter().map(|train| train.datagrams).collect::<Vec<_>>(), [64, 1]);
         trains.clear();
         for _ in 0..50 {
-            assert!(trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..1464, None));
+            assert!(trains.add(outer(1, 7), [&[0; 8], &[]], &arena, 0..1464, None));
         }
         assert_eq!(trains.trains().iter().map(|train| train.datagrams).collect::<Vec<_>>(), [44, 6]);
-        assert!(!trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..MAX_BYTES, None), "too long for a datagram");
-        assert!(trains.add(way(2, 7), [&[0; 8], &[]], &arena, 0..MAX_BYTES - 8, None));
+        assert!(!trains.add(outer(1, 7), [&[0; 8], &[]], &arena, 0..MAX_BYTES, None), "too long for a datagram");
+        assert!(trains.add(outer(2, 7), [&[0; 8], &[]], &arena, 0..MAX_BYTES - 8, None));
     }
 
     #[test]
     fn limits_of_trains_datagrams_and_heads() {
         let arena = [0; 4000];
         let mut trains = Trains::new();
-        let flows = (0..=u16::MAX).take_while(|flow| trains.add(way(1, *flow), [&[0; 8], &[]], &arena, 0..60, None)).count();
+        let flows = (0..=u16::MAX).take_while(|flow| trains.add(outer(1, *flow), [&[0; 8], &[]], &arena, 0..60, None)).count();
         assert_eq!(flows, MAX_TRAINS);
         trains.clear();
-        let cars =
-            std::iter::repeat_with(|| trains.add(way(1, 7), [&[0; 8], &[]], &arena, 0..60, None)).take_while(|added| *added);
-        assert_eq!(cars.count(), MAX_CARS);
+        let datagrams =
+            std::iter::repeat_with(|| trains.add(outer(1, 7), [&[0; 8], &[]], &arena, 0..60, None)).take_while(|added| *added);
+        assert_eq!(datagrams.count(), MAX_BATCH_DATAGRAMS);
         trains.clear();
-        let heads = std::iter::repeat_with(|| trains.add(way(1, 7), [&[0; 8], &[0; 400]], &arena, 0..1000, None));
+        let heads = std::iter::repeat_with(|| trains.add(outer(1, 7), [&[0; 8], &[0; 400]], &arena, 0..1000, None));
         assert_eq!(heads.take_while(|added| *added).count(), HEADS_LEN / 408);
     }
 }

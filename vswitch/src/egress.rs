@@ -195,7 +195,7 @@ pub trait Transmit {
     /// Sends trains of datagrams, each to the peer behind its port, and tells of each how it went.
     fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
         for train in trains.trains() {
-            let port = PortId(train.way.port);
+            let port = PortId(train.outer.port);
             let mut datagrams = trains.datagrams(train, arena);
             sent(train, datagrams.try_for_each(|[head, body]| self.send(port, &[IoSlice::new(head), IoSlice::new(body)])));
         }

@@ -25,10 +25,10 @@ use crate::counters::Counter;
 use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Work, Written};
 use crate::port::{Encapsulation, PortId};
-use crate::tunnels::encap::{Coupled, couple};
+use crate::tunnels::encap::{Encapsulated, encapsulate};
 use crate::walk::Bridges;
-use crate::watched::boarded::BoardedFrame;
 use crate::watched::observer::Observer;
+use crate::watched::unsent::UnsentFrame;
 
 /// Number of super-frames that a port's kernel may refuse as invalid before the port is sent no more of them.
 const MAX_REFUSALS: u32 = 16;
@@ -55,7 +55,7 @@ pub(crate) fn transmit(
             continue;
         };
         if let Some(encapsulation) = port.encapsulation() {
-            work += board(queue, id, encapsulation, bridges, observer, rx, out);
+            work += write_datagrams(queue, id, encapsulation, bridges, observer, rx, out);
             continue;
         }
         let refusals = &mut refusals[id.index()];
@@ -89,14 +89,14 @@ pub(crate) fn transmit(
         }
     }
     if !tx.trains.is_empty() {
-        work += depart(&tx.trains, bridges, observer, rx, out);
+        work += send_trains(&tx.trains, bridges, observer, rx, out);
         tx.trains.clear();
     }
     work
 }
 
 /// Puts the frames of a queue into datagrams for a tunnel's peer. Trains leave early if they are full. Returns the work of that.
-fn board(
+fn write_datagrams(
     queue: Queue<'_>,
     id: PortId,
     encapsulation: &Encapsulation,
@@ -107,28 +107,28 @@ fn board(
 ) -> Work {
     let frames = queue.frames;
     let mut work = Work::default();
-    couple(queue, rx, id, encapsulation, |coupled| match coupled {
-        Coupled::Full(trains) => work += depart(trains, bridges, observer, rx, out),
-        Coupled::Frame(Queued { frame, action }, way, outcome) => {
+    encapsulate(queue, rx, id, encapsulation, |report| match report {
+        Encapsulated::Full(trains) => work += send_trains(trains, bridges, observer, rx, out),
+        Encapsulated::Frame(Queued { frame, action }, outer, outcome) => {
             if let Err(reason) = outcome
                 && let Some(counters) = bridges.counters.port(id)
             {
                 counters.drop(reason, 1);
             }
-            let boarded = || BoardedFrame { number: frame, frame: frames[usize::from(frame)], action };
-            observer.boarded(bridges, rx, way, encapsulation, boarded, outcome);
+            let unsent = || UnsentFrame { number: frame, frame: frames[usize::from(frame)], action };
+            observer.encapsulated(bridges, rx, outer, encapsulation, unsent, outcome);
         }
     });
     work
 }
 
 /// Sends trains, and counts their frames at the ports of the peers that they go to. Returns the work that it was.
-fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batch, out: &mut impl Transmit) -> Work {
+fn send_trains(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batch, out: &mut impl Transmit) -> Work {
     let mut work = Work::default();
     out.send_trains(trains, rx.arena(), |train, result| {
         // The kernel makes a packet of each datagram.
         work += Work { writes: train.datagrams.into(), bytes: train.frame_bytes };
-        let Some(counters) = bridges.counters.port(PortId(train.way.port)) else { return };
+        let Some(counters) = bridges.counters.port(PortId(train.outer.port)) else { return };
         match result {
             Ok(()) => {
                 counters.tx_writes.add(1);
@@ -137,7 +137,7 @@ fn depart(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batc
             }
             Err(error) => counters.drop(error.reason(), train.frames.into()),
         }
-        observer.departed(bridges, rx, train, result);
+        observer.train_sent(bridges, rx, train, result);
     });
     work
 }

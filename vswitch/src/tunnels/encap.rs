@@ -1,4 +1,4 @@
-//! Encapsulation: a queue's frames become datagrams, coupled into trains.
+//! Encapsulation: a queue's frames become datagrams, packed into trains.
 //!
 //! A peer accepts only plain frames with complete checksums. So super-frames are segmented here, into new headers and
 //! slices of the arena, and checksums completed. The kernel adds UDP and IP.
@@ -8,48 +8,48 @@ use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
 use packet::{Batch, Checksum, Headers, Network, VNET_LEN};
-use tunnel::{Trains, Way, ecn, entropy};
+use tunnel::{OuterHeader, Trains, ecn, entropy};
 
 use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queue, Queued};
 use crate::port::{Encapsulation, PortId};
 
-/// A report of [`couple`].
-pub(crate) enum Coupled<'a> {
+/// A report of [`encapsulate`].
+pub(crate) enum Encapsulated<'a> {
     /// The trains are full and must be sent.
     Full(&'a Trains),
     /// A frame of the queue is in datagrams with this outer header, or could not be put into any.
-    Frame(Queued, Way, Result<(), DropReason>),
+    Frame(Queued, OuterHeader, Result<(), DropReason>),
 }
 
 /// Puts a queue's frames into trains.
 #[inline]
-pub(crate) fn couple(
+pub(crate) fn encapsulate(
     mut queue: Queue<'_>,
     batch: &Batch,
     id: PortId,
     encapsulation: &Encapsulation,
-    mut tell: impl FnMut(Coupled<'_>),
+    mut tell: impl FnMut(Encapsulated<'_>),
 ) {
     let Queue { frames, queued, head, trains } = &mut queue;
     let header = encapsulation.framing.encode();
     let header = header.as_bytes();
     for waiting in queued.iter() {
         let frame = &frames[usize::from(waiting.frame)];
-        let way = way(id, encapsulation, &frame.headers, batch.frame(frame.span));
-        let mut depart = |trains: &Trains| tell(Coupled::Full(trains));
-        let mut coupling = Coupling { trains, depart: &mut depart, batch, way, header, frame };
-        let result = coupling.add(waiting.action, head);
-        tell(Coupled::Frame(*waiting, way, result));
+        let outer = outer(id, encapsulation, &frame.headers, batch.frame(frame.span));
+        let mut send = |trains: &Trains| tell(Encapsulated::Full(trains));
+        let mut packing = Packing { trains, send: &mut send, batch, outer, header, frame };
+        let result = packing.add(waiting.action, head);
+        tell(Encapsulated::Frame(*waiting, outer, result));
     }
 }
 
 /// The outer header of a frame.
 #[inline]
-fn way(id: PortId, encapsulation: &Encapsulation, headers: &Headers, frame: &[u8]) -> Way {
+fn outer(id: PortId, encapsulation: &Encapsulation, headers: &Headers, frame: &[u8]) -> OuterHeader {
     let inner = Inner::of(headers, frame);
     let tos = encapsulation.tos.unwrap_or(inner.tos);
-    Way {
+    OuterHeader {
         port: id.0,
         flow: entropy::flow_hash(headers, frame),
         tos: ecn::encapsulate(tos, inner.tos),
@@ -89,16 +89,16 @@ impl Inner {
 }
 
 /// One frame on its way into the trains.
-struct Coupling<'a, F: FnMut(&Trains)> {
+struct Packing<'a, F: FnMut(&Trains)> {
     trains: &'a mut Trains,
-    depart: &'a mut F,
+    send: &'a mut F,
     batch: &'a Batch,
-    way: Way,
+    outer: OuterHeader,
     header: &'a [u8],
     frame: &'a Frame,
 }
 
-impl<F: FnMut(&Trains)> Coupling<'_, F> {
+impl<F: FnMut(&Trains)> Packing<'_, F> {
     /// Adds the frame as its datagrams.
     #[inline]
     fn add(&mut self, action: TagAction, head: &mut Head) -> Result<(), DropReason> {
@@ -160,12 +160,12 @@ impl<F: FnMut(&Trains)> Coupling<'_, F> {
     fn add_datagram(&mut self, front: &[u8], body: std::ops::Range<usize>, is_last: bool) -> Result<(), DropReason> {
         let ends = is_last.then(|| self.frame.span.len());
         let arena = self.batch.arena();
-        if self.trains.add(self.way, [self.header, front], arena, body.clone(), ends) {
+        if self.trains.add(self.outer, [self.header, front], arena, body.clone(), ends) {
             return Ok(());
         }
-        (self.depart)(self.trains);
+        (self.send)(self.trains);
         self.trains.clear();
-        let added = self.trains.add(self.way, [self.header, front], arena, body, ends);
+        let added = self.trains.add(self.outer, [self.header, front], arena, body, ends);
         if added { Ok(()) } else { Err(DropReason::TooLong) }
     }
 }

@@ -7,7 +7,7 @@ use crossbeam_queue::ArrayQueue;
 use filter::Subject;
 use packet::Timestamp;
 use packet::batch::MAX_FRAMES;
-use tunnel::{Train, Way};
+use tunnel::{OuterHeader, Train};
 
 use super::seen::{headers_of, subject};
 use super::step::Step;
@@ -182,18 +182,24 @@ impl Watch {
     }
 
     /// A frame was put into datagrams, or could not be.
-    pub(crate) fn note_boarded(&mut self, frame: u16, way: Way, encapsulation: &Encapsulation, outcome: Result<(), DropReason>) {
-        let port = PortId(way.port);
+    pub(crate) fn note_encapsulated(
+        &mut self,
+        frame: u16,
+        outer: OuterHeader,
+        encapsulation: &Encapsulation,
+        outcome: Result<(), DropReason>,
+    ) {
+        let port = PortId(outer.port);
         let step = match outcome {
-            Ok(()) => Step::Encapsulated { port, framing: encapsulation.framing, flow: way.flow },
+            Ok(()) => Step::Encapsulated { port, framing: encapsulation.framing, flow: outer.flow },
             Err(reason) => Step::Dropped { reason, port: Some(port) },
         };
         self.note(frame, step);
     }
 
     /// The train in which a frame ended was sent, or was not.
-    pub(crate) fn note_departed(&mut self, frame: u16, train: &Train, result: Result<(), SendError>) {
-        let port = PortId(train.way.port);
+    pub(crate) fn note_train_sent(&mut self, frame: u16, train: &Train, result: Result<(), SendError>) {
+        let port = PortId(train.outer.port);
         let step = match result {
             Ok(()) => Step::Sent { port, writes: train.datagrams, frames: train.frames },
             Err(error) => Step::Dropped { reason: error.reason(), port: Some(port) },

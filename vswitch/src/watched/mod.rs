@@ -1,6 +1,5 @@
 //! Observation: traces of single frames, captures, and rehearsals of imagined frames.
 
-pub(crate) mod boarded;
 pub mod capture;
 pub mod live;
 pub(crate) mod observer;
@@ -8,3 +7,4 @@ pub mod rehearsal;
 mod seen;
 pub mod step;
 pub mod story;
+pub(crate) mod unsent;

@@ -6,19 +6,19 @@
 //! | verdict  | its walk ended                                   | outcome               | verdict of that frame |
 //! | queued   | it is queued for a port ([`Walk::push`])         | step                  |                       |
 //! | written  | frames of a port's queue were written or dropped | step                  | the frame as it left  |
-//! | boarded  | it is in datagrams for a tunnel's peer           | step                  |                       |
-//! | departed | the train with those datagrams was sent or not   | step                  | the frame as it left  |
+//! | encapsulated | it is in datagrams for a tunnel's peer           | step                  |                       |
+//! | train_sent | the train with those datagrams was sent or not   | step                  | the frame as it left  |
 //!
 //! While nothing is traced or captured, an event costs one branch.
 
 use capture::{Direction, Probe};
 use packet::Batch;
-use tunnel::{Train, Way};
+use tunnel::{OuterHeader, Train};
 
-use super::boarded::{Boarded, BoardedFrame};
 use super::capture::{Arrived, Captures};
 use super::live::Watch;
 use super::story::Story;
+use super::unsent::{UnsentFrame, UnsentFrames};
 use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queued, SendError, Written};
 use crate::port::{Encapsulation, PortId};
@@ -31,7 +31,7 @@ pub(crate) struct Observer {
     is_active: bool,
     watch: Option<Box<Watch>>,
     captures: Option<Box<Captures>>,
-    boarded: Boarded,
+    unsent: UnsentFrames,
 }
 
 impl Observer {
@@ -89,7 +89,7 @@ impl Observer {
     #[inline(always)]
     pub(crate) fn begin_batch(&mut self) {
         if self.is_active {
-            self.boarded.clear();
+            self.unsent.clear();
             if let Some(watch) = &mut self.watch {
                 watch.begin_batch();
             }
@@ -186,42 +186,42 @@ impl Observer {
 
     /// A frame of a queue is in datagrams with this outer header, or could not be put into any.
     #[inline(always)]
-    pub(crate) fn boarded(
+    pub(crate) fn encapsulated(
         &mut self,
         bridges: &Bridges,
         rx: &Batch,
-        way: Way,
+        outer: OuterHeader,
         encapsulation: &Encapsulation,
-        boarded: impl FnOnce() -> BoardedFrame,
+        unsent: impl FnOnce() -> UnsentFrame,
         outcome: Result<(), DropReason>,
     ) {
         if self.is_active {
-            self.see_boarded(bridges, rx, way, encapsulation, boarded(), outcome);
+            self.see_encapsulated(bridges, rx, outer, encapsulation, unsent(), outcome);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn see_boarded(
+    fn see_encapsulated(
         &mut self,
         bridges: &Bridges,
         rx: &Batch,
-        way: Way,
+        outer: OuterHeader,
         encapsulation: &Encapsulation,
-        boarded: BoardedFrame,
+        unsent: UnsentFrame,
         outcome: Result<(), DropReason>,
     ) {
-        let BoardedFrame { number, frame, action } = boarded;
+        let UnsentFrame { number, frame, action } = unsent;
         if let Some(watch) = &mut self.watch {
-            watch.note_boarded(number, way, encapsulation, outcome);
+            watch.note_encapsulated(number, outer, encapsulation, outcome);
         }
         match (&mut self.captures, outcome) {
-            (Some(captures), Err(_)) => captures.leaves(bridges, PortId(way.port), rx, &frame, action, outcome),
+            (Some(captures), Err(_)) => captures.leaves(bridges, PortId(outer.port), rx, &frame, action, outcome),
             (captures, Ok(())) => {
-                if !self.boarded.board(way, boarded)
+                if !self.unsent.add(outer, unsent)
                     && let Some(captures) = captures
                 {
-                    captures.forget(PortId(way.port));
+                    captures.forget(PortId(outer.port));
                 }
             }
             (None, Err(_)) => {}
@@ -230,24 +230,24 @@ impl Observer {
 
     /// A train was sent, or was not.
     #[inline(always)]
-    pub(crate) fn departed(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
+    pub(crate) fn train_sent(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
         if self.is_active {
-            self.see_departed(bridges, rx, train, result);
+            self.see_train_sent(bridges, rx, train, result);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn see_departed(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
+    fn see_train_sent(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
         let mut from = 0;
         for _ in 0..train.frames {
-            let Some(BoardedFrame { number, frame, action }) = self.boarded.take(train.way, &mut from) else { return };
+            let Some(UnsentFrame { number, frame, action }) = self.unsent.take(train.outer, &mut from) else { return };
             if let Some(watch) = &mut self.watch {
-                watch.note_departed(number, train, result);
+                watch.note_train_sent(number, train, result);
             }
             if let Some(captures) = &mut self.captures {
                 let outcome = result.map_err(SendError::reason);
-                captures.leaves(bridges, PortId(train.way.port), rx, &frame, action, outcome);
+                captures.leaves(bridges, PortId(train.outer.port), rx, &frame, action, outcome);
             }
         }
     }

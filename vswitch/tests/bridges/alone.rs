@@ -157,7 +157,7 @@ impl Outcome {
     fn of(bridge: &mut Bridge, ingress: u16, frame: &[u8]) -> Outcome {
         let mut writes = bridge.run(ingress, &[frame.to_vec()]);
         writes.sort_by_key(|(port, ..)| port.0);
-        let mut sent: Vec<_> = bridge.sent.drain(..).map(|Sent { way, datagrams }| (way.port, datagrams)).collect();
+        let mut sent: Vec<_> = bridge.sent.drain(..).map(|Sent { outer, datagrams }| (outer.port, datagrams)).collect();
         sent.sort();
         Outcome { writes, sent }
     }

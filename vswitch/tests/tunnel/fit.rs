@@ -221,7 +221,7 @@ fn what_may_be_cut_is_cut_and_fits_together_again() {
                 let fragments: Vec<Vec<u8>> = writes.into_iter().map(|(_, (_, _, frame))| frame).collect();
                 assert!(fragments.len() > 1);
                 assert_eq!(reassembled(&fragments, l3), frame, "{len} bytes");
-                assert!(overlay.log.windows(2).all(|pair| pair[0].sent.way == pair[1].sent.way), "one way for all");
+                assert!(overlay.log.windows(2).all(|pair| pair[0].sent.outer == pair[1].sent.outer), "one way for all");
                 overlay.log.clear();
             }
         }

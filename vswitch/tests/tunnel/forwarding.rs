@@ -124,7 +124,7 @@ fn who_is_not_flooded_gets_what_is_for_him_only() {
     host.table.add_static(VlanId::NONE, mac(6), PortId(PEER)).unwrap();
     for (spec, port) in [(broadcast(1), PEER + 1), (between(1, 6), PEER)] {
         host.run(0, &[spec.bytes()]);
-        let ports: Vec<u16> = host.sent.drain(..).map(|sent| sent.way.port).collect();
+        let ports: Vec<u16> = host.sent.drain(..).map(|sent| sent.outer.port).collect();
         assert_eq!(ports, [port]);
     }
 }
@@ -205,7 +205,7 @@ fn congestion_marks_of_all_kinds() {
         }
         let mut overlay = Overlay::new(2);
         overlay.run(0, 0, &[Spec { v6, traffic_class: 0xb8 | inner, ..between(7, 8) }.bytes()]);
-        assert_eq!(overlay.log[0].sent.way.tos, [NOT_ECT, ECT_1, ECT_0, ECT_0][usize::from(inner)]);
+        assert_eq!(overlay.log[0].sent.outer.tos, [NOT_ECT, ECT_1, ECT_0, ECT_0][usize::from(inner)]);
     }
     let mut overlay = Overlay::new(2);
     let arp = [&[0xff; 6][..], &mac(7).0, &[8, 6], &[0; 46]].concat();
@@ -233,7 +233,7 @@ fn the_outer_header_is_the_configured_or_the_inner_one() {
         let mut overlay = Overlay::new(2);
         overlay.hosts[0].pipeline.set_port(PortId(PEER), Some(peer_port(PortVlan::default(), encapsulation)));
         overlay.run(0, 0, &[frame]);
-        let way = overlay.log[0].sent.way;
+        let way = overlay.log[0].sent.outer;
         assert_eq!((way.tos, way.ttl, way.dont_fragment), expected);
     }
 }
@@ -294,7 +294,7 @@ fn two_networks_of_one_peer_are_kept_apart() {
         assert_eq!(writes.iter().map(|(port, ..)| port.0).collect::<Vec<_>>(), [port]);
     }
     host.run(1, &[between(1, 5).bytes()]);
-    assert_eq!((host.sent.len(), host.sent[0].way.port), (1, PEER + 1));
+    assert_eq!((host.sent.len(), host.sent[0].outer.port), (1, PEER + 1));
     assert_eq!(host.sent[0].datagrams, [datagram(other, &between(1, 5).bytes())]);
 }
 

@@ -108,7 +108,7 @@ fn the_longest_prefix_leads_the_way_and_each_end_takes_a_hop() {
     for (dst, port) in [(FAR, PEER), (FARTHER, PEER + 1), ([10, 42, 2, 127], PEER), ([10, 42, 2, 128], PEER + 1)] {
         near.run(TUN, &[packet(GUEST, dst, 64, 100, true)]);
         let sent = std::mem::take(&mut near.sent);
-        assert_eq!((sent.len(), sent[0].way.port), (1, port), "{dst:?}");
+        assert_eq!((sent.len(), sent[0].outer.port), (1, port), "{dst:?}");
         assert_eq!(sent[0].datagrams, [packet(GUEST, dst, 63, 100, true)]);
         if port == PEER {
             let writes = arrive(&mut far, 0, &sent[0].datagrams[0]);

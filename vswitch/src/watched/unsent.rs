@@ -1,21 +1,21 @@
 //! Frames whose datagrams are in trains that have not left yet, for the observer.
 //!
 //! A train records the number of frames that end in it, not which ones: trains with one outer header leave in the order in
-//! which their frames boarded. A frame that left is marked and keeps its place, so that each train takes one pass over
+//! which their frames were added. A frame that left is marked and keeps its place, so that each train takes one pass over
 //! the list.
 
 use packet::vlan::TagAction;
-use tunnel::Way;
-use tunnel::train::MAX_CARS;
+use tunnel::OuterHeader;
+use tunnel::train::MAX_BATCH_DATAGRAMS;
 
 use crate::egress::Frame;
 
 /// The maximum number of datagrams in trains, and one frame that is being added.
-const MAX_BOARDED: usize = MAX_CARS + 1;
+const MAX_UNSENT: usize = MAX_BATCH_DATAGRAMS + 1;
 
 /// A frame whose datagrams are in trains.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BoardedFrame {
+pub(crate) struct UnsentFrame {
     /// Its number in the egress queues.
     pub(crate) number: u16,
     pub(crate) frame: Frame,
@@ -23,21 +23,21 @@ pub(crate) struct BoardedFrame {
 }
 
 #[derive(Debug)]
-pub(crate) struct Boarded {
+pub(crate) struct UnsentFrames {
     /// `None` for a frame that left.
-    frames: Vec<(Way, Option<BoardedFrame>)>,
+    frames: Vec<(OuterHeader, Option<UnsentFrame>)>,
     /// Number of frames that have not left.
     waiting: usize,
 }
 
-impl Default for Boarded {
+impl Default for UnsentFrames {
     /// An empty list, with all the memory that it will ever use.
-    fn default() -> Boarded {
-        Boarded { frames: Vec::with_capacity(MAX_BOARDED), waiting: 0 }
+    fn default() -> UnsentFrames {
+        UnsentFrames { frames: Vec::with_capacity(MAX_UNSENT), waiting: 0 }
     }
 }
 
-impl Boarded {
+impl UnsentFrames {
     /// Forgets all frames.
     #[inline]
     pub(crate) fn clear(&mut self) {
@@ -45,23 +45,23 @@ impl Boarded {
         self.waiting = 0;
     }
 
-    /// Adds a frame that is in trains of this way. False if the list is full.
-    pub(crate) fn board(&mut self, way: Way, frame: BoardedFrame) -> bool {
+    /// Adds a frame that is in trains with this outer header. False if the list is full.
+    pub(crate) fn add(&mut self, outer: OuterHeader, frame: UnsentFrame) -> bool {
         if self.waiting == 0 {
             self.frames.clear();
         }
-        if self.frames.len() == MAX_BOARDED {
+        if self.frames.len() == MAX_UNSENT {
             return false;
         }
-        self.frames.push((way, Some(frame)));
+        self.frames.push((outer, Some(frame)));
         self.waiting += 1;
         true
     }
 
-    /// Takes the next frame that went this way, at `from` or behind it; `from` is moved behind the frame.
-    pub(crate) fn take(&mut self, way: Way, from: &mut usize) -> Option<BoardedFrame> {
+    /// Takes the next frame with this outer header, at `from` or behind it; `from` is moved behind the frame.
+    pub(crate) fn take(&mut self, outer: OuterHeader, from: &mut usize) -> Option<UnsentFrame> {
         let rest = self.frames.get_mut(*from..)?;
-        let (at, frame) = rest.iter_mut().enumerate().find(|(_, (of, frame))| *of == way && frame.is_some())?;
+        let (at, frame) = rest.iter_mut().enumerate().find(|(_, (of, frame))| *of == outer && frame.is_some())?;
         *from += at + 1;
         self.waiting -= 1;
         frame.1.take()
