@@ -15,7 +15,7 @@ use crate::port::{Port, PortKind};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys};
 use crate::router::{Gateway, Router};
-use crate::tunnel::{AnyTunnel, IpTunnel, Place, Tunnel, apart};
+use crate::tunnel::{AnyTunnel, IpTunnel, Position, Tunnel, apart};
 use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
 use crate::value::Text;
 use packet::{Ipv4Prefix, VlanId};
@@ -210,7 +210,7 @@ impl<'a> Check<'a> {
     fn tunnels(&mut self, bridges: &[Bridge], ports: &[Port]) -> (Vec<Tunnel>, Vec<IpTunnel>) {
         let (mut tunnels, mut ip_tunnels): (Vec<Tunnel>, Vec<IpTunnel>) = (Vec::new(), Vec::new());
         for (at, At { value: keys, origin }) in self.document.tunnels().iter().enumerate() {
-            let place = Place(at);
+            let place = Position(at);
             let bridge = match keys.is_bridged() {
                 true => self.find_bridge(keys.bridge(), bridges, "which bridge is it a port of?", origin),
                 false => None,

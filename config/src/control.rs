@@ -25,7 +25,7 @@ pub struct Control {
     /// Its path.
     pub path: ControlPath,
     /// The group whose members have all rights, like the owner.
-    pub group: Option<Group>,
+    pub group: Option<UserGroup>,
     /// Whether all other users of the machine have read-only access.
     pub read_only_others: bool,
 }
@@ -43,7 +43,7 @@ pub enum ControlPath {
 
 /// A group of users.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Group {
+pub struct UserGroup {
     /// The name or number as it was written.
     pub name: String,
     /// Its number.
@@ -66,7 +66,7 @@ keys! {
     }
 }
 
-impl fmt::Display for Group {
+impl fmt::Display for UserGroup {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.name.fmt(out)
     }
@@ -142,7 +142,7 @@ pub fn usual_path() -> Option<PathBuf> {
 }
 
 /// A group by its name or number, where `groups` is the text of group(5).
-fn find_group(name: &str, groups: &str) -> Result<Group, String> {
+fn find_group(name: &str, groups: &str) -> Result<UserGroup, String> {
     let named = groups.lines().filter_map(|line| {
         let mut fields = line.split(':');
         Some((fields.next()?, fields.nth(1)?.parse::<u32>().ok()?))
@@ -151,7 +151,7 @@ fn find_group(name: &str, groups: &str) -> Result<Group, String> {
     // The highest number means "do not change the group" (chown(2)).
     let number = by_name.or_else(|| name.parse().ok()).filter(|number| *number != u32::MAX);
     if let Some(number) = number {
-        return Ok(Group { name: name.to_owned(), number });
+        return Ok(UserGroup { name: name.to_owned(), number });
     }
     let close = nearest(name, named.map(|(known, _)| known));
     let hint = close.map_or_else(String::new, |close| format!(": did you mean '{close}'?"));
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn rights_of_others() {
-        let group = Group { name: "4711".to_owned(), number: 4711 };
+        let group = UserGroup { name: "4711".to_owned(), number: 4711 };
         assert_eq!(Control::default().rights(), "");
         let control = Control { path: ControlPath::At("/run/x".into()), group: Some(group), read_only_others: true };
         assert_eq!(control.to_string(), "/run/x, group 4711, others may read");

@@ -12,7 +12,7 @@ use crate::model::Config;
 use crate::port::{Kind, Port};
 use crate::problem::{Origin, Problem, Problems, nearest};
 use crate::publish::Publish;
-use crate::tunnel::{self, Place};
+use crate::tunnel::{self, Position};
 
 /// A configuration in its written form, and its meaning.
 #[derive(Clone, Debug)]
@@ -240,7 +240,7 @@ impl Desired {
         let bridged = self.config.tunnels.iter().map(|tunnel| (&tunnel.name, tunnel.place));
         let ip = self.config.ip_tunnels.iter().map(|tunnel| (&tunnel.name, tunnel.place));
         let all = bridged.chain(ip);
-        let Some((_, Place(at))) = all.clone().find(|(known, _)| *known == name) else {
+        let Some((_, Position(at))) = all.clone().find(|(known, _)| *known == name) else {
             return Err(no_such("tunnel", name, all.map(|(known, _)| known.clone())));
         };
         let mut document = self.document.clone();

@@ -143,14 +143,14 @@ pub struct Accepted<T> {
     /// First unit, and the one after the last.
     units: (usize, usize),
     more: bool,
-    place: Place,
+    place: EntrySlot,
     /// The translation that the datagram's fragments follow; `None` if its first one has not been seen.
     pub translation: Option<T>,
 }
 
 /// Where a fragment is noted.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum EntrySlot {
     /// With this datagram.
     Known(u16),
     /// With a new datagram, in a free slot.
@@ -208,7 +208,7 @@ impl<T: Copy> Fragments<T> {
                 return Err(FragmentError::OwnerFull);
             }
             let slot = self.free_slot(key).filter(|_| !self.free.is_empty()).ok_or(FragmentError::Full)?;
-            return Ok(accepted(Place::New { slot }, None));
+            return Ok(accepted(EntrySlot::New { slot }, None));
         };
         if datagram.owner != owner {
             return Err(FragmentError::Foreign);
@@ -218,7 +218,7 @@ impl<T: Copy> Fragments<T> {
         }
         let bits = &self.seen[usize::from(number) * units::WORDS..][..units::WORDS];
         match datagram.units.compare(bits, &units, fragment.more) {
-            Compared::New => Ok(accepted(Place::Known(number), datagram.translation)),
+            Compared::New => Ok(accepted(EntrySlot::Known(number), datagram.translation)),
             Compared::Duplicate => Err(FragmentError::Duplicate),
             Compared::Overlap => Err(FragmentError::Overlap),
         }
@@ -356,8 +356,8 @@ impl<T: Copy> Fragments<T> {
     /// Notes a fragment that was accepted, and the translation of its datagram if it is known.
     fn note(&mut self, accepted: &Accepted<T>, translation: Option<T>, now: Timestamp) {
         let number = match accepted.place {
-            Place::Known(number) => number,
-            Place::New { slot } => {
+            EntrySlot::Known(number) => number,
+            EntrySlot::New { slot } => {
                 let Some(number) = self.free.pop() else { return };
                 self.insert(number, slot, accepted, now);
                 number

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
-use super::places::{Client, Connections, Places, Share, Shares};
+use super::places::{Client, Connections, Quota, Share, Shares};
 
 /// How often it is looked whether a connection's time is over.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,15 +34,15 @@ pub(super) struct Limits {
     /// Connections at a time; for further ones others make room.
     pub(super) connections: usize,
     /// Requests that are answered at a time; further ones wait.
-    pub(super) answers: Places,
+    pub(super) answers: Quota,
     /// Of these, for each peer but root.
     pub(super) answers_each: usize,
     /// How long an answer may take while others wait to connect; `None`: as long as it may take otherwise.
     pub(super) patience: Option<Duration>,
     /// Responses without an end, at a time; further ones are refused.
-    pub(super) lasting: Places,
+    pub(super) lasting: Quota,
     /// Responses that may be megabytes, at a time; further ones wait.
-    pub(super) large: Places,
+    pub(super) large: Quota,
     /// Longest head of a request, in bytes. hyper takes no less than 8 KiB.
     pub(super) head: usize,
     /// Time limit for the head of a request.
@@ -160,7 +160,7 @@ mod tests {
         let serve = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
             runtime.block_on(async {
-                let shares = Shares::new(Places { all: 1, but_root: 1, of_others: 1 });
+                let shares = Shares::new(Quota { all: 1, but_root: 1, of_others: 1 });
                 let places = shares.of(&peer(Rights::Everything));
                 let serve = |server: Stream| {
                     server.set_nonblocking(true).unwrap();

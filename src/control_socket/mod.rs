@@ -55,7 +55,7 @@ use tokio::net::UnixListener;
 use tokio::sync::broadcast::Sender;
 
 use listener::Limits;
-use places::{Client, Peer, Places};
+use places::{Client, Peer, Quota};
 use rights::Rights;
 use server::Server;
 
@@ -68,11 +68,11 @@ pub(crate) use socket::ControlListener;
 /// What clients of the control socket may take up.
 const LIMITS: Limits = Limits {
     connections: 128,
-    answers: Places { all: 64, but_root: 48, of_others: 32 },
+    answers: Quota { all: 64, but_root: 48, of_others: 32 },
     answers_each: 16,
     patience: None,
-    lasting: Places { all: 16, but_root: 12, of_others: 8 },
-    large: Places { all: 3, but_root: 2, of_others: 1 },
+    lasting: Quota { all: 16, but_root: 12, of_others: 8 },
+    large: Quota { all: 3, but_root: 2, of_others: 1 },
     head: 16 << 10,
     head_time: Duration::from_secs(5),
     request_time: Duration::from_secs(30),

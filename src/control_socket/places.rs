@@ -11,7 +11,7 @@
 //! a peer that has more of them. An answer is not cut off, unless its listener has a [patience](Limits::patience) and
 //! somebody waits.
 //!
-//! *Answers.* As many requests are answered at a time as [`Places`] says. Some of the places are root's alone, the rest is for
+//! *Answers.* As many requests are answered at a time as [`Quota`] says. Some of the places are root's alone, the rest is for
 //! clients with full rights, and a part of that for others; no peer but root has more than a few.
 //!
 //! A *peer* is a user at a Unix socket, and an address over TCP; of IPv6 addresses a /64, which one host can have.
@@ -30,7 +30,7 @@ use super::rights::Rights;
 
 /// How many there may be of something at a time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Places {
+pub(super) struct Quota {
     pub(super) all: usize,
     /// Of these, for clients that are not root.
     pub(super) but_root: usize,
@@ -64,13 +64,13 @@ impl Peer {
 }
 
 impl Client {
-    /// The number of limits in [`Places`] that it is under: root one, others all three.
+    /// The number of limits in [`Quota`] that it is under: root one, others all three.
     fn limits(&self) -> usize {
         if self.is_root { 1 } else { 2 + usize::from(self.rights < Rights::Everything) }
     }
 }
 
-/// The right to as many of something as [`Places`] has for one client.
+/// The right to as many of something as [`Quota`] has for one client.
 #[derive(Clone, Debug)]
 pub(super) struct Share(Vec<Arc<Semaphore>>);
 
@@ -95,7 +95,7 @@ impl Share {
 pub(super) struct Shares([Arc<Semaphore>; 3]);
 
 impl Shares {
-    pub(super) fn new(places: Places) -> Shares {
+    pub(super) fn new(places: Quota) -> Shares {
         Shares([places.all, places.but_root, places.of_others].map(|places| Arc::new(Semaphore::new(places))))
     }
 
@@ -133,7 +133,7 @@ enum Stage {
 
 /// A connection's place, which is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct OpenConnection {
     number: u64,
     connections: Arc<Connections>,
 }
@@ -149,12 +149,12 @@ impl Connections {
 
     /// A place for a client that has just connected. `None`: its own connections have all places that it can get. Root waits
     /// instead, and so does everybody where places are free again soon.
-    pub(super) async fn admit(self: &Arc<Self>, number: u64, client: Client) -> Option<Place> {
+    pub(super) async fn admit(self: &Arc<Self>, number: u64, client: Client) -> Option<OpenConnection> {
         loop {
             if self.make_room(&client, Instant::now()) {
                 let open = Open { number, client, since: Instant::now(), stage: Stage::Head, task: None };
                 self.lock().push(open);
-                return Some(Place { number, connections: Arc::clone(self) });
+                return Some(OpenConnection { number, connections: Arc::clone(self) });
             }
             let pause = self.limits.patience.or_else(|| client.is_root.then_some(Duration::from_secs(1)))?;
             let _ = tokio::time::timeout(pause, self.left.notified()).await;
@@ -191,7 +191,7 @@ impl Connections {
     }
 }
 
-impl Place {
+impl OpenConnection {
     /// The task that serves the connection.
     pub(super) fn served_by(&self, task: AbortHandle) {
         if let Some(own) = self.connections.lock().iter_mut().find(|one| one.number == self.number) {
@@ -234,7 +234,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.connections.lock().retain(|one| one.number != self.number);
         self.connections.left.notify_waiters();
@@ -249,7 +249,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         connections: 8,
-        answers: Places { all: 4, but_root: 3, of_others: 2 },
+        answers: Quota { all: 4, but_root: 3, of_others: 2 },
         answers_each: 2,
         patience: None,
         ..super::super::LIMITS
@@ -278,7 +278,11 @@ mod tests {
     }
 
     /// Admits clients by these numbers.
-    async fn admit(connections: &Arc<Connections>, numbers: impl IntoIterator<Item = u64>, client: Client) -> Vec<Place> {
+    async fn admit(
+        connections: &Arc<Connections>,
+        numbers: impl IntoIterator<Item = u64>,
+        client: Client,
+    ) -> Vec<OpenConnection> {
         let mut places = Vec::new();
         for number in numbers {
             places.extend(connections.admit(number, client).await);
@@ -324,7 +328,7 @@ mod tests {
             let limits = Limits { connections: 2, patience: Some(Duration::from_millis(1)), ..LIMITS };
             let connections = Connections::new(limits);
             let slow = admit(&connections, [1, 2], other(7)).await;
-            assert!(slow.iter().all(Place::try_turn));
+            assert!(slow.iter().all(OpenConnection::try_turn));
             let _place = connections.admit(3, other(7)).await.expect("a place");
             assert_eq!(numbers(&connections), [2, 3]);
         });

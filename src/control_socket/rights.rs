@@ -17,7 +17,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::MethodRouter;
-use config::{Control, ControlGroup as Group};
+use config::{Control, UserGroup};
 use netio::guest::Access;
 use netio::peer::Credentials;
 use rustix::process::geteuid;
@@ -37,7 +37,7 @@ pub(crate) enum Rights {
 pub(crate) struct Guard {
     /// User ID that the daemon runs as.
     owner: u32,
-    group: Option<Group>,
+    group: Option<UserGroup>,
     others: Rights,
 }
 
@@ -109,8 +109,8 @@ mod tests {
 
     #[test]
     fn owner_group_and_others() {
-        let group = Some(Group { name: "netdev".to_owned(), number: 109 });
-        let guard = |group: Option<Group>, others| Guard { owner: 42, group, others };
+        let group = Some(UserGroup { name: "netdev".to_owned(), number: 109 });
+        let guard = |group: Option<UserGroup>, others| Guard { owner: 42, group, others };
         let closed = guard(group.clone(), Rights::Nothing);
         assert_eq!(closed.rights_of(&peer(0, 0, &[])), Rights::Everything);
         assert_eq!(closed.rights_of(&peer(42, 1000, &[])), Rights::Everything);
@@ -125,7 +125,7 @@ mod tests {
     fn the_files_rights_follow() {
         let config = |read_only_others| Control {
             path: config::ControlPath::None,
-            group: Some(Group { name: "netdev".to_owned(), number: 109 }),
+            group: Some(UserGroup { name: "netdev".to_owned(), number: 109 }),
             read_only_others,
         };
         assert_eq!(Guard::new(&config(false)).access(), Access { mode: 0o660, group: Some(109) });
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn who_is_refused_is_told_why() {
-        let group = Some(Group { name: "netdev".to_owned(), number: 109 });
+        let group = Some(UserGroup { name: "netdev".to_owned(), number: 109 });
         let guard = Guard { owner: 0, group, others: Rights::Read };
         assert!(guard.reason(Rights::Nothing).starts_with("this is for root, user 0 and members of group netdev"));
         assert!(guard.reason(Rights::Read).starts_with("you may read only"));

@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use super::ask::Asker;
 use super::listener::{self, Limits};
 use super::metrics;
-use super::places::{Client, Peer, Places};
+use super::places::{Client, Peer, Quota};
 use super::query::Query;
 use super::rights::Rights;
 use super::server::Server;
@@ -42,13 +42,13 @@ use super::server::Server;
 /// Connections at a time.
 const CONNECTIONS: usize = 128;
 
-const NONE: Places = Places { all: 0, but_root: 0, of_others: 0 };
+const NONE: Quota = Quota { all: 0, but_root: 0, of_others: 0 };
 
 /// What strangers may take up. None of the responses is lasting or large.
 const LIMITS: Limits = Limits {
     connections: CONNECTIONS,
     // A page is shared by all who read it, so a request costs no more than its connection.
-    answers: Places { all: CONNECTIONS, but_root: CONNECTIONS, of_others: CONNECTIONS },
+    answers: Quota { all: CONNECTIONS, but_root: CONNECTIONS, of_others: CONNECTIONS },
     answers_each: CONNECTIONS,
     patience: Some(Duration::from_millis(250)),
     lasting: NONE,

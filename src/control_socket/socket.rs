@@ -98,16 +98,16 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use config::ControlGroup as Group;
+    use config::UserGroup;
 
     /// A directory that goes with the test.
-    struct Place(PathBuf);
+    struct TestDirectory(PathBuf);
 
-    impl Place {
-        fn new(name: &str) -> Place {
+    impl TestDirectory {
+        fn new(name: &str) -> TestDirectory {
             let path = std::env::temp_dir().join(format!("vswitchd-{}-{name}", std::process::id()));
             fs::create_dir(&path).unwrap();
-            Place(path)
+            TestDirectory(path)
         }
 
         fn socket(&self) -> PathBuf {
@@ -115,14 +115,14 @@ mod tests {
         }
     }
 
-    impl Drop for Place {
+    impl Drop for TestDirectory {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
     }
 
     fn config(path: ControlPath, group: Option<u32>, read_only_others: bool) -> Control {
-        let group = group.map(|number| Group { name: number.to_string(), number });
+        let group = group.map(|number| UserGroup { name: number.to_string(), number });
         Control { path, group, read_only_others }
     }
 
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn one_daemon_a_path_and_nothing_is_left() {
-        let place = Place::new("one");
+        let place = TestDirectory::new("one");
         let opened = open(&place.socket()).unwrap();
         assert_eq!(fs::metadata(place.socket()).unwrap().permissions().mode() & 0o777, 0o660);
         let error = format!("{:#}", open(&place.socket()).unwrap_err());
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_was_left_behind_is_replaced_and_other_files_are_not() {
-        let place = Place::new("left");
+        let place = TestDirectory::new("left");
         drop(UnixListener::bind(place.socket()).unwrap());
         let opened = open(&place.socket()).unwrap();
         // Another of that name is not ours to remove.
@@ -157,7 +157,7 @@ mod tests {
     /// A group that we are in can be given the file by whoever runs the test.
     #[test]
     fn the_files_mode_and_group_follow() {
-        let place = Place::new("group");
+        let place = TestDirectory::new("group");
         let group = rustix::process::getegid().as_raw();
         let opened = ControlListener::open(&config(ControlPath::At(place.socket()), Some(group), true)).unwrap().unwrap();
         let file = fs::metadata(place.socket()).unwrap();

@@ -94,7 +94,7 @@ impl Daemon {
         let config = desired.config.clone();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
-        let readers = config.device_count() + tunnel::endpoint_count(&config.tunnels, &config.ip_tunnels);
+        let readers = config.device_count() + tunnel::socket_count(&config.tunnels, &config.ip_tunnels);
         let workers = config.workers;
         let at_start = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
         let mut slots = Slots::new(slots::capacity(at_start));
@@ -359,8 +359,8 @@ impl Daemon {
             Event::Gone { id, attachment } => {
                 let is_known = self.ports.hear_of_gone(id, attachment, &mut self.fabric)
                     || self.edge.hear_of_gone(id, attachment, &mut self.fabric);
-                if !is_known && let Some(endpoint) = self.tunnels.endpoints().iter().find(|endpoint| endpoint.id == id) {
-                    tracing::error!(socket = endpoint.name(), "a tunnel's socket cannot be read any more");
+                if !is_known && let Some(socket) = self.tunnels.sockets().iter().find(|socket| socket.id == id) {
+                    tracing::error!(socket = socket.name(), "a tunnel's socket cannot be read any more");
                 }
             }
             Event::Obeyed(rest) => {

@@ -214,10 +214,10 @@ impl Daemon {
         self.name_in_traces();
         self.remove(committed.removed);
         self.tunnels.attach_peers(&committed.added, &self.fabric);
-        // Endpoints that stay have other peers now.
-        for at in 0..self.tunnels.endpoints().len() {
-            let is_new = committed.added.contains(&self.tunnels.endpoints()[at].id);
-            self.tunnels.update_endpoint(at, is_new, &self.fabric);
+        // Sockets that stay have other peers now.
+        for at in 0..self.tunnels.sockets().len() {
+            let is_new = committed.added.contains(&self.tunnels.sockets()[at].id);
+            self.tunnels.update_socket(at, is_new, &self.fabric);
         }
         let is_new = |id: PortId| committed.added.contains(&id);
         if let Err(error) = self.tunnels.add_statics(|bridge| self.fabric.bridges.table(bridge), is_new) {

@@ -15,8 +15,8 @@ impl TunnelControl {
         for peer in self.peers() {
             self.attach_peer(peer, fabric);
         }
-        for at in 0..self.endpoints().len() {
-            self.attach_endpoint(at, true, fabric)?;
+        for at in 0..self.sockets().len() {
+            self.attach_socket(at, true, fabric)?;
         }
         for (nth, port) in tun_ports.enumerate() {
             let Some((tunnel, peers)) = self.ip_tunnel(nth, port) else { continue };
@@ -32,14 +32,14 @@ impl TunnelControl {
         self.peers().iter().filter(|peer| ids.contains(&peer.id)).for_each(|peer| self.attach_peer(peer, fabric));
     }
 
-    /// Tells the workers what an endpoint's peers are now, and gives them its socket if that is a new one.
-    pub(crate) fn attach_endpoint(&self, at: usize, is_new: bool, fabric: &Fabric) -> anyhow::Result<()> {
-        let endpoint = &self.endpoints()[at];
-        let (view, mtu) = (self.view_of(at)?, self.endpoint_mtu(at));
-        let (queues, id) = (endpoint.socket.queues(), endpoint.id);
+    /// Tells the workers the peers of a receiving socket, and gives them the socket if it is new.
+    pub(crate) fn attach_socket(&self, at: usize, is_new: bool, fabric: &Fabric) -> anyhow::Result<()> {
+        let socket = &self.sockets()[at];
+        let (view, mtu) = (self.view_of(at)?, self.socket_mtu(at));
+        let (queues, id) = (socket.udp.queues(), socket.id);
         fabric.tell(|worker| {
             let rx = fabric.workers.queue_to_read(queues, id, worker).filter(|_| is_new);
-            Command::Endpoint { id, endpoint: view.clone(), mtu, rx }
+            Command::ReceivingSocket { id, socket: view.clone(), mtu, rx }
         });
         Ok(())
     }
@@ -64,22 +64,22 @@ impl TunnelControl {
     }
 
     /// Tells the workers of a host that [was added](TunnelControl::add_source).
-    pub(crate) fn attach_source(&self, (id, endpoint): (PortId, usize), fabric: &mut Fabric) {
+    pub(crate) fn attach_source(&self, (id, socket): (PortId, usize), fabric: &mut Fabric) {
         let Some(peer) = self.peers().iter().find(|peer| peer.id == id) else { return };
         let (tunnel, address) = (self.spec_of(peer).name.clone(), peer.address.to_string());
         tracing::info!(tunnel, peer = address, "a host that sent to the group is a peer now");
         self.attach_peer(peer, fabric);
-        self.update_endpoint(endpoint, false, fabric);
+        self.update_socket(socket, false, fabric);
         fabric.events.tell(What::PeerFound { tunnel, peer: address });
     }
 
     /// Once a second: looks at interfaces that tunnels are bound to, and at the ways to some of the peers.
     pub(crate) fn tick(&mut self, fabric: &mut Fabric) {
         self.look_at_far_ends(fabric);
-        let (endpoints, peers) = self.look_at_devices();
+        let (sockets, peers) = self.look_at_devices();
         self.attach_peers(&peers, fabric);
-        for at in endpoints {
-            self.update_endpoint(at, true, fabric);
+        for at in sockets {
+            self.update_socket(at, true, fabric);
         }
         let changed = self.look();
         for peer in self.peers().iter().filter(|peer| changed.contains(&peer.id)) {
@@ -89,15 +89,15 @@ impl TunnelControl {
             let (tunnel, problem) = (spec.name.clone(), peer.problem().map(str::to_owned));
             fabric.events.tell(What::PeerChanged { tunnel, peer: peer.address.to_string(), mtu, problem });
         }
-        for at in self.endpoints_of(&changed) {
-            self.update_endpoint(at, false, fabric);
+        for at in self.sockets_of(&changed) {
+            self.update_socket(at, false, fabric);
         }
     }
 
-    /// The same as [`TunnelControl::attach_endpoint`], where an error can only be logged.
-    pub(crate) fn update_endpoint(&self, at: usize, is_new: bool, fabric: &Fabric) {
-        if let Err(error) = self.attach_endpoint(at, is_new, fabric) {
-            tracing::warn!(socket = self.endpoints()[at].name(), %error, "the workers keep the former peers of a tunnel's socket");
+    /// The same as [`TunnelControl::attach_socket`], where an error can only be logged.
+    pub(crate) fn update_socket(&self, at: usize, is_new: bool, fabric: &Fabric) {
+        if let Err(error) = self.attach_socket(at, is_new, fabric) {
+            tracing::warn!(socket = self.sockets()[at].name(), %error, "the workers keep the former peers of a tunnel's socket");
         }
     }
 }

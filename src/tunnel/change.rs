@@ -15,7 +15,7 @@ use anyhow::{Context, ensure};
 use netio::udp::{Sources, SourcesSpec};
 use vswitch::{BridgeId, PortId};
 
-use super::endpoint::{self, EndpointControl};
+use super::socket::{self, SocketControl};
 use super::spec::TunnelSpec;
 use super::{PeerControl, Tunnel, TunnelControl, devices, open_ways, sources_specs};
 
@@ -23,7 +23,7 @@ use super::{PeerControl, Tunnel, TunnelControl, devices, open_ways, sources_spec
 #[derive(Debug, Default)]
 pub(crate) struct NewTunnels {
     tunnels: Vec<Tunnel>,
-    endpoints: Vec<EndpointControl>,
+    sockets: Vec<SocketControl>,
     peers: Vec<PeerControl>,
     pools: Vec<(SourcesSpec, Sources)>,
 }
@@ -31,9 +31,9 @@ pub(crate) struct NewTunnels {
 /// What a change did.
 #[derive(Debug, Default)]
 pub(crate) struct Committed {
-    /// Numbers of removed peers and endpoints.
+    /// Numbers of removed peers and sockets.
     pub(crate) removed: Vec<PortId>,
-    /// Numbers of new peers and endpoints.
+    /// Numbers of new peers and sockets.
     pub(crate) added: Vec<PortId>,
 }
 
@@ -62,16 +62,16 @@ impl TunnelControl {
         let specs: Vec<TunnelSpec> = configs.iter().map(TunnelSpec::of).collect();
         let mut apart = Vec::new();
         for spec in &specs {
-            match endpoint::of(&self.endpoints, spec) {
-                Some(at) => self.endpoints[at].check_room_for(spec, self.in_the_way(at, removed).as_deref())?,
+            match socket::of(&self.sockets, spec) {
+                Some(at) => self.sockets[at].check_room_for(spec, self.in_the_way(at, removed).as_deref())?,
                 None => apart.push(spec.clone()),
             }
         }
-        let endpoints = endpoint::open(&apart, ids, queues)?;
-        let mut new = NewTunnels { endpoints, pools: self.pools.clone(), ..NewTunnels::default() };
+        let sockets = socket::open(&apart, ids, queues)?;
+        let mut new = NewTunnels { sockets, pools: self.pools.clone(), ..NewTunnels::default() };
         for (spec, config) in specs.into_iter().zip(configs) {
-            let behind = || Some(self.endpoints.len() + endpoint::of(&new.endpoints, &spec)?);
-            let endpoint = endpoint::of(&self.endpoints, &spec).or_else(behind).context("a tunnel without a socket")?;
+            let behind = || Some(self.sockets.len() + socket::of(&new.sockets, &spec)?);
+            let socket = socket::of(&self.sockets, &spec).or_else(behind).context("a tunnel without a socket")?;
             let sink = open_ways(&mut new.pools, &spec)?;
             let at = self.tunnels.len() + new.tunnels.len();
             let group = spec.group.as_ref().map(|group| group.address);
@@ -81,33 +81,26 @@ impl TunnelControl {
                 group_id = group_id.or(group.map(|_| id));
                 new.peers.push(look_at_new(id, at, address, &spec)?);
             }
-            new.tunnels.push(Tunnel {
-                spec,
-                statics: config.statics.clone(),
-                routes: Vec::new(),
-                endpoint,
-                sink,
-                group: group_id,
-            });
+            new.tunnels.push(Tunnel { spec, statics: config.statics.clone(), routes: Vec::new(), socket, sink, group: group_id });
         }
         Ok(new)
     }
 
-    /// The tunnels that receive by an endpoint, if all of them are to be removed.
-    fn in_the_way(&self, endpoint: usize, removed: &[String]) -> Option<String> {
-        let of_it = self.tunnels.iter().filter(|tunnel| tunnel.endpoint == endpoint);
+    /// The tunnels that receive by a socket, if all of them are to be removed.
+    fn in_the_way(&self, socket: usize, removed: &[String]) -> Option<String> {
+        let of_it = self.tunnels.iter().filter(|tunnel| tunnel.socket == socket);
         let names: Vec<&str> = of_it.map(|tunnel| tunnel.spec.name.as_str()).collect();
         names.iter().all(|name| removed.iter().any(|removed| removed == name)).then(|| names.join(", "))
     }
 
     /// Takes in what was prepared, and takes out the tunnels of these names.
     pub(crate) fn commit(&mut self, removed: &[String], new: NewTunnels) -> Committed {
-        let NewTunnels { tunnels, endpoints, peers, pools } = new;
-        let added = endpoints.iter().map(|endpoint| endpoint.id).chain(peers.iter().map(|peer| peer.id)).collect();
+        let NewTunnels { tunnels, sockets, peers, pools } = new;
+        let added = sockets.iter().map(|socket| socket.id).chain(peers.iter().map(|peer| peer.id)).collect();
         let is_old = |tunnel: &Tunnel| removed.contains(&tunnel.spec.name);
         let old: Vec<usize> = self.tunnels.iter().enumerate().filter(|(_, tunnel)| is_old(tunnel)).map(|(at, _)| at).collect();
         self.tunnels.extend(tunnels);
-        self.endpoints.extend(endpoints);
+        self.sockets.extend(sockets);
         self.peers.extend(peers);
         self.pools = pools;
         let mut gone = Vec::new();
@@ -115,8 +108,8 @@ impl TunnelControl {
             gone.extend(self.take_out(at));
         }
         gone.extend(self.close_unused());
-        for (at, endpoint) in self.endpoints.iter_mut().enumerate() {
-            endpoint.hear_groups_of(self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at).map(|tunnel| &tunnel.spec));
+        for (at, socket) in self.sockets.iter_mut().enumerate() {
+            socket.hear_groups_of(self.tunnels.iter().filter(|tunnel| tunnel.socket == at).map(|tunnel| &tunnel.spec));
         }
         let known = std::mem::take(&mut self.devices);
         self.devices = devices(self.tunnels.iter().map(|tunnel| &tunnel.spec));
@@ -143,14 +136,14 @@ impl TunnelControl {
     /// Closes sockets by which no tunnel receives. Returns their numbers.
     fn close_unused(&mut self) -> Vec<PortId> {
         let mut gone = Vec::new();
-        for at in (0..self.endpoints.len()).rev() {
-            if self.tunnels.iter().any(|tunnel| tunnel.endpoint == at) {
+        for at in (0..self.sockets.len()).rev() {
+            if self.tunnels.iter().any(|tunnel| tunnel.socket == at) {
                 continue;
             }
-            let mut endpoint = self.endpoints.remove(at);
-            self.dropped_before += endpoint.dropped();
-            gone.push(endpoint.id);
-            self.tunnels.iter_mut().filter(|tunnel| tunnel.endpoint > at).for_each(|tunnel| tunnel.endpoint -= 1);
+            let mut socket = self.sockets.remove(at);
+            self.dropped_before += socket.dropped();
+            gone.push(socket.id);
+            self.tunnels.iter_mut().filter(|tunnel| tunnel.socket > at).for_each(|tunnel| tunnel.socket -= 1);
         }
         gone
     }

@@ -10,7 +10,7 @@ use tunnel::Stranger;
 use vswitch::PortId;
 
 use super::TunnelControl;
-use super::endpoint::EndpointControl;
+use super::socket::SocketControl;
 use crate::fabric::Fabric;
 
 /// Frames sent to a peer, and the time, after which its silence is a problem if nothing was ever heard from it.
@@ -55,7 +55,7 @@ impl TunnelControl {
     /// Once a second: looks for strangers, and for peers that were heard.
     pub(super) fn look_at_far_ends(&mut self, fabric: &Fabric) {
         let now = fabric.now();
-        self.endpoints.iter_mut().for_each(|endpoint| endpoint.look_for_strangers(now));
+        self.sockets.iter_mut().for_each(|socket| socket.look_for_strangers(now));
         for peer in &mut self.peers {
             peer.hearing.look(received(peer.id, fabric), now);
         }
@@ -63,9 +63,9 @@ impl TunnelControl {
 
     /// A line for each fault at a far end. `counted` are the frames received from a peer and sent to it.
     pub(crate) fn far_ends(&self, now: Timestamp, counted: impl Fn(PortId) -> (u64, u64)) -> Vec<String> {
-        let strangers = self.endpoints.iter().flat_map(|endpoint| {
-            let [vni, peer] = endpoint.strangers_now(now);
-            [vni.map(|stranger| self.unknown_vni(endpoint, stranger)), peer.map(|stranger| self.unknown_peer(endpoint, stranger))]
+        let strangers = self.sockets.iter().flat_map(|socket| {
+            let [vni, peer] = socket.strangers_now(now);
+            [vni.map(|stranger| self.unknown_vni(socket, stranger)), peer.map(|stranger| self.unknown_peer(socket, stranger))]
         });
         let silent = self.peers.iter().filter_map(|peer| {
             let (received, sent) = counted(peer.id);
@@ -83,7 +83,7 @@ impl TunnelControl {
         strangers.flatten().chain(silent).collect()
     }
 
-    fn unknown_vni(&self, endpoint: &EndpointControl, Stranger { vni, from }: Stranger) -> String {
+    fn unknown_vni(&self, socket: &SocketControl, Stranger { vni, from }: Stranger) -> String {
         let vni = vni.map_or_else(|| "no VNI".to_owned(), |vni| format!("VNI {vni}"));
         match self.peers.iter().find(|peer| peer.address == from) {
             Some(peer) => {
@@ -92,18 +92,16 @@ impl TunnelControl {
                 format!("tunnel {}: {from} sends with {vni}{own}: is the far end's vni right?", spec.name)
             }
             None => {
-                let name = endpoint.name();
+                let name = socket.name();
                 format!("socket {name}: {from} sends with {vni}, which no tunnel here has: is the far end's vni right?")
             }
         }
     }
 
-    fn unknown_peer(&self, endpoint: &EndpointControl, Stranger { vni, from }: Stranger) -> String {
-        let tunnel = self
-            .tunnels
-            .iter()
-            .find(|tunnel| tunnel.spec.framing.vni() == vni && self.endpoints[tunnel.endpoint].id == endpoint.id);
-        let name = tunnel.map_or_else(|| format!("socket {}", endpoint.name()), |tunnel| format!("tunnel {}", tunnel.spec.name));
+    fn unknown_peer(&self, socket: &SocketControl, Stranger { vni, from }: Stranger) -> String {
+        let tunnel =
+            self.tunnels.iter().find(|tunnel| tunnel.spec.framing.vni() == vni && self.sockets[tunnel.socket].id == socket.id);
+        let name = tunnel.map_or_else(|| format!("socket {}", socket.name()), |tunnel| format!("tunnel {}", tunnel.spec.name));
         format!("{name}: {from} sends, and is no remote of it: add it to remote=, or correct the far end's local= or remote=")
     }
 }

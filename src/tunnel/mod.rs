@@ -1,7 +1,7 @@
 //! Tunnels as the control thread sees them: sockets, peers, and the ways to them.
 //!
 //! ```text
-//!   ports of the bridge at the start:   tap0 .. | uplink | endpoints (sockets that receive) | peers (one each)
+//!   ports of the bridge at the start:   tap0 .. | uplink | sockets that receive | peers (one each)
 //! ```
 //!
 //! One tunnel of the configuration is several things here: the sockets that it receives by, which it may share
@@ -17,10 +17,10 @@
 
 mod attach;
 mod change;
-mod endpoint;
 mod health;
 mod mtu;
 mod peer;
+mod socket;
 mod spec;
 
 use std::fmt::Write as _;
@@ -39,9 +39,9 @@ use vswitch::{BridgeId, IpTunnel, MacTable, NewSource, PortId};
 use crate::fabric::slots::Slots;
 use crate::worker::PeerSink;
 pub(crate) use change::NewTunnels;
-pub(crate) use endpoint::EndpointControl;
 pub(crate) use mtu::overlay_mtu;
 pub(crate) use peer::PeerControl;
+pub(crate) use socket::SocketControl;
 pub(crate) use spec::TunnelSpec;
 
 /// Source ports of each set of sending sockets: enough for a network's hash to spread flows over its ways.
@@ -52,7 +52,7 @@ const LOOKS_AT_ONCE: usize = 64;
 
 /// An interface that tunnels are bound to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Interface {
+struct BoundDevice {
     name: String,
     /// The index of the interface that their sockets are bound to; `None` if there was none.
     index: Option<u32>,
@@ -64,13 +64,13 @@ struct Interface {
 #[derive(Debug)]
 pub(crate) struct TunnelControl {
     tunnels: Vec<Tunnel>,
-    endpoints: Vec<EndpointControl>,
+    sockets: Vec<SocketControl>,
     /// Peers of the configuration, then those found in groups.
     peers: Vec<PeerControl>,
     /// The peer whose path is looked at next.
     next_look: usize,
     /// Interfaces that tunnels are bound to.
-    devices: Vec<Interface>,
+    devices: Vec<BoundDevice>,
     /// Sets of sending sockets, each for all tunnels that send alike.
     pools: Vec<(SourcesSpec, Sources)>,
     /// Datagrams dropped by the kernel on sockets of tunnels that went.
@@ -84,8 +84,8 @@ struct Tunnel {
     statics: Vec<(MacAddr, IpAddr)>,
     /// The networks that IP packets go to.
     routes: Vec<(Ipv4Prefix, Ipv4Addr)>,
-    /// Its place among the endpoints.
-    endpoint: usize,
+    /// The index of its receiving socket.
+    socket: usize,
     sink: Ways,
     /// The port of its group.
     group: Option<PortId>,
@@ -101,7 +101,7 @@ struct Ways {
 }
 
 impl TunnelControl {
-    /// Opens the sockets of all tunnels, those of bridges first. Endpoints take the first free numbers, each with as many
+    /// Opens the sockets of all tunnels, those of bridges first. Sockets take the first free numbers, each with as many
     /// sockets as `queues` says, and peers the next ones.
     pub(crate) fn open(
         configs: &[config::Tunnel],
@@ -110,10 +110,10 @@ impl TunnelControl {
         queues: impl Fn(PortId) -> usize,
     ) -> anyhow::Result<TunnelControl> {
         let specs = specs(configs, ip_configs);
-        let endpoints = endpoint::open(&specs, &mut iter::from_fn(|| slots.take()), queues)?;
+        let sockets = socket::open(&specs, &mut iter::from_fn(|| slots.take()), queues)?;
         let mut control = TunnelControl {
             tunnels: Vec::with_capacity(specs.len()),
-            endpoints,
+            sockets,
             peers: Vec::new(),
             next_look: 0,
             devices: devices(specs.iter()),
@@ -123,9 +123,9 @@ impl TunnelControl {
         let statics = configs.iter().map(|config| config.statics.clone()).chain(iter::repeat(Vec::new()));
         let routes = iter::repeat_n(Vec::new(), configs.len()).chain(ip_configs.iter().map(|config| config.routes.clone()));
         for (spec, (statics, routes)) in specs.into_iter().zip(statics.zip(routes)) {
-            let endpoint = endpoint::of(&control.endpoints, &spec).context("a tunnel without a socket")?;
+            let socket = socket::of(&control.sockets, &spec).context("a tunnel without a socket")?;
             let sink = open_ways(&mut control.pools, &spec)?;
-            control.tunnels.push(Tunnel { spec, statics, routes, endpoint, sink, group: None });
+            control.tunnels.push(Tunnel { spec, statics, routes, socket, sink, group: None });
         }
         control.add_peers(slots)?;
         for peer in &control.peers {
@@ -165,8 +165,8 @@ impl TunnelControl {
     }
 
     /// The sockets that tunnels receive by.
-    pub(crate) fn endpoints(&self) -> &[EndpointControl] {
-        &self.endpoints
+    pub(crate) fn sockets(&self) -> &[SocketControl] {
+        &self.sockets
     }
 
     /// The hosts at the other ends.
@@ -195,9 +195,9 @@ impl TunnelControl {
         }
     }
 
-    /// An endpoint as workers know it.
-    pub(crate) fn view_of(&self, at: usize) -> anyhow::Result<vswitch::Endpoint> {
-        let of_it = |tunnel: &Tunnel| tunnel.endpoint == at;
+    /// A receiving socket as workers know it.
+    pub(crate) fn view_of(&self, at: usize) -> anyhow::Result<vswitch::ReceivingSocket> {
+        let of_it = |tunnel: &Tunnel| tunnel.socket == at;
         let peers: Vec<tunnel::peers::Peer> = self
             .peers
             .iter()
@@ -222,37 +222,37 @@ impl TunnelControl {
             .collect();
         let peers = tunnel::Peers::new(&peers, &believed)
             .map_err(|conflict| anyhow::anyhow!("{} is a peer of two tunnels on one port", conflict.address))?;
-        Ok(vswitch::Endpoint {
-            framing: self.endpoints[at].key.framing,
+        Ok(vswitch::ReceivingSocket {
+            framing: self.sockets[at].key.framing,
             peers: Arc::new(peers),
             locals: Arc::new(self.locals(at)),
-            strangers: Arc::clone(&self.endpoints[at].strangers),
+            strangers: Arc::clone(&self.sockets[at].strangers),
         })
     }
 
-    /// The longest packet that an endpoint receives in one datagram, in bytes.
-    pub(crate) fn endpoint_mtu(&self, at: usize) -> u32 {
-        let peers = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at);
+    /// The longest packet that a socket receives in one datagram, in bytes.
+    pub(crate) fn socket_mtu(&self, at: usize) -> u32 {
+        let peers = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].socket == at);
         peers.map(|peer| peer.mtu(self.spec_of(peer))).min().unwrap_or(tunnel::mtu::MIN_MTU)
     }
 
-    /// The endpoints of these peers.
-    pub(crate) fn endpoints_of(&self, peers: &[PortId]) -> Vec<usize> {
+    /// The sockets of these peers.
+    pub(crate) fn sockets_of(&self, peers: &[PortId]) -> Vec<usize> {
         let peers = self.peers.iter().filter(|peer| peers.contains(&peer.id));
-        let mut endpoints: Vec<usize> = peers.map(|peer| self.tunnels[peer.tunnel].endpoint).collect();
-        endpoints.sort_unstable();
-        endpoints.dedup();
-        endpoints
+        let mut sockets: Vec<usize> = peers.map(|peer| self.tunnels[peer.tunnel].socket).collect();
+        sockets.sort_unstable();
+        sockets.dedup();
+        sockets
     }
 
-    /// The addresses at which an endpoint is reached: those that its peers are sent from, and its groups.
+    /// The addresses at which a socket is reached: those that its peers are sent from, and its groups.
     fn locals(&self, at: usize) -> tunnel::Locals {
-        let endpoint = &self.endpoints[at];
-        let tunnels = self.tunnels.iter().filter(|tunnel| tunnel.endpoint == at);
+        let socket = &self.sockets[at];
+        let tunnels = self.tunnels.iter().filter(|tunnel| tunnel.socket == at);
         let groups = tunnels.filter_map(|tunnel| Some(tunnel.spec.group.as_ref()?.address));
-        let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].endpoint == at).filter_map(PeerControl::source);
-        let addresses = sources.chain(groups).chain([endpoint.key.local]).filter(|address| !address.is_unspecified());
-        tunnel::Locals::new(endpoint.key.port, addresses)
+        let sources = self.peers.iter().filter(|peer| self.tunnels[peer.tunnel].socket == at).filter_map(PeerControl::source);
+        let addresses = sources.chain(groups).chain([socket.key.local]).filter(|address| !address.is_unspecified());
+        tunnel::Locals::new(socket.key.port, addresses)
     }
 
     /// Does the way to a peer of this bridge, or of a tunnel beside the bridges, begin at one of these addresses? Then its tunnel's name is returned.
@@ -268,9 +268,9 @@ impl TunnelControl {
     /// A line for each socket and each peer, for the start's summary.
     pub(crate) fn summary(&self) -> String {
         let mut text = String::new();
-        for endpoint in &self.endpoints {
-            let merged = if endpoint.socket.merges() { "merged" } else { "one by one (the kernel refused UDP_GRO)" };
-            let _ = writeln!(text, "socket {}: datagrams come {merged}", endpoint.name());
+        for socket in &self.sockets {
+            let merged = if socket.udp.merges() { "merged" } else { "one by one (the kernel refused UDP_GRO)" };
+            let _ = writeln!(text, "socket {}: datagrams come {merged}", socket.name());
         }
         for peer in &self.peers {
             let spec = self.spec_of(peer);
@@ -348,12 +348,12 @@ impl TunnelControl {
     }
 
     /// A socket that is bound to an interface is bound to one that may have been deleted and made anew: then it
-    /// is opened again. Returns the endpoints and peers that have new sockets.
+    /// is opened again. Returns the receiving sockets that are new, and the peers that have new ones.
     pub(crate) fn look_at_devices(&mut self) -> (Vec<usize>, Vec<PortId>) {
-        self.endpoints.iter_mut().for_each(EndpointControl::join_again);
+        self.sockets.iter_mut().for_each(SocketControl::join_again);
         let mut found = (Vec::new(), Vec::new());
         for at in 0..self.devices.len() {
-            let Interface { name, index, .. } = self.devices[at].clone();
+            let BoundDevice { name, index, .. } = self.devices[at].clone();
             let now = index_of(&name);
             if now.is_none() || now == index {
                 continue;
@@ -378,11 +378,11 @@ impl TunnelControl {
     }
 
     /// Opens all sockets that are bound to an interface.
-    fn reopen(&mut self, device: &str, (endpoints, peers): &mut (Vec<usize>, Vec<PortId>)) -> anyhow::Result<()> {
+    fn reopen(&mut self, device: &str, (sockets, peers): &mut (Vec<usize>, Vec<PortId>)) -> anyhow::Result<()> {
         let is_on = |other: &Option<String>| other.as_deref() == Some(device);
-        for (at, endpoint) in self.endpoints.iter_mut().enumerate().filter(|(_, endpoint)| is_on(&endpoint.key.device)) {
-            endpoint.reopen()?;
-            endpoints.push(at);
+        for (at, socket) in self.sockets.iter_mut().enumerate().filter(|(_, socket)| is_on(&socket.key.device)) {
+            socket.reopen()?;
+            sockets.push(at);
         }
         self.pools.retain(|(set, _)| !is_on(&set.device));
         for tunnel in self.tunnels.iter_mut().filter(|tunnel| is_on(&tunnel.spec.device)) {
@@ -392,13 +392,11 @@ impl TunnelControl {
         Ok(())
     }
 
-    /// Finds a port for a host that sent to a group, if one is left. Returns its number, and the place of the endpoint that the
+    /// Finds a port for a host that sent to a group, if one is left. Returns its number, and the place of the socket that the
     /// group is received by.
     fn find_place_for(&mut self, source: NewSource, slots: &mut Slots) -> Option<(PortId, usize)> {
         let of_it = |tunnel: &Tunnel| {
-            self.endpoints[tunnel.endpoint].id == source.endpoint
-                && tunnel.spec.framing == source.framing
-                && tunnel.group.is_some()
+            self.sockets[tunnel.socket].id == source.socket && tunnel.spec.framing == source.framing && tunnel.group.is_some()
         };
         let at = self.tunnels.iter().position(of_it)?;
         let of_tunnel = || self.peers.iter().filter(|peer| peer.tunnel == at);
@@ -408,28 +406,28 @@ impl TunnelControl {
             return None;
         }
         let id = self.add_peer(slots, at, source.address, false).ok()?;
-        Some((id, self.tunnels[at].endpoint))
+        Some((id, self.tunnels[at].socket))
     }
 
     /// Datagrams that the kernel dropped before we read them.
     pub(crate) fn dropped(&mut self) -> u64 {
-        self.dropped_before + self.endpoints.iter_mut().map(EndpointControl::dropped).sum::<u64>()
+        self.dropped_before + self.sockets.iter_mut().map(SocketControl::dropped).sum::<u64>()
     }
 
     /// The ports' numbers and names.
     pub(crate) fn names(&self) -> impl Iterator<Item = (PortId, String)> {
-        let endpoints = self.endpoints.iter().map(|endpoint| (endpoint.id, endpoint.name()));
+        let sockets = self.sockets.iter().map(|socket| (socket.id, socket.name()));
         let peers = self.peers.iter().map(|peer| (peer.id, format!("{}/{}", self.spec_of(peer).name, peer.address)));
-        endpoints.chain(peers)
+        sockets.chain(peers)
     }
 }
 
 /// The interfaces that these tunnels name.
-fn devices<'a>(specs: impl Iterator<Item = &'a TunnelSpec>) -> Vec<Interface> {
+fn devices<'a>(specs: impl Iterator<Item = &'a TunnelSpec>) -> Vec<BoundDevice> {
     let mut names: Vec<String> = specs.filter_map(|spec| spec.device.clone()).collect();
     names.sort_unstable();
     names.dedup();
-    names.into_iter().map(|name| Interface { index: index_of(&name), name, problem: None }).collect()
+    names.into_iter().map(|name| BoundDevice { index: index_of(&name), name, problem: None }).collect()
 }
 
 fn index_of(device: &str) -> Option<u32> {
@@ -457,7 +455,7 @@ fn sources_specs(spec: &TunnelSpec) -> impl Iterator<Item = SourcesSpec> {
 
 fn sources_spec(spec: &TunnelSpec, dont_fragment: bool) -> SourcesSpec {
     SourcesSpec {
-        local: spec.local.unwrap_or_else(|| endpoint::unspecified(spec.is_ipv6())),
+        local: spec.local.unwrap_or_else(|| socket::unspecified(spec.is_ipv6())),
         device: spec.device.clone(),
         dont_fragment,
         checksum: match spec.outer.checksum {
@@ -485,12 +483,12 @@ fn specs(configs: &[config::Tunnel], ip_configs: &[config::IpTunnel]) -> Vec<Tun
     configs.iter().map(TunnelSpec::of).chain(ip_configs.iter().map(TunnelSpec::of_ip)).collect()
 }
 
-/// How many ports the tunnels need at most, besides their endpoints.
+/// How many ports the tunnels need at most, besides their receiving sockets.
 pub(crate) fn peer_count(configs: &[config::Tunnel], ip_configs: &[config::IpTunnel]) -> usize {
     specs(configs, ip_configs).iter().map(|spec| spec.ports(GROUP_PORTS)).sum()
 }
 
 /// How many sockets they receive by.
-pub(crate) fn endpoint_count(configs: &[config::Tunnel], ip_configs: &[config::IpTunnel]) -> usize {
-    endpoint::keys(&specs(configs, ip_configs)).len()
+pub(crate) fn socket_count(configs: &[config::Tunnel], ip_configs: &[config::IpTunnel]) -> usize {
+    socket::keys(&specs(configs, ip_configs)).len()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use capture::Probe;
 use netio::{PortReader, PortWriter, udp};
-use vswitch::{Endpoint, IpTunnel, NewSource, Pipeline, Port, PortId, Routing, Watch};
+use vswitch::{IpTunnel, NewSource, Pipeline, Port, PortId, ReceivingSocket, Routing, Watch};
 
 use super::output::Sink;
 use super::source::Source;
@@ -27,11 +27,11 @@ pub(crate) enum Command {
         tx: Sink,
     },
     /// A tunnel's receiving socket is new, or its peers have changed.
-    Endpoint {
+    ReceivingSocket {
         /// Its number among the ports.
         id: PortId,
         /// Its configuration for the pipeline.
-        endpoint: Endpoint,
+        socket: ReceivingSocket,
         /// The longest packet in its datagrams.
         mtu: u32,
         /// The socket, if this worker reads it from now on; `None` leaves readers as they are.
@@ -126,12 +126,12 @@ impl Command {
     pub(crate) fn tell(&self, pipeline: &mut Pipeline) {
         match self {
             Command::Attach { id, port, .. } | Command::View { id, port } => pipeline.set_port(*id, Some((**port).clone())),
-            Command::Endpoint { id, endpoint, .. } => pipeline.set_endpoint(*id, Some(endpoint.clone())),
+            Command::ReceivingSocket { id, socket, .. } => pipeline.set_receiving_socket(*id, Some(socket.clone())),
             Command::IpTunnel { id, tunnel } => pipeline.set_ip_tunnel(*id, Some(Arc::clone(tunnel))),
             Command::Detach(id) => pipeline.set_port(*id, None),
             Command::Remove(id) => {
                 pipeline.set_port(*id, None);
-                pipeline.set_endpoint(*id, None);
+                pipeline.set_receiving_socket(*id, None);
                 pipeline.set_ip_tunnel(*id, None);
             }
             Command::Route(routing) => pipeline.set_routing(Arc::clone(routing)),

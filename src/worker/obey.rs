@@ -28,9 +28,9 @@ impl Worker {
                         self.start_reading(id, Reader { source, attachment });
                     }
                 }
-                Command::Endpoint { id, endpoint, mtu, rx } => {
-                    let framing = endpoint.framing;
-                    self.pipeline.set_endpoint(id, Some(endpoint));
+                Command::ReceivingSocket { id, socket, mtu, rx } => {
+                    let framing = socket.framing;
+                    self.pipeline.set_receiving_socket(id, Some(socket));
                     if let Some(queue) = rx {
                         let source = Source::Datagrams(DatagramSource { queue, framing, mtu });
                         self.stop_reading(id);
@@ -49,7 +49,7 @@ impl Worker {
                 Command::Remove(id) => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, None);
-                    self.pipeline.set_endpoint(id, None);
+                    self.pipeline.set_receiving_socket(id, None);
                     self.pipeline.set_ip_tunnel(id, None);
                     self.write_to(id, None);
                 }

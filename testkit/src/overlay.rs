@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use packet::{Datagram, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, Vni, peers, vxlan};
-use vswitch::{Encapsulation, Endpoint, Port, PortId, PortKind, PortVlan};
+use vswitch::{Encapsulation, Port, PortId, PortKind, PortVlan, ReceivingSocket};
 
 use crate::bridge::{Bridge, Sent, Write, port};
 
@@ -59,7 +59,7 @@ pub fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAddr) -> B
         port: PEER + n as u16,
     };
     let known: Vec<peers::Peer> = peers.iter().enumerate().map(named).collect();
-    let endpoint = Endpoint {
+    let socket = ReceivingSocket {
         framing: FramingKind::Vxlan,
         peers: Arc::new(Peers::new(&known, &[]).unwrap()),
         locals: Arc::new(Locals::new(vxlan::PORT, [own])),
@@ -68,7 +68,7 @@ pub fn host_with(links: [Port; 2], peers: Vec<(Port, IpAddr)>, own: IpAddr) -> B
     let [first, second] = links;
     let mut bridge = Bridge::new([first, second, plain_peer()].into_iter().chain(peers.into_iter().map(|(port, _)| port)));
     bridge.pipeline.set_port(PortId(ENDPOINT), None);
-    bridge.pipeline.set_endpoint(PortId(ENDPOINT), Some(endpoint));
+    bridge.pipeline.set_receiving_socket(PortId(ENDPOINT), Some(socket));
     bridge
 }
 
@@ -138,11 +138,11 @@ impl Overlay {
         let sent = std::mem::take(&mut self.hosts[from].sent);
         let longest = sent.iter().flat_map(|sent| &sent.datagrams).map(Vec::len).max().unwrap_or(0);
         assert!(longest + HEADERS_LEN <= PATH_MTU, "longer than the path MTU");
-        sent.into_iter().map(|sent| Flying { from, to: others[usize::from(sent.way.port - PEER)], sent }).collect()
+        sent.into_iter().map(|sent| Flying { from, to: others[usize::from(sent.outer.port - PEER)], sent }).collect()
     }
 
     fn arrive(&mut self, from: usize, to: usize, sent: &Sent) -> Vec<Write> {
-        let (from, tos) = (address(from), sent.way.tos);
+        let (from, tos) = (address(from), sent.outer.tos);
         if self.merges && sent.datagrams.len() > 1 {
             let payload = sent.datagrams.concat();
             let segment_size = sent.datagrams[0].len() as u16;

@@ -35,12 +35,12 @@ pub struct Stranger {
 /// The last strangers at one receiving socket.
 #[derive(Debug, Default)]
 pub struct Strangers {
-    unknown_vni: Place,
-    unknown_peer: Place,
+    unknown_vni: LastStranger,
+    unknown_peer: LastStranger,
 }
 
 #[derive(Debug, Default)]
-struct Place {
+struct LastStranger {
     state: AtomicU8,
     vni: AtomicU32,
     high: AtomicU64,
@@ -59,7 +59,7 @@ impl Strangers {
         self.place(unknown).take()
     }
 
-    fn place(&self, unknown: Unknown) -> &Place {
+    fn place(&self, unknown: Unknown) -> &LastStranger {
         match unknown {
             Unknown::Vni => &self.unknown_vni,
             Unknown::Peer => &self.unknown_peer,
@@ -67,7 +67,7 @@ impl Strangers {
     }
 }
 
-impl Place {
+impl LastStranger {
     fn note(&self, framing: Framing, from: IpAddr) {
         let state = &self.state;
         if state.load(Ordering::Relaxed) != EMPTY

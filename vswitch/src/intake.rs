@@ -11,7 +11,7 @@ use packet::{Batch, Checksum, Headers, Malformed, Offload, Span, Transport};
 
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
-use crate::tunnels::arrive::{Endpoint, let_in};
+use crate::tunnels::arrive::{ReceivingSocket, let_in};
 use crate::walk::Walk;
 
 /// Parses and judges a frame of the batch.
@@ -38,7 +38,7 @@ pub(crate) fn admit_packet(walk: &mut Walk<'_>, at: usize) -> Result<Frame, Drop
 /// datagram's type of service or traffic class.
 #[inline]
 pub(crate) fn arrive(
-    endpoint: &Endpoint,
+    socket: &ReceivingSocket,
     walk: &mut Walk<'_>,
     at: usize,
     headers: Headers,
@@ -47,7 +47,7 @@ pub(crate) fn arrive(
     let span = walk.rx.spans()[at];
     let (headers, offload) = judge(span, headers, walk.rx, |_| headers)?;
     let mut frame = Frame::new(span, headers, offload);
-    let_in(endpoint, walk.rx, &frame, tos)?;
+    let_in(socket, walk.rx, &frame, tos)?;
     // The super-frame of a kernel on this machine, whose segment size is lost.
     frame.is_size_free = headers.transport == Transport::Tcp && offload.checksum == Checksum::Partial;
     Ok(frame)

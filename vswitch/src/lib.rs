@@ -34,7 +34,7 @@ pub use routed::neighbour::{self, InterfaceId, NeighbourEntry, NeighbourStats, N
 pub use routed::routing::{self, Interface, MssClamp, Route, Routing, RoutingSettings, Uplink};
 pub use routed::{Router, UPLINK};
 pub use storm::StormLimits;
-pub use tunnels::arrive::{Endpoint, Inbox, NewSource};
+pub use tunnels::arrive::{Inbox, NewSource, ReceivingSocket};
 pub use tunnels::ip_routes::IpTunnel;
 pub use vlan::{PortVlan, VlanMode, VlanSet};
 pub use watched::capture::MAX_CAPTURES;

@@ -29,7 +29,7 @@ use crate::routed::{Deferred, Router, RouterWorker};
 use crate::storm::StormControl;
 use crate::switch::switch;
 use crate::transmit::transmit;
-use crate::tunnels::arrive::{Endpoint, Inbox, NewSource, whose};
+use crate::tunnels::arrive::{Inbox, NewSource, ReceivingSocket, whose};
 use crate::tunnels::ip;
 use crate::tunnels::ip_routes::IpTunnel;
 use crate::walk::{Bridges, Walk};
@@ -52,7 +52,7 @@ pub struct Pipeline {
     /// Super-frames that a port's kernel refused, by port.
     refusals: Box<[u32]>,
     /// Receiving sockets of tunnels, by their number among the ports.
-    endpoints: Box<[Option<Endpoint>]>,
+    sockets: Box<[Option<ReceivingSocket>]>,
     new_sources: Vec<NewSource>,
     /// Ingress of each fragment in a resumed batch.
     held: Vec<Held>,
@@ -79,7 +79,7 @@ impl Pipeline {
             errors: Errors::default(),
             storm: StormControl::new(ports),
             refusals: vec![0; ports].into_boxed_slice(),
-            endpoints: vec![None; ports].into_boxed_slice(),
+            sockets: vec![None; ports].into_boxed_slice(),
             new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
@@ -114,11 +114,11 @@ impl Pipeline {
     /// [`Pipeline::process`].
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         tx.clear();
-        let Pipeline { bridges, router, errors, storm, endpoints, new_sources, observer, .. } = self;
+        let Pipeline { bridges, router, errors, storm, sockets, new_sources, observer, .. } = self;
         observer.begin_batch();
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
-        let Some(endpoint) = endpoints.get(id.index()).and_then(Option::as_ref) else {
+        let Some(socket) = sockets.get(id.index()).and_then(Option::as_ref) else {
             socket.rx_frames.add(origins.len() as u64);
             socket.drop(DropReason::PortGone, origins.len() as u64);
             observer.dropped_on_arrival(bridges, id, rx, DropReason::PortGone);
@@ -128,7 +128,7 @@ impl Pipeline {
         let mut known = None;
         for (at, origin) in origins.iter().enumerate() {
             let peer =
-                origin.arrived.and_then(|(framing, headers)| Ok((whose(endpoint, framing, origin.from, &mut known)?, headers)));
+                origin.arrived.and_then(|(framing, headers)| Ok((whose(socket, framing, origin.from, &mut known)?, headers)));
             walk.set_ingress(peer.map_or(id, |(peer, _)| peer.port));
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
@@ -136,10 +136,10 @@ impl Pipeline {
             let outcome = peer.and_then(|(peer, headers)| {
                 walk.note(|| Step::Decapsulated { framing: peer.framing, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
-                    new_sources.push(NewSource { endpoint: id, framing: peer.framing, address: peer.from });
+                    new_sources.push(NewSource { socket: id, framing: peer.framing, address: peer.from });
                 }
-                let frame = arrive(endpoint, &mut walk, at, headers, origin.tos)?;
-                if endpoint.framing.carries_ethernet() {
+                let frame = arrive(socket, &mut walk, at, headers, origin.tos)?;
+                if socket.framing.carries_ethernet() {
                     return switch(router, &mut walk, at, frame);
                 }
                 let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
@@ -277,9 +277,9 @@ impl Pipeline {
     }
 
     /// Attaches a receiving socket, whose datagrams [`Pipeline::process_tunnel`] takes, or with `None` removes it.
-    pub fn set_endpoint(&mut self, id: PortId, endpoint: Option<Endpoint>) {
-        if let Some(slot) = self.endpoints.get_mut(id.index()) {
-            *slot = endpoint;
+    pub fn set_receiving_socket(&mut self, id: PortId, socket: Option<ReceivingSocket>) {
+        if let Some(slot) = self.sockets.get_mut(id.index()) {
+            *slot = socket;
         }
     }
 

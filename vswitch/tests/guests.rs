@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nat::{Endpoint, Nat, NatConfig, Protocol, Published};
 use testkit::bridge::Bridge;
-use testkit::guests::{Faults, GuestId, Network, Place, Received, Transfer};
+use testkit::guests::{Attachment, Faults, GuestId, Network, Received, Transfer};
 use testkit::lab::{GATEWAY, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, UPLINK_PORT, guest, mac};
 use testkit::overlay::{Overlay, PEER};
 use vswitch::DropReason;
@@ -17,8 +17,8 @@ use vswitch::DropReason;
 const ROUGH: Faults = Faults { lost: 20, duplicated: 20, reordered: 50 };
 
 /// A guest of the untagged network on a port of a switch.
-fn place(switch: usize, port: u16, last: u8) -> Place {
-    Place { switch, port, mac: mac(last), address: guest(last), gateway: Some(GATEWAY) }
+fn place(switch: usize, port: u16, last: u8) -> Attachment {
+    Attachment { switch, port, mac: mac(last), address: guest(last), gateway: Some(GATEWAY) }
 }
 
 fn to(address: Ipv4Addr, port: u16) -> SocketAddrV4 {
@@ -36,7 +36,7 @@ fn switched(faults: Faults, seed: u64) -> (Network, [GuestId; 2]) {
 fn routed(faults: Faults, seed: u64, mtu: u32) -> (Network, Arc<Nat>, [GuestId; 3]) {
     let Lab { bridge, nat, .. } = Lab::new(NatConfig::default(), mtu);
     let mut network = Network::with_faults(vec![bridge], faults, seed);
-    let outside = Place { switch: 0, port: UPLINK_PORT, mac: NEXT_HOP_MAC, address: NEXT_HOP, gateway: None };
+    let outside = Attachment { switch: 0, port: UPLINK_PORT, mac: NEXT_HOP_MAC, address: NEXT_HOP, gateway: None };
     let guests = [place(0, 0, 2), place(0, 1, 3), outside].map(|place| network.attach(place));
     (network, nat, guests)
 }

@@ -92,7 +92,7 @@ pub enum PortKind {
 
 /// A place that only one port can have.
 #[derive(PartialEq, Eq)]
-enum Place<'a> {
+enum Location<'a> {
     Link(&'a str, Option<&'a Netns>),
     Path(&'a Path),
     Address(&'a SocketAddr),
@@ -268,8 +268,8 @@ impl Port {
     #[must_use]
     pub fn link(&self) -> Option<(&str, Option<&Netns>)> {
         match self.place() {
-            Place::Link(name, netns) => Some((name, netns)),
-            Place::Path(_) | Place::Address(_) => None,
+            Location::Link(name, netns) => Some((name, netns)),
+            Location::Path(_) | Location::Address(_) => None,
         }
     }
 
@@ -363,14 +363,14 @@ impl Port {
         self.place() == other.place()
     }
 
-    fn place(&self) -> Place<'_> {
+    fn place(&self) -> Location<'_> {
         match &self.kind {
-            PortKind::Tap(tap) => Place::Link(&tap.name, tap.netns.as_ref()),
-            PortKind::Tun(tun) => Place::Link(&tun.name, tun.netns.as_ref()),
-            PortKind::Packet(packet) => Place::Link(&packet.interface, None),
-            PortKind::Stream(Stream { address: Address::Unix(path), .. }) => Place::Path(path),
-            PortKind::Stream(Stream { address: Address::Tcp(address), .. }) => Place::Address(address),
-            PortKind::Dgram(dgram) => Place::Path(&dgram.path),
+            PortKind::Tap(tap) => Location::Link(&tap.name, tap.netns.as_ref()),
+            PortKind::Tun(tun) => Location::Link(&tun.name, tun.netns.as_ref()),
+            PortKind::Packet(packet) => Location::Link(&packet.interface, None),
+            PortKind::Stream(Stream { address: Address::Unix(path), .. }) => Location::Path(path),
+            PortKind::Stream(Stream { address: Address::Tcp(address), .. }) => Location::Address(address),
+            PortKind::Dgram(dgram) => Location::Path(&dgram.path),
         }
     }
 

@@ -11,16 +11,16 @@ use crate::router::Gateway;
 
 /// A socket that datagrams come in through.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Endpoint<'a> {
+struct SocketKey<'a> {
     local: Option<IpAddr>,
     port: u16,
     device: Option<&'a str>,
     is_ipv6: bool,
 }
 
-impl Endpoint<'_> {
+impl SocketKey<'_> {
     /// Whether a datagram could be for both. An address or device that is not named is any.
-    fn meets(&self, other: &Endpoint) -> bool {
+    fn meets(&self, other: &SocketKey) -> bool {
         let address = self.local.is_none() || other.local.is_none() || self.local == other.local;
         let device = self.device.is_none() || other.device.is_none() || self.device == other.device;
         self.port == other.port && self.is_ipv6 == other.is_ipv6 && address && device
@@ -28,8 +28,8 @@ impl Endpoint<'_> {
 }
 
 impl Tunnel {
-    fn endpoint(&self) -> Endpoint<'_> {
-        Endpoint { local: self.local, port: self.port, device: self.device.as_deref(), is_ipv6: self.is_ipv6() }
+    fn socket_key(&self) -> SocketKey<'_> {
+        SocketKey { local: self.local, port: self.port, device: self.device.as_deref(), is_ipv6: self.is_ipv6() }
     }
 
     /// The address of the socket that it receives by: a group's datagrams come to the group's address.
@@ -39,9 +39,9 @@ impl Tunnel {
 }
 
 impl IpTunnel {
-    fn endpoint(&self) -> Endpoint<'_> {
+    fn socket_key(&self) -> SocketKey<'_> {
         let local = self.local.map(IpAddr::V4);
-        Endpoint { local, port: self.port, device: self.device.as_deref(), is_ipv6: false }
+        SocketKey { local, port: self.port, device: self.device.as_deref(), is_ipv6: false }
     }
 }
 
@@ -61,8 +61,8 @@ pub(crate) fn check_apart(tunnels: &[Tunnel], ip_tunnels: &[IpTunnel], problems:
         problems.add_clash(&other.origin, problem, &one.name);
     }
     for (at, ip) in ip_tunnels.iter().enumerate() {
-        let twin = ip_tunnels[..at].iter().find(|other| other.endpoint().meets(&ip.endpoint())).map(|other| &other.name);
-        let bridged = || tunnels.iter().find(|other| other.endpoint().meets(&ip.endpoint())).map(|other| &other.name);
+        let twin = ip_tunnels[..at].iter().find(|other| other.socket_key().meets(&ip.socket_key())).map(|other| &other.name);
+        let bridged = || tunnels.iter().find(|other| other.socket_key().meets(&ip.socket_key())).map(|other| &other.name);
         if let Some(other) = twin.or_else(bridged) {
             let problem = format!("port {} of {} is taken by tunnel {other}: use another port", ip.port, ip.name);
             problems.add_clash(&ip.origin, problem, other);
@@ -73,7 +73,7 @@ pub(crate) fn check_apart(tunnels: &[Tunnel], ip_tunnels: &[IpTunnel], problems:
 /// Why two tunnels of bridges cannot be together, if that is so. A socket gives away its datagrams whatever is in them, so those that
 /// could come to one socket have the same header; their VNI and sender distinguish them.
 fn conflict(tunnel: &Tunnel, other: &Tunnel) -> Option<String> {
-    if !tunnel.endpoint().meets(&other.endpoint()) {
+    if !tunnel.socket_key().meets(&other.socket_key()) {
         return None;
     }
     let shared = tunnel.remotes.iter().find(|remote| other.remotes.contains(remote));

@@ -12,7 +12,7 @@ use tunnel::Framing;
 
 use super::address::Remote;
 use super::outer::Outer;
-use super::{Place, SocketKeys};
+use super::{Position, SocketKeys};
 use crate::keys::keys;
 use crate::problem::{At, Origin, Problem, Problems};
 #[cfg(test)]
@@ -25,7 +25,7 @@ use crate::vlan::{VlanKeys, Vlans};
 pub struct Tunnel {
     /// Where it was written.
     pub origin: Origin,
-    pub(crate) place: Place,
+    pub(crate) place: Position,
     /// Its bridge, by its place among all.
     pub bridge: usize,
     /// `vxlan42` or `udp7000`, as no other tunnel or port is named.
@@ -105,7 +105,7 @@ impl BridgedKeys {
         let remotes: Vec<IpAddr> = remotes.iter().map(|remote| remote.value).collect();
         Some(Tunnel {
             origin: table.clone(),
-            place: Place::default(),
+            place: Position::default(),
             bridge: 0,
             name: usual_name(framing, port),
             framing,

@@ -8,7 +8,7 @@ use packet::Ipv4Prefix;
 use tunnel::FramingKind;
 
 use super::outer::Outer;
-use super::{Place, SocketKeys, TunnelType};
+use super::{Position, SocketKeys, TunnelType};
 use crate::address::{Cidr, HostAddress, HostNetwork, Network};
 use crate::keys::keys;
 use crate::name::{InterfaceName, Netns};
@@ -20,7 +20,7 @@ use crate::value::Pairs;
 pub struct IpTunnel {
     /// Where it was written.
     pub origin: Origin,
-    pub(crate) place: Place,
+    pub(crate) place: Position,
     /// The name of the TUN device.
     pub name: String,
     /// Where the device is, if not in vswitchd's own namespace.
@@ -85,7 +85,7 @@ impl UdpIpKeys {
         let routes = routes(&self.routes.as_ref()?.value, local, address, problems)?;
         Some(IpTunnel {
             origin: table.clone(),
-            place: Place::default(),
+            place: Position::default(),
             name: tun.value.0.clone(),
             netns: self.netns.as_ref().map(|netns| netns.value.clone()),
             mtu: self.socket.mtu(),

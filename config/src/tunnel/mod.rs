@@ -55,15 +55,15 @@ pub(crate) enum TunnelKeys {
 ///
 /// All places compare equal, as all origins do: a tunnel is the same wherever it was written.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Place(pub(crate) usize);
+pub(crate) struct Position(pub(crate) usize);
 
-impl PartialEq for Place {
-    fn eq(&self, _: &Place) -> bool {
+impl PartialEq for Position {
+    fn eq(&self, _: &Position) -> bool {
         true
     }
 }
 
-impl Eq for Place {}
+impl Eq for Position {}
 
 /// A tunnel of a bridge or beside them.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -32,7 +32,7 @@ pub(crate) struct Facts {
     pub(crate) open_files: Option<u64>,
     /// TAP offloads that the kernel refuses; `None` if no TAP device could be created for the test.
     pub(crate) refused_offloads: Option<Vec<&'static str>>,
-    pub(crate) interfaces: BTreeMap<String, Interface>,
+    pub(crate) interfaces: BTreeMap<String, HostInterface>,
     /// Paths to tunnel peers: index of the tunnel, address of the peer, path MTU.
     pub(crate) ways: Vec<(usize, IpAddr, Result<u32, String>)>,
     /// Published ports in use by another program: true for TCP, the port number, the program.
@@ -52,7 +52,7 @@ pub(crate) struct Facts {
 
 /// One of the host's interfaces.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Interface {
+pub(crate) struct HostInterface {
     pub(crate) up: bool,
     pub(crate) has_carrier: bool,
     pub(crate) mtu: u32,
@@ -163,15 +163,15 @@ fn refused_offloads() -> Option<Vec<&'static str>> {
     Some(tap.refused().to_vec())
 }
 
-fn interfaces() -> BTreeMap<String, Interface> {
+fn interfaces() -> BTreeMap<String, HostInterface> {
     let names = link::names().unwrap_or_default();
     names.into_iter().take(LOOKED_AT).filter_map(|name| Some((name.clone(), interface(&name).ok()?))).collect()
 }
 
-fn interface(name: &str) -> io::Result<Interface> {
+fn interface(name: &str) -> io::Result<HostInterface> {
     let link = link::get(name)?;
     let setting = |of: &str, what: &str| number(&format!("/proc/sys/net/ipv4/conf/{of}/{what}")).unwrap_or(0);
-    Ok(Interface {
+    Ok(HostInterface {
         up: link.up,
         has_carrier: link.carrier,
         mtu: link.mtu,

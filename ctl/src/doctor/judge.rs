@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use api::{Gate, PortKind};
 use serde::Serialize;
 
-use super::facts::{Control, Facts, Interface};
+use super::facts::{Control, Facts, HostInterface};
 use super::plan::{IdlePort, Network, Plan, Tunnel, Uplink};
 
 /// Severity of a finding.
@@ -216,7 +216,7 @@ fn way_out(plan: &Plan, uplink: &Uplink, facts: &Facts) -> Vec<Check> {
 /// Checks an address that the switch shares with the host. The host's network stack receives replies to guests too. A gate on
 /// the interface keeps them from it; then ip_forward, rp_filter and the host's firewall do not affect guests' connections.
 /// Sockets on the ports keep the stack silent, but a firewall that rejects answers before they are found.
-fn shared(what: &str, name: &str, interface: &Interface, facts: &Facts) -> Check {
+fn shared(what: &str, name: &str, interface: &HostInterface, facts: &Facts) -> Check {
     if interface.addresses.is_empty() {
         let fix = format!("ip addr add ADDRESS/LEN dev {name}; or address= of [uplink]");
         return problem(what, "has no IPv4 address to translate guests' connections to", fix);
@@ -246,7 +246,7 @@ fn shared(what: &str, name: &str, interface: &Interface, facts: &Facts) -> Check
     }
 }
 
-fn lro(name: &str, interface: &Interface) -> Option<Check> {
+fn lro(name: &str, interface: &HostInterface) -> Option<Check> {
     interface.has_lro.then(|| {
         let why = "large receive offload is on: it merges packets irreversibly, so forwarded packets are damaged or too long";
         warning(format!("interface {name}"), why, format!("ethtool -K {name} lro off"))
@@ -280,7 +280,7 @@ fn networks(plan: &Plan, facts: &Facts) -> Vec<Check> {
     checks
 }
 
-fn meets(gateway: Network, interface: &Interface) -> Option<Network> {
+fn meets(gateway: Network, interface: &HostInterface) -> Option<Network> {
     let addresses =
         interface.addresses.iter().map(|(address, prefix_len)| Network { address: *address, prefix_len: *prefix_len });
     let routes = interface.routes.iter().filter(|route| route.prefix_len > 0);

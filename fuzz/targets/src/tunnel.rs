@@ -9,8 +9,8 @@ use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, Headers, Ipv4Prefix, Offload, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, train, vxlan};
 use vswitch::{
-    BridgeId, Counters, DropReason, Egress, Encapsulation, Endpoint, Inbox, IpTunnel, MacTable, MacTableConfig, Pipeline, Port,
-    PortCounters, PortId, PortKind, PortVlan, SendError, StormLimits, Transmit, VlanSet,
+    BridgeId, Counters, DropReason, Egress, Encapsulation, Inbox, IpTunnel, MacTable, MacTableConfig, Pipeline, Port,
+    PortCounters, PortId, PortKind, PortVlan, ReceivingSocket, SendError, StormLimits, Transmit, VlanSet,
 };
 
 use crate::Reader;
@@ -66,8 +66,8 @@ impl Switch {
         for (id, port) in ports() {
             pipeline.set_port(PortId(id), Some(port));
         }
-        for (id, endpoint) in endpoints() {
-            pipeline.set_endpoint(PortId(id), Some(endpoint));
+        for (id, socket) in endpoints() {
+            pipeline.set_receiving_socket(PortId(id), Some(socket));
         }
         let routes = vec![(Ipv4Prefix::new([10, 0, 0, 0].into(), 8), PortId(IP_PEER))];
         let tunnel = Arc::new(IpTunnel::new(PortId(TUN), routes));
@@ -155,7 +155,7 @@ fn ports() -> Vec<(u16, Port)> {
     ]
 }
 
-fn endpoints() -> impl Iterator<Item = (u16, Endpoint)> {
+fn endpoints() -> impl Iterator<Item = (u16, ReceivingSocket)> {
     let peer = |framing, host, port| peers::Peer { framing, address: address(host), port };
     let known = [
         peer(network(1), 1, PEERS[0]),
@@ -169,7 +169,7 @@ fn endpoints() -> impl Iterator<Item = (u16, Endpoint)> {
         let peers = Arc::new(Peers::new(&peers, &[]).unwrap_or_default());
         (
             id,
-            Endpoint {
+            ReceivingSocket {
                 framing: kind,
                 peers,
                 locals: Arc::new(Locals::new(vxlan::PORT, [address(0)])),
@@ -232,7 +232,7 @@ impl Transmit for Out {
     fn send_trains(&mut self, trains: &Trains, arena: &[u8], mut sent: impl FnMut(&Train, Result<(), SendError>)) {
         for train in trains.trains() {
             assert!(!self.from_tunnel, "from a tunnel into one");
-            let port = train.way.port;
+            let port = train.outer.port;
             let front = if PEERS.contains(&port) { vxlan::VXLAN_LEN } else { 0 };
             assert!(PEERS.contains(&port) || [IP_PEER, BARE_PEER].contains(&port));
             let datagrams: Vec<Vec<u8>> = trains.datagrams(train, arena).map(|pieces| pieces.concat()).collect();

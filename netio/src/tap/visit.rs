@@ -39,12 +39,12 @@ impl Tap {
 }
 
 /// The namespace behind a name now, and its links.
-type Place = Result<Option<(NetnsId, HashMap<u32, Link>)>, io::ErrorKind>;
+type Visited = Result<Option<(NetnsId, HashMap<u32, Link>)>, io::ErrorKind>;
 
 /// Looks at these devices, in this order.
 pub fn visit<'w>(watched: impl Iterator<Item = &'w Watched>) -> Vec<Seen> {
     let mut here: Option<HashMap<u32, Link>> = None;
-    let mut places: HashMap<&str, Place> = HashMap::new();
+    let mut places: HashMap<&str, Visited> = HashMap::new();
     let look = |one: &'w Watched| {
         let Some((netns, id)) = &one.pinned else {
             return one.seen_in(here.get_or_insert_with(|| links_here().unwrap_or_default()));
@@ -64,7 +64,7 @@ fn links_here() -> io::Result<HashMap<u32, Link>> {
     Ok(link::list()?.into_iter().map(|link| (link.index, link)).collect())
 }
 
-fn place(netns: &Netns) -> Place {
+fn place(netns: &Netns) -> Visited {
     let look = |namespace: File| {
         let id = NetnsId::of(&namespace)?;
         let links = if id == NetnsId::own()? { links_here() } else { netns::inside(namespace.as_fd(), links_here) };

@@ -1,6 +1,6 @@
 //! UDP sockets for tunnels (udp(7), net/ipv4/udp.c), with many datagrams per system call and segmentation offload.
 //!
-//! *Sockets.* An [`Endpoint`] receives. It is bound to the tunnel's port; each worker that reads has a socket of its own,
+//! *Sockets.* A [`ReceivingSocket`] receives. It is bound to the tunnel's port; each worker that reads has a socket of its own,
 //! and the kernel chooses among them by a hash of the outer addresses and ports (`SO_REUSEPORT`). [`Sources`] send. The
 //! outer source port of a datagram is a hash of the inner flow, so that the underlay network and the peer can spread flows
 //! and keep each of them in order (RFC 7348 section 5). A socket has one port, so there is a pool of sockets, bound to
@@ -60,9 +60,9 @@ pub use sources::{ChecksumPolicy, Sources, SourcesSpec, Writer};
 /// Receive buffer of each socket, in bytes: more than 1,000 full datagrams, or 100 trains.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// Specification of an endpoint.
+/// Specification of a receiving socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EndpointSpec {
+pub struct ReceivingSocketSpec {
     /// The local address; unspecified: all addresses of its family.
     pub local: IpAddr,
     /// The local port; 0: the kernel chooses one.
@@ -78,7 +78,7 @@ pub struct EndpointSpec {
     pub zero_checksum: bool,
 }
 
-/// Why an endpoint or sources cannot be opened.
+/// Why a receiving socket or sources cannot be opened.
 #[derive(Debug, Error)]
 pub enum UdpError {
     /// The port is in use.
@@ -112,12 +112,12 @@ pub enum UdpError {
         /// What was tried.
         what: &'static str,
     },
-    /// A multicast group that the endpoint cannot receive.
+    /// A multicast group that the socket cannot receive.
     #[error("multicast group {group} cannot be received on {local}: it needs an unspecified local address of its family")]
     Group {
         /// The group.
         group: IpAddr,
-        /// The address of the endpoint.
+        /// The address of the socket.
         local: IpAddr,
     },
     /// Anything else.
@@ -151,7 +151,7 @@ impl AsFd for Queue {
 
 /// The receiving sockets of one local address and port.
 #[derive(Debug)]
-pub struct Endpoint {
+pub struct ReceivingSocket {
     local: SocketAddr,
     queues: Vec<Queue>,
     merges: bool,
@@ -160,9 +160,9 @@ pub struct Endpoint {
     dropped: u64,
 }
 
-impl Endpoint {
+impl ReceivingSocket {
     /// Binds the port, in the calling thread's namespace.
-    pub fn open(spec: &EndpointSpec) -> Result<Endpoint, UdpError> {
+    pub fn open(spec: &ReceivingSocketSpec) -> Result<ReceivingSocket, UdpError> {
         let local = SocketAddr::new(spec.local, spec.port);
         let device = spec.device.as_deref();
         let first = open_socket(local, device)?;
@@ -190,11 +190,11 @@ impl Endpoint {
             }
         }
         let queues: Vec<Queue> = sockets.into_iter().map(|socket| Queue(Arc::new(socket))).collect();
-        Ok(Endpoint { local: bound, drops: vec![0; queues.len()], queues, merges, dropped: 0 })
+        Ok(ReceivingSocket { local: bound, drops: vec![0; queues.len()], queues, merges, dropped: 0 })
     }
 
     /// Joins all groups again, after an interface was added or came back. No error for a group that is joined already.
-    pub fn join_again(&self, spec: &EndpointSpec) -> Result<(), UdpError> {
+    pub fn join_again(&self, spec: &ReceivingSocketSpec) -> Result<(), UdpError> {
         let Some(first) = self.queues.first() else { return Ok(()) };
         for group in &spec.groups {
             join(first.as_fd(), spec, *group)?;
@@ -203,7 +203,7 @@ impl Endpoint {
     }
 
     /// Leaves a group on all interfaces. No error if the group is not joined.
-    pub fn leave(&self, spec: &EndpointSpec, group: IpAddr) -> Result<(), UdpError> {
+    pub fn leave(&self, spec: &ReceivingSocketSpec, group: IpAddr) -> Result<(), UdpError> {
         let Some(first) = self.queues.first() else { return Ok(()) };
         // A deleted interface has taken the membership with it; there may be another one, by another route.
         let index = spec.device.as_deref().and_then(|name| index_of(name).ok()).unwrap_or(0);
@@ -235,7 +235,7 @@ impl Endpoint {
         self.merges
     }
 
-    /// Datagrams that the kernel dropped since the endpoint was opened, because a receive buffer was full or a checksum was
+    /// Datagrams that the kernel dropped since the socket was opened, because a receive buffer was full or a checksum was
     /// wrong. The kernel's counters have 32 bits, so call this every few minutes.
     pub fn dropped(&mut self) -> u64 {
         const VARIABLES: usize = libc::SK_MEMINFO_DROPS as usize + 1;
@@ -286,7 +286,7 @@ fn share(socket: &OwnedFd) -> io::Result<()> {
 }
 
 /// Sets the options of a receiving socket. True if the kernel merges datagrams (`UDP_GRO`).
-fn set_up(fd: BorrowedFd<'_>, spec: &EndpointSpec) -> io::Result<bool> {
+fn set_up(fd: BorrowedFd<'_>, spec: &ReceivingSocketSpec) -> io::Result<bool> {
     let socket = SockRef::from(&fd);
     if spec.local.is_ipv4() {
         socket.set_recv_tos_v4(true)?;
@@ -305,7 +305,7 @@ fn set_up(fd: BorrowedFd<'_>, spec: &EndpointSpec) -> io::Result<bool> {
     Ok(option::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok())
 }
 
-fn join(socket: BorrowedFd<'_>, spec: &EndpointSpec, group: IpAddr) -> Result<(), UdpError> {
+fn join(socket: BorrowedFd<'_>, spec: &ReceivingSocketSpec, group: IpAddr) -> Result<(), UdpError> {
     if !spec.local.is_unspecified() || spec.local.is_ipv4() != group.is_ipv4() || !group.is_multicast() {
         return Err(UdpError::Group { group, local: spec.local });
     }

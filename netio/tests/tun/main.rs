@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Trial};
 use netio::link::{self, Change};
 use netio::route::{Limits, Route};
-use netio::udp::{ChecksumPolicy, Endpoint, EndpointSpec, Outgoing, Receiver, Sender, Sources, SourcesSpec};
+use netio::udp::{ChecksumPolicy, Outgoing, Receiver, ReceivingSocket, ReceivingSocketSpec, Sender, Sources, SourcesSpec};
 use netio::{Layer, Netns, Received, Tap, TapError, TapSpec, netns};
 use packet::vnet::{flag, gso};
 use packet::{Batch, VnetHeader};
@@ -193,8 +193,8 @@ fn super_packets_pass_whole() {
     assert_eq!((vnet.gso_type, vnet.gso_size, vnet.csum_start, vnet.csum_offset), (gso::UDP_L4, 1000, 20, 6));
     assert!(packet[28..] == payload);
 
-    let at = EndpointSpec { local, port: 8000, queues: 1, device: None, groups: Vec::new(), zero_checksum: false };
-    let endpoint = inside(&home, || Ok(Endpoint::open(&at))).unwrap_or_else(|error| panic!("{error}"));
+    let at = ReceivingSocketSpec { local, port: 8000, queues: 1, device: None, groups: Vec::new(), zero_checksum: false };
+    let endpoint = inside(&home, || Ok(ReceivingSocket::open(&at))).unwrap_or_else(|error| panic!("{error}"));
     write(&tun, unfinished(gso::UDP_L4, 1000), &udp((FAR, 53), (OWN, 8000), &payload));
     let mut receiver = Receiver::new();
     until("a train", || {

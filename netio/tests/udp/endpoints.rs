@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use libtest_mimic::Trial;
 use netio::link::Change;
-use netio::udp::{Endpoint, EndpointSpec, Outgoing, Path, Sources, SourcesSpec, UdpError, path};
+use netio::udp::{Outgoing, Path, ReceivingSocket, ReceivingSocketSpec, Sources, SourcesSpec, UdpError, path};
 
 use crate::host::{Host, at, bytes, drain, expect, from, pair, send, to, until, v4, v6};
 use crate::trial;
@@ -27,12 +27,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn several_queues_share_the_load(address: fn(u8) -> IpAddr, any: &str) {
     let (near, far) = pair();
     let any: IpAddr = any.parse().expect("an address");
-    let spec = EndpointSpec { queues: 3, ..at(any) };
+    let spec = ReceivingSocketSpec { queues: 3, ..at(any) };
     let endpoint = far.endpoint(&spec);
     assert_eq!(endpoint.queues().len(), 3);
     for second in [any, address(2)] {
         for queues in [1, 3] {
-            let refused = far.inside(|| Ok(Endpoint::open(&EndpointSpec { queues, ..at(second) })));
+            let refused = far.inside(|| Ok(ReceivingSocket::open(&ReceivingSocketSpec { queues, ..at(second) })));
             assert!(matches!(refused, Err(UdpError::InUse { .. })), "{second}: {refused:?}");
         }
     }
@@ -59,22 +59,22 @@ fn several_queues_share_the_load(address: fn(u8) -> IpAddr, any: &str) {
 fn a_port_in_use_is_refused() {
     let (near, _far) = pair();
     let _program = near.inside(|| UdpSocket::bind("0.0.0.0:4789"));
-    let refused = near.inside(|| Ok(Endpoint::open(&at(v4(1))))).expect_err("a program has it").to_string();
+    let refused = near.inside(|| Ok(ReceivingSocket::open(&at(v4(1))))).expect_err("a program has it").to_string();
     let own = format!("(process {})", std::process::id());
     assert!(refused.contains("UDP port 4789 of 192.0.2.1 is in use by ") && refused.contains(&own), "{refused}");
     near.endpoint(&at(v6(1)));
-    let chosen = near.endpoint(&EndpointSpec { port: 0, queues: 2, ..at(v4(1)) });
+    let chosen = near.endpoint(&ReceivingSocketSpec { port: 0, queues: 2, ..at(v4(1)) });
     assert_ne!(chosen.local().port(), 0);
 }
 
 fn missing_devices_and_addresses_are_named() {
     let (near, _far) = pair();
-    let text = |spec: &EndpointSpec| near.inside(|| Ok(Endpoint::open(spec))).expect_err("refused").to_string();
-    let nowhere = EndpointSpec { device: Some("eth7".to_owned()), ..at(v4(1)) };
+    let text = |spec: &ReceivingSocketSpec| near.inside(|| Ok(ReceivingSocket::open(spec))).expect_err("refused").to_string();
+    let nowhere = ReceivingSocketSpec { device: Some("eth7".to_owned()), ..at(v4(1)) };
     assert!(text(&nowhere).starts_with("there is no interface eth7 in"), "{}", text(&nowhere));
     let sources = near.inside(|| Ok(Sources::open(&SourcesSpec { device: Some("e".repeat(16)), ..from(v4(1)) })));
     assert!(matches!(sources, Err(UdpError::NoInterface { .. })), "{sources:?}");
-    let deaf = EndpointSpec { groups: vec![IpAddr::from([239, 1, 1, 1])], ..at(v4(1)) };
+    let deaf = ReceivingSocketSpec { groups: vec![IpAddr::from([239, 1, 1, 1])], ..at(v4(1)) };
     assert!(text(&deaf).starts_with("multicast group 239.1.1.1 cannot be received on 192.0.2.1"), "{}", text(&deaf));
 }
 
@@ -82,7 +82,7 @@ fn groups_are_received_once(address: fn(u8) -> IpAddr, any: &str, group: &str) {
     let (near, far) = pair();
     let (any, group): (IpAddr, IpAddr) = (any.parse().expect("an address"), group.parse().expect("a group"));
     let on = |host: &Host, groups: Vec<IpAddr>| {
-        host.endpoint(&EndpointSpec { queues: 3, device: Some(host.name.to_owned()), groups, ..at(any) })
+        host.endpoint(&ReceivingSocketSpec { queues: 3, device: Some(host.name.to_owned()), groups, ..at(any) })
     };
     let (joined, own) = (on(&far, vec![group]), on(&near, vec![group]));
     let sources = near.sources(&SourcesSpec { device: Some("near0".to_owned()), ..from(address(1)) });
@@ -105,7 +105,7 @@ fn groups_are_received_once(address: fn(u8) -> IpAddr, any: &str, group: &str) {
     assert!(own.queues().iter().all(|queue| drain(queue).is_empty()), "nobody hears themselves");
 
     // Who left hears no more of it, and may join again.
-    let spec = EndpointSpec { device: Some(far.name.to_owned()), groups: vec![group], ..at(any) };
+    let spec = ReceivingSocketSpec { device: Some(far.name.to_owned()), groups: vec![group], ..at(any) };
     for _ in 0..2 {
         far.inside(|| Ok(joined.leave(&spec, group))).expect("left, or was no member");
     }
@@ -140,8 +140,8 @@ fn datagrams_dropped_by_the_kernel_are_counted() {
 fn an_endpoint_on_a_device_receives_from_it_only() {
     let (near, far) = pair();
     let any = IpAddr::from([0, 0, 0, 0]);
-    let on_cable = far.endpoint(&EndpointSpec { device: Some("far0".to_owned()), ..at(any) });
-    let on_loopback = far.endpoint(&EndpointSpec { device: Some("lo".to_owned()), ..at(any) });
+    let on_cable = far.endpoint(&ReceivingSocketSpec { device: Some("far0".to_owned()), ..at(any) });
+    let on_loopback = far.endpoint(&ReceivingSocketSpec { device: Some("lo".to_owned()), ..at(any) });
     let sources = near.sources(&from(any));
     assert_eq!(send(sources.writer(), &[(to(v4(2)), bytes(7))]), [Ok(())]);
     assert_eq!(expect(&on_cable.queues()[0], 1)[0].from, v4(1), "the route chooses the address");

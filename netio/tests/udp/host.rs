@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use netio::link::{self, Change};
 use netio::netns;
 use netio::packet_socket::{self, PacketSocket, PacketSpec};
-use netio::udp::{ChecksumPolicy, Endpoint, EndpointSpec, Outgoing, Queue, Receiver, Sender, Sources, SourcesSpec, Writer};
+use netio::udp::{
+    ChecksumPolicy, Outgoing, Queue, Receiver, ReceivingSocket, ReceivingSocketSpec, Sender, Sources, SourcesSpec, Writer,
+};
 use packet::{VNET_LEN, VnetHeader};
 use rustix::io::Errno;
 
@@ -62,8 +64,8 @@ impl Host {
         self.inside(|| link::set(link::get(link)?.index, change));
     }
 
-    pub(crate) fn endpoint(&self, spec: &EndpointSpec) -> Endpoint {
-        self.inside(|| Ok(Endpoint::open(spec))).unwrap_or_else(|error| panic!("{error}"))
+    pub(crate) fn endpoint(&self, spec: &ReceivingSocketSpec) -> ReceivingSocket {
+        self.inside(|| Ok(ReceivingSocket::open(spec))).unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub(crate) fn sources(&self, spec: &SourcesSpec) -> Sources {
@@ -85,8 +87,8 @@ impl Host {
 }
 
 /// One queue, no groups.
-pub(crate) fn at(local: IpAddr) -> EndpointSpec {
-    EndpointSpec { local, port: PORT, queues: 1, device: None, groups: Vec::new(), zero_checksum: false }
+pub(crate) fn at(local: IpAddr) -> ReceivingSocketSpec {
+    ReceivingSocketSpec { local, port: PORT, queues: 1, device: None, groups: Vec::new(), zero_checksum: false }
 }
 
 pub(crate) fn from(local: IpAddr) -> SourcesSpec {

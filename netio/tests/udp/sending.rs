@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use libtest_mimic::Trial;
 use netio::link::Change;
 use netio::udp::sources::PORTS;
-use netio::udp::{ChecksumPolicy, EndpointSpec, Outgoing, Sender, SourcesSpec};
+use netio::udp::{ChecksumPolicy, Outgoing, ReceivingSocketSpec, Sender, SourcesSpec};
 use packet::VnetHeader;
 use packet::vnet::flag;
 use rustix::io::Errno;
@@ -83,7 +83,7 @@ fn checksums_follow_the_policy() {
 fn zero_checksums_over_ipv6_are_received_if_requested() {
     let (near, far) = pair();
     let sources = near.sources(&SourcesSpec { checksum: ChecksumPolicy::Off, ..from(v6(1)) });
-    let (strict, lenient) = (at(v6(2)), EndpointSpec { port: PORT + 1, zero_checksum: true, ..at(v6(2)) });
+    let (strict, lenient) = (at(v6(2)), ReceivingSocketSpec { port: PORT + 1, zero_checksum: true, ..at(v6(2)) });
     let (strict, lenient) = (far.endpoint(&strict), far.endpoint(&lenient));
     let other = Outgoing { to: SocketAddr::new(v6(2), PORT + 1), ..to(v6(2)) };
     assert_eq!(send(sources.writer(), &[(to(v6(2)), bytes(10)), (other, bytes(11))]), [Ok(()); 2]);

@@ -58,7 +58,7 @@ pub struct GuestId(usize);
 
 /// Where a guest is plugged in, and its address.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct Attachment {
     /// Number of the switch.
     pub switch: usize,
     /// Port of the switch.
@@ -83,7 +83,7 @@ enum Event {
 pub struct Network {
     /// The switches. Those of an [`Overlay`](overlay::Overlay) are joined by its tunnels.
     pub switches: Vec<Bridge>,
-    guests: Vec<(Place, Stack)>,
+    guests: Vec<(Attachment, Stack)>,
     faults: Faults,
     random: u64,
     /// Milliseconds since the start.
@@ -122,7 +122,7 @@ impl Network {
     }
 
     /// Plugs in a guest.
-    pub fn attach(&mut self, place: Place) -> GuestId {
+    pub fn attach(&mut self, place: Attachment) -> GuestId {
         self.guests.push((place, Stack::new(place.mac, place.address, place.gateway)));
         GuestId(self.guests.len() - 1)
     }
@@ -224,10 +224,10 @@ impl Network {
         }
         let others: Vec<usize> = (0..self.switches.len()).filter(|other| *other != switch).collect();
         for sent in std::mem::take(&mut self.switches[switch].sent) {
-            let (from, to) = (overlay::address(switch), others[usize::from(sent.way.port - overlay::PEER)]);
+            let (from, to) = (overlay::address(switch), others[usize::from(sent.outer.port - overlay::PEER)]);
             for payload in sent.datagrams {
                 assert!(payload.len() + OUTER_LEN <= overlay::PATH_MTU, "longer than the path MTU");
-                let event = || Event::Datagram { switch: to, from, tos: sent.way.tos, payload: payload.clone() };
+                let event = || Event::Datagram { switch: to, from, tos: sent.outer.tos, payload: payload.clone() };
                 self.schedule(event);
             }
         }

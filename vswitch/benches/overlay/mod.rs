@@ -9,8 +9,8 @@ use packet::batch::MAX_FRAMES;
 use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
-    BridgeId, Counters, Egress, Encapsulation, Endpoint, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind,
-    PortVlan, SendError, StormLimits, Transmit,
+    BridgeId, Counters, Egress, Encapsulation, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
+    ReceivingSocket, SendError, StormLimits, Transmit,
 };
 
 use crate::traffic::NOW;
@@ -113,8 +113,8 @@ fn pipeline() -> Pipeline {
     let known = [peers::Peer { framing: Framing::Vxlan(VNI), address: THERE, port: PEER.0 }];
     let peers = Arc::new(Peers::new(&known, &[]).unwrap_or_default());
     let locals = Arc::new(Locals::new(vxlan::PORT, [HERE]));
-    let endpoint = Endpoint { framing: FramingKind::Vxlan, peers, locals, strangers: Arc::default() };
-    pipeline.set_endpoint(ENDPOINT, Some(endpoint));
+    let socket = ReceivingSocket { framing: FramingKind::Vxlan, peers, locals, strangers: Arc::default() };
+    pipeline.set_receiving_socket(ENDPOINT, Some(socket));
     pipeline
 }
 

@@ -20,7 +20,7 @@ use crate::port::PortId;
 
 /// A receiving socket, as workers see it.
 #[derive(Clone, Debug)]
-pub struct Endpoint {
+pub struct ReceivingSocket {
     /// The framing of its datagrams.
     pub framing: FramingKind,
     /// Its peers.
@@ -111,7 +111,7 @@ impl Inbox {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewSource {
     /// The receiving socket.
-    pub endpoint: PortId,
+    pub socket: PortId,
     /// The tunnel's framing and network identifier.
     pub framing: Framing,
     /// The host.
@@ -120,12 +120,17 @@ pub struct NewSource {
 
 /// Finds the peer that sent a frame. `found` remembers it for the next frame, which is mostly from the same peer.
 #[inline]
-pub(crate) fn whose(endpoint: &Endpoint, framing: Framing, from: IpAddr, found: &mut Option<Known>) -> Result<Known, DropReason> {
+pub(crate) fn whose(
+    socket: &ReceivingSocket,
+    framing: Framing,
+    from: IpAddr,
+    found: &mut Option<Known>,
+) -> Result<Known, DropReason> {
     if let Some(known) = found.filter(|known| known.framing == framing && known.from == from) {
         return Ok(known);
     }
-    let answer = endpoint.peers.find(framing, from).map_err(|unknown| {
-        endpoint.strangers.note(unknown, framing, from);
+    let answer = socket.peers.find(framing, from).map_err(|unknown| {
+        socket.strangers.note(unknown, framing, from);
         match unknown {
             Unknown::Vni => DropReason::TunnelUnknownVni,
             Unknown::Peer => DropReason::TunnelUnknownPeer,
@@ -147,12 +152,12 @@ pub(crate) struct Known {
 
 /// Whether a decapsulated frame may enter the bridge. Copies the outer ECN mark into it.
 #[inline]
-pub(crate) fn let_in(endpoint: &Endpoint, rx: &mut Batch, frame: &Frame, tos: u8) -> Result<(), DropReason> {
+pub(crate) fn let_in(socket: &ReceivingSocket, rx: &mut Batch, frame: &Frame, tos: u8) -> Result<(), DropReason> {
     let Frame { span, headers, .. } = frame;
     if tos & tunnel::ecn::MASK != tunnel::ecn::NOT_ECT && !tunnel::ecn::apply(tos, headers, rx.frame_mut(*span)) {
         return Err(DropReason::TunnelEcn);
     }
-    if tunnel::nesting::is_nested(headers, rx.frame(*span), &endpoint.locals) {
+    if tunnel::nesting::is_nested(headers, rx.frame(*span), &socket.locals) {
         return Err(DropReason::TunnelNested);
     }
     Ok(())

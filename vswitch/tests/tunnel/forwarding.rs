@@ -165,7 +165,7 @@ fn each_drop_is_counted_where_it_belongs() {
     }
     let mut overlay = Overlay::new(2);
     assert_eq!(arrive(&mut overlay.hosts[0], 0, &datagram(vni(), &wrapped(&frame))).len(), 2, "a guest's own tunnel");
-    overlay.hosts[0].pipeline.set_endpoint(PortId(ENDPOINT), None);
+    overlay.hosts[0].pipeline.set_receiving_socket(PortId(ENDPOINT), None);
     assert!(arrive(&mut overlay.hosts[0], 0, &good).is_empty());
     assert_eq!(overlay.hosts[0].counts(ENDPOINT).dropped(DropReason::PortGone), 1);
 }

@@ -13,7 +13,7 @@ use packet::icmpv4::IcmpView;
 use packet::ipv4::Ipv4View;
 use packet::{Datagram, Ipv4Prefix, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, peers};
-use vswitch::{DropReason, Encapsulation, Endpoint, IpTunnel, Live, Port, PortId, PortKind, PortVlan, Watch};
+use vswitch::{DropReason, Encapsulation, IpTunnel, Live, Port, PortId, PortKind, PortVlan, ReceivingSocket, Watch};
 
 use testkit::bridge::{Bridge, Write, port};
 use testkit::checksum::sum;
@@ -48,13 +48,13 @@ fn host(own: usize) -> Bridge {
     bridge.pipeline.set_port(PortId(ENDPOINT), None);
     let ports = || (PEER..).zip(&others);
     let known: Vec<_> = ports().map(|(port, host)| peers::Peer { framing: Framing::Ip, address: address(*host), port }).collect();
-    let endpoint = Endpoint {
+    let socket = ReceivingSocket {
         framing: FramingKind::Ip,
         peers: Arc::new(Peers::new(&known, &[]).unwrap()),
         locals: Arc::new(Locals::new(UDP_PORT, [address(own)])),
         strangers: Arc::default(),
     };
-    bridge.pipeline.set_endpoint(PortId(ENDPOINT), Some(endpoint));
+    bridge.pipeline.set_receiving_socket(PortId(ENDPOINT), Some(socket));
     let network = |host: usize| Ipv4Prefix::new(NETWORKS[host].0.into(), NETWORKS[host].1);
     let routes = ports().map(|(port, host)| (network(*host), PortId(port))).collect();
     let tunnel = Arc::new(IpTunnel::new(PortId(TUN), routes));

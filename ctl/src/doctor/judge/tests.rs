@@ -14,13 +14,13 @@ fn healthy() -> Facts {
         gateway: Some(Ipv4Addr::new(192, 0, 2, 254)),
         limits: Limits::default(),
     };
-    let eth0 = Interface {
+    let eth0 = HostInterface {
         up: true,
         has_carrier: true,
         mtu: 1500,
         addresses: vec![(Ipv4Addr::new(192, 0, 2, 1), 24)],
         routes: vec![route],
-        ..Interface::default()
+        ..HostInterface::default()
     };
     Facts {
         tun: Ok(()),
@@ -99,7 +99,7 @@ fn rights_by_what_is_planned() {
 
 #[test]
 fn the_way_out() {
-    let with = |change: fn(&mut Interface)| {
+    let with = |change: fn(&mut HostInterface)| {
         let mut facts = healthy();
         change(facts.interfaces.get_mut("eth0").unwrap());
         facts
@@ -132,7 +132,7 @@ fn guests_networks_are_nowhere_else() {
         Status::Problem,
         "overlaps with 192.0.2.1/24 behind the uplink",
     );
-    let docker = Interface { addresses: vec![(Ipv4Addr::new(10, 0, 0, 1), 16)], ..Interface::default() };
+    let docker = HostInterface { addresses: vec![(Ipv4Addr::new(10, 0, 0, 1), 16)], ..HostInterface::default() };
     facts.interfaces.insert("docker0".to_owned(), docker);
     assert_said(&with("10.0.0.1/24"), &facts, "guests' network", Status::Warning, "behind the host's docker0");
 }
@@ -141,7 +141,7 @@ fn guests_networks_are_nowhere_else() {
 #[test]
 fn the_host_is_a_guest_by_its_own_tap() {
     let mut facts = healthy();
-    let tap0 = Interface { addresses: vec![(Ipv4Addr::new(10, 0, 0, 7), 24)], ..Interface::default() };
+    let tap0 = HostInterface { addresses: vec![(Ipv4Addr::new(10, 0, 0, 7), 24)], ..HostInterface::default() };
     facts.interfaces.insert("tap0".to_owned(), tap0);
     let with = |port: &str| plan(&format!("bridge.br0.gateway = '10.0.0.1/24'\nbridge.br0.port = [{{ {port} }}]"));
     assert_said(&with("tap = 'tap0'"), &facts, "guests' network", Status::Ok, "overlaps with no network");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use config::Checksum;
-use netio::udp::{Endpoint, EndpointSpec, UdpError};
+use netio::udp::{ReceivingSocket, ReceivingSocketSpec, UdpError};
 use packet::Timestamp;
 use tunnel::{FramingKind, Stranger, Strangers, Unknown};
 use vswitch::PortId;
@@ -16,9 +16,9 @@ use super::spec::TunnelSpec;
 /// How long a sender that is no peer is a problem.
 const RECENTLY: Duration = Duration::from_secs(60);
 
-/// The identity of an endpoint.
+/// The identity of a receiving socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct EndpointKey {
+pub(crate) struct SocketKey {
     /// Unspecified for any address of its family.
     pub(crate) local: IpAddr,
     pub(crate) port: u16,
@@ -26,15 +26,15 @@ pub(crate) struct EndpointKey {
     pub(crate) framing: FramingKind,
 }
 
-/// One endpoint.
+/// A receiving socket and what is known of it.
 #[derive(Debug)]
-pub(crate) struct EndpointControl {
+pub(crate) struct SocketControl {
     /// Its number among the ports.
     pub(crate) id: PortId,
-    pub(crate) key: EndpointKey,
-    pub(crate) socket: Endpoint,
+    pub(crate) key: SocketKey,
+    pub(crate) udp: ReceivingSocket,
     /// How it was opened.
-    opened_as: EndpointSpec,
+    opened_as: ReceivingSocketSpec,
     /// Datagrams that the kernel dropped on former sockets.
     dropped: u64,
     /// Why its groups are not joined now.
@@ -45,7 +45,7 @@ pub(crate) struct EndpointControl {
     last_strangers: [Option<(Timestamp, Stranger)>; 2],
 }
 
-impl EndpointControl {
+impl SocketControl {
     /// Checks that a new tunnel can receive by it: a socket for any address serves a single address too, and not the other way
     /// round. `leaving` are the tunnels that have it, if the same change removes them all.
     pub(super) fn check_room_for(&self, spec: &TunnelSpec, leaving: Option<&str>) -> anyhow::Result<()> {
@@ -78,7 +78,7 @@ impl EndpointControl {
             return;
         }
         for group in self.opened_as.groups.iter().filter(|group| !groups.contains(group)) {
-            if let Err(error) = self.socket.leave(&self.opened_as, *group) {
+            if let Err(error) = self.udp.leave(&self.opened_as, *group) {
                 tracing::warn!(socket = self.name(), %group, %error, "cannot leave a multicast group");
             }
         }
@@ -88,20 +88,20 @@ impl EndpointControl {
 
     /// Opens its socket again, for an interface that was made anew.
     pub(super) fn reopen(&mut self) -> Result<(), UdpError> {
-        let socket = Endpoint::open(&self.opened_as)?;
-        self.dropped += self.socket.dropped();
-        self.socket = socket;
+        let udp = ReceivingSocket::open(&self.opened_as)?;
+        self.dropped += self.udp.dropped();
+        self.udp = udp;
         Ok(())
     }
 
     /// Datagrams that the kernel dropped before we read them.
     pub(super) fn dropped(&mut self) -> u64 {
-        self.dropped + self.socket.dropped()
+        self.dropped + self.udp.dropped()
     }
 
     /// Joins its groups again, since the kernel leaves them when an interface goes.
     pub(super) fn join_again(&mut self) {
-        let problem = self.socket.join_again(&self.opened_as).err().map(|error| error.to_string());
+        let problem = self.udp.join_again(&self.opened_as).err().map(|error| error.to_string());
         if problem != self.problem {
             match &problem {
                 Some(problem) => {
@@ -129,7 +129,7 @@ impl EndpointControl {
 
     /// Its name in messages and counters.
     pub(crate) fn name(&self) -> String {
-        let EndpointKey { local, port, framing, .. } = &self.key;
+        let SocketKey { local, port, framing, .. } = &self.key;
         let kind = framing.name();
         if local.is_unspecified() {
             format!("{kind}:{port}")
@@ -139,13 +139,13 @@ impl EndpointControl {
     }
 }
 
-/// The endpoints that these tunnels need. A socket for any address leaves no room for one of a single address beside it, so those
-/// are merged.
-pub(super) fn keys(specs: &[TunnelSpec]) -> Vec<EndpointKey> {
-    let mut keys: Vec<EndpointKey> = Vec::new();
+/// The receiving sockets that these tunnels need. A socket for any address leaves no room for one of a single address beside it,
+/// so those are merged.
+pub(super) fn keys(specs: &[TunnelSpec]) -> Vec<SocketKey> {
+    let mut keys: Vec<SocketKey> = Vec::new();
     for spec in specs {
         let mut key = key_of(spec);
-        let shared = |other: &EndpointKey| is_shared(other, &key);
+        let shared = |other: &SocketKey| is_shared(other, &key);
         let locals: Vec<IpAddr> = keys.iter().filter(|other| shared(other)).map(|other| other.local).collect();
         if locals.iter().any(|local| *local != key.local) {
             key.local = unspecified(key.local.is_ipv6());
@@ -158,16 +158,16 @@ pub(super) fn keys(specs: &[TunnelSpec]) -> Vec<EndpointKey> {
     keys
 }
 
-/// The endpoint of a tunnel.
-pub(super) fn of(endpoints: &[EndpointControl], spec: &TunnelSpec) -> Option<usize> {
+/// The receiving socket of a tunnel.
+pub(super) fn of(sockets: &[SocketControl], spec: &TunnelSpec) -> Option<usize> {
     let key = key_of(spec);
-    endpoints.iter().position(|endpoint| is_shared(&endpoint.key, &key))
+    sockets.iter().position(|socket| is_shared(&socket.key, &key))
 }
 
-fn key_of(spec: &TunnelSpec) -> EndpointKey {
+fn key_of(spec: &TunnelSpec) -> SocketKey {
     // A group's datagrams come to the group's address.
     let local = spec.local.filter(|_| spec.group.is_none());
-    EndpointKey {
+    SocketKey {
         local: local.unwrap_or_else(|| unspecified(spec.is_ipv6())),
         port: spec.port,
         device: spec.device.clone(),
@@ -175,24 +175,24 @@ fn key_of(spec: &TunnelSpec) -> EndpointKey {
     }
 }
 
-fn is_shared(one: &EndpointKey, other: &EndpointKey) -> bool {
+fn is_shared(one: &SocketKey, other: &SocketKey) -> bool {
     let is_met = one.local == other.local || one.local.is_unspecified() || other.local.is_unspecified();
     is_met
         && one.local.is_ipv6() == other.local.is_ipv6()
         && (one.port, &one.device, one.framing) == (other.port, &other.device, other.framing)
 }
 
-/// Opens all endpoints.
+/// Opens these sockets.
 pub(super) fn open(
     specs: &[TunnelSpec],
     ids: &mut dyn Iterator<Item = PortId>,
     queues: impl Fn(PortId) -> usize,
-) -> anyhow::Result<Vec<EndpointControl>> {
-    let open = |key: EndpointKey| {
+) -> anyhow::Result<Vec<SocketControl>> {
+    let open = |key: SocketKey| {
         let id = ids.next().context("there is no number left for one more socket")?;
         let mine = specs.iter().filter(|spec| is_shared(&key, &key_of(spec)));
         let names: Vec<&str> = mine.clone().map(|spec| spec.name.as_str()).collect();
-        let opened_as = EndpointSpec {
+        let opened_as = ReceivingSocketSpec {
             local: key.local,
             port: key.port,
             queues: queues(id),
@@ -200,11 +200,11 @@ pub(super) fn open(
             groups: groups_of(mine.clone()),
             zero_checksum: mine.clone().any(|spec| spec.outer.checksum == Checksum::Off),
         };
-        let socket = Endpoint::open(&opened_as).with_context(|| format!("tunnel {}", names.join(", ")))?;
-        Ok(EndpointControl {
+        let udp = ReceivingSocket::open(&opened_as).with_context(|| format!("tunnel {}", names.join(", ")))?;
+        Ok(SocketControl {
             id,
             key,
-            socket,
+            udp,
             opened_as,
             dropped: 0,
             problem: None,
