@@ -1,4 +1,4 @@
-//! Instructions, counted under valgrind: parse, learn and look up, the pipeline by kind of frame, and the router.
+//! Instructions, counted under valgrind: parse, learn and look up, the pipeline by kind of frame, captures, tunnels, and the router.
 //! Unlike time they are the same on every machine of one architecture, so that a change shows: a benchmark that takes
 //! over 2 % more than its line in `instructions.txt` says fails.
 //!
@@ -6,9 +6,11 @@
 //! the runner this says so and does nothing.
 #![allow(missing_docs, reason = "gungraun's macros make functions")]
 
+mod overlay;
 mod routed;
 mod traffic;
 
+use overlay::Overlay;
 use routed::{Routed, Way};
 use traffic::{Bench, Kind};
 
@@ -21,8 +23,9 @@ mod counted {
     use packet::{Headers, MacAddr, Malformed};
     use vswitch::{MacTable, MacTableConfig, PortId};
 
+    use super::overlay::Kind as Tunnelled;
     use super::traffic::NOW;
-    use super::{Bench, Kind, Routed, Way};
+    use super::{Bench, Kind, Overlay, Routed, Way};
     use testkit::frames::Spec;
 
     /// Accepted instruction counts, a line a benchmark.
@@ -90,6 +93,28 @@ mod counted {
         written
     }
 
+    // A batch of known unicast that a capture has recorded twice, on arrival and as it leaves, or has refused twice.
+    #[library_benchmark]
+    #[bench::captured_60(args = (Bench::captured(true)), config = at_most("batch captured_60"))]
+    #[bench::unmatched_60(args = (Bench::captured(false)), config = at_most("batch unmatched_60"))]
+    fn captured_batch(mut bench: Bench) -> (u64, usize) {
+        let written = black_box(bench.run());
+        std::mem::forget(bench);
+        written
+    }
+
+    // A batch into a VXLAN tunnel, and one out of it, whose datagrams are opened and copied.
+    #[library_benchmark]
+    #[bench::vxlan_in_60(args = (Overlay::new(Tunnelled::Into60)), config = at_most("batch vxlan_in_60"))]
+    #[bench::vxlan_in_tso(args = (Overlay::new(Tunnelled::IntoSuperFrame)), config = at_most("batch vxlan_in_tso"))]
+    #[bench::vxlan_out_60(args = (Overlay::new(Tunnelled::OutOf60)), config = at_most("batch vxlan_out_60"))]
+    #[bench::vxlan_out_train(args = (Overlay::new(Tunnelled::OutOfTrain)), config = at_most("batch vxlan_out_train"))]
+    fn tunnelled_batch(mut overlay: Overlay) -> (usize, usize) {
+        let written = black_box(overlay.run());
+        std::mem::forget(overlay);
+        written
+    }
+
     // A batch of 64 flows of short packets, and the copy that fills it.
     #[library_benchmark]
     #[bench::routed_udp_out(args = (Routed::new(Way::Out, false, 18)), config = at_most("batch routed_udp_out"))]
@@ -103,9 +128,10 @@ mod counted {
     }
 
     library_benchmark_group!(name = steps, benchmarks = [parse, learn_and_look_up]);
-    library_benchmark_group!(name = pipeline, benchmarks = batch);
+    library_benchmark_group!(name = pipeline, benchmarks = [batch, captured_batch]);
+    library_benchmark_group!(name = tunnels, benchmarks = tunnelled_batch);
     library_benchmark_group!(name = router, benchmarks = routed_batch);
-    gungraun::main!(library_benchmark_groups = steps, pipeline, router);
+    gungraun::main!(library_benchmark_groups = steps, pipeline, tunnels, router);
 
     pub(super) fn run() {
         main();

@@ -1,4 +1,5 @@
 //! A batch on its way into a VXLAN tunnel, and one out of it.
+#![allow(dead_code, reason = "each bench uses some of it")]
 
 use std::hint::black_box;
 use std::io::IoSlice;

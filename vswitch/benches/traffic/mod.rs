@@ -4,6 +4,9 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use capture::probe::Lost;
+use capture::ring::{self, Reader};
+use capture::{Probe, Want};
 use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
@@ -72,6 +75,8 @@ pub(crate) struct Bench {
     batch: Batch,
     egress: Egress,
     ingress: PortId,
+    /// Where a capture's records would be read.
+    captured: Option<Reader>,
 }
 
 impl Bench {
@@ -108,7 +113,7 @@ impl Bench {
                 }),
             );
         }
-        Bench { pipeline, batch: Batch::new(), egress: Egress::new(PORTS), ingress: PortId(0) }
+        Bench { pipeline, batch: Batch::new(), egress: Egress::new(PORTS), ingress: PortId(0), captured: None }
     }
 
     /// A batch of this kind.
@@ -133,6 +138,21 @@ impl Bench {
             assert!(bench.batch.push(vnet, &frame));
         }
         bench.assert_works(kind);
+        bench
+    }
+
+    /// A batch of known unicast, 60 bytes, that a capture sees whose filter matches all of it or nothing.
+    pub(crate) fn captured(matches: bool) -> Bench {
+        let mut bench = Bench::of(Kind::Unicast60);
+        // Room for the records of two batches.
+        let (writer, reader) = ring::ring(4, 256 << 10);
+        let want = Want { filter: if matches { "udp" } else { "tcp" }.parse().ok(), ..Want::default() };
+        let probe = Probe::new(1, Arc::new(want), writer, Lost::new(PORTS));
+        assert!(bench.pipeline.begin_capture(Box::new(probe)).is_ok());
+        bench.captured = Some(reader);
+        bench.run();
+        let records = std::iter::from_fn(|| bench.captured.as_mut()?.take()).map(|chunk| chunk.records().count()).sum::<usize>();
+        assert_eq!(records, if matches { 2 * MAX_FRAMES } else { 0 });
         bench
     }
 
