@@ -13,7 +13,7 @@ use packet::Timestamp;
 use siphasher::sip::SipHasher13;
 
 use crate::Refused;
-use crate::config::{ExternalKind, Filtering, Mapping, NatConfig, Timeouts};
+use crate::config::{ExternalKind, Filtering, Mapping, NatConfig};
 use crate::demand::Wanted;
 use crate::gate::{Gate, PortMarks, PortOwner};
 use crate::guests::Guests;
@@ -24,19 +24,17 @@ use crate::pending::{GuestClaim, MappingClaim, Pending};
 use crate::ports::Ports;
 use crate::shares::{Shares, protocol_index};
 use crate::table::{Id, Table};
-use crate::tcp::{Phase, Tracker};
+use crate::tcp::Tracker;
 use crate::tuple::{Protocol, Side, Tuple};
 use crate::wheel::Wheel;
 
+mod ending;
 mod externals;
 mod limits;
 mod opening;
 
 /// Number of connections visited at a time for a walk over all of them; workers can take the lock in between.
 pub(crate) const AT_ONCE: usize = 256;
-
-/// Number of connections due for expiry that each opening looks at.
-const EXPIRE_WITH_EACH: usize = 2;
 
 /// Time after which a new connection is looked at first, in seconds: most have been answered by then, and leave the queues
 /// of half-open ones.
@@ -329,99 +327,6 @@ impl Book {
         self.shares.gave_port(entry.share, entry.protocol);
     }
 
-    fn timeout(&self, tuple: &Tuple, tracker: Option<&Tracker>) -> u32 {
-        self.config.timeouts.of(tuple.protocol, || tracker.map_or(Phase::Opening, Tracker::phase))
-    }
-
-    /// Schedules the next look at a connection for when it is due. A TCP connection is looked at sooner: it may be
-    /// closed at any time, and has a shorter timeout then. So is a half-open one, which times out sooner under pressure.
-    fn look_at_again(&mut self, id: Id, protocol: Protocol, secs: u32, due: u32) {
-        let sooner = |within: u32| due.min(secs.saturating_add(within).saturating_add(1));
-        let at = match protocol {
-            _ if self.cold[id.0 as usize].is_queued => sooner(limits::PRESSED_SECS),
-            Protocol::TCP => sooner(self.config.timeouts.tcp_transitory),
-            _ => due,
-        };
-        self.wheel.insert(id.0, at);
-    }
-
-    /// Whether a connection has timed out.
-    pub(crate) fn is_over(&self, table: &Table, id: Id, secs: u32) -> bool {
-        secs.saturating_sub(table.used(id)) > self.timeout_of(table, id)
-    }
-
-    fn timeout_of(&self, table: &Table, id: Id) -> u32 {
-        self.timeout(&table.tuples(id).original, Some(&table.tracker(id)))
-    }
-
-    /// The timeout of a connection that is being looked at: shorter if it is half-open and its port is under pressure. Takes
-    /// one that is complete out of its queues.
-    fn timeout_now(&mut self, table: &Table, id: Id) -> u32 {
-        let timeout = self.timeout_of(table, id);
-        if !self.cold[id.0 as usize].is_queued {
-            return timeout;
-        }
-        if !table.is_half_open(id) {
-            self.dequeue(id);
-            return timeout;
-        }
-        if self.is_pressed(id) { timeout.min(limits::PRESSED_SECS) } else { timeout }
-    }
-
-    /// Ends connections that have timed out, looking at up to `budget`. Returns the number looked at: fewer than the
-    /// budget means that no more are due.
-    pub(crate) fn expire(&mut self, table: &Table, open: &OpenPorts, now: Timestamp, budget: usize) -> usize {
-        let secs = now.secs();
-        for looked_at in 0..budget {
-            let Some(number) = self.wheel.next(secs) else { return looked_at };
-            let id = Id(number);
-            let due = table.used(id).saturating_add(self.timeout_now(table, id)).saturating_add(1);
-            if due > secs || !table.take_out(id) {
-                self.look_at_again(id, table.tuples(id).original.protocol, secs, due.max(secs.saturating_add(1)));
-            } else {
-                self.forget(id, secs, open);
-                self.stats.expired += 1;
-            }
-        }
-        budget
-    }
-
-    /// The share of expiry that each opening does.
-    pub(crate) fn expire_some(&mut self, table: &Table, open: &OpenPorts, now: Timestamp) {
-        self.expire(table, open, now, EXPIRE_WITH_EACH);
-    }
-
-    /// Ends one connection. False if a worker is changing its tracker at the moment.
-    pub(crate) fn end(&mut self, table: &Table, open: &OpenPorts, id: Id, now: Timestamp) -> bool {
-        if !self.cold[id.0 as usize].is_live || !table.take_out(id) {
-            return false;
-        }
-        self.wheel.remove(id.0);
-        self.forget(id, now.secs(), open);
-        true
-    }
-
-    /// Frees what a connection held.
-    fn forget(&mut self, id: Id, secs: u32, open: &OpenPorts) {
-        self.dequeue(id);
-        let cold = self.cold[id.0 as usize];
-        self.cold[id.0 as usize].is_live = false;
-        self.free.push(id.0);
-        self.owners[usize::from(cold.owner)].connections -= 1;
-        if let Some(number) = cold.mapping() {
-            let entry = self.mappings.get_mut(number);
-            entry.connections -= 1;
-            if entry.connections == 0 && !entry.is_published {
-                let entry = *entry;
-                self.mappings.remove(number);
-                self.give_back(&entry, secs, open);
-                self.discount_port(&entry);
-            }
-        }
-        self.shares.closed(cold.share);
-        self.guests.closed(cold.guest);
-    }
-
     /// Adds a new connection to the queues of half-open ones.
     fn enqueue(&mut self, id: Id) {
         let cold = &mut self.cold[id.0 as usize];
@@ -452,13 +357,6 @@ impl Book {
         self.by_class.remove(class, id.0);
     }
 
-    fn give_back(&mut self, entry: &MappingEntry, secs: u32, open: &OpenPorts) {
-        open.set(entry.external, entry.protocol, entry.port, false);
-        if let Some(address) = &mut self.addresses[usize::from(entry.external)] {
-            address.give_back(entry.protocol, entry.port, secs);
-        }
-    }
-
     /// Visits up to `most` connections from number `from` on. Returns where to continue; `None` at the end.
     pub(crate) fn scan(&self, from: u32, most: usize, mut visit: impl FnMut(Id)) -> Option<u32> {
         let end = self.cold.len().min(from as usize + most);
@@ -468,18 +366,6 @@ impl Book {
             }
         }
         (end < self.cold.len()).then_some(end as u32)
-    }
-
-    /// Sets the timeouts by which connections are scheduled from now on.
-    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
-        self.config.timeouts = timeouts;
-    }
-
-    /// Schedules a connection anew, by the timeouts in force.
-    pub(crate) fn reschedule(&mut self, table: &Table, id: Id, secs: u32) {
-        let due = table.used(id).saturating_add(self.timeout_of(table, id)).saturating_add(1);
-        self.wheel.remove(id.0);
-        self.look_at_again(id, table.tuples(id).original.protocol, secs, due.max(secs.saturating_add(1)));
     }
 
     /// Sets the number of ports that the bridge has.
