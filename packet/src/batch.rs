@@ -61,7 +61,7 @@ const SLOT_LEN: usize = (LEAD + VNET_LEN + MAX_FRAME_LEN + 1).next_multiple_of(S
 const STRIDE: usize = SLOT_LEN.next_multiple_of(4096) + 25 * SLOT_ALIGN;
 
 /// Where one frame lies in its batch's arena.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Span {
     start: u32,
     len: u32,

@@ -16,7 +16,7 @@ pub const ETHERNET_LEN: usize = 14;
 pub const ADDRESSES_LEN: usize = 12;
 
 /// The type field of Ethernet II; below 0x0600 it is a length (IEEE 802.3 clause 3.2.6).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct EtherType(pub u16);
 
 impl EtherType {

@@ -16,24 +16,26 @@ use crate::vlan::{TAG_LEN, Tag, VlanId};
 pub const MAX_TAGS: usize = 2;
 
 /// The network protocol of a frame, if its header is valid.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Network {
     /// A valid IPv4 header.
     Ipv4,
     /// A valid IPv6 header.
     Ipv6,
     /// Any other protocol, and IP with an inconsistent header.
+    #[default]
     Other,
 }
 
 /// The transport protocol of a frame, if its header is valid.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Transport {
     /// A valid TCP header.
     Tcp,
     /// A valid UDP header.
     Udp,
     /// Any other protocol, fragments, and inconsistent headers.
+    #[default]
     Other,
 }
 
@@ -72,7 +74,7 @@ pub enum Malformed {
 
 /// The headers of one frame, or of a packet without an Ethernet header. Offsets are in bytes from the start of what was
 /// parsed, and lie within it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Headers {
     /// Destination address.
     pub dst: MacAddr,
@@ -142,18 +144,7 @@ impl Headers {
     #[inline]
     #[must_use]
     pub fn of_packet(packet: &[u8]) -> Headers {
-        let mut headers = Headers {
-            dst: MacAddr::default(),
-            src: MacAddr::default(),
-            tag: None,
-            ether_type: EtherType(0),
-            network: Network::Other,
-            transport: Transport::Other,
-            l3: 0,
-            l4: 0,
-            payload: 0,
-            end: packet.len() as u32,
-        };
+        let mut headers = Headers { end: packet.len() as u32, ..Headers::default() };
         match packet.first().map(|byte| byte >> 4) {
             Some(4) => {
                 headers.ether_type = EtherType::IPV4;

@@ -1,7 +1,11 @@
 //! Egress queues: the frames of a batch by the port that they leave through, until they are written.
 //!
-//! A queue holds a frame's number and what happens to its VLAN tag, not bytes: a flood of one frame to
+//! A queue holds a frame's place in the batch and what happens to its VLAN tag, not bytes: a flood of one frame to
 //! ten ports is ten small entries, and each port writes from the same arena.
+//!
+//! *Each place of the batch has one [`Frame`].* The walk fills it in where it stands, changes it there, and `transmit` reads it
+//! there: it is never moved, because reading a block of memory that was just written field by field stalls the processor.
+//! An answer is written into the bytes of the frame that caused it, which then no longer exists, so it takes that frame's place.
 
 use std::io::IoSlice;
 
@@ -15,7 +19,7 @@ use crate::drop_reason::DropReason;
 use crate::port::PortId;
 
 /// A frame of the batch at hand, parsed and judged.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Frame {
     pub(crate) span: Span,
     pub(crate) headers: Headers,
@@ -28,10 +32,14 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// A frame as it came or was made.
-    #[inline]
-    pub(crate) fn new(span: Span, headers: Headers, offload: Offload) -> Frame {
-        Frame { span, headers, offload, cut_to: None, is_size_free: false }
+    /// Becomes a frame as it came or was made, with nothing left to offload.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, span: Span, headers: Headers) {
+        self.span = span;
+        self.headers = headers;
+        self.offload = Offload::default();
+        self.cut_to = None;
+        self.is_size_free = false;
     }
 
     /// The number of frames that it leaves as, where super-frames are not accepted.
@@ -50,15 +58,22 @@ pub(crate) struct Queued {
     pub(crate) action: TagAction,
 }
 
-/// The queues of one worker; empty between batches.
+/// The frames and queues of one worker; empty between batches.
 #[derive(Debug)]
 pub struct Egress {
-    frames: Vec<Frame>,
-    queues: Box<[Vec<Queued>]>,
-    /// Ports whose queue is not empty.
-    waiting: Vec<PortId>,
+    /// By place in the batch. Those that are in no queue have no meaning.
+    frames: Box<[Frame; MAX_FRAMES]>,
+    queues: Queues,
     head: Head,
     pub(crate) trains: Trains,
+}
+
+/// The queues by port.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    by_port: Box<[Vec<Queued>]>,
+    /// Ports whose queue is not empty.
+    waiting: Vec<PortId>,
 }
 
 impl Egress {
@@ -66,49 +81,46 @@ impl Egress {
     #[must_use]
     pub fn new(ports: usize) -> Egress {
         Egress {
-            frames: Vec::with_capacity(MAX_FRAMES),
-            queues: std::iter::repeat_with(|| Vec::with_capacity(MAX_FRAMES)).take(ports).collect(),
-            waiting: Vec::with_capacity(ports),
+            frames: Box::new([Frame::default(); MAX_FRAMES]),
+            queues: Queues {
+                by_port: std::iter::repeat_with(|| Vec::with_capacity(MAX_FRAMES)).take(ports).collect(),
+                waiting: Vec::with_capacity(ports),
+            },
             head: Head::default(),
             trains: Trains::new(),
         }
     }
 
-    /// A new batch begins.
-    pub(crate) fn clear(&mut self) {
-        self.frames.clear();
+    /// A new batch begins. Returns the places of its frames and the queues.
+    pub(crate) fn begin(&mut self) -> (&mut [Frame], &mut Queues) {
         // Not empty only if the batch before ended in a panic.
         if !self.trains.is_empty() {
             self.trains.clear();
         }
-        while let Some(port) = self.waiting.pop() {
-            self.queues[port.index()].clear();
+        while let Some(port) = self.queues.waiting.pop() {
+            self.queues.by_port[port.index()].clear();
         }
-    }
-
-    /// Adds a frame of the batch; its number is for [`Egress::push`].
-    #[inline(always)]
-    pub(crate) fn add(&mut self, frame: Frame) -> u16 {
-        self.frames.push(frame);
-        (self.frames.len() - 1) as u16
-    }
-
-    /// Queues a frame for a port. A queue has room for each frame of the batch once.
-    #[inline(always)]
-    pub(crate) fn push(&mut self, port: PortId, frame: u16, action: TagAction) {
-        let queue = &mut self.queues[port.index()];
-        if queue.is_empty() {
-            self.waiting.push(port);
-        }
-        queue.push(Queued { frame, action });
+        (&mut self.frames[..], &mut self.queues)
     }
 
     /// The next port with something to write, and the means to do so.
     pub(crate) fn next(&mut self) -> Option<(PortId, Queue<'_>)> {
-        let port = self.waiting.pop()?;
-        let Egress { frames, queues, head, trains, .. } = self;
-        let queue = Queue { frames, queued: &mut queues[port.index()], head, trains };
+        let Egress { frames, queues: Queues { by_port, waiting }, head, trains } = self;
+        let port = waiting.pop()?;
+        let queue = Queue { frames: &frames[..], queued: &mut by_port[port.index()], head, trains };
         Some((port, queue))
+    }
+}
+
+impl Queues {
+    /// Queues the frame at this place of the batch for a port. A queue has room for each frame of the batch once.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, port: PortId, frame: u16, action: TagAction) {
+        let queue = &mut self.by_port[port.index()];
+        if queue.is_empty() {
+            self.waiting.push(port);
+        }
+        queue.push(Queued { frame, action });
     }
 }
 

@@ -106,9 +106,9 @@ pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Re
         Network::Other => None,
     };
     match told {
-        Some(answer) => {
+        Some(()) => {
             walk.counters.made.add(1);
-            walk.push(walk.ingress, answer, TagAction::Keep);
+            walk.push(walk.ingress, TagAction::Keep);
             Err(DropReason::FragmentationNeeded)
         }
         None => Err(DropReason::TooLong),
@@ -116,7 +116,7 @@ pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Re
 }
 
 /// Turns the frame into the ICMP error about itself. `None` if no error may be sent.
-fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame> {
+fn tell_v4(walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError) -> Option<()> {
     let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
     let (src, dst) = (about.src(), about.dst());
     let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
@@ -129,7 +129,7 @@ fn tell_v4(walk: &mut Walk<'_>, frame: &Frame, error: IcmpError) -> Option<Frame
 }
 
 /// Turns an IPv6 frame into "packet too big" about itself. `None` if no error may be sent.
-fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Frame> {
+fn tell_v6(walk: &mut Walk<'_>, frame: &mut Frame, error: PacketTooBig) -> Option<()> {
     let l3 = usize::from(frame.headers.l3);
     let about = Ipv6View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
     let (src, dst) = (about.src(), about.dst());
@@ -146,22 +146,21 @@ fn tell_v6(walk: &mut Walk<'_>, frame: &Frame, error: PacketTooBig) -> Option<Fr
 /// Writes headers before the first `quote` bytes of the frame's packet, and exchanges the frame's addresses.
 fn send_back(
     walk: &mut Walk<'_>,
-    frame: &Frame,
+    frame: &mut Frame,
     headers_len: usize,
     quote: usize,
     write_headers: impl FnOnce(&mut [u8]) -> bool,
-) -> Option<Frame> {
+) -> Option<()> {
     let l3 = usize::from(frame.headers.l3);
-    let at = walk.rx.spans().iter().position(|span| *span == frame.span)?;
     let bytes = walk.rx.frame_mut(frame.span);
     bytes.copy_within(l3..l3 + quote, l3 + headers_len);
     bytes[..6].copy_from_slice(&frame.headers.src.0);
     bytes[6..12].copy_from_slice(&frame.headers.dst.0);
-    let span = walk.rx.set_len(at, l3 + headers_len + quote)?;
+    let span = walk.rx.set_len(walk.at, l3 + headers_len + quote)?;
     if !write_headers(&mut walk.rx.frame_mut(span)[l3..]) {
         return None;
     }
     walk.rx.set_vnet(span, VnetHeader::default());
-    let headers = parse(span, walk.rx).ok()?;
-    Some(Frame::new(span, headers, Offload::default()))
+    frame.set(span, parse(span, walk.rx).ok()?);
+    Some(())
 }

@@ -90,30 +90,31 @@ impl Pipeline {
     /// Processes a batch that came in through `ingress`, and leaves its frames in the queues of `tx`.
     /// [`Pipeline::transmit`] writes them out before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
-        tx.clear();
+        let (frames, queues) = tx.begin();
         let Pipeline { bridges, router, errors, storm, observer, .. } = self;
         observer.begin_batch();
-        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, ingress, now) else { return };
+        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, ingress, now) else { return };
         let ip_tunnel = bridges.ip_tunnel(ingress);
-        let frames = walk.rx.spans().len();
+        let count = walk.rx.spans().len();
         let mut bytes = 0;
-        for at in 0..frames {
+        for (at, frame) in frames.iter_mut().enumerate().take(count) {
+            walk.at = at;
             bytes += walk.rx.spans()[at].len() as u64;
-            let arrived = observer.received(&mut walk, at, Direction::Received);
+            let arrived = observer.received(&mut walk, Direction::Received);
             let outcome = match ip_tunnel {
-                None => admit(&mut walk, at).and_then(|frame| switch(router, &mut walk, at, frame)),
-                Some(tunnel) => ip::send(tunnel, &mut walk, at),
+                None => admit(&mut walk, frame).and_then(|()| switch(router, &mut walk, frame)),
+                Some(tunnel) => ip::send(tunnel, &mut walk, frame),
             };
-            conclude(observer, &mut walk, at, arrived, outcome);
+            conclude(observer, &mut walk, arrived, outcome);
         }
-        walk.counters.rx_frames.add(frames as u64);
+        walk.counters.rx_frames.add(count as u64);
         walk.counters.rx_bytes.add(bytes);
     }
 
     /// Processes the frames of datagrams that a receiving socket took, each as a frame of its peer's port. Otherwise as
     /// [`Pipeline::process`].
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
-        tx.clear();
+        let (frames, queues) = tx.begin();
         let Pipeline { bridges, router, errors, storm, sockets, new_sources, observer, .. } = self;
         observer.begin_batch();
         let (rx, origins) = inbox.parts();
@@ -124,28 +125,32 @@ impl Pipeline {
             observer.dropped_on_arrival(bridges, id, rx, DropReason::PortGone);
             return;
         };
-        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, id, now) else { return };
+        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, id, now) else { return };
         let mut known = None;
-        for (at, origin) in origins.iter().enumerate() {
-            let peer =
-                origin.arrived.and_then(|(framing, headers)| Ok((whose(socket, framing, origin.from, &mut known)?, headers)));
+        for (at, (origin, frame)) in origins.iter().zip(frames).enumerate() {
+            walk.at = at;
+            let peer = origin
+                .arrived
+                .as_ref()
+                .map_err(|reason| *reason)
+                .and_then(|(framing, headers)| Ok((whose(socket, *framing, origin.from, &mut known)?, headers)));
             walk.set_ingress(peer.map_or(id, |(peer, _)| peer.port));
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
-            let arrived = observer.received(&mut walk, at, Direction::Received);
+            let arrived = observer.received(&mut walk, Direction::Received);
             let outcome = peer.and_then(|(peer, headers)| {
                 walk.note(|| Step::Decapsulated { framing: peer.framing, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { socket: id, framing: peer.framing, address: peer.from });
                 }
-                let frame = arrive(socket, &mut walk, at, headers, origin.tos)?;
+                arrive(socket, &mut walk, frame, headers, origin.tos)?;
                 if socket.framing.carries_ethernet() {
-                    return switch(router, &mut walk, at, frame);
+                    return switch(router, &mut walk, frame);
                 }
                 let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
-                ip::receive(tunnel, &mut walk, at, frame)
+                ip::receive(tunnel, &mut walk, frame)
             });
-            conclude(observer, &mut walk, at, arrived, outcome);
+            conclude(observer, &mut walk, arrived, outcome);
         }
     }
 
@@ -159,51 +164,54 @@ impl Pipeline {
     /// Resumes packets that waited for one neighbour or one first fragment. Uses `rx` for them, and leaves frames in the
     /// queues of `tx`.
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
-        tx.clear();
+        let (frames, queues) = tx.begin();
         rx.clear();
         let Pipeline { bridges, router, errors, storm, held, observer, .. } = self;
         observer.begin_batch();
         held.clear();
         let Some(Router { tables, worker }) = router else { return };
         let Some(deferred) = worker.take_deferred(tables, rx, held) else { return };
-        for at in 0..rx.spans().len() {
+        let count = rx.spans().len();
+        for (at, frame) in frames.iter_mut().enumerate().take(count) {
             // The ingress port of packets that waited for a neighbour is not kept.
             let held = held.get(at).copied().unwrap_or(Held { port: PortId::NOWHERE, from: None });
-            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, held.port, now) else { continue };
+            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, held.port, now) else { continue };
+            walk.at = at;
             let mut arrived = None;
             if !matches!(deferred, Deferred::Doubt(..)) {
-                arrived = observer.received(&mut walk, at, Direction::Within);
+                arrived = observer.received(&mut walk, Direction::Within);
                 walk.note(|| Step::Resumed);
             }
             let outcome = match deferred {
-                Deferred::Neighbour(id, hop) => worker.resume_packet(tables, &mut walk, at, id, hop),
-                Deferred::Doubt(id, hop) => worker.ask(tables, &mut walk, at, id, hop, None),
-                Deferred::Fragments(first) => worker.resume_fragment(tables, &mut walk, at, first, held),
-                Deferred::Whole(_) => worker.resume_whole(tables, &mut walk, at),
+                Deferred::Neighbour(id, hop) => worker.resume_packet(tables, &mut walk, frame, id, hop),
+                Deferred::Doubt(id, hop) => worker.ask(tables, &mut walk, frame, id, hop, None),
+                Deferred::Fragments(first) => worker.resume_fragment(tables, &mut walk, frame, first, held),
+                Deferred::Whole(_) => worker.resume_whole(tables, &mut walk, frame),
             };
-            conclude(observer, &mut walk, at, arrived, outcome);
+            conclude(observer, &mut walk, arrived, outcome);
         }
     }
 
     /// Runs timers: ARP requests, and errors for packets whose next hop did not answer. To be called about once per second,
     /// by one worker. Uses `rx` for the packets, and leaves frames in the queues of `tx`.
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
-        tx.clear();
+        let (frames, queues) = tx.begin();
         rx.clear();
         let Pipeline { bridges, router, errors, storm, tasks, observer, .. } = self;
         observer.begin_batch();
         let Some(Router { tables, worker }) = router else { return };
         tasks.clear();
         RouterWorker::collect(tables, rx, tasks, now);
-        for (at, task) in tasks.iter().enumerate() {
-            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, tx, PortId::NOWHERE, now) else { return };
+        for (at, (task, frame)) in tasks.iter().zip(frames).enumerate() {
+            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, PortId::NOWHERE, now) else { return };
+            walk.at = at;
             let mut arrived = None;
             if matches!(task, Task::Undeliverable) {
-                arrived = observer.received(&mut walk, at, Direction::Within);
+                arrived = observer.received(&mut walk, Direction::Within);
                 walk.note(|| Step::Resumed);
             }
-            let outcome = worker.perform(tables, &mut walk, at, *task);
-            conclude(observer, &mut walk, at, arrived, outcome);
+            let outcome = worker.perform(tables, &mut walk, frame, *task);
+            conclude(observer, &mut walk, arrived, outcome);
         }
     }
 
@@ -339,9 +347,9 @@ impl Pipeline {
 
 /// Counts the outcome of a frame's walk, and reports it to the observer.
 #[inline(always)]
-fn conclude(observer: &mut Observer, walk: &mut Walk<'_>, at: usize, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
+fn conclude(observer: &mut Observer, walk: &mut Walk<'_>, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
     if let Err(reason) = outcome {
         walk.counters.drop(reason, 1);
     }
-    observer.verdict(walk, at, arrived, outcome);
+    observer.verdict(walk, arrived, outcome);
 }

@@ -36,11 +36,10 @@ const MAX_FLOODED_SEGMENTS: u32 = 64;
 
 /// Takes a frame from its ingress port to the queues of its egress ports.
 #[inline(always)]
-pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
-    let headers = &frame.headers;
-    let port = walk.bridges.port(walk.ingress).ok_or(DropReason::PortGone)?;
+pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+    let port = walk.port.ok_or(DropReason::PortGone)?;
     // No station sends from a group address (IEEE 802.3 section 3.2.3), and an answer to it would reach the whole group.
-    if headers.src.is_multicast() {
+    if frame.headers.src.is_multicast() {
         return Err(DropReason::MulticastSource);
     }
     let mut learns = true;
@@ -48,44 +47,44 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, at: usize
         PortKind::Link => {}
         PortKind::Peer(encapsulation) => {
             learns = encapsulation.learns;
-            clamp_to(walk.rx, &frame, port.room(headers, TagAction::Keep));
+            clamp_to(walk.rx, frame, port.room(&frame.headers, TagAction::Keep));
         }
         PortKind::Uplink => {
             let Router { tables, worker } = router.as_mut().ok_or(DropReason::NotForUs)?;
             walk.note(|| Step::FromOutside);
-            return worker.route_in(tables, walk, at, frame);
+            return worker.route_in(tables, walk, frame);
         }
         PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
     }
 
     // 1. Classify.
-    let vlan = port.vlan.classify(headers).ok_or(DropReason::VlanNotAllowed)?;
+    let vlan = port.vlan.classify(&frame.headers).ok_or(DropReason::VlanNotAllowed)?;
     let domain = Domain { bridge: port.bridge, vlan };
     let gateway = router.as_mut().and_then(|router| router.tables.at(domain).map(|(interface, mac)| (router, interface, mac)));
     if let Some((_, _, mac)) = gateway
-        && headers.src == mac
+        && frame.headers.src == mac
     {
         return Err(DropReason::GatewaySpoofed);
     }
 
     // 2. Learn.
     let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
-    if learns && learn(walk, table, domain, headers.src) == Learned::Blocked {
+    if learns && learn(walk, table, domain, frame.headers.src) == Learned::Blocked {
         return Err(DropReason::LoopBlocked);
     }
 
     // 3. Gateway.
     if let Some((Router { tables, worker }, interface, mac)) = gateway {
         // A packet behind two tags, or behind a tag of VLAN 0 and another one, is in a network that the gateway is not in.
-        let is_ours = usize::from(headers.l3) <= ETHERNET_LEN + TAG_LEN && !headers.hides_tag();
-        if headers.ether_type == EtherType::ARP
+        let is_ours = usize::from(frame.headers.l3) <= ETHERNET_LEN + TAG_LEN && !frame.headers.hides_tag();
+        if frame.headers.ether_type == EtherType::ARP
             && is_ours
             && worker.arp_inside(tables, walk, frame, interface)? == ArpOutcome::Taken
         {
             return Ok(());
         }
-        if headers.dst == mac {
-            return worker.route_out(tables, walk, at, frame, interface);
+        if frame.headers.dst == mac {
+            return worker.route_out(tables, walk, frame, interface);
         }
     }
 
@@ -129,7 +128,7 @@ fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacA
 /// Step 4, forward: never back through the ingress port, and no further if the address is reserved for bridges
 /// themselves (IEEE 802.1D section 7.7).
 #[inline(always)]
-fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
+fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain, frame: &mut Frame) -> Result<(), DropReason> {
     let dst = frame.headers.dst;
     if dst.is_multicast() {
         if dst.is_link_local() {
@@ -146,7 +145,7 @@ fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain
     if egress.is_tunnel() && ingress.is_tunnel() {
         return Err(DropReason::SplitHorizon);
     }
-    walk.queue_at(egress, id, domain, &mut frame)
+    walk.queue_at(egress, id, domain, frame)
 }
 
 impl Walk<'_> {
@@ -162,9 +161,9 @@ impl Walk<'_> {
 
     /// Step 5: queues a frame for the one port behind which its destination is.
     #[inline]
-    pub(crate) fn queue(&mut self, id: PortId, domain: Domain, mut frame: Frame) -> Result<(), DropReason> {
+    pub(crate) fn queue(&mut self, id: PortId, domain: Domain, frame: &mut Frame) -> Result<(), DropReason> {
         let port = self.bridges.port_of(domain.bridge, id).ok_or(DropReason::PortGone)?;
-        self.queue_at(port, id, domain, &mut frame)
+        self.queue_at(port, id, domain, frame)
     }
 
     #[inline(always)]
@@ -183,7 +182,7 @@ impl Walk<'_> {
                 return Err(DropReason::TooLong);
             }
         }
-        self.push(id, *frame, action);
+        self.push(id, action);
         Ok(())
     }
 
@@ -200,24 +199,23 @@ impl Walk<'_> {
     /// Floods a frame of the ingress port, within the limits of that port. Not inlined, because frames to known stations are to
     /// pay nothing for it.
     #[inline(never)]
-    fn flood_received(&mut self, domain: Domain, frame: Frame) -> Result<(), DropReason> {
+    fn flood_received(&mut self, domain: Domain, frame: &mut Frame) -> Result<(), DropReason> {
         let dst = frame.headers.dst;
         let class = match (dst == MacAddr::BROADCAST, dst.is_multicast()) {
             (true, _) => FloodClass::Broadcast,
             (_, true) => FloodClass::Multicast,
             _ => FloodClass::Unknown,
         };
-        self.admit_flood(domain, class, &frame)?;
+        self.admit_flood(domain, class, frame)?;
         self.flood(domain, frame, Some(self.ingress))
     }
 
     /// Step 5: queues a frame for every port of its domain except `from`.
-    pub(crate) fn flood(&mut self, domain: Domain, mut frame: Frame, from: Option<PortId>) -> Result<(), DropReason> {
+    pub(crate) fn flood(&mut self, domain: Domain, frame: &mut Frame, from: Option<PortId>) -> Result<(), DropReason> {
         if frame.is_size_free {
             let least = self.least_room(domain, &frame.headers);
-            let _ = fit(self.rx, &mut frame, least, true);
+            let _ = fit(self.rx, frame, least, true);
         }
-        let added = self.tx.add(frame);
         let from_tunnel = from.and_then(|from| self.bridges.port_of(domain.bridge, from)).is_some_and(Port::is_tunnel);
         let (mut copies, mut too_long, mut too_many) = (0u64, 0, 0);
         let has_many_segments = frame.segments() > MAX_FLOODED_SEGMENTS;
@@ -236,14 +234,14 @@ impl Walk<'_> {
             }
             let Some(action) = port.vlan.leave(domain.vlan, &frame.headers) else { continue };
             if port.is_tunnel() {
-                clamp_to(self.rx, &frame, port.room(&frame.headers, action));
+                clamp_to(self.rx, frame, port.room(&frame.headers, action));
             }
             if port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action) {
                 too_long += 1;
             } else if has_many_segments && !port.is_tunnel() && !port.features.take(frame.offload) {
                 too_many += 1;
             } else {
-                self.push_copy(id, added, action);
+                self.push(id, action);
             }
             copies += 1;
         }

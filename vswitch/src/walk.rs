@@ -12,7 +12,7 @@ use packet::{Batch, Timestamp};
 use crate::counters::{Counters, PortCounters};
 use crate::domain::{BridgeId, MAX_BRIDGES};
 use crate::drop_reason::DropReason;
-use crate::egress::{Egress, Frame};
+use crate::egress::{Frame, Queues};
 use crate::limit::Errors;
 use crate::mac_table::MacTable;
 use crate::port::{Port, PortId};
@@ -64,11 +64,15 @@ impl Bridges {
 pub(crate) struct Walk<'a> {
     pub(crate) bridges: &'a Bridges,
     pub(crate) rx: &'a mut Batch,
-    pub(crate) tx: &'a mut Egress,
+    pub(crate) tx: &'a mut Queues,
     pub(crate) errors: &'a mut Errors,
     pub(crate) storm: &'a mut StormControl,
+    /// The frame's place in the batch.
+    pub(crate) at: usize,
     /// The port that the frame came in through; [`PortId::NOWHERE`] for one that the router made.
     pub(crate) ingress: PortId,
+    /// That port, unless it is gone or `NOWHERE`.
+    pub(crate) port: Option<&'a Port>,
     /// The counters of that port; those of port 0 for `NOWHERE`.
     pub(crate) counters: &'a PortCounters,
     pub(crate) now: Timestamp,
@@ -89,7 +93,7 @@ impl<'a> Walk<'a> {
         errors: &'a mut Errors,
         storm: &'a mut StormControl,
         rx: &'a mut Batch,
-        tx: &'a mut Egress,
+        tx: &'a mut Queues,
         ingress: PortId,
         now: Timestamp,
     ) -> Option<Walk<'a>> {
@@ -101,7 +105,9 @@ impl<'a> Walk<'a> {
             tx,
             errors,
             storm,
+            at: 0,
             ingress,
+            port: bridges.port(ingress),
             counters,
             now,
             story: None,
@@ -113,25 +119,22 @@ impl<'a> Walk<'a> {
     /// Sets the ingress port of the next frame.
     #[inline]
     pub(crate) fn set_ingress(&mut self, ingress: PortId) {
+        if ingress == self.ingress {
+            return;
+        }
         self.ingress = ingress;
+        self.port = self.bridges.port(ingress);
         if let Some(counters) = self.bridges.counters.port(ingress).or_else(|| self.bridges.counters.port(PortId(0))) {
             self.counters = counters;
         }
     }
 
-    /// Queues a frame for a port, whatever its length.
+    /// Queues the frame that is processed now for a port, whatever its length.
     #[inline(always)]
-    pub(crate) fn push(&mut self, id: PortId, frame: Frame, action: TagAction) {
-        let frame = self.tx.add(frame);
-        self.push_copy(id, frame, action);
-    }
-
-    /// Queues a copy of a frame that was added to the egress queues before.
-    #[inline(always)]
-    pub(crate) fn push_copy(&mut self, id: PortId, frame: u16, action: TagAction) {
-        self.tx.push(id, frame, action);
+    pub(crate) fn push(&mut self, id: PortId, action: TagAction) {
+        self.tx.push(id, self.at as u16, action);
         if let Some(story) = &mut self.story {
-            story.note_queued(frame, id, action);
+            story.note_queued(self.at as u16, id, action);
         }
     }
 

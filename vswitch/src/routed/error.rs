@@ -18,11 +18,11 @@ use nat::Side;
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
 use packet::icmpv4::{self, ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
 use packet::ipv4::Ipv4View;
-use packet::{Offload, VnetHeader};
+use packet::{MacAddr, VnetHeader};
 
 use super::neighbour::InterfaceId;
 use super::routing::Interface;
-use super::v4::{Packet, set_addresses, view, view_mut};
+use super::v4::{set_addresses, view, view_mut};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -57,17 +57,17 @@ impl Stop {
 impl RouterWorker {
     /// Sends the error, if there is one. Returns the reason of the drop.
     #[inline]
-    pub(crate) fn stop(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: Packet, stop: Stop) -> DropReason {
+    pub(crate) fn stop(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, stop: Stop) -> DropReason {
         if let Stop::Report(error, _) = stop {
-            self.report(tables, walk, packet, error);
+            self.report(tables, walk, frame, error);
         }
         stop.reason()
     }
 
     /// Sends a packet's sender an error, from the router's address on the way back.
     #[cold]
-    fn report(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: Packet, error: IcmpError) {
-        let Some(to) = view(walk, &packet).map(Ipv4View::src) else { return };
+    fn report(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError) {
+        let Some(to) = view(walk, frame).map(Ipv4View::src) else { return };
         let from = match (tables.routing.to_inside(to).and_then(|id| tables.routing.interface(id)), tables.routing.uplink()) {
             (Some(interface), _) => interface.address,
             (None, Some(uplink)) => match tables.routing.interface(InterfaceId(0)) {
@@ -78,7 +78,7 @@ impl RouterWorker {
             },
             (None, None) => return,
         };
-        self.report_from(tables, walk, packet, error, from);
+        self.report_from(tables, walk, frame, error, from);
     }
 
     /// Sends a packet's sender an error from this address.
@@ -86,67 +86,76 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: Packet,
+        frame: &mut Frame,
         error: IcmpError,
         from: Ipv4Addr,
     ) {
-        if let Some(made) = write_error(walk, packet, error, from) {
+        // Of the frame that the packet came in.
+        let (dst, src) = (frame.headers.dst, frame.headers.src);
+        if write_error(walk, frame, error, from).is_some() {
             walk.counters.made.add(1);
-            if let Err(stop) = self.send_error(tables, walk, made, packet.frame) {
+            if let Err(stop) = self.send_error(tables, walk, frame, dst, src) {
                 walk.lose(stop.reason(), 1);
             }
         }
     }
 
-    /// Sends an error back to where the packet came from; through the translation, if the packet had
-    /// passed it.
-    fn send_error(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, mut error: Packet, about: Frame) -> Result<(), Stop> {
+    /// Sends an error back to where the packet came from, in a frame from `src` to `dst`; through the translation, if the
+    /// packet had passed it.
+    fn send_error(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        error: &mut Frame,
+        dst: MacAddr,
+        src: MacAddr,
+    ) -> Result<(), Stop> {
         let routing = &tables.routing;
-        let to = view(walk, &error).map(Ipv4View::dst).ok_or(DropReason::BadIpHeader)?;
+        let to = view(walk, error).map(Ipv4View::dst).ok_or(DropReason::BadIpHeader)?;
         if let Some(id) = routing.to_inside(to) {
             let interface = routing.interface(id).ok_or(DropReason::NoRoute)?;
-            let came_from_there = walk.bridges.port(walk.ingress).is_some_and(|port| port.kind != PortKind::Uplink);
-            if came_from_there && about.headers.dst == interface.mac {
-                set_addresses(walk, &mut error, about.headers.src, interface.mac);
-                return Ok(walk.queue(walk.ingress, interface.domain, error.frame)?);
+            let came_from_there = walk.port.is_some_and(|port| port.kind != PortKind::Uplink);
+            if came_from_there && dst == interface.mac {
+                set_addresses(walk, error, src, interface.mac);
+                return Ok(walk.queue(walk.ingress, interface.domain, error)?);
             }
-            return self.deliver(tables, walk, &mut error, id, to);
+            return self.deliver(tables, walk, error, id, to);
         }
         let nat = tables.nat.as_deref().ok_or(DropReason::NoRoute)?;
         if nat.is_external(to) {
-            if quoted_dst(walk, &error).is_some_and(|dst| routing.to_inside(dst).is_some()) {
+            if quoted_dst(walk, error).is_some_and(|dst| routing.to_inside(dst).is_some()) {
                 // It is about a packet that was translated twice, and so is the error.
-                self.translate(walk, &error, nat, Side::Inside).map_err(DropReason::from)?;
+                self.translate(walk, error, nat, Side::Inside).map_err(DropReason::from)?;
             }
-            let dst = self.translate(walk, &error, nat, Side::Outside).map_err(DropReason::from)?;
+            let dst = self.translate(walk, error, nat, Side::Outside).map_err(DropReason::from)?;
             let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
             // From the address that the guest knows the router by (RFC 1812 section 4.3.2.4).
             if let Some(interface) = routing.interface(id)
-                && let Some(mut ip) = view_mut(walk, &error)
+                && let Some(mut ip) = view_mut(walk, error)
             {
                 ip.set_src(interface.address);
             }
-            return self.deliver(tables, walk, &mut error, id, dst);
+            return self.deliver(tables, walk, error, id, dst);
         }
-        let dst = self.translate(walk, &error, nat, Side::Inside).map_err(DropReason::from)?;
+        let dst = self.translate(walk, error, nat, Side::Inside).map_err(DropReason::from)?;
         let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
         let hop = uplink.next_hop(dst).ok_or(DropReason::NoRoute)?;
-        self.hand_to(tables, walk, &mut error, uplink, hop);
+        self.hand_to(tables, walk, error, uplink, hop);
         Ok(())
     }
 }
 
-/// Writes the error's headers before the packet that it quotes. `None` if no error may be sent.
-fn write_error(walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4Addr) -> Option<Packet> {
-    let ip = view(walk, &packet)?;
+/// Turns a packet into the error about it: headers before what it quotes of the packet. `None` if no error may be sent.
+fn write_error(walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError, from: Ipv4Addr) -> Option<()> {
+    let ip = view(walk, frame)?;
     let to = ip.src();
-    let is_forbidden = IcmpError::is_forbidden_about(ip) || packet.frame.headers.dst.is_multicast();
+    let is_forbidden = IcmpError::is_forbidden_about(ip) || frame.headers.dst.is_multicast();
     if !walk.may_tell(is_forbidden, to.into(), Some(error)) {
         return None;
     }
-    let quote = (packet.frame.span.len() - ETHERNET_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
-    walk.rx.set_len(packet.at, ETHERNET_LEN + quote)?;
-    let span = walk.rx.move_start(packet.at, -(ERROR_HEADERS_LEN as isize))?;
+    let quote = (frame.span.len() - ETHERNET_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
+    walk.rx.set_len(walk.at, ETHERNET_LEN + quote)?;
+    let span = walk.rx.move_start(walk.at, -(ERROR_HEADERS_LEN as isize))?;
     let id = walk.errors.next_id();
     let bytes = walk.rx.frame_mut(span);
     bytes[ADDRESSES_LEN..ETHERNET_LEN].copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
@@ -154,12 +163,12 @@ fn write_error(walk: &mut Walk<'_>, packet: Packet, error: IcmpError, from: Ipv4
         return None;
     }
     walk.rx.set_vnet(span, VnetHeader::default());
-    let headers = parse(span, walk.rx).ok()?;
-    Some(Packet { at: packet.at, frame: Frame::new(span, headers, Offload::default()) })
+    frame.set(span, parse(span, walk.rx).ok()?);
+    Some(())
 }
 
 /// The destination of the packet that an error quotes.
-fn quoted_dst(walk: &Walk<'_>, error: &Packet) -> Option<Ipv4Addr> {
+fn quoted_dst(walk: &Walk<'_>, error: &Frame) -> Option<Ipv4Addr> {
     let quote = view(walk, error)?.payload().get(icmpv4::ICMP_LEN..)?;
     Ipv4View::quoted(quote).map(Ipv4View::dst)
 }

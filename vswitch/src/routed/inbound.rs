@@ -8,7 +8,7 @@ use packet::vlan::VlanId;
 use super::error::Stop;
 use super::routing::Uplink;
 use super::translate::clamp;
-use super::v4::{Packet, decrement_ttl, is_echo_request, is_icmp_error, is_one_host, mark_inside, sound, untag};
+use super::v4::{decrement_ttl, is_echo_request, is_icmp_error, is_one_host, mark_inside, sound, untag};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -17,37 +17,25 @@ use crate::walk::Walk;
 impl RouterWorker {
     /// Routes a frame that came in through the uplink.
     #[inline]
-    pub(crate) fn route_in(
-        &mut self,
-        tables: &RouterTables,
-        walk: &mut Walk<'_>,
-        at: usize,
-        frame: Frame,
-    ) -> Result<(), DropReason> {
+    pub(crate) fn route_in(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
         if frame.headers.tag.is_some() {
-            return self.route_tagged_in(tables, walk, at, frame);
+            return self.route_tagged_in(tables, walk, frame);
         }
-        self.route_untagged_in(tables, walk, at, frame)
+        self.route_untagged_in(tables, walk, frame)
     }
 
     /// Takes off a tag that is there for its priority alone (VID 0). The uplink is in no other VLAN.
     #[cold]
-    fn route_tagged_in(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
+    fn route_tagged_in(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
         if frame.headers.tag.is_some_and(|tag| tag.vlan() != VlanId::NONE) {
             return Err(DropReason::VlanNotAllowed);
         }
-        let packet = untag(walk, at, frame)?;
-        self.route_untagged_in(tables, walk, at, packet.frame)
+        untag(walk, frame)?;
+        self.route_untagged_in(tables, walk, frame)
     }
 
     #[inline]
-    fn route_untagged_in(
-        &mut self,
-        tables: &RouterTables,
-        walk: &mut Walk<'_>,
-        at: usize,
-        frame: Frame,
-    ) -> Result<(), DropReason> {
+    fn route_untagged_in(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
         let uplink = tables.routing.uplink().ok_or(DropReason::NotForUs)?;
         if frame.headers.ether_type == EtherType::ARP {
             return self.arp_outside(tables, walk, frame, uplink);
@@ -56,9 +44,9 @@ impl RouterWorker {
         if frame.headers.dst != uplink.mac || frame.headers.ether_type != EtherType::IPV4 {
             return Err(DropReason::NotForUs);
         }
-        let mut packet = untag(walk, at, frame)?;
-        let outcome = self.enter_inside(tables, walk, &mut packet, nat, uplink);
-        outcome.map_err(|stop| self.stop(tables, walk, packet, stop))
+        untag(walk, frame)?;
+        let outcome = self.enter_inside(tables, walk, frame, nat, uplink);
+        outcome.map_err(|stop| self.stop(tables, walk, frame, stop))
     }
 
     #[inline]
@@ -66,12 +54,12 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: &mut Packet,
+        frame: &mut Frame,
         nat: &Nat,
         uplink: &Uplink,
     ) -> Result<(), Stop> {
         let routing = &tables.routing;
-        let ip = sound(walk, packet)?;
+        let ip = sound(walk, frame)?;
         if !nat.is_external(ip.dst) {
             return Err(Stop::Drop(DropReason::NotForUs));
         }
@@ -79,26 +67,26 @@ impl RouterWorker {
             return Err(Stop::Drop(DropReason::MartianSource));
         }
         // Without errors of routers whose own links have only such addresses, path MTU discovery would fail.
-        if !routing.forwards([ip.src]) && !is_icmp_error(walk, packet) {
+        if !routing.forwards([ip.src]) && !is_icmp_error(walk, frame) {
             return Err(Stop::Drop(DropReason::LinkLocalAddress));
         }
-        let dst = match self.translate(walk, packet, nat, Side::Outside) {
+        let dst = match self.translate(walk, frame, nat, Side::Outside) {
             Ok(dst) => dst,
-            Err(Refused::NoMapping | Refused::IcmpIgnored) if uplink.own.contains(&ip.dst) && is_echo_request(walk, packet) => {
-                return Ok(self.echo(tables, walk, packet)?);
+            Err(Refused::NoMapping | Refused::IcmpIgnored) if uplink.own.contains(&ip.dst) && is_echo_request(walk, frame) => {
+                return Ok(self.echo(tables, walk, frame)?);
             }
-            Err(Refused::FragmentEarly) => return Ok(self.keep_fragment(walk, packet, nat, None)?),
+            Err(Refused::FragmentEarly) => return Ok(self.keep_fragment(walk, frame, nat, None)?),
             Err(refused) => return Err(Stop::Drop(DropReason::from(refused))),
         };
         if ip.ttl <= 1 {
             return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
         }
-        clamp(walk, packet, || routing.max_segment_size(ip.src));
+        clamp(walk, frame, || routing.max_segment_size(ip.src));
         let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
         if ip.has_options {
-            mark_inside(walk, packet, routing, to)?;
+            mark_inside(walk, frame, routing, to)?;
         }
-        decrement_ttl(walk, packet);
-        self.deliver(tables, walk, packet, to, dst)
+        decrement_ttl(walk, frame);
+        self.deliver(tables, walk, frame, to, dst)
     }
 }

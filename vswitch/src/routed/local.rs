@@ -13,7 +13,7 @@ use packet::vlan::TagAction;
 use super::neighbour::{InterfaceId, NeighbourEntry};
 use super::reassembly::{Key, Refused};
 use super::routing::Uplink;
-use super::v4::{Ip, Packet, is_echo_request, mark, set_addresses, view, view_mut};
+use super::v4::{Ip, is_echo_request, mark, set_addresses, view, view_mut};
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
 use crate::domain::Domain;
 use crate::drop_reason::DropReason;
@@ -52,11 +52,11 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        frame: Frame,
+        frame: &mut Frame,
         id: InterfaceId,
     ) -> Result<ArpOutcome, DropReason> {
         let Some(interface) = tables.routing.interface(id) else { return Ok(ArpOutcome::Pass) };
-        let Some(arp) = read_arp(walk, &frame) else { return Ok(ArpOutcome::Pass) };
+        let Some(arp) = read_arp(walk, frame) else { return Ok(ArpOutcome::Pass) };
         if arp.sender_ip == interface.address {
             // A guest claims the gateway's address: dropped, so that no other guest believes it.
             return Err(DropReason::GatewaySpoofed);
@@ -76,10 +76,10 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        frame: Frame,
+        frame: &mut Frame,
         uplink: &Uplink,
     ) -> Result<(), DropReason> {
-        let Some(arp) = read_arp(walk, &frame) else { return Err(DropReason::NotForUs) };
+        let Some(arp) = read_arp(walk, frame) else { return Err(DropReason::NotForUs) };
         if arp.sender_ip == uplink.address || uplink.own.contains(&arp.sender_ip) {
             return Err(DropReason::GatewaySpoofed);
         }
@@ -97,7 +97,7 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        frame: Frame,
+        frame: &mut Frame,
         arp: Arp,
         identity: &Identity<'_>,
         learns: bool,
@@ -119,15 +119,14 @@ impl RouterWorker {
             let reply = arp.reply(identity.mac).to_bytes();
             let at = usize::from(frame.headers.l3);
             walk.rx.frame_mut(frame.span)[at..at + ARP_LEN].copy_from_slice(&reply);
-            let mut packet = Packet { at: 0, frame };
-            set_addresses(walk, &mut packet, frame.headers.src, identity.mac);
+            set_addresses(walk, frame, frame.headers.src, identity.mac);
             walk.counters.taken.add(1);
             walk.note(|| Step::ArpAnswered(arp.target_ip));
-            let answer = made(walk, frame.span)?;
+            made(walk, frame, frame.span)?;
             // With the tag of its VLAN where the port has one: a request may have been tagged for its priority alone.
             match identity.domain {
-                Some(domain) => walk.queue(walk.ingress, domain, answer)?,
-                None => walk.push(walk.ingress, answer, TagAction::Keep),
+                Some(domain) => walk.queue(walk.ingress, domain, frame)?,
+                None => walk.push(walk.ingress, TagAction::Keep),
             }
             return Ok(ArpOutcome::Taken);
         }
@@ -144,35 +143,35 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: &mut Packet,
+        frame: &mut Frame,
         ip: Ip,
     ) -> Result<(), DropReason> {
-        if is_echo_request(walk, packet) {
-            return self.echo(tables, walk, packet);
+        if is_echo_request(walk, frame) {
+            return self.echo(tables, walk, frame);
         }
         // ICMP errors about what the gateway itself sent end here, and so do fragments of other protocols.
-        let code = match view(walk, packet).map(|ip| (ip.protocol(), ip.is_fragment())) {
+        let code = match view(walk, frame).map(|ip| (ip.protocol(), ip.is_fragment())) {
             Some((icmpv4::PROTOCOL, true)) => {
                 let from = tables.routing.to_inside(ip.src).ok_or(DropReason::NoRoute)?;
-                return self.gather(walk, packet, from);
+                return self.gather(walk, frame, from);
             }
             Some((icmpv4::PROTOCOL, _) | (_, true)) | None => return Err(DropReason::NotServed),
             Some((packet::tcp::PROTOCOL | packet::udp::PROTOCOL, _)) => unreachable::PORT,
             Some(_) => unreachable::PROTOCOL,
         };
-        self.report_from(tables, walk, *packet, IcmpError::unreachable(code), ip.dst);
+        self.report_from(tables, walk, frame, IcmpError::unreachable(code), ip.dst);
         Err(DropReason::NotServed)
     }
 
     /// Keeps a fragment of a ping to the gateway. The last one that comes leaves the whole ping to be answered after the batch.
     #[cold]
-    fn gather(&mut self, walk: &mut Walk<'_>, packet: &Packet, from: InterfaceId) -> Result<(), DropReason> {
+    fn gather(&mut self, walk: &mut Walk<'_>, frame: &Frame, from: InterfaceId) -> Result<(), DropReason> {
         if !walk.is_rehearsal() {
-            let Frame { span, headers, .. } = packet.frame;
-            let frame = walk.rx.frame(span);
-            let ip = headers.ipv4(frame).ok_or(DropReason::BadIpHeader)?;
+            let Frame { span, headers, .. } = frame;
+            let bytes = walk.rx.frame(*span);
+            let ip = headers.ipv4(bytes).ok_or(DropReason::BadIpHeader)?;
             let key = Key::new(walk.ingress, from, ip);
-            let headers = &frame[..usize::from(headers.l3) + ip.header_len()];
+            let headers = &bytes[..usize::from(headers.l3) + ip.header_len()];
             let whole = self.reassembly.add(key, headers, ip, walk.now).map_err(|Refused| DropReason::FragmentRefused)?;
             if let Some(number) = whole {
                 self.defer(Deferred::Whole(number));
@@ -185,9 +184,9 @@ impl RouterWorker {
 
     /// Answers an echo request in its own bytes, through the port that it came from.
     #[cold]
-    pub(crate) fn echo(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &mut Packet) -> Result<(), DropReason> {
-        let headers = packet.frame.headers;
-        let Some(mut ip) = view_mut(walk, packet) else { return Err(DropReason::BadIpHeader) };
+    pub(crate) fn echo(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+        let (their_mac, our_mac) = (frame.headers.src, frame.headers.dst);
+        let Some(mut ip) = view_mut(walk, frame) else { return Err(DropReason::BadIpHeader) };
         let (src, dst) = (ip.view().src(), ip.view().dst());
         if !IcmpView::new(ip.payload_mut()).is_some_and(IcmpView::has_valid_checksum) {
             return Err(DropReason::NatBadChecksum);
@@ -201,28 +200,27 @@ impl RouterWorker {
         }
         // The reply has the options of the request, with a mark in them (RFC 1122 section 3.2.2.6).
         if has_options {
-            mark(walk, packet, &tables.routing, dst)?;
+            mark(walk, frame, &tables.routing, dst)?;
         }
-        set_addresses(walk, packet, headers.src, headers.dst);
+        set_addresses(walk, frame, their_mac, our_mac);
         walk.counters.taken.add(1);
         walk.note(|| Step::EchoAnswered(dst));
-        let answer = made(walk, packet.frame.span)?;
-        match walk.bridges.port(walk.ingress) {
+        made(walk, frame, frame.span)?;
+        match walk.port {
             Some(port) if port.kind == PortKind::Uplink => {
-                walk.push(walk.ingress, answer, TagAction::Keep);
+                walk.push(walk.ingress, TagAction::Keep);
                 Ok(())
             }
             _ => {
                 // The reply is counted as made, so a reason from here on is the reply's.
-                let domain = tables.routing.by_mac(answer.headers.src).ok_or(DropReason::NoRoute)?.domain;
-                let mut answer = answer;
+                let domain = tables.routing.by_mac(frame.headers.src).ok_or(DropReason::NoRoute)?.domain;
                 let link = walk.bridges.port_of(domain.bridge, walk.ingress).ok_or(DropReason::PortGone)?;
-                let action = link.vlan.leave(domain.vlan, &answer.headers).ok_or(DropReason::VlanNotCarried)?;
-                let mtu = link.room(&answer.headers, action);
+                let action = link.vlan.leave(domain.vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
+                let mtu = link.room(&frame.headers, action);
                 // One that came in fragments is answered in fragments.
-                fit(walk.rx, &mut answer, mtu, false).map_err(|_| DropReason::TooLong)?;
-                walk.note_cut(&answer);
-                walk.queue(walk.ingress, domain, answer)
+                fit(walk.rx, frame, mtu, false).map_err(|_| DropReason::TooLong)?;
+                walk.note_cut(frame);
+                walk.queue(walk.ingress, domain, frame)
             }
         }
     }

@@ -12,9 +12,10 @@ use packet::vlan::TagAction;
 use super::error::Stop;
 use super::neighbour::{InterfaceId, Resolve};
 use super::routing::Uplink;
-use super::v4::{Packet, set_addresses, view};
+use super::v4::{set_addresses, view};
 use super::{Deferred, HOPS, Hop, RouterTables, RouterWorker, UPLINK};
 use crate::drop_reason::DropReason;
+use crate::egress::Frame;
 use crate::fit::fit;
 use crate::intake::made;
 use crate::storm::FloodClass;
@@ -28,7 +29,7 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: &mut Packet,
+        frame: &mut Frame,
         to: InterfaceId,
         dst: Ipv4Addr,
     ) -> Result<(), Stop> {
@@ -38,26 +39,25 @@ impl RouterWorker {
             return Err(Stop::Drop(DropReason::MartianDestination));
         }
         let Some(mac) = self.mac_of(tables, walk, to, dst) else {
-            self.wait(tables, walk, packet, to, dst);
+            self.wait(tables, walk, frame, to, dst);
             return Ok(());
         };
-        set_addresses(walk, packet, mac, interface.mac);
+        set_addresses(walk, frame, mac, interface.mac);
         let domain = interface.domain;
         let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
         let Some(port) = walk.locate(table, domain, mac) else {
             self.doubt(tables, walk, to, dst);
-            walk.admit_flood(domain, FloodClass::Unknown, &packet.frame)?;
-            return Ok(walk.flood(domain, packet.frame, None)?);
+            walk.admit_flood(domain, FloodClass::Unknown, frame)?;
+            return Ok(walk.flood(domain, frame, None)?);
         };
         walk.note(|| Step::Forwarded { mac, port });
         let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
-        let action = link.vlan.leave(domain.vlan, &packet.frame.headers).ok_or(DropReason::VlanNotCarried)?;
-        let mtu = link.room(&packet.frame.headers, action);
-        let dont_fragment = view(walk, packet).ok_or(DropReason::BadIpHeader)?.dont_fragment();
-        fit(walk.rx, &mut packet.frame, mtu, dont_fragment)
-            .map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
-        walk.note_cut(&packet.frame);
-        Ok(walk.queue(port, domain, packet.frame)?)
+        let action = link.vlan.leave(domain.vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
+        let mtu = link.room(&frame.headers, action);
+        let dont_fragment = view(walk, frame).ok_or(DropReason::BadIpHeader)?.dont_fragment();
+        fit(walk.rx, frame, mtu, dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
+        walk.note_cut(frame);
+        Ok(walk.queue(port, domain, frame)?)
     }
 
     /// Sends a packet to a neighbour outside.
@@ -66,22 +66,22 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: &mut Packet,
+        frame: &mut Frame,
         uplink: &Uplink,
         hop: Ipv4Addr,
     ) {
-        let Some(mac) = self.mac_of(tables, walk, UPLINK, hop) else { return self.wait(tables, walk, packet, UPLINK, hop) };
-        set_addresses(walk, packet, mac, uplink.mac);
-        walk.push(uplink.port, packet.frame, TagAction::Keep);
+        let Some(mac) = self.mac_of(tables, walk, UPLINK, hop) else { return self.wait(tables, walk, frame, UPLINK, hop) };
+        set_addresses(walk, frame, mac, uplink.mac);
+        walk.push(uplink.port, TagAction::Keep);
     }
 
     /// Marks a packet that had waited to be cut where the MTU of its route is too small for it; whether it may be cut was
     /// checked before it waited.
-    pub(crate) fn fit_outside(&self, walk: &mut Walk<'_>, packet: &mut Packet, uplink: &Uplink) -> Result<(), DropReason> {
-        let ip = view(walk, packet).ok_or(DropReason::BadIpHeader)?;
+    pub(crate) fn fit_outside(&self, walk: &mut Walk<'_>, frame: &mut Frame, uplink: &Uplink) -> Result<(), DropReason> {
+        let ip = view(walk, frame).ok_or(DropReason::BadIpHeader)?;
         let (dst, dont_fragment) = (ip.dst(), ip.dont_fragment());
         let mtu = uplink.route(dst).map_or(uplink.mtu, |route| route.mtu);
-        fit(walk.rx, &mut packet.frame, mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
+        fit(walk.rx, frame, mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
     }
 
     /// A neighbour's MAC address. A look-up is remembered for the rest of the second, until any neighbour changes.
@@ -128,12 +128,12 @@ impl RouterWorker {
 
     /// Keeps a packet whose next hop is not known, and makes an ARP request of its bytes.
     #[cold]
-    fn wait(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &Packet, id: InterfaceId, hop: Ipv4Addr) {
-        let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
+    fn wait(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, id: InterfaceId, hop: Ipv4Addr) {
+        let bytes = &walk.rx.arena()[frame.span.range_with_vnet()];
         let Resolve { ask, kept } = if walk.is_rehearsal() {
-            tables.neighbours.decide(id, hop, frame.len(), walk.ingress.0, walk.now)
+            tables.neighbours.decide(id, hop, bytes.len(), walk.ingress.0, walk.now)
         } else {
-            tables.neighbours.resolve(id, hop, frame, walk.ingress.0, walk.now)
+            tables.neighbours.resolve(id, hop, bytes, walk.ingress.0, walk.now)
         };
         walk.note(|| Step::Waits { address: hop, asked: ask, kept });
         if kept {
@@ -141,9 +141,9 @@ impl RouterWorker {
         } else {
             walk.lose(DropReason::NeighbourQueueFull, 1);
         }
-        if ask && walk.rx.set_len(packet.at, ETHERNET_LEN + ARP_LEN).is_some() {
+        if ask && walk.rx.set_len(walk.at, ETHERNET_LEN + ARP_LEN).is_some() {
             // The outcome for the packet is known, whatever happens to the request.
-            if let Err(reason) = self.ask(tables, walk, packet.at, id, hop, None) {
+            if let Err(reason) = self.ask(tables, walk, frame, id, hop, None) {
                 walk.lose_request(reason);
             }
         }
@@ -155,7 +155,7 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        at: usize,
+        frame: &mut Frame,
         id: InterfaceId,
         hop: Ipv4Addr,
         known: Option<MacAddr>,
@@ -167,17 +167,17 @@ impl RouterWorker {
             // Nothing was made, so nothing is lost.
             (None, None) => return Ok(()),
         };
-        let span = walk.rx.spans()[at];
+        let span = walk.rx.spans()[walk.at];
         let bytes = walk.rx.frame_mut(span);
         bytes[..6].copy_from_slice(&known.unwrap_or(MacAddr::BROADCAST).0);
         bytes[6..ADDRESSES_LEN].copy_from_slice(&mac.0);
         bytes[ADDRESSES_LEN..ETHERNET_LEN].copy_from_slice(&EtherType::ARP.0.to_be_bytes());
         bytes[ETHERNET_LEN..ETHERNET_LEN + ARP_LEN].copy_from_slice(&Arp::request(mac, address, hop).to_bytes());
-        let request = made(walk, span)?;
+        made(walk, frame, span)?;
         match (routing.interface(id), routing.uplink()) {
-            (Some(interface), _) => walk.flood(interface.domain, request, None),
+            (Some(interface), _) => walk.flood(interface.domain, frame, None),
             (None, Some(uplink)) => {
-                walk.push(uplink.port, request, TagAction::Keep);
+                walk.push(uplink.port, TagAction::Keep);
                 Ok(())
             }
             (None, None) => Err(DropReason::NoRoute),

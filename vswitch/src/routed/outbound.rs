@@ -7,7 +7,7 @@ use super::error::Stop;
 use super::neighbour::InterfaceId;
 use super::routing::Uplink;
 use super::translate::clamp;
-use super::v4::{Ip, Packet, decrement_ttl, is_echo_request, is_one_host, mark, mark_inside, sound, untag, view};
+use super::v4::{Ip, decrement_ttl, is_echo_request, is_one_host, mark, mark_inside, sound, untag, view};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -22,13 +22,12 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        at: usize,
-        frame: Frame,
+        frame: &mut Frame,
         from: InterfaceId,
     ) -> Result<(), DropReason> {
-        let mut packet = untag(walk, at, frame)?;
-        let outcome = self.leave_network(tables, walk, &mut packet, from);
-        outcome.map_err(|stop| self.stop(tables, walk, packet, stop))
+        untag(walk, frame)?;
+        let outcome = self.leave_network(tables, walk, frame, from);
+        outcome.map_err(|stop| self.stop(tables, walk, frame, stop))
     }
 
     #[inline]
@@ -36,19 +35,19 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: &mut Packet,
+        frame: &mut Frame,
         from: InterfaceId,
     ) -> Result<(), Stop> {
-        let ip = sound(walk, packet)?;
+        let ip = sound(walk, frame)?;
         let routing = &tables.routing;
         let interface = routing.interface(from).ok_or(DropReason::NoRoute)?;
         walk.note(|| Step::ForGateway(interface.address));
         if !interface.network.is_host(ip.src) || ip.src == interface.address {
             return Err(Stop::Drop(DropReason::MartianSource));
         }
-        self.compare(tables, walk, from, ip.src, packet.frame.headers.src);
+        self.compare(tables, walk, from, ip.src, frame.headers.src);
         if routing.is_gateway(ip.dst) {
-            return Ok(self.for_gateway(tables, walk, packet, ip)?);
+            return Ok(self.for_gateway(tables, walk, frame, ip)?);
         }
         if !is_one_host(ip.dst) {
             return Err(Stop::Drop(DropReason::MartianDestination));
@@ -62,38 +61,37 @@ impl RouterWorker {
         match routing.to_inside(ip.dst) {
             Some(to) => {
                 if ip.has_options {
-                    mark_inside(walk, packet, routing, to)?;
+                    mark_inside(walk, frame, routing, to)?;
                 }
-                decrement_ttl(walk, packet);
-                self.deliver(tables, walk, packet, to, ip.dst)
+                decrement_ttl(walk, frame);
+                self.deliver(tables, walk, frame, to, ip.dst)
             }
-            None => self.leave_inside(tables, walk, packet, ip),
+            None => self.leave_inside(tables, walk, frame, ip),
         }
     }
 
     /// Routes a packet from inside to the outside.
     #[inline]
-    fn leave_inside(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, packet: &mut Packet, ip: Ip) -> Result<(), Stop> {
+    fn leave_inside(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, ip: Ip) -> Result<(), Stop> {
         let no_route = Stop::Report(IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute);
         let (Some(nat), Some(uplink)) = (tables.nat.as_deref(), tables.routing.uplink()) else { return Err(no_route) };
         if nat.is_external(ip.dst) {
-            return self.hairpin(tables, walk, packet, ip, nat, uplink);
+            return self.hairpin(tables, walk, frame, ip, nat, uplink);
         }
         let Some(route) = uplink.route(ip.dst) else { return Err(no_route) };
         let hop = route.hop(ip.dst);
         walk.note(|| Step::RouteOutside { dst: ip.dst, hop });
-        fit(walk.rx, &mut packet.frame, route.mtu, ip.dont_fragment)
-            .map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
-        walk.note_cut(&packet.frame);
-        clamp(walk, packet, || route.max_segment_size);
-        if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
-            return self.refuse(tables, walk, packet, nat, refused);
+        fit(walk.rx, frame, route.mtu, ip.dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
+        walk.note_cut(frame);
+        clamp(walk, frame, || route.max_segment_size);
+        if let Err(refused) = self.translate(walk, frame, nat, Side::Inside) {
+            return self.refuse(tables, walk, frame, nat, refused);
         }
         if ip.has_options {
-            mark(walk, packet, &tables.routing, uplink.address)?;
+            mark(walk, frame, &tables.routing, uplink.address)?;
         }
-        decrement_ttl(walk, packet);
-        self.hand_to(tables, walk, packet, uplink, hop);
+        decrement_ttl(walk, frame);
+        self.hand_to(tables, walk, frame, uplink, hop);
         Ok(())
     }
 
@@ -103,29 +101,29 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: &mut Packet,
+        frame: &mut Frame,
         ip: Ip,
         nat: &Nat,
         uplink: &Uplink,
     ) -> Result<(), Stop> {
-        if is_echo_request(walk, packet) && !nat.is_one_to_one(ip.dst) {
-            return Ok(self.echo(tables, walk, packet)?);
+        if is_echo_request(walk, frame) && !nat.is_one_to_one(ip.dst) {
+            return Ok(self.echo(tables, walk, frame)?);
         }
         walk.note(|| Step::Hairpin(ip.dst));
         if !uplink.reaches(ip.dst) {
             return Err(Stop::Drop(DropReason::NoRoute));
         }
-        clamp(walk, packet, || tables.routing.max_segment_size(ip.dst));
-        if let Err(refused) = self.translate(walk, packet, nat, Side::Inside) {
-            return self.refuse(tables, walk, packet, nat, refused);
+        clamp(walk, frame, || tables.routing.max_segment_size(ip.dst));
+        if let Err(refused) = self.translate(walk, frame, nat, Side::Inside) {
+            return self.refuse(tables, walk, frame, nat, refused);
         }
-        let dst = self.translate(walk, packet, nat, Side::Outside).map_err(DropReason::from)?;
+        let dst = self.translate(walk, frame, nat, Side::Outside).map_err(DropReason::from)?;
         let to = tables.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
         if ip.has_options {
-            mark_inside(walk, packet, &tables.routing, to)?;
+            mark_inside(walk, frame, &tables.routing, to)?;
         }
-        decrement_ttl(walk, packet);
-        self.deliver(tables, walk, packet, to, dst)
+        decrement_ttl(walk, frame);
+        self.deliver(tables, walk, frame, to, dst)
     }
 
     /// The consequence when the translation refuses a packet from inside: a silent drop, or an error to its sender.
@@ -134,15 +132,15 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        packet: &Packet,
+        frame: &Frame,
         nat: &Nat,
         refused: Refused,
     ) -> Result<(), Stop> {
         let reason = DropReason::from(refused);
         match refused {
             Refused::FragmentEarly => {
-                let from = view(walk, packet).and_then(|ip| tables.routing.to_inside(ip.src()));
-                Ok(self.keep_fragment(walk, packet, nat, from)?)
+                let from = view(walk, frame).and_then(|ip| tables.routing.to_inside(ip.src()));
+                Ok(self.keep_fragment(walk, frame, nat, from)?)
             }
             // RFC 5508 REQ-8; RFC 6888 REQ-11 would have code 1.
             Refused::NotShared

@@ -9,9 +9,10 @@ use packet::{Batch, MacAddr, Timestamp, VNET_LEN, VnetHeader};
 
 use super::error::Stop;
 use super::neighbour::{Due, InterfaceId};
-use super::v4::{Packet, is_echo_request};
+use super::v4::is_echo_request;
 use super::{Deferred, RouterTables, RouterWorker, UPLINK};
 use crate::drop_reason::DropReason;
+use crate::egress::Frame;
 use crate::intake::admit;
 use crate::port::PortId;
 use crate::walk::Walk;
@@ -67,17 +68,17 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        at: usize,
+        frame: &mut Frame,
         task: Task,
     ) -> Result<(), DropReason> {
         match task {
-            Task::Request { interface, address, known } => self.ask(tables, walk, at, interface, address, known),
+            Task::Request { interface, address, known } => self.ask(tables, walk, frame, interface, address, known),
             Task::Undeliverable => {
                 walk.counters.made.add(1);
-                let frame = admit(walk, at)?;
+                admit(walk, frame)?;
                 let error = IcmpError::unreachable(unreachable::HOST);
                 let stop = Stop::Report(error, DropReason::NeighbourUnresolved);
-                Err(self.stop(tables, walk, Packet { at, frame }, stop))
+                Err(self.stop(tables, walk, frame, stop))
             }
         }
     }
@@ -111,29 +112,34 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        at: usize,
+        frame: &mut Frame,
         first: FirstFragment,
         held: Held,
     ) -> Result<(), DropReason> {
         walk.counters.made.add(1);
-        let frame = admit(walk, at)?;
+        admit(walk, frame)?;
         self.first_fragment = Some(first);
         let outcome = match held.from {
-            Some(id) => self.route_out(tables, walk, at, frame, id),
-            None => self.route_in(tables, walk, at, frame),
+            Some(id) => self.route_out(tables, walk, frame, id),
+            None => self.route_in(tables, walk, frame),
         };
         self.first_fragment = None;
         outcome
     }
 
     /// Answers a ping to a gateway whose fragments were put together.
-    pub(crate) fn resume_whole(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
+    pub(crate) fn resume_whole(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: &mut Frame,
+    ) -> Result<(), DropReason> {
         walk.counters.made.add(1);
-        let mut packet = Packet { at, frame: admit(walk, at)? };
-        if !is_echo_request(walk, &packet) {
+        admit(walk, frame)?;
+        if !is_echo_request(walk, frame) {
             return Err(DropReason::NotServed);
         }
-        self.echo(tables, walk, &mut packet)
+        self.echo(tables, walk, frame)
     }
 
     /// Sends a packet that waited for its next hop.
@@ -141,20 +147,19 @@ impl RouterWorker {
         &mut self,
         tables: &RouterTables,
         walk: &mut Walk<'_>,
-        at: usize,
+        frame: &mut Frame,
         id: InterfaceId,
         hop: Ipv4Addr,
     ) -> Result<(), DropReason> {
         walk.counters.made.add(1);
-        let frame = admit(walk, at)?;
-        let mut packet = Packet { at, frame };
+        admit(walk, frame)?;
         if id != UPLINK {
-            let outcome = self.deliver(tables, walk, &mut packet, id, hop);
-            return outcome.map_err(|stop| self.stop(tables, walk, packet, stop));
+            let outcome = self.deliver(tables, walk, frame, id, hop);
+            return outcome.map_err(|stop| self.stop(tables, walk, frame, stop));
         }
         let uplink = tables.routing.uplink().ok_or(DropReason::NoRoute)?;
-        self.fit_outside(walk, &mut packet, uplink)?;
-        self.hand_to(tables, walk, &mut packet, uplink, hop);
+        self.fit_outside(walk, frame, uplink)?;
+        self.hand_to(tables, walk, frame, uplink, hop);
         Ok(())
     }
 }

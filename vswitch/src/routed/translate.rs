@@ -7,7 +7,7 @@ use packet::{Transport, tcp};
 
 use super::neighbour::InterfaceId;
 use super::resume::Held;
-use super::v4::{Packet, view, view_mut};
+use super::v4::{view, view_mut};
 use super::{Deferred, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -18,11 +18,11 @@ use crate::watched::story::Addressed;
 impl RouterWorker {
     /// Translates a packet in place. Returns its destination after that.
     #[inline]
-    pub(crate) fn translate(&mut self, walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+    pub(crate) fn translate(&mut self, walk: &mut Walk<'_>, frame: &Frame, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
         if walk.story.is_some() {
-            return self.translate_traced(walk, packet, nat, side);
+            return self.translate_traced(walk, frame, nat, side);
         }
-        self.apply_translation(walk, packet, nat, side).map(|(dst, _)| dst)
+        self.apply_translation(walk, frame, nat, side).map(|(dst, _)| dst)
     }
 
     /// Translates in place. Returns the new destination, and the reason for the translation.
@@ -30,17 +30,16 @@ impl RouterWorker {
     fn apply_translation(
         &mut self,
         walk: &mut Walk<'_>,
-        packet: &Packet,
+        frame: &Frame,
         nat: &Nat,
         side: Side,
     ) -> Result<(Ipv4Addr, Basis), Refused> {
-        let Frame { offload, .. } = packet.frame;
         let (owner, now) = (walk.ingress.0, walk.now);
-        let mut ip = view_mut(walk, packet).ok_or(Refused::Malformed)?;
+        let mut ip = view_mut(walk, frame).ok_or(Refused::Malformed)?;
         if let Some(first) = self.first_fragment.take() {
             return Ok((first.translate(&mut ip), Basis::Fragment));
         }
-        let translated = nat.translate_by(Some(&mut self.flows), side, &mut ip, offload.checksum, owner, now)?;
+        let translated = nat.translate_by(Some(&mut self.flows), side, &mut ip, frame.offload.checksum, owner, now)?;
         if let Some(first) = translated.first {
             self.defer(Deferred::Fragments(first));
         }
@@ -48,13 +47,13 @@ impl RouterWorker {
     }
 
     #[cold]
-    fn translate_traced(&mut self, walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+    fn translate_traced(&mut self, walk: &mut Walk<'_>, frame: &Frame, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
         let basis = if walk.is_rehearsal() {
-            decide_translation(walk, packet, nat, side)?
+            decide_translation(walk, frame, nat, side)?
         } else {
-            self.apply_translation(walk, packet, nat, side)?.1
+            self.apply_translation(walk, frame, nat, side)?.1
         };
-        let (src, dst) = nat::endpoints(view(walk, packet).ok_or(Refused::Malformed)?);
+        let (src, dst) = nat::endpoints(view(walk, frame).ok_or(Refused::Malformed)?);
         walk.note(|| Step::Translated { side, basis, src, dst });
         Ok(dst.address)
     }
@@ -64,19 +63,19 @@ impl RouterWorker {
     pub(crate) fn keep_fragment(
         &mut self,
         walk: &mut Walk<'_>,
-        packet: &Packet,
+        frame: &Frame,
         nat: &Nat,
         from: Option<InterfaceId>,
     ) -> Result<(), DropReason> {
         let side = if from.is_some() { Side::Inside } else { Side::Outside };
-        let ip = view(walk, packet).ok_or(DropReason::BadIpHeader)?;
-        let frame = &walk.rx.arena()[packet.frame.span.range_with_vnet()];
+        let ip = view(walk, frame).ok_or(DropReason::BadIpHeader)?;
+        let bytes = &walk.rx.arena()[frame.span.range_with_vnet()];
         let held = Held { port: walk.ingress, from };
         let (owner, now) = (walk.ingress.0, walk.now);
         let is_kept = if walk.is_rehearsal() {
-            nat.decide_hold(frame.len(), owner, now)
+            nat.decide_hold(bytes.len(), owner, now)
         } else {
-            nat.hold(side, ip, frame, held.to_tag(), owner, now)
+            nat.hold(side, ip, bytes, held.to_tag(), owner, now)
         };
         if !is_kept {
             return Err(DropReason::FragmentRefused);
@@ -90,9 +89,9 @@ impl RouterWorker {
 /// Translates a rehearsed packet in place, and changes nothing else. The connection that it would open exists in its
 /// story only, so an ICMP error about the packet is translated by the story.
 #[cold]
-fn decide_translation(walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Side) -> Result<Basis, Refused> {
-    let Frame { span, headers, offload, .. } = packet.frame;
-    let mut ip = headers.ipv4_mut(walk.rx.frame_mut(span)).ok_or(Refused::Malformed)?;
+fn decide_translation(walk: &mut Walk<'_>, frame: &Frame, nat: &Nat, side: Side) -> Result<Basis, Refused> {
+    let Frame { span, headers, offload, .. } = frame;
+    let mut ip = headers.ipv4_mut(walk.rx.frame_mut(*span)).ok_or(Refused::Malformed)?;
     let story = walk.story.as_mut();
     match nat.decide(side, ip.view(), offload.checksum, walk.ingress.0, walk.now) {
         Ok(decision) if decision.basis == Basis::Error => {
@@ -122,12 +121,12 @@ fn decide_translation(walk: &mut Walk<'_>, packet: &Packet, nat: &Nat, side: Sid
 
 /// Lowers the maximum segment size that a SYN announces to what fits through the uplink. `most` is asked for SYNs only.
 #[inline]
-pub(crate) fn clamp(walk: &mut Walk<'_>, packet: &Packet, most: impl FnOnce() -> u16) {
-    let Frame { span, headers, offload, .. } = packet.frame;
+pub(crate) fn clamp(walk: &mut Walk<'_>, frame: &Frame, most: impl FnOnce() -> u16) {
+    let Frame { span, headers, offload, .. } = frame;
     if headers.transport != Transport::Tcp {
         return;
     }
-    let segment = &mut walk.rx.frame_mut(span)[usize::from(headers.l4)..headers.end as usize];
+    let segment = &mut walk.rx.frame_mut(*span)[usize::from(headers.l4)..headers.end as usize];
     if segment.get(tcp::field::FLAGS).is_some_and(|flags| flags & tcp::flag::SYN != 0) {
         tcp::clamp_mss(segment, most(), offload.checksum);
     }

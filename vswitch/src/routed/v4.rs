@@ -1,4 +1,4 @@
-//! A packet that is routed: its place in the batch, its IPv4 header, and the changes that routing makes to it.
+//! A packet that is routed: its IPv4 header, and the changes that routing makes to it in the bytes of its frame.
 
 use std::net::Ipv4Addr;
 
@@ -15,14 +15,6 @@ use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::walk::Walk;
 
-/// A packet in the batch, whose bytes may be changed on the way.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Packet {
-    /// Its place in the batch.
-    pub(crate) at: usize,
-    pub(crate) frame: Frame,
-}
-
 /// The fields of an IPv4 header that routing decides by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ip {
@@ -37,23 +29,22 @@ pub(crate) struct Ip {
 /// Removes the VLAN tag and the padding of a frame that is to be routed. A frame with a second tag is not routed: it
 /// belongs to another network.
 #[inline]
-pub(crate) fn untag(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<Packet, DropReason> {
-    let mut packet = Packet { at, frame };
-    let headers = &mut packet.frame.headers;
+pub(crate) fn untag(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+    let headers = &mut frame.headers;
     if headers.end as usize != frame.span.len() {
-        packet.frame.span = walk.rx.set_len(at, headers.end as usize).ok_or(DropReason::BadIpHeader)?;
+        frame.span = walk.rx.set_len(walk.at, headers.end as usize).ok_or(DropReason::BadIpHeader)?;
     }
     match usize::from(headers.l3) {
         ETHERNET_LEN => {}
         tagged if tagged == ETHERNET_LEN + TAG_LEN => {
             walk.rx.frame_mut(frame.span).copy_within(..ADDRESSES_LEN, TAG_LEN);
-            packet.frame.span = walk.rx.move_start(at, TAG_LEN as isize).ok_or(DropReason::NotRouted)?;
+            frame.span = walk.rx.move_start(walk.at, TAG_LEN as isize).ok_or(DropReason::NotRouted)?;
             *headers = without_tag(*headers);
-            walk.rx.set_vnet(packet.frame.span, frame.offload.to_vnet(headers, 0));
+            walk.rx.set_vnet(frame.span, frame.offload.to_vnet(headers, 0));
         }
         _ => return Err(DropReason::NotRouted),
     }
-    Ok(packet)
+    Ok(())
 }
 
 fn without_tag(headers: Headers) -> Headers {
@@ -70,13 +61,13 @@ fn without_tag(headers: Headers) -> Headers {
 
 /// Checks that the packet is IPv4 that a router may forward (RFC 1812 section 5.2.2).
 #[inline]
-pub(crate) fn sound(walk: &Walk<'_>, packet: &Packet) -> Result<Ip, DropReason> {
-    match (packet.frame.headers.ether_type, packet.frame.headers.network) {
+pub(crate) fn sound(walk: &Walk<'_>, frame: &Frame) -> Result<Ip, DropReason> {
+    match (frame.headers.ether_type, frame.headers.network) {
         (EtherType::IPV4, Network::Ipv4) => {}
         (EtherType::IPV4, _) => return Err(DropReason::BadIpHeader),
         _ => return Err(DropReason::NotRouted),
     }
-    let Some(ip) = view(walk, packet).filter(|ip| ip.has_valid_checksum()) else { return Err(DropReason::BadIpHeader) };
+    let Some(ip) = view(walk, frame).filter(|ip| ip.has_valid_checksum()) else { return Err(DropReason::BadIpHeader) };
     let has_options = match ip.options() {
         Ipv4Options::None => false,
         Ipv4Options::Harmless => true,
@@ -87,26 +78,26 @@ pub(crate) fn sound(walk: &Walk<'_>, packet: &Packet) -> Result<Ip, DropReason> 
 
 /// The packet's IPv4 header, which parsing has validated.
 #[inline]
-pub(crate) fn view<'a>(walk: &'a Walk<'_>, packet: &Packet) -> Option<Ipv4View<'a>> {
-    packet.frame.headers.ipv4(walk.rx.frame(packet.frame.span))
+pub(crate) fn view<'a>(walk: &'a Walk<'_>, frame: &Frame) -> Option<Ipv4View<'a>> {
+    frame.headers.ipv4(walk.rx.frame(frame.span))
 }
 
 /// The packet's IPv4 header, to be changed in place.
 #[inline]
-pub(crate) fn view_mut<'a>(walk: &'a mut Walk<'_>, packet: &Packet) -> Option<Ipv4Mut<'a>> {
-    packet.frame.headers.ipv4_mut(walk.rx.frame_mut(packet.frame.span))
+pub(crate) fn view_mut<'a>(walk: &'a mut Walk<'_>, frame: &Frame) -> Option<Ipv4Mut<'a>> {
+    frame.headers.ipv4_mut(walk.rx.frame_mut(frame.span))
 }
 
 #[inline]
-pub(crate) fn is_echo_request(walk: &Walk<'_>, packet: &Packet) -> bool {
-    view(walk, packet).is_some_and(|ip| {
+pub(crate) fn is_echo_request(walk: &Walk<'_>, frame: &Frame) -> bool {
+    view(walk, frame).is_some_and(|ip| {
         ip.protocol() == icmpv4::PROTOCOL && !ip.is_fragment() && ip.payload().first() == Some(&icmpv4::kind::ECHO_REQUEST)
     })
 }
 
 #[cold]
-pub(crate) fn is_icmp_error(walk: &Walk<'_>, packet: &Packet) -> bool {
-    view(walk, packet).is_some_and(|ip| {
+pub(crate) fn is_icmp_error(walk: &Walk<'_>, frame: &Frame) -> bool {
+    view(walk, frame).is_some_and(|ip| {
         ip.protocol() == icmpv4::PROTOCOL && !ip.is_fragment() && ip.payload().first().is_some_and(|kind| icmpv4::is_error(*kind))
     })
 }
@@ -121,30 +112,30 @@ pub(crate) fn is_one_host(address: Ipv4Addr) -> bool {
 /// Leaves the router's mark in the packet's options (RFC 1812 section 4.2.2.2). `address` is the router's on the link that the
 /// packet leaves by. The time counts from the start of the switch, which the highest bit says (RFC 791 section 3.1).
 #[cold]
-pub(crate) fn mark(walk: &mut Walk<'_>, packet: &Packet, routing: &Routing, address: Ipv4Addr) -> Result<(), DropReason> {
+pub(crate) fn mark(walk: &mut Walk<'_>, frame: &Frame, routing: &Routing, address: Ipv4Addr) -> Result<(), DropReason> {
     let mark = Mark { address, time: walk.now.as_millis() as u32 | 1 << 31 };
-    let mut ip = view_mut(walk, packet).ok_or(DropReason::BadIpHeader)?;
+    let mut ip = view_mut(walk, frame).ok_or(DropReason::BadIpHeader)?;
     ip.mark(mark, |named| named == address || routing.is_own(named)).map_err(|_| DropReason::IpOptions)
 }
 
 /// The same for a packet that leaves to a network inside.
 #[cold]
-pub(crate) fn mark_inside(walk: &mut Walk<'_>, packet: &Packet, routing: &Routing, to: InterfaceId) -> Result<(), DropReason> {
+pub(crate) fn mark_inside(walk: &mut Walk<'_>, frame: &Frame, routing: &Routing, to: InterfaceId) -> Result<(), DropReason> {
     let interface = routing.interface(to).ok_or(DropReason::NoRoute)?;
-    mark(walk, packet, routing, interface.address)
+    mark(walk, frame, routing, interface.address)
 }
 
 #[inline]
-pub(crate) fn decrement_ttl(walk: &mut Walk<'_>, packet: &Packet) {
+pub(crate) fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
     // A packet whose TTL runs out was reported before.
-    let _ = view_mut(walk, packet).is_some_and(|mut ip| ip.decrement_ttl());
+    let _ = view_mut(walk, frame).is_some_and(|mut ip| ip.decrement_ttl());
 }
 
 #[inline]
-pub(crate) fn set_addresses(walk: &mut Walk<'_>, packet: &mut Packet, dst: MacAddr, src: MacAddr) {
-    let bytes = walk.rx.frame_mut(packet.frame.span);
+pub(crate) fn set_addresses(walk: &mut Walk<'_>, frame: &mut Frame, dst: MacAddr, src: MacAddr) {
+    let bytes = walk.rx.frame_mut(frame.span);
     bytes[..6].copy_from_slice(&dst.0);
     bytes[6..12].copy_from_slice(&src.0);
-    packet.frame.headers.dst = dst;
-    packet.frame.headers.src = src;
+    frame.headers.dst = dst;
+    frame.headers.src = src;
 }

@@ -16,7 +16,7 @@ use std::net::Ipv4Addr;
 
 use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN, unreachable};
 use packet::vlan::TagAction;
-use packet::{Headers, Network, Offload, VnetHeader};
+use packet::{Headers, Network, VnetHeader};
 
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -28,30 +28,30 @@ use crate::watched::step::Step;
 
 /// Sends a packet of the host into the tunnel.
 #[inline]
-pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize) -> Result<(), DropReason> {
-    let frame = admit_packet(walk, at)?;
-    let (mut frame, ip) = sound(walk, at, frame)?;
+pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+    admit_packet(walk, frame)?;
+    let ip = sound(walk, frame)?;
     let Some(id) = tunnel.route(ip.dst) else {
-        return Err(tell(tunnel, walk, at, &frame, IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute));
+        return Err(tell(tunnel, walk, frame, IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute));
     };
     walk.note(|| Step::RouteTunnel { dst: ip.dst, port: id });
     if ip.ttl <= 1 {
-        return Err(tell(tunnel, walk, at, &frame, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
+        return Err(tell(tunnel, walk, frame, IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
     }
     let mtu = walk.bridges.port(id).ok_or(DropReason::PortGone)?.mtu;
-    if let Err(error) = fit(walk.rx, &mut frame, mtu, ip.dont_fragment) {
-        return Err(tell(tunnel, walk, at, &frame, error, DropReason::FragmentationNeeded));
+    if let Err(error) = fit(walk.rx, frame, mtu, ip.dont_fragment) {
+        return Err(tell(tunnel, walk, frame, error, DropReason::FragmentationNeeded));
     }
-    walk.note_cut(&frame);
-    decrement_ttl(walk, &frame);
-    walk.push(id, frame, TagAction::Keep);
+    walk.note_cut(frame);
+    decrement_ttl(walk, frame);
+    walk.push(id, TagAction::Keep);
     Ok(())
 }
 
 /// Receives a packet from another host.
 #[inline]
-pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(), DropReason> {
-    let (mut frame, ip) = sound(walk, at, frame)?;
+pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+    let ip = sound(walk, frame)?;
     if tunnel.route(ip.src) != Some(walk.ingress) {
         return Err(DropReason::MartianSource);
     }
@@ -59,9 +59,9 @@ pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: 
         return Err(DropReason::TtlExceeded);
     }
     let device = walk.bridges.port(tunnel.tun).ok_or(DropReason::PortGone)?;
-    fit(walk.rx, &mut frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
-    decrement_ttl(walk, &frame);
-    walk.push(tunnel.tun, frame, TagAction::Keep);
+    fit(walk.rx, frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
+    decrement_ttl(walk, frame);
+    walk.push(tunnel.tun, TagAction::Keep);
     Ok(())
 }
 
@@ -75,14 +75,14 @@ struct Ip {
 
 /// Checks that a packet is IPv4 that may be forwarded, and removes bytes behind it.
 #[inline]
-fn sound(walk: &mut Walk<'_>, at: usize, frame: Frame) -> Result<(Frame, Ip), DropReason> {
+fn sound(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<Ip, DropReason> {
     if frame.headers.network != Network::Ipv4 {
         return Err(DropReason::NotRouted);
     }
-    let span = walk.rx.set_len(at, frame.headers.end as usize).ok_or(DropReason::BadIpHeader)?;
-    let view = frame.headers.ipv4(walk.rx.frame(span)).filter(|ip| ip.has_valid_checksum()).ok_or(DropReason::BadIpHeader)?;
-    let ip = Ip { src: view.src(), dst: view.dst(), ttl: view.ttl(), dont_fragment: view.dont_fragment() };
-    Ok((Frame { span, ..frame }, ip))
+    frame.span = walk.rx.set_len(walk.at, frame.headers.end as usize).ok_or(DropReason::BadIpHeader)?;
+    let view =
+        frame.headers.ipv4(walk.rx.frame(frame.span)).filter(|ip| ip.has_valid_checksum()).ok_or(DropReason::BadIpHeader)?;
+    Ok(Ip { src: view.src(), dst: view.dst(), ttl: view.ttl(), dont_fragment: view.dont_fragment() })
 }
 
 #[inline]
@@ -93,15 +93,15 @@ fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
 
 /// Turns the packet into the ICMP error about itself and returns it to the host. Returns `reason`.
 #[cold]
-fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError, reason: DropReason) -> DropReason {
-    if let Some(answer) = answer(walk, at, frame, error) {
+fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError, reason: DropReason) -> DropReason {
+    if answer(walk, frame, error).is_some() {
         walk.counters.made.add(1);
-        walk.push(tunnel.tun, answer, TagAction::Keep);
+        walk.push(tunnel.tun, TagAction::Keep);
     }
     reason
 }
 
-fn answer(walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Option<Frame> {
+fn answer(walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError) -> Option<()> {
     let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
     let (to, from) = (about.src(), about.dst());
     let is_forbidden = IcmpError::is_forbidden_about(about);
@@ -109,14 +109,14 @@ fn answer(walk: &mut Walk<'_>, at: usize, frame: &Frame, error: IcmpError) -> Op
         return None;
     }
     let quote = frame.span.len().min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
-    walk.rx.set_len(at, quote)?;
-    let span = walk.rx.move_start(at, -(ERROR_HEADERS_LEN as isize))?;
+    walk.rx.set_len(walk.at, quote)?;
+    let span = walk.rx.move_start(walk.at, -(ERROR_HEADERS_LEN as isize))?;
     let id = walk.errors.next_id();
     let bytes = walk.rx.frame_mut(span);
     if !error.write_headers(bytes, from, to, id) {
         return None;
     }
-    let headers = Headers::of_packet(bytes);
+    frame.set(span, Headers::of_packet(bytes));
     walk.rx.set_vnet(span, VnetHeader::default());
-    Some(Frame::new(span, headers, Offload::default()))
+    Some(())
 }

@@ -77,7 +77,7 @@ impl Captures {
 
     /// The verdict of the frame that arrived last.
     #[inline]
-    pub(crate) fn judge(&mut self, walk: &mut Walk<'_>, at: usize, arrived: Arrived, outcome: Result<(), DropReason>) {
+    pub(crate) fn judge(&mut self, walk: &mut Walk<'_>, arrived: Arrived, outcome: Result<(), DropReason>) {
         let also = walk.also_dropped.take();
         let verdict = match (outcome, also) {
             (Err(reason), _) => Verdict::Dropped(reason as u8),
@@ -89,17 +89,17 @@ impl Captures {
         self.probes.iter_mut().for_each(|probe| probe.judge(verdict, frame));
         if let (Err(_), Some(reason)) = (outcome, also) {
             // The answer to it was dropped too.
-            self.made_and_dropped(walk, at, reason);
+            self.made_and_dropped(walk, reason);
         }
         if let Some(reason) = walk.request_dropped.take() {
-            self.made_and_dropped(walk, at, reason);
+            self.made_and_dropped(walk, reason);
         }
     }
 
-    /// A frame that the router made in this place of the batch was dropped.
+    /// What the router made of the frame was dropped.
     #[cold]
-    pub(crate) fn made_and_dropped(&mut self, walk: &Walk<'_>, at: usize, reason: DropReason) {
-        let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, at);
+    pub(crate) fn made_and_dropped(&mut self, walk: &Walk<'_>, reason: DropReason) {
+        let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, walk.at);
         self.dropped(walk.rx, made, reason);
     }
 

@@ -98,39 +98,39 @@ impl Observer {
 
     /// A frame is about to be parsed. The result goes to [`Observer::verdict`].
     #[inline(always)]
-    pub(crate) fn received(&mut self, walk: &mut Walk<'_>, at: usize, direction: Direction) -> Option<Arrived> {
-        if self.is_active { self.see_received(walk, at, direction) } else { None }
+    pub(crate) fn received(&mut self, walk: &mut Walk<'_>, direction: Direction) -> Option<Arrived> {
+        if self.is_active { self.see_received(walk, direction) } else { None }
     }
 
     #[cold]
     #[inline(never)]
-    fn see_received(&mut self, walk: &mut Walk<'_>, at: usize, direction: Direction) -> Option<Arrived> {
+    fn see_received(&mut self, walk: &mut Walk<'_>, direction: Direction) -> Option<Arrived> {
         if let Some(watch) = &mut self.watch {
-            walk.story = watch.begin(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[at]), walk.now);
+            walk.story = watch.begin(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[walk.at]), walk.now);
         }
         let captures = self.captures.as_mut()?;
-        Some(captures.arrives(walk.bridges, walk.ingress, direction, walk.rx, at))
+        Some(captures.arrives(walk.bridges, walk.ingress, direction, walk.rx, walk.at))
     }
 
     /// The walk of a frame ended.
     #[inline(always)]
-    pub(crate) fn verdict(&mut self, walk: &mut Walk<'_>, at: usize, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
+    pub(crate) fn verdict(&mut self, walk: &mut Walk<'_>, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
         if self.is_active {
-            self.see_verdict(walk, at, arrived, outcome);
+            self.see_verdict(walk, arrived, outcome);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn see_verdict(&mut self, walk: &mut Walk<'_>, at: usize, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
+    fn see_verdict(&mut self, walk: &mut Walk<'_>, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
         if let Some(watch) = &mut self.watch {
             watch.end(walk.story.take(), outcome);
         }
         if let Some(captures) = &mut self.captures {
             match (arrived, outcome) {
-                (Some(arrived), _) => captures.judge(walk, at, arrived, outcome),
+                (Some(arrived), _) => captures.judge(walk, arrived, outcome),
                 // A frame that the router made, and that was dropped at once.
-                (None, Err(reason)) => captures.made_and_dropped(walk, at, reason),
+                (None, Err(reason)) => captures.made_and_dropped(walk, reason),
                 (None, Ok(())) => {}
             }
         }
