@@ -8,7 +8,7 @@ use config::{CONTROL_VARIABLE, Flag};
 
 const TAP_HELP: &str = "TAP ports, NAME[@NETNS][:KEY=VALUE...], separated by commas. NETNS is a name under /run/netns, \
     a path, or pid:N. Keys: vlan=10, trunks=10+20, vlan-mode=access|trunk|native-tagged|native-untagged, mtu=1500, \
-    offload=on|off, gro=on|off, limit-broadcast=1000|off, limit-multicast=10000|off, limit-unknown=10000|off (frames per second), \
+    offload=on|off, gro=on|off|neighbours, limit-broadcast=1000|off, limit-multicast=10000|off, limit-unknown=10000|off (frames per second), \
     attach=own|auto (auto: a TAP that another process holds is joined from its network side)";
 
 const GATEWAY_HELP: &str = "The router's addresses on the bridge, [VLAN=]CIDR, separated by commas; without VLAN for untagged \

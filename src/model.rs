@@ -1,6 +1,6 @@
 //! Values of the configuration in the types of the switch and of the kernel's edge.
 
-use vswitch::{BridgeId, PortVlan, StormLimits, VlanSet};
+use vswitch::{BridgeId, Coalesce, PortVlan, StormLimits, VlanSet};
 
 /// Each bridge of a configuration has a number, and a place in the workers' tables.
 const _: () = assert!(config::MAX_BRIDGES <= vswitch::domain::MAX_BRIDGES && vswitch::domain::MAX_BRIDGES <= u8::MAX as usize);
@@ -24,6 +24,15 @@ pub(crate) fn port_vlan(vlans: &config::Vlans) -> PortVlan {
 pub(crate) fn storm_limits(limits: config::Limits) -> StormLimits {
     let config::Limits { broadcast, multicast, unknown } = limits;
     StormLimits { broadcast, multicast, unknown }
+}
+
+/// Which frames are coalesced on their way to a port.
+pub(crate) fn coalesce(gro: config::Gro) -> Coalesce {
+    match gro {
+        config::Gro::Off => Coalesce::Off,
+        config::Gro::Neighbours => Coalesce::Neighbours,
+        config::Gro::Flows => Coalesce::Flows,
+    }
 }
 
 fn vlan_set(trunks: &config::Trunks) -> VlanSet {

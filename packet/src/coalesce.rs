@@ -18,8 +18,8 @@
 //! Where a partial checksum completes to 0, [`segment`](crate::segment) writes 0 for TCP, and a kernel that
 //! completes a single frame writes 0xffff, which is equivalent.
 //!
-//! *Order.* Only neighbours are merged, so no frame overtakes another of any flow. No frame waits for a later
-//! batch.
+//! *Order.* Only neighbours are merged: no frame overtakes another, unless the caller has put frames of one flow side by side before.
+//! No frame waits for a later batch.
 
 use crate::checksum::{self, Checksum};
 use crate::ethernet::{put_u16, u16_at};

@@ -19,7 +19,7 @@ use api::State;
 use netio::packet_socket::{Filter, PacketError, PacketSocket, PacketSpec};
 use netio::route::{UplinkState, Watch, uplink_state};
 use packet::{Features, MacAddr, Timestamp};
-use vswitch::{BridgeId, Port, PortId, PortKind, PortVlan, StormLimits};
+use vswitch::{BridgeId, Coalesce, Port, PortId, PortKind, PortVlan, StormLimits};
 
 /// Changes of the interface within this time count as one.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -221,7 +221,7 @@ impl UplinkPort {
             mtu: state.mtu,
             // The kernel does whatever the interface cannot.
             features: Features::ALL,
-            coalesce: true,
+            coalesce: Coalesce::Flows,
             bursts: true,
             kind: if self.bridge.is_some() { PortKind::Link } else { PortKind::Uplink },
             limits: StormLimits::NONE,

@@ -29,7 +29,7 @@ use vswitch::{Port, PortId};
 
 use super::device::thread::{Fresh, Opened, Seen, ToOpen};
 use super::device::{self, Device, DeviceError, PortDevice, Watched, stream};
-use crate::model::{bridge_id, port_vlan, storm_limits};
+use crate::model::{bridge_id, coalesce, port_vlan, storm_limits};
 
 /// The pause before a device is opened again, and the longest one, to which it doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -219,7 +219,7 @@ impl ManagedPort {
             vlan: port_vlan(&self.config.vlans),
             mtu: link.mtu,
             features: device.features(),
-            coalesce: self.config.coalesce,
+            coalesce: coalesce(self.config.gro),
             bursts: device.bursts(),
             kind: if self.config.is_bridged() { vswitch::PortKind::Link } else { vswitch::PortKind::Tun },
             limits: storm_limits(self.config.limits),

@@ -7,7 +7,7 @@ use netio::udp::{Path, path};
 use packet::{Features, Timestamp};
 use tunnel::Underlay;
 use tunnel::mtu::{MIN_MTU, overlay_mtu};
-use vswitch::{Encapsulation, Port, PortId, PortKind, StormLimits};
+use vswitch::{Coalesce, Encapsulation, Port, PortId, PortKind, StormLimits};
 
 use super::health::Hearing;
 use super::spec::TunnelSpec;
@@ -94,7 +94,7 @@ impl PeerControl {
             vlan: spec.vlan.clone(),
             mtu: self.mtu(spec),
             features: Features::NONE,
-            coalesce: false,
+            coalesce: Coalesce::Off,
             bursts: false,
             kind: if spec.framing.kind().carries_ethernet() {
                 PortKind::Peer(encapsulation)

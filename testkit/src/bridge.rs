@@ -11,8 +11,8 @@ use capture::{Direction, Header, Probe, Verdict, Want};
 use packet::{Batch, Datagram, Features, Timestamp, VNET_LEN, VnetHeader};
 use tunnel::{FramingKind, OuterHeader, Train, Trains, train};
 use vswitch::{
-    BridgeId, Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
-    PortVlan, SendError, StormLimits, Transmit, Work,
+    BridgeId, Coalesce, Counters, DropReason, Egress, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId,
+    PortKind, PortVlan, SendError, StormLimits, Transmit, Work,
 };
 
 /// One write: the port, the virtio-net header and the frame.
@@ -103,7 +103,7 @@ pub fn port(vlan: PortVlan) -> Port {
         vlan,
         mtu: 1500,
         features: Features::ALL,
-        coalesce: false,
+        coalesce: Coalesce::Off,
         bursts: false,
         kind: PortKind::Link,
         // A guest's port has limits; these are never reached.

@@ -110,7 +110,7 @@ fn bad_configuration_exits_2() {
         (vec!["--tap", "tap0", "--mac-aging-time", "0"], vec!["--mac-aging-time", "1 to 86400"]),
         (vec!["--taps", "tap0"], vec!["--taps", "--tap"]),
         (vec!["--workers", "1"], vec!["--tap", "name at least one"]),
-        (vec!["--check", "--tap", "tap0:gro=maybe"], vec!["--tap", "on or off"]),
+        (vec!["--check", "--tap", "tap0:gro=maybe"], vec!["--tap", "on, off or neighbours"]),
         (vec!["--tap", "tap0", "--vxlan", "vni=42"], vec!["--vxlan vni=42", "Add remote="]),
         (vec!["--tap", "tap0", "--vxlan", "vni=42,rmote=192.0.2.2"], vec!["--vxlan", "did you mean 'remote'?"]),
         (vec!["--tap", "tap0", "--udp", "remote=192.0.2.2"], vec!["--udp", "Add port="]),

@@ -39,6 +39,8 @@ pub fn flow_hash(headers: &Headers, frame: &[u8]) -> u16 {
         }
         Transport::Other => (0, 0),
     };
+    // Some packets of a flow may have IPv6 extension headers before that of the transport, and others none.
+    let protocol = headers.transport.protocol().unwrap_or(protocol);
     // Each end is hashed alone; their sum is the same in both directions.
     let end = |address: u64, port: u32| mix(address ^ u64::from(port) << 48);
     let both = end(src, src_port).wrapping_add(end(dst, dst_port));
@@ -120,6 +122,15 @@ mod tests {
         let fragment = |fragment, payload: &[u8]| hash(&ethernet(1, 2, 0x800, &ipv4(UDP, 1, 2, fragment, payload)));
         assert_eq!(fragment(0x2000, &ports), fragment(0x0001, &other));
         assert_ne!(fragment(0, &ports), fragment(0, &other), "ports of whole datagrams count");
+    }
+
+    #[test]
+    fn packets_with_and_without_extension_headers_have_the_same_hash() {
+        let udp = transport(UDP, 1000, 2000);
+        let padded = [&[UDP, 0, 1, 4, 0, 0, 0, 0], &udp[..]].concat();
+        let [with, without] =
+            [(0, &padded), (UDP, &udp)].map(|(first, payload)| hash(&ethernet(1, 2, 0x86dd, &ipv6(first, 1, 2, payload))));
+        assert_eq!(with, without);
     }
 
     #[test]

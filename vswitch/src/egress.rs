@@ -16,6 +16,7 @@ use packet::{Headers, Offload, Span};
 use tunnel::{Train, Trains};
 
 use crate::drop_reason::DropReason;
+use crate::flows::Flows;
 use crate::port::PortId;
 
 /// A frame of the batch at hand, parsed and judged.
@@ -65,6 +66,7 @@ pub struct Egress {
     frames: Box<[Frame; MAX_FRAMES]>,
     queues: Queues,
     head: Head,
+    flows: Flows,
     pub(crate) trains: Trains,
 }
 
@@ -87,13 +89,15 @@ impl Egress {
                 waiting: Vec::with_capacity(ports),
             },
             head: Head::default(),
+            flows: Flows::new(),
             trains: Trains::new(),
         }
     }
 
     /// A new batch begins. Returns the places of its frames and the queues.
     pub(crate) fn begin(&mut self) -> (&mut [Frame], &mut Queues) {
-        // Not empty only if the batch before ended in a panic.
+        // Neither is empty only if the batch before ended in a panic.
+        self.flows.clear();
         if !self.trains.is_empty() {
             self.trains.clear();
         }
@@ -105,9 +109,9 @@ impl Egress {
 
     /// The next port with something to write, and the means to do so.
     pub(crate) fn next(&mut self) -> Option<(PortId, Queue<'_>)> {
-        let Egress { frames, queues: Queues { by_port, waiting }, head, trains } = self;
+        let Egress { frames, queues: Queues { by_port, waiting }, head, flows, trains } = self;
         let port = waiting.pop()?;
-        let queue = Queue { frames: &frames[..], queued: &mut by_port[port.index()], head, trains };
+        let queue = Queue { frames: &frames[..], queued: &mut by_port[port.index()], head, flows, trains };
         Some((port, queue))
     }
 }
@@ -129,6 +133,7 @@ pub(crate) struct Queue<'a> {
     pub(crate) frames: &'a [Frame],
     pub(crate) queued: &'a mut Vec<Queued>,
     pub(crate) head: &'a mut Head,
+    pub(crate) flows: &'a mut Flows,
     /// For what goes into tunnels, until all ports had their turn.
     pub(crate) trains: &'a mut Trains,
 }

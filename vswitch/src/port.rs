@@ -44,14 +44,26 @@ pub struct Port {
     pub mtu: u32,
     /// The offloads that it accepts.
     pub features: Features,
-    /// Consecutive frames of one flow are written as one super-frame.
-    pub coalesce: bool,
+    /// Which frames are written as one super-frame.
+    pub coalesce: Coalesce,
     /// Several unchanged frames are written in one call.
     pub bursts: bool,
     /// Its kind.
     pub kind: PortKind,
     /// Storm control of its frames.
     pub limits: StormLimits,
+}
+
+/// Which frames of a batch are coalesced on their way out of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Coalesce {
+    /// None.
+    #[default]
+    Off,
+    /// Neighbours. Frames leave in the order in which they arrived.
+    Neighbours,
+    /// Frames of one flow. Those of different flows may overtake one another.
+    Flows,
 }
 
 /// Kind of a port, by what is at its other end.

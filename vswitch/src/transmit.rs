@@ -1,6 +1,7 @@
 //! Writing of queues: each frame in the form that its egress port accepts.
 //!
 //! ```text
+//!  rearrange    frames of one flow are put side by side
 //!  coalesce     neighbouring frames of one flow leave as one super-frame
 //!  as it is     one write straight from the arena; several in one call if the port supports it
 //!  segment      a super-frame for a port without that offload
@@ -18,13 +19,14 @@ use packet::fragment::Fragments;
 use packet::head::Head;
 use packet::segment::{self, Segments};
 use packet::vlan::TagAction;
-use packet::{Batch, Features};
+use packet::{Batch, Features, Transport};
 use tunnel::Trains;
+use tunnel::entropy::flow_hash;
 
 use crate::counters::Counter;
 use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Work, Written};
-use crate::port::{Encapsulation, PortId};
+use crate::port::{Coalesce, Encapsulation, PortId};
 use crate::tunnels::encap::{Encapsulated, encapsulate};
 use crate::walk::Bridges;
 use crate::watched::observer::Observer;
@@ -147,7 +149,7 @@ fn send_trains(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: 
 struct PortMode {
     id: PortId,
     features: Features,
-    coalesce: bool,
+    coalesce: Coalesce,
     /// Frames that leave as they are may be written many in one call.
     bursts: bool,
 }
@@ -155,42 +157,20 @@ struct PortMode {
 /// Writes a queue out. `written` is called with the result of each frame or run of frames, and its members.
 #[inline]
 fn write_queue(
-    queue: Queue<'_>,
+    mut queue: Queue<'_>,
     batch: &Batch,
     mode: PortMode,
     transmit: &mut impl Transmit,
     mut written: impl FnMut(Written, &[Queued]),
 ) {
     let PortMode { id, features, coalesce, bursts } = mode;
+    let mut is_rearranged = coalesce != Coalesce::Flows;
     let mut at = 0;
-    while let Some(queued) = queue.queued.get(at) {
-        let action = queued.action;
-        let frame = &queue.frames[usize::from(queued.frame)];
-        if coalesce
-            && frame.cut_to.is_none()
-            && let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features)
-        {
-            while let Some(next) = queue.queued.get(at + run.frames())
-                && next.action == action
-                && queue.frames[usize::from(next.frame)].cut_to.is_none()
-                && let next = &queue.frames[usize::from(next.frame)]
-                && run.extend(batch.frame(next.span), &next.headers, next.offload)
-            {}
-            if run.frames() > 1 && run.write_head(action, queue.head) {
-                let members = &queue.queued[at..at + run.frames()];
-                let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
-                let outcome = write_run(members, queue.frames, batch, queue.head, &mut send);
-                at += run.frames();
-                if outcome.result != Err(SendError::Invalid) {
-                    written(outcome, members);
-                    continue;
-                }
-                // The kernel refuses the super-frame: its frames are written one by one.
-                written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true }, &[]);
-                for queued in members {
-                    let frame = &queue.frames[usize::from(queued.frame)];
-                    written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
-                }
+    while at < queue.len() {
+        if coalesce != Coalesce::Off {
+            let count = write_coalesced(&mut queue, at, &mut is_rearranged, batch, mode, transmit, &mut written);
+            at += count;
+            if count > 0 {
                 continue;
             }
         }
@@ -201,10 +181,75 @@ fn write_queue(
                 continue;
             }
         }
+        let queued = &queue.queued[at];
+        let frame = &queue.frames[usize::from(queued.frame)];
         let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
-        written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
+        written(write_frame(frame, queued.action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
         at += 1;
     }
+}
+
+/// Writes the run of frames that begins at `at` as one super-frame. Where a run ends first before the queue does, the rest of the
+/// queue is rearranged by flow. Returns the number of frames that were written; 0 if none continues the first one.
+fn write_coalesced(
+    queue: &mut Queue<'_>,
+    at: usize,
+    is_rearranged: &mut bool,
+    batch: &Batch,
+    mode: PortMode,
+    transmit: &mut impl Transmit,
+    written: &mut impl FnMut(Written, &[Queued]),
+) -> usize {
+    let PortMode { id, features, .. } = mode;
+    let Queued { frame, action } = queue.queued[at];
+    let frame = &queue.frames[usize::from(frame)];
+    if frame.cut_to.is_some() {
+        return 0;
+    }
+    let Some(mut run) = Run::start(batch.frame(frame.span), &frame.headers, frame.offload, features) else { return 0 };
+    extend(&mut run, queue, at, batch);
+    // With a further frame behind it, the one that ended the run may stand between two of its flow.
+    if !*is_rearranged && queue.len() > at + run.frames() + 1 {
+        *is_rearranged = true;
+        let frames = queue.frames;
+        queue.flows.bring_together(&mut queue.queued[at..], |queued| flow_of(&frames[usize::from(queued.frame)], batch));
+        extend(&mut run, queue, at, batch);
+    }
+    if run.frames() == 1 || !run.write_head(action, queue.head) {
+        return 0;
+    }
+    let members = &queue.queued[at..at + run.frames()];
+    let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
+    let outcome = write_run(members, queue.frames, batch, queue.head, &mut send);
+    if outcome.result != Err(SendError::Invalid) {
+        written(outcome, members);
+        return members.len();
+    }
+    // The kernel refuses the super-frame: its frames are written one by one.
+    written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true }, &[]);
+    for queued in members {
+        let frame = &queue.frames[usize::from(queued.frame)];
+        written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
+    }
+    members.len()
+}
+
+/// Adds to the run that begins at `at` the frames of the queue that continue it.
+#[inline]
+fn extend<'a>(run: &mut Run<'a>, queue: &Queue<'a>, at: usize, batch: &'a Batch) {
+    let action = queue.queued[at].action;
+    while let Some(next) = queue.queued.get(at + run.frames())
+        && next.action == action
+        && let next = &queue.frames[usize::from(next.frame)]
+        && next.cut_to.is_none()
+        && run.extend(batch.frame(next.span), &next.headers, next.offload)
+    {}
+}
+
+/// The hash of the flow that a frame belongs to; `None` for frames that keep their place among those of all flows.
+#[inline]
+fn flow_of(frame: &Frame, batch: &Batch) -> Option<u16> {
+    (frame.headers.transport != Transport::Other).then(|| flow_hash(&frame.headers, batch.frame(frame.span)))
 }
 
 /// Whether the frame can leave unchanged, in one call with others. Super-frames cannot, because a kernel may refuse one and
@@ -235,7 +280,7 @@ fn write_burst(
             run.zip(next).is_some_and(|(mut run, next)| run.extend(batch.frame(next.span), &next.headers, next.offload))
         };
         // The first one was found not to begin a run.
-        if !is_whole(frame, queued.action, features) || coalesce && count > 0 && begins_run() {
+        if !is_whole(frame, queued.action, features) || coalesce != Coalesce::Off && count > 0 && begins_run() {
             break;
         }
         *piece = IoSlice::new(&batch.arena()[frame.span.range_with_vnet()]);

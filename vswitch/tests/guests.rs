@@ -11,7 +11,7 @@ use testkit::bridge::Bridge;
 use testkit::guests::{Attachment, Faults, GuestId, Network, Received, Transfer};
 use testkit::lab::{GATEWAY, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, UPLINK_PORT, guest, mac};
 use testkit::overlay::{Overlay, PEER};
-use vswitch::DropReason;
+use vswitch::{Coalesce, DropReason};
 
 /// One frame of fifty is lost, one of fifty comes twice, one of twenty late.
 const ROUGH: Faults = Faults { lost: 20, duplicated: 20, reordered: 50 };
@@ -74,7 +74,7 @@ fn tcp_through_the_switch() {
 #[test]
 fn tcp_to_a_port_that_coalesces() {
     let (mut network, [two, three]) = switched(Faults::default(), 1);
-    network.switches[0].port(1).coalesce = true;
+    network.switches[0].port(1).coalesce = Coalesce::Flows;
     network.transfer(&[transfer(two, to(guest(3), 80), three, 80)]);
     let counts = network.switches[0].counts(1);
     assert!(counts.tx_writes.load() < counts.tx_frames.load() / 2, "{} writes", counts.tx_writes.load());

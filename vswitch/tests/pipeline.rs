@@ -10,7 +10,7 @@ use testkit::bridge::{Bridge, port};
 use testkit::frames::{Spec, noise};
 use testkit::packets::{ACK, PSH};
 use testkit::wire::on_the_wire;
-use vswitch::{DropReason, Live, PortId, PortVlan, SendError, VlanSet, Watch};
+use vswitch::{Coalesce, DropReason, Live, PortId, PortVlan, SendError, VlanSet, Watch};
 
 fn mac(n: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, n]
@@ -237,8 +237,8 @@ fn what_a_header_does_not_say_is_zero() {
 #[test]
 fn coalescing_is_up_to_the_port() {
     let mut bridge = Bridge::open(3);
-    bridge.port(1).coalesce = true;
-    bridge.port(2).coalesce = false;
+    bridge.port(1).coalesce = Coalesce::Flows;
+    bridge.port(2).coalesce = Coalesce::Off;
     let frames = stream(10);
     let writes = bridge.run(0, &frames);
     let (merged, plain): (Vec<_>, Vec<_>) = writes.into_iter().partition(|(port, ..)| port.0 == 1);
@@ -254,7 +254,7 @@ fn coalescing_is_up_to_the_port() {
 #[test]
 fn a_coalesced_run_gets_its_tag() {
     let mut bridge = Bridge::new([port(PortVlan::access(vlan(7))), port(PortVlan::trunk(VlanSet::all()))]);
-    bridge.port(1).coalesce = true;
+    bridge.port(1).coalesce = Coalesce::Flows;
     let writes = bridge.run(0, &stream(5));
     assert_eq!(writes.len(), 1);
     let tagged = |frame: &Vec<u8>| [&frame[..12], &[0x81, 0, 0, 7], &frame[12..]].concat();
@@ -289,7 +289,7 @@ fn a_refused_super_frame_leaves_in_segments_and_after_16_none_is_tried() {
 fn a_refused_run_leaves_frame_by_frame_and_counts_once() {
     let mut bridge = Bridge::open(2);
     introduce(&mut bridge, 1..2);
-    bridge.port(1).coalesce = true;
+    bridge.port(1).coalesce = Coalesce::Flows;
     for n in 1..=20u64 {
         let frames: Vec<_> = stream(40).into_iter().map(|frame| (VnetHeader::default(), frame)).collect();
         let mut tried = 0;
@@ -321,7 +321,7 @@ fn a_port_that_is_set_anew_is_tried_anew() {
 #[test]
 fn what_the_kernel_does_not_take_is_counted_on_the_port_out() {
     let reasons = [DropReason::PortDown, DropReason::PortGone, DropReason::QueueFull, DropReason::WriteFailed];
-    for (coalesce, reason) in reasons.into_iter().flat_map(|reason| [(false, reason), (true, reason)]) {
+    for (coalesce, reason) in reasons.into_iter().flat_map(|reason| [(Coalesce::Off, reason), (Coalesce::Flows, reason)]) {
         let mut bridge = Bridge::open(3);
         bridge.port(1).coalesce = coalesce;
         let frames: Vec<_> = stream(8).into_iter().map(|frame| (VnetHeader::default(), frame)).collect();

@@ -18,7 +18,7 @@ use testkit::overlay;
 use testkit::overlay::{ENDPOINT, MTU, datagram, host_with, plain_peer, vni};
 use testkit::packets;
 use vswitch::{
-    BridgeId, Counters, DropReason, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
+    BridgeId, Coalesce, Counters, DropReason, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
     StormLimits, VlanSet, Watch,
 };
 
@@ -123,7 +123,7 @@ fn bridge() -> (Pipeline, Arc<Counters>) {
                 vlan,
                 mtu: 1500,
                 features,
-                coalesce: id == 6,
+                coalesce: if id == 6 { Coalesce::Flows } else { Coalesce::Off },
                 bursts: false,
                 kind: PortKind::Link,
                 limits: StormLimits::NONE,

@@ -76,6 +76,7 @@ fn a_device_is_made_anew_only_where_it_has_to_be() {
     for (from, to, sign) in [
         ("a", "a:mtu=1400", '~'),
         ("a:gro=off", "a", '~'),
+        ("a", "a:gro=neighbours", '~'),
         ("a:limit-unknown=off", "a", '~'),
         ("a:vlan=7", "a:trunks=7+8", '~'),
         ("a", "a:offload=off", '!'),

@@ -27,6 +27,7 @@ use self::dgram::DgramKeys;
 use self::packet::PacketKeys;
 use self::stream::StreamKeys;
 use self::tap::TapKeys;
+use crate::gro::Gro;
 use crate::keys::{keys, read_table};
 use crate::limit::{LimitKeys, Limits};
 use crate::name::Netns;
@@ -69,8 +70,8 @@ pub struct Port {
     pub vlans: Vlans,
     /// The longest packet that is sent there, in bytes; `None` leaves it to the device.
     pub mtu: Option<u32>,
-    /// Whether segments are coalesced on their way there.
-    pub coalesce: bool,
+    /// Which frames are coalesced on their way there.
+    pub gro: Gro,
     /// Storm control of its frames.
     pub limits: Limits,
 }
@@ -114,8 +115,9 @@ keys! {
     struct DeviceKeys {
         /// Segmentation and checksum offload, of tap and packet. Default: true.
         "offload" => offload: bool,
-        /// Segments are coalesced on their way to it, of tap and packet. Default: true.
-        "gro" => gro: bool,
+        /// Segments of one flow are coalesced on their way to it, of tap and packet; with "neighbours" only those that arrived one
+        /// behind the other. Default: true.
+        "gro" => gro: Gro,
     }
 }
 
@@ -211,7 +213,7 @@ impl CommonKeys {
             kind,
             vlans: self.vlan.vlans(table, problems)?,
             mtu: self.mtu.as_ref().map(|mtu| mtu.value.get()),
-            coalesce: true,
+            gro: Gro::default(),
             limits: self.limit.limits(),
         })
     }
@@ -222,8 +224,8 @@ impl DeviceKeys {
         self.offload.as_ref().is_none_or(|offload| offload.value)
     }
 
-    fn gro(&self) -> bool {
-        self.gro.as_ref().is_none_or(|gro| gro.value)
+    fn gro(&self) -> Gro {
+        self.gro.as_ref().map_or_else(Gro::default, |gro| gro.value)
     }
 }
 
@@ -238,7 +240,7 @@ impl Port {
             kind,
             vlans: Vlans::Trunk(Trunks::All),
             mtu: tunnel.mtu,
-            coalesce: true,
+            gro: Gro::default(),
             limits: Limits::NONE,
         }
     }
@@ -326,7 +328,7 @@ impl Port {
         self.name.clone_from(&other.name);
         self.bridge = other.bridge;
         self.vlans.clone_from(&other.vlans);
-        self.coalesce = other.coalesce;
+        self.gro = other.gro;
         self.limits = other.limits;
         self.mtu = other.mtu;
         if let (PortKind::Stream(mine), PortKind::Stream(other)) = (&mut self.kind, &other.kind) {
@@ -344,9 +346,7 @@ impl Port {
         if let Some((_, slot)) = self.slot() {
             let _ = write!(text, ", {} guests", slot.count);
         }
-        if !self.coalesce {
-            text += ", no gro";
-        }
+        text += self.gro.keys_text();
         text += &self.kind.keys_text();
         if self.is_bridged() { text + &self.limits.keys_text() } else { text }
     }

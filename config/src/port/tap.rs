@@ -69,7 +69,7 @@ impl TapKeys {
         let netns = self.netns.as_ref().map(|netns| netns.value.clone());
         let kind = Tap { name: name.clone(), netns, attach: attach.is_some(), offload: self.device.offload() };
         let port = self.common.port(table, name, PortKind::Tap(kind), problems)?;
-        Some(vec![Port { coalesce: self.device.gro(), ..port }])
+        Some(vec![Port { gro: self.device.gro(), ..port }])
     }
 }
 

@@ -39,7 +39,7 @@ fn ports_namespaces_and_keys() {
     assert_eq!(netns(3), Some("/proc/1/ns/net".into()));
     assert_eq!(ports[1].vlan_text(), "access VLAN 10");
     assert_eq!((ports[2].vlan_text().as_str(), ports[2].mtu), ("trunk VLANs 10+20", Some(9000)));
-    assert!(!ports[2].coalesce);
+    assert_eq!((ports[0].gro, ports[2].gro), (Gro::Flows, Gro::Off));
     assert!(matches!(&ports[3].kind, PortKind::Tap(Tap { offload: false, attach: false, .. })));
 }
 
@@ -64,9 +64,10 @@ fn ports_of_one_name_are_told_apart() {
 fn network_sides_of_interfaces() {
     let veth = port("packet:veth0:vlan=10:mtu=1400:offload=off:gro=off");
     assert_eq!((veth.name.as_str(), veth.vlan_text().as_str(), veth.mtu), ("veth0", "access VLAN 10", Some(1400)));
-    assert!(!veth.coalesce && matches!(&veth.kind, PortKind::Packet(packet) if !packet.offload));
+    assert!(veth.gro == Gro::Off && matches!(&veth.kind, PortKind::Packet(packet) if !packet.offload));
+    assert_eq!(port("packet:veth0:gro=neighbours").gro, Gro::Neighbours);
     let plain = port("packet:veth0");
-    assert_eq!((plain.mtu, plain.coalesce, plain.link()), (None, true, Some(("veth0", None))));
+    assert_eq!((plain.mtu, plain.gro, plain.link()), (None, Gro::Flows, Some(("veth0", None))));
     assert!(plain.is_bridged() && plain.clashes_with(&port("veth0")));
     assert!(!plain.clashes_with(&port("veth0@blue")));
 }
@@ -187,7 +188,7 @@ fn bad_input_is_answered_with_the_fix() {
         ("tap0:vlan-mode=trunk:vlan=10", "a trunk has no VLAN of its own"),
         ("tap0:vlan=10:vlan=11", "'vlan' is given twice"),
         ("tap0:mtu=67", "mtu is a number from 68 to 65521, not '67'"),
-        ("tap0:gro=yes", "gro is on or off, not 'yes'"),
+        ("tap0:gro=yes", "gro is on, off or neighbours, not 'yes'"),
         ("tap0:vlan", "'vlan' is not KEY=VALUE"),
         ("tap0,tap0", "tap0 is named twice"),
         ("tap0,,tap1", "tap needs a name"),

@@ -80,7 +80,7 @@ fn bad_files_are_answered_with_line_and_fix() {
         ("[uplink]\niface = 'eth0'", "2: unknown key 'iface'; there are interface, mode, bridge, address, gateway"),
         ("PORT\nvlan = '10'", "4: vlan is a number, not the text \"10\""),
         ("PORT\ntrunks = 10", "4: trunks is a list in square brackets, not the number 10"),
-        ("PORT\ngro = 'on'", "4: gro is true or false, not the text \"on\""),
+        ("PORT\ngro = 'on'", "4: gro is true, false or \"neighbours\", not the text \"on\""),
         ("workers = 1.5", "1: workers is a number, not a number with a fraction"),
         ("[[tunnel]]\ntype = 'udp'\nttl = true", "3: ttl is inherit, or a number from 1 to 255, not true"),
         ("[uplink]\naddress = 7", "2: address is text in quotes, or a list of them, not the number 7"),

@@ -7,8 +7,8 @@ use packet::offload::Judged;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    BridgeId, Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan,
-    SendError, StormLimits, VlanSet,
+    BridgeId, Coalesce, Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
+    PortVlan, SendError, StormLimits, VlanSet,
 };
 
 use crate::Reader;
@@ -66,10 +66,14 @@ fn ports() -> [Port; PORTS as usize] {
         limits: StormLimits::NONE,
     };
     [
-        port(PortVlan::default(), Features::ALL, true),
-        port(PortVlan::access(ten), Features::NONE, true),
-        port(PortVlan::native_untagged(ten, VlanSet::all()), Features { tso6: false, tso_ecn: false, ..Features::ALL }, true),
-        Port { mtu: 576, ..port(PortVlan::default(), Features::ALL.without_segmentation(), false) },
+        port(PortVlan::default(), Features::ALL, Coalesce::Flows),
+        port(PortVlan::access(ten), Features::NONE, Coalesce::Flows),
+        port(
+            PortVlan::native_untagged(ten, VlanSet::all()),
+            Features { tso6: false, tso_ecn: false, ..Features::ALL },
+            Coalesce::Neighbours,
+        ),
+        Port { mtu: 576, ..port(PortVlan::default(), Features::ALL.without_segmentation(), Coalesce::Off) },
     ]
 }
 

@@ -124,7 +124,7 @@ fn ports() -> [Port; PORTS as usize] {
         vlan,
         mtu,
         features: Features::ALL,
-        coalesce: true,
+        coalesce: vswitch::Coalesce::Flows,
         kind: PortKind::Link,
         limits: StormLimits::NONE,
         bursts: false,

@@ -133,7 +133,7 @@ fn ports() -> Vec<(u16, Port)> {
         vlan,
         mtu: 1500,
         features,
-        coalesce: true,
+        coalesce: vswitch::Coalesce::Flows,
         bursts: false,
         kind: PortKind::Link,
         limits: StormLimits::NONE,

@@ -10,8 +10,8 @@ use packet::batch::MAX_FRAMES;
 use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
-    BridgeId, Counters, Egress, Encapsulation, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
-    ReceivingSocket, SendError, StormLimits, Transmit,
+    BridgeId, Coalesce, Counters, Egress, Encapsulation, Inbox, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind,
+    PortVlan, ReceivingSocket, SendError, StormLimits, Transmit,
 };
 
 use crate::traffic::NOW;
@@ -103,7 +103,7 @@ fn pipeline() -> Pipeline {
         vlan: PortVlan::default(),
         mtu: 1500,
         features: Features::ALL,
-        coalesce: false,
+        coalesce: Coalesce::Off,
         bursts: false,
         kind: PortKind::Link,
         limits: StormLimits::NONE,

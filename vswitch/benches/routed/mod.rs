@@ -9,8 +9,8 @@ use packet::arp::Arp;
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, Features, Ipv4Prefix, MacAddr, VlanId, VnetHeader};
 use vswitch::{
-    BridgeId, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port, PortId, PortKind,
-    PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
+    BridgeId, Coalesce, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port, PortId,
+    PortKind, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
 };
 
 use crate::traffic::NOW;
@@ -66,7 +66,7 @@ fn pipeline() -> Pipeline {
             vlan: PortVlan::default(),
             mtu: 1500,
             features: Features::ALL,
-            coalesce: false,
+            coalesce: Coalesce::Off,
             bursts: false,
             kind: if id == 2 { PortKind::Uplink } else { PortKind::Link },
             limits: StormLimits::NONE,

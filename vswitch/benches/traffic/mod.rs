@@ -11,7 +11,8 @@ use packet::batch::MAX_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
 use vswitch::{
-    BridgeId, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, StormLimits, VlanSet,
+    BridgeId, Coalesce, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, StormLimits,
+    VlanSet,
 };
 
 use testkit::frames::{Spec, noise};
@@ -106,7 +107,7 @@ impl Bench {
                     vlan,
                     mtu: 1500,
                     features: Features::ALL,
-                    coalesce: id == 2,
+                    coalesce: if id == 2 { Coalesce::Flows } else { Coalesce::Off },
                     bursts: false,
                     kind: PortKind::Link,
                     limits: LIMITS,

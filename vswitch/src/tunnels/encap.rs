@@ -31,7 +31,7 @@ pub(crate) fn encapsulate(
     encapsulation: &Encapsulation,
     mut tell: impl FnMut(Encapsulated<'_>),
 ) {
-    let Queue { frames, queued, head, trains } = &mut queue;
+    let Queue { frames, queued, head, trains, .. } = &mut queue;
     let header = encapsulation.framing.encode();
     let header = header.as_bytes();
     for waiting in queued.iter() {

@@ -3,7 +3,7 @@
 use packet::{Datagram, Headers, VnetHeader};
 use proptest::prelude::*;
 use tunnel::{FramingKind, train, vxlan};
-use vswitch::PortVlan;
+use vswitch::{Coalesce, PortVlan};
 
 use crate::{between, mac};
 use testkit::bridge::{Bridge, Sent, Write, port};
@@ -52,7 +52,7 @@ proptest! {
     fn there_and_out_again(
         frames in prop::collection::vec(fitting(), 1..5),
         merges: bool,
-        coalesce: bool,
+        coalesce in prop::sample::select(vec![Coalesce::Off, Coalesce::Neighbours, Coalesce::Flows]),
     ) {
         let mut overlay = Overlay::new(2);
         overlay.merges = merges;
