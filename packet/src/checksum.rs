@@ -16,23 +16,35 @@ pub fn add(a: u16, b: u16) -> u16 {
 #[must_use]
 pub fn sum(bytes: &[u8]) -> u16 {
     // Words are added in the machine's own byte order, which RFC 1071 section 2 (B) allows as long
-    // as the result is swapped once at the end. Four lanes of 32-bit words cannot overflow 64 bits.
-    let mut lanes = [0u64; 4];
-    let mut chunks = bytes.chunks_exact(16);
-    for chunk in &mut chunks {
+    // as the result is swapped once at the end. Lanes of 32-bit words cannot overflow 64 bits below 16 GiB, and a compiler
+    // that need not check it adds them as vectors.
+    let mut lanes = [0u64; 8];
+    let (chunks, rest) = bytes.as_chunks::<32>();
+    for chunk in chunks {
         for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
+            *lane = lane.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
         }
     }
-    let mut total: u64 = lanes.iter().sum();
-    let mut pairs = chunks.remainder().chunks_exact(2);
-    for pair in &mut pairs {
-        total += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
+    let mut total = lanes.into_iter().fold(0, u64::wrapping_add);
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total = total.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
     }
-    if let [last] = pairs.remainder() {
-        total += u64::from(u16::from_ne_bytes([*last, 0]));
-    }
-    u16::from_be(fold(total))
+    let last = match *rest {
+        [a, b, c] => [a, b, c, 0],
+        [a, b] => [a, b, 0, 0],
+        [a] => [a, 0, 0, 0],
+        _ => [0; 4],
+    };
+    u16::from_be(fold(total.wrapping_add(u64::from(u32::from_ne_bytes(last)))))
+}
+
+/// The sum of a header of five 32-bit words, as IPv4's is without options.
+#[inline(always)]
+#[must_use]
+pub fn sum_of_20(bytes: &[u8; 20]) -> u16 {
+    let words = bytes.as_chunks::<4>().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
+    u16::from_be(fold(words.fold(0, u64::wrapping_add)))
 }
 
 /// Folds a wide sum into 16 bits, carries added back in.

@@ -203,7 +203,10 @@ impl<'a> Ipv4View<'a> {
     #[inline]
     #[must_use]
     pub fn has_valid_checksum(self) -> bool {
-        checksum::add(checksum::sum(self.header), checksum::sum(self.options_and_payload().0)) == 0xffff
+        let options = self.options_and_payload().0;
+        let of_header = checksum::sum_of_20(self.header);
+        let sum = if options.is_empty() { of_header } else { checksum::add(of_header, checksum::sum(options)) };
+        sum == 0xffff
     }
 
     /// The classification of the options; the first bad one decides.

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use packet::checksum::{Delta, add, pseudo_header, sum};
+use packet::checksum::{Delta, add, pseudo_header, sum, sum_of_20};
 use proptest::prelude::*;
 use smoltcp::wire::{IpAddress, IpProtocol, checksum as smoltcp_checksum};
 use testkit::checksum as reference;
@@ -17,6 +17,11 @@ proptest! {
     fn sum_is_the_definition(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         prop_assert_eq!(sum(&bytes), reference::sum(&bytes));
         prop_assert_eq!(sum(&bytes), smoltcp_checksum::data(&bytes));
+    }
+
+    #[test]
+    fn sum_of_a_header(bytes: [u8; 20]) {
+        prop_assert_eq!(sum_of_20(&bytes), reference::sum(&bytes));
     }
 
     #[test]
