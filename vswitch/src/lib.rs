@@ -28,7 +28,7 @@ pub use counters::{Counter, Counters, PortCounters, PortTotals};
 pub use domain::{BridgeId, Domain};
 pub use drop_reason::DropReason;
 pub use egress::{Egress, SendError, Transmit, Work};
-pub use mac_table::{Learned, MacEntry, MacMove, MacTable, MacTableConfig};
+pub use mac_table::{Learned, MacEntry, MacMemo, MacMove, MacTable, MacTableConfig};
 pub use pipeline::Pipeline;
 pub use port::{Coalesce, Encapsulation, Port, PortId, PortKind};
 pub use routed::neighbour::{self, InterfaceId, NeighbourEntry, NeighbourStats, Neighbours};

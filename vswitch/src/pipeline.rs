@@ -21,7 +21,7 @@ use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Transmit, Work};
 use crate::intake::{admit, arrive};
 use crate::limit::Errors;
-use crate::mac_table::MacTable;
+use crate::mac_table::{MacMemo, MacTable};
 use crate::port::{Port, PortId};
 use crate::routed::resume::{Held, Task};
 use crate::routed::routing::Routing;
@@ -32,7 +32,7 @@ use crate::transmit::transmit;
 use crate::tunnels::arrive::{Inbox, NewSource, ReceivingSocket, whose};
 use crate::tunnels::ip;
 use crate::tunnels::ip_routes::IpTunnel;
-use crate::walk::{Bridges, Walk};
+use crate::walk::{Bridges, Walk, WorkerState};
 use crate::watched::capture::Arrived;
 use crate::watched::live::Watch;
 use crate::watched::observer::Observer;
@@ -47,8 +47,7 @@ const MAX_NEW_SOURCES: usize = 16;
 pub struct Pipeline {
     bridges: Bridges,
     router: Option<Router>,
-    errors: Errors,
-    storm: StormControl,
+    state: WorkerState,
     /// Super-frames that a port's kernel refused, by port.
     refusals: Box<[u32]>,
     /// Receiving sockets of tunnels, by their number among the ports.
@@ -76,8 +75,7 @@ impl Pipeline {
                 counters,
             },
             router: None,
-            errors: Errors::default(),
-            storm: StormControl::new(ports),
+            state: WorkerState { errors: Errors::default(), storm: StormControl::new(ports), macs: MacMemo::default() },
             refusals: vec![0; ports].into_boxed_slice(),
             sockets: vec![None; ports].into_boxed_slice(),
             new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
@@ -91,9 +89,9 @@ impl Pipeline {
     /// [`Pipeline::transmit`] writes them out before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         let (frames, queues) = tx.begin();
-        let Pipeline { bridges, router, errors, storm, observer, .. } = self;
+        let Pipeline { bridges, router, state, observer, .. } = self;
         observer.begin_batch();
-        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, ingress, now) else { return };
+        let Some(mut walk) = Walk::new(bridges, state, rx, queues, ingress, now) else { return };
         let ip_tunnel = bridges.ip_tunnel(ingress);
         let count = walk.rx.spans().len();
         let mut bytes = 0;
@@ -115,7 +113,7 @@ impl Pipeline {
     /// [`Pipeline::process`].
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
         let (frames, queues) = tx.begin();
-        let Pipeline { bridges, router, errors, storm, sockets, new_sources, observer, .. } = self;
+        let Pipeline { bridges, router, state, sockets, new_sources, observer, .. } = self;
         observer.begin_batch();
         let (rx, origins) = inbox.parts();
         let Some(socket) = bridges.counters.port(id) else { return };
@@ -125,7 +123,7 @@ impl Pipeline {
             observer.dropped_on_arrival(bridges, id, rx, DropReason::PortGone);
             return;
         };
-        let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, id, now) else { return };
+        let Some(mut walk) = Walk::new(bridges, state, rx, queues, id, now) else { return };
         let mut known = None;
         for (at, (origin, frame)) in origins.iter().zip(frames).enumerate() {
             walk.at = at;
@@ -166,7 +164,7 @@ impl Pipeline {
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         let (frames, queues) = tx.begin();
         rx.clear();
-        let Pipeline { bridges, router, errors, storm, held, observer, .. } = self;
+        let Pipeline { bridges, router, state, held, observer, .. } = self;
         observer.begin_batch();
         held.clear();
         let Some(Router { tables, worker }) = router else { return };
@@ -175,7 +173,7 @@ impl Pipeline {
         for (at, frame) in frames.iter_mut().enumerate().take(count) {
             // The ingress port of packets that waited for a neighbour is not kept.
             let held = held.get(at).copied().unwrap_or(Held { port: PortId::NOWHERE, from: None });
-            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, held.port, now) else { continue };
+            let Some(mut walk) = Walk::new(bridges, state, rx, queues, held.port, now) else { continue };
             walk.at = at;
             let mut arrived = None;
             if !matches!(deferred, Deferred::Doubt(..)) {
@@ -197,13 +195,13 @@ impl Pipeline {
     pub fn poll(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         let (frames, queues) = tx.begin();
         rx.clear();
-        let Pipeline { bridges, router, errors, storm, tasks, observer, .. } = self;
+        let Pipeline { bridges, router, state, tasks, observer, .. } = self;
         observer.begin_batch();
         let Some(Router { tables, worker }) = router else { return };
         tasks.clear();
         RouterWorker::collect(tables, rx, tasks, now);
         for (at, (task, frame)) in tasks.iter().zip(frames).enumerate() {
-            let Some(mut walk) = Walk::new(bridges, errors, storm, rx, queues, PortId::NOWHERE, now) else { return };
+            let Some(mut walk) = Walk::new(bridges, state, rx, queues, PortId::NOWHERE, now) else { return };
             walk.at = at;
             let mut arrived = None;
             if matches!(task, Task::Undeliverable) {
@@ -218,7 +216,7 @@ impl Pipeline {
     /// Number of frames that storm control has dropped since the last call.
     #[inline]
     pub fn take_refused_floods(&mut self) -> usize {
-        self.storm.take_refused()
+        self.state.storm.take_refused()
     }
 
     /// Writes out the queues that were filled from `rx`. Returns the work that it was.
@@ -234,6 +232,7 @@ impl Pipeline {
     pub fn set_bridge(&mut self, id: BridgeId, table: Option<Arc<MacTable>>) {
         if let Some(slot) = self.bridges.tables.get_mut(id.index()) {
             *slot = table;
+            self.state.macs.clear();
         }
     }
 
@@ -243,7 +242,7 @@ impl Pipeline {
         if let Some(slot) = self.bridges.ports.get_mut(id.index()) {
             // A guest that leaves and comes back has the tokens that it had.
             if let Some(port) = &port {
-                self.storm.set(id, port.limits);
+                self.state.storm.set(id, port.limits);
                 if let Some(table) = self.bridges.tables.get(port.bridge.index()).and_then(Option::as_deref) {
                     table.set_leads_to_network(id, port.leads_to_network());
                 }

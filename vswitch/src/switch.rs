@@ -97,7 +97,7 @@ fn learn(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacAddr) ->
     if walk.story.is_some() {
         learn_traced(walk, table, domain, mac)
     } else {
-        table.learn(domain.vlan, mac, walk.ingress, walk.now)
+        walk.macs.learn(table, domain, mac, walk.ingress, walk.now)
     }
 }
 
@@ -151,8 +151,8 @@ fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain
 impl Walk<'_> {
     /// The port behind which the MAC table has this address. A rehearsed frame sees the table as it would have changed it.
     #[inline(always)]
-    pub(crate) fn locate(&self, table: &MacTable, domain: Domain, mac: MacAddr) -> Option<PortId> {
-        let known = table.lookup(domain.vlan, mac, self.now);
+    pub(crate) fn locate(&mut self, table: &MacTable, domain: Domain, mac: MacAddr) -> Option<PortId> {
+        let known = self.macs.lookup(table, domain, mac, self.now);
         match &self.story {
             None => known,
             Some(story) => story.relocated(domain, mac).unwrap_or(known),

@@ -14,7 +14,7 @@ use crate::domain::{BridgeId, MAX_BRIDGES};
 use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queues};
 use crate::limit::Errors;
-use crate::mac_table::MacTable;
+use crate::mac_table::{MacMemo, MacTable};
 use crate::port::{Port, PortId};
 use crate::storm::StormControl;
 use crate::tunnels::ip_routes::IpTunnel;
@@ -60,6 +60,14 @@ impl Bridges {
     }
 }
 
+/// What the frames of one worker leave for those that come after them.
+#[derive(Debug)]
+pub(crate) struct WorkerState {
+    pub(crate) errors: Errors,
+    pub(crate) storm: StormControl,
+    pub(crate) macs: MacMemo,
+}
+
 /// One batch on its way through the pipeline, and the frame of it that is processed now.
 pub(crate) struct Walk<'a> {
     pub(crate) bridges: &'a Bridges,
@@ -67,6 +75,7 @@ pub(crate) struct Walk<'a> {
     pub(crate) tx: &'a mut Queues,
     pub(crate) errors: &'a mut Errors,
     pub(crate) storm: &'a mut StormControl,
+    pub(crate) macs: &'a mut MacMemo,
     /// The frame's place in the batch.
     pub(crate) at: usize,
     /// The port that the frame came in through; [`PortId::NOWHERE`] for one that the router made.
@@ -90,8 +99,7 @@ impl<'a> Walk<'a> {
     #[inline]
     pub(crate) fn new(
         bridges: &'a Bridges,
-        errors: &'a mut Errors,
-        storm: &'a mut StormControl,
+        state: &'a mut WorkerState,
         rx: &'a mut Batch,
         tx: &'a mut Queues,
         ingress: PortId,
@@ -99,12 +107,14 @@ impl<'a> Walk<'a> {
     ) -> Option<Walk<'a>> {
         let counted = if ingress == PortId::NOWHERE { PortId(0) } else { ingress };
         let counters = bridges.counters.port(counted)?;
+        let WorkerState { errors, storm, macs } = state;
         Some(Walk {
             bridges,
             rx,
             tx,
             errors,
             storm,
+            macs,
             at: 0,
             ingress,
             port: bridges.port(ingress),

@@ -1,4 +1,4 @@
-//! The MAC table against a model: a plain `HashMap` with the same rules.
+//! The MAC table, behind the memos of two workers, against a model: a plain `HashMap` with the same rules.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
 use proptest::prelude::*;
 use vswitch::mac_table::Full;
-use vswitch::{Learned, MacTable, MacTableConfig, PortId};
+use vswitch::{BridgeId, Domain, Learned, MacMemo, MacTable, MacTableConfig, PortId};
 
 const PORTS: u16 = 4;
 const AGING: u32 = 300;
@@ -126,9 +126,15 @@ fn key(station: u8, vlan: u16) -> Key {
     (VlanId::new(vlan).unwrap(), mac)
 }
 
+fn domain(key: Key) -> Domain {
+    Domain { bridge: BridgeId::default(), vlan: key.0 }
+}
+
 /// The table and the model, kept in step.
 struct Pair {
     table: MacTable,
+    /// Those of the workers that learn and look up in turn.
+    memos: [MacMemo; 2],
     model: Model,
     now: u32,
     /// Entries may make room for others in full buckets before the limit: the model follows.
@@ -138,7 +144,7 @@ struct Pair {
 impl Pair {
     fn new(size: usize, seed: [u64; 2], crowded: bool) -> Pair {
         let table = MacTable::new(MacTableConfig { size, aging_secs: AGING, ports: usize::from(PORTS), seed });
-        Pair { table, model: Model { entries: HashMap::new(), size, operations: 0 }, now: 0, crowded }
+        Pair { table, memos: Default::default(), model: Model { entries: HashMap::new(), size, operations: 0 }, now: 0, crowded }
     }
 
     fn at(&self) -> Timestamp {
@@ -178,7 +184,9 @@ impl Pair {
             Operation::Learn { station, vlan, port } => {
                 let (key, port) = (key(station, vlan), PortId(port));
                 let (expected, victims) = self.model.learn(key, port, self.now);
-                let answer = self.table.learn(key.0, key.1, port, self.at());
+                let now = self.at();
+                self.memos.swap(0, 1);
+                let answer = self.memos[0].learn(&self.table, domain(key), key.1, port, now);
                 if expected == Learned::Added && answer == Learned::Refused && self.may_be_static_only() {
                     self.model.entries.remove(&key);
                     return self.follow(key, &victims);
@@ -190,7 +198,10 @@ impl Pair {
             }
             Operation::Lookup { station, vlan } => {
                 let key = key(station, vlan);
-                prop_assert_eq!(self.table.lookup(key.0, key.1, self.at()), self.model.lookup(key, self.now));
+                let now = self.at();
+                self.memos.swap(0, 1);
+                let answer = self.memos[0].lookup(&self.table, domain(key), key.1, now);
+                prop_assert_eq!(answer, self.model.lookup(key, self.now));
             }
             Operation::AddStatic { station, vlan, port } => {
                 let (key, port) = (key(station.max(1), vlan), PortId(port));

@@ -23,12 +23,14 @@
 //!
 //! *Threads.* Any worker may look up and learn at any time through `&self`. Look-ups take no lock (`slots.rs`). Changes are made
 //! under one mutex, which a worker only *tries* to take: if another thread holds it, the frame continues without being
-//! learned, and the next one of that source tries again. So no worker ever waits for another.
+//! learned, and the next one of that source tries again. So no worker ever waits for another. Each worker remembers the answers
+//! for the addresses that it saw last (`memo.rs`).
 //!
 //! *Memory.* All of it is allocated when the table is created: eight places for each key, and at the limit at most half of them
 //! in use.
 
 mod loop_guard;
+mod memo;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -43,6 +45,7 @@ use packet::{MacAddr, Timestamp};
 
 pub use self::loop_guard::{FIRST_BLOCK, LAST_BLOCK, Loop};
 use self::loop_guard::{LoopGuard, Noted};
+pub use self::memo::MacMemo;
 use self::slots::{Slots, Value, key_of, key_parts, slots_of};
 use self::usage::Usage;
 use crate::port::PortId;
@@ -61,7 +64,7 @@ const FORGOTTEN_AT_ONCE: usize = 256;
 pub struct MacTableConfig {
     /// Maximum number of learned entries; clamped to [`SIZE_RANGE`].
     pub size: usize,
-    /// Seconds without renewal after which an entry is removed.
+    /// Seconds without renewal after which an entry is removed, at least 1.
     pub aging_secs: u32,
     /// Maximum number of ports.
     pub ports: usize,
@@ -228,7 +231,7 @@ impl MacTable {
         let slots = Slots::new(2 * size, config.seed);
         MacTable {
             size,
-            aging_secs: config.aging_secs,
+            aging_secs: config.aging_secs.max(1),
             guarded_until: AtomicU64::new(0),
             blocked_until: std::iter::repeat_with(AtomicU64::default).take(config.ports).collect(),
             book: Mutex::new(Book {
@@ -394,8 +397,10 @@ impl MacTable {
                 let old = self.slots.value(slot);
                 book.usage.remove(old.port, slot);
                 book.usage.push(fresh.port, slot);
-                self.slots.renew(slot, fresh);
-                if old.port != fresh.port {
+                if old.port == fresh.port {
+                    self.slots.renew(slot, fresh);
+                } else {
+                    self.slots.relocate(slot, fresh);
                     book.note_move(key, old.port, fresh.port);
                 }
             }
@@ -427,7 +432,7 @@ impl MacTable {
         if let Some((slot, old)) = found
             && old.is_static
         {
-            self.slots.renew(slot, value);
+            self.slots.relocate(slot, value);
             return Ok(());
         }
         if book.stats.statics >= self.size {

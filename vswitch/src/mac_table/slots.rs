@@ -12,8 +12,8 @@
 //!  k: 1 | MAC 48 | VLAN 12             v: seconds 32 | static 1 | port 16
 //! ```
 //!
-//! *Threads.* Readers take no lock: a version number, odd while an entry is inserted or removed, tells a reader to look again
-//! (a seqlock). Everything that writes is called with the table's lock held.
+//! *Threads.* Readers take no lock: a version number, odd while an entry is inserted, removed or moved to another port, tells a
+//! reader to look again (a seqlock). Everything that writes is called with the table's lock held.
 
 use std::hash::Hasher;
 use std::ops::Range;
@@ -88,6 +88,12 @@ pub(super) fn key_parts(key: u64) -> (VlanId, MacAddr) {
     (VlanId::new(key as u16 & 0xfff).unwrap_or_default(), MacAddr::from_u64(key >> 12))
 }
 
+/// Whether no entry was being changed at this version.
+#[inline]
+pub(super) fn is_settled(version: u64) -> bool {
+    version & 1 == 0
+}
+
 /// The slots of a bucket.
 pub(super) fn slots_of(bucket: usize) -> Range<usize> {
     bucket * WAYS..(bucket + 1) * WAYS
@@ -120,8 +126,8 @@ impl Slots {
     #[inline]
     pub(super) fn read(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
         for _ in 0..READ_ATTEMPTS {
-            let version = self.version.load(Ordering::Acquire);
-            if version & 1 == 0 {
+            let version = self.version();
+            if is_settled(version) {
                 let found = self.scan(key, places);
                 fence(Ordering::Acquire);
                 if self.version.load(Ordering::Relaxed) == version {
@@ -159,9 +165,20 @@ impl Slots {
         Value::unpack(self.slot(slot).value.load(Ordering::Relaxed))
     }
 
-    /// Gives the entry in a slot another value.
+    /// The current version. While it is the same and [settled](is_settled), the same keys have the same ports.
+    #[inline(always)]
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Gives the entry in a slot another time, with the same port.
     pub(super) fn renew(&self, slot: usize, value: Value) {
         self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
+    }
+
+    /// Gives the entry in a slot another port.
+    pub(super) fn relocate(&self, slot: usize, value: Value) {
+        self.change(|| self.renew(slot, value));
     }
 
     /// Puts an entry into a free slot.

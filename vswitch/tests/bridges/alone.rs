@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use packet::MacAddr;
 use packet::vlan::VlanId;
 use proptest::prelude::*;
 use tunnel::Vni;
@@ -215,6 +216,23 @@ fn a_stale_entry_leads_nowhere() {
     bridge.port(1).bridge = BridgeId(1);
     assert!(bridge.run(0, &[frame(0, 0, 1, 0, 100)]).is_empty());
     assert_eq!(bridge.counts(0).dropped(DropReason::PortGone), 1);
+}
+
+/// What was known of a bridge's stations is forgotten with its table, however recent.
+#[test]
+fn a_bridge_with_another_table_knows_nobody() {
+    let mut bridge = Bridge::open(3);
+    let there_and_back = [frame(0, 0, 1, 0, 100)];
+    assert_eq!(bridge.run(1, &[frame(0, 1, 0, 0, 100)]).len(), 2);
+    for _ in 0..2 {
+        assert_eq!(bridge.run(0, &there_and_back).len(), 1);
+    }
+    let table = Arc::new(MacTable::new(MacTableConfig { ports: 3, ..MacTableConfig::default() }));
+    // The same number of changes as the former table saw.
+    table.learn(VlanId::NONE, MacAddr([2, 0, 0, 0, 0, 99]), PortId(2), bridge.now);
+    table.learn(VlanId::NONE, MacAddr([2, 0, 0, 0, 0, 98]), PortId(2), bridge.now);
+    bridge.pipeline.set_bridge(BridgeId::default(), Some(table));
+    assert_eq!(bridge.run(0, &there_and_back).len(), 2);
 }
 
 #[test]
