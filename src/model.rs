@@ -2,12 +2,13 @@
 
 use vswitch::{BridgeId, Coalesce, PortVlan, StormLimits, VlanSet};
 
-/// Each bridge of a configuration has a number, and a place in the workers' tables.
-const _: () = assert!(config::MAX_BRIDGES <= vswitch::domain::MAX_BRIDGES && vswitch::domain::MAX_BRIDGES <= u8::MAX as usize);
+/// Bridges that come take numbers besides those that go with the same change, and each number has a place in the workers' tables.
+const _: () =
+    assert!(2 * config::MAX_BRIDGES <= vswitch::domain::MAX_BRIDGES && vswitch::domain::MAX_BRIDGES <= u16::MAX as usize);
 
-/// The number of a bridge, which is its place in the configuration.
+/// The number of a bridge.
 pub(crate) fn bridge_id(number: usize) -> BridgeId {
-    BridgeId(number as u8)
+    BridgeId(number as u16)
 }
 
 /// The VLANs of a port.

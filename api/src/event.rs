@@ -157,6 +157,24 @@ pub enum What {
         /// Its keys; where they change, before and after.
         text: String,
     },
+    /// A bridge was added, removed or altered.
+    BridgeChanged {
+        /// What was done.
+        action: Action,
+        /// Name of the bridge.
+        bridge: String,
+        /// Its keys; where they change, before and after.
+        text: String,
+    },
+    /// A gateway was added, removed or replaced.
+    GatewayChanged {
+        /// What was done.
+        action: Action,
+        /// Its address, VLAN and bridge.
+        gateway: String,
+        /// The address that it replaces.
+        text: String,
+    },
     /// A tunnel was added, removed or altered.
     TunnelChanged {
         /// What was done.
@@ -217,6 +235,8 @@ impl What {
             What::PeerFound { .. } => "peer_found",
             What::PeerChanged { .. } => "peer_changed",
             What::PortChanged { .. } => "port_changed",
+            What::BridgeChanged { .. } => "bridge_changed",
+            What::GatewayChanged { .. } => "gateway_changed",
             What::TunnelChanged { .. } => "tunnel_changed",
             What::RuleChanged { .. } => "rule_changed",
             What::SettingChanged { .. } => "setting_changed",
@@ -273,6 +293,10 @@ impl fmt::Display for What {
                 write!(out, "tunnel {tunnel}: {peer} can be reached, MTU {mtu}")
             }
             What::PortChanged { action, port, text } => write_change(out, *action, &format_args!("port {port}"), text),
+            What::BridgeChanged { action, bridge, text } => write_change(out, *action, &format_args!("bridge {bridge}"), text),
+            What::GatewayChanged { action, gateway, text } => {
+                write_change(out, *action, &format_args!("gateway {gateway}"), text)
+            }
             What::TunnelChanged { action, tunnel, text } => write_change(out, *action, &format_args!("tunnel {tunnel}"), text),
             What::RuleChanged { action, rule, text } => write_change(out, *action, &format_args!("rule {rule}"), text),
             What::SettingChanged { action, setting, text } => write_change(out, *action, setting, text),

@@ -132,8 +132,27 @@ pub struct Apply {
     /// Change nothing, only answer with the difference
     #[serde(default)]
     pub dry_run: bool,
+    /// Remove the bridges that verbs have added, too
+    #[serde(default)]
+    pub prune: bool,
     /// Name of the configuration in errors [default: the request]
     pub file: Option<String>,
+}
+
+/// A bridge to add
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBridge {
+    /// `NAME[:KEY=VALUE...]`, such as `blue:gateway=10.71.0.1/24`
+    pub bridge: String,
+}
+
+/// New values for keys of a bridge
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeKeys {
+    /// `KEY=VALUE[:KEY=VALUE...]`, such as `mac-aging-time=60`; the value `none` takes a key away
+    pub keys: String,
 }
 
 /// A port to add

@@ -39,6 +39,8 @@ pub struct Bridge {
     pub name: String,
     /// Number of worker threads, which all bridges share.
     pub workers: usize,
+    /// Number of its ports. Free places for guests, and tunnels, do not count.
+    pub ports: usize,
     /// Learned addresses in its MAC table.
     pub mac_entries: usize,
     /// Maximum number of learned addresses.

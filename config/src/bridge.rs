@@ -1,5 +1,11 @@
-//! The bridges: `[bridge.NAME]`, and `br0` of the flags. A bridge's number is its place in the model: first `br0`, if there is one,
-//! then the others sorted by name.
+//! The bridges: `[bridge.NAME]`, `br0` of the flags, and those that a verb adds to the running switch.
+//!
+//! *Numbers.* Ports, tunnels and gateways name their bridge by number. A configuration that is read numbers its bridges from 0: first
+//! `br0`, then the others sorted by name. A bridge of the running switch keeps its number for as long as it exists, so a configuration
+//! that takes over is [numbered like the running one](crate::model::Config::number_like); a new bridge gets the lowest free number.
+//!
+//! *Owners.* A bridge that a verb has added is the operator's or an engine's ([`Origin::Verb`]): a configuration file that is
+//! applied neither removes nor changes it.
 
 use crate::address::GatewayAddress;
 use crate::keys::{Tables, keys};
@@ -11,7 +17,7 @@ use crate::value::{Number, PairKey, Pairs, Text};
 pub const DEFAULT_BRIDGE: &str = "br0";
 
 /// Maximum number of bridges of a switch.
-pub const MAX_BRIDGES: usize = 16;
+pub const MAX_BRIDGES: usize = 1024;
 
 const DEFAULT_MAC_TABLE_SIZE: usize = 8192;
 const DEFAULT_MAC_AGING_TIME: u32 = 300;
@@ -19,6 +25,8 @@ const DEFAULT_MAC_AGING_TIME: u32 = 300;
 /// One bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bridge {
+    /// Its number, less than twice [`MAX_BRIDGES`].
+    pub number: usize,
     /// Its name.
     pub name: String,
     /// Entries of its MAC table.
@@ -48,9 +56,21 @@ keys! {
     }
 }
 
+impl Bridge {
+    /// The settings that are other than before: `mac-aging-time 300 -> 60`.
+    pub(crate) fn differences_from(&self, before: &Bridge) -> String {
+        let size = (before.mac_table_size != self.mac_table_size)
+            .then(|| format!("mac-table-size {} -> {}", before.mac_table_size, self.mac_table_size));
+        let time = (before.mac_aging_time != self.mac_aging_time)
+            .then(|| format!("mac-aging-time {} -> {}", before.mac_aging_time, self.mac_aging_time));
+        size.into_iter().chain(time).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl BridgeKeys {
-    pub(crate) fn bridge(&self, name: &str) -> Bridge {
+    pub(crate) fn bridge(&self, number: usize, name: &str) -> Bridge {
         Bridge {
+            number,
             name: name.to_owned(),
             mac_table_size: self.mac_table_size.as_ref().map_or(DEFAULT_MAC_TABLE_SIZE, |size| size.value.get()),
             mac_aging_time: self.mac_aging_time.as_ref().map_or(DEFAULT_MAC_AGING_TIME, |time| time.value.get()),
@@ -65,7 +85,7 @@ impl Text for GatewayVlan {
 }
 
 impl PairKey for GatewayVlan {
-    const SHAPE: &str = "VLAN=CIDR, such as 10=10.0.10.1/24";
+    const SHAPE: &str = "VLAN@CIDR, such as 10@10.0.10.1/24";
 }
 
 /// "there is no bridge 'br1': did you mean 'br0'?"

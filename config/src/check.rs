@@ -29,6 +29,7 @@ const DEFAULT_BUSY_POLL: u32 = 50;
 pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems) -> Config {
     let mut check = Check { document, whole, problems, warnings: Vec::new() };
     let bridges = check.bridges();
+    check.purpose();
     let ports = check.ports();
     let uplink = check.uplink(&bridges, &ports);
     let (tunnels, ip_tunnels) = check.tunnels(&bridges, &ports);
@@ -40,7 +41,6 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
     let router = check.router(&bridges, nat_uplink);
     let gateways = router.as_ref().map_or(&[][..], |router| &router.gateways);
     check.counts(&ports, bridge_uplink.is_some(), &tunnels, &ip_tunnels);
-    check.populated(&bridges, &ip_tunnels, gateways);
     apart::check_against_gateways(&tunnels, &ip_tunnels, gateways, check.problems);
     let control = document.control.as_ref().map_or_else(Control::default, |keys| keys.value.control(check.problems));
     let metrics = document.metrics.as_ref().and_then(|keys| {
@@ -93,12 +93,28 @@ impl<'a> Check<'a> {
                 let count = self.document.bridges().count();
                 self.problems.add(&name.origin, format!("{count} bridges, but there are at most {MAX_BRIDGES}: leave some out"));
             }
-            bridges.push(keys.bridge(&name.value));
-        }
-        if bridges.is_empty() {
-            bridges.push(BridgeKeys::default().bridge(DEFAULT_BRIDGE));
+            bridges.push(keys.bridge(at, &name.value));
         }
         bridges
+    }
+
+    /// Reports a switch without a port that cannot get one later either.
+    fn purpose(&mut self) {
+        let has_port = |keys: &BridgeKeys| keys.is_faulty || keys.ports.as_ref().is_some_and(|ports| !ports.value.0.is_empty());
+        let document = self.document;
+        let is_closed =
+            document.control.as_ref().and_then(|control| control.value.path.as_ref()).is_some_and(|path| path.value == "none");
+        if !is_closed
+            || document.is_faulty
+            || document.bridges().any(|(_, keys)| has_port(keys))
+            || !document.tunnels().is_empty()
+        {
+            return;
+        }
+        let example = self.whole.say("tap = \"tap0\" in [[bridge.br0.port]]", "--tap tap0,tap1");
+        let problem =
+            format!("a switch without a control socket needs a port from the start: name at least one, such as {example}");
+        self.problems.add(self.whole, problem);
     }
 
     /// The ports of all bridges. Two ports with the same interface, path or address are a problem.
@@ -249,9 +265,17 @@ impl<'a> Check<'a> {
     fn router(&mut self, bridges: &[Bridge], uplink: Option<NatUplink>) -> Option<Router> {
         let mut gateways = self.gateways(bridges);
         let (nat, rules) = (self.nat(), self.rules());
+        if uplink.is_some() && !self.has_own_gateway() {
+            let usual = Gateway::usual();
+            for other in &gateways {
+                if let Some(problem) = other.conflict(&usual, bridges.first().map(|bridge| bridge.name.as_str())) {
+                    self.problems.add_clash(&other.origin, problem, usual.to_string());
+                }
+            }
+            gateways.push(usual);
+        }
         if gateways.is_empty() {
-            uplink.as_ref()?;
-            gateways.push(Gateway::usual());
+            return None;
         }
         let mut router = Router { gateways, uplink, nat: Nat::default(), publish: Vec::new() };
         let Some(uplink) = &router.uplink else { return Some(router) };
@@ -265,6 +289,12 @@ impl<'a> Check<'a> {
         router.nat = nat;
         router.publish = self.publish(rules, &router.gateways, uplink);
         Some(router)
+    }
+
+    /// Whether a gateway is written, besides those of bridges that verbs have added.
+    fn has_own_gateway(&self) -> bool {
+        let own = self.document.bridges().filter(|(name, _)| !name.origin.is_verb());
+        own.into_iter().any(|(_, keys)| keys.gateway.is_some() || keys.gateways.is_some())
     }
 
     /// The gateways of all bridges. Overlapping networks are a problem.
@@ -360,39 +390,6 @@ impl<'a> Check<'a> {
         let guests =
             if has_slots { "; a guest's place is one, of which a stream has 16 unless guests says otherwise" } else { "" };
         self.problems.add(self.whole, format!("{count} ports, but there are at most {MAX_PORTS}{hosts}{guests}"));
-    }
-
-    /// Reports bridges without ports. A bridge with a gateway and a tunnel is valid: its guests are behind the tunnel.
-    fn populated(&mut self, bridges: &[Bridge], ip_tunnels: &[IpTunnel], gateways: &[Gateway]) {
-        if self.document.is_faulty
-            || self.document.tunnels().iter().any(|tunnel| !tunnel.value.is_bridged()) && bridges.len() == 1
-        {
-            return;
-        }
-        let empty = BridgeKeys::default();
-        let written: Vec<(&Origin, &BridgeKeys)> = match self.document.bridges().next() {
-            Some(_) => self.document.bridges().map(|(name, keys)| (&name.origin, keys)).collect(),
-            None => vec![(self.whole, &empty)],
-        };
-        for (number, ((origin, keys), bridge)) in written.into_iter().zip(bridges).enumerate() {
-            let has_port = keys.is_faulty || keys.ports.as_ref().is_some_and(|ports| !ports.value.0.is_empty());
-            let is_its_own = |name: Option<&At<String>>| name.map_or(DEFAULT_BRIDGE, |name| name.value.as_str()) == bridge.name;
-            let has_tunnel =
-                self.document.tunnels().iter().any(|tunnel| tunnel.value.is_bridged() && is_its_own(tunnel.value.bridge()));
-            let is_routed = has_tunnel && gateways.iter().any(|gateway| gateway.bridge == number);
-            if has_port || is_routed || !ip_tunnels.is_empty() && bridges.len() == 1 {
-                continue;
-            }
-            let name = &bridge.name;
-            if bridges.len() == 1 {
-                let example = self.whole.say("tap = \"tap0\" in [[bridge.br0.port]]", "--tap tap0,tap1");
-                self.problems.add(self.whole, format!("a switch needs a port: name at least one, such as {example}"));
-            } else {
-                let example = format!("tap = \"tap0\" in [[bridge.{name}.port]]");
-                let problem = format!("bridge {name} has no port: name at least one, such as {example}, or leave {name} out");
-                self.problems.add(origin, problem);
-            }
-        }
     }
 }
 

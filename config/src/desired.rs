@@ -52,12 +52,12 @@ impl From<Problems> for EditError {
 
 impl EditError {
     /// A change for which another object is in the way.
-    fn taken(name: &str, text: impl Into<String>, in_the_way: impl Into<String>) -> EditError {
+    pub(crate) fn taken(name: &str, text: impl Into<String>, in_the_way: impl Into<String>) -> EditError {
         let problem = Problem { in_the_way: Some(in_the_way.into()), ..Problem::new(&named(name), text) };
         EditError::Refused(problem.into())
     }
 
-    fn refused(name: &str, text: impl Into<String>) -> EditError {
+    pub(crate) fn refused(name: &str, text: impl Into<String>) -> EditError {
         EditError::Refused(Problem::new(&named(name), text).into())
     }
 }
@@ -73,7 +73,10 @@ impl Config {
     #[must_use]
     pub fn of_text(path: &str, text: &str) -> (Config, Problems) {
         let mut problems = Problems::default();
-        let document = file::read(path, text, &mut problems);
+        let mut document = file::read(path, text, &mut problems);
+        if !document.has_own_bridge() {
+            document.default_bridge();
+        }
         let config = check(&document, &file::whole(path), &mut problems);
         (config, problems.sorted())
     }
@@ -83,14 +86,23 @@ impl Desired {
     /// Reads a file, if there is one, and the flags that add to it.
     pub fn read(path: Option<&Path>, flags: &[Flag]) -> Result<Desired, Problems> {
         let Some(path) = path else { return Desired::of_flags(flags) };
-        let name = path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Desired::of_text(&name, &text, flags),
-            Err(error) => {
-                let problem = format!("the file cannot be read: {error}");
-                Err(Problem::new(&Origin::flag("--config", &name), problem).into())
-            }
-        }
+        let (name, text) = read_file(path)?;
+        Desired::of_text(&name, &text, flags)
+    }
+
+    /// Reads the file and the flags again while the switch runs; see [`Desired::beside`].
+    pub fn read_again(&self, path: &Path, flags: &[Flag]) -> Result<Desired, Problems> {
+        let (name, text) = read_file(path)?;
+        self.beside(&name, &text, flags)
+    }
+
+    /// Reads a file's text, and the flags that add to it, for a switch that runs with this configuration. Bridges that verbs added
+    /// stay as they are; they are not the file's.
+    pub fn beside(&self, path: &str, text: &str, flags: &[Flag]) -> Result<Desired, Problems> {
+        let mut problems = Problems::default();
+        let mut document = file::read(path, text, &mut problems);
+        document.take_over(&self.document, &mut problems);
+        Desired::complete(document, flags, file::whole(path), problems)
     }
 
     /// Reads a file's text, and the flags that add to it: repeatable flags are appended to the file's values, the others replace
@@ -110,6 +122,9 @@ impl Desired {
         for flag in flags {
             flags::add(&mut document, flag, &mut problems);
         }
+        if !document.has_own_bridge() {
+            document.default_bridge();
+        }
         let config = check(&document, &whole, &mut problems);
         problems.none_or(Desired { document, config, whole })
     }
@@ -119,7 +134,8 @@ impl Desired {
         let kind = word.split_once(':').map_or("", |(kind, _)| kind);
         let is_other_kind = Kind::named(kind).is_some_and(|kind| kind != Kind::Tap);
         let flag = Flag::new(if is_other_kind { "--port" } else { "--tap" }, word);
-        let mut alone = Document::default();
+        let mut alone = self.document.clone();
+        alone.bridges_mut().for_each(|bridge| bridge.ports = None);
         flags::add(&mut alone, &flag, &mut Problems::default());
         let new: Vec<Port> = alone.bridges_mut().flat_map(|bridge| ports_of(bridge)).flatten().collect();
         let verb = format!("port add {}", word.escape_debug());
@@ -152,7 +168,7 @@ impl Desired {
         done.map_err(|problems| problems.of_verb(name, verb).into())
     }
 
-    fn of_document(&self, document: Document) -> Result<Desired, EditError> {
+    pub(crate) fn of_document(&self, document: Document) -> Result<Desired, EditError> {
         Ok(Desired::complete(document, &[], self.whole.clone(), Problems::default())?)
     }
 
@@ -199,17 +215,10 @@ impl Desired {
             let problem = format!("it is one of several places for guests: remove all by {all}, or change guests=");
             return Err(EditError::refused(name, problem));
         }
-        let left = document.bridges_mut().nth(*number).and_then(|bridge| bridge.ports.as_mut()).map_or(0, |ports| {
+        if let Some(ports) = document.bridges_mut().nth(*number).and_then(|bridge| bridge.ports.as_mut()) {
             ports.value.0.remove(*at);
-            ports.value.0.len()
-        });
-        self.of_document(document).map_err(|error| match self.config.bridges.get(*number) {
-            Some(bridge) if left == 0 => {
-                let problem = format!("it is the last port of bridge {}, which needs one: add another port first", bridge.name);
-                EditError::refused(name, problem)
-            }
-            _ => error,
-        })
+        }
+        self.of_document(document)
     }
 
     /// This configuration without a rule, given in the syntax of `--publish` or as it is listed.
@@ -251,6 +260,18 @@ impl Desired {
     }
 }
 
+/// A file's name, as problems say it, and its text.
+fn read_file(path: &Path) -> Result<(String, String), Problems> {
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => {
+            let problem = format!("the file cannot be read: {error}");
+            Err(Problem::new(&Origin::flag("--config", &name), problem).into())
+        }
+    }
+}
+
 /// The ports that each `port` table of a bridge describes.
 fn ports_of(bridge: &BridgeKeys) -> Vec<Vec<Port>> {
     let tables = bridge.ports.iter().flat_map(|ports| &ports.value.0);
@@ -271,6 +292,6 @@ fn no_such(what: &str, name: &str, there: impl Iterator<Item = String>) -> EditE
 }
 
 /// Origin of a problem with an object that a verb names.
-fn named(name: &str) -> Origin {
+pub(crate) fn named(name: &str) -> Origin {
     Origin::flag(&name.escape_debug().to_string(), "")
 }

@@ -25,7 +25,7 @@ keys! {
         "control" => control: ControlKeys,
         /// The counters for Prometheus, over TCP.
         "metrics" => metrics: MetricsKeys,
-        /// Bridges by their names, at most 16. Flags add to br0.
+        /// Bridges by their names, at most 1024. Flags add to br0.
         "bridge" => bridges: Named<BridgeKeys>,
         /// The way out.
         "uplink" => uplink: UplinkKeys,
@@ -39,11 +39,26 @@ keys! {
 }
 
 impl Document {
-    /// The bridges in the order of their numbers: `br0` first, the others by their names.
-    pub(crate) fn bridges(&self) -> impl Iterator<Item = &(At<String>, BridgeKeys)> {
-        let all = || self.bridges.iter().flat_map(|bridges| &bridges.value.0);
-        let is_first = |bridge: &&(At<String>, BridgeKeys)| bridge.0.value == DEFAULT_BRIDGE;
-        all().filter(is_first).chain(all().filter(move |bridge| !is_first(bridge)))
+    /// The bridges in the order of their numbers: `br0` first, the others by their names, those of verbs last.
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &(At<String>, BridgeKeys)> + Clone {
+        let place = |(name, _): &(At<String>, BridgeKeys)| match (name.origin.is_verb(), name.value == DEFAULT_BRIDGE) {
+            (true, _) => 2,
+            (false, false) => 1,
+            (false, true) => 0,
+        };
+        let all = self.bridges.iter().flat_map(|bridges| &bridges.value.0);
+        (0..=2).flat_map(move |wanted| all.clone().filter(move |bridge| place(bridge) == wanted))
+    }
+
+    /// Whether a bridge is written that no verb has added.
+    pub(crate) fn has_own_bridge(&self) -> bool {
+        self.bridges().any(|(name, _)| !name.origin.is_verb())
+    }
+
+    /// The bridge of this name.
+    pub(crate) fn bridge_named(&mut self, name: &str) -> Option<&mut BridgeKeys> {
+        let mut all = self.bridges.iter_mut().flat_map(|bridges| &mut bridges.value.0);
+        all.find(|(bridge, _)| bridge.value == name).map(|(_, keys)| keys)
     }
 
     pub(crate) fn bridges_mut(&mut self) -> impl Iterator<Item = &mut BridgeKeys> {

@@ -6,7 +6,7 @@
 
 use ::tunnel::FramingKind;
 
-use crate::bridge::GatewayVlan;
+use crate::bridge::{BridgeKeys, GatewayVlan, unknown_bridge};
 use crate::document::Document;
 use crate::keys::{Keys, list_of};
 use crate::nat::TimeoutKeys;
@@ -118,12 +118,11 @@ fn taps(document: &mut Document, list: &str, problems: &mut Problems) {
         let rest = netns.map_or(name, |netns| netns.strip_prefix("pid:").unwrap_or(netns));
         if let Some((_, piece)) = rest.split_once(':') {
             problems.add(&origin, not_a_pair(piece));
-            push_port(document, &origin, Some(PortKeys::Unknown));
+            push_keys(document.default_bridge(), &origin, Some(PortKeys::Unknown));
             continue;
         }
         entries.extend(pairs);
-        let keys = PortKeys::read(&Raw { origin: origin.clone(), value: RawValue::Table(entries) }, "port", problems);
-        push_port(document, &origin, keys);
+        push_port(document, &origin, entries, problems);
     }
 }
 
@@ -162,16 +161,41 @@ fn port(document: &mut Document, text: &str, problems: &mut Problems) {
             let Some((head, pairs)) = or_tell(head_and_pairs(rest, &origin), &origin, problems) else { return };
             let mut entries = vec![Entry::word(kind, head, &origin)];
             entries.extend(pairs);
-            let keys = PortKeys::read(&Raw { origin: origin.clone(), value: RawValue::Table(entries) }, "port", problems);
-            return push_port(document, &origin, keys);
+            return push_port(document, &origin, entries, problems);
         }
     };
     problems.add(&origin, problem);
-    push_port(document, &origin, Some(PortKeys::Unknown));
+    push_keys(document.default_bridge(), &origin, Some(PortKeys::Unknown));
 }
 
-fn push_port(document: &mut Document, origin: &Origin, keys: Option<PortKeys>) {
-    list_of(&mut document.default_bridge().ports).extend(keys.map(|keys| At::new(keys, origin)));
+/// Adds a port to the bridge that `bridge=` among its keys names, or else to br0.
+fn push_port(document: &mut Document, origin: &Origin, mut entries: Vec<Entry>, problems: &mut Problems) {
+    let named = entries.iter().position(|entry| entry.key == "bridge").map(|at| entries.remove(at));
+    let name = named.as_ref().and_then(|entry| entry.raw.text());
+    let is_there = |name: &str| document.bridges().any(|(bridge, _)| bridge.value == name);
+    let missing = name
+        .filter(|name| !is_there(name))
+        .map(|name| unknown_bridge(name, document.bridges().map(|(bridge, _)| bridge.value.as_str())));
+    let bridge = match name.filter(|_| missing.is_none()) {
+        Some(name) => document.bridge_named(name),
+        None => Some(document.default_bridge()),
+    };
+    let keys = PortKeys::read(&Raw { origin: origin.clone(), value: RawValue::Table(entries) }, "port", problems);
+    if let Some(bridge) = bridge {
+        push_keys(bridge, origin, keys);
+    }
+    if let Some(problem) = missing {
+        problems.add(origin, problem);
+    }
+}
+
+fn push_keys(bridge: &mut BridgeKeys, origin: &Origin, keys: Option<PortKeys>) {
+    list_of(&mut bridge.ports).extend(keys.map(|keys| At::new(keys, origin)));
+}
+
+/// Parses the argument of `bridge add` and `bridge set`, `NAME[:KEY=VALUE...]`: the name and the pairs.
+pub(crate) fn bridge(text: &str, origin: &Origin, problems: &mut Problems) -> Option<(String, Vec<Entry>)> {
+    or_tell(head_and_pairs(text, origin), origin, problems)
 }
 
 /// Parses `--gateway [VLAN=]CIDR[,...]`.

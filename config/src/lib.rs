@@ -33,6 +33,7 @@ mod metrics;
 mod model;
 mod name;
 mod nat;
+mod networks;
 mod plan;
 pub mod port;
 mod problem;

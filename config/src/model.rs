@@ -1,5 +1,6 @@
 //! The model of a whole configuration, with defaults for missing keys.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 
@@ -14,7 +15,7 @@ use crate::uplink::BridgeUplink;
 /// The bridges, their router, and the threads that carry their frames.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The bridges, at least one; ports refer to them by index.
+    /// The bridges, at least one; ports refer to them by number.
     pub bridges: Vec<Bridge>,
     /// The ports, bridge by bridge, TAPs first; then the TUN devices of `ip_tunnels`.
     pub ports: Vec<Port>,
@@ -54,16 +55,56 @@ impl Config {
     }
 
     /// Default number of threads: one per core, at most one per device. Sockets of tunnels do not count, as their datagrams are for one
-    /// of the devices.
+    /// of the devices. A switch without ports gets one per core, because all of its ports come later.
     pub(crate) fn default_workers(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        cores.min(self.device_count().max(1))
+        if self.ports.is_empty() { cores } else { cores.min(self.device_count()) }
+    }
+
+    /// The bridge of this number.
+    #[must_use]
+    pub fn bridge(&self, number: usize) -> Option<&Bridge> {
+        self.bridges.iter().find(|bridge| bridge.number == number)
     }
 
     /// A bridge's name, if there are several bridges.
     #[must_use]
     pub fn name_among_several(&self, bridge: usize) -> Option<&str> {
-        self.bridges.get(bridge).filter(|_| self.bridges.len() > 1).map(|bridge| bridge.name.as_str())
+        self.bridge(bridge).filter(|_| self.bridges.len() > 1).map(|bridge| bridge.name.as_str())
+    }
+
+    /// What uses a bridge, by name: its ports, its uplink and its tunnels.
+    pub(crate) fn on_bridge(&self, number: usize) -> impl Iterator<Item = String> {
+        let ports = self.ports.iter().filter(move |port| port.is_bridged() && port.bridge == number);
+        let ports = ports.filter_map(|port| Some(format!("port {}", port.title()?)));
+        let uplink = self.bridge_uplink.iter().filter(move |uplink| uplink.bridge == number);
+        let tunnels = self.tunnels.iter().filter(move |tunnel| tunnel.bridge == number);
+        ports
+            .chain(uplink.map(|uplink| format!("the uplink {}", uplink.interface)))
+            .chain(tunnels.map(|tunnel| format!("tunnel {}", tunnel.name)))
+    }
+
+    /// Numbers the bridges like those of the running configuration: a bridge of the same name has the same number, a new one the
+    /// lowest that no bridge has in either.
+    pub(crate) fn number_like(&mut self, running: &Config) {
+        let kept: HashMap<&str, usize> = running.bridges.iter().map(|bridge| (bridge.name.as_str(), bridge.number)).collect();
+        let taken: HashSet<usize> = kept.values().copied().collect();
+        let mut free = (0..).filter(|number| !taken.contains(number));
+        let new_number =
+            |bridge: &Bridge| kept.get(bridge.name.as_str()).copied().or_else(|| free.next()).unwrap_or(bridge.number);
+        let numbers: Vec<usize> = self.bridges.iter().map(new_number).collect();
+        let renumbered: HashMap<usize, usize> = self.bridges.iter().map(|bridge| bridge.number).zip(numbers).collect();
+        let renumber = |number: &mut usize| {
+            if let Some(new) = renumbered.get(number) {
+                *number = *new;
+            }
+        };
+        self.bridges.iter_mut().for_each(|bridge| renumber(&mut bridge.number));
+        self.ports.iter_mut().for_each(|port| renumber(&mut port.bridge));
+        self.tunnels.iter_mut().for_each(|tunnel| renumber(&mut tunnel.bridge));
+        self.bridge_uplink.iter_mut().for_each(|uplink| renumber(&mut uplink.bridge));
+        let gateways = self.router.iter_mut().flat_map(|router| &mut router.gateways);
+        gateways.for_each(|gateway| renumber(&mut gateway.bridge));
     }
 
     /// The text `, on br1`, if there are several bridges.

@@ -4,25 +4,38 @@
 //! address (and the guest's place there). If other keys of it differ, the port changes; if that needs a different device, the port is
 //! removed and added. Rules and tunnels are identified by all their keys.
 //!
-//! *Fixed settings.* Threads, bridges with their tables, sockets of the control API, gateways and the uplink are created at the
-//! start. A configuration with other values for them needs a restart, and is refused before anything is touched. One that leaves
-//! out `workers`, `busy-poll`, `mac-table-size`, `mac-aging-time`, `control` or `metrics` keeps the running values. The set of
-//! bridges, the uplink, the gateways and the settings of the translation have no such rule: leaving them out means none, or the
-//! default.
+//! A bridge is identified by its name; a gateway by all it consists of.
+//!
+//! *Fixed settings.* Threads, sockets of the control API, the uplink and tables of the translation are created at the start. A
+//! configuration with other values for them needs a restart, and is refused before anything is touched. One that leaves out
+//! `workers`, `busy-poll`, `mac-table-size`, `mac-aging-time`, `control` or `metrics` keeps the running values. The set of bridges,
+//! the uplink, the gateways and the settings of the translation have no such rule: leaving them out means none, or the default.
 
 use std::fmt;
 
+use crate::bridge::Bridge;
 use crate::check::free_name;
 use crate::desired::Desired;
 use crate::model::Config;
 use crate::nat::Nat;
 use crate::port::Port;
 use crate::publish::Publish;
+use crate::router::Gateway;
 use crate::tunnel::Tunnel;
 
 /// The changes from one configuration to another.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// Bridges to be removed; their ports are removed too, or move.
+    pub removed_bridges: Vec<Bridge>,
+    /// Bridges to be added.
+    pub added_bridges: Vec<Bridge>,
+    /// Bridges whose MAC table gets another size or ageing time, with the new values.
+    pub altered_bridges: Vec<Bridge>,
+    /// The gateways to be removed.
+    pub removed_gateways: Vec<Gateway>,
+    /// The gateways to be added.
+    pub added_gateways: Vec<Gateway>,
     /// Ports to be removed, with their present keys.
     pub removed_ports: Vec<Port>,
     /// Ports to be added, in the order in which they are written.
@@ -109,6 +122,20 @@ impl fmt::Display for NeedsRestart {
 impl std::error::Error for NeedsRestart {}
 
 impl Desired {
+    /// Sizes and ageing times of MAC tables that are not written stay as they are.
+    fn keep_tables_of(&mut self, now: &Desired) {
+        for bridge in &mut self.config.bridges {
+            let Some(before) = now.config.bridge(bridge.number) else { continue };
+            let keys = self.document.bridges().find(|(name, _)| name.value == bridge.name).map(|(_, keys)| keys);
+            if keys.is_none_or(|keys| keys.mac_table_size.is_none()) {
+                bridge.mac_table_size = before.mac_table_size;
+            }
+            if keys.is_none_or(|keys| keys.mac_aging_time.is_none()) {
+                bridge.mac_aging_time = before.mac_aging_time;
+            }
+        }
+    }
+
     /// Compares the running configuration with this one, which takes over fixed settings that are not written.
     pub fn plan_from(&mut self, now: &Desired) -> Result<Plan, NeedsRestart> {
         Plan::between(now, self)
@@ -118,14 +145,17 @@ impl Desired {
 impl Plan {
     /// Compares the running configuration with the desired one, which takes over fixed settings that it leaves out.
     pub(crate) fn between(now: &Desired, desired: &mut Desired) -> Result<Plan, NeedsRestart> {
+        desired.config.number_like(&now.config);
+        desired.keep_tables_of(now);
         check_fixed(now, desired)?;
         let (old, new) = (&now.config, &mut desired.config);
         new.workers = old.workers;
         new.busy_poll = old.busy_poll;
-        new.bridges.clone_from(&old.bridges);
         new.control.clone_from(&old.control);
         new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
+        plan.bridges(old, new);
+        plan.gateways(old, new);
         plan.ports(old, new);
         plan.tunnels(old, new);
         plan.rules(old, new);
@@ -154,9 +184,51 @@ impl Plan {
         self.changes.push(Change { action, kind, name: name.to_string(), text: text.into() });
     }
 
+    fn bridges(&mut self, old: &Config, new: &Config) {
+        for bridge in &old.bridges {
+            if new.bridge(bridge.number).is_none() {
+                self.note(Action::Remove, "bridge", &bridge.name, "");
+                self.removed_bridges.push(bridge.clone());
+            }
+        }
+        for bridge in &new.bridges {
+            match old.bridge(bridge.number) {
+                None => {
+                    self.note(Action::Add, "bridge", &bridge.name, "");
+                    self.added_bridges.push(bridge.clone());
+                }
+                Some(before) if before == bridge => {}
+                Some(before) => {
+                    self.note(Action::Alter, "bridge", &bridge.name, bridge.differences_from(before));
+                    self.altered_bridges.push(bridge.clone());
+                }
+            }
+        }
+    }
+
+    /// Compares the gateways. One that stays on its bridge and VLAN with another address is a line of its own.
+    fn gateways(&mut self, old: &Config, new: &Config) {
+        let of = |config: &Config| config.router.as_ref().map_or_else(Vec::new, |router| router.gateways.clone());
+        let (before, after) = (of(old), of(new));
+        for gateway in before.iter().filter(|gateway| !after.contains(gateway)) {
+            if !after.iter().any(|other| other.is_same_place(gateway)) {
+                self.note(Action::Remove, "gateway", gateway.on(old.name_among_several(gateway.bridge)), "");
+            }
+            self.removed_gateways.push(gateway.clone());
+        }
+        for gateway in after.iter().filter(|gateway| !before.contains(gateway)) {
+            let name = gateway.on(new.name_among_several(gateway.bridge));
+            match before.iter().find(|other| other.is_same_place(gateway)) {
+                None => self.note(Action::Add, "gateway", name, ""),
+                Some(other) => self.note(Action::Replace, "gateway", name, format!("in place of {}", other.address)),
+            }
+            self.added_gateways.push(gateway.clone());
+        }
+    }
+
     fn ports(&mut self, old: &Config, new: &Config) {
-        let bridges = new;
-        let text_of = |port: &Port| port.keys_text() + &bridges.on(port.bridge);
+        let on = |port: &Port| if new.bridge(port.bridge).is_some() { new.on(port.bridge) } else { old.on(port.bridge) };
+        let text_of = |port: &Port| port.keys_text() + &on(port);
         let of = |config: &Config| config.ports.iter().filter(|port| port.is_bridged()).cloned().collect::<Vec<_>>();
         let (old, new) = (of(old), of(new));
         for port in &old {
@@ -200,7 +272,10 @@ impl Plan {
 
     /// Compares the tunnels. A tunnel that stays keeps its name, even if a new configuration would name it differently.
     fn tunnels(&mut self, old: &Config, new: &mut Config) {
-        let on = |tunnel: &Tunnel| old.on(tunnel.bridge);
+        let names_of = new.clone();
+        let on = |tunnel: &Tunnel| {
+            if names_of.bridge(tunnel.bridge).is_some() { names_of.on(tunnel.bridge) } else { old.on(tunnel.bridge) }
+        };
         let mut left = old.tunnels.clone();
         let mut names: Vec<String> = new.ports.iter().map(|port| port.name.clone()).collect();
         let mut added = Vec::new();
@@ -268,13 +343,11 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let mut fixed = Fixed::default();
     fixed.compare("workers", written.workers.is_some() && new.workers != old.workers, old.workers, new.workers);
     fixed.compare("busy-poll", written.busy_poll.is_some() && new.busy_poll != old.busy_poll, old.busy_poll, new.busy_poll);
-    check_bridges(now, desired, &mut fixed);
     let control = new.control.completed_by(&old.control, written.control.as_ref());
     fixed.compare("control", control != old.control, &old.control, &control);
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed.compare("metrics", written.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
     fixed.texts("uplink", &uplink_text(old), &uplink_text(new));
-    fixed.texts("gateway", &gateways_text(old), &gateways_text(new));
     if let (Some(old), Some(new)) = (&old.router, &new.router) {
         fixed.compare("nat", with_live_of(&old.nat, &new.nat) != new.nat, &old.nat, &new.nat);
         let whole = |rules: &[Publish]| {
@@ -291,24 +364,6 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     if fixed.0.is_empty() { Ok(()) } else { Err(NeedsRestart(fixed.0)) }
 }
 
-/// The bridges and the sizes of their tables.
-fn check_bridges(now: &Desired, desired: &Desired, fixed: &mut Fixed) {
-    let (old, new) = (&now.config, &desired.config);
-    let names = |config: &Config| config.bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>().join(", ");
-    fixed.texts("bridge", &names(old), &names(new));
-    for (number, bridge) in old.bridges.iter().enumerate() {
-        let Some(wanted) = new.bridges.iter().find(|other| other.name == bridge.name) else { continue };
-        let of = old.name_among_several(number).map_or_else(String::new, |name| format!(" of {name}"));
-        let (size, time) = ((bridge.mac_table_size, wanted.mac_table_size), (bridge.mac_aging_time, wanted.mac_aging_time));
-        let mut keys = desired.document.bridges().filter(|(name, _)| name.value == bridge.name);
-        let keys = keys.next().map(|(_, keys)| keys);
-        let (has_size, has_time) =
-            keys.map_or((false, false), |keys| (keys.mac_table_size.is_some(), keys.mac_aging_time.is_some()));
-        fixed.compare(&format!("mac-table-size{of}"), has_size && size.0 != size.1, size.0, size.1);
-        fixed.compare(&format!("mac-aging-time{of}"), has_time && time.0 != time.1, time.0, time.1);
-    }
-}
-
 fn uplink_text(config: &Config) -> String {
     let bridged = config.bridge_uplink.as_ref().map(|uplink| {
         let on = config.name_among_several(uplink.bridge).map_or_else(String::new, |name| format!(" on {name}"));
@@ -316,12 +371,6 @@ fn uplink_text(config: &Config) -> String {
     });
     let routed = config.router.as_ref().and_then(|router| router.uplink.as_ref()).map(ToString::to_string);
     bridged.or(routed).unwrap_or_else(|| "none".to_owned())
-}
-
-fn gateways_text(config: &Config) -> String {
-    let gateways = config.router.iter().flat_map(|router| &router.gateways);
-    let gateways: Vec<String> = gateways.map(|gateway| gateway.on(config.name_among_several(gateway.bridge))).collect();
-    if gateways.is_empty() { "none".to_owned() } else { gateways.join(", ") }
 }
 
 #[cfg(test)]

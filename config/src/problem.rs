@@ -21,6 +21,8 @@ pub enum Origin {
     },
     /// A flag with its value, such as `--tap tap0:vlan=10`.
     Flag(Arc<str>),
+    /// A verb that has changed the running switch, such as `bridge add blue`: what it made has an owner besides the configuration file.
+    Verb(Arc<str>),
 }
 
 impl Origin {
@@ -34,12 +36,16 @@ impl Origin {
     pub(crate) fn say<'a>(&self, in_file: &'a str, as_flag: &'a str) -> &'a str {
         match self {
             Origin::File { .. } => in_file,
-            Origin::Default | Origin::Flag(_) => as_flag,
+            Origin::Default | Origin::Flag(_) | Origin::Verb(_) => as_flag,
         }
     }
 
     pub(crate) fn is_file(&self) -> bool {
         matches!(self, Origin::File { .. })
+    }
+
+    pub(crate) fn is_verb(&self) -> bool {
+        matches!(self, Origin::Verb(_))
     }
 }
 
@@ -58,7 +64,7 @@ impl fmt::Display for Origin {
             Origin::Default => out.write_str("the configuration"),
             Origin::File { path, line: 0 } => out.write_str(path),
             Origin::File { path, line } => write!(out, "{path}:{line}"),
-            Origin::Flag(flag) => out.write_str(flag),
+            Origin::Flag(words) | Origin::Verb(words) => out.write_str(words),
         }
     }
 }
@@ -156,7 +162,7 @@ impl Problems {
     pub(crate) fn sorted(mut self) -> Problems {
         self.0.sort_by_key(|problem| match problem.origin {
             Origin::File { line, .. } => (0, line),
-            Origin::Flag(_) | Origin::Default => (1, 0),
+            Origin::Flag(_) | Origin::Verb(_) | Origin::Default => (1, 0),
         });
         self
     }

@@ -31,7 +31,7 @@ impl Config {
             VlanId::NONE => "untagged frames".to_owned(),
             vlan => format!("VLAN {vlan}"),
         };
-        let bridge = self.bridges.get(gateway.bridge).map_or("", |bridge| bridge.name.as_str());
+        let bridge = self.bridge(gateway.bridge).map_or("", |bridge| bridge.name.as_str());
         let cure = match vlans.iter().find_map(|(_, vlans)| first_of(vlans)) {
             Some(vlan) => format!("give the guests one in their VLAN, such as {}", self.gateway_in(vlan, gateway)),
             None => "let a port carry it".to_owned(),
@@ -81,10 +81,11 @@ impl Config {
 
     /// How a gateway in a VLAN is written, beside or in place of this one.
     fn gateway_in(&self, vlan: VlanId, gateway: &Gateway) -> String {
-        let bridge = self.bridges.get(gateway.bridge).map_or("br0", |bridge| bridge.name.as_str());
+        let bridge = self.bridge(gateway.bridge).map_or("br0", |bridge| bridge.name.as_str());
         let address = gateway.address;
         match gateway.origin {
             Origin::File { .. } => format!("gateways = {{ {vlan} = \"{address}\" }} in [bridge.{bridge}]"),
+            Origin::Verb(_) => format!("bridge set {bridge}:gateways={vlan}@{address}"),
             Origin::Flag(_) | Origin::Default => format!("--gateway {vlan}={address}"),
         }
     }

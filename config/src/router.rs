@@ -65,6 +65,11 @@ impl Gateway {
         Gateway { origin: Origin::Default, bridge: 0, vlan: VlanId::NONE, address: DEFAULT_GATEWAY }
     }
 
+    /// Whether the other one is for the same VLAN of the same bridge.
+    pub(crate) fn is_same_place(&self, other: &Gateway) -> bool {
+        self.bridge == other.bridge && self.vlan == other.vlan
+    }
+
     /// `10.0.10.1/24 on VLAN 10 of br1`; without a name as it is.
     pub(crate) fn on(&self, bridge: Option<&str>) -> String {
         match (bridge, self.vlan) {

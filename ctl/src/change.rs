@@ -1,4 +1,4 @@
-//! Verbs that change the configuration: ports, rules, tunnels, and all of it.
+//! Verbs that change the configuration: bridges, ports, rules, tunnels, and all of it.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use api::Change;
-use api::query::{Apply, Rule, target};
+use api::query::{Apply, BridgeKeys, Rule, target};
 use hyper::Method;
 use serde::Serialize;
 
@@ -24,6 +24,13 @@ pub(crate) fn delete(get: &Get<'_>, path: &str, name: &str) -> anyhow::Result<St
     get.changed(Method::DELETE, &format!("{path}/{}", segment(name)), None, lines)
 }
 
+/// Changes keys of a bridge: `NAME:KEY=VALUE...`.
+pub(crate) fn set_bridge(get: &Get<'_>, words: &str) -> anyhow::Result<String> {
+    let (name, keys) = words.split_once(':').unwrap_or((words, ""));
+    let body = serde_json::to_string(&BridgeKeys { keys: keys.to_owned() })?;
+    get.changed(Method::PATCH, &format!("/v1/bridges/{}", segment(name)), Some(Body::Json(body)), lines)
+}
+
 /// Removes a rule for published ports.
 pub(crate) fn unpublish(get: &Get<'_>, rule: &str) -> anyhow::Result<String> {
     let target = target("/v1/nat/publish", &Rule { rule: rule.to_owned() })?;
@@ -31,7 +38,7 @@ pub(crate) fn unpublish(get: &Get<'_>, rule: &str) -> anyhow::Result<String> {
 }
 
 /// Applies a configuration. The file is read here, so the switch need not be able to read it.
-pub(crate) fn apply(get: &Get<'_>, file: &Path, dry_run: bool) -> anyhow::Result<String> {
+pub(crate) fn apply(get: &Get<'_>, file: &Path, dry_run: bool, prune: bool) -> anyhow::Result<String> {
     let name = file.display().to_string();
     let text = if name == "-" {
         let mut text = String::new();
@@ -40,7 +47,7 @@ pub(crate) fn apply(get: &Get<'_>, file: &Path, dry_run: bool) -> anyhow::Result
         fs::read_to_string(file)
     };
     let text = text.with_context(|| format!("{}: reading the configuration", plain(&name)))?;
-    let target = target("/v1/apply", &Apply { dry_run, file: Some(name) })?;
+    let target = target("/v1/apply", &Apply { dry_run, prune, file: Some(name) })?;
     get.changed(Method::POST, &target, Some(Body::Toml(text)), lines)
 }
 

@@ -40,6 +40,9 @@ pub(crate) enum Command {
     Show,
     /// Wait until a switch is ready: it answers, its devices are open, and frames flow
     Wait(Wait),
+    /// Show, add, change and remove bridges with their gateways
+    #[command(subcommand)]
+    Bridge(Bridge),
     /// Show, add and remove ports
     #[command(subcommand)]
     Port(Port),
@@ -67,6 +70,9 @@ pub(crate) enum Command {
         /// Change nothing; only print the difference
         #[arg(long)]
         dry_run: bool,
+        /// Remove the bridges that bridge add has made, too
+        #[arg(long)]
+        prune: bool,
     },
     /// Show what would happen to a packet, step by step, without changing anything; or what happens to real packets
     Trace(Trace),
@@ -161,6 +167,32 @@ pub(crate) struct Trace {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Bridge {
+    /// List bridges with their gateways
+    #[command(visible_alias = "show")]
+    List,
+    /// Add a bridge: blue:gateway=10.71.0.1/24
+    Add {
+        /// The bridge.
+        #[arg(
+            help = "NAME[:KEY=VALUE...]; keys are gateway=CIDR, gateways=VLAN@CIDR[+VLAN@CIDR...], mac-table-size=, mac-aging-time="
+        )]
+        bridge: String,
+    },
+    /// Change keys of a bridge: blue:gateway=10.72.0.1/24
+    Set {
+        /// The bridge and its new keys.
+        #[arg(help = "NAME:KEY=VALUE[:KEY=VALUE...], with the keys of bridge add; the value none takes a key away")]
+        bridge: String,
+    },
+    /// Remove a bridge that has no ports
+    Del {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Port {
     /// List ports with their states
     #[command(visible_alias = "show")]
@@ -170,7 +202,7 @@ pub(crate) enum Port {
         /// Only this port
         name: Option<String>,
     },
-    /// Add a port, in the syntax of vswitchd's --tap or --port: tap3:vlan=10, packet:veth0, stream:/run/guests
+    /// Add a port, in the syntax of vswitchd's --tap or --port: tap3:vlan=10, tap4:bridge=blue, packet:veth0, stream:/run/guests
     Add {
         /// The port.
         #[arg(help = "NAME[@NETNS][:KEY=VALUE...] or KIND:WHERE[:KEY=VALUE...]")]

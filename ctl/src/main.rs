@@ -27,14 +27,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::query::{
-    ConnectionFilter, ConnectionList, InDomain, InVlan, MacFilter, MappingList, NeighbourFilter, NewPort, NewTunnel, OfBridge,
-    Rule, Station, target,
+    ConnectionFilter, ConnectionList, InDomain, InVlan, MacFilter, MappingList, NeighbourFilter, NewBridge, NewPort, NewTunnel,
+    OfBridge, Rule, Station, target,
 };
 use api::{Flushed, LogChange, MacEntry, Stats};
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use hyper::Method;
 
-use crate::cli::{Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel, Wait};
+use crate::cli::{Bridge, Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel, Wait};
 use crate::client::segment;
 use crate::get::Get;
 
@@ -121,10 +121,14 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Show => get.shown("/v1/show", |show| print::show(show, &socket)),
         Command::Port(port) => run_port(&get, port),
         Command::Nat(nat) => run_nat(&get, nat),
+        Command::Bridge(Bridge::List) => get.shown("/v1/bridges", |list: &Vec<_>| print::bridges(list)),
+        Command::Bridge(Bridge::Add { bridge }) => change::add(&get, "/v1/bridges", &NewBridge { bridge: bridge.clone() }),
+        Command::Bridge(Bridge::Set { bridge }) => change::set_bridge(&get, bridge),
+        Command::Bridge(Bridge::Del { name }) => change::delete(&get, "/v1/bridges", name),
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Tunnel(Tunnel::Add { tunnel }) => change::add(&get, "/v1/tunnels", &NewTunnel { tunnel: tunnel.clone() }),
         Command::Tunnel(Tunnel::Del { name }) => change::delete(&get, "/v1/tunnels", name),
-        Command::Apply { file, dry_run } => change::apply(&get, file, *dry_run),
+        Command::Apply { file, dry_run, prune } => change::apply(&get, file, *dry_run, *prune),
         Command::Fdb(fdb) => run_fdb(&get, fdb),
         Command::Neigh(Neigh::Show) => get.shown("/v1/neighbours", |list: &Vec<_>| print::neighbours(list)),
         Command::Neigh(Neigh::Flush { address }) => {

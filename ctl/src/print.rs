@@ -23,8 +23,11 @@ fn section(out: &mut String, what: &str, is_empty: bool, table: &Table) {
 pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
     let (version, socket) = (plain(&show.version), plain(&socket.display().to_string()));
     let mut out = format!("vswitchd {version}, pid {}, up {}, at {socket}\n", show.pid, duration(show.uptime));
-    for api::Bridge { name, workers, mac_entries, .. } in &show.bridges {
+    // Several are in a table below.
+    if let [api::Bridge { name, workers, mac_entries, .. }] = show.bridges.as_slice() {
         let _ = writeln!(out, "bridge {}: workers {workers}, MAC addresses {mac_entries}", plain(name));
+    } else if let Some(first) = show.bridges.first() {
+        let _ = writeln!(out, "{} bridges, workers {}", show.bridges.len(), first.workers);
     }
     out += &latency(&show.latency);
     match show.problems.as_slice() {
@@ -35,6 +38,7 @@ pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
             }
         }
     }
+    section(&mut out, "bridges", show.bridges.len() < 2, &bridge_table(&show.bridges));
     section(&mut out, "ports", show.ports.is_empty(), &port_table(&show.ports));
     let mut gateways = Table::new(["bridge", ">vlan", "gateway", "mac"]);
     for gateway in &show.gateways {
@@ -50,6 +54,27 @@ pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
     }
     section(&mut out, "tunnels", show.tunnels.is_empty(), &tunnel_table(&show.tunnels));
     out
+}
+
+/// The bridges with their gateways.
+#[expect(clippy::ptr_arg, reason = "it is the type that the answer is read as")]
+pub(crate) fn bridges(bridges: &Vec<api::Bridge>) -> String {
+    bridge_table(bridges).to_string()
+}
+
+fn bridge_table(bridges: &[api::Bridge]) -> Table {
+    let mut table = Table::new(["bridge", ">ports", ">mac addresses", ">at most", ">ageing", "gateways"]);
+    for bridge in bridges {
+        let gateway = |gateway: &api::Gateway| match gateway.vlan {
+            0 => format!("{}/{}", gateway.address, gateway.prefix_len),
+            vlan => format!("{}/{} on VLAN {vlan}", gateway.address, gateway.prefix_len),
+        };
+        let gateways: Vec<String> = bridge.gateways.iter().map(gateway).collect();
+        let counts = [bridge.ports, bridge.mac_entries, bridge.mac_table_size].map(|count| count.to_string());
+        let [ports, entries, size] = counts;
+        table.row([bridge.name.clone(), ports, entries, size, format!("{} s", bridge.mac_aging_time), gateways.join(", ")]);
+    }
+    table
 }
 
 /// The latency of the pipeline; empty before the first measured batch.

@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Extension, Json, Router};
 use tokio::sync::broadcast::Sender;
 use utoipa::OpenApi;
@@ -27,6 +27,7 @@ const BODY_LIMIT: usize = 256 << 10;
     info(title = "vswitchd", description = "The control socket of vswitchd. GET changes nothing."),
     paths(
         show::show,
+        show::bridges,
         show::ports,
         show::stats,
         show::tunnels,
@@ -41,6 +42,9 @@ const BODY_LIMIT: usize = 256 << 10;
         nat::list,
         events::follow,
         reconfigure::apply,
+        reconfigure::add_bridge,
+        reconfigure::set_bridge,
+        reconfigure::delete_bridge,
         reconfigure::add_port,
         reconfigure::delete_port,
         reconfigure::publish,
@@ -66,6 +70,8 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/show", get(show::show))
         .route("/v1/ports", get(show::ports).post(reconfigure::add_port))
         .route("/v1/ports/{name}", delete(reconfigure::delete_port))
+        .route("/v1/bridges", get(show::bridges).post(reconfigure::add_bridge))
+        .route("/v1/bridges/{name}", patch(reconfigure::set_bridge).delete(reconfigure::delete_bridge))
         .route("/v1/apply", post(reconfigure::apply))
         .route("/v1/stats", get(show::stats))
         .route("/v1/tunnels", get(show::tunnels).post(reconfigure::add_tunnel))

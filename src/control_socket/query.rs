@@ -107,7 +107,12 @@ pub(crate) enum Verb {
     Apply {
         file: String,
         text: String,
+        /// Whether what verbs have made goes too.
+        prune: bool,
     },
+    AddBridge(String),
+    SetBridge(String),
+    DeleteBridge(String),
     AddPort(String),
     DeletePort(String),
     Publish(String),

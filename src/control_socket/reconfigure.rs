@@ -3,7 +3,7 @@
 //! The control thread makes one change after another, each completely or not at all
 //! ([docs/changes.md](../../docs/changes.md)). Changes are not saved: after a restart the file and flags apply again.
 
-use api::query::{self, NewPort, NewTunnel, Rule};
+use api::query::{self, BridgeKeys, NewBridge, NewPort, NewTunnel, Rule};
 use api::{Change, Problem};
 use axum::Json;
 use axum::extract::rejection::StringRejection;
@@ -37,11 +37,51 @@ impl<S: Send + Sync> FromRequest<S> for Text {
 ))]
 pub(super) async fn apply(
     State(asker): State<Asker>,
-    Parameters(query::Apply { dry_run, file }): Parameters<query::Apply>,
+    Parameters(query::Apply { dry_run, prune, file }): Parameters<query::Apply>,
     Text(text): Text,
 ) -> Result<Json<Vec<Change>>, Response> {
     let file = file.unwrap_or_else(|| "the request".to_owned());
-    change(&asker, Verb::Apply { file, text }, dry_run).await
+    change(&asker, Verb::Apply { file, text, prune }, dry_run).await
+}
+
+/// Add a bridge
+#[utoipa::path(post, path = "/v1/bridges", request_body = NewBridge, responses(
+    (status = 200, description = "The changes made", body = [Change]),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
+))]
+pub(super) async fn add_bridge(
+    State(asker): State<Asker>,
+    Body(NewBridge { bridge }): Body<NewBridge>,
+) -> Result<Json<Vec<Change>>, Response> {
+    change(&asker, Verb::AddBridge(bridge), false).await
+}
+
+/// Change keys of a bridge
+#[utoipa::path(patch, path = "/v1/bridges/{name}", params(("name" = String, Path, description = "Name of the bridge")),
+    request_body = BridgeKeys, responses(
+    (status = 200, description = "The changes made", body = [Change]),
+    (status = 404, description = "No such bridge", body = Problem),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
+))]
+pub(super) async fn set_bridge(
+    State(asker): State<Asker>,
+    InPath(name): InPath<String>,
+    Body(BridgeKeys { keys }): Body<BridgeKeys>,
+) -> Result<Json<Vec<Change>>, Response> {
+    change(&asker, Verb::SetBridge(format!("{name}:{keys}")), false).await
+}
+
+/// Remove a bridge that has no ports
+#[utoipa::path(delete, path = "/v1/bridges/{name}", params(("name" = String, Path, description = "Name of the bridge")), responses(
+    (status = 200, description = "The changes made", body = [Change]),
+    (status = 404, description = "No such bridge", body = Problem),
+    (status = 409, description = "The bridge has ports; nothing was changed", body = Problem),
+))]
+pub(super) async fn delete_bridge(
+    State(asker): State<Asker>,
+    InPath(name): InPath<String>,
+) -> Result<Json<Vec<Change>>, Response> {
+    change(&asker, Verb::DeleteBridge(name), false).await
 }
 
 /// Add a port

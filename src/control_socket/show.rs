@@ -1,6 +1,6 @@
 //! The switch as a whole, its ports, tunnels and counters.
 
-use api::{Port, Show, Stats, Tunnel};
+use api::{Bridge, Port, Show, Stats, Tunnel};
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
@@ -13,6 +13,12 @@ use super::query::Query;
 #[utoipa::path(get, path = "/v1/show", responses((status = 200, description = "The switch", body = Show)))]
 pub(super) async fn show(State(asker): State<Asker>) -> Result<Json<Show>, Response> {
     asker.ask(Query::Show).await.map(Json).ok_or_else(busy)
+}
+
+/// All bridges
+#[utoipa::path(get, path = "/v1/bridges", responses((status = 200, description = "The bridges with their gateways", body = [Bridge])))]
+pub(super) async fn bridges(State(asker): State<Asker>) -> Result<Json<Vec<Bridge>>, Response> {
+    asker.ask(Query::Show).await.map(|show| Json(show.bridges)).ok_or_else(busy)
 }
 
 /// All ports

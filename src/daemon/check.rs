@@ -56,8 +56,8 @@ pub(super) fn check_interface(name: &str) -> anyhow::Result<()> {
 pub(super) fn summary_head(config: &Config) -> String {
     let workers = count_of(config.workers, "worker");
     let mut text = String::new();
-    for (number, config::Bridge { name, mac_table_size, mac_aging_time }) in config.bridges.iter().enumerate() {
-        let is_of_it = |port: &&Port| port.is_bridged() && port.bridge == number;
+    for config::Bridge { number, name, mac_table_size, mac_aging_time } in &config.bridges {
+        let is_of_it = |port: &&Port| port.is_bridged() && port.bridge == *number;
         let ports = count_of(config.ports.iter().filter(is_of_it).count(), "port");
         let workers = if config.bridges.len() == 1 { format!(" {workers},") } else { String::new() };
         let _ =

@@ -25,6 +25,7 @@ mod stats;
 mod tables;
 mod view;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
@@ -32,7 +33,7 @@ use anyhow::Context;
 use config::Desired;
 use netio::Poller;
 use packet::Timestamp;
-use vswitch::{BridgeId, MacEntry, PortId};
+use vswitch::{MacEntry, PortId};
 
 use crate::cli::Flags;
 use crate::control_socket::{ControlListener, ControlSocket, Scrape, ScrapeListener};
@@ -94,7 +95,8 @@ impl Daemon {
         let config = desired.config.clone();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
         warn(&config.warnings);
-        let readers = config.device_count() + tunnel::socket_count(&config.tunnels, &config.ip_tunnels);
+        // Without any at the start, each port that comes later has one queue.
+        let readers = (config.device_count() + tunnel::socket_count(&config.tunnels, &config.ip_tunnels)).max(1);
         let workers = config.workers;
         let at_start = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
         let mut slots = Slots::new(slots::capacity(at_start));
@@ -116,15 +118,19 @@ impl Daemon {
             check_way_out(bridge, name, |bridge, from| tunnels.leaves_from(bridge, from))?;
         }
         warn(&tunnels.ways_missing());
-        let mut mtus = Vec::with_capacity(config.bridges.len());
-        for number in 0..config.bridges.len() {
-            let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports, BridgeId(number as u8));
+        let mut mtus = HashMap::with_capacity(config.bridges.len());
+        for bridge in &config.bridges {
+            let (mtu, warnings) = overlay_mtu(&tunnels, &config.ports, bridge_id(bridge.number));
             warn(&warnings);
-            mtus.push(mtu);
+            mtus.insert(bridge.number, mtu);
         }
         let bridged = config.ports.iter().filter(|port| port.is_bridged()).count();
         let configs = config.ports.into_iter().enumerate().map(|(index, mut port)| {
-            port.propose_mtu(if port.is_bridged() { mtus[port.bridge] } else { tunnels.ip_mtu(index - bridged) });
+            port.propose_mtu(if port.is_bridged() {
+                mtus.get(&port.bridge).copied().flatten()
+            } else {
+                tunnels.ip_mtu(index - bridged)
+            });
             port
         });
         let ports = Ports::open(ids.into_iter().zip(configs), queues, clock.now())?;

@@ -28,12 +28,13 @@
 use anyhow::Context;
 use api::{Action, Refusal, What};
 use config::{Change, Desired, EditError, NeedsRestart, Plan, Port, Problems};
-use vswitch::{BridgeId, PortId};
+use vswitch::PortId;
 
 use super::check::check_way_out;
 use super::{Daemon, warn};
 use crate::control_socket::Verb;
-use crate::edge::router::NewRules;
+use crate::edge::router::{NewRules, PortNumbers, RouterControl};
+use crate::fabric::bridges::Bridge;
 use crate::fabric::queues_of;
 use crate::model::bridge_id;
 use crate::ports::NewPorts;
@@ -41,6 +42,10 @@ use crate::tunnel::{NewTunnels, overlay_mtu};
 
 /// All that could fail was done.
 struct Prepared {
+    /// Those that are new, and those with other settings.
+    bridges: Vec<Bridge>,
+    /// The router, if there was none.
+    router: Option<RouterControl>,
     ports: NewPorts,
     tunnels: Option<NewTunnels>,
     rules: Option<NewRules>,
@@ -66,11 +71,15 @@ impl Daemon {
 
     fn desired_by(&self, verb: &Verb) -> Result<Desired, EditError> {
         Ok(match verb {
-            Verb::Apply { file, text } => Desired::of_text(file, text, &[])?,
+            Verb::Apply { file, text, prune: false } => self.desired.beside(file, text, &[])?,
+            Verb::Apply { file, text, prune: true } => Desired::of_text(file, text, &[])?,
             Verb::AddPort(word) => self.desired.with_port(word)?,
             Verb::DeletePort(name) => self.desired.without_port(name)?,
             Verb::Publish(word) => self.desired.with_rule(word)?,
             Verb::Unpublish(text) => self.desired.without_rule(text)?,
+            Verb::AddBridge(word) => self.desired.with_bridge(word)?,
+            Verb::SetBridge(word) => self.desired.with_bridge_set(word)?,
+            Verb::DeleteBridge(name) => self.desired.without_bridge(name)?,
             Verb::AddTunnel(word) => self.desired.with_tunnel(word)?,
             Verb::DeleteTunnel(name) => self.desired.without_tunnel(name)?,
         })
@@ -83,7 +92,7 @@ impl Daemon {
             return;
         };
         let file = path.display();
-        let desired = Desired::read(Some(&path), &self.command_line.words()).map_err(anyhow::Error::from);
+        let desired = self.desired.read_again(&path, &self.command_line.words()).map_err(anyhow::Error::from);
         match desired.and_then(|desired| self.change_to(desired, false)) {
             Ok(changes) if changes.is_empty() => tracing::info!(%file, "configuration unchanged"),
             Ok(changes) => tracing::info!(%file, changes = changes.len(), "configuration applied"),
@@ -101,7 +110,7 @@ impl Daemon {
         warn(&new.cloned().collect::<Vec<String>>());
         if !plan.is_empty() {
             self.let_workers_obey();
-            let prepared = self.prepare(&plan)?;
+            let prepared = self.prepare(&plan, &desired)?;
             self.commit(&plan, prepared, &desired);
         }
         self.desired = desired;
@@ -109,11 +118,12 @@ impl Daemon {
         Ok(plan.changes)
     }
 
-    fn prepare(&mut self, plan: &Plan) -> anyhow::Result<Prepared> {
+    fn prepare(&mut self, plan: &Plan, desired: &Desired) -> anyhow::Result<Prepared> {
         // Each part takes the next of these numbers; they are marked as taken when all is committed.
         let mut ids = self.fabric.slots.next(usize::MAX).into_iter();
         let now = self.fabric.now();
         self.check_ports(plan)?;
+        let (bridges, router) = self.prepare_networks(plan, desired)?;
         let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
         let ports = self.ports.prepare(plan, &mut ids, &mtu_of, &self.poller, now)?;
         let tunnels = self.prepare_tunnels(plan, &mut ids)?;
@@ -125,12 +135,27 @@ impl Daemon {
             None => Ok(None),
         };
         match rules {
-            Ok(rules) => Ok(Prepared { ports, tunnels, rules }),
+            Ok(rules) => Ok(Prepared { bridges, router, ports, tunnels, rules }),
             Err(error) => {
                 self.ports.restore_mtus(former);
                 Err(error)
             }
         }
+    }
+
+    /// Makes the tables of new bridges, and of those with other settings; and the router for the first gateways.
+    fn prepare_networks(&self, plan: &Plan, desired: &Desired) -> anyhow::Result<(Vec<Bridge>, Option<RouterControl>)> {
+        let now = self.fabric.now();
+        let added = plan.added_bridges.iter().map(|bridge| self.fabric.bridges.make(bridge.clone()));
+        let altered = plan.altered_bridges.iter().map(|bridge| self.fabric.bridges.remake(bridge.clone(), now));
+        let bridges = added.chain(altered).collect::<anyhow::Result<Vec<Bridge>>>()?;
+        if let Some(router) = &self.edge.router {
+            router.check_gateways(&plan.removed_gateways, &plan.added_gateways)?;
+        }
+        let capacity = self.fabric.slots.capacity();
+        let router =
+            self.edge.prepare_router(&desired.config, PortNumbers { at_start: self.fabric.workers.readers(), capacity })?;
+        Ok((bridges, router))
     }
 
     /// Checks that no tunnel of a bridge leaves through a port of the same bridge.
@@ -140,8 +165,8 @@ impl Daemon {
                 check_way_out(bridge_id(port.bridge), name, |bridge, from| self.tunnels.leaves_from(bridge, from))?;
             }
         }
-        for number in 0..self.fabric.bridges.iter().count() {
-            warn(&overlay_mtu(&self.tunnels, &plan.added_ports, BridgeId(number as u8)).1);
+        for bridge in self.fabric.bridges.iter() {
+            warn(&overlay_mtu(&self.tunnels, &plan.added_ports, bridge.id()).1);
         }
         Ok(())
     }
@@ -171,7 +196,8 @@ impl Daemon {
 
     fn commit(&mut self, plan: &Plan, prepared: Prepared, desired: &Desired) {
         let now = self.fabric.now();
-        let Prepared { ports, tunnels, rules } = prepared;
+        let Prepared { bridges, router, ports, tunnels, rules } = prepared;
+        self.commit_networks(plan, desired, bridges, router);
         self.commit_ports(plan, ports);
         if let Some(tunnels) = tunnels {
             self.commit_tunnels(plan, tunnels);
@@ -191,6 +217,24 @@ impl Daemon {
         if plan.nat.is_some() {
             self.edge.route(&self.fabric);
         }
+        // Their ports are gone.
+        plan.removed_bridges.iter().for_each(|bridge| self.fabric.remove_bridge(bridge_id(bridge.number)));
+    }
+
+    /// Workers get the new bridges and gateways, before the ports that come to them.
+    fn commit_networks(&mut self, plan: &Plan, desired: &Desired, bridges: Vec<Bridge>, router: Option<RouterControl>) {
+        bridges.into_iter().for_each(|bridge| self.fabric.set_bridge(bridge));
+        if let Some(router) = router {
+            self.edge.begin_to_route(router, &self.fabric);
+        }
+        if plan.removed_gateways.is_empty() && plan.added_gateways.is_empty() {
+            return;
+        }
+        let all = desired.config.router.as_ref().map_or_else(Vec::new, |router| router.gateways.clone());
+        if let Some(router) = &mut self.edge.router {
+            router.set_gateways(&plan.removed_gateways, &plan.added_gateways, all, self.fabric.now());
+        }
+        self.edge.route(&self.fabric);
     }
 
     /// Workers get the new ports and views, and let go of those that are removed.
@@ -241,6 +285,8 @@ impl Daemon {
             let (action, name, text) = (shown(change.action), change.name.clone(), change.text.clone());
             self.fabric.events.tell(match change.kind {
                 "port" => What::PortChanged { action, port: name, text },
+                "bridge" => What::BridgeChanged { action, bridge: name, text },
+                "gateway" => What::GatewayChanged { action, gateway: name, text },
                 "tunnel" => What::TunnelChanged { action, tunnel: name, text },
                 "rule" => What::RuleChanged { action, rule: name, text },
                 kind => What::SettingChanged { action, setting: format!("{kind} {name}").trim_end().to_owned(), text },
@@ -268,8 +314,9 @@ fn of_verb(verb: &Verb, refusal: Refusal) -> Refusal {
         Verb::Apply { .. } => refusal,
         Verb::AddPort(_) => refusal.of_field("port"),
         Verb::Publish(_) | Verb::Unpublish(_) => refusal.of_field("rule"),
+        Verb::AddBridge(_) | Verb::SetBridge(_) => refusal.of_field("bridge"),
         Verb::AddTunnel(_) => refusal.of_field("tunnel"),
-        Verb::DeletePort(_) | Verb::DeleteTunnel(_) => refusal.of_field("name"),
+        Verb::DeletePort(_) | Verb::DeleteTunnel(_) | Verb::DeleteBridge(_) => refusal.of_field("name"),
     }
 }
 

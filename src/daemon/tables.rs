@@ -24,7 +24,7 @@ impl View<'_> {
         }
         let (id, bridge) = self.bridged_port(port)?;
         let table = self.fabric.bridges.table(bridge).ok_or_else(|| no_bridge(port))?;
-        if self.edge.interfaces().iter().any(|interface| interface.domain == Domain { bridge, vlan } && interface.mac == mac) {
+        if self.edge.interfaces().any(|interface| interface.domain == Domain { bridge, vlan } && interface.mac == mac) {
             let refusal = Refusal::conflict(format!("{mac} is the gateway's own address"));
             return Err(refusal.of_field("mac").in_the_way("gateway"));
         }

@@ -3,6 +3,7 @@
 //! Everything here is computed from what the parts know at this moment; nothing is changed and no device is asked, but for the
 //! counters of a [`Report`], which is made before.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use ::tunnel::FramingKind;
@@ -80,15 +81,20 @@ impl View<'_> {
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
         };
-        let bridge = |(number, bridge): (usize, &Bridge)| api::Bridge {
+        let mut ports_of: HashMap<usize, usize> = HashMap::new();
+        for port in self.ports.iter().filter(|port| port.config.is_bridged() && !port.is_unused()) {
+            *ports_of.entry(port.config.bridge).or_default() += 1;
+        }
+        let bridge = |bridge: &Bridge| api::Bridge {
             name: bridge.config.name.clone(),
             workers: self.fabric.workers.len(),
+            ports: ports_of.get(&bridge.config.number).copied().unwrap_or(0),
             mac_entries: bridge.table.stats().entries,
             mac_table_size: bridge.config.mac_table_size,
             mac_aging_time: bridge.config.mac_aging_time,
-            gateways: interfaces.iter().filter(|one| one.domain.bridge.index() == number).map(gateway).collect(),
+            gateways: interfaces.clone().filter(|one| one.domain.bridge == bridge.id()).map(gateway).collect(),
         };
-        let bridges: Vec<api::Bridge> = self.fabric.bridges.iter().enumerate().map(bridge).collect();
+        let bridges: Vec<api::Bridge> = self.fabric.bridges.iter().map(bridge).collect();
         let uplink = self.edge.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink));
         api::Show {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -97,7 +103,7 @@ impl View<'_> {
             bridge: bridges[0].clone(),
             bridges,
             ports: self.ports.iter().filter_map(|port| self.port_view(port)).chain(uplink).collect(),
-            gateways: interfaces.iter().map(gateway).collect(),
+            gateways: interfaces.map(gateway).collect(),
             uplink: self.edge.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
             tunnels: self.tunnels(report),
             latency: self.latency(),
@@ -182,10 +188,7 @@ impl View<'_> {
     /// The neighbours that the router knows, by network and address.
     pub(super) fn neighbours(&self) -> Vec<api::Neighbour> {
         let Some(router) = &self.edge.router else { return Vec::new() };
-        let domain = |id: vswitch::InterfaceId| {
-            let interface = router.interfaces().get(usize::from(id.0)).filter(|_| id != UPLINK);
-            interface.map(|interface| interface.domain)
-        };
+        let domain = |id: vswitch::InterfaceId| router.interface(id).filter(|_| id != UPLINK).map(|interface| interface.domain);
         let mut entries = router.neighbours().entries(self.fabric.now());
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
         let view = |entry: vswitch::NeighbourEntry| api::Neighbour {

@@ -69,9 +69,27 @@ impl Edge {
         self.router.as_ref().and_then(RouterControl::nat)
     }
 
-    /// The router's networks inside, by their numbers.
-    pub(crate) fn interfaces(&self) -> &[Interface] {
-        self.router.as_ref().map_or(&[], RouterControl::interfaces)
+    /// The router's networks inside.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> + Clone {
+        self.router.iter().flat_map(RouterControl::interfaces)
+    }
+
+    /// A router for the first gateways, if there is none yet and gateways are to be added. It has no way out.
+    pub(crate) fn prepare_router(&self, config: &Config, numbers: PortNumbers) -> anyhow::Result<Option<RouterControl>> {
+        let Some(router) = config.router.as_ref().filter(|_| self.router.is_none()) else { return Ok(None) };
+        let empty = config::Router { gateways: Vec::new(), ..router.clone() };
+        RouterControl::new(empty, numbers, config.tunnel_ports(), random_seed()?).map(Some)
+    }
+
+    /// Gives workers their side of the first router.
+    pub(crate) fn begin_to_route(&mut self, router: RouterControl, fabric: &Fabric) {
+        let (routing, neighbours) = (router.routing(), router.shared_neighbours());
+        fabric.tell(|worker| Command::Router {
+            routing: Arc::clone(&routing),
+            neighbours: Arc::clone(&neighbours),
+            polls: worker == 0,
+        });
+        self.router = Some(router);
     }
 
     /// Waits with this poller for changes of the uplink.

@@ -5,6 +5,7 @@
 //! *When an address disappears* (a DHCP lease that is renewed late, a cable that is unplugged), its connections end only
 //! after [`GRACE`]: until then nothing leaves, and if the address returns, the connections continue.
 
+mod gateways;
 mod rules;
 mod settings;
 
@@ -13,13 +14,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use config::{GateMode, NatUplink, Publish};
 use nat::{External, ExternalKind, Nat};
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
-use vswitch::{Domain, Interface, Neighbours, Route, Router, Routing, Uplink};
+use vswitch::{Domain, Interface, InterfaceId, Neighbours, Route, Router, Routing, Uplink};
 
 use super::door::Door;
 use super::gate::{Lost, UplinkGate};
@@ -47,7 +48,8 @@ pub(crate) struct PortNumbers {
 #[derive(Debug)]
 pub(crate) struct RouterControl {
     config: config::Router,
-    interfaces: Vec<Interface>,
+    /// The networks inside by number; `None` where a number is free.
+    interfaces: Vec<Option<Interface>>,
     nat: Option<Arc<Nat>>,
     neighbours: Arc<Neighbours>,
     /// What keeps the host silent on an address that is shared with it: a gate, or else reserved ports.
@@ -82,12 +84,7 @@ impl RouterControl {
             )),
             None => None,
         };
-        let interface = |gateway: &config::Gateway| {
-            let domain = Domain { bridge: bridge_id(gateway.bridge), vlan: gateway.vlan };
-            Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
-        };
-        let interfaces: Vec<Interface> = config.gateways.iter().map(interface).collect();
-        ensure!(interfaces.len() <= vswitch::routing::MAX_INTERFACES, "too many gateways");
+        let interfaces: Vec<Option<Interface>> = config.gateways.iter().map(|gateway| Some(interface_of(gateway))).collect();
         let routing = Routing::new(interfaces.clone(), None, settings::routing(&config.nat));
         let neighbours = Arc::new(Neighbours::new([seed[1], !seed[0]]));
         Ok(RouterControl {
@@ -127,9 +124,18 @@ impl RouterControl {
         own_mac(config).into_iter().collect()
     }
 
-    /// The networks inside, by their numbers.
-    pub(crate) fn interfaces(&self) -> &[Interface] {
-        &self.interfaces
+    /// The networks inside.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> + Clone {
+        self.interfaces.iter().flatten()
+    }
+
+    /// A network inside by its number.
+    pub(crate) fn interface(&self, id: InterfaceId) -> Option<&Interface> {
+        self.interfaces.get(usize::from(id.0))?.as_ref()
+    }
+
+    pub(crate) fn shared_neighbours(&self) -> Arc<Neighbours> {
+        Arc::clone(&self.neighbours)
     }
 
     pub(crate) fn neighbours(&self) -> &Neighbours {
@@ -421,6 +427,12 @@ impl RouterControl {
 
 /// Connections expired in one go; between two goes, workers may take the lock.
 const EXPIRE_BUDGET: usize = 256;
+
+/// The network inside that a gateway leads into.
+fn interface_of(gateway: &config::Gateway) -> Interface {
+    let domain = Domain { bridge: bridge_id(gateway.bridge), vlan: gateway.vlan };
+    Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
+}
 
 /// What a gate needs.
 fn needs_of(mode: GateMode) -> &'static str {

@@ -1,4 +1,7 @@
 //! The bridges: their names and MAC tables, by their numbers. A port says which bridge it belongs to.
+//!
+//! Bridges come and go while frames flow. A bridge that is removed has no ports any more; its number is free for another one with the
+//! next change, because commands reach each worker in their order.
 
 use std::sync::Arc;
 use std::thread;
@@ -7,6 +10,7 @@ use packet::Timestamp;
 use vswitch::mac_table::MacTableStats;
 use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, PortVlan, Rehearsal};
 
+use crate::model::bridge_id;
 use crate::seed::random_seed;
 
 /// MAC entries expired in one go; between two goes, workers may take the table's lock.
@@ -14,7 +18,12 @@ const EXPIRE_BUDGET: usize = 256;
 
 /// All bridges, by their numbers.
 #[derive(Debug)]
-pub(crate) struct Bridges(Vec<Bridge>);
+pub(crate) struct Bridges {
+    /// `None` where a number is free.
+    by_number: Vec<Option<Bridge>>,
+    /// Port numbers are below this.
+    ports: usize,
+}
 
 /// One bridge.
 #[derive(Debug)]
@@ -23,69 +32,119 @@ pub(crate) struct Bridge {
     pub(crate) table: Arc<MacTable>,
 }
 
+impl Bridge {
+    /// Its number.
+    pub(crate) fn id(&self) -> BridgeId {
+        bridge_id(self.config.number)
+    }
+}
+
 impl Bridges {
     /// Bridges whose ports have numbers below `ports`.
     pub(crate) fn new(configs: Vec<config::Bridge>, ports: usize) -> anyhow::Result<Bridges> {
-        let bridge = |config: config::Bridge| {
-            let (size, aging_secs) = (config.mac_table_size, config.mac_aging_time);
-            let table = MacTable::new(MacTableConfig { size, aging_secs, ports, seed: random_seed()? });
-            Ok(Bridge { config, table: Arc::new(table) })
-        };
-        Ok(Bridges(configs.into_iter().map(bridge).collect::<anyhow::Result<_>>()?))
+        let mut bridges = Bridges { by_number: Vec::new(), ports };
+        for config in configs {
+            let bridge = bridges.make(config)?;
+            bridges.set(bridge);
+        }
+        Ok(bridges)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Bridge> {
-        self.0.iter()
+    /// A bridge that is not one of these yet.
+    pub(crate) fn make(&self, config: config::Bridge) -> anyhow::Result<Bridge> {
+        let table = MacTable::new(self.table_config(&config)?);
+        Ok(Bridge { config, table: Arc::new(table) })
+    }
+
+    /// A bridge in place of the one of this number, with the same stations and other settings.
+    pub(crate) fn remake(&self, config: config::Bridge, now: Timestamp) -> anyhow::Result<Bridge> {
+        let Some(before) = self.get(bridge_id(config.number)) else { return self.make(config) };
+        let table = match before.config.mac_table_size == config.mac_table_size {
+            true => Arc::clone(&before.table),
+            false => Arc::new(before.table.resized(self.table_config(&config)?, now)),
+        };
+        Ok(Bridge { config, table })
+    }
+
+    fn table_config(&self, config: &config::Bridge) -> anyhow::Result<MacTableConfig> {
+        let (size, aging_secs) = (config.mac_table_size, config.mac_aging_time);
+        Ok(MacTableConfig { size, aging_secs, ports: self.ports, seed: random_seed()? })
+    }
+
+    /// Adds a bridge, or puts it in place of the one of this number.
+    pub(crate) fn set(&mut self, bridge: Bridge) {
+        let at = bridge.id().index();
+        if at >= self.by_number.len() {
+            self.by_number.resize_with(at + 1, || None);
+        }
+        bridge.table.set_aging(bridge.config.mac_aging_time);
+        self.by_number[at] = Some(bridge);
+    }
+
+    /// Removes a bridge.
+    pub(crate) fn remove(&mut self, id: BridgeId) {
+        if let Some(bridge) = self.by_number.get_mut(id.index()) {
+            *bridge = None;
+        }
+    }
+
+    /// The bridges, by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Bridge> + Clone {
+        self.by_number.iter().flatten()
+    }
+
+    pub(crate) fn get(&self, id: BridgeId) -> Option<&Bridge> {
+        self.by_number.get(id.index())?.as_ref()
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.iter().map(|bridge| bridge.config.name.as_str())
+        self.iter().map(|bridge| bridge.config.name.as_str())
     }
 
     pub(crate) fn table(&self, id: BridgeId) -> Option<&MacTable> {
-        self.0.get(id.index()).map(|bridge| &*bridge.table)
+        self.get(id).map(|bridge| &*bridge.table)
     }
 
     /// The name of a bridge; empty if no bridge has this number.
     pub(crate) fn name(&self, id: BridgeId) -> &str {
-        self.0.get(id.index()).map_or("", |bridge| &bridge.config.name)
+        self.get(id).map_or("", |bridge| &bridge.config.name)
     }
 
     /// The name, if there are several bridges to tell apart.
     pub(crate) fn name_among_several(&self, id: BridgeId) -> Option<&str> {
-        (self.0.len() > 1).then(|| self.name(id))
+        (self.iter().nth(1).is_some()).then(|| self.name(id))
     }
 
     /// A pipeline that knows the bridges, for one worker.
     pub(crate) fn pipeline(&self, ports: usize, counters: Arc<Counters>) -> Option<Pipeline> {
-        let mut pipeline = Pipeline::new(Arc::clone(&self.0.first()?.table), ports, counters);
+        let mut pipeline = Pipeline::new(Arc::clone(&self.iter().next()?.table), ports, counters);
         self.tell(&mut pipeline);
         Some(pipeline)
     }
 
     /// The same for imaginary frames.
     pub(crate) fn rehearsal(&self, ports: usize) -> Option<Rehearsal> {
-        let mut rehearsal = Rehearsal::new(Arc::clone(&self.0.first()?.table), ports);
+        let mut rehearsal = Rehearsal::new(Arc::clone(&self.iter().next()?.table), ports);
         self.tell(rehearsal.pipeline_mut());
         Some(rehearsal)
     }
 
     fn tell(&self, pipeline: &mut Pipeline) {
-        for (number, bridge) in self.0.iter().enumerate() {
-            pipeline.set_bridge(BridgeId(number as u8), Some(Arc::clone(&bridge.table)));
+        for bridge in self.iter() {
+            pipeline.set_bridge(bridge.id(), Some(Arc::clone(&bridge.table)));
         }
     }
 
     /// Removes the entries learned from a port, on whichever bridge it is or was.
     pub(crate) fn flush(&self, port: PortId) {
-        for bridge in &self.0 {
+        for bridge in self.iter() {
             bridge.table.flush(Some(port), None);
         }
     }
 
     /// Removes all entries of a port that is removed, static ones too.
     pub(crate) fn remove_port(&self, port: PortId) {
-        for bridge in &self.0 {
+        for bridge in self.iter() {
             bridge.table.remove_port(port, |_| false);
         }
     }
@@ -93,14 +152,14 @@ impl Bridges {
     /// Removes the entries of a port on all bridges but this one, and there those of VLANs that it does not carry; static ones
     /// too.
     pub(crate) fn remove_astray(&self, port: PortId, home: BridgeId, vlans: &PortVlan) {
-        for (number, bridge) in self.0.iter().enumerate() {
-            bridge.table.remove_port(port, |vlan| BridgeId(number as u8) == home && vlans.carries(vlan));
+        for bridge in self.iter() {
+            bridge.table.remove_port(port, |vlan| bridge.id() == home && vlans.carries(vlan));
         }
     }
 
     /// Removes expired entries.
     pub(crate) fn expire(&self, now: Timestamp) {
-        for bridge in &self.0 {
+        for bridge in self.iter() {
             while bridge.table.expire(now, EXPIRE_BUDGET) == EXPIRE_BUDGET {
                 thread::yield_now();
             }
@@ -109,11 +168,11 @@ impl Bridges {
 
     /// The MAC entries of each bridge, by its name. While a table's entries are collected, workers learn nothing there.
     pub(crate) fn entries(&self, now: Timestamp) -> Vec<(String, Vec<MacEntry>)> {
-        self.0.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.entries(now))).collect()
+        self.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.entries(now))).collect()
     }
 
     /// The counters of each bridge's table, by its name.
     pub(crate) fn stats(&self) -> Vec<(String, MacTableStats)> {
-        self.0.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.stats())).collect()
+        self.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.stats())).collect()
     }
 }

@@ -16,12 +16,14 @@ pub(crate) mod report;
 pub(crate) mod slots;
 mod workers;
 
+use std::sync::Arc;
+
 use packet::Timestamp;
-use vswitch::PortId;
+use vswitch::{BridgeId, PortId};
 
 use crate::events::Events;
 use crate::worker::{Clock, Command};
-use bridges::Bridges;
+use bridges::{Bridge, Bridges};
 use report::{Ledger, Report};
 use slots::Slots;
 pub(crate) use workers::{Setup, Workers, queues_of};
@@ -58,6 +60,19 @@ impl Fabric {
     /// A new port has this number: its counters begin at zero.
     pub(crate) fn begin_to_count(&mut self, id: PortId) {
         self.ledger.begin(id, self.workers.counters());
+    }
+
+    /// Adds a bridge, or puts it in place of the one of its number.
+    pub(crate) fn set_bridge(&mut self, bridge: Bridge) {
+        let (id, table) = (bridge.id(), &bridge.table);
+        self.workers.tell(|_| Command::Bridge { id, table: Some(Arc::clone(table)) });
+        self.bridges.set(bridge);
+    }
+
+    /// Removes a bridge, whose ports are removed already.
+    pub(crate) fn remove_bridge(&mut self, id: BridgeId) {
+        self.workers.tell(|_| Command::Bridge { id, table: None });
+        self.bridges.remove(id);
     }
 
     /// Removes the MAC entries learned from a port, now and at the next tick.
@@ -118,7 +133,7 @@ pub(crate) mod tests {
 
     /// A fabric of one bridge and this many workers, whose threads the test starts, for ports below `capacity`.
     pub(crate) fn fabric(workers: usize, capacity: usize) -> Fabric {
-        let config = config::Bridge { name: "br0".to_owned(), mac_table_size: 1024, mac_aging_time: 300 };
+        let config = config::Bridge { number: 0, name: "br0".to_owned(), mac_table_size: 1024, mac_aging_time: 300 };
         let bridges = Bridges::new(vec![config], capacity).unwrap();
         let clock = Clock::start();
         let setup = Setup {

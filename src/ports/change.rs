@@ -42,7 +42,7 @@ pub(crate) struct FormerMtus(Vec<(PortId, u32)>);
 fn as_said(origin: &Origin) -> Origin {
     match origin {
         Origin::Flag(text) => Origin::Flag(text.split_once(' ').map_or_else(|| text.clone(), |(_, value)| value.into())),
-        Origin::File { .. } | Origin::Default => origin.clone(),
+        Origin::File { .. } | Origin::Verb(_) | Origin::Default => origin.clone(),
     }
 }
 

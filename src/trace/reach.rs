@@ -14,7 +14,7 @@ use crate::fabric::Fabric;
 /// Where a destination is looked for.
 pub(crate) struct Elsewhere<'a> {
     pub(crate) fabric: &'a Fabric,
-    pub(crate) interfaces: &'a [Interface],
+    pub(crate) interfaces: Vec<Interface>,
     pub(crate) names: &'a Names,
 }
 
@@ -41,10 +41,11 @@ impl Elsewhere<'_> {
         if port(here).is_some() {
             return Vec::new();
         }
-        let bridges = (0..self.fabric.bridges.names().count()).map(|number| BridgeId(number as u8));
-        let vlans = (0..4095).filter_map(VlanId::new);
-        let domains = bridges.flat_map(|bridge| vlans.clone().map(move |vlan| Domain { bridge, vlan }));
-        let known = domains.filter_map(|domain| Some((domain, self.names.of(port(domain)?))));
+        let entries = self.fabric.bridges.iter().flat_map(|bridge| {
+            let of_it = bridge.table.entries(now).into_iter().filter(|entry| entry.mac == mac);
+            of_it.map(|entry| (Domain { bridge: bridge.id(), vlan: entry.vlan }, entry.port))
+        });
+        let known = entries.map(|(domain, port)| (domain, self.names.of(port)));
         let station = |(there, port): (Domain, String)| {
             format!(
                 "{mac} is known in {}, behind {port}, and this packet is in {}: without a router nothing passes between them",

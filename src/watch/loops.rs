@@ -26,8 +26,8 @@ impl Loops {
     pub(crate) fn look(&mut self, fabric: &Fabric) -> News {
         let now = fabric.now();
         let (mut found, mut blocked) = (Vec::new(), Vec::new());
-        for (number, bridge) in fabric.bridges.iter().enumerate() {
-            let id = BridgeId(number as u8);
+        for bridge in fabric.bridges.iter() {
+            let id = bridge.id();
             let loops = bridge.table.take_loops();
             // The guard has forgotten the first addresses that the loop may have brought there.
             for port in loops.iter().flat_map(|found| [found.port, found.other]) {

@@ -156,7 +156,7 @@ pub(crate) fn imagine(id: PortId, words: &Words, names: Vec<String>, edge: &Edge
     let fault = |_| Refusal::internal("the imaginary packet ran into a fault of the switch; its log says where");
     let told = catch_unwind(walk).map_err(fault)?.ok_or_else(down)?;
     let names = Names(names);
-    let elsewhere = Elsewhere { fabric, interfaces: edge.interfaces(), names: &names };
+    let elsewhere = Elsewhere { fabric, interfaces: edge.interfaces().copied().collect(), names: &names };
     // A TUN device is in no VLAN.
     let is_bridged = port.kind != PortKind::Tun;
     let known = if is_bridged { elsewhere.notes(&told, &frame, port.bridge, words.dst()) } else { Vec::new() };

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use capture::Probe;
 use netio::{PortReader, PortWriter, udp};
-use vswitch::{IpTunnel, NewSource, Pipeline, Port, PortId, ReceivingSocket, Routing, Watch};
+use vswitch::{
+    BridgeId, IpTunnel, MacTable, Neighbours, NewSource, Pipeline, Port, PortId, ReceivingSocket, Router, Routing, Watch,
+};
 
 use super::output::Sink;
 use super::source::Source;
@@ -55,6 +57,22 @@ pub(crate) enum Command {
     Detach(PortId),
     /// A port or a receiving socket is removed.
     Remove(PortId),
+    /// A bridge is added, gets another MAC table, or with `None` is removed.
+    Bridge {
+        /// Its number.
+        id: BridgeId,
+        /// Its table.
+        table: Option<Arc<MacTable>>,
+    },
+    /// The switch has its first gateway: it routes from now on, between its networks.
+    Router {
+        /// The networks.
+        routing: Arc<Routing>,
+        /// Shared with the other workers.
+        neighbours: Arc<Neighbours>,
+        /// Whether this worker polls the router for what is due by time.
+        polls: bool,
+    },
     /// The router's networks or its way out have changed.
     Route(Arc<Routing>),
     /// A port's MTU changed.
@@ -104,6 +122,8 @@ pub(crate) enum Event {
 pub(crate) enum Released {
     Source(Source),
     Sink(Sink),
+    /// The MAC table of a bridge.
+    MacTable(#[expect(dead_code, reason = "held to be dropped elsewhere")] Arc<MacTable>),
     /// What a worker had of a capture.
     Probe(#[expect(dead_code, reason = "held to be dropped elsewhere")] Box<Probe>),
     /// What it had of live traces.
@@ -116,7 +136,7 @@ impl Released {
         match self {
             Released::Source(Source::Port(PortReader::Tap(_) | PortReader::Packet(_))) => true,
             Released::Sink(Sink::Port(PortWriter::Tap(_) | PortWriter::Packet(_))) => true,
-            Released::Source(_) | Released::Sink(_) | Released::Probe(_) | Released::Watch(_) => false,
+            Released::Source(_) | Released::Sink(_) | Released::MacTable(_) | Released::Probe(_) | Released::Watch(_) => false,
         }
     }
 }
@@ -133,6 +153,10 @@ impl Command {
                 pipeline.set_port(*id, None);
                 pipeline.set_receiving_socket(*id, None);
                 pipeline.set_ip_tunnel(*id, None);
+            }
+            Command::Bridge { id, table } => drop(pipeline.set_bridge(*id, table.clone())),
+            Command::Router { routing, neighbours, .. } => {
+                pipeline.set_router(Router::new(Arc::clone(routing), None, Arc::clone(neighbours)));
             }
             Command::Route(routing) => pipeline.set_routing(Arc::clone(routing)),
             Command::Mtu { id, mtu } => {

@@ -7,7 +7,7 @@ use super::underlay::DatagramSource;
 use super::{CAN_WRITE, Reader, Worker};
 use crate::service;
 use netio::{PortReader, PortWriter};
-use vswitch::PortId;
+use vswitch::{PortId, Router};
 
 impl Worker {
     /// Takes all commands that have arrived.
@@ -52,6 +52,15 @@ impl Worker {
                     self.pipeline.set_receiving_socket(id, None);
                     self.pipeline.set_ip_tunnel(id, None);
                     self.write_to(id, None);
+                }
+                Command::Bridge { id, table } => {
+                    if let Some(before) = self.pipeline.set_bridge(id, table) {
+                        self.tell(Event::Released(Released::MacTable(before)));
+                    }
+                }
+                Command::Router { routing, neighbours, polls } => {
+                    self.pipeline.set_router(Router::new(routing, None, neighbours));
+                    self.next_poll = polls.then(|| self.clock.now());
                 }
                 Command::Route(routing) => self.pipeline.set_routing(routing),
                 Command::Mtu { id, mtu } => {

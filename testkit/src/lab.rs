@@ -75,8 +75,8 @@ pub fn routing(uplink: Option<Uplink>) -> Arc<Routing> {
 /// The same with these settings.
 pub fn routing_with(uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
     let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
-    let interfaces = vec![Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten()), VLAN_GATEWAY, 24)];
-    Routing::new(interfaces, uplink, settings)
+    let interfaces = [Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten()), VLAN_GATEWAY, 24)];
+    Routing::new(interfaces.map(Some).to_vec(), uplink, settings)
 }
 
 /// The bridge and the tables that it shares with other workers.

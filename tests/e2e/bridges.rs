@@ -290,7 +290,6 @@ fn shown_by_name() {
 fn errors_name_the_line() {
     let netns = netns::create().expect("a namespace");
     for (text, say) in [
-        ("[[bridge.br0.port]]\ntap = \"a\"\n[bridge.br1]\n", "3: bridge br1 has no port: name at least one"),
         (
             "[[bridge.br0.port]]\ntap = \"a\"\n[[bridge.br1.port]]\ntap = \"b\"\n[[tunnel]]\ntype = \"vxlan\"\nbridge = \"br2\"\n",
             "7: there is no bridge 'br2': did you mean 'br",

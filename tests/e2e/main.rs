@@ -40,6 +40,7 @@ mod nat;
 mod nat_fragments;
 mod nat_icmp;
 mod nat_tcp;
+mod networks;
 mod packaging;
 mod pasted;
 mod path;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
+        networks::trials(),
         nat_icmp::trials(),
         nat_fragments::trials(),
         gateway::trials(),

@@ -360,7 +360,6 @@ fn what_needs_a_restart() {
     let site = site_with(&file, 1);
     for (text, say) in [
         ("workers = 7\n", "workers is "),
-        ("[bridge.br0]\nmac-table-size = 77\n", "mac-table-size is 8192, not 77"),
         ("[nat]\nmax-connections = 2000\n", "nat is "),
         ("busy-poll = 7\n", "busy-poll is 50, not 7"),
     ] {
@@ -486,7 +485,6 @@ fn verbs_that_are_refused() {
         (&["port", "add", "packet:up0"], "(409)"),
         (&["port", "del", "g2"], "there is no such port; did you mean"),
         (&["port", "del", "up0"], "the uplink is there from start to end"),
-        (&["port", "del", "g1"], "it is the last port of bridge br0"),
         (&["nat", "publish", "8080:10.77.0.11:80"], "is in use by"),
         (&["nat", "publish", "8081:10.77.1.11:80"], "(400)"),
         (&["nat", "unpublish", "8080:10.77.0.11:80"], "there is no such rule (404)"),

@@ -18,12 +18,12 @@ use std::fmt;
 
 use packet::vlan::VlanId;
 
-/// Maximum number of bridges.
-pub const MAX_BRIDGES: usize = 16;
+/// Maximum number of bridges, those that come and go at one time included.
+pub const MAX_BRIDGES: usize = 2048;
 
 /// A bridge's number, less than [`MAX_BRIDGES`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct BridgeId(pub u8);
+pub struct BridgeId(pub u16);
 
 impl BridgeId {
     /// The number as an index.
@@ -47,12 +47,4 @@ pub struct Domain {
     pub bridge: BridgeId,
     /// The VLAN; [`VlanId::NONE`] for untagged frames.
     pub vlan: VlanId,
-}
-
-impl Domain {
-    /// Index among all domains; those of a bridge are adjacent.
-    #[inline]
-    pub(crate) fn index(self) -> usize {
-        self.bridge.index() * VlanId::COUNT + usize::from(self.vlan.get())
-    }
 }

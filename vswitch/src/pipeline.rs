@@ -64,11 +64,9 @@ impl Pipeline {
     /// bridges; `counters` has room for as many.
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize, counters: Arc<Counters>) -> Pipeline {
-        let mut tables = [const { None }; MAX_BRIDGES];
-        tables[0] = Some(table);
         Pipeline {
             bridges: Bridges {
-                tables,
+                tables: vec![Some(table)],
                 ports: vec![None; ports].into_boxed_slice(),
                 end: 0,
                 ip_tunnels: vec![None; ports].into_boxed_slice(),
@@ -227,13 +225,25 @@ impl Pipeline {
         work
     }
 
-    /// Adds a bridge with this MAC table, or with `None` removes it: frames of ports that still belong to it are dropped.
-    /// A number beyond [`MAX_BRIDGES`] is ignored.
-    pub fn set_bridge(&mut self, id: BridgeId, table: Option<Arc<MacTable>>) {
-        if let Some(slot) = self.bridges.tables.get_mut(id.index()) {
-            *slot = table;
-            self.state.macs.clear();
+    /// Adds a bridge with this MAC table, gives it another table, or with `None` removes it: frames of ports that still belong
+    /// to it are dropped.
+    /// A number from [`MAX_BRIDGES`] on is ignored.
+    /// Returns the table before, so that its memory can be freed by another thread.
+    pub fn set_bridge(&mut self, id: BridgeId, table: Option<Arc<MacTable>>) -> Option<Arc<MacTable>> {
+        let tables = &mut self.bridges.tables;
+        if id.index() >= tables.len() && id.index() < MAX_BRIDGES && table.is_some() {
+            tables.resize(id.index() + 1, None);
         }
+        let slot = tables.get_mut(id.index())?;
+        let before = std::mem::replace(slot, table);
+        self.state.macs.clear();
+        let Some(table) = slot.as_deref() else { return before };
+        for (number, port) in self.bridges.ports.iter().enumerate() {
+            if let Some(port) = port.as_ref().filter(|port| port.bridge == id) {
+                table.set_leads_to_network(PortId(number as u16), port.leads_to_network());
+            }
+        }
+        before
     }
 
     /// Attaches or changes a port, or with `None` removes it. A number beyond the table's end is

@@ -10,7 +10,7 @@ use packet::vlan::TagAction;
 use packet::{Batch, Timestamp};
 
 use crate::counters::{Counters, PortCounters};
-use crate::domain::{BridgeId, MAX_BRIDGES};
+use crate::domain::BridgeId;
 use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queues};
 use crate::limit::Errors;
@@ -24,8 +24,8 @@ use crate::watched::story::Story;
 /// One worker's view of the bridges.
 #[derive(Debug)]
 pub(crate) struct Bridges {
-    /// MAC tables by bridge number; `None` where there is no bridge.
-    pub(crate) tables: [Option<Arc<MacTable>>; MAX_BRIDGES],
+    /// MAC tables by bridge number, up to the highest one in use; `None` where there is no bridge.
+    pub(crate) tables: Vec<Option<Arc<MacTable>>>,
     /// The ports of all bridges, by port number.
     pub(crate) ports: Box<[Option<Port>]>,
     /// One more than the highest port number in use.

@@ -188,7 +188,7 @@ impl Value for PortKeys {
 fn in_order<'a>(one: &'a Entry, other: &'a Entry) -> (&'a Entry, &'a Entry) {
     let line = |entry: &Entry| match entry.raw.origin {
         Origin::File { line, .. } => line,
-        Origin::Flag(_) | Origin::Default => 0,
+        Origin::Flag(_) | Origin::Verb(_) | Origin::Default => 0,
     };
     if line(one) > line(other) { (other, one) } else { (one, other) }
 }

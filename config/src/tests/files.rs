@@ -6,8 +6,8 @@ use crate::port::Port;
 
 const EXAMPLE: &str = include_str!("../../../docs/vswitchd.example.toml");
 
-fn bridge(name: &str, mac_table_size: usize, mac_aging_time: u32) -> Bridge {
-    Bridge { name: name.to_owned(), mac_table_size, mac_aging_time }
+fn bridge(number: usize, name: &str, mac_table_size: usize, mac_aging_time: u32) -> Bridge {
+    Bridge { number, name: name.to_owned(), mac_table_size, mac_aging_time }
 }
 
 #[test]
@@ -17,7 +17,7 @@ fn the_example_says_what_it_says() {
     assert_eq!(names(&config)[18..], ["/run/vswitchd/guests#16", "/run/vswitchd/vm2", "lab0", "flannel0"]);
     assert_eq!(config.ports[0].link().unwrap().1.unwrap().to_string(), "/proc/self/ns/net");
     assert_eq!(config.ports[1].vlan_text(), "native VLAN 10 untagged, trunk VLANs 10+20");
-    assert_eq!((&config.bridges[0], config.busy_poll), (&bridge("br0", 8192, 300), 50));
+    assert_eq!((&config.bridges[0], config.busy_poll), (&bridge(0, "br0", 8192, 300), 50));
     assert_eq!(
         config.router_summary(),
         "gateway 10.77.0.1/24 on br0\ngateway 10.0.10.1/24 on VLAN 10 of br0\ngateway 10.78.0.1/24 on lab\n\
@@ -88,7 +88,7 @@ fn flags_add_to_the_file() {
     let flags = ["--tap b,c", "--vxlan vni=2,remote=192.0.2.2", "--uplink-mode nat", "--workers 2"];
     let config = with(&file, &flags).unwrap();
     assert_eq!(names(&config), ["a", "b", "c"]);
-    assert_eq!((config.workers, &config.bridges[..]), (2, &[bridge("br0", 100, 300)][..]));
+    assert_eq!((config.workers, &config.bridges[..]), (2, &[bridge(0, "br0", 100, 300)][..]));
     assert_eq!(config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect::<Vec<_>>(), ["vxlan1", "vxlan2"]);
     assert!(config.bridge_uplink.is_none() && config.uplink_interface() == Some("eth0"));
     // A problem with one document is reported there.
@@ -117,7 +117,7 @@ fn several_bridges() {
         [bridge.br0]\ngateway = '10.0.0.1/24'\n[[bridge.br0.port]]\ntap = 'a'\n[uplink]\ninterface = 'eth0'\n\
         [[tunnel]]\ntype = 'vxlan'\nbridge = 'dmz'\nvni = 7\nremotes = ['192.0.2.2']\n";
     let config = with(file, &["--tap b", "--workers 2"]).unwrap();
-    assert_eq!(config.bridges, [bridge("br0", 8192, 300), bridge("dmz", 99, 300), bridge("lab", 8192, 300)]);
+    assert_eq!(config.bridges, [bridge(0, "br0", 8192, 300), bridge(1, "dmz", 99, 300), bridge(2, "lab", 8192, 300)]);
     let ports: Vec<_> = config.ports.iter().map(|port| (port.name.as_str(), port.bridge)).collect();
     assert_eq!(ports, [("a", 0), ("b", 0), ("c", 2)], "flags add to br0, and a bridge's guests may all be behind a tunnel");
     assert_eq!(config.tunnels[0].bridge, 1);
@@ -140,9 +140,11 @@ fn there_need_be_no_br0() {
     let with_br0 = with(text, &["--tap c"]).unwrap();
     assert_eq!(names(&with_br0), ["c", "b", "a"]);
     let many = |count: usize| (0..count).map(|n| format!("[[bridge.b{n}.port]]\ntap = 't{n}'\n")).collect::<String>();
-    assert_eq!(with(&many(16), &[]).unwrap().bridges.len(), 16);
-    let said = with(&many(17), &[]).unwrap_err();
-    assert!(said.ends_with("17 bridges, but there are at most 16: leave some out") && said.starts_with("v.toml:"), "{said}");
+    assert_eq!(with(&many(1023), &[]).unwrap().bridges.len(), 1023);
+    let empty = |count: usize| (0..count).map(|n| format!("[bridge.b{n}]\n")).collect::<String>();
+    assert_eq!(with(&empty(1024), &[]).unwrap().bridges.len(), 1024);
+    let said = with(&empty(1025), &[]).unwrap_err();
+    assert!(said.ends_with("1025 bridges, but there are at most 1024: leave some out") && said.starts_with("v.toml:"), "{said}");
 }
 
 /// Files that end early are refused or taken, and no worse.

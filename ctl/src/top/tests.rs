@@ -53,6 +53,7 @@ fn connection(port: u16, expires_in: u32) -> Connection {
 fn reading(secs: u64, ports: Vec<PortStats>) -> Reading {
     let latency = Latency { samples: 10, p50_ns: 1200, p99_ns: 34_000, p999_ns: 2_000_000, max_ns: 2_100_000 };
     let bridge = Bridge {
+        ports: 2,
         name: "br0".to_owned(),
         workers: 2,
         mac_entries: 1,

@@ -147,7 +147,7 @@ fn routing(is_up: bool) -> Arc<Routing> {
     ];
     let own = vec![OUTSIDE, ONE_TO_ONE];
     let uplink = Uplink { port: UPLINK, mac: UPLINK_MAC, address: OUTSIDE, own, mtu: 1400, routes };
-    Routing::new(interfaces, is_up.then_some(uplink), RoutingSettings::default())
+    Routing::new(interfaces.into_iter().map(Some).collect(), is_up.then_some(uplink), RoutingSettings::default())
 }
 
 impl Bench {

@@ -81,7 +81,7 @@ fn pipeline() -> Pipeline {
     ];
     let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
     let untagged = Domain { bridge: BridgeId::default(), vlan: VlanId::NONE };
-    let routing = Routing::new(vec![Interface::new(untagged, GATEWAY, 24)], Some(uplink), RoutingSettings::default());
+    let routing = Routing::new(vec![Some(Interface::new(untagged, GATEWAY, 24))], Some(uplink), RoutingSettings::default());
     pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
     pipeline
 }

@@ -37,7 +37,7 @@ mod tests;
 mod usage;
 
 use std::cmp::Reverse;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use packet::vlan::VlanId;
@@ -192,7 +192,7 @@ pub struct Full;
 pub struct MacTable {
     slots: Slots,
     size: usize,
-    aging_secs: u32,
+    aging_secs: AtomicU32,
     /// When the last of the ports is released that the loop guard has blocked, in milliseconds.
     guarded_until: AtomicU64,
     /// The same of each port.
@@ -231,7 +231,7 @@ impl MacTable {
         let slots = Slots::new(2 * size, config.seed);
         MacTable {
             size,
-            aging_secs: config.aging_secs.max(1),
+            aging_secs: AtomicU32::new(config.aging_secs.max(1)),
             guarded_until: AtomicU64::new(0),
             blocked_until: std::iter::repeat_with(AtomicU64::default).take(config.ports).collect(),
             book: Mutex::new(Book {
@@ -243,6 +243,28 @@ impl MacTable {
             }),
             slots,
         }
+    }
+
+    /// An empty table of another configuration that takes over the entries of this one, as far as it has room: those that were
+    /// renewed last are learned last.
+    #[must_use]
+    pub fn resized(&self, config: MacTableConfig, now: Timestamp) -> MacTable {
+        let table = MacTable::new(config);
+        let mut entries = self.entries(now);
+        entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.age));
+        for MacEntry { vlan, mac, port, age } in entries {
+            // A table without room for it learns it from the station's next frame.
+            let _ = match age {
+                Some(_) => table.learn(vlan, mac, port, now),
+                None => table.add_static(vlan, mac, port).map_or(Learned::Refused, |()| Learned::Added),
+            };
+        }
+        table
+    }
+
+    /// Changes the time without renewal after which an entry is removed, in seconds.
+    pub fn set_aging(&self, secs: u32) {
+        self.aging_secs.store(secs.max(1), Ordering::Relaxed);
     }
 
     /// The port of an address, if it is known.
@@ -561,7 +583,7 @@ impl MacTable {
 
     #[inline]
     fn is_expired(&self, value: Value, now: Timestamp) -> bool {
-        !value.is_static && now.secs().saturating_sub(value.secs) >= self.aging_secs
+        !value.is_static && now.secs().saturating_sub(value.secs) >= self.aging_secs.load(Ordering::Relaxed)
     }
 
     /// The place for a new entry once the one in slot `gone` is taken out: a free slot in the emptier of two buckets, or

@@ -20,7 +20,6 @@ use packet::icmpv4::{self, ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
 use packet::ipv4::Ipv4View;
 use packet::{MacAddr, VnetHeader};
 
-use super::neighbour::InterfaceId;
 use super::routing::Interface;
 use super::v4::{set_addresses, view, view_mut};
 use super::{RouterTables, RouterWorker};
@@ -70,7 +69,7 @@ impl RouterWorker {
         let Some(to) = view(walk, frame).map(Ipv4View::src) else { return };
         let from = match (tables.routing.to_inside(to).and_then(|id| tables.routing.interface(id)), tables.routing.uplink()) {
             (Some(interface), _) => interface.address,
-            (None, Some(uplink)) => match tables.routing.interface(InterfaceId(0)) {
+            (None, Some(uplink)) => match tables.routing.first_interface() {
                 // About a packet for a guest: the translation gives the error the outside address. About a packet of a
                 // guest, which has its outside address by now: the router's address on that side.
                 Some(Interface { address, .. }) if !tables.nat.as_ref().is_some_and(|nat| nat.is_external(to)) => *address,

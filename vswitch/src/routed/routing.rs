@@ -15,8 +15,8 @@ use crate::routed::neighbour::InterfaceId;
 /// The first 16 bits of a link-local address (RFC 3927).
 const LINK_LOCAL: u32 = 169 << 8 | 254;
 
-/// Maximum number of networks inside.
-pub const MAX_INTERFACES: usize = 254;
+/// Maximum number of networks inside: one for each VLAN of a bridge, or of many bridges together.
+pub const MAX_INTERFACES: usize = 4096;
 
 /// A network inside, and the router's addresses in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,12 +154,30 @@ impl Default for RoutingSettings {
     }
 }
 
+/// The numbers of the networks of one bridge, each plus one; 0 where the router has no address.
+#[derive(Clone, Debug, Default)]
+struct BridgeGateways {
+    untagged: u16,
+    /// By VLAN; `None` without a gateway of a VLAN, so that a bridge with one network costs a few bytes.
+    tagged: Option<Box<[u16; VlanId::COUNT]>>,
+}
+
+impl BridgeGateways {
+    fn number_of(&mut self, vlan: VlanId) -> &mut u16 {
+        match vlan {
+            VlanId::NONE => &mut self.untagged,
+            vlan => &mut self.tagged.get_or_insert_with(|| Box::new([0; VlanId::COUNT]))[usize::from(vlan.get())],
+        }
+    }
+}
+
 /// A snapshot of all networks and routes.
 #[derive(Clone, Debug)]
 pub struct Routing {
-    interfaces: Vec<Interface>,
-    /// By [`Domain::index`], up to the last bridge with a gateway: the number of the domain's interface plus one, or 0.
-    by_domain: Box<[u8]>,
+    /// By number; `None` for numbers that are free.
+    interfaces: Vec<Option<Interface>>,
+    /// By number of the bridge, up to the last one with a gateway.
+    by_bridge: Vec<BridgeGateways>,
     uplink: Option<Uplink>,
     settings: RoutingSettings,
     /// The largest TCP segment that a SYN may announce, if that is the same for all routes.
@@ -167,14 +185,15 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// A snapshot of the networks inside, at most [`MAX_INTERFACES`] and one per domain, and of the uplink if it can be
-    /// used.
+    /// A snapshot of the networks inside by their numbers, at most [`MAX_INTERFACES`] and one per domain, and of the uplink if
+    /// it can be used. `None` in place of a network is a number that is free.
     #[must_use]
-    pub fn new(interfaces: Vec<Interface>, mut uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
-        let bridges = interfaces.iter().map(|interface| interface.domain.bridge.index() + 1).max().unwrap_or(0);
-        let mut by_domain = vec![0; bridges * VlanId::COUNT].into_boxed_slice();
+    pub fn new(interfaces: Vec<Option<Interface>>, mut uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
+        let bridges = interfaces.iter().flatten().map(|interface| interface.domain.bridge.index() + 1).max().unwrap_or(0);
+        let mut by_bridge = vec![BridgeGateways::default(); bridges];
         for (number, interface) in interfaces.iter().enumerate().take(MAX_INTERFACES) {
-            by_domain[interface.domain.index()] = number as u8 + 1;
+            let Some(Interface { domain, .. }) = interface else { continue };
+            *by_bridge[domain.bridge.index()].number_of(domain.vlan) = number as u16 + 1;
         }
         let mut limit = u16::MAX;
         if let Some(uplink) = &mut uplink {
@@ -188,42 +207,53 @@ impl Routing {
         }
         let is_limit_of_all = uplink.iter().flat_map(|uplink| &uplink.routes).all(|route| route.max_segment_size == limit);
         let max_segment_size = is_limit_of_all.then_some(limit);
-        Arc::new(Routing { interfaces, by_domain, uplink, settings, max_segment_size })
+        Arc::new(Routing { interfaces, by_bridge, uplink, settings, max_segment_size })
     }
 
     /// The number of a domain's network, if the router has an address there.
     #[inline]
     #[must_use]
     pub fn of_domain(&self, domain: Domain) -> Option<InterfaceId> {
-        let number = *self.by_domain.get(domain.index())?;
-        (number != 0).then(|| InterfaceId(u16::from(number) - 1))
+        let bridge = self.by_bridge.get(domain.bridge.index())?;
+        let number = match domain.vlan {
+            VlanId::NONE => bridge.untagged,
+            vlan => *bridge.tagged.as_ref()?.get(usize::from(vlan.get()))?,
+        };
+        number.checked_sub(1).map(InterfaceId)
     }
 
     /// A network inside by its number.
     #[inline]
     #[must_use]
     pub fn interface(&self, id: InterfaceId) -> Option<&Interface> {
-        self.interfaces.get(usize::from(id.0))
+        self.interfaces.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The network inside with the lowest number.
+    #[must_use]
+    pub fn first_interface(&self) -> Option<&Interface> {
+        self.interfaces.iter().flatten().next()
     }
 
     /// The network inside whose gateway has this MAC address.
     #[must_use]
     pub fn by_mac(&self, mac: MacAddr) -> Option<&Interface> {
-        self.interfaces.iter().find(|interface| interface.mac == mac)
+        self.interfaces.iter().flatten().find(|interface| interface.mac == mac)
     }
 
     /// The network inside that contains an address.
     #[inline]
     #[must_use]
     pub fn to_inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
-        self.interfaces.iter().position(|interface| interface.network.contains(address)).map(|number| InterfaceId(number as u16))
+        let contains = |interface: &Option<Interface>| interface.is_some_and(|interface| interface.network.contains(address));
+        self.interfaces.iter().position(contains).map(|number| InterfaceId(number as u16))
     }
 
     /// Whether this is the address of a gateway.
     #[inline]
     #[must_use]
     pub fn is_gateway(&self, address: Ipv4Addr) -> bool {
-        self.interfaces.iter().any(|interface| interface.address == address)
+        self.interfaces.iter().flatten().any(|interface| interface.address == address)
     }
 
     /// Whether this is an address of the router on any side.

@@ -13,7 +13,7 @@ use vswitch::{BridgeId, DropReason, Encapsulation, MacTable, MacTableConfig, Por
 use testkit::bridge::{Bridge, Sent, Write, port};
 use testkit::frames::{Spec, noise};
 
-const BRIDGES: u8 = 3;
+const BRIDGES: u16 = 3;
 const PORTS: u16 = 9;
 
 /// What happens to the world.
@@ -30,7 +30,7 @@ enum Step {
     /// A port is another bridge's from now on; what was learned behind it is still there.
     Move {
         port: u16,
-        to: u8,
+        to: u16,
     },
     /// What was learned behind a port of a bridge is forgotten.
     Flush {
@@ -77,8 +77,9 @@ fn address(n: u8) -> [u8; 6] {
 
 /// The network's number keeps apart what a limit for each sender would count together, and IPv6 what a counter in IPv4's
 /// headers would tell.
-fn frame(network: u8, src: u8, dst: u8, vlan: u16, len: usize) -> Vec<u8> {
-    let hosts = (16 * network + src, 16 * network + dst);
+fn frame(network: u16, src: u8, dst: u8, vlan: u16, len: usize) -> Vec<u8> {
+    let network = 16 * network as u8;
+    let hosts = (network + src, network + dst);
     let payload = noise(1, len - 40);
     let mut frame = Spec { src: address(src % 5), dst: address(dst), v6: true, hosts, payload, ..Spec::default() }.bytes();
     if vlan != 0 {
@@ -125,7 +126,7 @@ impl World {
         (together, Outcome::of(self.home(ingress), ingress, frame))
     }
 
-    fn relocate(&mut self, id: u16, to: u8) {
+    fn relocate(&mut self, id: u16, to: u16) {
         self.home(id).pipeline.set_port(PortId(id), None);
         self.ports[usize::from(id)].bridge = BridgeId(to);
         let port = self.ports[usize::from(id)].clone();
@@ -244,5 +245,5 @@ fn a_port_of_no_bridge_carries_nothing() {
     }
     assert_eq!(bridge.counts(0).dropped(DropReason::PortGone), 4);
     // There is none beyond the last, and to say so does no harm.
-    bridge.pipeline.set_bridge(BridgeId(16), None);
+    bridge.pipeline.set_bridge(BridgeId(9999), None);
 }

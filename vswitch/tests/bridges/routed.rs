@@ -49,7 +49,7 @@ impl Site {
         let nat = Arc::new(Nat::new(NatConfig::default(), [1, 2]).unwrap());
         nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], Timestamp::default()).unwrap();
         let domain = |bridge| Domain { bridge: BridgeId(bridge), vlan: VlanId::NONE };
-        let interfaces = vec![Interface::new(domain(0), GATEWAYS[0], 24), Interface::new(domain(1), GATEWAYS[1], 24)];
+        let interfaces = [0, 1].map(|number| Some(Interface::new(domain(number), GATEWAYS[usize::from(number)], 24))).to_vec();
         let routing = Routing::new(interfaces, Some(Uplink { port: PortId(UPLINK), ..uplink(1500) }), RoutingSettings::default());
         bridge.pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
         let tables = [Arc::clone(&bridge.table), second];
