@@ -7,6 +7,9 @@
 //!
 //! Our socket is not connected to the guest's, so a guest that restarts with a new socket is received at once.
 //!
+//! *Looks.* The path is looked up by a worker, when a frame is to be sent and nobody is there, or when a datagram comes from another
+//! name: each at most ten times per second on average, because anybody may send such frames. No lock is held meanwhile.
+//!
 //! *Queues.* The kernel queues as many datagrams for a socket as `net.unix.max_dgram_qlen` permitted when the socket was
 //! created (10 by default, plus one); further ones return `EAGAIN`. A guest that reads slowly loses frames earlier than
 //! with a stream. If the guest is absent, sending returns `ECONNREFUSED`, or `ENOENT` if its file does not exist.
@@ -18,19 +21,28 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use packet::batch::{MAX_FRAME_LEN, MAX_FRAMES};
 use packet::vlan::{TAG_LEN, Tag};
 use packet::{Batch, VNET_LEN};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+use super::mounts::mount_of;
 use super::target::{BEFORE_PATH, Identity, Missing, Name, Refusal, SocketName, Target, nobody};
 use super::{Access, GuestError, MAX_PIECES, SocketFile, body, checked, io_error, open_socket, unix_address, widen};
 use crate::tap::Received;
 
 /// Maximum number of frames per system call.
 const MAX_BURST: usize = MAX_FRAMES;
+
+/// Average time between two looks at a path where no guest is, and between two looks at names of senders.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Maximum number of looks at once, after a second without any.
+const MAX_LOOKS: u32 = 10;
 
 /// A datagram socket with a path, connected to one guest at a time.
 #[derive(Debug)]
@@ -52,7 +64,9 @@ impl Dgram {
         sockopt::set_socket_passcred(&socket, remote.is_none()).map_err(|errno| io_error(path, "asking for senders", errno))?;
         let file = SocketFile::bind(socket.as_fd(), path, Access::default())?;
         let guest = Guest { name: remote.map(|path| Name::Configured(path.to_owned())), ..Guest::default() };
-        let shared = Socket { socket, follows: remote.is_none(), guest: RwLock::new(guest) };
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mount = open(directory, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok().and_then(mount_of);
+        let shared = Socket { socket, mount, follows: remote.is_none(), guest: RwLock::new(guest) };
         Ok(Dgram { queue: DgramQueue(Arc::new(shared)), _file: file })
     }
 
@@ -69,6 +83,8 @@ pub struct DgramQueue(Arc<Socket>);
 
 struct Socket {
     socket: OwnedFd,
+    /// The mount that our socket's file is on; it stays for as long as the socket is open.
+    mount: Option<u64>,
     /// The last sender is the guest.
     follows: bool,
     guest: RwLock<Guest>,
@@ -88,13 +104,32 @@ struct Guest {
     /// Nobody has this file open as a socket any more.
     dead: Option<Identity>,
     refusal: Option<Refusal>,
+    /// Looks at the name.
+    looks: Looks,
+    /// Looks at names of senders.
+    follows: Looks,
+}
+
+/// When the next look would be if there were no bursts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looks(Option<Instant>);
+
+impl Looks {
+    /// Whether a look is permitted now.
+    fn is_permitted(self) -> bool {
+        self.0.is_none_or(|next| next < Instant::now() + LOOK_PAUSE * MAX_LOOKS)
+    }
+
+    /// Counts a look.
+    fn count(&mut self) {
+        let now = Instant::now();
+        self.0 = Some(self.0.map_or(now, |next| next.max(now)) + LOOK_PAUSE);
+    }
 }
 
 impl Guest {
-    /// Looks the socket up, if it is not there yet.
-    fn find(&mut self) {
-        let Some(name) = self.name.as_ref().filter(|_| self.target.is_none()) else { return };
-        match name.find(self.dead) {
+    fn take(&mut self, found: Result<Target, Missing>) {
+        match found {
             Ok(target) => (self.target, self.refusal) = (Some(Arc::new(target)), None),
             Err(Missing::Refused(refusal)) => self.refusal = Some(refusal),
             Err(Missing::Absent) => {}
@@ -245,20 +280,21 @@ impl DgramQueue {
 
     /// A datagram came from this name: it is the guest's from now on, if it is a socket of this user.
     fn follow(&self, name: SocketName, user: u32) {
-        let name = Some(Name::Sender { name, user });
+        let name = Name::Sender { name, user };
         let guest = self.guest();
-        if guest.target.is_some() && guest.name == name {
+        let is_guest = guest.target.is_some() && guest.name.as_ref() == Some(&name);
+        if is_guest || !guest.follows.is_permitted() {
             return;
         }
         drop(guest);
-        let mut new = Guest { name, ..Guest::default() };
-        new.find();
+        let found = name.find(None, self.0.mount);
         let mut guest = self.guest_mut();
-        match new.target {
-            Some(_) => *guest = new,
-            // Whoever came before stays the guest.
-            None => guest.refusal = new.refusal,
+        guest.follows.count();
+        if found.is_ok() {
+            (guest.name, guest.dead) = (Some(name), None);
         }
+        // If the name is refused, whoever came before stays the guest.
+        guest.take(found);
     }
 
     /// True if the address of the guest is known.
@@ -284,11 +320,30 @@ impl DgramQueue {
     /// The guest's socket; looks it up if it is not there yet.
     #[inline]
     fn target(&self) -> Option<Arc<Target>> {
-        if let Some(target) = &self.guest().target {
+        let guest = self.guest();
+        if let Some(target) = &guest.target {
             return Some(Arc::clone(target));
         }
+        let is_permitted = guest.looks.is_permitted();
+        drop(guest);
+        if is_permitted { self.look() } else { None }
+    }
+
+    /// Looks the guest's socket up, if it is not there yet and there were not too many looks of late.
+    #[cold]
+    fn look(&self) -> Option<Arc<Target>> {
         let mut guest = self.guest_mut();
-        guest.find();
+        if guest.target.is_some() || !guest.looks.is_permitted() {
+            return guest.target.clone();
+        }
+        guest.looks.count();
+        let (name, dead) = (guest.name.clone()?, guest.dead);
+        drop(guest);
+        let found = name.find(dead, self.0.mount);
+        let mut guest = self.guest_mut();
+        if guest.target.is_none() && guest.name.as_ref() == Some(&name) {
+            guest.take(found);
+        }
         guest.target.clone()
     }
 
@@ -297,9 +352,9 @@ impl DgramQueue {
         let mut guest = self.guest_mut();
         if guest.target.as_ref().is_some_and(|target| Arc::ptr_eq(target, dead)) {
             (guest.target, guest.dead) = (None, Some(dead.identity()));
-            guest.find();
         }
-        guest.target.clone()
+        drop(guest);
+        self.look()
     }
 
     /// Sends one frame. The first piece begins with a virtio-net header, which is not sent; there are at most

@@ -18,6 +18,7 @@
 
 pub mod connection;
 pub mod dgram;
+mod mounts;
 pub mod stream;
 mod target;
 

@@ -11,6 +11,9 @@
 //! the user who sent the datagram (`SCM_CREDENTIALS`, which the kernel fills in). The path of a configuration is the
 //! operator's; but if anything on the way belongs to another user than root or ours, so does the socket at its end.
 //!
+//! *No waiting.* Workers look names up, and a name may lead to a file system that takes its time. So a path is followed one step at a
+//! time, and only on file systems that make nobody wait (`mounts`).
+//!
 //! *Held.* The file is opened with `O_PATH`, which connects to nothing, then checked, and frames are sent to it through
 //! `/proc/PID/fd/N`: to the file that was checked, whatever its name leads to now. When the guest starts anew it makes a
 //! new file, and the next frame finds nobody at the old one; then the name is looked up again.
@@ -27,9 +30,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, open, openat, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
+
+use super::mounts::{Mounts, mount_of};
 
 /// Maximum number of symbolic links on the way, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
@@ -98,6 +103,11 @@ impl fmt::Display for SocketName {
 pub enum Refusal {
     /// It is an abstract name or a relative path.
     NotPath,
+    /// It leads to a file system that may make the switch wait.
+    Waits {
+        /// The path.
+        path: SocketName,
+    },
     /// It is not a socket.
     NotSocket {
         /// The path.
@@ -118,6 +128,11 @@ impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::NotPath => out.write_str("the guest's socket has no absolute path"),
+            Refusal::Waits { path } => write!(
+                out,
+                "{path} leads to a file system that may make the switch wait, such as NFS, FUSE or autofs; use a path on a local one, \
+                 such as /run"
+            ),
             Refusal::NotSocket { path } => write!(out, "{path} is not a socket"),
             Refusal::Owner { path, owner, user } => write!(
                 out,
@@ -161,16 +176,11 @@ pub(super) enum Missing {
     Refused(Refusal),
 }
 
-impl From<Errno> for Missing {
-    fn from(_: Errno) -> Missing {
-        Missing::Absent
-    }
-}
-
 impl Name {
-    /// Looks the socket up and checks it. One that is known to be dead is not looked at again.
+    /// Looks the socket up and checks it. One that is known to be dead is not taken again. Besides local file systems, the path may
+    /// lead over that with the mount `own`.
     #[expect(clippy::result_large_err, reason = "a refusal holds the name, because no datagram may cause an allocation")]
-    pub(super) fn find(&self, dead: Option<Identity>) -> Result<Target, Missing> {
+    pub(super) fn find(&self, dead: Option<Identity>, own: Option<u64>) -> Result<Target, Missing> {
         let path = match self {
             Name::Configured(path) => path.as_path(),
             Name::Sender { name, .. } if name.bytes[0] == b'/' => name.path(),
@@ -178,17 +188,22 @@ impl Name {
         };
         let name = SocketName::of_path(path);
         let refuse = |owner, user| Missing::Refused(Refusal::Owner { path: name, owner, user });
-        let found = open(path, HOLD, Mode::empty()).and_then(|file| Ok((fstat(&file)?, file)))?;
-        if Some(Identity::of(&found.0)) == dead {
+        let walked = Walk::along(path, own, matches!(self, Name::Configured(_))).map_err(|stopped| match stopped {
+            Stopped::Failed => Missing::Absent,
+            Stopped::Waits => Missing::Refused(Refusal::Waits { path: name }),
+            Stopped::Strangers([first, second]) => refuse(second, first),
+        })?;
+        let Walked { stat, file, stranger } = walked;
+        if Some(Identity::of(&stat)) == dead {
             return Err(Missing::Absent);
         }
-        let ((stat, file), user) = match self {
-            Name::Sender { user, .. } => (found, Some(*user)),
-            Name::Configured(_) => walk(path)?.map_err(|[first, second]| refuse(second, first))?,
-        };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
             return Err(Missing::Refused(Refusal::NotSocket { path: name }));
         }
+        let user = match self {
+            Name::Sender { user, .. } => Some(*user),
+            Name::Configured(_) => stranger,
+        };
         match user {
             Some(user) if user != stat.st_uid => Err(refuse(stat.st_uid, user)),
             _ => Ok(Target::new(file, Identity::of(&stat))),
@@ -196,52 +211,110 @@ impl Name {
     }
 }
 
-/// A file, and the one user besides root and ourselves to whom something on the way there belongs.
-type Walked = ((Stat, OwnedFd), Option<u32>);
-
-/// Follows a path one step at a time. The inner error is two users of whom each owns something on the way.
-fn walk(path: &Path) -> Result<Result<Walked, [u32; 2]>, Errno> {
-    let ours = geteuid().as_raw();
-    let (mut stranger, mut links) = (None, 0);
-    let mut rest: VecDeque<OsString> = VecDeque::new();
-    let mut here = start(path, &mut rest)?;
-    while let Some(step) = rest.pop_front() {
-        let next = openat(&here, &step, HOLD, Mode::empty())?;
-        let stat = fstat(&next)?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let is_last = rest.is_empty() && kind != FileType::Symlink;
-        if is_last {
-            return Ok(Ok(((stat, next), stranger)));
-        }
-        match stranger {
-            Some(other) if ![0, ours, other].contains(&stat.st_uid) => return Ok(Err([other, stat.st_uid])),
-            None if ![0, ours].contains(&stat.st_uid) => stranger = Some(stat.st_uid),
-            _ => {}
-        }
-        if kind != FileType::Symlink {
-            here = next;
-            continue;
-        }
-        links += 1;
-        if links > MAX_LINKS {
-            return Err(Errno::LOOP);
-        }
-        let leads_to = PathBuf::from(OsString::from_vec(readlinkat(&next, "", Vec::new())?.into_bytes()));
-        let behind = mem::take(&mut rest);
-        let begin = start(&leads_to, &mut rest)?;
-        if leads_to.is_absolute() {
-            here = begin;
-        }
-        rest.extend(behind);
-    }
-    Err(Errno::NOENT)
+/// What is at the end of a path.
+struct Walked {
+    stat: Stat,
+    file: OwnedFd,
+    /// The one user besides root and ourselves to whom something on the way there belongs.
+    stranger: Option<u32>,
 }
 
-/// Opens the directory in which a path begins, and notes its steps.
-fn start(path: &Path, steps: &mut VecDeque<OsString>) -> Result<OwnedFd, Errno> {
-    let steps_of = path.components().filter(|component| !matches!(component, Component::RootDir | Component::CurDir));
-    steps.extend(steps_of.map(|component| component.as_os_str().to_owned()));
-    openat(CWD, if path.is_absolute() { "/" } else { "." }, HOLD, Mode::empty())
+/// Why a path has no end.
+enum Stopped {
+    /// Something is not there, or is not a directory.
+    Failed,
+    /// It leads to a file system that may make us wait.
+    Waits,
+    /// Two users of whom each owns something on the way of a configured path.
+    Strangers([u32; 2]),
+}
+
+impl From<Errno> for Stopped {
+    fn from(_: Errno) -> Stopped {
+        Stopped::Failed
+    }
+}
+
+/// The way along a path.
+struct Walk {
+    mounts: Mounts,
+    /// Mounts that are good even if they are not local.
+    trusted: [Option<u64>; 3],
+    here: OwnedFd,
+    /// The path of `here`, without links.
+    at: PathBuf,
+    rest: VecDeque<OsString>,
+}
+
+impl Walk {
+    /// Follows a path one step at a time. A link at its end is followed only if the path is configured.
+    fn along(path: &Path, own: Option<u64>, is_configured: bool) -> Result<Walked, Stopped> {
+        let ours = geteuid().as_raw();
+        let (mut stranger, mut links) = (None, 0);
+        let (here, at) = begin(path)?;
+        // Without the file systems of its directories the daemon would not run.
+        let trusted = [mount_of(begin(Path::new("/"))?.0), mount_of(&here), own];
+        let mut walk = Walk { mounts: Mounts::now(), trusted, here, at, rest: VecDeque::new() };
+        walk.go_on_by(path);
+        while let Some(step) = walk.rest.pop_front() {
+            let (next, at) = walk.open(&step)?;
+            let stat = fstat(&next)?;
+            let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+            if walk.rest.is_empty() && (!is_link || !is_configured) {
+                return Ok(Walked { stat, file: next, stranger });
+            }
+            match stranger {
+                Some(other) if ![0, ours, other].contains(&stat.st_uid) && is_configured => {
+                    return Err(Stopped::Strangers([other, stat.st_uid]));
+                }
+                None if ![0, ours].contains(&stat.st_uid) => stranger = Some(stat.st_uid),
+                _ => {}
+            }
+            if !is_link {
+                (walk.here, walk.at) = (next, at);
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Stopped::Failed);
+            }
+            let leads_to = PathBuf::from(OsString::from_vec(readlinkat(&next, "", Vec::new())?.into_bytes()));
+            if leads_to.is_absolute() {
+                (walk.here, walk.at) = begin(&leads_to)?;
+            }
+            walk.go_on_by(&leads_to);
+        }
+        Err(Stopped::Failed)
+    }
+
+    /// Notes the steps of a path before those that remain.
+    fn go_on_by(&mut self, path: &Path) {
+        let behind = mem::take(&mut self.rest);
+        let steps = path.components().filter(|component| !matches!(component, Component::RootDir | Component::CurDir));
+        self.rest.extend(steps.map(|component| component.as_os_str().to_owned()).chain(behind));
+    }
+
+    /// Opens the next step, unless that may take long. Returns it, and its path.
+    fn open(&self, step: &OsStr) -> Result<(OwnedFd, PathBuf), Stopped> {
+        let at = match step == ".." {
+            true => self.at.parent().unwrap_or(&self.at).to_owned(),
+            false => self.at.join(step),
+        };
+        if self.mounts.waits_at(&at, &self.trusted) {
+            return Err(Stopped::Waits);
+        }
+        let next = openat(&self.here, step, HOLD, Mode::empty())?;
+        if self.mounts.is_local(&next, &self.trusted) { Ok((next, at)) } else { Err(Stopped::Waits) }
+    }
+}
+
+/// The directory in which a path begins, and its path.
+fn begin(path: &Path) -> Result<(OwnedFd, PathBuf), Stopped> {
+    let (name, at) = match path.is_absolute() {
+        true => ("/", PathBuf::from("/")),
+        false => (".", std::env::current_dir().map_err(|_| Stopped::Failed)?),
+    };
+    Ok((openat(CWD, name, HOLD, Mode::empty())?, at))
 }
 
 impl Target {

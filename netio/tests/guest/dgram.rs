@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
 use netio::Received;
 use netio::guest::{Dgram, DgramQueue, DgramReceiver, Refusal};
@@ -18,7 +19,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{Uid, geteuid};
 use rustix::thread::set_thread_res_uid;
 
-use crate::{Directory, LONG, numbered, received, slices, take};
+use crate::{Directory, LONG, numbered, received, slices, take, wait_for};
 
 const SLOTS: usize = 4;
 
@@ -39,6 +40,17 @@ fn read_all(queue: &DgramQueue) -> Vec<Vec<u8>> {
     }
 }
 
+/// Sends a frame, at first to nobody, until there is a guest.
+fn send_once_found(queue: &DgramQueue, frame: &[u8]) {
+    wait_for("guest", || match queue.send(&[IoSlice::new(frame)]) {
+        Ok(()) => true,
+        Err(errno) => {
+            assert_eq!(errno, Errno::NXIO);
+            false
+        }
+    });
+}
+
 fn monitor(directory: &Directory, name: &str) -> UnixDatagram {
     let monitor = UnixDatagram::bind(directory.path(name)).unwrap();
     monitor.set_read_timeout(Some(LONG)).unwrap();
@@ -55,6 +67,8 @@ fn frames_are_exchanged_with_a_configured_guest() {
     let frame = numbered(1, 60);
     assert_eq!(queue.send(&[IoSlice::new(&frame)]), Err(Errno::NXIO), "it is not there yet");
     let guest = monitor(&directory, "guest");
+    send_once_found(queue, &frame);
+    assert_eq!(guest.recv(&mut [0; 2000]).unwrap(), 60);
     let frames: Vec<_> = (0..9).map(|at| numbered(at, 60 + at as usize)).collect();
     let mut results = Vec::new();
     queue.send_many(&slices(&frames), |result| results.push(result));
@@ -81,7 +95,7 @@ fn frames_are_exchanged_with_a_configured_guest() {
     assert_eq!(queue.send(&[IoSlice::new(&frame)]), Err(Errno::NXIO));
     std::fs::remove_file(directory.path("guest")).unwrap();
     let guest = monitor(&directory, "guest");
-    queue.send(&[IoSlice::new(&frame)]).unwrap();
+    send_once_found(queue, &frame);
     assert_eq!(guest.recv(&mut room).unwrap(), 60);
 }
 
@@ -116,6 +130,49 @@ fn the_last_sender_is_the_guest() {
         queue.send(&[IoSlice::new(&frames[0])]).unwrap();
         assert_eq!(guest.recv(&mut room).unwrap(), 60);
     }
+}
+
+/// Whoever sends from many names is not looked up for each datagram.
+#[test]
+fn names_are_looked_up_at_a_limited_rate() {
+    let directory = Directory::new();
+    let ours = directory.path("ours");
+    let dgram = Dgram::open(&ours, None).unwrap();
+    let queue = dgram.queue();
+    let guests = ["one", "two"].map(|name| monitor(&directory, name));
+    let mut taken = 0;
+    let started = Instant::now();
+    for round in 0..1000 {
+        guests[round % 2].send_to(&[0; 60], &ours).unwrap();
+        assert_eq!(read_all(queue).len(), 1);
+        queue.send(&[IoSlice::new(&numbered(1, 60))]).unwrap();
+        guests[round % 2].set_nonblocking(true).unwrap();
+        taken += usize::from(guests[round % 2].recv(&mut [0; 100]).is_ok());
+        while guests[1 - round % 2].set_nonblocking(true).is_ok() && guests[1 - round % 2].recv(&mut [0; 100]).is_ok() {}
+    }
+    // Every other datagram comes from the guest that was found last.
+    let looks = started.elapsed().as_millis() as usize / 100 + 11;
+    assert!(taken <= 500 + looks, "{taken} of 1000 senders were found");
+}
+
+/// A guest behind a symbolic link is found again when it starts anew, and is not looked up for each frame meanwhile.
+#[test]
+fn a_guest_behind_a_link_is_looked_up_at_a_limited_rate() {
+    let directory = Directory::new();
+    let link = directory.path("link");
+    symlink(directory.path("guest"), &link).unwrap();
+    let dgram = Dgram::open(&directory.path("ours"), Some(&link)).unwrap();
+    let (queue, frame) = (dgram.queue(), numbered(1, 60));
+    let guest = monitor(&directory, "guest");
+    queue.send(&[IoSlice::new(&frame)]).unwrap();
+    drop(guest);
+    for _ in 0..100 {
+        assert_eq!(queue.send(&[IoSlice::new(&frame)]), Err(Errno::NXIO));
+    }
+    fs::remove_file(directory.path("guest")).unwrap();
+    let guest = monitor(&directory, "guest");
+    send_once_found(queue, &frame);
+    assert_eq!(guest.recv(&mut [0; 100]).unwrap(), 60);
 }
 
 #[test]
@@ -278,7 +335,7 @@ fn a_configured_path_is_not_led_astray() {
     // Its own socket behind a link of its own; and root's links are the operator's.
     let own = as_stranger(|| UnixDatagram::bind(home.join("own")).unwrap());
     leads_to(Path::new("../home/own"));
-    queue.send(&[IoSlice::new(&frame)]).unwrap();
+    send_once_found(queue, &frame);
     assert_eq!((own.recv(&mut [0; 100]).unwrap(), queue.refusal()), (60, None));
     let link = outside.path("link");
     symlink(home.join("own"), &link).unwrap();

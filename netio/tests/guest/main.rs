@@ -5,6 +5,7 @@ mod files;
 mod hostile;
 mod rate;
 mod stream;
+mod waiting;
 
 use std::fs;
 use std::io::IoSlice;
