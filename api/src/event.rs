@@ -81,7 +81,7 @@ pub enum What {
         /// Further moves in the same second, which are only counted.
         more: u64,
     },
-    /// The loop guard blocked a port: nothing is flooded to it or from it for a while.
+    /// The loop guard blocked a VLAN at a port: nothing of it is flooded to the port or from it for a while.
     PortBlocked {
         /// Name of the bridge.
         bridge: String,
@@ -91,17 +91,23 @@ pub enum What {
         other: String,
         /// VLAN; 0 for untagged frames.
         vlan: u16,
+        /// All VLANs of the port are blocked, because it loops in many.
+        all_vlans: bool,
         /// MAC address that kept moving between the two.
         mac: String,
         /// Seconds until it is released.
         seconds: u64,
     },
-    /// The loop guard floods to and from a port again.
+    /// The loop guard floods frames of a VLAN to and from a port again.
     PortReleased {
         /// Name of the bridge.
         bridge: String,
         /// Name of the port.
         port: String,
+        /// VLAN; 0 for untagged frames, or if all VLANs were blocked.
+        vlan: u16,
+        /// All VLANs of the port were blocked.
+        all_vlans: bool,
     },
     /// A MAC table is full, or a port used more than its share: new entries replace old ones. Events about full tables
     /// are repeated only after a minute in which the table was not full.
@@ -272,10 +278,16 @@ impl fmt::Display for What {
                     more => write!(out, ", and {more} more stations moved"),
                 }
             }
-            What::PortBlocked { port, other, mac, seconds, .. } => {
-                write!(out, "port {port} is blocked for {seconds} s: a loop with port {other}, {mac} keeps moving between them")
+            What::PortBlocked { port, other, mac, seconds, vlan, all_vlans, .. } => {
+                let vlans = blocked_vlans(*vlan, *all_vlans);
+                write!(
+                    out,
+                    "port {port} is blocked{vlans} for {seconds} s: a loop with port {other}, {mac} keeps moving between them"
+                )
             }
-            What::PortReleased { port, .. } => write!(out, "port {port} is no longer blocked by the loop guard"),
+            What::PortReleased { port, vlan, all_vlans, .. } => {
+                write!(out, "port {port} is no longer blocked{} by the loop guard", blocked_vlans(*vlan, *all_vlans))
+            }
             What::MacTableFull { bridge, entries } => {
                 write!(out, "the MAC table of bridge {bridge} is full: {entries} entries")
             }
@@ -305,6 +317,16 @@ impl fmt::Display for What {
             What::Missed { events: 1 } => write!(out, "1 event missed: this reader was too slow"),
             What::Missed { events } => write!(out, "{events} events missed: this reader was too slow"),
         }
+    }
+}
+
+/// Words for what the loop guard has blocked at a port: ` on VLAN 10`, ` on all VLANs`, or nothing for untagged frames.
+#[must_use]
+pub fn blocked_vlans(vlan: u16, all_vlans: bool) -> String {
+    match (vlan, all_vlans) {
+        (_, true) => " on all VLANs".to_owned(),
+        (0, false) => String::new(),
+        (vlan, false) => format!(" on VLAN {vlan}"),
     }
 }
 

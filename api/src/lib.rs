@@ -33,7 +33,7 @@ pub mod table;
 pub mod tunnel;
 
 pub use change::{Action, Change};
-pub use event::{Event, What};
+pub use event::{Event, What, blocked_vlans};
 pub use log::{Level, Log, LogChange};
 pub use nat::{AddressKind, Connection, Connections, Flow, Mapping, Nat, NotAProtocol, OutsideAddress, Phase, Protocol, Side};
 pub use port::{Limits, Port, PortKind, PortStats, State, VlanMode};

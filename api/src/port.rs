@@ -117,7 +117,7 @@ pub struct PortStats {
     pub namespace: Option<String>,
     /// State of its link; `null` for peers of tunnels.
     pub state: Option<State>,
-    /// Whether the loop guard has blocked it.
+    /// Whether the loop guard has blocked it, in any VLAN.
     pub loop_blocked: bool,
     /// Frames received.
     pub rx_frames: u64,

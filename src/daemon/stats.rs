@@ -64,7 +64,7 @@ impl View<'_> {
 
     fn port_now(&self, id: PortId, report: &Report) -> PortNow {
         let table = self.bridge_of(id).and_then(|bridge| self.fabric.bridges.table(bridge));
-        let loop_blocked = table.is_some_and(|table| table.is_blocked(id, self.fabric.now()));
+        let loop_blocked = table.is_some_and(|table| table.is_blocked_anywhere(id, self.fabric.now()));
         let bridge = self.bridge_of(id).map(|bridge| self.fabric.bridges.name(bridge).to_owned());
         if let Some(port) = self.ports.get(id) {
             let device = port.device();

@@ -176,8 +176,9 @@ impl View<'_> {
         let name = |id: PortId| names.get(id.index()).cloned().unwrap_or_default();
         let sentence = |found: vswitch::mac_table::Loop| {
             let (port, other, left) = (name(found.port), name(found.other), found.until.since(now).as_secs() + 1);
+            let vlans = api::blocked_vlans(found.vlan.get(), found.in_all_vlans);
             format!(
-                "port {port} is blocked for {left} s more: a loop with port {other}, {mac} keeps moving between them; remove the \
+                "port {port} is blocked{vlans} for {left} s more: a loop with port {other}, {mac} keeps moving between them; remove the \
                  bridge or cable that connects the two",
                 mac = found.mac
             )

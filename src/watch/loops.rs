@@ -3,22 +3,26 @@
 //! The guard acts by itself, at once; what it did is looked for here once a second.
 
 use api::What;
+use packet::vlan::VlanId;
 use vswitch::mac_table::Loop;
 use vswitch::{BridgeId, PortId};
 
 use crate::fabric::Fabric;
 
-/// The ports that were blocked at the last look.
+/// A VLAN that is blocked at a port; `None` stands for all.
+type Block = (BridgeId, PortId, Option<VlanId>);
+
+/// What was blocked at the last look.
 #[derive(Debug, Default)]
 pub(crate) struct Loops {
-    blocked: Vec<(BridgeId, PortId)>,
+    blocked: Vec<Block>,
 }
 
 /// What has changed since the last look.
 #[derive(Debug)]
 pub(crate) struct News {
     found: Vec<(BridgeId, Loop)>,
-    released: Vec<(BridgeId, PortId)>,
+    released: Vec<Block>,
 }
 
 impl Loops {
@@ -29,21 +33,23 @@ impl Loops {
         for bridge in fabric.bridges.iter() {
             let id = bridge.id();
             let loops = bridge.table.take_loops();
-            // The guard has forgotten the first addresses that the loop may have brought there.
-            for port in loops.iter().flat_map(|found| [found.port, found.other]) {
-                bridge.table.flush(Some(port), None);
-            }
+            // The guard has forgotten the last addresses that the loop may have brought there.
+            loops.iter().for_each(|found| bridge.table.flush_loop(found, now));
             found.extend(loops.into_iter().map(|found| (id, found)));
-            blocked.extend(bridge.table.blocked(now).into_iter().map(|blocked| (id, blocked.port)));
+            blocked.extend(bridge.table.blocked(now).iter().map(|found| block(id, found)));
         }
         // A port that was blocked and released between two looks is reported as released at the next one.
-        blocked.extend(found.iter().map(|(id, found)| (*id, found.port)));
+        blocked.extend(found.iter().map(|(id, found)| block(*id, found)));
         blocked.sort_unstable();
         blocked.dedup();
         let released = self.blocked.iter().filter(|was| !blocked.contains(was)).copied().collect();
         self.blocked = blocked;
         News { found, released }
     }
+}
+
+fn block(bridge: BridgeId, found: &Loop) -> Block {
+    (bridge, found.port, (!found.in_all_vlans).then_some(found.vlan))
 }
 
 impl News {
@@ -57,21 +63,24 @@ impl News {
         for (bridge, found) in self.found {
             let (bridge, port, other) = (fabric.bridges.name(bridge).to_owned(), name(found.port), name(found.other));
             let (mac, vlan, seconds) = (found.mac.to_string(), found.vlan.get(), found.seconds);
+            let all_vlans = found.in_all_vlans;
             tracing::warn!(
                 bridge,
                 port,
                 other,
                 mac,
                 vlan,
+                all_vlans,
                 seconds,
                 "a loop: the address keeps moving between the two ports; nothing is flooded to and from the port for a while"
             );
-            fabric.events.tell(What::PortBlocked { bridge, port, other, vlan, mac, seconds });
+            fabric.events.tell(What::PortBlocked { bridge, port, other, vlan, all_vlans, mac, seconds });
         }
-        for (bridge, port) in self.released {
+        for (bridge, port, vlan) in self.released {
             let (bridge, port) = (fabric.bridges.name(bridge).to_owned(), name(port));
-            tracing::info!(bridge, port, "no loop any more: frames are flooded to and from the port again");
-            fabric.events.tell(What::PortReleased { bridge, port });
+            let (vlan, all_vlans) = (vlan.map_or(0, VlanId::get), vlan.is_none());
+            tracing::info!(bridge, port, vlan, all_vlans, "no loop any more: frames are flooded to and from the port again");
+            fabric.events.tell(What::PortReleased { bridge, port, vlan, all_vlans });
         }
     }
 }

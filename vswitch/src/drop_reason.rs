@@ -55,7 +55,7 @@ drop_reasons! {
     NoDestination "no_destination"
         "it would be flooded, but no other port carries its VLAN"
     LoopBlocked "loop_blocked"
-        "it came back through a loop, or would be flooded through a port that the loop guard has blocked"
+        "it came back through a loop, or would be flooded through a port that the loop guard has blocked in its VLAN"
     StormBroadcast "storm_broadcast"
         "a broadcast beyond the port's limit"
     StormMulticast "storm_multicast"

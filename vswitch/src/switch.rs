@@ -109,10 +109,7 @@ fn learn_traced(walk: &mut Walk<'_>, table: &MacTable, domain: Domain, mac: MacA
     walk.note(|| Step::Classified(vlan));
     let learned = match &mut walk.story {
         Some(story) if story.is_rehearsal => {
-            let mut decision = table.decide(vlan, mac, port);
-            if matches!(decision.learned, Learned::Moved { .. }) && table.is_blocked(port, walk.now) {
-                decision.learned = Learned::Blocked;
-            }
+            let decision = table.decide(vlan, mac, port, walk.now);
             if !matches!(decision.learned, Learned::Refused | Learned::Blocked) {
                 story.teach(domain, mac, port);
             }
@@ -190,7 +187,7 @@ impl Walk<'_> {
     /// A rehearsed frame takes none.
     #[inline]
     pub(crate) fn admit_flood(&mut self, domain: Domain, class: FloodClass, frame: &Frame) -> Result<(), DropReason> {
-        if self.bridges.table(domain.bridge).is_some_and(|table| table.is_blocked(self.ingress, self.now)) {
+        if self.bridges.table(domain.bridge).is_some_and(|table| table.is_blocked(self.ingress, domain.vlan, self.now)) {
             return Err(DropReason::LoopBlocked);
         }
         if self.is_rehearsal() { Ok(()) } else { self.storm.admit(self.ingress, class, frame.segments(), self.now) }
@@ -229,7 +226,7 @@ impl Walk<'_> {
                 PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {}
                 PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => continue,
             }
-            if guard.is_some_and(|table| table.is_blocked(id, self.now)) {
+            if guard.is_some_and(|table| table.is_blocked(id, domain.vlan, self.now)) {
                 continue;
             }
             let Some(action) = port.vlan.leave(domain.vlan, &frame.headers) else { continue };

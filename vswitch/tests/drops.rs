@@ -154,7 +154,7 @@ fn provoke(reason: DropReason) -> Stage {
         DropReason::NoDestination => Stage::new(Bridge::open(1)).run(0, &[between(8, 9)]),
         DropReason::LoopBlocked => {
             let mut stage = Stage::open();
-            while !stage.bridge.table.is_blocked(PortId(1), stage.bridge.now) {
+            while !stage.bridge.table.is_blocked(PortId(1), VlanId::NONE, stage.bridge.now) {
                 stage = stage.run(0, &[between(8, 9)]).run(1, &[between(8, 9)]);
             }
             stage.run(1, &[between(8, 9)])

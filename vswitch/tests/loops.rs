@@ -88,6 +88,76 @@ fn the_guest_behind_a_blocked_port_reaches_known_stations() {
     assert_eq!(bridge.run(port, &[frame(MacAddr::BROADCAST, mac(7))]).len(), 3, "released");
 }
 
+/// A station that falls silent at one port and is heard behind a blocked one, or that stops circulating and moves elsewhere.
+#[test]
+fn stations_that_really_move_are_found() {
+    let mut bridge = Bridge::open(5);
+    // The loop stays, so that the port is blocked for long.
+    let mut port = 0;
+    for _ in 0..1000 {
+        bridge.now = bridge.now.after(Duration::from_millis(20));
+        send(&mut bridge, 2, frame(MacAddr::BROADCAST, mac(2)));
+        port = bridge.table.blocked(bridge.now).first().map_or(port, |found| found.port.0);
+    }
+    assert!(bridge.table.blocked(bridge.now)[0].seconds >= 8, "{:?}", bridge.table.blocked(bridge.now));
+    bridge.run(3, &[frame(mac(2), mac(3))]);
+    bridge.run(4, &[frame(mac(3), mac(4))]);
+    // What was just heard at its port has come back.
+    assert!(bridge.run(port, &[frame(mac(4), mac(3))]).is_empty());
+    assert_eq!(bridge.table.lookup(VlanId::NONE, mac(3), bridge.now), Some(PortId(3)));
+    bridge.now = bridge.now.after(Duration::from_secs(3));
+    bridge.run(4, &[frame(mac(3), mac(4))]);
+    assert!(bridge.table.is_blocked(PortId(port), VlanId::NONE, bridge.now));
+    assert_eq!(bridge.run(port, &[frame(mac(4), mac(3))]).len(), 1, "it has moved");
+    assert_eq!(bridge.table.lookup(VlanId::NONE, mac(3), bridge.now), Some(PortId(port)));
+    assert_eq!(bridge.run(3, &[frame(mac(4), mac(2))]).len(), 1, "so has the one that circulated");
+    assert_eq!(bridge.table.lookup(VlanId::NONE, mac(2), bridge.now), Some(PortId(3)));
+}
+
+/// A loop in one VLAN of two trunks blocks no other, until there are many.
+#[test]
+fn a_port_is_blocked_in_the_vlan_of_the_loop() {
+    let tagged = |vlan: u16, dst, src| {
+        let mut tagged = frame(dst, src);
+        tagged.splice(12..12, [0x81, 0, (vlan >> 8) as u8, vlan as u8]);
+        tagged
+    };
+    let vlan = |vlan| VlanId::new(vlan).unwrap();
+    let mut bridge = Bridge::open(4);
+    let (frames, _) = send(&mut bridge, 2, tagged(10, MacAddr::BROADCAST, mac(2)));
+    assert!(frames < 100, "{frames} frames circulated");
+    let found = bridge.table.blocked(bridge.now);
+    assert!(found.len() == 1 && found[0].vlan == vlan(10) && !found[0].in_all_vlans, "{found:?}");
+    let port = found[0].port;
+    let is_blocked = |bridge: &Bridge, vlan| bridge.table.is_blocked(port, vlan, bridge.now);
+    assert_eq!([vlan(10), vlan(11), VlanId::NONE].map(|vlan| is_blocked(&bridge, vlan)), [true, false, false]);
+    assert_eq!(bridge.run(port.0, &[tagged(10, MacAddr::BROADCAST, mac(7))]).len(), 0);
+    assert_eq!(bridge.run(port.0, &[tagged(11, MacAddr::BROADCAST, mac(7))]).len(), 3);
+    assert_eq!(bridge.run(3, &[tagged(10, MacAddr::BROADCAST, mac(8))]).len(), 2);
+    assert_eq!(bridge.run(3, &[tagged(11, MacAddr::BROADCAST, mac(8))]).len(), 3);
+    for vlan in 11..20 {
+        send(&mut bridge, 2, tagged(vlan, MacAddr::BROADCAST, mac(2)));
+    }
+    assert!(bridge.table.blocked(bridge.now).iter().any(|found| found.in_all_vlans), "{:?}", bridge.table.blocked(bridge.now));
+    let (frames, _) = send(&mut bridge, 2, tagged(99, MacAddr::BROADCAST, mac(2)));
+    assert!(frames <= 3, "{frames} frames circulated");
+}
+
+/// Stations that were silent for a while are no work of a loop, and stay known.
+#[test]
+fn silent_stations_stay_known() {
+    let mut bridge = Bridge::open(4);
+    for station in 10..20 {
+        bridge.run(1, &[frame(MacAddr::BROADCAST, mac(station))]);
+    }
+    bridge.now = bridge.now.after(Duration::from_secs(20));
+    send(&mut bridge, 2, frame(MacAddr::BROADCAST, mac(2)));
+    for found in bridge.table.take_loops() {
+        bridge.table.flush_loop(&found, bridge.now);
+    }
+    assert!((10..20).all(|station| bridge.table.lookup(VlanId::NONE, mac(station), bridge.now) == Some(PortId(1))));
+}
+
 /// A thousand stations move from one port to another, once, as in a failover.
 #[test]
 fn a_failover_is_no_loop() {

@@ -18,15 +18,16 @@
 //! that a guest takes from them, or that exists twice, is no reason to part all guests from all of these. The other port is blocked, and
 //! the address is at home behind the network. Between two networks there is only a move.
 //!
-//! The address itself returns to its home, and stays there as long as the port is blocked, whatever frames are still on their way.
+//! The address itself returns to its home, and stays there while it is heard there.
 //!
-//! *Blocked* means that frames which would be flooded are neither taken from the port nor sent to it, and that no address moves to it.
-//! Frames to and from known stations pass. The first time lasts [`FIRST_BLOCK`]; each time that the loop is still there when it ends
-//! lasts twice as long, up to [`LAST_BLOCK`]. A port that was good for a minute, or for twice as long as it was last blocked,
-//! begins anew.
+//! *Blocked* means that frames of one VLAN which would be flooded are neither taken from the port nor sent to it, and that no address
+//! moves to it that was just heard elsewhere: such a frame may have come back through the loop, whereas a station that really moves
+//! is silent at its former port. Frames to and from known stations pass. The first time lasts [`FIRST_BLOCK`]; each time that the
+//! loop is still there when it ends lasts twice as long, up to [`LAST_BLOCK`]. A VLAN that was good for a minute, or for twice as
+//! long as it was last blocked, begins anew. A port that loops in more than [`BLOCKS`] VLANs within this time is blocked in all.
 //!
-//! *Threads.* All of this happens under the lock of the table, when an entry moves. Whether a port is blocked is one atomic
-//! number, its time of release, which only floods read.
+//! *Threads.* All of this happens under the lock of the table, when an entry moves. Whether a port is blocked is a few atomic
+//! numbers, the VLANs and their times of release, which only floods read, and only while any port is blocked.
 
 use std::time::Duration;
 
@@ -55,14 +56,19 @@ pub const FIRST_BLOCK: Duration = Duration::from_secs(2);
 /// How long a port is blocked at most.
 pub const LAST_BLOCK: Duration = Duration::from_secs(256);
 
+/// VLANs of one port that are blocked each by itself.
+pub(super) const BLOCKS: usize = 4;
+
 /// Maximum number of loops kept until they are taken; further ones are only acted on.
 const MAX_LOOPS: usize = 16;
 
-/// A port that is blocked because of a loop.
+/// A VLAN in which a port is blocked because of a loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loop {
     /// The VLAN; 0 for untagged.
     pub vlan: VlanId,
+    /// The port is blocked in all VLANs, because it loops in many.
+    pub in_all_vlans: bool,
     /// The address that kept moving.
     pub mac: MacAddr,
     /// The port that is blocked.
@@ -122,8 +128,8 @@ struct Pair {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct PortState {
-    last: Option<Loop>,
-    blocked_for: Duration,
+    /// The last loop of each of some VLANs, or in all of them.
+    blocks: [Option<Loop>; BLOCKS],
     leads_to_network: bool,
 }
 
@@ -152,12 +158,13 @@ impl LoopGuard {
         }
     }
 
-    /// Notes that an address, whose hash is `hash`, is about to move.
+    /// Notes that an address, whose hash is `hash`, is about to move. `was_heard`: it was just heard at the port `from`.
     pub(super) fn note(
         &mut self,
         (key, hash): (u64, usize),
         (vlan, mac): (VlanId, MacAddr),
         [from, to]: [PortId; 2],
+        was_heard: bool,
         now: Timestamp,
     ) -> Noted {
         let slot = &mut self.slots[hash % SLOTS];
@@ -170,7 +177,7 @@ impl LoopGuard {
         }
         slot.moved = now;
         slot.weight = (slot.weight + 1).min(MAX_WEIGHT);
-        if now < slot.pinned_until && from == slot.home {
+        if was_heard && now < slot.pinned_until && from == slot.home {
             return Noted::Pinned;
         }
         let moves = slot.count((from.min(to), from.max(to)), now);
@@ -190,11 +197,10 @@ impl LoopGuard {
         }
         slot.pairs = [Pair::EMPTY; PAIRS];
         let Some(state) = self.ports.get_mut(port.index()) else { return Noted::Move };
-        let until = state.block(now);
-        slot.pinned_until = until;
         let other = if port == to { from } else { to };
-        let found = Loop { vlan, mac, port, other, home: slot.home, until, seconds: state.blocked_for.as_secs() };
-        state.last = Some(found);
+        let unblocked = Loop { vlan, in_all_vlans: false, mac, port, other, home: slot.home, until: now, seconds: 0 };
+        let found = state.block(unblocked, now);
+        slot.pinned_until = found.until;
         if self.found.len() < MAX_LOOPS {
             self.found.push(found);
         }
@@ -213,9 +219,14 @@ impl LoopGuard {
         std::mem::replace(&mut self.found, Vec::with_capacity(MAX_LOOPS))
     }
 
-    /// Ports that are blocked now.
+    /// VLANs of ports that are blocked now.
     pub(super) fn blocked(&self, now: Timestamp) -> Vec<Loop> {
-        self.ports.iter().filter_map(|port| port.last).filter(|last| now < last.until).collect()
+        self.ports.iter().flat_map(|port| port.blocks).flatten().filter(|last| now < last.until).collect()
+    }
+
+    /// The last loops of a port.
+    pub(super) fn blocks(&self, port: PortId) -> [Option<Loop>; BLOCKS] {
+        self.ports.get(port.index()).map_or([None; BLOCKS], |state| state.blocks)
     }
 
     /// A port is removed, and its number may become another one's.
@@ -246,14 +257,22 @@ impl Slot {
 }
 
 impl PortState {
-    /// Blocks the port. Returns the time of its release.
-    fn block(&mut self, now: Timestamp) -> Timestamp {
-        let good = self.last.map(|last| now.since(last.until));
-        self.blocked_for = match good {
-            Some(good) if good < MEMORY.max(2 * self.blocked_for) => (2 * self.blocked_for).min(LAST_BLOCK),
-            _ => FIRST_BLOCK,
-        };
-        now.after(self.blocked_for)
+    /// Blocks the VLAN of a loop, or all VLANs if there is no place for another one. Returns the loop with what is blocked until when.
+    fn block(&mut self, mut found: Loop, now: Timestamp) -> Loop {
+        let is_remembered = |last: &Loop| now.since(last.until) < MEMORY.max(2 * Duration::from_secs(last.seconds));
+        let is_same = |last: &Loop| !last.in_all_vlans && last.vlan == found.vlan;
+        let free = || self.blocks.iter().position(|last| !last.is_some_and(|last| is_remembered(&last)));
+        let place = self.blocks.iter().position(|last| last.as_ref().is_some_and(is_same)).or_else(free);
+        let place = place.unwrap_or_else(|| {
+            found.in_all_vlans = true;
+            let all = self.blocks.iter().position(|last| last.is_some_and(|last| last.in_all_vlans));
+            all.or_else(|| (0..BLOCKS).min_by_key(|at| self.blocks[*at].map(|last| last.until))).unwrap_or_default()
+        });
+        let before = self.blocks[place].filter(is_remembered).map(|last| Duration::from_secs(last.seconds));
+        let blocked_for = before.map_or(FIRST_BLOCK, |before| (2 * before).min(LAST_BLOCK));
+        (found.until, found.seconds) = (now.after(blocked_for), blocked_for.as_secs());
+        self.blocks[place] = Some(found);
+        found
     }
 }
 
@@ -274,7 +293,7 @@ mod tests {
     }
 
     fn note(guard: &mut LoopGuard, n: u64, from: PortId, to: PortId, at: u64) -> Option<Loop> {
-        match guard.note((n, n as usize), address(n), [from, to], millis(at)) {
+        match guard.note((n, n as usize), address(n), [from, to], true, millis(at)) {
             Noted::Loop(found) => Some(found),
             Noted::Move | Noted::Pinned => None,
         }

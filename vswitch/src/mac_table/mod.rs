@@ -43,8 +43,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
 
+use self::loop_guard::{BLOCKS, LoopGuard, Noted};
 pub use self::loop_guard::{FIRST_BLOCK, LAST_BLOCK, Loop};
-use self::loop_guard::{LoopGuard, Noted};
 pub use self::memo::MacMemo;
 use self::slots::{Slots, Value, key_of, key_parts, slots_of};
 use self::usage::Usage;
@@ -56,8 +56,15 @@ pub const SIZE_RANGE: std::ops::RangeInclusive<usize> = 10..=1_000_000;
 /// Maximum number of moves kept until [`MacTable::take_moves`]; further moves are only counted.
 const MAX_MOVES: usize = 16;
 
-/// Maximum number of addresses forgotten at a port as soon as a loop is found; whoever takes the loops flushes the rest.
+/// Maximum number of addresses that are looked at at a port as soon as a loop is found; whoever takes the loops flushes the rest.
 const FORGOTTEN_AT_ONCE: usize = 256;
+
+/// Seconds in which a loop may have brought addresses behind its ports before it is found.
+pub const LOOP_SECS: u32 = 5;
+
+/// An address was just heard at its port if that was less than this number of seconds ago, in whole seconds. What comes back through a
+/// loop follows its first copy sooner.
+const HEARD_SECS: u32 = 2;
 
 /// Configuration of a table.
 #[derive(Clone, Copy, Debug)]
@@ -195,9 +202,38 @@ pub struct MacTable {
     aging_secs: AtomicU32,
     /// When the last of the ports is released that the loop guard has blocked, in milliseconds.
     guarded_until: AtomicU64,
-    /// The same of each port.
-    blocked_until: Box<[AtomicU64]>,
+    /// VLANs of each port that the loop guard has blocked.
+    blocks: Box<[[Block; BLOCKS]]>,
     book: Mutex<Book>,
+}
+
+/// A VLAN that is blocked at a port, and when it is released, in milliseconds: `until << 16 | vlan`.
+#[derive(Debug, Default)]
+struct Block(AtomicU64);
+
+impl Block {
+    /// Stands for all VLANs.
+    const ALL: u64 = 0xffff;
+
+    fn store(&self, last: Option<Loop>) {
+        let value = last.map_or(0, |last| {
+            let vlan = if last.in_all_vlans { Block::ALL } else { u64::from(last.vlan.get()) };
+            last.until.as_millis() << 16 | vlan
+        });
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The VLAN, while it is blocked.
+    #[inline]
+    fn blocked(&self, now: Timestamp) -> Option<u64> {
+        let value = self.0.load(Ordering::Relaxed);
+        (now.as_millis() < value >> 16).then_some(value & Block::ALL)
+    }
+
+    #[inline]
+    fn blocks(&self, vlan: VlanId, now: Timestamp) -> bool {
+        self.blocked(now).is_some_and(|blocked| blocked == u64::from(vlan.get()) || blocked == Block::ALL)
+    }
 }
 
 /// Data that only changes of the table need, behind the lock.
@@ -233,7 +269,7 @@ impl MacTable {
             size,
             aging_secs: AtomicU32::new(config.aging_secs.max(1)),
             guarded_until: AtomicU64::new(0),
-            blocked_until: std::iter::repeat_with(AtomicU64::default).take(config.ports).collect(),
+            blocks: std::iter::repeat_with(Default::default).take(config.ports).collect(),
             book: Mutex::new(Book {
                 usage: Usage::new(config.ports, slots.len()),
                 stats: MacTableStats::default(),
@@ -305,11 +341,11 @@ impl MacTable {
     fn learn_locked(&self, book: &mut Book, key: u64, places: [usize; 2], port: PortId, now: Timestamp) -> Learned {
         let decision = self.decide_locked(book, key, places, port);
         if let (Learned::Moved { from }, Change::Renew { slot }) = (decision.learned, decision.change) {
-            if self.is_blocked(port, now) {
+            if self.may_be_back(slot, (key_parts(key).0, port), now) {
                 return Learned::Blocked;
             }
             let hash = places[0] ^ places[1];
-            match book.guard.note((key, hash), key_parts(key), [from, port], now) {
+            match book.guard.note((key, hash), key_parts(key), [from, port], self.was_heard(slot, now), now) {
                 Noted::Move => {}
                 Noted::Pinned => return Learned::Blocked,
                 Noted::Loop(found) => {
@@ -323,27 +359,48 @@ impl MacTable {
         decision.learned
     }
 
-    /// Blocks a port, and returns the address that keeps moving, in slot `slot`, to its home. The first of those that the loop may
+    /// Whether the address in this slot was just heard at its port.
+    fn was_heard(&self, slot: usize, now: Timestamp) -> bool {
+        now.secs().saturating_sub(self.slots.value(slot).secs) < HEARD_SECS
+    }
+
+    /// Whether a frame from the address in this slot, which comes in through another port, may have come back through a loop.
+    fn may_be_back(&self, slot: usize, (vlan, port): (VlanId, PortId), now: Timestamp) -> bool {
+        self.is_blocked(port, vlan, now) && self.was_heard(slot, now)
+    }
+
+    /// Blocks a port, and returns the address that keeps moving, in slot `slot`, to its home. The last of those that the loop may
     /// have brought behind its two ports are forgotten: frames to them are flooded until they are heard again.
     fn break_loop(&self, book: &mut Book, (slot, key): (usize, u64), found: &Loop, now: Timestamp) {
         self.take_out(book, slot);
         for port in [found.port, found.other] {
-            for _ in 0..FORGOTTEN_AT_ONCE {
-                let Some(slot) = book.usage.oldest(port) else { break };
-                self.take_out(book, slot);
+            let mut brought = [0; FORGOTTEN_AT_ONCE];
+            let mut count = 0;
+            let heard = |slot: &usize| self.is_brought(*slot, now);
+            for slot in book.usage.newest_first(port).take(FORGOTTEN_AT_ONCE).take_while(heard) {
+                if key_parts(self.slots.key(slot)).0 == found.vlan {
+                    brought[count] = slot;
+                    count += 1;
+                }
             }
+            brought[..count].iter().for_each(|slot| self.take_out(book, *slot));
         }
         self.slots.fill(slot, key, Value { secs: now.secs(), is_static: false, port: found.home });
         book.usage.push(found.home, slot);
         book.stats.entries += 1;
-        self.block(found.port, found.until);
+        self.block(book, found.port);
+        self.guarded_until.fetch_max(found.until.as_millis(), Ordering::Relaxed);
     }
 
-    fn block(&self, port: PortId, until: Timestamp) {
-        if let Some(blocked) = self.blocked_until.get(port.index()) {
-            blocked.store(until.as_millis(), Ordering::Relaxed);
-            self.guarded_until.fetch_max(until.as_millis(), Ordering::Relaxed);
-        }
+    /// Whether the address in this slot was heard so recently that a loop that was just found may have brought it.
+    fn is_brought(&self, slot: usize, now: Timestamp) -> bool {
+        now.secs().saturating_sub(self.slots.value(slot).secs) < LOOP_SECS
+    }
+
+    /// Blocks at a port what the loop guard says.
+    fn block(&self, book: &Book, port: PortId) {
+        let Some(blocks) = self.blocks.get(port.index()) else { return };
+        blocks.iter().zip(book.guard.blocks(port)).for_each(|(block, last)| block.store(last));
     }
 
     /// Whether the loop guard has blocked any port.
@@ -353,15 +410,21 @@ impl MacTable {
         now.as_millis() < self.guarded_until.load(Ordering::Relaxed)
     }
 
-    /// Whether the loop guard has blocked this port: nothing is flooded to it or from it.
+    /// Whether the loop guard has blocked this VLAN at this port: nothing is flooded to it or from it.
     #[inline]
     #[must_use]
-    pub fn is_blocked(&self, port: PortId, now: Timestamp) -> bool {
+    pub fn is_blocked(&self, port: PortId, vlan: VlanId, now: Timestamp) -> bool {
         self.has_blocked(now)
-            && self.blocked_until.get(port.index()).is_some_and(|until| now.as_millis() < until.load(Ordering::Relaxed))
+            && self.blocks.get(port.index()).is_some_and(|blocks| blocks.iter().any(|block| block.blocks(vlan, now)))
     }
 
-    /// The ports that the loop guard has blocked.
+    /// Whether the loop guard has blocked any VLAN at this port.
+    #[must_use]
+    pub fn is_blocked_anywhere(&self, port: PortId, now: Timestamp) -> bool {
+        self.blocks.get(port.index()).is_some_and(|blocks| blocks.iter().any(|block| block.blocked(now).is_some()))
+    }
+
+    /// The ports, and the VLANs there, that the loop guard has blocked.
     #[must_use]
     pub fn blocked(&self, now: Timestamp) -> Vec<Loop> {
         if self.has_blocked(now) { self.lock().guard.blocked(now) } else { Vec::new() }
@@ -379,12 +442,18 @@ impl MacTable {
 
     /// The effect that [`MacTable::learn`] would have for a frame with this source. Changes nothing.
     #[must_use]
-    pub fn decide(&self, vlan: VlanId, mac: MacAddr, port: PortId) -> Decision {
+    pub fn decide(&self, vlan: VlanId, mac: MacAddr, port: PortId, now: Timestamp) -> Decision {
         if !mac.is_station() {
             return Decision::REFUSED;
         }
         let key = key_of(vlan, mac);
-        self.decide_locked(&self.lock(), key, self.slots.places(key), port)
+        let decision = self.decide_locked(&self.lock(), key, self.slots.places(key), port);
+        match (decision.learned, decision.change) {
+            (Learned::Moved { .. }, Change::Renew { slot }) if self.may_be_back(slot, (vlan, port), now) => {
+                Decision { learned: Learned::Blocked, change: Change::None, ..decision }
+            }
+            _ => decision,
+        }
     }
 
     fn decide_locked(&self, book: &Book, key: u64, places: [usize; 2], port: PortId) -> Decision {
@@ -501,13 +570,28 @@ impl MacTable {
         flushed
     }
 
+    /// Removes what a loop that was just found may have brought behind its two ports.
+    pub fn flush_loop(&self, found: &Loop, now: Timestamp) {
+        let mut book = self.lock();
+        for slot in 0..self.slots.len() {
+            let (key, value) = (self.slots.key(slot), self.slots.value(slot));
+            if key != 0
+                && !value.is_static
+                && [found.port, found.other].contains(&value.port)
+                && key_parts(key) != (found.vlan, found.mac)
+                && key_parts(key).0 == found.vlan
+                && self.is_brought(slot, now)
+            {
+                self.take_out(&mut book, slot);
+            }
+        }
+    }
+
     /// Removes all entries of a port, learned and static, or those of the VLANs that it no longer carries. Returns their number.
     pub fn remove_port(&self, port: PortId, carries: impl Fn(VlanId) -> bool) -> usize {
         let mut book = self.lock();
         book.guard.forget(port);
-        if let Some(blocked) = self.blocked_until.get(port.index()) {
-            blocked.store(0, Ordering::Relaxed);
-        }
+        self.block(&book, port);
         if book.usage.len(port) == 0 && book.stats.statics == 0 {
             return 0;
         }

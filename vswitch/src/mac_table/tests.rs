@@ -222,7 +222,7 @@ fn what_is_decided_is_what_happens() {
         let (port, now) = (PortId((state >> 33) as u16 % 5), at(step / 20));
         let before = table.entries(now);
         let stats = table.stats();
-        let decision = table.decide(VLAN, station, port);
+        let decision = table.decide(VLAN, station, port, now);
         assert_eq!((table.entries(now), table.stats()), (before.clone(), stats), "deciding changed something");
         assert_eq!(table.learn(VLAN, station, port, now), decision.learned, "step {step}");
         let after = table.entries(now);

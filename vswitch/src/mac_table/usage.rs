@@ -62,6 +62,13 @@ impl Usage {
         (slot != NONE).then_some(slot as usize)
     }
 
+    /// The slots of a port's entries, the most recently used one first.
+    pub(super) fn newest_first(&self, port: PortId) -> impl Iterator<Item = usize> {
+        let next = |slot: u32| (slot != NONE).then_some(slot as usize);
+        let newest = self.lists.get(port.index()).and_then(|list| next(list.newest));
+        std::iter::successors(newest, move |slot| next(self.links[*slot].older))
+    }
+
     /// Adds a slot as the port's most recently used one. It must be on no list.
     pub(super) fn push(&mut self, port: PortId, slot: usize) {
         let list = &mut self.lists[port.index()];
