@@ -159,6 +159,7 @@ impl View<'_> {
         };
         problems.extend(peers.map(way));
         problems.extend(self.tunnels.far_ends(self.fabric.now(), counted));
+        problems.extend(self.ports.problems(self.fabric.now()));
         if self.fabric.panics > 0 {
             problems.push(format!("workers panicked {} times", self.fabric.panics));
         }

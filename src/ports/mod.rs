@@ -29,8 +29,8 @@ use vswitch::PortId;
 use crate::fabric::Fabric;
 use attach::{attach, detach, follow};
 pub(crate) use change::NewPorts;
-use device::Device;
-use device::thread::{self, DeviceThread, Done, Job, Seen};
+use device::thread::{self, DeviceThread, Done, Failed, Job, Opened, Seen};
+use device::{Device, DeviceError};
 use guests::Entrances;
 pub(crate) use guests::FIRST_TOKEN;
 pub(crate) use managed::ManagedPort;
@@ -44,14 +44,23 @@ pub(crate) struct Ports {
     thread: Option<DeviceThread>,
     /// Number of looks that the thread was asked for.
     looks: u64,
-    is_looking: bool,
+    /// When the look began that is not over yet.
+    looking_since: Option<Timestamp>,
     /// What the last look saw, as far as it has not been taken in, with the look's number.
     seen: VecDeque<(PortId, u64, Seen, u64)>,
     /// Devices that are to be closed, together.
     lost: Vec<Device>,
     /// Number of times that the thread was given something to close and has not answered yet.
     closing: usize,
+    /// Number of jobs that a bug of the thread ended.
+    panics: u64,
 }
+
+/// Time after which a look that waits for the kernel is a problem.
+const LONG_LOOK: Duration = Duration::from_secs(10);
+
+/// How long the end waits for the kernel to say how devices are, and again to delete them.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time that is spent on news of devices before others have their turn.
 const TURN: Duration = Duration::from_millis(10);
@@ -77,10 +86,11 @@ impl Ports {
             entrances,
             thread: None,
             looks: 0,
-            is_looking: false,
+            looking_since: None,
             seen: VecDeque::new(),
             lost: Vec::new(),
             closing: 0,
+            panics: 0,
         })
     }
 
@@ -192,21 +202,47 @@ impl Ports {
         }
         self.look_for_gone(fabric);
         // The look before may still wait for the kernel.
-        if !mem::replace(&mut self.is_looking, true) {
+        if self.looking_since.is_none() {
+            self.looking_since = Some(fabric.now());
             self.looks += 1;
             let watched = self.ports.iter().filter_map(ManagedPort::watched).collect();
             self.give(Job::Look(watched), fabric);
         }
     }
 
-    /// Looks at all devices before the end, for their last counters.
+    /// Looks at all devices before the end, for their last counters, unless that takes too long.
     pub(crate) fn look_finally(&mut self, fabric: &mut Fabric) {
+        let end = fabric.now().after(END_TIMEOUT);
+        // The one that is under way is too early.
+        let mut before = usize::from(self.looking_since.is_some());
         let watched = self.ports.iter().filter_map(ManagedPort::watched).collect();
-        if let Done::Looked(seen) = Job::Look(watched).done() {
-            for (id, attachment, seen) in seen {
-                self.see(id, attachment, seen, u64::MAX, fabric);
+        self.looks += 1;
+        self.give(Job::Look(watched), fabric);
+        while let Some(done) = self.thread.as_ref().and_then(|thread| thread.wait(end.since(fabric.now()))) {
+            let is_look = matches!(done, Done::Looked(_) | Done::Failed(Failed::Look));
+            self.take_in(done, fabric);
+            if is_look && before == 0 {
+                break;
             }
+            before -= usize::from(is_look);
         }
+        while let Some((id, attachment, seen, _)) = self.seen.pop_front() {
+            self.see(id, attachment, seen, u64::MAX, fabric);
+        }
+    }
+
+    /// What is wrong with the thread that opens, looks at and closes devices.
+    pub(crate) fn problems(&self, now: Timestamp) -> Vec<String> {
+        let panics = (self.panics > 0).then(|| format!("thread devices panicked {} times", self.panics));
+        let waiting = self.looking_since.map(|since| now.since(since)).filter(|waiting| *waiting >= LONG_LOOK);
+        let waiting = waiting.map(|waiting| {
+            format!(
+                "the kernel has not answered questions about devices for {} s: another process may hold its configuration lock; \
+                 devices that come and go are not seen meanwhile",
+                waiting.as_secs()
+            )
+        });
+        panics.into_iter().chain(waiting).collect()
     }
 
     /// Looks for the devices that are gone.
@@ -245,8 +281,21 @@ impl Ports {
                 self.lost.extend(late.into_iter().chain(gone));
             }
             Done::Closed => self.closing = self.closing.saturating_sub(1),
+            Done::Failed(failed) => {
+                self.panics += 1;
+                tracing::error!(thread = "devices", "a panic, which is a bug, ended {}; the thread goes on", failed.name());
+                match failed {
+                    Failed::Close => self.closing = self.closing.saturating_sub(1),
+                    Failed::Look => self.looking_since = None,
+                    Failed::Open { id, attachments, was_pending } => {
+                        let result = Err(DeviceError::Panicked);
+                        let opened = Opened { id, attachments, result, pending: None, was_pending };
+                        self.take_in(Done::Opened(Box::new(opened)), fabric);
+                    }
+                }
+            }
             Done::Looked(seen) => {
-                self.is_looking = false;
+                self.looking_since = None;
                 let look = self.looks;
                 self.seen.extend(seen.into_iter().map(|(id, attachment, seen)| (id, attachment, seen, look)));
             }
@@ -279,10 +328,12 @@ impl Ports {
 impl Drop for Ports {
     /// Deletes the devices that the daemon made, all at once.
     fn drop(&mut self) {
-        if let Some(thread) = &mut self.thread {
-            thread.end();
+        let devices: Vec<_> = mem::take(&mut self.ports).into_iter().filter_map(ManagedPort::into_device).collect();
+        let Some(thread) = &mut self.thread else { return thread::close(devices, true) };
+        thread.give(Job::CloseAll(devices));
+        if !thread.end(END_TIMEOUT) {
+            tracing::error!("the kernel takes long to delete devices; vswitchd ends before that");
         }
-        thread::close(mem::take(&mut self.ports).into_iter().filter_map(ManagedPort::into_device).collect(), true);
     }
 }
 

@@ -438,7 +438,8 @@ fn cure_of(plan: &Plan, problem: &str) -> Option<String> {
     if problem.starts_with("the uplink has no address") {
         return Some(format!("ip addr add ADDRESS/LEN dev {uplink}; or address= of [uplink]"));
     }
-    if problem.starts_with("workers panicked") {
+    if ["workers", "thread devices"].iter().any(|who| problem.strip_prefix(who).is_some_and(|rest| rest.starts_with(" panicked")))
+    {
         return Some("this is a bug: report it with what the log says about the panic".to_owned());
     }
     problem.contains("no route to").then(|| "ip route get ADDRESS; and add the route that is missing".to_owned())

@@ -155,6 +155,9 @@ pub(crate) enum DeviceError {
         /// The kernel's error.
         error: io::Error,
     },
+    /// A bug ended the attempt.
+    #[error("a panic, which is a bug: report it with what the log says about it")]
+    Panicked,
 }
 
 impl DeviceError {

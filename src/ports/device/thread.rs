@@ -11,15 +11,20 @@
 //!
 //! *Order.* Jobs are done one after the other, so a device that is closed is gone before one of the same name is opened.
 //!
+//! *A panic*, which would be a bug, costs the job at hand: whoever gave it gets an answer of failure, and the thread goes on.
+//!
+//! *At the end* it is waited for a limited time, because the kernel may keep it as long as it likes: devices without a descriptor go
+//! by themselves.
+//!
 //! *At start,* and for ports that a change of the configuration adds, the control thread opens devices itself: whoever asked for
 //! them waits for the outcome.
 
 use std::fmt::Debug;
 use std::io;
-use std::mem;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use config::Port;
@@ -39,6 +44,8 @@ pub(crate) enum Job {
     Look(Vec<(PortId, u64, Watched)>),
     /// Closes these devices, and deletes those that the daemon made.
     Close(Vec<Device>),
+    /// The same for all devices that the daemon has.
+    CloseAll(Vec<Device>),
     /// Drops what may be the last descriptor of a device.
     Drop(Box<dyn Send + Debug>),
 }
@@ -64,6 +71,21 @@ pub(crate) enum Done {
     Looked(Vec<(PortId, u64, Seen)>),
     /// Something is closed or dropped.
     Closed,
+    /// A bug ended the job.
+    Failed(Failed),
+}
+
+/// A job that was not done.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// To open a port's device.
+    Open {
+        id: PortId,
+        attachments: u64,
+        was_pending: bool,
+    },
+    Look,
+    Close,
 }
 
 /// The outcome of opening a device.
@@ -124,10 +146,37 @@ impl Job {
                 close(devices, false);
                 Done::Closed
             }
+            Job::CloseAll(devices) => {
+                close(devices, true);
+                Done::Closed
+            }
             Job::Drop(dropped) => {
                 drop(dropped);
                 Done::Closed
             }
+        }
+    }
+}
+
+impl Job {
+    /// Does it, and survives a panic.
+    fn done_safely(self) -> Done {
+        let failed = match &self {
+            Job::Open(port) => Failed::Open { id: port.id, attachments: port.attachments, was_pending: port.was_pending },
+            Job::Look(_) => Failed::Look,
+            Job::Close(_) | Job::CloseAll(_) | Job::Drop(_) => Failed::Close,
+        };
+        catch_unwind(AssertUnwindSafe(|| self.done())).unwrap_or(Done::Failed(failed))
+    }
+}
+
+impl Failed {
+    /// Words for the job.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Failed::Open { .. } => "opening a device",
+            Failed::Look => "looking at devices",
+            Failed::Close => "closing devices",
         }
     }
 }
@@ -171,7 +220,7 @@ impl DeviceThread {
         let (report, done) = channel();
         let run = move || {
             for job in to_do {
-                let _ = report.send(job.done());
+                let _ = report.send(job.done_safely());
                 control.wake();
             }
         };
@@ -197,19 +246,68 @@ impl DeviceThread {
         self.done.recv_timeout(timeout).ok()
     }
 
-    /// Ends it once everything is done.
-    pub(crate) fn end(&mut self) {
-        drop(mem::take(&mut self.jobs));
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!(thread = "devices", "the thread ended with a panic");
+    /// Ends it once everything is done, but waits for it only so long. Returns whether it has ended.
+    pub(crate) fn end(&mut self, timeout: Duration) -> bool {
+        self.jobs = None;
+        let end = Instant::now() + timeout;
+        loop {
+            match self.done.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
     }
 }
 
-impl Drop for DeviceThread {
-    fn drop(&mut self) {
-        self.end();
+#[cfg(test)]
+mod tests {
+    use netio::Poller;
+
+    use super::*;
+
+    /// Something whose end is a bug.
+    #[derive(Debug)]
+    struct Bug;
+
+    impl Drop for Bug {
+        fn drop(&mut self) {
+            panic!("a bug of the test");
+        }
+    }
+
+    /// Something whose end takes as long as the kernel likes.
+    #[derive(Debug)]
+    struct Slow(Receiver<()>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let _ = self.0.recv();
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_panic_costs_one_job() {
+        let poller = Poller::new().unwrap();
+        let mut thread = DeviceThread::start(poller.waker()).unwrap();
+        thread.give(Job::Drop(Box::new(Bug)));
+        thread.give(Job::Look(Vec::new()));
+        assert!(matches!(thread.wait(LONG), Some(Done::Failed(Failed::Close))));
+        assert!(matches!(thread.wait(LONG), Some(Done::Looked(seen)) if seen.is_empty()));
+        assert!(thread.end(LONG));
+    }
+
+    #[test]
+    fn the_end_waits_for_a_limited_time() {
+        let poller = Poller::new().unwrap();
+        let mut thread = DeviceThread::start(poller.waker()).unwrap();
+        let (go_on, slow) = channel();
+        thread.give(Job::Drop(Box::new(Slow(slow))));
+        assert!(!thread.end(Duration::from_millis(10)));
+        drop(go_on);
+        assert!(thread.end(LONG));
     }
 }

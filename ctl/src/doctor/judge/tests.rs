@@ -246,7 +246,7 @@ fn the_host_is_no_way_past_the_switch() {
 fn what_the_switch_says_itself() {
     let plan = Plan {
         running: Some(7),
-        complaints: vec!["workers panicked 2 times".to_owned()],
+        complaints: vec!["workers panicked 2 times".to_owned(), "thread devices panicked 1 times".to_owned()],
         unread: vec![("tap1".to_owned(), 9)],
         ..Plan::default()
     };
