@@ -103,6 +103,7 @@ impl Door {
     fn program(interface: Option<u32>) -> io::Result<Door> {
         let mut gate = Gate::load()?;
         if let Some(interface) = interface {
+            TrafficFilter::remove_left(interface);
             gate.attach(interface)?;
         }
         Ok(Door::Program(gate))
@@ -136,7 +137,12 @@ impl Door {
     /// Follows the interface; `None` while it is away.
     pub(super) fn attach(&mut self, interface: Option<u32>) -> io::Result<()> {
         match (self, interface) {
-            (Door::Program(gate), Some(interface)) => gate.attach(interface),
+            (Door::Program(gate), Some(interface)) => {
+                if gate.interface() != Some(interface) {
+                    TrafficFilter::remove_left(interface);
+                }
+                gate.attach(interface)
+            }
             (Door::Program(gate), None) => {
                 gate.detach();
                 Ok(())
@@ -176,6 +182,19 @@ impl Door {
         match self {
             Door::Program(_) => Ok(()),
             Door::Filter(door) => door.sync(),
+        }
+    }
+}
+
+impl Door {
+    /// Puts the gate on its interface again if somebody has removed it. Returns whether that was so.
+    pub(super) fn keep(&mut self) -> io::Result<bool> {
+        match self {
+            Door::Program(gate) => gate.keep(),
+            Door::Filter(FilterDoor { filter: Some(filter), set: Some((address, ports)), .. }) => {
+                filter.keep(*address, [&ports[0], &ports[1]])
+            }
+            Door::Filter(_) => Ok(false),
         }
     }
 }

@@ -95,8 +95,13 @@ impl UplinkGate {
         }
     }
 
-    /// Reads which ports the host's programs have. Returns those on which mappings ended.
+    /// Looks whether the gate is still there, and reads which ports the host's programs have. Returns those on which mappings ended.
     pub(crate) fn look(&mut self, nat: &Nat, now: Timestamp) -> Vec<Lost> {
+        match self.door.keep() {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("somebody removed the gate from the uplink; it is there again"),
+            Err(error) => tracing::debug!(%error, "cannot look for the gate on the uplink"),
+        }
         let Some(address) = self.address else { return Vec::new() };
         match self.try_look(nat, address, now) {
             Ok(lost) => lost,

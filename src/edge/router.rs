@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::Context;
 use config::{GateMode, NatUplink, Publish};
 use nat::{External, ExternalKind, Nat};
+use netio::gate::TrafficFilter;
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
@@ -172,10 +173,12 @@ impl RouterControl {
     /// Chooses what keeps the host silent about guests' packets, if they leave from its address.
     fn open_gate(&mut self, uplink: &UplinkPort) -> anyhow::Result<()> {
         let (Some(nat), Some(config)) = (&self.nat, &self.config.uplink) else { return Ok(()) };
+        let index = uplink.state().map(|state| state.index);
         if !config.addresses.is_empty() || config.gate == GateMode::Sockets {
+            // It would go on dropping packets to ports that are the host's now.
+            index.into_iter().for_each(TrafficFilter::remove_left);
             return Ok(());
         }
-        let index = uplink.state().map(|state| state.index);
         for mode in [GateMode::Tcx, GateMode::Filter] {
             if config.gate != GateMode::Auto && config.gate != mode {
                 continue;

@@ -30,6 +30,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gate/programs_of_the_host_come_first_filter", || programs_of_the_host_come_first("filter")),
         trial("gate/the_hosts_own_connections", the_hosts_own_connections),
         trial("gate/a_filter_that_was_left", a_filter_that_was_left),
+        trial("gate/a_filter_that_is_removed", a_filter_that_is_removed),
+        trial("gate/two_filters", two_filters),
         trial("gate/what_the_kernel_grants", what_the_kernel_grants),
         trial("gate/nothing_is_left_after_a_kill", nothing_is_left_after_a_kill),
         trial("gate/a_published_port_in_use", a_published_port_in_use),
@@ -119,7 +121,7 @@ fn exchange((mut near, mut far, _): (std::net::TcpStream, std::net::TcpStream, S
 fn a_guest_keeps_its_port() {
     let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "tcx"]).silent().start();
     let (guest, peer) = (site.guest_station(1), site.stranger(50));
-    let ports = (1024..=65_535).step_by(652);
+    let ports = (1024..=65_535).step_by(646);
     let mut kept = 0;
     for port in ports {
         guest.send_udp(port, peer.at(53), b"?");
@@ -128,7 +130,7 @@ fn a_guest_keeps_its_port() {
         let syn = peer.expect("the SYN", |segment| segment.protocol == 6);
         kept += usize::from(outer.port() == port && syn.from().port() == port);
     }
-    assert_eq!(kept, 99);
+    assert_eq!(kept, 100);
     site.finish();
 }
 
@@ -226,16 +228,50 @@ fn a_filter_that_was_left() {
     let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "filter"]).silent().start();
     let filters = |machine: &Host| tool(machine, &["tc", "filter", "show", "dev", "up0", "ingress"], "");
     assert!(filters(&site.machine).contains("direct-action"));
-    let Site { machine, outside, guests, switch, .. } = site;
-    switch.expect("it runs").kill();
-    assert!(filters(&machine).contains("direct-action"));
-    let args = ["--tap", &guests[0].port(""), "--uplink", "up0", "--uplink-gate", "filter", "--publish", "8080:10.77.0.11:80"];
-    let next = Switch::start_inside(machine.netns().try_clone().expect("a clone"), &args);
-    assert_eq!(filters(&machine).matches("direct-action").count(), 1);
-    next.finish();
-    assert_eq!(filters(&machine), "");
+    let Site { machine, outside, guests, mut switch, .. } = site;
+    let own = ["--uplink-address", "203.0.113.77"];
+    let next: [&[&str]; 4] = [&["--uplink-gate", "filter"], &["--uplink-gate", "tcx"], &["--uplink-gate", "sockets"], &own];
+    for (at, gate) in next.into_iter().enumerate() {
+        switch.take().expect("it runs").kill();
+        assert!(filters(&machine).contains("direct-action"));
+        let start = |gate: &[&str]| {
+            let port = guests[0].port("");
+            let args = [&["--tap", &port, "--uplink", "up0", "--publish", "8080:10.77.0.11:80"], gate].concat();
+            Switch::start_inside(machine.netns().try_clone().expect("a clone"), &args)
+        };
+        let daemon = start(gate);
+        assert_eq!(filters(&machine).matches("direct-action").count(), usize::from(at == 0), "{gate:?}");
+        daemon.finish();
+        assert_eq!(filters(&machine), "");
+        switch = Some(start(next[0]));
+    }
+    switch.expect("it runs").finish();
     let listener = listen_on(&machine, MACHINE, 8080);
     connect(&outside, &listener, SocketAddrV4::new(MACHINE, 8080));
+}
+
+/// What somebody has removed is there again within a second or two.
+fn a_filter_that_is_removed() {
+    let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "filter"]).silent().start();
+    let filters = || tool(&site.machine, &["tc", "filter", "show", "dev", "up0", "ingress"], "").matches("direct-action").count();
+    assert_eq!(filters(), 1);
+    tool(&site.machine, &["tc", "qdisc", "del", "dev", "up0", "clsact"], "");
+    wait::until("the filter", || (filters() == 1).then_some(()));
+    assert!(site.switch().has_logged("somebody removed the gate"));
+    site.finish();
+}
+
+/// Two daemons share an uplink: each has its own filter, and takes only that along.
+fn two_filters() {
+    let site = Plan::new(Mode::Shared, 1).args(&["--uplink-gate", "filter", "--publish", "8080:10.77.0.11:80"]).silent().start();
+    let filters = || tool(&site.machine, &["tc", "filter", "show", "dev", "up0", "ingress"], "").matches("direct-action").count();
+    let args = ["--tap", "other0", "--uplink", "up0", "--uplink-gate", "filter", "--publish", "9090:10.88.0.11:80"];
+    let args = [&args[..], &["--gateway", "10.88.0.1/24"]].concat();
+    let other = Switch::start_inside(site.machine.netns().try_clone().expect("a clone"), &args);
+    assert_eq!(filters(), 2);
+    other.finish();
+    assert_eq!(filters(), 1);
+    site.finish();
 }
 
 /// Without the right to bpf(2) a filter is used, and where the filter's place is another's, sockets; each is said once, and by

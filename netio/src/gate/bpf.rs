@@ -25,6 +25,7 @@ pub(crate) const MMAPABLE: u32 = 1 << 10;
 
 const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
+const OBJECT_INFO: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 
 /// Attach type: received packets of an interface, before the network stack (Linux 6.6).
@@ -109,6 +110,38 @@ pub(crate) fn link_to_ingress(program: BorrowedFd<'_>, interface: u32) -> io::Re
             expected_revision: 0,
         },
     )
+}
+
+/// What the kernel says about a link (`struct bpf_link_info`).
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    link_type: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    /// The interface of a TCX link; 0 once it is detached.
+    interface: u32,
+    attach_type: u32,
+}
+
+#[repr(C)]
+struct ObjectInfo {
+    object: i32,
+    len: u32,
+    info: u64,
+}
+
+/// The interface that a TCX link holds its program on; 0 if somebody has detached it, or the interface is gone.
+pub(crate) fn interface_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = LinkInfo::default();
+    let at = ptr::from_mut(&mut info) as u64;
+    let mut request = ObjectInfo { object: link.as_raw_fd(), len: size_of::<LinkInfo>() as u32, info: at };
+    // SAFETY: bpf(2) reads and writes the request, whose length is passed, and writes at most `len` bytes of `info`, which are all
+    // integers. Both are valid for the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, OBJECT_INFO, ptr::from_mut(&mut request), size_of::<ObjectInfo>()) };
+    check(result as libc::c_int)?;
+    Ok(info.interface)
 }
 
 /// A command that returns a descriptor.

@@ -75,9 +75,26 @@ impl Gate {
         Ok(())
     }
 
+    /// Puts the gate on its interface again if somebody has detached it. Returns whether that was so.
+    pub fn keep(&mut self) -> io::Result<bool> {
+        let Some((interface, link)) = &self.link else { return Ok(false) };
+        let interface = *interface;
+        if bpf::interface_of(link.as_fd())? == interface {
+            return Ok(false);
+        }
+        self.link = None;
+        self.attach(interface).map(|()| true)
+    }
+
     /// The interface is gone, and with it what held the gate there.
     pub fn detach(&mut self) {
         self.link = None;
+    }
+
+    /// The index of the interface that it is on.
+    #[must_use]
+    pub fn interface(&self) -> Option<u32> {
+        self.link.as_ref().map(|(interface, _)| *interface)
     }
 
     /// Sets the address that is shared with the host.

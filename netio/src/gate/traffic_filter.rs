@@ -9,25 +9,34 @@
 //!      ldh, ldb, jeq ..                                                  jge first, next | jgt last, next | ret DROP
 //! ```
 //!
-//! Filters belong to a queueing discipline, `clsact`, which is made if the interface has none, and stays. The filter has a
-//! place of its own ([`PRIORITY`], [`HANDLE`]): a filter that a killed process left is replaced at the next start. It is
-//! removed when the value is dropped.
+//! Filters belong to a queueing discipline, `clsact`, which is made if the interface has none, and stays. Ours have a priority of
+//! their own ([`PRIORITY`]), and each process a number there ([`HANDLES`]), so that two processes do not replace each other's.
+//! A filter is removed when the value is dropped. If the process is killed it stays, and drops packets for nobody:
+//! [`TrafficFilter::remove_left`] removes such ones.
+//!
+//! *Whose is it?* As long as a process has a number, it listens at an abstract socket of the network namespace that the number
+//! names ([`Claim`]). Where nobody listens, or somebody other than root and our own user, the filter of this number is left over.
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use packet::PortSet;
-use rustix::net::RecvFlags;
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+use rustix::process::{Uid, geteuid};
 
 /// Maximum number of port ranges of one protocol, of a program's 4096 instructions (`BPF_MAXINSNS`).
 pub const MAX_RANGES: usize = 640;
 
 /// The place of the filter among others: before them.
 const PRIORITY: u32 = 1;
-/// Its number at this place.
-const HANDLE: u32 = 0x7673;
+/// Its number at this place: one for each process that uses the interface.
+const HANDLES: Range<u32> = 0x7673..0x767b;
 
 const NEW_QDISC: u16 = 36;
 const NEW_FILTER: u16 = 44;
@@ -71,19 +80,35 @@ const FRAGMENT_OFFSET: u32 = 0x1fff;
 #[derive(Debug)]
 pub struct TrafficFilter {
     interface: u32,
+    handle: u32,
+    /// Says that the number is in use. `None` if somebody else has the name of that.
+    _claim: Option<Claim>,
 }
 
 impl TrafficFilter {
-    /// Puts a filter on an interface of the calling thread's namespace, which drops nothing yet.
+    /// Puts a filter on an interface of the calling thread's namespace, which drops nothing yet. Filters that killed processes left
+    /// there are removed.
     pub fn attach(interface: u32) -> io::Result<TrafficFilter> {
-        let kind = attribute(KIND, b"clsact\0");
-        match talk(NEW_QDISC, CREATE | EXCLUSIVE, interface, CLSACT, CLSACT_PARENT, 0, &kind) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made?,
-        }
-        let filter = TrafficFilter { interface };
+        TrafficFilter::remove_left(interface);
+        let mut claims = HANDLES.map(|handle| (handle, Claim::on(interface, handle)));
+        let (handle, claim) = claims.find(|(_, claim)| !matches!(claim, Claimed::Other)).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrInUse, "too many other processes have a filter on this interface")
+        })?;
+        let claim = if let Claimed::Ours(claim) = claim { Some(claim) } else { None };
+        let filter = TrafficFilter { interface, handle, _claim: claim };
+        make_discipline(interface)?;
         filter.set(Ipv4Addr::UNSPECIFIED, [&PortSet::default(), &PortSet::default()])?;
         Ok(filter)
+    }
+
+    /// Removes filters from an interface that processes left which were killed.
+    pub fn remove_left(interface: u32) {
+        for handle in HANDLES {
+            if !matches!(Claim::on(interface, handle), Claimed::Other) {
+                // There is none, as a rule.
+                let _ = delete(interface, handle);
+            }
+        }
     }
 
     /// The index of the interface.
@@ -95,21 +120,100 @@ impl TrafficFilter {
     /// Drops IPv4 to this address and these ports, of TCP and of UDP, instead of what it dropped before; of each protocol
     /// the first [`MAX_RANGES`] ranges.
     pub fn set(&self, address: Ipv4Addr, ports: [&PortSet; 2]) -> io::Result<()> {
-        let program = program(address, ports);
-        let code: Vec<u8> = program.iter().flat_map(bytes_of).collect();
-        let options = [
-            attribute(PROGRAM_LEN, &(program.len() as u16).to_ne_bytes()),
-            attribute(PROGRAM, &code),
-            attribute(FLAGS, &DIRECT_ACTION.to_ne_bytes()),
-        ];
-        let attributes = [attribute(KIND, b"bpf\0"), attribute(OPTIONS, &options.concat())].concat();
-        talk(NEW_FILTER, CREATE, self.interface, HANDLE, INGRESS, place(), &attributes)
+        self.put(CREATE, &attributes_of(address, ports))
+    }
+
+    /// Puts the filter on the interface again if somebody has removed it. Returns whether that was so.
+    pub fn keep(&self, address: Ipv4Addr, ports: [&PortSet; 2]) -> io::Result<bool> {
+        let attributes = attributes_of(address, ports);
+        match self.put(CREATE | EXCLUSIVE, &attributes) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Ok(()) => Ok(true),
+            Err(_) => {
+                // Without the discipline there are no filters.
+                make_discipline(self.interface)?;
+                self.put(CREATE, &attributes).map(|()| true)
+            }
+        }
+    }
+
+    fn put(&self, flags: u16, attributes: &[u8]) -> io::Result<()> {
+        talk(NEW_FILTER, flags, self.interface, self.handle, INGRESS, place(), attributes)
     }
 }
 
 impl Drop for TrafficFilter {
     fn drop(&mut self) {
-        let _ = talk(DELETE_FILTER, 0, self.interface, HANDLE, INGRESS, place(), &attribute(KIND, b"bpf\0"));
+        let _ = delete(self.interface, self.handle);
+    }
+}
+
+fn make_discipline(interface: u32) -> io::Result<()> {
+    match talk(NEW_QDISC, CREATE | EXCLUSIVE, interface, CLSACT, CLSACT_PARENT, 0, &attribute(KIND, b"clsact\0")) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+fn delete(interface: u32, handle: u32) -> io::Result<()> {
+    talk(DELETE_FILTER, 0, interface, handle, INGRESS, place(), &attribute(KIND, b"bpf\0"))
+}
+
+/// The attributes of a filter that drops IPv4 to this address and these ports.
+fn attributes_of(address: Ipv4Addr, ports: [&PortSet; 2]) -> Vec<u8> {
+    let program = program(address, ports);
+    let code: Vec<u8> = program.iter().flat_map(bytes_of).collect();
+    let options = [
+        attribute(PROGRAM_LEN, &(program.len() as u16).to_ne_bytes()),
+        attribute(PROGRAM, &code),
+        attribute(FLAGS, &DIRECT_ACTION.to_ne_bytes()),
+    ];
+    [attribute(KIND, b"bpf\0"), attribute(OPTIONS, &options.concat())].concat()
+}
+
+/// Maximum number of processes that ask whether a number is in use; none of them is answered.
+const MAX_QUESTIONS: i32 = 4096;
+
+/// A socket that listens as long as a process has a number on an interface.
+#[derive(Debug)]
+struct Claim {
+    _socket: OwnedFd,
+}
+
+/// Who has a number.
+enum Claimed {
+    Ours(Claim),
+    /// Another process that may have a filter.
+    Other,
+    /// Somebody who took the name and may have none, or the name cannot be taken.
+    Nobody,
+}
+
+impl Claim {
+    /// Takes a number on an interface if nobody has it.
+    fn on(interface: u32, handle: u32) -> Claimed {
+        let name = format!("vswitchd.filter.{interface}.{handle:x}");
+        let socket =
+            || socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None);
+        let (Ok(address), Ok(ours)) = (SocketAddrUnix::new_abstract_name(name.as_bytes()), socket()) else {
+            return Claimed::Nobody;
+        };
+        match bind(&ours, &address) {
+            Ok(()) => match listen(&ours, MAX_QUESTIONS) {
+                Ok(()) => Claimed::Ours(Claim { _socket: ours }),
+                Err(_) => Claimed::Nobody,
+            },
+            Err(Errno::ADDRINUSE) => match connect(&ours, &address) {
+                Ok(()) => match socket_peercred(&ours) {
+                    Ok(peer) if [Uid::ROOT, geteuid()].contains(&peer.uid) => Claimed::Other,
+                    _ => Claimed::Nobody,
+                },
+                // Its queue is full, or it does not listen yet: somebody asks or begins at this moment.
+                Err(Errno::AGAIN | Errno::CONNREFUSED) => Claimed::Other,
+                Err(_) => Claimed::Nobody,
+            },
+            Err(_) => Claimed::Nobody,
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gate_lets_the_hosts_own_sockets_have_theirs", hosts_own_sockets_have_theirs),
         trial("gate_drops_later_fragments_with_the_first", later_fragments_go_with_the_first),
         trial("gate_leaves_nothing_behind", nothing_is_left),
+        trial("gate_comes_back_when_it_is_removed", comes_back),
         trial("gate_takes_a_priority_tag_for_none", priority_tags_are_none),
         trial("gate_by_a_filter_of_traffic_control", by_a_filter),
     ]
@@ -206,17 +207,61 @@ fn by_a_filter() {
     assert_eq!([1024, 1024 + 2 * MAX_RANGES as u16 - 2, 1025].map(said), [3, 3, 4]);
     near.inside(|| filter.set(address(2), [&many, &many]));
     assert_eq!(said(1024), 4);
-    // One that was left is replaced by the next, and goes with it.
+    // Another one does not replace it, and goes alone.
     near.inside(|| filter.set(address(1), [&many, &many]));
-    std::mem::forget(filter);
-    assert_eq!(said(1024), 0);
     let next = near.inside(|| TrafficFilter::attach(index));
-    assert_eq!(said(1024), 4);
-    near.inside(|| next.set(address(1), [&many, &many]));
-    assert_eq!(said(1024), 0);
+    near.inside(|| next.set(address(1), [&marked, &marked]));
+    assert_eq!([1024, MARKED].map(said), [0, 0]);
     near.inside(|| {
         drop(next);
+        TrafficFilter::remove_left(index);
+        Ok(())
+    });
+    assert_eq!([1024, MARKED].map(said), [0, 4]);
+    assert!(!near.inside(|| filter.keep(address(1), [&many, &many])));
+    near.inside(|| {
+        drop(filter);
         Ok(())
     });
     assert_eq!(said(1024), 4);
+}
+
+/// Detaches all TCX programs of an interface that this process holds, as `bpftool link detach` does. Returns their number.
+fn detach_programs(interface: u32) -> usize {
+    const LINK_DETACH: libc::c_int = 34;
+    let links = std::fs::read_dir("/proc/self/fdinfo").expect("descriptors").filter_map(|entry| {
+        let entry = entry.ok()?;
+        let said = std::fs::read_to_string(entry.path()).ok()?;
+        let is_ours = said.contains("link_type:\ttcx") && said.contains(&format!("ifindex:\t{interface}\n"));
+        is_ours.then(|| entry.file_name().to_str()?.parse::<u32>().ok())?
+    });
+    let detach = |link: u32| {
+        // SAFETY: bpf(2) reads the four bytes of the descriptor's number, which live until it returns.
+        unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const link, size_of::<u32>()) }
+    };
+    links.collect::<Vec<_>>().into_iter().filter(|link| detach(*link) == 0).count()
+}
+
+fn comes_back() {
+    let (near, far) = pair();
+    near.inside(|| std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0"));
+    let wire = far.open(far.spec());
+    let mut gate = gate(&near);
+    gate.marks().set(Tcp, MARKED, Owner::Published);
+    let said = || answers(&near, &wire, &to_port(MARKED)).len();
+    assert_eq!((near.inside(|| gate.keep()), said()), (false, 1));
+    assert_eq!((detach_programs(near.link().index), said()), (1, 4), "it is gone");
+    assert_eq!((near.inside(|| gate.keep()), said()), (true, 1));
+    let index = near.link().index;
+    let filter = near.inside(|| TrafficFilter::attach(index));
+    let (none, marked) = (PortSet::default(), PortSet::from(MARKED..=MARKED));
+    drop(gate);
+    near.inside(|| filter.set(address(1), [&marked, &none]));
+    assert_eq!((near.inside(|| filter.keep(address(1), [&marked, &none])), said()), (false, 1));
+    near.inside(|| {
+        TrafficFilter::remove_left(index);
+        std::process::Command::new("tc").args(["qdisc", "del", "dev", &near.spec().interface, "clsact"]).status()
+    });
+    assert_eq!(said(), 4, "it is gone");
+    assert_eq!((near.inside(|| filter.keep(address(1), [&marked, &none])), said()), (true, 1));
 }
