@@ -18,6 +18,8 @@ packages+=(systemd mandoc bash zsh fish)
 packages+=(dpkg-dev debootstrap binutils)
 # The commands of the documentation.
 packages+=(curl procps)
+# Containers; without systemd, runc runs where crun does not.
+packages+=(podman runc busybox-static)
 # The tests with real guests need QEMU, a kernel and a userland for the guests. On a machine with a boot loader this
 # kernel would be booted next time, so there it is not installed.
 if [ "$(uname -m)" = x86_64 ] && [ ! -e /boot/grub ] && [ ! -e /boot/loader ] && [ ! -e /boot/efi ]; then

@@ -12,6 +12,7 @@ mod changes;
 mod command;
 mod config;
 mod conformance;
+mod containers;
 mod control;
 mod datagrams;
 mod detached;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         config::trials(),
         bridges::trials(),
         control::trials(),
+        containers::trials(),
         capture::trials(),
         changes::trials(),
         rights::trials(),

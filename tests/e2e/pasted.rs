@@ -62,7 +62,7 @@ const PAGES: [(&str, Scene); 10] = [
 const ALONE: [&str; 1] = ["## In the background"];
 
 /// First words of shell blocks.
-const PROGRAMS: [&str; 19] = [
+const PROGRAMS: [&str; 20] = [
     "vswitchd",
     "vswitchctl",
     "ip",
@@ -82,10 +82,11 @@ const PROGRAMS: [&str; 19] = [
     "ssh",
     "systemctl",
     "apt",
+    "podman",
 ];
 
 /// Shell blocks that cannot run here, by their beginning, with the reason.
-const NOT_HERE: [(&str, &str); 21] = [
+const NOT_HERE: [(&str, &str); 23] = [
     ("cargo run --release -- demo", "a release build takes minutes; ci.sh runs it"),
     ("./ci.sh", "it runs this test"),
     ("cargo build --release", "a release build takes minutes; ci.sh does it, and the rest installs on the host"),
@@ -107,6 +108,8 @@ const NOT_HERE: [(&str, &str); 21] = [
     ("benches/lab/lab l2 --sut vswitchd", "takes minutes"),
     ("ovs-vsctl add-br br42", "needs a running Open vSwitch; tunnel_ovs/* starts one and sets it up in the same way"),
     ("etcdctl put", "needs etcd"),
+    ("ip netns add web\nvswitchctl port add eth0@web", "needs an image; containers/podman makes one and does the same"),
+    ("podman run --detach", "needs an image; containers/podman makes one and runs these commands"),
 ];
 
 /// Blocks that are no shell, by their beginning: outputs, syntax, other languages.
