@@ -95,7 +95,9 @@ impl Nat {
             }
         }
         if !ending.is_empty() {
-            self.end_where(now, |book, id| book.mapping_in_use(id).is_some_and(|mapping| ending.contains(&mapping)));
+            // The host may have thousands of ports, and the question is asked for each connection.
+            ending.sort_unstable();
+            self.end_where(now, |book, id| book.mapping_in_use(id).is_some_and(|mapping| ending.binary_search(&mapping).is_ok()));
         }
         ports
     }

@@ -105,6 +105,9 @@ impl Shares {
     }
 }
 
+/// How long root waits for a place before the oldest of its own requests that wait gives way.
+const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// All connections of a listener.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -156,7 +159,7 @@ impl Connections {
                 self.lock().push(open);
                 return Some(OpenConnection { number, connections: Arc::clone(self) });
             }
-            let pause = self.limits.patience.or_else(|| client.is_root.then_some(Duration::from_secs(1)))?;
+            let pause = self.limits.patience.or_else(|| client.is_root.then_some(ROOT_PATIENCE))?;
             let _ = tokio::time::timeout(pause, self.left.notified()).await;
         }
     }
@@ -176,7 +179,8 @@ impl Connections {
             let is_own = one.client.peer == client.peer;
             let is_stage = match one.stage {
                 Stage::Head => true,
-                Stage::Waiting => !is_own,
+                // Root waits, but keeps nobody else from connecting for long.
+                Stage::Waiting => !is_own || client.is_root && now >= one.since + ROOT_PATIENCE,
                 Stage::Answering => self.limits.patience.is_some_and(|patience| now >= one.since + patience),
             };
             is_stage && (is_own || count(one.client.peer) > count(client.peer))
@@ -319,6 +323,18 @@ mod tests {
             drop(places);
             roots[1].turn().await;
             others[1].turn().await;
+        });
+    }
+
+    /// Whoever connects next waits behind root.
+    #[test]
+    fn root_does_not_wait_for_itself_without_end() {
+        wait(async {
+            let connections = Connections::new(LIMITS);
+            let places = admit(&connections, 1..=8, root()).await;
+            assert_eq!(places.iter().filter(|place| place.try_turn()).count(), 4);
+            let _next = connections.admit(9, root()).await.expect("a place");
+            assert_eq!(numbers(&connections), [1, 2, 3, 4, 6, 7, 8, 9], "the oldest that waits has gone");
         });
     }
 

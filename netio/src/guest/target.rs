@@ -18,8 +18,9 @@
 //! `/proc/PID/fd/N`: to the file that was checked, whatever its name leads to now. When the guest starts anew it makes a
 //! new file, and the next frame finds nobody at the old one; then the name is looked up again.
 //!
-//! *Limits.* Users are compared as the daemon's user namespace knows them. A process of root's that is in a mount namespace, but
-//! not in a user namespace of its own, counts as root.
+//! *Limits.* Users are compared as the daemon's user namespace knows them. All that have no number there share one
+//! (`/proc/sys/kernel/overflowuid`), so a sender with it is refused. A process of root's that is in a mount namespace, but not in a
+//! user namespace of its own, counts as root.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -108,6 +109,11 @@ pub enum Refusal {
         /// The path.
         path: SocketName,
     },
+    /// The user who sent from there has no number in the daemon's user namespace.
+    Unmapped {
+        /// The number that all such users share.
+        user: u32,
+    },
     /// It is not a socket.
     NotSocket {
         /// The path.
@@ -132,6 +138,11 @@ impl fmt::Display for Refusal {
                 out,
                 "{path} leads to a file system that may make the switch wait, such as NFS, FUSE or autofs; use a path on a local one, \
                  such as /run"
+            ),
+            Refusal::Unmapped { user } => write!(
+                out,
+                "the guest's user has no number in vswitchd's user namespace, where all such users are {user}; map it there, or name \
+                 the socket with remote="
             ),
             Refusal::NotSocket { path } => write!(out, "{path} is not a socket"),
             Refusal::Owner { path, owner, user } => write!(
@@ -186,6 +197,11 @@ impl Name {
             Name::Sender { name, .. } if name.bytes[0] == b'/' => name.path(),
             Name::Sender { .. } => return Err(Missing::Refused(Refusal::NotPath)),
         };
+        if let Name::Sender { user, .. } = self
+            && unmapped_users() == Some(*user)
+        {
+            return Err(Missing::Refused(Refusal::Unmapped { user: *user }));
+        }
         let name = SocketName::of_path(path);
         let refuse = |owner, user| Missing::Refused(Refusal::Owner { path: name, owner, user });
         let walked = Walk::along(path, own, matches!(self, Name::Configured(_))).map_err(|stopped| match stopped {
@@ -337,6 +353,17 @@ impl Target {
     pub(super) fn address(&self) -> (&libc::sockaddr_un, libc::socklen_t) {
         (&self.address, self.len)
     }
+}
+
+/// The number of all users that have none in this user namespace, if there are such users.
+fn unmapped_users() -> Option<u32> {
+    static USER: OnceLock<Option<u32>> = OnceLock::new();
+    *USER.get_or_init(|| {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let are_all_mapped = map.split_whitespace().eq(["0", "0", "4294967295"]);
+        let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+        (!are_all_mapped).then(|| overflow.ok()?.trim().parse().ok()).flatten()
+    })
 }
 
 /// The directory of our descriptors, by our number where /proc knows it: that is quicker than to follow `/proc/self`.

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! *Limits.* A datagram has [`LIFETIME`] to become complete. A port has at most [`PER_PORT`] of the [`PLACES`]; beyond that a new
-//! datagram takes the place of the port's own oldest one. If no place is free, it takes the oldest of the port that has most, so that
-//! one guest's fragments do not keep out another's pings. Fragments that overlap end their datagram, as in the translation.
+//! datagram takes the place of the port's own oldest one. If no place is free, it takes the oldest of those
+//! ports that have most, so that one guest's fragments do not keep out another's pings. Fragments that overlap end their datagram, as
+//! in the translation; one that is there already, with the same bytes, is ignored (RFC 5722 section 4).
 //!
 //! *Workers.* A port has one worker, so all fragments of a datagram meet here. Only with more workers than ports, where the
 //! kernel distributes the frames of one port, may those of a datagram be apart; the ping is then lost.
@@ -116,6 +117,11 @@ impl Place {
         now.since(self.since) >= LIFETIME
     }
 
+    /// Whether all units of a part are there.
+    fn has(&self, offset: usize, len: usize) -> bool {
+        (offset / UNIT..(offset + len).div_ceil(UNIT)).all(|unit| self.units[unit / 64] & 1 << (unit % 64) != 0)
+    }
+
     /// Notes a part of the payload. False if it cannot belong to the datagram.
     fn note(&mut self, offset: usize, len: usize, is_last: bool) -> bool {
         let end = offset + len;
@@ -155,6 +161,12 @@ impl Reassembly {
         }
         let number = self.find(key, now).or_else(|| self.take_place(key, now)).ok_or(Refused)?;
         let place = &mut self.places[number];
+        let there = &self.bytes[number * PLACE_LEN..][PAYLOAD + offset..][..payload.len()];
+        let is_within = end <= place.end && (place.total == Some(end)) == is_last;
+        if is_within && place.has(offset, payload.len()) && there == payload {
+            // The network has doubled it.
+            return Ok(None);
+        }
         if !place.note(offset, payload.len(), is_last) {
             place.key = None;
             return Err(Refused);
@@ -194,16 +206,19 @@ impl Reassembly {
     fn take_place(&mut self, key: Key, now: Timestamp) -> Option<usize> {
         let of = |port: PortId| self.places.iter().filter(|place| place.is_of(port) && !place.is_expired(now)).count();
         let usable = |place: &Place| place.key.is_none() || place.is_expired(now);
-        let oldest_of = |port: Option<PortId>| {
-            let places = self.places.iter().enumerate();
-            let unfinished = places.filter(|(_, place)| !place.is_whole && port.is_none_or(|port| place.is_of(port)));
+        let oldest_of = |port: PortId| {
+            let unfinished = self.places.iter().enumerate().filter(|(_, place)| !place.is_whole && place.is_of(port));
             unfinished.min_by_key(|(_, place)| place.since).map(|(number, _)| number)
         };
         let number = if of(key.port) >= PER_PORT {
-            oldest_of(Some(key.port))
+            oldest_of(key.port)
         } else {
-            let busiest = || self.places.iter().filter_map(|place| Some(place.key?.port)).max_by_key(|port| of(*port));
-            self.places.iter().position(usable).or_else(|| oldest_of(busiest()))
+            // Of several ports with the most places, the oldest datagram.
+            let most = self.places.iter().filter_map(|place| Some(of(place.key?.port))).max();
+            let is_busy = |place: &Place| place.key.is_some_and(|key| Some(of(key.port)) == most);
+            let places = self.places.iter().enumerate();
+            let oldest = || places.filter(|(_, place)| !place.is_whole && is_busy(place)).min_by_key(|(_, place)| place.since);
+            self.places.iter().position(usable).or_else(|| Some(oldest()?.0))
         }?;
         self.places[number] = Place { key: Some(key), since: now, ..Place::FREE };
         Some(number)
@@ -299,13 +314,44 @@ mod tests {
             added.last().unwrap()
         };
         assert_eq!(all(&[(0, 16, true), (8, 16, true)]), Err(Refused), "an overlap");
-        assert_eq!(all(&[(0, 16, true), (0, 16, true)]), Err(Refused), "a repetition");
         assert_eq!(all(&[(16, 8, false), (24, 8, true)]), Err(Refused), "beyond the end");
         assert_eq!(all(&[(24, 8, true), (8, 8, false)]), Err(Refused), "an end before what is there");
         assert_eq!(all(&[(16, 8, false), (32, 8, false)]), Err(Refused), "two ends");
         assert_eq!(all(&[(0, 12, true)]), Err(Refused), "not a multiple of 8 bytes");
         assert_eq!(all(&[(16, 0, false)]), Err(Refused), "nothing in it");
         assert!(reassembly.places.iter().all(|place| place.key.is_none()));
+    }
+
+    #[test]
+    fn a_repetition_changes_nothing() {
+        let mut reassembly = Reassembly::new();
+        let [first, last] = [fragment(5, 0, &[1; 16], true), fragment(5, 16, &[2; 9], false)];
+        for fragment in [&last, &last, &first[..]] {
+            let whole = add(&mut reassembly, 0, fragment, NOW);
+            assert_eq!(whole, if fragment.len() == first.len() { Ok(Some(0)) } else { Ok(None) });
+        }
+        assert_eq!(reassembly.take(0).unwrap().1[ETHERNET_LEN + IPV4_LEN..], [[1; 16].as_slice(), &[2; 9]].concat());
+        // Other bytes in the same place are no repetition.
+        for (other, offset, more) in [([3; 16], 0, true), ([1; 16], 0, false)] {
+            add(&mut reassembly, 0, &first, NOW).unwrap();
+            assert_eq!(add(&mut reassembly, 0, &fragment(5, offset, &other, more), NOW), Err(Refused));
+        }
+    }
+
+    /// Eight ports that start a datagram each now and then do not keep out a ninth, whose own is newer.
+    #[test]
+    fn of_ports_with_as_many_places_the_oldest_gives_way() {
+        let mut reassembly = Reassembly::new();
+        let millis = |n: u16| NOW.after(Duration::from_millis(n.into()));
+        for port in 1..=8 {
+            add(&mut reassembly, port, &fragment(1, 0, &[1; 8], true), millis(port)).unwrap();
+        }
+        for port in 9..=15 {
+            add(&mut reassembly, port, &fragment(1, 0, &[1; 8], true), millis(port)).unwrap();
+        }
+        assert!(add(&mut reassembly, 15, &fragment(1, 8, &[1; 8], false), millis(20)).unwrap().is_some());
+        assert!(add(&mut reassembly, 9, &fragment(1, 8, &[1; 8], false), millis(20)).unwrap().is_some());
+        assert_eq!(add(&mut reassembly, 7, &fragment(1, 8, &[1; 8], false), millis(20)), Ok(None), "it gave way");
     }
 
     #[test]
