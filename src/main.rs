@@ -65,7 +65,8 @@ const PAGE: &[manual::Section] = &[
         "ENVIRONMENT",
         "VSWITCHD_SOCKET   the control socket, used if --control is not given\n\
          VSWITCHD_LOG      used if --log is not given\n\
-         NOTIFY_SOCKET     socket of the service manager (sd_notify(3))",
+         NOTIFY_SOCKET     socket of the service manager (sd_notify(3))\n\
+         LISTEN_FDS        what the service manager kept over a restart (sd_listen_fds(3))",
     ),
     ("SEE ALSO", "vswitchctl(1)"),
 ];
@@ -134,6 +135,7 @@ fn command() -> clap::Command {
 /// `is_detached` says that another process waits until the switch is ready.
 fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Result<()> {
     log::detach();
+    let kept = netio::inherited::take();
     let signals = signals::Signals::register()?;
     // First, because two switches must not open the same devices: if another daemon has the control socket, this one ends.
     let control = control_socket::ControlListener::open(&desired.config.control)?;
@@ -150,7 +152,7 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
     if is_detached {
         detach::ready()?;
     }
-    daemon.run(&signals, Service::from_environment())
+    daemon.run(&signals, Service::from_environment(), kept)
 }
 
 /// Prints on standard output. Text that cannot be written soon is discarded, because a reader that is gone or does not read

@@ -8,6 +8,7 @@ pub mod backlog;
 pub mod gate;
 pub mod guest;
 pub mod host_sockets;
+pub mod inherited;
 pub mod link;
 pub mod merging;
 pub mod netns;

@@ -27,6 +27,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -220,7 +221,9 @@ impl Daemon {
     }
 
     /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
-    pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<()> {
+    ///
+    /// `kept` are descriptors that the service manager kept over a restart.
+    pub(crate) fn run(mut self, signals: &Signals, mut service: Service, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<()> {
         self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
         self.edge.watch(&self.poller, UPLINK).context("listening for changes of the uplink")?;
         self.ports.watch(&self.poller)?;
@@ -229,6 +232,7 @@ impl Daemon {
         if service.is_there() {
             service.ready(&self.view().status());
         }
+        service.take_over(kept, self.edge.gate_link());
         loop {
             self.wait(next_tick, &mut waiting_guests)?;
             if self.serve(signals, &mut service) {
@@ -309,6 +313,7 @@ impl Daemon {
         crate::log::tick();
         if service.is_there() {
             service.status(&self.view().status());
+            service.keep_gate(self.edge.gate_link());
             if let Some(answers) = service.next_round(self.fabric.workers.len()) {
                 self.fabric.tell(|_| Command::Answer(answers.clone()));
             }

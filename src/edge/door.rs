@@ -10,6 +10,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -187,6 +188,14 @@ impl Door {
 }
 
 impl Door {
+    /// What holds a program on its interface, with a number that changes with it.
+    pub(super) fn link(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        match self {
+            Door::Program(gate) => gate.link(),
+            Door::Filter(_) => None,
+        }
+    }
+
     /// Puts the gate on its interface again if somebody has removed it. Returns whether that was so.
     pub(super) fn keep(&mut self) -> io::Result<bool> {
         match self {

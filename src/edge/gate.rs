@@ -12,6 +12,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nat::{Nat, Protocol};
@@ -68,6 +69,11 @@ impl UplinkGate {
     /// Which kind it is.
     pub(crate) fn kind(&self) -> api::Gate {
         self.door.kind()
+    }
+
+    /// What holds it on the uplink, if the service manager can keep that.
+    pub(crate) fn link(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        self.door.link()
     }
 
     /// The translation shares its addresses behind this gate.

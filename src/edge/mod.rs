@@ -15,6 +15,7 @@ mod reserve;
 pub(crate) mod router;
 mod uplink;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use api::What;
@@ -67,6 +68,11 @@ impl Edge {
     /// The translation, if guests are translated.
     pub(crate) fn nat(&self) -> Option<&Arc<nat::Nat>> {
         self.router.as_ref().and_then(RouterControl::nat)
+    }
+
+    /// What holds the gate on the uplink, with a number that changes with it.
+    pub(crate) fn gate_link(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        self.router.as_ref().and_then(RouterControl::gate_link)
     }
 
     /// The router's networks inside.

@@ -11,6 +11,7 @@ mod settings;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -211,6 +212,11 @@ impl RouterControl {
     pub(crate) fn gate(&self) -> Option<api::Gate> {
         let shares = self.config.uplink.as_ref().is_some_and(|uplink| uplink.addresses.is_empty());
         shares.then(|| self.gate.as_ref().map_or(api::Gate::Sockets, UplinkGate::kind))
+    }
+
+    /// What holds the gate on the uplink, with a number that changes with it.
+    pub(crate) fn gate_link(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        self.gate.as_ref()?.link()
     }
 
     /// Puts the gate on the interface of this name, if it is a new one. It may have its addresses before changes of the uplink have

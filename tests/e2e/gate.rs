@@ -2,13 +2,17 @@
 //! and the ways that keep its stack silent.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddrV4, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketType, recvmsg};
 
 use crate::control::{json, run, text};
 use crate::datagrams::{ACK, Datagram, SYN};
@@ -34,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("gate/two_filters", two_filters),
         trial("gate/what_the_kernel_grants", what_the_kernel_grants),
         trial("gate/nothing_is_left_after_a_kill", nothing_is_left_after_a_kill),
+        trial("gate/stays_over_a_restart", stays_over_a_restart),
         trial("gate/a_published_port_in_use", a_published_port_in_use),
         trial("gate/few_descriptors", || few_descriptors(256)),
         trial("gate/some_descriptors", || few_descriptors(1024)),
@@ -229,7 +234,7 @@ fn a_filter_that_was_left() {
     let filters = |machine: &Host| tool(machine, &["tc", "filter", "show", "dev", "up0", "ingress"], "");
     assert!(filters(&site.machine).contains("direct-action"));
     let Site { machine, outside, guests, mut switch, .. } = site;
-    let own = ["--uplink-address", "203.0.113.77"];
+    let own = ["--uplink-address", "203.0.113.77/24"];
     let next: [&[&str]; 4] = [&["--uplink-gate", "filter"], &["--uplink-gate", "tcx"], &["--uplink-gate", "sockets"], &own];
     for (at, gate) in next.into_iter().enumerate() {
         switch.take().expect("it runs").kill();
@@ -259,6 +264,98 @@ fn a_filter_that_is_removed() {
     wait::until("the filter", || (filters() == 1).then_some(()));
     assert!(site.switch().has_logged("somebody removed the gate"));
     site.finish();
+}
+
+/// The service manager of a daemon, which keeps descriptors.
+struct Manager {
+    path: String,
+    socket: UnixDatagram,
+    kept: Option<OwnedFd>,
+}
+
+impl Manager {
+    fn new(directory: &Directory) -> Manager {
+        let path = directory.text("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(wait::NEVER)).expect("set");
+        Manager { path, socket, kept: None }
+    }
+
+    /// The daemon's command, with what is kept as its third descriptor, as systemd starts it.
+    fn start(&self, netns: File, args: &[&str]) -> Switch {
+        let kept = self.kept.as_ref().map(|kept| kept.try_clone().expect("a clone"));
+        let by = |program: &str| {
+            let take = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=gate; exec \"$0\" \"$@\" 3<&0 </dev/null";
+            let mut command = Command::new(if kept.is_some() { "sh" } else { program });
+            if kept.is_some() {
+                command.args(["-c", take, program]);
+            }
+            command.env("NOTIFY_SOCKET", &self.path);
+            command
+        };
+        Switch::start_with(netns, by, args, kept.as_ref().map_or(Stdio::null(), |kept| kept.try_clone().expect("a clone").into()))
+    }
+
+    /// Hears the daemon until it has its gate kept.
+    fn keep(&mut self) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut text = [0; 4096];
+        loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut pieces = [IoSliceMut::new(&mut text)];
+            let got = recvmsg(&self.socket, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC).expect("a message in time");
+            let passed = control.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut passed) => passed.next(),
+                _ => None,
+            });
+            let text = String::from_utf8_lossy(&text[..got.bytes]).into_owned();
+            match text.as_str() {
+                "FDSTOREREMOVE=1\nFDNAME=gate\n" => self.kept = None,
+                "FDSTORE=1\nFDNAME=gate\n" => {
+                    self.kept = passed;
+                    assert!(self.kept.is_some());
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The service manager keeps the gate while the daemon is away, and the next one takes over.
+fn stays_over_a_restart() {
+    let directory = Directory::new();
+    let site = Plan::new(Mode::Shared, 1).silent().bare();
+    let mut manager = Manager::new(&directory);
+    let (machine, peer) = (&site.machine, site.stranger(50));
+    let port = site.guests[0].port("");
+    let args = ["--tap", &port, "--uplink", "up0", "--uplink-gate", "tcx", "--publish", "8080:10.77.0.11:80/tcp"];
+    let start = |manager: &Manager| manager.start(machine.netns().try_clone().expect("a clone"), &args);
+    // The host answers for the port that is not published, and so has answered for the other one.
+    let is_refused = || {
+        for port in [8080, 8081] {
+            peer.send(&Datagram::tcp(peer.at(7), SocketAddrV4::new(MACHINE, port), ACK, [1, 1], b""));
+        }
+        let mut ports = Vec::new();
+        while ports.last() != Some(&8081) {
+            ports.push(peer.expect("a reset", |segment| segment.protocol == 6).from().port());
+        }
+        ports.contains(&8080)
+    };
+    assert!(is_refused());
+    for _ in 0..2 {
+        let switch = start(&manager);
+        manager.keep();
+        assert!(!is_refused());
+        switch.kill();
+        assert!(!is_refused(), "the manager keeps it");
+    }
+    let switch = start(&manager);
+    manager.keep();
+    manager.kept = None;
+    assert!(!is_refused(), "its own");
+    switch.finish();
+    assert!(is_refused(), "nothing is left");
 }
 
 /// Two daemons share an uplink: each has its own filter, and takes only that along.

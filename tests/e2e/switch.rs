@@ -76,8 +76,13 @@ impl Switch {
 
     /// The same by another program, whose command `by` makes of the daemon's path.
     pub(crate) fn start_by(netns: File, by: impl FnOnce(&str) -> Command, args: &[impl AsRef<str>]) -> Switch {
+        Switch::start_with(netns, by, args, Stdio::null())
+    }
+
+    /// The same with this input.
+    pub(crate) fn start_with(netns: File, by: impl FnOnce(&str) -> Command, args: &[impl AsRef<str>], input: Stdio) -> Switch {
         let mut command = by(env!("CARGO_BIN_EXE_vswitchd"));
-        command.args(args.iter().map(AsRef::as_ref)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args.iter().map(AsRef::as_ref)).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         Switch::start_command(netns, command)
     }
 

@@ -16,8 +16,9 @@
 //! no descriptor and no memory of the kernel. No port is bound, so programs of the host may use each that no mapping has,
 //! and connections of the host from a port that a mapping has go on.
 //!
-//! The program is detached with its descriptor: after the end of the process, however it ends, nothing is left on the
-//! interface. No queueing discipline is made, and other programs are not touched.
+//! The program is detached with the last descriptor of its link: after the end of the process, however it ends, nothing is left on
+//! the interface, unless somebody else keeps the [`Gate::link`]. The service manager does over a restart: then the host stays
+//! silent until the next process has its own gate. No queueing discipline is made, and other programs are not touched.
 //!
 //! Where bpf(2) or TCX are missing, a [`TrafficFilter`] does the same for a fixed set of ports.
 //!
@@ -31,7 +32,7 @@ mod traffic_filter;
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bpf::MapShape;
 pub use marks::{Marks, Owner};
@@ -46,6 +47,8 @@ pub struct Gate {
     marks: Marks,
     /// The index of the interface that it is on, and what holds it there.
     link: Option<(u32, OwnedFd)>,
+    /// Number of links so far.
+    links: u64,
 }
 
 impl Gate {
@@ -62,7 +65,7 @@ impl Gate {
         // The program keeps both maps.
         let code = program::assemble(map.as_fd(), fragmented.as_fd())?;
         let program = bpf::load_program(bpf::SCHED_CLS, &code, "vswitchd_gate")?;
-        Ok(Gate { program, marks: Marks::new(map.as_fd())?, link: None })
+        Ok(Gate { program, marks: Marks::new(map.as_fd())?, link: None, links: 0 })
     }
 
     /// Puts the gate on an interface of this namespace, and takes it off the one before.
@@ -72,6 +75,7 @@ impl Gate {
         }
         self.link = None;
         self.link = Some((interface, bpf::link_to_ingress(self.program.as_fd(), interface)?));
+        self.links += 1;
         Ok(())
     }
 
@@ -89,6 +93,12 @@ impl Gate {
     /// The interface is gone, and with it what held the gate there.
     pub fn detach(&mut self) {
         self.link = None;
+    }
+
+    /// What holds the gate on its interface, with a number that changes with it.
+    #[must_use]
+    pub fn link(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        self.link.as_ref().map(|(_, link)| (self.links, link.as_fd()))
     }
 
     /// The index of the interface that it is on.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -226,20 +227,13 @@ fn by_a_filter() {
     assert_eq!(said(1024), 4);
 }
 
-/// Detaches all TCX programs of an interface that this process holds, as `bpftool link detach` does. Returns their number.
-fn detach_programs(interface: u32) -> usize {
+/// Detaches a gate from its interface, as `bpftool link detach` does.
+fn detach(gate: &Gate) {
     const LINK_DETACH: libc::c_int = 34;
-    let links = std::fs::read_dir("/proc/self/fdinfo").expect("descriptors").filter_map(|entry| {
-        let entry = entry.ok()?;
-        let said = std::fs::read_to_string(entry.path()).ok()?;
-        let is_ours = said.contains("link_type:\ttcx") && said.contains(&format!("ifindex:\t{interface}\n"));
-        is_ours.then(|| entry.file_name().to_str()?.parse::<u32>().ok())?
-    });
-    let detach = |link: u32| {
-        // SAFETY: bpf(2) reads the four bytes of the descriptor's number, which live until it returns.
-        unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const link, size_of::<u32>()) }
-    };
-    links.collect::<Vec<_>>().into_iter().filter(|link| detach(*link) == 0).count()
+    let link = gate.link().expect("a link").1.as_raw_fd();
+    // SAFETY: bpf(2) reads the four bytes of the descriptor's number, which live until it returns.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const link, size_of_val(&link)) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn comes_back() {
@@ -250,7 +244,8 @@ fn comes_back() {
     gate.marks().set(Tcp, MARKED, Owner::Published);
     let said = || answers(&near, &wire, &to_port(MARKED)).len();
     assert_eq!((near.inside(|| gate.keep()), said()), (false, 1));
-    assert_eq!((detach_programs(near.link().index), said()), (1, 4), "it is gone");
+    detach(&gate);
+    assert_eq!(said(), 4, "it is gone");
     assert_eq!((near.inside(|| gate.keep()), said()), (true, 1));
     let index = near.link().index;
     let filter = near.inside(|| TrafficFilter::attach(index));
