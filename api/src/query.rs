@@ -151,7 +151,7 @@ pub struct NewBridge {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BridgeKeys {
-    /// `KEY=VALUE[:KEY=VALUE...]`, such as `mac-aging-time=60`; the value `none` takes a key away
+    /// `KEY=VALUE[:KEY=VALUE...]`, such as `mac-aging-time=60`; the value `none` takes a key other than `routing` away
     pub keys: String,
 }
 

@@ -56,6 +56,8 @@ pub struct Bridge {
 pub struct Gateway {
     /// Name of the bridge.
     pub bridge: String,
+    /// What is routed for its guests: all, outside or none.
+    pub routing: Reach,
     /// VLAN; 0 for untagged frames.
     pub vlan: u16,
     /// IPv4 address.
@@ -81,6 +83,18 @@ pub struct Uplink {
     pub outside: Option<String>,
     /// What keeps the host's network stack silent about guests' packets; `null` if guests do not leave from the host's address.
     pub gate: Option<Gate>,
+}
+
+words! {
+    /// What the router forwards between a network inside and others.
+    Reach {
+        /// Everything: to and from other such networks, and the outside.
+        All = "all",
+        /// To and from the outside; guests of other networks are reached only where their ports are published.
+        Outside = "outside",
+        /// Nothing.
+        Nothing = "none",
+    }
 }
 
 words! {

@@ -11,7 +11,7 @@ use crate::address::GatewayAddress;
 use crate::keys::{Tables, keys};
 use crate::port::PortKeys;
 use crate::problem::{Origin, nearest};
-use crate::value::{Number, PairKey, Pairs, Text};
+use crate::value::{Number, PairKey, Pairs, Text, words};
 
 /// The bridge that flags configure.
 pub const DEFAULT_BRIDGE: &str = "br0";
@@ -35,6 +35,18 @@ pub struct Bridge {
     pub mac_aging_time: u32,
 }
 
+words! {
+    /// What the router forwards between the networks of a bridge and others.
+    pub enum Reach {
+        /// Everything: to and from other such networks, and the outside.
+        All = "all",
+        /// To and from the outside; guests of another network are reached only where their ports are published.
+        Outside = "outside",
+        /// Nothing.
+        Nothing = "none",
+    }
+}
+
 /// A VLAN that has a gateway; 0 stands for untagged frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct GatewayVlan(pub(crate) Number<0, 4094>);
@@ -51,6 +63,9 @@ keys! {
         "gateway" => gateway: GatewayAddress,
         /// The same by VLAN; 0 is for untagged frames. Instead of gateway.
         "gateways" => gateways: Pairs<GatewayVlan, GatewayAddress>,
+        /// What the router forwards for the guests of its gateways. all: between such networks, and to and from the outside; outside:
+        /// only the latter, and published ports; none: nothing. Default: all.
+        "routing" => routing: Reach,
         /// Where frames enter and leave.
         "port" => ports: Tables<PortKeys>,
     }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use crate::address::{Cidr, not_a_host};
-use crate::bridge::{Bridge, BridgeKeys, DEFAULT_BRIDGE, MAX_BRIDGES, unknown_bridge};
+use crate::bridge::{Bridge, BridgeKeys, DEFAULT_BRIDGE, MAX_BRIDGES, Reach, unknown_bridge};
 use crate::control::Control;
 use crate::document::Document;
 use crate::model::Config;
@@ -306,7 +306,8 @@ impl<'a> Check<'a> {
             let by_vlan =
                 by_vlan.filter_map(|(vlan, gateway)| Some((VlanId::new(vlan.value.0.get())?, &gateway.origin, gateway.value.0)));
             for (vlan, origin, address) in untagged.chain(by_vlan) {
-                let gateway = Gateway { origin: origin.clone(), bridge: number, vlan, address };
+                let reach = keys.routing.as_ref().map_or(Reach::All, |routing| routing.value);
+                let gateway = Gateway { origin: origin.clone(), bridge: number, vlan, address, reach };
                 let name_of = |other: &Gateway| {
                     bridges.get(other.bridge).filter(|_| other.bridge != number).map(|bridge| bridge.name.as_str())
                 };

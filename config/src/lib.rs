@@ -49,7 +49,7 @@ mod value;
 mod vlan;
 
 pub use self::address::Cidr;
-pub use self::bridge::{Bridge, DEFAULT_BRIDGE, MAX_BRIDGES, unknown_bridge};
+pub use self::bridge::{Bridge, DEFAULT_BRIDGE, MAX_BRIDGES, Reach, unknown_bridge};
 pub use self::check::MAX_PORTS;
 pub use self::control::{CONTROL_VARIABLE, Control, ControlPath, UserGroup, usual_path};
 pub use self::desired::{Desired, EditError};

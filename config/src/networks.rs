@@ -106,16 +106,20 @@ impl BridgeKeys {
         match entry.key.as_str() {
             "mac-table-size" => self.mac_table_size = None,
             "mac-aging-time" => self.mac_aging_time = None,
+            "routing" => self.routing = None,
             // Two ways to say one thing: the last one holds.
             "gateway" | "gateways" => (self.gateway, self.gateways) = (None, None),
             _ => {}
         }
-        if entry.raw.text() == Some(NOTHING) && BridgeKeys::names(false).contains(&entry.key.as_str()) {
+        // It is a value of routing.
+        let is_key = entry.key != "routing" && BridgeKeys::names(false).contains(&entry.key.as_str());
+        if entry.raw.text() == Some(NOTHING) && is_key {
             return;
         }
         let read = BridgeKeys::of(std::slice::from_ref(entry), problems);
         self.mac_table_size = read.mac_table_size.or(self.mac_table_size.take());
         self.mac_aging_time = read.mac_aging_time.or(self.mac_aging_time.take());
+        self.routing = read.routing.or(self.routing.take());
         self.gateway = read.gateway.or(self.gateway.take());
         self.gateways = read.gateways.or(self.gateways.take());
     }

@@ -219,7 +219,15 @@ impl Plan {
         for gateway in after.iter().filter(|gateway| !before.contains(gateway)) {
             let name = gateway.on(new.name_among_several(gateway.bridge));
             match before.iter().find(|other| other.is_same_place(gateway)) {
-                None => self.note(Action::Add, "gateway", name, ""),
+                None => self.note(Action::Add, "gateway", name, gateway.reach_text()),
+                Some(other) if other.is_same_network(gateway) => {
+                    self.note(
+                        Action::Alter,
+                        "gateway",
+                        name,
+                        format!("routing {} -> {}", other.reach.name(), gateway.reach.name()),
+                    );
+                }
                 Some(other) => self.note(Action::Replace, "gateway", name, format!("in place of {}", other.address)),
             }
             self.added_gateways.push(gateway.clone());

@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use packet::{Ipv4Prefix, VlanId};
 
 use crate::address::Cidr;
+use crate::bridge::Reach;
 use crate::nat::Nat;
 use crate::problem::{Origin, Problem};
 use crate::publish::Publish;
@@ -47,6 +48,8 @@ pub struct Gateway {
     pub vlan: VlanId,
     /// With the network of the guests there: 1 to 30 bits.
     pub address: Cidr,
+    /// What the router forwards for these guests.
+    pub reach: Reach,
 }
 
 /// `10.0.10.1/24 on VLAN 10`.
@@ -62,12 +65,23 @@ impl fmt::Display for Gateway {
 impl Gateway {
     /// That of a NAT uplink for which no gateway was written: on the first bridge.
     pub(crate) fn usual() -> Gateway {
-        Gateway { origin: Origin::Default, bridge: 0, vlan: VlanId::NONE, address: DEFAULT_GATEWAY }
+        Gateway { origin: Origin::Default, bridge: 0, vlan: VlanId::NONE, address: DEFAULT_GATEWAY, reach: Reach::All }
     }
 
     /// Whether the other one is for the same VLAN of the same bridge.
     pub(crate) fn is_same_place(&self, other: &Gateway) -> bool {
         self.bridge == other.bridge && self.vlan == other.vlan
+    }
+
+    /// Whether the other one is the same but for what it forwards.
+    #[must_use]
+    pub fn is_same_network(&self, other: &Gateway) -> bool {
+        self.is_same_place(other) && self.address == other.address
+    }
+
+    /// `routing outside`; empty where everything is routed.
+    pub(crate) fn reach_text(&self) -> String {
+        if self.reach == Reach::All { String::new() } else { format!("routing {}", self.reach.name()) }
     }
 
     /// `10.0.10.1/24 on VLAN 10 of br1`; without a name as it is.
@@ -116,7 +130,9 @@ impl Router {
     pub(crate) fn summary<'a>(&self, name_of: impl Fn(usize) -> Option<&'a str>) -> String {
         let mut text = String::new();
         for gateway in &self.gateways {
-            let _ = writeln!(text, "gateway {}", gateway.on(name_of(gateway.bridge)));
+            let reach = gateway.reach_text();
+            let comma = if reach.is_empty() { "" } else { ", " };
+            let _ = writeln!(text, "gateway {}{comma}{reach}", gateway.on(name_of(gateway.bridge)));
         }
         if let Some(uplink) = &self.uplink {
             let _ = writeln!(text, "uplink {uplink}\nnat {}", self.nat);

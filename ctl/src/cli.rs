@@ -175,14 +175,16 @@ pub(crate) enum Bridge {
     Add {
         /// The bridge.
         #[arg(
-            help = "NAME[:KEY=VALUE...]; keys are gateway=CIDR, gateways=VLAN@CIDR[+VLAN@CIDR...], mac-table-size=, mac-aging-time="
+            help = "NAME[:KEY=VALUE...]; keys are gateway=CIDR, gateways=VLAN@CIDR[+VLAN@CIDR...], routing=all|outside|none, mac-table-size=, mac-aging-time="
         )]
         bridge: String,
     },
     /// Change keys of a bridge: blue:gateway=10.72.0.1/24
     Set {
         /// The bridge and its new keys.
-        #[arg(help = "NAME:KEY=VALUE[:KEY=VALUE...], with the keys of bridge add; the value none takes a key away")]
+        #[arg(
+            help = "NAME:KEY=VALUE[:KEY=VALUE...], with the keys of bridge add; the value none takes a key other than routing away"
+        )]
         bridge: String,
     },
     /// Remove a bridge that has no ports

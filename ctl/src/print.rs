@@ -40,10 +40,11 @@ pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
     }
     section(&mut out, "bridges", show.bridges.len() < 2, &bridge_table(&show.bridges));
     section(&mut out, "ports", show.ports.is_empty(), &port_table(&show.ports));
-    let mut gateways = Table::new(["bridge", ">vlan", "gateway", "mac"]);
+    let mut gateways = Table::new(["bridge", ">vlan", "gateway", "mac", "routing"]);
     for gateway in &show.gateways {
         let address = format!("{}/{}", gateway.address, gateway.prefix_len);
-        gateways.row([gateway.bridge.clone(), vlan(gateway.vlan), address, gateway.mac.clone()]);
+        let routing = gateway.routing.to_string();
+        gateways.row([gateway.bridge.clone(), vlan(gateway.vlan), address, gateway.mac.clone(), routing]);
     }
     section(&mut out, "gateways", show.gateways.is_empty(), &gateways.without_same("bridge"));
     if let Some(uplink) = &show.uplink {
@@ -63,7 +64,7 @@ pub(crate) fn bridges(bridges: &Vec<api::Bridge>) -> String {
 }
 
 fn bridge_table(bridges: &[api::Bridge]) -> Table {
-    let mut table = Table::new(["bridge", ">ports", ">mac addresses", ">at most", ">ageing", "gateways"]);
+    let mut table = Table::new(["bridge", ">ports", ">mac addresses", ">at most", ">ageing", "routing", "gateways"]);
     for bridge in bridges {
         let gateway = |gateway: &api::Gateway| match gateway.vlan {
             0 => format!("{}/{}", gateway.address, gateway.prefix_len),
@@ -72,7 +73,9 @@ fn bridge_table(bridges: &[api::Bridge]) -> Table {
         let gateways: Vec<String> = bridge.gateways.iter().map(gateway).collect();
         let counts = [bridge.ports, bridge.mac_entries, bridge.mac_table_size].map(|count| count.to_string());
         let [ports, entries, size] = counts;
-        table.row([bridge.name.clone(), ports, entries, size, format!("{} s", bridge.mac_aging_time), gateways.join(", ")]);
+        let routing = text(bridge.gateways.first().map(|gateway| gateway.routing));
+        let ageing = format!("{} s", bridge.mac_aging_time);
+        table.row([bridge.name.clone(), ports, entries, size, ageing, routing, gateways.join(", ")]);
     }
     table
 }

@@ -76,6 +76,11 @@ impl View<'_> {
         let interfaces = self.edge.interfaces();
         let gateway = |interface: &vswitch::Interface| api::Gateway {
             bridge: self.fabric.bridges.name(interface.domain.bridge).to_owned(),
+            routing: match interface.reach {
+                vswitch::Reach::All => api::Reach::All,
+                vswitch::Reach::Outside => api::Reach::Outside,
+                vswitch::Reach::Nothing => api::Reach::Nothing,
+            },
             vlan: interface.domain.vlan.get(),
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),

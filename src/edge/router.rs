@@ -22,7 +22,7 @@ use netio::gate::TrafficFilter;
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
-use vswitch::{Domain, Interface, InterfaceId, Neighbours, Route, Router, Routing, Uplink};
+use vswitch::{Domain, Interface, InterfaceId, Neighbours, Reach, Route, Router, Routing, Uplink};
 
 use super::door::Door;
 use super::gate::{Lost, UplinkGate};
@@ -440,7 +440,12 @@ const EXPIRE_BUDGET: usize = 256;
 /// The network inside that a gateway leads into.
 fn interface_of(gateway: &config::Gateway) -> Interface {
     let domain = Domain { bridge: bridge_id(gateway.bridge), vlan: gateway.vlan };
-    Interface::new(domain, gateway.address.address, gateway.address.prefix_len)
+    let reach = match gateway.reach {
+        config::Reach::All => Reach::All,
+        config::Reach::Outside => Reach::Outside,
+        config::Reach::Nothing => Reach::Nothing,
+    };
+    Interface { reach, ..Interface::new(domain, gateway.address.address, gateway.address.prefix_len) }
 }
 
 /// What a gate needs.

@@ -16,7 +16,8 @@ use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::vlan::VlanId;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
 use vswitch::{
-    BridgeId, Domain, Interface, Neighbours, Port, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, Uplink,
+    BridgeId, Domain, Interface, Neighbours, Port, PortId, PortKind, PortVlan, Reach, Route, Router, Routing, RoutingSettings,
+    Uplink,
 };
 
 use crate::bridge::{Bridge, Write, port};
@@ -72,11 +73,21 @@ pub fn routing(uplink: Option<Uplink>) -> Arc<Routing> {
     routing_with(uplink, RoutingSettings::default())
 }
 
+/// The same where guests behind [`GATEWAY`] and those behind [`VLAN_GATEWAY`] reach what is said.
+pub fn routing_of(uplink: Option<Uplink>, reach: [Reach; 2]) -> Arc<Routing> {
+    let [untagged, tagged] = interfaces();
+    let interfaces = [Interface { reach: reach[0], ..untagged }, Interface { reach: reach[1], ..tagged }];
+    Routing::new(interfaces.map(Some).to_vec(), uplink, RoutingSettings::default())
+}
+
+fn interfaces() -> [Interface; 2] {
+    let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
+    [Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten()), VLAN_GATEWAY, 24)]
+}
+
 /// The same with these settings.
 pub fn routing_with(uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
-    let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
-    let interfaces = [Interface::new(on(VlanId::NONE), GATEWAY, 24), Interface::new(on(ten()), VLAN_GATEWAY, 24)];
-    Routing::new(interfaces.map(Some).to_vec(), uplink, settings)
+    Routing::new(interfaces().map(Some).to_vec(), uplink, settings)
 }
 
 /// The bridge and the tables that it shares with other workers.

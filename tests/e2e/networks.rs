@@ -12,7 +12,7 @@ use crate::config::Written;
 use crate::control::{run, text};
 use crate::guest::Directory;
 use crate::host::Host;
-use crate::site::{FAR, MACHINE, Mode, Plan, Site, default_route, give, local, ping, recv_from, udp_on};
+use crate::site::{FAR, MACHINE, Mode, Plan, Site, default_route, error_of, give, hears_all, local, ping, recv_from, udp_on};
 use crate::switch::{Reloaded, Switch};
 use crate::{trial, wait};
 
@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("networks/the_first_gateway_of_a_plain_switch", the_first_gateway_of_a_plain_switch),
         trial("networks/a_file_leaves_them_alone", a_file_leaves_them_alone),
         trial("networks/come_and_go_beside_traffic", come_and_go_beside_traffic),
+        trial("networks/routing_between_them", routing_between_them),
         trial("networks/a_table_of_another_size", a_table_of_another_size),
         trial("networks/verbs_that_are_refused", verbs_that_are_refused),
     ]
@@ -209,6 +210,49 @@ fn come_and_go_beside_traffic() {
     }
     (0..40).for_each(|number| drop(text(&socket, &["bridge", "del", &format!("n{number}")])));
     assert_eq!(json(&socket, &["bridge", "list"]).as_array().map(Vec::len), Some(2));
+    site.finish();
+}
+
+/// Two networks for the outside only, and one for itself: who reaches whom, by which way, and that a change holds at once.
+fn routing_between_them() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site_with(&socket, 3, &[]);
+    text(&socket, &["bridge", "add", "blue:gateway=10.71.0.1/24:routing=outside"]);
+    text(&socket, &["bridge", "add", "red:gateway=10.72.0.1/24:routing=outside"]);
+    text(&socket, &["bridge", "add", "own:gateway=10.73.0.1/24:routing=none"]);
+    let one = join(&socket, site.guest(1), "blue", 2, [10, 71, 0]);
+    let two = join(&socket, site.guest(2), "red", 2, [10, 72, 0]);
+    let three = join(&socket, site.guest(3), "own", 2, [10, 73, 0]);
+    assert_eq!(ping(site.guest(1), FAR, 1).0, FAR);
+    assert_eq!(ping(site.guest(3), Ipv4Addr::new(10, 73, 0, 1), 2).0, Ipv4Addr::new(10, 73, 0, 1), "its own gateway");
+    let prohibited = |guest: &Host, from: Ipv4Addr, to: Ipv4Addr| {
+        let socket = hears_all(udp_on(guest, from, 0));
+        socket.connect((to, 9)).expect("connected");
+        socket.send(b"let me in").expect("sent");
+        assert_eq!(error_of(&socket).raw_os_error(), Some(libc::EHOSTUNREACH), "{from} to {to}");
+    };
+    prohibited(site.guest(1), one, two);
+    prohibited(site.guest(2), two, one);
+    prohibited(site.guest(3), three, one);
+    prohibited(site.guest(3), three, FAR);
+    prohibited(site.guest(1), one, three);
+    // Only by the published port of the other one.
+    text(&socket, &["nat", "publish", "8080:10.72.0.2:80/udp"]);
+    let server = udp_on(site.guest(2), two, 80);
+    udp_on(site.guest(1), one, 0).send_to(b"published", (MACHINE, 8080)).expect("sent");
+    assert_eq!(recv_from(&server).0, b"published");
+    prohibited(site.guest(3), three, MACHINE);
+    // From now on they route to each other.
+    assert_eq!(text(&socket, &["bridge", "set", "blue:routing=all"]), "~ gateway 10.71.0.1/24 on blue: routing outside -> all\n");
+    prohibited(site.guest(1), one, two);
+    text(&socket, &["bridge", "set", "red:routing=all"]);
+    assert_eq!(ping(site.guest(1), two, 3), (two, 63));
+    text(&socket, &["bridge", "set", "red:routing=none"]);
+    let left = json(&socket, &["conntrack", "list"])["connections"].clone();
+    let is_of_red = |one: &&Value| one.to_string().contains("10.72.0.2");
+    assert_eq!(left.as_array().and_then(|all| all.iter().find(is_of_red)), None);
+    prohibited(site.guest(2), two, FAR);
     site.finish();
 }
 

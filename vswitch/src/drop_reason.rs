@@ -84,6 +84,8 @@ drop_reasons! {
         "its source or destination is in 169.254.0.0/16, which routers do not forward"
     NotServed "not_served"
         "addressed to the gateway itself, which answers only ping"
+    NotAllowed "not_allowed"
+        "the network of its source or destination does not route there"
     NoRoute "no_route"
         "no route to the destination, or the uplink is down"
     TtlExceeded "ttl_exceeded"

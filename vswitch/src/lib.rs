@@ -32,7 +32,7 @@ pub use mac_table::{Learned, MacEntry, MacMemo, MacMove, MacTable, MacTableConfi
 pub use pipeline::Pipeline;
 pub use port::{Coalesce, Encapsulation, Port, PortId, PortKind};
 pub use routed::neighbour::{self, InterfaceId, NeighbourEntry, NeighbourStats, Neighbours};
-pub use routed::routing::{self, Interface, MssClamp, Route, Routing, RoutingSettings, Uplink};
+pub use routed::routing::{self, Interface, MssClamp, Reach, Route, Routing, RoutingSettings, Uplink};
 pub use routed::{Router, UPLINK};
 pub use storm::StormLimits;
 pub use tunnels::arrive::{Inbox, NewSource, ReceivingSocket};

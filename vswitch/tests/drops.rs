@@ -9,14 +9,15 @@ use packet::{Datagram, Features, MacAddr, VnetHeader};
 use testkit::bridge::{Bridge, port};
 use testkit::frames::{Spec, noise};
 use testkit::lab::{
-    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, routing, tagged, ten,
+    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, routing, routing_of,
+    tagged, ten, uplink,
 };
 use testkit::overlay;
 use testkit::overlay::{ENDPOINT, MTU, datagram, plain_peer, vni};
 use testkit::packets;
 use testkit::packets::{FIN, RST, SYN, Tcp};
 use tunnel::{FramingKind, Vni};
-use vswitch::{DropReason, Live, Port, PortId, PortVlan, SendError, Step, StormLimits, Story, Watch};
+use vswitch::{DropReason, Live, Port, PortId, PortVlan, Reach, SendError, Step, StormLimits, Story, Watch};
 
 /// The place of a provocation, watched.
 struct Stage {
@@ -190,6 +191,11 @@ fn provoke(reason: DropReason) -> Stage {
         DropReason::MartianDestination => Stage::lab(usual()).route(&[udp(guest(2), Ipv4Addr::BROADCAST)]),
         DropReason::LinkLocalAddress => Stage::lab(usual()).route(&[udp(guest(2), Ipv4Addr::new(169, 254, 169, 254))]),
         DropReason::NotServed => Stage::lab(usual()).route(&[udp(guest(2), GATEWAY)]),
+        DropReason::NotAllowed => {
+            let mut stage = Stage::lab(usual());
+            stage.bridge.pipeline.set_routing(routing_of(Some(uplink(1500)), [Reach::Nothing, Reach::All]));
+            stage.route(&[udp(guest(2), PEER)])
+        }
         DropReason::NoRoute => {
             let mut stage = Stage::lab(usual());
             stage.bridge.pipeline.set_routing(routing(None));

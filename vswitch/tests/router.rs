@@ -9,11 +9,11 @@ use packet::{Ipv4Prefix, MacAddr};
 use testkit::checksum::sum;
 use testkit::lab::{
     GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, VLAN_GATEWAY, VLAN_GATEWAY_MAC,
-    answer, arp_of, ethernet, guest, mac, only, request, routing, routing_with, tagged, uplink,
+    answer, arp_of, ethernet, guest, mac, only, request, routing, routing_of, routing_with, tagged, uplink,
 };
 use testkit::packets;
 use testkit::packets::{ACK, SYN, Tcp, address, put, set_ip_checksum, word};
-use vswitch::{DropReason, Route, RoutingSettings};
+use vswitch::{DropReason, Reach, Route, RoutingSettings};
 
 /// The IPv4 packet in a frame without tags; its checksums are right.
 #[track_caller]
@@ -487,6 +487,46 @@ fn errors_from_outside_reach_the_guest() {
     let (port, _, frame) = lab.back(&error);
     let (kind, quote) = error_of(&frame, router, guest(2));
     assert_eq!((port.0, kind, &quote[12..]), (0, [11, 0], &packet[12..]));
+}
+
+/// What each pair of settings lets through, and that the sender is told what is not.
+#[test]
+fn networks_reach_what_their_routing_says() {
+    let other = Ipv4Addr::new(10, 0, 10, 9);
+    let is_prohibited = |lab: &mut Lab, dst: Ipv4Addr| {
+        let packet = packets::udp(inside(2, 4000), Endpoint::new(dst, 53), b"ask");
+        let sent = lab.run(0, &[ethernet(GATEWAY_MAC, mac(2), &packet)]);
+        sent.iter().any(|(_, _, frame)| frame.len() > 60 && frame[23] == 1 && frame[34..36] == [3, 13])
+    };
+    for (reach, own_gateway, other_gateway, network, outside) in [
+        ([Reach::All, Reach::All], false, false, false, false),
+        ([Reach::All, Reach::Outside], false, false, true, false),
+        ([Reach::Outside, Reach::All], false, true, true, false),
+        ([Reach::Outside, Reach::Outside], false, true, true, false),
+        ([Reach::Nothing, Reach::All], false, true, true, true),
+        ([Reach::All, Reach::Nothing], false, false, true, false),
+    ] {
+        let mut lab = Lab::ready();
+        lab.bridge.pipeline.set_routing(routing_of(Some(uplink(1500)), reach));
+        let said = [GATEWAY, VLAN_GATEWAY, other, PEER].map(|dst| is_prohibited(&mut lab, dst));
+        assert_eq!(said, [own_gateway, other_gateway, network, outside], "{reach:?}");
+        let refused = said.into_iter().filter(|is| *is).count() as u64;
+        assert_eq!(lab.bridge.dropped(DropReason::NotAllowed), refused);
+    }
+}
+
+/// A published port leads into networks that the outside reaches, also for guests of networks that do not route to each other.
+#[test]
+fn published_ports_lead_where_the_outside_does() {
+    let rule = Published { protocol: Protocol::UDP, address: OUTSIDE, port: 8080, guest: inside(3, 80) };
+    let stranger = packets::udp(Endpoint::new(PEER, 4000), Endpoint::new(OUTSIDE, 8080), b"in");
+    for (reach, passes) in [(Reach::All, true), (Reach::Outside, true), (Reach::Nothing, false)] {
+        let mut lab = Lab::ready();
+        lab.nat.publish(&rule, lab.bridge.now).unwrap();
+        lab.bridge.pipeline.set_routing(routing_of(Some(uplink(1500)), [reach, Reach::All]));
+        let _ = lab.run(UPLINK_PORT, &[ethernet(UPLINK_MAC, NEXT_HOP_MAC, &stranger)]);
+        assert_eq!(lab.bridge.dropped(DropReason::NotAllowed), u64::from(!passes), "{reach:?}");
+    }
 }
 
 #[test]

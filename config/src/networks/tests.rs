@@ -59,6 +59,9 @@ fn keys_are_set_and_taken_away() {
     let now = done(&running(), running().with_bridge("blue:gateway=10.71.0.1/24"));
     for (words, lines) in [
         ("blue:gateway=10.72.0.1/24", &["! gateway 10.72.0.1/24 on blue: in place of 10.71.0.1/24"][..]),
+        ("blue:routing=outside", &["~ gateway 10.71.0.1/24 on blue: routing all -> outside"]),
+        ("blue:routing=none", &["~ gateway 10.71.0.1/24 on blue: routing all -> none"]),
+        ("blue:routing=none:gateway=10.72.0.1/24", &["! gateway 10.72.0.1/24 on blue: in place of 10.71.0.1/24"]),
         ("blue:gateway=none", &["- gateway 10.71.0.1/24 on blue"]),
         (
             "blue:gateways=0@10.71.0.1/24+7@10.7.0.1/24:mac-table-size=99",
@@ -73,6 +76,7 @@ fn keys_are_set_and_taken_away() {
         ("blu:gateway=none", "blu: there is no bridge 'blu': did you mean 'blue'?"),
         ("blue", "bridge set blue: which keys? write bridge set blue:KEY=VALUE; keys are mac-table-size, "),
         ("blue:mac-table-size=5", "mac-table-size is a number from 10 to 1000000, not '5'"),
+        ("blue:routing=some", "unknown routing 'some'"),
         ("blue:colour=none", "unknown key 'colour'"),
     ] {
         let said = changed(&now, now.with_bridge_set(words)).unwrap_err();

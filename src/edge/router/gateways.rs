@@ -28,16 +28,24 @@ impl RouterControl {
         Ok(())
     }
 
-    /// Removes and adds gateways; `all` are those from now on. Connections of guests whose network is gone end.
+    /// Removes and adds gateways; `all` are those from now on. Connections of guests whose network is gone, or reaches nothing from now
+    /// on, end.
     pub(crate) fn set_gateways(&mut self, removed: &[Gateway], added: &[Gateway], all: Vec<Gateway>, now: Timestamp) {
         let mut freed = Vec::new();
-        for gateway in removed {
+        // A network that stays, and forwards other packets from now on, keeps its number and all that is known of it.
+        let stays = |gateway: &Gateway, others: &[Gateway]| others.iter().any(|other| other.is_same_network(gateway));
+        for gateway in added.iter().filter(|gateway| stays(gateway, removed)) {
+            let now = interface_of(gateway);
+            let before = self.interfaces.iter_mut().flatten().find(|one| one.domain == now.domain);
+            before.into_iter().for_each(|interface| *interface = now);
+        }
+        for gateway in removed.iter().filter(|gateway| !stays(gateway, added)) {
             let gone = interface_of(gateway);
             let Some(number) = self.interfaces.iter().position(|interface| *interface == Some(gone)) else { continue };
             self.interfaces[number] = None;
             freed.push(number);
         }
-        for gateway in added {
+        for gateway in added.iter().filter(|gateway| !stays(gateway, removed)) {
             let is_free = |number: &usize| !freed.contains(number) && self.interfaces.get(*number).is_none_or(Option::is_none);
             let Some(number) = (0..).find(is_free) else { continue };
             if number >= self.interfaces.len() {
@@ -53,7 +61,11 @@ impl RouterControl {
         self.config.gateways = all;
         self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), settings::routing(&self.config.nat));
         if let Some(nat) = &self.nat {
-            let networks: Vec<Ipv4Prefix> = removed.iter().map(|gateway| gateway.address.network()).collect();
+            let is_cut_off = |gateway: &&Gateway| {
+                let later = added.iter().find(|other| other.is_same_network(gateway));
+                later.is_none_or(|later| later.reach == config::Reach::Nothing)
+            };
+            let networks: Vec<Ipv4Prefix> = removed.iter().filter(is_cut_off).map(|gateway| gateway.address.network()).collect();
             let is_inside = |address| networks.iter().any(|network| network.contains(address));
             // The guest is the one who opened it, or the one that answers.
             nat.flush(now, |Connection { original, reply, .. }: &Connection| {

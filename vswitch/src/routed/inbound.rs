@@ -83,6 +83,9 @@ impl RouterWorker {
         }
         clamp(walk, frame, || routing.max_segment_size(ip.src));
         let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        if !routing.is_reached_from_outside(to) {
+            return Err(Stop::Drop(DropReason::NotAllowed));
+        }
         if ip.has_options {
             mark_inside(walk, frame, routing, to)?;
         }

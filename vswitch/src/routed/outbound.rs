@@ -5,7 +5,7 @@ use packet::icmpv4::{IcmpError, unreachable};
 
 use super::error::Stop;
 use super::neighbour::InterfaceId;
-use super::routing::Uplink;
+use super::routing::{Reach, Uplink};
 use super::translate::clamp;
 use super::v4::{Ip, decrement_ttl, is_echo_request, is_one_host, mark, mark_inside, sound, untag, view};
 use super::{RouterTables, RouterWorker};
@@ -46,7 +46,12 @@ impl RouterWorker {
             return Err(Stop::Drop(DropReason::MartianSource));
         }
         self.compare(tables, walk, from, ip.src, frame.headers.src);
+        let not_allowed = Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), DropReason::NotAllowed);
         if routing.is_gateway(ip.dst) {
+            // The gateways of other networks are as far away as their guests.
+            if ip.dst != interface.address && interface.reach != Reach::All {
+                return Err(not_allowed);
+            }
             return Ok(self.for_gateway(tables, walk, frame, ip)?);
         }
         if !is_one_host(ip.dst) {
@@ -60,12 +65,16 @@ impl RouterWorker {
         }
         match routing.to_inside(ip.dst) {
             Some(to) => {
+                if !routing.routes_between(interface, to) {
+                    return Err(not_allowed);
+                }
                 if ip.has_options {
                     mark_inside(walk, frame, routing, to)?;
                 }
                 decrement_ttl(walk, frame);
                 self.deliver(tables, walk, frame, to, ip.dst)
             }
+            None if interface.reach == Reach::Nothing => Err(not_allowed),
             None => self.leave_inside(tables, walk, frame, ip),
         }
     }
@@ -119,6 +128,9 @@ impl RouterWorker {
         }
         let dst = self.translate(walk, frame, nat, Side::Outside).map_err(DropReason::from)?;
         let to = tables.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        if !tables.routing.is_reached_from_outside(to) {
+            return Err(Stop::Drop(DropReason::NotAllowed));
+        }
         if ip.has_options {
             mark_inside(walk, frame, &tables.routing, to)?;
         }

@@ -18,6 +18,18 @@ const LINK_LOCAL: u32 = 169 << 8 | 254;
 /// Maximum number of networks inside: one for each VLAN of a bridge, or of many bridges together.
 pub const MAX_INTERFACES: usize = 4096;
 
+/// What the router forwards between a network inside and others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Reach {
+    /// Everything: to and from other such networks, and the outside.
+    #[default]
+    All,
+    /// To and from the outside; a guest of another network is reached only where its port is published.
+    Outside,
+    /// Nothing. Guests have their own network and the gateway.
+    Nothing,
+}
+
 /// A network inside, and the router's addresses in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
@@ -29,6 +41,8 @@ pub struct Interface {
     pub network: Ipv4Prefix,
     /// The gateway's MAC address.
     pub mac: MacAddr,
+    /// What its guests reach.
+    pub reach: Reach,
 }
 
 impl Interface {
@@ -36,7 +50,7 @@ impl Interface {
     /// after a restart.
     #[must_use]
     pub fn new(domain: Domain, address: Ipv4Addr, prefix_len: u8) -> Interface {
-        Interface { domain, address, network: Ipv4Prefix::new(address, prefix_len), mac: mac_of(address) }
+        Interface { domain, address, network: Ipv4Prefix::new(address, prefix_len), mac: mac_of(address), reach: Reach::All }
     }
 }
 
@@ -260,6 +274,20 @@ impl Routing {
     pub(crate) fn is_own(&self, address: Ipv4Addr) -> bool {
         let is_outside = |uplink: &Uplink| uplink.address == address || uplink.own.contains(&address);
         self.is_gateway(address) || self.uplink.as_ref().is_some_and(is_outside)
+    }
+
+    /// Whether a packet from this network inside may go to that one other than by a published port.
+    #[inline]
+    #[must_use]
+    pub fn routes_between(&self, from: &Interface, to: InterfaceId) -> bool {
+        self.interface(to).is_some_and(|to| from.domain == to.domain || (from.reach, to.reach) == (Reach::All, Reach::All))
+    }
+
+    /// Whether packets of connections with the outside, and to published ports, may go to this network inside.
+    #[inline]
+    #[must_use]
+    pub fn is_reached_from_outside(&self, to: InterfaceId) -> bool {
+        self.interface(to).is_some_and(|to| to.reach != Reach::Nothing)
     }
 
     /// The uplink, if it can be used.
