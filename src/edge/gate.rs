@@ -26,6 +26,9 @@ use super::reserve::{in_use, local_ports, take};
 /// Pause after reading the host's connections, in multiples of the time that it took.
 const CONNECTIONS_PAUSE: u32 = 100;
 
+/// Number of failures to put the gate on the uplink again, one a second, before that is told.
+const PATIENCE: u32 = 3;
+
 /// A port that a program of the host got, and on which a mapping ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Lost {
@@ -48,6 +51,8 @@ pub(crate) struct UplinkGate {
     connected: PortSet,
     connections_due: Option<Instant>,
     has_complained: bool,
+    /// Number of times in a row that the gate could not be put on the uplink again.
+    failures: u32,
 }
 
 impl UplinkGate {
@@ -63,6 +68,7 @@ impl UplinkGate {
             connected: PortSet::default(),
             connections_due: None,
             has_complained: false,
+            failures: 0,
         }
     }
 
@@ -103,11 +109,7 @@ impl UplinkGate {
 
     /// Looks whether the gate is still there, and reads which ports the host's programs have. Returns those on which mappings ended.
     pub(crate) fn look(&mut self, nat: &Nat, now: Timestamp) -> Vec<Lost> {
-        match self.door.keep() {
-            Ok(false) => {}
-            Ok(true) => tracing::warn!("somebody removed the gate from the uplink; it is there again"),
-            Err(error) => tracing::debug!(%error, "cannot look for the gate on the uplink"),
-        }
+        self.keep();
         let Some(address) = self.address else { return Vec::new() };
         match self.try_look(nat, address, now) {
             Ok(lost) => lost,
@@ -116,6 +118,24 @@ impl UplinkGate {
                     tracing::warn!(%error, "cannot read the host's sockets; guests may get ports that its programs use");
                 }
                 Vec::new()
+            }
+        }
+    }
+
+    fn keep(&mut self) {
+        match self.door.keep() {
+            Ok(was_gone) => {
+                if was_gone {
+                    tracing::warn!("somebody removed the gate from the uplink; it is there again");
+                }
+                self.failures = 0;
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                // The uplink may be about to go.
+                if self.failures == PATIENCE {
+                    tracing::warn!(%error, "cannot keep the gate on the uplink; the host resets guests' connections");
+                }
             }
         }
     }

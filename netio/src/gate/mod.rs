@@ -45,8 +45,10 @@ pub(crate) use assembler::Instruction;
 pub struct Gate {
     program: OwnedFd,
     marks: Marks,
-    /// The index of the interface that it is on, and what holds it there.
-    link: Option<(u32, OwnedFd)>,
+    /// The index of the interface that it is to be on.
+    interface: Option<u32>,
+    /// What holds it there.
+    link: Option<OwnedFd>,
     /// Number of links so far.
     links: u64,
 }
@@ -65,25 +67,26 @@ impl Gate {
         // The program keeps both maps.
         let code = program::assemble(map.as_fd(), fragmented.as_fd())?;
         let program = bpf::load_program(bpf::SCHED_CLS, &code, "vswitchd_gate")?;
-        Ok(Gate { program, marks: Marks::new(map.as_fd())?, link: None, links: 0 })
+        Ok(Gate { program, marks: Marks::new(map.as_fd())?, interface: None, link: None, links: 0 })
     }
 
     /// Puts the gate on an interface of this namespace, and takes it off the one before.
     pub fn attach(&mut self, interface: u32) -> io::Result<()> {
-        if self.link.as_ref().is_some_and(|(index, _)| *index == interface) {
+        if self.link.is_some() && self.interface == Some(interface) {
             return Ok(());
         }
-        self.link = None;
-        self.link = Some((interface, bpf::link_to_ingress(self.program.as_fd(), interface)?));
+        (self.link, self.interface) = (None, Some(interface));
+        self.link = Some(bpf::link_to_ingress(self.program.as_fd(), interface)?);
         self.links += 1;
         Ok(())
     }
 
-    /// Puts the gate on its interface again if somebody has detached it. Returns whether that was so.
+    /// Puts the gate on its interface again if it is not there, because somebody has detached it. Returns whether that was so.
     pub fn keep(&mut self) -> io::Result<bool> {
-        let Some((interface, link)) = &self.link else { return Ok(false) };
-        let interface = *interface;
-        if bpf::interface_of(link.as_fd())? == interface {
+        let Some(interface) = self.interface else { return Ok(false) };
+        if let Some(link) = &self.link
+            && bpf::interface_of(link.as_fd())? == interface
+        {
             return Ok(false);
         }
         self.link = None;
@@ -92,19 +95,19 @@ impl Gate {
 
     /// The interface is gone, and with it what held the gate there.
     pub fn detach(&mut self) {
-        self.link = None;
+        (self.link, self.interface) = (None, None);
     }
 
     /// What holds the gate on its interface, with a number that changes with it.
     #[must_use]
     pub fn link(&self) -> Option<(u64, BorrowedFd<'_>)> {
-        self.link.as_ref().map(|(_, link)| (self.links, link.as_fd()))
+        self.link.as_ref().map(|link| (self.links, link.as_fd()))
     }
 
-    /// The index of the interface that it is on.
+    /// The index of the interface that it is to be on.
     #[must_use]
     pub fn interface(&self) -> Option<u32> {
-        self.link.as_ref().map(|(interface, _)| *interface)
+        self.interface
     }
 
     /// Sets the address that is shared with the host.
