@@ -262,7 +262,7 @@ fn a_filter_that_is_removed() {
     assert_eq!(filters(), 1);
     tool(&site.machine, &["tc", "qdisc", "del", "dev", "up0", "clsact"], "");
     wait::until("the filter", || (filters() == 1).then_some(()));
-    assert!(site.switch().has_logged("somebody removed the gate"));
+    wait::until("the log", || site.switch().has_logged("somebody removed the gate").then_some(()));
     site.finish();
 }
 
