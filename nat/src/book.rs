@@ -75,6 +75,13 @@ impl Address {
         }
     }
 
+    /// Its ports as those of an address that is not used yet.
+    fn into_ports(self) -> [Ports; 3] {
+        let mut ports = self.ports;
+        ports.iter_mut().for_each(Ports::reset);
+        ports
+    }
+
     fn is_one_to_one(&self) -> bool {
         matches!(self.kind, ExternalKind::OneToOne(_))
     }
@@ -146,6 +153,8 @@ pub struct PortUsage {
 pub(crate) struct Book {
     config: NatConfig,
     addresses: Vec<Option<Address>>,
+    /// Ports of addresses that were removed, for those to come.
+    spare: Vec<[Ports; 3]>,
     guests: Guests,
     mappings: Mappings,
     shares: Shares,
@@ -173,6 +182,7 @@ impl Book {
         let most = config.max_connections;
         Book {
             addresses: Vec::with_capacity(crate::config::MAX_EXTERNALS),
+            spare: Vec::new(),
             guests: Guests::new(most, hasher),
             // Each connection has one mapping at most, and published ports have one without connections.
             mappings: Mappings::new(most * 2, hasher),
@@ -190,6 +200,14 @@ impl Book {
             gate: None,
             config: config.clone(),
         }
+    }
+
+    /// As [`Book::new`]; the memory of ports is kept.
+    pub(crate) fn reset(&mut self, config: &NatConfig, seed: [u64; 2], open: &OpenPorts) {
+        self.mappings.scan(0, usize::MAX, |entry| open.set(entry.external, entry.protocol, entry.port, false));
+        let mut spare = std::mem::take(&mut self.spare);
+        spare.extend(self.addresses.drain(..).flatten().map(Address::into_ports));
+        *self = Book { spare, ..Book::new(config, seed) };
     }
 
     pub(crate) fn stats(&self) -> NatStats {

@@ -190,6 +190,17 @@ impl<T: Copy> Fragments<T> {
         }
     }
 
+    /// As [`Fragments::new`], in the same memory. Costs what is used of it.
+    pub fn reset(&mut self, seed: [u64; 2]) {
+        while self.oldest != NONE {
+            self.remove(self.oldest);
+        }
+        self.seed = seed;
+        self.free.clear();
+        self.free.extend((0..DATAGRAMS as u16).rev());
+        self.held.reset();
+    }
+
     /// Whether a fragment may pass, and the translation that its datagram follows, if it is known already. Nothing is
     /// noted: that is for [`first`](Fragments::first) and [`follow`](Fragments::follow), which decide by this.
     pub fn decide(&self, key: Key, fragment: Fragment, owner: u16, now: Timestamp) -> Result<Accepted<T>, FragmentError> {

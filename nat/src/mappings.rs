@@ -119,7 +119,7 @@ impl Mappings {
 
     /// Visits up to `most` mappings from number `from` on. Returns where to continue; `None` at the end.
     pub(crate) fn scan(&self, from: u32, most: usize, mut visit: impl FnMut(&MappingEntry)) -> Option<u32> {
-        let end = self.entries.len().min(from as usize + most);
+        let end = self.entries.len().min((from as usize).saturating_add(most));
         let entries = &self.entries[(from as usize).min(end)..end];
         entries.iter().filter(|entry| entry.is_published || entry.connections > 0).for_each(&mut visit);
         (end < self.entries.len()).then_some(end as u32)

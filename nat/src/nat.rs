@@ -111,6 +111,20 @@ impl Nat {
         })
     }
 
+    /// As [`Nat::new`], in the same memory where it is large: costs what was used of it. For tests that live through one
+    /// short life after another. `None` if the machine lacks the memory.
+    pub fn reset(&mut self, config: NatConfig, seed: [u64; 2]) -> Option<()> {
+        self.table = Table::new(config.max_connections, seed)?;
+        self.addresses = Addresses::default();
+        self.timeouts = LiveTimeouts::new(config.timeouts);
+        self.wants_ports = AtomicU8::new(NOT_WANTED);
+        let book = self.book.get_mut().unwrap_or_else(PoisonError::into_inner);
+        book.reset(&config, seed, &self.open_ports);
+        self.fragments.get_mut().unwrap_or_else(PoisonError::into_inner).reset(seed);
+        self.config = config;
+        Some(())
+    }
+
     /// Translates a packet that came in on `side`, in place. `checksum` is what is known of its transport checksum,
     /// `owner` the number of the bridge port that it came through, `flows` the calling worker's cache of connections.
     #[inline]

@@ -29,7 +29,9 @@ const EVEN: u64 = 0x5555_5555_5555_5555;
 pub(crate) struct Ports {
     usable: Vec<u64>,
     taken: Vec<u64>,
-    /// Second in which a port was last freed, plus one; 0 if never.
+    /// Ports that mappings have given back.
+    was_taken: Vec<u64>,
+    /// Second in which a port was last given back.
     freed: Vec<u32>,
     /// The mapping of each taken port.
     mapping: Vec<u32>,
@@ -48,6 +50,7 @@ impl Ports {
         Ports {
             usable: vec![0; WORDS],
             taken: vec![0; WORDS],
+            was_taken: vec![0; WORDS],
             freed: vec![0; 65_536],
             mapping: vec![0; 65_536],
             held: 0,
@@ -55,6 +58,14 @@ impl Ports {
             has_classes,
             shunned: None,
         }
+    }
+
+    /// As [`Ports::new`], in the same memory. Times and mappings stay where they are: without its bit none counts.
+    pub(crate) fn reset(&mut self) {
+        for bits in [&mut self.usable, &mut self.taken, &mut self.was_taken] {
+            bits.fill(0);
+        }
+        (self.held, self.free, self.shunned) = (0, 0, None);
     }
 
     /// Allows these ports for new mappings, and no others. A mapping that has another keeps it.
@@ -112,6 +123,22 @@ impl Ports {
         (self.taken[word] & bit != 0).then(|| self.mapping[usize::from(port)])
     }
 
+    /// The mappings that have ports, in the order of the ports.
+    pub(crate) fn mappings(&self) -> impl Iterator<Item = (u16, u32)> {
+        self.taken
+            .iter()
+            .zip(0u16..)
+            .flat_map(|(word, at)| {
+                let mut left = *word;
+                std::iter::from_fn(move || {
+                    let bit = left.trailing_zeros() as u16;
+                    left &= left.wrapping_sub(1);
+                    (bit < 64).then(|| at * 64 + bit)
+                })
+            })
+            .map(|port| (port, self.mapping[usize::from(port)]))
+    }
+
     /// Gives a port to a mapping, even if new mappings may not use it.
     pub(crate) fn take(&mut self, port: u16, mapping: u32) {
         let (word, bit) = place(port);
@@ -127,7 +154,8 @@ impl Ports {
         self.free += u32::from(self.usable[word] & self.taken[word] & bit != 0);
         self.held -= u32::from(self.taken[word] & bit != 0);
         self.taken[word] &= !bit;
-        self.freed[usize::from(port)] = secs.saturating_add(1);
+        self.was_taken[word] |= bit;
+        self.freed[usize::from(port)] = secs;
     }
 
     /// The port for a new mapping of this inside port; `None` if no port is free. With `keeps`, the inside port itself
@@ -154,8 +182,8 @@ impl Ports {
     }
 
     fn has_rested(&self, port: u16, secs: u32) -> bool {
-        let freed = self.freed[usize::from(port)];
-        freed == 0 || secs.saturating_sub(freed) >= REST_SECS
+        let (word, bit) = place(port);
+        self.was_taken[word] & bit == 0 || secs.saturating_sub(self.freed[usize::from(port)]) > REST_SECS
     }
 
     /// A free port of a range and parity but for `shunned`, searched from a random place on; a rested one if one is near.

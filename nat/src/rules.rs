@@ -63,14 +63,8 @@ impl Nat {
         let is_of = |tuple: &Tuple| tuple.side == Side::Outside && tuple.dst.address == address;
         self.flush(now, |connection| is_of(&connection.original) || is_of(&connection.reply));
         let mut book = self.book();
-        for protocol in [Protocol::TCP, Protocol::UDP] {
-            for port in 0..=u16::MAX {
-                if let Some(mapping) = book.mapping_of(number, protocol, port)
-                    && book.is_published(mapping)
-                {
-                    book.unpublish(mapping, now, &self.open_ports);
-                }
-            }
+        for mapping in book.published_at(number) {
+            book.unpublish(mapping, now, &self.open_ports);
         }
         book.remove_address(number);
     }

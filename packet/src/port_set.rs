@@ -110,7 +110,15 @@ impl PortSet {
 
 impl From<RangeInclusive<u16>> for PortSet {
     fn from(range: RangeInclusive<u16>) -> PortSet {
-        range.collect()
+        let mut set = PortSet::default();
+        if range.is_empty() {
+            return set;
+        }
+        let ((first, first_bit), (last, last_bit)) = (place(*range.start()), place(*range.end()));
+        set.0[first..=last].fill(u64::MAX);
+        set.0[first] &= first_bit.wrapping_neg();
+        set.0[last] &= last_bit | (last_bit - 1);
+        set
     }
 }
 

@@ -22,6 +22,23 @@ pub use tunnel::tunnel;
 pub use vnet_header::vnet_header;
 pub use vxlan::vxlan;
 
+/// Checks that the outcome of an input does not depend on those before it: each of a corpus alone in a thread of its own, then
+/// twice after others.
+#[cfg(test)]
+fn check_state<T: PartialEq + std::fmt::Debug + Send + 'static>(corpus: &str, run: fn(&[u8]) -> T) {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(corpus);
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let inputs: Vec<Vec<u8>> = paths.map(|path| std::fs::read(path).unwrap()).collect();
+    let alone: Vec<T> = inputs.iter().cloned().map(|input| std::thread::spawn(move || run(&input)).join().unwrap()).collect();
+    for (input, alone) in inputs.iter().zip(&alone) {
+        assert_eq!(run(input), *alone);
+        assert_eq!(run(input), *alone);
+    }
+    for (input, alone) in inputs.iter().zip(&alone).rev() {
+        assert_eq!(run(input), *alone);
+    }
+}
+
 /// Reads an input from its front. At its end there are zeros, or fewer bytes.
 struct Reader<'a>(&'a [u8]);
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use packet::Timestamp;
+use packet::{PortSet, Timestamp};
 
 use super::{Address, Book};
 use crate::Refused;
@@ -38,12 +38,16 @@ impl Book {
 
     /// Adds an outside address and returns its number; `None` if there are [`MAX_EXTERNALS`] already.
     pub(crate) fn add_address(&mut self, external: External) -> Option<u8> {
-        let mut ports = [false, true, true].map(Ports::new);
+        if self.addresses().count() == MAX_EXTERNALS {
+            return None;
+        }
+        let mut ports = self.spare.pop().unwrap_or_else(|| [false, true, true].map(Ports::new));
         // ICMP identifiers need no grant: the host's stack does not answer echo replies.
-        ports[0].allow(0..=u16::MAX);
+        ports[0].allow_only(&PortSet::from(0..=u16::MAX));
         if external.kind == ExternalKind::Own {
-            ports[1].allow(self.config.ports.clone());
-            ports[2].allow(self.config.ports.clone());
+            let configured = PortSet::from(self.config.ports.clone());
+            ports[1].allow_only(&configured);
+            ports[2].allow_only(&configured);
         }
         let gate = self.gate.as_ref().filter(|_| external.kind == ExternalKind::Shared);
         let marks = gate.map(Gate::marks);
@@ -62,11 +66,10 @@ impl Book {
                 self.addresses[number] = address;
                 number
             }
-            None if self.addresses.len() < MAX_EXTERNALS => {
+            None => {
                 self.addresses.push(address);
                 self.addresses.len() - 1
             }
-            None => return None,
         };
         Some(number as u8)
     }
@@ -88,11 +91,17 @@ impl Book {
         let Some(slot) = self.addresses.get_mut(usize::from(number)) else { return };
         if let Some(Address { marks: Some(marks), ports, .. }) = slot {
             for protocol in [Protocol::TCP, Protocol::UDP] {
-                let left = (0..=u16::MAX).filter(|port| ports[protocol_index(protocol)].mapping(*port).is_some());
-                left.for_each(|port| marks.mark(protocol, port, PortOwner::Host));
+                let left = ports[protocol_index(protocol)].mappings();
+                left.for_each(|(port, _)| marks.mark(protocol, port, PortOwner::Host));
             }
         }
-        *slot = None;
+        self.spare.extend(slot.take().map(Address::into_ports));
+    }
+
+    /// The published ports of an outside address.
+    pub(crate) fn published_at(&self, number: u8) -> Vec<u32> {
+        let ports = self.address(number).into_iter().flat_map(|address| &address.ports);
+        ports.flat_map(Ports::mappings).map(|(_, mapping)| mapping).filter(|mapping| self.is_published(*mapping)).collect()
     }
 
     /// The mapping that has an outside port.

@@ -42,6 +42,11 @@ impl Held {
         Held { bytes: vec![0; HELD * HELD_LEN].into_boxed_slice(), slips: [None; HELD], len: 0, order: 0 }
     }
 
+    pub(super) fn reset(&mut self) {
+        self.drop_if(|_| true);
+        self.order = 0;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }

@@ -1,9 +1,13 @@
 //! The driver: derives packets and changes from any bytes, applies them to translation and model, and compares.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use nat::{Connection, Endpoint, External, ExternalKind, Filtering, Mapping, Nat, NatConfig, Refused, Timeouts, Tuple};
+use nat::{
+    Connection, Endpoint, External, ExternalKind, Filtering, Mapping, Nat, NatConfig, NatStats, Refused, Timeouts, Translated,
+    Tuple,
+};
 
 use super::choices::Choices;
 use super::model::Model;
@@ -13,6 +17,9 @@ mod changes;
 mod errors;
 mod flows;
 mod pieces;
+
+/// Multiplier of the hash by Fowler, Noll and Vo, of 64 bits.
+const FNV_PRIME: u64 = 0x100_0000_01b3;
 
 /// Limit of the steps of one input.
 const MAX_STEPS: usize = 600;
@@ -27,22 +34,53 @@ const PROTOCOLS: [u8; 16] = [TCP, TCP, TCP, TCP, TCP, TCP, UDP, UDP, UDP, UDP, U
 
 /// The translation and its model.
 struct Pair<'a> {
-    nat: Nat,
+    nat: &'a mut Nat,
     model: Model,
     choices: Choices<'a>,
     /// No half-open connection lives longer than under pressure.
     has_short_timeouts: bool,
+    /// For debugging: each step is printed.
+    tells: bool,
+    /// Hash of all answers of the translation so far.
+    answers: u64,
+}
+
+/// What became of an input: the same whenever it is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Hash of all packets after translation, and reasons for refusals.
+    pub answers: u64,
+    /// The translation's counters at the end.
+    pub stats: NatStats,
+}
+
+thread_local! {
+    /// The translation of the last input, whose memory the next one uses.
+    static LAST: RefCell<Option<Nat>> = const { RefCell::new(None) };
 }
 
 /// Takes any bytes as a sequence of packets, rule changes and passing time, and panics where translation and model
 /// differ.
-pub fn drive(data: &[u8]) {
+pub fn drive(data: &[u8]) -> Outcome {
+    // What a panic leaves is not used again.
+    let mut nat = LAST.take();
+    let outcome = drive_with(&mut nat, data);
+    LAST.set(nat);
+    outcome
+}
+
+fn drive_with(nat: &mut Option<Nat>, data: &[u8]) -> Outcome {
     let mut choices = Choices(data);
     let config = config(&mut choices);
     let seed = [u64::from(choices.byte()), 7];
-    let nat = Nat::new(config.clone(), seed).unwrap();
+    match nat {
+        Some(nat) => nat.reset(config.clone(), seed).unwrap(),
+        None => *nat = Nat::new(config.clone(), seed),
+    }
+    let nat = nat.as_mut().unwrap();
     let has_short_timeouts = config.timeouts != Timeouts::default();
-    let mut pair = Pair { nat, model: Model::new(config), choices, has_short_timeouts };
+    let tells = std::env::var_os("NAT_MODEL_TELLS").is_some();
+    let mut pair = Pair { nat, model: Model::new(config), choices, has_short_timeouts, tells, answers: 0 };
     let own = |address| External { address, kind: ExternalKind::Own };
     pair.set_externals(&[own(EXTERNALS[0]), own(EXTERNALS[1])]);
     for step in 0..MAX_STEPS {
@@ -57,6 +95,7 @@ pub fn drive(data: &[u8]) {
         }
     }
     pair.compare();
+    Outcome { answers: pair.answers, stats: pair.nat.stats() }
 }
 
 fn config(choices: &mut Choices<'_>) -> NatConfig {
@@ -112,9 +151,16 @@ impl Pair<'_> {
         self.model.live.iter().map(|conn| conn.original).filter(|original| !there.contains(original)).collect()
     }
 
-    /// For debugging: with this variable set, each step is printed.
+    /// Notes an answer of the translation, and the packet after it.
+    fn note(&mut self, answer: Result<Translated, Refused>, packet: &[u8]) {
+        let answer = answer.map_or_else(|refused| refused as u32, |translated| translated.dst.to_bits());
+        let bytes = packet.iter().copied().chain(answer.to_ne_bytes());
+        self.answers = bytes.fold(self.answers, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));
+    }
+
+    /// Prints a step if the variable `NAT_MODEL_TELLS` is set.
     fn tell(&self, what: impl FnOnce() -> String) {
-        if std::env::var_os("NAT_MODEL_TELLS").is_some() {
+        if self.tells {
             eprintln!("{:?} {}", self.model.now, what());
         }
     }
@@ -132,8 +178,8 @@ impl Pair<'_> {
     }
 }
 
-fn as_shown(connection: Connection) -> (Tuple, Tuple, String, u32) {
-    (connection.original, connection.reply, format!("{:?}", connection.phase), connection.expires_in)
+fn as_shown(connection: Connection) -> (Tuple, Tuple, Option<u8>, u32) {
+    (connection.original, connection.reply, connection.phase.map(|phase| phase as u8), connection.expires_in)
 }
 
 fn ports_of(protocol: u8, transport: &[u8]) -> Result<(u16, u16), Refused> {

@@ -9,4 +9,4 @@ mod fragments;
 mod model;
 mod rewriting;
 
-pub use drive::drive;
+pub use drive::{Outcome, drive};

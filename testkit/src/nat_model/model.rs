@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use nat::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
 use nat::{Endpoint, External, ExternalKind, Filtering, Mapping, NatConfig, Protocol, Refused, Side, Tuple};
-use packet::Timestamp;
+use packet::{PortSet, Timestamp};
 
 use super::fragments::Datagrams;
 use opening::Opening;
@@ -74,7 +74,7 @@ impl Conn {
 pub(super) struct Model {
     pub(super) config: NatConfig,
     pub(super) externals: Vec<External>,
-    usable: HashMap<(Ipv4Addr, Protocol), Vec<bool>>,
+    usable: HashMap<(Ipv4Addr, Protocol), PortSet>,
     pub(super) live: Vec<Conn>,
     pub(super) dead: Vec<Conn>,
     pub(super) published: HashMap<Outside, Endpoint>,

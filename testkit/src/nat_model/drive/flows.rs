@@ -178,6 +178,7 @@ impl Pair<'_> {
         let before = self.nat.stats();
         let mut after = packet.clone();
         let answer = self.nat.translate(side, &mut ipv4_mut(&mut after), checksum, owner, self.model.now);
+        self.note(answer, &after);
         let mut expected = match known {
             Some(at) => {
                 assert_eq!(self.nat.stats().opened, before.opened, "{tuple:?} lives");

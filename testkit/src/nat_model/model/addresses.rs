@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use nat::{Endpoint, External, ExternalKind, Filtering, Mapping, Protocol, Refused, Side, Tuple};
+use packet::PortSet;
 
 use super::{Conn, Model, Outside};
 
@@ -89,7 +90,7 @@ impl Model {
     /// Whether a new mapping may take this port. `sure`: ports that may still be held count as taken.
     pub(super) fn is_free(&self, protocol: Protocol, outside: Endpoint, sure: bool) -> bool {
         let held = Some((protocol, outside));
-        let is_usable = self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable[usize::from(outside.port)]);
+        let is_usable = self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable.contains(outside.port));
         let is_published = self.published.contains_key(&(protocol, outside));
         let is_held =
             self.live.iter().any(|conn| conn.mapping == held) || sure && self.dead.iter().any(|conn| conn.mapping == held);
@@ -101,11 +102,10 @@ impl Model {
         let Some(usable) = self.usable.get(&(address, protocol)) else { return false };
         // With more usable ports than there are holders of ports, one is free.
         let holders = self.live.len() + self.dead.len() + self.published.len();
-        if usable.iter().filter(|is_usable| **is_usable).take(holders + 1).count() > holders {
+        if usable.iter().take(holders + 1).count() > holders {
             return true;
         }
-        let usable = (0..=u16::MAX).zip(usable).filter(|(_, is_usable)| **is_usable);
-        usable.map(|(port, _)| Endpoint::new(address, port)).any(|outside| self.is_free(protocol, outside, sure))
+        usable.iter().map(|port| Endpoint::new(address, port)).any(|outside| self.is_free(protocol, outside, sure))
     }
 
     pub(in crate::nat_model) fn set_externals(&mut self, externals: &[External]) {
@@ -119,12 +119,12 @@ impl Model {
         }
         for new in externals.iter().filter(|new| !self.externals.contains(new)) {
             for protocol in [Protocol::ICMP, Protocol::TCP, Protocol::UDP] {
-                let is_usable = |port| match new.kind {
-                    _ if protocol == Protocol::ICMP => true,
-                    ExternalKind::Own => self.config.ports.contains(&port),
-                    _ => false,
+                let usable = match new.kind {
+                    _ if protocol == Protocol::ICMP => PortSet::from(0..=u16::MAX),
+                    ExternalKind::Own => PortSet::from(self.config.ports.clone()),
+                    _ => PortSet::default(),
                 };
-                self.usable.insert((new.address, protocol), (0..=u16::MAX).map(is_usable).collect());
+                self.usable.insert((new.address, protocol), usable);
             }
         }
         self.externals = externals.to_vec();
@@ -155,7 +155,7 @@ impl Model {
     pub(in crate::nat_model) fn grant(&mut self, address: Ipv4Addr, protocol: Protocol, ports: &[u16]) {
         if let Some(usable) = self.usable.get_mut(&(address, protocol)) {
             for port in ports.iter().filter(|port| self.config.ports.contains(port)) {
-                usable[usize::from(*port)] = true;
+                usable.insert(*port);
             }
         }
     }
@@ -170,7 +170,7 @@ impl Model {
             assert!(answer, "{held:?} is not in use");
         }
         if answer && let Some(usable) = self.usable.get_mut(&(address, protocol)) {
-            usable[usize::from(port)] = false;
+            usable.remove(port);
         }
     }
 }
