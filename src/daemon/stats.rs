@@ -6,7 +6,6 @@ use api::State;
 use hdrhistogram::Histogram;
 use netio::backlog::receive_queue;
 use vswitch::mac_table::MacTableStats;
-use vswitch::neighbour::MAX_NEIGHBOURS;
 use vswitch::{Counters, PortId};
 
 use super::view::{View, nat_stats};
@@ -142,8 +141,8 @@ fn together<'a>(tables: impl Iterator<Item = &'a api::MacTableStats>) -> api::Ma
 }
 
 fn neighbour_stats(router: &RouterControl) -> api::NeighbourStats {
-    let vswitch::NeighbourStats { known, incomplete, kept } = router.neighbours().stats();
-    api::NeighbourStats { known, max: MAX_NEIGHBOURS, incomplete, held_packets: kept }
+    let vswitch::NeighbourStats { known, max, incomplete, kept } = router.neighbours().stats();
+    api::NeighbourStats { known, max, incomplete, held_packets: kept }
 }
 
 fn worker_stats(counters: &Counters, own: &WorkerCounters, ports: usize) -> api::WorkerStats {

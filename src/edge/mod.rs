@@ -37,6 +37,9 @@ pub(crate) use uplink::UplinkPort;
 /// Maximum number of ports that the host's programs took, told at a time.
 const TOLD_AT_ONCE: usize = 16;
 
+/// Room for neighbours, however small the MAC tables are.
+const FEWEST_NEIGHBOURS: usize = 1024;
+
 /// The uplink and the router, as far as the configuration has them.
 #[derive(Debug)]
 pub(crate) struct Edge {
@@ -58,7 +61,7 @@ impl Edge {
         let open = |name| UplinkPort::open(id, name, queues, bridge, macs).map_err(without_interface);
         let mut uplink = config.uplink_interface().map(open).transpose()?;
         let Some(router) = &config.router else { return Ok(Edge { uplink, router: None }) };
-        let mut router = RouterControl::new(router.clone(), numbers, config.tunnel_ports(), random_seed()?)?;
+        let mut router = RouterControl::new(router.clone(), numbers, neighbours(config), config.tunnel_ports(), random_seed()?)?;
         if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
             router.start(uplink, clock.now())?;
         }
@@ -84,7 +87,7 @@ impl Edge {
     pub(crate) fn prepare_router(&self, config: &Config, numbers: PortNumbers) -> anyhow::Result<Option<RouterControl>> {
         let Some(router) = config.router.as_ref().filter(|_| self.router.is_none()) else { return Ok(None) };
         let empty = config::Router { gateways: Vec::new(), ..router.clone() };
-        RouterControl::new(empty, numbers, config.tunnel_ports(), random_seed()?).map(Some)
+        RouterControl::new(empty, numbers, neighbours(config), config.tunnel_ports(), random_seed()?).map(Some)
     }
 
     /// Gives workers their side of the first router.
@@ -249,4 +252,9 @@ impl Edge {
             }
         }
     }
+}
+
+/// Maximum number of neighbours of a router that begins with this configuration: as many as its bridges know MAC addresses.
+fn neighbours(config: &Config) -> usize {
+    config.bridges.iter().map(|bridge| bridge.mac_table_size).sum::<usize>().max(FEWEST_NEIGHBOURS)
 }

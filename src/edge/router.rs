@@ -22,7 +22,7 @@ use netio::gate::TrafficFilter;
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
-use vswitch::{Domain, Interface, InterfaceId, Neighbours, Reach, Route, Router, Routing, Uplink};
+use vswitch::{Domain, Interface, InterfaceId, NeighbourConfig, Neighbours, Reach, Route, Router, Routing, Uplink};
 
 use super::door::Door;
 use super::gate::{Lost, UplinkGate};
@@ -76,6 +76,7 @@ impl RouterControl {
     pub(crate) fn new(
         config: config::Router,
         numbers: PortNumbers,
+        neighbours: usize,
         tunnel_ports: Vec<u16>,
         seed: [u64; 2],
     ) -> anyhow::Result<RouterControl> {
@@ -88,7 +89,10 @@ impl RouterControl {
         };
         let interfaces: Vec<Option<Interface>> = config.gateways.iter().map(|gateway| Some(interface_of(gateway))).collect();
         let routing = Routing::new(interfaces.clone(), None, settings::routing(&config.nat));
-        let neighbours = Arc::new(Neighbours::new([seed[1], !seed[0]]));
+        let neighbours = Arc::new(
+            Neighbours::new(NeighbourConfig { size: neighbours, ports: numbers.capacity }, [seed[1], !seed[0]])
+                .context("not enough memory for so many neighbours")?,
+        );
         Ok(RouterControl {
             config,
             interfaces,

@@ -16,8 +16,8 @@ use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::vlan::VlanId;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
 use vswitch::{
-    BridgeId, Domain, Interface, Neighbours, Port, PortId, PortKind, PortVlan, Reach, Route, Router, Routing, RoutingSettings,
-    Uplink,
+    BridgeId, Domain, Interface, NeighbourConfig, Neighbours, Port, PortId, PortKind, PortVlan, Reach, Route, Router, Routing,
+    RoutingSettings, Uplink,
 };
 
 use crate::bridge::{Bridge, Write, port};
@@ -105,7 +105,7 @@ impl Lab {
     pub fn new(config: NatConfig, mtu: u32) -> Lab {
         let nat = Arc::new(Nat::new(config, [1, 2]).unwrap());
         nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], Timestamp::default()).unwrap();
-        let neighbours = Arc::new(Neighbours::new([3, 4]));
+        let neighbours = Arc::new(Neighbours::new(NeighbourConfig::default(), [3, 4]).unwrap());
         let mut bridge = Bridge::new([
             port(PortVlan::default()),
             port(PortVlan::default()),

@@ -31,7 +31,7 @@ pub use egress::{Egress, SendError, Transmit, Work};
 pub use mac_table::{Learned, MacEntry, MacMemo, MacMove, MacTable, MacTableConfig};
 pub use pipeline::Pipeline;
 pub use port::{Coalesce, Encapsulation, Port, PortId, PortKind};
-pub use routed::neighbour::{self, InterfaceId, NeighbourEntry, NeighbourStats, Neighbours};
+pub use routed::neighbour::{self, InterfaceId, NeighbourConfig, NeighbourEntry, NeighbourStats, Neighbours};
 pub use routed::routing::{self, Interface, MssClamp, Reach, Route, Routing, RoutingSettings, Uplink};
 pub use routed::{Router, UPLINK};
 pub use storm::StormLimits;

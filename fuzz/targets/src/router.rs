@@ -12,8 +12,8 @@ use packet::{Batch, Features, Headers, Ipv4Prefix, MacAddr, Network, Timestamp, 
 use testkit::checksum::sum;
 use testkit::wire::plain_frames;
 use vswitch::{
-    BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port,
-    PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
+    BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, NeighbourConfig, Neighbours, Pipeline,
+    Port, PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
 };
 
 use crate::Reader;
@@ -107,7 +107,7 @@ fn bench(flags: u8) -> Bench {
     for (index, port) in ports().into_iter().enumerate() {
         pipeline.set_port(PortId(index as u16), Some(port));
     }
-    let neighbours = Arc::new(Neighbours::new([3, 4]));
+    let neighbours = Arc::new(Neighbours::new(NeighbourConfig::default(), [3, 4]).unwrap_or_else(|| panic!("no memory")));
     if flags & 2 == 0 {
         neighbours.learn(vswitch::UPLINK, NEXT_HOP, MacAddr(MACS[5]), UPLINK.0, true, now);
         neighbours.learn(vswitch::InterfaceId(0), ADDRESSES[1], MacAddr(MACS[3]), 0, true, now);

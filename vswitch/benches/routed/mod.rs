@@ -9,8 +9,8 @@ use packet::arp::Arp;
 use packet::batch::MAX_FRAMES;
 use packet::{Batch, Features, Ipv4Prefix, MacAddr, VlanId, VnetHeader};
 use vswitch::{
-    BridgeId, Coalesce, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, Neighbours, Pipeline, Port, PortId,
-    PortKind, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
+    BridgeId, Coalesce, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, NeighbourConfig, Neighbours, Pipeline,
+    Port, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
 };
 
 use crate::traffic::NOW;
@@ -82,7 +82,7 @@ fn pipeline() -> Pipeline {
     let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
     let untagged = Domain { bridge: BridgeId::default(), vlan: VlanId::NONE };
     let routing = Routing::new(vec![Some(Interface::new(untagged, GATEWAY, 24))], Some(uplink), RoutingSettings::default());
-    pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
+    pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new(NeighbourConfig::default(), [3, 4]).unwrap())));
     pipeline
 }
 

@@ -29,14 +29,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use packet::{MacAddr, Timestamp};
 use siphasher::sip::SipHasher13;
+use zerocopy::FromZeros;
 
 use crate::limit::Bucket;
 use waiting::{MAX_REQUESTS, Waiting};
 
 mod waiting;
 
-/// Maximum number of known neighbours.
-pub const MAX_NEIGHBOURS: usize = 1024;
 /// Time that an address counts as reachable after its last ARP message, in seconds.
 const REACHABLE_SECS: u32 = 60;
 /// Time that an unused address is remembered, in seconds.
@@ -49,8 +48,24 @@ const SETTLED_SECS: u32 = 1;
 const TRUSTED_SECS: u32 = 10;
 
 const WAYS: usize = 8;
-const BUCKETS: usize = MAX_NEIGHBOURS * 2 / WAYS;
+/// Buckets from a key's own on in which a victim is looked for: about 64 neighbours if the table is full.
+const BUCKETS_INSPECTED: usize = 16;
 const IN_USE: u64 = 1 << 63;
+
+/// The size of the neighbour table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NeighbourConfig {
+    /// Maximum number of known neighbours.
+    pub size: usize,
+    /// Upper bound of the bridge's port numbers, exclusive.
+    pub ports: usize,
+}
+
+impl Default for NeighbourConfig {
+    fn default() -> NeighbourConfig {
+        NeighbourConfig { size: 1024, ports: 1025 }
+    }
+}
 
 /// A network of the router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,8 +117,10 @@ pub struct NeighbourEntry {
 /// Numbers of neighbours and of waiting packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NeighbourStats {
-    /// Neighbours with a known MAC address, at most [`MAX_NEIGHBOURS`].
+    /// Neighbours with a known MAC address, at most `max`.
     pub known: usize,
+    /// Maximum number of them.
+    pub max: usize,
     /// Addresses that are being resolved.
     pub incomplete: usize,
     /// Packets that wait for a reply.
@@ -115,12 +132,13 @@ pub struct NeighbourStats {
 pub struct Neighbours {
     /// Changes whenever the MAC address of a neighbour changes or is removed.
     version: AtomicU32,
+    size: usize,
     slots: Box<[Slot]>,
     hasher: SipHasher13,
     book: Mutex<Book>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, FromZeros)]
 struct Slot {
     /// Interface and address; 0 if free.
     key: AtomicU64,
@@ -165,20 +183,22 @@ fn mac_of(word: u64) -> MacAddr {
 }
 
 impl Neighbours {
-    /// No neighbours.
+    /// No neighbours. `seed` is secret and differs with each start. `None` if the machine lacks the memory.
     #[must_use]
-    pub fn new(seed: [u64; 2]) -> Neighbours {
+    pub fn new(config: NeighbourConfig, seed: [u64; 2]) -> Option<Neighbours> {
+        let size = config.size.max(1);
         let hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
-        Neighbours {
+        Some(Neighbours {
             version: AtomicU32::new(0),
-            slots: std::iter::repeat_with(Slot::default).take(BUCKETS * WAYS).collect(),
+            size,
+            slots: <[Slot]>::new_box_zeroed_with_elems((size * 2).next_multiple_of(WAYS)).ok()?,
             hasher,
             book: Mutex::new(Book {
                 known: 0,
-                waiting: Waiting::new(hasher),
+                waiting: Waiting::new(size, config.ports, hasher),
                 renewals: Bucket::new(RENEWALS_PER_SEC, RENEWALS_PER_SEC),
             }),
-        }
+        })
     }
 
     /// A number that changes whenever earlier look-ups may no longer be valid.
@@ -194,10 +214,17 @@ impl Neighbours {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// The number of the first slot in a key's bucket.
+    #[inline]
+    fn first_slot(&self, key: u64) -> usize {
+        let hash = self.hasher.hash(&key.to_ne_bytes()) & u64::from(u32::MAX);
+        let buckets = (self.slots.len() / WAYS) as u64;
+        ((hash * buckets) >> 32) as usize * WAYS
+    }
+
     #[inline]
     fn bucket(&self, key: u64) -> &[Slot] {
-        let hash = self.hasher.hash(&key.to_ne_bytes());
-        let first = (hash as usize % BUCKETS) * WAYS;
+        let first = self.first_slot(key);
         &self.slots[first..first + WAYS]
     }
 
@@ -296,24 +323,26 @@ impl Neighbours {
     }
 
     /// A free slot in a key's bucket, or the slot of its least recently used neighbour. At the limit, the least recently used
-    /// neighbour of all is removed. Neighbours that were never sent a packet go first.
+    /// neighbour of this and the next buckets is removed. Neighbours that were never sent a packet go first.
     fn make_room(&self, book: &mut Book, key: u64, is_wanted: bool, now: Timestamp) -> Option<&Slot> {
         let is_free = |slot: &&Slot| slot.key.load(Ordering::Relaxed) == 0;
-        let longest = |slots: &'_ [Slot]| {
-            let in_use = slots.iter().enumerate().filter(|(_, slot)| !is_free(slot));
-            in_use.max_by_key(|(_, slot)| now.secs().saturating_sub(slot.used.load(Ordering::Relaxed))).map(|(at, _)| at)
-        };
+        fn longest(slots: &[Slot], now: Timestamp) -> Option<&Slot> {
+            let in_use = slots.iter().filter(|slot| slot.key.load(Ordering::Relaxed) != 0);
+            in_use.max_by_key(|slot| now.secs().saturating_sub(slot.used.load(Ordering::Relaxed)))
+        }
         let bucket = self.bucket(key);
         let slot = match bucket.iter().find(is_free) {
             Some(slot) => {
-                if book.known == MAX_NEIGHBOURS {
-                    self.forget(&self.slots[longest(&self.slots)?]);
+                if book.known == self.size {
+                    let (before, from) = self.slots.split_at(self.first_slot(key));
+                    let mut chunks = from.chunks(BUCKETS_INSPECTED * WAYS).chain(before.chunks(BUCKETS_INSPECTED * WAYS));
+                    self.forget(chunks.find_map(|slots| longest(slots, now))?);
                     book.known -= 1;
                 }
                 slot
             }
             None => {
-                let victim = &bucket[longest(bucket)?];
+                let victim = longest(bucket, now)?;
                 self.forget(victim);
                 book.known -= 1;
                 victim
@@ -407,7 +436,7 @@ impl Neighbours {
     pub fn stats(&self) -> NeighbourStats {
         let book = self.lock();
         let (incomplete, kept) = book.waiting.len();
-        NeighbourStats { known: book.known, incomplete, kept }
+        NeighbourStats { known: book.known, max: self.size, incomplete, kept }
     }
 
     /// All neighbours, sorted. Allocates.
@@ -442,6 +471,10 @@ mod tests {
 
     const NETWORK: InterfaceId = InterfaceId(1);
 
+    fn table() -> Neighbours {
+        Neighbours::new(NeighbourConfig::default(), [1, 2]).unwrap()
+    }
+
     fn resolve(neighbours: &Neighbours, port: u16, number: u16, now: Timestamp) -> Resolve {
         let [high, low] = number.to_be_bytes();
         neighbours.resolve(NETWORK, Ipv4Addr::new(10, port as u8, high, low), &[low; 60], port, now)
@@ -449,7 +482,7 @@ mod tests {
 
     #[test]
     fn what_a_removed_port_left_counts_against_no_port() {
-        let (neighbours, now) = (Neighbours::new([1, 2]), Timestamp::from_secs(1));
+        let (neighbours, now) = (table(), Timestamp::from_secs(1));
         let kept = |number: u16| (0..200).filter(|_| resolve(&neighbours, 7, number, now).kept).count();
         assert_eq!((kept(1), kept(1)), (usize::from(KEPT_EACH), 0));
         neighbours.disown(7);
@@ -466,7 +499,7 @@ mod tests {
     #[test]
     fn ports_that_scan_leave_fresh_neighbours_to_others() {
         for scanning in [4, 40, 200] {
-            let neighbours = Neighbours::new([1, 2]);
+            let neighbours = table();
             for secs in 1..5 {
                 let now = Timestamp::from_secs(secs);
                 for number in 0..300 {

@@ -19,8 +19,8 @@ use packet::{MacAddr, Timestamp};
 use proptest::prelude::*;
 use vswitch::routing::mac_of;
 use vswitch::{
-    BridgeId, Domain, DropReason, Interface, MacTable, MacTableConfig, Neighbours, Port, PortId, PortKind, PortVlan, Router,
-    Routing, RoutingSettings, Uplink,
+    BridgeId, Domain, DropReason, Interface, MacTable, MacTableConfig, NeighbourConfig, Neighbours, Port, PortId, PortKind,
+    PortVlan, Router, Routing, RoutingSettings, Uplink,
 };
 
 use testkit::bridge::{Bridge, Write, port};
@@ -51,7 +51,11 @@ impl Site {
         let domain = |bridge| Domain { bridge: BridgeId(bridge), vlan: VlanId::NONE };
         let interfaces = [0, 1].map(|number| Some(Interface::new(domain(number), GATEWAYS[usize::from(number)], 24))).to_vec();
         let routing = Routing::new(interfaces, Some(Uplink { port: PortId(UPLINK), ..uplink(1500) }), RoutingSettings::default());
-        bridge.pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new([3, 4]))));
+        bridge.pipeline.set_router(Router::new(
+            routing,
+            Some(nat),
+            Arc::new(Neighbours::new(NeighbourConfig::default(), [3, 4]).unwrap()),
+        ));
         let tables = [Arc::clone(&bridge.table), second];
         Site { bridge, tables }
     }

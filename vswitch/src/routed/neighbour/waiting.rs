@@ -32,14 +32,10 @@ const MAX_KEPT_LEN: usize = 2048;
 const REQUESTS_EACH: u32 = 32;
 /// Number of requests before an address counts as unreachable.
 pub(super) const MAX_REQUESTS: u8 = 3;
-/// The port of what removed ports have left.
-const NOBODY: u16 = u16::MAX;
 
 const WAYS: usize = 8;
-/// Four places for each address, so that a bucket is hardly ever full.
-const BUCKETS: usize = MAX_UNRESOLVED * 4 / WAYS;
-/// Number of port numbers.
-const PORTS: usize = 1 << 16;
+/// Places for each address, so that a bucket is hardly ever full.
+const PLACES_EACH: usize = 4;
 /// The number of no packet.
 const NONE: u16 = u16::MAX;
 
@@ -71,6 +67,9 @@ struct Kept {
 pub(super) struct Waiting {
     hasher: SipHasher13,
     places: Box<[Option<Unresolved>]>,
+    most: usize,
+    /// The port of what removed ports have left: one above the highest.
+    nobody: u16,
     unresolved: usize,
     kept: Vec<Kept>,
     frames: Vec<u8>,
@@ -86,23 +85,29 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(hasher: SipHasher13) -> Waiting {
+    /// Beside a table of `size` known neighbours, for port numbers below `ports`.
+    pub(super) fn new(size: usize, ports: usize, hasher: SipHasher13) -> Waiting {
+        let most = MAX_UNRESOLVED.min(size);
+        let nobody = ports.min(usize::from(u16::MAX)) as u16;
+        let counts = usize::from(nobody) + 1;
         Waiting {
             hasher,
-            places: vec![None; BUCKETS * WAYS].into_boxed_slice(),
+            places: vec![None; (most * PLACES_EACH).next_multiple_of(WAYS)].into_boxed_slice(),
+            most,
+            nobody,
             unresolved: 0,
             kept: Vec::with_capacity(KEPT),
-            frames: vec![0; KEPT * MAX_KEPT_LEN],
+            frames: Vec::with_capacity(KEPT * MAX_KEPT_LEN),
             free: Vec::with_capacity(KEPT),
-            unresolved_of: vec![0; PORTS],
-            kept_of: vec![0; PORTS],
-            asked_in: vec![[0; 2]; PORTS],
+            unresolved_of: vec![0; counts],
+            kept_of: vec![0; counts],
+            asked_in: vec![[0; 2]; counts],
             cursor: 0,
         }
     }
 
     fn bucket(&self, key: u64) -> std::ops::Range<usize> {
-        let first = (self.hasher.hash(&key.to_ne_bytes()) as usize % BUCKETS) * WAYS;
+        let first = (self.hasher.hash(&key.to_ne_bytes()) as usize % (self.places.len() / WAYS)) * WAYS;
         first..first + WAYS
     }
 
@@ -130,8 +135,9 @@ impl Waiting {
 
     /// The handling of a packet of this length for this address. Changes nothing.
     pub(super) fn decide(&self, key: u64, from: u16, len: usize, now: Timestamp) -> Resolve {
+        let from = from.min(self.nobody);
         let is_new = !self.contains(key);
-        let most = UNRESOLVED_EACH.min((MAX_UNRESOLVED - self.unresolved) as u16);
+        let most = UNRESOLVED_EACH.min((self.most - self.unresolved) as u16);
         let has_place = || self.bucket(key).any(|at| self.places[at].is_none());
         if is_new && (self.unresolved_of[usize::from(from)] >= most || !has_place()) {
             return Resolve { ask: false, kept: false };
@@ -143,6 +149,7 @@ impl Waiting {
 
     /// [`Waiting::decide`], carried out.
     pub(super) fn resolve(&mut self, key: u64, frame: &[u8], from: u16, now: Timestamp) -> Resolve {
+        let from = from.min(self.nobody);
         let resolve = self.decide(key, from, frame.len(), now);
         let at = match self.find(key) {
             Some(at) => at,
@@ -187,6 +194,7 @@ impl Waiting {
             }
             None => {
                 self.kept.push(kept);
+                self.frames.resize(self.kept.len() * MAX_KEPT_LEN, 0);
                 (self.kept.len() - 1) as u16
             }
         };
@@ -306,12 +314,15 @@ impl Waiting {
 
     /// What a port has here counts against no port from now on.
     pub(super) fn disown(&mut self, port: u16) {
-        let Waiting { places, kept, unresolved_of, kept_of, asked_in, .. } = self;
+        let Waiting { places, kept, unresolved_of, kept_of, asked_in, nobody, .. } = self;
+        if port >= *nobody {
+            return;
+        }
         let of_places = places.iter_mut().flatten().map(|unresolved| &mut unresolved.from);
         let of_kept = kept.iter_mut().map(|kept| &mut kept.from);
-        of_places.chain(of_kept).filter(|from| **from == port).for_each(|from| *from = NOBODY);
+        of_places.chain(of_kept).filter(|from| **from == port).for_each(|from| *from = *nobody);
         for counts in [unresolved_of, kept_of] {
-            counts[usize::from(NOBODY)] += std::mem::take(&mut counts[usize::from(port)]);
+            counts[usize::from(*nobody)] += std::mem::take(&mut counts[usize::from(port)]);
         }
         asked_in[usize::from(port)] = [0; 2];
     }
