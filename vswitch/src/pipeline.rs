@@ -286,6 +286,11 @@ impl Pipeline {
         self.router = Some(router);
     }
 
+    /// Takes the router out, to be [reset](Router::reset).
+    pub fn take_router(&mut self) -> Option<Router> {
+        self.router.take()
+    }
+
     /// Replaces the router's networks and routes.
     pub fn set_routing(&mut self, routing: Arc<Routing>) {
         if let Some(router) = &mut self.router {

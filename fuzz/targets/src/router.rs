@@ -1,11 +1,12 @@
 //! The switch with a router: any frames from guests and from outside.
 
+use std::cell::RefCell;
 use std::io::IoSlice;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nat::{Endpoint, External, ExternalKind, Filtering, Nat, NatConfig, Protocol, Published};
+use nat::{Endpoint, External, ExternalKind, Filtering, Nat, NatConfig, NatStats, Protocol, Published};
 use packet::arp::{ARP_LEN, Arp};
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, Ipv4Prefix, MacAddr, Network, Timestamp, VNET_LEN, VnetHeader};
@@ -13,11 +14,14 @@ use testkit::checksum::sum;
 use testkit::wire::plain_frames;
 use vswitch::{
     BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, NeighbourConfig, Neighbours, Pipeline,
-    Port, PortCounters, PortId, PortKind, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
+    Port, PortCounters, PortId, PortKind, PortTotals, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
 };
 
 use crate::Reader;
 use crate::frame::make_sound;
+
+/// Multiplier of the hash by Fowler, Noll and Vo, of 64 bits.
+const FNV_PRIME: u64 = 0x100_0000_01b3;
 
 const PORTS: u16 = 4;
 const UPLINK: PortId = PortId(3);
@@ -60,6 +64,17 @@ const MACS: [[u8; 6]; 8] = [
     [1, 0, 0x5e, 0, 0, 1],
 ];
 
+/// What an input leaves to the next one: large memory, whose contents do not matter.
+struct Memory {
+    router: Router,
+    batch: Batch,
+    egress: Egress,
+}
+
+thread_local! {
+    static LAST: RefCell<Option<Memory>> = const { RefCell::new(None) };
+}
+
 struct Bench {
     pipeline: Pipeline,
     counters: Arc<Counters>,
@@ -67,6 +82,8 @@ struct Bench {
     egress: Egress,
     nat: Arc<Nat>,
     now: Timestamp,
+    /// Hash of all writes.
+    written: u64,
     /// The last frame written, which the fuzzer can reply to.
     last: Vec<u8>,
 }
@@ -74,8 +91,15 @@ struct Bench {
 /// Records of a control byte and a frame. Nothing panics, the frame counters balance, no inside address leaves through
 /// the uplink, and only packets for guests are routed inside.
 pub fn router(data: &[u8]) {
+    let _ = run(data);
+}
+
+/// What became of an input: the hash of all writes, and the counters of translation and ports.
+type Outcome = (u64, NatStats, Vec<PortTotals>);
+
+fn run(data: &[u8]) -> Outcome {
     let mut input = Reader(data);
-    let mut bench = bench(input.u8());
+    let mut bench = bench(LAST.take(), input.u8());
     while !input.is_empty() {
         let control = input.u8();
         match control >> 5 {
@@ -85,13 +109,31 @@ pub fn router(data: &[u8]) {
         }
         assert_balance(&bench.counters);
     }
+    let totals = (0..PORTS).filter_map(|id| bench.counters.port(PortId(id))).map(|port| {
+        let mut totals = PortTotals::default();
+        totals.add(port);
+        totals
+    });
+    let totals = totals.collect();
+    let outcome = (bench.written, bench.nat.stats(), totals);
+    LAST.set(bench.into_memory());
+    outcome
 }
 
-fn bench(flags: u8) -> Bench {
+fn bench(memory: Option<Memory>, flags: u8) -> Bench {
     let filtering = if flags & 1 != 0 { Filtering::EndpointIndependent } else { Filtering::default() };
     let config = NatConfig { max_connections: 1024, filtering, ports: 1024..=1100, ..NatConfig::default() };
-    let Some(nat) = Nat::new(config, [1, 2]) else { panic!("no memory") };
-    let nat = Arc::new(nat);
+    let size = NeighbourConfig { size: 64, ports: usize::from(PORTS) };
+    let Some(neighbours) = Neighbours::new(size, [3, 4]).map(Arc::new) else { panic!("no memory") };
+    let Memory { mut router, batch, egress } = memory.unwrap_or_else(|| {
+        let nat = Nat::new(config.clone(), [1, 2]).map(Arc::new);
+        let router = Router::new(routing(true), nat, Arc::clone(&neighbours));
+        Memory { router, batch: Batch::new(), egress: Egress::new(usize::from(PORTS)) }
+    });
+    router.reset(routing(true), Arc::clone(&neighbours));
+    let Some(nat) = router.nat_mut() else { panic!("no translation") };
+    assert_eq!(Arc::get_mut(nat).and_then(|nat| nat.reset(config, [1, 2])), Some(()));
+    let nat = Arc::clone(nat);
     let externals = [
         External { address: OUTSIDE, kind: ExternalKind::Own },
         External { address: ONE_TO_ONE, kind: ExternalKind::OneToOne(ADDRESSES[2]) },
@@ -107,14 +149,12 @@ fn bench(flags: u8) -> Bench {
     for (index, port) in ports().into_iter().enumerate() {
         pipeline.set_port(PortId(index as u16), Some(port));
     }
-    let neighbours = Arc::new(Neighbours::new(NeighbourConfig::default(), [3, 4]).unwrap_or_else(|| panic!("no memory")));
     if flags & 2 == 0 {
         neighbours.learn(vswitch::UPLINK, NEXT_HOP, MacAddr(MACS[5]), UPLINK.0, true, now);
         neighbours.learn(vswitch::InterfaceId(0), ADDRESSES[1], MacAddr(MACS[3]), 0, true, now);
     }
-    pipeline.set_router(Router::new(routing(true), Some(Arc::clone(&nat)), neighbours));
-    let egress = Egress::new(usize::from(PORTS));
-    Bench { pipeline, counters, batch: Batch::new(), egress, nat, now, last: Vec::new() }
+    pipeline.set_router(router);
+    Bench { pipeline, counters, batch, egress, nat, now, written: 0, last: Vec::new() }
 }
 
 fn ports() -> [Port; PORTS as usize] {
@@ -151,6 +191,10 @@ fn routing(is_up: bool) -> Arc<Routing> {
 }
 
 impl Bench {
+    fn into_memory(mut self) -> Option<Memory> {
+        Some(Memory { router: self.pipeline.take_router()?, batch: self.batch, egress: self.egress })
+    }
+
     fn wait(&mut self, millis: u64) {
         self.now = self.now.after(Duration::from_millis(millis));
         self.pipeline.poll(&mut self.batch, self.now, &mut self.egress);
@@ -236,7 +280,12 @@ impl Bench {
 
     fn transmit(&mut self) {
         let mut last = None;
+        let written = &mut self.written;
         self.pipeline.transmit(&self.batch, &mut self.egress, |port: PortId, pieces: &[IoSlice<'_>]| {
+            *written = pieces
+                .iter()
+                .flat_map(|piece| piece.iter())
+                .fold(*written + u64::from(port.0), |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME));
             last = Some(check_write(port, pieces));
             Ok(())
         });
@@ -354,4 +403,12 @@ fn assert_balance(counters: &Counters) {
     let dropped = sum(&|port| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum());
     let left = sum(&|port| port.tx_frames.load() + port.taken.load());
     assert_eq!(entered, left + dropped, "frames in + copies + made differ from frames out + drops + taken");
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_input_begins_in_the_same_state() {
+        crate::check_state("router", super::run);
+    }
 }

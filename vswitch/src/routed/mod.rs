@@ -113,6 +113,25 @@ impl Router {
     }
 }
 
+impl Router {
+    /// The translation.
+    pub fn nat_mut(&mut self) -> Option<&mut Arc<Nat>> {
+        self.tables.nat.as_mut()
+    }
+
+    /// As [`Router::new`] with the same translation, in the same memory: for tests that live through one short life after
+    /// another.
+    pub fn reset(&mut self, routing: Arc<Routing>, neighbours: Arc<Neighbours>) {
+        (self.tables.routing, self.tables.neighbours) = (routing, neighbours);
+        let RouterWorker { deferred, first_fragment, flows, reassembly, hops } = &mut self.worker;
+        deferred.clear();
+        *first_fragment = None;
+        *flows = FlowCache::default();
+        reassembly.clear();
+        hops.fill(Hop::default());
+    }
+}
+
 impl RouterTables {
     /// The network of a domain, and the MAC address of its gateway. `None` if the domain has no gateway.
     #[inline]

@@ -151,6 +151,11 @@ impl Reassembly {
         Reassembly { places: vec![Place::FREE; PLACES].into(), bytes: vec![0; PLACES * PLACE_LEN].into() }
     }
 
+    /// Forgets all datagrams.
+    pub(crate) fn clear(&mut self) {
+        self.places.fill(Place::FREE);
+    }
+
     /// Adds a fragment. `headers` are its Ethernet and IPv4 headers. Returns the number of its datagram's place if that is
     /// whole now.
     pub(crate) fn add(&mut self, key: Key, headers: &[u8], ip: Ipv4View<'_>, now: Timestamp) -> Result<Option<u8>, Refused> {
