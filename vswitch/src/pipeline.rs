@@ -53,9 +53,9 @@ pub struct Pipeline {
     /// Receiving sockets of tunnels, by their number among the ports.
     sockets: Box<[Option<ReceivingSocket>]>,
     new_sources: Vec<NewSource>,
-    /// Ingress of each fragment in a resumed batch.
+    /// Ingress of each packet in a resumed batch.
     held: Vec<Held>,
-    tasks: Vec<Task>,
+    tasks: Vec<(PortId, Task)>,
     observer: Observer,
 }
 
@@ -169,7 +169,7 @@ impl Pipeline {
         let Some(deferred) = worker.take_deferred(tables, rx, held) else { return };
         let count = rx.spans().len();
         for (at, frame) in frames.iter_mut().enumerate().take(count) {
-            // The ingress port of packets that waited for a neighbour is not kept.
+            // The request for a doubted neighbour came in nowhere.
             let held = held.get(at).copied().unwrap_or(Held { port: PortId::NOWHERE, from: None });
             let Some(mut walk) = Walk::new(bridges, state, rx, queues, held.port, now) else { continue };
             walk.at = at;
@@ -198,8 +198,8 @@ impl Pipeline {
         let Some(Router { tables, worker }) = router else { return };
         tasks.clear();
         RouterWorker::collect(tables, rx, tasks, now);
-        for (at, (task, frame)) in tasks.iter().zip(frames).enumerate() {
-            let Some(mut walk) = Walk::new(bridges, state, rx, queues, PortId::NOWHERE, now) else { return };
+        for (at, ((from, task), frame)) in tasks.iter().zip(frames).enumerate() {
+            let Some(mut walk) = Walk::new(bridges, state, rx, queues, *from, now) else { continue };
             walk.at = at;
             let mut arrived = None;
             if matches!(task, Task::Undeliverable) {

@@ -13,7 +13,7 @@ use testkit::lab::{
 };
 use testkit::packets;
 use testkit::packets::{ACK, SYN, Tcp, address, put, set_ip_checksum, word};
-use vswitch::{DropReason, Reach, Route, RoutingSettings};
+use vswitch::{DropReason, Port, PortId, PortVlan, Reach, Route, RoutingSettings, StormLimits};
 
 /// The IPv4 packet in a frame without tags; its checksums are right.
 #[track_caller]
@@ -305,6 +305,37 @@ fn a_silent_next_hop_is_asked_three_times_and_then_given_up() {
     // What went on its way had one hop less, and is quoted with the guest's own address.
     assert_eq!((&quote[12..], macs(&frame)), (&packet[12..], (mac(2), GATEWAY_MAC)));
     assert_eq!(lab.bridge.dropped(DropReason::NeighbourUnresolved), 1);
+}
+
+#[test]
+fn what_waits_counts_at_the_port_that_it_came_in_through() {
+    let mut lab = Lab::ready();
+    let packet = packets::udp(inside(3, 4000), inside(77, 53), b"wait");
+    lab.run(1, &[ethernet(GATEWAY_MAC, mac(3), &packet)]);
+    let made = lab.bridge.counts(1).made.load();
+    for _ in 0..4 {
+        lab.wait(1);
+        lab.bridge.poll();
+    }
+    let of = |lab: &Lab, port: u16| lab.bridge.counts(port).dropped(DropReason::NeighbourUnresolved);
+    assert_eq!((of(&lab, 0), of(&lab, 1)), (0, 1));
+    assert_eq!(lab.bridge.counts(1).made.load() - made, 2 + 1 + 1, "requests, the packet, the error");
+    // One that comes back as a flood is limited as any other of that port.
+    let limits = StormLimits { unknown: Some(0), ..StormLimits::NONE };
+    lab.bridge.pipeline.set_port(PortId(1), Some(Port { limits, ..testkit::bridge::port(PortVlan::default()) }));
+    lab.run(1, &[ethernet(GATEWAY_MAC, mac(3), &packet)]);
+    let other = request(mac(78), guest(77), GATEWAY);
+    let from_elsewhere = [&other[..6], &mac(79).0, &other[12..]].concat();
+    lab.run(4, &[from_elsewhere]);
+    assert_eq!(lab.bridge.counts(1).dropped(DropReason::StormUnknown), 1);
+    // What a removed port left is nobody's.
+    lab.run(1, &[ethernet(GATEWAY_MAC, mac(3), &packets::udp(inside(3, 4000), inside(80, 53), b"wait"))]);
+    lab.neighbours.disown(1);
+    for _ in 0..4 {
+        lab.wait(1);
+        lab.bridge.poll();
+    }
+    assert_eq!((of(&lab, 0), of(&lab, 1)), (1, 1));
 }
 
 #[test]

@@ -32,6 +32,7 @@ use siphasher::sip::SipHasher13;
 use zerocopy::FromZeros;
 
 use crate::limit::Bucket;
+use crate::port::PortId;
 use waiting::{MAX_REQUESTS, Waiting};
 
 mod waiting;
@@ -91,6 +92,8 @@ pub enum Due<'a> {
         address: Ipv4Addr,
         /// Its known MAC address; `None` for a broadcast.
         known: Option<MacAddr>,
+        /// The bridge port whose packet caused the first request; [`PortId::NOWHERE`] for a known neighbour, or if it was removed.
+        from: PortId,
     },
     /// A kept packet cannot be delivered.
     Undeliverable {
@@ -98,6 +101,8 @@ pub enum Due<'a> {
         interface: InterfaceId,
         /// The packet as it was kept: virtio-net header and frame.
         frame: &'a [u8],
+        /// The bridge port that it came in through; [`PortId::NOWHERE`] if that was removed.
+        from: PortId,
     },
 }
 
@@ -355,9 +360,9 @@ impl Neighbours {
         Some(slot)
     }
 
-    /// Hands out the packets that waited for an address, in order, until `give` has no room. Returns whether there are more:
+    /// Hands out the packets that waited for an address and the ports that they came in through, in order, until `give` has no room. Returns whether there are more:
     /// then call it again.
-    pub fn release(&self, interface: InterfaceId, address: Ipv4Addr, give: impl FnMut(&[u8]) -> bool) -> bool {
+    pub fn release(&self, interface: InterfaceId, address: Ipv4Addr, give: impl FnMut(&[u8], PortId) -> bool) -> bool {
         self.lock().waiting.release(key_of(interface, address), give)
     }
 
@@ -387,7 +392,7 @@ impl Neighbours {
         } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS && book.renewals.take(now) {
             let (interface, address) = key_parts(key);
             let known = Some(mac_of(slot.mac.load(Ordering::Relaxed)));
-            if due(Due::Request { interface, address, known }) {
+            if due(Due::Request { interface, address, known, from: PortId::NOWHERE }) {
                 slot.requests.store(requests + 1, Ordering::Relaxed);
             }
         }
@@ -488,7 +493,7 @@ mod tests {
         neighbours.disown(7);
         assert_eq!(kept(2), usize::from(KEPT_EACH), "the new port's own share");
         let mut given = 0;
-        let give = |_: &[u8]| {
+        let give = |_: &[u8], _| {
             given += 1;
             true
         };
@@ -516,7 +521,7 @@ mod tests {
                 let address = Ipv4Addr::new(10, 250, 0, number as u8);
                 let is_awaited = neighbours.learn(NETWORK, address, MacAddr([2; 6]), 250, false, now);
                 let mut given = 0;
-                let give = |_: &[u8]| {
+                let give = |_: &[u8], _| {
                     given += 1;
                     true
                 };

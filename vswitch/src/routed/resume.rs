@@ -26,11 +26,11 @@ pub(crate) enum Task {
     Undeliverable,
 }
 
-/// Where a kept fragment came from.
+/// Where a kept packet came from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     pub(crate) port: PortId,
-    /// Its network inside; `None` from outside.
+    /// Of a fragment, its network inside; `None` from outside.
     pub(crate) from: Option<InterfaceId>,
 }
 
@@ -49,14 +49,15 @@ impl Held {
 const REQUEST: [u8; ETHERNET_LEN + packet::arp::ARP_LEN] = [0; ETHERNET_LEN + packet::arp::ARP_LEN];
 
 impl RouterWorker {
-    /// Fills an empty batch with a frame for each task that is due for neighbours.
-    pub(crate) fn collect(tables: &RouterTables, batch: &mut Batch, tasks: &mut Vec<Task>, now: Timestamp) {
+    /// Fills an empty batch with a frame for each task that is due for neighbours. Each task has the port at which it counts.
+    pub(crate) fn collect(tables: &RouterTables, batch: &mut Batch, tasks: &mut Vec<(PortId, Task)>, now: Timestamp) {
         tables.neighbours.poll(now, |due| {
             let task = match due {
-                Due::Request { interface, address, known } => {
-                    batch.push(VnetHeader::default(), &REQUEST).then_some(Task::Request { interface, address, known })
+                Due::Request { interface, address, known, from } => {
+                    let task = (from, Task::Request { interface, address, known });
+                    batch.push(VnetHeader::default(), &REQUEST).then_some(task)
                 }
-                Due::Undeliverable { frame, .. } => push(batch, frame).then_some(Task::Undeliverable),
+                Due::Undeliverable { frame, from, .. } => push(batch, frame).then_some((from, Task::Undeliverable)),
             };
             tasks.extend(task);
             task.is_some()
@@ -88,7 +89,12 @@ impl RouterWorker {
         let deferred = self.deferred.pop()?;
         match deferred {
             Deferred::Neighbour(id, address) => {
-                if tables.neighbours.release(id, address, |frame| push(batch, frame)) {
+                let more = tables.neighbours.release(id, address, |frame, port| {
+                    let is_in = push(batch, frame);
+                    held.extend(is_in.then_some(Held { port, from: None }));
+                    is_in
+                });
+                if more {
                     self.defer(deferred);
                 }
             }

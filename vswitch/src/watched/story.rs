@@ -57,7 +57,7 @@ pub enum Verdict {
 /// The trace of one frame.
 #[derive(Clone, Debug)]
 pub struct Story {
-    /// The ingress port; [`PortId::NOWHERE`] if the frame had waited for a neighbour.
+    /// The ingress port; [`PortId::NOWHERE`] if the frame had waited and its port was removed.
     pub ingress: PortId,
     /// Time of the batch.
     pub at: Timestamp,
@@ -130,7 +130,7 @@ impl Story {
         (self.taught, self.evicted, self.addressed) = (None, [None; 2], [None; 2]);
     }
 
-    /// The ingress port; `None` if the frame had waited for a neighbour.
+    /// The ingress port; `None` if the frame had waited and its port was removed.
     #[must_use]
     pub fn came_in_by(&self) -> Option<PortId> {
         Some(self.ingress).filter(|ingress| *ingress != PortId::NOWHERE)

@@ -17,6 +17,7 @@ use packet::Timestamp;
 use siphasher::sip::SipHasher13;
 
 use super::{Due, Resolve, key_parts};
+use crate::port::PortId;
 
 /// Maximum number of addresses that are being resolved.
 const MAX_UNRESOLVED: usize = 1024;
@@ -221,10 +222,10 @@ impl Waiting {
     }
 
     /// Hands out the packets that wait for an address, in order, until `give` has no room. Returns whether there are more.
-    pub(super) fn release(&mut self, key: u64, mut give: impl FnMut(&[u8]) -> bool) -> bool {
+    pub(super) fn release(&mut self, key: u64, mut give: impl FnMut(&[u8], PortId) -> bool) -> bool {
         let Some(at) = self.find(key) else { return false };
-        while let Some(frame) = self.oldest(at) {
-            if !give(frame) {
+        while let Some((frame, from)) = self.oldest(at) {
+            if !give(frame, from) {
                 return true;
             }
             self.pop(at);
@@ -235,12 +236,17 @@ impl Waiting {
         false
     }
 
-    /// The oldest packet that waits for the address in a place.
-    fn oldest(&self, at: usize) -> Option<&[u8]> {
+    /// The oldest packet that waits for the address in a place, and its port.
+    fn oldest(&self, at: usize) -> Option<(&[u8], PortId)> {
         let number = self.places[at]?.oldest;
         let kept = self.kept.get(usize::from(number))?;
         let start = usize::from(number) * MAX_KEPT_LEN;
-        Some(&self.frames[start..start + usize::from(kept.len)])
+        Some((&self.frames[start..start + usize::from(kept.len)], self.port(kept.from)))
+    }
+
+    /// The port by which something counts here; [`PortId::NOWHERE`] if that was removed.
+    fn port(&self, from: u16) -> PortId {
+        if from == self.nobody { PortId::NOWHERE } else { PortId(from) }
     }
 
     fn pop(&mut self, at: usize) {
@@ -284,7 +290,7 @@ impl Waiting {
             return true;
         }
         if requests < MAX_REQUESTS {
-            if !due(Due::Request { interface, address, known: None }) {
+            if !due(Due::Request { interface, address, known: None, from: self.port(from) }) {
                 return false;
             }
             self.note_request(from, now);
@@ -293,8 +299,8 @@ impl Waiting {
             }
             return true;
         }
-        while let Some(frame) = self.oldest(at) {
-            if !due(Due::Undeliverable { interface, frame }) {
+        while let Some((frame, from)) = self.oldest(at) {
+            if !due(Due::Undeliverable { interface, frame, from }) {
                 return false;
             }
             self.pop(at);
