@@ -9,10 +9,10 @@
 //! host: it and all later fragments are refused (RFC 1858, RFC 5722). A first fragment without the complete transport
 //! header, and a TCP fragment that starts within it, are refused too (RFC 1858, RFC 3128).
 //!
-//! *Limits.* Fragments can be used to fill memory (RFC 4963, RFC 8900), so all of it is fixed: 1024 datagrams at a time,
-//! half of them for one owner (a port of the bridge), and 64 held frames, 16 for one owner. A datagram is removed when it
-//! is complete, or 15 s after its first fragment, which nothing extends. When all places are in use, new datagrams are
-//! refused.
+//! *Limits.* Fragments can be used to fill memory (RFC 4963, RFC 8900), so all of it is fixed: 1024 datagrams at a time and
+//! 64 held frames. One owner (a port of the bridge) has half of the datagrams and 16 frames at most, and no more of either
+//! than are free, so owners that take what they can get leave something to one that comes later. A datagram is removed when it
+//! is complete, or 15 s after its first fragment, which nothing extends.
 //!
 //! *Senders choose the keys*, so a key's place comes from SipHash-1-3 with a secret of this process: it is one of eight
 //! slots in two buckets, and there are no chains.
@@ -48,7 +48,7 @@ use units::{Compared, Units};
 /// Maximum number of fragmented datagrams at a time.
 pub const DATAGRAMS: usize = 1024;
 
-/// Maximum number of fragmented datagrams of one owner at a time.
+/// Maximum number of fragmented datagrams of one owner at a time; fewer if fewer are free.
 pub const DATAGRAMS_AN_OWNER: usize = DATAGRAMS / 2;
 
 /// Time that a datagram is remembered after its first fragment (the value of Open vSwitch).
@@ -215,10 +215,10 @@ impl<T: Copy> Fragments<T> {
         };
         let found = self.find(key).and_then(|(_, number)| Some((number, self.datagrams[usize::from(number)]?)));
         let Some((number, datagram)) = found.filter(|(_, datagram)| datagram.deadline > now) else {
-            if usize::from(self.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER {
+            let slot = self.free_slot(key).filter(|_| !self.free.is_empty()).ok_or(FragmentError::Full)?;
+            if usize::from(self.owned[usize::from(owner)]) >= DATAGRAMS_AN_OWNER.min(self.free.len()) {
                 return Err(FragmentError::OwnerFull);
             }
-            let slot = self.free_slot(key).filter(|_| !self.free.is_empty()).ok_or(FragmentError::Full)?;
             return Ok(accepted(EntrySlot::New { slot }, None));
         };
         if datagram.owner != owner {

@@ -7,7 +7,7 @@ use super::{FragmentError, Key};
 /// Maximum number of held frames.
 pub const HELD: usize = 64;
 
-/// Maximum number of held frames of one owner.
+/// Maximum number of held frames of one owner; fewer if fewer places are free.
 pub const HELD_AN_OWNER: usize = 16;
 
 /// The longest frame that can be held, in bytes, with its link header.
@@ -56,12 +56,16 @@ impl Held {
         if len > HELD_LEN {
             return Err(FragmentError::FrameTooLong);
         }
-        let held = self.slips.iter().flatten().filter(|slip| slip.deadline > now);
-        if held.filter(|slip| slip.owner == owner).count() >= HELD_AN_OWNER {
+        let is_free = |slip: &Option<Slip>| slip.is_none_or(|slip| slip.deadline <= now);
+        let place = self.slips.iter().position(is_free).map(HeldPlace).ok_or(FragmentError::HeldFull)?;
+        let held = |is_counted: &dyn Fn(&Slip) -> bool| {
+            self.slips.iter().flatten().filter(|slip| slip.deadline > now && is_counted(slip)).count()
+        };
+        let free = HELD - held(&|_| true);
+        if held(&|slip| slip.owner == owner) >= HELD_AN_OWNER.min(free) {
             return Err(FragmentError::OwnerHeldFull);
         }
-        let is_free = |slip: &Option<Slip>| slip.is_none_or(|slip| slip.deadline <= now);
-        self.slips.iter().position(is_free).map(HeldPlace).ok_or(FragmentError::HeldFull)
+        Ok(place)
     }
 
     /// Copies a frame into a place that was decided on, and that [`Held::expire`] has emptied.

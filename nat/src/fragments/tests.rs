@@ -192,23 +192,25 @@ fn frames_of_a_complete_datagram_expire_if_nobody_takes_them() {
 }
 
 #[test]
-fn owners_have_half_of_it() {
+fn owners_have_half_of_it_and_no_more_than_is_free() {
     let mut table = table();
     for id in 0..2000 {
         let expected = if id < 512 { Ok(None) } else { Err(OwnerFull) };
         assert_eq!(table.follow(key(id), more(8, 8), 0, at(0)), expected, "{id}");
     }
-    for id in 2000..2512 {
-        assert_eq!(table.first(key(id), more(0, 8), 1, 1, at(5000)), Ok(()));
+    for (owner, share) in [(1, 256), (2, 128), (3, 64)] {
+        let ids = owner * 3000..owner * 3000 + 2000;
+        let taken = ids.filter(|id| table.first(key(*id), more(0, 8), 1, owner, at(5000)).is_ok()).count();
+        assert_eq!(taken, share, "as many as are left");
     }
-    assert_eq!(table.first(key(3000), more(0, 8), 1, 2, at(5000)), Err(Full));
-    assert_eq!(table.follow(key(2000), last(8, 8), 1, at(5000)), Ok(Some(1)));
-    assert_eq!(table.first(key(3000), more(0, 8), 1, 2, at(5000)), Ok(()), "a complete one made room");
-    assert_eq!(table.first(key(3001), more(0, 8), 1, 2, at(14_999)), Err(Full));
-    assert_eq!(table.first(key(3001), more(0, 8), 1, 2, at(15_000)), Ok(()), "the old ones go on demand");
-    assert_eq!(table.len(), 513);
+    assert_eq!(table.first(key(20_000), more(0, 8), 1, 3, at(5000)), Err(OwnerFull));
+    assert_eq!(table.follow(key(3000), last(8, 8), 1, at(5000)), Ok(Some(1)));
+    assert_eq!(table.first(key(20_000), more(0, 8), 1, 3, at(5000)), Ok(()), "a complete one made room");
+    assert_eq!(table.first(key(20_001), more(0, 8), 1, 3, at(14_999)), Err(OwnerFull));
+    assert_eq!(table.first(key(20_001), more(0, 8), 1, 3, at(15_000)), Ok(()), "the old ones go on demand");
+    assert_eq!(table.len(), 255 + 128 + 64 + 2);
     assert_eq!(table.expire(at(20_000), 100), 100);
-    assert_eq!(table.expire(at(20_000), 1000), 412);
+    assert_eq!(table.expire(at(20_000), 1000), 348);
     assert_eq!(table.len(), 1);
     let again = (0..2000).filter(|id| table.follow(key(*id), more(8, 8), 0, at(20_000)).is_ok()).count();
     assert_eq!(again, 512, "what went no longer counts");
@@ -246,19 +248,15 @@ fn an_owner_that_is_no_more_leaves_nothing() {
 #[test]
 fn the_pool_is_limited() {
     let mut table = table();
-    for owner in 0..5 {
+    for (owner, share) in [(0, 16), (1, 16), (2, 16), (3, 8), (4, 4)] {
         table.follow(key(owner), more(8, 8), owner, NOW).unwrap();
         assert_eq!(table.hold(key(owner), &[0; HELD_LEN + 1], 1, owner, NOW), Err(FrameTooLong));
         for n in 0..17 {
-            let expected = match (owner, n) {
-                (4, _) => Err(HeldFull),
-                (_, 16) => Err(OwnerHeldFull),
-                _ => Ok(()),
-            };
+            let expected = if n < share { Ok(()) } else { Err(OwnerHeldFull) };
             assert_eq!(table.hold(key(owner), &[n; HELD_LEN], n.into(), owner, NOW), expected);
         }
     }
-    assert_eq!(table.held(), 64);
+    assert_eq!(table.held(), 60);
     table.first(key(2), more(0, 8), 1, 2, NOW).unwrap();
     let frames = released(&mut table, key(2));
     assert_eq!(frames, (0..16u8).map(|n| (vec![n; HELD_LEN], n.into())).collect::<Vec<_>>());
@@ -304,11 +302,12 @@ impl Model {
             return Err(TooLong);
         }
         if !self.datagrams.contains_key(&key) {
-            if self.datagrams.values().filter(|datagram| datagram.owner == owner).count() == 512 {
-                return Err(OwnerFull);
-            }
             if self.datagrams.len() == 1024 {
                 return Err(Full);
+            }
+            let owned = self.datagrams.values().filter(|datagram| datagram.owner == owner).count();
+            if owned >= 512.min(1024 - self.datagrams.len()) {
+                return Err(OwnerFull);
             }
         }
         let datagram = self.datagrams.entry(key).or_insert_with(|| ModelDatagram {
@@ -356,11 +355,11 @@ impl Model {
             Some(datagram) if datagram.is_refused => return Err(Overlap),
             Some(datagram) if datagram.owner != owner => return Err(Foreign),
             Some(datagram) if datagram.translation.is_none() => {
-                if self.held.iter().filter(|held| held.2 == owner).count() == 16 {
-                    return Err(OwnerHeldFull);
-                }
                 if self.held.len() == 64 {
                     return Err(HeldFull);
+                }
+                if self.held.iter().filter(|held| held.2 == owner).count() >= 16.min(64 - self.held.len()) {
+                    return Err(OwnerHeldFull);
                 }
                 self.held.push((key, tag, owner, datagram.deadline));
             }

@@ -116,7 +116,8 @@ impl Datagrams {
             return false;
         }
         self.held.retain(|held| held.deadline > now);
-        if self.held.iter().filter(|held| held.owner == owner).count() >= HELD_AN_OWNER || self.held.len() >= HELD {
+        let free = HELD - self.held.len();
+        if free == 0 || self.held.iter().filter(|held| held.owner == owner).count() >= HELD_AN_OWNER.min(free) {
             return false;
         }
         self.held.push(Held { key, owner, frame: frame.to_vec(), deadline: datagram.deadline });
