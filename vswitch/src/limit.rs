@@ -21,6 +21,12 @@ impl Bucket {
         Bucket { per_sec, burst, tokens: i64::from(burst) * 1000, filled: Timestamp::from_millis(0) }
     }
 
+    /// Whether there is a token.
+    pub(crate) fn has_token(&mut self, now: Timestamp) -> bool {
+        self.fill(now);
+        self.tokens >= 1000
+    }
+
     /// Takes a token if there is one. Returns whether it did.
     pub(crate) fn take(&mut self, now: Timestamp) -> bool {
         self.spend(1, now)
@@ -29,10 +35,7 @@ impl Bucket {
     /// Takes this number of tokens if there is one; the bucket is in debt if there were fewer. Returns whether it did.
     #[inline]
     pub(crate) fn spend(&mut self, tokens: u32, now: Timestamp) -> bool {
-        // Workers share some buckets, and one of them may have an earlier time.
-        if now > self.filled {
-            self.fill(now);
-        }
+        self.fill(now);
         if self.tokens < 1000 {
             return false;
         }
@@ -40,7 +43,12 @@ impl Bucket {
         true
     }
 
+    #[inline]
     fn fill(&mut self, now: Timestamp) {
+        // Workers share some buckets, and one of them may have an earlier time.
+        if now <= self.filled {
+            return;
+        }
         let millis = (now.as_millis() - self.filled.as_millis()).min(u64::from(u32::MAX)) as i64;
         let added = millis.saturating_mul(i64::from(self.per_sec));
         self.tokens = self.tokens.saturating_add(added).min(i64::from(self.burst) * 1000);

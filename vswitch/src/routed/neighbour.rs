@@ -41,7 +41,7 @@ mod waiting;
 const REACHABLE_SECS: u32 = 60;
 /// Time that an unused address is remembered, in seconds.
 const UNUSED_SECS: u32 = 15 * 60;
-/// Maximum number of requests per second that verify known neighbours, in turn or in doubt.
+/// Maximum number of requests per second that verify known neighbours in turn, and of those that do in doubt.
 const RENEWALS_PER_SEC: u32 = 100;
 /// Time after an ARP message in which a neighbour is not doubted, in seconds.
 const SETTLED_SECS: u32 = 1;
@@ -166,8 +166,12 @@ struct Slot {
 struct Book {
     known: usize,
     waiting: Waiting,
-    /// Limit of requests that verify known neighbours.
+    /// Limit of requests that verify known neighbours in turn.
     renewals: Bucket,
+    /// Limit of requests that verify neighbours in doubt.
+    doubts: Bucket,
+    /// Slot at which the next round of requests in turn starts.
+    cursor: usize,
 }
 
 fn key_of(interface: InterfaceId, address: Ipv4Addr) -> u64 {
@@ -202,6 +206,8 @@ impl Neighbours {
                 known: 0,
                 waiting: Waiting::new(size, config.ports, hasher),
                 renewals: Bucket::new(RENEWALS_PER_SEC, RENEWALS_PER_SEC),
+                doubts: Bucket::new(RENEWALS_PER_SEC, RENEWALS_PER_SEC),
+                cursor: 0,
             }),
         })
     }
@@ -319,7 +325,7 @@ impl Neighbours {
         let mut book = self.lock();
         // Another worker may have doubted it meanwhile.
         let is_first = slot.trusted_until.fetch_max(now.secs() + 1, Ordering::Relaxed) <= now.secs();
-        if !is_first || !book.renewals.take(now) {
+        if !is_first || !book.doubts.take(now) {
             return false;
         }
         slot.is_doubted.store(true, Ordering::Relaxed);
@@ -366,36 +372,47 @@ impl Neighbours {
         self.lock().waiting.release(key_of(interface, address), give)
     }
 
-    /// Reports the tasks that are due; to be called about once per second. `due` returns whether the task was done; if not, it
-    /// is due again. Neighbours in use come first, then addresses that are being resolved.
-    pub fn poll(&self, now: Timestamp, mut due: impl FnMut(Due<'_>) -> bool) {
+    /// Reports the tasks that are due; to be called about once per second. `due` has room for `room` of them, and returns
+    /// whether the task was done; if not, it is due again. Addresses that are being resolved, and the packets that wait for
+    /// them, have half of the room if they need it.
+    pub fn poll(&self, now: Timestamp, room: usize, mut due: impl FnMut(Due<'_>) -> bool) {
         let mut book = self.lock();
-        for slot in &self.slots {
-            let key = slot.key.load(Ordering::Relaxed);
-            if key != 0 {
-                self.look_at(&mut book, slot, key, now, &mut due);
-            }
-        }
+        let (unresolved, kept) = book.waiting.len();
+        self.renew(&mut book, now, room - (unresolved + kept).min(room / 2), &mut due);
         book.waiting.ask_again(now, &mut due);
     }
 
-    /// Checks a known neighbour: it is requested again if it is in use and has not been heard for long, and removed if it does
-    /// not answer or is unused.
-    fn look_at(&self, book: &mut Book, slot: &Slot, key: u64, now: Timestamp, due: &mut impl FnMut(Due<'_>) -> bool) {
+    /// Requests known neighbours again that are in use and have not been heard for long, at most `most` of them, and removes
+    /// those that do not answer or are unused. The next call begins with the first one that it had no room for.
+    fn renew(&self, book: &mut Book, now: Timestamp, most: usize, due: &mut impl FnMut(Due<'_>) -> bool) {
         let secs = now.secs();
-        let unheard = (secs + 1).saturating_sub(slot.heard.load(Ordering::Relaxed));
-        let unused = secs.saturating_sub(slot.used.load(Ordering::Relaxed));
-        let requests = slot.requests.load(Ordering::Relaxed);
-        if unused.min(unheard) > UNUSED_SECS || requests >= u32::from(MAX_REQUESTS) {
-            self.forget(slot);
-            book.known -= 1;
-        } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS && book.renewals.take(now) {
-            let (interface, address) = key_parts(key);
-            let known = Some(mac_of(slot.mac.load(Ordering::Relaxed)));
-            if due(Due::Request { interface, address, known, from: PortId::NOWHERE }) {
-                slot.requests.store(requests + 1, Ordering::Relaxed);
+        let (mut left, mut next) = (most, None);
+        for at in (book.cursor..self.slots.len()).chain(0..book.cursor) {
+            let slot = &self.slots[at];
+            let key = slot.key.load(Ordering::Relaxed);
+            if key == 0 {
+                continue;
+            }
+            let unheard = (secs + 1).saturating_sub(slot.heard.load(Ordering::Relaxed));
+            let unused = secs.saturating_sub(slot.used.load(Ordering::Relaxed));
+            let requests = slot.requests.load(Ordering::Relaxed);
+            if unused.min(unheard) > UNUSED_SECS || requests >= u32::from(MAX_REQUESTS) {
+                self.forget(slot);
+                book.known -= 1;
+            } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS {
+                let (interface, address) = key_parts(key);
+                let known = Some(mac_of(slot.mac.load(Ordering::Relaxed)));
+                let request = Due::Request { interface, address, known, from: PortId::NOWHERE };
+                if left > 0 && book.renewals.has_token(now) && due(request) {
+                    book.renewals.take(now);
+                    slot.requests.store(requests + 1, Ordering::Relaxed);
+                    left -= 1;
+                } else {
+                    next = next.or(Some(at));
+                }
             }
         }
+        book.cursor = next.unwrap_or(0);
     }
 
     /// Removes all neighbours of a network, with the packets that wait for them.

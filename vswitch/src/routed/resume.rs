@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use nat::FirstFragment;
+use packet::batch::MAX_FRAMES;
 use packet::ethernet::ETHERNET_LEN;
 use packet::icmpv4::{IcmpError, unreachable};
 use packet::{Batch, MacAddr, Timestamp, VNET_LEN, VnetHeader};
@@ -51,7 +52,7 @@ const REQUEST: [u8; ETHERNET_LEN + packet::arp::ARP_LEN] = [0; ETHERNET_LEN + pa
 impl RouterWorker {
     /// Fills an empty batch with a frame for each task that is due for neighbours. Each task has the port at which it counts.
     pub(crate) fn collect(tables: &RouterTables, batch: &mut Batch, tasks: &mut Vec<(PortId, Task)>, now: Timestamp) {
-        tables.neighbours.poll(now, |due| {
+        tables.neighbours.poll(now, MAX_FRAMES, |due| {
             let task = match due {
                 Due::Request { interface, address, known, from } => {
                     let task = (from, Task::Request { interface, address, known });
