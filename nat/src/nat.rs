@@ -342,12 +342,13 @@ impl Nat {
         }
         let mut begun = book.begin(&self.table, tuple, hash, owner, now);
         book.turn();
-        if let Err(Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare) =
-            begun
+        if let Err(
+            refused @ (Refused::Clash | Refused::TableFull | Refused::PortShare | Refused::PortsExhausted | Refused::GuestShare),
+        ) = begun
         {
             // What is in the way may have timed out too, or those that could give way wait behind complete ones.
             book.expire_some(&self.table, &self.open_ports, now);
-            book.tidy(&self.table, tuple, owner);
+            book.tidy(&self.table, tuple, owner, refused);
             begun = book.begin(&self.table, tuple, hash, owner, now);
             book.turn();
         }

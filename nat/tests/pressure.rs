@@ -159,6 +159,26 @@ fn complete_connections_of_two_guests_leave_a_third_its_own() {
     }
 }
 
+/// Connections that give no port, because they are complete or share it, do not hide those that would.
+#[test]
+fn a_greedy_port_cannot_hide_what_it_could_give() {
+    for completes in [true, false] {
+        let bench = Bench::new(NatConfig { ports: 60_001..=60_300, ports_of_bridge: 2, ..config() });
+        for n in 0..200 {
+            if completes {
+                assert!(bench.connect(Protocol::UDP, Endpoint::new(guest(1), 100 + n), 443, 1));
+            } else {
+                bench.open(Protocol::UDP, Endpoint::new(guest(1), 99), 1000 + n, 1).unwrap();
+            }
+        }
+        for n in 0..if completes { 100 } else { 299 } {
+            bench.open(Protocol::UDP, Endpoint::new(guest(1), 1000 + n), 443, 1).unwrap();
+        }
+        let connected = (0..40).filter(|n| bench.connect(Protocol::UDP, Endpoint::new(guest(3), 20_000 + n), 443, 3)).count();
+        assert!(connected > 25, "{connected} of 40");
+    }
+}
+
 /// A guest's own flood does not lock the guest out, and its complete connections go on.
 #[test]
 fn a_guest_that_scans_can_still_open_connections() {

@@ -35,9 +35,9 @@ pub(super) const PRESSED_SECS: u32 = 30;
 /// Maximum number of connections inspected in a search for one that gives way.
 const INSPECTED: usize = 32;
 
-/// Maximum number of complete connections that a refused packet takes out of queues, so that the next search gets
-/// further.
-const TIDIED: usize = INSPECTED;
+/// Maximum number of connections at the front of each queue that a refused packet takes out or moves to the end, so that the
+/// next search gets further.
+const TIDIED: usize = INSPECTED / 2;
 
 /// A bridge with two ports, one of them the uplink, has one port with guests.
 const UPLINK_AND_ONE: usize = 2;
@@ -253,18 +253,49 @@ impl Book {
         (held(greediest) > held(usize::from(owner))).then_some(greediest as u16)
     }
 
-    /// Takes complete connections out of the front of the queues in which a refused packet found none to give way.
-    pub(crate) fn tidy(&mut self, table: &Table, tuple: &Tuple, owner: u16) {
+    /// Lets the next search get further, after one that found none to give way: complete connections leave the front of the
+    /// queues that it looked at, and those that free nothing of what is missing go to the end of another bridge port's.
+    pub(crate) fn tidy(&mut self, table: &Table, tuple: &Tuple, owner: u16, refused: Refused) {
         let of_class = self.class_of(tuple, owner).map(|queue| (&self.by_class, queue));
-        let of_owner = self.owners.get(usize::from(owner)).map(|owned| (&self.by_owner, owned.half_open));
-        let (mut complete, mut count) = ([0; TIDIED], 0);
-        let fronts = [of_class, of_owner].into_iter().flatten().flat_map(|(links, queue)| links.walk(queue).take(TIDIED / 2));
-        for number in fronts.filter(|number| !table.is_half_open(Id(*number))) {
-            complete[count] = number;
-            count += 1;
+        let of_owner = |owner: u16| self.owners.get(usize::from(owner)).map(|owned| (&self.by_owner, owned.half_open));
+        let fronts = [of_class, of_owner(owner)].into_iter().flatten();
+        let (mut complete, mut count) = ([0; TIDIED * 2], 0);
+        for number in fronts.flat_map(|(links, queue)| links.walk(queue).take(TIDIED)) {
+            if !table.is_half_open(Id(number)) {
+                complete[count] = number;
+                count += 1;
+            }
         }
         // One that is at the front of both queues is taken out once.
         complete[..count].iter().for_each(|number| self.dequeue(Id(*number)));
+        let lack = self.lack_of_all(tuple, refused);
+        if let Some((lack, other)) = lack.and_then(|lack| Some((lack, self.greediest(&lack, owner)?))) {
+            for _ in 0..TIDIED {
+                let Some(oldest) = self.owners[usize::from(other)].half_open.oldest().map(Id) else { break };
+                if !table.is_half_open(oldest) {
+                    self.dequeue(oldest);
+                } else if self.would_help(table, oldest, &lack, other) {
+                    break;
+                } else {
+                    let queue = &mut self.owners[usize::from(other)].half_open;
+                    self.by_owner.remove(queue, oldest.0);
+                    self.by_owner.push(queue, oldest.0);
+                }
+            }
+        }
+    }
+
+    /// What a packet lacks that was refused for this, if it does not matter which bridge port gives way.
+    fn lack_of_all(&self, tuple: &Tuple, refused: Refused) -> Option<Lack> {
+        let port = match refused {
+            Refused::TableFull => None,
+            Refused::PortsExhausted => {
+                let external = self.external_of(tuple.src.address)?;
+                Some(PortLack { external, protocol: tuple.protocol, of_owner: false, is_exhausted: true })
+            }
+            _ => return None,
+        };
+        Some(Lack { port, ..Lack::default() })
     }
 
     /// The queue of what a first packet counts against besides its bridge port.

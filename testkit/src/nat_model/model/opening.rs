@@ -174,7 +174,10 @@ impl Model {
         assert!(opening.lacks.iter().any(is_limit), "{victim:?} gave way to {tuple:?}: {opening:?}");
         let needs_port =
             opening.lacks.iter().any(|(_, lack, _)| matches!(lack, Lack::PortOfGuest | Lack::PortOfOwner | Lack::Port));
-        if let ([(_, lack, true)], false) = (&opening.lacks[..], needs_port) {
+        // Those that could not help others may have lost their turn.
+        if let ([(_, lack, true)], false) = (&opening.lacks[..], needs_port)
+            && self.live.len() + self.dead.len() <= INSPECTED / 2
+        {
             let is_older = |conn: &&Conn| !conn.was_complete && self.would_help(conn, *lack, tuple, owner, true);
             let older = self.live.iter().take_while(|conn| conn.original != victim.original).find(is_older);
             assert!(older.is_none(), "{older:?} is older than {victim:?}");
