@@ -88,7 +88,7 @@ fi
 
 step "the lab, one short round"
 if [ "$(id -u)" = 0 ] && have iperf3 && have trafgen && have ip && have gcc && [ -e /dev/net/tun ]; then
-    benches/lab/lab l2 --sut wire-offload,vswitchd --rounds 1 --secs 1 --only tcp,pps
+    benches/lab/lab l2 --sut wire-offload,vswitchd,v:again --rounds 1 --secs 1 --only tcp,pps,pps_4
     benches/lab/lab nat --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
     benches/lab/lab vxlan --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
 else
