@@ -1,7 +1,7 @@
 //! A batch: the frames that were read from one port at once, in one block of memory.
 //!
-//! Each worker owns one arena. Frames are read into it one after the other, so that 64 small frames
-//! stay in a few KiB of the first-level cache, and four super-frames of 64 KiB in the second-level
+//! Each worker owns one arena. Frames are read into it one after the other, so that 256 small frames
+//! stay in 32 KiB of the first-level cache, and four super-frames of 64 KiB in the second-level
 //! cache, from the read to the write. A frame is a [`Span`] of the arena: nothing is allocated or
 //! copied, and clearing the spans empties the batch.
 //!
@@ -33,8 +33,12 @@ use crate::ethernet::ADDRESSES_LEN;
 use crate::vlan::{TAG_LEN, Tag};
 use crate::vnet::{VNET_LEN, VnetHeader, flag, gso};
 
-/// Maximum number of frames in a batch.
-pub const MAX_FRAMES: usize = 64;
+/// Maximum number of frames in a batch. The more there are, the more of them are of one flow and can be coalesced; but other ports of the
+/// worker wait for all of them.
+pub const MAX_FRAMES: usize = 256;
+
+/// Number of frames in a batch while several ports have frames to read.
+pub const USUAL_FRAMES: usize = 64;
 
 /// A batch ends once it holds this number of bytes, because more would fall out of the second-level
 /// cache between read and write. Strided batches have no such limit.

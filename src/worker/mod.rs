@@ -5,7 +5,7 @@
 //!          |
 //!    for each port that can be read, in turn:
 //!          |
-//!      recv: until drained, 64 frames or 256 KiB     netio
+//!      recv: until drained, 64 to 256 frames or 256 KiB  netio
 //!      process: parse .. queue                       vswitch
 //!      transmit: one write a frame or super-frame    netio
 //! ```
@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use netio::{Poller, Received, RxBuffers, Waker};
 use packet::Timestamp;
+use packet::batch::{MAX_FRAMES, USUAL_FRAMES};
 use vswitch::{Egress, NewSource, Pipeline, PortId, Work};
 
 use busy_poll::BusyPoll;
@@ -260,7 +261,7 @@ impl Worker {
     fn serve(&mut self, ingress: PortId) {
         let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return };
         let attachment = *attachment;
-        let most = self.turns.frames(ingress);
+        let most = batch_len(self.turns.frames(ingress), self.ready.len());
         let (received, batch, keeps) = match source {
             Source::Datagrams(source) => {
                 let messages = self.underlay.receive(source, most);
@@ -368,7 +369,7 @@ impl Worker {
     fn resume(&mut self, now: Timestamp) -> Work {
         let mut work = Work::default();
         // Each thing that is done is one less, and those that come new are bounded by a batch.
-        for _ in 0..4 * packet::batch::MAX_FRAMES {
+        for _ in 0..4 * MAX_FRAMES {
             if !self.pipeline.has_deferred() {
                 break;
             }
@@ -398,6 +399,13 @@ impl Worker {
     }
 }
 
+/// Maximum number of frames of a port's batch, if its turn has room for `turn` and so many ports can be read. With few of them a batch
+/// is longer than usual, so that more frames of a flow meet in it; a round of all ports is then no longer than one of four.
+#[inline]
+fn batch_len(turn: usize, ready: usize) -> usize {
+    if turn < USUAL_FRAMES { turn } else { (MAX_FRAMES / ready.max(1)).max(USUAL_FRAMES) }
+}
+
 /// Whether whole frames of a port were read that its worker has not taken yet.
 fn has_buffered(readers: &[Option<Reader>], id: PortId) -> bool {
     matches!(readers.get(id.index()), Some(Some(Reader { source: Source::Port(reader), .. })) if reader.has_buffered())
@@ -408,5 +416,17 @@ fn has_buffered(readers: &[Option<Reader>], id: PortId) -> bool {
 fn mark(pipeline: &mut Pipeline, clock: Clock) {
     if pipeline.is_observed() {
         pipeline.set_observed_time(clock.nanoseconds());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_of_many_ports_is_as_long_as_before_and_one_of_few_no_longer_than_four() {
+        assert_eq!([1, 2, 3, 4, 5, 100].map(|ready| batch_len(USUAL_FRAMES, ready)), [256, 128, 85, 64, 64, 64]);
+        assert_eq!(batch_len(8, 1), 8, "of costly frames no more than the turn has room for");
+        assert!((1..100).all(|ready| ready * batch_len(USUAL_FRAMES, ready) <= MAX_FRAMES.max(USUAL_FRAMES * ready)));
     }
 }

@@ -13,14 +13,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use packet::Timestamp;
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use vswitch::PortId;
 
 /// How long such a port is not read. With a batch of 64 frames every 2 ms a port can use up limits of 30,000 frames per second.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Frames of one batch that storm control has dropped if the port is to pause.
-const REFUSED: usize = MAX_FRAMES * 3 / 4;
+const REFUSED: usize = USUAL_FRAMES * 3 / 4;
 
 /// The pauses of a worker's ports, in the order of their ends.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_batch_with_some_refused_frames_is_no_reason() {
-        assert!(!Pauses::is_needed(0) && !Pauses::is_needed(MAX_FRAMES / 2));
-        assert!(Pauses::is_needed(MAX_FRAMES));
+        assert!(!Pauses::is_needed(0) && !Pauses::is_needed(USUAL_FRAMES / 2));
+        assert!(Pauses::is_needed(USUAL_FRAMES));
     }
 }

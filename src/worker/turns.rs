@@ -20,7 +20,7 @@
 //!
 //! Ports whose frames are cheap are never in debt, and pay one comparison per batch for all of this.
 
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use vswitch::{PortId, Work};
 
 /// Work of one turn that is free, in writes. A batch of 64 frames, or of four super-frames in segments of 1460 bytes, is within.
@@ -68,8 +68,8 @@ impl Turns {
     #[inline]
     pub(super) fn frames(&self, port: PortId) -> usize {
         match self.ports[port.index()].per_frame {
-            0 => MAX_FRAMES,
-            per_frame => ((TURN / per_frame) as usize).clamp(1, MAX_FRAMES),
+            0 => USUAL_FRAMES,
+            per_frame => ((TURN / per_frame) as usize).clamp(1, USUAL_FRAMES),
         }
     }
 
@@ -120,7 +120,7 @@ impl Pace {
         let now = cost.div_ceil(u32::try_from(frames.max(1)).unwrap_or(u32::MAX));
         // It rises at once and falls slowly: a costly frame among cheap ones is likely not to be the last.
         self.per_frame = now.max(self.per_frame - self.per_frame.div_ceil(8));
-        if self.per_frame.saturating_mul(MAX_FRAMES as u32) <= TURN {
+        if self.per_frame.saturating_mul(USUAL_FRAMES as u32) <= TURN {
             self.per_frame = 0;
         }
     }

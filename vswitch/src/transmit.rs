@@ -13,7 +13,7 @@
 
 use std::io::IoSlice;
 
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use packet::coalesce::{MAX_COALESCED, Run};
 use packet::fragment::Fragments;
 use packet::head::Head;
@@ -270,7 +270,7 @@ fn write_burst(
     written: &mut impl FnMut(Written, &[Queued]),
 ) -> usize {
     let PortMode { id, features, coalesce, .. } = mode;
-    let mut pieces = [IoSlice::new(&[]); MAX_FRAMES];
+    let mut pieces = [IoSlice::new(&[]); USUAL_FRAMES];
     let mut count = 0;
     for (piece, queued) in pieces.iter_mut().zip(&queue.queued[first..]) {
         let frame = &queue.frames[usize::from(queued.frame)];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use capture::probe::Lost;
 use capture::ring::{self, Reader};
 use capture::{Direction, Header, Probe, Want};
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use packet::{Batch, MacAddr, VnetHeader};
 use vswitch::{Egress, Live, PortId, PortVlan, Step, Transmit, Watch};
 
@@ -84,7 +84,7 @@ fn broadcast(fill: u8, len: usize) -> Vec<u8> {
 #[test]
 fn nothing_of_the_batch_before_is_told_or_captured() {
     let mut stage = Stage::new();
-    for _ in 0..2 * MAX_FRAMES {
+    for _ in 0..2 * USUAL_FRAMES {
         stage.run(&[broadcast(1, 1400), broadcast(2, 1400)], true);
     }
     while stage.live.next_story().is_some() {}
@@ -104,12 +104,12 @@ fn nothing_of_the_batch_before_is_told_or_captured() {
 #[test]
 fn a_flood_into_tunnels_is_told_to_its_end() {
     let mut stage = Stage::new();
-    let frames: Vec<Vec<u8>> = (0..MAX_FRAMES).map(|fill| broadcast(fill as u8, 60)).collect();
+    let frames: Vec<Vec<u8>> = (0..USUAL_FRAMES).map(|fill| broadcast(fill as u8, 60)).collect();
     stage.run(&frames, false);
-    for _ in 0..MAX_FRAMES {
+    for _ in 0..USUAL_FRAMES {
         let story = stage.live.next_story().expect("it is told");
         let sent = story.steps().iter().filter(|step| matches!(step, Step::Sent { .. })).count();
         assert_eq!(sent, 5, "{:?}", story.steps());
     }
-    assert_eq!(stage.sent().len(), 5 * MAX_FRAMES);
+    assert_eq!(stage.sent().len(), 5 * USUAL_FRAMES);
 }

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use nat::{Endpoint, Protocol, Published};
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Datagram, Features, MacAddr, Timestamp, VnetHeader};
 use testkit::bridge;
@@ -68,7 +68,7 @@ fn between(src: u8, dst: u8) -> Spec {
 fn run(spec: &Spec, payload: usize) -> Vec<(VnetHeader, Vec<u8>)> {
     let next =
         |n: usize| Spec { id: n as u16 + 1, sequence: (n * payload) as u32, payload: noise(n as u64, payload), ..spec.clone() };
-    (0..MAX_FRAMES).map(|n| (VnetHeader::default(), next(n).bytes())).collect()
+    (0..USUAL_FRAMES).map(|n| (VnetHeader::default(), next(n).bytes())).collect()
 }
 
 struct Kind {
@@ -216,7 +216,7 @@ fn another_datagram(n: u32, frame: &mut [u8]) {
 
 fn routed() -> Vec<Routed> {
     let verified = VnetHeader { flags: 2, ..VnetHeader::default() };
-    let many = |frame: Vec<u8>| vec![(VnetHeader::default(), frame); MAX_FRAMES];
+    let many = |frame: Vec<u8>| vec![(VnetHeader::default(), frame); USUAL_FRAMES];
     let out = |packet: &[u8]| many(ethernet(GATEWAY_MAC, mac(2), packet));
     let back = |packet: &[u8]| many(ethernet(UPLINK_MAC, NEXT_HOP_MAC, packet));
     let udp = |src, dst| packets::udp(src, dst, b"payload");
@@ -241,7 +241,7 @@ fn routed() -> Vec<Routed> {
     let long = packets::udp(inside(4000), peer(), &[1; 1472]);
     let error = packets::error([3, 4], 1400, PEER, OUTSIDE, &udp(Endpoint::new(OUTSIDE, 4000), peer()));
     let outside = |port| Endpoint::new(OUTSIDE, port);
-    let all = ROUNDS * MAX_FRAMES;
+    let all = ROUNDS * USUAL_FRAMES;
     vec![
         kind("source translated", 0, out(&udp(inside(4000), peer())), same, all),
         kind("its answers", UPLINK_PORT, back(&udp(peer(), outside(4000))), same, all),
@@ -292,7 +292,7 @@ fn the_router_allocates_nothing() {
         assert_eq!(allocations() - before, 0, "{name}");
         assert!(writes >= expected, "{name}: {writes} writes of {expected}");
     }
-    assert!(lab.nat.stats().opened > (ROUNDS * MAX_FRAMES) as u64);
+    assert!(lab.nat.stats().opened > (ROUNDS * USUAL_FRAMES) as u64);
 }
 
 /// Without "don't fragment".
@@ -310,19 +310,19 @@ type OutOf = (&'static str, Vec<Vec<u8>>, u16, usize);
 
 /// What stations 1 and 2 on links and 7 and 8 behind two peers send.
 fn into_tunnels() -> Vec<Into> {
-    let many = |frame: Vec<u8>| vec![(VnetHeader::default(), frame); MAX_FRAMES];
+    let many = |frame: Vec<u8>| vec![(VnetHeader::default(), frame); USUAL_FRAMES];
     let flows = |n: usize| Spec { ports: (1024 + n as u16, 53), tcp: false, ..between(1, 7) }.bytes();
     let long = |v6| Spec { v6, tcp: false, payload: noise(1, 1440), ..between(1, 7) }.bytes();
     let super_frame = |tcp, size, payload| Spec { tcp, payload: noise(1, payload), ..between(1, 7) }.super_frame(size);
     let syn = Spec { flags: 2, options: vec![2, 4, 5, 0xb4], payload: vec![], ..between(1, 7) };
     vec![
         ("one flow", run(&between(1, 7), 6), 64),
-        ("64 flows", (0..MAX_FRAMES).map(|n| (VnetHeader::default(), flows(n))).collect(), 64),
+        ("64 flows", (0..USUAL_FRAMES).map(|n| (VnetHeader::default(), flows(n))).collect(), 64),
         ("flood", run(&between(1, 99), 6), 3 * 64),
         ("TCP super-frames", vec![super_frame(true, 1398, 60_000); 4], 4 * 43),
         ("UDP super-frames", vec![super_frame(false, 1000, 60_000); 4], 4 * 60),
         ("more datagrams than at once", vec![super_frame(true, 300, 60_000); 4], 4 * 200),
-        ("unfinished checksums", vec![between(1, 7).partial(); MAX_FRAMES], 64),
+        ("unfinished checksums", vec![between(1, 7).partial(); USUAL_FRAMES], 64),
         ("SYNs", many(syn.bytes()), 64),
         ("fragments", many(may_be_cut(long(false))), 2 * 64),
         ("fragmentation needed", many(long(false)), 1),
@@ -335,7 +335,7 @@ fn out_of_tunnels() -> Vec<OutOf> {
     let marked = Spec { traffic_class: 2, ..between(7, 1) };
     let train: Vec<u8> = many(&between(7, 1), 100).concat();
     let whole = datagram(vni(), &Spec { payload: noise(1, 60_000), ..between(7, 1) }.partial().1);
-    let size = (train.len() / MAX_FRAMES) as u16;
+    let size = (train.len() / USUAL_FRAMES) as u16;
     vec![
         ("datagrams", many(&between(7, 1), 6), 0, 64),
         ("marked ones", many(&marked, 6), 0, 64),
@@ -343,8 +343,8 @@ fn out_of_tunnels() -> Vec<OutOf> {
         ("whole super-frames", vec![whole; 4], 0, 4),
         ("floods", many(&between(7, 99), 6), 0, 2 * 64),
         ("split horizon", many(&between(7, 8), 6), 0, 0),
-        ("no VXLAN", vec![vec![0; 60]; MAX_FRAMES], 0, 0),
-        ("another network", vec![datagram(tunnel::Vni::new(1).unwrap(), &between(7, 1).bytes()); MAX_FRAMES], 0, 0),
+        ("no VXLAN", vec![vec![0; 60]; USUAL_FRAMES], 0, 0),
+        ("another network", vec![datagram(tunnel::Vni::new(1).unwrap(), &between(7, 1).bytes()); USUAL_FRAMES], 0, 0),
     ]
 }
 

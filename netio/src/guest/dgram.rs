@@ -23,7 +23,7 @@ use std::ptr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use packet::batch::{MAX_FRAME_LEN, MAX_FRAMES};
+use packet::batch::{MAX_FRAME_LEN, USUAL_FRAMES};
 use packet::vlan::{TAG_LEN, Tag};
 use packet::{Batch, VNET_LEN};
 use rustix::fs::{Mode, OFlags, open};
@@ -36,7 +36,7 @@ use super::{Access, GuestError, MAX_PIECES, SocketFile, body, checked, io_error,
 use crate::tap::Received;
 
 /// Maximum number of frames per system call.
-const MAX_BURST: usize = MAX_FRAMES;
+const MAX_BURST: usize = USUAL_FRAMES;
 
 /// Average time between two looks at a path where no guest is, and between two looks at names of senders.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use packet::{Batch, Datagram, Features, MacAddr, VlanId, VnetHeader};
 use tunnel::{Framing, FramingKind, Locals, Peers, Train, Trains, Vni, peers, vxlan};
 use vswitch::{
@@ -136,9 +136,9 @@ impl Overlay {
             (0..count).map(|n| (VnetHeader::default(), next(n).bytes())).collect()
         };
         let frames = match kind {
-            Kind::Into60 | Kind::OutOf60 => run(MAX_FRAMES, 18, 1),
-            Kind::Into60Flows => run(MAX_FRAMES, 18, MAX_FRAMES),
-            Kind::Into1450 | Kind::OutOf1450 => run(MAX_FRAMES, 1422, 1),
+            Kind::Into60 | Kind::OutOf60 => run(USUAL_FRAMES, 18, 1),
+            Kind::Into60Flows => run(USUAL_FRAMES, 18, USUAL_FRAMES),
+            Kind::Into1450 | Kind::OutOf1450 => run(USUAL_FRAMES, 1422, 1),
             Kind::OutOfTrain => run(44, 1422, 1),
             Kind::IntoSuperFrame => vec![Spec { tcp: true, payload: noise(1, 64_000), ..spec.clone() }.super_frame(1398)],
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nat::{External, ExternalKind, Nat, NatConfig};
 use packet::arp::Arp;
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use packet::{Batch, Features, Ipv4Prefix, MacAddr, VlanId, VnetHeader};
 use vswitch::{
     BridgeId, Coalesce, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, NeighbourConfig, Neighbours, Pipeline,
@@ -95,9 +95,9 @@ impl Routed {
         routed.put(0, vec![arp(GUEST_MAC, GUEST, GATEWAY)]);
         routed.put(2, vec![arp(NEXT_HOP_MAC, NEXT_HOP, OUTSIDE)]);
         let payload = vec![0x5a; payload];
-        let frames = (0..MAX_FRAMES as u16).map(|n| routed.frame(way, tcp, endpoint(GUEST, 4000 + n), &payload)).collect();
+        let frames = (0..USUAL_FRAMES as u16).map(|n| routed.frame(way, tcp, endpoint(GUEST, 4000 + n), &payload)).collect();
         routed.put(if way == Way::In { 2 } else { 0 }, frames);
-        assert_eq!(routed.run(), MAX_FRAMES as u64, "{way:?}");
+        assert_eq!(routed.run(), USUAL_FRAMES as u64, "{way:?}");
         routed
     }
 

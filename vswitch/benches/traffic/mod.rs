@@ -7,7 +7,7 @@ use std::sync::Arc;
 use capture::probe::Lost;
 use capture::ring::{self, Reader};
 use capture::{Probe, Want};
-use packet::batch::MAX_FRAMES;
+use packet::batch::USUAL_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
 use vswitch::{
@@ -121,18 +121,18 @@ impl Bench {
     pub(crate) fn of(kind: Kind) -> Bench {
         let mut bench = Bench::with_stations(100);
         let frames = match kind {
-            Kind::Unicast60 => flow(false, 1, 18, MAX_FRAMES),
-            Kind::Unicast1500 => flow(false, 1, 1472, MAX_FRAMES),
-            Kind::Flood => flow(false, 0xffff, 18, MAX_FRAMES),
+            Kind::Unicast60 => flow(false, 1, 18, USUAL_FRAMES),
+            Kind::Unicast1500 => flow(false, 1, 1472, USUAL_FRAMES),
+            Kind::Flood => flow(false, 0xffff, 18, USUAL_FRAMES),
             Kind::Tso => {
                 let spec = Spec { src: station(0).0, dst: station(1).0, payload: noise(1, 60_000), ..Spec::default() };
                 vec![spec.super_frame(1448); 4]
             }
-            Kind::TcpRun => flow(true, 2, 1000, MAX_FRAMES),
-            Kind::UdpRun => flow(false, 2, 1000, MAX_FRAMES),
+            Kind::TcpRun => flow(true, 2, 1000, USUAL_FRAMES),
+            Kind::UdpRun => flow(false, 2, 1000, USUAL_FRAMES),
             Kind::VlanPush => {
                 bench.ingress = PortId(3);
-                flow(false, 1, 18, MAX_FRAMES)
+                flow(false, 1, 18, USUAL_FRAMES)
             }
         };
         for (vnet, frame) in frames {
@@ -153,7 +153,7 @@ impl Bench {
         bench.captured = Some(reader);
         bench.run();
         let records = std::iter::from_fn(|| bench.captured.as_mut()?.take()).map(|chunk| chunk.records().count()).sum::<usize>();
-        assert_eq!(records, if matches { 2 * MAX_FRAMES } else { 0 });
+        assert_eq!(records, if matches { 2 * USUAL_FRAMES } else { 0 });
         bench
     }
 
@@ -178,7 +178,7 @@ impl Bench {
     pub(crate) fn fill(&mut self, stations: impl Iterator<Item = (u64, u64)>) {
         self.batch.clear();
         let spec = Spec { tcp: false, payload: noise(1, 18), ..Spec::default() };
-        for (src, dst) in stations.take(MAX_FRAMES) {
+        for (src, dst) in stations.take(USUAL_FRAMES) {
             let frame = Spec { src: station(src).0, dst: station(dst).0, ..spec.clone() }.bytes();
             assert!(self.batch.push(VnetHeader::default(), &frame));
         }
