@@ -3,7 +3,7 @@
 //! A queue holds a frame's place in the batch and what happens to its VLAN tag, not bytes: a flood of one frame to
 //! ten ports is ten small entries, and each port writes from the same arena.
 //!
-//! *Each place of the batch has one [`Frame`].* The walk fills it in where it stands, changes it there, and `transmit` reads it
+//! *Each place of the batch has one `Frame`.* The walk fills it in where it stands, changes it there, and `transmit` reads it
 //! there: it is never moved, because reading a block of memory that was just written field by field stalls the processor.
 //! An answer is written into the bytes of the frame that caused it, which then no longer exists, so it takes that frame's place.
 

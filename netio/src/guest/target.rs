@@ -359,11 +359,15 @@ impl Target {
 fn unmapped_users() -> Option<u32> {
     static USER: OnceLock<Option<u32>> = OnceLock::new();
     *USER.get_or_init(|| {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let are_all_mapped = map.split_whitespace().eq(["0", "0", "4294967295"]);
-        let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
-        (!are_all_mapped).then(|| overflow.ok()?.trim().parse().ok()).flatten()
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        unmapped_by(&read("/proc/self/uid_map"), &read("/proc/sys/kernel/overflowuid"))
     })
+}
+
+/// The same by the map of a user namespace (user_namespaces(7)) and the number of those that it leaves out.
+fn unmapped_by(map: &str, overflow: &str) -> Option<u32> {
+    let are_all_mapped = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    if are_all_mapped { None } else { overflow.trim().parse().ok() }
 }
 
 /// The directory of our descriptors, by our number where /proc knows it: that is quicker than to follow `/proc/self`.
@@ -378,4 +382,34 @@ fn descriptors() -> &'static str {
 pub(super) fn nobody() -> libc::sockaddr_un {
     // SAFETY: an all-zero `sockaddr_un` is a valid value.
     unsafe { mem::zeroed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_partial_map_leaves_users_out() {
+        assert_eq!(unmapped_by("         0          0 4294967295\n", "65534\n"), None);
+        for map in ["         0       1000          1\n", "0 0 1000\n 1000 100000 65536\n", ""] {
+            assert_eq!(unmapped_by(map, "65534\n"), Some(65_534), "{map}");
+        }
+    }
+
+    #[test]
+    fn a_path_has_each_step_once() {
+        let here = std::env::current_dir().unwrap();
+        let (_, at) = begin(Path::new("a/b")).ok().unwrap();
+        assert_eq!(at, here);
+        let mut walk = Walk {
+            mounts: Mounts::now(),
+            trusted: [None; 3],
+            here: begin(Path::new("/")).ok().unwrap().0,
+            at,
+            rest: VecDeque::new(),
+        };
+        walk.go_on_by(Path::new("c/../d"));
+        walk.go_on_by(Path::new("/a/./b"));
+        assert_eq!(walk.rest, ["a", "b", "c", "..", "d"]);
+    }
 }
