@@ -73,21 +73,21 @@ pub struct Span {
 
 impl Span {
     /// The frame's bytes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn range(self) -> Range<usize> {
         self.start as usize..(self.start + self.len) as usize
     }
 
     /// The virtio-net header's bytes and the frame's behind them.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn range_with_vnet(self) -> Range<usize> {
         self.start as usize - VNET_LEN..(self.start + self.len) as usize
     }
 
     /// Length of the frame in bytes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn len(self) -> usize {
         self.len as usize
@@ -304,7 +304,7 @@ impl Batch {
     }
 
     /// The spans of the frames, in the order of their arrival.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn spans(&self) -> &[Span] {
         &self.spans
@@ -318,14 +318,14 @@ impl Batch {
     }
 
     /// One frame's bytes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn frame(&self, span: Span) -> &[u8] {
         &self.arena[span.range()]
     }
 
     /// One frame's bytes, to be changed in place.
-    #[inline]
+    #[inline(always)]
     pub fn frame_mut(&mut self, span: Span) -> &mut [u8] {
         &mut self.arena[span.range()]
     }
@@ -339,7 +339,7 @@ impl Batch {
     }
 
     /// Is the virtio-net header before a frame all zeros: a complete checksum, and nothing to segment?
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_plain(&self, span: Span) -> bool {
         let at = span.start as usize - VNET_LEN;

@@ -4,11 +4,12 @@
 //! sums of slices if every slice but the last has an even length.
 
 /// Ones-complement sum of two sums.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn add(a: u16, b: u16) -> u16 {
     let (sum, carry) = a.overflowing_add(b);
-    sum + u16::from(carry)
+    // With a carry, the sum is at most 0xfffe.
+    sum.wrapping_add(u16::from(carry))
 }
 
 /// Ones-complement sum of 16-bit words; an odd last byte counts as if a zero followed.
@@ -43,12 +44,15 @@ pub fn sum(bytes: &[u8]) -> u16 {
 #[inline(always)]
 #[must_use]
 pub fn sum_of_20(bytes: &[u8; 20]) -> u16 {
-    let words = bytes.as_chunks::<4>().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
-    u16::from_be(fold(words.fold(0, u64::wrapping_add)))
+    let mut total = 0u64;
+    for word in bytes.as_chunks::<4>().0 {
+        total = total.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+    }
+    u16::from_be(fold(total))
 }
 
 /// Folds a wide sum into 16 bits, carries added back in.
-#[inline]
+#[inline(always)]
 fn fold(mut total: u64) -> u16 {
     total = (total & 0xffff_ffff) + (total >> 32);
     total = (total & 0xffff_ffff) + (total >> 32);
@@ -90,6 +94,9 @@ impl Delta {
     /// No change.
     pub const NONE: Delta = Delta(0);
 
+    /// A time to live, in the upper half of its word, is decremented.
+    pub(crate) const TTL_STEP: Delta = Delta(0xffff - 0x0100);
+
     /// The bytes `old` become `new`. Both have the same length and start at an even offset from the start of the
     /// sum. After an odd last byte, the next byte counts as unchanged.
     #[inline]
@@ -100,35 +107,44 @@ impl Delta {
     }
 
     /// One 16-bit field changes: a port, an identifier.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn of_word(old: u16, new: u16) -> Delta {
         Delta::from_sums(old, new)
     }
 
     /// Two adjacent 16-bit fields change: an address, both ports.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn of_u32(old: u32, new: u32) -> Delta {
-        let total = (!old >> 16) + (!old & 0xffff) + (new >> 16) + (new & 0xffff);
-        let folded = (total & 0xffff) + (total >> 16);
-        Delta(((folded & 0xffff) + (folded >> 16)) as u16).normalised()
+        Delta::of_words([old], [new])
+    }
+
+    /// Several 32-bit fields change.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_words<const N: usize>(old: [u32; N], new: [u32; N]) -> Delta {
+        let mut total = 0u64;
+        for (old, new) in old.into_iter().zip(new) {
+            total = total.wrapping_add(u64::from(!old)).wrapping_add(u64::from(new));
+        }
+        Delta(fold(total)).normalised()
     }
 
     /// `~m + m'` of RFC 1624 equation 3. Both 0 and 0xffff mean "no change", but only adding 0 leaves every sum
     /// unchanged.
-    #[inline]
+    #[inline(always)]
     fn from_sums(old: u16, new: u16) -> Delta {
         Delta(add(!old, new)).normalised()
     }
 
-    #[inline]
+    #[inline(always)]
     fn normalised(self) -> Delta {
         if self.0 == 0xffff { Delta::NONE } else { self }
     }
 
     /// Both changes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn and(self, other: Delta) -> Delta {
         Delta(add(self.0, other.0)).normalised()
@@ -143,7 +159,7 @@ impl Delta {
 
     /// A complete checksum field after the change (RFC 1624 equation 3). For UDP, see
     /// [`Delta::apply_to_udp`].
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn apply(self, check: u16) -> u16 {
         !self.apply_to_sum(!check)
@@ -151,7 +167,7 @@ impl Delta {
 
     /// A complete UDP checksum field after the change. A field of 0 means that there is no checksum, and stays 0; a
     /// computed 0 is sent as 0xffff (RFC 768).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn apply_to_udp(self, check: u16) -> u16 {
         match (check, self.apply(check)) {
@@ -164,7 +180,7 @@ impl Delta {
     /// A sum that is not complemented, after the change: the field of a
     /// [partial checksum](crate::Checksum::Partial). It covers the pseudo-header only, so a change of ports
     /// does not affect it.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn apply_to_sum(self, sum: u16) -> u16 {
         add(sum, self.0)

@@ -46,21 +46,24 @@ impl fmt::Debug for EtherType {
 }
 
 /// The big-endian 16 bits at `at`; the caller has checked that they are there.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    // One check of the length, one load.
+    let bytes = &bytes[at..at + 2];
+    u16::from_be_bytes([bytes[0], bytes[1]])
 }
 
 /// The big-endian 32 bits at `at`; the caller has checked that they are there.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    let bytes = &bytes[at..at + 4];
+    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 /// Writes big-endian 16 bits at `at`; the caller has checked that they are there.
-#[inline]
+#[inline(always)]
 pub fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }

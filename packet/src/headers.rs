@@ -100,8 +100,17 @@ pub struct Headers {
 
 impl Headers {
     /// Parses a frame's headers, with at most [`MAX_TAGS`] VLAN tags.
-    #[inline(always)]
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<Headers, Malformed> {
+        let mut headers = Headers::default();
+        headers.read(frame)?;
+        Ok(headers)
+    }
+
+    /// Becomes the headers of a frame, as [`Headers::parse`] returns them, without a copy. If the frame is malformed, they
+    /// have no meaning.
+    #[inline(always)]
+    pub fn read(&mut self, frame: &[u8]) -> Result<(), Malformed> {
         if frame.len() < ETHERNET_LEN {
             return Err(Malformed::Runt);
         }
@@ -119,7 +128,7 @@ impl Headers {
             ether_type = EtherType(u16_at(frame, l3 + 2));
             l3 += TAG_LEN;
         }
-        let mut headers = Headers {
+        *self = Headers {
             dst: MacAddr::read(frame),
             src: MacAddr::read(&frame[6..]),
             tag,
@@ -132,11 +141,11 @@ impl Headers {
             end: frame.len() as u32,
         };
         match ether_type {
-            EtherType::IPV4 => headers.parse_ipv4(frame, l3),
-            EtherType::IPV6 => headers.parse_ipv6(frame, l3),
+            EtherType::IPV4 => self.parse_ipv4(frame, l3),
+            EtherType::IPV6 => self.parse_ipv6(frame, l3),
             _ => {}
         }
-        Ok(headers)
+        Ok(())
     }
 
     /// Parses the headers of an IP packet without an Ethernet header: MAC addresses are zero, there is no tag, and the
@@ -159,7 +168,7 @@ impl Headers {
         headers
     }
 
-    #[inline]
+    #[inline(always)]
     fn parse_ipv4(&mut self, frame: &[u8], l3: usize) {
         let Some(ip) = Ipv4View::new(&frame[l3..]) else { return };
         self.network = Network::Ipv4;
@@ -179,7 +188,7 @@ impl Headers {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn parse_transport(&mut self, frame: &[u8], protocol: u8, l4: usize) {
         let segment = &frame[l4..self.end as usize];
         let header_len = match protocol {
@@ -203,7 +212,7 @@ impl Headers {
 
     /// The IPv4 packet of the frame that was parsed; `None` if it holds none. Its header is not validated again:
     /// [`Headers::parse`] has done that.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn ipv4<'a>(&self, frame: &'a [u8]) -> Option<Ipv4View<'a>> {
         match self.network {
@@ -213,7 +222,7 @@ impl Headers {
     }
 
     /// The same packet, to be changed in place.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn ipv4_mut<'a>(&self, frame: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
         match self.network {
@@ -223,7 +232,7 @@ impl Headers {
     }
 
     /// The transport payload's length in bytes, without Ethernet padding.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn payload_len(&self) -> usize {
         self.end as usize - usize::from(self.payload)
@@ -231,7 +240,7 @@ impl Headers {
 
     /// Whether another tag follows a tag of VLAN 0. A receiver that ignores the first one, as Linux does, uses the
     /// second, so neither reliably says which VLAN this is.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn hides_tag(&self) -> bool {
         self.tag.is_some_and(|tag| tag.vlan() == VlanId::NONE) && usize::from(self.l3) > ETHERNET_LEN + TAG_LEN

@@ -82,7 +82,7 @@ pub struct Ipv4View<'a> {
 impl<'a> Ipv4View<'a> {
     /// Checks a header. `None` if version, header length or total length are inconsistent with each other or with the
     /// bytes. Bytes after the packet are allowed, because Ethernet pads short frames.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Option<Ipv4View<'a>> {
         let view = Ipv4View::unchecked(bytes)?;
@@ -103,27 +103,27 @@ impl<'a> Ipv4View<'a> {
     }
 
     /// The view of a packet whose header was checked before; `packet` has no bytes after it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unchecked(packet: &'a [u8]) -> Option<Ipv4View<'a>> {
         packet.split_first_chunk().map(|(header, rest)| Ipv4View { header, rest })
     }
 
     /// Header length in bytes, 20 to 60.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn header_len(self) -> usize {
         usize::from(self.header[0] & 0x0f) * 4
     }
 
     /// The total length field: header and payload in bytes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn total_len(self) -> usize {
         usize::from(u16_at(self.header, field::TOTAL_LEN))
     }
 
     /// Type of service: DSCP and ECN.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn tos(self) -> u8 {
         self.header[field::TOS]
@@ -137,14 +137,14 @@ impl<'a> Ipv4View<'a> {
     }
 
     /// Whether the packet is one of several fragments: more follow, or it is not the first.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_fragment(self) -> bool {
         u16_at(self.header, field::FRAGMENT) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
     }
 
     /// Whether the packet must not be fragmented.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn dont_fragment(self) -> bool {
         u16_at(self.header, field::FRAGMENT) & DONT_FRAGMENT != 0
@@ -165,31 +165,40 @@ impl<'a> Ipv4View<'a> {
     }
 
     /// Remaining number of hops.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn ttl(self) -> u8 {
         self.header[field::TTL]
     }
 
     /// Protocol number of the payload.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn protocol(self) -> u8 {
         self.header[field::PROTOCOL]
     }
 
     /// Source address.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn src(self) -> Ipv4Addr {
         address_at(self.header, field::SRC)
     }
 
     /// Destination address.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn dst(self) -> Ipv4Addr {
         address_at(self.header, field::DST)
+    }
+
+    /// Source and destination address, as they stand in the header.
+    #[inline(always)]
+    #[must_use]
+    pub fn addresses(self) -> [u8; 8] {
+        let mut addresses = [0; 8];
+        addresses.copy_from_slice(&self.header[field::SRC..]);
+        addresses
     }
 
     /// The header checksum field.
@@ -200,17 +209,18 @@ impl<'a> Ipv4View<'a> {
     }
 
     /// Whether the header checksum is correct. Routers drop packets with a wrong one (RFC 1812 section 5.2.2).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn has_valid_checksum(self) -> bool {
-        let options = self.options_and_payload().0;
         let of_header = checksum::sum_of_20(self.header);
-        let sum = if options.is_empty() { of_header } else { checksum::add(of_header, checksum::sum(options)) };
-        sum == 0xffff
+        if self.header_len() == IPV4_LEN {
+            return of_header == 0xffff;
+        }
+        checksum::add(of_header, checksum::sum(self.options_and_payload().0)) == 0xffff
     }
 
     /// The classification of the options; the first bad one decides.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn options(self) -> Ipv4Options {
         let mut options = Ipv4Options::None;
@@ -225,13 +235,13 @@ impl<'a> Ipv4View<'a> {
     }
 
     /// The payload, without Ethernet padding; for a quoted packet, the part that was quoted.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn payload(self) -> &'a [u8] {
         self.options_and_payload().1
     }
 
-    #[inline]
+    #[inline(always)]
     fn options_and_payload(self) -> (&'a [u8], &'a [u8]) {
         // The constructors have checked that the options end within `rest`.
         self.rest.split_at(options_len(self.header).min(self.rest.len()))
@@ -239,12 +249,12 @@ impl<'a> Ipv4View<'a> {
 }
 
 /// Version 4, and a header length of at least five words.
-#[inline]
+#[inline(always)]
 fn is_version_4(header: &[u8; IPV4_LEN]) -> bool {
     matches!(header[0], 0x45..=0x4f)
 }
 
-#[inline]
+#[inline(always)]
 fn options_len(header: &[u8; IPV4_LEN]) -> usize {
     (usize::from(header[0] & 0x0f) * 4).saturating_sub(IPV4_LEN)
 }
@@ -258,7 +268,7 @@ pub struct Ipv4Mut<'a> {
 
 impl<'a> Ipv4Mut<'a> {
     /// Checks a header like [`Ipv4View::new`].
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn new(bytes: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
         let total = Ipv4View::new(bytes)?.total_len();
@@ -274,20 +284,20 @@ impl<'a> Ipv4Mut<'a> {
     }
 
     /// The packet of a header that was checked before, like [`Ipv4View::unchecked`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unchecked(packet: &'a mut [u8]) -> Option<Ipv4Mut<'a>> {
         packet.split_first_chunk_mut().map(|(header, rest)| Ipv4Mut { header, rest })
     }
 
     /// A read-only view of the packet.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn view(&self) -> Ipv4View<'_> {
         Ipv4View { header: self.header, rest: self.rest }
     }
 
     /// The payload, to be changed in place; see [`Ipv4View::payload`].
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let start = options_len(self.header).min(self.rest.len());
@@ -295,14 +305,21 @@ impl<'a> Ipv4Mut<'a> {
     }
 
     /// Changes both addresses. Returns the change of the pseudo-header of TCP and UDP.
-    #[inline]
+    #[inline(always)]
     pub fn set_addresses(&mut self, src: Ipv4Addr, dst: Ipv4Addr) -> Delta {
         let old = [field::SRC, field::DST].map(|at| u32_at(self.header, at));
-        let delta = Delta::of_u32(old[0], src.to_bits()).and(Delta::of_u32(old[1], dst.to_bits()));
+        let delta = Delta::of_words(old, [src.to_bits(), dst.to_bits()]);
         self.header[field::SRC..field::DST].copy_from_slice(&src.octets());
         self.header[field::DST..].copy_from_slice(&dst.octets());
         self.patch(delta);
         delta
+    }
+
+    /// Changes both addresses. `delta` is the change from those that the header has.
+    #[inline(always)]
+    pub fn replace_addresses(&mut self, new: [u8; 8], delta: Delta) {
+        self.header[field::SRC..].copy_from_slice(&new);
+        self.patch(delta);
     }
 
     /// Changes the source address. Returns the change of the pseudo-header of TCP and UDP.
@@ -327,16 +344,17 @@ impl<'a> Ipv4Mut<'a> {
 
     /// Decrements the time to live, which no other checksum covers. Returns false, and changes nothing, if it would
     /// become 0: the packet is not forwarded (RFC 1812 section 5.3.1).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn decrement_ttl(&mut self) -> bool {
-        let before = u16_at(self.header, field::TTL);
-        if self.header[field::TTL] <= 1 {
-            return false;
+        match self.header[field::TTL].checked_sub(1) {
+            None | Some(0) => false,
+            Some(ttl) => {
+                self.header[field::TTL] = ttl;
+                self.patch(Delta::TTL_STEP);
+                true
+            }
         }
-        self.header[field::TTL] -= 1;
-        self.patch(Delta::of_word(before, u16_at(self.header, field::TTL)));
-        true
     }
 
     /// Leaves a router's mark in the options that take one: record route and timestamp.
@@ -358,7 +376,7 @@ impl<'a> Ipv4Mut<'a> {
         delta
     }
 
-    #[inline]
+    #[inline(always)]
     fn patch(&mut self, delta: Delta) {
         let check = delta.apply(u16_at(self.header, field::CHECKSUM));
         put_u16(self.header, field::CHECKSUM, check);
@@ -408,9 +426,9 @@ impl Ipv4Header {
 }
 
 /// The address at `at`; the caller has checked that it is there.
-#[inline]
+#[inline(always)]
 pub(crate) fn address_at(bytes: &[u8], at: usize) -> Ipv4Addr {
-    Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
+    Ipv4Addr::from_bits(u32_at(bytes, at))
 }
 
 #[cfg(test)]

@@ -12,13 +12,14 @@ impl MacAddr {
     pub const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 
     /// The first six bytes of `bytes`; the caller has checked that they are there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(bytes: &[u8]) -> MacAddr {
+        let bytes = &bytes[..6];
         MacAddr([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
     }
 
     /// Whether the group bit is set: multicast or broadcast.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
@@ -48,7 +49,7 @@ impl MacAddr {
     }
 
     /// The address in the low 48 bits, first byte most significant.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn to_u64(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;

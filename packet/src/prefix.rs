@@ -98,15 +98,15 @@ prefix!(
 );
 
 impl Ipv4Prefix {
-    /// Longest prefix with a network and a broadcast address. With 31 bits both addresses are hosts (RFC 3021), and
-    /// 32 bits are a single host.
-    const LONGEST_WITH_BROADCAST: u8 = 30;
+    /// The mask of the shortest prefix without a network and a broadcast address: with 31 bits both addresses are hosts
+    /// (RFC 3021), and 32 bits are a single host.
+    const POINT_TO_POINT: u32 = u32::MAX << 1;
 
     /// Whether the prefix has a network and a broadcast address, which no host can have.
     #[inline]
     #[must_use]
     pub const fn has_broadcast(self) -> bool {
-        self.prefix_len() <= Ipv4Prefix::LONGEST_WITH_BROADCAST
+        self.mask < Ipv4Prefix::POINT_TO_POINT
     }
 
     /// Whether a host in this network can have the address.
