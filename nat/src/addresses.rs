@@ -24,7 +24,7 @@ impl Default for Addresses {
 
 impl Addresses {
     /// The number of an outside address, and whether it is one-to-one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, address: Ipv4Addr) -> Option<(u8, bool)> {
         let wanted = IN_USE | u64::from(address.to_bits());
         let end = self.end.load(Ordering::Acquire);

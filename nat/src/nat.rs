@@ -23,16 +23,16 @@ use crate::addresses::Addresses;
 use crate::book::Book;
 use crate::config::{LiveTimeouts, NatConfig};
 use crate::decision::{Basis, Change, Decision};
-use crate::flow_cache::FlowCache;
+use crate::flow_cache::{FlowCache, FlowKey, Known};
 use crate::fragments::{Fragments, Key};
 use crate::open_ports::OpenPorts;
 use crate::pending::Pending;
 use crate::rewrite;
-use crate::table::{Direction, Found, Table};
+use crate::table::{self, Direction, Entry, Found, Table};
 use crate::tcp::{Peer, Phase, Segment, Tracker, Verdict};
 use crate::transport::Transport;
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
-use crate::view::{View, plain, view};
+use crate::view::{View, view};
 
 /// With fewer free ports than this, more are asked for.
 const FEW_PORTS: u32 = 512;
@@ -127,7 +127,7 @@ impl Nat {
 
     /// Translates a packet that came in on `side`, in place. `checksum` is what is known of its transport checksum,
     /// `owner` the number of the bridge port that it came through, `flows` the calling worker's cache of connections.
-    #[inline]
+    #[inline(always)]
     pub fn translate_by(
         &self,
         flows: Option<&mut FlowCache>,
@@ -137,11 +137,35 @@ impl Nat {
         owner: u16,
         now: Timestamp,
     ) -> Result<Translated, Refused> {
-        let Some(tuple) = plain(packet.view(), side) else {
+        let Some(key) = FlowKey::of(packet.view(), side) else {
             return self.translate_unusual(side, packet, checksum, owner, now);
         };
+        if let Some(flows) = &flows
+            && let Some(Known { found, rewrite, .. }) = flows.get(key)
+            && let entry = self.table.entry(found.id)
+            && table::is_current(entry, found)
+            && self.follow(entry, found, &Transport { bytes: packet.view().payload(), checksum, is_fragment: false }, now)?
+        {
+            rewrite.apply(packet, checksum);
+            return Ok(Translated { dst: rewrite.dst(), basis: Basis::Known, first: None });
+        }
+        self.translate_uncached(flows, key, packet, checksum, owner, now)
+    }
+
+    /// Translates a packet of a flow that the cache does not have.
+    #[inline(never)]
+    fn translate_uncached(
+        &self,
+        flows: Option<&mut FlowCache>,
+        key: FlowKey,
+        packet: &mut Ipv4Mut<'_>,
+        checksum: Checksum,
+        owner: u16,
+        now: Timestamp,
+    ) -> Result<Translated, Refused> {
+        let tuple = key.tuple();
         let transport = Transport { bytes: packet.view().payload(), checksum, is_fragment: false };
-        let (src, dst, basis) = self.target(flows, &tuple, &transport, owner, now)?;
+        let (src, dst, basis) = self.target(flows.map(|flows| (flows, key)), &tuple, &transport, owner, now)?;
         rewrite::endpoints(packet, tuple.protocol, src, dst, checksum);
         Ok(Translated { dst: dst.address, basis, first: None })
     }
@@ -225,23 +249,18 @@ impl Nat {
     #[inline(always)]
     fn target(
         &self,
-        flows: Option<&mut FlowCache>,
+        cache: Option<(&mut FlowCache, FlowKey)>,
         tuple: &Tuple,
         transport: &Transport<'_>,
         owner: u16,
         now: Timestamp,
     ) -> Result<Target, Refused> {
-        if let Some(found) = flows.as_ref().and_then(|flows| flows.get(tuple)).filter(|found| self.table.is_current(found))
-            && self.follow(found, transport, now)?
-        {
-            return Ok(known(found));
-        }
         let hash = self.table.hash(tuple);
         if let Some(found) = self.table.find(tuple, hash)
-            && self.follow(&found, transport, now)?
+            && self.follow(self.table.entry(found.id), &found, transport, now)?
         {
-            if let Some(flows) = flows {
-                flows.put(tuple, &found);
+            if let Some((flows, key)) = cache {
+                flows.put(key, &found);
             }
             return Ok(known(&found));
         }
@@ -252,7 +271,7 @@ impl Nat {
     fn decide_flow(&self, tuple: &Tuple, transport: &Transport<'_>, owner: u16, now: Timestamp) -> Result<Target, Refused> {
         let hash = self.table.hash(tuple);
         if let Some(found) = self.table.find(tuple, hash) {
-            let idle = self.idle(&found, now);
+            let idle = idle(self.table.entry(found.id), now);
             let step = match found.tuples.original.protocol {
                 Protocol::TCP => self.tcp_step(found.direction, &mut self.table.tracker(found.id), &transport.segment()?, idle),
                 protocol => self.step(protocol, idle),
@@ -273,12 +292,12 @@ impl Nat {
 
     /// Moves a connection on by a packet of it. False if there is no such connection any more.
     #[inline(always)]
-    fn follow(&self, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<bool, Refused> {
-        let idle = self.idle(found, now);
+    fn follow(&self, entry: &Entry, found: &Found, transport: &Transport<'_>, now: Timestamp) -> Result<bool, Refused> {
+        let idle = idle(entry, now);
         let step = match found.tuples.original.protocol {
             Protocol::TCP => {
                 let segment = transport.segment()?;
-                let tracked = self.table.track(found, |tracker| self.tcp_step(found.direction, tracker, &segment, idle));
+                let tracked = table::track(entry, found, |tracker| self.tcp_step(found.direction, tracker, &segment, idle));
                 // `None`: its number was given to another connection meanwhile.
                 tracked.unwrap_or(Step::Over)
             }
@@ -287,7 +306,7 @@ impl Nat {
         match step {
             Step::Passes { refreshes } => {
                 if refreshes {
-                    self.table.refresh(found, now.secs());
+                    table::refresh(entry, found, now.secs());
                 }
                 Ok(true)
             }
@@ -319,12 +338,6 @@ impl Nat {
                 Step::Passes { refreshes }
             }
         }
-    }
-
-    /// Seconds since a packet last refreshed a connection.
-    #[inline(always)]
-    fn idle(&self, found: &Found, now: Timestamp) -> u32 {
-        now.secs().saturating_sub(self.table.used(found.id))
     }
 
     /// Opens a connection by a packet that belongs to none, if it may.
@@ -450,6 +463,12 @@ impl std::fmt::Debug for Nat {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Nat").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// Seconds since a packet last refreshed the connection of an entry.
+#[inline(always)]
+fn idle(entry: &Entry, now: Timestamp) -> u32 {
+    now.secs().saturating_sub(table::used(entry))
 }
 
 #[inline(always)]

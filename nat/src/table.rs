@@ -77,7 +77,7 @@ pub(crate) struct Tuples {
 }
 
 impl Tuples {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, direction: Direction) -> &Tuple {
         match direction {
             Direction::Original => &self.original,
@@ -115,7 +115,7 @@ pub(crate) struct SlotId {
 type Bucket = [AtomicU64; WAYS];
 
 /// An entry's words: one cache line.
-type Entry = [AtomicU32; ENTRY_WORDS];
+pub(crate) type Entry = [AtomicU32; ENTRY_WORDS];
 
 const ENTRY_WORDS: usize = 16;
 
@@ -199,7 +199,7 @@ impl<T: FromZeros> Lines<T> {
         Some(Lines { words, base })
     }
 
-    #[inline]
+    #[inline(always)]
     fn get<const WORDS: usize>(&self, line: usize) -> &[T; WORDS] {
         &self.words[self.base..].as_chunks().0[line]
     }
@@ -225,8 +225,9 @@ impl Table {
         })
     }
 
-    #[inline]
-    fn entry(&self, id: Id) -> &Entry {
+    /// The entry of a connection's number.
+    #[inline(always)]
+    pub(crate) fn entry(&self, id: Id) -> &Entry {
         self.entries.get(id.0 as usize)
     }
 
@@ -295,32 +296,10 @@ impl Table {
         None
     }
 
-    /// Whether an earlier result is still the same connection.
-    #[inline]
-    pub(crate) fn is_current(&self, found: &Found) -> bool {
-        self.entry(found.id)[word::VERSION].load(Ordering::Acquire) & !TRACKING == found.version
-    }
-
     /// The last second in which a packet refreshed a connection.
     #[inline]
     pub(crate) fn used(&self, id: Id) -> u32 {
-        self.entry(id)[word::USED].load(Ordering::Relaxed) & SECOND
-    }
-
-    /// A packet refreshes the connection that it was found to belong to. Writes at most once a second, and when a half-open
-    /// connection moves on.
-    #[inline]
-    pub(crate) fn refresh(&self, found: &Found, secs: u32) {
-        let used = &self.entry(found.id)[word::USED];
-        let before = used.load(Ordering::Relaxed);
-        if before == secs || before == secs | HALF_OPEN && found.direction == Direction::Original {
-            return;
-        }
-        if before & HALF_OPEN == 0 {
-            used.store(secs, Ordering::Relaxed);
-        } else {
-            refresh_half_open(used, found, secs);
-        }
+        used(self.entry(id))
     }
 
     /// Whether one of the connection's ends has not yet shown that it takes part.
@@ -336,21 +315,6 @@ impl Table {
     #[inline]
     pub(crate) fn tracker(&self, id: Id) -> Tracker {
         tracker_of(self.entry(id))
-    }
-
-    /// Lets `work` change the TCP tracker of a connection. `None` if the entry is no longer that
-    /// connection's, or if other workers kept holding the tracker.
-    #[inline]
-    pub(crate) fn track<T>(&self, found: &Found, work: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
-        let entry = self.entry(found.id);
-        if !take(&entry[word::VERSION], found.version) {
-            return None;
-        }
-        let mut tracker = tracker_of(entry);
-        let result = work(&mut tracker);
-        set_tracker(entry, &tracker);
-        entry[word::VERSION].store(found.version, Ordering::Release);
-        Some(result)
     }
 
     /// A free slot for each of a connection's tuples, whose hashes these are; `None` if the buckets of one are full.
@@ -436,6 +400,48 @@ impl Table {
         let bucket = if in_first < FILLING_UP && free(second).count() > in_first { second } else { first };
         free(bucket).next()
     }
+}
+
+/// Whether an earlier result is still the same connection, in this entry.
+#[inline(always)]
+pub(crate) fn is_current(entry: &Entry, found: &Found) -> bool {
+    entry[word::VERSION].load(Ordering::Acquire) & !TRACKING == found.version
+}
+
+/// The last second in which a packet refreshed the connection of an entry.
+#[inline(always)]
+pub(crate) fn used(entry: &Entry) -> u32 {
+    entry[word::USED].load(Ordering::Relaxed) & SECOND
+}
+
+/// A packet refreshes the connection that it was found to belong to, in this entry. Writes at most once a second, and when
+/// a half-open connection moves on.
+#[inline(always)]
+pub(crate) fn refresh(entry: &Entry, found: &Found, secs: u32) {
+    let used = &entry[word::USED];
+    let before = used.load(Ordering::Relaxed);
+    if before == secs || before == secs | HALF_OPEN && found.direction == Direction::Original {
+        return;
+    }
+    if before & HALF_OPEN == 0 {
+        used.store(secs, Ordering::Relaxed);
+    } else {
+        refresh_half_open(used, found, secs);
+    }
+}
+
+/// Lets `work` change the TCP tracker of a connection, in this entry. `None` if the entry is no longer that
+/// connection's, or if other workers kept holding the tracker.
+#[inline]
+pub(crate) fn track<T>(entry: &Entry, found: &Found, work: impl FnOnce(&mut Tracker) -> T) -> Option<T> {
+    if !take(&entry[word::VERSION], found.version) {
+        return None;
+    }
+    let mut tracker = tracker_of(entry);
+    let result = work(&mut tracker);
+    set_tracker(entry, &tracker);
+    entry[word::VERSION].store(found.version, Ordering::Release);
+    Some(result)
 }
 
 /// Notes a packet of a half-open connection of a protocol other than TCP.

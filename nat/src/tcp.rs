@@ -138,7 +138,7 @@ pub struct Segment {
 impl Segment {
     /// Reads a TCP header and its payload, without Ethernet padding. `None` if the header is invalid, or has a
     /// combination of flags that no stack sends (port scans do).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn parse(tcp: &[u8]) -> Option<Segment> {
         let view = TcpView::new(tcp)?;
@@ -160,18 +160,18 @@ impl Segment {
     }
 
     /// Whether it is a RST, which does not refresh a connection (RFC 7857 section 7).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_reset(&self) -> bool {
         self.has(RST)
     }
 
-    #[inline]
+    #[inline(always)]
     fn has(&self, flags: u8) -> bool {
         self.flags & flags != 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(&self) -> u32 {
         self.sequence.wrapping_add(self.len)
     }
@@ -184,7 +184,7 @@ struct Options {
 }
 
 impl Options {
-    #[inline]
+    #[inline(always)]
     fn parse(options: &[u8], flags: u8) -> Options {
         let are_timestamps = options.len() == TIMESTAMPS_LEN && options.starts_with(&TIMESTAMPS);
         if options.is_empty() || are_timestamps { Options::default() } else { Options::walk(options, flags) }
@@ -219,7 +219,7 @@ impl Options {
 }
 
 /// Sets of flags that stacks send (netfilter's `tcp_valid_flags`); PSH and the ECN flags never matter.
-#[inline]
+#[inline(always)]
 fn is_sane(flags: u8) -> bool {
     const ACK: u8 = flag::ACK;
     const FIN_ACK: u8 = flag::FIN | ACK;
@@ -230,12 +230,12 @@ fn is_sane(flags: u8) -> bool {
 }
 
 /// Whether `a` comes after `b` on the circle of sequence numbers.
-#[inline]
+#[inline(always)]
 fn is_after(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
 }
 
-#[inline]
+#[inline(always)]
 fn later(a: u32, b: u32) -> u32 {
     if is_after(b, a) { b } else { a }
 }

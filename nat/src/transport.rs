@@ -25,7 +25,7 @@ pub(crate) struct Transport<'a> {
 
 impl Transport<'_> {
     /// The TCP segment. The length of a fragmented one is not known, so it counts as the longest possible.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn segment(&self) -> Result<Segment, Refused> {
         let segment = Segment::parse(self.bytes).ok_or(Refused::OutOfWindow)?;
         Ok(if self.is_fragment { Segment { len: LONGEST_SEGMENT, ..segment } } else { segment })

@@ -34,24 +34,6 @@ pub(crate) enum View {
     Error,
 }
 
-/// The flow of an unfragmented TCP segment or UDP datagram, the common case. `None` for everything else, and for a
-/// truncated header; see [`view`].
-#[inline(always)]
-pub(crate) fn plain(packet: Ipv4View<'_>, side: Side) -> Option<Tuple> {
-    let protocol = Protocol(packet.protocol());
-    let header = match protocol {
-        Protocol::TCP => TCP_LEN,
-        Protocol::UDP => UDP_LEN,
-        _ => return None,
-    };
-    let payload = packet.payload();
-    if packet.is_fragment() || payload.len() < header {
-        return None;
-    }
-    let (src, dst) = ports(payload);
-    Some(Tuple { side, protocol, src: Endpoint::new(packet.src(), src), dst: Endpoint::new(packet.dst(), dst) })
-}
-
 /// Classifies any packet.
 pub(crate) fn view(packet: Ipv4View<'_>, side: Side) -> Result<View, Refused> {
     let payload = packet.payload();
@@ -102,7 +84,7 @@ fn tuple(packet: Ipv4View<'_>, side: Side) -> Result<Tuple, Refused> {
 }
 
 /// Source and destination port of a TCP or UDP header, which both begin with them.
-#[inline]
+#[inline(always)]
 pub(crate) fn ports(transport: &[u8]) -> (u16, u16) {
     (u16_at(transport, 0), u16_at(transport, 2))
 }
