@@ -33,11 +33,10 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Becomes a frame as it came or was made, with nothing left to offload.
+    /// Becomes a frame as it came or was made, with nothing left to offload. Its headers are to be read next.
     #[inline(always)]
-    pub(crate) fn set(&mut self, span: Span, headers: Headers) {
+    pub(crate) fn begin(&mut self, span: Span) {
         self.span = span;
-        self.headers = headers;
         self.offload = Offload::default();
         self.cut_to = None;
         self.is_size_free = false;

@@ -27,17 +27,30 @@ use crate::walk::Walk;
 
 /// Makes a packet fit, unchanged or marked to be cut at egress. Otherwise returns the error for its sender, which applies
 /// to IPv4 (RFC 791 section 3.2, RFC 1191 section 4).
-#[inline]
+#[inline(always)]
 pub(crate) fn fit(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bool) -> Result<(), IcmpError> {
-    let Frame { span, headers, offload, .. } = *frame;
-    let len = match offload.segmentation {
-        Some(segmentation) => usize::from(headers.payload - headers.l3) + usize::from(segmentation.size),
-        None => span.len() - usize::from(headers.l3),
+    if fits(frame, mtu) { Ok(()) } else { cut(rx, frame, mtu, dont_fragment) }
+}
+
+/// Whether a packet fits unchanged, as nearly all do.
+#[inline(always)]
+pub(crate) fn fits(frame: &mut Frame, mtu: u32) -> bool {
+    let end = match frame.offload.segmentation {
+        Some(segmentation) => usize::from(frame.headers.payload) + usize::from(segmentation.size),
+        None => frame.span.len(),
     };
-    if len <= mtu as usize {
+    let is_fitting = end <= usize::from(frame.headers.l3) + mtu as usize;
+    if is_fitting {
+        // An earlier step may have had less room.
         frame.cut_to = None;
-        return Ok(());
     }
+    is_fitting
+}
+
+/// Makes a packet fit that [does not fit](fits) as it is.
+#[cold]
+pub(crate) fn cut(rx: &mut Batch, frame: &mut Frame, mtu: u32, dont_fragment: bool) -> Result<(), IcmpError> {
+    let Frame { span, headers, offload, .. } = *frame;
     if headers.transport == Transport::Tcp
         && (frame.is_size_free || offload.segmentation.is_some() && !dont_fragment)
         && let Some(size) = mtu.checked_sub(u32::from(headers.payload - headers.l3)).filter(|size| *size > 0)
@@ -161,6 +174,6 @@ fn send_back(
         return None;
     }
     walk.rx.set_vnet(span, VnetHeader::default());
-    frame.set(span, parse(span, walk.rx).ok()?);
-    Some(())
+    frame.begin(span);
+    parse(frame, walk.rx).ok()
 }

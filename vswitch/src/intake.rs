@@ -18,7 +18,8 @@ use crate::walk::Walk;
 #[inline(always)]
 pub(crate) fn admit(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
     let span = walk.rx.spans()[walk.at];
-    frame.set(span, parse(span, walk.rx)?);
+    frame.begin(span);
+    parse(frame, walk.rx)?;
     // Finishing a checksum may have overwritten a field that was parsed. Addresses and tags are not
     // among those, so that what was an Ethernet header is one still.
     judge(frame, walk.rx, |bytes, headers| Headers::parse(bytes).unwrap_or(headers))
@@ -28,7 +29,8 @@ pub(crate) fn admit(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropRe
 #[inline(always)]
 pub(crate) fn admit_packet(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
     let span = walk.rx.spans()[walk.at];
-    frame.set(span, Headers::of_packet(walk.rx.frame(span)));
+    frame.begin(span);
+    frame.headers = Headers::of_packet(walk.rx.frame(span));
     judge(frame, walk.rx, |bytes, _| Headers::of_packet(bytes))
 }
 
@@ -42,7 +44,8 @@ pub(crate) fn arrive(
     headers: &Headers,
     tos: u8,
 ) -> Result<(), DropReason> {
-    frame.set(walk.rx.spans()[walk.at], *headers);
+    frame.begin(walk.rx.spans()[walk.at]);
+    frame.headers = *headers;
     judge(frame, walk.rx, |_, headers| headers)?;
     let_in(socket, walk.rx, frame, tos)?;
     // The super-frame of a kernel on this machine, whose segment size is lost.
@@ -52,18 +55,21 @@ pub(crate) fn arrive(
 
 /// The frame becomes what the router wrote into the batch: complete, with nothing left to offload. Counted as made.
 pub(crate) fn made(walk: &mut Walk<'_>, frame: &mut Frame, span: Span) -> Result<(), DropReason> {
-    frame.set(span, parse(span, walk.rx)?);
+    frame.begin(span);
+    parse(frame, walk.rx)?;
     walk.rx.set_vnet(span, Offload::default().to_vnet(&frame.headers, 0));
     walk.counters.made.add(1);
     Ok(())
 }
 
+/// Reads the headers of a frame.
 #[inline(always)]
-pub(crate) fn parse(span: Span, rx: &Batch) -> Result<Headers, DropReason> {
-    Headers::parse(rx.frame(span)).map_err(|malformed| match malformed {
-        Malformed::Runt => DropReason::Runt,
-        Malformed::TruncatedTag => DropReason::TruncatedTag,
-    })
+pub(crate) fn parse(frame: &mut Frame, rx: &Batch) -> Result<(), DropReason> {
+    match frame.headers.read(rx.frame(frame.span)) {
+        Ok(()) => Ok(()),
+        Err(Malformed::Runt) => Err(DropReason::Runt),
+        Err(Malformed::TruncatedTag) => Err(DropReason::TruncatedTag),
+    }
 }
 
 /// Believes the virtio-net header or not, finishes a checksum that no port could, and writes the header that

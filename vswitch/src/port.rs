@@ -110,7 +110,7 @@ impl Encapsulation {
 impl Port {
     /// Maximum length of the packet behind this frame's Ethernet header, with the tags that it leaves with. On a link, tags
     /// do not count (IEEE 802.3 allows four more bytes for a tagged frame); in a tunnel they take a part of the MTU.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn room(&self, headers: &Headers, action: TagAction) -> u32 {
         let tags = match self.kind {
@@ -121,7 +121,7 @@ impl Port {
     }
 
     /// Whether the packet behind Ethernet header and tags, or a segment of it, is longer than the port allows.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_too_long(&self, headers: &Headers, offload: Offload, frame_len: usize, action: TagAction) -> bool {
         let len = match offload.segmentation {
@@ -138,14 +138,14 @@ impl Port {
     }
 
     /// Whether the port leads into a tunnel.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_tunnel(&self) -> bool {
         self.encapsulation().is_some()
     }
 
     /// The encapsulation, if the port leads into a tunnel.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn encapsulation(&self) -> Option<&Encapsulation> {
         match &self.kind {

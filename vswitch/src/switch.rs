@@ -60,7 +60,10 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, frame: &m
     // 1. Classify.
     let vlan = port.vlan.classify(&frame.headers).ok_or(DropReason::VlanNotAllowed)?;
     let domain = Domain { bridge: port.bridge, vlan };
-    let gateway = router.as_mut().and_then(|router| router.tables.at(domain).map(|(interface, mac)| (router, interface, mac)));
+    let gateway = match router {
+        Some(router) => router.tables.at(domain).map(|(interface, mac)| (router, interface, mac)),
+        None => None,
+    };
     if let Some((_, _, mac)) = gateway
         && frame.headers.src == mac
     {

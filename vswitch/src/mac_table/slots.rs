@@ -79,7 +79,7 @@ impl Value {
 }
 
 /// The key of an address; never 0, which is that of a free slot.
-#[inline]
+#[inline(always)]
 pub(super) fn key_of(vlan: VlanId, mac: MacAddr) -> u64 {
     OCCUPIED | mac.to_u64() << 12 | u64::from(vlan.get())
 }

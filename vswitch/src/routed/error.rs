@@ -21,6 +21,7 @@ use packet::ipv4::Ipv4View;
 use packet::{MacAddr, VnetHeader};
 
 use super::routing::Interface;
+use super::translate::Ttl;
 use super::v4::{set_addresses, view, view_mut};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
@@ -55,7 +56,7 @@ impl Stop {
 
 impl RouterWorker {
     /// Sends the error, if there is one. Returns the reason of the drop.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stop(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, stop: Stop) -> DropReason {
         if let Stop::Report(error, _) = stop {
             self.report(tables, walk, frame, error);
@@ -124,9 +125,9 @@ impl RouterWorker {
         if nat.is_external(to) {
             if quoted_dst(walk, error).is_some_and(|dst| routing.to_inside(dst).is_some()) {
                 // It is about a packet that was translated twice, and so is the error.
-                self.translate(walk, error, nat, Side::Inside).map_err(DropReason::from)?;
+                self.translate(walk, error, nat, Side::Inside, Ttl::Kept).map_err(DropReason::from)?;
             }
-            let dst = self.translate(walk, error, nat, Side::Outside).map_err(DropReason::from)?;
+            let dst = self.translate(walk, error, nat, Side::Outside, Ttl::Kept).map_err(DropReason::from)?;
             let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
             // From the address that the guest knows the router by (RFC 1812 section 4.3.2.4).
             if let Some(interface) = routing.interface(id)
@@ -136,7 +137,7 @@ impl RouterWorker {
             }
             return self.deliver(tables, walk, error, id, dst);
         }
-        let dst = self.translate(walk, error, nat, Side::Inside).map_err(DropReason::from)?;
+        let dst = self.translate(walk, error, nat, Side::Inside, Ttl::Kept).map_err(DropReason::from)?;
         let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
         let hop = uplink.next_hop(dst).ok_or(DropReason::NoRoute)?;
         self.hand_to(tables, walk, error, uplink, hop);
@@ -162,8 +163,8 @@ fn write_error(walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError, from: I
         return None;
     }
     walk.rx.set_vnet(span, VnetHeader::default());
-    frame.set(span, parse(span, walk.rx).ok()?);
-    Some(())
+    frame.begin(span);
+    parse(frame, walk.rx).ok()
 }
 
 /// The destination of the packet that an error quotes.

@@ -7,8 +7,8 @@ use packet::vlan::VlanId;
 
 use super::error::Stop;
 use super::routing::Uplink;
-use super::translate::clamp;
-use super::v4::{decrement_ttl, is_echo_request, is_icmp_error, is_one_host, mark_inside, sound, untag};
+use super::translate::{Ttl, clamp};
+use super::v4::{is_echo_request, is_icmp_error, is_one_host, mark_inside, sound, untag};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -34,7 +34,7 @@ impl RouterWorker {
         self.route_untagged_in(tables, walk, frame)
     }
 
-    #[inline]
+    #[inline(always)]
     fn route_untagged_in(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
         let uplink = tables.routing.uplink().ok_or(DropReason::NotForUs)?;
         if frame.headers.ether_type == EtherType::ARP {
@@ -49,7 +49,7 @@ impl RouterWorker {
         outcome.map_err(|stop| self.stop(tables, walk, frame, stop))
     }
 
-    #[inline]
+    #[inline(always)]
     fn enter_inside(
         &mut self,
         tables: &RouterTables,
@@ -70,7 +70,7 @@ impl RouterWorker {
         if !routing.forwards([ip.src]) && !is_icmp_error(walk, frame) {
             return Err(Stop::Drop(DropReason::LinkLocalAddress));
         }
-        let dst = match self.translate(walk, frame, nat, Side::Outside) {
+        let dst = match self.translate(walk, frame, nat, Side::Outside, Ttl::Decremented) {
             Ok(dst) => dst,
             Err(Refused::NoMapping | Refused::IcmpIgnored) if uplink.own.contains(&ip.dst) && is_echo_request(walk, frame) => {
                 return Ok(self.echo(tables, walk, frame)?);
@@ -89,7 +89,6 @@ impl RouterWorker {
         if ip.has_options {
             mark_inside(walk, frame, routing, to)?;
         }
-        decrement_ttl(walk, frame);
         self.deliver(tables, walk, frame, to, dst)
     }
 }

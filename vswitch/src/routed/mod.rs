@@ -88,10 +88,18 @@ pub(crate) const HOPS: usize = 256;
 /// A neighbour as it was looked up last. Valid while the second and the version of the neighbours are the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Hop {
-    pub(crate) address: Option<(InterfaceId, Ipv4Addr)>,
+    /// Its network and address, as [`Hop::key_of`] packs them; 0 in a place that is free.
+    pub(crate) key: u64,
     pub(crate) mac: MacAddr,
     pub(crate) secs: u32,
     pub(crate) version: u32,
+}
+
+impl Hop {
+    #[inline(always)]
+    pub(crate) fn key_of(id: InterfaceId, address: Ipv4Addr) -> u64 {
+        1 << 63 | u64::from(id.0) << 32 | u64::from(address.to_bits())
+    }
 }
 
 impl Router {

@@ -16,7 +16,7 @@ use super::v4::{set_addresses, view};
 use super::{Deferred, HOPS, Hop, RouterTables, RouterWorker, UPLINK};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
-use crate::fit::fit;
+use crate::fit::{cut, fit, fits};
 use crate::intake::made;
 use crate::storm::FloodClass;
 use crate::walk::Walk;
@@ -24,7 +24,7 @@ use crate::watched::step::Step;
 
 impl RouterWorker {
     /// Sends a packet to a guest on network `to`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn deliver(
         &mut self,
         tables: &RouterTables,
@@ -54,14 +54,20 @@ impl RouterWorker {
         let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
         let action = link.vlan.leave(domain.vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
         let mtu = link.room(&frame.headers, action);
-        let dont_fragment = view(walk, frame).ok_or(DropReason::BadIpHeader)?.dont_fragment();
-        fit(walk.rx, frame, mtu, dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
+        if !fits(frame, mtu) {
+            let dont_fragment = view(walk, frame).ok_or(DropReason::BadIpHeader)?.dont_fragment();
+            cut(walk.rx, frame, mtu, dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
+        }
         walk.note_cut(frame);
-        Ok(walk.queue(port, domain, frame)?)
+        if link.is_tunnel() {
+            return Ok(walk.queue(port, domain, frame)?);
+        }
+        walk.push(port, action);
+        Ok(())
     }
 
     /// Sends a packet to a neighbour outside.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hand_to(
         &mut self,
         tables: &RouterTables,
@@ -85,7 +91,7 @@ impl RouterWorker {
     }
 
     /// A neighbour's MAC address. A look-up is remembered for the rest of the second, until any neighbour changes.
-    #[inline]
+    #[inline(always)]
     fn mac_of(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, id: InterfaceId, address: Ipv4Addr) -> Option<MacAddr> {
         if walk.story.is_some() {
             return mac_of_traced(tables, walk, id, address);
@@ -93,11 +99,11 @@ impl RouterWorker {
         let now = walk.now;
         let hop = &mut self.hops[address.to_bits() as usize % HOPS];
         let (secs, version) = (now.secs(), tables.neighbours.version());
-        if hop.address == Some((id, address)) && hop.secs == secs && hop.version == version {
+        if hop.key == Hop::key_of(id, address) && hop.secs == secs && hop.version == version {
             return Some(hop.mac);
         }
         let mac = tables.neighbours.lookup(id, address, now)?;
-        *hop = Hop { address: Some((id, address)), mac, secs, version };
+        *hop = Hop { key: Hop::key_of(id, address), mac, secs, version };
         Some(mac)
     }
 
@@ -110,10 +116,10 @@ impl RouterWorker {
     }
 
     /// Compares the MAC address that a packet came from with that to which packets for its source were sent last.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn compare(&mut self, tables: &RouterTables, walk: &Walk<'_>, id: InterfaceId, address: Ipv4Addr, mac: MacAddr) {
         let hop = &self.hops[address.to_bits() as usize % HOPS];
-        if hop.address == Some((id, address)) && hop.mac != mac {
+        if hop.key == Hop::key_of(id, address) && hop.mac != mac {
             self.contradict(tables, walk, id, address, mac);
         }
     }

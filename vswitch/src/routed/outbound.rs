@@ -6,7 +6,7 @@ use packet::icmpv4::{IcmpError, unreachable};
 use super::error::Stop;
 use super::neighbour::InterfaceId;
 use super::routing::{Reach, Uplink};
-use super::translate::clamp;
+use super::translate::{Ttl, clamp};
 use super::v4::{Ip, decrement_ttl, is_echo_request, is_one_host, mark, mark_inside, sound, untag, view};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
@@ -30,7 +30,7 @@ impl RouterWorker {
         outcome.map_err(|stop| self.stop(tables, walk, frame, stop))
     }
 
-    #[inline]
+    #[inline(always)]
     fn leave_network(
         &mut self,
         tables: &RouterTables,
@@ -80,7 +80,7 @@ impl RouterWorker {
     }
 
     /// Routes a packet from inside to the outside.
-    #[inline]
+    #[inline(always)]
     fn leave_inside(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, ip: Ip) -> Result<(), Stop> {
         let no_route = Stop::Report(IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute);
         let (Some(nat), Some(uplink)) = (tables.nat.as_deref(), tables.routing.uplink()) else { return Err(no_route) };
@@ -93,13 +93,12 @@ impl RouterWorker {
         fit(walk.rx, frame, route.mtu, ip.dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
         walk.note_cut(frame);
         clamp(walk, frame, || route.max_segment_size);
-        if let Err(refused) = self.translate(walk, frame, nat, Side::Inside) {
+        if let Err(refused) = self.translate(walk, frame, nat, Side::Inside, Ttl::Decremented) {
             return self.refuse(tables, walk, frame, nat, refused);
         }
         if ip.has_options {
             mark(walk, frame, &tables.routing, uplink.address)?;
         }
-        decrement_ttl(walk, frame);
         self.hand_to(tables, walk, frame, uplink, hop);
         Ok(())
     }
@@ -123,10 +122,10 @@ impl RouterWorker {
             return Err(Stop::Drop(DropReason::NoRoute));
         }
         clamp(walk, frame, || tables.routing.max_segment_size(ip.dst));
-        if let Err(refused) = self.translate(walk, frame, nat, Side::Inside) {
+        if let Err(refused) = self.translate(walk, frame, nat, Side::Inside, Ttl::Kept) {
             return self.refuse(tables, walk, frame, nat, refused);
         }
-        let dst = self.translate(walk, frame, nat, Side::Outside).map_err(DropReason::from)?;
+        let dst = self.translate(walk, frame, nat, Side::Outside, Ttl::Decremented).map_err(DropReason::from)?;
         let to = tables.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
         if !tables.routing.is_reached_from_outside(to) {
             return Err(Stop::Drop(DropReason::NotAllowed));
@@ -134,7 +133,6 @@ impl RouterWorker {
         if ip.has_options {
             mark_inside(walk, frame, &tables.routing, to)?;
         }
-        decrement_ttl(walk, frame);
         self.deliver(tables, walk, frame, to, dst)
     }
 

@@ -84,7 +84,7 @@ impl Route {
     }
 
     /// The next hop for an address that this is the route of.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hop(&self, to: Ipv4Addr) -> Ipv4Addr {
         self.via.unwrap_or(to)
     }
@@ -109,7 +109,7 @@ pub struct Uplink {
 
 impl Uplink {
     /// The route to this address.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn route(&self, to: Ipv4Addr) -> Option<&Route> {
         self.routes.iter().find(|route| route.to.contains(to))
     }
@@ -225,7 +225,7 @@ impl Routing {
     }
 
     /// The number of a domain's network, if the router has an address there.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn of_domain(&self, domain: Domain) -> Option<InterfaceId> {
         let bridge = self.by_bridge.get(domain.bridge.index())?;
@@ -237,7 +237,7 @@ impl Routing {
     }
 
     /// A network inside by its number.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn interface(&self, id: InterfaceId) -> Option<&Interface> {
         self.interfaces.get(usize::from(id.0))?.as_ref()
@@ -256,7 +256,7 @@ impl Routing {
     }
 
     /// The network inside that contains an address.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn to_inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
         let contains = |interface: &Option<Interface>| interface.is_some_and(|interface| interface.network.contains(address));
@@ -264,7 +264,7 @@ impl Routing {
     }
 
     /// Whether this is the address of a gateway.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn is_gateway(&self, address: Ipv4Addr) -> bool {
         self.interfaces.iter().flatten().any(|interface| interface.address == address)
@@ -291,14 +291,14 @@ impl Routing {
     }
 
     /// The uplink, if it can be used.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn uplink(&self) -> Option<&Uplink> {
         self.uplink.as_ref()
     }
 
     /// Whether a packet with these addresses may be forwarded, as far as link-local ones are concerned.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn forwards<const N: usize>(&self, addresses: [Ipv4Addr; N]) -> bool {
         let is_link_local = addresses.into_iter().fold(false, |is, address| is | (address.to_bits() >> 16 == LINK_LOCAL));

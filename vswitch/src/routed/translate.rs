@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use nat::{Basis, Nat, Refused, Side};
+use packet::ipv4::Ipv4Mut;
 use packet::{Transport, tcp};
 
 use super::neighbour::InterfaceId;
@@ -15,31 +16,61 @@ use crate::walk::Walk;
 use crate::watched::step::Step;
 use crate::watched::story::Addressed;
 
+/// What becomes of a packet's time to live as it is translated: it is in the header that is being written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ttl {
+    /// The packet is forwarded: unless its time has run out, it has one hop less.
+    Decremented,
+    /// The packet is the router's own, or is translated once more.
+    Kept,
+}
+
+impl Ttl {
+    #[inline(always)]
+    fn apply(self, ip: &mut Ipv4Mut<'_>) {
+        if self == Ttl::Decremented {
+            // A packet whose time has run out is reported, as it came.
+            let _ = ip.decrement_ttl();
+        }
+    }
+}
+
 impl RouterWorker {
     /// Translates a packet in place. Returns its destination after that.
-    #[inline]
-    pub(crate) fn translate(&mut self, walk: &mut Walk<'_>, frame: &Frame, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+    #[inline(always)]
+    pub(crate) fn translate(
+        &mut self,
+        walk: &mut Walk<'_>,
+        frame: &Frame,
+        nat: &Nat,
+        side: Side,
+        ttl: Ttl,
+    ) -> Result<Ipv4Addr, Refused> {
         if walk.story.is_some() {
-            return self.translate_traced(walk, frame, nat, side);
+            return self.translate_traced(walk, frame, nat, side, ttl);
         }
-        self.apply_translation(walk, frame, nat, side).map(|(dst, _)| dst)
+        self.apply_translation(walk, frame, nat, side, ttl).map(|(dst, _)| dst)
     }
 
     /// Translates in place. Returns the new destination, and the reason for the translation.
-    #[inline]
+    #[inline(always)]
     fn apply_translation(
         &mut self,
         walk: &mut Walk<'_>,
         frame: &Frame,
         nat: &Nat,
         side: Side,
+        ttl: Ttl,
     ) -> Result<(Ipv4Addr, Basis), Refused> {
         let (owner, now) = (walk.ingress.0, walk.now);
         let mut ip = view_mut(walk, frame).ok_or(Refused::Malformed)?;
         if let Some(first) = self.first_fragment.take() {
-            return Ok((first.translate(&mut ip), Basis::Fragment));
+            let dst = first.translate(&mut ip);
+            ttl.apply(&mut ip);
+            return Ok((dst, Basis::Fragment));
         }
         let translated = nat.translate_by(Some(&mut self.flows), side, &mut ip, frame.offload.checksum, owner, now)?;
+        ttl.apply(&mut ip);
         if let Some(first) = translated.first {
             self.defer(Deferred::Fragments(first));
         }
@@ -47,11 +78,20 @@ impl RouterWorker {
     }
 
     #[cold]
-    fn translate_traced(&mut self, walk: &mut Walk<'_>, frame: &Frame, nat: &Nat, side: Side) -> Result<Ipv4Addr, Refused> {
+    fn translate_traced(
+        &mut self,
+        walk: &mut Walk<'_>,
+        frame: &Frame,
+        nat: &Nat,
+        side: Side,
+        ttl: Ttl,
+    ) -> Result<Ipv4Addr, Refused> {
         let basis = if walk.is_rehearsal() {
-            decide_translation(walk, frame, nat, side)?
+            let basis = decide_translation(walk, frame, nat, side)?;
+            ttl.apply(&mut view_mut(walk, frame).ok_or(Refused::Malformed)?);
+            basis
         } else {
-            self.apply_translation(walk, frame, nat, side)?.1
+            self.apply_translation(walk, frame, nat, side, ttl)?.1
         };
         let (src, dst) = nat::endpoints(view(walk, frame).ok_or(Refused::Malformed)?);
         walk.note(|| Step::Translated { side, basis, src, dst });
@@ -120,7 +160,7 @@ fn decide_translation(walk: &mut Walk<'_>, frame: &Frame, nat: &Nat, side: Side)
 }
 
 /// Lowers the maximum segment size that a SYN announces to what fits through the uplink. `most` is asked for SYNs only.
-#[inline]
+#[inline(always)]
 pub(crate) fn clamp(walk: &mut Walk<'_>, frame: &Frame, most: impl FnOnce() -> u16) {
     let Frame { span, headers, offload, .. } = frame;
     if headers.transport != Transport::Tcp {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
 use packet::icmpv4;
-use packet::ipv4::{Ipv4Mut, Ipv4Options, Ipv4View};
+use packet::ipv4::{IPV4_LEN, Ipv4Mut, Ipv4Options, Ipv4View};
 use packet::ipv4_options::Mark;
 use packet::vlan::TAG_LEN;
 use packet::{Headers, MacAddr, Network};
@@ -28,7 +28,7 @@ pub(crate) struct Ip {
 
 /// Removes the VLAN tag and the padding of a frame that is to be routed. A frame with a second tag is not routed: it
 /// belongs to another network.
-#[inline]
+#[inline(always)]
 pub(crate) fn untag(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
     let headers = &mut frame.headers;
     if headers.end as usize != frame.span.len() {
@@ -60,30 +60,39 @@ fn without_tag(headers: Headers) -> Headers {
 }
 
 /// Checks that the packet is IPv4 that a router may forward (RFC 1812 section 5.2.2).
-#[inline]
+#[inline(always)]
 pub(crate) fn sound(walk: &Walk<'_>, frame: &Frame) -> Result<Ip, DropReason> {
     match (frame.headers.ether_type, frame.headers.network) {
         (EtherType::IPV4, Network::Ipv4) => {}
         (EtherType::IPV4, _) => return Err(DropReason::BadIpHeader),
         _ => return Err(DropReason::NotRouted),
     }
-    let Some(ip) = view(walk, frame).filter(|ip| ip.has_valid_checksum()) else { return Err(DropReason::BadIpHeader) };
-    let has_options = match ip.options() {
-        Ipv4Options::None => false,
-        Ipv4Options::Harmless => true,
-        _ => return Err(DropReason::IpOptions),
-    };
+    let Some(ip) = view(walk, frame) else { return Err(DropReason::BadIpHeader) };
+    if !ip.has_valid_checksum() {
+        return Err(DropReason::BadIpHeader);
+    }
+    let has_options = ip.header_len() > IPV4_LEN && has_options(ip)?;
     Ok(Ip { src: ip.src(), dst: ip.dst(), ttl: ip.ttl(), dont_fragment: ip.dont_fragment(), has_options })
 }
 
+/// Whether the options of a header that may have some are such that a router may have to leave its mark in them.
+#[cold]
+fn has_options(ip: Ipv4View<'_>) -> Result<bool, DropReason> {
+    match ip.options() {
+        Ipv4Options::None => Ok(false),
+        Ipv4Options::Harmless => Ok(true),
+        Ipv4Options::SourceRouted | Ipv4Options::Malformed => Err(DropReason::IpOptions),
+    }
+}
+
 /// The packet's IPv4 header, which parsing has validated.
-#[inline]
+#[inline(always)]
 pub(crate) fn view<'a>(walk: &'a Walk<'_>, frame: &Frame) -> Option<Ipv4View<'a>> {
     frame.headers.ipv4(walk.rx.frame(frame.span))
 }
 
 /// The packet's IPv4 header, to be changed in place.
-#[inline]
+#[inline(always)]
 pub(crate) fn view_mut<'a>(walk: &'a mut Walk<'_>, frame: &Frame) -> Option<Ipv4Mut<'a>> {
     frame.headers.ipv4_mut(walk.rx.frame_mut(frame.span))
 }
@@ -103,7 +112,7 @@ pub(crate) fn is_icmp_error(walk: &Walk<'_>, frame: &Frame) -> bool {
 }
 
 /// Whether this is a unicast address that a host can have (RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7).
-#[inline]
+#[inline(always)]
 pub(crate) fn is_one_host(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];
     (1..224).contains(&first) && first != 127
@@ -125,13 +134,15 @@ pub(crate) fn mark_inside(walk: &mut Walk<'_>, frame: &Frame, routing: &Routing,
     mark(walk, frame, routing, interface.address)
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
     // A packet whose TTL runs out was reported before.
-    let _ = view_mut(walk, frame).is_some_and(|mut ip| ip.decrement_ttl());
+    if let Some(mut ip) = view_mut(walk, frame) {
+        let _ = ip.decrement_ttl();
+    }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn set_addresses(walk: &mut Walk<'_>, frame: &mut Frame, dst: MacAddr, src: MacAddr) {
     let bytes = walk.rx.frame_mut(frame.span);
     bytes[..6].copy_from_slice(&dst.0);

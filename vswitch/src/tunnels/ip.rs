@@ -116,7 +116,8 @@ fn answer(walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError) -> Option<()
     if !error.write_headers(bytes, from, to, id) {
         return None;
     }
-    frame.set(span, Headers::of_packet(bytes));
+    frame.begin(span);
+    frame.headers = Headers::of_packet(bytes);
     walk.rx.set_vnet(span, VnetHeader::default());
     Some(())
 }
