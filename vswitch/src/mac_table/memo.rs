@@ -5,9 +5,10 @@
 //! hash.
 //!
 //! *A place is believed* only while the table's version and the second are those of the look-up. The version changes with each
-//! entry that is added, removed or moved to another port; so an entry with the same version is there still, with the same port.
-//! Within one second an entry does not age, and one that was renewed is not due again. So the memo gives the answer that the
-//! table would give. The version is read before the table: a change in between makes the new place worthless, not wrong.
+//! entry that is added, removed or moved to another port, and with the ageing time; so at the same version an entry is there
+//! still, with the same port. Within one second an entry does not age, and one that was renewed is not due again. So the memo
+//! gives the answer that the table would give. The version is read before the table: a change in between makes the new place
+//! worthless, not wrong.
 //!
 //! *Misses are not remembered*: a frame to an unknown station is flooded, which costs more than its look-up.
 //!

@@ -263,7 +263,8 @@ impl MacTable {
 
     /// Changes the time without renewal after which an entry is removed, in seconds.
     pub fn set_aging(&self, secs: u32) {
-        self.aging_secs.store(secs.max(1), Ordering::Relaxed);
+        let _book = self.lock();
+        self.slots.change(|| self.aging_secs.store(secs.max(1), Ordering::Relaxed));
     }
 
     /// The port of an address, if it is known.

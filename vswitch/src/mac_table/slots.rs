@@ -199,8 +199,8 @@ impl Slots {
         &self.buckets[slot / WAYS].0[slot % WAYS]
     }
 
-    /// Makes a change that readers see as a whole or not at all.
-    fn change(&self, stores: impl FnOnce()) {
+    /// Makes a change that readers see as a whole or not at all, and after which answers of before are worth nothing.
+    pub(super) fn change(&self, stores: impl FnOnce()) {
         let version = self.version.load(Ordering::Relaxed) | 1;
         self.version.store(version, Ordering::Relaxed);
         fence(Ordering::Release);
