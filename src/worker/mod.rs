@@ -286,8 +286,11 @@ impl Worker {
             let work = self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
             let frames = batch.spans().len();
             self.finish(ingress, frames, work, now, began);
-            if Pauses::is_needed(self.pipeline.take_refused_floods()) {
-                self.pause(ingress, now);
+            let refused = self.pipeline.refused_floods();
+            if refused > 0
+                && let Some(length) = self.pauses.note(ingress, refused, now)
+            {
+                self.pause(ingress, now, length);
             }
         }
         if received == Received::Gone {
@@ -300,11 +303,13 @@ impl Worker {
 
     /// Does not read a port for a moment.
     #[cold]
-    fn pause(&mut self, id: PortId, now: Timestamp) {
+    fn pause(&mut self, id: PortId, now: Timestamp, length: Duration) {
         if let Some(reader) = &self.readers[id.index()]
             && self.poller.watch_readable(&reader.source, u64::from(id.0), false).is_ok()
         {
-            self.pauses.begin(id, now);
+            let end = now.after(length);
+            self.pauses.begin(id, end);
+            self.pipeline.withhold_floods(id, now, end);
         }
     }
 

@@ -43,6 +43,11 @@ impl Bucket {
         true
     }
 
+    /// Gains no tokens until `from`, besides those that it has gained.
+    pub(crate) fn skip_to(&mut self, from: Timestamp) {
+        self.filled = self.filled.max(from);
+    }
+
     #[inline]
     fn fill(&mut self, now: Timestamp) {
         // Workers share some buckets, and one of them may have an earlier time.

@@ -89,6 +89,7 @@ impl Pipeline {
         let (frames, queues) = tx.begin();
         let Pipeline { bridges, router, state, observer, .. } = self;
         observer.begin_batch();
+        state.storm.begin_batch();
         let Some(mut walk) = Walk::new(bridges, state, rx, queues, ingress, now) else { return };
         let ip_tunnel = bridges.ip_tunnel(ingress);
         let count = walk.rx.spans().len();
@@ -211,10 +212,16 @@ impl Pipeline {
         }
     }
 
-    /// Number of frames that storm control has dropped since the last call.
+    /// Number of frames of the last batch of [`Pipeline::process`] that storm control has dropped.
     #[inline]
-    pub fn take_refused_floods(&mut self) -> usize {
-        self.state.storm.take_refused()
+    #[must_use]
+    pub fn refused_floods(&self) -> usize {
+        self.state.storm.refused()
+    }
+
+    /// A port is not read from `now` until `end` because it floods far beyond its limits: it gains few tokens in that time.
+    pub fn withhold_floods(&mut self, id: PortId, now: Timestamp, end: Timestamp) {
+        self.state.storm.withhold(id, now, end);
     }
 
     /// Writes out the queues that were filled from `rx`. Returns the work that it was.

@@ -2,11 +2,18 @@
 //!
 //! A flood costs as many writes as the VLAN has ports, so a station that sends frames to everybody as fast as it can would take
 //! the switch's time from all others. Each port has a token bucket per class of such frames: broadcast, multicast, and unicast to
-//! a station that the MAC table does not know. A frame takes a token before it is copied. The burst is twice the rate.
+//! a station that the MAC table does not know. A frame takes a token before it is copied.
+//!
+//! *The burst* is twice the rate, but at rates above 1,000 only [`BURST`] frames or a fifth of the rate, whichever is more: 20,000
+//! frames to 32 ports at once would be 640,000 writes, half a second in which others wait.
 //!
 //! *The unit is a frame received*, whatever the number of ports that it would leave through: what a port may send does not depend
 //! on the number of its neighbours. A super-frame takes as many tokens as it has segments; one token is enough to let it pass, and
 //! the bucket is in debt afterwards.
+//!
+//! *Far beyond the limits* a port gets less than they allow. A station that sends ten times of what is let through has no use for
+//! the tenth, but the copies cost the others as much as those of an honest one. While the worker does not read the port (which is
+//! its answer to that, see the daemon's pauses), its buckets gain one of [`WITHHELD`] tokens.
 //!
 //! *Frames of the router* (its ARP requests, its answers) take no token, and neither do frames that it takes in: ARP to the
 //! gateway is answered before. A routed packet whose last hop is flooded takes one of the port that it came in through.
@@ -22,6 +29,12 @@ use packet::Timestamp;
 use crate::drop_reason::DropReason;
 use crate::limit::Bucket;
 use crate::port::PortId;
+
+/// The burst of rates from 1,000 to 10,000, in frames.
+const BURST: u32 = 2000;
+
+/// The share of the tokens that a port gains while it is not read because it floods far beyond its limits.
+const WITHHELD: u64 = 8;
 
 /// Maximum rates of the frames of a port that are flooded, in frames per second; `None` is no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,10 +89,24 @@ impl StormControl {
         }
     }
 
-    /// Number of frames that were refused since the last call.
+    /// A new batch begins.
     #[inline]
-    pub(crate) fn take_refused(&mut self) -> usize {
-        std::mem::take(&mut self.refused)
+    pub(crate) fn begin_batch(&mut self) {
+        self.refused = 0;
+    }
+
+    /// Number of frames of this batch that were refused.
+    #[inline]
+    pub(crate) fn refused(&self) -> usize {
+        self.refused
+    }
+
+    /// From `now` until `end` the port's buckets gain one of [`WITHHELD`] tokens.
+    #[cold]
+    pub(crate) fn withhold(&mut self, port: PortId, now: Timestamp, end: Timestamp) {
+        let Some(PortBuckets { buckets, .. }) = self.ports.get_mut(port.index()) else { return };
+        let from = Timestamp::from_millis(end.as_millis() - end.since(now).as_millis() as u64 / WITHHELD);
+        buckets.iter_mut().flatten().for_each(|bucket| bucket.skip_to(from));
     }
 
     /// Takes tokens for a frame of this number of segments that would be flooded.
@@ -102,7 +129,8 @@ impl StormControl {
 impl PortBuckets {
     fn new(limits: StormLimits) -> PortBuckets {
         let StormLimits { broadcast, multicast, unknown } = limits;
-        let bucket = |rate: Option<u32>| rate.map(|rate| Bucket::new(rate, rate.saturating_mul(2)));
+        let burst = |rate: u32| rate.saturating_mul(2).min(BURST.max(rate / 5));
+        let bucket = |rate: Option<u32>| rate.map(|rate| Bucket::new(rate, burst(rate)));
         PortBuckets { limits, buckets: [broadcast, multicast, unknown].map(bucket) }
     }
 }
@@ -135,6 +163,15 @@ mod tests {
     }
 
     #[test]
+    fn bursts_of_high_rates_are_short() {
+        let burst = |rate| (0..1_000_000).take_while({
+            let mut control = control(Some(rate));
+            move |_| control.admit(PORT, FloodClass::Broadcast, 1, Timestamp::from_millis(0)).is_ok()
+        });
+        assert_eq!([10, 1000, 10_000, 100_000].map(|rate| burst(rate).count()), [20, 2000, 2000, 20_000]);
+    }
+
+    #[test]
     fn a_super_frame_counts_as_its_segments() {
         let mut control = control(Some(1000));
         let mut passed = |second| passed(&mut control, second, 1000, 50);
@@ -144,6 +181,19 @@ mod tests {
         let mut admit = |millis| control.admit(PORT, FloodClass::Unknown, 100, Timestamp::from_millis(millis)).is_ok();
         assert!(admit(0), "more segments than the burst");
         assert_eq!((8000..9000).find(|millis| admit(*millis)), Some(8100));
+    }
+
+    #[test]
+    fn a_port_that_is_not_read_gains_few_tokens() {
+        let mut control = control(Some(1000));
+        let at = Timestamp::from_millis;
+        let passed = |control: &mut StormControl, now| {
+            (0..100_000).take_while(|_| control.admit(PORT, FloodClass::Broadcast, 1, at(now)).is_ok()).count()
+        };
+        assert_eq!(passed(&mut control, 1000), 2000);
+        control.withhold(PORT, at(1000), at(1016));
+        assert_eq!((passed(&mut control, 1014), passed(&mut control, 1016), passed(&mut control, 1020)), (0, 2, 4));
+        control.withhold(PortId(77), at(1000), at(1016));
     }
 
     #[test]
