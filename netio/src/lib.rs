@@ -18,6 +18,7 @@ pub mod peer;
 pub mod poll;
 pub mod port;
 mod random;
+mod receive_buffer;
 pub mod reservation;
 pub mod route;
 pub mod silence;

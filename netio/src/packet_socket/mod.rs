@@ -48,6 +48,7 @@ use thiserror::Error;
 
 use crate::link;
 use crate::option::{self, check};
+use crate::receive_buffer::ReceiveBuffer;
 
 pub use filter::Filter;
 pub use receive::Receiver;
@@ -56,8 +57,8 @@ pub use send::{Burst, Sender};
 /// Length of the virtio-net header without `num_buffers` (`struct virtio_net_hdr`), in bytes.
 const SHORT_VNET_LEN: usize = 10;
 
-/// Buffer size of each socket, in bytes: more than 1,000 full frames, or 100 super-frames.
-const BUFFER: usize = 8 << 20;
+/// Size of the send buffer, in bytes: more than 1,000 full frames, or 100 super-frames.
+const SEND_BUFFER: usize = 8 << 20;
 
 /// Specification of a packet socket.
 #[derive(Clone, Debug)]
@@ -121,6 +122,7 @@ pub enum PacketError {
 pub struct Queue {
     fd: Arc<OwnedFd>,
     short_header: bool,
+    buffer: Arc<ReceiveBuffer>,
 }
 
 /// The sending socket, shared by all workers.
@@ -203,11 +205,9 @@ impl PacketSocket {
             self.hears_outgoing |= spec.old_kernel || set(libc::PACKET_IGNORE_OUTGOING, 1).is_err();
             option::attach_filter(fd.as_fd(), Filter::nothing().instructions())
                 .map_err(|error| io_error(spec, "setting its filter", error))?;
-            // A larger buffer than net.core.rmem_max takes CAP_NET_ADMIN; without it the kernel grants less.
-            let _ = sockopt::set_socket_recv_buffer_size_force(&fd, BUFFER)
-                .or_else(|_| sockopt::set_socket_recv_buffer_size(&fd, BUFFER));
+            let buffer = Arc::new(ReceiveBuffer::set_up(&fd));
             bind(fd.as_fd(), self.index, libc::ETH_P_ALL as u16).map_err(|error| io_error(spec, "binding", error))?;
-            self.queues.push(Queue { fd: Arc::new(fd), short_header });
+            self.queues.push(Queue { fd: Arc::new(fd), short_header, buffer });
         }
         Ok(())
     }
@@ -350,8 +350,8 @@ fn open_socket(spec: &PacketSpec) -> Result<OwnedFd, PacketError> {
 fn open_writer(spec: &PacketSpec, index: u32) -> Result<Writer, PacketError> {
     let fd = open_socket(spec)?;
     let short_header = set_vnet_header(fd.as_fd(), spec.old_kernel).map_err(|error| io_error(spec, "PACKET_VNET_HDR", error))?;
-    let _ =
-        sockopt::set_socket_send_buffer_size_force(&fd, BUFFER).or_else(|_| sockopt::set_socket_send_buffer_size(&fd, BUFFER));
+    let _ = sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(&fd, SEND_BUFFER));
     bind(fd.as_fd(), index, 0).map_err(|error| io_error(spec, "binding", error))?;
     let bound = address(fd.as_fd()).map_err(|error| io_error(spec, "looking at it", error))?;
     if bound.sll_hatype != libc::ARPHRD_ETHER {

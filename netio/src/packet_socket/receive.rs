@@ -102,6 +102,8 @@ impl Receiver {
         match self.call(queue, ready) {
             Ok(received) => {
                 self.received = received;
+                let bytes = self.headers[..received].iter().map(|header| header.msg_len as usize).sum();
+                queue.buffer.note(queue.as_fd(), received, bytes);
                 if received == ready { Received::More } else { Received::Drained }
             }
             Err(end) => end,

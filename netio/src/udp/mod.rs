@@ -44,21 +44,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 use socket2::{InterfaceIndexOrAddress, SockRef};
 use thiserror::Error;
 
 use crate::link;
 use crate::option;
+use crate::receive_buffer::ReceiveBuffer;
 use crate::reservation::{PortProtocol, process_of_port};
 
 pub use path::{Path, path};
 pub use receive::Receiver;
 pub use send::{Burst, Outgoing, Sender};
 pub use sources::{ChecksumPolicy, Sources, SourcesSpec, Writer};
-
-/// Receive buffer of each socket, in bytes: more than 1,000 full datagrams, or 100 trains.
-const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Specification of a receiving socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,11 +139,21 @@ fn owner(process: &Option<(u32, String)>) -> String {
 
 /// A receiving socket, read by one worker with its own [`Receiver`].
 #[derive(Clone, Debug)]
-pub struct Queue(Arc<OwnedFd>);
+pub struct Queue {
+    fd: Arc<OwnedFd>,
+    buffer: Arc<ReceiveBuffer>,
+}
+
+impl Queue {
+    fn new(socket: OwnedFd) -> Queue {
+        let buffer = Arc::new(ReceiveBuffer::set_up(&socket));
+        Queue { fd: Arc::new(socket), buffer }
+    }
+}
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -189,7 +197,7 @@ impl ReceivingSocket {
                 joined => joined?,
             }
         }
-        let queues: Vec<Queue> = sockets.into_iter().map(|socket| Queue(Arc::new(socket))).collect();
+        let queues: Vec<Queue> = sockets.into_iter().map(Queue::new).collect();
         Ok(ReceivingSocket { local: bound, drops: vec![0; queues.len()], queues, merges, dropped: 0 })
     }
 
@@ -299,9 +307,6 @@ fn set_up(fd: BorrowedFd<'_>, spec: &ReceivingSocketSpec) -> io::Result<bool> {
             option::set(fd, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX, 1)?;
         }
     }
-    // A larger buffer than net.core.rmem_max takes CAP_NET_ADMIN; without it the kernel grants less.
-    let _ = sockopt::set_socket_recv_buffer_size_force(fd, RECEIVE_BUFFER)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, RECEIVE_BUFFER));
     Ok(option::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok())
 }
 

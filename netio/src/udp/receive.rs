@@ -89,6 +89,8 @@ impl Receiver {
         self.prepare();
         let most = most.clamp(1, MAX_MESSAGES);
         self.received = self.call(queue, most);
+        let bytes = self.headers[..self.received].iter().map(|header| header.msg_len as usize).sum();
+        queue.buffer.note(queue.as_fd(), self.received, bytes);
         let full = self.received == most;
         if full { Received::More } else { Received::Drained }
     }
