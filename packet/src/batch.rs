@@ -152,6 +152,12 @@ impl Batch {
         Batch { arena, base, used: base, limit: base + limit, most: MAX_FRAMES, layout, spans, slots }
     }
 
+    /// Whether its slots are at fixed distances.
+    #[must_use]
+    pub fn is_strided(&self) -> bool {
+        matches!(self.layout, Layout::Strided { .. })
+    }
+
     /// Removes all frames.
     #[inline]
     pub fn clear(&mut self) {

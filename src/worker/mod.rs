@@ -22,6 +22,7 @@ mod latency;
 mod obey;
 mod output;
 mod pauses;
+mod rests;
 mod source;
 mod turns;
 mod underlay;
@@ -33,9 +34,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use netio::udp::receive::MAX_MESSAGES;
 use netio::{Poller, Received, RxBuffers, Waker};
-use packet::Timestamp;
 use packet::batch::{MAX_FRAMES, USUAL_FRAMES};
+use packet::{Batch, Timestamp};
 use vswitch::{Egress, NewSource, Pipeline, PortId, Work};
 
 use busy_poll::BusyPoll;
@@ -45,7 +47,8 @@ use latency::Sampler;
 pub(crate) use latency::{Latency, WorkerCounters};
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
-use pauses::Pauses;
+use pauses::{Pause, Pauses};
+use rests::Rests;
 pub(crate) use source::Source;
 use turns::Turns;
 use underlay::Underlay;
@@ -79,7 +82,8 @@ pub(crate) struct Worker {
     ready: Vec<PortId>,
     turns: Turns,
     pauses: Pauses,
-    /// Streams whose last read brought more than a batch; no poller knows of the rest.
+    rests: Rests,
+    /// Ports that have frames which were read already: of streams, or rests of batches. No poller knows of them.
     unfinished: Vec<PortId>,
     /// Ports that have frames left to be written, and can take them now.
     writable: Vec<PortId>,
@@ -134,6 +138,7 @@ impl Worker {
             ready: Vec::with_capacity(ports),
             turns: Turns::new(ports),
             pauses: Pauses::new(ports),
+            rests: Rests::new(PACKET_BURST),
             unfinished: Vec::with_capacity(ports),
             writable: Vec::with_capacity(ports),
             reported_sources: Vec::with_capacity(MAX_REPORTED),
@@ -170,7 +175,16 @@ impl Worker {
     fn recover(&mut self) {
         self.unfinished.clear();
         let numbers = (0..self.readers.len()).map(|number| PortId(number as u16));
-        self.unfinished.extend(numbers.filter(|id| has_buffered(&self.readers, *id)));
+        // Of a rest whose frame caused the panic nothing is left.
+        let Worker { unfinished, readers, rests, .. } = self;
+        for id in numbers {
+            if rests.get_mut(id).is_some_and(|rest| rest.is_done()) {
+                rests.release(id);
+            }
+            if rests.has(id) || has_buffered(readers, id) {
+                unfinished.push(id);
+            }
+        }
         self.obey();
     }
 
@@ -188,9 +202,20 @@ impl Worker {
             if woken {
                 self.obey();
             }
+            let mut networks = 0;
             for at in 0..self.ready.len() {
                 let id = self.ready[at];
-                if self.turns.is_due(id) { self.serve(id) } else { self.put_off(id) }
+                if self.turns.is_network(id) {
+                    self.ready.swap(networks, at);
+                    networks += 1;
+                } else if self.turns.is_due(id) {
+                    self.serve(id);
+                } else {
+                    self.put_off(id);
+                }
+            }
+            for at in 0..networks {
+                self.serve_network(self.ready[at]);
             }
             self.turns.end_round(&self.ready);
             while let Some(id) = self.writable.pop() {
@@ -251,65 +276,116 @@ impl Worker {
     /// A port waits until others had as much work done for them. No poller knows of frames that were read already.
     #[cold]
     fn put_off(&mut self, id: PortId) {
-        if has_buffered(&self.readers, id) {
+        if self.rests.has(id) || has_buffered(&self.readers, id) {
             self.unfinished.push(id);
         }
     }
 
-    /// One batch of one port.
+    /// The turn of a port behind which many stations are.
     #[inline]
-    fn serve(&mut self, ingress: PortId) {
-        let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return };
+    fn serve_network(&mut self, id: PortId) {
+        if !self.turns.is_due(id) {
+            return self.put_off(id);
+        }
+        let mut frames = 0;
+        loop {
+            let read = self.serve(id);
+            frames += read;
+            if read == 0 || !self.turns.goes_on(id, frames) {
+                return;
+            }
+        }
+    }
+
+    /// One batch of one port. Returns the number of frames that were read, or 0 if no more may be there.
+    #[inline]
+    fn serve(&mut self, ingress: PortId) -> usize {
+        if self.rests.has(ingress) {
+            return self.go_on(ingress);
+        }
+        let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return 0 };
         let attachment = *attachment;
-        let most = batch_len(self.turns.frames(ingress), self.ready.len());
+        let most = batch_len(self.turns.frames(ingress), self.ready.len()).min(self.rests.most());
         let (received, batch, keeps) = match source {
             Source::Datagrams(source) => {
                 let messages = self.underlay.receive(source, most);
                 if messages == 0 {
-                    return;
+                    return 0;
                 }
                 let (now, began) = (self.clock.now(), self.sampler.draw());
                 let Worker { underlay, pipeline, egress, outputs, .. } = self;
                 mark(pipeline, self.clock);
                 let work = underlay.serve(ingress, source, now, pipeline, egress, outputs);
-                return self.finish(ingress, messages, work, now, began);
+                self.finish(ingress, messages, work, now, began);
+                return if messages < most.min(MAX_MESSAGES) { 0 } else { messages };
             }
             Source::Port(reader) => {
                 let (received, batch) = reader.recv(&mut self.buffers, most);
                 (received, batch, reader.has_buffered())
             }
         };
-        if !batch.spans().is_empty() {
+        let frames = batch.spans().len();
+        let mut has_rest = false;
+        if frames > 0 {
             let (now, began) = (self.clock.now(), self.sampler.draw());
             mark(&mut self.pipeline, self.clock);
-            self.pipeline.process(ingress, batch, now, &mut self.egress);
-            let work = self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
-            let frames = batch.spans().len();
-            self.finish(ingress, frames, work, now, began);
+            let done = self.pipeline.process_part(ingress, batch, 0, now, &mut self.egress);
+            let mut work = self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
+            if done < frames {
+                has_rest = self.rests.keep(ingress, batch, done);
+                if !has_rest {
+                    work += carry_all(&mut self.pipeline, ingress, batch, done, now, &mut self.egress, &mut self.outputs);
+                }
+            }
+            self.finish(ingress, if has_rest { done } else { frames }, work, now, began);
             let refused = self.pipeline.refused_floods();
             if refused > 0
-                && let Some(length) = self.pauses.note(ingress, refused, now)
+                && let Some(pause) = self.pauses.note(ingress, refused, now)
             {
-                self.pause(ingress, now, length);
+                self.pause(ingress, now, pause);
             }
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
             self.tell(Event::Gone { id: ingress, attachment });
-        } else if keeps && !self.pauses.has(ingress) {
+            return 0;
+        }
+        if (keeps || has_rest) && !self.pauses.has(ingress) {
             self.unfinished.push(ingress);
         }
+        if received == Received::More && !has_rest && !self.pauses.has(ingress) { frames } else { 0 }
+    }
+
+    /// A port's turn goes on with what is left of its last batch.
+    #[cold]
+    fn go_on(&mut self, ingress: PortId) -> usize {
+        let (now, began) = (self.clock.now(), self.sampler.draw());
+        mark(&mut self.pipeline, self.clock);
+        let Worker { rests, pipeline, egress, outputs, .. } = self;
+        let Some(rest) = rests.get_mut(ingress) else { return 0 };
+        // Nothing is left if this panics.
+        let first = std::mem::replace(&mut rest.next, usize::MAX);
+        let done = pipeline.process_part(ingress, &mut rest.batch, first, now, egress);
+        let work = pipeline.transmit(&rest.batch, egress, outputs);
+        rest.next = done;
+        if rest.is_done() {
+            rests.release(ingress);
+        }
+        self.finish(ingress, done.saturating_sub(first), work, now, began);
+        if self.rests.has(ingress) || has_buffered(&self.readers, ingress) {
+            self.unfinished.push(ingress);
+        }
+        0
     }
 
     /// Does not read a port for a moment.
     #[cold]
-    fn pause(&mut self, id: PortId, now: Timestamp, length: Duration) {
+    fn pause(&mut self, id: PortId, now: Timestamp, Pause { end, calm }: Pause) {
         if let Some(reader) = &self.readers[id.index()]
             && self.poller.watch_readable(&reader.source, u64::from(id.0), false).is_ok()
         {
-            let end = now.after(length);
             self.pauses.begin(id, end);
-            self.pipeline.withhold_floods(id, now, end);
+            self.pipeline.withhold_floods(id, now, calm);
         }
     }
 
@@ -324,7 +400,7 @@ impl Worker {
             if let Some(reader) = &self.readers[id.index()] {
                 // The port has not been removed from the poller, so this does not fail.
                 let _ = self.poller.watch_readable(&reader.source, u64::from(id.0), true);
-                if has_buffered(&self.readers, id) {
+                if self.rests.has(id) || has_buffered(&self.readers, id) {
                     self.unfinished.push(id);
                 }
             }
@@ -409,6 +485,25 @@ impl Worker {
 #[inline]
 fn batch_len(turn: usize, ready: usize) -> usize {
     if turn < USUAL_FRAMES { turn } else { (MAX_FRAMES / ready.max(1)).max(USUAL_FRAMES) }
+}
+
+/// Carries the frames of a batch from `first` on, whatever work that is. Returns that.
+#[cold]
+fn carry_all(
+    pipeline: &mut Pipeline,
+    ingress: PortId,
+    batch: &mut Batch,
+    first: usize,
+    now: Timestamp,
+    egress: &mut Egress,
+    outputs: &mut Outputs,
+) -> Work {
+    let (mut work, mut done) = (Work::default(), first);
+    while done < batch.spans().len() {
+        done = pipeline.process_part(ingress, batch, done, now, egress);
+        work += pipeline.transmit(batch, egress, &mut *outputs);
+    }
+    work
 }
 
 /// Whether whole frames of a port were read that its worker has not taken yet.

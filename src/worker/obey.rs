@@ -17,6 +17,7 @@ impl Worker {
             match command {
                 Command::Attach { id, attachment, port, rx, tx } => {
                     self.stop_reading(id);
+                    self.turns.set_network(id, port.leads_to_network());
                     self.pipeline.set_port(id, Some(*port));
                     if let (Some(Source::Port(PortReader::Stream(_))), Sink::Port(PortWriter::Stream(writer))) = (&rx, &tx)
                         && let Err(error) = writer.watch(&self.poller, u64::from(id.0) | CAN_WRITE)
@@ -34,13 +35,17 @@ impl Worker {
                     if let Some(queue) = rx {
                         let source = Source::Datagrams(DatagramSource { queue, framing, mtu });
                         self.stop_reading(id);
+                        self.turns.set_network(id, true);
                         self.start_reading(id, Reader { source, attachment: 0 });
                     } else if let Some(Reader { source: Source::Datagrams(source), .. }) = &mut self.readers[id.index()] {
                         source.mtu = mtu;
                     }
                 }
                 Command::IpTunnel { id, tunnel } => self.pipeline.set_ip_tunnel(id, Some(tunnel)),
-                Command::View { id, port } => self.pipeline.set_port(id, Some(*port)),
+                Command::View { id, port } => {
+                    self.turns.set_network(id, port.leads_to_network());
+                    self.pipeline.set_port(id, Some(*port));
+                }
                 Command::Detach(id) => {
                     self.stop_reading(id);
                     self.pipeline.set_port(id, None);
@@ -108,6 +113,7 @@ impl Worker {
 
     pub(super) fn stop_reading(&mut self, id: PortId) {
         self.pauses.forget(id);
+        self.rests.release(id);
         if let Some(Reader { source, .. }) = self.readers[id.index()].take() {
             // The descriptor may live on in other workers' hands, so it would not leave by itself.
             let _ = self.poller.remove(&source);

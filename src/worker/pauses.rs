@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A pause is twice as long as the one before if the port goes on as it did, and [`SHORTEST`] again once it was calm for as long as
-//! its pause or the window, whichever is longer.
+//! its pause or the window, whichever is longer. Until then the port gains few tokens of storm control.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -49,6 +49,14 @@ struct Storm {
     last: Duration,
 }
 
+/// A pause of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Pause {
+    pub(super) end: Timestamp,
+    /// The port floods within its limits again if it does not pause before this time.
+    pub(super) calm: Timestamp,
+}
+
 impl Storm {
     const NONE: Storm = Storm { since: Timestamp::from_millis(0), refused: 0, last: Duration::ZERO };
 }
@@ -59,9 +67,9 @@ impl Pauses {
         Pauses { ends: VecDeque::with_capacity(ports), storms: vec![Storm::NONE; ports].into_boxed_slice() }
     }
 
-    /// Storm control has dropped this number of frames of a port. Returns for how long it is to pause, if it is.
+    /// Storm control has dropped this number of frames of a port. Returns its pause, if it is to pause now.
     #[cold]
-    pub(super) fn note(&mut self, port: PortId, refused: usize, now: Timestamp) -> Option<Duration> {
+    pub(super) fn note(&mut self, port: PortId, refused: usize, now: Timestamp) -> Option<Pause> {
         let storm = self.storms.get_mut(port.index())?;
         if now.since(storm.since) > WINDOW.max(storm.last) {
             *storm = Storm { since: now, ..Storm::NONE };
@@ -71,8 +79,9 @@ impl Pauses {
             return None;
         }
         let length = (storm.last * 2).clamp(SHORTEST, LONGEST);
-        *storm = Storm { since: now.after(length), refused: 0, last: length };
-        Some(length)
+        let end = now.after(length);
+        *storm = Storm { since: end, refused: 0, last: length };
+        Some(Pause { end, calm: end.after(WINDOW.max(length)) })
     }
 
     /// A port pauses until `end`.
@@ -138,9 +147,9 @@ mod tests {
     fn pauses_of(pauses: &mut Pauses, from: u64, millis: u64, frames: usize) -> Vec<u128> {
         let (mut lengths, mut now) = (Vec::new(), from);
         while now < from + millis {
-            let length = pauses.note(A, frames, at(now));
-            lengths.extend(length.map(|length| length.as_millis()));
-            now += length.map_or(1, |length| length.as_millis() as u64);
+            let pause = pauses.note(A, frames, at(now)).map(|pause| pause.end.since(at(now)).as_millis());
+            lengths.extend(pause);
+            now += pause.map_or(1, |length| length as u64);
         }
         lengths
     }

@@ -16,7 +16,13 @@
 //!  tap1      1 frame: 1000      owes 744   owes 680   owes 616   ...       reads again when tap0 has had 744
 //! ```
 //!
-//! A debt stays with the port's number: a guest that reconnects still owes it.
+//! *Ports to networks.* Behind an uplink, a port without storm control and the socket of a tunnel are many stations, and what comes for
+//! all guests comes through it. Such a port is served after the others of a round, and has as many batches as it takes to read as many
+//! frames, or to do as much work, as for all of them together. The work done for all of them pays its debt, not that for one. So if
+//! three guests send at full rate, the uplink has as much as the three, and its queue does not fill with the answers to theirs.
+//!
+//! A debt stays with the port's number: a guest that reconnects still owes it. Another guest that gets the number waits no longer than
+//! for one batch, some milliseconds of work for others.
 //!
 //! Ports whose frames are cheap are never in debt, and pay one comparison per batch for all of this.
 
@@ -37,6 +43,10 @@ pub(super) struct Turns {
     round: u32,
     /// Largest cost of a turn in this round, as far as it was free.
     largest: u32,
+    /// The cost of all turns of stations in this round, as far as they were free.
+    total: u32,
+    /// Frames that were read from stations in this round.
+    frames: usize,
     /// Some port has not been served in this round because of its debt.
     is_waiting: bool,
 }
@@ -48,12 +58,41 @@ struct Pace {
     charged_in: u32,
     /// Recent cost of a frame; 0 is cheap enough for full batches.
     per_frame: u32,
+    /// Many stations are behind the port.
+    is_network: bool,
+    /// What a port to a network has cost in its last round, and which that was.
+    spent: (u32, u32),
 }
 
 impl Turns {
     /// For port numbers below `ports`.
     pub(super) fn new(ports: usize) -> Turns {
-        Turns { ports: vec![Pace::default(); ports].into_boxed_slice(), round: 0, largest: 0, is_waiting: false }
+        Turns {
+            ports: vec![Pace::default(); ports].into_boxed_slice(),
+            round: 0,
+            largest: 0,
+            total: 0,
+            frames: 0,
+            is_waiting: false,
+        }
+    }
+
+    /// Says whether many stations are behind a port.
+    pub(super) fn set_network(&mut self, port: PortId, is_network: bool) {
+        self.ports[port.index()].is_network = is_network;
+    }
+
+    /// Whether many stations are behind a port, so that it is served after the others.
+    #[inline]
+    pub(super) fn is_network(&self, port: PortId) -> bool {
+        self.ports[port.index()].is_network
+    }
+
+    /// Whether a port to a network, from which this number of frames was read in this round, has a further batch in it.
+    #[inline]
+    pub(super) fn goes_on(&self, port: PortId, frames: usize) -> bool {
+        let Pace { debt, spent: (round, cost), .. } = self.ports[port.index()];
+        frames < self.frames && debt == 0 && (round != self.round || cost < self.total)
     }
 
     /// Whether a port may be served in this round.
@@ -78,8 +117,16 @@ impl Turns {
     pub(super) fn charge(&mut self, port: PortId, frames: usize, work: Work) {
         let cost = cost(work);
         // A port that is in debt itself pays for others no more than a turn.
-        self.largest = self.largest.max(cost.min(TURN));
+        let free = cost.min(TURN);
+        self.largest = self.largest.max(free);
         let pace = &mut self.ports[port.index()];
+        if pace.is_network {
+            let before = if pace.spent.0 == self.round { pace.spent.1 } else { 0 };
+            pace.spent = (self.round, before.saturating_add(cost));
+        } else {
+            self.total = self.total.saturating_add(free);
+            self.frames += frames;
+        }
         if cost > TURN || pace.per_frame > 0 {
             pace.charge(frames, cost);
             pace.charged_in = self.round;
@@ -92,11 +139,11 @@ impl Turns {
         if self.is_waiting {
             self.pay(ready);
         }
-        self.largest = 0;
+        (self.largest, self.total, self.frames) = (0, 0, 0);
         self.round = self.round.wrapping_add(1);
     }
 
-    /// Ports in debt pay what another port's turn has cost. If no other port was served, the lowest debt is forgiven to all: the
+    /// Ports in debt pay what another port's turn has cost, and those to networks what the turns of all stations have cost. If no other port was served, the lowest debt is forgiven to all: the
     /// work is done, and nobody waits for it.
     #[cold]
     fn pay(&mut self, ready: &[PortId]) {
@@ -107,6 +154,7 @@ impl Turns {
             let pace = &mut self.ports[port.index()];
             // What a port was served itself is no payment.
             if pace.charged_in != self.round {
+                let paid = if pace.is_network { paid.max(self.total) } else { paid };
                 pace.debt = pace.debt.saturating_sub(paid);
             }
         }
@@ -189,6 +237,36 @@ mod tests {
             turns.end_round(&[A, B, C][..ready.len()]);
         }
         assert!(done.iter().all(|work| (done[0] / 3..done[0] * 3).contains(work)), "{done:?}");
+    }
+
+    /// Cheap ports A and B send at full rate, and C is a port to a network whose frames each cost this much. Returns the work done.
+    fn beside_a_network(per_frame: u64) -> [u64; 3] {
+        let mut turns = Turns::new(3);
+        turns.set_network(C, true);
+        let mut done = [0; 3];
+        for _ in 0..10_000 {
+            for port in [A, B] {
+                turns.charge(port, 64, writes(64));
+                done[port.index()] += 64;
+            }
+            let mut read = 0;
+            while turns.is_due(C) && (read == 0 || turns.goes_on(C, read)) {
+                let frames = turns.frames(C).min(32);
+                turns.charge(C, frames, writes(frames as u64 * per_frame));
+                read += frames;
+                done[2] += frames as u64 * per_frame;
+            }
+            turns.end_round(&[A, B, C]);
+        }
+        done
+    }
+
+    #[test]
+    fn a_port_to_a_network_has_as_much_as_all_stations() {
+        let [a, b, network] = beside_a_network(1);
+        assert_eq!(network, a + b);
+        let [a, b, network] = beside_a_network(61);
+        assert!((a + b..4 * (a + b)).contains(&network), "{a} {b} {network}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ drop_reasons! {
     TooLong "too_long"
         "longer than the MTU of the egress port"
     TooManySegments "too_many_segments"
-        "a super-frame of more than 64 segments, flooded to a port that takes only segments"
+        "a super-frame of more than 64 segments, or of more than 2048 through all ports, flooded to a port that takes only segments"
     GatewaySpoofed "gateway_spoofed"
         "sent from the gateway's MAC address, or an ARP message that claims an address of the router"
     NotRouted "not_routed"

@@ -75,6 +75,8 @@ pub(crate) struct Queues {
     by_port: Box<[Vec<Queued>]>,
     /// Ports whose queue is not empty.
     waiting: Vec<PortId>,
+    /// Writes that floods and super-frames in the queues will take.
+    pub(crate) writes: u32,
 }
 
 impl Egress {
@@ -86,6 +88,7 @@ impl Egress {
             queues: Queues {
                 by_port: std::iter::repeat_with(|| Vec::with_capacity(MAX_FRAMES)).take(ports).collect(),
                 waiting: Vec::with_capacity(ports),
+                writes: 0,
             },
             head: Head::default(),
             flows: Flows::new(),
@@ -103,12 +106,13 @@ impl Egress {
         while let Some(port) = self.queues.waiting.pop() {
             self.queues.by_port[port.index()].clear();
         }
+        self.queues.writes = 0;
         (&mut self.frames[..], &mut self.queues)
     }
 
     /// The next port with something to write, and the means to do so.
     pub(crate) fn next(&mut self) -> Option<(PortId, Queue<'_>)> {
-        let Egress { frames, queues: Queues { by_port, waiting }, head, flows, trains } = self;
+        let Egress { frames, queues: Queues { by_port, waiting, .. }, head, flows, trains } = self;
         let port = waiting.pop()?;
         let queue = Queue { frames: &frames[..], queued: &mut by_port[port.index()], head, flows, trains };
         Some((port, queue))

@@ -29,7 +29,7 @@ pub use domain::{BridgeId, Domain};
 pub use drop_reason::DropReason;
 pub use egress::{Egress, SendError, Transmit, Work};
 pub use mac_table::{Learned, MacEntry, MacMemo, MacMove, MacTable, MacTableConfig};
-pub use pipeline::Pipeline;
+pub use pipeline::{MAX_WRITES, Pipeline};
 pub use port::{Coalesce, Encapsulation, Port, PortId, PortKind};
 pub use routed::neighbour::{self, InterfaceId, NeighbourConfig, NeighbourEntry, NeighbourStats, Neighbours};
 pub use routed::routing::{self, Interface, MssClamp, Reach, Route, Routing, RoutingSettings, Uplink};

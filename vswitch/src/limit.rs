@@ -43,9 +43,18 @@ impl Bucket {
         true
     }
 
-    /// Gains no tokens until `from`, besides those that it has gained.
-    pub(crate) fn skip_to(&mut self, from: Timestamp) {
-        self.filled = self.filled.max(from);
+    /// Forgives what is owed beyond one burst.
+    pub(crate) fn bound_debt(&mut self) {
+        self.tokens = self.tokens.max(-i64::from(self.burst) * 1000);
+    }
+
+    /// From `now` until `until` the bucket gains at most this number of tokens per second. It has them at once.
+    pub(crate) fn slow_down(&mut self, per_sec: u32, now: Timestamp, until: Timestamp) {
+        self.fill(now);
+        let rate = self.per_sec;
+        self.per_sec = rate.min(per_sec);
+        self.fill(until);
+        self.per_sec = rate;
     }
 
     #[inline]

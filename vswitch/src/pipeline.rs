@@ -42,6 +42,10 @@ use crate::watched::story::Story;
 /// Maximum number of new multicast sources reported per batch.
 const MAX_NEW_SOURCES: usize = 16;
 
+/// Writes that floods and super-frames in segments may cause before others have their turn: about a millisecond. A batch of 64
+/// broadcasts to 500 ports is 32,000 writes.
+pub const MAX_WRITES: u32 = 1024;
+
 /// One worker's switch and router.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -86,15 +90,33 @@ impl Pipeline {
     /// Processes a batch that came in through `ingress`, and leaves its frames in the queues of `tx`.
     /// [`Pipeline::transmit`] writes them out before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
+        self.process_up_to(u32::MAX, ingress, rx, 0, now, tx);
+    }
+
+    /// The same for the frames from `first` on, until the queues hold [`MAX_WRITES`] of floods and of super-frames in segments.
+    /// Returns the place of the first frame that is left, or the number of frames.
+    pub fn process_part(&mut self, ingress: PortId, rx: &mut Batch, first: usize, now: Timestamp, tx: &mut Egress) -> usize {
+        self.process_up_to(MAX_WRITES, ingress, rx, first, now, tx)
+    }
+
+    fn process_up_to(
+        &mut self,
+        most: u32,
+        ingress: PortId,
+        rx: &mut Batch,
+        first: usize,
+        now: Timestamp,
+        tx: &mut Egress,
+    ) -> usize {
         let (frames, queues) = tx.begin();
         let Pipeline { bridges, router, state, observer, .. } = self;
         observer.begin_batch();
         state.storm.begin_batch();
-        let Some(mut walk) = Walk::new(bridges, state, rx, queues, ingress, now) else { return };
+        let mut end = rx.spans().len();
+        let Some(mut walk) = Walk::new(bridges, state, rx, queues, ingress, now) else { return end };
         let ip_tunnel = bridges.ip_tunnel(ingress);
-        let count = walk.rx.spans().len();
         let mut bytes = 0;
-        for (at, frame) in frames.iter_mut().enumerate().take(count) {
+        for (at, frame) in frames.iter_mut().enumerate().take(end).skip(first) {
             walk.at = at;
             bytes += walk.rx.spans()[at].len() as u64;
             let arrived = observer.received(&mut walk, Direction::Received);
@@ -103,9 +125,14 @@ impl Pipeline {
                 Some(tunnel) => ip::send(tunnel, &mut walk, frame),
             };
             conclude(observer, &mut walk, arrived, outcome);
+            if walk.tx.writes >= most {
+                end = at + 1;
+                break;
+            }
         }
-        walk.counters.rx_frames.add(count as u64);
+        walk.counters.rx_frames.add(end.saturating_sub(first) as u64);
         walk.counters.rx_bytes.add(bytes);
+        end
     }
 
     /// Processes the frames of datagrams that a receiving socket took, each as a frame of its peer's port. Otherwise as
@@ -219,9 +246,9 @@ impl Pipeline {
         self.state.storm.refused()
     }
 
-    /// A port is not read from `now` until `end` because it floods far beyond its limits: it gains few tokens in that time.
-    pub fn withhold_floods(&mut self, id: PortId, now: Timestamp, end: Timestamp) {
-        self.state.storm.withhold(id, now, end);
+    /// A port floods far beyond its limits: it gains few tokens from `now` until `calm`.
+    pub fn withhold_floods(&mut self, id: PortId, now: Timestamp, calm: Timestamp) {
+        self.state.storm.withhold(id, now, calm);
     }
 
     /// Writes out the queues that were filled from `rx`. Returns the work that it was.

@@ -12,14 +12,15 @@
 //! the bucket is in debt afterwards.
 //!
 //! *Far beyond the limits* a port gets less than they allow. A station that sends ten times of what is let through has no use for
-//! the tenth, but the copies cost the others as much as those of an honest one. While the worker does not read the port (which is
-//! its answer to that, see the daemon's pauses), its buckets gain one of [`WITHHELD`] tokens.
+//! the tenth, but the copies cost the others as much as those of an honest one. While it goes on, which is for the worker to say, its
+//! buckets gain at most [`SLOW`] tokens per second.
 //!
 //! *Frames of the router* (its ARP requests, its answers) take no token, and neither do frames that it takes in: ARP to the
 //! gateway is answered before. A routed packet whose last hop is flooded takes one of the port that it came in through.
 //!
 //! *A guest that reconnects* gets no new burst: the buckets of a number outlive its port, and keep their tokens as long as the
-//! limits are the same.
+//! limits are the same. But the number says nothing about who has it, so that a debt beyond one burst (of a super-frame that had more
+//! segments) is not handed on: the next guest at a place waits for no longer than two seconds.
 //!
 //! *Threads.* The buckets are each worker's own, because a port is read by one worker. Where a port has several queues, each
 //! of them has the whole rate.
@@ -33,8 +34,8 @@ use crate::port::PortId;
 /// The burst of rates from 1,000 to 10,000, in frames.
 const BURST: u32 = 2000;
 
-/// The share of the tokens that a port gains while it is not read because it floods far beyond its limits.
-const WITHHELD: u64 = 8;
+/// Maximum number of tokens that a port gains per second while it floods far beyond its limits.
+const SLOW: u32 = 100;
 
 /// Maximum rates of the frames of a port that are flooded, in frames per second; `None` is no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,13 +81,13 @@ impl StormControl {
         StormControl { ports: vec![PortBuckets::new(StormLimits::NONE); ports].into_boxed_slice(), refused: 0 }
     }
 
-    /// Sets a port's limits. Buckets keep their tokens if the limits are the same.
+    /// Sets a port's limits. Buckets keep their tokens if the limits are the same, and owe no more than a burst.
     pub(crate) fn set(&mut self, port: PortId, limits: StormLimits) {
-        if let Some(buckets) = self.ports.get_mut(port.index())
-            && buckets.limits != limits
-        {
-            *buckets = PortBuckets::new(limits);
+        let Some(port) = self.ports.get_mut(port.index()) else { return };
+        if port.limits != limits {
+            *port = PortBuckets::new(limits);
         }
+        port.buckets.iter_mut().flatten().for_each(Bucket::bound_debt);
     }
 
     /// A new batch begins.
@@ -101,12 +102,11 @@ impl StormControl {
         self.refused
     }
 
-    /// From `now` until `end` the port's buckets gain one of [`WITHHELD`] tokens.
+    /// From `now` until `calm` the port's buckets gain at most [`SLOW`] tokens per second.
     #[cold]
-    pub(crate) fn withhold(&mut self, port: PortId, now: Timestamp, end: Timestamp) {
+    pub(crate) fn withhold(&mut self, port: PortId, now: Timestamp, calm: Timestamp) {
         let Some(PortBuckets { buckets, .. }) = self.ports.get_mut(port.index()) else { return };
-        let from = Timestamp::from_millis(end.as_millis() - end.since(now).as_millis() as u64 / WITHHELD);
-        buckets.iter_mut().flatten().for_each(|bucket| bucket.skip_to(from));
+        buckets.iter_mut().flatten().for_each(|bucket| bucket.slow_down(SLOW, now, calm));
     }
 
     /// Takes tokens for a frame of this number of segments that would be flooded.
@@ -164,10 +164,12 @@ mod tests {
 
     #[test]
     fn bursts_of_high_rates_are_short() {
-        let burst = |rate| (0..1_000_000).take_while({
-            let mut control = control(Some(rate));
-            move |_| control.admit(PORT, FloodClass::Broadcast, 1, Timestamp::from_millis(0)).is_ok()
-        });
+        let burst = |rate| {
+            (0..1_000_000).take_while({
+                let mut control = control(Some(rate));
+                move |_| control.admit(PORT, FloodClass::Broadcast, 1, Timestamp::from_millis(0)).is_ok()
+            })
+        };
         assert_eq!([10, 1000, 10_000, 100_000].map(|rate| burst(rate).count()), [20, 2000, 2000, 20_000]);
     }
 
@@ -184,16 +186,35 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_not_read_gains_few_tokens() {
+    fn a_port_far_beyond_its_limits_gains_few_tokens() {
         let mut control = control(Some(1000));
         let at = Timestamp::from_millis;
         let passed = |control: &mut StormControl, now| {
             (0..100_000).take_while(|_| control.admit(PORT, FloodClass::Broadcast, 1, at(now)).is_ok()).count()
         };
         assert_eq!(passed(&mut control, 1000), 2000);
-        control.withhold(PORT, at(1000), at(1016));
-        assert_eq!((passed(&mut control, 1014), passed(&mut control, 1016), passed(&mut control, 1020)), (0, 2, 4));
+        control.withhold(PORT, at(1000), at(1030));
+        assert_eq!((passed(&mut control, 1000), passed(&mut control, 1030)), (3, 0));
+        control.withhold(PORT, at(1020), at(1060));
+        assert_eq!((passed(&mut control, 1060), passed(&mut control, 1064)), (3, 4), "the rest of the time, and then the rate");
         control.withhold(PortId(77), at(1000), at(1016));
+    }
+
+    #[test]
+    fn a_debt_beyond_a_burst_is_not_handed_on() {
+        let limits = StormLimits { broadcast: Some(10), ..StormLimits::NONE };
+        let mut control = StormControl::new(2);
+        control.set(PORT, limits);
+        let admit = |control: &mut StormControl, millis| {
+            control.admit(PORT, FloodClass::Broadcast, 256, Timestamp::from_millis(millis)).is_ok()
+        };
+        assert!(admit(&mut control, 1000));
+        control.set(PORT, limits);
+        assert_eq!(
+            (1000..9000).find(|millis| admit(&mut control, *millis)),
+            Some(3100),
+            "two seconds for the burst, and one token"
+        );
     }
 
     #[test]

@@ -34,6 +34,9 @@ use crate::watched::step::Step;
 /// resends single segments.
 const MAX_FLOODED_SEGMENTS: u32 = 64;
 
+/// The same through all such ports together.
+const MAX_SEGMENTS_OF_FLOOD: u32 = 2048;
+
 /// Takes a frame from its ingress port to the queues of its egress ports.
 #[inline(always)]
 pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
@@ -148,6 +151,20 @@ fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain
     walk.queue_at(egress, id, domain, frame)
 }
 
+impl Port {
+    /// Whether a super-frame leaves through the port in segments, each of them in a write.
+    #[inline]
+    fn takes_only_segments(&self, frame: &Frame) -> bool {
+        !self.is_tunnel() && !self.features.take(frame.offload)
+    }
+
+    /// Number of writes, or of datagrams, that a frame leaves in.
+    #[inline]
+    fn writes(&self, frame: &Frame) -> u32 {
+        if frame.offload.segmentation.is_some() && !self.features.take(frame.offload) { frame.segments() } else { 1 }
+    }
+}
+
 impl Walk<'_> {
     /// The port behind which the MAC table has this address. A rehearsed frame sees the table as it would have changed it.
     #[inline(always)]
@@ -181,6 +198,9 @@ impl Walk<'_> {
             if !frame.is_size_free || fit(self.rx, frame, room, true).is_err() {
                 return Err(DropReason::TooLong);
             }
+        }
+        if frame.offload.segmentation.is_some() {
+            self.tx.writes += port.writes(frame);
         }
         self.push(id, action);
         Ok(())
@@ -218,7 +238,7 @@ impl Walk<'_> {
         }
         let from_tunnel = from.and_then(|from| self.bridges.port_of(domain.bridge, from)).is_some_and(Port::is_tunnel);
         let (mut copies, mut too_long, mut too_many) = (0u64, 0, 0);
-        let has_many_segments = frame.segments() > MAX_FLOODED_SEGMENTS;
+        let has_many_segments = frame.offload.segmentation.is_some() && self.has_many_segments(domain, frame, from);
         let guard = self.bridges.table(domain.bridge).filter(|table| table.has_blocked(self.now));
         for (index, port) in self.bridges.ports[..self.bridges.end].iter().enumerate() {
             let id = PortId(index as u16);
@@ -238,9 +258,10 @@ impl Walk<'_> {
             }
             if port.is_too_long(&frame.headers, frame.offload, frame.span.len(), action) {
                 too_long += 1;
-            } else if has_many_segments && !port.is_tunnel() && !port.features.take(frame.offload) {
+            } else if has_many_segments && port.takes_only_segments(frame) {
                 too_many += 1;
             } else {
+                self.tx.writes += port.writes(frame);
                 self.push(id, action);
             }
             copies += 1;
@@ -259,6 +280,23 @@ impl Walk<'_> {
         }
         self.counters.copies.add(copies - 1);
         Ok(())
+    }
+
+    /// Whether a super-frame would be flooded in too many segments: through one port, or all together.
+    #[cold]
+    fn has_many_segments(&self, domain: Domain, frame: &Frame, from: Option<PortId>) -> bool {
+        let ports = self.bridges.ports[..self.bridges.end].iter().enumerate();
+        let cutting = ports.filter(|(index, port)| {
+            port.as_ref().is_some_and(|port| {
+                port.bridge == domain.bridge
+                    && from.is_none_or(|from| from.index() != *index)
+                    && port.kind == PortKind::Link
+                    && port.takes_only_segments(frame)
+                    && port.vlan.leave(domain.vlan, &frame.headers).is_some()
+            })
+        });
+        let segments = frame.segments();
+        segments > MAX_FLOODED_SEGMENTS || segments * cutting.count() as u32 > MAX_SEGMENTS_OF_FLOOD
     }
 
     /// The largest packet that fits through all links of this domain, in bytes. Links with an MTU below what tunnels

@@ -1,0 +1,140 @@
+//! Rests of batches: frames that were read, and wait until other ports have had their turn.
+//!
+//! A batch of floods can cause ten thousands of writes, which is not known before it is processed. The pipeline stops at
+//! [`vswitch::MAX_WRITES`], and what is left of the batch becomes a *rest*: its memory is exchanged for that of a spare batch, so that
+//! nothing is copied, and the port's next turn goes on with it. The port is not read meanwhile.
+//!
+//! ```text
+//!  read 64 broadcasts, 32 ports --> 32 processed, written --> the rest of 32 --> others --> 32 processed, written --> read ...
+//! ```
+//!
+//! While no spare is left, the other ports are read [`FEW`] frames at a time, so that a rest is not needed.
+
+use packet::Batch;
+use packet::batch::MAX_FRAMES;
+use vswitch::PortId;
+
+/// Number of ports of which a worker can have rests at once. Memory that is not used is address space only.
+const PACKED: usize = 8;
+
+/// The same for ports on sockets, whose batches have slots.
+const STRIDED: usize = 2;
+
+/// Frames of a batch while no rest can be kept.
+const FEW: usize = 4;
+
+/// The rests of a worker's ports, and spare batches for them.
+#[derive(Debug)]
+pub(super) struct Rests {
+    rests: Vec<Rest>,
+    packed: Vec<Batch>,
+    strided: Vec<Batch>,
+}
+
+/// What is left of a port's batch.
+#[derive(Debug)]
+pub(super) struct Rest {
+    port: PortId,
+    pub(super) batch: Batch,
+    /// The first frame that is left.
+    pub(super) next: usize,
+}
+
+impl Rests {
+    /// With all the memory that it will ever use. Batches on sockets have `burst` slots.
+    pub(super) fn new(burst: usize) -> Rests {
+        Rests {
+            rests: Vec::with_capacity(PACKED + STRIDED),
+            packed: std::iter::repeat_with(Batch::new).take(PACKED).collect(),
+            strided: std::iter::repeat_with(|| Batch::strided(burst)).take(STRIDED).collect(),
+        }
+    }
+
+    /// Maximum number of frames to read, so that no rest is left that could not be kept.
+    #[inline]
+    pub(super) fn most(&self) -> usize {
+        if self.packed.is_empty() || self.strided.is_empty() { FEW } else { MAX_FRAMES }
+    }
+
+    /// Keeps the frames of a port's batch from `next` on, and gives an empty batch for it. False, and nothing changes, if there is
+    /// no spare.
+    #[cold]
+    pub(super) fn keep(&mut self, port: PortId, batch: &mut Batch, next: usize) -> bool {
+        let spares = if batch.is_strided() { &mut self.strided } else { &mut self.packed };
+        let Some(spare) = spares.pop() else { return false };
+        self.rests.push(Rest { port, batch: std::mem::replace(batch, spare), next });
+        true
+    }
+
+    /// Whether there is a rest of a port.
+    #[inline]
+    pub(super) fn has(&self, port: PortId) -> bool {
+        self.rests.iter().any(|rest| rest.port == port)
+    }
+
+    /// The rest of a port.
+    #[inline]
+    pub(super) fn get_mut(&mut self, port: PortId) -> Option<&mut Rest> {
+        self.rests.iter_mut().find(|rest| rest.port == port)
+    }
+
+    /// A port's rest is done, or the port is gone.
+    #[cold]
+    pub(super) fn release(&mut self, port: PortId) {
+        while let Some(at) = self.rests.iter().position(|rest| rest.port == port) {
+            let Rest { mut batch, .. } = self.rests.swap_remove(at);
+            batch.clear();
+            if batch.is_strided() { &mut self.strided } else { &mut self.packed }.push(batch);
+        }
+    }
+}
+
+impl Rest {
+    /// Whether all of it was processed.
+    pub(super) fn is_done(&self) -> bool {
+        self.next >= self.batch.spans().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use packet::VnetHeader;
+
+    fn filled(mut batch: Batch, frame: u8) -> Batch {
+        assert!(batch.push(VnetHeader::default(), &[frame; 60]));
+        batch
+    }
+
+    #[test]
+    fn the_memory_is_exchanged_and_returned() {
+        let mut rests = Rests::new(4);
+        let (mut packed, mut strided) = (filled(Batch::new(), 1), filled(Batch::strided(4), 2));
+        assert!(rests.keep(PortId(1), &mut packed, 0) && rests.keep(PortId(2), &mut strided, 0));
+        assert!(packed.spans().is_empty() && !packed.is_strided() && strided.spans().is_empty() && strided.is_strided());
+        assert!(rests.has(PortId(1)) && !rests.has(PortId(3)));
+        let rest = rests.get_mut(PortId(2)).unwrap();
+        assert_eq!(rest.batch.frame(rest.batch.spans()[0]), [2; 60]);
+        assert!(!rest.is_done());
+        rest.next = 1;
+        assert!(rest.is_done());
+        rests.release(PortId(2));
+        rests.release(PortId(1));
+        assert!(!rests.has(PortId(1)) && !rests.has(PortId(2)));
+        assert_eq!((rests.packed.len(), rests.strided.len()), (PACKED, STRIDED));
+    }
+
+    #[test]
+    fn without_spares_batches_are_short() {
+        let mut rests = Rests::new(4);
+        for port in 0..STRIDED as u16 {
+            assert_eq!(rests.most(), MAX_FRAMES);
+            assert!(rests.keep(PortId(port), &mut filled(Batch::strided(4), 0), 0));
+        }
+        assert_eq!(rests.most(), FEW);
+        let mut one_more = filled(Batch::strided(4), 7);
+        assert!(!rests.keep(PortId(77), &mut one_more, 0) && one_more.spans().len() == 1);
+        rests.release(PortId(0));
+        assert_eq!(rests.most(), MAX_FRAMES);
+    }
+}
