@@ -63,6 +63,12 @@ impl<'a> Segments<'a> {
 
     /// Writes the next segment's headers into `head` and returns its payload; `None` after the last.
     pub fn next(&mut self, head: &mut Head) -> Option<&'a [u8]> {
+        self.next_with(head, checksum::sum)
+    }
+
+    /// The same, with a function that returns the [`checksum::sum`] of the payload. It is the same whatever happens to the VLAN tag,
+    /// so that it need not be computed again for each port.
+    pub fn next_with(&mut self, head: &mut Head, sum: impl FnOnce(&[u8]) -> u16) -> Option<&'a [u8]> {
         let rest = &self.payload[self.sent..];
         if rest.is_empty() {
             return None;
@@ -87,7 +93,7 @@ impl<'a> Segments<'a> {
             put_u16(transport, udp::field::LENGTH, l4_len as u16);
             udp::field::CHECKSUM
         };
-        let check = transport_checksum(self.headers, self.addresses, transport, at, payload);
+        let check = transport_checksum(self.headers, self.addresses, transport, at, payload.len(), sum(payload));
         put_u16(transport, at, check);
         self.sent += payload.len();
         self.index = self.index.wrapping_add(1);
@@ -111,11 +117,11 @@ pub fn complete(frame: &[u8], headers: &Headers, action: TagAction, head: &mut H
     true
 }
 
-/// The complete checksum of a TCP or UDP header, which is zeroed at `at`, and its payload.
-fn transport_checksum(headers: &Headers, addresses: &[u8], transport: &mut [u8], at: usize, payload: &[u8]) -> u16 {
+/// The complete checksum of a TCP or UDP header, which is zeroed at `at`, and a payload of this length and sum.
+fn transport_checksum(headers: &Headers, addresses: &[u8], transport: &mut [u8], at: usize, payload_len: usize, sum: u16) -> u16 {
     put_u16(transport, at, 0);
-    let pseudo = checksum::pseudo_header(addresses, headers.transport.protocol().unwrap_or(0), transport.len() + payload.len());
-    let check = !checksum::add(checksum::add(pseudo, checksum::sum(transport)), checksum::sum(payload));
+    let pseudo = checksum::pseudo_header(addresses, headers.transport.protocol().unwrap_or(0), transport.len() + payload_len);
+    let check = !checksum::add(checksum::add(pseudo, checksum::sum(transport)), sum);
     match (check, headers.transport) {
         (0, Transport::Udp) => 0xffff,
         _ => check,

@@ -17,6 +17,7 @@ use tunnel::{Train, Trains};
 
 use crate::drop_reason::DropReason;
 use crate::flows::Flows;
+use crate::payload_sums::PayloadSums;
 use crate::port::PortId;
 
 /// A frame of the batch at hand, parsed and judged.
@@ -66,6 +67,7 @@ pub struct Egress {
     queues: Queues,
     head: Head,
     flows: Flows,
+    sums: PayloadSums,
     pub(crate) trains: Trains,
 }
 
@@ -92,6 +94,7 @@ impl Egress {
             },
             head: Head::default(),
             flows: Flows::new(),
+            sums: PayloadSums::new(MAX_FRAMES),
             trains: Trains::new(),
         }
     }
@@ -107,14 +110,15 @@ impl Egress {
             self.queues.by_port[port.index()].clear();
         }
         self.queues.writes = 0;
+        self.sums.clear();
         (&mut self.frames[..], &mut self.queues)
     }
 
     /// The next port with something to write, and the means to do so.
     pub(crate) fn next(&mut self) -> Option<(PortId, Queue<'_>)> {
-        let Egress { frames, queues: Queues { by_port, waiting, .. }, head, flows, trains } = self;
+        let Egress { frames, queues: Queues { by_port, waiting, .. }, head, flows, sums, trains } = self;
         let port = waiting.pop()?;
-        let queue = Queue { frames: &frames[..], queued: &mut by_port[port.index()], head, flows, trains };
+        let queue = Queue { frames: &frames[..], queued: &mut by_port[port.index()], head, flows, sums, trains };
         Some((port, queue))
     }
 }
@@ -137,6 +141,7 @@ pub(crate) struct Queue<'a> {
     pub(crate) queued: &'a mut Vec<Queued>,
     pub(crate) head: &'a mut Head,
     pub(crate) flows: &'a mut Flows,
+    pub(crate) sums: &'a mut PayloadSums,
     /// For what goes into tunnels, until all ports had their turn.
     pub(crate) trains: &'a mut Trains,
 }

@@ -13,6 +13,7 @@ mod flows;
 mod intake;
 mod limit;
 pub mod mac_table;
+mod payload_sums;
 pub mod pipeline;
 pub mod port;
 pub mod routed;

@@ -26,6 +26,7 @@ use tunnel::entropy::flow_hash;
 use crate::counters::Counter;
 use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Frame, Queue, Queued, SendError, Transmit, Work, Written};
+use crate::payload_sums::PayloadSums;
 use crate::port::{Coalesce, Encapsulation, PortId};
 use crate::tunnels::encap::{Encapsulated, encapsulate};
 use crate::walk::Bridges;
@@ -184,7 +185,10 @@ fn write_queue(
         let queued = &queue.queued[at];
         let frame = &queue.frames[usize::from(queued.frame)];
         let mut send = |pieces: &[IoSlice<'_>]| transmit.send(id, pieces);
-        written(write_frame(frame, queued.action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
+        written(
+            write_frame(frame, queued.action, batch, features, (queue.head, queue.sums), &mut send),
+            std::slice::from_ref(queued),
+        );
         at += 1;
     }
 }
@@ -229,7 +233,7 @@ fn write_coalesced(
     written(Written { frames: 0, bytes: 0, writes: 0, result: Ok(()), refused: true }, &[]);
     for queued in members {
         let frame = &queue.frames[usize::from(queued.frame)];
-        written(write_frame(frame, action, batch, features, queue.head, &mut send), std::slice::from_ref(queued));
+        written(write_frame(frame, action, batch, features, (queue.head, queue.sums), &mut send), std::slice::from_ref(queued));
     }
     members.len()
 }
@@ -326,7 +330,7 @@ fn write_frame(
     action: TagAction,
     batch: &Batch,
     features: Features,
-    head: &mut Head,
+    (head, sums): (&mut Head, &mut PayloadSums),
     send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
 ) -> Written {
     let Frame { span, headers, offload, cut_to, .. } = frame;
@@ -340,11 +344,11 @@ fn write_frame(
         if result != Err(SendError::Invalid) || offload.segmentation.is_none() {
             return outcome(u64::from(result.is_ok()), result, false);
         }
-        let (writes, result) = write_segments(frame, action, batch, head, send);
+        let (writes, result) = write_segments(frame, action, batch, (head, sums), send);
         return outcome(writes, result, true);
     }
     if offload.segmentation.is_some() {
-        let (writes, result) = write_segments(frame, action, batch, head, send);
+        let (writes, result) = write_segments(frame, action, batch, (head, sums), send);
         return outcome(writes, result, false);
     }
     let bytes = batch.frame(*span);
@@ -385,7 +389,7 @@ fn write_segments(
     frame: &Frame,
     action: TagAction,
     batch: &Batch,
-    head: &mut Head,
+    (head, sums): (&mut Head, &mut PayloadSums),
     send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<(), SendError>,
 ) -> (u64, Result<(), SendError>) {
     let Some(segmentation) = frame.offload.segmentation else { return (0, Ok(())) };
@@ -394,7 +398,8 @@ fn write_segments(
         return (0, Err(SendError::Drop(DropReason::BadVnetHeader)));
     };
     let mut writes = 0;
-    while let Some(payload) = segments.next(head) {
+    let mut sums = sums.of(frame.span.range().start, frame.segments() as usize);
+    while let Some(payload) = segments.next_with(head, |payload| sums.next(|| packet::checksum::sum(payload))) {
         if let Err(error) = send(&[IoSlice::new(head.as_bytes()), IoSlice::new(payload)]) {
             return (writes, Err(error));
         }
