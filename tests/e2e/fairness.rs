@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use packet::MacAddr;
 
 use crate::exchange::{Background, Echo, full_speed};
+use crate::frames::{frame, is_ours, station};
 use crate::host::{Host, Ip};
 use crate::switch::Switch;
 use crate::transfer::transfer;
@@ -15,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("fairness/a_stuck_receiver_holds_nobody_up", a_stuck_receiver_holds_nobody_up),
         trial("fairness/full_speed_starves_nobody", full_speed_starves_nobody),
         trial("fairness/one_worker_is_fair_too", one_worker_is_fair_too),
+        trial("fairness/a_burst_to_many_ports_is_whole_and_in_order", a_burst_to_many_ports_is_whole_and_in_order),
     ]
 }
 
@@ -45,6 +48,38 @@ fn a_stuck_receiver_holds_nobody_up() {
     push.end();
     drop(unread);
     assert_eq!(switch.finish().lost(), 0);
+}
+
+/// A batch of floods to so many ports is carried in parts, with turns of others between them.
+fn a_burst_to_many_ports_is_whole_and_in_order() {
+    let hosts = ["sender", "listener", "other"].map(Host::quiet);
+    let [sender, listener, other] = &hosts;
+    let spares = (0..60).map(|number| format!("spare{number}"));
+    let ports = hosts.iter().map(|host| host.port("")).chain(spares).collect::<Vec<_>>().join(",");
+    let switch = Switch::start(&["--tap", &ports, "--workers", "1"]);
+    let [sender, listener, other] = [sender, listener, other].map(Host::raw);
+    let numbered = |from, number: u32| frame(MacAddr::BROADCAST, station(from), &number.to_be_bytes());
+    for number in 0..500 {
+        sender.send(&numbered(1, number)).expect("sent");
+        if number % 100 == 0 {
+            other.send(&numbered(3, number)).expect("sent");
+        }
+    }
+    // The stacks of spare ports send a few frames of their own.
+    let report = switch.settle("all frames", |report| report.received() >= 505);
+    assert_eq!(report.all_dropped(), 0);
+    let (mut from_sender, mut from_other) = (0, 0);
+    while from_sender < 500 || from_other < 500 {
+        let heard = listener.recv().expect("a frame");
+        if heard == numbered(1, from_sender) {
+            from_sender += 1;
+        } else if heard == numbered(3, from_other) {
+            from_other += 100;
+        } else {
+            assert!(!is_ours(&heard), "{heard:x?}");
+        }
+    }
+    switch.finish();
 }
 
 fn full_speed_starves_nobody() {
