@@ -100,7 +100,7 @@ const NOT_HERE: [(&str, &str); 23] = [
     ("qemu-system-x86_64 ... \\\n    -netdev dgram", "needs a guest's disk; guest_qemu/* runs these options"),
     ("curl --unix-socket /run/firecracker.sock", "needs Firecracker"),
     ("cloud-hypervisor --kernel", "needs cloud-hypervisor and a guest's disk"),
-    ("benches/lab/attacks --rounds 3", "takes minutes"),
+    ("benches/lab/attacks --rounds 2", "takes minutes"),
     ("benches/lab/lab l2 --sut wire-offload", "takes minutes; ci.sh runs a short round"),
     ("benches/lab/lab nat", "takes minutes; ci.sh runs a short round"),
     ("benches/lab/lab vxlan", "takes minutes; ci.sh runs a short round"),
