@@ -6,7 +6,7 @@ use packet::Timestamp;
 use packet::vlan::VlanId;
 
 use super::loop_guard::{BLOCKS, Loop};
-use super::slots::{Value, key_parts};
+use super::slots::{Value, key_parts, zeroed};
 use super::{Book, MacTable};
 use crate::port::PortId;
 
@@ -20,14 +20,27 @@ const LOOP_SECS: u32 = 5;
 /// loop follows its first copy sooner.
 const HEARD_SECS: u32 = 2;
 
-/// VLANs of a port that are blocked.
-pub(super) type Blocks = [Block; BLOCKS];
+/// The VLANs of each port that are blocked, [`BLOCKS`] words a port.
+#[derive(Debug)]
+pub(super) struct Blocks(Box<[AtomicU64]>);
+
+impl Blocks {
+    pub(super) fn new(ports: usize) -> Blocks {
+        Blocks(zeroed(ports * BLOCKS))
+    }
+
+    /// Those of a port; none of a number that no port has.
+    fn of(&self, port: PortId) -> impl Iterator<Item = Block<'_>> {
+        let first = port.index() * BLOCKS;
+        self.0.get(first..first + BLOCKS).unwrap_or_default().iter().map(Block)
+    }
+}
 
 /// A VLAN that is blocked at a port, and when it is released, in milliseconds: `until << 16 | vlan`.
-#[derive(Debug, Default)]
-pub(super) struct Block(AtomicU64);
+#[derive(Clone, Copy, Debug)]
+struct Block<'a>(&'a AtomicU64);
 
-impl Block {
+impl Block<'_> {
     /// Stands for all VLANs.
     const ALL: u64 = 0xffff;
 
@@ -93,8 +106,7 @@ impl MacTable {
 
     /// Blocks at a port what the loop guard says.
     pub(super) fn block(&self, book: &Book, port: PortId) {
-        let Some(blocks) = self.blocks.get(port.index()) else { return };
-        blocks.iter().zip(book.guard.blocks(port)).for_each(|(block, last)| block.store(last));
+        self.blocks.of(port).zip(book.guard.blocks(port)).for_each(|(block, last)| block.store(last));
     }
 
     /// Whether the loop guard has blocked any port.
@@ -108,14 +120,13 @@ impl MacTable {
     #[inline]
     #[must_use]
     pub fn is_blocked(&self, port: PortId, vlan: VlanId, now: Timestamp) -> bool {
-        self.has_blocked(now)
-            && self.blocks.get(port.index()).is_some_and(|blocks| blocks.iter().any(|block| block.blocks(vlan, now)))
+        self.has_blocked(now) && self.blocks.of(port).any(|block| block.blocks(vlan, now))
     }
 
     /// Whether the loop guard has blocked any VLAN at this port.
     #[must_use]
     pub fn is_blocked_anywhere(&self, port: PortId, now: Timestamp) -> bool {
-        self.blocks.get(port.index()).is_some_and(|blocks| blocks.iter().any(|block| block.blocked(now).is_some()))
+        self.blocks.of(port).any(|block| block.blocked(now).is_some())
     }
 
     /// The ports, and the VLANs there, that the loop guard has blocked.

@@ -97,8 +97,12 @@ pub(super) enum Noted {
 /// The state of the guard of one table.
 #[derive(Debug)]
 pub(super) struct LoopGuard {
-    slots: Box<[Slot]>,
-    ports: Box<[PortState]>,
+    /// Up to the highest one in use; the memory of all is reserved.
+    slots: Vec<Slot>,
+    /// Up to the highest port that the guard knows something of; the memory of all is reserved.
+    ports: Vec<PortState>,
+    /// Ports have numbers below this.
+    most_ports: usize,
     found: Vec<Loop>,
 }
 
@@ -152,8 +156,9 @@ impl LoopGuard {
     /// A guard of this number of ports.
     pub(super) fn new(ports: usize) -> LoopGuard {
         LoopGuard {
-            slots: vec![Slot::EMPTY; SLOTS].into(),
-            ports: vec![PortState::default(); ports].into(),
+            slots: Vec::with_capacity(SLOTS),
+            ports: Vec::with_capacity(ports),
+            most_ports: ports,
             found: Vec::with_capacity(MAX_LOOPS),
         }
     }
@@ -167,7 +172,11 @@ impl LoopGuard {
         was_heard: bool,
         now: Timestamp,
     ) -> Noted {
-        let slot = &mut self.slots[hash % SLOTS];
+        let at = hash % SLOTS;
+        if at >= self.slots.len() {
+            self.slots.resize(at + 1, Slot::EMPTY);
+        }
+        let slot = &mut self.slots[at];
         if slot.key != key || now.since(slot.moved) > MEMORY {
             if slot.key != key && slot.weight > 0 && now.since(slot.moved) <= WINDOW {
                 slot.weight -= 1;
@@ -196,7 +205,10 @@ impl LoopGuard {
             slot.home = if port == to { from } else { to };
         }
         slot.pairs = [Pair::EMPTY; PAIRS];
-        let Some(state) = self.ports.get_mut(port.index()) else { return Noted::Move };
+        if port.index() >= self.most_ports {
+            return Noted::Move;
+        }
+        let state = state_of(&mut self.ports, port);
         let other = if port == to { from } else { to };
         let unblocked = Loop { vlan, in_all_vlans: false, mac, port, other, home: slot.home, until: now, seconds: 0 };
         let found = state.block(unblocked, now);
@@ -209,8 +221,9 @@ impl LoopGuard {
 
     /// Whether many stations are behind a port, which is never blocked then.
     pub(super) fn set_leads_to_network(&mut self, port: PortId, leads_to_network: bool) {
-        if let Some(state) = self.ports.get_mut(port.index()) {
-            state.leads_to_network = leads_to_network;
+        let is_known = port.index() < self.ports.len();
+        if port.index() < self.most_ports && (is_known || leads_to_network) {
+            state_of(&mut self.ports, port).leads_to_network = leads_to_network;
         }
     }
 
@@ -254,6 +267,14 @@ impl Slot {
         pair.moves += 1;
         pair.moves
     }
+}
+
+/// The state of a port, which is known from now on.
+fn state_of(ports: &mut Vec<PortState>, port: PortId) -> &mut PortState {
+    if port.index() >= ports.len() {
+        ports.resize(port.index() + 1, PortState::default());
+    }
+    &mut ports[port.index()]
 }
 
 impl PortState {

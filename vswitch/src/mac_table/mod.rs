@@ -195,7 +195,7 @@ pub struct MacTable {
     /// When the last of the ports is released that the loop guard has blocked, in milliseconds.
     guarded_until: AtomicU64,
     /// VLANs of each port that the loop guard has blocked.
-    blocks: Box<[Blocks]>,
+    blocks: Blocks,
     book: Mutex<Book>,
 }
 
@@ -232,7 +232,7 @@ impl MacTable {
             size,
             aging_secs: AtomicU32::new(config.aging_secs.max(1)),
             guarded_until: AtomicU64::new(0),
-            blocks: std::iter::repeat_with(Default::default).take(config.ports).collect(),
+            blocks: Blocks::new(config.ports),
             book: Mutex::new(Book {
                 usage: Usage::new(config.ports, slots.len()),
                 stats: MacTableStats::default(),
@@ -340,7 +340,7 @@ impl MacTable {
     }
 
     fn decide_locked(&self, book: &Book, key: u64, places: [usize; 2], port: PortId) -> Decision {
-        if port.index() >= book.usage.ports() {
+        if !book.usage.has(port) {
             return Decision::REFUSED;
         }
         if let Some((slot, value)) = self.slots.scan(key, places) {

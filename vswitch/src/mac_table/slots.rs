@@ -23,6 +23,7 @@ use crossbeam_utils::CachePadded;
 use packet::MacAddr;
 use packet::vlan::VlanId;
 use siphasher::sip::SipHasher13;
+use zerocopy::FromZeros;
 
 use crate::port::PortId;
 
@@ -42,20 +43,19 @@ pub(super) struct Slots {
     /// Odd while the buckets change. On a cache line of its own: every look-up reads it, and taking the lock must not
     /// pull it from the readers.
     version: CachePadded<AtomicU64>,
-    buckets: Box<[Bucket]>,
+    /// The slots' words, bucket by bucket: key and value of each slot. They are zero until they are used, and the allocator returns
+    /// untouched zero memory only without an alignment, so the buckets begin at the first cache line.
+    words: Box<[AtomicU64]>,
+    base: usize,
+    buckets: usize,
     seed: [u64; 2],
 }
 
-#[derive(Debug, Default)]
-struct Slot {
-    key: AtomicU64,
-    value: AtomicU64,
-}
+/// Words of a slot: its key and its value.
+const SLOT_WORDS: usize = 2;
 
-/// Exactly one cache line, which `CachePadded` would round up to two.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Bucket([Slot; WAYS]);
+/// Words of a bucket, exactly one cache line.
+const BUCKET_WORDS: usize = WAYS * SLOT_WORDS;
 
 /// An entry's value, unpacked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,16 +99,25 @@ pub(super) fn slots_of(bucket: usize) -> Range<usize> {
     bucket * WAYS..(bucket + 1) * WAYS
 }
 
+/// Words that are zero, in memory that is untouched until they are used.
+pub(super) fn zeroed(count: usize) -> Box<[AtomicU64]> {
+    // Without the memory the usual way of allocation ends the process, as everywhere.
+    <[AtomicU64]>::new_box_zeroed_with_elems(count)
+        .unwrap_or_else(|_| std::iter::repeat_with(AtomicU64::default).take(count).collect())
+}
+
 impl Slots {
     /// At least this many free slots, allocated at once.
     pub(super) fn new(count: usize, seed: [u64; 2]) -> Slots {
         let buckets = count.div_ceil(WAYS).next_power_of_two();
-        Slots { version: CachePadded::default(), buckets: std::iter::repeat_with(Bucket::default).take(buckets).collect(), seed }
+        let words = zeroed((buckets + 1) * BUCKET_WORDS);
+        let base = words.as_ptr().align_offset(BUCKET_WORDS * size_of::<AtomicU64>()) % BUCKET_WORDS;
+        Slots { version: CachePadded::default(), words, base, buckets, seed }
     }
 
     /// Number of slots.
     pub(super) fn len(&self) -> usize {
-        self.buckets.len() * WAYS
+        self.buckets * WAYS
     }
 
     /// The two buckets of a key.
@@ -117,7 +126,7 @@ impl Slots {
         let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
         hasher.write_u64(key);
         let hash = hasher.finish();
-        let mask = self.buckets.len() - 1;
+        let mask = self.buckets - 1;
         let (first, second) = (hash as usize & mask, (hash >> 32) as usize & mask);
         [first, if second == first { first ^ (1 & mask) } else { second }]
     }
@@ -139,16 +148,16 @@ impl Slots {
         // There is one change at a time. While it is in progress, all other slots are unchanged, and its own slot has no key
         // until its value is written; a slot that was reused meanwhile has another key.
         let (slot, value) = self.scan(key, places)?;
-        (self.slot(slot).key.load(Ordering::Acquire) == key).then_some((slot, value))
+        (self.slot(slot)[0].load(Ordering::Acquire) == key).then_some((slot, value))
     }
 
     /// Reads a key's entry with the lock held.
     #[inline]
     pub(super) fn scan(&self, key: u64, places: [usize; 2]) -> Option<(usize, Value)> {
         for bucket in places {
-            for (way, slot) in self.buckets[bucket].0.iter().enumerate() {
-                if slot.key.load(Ordering::Acquire) == key {
-                    return Some((bucket * WAYS + way, Value::unpack(slot.value.load(Ordering::Acquire))));
+            for (way, [slot, value]) in self.bucket(bucket).as_chunks().0.iter().enumerate() {
+                if slot.load(Ordering::Acquire) == key {
+                    return Some((bucket * WAYS + way, Value::unpack(value.load(Ordering::Acquire))));
                 }
             }
         }
@@ -157,12 +166,12 @@ impl Slots {
 
     /// The key in a slot; 0 if it is free.
     pub(super) fn key(&self, slot: usize) -> u64 {
-        self.slot(slot).key.load(Ordering::Relaxed)
+        self.slot(slot)[0].load(Ordering::Relaxed)
     }
 
     /// The value in a slot, which has no meaning if the slot is free.
     pub(super) fn value(&self, slot: usize) -> Value {
-        Value::unpack(self.slot(slot).value.load(Ordering::Relaxed))
+        Value::unpack(self.slot(slot)[1].load(Ordering::Relaxed))
     }
 
     /// The current version. While it is the same and [settled](is_settled), the same keys have the same ports.
@@ -173,7 +182,7 @@ impl Slots {
 
     /// Gives the entry in a slot another time, with the same port.
     pub(super) fn renew(&self, slot: usize, value: Value) {
-        self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
+        self.slot(slot)[1].store(value.pack(), Ordering::Relaxed);
     }
 
     /// Gives the entry in a slot another port.
@@ -184,19 +193,25 @@ impl Slots {
     /// Puts an entry into a free slot.
     pub(super) fn fill(&self, slot: usize, key: u64, value: Value) {
         self.change(|| {
-            self.slot(slot).value.store(value.pack(), Ordering::Relaxed);
-            self.slot(slot).key.store(key, Ordering::Release);
+            self.slot(slot)[1].store(value.pack(), Ordering::Relaxed);
+            self.slot(slot)[0].store(key, Ordering::Release);
         });
     }
 
     /// Removes the entry of a slot.
     pub(super) fn clear(&self, slot: usize) {
-        self.change(|| self.slot(slot).key.store(0, Ordering::Relaxed));
+        self.change(|| self.slot(slot)[0].store(0, Ordering::Relaxed));
     }
 
     #[inline]
-    fn slot(&self, slot: usize) -> &Slot {
-        &self.buckets[slot / WAYS].0[slot % WAYS]
+    fn bucket(&self, bucket: usize) -> &[AtomicU64; BUCKET_WORDS] {
+        &self.words[self.base..].as_chunks().0[bucket]
+    }
+
+    /// The key and the value of a slot.
+    #[inline]
+    fn slot(&self, slot: usize) -> &[AtomicU64; SLOT_WORDS] {
+        &self.bucket(slot / WAYS).as_chunks().0[slot % WAYS]
     }
 
     /// Makes a change that readers see as a whole or not at all, and after which answers of before are worth nothing.

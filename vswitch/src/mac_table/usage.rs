@@ -2,16 +2,20 @@
 //!
 //! One list per port over the slots of the table, oldest first, and a heap of the ports by the length of their lists. All
 //! operations are O(1) except for the heap's O(log ports).
+//!
+//! *Memory* is reserved at the start, and touched only for ports and slots that are used: a bridge without stations costs next to
+//! nothing.
 
 use crate::port::PortId;
 
-const NONE: u32 = u32::MAX;
+/// No slot. Others are their number plus one, so that untouched memory links nothing.
+const NONE: u32 = 0;
 
-#[derive(Clone, Copy, Debug)]
-struct Links {
-    older: u32,
-    newer: u32,
-}
+/// The neighbours of a slot in its list: the older and the newer one.
+type Links = [u32; 2];
+
+const OLDER: usize = 0;
+const NEWER: usize = 1;
 
 #[derive(Clone, Copy, Debug)]
 struct List {
@@ -26,21 +30,30 @@ struct List {
 #[derive(Debug)]
 pub(super) struct Usage {
     links: Box<[Links]>,
-    lists: Box<[List]>,
-    /// Ports; each parent's list is at least as long as its children's.
-    heap: Box<[u32]>,
+    /// Up to the highest port that has had an entry.
+    lists: Vec<List>,
+    /// The same ports; each parent's list is at least as long as its children's.
+    heap: Vec<u32>,
+    /// Ports have numbers below this.
+    most: usize,
 }
 
 impl Usage {
     pub(super) fn new(ports: usize, slots: usize) -> Usage {
-        let ports = ports as u32;
         Usage {
-            links: vec![Links { older: NONE, newer: NONE }; slots].into_boxed_slice(),
-            lists: (0..ports).map(|place| List { oldest: NONE, newest: NONE, len: 0, place }).collect(),
-            heap: (0..ports).collect(),
+            links: vec![[NONE; 2]; slots].into_boxed_slice(),
+            lists: Vec::with_capacity(ports),
+            heap: Vec::with_capacity(ports),
+            most: ports,
         }
     }
 
+    /// Whether entries may have this port.
+    pub(super) fn has(&self, port: PortId) -> bool {
+        port.index() < self.most
+    }
+
+    /// The ports that may have entries now have numbers below this.
     pub(super) fn ports(&self) -> usize {
         self.lists.len()
     }
@@ -58,26 +71,31 @@ impl Usage {
 
     /// The slot of a port's least recently used entry.
     pub(super) fn oldest(&self, port: PortId) -> Option<usize> {
-        let slot = self.lists.get(port.index())?.oldest;
-        (slot != NONE).then_some(slot as usize)
+        slot_of(self.lists.get(port.index())?.oldest)
     }
 
     /// The slots of a port's entries, the most recently used one first.
     pub(super) fn newest_first(&self, port: PortId) -> impl Iterator<Item = usize> {
-        let next = |slot: u32| (slot != NONE).then_some(slot as usize);
-        let newest = self.lists.get(port.index()).and_then(|list| next(list.newest));
-        std::iter::successors(newest, move |slot| next(self.links[*slot].older))
+        let newest = self.lists.get(port.index()).and_then(|list| slot_of(list.newest));
+        std::iter::successors(newest, move |slot| slot_of(self.links[*slot][OLDER]))
     }
 
     /// Adds a slot as the port's most recently used one. It must be on no list.
     pub(super) fn push(&mut self, port: PortId, slot: usize) {
-        let list = &mut self.lists[port.index()];
-        self.links[slot] = Links { older: list.newest, newer: NONE };
-        match list.newest {
-            NONE => list.oldest = slot as u32,
-            newest => self.links[newest as usize].newer = slot as u32,
+        // Within the reserved memory.
+        while self.lists.len() <= port.index() && self.lists.len() < self.most {
+            let place = self.lists.len() as u32;
+            self.lists.push(List { oldest: NONE, newest: NONE, len: 0, place });
+            self.heap.push(place);
         }
-        list.newest = slot as u32;
+        let list = &mut self.lists[port.index()];
+        let link = slot as u32 + 1;
+        self.links[slot] = [list.newest, NONE];
+        match slot_of(list.newest) {
+            None => list.oldest = link,
+            Some(newest) => self.links[newest][NEWER] = link,
+        }
+        list.newest = link;
         list.len += 1;
         let place = list.place as usize;
         self.rise(place);
@@ -85,15 +103,15 @@ impl Usage {
 
     /// Removes a slot from the port's list. It must be on that list.
     pub(super) fn remove(&mut self, port: PortId, slot: usize) {
-        let Links { older, newer } = self.links[slot];
+        let [older, newer] = self.links[slot];
         let list = &mut self.lists[port.index()];
-        match older {
-            NONE => list.oldest = newer,
-            older => self.links[older as usize].newer = newer,
+        match slot_of(older) {
+            None => list.oldest = newer,
+            Some(older) => self.links[older][NEWER] = newer,
         }
-        match newer {
-            NONE => list.newest = older,
-            newer => self.links[newer as usize].older = older,
+        match slot_of(newer) {
+            None => list.newest = older,
+            Some(newer) => self.links[newer][OLDER] = older,
         }
         list.len -= 1;
         let place = list.place as usize;
@@ -128,4 +146,9 @@ impl Usage {
             place = longest;
         }
     }
+}
+
+/// The slot that a link leads to.
+fn slot_of(link: u32) -> Option<usize> {
+    link.checked_sub(1).map(|slot| slot as usize)
 }
