@@ -47,7 +47,10 @@ impl RouterWorker {
         }
         self.compare(tables, walk, from, ip.src, frame.headers.src);
         let not_allowed = Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), DropReason::NotAllowed);
-        if routing.is_gateway(ip.dst) {
+        let inside = routing.to_inside(ip.dst);
+        if let Some(to) = inside
+            && routing.interface(to).is_some_and(|to| to.address == ip.dst)
+        {
             // The gateways of other networks are as far away as their guests.
             if ip.dst != interface.address && interface.reach != Reach::All {
                 return Err(not_allowed);
@@ -63,7 +66,7 @@ impl RouterWorker {
         if ip.ttl <= 1 {
             return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
         }
-        match routing.to_inside(ip.dst) {
+        match inside {
             Some(to) => {
                 if !routing.routes_between(interface, to) {
                     return Err(not_allowed);

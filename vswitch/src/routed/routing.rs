@@ -259,12 +259,17 @@ impl Routing {
     #[inline(always)]
     #[must_use]
     pub fn to_inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
-        let contains = |interface: &Option<Interface>| interface.is_some_and(|interface| interface.network.contains(address));
-        self.interfaces.iter().position(contains).map(|number| InterfaceId(number as u16))
+        for (number, interface) in self.interfaces.iter().enumerate() {
+            if let Some(interface) = interface
+                && interface.network.contains(address)
+            {
+                return Some(InterfaceId(number as u16));
+            }
+        }
+        None
     }
 
     /// Whether this is the address of a gateway.
-    #[inline(always)]
     #[must_use]
     pub fn is_gateway(&self, address: Ipv4Addr) -> bool {
         self.interfaces.iter().flatten().any(|interface| interface.address == address)
