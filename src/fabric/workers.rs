@@ -110,7 +110,7 @@ impl Workers {
         for (index, handle) in self.handles.iter().enumerate() {
             let command = command(index);
             if index == 0 {
-                command.tell(self.rehearsal.borrow_mut().pipeline_mut());
+                drop(command.configure(self.rehearsal.borrow_mut().pipeline_mut()));
             }
             // A worker that has ended has said why.
             let _ = handle.commands.send(command);

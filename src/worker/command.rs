@@ -142,8 +142,9 @@ impl Released {
 }
 
 impl Command {
-    /// Applies the command to a pipeline that carries no frames, as far as it is about configuration.
-    pub(crate) fn tell(&self, pipeline: &mut Pipeline) {
+    /// Applies the command to a pipeline, as far as it is about the pipeline's configuration: the same for workers and for the
+    /// rehearsal, which has no devices. Returns the MAC table that it replaced, whose memory the control thread frees.
+    pub(crate) fn configure(&self, pipeline: &mut Pipeline) -> Option<Arc<MacTable>> {
         match self {
             Command::Attach { id, port, .. } | Command::View { id, port } => pipeline.set_port(*id, Some((**port).clone())),
             Command::ReceivingSocket { id, socket, .. } => pipeline.set_receiving_socket(*id, Some(socket.clone())),
@@ -154,7 +155,7 @@ impl Command {
                 pipeline.set_receiving_socket(*id, None);
                 pipeline.set_ip_tunnel(*id, None);
             }
-            Command::Bridge { id, table } => drop(pipeline.set_bridge(*id, table.clone())),
+            Command::Bridge { id, table } => return pipeline.set_bridge(*id, table.clone()),
             Command::Router { routing, neighbours, .. } => {
                 pipeline.set_router(Router::new(Arc::clone(routing), None, Arc::clone(neighbours)));
             }
@@ -164,9 +165,10 @@ impl Command {
                     port.mtu = *mtu;
                 }
             }
-            // Of frames that are real.
-            Command::BeginCapture(_) | Command::EndCapture(_) => {}
-            Command::Watch(_) | Command::Barrier(_) | Command::Answer(_) | Command::Stop => {}
+            // Observers of real frames, and messages to the worker itself.
+            Command::BeginCapture(_) | Command::EndCapture(_) | Command::Watch(_) => {}
+            Command::Barrier(_) | Command::Answer(_) | Command::Stop => {}
         }
+        None
     }
 }
