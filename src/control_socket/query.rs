@@ -91,6 +91,29 @@ pub(crate) enum Query {
     },
 }
 
+impl Query {
+    /// Returns whether nothing needs to be done because the client is gone. A change is made whether or not its client waits for
+    /// the answer.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Query::Show(reply) => reply.is_closed(),
+            Query::Stats(reply) => reply.is_closed(),
+            Query::Metrics(reply) => reply.is_closed(),
+            Query::Health(reply) => reply.is_closed(),
+            Query::MacTable(reply) => reply.is_closed(),
+            Query::BeginCapture { reply, .. } => reply.is_closed(),
+            Query::CapturePorts(reply) => reply.is_closed(),
+            Query::Neighbours(reply) => reply.is_closed(),
+            Query::Connections { reply, .. } => reply.is_closed(),
+            Query::Nat { reply, .. } => reply.is_closed(),
+            Query::Imagine(_, reply) => reply.is_closed(),
+            Query::Follow { reply, .. } => reply.is_closed(),
+            Query::AddMac { .. } | Query::RemoveMac { .. } | Query::FlushMacs { .. } => false,
+            Query::FlushNeighbours { .. } | Query::FlushConnections { .. } | Query::Reconfigure { .. } => false,
+        }
+    }
+}
+
 /// The current MAC tables.
 #[derive(Debug)]
 pub(crate) struct MacTableNow {

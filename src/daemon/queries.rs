@@ -22,49 +22,51 @@ impl Daemon {
     }
 
     fn answer(&mut self, query: Query) {
+        if query.is_abandoned() {
+            return;
+        }
         match query {
-            Query::Show(reply) if !reply.is_closed() => {
+            Query::Show(reply) => {
                 let report = self.report();
                 drop(reply.send(self.view().show(&report)));
             }
-            Query::Stats(reply) if !reply.is_closed() => {
+            Query::Stats(reply) => {
                 let report = self.report();
                 drop(reply.send(self.view().stats(&report)));
             }
-            Query::Metrics(reply) if !reply.is_closed() => {
+            Query::Metrics(reply) => {
                 let report = self.report();
                 let view = self.view();
                 drop(reply.send((view.stats(&report), view.tunnels(&report))));
             }
             Query::Health(reply) => drop(reply.send(())),
-            Query::MacTable(reply) if !reply.is_closed() => {
+            Query::MacTable(reply) => {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names: self.view().port_names() }));
             }
-            Query::Neighbours(reply) if !reply.is_closed() => drop(reply.send(self.view().neighbours())),
-            Query::Connections { filter, most, reply } if !reply.is_closed() => {
+            Query::Neighbours(reply) => drop(reply.send(self.view().neighbours())),
+            Query::Connections { filter, most, reply } => {
                 let now = self.fabric.now();
                 let find = |nat: &nat::Nat| nat.find_connections(now, most, |connection| matches(&filter, connection));
                 drop(reply.send(self.edge.nat().map(|nat| find(nat))));
             }
-            Query::Nat { most, reply } if !reply.is_closed() => drop(reply.send(self.view().nat(most))),
-            Query::BeginCapture { port, want, reply } if !reply.is_closed() => {
+            Query::Nat { most, reply } => drop(reply.send(self.view().nat(most))),
+            Query::BeginCapture { port, want, reply } => {
                 let port = port.map(|name| self.view().find_port(&name).map_err(|refusal| refusal.of_field("port"))).transpose();
                 let ports = self.view().capture_ports();
                 let control = self.poller.waker();
                 drop(reply.send(port.and_then(|port| self.captures.begin(port, want, ports, control, &self.fabric))));
             }
-            Query::CapturePorts(reply) if !reply.is_closed() => drop(reply.send(self.view().capture_ports())),
-            Query::Imagine(words, reply) if !reply.is_closed() => {
+            Query::CapturePorts(reply) => drop(reply.send(self.view().capture_ports())),
+            Query::Imagine(words, reply) => {
                 let id = self.view().find_port(&words.port).map_err(|refusal| refusal.of_field("packet"));
                 let names = self.view().port_names();
                 drop(reply.send(id.and_then(|id| traces::imagine(id, &words, names, &self.edge, &self.fabric))));
             }
-            Query::Follow { count, port, filter, reply } if !reply.is_closed() => {
+            Query::Follow { count, port, filter, reply } => {
                 let port = port.map(|name| self.view().find_port(&name).map_err(|refusal| refusal.of_field("port"))).transpose();
                 let names = self.view().port_names();
                 drop(reply.send(port.and_then(|port| self.traces.follow(count, port, filter, names, &self.fabric))));
             }
-            // A change is made whether or not its client waits for the answer.
             Query::AddMac { vlan, mac, port, reply } => drop(reply.send(self.view().add_mac(vlan, mac, &port))),
             Query::RemoveMac { bridge, vlan, mac, reply } => {
                 drop(reply.send(self.view().remove_mac(bridge.as_deref(), vlan, mac)));
@@ -75,7 +77,6 @@ impl Daemon {
             Query::FlushNeighbours { address, reply } => drop(reply.send(self.view().flush_neighbours(address))),
             Query::FlushConnections { filter, reply } => drop(reply.send(self.view().flush_connections(&filter))),
             Query::Reconfigure { verb, dry_run, reply } => drop(reply.send(self.reconfigure(&verb, dry_run))),
-            _ => {}
         }
     }
 }
