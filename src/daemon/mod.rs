@@ -348,7 +348,7 @@ impl Daemon {
         report.nat = self.edge.nat().map(|nat| nat.stats());
         report.uplink = self.edge.uplink.as_ref().map(|uplink| uplink.id);
         report.kernel_dropped = self.edge.uplink.as_mut().map_or(0, UplinkPort::dropped);
-        report.dropped_at_ports = self.ports.dropped();
+        report.note_dropped(self.ports.dropped());
         report.datagrams_dropped = self.tunnels.dropped();
         report
     }

@@ -6,7 +6,7 @@ use api::State;
 use hdrhistogram::Histogram;
 use netio::backlog::receive_queue;
 use vswitch::mac_table::MacTableStats;
-use vswitch::{Counters, PortId};
+use vswitch::{BridgeId, Counters, PortId};
 
 use super::view::{View, nat_stats};
 use crate::control_socket::LATENCY_STEPS;
@@ -40,8 +40,9 @@ impl View<'_> {
         });
         let bridges: Vec<api::BridgeStats> = tables.collect();
         let capacity = self.fabric.slots.capacity();
+        let of_ports = self.bridges_of_ports();
         api::Stats {
-            ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, report))).collect(),
+            ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, of_ports[id.index()], report))).collect(),
             mac_table: together(bridges.iter().map(|bridge| &bridge.mac_table)),
             bridges,
             nat: self.edge.nat().map(|nat| nat_stats(nat)),
@@ -61,10 +62,10 @@ impl View<'_> {
         latency_of(self.fabric.workers.iter().map(|(_, own)| &own.latency))
     }
 
-    fn port_now(&self, id: PortId, report: &Report) -> PortNow {
-        let table = self.bridge_of(id).and_then(|bridge| self.fabric.bridges.table(bridge));
+    fn port_now(&self, id: PortId, bridge: Option<BridgeId>, report: &Report) -> PortNow {
+        let table = bridge.and_then(|bridge| self.fabric.bridges.table(bridge));
         let loop_blocked = table.is_some_and(|table| table.is_blocked_anywhere(id, self.fabric.now()));
-        let bridge = self.bridge_of(id).map(|bridge| self.fabric.bridges.name(bridge).to_owned());
+        let bridge = bridge.map(|bridge| self.fabric.bridges.name(bridge).to_owned());
         if let Some(port) = self.ports.get(id) {
             let device = port.device();
             return PortNow {
@@ -72,7 +73,7 @@ impl View<'_> {
                 namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
                 state: Some(port.state()),
                 loop_blocked,
-                kernel_dropped: report.dropped_at_ports.iter().find(|(port, ..)| *port == id).map_or(0, |(.., frames)| *frames),
+                kernel_dropped: report.dropped_at(id),
                 rx_queue: device.and_then(PortDevice::rx_queue),
                 tx_queue: device.and_then(PortDevice::tx_queue),
             };

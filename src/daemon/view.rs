@@ -71,6 +71,19 @@ impl View<'_> {
         port.or_else(uplink).or_else(peer)
     }
 
+    /// The bridges that all ports belong to now, by port number.
+    pub(super) fn bridges_of_ports(&self) -> Vec<Option<BridgeId>> {
+        let bridged = self.ports.iter().filter(|port| port.config.is_bridged());
+        let ports = bridged.map(|port| (port.id, Some(bridge_id(port.config.bridge))));
+        let uplink = self.edge.uplink.as_ref().map(|uplink| (uplink.id, uplink.bridge()));
+        let peers = self.tunnels.peers().iter().map(|peer| (peer.id, self.tunnels.spec_of(peer).bridge()));
+        let mut bridges = vec![None; self.fabric.slots.capacity()];
+        for (id, bridge) in ports.chain(uplink).chain(peers) {
+            bridges[id.index()] = bridge;
+        }
+        bridges
+    }
+
     /// The switch as a whole.
     pub(super) fn show(&self, report: &Report) -> api::Show {
         let interfaces = self.edge.interfaces();
@@ -327,9 +340,10 @@ impl View<'_> {
             }
         };
         ports.extend(self.edge.uplink.as_ref().map(uplink));
+        let specs: HashMap<PortId, &TunnelSpec> =
+            self.tunnels.peers().iter().map(|peer| (peer.id, self.tunnels.spec_of(peer))).collect();
         for (id, name) in self.tunnels.names() {
-            let peer = self.tunnels.peers().iter().find(|peer| peer.id == id);
-            let spec = peer.map(|peer| self.tunnels.spec_of(peer));
+            let spec = specs.get(&id);
             let is_raw = spec.is_some_and(|spec| !spec.framing.kind().carries_ethernet());
             let vni = spec.and_then(|spec| spec.framing.vni()).map_or_else(String::new, |vni| format!(", VNI {vni}"));
             let description = match spec {

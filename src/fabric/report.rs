@@ -23,12 +23,12 @@ pub(crate) struct Report {
     pub(crate) kernel_dropped: u64,
     /// The uplink's number.
     pub(crate) uplink: Option<PortId>,
-    /// Frames that the kernel dropped at other ports before they were read: number, name and count.
-    pub(crate) dropped_at_ports: Vec<(PortId, String, u64)>,
+    /// Frames that the kernel dropped at other ports before they were read, by port number.
+    dropped_at_ports: Vec<u64>,
     /// Datagrams of tunnels that the kernel dropped before they were read.
     pub(crate) datagrams_dropped: u64,
-    /// Numbers without a port, and places of guests that never came; not shown.
-    hidden: Vec<PortId>,
+    /// Numbers without a port, and places of guests that never came; not shown; by number.
+    hidden: Vec<bool>,
     pub(crate) panics: u64,
 }
 
@@ -86,17 +86,18 @@ impl Report {
             }
         }
         let mut former = ledger.former.clone();
-        let mut hidden = Vec::new();
-        for ((index, port), zero) in ports.iter_mut().enumerate().zip(&ledger.zeros) {
+        let mut hidden = vec![false; ports.len()];
+        for ((port, hidden), zero) in ports.iter_mut().zip(&mut hidden).zip(&ledger.zeros) {
             if let Some(zero) = zero {
                 port.totals.each(zero, u64::wrapping_sub);
             }
             if port.name.is_empty() {
                 former.totals.each(&port.totals, u64::wrapping_add);
                 *port = PortReport::new(String::new());
-                hidden.push(PortId(index as u16));
+                *hidden = true;
             }
         }
+        let dropped_at_ports = vec![0; ports.len()];
         Report {
             ports,
             former,
@@ -104,7 +105,7 @@ impl Report {
             nat: None,
             kernel_dropped: 0,
             uplink: None,
-            dropped_at_ports: Vec::new(),
+            dropped_at_ports,
             datagrams_dropped: 0,
             hidden,
             panics,
@@ -113,7 +114,25 @@ impl Report {
 
     /// Does not show these ports.
     pub(crate) fn hide(&mut self, ports: impl Iterator<Item = PortId>) {
-        self.hidden.extend(ports);
+        for id in ports {
+            if let Some(hidden) = self.hidden.get_mut(id.index()) {
+                *hidden = true;
+            }
+        }
+    }
+
+    /// Notes the frames that the kernel dropped at these ports before they were read.
+    pub(crate) fn note_dropped(&mut self, ports: impl Iterator<Item = (PortId, u64)>) {
+        for (id, frames) in ports {
+            if let Some(dropped) = self.dropped_at_ports.get_mut(id.index()) {
+                *dropped = frames;
+            }
+        }
+    }
+
+    /// The frames that the kernel dropped at a port before they were read.
+    pub(crate) fn dropped_at(&self, id: PortId) -> u64 {
+        self.dropped_at_ports.get(id.index()).copied().unwrap_or(0)
     }
 
     /// Frames received, copied and made; sent, dropped and taken in. Both sums are equal when no frame is under way.
@@ -126,7 +145,7 @@ impl Report {
     /// The ports that are shown.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (PortId, &PortReport)> {
         let with_ids = self.ports.iter().enumerate().map(|(at, port)| (PortId(at as u16), port));
-        with_ids.filter(|(id, _)| !self.hidden.contains(id))
+        with_ids.zip(&self.hidden).filter_map(|(port, hidden)| (!hidden).then_some(port))
     }
 
     pub(crate) fn port_name(&self, id: PortId) -> &str {
@@ -199,7 +218,8 @@ impl fmt::Display for Report {
         if self.kernel_dropped > 0 {
             writeln!(out, "dropped by the kernel at the uplink: {}", self.kernel_dropped)?;
         }
-        for (_, name, frames) in self.dropped_at_ports.iter().filter(|(.., frames)| *frames > 0) {
+        for (PortReport { name, .. }, frames) in self.ports.iter().zip(&self.dropped_at_ports).filter(|(_, frames)| **frames > 0)
+        {
             writeln!(out, "dropped by the kernel at {name}: {frames}")?;
         }
         if self.datagrams_dropped > 0 {

@@ -91,7 +91,7 @@ impl Ports {
         for port in plan.altered_ports.iter().filter(|port| plan.has_new_mtu(port)) {
             let mut port = port.clone();
             port.propose_mtu(overlay_mtu(bridge_id(port.bridge)));
-            let Some(at) = self.position(&port) else { continue };
+            let Some(at) = self.ports.position(&port) else { continue };
             match self.ports[at].set_mtu(port.mtu) {
                 Ok(before) => former.0.extend(before.map(|mtu| (self.ports[at].id, mtu))),
                 Err(error) => {
@@ -106,7 +106,7 @@ impl Ports {
     /// Undoes [`Ports::set_mtus`].
     pub(crate) fn restore_mtus(&mut self, former: FormerMtus) {
         for (id, mtu) in former.0 {
-            let Some(port) = self.ports.iter_mut().find(|port| port.id == id) else { continue };
+            let Some(port) = self.ports.of_mut(id) else { continue };
             if let Err(error) = port.set_mtu(Some(mtu)) {
                 tracing::warn!(port = port.name(), mtu, %error, "cannot set the port's former MTU again");
             }
@@ -121,19 +121,12 @@ impl Ports {
             self.alter(port, plan.has_new_mtu(port), overlay_mtu, fabric);
         }
         for port in &plan.renamed_ports {
-            if let Some(at) = self.position(port) {
+            if let Some(at) = self.ports.position(port) {
                 self.ports[at].config.name.clone_from(&port.name);
             }
         }
         // Of two ports of one device, the old one is found first.
-        let removed = plan
-            .removed_ports
-            .iter()
-            .filter_map(|port| {
-                let at = self.position(port)?;
-                Some(self.ports.remove(at))
-            })
-            .collect();
+        let removed = self.ports.take(&plan.removed_ports);
         let added: Vec<PortId> = ports.iter().map(|port| port.id).collect();
         for id in &added {
             fabric.slots.mark(*id);
@@ -149,7 +142,7 @@ impl Ports {
     }
 
     fn alter(&mut self, to: &Port, has_new_mtu: bool, overlay_mtu: OverlayMtu<'_>, fabric: &mut Fabric) {
-        let Some(at) = self.position(to) else { return };
+        let Some(at) = self.ports.position(to) else { return };
         let mut to = to.clone();
         let port = &mut self.ports[at];
         match has_new_mtu {
@@ -172,9 +165,5 @@ impl Ports {
             fabric.bridges.remove_astray(id, bridge_id(to.bridge), &port_vlan(&to.vlans));
             fabric.flush(id);
         }
-    }
-
-    fn position(&self, config: &Port) -> Option<usize> {
-        self.ports.iter().position(|port| port.config.is_same_port(config))
     }
 }

@@ -14,6 +14,7 @@ mod attach;
 mod change;
 pub(crate) mod device;
 mod guests;
+mod list;
 mod managed;
 
 use std::collections::VecDeque;
@@ -33,12 +34,13 @@ use device::thread::{self, DeviceThread, Done, Failed, Job, Opened, Seen};
 use device::{Device, DeviceError};
 use guests::Entrances;
 pub(crate) use guests::FIRST_TOKEN;
+use list::PortList;
 pub(crate) use managed::ManagedPort;
 
 /// All ports but the uplink and those of tunnels, and where their guests connect to.
 #[derive(Debug)]
 pub(crate) struct Ports {
-    ports: Vec<ManagedPort>,
+    ports: PortList,
     entrances: Entrances,
     /// Without it, as in tests, this thread does everything.
     thread: Option<DeviceThread>,
@@ -80,7 +82,7 @@ impl Ports {
             let origin = port.origin.clone();
             ManagedPort::open(id, port, queues(id), now).map_err(|error| error.with_hint(&origin))
         };
-        let ports = ports.into_iter().map(open).collect::<anyhow::Result<_>>()?;
+        let ports = PortList::new(ports.into_iter().map(open).collect::<anyhow::Result<_>>()?);
         Ok(Ports {
             ports,
             entrances,
@@ -156,7 +158,7 @@ impl Ports {
 
     /// The port of this number, if one has it.
     pub(crate) fn get(&self, id: PortId) -> Option<&ManagedPort> {
-        self.ports.iter().find(|port| port.id == id)
+        self.ports.of(id)
     }
 
     /// Waits with this poller for guests that connect.
@@ -180,8 +182,8 @@ impl Ports {
     }
 
     /// Frames that the kernel dropped before they were read, by port.
-    pub(crate) fn dropped(&mut self) -> Vec<(PortId, String, u64)> {
-        self.ports.iter_mut().map(|port| (port.id, port.name().to_owned(), port.dropped())).collect()
+    pub(crate) fn dropped(&mut self) -> impl Iterator<Item = (PortId, u64)> {
+        self.ports.iter_mut().map(|port| (port.id, port.dropped()))
     }
 
     /// Gives all devices to the workers.
@@ -191,12 +193,16 @@ impl Ports {
 
     /// Gives the devices of these ports to the workers.
     pub(crate) fn attach(&mut self, ids: &[PortId], fabric: &Fabric) {
-        self.ports.iter_mut().filter(|port| ids.contains(&port.id)).for_each(|port| attach(port, fabric));
+        for id in ids {
+            if let Some(port) = self.ports.of_mut(*id) {
+                attach(port, fabric);
+            }
+        }
     }
 
     /// Looks how all devices are.
     pub(crate) fn look(&mut self, fabric: &mut Fabric) {
-        for port in &mut self.ports {
+        for port in self.ports.iter_mut() {
             let found = port.look(fabric.now());
             drop(follow(port, found, fabric));
         }
@@ -272,7 +278,7 @@ impl Ports {
         match done {
             Done::Opened(opened) => {
                 let id = opened.id;
-                let Some(port) = self.ports.iter_mut().find(|port| port.id == id) else {
+                let Some(port) = self.ports.of_mut(id) else {
                     // It was removed meanwhile.
                     return self.discard(opened);
                 };
@@ -303,8 +309,7 @@ impl Ports {
     }
 
     fn see(&mut self, id: PortId, attachment: u64, seen: Seen, look: u64, fabric: &mut Fabric) {
-        let Some(at) = self.ports.iter().position(|port| port.id == id) else { return };
-        let port = &mut self.ports[at];
+        let Some(port) = self.ports.of_mut(id) else { return };
         if port.attachment() == Some(attachment) && look > port.looked_at {
             let found = port.see(seen, fabric.now());
             let gone = follow(port, found, fabric);
@@ -314,7 +319,7 @@ impl Ports {
 
     /// A worker could not read the device of this number and attachment. Returns whether the number is a port's.
     pub(crate) fn hear_of_gone(&mut self, id: PortId, attachment: u64, fabric: &mut Fabric) -> bool {
-        let Some(port) = self.ports.iter_mut().find(|port| port.id == id) else { return false };
+        let Some(port) = self.ports.of_mut(id) else { return false };
         // Late news of an earlier device is ignored.
         if port.attachment() == Some(attachment) {
             let device = port.lose(fabric.now());
