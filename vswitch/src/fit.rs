@@ -11,18 +11,20 @@
 //! packets without DF are fragmented. The segment size in SYNs is lowered in both directions, so that TCP needs no
 //! errors.
 
-use packet::icmpv4::{ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
-use packet::icmpv6::{self, PacketTooBig};
+use std::mem;
+
+use packet::ethernet::ADDRESSES_LEN;
+use packet::icmpv4::IcmpError;
+use packet::icmpv6::PacketTooBig;
 use packet::ipv4::Ipv4View;
-use packet::ipv6::Ipv6View;
 use packet::offload::{MAX_TCP_SEGMENTS, finish_checksum};
 use packet::tcp;
 use packet::vlan::TagAction;
-use packet::{Batch, Checksum, Network, Offload, Segmentation, SegmentationKind, Transport, VnetHeader};
+use packet::{Batch, Checksum, Network, Offload, Segmentation, SegmentationKind, Transport};
 
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
-use crate::intake::parse;
+use crate::icmp_error::{write_error, write_too_big};
 use crate::walk::Walk;
 
 /// Makes a packet fit, unchanged or marked to be cut at egress. Otherwise returns the error for its sender, which applies
@@ -106,74 +108,29 @@ pub(crate) fn clamp_to(rx: &mut Batch, frame: &Frame, mtu: u32) {
 pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Result<(), DropReason> {
     let told = match frame.headers.network {
         Network::Ipv4 => {
-            let dont_fragment = frame.headers.ipv4(walk.rx.frame(frame.span)).is_none_or(Ipv4View::dont_fragment);
+            let about = frame.headers.ipv4(walk.rx.frame(frame.span));
+            let (dst, dont_fragment) = (about.map(Ipv4View::dst), about.is_none_or(Ipv4View::dont_fragment));
             match fit(walk.rx, frame, mtu, dont_fragment) {
                 Ok(()) => {
                     walk.note_cut(frame);
                     return Ok(());
                 }
-                Err(error) => tell_v4(walk, frame, error),
+                // From the packet's destination: the bridge has no address.
+                Err(error) => dst.and_then(|dst| write_error(walk, frame, error, dst)),
             }
         }
-        Network::Ipv6 => tell_v6(walk, frame, PacketTooBig(mtu)),
+        Network::Ipv6 => write_too_big(walk, frame, PacketTooBig(mtu)),
         Network::Other => None,
     };
     match told {
         Some(()) => {
+            // Back to the sender.
+            walk.rx.frame_mut(frame.span)[..ADDRESSES_LEN].rotate_left(ADDRESSES_LEN / 2);
+            mem::swap(&mut frame.headers.dst, &mut frame.headers.src);
             walk.counters.made.add(1);
             walk.push(walk.ingress, TagAction::Keep);
             Err(DropReason::FragmentationNeeded)
         }
         None => Err(DropReason::TooLong),
     }
-}
-
-/// Turns the frame into the ICMP error about itself. `None` if no error may be sent.
-fn tell_v4(walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError) -> Option<()> {
-    let about = frame.headers.ipv4(walk.rx.frame(frame.span))?;
-    let (src, dst) = (about.src(), about.dst());
-    let quote = about.total_len().saturating_sub(ERROR_HEADERS_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
-    let is_forbidden = IcmpError::is_forbidden_about(about) || frame.headers.dst.is_multicast();
-    if !walk.may_tell(is_forbidden, src.into(), Some(error)) {
-        return None;
-    }
-    let id = walk.errors.next_id();
-    send_back(walk, frame, ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src, id))
-}
-
-/// Turns an IPv6 frame into "packet too big" about itself. `None` if no error may be sent.
-fn tell_v6(walk: &mut Walk<'_>, frame: &mut Frame, error: PacketTooBig) -> Option<()> {
-    let l3 = usize::from(frame.headers.l3);
-    let about = Ipv6View::new(&walk.rx.frame(frame.span)[l3..frame.headers.end as usize])?;
-    let (src, dst) = (about.src(), about.dst());
-    let quote =
-        about.total_len().saturating_sub(icmpv6::ERROR_HEADERS_LEN).min(icmpv6::MAX_ERROR_LEN - icmpv6::ERROR_HEADERS_LEN);
-    // A group address cannot be the source of an error.
-    let is_forbidden = PacketTooBig::is_forbidden_about(about) || frame.headers.dst.is_multicast() || dst.is_multicast();
-    if !walk.may_tell(is_forbidden, src.into(), None) {
-        return None;
-    }
-    send_back(walk, frame, icmpv6::ERROR_HEADERS_LEN, quote, |packet| error.write_headers(packet, dst, src))
-}
-
-/// Writes headers before the first `quote` bytes of the frame's packet, and exchanges the frame's addresses.
-fn send_back(
-    walk: &mut Walk<'_>,
-    frame: &mut Frame,
-    headers_len: usize,
-    quote: usize,
-    write_headers: impl FnOnce(&mut [u8]) -> bool,
-) -> Option<()> {
-    let l3 = usize::from(frame.headers.l3);
-    let bytes = walk.rx.frame_mut(frame.span);
-    bytes.copy_within(l3..l3 + quote, l3 + headers_len);
-    bytes[..6].copy_from_slice(&frame.headers.src.0);
-    bytes[6..12].copy_from_slice(&frame.headers.dst.0);
-    let span = walk.rx.set_len(walk.at, l3 + headers_len + quote)?;
-    if !write_headers(&mut walk.rx.frame_mut(span)[l3..]) {
-        return None;
-    }
-    walk.rx.set_vnet(span, VnetHeader::default());
-    frame.begin(span);
-    parse(frame, walk.rx).ok()
 }

@@ -10,6 +10,7 @@ pub mod drop_reason;
 pub mod egress;
 mod fit;
 mod flows;
+mod icmp_error;
 mod intake;
 mod limit;
 pub mod mac_table;

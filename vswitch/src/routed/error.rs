@@ -1,13 +1,4 @@
-//! ICMP errors, each written into the packet that it is about.
-//!
-//! ```text
-//!            headroom         | frame as it came
-//!  +-----------+--------------+----------+-------------------------------+
-//!  |           | (32 bytes)   | Ethernet | IPv4, transport ...           |
-//!  +-----------+--------------+----------+-------------------------------+
-//!          | Ethernet | IPv4 | ICMP       | quote, at most 548 bytes |
-//!          +----------+------+------------+--------------------------+
-//! ```
+//! ICMP errors about routed packets: from which address, and by which way they return.
 //!
 //! An error about a packet that was already translated is sent as any router on its way would send it:
 //! through the translation, which finds the packet's connection by the quote.
@@ -15,10 +6,9 @@
 use std::net::Ipv4Addr;
 
 use nat::Side;
-use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
-use packet::icmpv4::{self, ERROR_HEADERS_LEN, IcmpError, MAX_ERROR_LEN};
+use packet::MacAddr;
+use packet::icmpv4::{self, IcmpError};
 use packet::ipv4::Ipv4View;
-use packet::{MacAddr, VnetHeader};
 
 use super::routing::Interface;
 use super::translate::Ttl;
@@ -26,7 +16,7 @@ use super::v4::{set_addresses, view, view_mut};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
-use crate::intake::parse;
+use crate::icmp_error::write_error;
 use crate::port::PortKind;
 use crate::walk::Walk;
 
@@ -143,28 +133,6 @@ impl RouterWorker {
         self.hand_to(tables, walk, error, uplink, hop);
         Ok(())
     }
-}
-
-/// Turns a packet into the error about it: headers before what it quotes of the packet. `None` if no error may be sent.
-fn write_error(walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError, from: Ipv4Addr) -> Option<()> {
-    let ip = view(walk, frame)?;
-    let to = ip.src();
-    let is_forbidden = IcmpError::is_forbidden_about(ip) || frame.headers.dst.is_multicast();
-    if !walk.may_tell(is_forbidden, to.into(), Some(error)) {
-        return None;
-    }
-    let quote = (frame.span.len() - ETHERNET_LEN).min(MAX_ERROR_LEN - ERROR_HEADERS_LEN);
-    walk.rx.set_len(walk.at, ETHERNET_LEN + quote)?;
-    let span = walk.rx.move_start(walk.at, -(ERROR_HEADERS_LEN as isize))?;
-    let id = walk.errors.next_id();
-    let bytes = walk.rx.frame_mut(span);
-    bytes[ADDRESSES_LEN..ETHERNET_LEN].copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
-    if !error.write_headers(&mut bytes[ETHERNET_LEN..], from, to, id) {
-        return None;
-    }
-    walk.rx.set_vnet(span, VnetHeader::default());
-    frame.begin(span);
-    parse(frame, walk.rx).ok()
 }
 
 /// The destination of the packet that an error quotes.

@@ -78,6 +78,17 @@ fn packet(src: [u8; 4], dst: [u8; 4], ttl: u8, len: usize, dont_fragment: bool) 
     packet
 }
 
+/// A packet with a source route (RFC 791 section 3.1): loose, and already at its end.
+fn source_routed(src: [u8; 4], dst: [u8; 4]) -> Vec<u8> {
+    let mut packet = packet(src, dst, 64, 100, true);
+    packet.splice(20..20, [131, 3, 4, 0]);
+    (packet[0], packet[3]) = (0x46, 104);
+    packet[10..12].fill(0);
+    let check = !sum(&packet[..24]);
+    packet[10..12].copy_from_slice(&check.to_be_bytes());
+    packet
+}
+
 const GUEST: [u8; 4] = [10, 42, 1, 7];
 const FAR: [u8; 4] = [10, 42, 2, 7];
 const FARTHER: [u8; 4] = [10, 42, 2, 200];
@@ -137,6 +148,8 @@ fn who_sent_what_goes_nowhere_is_told() {
     assert_eq!(near.sent[0].datagrams[0].len(), 1472, "what fits exactly");
     let forged = packet([224, 0, 0, 1], [10, 43, 0, 1], 64, 100, true);
     assert!(near.run(TUN, &[forged]).is_empty());
+    assert!(near.run(TUN, &[source_routed(GUEST, FAR)]).is_empty());
+    assert_eq!(near.counts(TUN).dropped(DropReason::IpOptions), 1);
     let many = vec![packet(GUEST, [10, 43, 0, 1], 64, 100, true); 40];
     assert_eq!(near.run(TUN, &many).len(), 10, "not more often than that");
     assert_eq!(near.counts(TUN).dropped(DropReason::NoRoute), 41);
@@ -191,6 +204,7 @@ fn drops_of_what_arrives() {
         (DropReason::BadIpHeader, ENDPOINT, 1, noise(1, 60)),
         (DropReason::BadIpHeader, PEER, 1, bad_checksum),
         (DropReason::NotRouted, PEER, 1, version_6),
+        (DropReason::IpOptions, PEER, 1, source_routed(FAR, GUEST)),
         (DropReason::TtlExceeded, PEER, 1, packet(FAR, GUEST, 1, 100, true)),
         (DropReason::TunnelNested, PEER, 1, own),
         (DropReason::TunnelUnknownPeer, ENDPOINT, 7, good.clone()),
