@@ -2,8 +2,21 @@
 # Everything that a change must pass, in one script. On a fresh machine with a Rust toolchain it
 # installs the Debian packages that it needs, if it runs as root. Steps whose tools are still missing are
 # skipped with a reason. The tests run last, so that the output ends with their result.
+#
+#     ./ci.sh           all of it, for a change
+#     ./ci.sh --long    and what takes some two hours more, before a release: see "long" below
 set -euo pipefail
 cd "$(dirname "$0")"
+
+long=
+case "${1-}" in
+"") ;;
+--long) long=1 ;;
+*)
+    echo "usage: ./ci.sh [--long]" >&2
+    exit 2
+    ;;
+esac
 
 step() { printf '\n== %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -25,6 +38,12 @@ packages+=(podman runc busybox-static)
 if [ "$(uname -m)" = x86_64 ] && [ ! -e /boot/grub ] && [ ! -e /boot/loader ] && [ ! -e /boot/efi ]; then
     packages+=(qemu-system-x86 linux-image-cloud-amd64 busybox-static)
 fi
+
+# Sizes of the long steps.
+FUZZ_SECS=300
+PROPERTY_CASES=4096
+RELOAD_ROUNDS=20
+FLOWS=20000
 
 step "install"
 if [ "$(id -u)" = 0 ] && have apt-get; then
@@ -101,6 +120,38 @@ tests/api/description.sh
 step "the control socket against its description"
 cargo build --locked --bin vswitchd
 tests/api/schemathesis.sh "${CARGO_TARGET_DIR:-target}/debug/vswitchd"
+
+if [ -n "$long" ]; then
+    step "long: $FUZZ_SECS s of fuzzing for each target"
+    # `cargo test` replays the corpus; this looks for inputs that it lacks.
+    if cargo +nightly fuzz --version >/dev/null 2>&1; then
+        for target in fuzz/fuzz_targets/*.rs; do
+            (cd fuzz && cargo +nightly fuzz run "$(basename "$target" .rs)" -- -max_total_time="$FUZZ_SECS" -print_final_stats=1)
+        done
+    else
+        echo "no cargo-fuzz, or no nightly toolchain: no fuzzing (cargo install cargo-fuzz; rustup toolchain install nightly)"
+    fi
+
+    step "long: properties with $PROPERTY_CASES cases each"
+    PROPTEST_CASES=$PROPERTY_CASES cargo test --release --locked -p packet -p nat -p tunnel -p vswitch --tests
+
+    if [ "$(id -u)" = 0 ] && have iperf3 && have trafgen && have ip && have gcc && [ -e /dev/net/tun ]; then
+        step "long: $RELOAD_ROUNDS times 100 reloads under traffic"
+        for _ in $(seq "$RELOAD_ROUNDS"); do
+            cargo test --locked --test e2e -- change/nothing_is_lost_over_100_reloads
+        done
+
+        step "long: the lab beside the kernel, with $FLOWS flows"
+        for kind in l2 nat vxlan; do
+            benches/lab/lab "$kind" --sut kernel,vswitchd --rounds 3 --secs 3 --flows "$FLOWS"
+        done
+
+        step "long: all attacks"
+        benches/lab/attacks --sut kernel,vswitchd
+    else
+        echo "not root, or no /dev/net/tun, iperf3, trafgen, ip or gcc: no reloads, lab and attacks"
+    fi
+fi
 
 step "tests"
 cargo test --workspace --locked --doc

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: testkit::cases(60), max_shrink_iters: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Packets of all kinds from both sides, rules that change, and time that passes.
     #[test]

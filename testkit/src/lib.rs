@@ -30,3 +30,10 @@ pub mod packets;
 #[cfg(feature = "strategies")]
 pub mod strategies;
 pub mod wire;
+
+/// The number of cases of a property whose cases are whole switches: `usual`, or what `PROPTEST_CASES` says, as for other
+/// properties.
+#[must_use]
+pub fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual)
+}

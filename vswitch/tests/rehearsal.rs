@@ -227,7 +227,7 @@ fn world() -> impl Strategy<Value = (NatConfig, u32)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: testkit::cases(48), ..ProptestConfig::default() })]
 
     #[test]
     fn the_real_frame_takes_the_imagined_steps((config, mtu) in world(), events in prop::collection::vec(event(), 1..60)) {

@@ -170,7 +170,7 @@ impl Outcome {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(testkit::cases(64)))]
 
     #[test]
     fn each_bridge_is_as_if_alone(

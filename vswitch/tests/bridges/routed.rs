@@ -179,7 +179,7 @@ fn random_frame((_, src, dst, kind, from, to, is_tagged): Random) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(testkit::cases(64)))]
 
     /// What leaves by a port of another bridge comes from that bridge's gateway, or it is none of the guests' frames. What
     /// one bridge's guests say of addresses is not learned on the other.
