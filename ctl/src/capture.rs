@@ -23,14 +23,14 @@ pub(crate) fn run(socket: &Path, wanted: &Capture) -> anyhow::Result<()> {
         !is_pipe || !io::stdout().is_terminal(),
         "standard output is a terminal: name a file with -w, or pipe the output, for example into 'tcpdump -n -r -' or 'wireshark -k -i -'"
     );
-    let filter = wanted.filter.join(" ");
+    let (port, filter) = port_and_filter(&wanted.port, &wanted.filter);
     if !filter.is_empty()
         && let Err(error) = filter.parse::<Filter>()
     {
         anyhow::bail!("{error}\n{}", error.drawing());
     }
     let captured = Captured {
-        port: Some(wanted.port.clone()),
+        port: Some(port),
         filter: Some(filter).filter(|filter| !filter.is_empty()),
         drops: wanted.drops,
         snaplen: wanted.snaplen,
@@ -56,6 +56,47 @@ pub(crate) fn run(socket: &Path, wanted: &Capture) -> anyhow::Result<()> {
     eprintln!("vswitchctl: {} packets captured, {} lost", totals.packets, totals.lost.values().sum::<u64>());
     result
 }
+
+/// The port and the filter of a command line. A first word that can only begin a filter is no port: `capture tcp port 80` is
+/// `capture any tcp port 80`.
+fn port_and_filter(first: &str, rest: &[String]) -> (String, String) {
+    let rest = rest.join(" ");
+    let all = format!("{first} {rest}");
+    let is_filter = |text: &str| text.trim().parse::<Filter>().is_ok();
+    let is_rest_filter = rest.is_empty() || is_filter(&rest);
+    match is_filter(&all) && (KEYWORDS.contains(&first) || !is_rest_filter) {
+        true => ("any".to_owned(), all.trim().to_owned()),
+        false => (first.to_owned(), rest),
+    }
+}
+
+/// Words that begin a filter.
+const KEYWORDS: &[&str] = &[
+    "arp",
+    "broadcast",
+    "dst",
+    "ether",
+    "greater",
+    "host",
+    "icmp",
+    "icmp6",
+    "ip",
+    "ip6",
+    "less",
+    "mac",
+    "multicast",
+    "net",
+    "not",
+    "port",
+    "portrange",
+    "proto",
+    "sctp",
+    "src",
+    "tcp",
+    "udp",
+    "vlan",
+    "vni",
+];
 
 /// Numbers of packets captured and lost.
 #[derive(Debug, Default)]
@@ -94,5 +135,29 @@ fn whole_blocks(bytes: &[u8], totals: &mut Totals) -> anyhow::Result<usize> {
         at += block.bytes.len();
         totals.packets += u64::from(block.kind == PACKET);
         totals.lost.extend(block.lost());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_may_be_left_out() {
+        let split = |words: &str| {
+            let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+            port_and_filter(&words[0], &words[1..])
+        };
+        for (words, port, filter) in [
+            ("tap0 tcp port 80", "tap0", "tcp port 80"),
+            ("any", "any", ""),
+            ("tcp port 80", "any", "tcp port 80"),
+            ("arp", "any", "arp"),
+            ("not arp and host 10.0.0.2", "any", "not arp and host 10.0.0.2"),
+            ("tap0 not arp", "tap0", "not arp"),
+            ("hots 10.0.0.1", "hots", "10.0.0.1"),
+        ] {
+            assert_eq!(split(words), (port.to_owned(), filter.to_owned()), "{words}");
+        }
     }
 }
