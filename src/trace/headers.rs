@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use packet::ipv4::Ipv4View;
+use packet::tcp::flag;
 use packet::{EtherType, MacAddr};
 
 /// Length of an IPv6 header, in bytes.
@@ -93,10 +95,8 @@ fn arp(bytes: &[u8]) -> Option<String> {
 }
 
 fn ipv4(bytes: &[u8]) -> Option<String> {
-    let (src, dst, protocol) = (address(bytes, 12)?, address(bytes, 16)?, *bytes.get(9)?);
-    let upper = bytes.get(usize::from(bytes[0] & 15) * 4..)?;
-    let is_later = word(bytes, 6)? & 0x1fff != 0;
-    Some(packet(src.into(), dst.into(), protocol, is_later, upper))
+    let ip = Ipv4View::quoted(bytes)?;
+    Some(packet(ip.src().into(), ip.dst().into(), ip.protocol(), ip.fragment_offset() != 0, ip.payload()))
 }
 
 /// The extension headers are skipped as far as they are at hand (RFC 8200 section 4).
@@ -152,7 +152,7 @@ fn name_of(protocol: u8) -> String {
 }
 
 fn tcp_flags(flags: u8) -> String {
-    let letters = [(2, 'S'), (1, 'F'), (4, 'R'), (8, 'P'), (16, '.')];
+    let letters = [(flag::SYN, 'S'), (flag::FIN, 'F'), (flag::RST, 'R'), (flag::PSH, 'P'), (flag::ACK, '.')];
     letters.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, letter)| letter).collect()
 }
 

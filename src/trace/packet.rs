@@ -20,6 +20,7 @@ use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep,
     TcpHeader,
 };
+use packet::tcp::flag;
 use packet::vlan::VlanId;
 use packet::{Headers, MacAddr, Tag};
 use vswitch::UPLINK;
@@ -31,9 +32,16 @@ const ALL_WORDS: &str = "port= src= dst= smac= dmac= vlan= tcp udp icmp arp spor
 const SOMEBODY: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xfe]);
 /// Unused destination MAC address of a receiver whose own is unknown. Locally administered.
 const SOMEBODY_ELSE: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0xff]);
-const SYN: u8 = 2;
-const FLAGS: [(&str, u8); 8] =
-    [("fin", 1), ("syn", SYN), ("rst", 4), ("psh", 8), ("ack", 16), ("urg", 32), ("ece", 64), ("cwr", 128)];
+const FLAGS: [(&str, u8); 8] = [
+    ("fin", flag::FIN),
+    ("syn", flag::SYN),
+    ("rst", flag::RST),
+    ("psh", flag::PSH),
+    ("ack", flag::ACK),
+    ("urg", flag::URG),
+    ("ece", flag::ECE),
+    ("cwr", flag::CWR),
+];
 
 /// Protocol of an imaginary packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -345,7 +353,7 @@ impl Words {
     }
 
     fn tcp(&self, sport: u16, dport: u16) -> TcpHeader {
-        let flags = self.flags.unwrap_or(SYN);
+        let flags = self.flags.unwrap_or(flag::SYN);
         let has = |name: &str| FLAGS.iter().any(|(known, flag)| *known == name && flags & flag != 0);
         TcpHeader {
             fin: has("fin"),

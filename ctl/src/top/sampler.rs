@@ -10,7 +10,7 @@
 //! flows between two readings, the rest are counted as one.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use ::capture::pcapng::{Block, LINKTYPE_RAW, PacketDirection};
 use anyhow::{Context, bail};
 use api::query::{Captured, target};
+use packet::ipv4::Ipv4View;
 use packet::{EtherType, Headers, MacAddr};
 
 use crate::follow::{Came, Follow};
@@ -216,12 +217,9 @@ fn flow_of(bytes: &[u8], is_raw: bool) -> Flow {
 
 /// The flow of an IPv4 packet (RFC 791 section 3.1).
 fn ipv4_flow(packet: &[u8]) -> Option<Flow> {
-    let header: &[u8; 20] = packet.first_chunk()?;
-    let address = |at: usize| Some(IpAddr::from(Ipv4Addr::from(*header[at..].first_chunk::<4>()?)));
-    let is_first = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
-    let behind = packet.get(usize::from(header[0] & 15) * 4..).filter(|_| is_first);
-    let (from, to) = ports(header[9], behind);
-    Some(Flow::Ip { protocol: header[9], from: (address(12)?, from), to: (address(16)?, to) })
+    let ip = Ipv4View::quoted(packet)?;
+    let (from, to) = ports(ip.protocol(), (ip.fragment_offset() == 0).then(|| ip.payload()));
+    Some(Flow::Ip { protocol: ip.protocol(), from: (ip.src().into(), from), to: (ip.dst().into(), to) })
 }
 
 /// The flow of an IPv6 packet (RFC 8200 section 3). With extension headers, the protocol is that of the first one.
