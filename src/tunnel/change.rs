@@ -41,11 +41,7 @@ impl NewTunnels {
     /// The tunnel of a new peer whose path begins at one of these addresses, if there is one.
     pub(crate) fn leaves_from(&self, bridge: BridgeId, addresses: &[Ipv4Addr], before: &TunnelControl) -> Option<&str> {
         let spec_of = |peer: &PeerControl| &self.tunnels[peer.tunnel - before.tunnels.len()].spec;
-        let from = |peer: &&PeerControl| {
-            let is_of_it = spec_of(peer).bridge().is_none_or(|other| other == bridge);
-            is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
-        };
-        self.peers.iter().find(from).map(|peer| spec_of(peer).name.as_str())
+        super::leaves_from(&self.peers, spec_of, bridge, addresses)
     }
 }
 

@@ -255,14 +255,9 @@ impl TunnelControl {
         tunnel::Locals::new(socket.key.port, addresses)
     }
 
-    /// Does the way to a peer of this bridge, or of a tunnel beside the bridges, begin at one of these addresses? Then its tunnel's name is returned.
+    /// The tunnel of a peer whose path begins at one of these addresses, if one of this bridge or beside the bridges has one.
     pub(crate) fn leaves_from(&self, bridge: BridgeId, addresses: &[Ipv4Addr]) -> Option<&str> {
-        let from = |peer: &&PeerControl| {
-            let spec = self.spec_of(peer);
-            let is_of_it = spec.bridge().is_none_or(|other| other == bridge);
-            is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
-        };
-        self.peers.iter().find(from).map(|peer| self.spec_of(peer).name.as_str())
+        leaves_from(&self.peers, |peer| self.spec_of(peer), bridge, addresses)
     }
 
     /// A line for each socket and each peer, for the start's summary.
@@ -420,6 +415,20 @@ impl TunnelControl {
         let peers = self.peers.iter().map(|peer| (peer.id, format!("{}/{}", self.spec_of(peer).name, peer.address)));
         sockets.chain(peers)
     }
+}
+
+/// The name of the first of these peers' tunnels whose path begins at one of these addresses.
+fn leaves_from<'a>(
+    peers: &'a [PeerControl],
+    spec_of: impl Fn(&'a PeerControl) -> &'a TunnelSpec,
+    bridge: BridgeId,
+    addresses: &[Ipv4Addr],
+) -> Option<&'a str> {
+    let from = |peer: &&'a PeerControl| {
+        let is_of_it = spec_of(peer).bridge().is_none_or(|other| other == bridge);
+        is_of_it && peer.source().is_some_and(|source| addresses.iter().any(|address| source == *address))
+    };
+    peers.iter().find(from).map(|peer| spec_of(peer).name.as_str())
 }
 
 /// The interfaces that these tunnels name.
