@@ -30,7 +30,8 @@ impl Elsewhere<'_> {
         let here = Domain { bridge, vlan };
         let mac = frame.get(..6).and_then(|bytes| bytes.try_into().ok()).map(MacAddr);
         let mut notes: Vec<String> = mac.filter(|mac| !mac.is_multicast()).map_or_else(Vec::new, |mac| self.stations(mac, here));
-        notes.extend(dst.and_then(|dst| self.gateway(dst, here)));
+        let is_flooded = story.steps().iter().any(|step| matches!(step, Step::Flooded { .. }));
+        notes.extend(dst.and_then(|dst| self.gateway(dst, here, is_flooded)));
         notes
     }
 
@@ -56,21 +57,37 @@ impl Elsewhere<'_> {
         known.map(station).collect()
     }
 
-    /// What this address has to do with a gateway of another VLAN.
-    fn gateway(&self, dst: Ipv4Addr, here: Domain) -> Option<String> {
+    /// What this address has to do with a gateway of another VLAN; for a frame that `is_flooded`, also that there is no gateway.
+    fn gateway(&self, dst: Ipv4Addr, here: Domain, is_flooded: bool) -> Option<String> {
         let own = self.interfaces.iter().find(|interface| interface.domain == here);
-        let mut others = self.interfaces.iter().filter(|interface| interface.domain != here);
+        let others = self.interfaces.iter().filter(|interface| interface.domain != here);
         if let Some(other) = others.clone().find(|interface| interface.address == dst) {
             let ours = match own {
                 Some(own) => format!("whose gateway is {}", own.address),
                 None => "which has no gateway".to_owned(),
             };
-            let (there, here) = (self.name(other.domain), self.name(here));
+            let (there, here) = (self.frames(other.domain), self.name(here));
             return Some(format!("{dst} is the gateway of {there}, and this packet is in {here}, {ours}"));
         }
-        let other = others.find(|interface| interface.network.contains(dst)).filter(|_| own.is_none())?;
-        let (there, here) = (self.name(other.domain), self.name(here));
+        let Some(other) = others.clone().find(|interface| interface.network.contains(dst)) else {
+            let is_lost = is_flooded && own.is_none() && !self.interfaces.is_empty();
+            let here = self.name(here);
+            return is_lost
+                .then(|| format!("the router has no gateway for {here}, so packets from there reach no other network"));
+        };
+        if own.is_some() {
+            return None;
+        }
+        let (there, here) = (self.frames(other.domain), self.name(here));
         Some(format!("{dst} is behind gateway {} of {there}, and this packet is in {here}, which has no gateway", other.address))
+    }
+
+    /// "VLAN 10", "untagged frames": what a gateway is for.
+    fn frames(&self, domain: Domain) -> String {
+        match domain.vlan {
+            VlanId::NONE => self.name(domain).replace("no VLAN", "untagged frames"),
+            _ => self.name(domain),
+        }
     }
 
     /// "VLAN 10", "no VLAN"; with the bridge's name if there are several.

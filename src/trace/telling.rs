@@ -241,7 +241,7 @@ fn text(step: Step, names: &Names) -> String {
 
 fn waits_text(address: Ipv4Addr, asked: bool, kept: bool) -> String {
     let asks = if asked { ", an ARP request is sent" } else { ", it has been requested already" };
-    let waits = if kept { "the packet waits" } else { "there is no room to keep the packet" };
+    let waits = if kept { "the packet waits for the answer, at most 3 s" } else { "there is no room to keep the packet" };
     format!("the MAC address of {address} is unknown{asks}: {waits}")
 }
 
