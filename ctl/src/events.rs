@@ -1,9 +1,10 @@
 //! `events`: what happens, as it happens.
 
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use api::Event;
 
 use crate::cli::Output;
@@ -12,7 +13,7 @@ use crate::get::understood;
 use crate::table::plain;
 
 /// Message for a stream that ends, with its last chunk or without.
-const ENDED: &str = "the stream of events ended; is the switch still running?";
+const ENDED: &str = "the switch closed the stream of events";
 
 /// Prints each event as it comes, until standard output is closed.
 pub(crate) fn follow(socket: &Path, output: Output) -> anyhow::Result<()> {
@@ -20,7 +21,13 @@ pub(crate) fn follow(socket: &Path, output: Output) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let mut rest = Vec::new();
     loop {
-        let Some(lines) = events.lines(&mut rest).context(ENDED)? else { bail!(ENDED) };
+        let lines = match events.lines(&mut rest) {
+            Ok(Some(lines)) => lines,
+            // A switch that ends closes its socket first.
+            Ok(None) | Err(_) if UnixStream::connect(socket).is_err() => bail!("the switch has ended"),
+            Ok(None) => bail!(ENDED),
+            Err(error) => return Err(error.context(ENDED)),
+        };
         for line in lines.lines() {
             // The other fields of server-sent events repeat what is in the data.
             let Some(json) = line.strip_prefix("data: ") else { continue };

@@ -1,7 +1,7 @@
 //! `trace`: stories of packets, imaginary and real.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{bail, ensure};
 use api::query::{Followed, Imagined, target};
@@ -32,6 +32,9 @@ pub(crate) fn trace(get: &Get<'_>, trace: &Trace) -> anyhow::Result<String> {
 /// Prints stories as they come, until they end or standard output is closed.
 fn follow(get: &Get<'_>, target: &str) -> anyhow::Result<()> {
     let mut stories = Follow::get(get.socket, target)?;
+    if io::stderr().is_terminal() {
+        eprintln!("vswitchctl: waiting for packets that match; Ctrl-C ends it");
+    }
     let mut rest = Vec::new();
     loop {
         let Some(lines) = stories.lines(&mut rest)? else { bail!("the switch ended the trace") };
