@@ -26,6 +26,8 @@ pub struct Port {
     pub trunks: Option<Vec<u16>>,
     /// State of its link.
     pub state: State,
+    /// True while the loop guard keeps frames from being flooded to and from it.
+    pub loop_blocked: bool,
     /// Maximum length of a packet, in bytes; `null` if not known.
     pub mtu: Option<u32>,
     /// Offloads of its device, as text.

@@ -32,7 +32,8 @@ impl Limits {
     pub const NONE: Limits = Limits { broadcast: None, multicast: None, unknown: None };
 
     /// The limits that are not the defaults: `, broadcast 500/s, unknown unlimited`.
-    pub(crate) fn keys_text(self) -> String {
+    #[must_use]
+    pub fn keys_text(self) -> String {
         let usual = Limits::default();
         let all = [
             ("broadcast", self.broadcast, usual.broadcast),
@@ -126,6 +127,10 @@ impl Keys for LimitKeys {
         };
         self.is_faulty |= !crate::keys::set_once(slot, entry, problems);
         true
+    }
+
+    fn entries(&self) -> Vec<(String, RawValue)> {
+        self.limit.as_ref().and_then(crate::written::of).map(|table| ("limit".to_owned(), table)).into_iter().collect()
     }
 
     fn mark_faulty(&mut self) {

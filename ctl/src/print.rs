@@ -48,9 +48,9 @@ pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
     }
     section(&mut out, "gateways", show.gateways.is_empty(), &gateways.without_same("bridge"));
     if let Some(uplink) = &show.uplink {
-        let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address"]);
-        let api::Uplink { interface, mode, state, mtu, outside, gate: _ } = uplink.clone();
-        table.row([interface, mode.to_string(), state.to_string(), text(mtu), text(outside)]);
+        let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address", "gate"]);
+        let api::Uplink { interface, mode, state, mtu, outside, gate } = uplink.clone();
+        table.row([interface, mode.to_string(), state.to_string(), text(mtu), text(outside), text(gate)]);
         section(&mut out, "uplink", false, &table);
     }
     section(&mut out, "tunnels", show.tunnels.is_empty(), &tunnel_table(&show.tunnels));
@@ -121,13 +121,21 @@ pub(crate) fn ports(ports: &[api::Port]) -> String {
 }
 
 fn port_table(ports: &[api::Port]) -> Table {
-    let mut table = Table::new(["bridge", "port", "kind", "state", ">mtu", "vlan", "namespace", "device"]);
+    let mut table = Table::new(["bridge", "port", "kind", "state", ">mtu", "vlan", "limits", "namespace", "device"]);
     for port in ports {
         let vlan = port.vlan_text();
-        let api::Port { name, bridge, kind, namespace, state, mtu, device, .. } = port.clone();
-        table.row([text(bridge), name, kind.to_string(), state.to_string(), text(mtu), vlan, text(namespace), device]);
+        let limits = port.limits.map_or_else(String::new, limits);
+        let state = if port.loop_blocked { format!("{}, blocked", port.state) } else { port.state.to_string() };
+        let api::Port { name, bridge, kind, namespace, mtu, device, .. } = port.clone();
+        table.row([text(bridge), name, kind.to_string(), state, text(mtu), vlan, limits, text(namespace), device]);
     }
-    table.without_same("bridge")
+    table.without_same("bridge").without_empty("limits")
+}
+
+/// The storm limits that are not the usual ones.
+fn limits(limits: api::Limits) -> String {
+    let api::Limits { broadcast, multicast, unknown } = limits;
+    config::Limits { broadcast, multicast, unknown }.keys_text().trim_start_matches(", ").to_owned()
 }
 
 pub(crate) fn port_stats(stats: &api::Stats) -> String {

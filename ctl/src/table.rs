@@ -24,6 +24,13 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { plain(&cell) }).collect());
     }
 
+    /// Removes a column whose cells are all empty.
+    pub(crate) fn without_empty(self, heading: &str) -> Table {
+        let at = self.columns.iter().position(|(other, _)| *other == heading);
+        let is_empty = at.is_some_and(|at| self.rows.iter().all(|row| row[at] == "-"));
+        if is_empty { self.without_same(heading) } else { self }
+    }
+
     /// Removes a column whose cells are equal or empty in all rows.
     pub(crate) fn without_same(mut self, heading: &str) -> Table {
         let Some(at) = self.columns.iter().position(|(other, _)| *other == heading) else { return self };

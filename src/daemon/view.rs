@@ -4,7 +4,7 @@
 //! counters of a [`Report`], which is made before.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ::tunnel::FramingKind;
 use api::{AddressKind, PortKind, Protocol, Refusal, State, TunnelKind, UplinkMode};
@@ -25,6 +25,9 @@ use crate::watch::captures::PortNow;
 
 use super::check::count_of;
 use super::names::{self, Named};
+
+/// How long a loop is a problem after its last block. Blocks follow one another while a loop is there.
+const RECENT_LOOP: Duration = Duration::from_secs(60);
 
 /// The daemon's parts, to be looked at.
 #[derive(Clone, Copy)]
@@ -184,21 +187,26 @@ impl View<'_> {
         problems
     }
 
-    /// A sentence for each port that the loop guard has blocked.
+    /// A sentence for each port that the loop guard has blocked, or had blocked a short time ago: a loop lasts longer than a block.
     fn loops(&self) -> Vec<String> {
         let now = self.fabric.now();
-        let blocked: Vec<_> = self.fabric.bridges.iter().flat_map(|bridge| bridge.table.blocked(now)).collect();
+        let recent = |bridge: &Bridge| bridge.table.blocked_within(now, RECENT_LOOP);
+        let blocked: Vec<_> = self.fabric.bridges.iter().flat_map(recent).collect();
         if blocked.is_empty() {
             return Vec::new();
         }
         let names = self.port_names();
         let name = |id: PortId| names.get(id.index()).cloned().unwrap_or_default();
         let sentence = |found: vswitch::mac_table::Loop| {
-            let (port, other, left) = (name(found.port), name(found.other), found.until.since(now).as_secs() + 1);
+            let (port, other) = (name(found.port), name(found.other));
             let vlans = api::blocked_vlans(found.vlan.get(), found.in_all_vlans);
+            let state = match found.until.since(now).as_secs() {
+                _ if now >= found.until => format!("was blocked{vlans} until {} s ago", now.since(found.until).as_secs() + 1),
+                left => format!("is blocked{vlans} for {} s more", left + 1),
+            };
             format!(
-                "port {port} is blocked{vlans} for {left} s more: a loop with port {other}, {mac} keeps moving between them; remove the \
-                 bridge or cable that connects the two",
+                "port {port} {state}: a loop with port {other}, {mac} keeps moving between them; remove the bridge or cable that \
+                 connects the two",
                 mac = found.mac
             )
         };
@@ -261,6 +269,7 @@ impl View<'_> {
             vlan,
             trunks,
             state: port.state(),
+            loop_blocked: port.config.is_bridged() && self.is_blocked(port.id, bridge_id(port.config.bridge)),
             mtu: port.link().map(|link| link.mtu).or(port.config.mtu),
             device: port.device().map_or_else(String::new, PortDevice::summary),
             limits: port.config.is_bridged().then(|| {
@@ -268,6 +277,11 @@ impl View<'_> {
                 api::Limits { broadcast, multicast, unknown }
             }),
         })
+    }
+
+    /// Whether the loop guard has blocked a port.
+    fn is_blocked(&self, id: PortId, bridge: BridgeId) -> bool {
+        self.fabric.bridges.table(bridge).is_some_and(|table| table.is_blocked_anywhere(id, self.fabric.now()))
     }
 
     /// An uplink in bridge mode is a port of a bridge like others.
@@ -281,6 +295,7 @@ impl View<'_> {
             vlan: None,
             trunks: None,
             state: uplink.shown_state(),
+            loop_blocked: self.is_blocked(uplink.id, bridge),
             mtu: uplink.state().map(|state| state.mtu),
             device: String::new(),
             limits: None,
@@ -295,7 +310,7 @@ impl View<'_> {
                 address: peer.address.to_string(),
                 mtu: peer.mtu(spec),
                 source: peer.source().map(|source| source.to_string()),
-                problem: peer.problem().map(str::to_owned),
+                problem: peer.problem().map(str::to_owned).or_else(|| self.tunnels.far_end_of(peer, self.fabric.now())),
                 last_heard: peer.last_heard(number(|port| port.rx_frames), self.fabric.now()),
                 rx_frames: number(|port| port.rx_frames),
                 rx_bytes: number(|port| port.rx_bytes),

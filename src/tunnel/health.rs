@@ -9,6 +9,7 @@ use packet::Timestamp;
 use tunnel::Stranger;
 use vswitch::PortId;
 
+use super::PeerControl;
 use super::TunnelControl;
 use super::socket::SocketControl;
 use crate::fabric::Fabric;
@@ -83,8 +84,15 @@ impl TunnelControl {
         strangers.flatten().chain(silent).collect()
     }
 
+    /// Why no frame of a peer arrives although it sends.
+    pub(crate) fn far_end_of(&self, peer: &PeerControl, now: Timestamp) -> Option<String> {
+        let socket = &self.sockets[self.tunnels[peer.tunnel].socket];
+        let stranger = socket.strangers_now(now)[0].filter(|stranger| stranger.from == peer.address)?;
+        Some(format!("it sends with {}", vni_text(stranger.vni)))
+    }
+
     fn unknown_vni(&self, socket: &SocketControl, Stranger { vni, from }: Stranger) -> String {
-        let vni = vni.map_or_else(|| "no VNI".to_owned(), |vni| format!("VNI {vni}"));
+        let vni = vni_text(vni);
         match self.peers.iter().find(|peer| peer.address == from) {
             Some(peer) => {
                 let spec = self.spec_of(peer);
@@ -104,6 +112,10 @@ impl TunnelControl {
         let name = tunnel.map_or_else(|| format!("socket {}", socket.name()), |tunnel| format!("tunnel {}", tunnel.spec.name));
         format!("{name}: {from} sends, and is no remote of it: add it to remote=, or correct the far end's local= or remote=")
     }
+}
+
+fn vni_text(vni: Option<::tunnel::Vni>) -> String {
+    vni.map_or_else(|| "no VNI".to_owned(), |vni| format!("VNI {vni}"))
 }
 
 /// Frames counted as received under a port's number.

@@ -74,7 +74,7 @@ fn control(facts: &Facts) -> Check {
                 "{place}: no process listens: a switch was killed, or listens in another namespace; the next switch that starts \
                  replaces it"
             ),
-            "systemctl start vswitchd; or name the socket with --control",
+            format!("rm {place}, and start the switch; or name the socket of one that runs with --control"),
         ),
         Control::Denied => warning(
             WHAT,
@@ -224,17 +224,17 @@ fn shared(what: &str, name: &str, interface: &HostInterface, facts: &Facts) -> C
     match facts.silence {
         None | Some(Ok(Gate::Tcx)) => ok(
             what,
-            "the host stays silent about guests' connections (no RST); ip_forward, rp_filter and its firewall do not matter",
+            "gate tcx: the host stays silent about guests' connections (no RST); ip_forward, rp_filter and its firewall do not matter",
         ),
         Some(Ok(Gate::Filter)) => ok(
             what,
-            "the host stays silent about guests' connections by a filter (no RST), and its firewall does not matter; guests keep no \
+            "gate filter: the host stays silent about guests' connections (no RST), and its firewall does not matter; guests keep no \
              ports of ip_local_port_range (Linux 6.6 and CAP_BPF lift this)",
         ),
         Some(Ok(Gate::Sockets)) => warning(
             what,
-            "the host stays silent about guests' connections by a socket for each port, but a firewall that rejects ends them: \
-             there is no gate on the interface",
+            "gate sockets: the host stays silent about guests' connections by a socket for each port, but a firewall that rejects ends \
+             them",
             "Linux 6.6 and CAP_BPF (AmbientCapabilities= in the unit); or address= of [uplink]; or let the firewall drop",
         ),
         Some(Err(ErrorKind::PermissionDenied)) => problem(
@@ -412,7 +412,7 @@ fn limits(plan: &Plan, facts: &Facts) -> Vec<Check> {
 /// What the switch or the configuration itself reports.
 fn complaints(plan: &Plan, facts: &Facts) -> Vec<Check> {
     let own = plan.complaints.iter().map(|text| match plan.running {
-        Some(_) => told(Status::Problem, "the switch", text, cure_of(plan, text)),
+        Some(_) => told(Status::Problem, &subject(text), text, cure_of(plan, text)),
         None => {
             let fix = "correct the file, and see what vswitchd --check --config FILE reports";
             told(Status::Problem, "configuration", text, Some(fix.to_owned()))
@@ -432,6 +432,15 @@ fn told(status: Status, what: &str, why: &str, fix: Option<String>) -> Check {
     Check { status, what: what.to_owned(), why: why.to_owned(), fix }
 }
 
+/// The port, tunnel or uplink that a problem of a running switch begins with.
+fn subject(problem: &str) -> String {
+    let mut words = problem.split([' ', ':']);
+    match (words.next(), words.next()) {
+        (Some(kind @ ("port" | "tunnel" | "uplink")), Some(name)) if !name.is_empty() => format!("{kind} {name}"),
+        _ => "the switch".to_owned(),
+    }
+}
+
 /// The fix for a problem of a running switch, unless its text has one.
 fn cure_of(plan: &Plan, problem: &str) -> Option<String> {
     let uplink = plan.uplink.as_ref().map_or("IFACE", |uplink| uplink.interface.as_str());
@@ -441,6 +450,9 @@ fn cure_of(plan: &Plan, problem: &str) -> Option<String> {
     if ["workers", "thread devices"].iter().any(|who| problem.strip_prefix(who).is_some_and(|rest| rest.starts_with(" panicked")))
     {
         return Some("this is a bug: report it with what the log says about the panic".to_owned());
+    }
+    if problem.contains("is the far end's vni right?") {
+        return Some("the same vni= at both ends: tunnel del and tunnel add here, or correct the far end".to_owned());
     }
     problem.contains("no route to").then(|| "ip route get ADDRESS; and add the route that is missing".to_owned())
 }

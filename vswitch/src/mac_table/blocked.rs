@@ -1,6 +1,7 @@
 //! What the loop guard's verdicts do to the table: ports are blocked, addresses return home, and others are forgotten.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use packet::Timestamp;
 use packet::vlan::VlanId;
@@ -133,6 +134,12 @@ impl MacTable {
     #[must_use]
     pub fn blocked(&self, now: Timestamp) -> Vec<Loop> {
         if self.has_blocked(now) { self.lock().guard.blocked(now) } else { Vec::new() }
+    }
+
+    /// The ports, and the VLANs there, that the loop guard has blocked, or had blocked until at most this long ago.
+    #[must_use]
+    pub fn blocked_within(&self, now: Timestamp, age: Duration) -> Vec<Loop> {
+        self.lock().guard.blocked_within(now, age)
     }
 
     /// Whether many stations are behind a port. The loop guard never blocks such a port.

@@ -234,7 +234,12 @@ impl LoopGuard {
 
     /// VLANs of ports that are blocked now.
     pub(super) fn blocked(&self, now: Timestamp) -> Vec<Loop> {
-        self.ports.iter().flat_map(|port| port.blocks).flatten().filter(|last| now < last.until).collect()
+        self.blocked_within(now, Duration::ZERO)
+    }
+
+    /// VLANs of ports that are blocked now, or were blocked until at most this long ago.
+    pub(super) fn blocked_within(&self, now: Timestamp, age: Duration) -> Vec<Loop> {
+        self.ports.iter().flat_map(|port| port.blocks).flatten().filter(|last| now < last.until.after(age)).collect()
     }
 
     /// The last loops of a port.
