@@ -7,7 +7,7 @@
 //! ```
 //!
 //! *Plan* compares the configuration in force with the desired one, touches nothing, and refuses what needs a restart. A dry run
-//! ends here.
+//! then opens the devices and sockets of new ports, and closes them again.
 //!
 //! *Prepare* opens devices and sockets, reserves ports of the host, publishes rules: everything that can be refused. It has no
 //! effect on the running switch yet, except that rules may be in force a moment before the rest and are withdrawn if the
@@ -104,6 +104,7 @@ impl Daemon {
     pub(super) fn change_to(&mut self, mut desired: Desired, dry_run: bool) -> anyhow::Result<Vec<Change>> {
         let plan = desired.plan_from(&self.desired)?;
         if dry_run {
+            self.try_out(&plan)?;
             return Ok(plan.changes);
         }
         let new = desired.config.warnings.iter().filter(|warning| !self.desired.config.warnings.contains(warning));
@@ -116,6 +117,16 @@ impl Daemon {
         self.desired = desired;
         self.tell_of_changes(&plan.changes);
         Ok(plan.changes)
+    }
+
+    /// Opens the ports that the plan adds, and closes them again. Rules and tunnels are not tried: a host's port that they get may be
+    /// taken from a guest's connection.
+    fn try_out(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let mut ids = self.fabric.slots.next(usize::MAX).into_iter();
+        let now = self.fabric.now();
+        self.check_ports(plan)?;
+        let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
+        self.ports.prepare(plan, &mut ids, &mtu_of, &self.poller, now).map(drop)
     }
 
     fn prepare(&mut self, plan: &Plan, desired: &Desired) -> anyhow::Result<Prepared> {
