@@ -138,7 +138,7 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
     let kept = netio::inherited::take();
     let signals = signals::Signals::register()?;
     // First, because two switches must not open the same devices: if another daemon has the control socket, this one ends.
-    let control = control_socket::ControlListener::open(&desired.config.control)?;
+    let control = control_socket::ControlListener::open(&desired.config.control, is_detached)?;
     // Before the router takes whatever ports are free.
     let scrape = control_socket::ScrapeListener::open(desired.config.metrics.as_ref())?;
     let mut daemon = Daemon::start(desired, command_line)?;
@@ -148,6 +148,8 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
     if let Some(scrape) = scrape {
         daemon.open_to_scrapers(scrape)?;
     }
+    // Warnings come before the line that says ready.
+    log::flush();
     say(&format!("{}ready\n", daemon.summary()));
     if is_detached {
         detach::ready()?;

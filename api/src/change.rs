@@ -33,3 +33,10 @@ words! {
         Replace = "replace",
     }
 }
+
+/// The configuration in force, as a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Configuration {
+    /// TOML that `vswitchd --config` reads, with what flags and verbs added; defaults are left out.
+    pub toml: String,
+}

@@ -32,7 +32,7 @@ pub mod switch;
 pub mod table;
 pub mod tunnel;
 
-pub use change::{Action, Change};
+pub use change::{Action, Change, Configuration};
 pub use event::{Event, What, blocked_vlans};
 pub use log::{Level, Log, LogChange};
 pub use nat::{AddressKind, Connection, Connections, Flow, Mapping, Nat, NotAProtocol, OutsideAddress, Phase, Protocol, Side};
@@ -40,7 +40,7 @@ pub use port::{Limits, Port, PortKind, PortStats, State, VlanMode};
 pub use refusal::{PROBLEM_JSON, Problem, Refusal, RefusalKind};
 pub use stats::{BridgeStats, FragmentStats, MacTableStats, NatPorts, NatStats, NeighbourStats, Stats, WorkerStats};
 pub use story::{End, Step, StepKind, Story, Verdict, VerdictKind};
-pub use switch::{Bridge, Gate, Gateway, Latency, Reach, Show, Uplink, UplinkMode};
+pub use switch::{Bridge, Gate, Gateway, Latency, Reach, Show, Stopping, Uplink, UplinkMode};
 pub use table::{Flushed, MacEntry, Neighbour};
 pub use tunnel::{Peer, Tunnel, TunnelKind};
 

@@ -133,3 +133,10 @@ pub struct Latency {
     /// Maximum, in nanoseconds.
     pub max_ns: u64,
 }
+
+/// The answer to a request to stop.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Stopping {
+    /// The daemon's process, by its number in its own PID namespace.
+    pub pid: u32,
+}

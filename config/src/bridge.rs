@@ -10,7 +10,8 @@
 use crate::address::GatewayAddress;
 use crate::keys::{Tables, keys};
 use crate::port::PortKeys;
-use crate::problem::{Origin, nearest};
+use crate::problem::{At, Origin, nearest};
+use crate::raw::Raw;
 use crate::value::{Number, PairKey, Pairs, Text, words};
 
 /// The bridge that flags configure.
@@ -83,6 +84,15 @@ impl Bridge {
 }
 
 impl BridgeKeys {
+    /// The gateway of untagged frames among those of VLANs, where a file has the one and a flag the others.
+    pub(crate) fn join_gateways(&mut self) {
+        let Some(gateways) = &mut self.gateways else { return };
+        let Some(gateway) = self.gateway.take() else { return };
+        if let Ok(vlan) = GatewayVlan::parse("0", "VLAN", &gateway.origin) {
+            gateways.value.0.insert(0, (At::of(vlan, &Raw::word("0", &gateway.origin)), gateway));
+        }
+    }
+
     pub(crate) fn bridge(&self, number: usize, name: &str) -> Bridge {
         Bridge {
             number,

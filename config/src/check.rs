@@ -141,7 +141,7 @@ impl<'a> Check<'a> {
 
     fn uplink(&mut self, bridges: &[Bridge], ports: &[Port]) -> Option<Uplink> {
         let uplink = self.document.uplink.as_ref();
-        let Some(At { value: keys, origin }) = uplink else {
+        let Some(At { value: keys, origin, .. }) = uplink else {
             self.lonely_nat();
             return None;
         };
@@ -225,7 +225,7 @@ impl<'a> Check<'a> {
     /// The tunnels of bridges and those beside them, each with a name of its own.
     fn tunnels(&mut self, bridges: &[Bridge], ports: &[Port]) -> (Vec<Tunnel>, Vec<IpTunnel>) {
         let (mut tunnels, mut ip_tunnels): (Vec<Tunnel>, Vec<IpTunnel>) = (Vec::new(), Vec::new());
-        for (at, At { value: keys, origin }) in self.document.tunnels().iter().enumerate() {
+        for (at, At { value: keys, origin, .. }) in self.document.tunnels().iter().enumerate() {
             let place = Position(at);
             let bridge = match keys.is_bridged() {
                 true => self.find_bridge(keys.bridge(), bridges, "which bridge is it a port of?", origin),
@@ -343,7 +343,7 @@ impl<'a> Check<'a> {
         let mut rules: Vec<(&Origin, Publish)> = Vec::new();
         // The guests of an invalid gateway are unknown.
         let knows_guests = self.document.bridges().all(|(_, keys)| !keys.is_faulty);
-        for (At { value: keys, origin }, rule) in written {
+        for (At { value: keys, origin, .. }, rule) in written {
             let listen = keys.listen.as_ref().map_or(origin, |listen| &listen.origin);
             let to = keys.to.as_ref().map_or(origin, |to| &to.origin);
             let conflict = rules.iter().find_map(|(_, other)| Some((other, rule.conflict(other)?)));

@@ -13,6 +13,10 @@ use crate::port::{Kind, Port};
 use crate::problem::{Origin, Problem, Problems, nearest};
 use crate::publish::Publish;
 use crate::tunnel::{self, Position};
+use crate::written;
+
+/// Maximum number of names that an error lists.
+const SHOWN: usize = 8;
 
 /// A configuration in its written form, and its meaning.
 #[derive(Clone, Debug)]
@@ -129,15 +133,23 @@ impl Desired {
         problems.none_or(Desired { document, config, whole })
     }
 
+    /// The configuration as a file that `--config` reads.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        written::toml_of(&self.document)
+    }
+
+    /// Whether nothing would change from the one configuration to the other.
+    #[cfg(test)]
+    pub(crate) fn plan_to_itself(&self, other: &Desired) -> bool {
+        let mut other = other.clone();
+        other.plan_from(self).is_ok_and(|plan| plan.is_empty())
+    }
+
     /// This configuration with one more port, in the syntax of `--tap` or `--port`.
     pub fn with_port(&self, word: &str) -> Result<Desired, EditError> {
-        let kind = word.split_once(':').map_or("", |(kind, _)| kind);
-        let is_other_kind = Kind::named(kind).is_some_and(|kind| kind != Kind::Tap);
-        let flag = Flag::new(if is_other_kind { "--port" } else { "--tap" }, word);
-        let mut alone = self.document.clone();
-        alone.bridges_mut().for_each(|bridge| bridge.ports = None);
-        flags::add(&mut alone, &flag, &mut Problems::default());
-        let new: Vec<Port> = alone.bridges_mut().flat_map(|bridge| ports_of(bridge)).flatten().collect();
+        let flag = port_flag(word);
+        let new = self.ports_of_word(word);
         let verb = format!("port add {}", word.escape_debug());
         if let Some(there) = new.iter().find_map(|port| self.config.ports.iter().find(|other| other.clashes_with(port))) {
             let (name, full) = (there.where_it_is(), there.full_name());
@@ -172,9 +184,24 @@ impl Desired {
         Ok(Desired::complete(document, &[], self.whole.clone(), Problems::default())?)
     }
 
+    /// The ports that a word describes in the syntax of `--tap` or `--port`.
+    fn ports_of_word(&self, word: &str) -> Vec<Port> {
+        let mut alone = self.document.clone();
+        alone.bridges_mut().for_each(|bridge| bridge.ports = None);
+        flags::add(&mut alone, &port_flag(word), &mut Problems::default());
+        alone.bridges_mut().flat_map(|bridge| ports_of(bridge)).flatten().collect()
+    }
+
     /// This configuration without the port of this name. `NAME@NETNS` selects the one in that namespace, if several have the
     /// name.
     pub fn without_port(&self, name: &str) -> Result<Desired, EditError> {
+        let there = self.config.ports.iter().any(|port| is_named(port, name));
+        let added =
+            || self.ports_of_word(name).into_iter().find_map(|new| self.config.ports.iter().find(|port| port.clashes_with(&new)));
+        if !there && let Some(port) = added() {
+            // In the syntax of `port add`.
+            return self.without_port(&port.where_it_is());
+        }
         let mut document = self.document.clone();
         let mut found: Vec<(usize, usize, Vec<Port>)> = Vec::new();
         for (number, bridge) in document.bridges_mut().enumerate() {
@@ -272,6 +299,13 @@ fn read_file(path: &Path) -> Result<(String, String), Problems> {
     }
 }
 
+/// The flag that adds a port in the syntax of `--tap` or `--port`.
+fn port_flag(word: &str) -> Flag {
+    let kind = word.split_once(':').map_or("", |(kind, _)| kind);
+    let is_other_kind = Kind::named(kind).is_some_and(|kind| kind != Kind::Tap);
+    Flag::new(if is_other_kind { "--port" } else { "--tap" }, word)
+}
+
 /// The ports that each `port` table of a bridge describes.
 fn ports_of(bridge: &BridgeKeys) -> Vec<Vec<Port>> {
     let tables = bridge.ports.iter().flat_map(|ports| &ports.value.0);
@@ -286,7 +320,13 @@ fn no_such(what: &str, name: &str, there: impl Iterator<Item = String>) -> EditE
     let there: Vec<String> = there.collect();
     let problem = match nearest(name, there.iter().map(String::as_str)) {
         Some(close) => format!("there is no such {what}; did you mean '{close}'?"),
-        None => format!("there is no such {what}"),
+        None if there.is_empty() => format!("there is no such {what}, and no other"),
+        None => {
+            let shown = there.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+            let more = there.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            format!("there is no such {what}; there are: {shown}{more}")
+        }
     };
     EditError::NoSuch(Problem::new(&named(name), problem))
 }

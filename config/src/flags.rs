@@ -66,8 +66,9 @@ pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems)
 
 /// Replaces a value by that of a flag.
 fn replace<T: Value>(slot: &mut Option<At<T>>, key: &str, text: &str, origin: &Origin, problems: &mut Problems) {
-    if let Some(value) = T::read(&Raw::word(text, origin), key, problems) {
-        *slot = Some(At::new(value, origin));
+    let raw = Raw::word(text, origin);
+    if let Some(value) = T::read(&raw, key, problems) {
+        *slot = Some(At::of(value, &raw));
     }
 }
 
@@ -97,7 +98,10 @@ fn control(document: &mut Document, flag: &Flag, problems: &mut Problems) {
     match flag.name {
         "--control" => replace(&mut control.path, "path", text, &alone, problems),
         "--control-group" => replace(&mut control.group, "group", text, &alone, problems),
-        _ => control.read_only_others = Some(At::new(text == "true", &alone)),
+        _ => {
+            let is_on = text == "true";
+            control.read_only_others = Some(At::of(is_on, &Raw { origin: alone, value: RawValue::Switch(is_on) }));
+        }
     }
 }
 
@@ -203,13 +207,14 @@ fn gateways(document: &mut Document, list: &str, problems: &mut Problems) {
     for text in list.split(',') {
         let origin = Origin::flag("--gateway", text);
         let (vlan, address) = text.split_once('=').unwrap_or(("0", text));
+        let raw = (Raw::word(vlan, &origin), Raw::word(address, &origin));
         let vlan = or_tell(GatewayVlan::parse(vlan, "VLAN", &origin), &origin, problems);
-        let address = Value::read(&Raw::word(address, &origin), "gateway", problems);
+        let address = Value::read(&raw.1, "gateway", problems);
         let bridge = document.default_bridge();
         match (vlan, address) {
             (Some(vlan), Some(address)) => {
                 let gateways = bridge.gateways.get_or_insert_with(|| At::new(Pairs(Vec::new()), &origin));
-                gateways.value.0.push((At::new(vlan, &origin), At::new(address, &origin)));
+                gateways.value.0.push((At::of(vlan, &raw.0), At::of(address, &raw.1)));
             }
             _ => bridge.is_faulty = true,
         }

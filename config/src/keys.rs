@@ -7,6 +7,7 @@
 use crate::problem::{At, Origin, Problems, nearest, unknown};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::value::Value;
+use crate::written;
 
 /// The keys that a table was written with.
 pub(crate) trait Keys: Default {
@@ -16,12 +17,20 @@ pub(crate) trait Keys: Default {
     /// Sets a key. Returns false if there is no such key.
     fn set(&mut self, entry: &Entry, problems: &mut Problems) -> bool;
 
+    /// The keys that were set, with their values as they stand in a file.
+    fn entries(&self) -> Vec<(String, RawValue)>;
+
     /// Notes that a key could not be read. Combinations of keys are not checked in such a table, since a value may only be missing
     /// because it was invalid.
     fn mark_faulty(&mut self);
 
     /// Reads a whole table.
     fn of(entries: &[Entry], problems: &mut Problems) -> Self {
+        Self::of_table("", entries, problems)
+    }
+
+    /// Reads the table of this name.
+    fn of_table(table: &str, entries: &[Entry], problems: &mut Problems) -> Self {
         let mut keys = Self::default();
         for entry in entries {
             if !keys.set(entry, problems) {
@@ -29,7 +38,10 @@ pub(crate) trait Keys: Default {
                 let known = Self::names(origin.is_file());
                 let problem = match elsewhere(&entry.key, &known).filter(|_| origin.is_file()) {
                     Some(place) => format!("'{}' is a key of {place}: write it there", entry.key),
-                    None => unknown("key", &entry.key, &known),
+                    None if table.is_empty() || !origin.is_file() || nearest(&entry.key, known.iter().copied()).is_some() => {
+                        unknown("key", &entry.key, &known)
+                    }
+                    None => format!("unknown key '{}' of {table}; there are {}", entry.key.escape_debug(), known.join(", ")),
                 };
                 problems.add(origin, problem);
                 keys.mark_faulty();
@@ -47,6 +59,9 @@ const PLACES: &[(&[&str], &str)] = &[
     (&["mapping", "filtering", "max-connections", "timeouts"], "[nat]"),
     (&["interface"], "[uplink]"),
     (&["listen", "to"], "a rule, [[publish]]"),
+    (&["workers", "busy-poll"], "the file itself, above all tables"),
+    (&["publish"], "the file itself, [[publish]]"),
+    (&["tunnel"], "the file itself, [[tunnel]]"),
 ];
 
 /// The table that a key belongs to, unless it is much like one of the known keys.
@@ -61,14 +76,14 @@ pub(crate) fn set_once<T: Value>(slot: &mut Option<At<T>>, entry: &Entry, proble
         problems.add(&entry.raw.origin, format!("'{}' is given twice: leave one of both out", entry.key));
         return false;
     }
-    *slot = T::read(&entry.raw, &entry.key, problems).map(|value| At::new(value, &entry.raw.origin));
+    *slot = T::read(&entry.raw, &entry.key, problems).map(|value| At::of(value, &entry.raw));
     slot.is_some()
 }
 
 /// Reads a value that must be a table.
 pub(crate) fn read_table<T: Keys>(raw: &Raw, key: &str, problems: &mut Problems) -> Option<T> {
     match &raw.value {
-        RawValue::Table(entries) => Some(T::of(entries, problems)),
+        RawValue::Table(entries) => Some(T::of_table(key, entries, problems)),
         _ => {
             problems.add(&raw.origin, raw.is_not(key, "a table"));
             None
@@ -89,6 +104,10 @@ impl<T: Value> Value for Tables<T> {
         let read = |item: &Raw| T::read(item, key, problems).map(|table| At::new(table, &item.origin));
         Some(Tables(items.iter().filter_map(read).collect()))
     }
+
+    fn in_file(&self, _: Option<&RawValue>) -> Option<RawValue> {
+        Some(written::list(self.0.iter().filter_map(written::of)))
+    }
 }
 
 /// Tables by their names: `[bridge.br0]`.
@@ -106,6 +125,11 @@ impl<T: Value> Value for Named<T> {
             Some((At::new(entry.key.clone(), &entry.raw.origin), table))
         };
         Some(Named(entries.iter().filter_map(read).collect()))
+    }
+
+    fn in_file(&self, _: Option<&RawValue>) -> Option<RawValue> {
+        let table = |(name, table): &(At<String>, T)| Some((name.value.clone(), table.in_file(None)?));
+        Some(written::table(self.0.iter().filter_map(table)))
     }
 }
 
@@ -162,6 +186,14 @@ macro_rules! keys {
                 false
             }
 
+            fn entries(&self) -> Vec<(String, $crate::raw::RawValue)> {
+                let values = [$( self.$field.as_ref().and_then($crate::written::of).map(|value| ($key.to_owned(), value)) ),*];
+                #[allow(unused_mut, reason = "not every table has groups")]
+                let mut entries: Vec<(String, $crate::raw::RawValue)> = values.into_iter().flatten().collect();
+                $( entries.extend($crate::keys::Keys::entries(&self.$group)); )*
+                entries
+            }
+
             fn mark_faulty(&mut self) {
                 self.is_faulty = true;
             }
@@ -170,6 +202,10 @@ macro_rules! keys {
         impl $crate::value::Value for $name {
             fn read(raw: &$crate::raw::Raw, key: &str, problems: &mut $crate::problem::Problems) -> Option<$name> {
                 $crate::keys::read_table(raw, key, problems)
+            }
+
+            fn in_file(&self, _: Option<&$crate::raw::RawValue>) -> Option<$crate::raw::RawValue> {
+                Some($crate::written::table($crate::keys::Keys::entries(self).into_iter()))
             }
         }
     };

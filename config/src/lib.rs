@@ -47,6 +47,7 @@ mod tunnel;
 mod uplink;
 mod value;
 mod vlan;
+mod written;
 
 pub use self::address::Cidr;
 pub use self::bridge::{Bridge, DEFAULT_BRIDGE, MAX_BRIDGES, Reach, unknown_bridge};

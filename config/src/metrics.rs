@@ -67,7 +67,7 @@ impl MetricsKeys {
 
     /// A warning if other machines can read the metrics.
     pub(crate) fn warning(&self) -> Option<Problem> {
-        let At { value: ListenAddress(listen), origin } = self.listen.as_ref()?;
+        let At { value: ListenAddress(listen), origin, .. } = self.listen.as_ref()?;
         let text = format!(
             "whatever reaches {listen} can read the counters and all names and addresses in them, without a password: use 127.0.0.1, \
              or keep others out with a firewall"

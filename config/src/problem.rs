@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::raw::{Raw, RawValue};
+
 /// Where a value was written.
 ///
 /// All origins compare equal: two configurations are the same if their values are, whatever their origins.
@@ -76,11 +78,30 @@ pub struct At<T> {
     pub value: T,
     /// Its origin.
     pub origin: Origin,
+    pub(crate) written: Written,
 }
 
+/// A value as it was written, if it was by itself. All compare equal, as all origins do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written(pub(crate) Option<Arc<RawValue>>);
+
+impl PartialEq for Written {
+    fn eq(&self, _: &Written) -> bool {
+        true
+    }
+}
+
+impl Eq for Written {}
+
 impl<T> At<T> {
+    /// A value that stands for several, or whose parts say how they were written.
     pub(crate) fn new(value: T, origin: &Origin) -> At<T> {
-        At { value, origin: origin.clone() }
+        At { value, origin: origin.clone(), written: Written::default() }
+    }
+
+    /// A value that was read from this.
+    pub(crate) fn of(value: T, raw: &Raw) -> At<T> {
+        At { value, origin: raw.origin.clone(), written: Written(Some(Arc::new(raw.value.clone()))) }
     }
 }
 

@@ -155,7 +155,7 @@ impl PublishKeys {
         if self.is_faulty {
             return None;
         }
-        let (Some(At { value: listen, .. }), Some(At { value: to, origin })) = (&self.listen, &self.to) else {
+        let (Some(At { value: listen, .. }), Some(At { value: to, origin, .. })) = (&self.listen, &self.to) else {
             problems
                 .add(table, "what is published? Add listen = \"8080\" and to = \"10.77.0.2:80\", or whichever ports these are");
             return None;

@@ -155,7 +155,7 @@ impl UplinkKeys {
                 }
             }
         }
-        if let Some(At { value: HostAddress(gateway), origin }) = &self.gateway {
+        if let Some(At { value: HostAddress(gateway), origin, .. }) = &self.gateway {
             // A single address has no neighbours in its network, so its gateway is outside of it.
             let network = uplink.network().map(Cidr::network).filter(|network| network.prefix_len() < 32);
             if uplink.addresses.contains(gateway) {

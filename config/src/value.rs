@@ -11,15 +11,21 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::problem::{At, Origin, Problems};
 use crate::raw::{Raw, RawValue};
+use crate::written;
 
 /// A type that the value of a key can have.
-pub(crate) trait Value: Sized {
+pub(crate) trait Value: Sized + PartialEq {
     /// Reads the value of this key; reports the problem if it cannot be read.
     fn read(raw: &Raw, key: &str, problems: &mut Problems) -> Option<Self>;
+
+    /// The value as it stands in a file, if it was written as this; a value of several parts knows that of each.
+    fn in_file(&self, written: Option<&RawValue>) -> Option<RawValue> {
+        written::in_file(self, written?)
+    }
 }
 
 /// A type whose values are written as text.
-pub(crate) trait Text: Sized {
+pub(crate) trait Text: Sized + PartialEq {
     /// Reads the text; the error describes the problem in the words of the file or flag that it is from.
     fn parse(text: &str, key: &str, origin: &Origin) -> Result<Self, String>;
 }
@@ -113,9 +119,12 @@ impl<T: Value> Value for List<T> {
             }
         };
         // A list without what was wrong in it would mean something else.
-        let read: Vec<Option<At<T>>> =
-            items.iter().map(|item| Some(At::new(T::read(item, key, problems)?, &item.origin))).collect();
+        let read: Vec<Option<At<T>>> = items.iter().map(|item| Some(At::of(T::read(item, key, problems)?, item))).collect();
         read.into_iter().collect::<Option<Vec<_>>>().map(List)
+    }
+
+    fn in_file(&self, _: Option<&RawValue>) -> Option<RawValue> {
+        Some(written::list(self.0.iter().filter_map(written::of)))
     }
 }
 
@@ -154,12 +163,21 @@ impl<K: PairKey, V: Value> Value for Pairs<K, V> {
         }
         let mut read_pair = |(left, right): &(String, Raw)| {
             let origin = &right.origin;
+            let (word, raw) = (Raw::word(left, origin), right);
             let left = K::parse(left, key, origin).map_err(|problem| problems.add(origin, problem)).ok();
             let right = V::read(right, key, problems);
-            Some((At::new(left?, origin), At::new(right?, origin)))
+            Some((At::of(left?, &word), At::of(right?, raw)))
         };
         let read: Vec<Option<_>> = pairs.iter().map(&mut read_pair).collect();
         read.into_iter().collect::<Option<Vec<_>>>().map(Pairs)
+    }
+
+    fn in_file(&self, _: Option<&RawValue>) -> Option<RawValue> {
+        let pair = |(left, right): &(At<K>, At<V>)| match left.written.0.as_deref() {
+            Some(RawValue::Word(key)) => Some((key.clone(), written::of(right)?)),
+            _ => None,
+        };
+        Some(written::table(self.0.iter().filter_map(pair)))
     }
 }
 

@@ -43,6 +43,12 @@ pub(crate) enum Command {
     /// Show, add, change and remove bridges with their gateways
     #[command(subcommand)]
     Bridge(Bridge),
+    /// End the switch, as SIGTERM does, and wait until its devices are closed
+    Stop {
+        /// Give up waiting after this time, with exit status 1
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        timeout: u32,
+    },
     /// Show, add and remove ports
     #[command(subcommand)]
     Port(Port),
@@ -63,6 +69,9 @@ pub(crate) enum Command {
     Tunnel(Tunnel),
     /// Capture received, sent and dropped frames for Wireshark and tcpdump (pcapng)
     Capture(Capture),
+    /// Show the running configuration
+    #[command(subcommand)]
+    Config(Config),
     /// Change the running configuration to that of a file, and print the difference
     Apply {
         /// Configuration file, as for vswitchd --config; - is standard input
@@ -351,6 +360,13 @@ pub(crate) enum Tunnel {
         /// Its name, as tunnel list shows it
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print the running configuration as a file for vswitchd --config, with what flags and verbs added
+    #[command(visible_alias = "list")]
+    Show,
 }
 
 #[derive(Debug, Subcommand)]

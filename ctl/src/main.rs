@@ -30,7 +30,7 @@ use api::query::{
     ConnectionFilter, ConnectionList, InDomain, InVlan, MacFilter, MappingList, NeighbourFilter, NewBridge, NewPort, NewTunnel,
     OfBridge, Rule, Station, target,
 };
-use api::{Flushed, LogChange, MacEntry, Stats};
+use api::{Configuration, Flushed, LogChange, MacEntry, Stats};
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use hyper::Method;
 
@@ -116,6 +116,10 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         return wait::wait(cli.control.as_deref(), patience, *gone).map(|()| String::new());
     }
     let socket = place::socket(cli.control.as_deref())?;
+    if let Command::Stop { timeout } = &cli.command {
+        client::ask(&socket, Method::POST, "/v1/stop", None)?;
+        return wait::wait(Some(&socket), Duration::from_secs(u64::from(*timeout)), true).map(|()| String::new());
+    }
     let get = Get { socket: &socket, output: cli.output };
     match &cli.command {
         Command::Show => get.shown("/v1/show", |show| print::show(show, &socket)),
@@ -128,6 +132,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Tunnel(Tunnel::Add { tunnel }) => change::add(&get, "/v1/tunnels", &NewTunnel { tunnel: tunnel.clone() }),
         Command::Tunnel(Tunnel::Del { name }) => change::delete(&get, "/v1/tunnels", name),
+        Command::Config(cli::Config::Show) => get.shown("/v1/config", |config: &Configuration| config.toml.clone()),
         Command::Apply { file, dry_run, prune } => change::apply(&get, file, *dry_run, *prune),
         Command::Fdb(fdb) => run_fdb(&get, fdb),
         Command::Neigh(Neigh::Show) => get.shown("/v1/neighbours", |list: &Vec<_>| print::neighbours(list)),
@@ -147,7 +152,9 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Events => events::follow(&socket, cli.output).map(|()| String::new()),
         Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
         // These do not ask the switch, or not only.
-        Command::Doctor(_) | Command::Wait(_) | Command::Completions { .. } | Command::Man { .. } => Ok(String::new()),
+        Command::Doctor(_) | Command::Wait(_) | Command::Stop { .. } | Command::Completions { .. } | Command::Man { .. } => {
+            Ok(String::new())
+        }
     }
 }
 

@@ -42,6 +42,7 @@ mod scrape;
 mod server;
 mod show;
 mod socket;
+mod stop;
 mod trace;
 
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use super::answer::{problem, too_long};
 use super::ask::Asker;
 use super::description::Complete;
 use super::rights::{Guard, check, shows_payload};
-use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, trace};
+use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, stop, trace};
 
 /// Maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -41,6 +41,7 @@ const BODY_LIMIT: usize = 256 << 10;
         conntrack::flush,
         nat::list,
         events::follow,
+        reconfigure::show,
         reconfigure::apply,
         reconfigure::add_bridge,
         reconfigure::set_bridge,
@@ -53,6 +54,7 @@ const BODY_LIMIT: usize = 256 << 10;
         reconfigure::delete_tunnel,
         log::show,
         log::set,
+        stop::stop,
         trace::imagine,
         trace::follow,
         metrics::scrape,
@@ -72,6 +74,7 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/ports/{name}", delete(reconfigure::delete_port))
         .route("/v1/bridges", get(show::bridges).post(reconfigure::add_bridge))
         .route("/v1/bridges/{name}", patch(reconfigure::set_bridge).delete(reconfigure::delete_bridge))
+        .route("/v1/config", get(reconfigure::show))
         .route("/v1/apply", post(reconfigure::apply))
         .route("/v1/stats", get(show::stats))
         .route("/v1/tunnels", get(show::tunnels).post(reconfigure::add_tunnel))
@@ -85,6 +88,7 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/nat/publish", post(reconfigure::publish).delete(reconfigure::unpublish))
         .route("/v1/trace", get(trace::imagine))
         .route("/v1/trace/live", shows_payload(get(trace::follow)))
+        .route("/v1/stop", post(stop::stop))
         .route("/v1/log", get(log::show).put(log::set))
         .route("/v1/capture", shows_payload(get(capture::stream)))
         .route("/v1/openapi.json", get(description))

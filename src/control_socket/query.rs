@@ -69,6 +69,8 @@ pub(crate) enum Query {
         filter: ConnectionFilter,
         reply: Reply<Option<usize>>,
     },
+    /// The configuration in force, in TOML.
+    Configuration(Reply<String>),
     /// Changes the configuration. Replies with the changes made, or with `dry_run` those that would be made.
     Reconfigure {
         verb: Verb,
@@ -100,6 +102,7 @@ impl Query {
             Query::Stats(reply) => reply.is_closed(),
             Query::Metrics(reply) => reply.is_closed(),
             Query::Health(reply) => reply.is_closed(),
+            Query::Configuration(reply) => reply.is_closed(),
             Query::MacTable(reply) => reply.is_closed(),
             Query::BeginCapture { reply, .. } => reply.is_closed(),
             Query::CapturePorts(reply) => reply.is_closed(),

@@ -4,13 +4,13 @@
 //! ([docs/changes.md](../../docs/changes.md)). Changes are not saved: after a restart the file and flags apply again.
 
 use api::query::{self, BridgeKeys, NewBridge, NewPort, NewTunnel, Rule};
-use api::{Change, Problem};
+use api::{Change, Configuration, Problem};
 use axum::Json;
 use axum::extract::rejection::StringRejection;
 use axum::extract::{FromRequest, Request, State};
 use axum::response::Response;
 
-use super::answer::{Body, InPath, Parameters, not_received, problem};
+use super::answer::{Body, InPath, Parameters, busy, not_received, problem};
 use super::ask::Asker;
 use super::query::{Query, Verb};
 
@@ -27,6 +27,12 @@ impl<S: Send + Sync> FromRequest<S> for Text {
             rejection => not_received(rejection.status()),
         })
     }
+}
+
+/// The configuration in force
+#[utoipa::path(get, path = "/v1/config", responses((status = 200, description = "The configuration", body = Configuration)))]
+pub(super) async fn show(State(asker): State<Asker>) -> Result<Json<Configuration>, Response> {
+    asker.ask(Query::Configuration).await.map(|toml| Json(Configuration { toml })).ok_or_else(busy)
 }
 
 /// Apply a configuration in TOML

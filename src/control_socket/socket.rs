@@ -28,25 +28,30 @@ pub(crate) struct ControlListener {
 }
 
 impl ControlListener {
-    /// Opens the socket where the configuration wants it. Where nobody named a path, the usual one is a
-    /// convenience: what keeps us from it is a warning.
-    pub(crate) fn open(wanted: &Control) -> anyhow::Result<Option<ControlListener>> {
+    /// Opens the socket where the configuration wants it. Where nobody named a path, the usual one is a convenience: what keeps
+    /// us from it is a warning; but it `is_needed` by a switch in the background, which nobody could reach otherwise.
+    pub(crate) fn open(wanted: &Control, is_needed: bool) -> anyhow::Result<Option<ControlListener>> {
         match &wanted.path {
             ControlPath::None => Ok(None),
             ControlPath::At(path) => {
                 ControlListener::at(path, wanted).map(Some).with_context(|| format!("--control {}", path.display()))
             }
             ControlPath::Usual => {
-                let Some(path) = usual_path() else {
-                    tracing::warn!("no control socket: XDG_RUNTIME_DIR is not set; name a path with --control");
-                    return Ok(None);
+                let opened = match usual_path() {
+                    Some(path) => ControlListener::at(&path, wanted)
+                        .map_err(|error| anyhow::anyhow!("no control socket at {}: {error:#}", path.display())),
+                    None => Err(anyhow::anyhow!("no control socket: XDG_RUNTIME_DIR is not set")),
                 };
-                let opened = ControlListener::at(&path, wanted);
-                Ok(opened
-                    .inspect_err(|error| {
-                        tracing::warn!("no control socket at {}: {error:#}; see --control", path.display());
-                    })
-                    .ok())
+                match opened {
+                    Ok(listener) => Ok(Some(listener)),
+                    Err(error) if is_needed => {
+                        Err(error.context("a switch in the background must be reachable: name a path with --control, or none"))
+                    }
+                    Err(error) => {
+                        tracing::warn!("{error:#}; this switch cannot be controlled: name another path with --control");
+                        Ok(None)
+                    }
+                }
             }
         }
     }
@@ -127,7 +132,7 @@ mod tests {
     }
 
     fn open(path: &Path) -> anyhow::Result<Option<ControlListener>> {
-        ControlListener::open(&config(ControlPath::At(path.to_owned()), None, false))
+        ControlListener::open(&config(ControlPath::At(path.to_owned()), None, false), false)
     }
 
     #[test]
@@ -159,7 +164,7 @@ mod tests {
     fn the_files_mode_and_group_follow() {
         let place = TestDirectory::new("group");
         let group = rustix::process::getegid().as_raw();
-        let opened = ControlListener::open(&config(ControlPath::At(place.socket()), Some(group), true)).unwrap().unwrap();
+        let opened = ControlListener::open(&config(ControlPath::At(place.socket()), Some(group), true), false).unwrap().unwrap();
         let file = fs::metadata(place.socket()).unwrap();
         assert_eq!((file.permissions().mode() & 0o777, file.gid()), (0o666, group));
         assert_eq!(opened.summary(), format!("{}, group {group}, others may read", place.socket().display()));
@@ -167,7 +172,7 @@ mod tests {
 
     #[test]
     fn nowhere() {
-        assert!(ControlListener::open(&config(ControlPath::None, None, false)).unwrap().is_none());
+        assert!(ControlListener::open(&config(ControlPath::None, None, false), false).unwrap().is_none());
         let error = format!("{:#}", open(Path::new("/nonexistent/s")).unwrap_err());
         assert!(error.starts_with("--control /nonexistent/s: "), "{error}");
     }

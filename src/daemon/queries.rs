@@ -39,6 +39,7 @@ impl Daemon {
                 let view = self.view();
                 drop(reply.send((view.stats(&report), view.tunnels(&report))));
             }
+            Query::Configuration(reply) => drop(reply.send(self.desired.to_toml())),
             Query::Health(reply) => drop(reply.send(())),
             Query::MacTable(reply) => {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names: self.view().port_names() }));

@@ -97,12 +97,17 @@ fn assert_pasted(machine: &Host, lines: &str) -> String {
 }
 
 /// Ends the switch whose socket is found, and waits for that.
-const END: &str = "kill $(vswitchctl show | sed -n 's/.*, pid \\([0-9]*\\),.*/\\1/p')\nvswitchctl wait --gone\n";
+const END: &str = "vswitchctl stop\n";
 
 fn in_the_background() {
     let (machine, _outside) = machine();
     let blocks = blocks("docs/operate.md", "## In the background");
-    assert_pasted(&machine, &format!("{}{END}", blocks[0]));
+    assert_pasted(&machine, &blocks[0]);
+    // Nobody could reach a second one, whose control socket would be at the same path.
+    let second = paste(&machine, "vswitchd --detach --tap tap7");
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(second.errors.contains("must be reachable: name a path with --control"), "{second:?}");
+    assert_pasted(&machine, END);
     // The log of a switch in the background is the file, and the command's own output ends with its start.
     fs::write("/run/vswitchd.toml", "[[bridge.br0.port]]\ntap = 'tap0'\n").expect("written");
     let start = blocks[1].replace("vswitchd.toml", "/run/vswitchd.toml").replace("/var/log", "/run");

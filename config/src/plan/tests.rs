@@ -152,6 +152,8 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
         (now.without_port("b@red"), "- port b@red: all VLANs"),
         (now.without_port("veth0"), "- port veth0: all VLANs"),
         (now.without_port("/run/x"), "- port /run/x#1..2: all VLANs, mtu 1500, 2 guests"),
+        (now.without_port("packet:veth0"), "- port veth0: all VLANs"),
+        (now.without_port("stream:/run/x:guests=2"), "- port /run/x#1..2: all VLANs, mtu 1500, 2 guests"),
         (now.with_rule("81:10.77.0.2:81/udp"), "+ rule udp 81 -> 10.77.0.2:81"),
         (now.without_rule("80:10.77.0.2:80/tcp"), "- rule tcp 80 -> 10.77.0.2:80"),
         (now.without_rule("tcp 80 -> 10.77.0.2:80"), "- rule tcp 80 -> 10.77.0.2:80"),
@@ -169,7 +171,7 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
         (now.without_port("/run/x#2"), "one of several places for guests: remove all by /run/x"),
         (now.without_port("eth0"), "the uplink is there from start to end"),
         (now.with_rule("80:10.77.0.3:80"), "nat publish 80:10.77.0.3:80: in conflict with tcp 80 -> 10.77.0.2:80"),
-        (now.without_rule("82:10.77.0.2:80"), "there is no such rule"),
+        (now.without_rule("82:10.77.0.2:80"), "there is no such rule; there are: tcp 80 -> 10.77.0.2:80"),
     ] {
         let said = done(to).unwrap_err();
         assert!(said.contains(say), "{said}");

@@ -182,6 +182,16 @@ impl Value for PortKeys {
             Kind::Dgram => PortKeys::Dgram(read_table(&table, key, problems)?),
         })
     }
+
+    fn in_file(&self, _: Option<&RawValue>) -> Option<RawValue> {
+        match self {
+            PortKeys::Tap(keys) => keys.in_file(None),
+            PortKeys::Packet(keys) => keys.in_file(None),
+            PortKeys::Stream(keys) => keys.in_file(None),
+            PortKeys::Dgram(keys) => keys.in_file(None),
+            PortKeys::Unknown => None,
+        }
+    }
 }
 
 /// Two keys in the order of their lines.

@@ -97,7 +97,7 @@ impl BridgedKeys {
         if !self.is_of_one_family(&remotes, group.as_ref(), problems) {
             return None;
         }
-        for At { value: address, origin } in remotes.iter().chain(self.local().iter()).chain(&group_address(group.as_ref())) {
+        for At { value: address, origin, .. } in remotes.iter().chain(self.local().iter()).chain(&group_address(group.as_ref())) {
             if !self.socket.has_device_for(*address, origin, problems) {
                 return None;
             }
@@ -125,7 +125,7 @@ impl BridgedKeys {
     /// The other hosts, each once, without this one.
     fn remotes(&self, problems: &mut Problems) -> Option<Vec<At<IpAddr>>> {
         let mut remotes: Vec<At<IpAddr>> = Vec::new();
-        for At { value: Remote(address), origin } in self.remotes.iter().flat_map(|remotes| &remotes.value.0) {
+        for At { value: Remote(address), origin, .. } in self.remotes.iter().flat_map(|remotes| &remotes.value.0) {
             let problem = if remotes.iter().any(|other| other.value == *address) {
                 format!("remote {address} is named twice: leave one of both out")
             } else if self.socket.local() == Some(*address) {
@@ -158,7 +158,7 @@ impl BridgedKeys {
     /// Stations behind one of the remotes, each once.
     fn statics(&self, remotes: &[IpAddr], problems: &mut Problems) -> Option<Vec<(MacAddr, IpAddr)>> {
         let mut statics: Vec<(MacAddr, IpAddr)> = Vec::new();
-        for (At { value: Station(mac), origin }, remote) in self.statics.iter().flat_map(|statics| &statics.value.0) {
+        for (At { value: Station(mac), origin, .. }, remote) in self.statics.iter().flat_map(|statics| &statics.value.0) {
             let remote = remote.value.0;
             let problem = if statics.iter().any(|(other, _)| other == mac) {
                 format!("{mac} is named twice: a station is behind one host")

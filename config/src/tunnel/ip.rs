@@ -108,7 +108,7 @@ fn routes(
 ) -> Option<Vec<(Ipv4Prefix, Ipv4Addr)>> {
     let inside: Vec<Ipv4Prefix> = pairs.0.iter().map(|(network, _)| network.value.0).chain(address.map(Cidr::network)).collect();
     let mut routes: Vec<(Ipv4Prefix, Ipv4Addr)> = Vec::new();
-    for (At { value: Network(network), origin }, host) in &pairs.0 {
+    for (At { value: Network(network), origin, .. }, host) in &pairs.0 {
         let host = host.value.0;
         let problem = if routes.iter().any(|(other, _)| other == network) {
             format!("{network} is named twice: a network is behind one host")

@@ -145,6 +145,15 @@ impl Value for TunnelKeys {
             FramingKind::Ip => TunnelKeys::UdpIp(read_table(&without_bridge(raw, problems), key, problems)?),
         })
     }
+
+    fn in_file(&self, _: Option<&RawValue>) -> Option<RawValue> {
+        match self {
+            TunnelKeys::Vxlan(keys) => keys.in_file(None),
+            TunnelKeys::Udp(keys) => keys.in_file(None),
+            TunnelKeys::UdpIp(keys) => keys.in_file(None),
+            TunnelKeys::Unknown => None,
+        }
+    }
 }
 
 impl Text for TunnelType {
