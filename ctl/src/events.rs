@@ -3,6 +3,8 @@
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::bail;
 use api::Event;
@@ -11,6 +13,10 @@ use crate::cli::Output;
 use crate::follow::Follow;
 use crate::get::understood;
 use crate::table::plain;
+
+/// Number of looks whether the switch has ended, and the pause before each but the first.
+const LOOKS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Message for a stream that ends, with its last chunk or without.
 const ENDED: &str = "the switch closed the stream of events";
@@ -23,8 +29,7 @@ pub(crate) fn follow(socket: &Path, output: Output) -> anyhow::Result<()> {
     loop {
         let lines = match events.lines(&mut rest) {
             Ok(Some(lines)) => lines,
-            // A switch that ends closes its socket first.
-            Ok(None) | Err(_) if UnixStream::connect(socket).is_err() => bail!("the switch has ended"),
+            Ok(None) | Err(_) if has_ended(socket) => bail!("the switch has ended"),
             Ok(None) => bail!(ENDED),
             Err(error) => return Err(error.context(ENDED)),
         };
@@ -38,6 +43,14 @@ pub(crate) fn follow(socket: &Path, output: Output) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+/// Returns whether nobody listens at the socket any more. A switch that ends closes its connections a moment before.
+fn has_ended(socket: &Path) -> bool {
+    (0..LOOKS).any(|look| {
+        thread::sleep(if look == 0 { Duration::ZERO } else { PAUSE });
+        UnixStream::connect(socket).is_err()
+    })
 }
 
 fn text(event: &Event) -> String {

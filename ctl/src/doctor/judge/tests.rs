@@ -250,7 +250,7 @@ fn what_the_switch_says_itself() {
         unread: vec![("tap1".to_owned(), 9)],
         ..Plan::default()
     };
-    assert_said(&plan, &healthy(), "the switch", Status::Problem, "workers panicked 2 times; this is a bug");
+    assert_said(&plan, &healthy(), "the switch", Status::Problem, "thread devices panicked 1 times; this is a bug");
     assert_said(&plan, &healthy(), "port tap1", Status::Warning, "dropped 9 frames");
     for (control, status) in [(Control::Stale, Status::Warning), (Control::Other, Status::Problem)] {
         assert_eq!(said(&plan, &Facts { control, ..healthy() }, "control socket").0, status);
