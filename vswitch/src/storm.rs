@@ -4,7 +4,7 @@
 //! the switch's time from all others. Each port has a token bucket per class of such frames: broadcast, multicast, and unicast to
 //! a station that the MAC table does not know. A frame takes a token before it is copied.
 //!
-//! *The burst* is twice the rate, but at rates above 1,000 only [`BURST`] frames or a fifth of the rate, whichever is more: 20,000
+//! *The burst* is twice the rate, but at rates above 1,000 only 2,000 frames or a fifth of the rate, whichever is more: 20,000
 //! frames to 32 ports at once would be 640,000 writes, half a second in which others wait.
 //!
 //! *The unit is a frame received*, whatever the number of ports that it would leave through: what a port may send does not depend
@@ -13,7 +13,7 @@
 //!
 //! *Far beyond the limits* a port gets less than they allow. A station that sends ten times of what is let through has no use for
 //! the tenth, but the copies cost the others as much as those of an honest one. While it goes on, which is for the worker to say, its
-//! buckets gain at most [`SLOW`] tokens per second.
+//! buckets gain at most 100 tokens per second.
 //!
 //! *Frames of the router* (its ARP requests, its answers) take no token, and neither do frames that it takes in: ARP to the
 //! gateway is answered before. A routed packet whose last hop is flooded takes one of the port that it came in through.
@@ -102,7 +102,7 @@ impl StormControl {
         self.refused
     }
 
-    /// From `now` until `calm` the port's buckets gain at most [`SLOW`] tokens per second.
+    /// From `now` until `calm` the port's buckets gain at most 100 tokens per second.
     #[cold]
     pub(crate) fn withhold(&mut self, port: PortId, now: Timestamp, calm: Timestamp) {
         let Some(PortBuckets { buckets, .. }) = self.ports.get_mut(port.index()) else { return };
