@@ -258,7 +258,7 @@ impl Words {
 
     fn assume_source(&self, around: &Surroundings<'_>, notes: &mut Vec<String>) -> MacAddr {
         let is_outside = around.port.kind == PortKind::Uplink;
-        let hop = || around.routing?.uplink()?.next_hop(self.src?);
+        let hop = || around.routing?.next_hop(self.src?);
         let known = match is_outside {
             true => hop().and_then(|hop| around.neighbours?.peek(UPLINK, hop)),
             false => self.gateway(around).and_then(|(id, _)| around.neighbours?.peek(id, self.src?)),

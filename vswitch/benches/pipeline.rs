@@ -69,6 +69,19 @@ fn routed(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Small frames of UDP where the router has many networks inside, or many routes: no more than with one of each.
+fn many_routes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("routed among many");
+    group.throughput(Throughput::Elements(64));
+    for (name, many) in [("1 network, 2 routes", (1, 0)), ("1000 routes", (1, 1000)), ("250 networks", (250, 0))] {
+        for way in [Way::Out, Way::In] {
+            let mut routed = Routed::among(many, way, false, 18);
+            group.bench_function(format!("{name}, {way:?}"), |bencher| bencher.iter(|| routed.run()));
+        }
+    }
+    group.finish();
+}
+
 /// Into a VXLAN tunnel and out of it, by frame as it is on a wire. Into it: parse to trains, without the
 /// socket. Out of it: from the datagrams, which are opened and copied, to the link.
 fn tunnel(criterion: &mut Criterion) {
@@ -85,5 +98,5 @@ fn short() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(30)
 }
 
-criterion_group!(name = benches; config = short(); targets = kinds, table_sizes, routed, tunnel);
+criterion_group!(name = benches; config = short(); targets = kinds, table_sizes, routed, many_routes, tunnel);
 criterion_main!(benches);

@@ -55,7 +55,9 @@ fn ethernet(dst: MacAddr, src: MacAddr, packet: &[u8]) -> Vec<u8> {
     [&dst.0[..], &src.0, &[8, 0], packet].concat()
 }
 
-fn pipeline() -> Pipeline {
+/// A pipeline with a router that has this many networks inside, the guests' among them, and this many routes beside the usual
+/// ones.
+fn pipeline(networks: u16, further_routes: u16) -> Pipeline {
     let table = Arc::new(MacTable::new(MacTableConfig { ports: 3, ..MacTableConfig::default() }));
     table.learn(VlanId::NONE, GUEST_MAC, PortId(0), NOW);
     table.learn(VlanId::NONE, OTHER_MAC, PortId(1), NOW);
@@ -75,13 +77,18 @@ fn pipeline() -> Pipeline {
     }
     let nat = Arc::new(Nat::new(NatConfig::default(), [1, 2]).unwrap());
     nat.set_externals(&[External { address: OUTSIDE, kind: ExternalKind::Own }], NOW).unwrap();
-    let routes = vec![
+    let mut routes = vec![
         Route::new(Ipv4Prefix::new(OUTSIDE, 24), None, 0),
         Route::new(Ipv4Prefix::new(Ipv4Addr::UNSPECIFIED, 0), Some(NEXT_HOP), 0),
     ];
+    let further = (0..further_routes).map(|n| Ipv4Prefix::new(Ipv4Addr::from_bits(0xac10_0000 | u32::from(n) << 8), 24));
+    routes.extend(further.map(|to| Route::new(to, Some(NEXT_HOP), 0)));
     let uplink = Uplink { port: PortId(2), mac: UPLINK_MAC, address: OUTSIDE, own: vec![OUTSIDE], mtu: 1500, routes };
-    let untagged = Domain { bridge: BridgeId::default(), vlan: VlanId::NONE };
-    let routing = Routing::new(vec![Some(Interface::new(untagged, GATEWAY, 24))], Some(uplink), RoutingSettings::default());
+    let on = |vlan| Domain { bridge: BridgeId::default(), vlan };
+    let further = (1..networks).filter_map(|n| Some((VlanId::new(n)?, Ipv4Addr::new(10, 1, n as u8, 1))));
+    let further = further.map(|(vlan, address)| Interface::new(on(vlan), address, 24));
+    let interfaces = further.chain([Interface::new(on(VlanId::NONE), GATEWAY, 24)]).map(Some).collect();
+    let routing = Routing::new(interfaces, Some(uplink), RoutingSettings::default());
     pipeline.set_router(Router::new(routing, Some(nat), Arc::new(Neighbours::new(NeighbourConfig::default(), [3, 4]).unwrap())));
     pipeline
 }
@@ -89,8 +96,13 @@ fn pipeline() -> Pipeline {
 impl Routed {
     /// Frames with so many bytes of payload, of UDP or of established TCP.
     pub(crate) fn new(way: Way, tcp: bool, payload: usize) -> Routed {
-        let mut routed =
-            Routed { pipeline: pipeline(), batch: Batch::new(), egress: Egress::new(3), ingress: PortId(0), frames: Vec::new() };
+        Routed::among((1, 0), way, tcp, payload)
+    }
+
+    /// The same, where the router has this many networks inside and further routes.
+    pub(crate) fn among((networks, further_routes): (u16, u16), way: Way, tcp: bool, payload: usize) -> Routed {
+        let pipeline = pipeline(networks, further_routes);
+        let mut routed = Routed { pipeline, batch: Batch::new(), egress: Egress::new(3), ingress: PortId(0), frames: Vec::new() };
         let arp = |mac: MacAddr, from, to| [&[0xff; 6][..], &mac.0, &[8, 6], &Arp::request(mac, from, to).to_bytes()].concat();
         routed.put(0, vec![arp(GUEST_MAC, GUEST, GATEWAY)]);
         routed.put(2, vec![arp(NEXT_HOP_MAC, NEXT_HOP, OUTSIDE)]);

@@ -129,7 +129,7 @@ impl RouterWorker {
         }
         let dst = self.translate(walk, error, nat, Side::Inside, Ttl::Kept).map_err(DropReason::from)?;
         let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
-        let hop = uplink.next_hop(dst).ok_or(DropReason::NoRoute)?;
+        let hop = routing.next_hop(dst).ok_or(DropReason::NoRoute)?;
         self.hand_to(tables, walk, error, uplink, hop);
         Ok(())
     }

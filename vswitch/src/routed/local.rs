@@ -84,7 +84,7 @@ impl RouterWorker {
             return Err(DropReason::GatewaySpoofed);
         }
         // Only hosts on the link itself are neighbours.
-        let learns = uplink.next_hop(arp.sender_ip) == Some(arp.sender_ip);
+        let learns = tables.routing.next_hop(arp.sender_ip) == Some(arp.sender_ip);
         let identity = Identity { id: UPLINK, domain: None, mac: uplink.mac, addresses: &uplink.own };
         match self.arp(tables, walk, frame, arp, &identity, learns)? {
             ArpOutcome::Taken => Ok(()),

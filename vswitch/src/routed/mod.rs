@@ -28,6 +28,7 @@ pub(crate) mod local;
 pub mod neighbour;
 pub(crate) mod next_hop;
 pub(crate) mod outbound;
+pub(crate) mod places;
 pub(crate) mod reassembly;
 pub(crate) mod resume;
 pub mod routing;

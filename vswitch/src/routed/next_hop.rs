@@ -83,10 +83,16 @@ impl RouterWorker {
 
     /// Marks a packet that had waited to be cut where the MTU of its route is too small for it; whether it may be cut was
     /// checked before it waited.
-    pub(crate) fn fit_outside(&self, walk: &mut Walk<'_>, frame: &mut Frame, uplink: &Uplink) -> Result<(), DropReason> {
+    pub(crate) fn fit_outside(
+        &self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: &mut Frame,
+        uplink: &Uplink,
+    ) -> Result<(), DropReason> {
         let ip = view(walk, frame).ok_or(DropReason::BadIpHeader)?;
         let (dst, dont_fragment) = (ip.dst(), ip.dont_fragment());
-        let mtu = uplink.route(dst).map_or(uplink.mtu, |route| route.mtu);
+        let mtu = tables.routing.route(dst).map_or(uplink.mtu, |route| route.mtu);
         fit(walk.rx, frame, mtu, dont_fragment).map_err(|_| DropReason::FragmentationNeeded)
     }
 

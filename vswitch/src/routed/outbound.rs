@@ -5,7 +5,8 @@ use packet::icmpv4::{IcmpError, unreachable};
 
 use super::error::Stop;
 use super::neighbour::InterfaceId;
-use super::routing::{Reach, Uplink};
+use super::places::Place;
+use super::routing::Reach;
 use super::translate::{Ttl, clamp};
 use super::v4::{Ip, decrement_ttl, is_echo_request, is_one_host, mark, mark_inside, sound, untag, view};
 use super::{RouterTables, RouterWorker};
@@ -47,10 +48,8 @@ impl RouterWorker {
         }
         self.compare(tables, walk, from, ip.src, frame.headers.src);
         let not_allowed = Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), DropReason::NotAllowed);
-        let inside = routing.to_inside(ip.dst);
-        if let Some(to) = inside
-            && routing.interface(to).is_some_and(|to| to.address == ip.dst)
-        {
+        let place = routing.place(ip.dst);
+        if let Place::Gateway(_) = place {
             // The gateways of other networks are as far away as their guests.
             if ip.dst != interface.address && interface.reach != Reach::All {
                 return Err(not_allowed);
@@ -66,8 +65,8 @@ impl RouterWorker {
         if ip.ttl <= 1 {
             return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
         }
-        match inside {
-            Some(to) => {
+        match place {
+            Place::Inside(to) | Place::Gateway(to) => {
                 if !routing.routes_between(interface, to) {
                     return Err(not_allowed);
                 }
@@ -77,20 +76,27 @@ impl RouterWorker {
                 decrement_ttl(walk, frame);
                 self.deliver(tables, walk, frame, to, ip.dst)
             }
-            None if interface.reach == Reach::Nothing => Err(not_allowed),
-            None => self.leave_inside(tables, walk, frame, ip),
+            Place::Route(_) | Place::Nowhere if interface.reach == Reach::Nothing => Err(not_allowed),
+            Place::Route(_) | Place::Nowhere => self.leave_inside(tables, walk, frame, ip, place),
         }
     }
 
-    /// Routes a packet from inside to the outside.
+    /// Routes a packet from inside to a place outside.
     #[inline(always)]
-    fn leave_inside(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, ip: Ip) -> Result<(), Stop> {
+    fn leave_inside(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: &mut Frame,
+        ip: Ip,
+        place: Place,
+    ) -> Result<(), Stop> {
         let no_route = Stop::Report(IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute);
         let (Some(nat), Some(uplink)) = (tables.nat.as_deref(), tables.routing.uplink()) else { return Err(no_route) };
         if nat.is_external(ip.dst) {
-            return self.hairpin(tables, walk, frame, ip, nat, uplink);
+            return self.hairpin(tables, walk, frame, ip, nat);
         }
-        let Some(route) = uplink.route(ip.dst) else { return Err(no_route) };
+        let Some(route) = tables.routing.route_at(place) else { return Err(no_route) };
         let hop = route.hop(ip.dst);
         walk.note(|| Step::RouteOutside { dst: ip.dst, hop });
         fit(walk.rx, frame, route.mtu, ip.dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
@@ -108,20 +114,12 @@ impl RouterWorker {
 
     /// Routes a packet from inside to an outside address of the router.
     #[cold]
-    fn hairpin(
-        &mut self,
-        tables: &RouterTables,
-        walk: &mut Walk<'_>,
-        frame: &mut Frame,
-        ip: Ip,
-        nat: &Nat,
-        uplink: &Uplink,
-    ) -> Result<(), Stop> {
+    fn hairpin(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, ip: Ip, nat: &Nat) -> Result<(), Stop> {
         if is_echo_request(walk, frame) && !nat.is_one_to_one(ip.dst) {
             return Ok(self.echo(tables, walk, frame)?);
         }
         walk.note(|| Step::Hairpin(ip.dst));
-        if !uplink.reaches(ip.dst) {
+        if !tables.routing.reaches(ip.dst) {
             return Err(Stop::Drop(DropReason::NoRoute));
         }
         clamp(walk, frame, || tables.routing.max_segment_size(ip.dst));

@@ -165,7 +165,7 @@ impl RouterWorker {
             return outcome.map_err(|stop| self.stop(tables, walk, frame, stop));
         }
         let uplink = tables.routing.uplink().ok_or(DropReason::NoRoute)?;
-        self.fit_outside(walk, frame, uplink)?;
+        self.fit_outside(tables, walk, frame, uplink)?;
         self.hand_to(tables, walk, frame, uplink, hop);
         Ok(())
     }

@@ -11,6 +11,10 @@ use packet::{Ipv4Prefix, MacAddr};
 use crate::domain::Domain;
 use crate::port::PortId;
 use crate::routed::neighbour::InterfaceId;
+use crate::routed::places::{Place, Places};
+
+/// Number of networks inside that are looked at one by one, which is faster than a search.
+const FEW_INTERFACES: usize = 4;
 
 /// The first 16 bits of a link-local address (RFC 3927).
 const LINK_LOCAL: u32 = 169 << 8 | 254;
@@ -107,26 +111,6 @@ pub struct Uplink {
     pub routes: Vec<Route>,
 }
 
-impl Uplink {
-    /// The route to this address.
-    #[inline(always)]
-    pub(crate) fn route(&self, to: Ipv4Addr) -> Option<&Route> {
-        self.routes.iter().find(|route| route.to.contains(to))
-    }
-
-    /// The next hop for this address.
-    #[inline]
-    #[must_use]
-    pub fn next_hop(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
-        Some(self.route(to)?.hop(to))
-    }
-
-    /// Whether a packet to this address leaves through the uplink or is for the uplink itself.
-    pub(crate) fn reaches(&self, to: Ipv4Addr) -> bool {
-        self.own.contains(&to) || self.address == to || self.next_hop(to).is_some()
-    }
-}
-
 /// What happens to the segment size that TCP announces in a SYN through the uplink.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MssClamp {
@@ -193,6 +177,7 @@ pub struct Routing {
     /// By number of the bridge, up to the last one with a gateway.
     by_bridge: Vec<BridgeGateways>,
     uplink: Option<Uplink>,
+    places: Places,
     settings: RoutingSettings,
     /// The largest TCP segment that a SYN may announce, if that is the same for all routes.
     max_segment_size: Option<u16>,
@@ -221,7 +206,8 @@ impl Routing {
         }
         let is_limit_of_all = uplink.iter().flat_map(|uplink| &uplink.routes).all(|route| route.max_segment_size == limit);
         let max_segment_size = is_limit_of_all.then_some(limit);
-        Arc::new(Routing { interfaces, by_bridge, uplink, settings, max_segment_size })
+        let places = Places::new(&interfaces, uplink.as_ref().map_or(&[], |uplink| &uplink.routes));
+        Arc::new(Routing { interfaces, by_bridge, uplink, places, settings, max_segment_size })
     }
 
     /// The number of a domain's network, if the router has an address there.
@@ -259,6 +245,9 @@ impl Routing {
     #[inline(always)]
     #[must_use]
     pub fn to_inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
+        if self.interfaces.len() > FEW_INTERFACES {
+            return self.places.inside(address);
+        }
         for (number, interface) in self.interfaces.iter().enumerate() {
             if let Some(interface) = interface
                 && interface.network.contains(address)
@@ -269,16 +258,45 @@ impl Routing {
         None
     }
 
-    /// Whether this is the address of a gateway.
+    /// Where an address is.
+    #[inline(always)]
+    pub(crate) fn place(&self, address: Ipv4Addr) -> Place {
+        self.places.of(address)
+    }
+
+    /// The route of the uplink that a place is behind.
+    #[inline(always)]
+    pub(crate) fn route_at(&self, place: Place) -> Option<&Route> {
+        let Place::Route(number) = place else { return None };
+        self.uplink.as_ref()?.routes.get(number as usize)
+    }
+
+    /// The route of the uplink to an address that is not inside.
+    #[inline(always)]
+    pub(crate) fn route(&self, to: Ipv4Addr) -> Option<&Route> {
+        self.route_at(self.place(to))
+    }
+
+    /// The next hop through the uplink for an address that is not inside.
+    #[inline]
     #[must_use]
-    pub fn is_gateway(&self, address: Ipv4Addr) -> bool {
-        self.interfaces.iter().flatten().any(|interface| interface.address == address)
+    pub fn next_hop(&self, to: Ipv4Addr) -> Option<Ipv4Addr> {
+        Some(self.route(to)?.hop(to))
+    }
+
+    /// Whether this is an address of the router's on the uplink.
+    fn is_uplinks(&self, address: Ipv4Addr) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| uplink.address == address || uplink.own.contains(&address))
+    }
+
+    /// Whether a packet to this address outside leaves through the uplink or is for the uplink itself.
+    pub(crate) fn reaches(&self, to: Ipv4Addr) -> bool {
+        self.is_uplinks(to) || self.route(to).is_some()
     }
 
     /// Whether this is an address of the router on any side.
     pub(crate) fn is_own(&self, address: Ipv4Addr) -> bool {
-        let is_outside = |uplink: &Uplink| uplink.address == address || uplink.own.contains(&address);
-        self.is_gateway(address) || self.uplink.as_ref().is_some_and(is_outside)
+        matches!(self.place(address), Place::Gateway(_)) || self.is_uplinks(address)
     }
 
     /// Whether a packet from this network inside may go to that one other than by a published port.
@@ -314,10 +332,7 @@ impl Routing {
     #[inline]
     #[must_use]
     pub fn max_segment_size(&self, outside: Ipv4Addr) -> u16 {
-        self.max_segment_size.unwrap_or_else(|| {
-            let route = self.uplink.as_ref().and_then(|uplink| uplink.route(outside));
-            route.map_or(u16::MAX, |route| route.max_segment_size)
-        })
+        self.max_segment_size.unwrap_or_else(|| self.route(outside).map_or(u16::MAX, |route| route.max_segment_size))
     }
 }
 
@@ -344,7 +359,7 @@ mod tests {
             routes,
         };
         let routing = Routing::new(Vec::new(), Some(uplink), RoutingSettings::default());
-        let hop = |a: [u8; 4]| routing.uplink().unwrap().next_hop(Ipv4Addr::from(a));
+        let hop = |a: [u8; 4]| routing.next_hop(Ipv4Addr::from(a));
         assert_eq!((hop([8, 8, 8, 8]), hop([10, 9, 9, 9])), (via(1), via(3)));
         assert_eq!(hop([192, 0, 2, 7]), Some(Ipv4Addr::new(192, 0, 2, 7)));
     }
