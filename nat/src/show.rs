@@ -1,5 +1,7 @@
 //! The connections, mappings and ports as an operator sees them.
 
+use std::ops::Range;
+
 use packet::Timestamp;
 
 use crate::book::{AT_ONCE, Book, NatStats, PortUsage};
@@ -41,6 +43,12 @@ impl Nat {
     #[must_use]
     pub fn stats(&self) -> NatStats {
         self.book().stats()
+    }
+
+    /// The memory that packets of known connections read, in no order of addresses.
+    #[must_use]
+    pub fn memory(&self) -> [Range<*const u8>; 2] {
+        self.table.memory()
     }
 
     /// The ports in use and free on each outside address. Allocates; holds the lock for a look at each port's bit.

@@ -26,6 +26,7 @@
 //! *Memory* is reserved at the start but touched only when it is used: 64 bytes per entry and 3 slots of 8 bytes.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use siphasher::sip::SipHasher13;
@@ -199,6 +200,11 @@ impl<T: FromZeros> Lines<T> {
         Some(Lines { words, base })
     }
 
+    fn memory(&self) -> Range<*const u8> {
+        let Range { start, end } = self.words.as_ptr_range();
+        start.cast()..end.cast()
+    }
+
     #[inline(always)]
     fn get<const WORDS: usize>(&self, line: usize) -> &[T; WORDS] {
         &self.words[self.base..].as_chunks().0[line]
@@ -223,6 +229,11 @@ impl Table {
             entries: Lines::new::<ENTRY_WORDS>(connections)?,
             hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
         })
+    }
+
+    /// Where slots and entries are.
+    pub(crate) fn memory(&self) -> [Range<*const u8>; 2] {
+        [self.slots.memory(), self.entries.memory()]
     }
 
     /// The entry of a connection's number.

@@ -10,6 +10,7 @@ pub mod guest;
 pub mod host_sockets;
 pub mod inherited;
 pub mod link;
+pub mod memory;
 pub mod merging;
 pub mod netns;
 mod option;

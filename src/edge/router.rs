@@ -19,6 +19,7 @@ use anyhow::Context;
 use config::{GateMode, NatUplink, Publish};
 use nat::{External, ExternalKind, Nat};
 use netio::gate::TrafficFilter;
+use netio::memory::prefer_huge_pages;
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
@@ -61,6 +62,8 @@ pub(crate) struct RouterControl {
     externals: Vec<External>,
     /// Since when the shared address is away.
     lost_at: Option<Timestamp>,
+    /// They were asked for.
+    has_huge_pages: bool,
     has_taken_ports: bool,
     wants_ports: bool,
     ports_due: Timestamp,
@@ -102,6 +105,7 @@ impl RouterControl {
             reserved: None,
             externals: Vec::new(),
             lost_at: None,
+            has_huge_pages: false,
             has_taken_ports: false,
             wants_ports: false,
             ports_due: Timestamp::default(),
@@ -429,6 +433,11 @@ impl RouterControl {
         if let Some(reserved) = &mut self.reserved {
             reserved.trim(nat);
         }
+        if !self.has_huge_pages && nat.stats().connections >= MANY_CONNECTIONS {
+            self.has_huge_pages = true;
+            let advised = nat.memory().iter().try_for_each(prefer_huge_pages);
+            tracing::debug!("{MANY_CONNECTIONS} connections: huge pages asked for: {advised:?}");
+        }
         if self.lost_at.is_some_and(|lost| now.since(lost) > GRACE) && !self.externals.is_empty() {
             tracing::warn!("the uplink has had no address for {} s; all connections are ended", GRACE.as_secs());
             let _ = nat.set_externals(&[], now);
@@ -440,6 +449,10 @@ impl RouterControl {
 
 /// Connections expired in one go; between two goes, workers may take the lock.
 const EXPIRE_BUDGET: usize = 256;
+
+/// Number of connections from which on huge pages are asked for. A router with fewer keeps small ones: it would take up to
+/// 2 MiB more for each part of its tables that it touches.
+const MANY_CONNECTIONS: usize = 65_536;
 
 /// The network inside that a gateway leads into.
 fn interface_of(gateway: &config::Gateway) -> Interface {

@@ -1,0 +1,40 @@
+//! Advice to the kernel about large tables.
+//!
+//! A table of a million connections is 88 MiB, 22,000 small pages: more than the processor's cache of addresses holds, so a packet
+//! of a random connection waits for two page walks beside its two cache lines. With huge pages, most of these walks fall away.
+
+use std::io;
+use std::ops::Range;
+
+/// Size of a page of all machines that this program runs on, in bytes, or a divisor of it.
+const PAGE: usize = 4096;
+
+/// Asks for huge pages behind this memory, now or when it is first used. An error if the kernel has none.
+pub fn prefer_huge_pages(memory: &Range<*const u8>) -> io::Result<()> {
+    let start = (memory.start as usize).next_multiple_of(PAGE);
+    let Some(len) = (memory.end as usize).checked_sub(start).map(|len| len / PAGE * PAGE).filter(|len| *len > 0) else {
+        return Ok(());
+    };
+    // SAFETY: the advice changes no byte of any memory and no right to it, whatever the range: the kernel replaces pages by a
+    // larger one with the same contents. It refuses a range that is not mapped.
+    let result = unsafe { libc::madvise(start as *mut libc::c_void, len, libc::MADV_HUGEPAGE) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contents_stay() {
+        let table: Vec<u64> = (0..1 << 20).collect();
+        let Range { start, end } = table.as_ptr_range();
+        // A kernel without huge pages says so.
+        let advised = prefer_huge_pages(&(start.cast()..end.cast()));
+        assert!(advised.is_ok() || advised.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)));
+        assert!(table.iter().copied().eq(0..1 << 20));
+        assert!(prefer_huge_pages(&(start.cast()..start.cast())).is_ok(), "nothing");
+        let nowhere = std::ptr::without_provenance(PAGE)..std::ptr::without_provenance(2 * PAGE);
+        assert!(prefer_huge_pages(&nowhere).is_err());
+    }
+}
