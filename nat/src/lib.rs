@@ -17,6 +17,7 @@ mod half_open;
 mod icmp_error;
 mod icmp_quote;
 mod index;
+mod lines;
 mod mappings;
 mod nat;
 mod open_ports;

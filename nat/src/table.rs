@@ -30,8 +30,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use siphasher::sip::SipHasher13;
-use zerocopy::FromZeros;
 
+use crate::lines::Lines;
 use crate::tcp::Tracker;
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 
@@ -183,31 +183,6 @@ fn set_tracker(entry: &Entry, tracker: &Tracker) {
         if word.load(Ordering::Relaxed) != value {
             word.store(value, Ordering::Relaxed);
         }
-    }
-}
-
-/// Cache lines of words that are zero until they are used. The allocator returns untouched zero memory only without an
-/// alignment, so the lines begin at the first aligned position.
-struct Lines<T> {
-    words: Box<[T]>,
-    base: usize,
-}
-
-impl<T: FromZeros> Lines<T> {
-    fn new<const WORDS: usize>(lines: usize) -> Option<Lines<T>> {
-        let words = <[T]>::new_box_zeroed_with_elems((lines + 1) * WORDS).ok()?;
-        let base = words.as_ptr().align_offset(WORDS * size_of::<T>()) % WORDS;
-        Some(Lines { words, base })
-    }
-
-    fn memory(&self) -> Range<*const u8> {
-        let Range { start, end } = self.words.as_ptr_range();
-        start.cast()..end.cast()
-    }
-
-    #[inline(always)]
-    fn get<const WORDS: usize>(&self, line: usize) -> &[T; WORDS] {
-        &self.words[self.base..].as_chunks().0[line]
     }
 }
 
