@@ -301,6 +301,8 @@ impl Nat {
                 // `None`: its number was given to another connection meanwhile.
                 tracked.unwrap_or(Step::Over)
             }
+            // The rest is UDP, mostly.
+            Protocol::UDP => self.step(Protocol::UDP, idle),
             protocol => self.step(protocol, idle),
         };
         match step {

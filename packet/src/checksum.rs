@@ -51,14 +51,12 @@ pub fn sum_of_20(bytes: &[u8; 20]) -> u16 {
     u16::from_be(fold(total))
 }
 
-/// Folds a wide sum into 16 bits, carries added back in.
+/// Folds a wide sum into 16 bits, carries added back in. A number plus itself with its halves exchanged has in its upper half
+/// the sum of the halves, with the carry from the lower half, where the same sum was.
 #[inline(always)]
-fn fold(mut total: u64) -> u16 {
-    total = (total & 0xffff_ffff) + (total >> 32);
-    total = (total & 0xffff_ffff) + (total >> 32);
-    total = (total & 0xffff) + (total >> 16);
-    total = (total & 0xffff) + (total >> 16);
-    ((total & 0xffff) + (total >> 16)) as u16
+fn fold(total: u64) -> u16 {
+    let total = (total.wrapping_add(total.rotate_left(32)) >> 32) as u32;
+    (total.wrapping_add(total.rotate_left(16)) >> 16) as u16
 }
 
 /// Sum of the pseudo-header that TCP and UDP prepend (RFC 9293 section 3.1, RFC 8200 section 8.1).

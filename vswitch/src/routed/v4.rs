@@ -144,9 +144,9 @@ pub(crate) fn decrement_ttl(walk: &mut Walk<'_>, frame: &Frame) {
 
 #[inline(always)]
 pub(crate) fn set_addresses(walk: &mut Walk<'_>, frame: &mut Frame, dst: MacAddr, src: MacAddr) {
-    let bytes = walk.rx.frame_mut(frame.span);
-    bytes[..6].copy_from_slice(&dst.0);
-    bytes[6..12].copy_from_slice(&src.0);
+    let addresses = &mut walk.rx.frame_mut(frame.span)[..ADDRESSES_LEN];
+    addresses[..6].copy_from_slice(&dst.0);
+    addresses[6..].copy_from_slice(&src.0);
     frame.headers.dst = dst;
     frame.headers.src = src;
 }
