@@ -41,6 +41,7 @@ use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use crossbeam_utils::CachePadded;
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
 
@@ -196,7 +197,8 @@ pub struct MacTable {
     guarded_until: AtomicU64,
     /// VLANs of each port that the loop guard has blocked.
     blocks: Blocks,
-    book: Mutex<Book>,
+    /// On cache lines of its own: every look-up reads what stands beside it.
+    book: CachePadded<Mutex<Book>>,
 }
 
 /// Data that only changes of the table need, behind the lock.
@@ -233,13 +235,13 @@ impl MacTable {
             aging_secs: AtomicU32::new(config.aging_secs.max(1)),
             guarded_until: AtomicU64::new(0),
             blocks: Blocks::new(config.ports),
-            book: Mutex::new(Book {
+            book: CachePadded::new(Mutex::new(Book {
                 usage: Usage::new(config.ports, slots.len()),
                 stats: MacTableStats::default(),
                 moves: Vec::with_capacity(MAX_MOVES),
                 more_moves: 0,
                 guard: LoopGuard::new(config.ports),
-            }),
+            })),
             slots,
         }
     }
