@@ -80,6 +80,17 @@ pub struct Seen<'a> {
     pub subject: Subject<'a>,
 }
 
+/// What a probe does with a frame, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// It is recorded.
+    Taken,
+    /// It is not recorded. At another port it might be.
+    Passed,
+    /// It is not recorded, and neither is it at any other port, as long as only its VLAN tag is changed.
+    Unmatched,
+}
+
 /// The pieces of a sent frame: MAC addresses, VLAN tag, and the rest.
 pub type Leaving<'a> = [&'a [u8]; 3];
 
@@ -113,13 +124,18 @@ impl Probe {
     }
 
     /// Records a frame that starts its walk; [`judge`](Self::judge) must follow. If a partial checksum will be finished in
-    /// it, `checksum_end` is the offset behind the checksum, otherwise 0.
+    /// it, `checksum_end` returns the offset behind the checksum, otherwise 0.
     #[inline]
-    pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: usize) {
+    pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: impl FnOnce() -> usize) -> Choice {
         self.pending = None;
-        if !self.wants(seen) {
-            return;
+        let choice = self.choose(seen);
+        if choice == Choice::Taken {
+            self.begin(seen, direction, checksum_end());
         }
+        choice
+    }
+
+    fn begin(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: usize) {
         let frame = seen.subject.bytes;
         let header = header(seen, direction, Verdict::Passed, frame.len());
         self.pending = Some(header);
@@ -150,10 +166,16 @@ impl Probe {
         self.commit(header.port);
     }
 
+    /// Whether the probe has to know the VLAN and the tunnel of frames.
+    #[must_use]
+    pub fn looks_at_port(&self) -> bool {
+        self.want.filter.as_ref().is_some_and(Filter::looks_at_port)
+    }
+
     /// Records a frame that was sent, or dropped at the egress port.
     #[inline]
     pub fn leaves(&mut self, seen: &Seen<'_>, pieces: Leaving<'_>, verdict: Verdict) {
-        if self.want.drops_only && verdict == Verdict::Passed || !self.wants(seen) {
+        if self.want.drops_only && verdict == Verdict::Passed || self.choose(seen) != Choice::Taken {
             return;
         }
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -185,15 +207,15 @@ impl Probe {
     }
 
     #[inline]
-    fn wants(&mut self, seen: &Seen<'_>) -> bool {
+    fn choose(&mut self, seen: &Seen<'_>) -> Choice {
         let Want { port, filter, sample, .. } = &*self.want;
         if port.is_some_and(|port| port != seen.port) {
-            return false;
+            return Choice::Passed;
         }
         if *sample > 1 {
             if self.skip > 0 {
                 self.skip -= 1;
-                return false;
+                return Choice::Passed;
             }
             // A random distance: with every N-th frame, of alternating frames (received, sent) only one kind might be seen.
             self.random ^= self.random << 13;
@@ -201,7 +223,13 @@ impl Probe {
             self.random ^= self.random << 5;
             self.skip = (u64::from(self.random) % (2 * u64::from(*sample) - 1)) as u32;
         }
-        filter.as_ref().is_none_or(|filter| filter.matches(&seen.subject))
+        match filter {
+            Some(filter) if !filter.matches(&seen.subject) => {
+                // A sample is drawn from all frames, so that each of them has to be seen.
+                if filter.looks_at_port() || *sample > 1 { Choice::Passed } else { Choice::Unmatched }
+            }
+            _ => Choice::Taken,
+        }
     }
 
     #[inline]
@@ -246,11 +274,11 @@ mod tests {
     #[test]
     fn a_received_frame_is_recorded_unmodified_with_its_verdict() {
         let (mut probe, mut reader, _) = probe(Want { port: Some(2), snaplen: 3, ..Want::default() });
-        probe.arrives(&seen(1, b"other"), Direction::Received, 0);
+        probe.arrives(&seen(1, b"other"), Direction::Received, || 0);
         probe.judge(Verdict::Dropped(1), b"other");
-        probe.arrives(&seen(2, b"frame"), Direction::Received, 0);
+        probe.arrives(&seen(2, b"frame"), Direction::Received, || 0);
         probe.judge(Verdict::Dropped(4), b"XXXXX");
-        probe.arrives(&seen(2, b"waits"), Direction::Within, 0);
+        probe.arrives(&seen(2, b"waits"), Direction::Within, || 0);
         probe.judge(Verdict::Passed, b"waits");
         let all = read(&mut probe, &mut reader);
         let verdict = Verdict::Dropped(4);
@@ -264,10 +292,10 @@ mod tests {
         let came: Vec<u8> = (0..3000).map(|n| n as u8).collect();
         let mut now = came.clone();
         now[..LONGEST_ANSWER].fill(0);
-        probe.arrives(&seen(0, &came), Direction::Received, 0);
+        probe.arrives(&seen(0, &came), Direction::Received, || 0);
         probe.judge(Verdict::Passed, &now);
         probe.leaves(&seen(0, &came), [&came, &[], &[]], Verdict::Passed);
-        probe.arrives(&seen(0, &came), Direction::Received, 0);
+        probe.arrives(&seen(0, &came), Direction::Received, || 0);
         probe.judge(Verdict::CopiesDropped(8), &now);
         let all = read(&mut probe, &mut reader);
         assert_eq!(all.len(), 1);
@@ -287,7 +315,7 @@ mod tests {
         let (mut probe, reader, lost) = probe(Want { drops_only: true, ..Want::default() });
         let frame = [0; 1000];
         for n in 0..100 {
-            probe.arrives(&seen(1, &frame), Direction::Received, 0);
+            probe.arrives(&seen(1, &frame), Direction::Received, || 0);
             probe.judge(if n % 2 == 0 { Verdict::Passed } else { Verdict::Dropped(0) }, &frame);
         }
         // Four chunks with four frames each.

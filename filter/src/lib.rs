@@ -43,7 +43,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use check::Subject;
-use check::{ACCEPT, REJECT, Step};
+use check::{ACCEPT, Check, REJECT, Step};
 use expression::Expression;
 pub use parse::{FilterError, MAX_CHECKS, MAX_DEPTH, MAX_LEN};
 
@@ -53,6 +53,8 @@ pub struct Filter {
     expression: Expression,
     /// The program, last step first: each step continues with an earlier element, so it ends.
     steps: Box<[Step]>,
+    /// Some check depends on the port or on the tag.
+    looks_at_port: bool,
 }
 
 impl FromStr for Filter {
@@ -60,12 +62,20 @@ impl FromStr for Filter {
 
     fn from_str(text: &str) -> Result<Filter, FilterError> {
         let expression = parse::parse(text)?;
-        let steps = expression.compile().into();
-        Ok(Filter { expression, steps })
+        let steps: Box<[Step]> = expression.compile().into();
+        let looks_at_port = steps.iter().any(|step| matches!(step.check, Check::Vlan(_) | Check::Vni(_)));
+        Ok(Filter { expression, steps, looks_at_port })
     }
 }
 
 impl Filter {
+    /// Whether a frame may match at one port and not at another one: there is a `vlan` or `vni` in the expression.
+    #[inline]
+    #[must_use]
+    pub fn looks_at_port(&self) -> bool {
+        self.looks_at_port
+    }
+
     /// True if the frame matches.
     #[inline]
     #[must_use]

@@ -19,7 +19,7 @@ use crate::counters::Counters;
 use crate::domain::{BridgeId, MAX_BRIDGES};
 use crate::drop_reason::DropReason;
 use crate::egress::{Egress, Transmit, Work};
-use crate::intake::{admit, arrive};
+use crate::intake::{arrive, believe, read};
 use crate::limit::Errors;
 use crate::mac_table::{MacMemo, MacTable};
 use crate::port::{Port, PortId};
@@ -119,10 +119,17 @@ impl Pipeline {
         for (at, frame) in frames.iter_mut().enumerate().take(end).skip(first) {
             walk.at = at;
             bytes += walk.rx.spans()[at].len() as u64;
-            let arrived = observer.received(&mut walk, Direction::Received);
-            let outcome = match ip_tunnel {
-                None => admit(&mut walk, frame).and_then(|()| switch(router, &mut walk, frame)),
-                Some(tunnel) => ip::send(tunnel, &mut walk, frame),
+            let (arrived, outcome) = match ip_tunnel {
+                None => {
+                    let parsed = read(&walk, frame);
+                    let arrived = observer.received(&mut walk, parsed.is_ok().then_some(&frame.headers), Direction::Received);
+                    let believed = parsed.and_then(|()| believe(&mut walk, frame));
+                    (arrived, believed.and_then(|()| switch(router, &mut walk, frame)))
+                }
+                Some(tunnel) => {
+                    let arrived = observer.received(&mut walk, None, Direction::Received);
+                    (arrived, ip::send(tunnel, &mut walk, frame))
+                }
             };
             conclude(observer, &mut walk, arrived, outcome);
             if walk.tx.writes >= most {
@@ -161,7 +168,8 @@ impl Pipeline {
             walk.set_ingress(peer.map_or(id, |(peer, _)| peer.port));
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
-            let arrived = observer.received(&mut walk, Direction::Received);
+            let headers = peer.as_ref().ok().map(|(_, headers)| *headers);
+            let arrived = observer.received(&mut walk, headers, Direction::Received);
             let outcome = peer.and_then(|(peer, headers)| {
                 walk.note(|| Step::Decapsulated { framing: peer.framing, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
@@ -203,7 +211,7 @@ impl Pipeline {
             walk.at = at;
             let mut arrived = None;
             if !matches!(deferred, Deferred::Doubt(..)) {
-                arrived = observer.received(&mut walk, Direction::Within);
+                arrived = observer.received(&mut walk, None, Direction::Within);
                 walk.note(|| Step::Resumed);
             }
             let outcome = match deferred {
@@ -231,7 +239,7 @@ impl Pipeline {
             walk.at = at;
             let mut arrived = None;
             if matches!(task, Task::Undeliverable) {
-                arrived = observer.received(&mut walk, Direction::Within);
+                arrived = observer.received(&mut walk, None, Direction::Within);
                 walk.note(|| Step::Resumed);
             }
             let outcome = worker.perform(tables, &mut walk, frame, *task);

@@ -12,15 +12,23 @@
 //! each port, with super-frames whole: before they are coalesced, segmented, fragmented or encapsulated. A frame that the
 //! kernel refuses is captured there as dropped. Frames that the router makes are captured when they are sent; packets
 //! that waited in the router are captured again only if they are dropped.
+//!
+//! *Frames that no capture wants* are to cost next to nothing. Headers are those that the intake parsed. If no filter matches a frame when it is
+//! received, this is noted for its place in the batch; a frame that leaves from there with the same MAC addresses is the same frame,
+//! at most with another tag, and is not looked at again. (The router gives each packet that it forwards, and each answer, other
+//! addresses.) The note does not hold for filters with `vlan` or `vni`, nor for packets without Ethernet header.
 
+use capture::probe::Choice;
 use capture::{Direction, Leaving, Probe, Seen, Verdict};
-use packet::ethernet::ADDRESSES_LEN;
+use filter::Subject;
+use packet::batch::MAX_FRAMES;
+use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN};
 use packet::vlan::{TAG_LEN, TagAction};
-use packet::{Batch, Headers, Span};
+use packet::{Batch, Headers, MacAddr, Span};
 
 use super::seen::{headers_of, subject};
 use crate::drop_reason::DropReason;
-use crate::egress::Frame;
+use crate::egress::{Frame, Queued};
 use crate::port::PortId;
 use crate::walk::{Bridges, Walk};
 
@@ -32,11 +40,23 @@ pub const MAX_CAPTURES: usize = 4;
 pub(crate) struct Captures {
     probes: Vec<Probe>,
     time: u64,
+    /// Some filter has to know the VLAN or the tunnel of a frame.
+    looks_at_port: bool,
+    /// By place in the batch: frames that were received and that no filter matches. [`UNKNOWN`] for others.
+    unmatched: Vec<[MacAddr; 2]>,
 }
 
-/// The place of a frame in the arena before its walk.
+/// No frame has these addresses: a frame from a group address is dropped.
+const UNKNOWN: [MacAddr; 2] = [MacAddr::BROADCAST; 2];
+
+/// A frame before its walk.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrived(Span);
+pub(crate) struct Arrived {
+    /// Its place in the arena.
+    span: Span,
+    /// Some probe has begun a record.
+    is_taken: bool,
+}
 
 impl Captures {
     /// Adds a capture. Returns it if there are [`MAX_CAPTURES`] already.
@@ -45,12 +65,27 @@ impl Captures {
             return Err(probe);
         }
         self.probes.push(*probe);
+        self.update();
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, id: u64) -> Option<Probe> {
         let at = self.probes.iter().position(|probe| probe.id() == id)?;
-        Some(self.probes.swap_remove(at))
+        let probe = self.probes.swap_remove(at);
+        self.update();
+        Some(probe)
+    }
+
+    fn update(&mut self) {
+        self.looks_at_port = self.probes.iter().any(Probe::looks_at_port);
+        self.unmatched.clear();
+        self.unmatched.reserve_exact(MAX_FRAMES);
+    }
+
+    /// A batch begins.
+    #[inline]
+    pub(crate) fn begin_batch(&mut self) {
+        self.unmatched.clear();
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -61,18 +96,38 @@ impl Captures {
         self.time = time;
     }
 
-    /// A frame is about to be parsed; [`Captures::judge`] takes its verdict. A frame from no port is shown at port 0, where
-    /// it is counted.
+    /// A frame with these headers begins its walk; [`Captures::judge`] takes its verdict. A frame from no port is shown at port 0,
+    /// where it is counted.
     #[inline]
-    pub(crate) fn arrives(&mut self, bridges: &Bridges, id: PortId, direction: Direction, batch: &Batch, at: usize) -> Arrived {
+    pub(crate) fn arrives(
+        &mut self,
+        bridges: &Bridges,
+        id: PortId,
+        headers: Option<&Headers>,
+        direction: Direction,
+        batch: &Batch,
+        at: usize,
+    ) -> Arrived {
         let id = if id == PortId::NOWHERE { PortId(0) } else { id };
         let span = batch.spans()[at];
-        let bytes = batch.frame(span);
-        let headers = headers_of(bridges, id, bytes);
-        let seen = self.seen(bridges, id, headers.as_ref(), bytes);
-        let checksum_end = batch.vnet(span).checksum_end();
-        self.probes.iter_mut().for_each(|probe| probe.arrives(&seen, direction, checksum_end));
-        Arrived(span)
+        let seen = self.seen(bridges, id, headers, batch.frame(span));
+        let (mut is_taken, mut is_unmatched) = (false, true);
+        for probe in &mut self.probes {
+            let choice = probe.arrives(&seen, direction, || batch.vnet(span).checksum_end());
+            is_taken |= choice == Choice::Taken;
+            is_unmatched &= choice == Choice::Unmatched;
+        }
+        let addresses = match headers {
+            Some(headers) if is_unmatched && usize::from(headers.l3) >= ETHERNET_LEN => [headers.src, headers.dst],
+            _ => UNKNOWN,
+        };
+        if at >= self.unmatched.len() {
+            self.unmatched.resize(at, UNKNOWN);
+            self.unmatched.push(addresses);
+        } else {
+            self.unmatched[at] = addresses;
+        }
+        Arrived { span, is_taken }
     }
 
     /// The verdict of the frame that arrived last.
@@ -85,8 +140,10 @@ impl Captures {
             (Ok(()), Some(reason)) => Verdict::Dropped(reason as u8),
             (Ok(()), None) => Verdict::Passed,
         };
-        let frame = &walk.rx.arena()[arrived.0.range()];
-        self.probes.iter_mut().for_each(|probe| probe.judge(verdict, frame));
+        if arrived.is_taken {
+            let frame = &walk.rx.arena()[arrived.span.range()];
+            self.probes.iter_mut().for_each(|probe| probe.judge(verdict, frame));
+        }
         if let (Err(_), Some(reason)) = (outcome, also) {
             // The answer to it was dropped too.
             self.made_and_dropped(walk, reason);
@@ -99,13 +156,14 @@ impl Captures {
     /// What the router made of the frame was dropped.
     #[cold]
     pub(crate) fn made_and_dropped(&mut self, walk: &Walk<'_>, reason: DropReason) {
-        let made = self.arrives(walk.bridges, walk.ingress, Direction::Within, walk.rx, walk.at);
+        let headers = headers_of(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[walk.at]));
+        let made = self.arrives(walk.bridges, walk.ingress, headers.as_ref(), Direction::Within, walk.rx, walk.at);
         self.dropped(walk.rx, made, reason);
     }
 
     /// The frame that arrived last was dropped.
     pub(crate) fn dropped(&mut self, batch: &Batch, arrived: Arrived, reason: DropReason) {
-        let frame = &batch.arena()[arrived.0.range()];
+        let frame = &batch.arena()[arrived.span.range()];
         self.probes.iter_mut().for_each(|probe| probe.judge(Verdict::Dropped(reason as u8), frame));
     }
 
@@ -121,8 +179,24 @@ impl Captures {
         self.probes.iter_mut().for_each(Probe::end_batch);
     }
 
-    /// A frame left through this port, or was dropped there.
+    /// A frame of a queue left through this port, or was dropped there.
+    #[inline]
     pub(crate) fn leaves(
+        &mut self,
+        bridges: &Bridges,
+        id: PortId,
+        batch: &Batch,
+        queued: Queued,
+        frame: &Frame,
+        outcome: Result<(), DropReason>,
+    ) {
+        let Headers { src, dst, .. } = frame.headers;
+        if self.unmatched.get(usize::from(queued.frame)).is_none_or(|unmatched| *unmatched != [src, dst]) {
+            self.record(bridges, id, batch, frame, queued.action, outcome);
+        }
+    }
+
+    fn record(
         &mut self,
         bridges: &Bridges,
         id: PortId,
@@ -148,7 +222,8 @@ impl Captures {
 
     #[inline]
     fn seen<'a>(&self, bridges: &Bridges, id: PortId, headers: Option<&'a Headers>, bytes: &'a [u8]) -> Seen<'a> {
-        Seen { time: self.time, port: id.0, subject: subject(bridges, id, headers, bytes) }
+        let subject = if self.looks_at_port { subject(bridges, id, headers, bytes) } else { Subject::plain(headers, bytes) };
+        Seen { time: self.time, port: id.0, subject }
     }
 }
 

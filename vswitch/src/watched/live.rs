@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use filter::Subject;
-use packet::Timestamp;
 use packet::batch::MAX_FRAMES;
+use packet::{Headers, Timestamp};
 use tunnel::{OuterHeader, Train};
 
-use super::seen::{headers_of, subject};
+use super::seen::subject;
 use super::step::Step;
 use super::story::Story;
 use crate::drop_reason::DropReason;
@@ -145,9 +145,15 @@ impl Watch {
     }
 
     /// Begins a story, if a request wants the frame.
-    pub(crate) fn begin(&mut self, bridges: &Bridges, ingress: PortId, frame: &[u8], now: Timestamp) -> Option<Box<Story>> {
-        let headers = headers_of(bridges, ingress, frame);
-        let subject = subject(bridges, ingress, headers.as_ref(), frame);
+    pub(crate) fn begin(
+        &mut self,
+        bridges: &Bridges,
+        ingress: PortId,
+        headers: Option<&Headers>,
+        frame: &[u8],
+        now: Timestamp,
+    ) -> Option<Box<Story>> {
+        let subject = subject(bridges, ingress, headers, frame);
         let wanted = self.live.iter().enumerate().filter(|(_, live)| live.takes(ingress, &subject));
         let wanted = wanted.fold(0, |wanted, (at, _)| wanted | 1 << at);
         if wanted == 0 && !self.rehearses {

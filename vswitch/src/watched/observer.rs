@@ -2,7 +2,7 @@
 //!
 //! | event    | when                                             | trace                 | capture               |
 //! |----------|--------------------------------------------------|-----------------------|-----------------------|
-//! | received | a frame is about to be parsed                    | begins, if it matches | the frame as it came  |
+//! | received | a frame begins its walk                          | begins, if it matches | the frame as it came  |
 //! | verdict  | its walk ended                                   | outcome               | verdict of that frame |
 //! | queued   | it is queued for a port ([`Walk::push`])         | step                  |                       |
 //! | written  | frames of a port's queue were written or dropped | step                  | the frame as it left  |
@@ -12,11 +12,12 @@
 //! While nothing is traced or captured, an event costs one branch.
 
 use capture::{Direction, Probe};
-use packet::Batch;
+use packet::{Batch, Headers};
 use tunnel::{OuterHeader, Train};
 
 use super::capture::{Arrived, Captures};
 use super::live::Watch;
+use super::seen::headers_of;
 use super::story::Story;
 use super::unsent::{UnsentFrame, UnsentFrames};
 use crate::drop_reason::DropReason;
@@ -93,23 +94,35 @@ impl Observer {
             if let Some(watch) = &mut self.watch {
                 watch.begin_batch();
             }
+            if let Some(captures) = &mut self.captures {
+                captures.begin_batch();
+            }
         }
     }
 
-    /// A frame is about to be parsed. The result goes to [`Observer::verdict`].
+    /// A frame begins its walk. `headers` is `None` if it is not parsed yet or malformed. The result goes to [`Observer::verdict`].
     #[inline(always)]
-    pub(crate) fn received(&mut self, walk: &mut Walk<'_>, direction: Direction) -> Option<Arrived> {
-        if self.is_active { self.see_received(walk, direction) } else { None }
+    pub(crate) fn received(&mut self, walk: &mut Walk<'_>, headers: Option<&Headers>, direction: Direction) -> Option<Arrived> {
+        if self.is_active { self.see_received(walk, headers, direction) } else { None }
     }
 
     #[cold]
     #[inline(never)]
-    fn see_received(&mut self, walk: &mut Walk<'_>, direction: Direction) -> Option<Arrived> {
+    fn see_received(&mut self, walk: &mut Walk<'_>, headers: Option<&Headers>, direction: Direction) -> Option<Arrived> {
+        let parsed;
+        let bytes = walk.rx.frame(walk.rx.spans()[walk.at]);
+        let headers = match headers {
+            Some(headers) => Some(headers),
+            None => {
+                parsed = headers_of(walk.bridges, walk.ingress, bytes);
+                parsed.as_ref()
+            }
+        };
         if let Some(watch) = &mut self.watch {
-            walk.story = watch.begin(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[walk.at]), walk.now);
+            walk.story = watch.begin(walk.bridges, walk.ingress, headers, bytes, walk.now);
         }
         let captures = self.captures.as_mut()?;
-        Some(captures.arrives(walk.bridges, walk.ingress, direction, walk.rx, walk.at))
+        Some(captures.arrives(walk.bridges, walk.ingress, headers, direction, walk.rx, walk.at))
     }
 
     /// The walk of a frame ended.
@@ -141,7 +154,8 @@ impl Observer {
     pub(crate) fn dropped_on_arrival(&mut self, bridges: &Bridges, id: PortId, rx: &Batch, reason: DropReason) {
         let Some(captures) = &mut self.captures else { return };
         for at in 0..rx.spans().len() {
-            let arrived = captures.arrives(bridges, id, Direction::Received, rx, at);
+            let headers = headers_of(bridges, id, rx.frame(rx.spans()[at]));
+            let arrived = captures.arrives(bridges, id, headers.as_ref(), Direction::Received, rx, at);
             captures.dropped(rx, arrived, reason);
         }
     }
@@ -178,8 +192,8 @@ impl Observer {
         }
         if let Some(captures) = &mut self.captures {
             let outcome = written.result.map_err(SendError::reason);
-            for Queued { frame, action } in members {
-                captures.leaves(bridges, id, rx, &frames[usize::from(*frame)], *action, outcome);
+            for queued in members {
+                captures.leaves(bridges, id, rx, *queued, &frames[usize::from(queued.frame)], outcome);
             }
         }
     }
@@ -216,7 +230,9 @@ impl Observer {
             watch.note_encapsulated(number, outer, encapsulation, outcome);
         }
         match (&mut self.captures, outcome) {
-            (Some(captures), Err(_)) => captures.leaves(bridges, PortId(outer.port), rx, &frame, action, outcome),
+            (Some(captures), Err(_)) => {
+                captures.leaves(bridges, PortId(outer.port), rx, Queued { frame: number, action }, &frame, outcome);
+            }
             (captures, Ok(())) => {
                 if !self.unsent.add(outer, unsent)
                     && let Some(captures) = captures
@@ -247,7 +263,7 @@ impl Observer {
             }
             if let Some(captures) = &mut self.captures {
                 let outcome = result.map_err(SendError::reason);
-                captures.leaves(bridges, PortId(train.outer.port), rx, &frame, action, outcome);
+                captures.leaves(bridges, PortId(train.outer.port), rx, Queued { frame: number, action }, &frame, outcome);
             }
         }
     }
