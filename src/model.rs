@@ -6,6 +6,9 @@ use vswitch::{BridgeId, Coalesce, PortVlan, StormLimits, VlanSet};
 const _: () =
     assert!(2 * config::MAX_BRIDGES <= vswitch::domain::MAX_BRIDGES && vswitch::domain::MAX_BRIDGES <= u16::MAX as usize);
 
+/// The same for networks inside.
+const _: () = assert!(2 * config::MAX_GATEWAYS <= vswitch::routing::MAX_INTERFACES);
+
 /// The number of a bridge.
 pub(crate) fn bridge_id(number: usize) -> BridgeId {
     BridgeId(number as u16)

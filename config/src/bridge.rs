@@ -20,8 +20,8 @@ pub const DEFAULT_BRIDGE: &str = "br0";
 /// Maximum number of bridges of a switch.
 pub const MAX_BRIDGES: usize = 1024;
 
-const DEFAULT_MAC_TABLE_SIZE: usize = 8192;
-const DEFAULT_MAC_AGING_TIME: u32 = 300;
+pub(crate) const DEFAULT_MAC_TABLE_SIZE: usize = 8192;
+pub(crate) const DEFAULT_MAC_AGING_TIME: u32 = 300;
 
 /// One bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]

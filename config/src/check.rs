@@ -14,7 +14,7 @@ use crate::nat::Nat;
 use crate::port::{Port, PortKind};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys};
-use crate::router::{Gateway, Router};
+use crate::router::{Gateway, MAX_GATEWAYS, Router};
 use crate::tunnel::{AnyTunnel, IpTunnel, Position, Tunnel, apart};
 use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
 use crate::value::Text;
@@ -266,7 +266,8 @@ impl<'a> Check<'a> {
         let mut gateways = self.gateways(bridges);
         let (nat, rules) = (self.nat(), self.rules());
         if uplink.is_some() && !self.has_own_gateway() {
-            let usual = Gateway::usual();
+            let on_it = self.document.bridges().next().and_then(|(_, keys)| keys.routing.as_ref());
+            let usual = Gateway { reach: on_it.map_or(Reach::All, |routing| routing.value), ..Gateway::usual() };
             for other in &gateways {
                 if let Some(problem) = other.conflict(&usual, bridges.first().map(|bridge| bridge.name.as_str())) {
                     self.problems.add_clash(&other.origin, problem, usual.to_string());
@@ -316,6 +317,10 @@ impl<'a> Check<'a> {
                     None => gateways.push(gateway),
                 }
             }
+        }
+        if gateways.len() > MAX_GATEWAYS {
+            let count = gateways.len();
+            self.problems.add(self.whole, format!("{count} gateways, but there are at most {MAX_GATEWAYS}: leave some out"));
         }
         gateways
     }

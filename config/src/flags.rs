@@ -301,7 +301,7 @@ fn or_tell<T>(result: Result<T, String>, origin: &Origin, problems: &mut Problem
     result.map_err(|problem| problems.add(origin, problem)).ok()
 }
 
-fn not_a_pair(text: &str) -> String {
+pub(crate) fn not_a_pair(text: &str) -> String {
     format!("'{}' is not KEY=VALUE", text.escape_debug())
 }
 

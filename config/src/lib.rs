@@ -65,7 +65,7 @@ pub use self::plan::{Action, Change, NeedsRestart, Plan};
 pub use self::port::{Port, PortKind};
 pub use self::problem::{At, Origin, Problem, Problems, nearest, unknown};
 pub use self::publish::Publish;
-pub use self::router::{Gateway, Router};
+pub use self::router::{Gateway, MAX_GATEWAYS, Router};
 pub use self::tunnel::{Checksum, DontFragment, GROUP_PORTS, Group, IpTunnel, Outer, Tunnel};
 pub use self::uplink::{BridgeUplink, GateMode, NatUplink};
 pub use self::vlan::{Trunks, Vlans};

@@ -4,13 +4,14 @@
 //! ports and tunnels are the owner's as well. A file that is applied, by a verb or by SIGHUP, [takes them over](Document::take_over)
 //! unchanged; one that names such a bridge itself is refused.
 
-use crate::bridge::{BridgeKeys, unknown_bridge};
+use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE, DEFAULT_MAC_AGING_TIME, DEFAULT_MAC_TABLE_SIZE, unknown_bridge};
 use crate::desired::{Desired, EditError, named};
 use crate::document::Document;
 use crate::flags;
-use crate::keys::{Keys, Named};
+use crate::keys::{Keys, Named, list_of};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::raw::Entry;
+use crate::tunnel::TunnelKeys;
 
 /// The value of a key in `bridge set` that takes the key away.
 const NOTHING: &str = "none";
@@ -92,7 +93,14 @@ impl Desired {
 
 /// The name and the keys of a bridge in the words of a verb.
 fn words(word: &str, origin: &Origin, problems: &mut Problems) -> Option<(String, Vec<Entry>)> {
-    let (name, entries) = flags::bridge(word, origin, problems)?;
+    let (mut name, entries) = flags::bridge(word, origin, problems)?;
+    if let Some((before, rest)) = name.split_once(':') {
+        if !rest.is_empty() {
+            problems.add(origin, flags::not_a_pair(rest));
+            return None;
+        }
+        name = before.to_owned();
+    }
     if entries.iter().any(|entry| entry.key == "port") {
         problems.add(origin, format!("ports are added by themselves: port add NAME:bridge={name}"));
         return None;
@@ -111,12 +119,15 @@ impl BridgeKeys {
             "gateway" | "gateways" => (self.gateway, self.gateways) = (None, None),
             _ => {}
         }
-        // It is a value of routing.
-        let is_key = entry.key != "routing" && BridgeKeys::names(false).contains(&entry.key.as_str());
-        if entry.raw.text() == Some(NOTHING) && is_key {
-            return;
-        }
-        let read = BridgeKeys::of(std::slice::from_ref(entry), problems);
+        // Where the running value would stay, the default is written. NOTHING is a value of routing.
+        let default = match (entry.raw.text(), entry.key.as_str()) {
+            (Some(NOTHING), "gateway" | "gateways") => return,
+            (Some(NOTHING), "mac-table-size") => Some(DEFAULT_MAC_TABLE_SIZE.to_string()),
+            (Some(NOTHING), "mac-aging-time") => Some(DEFAULT_MAC_AGING_TIME.to_string()),
+            _ => None,
+        };
+        let default = default.map(|text| Entry::word(&entry.key, text, &entry.raw.origin));
+        let read = BridgeKeys::of(std::slice::from_ref(default.as_ref().unwrap_or(entry)), problems);
         self.mac_table_size = read.mac_table_size.or(self.mac_table_size.take());
         self.mac_aging_time = read.mac_aging_time.or(self.mac_aging_time.take());
         self.routing = read.routing.or(self.routing.take());
@@ -141,9 +152,19 @@ impl Document {
                 continue;
             }
             self.push_bridge(name.clone(), keys.clone());
-            let of_it = |keys: &crate::tunnel::TunnelKeys| keys.bridge().is_some_and(|bridge| bridge.value == name.value);
-            let tunnels = running.tunnels().iter().filter(|tunnel| of_it(&tunnel.value));
-            crate::keys::list_of(&mut self.tunnels).extend(tunnels.cloned());
+            let of_it = |tunnel: &&At<TunnelKeys>| {
+                let keys = &tunnel.value;
+                keys.is_bridged() && keys.bridge().map_or(DEFAULT_BRIDGE, |bridge| bridge.value.as_str()) == name.value
+            };
+            for tunnel in self.tunnels().iter().filter(of_it) {
+                let problem = format!(
+                    "bridge {} is not the file's, but made by '{}': give the tunnel a bridge of the file, or add it by 'tunnel add'",
+                    name.value, name.origin
+                );
+                problems.add_clash(&tunnel.origin, problem, name.value.clone());
+            }
+            let made = running.tunnels().iter().filter(of_it).filter(|tunnel| !tunnel.origin.is_file());
+            list_of(&mut self.tunnels).extend(made.cloned());
         }
     }
 

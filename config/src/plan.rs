@@ -355,7 +355,7 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     fixed.compare("control", control != old.control, &old.control, &control);
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed.compare("metrics", written.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
-    fixed.texts("uplink", &uplink_text(old), &uplink_text(new));
+    fixed.compare("uplink", !is_same_uplink(old, new), uplink_text(old), uplink_text(new));
     if let (Some(old), Some(new)) = (&old.router, &new.router) {
         fixed.compare("nat", with_live_of(&old.nat, &new.nat) != new.nat, &old.nat, &new.nat);
         let whole = |rules: &[Publish]| {
@@ -370,6 +370,16 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     };
     fixed.compare("udp-ip", old.ip_tunnels != new.ip_tunnels, of_packets(old), of_packets(new));
     if fixed.0.is_empty() { Ok(()) } else { Err(NeedsRestart(fixed.0)) }
+}
+
+/// Whether both have the same uplink; in bridge mode, on the bridge of the same name.
+fn is_same_uplink(old: &Config, new: &Config) -> bool {
+    let bridged = |config: &Config| {
+        let uplink = config.bridge_uplink.as_ref()?;
+        Some((uplink.interface.clone(), config.bridge(uplink.bridge).map(|bridge| bridge.name.clone())))
+    };
+    let routed = |config: &Config| config.router.as_ref().and_then(|router| router.uplink.clone());
+    bridged(old) == bridged(new) && routed(old) == routed(new)
 }
 
 fn uplink_text(config: &Config) -> String {

@@ -21,6 +21,9 @@ use crate::problem::{Origin, Problem};
 use crate::publish::Publish;
 use crate::uplink::NatUplink;
 
+/// Maximum number of gateways, over all bridges.
+pub const MAX_GATEWAYS: usize = 4096;
+
 /// The gateway of a NAT uplink that has none.
 const DEFAULT_GATEWAY: Cidr = Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24);
 

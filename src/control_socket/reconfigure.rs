@@ -8,6 +8,7 @@ use api::{Change, Configuration, Problem};
 use axum::Json;
 use axum::extract::rejection::StringRejection;
 use axum::extract::{FromRequest, Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{Body, InPath, Parameters, busy, not_received, problem};
@@ -74,6 +75,9 @@ pub(super) async fn set_bridge(
     InPath(name): InPath<String>,
     Body(BridgeKeys { keys }): Body<BridgeKeys>,
 ) -> Result<Json<Vec<Change>>, Response> {
+    if name.contains(':') {
+        return Err(problem(StatusCode::NOT_FOUND, "there is no such bridge: a name has no colon"));
+    }
     change(&asker, Verb::SetBridge(format!("{name}:{keys}")), false).await
 }
 

@@ -104,7 +104,8 @@ impl Daemon {
     pub(super) fn change_to(&mut self, mut desired: Desired, dry_run: bool) -> anyhow::Result<Vec<Change>> {
         let plan = desired.plan_from(&self.desired)?;
         if dry_run {
-            self.try_out(&plan)?;
+            self.let_workers_obey();
+            self.try_out(&plan, &desired)?;
             return Ok(plan.changes);
         }
         let new = desired.config.warnings.iter().filter(|warning| !self.desired.config.warnings.contains(warning));
@@ -121,10 +122,11 @@ impl Daemon {
 
     /// Opens the ports that the plan adds, and closes them again. Rules and tunnels are not tried: a host's port that they get may be
     /// taken from a guest's connection.
-    fn try_out(&mut self, plan: &Plan) -> anyhow::Result<()> {
+    fn try_out(&mut self, plan: &Plan, desired: &Desired) -> anyhow::Result<()> {
         let mut ids = self.fabric.slots.next(usize::MAX).into_iter();
         let now = self.fabric.now();
         self.check_ports(plan)?;
+        self.prepare_networks(plan, desired)?;
         let mtu_of = |bridge| overlay_mtu(&self.tunnels, &[], bridge).0;
         self.ports.prepare(plan, &mut ids, &mtu_of, &self.poller, now).map(drop)
     }
@@ -161,7 +163,7 @@ impl Daemon {
         let altered = plan.altered_bridges.iter().map(|bridge| self.fabric.bridges.remake(bridge.clone(), now));
         let bridges = added.chain(altered).collect::<anyhow::Result<Vec<Bridge>>>()?;
         if let Some(router) = &self.edge.router {
-            router.check_gateways(&plan.removed_gateways, &plan.added_gateways)?;
+            router.check_gateways(&plan.added_gateways)?;
         }
         let capacity = self.fabric.slots.capacity();
         let router =
@@ -242,10 +244,16 @@ impl Daemon {
             return;
         }
         let all = desired.config.router.as_ref().map_or_else(Vec::new, |router| router.gateways.clone());
-        if let Some(router) = &mut self.edge.router {
-            router.set_gateways(&plan.removed_gateways, &plan.added_gateways, all, self.fabric.now());
-        }
+        let router = self.edge.router.as_mut();
+        let cut_off = router.map(|router| router.set_gateways(&plan.removed_gateways, &plan.added_gateways, all));
         self.edge.route(&self.fabric);
+        if let (Some(router), Some(cut_off)) = (&mut self.edge.router, cut_off) {
+            router.cut_off(cut_off, self.fabric.now());
+        }
+        if !plan.removed_gateways.is_empty() {
+            // The next change waits until no worker routes by the networks that are gone.
+            self.fabric.remove(Vec::new());
+        }
     }
 
     /// Workers get the new ports and views, and let go of those that are removed.

@@ -218,6 +218,8 @@ impl View<'_> {
         let Some(router) = &self.edge.router else { return Vec::new() };
         let domain = |id: vswitch::InterfaceId| router.interface(id).filter(|_| id != UPLINK).map(|interface| interface.domain);
         let mut entries = router.neighbours().entries(self.fabric.now());
+        // Of a network that is gone, a worker may just have resolved an address.
+        entries.retain(|entry| entry.interface == UPLINK || router.interface(entry.interface).is_some());
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
         let view = |entry: vswitch::NeighbourEntry| api::Neighbour {
             bridge: domain(entry.interface).map(|domain| self.fabric.bridges.name(domain.bridge).to_owned()),

@@ -30,6 +30,7 @@ use super::gate::{Lost, UplinkGate};
 use super::reserve::Reserved;
 use super::uplink::UplinkPort;
 use crate::model::bridge_id;
+use gateways::CutOff;
 pub(crate) use rules::NewRules;
 
 /// Pause between two rounds of reserving ports of the host.
@@ -58,6 +59,8 @@ pub(crate) struct RouterControl {
     /// What keeps the host silent on an address that is shared with it: a gate, or else reserved ports.
     gate: Option<UplinkGate>,
     reserved: Option<Reserved>,
+    /// Networks that were cut off since the last tick.
+    cut_off: Vec<CutOff>,
     /// The outside addresses now; the router sends from the first one.
     externals: Vec<External>,
     /// Since when the shared address is away.
@@ -103,6 +106,7 @@ impl RouterControl {
             neighbours,
             gate: None,
             reserved: None,
+            cut_off: Vec::new(),
             externals: Vec::new(),
             lost_at: None,
             has_huge_pages: false,
@@ -426,6 +430,7 @@ impl RouterControl {
 
     /// Once a second: expired connections end, and unused ports go back to the host.
     pub(crate) fn tick(&mut self, now: Timestamp) {
+        self.cut_off_again(now);
         let Some(nat) = &self.nat else { return };
         while nat.expire(now, EXPIRE_BUDGET) {
             std::thread::yield_now();

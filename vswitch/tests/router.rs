@@ -531,11 +531,11 @@ fn networks_reach_what_their_routing_says() {
     };
     for (reach, own_gateway, other_gateway, network, outside) in [
         ([Reach::All, Reach::All], false, false, false, false),
-        ([Reach::All, Reach::Outside], false, false, true, false),
+        ([Reach::All, Reach::Outside], false, true, true, false),
         ([Reach::Outside, Reach::All], false, true, true, false),
         ([Reach::Outside, Reach::Outside], false, true, true, false),
         ([Reach::Nothing, Reach::All], false, true, true, true),
-        ([Reach::All, Reach::Nothing], false, false, true, false),
+        ([Reach::All, Reach::Nothing], false, true, true, false),
     ] {
         let mut lab = Lab::ready();
         lab.bridge.pipeline.set_routing(routing_of(Some(uplink(1500)), reach));

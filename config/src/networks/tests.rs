@@ -69,11 +69,14 @@ fn keys_are_set_and_taken_away() {
         ),
         ("lab:mac-aging-time=7", &["~ bridge lab: mac-aging-time 300 -> 7"]),
         ("blue:mac-aging-time=none", &[]),
+        ("lab:mac-aging-time=none", &[]),
     ] {
         assert_eq!(changed(&now, now.with_bridge_set(words)).unwrap().1, lines, "{words}");
     }
     for (words, say) in [
         ("blu:gateway=none", "blu: there is no bridge 'blu': did you mean 'blue'?"),
+        ("blue:", "bridge set blue:: which keys?"),
+        ("blue:gateway", "'gateway' is not KEY=VALUE"),
         ("blue", "bridge set blue: which keys? write bridge set blue:KEY=VALUE; keys are mac-table-size, "),
         ("blue:mac-table-size=5", "mac-table-size is a number from 10 to 1000000, not '5'"),
         ("blue:routing=some", "unknown routing 'some'"),
@@ -116,6 +119,36 @@ fn what_a_verb_made_is_not_the_files() {
     let (_, lines) = changed(&now, Ok(running())).unwrap();
     let kinds: Vec<&str> = lines.iter().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(kinds, ["- bridge blue", "- gateway 10.71.0.1/24 on blue", "- port b", "- tunnel vxlan7"]);
+}
+
+#[test]
+fn an_uplink_of_a_bridge_stays_on_it() {
+    let flags = [Flag::new("--tap", "a"), Flag::new("--uplink", "eth0"), Flag::new("--uplink-mode", "bridge")];
+    let now = Desired::of_flags(&flags).unwrap();
+    let (with, lines) = changed(&now, now.with_bridge("blue")).unwrap();
+    assert_eq!(lines, ["+ bridge blue"]);
+    assert_eq!(changed(&with, with.without_bridge("blue")).unwrap().1, ["- bridge blue"]);
+    let of = |bridge: &str| {
+        let text =
+            format!("[[bridge.{bridge}.port]]\ntap = 'a'\n[uplink]\ninterface = 'eth0'\nmode = 'bridge'\nbridge = '{bridge}'\n");
+        Desired::of_text("v.toml", &text, &[]).unwrap()
+    };
+    assert!(changed(&of("br0"), Ok(of("lan"))).unwrap_err().contains("this needs a restart: uplink is "));
+}
+
+#[test]
+fn a_files_tunnel_is_on_a_bridge_of_the_file() {
+    let now = done(&running(), running().with_bridge("blue"));
+    let tunnel = "[[tunnel]]\ntype = 'vxlan'\nvni = 7\nbridge = 'blue'\nremotes = ['192.0.2.2']\n";
+    let said = now.beside("v.toml", &format!("{FILE}{tunnel}"), &[]).unwrap_err().to_string();
+    assert!(said.starts_with("v.toml:7: bridge blue is not the file's, but made by 'bridge add blue'"), "{said}");
+}
+
+#[test]
+fn the_gateway_by_default_reaches_what_its_bridge_says() {
+    let now = Desired::of_flags(&[Flag::new("--uplink", "eth0")]).unwrap();
+    let (_, lines) = changed(&now, now.with_bridge_set("br0:routing=none")).unwrap();
+    assert_eq!(lines, ["~ gateway 10.77.0.1/24: routing all -> none"]);
 }
 
 #[test]

@@ -3,24 +3,28 @@
 //! A network has a number, by which neighbours and waiting packets know it. It keeps the number for as long as its gateway exists; the
 //! number of a gateway that is gone is free with the next change, when no worker uses the routes with the old one any more.
 
-use anyhow::ensure;
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
 use config::Gateway;
 use nat::Connection;
 use packet::{Ipv4Prefix, Timestamp};
-use vswitch::routing::MAX_INTERFACES;
-use vswitch::{InterfaceId, Routing};
+use vswitch::{Domain, Interface, InterfaceId, Reach, Routing};
 
 use super::{RouterControl, interface_of, settings};
 
+/// Networks that are gone, or reach nothing from now on. Once workers route no more by what they had, [`RouterControl::cut_off`] ends
+/// what is left of them.
+#[derive(Debug, Default)]
+pub(crate) struct CutOff {
+    /// Numbers of networks that are gone.
+    numbers: Vec<InterfaceId>,
+    networks: Vec<Ipv4Prefix>,
+}
+
 impl RouterControl {
-    /// Checks gateways that are to be added: their number, and that their networks are not the uplink's.
-    pub(crate) fn check_gateways(&self, removed: &[Gateway], added: &[Gateway]) -> anyhow::Result<()> {
-        let count = self.interfaces.iter().flatten().count() + added.len();
-        ensure!(
-            count - removed.len() <= MAX_INTERFACES,
-            "{} gateways, but there are at most {MAX_INTERFACES}",
-            count - removed.len()
-        );
+    /// Checks gateways that are to be added: their networks are not the uplink's.
+    pub(crate) fn check_gateways(&self, added: &[Gateway]) -> anyhow::Result<()> {
         let new = config::Router { gateways: added.to_vec(), ..self.config.clone() };
         for (address, prefix_len) in &self.networks {
             new.check_uplink_network(Ipv4Prefix::new(*address, *prefix_len))?;
@@ -28,49 +32,72 @@ impl RouterControl {
         Ok(())
     }
 
-    /// Removes and adds gateways; `all` are those from now on. Connections of guests whose network is gone, or reaches nothing from now
-    /// on, end.
-    pub(crate) fn set_gateways(&mut self, removed: &[Gateway], added: &[Gateway], all: Vec<Gateway>, now: Timestamp) {
-        let mut freed = Vec::new();
+    /// Removes and adds gateways in the routes for the workers; `all` are those from now on.
+    pub(crate) fn set_gateways(&mut self, removed: &[Gateway], added: &[Gateway], all: Vec<Gateway>) -> CutOff {
+        let mut cut_off = CutOff::default();
         // A network that stays, and forwards other packets from now on, keeps its number and all that is known of it.
-        let stays = |gateway: &Gateway, others: &[Gateway]| others.iter().any(|other| other.is_same_network(gateway));
-        for gateway in added.iter().filter(|gateway| stays(gateway, removed)) {
-            let now = interface_of(gateway);
-            let before = self.interfaces.iter_mut().flatten().find(|one| one.domain == now.domain);
-            before.into_iter().for_each(|interface| *interface = now);
+        let places = |gateways: &[Gateway]| gateways.iter().map(interface_of).map(place).collect::<HashMap<_, _>>();
+        let (went, came) = (places(removed), places(added));
+        let numbers: HashMap<Domain, usize> = self.numbered().map(|(number, interface)| (interface.domain, number)).collect();
+        let free: Vec<usize> = (0..self.interfaces.len()).filter(|number| self.interfaces[*number].is_none()).collect();
+        for (gone, reach) in &went {
+            let Some(number) = numbers.get(&gone.0) else { continue };
+            match came.get(gone) {
+                Some(new) => self.interfaces[*number].iter_mut().for_each(|interface| interface.reach = *new),
+                None => {
+                    self.interfaces[*number] = None;
+                    cut_off.numbers.push(InterfaceId(*number as u16));
+                }
+            }
+            if came.get(gone).is_none_or(|new| *new == Reach::Nothing && *reach != Reach::Nothing) {
+                cut_off.networks.push(gone.1);
+            }
         }
-        for gateway in removed.iter().filter(|gateway| !stays(gateway, added)) {
-            let gone = interface_of(gateway);
-            let Some(number) = self.interfaces.iter().position(|interface| *interface == Some(gone)) else { continue };
-            self.interfaces[number] = None;
-            freed.push(number);
-        }
-        for gateway in added.iter().filter(|gateway| !stays(gateway, removed)) {
-            let is_free = |number: &usize| !freed.contains(number) && self.interfaces.get(*number).is_none_or(Option::is_none);
-            let Some(number) = (0..).find(is_free) else { continue };
+        // Numbers that have just become free are others' with the next change.
+        let mut free = free.into_iter().chain(self.interfaces.len()..);
+        for new in added.iter().map(interface_of).filter(|new| !went.contains_key(&place(*new).0)) {
+            let Some(number) = free.next() else { continue };
             if number >= self.interfaces.len() {
                 self.interfaces.resize(number + 1, None);
             }
-            // A worker may have resolved an address for the one before since it was removed.
-            self.neighbours.flush(InterfaceId(number as u16));
-            self.interfaces[number] = Some(interface_of(gateway));
-        }
-        for number in freed {
-            self.neighbours.flush(InterfaceId(number as u16));
+            self.interfaces[number] = Some(new);
         }
         self.config.gateways = all;
         self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), settings::routing(&self.config.nat));
-        if let Some(nat) = &self.nat {
-            let is_cut_off = |gateway: &&Gateway| {
-                let later = added.iter().find(|other| other.is_same_network(gateway));
-                later.is_none_or(|later| later.reach == config::Reach::Nothing)
-            };
-            let networks: Vec<Ipv4Prefix> = removed.iter().filter(is_cut_off).map(|gateway| gateway.address.network()).collect();
-            let is_inside = |address| networks.iter().any(|network| network.contains(address));
-            // The guest is the one who opened it, or the one that answers.
-            nat.flush(now, |Connection { original, reply, .. }: &Connection| {
-                is_inside(original.src.address) || is_inside(reply.src.address)
-            });
+        cut_off
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (usize, &Interface)> {
+        self.interfaces.iter().enumerate().filter_map(|(number, interface)| Some((number, interface.as_ref()?)))
+    }
+
+    /// Ends the connections of networks that are cut off, and forgets their neighbours: now, and at the next [tick](Self::tick), since
+    /// a worker may have had a batch at hand.
+    pub(crate) fn cut_off(&mut self, cut_off: CutOff, now: Timestamp) {
+        self.end_what_is_left(&cut_off, now);
+        self.cut_off.push(cut_off);
+    }
+
+    /// Once a second: the same for networks that were cut off since the last time.
+    pub(super) fn cut_off_again(&mut self, now: Timestamp) {
+        for cut_off in std::mem::take(&mut self.cut_off) {
+            self.end_what_is_left(&cut_off, now);
         }
     }
+
+    fn end_what_is_left(&self, CutOff { numbers, networks }: &CutOff, now: Timestamp) {
+        // An heir of the number resolves its neighbours again.
+        numbers.iter().for_each(|id| self.neighbours.flush(*id));
+        let Some(nat) = self.nat.as_ref().filter(|_| !networks.is_empty()) else { return };
+        let is_inside = |address| networks.iter().any(|network| network.contains(address));
+        // The guest is the one who opened it, or the one that answers.
+        nat.flush(now, |Connection { original, reply, .. }: &Connection| {
+            is_inside(original.src.address) || is_inside(reply.src.address)
+        });
+    }
+}
+
+/// What identifies a network, and what it reaches.
+fn place(interface: Interface) -> ((Domain, Ipv4Prefix, Ipv4Addr), Reach) {
+    ((interface.domain, interface.network, interface.address), interface.reach)
 }

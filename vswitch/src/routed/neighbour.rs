@@ -37,6 +37,9 @@ use waiting::{MAX_REQUESTS, Waiting};
 
 mod waiting;
 
+/// Slots that are looked at in one call of [`Neighbours::poll`]; a larger table is gone through in several.
+const LOOKS: usize = 1 << 16;
+
 /// Time that an address counts as reachable after its last ARP message, in seconds.
 const REACHABLE_SECS: u32 = 60;
 /// Time that an unused address is remembered, in seconds.
@@ -383,11 +386,13 @@ impl Neighbours {
     }
 
     /// Requests known neighbours again that are in use and have not been heard for long, at most `most` of them, and removes
-    /// those that do not answer or are unused. The next call begins with the first one that it had no room for.
+    /// those that do not answer or are unused. The next call begins with the first one that it had no room for, or where this one
+    /// ends: it looks at [`LOOKS`] slots at most, because other workers wait for the lock meanwhile.
     fn renew(&self, book: &mut Book, now: Timestamp, most: usize, due: &mut impl FnMut(Due<'_>) -> bool) {
         let secs = now.secs();
         let (mut left, mut next) = (most, None);
-        for at in (book.cursor..self.slots.len()).chain(0..book.cursor) {
+        let end = book.cursor + LOOKS.min(self.slots.len());
+        for at in (book.cursor..end).map(|at| at % self.slots.len()) {
             let slot = &self.slots[at];
             let key = slot.key.load(Ordering::Relaxed);
             if key == 0 {
@@ -412,7 +417,7 @@ impl Neighbours {
                 }
             }
         }
-        book.cursor = next.unwrap_or(0);
+        book.cursor = next.unwrap_or(end % self.slots.len().max(1));
     }
 
     /// Removes all neighbours of a network, with the packets that wait for them.

@@ -175,9 +175,9 @@ impl RouterWorker {
         let routing = &tables.routing;
         let (mac, address) = match (routing.interface(id), routing.uplink()) {
             (Some(interface), _) => (interface.mac, interface.address),
-            (None, Some(uplink)) => (uplink.mac, uplink.address),
-            // Nothing was made, so nothing is lost.
-            (None, None) => return Ok(()),
+            (None, Some(uplink)) if id == UPLINK => (uplink.mac, uplink.address),
+            // The network is gone. Nothing was made, so nothing is lost.
+            (None, _) => return Ok(()),
         };
         let span = walk.rx.spans()[walk.at];
         let bytes = walk.rx.frame_mut(span);

@@ -49,9 +49,9 @@ impl RouterWorker {
         self.compare(tables, walk, from, ip.src, frame.headers.src);
         let not_allowed = Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), DropReason::NotAllowed);
         let place = routing.place(ip.dst);
-        if let Place::Gateway(_) = place {
+        if let Place::Gateway(to) = place {
             // The gateways of other networks are as far away as their guests.
-            if ip.dst != interface.address && interface.reach != Reach::All {
+            if !routing.routes_between(interface, to) {
                 return Err(not_allowed);
             }
             return Ok(self.for_gateway(tables, walk, frame, ip)?);

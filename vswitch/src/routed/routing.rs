@@ -19,8 +19,8 @@ const FEW_INTERFACES: usize = 4;
 /// The first 16 bits of a link-local address (RFC 3927).
 const LINK_LOCAL: u32 = 169 << 8 | 254;
 
-/// Maximum number of networks inside: one for each VLAN of a bridge, or of many bridges together.
-pub const MAX_INTERFACES: usize = 4096;
+/// Maximum number of networks inside, those that come and go at one time included.
+pub const MAX_INTERFACES: usize = 8192;
 
 /// What the router forwards between a network inside and others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
