@@ -17,21 +17,9 @@ use crate::walk::Walk;
 /// Parses and judges the frame of the batch that is processed now.
 #[inline(always)]
 pub(crate) fn admit(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
-    read(walk, frame)?;
-    believe(walk, frame)
-}
-
-/// Parses the frame of the batch that is processed now.
-#[inline(always)]
-pub(crate) fn read(walk: &Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
     let span = walk.rx.spans()[walk.at];
     frame.begin(span);
-    parse(frame, walk.rx)
-}
-
-/// Judges the frame that was parsed.
-#[inline(always)]
-pub(crate) fn believe(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+    parse(frame, walk.rx)?;
     // Finishing a checksum may have overwritten a field that was parsed. Addresses and tags are not
     // among those, so that what was an Ethernet header is one still.
     judge(frame, walk.rx, |bytes, headers| Headers::parse(bytes).unwrap_or(headers))

@@ -13,7 +13,7 @@
 //! kernel refuses is captured there as dropped. Frames that the router makes are captured when they are sent; packets
 //! that waited in the router are captured again only if they are dropped.
 //!
-//! *Frames that no capture wants* are to cost next to nothing. Headers are those that the intake parsed. If no filter matches a frame when it is
+//! *Frames that no capture wants* are to cost next to nothing. If no filter matches a frame when it is
 //! received, this is noted for its place in the batch; a frame that leaves from there with the same MAC addresses is the same frame,
 //! at most with another tag, and is not looked at again. (The router gives each packet that it forwards, and each answer, other
 //! addresses.) The note does not hold for filters with `vlan` or `vni`, nor for packets without Ethernet header.
