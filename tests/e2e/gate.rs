@@ -391,7 +391,7 @@ fn what_the_kernel_grants() {
     let doctor = || String::from_utf8(run(&socket, &["doctor"]).stdout).expect("text");
     let switch = start();
     assert_eq!((gate().as_str(), switch.times_logged("no gate")), ("filter", 1));
-    assert!(switch.has_logged("CAP_BPF") && doctor().contains("by a filter"));
+    assert!(switch.has_logged("CAP_BPF") && doctor().contains("gate filter: "));
     switch.finish();
     let theirs = "tc filter add dev up0 ingress pref 1 protocol ip bpf da bytecode";
     tool(&machine, &theirs.split(' ').chain(["1,6 0 0 4294967295"]).collect::<Vec<_>>(), "");
