@@ -10,7 +10,7 @@
 use crate::address::GatewayAddress;
 use crate::keys::{Tables, keys};
 use crate::port::PortKeys;
-use crate::problem::{At, Origin, nearest};
+use crate::problem::{At, Origin, Problems, nearest};
 use crate::raw::Raw;
 use crate::value::{Number, PairKey, Pairs, Text, words};
 
@@ -90,6 +90,14 @@ impl BridgeKeys {
         let Some(gateway) = self.gateway.take() else { return };
         if let Ok(vlan) = GatewayVlan::parse("0", "VLAN", &gateway.origin) {
             gateways.value.0.insert(0, (At::of(vlan, &Raw::word("0", &gateway.origin)), gateway));
+        }
+    }
+
+    /// Reports gateways that are written in both ways.
+    pub(crate) fn check_gateways(&self, problems: &mut Problems) {
+        if let (Some(gateway), Some(_)) = (&self.gateway, &self.gateways) {
+            let problem = "gateway and gateways are two ways to say one thing: leave gateway out, its VLAN in gateways is 0";
+            problems.add(&gateway.origin, problem);
         }
     }
 

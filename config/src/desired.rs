@@ -78,9 +78,7 @@ impl Config {
     pub fn of_text(path: &str, text: &str) -> (Config, Problems) {
         let mut problems = Problems::default();
         let mut document = file::read(path, text, &mut problems);
-        if !document.has_own_bridge() {
-            document.default_bridge();
-        }
+        document.ensure_own_bridge();
         let config = check(&document, &file::whole(path), &mut problems);
         (config, problems.sorted())
     }
@@ -126,9 +124,7 @@ impl Desired {
         for flag in flags {
             flags::add(&mut document, flag, &mut problems);
         }
-        if !document.has_own_bridge() {
-            document.default_bridge();
-        }
+        document.ensure_own_bridge();
         let config = check(&document, &whole, &mut problems);
         problems.none_or(Desired { document, config, whole })
     }

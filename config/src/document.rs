@@ -55,6 +55,13 @@ impl Document {
         self.bridges().any(|(name, _)| !name.origin.is_verb())
     }
 
+    /// A switch has a bridge of its own, br0 unless another one is written.
+    pub(crate) fn ensure_own_bridge(&mut self) {
+        if !self.has_own_bridge() {
+            self.default_bridge();
+        }
+    }
+
     /// The bridge of this name.
     pub(crate) fn bridge_named(&mut self, name: &str) -> Option<&mut BridgeKeys> {
         let mut all = self.bridges.iter_mut().flat_map(|bridges| &mut bridges.value.0);

@@ -33,12 +33,7 @@ pub(crate) fn whole(path: &str) -> Origin {
 }
 
 fn check_gateways(document: &Document, problems: &mut Problems) {
-    for (_, bridge) in document.bridges() {
-        if let (Some(gateway), Some(_)) = (&bridge.gateway, &bridge.gateways) {
-            let problem = "gateway and gateways are two ways to say one thing: leave gateway out, its VLAN in gateways is 0";
-            problems.add(&gateway.origin, problem);
-        }
-    }
+    document.bridges().for_each(|(_, bridge)| bridge.check_gateways(problems));
 }
 
 /// Offsets of the lines of a file.

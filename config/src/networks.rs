@@ -22,17 +22,11 @@ impl Desired {
         let origin = Origin::Verb(format!("bridge add {}", word.escape_debug()).into());
         let mut problems = Problems::default();
         let Some((name, entries)) = words(word, &origin, &mut problems) else { return Err(problems.into()) };
-        let mut keys = BridgeKeys::of(&entries, &mut problems);
-        if let (Some(gateway), Some(_)) = (&keys.gateway, &keys.gateways) {
-            problems.add(
-                &gateway.origin,
-                "gateway and gateways are two ways to say one thing: leave gateway out, its VLAN in gateways is 0",
-            );
-        }
+        let keys = BridgeKeys::of(&entries, &mut problems);
+        keys.check_gateways(&mut problems);
         if !problems.is_empty() {
             return Err(problems.into());
         }
-        keys.is_faulty = false;
         if self.config.bridges.iter().any(|bridge| bridge.name == name) {
             let problem =
                 format!("there is a bridge {name} already: change it with 'bridge set {name}:KEY=VALUE', or use another name");

@@ -29,8 +29,8 @@ pub fn take() -> Vec<(String, OwnedFd)> {
 
 /// The descriptor of this number, if it is open.
 fn own(fd: RawFd) -> Option<OwnedFd> {
-    // SAFETY: whoever started this process says by `LISTEN_PID` that the descriptor is for it. Nothing else here knows its number,
-    // and `take` gives each away once.
+    // SAFETY: the service manager has passed this descriptor to this process (`LISTEN_PID`). No other code uses its number, and
+    // `take` returns each descriptor once.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     match fcntl_getfd(&owned) {
         Ok(flags) => {

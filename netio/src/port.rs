@@ -87,6 +87,13 @@ impl PortReader {
         }
     }
 
+    /// Whether its batches have slots: it reads from a socket that keeps frames apart.
+    #[inline]
+    #[must_use]
+    pub fn is_strided(&self) -> bool {
+        matches!(self, PortReader::Packet(_) | PortReader::Dgram(_))
+    }
+
     /// True if frames have been read that did not fit into the batch: call [`recv`](Self::recv) again, as no poller reports
     /// them.
     #[inline]

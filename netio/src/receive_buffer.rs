@@ -34,7 +34,7 @@ const LARGEST: u32 = 8 << 20;
 /// What the kernel charges for the shortest frame: `struct sk_buff` and the smallest block of data with `struct skb_shared_info`.
 const OVERHEAD: u32 = 768;
 
-/// A mean moves by one of so many parts of the difference for each frame that is shorter.
+/// Each frame that is shorter than the mean moves it by this fraction of the difference: 1/1024.
 const FALL: u32 = 1024;
 
 /// The size of one socket's receive buffer. One thread receives from the socket.
@@ -52,7 +52,7 @@ impl ReceiveBuffer {
         ReceiveBuffer { mean: AtomicU32::new(2 * LARGEST / FRAMES), size: AtomicU32::new(LARGEST) }
     }
 
-    /// A call has received this number of frames with so many bytes in all. The size of the buffer follows.
+    /// Notes that a call received this number of frames, with this number of bytes in total, and resizes the buffer if needed.
     #[inline]
     pub(crate) fn note(&self, socket: BorrowedFd<'_>, frames: usize, bytes: usize) {
         if let Some(size) = self.follow(frames as u32, bytes as u32) {
@@ -88,7 +88,7 @@ fn resize(socket: BorrowedFd<'_>, size: u32) {
 mod tests {
     use super::*;
 
-    /// The size after so many calls with 32 frames of this length.
+    /// The size after this number of calls, each with 32 frames of this length.
     fn after(buffer: &ReceiveBuffer, calls: usize, len: usize) -> u32 {
         for _ in 0..calls {
             if let Some(size) = buffer.follow(32, 32 * len as u32) {

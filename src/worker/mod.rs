@@ -176,12 +176,12 @@ impl Worker {
         self.unfinished.clear();
         let numbers = (0..self.readers.len()).map(|number| PortId(number as u16));
         // Of a rest whose frame caused the panic nothing is left.
-        let Worker { unfinished, readers, rests, .. } = self;
+        let Worker { unfinished, readers, rests, pauses, .. } = self;
         for id in numbers {
             if rests.get_mut(id).is_some_and(|rest| rest.is_done()) {
                 rests.release(id);
             }
-            if rests.has(id) || has_buffered(readers, id) {
+            if (rests.has(id) || has_buffered(readers, id)) && !pauses.has(id) {
                 unfinished.push(id);
             }
         }
@@ -305,7 +305,7 @@ impl Worker {
         }
         let Some(Reader { source, attachment }) = &mut self.readers[ingress.index()] else { return 0 };
         let attachment = *attachment;
-        let most = batch_len(self.turns.frames(ingress), self.ready.len()).min(self.rests.most());
+        let most = batch_len(self.turns.frames(ingress), self.ready.len());
         let (received, batch, keeps) = match source {
             Source::Datagrams(source) => {
                 let messages = self.underlay.receive(source, most);
@@ -320,6 +320,7 @@ impl Worker {
                 return if messages < most.min(MAX_MESSAGES) { 0 } else { messages };
             }
             Source::Port(reader) => {
+                let most = most.min(self.rests.most(reader.is_strided()));
                 let (received, batch) = reader.recv(&mut self.buffers, most);
                 (received, batch, reader.has_buffered())
             }
@@ -330,20 +331,20 @@ impl Worker {
             let (now, began) = (self.clock.now(), self.sampler.draw());
             mark(&mut self.pipeline, self.clock);
             let done = self.pipeline.process_part(ingress, batch, 0, now, &mut self.egress);
+            let mut refused = self.pipeline.refused_floods();
             let mut work = self.pipeline.transmit(batch, &mut self.egress, &mut self.outputs);
             if done < frames {
-                has_rest = self.rests.keep(ingress, batch, done);
+                // Nobody would go on with the rest of a port that is gone.
+                has_rest = received != Received::Gone && self.rests.keep(ingress, batch, done);
                 if !has_rest {
-                    work += carry_all(&mut self.pipeline, ingress, batch, done, now, &mut self.egress, &mut self.outputs);
+                    let (more, also_refused) =
+                        carry_all(&mut self.pipeline, ingress, batch, done, now, &mut self.egress, &mut self.outputs);
+                    work += more;
+                    refused += also_refused;
                 }
             }
             self.finish(ingress, if has_rest { done } else { frames }, work, now, began);
-            let refused = self.pipeline.refused_floods();
-            if refused > 0
-                && let Some(pause) = self.pauses.note(ingress, refused, now)
-            {
-                self.pause(ingress, now, pause);
-            }
+            self.note_refused(ingress, refused, now);
         }
         if received == Received::Gone {
             self.stop_reading(ingress);
@@ -366,16 +367,28 @@ impl Worker {
         // Nothing is left if this panics.
         let first = std::mem::replace(&mut rest.next, usize::MAX);
         let done = pipeline.process_part(ingress, &mut rest.batch, first, now, egress);
+        let refused = pipeline.refused_floods();
         let work = pipeline.transmit(&rest.batch, egress, outputs);
         rest.next = done;
         if rest.is_done() {
             rests.release(ingress);
         }
         self.finish(ingress, done.saturating_sub(first), work, now, began);
-        if self.rests.has(ingress) || has_buffered(&self.readers, ingress) {
+        self.note_refused(ingress, refused, now);
+        if (self.rests.has(ingress) || has_buffered(&self.readers, ingress)) && !self.pauses.has(ingress) {
             self.unfinished.push(ingress);
         }
         0
+    }
+
+    /// Storm control has refused this number of frames of a port's batch; a port of which it refuses many is paused.
+    #[inline]
+    fn note_refused(&mut self, ingress: PortId, refused: usize, now: Timestamp) {
+        if refused > 0
+            && let Some(pause) = self.pauses.note(ingress, refused, now)
+        {
+            self.pause(ingress, now, pause);
+        }
     }
 
     /// Does not read a port for a moment.
@@ -497,13 +510,14 @@ fn carry_all(
     now: Timestamp,
     egress: &mut Egress,
     outputs: &mut Outputs,
-) -> Work {
-    let (mut work, mut done) = (Work::default(), first);
+) -> (Work, usize) {
+    let (mut work, mut refused, mut done) = (Work::default(), 0, first);
     while done < batch.spans().len() {
         done = pipeline.process_part(ingress, batch, done, now, egress);
+        refused += pipeline.refused_floods();
         work += pipeline.transmit(batch, egress, &mut *outputs);
     }
-    work
+    (work, refused)
 }
 
 /// Whether whole frames of a port were read that its worker has not taken yet.

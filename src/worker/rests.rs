@@ -8,7 +8,8 @@
 //!  read 64 broadcasts, 32 ports --> 32 processed, written --> the rest of 32 --> others --> 32 processed, written --> read ...
 //! ```
 //!
-//! While no spare is left, the other ports are read [`FEW`] frames at a time, so that a rest is not needed.
+//! While no spare of a kind is left, ports whose batches are of that kind are read [`FEW`] frames at a time, so that a rest is not
+//! needed.
 
 use packet::Batch;
 use packet::batch::MAX_FRAMES;
@@ -50,10 +51,11 @@ impl Rests {
         }
     }
 
-    /// Maximum number of frames to read, so that no rest is left that could not be kept.
+    /// Maximum number of frames to read into a batch of this kind, so that no rest is left that could not be kept.
     #[inline]
-    pub(super) fn most(&self) -> usize {
-        if self.packed.is_empty() || self.strided.is_empty() { FEW } else { MAX_FRAMES }
+    pub(super) fn most(&self, is_strided: bool) -> usize {
+        let spares = if is_strided { &self.strided } else { &self.packed };
+        if spares.is_empty() { FEW } else { MAX_FRAMES }
     }
 
     /// Keeps the frames of a port's batch from `next` on, and gives an empty batch for it. False, and nothing changes, if there is
@@ -128,13 +130,13 @@ mod tests {
     fn without_spares_batches_are_short() {
         let mut rests = Rests::new(4);
         for port in 0..STRIDED as u16 {
-            assert_eq!(rests.most(), MAX_FRAMES);
+            assert_eq!(rests.most(true), MAX_FRAMES);
             assert!(rests.keep(PortId(port), &mut filled(Batch::strided(4), 0), 0));
         }
-        assert_eq!(rests.most(), FEW);
+        assert_eq!((rests.most(true), rests.most(false)), (FEW, MAX_FRAMES), "of that kind only");
         let mut one_more = filled(Batch::strided(4), 7);
         assert!(!rests.keep(PortId(77), &mut one_more, 0) && one_more.spans().len() == 1);
         rests.release(PortId(0));
-        assert_eq!(rests.most(), MAX_FRAMES);
+        assert_eq!(rests.most(true), MAX_FRAMES);
     }
 }

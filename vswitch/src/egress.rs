@@ -26,7 +26,7 @@ pub(crate) struct Frame {
     pub(crate) span: Span,
     pub(crate) headers: Headers,
     pub(crate) offload: Offload,
-    /// An IPv4 packet that is to leave in fragments of at most so many bytes.
+    /// An IPv4 packet that is to leave in fragments of at most this number of bytes.
     pub(crate) cut_to: Option<u16>,
     /// What a local kernel left to be cut (TCP with a partial checksum, out of a tunnel), and did not say how: the
     /// segments' size is ours to choose.
@@ -82,7 +82,7 @@ pub(crate) struct Queues {
 }
 
 impl Egress {
-    /// Queues for so many ports, each with room for a whole batch: all the memory they will use.
+    /// Queues for this number of ports, each with room for a whole batch: all the memory that they will use.
     #[must_use]
     pub fn new(ports: usize) -> Egress {
         Egress {

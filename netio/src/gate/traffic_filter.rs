@@ -105,7 +105,7 @@ impl TrafficFilter {
     pub fn remove_left(interface: u32) {
         for handle in HANDLES {
             if !matches!(Claim::on(interface, handle), Claimed::Other) {
-                // There is none, as a rule.
+                // Usually there is no such filter.
                 let _ = delete(interface, handle);
             }
         }

@@ -293,7 +293,7 @@ impl DgramQueue {
         if found.is_ok() {
             (guest.name, guest.dead) = (Some(name), None);
         }
-        // If the name is refused, whoever came before stays the guest.
+        // If the name is refused, the former guest stays.
         guest.take(found);
     }
 

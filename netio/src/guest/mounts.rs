@@ -1,6 +1,6 @@
 //! The file systems on which the path of a guest's socket may lead, so that no worker waits for one of them.
 //!
-//! Opening a path may take as long as whoever serves its file system likes: a server of NFS that does not answer, an automounter
+//! Opening a path blocks until its file system answers, and some file systems never do: an NFS server that is down, an automounter
 //! (autofs), a process of any user (FUSE). A guest chooses the name of its own socket, and a worker that is to send frames there
 //! follows it. So a path is followed one step at a time, and only on file systems whose answers come from this kernel: those in
 //! [`LOCAL`], that of `/`, and that of the switch's own socket, without which the daemon would not run.
