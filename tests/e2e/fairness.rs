@@ -1,5 +1,6 @@
 //! A host that floods or does not read takes nothing from the others.
 
+use std::io::Write;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -7,10 +8,11 @@ use packet::MacAddr;
 
 use crate::exchange::{Background, Echo, full_speed};
 use crate::frames::{frame, is_ours, station};
+use crate::guest::{Directory, StreamGuest, framed};
 use crate::host::{Host, Ip};
 use crate::switch::Switch;
 use crate::transfer::transfer;
-use crate::trial;
+use crate::{trial, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -18,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("fairness/full_speed_starves_nobody", full_speed_starves_nobody),
         trial("fairness/one_worker_is_fair_too", one_worker_is_fair_too),
         trial("fairness/a_burst_to_many_ports_is_whole_and_in_order", a_burst_to_many_ports_is_whole_and_in_order),
+        trial("fairness/a_burst_before_the_end_is_whole", a_burst_before_the_end_is_whole),
     ]
 }
 
@@ -50,7 +53,7 @@ fn a_stuck_receiver_holds_nobody_up() {
     assert_eq!(switch.finish().lost(), 0);
 }
 
-/// A batch of floods to so many ports is carried in parts, with turns of others between them.
+/// A batch of floods to more than 60 ports is carried in parts, with turns of others between them.
 fn a_burst_to_many_ports_is_whole_and_in_order() {
     let hosts = ["sender", "listener", "other"].map(Host::quiet);
     let [sender, listener, other] = &hosts;
@@ -79,6 +82,30 @@ fn a_burst_to_many_ports_is_whole_and_in_order() {
             assert!(!is_ours(&heard), "{heard:x?}");
         }
     }
+    switch.finish();
+}
+
+/// A guest sends a batch that is carried in parts, and something behind it that ends the connection: all of the batch is carried.
+fn a_burst_before_the_end_is_whole() {
+    let (listener, directory) = (Host::quiet("listener"), Directory::new());
+    let path = directory.path("guest");
+    let spares = (0..60).map(|number| format!("spare{number}"));
+    let taps = std::iter::once(listener.port("")).chain(spares).collect::<Vec<_>>().join(",");
+    let stream = format!("stream:{}", path.display());
+    let switch = Switch::start(&["--tap", &taps, "--port", &stream, "--workers", "1"]);
+    let socket = listener.raw();
+    let numbered = |number: u32| frame(MacAddr::BROADCAST, station(1), &number.to_be_bytes());
+    let hears_next = |number| {
+        let heard = wait::until("a frame of the guest", || socket.recv().filter(|heard| is_ours(heard)));
+        assert_eq!(heard, numbered(number));
+    };
+    let mut guest = StreamGuest::at(&path);
+    guest.send(&numbered(0));
+    hears_next(0);
+    let impossible_length = [0xff; 4];
+    let frames = (1..200).flat_map(|number| framed(&numbered(number)));
+    guest.0.write_all(&frames.chain(impossible_length).collect::<Vec<u8>>()).expect("sent at once");
+    (1..200).for_each(hears_next);
     switch.finish();
 }
 
