@@ -72,6 +72,7 @@ const PAGE: &[manual::Section] = &[
 ];
 
 fn main() -> ExitCode {
+    netio::memory::map_large_blocks();
     let mut cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {

@@ -14,7 +14,7 @@ use crate::nat::Nat;
 use crate::port::{Port, PortKind};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys};
-use crate::router::{Gateway, MAX_GATEWAYS, Router};
+use crate::router::{Gateway, Known, MAX_GATEWAYS, Router};
 use crate::tunnel::{AnyTunnel, IpTunnel, Position, Tunnel, apart};
 use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
 use crate::value::Text;
@@ -301,6 +301,7 @@ impl<'a> Check<'a> {
     /// The gateways of all bridges. Overlapping networks are a problem.
     fn gateways(&mut self, bridges: &[Bridge]) -> Vec<Gateway> {
         let mut gateways: Vec<Gateway> = Vec::new();
+        let mut known = Known::default();
         for (number, (_, keys)) in self.document.bridges().enumerate() {
             let untagged = keys.gateway.iter().map(|gateway| (VlanId::NONE, &gateway.origin, gateway.value.0));
             let by_vlan = keys.gateways.iter().flat_map(|gateways| &gateways.value.0);
@@ -312,9 +313,13 @@ impl<'a> Check<'a> {
                 let name_of = |other: &Gateway| {
                     bridges.get(other.bridge).filter(|_| other.bridge != number).map(|bridge| bridge.name.as_str())
                 };
-                match gateways.iter().find_map(|other| Some((other, gateway.conflict(other, name_of(other))?))) {
+                let mut others = known.in_the_way_of(&gateway).into_iter().flatten().filter_map(|at| gateways.get(at));
+                match others.find_map(|other| Some((other, gateway.conflict(other, name_of(other))?))) {
                     Some((other, problem)) => self.problems.add_clash(origin, problem, other.to_string()),
-                    None => gateways.push(gateway),
+                    None => {
+                        known.add(&gateway, gateways.len());
+                        gateways.push(gateway);
+                    }
                 }
             }
         }

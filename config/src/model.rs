@@ -84,6 +84,14 @@ impl Config {
             .chain(tunnels.map(|tunnel| format!("tunnel {}", tunnel.name)))
     }
 
+    /// Numbers of the bridges that have a port, a tunnel or an uplink.
+    #[must_use]
+    pub fn occupied_bridges(&self) -> HashSet<usize> {
+        let ports = self.ports.iter().filter(|port| port.is_bridged()).map(|port| port.bridge);
+        let tunnels = self.tunnels.iter().map(|tunnel| tunnel.bridge);
+        ports.chain(tunnels).chain(self.bridge_uplink.iter().map(|uplink| uplink.bridge)).collect()
+    }
+
     /// Numbers the bridges like those of the running configuration: a bridge of the same name has the same number, a new one the
     /// lowest that no bridge has in either.
     pub(crate) fn number_like(&mut self, running: &Config) {

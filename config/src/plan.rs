@@ -11,9 +11,12 @@
 //! `workers`, `busy-poll`, `mac-table-size`, `mac-aging-time`, `control` or `metrics` keeps the running values. The set of bridges,
 //! the uplink, the gateways and the settings of the translation have no such rule: leaving them out means none, or the default.
 
+use std::collections::HashMap;
 use std::fmt;
 
-use crate::bridge::Bridge;
+use packet::VlanId;
+
+use crate::bridge::{Bridge, BridgeKeys};
 use crate::check::free_name;
 use crate::desired::Desired;
 use crate::model::Config;
@@ -124,9 +127,12 @@ impl std::error::Error for NeedsRestart {}
 impl Desired {
     /// Sizes and ageing times of MAC tables that are not written stay as they are.
     fn keep_tables_of(&mut self, now: &Desired) {
+        let running = by_number(&now.config.bridges);
+        let written: HashMap<&str, &BridgeKeys> =
+            self.document.bridges().map(|(name, keys)| (name.value.as_str(), keys)).collect();
         for bridge in &mut self.config.bridges {
-            let Some(before) = now.config.bridge(bridge.number) else { continue };
-            let keys = self.document.bridges().find(|(name, _)| name.value == bridge.name).map(|(_, keys)| keys);
+            let Some(before) = running.get(&bridge.number) else { continue };
+            let keys = written.get(bridge.name.as_str());
             if keys.is_none_or(|keys| keys.mac_table_size.is_none()) {
                 bridge.mac_table_size = before.mac_table_size;
             }
@@ -185,19 +191,20 @@ impl Plan {
     }
 
     fn bridges(&mut self, old: &Config, new: &Config) {
+        let (before, after) = (by_number(&old.bridges), by_number(&new.bridges));
         for bridge in &old.bridges {
-            if new.bridge(bridge.number).is_none() {
+            if !after.contains_key(&bridge.number) {
                 self.note(Action::Remove, "bridge", &bridge.name, "");
                 self.removed_bridges.push(bridge.clone());
             }
         }
         for bridge in &new.bridges {
-            match old.bridge(bridge.number) {
+            match before.get(&bridge.number) {
                 None => {
                     self.note(Action::Add, "bridge", &bridge.name, "");
                     self.added_bridges.push(bridge.clone());
                 }
-                Some(before) if before == bridge => {}
+                Some(before) if *before == bridge => {}
                 Some(before) => {
                     self.note(Action::Alter, "bridge", &bridge.name, bridge.differences_from(before));
                     self.altered_bridges.push(bridge.clone());
@@ -208,17 +215,19 @@ impl Plan {
 
     /// Compares the gateways. One that stays on its bridge and VLAN with another address is a line of its own.
     fn gateways(&mut self, old: &Config, new: &Config) {
-        let of = |config: &Config| config.router.as_ref().map_or_else(Vec::new, |router| router.gateways.clone());
+        let of = |config: &Config| config.router.as_ref().map_or(&[][..], |router| &router.gateways).to_vec();
         let (before, after) = (of(old), of(new));
-        for gateway in before.iter().filter(|gateway| !after.contains(gateway)) {
-            if !after.iter().any(|other| other.is_same_place(gateway)) {
+        let (old_places, new_places) = (by_place(&before), by_place(&after));
+        let is_in = |places: &Places, gateway: &Gateway| places.get(&gateway.place()) == Some(&gateway);
+        for gateway in before.iter().filter(|gateway| !is_in(&new_places, gateway)) {
+            if !new_places.contains_key(&gateway.place()) {
                 self.note(Action::Remove, "gateway", gateway.on(old.name_among_several(gateway.bridge)), "");
             }
             self.removed_gateways.push(gateway.clone());
         }
-        for gateway in after.iter().filter(|gateway| !before.contains(gateway)) {
+        for gateway in after.iter().filter(|gateway| !is_in(&old_places, gateway)) {
             let name = gateway.on(new.name_among_several(gateway.bridge));
-            match before.iter().find(|other| other.is_same_place(gateway)) {
+            match old_places.get(&gateway.place()) {
                 None => self.note(Action::Add, "gateway", name, gateway.reach_text()),
                 Some(other) if other.is_same_network(gateway) => {
                     self.note(
@@ -322,6 +331,17 @@ impl Plan {
             self.published.push(rule.clone());
         }
     }
+}
+
+/// Gateways by bridge and VLAN, of which each has one at most.
+type Places<'a> = HashMap<(usize, VlanId), &'a Gateway>;
+
+fn by_place(gateways: &[Gateway]) -> Places<'_> {
+    gateways.iter().map(|gateway| (gateway.place(), gateway)).collect()
+}
+
+fn by_number(bridges: &[Bridge]) -> HashMap<usize, &Bridge> {
+    bridges.iter().map(|bridge| (bridge.number, bridge)).collect()
 }
 
 /// `settings` with the values of `other` for everything that can change while packets flow.

@@ -17,7 +17,9 @@ impl Config {
     /// A line for each gateway that no port reaches, and for ports that do not reach the only gateway, which nobody has written.
     #[must_use]
     pub fn out_of_reach(&self) -> Vec<Problem> {
+        let occupied = self.occupied_bridges();
         let gateways = self.router.iter().flat_map(|router| &router.gateways);
+        let gateways = gateways.filter(|gateway| occupied.contains(&gateway.bridge));
         gateways.filter_map(|gateway| self.lonely(gateway).or_else(|| self.left_out(gateway))).collect()
     }
 

@@ -9,6 +9,7 @@
 //! No two of these networks overlap, so that an address belongs to one network. Without an uplink the router routes between its gateways
 //! and translates nothing.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
 
@@ -71,15 +72,15 @@ impl Gateway {
         Gateway { origin: Origin::Default, bridge: 0, vlan: VlanId::NONE, address: DEFAULT_GATEWAY, reach: Reach::All }
     }
 
-    /// Whether the other one is for the same VLAN of the same bridge.
-    pub(crate) fn is_same_place(&self, other: &Gateway) -> bool {
-        self.bridge == other.bridge && self.vlan == other.vlan
+    /// Its bridge and its VLAN, where no other one is.
+    pub(crate) fn place(&self) -> (usize, VlanId) {
+        (self.bridge, self.vlan)
     }
 
     /// Whether the other one is the same but for what it forwards.
     #[must_use]
     pub fn is_same_network(&self, other: &Gateway) -> bool {
-        self.is_same_place(other) && self.address == other.address
+        self.place() == other.place() && self.address == other.address
     }
 
     /// `routing outside`; empty where everything is routed.
@@ -113,6 +114,30 @@ impl Gateway {
             return Some(format!("{one} overlaps with {another} of gateway {other}{on}: give each network addresses of its own"));
         }
         None
+    }
+}
+
+/// Where to find the gateways that may be in the way of another one: at its place, or with a network that overlaps. The networks of
+/// those that are known do not overlap, so only the two next to the other one's can.
+#[derive(Default)]
+pub(crate) struct Known {
+    places: HashMap<(usize, VlanId), usize>,
+    networks: BTreeMap<Ipv4Addr, usize>,
+}
+
+impl Known {
+    /// Adds a gateway, which is the one of this number.
+    pub(crate) fn add(&mut self, gateway: &Gateway, number: usize) {
+        self.places.insert(gateway.place(), number);
+        self.networks.insert(gateway.address.network().network(), number);
+    }
+
+    /// The numbers of those that may be in the way of another one.
+    pub(crate) fn in_the_way_of(&self, gateway: &Gateway) -> [Option<usize>; 3] {
+        let first = gateway.address.network().network();
+        let below = self.networks.range(..=first).next_back().map(|(_, number)| *number);
+        let above = self.networks.range(first..).next().map(|(_, number)| *number);
+        [self.places.get(&gateway.place()).copied(), below, above]
     }
 }
 

@@ -1,13 +1,31 @@
-//! Advice to the kernel about large tables.
+//! Large tables in memory: advice to the kernel, and to the allocator.
 //!
 //! A table of a million connections is 88 MiB, 22,000 small pages: more than the processor's cache of addresses holds, so a packet
 //! of a random connection waits for two page walks beside its two cache lines. With huge pages, most of these walks fall away.
+//!
+//! A table is mostly zeros that nobody has touched, which the kernel need not provide. The allocator keeps that only for blocks that it
+//! maps each by itself; a block that it takes from its heap it has to clear, which touches all of it. Which blocks it maps, glibc adapts
+//! to those that were freed: after the first large one, tables of less than 32 MiB come from the heap.
 
 use std::io;
 use std::ops::Range;
 
 /// Size of a page of all machines that this program runs on, in bytes, or a divisor of it.
 const PAGE: usize = 4096;
+
+/// Blocks of at least this size are mapped each by itself, in bytes. Below, the two pages that a block wastes weigh more.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 64 << 10;
+
+/// Makes the allocator map large blocks each by itself from now on: such a block takes up the memory that is used of it, and gives it
+/// back when it is freed. Other allocators than glibc's do so by themselves, and are left alone.
+pub fn map_large_blocks() {
+    // SAFETY: mallopt changes a setting of the allocator, under its own lock; blocks that exist stay what they are.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+    }
+}
 
 /// Asks for huge pages behind this memory, now or when it is first used. An error if the kernel has none.
 pub fn prefer_huge_pages(memory: &Range<*const u8>) -> io::Result<()> {

@@ -104,7 +104,7 @@ impl Daemon {
         let capacity = slots.capacity();
         let ids = slots.take_many(config.ports.len()).context("too many ports")?;
         let uplink_id = slots.take_many(usize::from(config.uplink_interface().is_some())).context("too many ports")?;
-        let bridges = Bridges::new(config.bridges.clone(), capacity)?;
+        let bridges = Bridges::new(config.bridges.clone(), &config.occupied_bridges(), capacity)?;
         // First the tunnels' sockets, because the router reserves any free ports; then the uplink, so that nothing is
         // created if it cannot be opened.
         let queues = |id: PortId| queues_of(id.index(), readers, workers);

@@ -156,11 +156,17 @@ impl Daemon {
         }
     }
 
-    /// Makes the tables of new bridges, and of those with other settings; and the router for the first gateways.
+    /// Makes the tables of new bridges, of those with other settings, and of those that get their first port; and the router for the
+    /// first gateways.
     fn prepare_networks(&self, plan: &Plan, desired: &Desired) -> anyhow::Result<(Vec<Bridge>, Option<RouterControl>)> {
         let now = self.fabric.now();
-        let added = plan.added_bridges.iter().map(|bridge| self.fabric.bridges.make(bridge.clone()));
-        let altered = plan.altered_bridges.iter().map(|bridge| self.fabric.bridges.remake(bridge.clone(), now));
+        let (bridges, occupied) = (&self.fabric.bridges, desired.config.occupied_bridges());
+        let added = plan.added_bridges.iter().map(|bridge| bridges.make(bridge.clone(), occupied.contains(&bridge.number)));
+        let others = occupied.iter().filter(|number| bridges.is_idle(bridge_id(**number)));
+        let others = others.filter(|number| !plan.altered_bridges.iter().any(|altered| altered.number == **number));
+        let others = others.filter_map(|number| desired.config.bridge(*number));
+        let altered = plan.altered_bridges.iter().chain(others);
+        let altered = altered.map(|bridge| bridges.remake(bridge.clone(), occupied.contains(&bridge.number), now));
         let bridges = added.chain(altered).collect::<anyhow::Result<Vec<Bridge>>>()?;
         if let Some(router) = &self.edge.router {
             router.check_gateways(&plan.added_gateways)?;

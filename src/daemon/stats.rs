@@ -36,7 +36,7 @@ impl View<'_> {
     pub(super) fn stats(&self, report: &Report) -> api::Stats {
         let tables = self.fabric.bridges.iter().map(|bridge| api::BridgeStats {
             name: bridge.config.name.clone(),
-            mac_table: table_stats(bridge.table.stats(), bridge.table.size()),
+            mac_table: table_stats(bridge.table.stats(), bridge.config.mac_table_size),
         });
         let bridges: Vec<api::BridgeStats> = tables.collect();
         let capacity = self.fabric.slots.capacity();

@@ -2,7 +2,11 @@
 //!
 //! Bridges come and go while frames flow. A bridge that is removed has no ports any more; its number is free for another one with the
 //! next change, because commands reach each worker in their order.
+//!
+//! *Memory.* A bridge that has no port learns nothing, so all such bridges share one table without room. With its first port a bridge
+//! gets a table of its own, which it keeps: a thousand networks without guests cost next to nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -23,6 +27,8 @@ pub(crate) struct Bridges {
     by_number: Vec<Option<Bridge>>,
     /// Port numbers are below this.
     ports: usize,
+    /// The table of all bridges that have had no port yet.
+    idle: Arc<MacTable>,
 }
 
 /// One bridge.
@@ -40,30 +46,44 @@ impl Bridge {
 }
 
 impl Bridges {
-    /// Bridges whose ports have numbers below `ports`.
-    pub(crate) fn new(configs: Vec<config::Bridge>, ports: usize) -> anyhow::Result<Bridges> {
-        let mut bridges = Bridges { by_number: Vec::new(), ports };
+    /// Bridges whose ports have numbers below `ports`; `occupied` are the numbers of those that have any.
+    pub(crate) fn new(configs: Vec<config::Bridge>, occupied: &HashSet<usize>, ports: usize) -> anyhow::Result<Bridges> {
+        let idle = Arc::new(MacTable::new(MacTableConfig { size: 0, ports: 0, ..MacTableConfig::default() }));
+        let mut bridges = Bridges { by_number: Vec::new(), ports, idle };
         for config in configs {
-            let bridge = bridges.make(config)?;
+            let is_occupied = occupied.contains(&config.number);
+            let bridge = bridges.make(config, is_occupied)?;
             bridges.set(bridge);
         }
         Ok(bridges)
     }
 
     /// A bridge that is not one of these yet.
-    pub(crate) fn make(&self, config: config::Bridge) -> anyhow::Result<Bridge> {
-        let table = MacTable::new(self.table_config(&config)?);
+    pub(crate) fn make(&self, config: config::Bridge, has_ports: bool) -> anyhow::Result<Bridge> {
+        if !has_ports {
+            return Ok(Bridge { config, table: Arc::clone(&self.idle) });
+        }
+        let table = MacTable::try_new(self.table_config(&config)?).map_err(|_| no_memory(config.mac_table_size))?;
         Ok(Bridge { config, table: Arc::new(table) })
     }
 
     /// A bridge in place of the one of this number, with the same stations and other settings.
-    pub(crate) fn remake(&self, config: config::Bridge, now: Timestamp) -> anyhow::Result<Bridge> {
-        let Some(before) = self.get(bridge_id(config.number)) else { return self.make(config) };
+    pub(crate) fn remake(&self, config: config::Bridge, has_ports: bool, now: Timestamp) -> anyhow::Result<Bridge> {
+        let before = self.get(bridge_id(config.number)).filter(|before| !self.is_idle(before.id()));
+        let Some(before) = before else { return self.make(config, has_ports) };
         let table = match before.config.mac_table_size == config.mac_table_size {
             true => Arc::clone(&before.table),
-            false => Arc::new(before.table.resized(self.table_config(&config)?, now)),
+            false => {
+                let table = before.table.resized(self.table_config(&config)?, now);
+                Arc::new(table.map_err(|_| no_memory(config.mac_table_size))?)
+            }
         };
         Ok(Bridge { config, table })
+    }
+
+    /// Whether this is a bridge that has had no port yet, so that it has no table of its own.
+    pub(crate) fn is_idle(&self, id: BridgeId) -> bool {
+        self.get(id).is_some_and(|bridge| Arc::ptr_eq(&bridge.table, &self.idle))
     }
 
     fn table_config(&self, config: &config::Bridge) -> anyhow::Result<MacTableConfig> {
@@ -77,7 +97,9 @@ impl Bridges {
         if at >= self.by_number.len() {
             self.by_number.resize_with(at + 1, || None);
         }
-        bridge.table.set_aging(bridge.config.mac_aging_time);
+        if !Arc::ptr_eq(&bridge.table, &self.idle) {
+            bridge.table.set_aging(bridge.config.mac_aging_time);
+        }
         self.by_number[at] = Some(bridge);
     }
 
@@ -175,4 +197,8 @@ impl Bridges {
     pub(crate) fn stats(&self) -> Vec<(String, MacTableStats)> {
         self.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.stats())).collect()
     }
+}
+
+fn no_memory(entries: usize) -> anyhow::Error {
+    anyhow::anyhow!("not enough memory for a MAC table of {entries} entries: choose a smaller mac-table-size")
 }

@@ -134,7 +134,7 @@ pub(crate) mod tests {
     /// A fabric of one bridge and this many workers, whose threads the test starts, for ports below `capacity`.
     pub(crate) fn fabric(workers: usize, capacity: usize) -> Fabric {
         let config = config::Bridge { number: 0, name: "br0".to_owned(), mac_table_size: 1024, mac_aging_time: 300 };
-        let bridges = Bridges::new(vec![config], capacity).unwrap();
+        let bridges = Bridges::new(vec![config], &[0].into(), capacity).unwrap();
         let clock = Clock::start();
         let setup = Setup {
             workers,

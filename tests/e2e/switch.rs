@@ -106,6 +106,13 @@ impl Switch {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("its descriptors").count()
     }
 
+    /// Memory that it takes up, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+
     /// Whether it has logged a line with this text.
     pub(crate) fn has_logged(&self, text: &str) -> bool {
         self.log.lock().expect("the log").iter().any(|line| line.contains(text))

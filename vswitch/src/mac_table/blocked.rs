@@ -8,7 +8,7 @@ use packet::vlan::VlanId;
 
 use super::loop_guard::{BLOCKS, Loop};
 use super::slots::{Value, key_parts, zeroed};
-use super::{Book, MacTable};
+use super::{Book, MacTable, NoMemory};
 use crate::port::PortId;
 
 /// Maximum number of addresses that are looked at at a port as soon as a loop is found; whoever takes the loops flushes the rest.
@@ -26,8 +26,8 @@ const HEARD_SECS: u32 = 2;
 pub(super) struct Blocks(Box<[AtomicU64]>);
 
 impl Blocks {
-    pub(super) fn new(ports: usize) -> Blocks {
-        Blocks(zeroed(ports * BLOCKS))
+    pub(super) fn new(ports: usize) -> Result<Blocks, NoMemory> {
+        Ok(Blocks(zeroed(ports * BLOCKS)?))
     }
 
     /// Those of a port; none of a number that no port has.

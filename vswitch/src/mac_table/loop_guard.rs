@@ -34,6 +34,7 @@ use std::time::Duration;
 use packet::vlan::VlanId;
 use packet::{MacAddr, Timestamp};
 
+use super::{NoMemory, room_for};
 use crate::port::PortId;
 
 /// Moves of one address between two ports within [`WINDOW`] that are a loop: ten rounds.
@@ -154,13 +155,8 @@ impl Pair {
 
 impl LoopGuard {
     /// A guard of this number of ports.
-    pub(super) fn new(ports: usize) -> LoopGuard {
-        LoopGuard {
-            slots: Vec::with_capacity(SLOTS),
-            ports: Vec::with_capacity(ports),
-            most_ports: ports,
-            found: Vec::with_capacity(MAX_LOOPS),
-        }
+    pub(super) fn new(ports: usize) -> Result<LoopGuard, NoMemory> {
+        Ok(LoopGuard { slots: room_for(SLOTS)?, ports: room_for(ports)?, most_ports: ports, found: room_for(MAX_LOOPS)? })
     }
 
     /// Notes that an address, whose hash is `hash`, is about to move. `was_heard`: it was just heard at the port `from`.
@@ -336,7 +332,7 @@ mod tests {
     #[test]
     fn the_port_that_is_not_home_is_blocked() {
         for (home, away) in [(A, B), (B, A)] {
-            let mut guard = LoopGuard::new(3);
+            let mut guard = LoopGuard::new(3).unwrap();
             let found = circulate(&mut guard, home, away, 1000, 10).expect("a loop");
             assert_eq!((found.port, found.other, found.until), (away, home, millis(1000 + 90 + 2000)));
             assert_eq!(guard.take(), [found]);
@@ -348,7 +344,7 @@ mod tests {
     /// A station at C, whose frames circulate between A and B: it is never blamed, though it comes back to C all the time.
     #[test]
     fn a_station_is_not_blamed_for_the_loop_of_others() {
-        let mut guard = LoopGuard::new(3);
+        let mut guard = LoopGuard::new(3).unwrap();
         let mut found = Vec::new();
         for round in 0..2000 {
             let at = 1000 + round * 20;
@@ -360,13 +356,13 @@ mod tests {
 
     #[test]
     fn failovers_and_slow_moves_are_no_loops() {
-        let mut guard = LoopGuard::new(3);
+        let mut guard = LoopGuard::new(3).unwrap();
         for n in 0..1000 {
             assert_eq!(note(&mut guard, n, A, B, 1000 + n / 100), None);
         }
         assert_eq!(circulate(&mut guard, A, B, 10_000, 120), None, "18 moves in a second");
         // A station that wanders over many ports.
-        let mut guard = LoopGuard::new(40);
+        let mut guard = LoopGuard::new(40).unwrap();
         for n in 0..38 {
             assert_eq!(note(&mut guard, 1, PortId(n), PortId(n + 1), 1000), None);
         }
@@ -375,7 +371,7 @@ mod tests {
     /// A guest at A claims the address of a station behind the network at B, and was first.
     #[test]
     fn a_port_to_a_network_is_never_blocked() {
-        let mut guard = LoopGuard::new(3);
+        let mut guard = LoopGuard::new(3).unwrap();
         guard.set_leads_to_network(B, true);
         for (home, away) in [(A, B), (B, A)] {
             let found = circulate(&mut guard, home, away, 1000, 10).expect("a loop");
@@ -388,7 +384,7 @@ mod tests {
 
     #[test]
     fn invented_addresses_do_not_hide_a_loop() {
-        let mut guard = LoopGuard::new(3);
+        let mut guard = LoopGuard::new(3).unwrap();
         let found = (0..1000u64).find_map(|round| {
             let at = 1000 + round * 10;
             if round % 50 == 0 {
@@ -402,7 +398,7 @@ mod tests {
 
     #[test]
     fn each_time_is_twice_as_long_until_it_is_good() {
-        let mut guard = LoopGuard::new(3);
+        let mut guard = LoopGuard::new(3).unwrap();
         let (mut now, mut times) = (1000, Vec::new());
         for _ in 0..9 {
             let found = circulate(&mut guard, A, B, now, 10).expect("a loop");
@@ -419,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_removed_port_is_forgotten() {
-        let mut guard = LoopGuard::new(3);
+        let mut guard = LoopGuard::new(3).unwrap();
         let found = circulate(&mut guard, A, B, 1000, 10).expect("a loop");
         guard.forget(B);
         assert!(guard.blocked(millis(1100)).is_empty());

@@ -37,6 +37,7 @@ mod slots;
 mod tests;
 mod usage;
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -201,6 +202,13 @@ pub struct MacTable {
     book: CachePadded<Mutex<Book>>,
 }
 
+/// Memory for this many items, untouched until they are used.
+fn room_for<T>(count: usize) -> Result<Vec<T>, NoMemory> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(count).map_err(|_| NoMemory)?;
+    Ok(room)
+}
+
 /// Data that only changes of the table need, behind the lock.
 #[derive(Debug)]
 struct Book {
@@ -224,33 +232,42 @@ impl Book {
     }
 }
 
+/// The machine lacks the memory for a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoMemory;
+
 impl MacTable {
-    /// An empty table with all the memory that it will ever use: 24 bytes per slot, two to four slots per entry.
+    /// An empty table with all the memory that it will ever use: 24 bytes per slot, two to four slots per entry. Without the memory
+    /// the process ends, as after any other failed allocation.
     #[must_use]
     pub fn new(config: MacTableConfig) -> MacTable {
+        MacTable::try_new(config).unwrap_or_else(|NoMemory| handle_alloc_error(Layout::new::<MacTable>()))
+    }
+
+    /// The same; an error without the memory, as where the kernel promises no more of it than there is.
+    pub fn try_new(config: MacTableConfig) -> Result<MacTable, NoMemory> {
         let size = config.size.clamp(*SIZE_RANGE.start(), *SIZE_RANGE.end());
-        let slots = Slots::new(2 * size, config.seed);
-        MacTable {
+        let slots = Slots::new(2 * size, config.seed)?;
+        Ok(MacTable {
             size,
             aging_secs: AtomicU32::new(config.aging_secs.max(1)),
             guarded_until: AtomicU64::new(0),
-            blocks: Blocks::new(config.ports),
+            blocks: Blocks::new(config.ports)?,
             book: CachePadded::new(Mutex::new(Book {
-                usage: Usage::new(config.ports, slots.len()),
+                usage: Usage::new(config.ports, slots.len())?,
                 stats: MacTableStats::default(),
                 moves: Vec::with_capacity(MAX_MOVES),
                 more_moves: 0,
-                guard: LoopGuard::new(config.ports),
+                guard: LoopGuard::new(config.ports)?,
             })),
             slots,
-        }
+        })
     }
 
     /// An empty table of another configuration that takes over the entries of this one, as far as it has room: those that were
     /// renewed last are learned last.
-    #[must_use]
-    pub fn resized(&self, config: MacTableConfig, now: Timestamp) -> MacTable {
-        let table = MacTable::new(config);
+    pub fn resized(&self, config: MacTableConfig, now: Timestamp) -> Result<MacTable, NoMemory> {
+        let table = MacTable::try_new(config)?;
         let mut entries = self.entries(now);
         entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.age));
         for MacEntry { vlan, mac, port, age } in entries {
@@ -260,7 +277,7 @@ impl MacTable {
                 None => table.add_static(vlan, mac, port).map_or(Learned::Refused, |()| Learned::Added),
             };
         }
-        table
+        Ok(table)
     }
 
     /// Changes the time without renewal after which an entry is removed, in seconds.

@@ -25,6 +25,7 @@ use packet::vlan::VlanId;
 use siphasher::sip::SipHasher13;
 use zerocopy::FromZeros;
 
+use super::NoMemory;
 use crate::port::PortId;
 
 /// Slots of a bucket.
@@ -99,20 +100,18 @@ pub(super) fn slots_of(bucket: usize) -> Range<usize> {
     bucket * WAYS..(bucket + 1) * WAYS
 }
 
-/// Words that are zero, in memory that is untouched until they are used.
-pub(super) fn zeroed(count: usize) -> Box<[AtomicU64]> {
-    // Without the memory the usual way of allocation ends the process, as everywhere.
-    <[AtomicU64]>::new_box_zeroed_with_elems(count)
-        .unwrap_or_else(|_| std::iter::repeat_with(AtomicU64::default).take(count).collect())
+/// Items that are zero, in memory that is untouched until they are used.
+pub(super) fn zeroed<T: FromZeros>(count: usize) -> Result<Box<[T]>, NoMemory> {
+    <[T]>::new_box_zeroed_with_elems(count).map_err(|_| NoMemory)
 }
 
 impl Slots {
     /// At least this many free slots, allocated at once.
-    pub(super) fn new(count: usize, seed: [u64; 2]) -> Slots {
+    pub(super) fn new(count: usize, seed: [u64; 2]) -> Result<Slots, NoMemory> {
         let buckets = count.div_ceil(WAYS).next_power_of_two();
-        let words = zeroed((buckets + 1) * BUCKET_WORDS);
+        let words: Box<[AtomicU64]> = zeroed((buckets + 1) * BUCKET_WORDS)?;
         let base = words.as_ptr().align_offset(BUCKET_WORDS * size_of::<AtomicU64>()) % BUCKET_WORDS;
-        Slots { version: CachePadded::default(), words, base, buckets, seed }
+        Ok(Slots { version: CachePadded::default(), words, base, buckets, seed })
     }
 
     /// Number of slots.

@@ -207,6 +207,15 @@ fn an_address_with_a_static_entry_takes_no_lock() {
     assert_eq!(table.learn(VLAN, mac(1), PortId(1), at(5)), Learned::Refused);
 }
 
+/// A table that the machine has no memory for is an error, and so is its copy.
+#[test]
+fn a_table_without_memory() {
+    // No address space has room for the lists of so many ports.
+    let config = MacTableConfig { ports: usize::MAX >> 5, ..MacTableConfig::default() };
+    assert!(matches!(MacTable::try_new(config), Err(NoMemory)));
+    assert!(matches!(MacTable::new(MacTableConfig::default()).resized(config, at(1)), Err(NoMemory)));
+}
+
 /// A full table of stations that come and move, some of them static: what is learned and what is evicted was decided
 /// before.
 #[test]

@@ -6,6 +6,8 @@
 //! *Memory* is reserved at the start, and touched only for ports and slots that are used: a bridge without stations costs next to
 //! nothing.
 
+use super::slots::zeroed;
+use super::{NoMemory, room_for};
 use crate::port::PortId;
 
 /// No slot. Others are their number plus one, so that untouched memory links nothing.
@@ -39,13 +41,8 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn new(ports: usize, slots: usize) -> Usage {
-        Usage {
-            links: vec![[NONE; 2]; slots].into_boxed_slice(),
-            lists: Vec::with_capacity(ports),
-            heap: Vec::with_capacity(ports),
-            most: ports,
-        }
+    pub(super) fn new(ports: usize, slots: usize) -> Result<Usage, NoMemory> {
+        Ok(Usage { links: zeroed(slots)?, lists: room_for(ports)?, heap: room_for(ports)?, most: ports })
     }
 
     /// Whether entries may have this port.
