@@ -12,6 +12,10 @@ use crate::words;
 pub struct Port {
     /// Its name.
     pub name: String,
+    /// The name that its maker gave it, which no other port has; `null` for ports without.
+    pub id: Option<String>,
+    /// Notes of its maker, by name.
+    pub labels: BTreeMap<String, String>,
     /// Name of its bridge; `null` for a TUN device.
     pub bridge: Option<String>,
     /// Kind of device.

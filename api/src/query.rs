@@ -132,7 +132,7 @@ pub struct Apply {
     /// Change nothing, only answer with the difference
     #[serde(default)]
     pub dry_run: bool,
-    /// Remove the bridges that verbs have added, too
+    /// Remove the bridges, and the ports with an id, that verbs have added, too
     #[serde(default)]
     pub prune: bool,
     /// Name of the configuration in errors [default: the request]

@@ -120,14 +120,38 @@ impl<'a> Check<'a> {
     /// The ports of all bridges. Two ports with the same interface, path or address are a problem.
     fn ports(&mut self) -> Vec<Port> {
         let mut ports: Vec<Port> = Vec::new();
+        let mut ids: HashMap<&str, (&Origin, &Origin)> = HashMap::new();
         for (number, (_, keys)) in self.document.bridges().enumerate() {
             for keys in keys.ports.iter().flat_map(|ports| &ports.value.0) {
+                if let Some(id) = keys.value.id() {
+                    let text = id.value.0.as_str();
+                    match ids.get(text) {
+                        Some((other, at)) => {
+                            let what = format!("id {text}");
+                            let (at, problem) = match (keys.origin.is_verb(), other.is_verb()) {
+                                (true, _) => (*at, of_a_verb(&what, &keys.origin, text)),
+                                (false, true) => (&id.origin, of_a_verb(&what, other, text)),
+                                (false, false) => {
+                                    (&id.origin, format!("{what} is that of another port, '{other}': use another id"))
+                                }
+                            };
+                            self.problems.add_clash(at, problem, text);
+                            continue;
+                        }
+                        None => drop(ids.insert(text, (&keys.origin, &id.origin))),
+                    }
+                }
                 let made = keys.value.ports(&keys.origin, self.problems);
                 let clash = made.iter().find_map(|port| Some((port, ports.iter().find(|other| other.clashes_with(port))?)));
                 if let Some((port, other)) = clash {
-                    let problem = format!("{} is named twice: leave one of both out", port.where_it_is());
+                    let place = port.where_it_is();
+                    let (of_verb, of_other) = if port.origin.is_verb() { (port, other) } else { (other, port) };
+                    let (problem, at) = match (of_verb.origin.is_verb(), &of_verb.identity.id) {
+                        (true, Some(id)) => (of_a_verb(&place, &of_verb.origin, id), &of_other.origin),
+                        _ => (format!("{place} is named twice: leave one of both out"), &port.origin),
+                    };
                     let netns = other.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
-                    self.problems.add_clash(&port.origin, problem, other.where_it_is() + &netns);
+                    self.problems.add_clash(at, problem, other.where_it_is() + &netns);
                     continue;
                 }
                 self.warnings.extend(made.iter().filter_map(Port::warning));
@@ -402,6 +426,14 @@ impl<'a> Check<'a> {
             if has_slots { "; a guest's place is one, of which a stream has 16 unless guests says otherwise" } else { "" };
         self.problems.add(self.whole, format!("{count} ports, but there are at most {MAX_PORTS}{hosts}{guests}"));
     }
+}
+
+/// The problem with a port of a file that claims what a port has that a verb owns.
+fn of_a_verb(what: &str, verb: &Origin, id: &str) -> String {
+    format!(
+        "{what} is there already, and is not the file's, but made by '{verb}': use another one, or remove the port first with 'port del \
+         --id {id}', or use apply --prune"
+    )
 }
 
 /// Gives each port a name of its own: where interfaces in several namespaces have the same name, the name with the namespace. A port

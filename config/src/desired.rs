@@ -98,13 +98,16 @@ impl Desired {
         self.beside(&name, &text, flags)
     }
 
-    /// Reads a file's text, and the flags that add to it, for a switch that runs with this configuration. Bridges that verbs added
-    /// stay as they are; they are not the file's.
+    /// Reads a file's text, and the flags that add to it, for a switch that runs with this configuration. Bridges that verbs added, and
+    /// ports with an id that they added, stay as they are; they are not the file's.
     pub fn beside(&self, path: &str, text: &str, flags: &[Flag]) -> Result<Desired, Problems> {
         let mut problems = Problems::default();
         let mut document = file::read(path, text, &mut problems);
         document.take_over(&self.document, &mut problems);
-        Desired::complete(document, flags, file::whole(path), problems)
+        add_flags(&mut document, flags, &mut problems);
+        let whole = file::whole(path);
+        document.take_over_ports(&self.document, &whole, &mut problems);
+        Desired::finish(document, whole, problems)
     }
 
     /// Reads a file's text, and the flags that add to it: repeatable flags are appended to the file's values, the others replace
@@ -121,9 +124,12 @@ impl Desired {
     }
 
     fn complete(mut document: Document, flags: &[Flag], whole: Origin, mut problems: Problems) -> Result<Desired, Problems> {
-        for flag in flags {
-            flags::add(&mut document, flag, &mut problems);
-        }
+        add_flags(&mut document, flags, &mut problems);
+        Desired::finish(document, whole, problems)
+    }
+
+    /// The meaning of a document that is complete.
+    fn finish(mut document: Document, whole: Origin, mut problems: Problems) -> Result<Desired, Problems> {
         document.ensure_own_bridge();
         let config = check(&document, &whole, &mut problems);
         problems.none_or(Desired { document, config, whole })
@@ -142,7 +148,7 @@ impl Desired {
         other.plan_from(self).is_ok_and(|plan| plan.is_empty())
     }
 
-    /// This configuration with one more port, in the syntax of `--tap` or `--port`.
+    /// This configuration with one more port, in the syntax of `--tap` or `--port`. If it has an id, the verb is its owner.
     pub fn with_port(&self, word: &str) -> Result<Desired, EditError> {
         let flag = port_flag(word);
         let new = self.ports_of_word(word);
@@ -156,7 +162,17 @@ impl Desired {
         if let Some(name) = uplink.filter(|name| new.iter().any(|port| port.link() == Some((name, None)))) {
             return Err(EditError::taken(&verb, format!("{name} is the uplink: name another interface"), name));
         }
-        self.with(flag, "port add")
+        let id = new.iter().find_map(|port| port.identity.id.as_deref());
+        if let Some((id, there)) = id.and_then(|id| Some((id, self.with_id(id).next()?))) {
+            let problem =
+                format!("id {id} is that of port {}: use another id, or remove it first with 'port del --id'", there.full_name());
+            return Err(EditError::taken(&verb, problem, there.full_name()));
+        }
+        let (name, mut document, mut problems) = (flag.name, self.document.clone(), Problems::default());
+        add_flags(&mut document, &[flag], &mut problems);
+        document.give_to_verb(&verb, &self.document);
+        let done = Desired::finish(document, self.whole.clone(), problems);
+        done.map_err(|problems| problems.of_verb(name, "port add").into())
     }
 
     /// This configuration with one more published port, in the syntax of `--publish`.
@@ -283,6 +299,10 @@ impl Desired {
     }
 }
 
+fn add_flags(document: &mut Document, flags: &[Flag], problems: &mut Problems) {
+    flags.iter().for_each(|flag| flags::add(document, flag, problems));
+}
+
 /// A file's name, as problems say it, and its text.
 fn read_file(path: &Path) -> Result<(String, String), Problems> {
     let name = path.display().to_string();
@@ -312,7 +332,7 @@ fn is_named(port: &Port, name: &str) -> bool {
     port.name == name || port.where_it_is() == name || port.title().as_deref() == Some(name) || port.full_name() == name
 }
 
-fn no_such(what: &str, name: &str, there: impl Iterator<Item = String>) -> EditError {
+pub(crate) fn no_such(what: &str, name: &str, there: impl Iterator<Item = String>) -> EditError {
     let there: Vec<String> = there.collect();
     let problem = match nearest(name, there.iter().map(String::as_str)) {
         Some(close) => format!("there is no such {what}; did you mean '{close}'?"),

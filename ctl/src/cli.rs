@@ -79,7 +79,7 @@ pub(crate) enum Command {
         /// Change nothing; only print the difference
         #[arg(long)]
         dry_run: bool,
-        /// Remove the bridges that bridge add has made, too
+        /// Remove the bridges that bridge add, and the ports with an id that port add has made, too
         #[arg(long)]
         prune: bool,
     },
@@ -222,7 +222,11 @@ pub(crate) enum Port {
     /// Remove a port
     Del {
         /// Its name, or NAME@NETNS if several ports have that name
-        name: String,
+        #[arg(required_unless_present = "id")]
+        name: Option<String>,
+        /// The port with this id instead
+        #[arg(long, value_name = "ID", conflicts_with = "name")]
+        id: Option<String>,
     },
 }
 

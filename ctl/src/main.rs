@@ -163,7 +163,8 @@ fn run_port(get: &Get<'_>, port: &Port) -> anyhow::Result<String> {
         Port::List => get.shown("/v1/ports", |ports: &Vec<_>| print::ports(ports)),
         Port::Stats { name } => ports::stats(get, name.as_deref()),
         Port::Add { port } => change::add(get, "/v1/ports", &NewPort { port: port.clone() }),
-        Port::Del { name } => change::delete(get, "/v1/ports", name),
+        Port::Del { id: Some(id), .. } => change::delete(get, "/v1/ports/id", id),
+        Port::Del { name, .. } => change::delete(get, "/v1/ports", name.as_deref().unwrap_or_default()),
     }
 }
 

@@ -121,15 +121,15 @@ pub(crate) fn ports(ports: &[api::Port]) -> String {
 }
 
 fn port_table(ports: &[api::Port]) -> Table {
-    let mut table = Table::new(["bridge", "port", "kind", "state", ">mtu", "vlan", "limits", "namespace", "device"]);
+    let mut table = Table::new(["bridge", "port", "id", "kind", "state", ">mtu", "vlan", "limits", "namespace", "device"]);
     for port in ports {
         let vlan = port.vlan_text();
         let limits = port.limits.map_or_else(String::new, limits);
         let state = if port.loop_blocked { format!("{}, blocked", port.state) } else { port.state.to_string() };
-        let api::Port { name, bridge, kind, namespace, mtu, device, .. } = port.clone();
-        table.row([text(bridge), name, kind.to_string(), state, text(mtu), vlan, limits, text(namespace), device]);
+        let api::Port { name, id, bridge, kind, namespace, mtu, device, .. } = port.clone();
+        table.row([text(bridge), name, text(id), kind.to_string(), state, text(mtu), vlan, limits, text(namespace), device]);
     }
-    table.without_same("bridge").without_empty("limits")
+    table.without_same("bridge").without_empty("id").without_empty("limits")
 }
 
 /// The storm limits that are not the usual ones.

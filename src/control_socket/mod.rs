@@ -62,7 +62,7 @@ use server::Server;
 
 pub(crate) use conntrack::matches;
 pub(crate) use metrics::LATENCY_STEPS;
-pub(crate) use query::{MacTableNow, Query, Verb};
+pub(crate) use query::{MacTableNow, PortName, Query, Verb};
 pub(crate) use scrape::{Scrape, ScrapeListener};
 pub(crate) use socket::ControlListener;
 

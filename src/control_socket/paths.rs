@@ -29,6 +29,7 @@ const BODY_LIMIT: usize = 256 << 10;
         show::show,
         show::bridges,
         show::ports,
+        show::port_by_id,
         show::stats,
         show::tunnels,
         fdb::list,
@@ -48,6 +49,7 @@ const BODY_LIMIT: usize = 256 << 10;
         reconfigure::delete_bridge,
         reconfigure::add_port,
         reconfigure::delete_port,
+        reconfigure::delete_port_by_id,
         reconfigure::publish,
         reconfigure::unpublish,
         reconfigure::add_tunnel,
@@ -72,6 +74,7 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/show", get(show::show))
         .route("/v1/ports", get(show::ports).post(reconfigure::add_port))
         .route("/v1/ports/{name}", delete(reconfigure::delete_port))
+        .route("/v1/ports/id/{id}", get(show::port_by_id).delete(reconfigure::delete_port_by_id))
         .route("/v1/bridges", get(show::bridges).post(reconfigure::add_bridge))
         .route("/v1/bridges/{name}", patch(reconfigure::set_bridge).delete(reconfigure::delete_bridge))
         .route("/v1/config", get(reconfigure::show))

@@ -140,9 +140,18 @@ pub(crate) enum Verb {
     SetBridge(String),
     DeleteBridge(String),
     AddPort(String),
-    DeletePort(String),
+    DeletePort(PortName),
     Publish(String),
     Unpublish(String),
     AddTunnel(String),
     DeleteTunnel(String),
+}
+
+/// How a request names a port.
+#[derive(Debug)]
+pub(crate) enum PortName {
+    /// By its name, or `NAME@NETNS`.
+    Name(String),
+    /// By the id that its maker gave it.
+    Id(String),
 }

@@ -13,7 +13,7 @@ use axum::response::Response;
 
 use super::answer::{Body, InPath, Parameters, busy, not_received, problem};
 use super::ask::Asker;
-use super::query::{Query, Verb};
+use super::query::{PortName, Query, Verb};
 
 /// A request body of text.
 pub(super) struct Text(String);
@@ -114,7 +114,19 @@ pub(super) async fn add_port(
     (status = 404, description = "No such port", body = Problem),
 ))]
 pub(super) async fn delete_port(State(asker): State<Asker>, InPath(name): InPath<String>) -> Result<Json<Vec<Change>>, Response> {
-    change(&asker, Verb::DeletePort(name), false).await
+    change(&asker, Verb::DeletePort(PortName::Name(name)), false).await
+}
+
+/// Remove the port with an id
+#[utoipa::path(delete, path = "/v1/ports/id/{id}", params(("id" = String, Path, description = "Id that the port's maker gave it")), responses(
+    (status = 200, description = "The changes made", body = [Change]),
+    (status = 404, description = "No such port", body = Problem),
+))]
+pub(super) async fn delete_port_by_id(
+    State(asker): State<Asker>,
+    InPath(id): InPath<String>,
+) -> Result<Json<Vec<Change>>, Response> {
+    change(&asker, Verb::DeletePort(PortName::Id(id)), false).await
 }
 
 /// Publish ports

@@ -1,11 +1,12 @@
 //! The switch as a whole, its ports, tunnels and counters.
 
-use api::{Bridge, Port, Show, Stats, Tunnel};
+use api::{Bridge, Port, Problem, Show, Stats, Tunnel};
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::busy;
+use super::answer::{InPath, busy, problem};
 use super::ask::Asker;
 use super::query::Query;
 
@@ -25,6 +26,17 @@ pub(super) async fn bridges(State(asker): State<Asker>) -> Result<Json<Vec<Bridg
 #[utoipa::path(get, path = "/v1/ports", responses((status = 200, description = "The ports of all bridges, and TUN devices", body = [Port])))]
 pub(super) async fn ports(State(asker): State<Asker>) -> Result<Json<Vec<Port>>, Response> {
     asker.ask(Query::Show).await.map(|show| Json(show.ports)).ok_or_else(busy)
+}
+
+/// The port with an id
+#[utoipa::path(get, path = "/v1/ports/id/{id}", params(("id" = String, Path, description = "Id that the port's maker gave it")), responses(
+    (status = 200, description = "The port; of the places for guests of one socket, the first", body = Port),
+    (status = 404, description = "No such port", body = Problem),
+))]
+pub(super) async fn port_by_id(State(asker): State<Asker>, InPath(id): InPath<String>) -> Result<Json<Port>, Response> {
+    let show = asker.ask(Query::Show).await.ok_or_else(busy)?;
+    let port = show.ports.into_iter().find(|port| port.id.as_ref() == Some(&id));
+    port.map(Json).ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no port with this id"))
 }
 
 /// All counters

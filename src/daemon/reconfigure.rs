@@ -32,7 +32,7 @@ use vswitch::PortId;
 
 use super::check::check_way_out;
 use super::{Daemon, warn};
-use crate::control_socket::Verb;
+use crate::control_socket::{PortName, Verb};
 use crate::edge::router::{NewRules, PortNumbers, RouterControl};
 use crate::fabric::bridges::Bridge;
 use crate::fabric::queues_of;
@@ -74,7 +74,8 @@ impl Daemon {
             Verb::Apply { file, text, prune: false } => self.desired.beside(file, text, &[])?,
             Verb::Apply { file, text, prune: true } => Desired::of_text(file, text, &[])?,
             Verb::AddPort(word) => self.desired.with_port(word)?,
-            Verb::DeletePort(name) => self.desired.without_port(name)?,
+            Verb::DeletePort(PortName::Name(name)) => self.desired.without_port(name)?,
+            Verb::DeletePort(PortName::Id(id)) => self.desired.without_port_of_id(id)?,
             Verb::Publish(word) => self.desired.with_rule(word)?,
             Verb::Unpublish(text) => self.desired.without_rule(text)?,
             Verb::AddBridge(word) => self.desired.with_bridge(word)?,
@@ -341,7 +342,8 @@ fn of_verb(verb: &Verb, refusal: Refusal) -> Refusal {
         Verb::Publish(_) | Verb::Unpublish(_) => refusal.of_field("rule"),
         Verb::AddBridge(_) | Verb::SetBridge(_) => refusal.of_field("bridge"),
         Verb::AddTunnel(_) => refusal.of_field("tunnel"),
-        Verb::DeletePort(_) | Verb::DeleteTunnel(_) | Verb::DeleteBridge(_) => refusal.of_field("name"),
+        Verb::DeletePort(PortName::Id(_)) => refusal.of_field("id"),
+        Verb::DeletePort(PortName::Name(_)) | Verb::DeleteTunnel(_) | Verb::DeleteBridge(_) => refusal.of_field("name"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Everything here is computed from what the parts know at this moment; nothing is changed and no device is asked, but for the
 //! counters of a [`Report`], which is made before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use ::tunnel::FramingKind;
@@ -264,6 +264,8 @@ impl View<'_> {
         let (vlan_mode, vlan, trunks) = vlans_view(port.config.is_bridged().then_some(&port.config.vlans));
         Some(api::Port {
             name,
+            id: port.config.identity.id.clone(),
+            labels: port.config.identity.labels.iter().cloned().collect(),
             bridge: port.config.is_bridged().then(|| self.fabric.bridges.name(bridge_id(port.config.bridge)).to_owned()),
             kind: port.kind(),
             namespace: port.config.link().and_then(|(_, netns)| netns).map(ToString::to_string),
@@ -290,6 +292,8 @@ impl View<'_> {
     fn bridged_uplink_view(&self, uplink: &UplinkPort) -> Option<api::Port> {
         uplink.bridge().map(|bridge| api::Port {
             name: uplink.interface.clone(),
+            id: None,
+            labels: BTreeMap::new(),
             bridge: Some(self.fabric.bridges.name(bridge).to_owned()),
             kind: PortKind::Uplink,
             namespace: None,

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("networks/connections_end_with_their_network", connections_end_with_their_network),
         trial("networks/the_first_gateway_of_a_plain_switch", the_first_gateway_of_a_plain_switch),
         trial("networks/a_file_leaves_them_alone", a_file_leaves_them_alone),
+        trial("networks/a_file_leaves_ports_with_an_id_alone", a_file_leaves_ports_with_an_id_alone),
         trial("networks/come_and_go_beside_traffic", come_and_go_beside_traffic),
         trial("networks/routing_between_them", routing_between_them),
         trial("networks/a_table_of_another_size", a_table_of_another_size),
@@ -174,6 +175,34 @@ fn a_file_leaves_them_alone() {
     let lines = text(&socket, &["apply", "--prune", file.path()]);
     assert!(lines.starts_with("- bridge blue\n- gateway 10.71.0.1/24 on blue\n- port g1"), "{lines}");
     site.finish();
+}
+
+/// A port with an id is found and removed by it, and is its maker's.
+fn a_file_leaves_ports_with_an_id_alone() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let file = Written::new("ids", "");
+    let [one, two] = ["a", "b"].map(Host::quiet);
+    let switch = Switch::start(&["--config", file.path(), "--control", &socket]);
+    let id = "docker:78d5/web 1%";
+    text(&socket, &["port", "add", &one.port(&format!(":id={id}:labels=app@shop"))]);
+    text(&socket, &["port", "add", &two.port("")]);
+    fs::write(file.path(), "[bridge.br0]\nmac-aging-time = 77\n").expect("written");
+    assert_eq!(switch.reload(), Reloaded::Changed);
+    let list = json(&socket, &["port", "list"]);
+    assert_eq!(list.as_array().map(Vec::len), Some(1), "the one without an id was the file's: {list}");
+    assert_eq!((&list[0]["id"], &list[0]["labels"]["app"]), (&id.into(), &"shop".into()));
+    assert!(text(&socket, &["port", "list"]).contains(id));
+    assert_eq!(text(&socket, &["apply", file.path()]), "configuration unchanged\n");
+    let again = run(&socket, &["port", "add", &two.port(&format!(":id={id}"))]);
+    let said = String::from_utf8(again.stderr).expect("text");
+    assert!(!again.status.success() && said.contains("is that of port a"), "{said}");
+    let missing = run(&socket, &["port", "del", "--id", "docker:78d5/web 2%"]);
+    let said = String::from_utf8(missing.stderr).expect("text");
+    assert!(!missing.status.success() && said.contains("did you mean 'docker:78d5/web 1%'?"), "{said}");
+    assert!(text(&socket, &["port", "del", "--id", id]).starts_with("- port a"));
+    assert_eq!(json(&socket, &["port", "list"]).as_array().map(Vec::len), Some(0));
+    switch.finish();
 }
 
 /// Two hundred networks one after another, and forty at once, beside a bystander whose datagrams all arrive.

@@ -28,10 +28,11 @@ use self::packet::PacketKeys;
 use self::stream::StreamKeys;
 use self::tap::TapKeys;
 use crate::gro::Gro;
+use crate::identity::{Id, Identity, IdentityKeys};
 use crate::keys::{keys, read_table};
 use crate::limit::{LimitKeys, Limits};
 use crate::name::Netns;
-use crate::problem::{Origin, Problem, Problems};
+use crate::problem::{At, Origin, Problem, Problems};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::tunnel::IpTunnel;
 use crate::value::{Mtu, Value, words};
@@ -74,6 +75,8 @@ pub struct Port {
     pub gro: Gro,
     /// Storm control of its frames.
     pub limits: Limits,
+    /// What its maker knows it by.
+    pub identity: Identity,
 }
 
 /// The device that a port's frames come from and go to.
@@ -128,6 +131,7 @@ keys! {
         "mtu" => mtu: Mtu,
         ..vlan: VlanKeys,
         ..limit: LimitKeys,
+        ..identity: IdentityKeys,
     }
 }
 
@@ -153,6 +157,22 @@ impl PortKeys {
             PortKeys::Unknown => None,
         };
         ports.unwrap_or_default()
+    }
+
+    /// The keys that all kinds have.
+    pub(crate) fn common(&self) -> Option<&CommonKeys> {
+        match self {
+            PortKeys::Tap(keys) => Some(&keys.common),
+            PortKeys::Packet(keys) => Some(&keys.common),
+            PortKeys::Stream(keys) => Some(&keys.common),
+            PortKeys::Dgram(keys) => Some(&keys.common),
+            PortKeys::Unknown => None,
+        }
+    }
+
+    /// The id of the ports that these keys make, with its origin.
+    pub(crate) fn id(&self) -> Option<&At<Id>> {
+        self.common()?.identity.id.as_ref()
     }
 }
 
@@ -225,6 +245,7 @@ impl CommonKeys {
             mtu: self.mtu.as_ref().map(|mtu| mtu.value.get()),
             gro: Gro::default(),
             limits: self.limit.limits(),
+            identity: self.identity.identity(),
         })
     }
 }
@@ -252,6 +273,7 @@ impl Port {
             mtu: tunnel.mtu,
             gro: Gro::default(),
             limits: Limits::NONE,
+            identity: Identity::default(),
         }
     }
 
@@ -341,6 +363,7 @@ impl Port {
         self.gro = other.gro;
         self.limits = other.limits;
         self.mtu = other.mtu;
+        self.identity.clone_from(&other.identity);
         if let (PortKind::Stream(mine), PortKind::Stream(other)) = (&mut self.kind, &other.kind) {
             mine.slot = other.slot;
         }
@@ -358,7 +381,7 @@ impl Port {
         }
         text += self.gro.keys_text();
         text += &self.kind.keys_text();
-        if self.is_bridged() { text + &self.limits.keys_text() } else { text }
+        if self.is_bridged() { text + &self.limits.keys_text() + &self.identity.keys_text() } else { text }
     }
 
     /// The interface, path or address that no other port can have.

@@ -1,0 +1,97 @@
+//! Ports that verbs add, and find by their ids.
+
+use super::*;
+use crate::flags::Flag;
+use crate::plan::Change;
+
+const FILE: &str = "[[bridge.br0.port]]\ntap = 'a'\nid = 'first'\n[[bridge.lab.port]]\ntap = 'b'\n";
+
+fn running() -> Desired {
+    Desired::of_text("v.toml", FILE, &[]).unwrap()
+}
+
+/// The lines of the change, or the problems.
+fn changes(from: &Desired, to: Result<Desired, EditError>) -> Result<Vec<String>, String> {
+    let mut to = to.map_err(|error| error.to_string())?;
+    let plan = to.plan_from(from).map_err(|error| error.to_string())?;
+    Ok(plan.changes.iter().map(Change::to_string).collect())
+}
+
+fn applied(now: &Desired, file: &str) -> Result<Vec<String>, String> {
+    changes(now, Ok(now.beside("v.toml", file, &[]).map_err(|problems| problems.to_string())?))
+}
+
+#[test]
+fn a_port_is_found_by_its_id() {
+    let id = "docker:78d5 / a+b=c,d";
+    let now = running().with_port(&format!("c:bridge=lab:id=\"{id}\":labels=app@web+tier@:vlan=7")).unwrap();
+    let port = now.config.ports.iter().find(|port| port.name == "c").unwrap();
+    assert_eq!(port.identity.id.as_deref(), Some(id));
+    assert_eq!(port.identity.labels, [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), String::new())]);
+    let line = format!("port c: access VLAN 7, id {id}, label app=web, label tier=, on lab");
+    assert_eq!(changes(&running(), Ok(now.clone())).unwrap(), [format!("+ {line}")]);
+    assert_eq!(changes(&now, now.without_port_of_id(id)).unwrap(), [format!("- {line}")]);
+    assert_eq!(changes(&now, now.without_port_of_id("first")).unwrap(), ["- port a: all VLANs, id first, on br0"]);
+    let said = now.without_port_of_id("frist").unwrap_err().to_string();
+    assert_eq!(said, "frist: there is no such port with this id; did you mean 'first'?");
+    // All places for the guests of one socket are one port.
+    let guests = running().with_port("stream:/run/x:guests=3:id=vms").unwrap();
+    assert_eq!(guests.config.ports.len(), 5);
+    assert_eq!(guests.without_port_of_id("vms").unwrap().config.ports.len(), 2);
+}
+
+#[test]
+fn an_id_is_one_ports() {
+    let now = running().with_port("c:id=web").unwrap();
+    for (words, say) in [
+        ("d:id=web", "port add d:id=web: id web is that of port c: use another id, or remove it first with 'port del --id'"),
+        ("d:id=first", "port add d:id=first: id first is that of port a: use another id"),
+        ("d:id=", "port add d:id=: id is empty: write 1 to 255 characters, or leave it out"),
+        ("d:id=\u{7}", "has a character that is not printable ASCII"),
+        ("d:id=\u{e9}", "has a character that is not printable ASCII"),
+        ("d:labels=app", "'app' is not NAME@VALUE, such as app@web"),
+    ] {
+        let said = now.with_port(words).unwrap_err().to_string();
+        assert!(said.contains(say), "{said}");
+    }
+    let said = Desired::of_text("v.toml", &FILE.replace("'b'", "'b'\nid = 'first'"), &[]).unwrap_err().to_string();
+    assert_eq!(said, "v.toml:6: id first is that of another port, 'v.toml:1': use another id");
+    let (fits, long) = ("x".repeat(255), "x".repeat(256));
+    assert!(now.with_port(&format!("d:id={fits}")).is_ok());
+    let said = now.with_port(&format!("d:id={long}")).unwrap_err().to_string();
+    assert!(said.ends_with("id has 256 bytes, and there is room for 255: use a shorter one"), "{said}");
+}
+
+#[test]
+fn a_port_with_an_id_is_its_makers() {
+    let now = running().with_port("c:id=web:vlan=7").unwrap().with_port("d:bridge=lab:id=db").unwrap().with_port("e").unwrap();
+    assert_eq!(applied(&now, FILE).unwrap(), ["- port e: all VLANs, on br0"], "without an id it is the file's");
+    for (file, say) in [
+        (
+            FILE.replace("'a'", "'c'"),
+            "v.toml:1: c is there already, and is not the file's, but made by 'port add c:id=web:vlan=7': use another one, or remove \
+             the port first with 'port del --id web', or use apply --prune",
+        ),
+        (FILE.replace("'first'", "'web'"), "v.toml:3: id web is there already, and is not the file's, but made by 'port add c:"),
+        (FILE.replace("'first'", "'db'"), "v.toml:3: id db is there already, and is not the file's, but made by 'port add d:"),
+        (FILE.replace("bridge.lab", "bridge.new"), "v.toml: bridge lab is not there, but has the port with the id db"),
+    ] {
+        let said = applied(&now, &file).unwrap_err();
+        assert!(said.starts_with(say), "{said}");
+    }
+    let pruned = changes(&now, Ok(running())).unwrap();
+    assert_eq!(
+        pruned,
+        ["- port c: access VLAN 7, id web, on br0", "- port e: all VLANs, on br0", "- port d: all VLANs, id db, on lab"]
+    );
+    // Flags are read again beside the file, and br0 may be theirs alone.
+    let flags = [Flag::new("--tap", "a")];
+    let now = Desired::of_text("v.toml", "", &flags).unwrap().with_port("c:id=web").unwrap();
+    let mut again = now.beside("v.toml", "[bridge.lab]\n", &flags).unwrap();
+    assert_eq!(again.plan_from(&now).unwrap().changes.len(), 1, "a bridge, and no port");
+    assert_eq!(now.beside("v.toml", "", &[]).unwrap().config.ports.len(), 1);
+    // A bridge that the port itself brings.
+    let lab = Desired::of_text("v.toml", "[bridge.lab]\n[[bridge.lab.port]]\ntap = 'a'\n[[bridge.lab.port]]\ntap = 'b'\n", &[]);
+    let with = lab.unwrap().with_port("c:id=web").unwrap();
+    assert!(with.document.bridges().all(|(name, keys)| made_by_verbs(keys).count() == usize::from(name.value == "br0")));
+}
