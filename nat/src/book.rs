@@ -31,7 +31,10 @@ use crate::wheel::Wheel;
 mod ending;
 mod externals;
 mod limits;
+mod lock;
 mod opening;
+
+pub(crate) use lock::BookLock;
 
 /// Number of connections visited at a time for a walk over all of them; workers can take the lock in between.
 pub(crate) const AT_ONCE: usize = 256;

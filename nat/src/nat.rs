@@ -14,14 +14,13 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crossbeam_utils::CachePadded;
 use packet::Timestamp;
 use packet::checksum::Checksum;
 use packet::ipv4::{Ipv4Mut, Ipv4View};
 
 use crate::Refused;
 use crate::addresses::Addresses;
-use crate::book::Book;
+use crate::book::{Book, BookLock};
 use crate::config::{LiveTimeouts, NatConfig};
 use crate::decision::{Basis, Change, Decision};
 use crate::flow_cache::{FlowCache, FlowKey, Known};
@@ -50,8 +49,7 @@ pub struct Nat {
     pub(crate) table: Table,
     pub(crate) open_ports: OpenPorts,
     pub(crate) addresses: Addresses,
-    /// On cache lines of its own: every packet reads what stands beside it.
-    book: CachePadded<Mutex<Book>>,
+    book: BookLock,
     fragments: Mutex<Fragments<(Ipv4Addr, Ipv4Addr)>>,
     wants_ports: AtomicU8,
 }
@@ -105,7 +103,7 @@ impl Nat {
             table: Table::new(config.max_connections, seed)?,
             open_ports: OpenPorts::new()?,
             addresses: Addresses::default(),
-            book: CachePadded::new(Mutex::new(Book::new(&config, seed))),
+            book: BookLock::new(Book::new(&config, seed)),
             fragments: Mutex::new(Fragments::new(seed)),
             wants_ports: AtomicU8::new(NOT_WANTED),
             timeouts: LiveTimeouts::new(config.timeouts),
@@ -120,8 +118,7 @@ impl Nat {
         self.addresses = Addresses::default();
         self.timeouts = LiveTimeouts::new(config.timeouts);
         self.wants_ports = AtomicU8::new(NOT_WANTED);
-        let book = self.book.get_mut().unwrap_or_else(PoisonError::into_inner);
-        book.reset(&config, seed, &self.open_ports);
+        self.book.get_mut().reset(&config, seed, &self.open_ports);
         self.fragments.get_mut().unwrap_or_else(PoisonError::into_inner).reset(seed);
         self.config = config;
         Some(())
@@ -455,7 +452,7 @@ impl Nat {
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock()
     }
 
     pub(crate) fn fragments(&self) -> MutexGuard<'_, Fragments<(Ipv4Addr, Ipv4Addr)>> {
