@@ -48,7 +48,7 @@ pub(crate) use latency::{Latency, WorkerCounters};
 use output::Outputs;
 pub(crate) use output::{PeerSink, Sink};
 use pauses::{Pause, Pauses};
-use rests::Rests;
+use rests::{Left, Rests};
 pub(crate) use source::Source;
 use turns::Turns;
 use underlay::Underlay;
@@ -308,16 +308,21 @@ impl Worker {
         let most = batch_len(self.turns.frames(ingress), self.ready.len());
         let (received, batch, keeps) = match source {
             Source::Datagrams(source) => {
-                let messages = self.underlay.receive(source, most);
+                // The socket waits for the memory of another's rest.
+                let messages = if self.rests.has_room_for_datagrams() { self.underlay.receive(source, most) } else { 0 };
                 if messages == 0 {
                     return 0;
                 }
                 let (now, began) = (self.clock.now(), self.sampler.draw());
-                let Worker { underlay, pipeline, egress, outputs, .. } = self;
+                let Worker { underlay, pipeline, egress, outputs, rests, unfinished, .. } = self;
                 mark(pipeline, self.clock);
-                let work = underlay.serve(ingress, source, now, pipeline, egress, outputs);
-                self.finish(ingress, messages, work, now, began);
-                return if messages < most.min(MAX_MESSAGES) { 0 } else { messages };
+                let (carried, work) = underlay.serve(ingress, source, now, pipeline, egress, outputs);
+                let has_rest = !underlay.is_done() && rests.keep_datagrams(ingress, underlay);
+                if has_rest {
+                    unfinished.push(ingress);
+                }
+                self.finish(ingress, carried, work, now, began);
+                return if has_rest || messages < most.min(MAX_MESSAGES) { 0 } else { messages };
             }
             Source::Port(reader) => {
                 let most = most.min(self.rests.most(reader.is_strided()));
@@ -362,18 +367,26 @@ impl Worker {
     fn go_on(&mut self, ingress: PortId) -> usize {
         let (now, began) = (self.clock.now(), self.sampler.draw());
         mark(&mut self.pipeline, self.clock);
-        let Worker { rests, pipeline, egress, outputs, .. } = self;
+        let Worker { rests, readers, pipeline, egress, outputs, .. } = self;
         let Some(rest) = rests.get_mut(ingress) else { return 0 };
-        // Nothing is left if this panics.
-        let first = std::mem::replace(&mut rest.next, usize::MAX);
-        let done = pipeline.process_part(ingress, &mut rest.batch, first, now, egress);
-        let refused = pipeline.refused_floods();
-        let work = pipeline.transmit(&rest.batch, egress, outputs);
-        rest.next = done;
+        let (carried, refused, work) = match rest {
+            Left::Frames { batch, next } => {
+                // Nothing is left if this panics.
+                let first = std::mem::replace(next, usize::MAX);
+                *next = pipeline.process_part(ingress, batch, first, now, egress);
+                let refused = pipeline.refused_floods();
+                (next.saturating_sub(first), refused, pipeline.transmit(batch, egress, outputs))
+            }
+            Left::Datagrams(underlay) => {
+                let Some(Reader { source: Source::Datagrams(source), .. }) = &readers[ingress.index()] else { return 0 };
+                let (carried, work) = underlay.serve(ingress, source, now, pipeline, egress, outputs);
+                (carried, 0, work)
+            }
+        };
         if rest.is_done() {
             rests.release(ingress);
         }
-        self.finish(ingress, done.saturating_sub(first), work, now, began);
+        self.finish(ingress, carried, work, now, began);
         self.note_refused(ingress, refused, now);
         if (self.rests.has(ingress) || has_buffered(&self.readers, ingress)) && !self.pauses.has(ingress) {
             self.unfinished.push(ingress);

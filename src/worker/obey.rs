@@ -2,6 +2,7 @@
 
 use super::command::{Command, Event, Released};
 use super::output::Sink;
+use super::rests::Left;
 use super::source::Source;
 use super::underlay::DatagramSource;
 use super::{CAN_WRITE, Reader, Worker};
@@ -99,9 +100,21 @@ impl Worker {
         }
     }
 
+    /// Drops the frames of a port that were read already, because it is removed or leads to somebody else.
+    fn discard_rest(&mut self, id: PortId) {
+        match (self.rests.get_mut(id), &self.readers[id.index()]) {
+            (Some(Left::Frames { batch, next }), _) => self.pipeline.discard(id, batch, *next),
+            (Some(Left::Datagrams(underlay)), Some(Reader { source: Source::Datagrams(source), .. })) => {
+                underlay.discard(id, source, &mut self.pipeline);
+            }
+            _ => return,
+        }
+        self.rests.release(id);
+    }
+
     pub(super) fn stop_reading(&mut self, id: PortId) {
         self.pauses.forget(id);
-        self.rests.release(id);
+        self.discard_rest(id);
         if let Some(Reader { source, .. }) = self.readers[id.index()].take() {
             // The descriptor may live on in other workers' hands, so it would not leave by itself.
             let _ = self.poller.remove(&source);

@@ -2,24 +2,29 @@
 //!
 //! A batch of floods can cause ten thousands of writes, which is not known before it is processed. The pipeline stops at
 //! [`vswitch::MAX_WRITES`], and what is left of the batch becomes a *rest*: its memory is exchanged for that of a spare batch, so that
-//! nothing is copied, and the port's next turn goes on with it. The port is not read meanwhile.
+//! nothing is copied, and the port's next turn goes on with it. The port is not read meanwhile. If it is removed, its rest is dropped.
 //!
 //! ```text
 //!  read 64 broadcasts, 32 ports --> 32 processed, written --> the rest of 32 --> others --> 32 processed, written --> read ...
 //! ```
 //!
 //! While no spare of a kind is left, ports whose batches are of that kind are read [`FEW`] frames at a time, so that a rest is not
-//! needed.
+//! needed. A socket of tunnels, of which one message can hold 64 datagrams, is not read then until a rest of another is done.
 
 use packet::Batch;
 use packet::batch::MAX_FRAMES;
 use vswitch::PortId;
 
+use super::underlay::Underlay;
+
 /// Number of ports of which a worker can have rests at once. Memory that is not used is address space only.
 const PACKED: usize = 8;
 
 /// The same for ports on sockets, whose batches have slots.
-const STRIDED: usize = 2;
+const STRIDED: usize = 8;
+
+/// The same for receiving sockets of tunnels.
+const RECEIVING: usize = 4;
 
 /// Frames of a batch while no rest can be kept.
 const FEW: usize = 4;
@@ -30,24 +35,32 @@ pub(super) struct Rests {
     rests: Vec<Rest>,
     packed: Vec<Batch>,
     strided: Vec<Batch>,
+    receiving: Vec<Underlay>,
 }
 
 /// What is left of a port's batch.
 #[derive(Debug)]
-pub(super) struct Rest {
+struct Rest {
     port: PortId,
-    pub(super) batch: Batch,
-    /// The first frame that is left.
-    pub(super) next: usize,
+    left: Left,
+}
+
+#[derive(Debug)]
+pub(super) enum Left {
+    /// The frames of a batch from `next` on.
+    Frames { batch: Batch, next: usize },
+    /// Datagrams of a receiving socket.
+    Datagrams(Underlay),
 }
 
 impl Rests {
     /// With all the memory that it will ever use. Batches on sockets have `burst` slots.
     pub(super) fn new(burst: usize) -> Rests {
         Rests {
-            rests: Vec::with_capacity(PACKED + STRIDED),
+            rests: Vec::with_capacity(PACKED + STRIDED + RECEIVING),
             packed: std::iter::repeat_with(Batch::new).take(PACKED).collect(),
             strided: std::iter::repeat_with(|| Batch::strided(burst)).take(STRIDED).collect(),
+            receiving: std::iter::repeat_with(Underlay::new).take(RECEIVING).collect(),
         }
     }
 
@@ -64,7 +77,21 @@ impl Rests {
     pub(super) fn keep(&mut self, port: PortId, batch: &mut Batch, next: usize) -> bool {
         let spares = if batch.is_strided() { &mut self.strided } else { &mut self.packed };
         let Some(spare) = spares.pop() else { return false };
-        self.rests.push(Rest { port, batch: std::mem::replace(batch, spare), next });
+        self.rests.push(Rest { port, left: Left::Frames { batch: std::mem::replace(batch, spare), next } });
+        true
+    }
+
+    /// Whether what is left of datagrams could be kept.
+    #[inline]
+    pub(super) fn has_room_for_datagrams(&self) -> bool {
+        !self.receiving.is_empty()
+    }
+
+    /// Keeps what is left of the datagrams of a receiving socket. False, and nothing changes, if there is no spare.
+    #[cold]
+    pub(super) fn keep_datagrams(&mut self, port: PortId, underlay: &mut Underlay) -> bool {
+        let Some(spare) = self.receiving.pop() else { return false };
+        self.rests.push(Rest { port, left: Left::Datagrams(std::mem::replace(underlay, spare)) });
         true
     }
 
@@ -76,25 +103,35 @@ impl Rests {
 
     /// The rest of a port.
     #[inline]
-    pub(super) fn get_mut(&mut self, port: PortId) -> Option<&mut Rest> {
-        self.rests.iter_mut().find(|rest| rest.port == port)
+    pub(super) fn get_mut(&mut self, port: PortId) -> Option<&mut Left> {
+        self.rests.iter_mut().find(|rest| rest.port == port).map(|rest| &mut rest.left)
     }
 
     /// A port's rest is done, or the port is gone.
     #[cold]
     pub(super) fn release(&mut self, port: PortId) {
         while let Some(at) = self.rests.iter().position(|rest| rest.port == port) {
-            let Rest { mut batch, .. } = self.rests.swap_remove(at);
-            batch.clear();
-            if batch.is_strided() { &mut self.strided } else { &mut self.packed }.push(batch);
+            match self.rests.swap_remove(at).left {
+                Left::Frames { mut batch, .. } => {
+                    batch.clear();
+                    if batch.is_strided() { &mut self.strided } else { &mut self.packed }.push(batch);
+                }
+                Left::Datagrams(mut underlay) => {
+                    underlay.clear();
+                    self.receiving.push(underlay);
+                }
+            }
         }
     }
 }
 
-impl Rest {
+impl Left {
     /// Whether all of it was processed.
     pub(super) fn is_done(&self) -> bool {
-        self.next >= self.batch.spans().len()
+        match self {
+            Left::Frames { batch, next } => *next >= batch.spans().len(),
+            Left::Datagrams(underlay) => underlay.is_done(),
+        }
     }
 }
 
@@ -116,9 +153,10 @@ mod tests {
         assert!(packed.spans().is_empty() && !packed.is_strided() && strided.spans().is_empty() && strided.is_strided());
         assert!(rests.has(PortId(1)) && !rests.has(PortId(3)));
         let rest = rests.get_mut(PortId(2)).unwrap();
-        assert_eq!(rest.batch.frame(rest.batch.spans()[0]), [2; 60]);
         assert!(!rest.is_done());
-        rest.next = 1;
+        let Left::Frames { batch, next } = rest else { panic!("frames were kept") };
+        assert_eq!(batch.frame(batch.spans()[0]), [2; 60]);
+        *next = 1;
         assert!(rest.is_done());
         rests.release(PortId(2));
         rests.release(PortId(1));

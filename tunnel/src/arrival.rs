@@ -74,6 +74,12 @@ impl<'a> Arrivals<'a> {
         Arrivals { kind, mtu, size, segment, rest: Some(payload) }
     }
 
+    /// Leaves out the next `datagrams` of the message.
+    #[cold]
+    pub fn pass(&mut self, datagrams: usize) {
+        self.rest = self.rest.and_then(|rest| rest.get(datagrams.saturating_mul(self.size)..)).filter(|rest| !rest.is_empty());
+    }
+
     fn open(&self, datagram: &'a [u8]) -> Result<Arrival<'a>, Malformed> {
         let Inner { framing, headers, frame } = self.kind.decode(datagram)?;
         if !is_unfinished(&headers, frame) {

@@ -50,6 +50,13 @@ impl Frame {
             .segmentation
             .map_or(1, |segmentation| self.headers.payload_len().div_ceil(usize::from(segmentation.size).max(1)) as u32)
     }
+
+    /// Number of fragments of at most `mtu` bytes that it leaves in.
+    pub(crate) fn fragments(&self, mtu: u16) -> u32 {
+        let Headers { l3, l4, end, .. } = self.headers;
+        let room = usize::from(mtu).saturating_sub(usize::from(l4 - l3)) & !7;
+        (end.saturating_sub(u32::from(l4)) as usize).div_ceil(room.max(8)) as u32
+    }
 }
 
 /// One frame on its way out of one port.
@@ -77,8 +84,8 @@ pub(crate) struct Queues {
     by_port: Box<[Vec<Queued>]>,
     /// Ports whose queue is not empty.
     waiting: Vec<PortId>,
-    /// Writes that floods and super-frames in the queues will take.
-    pub(crate) writes: u32,
+    /// Writes that the frames in the queues take beyond one for each: copies of floods, segments and fragments.
+    pub(crate) more_writes: u32,
 }
 
 impl Egress {
@@ -90,7 +97,7 @@ impl Egress {
             queues: Queues {
                 by_port: std::iter::repeat_with(|| Vec::with_capacity(MAX_FRAMES)).take(ports).collect(),
                 waiting: Vec::with_capacity(ports),
-                writes: 0,
+                more_writes: 0,
             },
             head: Head::default(),
             flows: Flows::new(),
@@ -109,7 +116,7 @@ impl Egress {
         while let Some(port) = self.queues.waiting.pop() {
             self.queues.by_port[port.index()].clear();
         }
-        self.queues.writes = 0;
+        self.queues.more_writes = 0;
         self.sums.clear();
         (&mut self.frames[..], &mut self.queues)
     }

@@ -128,7 +128,7 @@ pub(crate) fn fit_tunnel(walk: &mut Walk<'_>, frame: &mut Frame, mtu: u32) -> Re
             walk.rx.frame_mut(frame.span)[..ADDRESSES_LEN].rotate_left(ADDRESSES_LEN / 2);
             mem::swap(&mut frame.headers.dst, &mut frame.headers.src);
             walk.counters.made.add(1);
-            walk.push(walk.ingress, TagAction::Keep);
+            walk.push(walk.ingress, TagAction::Keep, frame);
             Err(DropReason::FragmentationNeeded)
         }
         None => Err(DropReason::TooLong),

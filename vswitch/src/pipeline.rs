@@ -42,8 +42,8 @@ use crate::watched::story::Story;
 /// Maximum number of new multicast sources reported per batch.
 const MAX_NEW_SOURCES: usize = 16;
 
-/// Writes that floods and super-frames in segments may cause before others have their turn: about a millisecond. A batch of 64
-/// broadcasts to 500 ports is 32,000 writes.
+/// Writes that a port's frames may cause before others have their turn: about a millisecond. A batch of 64 broadcasts to 500 ports
+/// is 32,000 writes, one of 256 super-frames in 45 segments 11,520.
 pub const MAX_WRITES: u32 = 1024;
 
 /// One worker's switch and router.
@@ -93,7 +93,7 @@ impl Pipeline {
         self.process_up_to(u32::MAX, ingress, rx, 0, now, tx);
     }
 
-    /// The same for the frames from `first` on, until the queues hold [`MAX_WRITES`] of floods and of super-frames in segments.
+    /// The same for the frames from `first` on, until they take [`MAX_WRITES`] beyond one for each frame.
     /// Returns the place of the first frame that is left, or the number of frames.
     pub fn process_part(&mut self, ingress: PortId, rx: &mut Batch, first: usize, now: Timestamp, tx: &mut Egress) -> usize {
         self.process_up_to(MAX_WRITES, ingress, rx, first, now, tx)
@@ -126,7 +126,7 @@ impl Pipeline {
                 Some(tunnel) => ip::send(tunnel, &mut walk, frame),
             };
             conclude(observer, &mut walk, arrived, outcome);
-            if walk.tx.writes >= most {
+            if walk.tx.more_writes >= most {
                 end = at + 1;
                 break;
             }
@@ -139,20 +139,36 @@ impl Pipeline {
     /// Processes the frames of datagrams that a receiving socket took, each as a frame of its peer's port. Otherwise as
     /// [`Pipeline::process`].
     pub fn process_tunnel(&mut self, id: PortId, inbox: &mut Inbox, now: Timestamp, tx: &mut Egress) {
+        self.process_tunnel_up_to(u32::MAX, id, inbox, 0, now, tx);
+    }
+
+    /// The same for the frames from `first` on, with the bound of [`Pipeline::process_part`]. Returns the place of the first frame
+    /// that is left, or the number of frames.
+    pub fn process_tunnel_part(&mut self, id: PortId, inbox: &mut Inbox, first: usize, now: Timestamp, tx: &mut Egress) -> usize {
+        self.process_tunnel_up_to(MAX_WRITES, id, inbox, first, now, tx)
+    }
+
+    fn process_tunnel_up_to(
+        &mut self,
+        most: u32,
+        id: PortId,
+        inbox: &mut Inbox,
+        first: usize,
+        now: Timestamp,
+        tx: &mut Egress,
+    ) -> usize {
         let (frames, queues) = tx.begin();
         let Pipeline { bridges, router, state, sockets, new_sources, observer, .. } = self;
         observer.begin_batch();
         let (rx, origins) = inbox.parts();
-        let Some(socket) = bridges.counters.port(id) else { return };
+        let end = origins.len();
         let Some(socket) = sockets.get(id.index()).and_then(Option::as_ref) else {
-            socket.rx_frames.add(origins.len() as u64);
-            socket.drop(DropReason::PortGone, origins.len() as u64);
-            observer.dropped_on_arrival(bridges, id, rx, DropReason::PortGone);
-            return;
+            arrive_nowhere(observer, bridges, id, rx, first);
+            return end;
         };
-        let Some(mut walk) = Walk::new(bridges, state, rx, queues, id, now) else { return };
+        let Some(mut walk) = Walk::new(bridges, state, rx, queues, id, now) else { return end };
         let mut known = None;
-        for (at, (origin, frame)) in origins.iter().zip(frames).enumerate() {
+        for (at, (origin, frame)) in origins.iter().zip(frames).enumerate().skip(first) {
             walk.at = at;
             let peer = origin
                 .arrived
@@ -177,7 +193,18 @@ impl Pipeline {
                 ip::receive(tunnel, &mut walk, frame)
             });
             conclude(observer, &mut walk, arrived, outcome);
+            if walk.tx.more_writes >= most {
+                return at + 1;
+            }
         }
+        end
+    }
+
+    /// Counts the frames of a batch from `first` on, which came in through a port that is gone, and drops them.
+    pub fn discard(&mut self, ingress: PortId, rx: &Batch, first: usize) {
+        self.observer.begin_batch();
+        arrive_nowhere(&mut self.observer, &self.bridges, ingress, rx, first);
+        self.observer.end_batch();
     }
 
     /// Whether the last batch left packets to be resumed. If so, call [`Pipeline::resume`] until it is false.
@@ -393,6 +420,16 @@ impl Pipeline {
         }
         self.new_sources.clear();
     }
+}
+
+/// Counts and reports frames that came in through a port which is gone.
+#[cold]
+fn arrive_nowhere(observer: &mut Observer, bridges: &Bridges, id: PortId, rx: &Batch, first: usize) {
+    let (Some(counters), Some(frames)) = (bridges.counters.port(id), rx.spans().get(first..)) else { return };
+    counters.rx_frames.add(frames.len() as u64);
+    counters.rx_bytes.add(frames.iter().map(|span| span.len() as u64).sum());
+    counters.drop(DropReason::PortGone, frames.len() as u64);
+    observer.dropped_on_arrival(bridges, id, rx, first, DropReason::PortGone);
 }
 
 /// Counts the outcome of a frame's walk, and reports it to the observer.

@@ -157,12 +157,6 @@ impl Port {
     fn takes_only_segments(&self, frame: &Frame) -> bool {
         !self.is_tunnel() && !self.features.take(frame.offload)
     }
-
-    /// Number of writes, or of datagrams, that a frame leaves in.
-    #[inline]
-    fn writes(&self, frame: &Frame) -> u32 {
-        if frame.offload.segmentation.is_some() && !self.features.take(frame.offload) { frame.segments() } else { 1 }
-    }
 }
 
 impl Walk<'_> {
@@ -199,10 +193,7 @@ impl Walk<'_> {
                 return Err(DropReason::TooLong);
             }
         }
-        if frame.offload.segmentation.is_some() {
-            self.tx.writes += port.writes(frame);
-        }
-        self.push(id, action);
+        self.push(id, action, frame);
         Ok(())
     }
 
@@ -261,8 +252,7 @@ impl Walk<'_> {
             } else if has_many_segments && port.takes_only_segments(frame) {
                 too_many += 1;
             } else {
-                self.tx.writes += port.writes(frame);
-                self.push(id, action);
+                self.push(id, action, frame);
             }
             copies += 1;
         }
@@ -279,6 +269,7 @@ impl Walk<'_> {
             self.lose(DropReason::TooManySegments, too_many);
         }
         self.counters.copies.add(copies - 1);
+        self.tx.more_writes += copies as u32 - 1;
         Ok(())
     }
 

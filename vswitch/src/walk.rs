@@ -141,11 +141,25 @@ impl<'a> Walk<'a> {
 
     /// Queues the frame that is processed now for a port, whatever its length.
     #[inline(always)]
-    pub(crate) fn push(&mut self, id: PortId, action: TagAction) {
+    pub(crate) fn push(&mut self, id: PortId, action: TagAction, frame: &Frame) {
+        if frame.offload.segmentation.is_some() || frame.cut_to.is_some() {
+            self.count_pieces(id, frame);
+        }
         self.tx.push(id, self.at as u16, action);
         if let Some(story) = &mut self.story {
             story.note_queued(self.at as u16, id, action);
         }
+    }
+
+    /// Counts the writes, or datagrams, that a super-frame or a packet to be fragmented takes through a port.
+    #[inline(never)]
+    fn count_pieces(&mut self, id: PortId, frame: &Frame) {
+        let pieces = match frame.cut_to {
+            Some(mtu) => frame.fragments(mtu),
+            None if self.bridges.port(id).is_some_and(|port| port.features.take(frame.offload)) => return,
+            None => frame.segments(),
+        };
+        self.tx.more_writes += pieces.saturating_sub(1);
     }
 
     /// Adds a step to the frame's trace, if it is traced.

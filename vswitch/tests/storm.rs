@@ -7,9 +7,9 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 use testkit::bridge::{Bridge, port};
 use testkit::frames::{Spec, noise};
-use testkit::lab::{GATEWAY, GATEWAY_MAC, Lab, ethernet, guest, mac, request};
-use testkit::packets;
-use vswitch::{DropReason, Port, PortId, PortVlan, StormLimits};
+use testkit::lab::{GATEWAY, GATEWAY_MAC, Lab, PEER, UPLINK_PORT, ethernet, guest, mac, request};
+use testkit::packets::{self, put};
+use vswitch::{DropReason, Port, PortId, PortKind, PortVlan, StormLimits};
 
 const LIMITS: StormLimits = StormLimits { broadcast: Some(1000), multicast: Some(10_000), unknown: Some(10_000) };
 const GROUP: MacAddr = MacAddr([1, 0, 0x5e, 0, 0, 1]);
@@ -223,4 +223,34 @@ fn a_batch_of_super_frames_is_processed_in_parts() {
     }
     let done = bridge.pipeline.process_part(PortId(0), &mut batch, 0, bridge.now, &mut egress);
     assert_eq!(done, vswitch::MAX_WRITES as usize / 256);
+}
+
+/// What the router sends in fragments or in segments counts by the piece.
+#[test]
+fn a_batch_of_routed_packets_in_pieces_is_processed_in_parts() {
+    let datagram = packets::udp(SocketAddrV4::new(guest(2), 4000), SocketAddrV4::new(PEER, 53), &noise(1, 24_000));
+    let may_be_cut = |mut packet: Vec<u8>| {
+        put(&mut packet, 6, 0);
+        packets::set_ip_checksum(&mut packet);
+        packet
+    };
+    let whole = packet::VnetHeader::default();
+    let mut partial = datagram.clone();
+    packets::set_partial_checksum(&mut partial);
+    let in_segments = packet::VnetHeader { flags: 1, gso_type: 5, gso_size: 200, hdr_len: 42, csum_start: 34, csum_offset: 6 };
+    for (mtu, vnet, packet, pieces) in [(116, whole, may_be_cut(datagram), 251), (1500, in_segments, partial, 120)] {
+        let mut bridge = Lab::ready_with(nat::NatConfig::default(), mtu).bridge;
+        let plain = Port { features: packet::Features::NONE, kind: PortKind::Uplink, ..port(PortVlan::default()) };
+        bridge.pipeline.set_port(PortId(UPLINK_PORT), Some(plain));
+        let (mut batch, mut egress) = (packet::Batch::new(), vswitch::Egress::new(5));
+        while batch.push(vnet, &ethernet(GATEWAY_MAC, mac(2), &packet)) {}
+        let done = bridge.pipeline.process_part(PortId(0), &mut batch, 0, bridge.now, &mut egress);
+        let work = bridge.pipeline.transmit(&batch, &mut egress, |_: PortId, _: &[std::io::IoSlice<'_>]| Ok(()));
+        assert_eq!(
+            (done as u64, work.writes),
+            (1024_u64.div_ceil(pieces), 1024_u64.div_ceil(pieces) * pieces),
+            "{:?}",
+            bridge.drops()
+        );
+    }
 }

@@ -126,7 +126,7 @@ impl RouterWorker {
             // With the tag of its VLAN where the port has one: a request may have been tagged for its priority alone.
             match identity.domain {
                 Some(domain) => walk.queue(walk.ingress, domain, frame)?,
-                None => walk.push(walk.ingress, TagAction::Keep),
+                None => walk.push(walk.ingress, TagAction::Keep, frame),
             }
             return Ok(ArpOutcome::Taken);
         }
@@ -208,7 +208,7 @@ impl RouterWorker {
         made(walk, frame, frame.span)?;
         match walk.port {
             Some(port) if port.kind == PortKind::Uplink => {
-                walk.push(walk.ingress, TagAction::Keep);
+                walk.push(walk.ingress, TagAction::Keep, frame);
                 Ok(())
             }
             _ => {

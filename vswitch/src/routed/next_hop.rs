@@ -62,7 +62,7 @@ impl RouterWorker {
         if link.is_tunnel() {
             return Ok(walk.queue(port, domain, frame)?);
         }
-        walk.push(port, action);
+        walk.push(port, action, frame);
         Ok(())
     }
 
@@ -78,7 +78,7 @@ impl RouterWorker {
     ) {
         let Some(mac) = self.mac_of(tables, walk, UPLINK, hop) else { return self.wait(tables, walk, frame, UPLINK, hop) };
         set_addresses(walk, frame, mac, uplink.mac);
-        walk.push(uplink.port, TagAction::Keep);
+        walk.push(uplink.port, TagAction::Keep, frame);
     }
 
     /// Marks a packet that had waited to be cut where the MTU of its route is too small for it; whether it may be cut was
@@ -189,7 +189,7 @@ impl RouterWorker {
         match (routing.interface(id), routing.uplink()) {
             (Some(interface), _) => walk.flood(interface.domain, frame, None),
             (None, Some(uplink)) => {
-                walk.push(uplink.port, TagAction::Keep);
+                walk.push(uplink.port, TagAction::Keep, frame);
                 Ok(())
             }
             (None, None) => Err(DropReason::NoRoute),

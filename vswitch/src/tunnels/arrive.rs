@@ -61,13 +61,27 @@ impl Inbox {
     /// full, `process` gets it, and it is cleared.
     #[inline]
     pub fn decapsulate(&mut self, datagram: Datagram<'_>, framing: FramingKind, mtu: u32, mut process: impl FnMut(&mut Inbox)) {
-        for arrival in Arrivals::new(datagram, framing, mtu) {
-            if !self.push(&datagram, arrival) {
-                process(self);
-                self.clear();
-                // An empty batch has room for any frame.
-                let _ = self.push(&datagram, arrival);
-            }
+        let mut first = 0;
+        // An empty batch has room for any frame.
+        while let Err(next) = self.take(datagram, framing, mtu, first) {
+            first = next;
+            process(self);
+            self.clear();
+        }
+    }
+
+    /// Adds the frames of a message from its datagram number `first` on. If the inbox is full before, returns the number of the first
+    /// datagram that has no room.
+    #[inline]
+    pub fn take(&mut self, datagram: Datagram<'_>, framing: FramingKind, mtu: u32, first: usize) -> Result<(), usize> {
+        let mut arrivals = Arrivals::new(datagram, framing, mtu);
+        if first > 0 {
+            arrivals.pass(first);
+        }
+        let mut at = first..;
+        match arrivals.zip(&mut at).find(|(arrival, _)| !self.push(&datagram, *arrival)) {
+            Some((_, next)) => Err(next),
+            None => Ok(()),
         }
     }
 
@@ -88,6 +102,12 @@ impl Inbox {
     pub fn clear(&mut self) {
         self.batch.clear();
         self.origins.clear();
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.origins.len()
     }
 
     /// Whether there are no frames.

@@ -44,7 +44,7 @@ pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, frame: &mut Frame) ->
     }
     walk.note_cut(frame);
     decrement_ttl(walk, frame);
-    walk.push(id, TagAction::Keep);
+    walk.push(id, TagAction::Keep, frame);
     Ok(())
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn receive(tunnel: &IpTunnel, walk: &mut Walk<'_>, frame: &mut Frame)
     let device = walk.bridges.port(tunnel.tun).ok_or(DropReason::PortGone)?;
     fit(walk.rx, frame, device.mtu, ip.dont_fragment).map_err(|_| DropReason::TooLong)?;
     decrement_ttl(walk, frame);
-    walk.push(tunnel.tun, TagAction::Keep);
+    walk.push(tunnel.tun, TagAction::Keep, frame);
     Ok(())
 }
 
@@ -78,7 +78,7 @@ fn tell(tunnel: &IpTunnel, walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpEr
     let from = view(walk, frame).map(Ipv4View::dst);
     if from.and_then(|from| write_error(walk, frame, error, from)).is_some() {
         walk.counters.made.add(1);
-        walk.push(tunnel.tun, TagAction::Keep);
+        walk.push(tunnel.tun, TagAction::Keep, frame);
     }
     reason
 }

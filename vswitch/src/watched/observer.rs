@@ -151,9 +151,9 @@ impl Observer {
 
     /// All frames of a receiving socket's datagrams are dropped before their walk.
     #[cold]
-    pub(crate) fn dropped_on_arrival(&mut self, bridges: &Bridges, id: PortId, rx: &Batch, reason: DropReason) {
+    pub(crate) fn dropped_on_arrival(&mut self, bridges: &Bridges, id: PortId, rx: &Batch, first: usize, reason: DropReason) {
         let Some(captures) = &mut self.captures else { return };
-        for at in 0..rx.spans().len() {
+        for at in first..rx.spans().len() {
             let headers = headers_of(bridges, id, rx.frame(rx.spans()[at]));
             let arrived = captures.arrives(bridges, id, headers.as_ref(), Direction::Received, rx, at);
             captures.dropped(rx, arrived, reason);
