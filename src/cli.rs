@@ -61,6 +61,12 @@ pub(crate) enum Command {
     /// Make two hosts and an outside network in namespaces of their own, run switch and router between
     /// them, send real traffic and print what happened. Touches nothing of this machine.
     Demo,
+    /// Hold descriptors for switches to come.
+    #[command(hide = true, name = crate::state::holder::VERB)]
+    Hold {
+        /// Path of the socket
+        socket: PathBuf,
+    },
     /// Print the completion script of a shell
     #[command(hide = true)]
     Completions {
@@ -142,6 +148,10 @@ pub(crate) struct Flags {
     /// Let other users read over the control socket
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) control_read_only_others: Option<bool>,
+    /// Directory of what outlives the process, or none: then devices and connections end with it [default: $STATE_DIRECTORY; or
+    /// else /var/lib/vswitchd for root on the default control socket; or else none]
+    #[arg(long, value_name = "DIR|none")]
+    pub(crate) state: Option<String>,
     /// Serve /metrics for Prometheus over HTTP at this address; host= adds the host names that requests may use
     #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
     pub(crate) metrics: Option<String>,
@@ -243,6 +253,7 @@ impl Flags {
             ("--control-group", self.control_group.clone()),
             ("--control-read-only-others", self.control_read_only_others.map(|is_on| is_on.to_string())),
             ("--metrics", self.metrics.clone()),
+            ("--state", self.state.clone()),
         ];
         let lists = lists.into_iter().flat_map(|(name, list)| list.iter().map(move |value| Flag::new(name, value.as_str())));
         lists.chain(once.into_iter().filter_map(|(name, value)| Some(Flag::new(name, value?)))).collect()

@@ -15,6 +15,7 @@ mod ports;
 mod seed;
 mod service;
 mod signals;
+mod state;
 mod trace;
 mod tunnel;
 mod watch;
@@ -33,6 +34,7 @@ use crate::cli::{Cli, Command, Flags};
 use crate::daemon::Daemon;
 use crate::log::Levels;
 use crate::service::Service;
+use crate::state::{State, StateDirectory};
 
 /// Exit status for an invalid configuration or command line; clap uses it too.
 const BAD_CONFIGURATION: u8 = 2;
@@ -50,8 +52,10 @@ const OUTPUT_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const PAGE: &[manual::Section] = &[
     (
         "SIGNALS",
-        "SIGTERM, SIGINT  ends within a second\nSIGHUP           reads the configuration again\n\
-         SIGUSR1          prints the counters on standard output",
+        "SIGTERM  ends within a second, and leaves the state directory what outlives it\n\
+         SIGINT   ends within a second, for good\n\
+         SIGHUP   reads the configuration again\n\
+         SIGUSR1  prints the counters on standard output",
     ),
     ("EXIT STATUS", "0  ended by a signal\n1  it could not start, or could not go on\n2  invalid configuration"),
     (
@@ -59,12 +63,14 @@ const PAGE: &[manual::Section] = &[
         "/etc/vswitchd/vswitchd.toml      the service's configuration\n\
          /run/vswitchd.sock               the control socket, of root\n\
          $XDG_RUNTIME_DIR/vswitchd.sock   that of other users\n\
-         /run/vswitchd/vswitchd.sock      that of the service",
+         /run/vswitchd/vswitchd.sock      that of the service\n\
+         /var/lib/vswitchd                the state directory of root's switch and of the service",
     ),
     (
         "ENVIRONMENT",
         "VSWITCHD_SOCKET   the control socket, used if --control is not given\n\
          VSWITCHD_LOG      used if --log is not given\n\
+         STATE_DIRECTORY   the state directory, used if --state is not given\n\
          NOTIFY_SOCKET     socket of the service manager (sd_notify(3))\n\
          LISTEN_FDS        what the service manager kept over a restart (sd_listen_fds(3))",
     ),
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
     raise_descriptor_limit();
     match &cli.command {
         Some(Command::Demo) => return finish(demo::run()),
+        Some(Command::Hold { socket }) => return finish(state::holder::run(socket)),
         Some(Command::Completions { shell }) => {
             say(&String::from_utf8_lossy(&manual::completions(command(), *shell)));
             return ExitCode::SUCCESS;
@@ -136,26 +143,27 @@ fn command() -> clap::Command {
 /// `is_detached` says that another process waits until the switch is ready.
 fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Result<()> {
     log::detach();
-    let kept = netio::inherited::take();
     let signals = signals::Signals::register()?;
     // First, because two switches must not open the same devices: if another daemon has the control socket, this one ends.
     let control = control_socket::ControlListener::open(&desired.config.control, is_detached)?;
+    let (state, mut past) = State::open(StateDirectory::open(&desired.config.state, control.is_some())?);
     // Before the router takes whatever ports are free.
     let scrape = control_socket::ScrapeListener::open(desired.config.metrics.as_ref())?;
-    let mut daemon = Daemon::start(desired, command_line)?;
+    let mut daemon = Daemon::start(desired, command_line, state, &mut past)?;
     if let Some(control) = control {
         daemon.open_to(control)?;
     }
     if let Some(scrape) = scrape {
         daemon.open_to_scrapers(scrape)?;
     }
+    daemon.outlive(past);
     // Warnings come before the line that says ready.
     log::flush();
     say(&format!("{}ready\n", daemon.summary()));
     if is_detached {
         detach::ready()?;
     }
-    daemon.run(&signals, Service::from_environment(), kept)
+    daemon.run(&signals, Service::from_environment())
 }
 
 /// Prints on standard output. Text that cannot be written soon is discarded, because a reader that is gone or does not read

@@ -6,13 +6,9 @@
 //!   every second         WATCHDOG=1, if it is wanted and every worker has answered
 //!   SIGHUP               RELOADING=1, MONOTONIC_USEC=..    and when it is done    READY=1
 //!   SIGTERM              STOPPING=1
-//!   a gate on the uplink is new     FDSTOREREMOVE=1, FDSTORE=1 with a descriptor
 //! ```
 //!
-//! *The gate over a restart.* The manager keeps the descriptor that holds the gate on the uplink (`FileDescriptorStoreMax=` in the
-//! unit). While the switch is restarted, whether it was killed or not, the host stays silent about published ports. The next process
-//! gets the descriptor ([`netio::inherited`]), and both forget it when that has a gate of its own. When the service is stopped, the
-//! manager closes it, and nothing is left.
+//! What the manager keeps over a restart is the [`Keeper`](crate::state::Keeper)'s business.
 //!
 //! *The watchdog* is fed by the control thread on behalf of the workers, which carry the frames. Once a second each worker gets
 //! a command that it answers between two batches: a worker that waits is woken and answers, one that is busy answers after the
@@ -21,12 +17,9 @@
 //!
 //! `NOTIFY_SOCKET` names the manager's socket; it is read once, and without it nothing is sent. Each notification has a time
 //! limit, because a manager that does not read must not stop the switch. This process starts no child processes, which could
-//! misuse the variable; with `--detach` the process that is started is the switch.
+//! misuse the variable, but one that has no environment ([`crate::state::holder`]); with `--detach` the process that is started is the switch.
 
 use std::ffi::OsStr;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -34,7 +27,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use sd_notify::NotifyState;
 
 const SOCKET: &str = "NOTIFY_SOCKET";
@@ -54,12 +46,7 @@ pub(crate) struct Service {
     socket: Option<UnixDatagram>,
     status: String,
     watchdog: Option<Watchdog>,
-    /// The number of the gate that the manager keeps.
-    gate: Option<u64>,
 }
-
-/// Name of the gate's descriptor at the manager.
-const GATE: &str = "gate";
 
 /// Feeds the manager's watchdog while all workers answer.
 #[derive(Debug, Default)]
@@ -70,6 +57,11 @@ struct Watchdog {
 
 /// The number of workers that are still to answer in a round.
 pub(crate) type Answers = Arc<AtomicUsize>;
+
+/// A socket to the service manager of this process, if it has one that can be reached.
+pub(crate) fn manager() -> Option<UnixDatagram> {
+    connect(&std::env::var_os(SOCKET)?).ok()
+}
 
 impl Service {
     /// The service manager of this process, if it has one.
@@ -126,30 +118,6 @@ impl Service {
         self.tell(&[NotifyState::Stopping, NotifyState::Status("ending")]);
     }
 
-    /// Lets the manager keep what holds the gate on the uplink, and nothing that it kept before.
-    pub(crate) fn keep_gate(&mut self, gate: Option<(u64, BorrowedFd<'_>)>) {
-        let Some(socket) = self.socket.as_ref().filter(|_| self.gate != gate.map(|(number, _)| number)) else { return };
-        self.gate = gate.map(|(number, _)| number);
-        let forget = format!("FDSTOREREMOVE=1\nFDNAME={GATE}\n");
-        let mut sent = socket.send(forget.as_bytes()).map(drop);
-        if let Some((_, link)) = gate {
-            sent = sent.and_then(|()| send_descriptor(socket, &format!("FDSTORE=1\nFDNAME={GATE}\n"), link));
-        }
-        if let Err(error) = sent {
-            tracing::debug!(%error, "the service manager does not keep the gate over a restart");
-        }
-    }
-
-    /// Forgets the gates that the manager kept for this process, which has its own now.
-    pub(crate) fn take_over(&mut self, kept: Vec<(String, OwnedFd)>, gate: Option<(u64, BorrowedFd<'_>)>) {
-        if kept.iter().any(|(name, _)| name == GATE) {
-            // Also if there is no gate any more.
-            self.gate = Some(0);
-        }
-        self.keep_gate(gate);
-        drop(kept);
-    }
-
     /// Once a second: feeds the watchdog if all workers have answered, and returns the counter of the next round.
     pub(crate) fn next_round(&mut self, workers: usize) -> Option<Answers> {
         let watchdog = self.watchdog.as_mut()?;
@@ -169,17 +137,6 @@ impl Service {
             tracing::debug!(%error, "cannot notify the service manager");
         }
     }
-}
-
-fn send_descriptor(socket: &UnixDatagram, text: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    let descriptors = [descriptor];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::ErrorKind::OutOfMemory.into());
-    }
-    sendmsg(socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
 }
 
 /// A path, or a name that is in no file system, behind an `@`.
@@ -206,8 +163,6 @@ pub(crate) fn answer(answers: &Answers) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     fn heard(socket: &UnixDatagram) -> Option<String> {
@@ -247,25 +202,6 @@ mod tests {
         answer(&first);
         assert!(service.next_round(2).is_some());
         assert_eq!(heard(&manager).unwrap(), "WATCHDOG=1\n");
-    }
-
-    #[test]
-    fn the_gate_is_kept_once() {
-        let (mut service, manager) = service();
-        let (first, second) = (std::fs::File::open("/dev/null").unwrap(), std::fs::File::open("/dev/zero").unwrap());
-        service.keep_gate(None);
-        assert_eq!(heard(&manager), None);
-        for (number, file) in [(1, &first), (2, &second)] {
-            for _ in 0..2 {
-                service.keep_gate(Some((number, file.as_fd())));
-            }
-            assert_eq!(heard(&manager).unwrap(), "FDSTOREREMOVE=1\nFDNAME=gate\n");
-            assert_eq!(heard(&manager).unwrap(), "FDSTORE=1\nFDNAME=gate\n");
-            assert_eq!(heard(&manager), None);
-        }
-        service.take_over(vec![("gate".to_owned(), first.into())], None);
-        assert_eq!(heard(&manager).unwrap(), "FDSTOREREMOVE=1\nFDNAME=gate\n");
-        assert_eq!(heard(&manager), None);
     }
 
     #[test]

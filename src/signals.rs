@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 pub(crate) struct Signals {
     pipe: UnixStream,
     end: Arc<AtomicBool>,
+    end_for_good: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
 }
@@ -19,8 +20,10 @@ pub(crate) struct Signals {
 /// The signals that have arrived since the last call of [`Signals::take`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Arrived {
-    /// SIGTERM or SIGINT.
+    /// SIGTERM: a restart may follow.
     pub(crate) end: bool,
+    /// SIGINT: nothing is to outlive the process.
+    pub(crate) end_for_good: bool,
     /// SIGUSR1.
     pub(crate) report: bool,
     /// SIGHUP.
@@ -32,8 +35,10 @@ impl Signals {
     pub(crate) fn register() -> io::Result<Signals> {
         let (pipe, writer) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
-        let signals = Signals { pipe, end: Arc::default(), report: Arc::default(), reload: Arc::default() };
-        let flags = [(SIGTERM, &signals.end), (SIGINT, &signals.end), (SIGUSR1, &signals.report), (SIGHUP, &signals.reload)];
+        let signals =
+            Signals { pipe, end: Arc::default(), end_for_good: Arc::default(), report: Arc::default(), reload: Arc::default() };
+        let flags =
+            [(SIGTERM, &signals.end), (SIGINT, &signals.end_for_good), (SIGUSR1, &signals.report), (SIGHUP, &signals.reload)];
         for (signal, flag) in flags {
             // First the flag, then the pipe: a thread that is woken finds the flag set.
             signal_hook::flag::register(signal, Arc::clone(flag))?;
@@ -52,6 +57,11 @@ impl Signals {
         let mut bytes = [0; 64];
         while matches!((&self.pipe).read(&mut bytes), Ok(1..)) {}
         let take = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
-        Arrived { end: take(&self.end), report: take(&self.report), reload: take(&self.reload) }
+        Arrived {
+            end: take(&self.end),
+            end_for_good: take(&self.end_for_good),
+            report: take(&self.report),
+            reload: take(&self.reload),
+        }
     }
 }

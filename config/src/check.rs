@@ -15,6 +15,7 @@ use crate::port::{Port, PortKind};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys};
 use crate::router::{Gateway, Known, MAX_GATEWAYS, Router};
+use crate::state::StatePath;
 use crate::tunnel::{AnyTunnel, IpTunnel, Position, Tunnel, apart};
 use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
 use crate::value::Text;
@@ -43,6 +44,8 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
     check.counts(&ports, bridge_uplink.is_some(), &tunnels, &ip_tunnels);
     apart::check_against_gateways(&tunnels, &ip_tunnels, gateways, check.problems);
     let control = document.control.as_ref().map_or_else(Control::default, |keys| keys.value.control(check.problems));
+    let usual_state = || StatePath::usual(&control);
+    let state = document.state.as_ref().map_or_else(usual_state, |keys| keys.value.state(&control, check.problems));
     let metrics = document.metrics.as_ref().and_then(|keys| {
         check.warnings.extend(keys.value.warning());
         keys.value.metrics(&keys.origin, router.as_ref(), check.problems)
@@ -58,6 +61,7 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         workers: 1,
         busy_poll: document.busy_poll.as_ref().map_or(DEFAULT_BUSY_POLL, |busy_poll| busy_poll.value.get()),
         control,
+        state,
         metrics,
         warnings,
     };

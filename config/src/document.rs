@@ -10,6 +10,7 @@ use crate::metrics::MetricsKeys;
 use crate::nat::NatKeys;
 use crate::problem::{At, Origin};
 use crate::publish::PublishKeys;
+use crate::state::StateKeys;
 use crate::tunnel::TunnelKeys;
 use crate::uplink::UplinkKeys;
 use crate::value::Number;
@@ -23,6 +24,8 @@ keys! {
         "busy-poll" => busy_poll: Number<0, 1000>,
         /// The control socket.
         "control" => control: ControlKeys,
+        /// What outlives the process.
+        "state" => state: StateKeys,
         /// The counters for Prometheus, over TCP.
         "metrics" => metrics: MetricsKeys,
         /// Bridges by their names, at most 1024. Flags add to br0.

@@ -43,6 +43,7 @@ mod publish;
 mod raw;
 mod reach;
 mod router;
+mod state;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -69,6 +70,7 @@ pub use self::port::{Port, PortKind};
 pub use self::problem::{At, Origin, Problem, Problems, nearest, unknown};
 pub use self::publish::Publish;
 pub use self::router::{Gateway, MAX_GATEWAYS, Router};
+pub use self::state::StatePath;
 pub use self::tunnel::{Checksum, DontFragment, GROUP_PORTS, Group, IpTunnel, Outer, Tunnel};
 pub use self::uplink::{BridgeUplink, GateMode, NatUplink};
 pub use self::vlan::{Trunks, Vlans};

@@ -9,6 +9,7 @@ use crate::control::Control;
 use crate::metrics::Metrics;
 use crate::port::Port;
 use crate::router::Router;
+use crate::state::StatePath;
 use crate::tunnel::{IpTunnel, Tunnel};
 use crate::uplink::BridgeUplink;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub busy_poll: u32,
     /// The control socket.
     pub control: Control,
+    /// Where the state of the switch is kept while no process runs.
+    pub state: StatePath,
     /// The metrics server for Prometheus, over TCP.
     pub metrics: Option<Metrics>,
     /// Allowed settings that may be mistakes, each with its origin.

@@ -158,6 +158,7 @@ impl Plan {
         new.workers = old.workers;
         new.busy_poll = old.busy_poll;
         new.control.clone_from(&old.control);
+        new.state.clone_from(&old.state);
         new.metrics.clone_from(&old.metrics);
         let mut plan = Plan::default();
         plan.bridges(old, new);
@@ -373,6 +374,7 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     fixed.compare("busy-poll", written.busy_poll.is_some() && new.busy_poll != old.busy_poll, old.busy_poll, new.busy_poll);
     let control = new.control.completed_by(&old.control, written.control.as_ref());
     fixed.compare("control", control != old.control, &old.control, &control);
+    fixed.compare("state", written.state.is_some() && new.state.path() != old.state.path(), &old.state, &new.state);
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed.compare("metrics", written.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
     fixed.compare("uplink", !is_same_uplink(old, new), uplink_text(old), uplink_text(new));

@@ -14,7 +14,7 @@ const PORT: &str = "[[bridge.br0.port]]\ntap = 'a'\n";
 
 /// A flag with its value: `--tap tap0`.
 pub(crate) fn flag(text: &str) -> Flag {
-    const FLAGS: [&str; 21] = [
+    const FLAGS: [&str; 22] = [
         "--tap",
         "--port",
         "--gateway",
@@ -36,6 +36,7 @@ pub(crate) fn flag(text: &str) -> Flag {
         "--control-group",
         "--control-read-only-others",
         "--metrics",
+        "--state",
     ];
     let (name, value) = text.split_once(' ').expect(text);
     Flag::new(FLAGS.into_iter().find(|flag| *flag == name).expect(name), value)

@@ -35,6 +35,8 @@ pub struct Link {
     pub mac: MacAddr,
     /// True if its namespace uses ARP on it (`IFF_NOARP` is not set).
     pub arp: bool,
+    /// Its group (`IFLA_GROUP`).
+    pub group: u32,
     /// Its further names (`IFLA_ALT_IFNAME`).
     pub further_names: Vec<String>,
     /// True for a TAP or TUN device.
@@ -215,6 +217,7 @@ fn describe(link: &LinkMessage) -> Link {
         mtu: 0,
         mac: MacAddr::default(),
         arp: !link.header.flags.contains(LinkFlags::Noarp),
+        group: 0,
         further_names: Vec::new(),
         is_tun: false,
         tun: None,
@@ -224,6 +227,7 @@ fn describe(link: &LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => described.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => described.mtu = *mtu,
+            LinkAttribute::Group(group) => described.group = *group,
             LinkAttribute::Address(bytes) => {
                 if let Ok(bytes) = bytes.as_slice().try_into() {
                     described.mac = MacAddr(bytes);

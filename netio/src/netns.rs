@@ -3,9 +3,11 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::num::ParseIntError;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -20,7 +22,7 @@ pub struct Netns {
     path: PathBuf,
 }
 
-/// The identity of a namespace, which stays the same when a path is made to refer to another one.
+/// The identity of a namespace, as text two numbers with a hyphen between, which stays the same when a path is made to refer to another one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NetnsId {
     device: u64,
@@ -72,6 +74,21 @@ impl NetnsId {
     /// The namespace of the calling thread.
     pub fn own() -> io::Result<NetnsId> {
         NetnsId::of(&own()?)
+    }
+}
+
+impl fmt::Display for NetnsId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}", self.device, self.inode)
+    }
+}
+
+impl FromStr for NetnsId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<NetnsId, ParseIntError> {
+        let (device, inode) = text.split_once('-').unwrap_or((text, ""));
+        Ok(NetnsId { device: device.parse()?, inode: inode.parse()? })
     }
 }
 

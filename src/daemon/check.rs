@@ -37,6 +37,9 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
         }
     }
     say(&format!("control socket {}\n", config.control));
+    if let Some(path) = config.state.path() {
+        say(&format!("state in {}\n", path.display()));
+    }
     let warnings = match config.warnings.len() {
         0 => String::new(),
         count => format!(", with {} above", count_of(count, "warning")),

@@ -27,7 +27,6 @@ mod view;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -49,6 +48,7 @@ use crate::ports::device::PortDevice;
 use crate::ports::{self, Ports};
 use crate::service::Service;
 use crate::signals::Signals;
+use crate::state::{Past, State};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::watch::{Alarms, Captures, Loops, Traces};
 use crate::worker::{Clock, Command, Event};
@@ -87,11 +87,14 @@ pub(crate) struct Daemon {
     poller: Poller,
     control: Option<ControlSocket>,
     scrape: Option<Scrape>,
+    state: State,
 }
 
 impl Daemon {
     /// Opens all ports and starts all workers; frames flow when it returns.
-    pub(crate) fn start(desired: Desired, command_line: Flags) -> anyhow::Result<Daemon> {
+    ///
+    /// `state` is where the state is kept while no process runs, `past` what an earlier one left.
+    pub(crate) fn start(desired: Desired, command_line: Flags, state: State, past: &mut Past) -> anyhow::Result<Daemon> {
         let clock = Clock::start();
         let config = desired.config.clone();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
@@ -134,7 +137,7 @@ impl Daemon {
             });
             port
         });
-        let ports = Ports::open(ids.into_iter().zip(configs), queues, clock.now())?;
+        let ports = Ports::open(ids.into_iter().zip(configs), queues, past, clock.now())?;
         repair_interfaces();
         let poller = Poller::new().context("making the control thread's epoll")?;
         let setup = Setup {
@@ -165,6 +168,7 @@ impl Daemon {
             poller,
             control: None,
             scrape: None,
+            state,
         };
         daemon.ports.start_thread(daemon.poller.waker())?;
         daemon.attach_all()?;
@@ -214,6 +218,9 @@ impl Daemon {
         if let Some(control) = &self.control {
             let _ = writeln!(text, "control socket {}", control.summary());
         }
+        if let Some(state) = &self.state.directory {
+            let _ = writeln!(text, "state in {}", state.path().display());
+        }
         if let Some(scrape) = &self.scrape {
             let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());
         }
@@ -222,8 +229,7 @@ impl Daemon {
 
     /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
     ///
-    /// `kept` are descriptors that the service manager kept over a restart.
-    pub(crate) fn run(mut self, signals: &Signals, mut service: Service, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<()> {
+    pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<()> {
         self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
         self.edge.watch(&self.poller, UPLINK).context("listening for changes of the uplink")?;
         self.ports.watch(&self.poller)?;
@@ -232,7 +238,6 @@ impl Daemon {
         if service.is_there() {
             service.ready(&self.view().status());
         }
-        service.take_over(kept, self.edge.gate_link());
         loop {
             self.wait(next_tick, &mut waiting_guests)?;
             if self.serve(signals, &mut service) {
@@ -279,8 +284,14 @@ impl Daemon {
             // Also after a failed reload: the service manager waits for this message.
             service.ready(&self.view().status());
         }
-        if arrived.end {
+        if arrived.end || arrived.end_for_good {
             service.stopping();
+            if arrived.end_for_good {
+                self.ports.let_all_go();
+                self.state.keeper.end();
+            } else {
+                self.keep();
+            }
             crate::say(&self.stop().to_string());
             return true;
         }
@@ -299,6 +310,22 @@ impl Daemon {
         true
     }
 
+    /// From now on devices outlive the process. What the earlier one left and nobody has taken up ends.
+    pub(crate) fn outlive(&mut self, past: Past) {
+        self.keep();
+        self.state.keeper.forget_left();
+        past.end();
+    }
+
+    /// Lets what is to outlive the process do so, as far as it is new.
+    fn keep(&mut self) {
+        let Daemon { state, ports, edge, .. } = self;
+        if state.outlives() {
+            ports.keep(&mut state.keeper);
+        }
+        state.keeper.keep_gate(edge.gate_link());
+    }
+
     /// Once a second.
     fn tick(&mut self, now: Timestamp, service: &mut Service) {
         self.edge.tick(now, &mut self.fabric);
@@ -311,9 +338,10 @@ impl Daemon {
         self.alarms.tick(&names, &self.edge, &mut self.fabric);
         self.traces.tick(&self.fabric);
         crate::log::tick();
+        self.state.keeper.look();
+        self.keep();
         if service.is_there() {
             service.status(&self.view().status());
-            service.keep_gate(self.edge.gate_link());
             if let Some(answers) = service.next_round(self.fabric.workers.len()) {
                 self.fabric.tell(|_| Command::Answer(answers.clone()));
             }

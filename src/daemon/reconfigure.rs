@@ -117,6 +117,7 @@ impl Daemon {
             self.commit(&plan, prepared, &desired);
         }
         self.desired = desired;
+        self.keep();
         self.tell_of_changes(&plan.changes);
         Ok(plan.changes)
     }

@@ -30,6 +30,7 @@ use netio::link;
 
 use crate::cli::Flags;
 use crate::daemon::Daemon;
+use crate::state::{Past, State};
 use host::{Host, set_up, wait_for_carrier};
 use page::{Fetched, fetch};
 use tables::{ConnectionTable, StationTable};
@@ -70,7 +71,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "Two hosts on one switch, and an outside network behind NAT; all in network namespaces of this demo's own.\n{PICTURE}"
     );
     let world = World::new()?;
-    let mut daemon = Daemon::start(world.desired()?, Flags::default())?;
+    let mut daemon = Daemon::start(world.desired()?, Flags::default(), State::default(), &mut Past::default())?;
     for (host, address) in [&world.h1, &world.h2].into_iter().zip(GUESTS) {
         let configured = host.configure(address, PREFIX_LEN, Some(GATEWAY));
         configured.with_context(|| format!("giving {address} to {}", host.interface()))?;

@@ -35,7 +35,7 @@ pub(crate) const PARTS: [&str; 11] =
     ["config", "control", "control_socket", "daemon", "device", "reserve", "router", "service", "tunnel", "uplink", "worker"];
 
 /// Modules and the parts that they belong to. The longest module that matches a message counts.
-const MODULES: [(&str, &str); 14] = [
+const MODULES: [(&str, &str); 15] = [
     ("config", "config"),
     ("control_socket", "control_socket"),
     ("daemon", "daemon"),
@@ -47,6 +47,7 @@ const MODULES: [(&str, &str); 14] = [
     ("ports::device", "device"),
     ("ports::managed", "control"),
     ("service", "service"),
+    ("state", "service"),
     ("tunnel", "tunnel"),
     ("watch", "daemon"),
     ("worker", "worker"),

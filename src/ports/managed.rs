@@ -22,14 +22,15 @@ use std::mem;
 use std::time::Duration;
 
 use api::State;
-use netio::LinkState;
 use netio::guest::Stream;
+use netio::{LinkState, Tap};
 use packet::Timestamp;
 use vswitch::{Port, PortId};
 
 use super::device::thread::{Fresh, Opened, Seen, ToOpen};
 use super::device::{self, Device, DeviceError, PortDevice, Watched, stream};
 use crate::model::{bridge_id, coalesce, port_vlan, storm_limits};
+use crate::state::{Keeper, name_of};
 
 /// The pause before a device is opened again, and the longest one, to which it doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -51,6 +52,19 @@ pub(crate) struct ManagedPort {
     dropped_before: u64,
     dropped_at_start: u64,
     dropped: u64,
+    /// The device that outlives the process.
+    kept: Option<Kept>,
+}
+
+/// How a device is kept.
+#[derive(Debug)]
+struct Kept {
+    /// The device's serial number.
+    serial: u64,
+    /// The name of its descriptor.
+    name: String,
+    /// The keeper's round.
+    round: u64,
 }
 
 #[derive(Debug)]
@@ -102,6 +116,7 @@ impl ManagedPort {
             dropped_before: 0,
             dropped_at_start: 0,
             dropped: 0,
+            kept: None,
         };
         if port.config.slot().is_some() {
             return Ok(port);
@@ -122,6 +137,47 @@ impl ManagedPort {
         Ok(port)
     }
 
+    /// A port with a device that an earlier process left.
+    pub(super) fn adopt(id: PortId, config: config::Port, queues: usize, device: Device, now: Timestamp) -> ManagedPort {
+        let mut port = ManagedPort { queues, ..ManagedPort::later(id, config, now) };
+        let fresh = Fresh::new(device, &port.config);
+        port.attach(fresh, now, FIRST_RETRY);
+        port
+    }
+
+    /// Lets its device outlive the process, if that is ours.
+    pub(super) fn keep(&mut self, keeper: &mut Keeper) {
+        let tap = self.device().and_then(PortDevice::as_tap).filter(|tap| tap.is_ours());
+        let serial = tap.map(Tap::serial);
+        let round = keeper.round();
+        if self.kept.as_ref().map(|kept| (kept.serial, kept.round)) == serial.map(|serial| (serial, round)) {
+            return;
+        }
+        let before = self.kept.as_ref().map(|kept| kept.name.as_str());
+        let name = tap.map(|tap| name_of(&self.config.full_name(), tap.made_in()));
+        if let Some(before) = before.filter(|before| Some(*before) != name.as_deref()) {
+            keeper.forget(before);
+        }
+        let (Some(tap), Some(name), Some(serial)) = (tap, name, serial) else {
+            self.kept = None;
+            return;
+        };
+        match tap.keep() {
+            Ok(()) => {
+                if let Some(descriptor) = tap.descriptor() {
+                    keeper.keep(&name, serial, descriptor);
+                }
+            }
+            Err(error) => tracing::debug!(port = self.config.name, %error, "the device does not outlive the process"),
+        }
+        self.kept = Some(Kept { serial, name, round });
+    }
+
+    /// The name under which its device's descriptor is kept.
+    pub(super) fn kept_as(&self) -> Option<String> {
+        self.kept.as_ref().map(|kept| kept.name.clone())
+    }
+
     /// A port whose device cannot be opened yet, because a port that is removed still has it: it is tried at once, and then like
     /// a device that is gone.
     pub(crate) fn later(id: PortId, config: config::Port, now: Timestamp) -> ManagedPort {
@@ -137,6 +193,7 @@ impl ManagedPort {
             dropped_before: 0,
             dropped_at_start: 0,
             dropped: 0,
+            kept: None,
         }
     }
 

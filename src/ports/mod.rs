@@ -23,15 +23,16 @@ use std::mem;
 use std::time::Duration;
 
 use config::Port;
-use netio::{Poller, Waker};
+use netio::{Poller, Tap, Waker};
 use packet::Timestamp;
 use vswitch::PortId;
 
 use crate::fabric::Fabric;
+use crate::state::{Keeper, Past};
 use attach::{attach, detach, follow};
 pub(crate) use change::NewPorts;
 use device::thread::{self, DeviceThread, Done, Failed, Job, Opened, Seen};
-use device::{Device, DeviceError};
+use device::{Device, DeviceError, PortDevice};
 use guests::Entrances;
 pub(crate) use guests::FIRST_TOKEN;
 use list::PortList;
@@ -56,6 +57,8 @@ pub(crate) struct Ports {
     closing: usize,
     /// Number of jobs that a bug of the thread ended.
     panics: u64,
+    /// Names under which descriptors of removed ports are kept.
+    forgotten: Vec<String>,
 }
 
 /// Time after which a look that waits for the kernel is a problem.
@@ -69,10 +72,11 @@ const TURN: Duration = Duration::from_millis(10);
 
 impl Ports {
     /// Opens the devices of these ports, which have their numbers and as many queues as `queues` says, and the sockets that
-    /// their guests connect to.
+    /// their guests connect to. Devices of an earlier process are gone on with.
     pub(crate) fn open(
         ports: impl Iterator<Item = (PortId, Port)>,
         queues: impl Fn(PortId) -> usize,
+        past: &mut Past,
         now: Timestamp,
     ) -> anyhow::Result<Ports> {
         let ports: Vec<(PortId, Port)> = ports.collect();
@@ -80,6 +84,10 @@ impl Ports {
         entrances.add(entrances.prepare(ports.iter().map(|(_, port)| port), now)?);
         let open = |(id, port): (PortId, Port)| {
             let origin = port.origin.clone();
+            let left = past.device_of(&port.full_name()).and_then(|left| device::adopt(&port, left, queues(id)));
+            if let Some(device) = left {
+                return Ok(ManagedPort::adopt(id, port, queues(id), device, now));
+            }
             ManagedPort::open(id, port, queues(id), now).map_err(|error| error.with_hint(&origin))
         };
         let ports = PortList::new(ports.into_iter().map(open).collect::<anyhow::Result<_>>()?);
@@ -93,6 +101,7 @@ impl Ports {
             lost: Vec::new(),
             closing: 0,
             panics: 0,
+            forgotten: Vec::new(),
         })
     }
 
@@ -119,6 +128,7 @@ impl Ports {
 
     /// Closes the devices of ports that are removed.
     pub(crate) fn close(&mut self, ports: Vec<ManagedPort>) {
+        self.forgotten.extend(ports.iter().filter_map(ManagedPort::kept_as));
         self.lost.extend(ports.into_iter().filter_map(ManagedPort::into_device));
         self.close_lost();
     }
@@ -132,6 +142,17 @@ impl Ports {
             self.closing += 1;
             thread.give(Job::Close(devices));
         }
+    }
+
+    /// Lets the devices of this switch outlive the process.
+    pub(crate) fn keep(&mut self, keeper: &mut Keeper) {
+        self.forgotten.drain(..).for_each(|name| keeper.forget(&name));
+        self.ports.iter_mut().for_each(|port| port.keep(keeper));
+    }
+
+    /// No device outlives the process.
+    pub(crate) fn let_all_go(&mut self) {
+        self.ports.iter().filter_map(ManagedPort::device).filter_map(PortDevice::as_tap).for_each(Tap::let_go);
     }
 
     /// Waits until all devices are closed that were to be, so that their names can be had again.
@@ -331,7 +352,7 @@ impl Ports {
 }
 
 impl Drop for Ports {
-    /// Deletes the devices that the daemon made, all at once.
+    /// Deletes the devices that the daemon made and that do not outlive it, all at once.
     fn drop(&mut self) {
         let devices: Vec<_> = mem::take(&mut self.ports).into_iter().filter_map(ManagedPort::into_device).collect();
         let Some(thread) = &mut self.thread else { return thread::close(devices, true) };
@@ -378,7 +399,7 @@ mod tests {
         let mut reader = fabric.events.sender().subscribe();
         let id = PortId(1);
         let open = [(id, port(&format!("dgram:{}", path.0.display())))];
-        let mut ports = Ports::open(open.into_iter(), |_| 1, fabric.now()).unwrap();
+        let mut ports = Ports::open(open.into_iter(), |_| 1, &mut Past::default(), fabric.now()).unwrap();
         ports.attach_all(&fabric);
         let attachment = ports.get(id).and_then(ManagedPort::attachment).unwrap();
         assert!(ports.hear_of_gone(id, attachment - 1, &mut fabric) && is_attached(id, &fabric));
@@ -393,7 +414,7 @@ mod tests {
         let mut reader = fabric.events.sender().subscribe();
         let id = PortId(1);
         let open = [(id, port(&format!("stream:{}:guests=1", path.0.display())))];
-        let mut ports = Ports::open(open.into_iter(), |_| 1, fabric.now()).unwrap();
+        let mut ports = Ports::open(open.into_iter(), |_| 1, &mut Past::default(), fabric.now()).unwrap();
         ports.watch(&poller).unwrap();
         ports.attach_all(&fabric);
         assert!(!is_attached(id, &fabric), "no guest yet");

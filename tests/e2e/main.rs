@@ -42,6 +42,7 @@ mod nat_fragments;
 mod nat_icmp;
 mod nat_tcp;
 mod networks;
+mod outlives;
 mod packaging;
 mod pasted;
 mod path;
@@ -79,13 +80,22 @@ mod verbs;
 mod vlan;
 mod wait;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use netio::{Layer, Tap, TapSpec, netns};
 
+/// Set to nothing for all daemons: what they make ends with them, unless a test gives them a state directory.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+
 fn main() -> ExitCode {
+    if std::env::var_os(STATE_DIRECTORY).is_none_or(|value| !value.is_empty()) {
+        let program = std::env::current_exe().expect("this program");
+        let error = Command::new(program).args(std::env::args_os().skip(1)).env(STATE_DIRECTORY, "").exec();
+        panic!("starting again with an environment for daemons: {error}");
+    }
     let trials = [
         vlan::trials(),
         learning::trials(),
@@ -135,6 +145,7 @@ fn main() -> ExitCode {
         tunnel_ovs::trials(),
         guest_qemu::trials(),
         service::trials(),
+        outlives::trials(),
         packaging::trials(),
         pasted::trials(),
         doctor::trials(),

@@ -100,6 +100,7 @@ fn what_is_fixed_is_named() {
         (with(&[("--uplink", "eth1")]), "uplink is eth0: nat by the host's own address, not eth1: nat"),
         (no_uplink, "uplink is eth0: nat by the host's own address, not none"),
         (with(&[("--control", "/run/other")]), ", not /run/other"),
+        (with(&[("--state", "/run/other")]), ", not /run/other"),
         (with(&[("--metrics", "127.0.0.1:9100,host=a+b")]), "metrics is none, not 127.0.0.1:9100 for a, b"),
     ] {
         let said = plan(&now, &to).unwrap_err();

@@ -18,18 +18,34 @@ use crate::random;
 /// Set in each number, so that it is none of those that people use.
 const FIRST_GROUP: u32 = 1 << 30;
 
+static GROUP: OnceLock<u32> = OnceLock::new();
+
 /// The group of the devices that this process makes; that of devices about to be deleted is the next one.
 pub(super) fn group() -> u32 {
-    static GROUP: OnceLock<u32> = OnceLock::new();
-    *GROUP.get_or_init(|| FIRST_GROUP | (random::number() << 1 & (FIRST_GROUP - 1)))
+    *GROUP.get_or_init(|| group_of(random::number()))
 }
 
-/// Deletes these TAPs, except those that were there before this process; those it leaves. With `all`, they are all that the
-/// process has, and the devices need not be told apart from others. What cannot be deleted goes when its descriptors are
+/// Sets the group of the devices that this process makes by a number that all processes of one switch have in common. Only before
+/// the first device.
+pub fn use_group(number: u32) {
+    let _ = GROUP.set(group_of(number));
+}
+
+fn group_of(number: u32) -> u32 {
+    FIRST_GROUP | (number << 1 & (FIRST_GROUP - 1))
+}
+
+/// Deletes these TAPs, except those that were there before this process and those that are kept; those it leaves. With `all`, they
+/// are all that the process has, and the devices need not be told apart from others. What cannot be deleted goes when its descriptors are
 /// closed.
 pub fn delete<'t>(taps: impl Iterator<Item = &'t Tap>, all: bool) {
     let mut places: Vec<(NetnsId, File, Vec<&Tap>)> = Vec::new();
+    let mut all = all;
     for tap in taps.filter(|tap| tap.is_ours) {
+        if tap.is_kept() {
+            all = false;
+            continue;
+        }
         let Some(Queue(fd)) = tap.queues.first() else { continue };
         // Wherever it has been moved. One that is gone has no namespace.
         let Ok(namespace) = interface_netns(fd) else { continue };

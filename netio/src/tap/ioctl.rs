@@ -62,6 +62,13 @@ pub(super) fn set_offload(fd: &OwnedFd, bits: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(bits)) }).map(drop)
 }
 
+/// `TUNSETPERSIST`: whether the device stays when no process holds it.
+pub(super) fn set_persist(fd: &OwnedFd, persists: bool) -> io::Result<()> {
+    let persists = libc::c_ulong::from(persists);
+    // SAFETY: TUNSETPERSIST takes its argument by value.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, persists) }).map(drop)
+}
+
 fn empty_request() -> libc::ifreq {
     libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 } }
 }

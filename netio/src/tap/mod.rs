@@ -19,7 +19,7 @@
 //!
 //! *Group.* The devices that this process made are in a link group of its own (`IFLA_GROUP`), by a random number. So all of them
 //! are deleted in one request a namespace ([`end::delete`]): one by one, each waits for the kernel's readers. A device that was
-//! there before is never put in the group.
+//! there before is never put in the group. A switch whose devices outlive it ([`keep`]) has the same group again after a restart.
 //!
 //! *Link state.* While the link is down, writes return `EIO` and there is nothing to read, without an epoll event. When
 //! the device is deleted, epoll reports an event and the descriptor returns `EBADFD`.
@@ -29,6 +29,7 @@
 
 pub mod end;
 mod ioctl;
+pub mod keep;
 mod open;
 pub mod visit;
 
@@ -37,6 +38,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use packet::{Batch, Features};
 use rustix::io::{Errno, read, write, writev};
@@ -186,10 +188,21 @@ pub struct Tap {
     refused: Vec<&'static str>,
     /// Its index when it was opened.
     index: u32,
-    /// It was made by this process, and goes when its descriptors are closed.
+    /// It was made by this process, and goes when its descriptors are closed, unless it is kept; or by an earlier process that
+    /// kept it.
     is_ours: bool,
     /// Set if the device was opened inside another namespace: our descriptors keep that namespace alive.
     pinned: Option<(Netns, NetnsId)>,
+    /// It stays when the process ends.
+    is_kept: AtomicBool,
+    /// A number that no other device of this process has had.
+    serial: u64,
+}
+
+/// The number of the next device.
+fn next_serial() -> u64 {
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Queue {

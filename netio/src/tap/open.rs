@@ -21,11 +21,14 @@ use packet::offload::MAX_TCP_SEGMENTS;
 
 use super::end::group;
 use super::ioctl::{interface, set_interface, set_vnet_header};
-use super::{Layer, Queue, Tap, TapError, TapSpec};
+use super::{Layer, Queue, Tap, TapError, TapSpec, next_serial};
 use crate::link::{self, Change, Link};
 
 /// The device stays when no process holds it (`include/uapi/linux/if_tun.h`); in the answer of `TUNGETIFF` only.
 const IFF_PERSIST: libc::c_int = 0x0800;
+
+/// A device with several queues (`include/uapi/linux/if_tun.h`).
+pub(super) const IFF_MULTI_QUEUE: libc::c_int = libc::IFF_MULTI_QUEUE;
 
 pub(super) const DEVICE: &str = "/dev/net/tun";
 
@@ -39,10 +42,20 @@ pub(super) fn open(spec: &TapSpec) -> Result<Tap, TapError> {
     let queues = open_queues(spec, queues)?;
     let persists = queues.first().map(|Queue(fd)| interface(fd)).transpose();
     let (_, flags) = persists.map_err(|error| io_error(spec, "TUNGETIFF", error))?.unwrap_or_default();
-    // What is there without a process was there before.
-    let is_ours = flags & IFF_PERSIST == 0;
+    // What is there without a process was there before, as somebody else's or as what an earlier process of this switch kept.
+    let persists = flags & IFF_PERSIST != 0;
+    let is_ours = !persists || link::get(&spec.name).is_ok_and(|link| link.group == group());
     let index = configure(spec, is_ours)?;
-    let mut tap = Tap { queues, features: Features::NONE, refused: Vec::new(), index, is_ours, pinned: None };
+    let mut tap = Tap {
+        queues,
+        features: Features::NONE,
+        refused: Vec::new(),
+        index,
+        is_ours,
+        pinned: None,
+        is_kept: (is_ours && persists).into(),
+        serial: next_serial(),
+    };
     tap.request_offload(spec)?;
     Ok(tap)
 }
@@ -60,14 +73,23 @@ fn queues_of(spec: &TapSpec, link: &Link) -> Result<(usize, bool), TapError> {
     }
 }
 
-/// Opens one descriptor for each queue.
-fn open_queues(spec: &TapSpec, (count, is_multi_queue): (usize, bool)) -> Result<Vec<Queue>, TapError> {
-    let kind = match spec.layer {
+/// The flag of a TAP or a TUN.
+pub(super) fn open_kind(spec: &TapSpec) -> libc::c_int {
+    match spec.layer {
         Layer::Ethernet => libc::IFF_TAP,
         Layer::Ip => libc::IFF_TUN,
-    };
-    let multi_queue = if is_multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
-    let flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
+    }
+}
+
+/// Opens descriptors for further queues of a multi-queue device.
+pub(super) fn open_further(spec: &TapSpec, count: usize) -> Result<Vec<Queue>, TapError> {
+    open_queues(spec, (count, true))
+}
+
+/// Opens one descriptor for each queue.
+fn open_queues(spec: &TapSpec, (count, is_multi_queue): (usize, bool)) -> Result<Vec<Queue>, TapError> {
+    let multi_queue = if is_multi_queue { IFF_MULTI_QUEUE } else { 0 };
+    let flags = open_kind(spec) | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi_queue;
     let mut queues = Vec::with_capacity(count);
     for _ in 0..count {
         let fd = open_device(spec)?;

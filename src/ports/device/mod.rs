@@ -26,6 +26,7 @@ use vswitch::PortId;
 use self::packet::PacketDevice;
 use crate::fabric::Workers;
 use crate::hints::{without_interface, without_namespace};
+use crate::state::LeftDevice;
 use crate::worker::{Sink, Source};
 
 /// The MTU of a device that has none configured (the kernel's default), in bytes.
@@ -44,6 +45,20 @@ pub(super) fn open(port: &Port, queues: usize, pending: &mut Option<Stream>) -> 
         PortKind::Stream(stream) => stream::open(stream, port, pending),
         PortKind::Dgram(dgram) => dgram::open(dgram, port).map(Some),
     }
+}
+
+/// Goes on with the device that an earlier process left for a port. `None` if it is not the one that the configuration names: then
+/// it is closed.
+pub(super) fn adopt(port: &Port, left: LeftDevice, queues: usize) -> Option<Device> {
+    let adopted = match &port.kind {
+        PortKind::Tap(tap) => tap::adopt(tap, port.mtu, queues, left),
+        PortKind::Tun(tun) => tun::adopt(tun, port.mtu, queues, left),
+        PortKind::Packet(_) | PortKind::Stream(_) | PortKind::Dgram(_) => Ok(None),
+    };
+    adopted.unwrap_or_else(|error| {
+        tracing::warn!(port = port.name, %error, "cannot go on with the device of the process before");
+        None
+    })
 }
 
 /// The kind as the API names it.

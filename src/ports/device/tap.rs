@@ -12,6 +12,7 @@ use super::packet::PacketDevice;
 use super::{Device, DeviceError, PortDevice, Watched, offload_text};
 use crate::fabric::Workers;
 use crate::model::netns;
+use crate::state::LeftDevice;
 use crate::worker::{Sink, Source};
 
 /// Frames of each queue that the kernel keeps for us to read. Its own default (1000) holds 2 ms of small frames; more only
@@ -25,6 +26,12 @@ pub(super) fn open(config: &port::Tap, mtu: Option<u32>, queues: usize) -> Resul
         Err(TapError::Busy { .. }) if config.attach => beside_holder(config, mtu, queues),
         opened => Ok(Box::new(opened?)),
     }
+}
+
+/// Goes on with the device of an earlier process.
+pub(super) fn adopt(config: &port::Tap, mtu: Option<u32>, queues: usize, left: LeftDevice) -> io::Result<Option<Device>> {
+    let spec = TapSpec { offload: config.offload, ..spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues) };
+    Ok(Tap::adopt(&spec, left.descriptor, left.made_in)?.map(|tap| Box::new(tap) as Device))
 }
 
 /// A TAP or TUN with offload.

@@ -30,7 +30,7 @@ use anyhow::Context;
 use config::Port;
 use netio::guest::Stream;
 use netio::tap::{end, visit};
-use netio::{LinkState, Waker};
+use netio::{LinkState, Tap, Waker};
 use vswitch::PortId;
 
 use super::{Device, DeviceError, Watched, first_state};
@@ -199,8 +199,11 @@ fn look(devices: Vec<(PortId, u64, Watched)>) -> Vec<(PortId, u64, Seen)> {
     seen
 }
 
-/// Closes devices; with `all`, all that the daemon has.
+/// Closes devices; with `all`, all that the daemon has, at its end, which those outlive that are kept.
 pub(crate) fn close(devices: Vec<Device>, all: bool) {
+    if !all {
+        devices.iter().filter_map(|device| device.as_tap()).for_each(Tap::let_go);
+    }
     end::delete(devices.iter().filter_map(|device| device.as_tap()), all);
     drop(devices);
 }

@@ -1,0 +1,134 @@
+//! TAPs that outlive the process.
+//!
+//! *Kept* devices persist (`TUNSETPERSIST`): they stay when no process holds a descriptor, with their index, MAC address, addresses
+//! and routes, but without a carrier. While another process holds a descriptor of the first queue, the carrier stays too, and up to
+//! `tx_queue_len` frames wait there to be read. The next process gets that descriptor and goes on with it ([`Tap::adopt`]), without
+//! entering the device's namespace; or it attaches to the device by its name ([`Tap::open`]), which needs nobody in between.
+//!
+//! A device is known as one of ours by its link group, which the processes of one switch have in common ([`use_group`]).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use packet::Features;
+use packet::offload::MAX_TCP_SEGMENTS;
+
+use super::end::group;
+use super::ioctl::{interface, interface_netns, set_persist};
+use super::open::{IFF_MULTI_QUEUE, open_further, open_kind};
+use super::{Queue, Tap, TapSpec, next_serial, with_link};
+use crate::link::{self, Change};
+use crate::netns::{self, NetnsId};
+
+pub use super::end::use_group;
+
+impl Tap {
+    /// From now on the device stays when the process ends, unless [`Tap::let_go`] is called before.
+    pub fn keep(&self) -> io::Result<()> {
+        if let Some(Queue(fd)) = self.queues.first().filter(|_| self.is_ours) {
+            set_persist(fd, true)?;
+            self.is_kept.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The device goes with its last descriptor, or when it is deleted.
+    pub fn let_go(&self) {
+        if self.is_kept.swap(false, Ordering::Relaxed)
+            && let Some(Queue(fd)) = self.queues.first()
+        {
+            // It fails only if the device is gone.
+            let _ = set_persist(fd, false);
+        }
+    }
+
+    /// Whether the device stays when the process ends.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Relaxed)
+    }
+
+    /// Whether this process, or an earlier one of the same switch, made the device.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
+    /// A number that no other device of this process has had.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// The descriptor that keeps the carrier while another process holds it, too.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.queues.first().map(AsFd::as_fd)
+    }
+
+    /// The namespace that it was made in, if that is another than the process's.
+    #[must_use]
+    pub fn made_in(&self) -> Option<NetnsId> {
+        self.pinned.as_ref().map(|(_, id)| *id)
+    }
+
+    /// Goes on with a device that an earlier process made in the namespace `made_in`, by its descriptor. `None` if it was deleted, if
+    /// it is another than the specification says, or if its namespace has gone.
+    pub fn adopt(spec: &TapSpec, descriptor: OwnedFd, made_in: Option<NetnsId>) -> io::Result<Option<Tap>> {
+        let (name, flags) = match interface(&descriptor) {
+            Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Ok(None),
+            described => described?,
+        };
+        let kind = libc::IFF_TAP | libc::IFF_TUN;
+        if flags & kind != open_kind(spec) & kind || spec.netns.is_some() != made_in.is_some() {
+            return Ok(None);
+        }
+        let namespace = interface_netns(&descriptor)?;
+        let is_now_in = NetnsId::of(&namespace)?;
+        let pinned = match (&spec.netns, made_in) {
+            (Some(netns), Some(made_in)) => {
+                // One that was moved elsewhere does not end with the namespace of its making.
+                if is_now_in == made_in && netns.id().ok() != Some(made_in) {
+                    return Ok(None);
+                }
+                Some((netns.clone(), made_in))
+            }
+            _ => None,
+        };
+        let mut queues = vec![Queue(Arc::new(descriptor))];
+        if flags & IFF_MULTI_QUEUE != 0 && spec.queues > 1 {
+            let further = || Ok(open_further(&TapSpec { name: name.clone(), ..spec.clone() }, spec.queues - 1));
+            let opened = if is_now_in == NetnsId::own()? { further() } else { netns::inside(namespace.as_fd(), further) };
+            // Without them, one worker reads all of its frames.
+            queues.extend(opened.ok().and_then(Result::ok).into_iter().flatten());
+        }
+        let Queue(first) = &queues[0];
+        let index = with_link(first, &name, |link| {
+            let change = Change { mtu: spec.mtu, group: Some(group()), ..Change::default() };
+            link::set(link.index, change)?;
+            let _ = link::set(link.index, Change { gso_max_segs: Some(MAX_TCP_SEGMENTS as u32), ..Change::default() });
+            Ok(link.index)
+        });
+        // Without the right to enter its namespace, the device stays as it is. Its index is only a hint.
+        let index = index.unwrap_or(0);
+        let mut tap = Tap {
+            queues,
+            features: Features::NONE,
+            refused: Vec::new(),
+            index,
+            is_ours: true,
+            pinned,
+            is_kept: true.into(),
+            serial: next_serial(),
+        };
+        tap.request_offload(spec).map_err(io::Error::other)?;
+        Ok(Some(tap))
+    }
+}
+
+/// Deletes a device that an earlier process kept, and that nobody needs: it goes with its last descriptor.
+pub fn discard(descriptor: OwnedFd) {
+    let _ = set_persist(&descriptor, false);
+}

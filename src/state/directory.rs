@@ -1,0 +1,129 @@
+//! The directory and its lock.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use config::StatePath;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// Name of the lock, which holds the number of the process that has it.
+const LOCK: &str = "lock";
+
+/// Longest path of the directory, in bytes: a socket in it has a path of at most 107 (unix(7)).
+const LONGEST_PATH: usize = 90;
+
+/// A state directory that is this process's.
+#[derive(Debug)]
+pub(crate) struct StateDirectory {
+    path: PathBuf,
+    /// Held while this is open.
+    _lock: File,
+}
+
+impl StateDirectory {
+    /// Makes the directory, if it is missing, and locks it. `None` if there is none. The default one goes with the default control
+    /// socket: it is left alone if that is another daemon's, and if it cannot be used, which is logged.
+    ///
+    /// # Errors
+    ///
+    /// Another daemon has it, or the directory that the configuration names cannot be used.
+    pub(crate) fn open(path: &StatePath, has_socket: bool) -> anyhow::Result<Option<StateDirectory>> {
+        match path {
+            StatePath::None => Ok(None),
+            StatePath::Usual(_) if !has_socket => Ok(None),
+            StatePath::At(path) => StateDirectory::at(path).map(Some),
+            StatePath::Usual(path) => match StateDirectory::at(path) {
+                Err(error) if error.downcast_ref::<Taken>().is_none() => {
+                    tracing::warn!("{error:#}; without a state directory, devices and connections end with this process");
+                    Ok(None)
+                }
+                opened => opened.map(Some),
+            },
+        }
+    }
+
+    fn at(path: &Path) -> anyhow::Result<StateDirectory> {
+        let name = path.display();
+        anyhow::ensure!(
+            path.as_os_str().len() <= LONGEST_PATH,
+            "state directory {name}: the path is longer than {LONGEST_PATH} bytes: choose a shorter one with --state"
+        );
+        DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| format!("state directory {name}"))?;
+        let lock = path.join(LOCK);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock);
+        let mut file = file.with_context(|| format!("state directory {name}: {LOCK}"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(Taken { path: path.into(), holder: holder(&mut file) }.into()),
+            Err(error) => return Err(error).with_context(|| format!("state directory {name}: locking it")),
+        }
+        // On a full disk only the number is missing.
+        let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        // Whoever keeps the directory may have given others access to it.
+        let path = path.canonicalize().with_context(|| format!("state directory {name}"))?;
+        Ok(StateDirectory { path, _lock: file })
+    }
+
+    /// A number that all processes with this directory have in common.
+    pub(crate) fn number(&self) -> u32 {
+        let hash = super::fnv(self.path.as_os_str().as_bytes());
+        (hash ^ hash >> 32) as u32
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Another daemon has the directory.
+#[derive(Debug, thiserror::Error)]
+#[error("the state directory {} is in use by {}; choose another one with --state, or end that daemon", path.display(), holder_text(*holder))]
+struct Taken {
+    path: PathBuf,
+    holder: Option<u32>,
+}
+
+fn holder_text(holder: Option<u32>) -> String {
+    holder.map_or_else(|| "another daemon".to_owned(), |pid| format!("another daemon, process {pid}"))
+}
+
+/// The number in a lock that somebody else has.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_daemon_a_directory() {
+        let path = std::env::temp_dir().join(format!("vswitchd-state-{}", std::process::id()));
+        let first = StateDirectory::open(&StatePath::At(path.clone()), true).unwrap().unwrap();
+        let open = || StateDirectory::open(&StatePath::Usual(path.clone()), true);
+        let refused = open().unwrap_err().to_string();
+        assert!(refused.contains(&format!("in use by another daemon, process {}", std::process::id())), "{refused}");
+        drop(first);
+        assert!(open().unwrap().is_some());
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be() {
+        let path = PathBuf::from("/proc/nowhere");
+        assert!(StateDirectory::open(&StatePath::At(path.clone()), true).unwrap_err().to_string().contains("/proc/nowhere"));
+        assert!(StateDirectory::open(&StatePath::Usual(path), true).unwrap().is_none());
+        assert!(StateDirectory::open(&StatePath::None, true).unwrap().is_none());
+        let long = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH)));
+        assert!(StateDirectory::open(&StatePath::At(long), true).unwrap_err().to_string().contains("shorter"));
+    }
+}

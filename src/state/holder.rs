@@ -1,0 +1,219 @@
+//! The holder: a small process that holds descriptors while the switch does not run, where no service manager does.
+//!
+//! ```text
+//!   vswitchd ---FDSTORE=1, a descriptor---> DIR/holder: vswitchd hold DIR
+//!            ---FDSTOREREMOVE=1----------->
+//!   the next ---HOLD-GIVE=1, a socket----->            ---FDNAME=, a descriptor---> by that socket
+//!            ---HOLD-END=1---------------->            ends
+//! ```
+//!
+//! It is this program again, with the socket `DIR/holder` as its standard input. It outlives the process that started it, and the next
+//! one finds it by the socket. It ends when it is told so, when the socket is removed or replaced, and when somebody kills it, which
+//! costs guests their carrier while no switch runs, and nothing else.
+
+use std::fs;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use super::keeper::{Left, send_descriptor};
+
+/// Name of the socket in the state directory.
+const SOCKET: &str = "holder";
+
+/// The hidden subcommand.
+pub(crate) const VERB: &str = "hold";
+
+/// Asks for all descriptors, by the socket that goes with it.
+const GIVE: &str = "HOLD-GIVE=1\n";
+/// Says that there are no more.
+const NO_MORE: &str = "HOLD-NO-MORE=1\n";
+/// Tells the holder to end.
+pub(super) const END: &[u8] = b"HOLD-END=1\n";
+
+/// Time limit for a message, to and from the holder.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often the holder looks whether its socket is still there.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Longest message, in bytes.
+const LONGEST: usize = 4096;
+
+/// Number of descriptors in a message that are taken; further ones are closed.
+const PER_MESSAGE: usize = 4;
+
+/// The holder of this state directory, its socket's path, and what it holds; a new one if there is none.
+pub(super) fn find_or_start(directory: &Path) -> anyhow::Result<(UnixDatagram, PathBuf, Left)> {
+    let path = directory.join(SOCKET);
+    match connect(&path).and_then(|socket| Ok((fetch(&socket)?, socket))) {
+        Ok((held, socket)) => Ok((socket, path, held)),
+        Err(_) => {
+            let socket = start(&path)?;
+            Ok((socket, path, Vec::new()))
+        }
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// Everything that the holder holds.
+fn fetch(socket: &UnixDatagram) -> io::Result<Left> {
+    let (ours, theirs) = UnixDatagram::pair()?;
+    ours.set_read_timeout(Some(PATIENCE))?;
+    send_descriptor(socket, GIVE, theirs.as_fd())?;
+    drop(theirs);
+    let mut held = Vec::new();
+    loop {
+        let (text, descriptors) = receive(&ours)?;
+        if text == NO_MORE {
+            return Ok(held);
+        }
+        let name = value(&text, "FDNAME").unwrap_or_default().to_owned();
+        held.extend(descriptors.into_iter().map(|descriptor| (name.clone(), descriptor)));
+    }
+}
+
+/// Starts a holder with its socket at this path. Returns a socket to talk to it.
+pub(super) fn start(path: &Path) -> anyhow::Result<UnixDatagram> {
+    let _ = fs::remove_file(path);
+    let theirs = UnixDatagram::bind(path).with_context(|| path.display().to_string())?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(|| path.display().to_string())?;
+    // By this path, whatever has become of the file that was started.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("vswitchd").arg(VERB).arg(path).env_clear().current_dir("/");
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+    // Not waited for: it outlives this process.
+    drop(command.spawn().context("starting a process that holds descriptors")?);
+    Ok(connect(path)?)
+}
+
+/// Is the holder with this socket path, until the end.
+pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
+    crate::detach::leave_session();
+    let socket = UnixDatagram::from(rustix::stdio::stdin().try_clone_to_owned().context("its socket")?);
+    socket.set_read_timeout(Some(LOOK)).context("its socket")?;
+    let identity = |path: &Path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let own = identity(path);
+    let mut held: Left = Vec::new();
+    loop {
+        match receive(&socket) {
+            Ok((text, descriptors)) => {
+                if text.as_bytes() == END {
+                    return Ok(());
+                }
+                obey(&mut held, &text, descriptors);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                if own.is_none() || identity(path) != own {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("its socket"),
+        }
+    }
+}
+
+fn obey(held: &mut Left, text: &str, descriptors: Vec<OwnedFd>) {
+    if text == GIVE {
+        for receiver in descriptors {
+            // Whoever does not take them has ended.
+            let _ = give(held, &UnixDatagram::from(receiver));
+        }
+        return;
+    }
+    let Some(name) = value(text, "FDNAME") else { return };
+    if value(text, "FDSTORE") == Some("1") {
+        held.extend(descriptors.into_iter().map(|descriptor| (name.to_owned(), descriptor)));
+    } else if value(text, "FDSTOREREMOVE") == Some("1") {
+        held.retain(|(held, _)| held != name);
+    }
+}
+
+fn give(held: &Left, to: &UnixDatagram) -> io::Result<()> {
+    to.set_write_timeout(Some(PATIENCE))?;
+    for (name, descriptor) in held {
+        send_descriptor(to, &format!("FDNAME={name}\n"), descriptor.as_fd())?;
+    }
+    to.send(NO_MORE.as_bytes()).map(drop)
+}
+
+/// The value of a line `KEY=value`.
+fn value<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == key).map(|(_, value)| value))
+}
+
+/// One message, with its descriptors.
+fn receive(socket: &UnixDatagram) -> io::Result<(String, Vec<OwnedFd>)> {
+    let mut bytes = [0; LONGEST];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PER_MESSAGE))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((String::from_utf8_lossy(&bytes[..received.bytes]).into_owned(), descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// What is held comes back as it was, and what was removed does not.
+    #[test]
+    fn what_is_held_comes_back() {
+        let path = std::env::temp_dir().join(format!("vswitchd-holder-{}", std::process::id()));
+        let theirs = UnixDatagram::bind(&path).unwrap();
+        let holder = std::thread::spawn(move || {
+            let mut held = Vec::new();
+            loop {
+                let (text, descriptors) = receive(&theirs).unwrap();
+                if text.as_bytes() == END {
+                    return held.len();
+                }
+                obey(&mut held, &text, descriptors);
+            }
+        });
+        let socket = connect(&path).unwrap();
+        for (name, file) in [("a", "/dev/null"), ("b", "/dev/zero"), ("a", "/dev/full")] {
+            let file = File::open(file).unwrap();
+            send_descriptor(&socket, &format!("FDSTORE=1\nFDNAME={name}\n"), file.as_fd()).unwrap();
+        }
+        let names = |held: &Left| held.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let held = fetch(&socket).unwrap();
+        assert_eq!(names(&held), ["a", "b", "a"]);
+        let device = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_rdev;
+        assert_eq!(device(&held[1].1), rustix::fs::stat("/dev/zero").unwrap().st_rdev);
+        socket.send(b"FDSTOREREMOVE=1\nFDNAME=a\n").unwrap();
+        for nonsense in [&b"\n"[..], b"FDSTORE=1\nFDNAME=c\n", b"FDNAME=b\n", b"\xff\xfe=\n", &[b'x'; 5000]] {
+            socket.send(nonsense).unwrap();
+        }
+        assert_eq!(names(&fetch(&socket).unwrap()), ["b"]);
+        socket.send(END).unwrap();
+        assert_eq!(holder.join().unwrap(), 1);
+        let _ = fs::remove_file(&path);
+    }
+}

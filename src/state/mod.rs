@@ -1,0 +1,131 @@
+//! What outlives the process.
+//!
+//! ```text
+//!   DIR/lock         held by the daemon as long as it runs
+//!   DIR/holder       socket of the process that holds descriptors, without a service manager
+//! ```
+//!
+//! With a [state directory](StateDirectory), the devices that the switch made stay when its process ends, however it ends, and a
+//! [`Keeper`] holds their descriptors. The next process finds all of it as its [`Past`], and goes on.
+//!
+//! *The end for good* (SIGINT, `vswitchctl stop`) deletes the devices and keeps nothing. SIGTERM is what a restart begins with.
+//!
+//! *One daemon a directory.* The lock belongs to the process, so it is free again however that ends.
+
+mod directory;
+pub(crate) mod holder;
+mod keeper;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use netio::netns::NetnsId;
+use netio::tap::keep;
+
+pub(crate) use directory::StateDirectory;
+pub(crate) use keeper::Keeper;
+
+/// Begins the names of ports' descriptors.
+const PORT: &str = "port-";
+/// The namespace in such a name, if it is the daemon's own.
+const OWN: &str = "own";
+
+/// Where the state is, and what keeps descriptors.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) directory: Option<StateDirectory>,
+    pub(crate) keeper: Keeper,
+}
+
+/// What an earlier process of this switch left.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// The first queue of each port's device, by the port's part of the name.
+    ports: HashMap<String, LeftDevice>,
+    /// Everything else, which works as long as it is open.
+    rest: Vec<OwnedFd>,
+}
+
+/// A descriptor of a device, and the namespace that it was made in, if that is not the daemon's own.
+#[derive(Debug)]
+pub(crate) struct LeftDevice {
+    pub(crate) descriptor: OwnedFd,
+    pub(crate) made_in: Option<NetnsId>,
+}
+
+impl State {
+    /// The state of this process in this directory, and what an earlier one left.
+    pub(crate) fn open(directory: Option<StateDirectory>) -> (State, Past) {
+        if let Some(directory) = &directory {
+            keep::use_group(directory.number());
+        }
+        let (keeper, left) = Keeper::open(directory.as_ref());
+        let mut past = Past::default();
+        for (name, descriptor) in left {
+            match port_of(&name).filter(|_| directory.is_some()) {
+                Some((port, made_in)) => drop(past.ports.insert(port.to_owned(), LeftDevice { descriptor, made_in })),
+                None => past.rest.push(descriptor),
+            }
+        }
+        (State { directory, keeper }, past)
+    }
+
+    /// Whether devices stay when the process ends.
+    pub(crate) fn outlives(&self) -> bool {
+        self.directory.is_some()
+    }
+}
+
+impl Past {
+    /// The device that the port of this full name had.
+    pub(crate) fn device_of(&mut self, full_name: &str) -> Option<LeftDevice> {
+        self.ports.remove(&hash(full_name))
+    }
+
+    /// Ends what nobody has taken up.
+    pub(crate) fn end(self) {
+        self.ports.into_values().for_each(|left| keep::discard(left.descriptor));
+    }
+}
+
+/// The name under which the descriptor of a port's device is kept.
+pub(crate) fn name_of(full_name: &str, made_in: Option<NetnsId>) -> String {
+    let namespace = made_in.map_or_else(|| OWN.to_owned(), |id| id.to_string());
+    format!("{PORT}{}-{namespace}", hash(full_name))
+}
+
+/// The port's part and the namespace of such a name.
+fn port_of(name: &str) -> Option<(&str, Option<NetnsId>)> {
+    let (port, namespace) = name.strip_prefix(PORT)?.split_once('-')?;
+    let made_in = if namespace == OWN { None } else { Some(namespace.parse().ok()?) };
+    Some((port, made_in))
+}
+
+/// The names of descriptors are short, and without colons.
+fn hash(text: &str) -> String {
+    format!("{:016x}", fnv(text.as_bytes()))
+}
+
+/// A hash that is the same in all builds: FNV-1a.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_descriptors() {
+        let own = name_of("tap0", None);
+        assert_eq!(port_of(&own), Some((hash("tap0").as_str(), None)));
+        let id: NetnsId = "4-4026531840".parse().unwrap();
+        let other = name_of("eth0@/proc/3974/ns/net", Some(id));
+        assert_eq!(port_of(&other), Some((hash("eth0@/proc/3974/ns/net").as_str(), Some(id))));
+        assert!(!other.contains(':') && other.len() < 64, "{other}");
+        for nonsense in ["gate", "port-", "port-x", "port-x-y", "port-x-1-", "port-x-1-y"] {
+            assert_eq!(port_of(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(hash(""), "cbf29ce484222325");
+    }
+}

@@ -1,0 +1,201 @@
+//! What outlives the process, with a state directory: devices, connections, what verbs made.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use libtest_mimic::Trial;
+use netio::link::{self, Change, Link};
+use netio::netns;
+use netio::route::{self, Route};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::control::{json, run};
+use crate::exchange::Echo;
+use crate::guest::Directory;
+use crate::host::{Host, Ip};
+use crate::switch::{Switch, daemon, run_inside};
+use crate::{trial, wait};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("outlives/one_daemon_a_directory", one_daemon_a_directory),
+        trial("outlives/devices_and_what_guests_gave_them", devices_and_what_guests_gave_them),
+        trial("outlives/a_holder_that_was_killed", a_holder_that_was_killed),
+        trial("outlives/a_start_that_fails_takes_nothing", a_start_that_fails_takes_nothing),
+    ]
+}
+
+fn one_daemon_a_directory() {
+    let (directory, host) = (Directory::new(), Host::quiet("a"));
+    let state = directory.text("state");
+    let switch = Switch::start(&["--control", "none", "--state", &state, "--tap", &host.port("")]);
+    assert!(switch.summary().contains(&format!("state in {state}")), "{:?}", switch.summary());
+    let netns = netns::create().expect("a namespace");
+    let second = run_inside(&netns, &mut daemon(&["--control", "none", "--state", &state, "--tap", "b"]));
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(second.log.contains(&format!("the state directory {state} is in use by another daemon, process ")), "{second:?}");
+    assert_eq!(netns::inside(netns.as_fd(), link::names).expect("its links"), ["lo"], "nothing was made");
+    switch.finish();
+    // A file is in the way.
+    let netns = netns::create().expect("a namespace");
+    let file = directory.text("file");
+    fs::write(&file, "").expect("written");
+    let refused = run_inside(&netns, &mut daemon(&["--control", "none", "--state", &file, "--tap", "b"]));
+    assert!(refused.code == Some(1) && refused.log.contains(&format!("state directory {file}: ")), "{refused:?}");
+}
+
+/// Everything that a guest sees of its interface.
+fn seen_by(host: &Host) -> (Link, Vec<Route>) {
+    host.inside(|| {
+        let link = link::get(host.name())?;
+        let routes = route::routes(link.index)?.0;
+        // Counters go on.
+        Ok((Link { tx_dropped: 0, tun: None, ..link }, routes))
+    })
+}
+
+/// The process that holds descriptors for this state directory.
+fn holder_of(state: &str) -> Option<Pid> {
+    let socket = Path::new(state).join("holder");
+    let is_it = |pid: &i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|word| word == socket.as_os_str().as_encoded_bytes())
+    };
+    let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Pid::from_raw(pids.into_iter().find(is_it)?)
+}
+
+/// Two guests in namespaces of their own, one of them with several queues, and one in the daemon's.
+struct Guests {
+    own: Host,
+    others: [Host; 2],
+    args: Vec<String>,
+}
+
+impl Guests {
+    fn new(directory: &Directory) -> Guests {
+        let (own, others) = (Host::quiet("own"), [Host::quiet("a"), Host::quiet("b")]);
+        let taps = format!("own,{},{}", others[0].port(""), others[1].port(":mtu=1400"));
+        let args =
+            ["--control", &directory.text("control"), "--state", &directory.text("state"), "--tap", &taps, "--workers", "2"];
+        Guests { own, others, args: args.map(str::to_owned).to_vec() }
+    }
+
+    fn start(&self) -> Switch {
+        Switch::start_inside(self.own.netns().try_clone().expect("a clone"), &self.args)
+    }
+
+    fn all(&self) -> [&Host; 3] {
+        [&self.own, &self.others[0], &self.others[1]]
+    }
+
+    fn configure(&self) {
+        for (host, number) in self.all().into_iter().zip(1..) {
+            host.configure(number);
+            crate::site::add_route(host, Ipv4Addr::new(10, 9, 0, 0), 16, Ipv4Addr::new(198, 18, 0, 99));
+        }
+    }
+
+    /// Each reaches the next one.
+    fn talk(&self) {
+        let all = self.all();
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            let echo = Echo::on(all[to], Ip::V4, to as u8 + 1);
+            echo.asked_from(all[from], Ip::V4, from as u8 + 1).ask_within(std::time::Duration::from_millis(200), 50);
+        }
+    }
+
+    fn expect_no_device(&self) {
+        for host in self.all() {
+            wait::until("the device to go", || host.try_inside(|| link::get(host.name())).is_err().then_some(()));
+        }
+    }
+}
+
+/// Index, MAC address, carrier, addresses and routes are what they were, while no process runs and with the next one. A device goes
+/// with its port, and all of them with the switch.
+fn devices_and_what_guests_gave_them() {
+    let directory = Directory::new();
+    let guests = Guests::new(&directory);
+    let (state, socket) = (directory.text("state"), directory.text("control"));
+    let mut switch = guests.start();
+    guests.configure();
+    guests.talk();
+    let before = guests.all().map(seen_by);
+    assert!(before.iter().all(|(link, routes)| link.carrier && routes.len() == 2), "{before:?}");
+    for round in 0..3 {
+        if round == 1 {
+            switch.finish();
+        } else {
+            switch.kill();
+        }
+        assert_eq!(guests.all().map(seen_by), before, "while no switch runs, {round}");
+        switch = guests.start();
+        assert_eq!(guests.all().map(seen_by), before, "with the next one, {round}");
+        guests.talk();
+    }
+    assert!(run(&socket, &["port", "del", "a"]).status.success());
+    wait::until("the device to go", || guests.others[0].try_inside(|| link::get("a")).is_err().then_some(()));
+    assert!(run(&socket, &["port", "add", &guests.others[0].port("")]).status.success());
+    // The others know it by that.
+    guests.others[0].set_link(Change { mac: Some(before[1].0.mac), ..Change::default() });
+    guests.others[0].configure(2);
+    switch.kill();
+    assert!(guests.others[0].link().carrier, "one that a verb added");
+    let switch = guests.start();
+    guests.talk();
+    assert_eq!(json(&socket, &["port", "list"]).as_array().map(Vec::len), Some(3));
+    assert!(holder_of(&state).is_some());
+    assert!(run(&socket, &["stop"]).status.success());
+    drop(switch);
+    guests.expect_no_device();
+    wait::until("the holder's end", || holder_of(&state).is_none().then_some(()));
+}
+
+/// Without it the carrier goes while no switch runs, and nothing else; the next switch knows its devices all the same.
+fn a_holder_that_was_killed() {
+    let directory = Directory::new();
+    let guests = Guests::new(&directory);
+    let state = directory.text("state");
+    let switch = guests.start();
+    guests.configure();
+    let before = guests.all().map(seen_by);
+    let first = holder_of(&state).expect("a holder");
+    kill_process(first, Signal::KILL).expect("killed");
+    let second = wait::until("another holder", || holder_of(&state).filter(|pid| *pid != first));
+    wait::until("the descriptors to be held again", || {
+        let held = fs::read_dir(format!("/proc/{}/fd", second.as_raw_nonzero())).ok()?;
+        (held.count() >= 6).then_some(())
+    });
+    switch.kill();
+    assert_eq!(guests.all().map(seen_by), before);
+    kill_process(second, Signal::KILL).expect("killed");
+    wait::until("the carrier to go", || (!guests.own.link().carrier).then_some(()));
+    let switch = guests.start();
+    assert_eq!(guests.all().map(seen_by), before);
+    guests.talk();
+    switch.finish_by(Signal::INT);
+    guests.expect_no_device();
+}
+
+/// Devices of before stay for the next start, and those that this one made do not.
+fn a_start_that_fails_takes_nothing() {
+    let directory = Directory::new();
+    let mut guests = Guests::new(&directory);
+    guests.start().kill();
+    let before = guests.all().map(seen_by);
+    let further = Host::quiet("further");
+    let args = guests.args.clone();
+    guests.args.extend(["--tap".to_owned(), further.port(""), "--tap".to_owned(), "lo".to_owned()]);
+    let failed = run_inside(guests.own.netns(), &mut daemon(&guests.args));
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    wait::until("the new device to go", || further.try_inside(|| link::get("further")).is_err().then_some(()));
+    assert_eq!(guests.all().map(seen_by), before);
+    guests.args = args;
+    let switch = guests.start();
+    assert_eq!(guests.all().map(seen_by), before);
+    switch.finish_by(Signal::INT);
+    guests.expect_no_device();
+}
