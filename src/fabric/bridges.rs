@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread;
 
 use packet::Timestamp;
-use vswitch::mac_table::MacTableStats;
-use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, PortId, PortVlan, Rehearsal};
+use vswitch::mac_table::{MacTableStats, Unsizable};
+use vswitch::{BridgeId, Counters, MacEntry, MacTable, MacTableConfig, Pipeline, Port, PortId, PortVlan, Rehearsal};
 
 use crate::model::bridge_id;
 use crate::seed::random_seed;
@@ -75,7 +75,10 @@ impl Bridges {
             true => Arc::clone(&before.table),
             false => {
                 let table = before.table.resized(self.table_config(&config)?, now);
-                Arc::new(table.map_err(|_| no_memory(config.mac_table_size))?)
+                Arc::new(table.map_err(|reason| match reason {
+                    Unsizable::NoMemory => no_memory(config.mac_table_size),
+                    Unsizable::Statics(statics) => too_few(&config, statics),
+                })?)
             }
         };
         Ok(Bridge { config, table })
@@ -157,6 +160,13 @@ impl Bridges {
         }
     }
 
+    /// Tells the loop guard of a port's bridge whether many stations are behind the port.
+    pub(crate) fn set_leads_to_network(&self, id: PortId, port: &Port) {
+        if let Some(table) = self.table(port.bridge).filter(|_| !self.is_idle(port.bridge)) {
+            table.set_leads_to_network(id, port.leads_to_network());
+        }
+    }
+
     /// Removes the entries learned from a port, on whichever bridge it is or was.
     pub(crate) fn flush(&self, port: PortId) {
         for bridge in self.iter() {
@@ -197,6 +207,13 @@ impl Bridges {
     pub(crate) fn stats(&self) -> Vec<(String, MacTableStats)> {
         self.iter().map(|bridge| (bridge.config.name.clone(), bridge.table.stats())).collect()
     }
+}
+
+fn too_few(config: &config::Bridge, statics: usize) -> anyhow::Error {
+    let config::Bridge { name, mac_table_size, .. } = config;
+    anyhow::anyhow!(
+        "bridge '{name}': mac-table-size {mac_table_size} has no room for its {statics} static entries: choose a larger one, or remove some with `vswitchctl fdb del`"
+    )
 }
 
 fn no_memory(entries: usize) -> anyhow::Error {

@@ -52,9 +52,15 @@ impl Fabric {
         self.clock.now()
     }
 
-    /// Sends a command to each worker, made for its number.
-    pub(crate) fn tell(&self, command: impl FnMut(usize) -> Command) {
-        self.workers.tell(command);
+    /// Sends a command to each worker, made for its number. What it says about shared tables is done here, once.
+    pub(crate) fn tell(&self, mut command: impl FnMut(usize) -> Command) {
+        self.workers.tell(|worker| {
+            let command = command(worker);
+            if let (0, Command::Attach { id, port, .. } | Command::View { id, port }) = (worker, &command) {
+                self.bridges.set_leads_to_network(*id, port);
+            }
+            command
+        });
     }
 
     /// A new port has this number: its counters begin at zero.

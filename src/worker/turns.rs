@@ -1,6 +1,6 @@
 //! Turns of the ports that a worker reads: how much work each may cause before the others have theirs.
 //!
-//! A batch is at most 64 frames, but what a frame costs differs by orders of magnitude: one system call for a frame to a known
+//! A batch is of up to 256 frames, but what a frame costs differs by orders of magnitude: one system call for a frame to a known
 //! station, hundreds for a super-frame that leaves in segments, thousands for one that is flooded to ports without offload. So a
 //! turn is measured by what it makes the worker write. A port may spend [`TURN`] per turn, and that is deficit round robin (Shreedhar
 //! and Varghese, 1996) with two rules:

@@ -120,6 +120,7 @@ impl Bridge {
         let mut pipeline = Pipeline::new(Arc::clone(&table), ports.len(), Arc::clone(&counters));
         let count = ports.len() as u16;
         for (index, port) in ports.into_iter().enumerate() {
+            table.set_leads_to_network(PortId(index as u16), port.leads_to_network());
             pipeline.set_port(PortId(index as u16), Some(port));
         }
         let (egress, now) = (Egress::new(usize::from(count)), Timestamp::from_secs(1));

@@ -300,12 +300,6 @@ impl Pipeline {
         let slot = tables.get_mut(id.index())?;
         let before = std::mem::replace(slot, table);
         self.state.macs.clear();
-        let Some(table) = slot.as_deref() else { return before };
-        for (number, port) in self.bridges.ports.iter().enumerate() {
-            if let Some(port) = port.as_ref().filter(|port| port.bridge == id) {
-                table.set_leads_to_network(PortId(number as u16), port.leads_to_network());
-            }
-        }
         before
     }
 
@@ -316,9 +310,6 @@ impl Pipeline {
             // A guest that leaves and comes back has the tokens that it had.
             if let Some(port) = &port {
                 self.state.storm.set(id, port.limits);
-                if let Some(table) = self.bridges.tables.get(port.bridge.index()).and_then(Option::as_deref) {
-                    table.set_leads_to_network(id, port.leads_to_network());
-                }
             }
             *slot = port;
             self.refusals[id.index()] = 0;

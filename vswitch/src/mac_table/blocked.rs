@@ -30,6 +30,11 @@ impl Blocks {
         Ok(Blocks(zeroed(ports * BLOCKS)?))
     }
 
+    /// Number of ports.
+    fn ports(&self) -> usize {
+        self.0.len() / BLOCKS
+    }
+
     /// Those of a port; none of a number that no port has.
     fn of(&self, port: PortId) -> impl Iterator<Item = Block<'_>> {
         let first = port.index() * BLOCKS;
@@ -110,6 +115,20 @@ impl MacTable {
         self.blocks.of(port).zip(book.guard.blocks(port)).for_each(|(block, last)| block.store(last));
     }
 
+    /// Blocks what is blocked in a table of another size, and remembers what was.
+    pub(super) fn follow(&self, before: &Book, now: Timestamp) {
+        let mut book = self.lock();
+        book.guard.follow(&before.guard, |key| {
+            let [first, second] = self.slots.places(key);
+            first ^ second
+        });
+        for port in 0..self.blocks.ports() {
+            self.block(&book, PortId(port as u16));
+        }
+        let last = book.guard.blocked(now).iter().map(|found| found.until.as_millis()).max();
+        self.guarded_until.store(last.unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// Whether the loop guard has blocked any port.
     #[inline]
     #[must_use]
@@ -142,7 +161,8 @@ impl MacTable {
         self.lock().guard.blocked_within(now, age)
     }
 
-    /// Whether many stations are behind a port. The loop guard never blocks such a port.
+    /// Says whether many stations are behind a port. The loop guard never blocks such a port. Waits for the table's lock: for the
+    /// control thread.
     pub fn set_leads_to_network(&self, port: PortId, leads_to_network: bool) {
         self.lock().guard.set_leads_to_network(port, leads_to_network);
     }

@@ -223,6 +223,20 @@ impl LoopGuard {
         }
     }
 
+    /// Takes over what the guard of a table of another size knows. `hash` gives the hash of a key in the new table.
+    pub(super) fn follow(&mut self, before: &LoopGuard, hash: impl Fn(u64) -> usize) {
+        self.ports.clear();
+        self.ports.extend(before.ports.iter().take(self.most_ports));
+        self.found.clone_from(&before.found);
+        for slot in before.slots.iter().filter(|slot| slot.key != 0) {
+            let at = hash(slot.key) % SLOTS;
+            if at >= self.slots.len() {
+                self.slots.resize(at + 1, Slot::EMPTY);
+            }
+            self.slots[at] = *slot;
+        }
+    }
+
     /// Loops that were found since the last call.
     pub(super) fn take(&mut self) -> Vec<Loop> {
         std::mem::replace(&mut self.found, Vec::with_capacity(MAX_LOOPS))

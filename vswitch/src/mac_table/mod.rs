@@ -236,6 +236,15 @@ impl Book {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoMemory;
 
+/// Why a table cannot have another size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unsizable {
+    /// The machine lacks the memory.
+    NoMemory,
+    /// It has this number of static entries, which do not fit.
+    Statics(usize),
+}
+
 impl MacTable {
     /// An empty table with all the memory that it will ever use: 24 bytes per slot, two to four slots per entry. Without the memory
     /// the process ends, as after any other failed allocation.
@@ -264,19 +273,34 @@ impl MacTable {
         })
     }
 
-    /// An empty table of another configuration that takes over the entries of this one, as far as it has room: those that were
-    /// renewed last are learned last.
-    pub fn resized(&self, config: MacTableConfig, now: Timestamp) -> Result<MacTable, NoMemory> {
-        let table = MacTable::try_new(config)?;
-        let mut entries = self.entries(now);
-        entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.age));
-        for MacEntry { vlan, mac, port, age } in entries {
-            // A table without room for it learns it from the station's next frame.
-            let _ = match age {
-                Some(_) => table.learn(vlan, mac, port, now),
-                None => table.add_static(vlan, mac, port).map_or(Learned::Refused, |()| Learned::Added),
-            };
+    /// A table of another configuration that takes over what this one knows: static entries, ages, loops and counters. If it has no
+    /// room for all learned entries, each port keeps those that were renewed last. Refused if it has none for all static ones.
+    pub fn resized(&self, config: MacTableConfig, now: Timestamp) -> Result<MacTable, Unsizable> {
+        let table = MacTable::try_new(config).map_err(|NoMemory| Unsizable::NoMemory)?;
+        let before = self.lock();
+        let statics = before.stats.statics;
+        let mut entries: Vec<(u64, Value)> = (0..self.slots.len())
+            .map(|slot| (self.slots.key(slot), self.slots.value(slot)))
+            .filter(|(key, value)| *key != 0 && !self.is_expired(*value, now))
+            .collect();
+        table.follow(&before, now);
+        drop(before);
+        // Those that were renewed last are learned last.
+        entries.sort_unstable_by_key(|(_, value)| (!value.is_static, value.secs));
+        for (key, value) in entries {
+            let (vlan, mac) = key_parts(key);
+            if value.is_static {
+                table.add_static(vlan, mac, value.port).map_err(|Full| Unsizable::Statics(statics))?;
+            } else {
+                let mut book = table.lock();
+                let decision = table.decide_locked(&book, key, table.slots.places(key), value.port);
+                table.apply(&mut book, &decision, key, value);
+            }
         }
+        let stats = self.stats();
+        let mut book = table.lock();
+        book.stats = MacTableStats { entries: book.stats.entries, statics: book.stats.statics, ..stats };
+        drop(book);
         Ok(table)
     }
 

@@ -213,7 +213,32 @@ fn a_table_without_memory() {
     // No address space has room for the lists of so many ports.
     let config = MacTableConfig { ports: usize::MAX >> 5, ..MacTableConfig::default() };
     assert!(matches!(MacTable::try_new(config), Err(NoMemory)));
-    assert!(matches!(MacTable::new(MacTableConfig::default()).resized(config, at(1)), Err(NoMemory)));
+    assert!(matches!(MacTable::new(MacTableConfig::default()).resized(config, at(1)), Err(Unsizable::NoMemory)));
+}
+
+#[test]
+fn another_size_keeps_ages_statics_loops_and_counters() {
+    let config = |size| MacTableConfig { size, ports: 4, ..MacTableConfig::default() };
+    let table = MacTable::new(config(100));
+    (0..12).for_each(|n| table.add_static(VLAN, mac(1000 + n), PortId(3)).unwrap());
+    (0..40).for_each(|n| assert_eq!(table.learn(VLAN, mac(n), PortId(0), at(100 + n)), Learned::Added));
+    // A loop between ports 1 and 2.
+    while table.take_loops().is_empty() {
+        [1, 2].into_iter().for_each(|port| assert_ne!(table.learn(VLAN, mac(99), PortId(port), at(139)), Learned::Refused));
+    }
+    let (stats, blocked) = (table.stats(), table.blocked(at(140)));
+    assert_eq!(blocked.len(), 1);
+
+    let larger = table.resized(config(1000), at(140)).unwrap();
+    assert_eq!((larger.entries(at(140)), larger.stats()), (table.entries(at(140)), stats));
+    assert_eq!(larger.blocked(at(140)), blocked);
+    assert!(larger.is_blocked(blocked[0].port, VLAN, at(140)) && !larger.is_blocked(blocked[0].port, VLAN, at(145)));
+    assert_eq!(larger.expire(at(402), 100), 3, "as old as before");
+
+    let smaller = table.resized(config(12), at(140)).unwrap();
+    let kept: Vec<MacEntry> = smaller.entries(at(140)).into_iter().filter(|entry| entry.age.is_some()).collect();
+    assert!(kept.len() >= 10 && kept.iter().all(|entry| entry.age.is_some_and(|age| age < 15)), "{kept:?}");
+    assert_eq!(table.resized(config(11), at(140)).err(), Some(Unsizable::Statics(12)));
 }
 
 /// A full table of stations that come and move, some of them static: what is learned and what is evicted was decided
