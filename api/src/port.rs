@@ -97,6 +97,8 @@ words! {
         Dgram = "dgram",
         /// Uplink in bridge mode.
         Uplink = "uplink",
+        /// TUN device by which the host is a neighbour of its guests.
+        Host = "host",
     }
 
     /// State of a link.

@@ -94,6 +94,10 @@ words! {
         ForGateway = "for_gateway",
         /// The packet came from the uplink.
         FromOutside = "from_outside",
+        /// The packet came from the host.
+        FromHost = "from_host",
+        /// The packet is for the host.
+        ToHost = "to_host",
         /// The route leads to a network inside.
         RouteInside = "route_inside",
         /// The route leads to the uplink.

@@ -66,6 +66,8 @@ pub struct Gateway {
     pub prefix_len: u8,
     /// MAC address.
     pub mac: String,
+    /// True if the host is a neighbour of its guests.
+    pub host: bool,
 }
 
 /// The interface that connects the switch to the network outside.

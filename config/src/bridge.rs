@@ -67,6 +67,9 @@ keys! {
         /// What the router forwards for the guests of its gateways. all: between such networks, and to and from the outside; outside:
         /// only the latter, and published ports; none: nothing. Default: all.
         "routing" => routing: Reach,
+        /// The host is a neighbour of the guests of its gateways: it reaches them at their addresses, and they reach its services at
+        /// the gateway's address. Without effect where routing is none. Default: false.
+        "host" => host: bool,
         /// Where frames enter and leave.
         "port" => ports: Tables<PortKeys>,
     }

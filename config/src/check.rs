@@ -294,8 +294,10 @@ impl<'a> Check<'a> {
         let mut gateways = self.gateways(bridges);
         let (nat, rules) = (self.nat(), self.rules());
         if uplink.is_some() && !self.has_own_gateway() {
-            let on_it = self.document.bridges().next().and_then(|(_, keys)| keys.routing.as_ref());
-            let usual = Gateway { reach: on_it.map_or(Reach::All, |routing| routing.value), ..Gateway::usual() };
+            let on_it = self.document.bridges().next().map(|(_, keys)| keys);
+            let reach = on_it.and_then(|keys| keys.routing.as_ref()).map_or(Reach::All, |routing| routing.value);
+            let host = on_it.and_then(|keys| keys.host.as_ref()).is_some_and(|host| host.value);
+            let usual = Gateway { reach, host, ..Gateway::usual() };
             for other in &gateways {
                 if let Some(problem) = other.conflict(&usual, bridges.first().map(|bridge| bridge.name.as_str())) {
                     self.problems.add_clash(&other.origin, problem, usual.to_string());
@@ -337,7 +339,8 @@ impl<'a> Check<'a> {
                 by_vlan.filter_map(|(vlan, gateway)| Some((VlanId::new(vlan.value.0.get())?, &gateway.origin, gateway.value.0)));
             for (vlan, origin, address) in untagged.chain(by_vlan) {
                 let reach = keys.routing.as_ref().map_or(Reach::All, |routing| routing.value);
-                let gateway = Gateway { origin: origin.clone(), bridge: number, vlan, address, reach };
+                let host = keys.host.as_ref().is_some_and(|host| host.value);
+                let gateway = Gateway { origin: origin.clone(), bridge: number, vlan, address, reach, host };
                 let name_of = |other: &Gateway| {
                     bridges.get(other.bridge).filter(|_| other.bridge != number).map(|bridge| bridge.name.as_str())
                 };

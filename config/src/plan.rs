@@ -231,12 +231,7 @@ impl Plan {
             match old_places.get(&gateway.place()) {
                 None => self.note(Action::Add, "gateway", name, gateway.reach_text()),
                 Some(other) if other.is_same_network(gateway) => {
-                    self.note(
-                        Action::Alter,
-                        "gateway",
-                        name,
-                        format!("routing {} -> {}", other.reach.name(), gateway.reach.name()),
-                    );
+                    self.note(Action::Alter, "gateway", name, gateway.differences_from(other));
                 }
                 Some(other) => self.note(Action::Replace, "gateway", name, format!("in place of {}", other.address)),
             }

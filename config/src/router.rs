@@ -54,6 +54,8 @@ pub struct Gateway {
     pub address: Cidr,
     /// What the router forwards for these guests.
     pub reach: Reach,
+    /// The host is a neighbour of these guests.
+    pub host: bool,
 }
 
 /// `10.0.10.1/24 on VLAN 10`.
@@ -69,12 +71,19 @@ impl fmt::Display for Gateway {
 impl Gateway {
     /// That of a NAT uplink for which no gateway was written: on the first bridge.
     pub(crate) fn usual() -> Gateway {
-        Gateway { origin: Origin::Default, bridge: 0, vlan: VlanId::NONE, address: DEFAULT_GATEWAY, reach: Reach::All }
+        let (origin, address) = (Origin::Default, DEFAULT_GATEWAY);
+        Gateway { origin, bridge: 0, vlan: VlanId::NONE, address, reach: Reach::All, host: false }
     }
 
     /// Its bridge and its VLAN, where no other one is.
     pub(crate) fn place(&self) -> (usize, VlanId) {
         (self.bridge, self.vlan)
+    }
+
+    /// Whether the host is a neighbour of these guests, which it is not where nothing is routed.
+    #[must_use]
+    pub fn has_host(&self) -> bool {
+        self.host && self.reach != Reach::Nothing
     }
 
     /// Whether the other one is the same but for what it forwards.
@@ -83,9 +92,19 @@ impl Gateway {
         self.place() == other.place() && self.address == other.address
     }
 
-    /// `routing outside`; empty where everything is routed.
+    /// `routing outside, with the host`; empty where everything is routed and the host is no neighbour.
     pub(crate) fn reach_text(&self) -> String {
-        if self.reach == Reach::All { String::new() } else { format!("routing {}", self.reach.name()) }
+        let routing = (self.reach != Reach::All).then(|| format!("routing {}", self.reach.name()));
+        let host = self.host.then(|| "with the host".to_owned());
+        routing.into_iter().chain(host).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What is other than before, of the same network: `routing all -> none, host off -> on`.
+    pub(crate) fn differences_from(&self, before: &Gateway) -> String {
+        let word = |host: bool| if host { "on" } else { "off" };
+        let routing = (self.reach != before.reach).then(|| format!("routing {} -> {}", before.reach.name(), self.reach.name()));
+        let host = (self.host != before.host).then(|| format!("host {} -> {}", word(before.host), word(self.host)));
+        routing.into_iter().chain(host).collect::<Vec<_>>().join(", ")
     }
 
     /// `10.0.10.1/24 on VLAN 10 of br1`; without a name as it is.

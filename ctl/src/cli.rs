@@ -184,7 +184,7 @@ pub(crate) enum Bridge {
     Add {
         /// The bridge.
         #[arg(
-            help = "NAME[:KEY=VALUE...]; keys are gateway=CIDR, gateways=VLAN@CIDR[+VLAN@CIDR...], routing=all|outside|none, mac-table-size=, mac-aging-time="
+            help = "NAME[:KEY=VALUE...]; keys are gateway=CIDR, gateways=VLAN@CIDR[+VLAN@CIDR...], routing=all|outside|none, host=on|off, mac-table-size=, mac-aging-time="
         )]
         bridge: String,
     },

@@ -43,7 +43,7 @@ pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
     let mut gateways = Table::new(["bridge", ">vlan", "gateway", "mac", "routing"]);
     for gateway in &show.gateways {
         let address = format!("{}/{}", gateway.address, gateway.prefix_len);
-        let routing = gateway.routing.to_string();
+        let routing = routing_text(gateway);
         gateways.row([gateway.bridge.clone(), vlan(gateway.vlan), address, gateway.mac.clone(), routing]);
     }
     section(&mut out, "gateways", show.gateways.is_empty(), &gateways.without_same("bridge"));
@@ -63,6 +63,11 @@ pub(crate) fn bridges(bridges: &Vec<api::Bridge>) -> String {
     bridge_table(bridges).to_string()
 }
 
+/// What is routed for the guests of a gateway: `all, host`.
+fn routing_text(gateway: &api::Gateway) -> String {
+    if gateway.host { format!("{}, host", gateway.routing) } else { gateway.routing.to_string() }
+}
+
 fn bridge_table(bridges: &[api::Bridge]) -> Table {
     let mut table = Table::new(["bridge", ">ports", ">mac addresses", ">at most", ">ageing", "routing", "gateways"]);
     for bridge in bridges {
@@ -73,7 +78,7 @@ fn bridge_table(bridges: &[api::Bridge]) -> Table {
         let gateways: Vec<String> = bridge.gateways.iter().map(gateway).collect();
         let counts = [bridge.ports, bridge.mac_entries, bridge.mac_table_size].map(|count| count.to_string());
         let [ports, entries, size] = counts;
-        let routing = text(bridge.gateways.first().map(|gateway| gateway.routing));
+        let routing = text(bridge.gateways.first().map(routing_text));
         let ageing = format!("{} s", bridge.mac_aging_time);
         table.row([bridge.name.clone(), ports, entries, size, ageing, routing, gateways.join(", ")]);
     }

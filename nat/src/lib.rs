@@ -25,6 +25,7 @@ mod pending;
 mod ports;
 mod rewrite;
 mod rules;
+mod shared_address;
 mod shares;
 mod show;
 mod table;

@@ -7,6 +7,7 @@
 pub mod backlog;
 pub mod gate;
 pub mod guest;
+pub mod host_link;
 pub mod host_sockets;
 pub mod inherited;
 pub mod link;

@@ -127,7 +127,7 @@ pub fn addresses(index: u32) -> io::Result<Vec<(Ipv4Addr, u8)>> {
 }
 
 /// Repeats `list` up to [`DISTURBED`] times if the list changed while it was read.
-fn undisturbed<T>(mut list: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn undisturbed<T>(mut list: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..DISTURBED {
         match list() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -138,7 +138,7 @@ fn undisturbed<T>(mut list: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// The interface's own address. On a point-to-point link the attribute `Address` is that of the other end.
-fn own_address(message: &AddressMessage) -> Option<Ipv4Addr> {
+pub(crate) fn own_address(message: &AddressMessage) -> Option<Ipv4Addr> {
     let find = |local: bool| {
         message.attributes.iter().find_map(|attribute| match attribute {
             AddressAttribute::Local(IpAddr::V4(address)) if local => Some(*address),

@@ -162,6 +162,11 @@ fn is_ipv6_on(name: &str) -> io::Result<bool> {
     }
 }
 
+/// Turns IPv6 off on a link of our own, which would only announce itself by it.
+pub fn without_ipv6(name: &str) {
+    let _ = fs::write(disable_ipv6(name), "1");
+}
+
 /// The path of the setting. Names of interfaces contain no slash.
 fn disable_ipv6(name: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")

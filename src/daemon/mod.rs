@@ -68,6 +68,7 @@ const BARRIER_TIMEOUT: Duration = Duration::from_millis(100);
 /// The poller's tokens; those of guests that connect begin at [`ports::FIRST_TOKEN`].
 const SIGNALS: u64 = 0;
 const UPLINK: u64 = 1;
+pub(crate) const HOST: u64 = 2;
 
 /// A running switch.
 pub(crate) struct Daemon {
@@ -172,6 +173,7 @@ impl Daemon {
         };
         daemon.ports.start_thread(daemon.poller.waker())?;
         daemon.attach_all()?;
+        daemon.set_host();
         daemon.fabric.workers.start()?;
         // After all devices, which must not lack descriptors.
         daemon.edge.take_ports();
@@ -184,6 +186,13 @@ impl Daemon {
         self.edge.attach(&self.fabric);
         let tun_ports = self.ports.iter().filter(|port| !port.config.is_bridged()).map(|port| port.id);
         self.tunnels.attach_all(tun_ports, &self.fabric)
+    }
+
+    /// The host becomes a neighbour of the guests whose networks say so, and of no others.
+    fn set_host(&mut self) {
+        if let Some(closed) = self.edge.set_host(&mut self.fabric, &self.poller) {
+            self.ports.discard(closed);
+        }
     }
 
     /// Serves the control socket from now on.
@@ -255,6 +264,9 @@ impl Daemon {
             let now = self.fabric.now();
             let is_tick = now >= next_tick;
             self.edge.look(now, is_tick, &mut self.fabric);
+            if let Some(closed) = self.edge.look_at_host(now, is_tick, &mut self.fabric, &self.poller) {
+                self.ports.discard(closed);
+            }
             if is_tick {
                 self.tick(now, &mut service);
                 next_tick = now.after(TICK);

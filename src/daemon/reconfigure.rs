@@ -255,6 +255,7 @@ impl Daemon {
         let router = self.edge.router.as_mut();
         let cut_off = router.map(|router| router.set_gateways(&plan.removed_gateways, &plan.added_gateways, all));
         self.edge.route(&self.fabric);
+        self.set_host();
         if let (Some(router), Some(cut_off)) = (&mut self.edge.router, cut_off) {
             router.cut_off(cut_off, self.fabric.now());
         }

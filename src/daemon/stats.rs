@@ -10,8 +10,8 @@ use vswitch::{BridgeId, Counters, PortId};
 
 use super::view::{View, nat_stats};
 use crate::control_socket::LATENCY_STEPS;
-use crate::edge::UplinkPort;
 use crate::edge::router::RouterControl;
+use crate::edge::{HostDevice, UplinkPort};
 use crate::fabric::report::{PortReport, Report};
 use crate::ports::device::PortDevice;
 use crate::worker::{Latency, WorkerCounters};
@@ -88,7 +88,8 @@ impl View<'_> {
                 ..PortNow::default()
             };
         }
-        PortNow { bridge, loop_blocked, ..PortNow::default() }
+        let state = self.edge.host.device().filter(|host| host.id == id).map(HostDevice::state);
+        PortNow { bridge, state, loop_blocked, ..PortNow::default() }
     }
 }
 

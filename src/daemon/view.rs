@@ -13,7 +13,7 @@ use vswitch::UPLINK;
 use vswitch::{BridgeId, PortId, PortTotals};
 
 use crate::edge::router::RouterControl;
-use crate::edge::{Edge, UplinkPort};
+use crate::edge::{Edge, HostDevice, UplinkPort};
 use crate::fabric::Fabric;
 use crate::fabric::bridges::Bridge;
 use crate::fabric::report::Report;
@@ -48,7 +48,8 @@ impl View<'_> {
         let uplink = self.edge.uplink.as_ref().map(|uplink| (uplink.id, uplink.interface.clone()));
         let ports = self.ports.iter().map(|port| (port.id, port.name().to_owned()));
         let mut names = vec![String::new(); self.fabric.slots.capacity()];
-        for (id, name) in ports.chain(uplink).chain(self.tunnels.names()) {
+        let host = self.edge.host.device().map(|host| (host.id, host.name.clone()));
+        for (id, name) in ports.chain(uplink).chain(host).chain(self.tunnels.names()) {
             names[id.index()] = name;
         }
         names
@@ -62,7 +63,8 @@ impl View<'_> {
         };
         let uplink = self.edge.uplink.as_ref().map(|uplink| Named::plain(uplink.id, uplink.interface.clone()));
         let tunnels = self.tunnels.names().map(|(id, name)| Named::plain(id, name));
-        let ports: Vec<Named> = self.ports.iter().map(of).chain(uplink).chain(tunnels).collect();
+        let host = self.edge.host.device().map(|host| Named::plain(host.id, host.name.clone()));
+        let ports: Vec<Named> = self.ports.iter().map(of).chain(uplink).chain(host).chain(tunnels).collect();
         names::find(&ports, name)
     }
 
@@ -101,6 +103,7 @@ impl View<'_> {
             address: interface.address.to_string(),
             prefix_len: interface.network.prefix_len(),
             mac: interface.mac.to_string(),
+            host: interface.has_host,
         };
         let mut ports_of: HashMap<usize, usize> = HashMap::new();
         for port in self.ports.iter().filter(|port| port.config.is_bridged() && !port.is_unused()) {
@@ -117,13 +120,14 @@ impl View<'_> {
         };
         let bridges: Vec<api::Bridge> = self.fabric.bridges.iter().map(bridge).collect();
         let uplink = self.edge.uplink.as_ref().and_then(|uplink| self.bridged_uplink_view(uplink));
+        let host = self.edge.host.device().map(host_view);
         api::Show {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.fabric.now().secs().into(),
             bridge: bridges[0].clone(),
             bridges,
-            ports: self.ports.iter().filter_map(|port| self.port_view(port)).chain(uplink).collect(),
+            ports: self.ports.iter().filter_map(|port| self.port_view(port)).chain(uplink).chain(host).collect(),
             gateways: interfaces.map(gateway).collect(),
             uplink: self.edge.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
             tunnels: self.tunnels(report),
@@ -171,6 +175,9 @@ impl View<'_> {
         problems.extend(uplink.map(|uplink| format!("uplink {} is {}", uplink.interface, uplink.shown_state())));
         if self.edge.router.as_ref().is_some_and(|router| router.nat().is_some() && router.outside().is_none()) {
             problems.push("the uplink has no address, so no guest gets out".to_owned());
+        }
+        if self.edge.host.is_missing() {
+            problems.push("no TUN device could be made, so the host is no neighbour of its guests".to_owned());
         }
         problems.extend(self.config.out_of_reach().into_iter().map(|finding| finding.text));
         problems.extend(self.loops());
@@ -361,6 +368,14 @@ impl View<'_> {
             }
         };
         ports.extend(self.edge.uplink.as_ref().map(uplink));
+        let host = |host: &HostDevice| PortNow {
+            id: host.id.0,
+            name: host.name.clone(),
+            description: PortKind::Host.to_string(),
+            is_raw: true,
+            is_there: true,
+        };
+        ports.extend(self.edge.host.device().map(host));
         let specs: HashMap<PortId, &TunnelSpec> =
             self.tunnels.peers().iter().map(|peer| (peer.id, self.tunnels.spec_of(peer))).collect();
         for (id, name) in self.tunnels.names() {
@@ -375,6 +390,26 @@ impl View<'_> {
         }
         ports.sort_by_key(|port| port.id);
         ports
+    }
+}
+
+/// The device by which the host is a neighbour, as a port.
+fn host_view(host: &HostDevice) -> api::Port {
+    api::Port {
+        name: host.name.clone(),
+        id: None,
+        labels: BTreeMap::new(),
+        bridge: None,
+        kind: PortKind::Host,
+        namespace: None,
+        vlan_mode: None,
+        vlan: None,
+        trunks: None,
+        state: host.state(),
+        loop_blocked: false,
+        mtu: Some(host.mtu()),
+        device: PortDevice::summary(host.tun()),
+        limits: None,
     }
 }
 

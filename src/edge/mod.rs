@@ -11,6 +11,7 @@
 
 mod door;
 mod gate;
+mod host;
 mod reserve;
 pub(crate) mod router;
 mod uplink;
@@ -30,6 +31,7 @@ use crate::model::bridge_id;
 use crate::seed::random_seed;
 use crate::worker::{Clock, Command, Sink, Source};
 use gate::Lost;
+pub(crate) use host::{HostDevice, HostNeighbour};
 use router::{PortNumbers, RouterControl};
 use uplink::UplinkFound;
 pub(crate) use uplink::UplinkPort;
@@ -45,6 +47,7 @@ const FEWEST_NEIGHBOURS: usize = 1024;
 pub(crate) struct Edge {
     pub(crate) uplink: Option<UplinkPort>,
     pub(crate) router: Option<RouterControl>,
+    pub(crate) host: HostNeighbour,
 }
 
 impl Edge {
@@ -60,12 +63,12 @@ impl Edge {
         let macs = nat.map_or_else(Vec::new, RouterControl::own_macs);
         let open = |name| UplinkPort::open(id, name, queues, bridge, macs).map_err(without_interface);
         let mut uplink = config.uplink_interface().map(open).transpose()?;
-        let Some(router) = &config.router else { return Ok(Edge { uplink, router: None }) };
+        let Some(router) = &config.router else { return Ok(Edge { uplink, router: None, host: HostNeighbour::default() }) };
         let mut router = RouterControl::new(router.clone(), numbers, neighbours(config), config.tunnel_ports(), random_seed()?)?;
         if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
             router.start(uplink, clock.now())?;
         }
-        Ok(Edge { uplink, router: Some(router) })
+        Ok(Edge { uplink, router: Some(router), host: HostNeighbour::default() })
     }
 
     /// The translation, if guests are translated.
@@ -110,7 +113,7 @@ impl Edge {
     pub(crate) fn due(&self) -> Option<Timestamp> {
         let uplink = self.uplink.as_ref().and_then(UplinkPort::look_at);
         let ports = self.router.as_ref().and_then(RouterControl::ports_due);
-        uplink.into_iter().chain(ports).min()
+        uplink.into_iter().chain(ports).chain(self.host.due()).min()
     }
 
     /// Gives the uplink's sockets to the workers, and the router's way out.
@@ -175,6 +178,9 @@ impl Edge {
 
     /// A worker could not read the socket of this number and attachment. Returns whether the number is the uplink's.
     pub(crate) fn hear_of_gone(&mut self, id: PortId, attachment: u64, fabric: &mut Fabric) -> bool {
+        if self.hear_of_gone_host(id, attachment) {
+            return true;
+        }
         let Some(uplink) = self.uplink.as_ref().filter(|uplink| uplink.id == id) else { return false };
         // Late news of an earlier attachment is ignored.
         if uplink.attachment() == Some(attachment) {

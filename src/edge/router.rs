@@ -23,7 +23,9 @@ use netio::memory::prefer_huge_pages;
 use netio::packet_socket::Filter;
 use netio::route::UplinkState;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
-use vswitch::{Domain, Interface, InterfaceId, NeighbourConfig, Neighbours, Reach, Route, Router, Routing, Uplink};
+use vswitch::{
+    Domain, HostPort, Interface, InterfaceId, NeighbourConfig, Neighbours, PortId, Reach, Route, Router, Routing, Uplink,
+};
 
 use super::door::Door;
 use super::gate::{Lost, UplinkGate};
@@ -74,6 +76,8 @@ pub(crate) struct RouterControl {
     tunnel_ports: Vec<u16>,
     /// The networks of the uplink at the last look.
     networks: Vec<(Ipv4Addr, u8)>,
+    /// The port by which the host is a neighbour of guests, and its addresses.
+    pub(super) host: Option<(PortId, Arc<[Ipv4Addr]>)>,
     routing: Arc<Routing>,
 }
 
@@ -115,6 +119,7 @@ impl RouterControl {
             ports_due: Timestamp::default(),
             tunnel_ports,
             networks: Vec::new(),
+            host: None,
             routing,
         })
     }
@@ -286,8 +291,20 @@ impl RouterControl {
             }
             self.networks = networks;
         }
-        self.routing = Routing::new(self.interfaces.clone(), way_out, settings::routing(&self.config.nat));
+        self.route_by(way_out);
         outcome
+    }
+
+    /// Makes the routes anew, with the way out that there is.
+    pub(super) fn reroute(&mut self) {
+        self.route_by(self.routing.uplink().cloned());
+    }
+
+    fn route_by(&mut self, way_out: Option<Uplink>) {
+        let shared = shared_of(&self.externals);
+        let host = self.host.clone().map(|(port, addresses)| HostPort { port, addresses, shared });
+        let routing = Routing::new(self.interfaces.clone(), way_out, settings::routing(&self.config.nat));
+        self.routing = if host.is_some() { routing.with_host(host) } else { routing };
     }
 
     /// The outside addresses of the configuration; without any, the uplink's first address, if it has one.
@@ -467,7 +484,8 @@ fn interface_of(gateway: &config::Gateway) -> Interface {
         config::Reach::Outside => Reach::Outside,
         config::Reach::Nothing => Reach::Nothing,
     };
-    Interface { reach, ..Interface::new(domain, gateway.address.address, gateway.address.prefix_len) }
+    let has_host = gateway.has_host();
+    Interface { reach, has_host, ..Interface::new(domain, gateway.address.address, gateway.address.prefix_len) }
 }
 
 /// What a gate needs.

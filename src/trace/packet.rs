@@ -225,7 +225,7 @@ impl Words {
             ));
         }
         let mut notes = Vec::new();
-        if around.port.kind == PortKind::Tun {
+        if matches!(around.port.kind, PortKind::Tun | PortKind::Host) {
             if self.kind() == Kind::Arp {
                 return Err("a TUN device has no ARP".to_owned());
             }

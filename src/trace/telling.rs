@@ -106,6 +106,8 @@ fn kind(step: Step) -> StepKind {
         Step::EchoAnswered(_) => StepKind::EchoAnswered,
         Step::ForGateway(_) => StepKind::ForGateway,
         Step::FromOutside => StepKind::FromOutside,
+        Step::FromHost => StepKind::FromHost,
+        Step::ToHost(_) => StepKind::ToHost,
         Step::RouteInside { .. } => StepKind::RouteInside,
         Step::RouteOutside { .. } => StepKind::RouteOutside,
         Step::RouteTunnel { .. } => StepKind::RouteTunnel,
@@ -173,6 +175,7 @@ fn address(step: Step) -> Option<IpAddr> {
         Step::ArpAnswered(address)
         | Step::EchoAnswered(address)
         | Step::ForGateway(address)
+        | Step::ToHost(address)
         | Step::Hairpin(address)
         | Step::NeighbourLearned { address, .. }
         | Step::RouteOutside { hop: address, .. }
@@ -205,6 +208,8 @@ fn text(step: Step, names: &Names) -> String {
         Step::EchoAnswered(address) => format!("ping to the router's address {address}: answered"),
         Step::ForGateway(address) => format!("is addressed to the MAC address of gateway {address}, so it is routed"),
         Step::FromOutside => "comes in through the uplink, so it is routed".to_owned(),
+        Step::FromHost => "comes from the host, so it is routed to a guest".to_owned(),
+        Step::ToHost(address) => format!("is for the host, which has the address {address}"),
         Step::RouteInside { dst, vlan: VlanId::NONE } => format!("{dst} is in an inside network"),
         Step::RouteInside { dst, vlan } => format!("{dst} is in an inside network on VLAN {vlan}"),
         Step::RouteOutside { dst, hop } if hop == dst => format!("{dst} is in the uplink's network"),

@@ -158,7 +158,7 @@ pub(crate) fn imagine(id: PortId, words: &Words, names: Vec<String>, edge: &Edge
     let names = Names(names);
     let elsewhere = Elsewhere { fabric, interfaces: edge.interfaces().copied().collect(), names: &names };
     // A TUN device is in no VLAN.
-    let is_bridged = port.kind != PortKind::Tun;
+    let is_bridged = !matches!(port.kind, PortKind::Tun | PortKind::Host);
     let known = if is_bridged { elsewhere.notes(&told, &frame, port.bridge, words.dst()) } else { Vec::new() };
     Ok(Story { notes: known, ..story(&told, &names, notes, None) })
 }

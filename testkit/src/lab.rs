@@ -16,8 +16,8 @@ use packet::arp::{ARP_LEN, Arp, ArpOperation};
 use packet::vlan::VlanId;
 use packet::{Ipv4Prefix, MacAddr, Timestamp};
 use vswitch::{
-    BridgeId, Domain, Interface, NeighbourConfig, Neighbours, Port, PortId, PortKind, PortVlan, Reach, Route, Router, Routing,
-    RoutingSettings, Uplink,
+    BridgeId, Domain, HostPort, Interface, NeighbourConfig, Neighbours, Port, PortId, PortKind, PortVlan, Reach, Route, Router,
+    Routing, RoutingSettings, Uplink,
 };
 
 use crate::bridge::{Bridge, Write, port};
@@ -78,6 +78,23 @@ pub fn routing_of(uplink: Option<Uplink>, reach: [Reach; 2]) -> Arc<Routing> {
     let [untagged, tagged] = interfaces();
     let interfaces = [Interface { reach: reach[0], ..untagged }, Interface { reach: reach[1], ..tagged }];
     Routing::new(interfaces.map(Some).to_vec(), uplink, RoutingSettings::default())
+}
+
+/// The host's port in [`routing_with_host`], instead of the tagged one.
+pub const HOST_PORT: u16 = 4;
+
+/// The host as a port.
+pub fn host_port() -> Port {
+    Port { kind: PortKind::Host, ..port(PortVlan::default()) }
+}
+
+/// Both gateways, and the host as a neighbour of the guests behind [`GATEWAY`], with that address and [`OUTSIDE`].
+pub fn routing_with_host(uplink: Option<Uplink>) -> Arc<Routing> {
+    let [untagged, tagged] = interfaces();
+    let interfaces = vec![Some(Interface { has_host: true, ..untagged }), Some(tagged)];
+    let addresses = Arc::new([GATEWAY, OUTSIDE]);
+    let host = HostPort { port: PortId(HOST_PORT), addresses, shared: Some(OUTSIDE) };
+    Routing::new(interfaces, uplink, RoutingSettings::default()).with_host(Some(host))
 }
 
 fn interfaces() -> [Interface; 2] {

@@ -41,6 +41,7 @@ mod nat;
 mod nat_fragments;
 mod nat_icmp;
 mod nat_tcp;
+mod neighbour;
 mod networks;
 mod outlives;
 mod packaging;
@@ -127,6 +128,7 @@ fn main() -> ExitCode {
         path::trials(),
         uplink::trials(),
         gate::trials(),
+        neighbour::trials(),
         limits::trials(),
         hostile::trials(),
         ports::trials(),

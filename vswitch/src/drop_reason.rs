@@ -84,6 +84,8 @@ drop_reasons! {
         "its source or destination is in 169.254.0.0/16, which routers do not forward"
     NotServed "not_served"
         "addressed to the gateway itself, which answers only ping"
+    NotFromHost "not_from_host"
+        "came from the host's routes, but its source is not an address of the host"
     NotAllowed "not_allowed"
         "the network of its source or destination does not route there"
     NoRoute "no_route"

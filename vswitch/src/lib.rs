@@ -34,7 +34,7 @@ pub use mac_table::{Learned, MacEntry, MacMemo, MacMove, MacTable, MacTableConfi
 pub use pipeline::{MAX_WRITES, Pipeline};
 pub use port::{Coalesce, Encapsulation, Port, PortId, PortKind};
 pub use routed::neighbour::{self, InterfaceId, NeighbourConfig, NeighbourEntry, NeighbourStats, Neighbours};
-pub use routed::routing::{self, Interface, MssClamp, Reach, Route, Routing, RoutingSettings, Uplink};
+pub use routed::routing::{self, HostPort, Interface, MssClamp, Reach, Route, Routing, RoutingSettings, Uplink};
 pub use routed::{Router, UPLINK};
 pub use storm::StormLimits;
 pub use tunnels::arrive::{Inbox, NewSource, ReceivingSocket};

@@ -22,7 +22,7 @@ use crate::egress::{Egress, Transmit, Work};
 use crate::intake::{admit, arrive};
 use crate::limit::Errors;
 use crate::mac_table::{MacMemo, MacTable};
-use crate::port::{Port, PortId};
+use crate::port::{Port, PortId, PortKind};
 use crate::routed::resume::{Held, Task};
 use crate::routed::routing::Routing;
 use crate::routed::{Deferred, Router, RouterWorker};
@@ -90,13 +90,62 @@ impl Pipeline {
     /// Processes a batch that came in through `ingress`, and leaves its frames in the queues of `tx`.
     /// [`Pipeline::transmit`] writes them out before the next batch.
     pub fn process(&mut self, ingress: PortId, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
-        self.process_up_to(u32::MAX, ingress, rx, 0, now, tx);
+        self.process_any(u32::MAX, ingress, rx, 0, now, tx);
     }
 
     /// The same for the frames from `first` on, until they take [`MAX_WRITES`] beyond one for each frame.
     /// Returns the place of the first frame that is left, or the number of frames.
     pub fn process_part(&mut self, ingress: PortId, rx: &mut Batch, first: usize, now: Timestamp, tx: &mut Egress) -> usize {
-        self.process_up_to(MAX_WRITES, ingress, rx, first, now, tx)
+        self.process_any(MAX_WRITES, ingress, rx, first, now, tx)
+    }
+
+    fn process_any(
+        &mut self,
+        most: u32,
+        ingress: PortId,
+        rx: &mut Batch,
+        first: usize,
+        now: Timestamp,
+        tx: &mut Egress,
+    ) -> usize {
+        if self.bridges.port(ingress).is_some_and(|port| port.kind == PortKind::Host) {
+            return self.process_of_host(most, ingress, rx, first, now, tx);
+        }
+        self.process_up_to(most, ingress, rx, first, now, tx)
+    }
+
+    /// The same for packets of the host, in a loop of its own, so that the compiler lays out the other one as without it.
+    #[inline(never)]
+    fn process_of_host(
+        &mut self,
+        most: u32,
+        ingress: PortId,
+        rx: &mut Batch,
+        first: usize,
+        now: Timestamp,
+        tx: &mut Egress,
+    ) -> usize {
+        let (frames, queues) = tx.begin();
+        let Pipeline { bridges, router, state, observer, .. } = self;
+        observer.begin_batch();
+        let mut end = rx.spans().len();
+        let Some(mut walk) = Walk::new(bridges, state, rx, queues, ingress, now) else { return end };
+        for (at, frame) in frames.iter_mut().enumerate().take(end).skip(first) {
+            walk.at = at;
+            walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
+            let arrived = observer.received(&mut walk, None, Direction::Received);
+            let outcome = match router {
+                Some(Router { tables, worker }) => worker.route_from_host(tables, &mut walk, frame),
+                None => Err(DropReason::NoRoute),
+            };
+            conclude(observer, &mut walk, arrived, outcome);
+            if walk.tx.more_writes >= most {
+                end = at + 1;
+                break;
+            }
+        }
+        walk.counters.rx_frames.add(end.saturating_sub(first) as u64);
+        end
     }
 
     fn process_up_to(

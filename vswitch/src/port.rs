@@ -79,6 +79,8 @@ pub enum PortKind {
     IpPeer(Encapsulation),
     /// A TUN device, whose packets are routed into such a tunnel.
     Tun,
+    /// A TUN device by which the host is a neighbour of its guests: its packets are routed.
+    Host,
 }
 
 /// How frames are put into datagrams for a peer.
@@ -115,7 +117,7 @@ impl Port {
     pub fn room(&self, headers: &Headers, action: TagAction) -> u32 {
         let tags = match self.kind {
             PortKind::Peer(_) => usize::from(headers.l3).saturating_add_signed(action.growth()).saturating_sub(ETHERNET_LEN),
-            PortKind::Link | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => 0,
+            PortKind::Link | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun | PortKind::Host => 0,
         };
         self.mtu.saturating_sub(tags as u32)
     }
@@ -150,7 +152,7 @@ impl Port {
     pub fn encapsulation(&self) -> Option<&Encapsulation> {
         match &self.kind {
             PortKind::Peer(encapsulation) | PortKind::IpPeer(encapsulation) => Some(encapsulation),
-            PortKind::Link | PortKind::Uplink | PortKind::Tun => None,
+            PortKind::Link | PortKind::Uplink | PortKind::Tun | PortKind::Host => None,
         }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, frame: &m
             walk.note(|| Step::FromOutside);
             return worker.route_in(tables, walk, frame);
         }
-        PortKind::IpPeer(_) | PortKind::Tun => return Err(DropReason::NotRouted),
+        PortKind::IpPeer(_) | PortKind::Tun | PortKind::Host => return Err(DropReason::NotRouted),
     }
 
     // 1. Classify.
@@ -238,7 +238,7 @@ impl Walk<'_> {
             match port.kind {
                 PortKind::Link => {}
                 PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {}
-                PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun => continue,
+                PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun | PortKind::Host => continue,
             }
             if guard.is_some_and(|table| table.is_blocked(id, domain.vlan, self.now)) {
                 continue;

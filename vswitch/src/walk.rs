@@ -15,7 +15,7 @@ use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queues};
 use crate::limit::Errors;
 use crate::mac_table::{MacMemo, MacTable};
-use crate::port::{Port, PortId};
+use crate::port::{Port, PortId, PortKind};
 use crate::storm::StormControl;
 use crate::tunnels::ip_routes::IpTunnel;
 use crate::watched::step::Step;
@@ -51,6 +51,12 @@ impl Bridges {
     #[inline]
     pub(crate) fn port_of(&self, bridge: BridgeId, id: PortId) -> Option<&Port> {
         self.port(id).filter(|port| port.bridge == bridge)
+    }
+
+    /// Whether frames of a port are IP packets without an Ethernet header.
+    #[inline]
+    pub(crate) fn carries_packets(&self, id: PortId) -> bool {
+        self.ip_tunnel(id).is_some() || self.port(id).is_some_and(|port| port.kind == PortKind::Host)
     }
 
     /// The tunnel of IP packets that a port belongs to.

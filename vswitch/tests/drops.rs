@@ -9,8 +9,8 @@ use packet::{Datagram, Features, MacAddr, VnetHeader};
 use testkit::bridge::{Bridge, port};
 use testkit::frames::{Spec, noise};
 use testkit::lab::{
-    GATEWAY, GATEWAY_MAC, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, mac, routing, routing_of,
-    tagged, ten, uplink,
+    GATEWAY, GATEWAY_MAC, HOST_PORT, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, host_port, mac,
+    routing, routing_of, routing_with_host, tagged, ten, uplink,
 };
 use testkit::overlay;
 use testkit::overlay::{ENDPOINT, MTU, datagram, plain_peer, vni};
@@ -191,6 +191,12 @@ fn provoke(reason: DropReason) -> Stage {
         DropReason::MartianDestination => Stage::lab(usual()).route(&[udp(guest(2), Ipv4Addr::BROADCAST)]),
         DropReason::LinkLocalAddress => Stage::lab(usual()).route(&[udp(guest(2), Ipv4Addr::new(169, 254, 169, 254))]),
         DropReason::NotServed => Stage::lab(usual()).route(&[udp(guest(2), GATEWAY)]),
+        DropReason::NotFromHost => {
+            let mut stage = Stage::lab(usual());
+            stage.bridge.pipeline.set_port(PortId(HOST_PORT), Some(host_port()));
+            stage.bridge.pipeline.set_routing(routing_with_host(Some(uplink(1500))));
+            stage.run(HOST_PORT, &[udp(PEER, guest(2))])
+        }
         DropReason::NotAllowed => {
             let mut stage = Stage::lab(usual());
             stage.bridge.pipeline.set_routing(routing_of(Some(uplink(1500)), [Reach::Nothing, Reach::All]));

@@ -61,6 +61,9 @@ fn keys_are_set_and_taken_away() {
         ("blue:gateway=10.72.0.1/24", &["! gateway 10.72.0.1/24 on blue: in place of 10.71.0.1/24"][..]),
         ("blue:routing=outside", &["~ gateway 10.71.0.1/24 on blue: routing all -> outside"]),
         ("blue:routing=none", &["~ gateway 10.71.0.1/24 on blue: routing all -> none"]),
+        ("blue:host=on", &["~ gateway 10.71.0.1/24 on blue: host off -> on"]),
+        ("blue:host=on:routing=outside", &["~ gateway 10.71.0.1/24 on blue: routing all -> outside, host off -> on"]),
+        ("blue:host=none", &[]),
         ("blue:routing=none:gateway=10.72.0.1/24", &["! gateway 10.72.0.1/24 on blue: in place of 10.71.0.1/24"]),
         ("blue:gateway=none", &["- gateway 10.71.0.1/24 on blue"]),
         (

@@ -181,10 +181,10 @@ impl Plan {
             mtu: tunnel.peers.iter().map(|peer| peer.mtu).min(),
             is_bridged: tunnel.bridge.is_some(),
         };
-        let bridged = show.ports.iter().filter(|port| !matches!(port.kind, PortKind::Tun | PortKind::Uplink));
+        let bridged = show.ports.iter().filter(|port| !matches!(port.kind, PortKind::Tun | PortKind::Uplink | PortKind::Host));
         Plan {
             running: Some(show.pid),
-            has_taps: !of_kind(PortKind::Tap).is_empty() || !of_kind(PortKind::Tun).is_empty(),
+            has_taps: show.ports.iter().any(|port| matches!(port.kind, PortKind::Tap | PortKind::Tun | PortKind::Host)),
             namespaces: show.ports.iter().filter_map(|port| port.namespace.clone()).collect(),
             packet_ports: of_kind(PortKind::Packet).iter().map(|port| port.name.clone()).collect(),
             has_dgram: !of_kind(PortKind::Dgram).is_empty(),
@@ -195,7 +195,12 @@ impl Plan {
             tunnels: show.tunnels.iter().map(tunnel).collect(),
             complaints: others(show),
             warnings: Vec::new(),
-            idle_ports: show.ports.iter().filter(|port| port.kind != PortKind::Uplink).filter_map(IdlePort::of).collect(),
+            idle_ports: show
+                .ports
+                .iter()
+                .filter(|port| !matches!(port.kind, PortKind::Uplink | PortKind::Host))
+                .filter_map(IdlePort::of)
+                .collect(),
             own_links: show.ports.iter().filter(|port| port.namespace.is_none()).map(|port| port.name.clone()).collect(),
             unread: stats.ports.iter().map(|port| (port.name.clone(), port.kernel_dropped)).filter(|(_, n)| *n > 0).collect(),
         }
@@ -246,7 +251,7 @@ impl Plan {
         });
         Plan {
             running: None,
-            has_taps: config.ports.iter().any(|port| port.kind.is_tuntap()),
+            has_taps: config.ports.iter().any(|port| port.kind.is_tuntap()) || gateways.clone().any(config::Gateway::has_host),
             namespaces: config.ports.iter().filter_map(|port| Some(port.link()?.1?.to_string())).collect(),
             packet_ports: bridged().filter_map(|port| port.shared_interface()).map(str::to_owned).collect(),
             has_dgram: bridged().any(|port| matches!(port.kind, config::PortKind::Dgram(_))),

@@ -9,9 +9,9 @@ use std::net::Ipv4Addr;
 use config::Gateway;
 use nat::Connection;
 use packet::{Ipv4Prefix, Timestamp};
-use vswitch::{Domain, Interface, InterfaceId, Reach, Routing};
+use vswitch::{Domain, Interface, InterfaceId, Reach};
 
-use super::{RouterControl, interface_of, settings};
+use super::{RouterControl, interface_of};
 
 /// Networks that are gone, or reach nothing from now on. Once workers route no more by what they had, [`RouterControl::cut_off`] ends
 /// what is left of them.
@@ -40,16 +40,16 @@ impl RouterControl {
         let (went, came) = (places(removed), places(added));
         let numbers: HashMap<Domain, usize> = self.numbered().map(|(number, interface)| (interface.domain, number)).collect();
         let free: Vec<usize> = (0..self.interfaces.len()).filter(|number| self.interfaces[*number].is_none()).collect();
-        for (gone, reach) in &went {
+        for (gone, (reach, _)) in &went {
             let Some(number) = numbers.get(&gone.0) else { continue };
             match came.get(gone) {
-                Some(new) => self.interfaces[*number].iter_mut().for_each(|interface| interface.reach = *new),
+                Some(new) => self.interfaces[*number].iter_mut().for_each(|now| (now.reach, now.has_host) = *new),
                 None => {
                     self.interfaces[*number] = None;
                     cut_off.numbers.push(InterfaceId(*number as u16));
                 }
             }
-            if came.get(gone).is_none_or(|new| *new == Reach::Nothing && *reach != Reach::Nothing) {
+            if came.get(gone).is_none_or(|(new, _)| *new == Reach::Nothing && *reach != Reach::Nothing) {
                 cut_off.networks.push(gone.1);
             }
         }
@@ -63,7 +63,7 @@ impl RouterControl {
             self.interfaces[number] = Some(new);
         }
         self.config.gateways = all;
-        self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), settings::routing(&self.config.nat));
+        self.reroute();
         cut_off
     }
 
@@ -97,7 +97,7 @@ impl RouterControl {
     }
 }
 
-/// What identifies a network, and what it reaches.
-fn place(interface: Interface) -> ((Domain, Ipv4Prefix, Ipv4Addr), Reach) {
-    ((interface.domain, interface.network, interface.address), interface.reach)
+/// What identifies a network; and what it reaches, with or without the host.
+fn place(interface: Interface) -> ((Domain, Ipv4Prefix, Ipv4Addr), (Reach, bool)) {
+    ((interface.domain, interface.network, interface.address), (interface.reach, interface.has_host))
 }

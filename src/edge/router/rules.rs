@@ -14,10 +14,9 @@ use nat::{Endpoint, ExternalKind, Nat, Protocol, Published, Refused};
 use netio::reservation::Reservation;
 use netio::route::UplinkState;
 use packet::Timestamp;
-use vswitch::Routing;
 
 use super::RouterControl;
-use super::settings::{routing, timeouts};
+use super::settings::timeouts;
 use crate::edge::UplinkPort;
 
 /// Rules that are in force and can still be taken back.
@@ -120,7 +119,7 @@ impl RouterControl {
             nat.set_timeouts(timeouts(&settings), now);
         }
         self.config.nat = settings;
-        self.routing = Routing::new(self.interfaces.clone(), self.routing.uplink().cloned(), routing(&self.config.nat));
+        self.reroute();
     }
 
     /// The UDP ports of the host that tunnels receive by, in their order; in force with the next filter.

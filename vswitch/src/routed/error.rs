@@ -57,6 +57,9 @@ impl RouterWorker {
     /// Sends a packet's sender an error, from the router's address on the way back.
     #[cold]
     fn report(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame, error: IcmpError) {
+        if walk.port.is_some_and(|port| port.kind == PortKind::Host) {
+            return RouterWorker::tell_host(walk, frame, error);
+        }
         let Some(to) = view(walk, frame).map(Ipv4View::src) else { return };
         let from = match (tables.routing.to_inside(to).and_then(|id| tables.routing.interface(id)), tables.routing.uplink()) {
             (Some(interface), _) => interface.address,

@@ -137,7 +137,8 @@ impl RouterWorker {
         Ok(ArpOutcome::Pass)
     }
 
-    /// A packet to a gateway's address: ping is answered, all else is reported as unreachable.
+    /// A packet from the first of these networks to the gateway of the second: ping is answered, and all else is the host's if it is a
+    /// neighbour of both; otherwise it is reported as unreachable.
     #[cold]
     pub(crate) fn for_gateway(
         &mut self,
@@ -145,9 +146,14 @@ impl RouterWorker {
         walk: &mut Walk<'_>,
         frame: &mut Frame,
         ip: Ip,
+        networks: [InterfaceId; 2],
     ) -> Result<(), DropReason> {
         if is_echo_request(walk, frame) {
             return self.echo(tables, walk, frame);
+        }
+        let host = networks.map(|id| tables.routing.host_of(tables.routing.interface(id)?));
+        if let [Some(host), Some(_)] = host {
+            return RouterWorker::hand_to_host(walk, frame, host, ip.dst);
         }
         // ICMP errors about what the gateway itself sent end here, and so do fragments of other protocols.
         let code = match view(walk, frame).map(|ip| (ip.protocol(), ip.is_fragment())) {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  from a guest    valid? > for the gateway? > TTL > route > fits? > MSS > translate > next hop > queue
+//!  from the host   of the host? > network > next hop > queue
 //!  from outside    for us? > valid? > translate > TTL > MSS > network > next hop > fits? > queue
 //! ```
 //!
@@ -23,6 +24,7 @@ use crate::routed::reassembly::Reassembly;
 use crate::routed::routing::Routing;
 
 pub(crate) mod error;
+pub(crate) mod host;
 pub(crate) mod inbound;
 pub(crate) mod local;
 pub mod neighbour;

@@ -6,7 +6,7 @@ use packet::icmpv4::{IcmpError, unreachable};
 use super::error::Stop;
 use super::neighbour::InterfaceId;
 use super::places::Place;
-use super::routing::Reach;
+use super::routing::{HostPort, Reach};
 use super::translate::{Ttl, clamp};
 use super::v4::{Ip, decrement_ttl, is_echo_request, is_one_host, mark, mark_inside, sound, untag, view};
 use super::{RouterTables, RouterWorker};
@@ -54,7 +54,7 @@ impl RouterWorker {
             if !routing.routes_between(interface, to) {
                 return Err(not_allowed);
             }
-            return Ok(self.for_gateway(tables, walk, frame, ip)?);
+            return Ok(self.for_gateway(tables, walk, frame, ip, [from, to])?);
         }
         if !is_one_host(ip.dst) {
             return Err(Stop::Drop(DropReason::MartianDestination));
@@ -118,6 +118,9 @@ impl RouterWorker {
         if is_echo_request(walk, frame) && !nat.is_one_to_one(ip.dst) {
             return Ok(self.echo(tables, walk, frame)?);
         }
+        if let Some(host) = for_host(tables, walk, frame, ip, nat) {
+            return Ok(RouterWorker::hand_to_host(walk, frame, host, ip.dst)?);
+        }
         walk.note(|| Step::Hairpin(ip.dst));
         if !tables.routing.reaches(ip.dst) {
             return Err(Stop::Drop(DropReason::NoRoute));
@@ -164,4 +167,13 @@ impl RouterWorker {
             _ => Err(Stop::Drop(reason)),
         }
     }
+}
+
+/// The host's port, if a packet from inside is for the address that is shared with the host, and there not for a guest.
+#[cold]
+fn for_host<'t>(tables: &'t RouterTables, walk: &Walk<'_>, frame: &Frame, ip: Ip, nat: &Nat) -> Option<&'t HostPort> {
+    let routing = &tables.routing;
+    let from = routing.interface(routing.to_inside(ip.src)?)?;
+    let host = routing.host_of(from).filter(|host| host.shared == Some(ip.dst))?;
+    (!nat.is_for_guest(view(walk, frame)?, walk.ingress.0, walk.now)).then_some(host)
 }

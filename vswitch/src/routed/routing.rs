@@ -47,6 +47,8 @@ pub struct Interface {
     pub mac: MacAddr,
     /// What its guests reach.
     pub reach: Reach,
+    /// The host is a neighbour of its guests.
+    pub has_host: bool,
 }
 
 impl Interface {
@@ -54,7 +56,8 @@ impl Interface {
     /// after a restart.
     #[must_use]
     pub fn new(domain: Domain, address: Ipv4Addr, prefix_len: u8) -> Interface {
-        Interface { domain, address, network: Ipv4Prefix::new(address, prefix_len), mac: mac_of(address), reach: Reach::All }
+        let network = Ipv4Prefix::new(address, prefix_len);
+        Interface { domain, address, network, mac: mac_of(address), reach: Reach::All, has_host: false }
     }
 }
 
@@ -109,6 +112,25 @@ pub struct Uplink {
     pub mtu: u32,
     /// Routes, the longest prefix first.
     pub routes: Vec<Route>,
+}
+
+/// The port by which the host is a neighbour of its guests.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostPort {
+    /// Its number.
+    pub port: PortId,
+    /// The addresses of the host, the only ones that it may send from, sorted.
+    pub addresses: Arc<[Ipv4Addr]>,
+    /// The address that guests share with the host outside, if they do.
+    pub shared: Option<Ipv4Addr>,
+}
+
+impl HostPort {
+    /// Whether this is an address of the host.
+    #[inline]
+    pub(crate) fn is_own(&self, address: Ipv4Addr) -> bool {
+        self.addresses.binary_search(&address).is_ok()
+    }
 }
 
 /// What happens to the segment size that TCP announces in a SYN through the uplink.
@@ -181,6 +203,7 @@ pub struct Routing {
     settings: RoutingSettings,
     /// The largest TCP segment that a SYN may announce, if that is the same for all routes.
     max_segment_size: Option<u16>,
+    host: Option<HostPort>,
 }
 
 impl Routing {
@@ -207,7 +230,25 @@ impl Routing {
         let is_limit_of_all = uplink.iter().flat_map(|uplink| &uplink.routes).all(|route| route.max_segment_size == limit);
         let max_segment_size = is_limit_of_all.then_some(limit);
         let places = Places::new(&interfaces, uplink.as_ref().map_or(&[], |uplink| &uplink.routes));
-        Arc::new(Routing { interfaces, by_bridge, uplink, places, settings, max_segment_size })
+        Arc::new(Routing { interfaces, by_bridge, uplink, places, settings, max_segment_size, host: None })
+    }
+
+    /// The same with the host as a neighbour of the guests whose networks have it.
+    #[must_use]
+    pub fn with_host(self: Arc<Routing>, host: Option<HostPort>) -> Arc<Routing> {
+        Arc::new(Routing { host, ..Arc::unwrap_or_clone(self) })
+    }
+
+    /// The port by which the host is a neighbour of guests of this network.
+    #[inline]
+    pub(crate) fn host_of(&self, interface: &Interface) -> Option<&HostPort> {
+        self.host.as_ref().filter(|_| interface.has_host)
+    }
+
+    /// The port of the host.
+    #[inline]
+    pub(crate) fn host(&self) -> Option<&HostPort> {
+        self.host.as_ref()
     }
 
     /// The number of a domain's network, if the router has an address there.

@@ -165,7 +165,7 @@ impl Watch {
         };
         story.begin(ingress, frame, now, self.time);
         (story.wanted, story.is_rehearsal) = (wanted, self.rehearses);
-        story.is_packet = bridges.ip_tunnel(ingress).is_some();
+        story.is_packet = bridges.carries_packets(ingress);
         Some(story)
     }
 

@@ -9,10 +9,7 @@ use crate::walk::Bridges;
 /// The headers of a frame that came in through this port, which may be a packet without Ethernet header.
 #[inline]
 pub(crate) fn headers_of(bridges: &Bridges, id: PortId, bytes: &[u8]) -> Option<Headers> {
-    match bridges.ip_tunnel(id) {
-        None => Headers::parse(bytes).ok(),
-        Some(_) => Some(Headers::of_packet(bytes)),
-    }
+    if bridges.carries_packets(id) { Some(Headers::of_packet(bytes)) } else { Headers::parse(bytes).ok() }
 }
 
 /// A frame at this port, with the VLAN that the port puts it in, and the network identifier of its tunnel.

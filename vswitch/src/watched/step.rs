@@ -50,6 +50,10 @@ pub enum Step {
     ForGateway(Ipv4Addr),
     /// It came in through the uplink, and so is for the router.
     FromOutside,
+    /// The host sent it to its guests.
+    FromHost,
+    /// It is for the host, at this address.
+    ToHost(Ipv4Addr),
     /// Its destination is in a network inside.
     RouteInside {
         /// The destination.
