@@ -80,17 +80,6 @@ pub struct Seen<'a> {
     pub subject: Subject<'a>,
 }
 
-/// What a probe does with a frame, and why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Choice {
-    /// It is recorded.
-    Taken,
-    /// It is not recorded. At another port it might be.
-    Passed,
-    /// It is not recorded, and neither is it at any other port, as long as only its VLAN tag is changed.
-    Unmatched,
-}
-
 /// The pieces of a sent frame: MAC addresses, VLAN tag, and the rest.
 pub type Leaving<'a> = [&'a [u8]; 3];
 
@@ -123,18 +112,33 @@ impl Probe {
         self.id
     }
 
-    /// Records a frame that starts its walk; [`judge`](Self::judge) must follow. If a partial checksum will be finished in
-    /// it, `checksum_end` returns the offset behind the checksum, otherwise 0.
-    #[inline]
-    pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: impl FnOnce() -> usize) -> Choice {
-        self.pending = None;
-        let choice = self.choose(seen);
-        if choice == Choice::Taken {
-            self.begin(seen, direction, checksum_end());
-        }
-        choice
+    /// Whether all that the probe records matches a filter that a frame matches at each port or at none, as long as only its VLAN tag
+    /// is changed. Otherwise, and of samples, which are drawn from all frames, each frame has to be offered.
+    #[must_use]
+    pub fn is_filtered(&self) -> bool {
+        self.want.sample <= 1 && self.want.filter.as_ref().is_some_and(|filter| !filter.looks_at_port())
     }
 
+    /// Whether the filter does not match the frame.
+    #[inline]
+    #[must_use]
+    pub fn refuses(&self, subject: &Subject<'_>) -> bool {
+        self.want.filter.as_ref().is_some_and(|filter| !filter.matches(subject))
+    }
+
+    /// Records a frame that starts its walk; [`judge`](Self::judge) must follow. Returns whether it is recorded. If a partial checksum will be finished in
+    /// it, `checksum_end` returns the offset behind the checksum, otherwise 0.
+    #[inline]
+    pub fn arrives(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: impl FnOnce() -> usize) -> bool {
+        self.pending = None;
+        let is_taken = self.takes(seen);
+        if is_taken {
+            self.begin(seen, direction, checksum_end());
+        }
+        is_taken
+    }
+
+    #[inline(never)]
     fn begin(&mut self, seen: &Seen<'_>, direction: Direction, checksum_end: usize) {
         let frame = seen.subject.bytes;
         let header = header(seen, direction, Verdict::Passed, frame.len());
@@ -175,7 +179,7 @@ impl Probe {
     /// Records a frame that was sent, or dropped at the egress port.
     #[inline]
     pub fn leaves(&mut self, seen: &Seen<'_>, pieces: Leaving<'_>, verdict: Verdict) {
-        if self.want.drops_only && verdict == Verdict::Passed || self.choose(seen) != Choice::Taken {
+        if self.want.drops_only && verdict == Verdict::Passed || !self.takes(seen) {
             return;
         }
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -207,15 +211,15 @@ impl Probe {
     }
 
     #[inline]
-    fn choose(&mut self, seen: &Seen<'_>) -> Choice {
+    fn takes(&mut self, seen: &Seen<'_>) -> bool {
         let Want { port, filter, sample, .. } = &*self.want;
         if port.is_some_and(|port| port != seen.port) {
-            return Choice::Passed;
+            return false;
         }
         if *sample > 1 {
             if self.skip > 0 {
                 self.skip -= 1;
-                return Choice::Passed;
+                return false;
             }
             // A random distance: with every N-th frame, of alternating frames (received, sent) only one kind might be seen.
             self.random ^= self.random << 13;
@@ -223,13 +227,7 @@ impl Probe {
             self.random ^= self.random << 5;
             self.skip = (u64::from(self.random) % (2 * u64::from(*sample) - 1)) as u32;
         }
-        match filter {
-            Some(filter) if !filter.matches(&seen.subject) => {
-                // A sample is drawn from all frames, so that each of them has to be seen.
-                if filter.looks_at_port() || *sample > 1 { Choice::Passed } else { Choice::Unmatched }
-            }
-            _ => Choice::Taken,
-        }
+        filter.as_ref().is_none_or(|filter| filter.matches(&seen.subject))
     }
 
     #[inline]

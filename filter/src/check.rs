@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use packet::ethernet::{u16_at, u32_at};
 use packet::{EtherType, Headers, MacAddr, Tag, ipv4, ipv6, tcp, udp};
 
+use crate::kind::Kind;
+
 /// Numbers of the IP protocols with the ports in the first four bytes, as in TCP (SCTP: RFC 9260 section 3.1).
 const WITH_PORTS: [u8; 3] = [tcp::PROTOCOL, udp::PROTOCOL, 132];
 /// Protocol number of the IPv6 fragment header (RFC 8200 section 4.5).
@@ -87,7 +89,7 @@ pub(crate) enum Check {
 }
 
 impl End {
-    #[inline]
+    #[inline(always)]
     fn holds(self, src: impl FnOnce() -> bool, dst: impl FnOnce() -> bool) -> bool {
         match self {
             End::Either => src() || dst(),
@@ -99,12 +101,6 @@ impl End {
 }
 
 impl Net {
-    fn holds_v4(self, address: u32) -> bool {
-        let IpAddr::V4(net) = self.address else { return false };
-        let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
-        net.to_bits() == address & !host
-    }
-
     fn holds_v6(self, address: u128) -> bool {
         let IpAddr::V6(net) = self.address else { return false };
         let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
@@ -152,6 +148,36 @@ impl Check {
     }
 }
 
+impl Check {
+    /// The result for all frames of a kind; `None` if it depends on more than that.
+    pub(crate) fn of_kind(&self, kind: Kind) -> Option<bool> {
+        let unless = |impossible: bool| if impossible { Some(false) } else { None };
+        match *self {
+            Check::EtherType(ether_type) => match kind {
+                Kind::Ipv4(_) => Some(ether_type == EtherType::IPV4),
+                Kind::Ipv6(_) => Some(ether_type == EtherType::IPV6),
+                Kind::Arp => Some(ether_type == EtherType::ARP),
+                Kind::Other => unless([EtherType::IPV4, EtherType::IPV6, EtherType::ARP].contains(&ether_type)),
+            },
+            Check::Protocol(scope, number) => match (kind, scope) {
+                (Kind::Ipv4(_), Scope::Ip6) | (Kind::Ipv6(_), Scope::Ip) => Some(false),
+                _ => kind.has_protocol(number),
+            },
+            Check::Address(scope, _, net) => unless(match kind {
+                Kind::Ipv4(_) => net.address.is_ipv6() || !matches!(scope, Scope::Any | Scope::Ip),
+                Kind::Ipv6(_) => net.address.is_ipv4(),
+                Kind::Arp => net.address.is_ipv6() || !matches!(scope, Scope::Any | Scope::Arp),
+                Kind::Other => true,
+            }),
+            Check::Ports(protocol, ..) => match kind {
+                Kind::Ipv4(_) | Kind::Ipv6(_) => protocol.and_then(|number| unless(kind.has_protocol(number) == Some(false))),
+                Kind::Arp | Kind::Other => Some(false),
+            },
+            Check::Mac(..) | Check::Vlan(_) | Check::Vni(_) | Check::Broadcast | Check::Multicast => None,
+        }
+    }
+}
+
 /// A frame with parsed headers.
 #[derive(Clone, Copy)]
 struct Sight<'a> {
@@ -174,23 +200,29 @@ impl<'a> Sight<'a> {
 
     #[inline]
     fn has_address(self, scope: Scope, end: End, net: Net) -> bool {
-        if net.address.is_ipv6() {
-            let Some(ip) = self.network(EtherType::IPV6, ipv6::IPV6_LEN) else { return false };
-            let at = |at: usize| ip[at..].first_chunk().is_some_and(|bytes| net.holds_v6(u128::from_be_bytes(*bytes)));
-            return end.holds(|| at(ipv6::field::SRC), || at(ipv6::field::DST));
-        }
-        let found = |bytes: &[u8], src, dst| end.holds(|| net.holds_v4(u32_at(bytes, src)), || net.holds_v4(u32_at(bytes, dst)));
-        match (self.headers.ether_type, scope) {
+        let IpAddr::V4(address) = net.address else { return self.has_v6_address(end, net) };
+        let ends = match (self.headers.ether_type, scope) {
             (EtherType::IPV4, Scope::Any | Scope::Ip) => {
                 let ip = self.network(EtherType::IPV4, ipv4::IPV4_LEN);
-                ip.is_some_and(|ip| found(ip, ipv4::field::SRC, ipv4::field::DST))
+                ip.map(|ip| [u32_at(ip, ipv4::field::SRC), u32_at(ip, ipv4::field::DST)])
             }
             // The protocol addresses of sender and target (RFC 826).
             (EtherType::ARP, Scope::Any | Scope::Arp) => {
-                self.network(EtherType::ARP, packet::arp::ARP_LEN).is_some_and(|arp| found(arp, 14, 24))
+                self.network(EtherType::ARP, packet::arp::ARP_LEN).map(|arp| [u32_at(arp, 14), u32_at(arp, 24)])
             }
-            _ => false,
-        }
+            _ => None,
+        };
+        let Some([src, dst]) = ends else { return false };
+        let prefix = !u32::MAX.checked_shr(net.prefix.into()).unwrap_or(0);
+        let is_in = |host: u32| host & prefix == address.to_bits();
+        end.holds(|| is_in(src), || is_in(dst))
+    }
+
+    #[inline(never)]
+    fn has_v6_address(self, end: End, net: Net) -> bool {
+        let Some(ip) = self.network(EtherType::IPV6, ipv6::IPV6_LEN) else { return false };
+        let at = |at: usize| ip[at..].first_chunk().is_some_and(|bytes| net.holds_v6(u128::from_be_bytes(*bytes)));
+        end.holds(|| at(ipv6::field::SRC), || at(ipv6::field::DST))
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::check::{ACCEPT, Check, REJECT, Step};
+use crate::kind::Kind;
 
 /// A filter expression.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +20,28 @@ impl Expression {
         let mut steps = Vec::new();
         self.emit(ACCEPT, REJECT, &mut steps);
         steps
+    }
+
+    /// The result for all frames of a kind; `None` if it depends on more than that.
+    pub(crate) fn of_kind(&self, kind: Kind) -> Option<bool> {
+        // The result of a list: `end` as soon as one operand is that, and the opposite if all are.
+        let list = |list: &[Expression], end: bool| {
+            let mut all = Some(!end);
+            for result in list.iter().map(|operand| operand.of_kind(kind)) {
+                match result {
+                    Some(result) if result == end => return Some(end),
+                    Some(_) => {}
+                    None => all = None,
+                }
+            }
+            all
+        };
+        match self {
+            Expression::Check(check) => check.of_kind(kind),
+            Expression::Not(inner) => inner.of_kind(kind).map(|result| !result),
+            Expression::And(operands) => list(operands, false),
+            Expression::Or(operands) => list(operands, true),
+        }
     }
 
     /// Appends the steps of this expression, which continue with `then` if it is true and with `otherwise` if not. Returns the

@@ -29,6 +29,8 @@
 //! addresses match sender and target of ARP too. Addresses are read even from invalid headers if there are enough bytes,
 //! since such frames are of particular interest.
 //!
+//! *Evaluation.* An expression becomes a program of checks, and a table of what is known for all frames of a [kind](kind).
+//!
 //! *Limits.* 4,096 bytes of text, 32 levels of parentheses and `not`, 128 checks. Matching a frame takes at most one
 //! evaluation of each check, and allocates nothing.
 //!
@@ -37,14 +39,16 @@
 
 mod check;
 mod expression;
+mod kind;
 mod parse;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use check::Subject;
-use check::{ACCEPT, Check, REJECT, Step};
+use check::{ACCEPT, Check, Step};
 use expression::Expression;
+use kind::{KINDS, Kind};
 pub use parse::{FilterError, MAX_CHECKS, MAX_DEPTH, MAX_LEN};
 
 /// A compiled filter. Displayed, it is an equivalent expression with explicit parentheses.
@@ -53,6 +57,8 @@ pub struct Filter {
     expression: Expression,
     /// The program, last step first: each step continues with an earlier element, so it ends.
     steps: Box<[Step]>,
+    /// The results that are known for all frames of a kind.
+    of_kinds: [Option<bool>; KINDS],
     /// Some check depends on the port or on the tag.
     looks_at_port: bool,
 }
@@ -64,7 +70,8 @@ impl FromStr for Filter {
         let expression = parse::parse(text)?;
         let steps: Box<[Step]> = expression.compile().into();
         let looks_at_port = steps.iter().any(|step| matches!(step.check, Check::Vlan(_) | Check::Vni(_)));
-        Ok(Filter { expression, steps, looks_at_port })
+        let of_kinds = Kind::ALL.map(|kind| expression.of_kind(kind));
+        Ok(Filter { expression, steps, of_kinds, looks_at_port })
     }
 }
 
@@ -80,16 +87,19 @@ impl Filter {
     #[inline]
     #[must_use]
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
+        let known = subject.headers.and_then(|headers| self.of_kinds[Kind::of(headers).index()]);
+        known.unwrap_or_else(|| self.evaluate(subject))
+    }
+
+    /// The same by the program.
+    #[inline(never)]
+    fn evaluate(&self, subject: &Subject<'_>) -> bool {
         let mut at = self.steps.len() as u16 - 1;
-        loop {
-            let step = &self.steps[usize::from(at)];
+        // Accept and reject are behind the last step.
+        while let Some(step) = self.steps.get(usize::from(at)) {
             at = if step.check.holds(subject) { step.then } else { step.otherwise };
-            match at {
-                ACCEPT => return true,
-                REJECT => return false,
-                _ => {}
-            }
         }
+        at == ACCEPT
     }
 }
 

@@ -85,9 +85,7 @@ impl Traces {
             let full = format!("{MAX_LIVE} live traces run already; end one, or let it end");
             return Err(Refusal::conflict(full));
         }
-        let live = Arc::new(Live::new(count, move |ingress, subject| {
-            port.is_none_or(|port| port == ingress) && filter.as_ref().is_none_or(|filter| filter.matches(subject))
-        }));
+        let live = Arc::new(Live::new(count, port, filter));
         let port_is_gone = Arc::new(AtomicBool::new(false));
         self.take_in(names);
         self.running.push(Running { live: Arc::clone(&live), port, port_is_gone: Arc::clone(&port_is_gone) });

@@ -93,10 +93,12 @@ mod counted {
         written
     }
 
-    // A batch of known unicast that a capture has recorded twice, on arrival and as it leaves, or has refused twice.
+    // A batch of known unicast that a capture has recorded twice, on arrival and as it leaves, or has refused, or that a trace has refused.
     #[library_benchmark]
-    #[bench::captured_60(args = (Bench::captured(true)), config = at_most("batch captured_60"))]
-    #[bench::unmatched_60(args = (Bench::captured(false)), config = at_most("batch unmatched_60"))]
+    #[bench::captured_60(args = (Bench::captured("udp")), config = at_most("batch captured_60"))]
+    #[bench::unmatched_60(args = (Bench::captured("tcp")), config = at_most("batch unmatched_60"))]
+    #[bench::unmatched_host_60(args = (Bench::captured("host 192.0.2.9")), config = at_most("batch unmatched_host_60"))]
+    #[bench::untraced_60(args = (Bench::traced()), config = at_most("batch untraced_60"))]
     fn captured_batch(mut bench: Bench) -> (u64, usize) {
         let written = black_box(bench.run());
         std::mem::forget(bench);

@@ -31,6 +31,9 @@ pub(crate) struct Frame {
     /// What a local kernel left to be cut (TCP with a partial checksum, out of a tunnel), and did not say how: the
     /// segments' size is ours to choose.
     pub(crate) is_size_free: bool,
+    /// No capture's filter matches it as it is; at the end of its walk also, no trace follows it. Only the observer sets this, and
+    /// only what changes the frame's addresses or makes another frame of it clears it.
+    pub(crate) is_unwatched: bool,
 }
 
 impl Frame {
@@ -41,6 +44,7 @@ impl Frame {
         self.offload = Offload::default();
         self.cut_to = None;
         self.is_size_free = false;
+        self.is_unwatched = false;
     }
 
     /// The number of frames that it leaves as, where super-frames are not accepted.
@@ -119,6 +123,11 @@ impl Egress {
         self.queues.more_writes = 0;
         self.sums.clear();
         (&mut self.frames[..], &mut self.queues)
+    }
+
+    /// The frames by their places in the batch.
+    pub(crate) fn frames(&self) -> &[Frame] {
+        &self.frames[..]
     }
 
     /// The next port with something to write, and the means to do so.

@@ -17,35 +17,48 @@ use crate::walk::Walk;
 /// Parses and judges the frame of the batch that is processed now.
 #[inline(always)]
 pub(crate) fn admit(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
-    let span = walk.rx.spans()[walk.at];
-    frame.begin(span);
-    parse(frame, walk.rx)?;
+    begin(walk, frame)?;
+    judge_frame(walk, frame)
+}
+
+/// Parses the frame of the batch that is processed now. [`judge_frame`] is next.
+#[inline(always)]
+pub(crate) fn begin(walk: &Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+    frame.begin(walk.rx.spans()[walk.at]);
+    parse(frame, walk.rx)
+}
+
+/// Judges the frame that was parsed.
+#[inline(always)]
+pub(crate) fn judge_frame(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
     // Finishing a checksum may have overwritten a field that was parsed. Addresses and tags are not
     // among those, so that what was an Ethernet header is one still.
     judge(frame, walk.rx, |bytes, headers| Headers::parse(bytes).unwrap_or(headers))
 }
 
-/// Parses and judges an IP packet of the batch that has no Ethernet header.
+/// Parses an IP packet of the batch that has no Ethernet header. [`judge_packet`] is next.
 #[inline(always)]
-pub(crate) fn admit_packet(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
-    let span = walk.rx.spans()[walk.at];
-    frame.begin(span);
-    frame.headers = Headers::of_packet(walk.rx.frame(span));
+pub(crate) fn begin_packet(walk: &Walk<'_>, frame: &mut Frame) {
+    frame.begin(walk.rx.spans()[walk.at]);
+    frame.headers = Headers::of_packet(walk.rx.frame(frame.span));
+}
+
+/// Judges the packet that was parsed.
+#[inline(always)]
+pub(crate) fn judge_packet(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
     judge(frame, walk.rx, |bytes, _| Headers::of_packet(bytes))
 }
 
-/// Judges a frame out of a tunnel, whose headers were parsed when it was found in its datagram. `tos` is the
-/// datagram's type of service or traffic class.
+/// Begins a frame out of a tunnel, whose headers were parsed when it was found in its datagram. [`arrive`] is next.
 #[inline(always)]
-pub(crate) fn arrive(
-    socket: &ReceivingSocket,
-    walk: &mut Walk<'_>,
-    frame: &mut Frame,
-    headers: &Headers,
-    tos: u8,
-) -> Result<(), DropReason> {
+pub(crate) fn begin_parsed(walk: &Walk<'_>, frame: &mut Frame, headers: &Headers) {
     frame.begin(walk.rx.spans()[walk.at]);
     frame.headers = *headers;
+}
+
+/// Judges that frame. `tos` is the datagram's type of service or traffic class.
+#[inline(always)]
+pub(crate) fn arrive(socket: &ReceivingSocket, walk: &mut Walk<'_>, frame: &mut Frame, tos: u8) -> Result<(), DropReason> {
     judge(frame, walk.rx, |_, headers| headers)?;
     let_in(socket, walk.rx, frame, tos)?;
     // The super-frame of a kernel on this machine, whose segment size is lost.
@@ -88,6 +101,7 @@ fn judge_offloads(frame: &mut Frame, rx: &mut Batch, parse_again: fn(&[u8], Head
         Judged::Finish { start, at } => {
             finish_checksum(rx.frame_mut(span), start, at);
             frame.headers = parse_again(rx.frame(span), frame.headers);
+            frame.is_unwatched = false;
         }
     }
     rx.set_vnet(span, frame.offload.to_vnet(&frame.headers, 0));

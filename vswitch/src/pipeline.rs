@@ -18,8 +18,8 @@ use packet::{Batch, Timestamp};
 use crate::counters::Counters;
 use crate::domain::{BridgeId, MAX_BRIDGES};
 use crate::drop_reason::DropReason;
-use crate::egress::{Egress, Transmit, Work};
-use crate::intake::{admit, arrive};
+use crate::egress::{Egress, Frame, Transmit, Work};
+use crate::intake::{arrive, begin, begin_packet, begin_parsed, judge_frame, judge_packet};
 use crate::limit::Errors;
 use crate::mac_table::{MacMemo, MacTable};
 use crate::port::{Port, PortId, PortKind};
@@ -133,12 +133,12 @@ impl Pipeline {
         for (at, frame) in frames.iter_mut().enumerate().take(end).skip(first) {
             walk.at = at;
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
-            let arrived = observer.received(&mut walk, None, Direction::Received);
+            let arrived = observer.received(&mut walk, frame, false, Direction::Received);
             let outcome = match router {
                 Some(Router { tables, worker }) => worker.route_from_host(tables, &mut walk, frame),
                 None => Err(DropReason::NoRoute),
             };
-            conclude(observer, &mut walk, arrived, outcome);
+            conclude(observer, &mut walk, frame, arrived, outcome);
             if walk.tx.more_writes >= most {
                 end = at + 1;
                 break;
@@ -161,28 +161,13 @@ impl Pipeline {
         let Pipeline { bridges, router, state, observer, .. } = self;
         observer.begin_batch();
         state.storm.begin_batch();
-        let mut end = rx.spans().len();
+        let end = rx.spans().len();
         let Some(mut walk) = Walk::new(bridges, state, rx, queues, ingress, now) else { return end };
-        let ip_tunnel = bridges.ip_tunnel(ingress);
-        let mut bytes = 0;
-        for (at, frame) in frames.iter_mut().enumerate().take(end).skip(first) {
-            walk.at = at;
-            bytes += walk.rx.spans()[at].len() as u64;
-            // Parsing before it, to parse once, would cost frames that nobody observes 16 instructions.
-            let arrived = observer.received(&mut walk, None, Direction::Received);
-            let outcome = match ip_tunnel {
-                None => admit(&mut walk, frame).and_then(|()| switch(router, &mut walk, frame)),
-                Some(tunnel) => ip::send(tunnel, &mut walk, frame),
-            };
-            conclude(observer, &mut walk, arrived, outcome);
-            if walk.tx.more_writes >= most {
-                end = at + 1;
-                break;
-            }
+        if observer.is_active() {
+            walk_batch::<true>(router, observer, &mut walk, frames, first, most)
+        } else {
+            walk_batch::<false>(router, observer, &mut walk, frames, first, most)
         }
-        walk.counters.rx_frames.add(end.saturating_sub(first) as u64);
-        walk.counters.rx_bytes.add(bytes);
-        end
     }
 
     /// Processes the frames of datagrams that a receiving socket took, each as a frame of its peer's port. Otherwise as
@@ -227,21 +212,23 @@ impl Pipeline {
             walk.set_ingress(peer.map_or(id, |(peer, _)| peer.port));
             walk.counters.rx_frames.add(1);
             walk.counters.rx_bytes.add(walk.rx.spans()[at].len() as u64);
-            let headers = peer.as_ref().ok().map(|(_, headers)| *headers);
-            let arrived = observer.received(&mut walk, headers, Direction::Received);
-            let outcome = peer.and_then(|(peer, headers)| {
+            if let Ok((_, headers)) = peer {
+                begin_parsed(&walk, frame, headers);
+            }
+            let arrived = observer.received(&mut walk, frame, peer.is_ok(), Direction::Received);
+            let outcome = peer.and_then(|(peer, _)| {
                 walk.note(|| Step::Decapsulated { framing: peer.framing, from: peer.from });
                 if peer.is_new && new_sources.len() < MAX_NEW_SOURCES {
                     new_sources.push(NewSource { socket: id, framing: peer.framing, address: peer.from });
                 }
-                arrive(socket, &mut walk, frame, headers, origin.tos)?;
+                arrive(socket, &mut walk, frame, origin.tos)?;
                 if socket.framing.carries_ethernet() {
                     return switch(router, &mut walk, frame);
                 }
                 let tunnel = bridges.ip_tunnel(peer.port).ok_or(DropReason::PortGone)?;
                 ip::receive(tunnel, &mut walk, frame)
             });
-            conclude(observer, &mut walk, arrived, outcome);
+            conclude(observer, &mut walk, frame, arrived, outcome);
             if walk.tx.more_writes >= most {
                 return at + 1;
             }
@@ -281,7 +268,7 @@ impl Pipeline {
             walk.at = at;
             let mut arrived = None;
             if !matches!(deferred, Deferred::Doubt(..)) {
-                arrived = observer.received(&mut walk, None, Direction::Within);
+                arrived = observer.received(&mut walk, frame, false, Direction::Within);
                 walk.note(|| Step::Resumed);
             }
             let outcome = match deferred {
@@ -290,7 +277,7 @@ impl Pipeline {
                 Deferred::Fragments(first) => worker.resume_fragment(tables, &mut walk, frame, first, held),
                 Deferred::Whole(_) => worker.resume_whole(tables, &mut walk, frame),
             };
-            conclude(observer, &mut walk, arrived, outcome);
+            conclude(observer, &mut walk, frame, arrived, outcome);
         }
     }
 
@@ -309,11 +296,11 @@ impl Pipeline {
             walk.at = at;
             let mut arrived = None;
             if matches!(task, Task::Undeliverable) {
-                arrived = observer.received(&mut walk, None, Direction::Within);
+                arrived = observer.received(&mut walk, frame, false, Direction::Within);
                 walk.note(|| Step::Resumed);
             }
             let outcome = worker.perform(tables, &mut walk, frame, *task);
-            conclude(observer, &mut walk, arrived, outcome);
+            conclude(observer, &mut walk, frame, arrived, outcome);
         }
     }
 
@@ -472,11 +459,72 @@ fn arrive_nowhere(observer: &mut Observer, bridges: &Bridges, id: PortId, rx: &B
     observer.dropped_on_arrival(bridges, id, rx, first, DropReason::PortGone);
 }
 
+/// Walks the frames of a batch from `first` on, until the queues hold `most` writes. Returns the place of the first frame that is
+/// left, or the number of frames.
+///
+/// There is one such loop for batches that are traced or captured (`OBSERVED`) and one for all others, which has no trace of it:
+/// parsing apart from judging, so that the observer sees the headers, would cost the latter 16 instructions per frame.
+#[inline(always)]
+fn walk_batch<const OBSERVED: bool>(
+    router: &mut Option<Router>,
+    observer: &mut Observer,
+    walk: &mut Walk<'_>,
+    frames: &mut [Frame],
+    first: usize,
+    most: u32,
+) -> usize {
+    let ip_tunnel = walk.bridges.ip_tunnel(walk.ingress);
+    let mut end = walk.rx.spans().len();
+    let mut bytes = 0;
+    for (at, frame) in frames.iter_mut().enumerate().take(end).skip(first) {
+        walk.at = at;
+        bytes += walk.rx.spans()[at].len() as u64;
+        let mut arrived = None;
+        let outcome = match ip_tunnel {
+            None => {
+                let parsed = begin(walk, frame);
+                if OBSERVED {
+                    arrived = observer.begin(walk, frame, parsed.is_ok());
+                }
+                parsed.and_then(|()| judge_frame(walk, frame)).and_then(|()| switch(router, walk, frame))
+            }
+            Some(tunnel) => {
+                begin_packet(walk, frame);
+                if OBSERVED {
+                    arrived = observer.begin(walk, frame, true);
+                }
+                judge_packet(walk, frame).and_then(|()| ip::send(tunnel, walk, frame))
+            }
+        };
+        if let Err(reason) = outcome {
+            walk.counters.drop(reason, 1);
+        }
+        if OBSERVED {
+            observer.verdict(walk, frame, arrived, outcome);
+        }
+        if walk.tx.more_writes >= most {
+            end = at + 1;
+            break;
+        }
+    }
+    walk.counters.rx_frames.add(end.saturating_sub(first) as u64);
+    walk.counters.rx_bytes.add(bytes);
+    end
+}
+
 /// Counts the outcome of a frame's walk, and reports it to the observer.
 #[inline(always)]
-fn conclude(observer: &mut Observer, walk: &mut Walk<'_>, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
+fn conclude(
+    observer: &mut Observer,
+    walk: &mut Walk<'_>,
+    frame: &mut Frame,
+    arrived: Option<Arrived>,
+    outcome: Result<(), DropReason>,
+) {
     if let Err(reason) = outcome {
         walk.counters.drop(reason, 1);
     }
-    observer.verdict(walk, arrived, outcome);
+    if observer.is_active() {
+        observer.verdict(walk, frame, arrived, outcome);
+    }
 }

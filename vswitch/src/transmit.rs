@@ -31,7 +31,6 @@ use crate::port::{Coalesce, Encapsulation, PortId};
 use crate::tunnels::encap::{Encapsulated, encapsulate};
 use crate::walk::Bridges;
 use crate::watched::observer::Observer;
-use crate::watched::unsent::UnsentFrame;
 
 /// Number of super-frames that a port's kernel may refuse as invalid before the port is sent no more of them.
 const MAX_REFUSALS: u32 = 16;
@@ -92,7 +91,7 @@ pub(crate) fn transmit(
         }
     }
     if !tx.trains.is_empty() {
-        work += send_trains(&tx.trains, bridges, observer, rx, out);
+        work += send_trains(&tx.trains, tx.frames(), bridges, observer, rx, out);
         tx.trains.clear();
     }
     work
@@ -111,22 +110,28 @@ fn write_datagrams(
     let frames = queue.frames;
     let mut work = Work::default();
     encapsulate(queue, rx, id, encapsulation, |report| match report {
-        Encapsulated::Full(trains) => work += send_trains(trains, bridges, observer, rx, out),
-        Encapsulated::Frame(Queued { frame, action }, outer, outcome) => {
+        Encapsulated::Full(trains) => work += send_trains(trains, frames, bridges, observer, rx, out),
+        Encapsulated::Frame(queued, outer, outcome) => {
             if let Err(reason) = outcome
                 && let Some(counters) = bridges.counters.port(id)
             {
                 counters.drop(reason, 1);
             }
-            let unsent = || UnsentFrame { number: frame, frame: frames[usize::from(frame)], action };
-            observer.encapsulated(bridges, rx, outer, encapsulation, unsent, outcome);
+            observer.encapsulated(bridges, rx, outer, encapsulation, (queued, &frames[usize::from(queued.frame)]), outcome);
         }
     });
     work
 }
 
 /// Sends trains, and counts their frames at the ports of the peers that they go to. Returns the work that it was.
-fn send_trains(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: &Batch, out: &mut impl Transmit) -> Work {
+fn send_trains(
+    trains: &Trains,
+    frames: &[Frame],
+    bridges: &Bridges,
+    observer: &mut Observer,
+    rx: &Batch,
+    out: &mut impl Transmit,
+) -> Work {
     let mut work = Work::default();
     out.send_trains(trains, rx.arena(), |train, result| {
         // The kernel makes a packet of each datagram.
@@ -140,7 +145,7 @@ fn send_trains(trains: &Trains, bridges: &Bridges, observer: &mut Observer, rx: 
             }
             Err(error) => counters.drop(error.reason(), train.frames.into()),
         }
-        observer.train_sent(bridges, rx, train, result);
+        observer.train_sent(bridges, rx, frames, train, result);
     });
     work
 }

@@ -202,6 +202,12 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Whether neither copies of the frame nor an answer or a request that it caused were dropped, unless reported already.
+    #[inline]
+    pub(crate) fn is_lossless(&self) -> bool {
+        self.also_dropped.is_none() && self.request_dropped.is_none()
+    }
+
     /// Counts and traces a drop of the ARP request that was made for the frame.
     #[cold]
     pub(crate) fn lose_request(&mut self, reason: DropReason) {

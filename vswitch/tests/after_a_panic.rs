@@ -41,7 +41,7 @@ impl Stage {
         let links = [port(PortVlan::default()), port(PortVlan::default())];
         let peers = (1..5).map(|peer| (overlay::plain_peer(), overlay::address(peer)));
         let mut bridge = overlay::host_with(links, peers.collect(), overlay::address(0));
-        let live = Arc::new(Live::new(u32::MAX, |_, _| true));
+        let live = Arc::new(Live::new(u32::MAX, None, None));
         bridge.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
         let (writer, captured) = ring::ring(4, 256 << 10);
         let probe = Probe::new(2, Arc::new(Want::default()), writer, Lost::new(PORTS));

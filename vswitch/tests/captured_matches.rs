@@ -8,12 +8,12 @@ use capture::ring;
 use capture::{Direction, Header, Probe, Want};
 use nat::Endpoint;
 use packet::vlan::{TAG_LEN, VlanId};
-use packet::{Batch, VnetHeader};
+use packet::{Batch, MacAddr, VnetHeader};
 use vswitch::{Egress, PortId, PortVlan};
 
 use testkit::bridge::{Bridge, port};
 use testkit::lab::{GATEWAY, GATEWAY_MAC, Lab, PEER, ethernet, guest, mac, request};
-use testkit::packets;
+use testkit::{overlay, packets};
 
 /// What a capture with this filter alone has of a frame that comes in through port 0: as it came, and as it left.
 fn seen(bridge: &mut Bridge, filter: &str, frame: &[u8]) -> [usize; 2] {
@@ -90,4 +90,28 @@ fn an_answer_in_the_bytes_of_the_question() {
     let filter = format!("ether src {GATEWAY_MAC}");
     assert_eq!(seen(&mut bridge, &filter, &frame), [0, 1]);
     assert_eq!(seen(&mut bridge, &format!("not {filter}"), &frame), [1, 0]);
+}
+
+/// The other frames of the train are those before and behind it, of the same flow.
+#[test]
+fn one_frame_of_a_train() {
+    let links = [port(PortVlan::default()), port(PortVlan::default())];
+    let mut bridge = overlay::host_with(links, vec![(overlay::plain_peer(), overlay::address(1))], overlay::address(0));
+    let (writer, mut reader) = ring::ring(4, 256 << 10);
+    let want = Want { filter: format!("ether src {}", mac(3)).parse().ok(), ..Want::default() };
+    bridge.pipeline.begin_capture(Box::new(Probe::new(2, Arc::new(want), writer, Lost::new(8)))).expect("room");
+    let frames = [2, 3, 2, 3, 2, 2].map(|from| ethernet(MacAddr::BROADCAST, mac(from), &udp()));
+    bridge.run(0, &frames);
+    let mut records = Vec::new();
+    while let Some(chunk) = reader.take() {
+        for (header, frame) in chunk.records().filter_map(Header::split) {
+            assert_eq!(frame, frames[1], "{header:?}");
+            records.push((header.direction, header.port));
+        }
+        reader.give_back(chunk);
+    }
+    // The other link, and the peer.
+    records.sort_by_key(|(direction, port)| (*direction == Direction::Sent, *port));
+    let [received, sent] = [Direction::Received, Direction::Sent];
+    assert_eq!(records, [(received, 0), (received, 0), (sent, 1), (sent, 1), (sent, 3), (sent, 3)]);
 }

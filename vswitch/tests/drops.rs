@@ -27,7 +27,7 @@ struct Stage {
 
 impl Stage {
     fn new(mut bridge: Bridge) -> Stage {
-        let live = Arc::new(Live::new(1000, |_, _| true));
+        let live = Arc::new(Live::new(1000, None, None));
         bridge.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
         Stage { bridge, live }
     }

@@ -346,7 +346,7 @@ fn an_invalid_plain_frame_is_dropped() {
 #[test]
 fn the_filter_of_a_trace_sees_the_vlan_of_the_port() {
     let mut bridge = Bridge::new([port(PortVlan::access(vlan(10))), port(PortVlan::access(vlan(20)))]);
-    let live = Arc::new(Live::new(10, |_, subject| subject.vlan == Some(10) && subject.headers.is_some()));
+    let live = Arc::new(Live::new(10, None, "vlan 10".parse().ok()));
     bridge.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
     bridge.run(0, &[between(0, 1).bytes()]);
     bridge.run(1, &[between(1, 0).bytes()]);

@@ -50,7 +50,7 @@ impl Theatre {
     }
 
     fn of(mut lab: Lab, mtu: u32) -> Theatre {
-        let live = Arc::new(Live::new(u32::MAX, |_, _| true));
+        let live = Arc::new(Live::new(u32::MAX, None, None));
         lab.bridge.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
         let mut rehearsal = Rehearsal::new(Arc::clone(&lab.bridge.table), usize::from(PORTS));
         let pipeline = rehearsal.pipeline_mut();

@@ -393,7 +393,7 @@ fn tunnels_allocate_nothing() {
 #[test]
 fn a_live_trace_allocates_nothing() {
     let (mut pipeline, _) = bridge();
-    let live = Arc::new(Live::new(u32::MAX, |_, _| true));
+    let live = Arc::new(Live::new(u32::MAX, None, None));
     pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
     let (mut egress, mut batch) = (Egress::new(7), Batch::new());
     let mut told = 0;

@@ -11,8 +11,8 @@ use packet::batch::USUAL_FRAMES;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
 use vswitch::{
-    BridgeId, Coalesce, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan, StormLimits,
-    VlanSet,
+    BridgeId, Coalesce, Counters, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
+    StormLimits, VlanSet, Watch,
 };
 
 use testkit::frames::{Spec, noise};
@@ -142,18 +142,28 @@ impl Bench {
         bench
     }
 
-    /// A batch of known unicast, 60 bytes, that a capture sees whose filter matches all of it or nothing.
-    pub(crate) fn captured(matches: bool) -> Bench {
+    /// A batch of known unicast, 60 bytes, that a capture sees whose filter matches all of it (`udp`) or nothing.
+    pub(crate) fn captured(filter: &str) -> Bench {
         let mut bench = Bench::of(Kind::Unicast60);
         // Room for the records of two batches.
         let (writer, reader) = ring::ring(4, 256 << 10);
-        let want = Want { filter: if matches { "udp" } else { "tcp" }.parse().ok(), ..Want::default() };
+        let want = Want { filter: filter.parse().ok(), ..Want::default() };
         let probe = Probe::new(1, Arc::new(want), writer, Lost::new(PORTS));
         assert!(bench.pipeline.begin_capture(Box::new(probe)).is_ok());
         bench.captured = Some(reader);
         bench.run();
         let records = std::iter::from_fn(|| bench.captured.as_mut()?.take()).map(|chunk| chunk.records().count()).sum::<usize>();
-        assert_eq!(records, if matches { 2 * USUAL_FRAMES } else { 0 });
+        assert_eq!(records, if filter == "udp" { 2 * USUAL_FRAMES } else { 0 });
+        bench
+    }
+
+    /// A batch of known unicast, 60 bytes, while a live trace waits for frames of another kind.
+    pub(crate) fn traced() -> Bench {
+        let mut bench = Bench::of(Kind::Unicast60);
+        let live = Arc::new(Live::new(1, None, "tcp".parse().ok()));
+        bench.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
+        bench.run();
+        assert_eq!(live.remaining(), 1);
         bench
     }
 

@@ -149,4 +149,6 @@ pub(crate) fn set_addresses(walk: &mut Walk<'_>, frame: &mut Frame, dst: MacAddr
     addresses[6..].copy_from_slice(&src.0);
     frame.headers.dst = dst;
     frame.headers.src = src;
+    // Translated, or an answer: captures look at it again.
+    frame.is_unwatched = false;
 }

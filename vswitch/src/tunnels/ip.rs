@@ -20,16 +20,14 @@ use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::fit::fit;
 use crate::icmp_error::write_error;
-use crate::intake::admit_packet;
 use crate::routed::v4::{Ip, decrement_ttl, sound, view};
 use crate::tunnels::ip_routes::IpTunnel;
 use crate::walk::Walk;
 use crate::watched::step::Step;
 
-/// Sends a packet of the host into the tunnel.
+/// Sends a packet of the host, parsed and judged, into the tunnel.
 #[inline]
 pub(crate) fn send(tunnel: &IpTunnel, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
-    admit_packet(walk, frame)?;
     let ip = admit(walk, frame)?;
     let Some(id) = tunnel.route(ip.dst) else {
         return Err(tell(tunnel, walk, frame, IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute));

@@ -13,18 +13,16 @@
 //! kernel refuses is captured there as dropped. Frames that the router makes are captured when they are sent; packets
 //! that waited in the router are captured again only if they are dropped.
 //!
-//! *Frames that no capture wants* are to cost next to nothing. If no filter matches a frame when it is
-//! received, this is noted for its place in the batch; a frame that leaves from there with the same MAC addresses is the same frame,
-//! at most with another tag, and is not looked at again. (The router gives each packet that it forwards, and each answer, other
-//! addresses.) The note does not hold for filters with `vlan` or `vni`, nor for packets without Ethernet header.
+//! *Frames that no capture wants.* A frame that no filter matches when it is received is marked ([`Frame::is_unwatched`]) and not looked
+//! at again as it leaves, at most with another tag, unless the mark was cleared: the router clears it when it sets other MAC
+//! addresses, as it does with each packet that it forwards, and so does whatever makes another frame of its bytes. Filters with
+//! `vlan` or `vni`, samples, and packets without Ethernet header are looked at both times.
 
-use capture::probe::Choice;
 use capture::{Direction, Leaving, Probe, Seen, Verdict};
 use filter::Subject;
-use packet::batch::MAX_FRAMES;
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN};
 use packet::vlan::{TAG_LEN, TagAction};
-use packet::{Batch, Headers, MacAddr, Span};
+use packet::{Batch, Headers, Span};
 
 use super::seen::{headers_of, subject};
 use crate::drop_reason::DropReason;
@@ -42,12 +40,9 @@ pub(crate) struct Captures {
     time: u64,
     /// Some filter has to know the VLAN or the tunnel of a frame.
     looks_at_port: bool,
-    /// By place in the batch: frames that were received and that no filter matches. [`UNKNOWN`] for others.
-    unmatched: Vec<[MacAddr; 2]>,
+    /// Each capture has a filter, which knows as a frame is received whether the frame matches it as it leaves.
+    is_filtered: bool,
 }
-
-/// No frame has these addresses: a frame from a group address is dropped.
-const UNKNOWN: [MacAddr; 2] = [MacAddr::BROADCAST; 2];
 
 /// A frame before its walk.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +51,14 @@ pub(crate) struct Arrived {
     span: Span,
     /// Some probe has begun a record.
     is_taken: bool,
+}
+
+impl Arrived {
+    /// A frame of which no probe has begun a record.
+    #[inline]
+    pub(crate) fn untaken(span: Span) -> Arrived {
+        Arrived { span, is_taken: false }
+    }
 }
 
 impl Captures {
@@ -78,14 +81,7 @@ impl Captures {
 
     fn update(&mut self) {
         self.looks_at_port = self.probes.iter().any(Probe::looks_at_port);
-        self.unmatched.clear();
-        self.unmatched.reserve_exact(MAX_FRAMES);
-    }
-
-    /// A batch begins.
-    #[inline]
-    pub(crate) fn begin_batch(&mut self) {
-        self.unmatched.clear();
+        self.is_filtered = self.probes.iter().all(Probe::is_filtered);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -96,10 +92,19 @@ impl Captures {
         self.time = time;
     }
 
-    /// A frame with these headers begins its walk; [`Captures::judge`] takes its verdict. A frame from no port is shown at port 0,
-    /// where it is counted.
-    #[inline]
-    pub(crate) fn arrives(
+    /// Whether no filter matches a frame that was received, here and at any other port. It is not offered then.
+    #[inline(always)]
+    pub(crate) fn refuse(&self, headers: Option<&Headers>, frame: &[u8]) -> bool {
+        self.is_filtered && headers.is_some_and(|headers| usize::from(headers.l3) >= ETHERNET_LEN) && {
+            let subject = Subject::plain(headers, frame);
+            self.probes.iter().all(|probe| probe.refuses(&subject))
+        }
+    }
+
+    /// Offers a frame that begins its walk to each probe; [`Captures::judge`] takes its verdict. A frame from no port is shown at
+    /// port 0, where it is counted.
+    #[inline(never)]
+    pub(crate) fn offer(
         &mut self,
         bridges: &Bridges,
         id: PortId,
@@ -111,21 +116,9 @@ impl Captures {
         let id = if id == PortId::NOWHERE { PortId(0) } else { id };
         let span = batch.spans()[at];
         let seen = self.seen(bridges, id, headers, batch.frame(span));
-        let (mut is_taken, mut is_unmatched) = (false, true);
+        let mut is_taken = false;
         for probe in &mut self.probes {
-            let choice = probe.arrives(&seen, direction, || batch.vnet(span).checksum_end());
-            is_taken |= choice == Choice::Taken;
-            is_unmatched &= choice == Choice::Unmatched;
-        }
-        let addresses = match headers {
-            Some(headers) if is_unmatched && usize::from(headers.l3) >= ETHERNET_LEN => [headers.src, headers.dst],
-            _ => UNKNOWN,
-        };
-        if at >= self.unmatched.len() {
-            self.unmatched.resize(at, UNKNOWN);
-            self.unmatched.push(addresses);
-        } else {
-            self.unmatched[at] = addresses;
+            is_taken |= probe.arrives(&seen, direction, || batch.vnet(span).checksum_end());
         }
         Arrived { span, is_taken }
     }
@@ -157,7 +150,7 @@ impl Captures {
     #[cold]
     pub(crate) fn made_and_dropped(&mut self, walk: &Walk<'_>, reason: DropReason) {
         let headers = headers_of(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[walk.at]));
-        let made = self.arrives(walk.bridges, walk.ingress, headers.as_ref(), Direction::Within, walk.rx, walk.at);
+        let made = self.offer(walk.bridges, walk.ingress, headers.as_ref(), Direction::Within, walk.rx, walk.at);
         self.dropped(walk.rx, made, reason);
     }
 
@@ -180,29 +173,13 @@ impl Captures {
     }
 
     /// A frame of a queue left through this port, or was dropped there.
-    #[inline]
     pub(crate) fn leaves(
         &mut self,
         bridges: &Bridges,
         id: PortId,
         batch: &Batch,
-        queued: Queued,
+        Queued { action, .. }: Queued,
         frame: &Frame,
-        outcome: Result<(), DropReason>,
-    ) {
-        let Headers { src, dst, .. } = frame.headers;
-        if self.unmatched.get(usize::from(queued.frame)).is_none_or(|unmatched| *unmatched != [src, dst]) {
-            self.record(bridges, id, batch, frame, queued.action, outcome);
-        }
-    }
-
-    fn record(
-        &mut self,
-        bridges: &Bridges,
-        id: PortId,
-        batch: &Batch,
-        frame: &Frame,
-        action: TagAction,
         outcome: Result<(), DropReason>,
     ) {
         let bytes = batch.frame(frame.span);

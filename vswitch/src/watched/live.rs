@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
-use filter::Subject;
+use filter::{Filter, Subject};
 use packet::batch::MAX_FRAMES;
 use packet::{Headers, Timestamp};
 use tunnel::{OuterHeader, Train};
@@ -23,12 +23,13 @@ pub const MAX_LIVE: usize = 4;
 /// Maximum number of finished stories that wait to be taken, per request.
 pub const MAX_WAITING: usize = 256;
 
-/// Whether a request matches a frame, by its ingress port and what filters see of it.
-type Wanted = Box<dyn Fn(PortId, &Subject<'_>) -> bool + Send + Sync>;
-
 /// A request for the stories of the next frames of some kind, shared by all workers.
+#[derive(Debug)]
 pub struct Live {
-    wanted: Wanted,
+    /// Only frames that arrive at this port.
+    port: Option<PortId>,
+    /// Of these, only frames that match the filter.
+    filter: Option<Filter>,
     /// Number of stories that are still to begin.
     remaining: AtomicU32,
     stories: ArrayQueue<Story>,
@@ -36,11 +37,11 @@ pub struct Live {
 }
 
 impl Live {
-    /// A request for `count` stories of frames that `wanted` accepts.
+    /// A request for `count` stories of frames that arrive at this port, or at any, and that the filter matches.
     #[must_use]
-    pub fn new(count: u32, wanted: impl Fn(PortId, &Subject<'_>) -> bool + Send + Sync + 'static) -> Live {
+    pub fn new(count: u32, port: Option<PortId>, filter: Option<Filter>) -> Live {
         let stories = ArrayQueue::new(MAX_WAITING.min(count.max(1) as usize));
-        Live { wanted: Box::new(wanted), remaining: AtomicU32::new(count), stories, lost: AtomicU64::new(0) }
+        Live { port, filter, remaining: AtomicU32::new(count), stories, lost: AtomicU64::new(0) }
     }
 
     /// Takes the next finished story, if there is one.
@@ -67,9 +68,11 @@ impl Live {
     }
 
     /// Counts down and returns true if this frame is wanted and stories are still to begin.
+    #[inline]
     fn takes(&self, ingress: PortId, subject: &Subject<'_>) -> bool {
         self.remaining() > 0
-            && (self.wanted)(ingress, subject)
+            && self.port.is_none_or(|port| port == ingress)
+            && self.filter.as_ref().is_none_or(|filter| filter.matches(subject))
             && self.remaining.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
@@ -84,16 +87,12 @@ impl Live {
     }
 }
 
-impl std::fmt::Debug for Live {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Live").field("remaining", &self.remaining()).field("lost", &self.lost()).finish_non_exhaustive()
-    }
-}
-
 /// One worker's trace requests and stories, with all the memory that they will ever use.
 #[derive(Debug)]
 pub struct Watch {
     live: Vec<Arc<Live>>,
+    /// Some filter has to know the VLAN or the tunnel of a frame.
+    looks_at_port: bool,
     rehearses: bool,
     /// Time of the frames to come, in nanoseconds.
     time: u64,
@@ -118,6 +117,7 @@ impl Watch {
 
     fn with(live: Vec<Arc<Live>>, rehearses: bool, stories: usize) -> Watch {
         Watch {
+            looks_at_port: live.iter().any(|live| live.filter.as_ref().is_some_and(Filter::looks_at_port)),
             live,
             rehearses,
             time: 0,
@@ -145,6 +145,7 @@ impl Watch {
     }
 
     /// Begins a story, if a request wants the frame.
+    #[inline]
     pub(crate) fn begin(
         &mut self,
         bridges: &Bridges,
@@ -153,12 +154,15 @@ impl Watch {
         frame: &[u8],
         now: Timestamp,
     ) -> Option<Box<Story>> {
-        let subject = subject(bridges, ingress, headers, frame);
+        let subject = if self.looks_at_port { subject(bridges, ingress, headers, frame) } else { Subject::plain(headers, frame) };
         let wanted = self.live.iter().enumerate().filter(|(_, live)| live.takes(ingress, &subject));
         let wanted = wanted.fold(0, |wanted, (at, _)| wanted | 1 << at);
-        if wanted == 0 && !self.rehearses {
-            return None;
-        }
+        if wanted == 0 && !self.rehearses { None } else { self.tell(bridges, ingress, frame, now, wanted) }
+    }
+
+    /// Begins a story for these requests.
+    #[inline(never)]
+    fn tell(&mut self, bridges: &Bridges, ingress: PortId, frame: &[u8], now: Timestamp, wanted: u8) -> Option<Box<Story>> {
         let Some(mut story) = self.blank.pop() else {
             of(&self.live, wanted).for_each(Live::lose);
             return None;

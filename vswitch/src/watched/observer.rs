@@ -9,7 +9,11 @@
 //! | encapsulated | it is in datagrams for a tunnel's peer           | step                  |                       |
 //! | train_sent | the train with those datagrams was sent or not   | step                  | the frame as it left  |
 //!
-//! While nothing is traced or captured, an event costs one branch.
+//! While nothing is traced or captured, an event costs one branch, and a frame received from a port not even that.
+//!
+//! *Frames that nobody wants* are to cost next to nothing. At the end of the walk it is known whether a frame is traced or a capture's
+//! filter matched it; the frame carries the answer ([`Frame::is_unwatched`]), and its other events are not looked at. If it is the
+//! same for all frames of a batch, writing them costs what it costs while nothing is captured.
 
 use capture::{Direction, Probe};
 use packet::{Batch, Headers};
@@ -19,7 +23,7 @@ use super::capture::{Arrived, Captures};
 use super::live::Watch;
 use super::seen::headers_of;
 use super::story::Story;
-use super::unsent::{UnsentFrame, UnsentFrames};
+use super::unsent::UnsentFrames;
 use crate::drop_reason::DropReason;
 use crate::egress::{Frame, Queued, SendError, Written};
 use crate::port::{Encapsulation, PortId};
@@ -30,6 +34,8 @@ use crate::walk::{Bridges, Walk};
 pub(crate) struct Observer {
     /// There is a watch or a capture.
     is_active: bool,
+    /// A frame of this batch is traced, or may match a capture as it leaves.
+    is_wanted: bool,
     watch: Option<Box<Watch>>,
     captures: Option<Box<Captures>>,
     unsent: UnsentFrames,
@@ -89,63 +95,90 @@ impl Observer {
     /// A batch begins. Clears what is left of one before that ended in a panic.
     #[inline(always)]
     pub(crate) fn begin_batch(&mut self) {
+        self.is_wanted = false;
         if self.is_active {
             self.unsent.clear();
             if let Some(watch) = &mut self.watch {
                 watch.begin_batch();
             }
-            if let Some(captures) = &mut self.captures {
-                captures.begin_batch();
-            }
         }
     }
 
-    /// A frame begins its walk. `headers` is `None` if it is not parsed yet or malformed. The result goes to [`Observer::verdict`].
+    /// A frame begins its walk; its headers are in `frame`, if it is parsed. The result goes to [`Observer::verdict`].
     #[inline(always)]
-    pub(crate) fn received(&mut self, walk: &mut Walk<'_>, headers: Option<&Headers>, direction: Direction) -> Option<Arrived> {
-        if self.is_active { self.see_received(walk, headers, direction) } else { None }
+    pub(crate) fn received(
+        &mut self,
+        walk: &mut Walk<'_>,
+        frame: &mut Frame,
+        is_parsed: bool,
+        direction: Direction,
+    ) -> Option<Arrived> {
+        if self.is_active { self.see_received(walk, frame, is_parsed, direction) } else { None }
     }
 
     #[cold]
     #[inline(never)]
-    fn see_received(&mut self, walk: &mut Walk<'_>, headers: Option<&Headers>, direction: Direction) -> Option<Arrived> {
-        let parsed;
-        let bytes = walk.rx.frame(walk.rx.spans()[walk.at]);
-        let headers = match headers {
-            Some(headers) => Some(headers),
-            None => {
-                parsed = headers_of(walk.bridges, walk.ingress, bytes);
-                parsed.as_ref()
-            }
-        };
-        if let Some(watch) = &mut self.watch {
-            walk.story = watch.begin(walk.bridges, walk.ingress, headers, bytes, walk.now);
+    fn see_received(&mut self, walk: &mut Walk<'_>, frame: &mut Frame, is_parsed: bool, direction: Direction) -> Option<Arrived> {
+        if is_parsed && direction == Direction::Received {
+            return self.begin(walk, frame, true);
         }
+        frame.is_unwatched = false;
+        let headers = headers_of(walk.bridges, walk.ingress, walk.rx.frame(walk.rx.spans()[walk.at]));
+        self.trace(walk, headers.as_ref());
         let captures = self.captures.as_mut()?;
-        Some(captures.arrives(walk.bridges, walk.ingress, headers, direction, walk.rx, walk.at))
+        Some(captures.offer(walk.bridges, walk.ingress, headers.as_ref(), direction, walk.rx, walk.at))
     }
 
-    /// The walk of a frame ended.
+    /// A frame that was received begins its walk while there is a watch or a capture. Its headers are in `frame`, unless it is
+    /// malformed.
     #[inline(always)]
-    pub(crate) fn verdict(&mut self, walk: &mut Walk<'_>, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
-        if self.is_active {
+    pub(crate) fn begin(&mut self, walk: &mut Walk<'_>, frame: &mut Frame, is_parsed: bool) -> Option<Arrived> {
+        let headers = is_parsed.then_some(&frame.headers);
+        self.trace(walk, headers);
+        let captures = self.captures.as_mut()?;
+        if captures.refuse(headers, walk.rx.frame(frame.span)) {
+            frame.is_unwatched = true;
+            return Some(Arrived::untaken(frame.span));
+        }
+        Some(captures.offer(walk.bridges, walk.ingress, headers, Direction::Received, walk.rx, walk.at))
+    }
+
+    #[inline(always)]
+    fn trace(&mut self, walk: &mut Walk<'_>, headers: Option<&Headers>) {
+        if let Some(watch) = &mut self.watch {
+            let bytes = walk.rx.frame(walk.rx.spans()[walk.at]);
+            walk.story = watch.begin(walk.bridges, walk.ingress, headers, bytes, walk.now);
+        }
+    }
+
+    /// The walk of a frame ended while there is a watch or a capture. `arrived` is `None` for a frame that the router made.
+    #[inline]
+    pub(crate) fn verdict(
+        &mut self,
+        walk: &mut Walk<'_>,
+        frame: &mut Frame,
+        arrived: Option<Arrived>,
+        outcome: Result<(), DropReason>,
+    ) {
+        let is_uncaptured = self.captures.is_none() || frame.is_unwatched && walk.is_lossless();
+        frame.is_unwatched = is_uncaptured && walk.story.is_none();
+        if !frame.is_unwatched {
+            self.is_wanted = true;
             self.see_verdict(walk, arrived, outcome);
         }
     }
 
-    #[cold]
     #[inline(never)]
     fn see_verdict(&mut self, walk: &mut Walk<'_>, arrived: Option<Arrived>, outcome: Result<(), DropReason>) {
         if let Some(watch) = &mut self.watch {
             watch.end(walk.story.take(), outcome);
         }
-        if let Some(captures) = &mut self.captures {
-            match (arrived, outcome) {
-                (Some(arrived), _) => captures.judge(walk, arrived, outcome),
-                // A frame that the router made, and that was dropped at once.
-                (None, Err(reason)) => captures.made_and_dropped(walk, reason),
-                (None, Ok(())) => {}
-            }
+        let Some(captures) = &mut self.captures else { return };
+        match (arrived, outcome) {
+            (Some(arrived), _) => captures.judge(walk, arrived, outcome),
+            // A frame that the router made, and that was dropped at once.
+            (None, Err(reason)) => captures.made_and_dropped(walk, reason),
+            (None, Ok(())) => {}
         }
     }
 
@@ -155,7 +188,7 @@ impl Observer {
         let Some(captures) = &mut self.captures else { return };
         for at in first..rx.spans().len() {
             let headers = headers_of(bridges, id, rx.frame(rx.spans()[at]));
-            let arrived = captures.arrives(bridges, id, headers.as_ref(), Direction::Received, rx, at);
+            let arrived = captures.offer(bridges, id, headers.as_ref(), Direction::Received, rx, at);
             captures.dropped(rx, arrived, reason);
         }
     }
@@ -171,7 +204,7 @@ impl Observer {
         members: &[Queued],
         written: &Written,
     ) {
-        if self.is_active {
+        if self.is_wanted {
             self.see_written(bridges, rx, id, frames, members, written);
         }
     }
@@ -193,7 +226,10 @@ impl Observer {
         if let Some(captures) = &mut self.captures {
             let outcome = written.result.map_err(SendError::reason);
             for queued in members {
-                captures.leaves(bridges, id, rx, *queued, &frames[usize::from(queued.frame)], outcome);
+                let frame = &frames[usize::from(queued.frame)];
+                if !frame.is_unwatched {
+                    captures.leaves(bridges, id, rx, *queued, frame, outcome);
+                }
             }
         }
     }
@@ -206,11 +242,11 @@ impl Observer {
         rx: &Batch,
         outer: OuterHeader,
         encapsulation: &Encapsulation,
-        unsent: impl FnOnce() -> UnsentFrame,
+        (queued, frame): (Queued, &Frame),
         outcome: Result<(), DropReason>,
     ) {
-        if self.is_active {
-            self.see_encapsulated(bridges, rx, outer, encapsulation, unsent(), outcome);
+        if self.is_wanted {
+            self.see_encapsulated(bridges, rx, outer, encapsulation, (queued, frame), outcome);
         }
     }
 
@@ -222,19 +258,16 @@ impl Observer {
         rx: &Batch,
         outer: OuterHeader,
         encapsulation: &Encapsulation,
-        unsent: UnsentFrame,
+        (queued, frame): (Queued, &Frame),
         outcome: Result<(), DropReason>,
     ) {
-        let UnsentFrame { number, frame, action } = unsent;
         if let Some(watch) = &mut self.watch {
-            watch.note_encapsulated(number, outer, encapsulation, outcome);
+            watch.note_encapsulated(queued.frame, outer, encapsulation, outcome);
         }
         match (&mut self.captures, outcome) {
-            (Some(captures), Err(_)) => {
-                captures.leaves(bridges, PortId(outer.port), rx, Queued { frame: number, action }, &frame, outcome);
-            }
+            (Some(captures), Err(_)) => captures.leaves(bridges, PortId(outer.port), rx, queued, frame, outcome),
             (captures, Ok(())) => {
-                if !self.unsent.add(outer, unsent)
+                if !self.unsent.add(outer, queued)
                     && let Some(captures) = captures
                 {
                     captures.forget(PortId(outer.port));
@@ -246,24 +279,34 @@ impl Observer {
 
     /// A train was sent, or was not.
     #[inline(always)]
-    pub(crate) fn train_sent(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
-        if self.is_active {
-            self.see_train_sent(bridges, rx, train, result);
+    pub(crate) fn train_sent(
+        &mut self,
+        bridges: &Bridges,
+        rx: &Batch,
+        frames: &[Frame],
+        train: &Train,
+        result: Result<(), SendError>,
+    ) {
+        if self.is_wanted {
+            self.see_train_sent(bridges, rx, frames, train, result);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn see_train_sent(&mut self, bridges: &Bridges, rx: &Batch, train: &Train, result: Result<(), SendError>) {
+    fn see_train_sent(&mut self, bridges: &Bridges, rx: &Batch, frames: &[Frame], train: &Train, result: Result<(), SendError>) {
         let mut from = 0;
         for _ in 0..train.frames {
-            let Some(UnsentFrame { number, frame, action }) = self.unsent.take(train.outer, &mut from) else { return };
+            let Some(queued) = self.unsent.take(train.outer, &mut from) else { return };
             if let Some(watch) = &mut self.watch {
-                watch.note_train_sent(number, train, result);
+                watch.note_train_sent(queued.frame, train, result);
             }
-            if let Some(captures) = &mut self.captures {
+            let frame = &frames[usize::from(queued.frame)];
+            if let Some(captures) = &mut self.captures
+                && !frame.is_unwatched
+            {
                 let outcome = result.map_err(SendError::reason);
-                captures.leaves(bridges, PortId(train.outer.port), rx, Queued { frame: number, action }, &frame, outcome);
+                captures.leaves(bridges, PortId(train.outer.port), rx, queued, frame, outcome);
             }
         }
     }

@@ -4,28 +4,18 @@
 //! which their frames were added. A frame that left is marked and keeps its place, so that each train takes one pass over
 //! the list.
 
-use packet::vlan::TagAction;
 use tunnel::OuterHeader;
 use tunnel::train::MAX_BATCH_DATAGRAMS;
 
-use crate::egress::Frame;
+use crate::egress::Queued;
 
 /// The maximum number of datagrams in trains, and one frame that is being added.
 const MAX_UNSENT: usize = MAX_BATCH_DATAGRAMS + 1;
 
-/// A frame whose datagrams are in trains.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct UnsentFrame {
-    /// Its number in the egress queues.
-    pub(crate) number: u16,
-    pub(crate) frame: Frame,
-    pub(crate) action: TagAction,
-}
-
 #[derive(Debug)]
 pub(crate) struct UnsentFrames {
     /// `None` for a frame that left.
-    frames: Vec<(OuterHeader, Option<UnsentFrame>)>,
+    frames: Vec<(OuterHeader, Option<Queued>)>,
     /// Number of frames that have not left.
     waiting: usize,
 }
@@ -46,7 +36,7 @@ impl UnsentFrames {
     }
 
     /// Adds a frame that is in trains with this outer header. False if the list is full.
-    pub(crate) fn add(&mut self, outer: OuterHeader, frame: UnsentFrame) -> bool {
+    pub(crate) fn add(&mut self, outer: OuterHeader, frame: Queued) -> bool {
         if self.waiting == 0 {
             self.frames.clear();
         }
@@ -59,7 +49,7 @@ impl UnsentFrames {
     }
 
     /// Takes the next frame with this outer header, at `from` or behind it; `from` is moved behind the frame.
-    pub(crate) fn take(&mut self, outer: OuterHeader, from: &mut usize) -> Option<UnsentFrame> {
+    pub(crate) fn take(&mut self, outer: OuterHeader, from: &mut usize) -> Option<Queued> {
         let rest = self.frames.get_mut(*from..)?;
         let (at, frame) = rest.iter_mut().enumerate().find(|(_, (of, frame))| *of == outer && frame.is_some())?;
         *from += at + 1;

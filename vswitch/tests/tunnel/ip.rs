@@ -239,9 +239,7 @@ fn bridge_and_tunnel_of_packets_do_not_meet() {
 #[test]
 fn the_filter_of_a_trace_sees_the_packets_of_a_tun_device() {
     let mut near = host(0);
-    let live = Arc::new(Live::new(10, |_, subject| {
-        subject.headers.is_some_and(|headers| headers.ipv4(subject.bytes).is_some_and(|ip| ip.src() == Ipv4Addr::from(GUEST)))
-    }));
+    let live = Arc::new(Live::new(10, None, format!("src host {}", Ipv4Addr::from(GUEST)).parse().ok()));
     near.pipeline.set_watch(Some(Box::new(Watch::new([Arc::clone(&live)]))));
     near.run(TUN, &[packet(GUEST, FAR, 64, 100, true)]);
     assert_eq!(live.remaining(), 9);
