@@ -13,7 +13,7 @@
 //! A port gets one batch and then the next has its turn, so two hosts at full speed take no more than
 //! their share from a third. A turn ends by the work that it causes ([`turns`]). Frames never wait for another thread: what a worker read it writes
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
-//! between batches.
+//! between batches: before each round, and after every few ports within a long one.
 
 pub(crate) mod busy_poll;
 mod clock;
@@ -61,6 +61,10 @@ const MAX_REPORTED: usize = 64;
 
 /// Set in the poller's token of a port that can be written to; otherwise the port can be read.
 const CAN_WRITE: u64 = 1 << 16;
+
+/// Number of ports after which commands are looked for within a round: if a thousand ports flood to a thousand, a round takes
+/// minutes.
+const PORTS_AT_ONCE: usize = 4;
 
 /// How often the router is polled for what is due by time.
 const POLL: Duration = Duration::from_secs(1);
@@ -202,26 +206,41 @@ impl Worker {
             if woken {
                 self.obey();
             }
-            let mut networks = 0;
-            for at in 0..self.ready.len() {
-                let id = self.ready[at];
-                if self.turns.is_network(id) {
-                    self.ready.swap(networks, at);
-                    networks += 1;
-                } else if self.turns.is_due(id) {
-                    self.serve(id);
-                } else {
-                    self.put_off(id);
-                }
-            }
-            for at in 0..networks {
-                self.serve_network(self.ready[at]);
+            self.serve_ready();
+            if self.stopped {
+                return;
             }
             self.turns.end_round(&self.ready);
             while let Some(id) = self.writable.pop() {
                 self.outputs.flush(id);
             }
             self.keep_time();
+        }
+    }
+
+    /// Each port that can be read has its turn, and commands that come meanwhile are obeyed.
+    #[inline]
+    fn serve_ready(&mut self) {
+        let mut networks = 0;
+        for at in 0..self.ready.len() {
+            if at % PORTS_AT_ONCE == PORTS_AT_ONCE - 1 {
+                self.obey();
+                if self.stopped {
+                    return;
+                }
+            }
+            let id = self.ready[at];
+            if self.turns.is_network(id) {
+                self.ready.swap(networks, at);
+                networks += 1;
+            } else if self.turns.is_due(id) {
+                self.serve(id);
+            } else {
+                self.put_off(id);
+            }
+        }
+        for at in 0..networks {
+            self.serve_network(self.ready[at]);
         }
     }
 
@@ -548,7 +567,37 @@ fn mark(pipeline: &mut Pipeline, clock: Clock) {
 
 #[cfg(test)]
 mod tests {
+    use testkit::bridge::{Bridge, port};
+    use vswitch::PortVlan;
+
     use super::*;
+
+    /// A worker of a bridge with two ports, and the sender of its commands.
+    fn worker() -> (Worker, mpsc::Sender<Command>) {
+        let poller = Poller::new().unwrap();
+        let (commands, received) = mpsc::channel();
+        let connections = Connections {
+            polls: false,
+            nat: None,
+            busy_poll: BusyPoll::new(Duration::ZERO),
+            counters: Arc::new(WorkerCounters::new()),
+            seed: 1,
+            commands: received,
+            events: mpsc::channel().0,
+            control: poller.waker(),
+        };
+        let bridge = Bridge::new([port(PortVlan::default()), port(PortVlan::default())]);
+        (Worker::new(bridge.pipeline, poller, Clock::start(), connections, 2), commands)
+    }
+
+    #[test]
+    fn a_round_of_many_ports_does_not_keep_commands_waiting() {
+        let (mut worker, commands) = worker();
+        worker.ready = vec![PortId(1); 100];
+        commands.send(Command::Stop).unwrap();
+        worker.serve_ready();
+        assert!(worker.stopped);
+    }
 
     #[test]
     fn a_round_of_many_ports_is_as_long_as_before_and_one_of_few_no_longer_than_four() {
