@@ -110,6 +110,7 @@ if [ "$(id -u)" = 0 ] && have iperf3 && have trafgen && have ip && have gcc && [
     benches/lab/lab l2 --sut wire-offload,vswitchd,v:again --rounds 1 --secs 1 --only tcp,pps,pps_4
     benches/lab/lab nat --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
     benches/lab/lab vxlan --sut vswitchd --rounds 1 --secs 1 --only tcp,pps,crr
+    benches/lab/ports --ports 32 --secs 1 --settle 1 --asks 2
 else
     echo "not root, or no /dev/net/tun, iperf3, trafgen, ip or gcc: the lab is skipped"
 fi

@@ -86,7 +86,7 @@ const PROGRAMS: [&str; 20] = [
 ];
 
 /// Shell blocks that cannot run here, by their beginning, with the reason.
-const NOT_HERE: [(&str, &str); 23] = [
+const NOT_HERE: [(&str, &str); 24] = [
     ("cargo run --release -- demo", "a release build takes minutes; ci.sh runs it"),
     ("./ci.sh", "it runs this test"),
     ("cargo build --release", "a release build takes minutes; ci.sh does it, and the rest installs on the host"),
@@ -106,6 +106,7 @@ const NOT_HERE: [(&str, &str); 23] = [
     ("benches/lab/lab vxlan", "takes minutes; ci.sh runs a short round"),
     ("benches/lab/lab l2 --sut kernel,ovs-veth", "takes minutes"),
     ("benches/lab/lab l2 --sut vswitchd", "takes minutes"),
+    ("benches/lab/ports", "takes minutes; ci.sh runs it with few ports"),
     ("ovs-vsctl add-br br42", "needs a running Open vSwitch; tunnel_ovs/* starts one and sets it up in the same way"),
     ("etcdctl put", "needs etcd"),
     ("ip netns add web\nvswitchctl port add eth0@web", "needs an image; containers/podman makes one and does the same"),

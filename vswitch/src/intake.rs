@@ -36,6 +36,13 @@ pub(crate) fn judge_frame(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), 
     judge(frame, walk.rx, |bytes, headers| Headers::parse(bytes).unwrap_or(headers))
 }
 
+/// Parses and judges an IP packet of the batch that has no Ethernet header.
+#[inline(always)]
+pub(crate) fn admit_packet(walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), DropReason> {
+    begin_packet(walk, frame);
+    judge_packet(walk, frame)
+}
+
 /// Parses an IP packet of the batch that has no Ethernet header. [`judge_packet`] is next.
 #[inline(always)]
 pub(crate) fn begin_packet(walk: &Walk<'_>, frame: &mut Frame) {
