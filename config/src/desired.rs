@@ -14,6 +14,7 @@ use crate::problem::{Origin, Problem, Problems, nearest};
 use crate::publish::Publish;
 use crate::tunnel::{self, Position};
 use crate::written;
+use crate::{IpTunnel, Tunnel};
 
 /// Maximum number of names that an error lists.
 const SHOWN: usize = 8;
@@ -196,6 +197,25 @@ impl Desired {
         Ok(Desired::complete(document, &[], self.whole.clone(), Problems::default())?)
     }
 
+    /// The name of the tunnel that says what a word says in the syntax of its flag.
+    fn tunnel_of_word(&self, word: &str) -> Option<String> {
+        let mut alone = self.document.clone();
+        alone.tunnels = None;
+        let mut problems = Problems::default();
+        flags::add(&mut alone, &Flag::new(tunnel::flag_of(word), word), &mut problems);
+        let Config { tunnels, ip_tunnels, .. } = check(&alone, &self.whole, &mut problems);
+        let bridged = tunnels.first().and_then(|added| {
+            let is_it = |there: &&Tunnel| **there == Tunnel { name: there.name.clone(), place: there.place, ..added.clone() };
+            self.config.tunnels.iter().find(is_it).map(|there| there.name.clone())
+        });
+        let ip = || {
+            let added = ip_tunnels.first()?;
+            let is_it = |there: &&IpTunnel| **there == IpTunnel { name: there.name.clone(), place: there.place, ..added.clone() };
+            self.config.ip_tunnels.iter().find(is_it).map(|there| there.name.clone())
+        };
+        bridged.or_else(ip)
+    }
+
     /// The ports that a word describes in the syntax of `--tap` or `--port`.
     fn ports_of_word(&self, word: &str) -> Vec<Port> {
         let mut alone = self.document.clone();
@@ -283,8 +303,10 @@ impl Desired {
         self.of_document(document)
     }
 
-    /// This configuration without the tunnel of this name.
-    pub fn without_tunnel(&self, name: &str) -> Result<Desired, EditError> {
+    /// This configuration without the tunnel of this name, which may be given in the syntax of `--vxlan`, `--udp-ip` or `--udp`, too.
+    pub fn without_tunnel(&self, word: &str) -> Result<Desired, EditError> {
+        let added = self.tunnel_of_word(word);
+        let name = added.as_deref().unwrap_or(word);
         let bridged = self.config.tunnels.iter().map(|tunnel| (&tunnel.name, tunnel.place));
         let ip = self.config.ip_tunnels.iter().map(|tunnel| (&tunnel.name, tunnel.place));
         let all = bridged.chain(ip);

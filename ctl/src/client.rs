@@ -41,7 +41,10 @@ pub(crate) struct Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = self.problem.lines().map(plain);
-        write!(out, "the switch says: {} ({})", lines.next().unwrap_or_default(), self.status)?;
+        match lines.next() {
+            Some(first) => write!(out, "{first}")?,
+            None => write!(out, "the switch refuses with status {} and gives no reason", self.status)?,
+        }
         lines.try_for_each(|line| write!(out, "\n  {line}"))
     }
 }
@@ -232,8 +235,8 @@ pub(crate) mod tests {
     fn refusals_are_told_with_their_status() {
         let response = b"HTTP/1.1 404 Not Found\r\nContent-Length: 21\r\n\r\n{\"error\":\"no \\u001b\"}";
         let error = against(response, |socket| get(socket, "/")).unwrap_err();
-        assert_eq!(error.to_string(), "the switch says: no \\u{1b} (404)");
+        assert_eq!(error.to_string(), "no \\u{1b}");
         let several = Refused { status: 400, problem: "v.toml:1: one\nv.toml:2: two".to_owned() };
-        assert_eq!(several.to_string(), "the switch says: v.toml:1: one (400)\n  v.toml:2: two");
+        assert_eq!(several.to_string(), "v.toml:1: one\n  v.toml:2: two");
     }
 }

@@ -14,6 +14,7 @@
 //! *Limits* are those of [`LIMITS`], and no body is read. A scraper that sends its request at once is served at once, whatever
 //! others do: silent connections make room ([`places`](super::places)), and so do answers that are not read.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,11 +88,22 @@ impl ScrapeListener {
     /// Listens where the configuration says, if it does.
     pub(crate) fn open(config: Option<&Metrics>) -> anyhow::Result<Option<ScrapeListener>> {
         let Some(Metrics { listen, hosts }) = config else { return Ok(None) };
-        let listener = TcpListener::bind(listen).with_context(|| format!("--metrics {listen}"))?;
+        let listener = TcpListener::bind(listen).map_err(|error| refused(*listen, &error))?;
         listener.set_nonblocking(true).context("--metrics")?;
         let address = listener.local_addr().context("--metrics")?;
         Ok(Some(ScrapeListener { listener, address, hosts: hosts.as_slice().into() }))
     }
+}
+
+/// Why the kernel does not let us listen there, and what to do.
+fn refused(listen: SocketAddr, error: &io::Error) -> anyhow::Error {
+    let cure = match error.kind() {
+        io::ErrorKind::AddrNotAvailable => "the host has no such address: use 127.0.0.1, or one that `ip -br address` lists",
+        io::ErrorKind::AddrInUse => "another program listens there: stop it, or use another port",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE: use another port, or run as root",
+        _ => return anyhow::anyhow!("--metrics {listen}: {error}"),
+    };
+    anyhow::anyhow!("--metrics {listen}: {cure}")
 }
 
 impl Scrape {

@@ -157,10 +157,13 @@ fn over_tcp() {
     assert!(!asked.switch.has_logged("without a password"));
     // The address is in use; the daemon notices before it creates a device.
     let late = Host::quiet("late");
+    let args = ["--tap", &late.port(""), "--control", "none", "--metrics", "192.0.2.99:9100"];
+    let refused = run_inside(&asked.netns, &mut daemon(&args));
+    assert!(refused.log.contains("--metrics 192.0.2.99:9100: the host has no such address"), "{refused:?}");
     let args = ["--tap", &late.port(""), "--control", "none", "--metrics", &asked.address.to_string()];
     let refused = run_inside(&asked.netns, &mut daemon(&args));
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.log.contains(&format!("--metrics {}: Address already in use", asked.address)), "{refused:?}");
+    assert!(refused.log.contains(&format!("--metrics {}: another program listens there", asked.address)), "{refused:?}");
     assert!(late.try_inside(|| link::get("late")).is_err(), "a device was made");
     asked.switch.finish();
 }

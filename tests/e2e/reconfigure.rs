@@ -481,12 +481,12 @@ fn verbs_that_are_refused() {
         ),
         (&["port", "add", "x@pid:999999999"], "there is no such process: has it ended?"),
         (&["port", "add", &pipe], "network namespace /"),
-        (&["port", "add", "x:vlna=1"], "did you mean 'vlan'? (400)"),
-        (&["port", "add", "packet:up0"], "(409)"),
+        (&["port", "add", "x:vlna=1"], "did you mean 'vlan'?"),
+        (&["port", "add", "packet:up0"], "up0 is the uplink"),
         (&["port", "del", "g2"], "there is no such port; did you mean"),
         (&["port", "del", "up0"], "the uplink is there from start to end"),
         (&["nat", "publish", "8080:10.77.0.11:80"], "is in use by"),
-        (&["nat", "publish", "8081:10.77.1.11:80"], "(400)"),
+        (&["nat", "publish", "8081:10.77.1.11:80"], "nat publish 8081:10.77.1.11:80: "),
         (&["nat", "unpublish", "8080:10.77.0.11:80"], "there is no such rule"),
         (&["tunnel", "del", "vxlan1"], "there is no such tunnel"),
         (&["apply", "/nowhere"], "/nowhere: reading the configuration"),
@@ -527,7 +527,7 @@ fn apply() {
     for words in [&["--dry-run"][..], &[]] {
         let output = run(&socket, &[&["apply", file.path()], words].concat());
         let said = String::from_utf8(output.stderr).expect("text");
-        assert!(said.contains("this needs a restart: nat is ") && said.contains("(422)"), "{said}");
+        assert!(said.contains("this needs a restart: nat is "), "{said}");
     }
     file.write(&(more + "[[publish]]\nlisten = \"9999\"\nto = \"10.77.0.11\"\n"));
     let said = String::from_utf8(run(&socket, &["apply", file.path()]).stderr).expect("text");
@@ -626,7 +626,7 @@ fn a_tunnel_comes_and_goes() {
     let taken = site.underlay.machine(1).inside(|| UdpSocket::bind(("192.0.2.1", 4789)));
     let output = run(&site.socket, &["tunnel", "add", &site.word(42)]);
     let said = String::from_utf8(output.stderr).expect("text");
-    assert!(said.contains("UDP port 4789 of 192.0.2.1 is in use by") && said.contains("(409)"), "{said}");
+    assert!(said.contains("UDP port 4789 of 192.0.2.1 is in use by"), "{said}");
     drop(taken);
     // The client's own descriptor closes once the server notices the end of the connection.
     wait::until("nothing is left of it", || (site.switch.descriptors() == descriptors).then_some(()));

@@ -234,6 +234,9 @@ fn tunnels_are_known_by_all_that_they_say_but_their_name() {
     let gone = Plan::between(&now, &mut left).unwrap();
     assert_eq!(gone.removed_tunnels, ["vxlan42"]);
     assert_eq!(left.config.tunnels[0].name, "vxlan42-2", "the one that stays keeps its name");
+    let by_words = now.without_tunnel(other).unwrap();
+    assert_eq!(by_words.config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect::<Vec<_>>(), ["vxlan42"]);
+    assert!(now.without_tunnel("vni=42,remote=192.0.2.77").is_err());
     let mut again = left.with_tunnel("vni=42,remote=192.0.2.9,port=4791").unwrap();
     let came = Plan::between(&left, &mut again).unwrap();
     assert_eq!(came.added_tunnels[0].name, "vxlan42");
