@@ -33,6 +33,7 @@ mod externals;
 mod limits;
 mod lock;
 mod opening;
+mod restoring;
 
 pub(crate) use lock::BookLock;
 

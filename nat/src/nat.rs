@@ -99,8 +99,13 @@ impl Nat {
     /// start. `None` if the machine lacks the memory.
     #[must_use]
     pub fn new(config: NatConfig, seed: [u64; 2]) -> Option<Nat> {
+        let table = Table::new(config.max_connections, seed)?;
+        Nat::with_table(config, seed, table)
+    }
+
+    pub(crate) fn with_table(config: NatConfig, seed: [u64; 2], table: Table) -> Option<Nat> {
         Some(Nat {
-            table: Table::new(config.max_connections, seed)?,
+            table,
             open_ports: OpenPorts::new()?,
             addresses: Addresses::default(),
             book: BookLock::new(Book::new(&config, seed)),

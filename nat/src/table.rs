@@ -36,6 +36,10 @@ use crate::lines::Lines;
 use crate::tcp::Tracker;
 use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 
+mod left;
+
+pub(crate) use left::{LeftConnection, LeftEntries};
+
 const WAYS: usize = 8;
 
 /// If the first bucket has fewer free slots than this, a new tuple may go to the other bucket.
@@ -119,7 +123,7 @@ type Bucket = [AtomicU64; WAYS];
 /// An entry's words: one cache line.
 pub(crate) type Entry = [AtomicU32; ENTRY_WORDS];
 
-const ENTRY_WORDS: usize = 16;
+pub(crate) const ENTRY_WORDS: usize = 16;
 
 /// Offsets in an entry, in words.
 mod word {
@@ -198,13 +202,9 @@ pub(crate) struct Table {
 impl Table {
     /// A table with room for `connections`. `None` if the machine lacks the memory.
     pub(crate) fn new(connections: usize, seed: [u64; 2]) -> Option<Table> {
-        let buckets = (connections * 3).div_ceil(WAYS).max(2);
-        Some(Table {
-            slots: Lines::new::<WAYS>(buckets)?,
-            buckets,
-            entries: Lines::new::<ENTRY_WORDS>(connections)?,
-            hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
-        })
+        let buckets = buckets_for(connections);
+        let (slots, entries) = (Lines::new::<WAYS>(buckets)?, Lines::new::<ENTRY_WORDS>(connections)?);
+        Some(Table { slots, buckets, entries, hasher: SipHasher13::new_with_keys(seed[0], seed[1]) })
     }
 
     /// Where slots and entries are.
@@ -232,11 +232,7 @@ impl Table {
     /// The two buckets of a hash, and its tag, from different bits of it.
     #[inline]
     fn places(&self, hash: u64) -> ([usize; 2], u32) {
-        let buckets = self.buckets as u64;
-        let first = (((hash & 0xffff_ffff) * buckets) >> 32) as usize;
-        let second = (((hash >> 32) * buckets) >> 32) as usize;
-        let second = if second == first { (first + 1) % self.buckets } else { second };
-        ([first, second], (hash & 0xffff) as u32 | (hash >> 16 & 0xffff_0000) as u32)
+        places_of(hash, self.buckets)
     }
 
     /// The connection that a packet with this tuple, of this hash, belongs to.
@@ -390,6 +386,20 @@ impl Table {
         let bucket = if in_first < FILLING_UP && free(second).count() > in_first { second } else { first };
         free(bucket).next()
     }
+}
+
+/// Number of buckets for so many connections.
+pub(crate) const fn buckets_for(connections: usize) -> usize {
+    let buckets = (connections * 3).div_ceil(WAYS);
+    if buckets < 2 { 2 } else { buckets }
+}
+
+#[inline]
+fn places_of(hash: u64, buckets: usize) -> ([usize; 2], u32) {
+    let first = (((hash & 0xffff_ffff) * buckets as u64) >> 32) as usize;
+    let second = (((hash >> 32) * buckets as u64) >> 32) as usize;
+    let second = if second == first { (first + 1) % buckets } else { second };
+    ([first, second], (hash & 0xffff) as u32 | (hash >> 16 & 0xffff_0000) as u32)
 }
 
 /// Whether an earlier result is still the same connection, in this entry.

@@ -38,7 +38,7 @@ use vswitch::{MacEntry, PortId};
 use crate::cli::Flags;
 use crate::control_socket::{ControlListener, ControlSocket, Scrape, ScrapeListener};
 use crate::edge::router::{PortNumbers, RouterControl};
-use crate::edge::{Edge, UplinkPort};
+use crate::edge::{Edge, KeptTable, UplinkPort};
 use crate::fabric::bridges::Bridges;
 use crate::fabric::report::Report;
 use crate::fabric::slots::{self, Slots};
@@ -114,8 +114,9 @@ impl Daemon {
         let queues = |id: PortId| queues_of(id.index(), readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
+        let kept = if state.outlives() { KeptTable::after(past.connections()) } else { KeptTable::default() };
         let uplink_id = uplink_id.first().copied().unwrap_or(PortId(0));
-        let edge = Edge::open(&config, (uplink_id, queues(uplink_id)), numbers, clock)?;
+        let edge = Edge::open(&config, (uplink_id, queues(uplink_id)), numbers, kept, clock)?;
         tunnels.add_statics(|bridge| bridges.table(bridge), |_| true)?;
         let shared = config.ports.iter().filter_map(|port| Some((bridge_id(port.bridge), port.shared_interface()?)));
         let uplinks = config.bridge_uplink.iter().map(|uplink| (bridge_id(uplink.bridge), uplink.interface.as_str()));
@@ -336,6 +337,7 @@ impl Daemon {
             ports.keep(&mut state.keeper);
         }
         state.keeper.keep_gate(edge.gate_link());
+        state.keeper.keep_connections(edge.kept_table());
     }
 
     /// Once a second.

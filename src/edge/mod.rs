@@ -32,6 +32,7 @@ use crate::seed::random_seed;
 use crate::worker::{Clock, Command, Sink, Source};
 use gate::Lost;
 pub(crate) use host::{HostDevice, HostNeighbour};
+pub(crate) use router::KeptTable;
 use router::{PortNumbers, RouterControl};
 use uplink::UplinkFound;
 pub(crate) use uplink::UplinkPort;
@@ -51,11 +52,12 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    /// Opens the uplink, which gets the number `id` and this many queues, and makes the router.
+    /// Opens the uplink, which gets the number `id` and this many queues, and makes the router, with this connection table.
     pub(crate) fn open(
         config: &Config,
         (id, queues): (PortId, usize),
         numbers: PortNumbers,
+        kept: KeptTable,
         clock: Clock,
     ) -> anyhow::Result<Edge> {
         let bridge = config.bridge_uplink.as_ref().map(|uplink| bridge_id(uplink.bridge));
@@ -64,7 +66,8 @@ impl Edge {
         let open = |name| UplinkPort::open(id, name, queues, bridge, macs).map_err(without_interface);
         let mut uplink = config.uplink_interface().map(open).transpose()?;
         let Some(router) = &config.router else { return Ok(Edge { uplink, router: None, host: HostNeighbour::default() }) };
-        let mut router = RouterControl::new(router.clone(), numbers, neighbours(config), config.tunnel_ports(), random_seed()?)?;
+        let mut router =
+            RouterControl::new(router.clone(), numbers, neighbours(config), config.tunnel_ports(), (kept, random_seed()?))?;
         if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
             router.start(uplink, clock.now())?;
         }
@@ -81,6 +84,11 @@ impl Edge {
         self.router.as_ref().and_then(RouterControl::gate_link)
     }
 
+    /// What holds the connection table, with its generation.
+    pub(crate) fn kept_table(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        self.router.as_ref().and_then(RouterControl::kept_table)
+    }
+
     /// The router's networks inside.
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> + Clone {
         self.router.iter().flat_map(RouterControl::interfaces)
@@ -90,7 +98,8 @@ impl Edge {
     pub(crate) fn prepare_router(&self, config: &Config, numbers: PortNumbers) -> anyhow::Result<Option<RouterControl>> {
         let Some(router) = config.router.as_ref().filter(|_| self.router.is_none()) else { return Ok(None) };
         let empty = config::Router { gateways: Vec::new(), ..router.clone() };
-        RouterControl::new(empty, numbers, neighbours(config), config.tunnel_ports(), random_seed()?).map(Some)
+        RouterControl::new(empty, numbers, neighbours(config), config.tunnel_ports(), (KeptTable::default(), random_seed()?))
+            .map(Some)
     }
 
     /// Gives workers their side of the first router.

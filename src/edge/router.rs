@@ -6,6 +6,7 @@
 //! after [`GRACE`]: until then nothing leaves, and if the address returns, the connections continue.
 
 mod gateways;
+mod kept;
 mod rules;
 mod settings;
 
@@ -33,6 +34,7 @@ use super::reserve::Reserved;
 use super::uplink::UplinkPort;
 use crate::model::bridge_id;
 use gateways::CutOff;
+pub(crate) use kept::KeptTable;
 pub(crate) use rules::NewRules;
 
 /// Pause between two rounds of reserving ports of the host.
@@ -57,6 +59,8 @@ pub(crate) struct RouterControl {
     /// The networks inside by number; `None` where a number is free.
     interfaces: Vec<Option<Interface>>,
     nat: Option<Arc<Nat>>,
+    /// The connection table over a restart.
+    kept: KeptTable,
     neighbours: Arc<Neighbours>,
     /// What keeps the host silent on an address that is shared with it: a gate, or else reserved ports.
     gate: Option<UplinkGate>,
@@ -88,11 +92,11 @@ impl RouterControl {
         numbers: PortNumbers,
         neighbours: usize,
         tunnel_ports: Vec<u16>,
-        seed: [u64; 2],
+        (mut kept, seed): (KeptTable, [u64; 2]),
     ) -> anyhow::Result<RouterControl> {
         let nat = match &config.uplink {
             Some(_) => Some(Arc::new(
-                Nat::new(settings::nat_config(&config.nat, numbers), seed)
+                kept.translation(settings::nat_config(&config.nat, numbers), seed)
                     .context("not enough memory for so many connections")?,
             )),
             None => None,
@@ -107,6 +111,7 @@ impl RouterControl {
             config,
             interfaces,
             nat,
+            kept,
             neighbours,
             gate: None,
             reserved: None,
@@ -236,6 +241,11 @@ impl RouterControl {
         self.gate.as_ref()?.link()
     }
 
+    /// What holds the connection table, with its generation.
+    pub(crate) fn kept_table(&self) -> Option<(u64, BorrowedFd<'_>)> {
+        self.kept.descriptor()
+    }
+
     /// Puts the gate on the interface of this name, if it is a new one. It may have its addresses before changes of the uplink have
     /// settled, and what arrives until then, such as a segment that is sent again, would make the host reset a guest's connection.
     pub(crate) fn guard_interface(&mut self, name: &str) {
@@ -346,6 +356,7 @@ impl RouterControl {
         let reserved = shared.filter(|_| self.gate.is_none());
         self.reserved = reserved.map(|address| Reserved::new(address, self.config.nat.ports.clone()));
         let outcome = self.publish(nat, now);
+        self.kept.restore(nat, now);
         if let Some(gate) = &mut self.gate {
             gate.publish();
         }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | a TAP's first queue | `port-`, a hash of the port's name, and the namespace that the device was made in | the carrier, and frames that wait |
 //! | the gate on the uplink | `gate` | the host's silence about guests' packets |
+//! | the connection table | `connections-` and its generation | connections of guests |
 //!
 //! Both understand the same messages, those of sd_notify(3): `FDSTORE=1` with a descriptor, and `FDSTOREREMOVE=1`, each with
 //! `FDNAME=`. The manager hands its descriptors to the next process (`LISTEN_FDS`), and the holder sends them when it is asked.
@@ -27,6 +28,9 @@ use crate::service;
 
 /// Name of the gate's descriptor.
 const GATE: &str = "gate";
+
+/// Begins the name of the connection table's descriptor.
+pub(super) const CONNECTIONS: &str = "connections-";
 
 /// Descriptors that an earlier process left, with their names.
 pub(crate) type Left = Vec<(String, OwnedFd)>;
@@ -100,6 +104,13 @@ impl Keeper {
         match gate {
             Some((number, link)) => self.keep(GATE, number, link),
             None => self.forget(GATE),
+        }
+    }
+
+    /// Keeps what holds the connection table of this generation.
+    pub(crate) fn keep_connections(&mut self, table: Option<(u64, BorrowedFd<'_>)>) {
+        if let Some((generation, table)) = table {
+            self.keep(&format!("{CONNECTIONS}{generation}"), 1, table);
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) struct State {
 pub(crate) struct Past {
     /// The first queue of each port's device, by the port's part of the name.
     ports: HashMap<String, LeftDevice>,
+    connections: Vec<OwnedFd>,
     /// Everything else, which works as long as it is open.
     rest: Vec<OwnedFd>,
 }
@@ -64,6 +65,7 @@ impl State {
         for (name, descriptor) in left {
             match port_of(&name).filter(|_| directory.is_some()) {
                 Some((port, made_in)) => drop(past.ports.insert(port.to_owned(), LeftDevice { descriptor, made_in })),
+                None if name.starts_with(keeper::CONNECTIONS) => past.connections.push(descriptor),
                 None => past.rest.push(descriptor),
             }
         }
@@ -80,6 +82,11 @@ impl Past {
     /// The device that the port of this full name had.
     pub(crate) fn device_of(&mut self, full_name: &str) -> Option<LeftDevice> {
         self.ports.remove(&hash(full_name))
+    }
+
+    /// The connection tables that were left: the last one, or the last two.
+    pub(crate) fn connections(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.connections)
     }
 
     /// Ends what nobody has taken up.
@@ -107,7 +114,7 @@ fn hash(text: &str) -> String {
 }
 
 /// A hash that is the same in all builds: FNV-1a.
-fn fnv(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 

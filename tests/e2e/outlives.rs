@@ -1,9 +1,14 @@
 //! What outlives the process, with a state directory: devices, connections, what verbs made.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use netio::link::{self, Change, Link};
@@ -12,9 +17,10 @@ use netio::route::{self, Route};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::control::{json, run};
-use crate::exchange::Echo;
+use crate::exchange::{Background, Echo};
 use crate::guest::Directory;
 use crate::host::{Host, Ip};
+use crate::site::{FAR, Mode, Plan, Site, connect, guest_address, listen_on, udp_on};
 use crate::switch::{Switch, daemon, run_inside};
 use crate::{trial, wait};
 
@@ -24,6 +30,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("outlives/devices_and_what_guests_gave_them", devices_and_what_guests_gave_them),
         trial("outlives/a_holder_that_was_killed", a_holder_that_was_killed),
         trial("outlives/a_start_that_fails_takes_nothing", a_start_that_fails_takes_nothing),
+        trial("outlives/connections_shared", || connections(Mode::Shared, 2)),
+        trial("outlives/connections_own", || connections(Mode::Own, 2)),
     ]
 }
 
@@ -198,4 +206,121 @@ fn a_start_that_fails_takes_nothing() {
     assert_eq!(guests.all().map(seen_by), before);
     switch.finish_by(Signal::INT);
     guests.expect_no_device();
+}
+
+/// The longest time without progress of something that goes on all the time.
+#[derive(Clone, Debug, Default)]
+struct Gap(Arc<Mutex<(Option<Instant>, Duration)>>);
+
+impl Gap {
+    fn progress(&self) {
+        let mut state = self.0.lock().expect("a gap");
+        let now = Instant::now();
+        state.1 = state.0.map_or(Duration::ZERO, |last| now - last).max(state.1);
+        state.0 = Some(now);
+    }
+
+    fn longest(&self) -> Duration {
+        self.0.lock().expect("a gap").1
+    }
+}
+
+/// Bytes that go one way through a connection without end, each the low byte of its place.
+struct Stream {
+    gap: Gap,
+    threads: [Background; 2],
+    received: Arc<AtomicU64>,
+}
+
+impl Stream {
+    fn start(mut from: TcpStream, mut to: TcpStream) -> Stream {
+        let (gap, received) = (Gap::default(), Arc::new(AtomicU64::new(0)));
+        from.set_write_timeout(Some(wait::NEVER)).expect("set");
+        to.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+        let mut sent = 0_u64;
+        let sending = Background::run(move || {
+            let bytes: Vec<u8> = (sent..sent + 4096).map(|at| at as u8).collect();
+            from.write_all(&bytes).expect("a connection that is not reset");
+            sent += bytes.len() as u64;
+            thread::sleep(Duration::from_millis(2));
+        });
+        let (seen, count) = (gap.clone(), Arc::clone(&received));
+        let receiving = Background::run(move || {
+            let mut bytes = [0; 65_536];
+            let got = match to.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                got => got.expect("a connection that is not reset"),
+            };
+            let from = count.fetch_add(got as u64, Ordering::Relaxed);
+            assert!(got > 0 && bytes[..got].iter().zip(from..).all(|(byte, at)| *byte == at as u8), "{got} bytes from {from}");
+            seen.progress();
+        });
+        Stream { gap, received, threads: [sending, receiving] }
+    }
+
+    fn goes_on(&self) {
+        let before = self.received.load(Ordering::Relaxed);
+        wait::until("bytes after the start", || (self.received.load(Ordering::Relaxed) > before + 65_536).then_some(()));
+    }
+}
+
+/// Numbered datagrams of a guest, 500 a second, and the answers to them.
+fn datagrams(site: &Site) -> (Gap, Arc<AtomicU64>, [Background; 2]) {
+    let (far, near) = (udp_on(&site.outside, FAR, 5353), udp_on(site.guest(1), guest_address(1), 0));
+    near.connect((FAR, 5353)).expect("connected");
+    let asks = near.try_clone().expect("a clone");
+    let mut number = 0_u64;
+    let asking = Background::run(move || {
+        number += 1;
+        let _ = asks.send(&number.to_be_bytes());
+        let mut bytes = [0; 8];
+        far.set_read_timeout(Some(Duration::from_millis(2))).expect("set");
+        if let Ok((len, from)) = far.recv_from(&mut bytes) {
+            let _ = far.send_to(&bytes[..len], from);
+        }
+        thread::sleep(Duration::from_millis(1));
+    });
+    let (gap, count) = (Gap::default(), Arc::new(AtomicU64::new(0)));
+    let (seen, counted) = (gap.clone(), Arc::clone(&count));
+    near.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+    let hearing = Background::run(move || {
+        let mut bytes = [0; 8];
+        if near.recv(&mut bytes).is_ok() {
+            seen.progress();
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (gap, count, [asking, hearing])
+}
+
+/// Uploads and downloads of guests, a published port under load and numbered datagrams go on over `kill -9` and SIGTERM with a start:
+/// none is reset, none hears a wrong byte. No packet of them makes the host answer.
+fn connections(mode: Mode, rounds: usize) {
+    let directory = Directory::new();
+    let state = directory.text("state");
+    let args = ["--state", &state, "--control", "none", "--publish", "8080:10.77.0.12:80"];
+    let mut site = Plan::new(mode, 2).args(&args).start();
+    let far = listen_on(&site.outside, FAR, 80);
+    let inside = listen_on(site.guest(2), guest_address(2), 80);
+    let (up, up_far, _) = connect(site.guest(1), &far, SocketAddrV4::new(FAR, 80));
+    let (down, down_far, _) = connect(site.guest(1), &far, SocketAddrV4::new(FAR, 80));
+    let (client, server, _) = connect(&site.outside, &inside, SocketAddrV4::new(site.address(), 8080));
+    let streams = [Stream::start(up, up_far), Stream::start(down_far, down), Stream::start(client, server)];
+    let (gap, count, asking) = datagrams(&site);
+    streams.iter().for_each(Stream::goes_on);
+    for round in 0..2 * rounds {
+        if round % 2 == 0 {
+            site.restart_after_kill();
+        } else {
+            site.restart();
+        }
+        assert!(site.switch().has_logged("connections of the process before go on connections=4"), "round {round}");
+        streams.iter().for_each(Stream::goes_on);
+        let before = count.load(Ordering::Relaxed);
+        wait::until("datagrams after the start", || (count.load(Ordering::Relaxed) > before + 50).then_some(()));
+    }
+    let longest: Vec<Duration> = streams.iter().map(|stream| stream.gap.longest()).collect();
+    println!("{mode:?}: longest gaps: TCP {longest:?}, datagrams {:?}", gap.longest());
+    streams.into_iter().flat_map(|stream| stream.threads).chain(asking).for_each(Background::end);
+    site.switch.take().expect("it runs").finish_by(Signal::INT);
 }

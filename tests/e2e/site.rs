@@ -199,6 +199,12 @@ impl Site {
         self.start();
     }
 
+    /// Kills the daemon and starts it again.
+    pub(crate) fn restart_after_kill(&mut self) {
+        self.switch.take().expect("it runs").kill();
+        self.start();
+    }
+
     pub(crate) fn switch(&self) -> &Switch {
         self.switch.as_ref().expect("it runs")
     }

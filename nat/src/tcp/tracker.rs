@@ -141,6 +141,12 @@ impl Tracker {
         self.has(from, SEEN) && !is_after(sequence, self.side(from).end) && !is_after(oldest, sequence)
     }
 
+    /// The connection of a state that may not be exact: segments that do not fit pass, as with `tcp-liberal`.
+    #[must_use]
+    pub fn doubt(self) -> Tracker {
+        Tracker { flags: self.flags | LIBERAL, windows: [u16::MAX; 2], ..self }
+    }
+
     /// The whole state, for tables of atomics.
     #[inline]
     #[must_use]
