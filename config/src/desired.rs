@@ -26,7 +26,7 @@ pub struct Desired {
     /// The meaning.
     pub config: Config,
     /// Origin of problems that concern no single value: the file, or the flags.
-    whole: Origin,
+    pub(crate) whole: Origin,
 }
 
 /// Why a verb cannot change a configuration.
@@ -130,7 +130,7 @@ impl Desired {
     }
 
     /// The meaning of a document that is complete.
-    fn finish(mut document: Document, whole: Origin, mut problems: Problems) -> Result<Desired, Problems> {
+    pub(crate) fn finish(mut document: Document, whole: Origin, mut problems: Problems) -> Result<Desired, Problems> {
         document.ensure_own_bridge();
         let config = check(&document, &whole, &mut problems);
         problems.none_or(Desired { document, config, whole })

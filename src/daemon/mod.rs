@@ -403,8 +403,8 @@ impl Daemon {
     }
 
     fn view(&self) -> View<'_> {
-        let Daemon { fabric, ports, edge, tunnels, desired, started, .. } = self;
-        View { fabric, ports, edge, tunnels, config: &desired.config, started: *started }
+        let Daemon { fabric, ports, edge, tunnels, desired, started, state, .. } = self;
+        View { fabric, ports, edge, tunnels, config: &desired.config, state_problem: state.problem(), started: *started }
     }
 
     fn hear(&mut self, event: Event) {

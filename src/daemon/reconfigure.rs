@@ -113,8 +113,10 @@ impl Daemon {
         warn(&new.cloned().collect::<Vec<String>>());
         if !plan.is_empty() {
             self.let_workers_obey();
+            let state = self.state.prepare(&desired)?;
             let prepared = self.prepare(&plan, &desired)?;
             self.commit(&plan, prepared, &desired);
+            self.state.commit(state);
         }
         self.desired = desired;
         self.keep();

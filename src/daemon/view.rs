@@ -38,6 +38,8 @@ pub(super) struct View<'a> {
     pub(super) tunnels: &'a TunnelControl,
     /// The configuration in force.
     pub(super) config: &'a config::Config,
+    /// What is wrong with the state of before.
+    pub(super) state_problem: Option<&'a str>,
     /// When the daemon started, by the calendar.
     pub(super) started: SystemTime,
 }
@@ -179,6 +181,7 @@ impl View<'_> {
         if self.edge.host.is_missing() {
             problems.push("no TUN device could be made, so the host is no neighbour of its guests".to_owned());
         }
+        problems.extend(self.state_problem.map(str::to_owned));
         problems.extend(self.config.out_of_reach().into_iter().map(|finding| finding.text));
         problems.extend(self.loops());
         let peers = self.tunnels.peers().iter().filter_map(|peer| Some((peer, peer.problem()?)));

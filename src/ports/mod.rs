@@ -22,7 +22,7 @@ use std::fmt::Debug;
 use std::mem;
 use std::time::Duration;
 
-use config::Port;
+use config::{Origin, Port};
 use netio::{Poller, Tap, Waker};
 use packet::Timestamp;
 use vswitch::PortId;
@@ -88,7 +88,15 @@ impl Ports {
             if let Some(device) = left {
                 return Ok(ManagedPort::adopt(id, port, queues(id), device, now));
             }
-            ManagedPort::open(id, port, queues(id), now).map_err(|error| error.with_hint(&origin))
+            let later = port.clone();
+            ManagedPort::open(id, port, queues(id), now).or_else(|error| match origin {
+                // What a verb made before the start must not prevent it.
+                Origin::Verb(_) => {
+                    tracing::warn!(port = later.name, %error, "the device is not there any more; waiting for it to come back");
+                    Ok(ManagedPort::later(id, later, now))
+                }
+                _ => Err(error.with_hint(&origin)),
+            })
         };
         let ports = PortList::new(ports.into_iter().map(open).collect::<anyhow::Result<_>>()?);
         Ok(Ports {

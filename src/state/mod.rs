@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   DIR/lock         held by the daemon as long as it runs
+//!   DIR/state.json   what verbs made and own
 //!   DIR/holder       socket of the process that holds descriptors, without a service manager
 //! ```
 //!
@@ -13,16 +14,19 @@
 //! *One daemon a directory.* The lock belongs to the process, so it is free again however that ends.
 
 mod directory;
+mod file;
 pub(crate) mod holder;
 mod keeper;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
+use config::Desired;
 use netio::netns::NetnsId;
 use netio::tap::keep;
 
 pub(crate) use directory::StateDirectory;
+use file::{Prepared, StateFile};
 pub(crate) use keeper::Keeper;
 
 /// Begins the names of ports' descriptors.
@@ -35,6 +39,7 @@ const OWN: &str = "own";
 pub(crate) struct State {
     pub(crate) directory: Option<StateDirectory>,
     pub(crate) keeper: Keeper,
+    file: Option<StateFile>,
 }
 
 /// What an earlier process of this switch left.
@@ -69,7 +74,32 @@ impl State {
                 None => past.rest.push(descriptor),
             }
         }
-        (State { directory, keeper }, past)
+        (State { directory, keeper, file: None }, past)
+    }
+
+    /// The configuration with what verbs of earlier processes made and own.
+    pub(crate) fn restore(&mut self, desired: Desired) -> Desired {
+        let Some(directory) = &self.directory else { return desired };
+        let (file, restored) = StateFile::open(directory.path(), desired);
+        self.file = Some(file);
+        restored
+    }
+
+    /// Writes what is to be kept of a new configuration, before anything is changed. [`State::commit`] follows when it is in force.
+    pub(crate) fn prepare(&self, desired: &Desired) -> anyhow::Result<Option<Prepared>> {
+        self.file.as_ref().map_or(Ok(None), |file| file.prepare(desired))
+    }
+
+    /// What was prepared is in force.
+    pub(crate) fn commit(&mut self, prepared: Option<Prepared>) {
+        if let (Some(file), Some(prepared)) = (&mut self.file, prepared) {
+            file.commit(prepared);
+        }
+    }
+
+    /// What is wrong with the state of before.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.file.as_ref()?.problem()
     }
 
     /// Whether devices stay when the process ends.
