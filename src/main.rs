@@ -164,7 +164,10 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
     if is_detached {
         detach::ready()?;
     }
-    daemon.run(&signals, Service::from_environment())
+    match daemon.run(&signals, Service::from_environment())? {
+        None => Ok(()),
+        Some(next) => match next.begin()? {},
+    }
 }
 
 /// Prints on standard output. Text that cannot be written soon is discarded, because a reader that is gone or does not read

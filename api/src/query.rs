@@ -13,6 +13,15 @@ pub fn target(path: &str, parameters: &impl Serialize) -> Result<String, serde_u
     Ok(if text.is_empty() { path.to_owned() } else { format!("{path}?{text}") })
 }
 
+/// Which program goes on
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// Absolute path of a vswitchd; without it, that of the running one, whose file may have been replaced
+    #[serde(default)]
+    pub path: Option<String>,
+}
+
 /// Whose MAC table
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -49,6 +49,14 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
         timeout: u32,
     },
+    /// Let another program, or a newer file of the running one, go on in place of the switch. Guests keep interfaces and connections
+    Upgrade {
+        /// Path of a vswitchd [default: that of the running one]
+        path: Option<PathBuf>,
+        /// Give up waiting for it after this time, with exit status 1
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        timeout: u32,
+    },
     /// Show, add and remove ports
     #[command(subcommand)]
     Port(Port),

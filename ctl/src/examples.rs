@@ -21,6 +21,7 @@ const EXAMPLES: &[Examples] = &[
             ("vswitchctl wait --gone", "until the switch has ended"),
         ],
     ),
+    ("upgrade", &[("vswitchctl upgrade", "after an installation"), ("vswitchctl upgrade /opt/vswitchd", "another file")]),
     ("stop", &[("vswitchctl stop", "ends a switch that was started with --detach")]),
     ("config show", &[("vswitchctl config show > vswitchd.toml", "keep what was changed at run time")]),
     ("port stats", &[("vswitchctl port stats tap0", "one port"), ("vswitchctl -o json port stats", "for programs")]),

@@ -18,6 +18,7 @@ mod tip;
 #[cfg(feature = "top")]
 mod top;
 mod trace;
+mod upgrade;
 mod wait;
 
 use std::io::{self, Write as _};
@@ -120,6 +121,9 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         client::ask(&socket, Method::POST, "/v1/stop", None)?;
         return wait::wait(Some(&socket), Duration::from_secs(u64::from(*timeout)), true).map(|()| String::new());
     }
+    if let Command::Upgrade { path, timeout } = &cli.command {
+        return upgrade::upgrade(&socket, path.as_deref(), Duration::from_secs(u64::from(*timeout)));
+    }
     let get = Get { socket: &socket, output: cli.output };
     match &cli.command {
         Command::Show => get.shown("/v1/show", |show| print::show(show, &socket)),
@@ -152,9 +156,12 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Events => events::follow(&socket, cli.output).map(|()| String::new()),
         Command::Capture(wanted) => capture::run(&socket, wanted).map(|()| String::new()),
         // These do not ask the switch, or not only.
-        Command::Doctor(_) | Command::Wait(_) | Command::Stop { .. } | Command::Completions { .. } | Command::Man { .. } => {
-            Ok(String::new())
-        }
+        Command::Doctor(_)
+        | Command::Wait(_)
+        | Command::Stop { .. }
+        | Command::Upgrade { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(String::new()),
     }
 }
 

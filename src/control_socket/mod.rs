@@ -44,6 +44,7 @@ mod show;
 mod socket;
 mod stop;
 mod trace;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use super::answer::{problem, too_long};
 use super::ask::Asker;
 use super::description::Complete;
 use super::rights::{Guard, check, shows_payload};
-use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, stop, trace};
+use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, stop, trace, upgrade};
 
 /// Maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -57,6 +57,7 @@ const BODY_LIMIT: usize = 256 << 10;
         log::show,
         log::set,
         stop::stop,
+        upgrade::upgrade,
         trace::imagine,
         trace::follow,
         metrics::scrape,
@@ -92,6 +93,7 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/trace", get(trace::imagine))
         .route("/v1/trace/live", shows_payload(get(trace::follow)))
         .route("/v1/stop", post(stop::stop))
+        .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/v1/log", get(log::show).put(log::set))
         .route("/v1/capture", shows_payload(get(capture::stream)))
         .route("/v1/openapi.json", get(description))

@@ -3,6 +3,7 @@
 //! A query carries the sender for its reply. Queries wait in a bounded channel; if it is full, the request is refused as busy.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use api::Refusal;
 use api::query::ConnectionFilter;
@@ -69,6 +70,11 @@ pub(crate) enum Query {
         filter: ConnectionFilter,
         reply: Reply<Option<usize>>,
     },
+    /// Another program is to go on when this one ends.
+    Upgrade {
+        program: PathBuf,
+        reply: Reply<Result<(), Refusal>>,
+    },
     /// The configuration in force, in TOML.
     Configuration(Reply<String>),
     /// Changes the configuration. Replies with the changes made, or with `dry_run` those that would be made.
@@ -103,6 +109,7 @@ impl Query {
             Query::Metrics(reply) => reply.is_closed(),
             Query::Health(reply) => reply.is_closed(),
             Query::Configuration(reply) => reply.is_closed(),
+            Query::Upgrade { reply, .. } => reply.is_closed(),
             Query::MacTable(reply) => reply.is_closed(),
             Query::BeginCapture { reply, .. } => reply.is_closed(),
             Query::CapturePorts(reply) => reply.is_closed(),

@@ -27,6 +27,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -48,7 +49,8 @@ use crate::ports::device::PortDevice;
 use crate::ports::{self, Ports};
 use crate::service::Service;
 use crate::signals::Signals;
-use crate::state::{Past, State};
+use crate::state::upgrade::Next;
+use crate::state::{self, Past, State};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::watch::{Alarms, Captures, Loops, Traces};
 use crate::worker::{Clock, Command, Event};
@@ -239,7 +241,9 @@ impl Daemon {
 
     /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
     ///
-    pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<()> {
+    ///
+    /// Returns what goes on after this program.
+    pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<Option<Next>> {
         self.poller.add(signals.pipe(), SIGNALS).context("waiting for signals")?;
         self.edge.watch(&self.poller, UPLINK).context("listening for changes of the uplink")?;
         self.ports.watch(&self.poller)?;
@@ -251,7 +255,7 @@ impl Daemon {
         loop {
             self.wait(next_tick, &mut waiting_guests)?;
             if self.serve(signals, &mut service) {
-                return Ok(());
+                return self.next();
             }
             for token in waiting_guests.drain(..) {
                 self.ports.let_in(token, &self.poller, &mut self.fabric);
@@ -300,6 +304,7 @@ impl Daemon {
         if arrived.end || arrived.end_for_good {
             service.stopping();
             if arrived.end_for_good {
+                self.state.next = None;
                 self.ports.let_all_go();
                 self.state.keeper.end();
             } else {
@@ -328,6 +333,15 @@ impl Daemon {
         self.keep();
         self.state.keeper.forget_left();
         past.end();
+    }
+
+    /// The program that goes on, with the descriptors of what outlives this one.
+    fn next(&mut self) -> anyhow::Result<Option<Next>> {
+        let Some(program) = self.state.next.take() else { return Ok(None) };
+        let kept = self.ports.kept().chain(state::others(self.edge.gate_link(), self.edge.kept_table()));
+        let own = |(name, descriptor): (String, BorrowedFd<'_>)| Ok((name, descriptor.try_clone_to_owned()?));
+        let descriptors = kept.map(own).collect::<std::io::Result<_>>().context("handing descriptors over")?;
+        Ok(Some(Next { program, descriptors }))
     }
 
     /// Lets what is to outlive the process do so, as far as it is new.

@@ -40,6 +40,12 @@ impl Daemon {
                 drop(reply.send((view.stats(&report), view.tunnels(&report))));
             }
             Query::Configuration(reply) => drop(reply.send(self.desired.to_toml())),
+            Query::Upgrade { program, reply } => {
+                let outlives = self.state.outlives();
+                let refusal = "without a state directory nothing would outlive this program: start it with --state DIR";
+                self.state.next = Some(program).filter(|_| outlives);
+                drop(reply.send(if outlives { Ok(()) } else { Err(api::Refusal::conflict(refusal)) }));
+            }
             Query::Health(reply) => drop(reply.send(())),
             Query::MacTable(reply) => {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names: self.view().port_names() }));

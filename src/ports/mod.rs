@@ -20,6 +20,7 @@ mod managed;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::mem;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use config::{Origin, Port};
@@ -156,6 +157,11 @@ impl Ports {
     pub(crate) fn keep(&mut self, keeper: &mut Keeper) {
         self.forgotten.drain(..).for_each(|name| keeper.forget(&name));
         self.ports.iter_mut().for_each(|port| port.keep(keeper));
+    }
+
+    /// The descriptors of devices that outlive the process, with their names.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        self.ports.iter().filter_map(|port| Some((port.kept_as()?, port.device()?.as_tap()?.descriptor()?)))
     }
 
     /// No device outlives the process.

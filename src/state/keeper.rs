@@ -27,7 +27,7 @@ use super::holder;
 use crate::service;
 
 /// Name of the gate's descriptor.
-const GATE: &str = "gate";
+pub(super) const GATE: &str = "gate";
 
 /// Begins the name of the connection table's descriptor.
 pub(super) const CONNECTIONS: &str = "connections-";
@@ -110,7 +110,7 @@ impl Keeper {
     /// Keeps what holds the connection table of this generation.
     pub(crate) fn keep_connections(&mut self, table: Option<(u64, BorrowedFd<'_>)>) {
         if let Some((generation, table)) = table {
-            self.keep(&format!("{CONNECTIONS}{generation}"), 1, table);
+            self.keep(&connections_of(generation), 1, table);
         }
     }
 
@@ -158,6 +158,11 @@ impl Keeper {
             tracing::debug!(%error, message = text.lines().last(), "not all descriptors are kept over a restart");
         }
     }
+}
+
+/// The name of the connection table of this generation.
+pub(super) fn connections_of(generation: u64) -> String {
+    format!("{CONNECTIONS}{generation}")
 }
 
 /// Sends a message with a descriptor.

@@ -17,9 +17,11 @@ mod directory;
 mod file;
 pub(crate) mod holder;
 mod keeper;
+pub(crate) mod upgrade;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use config::Desired;
 use netio::netns::NetnsId;
@@ -39,6 +41,8 @@ const OWN: &str = "own";
 pub(crate) struct State {
     pub(crate) directory: Option<StateDirectory>,
     pub(crate) keeper: Keeper,
+    /// The program that goes on when this one has ended.
+    pub(crate) next: Option<PathBuf>,
     file: Option<StateFile>,
 }
 
@@ -74,7 +78,7 @@ impl State {
                 None => past.rest.push(descriptor),
             }
         }
-        (State { directory, keeper, file: None }, past)
+        (State { directory, keeper, next: None, file: None }, past)
     }
 
     /// The configuration with what verbs of earlier processes made and own.
@@ -123,6 +127,16 @@ impl Past {
     pub(crate) fn end(self) {
         self.ports.into_values().for_each(|left| keep::discard(left.descriptor));
     }
+}
+
+/// The names and descriptors of what is kept besides ports.
+pub(crate) fn others<'f>(
+    gate: Option<(u64, BorrowedFd<'f>)>,
+    table: Option<(u64, BorrowedFd<'f>)>,
+) -> impl Iterator<Item = (String, BorrowedFd<'f>)> {
+    let gate = gate.map(|(_, gate)| (keeper::GATE.to_owned(), gate));
+    let table = table.map(|(generation, table)| (keeper::connections_of(generation), table));
+    gate.into_iter().chain(table)
 }
 
 /// The name under which the descriptor of a port's device is kept.

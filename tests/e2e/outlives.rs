@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("outlives/devices_and_what_guests_gave_them", devices_and_what_guests_gave_them),
         trial("outlives/a_holder_that_was_killed", a_holder_that_was_killed),
         trial("outlives/a_start_that_fails_takes_nothing", a_start_that_fails_takes_nothing),
+        trial("outlives/what_verbs_own", what_verbs_own),
+        trial("outlives/state_that_cannot_be_read_or_written", state_that_cannot_be_read_or_written),
+        trial("outlives/upgrade_that_is_refused", upgrade_that_is_refused),
         trial("outlives/connections_shared", || connections(Mode::Shared, 2)),
         trial("outlives/connections_own", || connections(Mode::Own, 2)),
     ]
@@ -229,6 +233,8 @@ impl Gap {
 struct Stream {
     gap: Gap,
     threads: [Background; 2],
+    /// The sender's end, which is not closed before the receiver has ended.
+    open: TcpStream,
     received: Arc<AtomicU64>,
 }
 
@@ -237,6 +243,7 @@ impl Stream {
         let (gap, received) = (Gap::default(), Arc::new(AtomicU64::new(0)));
         from.set_write_timeout(Some(wait::NEVER)).expect("set");
         to.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+        let open = from.try_clone().expect("a clone");
         let mut sent = 0_u64;
         let sending = Background::run(move || {
             let bytes: Vec<u8> = (sent..sent + 4096).map(|at| at as u8).collect();
@@ -255,7 +262,7 @@ impl Stream {
             assert!(got > 0 && bytes[..got].iter().zip(from..).all(|(byte, at)| *byte == at as u8), "{got} bytes from {from}");
             seen.progress();
         });
-        Stream { gap, received, threads: [sending, receiving] }
+        Stream { gap, received, threads: [sending, receiving], open }
     }
 
     fn goes_on(&self) {
@@ -293,12 +300,12 @@ fn datagrams(site: &Site) -> (Gap, Arc<AtomicU64>, [Background; 2]) {
     (gap, count, [asking, hearing])
 }
 
-/// Uploads and downloads of guests, a published port under load and numbered datagrams go on over `kill -9` and SIGTERM with a start:
-/// none is reset, none hears a wrong byte. No packet of them makes the host answer.
+/// Uploads and downloads of guests, a published port under load and numbered datagrams go on over `kill -9`, SIGTERM with a start, and
+/// an upgrade: none is reset, none hears a wrong byte. No packet of them makes the host answer.
 fn connections(mode: Mode, rounds: usize) {
     let directory = Directory::new();
-    let state = directory.text("state");
-    let args = ["--state", &state, "--control", "none", "--publish", "8080:10.77.0.12:80"];
+    let (state, socket) = (directory.text("state"), directory.text("control"));
+    let args = ["--state", &state, "--control", &socket, "--publish", "8080:10.77.0.12:80"];
     let mut site = Plan::new(mode, 2).args(&args).start();
     let far = listen_on(&site.outside, FAR, 80);
     let inside = listen_on(site.guest(2), guest_address(2), 80);
@@ -308,19 +315,124 @@ fn connections(mode: Mode, rounds: usize) {
     let streams = [Stream::start(up, up_far), Stream::start(down_far, down), Stream::start(client, server)];
     let (gap, count, asking) = datagrams(&site);
     streams.iter().for_each(Stream::goes_on);
-    for round in 0..2 * rounds {
-        if round % 2 == 0 {
-            site.restart_after_kill();
-        } else {
-            site.restart();
+    for round in 0..3 * rounds {
+        match round % 3 {
+            0 => site.restart_after_kill(),
+            1 => site.restart(),
+            _ => {
+                assert!(run(&socket, &["upgrade"]).status.success());
+            }
         }
-        assert!(site.switch().has_logged("connections of the process before go on connections=4"), "round {round}");
+        let are_there = "connections of the process before go on connections=4";
+        let times = 1 + usize::from(round % 3 == 2);
+        wait::until("the connections to be taken over", || (site.switch().times_logged(are_there) == times).then_some(()));
         streams.iter().for_each(Stream::goes_on);
         let before = count.load(Ordering::Relaxed);
         wait::until("datagrams after the start", || (count.load(Ordering::Relaxed) > before + 50).then_some(()));
     }
     let longest: Vec<Duration> = streams.iter().map(|stream| stream.gap.longest()).collect();
     println!("{mode:?}: longest gaps: TCP {longest:?}, datagrams {:?}", gap.longest());
-    streams.into_iter().flat_map(|stream| stream.threads).chain(asking).for_each(Background::end);
+    let open = streams.map(|stream| {
+        stream.threads.into_iter().for_each(Background::end);
+        stream.open
+    });
+    asking.into_iter().for_each(Background::end);
+    drop(open);
     site.switch.take().expect("it runs").finish_by(Signal::INT);
+}
+
+/// Bridges of verbs, with their ports, and ports with an id are there after the next start, and a port whose namespace has gone does
+/// not prevent it.
+fn what_verbs_own() {
+    let directory = Directory::new();
+    let guests = Guests::new(&directory);
+    let socket = directory.text("control");
+    let mut switch = guests.start();
+    let (blue, gone) = (Host::quiet("blue0"), Host::quiet("gone0"));
+    let words = |words: &[&str]| assert!(run(&socket, words).status.success(), "{words:?}");
+    words(&["bridge", "add", "blue:gateway=10.71.0.1/24"]);
+    words(&["bridge", "set", "blue:mac-aging-time=60"]);
+    words(&["port", "add", &blue.port(":bridge=blue:id=web")]);
+    words(&["port", "add", &gone.port(":id=gone")]);
+    let shown = |switch: &Switch| {
+        assert!(!switch.has_logged("state.json"));
+        (json(&socket, &["bridge", "list"]), json(&socket, &["port", "list"]).as_array().map(Vec::len))
+    };
+    let before = (shown(&switch), seen_by(&blue));
+    for round in 0..2 {
+        if round == 0 {
+            switch.kill();
+        } else {
+            drop(switch.finish());
+        }
+        switch = guests.start();
+        assert_eq!((shown(&switch), seen_by(&blue)), before, "{round}");
+    }
+    switch.kill();
+    drop(gone);
+    let switch = guests.start();
+    assert_eq!(shown(&switch), before.0);
+    words(&["port", "del", "--id", "web"]);
+    words(&["bridge", "del", "blue"]);
+    switch.kill();
+    let switch = guests.start();
+    assert_eq!(json(&socket, &["bridge", "list"]).as_array().map(Vec::len), Some(1), "deleted for good");
+    switch.finish_by(Signal::INT);
+}
+
+fn state_that_cannot_be_read_or_written() {
+    let directory = Directory::new();
+    let guests = Guests::new(&directory);
+    let (socket, file) = (directory.text("control"), directory.path("state").join("state.json"));
+    let switch = guests.start();
+    assert!(run(&socket, &["bridge", "add", "blue"]).status.success());
+    // Where it is written, there is a directory: as with a full disk.
+    fs::create_dir(file.with_extension("json.new")).expect("made");
+    let refused = run(&socket, &["bridge", "add", "red"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("so nothing was changed"), "{said}");
+    assert_eq!(json(&socket, &["bridge", "list"]).as_array().map(Vec::len), Some(2));
+    guests.configure();
+    guests.talk();
+    fs::remove_dir(file.with_extension("json.new")).expect("removed");
+    assert!(run(&socket, &["bridge", "add", "red"]).status.success());
+    switch.kill();
+    let good = fs::read_to_string(&file).expect("the state");
+    fs::write(&file, good.replace("\"version\": 1", "\"version\": 2")).expect("written");
+    let switch = guests.start();
+    let says = |problem: &str| json(&socket, &["show"])["problems"].to_string().contains(problem);
+    assert!(switch.has_logged("it is of version 2, and this vswitchd reads version 1") && says("of version 2"));
+    let aside = file.with_extension("json.refused");
+    assert!(aside.exists() && !file.exists());
+    guests.talk();
+    switch.kill();
+    // The way back.
+    fs::write(&file, good).expect("written");
+    let switch = guests.start();
+    assert!(json(&socket, &["bridge", "list"]).as_array().map(Vec::len) == Some(3) && !says("version"));
+    switch.finish_by(Signal::INT);
+}
+
+/// What cannot go on is refused before anything ends.
+fn upgrade_that_is_refused() {
+    let (directory, host) = (Directory::new(), Host::quiet("a"));
+    let (socket, state) = (directory.text("control"), directory.text("state"));
+    let is_refused = |words: &[&str], say: &str| {
+        let refused = run(&socket, words);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(say), "{words:?}: {said}");
+    };
+    let switch = Switch::start(&["--control", &socket, "--tap", &host.port("")]);
+    is_refused(&["upgrade"], "start it with --state DIR");
+    switch.finish();
+    let switch = Switch::start(&["--control", &socket, "--state", &state, "--tap", &host.port("")]);
+    let pid = json(&socket, &["show"])["pid"].as_u64();
+    is_refused(&["upgrade", "/bin/true"], "it is no vswitchd");
+    is_refused(&["upgrade", "/bin/false"], "it refuses");
+    let open = directory.text("open");
+    fs::write(&open, "").expect("written");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("set");
+    is_refused(&["upgrade", &open], "nobody else may write");
+    assert!(json(&socket, &["show"])["pid"].as_u64() == pid && !switch.has_logged("another program is to go on"));
+    switch.finish_by(Signal::INT);
 }
