@@ -43,6 +43,7 @@ fi
 FUZZ_SECS=300
 PROPERTY_CASES=4096
 RELOAD_ROUNDS=20
+RESTART_ROUNDS=10
 FLOWS=20000
 
 step "install"
@@ -140,6 +141,11 @@ if [ -n "$long" ]; then
         step "long: $RELOAD_ROUNDS times 100 reloads under traffic"
         for _ in $(seq "$RELOAD_ROUNDS"); do
             cargo test --locked --test e2e -- change/nothing_is_lost_over_100_reloads
+        done
+
+        step "long: $RESTART_ROUNDS times two each of kill -9, restart and upgrade under traffic"
+        for _ in $(seq "$RESTART_ROUNDS"); do
+            cargo test --locked --test e2e -- outlives/connections
         done
 
         step "long: the lab beside the kernel, with $FLOWS flows"
