@@ -7,6 +7,7 @@ use nat::{Basis, Side};
 use packet::MacAddr;
 use packet::vlan::{TagAction, VlanId};
 use tunnel::Framing;
+use tunnel::entropy::SOURCE_PORTS;
 use vswitch::{DropReason, Learned, PortId, Step, Story, Verdict};
 
 use super::headers;
@@ -234,9 +235,13 @@ fn text(step: Step, names: &Names) -> String {
             format!("{mac} {who}: flooded to {ports} port{}", if ports == 1 { "" } else { "s" })
         }
         Step::Queued { port, action } => format!("queued for {}{}", names.of(port), tag_text(action)),
-        Step::Encapsulated { port, framing, flow } => {
+        Step::Encapsulated { port, framing, source } => {
             let header = network(framing).map_or_else(String::new, |network| format!(" with {network}"));
-            format!("encapsulated in UDP{header} for {}; flow hash {flow:#06x} selects the source port", names.of(port))
+            format!(
+                "encapsulated in UDP{header} for {}; its flow selects source port {} of {SOURCE_PORTS}",
+                names.of(port),
+                source + 1
+            )
         }
         Step::Sent { port, writes, frames } => format!("sent through {}{}", names.of(port), manner_text(writes, frames)),
         Step::Dropped { reason, port: None } => format!("dropped: {}", why(reason)),

@@ -44,9 +44,6 @@ pub(crate) use peer::PeerControl;
 pub(crate) use socket::SocketControl;
 pub(crate) use spec::TunnelSpec;
 
-/// Source ports of each set of sending sockets: enough for a network's hash to spread flows over its ways.
-const SOURCE_PORTS: usize = 64;
-
 /// Number of peers whose paths are looked at in one turn.
 const LOOKS_AT_ONCE: usize = 64;
 
@@ -472,7 +469,7 @@ fn sources_spec(spec: &TunnelSpec, dont_fragment: bool) -> SourcesSpec {
             Checksum::On => ChecksumPolicy::On,
             Checksum::Off => ChecksumPolicy::Off,
         },
-        count: SOURCE_PORTS,
+        count: usize::from(tunnel::entropy::SOURCE_PORTS),
     }
 }
 

@@ -111,7 +111,7 @@ impl PeerSink {
     fn outgoing(&self, train: &Train) -> udp::Outgoing {
         udp::Outgoing {
             to: self.to,
-            source: train.outer.flow,
+            source: train.outer.source,
             tos: train.outer.tos,
             ttl: train.outer.ttl,
             segment_size: if train.datagrams > 1 { train.size } else { 0 },

@@ -1,4 +1,4 @@
-//! Trains: datagrams of one flow that are sent in one message.
+//! Trains: datagrams from one source port that are sent in one message.
 //!
 //! With `UDP_SEGMENT` the kernel accepts many datagrams in one message, if all have the same destination and header fields
 //! and all except the last have the same length (`udp_send_skb` in `net/ipv4/udp.c`). The datagrams of a batch that meet
@@ -18,7 +18,10 @@
 //! piece for the kernel.
 //!
 //! *Order.* Datagrams of a train keep the order in which they were added, and a datagram is never added to a train if a
-//! later train of its flow is still open. Flows with different source ports may be reordered, as in any network.
+//! later train of its source port is still open. Flows with different source ports may be reordered, as in any network.
+//!
+//! *Flows share trains* if they have one source port. With a train for each flow, 100 flows of small frames would be 100 messages a
+//! batch, and each of them costs the kernels of both hosts as much as a full one.
 
 use std::ops::Range;
 
@@ -43,13 +46,13 @@ const COPIED: usize = 256;
 /// Size of the buffer for heads, in bytes: enough for [`MAX_BATCH_DATAGRAMS`] datagrams with the usual headers.
 const HEADS_LEN: usize = 64 * 1024;
 
-/// What all datagrams of a train have in common: the peer, the flow and the outer header fields.
+/// What all datagrams of a train have in common: the peer, the source port and the outer header fields.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OuterHeader {
     /// The bridge port of the peer.
     pub port: u16,
-    /// The hash of the inner flow, which selects the source port.
-    pub flow: u16,
+    /// The index of the source port, which the inner flow selects ([`source_port`](crate::entropy::source_port)).
+    pub source: u16,
     /// Outer type of service or traffic class.
     pub tos: u8,
     /// Outer TTL or hop limit.
@@ -94,7 +97,7 @@ pub struct Trains {
     used: usize,
     datagrams: Vec<Datagram>,
     trains: Vec<Train>,
-    /// For each hash of a flow, the index plus 1 of the last train that took a datagram of it; 0 for none.
+    /// For each hash of a peer and a source port, the index plus 1 of the last train that took a datagram of them; 0 for none.
     open: Box<[u8; 256]>,
 }
 
@@ -184,7 +187,7 @@ impl Trains {
     /// The index of the train for a datagram of this length. Starts a new train if no open one fits.
     #[inline]
     fn train_for(&mut self, outer: OuterHeader, len: usize) -> Option<usize> {
-        let slot = usize::from(outer.flow as u8 ^ outer.port as u8);
+        let slot = usize::from((outer.source | outer.port << 6) as u8);
         if let Some(at) = usize::from(self.open[slot]).checked_sub(1) {
             let train = &self.trains[at];
             if train.outer == outer
@@ -278,8 +281,8 @@ fn range((start, end): (u32, u32)) -> Range<usize> {
 mod tests {
     use super::*;
 
-    fn outer(port: u16, flow: u16) -> OuterHeader {
-        OuterHeader { port, flow, tos: 0, ttl: 64, dont_fragment: true }
+    fn outer(port: u16, source: u16) -> OuterHeader {
+        OuterHeader { port, source, tos: 0, ttl: 64, dont_fragment: true }
     }
 
     fn bytes_of(trains: &Trains, train: &Train, arena: &[u8]) -> Vec<u8> {

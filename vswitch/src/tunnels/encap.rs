@@ -51,7 +51,7 @@ fn outer(id: PortId, encapsulation: &Encapsulation, headers: &Headers, frame: &[
     let tos = encapsulation.tos.unwrap_or(inner.tos);
     OuterHeader {
         port: id.0,
-        flow: entropy::flow_hash(headers, frame),
+        source: entropy::source_port(headers, frame),
         tos: ecn::encapsulate(tos, inner.tos),
         ttl: encapsulation.ttl.unwrap_or(inner.ttl).max(1),
         dont_fragment: encapsulation.dont_fragment.unwrap_or(inner.dont_fragment),

@@ -201,7 +201,7 @@ impl Watch {
     ) {
         let port = PortId(outer.port);
         let step = match outcome {
-            Ok(()) => Step::Encapsulated { port, framing: encapsulation.framing, flow: outer.flow },
+            Ok(()) => Step::Encapsulated { port, framing: encapsulation.framing, source: outer.source },
             Err(reason) => Step::Dropped { reason, port: Some(port) },
         };
         self.note(frame, step);

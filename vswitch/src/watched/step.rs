@@ -148,8 +148,8 @@ pub enum Step {
         port: PortId,
         /// The tunnel's framing and network identifier.
         framing: Framing,
-        /// Hash of its flow, which chooses the outer source port.
-        flow: u16,
+        /// Index of the outer source port, which its flow selects.
+        source: u16,
     },
     /// It was written to a port.
     Sent {

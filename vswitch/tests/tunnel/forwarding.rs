@@ -1,8 +1,11 @@
 //! Where frames go: flooding and learning, split horizon, VLANs, and drops.
 
-use packet::Datagram;
+use std::collections::BTreeSet;
+
 use packet::vlan::VlanId;
+use packet::{Datagram, Headers};
 use proptest::prelude::*;
+use tunnel::entropy::{SOURCE_PORTS, source_port};
 use tunnel::{FramingKind, Vni};
 use vswitch::{DropReason, Encapsulation, PortId, PortVlan, VlanSet};
 
@@ -40,6 +43,18 @@ fn the_unknown_goes_to_all_and_the_known_to_one() {
     assert_eq!(overlay.ways(), [(0, 2)]);
     let counts = overlay.hosts[0].counts(PEER + 1);
     assert_eq!((counts.tx_frames.load(), counts.tx_writes.load(), counts.rx_frames.load()), (2, 2, 1));
+}
+
+/// As many messages as there are source ports among the flows, however many flows there are.
+#[test]
+fn flows_of_a_source_port_share_a_train() {
+    let mut overlay = Overlay::new(2);
+    let frames: Vec<_> = (0..64).map(|from| broadcast(from).bytes()).collect();
+    let sources: BTreeSet<_> = frames.iter().map(|frame| source_port(&Headers::parse(frame).expect("a frame"), frame)).collect();
+    assert!(sources.len() < frames.len() && sources.iter().all(|source| *source < SOURCE_PORTS));
+    assert_eq!(overlay.run(0, 0, &frames).len(), 3 * frames.len());
+    let counts = overlay.hosts[0].counts(PEER);
+    assert_eq!((counts.tx_frames.load(), counts.tx_writes.load()), (64, sources.len() as u64));
 }
 
 #[test]
