@@ -45,6 +45,7 @@ PROPERTY_CASES=4096
 RELOAD_ROUNDS=20
 RESTART_ROUNDS=10
 FLOWS=20000
+NETWORKS=500
 
 step "install"
 if [ "$(id -u)" = 0 ] && have apt-get; then
@@ -147,6 +148,9 @@ if [ -n "$long" ]; then
         for _ in $(seq "$RESTART_ROUNDS"); do
             cargo test --locked --test e2e -- outlives/connections
         done
+
+        step "long: $NETWORKS networks with a guest each, made and deleted ten times"
+        ENGINE_NETWORKS=$NETWORKS ENGINE_ROUNDS=10 cargo test --locked --test e2e -- engine/networks_and_guests_come_and_go
 
         step "long: the lab beside the kernel, with $FLOWS flows"
         for kind in l2 nat vxlan; do

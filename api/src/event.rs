@@ -172,6 +172,15 @@ pub enum What {
         /// Its keys; where they change, before and after.
         text: String,
     },
+    /// A guest was added, removed or altered; events about its port and its rules follow.
+    GuestChanged {
+        /// What was done.
+        action: Action,
+        /// Id of the guest.
+        guest: String,
+        /// What it is; where that changes, before and after.
+        text: String,
+    },
     /// A gateway was added, removed or replaced.
     GatewayChanged {
         /// What was done.
@@ -242,6 +251,7 @@ impl What {
             What::PeerChanged { .. } => "peer_changed",
             What::PortChanged { .. } => "port_changed",
             What::BridgeChanged { .. } => "bridge_changed",
+            What::GuestChanged { .. } => "guest_changed",
             What::GatewayChanged { .. } => "gateway_changed",
             What::TunnelChanged { .. } => "tunnel_changed",
             What::RuleChanged { .. } => "rule_changed",
@@ -306,6 +316,7 @@ impl fmt::Display for What {
             }
             What::PortChanged { action, port, text } => write_change(out, *action, &format_args!("port {port}"), text),
             What::BridgeChanged { action, bridge, text } => write_change(out, *action, &format_args!("bridge {bridge}"), text),
+            What::GuestChanged { action, guest, text } => write_change(out, *action, &format_args!("guest {guest}"), text),
             What::GatewayChanged { action, gateway, text } => {
                 write_change(out, *action, &format_args!("gateway {gateway}"), text)
             }

@@ -6,6 +6,7 @@
 //! | [`port`] | ports and their counters |
 //! | [`stats`] | all counters at one moment |
 //! | [`table`] | entries of the MAC table and neighbours |
+//! | [`guest`] | guests |
 //! | [`nat`] | connections, mappings, outside addresses |
 //! | [`tunnel`] | tunnels and their peers |
 //! | [`change`] | differences between two configurations |
@@ -21,6 +22,7 @@
 
 pub mod change;
 pub mod event;
+pub mod guest;
 pub mod log;
 pub mod nat;
 pub mod port;
@@ -34,6 +36,7 @@ pub mod tunnel;
 
 pub use change::{Action, Change, Configuration};
 pub use event::{Event, What, blocked_vlans};
+pub use guest::{Guest, GuestKeys, GuestsToKeep, NewGuest};
 pub use log::{Level, Log, LogChange};
 pub use nat::{AddressKind, Connection, Connections, Flow, Mapping, Nat, NotAProtocol, OutsideAddress, Phase, Protocol, Side};
 pub use port::{Limits, Port, PortKind, PortStats, State, VlanMode};

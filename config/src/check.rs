@@ -8,6 +8,7 @@ use crate::address::{Cidr, not_a_host};
 use crate::bridge::{Bridge, BridgeKeys, DEFAULT_BRIDGE, MAX_BRIDGES, Reach, unknown_bridge};
 use crate::control::Control;
 use crate::document::Document;
+use crate::guest::{Guest, Neighbourhood};
 use crate::model::Config;
 use crate::name::InterfaceName;
 use crate::nat::Nat;
@@ -31,7 +32,8 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
     let mut check = Check { document, whole, problems, warnings: Vec::new() };
     let bridges = check.bridges();
     check.purpose();
-    let ports = check.ports();
+    let guests = check.guests(&bridges);
+    let mut ports = check.ports(&guests);
     let uplink = check.uplink(&bridges, &ports);
     let (tunnels, ip_tunnels) = check.tunnels(&bridges, &ports);
     let (bridge_uplink, nat_uplink) = match uplink {
@@ -39,8 +41,9 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         Some(Uplink::Bridge(uplink)) => (Some(uplink), None),
         Some(Uplink::Nat(uplink)) => (None, Some(uplink)),
     };
-    let router = check.router(&bridges, nat_uplink);
+    let router = check.router(&bridges, nat_uplink, &guests);
     let gateways = router.as_ref().map_or(&[][..], |router| &router.gateways);
+    check.settle(&guests, gateways, &mut ports);
     check.counts(&ports, bridge_uplink.is_some(), &tunnels, &ip_tunnels);
     apart::check_against_gateways(&tunnels, &ip_tunnels, gateways, check.problems);
     let control = document.control.as_ref().map_or_else(Control::default, |keys| keys.value.control(check.problems));
@@ -54,6 +57,7 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
     let mut config = Config {
         bridges,
         ports: ports.into_iter().chain(ip_tunnels.iter().map(Port::tun)).collect(),
+        guests: guests.into_iter().map(|(_, guest)| guest).collect(),
         bridge_uplink,
         tunnels,
         ip_tunnels,
@@ -122,7 +126,7 @@ impl<'a> Check<'a> {
     }
 
     /// The ports of all bridges. Two ports with the same interface, path or address are a problem.
-    fn ports(&mut self) -> Vec<Port> {
+    fn ports(&mut self, guests: &[(usize, Guest)]) -> Vec<Port> {
         let mut ports: Vec<Port> = Vec::new();
         let mut ids: HashMap<&str, (&Origin, &Origin)> = HashMap::new();
         for (number, (_, keys)) in self.document.bridges().enumerate() {
@@ -160,6 +164,18 @@ impl<'a> Check<'a> {
                 }
                 self.warnings.extend(made.iter().filter_map(Port::warning));
                 ports.extend(made.into_iter().map(|port| Port { bridge: number, ..port }));
+            }
+        }
+        for (bridge, guest) in guests {
+            let port = guest.port(*bridge);
+            if let Some((other, _)) = ids.get(guest.id.as_str()) {
+                let problem = format!("id {} is that of a port, '{other}': use another id", guest.id);
+                self.problems.add_clash(&guest.origin, problem, &guest.id);
+            } else if let Some(other) = ports.iter().find(|other| other.clashes_with(&port)) {
+                let problem = format!("{} is the interface of another port: use another one", port.full_name());
+                self.problems.add_clash(&guest.origin, problem, other.full_name());
+            } else {
+                ports.push(port);
             }
         }
         // In each bridge, TAPs come first.
@@ -290,9 +306,14 @@ impl<'a> Check<'a> {
     }
 
     /// The router; `None` without a gateway and a NAT uplink.
-    fn router(&mut self, bridges: &[Bridge], uplink: Option<NatUplink>) -> Option<Router> {
+    fn router(&mut self, bridges: &[Bridge], uplink: Option<NatUplink>, guests: &[(usize, Guest)]) -> Option<Router> {
         let mut gateways = self.gateways(bridges);
-        let (nat, rules) = (self.nat(), self.rules());
+        let (nat, mut rules) = (self.nat(), self.rules());
+        if uplink.is_some() {
+            rules.extend(guests.iter().flat_map(|(_, guest)| guest.publish.iter().map(|rule| Written::of_guest(guest, rule))));
+        } else {
+            self.nothing_published(guests);
+        }
         if uplink.is_some() && !self.has_own_gateway() {
             let on_it = self.document.bridges().next().map(|(_, keys)| keys);
             let reach = on_it.and_then(|keys| keys.routing.as_ref()).map_or(Reach::All, |routing| routing.value);
@@ -361,6 +382,60 @@ impl<'a> Check<'a> {
         gateways
     }
 
+    /// The guests, each with the number of its bridge.
+    fn guests(&mut self, bridges: &[Bridge]) -> Vec<(usize, Guest)> {
+        let mut guests: Vec<(usize, Guest)> = Vec::new();
+        let mut ids: HashMap<String, &Origin> = HashMap::new();
+        let document = self.document;
+        for At { value: keys, origin, .. } in document.guests() {
+            let bridge = self.find_bridge(keys.network.as_ref(), bridges, "which network is the guest in?", origin);
+            let (Some(guest), Some(bridge)) = (keys.guest(origin, self.problems), bridge) else { continue };
+            if let Some(other) = ids.insert(guest.id.clone(), origin) {
+                let problem = format!("guest {} is there twice, the first time by '{other}': leave one of both out", guest.id);
+                self.problems.add_clash(origin, problem, &guest.id);
+                continue;
+            }
+            guests.push((bridge, guest));
+        }
+        guests
+    }
+
+    /// Checks the addresses of guests against their networks and each other, and gives their ports a way out.
+    fn settle(&mut self, guests: &[(usize, Guest)], gateways: &[Gateway], ports: &mut [Port]) {
+        let mut by_id: HashMap<&str, &mut Port> = HashMap::new();
+        if !guests.is_empty() {
+            by_id.extend(ports.iter_mut().filter_map(|port| match &mut *port {
+                Port { identity, .. } if identity.id.is_none() => None,
+                port => {
+                    Some((guests.iter().find(|(_, guest)| port.identity.id.as_ref() == Some(&guest.id))?.1.id.as_str(), port))
+                }
+            }));
+        }
+        let mut taken = Neighbourhood::default();
+        for (bridge, guest) in guests {
+            if let Some((problem, in_the_way)) = guest.conflict(*bridge, gateways).or_else(|| taken.add(*bridge, guest)) {
+                self.problems.add_clash(&guest.origin, problem, in_the_way);
+            }
+            if let Some(Port { kind: PortKind::Tap(tap), .. }) = by_id.get_mut(guest.id.as_str()) {
+                tap.setup.gateway = guest.gateway(*bridge, gateways);
+            }
+        }
+    }
+
+    /// Reports published ports of guests without an uplink that translates.
+    fn nothing_published(&mut self, guests: &[(usize, Guest)]) {
+        if self.document.uplink.as_ref().is_some_and(|uplink| uplink.value.is_faulty) {
+            return;
+        }
+        for (_, guest) in guests.iter().filter(|(_, guest)| !guest.publish.is_empty()) {
+            let cure = guest.origin.say("interface = \"eth0\" in [uplink]", "--uplink eth0");
+            self.problems.add(
+                &guest.origin,
+                format!("ports are published at an uplink in nat mode, and there is none: name it, such as {cure}"),
+            );
+        }
+    }
+
     fn nat(&mut self) -> Nat {
         let Some(nat) = &self.document.nat else { return Nat::default() };
         self.warnings.extend(nat.value.warnings());
@@ -368,25 +443,21 @@ impl<'a> Check<'a> {
     }
 
     /// The rules whose own keys are valid.
-    fn rules(&mut self) -> Vec<(&'a At<PublishKeys>, Publish)> {
+    fn rules<'w>(&mut self) -> Vec<Written<'w>>
+    where
+        'a: 'w,
+    {
         let document: &'a Document = self.document;
         let rules = document.publish().iter();
-        rules.filter_map(|keys| Some((keys, keys.value.rule(&keys.origin, self.problems)?))).collect()
+        rules.filter_map(|keys| Some(Written::of_keys(keys, keys.value.rule(&keys.origin, self.problems)?))).collect()
     }
 
     /// Checks rules against the router's addresses and against those before them.
-    fn publish(
-        &mut self,
-        written: Vec<(&'a At<PublishKeys>, Publish)>,
-        gateways: &[Gateway],
-        uplink: &NatUplink,
-    ) -> Vec<Publish> {
+    fn publish(&mut self, written: Vec<Written<'_>>, gateways: &[Gateway], uplink: &NatUplink) -> Vec<Publish> {
         let mut rules: Vec<(&Origin, Publish)> = Vec::new();
         // The guests of an invalid gateway are unknown.
         let knows_guests = self.document.bridges().all(|(_, keys)| !keys.is_faulty);
-        for (At { value: keys, origin, .. }, rule) in written {
-            let listen = keys.listen.as_ref().map_or(origin, |listen| &listen.origin);
-            let to = keys.to.as_ref().map_or(origin, |to| &to.origin);
+        for Written { origin, listen, to, rule } in written {
             let conflict = rules.iter().find_map(|(_, other)| Some((other, rule.conflict(other)?)));
             let mut problem = listen_problem(&rule, gateways, uplink, listen).map(|problem| (listen, problem));
             if problem.is_none() && knows_guests {
@@ -432,6 +503,25 @@ impl<'a> Check<'a> {
         let guests =
             if has_slots { "; a guest's place is one, of which a stream has 16 unless guests says otherwise" } else { "" };
         self.problems.add(self.whole, format!("{count} ports, but there are at most {MAX_PORTS}{hosts}{guests}"));
+    }
+}
+
+/// A rule, and where its parts were written.
+struct Written<'a> {
+    origin: &'a Origin,
+    listen: &'a Origin,
+    to: &'a Origin,
+    rule: Publish,
+}
+
+impl<'a> Written<'a> {
+    fn of_keys(At { value: keys, origin, .. }: &'a At<PublishKeys>, rule: Publish) -> Written<'a> {
+        let listen = keys.listen.as_ref().map_or(origin, |listen| &listen.origin);
+        Written { origin, listen, to: keys.to.as_ref().map_or(origin, |to| &to.origin), rule }
+    }
+
+    fn of_guest(guest: &'a Guest, rule: &Publish) -> Written<'a> {
+        Written { origin: &guest.origin, listen: &guest.origin, to: &guest.origin, rule: rule.clone() }
     }
 }
 

@@ -99,8 +99,8 @@ impl Desired {
         self.beside(&name, &text, flags)
     }
 
-    /// Reads a file's text, and the flags that add to it, for a switch that runs with this configuration. Bridges that verbs added, and
-    /// ports with an id that they added, stay as they are; they are not the file's.
+    /// Reads a file's text, and the flags that add to it, for a switch that runs with this configuration. Bridges, guests, and ports with
+    /// an id that verbs added stay as they are; they are not the file's.
     pub fn beside(&self, path: &str, text: &str, flags: &[Flag]) -> Result<Desired, Problems> {
         let mut problems = Problems::default();
         let mut document = file::read(path, text, &mut problems);
@@ -108,6 +108,7 @@ impl Desired {
         add_flags(&mut document, flags, &mut problems);
         let whole = file::whole(path);
         document.take_over_ports(&self.document, &whole, &mut problems);
+        document.take_over_guests(&self.document, &whole, &mut problems);
         Desired::finish(document, whole, problems)
     }
 
@@ -227,6 +228,10 @@ impl Desired {
     /// This configuration without the port of this name. `NAME@NETNS` selects the one in that namespace, if several have the
     /// name.
     pub fn without_port(&self, name: &str) -> Result<Desired, EditError> {
+        let of_guest = |port: &&Port| is_named(port, name) && port.identity.id.is_some();
+        for port in self.config.ports.iter().filter(of_guest) {
+            self.refuse_part(name, |guest| port.identity.id.as_ref() == Some(&guest.id))?;
+        }
         let there = self.config.ports.iter().any(|port| is_named(port, name));
         let added =
             || self.ports_of_word(name).into_iter().find_map(|new| self.config.ports.iter().find(|port| port.clashes_with(&new)));
@@ -285,6 +290,9 @@ impl Desired {
         let mut ignored = Problems::default();
         let wanted = flags::rule(text, &mut ignored);
         let wanted = wanted.value.rule(&wanted.origin, &mut ignored);
+        self.refuse_part(text, |guest| {
+            guest.publish.iter().any(|rule| wanted.as_ref() == Some(rule) || rule.to_string() == text)
+        })?;
         let mut document = self.document.clone();
         let rules = document.publish.iter_mut().map(|rules| &mut rules.value.0);
         let mut is_found = false;

@@ -5,6 +5,7 @@
 
 use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE};
 use crate::control::ControlKeys;
+use crate::guest::GuestKeys;
 use crate::keys::{Named, Tables, keys};
 use crate::metrics::MetricsKeys;
 use crate::nat::NatKeys;
@@ -36,6 +37,8 @@ keys! {
         "nat" => nat: NatKeys,
         /// Guests' ports that can be reached from outside.
         "publish" => publish: Tables<PublishKeys>,
+        /// Ports with their addresses, names and published ports.
+        "guest" => guests: Tables<GuestKeys>,
         /// The ways to other hosts.
         "tunnel" => tunnels: Tables<TunnelKeys>,
     }
@@ -88,6 +91,10 @@ impl Document {
     /// The tunnels in the order in which they are named.
     pub(crate) fn tunnels(&self) -> &[At<TunnelKeys>] {
         self.tunnels.as_ref().map_or(&[], |tunnels| &tunnels.value.0)
+    }
+
+    pub(crate) fn guests(&self) -> &[At<GuestKeys>] {
+        self.guests.as_ref().map_or(&[], |guests| &guests.value.0)
     }
 
     pub(crate) fn publish(&self) -> &[At<PublishKeys>] {

@@ -61,6 +61,7 @@ const PLACES: &[(&[&str], &str)] = &[
     (&["listen", "to"], "a rule, [[publish]]"),
     (&["workers", "busy-poll"], "the file itself, above all tables"),
     (&["publish"], "the file itself, [[publish]]"),
+    (&["guest"], "the file itself, [[guest]]"),
     (&["tunnel"], "the file itself, [[tunnel]]"),
 ];
 

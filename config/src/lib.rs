@@ -27,6 +27,7 @@ mod document;
 mod file;
 mod flags;
 mod gro;
+mod guest;
 mod identity;
 mod keys;
 mod limit;
@@ -60,6 +61,7 @@ pub use self::control::{CONTROL_VARIABLE, Control, ControlPath, UserGroup, usual
 pub use self::desired::{Desired, EditError};
 pub use self::flags::Flag;
 pub use self::gro::Gro;
+pub use self::guest::{Guest, GuestWords};
 pub use self::identity::Identity;
 pub use self::limit::Limits;
 pub use self::metrics::Metrics;

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 
 use crate::bridge::Bridge;
 use crate::control::Control;
+use crate::guest::Guest;
 use crate::metrics::Metrics;
 use crate::port::Port;
 use crate::router::Router;
@@ -20,6 +21,8 @@ pub struct Config {
     pub bridges: Vec<Bridge>,
     /// The ports, bridge by bridge, TAPs first; then the TUN devices of `ip_tunnels`.
     pub ports: Vec<Port>,
+    /// The guests, whose ports and rules are among the others.
+    pub guests: Vec<Guest>,
     /// An uplink in `bridge` mode: a host interface that is one more port, numbered after those of `ports`.
     pub bridge_uplink: Option<BridgeUplink>,
     /// The tunnels of bridges. Each of their hosts is one more port.

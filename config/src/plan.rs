@@ -19,6 +19,7 @@ use packet::VlanId;
 use crate::bridge::{Bridge, BridgeKeys};
 use crate::check::free_name;
 use crate::desired::Desired;
+use crate::guest::Guest;
 use crate::model::Config;
 use crate::nat::Nat;
 use crate::port::Port;
@@ -68,7 +69,7 @@ pub struct Plan {
 pub struct Change {
     /// Whether the object is added, removed or changed.
     pub action: Action,
-    /// The kind of the object: `port`, `rule`, `tunnel` or `setting`.
+    /// The kind of the object: `bridge`, `gateway`, `guest`, `port`, `rule`, `tunnel` or `setting`.
     pub kind: &'static str,
     /// The object's name.
     pub name: String,
@@ -163,6 +164,7 @@ impl Plan {
         let mut plan = Plan::default();
         plan.bridges(old, new);
         plan.gateways(old, new);
+        plan.guests(old, new);
         plan.ports(old, new);
         plan.tunnels(old, new);
         plan.rules(old, new);
@@ -236,6 +238,22 @@ impl Plan {
                 Some(other) => self.note(Action::Replace, "gateway", name, format!("in place of {}", other.address)),
             }
             self.added_gateways.push(gateway.clone());
+        }
+    }
+
+    /// Compares the guests; their ports and rules are compared with the others.
+    fn guests(&mut self, old: &Config, new: &Config) {
+        let before: HashMap<&str, &Guest> = old.guests.iter().map(|guest| (guest.id.as_str(), guest)).collect();
+        let after: HashMap<&str, &Guest> = new.guests.iter().map(|guest| (guest.id.as_str(), guest)).collect();
+        for guest in old.guests.iter().filter(|guest| !after.contains_key(guest.id.as_str())) {
+            self.note(Action::Remove, "guest", &guest.id, guest.text());
+        }
+        for guest in &new.guests {
+            match before.get(guest.id.as_str()) {
+                None => self.note(Action::Add, "guest", &guest.id, guest.text()),
+                Some(other) if *other == guest => {}
+                Some(other) => self.note(Action::Alter, "guest", &guest.id, format!("{} -> {}", other.text(), guest.text())),
+            }
         }
     }
 

@@ -22,6 +22,7 @@ impl Desired {
         if self.with_id(id).next().is_none() {
             return Err(self.no_such_id(id));
         }
+        self.refuse_part(id, |guest| guest.id == id)?;
         let mut document = self.document.clone();
         for bridge in document.bridges_mut() {
             if let Some(ports) = &mut bridge.ports {

@@ -53,7 +53,7 @@ pub(crate) fn apply(get: &Get<'_>, file: &Path, dry_run: bool, prune: bool) -> a
 
 /// A line for each change.
 #[expect(clippy::ptr_arg, reason = "it is the type that the answer is read as")]
-fn lines(changes: &Vec<Change>) -> String {
+pub(crate) fn lines(changes: &Vec<Change>) -> String {
     if changes.is_empty() {
         return "configuration unchanged\n".to_owned();
     }

@@ -57,6 +57,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
         timeout: u32,
     },
+    /// Show, add, change and remove guests: ports with their addresses, names and published ports
+    #[command(subcommand)]
+    Guest(Guest),
     /// Show, add and remove ports
     #[command(subcommand)]
     Port(Port),
@@ -209,6 +212,66 @@ pub(crate) enum Bridge {
         /// Its name
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Guest {
+    /// List guests with their networks, addresses and published ports
+    #[command(visible_alias = "show")]
+    List,
+    /// Add a guest, with all that belongs to it or not at all: web --network blue --interface eth0@pid:4711 --address 10.71.0.2/24
+    Add {
+        /// A name that no other guest or port has
+        id: String,
+        #[command(flatten)]
+        keys: GuestKeys,
+    },
+    /// Change a guest; what is not named stays. An empty value takes a key away: --publish ''
+    Set {
+        /// The guest
+        id: String,
+        #[command(flatten)]
+        keys: GuestKeys,
+    },
+    /// Remove a guest with all that belongs to it; no error if it is not there
+    Del {
+        /// The guest
+        id: String,
+    },
+    /// Remove what is left over: all guests that guest add has made and whose ids begin with PREFIX, but those to keep
+    Gc {
+        /// Beginning of ids
+        prefix: String,
+        /// Ids of guests that stay
+        #[arg(long, value_name = "ID", num_args = 1.., required = true)]
+        keep: Vec<String>,
+    },
+}
+
+/// What a guest is.
+#[derive(Debug, Args)]
+pub(crate) struct GuestKeys {
+    /// Its bridge [default: br0]
+    #[arg(long, value_name = "BRIDGE")]
+    pub(crate) network: Option<String>,
+    /// Its interface, which the switch makes; NETNS is a name under /run/netns, a path, or pid:N [default: vsw and 12 digits]
+    #[arg(long, value_name = "NAME[@NETNS]")]
+    pub(crate) interface: Option<String>,
+    /// MAC address of its interface
+    #[arg(long)]
+    pub(crate) mac: Option<String>,
+    /// Its addresses; with one in the network of the bridge's gateway, the guest gets a default route
+    #[arg(long = "address", value_name = "CIDR", num_args = 1..)]
+    pub(crate) addresses: Option<Vec<String>>,
+    /// Its names
+    #[arg(long = "name", value_name = "NAME", num_args = 1..)]
+    pub(crate) names: Option<Vec<String>>,
+    /// Ports of the uplink's address, and the guest's behind them, the same by default: 8080:80
+    #[arg(long, value_name = "[ADDR:]PORT[:PORT][/PROTOCOL]", num_args = 1..)]
+    pub(crate) publish: Option<Vec<String>>,
+    /// Notes for whoever lists guests
+    #[arg(long = "label", value_name = "NAME=VALUE", num_args = 1..)]
+    pub(crate) labels: Option<Vec<String>>,
 }
 
 #[derive(Debug, Subcommand)]

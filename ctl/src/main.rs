@@ -9,6 +9,7 @@ mod events;
 mod examples;
 mod follow;
 mod get;
+mod guests;
 mod paint;
 mod place;
 mod ports;
@@ -128,6 +129,7 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
     match &cli.command {
         Command::Show => get.shown("/v1/show", |show| print::show(show, &socket)),
         Command::Port(port) => run_port(&get, port),
+        Command::Guest(guest) => guests::run(&get, guest),
         Command::Nat(nat) => run_nat(&get, nat),
         Command::Bridge(Bridge::List) => get.shown("/v1/bridges", |list: &Vec<_>| print::bridges(list)),
         Command::Bridge(Bridge::Add { bridge }) => change::add(&get, "/v1/bridges", &NewBridge { bridge: bridge.clone() }),

@@ -68,6 +68,25 @@ fn routing_text(gateway: &api::Gateway) -> String {
     if gateway.host { format!("{}, host", gateway.routing) } else { gateway.routing.to_string() }
 }
 
+/// The guests.
+pub(crate) fn guests(guests: &Vec<api::Guest>) -> String {
+    let mut table = Table::new(["guest", "network", "port", "addresses", "mac", "names", "published", "labels"]);
+    for guest in guests {
+        let labels: Vec<String> = guest.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        table.row([
+            guest.id.clone(),
+            guest.network.clone(),
+            guest.port.clone(),
+            guest.addresses.join(", "),
+            guest.mac.clone().unwrap_or_default(),
+            guest.names.join(", "),
+            guest.publish.join(", "),
+            labels.join(", "),
+        ]);
+    }
+    table.to_string()
+}
+
 fn bridge_table(bridges: &[api::Bridge]) -> Table {
     let mut table = Table::new(["bridge", ">ports", ">mac addresses", ">at most", ">ageing", "routing", "gateways"]);
     for bridge in bridges {

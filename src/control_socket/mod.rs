@@ -25,6 +25,7 @@ mod conntrack;
 mod description;
 mod events;
 mod fdb;
+mod guests;
 mod input;
 mod large;
 mod lasting;

@@ -16,7 +16,9 @@ use super::answer::{problem, too_long};
 use super::ask::Asker;
 use super::description::Complete;
 use super::rights::{Guard, check, shows_payload};
-use super::{capture, conntrack, events, fdb, log, metrics, nat, neighbours, reconfigure, show, stop, trace, upgrade};
+use super::{
+    capture, conntrack, events, fdb, guests, log, metrics, nat, neighbours, reconfigure, show, stop, trace, upgrade,
+};
 
 /// Maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -50,6 +52,11 @@ const BODY_LIMIT: usize = 256 << 10;
         reconfigure::add_port,
         reconfigure::delete_port,
         reconfigure::delete_port_by_id,
+        guests::list,
+        guests::add,
+        guests::set,
+        guests::delete,
+        guests::keep,
         reconfigure::publish,
         reconfigure::unpublish,
         reconfigure::add_tunnel,
@@ -78,6 +85,9 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/ports/id/{id}", get(show::port_by_id).delete(reconfigure::delete_port_by_id))
         .route("/v1/bridges", get(show::bridges).post(reconfigure::add_bridge))
         .route("/v1/bridges/{name}", patch(reconfigure::set_bridge).delete(reconfigure::delete_bridge))
+        .route("/v1/guests", get(guests::list).post(guests::add))
+        .route("/v1/guests/{id}", patch(guests::set).delete(guests::delete))
+        .route("/v1/guests-to-keep", post(guests::keep))
         .route("/v1/config", get(reconfigure::show))
         .route("/v1/apply", post(reconfigure::apply))
         .route("/v1/stats", get(show::stats))

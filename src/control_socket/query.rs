@@ -55,6 +55,7 @@ pub(crate) enum Query {
     },
     /// The ports that exist now and can be captured at.
     CapturePorts(Reply<Vec<PortNow>>),
+    Guests(Reply<Vec<api::Guest>>),
     Neighbours(Reply<Vec<api::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,
@@ -113,6 +114,7 @@ impl Query {
             Query::MacTable(reply) => reply.is_closed(),
             Query::BeginCapture { reply, .. } => reply.is_closed(),
             Query::CapturePorts(reply) => reply.is_closed(),
+            Query::Guests(reply) => reply.is_closed(),
             Query::Neighbours(reply) => reply.is_closed(),
             Query::Connections { reply, .. } => reply.is_closed(),
             Query::Nat { reply, .. } => reply.is_closed(),
@@ -150,6 +152,15 @@ pub(crate) enum Verb {
     DeletePort(PortName),
     Publish(String),
     Unpublish(String),
+    /// A guest's id, and what it is.
+    AddGuest(String, config::GuestWords),
+    SetGuest(String, config::GuestWords),
+    DeleteGuest(String),
+    /// Removes the guests whose ids begin with `prefix`, but those of `keep`.
+    KeepGuests {
+        prefix: String,
+        keep: Vec<String>,
+    },
     AddTunnel(String),
     DeleteTunnel(String),
 }

@@ -174,6 +174,6 @@ pub(super) async fn delete_tunnel(
     change(&asker, Verb::DeleteTunnel(name), false).await
 }
 
-async fn change(asker: &Asker, verb: Verb, dry_run: bool) -> Result<Json<Vec<Change>>, Response> {
+pub(super) async fn change(asker: &Asker, verb: Verb, dry_run: bool) -> Result<Json<Vec<Change>>, Response> {
     asker.change(|reply| Query::Reconfigure { verb, dry_run, reply }).await.map(Json)
 }

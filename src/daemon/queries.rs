@@ -50,6 +50,7 @@ impl Daemon {
             Query::MacTable(reply) => {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names: self.view().port_names() }));
             }
+            Query::Guests(reply) => drop(reply.send(self.view().guests())),
             Query::Neighbours(reply) => drop(reply.send(self.view().neighbours())),
             Query::Connections { filter, most, reply } => {
                 let now = self.fabric.now();

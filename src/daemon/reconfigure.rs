@@ -81,6 +81,10 @@ impl Daemon {
             Verb::AddBridge(word) => self.desired.with_bridge(word)?,
             Verb::SetBridge(word) => self.desired.with_bridge_set(word)?,
             Verb::DeleteBridge(name) => self.desired.without_bridge(name)?,
+            Verb::AddGuest(id, words) => self.desired.with_guest(id, words)?,
+            Verb::SetGuest(id, words) => self.desired.with_guest_set(id, words)?,
+            Verb::DeleteGuest(id) => self.desired.without_guest(id)?,
+            Verb::KeepGuests { prefix, keep } => self.desired.without_left_over_guests(prefix, keep)?,
             Verb::AddTunnel(word) => self.desired.with_tunnel(word)?,
             Verb::DeleteTunnel(name) => self.desired.without_tunnel(name)?,
         })
@@ -316,6 +320,7 @@ impl Daemon {
             self.fabric.events.tell(match change.kind {
                 "port" => What::PortChanged { action, port: name, text },
                 "bridge" => What::BridgeChanged { action, bridge: name, text },
+                "guest" => What::GuestChanged { action, guest: name, text },
                 "gateway" => What::GatewayChanged { action, gateway: name, text },
                 "tunnel" => What::TunnelChanged { action, tunnel: name, text },
                 "rule" => What::RuleChanged { action, rule: name, text },
@@ -341,12 +346,12 @@ fn refused(verb: &Verb, problems: &Problems) -> Refusal {
 /// Names the parameter or member of a verb's request in its refusal.
 fn of_verb(verb: &Verb, refusal: Refusal) -> Refusal {
     match verb {
-        Verb::Apply { .. } => refusal,
+        Verb::Apply { .. } | Verb::AddGuest(..) | Verb::KeepGuests { .. } => refusal,
         Verb::AddPort(_) => refusal.of_field("port"),
         Verb::Publish(_) | Verb::Unpublish(_) => refusal.of_field("rule"),
         Verb::AddBridge(_) | Verb::SetBridge(_) => refusal.of_field("bridge"),
         Verb::AddTunnel(_) => refusal.of_field("tunnel"),
-        Verb::DeletePort(PortName::Id(_)) => refusal.of_field("id"),
+        Verb::DeletePort(PortName::Id(_)) | Verb::SetGuest(..) | Verb::DeleteGuest(_) => refusal.of_field("id"),
         Verb::DeletePort(PortName::Name(_)) | Verb::DeleteTunnel(_) | Verb::DeleteBridge(_) => refusal.of_field("name"),
     }
 }

@@ -91,6 +91,26 @@ impl View<'_> {
         bridges
     }
 
+    /// The guests with their ports and rules.
+    pub(super) fn guests(&self) -> Vec<api::Guest> {
+        let mut names: HashMap<&str, &str> = HashMap::new();
+        names.extend(self.config.ports.iter().filter_map(|port| Some((port.identity.id.as_deref()?, port.name.as_str()))));
+        let view = |guest: &config::Guest| api::Guest {
+            id: guest.id.clone(),
+            network: guest.network.clone(),
+            port: names.get(guest.id.as_str()).map_or_else(String::new, |name| (*name).to_owned()),
+            interface: guest.interface.clone(),
+            netns: guest.netns.as_ref().map(ToString::to_string),
+            mac: guest.mac.as_ref().map(ToString::to_string),
+            addresses: guest.addresses.iter().map(|(address, prefix_len)| format!("{address}/{prefix_len}")).collect(),
+            names: guest.names.clone(),
+            publish: guest.publish.iter().map(ToString::to_string).collect(),
+            labels: guest.labels.iter().cloned().collect(),
+            made_by_verb: matches!(guest.origin, config::Origin::Verb(_)),
+        };
+        self.config.guests.iter().map(view).collect()
+    }
+
     /// The switch as a whole.
     pub(super) fn show(&self, report: &Report) -> api::Show {
         let interfaces = self.edge.interfaces();

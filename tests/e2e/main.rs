@@ -17,6 +17,7 @@ mod control;
 mod datagrams;
 mod detached;
 mod doctor;
+mod engine;
 mod events;
 mod exchange;
 mod fairness;
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         kernel::trials(),
         nat::trials(),
         nat_tcp::trials(),
+        engine::trials(),
         networks::trials(),
         nat_icmp::trials(),
         nat_fragments::trials(),

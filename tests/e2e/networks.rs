@@ -9,7 +9,8 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::config::Written;
-use crate::control::{exchange, run, text};
+use crate::control::{run, text};
+use crate::engine::good;
 use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::{FAR, MACHINE, Mode, Plan, Site, default_route, error_of, give, hears_all, local, ping, recv_from, udp_on};
@@ -309,16 +310,6 @@ fn a_table_of_another_size() {
     switch.finish();
 }
 
-/// Sends a request whose answer must be good. Many of them are much faster than as many commands.
-fn request(socket: &str, method: &str, target: &str, body: Option<Value>) -> String {
-    let body = body.map_or_else(String::new, |body| body.to_string());
-    let length = body.len();
-    let head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json");
-    let answer = exchange(socket, format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 20"), "{method} {target} {body}: {answer}");
-    answer
-}
-
 /// Networks without guests cost little, also when they come a second time, and a network with a guest costs what it uses.
 fn memory_of_empty_ones() {
     const NETWORKS: u64 = 200;
@@ -326,17 +317,17 @@ fn memory_of_empty_ones() {
     let socket = directory.text("control");
     let switch = Switch::start(&["--control", &socket]);
     // Whatever the first one brings with it, as the router, is not counted.
-    request(&socket, "POST", "/v1/bridges", Some(serde_json::json!({ "bridge": "first:gateway=10.8.0.1/24" })));
+    good(&socket, "POST", "/v1/bridges", Some(serde_json::json!({ "bridge": "first:gateway=10.8.0.1/24" })));
     let before = switch.memory();
     for _ in 0..2 {
         for n in 0..NETWORKS {
             let bridge = format!("n{n}:gateway=10.71.{n}.1/24");
-            request(&socket, "POST", "/v1/bridges", Some(serde_json::json!({ "bridge": bridge })));
+            good(&socket, "POST", "/v1/bridges", Some(serde_json::json!({ "bridge": bridge })));
         }
         let each = switch.memory().saturating_sub(before) / NETWORKS;
         assert!(each <= 16, "{each} KiB for each network");
         for n in 0..NETWORKS {
-            request(&socket, "DELETE", &format!("/v1/bridges/n{n}"), None);
+            good(&socket, "DELETE", &format!("/v1/bridges/n{n}"), None);
         }
     }
     switch.finish();

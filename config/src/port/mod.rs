@@ -20,7 +20,7 @@ use std::path::Path;
 pub use self::dgram::Dgram;
 pub use self::packet::Packet;
 pub use self::stream::{Address, DEFAULT_GUEST_MTU, Slot, Stream};
-pub use self::tap::Tap;
+pub use self::tap::{Setup, Tap};
 pub use self::tun::Tun;
 
 use self::dgram::DgramKeys;

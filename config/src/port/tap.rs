@@ -1,5 +1,9 @@
 //! `--tap NAME[@NETNS]`, `tap = "NAME"`: a TAP whose user side is the switch's.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use packet::MacAddr;
+
 use super::{CommonKeys, DeviceKeys, Port, PortKind};
 use crate::keys::keys;
 use crate::name::{InterfaceName, Netns};
@@ -17,6 +21,19 @@ pub struct Tap {
     pub attach: bool,
     /// False: plain frames with complete checksums only.
     pub offload: bool,
+    /// What the switch sets on it.
+    pub setup: Setup,
+}
+
+/// What the switch sets on the interface of a guest. Other interfaces are set up by whoever uses them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Setup {
+    /// Its MAC address.
+    pub mac: Option<MacAddr>,
+    /// Its addresses with the lengths of their prefixes.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// The next hop of a default route.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 words! {
@@ -67,7 +84,8 @@ impl TapKeys {
             return None;
         }
         let netns = self.netns.as_ref().map(|netns| netns.value.clone());
-        let kind = Tap { name: name.clone(), netns, attach: attach.is_some(), offload: self.device.offload() };
+        let offload = self.device.offload();
+        let kind = Tap { name: name.clone(), netns, attach: attach.is_some(), offload, setup: Setup::default() };
         let port = self.common.port(table, name, PortKind::Tap(kind), problems)?;
         Some(vec![Port { gro: self.device.gro(), ..port }])
     }

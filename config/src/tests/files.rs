@@ -13,8 +13,8 @@ fn bridge(number: usize, name: &str, mac_table_size: usize, mac_aging_time: u32)
 #[test]
 fn the_example_says_what_it_says() {
     let config = file(EXAMPLE).unwrap();
-    assert_eq!(names(&config)[..4], ["tap0", "tap1", "veth0", "/run/vswitchd/guests#1"]);
-    assert_eq!(names(&config)[18..], ["/run/vswitchd/guests#16", "/run/vswitchd/vm2", "lab0", "flannel0"]);
+    assert_eq!(names(&config)[..4], ["tap0", "tap1", "db0", "veth0"]);
+    assert_eq!(names(&config)[19..], ["/run/vswitchd/guests#16", "/run/vswitchd/vm2", "lab0", "flannel0"]);
     assert_eq!(config.ports[0].link().unwrap().1.unwrap().to_string(), "/proc/self/ns/net");
     assert_eq!(config.ports[1].vlan_text(), "native VLAN 10 untagged, trunk VLANs 10+20");
     assert_eq!((&config.bridges[0], config.busy_poll), (&bridge(0, "br0", 8192, 300), 50));
@@ -24,7 +24,8 @@ fn the_example_says_what_it_says() {
          uplink eth0: nat by 198.51.100.3/24 and 1 more, gateway 198.51.100.1\n\
          nat 262144 connections, 131072 a port; ports 1024-65535, 32768 a guest; mapping endpoint-independent, \
          filtering address-and-port-dependent\n\
-         publish tcp 8080 -> 10.77.0.2:80\npublish all 198.51.100.4 -> 10.0.10.2\n"
+         publish tcp 8080 -> 10.77.0.2:80\npublish all 198.51.100.4 -> 10.0.10.2\n\
+         publish tcp 5432 -> 10.77.0.2:5432\n"
     );
     assert_eq!(
         config.tunnel_summary(),

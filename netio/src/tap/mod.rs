@@ -35,12 +35,12 @@ pub mod visit;
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use packet::{Batch, Features};
+use packet::{Batch, Features, MacAddr};
 use rustix::io::{Errno, read, write, writev};
 use thiserror::Error;
 
@@ -84,6 +84,17 @@ pub struct TapSpec {
     pub tx_queue_len: u32,
     /// False: no super-frames and no partial checksums.
     pub offload: bool,
+}
+
+/// What is set on the interface of a TAP for whoever uses it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup<'a> {
+    /// Its MAC address, before the link is up.
+    pub mac: Option<MacAddr>,
+    /// Its addresses with the lengths of their prefixes.
+    pub addresses: &'a [(IpAddr, u8)],
+    /// The next hop of a default route. If its namespace has one already, this one gets a higher metric.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// Why a TAP cannot be opened.
@@ -261,11 +272,16 @@ impl AsFd for Queue {
 impl Tap {
     /// Creates the TAP, or attaches to an existing one that no process holds, configures it, and sets the link up.
     pub fn open(spec: &TapSpec) -> Result<Tap, TapError> {
-        let Some(netns) = &spec.netns else { return open::open(spec) };
+        Tap::open_for(spec, &Setup::default())
+    }
+
+    /// The same, and sets up the interface for whoever uses it. Without all of it there is no TAP.
+    pub fn open_for(spec: &TapSpec, setup: &Setup<'_>) -> Result<Tap, TapError> {
+        let Some(netns) = &spec.netns else { return open::open(spec, setup) };
         let enter = |error| TapError::Namespace { netns: netns.clone(), error };
         let namespace = netns.open().map_err(enter)?;
         let id = NetnsId::of(&namespace).map_err(enter)?;
-        let opened = netns::inside(namespace.as_fd(), || Ok(open::open(spec))).map_err(enter)?;
+        let opened = netns::inside(namespace.as_fd(), || Ok(open::open(spec, setup))).map_err(enter)?;
         Ok(Tap { pinned: Some((netns.clone(), id)), ..opened? })
     }
 

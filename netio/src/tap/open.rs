@@ -12,6 +12,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -21,8 +22,9 @@ use packet::offload::MAX_TCP_SEGMENTS;
 
 use super::end::group;
 use super::ioctl::{interface, set_interface, set_vnet_header};
-use super::{Layer, Queue, Tap, TapError, TapSpec, next_serial};
+use super::{Layer, Queue, Setup, Tap, TapError, TapSpec, next_serial};
 use crate::link::{self, Change, Link};
+use crate::route::{self, Limits, Route};
 
 /// The device stays when no process holds it (`include/uapi/linux/if_tun.h`); in the answer of `TUNGETIFF` only.
 const IFF_PERSIST: libc::c_int = 0x0800;
@@ -30,10 +32,13 @@ const IFF_PERSIST: libc::c_int = 0x0800;
 /// A device with several queues (`include/uapi/linux/if_tun.h`).
 pub(super) const IFF_MULTI_QUEUE: libc::c_int = libc::IFF_MULTI_QUEUE;
 
+/// Metrics of default routes: the interfaces of a guest in several networks have one each.
+const DEFAULT_METRICS: [u32; 8] = [0, 100, 200, 300, 400, 500, 600, 700];
+
 pub(super) const DEVICE: &str = "/dev/net/tun";
 
 /// Makes the TAP or attaches to it, configures it, and sets the link up.
-pub(super) fn open(spec: &TapSpec) -> Result<Tap, TapError> {
+pub(super) fn open(spec: &TapSpec, setup: &Setup<'_>) -> Result<Tap, TapError> {
     let queues = match link::get(&spec.name) {
         Ok(link) => queues_of(spec, &link)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => (spec.queues.max(1), spec.queues > 1),
@@ -45,7 +50,7 @@ pub(super) fn open(spec: &TapSpec) -> Result<Tap, TapError> {
     // What is there without a process was there before, as somebody else's or as what an earlier process of this switch kept.
     let persists = flags & IFF_PERSIST != 0;
     let is_ours = !persists || link::get(&spec.name).is_ok_and(|link| link.group == group());
-    let index = configure(spec, is_ours)?;
+    let index = configure(spec, setup, is_ours)?;
     let mut tap = Tap {
         queues,
         features: Features::NONE,
@@ -111,17 +116,45 @@ fn open_device(spec: &TapSpec) -> Result<OwnedFd, TapError> {
 }
 
 /// Sets MTU, queue length and group, and sets it up. Returns its index.
-fn configure(spec: &TapSpec, is_ours: bool) -> Result<u32, TapError> {
+fn configure(spec: &TapSpec, setup: &Setup<'_>, is_ours: bool) -> Result<u32, TapError> {
     let index = link::get(&spec.name).map_err(|error| io_error(spec, "finding its link", error))?.index;
     let group = is_ours.then(group);
-    let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), group, ..Change::default() };
-    link::set(index, change).map_err(|error| io_error(spec, "setting MTU and queue length", error))?;
+    let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), group, mac: setup.mac, ..Change::default() };
+    link::set(index, change).map_err(|error| io_error(spec, "setting MTU, queue length and MAC address", error))?;
     // With a small MTU, a super-frame of 64 KiB would have more segments than the pipeline accepts. Old kernels do not
     // have the setting, and there is no other.
     let _ = link::set(index, Change { gso_max_segs: Some(MAX_TCP_SEGMENTS as u32), ..Change::default() });
     let up = Change { up: Some(true), ..Change::default() };
     link::set(index, up).map_err(|error| io_error(spec, "setting it up", error))?;
-    Ok(index)
+    for (address, prefix_len) in setup.addresses {
+        match link::add_address(index, *address, *prefix_len) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io_error(spec, "adding an address", error)),
+            _ => {}
+        }
+    }
+    match setup.gateway.map(|gateway| add_default_route(index, gateway)) {
+        Some(Err(error)) => Err(io_error(spec, "adding a default route", error)),
+        _ => Ok(index),
+    }
+}
+
+/// Adds a default route with the first metric that is free.
+fn add_default_route(index: u32, gateway: Ipv4Addr) -> io::Result<()> {
+    let mut last = Ok(());
+    for metric in DEFAULT_METRICS {
+        let limits = Limits::default();
+        let route = Route { prefix: Ipv4Addr::UNSPECIFIED, prefix_len: 0, metric, gateway: Some(gateway), limits };
+        last = match route::add(index, route) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && route::routes(index)?.0.contains(&route) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                last = Err(error);
+                continue;
+            }
+            added => added,
+        };
+        break;
+    }
+    last
 }
 
 fn refusal(spec: &TapSpec, error: io::Error) -> TapError {

@@ -3,7 +3,7 @@
 use std::io;
 
 use config::{Netns, port};
-use netio::tap::{Layer, TapSpec};
+use netio::tap::{Layer, Setup, TapSpec};
 use netio::{LinkState, PortReader, PortWriter, Tap, TapError};
 use packet::Features;
 use vswitch::PortId;
@@ -22,7 +22,9 @@ const TX_QUEUE_LEN: u32 = 1000;
 /// Opens the device. With `attach` it may be there already, and another process may hold it.
 pub(super) fn open(config: &port::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
     let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues);
-    match Tap::open(&TapSpec { offload: config.offload, ..spec }) {
+    let port::Setup { mac, addresses, gateway } = &config.setup;
+    let setup = Setup { mac: *mac, addresses, gateway: *gateway };
+    match Tap::open_for(&TapSpec { offload: config.offload, ..spec }, &setup) {
         Err(TapError::Busy { .. }) if config.attach => beside_holder(config, mtu, queues),
         opened => Ok(Box::new(opened?)),
     }

@@ -1,0 +1,500 @@
+//! Guests: `[[guest]]`, `guest add`. A guest is a port with its addresses, its names and its published ports, which come and go in one
+//! change.
+//!
+//! ```text
+//!   [[guest]] id = "web"               port eth0@pid:7 of bridge blue, id web
+//!     network = "blue"           --->    in its namespace: MAC, 10.71.0.2/24, default route by the bridge's gateway
+//!     address = ["10.71.0.2/24"]       rule tcp 8080 -> 10.71.0.2:80
+//!     publish = ["8080:80"]
+//! ```
+//!
+//! *Parts.* The port and the rules are ordinary ones: a [`Plan`](crate::Plan) adds and removes them, all or none. They are the guest's:
+//! `port del` and `nat unpublish` refuse them.
+//!
+//! *Owners.* A guest that a verb has added is its maker's, not the configuration file's, wherever its network is from: the origin of its
+//! table is the verb. A file that is applied, by a verb or by SIGHUP, [takes it over](Document::take_over_guests).
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use packet::{MacAddr, VlanId};
+
+use crate::bridge::DEFAULT_BRIDGE;
+use crate::desired::{Desired, EditError, named, no_such};
+use crate::document::Document;
+use crate::gro::Gro;
+use crate::identity::{Id, Identity, LabelName, LabelValue};
+use crate::keys::{Keys, keys, list_of};
+use crate::limit::LimitKeys;
+use crate::name::{InterfaceName, Netns};
+use crate::port::{Port, PortKind, Setup, Tap};
+use crate::problem::{At, Origin, Problem, Problems};
+use crate::publish::{Publish, PublishKeys, split_rule};
+use crate::raw::{Entry, Raw, RawValue};
+use crate::router::Gateway;
+#[cfg(test)]
+use crate::value::string_schema;
+use crate::value::{List, Pairs, Text};
+use crate::vlan::{Trunks, Vlans};
+
+/// The interface of a guest for which none is named begins with this, and goes on with 12 digits of its id's hash.
+const INTERFACE: &str = "vsw";
+
+/// One guest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guest {
+    /// Where it was written.
+    pub origin: Origin,
+    /// The name that its maker gave it; no other guest or port has it.
+    pub id: String,
+    /// Its bridge.
+    pub network: String,
+    /// Its interface, which the switch makes.
+    pub interface: String,
+    /// Where the interface is, if not in vswitchd's own namespace.
+    pub netns: Option<Netns>,
+    /// The interface's MAC address; `None` for one that the kernel chooses.
+    pub mac: Option<MacAddr>,
+    /// The interface's addresses with the lengths of their prefixes.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Its names.
+    pub names: Vec<String>,
+    /// Its published ports.
+    pub publish: Vec<Publish>,
+    /// Names and values of its labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// The MAC address of a station.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StationMac(MacAddr);
+
+/// An address of a guest with the length of its prefix, of either family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GuestAddress(IpAddr, u8);
+
+/// A name of a guest: labels of letters, digits and hyphens, with dots between (RFC 1123 section 2.1).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct HostName(String);
+
+/// Ports of the guest that can be reached from outside: `[ADDR:]PORT[-PORT][:PORT[-PORT]][/PROTOCOL]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct GuestRule {
+    listen: String,
+    port: String,
+    protocol: Option<String>,
+}
+
+keys! {
+    /// A guest: its port, and what belongs to it.
+    struct GuestKeys {
+        /// A name that the maker of the guest gives it, 1 to 255 printable ASCII characters; no other guest or port has it.
+        "id" => id: Id,
+        /// The bridge that it is on.
+        "network" => network: String,
+        /// Its interface, which the switch makes. Default: vsw and 12 hexadecimal digits that follow from the id.
+        "interface" => interface: InterfaceName,
+        /// Where the interface is made: a name under /run/netns, a path, or pid:N. Default: where vswitchd runs.
+        "netns" => netns: Netns,
+        /// The interface's MAC address. Default: one that the kernel chooses.
+        "mac" => mac: StationMac,
+        /// The interface's addresses, with the lengths of their prefixes. With an address in a gateway's network, the interface gets a
+        /// default route by the gateway.
+        "address" => addresses: List<GuestAddress>,
+        /// Its names.
+        "name" => names: List<HostName>,
+        /// Its published ports: [ADDR:]PORT[-PORT][:PORT[-PORT]][/tcp|udp|tcp+udp], first outside, then of the guest.
+        "publish" => publish: List<GuestRule>,
+        /// Notes of the maker of the guest: names with their values.
+        "labels" => labels: Pairs<LabelName, LabelValue>,
+    }
+}
+
+/// A guest in the words of a verb; what is `None` is left out, or stays as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GuestWords {
+    /// Its bridge.
+    pub network: Option<String>,
+    /// `NAME[@NETNS]`.
+    pub interface: Option<String>,
+    /// Its MAC address.
+    pub mac: Option<String>,
+    /// Its addresses with the lengths of their prefixes.
+    pub addresses: Option<Vec<String>>,
+    /// Its names.
+    pub names: Option<Vec<String>>,
+    /// Its published ports.
+    pub publish: Option<Vec<String>>,
+    /// Names and values of its labels.
+    pub labels: Option<Vec<(String, String)>>,
+}
+
+impl Guest {
+    /// What it is: `eth0@blue on lab, 10.71.0.2/24`.
+    pub(crate) fn text(&self) -> String {
+        let mut text = self.interface.clone();
+        // Writing to a string cannot fail.
+        if let Some(netns) = &self.netns {
+            let _ = write!(text, "@{netns}");
+        }
+        let _ = write!(text, " on {}", self.network);
+        if let Some(mac) = self.mac {
+            let _ = write!(text, ", {mac}");
+        }
+        for (address, prefix_len) in &self.addresses {
+            let _ = write!(text, ", {address}/{prefix_len}");
+        }
+        for name in &self.names {
+            let _ = write!(text, ", name {name}");
+        }
+        for rule in &self.publish {
+            let _ = write!(text, ", {rule}");
+        }
+        for (name, value) in &self.labels {
+            let _ = write!(text, ", label {name}={value}");
+        }
+        text
+    }
+
+    fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.addresses.iter().filter_map(|(address, _)| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The gateway of its network, if it has an address there.
+    pub(crate) fn gateway(&self, bridge: usize, gateways: &[Gateway]) -> Option<Ipv4Addr> {
+        let on_it = gateways.iter().filter(|gateway| gateway.bridge == bridge && gateway.vlan == VlanId::NONE);
+        let mut on_it = on_it.map(|gateway| gateway.address);
+        on_it.find(|gateway| self.ipv4().any(|address| gateway.network().contains(address))).map(|gateway| gateway.address)
+    }
+
+    /// Its port on the bridge of this number, which carries untagged frames only.
+    pub(crate) fn port(&self, bridge: usize) -> Port {
+        let setup = Setup { mac: self.mac, addresses: self.addresses.clone(), gateway: None };
+        let tap = Tap { name: self.interface.clone(), netns: self.netns.clone(), attach: false, offload: true, setup };
+        Port {
+            origin: self.origin.clone(),
+            bridge,
+            name: self.interface.clone(),
+            kind: PortKind::Tap(tap),
+            vlans: Vlans::Trunk(Trunks::Listed(vec![VlanId::NONE])),
+            mtu: None,
+            gro: Gro::default(),
+            limits: LimitKeys::default().limits(),
+            identity: Identity { id: Some(self.id.clone()), labels: self.labels.clone() },
+        }
+    }
+
+    /// Why it cannot be in a network with these gateways, and the gateway that is in the way.
+    pub(crate) fn conflict(&self, bridge: usize, gateways: &[Gateway]) -> Option<(String, String)> {
+        let on_it: Vec<&Gateway> = gateways.iter().filter(|gateway| gateway.bridge == bridge).collect();
+        let first = on_it.first()?;
+        self.ipv4().find_map(|address| {
+            if let Some(gateway) = on_it.iter().find(|gateway| gateway.address.address == address) {
+                return Some((format!("{address} is the gateway's: give the guest another address"), gateway.to_string()));
+            }
+            if on_it.iter().any(|gateway| gateway.address.network().contains(address)) {
+                return None;
+            }
+            let networks: Vec<String> = on_it.iter().map(|gateway| gateway.address.network().to_string()).collect();
+            let problem = format!(
+                "{address} is not in {}, which is the network {}: give the guest an address there",
+                networks.join(" or "),
+                self.network
+            );
+            Some((problem, first.to_string()))
+        })
+    }
+}
+
+/// The addresses that guests have, by bridge.
+#[derive(Default)]
+pub(crate) struct Neighbourhood<'a> {
+    addresses: HashMap<(usize, IpAddr), &'a str>,
+    macs: HashMap<(usize, MacAddr), &'a str>,
+}
+
+impl<'a> Neighbourhood<'a> {
+    /// Adds a guest; or returns why not, and the guest that is in the way.
+    pub(crate) fn add(&mut self, bridge: usize, guest: &'a Guest) -> Option<(String, String)> {
+        let id = guest.id.as_str();
+        for (address, _) in &guest.addresses {
+            if let Some(other) = self.addresses.insert((bridge, *address), id) {
+                return Some((format!("{address} is the address of guest {other}: use another one"), other.to_owned()));
+            }
+        }
+        let other = guest.mac.and_then(|mac| Some((mac, self.macs.insert((bridge, mac), id)?)));
+        other.map(|(mac, other)| (format!("{mac} is the MAC address of guest {other}: use another one"), other.to_owned()))
+    }
+}
+
+impl GuestKeys {
+    /// The guest; `None` if its keys are wrong by themselves.
+    pub(crate) fn guest(&self, table: &Origin, problems: &mut Problems) -> Option<Guest> {
+        if self.is_faulty {
+            return None;
+        }
+        let Some(id) = &self.id else {
+            problems.add(table, "which guest is it? Give it an id = \"web\", which no other guest has");
+            return None;
+        };
+        let interface = self.interface.as_ref().map_or_else(|| usual_interface(&id.value.0), |name| name.value.0.clone());
+        let list = |labels: &At<Pairs<LabelName, LabelValue>>| {
+            labels.value.0.iter().map(|(name, value)| (name.value.0.clone(), value.value.0.clone())).collect()
+        };
+        let guest = Guest {
+            origin: table.clone(),
+            id: id.value.0.clone(),
+            network: self.network.as_ref().map_or(DEFAULT_BRIDGE, |network| network.value.as_str()).to_owned(),
+            interface,
+            netns: self.netns.as_ref().map(|netns| netns.value.clone()),
+            mac: self.mac.as_ref().map(|mac| mac.value.0),
+            addresses: values(&self.addresses).map(|GuestAddress(address, prefix_len)| (*address, *prefix_len)).collect(),
+            names: values(&self.names).map(|name| name.0.clone()).collect(),
+            publish: Vec::new(),
+            labels: self.labels.as_ref().map_or_else(Vec::new, list),
+        };
+        let publish = self.publish.iter().flat_map(|rules| &rules.value.0);
+        let publish: Vec<Option<Publish>> =
+            publish.map(|rule| rule.value.rule(guest.ipv4().next(), &rule.origin, problems)).collect();
+        Some(Guest { publish: publish.into_iter().collect::<Option<_>>()?, ..guest })
+    }
+}
+
+fn values<T>(list: &Option<At<List<T>>>) -> impl Iterator<Item = &T> {
+    list.iter().flat_map(|list| &list.value.0).map(|at| &at.value)
+}
+
+/// The interface of a guest that names none: the id's hash, 48 bits of FNV-1a, so that it is the same each time.
+fn usual_interface(id: &str) -> String {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("{INTERFACE}{:012x}", hash >> 16)
+}
+
+impl GuestRule {
+    /// The rule for a guest with this address.
+    fn rule(&self, guest: Option<Ipv4Addr>, origin: &Origin, problems: &mut Problems) -> Option<Publish> {
+        let Some(guest) = guest else {
+            let cure = origin.say("address = [\"10.71.0.2/24\"]", "--address 10.71.0.2/24");
+            problems.add(origin, format!("a published port needs the guest's IPv4 address: add {cure}, or whichever it is"));
+            return None;
+        };
+        let protocol = self.protocol.as_ref().map_or_else(String::new, |protocol| format!("/{protocol}"));
+        let text = format!("{}:{guest}:{}{protocol}", self.listen, self.port);
+        let entries = split_rule(&text, origin).map_err(|problem| problems.add(origin, problem)).ok()?;
+        PublishKeys::of(&entries, problems).rule(origin, problems)
+    }
+}
+
+impl Text for GuestRule {
+    fn parse(text: &str, _: &str, _: &Origin) -> Result<GuestRule, String> {
+        const SHAPE: &str = "[ADDR:]PORT[-PORT][:PORT[-PORT]][/tcp|udp|tcp+udp], such as 8080:80";
+        let (rule, protocol) = text.split_once('/').map_or((text, None), |(rule, protocol)| (rule, Some(protocol.to_owned())));
+        let parts: Vec<&str> = rule.split(':').collect();
+        let (listen, port) = match parts[..] {
+            [address, port] if address.contains('.') => (format!("{address}:{port}"), port),
+            [port] => (port.to_owned(), port),
+            [listen, port] => (listen.to_owned(), port),
+            [address, listen, port] => (format!("{address}:{listen}"), port),
+            _ => return Err(format!("'{}' is not {SHAPE}", text.escape_debug())),
+        };
+        Ok(GuestRule { listen, port: port.to_owned(), protocol })
+    }
+}
+
+impl Text for StationMac {
+    fn parse(text: &str, key: &str, _: &Origin) -> Result<StationMac, String> {
+        match text.parse::<MacAddr>() {
+            Ok(mac) if mac.is_station() => Ok(StationMac(mac)),
+            Ok(mac) => Err(format!("{mac} is not the address of a station: use one such as 02:42:0a:47:00:02")),
+            Err(_) => Err(format!("{key} is a MAC address such as 02:42:0a:47:00:02, not '{}'", text.escape_debug())),
+        }
+    }
+}
+
+impl Text for GuestAddress {
+    fn parse(text: &str, key: &str, _: &Origin) -> Result<GuestAddress, String> {
+        let shape =
+            || format!("{key} is an address with the length of its prefix, such as 10.71.0.2/24, not '{}'", text.escape_debug());
+        let (address, prefix_len) = text.split_once('/').ok_or_else(shape)?;
+        let address: IpAddr = address.parse().map_err(|_| shape())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_len = prefix_len.parse().ok().filter(|len| (1..=longest).contains(len)).ok_or_else(shape)?;
+        if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+            return Err(format!("{address} is not the address of a host: use one that a guest can have"));
+        }
+        Ok(GuestAddress(address, prefix_len))
+    }
+}
+
+impl Text for HostName {
+    fn parse(text: &str, key: &str, _: &Origin) -> Result<HostName, String> {
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if text.len() <= 253 && text.split('.').all(is_label) {
+            Ok(HostName(text.to_owned()))
+        } else {
+            Err(format!("{key} is a host's name such as web or web.example, not '{}'", text.escape_debug()))
+        }
+    }
+}
+
+#[cfg(test)]
+string_schema!(StationMac, GuestAddress, HostName, GuestRule);
+
+impl GuestWords {
+    /// The keys that are given.
+    fn entries(&self, origin: &Origin) -> Vec<Entry> {
+        let raw = |value| Raw { origin: origin.clone(), value };
+        let list = |items: &Vec<String>| RawValue::List(items.iter().map(|item| Raw::word(item, origin)).collect());
+        let (interface, netns) = match self.interface.as_ref().map(|text| text.split_once('@').ok_or(text)) {
+            None => (None, None),
+            Some(Ok((name, netns))) => (Some(name.to_owned()), Some(netns.to_owned())),
+            Some(Err(name)) => (Some(name.clone()), None),
+        };
+        let labels = self.labels.as_ref().map(|labels| {
+            let entry = |(name, value): &(String, String)| Entry { key: name.clone(), raw: Raw::word(value, origin) };
+            RawValue::Table(labels.iter().map(entry).collect())
+        });
+        let words = [("network", self.network.clone()), ("interface", interface), ("netns", netns), ("mac", self.mac.clone())];
+        let lists = [("address", &self.addresses), ("name", &self.names), ("publish", &self.publish)];
+        let words = words.into_iter().filter_map(|(key, word)| Some((key, RawValue::Word(word?))));
+        let lists = lists.into_iter().filter_map(|(key, items)| Some((key, list(items.as_ref()?))));
+        let all = words.chain(lists).chain(labels.map(|labels| ("labels", labels)));
+        let is_empty = |value: &RawValue| match value {
+            RawValue::List(items) => items.is_empty(),
+            RawValue::Table(entries) => entries.is_empty(),
+            _ => false,
+        };
+        all.filter(|(_, value)| !is_empty(value)).map(|(key, value)| Entry { key: key.to_owned(), raw: raw(value) }).collect()
+    }
+}
+
+impl Desired {
+    /// This configuration with one more guest.
+    pub fn with_guest(&self, id: &str, words: &GuestWords) -> Result<Desired, EditError> {
+        let verb = format!("guest add {}", id.escape_debug());
+        if self.config.guests.iter().any(|guest| guest.id == id) {
+            let problem =
+                format!("there is a guest {id} already: change it with 'guest set', or remove it first with 'guest del'");
+            return Err(EditError::taken(&verb, problem, id));
+        }
+        let origin = Origin::Verb(verb.into());
+        let mut problems = Problems::default();
+        let mut entries = words.entries(&origin);
+        entries.push(Entry::word("id", id, &origin));
+        let keys = GuestKeys::of(&entries, &mut problems);
+        if !problems.is_empty() {
+            return Err(problems.into());
+        }
+        let mut document = self.document.clone();
+        list_of(&mut document.guests).push(At::new(keys, &origin));
+        self.of_document(document)
+    }
+
+    /// This configuration with other values for what these words say of a guest. An empty list takes the key away.
+    pub fn with_guest_set(&self, id: &str, words: &GuestWords) -> Result<Desired, EditError> {
+        let origin = named(&format!("guest set {id}"));
+        let mut document = self.document.clone();
+        let tables = document.guests.iter_mut().flat_map(|guests| &mut guests.value.0);
+        let Some(guest) = tables.into_iter().find(|guest| has_id(guest, id)) else { return Err(self.no_such_guest(id)) };
+        let mut problems = Problems::default();
+        let new = GuestKeys::of(&words.entries(&origin), &mut problems);
+        if !problems.is_empty() {
+            return Err(problems.into());
+        }
+        let keys = &mut guest.value;
+        if words.interface.is_some() {
+            (keys.interface, keys.netns) = (new.interface, new.netns);
+        }
+        keys.network = new.network.or(keys.network.take());
+        keys.mac = new.mac.or(keys.mac.take());
+        if words.addresses.is_some() {
+            keys.addresses = new.addresses;
+        }
+        if words.names.is_some() {
+            keys.names = new.names;
+        }
+        if words.publish.is_some() {
+            keys.publish = new.publish;
+        }
+        if words.labels.is_some() {
+            keys.labels = new.labels;
+        }
+        self.of_document(document)
+    }
+
+    /// This configuration without the guest of this id; unchanged if there is none, since whoever deletes a guest may ask twice.
+    pub fn without_guest(&self, id: &str) -> Result<Desired, EditError> {
+        self.without_guests(|guest| has_id(guest, id))
+    }
+
+    /// This configuration without the guests that verbs have made, whose ids begin with `prefix`, and that are not among `keep`.
+    pub fn without_left_over_guests(&self, prefix: &str, keep: &[String]) -> Result<Desired, EditError> {
+        self.without_guests(|guest| {
+            let id = guest.value.id.as_ref().map_or("", |id| id.value.0.as_str());
+            guest.origin.is_verb() && id.starts_with(prefix) && !keep.iter().any(|kept| kept == id)
+        })
+    }
+
+    fn without_guests(&self, goes: impl Fn(&At<GuestKeys>) -> bool) -> Result<Desired, EditError> {
+        let mut document = self.document.clone();
+        let tables = document.guests.iter_mut().map(|guests| &mut guests.value.0);
+        tables.into_iter().for_each(|guests| guests.retain(|guest| !goes(guest)));
+        document.guests = document.guests.filter(|guests| !guests.value.0.is_empty());
+        self.of_document(document)
+    }
+
+    fn no_such_guest(&self, id: &str) -> EditError {
+        no_such("guest", id, self.config.guests.iter().map(|guest| guest.id.clone()))
+    }
+
+    /// The refusal to remove a part of a guest: its port, or a rule.
+    pub(crate) fn refuse_part(&self, name: &str, is_part: impl Fn(&Guest) -> bool) -> Result<(), EditError> {
+        let Some(guest) = self.config.guests.iter().find(|guest| is_part(guest)) else { return Ok(()) };
+        let problem =
+            format!("it is a part of guest {id}: change it with 'guest set {id}', or remove 'guest del {id}'", id = guest.id);
+        Err(EditError::Refused(Problem { in_the_way: Some(guest.id.clone()), ..Problem::new(&named(name), problem) }.into()))
+    }
+}
+
+fn has_id(guest: &At<GuestKeys>, id: &str) -> bool {
+    guest.value.id.as_ref().is_some_and(|own| own.value.0 == id)
+}
+
+impl Document {
+    /// Takes over the guests that verbs added to the running configuration. Their networks must stay.
+    pub(crate) fn take_over_guests(&mut self, running: &Document, whole: &Origin, problems: &mut Problems) {
+        for guest in running.guests().iter().filter(|guest| guest.origin.is_verb()) {
+            let id = guest.value.id.as_ref().map_or("", |id| id.value.0.as_str());
+            let owner = format!(
+                "which is not the file's, but made by '{}': remove it first with 'guest del {id}', or use apply --prune",
+                guest.origin
+            );
+            if let Some(other) = self.guests().iter().find(|other| has_id(other, id)) {
+                problems.add_clash(&other.origin, format!("there is a guest {id} already, {owner}"), id);
+                continue;
+            }
+            let network = guest.value.network.as_ref().map_or(DEFAULT_BRIDGE, |network| network.value.as_str());
+            if network == DEFAULT_BRIDGE && !self.has_own_bridge() {
+                self.default_bridge();
+            }
+            if self.bridge_named(network).is_none() {
+                let problem = format!("bridge {network} is not there, but has guest {id}, {owner}");
+                problems.add_clash(whole, problem, id);
+                continue;
+            }
+            list_of(&mut self.guests).push(guest.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

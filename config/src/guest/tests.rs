@@ -1,0 +1,144 @@
+//! Guests of files and of verbs.
+
+use super::*;
+use crate::plan::Change;
+
+const FILE: &str = "[bridge.br0]\n[bridge.blue]\ngateway = '10.71.0.1/24'\n[uplink]\ninterface = 'eth0'\n";
+
+fn running() -> Desired {
+    Desired::of_text("v.toml", FILE, &[]).unwrap()
+}
+
+fn words(network: &str, interface: &str, address: &str, publish: &[&str]) -> GuestWords {
+    GuestWords {
+        network: Some(network.to_owned()),
+        interface: (!interface.is_empty()).then(|| interface.to_owned()),
+        addresses: (!address.is_empty()).then(|| vec![address.to_owned()]),
+        publish: (!publish.is_empty()).then(|| publish.iter().map(|text| (*text).to_owned()).collect()),
+        ..GuestWords::default()
+    }
+}
+
+/// The lines of the change, or the problems.
+fn changes(from: &Desired, to: Result<Desired, EditError>) -> Result<Vec<String>, String> {
+    let mut to = to.map_err(|error| error.to_string())?;
+    let plan = to.plan_from(from).map_err(|error| error.to_string())?;
+    Ok(plan.changes.iter().map(Change::to_string).collect())
+}
+
+fn web(desired: &Desired) -> Desired {
+    let all = GuestWords {
+        mac: Some("02:42:0a:47:00:02".to_owned()),
+        names: Some(vec!["web".to_owned(), "www.example".to_owned()]),
+        labels: Some(vec![("app".to_owned(), "shop".to_owned())]),
+        ..words("blue", "eth0@box", "10.71.0.2/24", &["8080:80", "198.51.100.4:53/udp"])
+    };
+    desired.with_guest("web", &GuestWords { publish: Some(vec!["8080:80".to_owned(), "53/udp".to_owned()]), ..all }).unwrap()
+}
+
+#[test]
+fn a_guest_is_a_port_and_rules() {
+    let now = web(&running());
+    let guest = "guest web: eth0@box on blue, 02:42:0a:47:00:02, 10.71.0.2/24, name web, name www.example, tcp 8080 -> 10.71.0.2:80, \
+                 udp 53 -> 10.71.0.2:53, label app=shop";
+    let port = "port eth0@box: trunk VLANs 0, id web, label app=shop, on blue";
+    let rules = ["rule tcp 8080 -> 10.71.0.2:80", "rule udp 53 -> 10.71.0.2:53"];
+    let lines =
+        |sign: &str| [&[guest, port][..], &rules].concat().iter().map(|line| format!("{sign} {line}")).collect::<Vec<_>>();
+    assert_eq!(changes(&running(), Ok(now.clone())).unwrap(), lines("+"));
+    assert_eq!(changes(&now, now.without_guest("web")).unwrap(), lines("-"));
+    let PortKind::Tap(tap) = &now.config.ports[0].kind else { panic!() };
+    assert_eq!(tap.setup.gateway, Some(Ipv4Addr::new(10, 71, 0, 1)));
+    assert_eq!(changes(&now, now.without_guest("none")).unwrap(), [""; 0], "deleting twice is fine");
+    // What is written is read again as the same.
+    let text = now.to_toml();
+    let again = Desired::of_text("again.toml", &text, &[]).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    assert!(now.plan_to_itself(&again), "{text}");
+}
+
+#[test]
+fn a_guest_changes_by_parts() {
+    let now = web(&running());
+    let set = |words: GuestWords| changes(&now, now.with_guest_set("web", &words)).unwrap();
+    let lines = set(GuestWords { publish: Some(vec!["8081:80".to_owned()]), ..GuestWords::default() });
+    assert_eq!(
+        lines[1..],
+        ["- rule tcp 8080 -> 10.71.0.2:80", "- rule udp 53 -> 10.71.0.2:53", "+ rule tcp 8081 -> 10.71.0.2:80"],
+        "{lines:?}"
+    );
+    let lines = set(GuestWords { names: Some(Vec::new()), ..GuestWords::default() });
+    assert!(lines.len() == 1 && lines[0].starts_with("~ guest web: ") && !lines[0].ends_with("name web"), "{lines:?}");
+    let lines = set(GuestWords { addresses: Some(vec!["10.71.0.3/24".to_owned()]), ..GuestWords::default() });
+    assert!(lines.iter().any(|line| line.starts_with("! port eth0@box")), "another address needs the device anew: {lines:?}");
+    let said = now.with_guest_set("wep", &GuestWords::default()).unwrap_err().to_string();
+    assert_eq!(said, "wep: there is no such guest; did you mean 'web'?");
+}
+
+#[test]
+fn what_is_refused() {
+    let now = web(&running()).with_port("tap9:id=p9").unwrap();
+    for (id, words, say) in [
+        ("web", words("blue", "", "", &[]), "guest add web: there is a guest web already: change it with 'guest set'"),
+        ("p9", words("blue", "", "", &[]), "guest add p9: id p9 is that of a port, 'port add tap9:id=p9': use another id"),
+        ("", words("blue", "", "", &[]), "guest add : id is empty"),
+        ("x", words("red", "", "", &[]), "guest add x: there is no bridge 'red'; there are br0, blue"),
+        ("x", words("blue", "eth0@box", "", &[]), "guest add x: eth0@box is the interface of another port: use another one"),
+        ("x", words("blue", "", "10.71.0.2/24", &[]), "guest add x: 10.71.0.2 is the address of guest web: use another one"),
+        ("x", words("blue", "", "10.71.0.1/24", &[]), "guest add x: 10.71.0.1 is the gateway's: give the guest another address"),
+        ("x", words("blue", "", "10.9.0.2/24", &[]), "10.9.0.2 is not in 10.71.0.0/24, which is the network blue"),
+        ("x", words("blue", "", "10.71.0.3", &[]), "address is an address with the length of its prefix"),
+        ("x", words("blue", "", "224.0.0.1/4", &[]), "224.0.0.1 is not the address of a host"),
+        ("x", words("blue", "", "10.71.0.3/24", &["8080:80"]), "in conflict with tcp 8080 -> 10.71.0.2:80"),
+        ("x", words("blue", "", "", &["8080:80"]), "a published port needs the guest's IPv4 address"),
+        ("x", words("blue", "", "10.71.0.3/24", &["1:2:3:4"]), "'1:2:3:4' is not [ADDR:]PORT"),
+        (
+            "x",
+            GuestWords { names: Some(vec!["-x".to_owned()]), ..words("blue", "", "", &[]) },
+            "name is a host's name such as web",
+        ),
+        (
+            "x",
+            GuestWords { mac: Some("ff:ff:ff:ff:ff:ff".to_owned()), ..words("blue", "", "", &[]) },
+            "not the address of a station",
+        ),
+    ] {
+        let said = now.with_guest(id, &words).unwrap_err().to_string();
+        assert!(said.contains(say), "{said}");
+    }
+    for (said, what) in [
+        (now.without_port("eth0@box").unwrap_err(), "eth0@box"),
+        (now.without_port_of_id("web").unwrap_err(), "web"),
+        (now.without_rule("8080:10.71.0.2:80").unwrap_err(), "8080:10.71.0.2:80"),
+    ] {
+        assert!(said.to_string().starts_with(&format!("{what}: it is a part of guest web: change it with")), "{said}");
+    }
+    assert!(now.without_bridge("blue").unwrap_err().to_string().contains("bridge blue has port eth0"));
+    let plain = Desired::of_text("v.toml", "[bridge.br0]\n", &[]).unwrap();
+    let said = plain.with_guest("x", &words("br0", "", "10.0.0.2/24", &["80"])).unwrap_err().to_string();
+    assert!(said.contains("ports are published at an uplink in nat mode, and there is none"), "{said}");
+}
+
+#[test]
+fn a_guest_of_a_verb_is_its_makers() {
+    let now = web(&running());
+    let applied = |file: &str| changes(&now, Ok(now.beside("v.toml", file, &[]).map_err(|problems| problems.to_string())?));
+    assert_eq!(applied(FILE).unwrap(), [""; 0]);
+    let said = applied(&FILE.replace("blue", "red")).unwrap_err();
+    assert!(said.starts_with(
+        "v.toml: bridge blue is not there, but has guest web, which is not the file's, but made by 'guest add web'"
+    ));
+    let own = format!("{FILE}[[guest]]\nid = 'web'\n");
+    assert!(applied(&own).unwrap_err().starts_with("v.toml:6: there is a guest web already, which is not the file's"));
+    assert_eq!(changes(&now, Ok(running())).unwrap().len(), 4, "apply --prune");
+    // Those of the file are not left over.
+    let file = format!("{FILE}[[guest]]\nid = 'e-1'\n[[guest]]\nid = 'mine'\n");
+    let mut now = Desired::of_text("v.toml", &file, &[]).unwrap();
+    for id in ["e-2", "e-3", "e-4", "f-1"] {
+        now = now.with_guest(id, &words("blue", "", "", &[])).unwrap();
+    }
+    let left = now.without_left_over_guests("e-", &["e-3".to_owned()]).unwrap();
+    let ids: Vec<&str> = left.config.guests.iter().map(|guest| guest.id.as_str()).collect();
+    assert_eq!(ids, ["e-1", "mine", "e-3", "f-1"]);
+    let interface = &left.config.guests[0].interface;
+    assert!(interface.len() == 15 && interface.starts_with("vsw"), "{interface}");
+}
