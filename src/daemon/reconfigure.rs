@@ -245,7 +245,10 @@ impl Daemon {
             self.edge.route(&self.fabric);
         }
         // Their ports are gone.
-        plan.removed_bridges.iter().for_each(|bridge| self.fabric.remove_bridge(bridge_id(bridge.number)));
+        for bridge in &plan.removed_bridges {
+            self.fabric.remove_bridge(bridge_id(bridge.number));
+            self.loops.forget(bridge_id(bridge.number));
+        }
     }
 
     /// Workers get the new bridges and gateways, before the ports that come to them.

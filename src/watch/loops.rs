@@ -1,6 +1,7 @@
 //! Loops that the MAC tables' loop guards have found, as events and log lines.
 //!
-//! The guard acts by itself, at once; what it did is looked for here once a second.
+//! The guard acts by itself, at once; what it did is looked for here once a second. What is blocked at a port or bridge that is
+//! removed meanwhile ends with it, and is not reported as released.
 
 use api::What;
 use packet::vlan::VlanId;
@@ -48,6 +49,13 @@ impl Loops {
     }
 }
 
+impl Loops {
+    /// A bridge is removed: another one may get its number before the next look.
+    pub(crate) fn forget(&mut self, bridge: BridgeId) {
+        self.blocked.retain(|(of, ..)| *of != bridge);
+    }
+}
+
 fn block(bridge: BridgeId, found: &Loop) -> Block {
     (bridge, found.port, (!found.in_all_vlans).then_some(found.vlan))
 }
@@ -76,11 +84,40 @@ impl News {
             );
             fabric.events.tell(What::PortBlocked { bridge, port, other, vlan, all_vlans, mac, seconds });
         }
-        for (bridge, port, vlan) in self.released {
+        let is_there = |bridge, port: PortId| {
+            fabric.bridges.get(bridge).is_some() && names.get(port.index()).is_some_and(|name| !name.is_empty())
+        };
+        let released: Vec<Block> = self.released.into_iter().filter(|(bridge, port, _)| is_there(*bridge, *port)).collect();
+        for (bridge, port, vlan) in released {
             let (bridge, port) = (fabric.bridges.name(bridge).to_owned(), name(port));
             let (vlan, all_vlans) = (vlan.map_or(0, VlanId::get), vlan.is_none());
             tracing::info!(bridge, port, vlan, all_vlans, "no loop any more: frames are flooded to and from the port again");
             fabric.events.tell(What::PortReleased { bridge, port, vlan, all_vlans });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vswitch::BridgeId;
+
+    use super::*;
+    use crate::fabric::tests::fabric;
+
+    #[test]
+    fn what_is_gone_is_not_released() {
+        let mut fabric = fabric(1, 4);
+        let mut events = fabric.events.sender().subscribe();
+        let names: Vec<String> = ["a", "", "", ""].map(str::to_owned).into();
+        let there = (BridgeId(0), PortId(0), None);
+        let released = vec![there, (BridgeId(0), PortId(1), None), (BridgeId(7), PortId(0), None)];
+        News { found: Vec::new(), released }.tell(&names, &mut fabric);
+        assert!(
+            matches!(&events.try_recv().unwrap().what, What::PortReleased { bridge, port, .. } if bridge == "br0" && port == "a")
+        );
+        assert!(events.try_recv().is_err(), "neither a port nor a bridge that is gone");
+        let mut loops = Loops { blocked: vec![there, (BridgeId(1), PortId(0), None)] };
+        loops.forget(BridgeId(0));
+        assert_eq!(loops.blocked, [(BridgeId(1), PortId(0), None)]);
     }
 }
