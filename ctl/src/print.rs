@@ -8,6 +8,9 @@ use api::{Phase, Protocol, Side};
 use crate::paint::Colour;
 use crate::table::{Table, plain};
 
+/// Rows of a table of the whole switch. Of longer ones it has the number, and the verb that lists them.
+const MOST_ROWS: usize = 40;
+
 fn text<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
@@ -16,6 +19,24 @@ fn text<T: ToString>(value: Option<T>) -> String {
 fn section(out: &mut String, what: &str, is_empty: bool, table: &Table) {
     if !is_empty {
         let _ = write!(out, "\n{what}\n{table}");
+    }
+}
+
+/// Appends a heading and a table, or one line about a table that is too long to be read beside others.
+fn short_section(out: &mut String, what: &str, rows: usize, verb: &str, table: &Table) {
+    if rows <= MOST_ROWS {
+        section(out, what, rows == 0, table);
+    } else {
+        let _ = write!(out, "\n{what}: {rows}; see 'vswitchctl {verb}'\n");
+    }
+}
+
+/// The ports; of many only those that are not up.
+fn ports_section(out: &mut String, ports: &[api::Port]) {
+    short_section(out, "ports", ports.len(), "port list", &port_table(ports));
+    if ports.len() > MOST_ROWS {
+        let others: Vec<api::Port> = ports.iter().filter(|port| port.state != api::State::Up).cloned().collect();
+        short_section(out, "ports that are not up", others.len(), "port list", &port_table(&others));
     }
 }
 
@@ -38,22 +59,24 @@ pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
             }
         }
     }
-    section(&mut out, "bridges", show.bridges.len() < 2, &bridge_table(&show.bridges));
-    section(&mut out, "ports", show.ports.is_empty(), &port_table(&show.ports));
+    if show.bridges.len() > 1 {
+        short_section(&mut out, "bridges", show.bridges.len(), "bridge list", &bridge_table(&show.bridges));
+    }
+    ports_section(&mut out, &show.ports);
     let mut gateways = Table::new(["bridge", ">vlan", "gateway", "mac", "routing"]);
     for gateway in &show.gateways {
         let address = format!("{}/{}", gateway.address, gateway.prefix_len);
         let routing = routing_text(gateway);
         gateways.row([gateway.bridge.clone(), vlan(gateway.vlan), address, gateway.mac.clone(), routing]);
     }
-    section(&mut out, "gateways", show.gateways.is_empty(), &gateways.without_same("bridge"));
+    short_section(&mut out, "gateways", show.gateways.len(), "bridge list", &gateways.without_same("bridge"));
     if let Some(uplink) = &show.uplink {
         let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address", "gate"]);
         let api::Uplink { interface, mode, state, mtu, outside, gate } = uplink.clone();
         table.row([interface, mode.to_string(), state.to_string(), text(mtu), text(outside), text(gate)]);
         section(&mut out, "uplink", false, &table);
     }
-    section(&mut out, "tunnels", show.tunnels.is_empty(), &tunnel_table(&show.tunnels));
+    short_section(&mut out, "tunnels", show.tunnels.len(), "tunnel list", &tunnel_table(&show.tunnels));
     out
 }
 
@@ -412,6 +435,28 @@ mod tests {
 
     fn flow(src: &str, src_port: u16, dst: &str, dst_port: u16) -> api::Flow {
         api::Flow { src: src.to_owned(), src_port, dst: dst.to_owned(), dst_port }
+    }
+
+    #[test]
+    fn many_ports_are_a_number_and_those_that_are_not_up() {
+        let port = |n: usize| {
+            serde_json::from_value(serde_json::json!({
+                "name": format!("tap{n}"), "id": null, "labels": {}, "bridge": "br0", "kind": "tap", "namespace": null,
+                "vlan_mode": "trunk", "vlan": 0, "trunks": null, "state": if n == 7 { "gone" } else { "up" }, "loop_blocked": false,
+                "mtu": 1500, "device": ""
+            }))
+        };
+        let ports: Vec<api::Port> = (0..200).map(port).collect::<Result<_, _>>().unwrap();
+        let section = |ports| {
+            let mut out = String::new();
+            ports_section(&mut out, ports);
+            out
+        };
+        let few = section(&ports[..MOST_ROWS]);
+        assert_eq!(few.lines().count(), MOST_ROWS + 3, "{few}");
+        let many = section(&ports);
+        assert!(many.starts_with("\nports: 200; see 'vswitchctl port list'\n\nports that are not up\n"), "{many}");
+        assert!(many.lines().count() == 6 && many.contains("tap7"), "{many}");
     }
 
     #[test]
