@@ -1,8 +1,8 @@
 //! What verbs made and own, written down and read by the next process.
 //!
-//! The text is a configuration file of the verbs' bridges, with their ports and tunnels, and of the verbs' ports on other bridges. The
-//! names of the verbs' bridges stand beside it, as a file cannot say who owns what. Whatever else verbs have added is the
-//! configuration's, and is not written.
+//! The text is a configuration file of the verbs' bridges, with their ports and tunnels, of the verbs' ports on other bridges, and of
+//! the verbs' guests. The names of the verbs' bridges stand beside it, as a file cannot say who owns what. Whatever else verbs have added
+//! is the configuration's, and is not written.
 
 use crate::bridge::BridgeKeys;
 use crate::desired::Desired;
@@ -49,10 +49,12 @@ impl Desired {
                 written.push((name.clone(), BridgeKeys { ports, ..BridgeKeys::default() }));
             }
         }
-        if written.is_empty() {
+        let guests: Vec<_> = self.document.guests().iter().filter(|guest| guest.origin.is_verb()).cloned().collect();
+        if written.is_empty() && guests.is_empty() {
             return Owned::default();
         }
-        document.bridges = Some(At::new(Named(written), &Origin::Default));
+        document.guests = (!guests.is_empty()).then(|| At::new(Tables(guests), &Origin::Default));
+        document.bridges = (!written.is_empty()).then(|| At::new(Named(written), &Origin::Default));
         let is_theirs = |name: &str| bridges.iter().any(|bridge| bridge == name);
         let tunnels = self.document.tunnels().iter();
         let made: Vec<_> =
@@ -75,6 +77,10 @@ impl Desired {
                 port.origin = Origin::Verb(format!("port add{id}").into());
             }
         }
+        for guest in running.guests.iter_mut().flat_map(|guests| &mut guests.value.0) {
+            let id = guest.value.id.as_ref().map_or_else(String::new, |id| format!(" {}", id.value.0.escape_debug()));
+            guest.origin = Origin::Verb(format!("guest add{id}").into());
+        }
         for tunnel in running.tunnels.iter_mut().flat_map(|tunnels| &mut tunnels.value.0) {
             tunnel.origin = Origin::Verb("tunnel add".into());
         }
@@ -83,6 +89,7 @@ impl Desired {
         let mut document = self.document.clone();
         document.take_over(&running, &mut problems);
         document.take_over_ports(&running, &self.whole, &mut problems);
+        document.take_over_guests(&running, &self.whole, &mut problems);
         Desired::finish(document, self.whole.clone(), problems)
     }
 }
@@ -90,6 +97,7 @@ impl Desired {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::GuestWords;
 
     const FILE: &str = "[[bridge.br0.port]]\ntap = \"a\"\n[uplink]\ninterface = \"eth0\"\n";
 
@@ -104,10 +112,20 @@ mod tests {
         let now = now.with_bridge_set("blue:mac-aging-time=60").unwrap();
         let now = now.with_port("b1:bridge=blue:vlan=7").unwrap().with_port("web0:id=web").unwrap();
         let now = now.with_port("lost").unwrap().with_tunnel("vni=7,remote=192.0.2.9,bridge=blue").unwrap();
+        let guest = GuestWords {
+            network: Some("blue".to_owned()),
+            addresses: Some(vec!["10.71.0.2/24".to_owned()]),
+            publish: Some(vec!["8080:80".to_owned()]),
+            ..GuestWords::default()
+        };
+        let now = now.with_guest("g", &guest).unwrap();
         let owned = now.owned();
         assert_eq!(owned.bridges, ["blue"]);
         let next = start().with_owned("state.json", &owned).unwrap();
         assert_eq!(next.owned(), owned, "as it was");
+        assert_eq!(next.config.guests, now.config.guests);
+        let next = next.without_guest("g").unwrap();
+        let owned = next.owned();
         let names = |desired: &Desired| desired.config.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
         assert_eq!((names(&next), next.config.tunnels.len()), (vec!["a".to_owned(), "web0".to_owned(), "b1".to_owned()], 1));
         // A file that is applied does not touch it.

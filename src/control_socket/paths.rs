@@ -16,9 +16,7 @@ use super::answer::{problem, too_long};
 use super::ask::Asker;
 use super::description::Complete;
 use super::rights::{Guard, check, shows_payload};
-use super::{
-    capture, conntrack, events, fdb, guests, log, metrics, nat, neighbours, reconfigure, show, stop, trace, upgrade,
-};
+use super::{capture, conntrack, events, fdb, guests, log, metrics, nat, neighbours, reconfigure, show, stop, trace, upgrade};
 
 /// Maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
