@@ -339,24 +339,20 @@ fn verbs_that_are_refused() {
     let site = site_with(&socket, 1, &[]);
     text(&socket, &["bridge", "add", "blue:gateway=10.71.0.1/24"]);
     text(&socket, &["port", "add", &site.guest(1).port(":bridge=blue")]);
-    for (words, status, say) in [
-        (&["bridge", "del", "blue"][..], "409", "bridge blue has port g1: remove them first"),
-        (&["bridge", "del", "br0"], "400", "br0 is the last bridge besides those that 'bridge add' made"),
-        (&["bridge", "del", "blu"], "404", "there is no bridge 'blu': did you mean 'blue'?"),
-        (&["bridge", "set", "blu:gateway=none"], "404", "did you mean 'blue'?"),
-        (&["bridge", "add", "blue"], "409", "there is a bridge blue already"),
-        (
-            &["bridge", "add", "red:gateway=10.71.0.9/16"],
-            "409",
-            "10.71.0.0/16 overlaps with 10.71.0.0/24 of gateway 10.71.0.1/24",
-        ),
-        (&["bridge", "add", "red:gateway=203.0.113.77/24"], "409", "overlaps with 203.0.113.0/24, the uplink's"),
-        (&["bridge", "set", "blue:mac-table-size=1"], "400", "mac-table-size is a number from 10 to 1000000, not '1'"),
-        (&["port", "add", "x:bridge=blu"], "400", "there is no bridge 'blu': did you mean 'blue'?"),
+    for (words, say) in [
+        (&["bridge", "del", "blue"][..], "bridge blue has port g1: remove them first"),
+        (&["bridge", "del", "br0"], "br0 is the last bridge besides those that 'bridge add' made"),
+        (&["bridge", "del", "blu"], "there is no bridge 'blu': did you mean 'blue'?"),
+        (&["bridge", "set", "blu:gateway=none"], "did you mean 'blue'?"),
+        (&["bridge", "add", "blue"], "there is a bridge blue already"),
+        (&["bridge", "add", "red:gateway=10.71.0.9/16"], "10.71.0.0/16 overlaps with 10.71.0.0/24 of gateway 10.71.0.1/24"),
+        (&["bridge", "add", "red:gateway=203.0.113.77/24"], "overlaps with 203.0.113.0/24, the uplink's"),
+        (&["bridge", "set", "blue:mac-table-size=1"], "mac-table-size is a number from 10 to 1000000, not '1'"),
+        (&["port", "add", "x:bridge=blu"], "there is no bridge 'blu': did you mean 'blue'?"),
     ] {
         let output = run(&socket, words);
         let said = String::from_utf8(output.stderr).expect("text");
-        assert!(output.status.code() == Some(1) && said.contains(say) && said.contains(status), "{words:?}: {said}");
+        assert!(output.status.code() == Some(1) && said.contains(say), "{words:?}: {said}");
     }
     assert_eq!(json(&socket, &["bridge", "list"]).as_array().map(Vec::len), Some(2));
     site.finish();
