@@ -343,7 +343,9 @@ impl Session {
         let programs = Path::new(program::vswitchctl()).parent().expect("a directory");
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "--norc", "--noprofile"]);
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        // Whoever starts the tests may ignore SIGINT, and a shell cannot undo that: its children would not heed ctrl-C.
+        command.args(["env", "--default-signal=INT", "bash", "--norc", "--noprofile"]);
         command.env("PATH", format!("{}:{path}:/usr/sbin:/sbin", programs.display())).env("HOME", "/run/home");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut bash = netns::inside(machine.netns().as_fd(), || command.spawn()).expect("unshare and bash");
