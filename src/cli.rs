@@ -129,7 +129,7 @@ pub(crate) struct Flags {
     /// Threads that carry frames [default: one per core, at most one per port and uplink]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<String>,
-    /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never [default: 50]
+    /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never [default: 200]
     #[arg(long, value_name = "MICROSECONDS")]
     pub(crate) busy_poll: Option<String>,
     /// Maximum number of addresses that the bridge learns, 10 to 1,000,000 [default: 8192]

@@ -25,7 +25,7 @@ use packet::{Ipv4Prefix, VlanId};
 /// Maximum number of ports, over all bridges.
 pub const MAX_PORTS: usize = 1024;
 
-const DEFAULT_BUSY_POLL: u32 = 50;
+const DEFAULT_BUSY_POLL: u32 = 200;
 
 /// The meaning of a document. Parts with problems are left out.
 pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems) -> Config {

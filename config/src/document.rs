@@ -21,7 +21,7 @@ keys! {
     struct Document {
         /// Threads that carry frames, 1 to 256. Default: one per core, at most one per port and uplink.
         "workers" => workers: Number<1, 256>,
-        /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never. Default: 50.
+        /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never. Default: 200.
         "busy-poll" => busy_poll: Number<0, 1000>,
         /// The control socket.
         "control" => control: ControlKeys,

@@ -17,7 +17,7 @@ fn the_example_says_what_it_says() {
     assert_eq!(names(&config)[19..], ["/run/vswitchd/guests#16", "/run/vswitchd/vm2", "lab0", "flannel0"]);
     assert_eq!(config.ports[0].link().unwrap().1.unwrap().to_string(), "/proc/self/ns/net");
     assert_eq!(config.ports[1].vlan_text(), "native VLAN 10 untagged, trunk VLANs 10+20");
-    assert_eq!((&config.bridges[0], config.busy_poll), (&bridge(0, "br0", 8192, 300), 50));
+    assert_eq!((&config.bridges[0], config.busy_poll), (&bridge(0, "br0", 8192, 300), 200));
     assert_eq!(
         config.router_summary(),
         "gateway 10.77.0.1/24 on br0\ngateway 10.0.10.1/24 on VLAN 10 of br0\ngateway 10.78.0.1/24 on lab\n\
