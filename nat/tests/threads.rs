@@ -151,7 +151,7 @@ fn disturb(bench: &Bench) {
             break;
         }
         bench.millis.fetch_add(200, Ordering::Relaxed);
-        let (now, port) = (bench.now(), 4000 + round * 13 % 60);
+        let (now, port) = (bench.now(), 4000 + round % 60 * 13 % 60);
         match round % 8 {
             0 => assert_eq!(bench.nat.set_externals(&[own[0], own[1], theirs], now), Ok(())),
             4 => assert_eq!(bench.nat.set_externals(&own, now), Ok(())),
