@@ -97,7 +97,7 @@ impl Daemon {
     /// Opens all ports and starts all workers; frames flow when it returns.
     ///
     /// `state` is where the state is kept while no process runs, `past` what an earlier one left.
-    pub(crate) fn start(desired: Desired, command_line: Flags, state: State, past: &mut Past) -> anyhow::Result<Daemon> {
+    pub(crate) fn start(desired: Desired, command_line: Flags, mut state: State, past: &mut Past) -> anyhow::Result<Daemon> {
         let clock = Clock::start();
         let config = desired.config.clone();
         let config_summary = summary_head(&config) + &config.router_summary() + &config.tunnel_summary();
@@ -141,7 +141,7 @@ impl Daemon {
             });
             port
         });
-        let ports = Ports::open(ids.into_iter().zip(configs), queues, past, clock.now())?;
+        let ports = Ports::open(ids.into_iter().zip(configs), queues, (past, &mut state.keeper), clock.now())?;
         repair_interfaces();
         let poller = Poller::new().context("making the control thread's epoll")?;
         let setup = Setup {

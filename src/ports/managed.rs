@@ -170,7 +170,8 @@ impl ManagedPort {
             }
             Err(error) => tracing::debug!(port = self.config.name, %error, "the device does not outlive the process"),
         }
-        self.kept = Some(Kept { serial, name, round });
+        // What was not taken is tried again.
+        self.kept = keeper.has(&name, serial).then_some(Kept { serial, name, round });
     }
 
     /// The name under which its device's descriptor is kept.

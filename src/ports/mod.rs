@@ -17,7 +17,7 @@ mod guests;
 mod list;
 mod managed;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
 use std::mem;
 use std::os::fd::BorrowedFd;
@@ -29,7 +29,7 @@ use packet::Timestamp;
 use vswitch::PortId;
 
 use crate::fabric::Fabric;
-use crate::state::{Keeper, Past};
+use crate::state::{Keeper, Past, name_of};
 use attach::{attach, detach, follow};
 pub(crate) use change::NewPorts;
 use device::thread::{self, DeviceThread, Done, Failed, Job, Opened, Seen};
@@ -77,16 +77,27 @@ impl Ports {
     pub(crate) fn open(
         ports: impl Iterator<Item = (PortId, Port)>,
         queues: impl Fn(PortId) -> usize,
-        past: &mut Past,
+        (past, keeper): (&mut Past, &mut Keeper),
         now: Timestamp,
     ) -> anyhow::Result<Ports> {
         let ports: Vec<(PortId, Port)> = ports.collect();
         let mut entrances = Entrances::default();
         entrances.add(entrances.prepare(ports.iter().map(|(_, port)| port), now)?);
-        let open = |(id, port): (PortId, Port)| {
+        let mut adopted = Vec::with_capacity(ports.len());
+        let mut taken = HashSet::new();
+        for (id, port) in &ports {
+            let left = past.device_of(port);
+            let device = left.and_then(|left| device::adopt(port, left, queues(*id)));
+            let made_in = device.as_ref().and_then(|device| device.as_tap()).map(Tap::made_in);
+            taken.extend(made_in.map(|made_in| name_of(&port.full_name(), made_in)));
+            adopted.push(device);
+        }
+        // Before devices are opened by name, which those that are held elsewhere would refuse.
+        past.end_devices();
+        keeper.forget_ports_but(&taken);
+        let open = |((id, port), device): ((PortId, Port), Option<Device>)| {
             let origin = port.origin.clone();
-            let left = past.device_of(&port.full_name()).and_then(|left| device::adopt(&port, left, queues(id)));
-            if let Some(device) = left {
+            if let Some(device) = device {
                 return Ok(ManagedPort::adopt(id, port, queues(id), device, now));
             }
             let later = port.clone();
@@ -99,7 +110,7 @@ impl Ports {
                 _ => Err(error.with_hint(&origin)),
             })
         };
-        let ports = PortList::new(ports.into_iter().map(open).collect::<anyhow::Result<_>>()?);
+        let ports = PortList::new(ports.into_iter().zip(adopted).map(open).collect::<anyhow::Result<_>>()?);
         Ok(Ports {
             ports,
             entrances,
@@ -413,7 +424,8 @@ mod tests {
         let mut reader = fabric.events.sender().subscribe();
         let id = PortId(1);
         let open = [(id, port(&format!("dgram:{}", path.0.display())))];
-        let mut ports = Ports::open(open.into_iter(), |_| 1, &mut Past::default(), fabric.now()).unwrap();
+        let mut ports =
+            Ports::open(open.into_iter(), |_| 1, (&mut Past::default(), &mut Keeper::default()), fabric.now()).unwrap();
         ports.attach_all(&fabric);
         let attachment = ports.get(id).and_then(ManagedPort::attachment).unwrap();
         assert!(ports.hear_of_gone(id, attachment - 1, &mut fabric) && is_attached(id, &fabric));
@@ -428,7 +440,8 @@ mod tests {
         let mut reader = fabric.events.sender().subscribe();
         let id = PortId(1);
         let open = [(id, port(&format!("stream:{}:guests=1", path.0.display())))];
-        let mut ports = Ports::open(open.into_iter(), |_| 1, &mut Past::default(), fabric.now()).unwrap();
+        let mut ports =
+            Ports::open(open.into_iter(), |_| 1, (&mut Past::default(), &mut Keeper::default()), fabric.now()).unwrap();
         ports.watch(&poller).unwrap();
         ports.attach_all(&fabric);
         assert!(!is_attached(id, &fabric), "no guest yet");

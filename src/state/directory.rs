@@ -3,13 +3,14 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use config::StatePath;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 /// Name of the lock, which holds the number of the process that has it.
 const LOCK: &str = "lock";
@@ -54,8 +55,11 @@ impl StateDirectory {
             "state directory {name}: the path is longer than {LONGEST_PATH} bytes: choose a shorter one with --state"
         );
         DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| format!("state directory {name}"))?;
+        check_owner(path).with_context(|| format!("state directory {name}"))?;
         let lock = path.join(LOCK);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&lock);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&lock);
         let mut file = file.with_context(|| format!("state directory {name}: {LOCK}"))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -81,6 +85,18 @@ impl StateDirectory {
     }
 }
 
+/// Checks that nobody but this user, or root, can put anything into the directory: it is followed with this user's rights.
+fn check_owner(path: &Path) -> anyhow::Result<()> {
+    let directory = std::fs::metadata(path)?;
+    let (owner, own) = (directory.uid(), geteuid().as_raw());
+    anyhow::ensure!(
+        owner == own || owner == 0,
+        "it belongs to user {owner}, and this daemon runs as user {own}: start it as that user, or choose another directory with --state"
+    );
+    anyhow::ensure!(directory.mode() & 0o022 == 0, "others may write there: take that right away with 'chmod go-w'");
+    Ok(())
+}
+
 /// Another daemon has the directory.
 #[derive(Debug, thiserror::Error)]
 #[error("the state directory {} is in use by {}; choose another one with --state, or end that daemon", path.display(), holder_text(*holder))]
@@ -103,6 +119,8 @@ fn holder(file: &mut File) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -114,6 +132,28 @@ mod tests {
         assert!(refused.contains(&format!("in use by another daemon, process {}", std::process::id())), "{refused}");
         drop(first);
         assert!(open().unwrap().is_some());
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+
+    /// What others have put there is not followed.
+    #[test]
+    fn a_directory_of_others() {
+        let path = std::env::temp_dir().join(format!("vswitchd-others-{}", std::process::id()));
+        let target = path.join("target");
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(&target, "as it was").unwrap();
+        std::os::unix::fs::symlink(&target, path.join(LOCK)).unwrap();
+        let open = || StateDirectory::open(&StatePath::At(path.clone()), true);
+        assert!(open().is_err());
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "as it was");
+        std::fs::remove_file(path.join(LOCK)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(format!("{:#}", open().unwrap_err()).contains("chmod go-w"));
+        if geteuid().is_root() {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&path, Some(4242), None).unwrap();
+            assert!(format!("{:#}", open().unwrap_err()).contains("it belongs to user 4242"));
+        }
         std::fs::remove_dir_all(&path).unwrap();
     }
 

@@ -41,7 +41,7 @@ const NO_MORE: &str = "HOLD-NO-MORE=1\n";
 pub(super) const END: &[u8] = b"HOLD-END=1\n";
 
 /// Time limit for a message, to and from the holder.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often the holder looks whether its socket is still there.
 const LOOK: Duration = Duration::from_secs(5);
@@ -64,6 +64,16 @@ pub(super) fn find_or_start(directory: &Path) -> anyhow::Result<(UnixDatagram, P
     }
 }
 
+/// Everything that the holder of this state directory holds, if there is one, which ends.
+pub(super) fn drain(directory: &Path) -> Left {
+    let path = directory.join(SOCKET);
+    let Ok(socket) = connect(&path) else { return Vec::new() };
+    let held = fetch(&socket).unwrap_or_default();
+    let _ = socket.send(END);
+    let _ = fs::remove_file(&path);
+    held
+}
+
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
@@ -72,7 +82,7 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
 }
 
 /// Everything that the holder holds.
-fn fetch(socket: &UnixDatagram) -> io::Result<Left> {
+pub(super) fn fetch(socket: &UnixDatagram) -> io::Result<Left> {
     let (ours, theirs) = UnixDatagram::pair()?;
     ours.set_read_timeout(Some(PATIENCE))?;
     send_descriptor(socket, GIVE, theirs.as_fd())?;

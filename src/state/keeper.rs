@@ -13,12 +13,13 @@
 //! What is kept has a number that changes with it, so that it is sent once. Messages have a time limit, because nobody who does not
 //! read may stop the switch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -32,6 +33,9 @@ pub(super) const GATE: &str = "gate";
 /// Begins the name of the connection table's descriptor.
 pub(super) const CONNECTIONS: &str = "connections-";
 
+/// Time that the service manager gets to close descriptors that it is to forget.
+const CLOSE_TIME: Duration = Duration::from_millis(200);
+
 /// Descriptors that an earlier process left, with their names.
 pub(crate) type Left = Vec<(String, OwnedFd)>;
 
@@ -42,6 +46,8 @@ pub(crate) struct Keeper {
     held: HashMap<String, u64>,
     /// Number of times that everything had to be sent again.
     round: u64,
+    /// The last message since the last look was not taken.
+    is_stuck: bool,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +65,11 @@ impl Keeper {
     pub(crate) fn open(state: Option<&StateDirectory>) -> (Keeper, Left) {
         let mut left = netio::inherited::take();
         let way = match (service::manager(), state) {
-            (Some(manager), _) => Way::Manager(manager),
+            (Some(manager), state) => {
+                // The switch may have been started by hand before.
+                left.extend(state.map(|state| holder::drain(state.path())).unwrap_or_default());
+                Way::Manager(manager)
+            }
             (None, Some(state)) => match holder::find_or_start(state.path()) {
                 Ok((socket, path, held)) => {
                     left.extend(held);
@@ -74,7 +84,7 @@ impl Keeper {
         };
         // Each is replaced or forgotten.
         let held = left.iter().map(|(name, _)| (name.clone(), 0)).collect();
-        (Keeper { way, held, round: 0 }, left)
+        (Keeper { way, held, round: 0, is_stuck: false }, left)
     }
 
     /// Changes when everything that is kept has to be handed over again.
@@ -88,8 +98,10 @@ impl Keeper {
             return;
         }
         self.forget(name);
-        self.held.insert(name.to_owned(), number);
-        self.tell(&format!("FDSTORE=1\nFDNAME={name}\n"), Some(descriptor));
+        // What is not taken now is sent again at the next look.
+        if self.tell(&format!("FDSTORE=1\nFDNAME={name}\n"), Some(descriptor)) {
+            self.held.insert(name.to_owned(), number);
+        }
     }
 
     /// Keeps what has this name no longer.
@@ -120,8 +132,31 @@ impl Keeper {
         left.iter().for_each(|name| self.forget(name));
     }
 
+    /// Whether something is kept under this name and number.
+    pub(crate) fn has(&self, name: &str, number: u64) -> bool {
+        self.held.get(name) == Some(&number)
+    }
+
+    /// Forgets the ports' descriptors that an earlier process left, except those of these names, and waits until they are closed.
+    pub(crate) fn forget_ports_but(&mut self, taken: &HashSet<String>) {
+        let is_left = |(name, number): &(&String, &u64)| **number == 0 && name.starts_with(super::PORT) && !taken.contains(*name);
+        let left: Vec<String> = self.held.iter().filter(is_left).map(|(name, _)| name.clone()).collect();
+        if left.is_empty() {
+            return;
+        }
+        left.iter().for_each(|name| self.forget(name));
+        match &self.way {
+            Way::None => {}
+            // It obeys in order, so they are closed when it answers.
+            Way::Holder(socket, _) => drop(holder::fetch(socket)),
+            // It does not answer.
+            Way::Manager(_) => std::thread::sleep(CLOSE_TIME),
+        }
+    }
+
     /// Once a second: starts the holder again if somebody has ended it.
     pub(crate) fn look(&mut self) {
+        self.is_stuck = false;
         let Way::Holder(socket, path) = &self.way else { return };
         if socket.send(b"\n").is_ok() {
             return;
@@ -148,15 +183,22 @@ impl Keeper {
         self.way = Way::None;
     }
 
-    fn tell(&self, text: &str, descriptor: Option<BorrowedFd<'_>>) {
-        let (Way::Manager(socket) | Way::Holder(socket, _)) = &self.way else { return };
+    /// Sends a message. False if it was not taken: then no other is sent before the next look, so that somebody who does not read
+    /// costs the time of one.
+    fn tell(&mut self, text: &str, descriptor: Option<BorrowedFd<'_>>) -> bool {
+        let (Way::Manager(socket) | Way::Holder(socket, _)) = &self.way else { return true };
+        if self.is_stuck {
+            return false;
+        }
         let sent = match descriptor {
             Some(descriptor) => send_descriptor(socket, text, descriptor),
             None => socket.send(text.as_bytes()).map(drop),
         };
         if let Err(error) = sent {
             tracing::debug!(%error, message = text.lines().last(), "not all descriptors are kept over a restart");
+            self.is_stuck = true;
         }
+        !self.is_stuck
     }
 }
 
@@ -192,7 +234,8 @@ mod tests {
     #[test]
     fn each_is_kept_once() {
         let (ours, manager) = UnixDatagram::pair().unwrap();
-        let mut keeper = Keeper { way: Way::Manager(ours), held: HashMap::from([("port-1".to_owned(), 0)]), round: 0 };
+        let mut keeper =
+            Keeper { way: Way::Manager(ours), held: HashMap::from([("port-1".to_owned(), 0)]), round: 0, is_stuck: false };
         let (first, second) = (std::fs::File::open("/dev/null").unwrap(), std::fs::File::open("/dev/zero").unwrap());
         keeper.keep_gate(None);
         assert_eq!(heard(&manager), None);

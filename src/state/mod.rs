@@ -23,10 +23,11 @@ use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use config::Desired;
+use config::{Desired, Port};
 use netio::netns::NetnsId;
 use netio::tap::keep;
 
+use crate::model;
 pub(crate) use directory::StateDirectory;
 use file::{Prepared, StateFile};
 pub(crate) use keeper::Keeper;
@@ -72,7 +73,8 @@ impl State {
         let (keeper, left) = Keeper::open(directory.as_ref());
         let mut past = Past::default();
         for (name, descriptor) in left {
-            match port_of(&name).filter(|_| directory.is_some()) {
+            // Without a directory, devices are ended, so that they can be made anew.
+            match port_of(&name) {
                 Some((port, made_in)) => drop(past.ports.insert(port.to_owned(), LeftDevice { descriptor, made_in })),
                 None if name.starts_with(keeper::CONNECTIONS) => past.connections.push(descriptor),
                 None => past.rest.push(descriptor),
@@ -113,9 +115,29 @@ impl State {
 }
 
 impl Past {
-    /// The device that the port of this full name had.
-    pub(crate) fn device_of(&mut self, full_name: &str) -> Option<LeftDevice> {
-        self.ports.remove(&hash(full_name))
+    /// The device that a port had: that of its full name, or else the one that has its interface's name in its namespace, which
+    /// may have been written in another way.
+    pub(crate) fn device_of(&mut self, port: &Port) -> Option<LeftDevice> {
+        if let Some(left) = self.ports.remove(&hash(&port.full_name())) {
+            return Some(left);
+        }
+        let (name, netns) = port.link()?;
+        let made_in = netns.map(|netns| model::netns(netns).id()).transpose().ok()?;
+        let is_it = |left: &LeftDevice| {
+            left.made_in == made_in
+                && keep::device_behind(&left.descriptor)
+                    .is_ok_and(|(there, is_in)| there == name && made_in.is_none_or(|id| id == is_in))
+        };
+        let key = self.ports.iter().find(|(_, left)| is_it(left)).map(|(key, _)| key.clone())?;
+        self.ports.remove(&key)
+    }
+
+    /// Ends the devices that no port has taken over. Their names are free when the keeper has forgotten them, too.
+    pub(crate) fn end_devices(&mut self) -> usize {
+        let left = std::mem::take(&mut self.ports);
+        let count = left.len();
+        left.into_values().for_each(|left| keep::discard(left.descriptor));
+        count
     }
 
     /// The connection tables that were left: the last one, or the last two.
@@ -124,8 +146,8 @@ impl Past {
     }
 
     /// Ends what nobody has taken up.
-    pub(crate) fn end(self) {
-        self.ports.into_values().for_each(|left| keep::discard(left.descriptor));
+    pub(crate) fn end(mut self) {
+        self.end_devices();
     }
 }
 

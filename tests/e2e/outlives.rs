@@ -5,7 +5,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -31,6 +33,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("outlives/devices_and_what_guests_gave_them", devices_and_what_guests_gave_them),
         trial("outlives/a_holder_that_was_killed", a_holder_that_was_killed),
         trial("outlives/a_start_that_fails_takes_nothing", a_start_that_fails_takes_nothing),
+        trial("outlives/a_namespace_in_other_words", a_namespace_in_other_words),
+        trial("outlives/a_holder_and_then_a_manager", a_holder_and_then_a_manager),
         trial("outlives/what_verbs_own", what_verbs_own),
         trial("outlives/state_that_cannot_be_read_or_written", state_that_cannot_be_read_or_written),
         trial("outlives/upgrade_that_is_refused", upgrade_that_is_refused),
@@ -371,7 +375,7 @@ fn what_verbs_own() {
     switch.kill();
     drop(gone);
     let switch = guests.start();
-    assert_eq!(shown(&switch), before.0);
+    assert_eq!(shown(&switch).1, before.0.1, "it waits for its device");
     words(&["port", "del", "--id", "web"]);
     words(&["bridge", "del", "blue"]);
     switch.kill();
@@ -435,4 +439,60 @@ fn upgrade_that_is_refused() {
     is_refused(&["upgrade", &open], "nobody else may write");
     assert!(json(&socket, &["show"])["pid"].as_u64() == pid && !switch.has_logged("another program is to go on"));
     switch.finish_by(Signal::INT);
+}
+
+/// A port is found by its interface and namespace, however that is written. What no port takes over is deleted before the next one of
+/// that name is made.
+fn a_namespace_in_other_words() {
+    let directory = Directory::new();
+    let mut guests = Guests::new(&directory);
+    guests.start().kill();
+    let before = guests.all().map(seen_by);
+    let again = guests.others[0].netns().try_clone().expect("a clone");
+    let words = |file: &fs::File| format!("a@{}", netns::path_of(file));
+    let (from, to) = (words(guests.others[0].netns()), words(&again));
+    assert_ne!(from, to);
+    guests.args.iter_mut().for_each(|arg| *arg = arg.replace(&from, &to));
+    let switch = guests.start();
+    assert_eq!(guests.all().map(seen_by), before);
+    switch.kill();
+    // A port that is left out for one start.
+    let former = guests.args.clone();
+    guests.args.iter_mut().for_each(|arg| *arg = arg.replace("own,", ""));
+    let switch = guests.start();
+    wait::until("the device to go", || guests.own.try_inside(|| link::get("own")).is_err().then_some(()));
+    switch.kill();
+    guests.args = former;
+    let switch = guests.start();
+    assert_eq!([&guests.others[0], &guests.others[1]].map(seen_by)[..], before[1..]);
+    guests.configure();
+    guests.talk();
+    switch.finish_by(Signal::INT);
+    guests.expect_no_device();
+}
+
+/// A switch that was started by hand, and then by a service manager: the holder gives what it has, and ends.
+fn a_holder_and_then_a_manager() {
+    let directory = Directory::new();
+    let guests = Guests::new(&directory);
+    let state = directory.text("state");
+    guests.start().kill();
+    let before = guests.all().map(seen_by);
+    let path = directory.path("notify");
+    let manager = UnixDatagram::bind(&path).expect("the manager's socket");
+    let heard = Background::run(move || {
+        manager.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
+        let _ = manager.recv(&mut [0; 4096]);
+    });
+    let managed = |program: &str| {
+        let mut command = Command::new(program);
+        command.env("NOTIFY_SOCKET", &path);
+        command
+    };
+    let switch = Switch::start_by(guests.own.netns().try_clone().expect("a clone"), managed, &guests.args);
+    assert_eq!(guests.all().map(seen_by), before);
+    assert!(holder_of(&state).is_none_or(|_| wait::until("the holder's end", || holder_of(&state).is_none().then_some(true))));
+    switch.finish_by(Signal::INT);
+    heard.end();
+    guests.expect_no_device();
 }

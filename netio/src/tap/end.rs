@@ -2,12 +2,13 @@
 //!
 //! The kernel waits for its readers when a device is deleted, some 20 ms, and as long again for each further one if they are
 //! deleted one by one, or by closing their descriptors. All devices of a group are deleted with one wait (`RTM_DELLINK` with
-//! `IFLA_GROUP`). Each process has two group numbers at random: one for the devices that it makes, and one for
-//! those of them that it deletes before its end.
+//! `IFLA_GROUP`). Each process has a group number, at random or in common with
+//! the other processes of its switch, for the devices that it makes; those that are deleted before its end get one of their own.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ioctl::interface_netns;
 use super::{Queue, Tap};
@@ -19,8 +20,10 @@ use crate::random;
 const FIRST_GROUP: u32 = 1 << 30;
 
 static GROUP: OnceLock<u32> = OnceLock::new();
+/// Whether other processes may have devices of that group.
+static IS_SHARED: AtomicBool = AtomicBool::new(false);
 
-/// The group of the devices that this process makes; that of devices about to be deleted is the next one.
+/// The group of the devices that this process makes. Devices about to be deleted get another one at random.
 pub(super) fn group() -> u32 {
     *GROUP.get_or_init(|| group_of(random::number()))
 }
@@ -28,6 +31,7 @@ pub(super) fn group() -> u32 {
 /// Sets the group of the devices that this process makes by a number that all processes of one switch have in common. Only before
 /// the first device.
 pub fn use_group(number: u32) {
+    IS_SHARED.store(true, Ordering::Relaxed);
     let _ = GROUP.set(group_of(number));
 }
 
@@ -40,7 +44,7 @@ fn group_of(number: u32) -> u32 {
 /// closed.
 pub fn delete<'t>(taps: impl Iterator<Item = &'t Tap>, all: bool) {
     let mut places: Vec<(NetnsId, File, Vec<&Tap>)> = Vec::new();
-    let mut all = all;
+    let mut all = all && !IS_SHARED.load(Ordering::Relaxed);
     for tap in taps.filter(|tap| tap.is_ours) {
         if tap.is_kept() {
             all = false;
@@ -74,7 +78,8 @@ fn delete_here(taps: &[&Tap], all: bool) {
         let _ = link::delete_group(group());
         return;
     }
-    let doomed = group() + 1;
+    // Nobody else's, even if others share the group of living devices.
+    let doomed = group_of(random::number()) + 1;
     for tap in taps {
         let Some(Queue(fd)) = tap.queues.first() else { continue };
         let Ok(link) = super::interface(fd).and_then(|(name, _)| link::get(&name)) else { continue };

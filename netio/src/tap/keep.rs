@@ -20,7 +20,7 @@ use super::ioctl::{interface, interface_netns, set_persist};
 use super::open::{IFF_MULTI_QUEUE, open_further, open_kind};
 use super::{Queue, Tap, TapSpec, next_serial, with_link};
 use crate::link::{self, Change};
-use crate::netns::{self, NetnsId};
+use crate::netns::{self, Netns, NetnsId};
 
 pub use super::end::use_group;
 
@@ -74,10 +74,21 @@ impl Tap {
         self.pinned.as_ref().map(|(_, id)| *id)
     }
 
-    /// Goes on with a device that an earlier process made in the namespace `made_in`, by its descriptor. `None` if it was deleted, if
-    /// it is another than the specification says, or if its namespace has gone.
+    /// Takes over a device that an earlier process made in the namespace `made_in`, by its descriptor. `None` if it was deleted, if
+    /// it is another than the specification says, or if its namespace has gone: then it does not persist any more.
     pub fn adopt(spec: &TapSpec, descriptor: OwnedFd, made_in: Option<NetnsId>) -> io::Result<Option<Tap>> {
-        let (name, flags) = match interface(&descriptor) {
+        match Tap::check_left(spec, &descriptor, made_in) {
+            Ok(Some((name, flags, pinned))) => Tap::take_over(spec, descriptor, (name, flags), pinned),
+            none => {
+                discard(descriptor);
+                none.map(|_| None)
+            }
+        }
+    }
+
+    /// The name and flags of a device that is the one specified, and the namespace that it ends with.
+    fn check_left(spec: &TapSpec, descriptor: &OwnedFd, made_in: Option<NetnsId>) -> io::Result<Option<LeftTap>> {
+        let (name, flags) = match interface(descriptor) {
             Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Ok(None),
             described => described?,
         };
@@ -85,18 +96,23 @@ impl Tap {
         if flags & kind != open_kind(spec) & kind || spec.netns.is_some() != made_in.is_some() {
             return Ok(None);
         }
+        let is_now_in = NetnsId::of(&interface_netns(descriptor)?)?;
+        match (&spec.netns, made_in) {
+            // One that was moved elsewhere does not end with the namespace of its making.
+            (Some(netns), Some(made_in)) if is_now_in == made_in && netns.id().ok() != Some(made_in) => Ok(None),
+            (Some(netns), Some(made_in)) => Ok(Some((name, flags, Some((netns.clone(), made_in))))),
+            _ => Ok(Some((name, flags, None))),
+        }
+    }
+
+    fn take_over(
+        spec: &TapSpec,
+        descriptor: OwnedFd,
+        (name, flags): (String, libc::c_int),
+        pinned: Option<(Netns, NetnsId)>,
+    ) -> io::Result<Option<Tap>> {
         let namespace = interface_netns(&descriptor)?;
         let is_now_in = NetnsId::of(&namespace)?;
-        let pinned = match (&spec.netns, made_in) {
-            (Some(netns), Some(made_in)) => {
-                // One that was moved elsewhere does not end with the namespace of its making.
-                if is_now_in == made_in && netns.id().ok() != Some(made_in) {
-                    return Ok(None);
-                }
-                Some((netns.clone(), made_in))
-            }
-            _ => None,
-        };
         let mut queues = vec![Queue(Arc::new(descriptor))];
         if flags & IFF_MULTI_QUEUE != 0 && spec.queues > 1 {
             let further = || Ok(open_further(&TapSpec { name: name.clone(), ..spec.clone() }, spec.queues - 1));
@@ -126,6 +142,14 @@ impl Tap {
         tap.request_offload(spec).map_err(io::Error::other)?;
         Ok(Some(tap))
     }
+}
+
+/// The name, the flags and the namespace of a device that was left.
+type LeftTap = (String, libc::c_int, Option<(Netns, NetnsId)>);
+
+/// The name of the device behind a descriptor, and the namespace that it is in.
+pub fn device_behind(descriptor: &OwnedFd) -> io::Result<(String, NetnsId)> {
+    Ok((interface(descriptor)?.0, NetnsId::of(&interface_netns(descriptor)?)?))
 }
 
 /// Deletes a device that an earlier process kept, and that nobody needs: it goes with its last descriptor.
