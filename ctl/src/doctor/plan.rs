@@ -332,7 +332,7 @@ mod tests {
             plan.gateways.iter().map(Network::to_string).collect::<Vec<_>>(),
             ["10.77.0.1/24", "10.0.10.1/24", "10.78.0.1/24"]
         );
-        assert_eq!(plan.published, [(true, 8080)]);
+        assert_eq!(plan.published, [(true, 8080), (true, 5432)]);
         let tunnels: Vec<_> = plan.tunnels.iter().map(|tunnel| (tunnel.name.as_str(), tunnel.inner_len)).collect();
         assert_eq!(tunnels, [("vxlan42", 30), ("vxlan43", 30), ("udp7000", 22), ("flannel0", 8)]);
         assert_eq!((plan.tunnels[3].remotes.len(), plan.tunnels[0].mtu), (2, Some(1450)));

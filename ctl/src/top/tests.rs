@@ -268,7 +268,7 @@ fn busy_flows() -> Model {
         let ports = vec![port("tap0", None, 1000 * n * n), port("tap1", None, 10 * n)];
         let mut reading = Reading { sampled: Ok(Sampled { sample: 1, flows: flows.clone() }), ..reading(n, ports) };
         let about = serde_json::json!({
-            "name": "tap0", "kind": "tap", "vlan_mode": "access", "vlan": 10, "state": "up", "loop_blocked": false, "mtu": 1500, "device": "",
+            "name": "tap0", "labels": {}, "kind": "tap", "vlan_mode": "access", "vlan": 10, "state": "up", "loop_blocked": false, "mtu": 1500, "device": "",
         });
         reading.show.ports.push(serde_json::from_value(about).unwrap());
         reading
