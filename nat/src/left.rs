@@ -9,7 +9,7 @@
 //! A table of a process that was killed is as its last instruction left it. A connection is *whole* if nobody was replacing its entry
 //! and both of its tuples are found by their hashes in the slots, which are written after the entry and cleared before it. As the key of
 //! the hash is secret, no damage and no stranger makes an entry that passes. A TCP tracker that was being changed is judged
-//! leniently from then on ([`Tracker::doubt`]); all others are exact, since no segment passes while no process runs.
+//! leniently from then on ([`Tracker::doubt`](crate::tcp::Tracker::doubt)); all others are exact, since no segment passes while no process runs.
 //!
 //! *Admission.* The mapping of a whole connection, its inside endpoint and outside port, is opened again if the outside address is
 //! still there, and the port is free for it or published for the same guest. So the configuration may be another one. Connections

@@ -1,5 +1,5 @@
 //! What keeps descriptors while no process of the switch runs: the service manager's descriptor store (`FileDescriptorStoreMax=` in
-//! systemd.service(5)), or else a [holder](super::holder), if there is a state directory.
+//! systemd.service(5)), or else a [`holder`], if there is a state directory.
 //!
 //! | descriptor | name | it keeps |
 //! |---|---|---|
