@@ -196,6 +196,7 @@ impl Daemon {
         if let Some(closed) = self.edge.set_host(&mut self.fabric, &self.poller) {
             self.ports.discard(closed);
         }
+        self.edge.serve_local_clients();
     }
 
     /// Serves the control socket from now on.
@@ -357,6 +358,7 @@ impl Daemon {
     /// Once a second.
     fn tick(&mut self, now: Timestamp, service: &mut Service) {
         self.edge.tick(now, &mut self.fabric);
+        self.edge.serve_local_clients();
         self.fabric.tick(now);
         self.ports.look(&mut self.fabric);
         self.tunnels.tick(&mut self.fabric);

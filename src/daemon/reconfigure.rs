@@ -244,6 +244,7 @@ impl Daemon {
         if plan.nat.is_some() {
             self.edge.route(&self.fabric);
         }
+        self.edge.serve_local_clients();
         // Their ports are gone.
         for bridge in &plan.removed_bridges {
             self.fabric.remove_bridge(bridge_id(bridge.number));

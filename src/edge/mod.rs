@@ -12,6 +12,7 @@
 mod door;
 mod gate;
 mod host;
+mod local;
 mod reserve;
 pub(crate) mod router;
 mod uplink;
@@ -32,6 +33,7 @@ use crate::seed::random_seed;
 use crate::worker::{Clock, Command, Sink, Source};
 use gate::Lost;
 pub(crate) use host::{HostDevice, HostNeighbour};
+use local::LocalClients;
 pub(crate) use router::KeptTable;
 use router::{PortNumbers, RouterControl};
 use uplink::UplinkFound;
@@ -49,6 +51,7 @@ pub(crate) struct Edge {
     pub(crate) uplink: Option<UplinkPort>,
     pub(crate) router: Option<RouterControl>,
     pub(crate) host: HostNeighbour,
+    local: LocalClients,
 }
 
 impl Edge {
@@ -65,13 +68,15 @@ impl Edge {
         let macs = nat.map_or_else(Vec::new, RouterControl::own_macs);
         let open = |name| UplinkPort::open(id, name, queues, bridge, macs).map_err(without_interface);
         let mut uplink = config.uplink_interface().map(open).transpose()?;
-        let Some(router) = &config.router else { return Ok(Edge { uplink, router: None, host: HostNeighbour::default() }) };
+        let Some(router) = &config.router else {
+            return Ok(Edge { uplink, router: None, host: HostNeighbour::default(), local: LocalClients::default() });
+        };
         let mut router =
             RouterControl::new(router.clone(), numbers, neighbours(config), config.tunnel_ports(), (kept, random_seed()?))?;
         if let Some(uplink) = uplink.as_mut().filter(|_| config.bridge_uplink.is_none()) {
             router.start(uplink, clock.now())?;
         }
-        Ok(Edge { uplink, router: Some(router), host: HostNeighbour::default() })
+        Ok(Edge { uplink, router: Some(router), host: HostNeighbour::default(), local: LocalClients::default() })
     }
 
     /// The translation, if guests are translated.
@@ -254,6 +259,16 @@ impl Edge {
         if let Some(router) = &mut self.router {
             router.take_ports();
         }
+    }
+
+    /// Serves published ports to programs of the host, by the rules that there are now.
+    pub(crate) fn serve_local_clients(&mut self) {
+        let rules = match (&self.router, self.host.device()) {
+            (Some(router), Some(_)) => router.rules_for_host(),
+            _ => Default::default(),
+        };
+        let address = self.router.as_ref().and_then(RouterControl::shared_address);
+        self.local.serve(rules, address);
     }
 
     /// These numbers are no ports any more: shared tables hold nothing of them from now on.

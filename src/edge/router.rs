@@ -181,6 +181,11 @@ impl RouterControl {
         self.externals.first().map(|external| external.address)
     }
 
+    /// The outside address that guests share with the host, if they do.
+    pub(super) fn shared_address(&self) -> Option<Ipv4Addr> {
+        shared_of(&self.externals)
+    }
+
     /// The first look at the uplink: a conflict is an error here, and later only a warning.
     pub(crate) fn start(&mut self, uplink: &mut UplinkPort, now: Timestamp) -> anyhow::Result<()> {
         if let Some(state) = uplink.state() {

@@ -1,7 +1,7 @@
 //! The host as a neighbour of its guests: by their addresses, by the gateway's and by its own, and never by the uplink.
 
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -13,8 +13,8 @@ use crate::guest::Directory;
 use crate::host::{Host, bound_in_time};
 use crate::raw::RawSocket;
 use crate::site::{
-    FAR, GATEWAY, MACHINE, Mode, NEIGHBOUR, Plan, Site, add_route, connect, error_of, forwards, give, guest_address, hears_all,
-    listen_on, ping, recv_from, take, udp_on,
+    FAR, GATEWAY, MACHINE, Mode, NEIGHBOUR, NEXT_HOP, Plan, Site, add_route, connect, error_of, forwards, give, guest_address,
+    hears_all, listen_on, ping, recv_from, take, udp_on,
 };
 use crate::transfer::transfer_through;
 use crate::{trial, wait};
@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("neighbour/others_do_not_pass_through_the_host", others_do_not_pass_through_the_host),
         trial("neighbour/new_addresses_of_the_host", new_addresses_of_the_host),
         trial("neighbour/networks_that_come_and_go", networks_that_come_and_go),
+        trial("neighbour/published_ports_for_the_host_itself", published_ports_for_the_host_itself),
         trial("neighbour/without_the_right_to_make_a_device", without_the_right_to_make_a_device),
     ]
 }
@@ -273,6 +274,53 @@ fn networks_that_come_and_go() {
     let addresses = site.machine.inside(|| netio::route::addresses(link::get("vswitch0")?.index));
     assert_eq!(addresses, [(GATEWAY, 32)], "the others' address went with the network");
     drop(service);
+    site.finish();
+}
+
+/// By the address that is shared and by both loopback ones, with nothing bound, or another program.
+fn published_ports_for_the_host_itself() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let (site, wire) = site(&socket, 1);
+    let listener = listen_on(site.guest(1), guest_address(1), 80);
+    let published = [IpAddr::from(MACHINE), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let reach = || {
+        for address in published {
+            let near = site.machine.connect((address, 8080).into());
+            let (far, peer) = listener.accept().expect("a connection");
+            bound_in_time(&far);
+            assert_eq!(peer.ip(), GATEWAY, "spliced, from the gateway's address");
+            transfer_through(near, far, true);
+        }
+    };
+    reach();
+    assert_silent(&wire);
+    // Another program binds the port, as podman does for its own.
+    let other = listen_on(&site.machine, ANY, 8080);
+    reach();
+    let (_, _, peer) = connect(&site.outside, &listener, SocketAddrV4::new(MACHINE, 8080));
+    assert_eq!(*peer.ip(), NEXT_HOP, "and from outside, as before");
+    // A port beside it, and another loopback address, are the host's.
+    other.set_nonblocking(true).expect("set");
+    let elsewhere = site.machine.connect(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 8080).into());
+    wait::until("the other program to have it", || other.accept().ok());
+    drop((elsewhere, other));
+    // The guest's service ends: so does the client's connection, which has nobody to speak to.
+    drop(listener);
+    let mut near = site.machine.connect((MACHINE, 8080).into());
+    assert!(matches!(near.read(&mut [0; 8]), Ok(0) | Err(_)), "the end");
+    for words in [&["nat", "unpublish", "8080:10.77.0.11:80"][..], &["bridge", "set", "br0:host=off"]] {
+        text(&socket, words);
+        for address in published {
+            let refused = site.machine.try_inside(|| TcpStream::connect_timeout(&(address, 8080).into(), SHORT));
+            assert!(refused.is_err(), "{address}");
+        }
+        text(&socket, &["nat", "publish", "8080:10.77.0.11:80"]);
+    }
+    for address in published {
+        let refused = site.machine.try_inside(|| TcpStream::connect_timeout(&(address, 8080).into(), SHORT));
+        assert!(refused.is_err(), "{address}, published but without the host");
+    }
     site.finish();
 }
 

@@ -15,21 +15,30 @@ pub(crate) const SOCKET_FILTER: u32 = 1;
 /// Program type of traffic control.
 pub(crate) const SCHED_CLS: u32 = 3;
 
+/// Program type of the choice of a socket for what a namespace receives.
+pub(crate) const SK_LOOKUP: u32 = 30;
+
 /// Map type of an array.
 pub(crate) const ARRAY: u32 = 2;
 /// Map type of a hash table whose least recently used entries make room for new ones.
 pub(crate) const LRU_HASH: u32 = 9;
 
+/// Map type of sockets by number.
+pub(crate) const SOCKET_MAP: u32 = 15;
+
 /// Map flag: user space may map the values into memory (Linux 5.5).
 pub(crate) const MMAPABLE: u32 = 1 << 10;
 
 const MAP_CREATE: libc::c_int = 0;
+const MAP_UPDATE: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const OBJECT_INFO: libc::c_int = 15;
 const LINK_CREATE: libc::c_int = 28;
 
 /// Attach type: received packets of an interface, before the network stack (Linux 6.6).
 const TCX_INGRESS: u32 = 46;
+/// Attach type: the choice of a socket (Linux 5.9).
+pub(crate) const SK_LOOKUP_ATTACH: u32 = 36;
 /// Link flag: before all programs that are there.
 const BEFORE: u32 = 1 << 3;
 
@@ -56,12 +65,24 @@ struct LoadProgram {
     kernel_version: u32,
     flags: u32,
     name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+#[repr(C)]
+struct UpdateMap {
+    map: i32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
 struct CreateLink {
     program: i32,
-    interface: u32,
+    /// The index of an interface, or the descriptor of a namespace.
+    target: u32,
     attach_type: u32,
     flags: u32,
     relative: u32,
@@ -76,6 +97,11 @@ pub(crate) fn create_map(shape: MapShape) -> io::Result<OwnedFd> {
 
 /// Loads a program. `name` is what `bpftool prog` shows, at most 15 bytes.
 pub(crate) fn load_program(program_type: u32, program: &[Instruction], name: &str) -> io::Result<OwnedFd> {
+    load_program_for(program_type, 0, program, name)
+}
+
+/// The same for a program that says where it will be attached.
+pub(crate) fn load_program_for(program_type: u32, attach_type: u32, program: &[Instruction], name: &str) -> io::Result<OwnedFd> {
     let mut request = LoadProgram {
         program_type,
         instruction_count: program.len() as u32,
@@ -88,6 +114,8 @@ pub(crate) fn load_program(program_type: u32, program: &[Instruction], name: &st
         kernel_version: 0,
         flags: 0,
         name: [0; 16],
+        interface: 0,
+        attach_type,
     };
     for (to, from) in request.name.iter_mut().take(15).zip(name.bytes()) {
         *to = from;
@@ -98,18 +126,24 @@ pub(crate) fn load_program(program_type: u32, program: &[Instruction], name: &st
 /// Attaches a program to what an interface receives, before all others. It is detached when the link's descriptor is
 /// closed, also by the end of the process.
 pub(crate) fn link_to_ingress(program: BorrowedFd<'_>, interface: u32) -> io::Result<OwnedFd> {
-    call(
-        LINK_CREATE,
-        &CreateLink {
-            program: program.as_raw_fd(),
-            interface,
-            attach_type: TCX_INGRESS,
-            flags: BEFORE,
-            relative: 0,
-            padding: 0,
-            expected_revision: 0,
-        },
-    )
+    link_to(program, interface, TCX_INGRESS, BEFORE)
+}
+
+/// Attaches a program to this interface or namespace, until the link's descriptor is closed.
+pub(crate) fn link_to(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let program = program.as_raw_fd();
+    call(LINK_CREATE, &CreateLink { program, target, attach_type, flags, relative: 0, padding: 0, expected_revision: 0 })
+}
+
+/// Puts a socket into a map of sockets. It leaves the map when it is closed.
+pub(crate) fn put_socket(map: BorrowedFd<'_>, number: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let value = socket.as_raw_fd();
+    let (key, value) = (ptr::from_ref(&number) as u64, ptr::from_ref(&value) as u64);
+    let request = UpdateMap { map: map.as_raw_fd(), padding: 0, key, value, flags: 0 };
+    // SAFETY: bpf(2) reads the request, whose length is passed, and behind its pointers a key and a value of four bytes each, as the map
+    // has them. All are valid for the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, MAP_UPDATE, ptr::from_ref(&request), size_of::<UpdateMap>()) };
+    check(result as libc::c_int).map(drop)
 }
 
 /// What the kernel says about a link (`struct bpf_link_info`).

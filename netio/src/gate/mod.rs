@@ -26,6 +26,7 @@
 
 mod assembler;
 pub(crate) mod bpf;
+mod local_lookup;
 mod marks;
 mod program;
 mod traffic_filter;
@@ -35,6 +36,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bpf::MapShape;
+pub use local_lookup::LocalLookup;
 pub use marks::{Marks, Owner};
 pub use traffic_filter::{MAX_RANGES, TrafficFilter};
 

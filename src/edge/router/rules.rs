@@ -4,8 +4,8 @@
 //! reserved, and new rules published, since only that shows whether there is room. The second cannot fail: it redirects rules that
 //! stay on their port, and withdraws old ones. So a new rule is in force a moment before an old one ends.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use anyhow::ensure;
@@ -181,6 +181,14 @@ impl RouterControl {
         if let (Some(filter), Some(uplink)) = (self.filter(), uplink) {
             uplink.set_filter(filter);
         }
+    }
+
+    /// The published TCP ports that programs of the host may use, and their guests: of those networks that have the host.
+    pub(in crate::edge) fn rules_for_host(&self) -> BTreeMap<u16, SocketAddrV4> {
+        let has_host = |guest: Ipv4Addr| self.interfaces().any(|network| network.has_host && network.network.contains(guest));
+        let rules = self.published_by(&self.config.publish).into_iter().filter(|rule| rule.protocol == Protocol::TCP);
+        let rules = rules.filter(|rule| has_host(rule.guest.address));
+        rules.map(|rule| (rule.port, SocketAddrV4::new(rule.guest.address, rule.guest.port))).collect()
     }
 
     /// The published ports of rules, one by one, on the present addresses.
