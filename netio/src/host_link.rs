@@ -72,7 +72,13 @@ impl Networks {
     pub fn read(&mut self) -> io::Result<()> {
         let addresses: BTreeSet<Ipv4Addr> = route::addresses(self.index)?.into_iter().map(|(address, _)| address).collect();
         let routes = routes(self.index)?;
-        self.there.retain(|HostNetwork { address, network }| addresses.contains(address) && routes.contains(network));
+        let is_whole = |one: &HostNetwork| addresses.contains(&one.address) && routes.contains(&one.network);
+        let broken: Vec<HostNetwork> = self.there.iter().copied().filter(|one| !is_whole(one)).collect();
+        for network in broken {
+            // What is left of it would stay if it is not wanted any more.
+            let _ = self.remove(network);
+            self.there.remove(&network);
+        }
         Ok(())
     }
 
@@ -83,7 +89,11 @@ impl Networks {
         }
         let mut request = self.route(network);
         request.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(address)));
-        talk(RouteNetlinkMessage::NewRoute(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+        let added = talk(RouteNetlinkMessage::NewRoute(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop);
+        if added.is_err() {
+            let _ = link::delete_address(self.index, address.into(), 32);
+        }
+        added
     }
 
     fn remove(&self, HostNetwork { address, network }: HostNetwork) -> io::Result<()> {

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::State;
 use netio::host_link::{HostNetwork, Networks, addresses_of_host};
@@ -47,6 +47,9 @@ const TX_QUEUE_LEN: u32 = 1000;
 /// Shortest time between two readings of the host's addresses.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Pause after a reading, in multiples of the time that it took.
+const PAUSES: u32 = 100;
+
 /// The host's side of the router.
 #[derive(Debug, Default)]
 pub(crate) struct HostNeighbour {
@@ -67,9 +70,12 @@ pub(crate) struct HostDevice {
     tun: Tap,
     networks: Networks,
     watch: Watch,
-    /// Something changed since addresses, routes and the device were looked at.
+    /// Something changed since the host's addresses were read, or since the device and its routes were looked at.
     has_changed: bool,
-    looked_at: Timestamp,
+    is_stale: bool,
+    /// When the former and the latter may be read again.
+    due: Timestamp,
+    look_due: Timestamp,
     mtu: u32,
     is_up: bool,
 }
@@ -111,7 +117,7 @@ impl HostNeighbour {
 
     /// When to look again.
     pub(crate) fn due(&self) -> Option<Timestamp> {
-        self.device.as_ref().filter(|device| device.has_changed).map(|device| device.looked_at.after(PAUSE))
+        self.device.as_ref().filter(|device| device.has_changed).map(|device| device.due)
     }
 
     /// Makes the device, which gets this number.
@@ -139,7 +145,9 @@ impl HostNeighbour {
             networks: Networks::new(link.index),
             watch,
             has_changed: false,
-            looked_at: now,
+            is_stale: false,
+            due: now,
+            look_due: now,
             mtu: link.mtu,
             is_up: true,
         })
@@ -153,10 +161,17 @@ impl HostNeighbour {
         for (network, error) in failed {
             if self.refused.insert(network) {
                 let HostNetwork { address, network } = network;
-                tracing::warn!(%network, %address, %error, "the host gets no route to the network: it may have another one");
+                let why =
+                    if error.kind() == io::ErrorKind::AlreadyExists { "it has another one" } else { "the kernel refuses it" };
+                tracing::warn!(%network, %address, %error, "the host gets no route to the network: {why}");
             }
         }
     }
+}
+
+/// The pause after a reading that began then: a host may have a million routes, which change all the time.
+fn pause_after(start: Instant) -> Duration {
+    start.elapsed().saturating_mul(PAUSES).max(PAUSE)
 }
 
 /// The first name that no link has.
@@ -273,20 +288,37 @@ impl Edge {
         };
         // Unless it is known that nothing has changed.
         device.has_changed |= device.watch.drain().unwrap_or(in_any_case);
-        if !device.has_changed || now < device.looked_at.after(PAUSE) {
-            return None;
+        if device.has_changed && now >= device.due {
+            (device.has_changed, device.is_stale) = (false, true);
+            let start = Instant::now();
+            self.read_addresses(fabric);
+            if let Some(device) = &mut self.host.device {
+                device.due = now.after(pause_after(start));
+            }
         }
-        (device.has_changed, device.looked_at) = (false, now);
+        if in_any_case { self.look_at_device(now, fabric, poller) } else { None }
+    }
+
+    /// Looks at the device, its addresses and its routes, if anything has changed.
+    fn look_at_device(&mut self, now: Timestamp, fabric: &mut Fabric, poller: &Poller) -> Option<Tap> {
+        let device = self.host.device.as_mut().filter(|device| device.is_stale && now >= device.look_due)?;
+        device.is_stale = false;
+        let start = Instant::now();
         match device.tun.state() {
             Ok(Some(link)) => {
-                (device.is_up, device.mtu) = (link.up, link.mtu);
-                device.name = link.name;
+                if device.mtu != link.mtu {
+                    let (id, mtu) = (device.id, link.mtu);
+                    fabric.tell(|_| Command::Mtu { id, mtu });
+                }
+                (device.is_up, device.mtu, device.name) = (link.up, link.mtu, link.name);
                 if let Err(error) = device.networks.read() {
                     tracing::debug!(%error, "cannot read the routes of the host's device");
                 }
                 let wanted = wanted(self.router.iter().flat_map(RouterControl::interfaces));
                 self.host.set_networks(&wanted);
-                self.read_addresses(fabric);
+                if let Some(device) = &mut self.host.device {
+                    device.look_due = now.after(pause_after(start));
+                }
                 None
             }
             Ok(None) => {

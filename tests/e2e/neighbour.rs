@@ -309,18 +309,17 @@ fn published_ports_for_the_host_itself() {
     drop(listener);
     let mut near = site.machine.connect((MACHINE, 8080).into());
     assert!(matches!(near.read(&mut [0; 8]), Ok(0) | Err(_)), "the end");
-    for words in [&["nat", "unpublish", "8080:10.77.0.11:80"][..], &["bridge", "set", "br0:host=off"]] {
-        text(&socket, words);
+    let refused = |why: &str| {
         for address in published {
             let refused = site.machine.try_inside(|| TcpStream::connect_timeout(&(address, 8080).into(), SHORT));
-            assert!(refused.is_err(), "{address}");
+            assert!(refused.is_err(), "{address} {why}");
         }
-        text(&socket, &["nat", "publish", "8080:10.77.0.11:80"]);
-    }
-    for address in published {
-        let refused = site.machine.try_inside(|| TcpStream::connect_timeout(&(address, 8080).into(), SHORT));
-        assert!(refused.is_err(), "{address}, published but without the host");
-    }
+    };
+    text(&socket, &["bridge", "set", "br0:host=off"]);
+    refused("without the host");
+    text(&socket, &["bridge", "set", "br0:host=on"]);
+    text(&socket, &["nat", "unpublish", "8080:10.77.0.11:80"]);
+    refused("without a rule");
     site.finish();
 }
 

@@ -15,20 +15,20 @@
 //! *An error* about a packet of the host comes from the address that the packet was for: the host would take one from an address of
 //! its own for forged.
 
-use std::net::Ipv4Addr;
-
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
 use packet::icmpv4::IcmpError;
 use packet::ipv4::Ipv4View;
 use packet::vlan::TagAction;
 use packet::{Headers, MacAddr};
 
+use super::error::Stop;
 use super::places::Place;
 use super::routing::HostPort;
-use super::v4::{is_one_host, sound, view};
+use super::v4::{Ip, is_one_host, sound, view};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
+use crate::fit::fit;
 use crate::icmp_error::write_error;
 use crate::intake::admit_packet;
 use crate::walk::Walk;
@@ -67,11 +67,13 @@ impl RouterWorker {
         outcome.map_err(|stop| self.stop(tables, walk, frame, stop))
     }
 
-    /// Sends a packet of a guest to the host, at this address.
+    /// Sends a packet of a guest to the host, which has its destination.
     #[inline]
-    pub(crate) fn hand_to_host(walk: &mut Walk<'_>, frame: &mut Frame, host: &HostPort, dst: Ipv4Addr) -> Result<(), DropReason> {
-        walk.note(|| Step::ToHost(dst));
-        walk.bridges.port(host.port).ok_or(DropReason::PortGone)?;
+    pub(crate) fn hand_to_host(walk: &mut Walk<'_>, frame: &mut Frame, host: &HostPort, ip: Ip) -> Result<(), Stop> {
+        walk.note(|| Step::ToHost(ip.dst));
+        let mtu = walk.bridges.port(host.port).ok_or(DropReason::PortGone)?.mtu;
+        fit(walk.rx, frame, mtu, ip.dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
+        walk.note_cut(frame);
         take_ethernet(walk, frame)?;
         walk.push(host.port, TagAction::Keep, frame);
         Ok(())

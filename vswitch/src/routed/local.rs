@@ -152,8 +152,12 @@ impl RouterWorker {
             return self.echo(tables, walk, frame);
         }
         let host = networks.map(|id| tables.routing.host_of(tables.routing.interface(id)?));
-        if let [Some(host), Some(_)] = host {
-            return RouterWorker::hand_to_host(walk, frame, host, ip.dst);
+        // A gateway's address that the host could not get is not the host's.
+        if let [Some(host), Some(_)] = host
+            && host.is_own(ip.dst)
+        {
+            let outcome = RouterWorker::hand_to_host(walk, frame, host, ip);
+            return outcome.map_err(|stop| self.stop(tables, walk, frame, stop));
         }
         // ICMP errors about what the gateway itself sent end here, and so do fragments of other protocols.
         let code = match view(walk, frame).map(|ip| (ip.protocol(), ip.is_fragment())) {

@@ -119,7 +119,7 @@ impl RouterWorker {
             return Ok(self.echo(tables, walk, frame)?);
         }
         if let Some(host) = for_host(tables, walk, frame, ip, nat) {
-            return Ok(RouterWorker::hand_to_host(walk, frame, host, ip.dst)?);
+            return RouterWorker::hand_to_host(walk, frame, host, ip);
         }
         walk.note(|| Step::Hairpin(ip.dst));
         if !tables.routing.reaches(ip.dst) {
@@ -174,6 +174,7 @@ impl RouterWorker {
 fn for_host<'t>(tables: &'t RouterTables, walk: &Walk<'_>, frame: &Frame, ip: Ip, nat: &Nat) -> Option<&'t HostPort> {
     let routing = &tables.routing;
     let from = routing.interface(routing.to_inside(ip.src)?)?;
-    let host = routing.host_of(from).filter(|host| host.shared == Some(ip.dst))?;
+    // An address that has just gone is not the host's any more: its kernel would forward the packet.
+    let host = routing.host_of(from).filter(|host| host.shared == Some(ip.dst) && host.is_own(ip.dst))?;
     (!nat.is_for_guest(view(walk, frame)?, walk.ingress.0, walk.now)).then_some(host)
 }
