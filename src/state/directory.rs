@@ -1,10 +1,11 @@
 //! The directory and its lock.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use config::StatePath;
@@ -14,6 +15,9 @@ use rustix::process::geteuid;
 
 /// Name of the lock, which holds the number of the process that has it.
 const LOCK: &str = "lock";
+
+/// Name of the file with the number of the directory.
+const NUMBER: &str = "id";
 
 /// Longest path of the directory, in bytes: a socket in it has a path of at most 107 (unix(7)).
 const LONGEST_PATH: usize = 90;
@@ -61,7 +65,7 @@ impl StateDirectory {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&lock);
         let mut file = file.with_context(|| format!("state directory {name}: {LOCK}"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock_soon(&file) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(Taken { path: path.into(), holder: holder(&mut file) }.into()),
             Err(error) => return Err(error).with_context(|| format!("state directory {name}: locking it")),
@@ -73,16 +77,47 @@ impl StateDirectory {
         Ok(StateDirectory { path, _lock: file })
     }
 
-    /// A number that all processes with this directory have in common.
+    /// A number that all processes with this directory have in common, and hardly any with another one: two containers may have
+    /// directories of the same path, so it is drawn and written there. If it cannot be written, it is made of the path.
     pub(crate) fn number(&self) -> u32 {
-        let hash = super::fnv(self.path.as_os_str().as_bytes());
-        (hash ^ hash >> 32) as u32
+        let path = self.path.join(NUMBER);
+        if let Some(number) = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()) {
+            return number;
+        }
+        let drawn = crate::seed::random_seed().map_or(0, |[number, _]| number as u32);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        match options.open(&path).and_then(|mut file| writeln!(file, "{drawn}")) {
+            Ok(()) => drawn,
+            Err(_) => {
+                let hash = super::fnv(self.path.as_os_str().as_bytes());
+                (hash ^ hash >> 32) as u32
+            }
+        }
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Takes a lock that another daemon does not have: somebody who [asks](is_locked) has it for a moment.
+fn lock_soon(file: &File) -> rustix::io::Result<()> {
+    let take = || flock(file, FlockOperation::NonBlockingLockExclusive);
+    for _ in 0..2 {
+        if take() != Err(Errno::WOULDBLOCK) {
+            return take();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    take()
+}
+
+/// Whether a daemon has this directory.
+pub(super) fn is_locked(path: &Path) -> bool {
+    let lock = File::open(path.join(LOCK));
+    lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
 }
 
 /// Checks that nobody but this user, or root, can put anything into the directory: it is followed with this user's rights.
@@ -130,8 +165,11 @@ mod tests {
         let open = || StateDirectory::open(&StatePath::Usual(path.clone()), true);
         let refused = open().unwrap_err().to_string();
         assert!(refused.contains(&format!("in use by another daemon, process {}", std::process::id())), "{refused}");
+        assert!(is_locked(&path));
+        let number = first.number();
         drop(first);
-        assert!(open().unwrap().is_some());
+        assert!(!is_locked(&path));
+        assert_eq!(open().unwrap().unwrap().number(), number);
         std::fs::remove_dir_all(&path).unwrap();
     }
 

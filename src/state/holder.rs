@@ -8,8 +8,11 @@
 //! ```
 //!
 //! It is this program again, with the socket `DIR/holder` as its standard input. It outlives the process that started it, and the next
-//! one finds it by the socket. It ends when it is told so, when the socket is removed or replaced, and when somebody kills it, which
-//! costs guests their carrier while no switch runs, and nothing else.
+//! one finds it by the socket. It ends when it is told so, when the socket is removed or replaced, when it holds nothing and no switch
+//! runs, and when somebody kills it, which costs guests their carrier while no switch runs, and nothing else.
+//!
+//! *A switch that does not come back.* Devices and connections stay, as they are nobody else's. The gate does not: after
+//! [`GATE_TIME`] without a switch, the host is silent about no port any more.
 
 use std::fs;
 use std::io::{self, IoSliceMut};
@@ -20,12 +23,13 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::keeper::{Left, send_descriptor};
+use super::directory::is_locked;
+use super::keeper::{GATE, Left, send_descriptor};
 
 /// Name of the socket in the state directory.
 const SOCKET: &str = "holder";
@@ -43,8 +47,11 @@ pub(super) const END: &[u8] = b"HOLD-END=1\n";
 /// Time limit for a message, to and from the holder.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often the holder looks whether its socket is still there.
+/// How often the holder looks whether its socket is still there, and whether a switch runs.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How long the gate is held while no switch runs: a host's own program may want a port by then.
+const GATE_TIME: Duration = Duration::from_secs(60);
 
 /// Longest message, in bytes.
 const LONGEST: usize = 4096;
@@ -117,26 +124,57 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     crate::detach::leave_session();
     let socket = UnixDatagram::from(rustix::stdio::stdin().try_clone_to_owned().context("its socket")?);
     socket.set_read_timeout(Some(LOOK)).context("its socket")?;
-    let identity = |path: &Path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let own = identity(path);
     let mut held: Left = Vec::new();
+    let mut watch = Watch::new(path);
     loop {
         match receive(&socket) {
-            Ok((text, descriptors)) => {
-                if text.as_bytes() == END {
-                    return Ok(());
-                }
-                obey(&mut held, &text, descriptors);
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                if own.is_none() || identity(path) != own {
-                    return Ok(());
-                }
-            }
+            Ok((text, _)) if text.as_bytes() == END => return Ok(()),
+            Ok((text, descriptors)) => obey(&mut held, &text, descriptors),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).context("its socket"),
         }
+        // By the clock, as a switch sends something each second.
+        if watch.looked_at.elapsed() >= LOOK && !watch.goes_on(&mut held) {
+            return Ok(());
+        }
     }
+}
+
+/// What the holder looks at now and then.
+struct Watch<'p> {
+    path: &'p Path,
+    /// Device and number of its socket's file.
+    identity: Option<(u64, u64)>,
+    looked_at: Instant,
+    /// Since when no switch has been seen.
+    alone_since: Option<Instant>,
+}
+
+impl<'p> Watch<'p> {
+    fn new(path: &'p Path) -> Watch<'p> {
+        Watch { path, identity: identity(path), looked_at: Instant::now(), alone_since: None }
+    }
+
+    /// Lets go of what is not to be held for ever. False if the holder is of no use any more.
+    fn goes_on(&mut self, held: &mut Left) -> bool {
+        self.looked_at = Instant::now();
+        if self.identity.is_none() || identity(self.path) != self.identity {
+            return false;
+        }
+        if self.path.parent().is_some_and(is_locked) {
+            self.alone_since = None;
+            return true;
+        }
+        if self.alone_since.get_or_insert(self.looked_at).elapsed() >= GATE_TIME {
+            held.retain(|(name, _)| name != GATE);
+        }
+        !held.is_empty()
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok()
 }
 
 fn obey(held: &mut Left, text: &str, descriptors: Vec<OwnedFd>) {

@@ -3,6 +3,7 @@
 //! ```text
 //!   DIR/lock         held by the daemon as long as it runs
 //!   DIR/state.json   what verbs made and own
+//!   DIR/id           the number by which devices are known as this switch's
 //!   DIR/holder       socket of the process that holds descriptors, without a service manager
 //! ```
 //!
