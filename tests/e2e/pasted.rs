@@ -45,12 +45,13 @@ enum Scene {
 }
 
 /// All pages with shell blocks.
-const PAGES: [(&str, Scene); 10] = [
+const PAGES: [(&str, Scene); 11] = [
     ("README.md", Scene::Machine),
     ("docs/capture.md", Scene::Running),
     ("docs/changes.md", Scene::Running),
     ("docs/config.md", Scene::Machine),
     ("docs/guests.md", Scene::Machine),
+    ("docs/host.md", Scene::Running),
     ("docs/metrics.md", Scene::Running),
     ("docs/operate.md", Scene::Running),
     ("docs/router.md", Scene::Machine),
@@ -114,7 +115,8 @@ const NOT_HERE: [(&str, &str); 24] = [
 ];
 
 /// Blocks that are no shell, by their beginning: outputs, syntax, other languages.
-const NO_SHELL: [&str; 19] = [
+const NO_SHELL: [&str; 20] = [
+    "10.77.0.1/32 dev vswitch0",
     "vswitchctl capture [PORT|any]",
     "+ port tap3",
     "vswitchd: vswitchd.toml:12",
