@@ -1,6 +1,7 @@
 //! Values of the configuration in the types of the switch and of the kernel's edge.
 
-use vswitch::{BridgeId, Coalesce, PortVlan, StormLimits, VlanSet};
+use packet::MacAddr;
+use vswitch::{BridgeId, Coalesce, Guard, PortVlan, StormLimits, VlanSet};
 
 /// Bridges that come take numbers besides those that go with the same change, and each number has a place in the workers' tables.
 const _: () =
@@ -28,6 +29,11 @@ pub(crate) fn port_vlan(vlans: &config::Vlans) -> PortVlan {
 pub(crate) fn storm_limits(limits: config::Limits) -> StormLimits {
     let config::Limits { broadcast, multicast, unknown } = limits;
     StormLimits { broadcast, multicast, unknown }
+}
+
+/// What a station may send whose device has this MAC address.
+pub(crate) fn guard(station: &config::Station, of_device: Option<MacAddr>) -> Guard {
+    Guard::new(station.mac.or(of_device), &station.addresses)
 }
 
 /// Which frames are coalesced on their way to a port.

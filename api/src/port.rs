@@ -15,6 +15,7 @@ pub struct Port {
     /// The name that its maker gave it, which no other port has; `null` for ports without.
     pub id: Option<String>,
     /// Notes of its maker, by name.
+    #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Name of its bridge; `null` for a TUN device.
     pub bridge: Option<String>,
@@ -38,6 +39,17 @@ pub struct Port {
     pub device: String,
     /// Storm control; `null` for ports without.
     pub limits: Option<Limits>,
+    /// MAC address of the station behind it, as configured or that of its TAP; `null` if not known.
+    pub mac: Option<String>,
+    /// Addresses of the station, and networks behind it.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Whether frames are dropped that claim other addresses, or are those of a DHCP server or router.
+    #[serde(default)]
+    pub guard: bool,
+    /// Whether it reaches only ports that are not isolated.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 /// Storm control of a port: maximum rates of frames that are flooded, in frames per second.

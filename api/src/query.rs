@@ -172,6 +172,14 @@ pub struct NewPort {
     pub port: String,
 }
 
+/// New values for keys of a port
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortKeys {
+    /// `KEY=VALUE[:KEY=VALUE...]`, such as `vlan=20:mtu=1400`; the value `none` takes a key away
+    pub keys: String,
+}
+
 /// A rule that publishes ports
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -70,6 +70,8 @@ keys! {
         /// The host is a neighbour of the guests of its gateways: it reaches them at their addresses, and they reach its services at
         /// the gateway's address. Without effect where routing is none. Default: false.
         "host" => host: bool,
+        /// Its ports reach only ports that are not isolated, unless their own keys say otherwise. Default: false.
+        "isolated" => isolated: bool,
         /// Where frames enter and leave.
         "port" => ports: Tables<PortKeys>,
     }

@@ -17,6 +17,7 @@ use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys};
 use crate::router::{Gateway, Known, MAX_GATEWAYS, Router};
 use crate::state::StatePath;
+use crate::station::Station;
 use crate::tunnel::{AnyTunnel, IpTunnel, Position, Tunnel, apart};
 use crate::uplink::{BridgeUplink, NatUplink, Uplink, UplinkKeys, UplinkMode};
 use crate::value::Text;
@@ -129,8 +130,8 @@ impl<'a> Check<'a> {
     fn ports(&mut self, guests: &[(usize, Guest)]) -> Vec<Port> {
         let mut ports: Vec<Port> = Vec::new();
         let mut ids: HashMap<&str, (&Origin, &Origin)> = HashMap::new();
-        for (number, (_, keys)) in self.document.bridges().enumerate() {
-            for keys in keys.ports.iter().flat_map(|ports| &ports.value.0) {
+        for (number, (_, bridge_keys)) in self.document.bridges().enumerate() {
+            for keys in bridge_keys.ports.iter().flat_map(|ports| &ports.value.0) {
                 if let Some(id) = keys.value.id() {
                     let text = id.value.0.as_str();
                     match ids.get(text) {
@@ -163,7 +164,14 @@ impl<'a> Check<'a> {
                     continue;
                 }
                 self.warnings.extend(made.iter().filter_map(Port::warning));
-                ports.extend(made.into_iter().map(|port| Port { bridge: number, ..port }));
+                let of_bridge = bridge_keys.isolated.as_ref().is_some_and(|isolated| isolated.value);
+                let of_port = keys.value.common().and_then(|keys| keys.station.isolated.as_ref());
+                let isolated = of_port.map_or(of_bridge, |isolated| isolated.value);
+                ports.extend(made.into_iter().map(|port| Port {
+                    bridge: number,
+                    station: Station { isolated, ..port.station },
+                    ..port
+                }));
             }
         }
         for (bridge, guest) in guests {

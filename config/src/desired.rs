@@ -157,7 +157,7 @@ impl Desired {
         let verb = format!("port add {}", word.escape_debug());
         if let Some(there) = new.iter().find_map(|port| self.config.ports.iter().find(|other| other.clashes_with(port))) {
             let (name, full) = (there.where_it_is(), there.full_name());
-            let cure = format!("remove it first with 'port del {name}', or change its keys with 'apply FILE'");
+            let cure = format!("remove it first with 'port del {name}', or change its keys with 'port set {name} KEY=VALUE'");
             return Err(EditError::taken(&verb, format!("there is a port {name} already: {cure}"), full));
         }
         let uplink = self.config.uplink_interface();
@@ -218,71 +218,11 @@ impl Desired {
     }
 
     /// The ports that a word describes in the syntax of `--tap` or `--port`.
-    fn ports_of_word(&self, word: &str) -> Vec<Port> {
+    pub(crate) fn ports_of_word(&self, word: &str) -> Vec<Port> {
         let mut alone = self.document.clone();
         alone.bridges_mut().for_each(|bridge| bridge.ports = None);
         flags::add(&mut alone, &port_flag(word), &mut Problems::default());
         alone.bridges_mut().flat_map(|bridge| ports_of(bridge)).flatten().collect()
-    }
-
-    /// This configuration without the port of this name. `NAME@NETNS` selects the one in that namespace, if several have the
-    /// name.
-    pub fn without_port(&self, name: &str) -> Result<Desired, EditError> {
-        let of_guest = |port: &&Port| is_named(port, name) && port.identity.id.is_some();
-        for port in self.config.ports.iter().filter(of_guest) {
-            self.refuse_part(name, |guest| port.identity.id.as_ref() == Some(&guest.id))?;
-        }
-        let there = self.config.ports.iter().any(|port| is_named(port, name));
-        let added =
-            || self.ports_of_word(name).into_iter().find_map(|new| self.config.ports.iter().find(|port| port.clashes_with(&new)));
-        if !there && let Some(port) = added() {
-            // In the syntax of `port add`.
-            return self.without_port(&port.where_it_is());
-        }
-        let mut document = self.document.clone();
-        let mut found: Vec<(usize, usize, Vec<Port>)> = Vec::new();
-        for (number, bridge) in document.bridges_mut().enumerate() {
-            for (at, ports) in ports_of(bridge).into_iter().enumerate() {
-                if ports.iter().any(|port| is_named(port, name)) {
-                    found.push((number, at, ports));
-                }
-            }
-        }
-        // A port in vswitchd's own namespace has no other name.
-        if found.len() > 1 {
-            let is_exact = |ports: &[Port]| ports.iter().any(|port| port.full_name() == name);
-            if found.iter().filter(|(.., ports)| is_exact(ports)).count() == 1 {
-                found.retain(|(.., ports)| is_exact(ports));
-            }
-        }
-        let (number, at, ports) = match found.as_slice() {
-            [] if self.config.uplink_interface() == Some(name) => {
-                let problem = "the uplink is there from start to end: change it in the file, and restart";
-                return Err(EditError::refused(name, problem));
-            }
-            [] if self.config.ip_tunnels.iter().any(|tunnel| tunnel.name == name) => {
-                return Err(EditError::refused(
-                    name,
-                    "it is the device of a tunnel of IP packets, which is there from start to end: change it in the file, and restart",
-                ));
-            }
-            [] => return Err(no_such("port", name, self.config.ports.iter().filter_map(Port::title))),
-            [one] => one,
-            several => {
-                let names: Vec<String> = several.iter().flat_map(|(.., ports)| ports.first().map(Port::full_name)).collect();
-                return Err(EditError::refused(name, format!("several ports have this name: say which of {}", names.join(", "))));
-            }
-        };
-        let is_of_all = |port: &Port| port.where_it_is() == name || port.title().as_deref() == Some(name);
-        if let Some(first) = ports.first().filter(|first| ports.len() > 1 && !is_of_all(first)) {
-            let all = first.where_it_is();
-            let problem = format!("it is one of several places for guests: remove all by {all}, or change guests=");
-            return Err(EditError::refused(name, problem));
-        }
-        if let Some(ports) = document.bridges_mut().nth(*number).and_then(|bridge| bridge.ports.as_mut()) {
-            ports.value.0.remove(*at);
-        }
-        self.of_document(document)
     }
 
     /// This configuration without a rule, given in the syntax of `--publish` or as it is listed.
@@ -353,12 +293,12 @@ fn port_flag(word: &str) -> Flag {
 }
 
 /// The ports that each `port` table of a bridge describes.
-fn ports_of(bridge: &BridgeKeys) -> Vec<Vec<Port>> {
+pub(crate) fn ports_of(bridge: &BridgeKeys) -> Vec<Vec<Port>> {
     let tables = bridge.ports.iter().flat_map(|ports| &ports.value.0);
     tables.map(|keys| keys.value.ports(&keys.origin, &mut Problems::default())).collect()
 }
 
-fn is_named(port: &Port, name: &str) -> bool {
+pub(crate) fn is_named(port: &Port, name: &str) -> bool {
     port.name == name || port.where_it_is() == name || port.title().as_deref() == Some(name) || port.full_name() == name
 }
 

@@ -203,6 +203,19 @@ pub(crate) fn bridge(text: &str, origin: &Origin, problems: &mut Problems) -> Op
     or_tell(head_and_pairs(text, origin), origin, problems)
 }
 
+/// Parses the keys of `port set`, `KEY=VALUE[:KEY=VALUE...]`.
+pub(crate) fn port_keys(text: &str, origin: &Origin, problems: &mut Problems) -> Vec<Entry> {
+    // Before the first pair stands a name, which is empty here.
+    match or_tell(head_and_pairs(&format!(":{text}"), origin), origin, problems) {
+        Some((head, entries)) if head.trim_start_matches(':').is_empty() => entries,
+        Some((head, _)) => {
+            problems.add(origin, not_a_pair(head.trim_start_matches(':')));
+            Vec::new()
+        }
+        None => Vec::new(),
+    }
+}
+
 /// Parses `--gateway [VLAN=]CIDR[,...]`.
 fn gateways(document: &mut Document, list: &str, problems: &mut Problems) {
     for text in list.split(',') {

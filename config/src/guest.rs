@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-use packet::{MacAddr, VlanId};
+use packet::{MacAddr, Prefix, VlanId};
 
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::desired::{Desired, EditError, named, no_such};
@@ -33,6 +33,7 @@ use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys, split_rule};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::router::Gateway;
+use crate::station::Station;
 #[cfg(test)]
 use crate::value::string_schema;
 use crate::value::{List, Pairs, Text};
@@ -173,7 +174,10 @@ impl Guest {
 
     /// Its port on the bridge of this number, which carries untagged frames only.
     pub(crate) fn port(&self, bridge: usize) -> Port {
-        let setup = Setup { mac: self.mac, addresses: self.addresses.clone(), gateway: None };
+        let setup = Setup { addresses: self.addresses.clone(), gateway: None };
+        let own = |(address, _): &(IpAddr, u8)| Prefix::new(*address, if address.is_ipv4() { 32 } else { 128 });
+        let station =
+            Station { mac: self.mac, addresses: self.addresses.iter().map(own).collect(), guard: true, isolated: false };
         let tap = Tap { name: self.interface.clone(), netns: self.netns.clone(), attach: false, offload: true, setup };
         Port {
             origin: self.origin.clone(),
@@ -185,6 +189,7 @@ impl Guest {
             gro: Gro::default(),
             limits: LimitKeys::default().limits(),
             identity: Identity { id: Some(self.id.clone()), labels: self.labels.clone() },
+            station,
         }
     }
 

@@ -17,6 +17,9 @@ pub(crate) trait Keys: Default {
     /// Sets a key. Returns false if there is no such key.
     fn set(&mut self, entry: &Entry, problems: &mut Problems) -> bool;
 
+    /// Takes a key of a flag away. Returns false if there is no such key.
+    fn clear(&mut self, key: &str) -> bool;
+
     /// The keys that were set, with their values as they stand in a file.
     fn entries(&self) -> Vec<(String, RawValue)>;
 
@@ -182,6 +185,20 @@ macro_rules! keys {
                 } )*
                 $( if $crate::keys::Keys::set(&mut self.$group, entry, problems) {
                     self.is_faulty |= self.$group.is_faulty;
+                    return true;
+                } )*
+                false
+            }
+
+            fn clear(&mut self, key: &str) -> bool {
+                $( {
+                    let flag: &[&str] = &[$($flag)?];
+                    if key == *flag.first().unwrap_or(&$key) {
+                        self.$field = None;
+                        return true;
+                    }
+                } )*
+                $( if $crate::keys::Keys::clear(&mut self.$group, key) {
                     return true;
                 } )*
                 false

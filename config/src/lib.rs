@@ -46,6 +46,7 @@ mod raw;
 mod reach;
 mod router;
 mod state;
+mod station;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -75,6 +76,7 @@ pub use self::problem::{At, Origin, Problem, Problems, nearest, unknown};
 pub use self::publish::Publish;
 pub use self::router::{Gateway, MAX_GATEWAYS, Router};
 pub use self::state::StatePath;
+pub use self::station::{Station, shown as address_text};
 pub use self::tunnel::{Checksum, DontFragment, GROUP_PORTS, Group, IpTunnel, Outer, Tunnel};
 pub use self::uplink::{BridgeUplink, GateMode, NatUplink};
 pub use self::vlan::{Trunks, Vlans};

@@ -129,6 +129,15 @@ impl Keys for LimitKeys {
         true
     }
 
+    fn clear(&mut self, key: &str) -> bool {
+        let Some((_, key)) = IN_FLAG.iter().find(|(name, _)| *name == key) else { return false };
+        if let Some(table) = &mut self.limit {
+            table.value.clear(key);
+        }
+        self.limit.take_if(|table| table.value.entries().is_empty());
+        true
+    }
+
     fn entries(&self) -> Vec<(String, RawValue)> {
         self.limit.as_ref().and_then(crate::written::of).map(|table| ("limit".to_owned(), table)).into_iter().collect()
     }

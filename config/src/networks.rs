@@ -110,13 +110,14 @@ impl BridgeKeys {
             "mac-aging-time" => self.mac_aging_time = None,
             "routing" => self.routing = None,
             "host" => self.host = None,
+            "isolated" => self.isolated = None,
             // Two ways to say one thing: the last one holds.
             "gateway" | "gateways" => (self.gateway, self.gateways) = (None, None),
             _ => {}
         }
         // Where the running value would stay, the default is written. NOTHING is a value of routing.
         let default = match (entry.raw.text(), entry.key.as_str()) {
-            (Some(NOTHING), "gateway" | "gateways" | "host") => return,
+            (Some(NOTHING), "gateway" | "gateways" | "host" | "isolated") => return,
             (Some(NOTHING), "mac-table-size") => Some(DEFAULT_MAC_TABLE_SIZE.to_string()),
             (Some(NOTHING), "mac-aging-time") => Some(DEFAULT_MAC_AGING_TIME.to_string()),
             _ => None,
@@ -127,6 +128,7 @@ impl BridgeKeys {
         self.mac_aging_time = read.mac_aging_time.or(self.mac_aging_time.take());
         self.routing = read.routing.or(self.routing.take());
         self.host = read.host.or(self.host.take());
+        self.isolated = read.isolated.or(self.isolated.take());
         self.gateway = read.gateway.or(self.gateway.take());
         self.gateways = read.gateways.or(self.gateways.take());
     }

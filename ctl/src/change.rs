@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use api::Change;
-use api::query::{Apply, BridgeKeys, Rule, target};
+use api::query::{Apply, BridgeKeys, PortKeys, Rule, target};
 use hyper::Method;
 use serde::Serialize;
 
@@ -29,6 +29,12 @@ pub(crate) fn set_bridge(get: &Get<'_>, words: &str) -> anyhow::Result<String> {
     let (name, keys) = words.split_once(':').unwrap_or((words, ""));
     let body = serde_json::to_string(&BridgeKeys { keys: keys.to_owned() })?;
     get.changed(Method::PATCH, &format!("/v1/bridges/{}", segment(name)), Some(Body::Json(body)), lines)
+}
+
+/// Changes keys of a port, each `KEY=VALUE[:KEY=VALUE...]`.
+pub(crate) fn set_port(get: &Get<'_>, path: &str, name: &str, keys: &[String]) -> anyhow::Result<String> {
+    let body = serde_json::to_string(&PortKeys { keys: keys.join(":") })?;
+    get.changed(Method::PATCH, &format!("{path}/{}", segment(name)), Some(Body::Json(body)), lines)
 }
 
 /// Removes a rule for published ports.

@@ -290,6 +290,19 @@ pub(crate) enum Port {
         #[arg(help = "NAME[@NETNS][:KEY=VALUE...] or KIND:WHERE[:KEY=VALUE...]")]
         port: String,
     },
+    /// Change keys of a port: tap3 vlan=20 mtu=1400
+    Set {
+        /// The port and its new keys.
+        #[arg(
+            required = true,
+            value_name = "NAME|KEY=VALUE",
+            help = "NAME KEY=VALUE..., or with --id only KEY=VALUE..., with the keys of port add; the value none takes a key away"
+        )]
+        words: Vec<String>,
+        /// The port with this id
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
+    },
     /// Remove a port
     Del {
         /// Its name, or NAME@NETNS if several ports have that name

@@ -172,6 +172,11 @@ fn run_port(get: &Get<'_>, port: &Port) -> anyhow::Result<String> {
         Port::List => get.shown("/v1/ports", |ports: &Vec<_>| print::ports(ports)),
         Port::Stats { name } => ports::stats(get, name.as_deref()),
         Port::Add { port } => change::add(get, "/v1/ports", &NewPort { port: port.clone() }),
+        Port::Set { id: Some(id), words } => change::set_port(get, "/v1/ports/id", id, words),
+        Port::Set { words, .. } => {
+            let (name, keys) = words.split_first().context("which port?")?;
+            change::set_port(get, "/v1/ports", name, keys)
+        }
         Port::Del { id: Some(id), .. } => change::delete(get, "/v1/ports/id", id),
         Port::Del { name, .. } => change::delete(get, "/v1/ports", name.as_deref().unwrap_or_default()),
     }

@@ -168,15 +168,39 @@ pub(crate) fn ports(ports: &[api::Port]) -> String {
 }
 
 fn port_table(ports: &[api::Port]) -> Table {
-    let mut table = Table::new(["bridge", "port", "id", "kind", "state", ">mtu", "vlan", "limits", "namespace", "device"]);
+    let mut table =
+        Table::new(["bridge", "port", "id", "kind", "state", ">mtu", "vlan", "limits", "guard", "namespace", "device"]);
     for port in ports {
         let vlan = port.vlan_text();
         let limits = port.limits.map_or_else(String::new, limits);
         let state = if port.loop_blocked { format!("{}, blocked", port.state) } else { port.state.to_string() };
+        let guard = guard(port);
         let api::Port { name, id, bridge, kind, namespace, mtu, device, .. } = port.clone();
-        table.row([text(bridge), name, text(id), kind.to_string(), state, text(mtu), vlan, limits, text(namespace), device]);
+        table.row([
+            text(bridge),
+            name,
+            text(id),
+            kind.to_string(),
+            state,
+            text(mtu),
+            vlan,
+            limits,
+            guard,
+            text(namespace),
+            device,
+        ]);
     }
-    table.without_same("bridge").without_empty("id").without_empty("limits")
+    table.without_same("bridge").without_empty("id").without_empty("limits").without_empty("guard")
+}
+
+/// What a port's frames are limited to: `10.0.0.5, isolated`.
+fn guard(port: &api::Port) -> String {
+    let guard = match (port.guard, port.addresses.as_slice()) {
+        (false, _) => None,
+        (true, []) => Some(if port.mac.is_some() { "MAC address" } else { "no server" }.to_owned()),
+        (true, addresses) => Some(addresses.join("+")),
+    };
+    guard.into_iter().chain(port.isolated.then(|| "isolated".to_owned())).collect::<Vec<_>>().join(", ")
 }
 
 /// The storm limits that are not the usual ones.

@@ -81,7 +81,7 @@ impl PacketTooBig {
                 Some(&kind) => kind < kind::FIRST_QUERY || kind == kind::REDIRECT,
                 None => true,
             },
-            Upper::Protocol(..) | Upper::Fragment => false,
+            Upper::Protocol(..) | Upper::Fragment(_) => false,
             Upper::Unknown => true,
         }
     }

@@ -43,6 +43,9 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
+/// Length of the fragment header (RFC 8200 section 4.5).
+const FRAGMENT_LEN: usize = 8;
+
 /// A checked IPv6 header: the packet's length is within the bytes.
 #[derive(Clone, Copy)]
 pub struct Ipv6View<'a> {
@@ -54,8 +57,8 @@ pub struct Ipv6View<'a> {
 pub enum Upper {
     /// The header of this protocol begins at this offset from the IPv6 header.
     Protocol(u8, usize),
-    /// A fragment: what follows the fragment header need not be a transport header.
-    Fragment,
+    /// A fragment, whose fragment header begins at this offset: what follows it need not be a transport header.
+    Fragment(usize),
     /// The chain is too long or leaves the packet.
     Unknown,
 }
@@ -119,14 +122,27 @@ impl<'a> Ipv6View<'a> {
     #[inline]
     #[must_use]
     pub fn upper(self) -> Upper {
+        self.upper_from(self.bytes[field::NEXT_HEADER], IPV6_LEN)
+    }
+
+    /// Behind a fragment header at this offset: the fragment's offset within its packet in bytes, and what the walk finds from there on,
+    /// if it is the first fragment. `None` if the header is not all there.
+    #[must_use]
+    pub fn behind_fragment(self, at: usize) -> Option<(usize, Upper)> {
+        let header: &[u8; FRAGMENT_LEN] = self.from(at).first_chunk()?;
+        let offset = usize::from(u16_at(header, 2) & !7);
+        Some((offset, self.upper_from(header[0], at + FRAGMENT_LEN)))
+    }
+
+    #[inline(always)]
+    fn upper_from(self, protocol: u8, at: usize) -> Upper {
         let packet = &self.bytes[..self.total_len()];
-        let mut protocol = packet[field::NEXT_HEADER];
-        let mut at = IPV6_LEN;
+        let (mut protocol, mut at) = (protocol, at);
         for _ in 0..=MAX_EXTENSIONS {
             let unit = match protocol {
                 HOP_BY_HOP | ROUTING | DESTINATION => 8,
                 AUTHENTICATION => 4,
-                FRAGMENT => return Upper::Fragment,
+                FRAGMENT => return Upper::Fragment(at),
                 _ => return Upper::Protocol(protocol, at),
             };
             if at + 8 > packet.len() {
@@ -205,13 +221,29 @@ mod tests {
         assert_eq!(upper(6, &[0; 20]), Upper::Protocol(6, 40));
         assert_eq!(upper(0, &[17, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]), Upper::Protocol(17, 48));
         assert_eq!(upper(0, &[60, 0, 0, 0, 0, 0, 0, 0, 6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Upper::Protocol(6, 64));
-        assert_eq!(upper(44, &[17, 0, 0, 1, 0, 0, 0, 0]), Upper::Fragment);
+        assert_eq!(upper(44, &[17, 0, 0, 1, 0, 0, 0, 0]), Upper::Fragment(40));
         assert_eq!(upper(0, &[17, 200, 0, 0, 0, 0, 0, 0]), Upper::Unknown);
         assert_eq!(upper(0, &[17, 0, 0]), Upper::Unknown);
         let long = [&[17, 33][..], &[0; 270]].concat();
         assert_eq!(upper(60, &long), Upper::Unknown, "272 bytes in one header");
         // Nine options headers in a row are one too many.
         assert_eq!(upper(60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(9)), Upper::Unknown);
+    }
+
+    #[test]
+    fn what_a_first_fragment_carries() {
+        let behind = |fragment: [u8; 8], rest: &[u8]| {
+            let bytes = packet(44, &[&fragment[..], rest].concat());
+            Ipv6View::new(&bytes).unwrap().behind_fragment(40)
+        };
+        assert_eq!(behind([17, 0, 0, 1, 0, 0, 0, 9], &[0; 8]), Some((0, Upper::Protocol(17, 48))));
+        assert_eq!(behind([17, 0, 0x12, 0x39, 0, 0, 0, 9], &[0; 8]).map(|(offset, _)| offset), Some(0x1238));
+        let options = [58, 0, 0, 0, 0, 0, 0, 0, 134];
+        assert_eq!(behind([60, 0, 0, 1, 0, 0, 0, 9], &options), Some((0, Upper::Protocol(58, 56))));
+        assert_eq!(behind([60, 0, 0, 1, 0, 0, 0, 9], &options[..7]), Some((0, Upper::Unknown)));
+        assert_eq!(behind([44, 0, 0, 1, 0, 0, 0, 9], &[0; 8]), Some((0, Upper::Fragment(48))));
+        let bytes = packet(44, &[0; 7]);
+        assert_eq!(Ipv6View::new(&bytes).unwrap().behind_fragment(40), None);
     }
 
     #[test]

@@ -48,6 +48,8 @@ const BODY_LIMIT: usize = 256 << 10;
         reconfigure::set_bridge,
         reconfigure::delete_bridge,
         reconfigure::add_port,
+        reconfigure::set_port,
+        reconfigure::set_port_by_id,
         reconfigure::delete_port,
         reconfigure::delete_port_by_id,
         guests::list,
@@ -79,8 +81,11 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
     Router::new()
         .route("/v1/show", get(show::show))
         .route("/v1/ports", get(show::ports).post(reconfigure::add_port))
-        .route("/v1/ports/{name}", delete(reconfigure::delete_port))
-        .route("/v1/ports/id/{id}", get(show::port_by_id).delete(reconfigure::delete_port_by_id))
+        .route("/v1/ports/{name}", patch(reconfigure::set_port).delete(reconfigure::delete_port))
+        .route(
+            "/v1/ports/id/{id}",
+            get(show::port_by_id).patch(reconfigure::set_port_by_id).delete(reconfigure::delete_port_by_id),
+        )
         .route("/v1/bridges", get(show::bridges).post(reconfigure::add_bridge))
         .route("/v1/bridges/{name}", patch(reconfigure::set_bridge).delete(reconfigure::delete_bridge))
         .route("/v1/guests", get(guests::list).post(guests::add))

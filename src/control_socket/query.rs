@@ -149,6 +149,8 @@ pub(crate) enum Verb {
     SetBridge(String),
     DeleteBridge(String),
     AddPort(String),
+    /// Changes these keys of a port.
+    SetPort(PortName, String),
     DeletePort(PortName),
     Publish(String),
     Unpublish(String),

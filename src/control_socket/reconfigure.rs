@@ -3,7 +3,7 @@
 //! The control thread makes one change after another, each completely or not at all
 //! ([docs/changes.md](../../docs/changes.md)). Changes are not saved: after a restart the file and flags apply again.
 
-use api::query::{self, BridgeKeys, NewBridge, NewPort, NewTunnel, Rule};
+use api::query::{self, BridgeKeys, NewBridge, NewPort, NewTunnel, PortKeys, Rule};
 use api::{Change, Configuration, Problem};
 use axum::Json;
 use axum::extract::rejection::StringRejection;
@@ -104,6 +104,37 @@ pub(super) async fn add_port(
     Body(NewPort { port }): Body<NewPort>,
 ) -> Result<Json<Vec<Change>>, Response> {
     change(&asker, Verb::AddPort(port), false).await
+}
+
+/// Change keys of a port
+#[utoipa::path(patch, path = "/v1/ports/{name}", params(
+    ("name" = String, Path, description = "Name of the port, or NAME@NETNS if several have that name")
+), request_body = PortKeys, responses(
+    (status = 200, description = "The changes made", body = [Change]),
+    (status = 404, description = "No such port", body = Problem),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
+))]
+pub(super) async fn set_port(
+    State(asker): State<Asker>,
+    InPath(name): InPath<String>,
+    Body(PortKeys { keys }): Body<PortKeys>,
+) -> Result<Json<Vec<Change>>, Response> {
+    change(&asker, Verb::SetPort(PortName::Name(name), keys), false).await
+}
+
+/// Change keys of the port with an id
+#[utoipa::path(patch, path = "/v1/ports/id/{id}", params(("id" = String, Path, description = "Id that the port's maker gave it")),
+    request_body = PortKeys, responses(
+    (status = 200, description = "The changes made", body = [Change]),
+    (status = 404, description = "No such port", body = Problem),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
+))]
+pub(super) async fn set_port_by_id(
+    State(asker): State<Asker>,
+    InPath(id): InPath<String>,
+    Body(PortKeys { keys }): Body<PortKeys>,
+) -> Result<Json<Vec<Change>>, Response> {
+    change(&asker, Verb::SetPort(PortName::Id(id), keys), false).await
 }
 
 /// Remove a port

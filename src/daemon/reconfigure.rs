@@ -74,6 +74,8 @@ impl Daemon {
             Verb::Apply { file, text, prune: false } => self.desired.beside(file, text, &[])?,
             Verb::Apply { file, text, prune: true } => Desired::of_text(file, text, &[])?,
             Verb::AddPort(word) => self.desired.with_port(word)?,
+            Verb::SetPort(PortName::Name(name), keys) => self.desired.with_port_set(name, keys)?,
+            Verb::SetPort(PortName::Id(id), keys) => self.desired.with_port_of_id_set(id, keys)?,
             Verb::DeletePort(PortName::Name(name)) => self.desired.without_port(name)?,
             Verb::DeletePort(PortName::Id(id)) => self.desired.without_port_of_id(id)?,
             Verb::Publish(word) => self.desired.with_rule(word)?,
@@ -355,6 +357,7 @@ fn of_verb(verb: &Verb, refusal: Refusal) -> Refusal {
         Verb::Publish(_) | Verb::Unpublish(_) => refusal.of_field("rule"),
         Verb::AddBridge(_) | Verb::SetBridge(_) => refusal.of_field("bridge"),
         Verb::AddTunnel(_) => refusal.of_field("tunnel"),
+        Verb::SetPort(..) => refusal.of_field("keys"),
         Verb::DeletePort(PortName::Id(_)) | Verb::SetGuest(..) | Verb::DeleteGuest(_) => refusal.of_field("id"),
         Verb::DeletePort(PortName::Name(_)) | Verb::DeleteTunnel(_) | Verb::DeleteBridge(_) => refusal.of_field("name"),
     }

@@ -310,6 +310,10 @@ impl View<'_> {
                 let config::Limits { broadcast, multicast, unknown } = port.config.limits;
                 api::Limits { broadcast, multicast, unknown }
             }),
+            mac: port.config.station.mac.or(port.device().and_then(PortDevice::station_mac)).map(|mac| mac.to_string()),
+            addresses: port.config.station.addresses.iter().map(|prefix| config::address_text(*prefix)).collect(),
+            guard: port.config.station.guard,
+            isolated: port.config.station.isolated,
         })
     }
 
@@ -335,6 +339,10 @@ impl View<'_> {
             mtu: uplink.state().map(|state| state.mtu),
             device: String::new(),
             limits: None,
+            mac: None,
+            addresses: Vec::new(),
+            guard: false,
+            isolated: false,
         })
     }
 
@@ -433,6 +441,10 @@ fn host_view(host: &HostDevice) -> api::Port {
         mtu: Some(host.mtu()),
         device: PortDevice::summary(host.tun()),
         limits: None,
+        mac: None,
+        addresses: Vec::new(),
+        guard: false,
+        isolated: false,
     }
 }
 

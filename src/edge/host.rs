@@ -106,6 +106,8 @@ impl HostDevice {
             bursts: false,
             kind: PortKind::Host,
             limits: StormLimits::NONE,
+            guard: None,
+            isolated: false,
         }
     }
 }
@@ -134,6 +136,7 @@ impl HostNeighbour {
             mtu: None,
             tx_queue_len: TX_QUEUE_LEN,
             offload: true,
+            mac: None,
         })?;
         netio::silence::without_ipv6(&name);
         let link = netio::link::get(&name).map_err(|error| failed(&name, "finding its link", error))?;

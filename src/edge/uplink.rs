@@ -225,6 +225,8 @@ impl UplinkPort {
             bursts: true,
             kind: if self.bridge.is_some() { PortKind::Link } else { PortKind::Uplink },
             limits: StormLimits::NONE,
+            guard: None,
+            isolated: false,
         })
     }
 

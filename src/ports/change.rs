@@ -149,6 +149,12 @@ impl Ports {
             true => to.propose_mtu(overlay_mtu(bridge_id(to.bridge))),
             false => to.mtu = port.config.mtu,
         }
+        if let Some(mac) = to.station.mac.filter(|mac| port.config.station.mac != Some(*mac))
+            && let Some(device) = port.device_mut()
+            && let Err(error) = device.set_station_mac(mac)
+        {
+            tracing::warn!(port = port.config.name, %mac, %error, "cannot give the device this MAC address");
+        }
         let moves = port.config.vlans != to.vlans || port.config.bridge != to.bridge;
         port.config.adopt(&to);
         let id = port.id;

@@ -29,7 +29,7 @@ use vswitch::{Port, PortId};
 
 use super::device::thread::{Fresh, Opened, Seen, ToOpen};
 use super::device::{self, Device, DeviceError, PortDevice, Watched, stream};
-use crate::model::{bridge_id, coalesce, port_vlan, storm_limits};
+use crate::model::{bridge_id, coalesce, guard, port_vlan, storm_limits};
 use crate::state::{Keeper, name_of};
 
 /// The pause before a device is opened again, and the longest one, to which it doubles with each failure.
@@ -272,7 +272,7 @@ impl ManagedPort {
     /// The port as workers know it; `None` while there is no device.
     pub(crate) fn to_pipeline(&self) -> Option<Port> {
         let Life::Attached { device, link, .. } = &self.life else { return None };
-        Some(Port {
+        let port = Port {
             bridge: bridge_id(self.config.bridge),
             vlan: port_vlan(&self.config.vlans),
             mtu: link.mtu,
@@ -281,6 +281,12 @@ impl ManagedPort {
             bursts: device.bursts(),
             kind: if self.config.is_bridged() { vswitch::PortKind::Link } else { vswitch::PortKind::Tun },
             limits: storm_limits(self.config.limits),
+            guard: None,
+            isolated: self.config.station.isolated,
+        };
+        Some(match self.config.station.guard {
+            true => port.guarded_by(guard(&self.config.station, device.station_mac())),
+            false => port,
         })
     }
 

@@ -79,7 +79,21 @@ fn verdict(story: &Story, names: &Names) -> api::Verdict {
 
 /// A drop reason with its meaning.
 fn why(reason: DropReason) -> String {
-    format!("{} ({})", reason.name(), reason.meaning())
+    let fix = fix(reason).map_or_else(String::new, |fix| format!("; {fix}"));
+    format!("{} ({}{fix})", reason.name(), reason.meaning())
+}
+
+/// What to do if a frame was dropped for a setting of its port, and should not have been.
+fn fix(reason: DropReason) -> Option<&'static str> {
+    match reason {
+        DropReason::GuardMac => Some("if the address is its own: 'port set PORT mac=MAC'"),
+        DropReason::GuardIp | DropReason::GuardArp | DropReason::GuardNd => {
+            Some("if the address is its own: 'port set PORT addresses=ADDRESS+..'")
+        }
+        DropReason::GuardDhcp | DropReason::GuardRa => Some("if the port is to serve the network: 'port set PORT guard=off'"),
+        DropReason::PortIsolated => Some("if the two are to talk: 'port set PORT isolated=off' on one of them"),
+        _ => None,
+    }
 }
 
 /// One step as text, with its details as data.

@@ -102,6 +102,8 @@ impl PeerControl {
                 PortKind::IpPeer(encapsulation)
             },
             limits: StormLimits::NONE,
+            guard: None,
+            isolated: spec.isolated,
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct TunnelSpec {
     pub(crate) group: Option<Group>,
     pub(crate) outer: Outer,
     pub(crate) learning: bool,
+    /// Isolated ports of its bridge do not reach it.
+    pub(crate) isolated: bool,
     pub(crate) vlan: PortVlan,
     /// As configured.
     pub(crate) mtu: Option<u32>,
@@ -41,6 +43,7 @@ impl TunnelSpec {
             group: config.group.clone(),
             outer: config.outer,
             learning: config.learning,
+            isolated: config.isolated,
             vlan: port_vlan(&config.vlans),
             mtu: config.mtu,
         }
@@ -58,6 +61,7 @@ impl TunnelSpec {
             group: None,
             outer: config.outer,
             learning: false,
+            isolated: false,
             vlan: PortVlan::default(),
             mtu: config.mtu,
         }

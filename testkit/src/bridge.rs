@@ -108,6 +108,8 @@ pub fn port(vlan: PortVlan) -> Port {
         kind: PortKind::Link,
         // A guest's port has limits; these are never reached.
         limits: StormLimits { broadcast: Some(10_000_000), ..StormLimits::NONE },
+        guard: None,
+        isolated: false,
     }
 }
 

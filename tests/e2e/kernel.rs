@@ -48,6 +48,7 @@ impl Scratch {
             mtu: None,
             tx_queue_len: 1000,
             offload,
+            mac: None,
         };
         let tap = netns::inside(host.netns().as_fd(), || Ok(Tap::open(&spec))).expect("inside").expect("a TAP");
         Scratch { host, tap }

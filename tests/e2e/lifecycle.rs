@@ -167,6 +167,7 @@ fn namespace_deleted(device_is_there_before: bool) {
         mtu: None,
         tx_queue_len: 10,
         offload: false,
+        mac: None,
     };
     let witness = netns::inside(elsewhere.as_fd(), || Ok(Tap::open(&spec))).expect("inside").expect("a witness");
     // It is moved there: the descriptor of a device that was made there would keep the namespace alive.

@@ -24,6 +24,7 @@ mod fairness;
 mod frames;
 mod gate;
 mod gateway;
+mod guarding;
 mod guest;
 mod guest_image;
 mod guest_machine;
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
         gate::trials(),
         neighbour::trials(),
         limits::trials(),
+        guarding::trials(),
         hostile::trials(),
         ports::trials(),
         ports_socket::trials(),
@@ -206,6 +208,7 @@ fn try_means() -> Result<(), String> {
         mtu: None,
         tx_queue_len: 1000,
         offload: true,
+        mac: None,
     };
     let tap = netns::inside(namespace.as_fd(), || Ok(Tap::open(&spec)));
     tap.map_err(|error| error.to_string())?.map_err(|error| error.to_string()).map(drop)

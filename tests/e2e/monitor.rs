@@ -37,8 +37,16 @@ pub(crate) struct Monitor {
 
 /// Opens the user side of a TAP in a host's namespace, as monitors do.
 pub(crate) fn hold_tap(host: &Host, name: &str, offload: bool) -> Tap {
-    let spec =
-        TapSpec { name: name.to_owned(), netns: None, layer: Layer::Ethernet, queues: 1, mtu: None, tx_queue_len: 1000, offload };
+    let spec = TapSpec {
+        name: name.to_owned(),
+        netns: None,
+        layer: Layer::Ethernet,
+        queues: 1,
+        mtu: None,
+        tx_queue_len: 1000,
+        offload,
+        mac: None,
+    };
     host.inside(|| Ok(Tap::open(&spec))).expect("a TAP")
 }
 

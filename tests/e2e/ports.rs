@@ -260,6 +260,7 @@ fn multi_queue_taps() {
         mtu: None,
         tx_queue_len: 1000,
         offload: false,
+        mac: None,
     };
     let held = machine.inside(|| Ok(Tap::open(&spec("many")))).expect("a queue");
     for workers in ["1", "2"] {

@@ -87,6 +87,7 @@ mod counted {
     #[bench::tcp_run(args = (Bench::of(Kind::TcpRun)), config = at_most("batch tcp_run"))]
     #[bench::udp_run(args = (Bench::of(Kind::UdpRun)), config = at_most("batch udp_run"))]
     #[bench::vlan_push(args = (Bench::of(Kind::VlanPush)), config = at_most("batch vlan_push"))]
+    #[bench::guarded_60(args = (Bench::guarded()), config = at_most("batch guarded_60"))]
     fn batch(mut bench: Bench) -> (u64, usize) {
         let written = black_box(bench.run());
         std::mem::forget(bench);

@@ -1,6 +1,7 @@
 //! Ports: where frames enter and leave a bridge.
 
 use std::fmt;
+use std::sync::Arc;
 
 use packet::ethernet::ETHERNET_LEN;
 use packet::vlan::TagAction;
@@ -8,6 +9,7 @@ use packet::{Features, Headers, Offload};
 use tunnel::{Framing, Vni};
 
 use crate::domain::BridgeId;
+use crate::guard::Guard;
 use crate::storm::StormLimits;
 use crate::vlan::PortVlan;
 
@@ -52,6 +54,10 @@ pub struct Port {
     pub kind: PortKind,
     /// Storm control of its frames.
     pub limits: StormLimits,
+    /// What its station may send; for [`PortKind::GuardedLink`].
+    pub guard: Option<Arc<Guard>>,
+    /// Frames of other isolated ports of its bridge do not leave through it.
+    pub isolated: bool,
 }
 
 /// Which frames of a batch are coalesced on their way out of a port.
@@ -71,6 +77,8 @@ pub enum Coalesce {
 pub enum PortKind {
     /// A link: its frames are switched.
     Link,
+    /// A link whose frames its [guard](Port::guard) checks. A kind of its own, so that those of other ports pay nothing for it.
+    GuardedLink,
     /// The outside: its packets are routed, never switched.
     Uplink,
     /// A host at the other end of a tunnel: its frames are switched, but never into another tunnel.
@@ -110,6 +118,18 @@ impl Encapsulation {
 }
 
 impl Port {
+    /// The same port, a link, with this guard.
+    #[must_use]
+    pub fn guarded_by(self, guard: Guard) -> Port {
+        Port { guard: Some(Arc::new(guard)), kind: PortKind::GuardedLink, ..self }
+    }
+
+    /// Whether it is a link, guarded or not.
+    #[inline]
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self.kind, PortKind::Link | PortKind::GuardedLink)
+    }
+
     /// Maximum length of the packet behind this frame's Ethernet header, with the tags that it leaves with. On a link, tags
     /// do not count (IEEE 802.3 allows four more bytes for a tagged frame); in a tunnel they take a part of the MTU.
     #[inline(always)]
@@ -117,7 +137,7 @@ impl Port {
     pub fn room(&self, headers: &Headers, action: TagAction) -> u32 {
         let tags = match self.kind {
             PortKind::Peer(_) => usize::from(headers.l3).saturating_add_signed(action.growth()).saturating_sub(ETHERNET_LEN),
-            PortKind::Link | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun | PortKind::Host => 0,
+            PortKind::Link | PortKind::GuardedLink | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun | PortKind::Host => 0,
         };
         self.mtu.saturating_sub(tags as u32)
     }
@@ -152,7 +172,7 @@ impl Port {
     pub fn encapsulation(&self) -> Option<&Encapsulation> {
         match &self.kind {
             PortKind::Peer(encapsulation) | PortKind::IpPeer(encapsulation) => Some(encapsulation),
-            PortKind::Link | PortKind::Uplink | PortKind::Tun | PortKind::Host => None,
+            PortKind::Link | PortKind::GuardedLink | PortKind::Uplink | PortKind::Tun | PortKind::Host => None,
         }
     }
 }

@@ -10,13 +10,15 @@
 //! ```
 //!
 //! Frames from the uplink are the router's before step 1. Frames from a tunnel never leave by a tunnel again (split
-//! horizon): a full mesh of tunnels has no loops by that.
+//! horizon): a full mesh of tunnels has no loops by that. Frames from an isolated port do not leave by another isolated port of the
+//! bridge, and neither do packets that the router forwards between two such ports. A [guard](crate::guard) has judged a frame before
+//! step 1.
 
 use packet::ethernet::{ETHERNET_LEN, EtherType};
 use packet::vlan::{TAG_LEN, TagAction};
 use packet::{Headers, MacAddr};
 
-use crate::domain::Domain;
+use crate::domain::{BridgeId, Domain};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
 use crate::fit::{clamp_to, fit, fit_tunnel};
@@ -48,6 +50,10 @@ pub(crate) fn switch(router: &mut Option<Router>, walk: &mut Walk<'_>, frame: &m
     let mut learns = true;
     match port.kind {
         PortKind::Link => {}
+        PortKind::GuardedLink => {
+            let guard = port.guard.as_deref().ok_or(DropReason::PortGone)?;
+            guard.check(&frame.headers, walk.rx.frame(frame.span))?;
+        }
         PortKind::Peer(encapsulation) => {
             learns = encapsulation.learns;
             clamp_to(walk.rx, frame, port.room(&frame.headers, TagAction::Keep));
@@ -148,6 +154,9 @@ fn forward(walk: &mut Walk<'_>, ingress: &Port, table: &MacTable, domain: Domain
     if egress.is_tunnel() && ingress.is_tunnel() {
         return Err(DropReason::SplitHorizon);
     }
+    if egress.isolated && ingress.isolated {
+        return Err(DropReason::PortIsolated);
+    }
     walk.queue_at(egress, id, domain, frame)
 }
 
@@ -218,17 +227,29 @@ impl Walk<'_> {
             _ => FloodClass::Unknown,
         };
         self.admit_flood(domain, class, frame)?;
-        self.flood(domain, frame, Some(self.ingress))
+        self.flood(domain, frame, Some(self.ingress), self.is_isolated_on(domain.bridge))
     }
 
-    /// Step 5: queues a frame for every port of its domain except `from`.
-    pub(crate) fn flood(&mut self, domain: Domain, frame: &mut Frame, from: Option<PortId>) -> Result<(), DropReason> {
+    /// Whether the frame came in through an isolated port of this bridge.
+    #[inline]
+    pub(crate) fn is_isolated_on(&self, bridge: BridgeId) -> bool {
+        self.port.is_some_and(|port| port.isolated && port.bridge == bridge)
+    }
+
+    /// Step 5: queues a frame for every port of its domain except `from`; if it `is_isolated`, also except isolated ports.
+    pub(crate) fn flood(
+        &mut self,
+        domain: Domain,
+        frame: &mut Frame,
+        from: Option<PortId>,
+        is_isolated: bool,
+    ) -> Result<(), DropReason> {
         if frame.is_size_free {
             let least = self.least_room(domain, &frame.headers);
             let _ = fit(self.rx, frame, least, true);
         }
         let from_tunnel = from.and_then(|from| self.bridges.port_of(domain.bridge, from)).is_some_and(Port::is_tunnel);
-        let (mut copies, mut too_long, mut too_many) = (0u64, 0, 0);
+        let (mut copies, mut too_long, mut too_many, mut isolated) = (0u64, 0, 0, 0);
         let has_many_segments = frame.offload.segmentation.is_some() && self.has_many_segments(domain, frame, from);
         let guard = self.bridges.table(domain.bridge).filter(|table| table.has_blocked(self.now));
         for (index, port) in self.bridges.ports[..self.bridges.end].iter().enumerate() {
@@ -236,7 +257,7 @@ impl Walk<'_> {
             let is_reached = |port: &&Port| port.bridge == domain.bridge && Some(id) != from;
             let Some(port) = port.as_ref().filter(is_reached) else { continue };
             match port.kind {
-                PortKind::Link => {}
+                PortKind::Link | PortKind::GuardedLink => {}
                 PortKind::Peer(encapsulation) if encapsulation.is_flooded && !from_tunnel => {}
                 PortKind::Peer(_) | PortKind::Uplink | PortKind::IpPeer(_) | PortKind::Tun | PortKind::Host => continue,
             }
@@ -244,6 +265,10 @@ impl Walk<'_> {
                 continue;
             }
             let Some(action) = port.vlan.leave(domain.vlan, &frame.headers) else { continue };
+            if is_isolated && port.isolated {
+                isolated += 1;
+                continue;
+            }
             if port.is_tunnel() {
                 clamp_to(self.rx, frame, port.room(&frame.headers, action));
             }
@@ -258,7 +283,11 @@ impl Walk<'_> {
         }
         self.note(|| Step::Flooded { mac: frame.headers.dst, ports: copies as u16 });
         if copies == 0 {
-            return Err(if guard.is_some() { DropReason::LoopBlocked } else { DropReason::NoDestination });
+            return Err(match guard {
+                _ if isolated > 0 => DropReason::PortIsolated,
+                Some(_) => DropReason::LoopBlocked,
+                None => DropReason::NoDestination,
+            });
         }
         if copies == too_long + too_many {
             // No port takes it, so that nothing was copied: the frame itself is dropped, once.
@@ -281,7 +310,7 @@ impl Walk<'_> {
             port.as_ref().is_some_and(|port| {
                 port.bridge == domain.bridge
                     && from.is_none_or(|from| from.index() != *index)
-                    && port.kind == PortKind::Link
+                    && port.is_link()
                     && port.takes_only_segments(frame)
                     && port.vlan.leave(domain.vlan, &frame.headers).is_some()
             })
@@ -295,7 +324,7 @@ impl Walk<'_> {
     #[cold]
     fn least_room(&self, domain: Domain, headers: &Headers) -> u32 {
         let ports = self.bridges.ports[..self.bridges.end].iter().flatten();
-        let links = ports.filter(|port| port.kind == PortKind::Link && port.bridge == domain.bridge);
+        let links = ports.filter(|port| port.is_link() && port.bridge == domain.bridge);
         let rooms = links.filter_map(|port| Some(port.room(headers, port.vlan.leave(domain.vlan, headers)?)));
         rooms.filter(|room| *room >= tunnel::mtu::MIN_MTU).min().unwrap_or(tunnel::mtu::MIN_MTU)
     }

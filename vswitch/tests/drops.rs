@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use nat::{Endpoint, External, ExternalKind, NatConfig};
 use packet::vlan::VlanId;
-use packet::{Datagram, Features, MacAddr, VnetHeader};
+use packet::{Datagram, Features, MacAddr, Prefix, VnetHeader};
 use testkit::bridge::{Bridge, port};
 use testkit::frames::{Spec, noise};
 use testkit::lab::{
     GATEWAY, GATEWAY_MAC, HOST_PORT, Lab, NEXT_HOP_MAC, OUTSIDE, PEER, UPLINK_MAC, UPLINK_PORT, ethernet, guest, host_port, mac,
-    routing, routing_of, routing_with_host, tagged, ten, uplink,
+    request, routing, routing_of, routing_with_host, tagged, ten, uplink,
 };
 use testkit::overlay;
 use testkit::overlay::{ENDPOINT, MTU, datagram, plain_peer, vni};
 use testkit::packets;
 use testkit::packets::{FIN, RST, SYN, Tcp};
 use tunnel::{FramingKind, Vni};
-use vswitch::{DropReason, Live, Port, PortId, PortVlan, Reach, SendError, Step, StormLimits, Story, Watch};
+use vswitch::{DropReason, Guard, Live, Port, PortId, PortVlan, Reach, SendError, Step, StormLimits, Story, Watch};
 
 /// The place of a provocation, watched.
 struct Stage {
@@ -40,6 +40,14 @@ impl Stage {
     fn limited() -> Stage {
         let limits = StormLimits { broadcast: Some(0), multicast: Some(0), unknown: Some(0) };
         Stage::new(Bridge::new([Port { limits, ..port(PortVlan::default()) }, port(PortVlan::default())]))
+    }
+
+    /// Three ports, of which the first is that of guest 2 and has a guard.
+    fn guarded() -> Stage {
+        let mut stage = Stage::open();
+        let addresses = [Prefix::new(guest(2).into(), 32)];
+        *stage.bridge.port(0) = port(PortVlan::default()).guarded_by(Guard::new(Some(mac(2)), &addresses));
+        stage
     }
 
     fn lab(config: NatConfig) -> Stage {
@@ -126,6 +134,15 @@ fn with_header(mut packet: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     packet
 }
 
+/// A message of neighbour discovery from guest 2 by its link-local address, about all zeros.
+fn icmpv6(kind: u8) -> Vec<u8> {
+    let [a, b, c, d, e, f] = mac(2).0;
+    let src = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let header = [0x60, 0, 0, 0, 0, 24, 58, 255];
+    let message = [&[kind][..], &[0; 23]].concat();
+    [&MacAddr::BROADCAST.0[..], &mac(2).0, &[0x86, 0xdd], &header, &src, &[0xff; 16], &message].concat()
+}
+
 /// A frame in VXLAN in UDP in IPv4 in Ethernet.
 fn wrapped(frame: &[u8]) -> Vec<u8> {
     let [from, to] = [9, 8].map(|last| Ipv4Addr::new(192, 0, 2, last));
@@ -159,6 +176,20 @@ fn provoke(reason: DropReason) -> Stage {
                 stage = stage.run(0, &[between(8, 9)]).run(1, &[between(8, 9)]);
             }
             stage.run(1, &[between(8, 9)])
+        }
+        DropReason::GuardMac => Stage::guarded().run(0, &[between(9, 8)]),
+        DropReason::GuardIp => Stage::guarded().run(0, &[ethernet(mac(9), mac(2), &udp(guest(3), guest(9)))]),
+        DropReason::GuardArp => Stage::guarded().run(0, &[request(mac(2), guest(3), guest(9))]),
+        DropReason::GuardNd => Stage::guarded().run(0, &[icmpv6(136)]),
+        DropReason::GuardDhcp => {
+            let server = Endpoint::new(guest(2), 67);
+            let offer = packets::udp(server, Endpoint::new(Ipv4Addr::BROADCAST, 68), b"abc");
+            Stage::guarded().run(0, &[ethernet(MacAddr::BROADCAST, mac(2), &offer)])
+        }
+        DropReason::GuardRa => Stage::guarded().run(0, &[icmpv6(134)]),
+        DropReason::PortIsolated => {
+            let isolated = || Port { isolated: true, ..port(PortVlan::default()) };
+            Stage::new(Bridge::new([isolated(), isolated()])).run(0, &[between(8, 9)])
         }
         DropReason::StormBroadcast => Stage::limited().run(0, &[ethernet(MacAddr::BROADCAST, mac(8), &[0; 46])]),
         DropReason::StormMulticast => Stage::limited().run(0, &[ethernet(MacAddr([1, 0, 0x5e, 0, 0, 1]), mac(8), &[0; 46])]),

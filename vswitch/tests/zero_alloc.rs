@@ -127,6 +127,8 @@ fn bridge() -> (Pipeline, Arc<Counters>) {
                 bursts: false,
                 kind: PortKind::Link,
                 limits: StormLimits::NONE,
+                guard: None,
+                isolated: false,
             }),
         );
     }

@@ -41,7 +41,8 @@ fn a_guest_is_a_port_and_rules() {
     let now = web(&running());
     let guest = "guest web: eth0@box on blue, 02:42:0a:47:00:02, 10.71.0.2/24, name web, name www.example, tcp 8080 -> 10.71.0.2:80, \
                  udp 53 -> 10.71.0.2:53, label app=shop";
-    let port = "port eth0@box: trunk VLANs 0, id web, label app=shop, on blue";
+    let port =
+        "port eth0@box: trunk VLANs 0, mac 02:42:0a:47:00:02, addresses 10.71.0.2, guarded, id web, label app=shop, on blue";
     let rules = ["rule tcp 8080 -> 10.71.0.2:80", "rule udp 53 -> 10.71.0.2:53"];
     let lines =
         |sign: &str| [&[guest, port][..], &rules].concat().iter().map(|line| format!("{sign} {line}")).collect::<Vec<_>>();

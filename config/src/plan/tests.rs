@@ -169,7 +169,7 @@ fn verbs_are_configurations_of_one_word_more_or_less() {
         (now.without_port("c"), "c: there is no such port"),
         (now.without_port("veht0"), "did you mean 'veth0'?"),
         (now.without_port("b"), "b: several ports have this name: say which of b@blue, b@red"),
-        (now.without_port("/run/x#2"), "one of several places for guests: remove all by /run/x"),
+        (now.without_port("/run/x#2"), "one of several places for guests: all of them are /run/x"),
         (now.without_port("eth0"), "the uplink is there from start to end"),
         (now.with_rule("80:10.77.0.3:80"), "nat publish 80:10.77.0.3:80: in conflict with tcp 80 -> 10.77.0.2:80"),
         (now.without_rule("82:10.77.0.2:80"), "there is no such rule; there are: tcp 80 -> 10.77.0.2:80"),

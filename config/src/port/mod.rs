@@ -29,11 +29,12 @@ use self::stream::StreamKeys;
 use self::tap::TapKeys;
 use crate::gro::Gro;
 use crate::identity::{Id, Identity, IdentityKeys};
-use crate::keys::{keys, read_table};
+use crate::keys::{Keys, keys, read_table};
 use crate::limit::{LimitKeys, Limits};
 use crate::name::Netns;
-use crate::problem::{At, Origin, Problem, Problems};
+use crate::problem::{At, Origin, Problem, Problems, unknown};
 use crate::raw::{Entry, Raw, RawValue};
+use crate::station::{Station, StationKeys};
 use crate::tunnel::IpTunnel;
 use crate::value::{Mtu, Value, words};
 use crate::vlan::{Trunks, VlanKeys, Vlans};
@@ -77,6 +78,8 @@ pub struct Port {
     pub limits: Limits,
     /// What its maker knows it by.
     pub identity: Identity,
+    /// The station behind it.
+    pub station: Station,
 }
 
 /// The device that a port's frames come from and go to.
@@ -132,6 +135,7 @@ keys! {
         ..vlan: VlanKeys,
         ..limit: LimitKeys,
         ..identity: IdentityKeys,
+        ..station: StationKeys,
     }
 }
 
@@ -167,6 +171,30 @@ impl PortKeys {
             PortKeys::Stream(keys) => Some(&keys.common),
             PortKeys::Dgram(keys) => Some(&keys.common),
             PortKeys::Unknown => None,
+        }
+    }
+
+    fn common_mut(&mut self) -> Option<&mut CommonKeys> {
+        match self {
+            PortKeys::Tap(keys) => Some(&mut keys.common),
+            PortKeys::Packet(keys) => Some(&mut keys.common),
+            PortKeys::Stream(keys) => Some(&mut keys.common),
+            PortKeys::Dgram(keys) => Some(&mut keys.common),
+            PortKeys::Unknown => None,
+        }
+    }
+
+    /// Sets a key of a flag in place of its former value, or with the value `none` takes it away.
+    pub(crate) fn set_again(&mut self, entry: &Entry, problems: &mut Problems) {
+        match self {
+            PortKeys::Tap(keys) => set_again(keys, entry, problems),
+            PortKeys::Packet(keys) => set_again(keys, entry, problems),
+            PortKeys::Stream(keys) => set_again(keys, entry, problems),
+            PortKeys::Dgram(keys) => set_again(keys, entry, problems),
+            PortKeys::Unknown => {}
+        }
+        if let Some(common) = self.common_mut() {
+            common.station.keep_last(&entry.key);
         }
     }
 
@@ -214,6 +242,27 @@ impl Value for PortKeys {
     }
 }
 
+/// The value of a key that takes the key away.
+const NOTHING: &str = "none";
+
+/// Keys that say which device or socket a port is.
+const PLACES: [&str; 5] = ["tap", "netns", "packet", "stream", "dgram"];
+
+fn set_again<T: Keys>(keys: &mut T, entry: &Entry, problems: &mut Problems) {
+    let origin = &entry.raw.origin;
+    if PLACES.contains(&entry.key.as_str()) {
+        let problem = format!("{} says which port it is, and cannot change: add another port, and remove this one", entry.key);
+        return problems.add(origin, problem);
+    }
+    if !keys.clear(&entry.key) {
+        let known: Vec<&str> = T::names(false).into_iter().filter(|key| !PLACES.contains(key)).chain(["bridge"]).collect();
+        return problems.add(origin, unknown("key", &entry.key, &known));
+    }
+    if entry.raw.text() != Some(NOTHING) {
+        keys.set(entry, problems);
+    }
+}
+
 /// Two keys in the order of their lines.
 fn in_order<'a>(one: &'a Entry, other: &'a Entry) -> (&'a Entry, &'a Entry) {
     let line = |entry: &Entry| match entry.raw.origin {
@@ -236,6 +285,8 @@ fn without_netns(raw: &Raw, entries: &[Entry], problems: &mut Problems) -> Raw {
 impl CommonKeys {
     /// A port of this name and kind.
     fn port(&self, table: &Origin, name: &str, kind: PortKind, problems: &mut Problems) -> Option<Port> {
+        let (identity, has_mac) = (self.identity.identity(), matches!(&kind, PortKind::Tap(tap) if !tap.attach));
+        let station = self.station.station(identity.id.is_some(), has_mac, problems)?;
         Some(Port {
             origin: table.clone(),
             bridge: 0,
@@ -245,7 +296,8 @@ impl CommonKeys {
             mtu: self.mtu.as_ref().map(|mtu| mtu.value.get()),
             gro: Gro::default(),
             limits: self.limit.limits(),
-            identity: self.identity.identity(),
+            identity,
+            station,
         })
     }
 }
@@ -274,6 +326,7 @@ impl Port {
             gro: Gro::default(),
             limits: Limits::NONE,
             identity: Identity::default(),
+            station: Station::default(),
         }
     }
 
@@ -364,6 +417,7 @@ impl Port {
         self.limits = other.limits;
         self.mtu = other.mtu;
         self.identity.clone_from(&other.identity);
+        self.station.clone_from(&other.station);
         if let (PortKind::Stream(mine), PortKind::Stream(other)) = (&mut self.kind, &other.kind) {
             mine.slot = other.slot;
         }
@@ -381,7 +435,11 @@ impl Port {
         }
         text += self.gro.keys_text();
         text += &self.kind.keys_text();
-        if self.is_bridged() { text + &self.limits.keys_text() + &self.identity.keys_text() } else { text }
+        if self.is_bridged() {
+            text + &self.limits.keys_text() + &self.station.keys_text() + &self.identity.keys_text()
+        } else {
+            text
+        }
     }
 
     /// The interface, path or address that no other port can have.

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use packet::MacAddr;
-
 use super::{CommonKeys, DeviceKeys, Port, PortKind};
 use crate::keys::keys;
 use crate::name::{InterfaceName, Netns};
@@ -28,8 +26,6 @@ pub struct Tap {
 /// What the switch sets on the interface of a guest. Other interfaces are set up by whoever uses them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Setup {
-    /// Its MAC address.
-    pub mac: Option<MacAddr>,
     /// Its addresses with the lengths of their prefixes.
     pub addresses: Vec<(IpAddr, u8)>,
     /// The next hop of a default route.

@@ -28,10 +28,10 @@ fn a_port_is_found_by_its_id() {
     let port = now.config.ports.iter().find(|port| port.name == "c").unwrap();
     assert_eq!(port.identity.id.as_deref(), Some(id));
     assert_eq!(port.identity.labels, [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), String::new())]);
-    let line = format!("port c: access VLAN 7, id {id}, label app=web, label tier=, on lab");
+    let line = format!("port c: access VLAN 7, guarded, id {id}, label app=web, label tier=, on lab");
     assert_eq!(changes(&running(), Ok(now.clone())).unwrap(), [format!("+ {line}")]);
     assert_eq!(changes(&now, now.without_port_of_id(id)).unwrap(), [format!("- {line}")]);
-    assert_eq!(changes(&now, now.without_port_of_id("first")).unwrap(), ["- port a: all VLANs, id first, on br0"]);
+    assert_eq!(changes(&now, now.without_port_of_id("first")).unwrap(), ["- port a: all VLANs, guarded, id first, on br0"]);
     let said = now.without_port_of_id("frist").unwrap_err().to_string();
     assert_eq!(said, "frist: there is no such port with this id; did you mean 'first'?");
     // All places for the guests of one socket are one port.
@@ -82,7 +82,11 @@ fn a_port_with_an_id_is_its_makers() {
     let pruned = changes(&now, Ok(running())).unwrap();
     assert_eq!(
         pruned,
-        ["- port c: access VLAN 7, id web, on br0", "- port e: all VLANs, on br0", "- port d: all VLANs, id db, on lab"]
+        [
+            "- port c: access VLAN 7, guarded, id web, on br0",
+            "- port e: all VLANs, on br0",
+            "- port d: all VLANs, guarded, id db, on lab"
+        ]
     );
     // Flags are read again beside the file, and br0 may be theirs alone.
     let flags = [Flag::new("--tap", "a")];
@@ -94,4 +98,64 @@ fn a_port_with_an_id_is_its_makers() {
     let lab = Desired::of_text("v.toml", "[bridge.lab]\n[[bridge.lab.port]]\ntap = 'a'\n[[bridge.lab.port]]\ntap = 'b'\n", &[]);
     let with = lab.unwrap().with_port("c:id=web").unwrap();
     assert!(with.document.bridges().all(|(name, keys)| made_by_verbs(keys).count() == usize::from(name.value == "br0")));
+}
+
+#[test]
+fn keys_of_a_port_are_set_and_taken_away() {
+    let file = format!("{FILE}[[bridge.lab.port]]\nstream = '/run/x'\nguests = 3\n");
+    let now = Desired::of_text("v.toml", &file, &[]).unwrap().with_port("c:id=web:vlan=7:guard=10.0.0.5").unwrap();
+    let c = "port c: access VLAN 7, addresses 10.0.0.5, guarded, id web";
+    let c_on = |keys: &str| format!("~ {c}, on br0 -> {keys}, id web, on br0");
+    for (name, keys, lines) in [
+        ("c", "vlan=8", c_on("access VLAN 8, addresses 10.0.0.5, guarded")),
+        ("c", "vlan=none:trunks=1+2", c_on("trunk VLANs 1+2, addresses 10.0.0.5, guarded")),
+        ("c", "guard=off", c_on("access VLAN 7")),
+        ("c", "guard=none:addresses=10.0.0.6", c_on("access VLAN 7, addresses 10.0.0.6, guarded")),
+        ("c", "addresses=10.0.0.6", c_on("access VLAN 7, addresses 10.0.0.6, guarded")),
+        ("c", "guard=fd00::5:isolated=on", c_on("access VLAN 7, addresses fd00::5, guarded, isolated")),
+        (
+            "c",
+            "mac=52:54:00:00:00:01:mtu=1400",
+            c_on("access VLAN 7, mtu 1400, mac 52:54:00:00:00:01, addresses 10.0.0.5, guarded"),
+        ),
+        ("c", "limit-broadcast=5", c_on("access VLAN 7, broadcast 5/s, addresses 10.0.0.5, guarded")),
+        ("a", "id=none", "~ port a: all VLANs, guarded, id first, on br0 -> all VLANs, on br0".to_owned()),
+        ("b", "offload=off", "! port b: all VLANs, on lab -> all VLANs, no offload, on lab".to_owned()),
+        ("b", "bridge=br0", "~ port b: all VLANs, on lab -> all VLANs, on br0".to_owned()),
+        (
+            "/run/x",
+            "vlan=4",
+            "~ port /run/x#1..3: all VLANs, mtu 1500, 3 guests, on lab -> access VLAN 4, mtu 1500, 3 guests, on lab".to_owned(),
+        ),
+    ] {
+        let lines_now = changes(&now, now.with_port_set(name, keys)).unwrap();
+        assert_eq!(lines_now.first(), Some(&lines), "{name} {keys}");
+    }
+    assert_eq!(
+        changes(&now, now.with_port_of_id_set("web", "vlan=8")).unwrap(),
+        [c_on("access VLAN 8, addresses 10.0.0.5, guarded")]
+    );
+    // It stays its maker's.
+    let set = now.with_port_of_id_set("web", "vlan=8").unwrap();
+    assert_eq!(applied(&set, &file).unwrap(), [""; 0]);
+    let limits = now.with_port_set("c", "limit-broadcast=5").unwrap().with_port_set("c", "limit-broadcast=none").unwrap();
+    assert_eq!(changes(&now, Ok(limits)).unwrap(), [""; 0]);
+    for (name, keys, say) in [
+        ("d", "vlan=1", "d: there is no such port"),
+        ("c", "", "port set c : which keys? Write KEY=VALUE"),
+        ("c", "vlan", "port set c vlan: 'vlan' is not KEY=VALUE"),
+        ("c", "tap=d", "tap says which port it is, and cannot change: add another port, and remove this one"),
+        ("c", "vlna=1", "unknown key 'vlna': did you mean 'vlan'?"),
+        ("c", "guests=1", "unknown key 'guests'"),
+        ("c", "vlan=5000", "vlan is a number from 1 to 4094, not '5000'"),
+        ("c", "trunks=1", "an access port has no trunks"),
+        ("c", "bridge=lub", "there is no bridge 'lub': did you mean 'lab'?"),
+        ("c", "id=first", "id first is"),
+        ("/run/x#2", "vlan=4", "it is one of several places for guests: all of them are /run/x, and guests= is their number"),
+    ] {
+        let said = changes(&now, now.with_port_set(name, keys)).unwrap_err();
+        assert!(said.contains(say), "{said}");
+    }
+    let said = changes(&now, now.with_port_of_id_set("wbe", "vlan=4")).unwrap_err();
+    assert_eq!(said, "wbe: there is no such port with this id; did you mean 'web'?");
 }

@@ -48,6 +48,8 @@ pub struct Tunnel {
     pub statics: Vec<(MacAddr, IpAddr)>,
     /// Whether stations' addresses are learned from the frames that come in.
     pub learning: bool,
+    /// Whether isolated ports of the bridge do not reach it.
+    pub isolated: bool,
     /// The VLANs of its frames.
     pub vlans: Vlans,
     /// The longest packet inside, in bytes; `None` for the path MTU minus the tunnel's headers.
@@ -78,6 +80,8 @@ keys! {
         "mac" => statics: Pairs<Station, Remote>,
         /// Other stations are learned. Default: true.
         "learning" => learning: bool,
+        /// Isolated ports of the bridge do not reach it. Default: true.
+        "isolated" => isolated: bool,
         ..vlan: VlanKeys,
         ..socket: SocketKeys,
     }
@@ -117,6 +121,7 @@ impl BridgedKeys {
             group: group.map(|group| group.value),
             outer: self.socket.outer.outer(),
             learning: self.learning.as_ref().is_none_or(|learning| learning.value),
+            isolated: self.isolated.as_ref().is_none_or(|isolated| isolated.value),
             vlans: self.vlan.vlans(table, problems)?,
             mtu: self.socket.mtu(),
         })
@@ -232,6 +237,9 @@ impl fmt::Display for Tunnel {
         }
         if !self.learning {
             out.write_str(", no learning")?;
+        }
+        if !self.isolated {
+            out.write_str(", not isolated")?;
         }
         match self.statics.len() {
             0 => Ok(()),

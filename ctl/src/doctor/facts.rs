@@ -158,6 +158,7 @@ fn refused_offloads() -> Option<Vec<&'static str>> {
         mtu: None,
         tx_queue_len: 1000,
         offload: true,
+        mac: None,
     };
     let tap = netns::inside(namespace.as_fd(), || Ok(Tap::open(&spec))).ok()?.ok()?;
     Some(tap.refused().to_vec())

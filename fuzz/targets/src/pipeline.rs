@@ -64,6 +64,8 @@ fn ports() -> [Port; PORTS as usize] {
         bursts: false,
         kind: PortKind::Link,
         limits: StormLimits::NONE,
+        guard: None,
+        isolated: false,
     };
     [
         port(PortVlan::default(), Features::ALL, Coalesce::Flows),

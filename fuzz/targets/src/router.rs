@@ -167,6 +167,8 @@ fn ports() -> [Port; PORTS as usize] {
         coalesce: vswitch::Coalesce::Flows,
         kind: PortKind::Link,
         limits: StormLimits::NONE,
+        guard: None,
+        isolated: false,
         bursts: false,
     };
     [

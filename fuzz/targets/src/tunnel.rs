@@ -137,6 +137,8 @@ fn ports() -> Vec<(u16, Port)> {
         bursts: false,
         kind: PortKind::Link,
         limits: StormLimits::NONE,
+        guard: None,
+        isolated: false,
     };
     let peer = |vlan, kind| Port { mtu: MTU, kind, ..link(vlan, Features::NONE) };
     let vxlan = Encapsulation::vxlan(vni());

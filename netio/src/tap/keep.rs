@@ -121,19 +121,22 @@ impl Tap {
             queues.extend(opened.ok().and_then(Result::ok).into_iter().flatten());
         }
         let Queue(first) = &queues[0];
-        let index = with_link(first, &name, |link| {
-            let change = Change { mtu: spec.mtu, group: Some(group()), ..Change::default() };
+        let found = with_link(first, &name, |link| {
+            let other_mac = spec.mac.filter(|wanted| *wanted != link.mac);
+            let change = Change { mtu: spec.mtu, mac: other_mac, group: Some(group()), ..Change::default() };
             link::set(link.index, change)?;
             let _ = link::set(link.index, Change { gso_max_segs: Some(MAX_TCP_SEGMENTS as u32), ..Change::default() });
-            Ok(link.index)
+            Ok((link.index, spec.mac.unwrap_or(link.mac)))
         });
-        // Without the right to enter its namespace, the device stays as it is. Its index is only a hint.
-        let index = index.unwrap_or(0);
+        // Without the right to enter its namespace, the device stays as it is. Its index is only a hint, and its MAC address is what
+        // was asked for.
+        let (index, mac) = found.unwrap_or((0, spec.mac.unwrap_or_default()));
         let mut tap = Tap {
             queues,
             features: Features::NONE,
             refused: Vec::new(),
             index,
+            mac,
             is_ours: true,
             pinned,
             is_kept: true.into(),

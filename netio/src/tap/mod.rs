@@ -84,13 +84,13 @@ pub struct TapSpec {
     pub tx_queue_len: u32,
     /// False: no super-frames and no partial checksums.
     pub offload: bool,
+    /// MAC address of the interface, if not one that the kernel chooses.
+    pub mac: Option<MacAddr>,
 }
 
 /// What is set on the interface of a TAP for whoever uses it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup<'a> {
-    /// Its MAC address, before the link is up.
-    pub mac: Option<MacAddr>,
     /// Its addresses with the lengths of their prefixes.
     pub addresses: &'a [(IpAddr, u8)],
     /// The next hop of a default route. If its namespace has one already, this one gets a higher metric.
@@ -199,6 +199,8 @@ pub struct Tap {
     refused: Vec<&'static str>,
     /// Its index when it was opened.
     index: u32,
+    /// Its MAC address when it was opened, or as it was set since.
+    mac: MacAddr,
     /// It was made by this process, and goes when its descriptors are closed, unless it is kept; or by an earlier process that
     /// kept it.
     is_ours: bool,
@@ -351,6 +353,19 @@ impl Tap {
     /// Sets the MTU of the interface, in bytes, in whatever namespace it is.
     pub fn set_mtu(&self, mtu: u32) -> io::Result<()> {
         self.change(|index| link::set(index, link::Change { mtu: Some(mtu), ..link::Change::default() }))
+    }
+
+    /// The MAC address that the interface had when it was opened, or that [`Tap::set_mac`] gave it: not one that others gave it since.
+    #[must_use]
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// Sets the MAC address of the interface, in whatever namespace it is.
+    pub fn set_mac(&mut self, mac: MacAddr) -> io::Result<()> {
+        self.change(|index| link::set(index, link::Change { mac: Some(mac), ..link::Change::default() }))?;
+        self.mac = mac;
+        Ok(())
     }
 
     /// Packets that the interface sent and the kernel dropped because the queue was full, since the interface was created:

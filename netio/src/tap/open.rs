@@ -17,8 +17,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use packet::Features;
 use packet::offload::MAX_TCP_SEGMENTS;
+use packet::{Features, MacAddr};
 
 use super::end::group;
 use super::ioctl::{interface, set_interface, set_vnet_header};
@@ -50,12 +50,13 @@ pub(super) fn open(spec: &TapSpec, setup: &Setup<'_>) -> Result<Tap, TapError> {
     // What is there without a process was there before, as somebody else's or as what an earlier process of this switch kept.
     let persists = flags & IFF_PERSIST != 0;
     let is_ours = !persists || link::get(&spec.name).is_ok_and(|link| link.group == group());
-    let index = configure(spec, setup, is_ours)?;
+    let (index, mac) = configure(spec, setup, is_ours)?;
     let mut tap = Tap {
         queues,
         features: Features::NONE,
         refused: Vec::new(),
         index,
+        mac,
         is_ours,
         pinned: None,
         is_kept: (is_ours && persists).into(),
@@ -115,11 +116,12 @@ fn open_device(spec: &TapSpec) -> Result<OwnedFd, TapError> {
     }
 }
 
-/// Sets MTU, queue length and group, and sets it up. Returns its index.
-fn configure(spec: &TapSpec, setup: &Setup<'_>, is_ours: bool) -> Result<u32, TapError> {
-    let index = link::get(&spec.name).map_err(|error| io_error(spec, "finding its link", error))?.index;
+/// Sets MTU, queue length, MAC address and group, and sets it up. Returns its index and its MAC address.
+fn configure(spec: &TapSpec, setup: &Setup<'_>, is_ours: bool) -> Result<(u32, MacAddr), TapError> {
+    let Link { index, mac, .. } = link::get(&spec.name).map_err(|error| io_error(spec, "finding its link", error))?;
     let group = is_ours.then(group);
-    let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), group, mac: setup.mac, ..Change::default() };
+    let other_mac = spec.mac.filter(|wanted| *wanted != mac);
+    let change = Change { mtu: spec.mtu, tx_queue_len: Some(spec.tx_queue_len), mac: other_mac, group, ..Change::default() };
     link::set(index, change).map_err(|error| io_error(spec, "setting MTU, queue length and MAC address", error))?;
     // With a small MTU, a super-frame of 64 KiB would have more segments than the pipeline accepts. Old kernels do not
     // have the setting, and there is no other.
@@ -132,10 +134,10 @@ fn configure(spec: &TapSpec, setup: &Setup<'_>, is_ours: bool) -> Result<u32, Ta
             _ => {}
         }
     }
-    match setup.gateway.map(|gateway| add_default_route(index, gateway)) {
-        Some(Err(error)) => Err(io_error(spec, "adding a default route", error)),
-        _ => Ok(index),
+    if let Some(Err(error)) = setup.gateway.map(|gateway| add_default_route(index, gateway)) {
+        return Err(io_error(spec, "adding a default route", error));
     }
+    Ok((index, spec.mac.unwrap_or(mac)))
 }
 
 /// Adds a default route with the first metric that is free.

@@ -67,7 +67,16 @@ fn what_is_missing() -> Option<&'static str> {
 }
 
 fn spec(name: &str, layer: Layer) -> TapSpec {
-    TapSpec { name: name.to_owned(), netns: None, layer, queues: 1, mtu: Some(1472), tx_queue_len: 1000, offload: true }
+    TapSpec {
+        name: name.to_owned(),
+        netns: None,
+        layer,
+        queues: 1,
+        mtu: Some(1472),
+        tx_queue_len: 1000,
+        offload: true,
+        mac: None,
+    }
 }
 
 /// A namespace without IPv6, so that it sends nothing by itself, and its name.

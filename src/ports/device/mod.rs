@@ -14,7 +14,7 @@ mod tun;
 use std::fmt::Debug;
 use std::io;
 
-use ::packet::Features;
+use ::packet::{Features, MacAddr};
 use config::{Origin, Port, PortKind};
 use netio::guest::{GuestError, Stream};
 use netio::packet_socket::PacketError;
@@ -39,7 +39,7 @@ pub(crate) type Device = Box<dyn PortDevice>;
 /// `pending` for the next time.
 pub(super) fn open(port: &Port, queues: usize, pending: &mut Option<Stream>) -> Result<Option<Device>, DeviceError> {
     match &port.kind {
-        PortKind::Tap(tap) => tap::open(tap, port.mtu, queues).map(Some),
+        PortKind::Tap(tap) => tap::open(tap, port, queues).map(Some),
         PortKind::Tun(tun) => tun::open(tun, port.mtu, queues).map(Some),
         PortKind::Packet(packet) => Ok(Some(Box::new(PacketDevice::open(packet, port.mtu, queues)?))),
         PortKind::Stream(stream) => stream::open(stream, port, pending),
@@ -95,6 +95,16 @@ pub(crate) trait PortDevice: Debug + Send {
     /// The TAP or TUN that it is.
     fn as_tap(&self) -> Option<&Tap> {
         None
+    }
+
+    /// The MAC address of the station behind it, if it is the device's own: that which it had when it was opened.
+    fn station_mac(&self) -> Option<MacAddr> {
+        None
+    }
+
+    /// Gives a device that has the MAC address of its station another one.
+    fn set_station_mac(&mut self, _: MacAddr) -> io::Result<()> {
+        Ok(())
     }
 
     /// Sets the MTU of packets that are sent to it, in bytes. A device that the daemon owns gets that MTU, and may refuse it.

@@ -5,7 +5,7 @@ use std::io;
 use config::{Netns, port};
 use netio::tap::{Layer, Setup, TapSpec};
 use netio::{LinkState, PortReader, PortWriter, Tap, TapError};
-use packet::Features;
+use packet::{Features, MacAddr};
 use vswitch::PortId;
 
 use super::packet::PacketDevice;
@@ -20,11 +20,12 @@ use crate::worker::{Sink, Source};
 const TX_QUEUE_LEN: u32 = 1000;
 
 /// Opens the device. With `attach` it may be there already, and another process may hold it.
-pub(super) fn open(config: &port::Tap, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
+pub(super) fn open(config: &port::Tap, port: &config::Port, queues: usize) -> Result<Device, DeviceError> {
+    let mtu = port.mtu;
     let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues);
-    let port::Setup { mac, addresses, gateway } = &config.setup;
-    let setup = Setup { mac: *mac, addresses, gateway: *gateway };
-    match Tap::open_for(&TapSpec { offload: config.offload, ..spec }, &setup) {
+    let port::Setup { addresses, gateway } = &config.setup;
+    let setup = Setup { addresses, gateway: *gateway };
+    match Tap::open_for(&TapSpec { offload: config.offload, mac: port.station.mac, ..spec }, &setup) {
         Err(TapError::Busy { .. }) if config.attach => beside_holder(config, mtu, queues),
         opened => Ok(Box::new(opened?)),
     }
@@ -39,7 +40,7 @@ pub(super) fn adopt(config: &port::Tap, mtu: Option<u32>, queues: usize, left: L
 /// A TAP or TUN with offload.
 pub(super) fn spec(name: &str, namespace: Option<&Netns>, layer: Layer, mtu: Option<u32>, queues: usize) -> TapSpec {
     let netns = namespace.map(netns);
-    TapSpec { name: name.to_owned(), netns, layer, queues, mtu, tx_queue_len: TX_QUEUE_LEN, offload: true }
+    TapSpec { name: name.to_owned(), netns, layer, queues, mtu, tx_queue_len: TX_QUEUE_LEN, offload: true, mac: None }
 }
 
 /// The network side of a TAP that another process holds.
@@ -66,6 +67,14 @@ impl PortDevice for Tap {
 
     fn as_tap(&self) -> Option<&Tap> {
         Some(self)
+    }
+
+    fn station_mac(&self) -> Option<MacAddr> {
+        Some(self.mac()).filter(|mac| mac.is_station())
+    }
+
+    fn set_station_mac(&mut self, mac: MacAddr) -> io::Result<()> {
+        self.set_mac(mac)
     }
 
     fn set_mtu(&mut self, mtu: u32) -> io::Result<()> {

@@ -107,6 +107,8 @@ fn pipeline() -> Pipeline {
         bursts: false,
         kind: PortKind::Link,
         limits: StormLimits::NONE,
+        guard: None,
+        isolated: false,
     };
     let peer = Port { mtu: MTU, kind: PortKind::Peer(Encapsulation::vxlan(VNI)), ..link.clone() };
     pipeline.set_port(LINK, Some(link));

@@ -72,6 +72,8 @@ fn pipeline(networks: u16, further_routes: u16) -> Pipeline {
             bursts: false,
             kind: if id == 2 { PortKind::Uplink } else { PortKind::Link },
             limits: StormLimits::NONE,
+            guard: None,
+            isolated: false,
         };
         pipeline.set_port(PortId(id), Some(port));
     }

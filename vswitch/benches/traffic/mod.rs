@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each bench uses some of it")]
 
 use std::io::IoSlice;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use capture::probe::Lost;
@@ -9,9 +10,9 @@ use capture::ring::{self, Reader};
 use capture::{Probe, Want};
 use packet::batch::USUAL_FRAMES;
 use packet::vlan::VlanId;
-use packet::{Batch, Features, MacAddr, Timestamp, VnetHeader};
+use packet::{Batch, Features, MacAddr, Prefix, Timestamp, VnetHeader};
 use vswitch::{
-    BridgeId, Coalesce, Counters, Egress, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
+    BridgeId, Coalesce, Counters, Egress, Guard, Live, MacTable, MacTableConfig, Pipeline, Port, PortId, PortKind, PortVlan,
     StormLimits, VlanSet, Watch,
 };
 
@@ -111,6 +112,8 @@ impl Bench {
                     bursts: false,
                     kind: PortKind::Link,
                     limits: LIMITS,
+                    guard: None,
+                    isolated: false,
                 }),
             );
         }
@@ -139,6 +142,19 @@ impl Bench {
             assert!(bench.batch.push(vnet, &frame));
         }
         bench.assert_works(kind);
+        bench
+    }
+
+    /// A batch of known unicast, 60 bytes, from an isolated port whose guard checks MAC address and both families.
+    pub(crate) fn guarded() -> Bench {
+        let mut bench = Bench::of(Kind::Unicast60);
+        let addresses = [[198, 18, 0, 1], [198, 18, 0, 9]].map(|address| Prefix::new(IpAddr::from(address), 32));
+        let v6 = Prefix::new(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]), 128);
+        let guard = Guard::new(Some(station(0)), &[addresses[0], addresses[1], v6]);
+        if let Some(port) = bench.pipeline.port_mut(bench.ingress) {
+            *port = Port { isolated: true, ..port.clone() }.guarded_by(guard);
+        }
+        bench.assert_works(Kind::Unicast60);
         bench
     }
 

@@ -48,10 +48,13 @@ impl RouterWorker {
         let Some(port) = walk.locate(table, domain, mac) else {
             self.doubt(tables, walk, to, dst);
             walk.admit_flood(domain, FloodClass::Unknown, frame)?;
-            return Ok(walk.flood(domain, frame, None)?);
+            return Ok(walk.flood(domain, frame, None, walk.is_isolated_on(domain.bridge))?);
         };
         walk.note(|| Step::Forwarded { mac, port });
         let link = walk.bridges.port_of(domain.bridge, port).ok_or(DropReason::PortGone)?;
+        if link.isolated && walk.is_isolated_on(domain.bridge) && port != walk.ingress {
+            return Err(Stop::Drop(DropReason::PortIsolated));
+        }
         let action = link.vlan.leave(domain.vlan, &frame.headers).ok_or(DropReason::VlanNotCarried)?;
         let mtu = link.room(&frame.headers, action);
         if !fits(frame, mtu) {
@@ -187,7 +190,7 @@ impl RouterWorker {
         bytes[ETHERNET_LEN..ETHERNET_LEN + ARP_LEN].copy_from_slice(&Arp::request(mac, address, hop).to_bytes());
         made(walk, frame, span)?;
         match (routing.interface(id), routing.uplink()) {
-            (Some(interface), _) => walk.flood(interface.domain, frame, None),
+            (Some(interface), _) => walk.flood(interface.domain, frame, None, false),
             (None, Some(uplink)) => {
                 walk.push(uplink.port, TagAction::Keep, frame);
                 Ok(())
