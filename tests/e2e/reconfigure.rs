@@ -361,7 +361,7 @@ fn what_needs_a_restart() {
     for (text, say) in [
         ("workers = 7\n", "workers is "),
         ("[nat]\nmax-connections = 2000\n", "nat is "),
-        ("busy-poll = 7\n", "busy-poll is 50, not 7"),
+        ("busy-poll = 7\n", "busy-poll is 200, not 7"),
     ] {
         assert_eq!(file.reload(site.switch(), text), Reloaded::Refused, "{text}");
         assert!(site.switch().has_logged(say), "not said: {say}");

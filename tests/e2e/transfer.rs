@@ -1,6 +1,6 @@
 //! Streams and datagrams between two kernels arrive unchanged, for every pair of settings of ports and hosts.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::sync::OnceLock;
 use std::thread;
@@ -143,7 +143,11 @@ pub(crate) fn receive_all(stream: &mut TcpStream) {
     let mut bytes = vec![0; 256 * 1024];
     let mut at = 0;
     loop {
-        let len = stream.read(&mut bytes).expect("received in time");
+        let len = match stream.read(&mut bytes) {
+            // The machine was stopped for a moment.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read.expect("received in time"),
+        };
         if len == 0 {
             break;
         }
