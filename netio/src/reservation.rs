@@ -26,7 +26,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 use crate::gate::{Instruction, bpf};
 use crate::option;
@@ -55,6 +55,8 @@ impl Reservation {
     /// program uses the port, `AddrNotAvailable` if the host does not have the address, `PermissionDenied`.
     pub fn tcp(address: Ipv4Addr, port: u16) -> io::Result<Reservation> {
         let reservation = Reservation::silent(SocketType::STREAM)?;
+        // Connections of local clients to the port, which linger for a minute after their end, are not in the way.
+        sockopt::set_socket_reuseaddr(&reservation.socket, true)?;
         bind(&reservation.socket, &SocketAddrV4::new(address, port))?;
         listen(&reservation.socket, 0)?;
         Ok(reservation)

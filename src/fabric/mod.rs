@@ -18,6 +18,7 @@ mod workers;
 
 use std::sync::Arc;
 
+use netio::memory;
 use packet::Timestamp;
 use vswitch::{BridgeId, PortId};
 
@@ -38,6 +39,8 @@ pub(crate) struct Fabric {
     ledger: Ledger,
     /// Ports whose MAC entries are flushed once more at the next tick.
     stale: Vec<PortId>,
+    /// Ticks until the memory of bridges that went is given back, once no more go.
+    gives_back_in: u32,
     /// Panics of workers, each of which lost the batch at hand.
     pub(crate) panics: u64,
 }
@@ -45,7 +48,7 @@ pub(crate) struct Fabric {
 impl Fabric {
     pub(crate) fn new(workers: Workers, slots: Slots, bridges: Bridges, clock: Clock) -> Fabric {
         let ledger = Ledger::new(slots.capacity());
-        Fabric { workers, slots, bridges, events: Events::new(), clock, ledger, stale: Vec::new(), panics: 0 }
+        Fabric { workers, slots, bridges, events: Events::new(), clock, ledger, stale: Vec::new(), gives_back_in: 0, panics: 0 }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -79,6 +82,8 @@ impl Fabric {
     pub(crate) fn remove_bridge(&mut self, id: BridgeId) {
         self.workers.tell(|_| Command::Bridge { id, table: None });
         self.bridges.remove(id);
+        // By then the workers have let go of its table.
+        self.gives_back_in = 2;
     }
 
     /// Removes the MAC entries learned from a port, now and at the next tick.
@@ -119,6 +124,12 @@ impl Fabric {
         self.bridges.expire(now);
         for id in std::mem::take(&mut self.stale) {
             self.bridges.flush(id);
+        }
+        if self.gives_back_in > 0 {
+            self.gives_back_in -= 1;
+            if self.gives_back_in == 0 {
+                memory::give_back();
+            }
         }
     }
 

@@ -285,6 +285,8 @@ fn networks_and_guests_come_and_go() {
                 (left(&["port", "list"]), left(&["guest", "list"]), left(&["bridge", "list"])),
                 (Some(2), Some(2), Some(2))
             );
+            // What went is given back to the kernel at a tick, three seconds later at most.
+            thread::sleep(Duration::from_secs(if round == 0 { 0 } else { 3 }));
             let memory = site.switch().memory();
             println!("round {round}: {memory} KiB");
             if round > 0 {
