@@ -45,7 +45,7 @@ enum Scene {
 }
 
 /// All pages with shell blocks.
-const PAGES: [(&str, Scene); 11] = [
+const PAGES: [(&str, Scene); 12] = [
     ("README.md", Scene::Machine),
     ("docs/capture.md", Scene::Running),
     ("docs/changes.md", Scene::Running),
@@ -55,6 +55,7 @@ const PAGES: [(&str, Scene); 11] = [
     ("docs/metrics.md", Scene::Running),
     ("docs/operate.md", Scene::Running),
     ("docs/router.md", Scene::Machine),
+    ("docs/switch.md", Scene::Machine),
     ("docs/trace.md", Scene::Running),
     ("docs/tunnel.md", Scene::Machine),
 ];
@@ -180,7 +181,7 @@ done
 ip netns exec blue bash -c 'while :; do echo >/dev/tcp/198.51.100.7/80; sleep 0.05; done' 2>/dev/null &
 ip netns exec blue ping -q -i 0.2 198.51.100.7 >/dev/null &
 ip netns exec red ping -q -i 0.1 10.77.0.11 >/dev/null &
-until vswitchctl fdb show | grep -q tap0 && vswitchctl fdb show | grep -q tap1; do sleep 0.05; done
+until vswitchctl fdb show | grep -q 00:00:11 && vswitchctl fdb show | grep -q 00:00:12; do sleep 0.05; done
 "#;
 
 pub(crate) fn trials() -> Vec<Trial> {
