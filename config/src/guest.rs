@@ -105,7 +105,7 @@ keys! {
         "address" => addresses: List<GuestAddress>,
         /// Its names.
         "name" => names: List<HostName>,
-        /// Its published ports: [ADDR:]PORT[-PORT][:PORT[-PORT]][/tcp|udp|tcp+udp], first outside, then of the guest.
+        /// Its published ports: `[ADDR:]PORT[-PORT][:PORT[-PORT]][/tcp|udp|tcp+udp]`, first outside, then of the guest.
         "publish" => publish: List<GuestRule>,
         /// Notes of the maker of the guest: names with their values.
         "labels" => labels: Pairs<LabelName, LabelValue>,

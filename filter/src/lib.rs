@@ -29,7 +29,7 @@
 //! addresses match sender and target of ARP too. Addresses are read even from invalid headers if there are enough bytes,
 //! since such frames are of particular interest.
 //!
-//! *Evaluation.* An expression becomes a program of checks, and a table of what is known for all frames of a [kind](kind).
+//! *Evaluation.* An expression becomes a program of checks, and a table of what is known for all frames of a kind.
 //!
 //! *Limits.* 4,096 bytes of text, 32 levels of parentheses and `not`, 128 checks. Matching a frame takes at most one
 //! evaluation of each check, and allocates nothing.

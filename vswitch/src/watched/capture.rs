@@ -13,7 +13,7 @@
 //! kernel refuses is captured there as dropped. Frames that the router makes are captured when they are sent; packets
 //! that waited in the router are captured again only if they are dropped.
 //!
-//! *Frames that no capture wants.* A frame that no filter matches when it is received is marked ([`Frame::is_unwatched`]) and not looked
+//! *Frames that no capture wants.* A frame that no filter matches when it is received is marked (`Frame::is_unwatched`) and not looked
 //! at again as it leaves, at most with another tag, unless the mark was cleared: the router clears it when it sets other MAC
 //! addresses, as it does with each packet that it forwards, and so does whatever makes another frame of its bytes. Filters with
 //! `vlan` or `vni`, samples, and packets without Ethernet header are looked at both times.
