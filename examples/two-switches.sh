@@ -25,6 +25,8 @@ if [ "${1-}" != --inside ]; then
 fi
 
 vswitchd=$2
+# Nothing outlives the switches.
+export STATE_DIRECTORY=
 logs=$(mktemp -d)
 switches=()
 
