@@ -46,6 +46,7 @@ pub(super) async fn set(
 /// Remove a guest with all that belongs to it; nothing happens if it is not there
 #[utoipa::path(delete, path = "/v1/guests/{id}", operation_id = "delete_guest", params(("id" = String, Path, description = "Id of the guest")), responses(
     (status = 200, description = "The changes made", body = [Change]),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn delete(State(asker): State<Asker>, InPath(id): InPath<String>) -> Result<Json<Vec<Change>>, Response> {
     change(&asker, Verb::DeleteGuest(id), false).await
@@ -54,6 +55,7 @@ pub(super) async fn delete(State(asker): State<Asker>, InPath(id): InPath<String
 /// Remove the guests that are left over: all that verbs have made and whose ids have this beginning, but those that are named
 #[utoipa::path(post, path = "/v1/guests-to-keep", operation_id = "keep_guests", request_body = GuestsToKeep, responses(
     (status = 200, description = "The changes made", body = [Change]),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn keep(
     State(asker): State<Asker>,

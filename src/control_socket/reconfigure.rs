@@ -143,6 +143,7 @@ pub(super) async fn set_port_by_id(
 ), responses(
     (status = 200, description = "The changes made", body = [Change]),
     (status = 404, description = "No such port", body = Problem),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn delete_port(State(asker): State<Asker>, InPath(name): InPath<String>) -> Result<Json<Vec<Change>>, Response> {
     change(&asker, Verb::DeletePort(PortName::Name(name)), false).await
@@ -152,6 +153,7 @@ pub(super) async fn delete_port(State(asker): State<Asker>, InPath(name): InPath
 #[utoipa::path(delete, path = "/v1/ports/id/{id}", params(("id" = String, Path, description = "Id that the port's maker gave it")), responses(
     (status = 200, description = "The changes made", body = [Change]),
     (status = 404, description = "No such port", body = Problem),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn delete_port_by_id(
     State(asker): State<Asker>,
@@ -173,6 +175,7 @@ pub(super) async fn publish(State(asker): State<Asker>, Body(Rule { rule }): Bod
 #[utoipa::path(delete, path = "/v1/nat/publish", params(Rule), responses(
     (status = 200, description = "The changes made", body = [Change]),
     (status = 404, description = "No such rule", body = Problem),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn unpublish(
     State(asker): State<Asker>,
@@ -197,6 +200,7 @@ pub(super) async fn add_tunnel(
 #[utoipa::path(delete, path = "/v1/tunnels/{name}", params(("name" = String, Path, description = "Name of the tunnel")), responses(
     (status = 200, description = "The changes made", body = [Change]),
     (status = 404, description = "No such tunnel", body = Problem),
+    (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn delete_tunnel(
     State(asker): State<Asker>,
