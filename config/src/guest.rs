@@ -158,7 +158,8 @@ impl Guest {
         text
     }
 
-    fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> {
+    /// Its IPv4 addresses.
+    pub(crate) fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.addresses.iter().filter_map(|(address, _)| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::num::NonZeroUsize;
 
 use crate::bridge::Bridge;
@@ -71,6 +72,14 @@ impl Config {
     #[must_use]
     pub fn bridge(&self, number: usize) -> Option<&Bridge> {
         self.bridges.iter().find(|bridge| bridge.number == number)
+    }
+
+    /// Whether an address of a guest is in a network that is routed: that of a gateway of the guest's bridge.
+    pub(crate) fn is_routed(&self, guest: &Guest, address: Ipv4Addr) -> bool {
+        let is_its = |bridge: &&Bridge| bridge.name == guest.network;
+        let bridge = self.bridges.iter().find(is_its).map(|bridge| bridge.number);
+        let gateways = self.router.iter().flat_map(|router| &router.gateways);
+        gateways.filter(|gateway| Some(gateway.bridge) == bridge).any(|gateway| gateway.address.network().contains(address))
     }
 
     /// A bridge's name, if there are several bridges.

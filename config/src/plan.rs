@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use packet::VlanId;
 
@@ -40,6 +41,8 @@ pub struct Plan {
     pub removed_gateways: Vec<Gateway>,
     /// The gateways to be added.
     pub added_gateways: Vec<Gateway>,
+    /// Addresses in networks with a gateway that guests have no more. Each may be another guest's from now on.
+    pub lost_addresses: Vec<Ipv4Addr>,
     /// Ports to be removed, with their present keys.
     pub removed_ports: Vec<Port>,
     /// Ports to be added, in the order in which they are written.
@@ -241,7 +244,8 @@ impl Plan {
         }
     }
 
-    /// Compares the guests; their ports and rules are compared with the others.
+    /// Compares the guests; their ports and rules are compared with the others. A guest that moves to another network loses all of its
+    /// addresses.
     fn guests(&mut self, old: &Config, new: &Config) {
         let before: HashMap<&str, &Guest> = old.guests.iter().map(|guest| (guest.id.as_str(), guest)).collect();
         let after: HashMap<&str, &Guest> = new.guests.iter().map(|guest| (guest.id.as_str(), guest)).collect();
@@ -254,6 +258,11 @@ impl Plan {
                 Some(other) if *other == guest => {}
                 Some(other) => self.note(Action::Alter, "guest", &guest.id, format!("{} -> {}", other.text(), guest.text())),
             }
+        }
+        for guest in &old.guests {
+            let now = after.get(guest.id.as_str()).filter(|now| now.network == guest.network);
+            let is_kept = |address: &Ipv4Addr| now.is_some_and(|now| now.ipv4().any(|other| other == *address));
+            self.lost_addresses.extend(guest.ipv4().filter(|address| !is_kept(address) && old.is_routed(guest, *address)));
         }
     }
 

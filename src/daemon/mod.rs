@@ -436,6 +436,10 @@ impl Daemon {
                 let ids = self.fabric.obeyed(rest);
                 self.edge.disown(&ids);
                 self.fabric.free(&ids);
+                let now = self.fabric.now();
+                if let Some(router) = self.edge.router.as_mut().filter(|_| !self.fabric.slots.is_resting()) {
+                    router.cut_off_again(now);
+                }
             }
             Event::Released(released) if released.is_of_device() => self.ports.discard(released),
             Event::Released(released) => drop(released),

@@ -33,7 +33,7 @@ use vswitch::PortId;
 use super::check::check_way_out;
 use super::{Daemon, warn};
 use crate::control_socket::{PortName, Verb};
-use crate::edge::router::{NewRules, PortNumbers, RouterControl};
+use crate::edge::router::{CutOff, NewRules, PortNumbers, RouterControl};
 use crate::fabric::bridges::Bridge;
 use crate::fabric::queues_of;
 use crate::model::bridge_id;
@@ -228,6 +228,7 @@ impl Daemon {
         let Prepared { bridges, router, ports, tunnels, rules } = prepared;
         self.commit_networks(plan, desired, bridges, router);
         self.commit_ports(plan, ports);
+        self.cut_off(CutOff::of_guests(&plan.lost_addresses));
         if let Some(tunnels) = tunnels {
             self.commit_tunnels(plan, tunnels);
         }
@@ -268,11 +269,13 @@ impl Daemon {
         let cut_off = router.map(|router| router.set_gateways(&plan.removed_gateways, &plan.added_gateways, all));
         self.edge.route(&self.fabric);
         self.set_host();
-        if let (Some(router), Some(cut_off)) = (&mut self.edge.router, cut_off) {
-            router.cut_off(cut_off, self.fabric.now());
-        }
-        if !plan.removed_gateways.is_empty() {
-            // The next change waits until no worker routes by the networks that are gone.
+        self.cut_off(cut_off.unwrap_or_default());
+    }
+
+    /// Ends what is left of networks and guests. The next change waits until no worker has anything of them at hand.
+    fn cut_off(&mut self, gone: CutOff) {
+        if let Some(router) = self.edge.router.as_mut().filter(|_| !gone.is_empty()) {
+            router.cut_off(gone, self.fabric.now());
             self.fabric.remove(Vec::new());
         }
     }

@@ -33,7 +33,7 @@ use super::gate::{Lost, UplinkGate};
 use super::reserve::Reserved;
 use super::uplink::UplinkPort;
 use crate::model::bridge_id;
-use gateways::CutOff;
+pub(crate) use gateways::CutOff;
 pub(crate) use kept::KeptTable;
 pub(crate) use rules::NewRules;
 
@@ -65,7 +65,7 @@ pub(crate) struct RouterControl {
     /// What keeps the host silent on an address that is shared with it: a gate, or else reserved ports.
     gate: Option<UplinkGate>,
     reserved: Option<Reserved>,
-    /// Networks that were cut off since the last tick.
+    /// Networks that were cut off, until all workers have obeyed.
     cut_off: Vec<CutOff>,
     /// The outside addresses now; the router sends from the first one.
     externals: Vec<External>,
@@ -463,7 +463,6 @@ impl RouterControl {
 
     /// Once a second: expired connections end, and unused ports go back to the host.
     pub(crate) fn tick(&mut self, now: Timestamp) {
-        self.cut_off_again(now);
         let Some(nat) = &self.nat else { return };
         while nat.expire(now, EXPIRE_BUDGET) {
             std::thread::yield_now();

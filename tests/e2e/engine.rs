@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::control::{exchange, json as shown, run, text};
 use crate::guest::Directory;
 use crate::host::Host;
-use crate::site::{FAR, MACHINE, Mode, Plan, Site, local, ping, recv_from, udp_on};
+use crate::site::{FAR, MACHINE, Mode, Plan, Site, assert_empty, local, ping, recv_from, udp_on};
 use crate::switch::Switch;
 use crate::{trial, wait};
 
@@ -24,6 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("engine/a_guest_in_one_change", a_guest_in_one_change),
         trial("engine/nothing_is_left_of_a_guest_that_is_refused", nothing_is_left_of_a_guest_that_is_refused),
+        trial(
+            "engine/an_heir_of_an_address_gets_nothing_of_the_guest_before",
+            an_heir_of_an_address_gets_nothing_of_the_guest_before,
+        ),
         trial("engine/forty_at_once", forty_at_once),
         trial("engine/left_over_guests", left_over_guests),
         trial("engine/networks_and_guests_come_and_go", networks_and_guests_come_and_go),
@@ -166,6 +170,48 @@ fn nothing_is_left_of_a_guest_that_is_refused() {
     let server = udp_on(&one, Ipv4Addr::new(10, 71, 0, 2), 80);
     udp_on(&site.outside, FAR, 0).send_to(b"in", (MACHINE, 8080)).expect("sent");
     assert_eq!(recv_from(&server).0, b"in");
+    site.finish();
+}
+
+/// Guests that have the address `10.71.0.2` one after another, and a host outside that answers each of them.
+fn an_heir_of_an_address_gets_nothing_of_the_guest_before() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site(&socket, 3);
+    text(&socket, &["bridge", "add", "blue:gateway=10.71.0.1/24"]);
+    let address = Ipv4Addr::new(10, 71, 0, 2);
+    let server = udp_on(&site.outside, FAR, 0);
+    let begin = |n: usize, id: &str| {
+        let host = Host::in_namespace("eth0", site.guest(n).netns().try_clone().expect("a clone"));
+        good(&socket, "POST", "/v1/guests", Some(guest(id, "blue", host.netns(), "10.71.0.2/24")));
+        ping(&host, FAR, 1);
+        host
+    };
+    // Returns the outside endpoint of what the guest opens from its port 5000.
+    let open = |host: &Host| {
+        let client = udp_on(host, address, 5000);
+        client.send_to(b"hello", (FAR, local(&server).port())).expect("sent");
+        (recv_from(&server).1, client)
+    };
+    let gets_none = |host: &Host, outside: SocketAddrV4| {
+        let heir = udp_on(host, address, 5000);
+        server.send_to(b"to the guest before", outside).expect("sent");
+        ping(host, FAR, 2);
+        assert_empty(&heir);
+    };
+    let (outside, _) = open(&begin(1, "first"));
+    good(&socket, "DELETE", "/v1/guests/first", None);
+    let second = begin(2, "second");
+    gets_none(&second, outside);
+    // What the heir opens is its own, also when all workers have let go of the guest before.
+    let (outside, client) = open(&second);
+    text(&socket, &["guest", "set", "second", "--name", "other"]);
+    thread::sleep(Duration::from_millis(1100));
+    server.send_to(b"answer", outside).expect("sent");
+    assert_eq!(recv_from(&client).0, b"answer");
+    drop(client);
+    text(&socket, &["guest", "set", "second", "--address", "10.71.0.3/24"]);
+    gets_none(&begin(3, "third"), outside);
     site.finish();
 }
 

@@ -37,6 +37,40 @@ fn web(desired: &Desired) -> Desired {
 }
 
 #[test]
+fn addresses_are_lost_with_their_guest_or_network() {
+    let with = |desired: &Desired, id: &str, network: &str, address: &str| {
+        desired.with_guest(id, &words(network, &format!("eth0@{id}"), address, &[])).unwrap()
+    };
+    let lost = |from: &Desired, mut to: Desired| {
+        let mut lost = to.plan_from(from).unwrap().lost_addresses;
+        lost.sort();
+        lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let file = format!("{FILE}[bridge.red]\ngateway = '10.72.0.1/24'\n");
+    let empty = Desired::of_text("v.toml", &file, &[]).unwrap();
+    let now = with(&with(&empty, "a", "blue", "10.71.0.2/24"), "b", "br0", "10.71.0.9/24");
+    assert_eq!(lost(&empty, now.clone()), "");
+    assert_eq!(lost(&now, now.without_guest("a").unwrap()), "10.71.0.2");
+    assert_eq!(lost(&now, now.without_guest("b").unwrap()), "", "its network is not routed, and another's may have the address");
+    assert_eq!(lost(&now, with(&now.without_guest("a").unwrap(), "c", "blue", "10.71.0.2/24")), "10.71.0.2", "it is another's");
+    let set = |words: GuestWords| lost(&now, now.with_guest_set("a", &words).unwrap());
+    assert_eq!(
+        set(GuestWords { addresses: Some(vec!["10.71.0.2/24".to_owned(), "10.71.0.3/24".to_owned()]), ..Default::default() }),
+        ""
+    );
+    assert_eq!(set(GuestWords { addresses: Some(vec!["10.71.0.3/24".to_owned()]), ..Default::default() }), "10.71.0.2");
+    assert_eq!(
+        set(GuestWords {
+            addresses: Some(vec!["10.72.0.2/24".to_owned()]),
+            network: Some("red".to_owned()),
+            ..Default::default()
+        }),
+        "10.71.0.2"
+    );
+    assert_eq!(set(GuestWords { names: Some(vec!["web".to_owned()]), ..Default::default() }), "");
+}
+
+#[test]
 fn a_guest_is_a_port_and_rules() {
     let now = web(&running());
     let guest = "guest web: eth0@box on blue, 02:42:0a:47:00:02, 10.71.0.2/24, name web, name www.example, tcp 8080 -> 10.71.0.2:80, \

@@ -13,13 +13,24 @@ use vswitch::{Domain, Interface, InterfaceId, Reach};
 
 use super::{RouterControl, interface_of};
 
-/// Networks that are gone, or reach nothing from now on. Once workers route no more by what they had, [`RouterControl::cut_off`] ends
+/// Networks that are gone, or reach nothing from now on, and addresses that are no guest's any more. [`RouterControl::cut_off`] ends
 /// what is left of them.
 #[derive(Debug, Default)]
 pub(crate) struct CutOff {
     /// Numbers of networks that are gone.
     numbers: Vec<InterfaceId>,
     networks: Vec<Ipv4Prefix>,
+}
+
+impl CutOff {
+    /// Addresses that guests have lost. Whatever others have at these addresses from now on has nothing of what was theirs.
+    pub(crate) fn of_guests(lost: &[Ipv4Addr]) -> CutOff {
+        CutOff { numbers: Vec::new(), networks: lost.iter().map(|address| Ipv4Prefix::new(*address, 32)).collect() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.numbers.is_empty() && self.networks.is_empty()
+    }
 }
 
 impl RouterControl {
@@ -71,15 +82,15 @@ impl RouterControl {
         self.interfaces.iter().enumerate().filter_map(|(number, interface)| Some((number, interface.as_ref()?)))
     }
 
-    /// Ends the connections of networks that are cut off, and forgets their neighbours: now, and at the next [tick](Self::tick), since
-    /// a worker may have had a batch at hand.
+    /// Ends the connections of networks that are cut off, and forgets their neighbours: now, and [again](Self::cut_off_again), since a
+    /// worker may have a batch at hand. Workers route no more by what they had, once they have obeyed.
     pub(crate) fn cut_off(&mut self, cut_off: CutOff, now: Timestamp) {
         self.end_what_is_left(&cut_off, now);
         self.cut_off.push(cut_off);
     }
 
-    /// Once a second: the same for networks that were cut off since the last time.
-    pub(super) fn cut_off_again(&mut self, now: Timestamp) {
+    /// All workers have obeyed: the same once more. Nothing of an heir ends, because the change that lets it in waits for that.
+    pub(crate) fn cut_off_again(&mut self, now: Timestamp) {
         for cut_off in std::mem::take(&mut self.cut_off) {
             self.end_what_is_left(&cut_off, now);
         }
