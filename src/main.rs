@@ -78,6 +78,8 @@ const PAGE: &[manual::Section] = &[
 ];
 
 fn main() -> ExitCode {
+    // Executed by a descriptor, a program has the descriptor's number for a name.
+    let _ = rustix::thread::set_name(c"vswitchd");
     netio::memory::map_large_blocks();
     let mut cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
@@ -165,8 +167,8 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
         detach::ready()?;
     }
     match daemon.run(&signals, Service::from_environment())? {
-        None => Ok(()),
-        Some(next) => match next.begin()? {},
+        Some(next) if !signals.take().is_end() => match next.begin()? {},
+        _ => Ok(()),
     }
 }
 

@@ -16,8 +16,9 @@
 //! workers have answered the last round; a control thread that hangs feeds nothing either.
 //!
 //! `NOTIFY_SOCKET` names the manager's socket; it is read once, and without it nothing is sent. Each notification has a time
-//! limit, because a manager that does not read must not stop the switch. This process starts no child processes, which could
-//! misuse the variable, but one that has no environment ([`crate::state::holder`]); with `--detach` the process that is started is the switch.
+//! limit, because a manager that does not read must not stop the switch. No child process gets the variable, which it could misuse:
+//! neither the [holder](crate::state::holder) nor a program that is asked before an [upgrade](crate::state::upgrade). With `--detach`
+//! the process that is started is the switch.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -106,7 +107,8 @@ impl Service {
         }
     }
 
-    /// The configuration is being read again. [`Service::ready`] follows, whether or not that works.
+    /// The configuration is being read again, and [`Service::ready`] follows, whether or not that works; or another program goes on,
+    /// which says the same.
     pub(crate) fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             self.tell(&[NotifyState::Reloading, now]);

@@ -30,6 +30,13 @@ pub(crate) struct Arrived {
     pub(crate) reload: bool,
 }
 
+impl Arrived {
+    /// Whether the process is to end.
+    pub(crate) fn is_end(self) -> bool {
+        self.end || self.end_for_good
+    }
+}
+
 impl Signals {
     /// Handles the signals from now on.
     pub(crate) fn register() -> io::Result<Signals> {

@@ -21,7 +21,7 @@ const FIRST: RawFd = 3;
 const MOST: RawFd = 20_000;
 
 /// The variable that names the list: the number of this process, and that of the list's descriptor.
-const LIST: &str = "VSWITCHD_INHERITED";
+pub const LIST: &str = "VSWITCHD_INHERITED";
 
 /// Takes the descriptors that were left, with their names. The second call returns none.
 #[must_use]

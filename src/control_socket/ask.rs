@@ -22,12 +22,17 @@ impl Asker {
     pub(super) async fn ask<T>(&self, query: impl FnOnce(Reply<T>) -> Query) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.queries.try_send(query(reply)).ok()?;
-        self.control.wake();
+        self.wake();
         answer.await.ok()
     }
 
     /// Sends a query that can be refused.
     pub(super) async fn change<T>(&self, query: impl FnOnce(Reply<Result<T, Refusal>>) -> Query) -> Result<T, Response> {
         self.ask(query).await.ok_or_else(busy)?.map_err(refused)
+    }
+
+    /// Lets the control thread look for what there is to do.
+    pub(super) fn wake(&self) {
+        self.control.wake();
     }
 }

@@ -3,7 +3,6 @@
 //! A query carries the sender for its reply. Queries wait in a bounded channel; if it is full, the request is refused as busy.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
 use api::Refusal;
 use api::query::ConnectionFilter;
@@ -11,6 +10,7 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
+use crate::state::upgrade::Upgrade;
 use crate::watch::captures::{Begun, PortNow};
 use crate::watch::traces::Following;
 
@@ -71,9 +71,9 @@ pub(crate) enum Query {
         filter: ConnectionFilter,
         reply: Reply<Option<usize>>,
     },
-    /// Another program is to go on when this one ends.
+    /// Another program is to go on.
     Upgrade {
-        program: PathBuf,
+        upgrade: Upgrade,
         reply: Reply<Result<(), Refusal>>,
     },
     /// The configuration in force, in TOML.

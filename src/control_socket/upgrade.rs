@@ -5,12 +5,11 @@ use api::query::Program;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use signal_hook::consts::SIGTERM;
 
 use super::answer::{Body, refused};
 use super::ask::Asker;
 use super::query::Query;
-use crate::state::upgrade;
+use crate::state::upgrade::{self, Begin, Upgrade};
 
 /// Go on as another program, in the same process; the answer comes before the change
 #[utoipa::path(post, path = "/v1/upgrade", request_body = Program, responses(
@@ -24,8 +23,11 @@ pub(super) async fn upgrade(
     // It starts the program, which takes a while.
     let checked = tokio::task::spawn_blocking(move || upgrade::check(path.as_deref())).await;
     let program = checked.map_err(|error| refused(api::Refusal::internal(error.to_string())))?.map_err(refused)?;
-    asker.change(|reply| Query::Upgrade { program, reply }).await?;
-    let raised = signal_hook::low_level::raise(SIGTERM);
-    raised.map_err(|error| refused(api::Refusal::conflict(format!("the daemon cannot signal itself: {error}"))))?;
+    let begin = Begin::default();
+    let upgrade = Upgrade { program, begin: begin.clone() };
+    asker.change(|reply| Query::Upgrade { upgrade, reply }).await?;
+    // Not before: this answer is sent first or within the time of the end.
+    begin.set();
+    asker.wake();
     Ok(Json(api::Stopping { pid: std::process::id() }))
 }

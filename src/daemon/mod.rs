@@ -49,7 +49,7 @@ use crate::ports::device::PortDevice;
 use crate::ports::{self, Ports};
 use crate::service::Service;
 use crate::signals::Signals;
-use crate::state::upgrade::Next;
+use crate::state::upgrade::{Next, Upgrade};
 use crate::state::{self, Past, State};
 use crate::tunnel::{self, TunnelControl, overlay_mtu};
 use crate::watch::{Alarms, Captures, Loops, Traces};
@@ -240,8 +240,7 @@ impl Daemon {
         text
     }
 
-    /// Serves signals and devices until SIGTERM or SIGINT, and prints the counters at the end.
-    ///
+    /// Serves signals and devices until SIGTERM, SIGINT or an upgrade, and prints the counters at the end.
     ///
     /// Returns what goes on after this program.
     pub(crate) fn run(mut self, signals: &Signals, mut service: Service) -> anyhow::Result<Option<Next>> {
@@ -256,7 +255,7 @@ impl Daemon {
         loop {
             self.wait(next_tick, &mut waiting_guests)?;
             if self.serve(signals, &mut service) {
-                return self.next();
+                return self.next(signals, &service);
             }
             for token in waiting_guests.drain(..) {
                 self.ports.let_in(token, &self.poller, &mut self.fabric);
@@ -302,21 +301,36 @@ impl Daemon {
             // Also after a failed reload: the service manager waits for this message.
             service.ready(&self.view().status());
         }
-        if arrived.end || arrived.end_for_good {
+        if arrived.is_end() {
+            self.state.next = None;
             service.stopping();
-            if arrived.end_for_good {
-                self.state.next = None;
-                self.ports.let_all_go();
-                self.state.keeper.end();
-            } else {
-                self.keep();
-            }
-            crate::say(&self.stop().to_string());
+            self.end(arrived.end_for_good);
             return true;
         }
         self.answer_queries();
         self.captures.end_unread(&self.fabric);
+        if self.state.next.as_ref().is_some_and(|upgrade| upgrade.begin.is_set()) {
+            service.stopping();
+            self.end(false);
+            return true;
+        }
         false
+    }
+
+    /// Ends the work. `for_good`, nothing outlives the process.
+    fn end(&mut self, for_good: bool) {
+        if for_good {
+            self.let_go();
+        } else {
+            self.keep();
+        }
+        crate::say(&self.stop().to_string());
+    }
+
+    /// Nothing outlives the process.
+    fn let_go(&mut self) {
+        self.ports.let_all_go();
+        self.state.keeper.end();
     }
 
     /// Hears events of workers for a short time. Returns whether there are more.
@@ -336,9 +350,17 @@ impl Daemon {
         past.end();
     }
 
-    /// The program that goes on, with the descriptors of what outlives this one.
-    fn next(&mut self) -> anyhow::Result<Option<Next>> {
-        let Some(program) = self.state.next.take() else { return Ok(None) };
+    /// The program that goes on, with the descriptors of what outlives this one; none if a signal has come meanwhile.
+    fn next(&mut self, signals: &Signals, service: &Service) -> anyhow::Result<Option<Next>> {
+        let Some(Upgrade { program, .. }) = self.state.next.take() else { return Ok(None) };
+        let arrived = signals.take();
+        if arrived.end_for_good {
+            self.let_go();
+        }
+        if arrived.is_end() {
+            service.stopping();
+            return Ok(None);
+        }
         let kept = self.ports.kept().chain(state::others(self.edge.gate_link(), self.edge.kept_table()));
         let own = |(name, descriptor): (String, BorrowedFd<'_>)| Ok((name, descriptor.try_clone_to_owned()?));
         let descriptors = kept.map(own).collect::<std::io::Result<_>>().context("handing descriptors over")?;

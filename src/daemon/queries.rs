@@ -40,10 +40,10 @@ impl Daemon {
                 drop(reply.send((view.stats(&report), view.tunnels(&report))));
             }
             Query::Configuration(reply) => drop(reply.send(self.desired.to_toml())),
-            Query::Upgrade { program, reply } => {
+            Query::Upgrade { upgrade, reply } => {
                 let outlives = self.state.outlives();
                 let refusal = "without a state directory nothing would outlive this program: start it with --state DIR";
-                self.state.next = Some(program).filter(|_| outlives);
+                self.state.next = Some(upgrade).filter(|_| outlives);
                 drop(reply.send(if outlives { Ok(()) } else { Err(api::Refusal::conflict(refusal)) }));
             }
             Query::Health(reply) => drop(reply.send(())),

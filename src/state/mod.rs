@@ -22,7 +22,6 @@ pub(crate) mod upgrade;
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use config::{Desired, Port};
 use netio::netns::NetnsId;
@@ -32,6 +31,7 @@ use crate::model;
 pub(crate) use directory::StateDirectory;
 use file::{Prepared, StateFile};
 pub(crate) use keeper::Keeper;
+use upgrade::Upgrade;
 
 /// Begins the names of ports' descriptors.
 const PORT: &str = "port-";
@@ -43,8 +43,8 @@ const OWN: &str = "own";
 pub(crate) struct State {
     pub(crate) directory: Option<StateDirectory>,
     pub(crate) keeper: Keeper,
-    /// The program that goes on when this one has ended.
-    pub(crate) next: Option<PathBuf>,
+    /// The program that is to go on.
+    pub(crate) next: Option<Upgrade>,
     file: Option<StateFile>,
 }
 
