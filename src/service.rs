@@ -5,6 +5,7 @@
 //!   what is shown changes           STATUS=tap1 is gone
 //!   every second         WATCHDOG=1, if it is wanted and every worker has answered
 //!   SIGHUP               RELOADING=1, MONOTONIC_USEC=..    and when it is done    READY=1
+//!   an upgrade           RELOADING=1, MONOTONIC_USEC=..    and of the next program    READY=1
 //!   SIGTERM              STOPPING=1
 //! ```
 //!

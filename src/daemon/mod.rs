@@ -310,7 +310,8 @@ impl Daemon {
         self.answer_queries();
         self.captures.end_unread(&self.fabric);
         if self.state.next.as_ref().is_some_and(|upgrade| upgrade.begin.is_set()) {
-            service.stopping();
+            // Not the end: the next program says READY=1.
+            service.reloading();
             self.end(false);
             return true;
         }

@@ -13,6 +13,7 @@ use packet::MacAddr;
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::control::{json, run};
 use crate::frames::{frame, station};
 use crate::guest::{Directory, StreamGuest};
 use crate::host::Host;
@@ -22,6 +23,7 @@ use crate::{program, trial, wait};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("service/notifications_in_order", notifications_in_order),
+        trial("service/an_upgrade_is_a_reload", an_upgrade_is_a_reload),
         trial("service/status_names_the_fault", status_names_the_fault),
         trial("service/watchdog_is_fed_while_frames_could_flow", watchdog_is_fed),
         trial("service/a_manager_that_is_away_or_asleep", manager_away_or_asleep),
@@ -97,6 +99,34 @@ fn notifications_in_order() {
     assert_eq!(managed.heard(), ["READY=1", "STATUS=carrying frames of 2 ports"]);
     managed.signal(Signal::TERM);
     assert_eq!(managed.heard()[0], "STOPPING=1");
+    managed.end();
+}
+
+/// The manager hears of no end, after which it would kill the next program, too, and learns when that is ready.
+fn an_upgrade_is_a_reload() {
+    let (directory, host) = (Directory::new(), Host::quiet("a"));
+    let (socket, state) = (directory.text("control"), directory.text("state"));
+    let managed = Managed::start(&directory, &["--control", &socket, "--state", &state, "--tap", &host.port("")], None);
+    let words_until = |last: &str| {
+        let mut words: Vec<String> = Vec::new();
+        while !words.iter().any(|word| word == last) {
+            words.extend(managed.heard());
+        }
+        words.retain(|word| ["READY", "RELOADING", "STOPPING", "MONOTONIC_USEC"].iter().any(|name| word.starts_with(name)));
+        words
+    };
+    assert_eq!(words_until("READY=1"), ["READY=1"]);
+    let pid = managed.child.id();
+    let program = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("its name");
+    let name = program(pid);
+    for _ in 0..2 {
+        assert!(run(&socket, &["upgrade"]).status.success());
+        let words = words_until("READY=1");
+        assert!(words.len() == 3 && words[0] == "RELOADING=1" && words[1].starts_with("MONOTONIC_USEC="), "{words:?}");
+        assert_eq!((json(&socket, &["show"])["pid"].as_u64(), program(pid)), (Some(pid.into()), name.clone()));
+    }
+    managed.signal(Signal::TERM);
+    assert_eq!(words_until("STOPPING=1"), ["STOPPING=1"]);
     managed.end();
 }
 
