@@ -119,11 +119,14 @@ impl Daemon {
         warn(&new.cloned().collect::<Vec<String>>());
         if !plan.is_empty() {
             self.let_workers_obey();
-            let state = self.state.prepare(&desired)?;
+        }
+        // Also where nothing changes but who owns it.
+        let state = self.state.prepare(&desired)?;
+        if !plan.is_empty() {
             let prepared = self.prepare(&plan, &desired)?;
             self.commit(&plan, prepared, &desired);
-            self.state.commit(state);
         }
+        self.state.commit(state);
         self.desired = desired;
         self.keep();
         self.tell_of_changes(&plan.changes);

@@ -36,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("outlives/a_namespace_in_other_words", a_namespace_in_other_words),
         trial("outlives/a_holder_and_then_a_manager", a_holder_and_then_a_manager),
         trial("outlives/what_verbs_own", what_verbs_own),
+        trial("outlives/what_verbs_owned_before_the_file", what_verbs_owned_before_the_file),
         trial("outlives/state_that_cannot_be_read_or_written", state_that_cannot_be_read_or_written),
         trial("outlives/upgrade_that_is_refused", upgrade_that_is_refused),
         trial("outlives/connections_shared", || connections(Mode::Shared, 2)),
@@ -381,6 +382,32 @@ fn what_verbs_own() {
     switch.kill();
     let switch = guests.start();
     assert_eq!(json(&socket, &["bridge", "list"]).as_array().map(Vec::len), Some(1), "deleted for good");
+    switch.finish_by(Signal::INT);
+}
+
+/// A file that claims what verbs have made changes nothing but its owner, and the next start knows that.
+fn what_verbs_owned_before_the_file() {
+    let (directory, host) = (Directory::new(), Host::quiet("a"));
+    let (socket, file, state) = (directory.text("control"), directory.text("vswitchd.toml"), directory.text("state"));
+    let of_file = |blue: &str, id: &str| {
+        let netns = netns::path_of(host.netns());
+        format!("[[bridge.br0.port]]\ntap = \"a\"\nnetns = \"{netns}\"\n{id}{blue}")
+    };
+    fs::write(&file, of_file("", "")).expect("written");
+    let args = ["--config", &file, "--control", &socket, "--state", &state];
+    let switch = Switch::start(&args);
+    for words in [&["bridge", "add", "blue"][..], &["port", "add", "web0:id=web"]] {
+        assert!(run(&socket, words).status.success(), "{words:?}");
+    }
+    let web = "[[bridge.br0.port]]\ntap = \"web0\"\nid = \"web\"\n";
+    fs::write(&file, of_file("[bridge.blue]\n", web)).expect("written");
+    let applied = run(&socket, &["apply", &file, "--prune"]);
+    assert_eq!(String::from_utf8_lossy(&applied.stdout), "configuration unchanged\n", "{applied:?}");
+    let before = json(&socket, &["port", "list"]).as_array().map(Vec::len);
+    switch.kill();
+    let switch = Switch::start(&args);
+    assert!(!switch.has_logged("state.json"), "the file has them");
+    assert_eq!(json(&socket, &["port", "list"]).as_array().map(Vec::len), before);
     switch.finish_by(Signal::INT);
 }
 
