@@ -159,7 +159,7 @@ impl Guest {
     }
 
     /// Its IPv4 addresses.
-    pub(crate) fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.addresses.iter().filter_map(|(address, _)| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,

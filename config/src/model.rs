@@ -75,7 +75,8 @@ impl Config {
     }
 
     /// Whether an address of a guest is in a network that is routed: that of a gateway of the guest's bridge.
-    pub(crate) fn is_routed(&self, guest: &Guest, address: Ipv4Addr) -> bool {
+    #[must_use]
+    pub fn is_routed(&self, guest: &Guest, address: Ipv4Addr) -> bool {
         let is_its = |bridge: &&Bridge| bridge.name == guest.network;
         let bridge = self.bridges.iter().find(is_its).map(|bridge| bridge.number);
         let gateways = self.router.iter().flat_map(|router| &router.gateways);

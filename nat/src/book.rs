@@ -25,7 +25,7 @@ use crate::ports::Ports;
 use crate::shares::{Shares, protocol_index};
 use crate::table::{Id, Table};
 use crate::tcp::Tracker;
-use crate::tuple::{Protocol, Side, Tuple};
+use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 use crate::wheel::Wheel;
 
 mod ending;
@@ -260,7 +260,13 @@ impl Book {
         let guest = guest.unwrap_or_else(|| self.add_guest(pending));
         let share = self.shares.find_or_add(pending.owner, pending.inside().address);
         self.shares.opened(share);
-        let mapping = mapping.unwrap_or_else(|| self.add_mapping(pending, share, open));
+        let mapping = match (mapping, pending.mapping) {
+            (None, MappingClaim::New { external, port }) => {
+                let Tuple { protocol, src, .. } = pending.tuples.original;
+                self.add_mapping((protocol, src), (external, port), share, open)
+            }
+            (known, _) => known.unwrap_or(NONE),
+        };
         self.owners[usize::from(pending.owner)].connections += 1;
         let is_to_endpoint = mapping != NONE && pending.tuples.original.side == Side::Outside;
         let cold = Cold { mapping, guest, share, owner: pending.owner, is_live: true, is_queued: false, is_to_endpoint };
@@ -304,13 +310,17 @@ impl Book {
         number
     }
 
-    /// Adds the mapping of a pending connection, which uses it.
-    fn add_mapping(&mut self, pending: &Pending, share: u32, open: &OpenPorts) -> u32 {
-        let MappingClaim::New { external, port } = pending.mapping else { return NONE };
-        let Tuple { protocol, src, .. } = pending.tuples.original;
+    /// Adds a mapping of an inside endpoint to an outside port, for one connection. Returns its number.
+    fn add_mapping(
+        &mut self,
+        (protocol, inside): (Protocol, Endpoint),
+        (external, port): (u8, u16),
+        share: u32,
+        open: &OpenPorts,
+    ) -> u32 {
         let entry = MappingEntry {
             protocol,
-            inside: src,
+            inside,
             external,
             port,
             connections: 1,

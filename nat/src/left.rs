@@ -12,13 +12,15 @@
 //! leniently from then on ([`Tracker::doubt`](crate::tcp::Tracker::doubt)); all others are exact, since no segment passes while no process runs.
 //!
 //! *Admission.* The mapping of a whole connection, its inside endpoint and outside port, is opened again if the outside address is
-//! still there, and the port is free for it or published for the same guest. So the configuration may be another one. Connections
-//! that guests opened come before those that were let in by their mappings. Idle times begin anew; the bridge port that opened a
-//! connection is not known any more, so it counts like those of ports that were removed.
+//! still there, and the port is free for it or published for the same guest; and if the caller says that its inside address belongs to
+//! whom it belonged to. So the configuration may be another one. Connections that guests opened come before those that were let in by
+//! their mappings. One that has timed out meanwhile is not admitted, and the idle times of others begin anew. The bridge port that
+//! opened a connection is not known any more, so it counts like those of ports that were removed.
 //!
 //! *Layout.* Fields are only added at the end of an entry. A reader gets the length of the entries and reads those words that it
 //! knows.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use packet::Timestamp;
@@ -55,7 +57,19 @@ impl TableMemory {
 
 /// A table that an earlier process left.
 #[derive(Debug)]
-pub struct LeftTable<'m>(LeftEntries<'m>);
+pub struct LeftTable<'m> {
+    entries: LeftEntries<'m>,
+    rest: Rest,
+}
+
+/// For how long nobody has used a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rest {
+    /// A second of the process that left it, by its own clock: the last one that is known.
+    pub last: u32,
+    /// Seconds that have passed since then.
+    pub passed: u32,
+}
 
 /// Number of connections that were taken from a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -64,12 +78,16 @@ pub struct Restored {
     pub connections: usize,
     /// Whole connections that could not be admitted: their outside address or port is another's now.
     pub refused: usize,
+    /// Whole connections whose inside address is another's now, or nobody's.
+    pub moved: usize,
+    /// Whole connections that have timed out since.
+    pub expired: usize,
     /// Entries that were torn or damaged.
     pub torn: usize,
 }
 
 impl<'m> LeftTable<'m> {
-    /// A table for `connections`, whose entries have `entry_words`, with the seed of its hash. `None` if the memory cannot be that.
+    /// A table for `connections`, whose entries have `entry_words`, with the seed of its hash, at rest for so long. `None` if the memory cannot be that.
     #[must_use]
     pub fn new(
         slots: &'m [AtomicU64],
@@ -77,11 +95,12 @@ impl<'m> LeftTable<'m> {
         connections: usize,
         entry_words: usize,
         seed: [u64; 2],
+        rest: Rest,
     ) -> Option<LeftTable<'m>> {
         let has_room = slots.len() >= TableMemory::slots(connections)
             && entries.len() >= TableMemory::entries(connections, entry_words)
             && entry_words >= ENTRY_WORDS;
-        has_room.then(|| LeftTable(LeftEntries::new(slots, entries, entry_words, connections, seed)))
+        has_room.then(|| LeftTable { entries: LeftEntries::new(slots, entries, entry_words, connections, seed), rest })
     }
 }
 
@@ -93,27 +112,29 @@ impl Nat {
         Nat::with_table(config, seed, table)
     }
 
-    /// Takes over the connections of an earlier process, as far as its outside addresses and ports are there. Published ports come
-    /// first ([`Nat::publish`]).
-    pub fn restore(&self, left: &LeftTable<'_>, now: Timestamp) -> Restored {
-        let LeftTable(entries) = left;
+    /// Takes over the connections of an earlier process, as far as its outside addresses and ports are there and the inside addresses
+    /// are `theirs`. Published ports come first ([`Nat::publish`]).
+    pub fn restore(&self, left: &LeftTable<'_>, theirs: impl Fn(Ipv4Addr) -> bool, now: Timestamp) -> Restored {
+        let LeftTable { entries, rest } = left;
         let mut restored = Restored::default();
         let mut let_in = Vec::new();
-        let admit = |connection: &LeftConnection, restored: &mut Restored| match self.book().restore(
-            &self.table,
-            &self.open_ports,
-            connection,
-            now,
-        ) {
-            true => restored.connections += 1,
-            false => restored.refused += 1,
+        let admit = |connection: &LeftConnection, restored: &mut Restored| {
+            let is_theirs = connection.ends().is_some_and(|(inside, _)| theirs(inside.address));
+            let idle = rest.last.saturating_sub(connection.used).saturating_add(rest.passed);
+            let mut book = self.book();
+            let counter = match () {
+                () if !is_theirs => &mut restored.moved,
+                () if book.is_past(connection, idle) => &mut restored.expired,
+                () if book.restore(&self.table, &self.open_ports, connection, now) => &mut restored.connections,
+                () => &mut restored.refused,
+            };
+            *counter += 1;
         };
-        for number in 0..entries.len() {
-            match entries.connection(number) {
-                Some(Ok(connection)) if connection.tuples.original.side == Side::Inside => admit(&connection, &mut restored),
-                Some(Ok(connection)) => let_in.push(connection),
-                Some(Err(_)) => restored.torn += 1,
-                None => {}
+        for entry in entries.iter() {
+            match entry {
+                Ok(connection) if connection.tuples.original.side == Side::Inside => admit(&connection, &mut restored),
+                Ok(connection) => let_in.push(connection),
+                Err(_) => restored.torn += 1,
             }
         }
         let_in.iter().for_each(|connection| admit(connection, &mut restored));

@@ -42,7 +42,7 @@ pub use decision::{Basis, Decision};
 pub use demand::{BLOCK, Demand, block_of, ports_of_block};
 pub use flow_cache::FlowCache;
 pub use gate::{PortMarks, PortOwner};
-pub use left::{LeftTable, Restored, TableMemory};
+pub use left::{LeftTable, Rest, Restored, TableMemory};
 pub use nat::{FirstFragment, Nat, Translated};
 pub use show::{Connection, PortMapping};
 pub use tuple::{Endpoint, Protocol, Side, Tuple};

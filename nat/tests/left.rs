@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use nat::{Endpoint, External, ExternalKind, LeftTable, Nat, NatConfig, Protocol, Published, Restored, Side, TableMemory};
+use nat::{Endpoint, External, ExternalKind, LeftTable, Nat, NatConfig, Protocol, Published, Rest, Restored, Side, TableMemory};
 use packet::Timestamp;
 use packet::checksum::Checksum;
 use proptest::prelude::*;
@@ -79,7 +79,7 @@ fn open(nat: &Nat) -> Vec<Flow> {
 }
 
 fn left<'m>((slots, entries): (&'m [AtomicU64], &'m [AtomicU32]), entry_words: usize) -> LeftTable<'m> {
-    LeftTable::new(slots, entries, MOST, entry_words, SEED).unwrap()
+    LeftTable::new(slots, entries, MOST, entry_words, SEED, Rest::default()).unwrap()
 }
 
 fn first(memory: (&'static [AtomicU64], &'static [AtomicU32])) -> Nat {
@@ -101,8 +101,8 @@ fn connections_go_on() {
     drop(nat);
     let next = Nat::new(config(), [1, 2]).unwrap();
     begin(&next, ExternalKind::Own);
-    let restored = next.restore(&left(memory, TableMemory::ENTRY_WORDS), NOW);
-    assert_eq!(restored, Restored { connections: flows.len(), refused: 0, torn: 0 });
+    let restored = next.restore(&left(memory, TableMemory::ENTRY_WORDS), |_| true, NOW);
+    assert_eq!(restored, Restored { connections: flows.len(), ..Restored::default() });
     assert_eq!((tuples(&next), next.mappings(99).0), (before, mappings));
     for (out, back) in flows {
         assert!(translate(&next, Side::Outside, back).is_some());
@@ -110,7 +110,7 @@ fn connections_go_on() {
     }
     assert_eq!(next.stats().opened, 0, "each belongs to its connection");
     // Twice makes no difference, and a port that a connection has is not given out.
-    assert_eq!(next.restore(&left(memory, TableMemory::ENTRY_WORDS), NOW).connections, 0);
+    assert_eq!(next.restore(&left(memory, TableMemory::ENTRY_WORDS), |_| true, NOW).connections, 0);
     next.flush(NOW, |_| true);
     assert_eq!((next.stats().connections, next.stats().mappings), (0, 1), "all that they held is free, but for the rule");
 }
@@ -121,12 +121,63 @@ fn what_has_no_address_ends() {
     let memory = memory(TableMemory::ENTRY_WORDS);
     let flows = open(&first(memory));
     let next = Nat::new(config(), [1, 2]).unwrap();
-    let refused = next.restore(&left(memory, TableMemory::ENTRY_WORDS), NOW);
-    assert_eq!(refused, Restored { connections: 0, refused: flows.len(), torn: 0 });
+    let refused = next.restore(&left(memory, TableMemory::ENTRY_WORDS), |_| true, NOW);
+    assert_eq!(refused, Restored { connections: 0, refused: flows.len(), ..Restored::default() });
     begin(&next, ExternalKind::OneToOne(GUEST));
-    let restored = next.restore(&left(memory, TableMemory::ENTRY_WORDS), NOW);
+    let restored = next.restore(&left(memory, TableMemory::ENTRY_WORDS), |_| true, NOW);
     assert!(restored.connections > 0 && restored.refused > 0, "{restored:?}");
     assert!(next.connections(NOW).iter().all(|one| [one.original.src.address, one.reply.src.address].contains(&GUEST)));
+}
+
+/// What belongs to another guest now, or to none, ends.
+#[test]
+fn what_is_anothers_inside_ends() {
+    let memory = memory(TableMemory::ENTRY_WORDS);
+    let flows = open(&first(memory));
+    let next = Nat::new(config(), [1, 2]).unwrap();
+    begin(&next, ExternalKind::Own);
+    let restored = next.restore(&left(memory, TableMemory::ENTRY_WORDS), |address| address != GUEST, NOW);
+    assert!(restored.connections > 0 && restored.moved > 0, "{restored:?}");
+    assert_eq!(restored.connections + restored.moved, flows.len());
+    assert!(next.connections(NOW).iter().all(|one| ![one.original.src.address, one.reply.src.address].contains(&GUEST)));
+}
+
+/// The time for which no process ran counts.
+#[test]
+fn what_has_timed_out_meanwhile_ends() {
+    let memory = memory(TableMemory::ENTRY_WORDS);
+    let flows = open(&first(memory));
+    let after = |last: u32, passed: u32| {
+        let next = Nat::new(config(), [1, 2]).unwrap();
+        begin(&next, ExternalKind::Own);
+        let rest = Rest { last, passed };
+        let table = LeftTable::new(memory.0, memory.1, MOST, TableMemory::ENTRY_WORDS, SEED, rest).unwrap();
+        let restored = next.restore(&table, |_| true, NOW);
+        assert_eq!(restored.connections + restored.expired, flows.len());
+        restored.expired
+    };
+    let [udp, tcp] = [NatConfig::default().timeouts.udp, NatConfig::default().timeouts.tcp_established];
+    assert_eq!((after(0, 0), after(5, 0), after(5, udp)), (0, 0, 0));
+    let datagrams = after(5, udp + 1);
+    assert!(datagrams > 0 && datagrams < flows.len(), "{datagrams}");
+    assert_eq!((after(5 + udp + 1, 0), after(6, udp)), (datagrams, datagrams), "idle before the end");
+    assert_eq!((after(5, tcp + 1), after(5, u32::MAX)), (flows.len(), flows.len()));
+}
+
+/// A table is read as far as it was used.
+#[test]
+fn nothing_follows_an_entry_that_was_never_used() {
+    let memory = memory(TableMemory::ENTRY_WORDS);
+    let flows = open(&first(memory));
+    let end = flows.len() * TableMemory::ENTRY_WORDS;
+    let is_unused = |word: &AtomicU32| word.load(Ordering::Relaxed) == 0;
+    assert!(!memory.1[end - TableMemory::ENTRY_WORDS..end].iter().all(is_unused) && memory.1[end..].iter().all(is_unused));
+    memory.1[end + TableMemory::ENTRY_WORDS].store(2, Ordering::Relaxed);
+    let next = Nat::new(config(), [1, 2]).unwrap();
+    begin(&next, ExternalKind::Own);
+    assert_eq!(next.restore(&left(memory, TableMemory::ENTRY_WORDS), |_| true, NOW).torn, 0);
+    memory.1[end].store(2, Ordering::Relaxed);
+    assert_eq!(next.restore(&left(memory, TableMemory::ENTRY_WORDS), |_| true, NOW).torn, 2);
 }
 
 /// A build whose entries are 8 bytes longer, and this one, read each other's tables.
@@ -142,9 +193,9 @@ fn longer_entries_are_read() {
     }
     let next = Nat::new(config(), [1, 2]).unwrap();
     begin(&next, ExternalKind::Own);
-    assert_eq!(next.restore(&left((memory_now.0, entries), longer), NOW).connections, flows.len());
-    assert!(LeftTable::new(memory_now.0, memory_now.1, MOST, longer, SEED).is_none(), "too short for that");
-    assert!(LeftTable::new(memory_now.0, entries, MOST, TableMemory::ENTRY_WORDS - 1, SEED).is_none());
+    assert_eq!(next.restore(&left((memory_now.0, entries), longer), |_| true, NOW).connections, flows.len());
+    assert!(LeftTable::new(memory_now.0, memory_now.1, MOST, longer, SEED, Rest::default()).is_none(), "too short for that");
+    assert!(LeftTable::new(memory_now.0, entries, MOST, TableMemory::ENTRY_WORDS - 1, SEED, Rest::default()).is_none());
 }
 
 proptest! {
@@ -171,8 +222,8 @@ proptest! {
         let next = Nat::new(config(), [1, 2]).unwrap();
         begin(&next, ExternalKind::Own);
         let seed = if is_other_key { [1, 1] } else { SEED };
-        let table = LeftTable::new(memory.0, memory.1, MOST, TableMemory::ENTRY_WORDS, seed).unwrap();
-        let restored = next.restore(&table, NOW);
+        let table = LeftTable::new(memory.0, memory.1, MOST, TableMemory::ENTRY_WORDS, seed, Rest::default()).unwrap();
+        let restored = next.restore(&table, |_| true, NOW);
         prop_assert!(tuples(&next).is_subset(&before));
         prop_assert!(restored.connections <= flows.len() && (!is_other_key || restored.connections == 0));
         // And the translation works.

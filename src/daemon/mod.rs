@@ -39,7 +39,7 @@ use vswitch::{MacEntry, PortId};
 use crate::cli::Flags;
 use crate::control_socket::{ControlListener, ControlSocket, Scrape, ScrapeListener};
 use crate::edge::router::{PortNumbers, RouterControl};
-use crate::edge::{Edge, KeptTable, UplinkPort};
+use crate::edge::{Edge, KeptTable, UplinkPort, places_of};
 use crate::fabric::bridges::Bridges;
 use crate::fabric::report::Report;
 use crate::fabric::slots::{self, Slots};
@@ -116,7 +116,7 @@ impl Daemon {
         let queues = |id: PortId| queues_of(id.index(), readers, workers);
         let tunnels = TunnelControl::open(&config.tunnels, &config.ip_tunnels, &mut slots, queues)?;
         let numbers = PortNumbers { at_start, capacity };
-        let kept = if state.outlives() { KeptTable::after(past.connections()) } else { KeptTable::default() };
+        let kept = if state.outlives() { KeptTable::after(past.connections(), places_of(&config)) } else { KeptTable::default() };
         let uplink_id = uplink_id.first().copied().unwrap_or(PortId(0));
         let edge = Edge::open(&config, (uplink_id, queues(uplink_id)), numbers, kept, clock)?;
         tunnels.add_statics(|bridge| bridges.table(bridge), |_| true)?;
@@ -459,10 +459,7 @@ impl Daemon {
                 let ids = self.fabric.obeyed(rest);
                 self.edge.disown(&ids);
                 self.fabric.free(&ids);
-                let now = self.fabric.now();
-                if let Some(router) = self.edge.router.as_mut().filter(|_| !self.fabric.slots.is_resting()) {
-                    router.cut_off_again(now);
-                }
+                self.settle();
             }
             Event::Released(released) if released.is_of_device() => self.ports.discard(released),
             Event::Released(released) => drop(released),
@@ -476,6 +473,14 @@ impl Daemon {
                 self.fabric.panics += 1;
                 tracing::error!("a worker panicked; it lost the frames at hand and goes on");
             }
+        }
+    }
+
+    /// Nothing is left of networks and guests that went, once no worker has anything of before at hand.
+    fn settle(&mut self) {
+        let now = self.fabric.now();
+        if let Some(router) = self.edge.router.as_mut().filter(|_| !self.fabric.slots.is_resting()) {
+            router.cut_off_again(now);
         }
     }
 

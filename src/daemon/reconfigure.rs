@@ -33,6 +33,7 @@ use vswitch::PortId;
 use super::check::check_way_out;
 use super::{Daemon, warn};
 use crate::control_socket::{PortName, Verb};
+use crate::edge::places_of;
 use crate::edge::router::{CutOff, NewRules, PortNumbers, RouterControl};
 use crate::fabric::bridges::Bridge;
 use crate::fabric::queues_of;
@@ -229,6 +230,9 @@ impl Daemon {
     fn commit(&mut self, plan: &Plan, prepared: Prepared, desired: &Desired) {
         let now = self.fabric.now();
         let Prepared { bridges, router, ports, tunnels, rules } = prepared;
+        if let Some(router) = &mut self.edge.router {
+            router.set_places(places_of(&desired.config));
+        }
         self.commit_networks(plan, desired, bridges, router);
         self.commit_ports(plan, ports);
         self.cut_off(CutOff::of_guests(&plan.lost_addresses));
@@ -250,6 +254,7 @@ impl Daemon {
         if plan.nat.is_some() {
             self.edge.route(&self.fabric);
         }
+        self.settle();
         self.edge.serve_local_clients();
         // Their ports are gone.
         for bridge in &plan.removed_bridges {

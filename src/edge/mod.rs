@@ -34,7 +34,7 @@ use crate::worker::{Clock, Command, Sink, Source};
 use gate::Lost;
 pub(crate) use host::{HostDevice, HostNeighbour};
 use local::LocalClients;
-pub(crate) use router::KeptTable;
+pub(crate) use router::{KeptTable, places_of};
 use router::{PortNumbers, RouterControl};
 use uplink::UplinkFound;
 pub(crate) use uplink::UplinkPort;

@@ -7,6 +7,7 @@
 
 mod gateways;
 mod kept;
+mod places;
 mod rules;
 mod settings;
 
@@ -35,6 +36,7 @@ use super::uplink::UplinkPort;
 use crate::model::bridge_id;
 pub(crate) use gateways::CutOff;
 pub(crate) use kept::KeptTable;
+pub(crate) use places::{Place, places_of};
 pub(crate) use rules::NewRules;
 
 /// Pause between two rounds of reserving ports of the host.
@@ -244,6 +246,11 @@ impl RouterControl {
     /// What holds the gate on the uplink, with a number that changes with it.
     pub(crate) fn gate_link(&self) -> Option<(u64, BorrowedFd<'_>)> {
         self.gate.as_ref()?.link()
+    }
+
+    /// Inside addresses belong to these places from now on, for the process that takes the connections over.
+    pub(crate) fn set_places(&mut self, places: Vec<Place>) {
+        self.kept.set_places(places);
     }
 
     /// What holds the connection table, with its generation.
@@ -463,6 +470,7 @@ impl RouterControl {
 
     /// Once a second: expired connections end, and unused ports go back to the host.
     pub(crate) fn tick(&mut self, now: Timestamp) {
+        self.kept.tick(now);
         let Some(nat) = &self.nat else { return };
         while nat.expire(now, EXPIRE_BUDGET) {
             std::thread::yield_now();

@@ -23,7 +23,7 @@ use crate::control::{json, run};
 use crate::exchange::{Background, Echo};
 use crate::guest::Directory;
 use crate::host::{Host, Ip};
-use crate::site::{FAR, Mode, Plan, Site, connect, guest_address, listen_on, udp_on};
+use crate::site::{FAR, Mode, Plan, Site, assert_empty, connect, guest_address, listen_on, local, ping, recv_from, udp_on};
 use crate::switch::{Switch, daemon, run_inside};
 use crate::{trial, wait};
 
@@ -41,6 +41,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("outlives/upgrade_that_is_refused", upgrade_that_is_refused),
         trial("outlives/connections_shared", || connections(Mode::Shared, 2)),
         trial("outlives/connections_own", || connections(Mode::Own, 2)),
+        trial("outlives/connections_of_whom_they_belonged_to", connections_of_whom_they_belonged_to),
     ]
 }
 
@@ -344,6 +345,53 @@ fn connections(mode: Mode, rounds: usize) {
     asking.into_iter().for_each(Background::end);
     drop(open);
     site.switch.take().expect("it runs").finish_by(Signal::INT);
+}
+
+/// While no switch runs, one guest gives its address to another, and the network of a second one becomes another bridge's. What outside
+/// hosts send to them does not reach their heirs, and a third guest loses nothing.
+fn connections_of_whom_they_belonged_to() {
+    let directory = Directory::new();
+    let (state, socket, file) = (directory.text("state"), directory.text("control"), directory.text("v.toml"));
+    let site = Plan::new(Mode::Shared, 3).bare();
+    let hosts = [1, 2, 3].map(|n| Host::in_namespace("eth0", site.guest(n).netns().try_clone().expect("a clone")));
+    let addresses = [Ipv4Addr::new(10, 71, 0, 2), Ipv4Addr::new(10, 72, 0, 2), Ipv4Addr::new(10, 71, 0, 3)];
+    let start = |first: &str, second: &str| {
+        let mut text = format!(
+            "[uplink]\ninterface = 'up0'\n[bridge.blue]\ngateway = '10.71.0.1/24'\n[bridge.{second}]\ngateway = '10.72.0.1/24'\n"
+        );
+        for ((host, address), (id, network)) in hosts.iter().zip(addresses).zip([(first, "blue"), ("b", second), ("c", "blue")]) {
+            let netns = netio::netns::path_of(host.netns());
+            text += &format!("[[guest]]\nid = '{id}'\nnetwork = '{network}'\ninterface = 'eth0'\nnetns = '{netns}'\n");
+            text += &format!("address = ['{address}/24']\n");
+        }
+        std::fs::write(&file, text).expect("written");
+        let machine = site.machine.netns().try_clone().expect("a clone");
+        Switch::start_inside(machine, &["--config", &file, "--state", &state, "--control", &socket])
+    };
+    let server = udp_on(&site.outside, FAR, 0);
+    let sockets = |port: u16| [0, 1, 2].map(|n| udp_on(&hosts[n], addresses[n], port));
+    let switch = start("a", "red");
+    let clients = sockets(5000);
+    let outside = clients.each_ref().map(|client| {
+        client.send_to(b"hello", (FAR, local(&server).port())).expect("sent");
+        recv_from(&server).1
+    });
+    drop(clients);
+    switch.kill();
+    let switch = start("heir", "green");
+    wait::until("the connections to be taken over", || switch.has_logged("go on connections=1 ").then_some(()));
+    assert!(switch.has_logged("refused=0 moved=2 torn=0"));
+    let clients = sockets(5000);
+    // With the next packet that comes after them, all that is to come is there.
+    for to in outside {
+        server.send_to(b"to the guest before", to).expect("sent");
+    }
+    assert_eq!(recv_from(&clients[2]).0, b"to the guest before");
+    for (n, client) in clients.iter().enumerate().take(2) {
+        ping(&hosts[n], FAR, 1);
+        assert_empty(client);
+    }
+    switch.finish_by(Signal::INT);
 }
 
 /// Bridges of verbs, with their ports, and ports with an id are there after the next start, and a port whose namespace has gone does

@@ -3,10 +3,7 @@
 use packet::Timestamp;
 
 use super::{Book, Cold, NONE};
-use crate::config::{ExternalKind, Filtering, Mapping};
-use crate::gate::PortOwner;
-use crate::half_open::Queue;
-use crate::mappings::MappingEntry;
+use crate::config::ExternalKind;
 use crate::open_ports::OpenPorts;
 use crate::pending::MappingClaim;
 use crate::shares::protocol_index;
@@ -18,11 +15,7 @@ impl Book {
     pub(crate) fn restore(&mut self, table: &Table, open: &OpenPorts, left: &LeftConnection, now: Timestamp) -> bool {
         let Tuples { original, reply } = left.tuples;
         let protocol = original.protocol;
-        let (inside, outside) = match (original.side, reply.side) {
-            (Side::Inside, Side::Outside) => (original.src, reply.dst),
-            (Side::Outside, Side::Inside) => (reply.src, original.dst),
-            _ => return false,
-        };
+        let Some((inside, outside)) = left.ends() else { return false };
         let Some(external) = self.number_of(outside.address) else { return false };
         let Some(claim) = self.claim_again(protocol, inside, external, outside.port) else { return false };
         let hashes = [table.hash(&original), table.hash(&reply)];
@@ -47,7 +40,7 @@ impl Book {
                 self.mappings.get_mut(known).connections += 1;
                 known
             }
-            MappingClaim::New { external, port } => self.map_again((protocol, inside), (external, port), share, open),
+            MappingClaim::New { external, port } => self.add_mapping((protocol, inside), (external, port), share, open),
         };
         self.owners[usize::from(owner)].connections += 1;
         let is_to_endpoint = mapping != NONE && original.side == Side::Outside;
@@ -64,6 +57,11 @@ impl Book {
         }
         self.wheel.insert(id.0, secs.saturating_add(super::FIRST_LOOK));
         true
+    }
+
+    /// Whether a connection that was idle for so many seconds has timed out.
+    pub(crate) fn is_past(&self, left: &LeftConnection, idle: u32) -> bool {
+        idle > self.timeout(&left.tuples.original, left.tracker.as_ref())
     }
 
     /// What an endpoint needs to have an outside port again; `None` if it cannot have it.
@@ -85,30 +83,5 @@ impl Book {
                 }
             }
         }
-    }
-
-    fn map_again(&mut self, (protocol, inside): (Protocol, Endpoint), to: (u8, u16), share: u32, open: &OpenPorts) -> u32 {
-        let (external, port) = to;
-        let entry = MappingEntry {
-            protocol,
-            inside,
-            external,
-            port,
-            connections: 1,
-            share,
-            half_open: Queue::default(),
-            is_published: false,
-            is_indexed: self.config.mapping == Mapping::EndpointIndependent,
-            is_closing: false,
-        };
-        let number = self.mappings.add(entry);
-        if let Some(address) = &mut self.addresses[usize::from(external)] {
-            address.take(protocol, port, number, PortOwner::Mapping);
-        }
-        self.count_port(&entry, share);
-        if self.config.filtering == Filtering::EndpointIndependent && protocol != Protocol::ICMP {
-            open.set(external, protocol, port, true);
-        }
-        number
     }
 }

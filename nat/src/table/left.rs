@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use siphasher::sip::SipHasher13;
 
 use super::{
-    Direction, ENTRY_WORDS, HALF_OPEN, Id, REPLACING, REPLIED, SECOND, TRACKING, Table, Tuples, WAYS, buckets_for, places_of,
-    slot_value, tracker_of, tuples_of, word,
+    Direction, ENTRY_WORDS, Entry, HALF_OPEN, Id, REPLACING, REPLIED, SECOND, TRACKING, Table, Tuples, WAYS, buckets_for,
+    places_of, slot_value, tracker_of, tuples_of, used, word,
 };
 use crate::left::TableMemory;
 use crate::lines::Lines;
 use crate::tcp::Tracker;
-use crate::tuple::{Protocol, Tuple};
+use crate::tuple::{Endpoint, Protocol, Side, Tuple};
 
 /// Slots and entries as they were left.
 #[derive(Debug)]
@@ -29,8 +29,22 @@ pub(crate) struct LeftConnection {
     pub(crate) tuples: Tuples,
     /// Of TCP.
     pub(crate) tracker: Option<Tracker>,
-    /// The bits beside its last second.
+    /// The last second in which a packet refreshed it.
+    pub(crate) used: u32,
+    /// The bits beside that second.
     pub(crate) flags: u32,
+}
+
+impl LeftConnection {
+    /// Its endpoint inside, and the one outside that stands for it. `None` if it has not one of each.
+    pub(crate) fn ends(&self) -> Option<(Endpoint, Endpoint)> {
+        let Tuples { original, reply } = self.tuples;
+        match (original.side, reply.side) {
+            (Side::Inside, Side::Outside) => Some((original.src, reply.dst)),
+            (Side::Outside, Side::Inside) => Some((reply.src, original.dst)),
+            _ => None,
+        }
+    }
 }
 
 /// An entry that is not whole.
@@ -64,21 +78,22 @@ impl<'m> LeftEntries<'m> {
         LeftEntries { slots, entries, entry_words, connections, hasher: SipHasher13::new_with_keys(seed[0], seed[1]) }
     }
 
-    /// Number of entries.
-    pub(crate) fn len(&self) -> usize {
-        self.connections
+    /// All connections, and what is left of entries that were torn. Numbers are given out one after another, so what follows an entry
+    /// that was never used is not read: the kernel would have to provide all of it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<LeftConnection, Torn>> {
+        let entries = self.entries.chunks(self.entry_words).take(self.connections).map_while(|entry| {
+            let entry: &Entry = entry.first_chunk()?;
+            // The version of one that was used may have returned to zero.
+            let is_unused = [word::VERSION, word::KIND, word::ORIGINAL].iter().all(|at| entry[*at].load(Ordering::Relaxed) == 0);
+            (!is_unused).then_some(entry)
+        });
+        entries.enumerate().filter_map(|(number, entry)| self.connection(Id(u32::try_from(number).ok()?), entry))
     }
 
     /// The connection of an entry; `None` if there is none.
-    pub(crate) fn connection(&self, number: usize) -> Option<Result<LeftConnection, Torn>> {
-        let at = number.checked_mul(self.entry_words)?;
-        let entry: &[AtomicU32; ENTRY_WORDS] = self.entries.get(at..)?.first_chunk()?;
+    fn connection(&self, id: Id, entry: &Entry) -> Option<Result<LeftConnection, Torn>> {
         let version = entry[word::VERSION].load(Ordering::Relaxed);
-        if version == 0 {
-            return None;
-        }
         let tuples = tuples_of(entry);
-        let id = Id(u32::try_from(number).ok()?);
         let has = |direction| self.has_slot(tuples.get(direction), id, direction);
         match (has(Direction::Original), has(Direction::Reply)) {
             (false, false) if version & REPLACING == 0 => return None,
@@ -90,7 +105,7 @@ impl<'m> LeftEntries<'m> {
             if version & TRACKING == 0 { tracker } else { tracker.doubt() }
         });
         let flags = entry[word::USED].load(Ordering::Relaxed) & (HALF_OPEN | REPLIED);
-        Some(Ok(LeftConnection { tuples, tracker, flags }))
+        Some(Ok(LeftConnection { tuples, tracker, used: used(entry), flags }))
     }
 
     /// Whether a slot leads from a tuple to this connection.

@@ -89,11 +89,13 @@ impl RouterControl {
         self.cut_off.push(cut_off);
     }
 
-    /// All workers have obeyed: the same once more. Nothing of an heir ends, because the change that lets it in waits for that.
+    /// All workers have obeyed: the same once more, and nothing is left of what was cut off. Nothing of an heir ends, because the change
+    /// that lets it in waits for that.
     pub(crate) fn cut_off_again(&mut self, now: Timestamp) {
         for cut_off in std::mem::take(&mut self.cut_off) {
             self.end_what_is_left(&cut_off, now);
         }
+        self.kept.settle();
     }
 
     fn end_what_is_left(&self, CutOff { numbers, networks }: &CutOff, now: Timestamp) {

@@ -1,34 +1,61 @@
 //! The connection table in memory that outlives the process ([`nat::LeftTable`] says what the next one makes of it).
 //!
 //! ```text
-//!   0       8        16             24            32   48           56         4,096
-//!  +-------+--------+--------------+-------------+----+------------+----------+-----   -----+-----    ----+
-//!  | magic | layout | words of an  | connections | key| generation | checksum | slots       | entries     |
-//!  |       |        | entry        |             |    |            | of these |             |             |
-//!  +-------+--------+--------------+-------------+----+------------+----------+-----   -----+-----    ----+
+//!   0       8        16             24            32   48           56         64      72       80     4,096
+//!  +-------+--------+--------------+-------------+----+------------+----------+-------+--------+------+--------+-----   -----+-----    ----+
+//!  | magic | layout | words of an  | connections | key| generation | checksum | clock | which  |      | places | slots       | entries     |
+//!  |       |        | entry        |             |    |            | of these |       | places |      | twice  |             |             |
+//!  +-------+--------+--------------+-------------+----+------------+----------+-------+--------+------+--------+-----   -----+-----    ----+
 //! ```
+//!
+//! *Clock.* Once a second, the time since the boot and the second of this process's own clock, so that the next process knows how long
+//! connections have been idle.
+//!
+//! *Places* say to whom inside addresses belong ([`places`](super::places)), two words each. A change writes to the half that is not in
+//! use, and then one word says which half it is and how many there are, so a process that is killed leaves the ones or the others. What
+//! goes is not there any more before a change begins, and what comes is there once nothing is left of what went.
 //!
 //! Each process has a table of its own, of the next generation, and takes the connections of the one before over into it. It is
 //! memory of the kernel's, not a file of a disk: writing connections back would stop workers, and none survives a boot. The
 //! [`Keeper`](crate::state::Keeper) holds its descriptor.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nat::{LeftTable, Nat, NatConfig, TableMemory};
+use nat::{LeftTable, Nat, NatConfig, Rest, TableMemory};
 use netio::SharedMemory;
 use packet::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::places::{Place, Unchanged};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"vswconns");
 
 /// Meaning of the words of slots and entries. Words that are added at the end of an entry do not change it.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 /// Words of the header.
 const HEADER: usize = 8;
 
-/// Where the slots begin, and what the entries' place is a multiple of, in bytes.
+/// Words that change, after the header: the clock, and which places hold.
+const CLOCK: usize = 8;
+const WHICH_PLACES: usize = 9;
+
+/// Bits of the process's second in the clock; the seconds since the boot are above.
+const SECOND_BITS: u32 = 30;
+
+/// Where the places begin, and what the entries' place is a multiple of, in bytes.
 const PAGE: usize = 4096;
+
+/// Maximum number of places. Connections of further ones end with the process.
+const MAX_PLACES: usize = 16_384;
+
+/// Words of all places, once.
+const HALF: usize = MAX_PLACES * 2;
+
+/// Where the slots begin, in bytes.
+const SLOTS_AT: usize = PAGE + 2 * HALF * size_of::<u64>();
 
 /// The table of this process, and that of the one before.
 #[derive(Debug, Default)]
@@ -38,6 +65,8 @@ pub(crate) struct KeptTable {
     own: Option<&'static SharedMemory>,
     generation: u64,
     left: Option<LeftMemory>,
+    /// To whom inside addresses belong now.
+    places: Vec<Place>,
 }
 
 /// The memory of a table that an earlier process left.
@@ -45,6 +74,7 @@ pub(crate) struct KeptTable {
 struct LeftMemory {
     memory: SharedMemory,
     header: Header,
+    places: Vec<Place>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,9 +97,9 @@ enum NoTable {
 }
 
 impl KeptTable {
-    /// A table that outlives the process, where earlier ones left these descriptors.
-    pub(crate) fn after(left: Vec<OwnedFd>) -> KeptTable {
-        let mut table = KeptTable { is_wanted: true, ..KeptTable::default() };
+    /// A table that outlives the process, where earlier ones left these descriptors. Inside addresses belong to these places.
+    pub(crate) fn after(left: Vec<OwnedFd>, places: Vec<Place>) -> KeptTable {
+        let mut table = KeptTable { is_wanted: true, places, ..KeptTable::default() };
         for descriptor in left {
             match LeftMemory::open(descriptor) {
                 Ok(left) => {
@@ -103,6 +133,8 @@ impl KeptTable {
                 let memory: &'static SharedMemory = Box::leak(Box::new(memory));
                 let nat = header.memory(memory).and_then(|table| Nat::new_in(config, seed, table));
                 self.own = nat.is_some().then_some(memory);
+                self.tick(Timestamp::default());
+                self.settle();
                 nat
             }
             Err(error) => {
@@ -114,16 +146,57 @@ impl KeptTable {
 
     /// Takes over the connections of the process before. The outside addresses and published ports are there.
     pub(super) fn restore(&mut self, nat: &Nat, now: Timestamp) {
-        let Some(LeftMemory { memory, header }) = self.left.take() else { return };
-        let Some(table) = header.left(&memory) else { return };
-        let nat::Restored { connections, refused, torn } = nat.restore(&table, now);
-        tracing::info!(connections, "connections of the process before go on");
-        if refused + torn > 0 {
+        let Some(LeftMemory { memory, header, places }) = self.left.take() else { return };
+        let Some(table) = header.left(&memory, rest_of(&memory, boot_second())) else { return };
+        let unchanged = Unchanged::between(&places, &self.places);
+        let nat::Restored { connections, refused, moved, expired, torn } =
+            nat.restore(&table, |address| unchanged.contains(address), now);
+        tracing::info!(connections, expired, "connections of the process before go on");
+        if refused + moved + torn > 0 {
             tracing::warn!(
                 refused,
+                moved,
                 torn,
-                "not all connections of the process before go on: their outside address or port is another's now, or they were damaged"
+                "not all connections of the process before go on: their outside address or port is another's now (refused), the network \
+                 or guest of their inside address is another (moved), or they were damaged (torn)"
             );
+        }
+    }
+
+    /// Once a second.
+    pub(super) fn tick(&self, now: Timestamp) {
+        let second = u64::from(now.secs()) & ((1 << SECOND_BITS) - 1);
+        self.store(CLOCK, boot_second() << SECOND_BITS | second);
+    }
+
+    /// Inside addresses belong to these places from now on. Those that come are kept when [all is settled](Self::settle).
+    pub(super) fn set_places(&mut self, places: Vec<Place>) {
+        let stay: HashSet<Place> = places.iter().copied().collect();
+        self.places.retain(|place| stay.contains(place));
+        if let Some(left) = &mut self.left {
+            left.places.retain(|place| stay.contains(place));
+        }
+        self.settle();
+        self.places = places;
+    }
+
+    /// Nothing is left of the places that went.
+    pub(super) fn settle(&self) {
+        let Some(which) = self.own.and_then(|memory| memory.words(0, PAGE / size_of::<u64>())) else { return };
+        let half = (which[WHICH_PLACES].load(Ordering::Relaxed) + 1) & 1;
+        let Some(words) = self.own.and_then(|memory| memory.words(PAGE + half as usize * HALF * size_of::<u64>(), HALF)) else {
+            return;
+        };
+        let places = &self.places[..self.places.len().min(MAX_PLACES)];
+        for (to, from) in words.iter().zip(places.iter().flat_map(|place| place.to_words())) {
+            to.store(from, Ordering::Relaxed);
+        }
+        self.store(WHICH_PLACES, (places.len() as u64) << 1 | half);
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        if let Some(words) = self.own.and_then(|memory| memory.words(0, PAGE / size_of::<u64>())) {
+            words[at].store(value, Ordering::Release);
         }
     }
 
@@ -138,8 +211,9 @@ impl LeftMemory {
         let memory = SharedMemory::open(descriptor)?;
         let words = memory.words(0, HEADER).ok_or(NoTable::Damaged)?;
         let header = Header::read(words)?;
-        header.left(&memory).ok_or(NoTable::Damaged)?;
-        Ok(LeftMemory { memory, header })
+        header.left(&memory, Rest::default()).ok_or(NoTable::Damaged)?;
+        let places = places_in(&memory).ok_or(NoTable::Damaged)?;
+        Ok(LeftMemory { memory, header, places })
     }
 }
 
@@ -167,12 +241,12 @@ impl Header {
     fn entries_at(&self) -> Option<usize> {
         let most = 1 << 32;
         (self.connections < most && self.entry_words < most)
-            .then(|| (PAGE + TableMemory::slots(self.connections) * size_of::<u64>()).next_multiple_of(PAGE))
+            .then(|| (SLOTS_AT + TableMemory::slots(self.connections) * size_of::<u64>()).next_multiple_of(PAGE))
     }
 
     fn create(&self) -> std::io::Result<SharedMemory> {
         let entries = TableMemory::entries(self.connections, self.entry_words) * size_of::<u32>();
-        let memory = SharedMemory::create("vswitchd-connections", self.entries_at().unwrap_or(PAGE) + entries)?;
+        let memory = SharedMemory::create("vswitchd-connections", self.entries_at().unwrap_or(SLOTS_AT) + entries)?;
         let words = self.words();
         let checksum = checksum_of(&words);
         for (to, from) in memory.words(0, HEADER).into_iter().flatten().zip(words.into_iter().chain([checksum])) {
@@ -182,18 +256,39 @@ impl Header {
     }
 
     fn memory(&self, memory: &'static SharedMemory) -> Option<TableMemory> {
-        let slots = memory.words(PAGE, TableMemory::slots(self.connections))?;
+        let slots = memory.words(SLOTS_AT, TableMemory::slots(self.connections))?;
         let entries = memory.half_words(self.entries_at()?, TableMemory::entries(self.connections, self.entry_words))?;
         Some(TableMemory { slots, entries })
     }
 
-    fn left<'m>(&self, memory: &'m SharedMemory) -> Option<LeftTable<'m>> {
+    fn left<'m>(&self, memory: &'m SharedMemory, rest: Rest) -> Option<LeftTable<'m>> {
         let entries_at = self.entries_at()?;
-        let slots = memory.words(PAGE, TableMemory::slots(self.connections))?;
+        let slots = memory.words(SLOTS_AT, TableMemory::slots(self.connections))?;
         let count = self.connections.checked_mul(self.entry_words)?;
         let entries = memory.half_words(entries_at, count)?;
-        LeftTable::new(slots, entries, self.connections, self.entry_words, self.seed)
+        LeftTable::new(slots, entries, self.connections, self.entry_words, self.seed, rest)
     }
+}
+
+/// How long a table was at rest, in this second since the boot.
+fn rest_of(memory: &SharedMemory, now: u64) -> Rest {
+    let clock = memory.words(CLOCK * size_of::<u64>(), 1).map_or(0, |words| words[0].load(Ordering::Relaxed));
+    let passed = now.saturating_sub(clock >> SECOND_BITS);
+    Rest { last: (clock & ((1 << SECOND_BITS) - 1)) as u32, passed: passed.try_into().unwrap_or(u32::MAX) }
+}
+
+/// The places that a table names.
+fn places_in(memory: &SharedMemory) -> Option<Vec<Place>> {
+    let which = memory.words(WHICH_PLACES * size_of::<u64>(), 1)?[0].load(Ordering::Acquire);
+    let count = usize::try_from(which >> 1).ok().filter(|count| *count <= MAX_PLACES)?;
+    let words = memory.words(PAGE + (which & 1) as usize * HALF * size_of::<u64>(), count * 2)?;
+    let place = |words: &[AtomicU64]| Place::from_words([0, 1].map(|at| words[at].load(Ordering::Relaxed)));
+    Some(words.chunks_exact(2).map(place).collect())
+}
+
+/// Seconds since the boot, which no memory survives: unlike the time of day, nobody sets them.
+fn boot_second() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
 }
 
 fn checksum_of(words: &[u64]) -> u64 {
@@ -217,7 +312,7 @@ mod tests {
         let left = LeftMemory::open(descriptor(&memory)).unwrap();
         assert_eq!(left.header, HEADER_NOW);
         let older = Header { generation: 6, ..HEADER_NOW }.create().unwrap();
-        let table = KeptTable::after(vec![descriptor(&memory), descriptor(&older)]);
+        let table = KeptTable::after(vec![descriptor(&memory), descriptor(&older)], Vec::new());
         assert_eq!((table.generation, table.left.map(|left| left.header.generation)), (7, Some(7)));
     }
 
@@ -229,19 +324,60 @@ mod tests {
             assert!(matches!(LeftMemory::open(descriptor(&memory)), Err(NoTable::Damaged)), "word {at}");
         }
         // With a good checksum.
-        for (at, value) in [(1, 2), (2, 15), (3, 1 << 20), (3, u64::MAX), (2, u64::MAX)] {
+        for (at, value) in [(1, 1), (2, 15), (3, 1 << 20), (3, u64::MAX), (2, u64::MAX)] {
             let memory = HEADER_NOW.create().unwrap();
             let words = memory.words(0, HEADER).unwrap();
             words[at].store(value, Ordering::Relaxed);
             let now: Vec<u64> = words[..HEADER - 1].iter().map(|word| word.load(Ordering::Relaxed)).collect();
             words[HEADER - 1].store(checksum_of(&now), Ordering::Relaxed);
             let refused = LeftMemory::open(descriptor(&memory)).unwrap_err();
-            let expected = if at == 1 { "its layout is 2, and this version knows 1" } else { "its header is damaged" };
+            let expected = if at == 1 { "its layout is 1, and this version knows 2" } else { "its header is damaged" };
             assert_eq!(refused.to_string(), expected, "word {at}");
         }
         let short = SharedMemory::create("short", PAGE).unwrap();
         assert!(LeftMemory::open(descriptor(&short)).is_err());
-        let table = KeptTable::after(vec![descriptor(&short), std::fs::File::open("/dev/null").unwrap().into()]);
+        let table = KeptTable::after(vec![descriptor(&short), std::fs::File::open("/dev/null").unwrap().into()], Vec::new());
         assert!(table.left.is_none() && table.is_wanted);
+    }
+
+    /// What the next process finds of a table whose memory this one keeps.
+    fn found(table: &KeptTable) -> LeftMemory {
+        LeftMemory::open(descriptor(table.own.unwrap())).unwrap()
+    }
+
+    #[test]
+    fn places_hold_one_way_or_the_other() {
+        let place = |n: u32| Place::new(packet::Ipv4Prefix::new((0x0a00_0000 + (n << 8)).into(), 24), "a network");
+        let [a, b, c] = [1, 2, 3].map(place);
+        let mut table = KeptTable::after(Vec::new(), vec![a, b]);
+        let config = NatConfig { max_connections: 1024, ..NatConfig::default() };
+        assert!(table.translation(config, [1, 2]).is_some());
+        assert_eq!(found(&table).places, [a, b]);
+        table.left = Some(found(&table));
+        table.set_places(vec![c, a]);
+        assert_eq!(found(&table).places, [a], "what goes is not there any more, and what comes not yet");
+        table.settle();
+        assert_eq!(found(&table).places, [c, a]);
+        table.set_places(vec![a, b]);
+        assert_eq!(table.left.take().unwrap().places, [a], "one that went between belongs to somebody else");
+        table.set_places((0..MAX_PLACES as u32 + 1).map(place).collect());
+        table.settle();
+        assert_eq!(found(&table).places.len(), MAX_PLACES);
+        table.store(WHICH_PLACES, (MAX_PLACES as u64 + 1) << 1);
+        assert!(LeftMemory::open(descriptor(table.own.unwrap())).is_err());
+    }
+
+    #[test]
+    fn the_time_at_rest() {
+        let mut table = KeptTable::after(Vec::new(), Vec::new());
+        let config = NatConfig { max_connections: 1024, ..NatConfig::default() };
+        assert!(table.translation(config, [1, 2]).is_some());
+        table.tick(Timestamp::from_secs(70));
+        let memory = found(&table).memory;
+        let rest = |now| rest_of(&memory, now);
+        let now = boot_second();
+        assert!(rest(now).last == 70 && rest(now).passed <= 1, "{:?}", rest(now));
+        assert_eq!(rest(now + 3600).passed - rest(now).passed, 3600);
+        assert_eq!((rest(0).passed, rest(u64::MAX).passed), (0, u32::MAX));
     }
 }
