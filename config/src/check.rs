@@ -3,6 +3,7 @@
 //! A check for something missing is skipped if it may only be missing because it was invalid, so that each fault is reported once.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
 use crate::address::{Cidr, not_a_host};
 use crate::bridge::{Bridge, BridgeKeys, DEFAULT_BRIDGE, MAX_BRIDGES, Reach, unknown_bridge};
@@ -12,7 +13,7 @@ use crate::guest::{Guest, Neighbourhood};
 use crate::model::Config;
 use crate::name::InterfaceName;
 use crate::nat::Nat;
-use crate::port::{Port, PortKind};
+use crate::port::{Port, PortKeys, PortKind};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys};
 use crate::router::{Gateway, Known, MAX_GATEWAYS, Router};
@@ -129,38 +130,16 @@ impl<'a> Check<'a> {
     /// The ports of all bridges. Two ports with the same interface, path or address are a problem.
     fn ports(&mut self, guests: &[(usize, Guest)]) -> Vec<Port> {
         let mut ports: Vec<Port> = Vec::new();
-        let mut ids: HashMap<&str, (&Origin, &Origin)> = HashMap::new();
+        let mut ids = HashMap::new();
         for (number, (_, bridge_keys)) in self.document.bridges().enumerate() {
             for keys in bridge_keys.ports.iter().flat_map(|ports| &ports.value.0) {
-                if let Some(id) = keys.value.id() {
-                    let text = id.value.0.as_str();
-                    match ids.get(text) {
-                        Some((other, at)) => {
-                            let what = format!("id {text}");
-                            let (at, problem) = match (keys.origin.is_verb(), other.is_verb()) {
-                                (true, _) => (*at, of_a_verb(&what, &keys.origin, text)),
-                                (false, true) => (&id.origin, of_a_verb(&what, other, text)),
-                                (false, false) => {
-                                    (&id.origin, format!("{what} is that of another port, '{other}': use another id"))
-                                }
-                            };
-                            self.problems.add_clash(at, problem, text);
-                            continue;
-                        }
-                        None => drop(ids.insert(text, (&keys.origin, &id.origin))),
-                    }
+                if !self.note_id(keys, &mut ids) {
+                    continue;
                 }
                 let made = keys.value.ports(&keys.origin, self.problems);
                 let clash = made.iter().find_map(|port| Some((port, ports.iter().find(|other| other.clashes_with(port))?)));
                 if let Some((port, other)) = clash {
-                    let place = port.where_it_is();
-                    let (of_verb, of_other) = if port.origin.is_verb() { (port, other) } else { (other, port) };
-                    let (problem, at) = match (of_verb.origin.is_verb(), &of_verb.identity.id) {
-                        (true, Some(id)) => (of_a_verb(&place, &of_verb.origin, id), &of_other.origin),
-                        _ => (format!("{place} is named twice: leave one of both out"), &port.origin),
-                    };
-                    let netns = other.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
-                    self.problems.add_clash(at, problem, other.where_it_is() + &netns);
+                    self.same_place(port, other);
                     continue;
                 }
                 self.warnings.extend(made.iter().filter_map(Port::warning));
@@ -176,8 +155,8 @@ impl<'a> Check<'a> {
         }
         for (bridge, guest) in guests {
             let port = guest.port(*bridge);
-            if let Some((other, _)) = ids.get(guest.id.as_str()) {
-                let problem = format!("id {} is that of a port, '{other}': use another id", guest.id);
+            if let Some(other) = ids.get(guest.id.as_str()) {
+                let problem = format!("id {} is that of a port, '{}': use another id", guest.id, other.port);
                 self.problems.add_clash(&guest.origin, problem, &guest.id);
             } else if let Some(other) = ports.iter().find(|other| other.clashes_with(&port)) {
                 let problem = format!("{} is the interface of another port: use another one", port.full_name());
@@ -189,6 +168,36 @@ impl<'a> Check<'a> {
         // In each bridge, TAPs come first.
         ports.sort_by_key(|port| (port.bridge, !matches!(port.kind, PortKind::Tap(_))));
         ports
+    }
+
+    /// Remembers the id of a port, if it has one. Returns false if it is that of another port, which is a problem.
+    fn note_id(&mut self, keys: &'a At<PortKeys>, ids: &mut HashMap<&'a str, PortId<'a>>) -> bool {
+        let Some(id) = keys.value.id() else { return true };
+        let text = id.value.0.as_str();
+        let Some(other) = ids.get(text) else {
+            ids.insert(text, PortId { port: &keys.origin, id: &id.origin });
+            return true;
+        };
+        let what = format!("id {text}");
+        let (at, problem) = match (keys.origin.is_verb(), other.port.is_verb()) {
+            (true, _) => (other.id, of_a_verb(&what, &keys.origin, text)),
+            (false, true) => (&id.origin, of_a_verb(&what, other.port, text)),
+            (false, false) => (&id.origin, format!("{what} is that of another port, '{}': use another id", other.port)),
+        };
+        self.problems.add_clash(at, problem, text);
+        false
+    }
+
+    /// Reports two ports with the same interface, path or address.
+    fn same_place(&mut self, port: &Port, other: &Port) {
+        let place = port.where_it_is();
+        let (of_verb, of_other) = if port.origin.is_verb() { (port, other) } else { (other, port) };
+        let (problem, at) = match (of_verb.origin.is_verb(), &of_verb.identity.id) {
+            (true, Some(id)) => (of_a_verb(&place, &of_verb.origin, id), &of_other.origin),
+            _ => (format!("{place} is named twice: leave one of both out"), &port.origin),
+        };
+        let netns = other.link().and_then(|(_, netns)| netns).map_or_else(String::new, |netns| format!("@{netns}"));
+        self.problems.add_clash(at, problem, other.where_it_is() + &netns);
     }
 
     fn uplink(&mut self, bridges: &[Bridge], ports: &[Port]) -> Option<Uplink> {
@@ -410,22 +419,17 @@ impl<'a> Check<'a> {
 
     /// Checks the addresses of guests against their networks and each other, and gives their ports a way out.
     fn settle(&mut self, guests: &[(usize, Guest)], gateways: &[Gateway], ports: &mut [Port]) {
-        let mut by_id: HashMap<&str, &mut Port> = HashMap::new();
-        if !guests.is_empty() {
-            by_id.extend(ports.iter_mut().filter_map(|port| match &mut *port {
-                Port { identity, .. } if identity.id.is_none() => None,
-                port => {
-                    Some((guests.iter().find(|(_, guest)| port.identity.id.as_ref() == Some(&guest.id))?.1.id.as_str(), port))
-                }
-            }));
-        }
         let mut taken = Neighbourhood::default();
+        let mut next_hops: HashMap<&str, Ipv4Addr> = HashMap::new();
         for (bridge, guest) in guests {
             if let Some((problem, in_the_way)) = guest.conflict(*bridge, gateways).or_else(|| taken.add(*bridge, guest)) {
                 self.problems.add_clash(&guest.origin, problem, in_the_way);
             }
-            if let Some(Port { kind: PortKind::Tap(tap), .. }) = by_id.get_mut(guest.id.as_str()) {
-                tap.setup.gateway = guest.gateway(*bridge, gateways);
+            next_hops.extend(guest.gateway(*bridge, gateways).map(|gateway| (guest.id.as_str(), gateway)));
+        }
+        for Port { kind, identity, .. } in ports {
+            if let (PortKind::Tap(tap), Some(id)) = (kind, &identity.id) {
+                tap.setup.gateway = next_hops.get(id.as_str()).copied();
             }
         }
     }
@@ -437,10 +441,7 @@ impl<'a> Check<'a> {
         }
         for (_, guest) in guests.iter().filter(|(_, guest)| !guest.publish.is_empty()) {
             let cure = guest.origin.say("interface = \"eth0\" in [uplink]", "--uplink eth0");
-            self.problems.add(
-                &guest.origin,
-                format!("ports are published at an uplink in nat mode, and there is none: name it, such as {cure}"),
-            );
+            self.problems.add(&guest.origin, format!("published ports need an uplink in nat mode: add {cure}"));
         }
     }
 
@@ -512,6 +513,12 @@ impl<'a> Check<'a> {
             if has_slots { "; a guest's place is one, of which a stream has 16 unless guests says otherwise" } else { "" };
         self.problems.add(self.whole, format!("{count} ports, but there are at most {MAX_PORTS}{hosts}{guests}"));
     }
+}
+
+/// Where the id of a port was written, and the port itself.
+struct PortId<'a> {
+    port: &'a Origin,
+    id: &'a Origin,
 }
 
 /// A rule, and where its parts were written.
