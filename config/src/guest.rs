@@ -16,15 +16,16 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use packet::{MacAddr, Prefix, VlanId};
 
+use crate::address::{HostNetwork, not_a_host};
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::desired::{Desired, EditError, named, no_such};
 use crate::document::Document;
 use crate::gro::Gro;
-use crate::identity::{Id, Identity, LabelName, LabelValue};
+use crate::identity::{Id, Identity, LabelName, LabelValue, names_and_values};
 use crate::keys::{Keys, keys, list_of};
 use crate::limit::LimitKeys;
 use crate::name::{InterfaceName, Netns};
@@ -33,7 +34,7 @@ use crate::problem::{At, Origin, Problem, Problems};
 use crate::publish::{Publish, PublishKeys, split_rule};
 use crate::raw::{Entry, Raw, RawValue};
 use crate::router::Gateway;
-use crate::station::Station;
+use crate::station::{Mac, Station};
 #[cfg(test)]
 use crate::value::string_schema;
 use crate::value::{List, Pairs, Text};
@@ -67,15 +68,12 @@ pub struct Guest {
     pub labels: Vec<(String, String)>,
 }
 
-/// The MAC address of a station.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct StationMac(MacAddr);
-
 /// An address of a guest with the length of its prefix, of either family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct GuestAddress(IpAddr, u8);
 
-/// A name of a guest: labels of letters, digits and hyphens, with dots between (RFC 1123 section 2.1).
+/// A name of a guest: labels of letters, digits and hyphens, with dots between (RFC 1123 section 2.1), and underscores, which names of
+/// containers have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct HostName(String);
 
@@ -99,7 +97,7 @@ keys! {
         /// Where the interface is made: a name under /run/netns, a path, or pid:N. Default: where vswitchd runs.
         "netns" => netns: Netns,
         /// The interface's MAC address. Default: one that the kernel chooses.
-        "mac" => mac: StationMac,
+        "mac" => mac: Mac,
         /// The interface's addresses, with the lengths of their prefixes. With an address in a gateway's network, the interface gets a
         /// default route by the gateway.
         "address" => addresses: List<GuestAddress>,
@@ -197,22 +195,33 @@ impl Guest {
     /// Why it cannot be in a network with these gateways, and the gateway that is in the way.
     pub(crate) fn conflict(&self, bridge: usize, gateways: &[Gateway]) -> Option<(String, String)> {
         let on_it: Vec<&Gateway> = gateways.iter().filter(|gateway| gateway.bridge == bridge).collect();
-        let first = on_it.first()?;
         self.ipv4().find_map(|address| {
-            if let Some(gateway) = on_it.iter().find(|gateway| gateway.address.address == address) {
-                return Some((format!("{address} is the gateway's: give the guest another address"), gateway.to_string()));
-            }
-            if on_it.iter().any(|gateway| gateway.address.network().contains(address)) {
-                return None;
-            }
-            let networks: Vec<String> = on_it.iter().map(|gateway| gateway.address.network().to_string()).collect();
-            let problem = format!(
-                "{address} is not in {}, which is the network {}: give the guest an address there",
-                networks.join(" or "),
-                self.network
-            );
-            Some((problem, first.to_string()))
+            let Some(home) = on_it.iter().find(|gateway| gateway.address.network().contains(address)) else {
+                return self.in_no_network(address, &on_it);
+            };
+            let network = home.address.network();
+            let what = not_a_host(network, address).map(|what| format!("{what} of {network}"));
+            let problem = if home.address.address == address {
+                format!("{address} is the gateway's: give the guest another address")
+            } else if home.vlan != VlanId::NONE {
+                format!("{address} is in {network} of VLAN {}, and a guest sends untagged frames: use another network", home.vlan)
+            } else {
+                format!("{address} is {}: give the guest another address", what?)
+            };
+            Some((problem, home.to_string()))
         })
+    }
+
+    /// The problem with an address that is in no network of these gateways. Where frames are not routed, there is none.
+    fn in_no_network(&self, address: Ipv4Addr, on_it: &[&Gateway]) -> Option<(String, String)> {
+        let untagged = || on_it.iter().filter(|gateway| gateway.vlan == VlanId::NONE);
+        let networks: Vec<String> = untagged().map(|gateway| gateway.address.network().to_string()).collect();
+        let problem = format!(
+            "{address} is not in {}, which is the network {}: give the guest an address there",
+            networks.join(" or "),
+            self.network
+        );
+        Some((problem, untagged().next()?.to_string()))
     }
 }
 
@@ -248,9 +257,6 @@ impl GuestKeys {
             return None;
         };
         let interface = self.interface.as_ref().map_or_else(|| usual_interface(&id.value.0), |name| name.value.0.clone());
-        let list = |labels: &At<Pairs<LabelName, LabelValue>>| {
-            labels.value.0.iter().map(|(name, value)| (name.value.0.clone(), value.value.0.clone())).collect()
-        };
         let guest = Guest {
             origin: table.clone(),
             id: id.value.0.clone(),
@@ -261,7 +267,7 @@ impl GuestKeys {
             addresses: values(&self.addresses).map(|GuestAddress(address, prefix_len)| (*address, *prefix_len)).collect(),
             names: values(&self.names).map(|name| name.0.clone()).collect(),
             publish: Vec::new(),
-            labels: self.labels.as_ref().map_or_else(Vec::new, list),
+            labels: names_and_values(self.labels.as_ref()),
         };
         let publish = self.publish.iter().flat_map(|rules| &rules.value.0);
         let publish: Vec<Option<Publish>> =
@@ -311,28 +317,20 @@ impl Text for GuestRule {
     }
 }
 
-impl Text for StationMac {
-    fn parse(text: &str, key: &str, _: &Origin) -> Result<StationMac, String> {
-        match text.parse::<MacAddr>() {
-            Ok(mac) if mac.is_station() => Ok(StationMac(mac)),
-            Ok(mac) => Err(format!("{mac} is not the address of a station: use one such as 02:42:0a:47:00:02")),
-            Err(_) => Err(format!("{key} is a MAC address such as 02:42:0a:47:00:02, not '{}'", text.escape_debug())),
-        }
-    }
-}
-
 impl Text for GuestAddress {
-    fn parse(text: &str, key: &str, _: &Origin) -> Result<GuestAddress, String> {
-        let shape =
-            || format!("{key} is an address with the length of its prefix, such as 10.71.0.2/24, not '{}'", text.escape_debug());
-        let (address, prefix_len) = text.split_once('/').ok_or_else(shape)?;
-        let address: IpAddr = address.parse().map_err(|_| shape())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix_len = prefix_len.parse().ok().filter(|len| (1..=longest).contains(len)).ok_or_else(shape)?;
+    fn parse(text: &str, key: &str, origin: &Origin) -> Result<GuestAddress, String> {
+        let Some((address, prefix_len)) = text.split_once('/').filter(|(address, _)| address.contains(':')) else {
+            let HostNetwork(cidr) = HostNetwork::parse(text, key, origin)?;
+            return Ok(GuestAddress(cidr.address.into(), cidr.prefix_len));
+        };
+        let shown = text.escape_debug();
+        let not_one = || format!("'{shown}' is not an address with the length of its prefix, such as 10.71.0.2/24 or fd00::5/64");
+        let address: Ipv6Addr = address.parse().map_err(|_| not_one())?;
+        let prefix_len = prefix_len.parse().ok().filter(|len| (1..=128).contains(len)).ok_or_else(not_one)?;
         if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
             return Err(format!("{address} is not the address of a host: use one that a guest can have"));
         }
-        Ok(GuestAddress(address, prefix_len))
+        Ok(GuestAddress(address.into(), prefix_len))
     }
 }
 
@@ -353,7 +351,7 @@ impl Text for HostName {
 }
 
 #[cfg(test)]
-string_schema!(StationMac, GuestAddress, HostName, GuestRule);
+string_schema!(GuestAddress, HostName, GuestRule);
 
 impl GuestWords {
     /// The keys that are given.
@@ -437,7 +435,7 @@ impl Desired {
         self.of_document(document)
     }
 
-    /// This configuration without the guest of this id; unchanged if there is none, since whoever deletes a guest may ask twice.
+    /// This configuration without the guest of this id; unchanged if there is none, so that a client can repeat a deletion.
     pub fn without_guest(&self, id: &str) -> Result<Desired, EditError> {
         self.without_guests(|guest| has_id(guest, id))
     }

@@ -5,7 +5,7 @@
 //! the switch only shows them.
 
 use crate::keys::keys;
-use crate::problem::Origin;
+use crate::problem::{At, Origin};
 #[cfg(test)]
 use crate::value::string_schema;
 use crate::value::{PairKey, Pairs, Text};
@@ -58,12 +58,14 @@ impl Identity {
 
 impl IdentityKeys {
     pub(crate) fn identity(&self) -> Identity {
-        let labels = self.labels.iter().flat_map(|labels| &labels.value.0);
-        Identity {
-            id: self.id.as_ref().map(|id| id.value.0.clone()),
-            labels: labels.map(|(name, value)| (name.value.0.clone(), value.value.0.clone())).collect(),
-        }
+        Identity { id: self.id.as_ref().map(|id| id.value.0.clone()), labels: names_and_values(self.labels.as_ref()) }
     }
+}
+
+/// The names and values of labels.
+pub(crate) fn names_and_values(labels: Option<&At<Pairs<LabelName, LabelValue>>>) -> Vec<(String, String)> {
+    let labels = labels.iter().flat_map(|labels| &labels.value.0);
+    labels.map(|(name, value)| (name.value.0.clone(), value.value.0.clone())).collect()
 }
 
 /// The problem with a text that is not of 1 to `max` printable characters.

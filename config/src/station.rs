@@ -34,7 +34,7 @@ pub struct Station {
 
 /// The MAC address of one station.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Mac(MacAddr);
+pub(crate) struct Mac(pub(crate) MacAddr);
 
 /// An address of a station, or a network behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -121,8 +121,13 @@ fn what_is_refused() {
         ("x", words("blue", "", "10.71.0.2/24", &[]), "guest add x: 10.71.0.2 is the address of guest web: use another one"),
         ("x", words("blue", "", "10.71.0.1/24", &[]), "guest add x: 10.71.0.1 is the gateway's: give the guest another address"),
         ("x", words("blue", "", "10.9.0.2/24", &[]), "10.9.0.2 is not in 10.71.0.0/24, which is the network blue"),
-        ("x", words("blue", "", "10.71.0.3", &[]), "address is an address with the length of its prefix"),
-        ("x", words("blue", "", "224.0.0.1/4", &[]), "224.0.0.1 is not the address of a host"),
+        ("x", words("blue", "", "10.71.0.255/16", &[]), "10.71.0.255 is the broadcast address of 10.71.0.0/24: give the guest"),
+        ("x", words("blue", "", "10.71.0.255/24", &[]), "10.71.0.255 is the broadcast address of 10.71.0.0/24: use another"),
+        ("x", words("blue", "", "10.71.0.3", &[]), "10.71.0.3 has no prefix length: add one, such as 10.71.0.3/24"),
+        ("x", words("blue", "", "255.255.255.255/32", &[]), "255.255.255.255 is a reserved address"),
+        ("x", words("blue", "", "224.0.0.1/4", &[]), "224.0.0.1 is a multicast address"),
+        ("x", words("blue", "", "ff02::1/64", &[]), "ff02::1 is not the address of a host"),
+        ("x", words("blue", "", "fd00::5/129", &[]), "'fd00::5/129' is not an address with the length of its prefix"),
         ("x", words("blue", "", "10.71.0.3/24", &["8080:80"]), "in conflict with tcp 8080 -> 10.71.0.2:80"),
         ("x", words("blue", "", "", &["8080:80"]), "a published port needs the guest's IPv4 address"),
         ("x", words("blue", "", "10.71.0.3/24", &["1:2:3:4"]), "'1:2:3:4' is not [ADDR:]PORT"),
@@ -134,7 +139,7 @@ fn what_is_refused() {
         (
             "x",
             GuestWords { mac: Some("ff:ff:ff:ff:ff:ff".to_owned()), ..words("blue", "", "", &[]) },
-            "not the address of a station",
+            "mac is the MAC address of one station",
         ),
     ] {
         let said = now.with_guest(id, &words).unwrap_err().to_string();
@@ -151,6 +156,15 @@ fn what_is_refused() {
     let plain = Desired::of_text("v.toml", "[bridge.br0]\n", &[]).unwrap();
     let said = plain.with_guest("x", &words("br0", "", "10.0.0.2/24", &["80"])).unwrap_err().to_string();
     assert!(said.contains("published ports need an uplink in nat mode"), "{said}");
+}
+
+#[test]
+fn a_guest_sends_untagged_frames() {
+    let tagged = "[bridge.br0]\ngateways = { 10 = '10.0.10.1/24' }\n";
+    let plain = Desired::of_text("v.toml", tagged, &[]).unwrap();
+    let said = plain.with_guest("x", &words("br0", "", "10.0.10.2/24", &[])).unwrap_err().to_string();
+    assert!(said.contains("10.0.10.2 is in 10.0.10.0/24 of VLAN 10, and a guest sends untagged frames"), "{said}");
+    plain.with_guest("x", &words("br0", "", "10.9.0.2/24", &[])).unwrap();
 }
 
 #[test]
