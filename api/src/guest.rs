@@ -32,62 +32,58 @@ pub struct Guest {
     pub made_by_verb: bool,
 }
 
-/// A guest to add
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewGuest {
-    /// A name that no other guest or port has: 1 to 255 printable ASCII characters
-    pub id: String,
-    /// Name of its bridge [default: br0]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
-    /// Its interface, which the switch makes: `NAME[@NETNS]`, where NETNS is a name under /run/netns, a path, or `pid:N` [default: vsw
-    /// and 12 hexadecimal digits that follow from the id]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-    /// MAC address of its interface [default: one that the kernel chooses]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
-    /// Its addresses with the lengths of their prefixes, such as `10.71.0.2/24`
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub addresses: Option<Vec<String>>,
-    /// Its names
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub names: Option<Vec<String>>,
-    /// Its published ports: `[ADDR:]PORT[:PORT][/PROTOCOL]`, first outside, then of the guest
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub publish: Option<Vec<String>>,
-    /// Notes of its maker, by name
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub labels: Option<BTreeMap<String, String>>,
+/// The members of a guest that its maker chooses, in the body that adds it and in the body that changes it. Macro, since `serde(flatten)`
+/// does not go with `deny_unknown_fields`.
+macro_rules! bodies {
+    ($($(#[$doc:meta])* $member:ident: $type:ty,)*) => {
+        /// A guest to add
+        #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct NewGuest {
+            /// A name that no other guest or port has: 1 to 255 printable ASCII characters
+            pub id: String,
+            $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $member: Option<$type>,)*
+        }
+
+        /// Members of a guest to change; the others stay, and an empty list or object takes a member away
+        #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct GuestKeys {
+            $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $member: Option<$type>,)*
+        }
+
+        impl NewGuest {
+            /// A guest with this id.
+            #[must_use]
+            pub fn new(id: String, keys: GuestKeys) -> NewGuest {
+                NewGuest { id, $($member: keys.$member,)* }
+            }
+
+            /// The members besides the id.
+            #[must_use]
+            pub fn keys(self) -> GuestKeys {
+                GuestKeys { $($member: self.$member,)* }
+            }
+        }
+    };
 }
 
-/// What a guest is; a change has the members that are to be other than they are, and an empty list or object takes a member away
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GuestKeys {
+bodies! {
     /// Name of its bridge [default: br0]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
+    network: String,
     /// Its interface, which the switch makes: `NAME[@NETNS]`, where NETNS is a name under /run/netns, a path, or `pid:N` [default: vsw
     /// and 12 hexadecimal digits that follow from the id]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
+    interface: String,
     /// MAC address of its interface [default: one that the kernel chooses]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
+    mac: String,
     /// Its addresses with the lengths of their prefixes, such as `10.71.0.2/24`
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub addresses: Option<Vec<String>>,
+    addresses: Vec<String>,
     /// Its names
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub names: Option<Vec<String>>,
+    names: Vec<String>,
     /// Its published ports: `[ADDR:]PORT[:PORT][/PROTOCOL]`, first outside, then of the guest
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub publish: Option<Vec<String>>,
+    publish: Vec<String>,
     /// Notes of its maker, by name
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub labels: Option<BTreeMap<String, String>>,
+    labels: BTreeMap<String, String>,
 }
 
 /// Guests that are not left over

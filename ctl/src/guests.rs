@@ -16,11 +16,7 @@ use crate::table::plain;
 pub(crate) fn run(get: &Get<'_>, guest: &Guest) -> anyhow::Result<String> {
     match guest {
         Guest::List => get.shown("/v1/guests", print::guests),
-        Guest::Add { id, keys } => {
-            let api::GuestKeys { network, interface, mac, addresses, names, publish, labels } = keys_of(keys)?;
-            let guest = NewGuest { id: id.clone(), network, interface, mac, addresses, names, publish, labels };
-            change::add(get, "/v1/guests", &guest)
-        }
+        Guest::Add { id, keys } => change::add(get, "/v1/guests", &NewGuest::new(id.clone(), keys_of(keys)?)),
         Guest::Set { id, keys } => {
             let body = serde_json::to_string(&keys_of(keys)?)?;
             get.changed(Method::PATCH, &format!("/v1/guests/{}", segment(id)), Some(Body::Json(body)), lines)

@@ -23,9 +23,7 @@ pub(super) async fn list(State(asker): State<Asker>) -> Result<Json<Vec<Guest>>,
     (status = 409, description = "Conflict; nothing was changed", body = Problem),
 ))]
 pub(super) async fn add(State(asker): State<Asker>, Body(guest): Body<NewGuest>) -> Result<Json<Vec<Change>>, Response> {
-    let NewGuest { id, network, interface, mac, addresses, names, publish, labels } = guest;
-    let keys = GuestKeys { network, interface, mac, addresses, names, publish, labels };
-    change(&asker, Verb::AddGuest(id, words(keys)), false).await
+    change(&asker, Verb::AddGuest(guest.id.clone(), words(guest.keys())), false).await
 }
 
 /// Change a guest; what is not named stays
