@@ -275,7 +275,7 @@ mod tests {
         probe.arrives(&seen(1, b"other"), Direction::Received, || 0);
         probe.judge(Verdict::Dropped(1), b"other");
         probe.arrives(&seen(2, b"frame"), Direction::Received, || 0);
-        probe.judge(Verdict::Dropped(4), b"XXXXX");
+        probe.judge(Verdict::Dropped(4), b"moved");
         probe.arrives(&seen(2, b"waits"), Direction::Within, || 0);
         probe.judge(Verdict::Passed, b"waits");
         let all = read(&mut probe, &mut reader);

@@ -58,8 +58,13 @@ impl StatePath {
 
     /// The default beside this control socket.
     pub(crate) fn usual(control: &Control) -> StatePath {
-        if let Some(list) = std::env::var_os(DIRECTORY_VARIABLE) {
-            let list = list.to_string_lossy();
+        let list = std::env::var_os(DIRECTORY_VARIABLE);
+        StatePath::usual_in(list.as_ref().map(|list| list.to_string_lossy()).as_deref(), control)
+    }
+
+    /// The same, where a unit has these directories.
+    fn usual_in(list: Option<&str>, control: &Control) -> StatePath {
+        if let Some(list) = list {
             return list.split(':').find(|path| path.starts_with('/')).map_or(StatePath::None, |path| StatePath::At(path.into()));
         }
         let is_usual = match &control.path {
@@ -94,15 +99,19 @@ mod tests {
 
     #[test]
     fn the_default_belongs_to_the_default_socket() {
-        if std::env::var_os(DIRECTORY_VARIABLE).is_some() {
-            return;
-        }
-        let own_socket = ("--control", "/run/other.sock");
-        assert_eq!(state(&[("--tap", "a"), own_socket]), Ok(StatePath::None));
-        assert_eq!(state(&[("--tap", "a"), ("--control", "none")]), Ok(StatePath::None));
+        let usual = |path| StatePath::usual_in(None, &Control { path, ..Control::default() });
+        assert_eq!(usual(ControlPath::At("/run/other.sock".into())), StatePath::None);
+        assert_eq!(usual(ControlPath::None), StatePath::None);
         let is_root = rustix::process::geteuid().is_root();
-        let usual = if is_root { StatePath::Usual(USUAL_DIRECTORY.into()) } else { StatePath::None };
-        assert_eq!(state(&[("--tap", "a")]), Ok(usual));
+        let of_root = if is_root { StatePath::Usual(USUAL_DIRECTORY.into()) } else { StatePath::None };
+        assert_eq!(usual(ControlPath::Usual), of_root);
+    }
+
+    #[test]
+    fn a_unit_names_its_directory() {
+        let of_unit = |list| StatePath::usual_in(Some(list), &Control::default());
+        assert_eq!(of_unit("/var/lib/blue:/var/lib/red"), StatePath::At("/var/lib/blue".into()));
+        assert_eq!(of_unit(""), StatePath::None);
     }
 
     #[test]
