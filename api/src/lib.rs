@@ -18,7 +18,7 @@
 //!
 //! *Compatibility.* From the first release on, within one version of the paths (`/v1/`) members and kinds of events may be added; no
 //! member changes its name, type or meaning. Values of a closed set are enums, numbers are numbers, and addresses are text in their
-//! usual notation. The only free text is sentences for people and the syntax of flags.
+//! usual notation. Messages for people, and values in the syntax of command-line flags, are free text.
 
 pub mod change;
 pub mod event;

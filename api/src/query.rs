@@ -141,7 +141,7 @@ pub struct Apply {
     /// Change nothing, only answer with the difference
     #[serde(default)]
     pub dry_run: bool,
-    /// Remove the bridges, and the ports with an id, that verbs have added, too
+    /// Also remove what verbs own: bridges, guests, and ports with an id
     #[serde(default)]
     pub prune: bool,
     /// Name of the configuration in errors [default: the request]

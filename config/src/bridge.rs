@@ -68,7 +68,7 @@ keys! {
         /// only the latter, and published ports; none: nothing. Default: all.
         "routing" => routing: Reach,
         /// The host is a neighbour of the guests of its gateways: it reaches them at their addresses, and they reach its services at
-        /// the gateway's address. Without effect where routing is none. Default: false.
+        /// the gateway's address. Ignored if routing is none. Default: false.
         "host" => host: bool,
         /// Its ports reach only ports that are not isolated, unless their own keys say otherwise. Default: false.
         "isolated" => isolated: bool,

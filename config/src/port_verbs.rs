@@ -2,7 +2,8 @@
 //!
 //! *Owners.* A port with an id that a verb has added is its maker's, not the configuration file's: the origin of its table is the verb.
 //! A file that is applied, by a verb or by SIGHUP, [takes it over](Document::take_over_ports) unchanged, and is refused if it names
-//! the port's device or id itself, or leaves its bridge out. A port without an id is the configuration's, whoever added it.
+//! the port's device or id itself, or leaves its bridge out. A port without an id belongs to the configuration, even if a verb
+//! added it.
 
 use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE, unknown_bridge};
 use crate::desired::{Desired, EditError, is_named, no_such, ports_of};

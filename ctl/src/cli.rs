@@ -90,7 +90,7 @@ pub(crate) enum Command {
         /// Change nothing; only print the difference
         #[arg(long)]
         dry_run: bool,
-        /// Remove the bridges that bridge add, and the ports with an id that port add has made, too
+        /// Also remove what verbs own: bridges of bridge add, guests of guest add, and ports of port add with an id
         #[arg(long)]
         prune: bool,
     },
@@ -195,7 +195,7 @@ pub(crate) enum Bridge {
     Add {
         /// The bridge.
         #[arg(
-            help = "NAME[:KEY=VALUE...]; keys are gateway=CIDR, gateways=VLAN@CIDR[+VLAN@CIDR...], routing=all|outside|none, host=on|off, mac-table-size=, mac-aging-time="
+            help = "NAME[:KEY=VALUE...]; keys are gateway=CIDR, gateways=VLAN@CIDR[+VLAN@CIDR...], routing=all|outside|none, host=on|off, isolated=on|off, mac-table-size=, mac-aging-time="
         )]
         bridge: String,
     },
@@ -269,7 +269,7 @@ pub(crate) struct GuestKeys {
     /// Ports of the uplink's address, and the guest's behind them, the same by default: 8080:80
     #[arg(long, value_name = "[ADDR:]PORT[:PORT][/PROTOCOL]", num_args = 1..)]
     pub(crate) publish: Option<Vec<String>>,
-    /// Notes for whoever lists guests
+    /// Labels, shown in lists of guests
     #[arg(long = "label", value_name = "NAME=VALUE", num_args = 1..)]
     pub(crate) labels: Option<Vec<String>>,
 }

@@ -23,7 +23,7 @@ pub struct Tap {
     pub setup: Setup,
 }
 
-/// What the switch sets on the interface of a guest. Other interfaces are set up by whoever uses them.
+/// Addresses and the route that the switch sets on a guest's interface. On other interfaces it sets none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Setup {
     /// Its addresses with the lengths of their prefixes.
