@@ -1,10 +1,9 @@
 //! The switch's rules compared with the kernel's: segmentation, acceptance of virtio-net headers, coalescing.
 
 use std::fs;
-use std::os::fd::AsFd;
 
 use libtest_mimic::Trial;
-use netio::{Layer, Queue, Received, Tap, TapSpec, netns};
+use netio::{Queue, Received, Tap};
 use packet::batch::MAX_FRAME_LEN;
 use packet::coalesce::Run;
 use packet::head::Head;
@@ -18,6 +17,7 @@ use testkit::frames::Spec;
 
 use crate::frames::{DOT1Q, station};
 use crate::host::{Host, Ip};
+use crate::monitor::hold_tap;
 use crate::random::Random;
 use crate::raw::RawSocket;
 use crate::{trial, wait};
@@ -40,17 +40,7 @@ struct Scratch {
 impl Scratch {
     fn new(offload: bool) -> Scratch {
         let host = Host::quiet("scratch");
-        let spec = TapSpec {
-            name: host.name().to_owned(),
-            netns: None,
-            layer: Layer::Ethernet,
-            queues: 1,
-            mtu: None,
-            tx_queue_len: 1000,
-            offload,
-            mac: None,
-        };
-        let tap = netns::inside(host.netns().as_fd(), || Ok(Tap::open(&spec))).expect("inside").expect("a TAP");
+        let tap = hold_tap(&host, host.name(), offload);
         Scratch { host, tap }
     }
 
