@@ -28,6 +28,7 @@ mod file;
 mod flags;
 mod gro;
 mod guest;
+mod guest_verbs;
 mod identity;
 mod keys;
 mod limit;
@@ -62,7 +63,8 @@ pub use self::control::{CONTROL_VARIABLE, Control, ControlPath, UserGroup, usual
 pub use self::desired::{Desired, EditError};
 pub use self::flags::Flag;
 pub use self::gro::Gro;
-pub use self::guest::{Guest, GuestWords};
+pub use self::guest::Guest;
+pub use self::guest_verbs::GuestWords;
 pub use self::identity::Identity;
 pub use self::limit::Limits;
 pub use self::metrics::Metrics;

@@ -97,7 +97,7 @@ impl Desired {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::GuestWords;
+    use crate::guest_verbs::GuestWords;
 
     const FILE: &str = "[[bridge.br0.port]]\ntap = \"a\"\n[uplink]\ninterface = \"eth0\"\n";
 

@@ -1,6 +1,8 @@
 //! Guests of files and of verbs.
 
 use super::*;
+use crate::desired::{Desired, EditError};
+use crate::guest_verbs::GuestWords;
 use crate::plan::Change;
 
 const FILE: &str = "[bridge.br0]\n[bridge.blue]\ngateway = '10.71.0.1/24'\n[uplink]\ninterface = 'eth0'\n";
