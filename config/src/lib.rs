@@ -71,7 +71,7 @@ pub use self::metrics::Metrics;
 pub use self::model::Config;
 pub use self::name::Netns;
 pub use self::nat::{Dependence, MssClamp, Nat, Timeouts};
-pub use self::owned::Owned;
+pub use self::owned::{LeftOut, Owned, Restored};
 pub use self::plan::{Action, Change, NeedsRestart, Plan};
 pub use self::port::{Port, PortKind};
 pub use self::problem::{At, Origin, Problem, Problems, nearest, unknown};

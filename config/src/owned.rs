@@ -3,13 +3,22 @@
 //! The text is a configuration file of the verbs' bridges, with their ports and tunnels, of the verbs' ports on other bridges, and of
 //! the verbs' guests. The names of the verbs' bridges stand beside it, as a file cannot say who owns what. Whatever else verbs have added
 //! is the configuration's, and is not written.
+//!
+//! *The next start* takes them over one by one, [the bridges](Part) first, since its configuration may be another: what clashes is left
+//! out, and told.
+
+use std::fmt;
 
 use crate::bridge::BridgeKeys;
 use crate::desired::Desired;
 use crate::document::Document;
 use crate::file;
-use crate::keys::{Named, Tables};
+use crate::guest::GuestKeys;
+use crate::identity::Id;
+use crate::keys::{Named, Tables, list_of};
+use crate::port::{Port, PortKeys};
 use crate::problem::{At, Origin, Problems};
+use crate::tunnel::TunnelKeys;
 use crate::written;
 
 /// What verbs own, as text.
@@ -27,6 +36,44 @@ impl Owned {
     pub fn is_empty(&self) -> bool {
         self.toml.is_empty()
     }
+}
+
+/// A configuration with what verbs own.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The configuration.
+    pub desired: Desired,
+    /// What did not come back.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A part of what verbs own that is not in the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftOut {
+    /// What it is: `guest web`.
+    pub part: String,
+    /// Why.
+    pub reason: String,
+    /// It clashes with the configuration, which may be mended; otherwise it can never come back.
+    pub is_clash: bool,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.part, self.reason)
+    }
+}
+
+/// What comes back or not.
+#[derive(Clone, Debug)]
+enum Part {
+    /// A bridge without its ports.
+    Bridge(At<String>, Box<BridgeKeys>),
+    /// A port of the bridge of this name.
+    Port(At<String>, At<PortKeys>),
+    /// A tunnel of one of these bridges.
+    Tunnel(At<TunnelKeys>),
+    Guest(Box<At<GuestKeys>>),
 }
 
 impl Desired {
@@ -63,34 +110,136 @@ impl Desired {
         Owned { bridges, toml: written::toml_of(&document) }
     }
 
-    /// This configuration with what verbs own, read from the file of this name.
-    pub fn with_owned(&self, path: &str, owned: &Owned) -> Result<Desired, Problems> {
+    /// This configuration with what verbs own, read from the file of this name. Each part comes back that does not clash with this
+    /// configuration or with another part, and that `refuse`, which is asked about each port, has nothing against.
+    ///
+    /// # Errors
+    ///
+    /// The text as a whole cannot be read.
+    pub fn with_owned(&self, path: &str, owned: &Owned, refuse: &dyn Fn(&Port) -> Option<String>) -> Result<Restored, Problems> {
         let mut problems = Problems::default();
-        let mut running = file::read(path, &owned.toml, &mut problems);
-        for (name, keys) in running.bridges.iter_mut().flat_map(|bridges| &mut bridges.value.0) {
-            if owned.bridges.contains(&name.value) {
-                name.origin = Origin::Verb(format!("bridge add {}", name.value.escape_debug()).into());
-                continue;
-            }
-            for port in keys.ports.iter_mut().flat_map(|ports| &mut ports.value.0) {
-                let id = port.value.id().map_or_else(String::new, |id| format!(" {}", id.value.0.escape_debug()));
-                port.origin = Origin::Verb(format!("port add{id}").into());
-            }
+        let document = file::read(path, &owned.toml, &mut problems);
+        let mut left_out = Vec::new();
+        let mut parts = parts_of(problems.none_or(document)?, owned);
+        parts.retain(|part| {
+            let reason = part.ports().iter().find_map(refuse);
+            let is_refused = reason.is_some();
+            left_out.extend(reason.map(|reason| LeftOut { part: part.name(), reason, is_clash: false }));
+            !is_refused
+        });
+        let mut admitted = Vec::with_capacity(parts.len());
+        self.admit(&parts, &mut admitted, &mut left_out);
+        Ok(Restored { desired: self.with_parts(&admitted)?, left_out })
+    }
+
+    /// Admits those of the parts with which the configuration is a valid one. Usually these are all of them; otherwise each half is
+    /// tried.
+    fn admit(&self, parts: &[Part], admitted: &mut Vec<Part>, left_out: &mut Vec<LeftOut>) {
+        let before = admitted.len();
+        admitted.extend_from_slice(parts);
+        let Err(problems) = self.with_parts(admitted) else { return };
+        admitted.truncate(before);
+        if let [part] = parts {
+            left_out.push(LeftOut { part: part.name(), reason: problems.to_string(), is_clash: true });
+        } else if !parts.is_empty() {
+            let (first, second) = parts.split_at(parts.len() / 2);
+            self.admit(first, admitted, left_out);
+            self.admit(second, admitted, left_out);
         }
-        for guest in running.guests.iter_mut().flat_map(|guests| &mut guests.value.0) {
-            let id = guest.value.id.as_ref().map_or_else(String::new, |id| format!(" {}", id.value.0.escape_debug()));
-            guest.origin = Origin::Verb(format!("guest add{id}").into());
-        }
-        for tunnel in running.tunnels.iter_mut().flat_map(|tunnels| &mut tunnels.value.0) {
-            tunnel.origin = Origin::Verb("tunnel add".into());
-        }
-        let running = problems.none_or(running)?;
+    }
+
+    fn with_parts(&self, parts: &[Part]) -> Result<Desired, Problems> {
         let mut problems = Problems::default();
+        let mut running = Document::default();
+        let mut bridges: Vec<(At<String>, BridgeKeys)> = Vec::new();
+        for part in parts {
+            match part {
+                Part::Bridge(name, keys) => bridges.push((name.clone(), (**keys).clone())),
+                Part::Port(bridge, keys) => match bridges.iter_mut().find(|(name, _)| name.value == bridge.value) {
+                    Some((_, of_bridge)) => list_of(&mut of_bridge.ports).push(keys.clone()),
+                    None if bridge.origin.is_verb() => problems.add(&keys.origin, gone(bridge)),
+                    None => {
+                        let ports = Some(At::new(Tables(vec![keys.clone()]), &Origin::Default));
+                        bridges.push((bridge.clone(), BridgeKeys { ports, ..BridgeKeys::default() }));
+                    }
+                },
+                Part::Tunnel(keys) => {
+                    let bridge = keys.value.bridge().map(|name| &name.value);
+                    if !bridges.iter().any(|(name, _)| Some(&name.value) == bridge) {
+                        problems.add(&keys.origin, "its bridge does not come back");
+                    }
+                    list_of(&mut running.tunnels).push(keys.clone());
+                }
+                Part::Guest(keys) => list_of(&mut running.guests).push((**keys).clone()),
+            }
+        }
+        running.bridges = (!bridges.is_empty()).then(|| At::new(Named(bridges), &Origin::Default));
         let mut document = self.document.clone();
         document.take_over(&running, &mut problems);
         document.take_over_ports(&running, &self.whole, &mut problems);
         document.take_over_guests(&running, &self.whole, &mut problems);
         Desired::finish(document, self.whole.clone(), problems)
+    }
+}
+
+/// The parts of what verbs own, whose owners they are again; the bridges come first.
+fn parts_of(document: Document, owned: &Owned) -> Vec<Part> {
+    let id_of = |id: Option<&At<Id>>| id.map_or_else(String::new, |id| format!(" {}", id.value.0.escape_debug()));
+    let (mut bridges, mut ports) = (Vec::new(), Vec::new());
+    for (mut name, mut keys) in document.bridges.into_iter().flat_map(|bridges| bridges.value.0) {
+        let is_theirs = owned.bridges.contains(&name.value);
+        if is_theirs {
+            name.origin = Origin::Verb(format!("bridge add {}", name.value.escape_debug()).into());
+        }
+        for mut port in keys.ports.take().into_iter().flat_map(|ports| ports.value.0) {
+            port.origin = Origin::Verb(format!("port add{}", id_of(port.value.id())).into());
+            ports.push(Part::Port(name.clone(), port));
+        }
+        if is_theirs {
+            bridges.push(Part::Bridge(name, Box::new(keys)));
+        }
+    }
+    let tunnels = document.tunnels.into_iter().flat_map(|tunnels| tunnels.value.0).map(|mut tunnel| {
+        tunnel.origin = Origin::Verb("tunnel add".into());
+        Part::Tunnel(tunnel)
+    });
+    let guests = document.guests.into_iter().flat_map(|guests| guests.value.0).map(|mut guest| {
+        guest.origin = Origin::Verb(format!("guest add{}", id_of(guest.value.id.as_ref())).into());
+        Part::Guest(Box::new(guest))
+    });
+    bridges.into_iter().chain(ports).chain(tunnels).chain(guests).collect()
+}
+
+fn gone(bridge: &At<String>) -> String {
+    format!("its bridge {} does not come back", bridge.value)
+}
+
+impl Part {
+    /// What it is: `guest web`.
+    fn name(&self) -> String {
+        let first = |id: Option<&At<Id>>| {
+            let name = || self.ports().first().map_or_else(String::new, Port::full_name);
+            id.map_or_else(name, |id| id.value.0.escape_debug().to_string())
+        };
+        match self {
+            Part::Bridge(name, _) => format!("bridge {}", name.value.escape_debug()),
+            Part::Port(_, keys) => format!("port {}", first(keys.value.id())),
+            Part::Tunnel(keys) => {
+                let bridge = keys.value.bridge().map_or("", |bridge| bridge.value.as_str());
+                format!("a tunnel of bridge {}", bridge.escape_debug())
+            }
+            Part::Guest(keys) => format!("guest {}", first(keys.value.id.as_ref())),
+        }
+    }
+
+    /// Its ports, as far as they are known without the rest.
+    fn ports(&self) -> Vec<Port> {
+        let mut problems = Problems::default();
+        match self {
+            Part::Bridge(..) | Part::Tunnel(_) => Vec::new(),
+            Part::Port(_, keys) => keys.value.ports(&keys.origin, &mut problems),
+            Part::Guest(keys) => keys.value.guest(&keys.origin, &mut problems).iter().map(|guest| guest.port(0)).collect(),
+        }
     }
 }
 
@@ -121,8 +270,12 @@ mod tests {
         let now = now.with_guest("g", &guest).unwrap();
         let owned = now.owned();
         assert_eq!(owned.bridges, ["blue"]);
-        let next = start().with_owned("state.json", &owned).unwrap();
+        let next = restored(&start(), &owned);
+        assert_eq!(next.left_out, []);
+        let next = next.desired;
         assert_eq!(next.owned(), owned, "as it was");
+        let is_a_verbs = |port: &&Port| matches!(port.origin, Origin::Verb(_));
+        assert_eq!(next.config.ports.iter().filter(is_a_verbs).count(), next.config.ports.len() - 1, "all but that of the file");
         assert_eq!(next.config.guests, now.config.guests);
         let next = next.without_guest("g").unwrap();
         let owned = next.owned();
@@ -137,16 +290,68 @@ mod tests {
         assert!(rest.without_tunnel(&name).unwrap().without_bridge("blue").unwrap().owned().is_empty());
     }
 
+    fn restored(desired: &Desired, owned: &Owned) -> Restored {
+        desired.with_owned("state.json", owned, &|_| None).unwrap()
+    }
+
+    fn names(left_out: &[LeftOut]) -> Vec<&str> {
+        left_out.iter().map(|left| left.part.as_str()).collect()
+    }
+
+    /// Two bridges with a port each, two ports on the file's bridge, and two guests there.
+    fn much() -> Owned {
+        let now = start().with_bridge("blue").unwrap().with_bridge("red").unwrap();
+        let now = now.with_port("b1:bridge=blue").unwrap().with_port("r1:bridge=red:id=r").unwrap();
+        let now = now.with_tunnel("vni=7,remote=192.0.2.9,bridge=blue").unwrap();
+        let now = now.with_port("web0:id=web").unwrap().with_port("db0@pid:7:id=db").unwrap();
+        let guest = |interface: &str| GuestWords { interface: Some(interface.to_owned()), ..GuestWords::default() };
+        now.with_guest("g", &guest("g0@pid:8")).unwrap().with_guest("h", &guest("h0")).unwrap().owned()
+    }
+
     #[test]
-    fn a_file_that_claims_the_same_is_refused() {
-        let owned = start().with_bridge("blue").unwrap().with_port("web0:id=web").unwrap().owned();
-        let other = Desired::of_text("v.toml", &format!("{FILE}[bridge.blue]\n"), &[]).unwrap();
-        let said = other.with_owned("state.json", &owned).unwrap_err().to_string();
-        assert!(said.contains("made by 'bridge add blue'"), "{said}");
-        let other = Desired::of_text("v.toml", "[[bridge.br0.port]]\ntap = \"web0\"\n", &[]).unwrap();
-        assert!(other.with_owned("state.json", &owned).is_err());
+    fn only_what_clashes_is_left_out() {
+        let owned = much();
+        assert_eq!(restored(&start(), &owned).left_out, []);
+        for (file, expected, say) in [
+            ("[bridge.blue]\n", &["bridge blue", "port b1", "a tunnel of bridge blue"][..], "made by 'bridge add blue'"),
+            ("[[bridge.br0.port]]\ntap = \"web0\"\n", &["port web"], "web0"),
+            ("[[bridge.br0.port]]\ntap = \"x\"\nid = \"web\"\n[[guest]]\nid = \"h\"\n", &["port web", "guest h"], "web"),
+        ] {
+            let desired = Desired::of_text("v.toml", &format!("{file}{FILE}"), &[]).unwrap();
+            let Restored { desired, left_out } = restored(&desired, &owned);
+            assert_eq!(names(&left_out), expected, "{left_out:?}");
+            assert!(left_out[0].reason.contains(say) && left_out.iter().all(|left| left.is_clash), "{left_out:?}");
+            // The rest is there, and is all that is written from now on.
+            let rest = desired.owned();
+            assert!(rest != owned && !rest.is_empty());
+            let again = Desired::of_text("v.toml", &format!("{file}{FILE}"), &[]).unwrap();
+            assert_eq!(restored(&again, &rest).left_out, []);
+        }
+        // Without the bridge that all the rest is on.
+        let desired = Desired::of_text("v.toml", "[[bridge.other.port]]\ntap = \"a\"\n", &[]).unwrap();
+        let left = restored(&desired, &owned);
+        assert_eq!(names(&left.left_out), ["port web", "port db", "guest g", "guest h"]);
+        assert_eq!(left.desired.owned().bridges, ["blue", "red"]);
+    }
+
+    #[test]
+    fn what_is_refused_is_left_out() {
+        let refuse = |port: &Port| {
+            let netns = port.link()?.1?.as_str();
+            netns.starts_with("pid:").then(|| format!("{netns} is another process now"))
+        };
+        let Restored { desired, left_out } = start().with_owned("state.json", &much(), &refuse).unwrap();
+        assert_eq!(names(&left_out), ["port db", "guest g"]);
+        assert_eq!(left_out[1].to_string(), "guest g: pid:8 is another process now");
+        assert!(left_out.iter().all(|left| !left.is_clash));
+        assert!(desired.config.ports.iter().all(|port| refuse(port).is_none()));
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_read() {
         for toml in ["[bridge.blue", "[bridge.blue]\nnonsense = 1\n", "[nonsense]\n", "\0"] {
-            assert!(start().with_owned("state.json", &Owned { bridges: vec!["blue".into()], toml: toml.into() }).is_err());
+            let owned = Owned { bridges: vec!["blue".into()], toml: toml.into() };
+            assert!(start().with_owned("state.json", &owned, &|_| None).is_err());
         }
     }
 }

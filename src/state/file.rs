@@ -8,8 +8,9 @@
 //! cannot be written is refused, and takes its place by a rename once it is made. So the file is always whole: as before the change,
 //! or as after it.
 //!
-//! A file that cannot be read, because it is damaged or of a newer version, or clashes with the configuration, is moved aside,
-//! as `state.json.refused`, and told in the log and by `show`. The switch starts without it.
+//! A file that cannot be read, because it is damaged or of a newer version, is moved aside, as `state.json.refused`, and told in the
+//! log and by `show`. The switch starts without it. If a part clashes with the configuration, a copy is kept under that name, with the
+//! reasons, and the switch starts with the rest.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use config::{Desired, Owned};
+use config::{Desired, LeftOut, Owned, Restored};
 use serde_json::{Value, json};
 
 /// Version of the file that this process writes and reads.
@@ -30,6 +31,9 @@ const LONGEST: u64 = 64 << 20;
 
 /// Number of files that are kept aside, at most.
 const MOST_ASIDE: usize = 20;
+
+/// Number of parts that are told one by one.
+const MOST_TOLD: usize = 8;
 
 /// The file in a state directory.
 #[derive(Debug)]
@@ -65,8 +69,8 @@ enum Unusable {
         "it is of version {0}, and this vswitchd reads version {VERSION}: start the newer vswitchd again, or add by hand what is missing"
     )]
     Newer(u64),
-    #[error("it cannot be used with this configuration: {0}")]
-    Clashes(String),
+    #[error("it cannot be understood: {0}")]
+    Unknown(String),
 }
 
 impl StateFile {
@@ -74,18 +78,19 @@ impl StateFile {
     pub(crate) fn open(directory: &Path, desired: Desired) -> (StateFile, Desired) {
         let path = directory.join(NAME);
         let mut file = StateFile { path, written: None, problem: None };
-        match file.read().and_then(|owned| with(&desired, owned)) {
+        let restored = file.read().and_then(|owned| match desired.with_owned(NAME, &owned, &|_| None) {
+            Ok(restored) => Ok((owned, restored)),
+            Err(problems) => Err(Unusable::Unknown(problems.to_string())),
+        });
+        match restored {
             Ok((owned, restored)) => {
-                if !owned.is_empty() {
-                    let ports = restored.config.ports.len().saturating_sub(desired.config.ports.len());
-                    tracing::info!(
-                        bridges = owned.bridges.len(),
-                        ports,
-                        "bridges and ports of verbs before the start are there again"
-                    );
+                let ports = restored.desired.config.ports.len().saturating_sub(desired.config.ports.len());
+                let desired = file.take_in(owned, restored);
+                let bridges = desired.owned().bridges.len();
+                if bridges + ports > 0 {
+                    tracing::info!(bridges, ports, "bridges and ports of verbs before the start are there again");
                 }
-                file.written = Some(owned);
-                (file, restored)
+                (file, desired)
             }
             Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
                 file.written = Some(Owned::default());
@@ -96,6 +101,41 @@ impl StateFile {
                 (file, desired)
             }
         }
+    }
+
+    /// What the file says is in force, except for what is left out.
+    fn take_in(&mut self, owned: Owned, restored: Restored) -> Desired {
+        let Restored { desired, left_out } = restored;
+        self.written = Some(owned);
+        if left_out.is_empty() {
+            return desired;
+        }
+        let mut parts: Vec<String> = left_out.iter().take(MOST_TOLD).map(LeftOut::to_string).collect();
+        if left_out.len() > MOST_TOLD {
+            parts.push(format!("and {} more", left_out.len() - MOST_TOLD));
+        }
+        let mut problem = format!("{}: a part of what verbs made is missing: {}", self.path.display(), parts.join("; "));
+        if left_out.iter().any(|left| left.is_clash) {
+            match self.copy_aside(&left_out) {
+                Ok(to) => problem += &format!("; the whole file is kept as {}", to.display()),
+                Err(error) => {
+                    // Then it stays, until the next change.
+                    self.tell(format!("{problem}; a copy of it cannot be kept: {error}"));
+                    return desired;
+                }
+            }
+        }
+        self.tell(problem);
+        match self.prepare(&desired) {
+            Ok(prepared) => prepared.into_iter().for_each(|prepared| self.commit(prepared)),
+            Err(error) => tracing::error!("{error:#}; the next start leaves the same out"),
+        }
+        desired
+    }
+
+    fn tell(&mut self, problem: String) {
+        tracing::error!("{problem}");
+        self.problem = Some(problem);
     }
 
     fn read(&self) -> Result<Owned, Unusable> {
@@ -118,21 +158,34 @@ impl StateFile {
         Ok(owned)
     }
 
-    /// Moves the file aside, and tells.
-    fn refuse(&mut self, error: &Unusable) {
+    /// A name that is free, to keep the file under.
+    fn aside(&self) -> Option<PathBuf> {
         let aside = (0..MOST_ASIDE).map(|number| {
             let end = if number == 0 { String::new() } else { format!("-{number}") };
             self.path.with_extension(format!("json.refused{end}"))
         });
-        let free = aside.into_iter().find(|path| !path.exists());
-        let kept = match free.map(|to| fs::rename(&self.path, &to).map(|()| to)) {
+        aside.into_iter().find(|path| !path.exists())
+    }
+
+    /// Moves the file aside, and tells.
+    fn refuse(&mut self, error: &Unusable) {
+        let kept = match self.aside().map(|to| fs::rename(&self.path, &to).map(|()| to)) {
             Some(Ok(to)) => format!("it is kept as {}", to.display()),
             Some(Err(error)) => format!("it cannot be moved aside: {error}"),
             None => format!("{MOST_ASIDE} such files are there, so it is replaced with the next change"),
         };
-        let problem = format!("{}: {error}; {kept}; bridges and ports that verbs made are missing", self.path.display());
-        tracing::error!("{problem}");
-        self.problem = Some(problem);
+        self.tell(format!("{}: {error}; {kept}; bridges and ports that verbs made are missing", self.path.display()));
+    }
+
+    /// Keeps a copy of the file, with the reasons why not all of it is in force.
+    fn copy_aside(&self, left_out: &[LeftOut]) -> io::Result<PathBuf> {
+        let to = self.aside().ok_or_else(|| io::Error::other(format!("{MOST_ASIDE} such files are there")))?;
+        let mut value: Value = serde_json::from_slice(&fs::read(&self.path)?)?;
+        value["refused"] = left_out.iter().map(LeftOut::to_string).collect();
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to)?;
+        file.write_all(format!("{value:#}\n").as_bytes())?;
+        file.sync_data()?;
+        Ok(to)
     }
 
     /// Why what was there at the start could not be used.
@@ -164,14 +217,6 @@ impl StateFile {
             }
         }
     }
-}
-
-fn with(desired: &Desired, owned: Owned) -> Result<(Owned, Desired), Unusable> {
-    if owned.is_empty() {
-        return Ok((owned, desired.clone()));
-    }
-    let restored = desired.with_owned(NAME, &owned);
-    restored.map(|restored| (owned, restored)).map_err(|problems| Unusable::Clashes(problems.to_string()))
 }
 
 fn text_of(owned: &Owned) -> String {
@@ -260,10 +305,7 @@ mod tests {
             ("{\"version\": 7, \"more\": []}", "it is of version 7, and this vswitchd reads version 1"),
             ("{\"version\": 1, \"bridges\": [], \"toml\": \"\"}", "a part is missing"),
             ("{\"version\": 1, \"bridges\": [], \"toml\": \"\", \"checksum\": \"0\"}", "its checksum is another"),
-            (
-                &text_of(&Owned { bridges: vec!["blue".into()], toml: "[bridge.blue]\nx = 1\n".into() }),
-                "it cannot be used with this configuration",
-            ),
+            (&text_of(&Owned { bridges: vec!["blue".into()], toml: "[bridge.blue]\nx = 1\n".into() }), "it cannot be understood"),
         ]
         .into_iter()
         .enumerate()
@@ -275,6 +317,27 @@ mod tests {
             assert!(desired.owned().is_empty() && !path.exists(), "{text}");
             assert_eq!(fs::read_dir(&directory.0).unwrap().count(), number + 1, "{text}");
         }
+    }
+
+    /// Only what clashes, and once: the file says from then on what is there.
+    #[test]
+    fn what_clashes_is_kept_aside() {
+        let directory = Directory::new("clash");
+        write(&directory, &changed());
+        let taken = || Desired::of_flags(&[Flag::new("--tap", "a,web0")]).unwrap();
+        let (file, desired) = StateFile::open(&directory.0, taken());
+        let problem = file.problem().unwrap();
+        let aside = directory.0.join("state.json.refused");
+        assert!(problem.contains("port web: ") && problem.contains(&format!("is kept as {}", aside.display())), "{problem}");
+        assert_eq!(desired.owned().bridges, ["blue"]);
+        let kept: Value = serde_json::from_slice(&fs::read(&aside).unwrap()).unwrap();
+        assert!(kept["refused"][0].as_str().unwrap().starts_with("port web: "), "{kept}");
+        let (file, again) = StateFile::open(&directory.0, taken());
+        assert_eq!((again.owned(), file.problem()), (desired.owned(), None));
+        // The way back.
+        fs::rename(&aside, directory.0.join(NAME)).unwrap();
+        let (file, restored) = StateFile::open(&directory.0, start());
+        assert_eq!((restored.owned(), file.problem()), (changed().owned(), None));
     }
 
     #[test]
