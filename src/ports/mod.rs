@@ -73,7 +73,7 @@ const TURN: Duration = Duration::from_millis(10);
 
 impl Ports {
     /// Opens the devices of these ports, which have their numbers and as many queues as `queues` says, and the sockets that
-    /// their guests connect to. Devices of an earlier process are gone on with.
+    /// their guests connect to. Devices of an earlier process are taken over.
     pub(crate) fn open(
         ports: impl Iterator<Item = (PortId, Port)>,
         queues: impl Fn(PortId) -> usize,

@@ -329,7 +329,7 @@ fn connections(mode: Mode, rounds: usize) {
                 assert!(run(&socket, &["upgrade"]).status.success());
             }
         }
-        let are_there = "connections of the process before go on connections=4";
+        let are_there = "connections of the process before are taken over connections=4";
         let times = 1 + usize::from(round % 3 == 2);
         wait::until("the connections to be taken over", || (site.switch().times_logged(are_there) == times).then_some(()));
         streams.iter().for_each(Stream::goes_on);

@@ -2,8 +2,8 @@
 //!
 //! *Kept* devices persist (`TUNSETPERSIST`): they stay when no process holds a descriptor, with their index, MAC address, addresses
 //! and routes, but without a carrier. While another process holds a descriptor of the first queue, the carrier stays too, and up to
-//! `tx_queue_len` frames wait there to be read. The next process gets that descriptor and goes on with it ([`Tap::adopt`]), without
-//! entering the device's namespace; or it attaches to the device by its name ([`Tap::open`]), which needs nobody in between.
+//! `tx_queue_len` frames wait there to be read. The next process gets that descriptor and takes the device over ([`Tap::adopt`]),
+//! without entering the device's namespace; or it attaches to the device by its name ([`Tap::open`]), which needs nobody in between.
 //!
 //! A device is known as one of ours by its link group, which the processes of one switch have in common ([`use_group`]).
 

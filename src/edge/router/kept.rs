@@ -109,7 +109,7 @@ impl KeptTable {
                         table.left = Some(left);
                     }
                 }
-                Err(error) => tracing::warn!(%error, "cannot go on with the connections of the process before; they end"),
+                Err(error) => tracing::warn!(%error, "cannot take over the connections of the process before; they end"),
             }
         }
         table
@@ -151,14 +151,14 @@ impl KeptTable {
         let unchanged = Unchanged::between(&places, &self.places);
         let nat::Restored { connections, refused, moved, expired, torn } =
             nat.restore(&table, |address| unchanged.contains(address), now);
-        tracing::info!(connections, expired, "connections of the process before go on");
+        tracing::info!(connections, expired, "connections of the process before are taken over");
         if refused + moved + torn > 0 {
             tracing::warn!(
                 refused,
                 moved,
                 torn,
-                "not all connections of the process before go on: their outside address or port is another's now (refused), the network \
-                 or guest of their inside address is another (moved), or they were damaged (torn)"
+                "not all connections of the process before are taken over: their outside address or port is another's now (refused), the \
+                 network or guest of their inside address is another (moved), or they were damaged (torn)"
             );
         }
     }

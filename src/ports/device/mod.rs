@@ -47,7 +47,7 @@ pub(super) fn open(port: &Port, queues: usize, pending: &mut Option<Stream>) -> 
     }
 }
 
-/// Goes on with the device that an earlier process left for a port. `None` if it is not the one that the configuration names: then
+/// Takes over the device that an earlier process left for a port. `None` if it is not the one that the configuration names: then
 /// it is closed.
 pub(super) fn adopt(port: &Port, left: LeftDevice, queues: usize) -> Option<Device> {
     let adopted = match &port.kind {
@@ -56,7 +56,7 @@ pub(super) fn adopt(port: &Port, left: LeftDevice, queues: usize) -> Option<Devi
         PortKind::Packet(_) | PortKind::Stream(_) | PortKind::Dgram(_) => Ok(None),
     };
     adopted.unwrap_or_else(|error| {
-        tracing::warn!(port = port.name, %error, "cannot go on with the device of the process before");
+        tracing::warn!(port = port.name, %error, "cannot take over the device of the process before");
         None
     })
 }

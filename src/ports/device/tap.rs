@@ -31,7 +31,7 @@ pub(super) fn open(config: &port::Tap, port: &config::Port, queues: usize) -> Re
     }
 }
 
-/// Goes on with the device of an earlier process.
+/// Takes over the device of an earlier process.
 pub(super) fn adopt(config: &port::Tap, mtu: Option<u32>, queues: usize, left: LeftDevice) -> io::Result<Option<Device>> {
     let spec = TapSpec { offload: config.offload, ..spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues) };
     Ok(Tap::adopt(&spec, left.descriptor, left.made_in)?.map(|tap| Box::new(tap) as Device))
