@@ -6,7 +6,10 @@
 //!
 //! *Bounds.* At most [`MAX_CLIENTS`] at a time; further ones wait in the listeners' backlogs. Each has a buffer of [`BUFFER`] bytes a
 //! direction, which is empty before more is read. A guest that does not answer is given up after [`CONNECT_TIMEOUT`], and a connection
-//! that carries nothing after [`IDLE_TIMEOUT`].
+//! that carries nothing after [`IDLE_TIMEOUT`]; after [`HALF_CLOSED_TIMEOUT`] if the client or the guest has closed its side, also if
+//! that end is still behind bytes that the other does not take; after [`HALF_CLOSED_IF_FULL`] if no place is free. Both are asked from
+//! time to time whether they are still there ([`KEEPALIVE`]). A client that cannot be accepted, for want of descriptors, is waited for
+//! in the backlog, and tried again a [`SWEEP`] later.
 //!
 //! *Threads.* One, made with the first rule; it ends with the last one, and its connections with it.
 
@@ -19,8 +22,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use netio::{Poller, Waker, Writable};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::Rules;
 
@@ -34,6 +38,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// As long as the translation keeps an idle connection (RFC 5382 REQ-5).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(7440);
+
+/// As long as the translation keeps a connection that closes (RFC 5382 REQ-5). The kernel keeps a closed socket whose peer has not
+/// closed for 60 s.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// As [`HALF_CLOSED_TIMEOUT`], while all places are taken.
+const HALF_CLOSED_IF_FULL: Duration = Duration::from_secs(30);
+
+/// When the kernel asks a silent client or guest whether it is still there (RFC 9293 section 3.8.4), and how often it asks again
+/// before the connection fails.
+const KEEPALIVE: (Duration, u32) = (Duration::from_secs(60), 5);
 
 /// How often connections are looked at that carry nothing.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -65,7 +80,7 @@ impl Clients {
             poller.add(listener, token)?;
         }
         let (shared, waker) = (Arc::new(Shared::default()), poller.waker());
-        let serving = Serving { shared: Arc::clone(&shared), poller, listeners, clients: Vec::new(), is_full: false };
+        let serving = Serving::new(Arc::clone(&shared), poller, listeners);
         let thread = thread::Builder::new().name("local-clients".to_owned()).spawn(move || serving.run())?;
         Ok(Clients { shared, waker, thread: Some(thread) })
     }
@@ -94,8 +109,10 @@ struct Serving {
     listeners: [Option<TcpListener>; 2],
     /// By their tokens; `None` where a token is free.
     clients: Vec<Option<Client>>,
-    /// The listeners are not watched, since there is no room.
-    is_full: bool,
+    /// The listeners are watched: there is room, and the last client could be accepted.
+    is_accepting: bool,
+    /// When to accept again after a failure.
+    accepts_at: Option<Instant>,
 }
 
 /// A client and its guest.
@@ -126,30 +143,48 @@ struct Way {
 }
 
 impl Serving {
+    fn new(shared: Arc<Shared>, poller: Poller, listeners: [Option<TcpListener>; 2]) -> Serving {
+        Serving { shared, poller, listeners, clients: Vec::new(), is_accepting: true, accepts_at: None }
+    }
+
     fn run(mut self) {
         let mut ready = Vec::new();
         while !self.shared.ends.load(Ordering::Acquire) {
-            ready.clear();
-            let timeout = (!self.clients.is_empty()).then_some(SWEEP);
-            if let Err(error) = self.poller.wait(timeout, |token| ready.push(token)) {
+            if let Err(error) = self.turn(&mut ready) {
                 tracing::error!(%error, "the thread of local clients cannot wait for them, and ends");
                 return;
             }
-            let now = Instant::now();
-            for token in &ready {
-                match token.checked_sub(FIRST_LISTENER) {
-                    Some(listener) => self.accept(listener as usize, now),
-                    None => self.carry(*token as usize, now),
-                }
-            }
-            self.sweep(now);
+            self.sweep(Instant::now());
         }
+    }
+
+    /// Waits for sockets, and serves those that are ready.
+    fn turn(&mut self, ready: &mut Vec<u64>) -> io::Result<()> {
+        ready.clear();
+        let has_timers = !self.clients.is_empty() || self.accepts_at.is_some();
+        self.poller.wait(has_timers.then_some(SWEEP), |token| ready.push(token))?;
+        let now = Instant::now();
+        for token in ready {
+            match token.checked_sub(FIRST_LISTENER) {
+                Some(listener) => self.accept(listener as usize, now),
+                None => self.carry(*token as usize, now),
+            }
+        }
+        Ok(())
     }
 
     fn accept(&mut self, listener: usize, now: Instant) {
         let Some(Some(listener)) = self.listeners.get(listener) else { return };
         // One at a time, so that those who are there have their turn.
-        let Ok((stream, _)) = listener.accept() else { return };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if is_pause(&error) || error.kind() == ErrorKind::ConnectionAborted => return,
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept a local client of a published port; trying again");
+                self.accepts_at = Some(now + SWEEP);
+                return self.watch_listeners();
+            }
+        };
         let place = self.clients.iter().position(Option::is_none).unwrap_or(self.clients.len());
         match self.connect(stream, place as u64, now) {
             Ok(Some(client)) if place == self.clients.len() => self.clients.push(Some(client)),
@@ -175,6 +210,10 @@ impl Serving {
         let far = TcpStream::from(far);
         for stream in [&near, &far] {
             stream.set_nodelay(true)?;
+            sockopt::set_tcp_keepidle(stream, KEEPALIVE.0)?;
+            sockopt::set_tcp_keepintvl(stream, KEEPALIVE.0)?;
+            sockopt::set_tcp_keepcnt(stream, KEEPALIVE.1)?;
+            sockopt::set_socket_keepalive(stream, true)?;
         }
         let [near, far] = [End::new(near, &self.poller, token)?, End::new(far, &self.poller, token)?];
         Ok(Some(Client { near, far, ways: [Way::new(), Way::new()], is_connected: false, used: now }))
@@ -194,32 +233,33 @@ impl Serving {
 
     /// Closes connections that were idle for too long.
     fn sweep(&mut self, now: Instant) {
+        let is_full = self.is_full();
         for place in &mut self.clients {
-            let is_over = |client: &Client| {
-                let limit = if client.is_connected { IDLE_TIMEOUT } else { CONNECT_TIMEOUT };
-                now.duration_since(client.used) > limit
-            };
-            if place.as_ref().is_some_and(is_over) {
+            if place.as_ref().is_some_and(|client| client.is_over(now, is_full)) {
                 *place = None;
             }
         }
         while self.clients.last().is_some_and(Option::is_none) {
             self.clients.pop();
         }
+        self.accepts_at = self.accepts_at.filter(|at| *at > now);
         self.watch_listeners();
     }
 
-    /// Accepts clients only while there is room.
+    fn is_full(&self) -> bool {
+        self.clients.iter().flatten().count() >= MAX_CLIENTS
+    }
+
+    /// Watches the listeners only while clients can be accepted.
     fn watch_listeners(&mut self) {
-        let is_full = self.clients.iter().flatten().count() >= MAX_CLIENTS;
-        if is_full == self.is_full {
+        let is_accepting = !self.is_full() && self.accepts_at.is_none();
+        if is_accepting == self.is_accepting {
             return;
         }
-        self.is_full = is_full;
+        self.is_accepting = is_accepting;
         for (listener, token) in self.listeners.iter().zip(FIRST_LISTENER..) {
-            if let Some(listener) = listener {
-                let _ = self.poller.watch_readable(listener, token, !is_full);
-            }
+            let Some(listener) = listener else { continue };
+            let _ = if is_accepting { self.poller.add(listener, token) } else { self.poller.remove(listener) };
         }
     }
 }
@@ -242,9 +282,25 @@ impl End {
         }
         Ok(())
     }
+
+    /// Its peer sends nothing more: it has closed its side, or the connection has failed.
+    fn has_ended(&self) -> bool {
+        let mut polled = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
 }
 
 impl Client {
+    /// It has carried nothing for too long.
+    fn is_over(&self, now: Instant, is_full: bool) -> bool {
+        let idle = now.duration_since(self.used);
+        if !self.is_connected {
+            return idle > CONNECT_TIMEOUT;
+        }
+        let half_closed = if is_full { HALF_CLOSED_IF_FULL } else { HALF_CLOSED_TIMEOUT };
+        idle > IDLE_TIMEOUT || idle > half_closed && (self.near.has_ended() || self.far.has_ended())
+    }
+
     /// Carries what there is. Returns whether the connection is over.
     fn carry(&mut self, poller: &Poller, token: u64, now: Instant) -> io::Result<bool> {
         if !self.is_connected {
@@ -317,4 +373,122 @@ impl Way {
 
 fn is_pause(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+
+    /// The thread's work, one turn at a time, with a guest for the port of the listener.
+    struct Lab {
+        serving: Serving,
+        address: SocketAddr,
+        guest: TcpListener,
+    }
+
+    impl Lab {
+        fn new() -> Lab {
+            let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let (listener, guest) = (bind(), bind());
+            let (address, poller) = (listener.local_addr().unwrap(), Poller::new().unwrap());
+            listener.set_nonblocking(true).unwrap();
+            poller.add(&listener, FIRST_LISTENER).unwrap();
+            let SocketAddr::V4(to) = guest.local_addr().unwrap() else { unreachable!("a listener of IPv4") };
+            let shared = Arc::new(Shared { rules: Mutex::new([(address.port(), to)].into()), ends: AtomicBool::default() });
+            Lab { serving: Serving::new(shared, poller, [Some(listener), None]), address, guest }
+        }
+
+        fn turn(&mut self) {
+            self.serving.turn(&mut Vec::new()).unwrap();
+        }
+
+        /// A client, and the guest's side of its connection.
+        fn client(&mut self) -> (TcpStream, TcpStream) {
+            let client = TcpStream::connect(self.address).unwrap();
+            let before = self.connected();
+            while self.connected() == before {
+                self.turn();
+            }
+            (client, self.guest.accept().unwrap().0)
+        }
+
+        fn connected(&self) -> usize {
+            self.serving.clients.iter().flatten().filter(|client| client.is_connected).count()
+        }
+
+        /// Turns until the client's end has come to its socket here.
+        fn wait_for_end(&mut self, of: usize) {
+            while !self.serving.clients[of].as_ref().unwrap().near.has_ended() {
+                self.turn();
+            }
+        }
+
+        /// Clients that are left after as much time without a byte.
+        fn left_after(&mut self, idle: Duration) -> usize {
+            self.serving.sweep(Instant::now() + idle);
+            self.connected()
+        }
+    }
+
+    #[test]
+    fn half_closed_connections_end_before_idle_ones() {
+        let mut lab = Lab::new();
+        let (idle, of_closed) = (lab.client(), lab.client());
+        drop(of_closed.0);
+        lab.wait_for_end(1);
+        assert_eq!(lab.left_after(HALF_CLOSED_TIMEOUT - SWEEP), 2);
+        assert_eq!(lab.left_after(HALF_CLOSED_TIMEOUT + SWEEP), 1, "the client that has closed");
+        assert_eq!(lab.left_after(IDLE_TIMEOUT - SWEEP), 1);
+        assert_eq!(lab.left_after(IDLE_TIMEOUT + SWEEP), 0);
+        drop(idle);
+    }
+
+    #[test]
+    fn an_end_behind_bytes_that_nobody_takes_counts() {
+        let mut lab = Lab::new();
+        let (client, _guest) = lab.client();
+        // Until neither the guest's socket nor the buffer takes any more.
+        while lab.serving.clients[0].as_ref().unwrap().near.is_read {
+            (&client).write_all(&[0; BUFFER]).unwrap();
+            lab.turn();
+        }
+        (&client).write_all(&[0]).unwrap();
+        drop(client);
+        while !lab.serving.clients[0].as_ref().unwrap().near.has_ended() {
+            thread::yield_now();
+        }
+        assert!(!lab.serving.clients[0].as_ref().unwrap().ways[0].has_ended);
+        assert_eq!(lab.left_after(HALF_CLOSED_TIMEOUT + SWEEP), 0);
+    }
+
+    #[test]
+    fn half_closed_connections_make_room() {
+        let mut lab = Lab::new();
+        let mut clients: Vec<_> = (0..MAX_CLIENTS).map(|_| lab.client()).collect();
+        let _ = clients.pop().map(|(client, guest)| (drop(client), clients.push((guest.try_clone().unwrap(), guest))));
+        lab.wait_for_end(MAX_CLIENTS - 1);
+        assert!(!lab.serving.is_accepting);
+        assert_eq!(lab.left_after(HALF_CLOSED_IF_FULL + SWEEP), MAX_CLIENTS - 1);
+        assert!(lab.serving.is_accepting);
+    }
+
+    #[test]
+    fn a_listener_that_fails_is_left_alone_for_a_while() {
+        let mut lab = Lab::new();
+        // It is ready all the time, and nobody can be accepted.
+        let deaf = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let poller = Poller::new().unwrap();
+        poller.add(&deaf, FIRST_LISTENER).unwrap();
+        (lab.serving.poller, lab.serving.listeners[0]) = (poller, Some(deaf.into()));
+        let mut ready = Vec::new();
+        lab.serving.turn(&mut ready).unwrap();
+        assert_eq!(ready, [FIRST_LISTENER]);
+        lab.serving.turn(&mut ready).unwrap();
+        assert_eq!(ready, [0; 0], "it is not looked at");
+        lab.serving.sweep(Instant::now() + SWEEP);
+        lab.serving.turn(&mut ready).unwrap();
+        assert_eq!(ready, [FIRST_LISTENER], "and tried again");
+    }
 }
