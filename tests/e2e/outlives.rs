@@ -31,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("outlives/one_daemon_a_directory", one_daemon_a_directory),
         trial("outlives/devices_and_what_guests_gave_them", devices_and_what_guests_gave_them),
+        trial("outlives/a_guest_that_has_changed", a_guest_that_has_changed),
         trial("outlives/a_holder_that_was_killed", a_holder_that_was_killed),
         trial("outlives/a_start_that_fails_takes_nothing", a_start_that_fails_takes_nothing),
         trial("outlives/a_namespace_in_other_words", a_namespace_in_other_words),
@@ -170,6 +171,44 @@ fn devices_and_what_guests_gave_them() {
     drop(switch);
     guests.expect_no_device();
     wait::until("the holder's end", || holder_of(&state).is_none().then_some(()));
+}
+
+/// While no switch runs, its MAC address, its address or both become others, with and without a holder of the device.
+fn a_guest_that_has_changed() {
+    let directory = Directory::new();
+    let (state, socket, file) = (directory.text("state"), directory.text("control"), directory.text("v.toml"));
+    let (own, host) = (Host::quiet("own"), Host::quiet("eth0"));
+    let gateway = Ipv4Addr::new(10, 71, 0, 1);
+    let start = |mac: u8, address: u8| {
+        let netns = netns::path_of(host.netns());
+        let guest = format!(
+            "[bridge.blue]\ngateway = '{gateway}/24'\n[[guest]]\nid = 'a'\nnetwork = 'blue'\ninterface = 'eth0'\n\
+             netns = '{netns}'\nmac = '02:00:00:00:00:{mac:02x}'\naddress = ['10.71.0.{address}/24']\n"
+        );
+        fs::write(&file, guest).expect("written");
+        let own = own.netns().try_clone().expect("a clone");
+        let switch = Switch::start_inside(own, &["--config", &file, "--state", &state, "--control", &socket]);
+        assert_eq!(host.link().mac.to_string(), format!("02:00:00:00:00:{mac:02x}"));
+        let addresses = host.inside(|| route::addresses(link::get("eth0")?.index));
+        assert_eq!(addresses, [(Ipv4Addr::new(10, 71, 0, address), 24)]);
+        assert_eq!(ping(&host, gateway, 1).0, gateway);
+        switch
+    };
+    let mut switch = start(2, 2);
+    let (mut mac, mut address, mut index) = (2, 2, host.link().index);
+    for (next_mac, next_address, has_holder) in
+        [(3, 2, true), (3, 3, true), (4, 4, true), (4, 4, true), (5, 4, false), (5, 5, false), (5, 5, false)]
+    {
+        if !has_holder {
+            kill_process(holder_of(&state).expect("a holder"), Signal::KILL).expect("killed");
+        }
+        switch.kill();
+        switch = start(next_mac, next_address);
+        // As with `guest set`, only a device that is made anew has other addresses.
+        assert_eq!(host.link().index == index, next_address == address, "{mac} {address} -> {next_mac} {next_address}");
+        (mac, address, index) = (next_mac, next_address, host.link().index);
+    }
+    switch.finish_by(Signal::INT);
 }
 
 /// Without it the carrier goes while no switch runs, and nothing else; the next switch knows its devices all the same.

@@ -17,8 +17,8 @@ use packet::offload::MAX_TCP_SEGMENTS;
 
 use super::end::group;
 use super::ioctl::{interface, interface_netns, set_persist};
-use super::open::{IFF_MULTI_QUEUE, open_further, open_kind};
-use super::{Queue, Tap, TapSpec, next_serial, with_link};
+use super::open::{IFF_MULTI_QUEUE, lacks_address, open_further, open_kind};
+use super::{Queue, Setup, Tap, TapSpec, next_serial, with_link};
 use crate::link::{self, Change};
 use crate::netns::{self, Netns, NetnsId};
 
@@ -74,10 +74,15 @@ impl Tap {
         self.pinned.as_ref().map(|(_, id)| *id)
     }
 
-    /// Takes over a device that an earlier process made in the namespace `made_in`, by its descriptor. `None` if it was deleted, if
-    /// it is another than the specification says, or if its namespace has gone: then it does not persist any more.
-    pub fn adopt(spec: &TapSpec, descriptor: OwnedFd, made_in: Option<NetnsId>) -> io::Result<Option<Tap>> {
+    /// Takes over a device that an earlier process made in the namespace `made_in`, by its descriptor. It gets the specified MAC
+    /// address. `None` if it was deleted, if it is another than the specification says, if it lacks an address that is to be set up
+    /// there, or if its namespace has gone: then it does not persist any more.
+    pub fn adopt(spec: &TapSpec, setup: &Setup<'_>, descriptor: OwnedFd, made_in: Option<NetnsId>) -> io::Result<Option<Tap>> {
         match Tap::check_left(spec, &descriptor, made_in) {
+            Ok(Some((name, ..))) if is_without_address(&descriptor, &name, setup) => {
+                discard(descriptor);
+                Ok(None)
+            }
             Ok(Some((name, flags, pinned))) => Tap::take_over(spec, descriptor, (name, flags), pinned),
             none => {
                 discard(descriptor);
@@ -145,6 +150,12 @@ impl Tap {
         tap.request_offload(spec).map_err(io::Error::other)?;
         Ok(Some(tap))
     }
+}
+
+/// Whether the device lacks an address that is to be set up there: it was made for others, which only a new device is rid of. Without
+/// the right to enter its namespace, it has them.
+fn is_without_address(descriptor: &OwnedFd, name: &str, setup: &Setup<'_>) -> bool {
+    with_link(descriptor, name, |link| Ok(lacks_address(link.index, setup))).unwrap_or(false)
 }
 
 /// The name, the flags and the namespace of a device that was left.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | no link of this name | the TAP is made, with as many queues as are wanted |
 //! | a TAP that no process holds | it is attached to; one that has a single queue keeps that |
+//! | one of these that an earlier process kept, without an address that is to be set up | it is made anew: it was made for other addresses |
 //! | a TAP that a process holds | [`TapError::Busy`]. Of one with several queues we could have another one, and with it a part of the guest's flows, but the rest of them would go past the switch |
 //! | any other link | [`TapError::NotTap`] |
 //!
@@ -21,7 +22,7 @@ use packet::offload::MAX_TCP_SEGMENTS;
 use packet::{Features, MacAddr};
 
 use super::end::group;
-use super::ioctl::{interface, set_interface, set_vnet_header};
+use super::ioctl::{interface, set_interface, set_persist, set_vnet_header};
 use super::{Layer, Queue, Setup, Tap, TapError, TapSpec, next_serial};
 use crate::link::{self, Change, Link};
 use crate::route::{self, Limits, Route};
@@ -44,12 +45,18 @@ pub(super) fn open(spec: &TapSpec, setup: &Setup<'_>) -> Result<Tap, TapError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => (spec.queues.max(1), spec.queues > 1),
         Err(error) => return Err(io_error(spec, "looking for a link of this name", error)),
     };
-    let queues = open_queues(spec, queues)?;
-    let persists = queues.first().map(|Queue(fd)| interface(fd)).transpose();
-    let (_, flags) = persists.map_err(|error| io_error(spec, "TUNGETIFF", error))?.unwrap_or_default();
+    let mut queues = open_queues(spec, queues)?;
     // What is there without a process was there before, as somebody else's or as what an earlier process of this switch kept.
-    let persists = flags & IFF_PERSIST != 0;
-    let is_ours = !persists || link::get(&spec.name).is_ok_and(|link| link.group == group());
+    let mut persists = persists(spec, &queues)?;
+    let link = link::get(&spec.name).map_err(|error| io_error(spec, "finding its link", error))?;
+    let is_ours = !persists || link.group == group();
+    if is_ours && persists && lacks_address(link.index, setup) {
+        if let Some(Queue(first)) = queues.first() {
+            set_persist(first, false).map_err(|error| io_error(spec, "TUNSETPERSIST", error))?;
+        }
+        drop(queues);
+        (queues, persists) = (open_queues(spec, (spec.queues.max(1), spec.queues > 1))?, false);
+    }
     let (index, mac) = configure(spec, setup, is_ours)?;
     let mut tap = Tap {
         queues,
@@ -64,6 +71,18 @@ pub(super) fn open(spec: &TapSpec, setup: &Setup<'_>) -> Result<Tap, TapError> {
     };
     tap.request_offload(spec)?;
     Ok(tap)
+}
+
+/// Whether the device stays without a process.
+fn persists(spec: &TapSpec, queues: &[Queue]) -> Result<bool, TapError> {
+    let described = queues.first().map(|Queue(fd)| interface(fd)).transpose();
+    let (_, flags) = described.map_err(|error| io_error(spec, "TUNGETIFF", error))?.unwrap_or_default();
+    Ok(flags & IFF_PERSIST != 0)
+}
+
+/// Whether an interface lacks an address that is to be set up there; then it may have it now.
+pub(super) fn lacks_address(index: u32, setup: &Setup<'_>) -> bool {
+    setup.addresses.iter().any(|(address, prefix_len)| link::add_address(index, *address, *prefix_len).is_ok())
 }
 
 /// The number of queues to attach to a link that is there, and whether it is a multi-queue device.

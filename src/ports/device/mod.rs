@@ -51,7 +51,7 @@ pub(super) fn open(port: &Port, queues: usize, pending: &mut Option<Stream>) -> 
 /// it is closed.
 pub(super) fn adopt(port: &Port, left: LeftDevice, queues: usize) -> Option<Device> {
     let adopted = match &port.kind {
-        PortKind::Tap(tap) => tap::adopt(tap, port.mtu, queues, left),
+        PortKind::Tap(tap) => tap::adopt(tap, port, queues, left),
         PortKind::Tun(tun) => tun::adopt(tun, port.mtu, queues, left),
         PortKind::Packet(_) | PortKind::Stream(_) | PortKind::Dgram(_) => Ok(None),
     };

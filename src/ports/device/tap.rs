@@ -23,18 +23,22 @@ const TX_QUEUE_LEN: u32 = 1000;
 pub(super) fn open(config: &port::Tap, port: &config::Port, queues: usize) -> Result<Device, DeviceError> {
     let mtu = port.mtu;
     let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues);
-    let port::Setup { addresses, gateway } = &config.setup;
-    let setup = Setup { addresses, gateway: *gateway };
-    match Tap::open_for(&TapSpec { offload: config.offload, mac: port.station.mac, ..spec }, &setup) {
+    match Tap::open_for(&TapSpec { offload: config.offload, mac: port.station.mac, ..spec }, &setup(config)) {
         Err(TapError::Busy { .. }) if config.attach => beside_holder(config, mtu, queues),
         opened => Ok(Box::new(opened?)),
     }
 }
 
-/// Takes over the device of an earlier process.
-pub(super) fn adopt(config: &port::Tap, mtu: Option<u32>, queues: usize, left: LeftDevice) -> io::Result<Option<Device>> {
-    let spec = TapSpec { offload: config.offload, ..spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues) };
-    Ok(Tap::adopt(&spec, left.descriptor, left.made_in)?.map(|tap| Box::new(tap) as Device))
+/// Takes over the device of an earlier process. Its port may have got another MAC address or other addresses since.
+pub(super) fn adopt(config: &port::Tap, port: &config::Port, queues: usize, left: LeftDevice) -> io::Result<Option<Device>> {
+    let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, port.mtu, queues);
+    let spec = TapSpec { offload: config.offload, mac: port.station.mac, ..spec };
+    Ok(Tap::adopt(&spec, &setup(config), left.descriptor, left.made_in)?.map(|tap| Box::new(tap) as Device))
+}
+
+fn setup(config: &port::Tap) -> Setup<'_> {
+    let port::Setup { addresses, gateway } = &config.setup;
+    Setup { addresses, gateway: *gateway }
 }
 
 /// A TAP or TUN with offload.

@@ -4,7 +4,7 @@ use std::io;
 
 use config::port::Tun;
 use netio::Tap;
-use netio::tap::Layer;
+use netio::tap::{Layer, Setup};
 
 use super::tap::spec;
 use super::{Device, DeviceError};
@@ -18,7 +18,7 @@ pub(super) fn open(config: &Tun, mtu: Option<u32>, queues: usize) -> Result<Devi
 /// Goes on with the device of an earlier process.
 pub(super) fn adopt(config: &Tun, mtu: Option<u32>, queues: usize, left: LeftDevice) -> io::Result<Option<Device>> {
     let spec = spec(&config.name, config.netns.as_ref(), Layer::Ip, mtu, queues);
-    Ok(Tap::adopt(&spec, left.descriptor, left.made_in)?.map(|tun| begin(tun, config)))
+    Ok(Tap::adopt(&spec, &Setup::default(), left.descriptor, left.made_in)?.map(|tun| begin(tun, config)))
 }
 
 fn begin(tun: Tap, config: &Tun) -> Device {
