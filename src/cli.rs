@@ -149,7 +149,8 @@ pub(crate) struct Flags {
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) control_read_only_others: Option<bool>,
     /// Directory of what outlives the process, or none: then devices and connections end with it [default: $STATE_DIRECTORY; or
-    /// else /var/lib/vswitchd for root on the default control socket; or else none]
+    /// else /var/lib/vswitchd for root on the default control socket; or else none]. With a directory, a large connection table has
+    /// huge pages only where /sys/kernel/mm/transparent_hugepage/shmem_enabled allows them
     #[arg(long, value_name = "DIR|none")]
     pub(crate) state: Option<String>,
     /// Serve /metrics for Prometheus over HTTP at this address; host= adds the host names that requests may use

@@ -20,6 +20,10 @@
 //! *Order.* Datagrams of a train keep the order in which they were added, and a datagram is never added to a train if a
 //! later train of its source port is still open. Flows with different source ports may be reordered, as in any network.
 //!
+//! *Lengths.* A longer datagram than the first begins a train, and a shorter one ends it. Flows of two lengths that share a source port
+//! and take turns have trains of two. Their frames are one port's, as a batch is, so they slow down nobody else. Several open trains a
+//! source port would need the last train of each flow to keep its order.
+//!
 //! *Flows share trains* if they have one source port. With a train for each flow, 100 flows of small frames would be 100 messages a
 //! batch, and each of them costs the kernels of both hosts as much as a full one.
 
