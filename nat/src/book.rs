@@ -267,19 +267,24 @@ impl Book {
             }
             (known, _) => known.unwrap_or(NONE),
         };
-        self.owners[usize::from(pending.owner)].connections += 1;
-        let is_to_endpoint = mapping != NONE && pending.tuples.original.side == Side::Outside;
-        let cold = Cold { mapping, guest, share, owner: pending.owner, is_live: true, is_queued: false, is_to_endpoint };
+        self.note(id, &pending.tuples.original, (mapping, guest, share), pending.owner);
+        let timeout = self.timeout(&pending.tuples.original, tracker);
+        self.wheel.insert(id.0, secs.saturating_add(FIRST_LOOK.min(timeout.saturating_add(1))));
+        self.stats.opened += 1;
+        Ok(id)
+    }
+
+    /// Notes whose a connection in the table is, with the first free number, and puts it in its queues.
+    fn note(&mut self, id: Id, original: &Tuple, (mapping, guest, share): (u32, u32, u32), owner: u16) {
+        self.owners[usize::from(owner)].connections += 1;
+        let is_to_endpoint = mapping != NONE && original.side == Side::Outside;
+        let cold = Cold { mapping, guest, share, owner, is_live: true, is_queued: false, is_to_endpoint };
         if self.free.pop().is_some() {
             self.cold[id.0 as usize] = cold;
         } else {
             self.cold.push(cold);
         }
         self.enqueue(id);
-        let timeout = self.timeout(&pending.tuples.original, tracker);
-        self.wheel.insert(id.0, secs.saturating_add(FIRST_LOOK.min(timeout.saturating_add(1))));
-        self.stats.opened += 1;
-        Ok(id)
     }
 
     /// Counts a connection at the guest and the mapping that it uses, if they exist already: they stay, even if a connection

@@ -326,7 +326,10 @@ impl RouterControl {
         let shared = shared_of(&self.externals);
         let host = self.host.clone().map(|(port, addresses)| HostPort { port, addresses, shared });
         let routing = Routing::new(self.interfaces.clone(), way_out, settings::routing(&self.config.nat));
-        self.routing = if host.is_some() { routing.with_host(host) } else { routing };
+        self.routing = match host {
+            Some(host) => routing.with_host(host),
+            None => routing,
+        };
     }
 
     /// The outside addresses of the configuration; without any, the uplink's first address, if it has one.

@@ -94,7 +94,7 @@ pub fn routing_with_host(uplink: Option<Uplink>) -> Arc<Routing> {
     let interfaces = vec![Some(Interface { has_host: true, ..untagged }), Some(tagged)];
     let addresses = Arc::new([GATEWAY, OUTSIDE]);
     let host = HostPort { port: PortId(HOST_PORT), addresses, shared: Some(OUTSIDE) };
-    Routing::new(interfaces, uplink, RoutingSettings::default()).with_host(Some(host))
+    Routing::new(interfaces, uplink, RoutingSettings::default()).with_host(host)
 }
 
 fn interfaces() -> [Interface; 2] {

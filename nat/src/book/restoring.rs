@@ -2,13 +2,13 @@
 
 use packet::Timestamp;
 
-use super::{Book, Cold, NONE};
+use super::{Book, NONE};
 use crate::config::ExternalKind;
 use crate::open_ports::OpenPorts;
 use crate::pending::MappingClaim;
 use crate::shares::protocol_index;
 use crate::table::{Id, LeftConnection, Table, Tuples};
-use crate::tuple::{Endpoint, Protocol, Side};
+use crate::tuple::{Endpoint, Protocol};
 
 impl Book {
     /// Opens a connection as it was. False, and nothing changes, if its outside address or port is not to be had.
@@ -42,16 +42,8 @@ impl Book {
             }
             MappingClaim::New { external, port } => self.add_mapping((protocol, inside), (external, port), share, open),
         };
-        self.owners[usize::from(owner)].connections += 1;
-        let is_to_endpoint = mapping != NONE && original.side == Side::Outside;
-        let cold = Cold { mapping, guest, share, owner, is_live: true, is_queued: false, is_to_endpoint };
-        if self.free.pop().is_some() {
-            self.cold[id.0 as usize] = cold;
-        } else {
-            self.cold.push(cold);
-        }
         // Its place in the queues is made in any case.
-        self.enqueue(id);
+        self.note(id, &original, (mapping, guest, share), owner);
         if !table.is_half_open(id) {
             self.dequeue(id);
         }

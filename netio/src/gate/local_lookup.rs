@@ -70,13 +70,7 @@ pub struct LocalLookup {
 impl LocalLookup {
     /// Gives connections to marked ports, of which there is none yet, to these listeners.
     pub fn open(of_ipv4: BorrowedFd<'_>, of_ipv6: Option<BorrowedFd<'_>>) -> io::Result<LocalLookup> {
-        let map = bpf::create_map(MapShape {
-            map_type: bpf::ARRAY,
-            key_size: 4,
-            value_size: marks::LEN as u32,
-            max_entries: 1,
-            flags: bpf::MMAPABLE,
-        })?;
+        let map = bpf::create_map(marks::SHAPE)?;
         let listeners =
             bpf::create_map(MapShape { map_type: bpf::SOCKET_MAP, key_size: 4, value_size: 4, max_entries: 2, flags: 0 })?;
         bpf::put_socket(listeners.as_fd(), OF_IPV4, of_ipv4)?;

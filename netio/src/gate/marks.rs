@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::bpf::MappedValues;
+use super::bpf::{self, MapShape, MappedValues};
 use crate::reservation::PortProtocol;
 
 /// Bytes of one bit for each port.
@@ -28,7 +28,11 @@ pub(super) const TCP: usize = 8;
 pub(super) const UDP: usize = TCP + BITS;
 pub(super) const UDP_PUBLISHED: usize = UDP + BITS;
 /// Length of the value of the array, in bytes.
-pub(super) const LEN: usize = UDP_PUBLISHED + BITS;
+const LEN: usize = UDP_PUBLISHED + BITS;
+
+/// The array that holds them.
+pub(super) const SHAPE: MapShape =
+    MapShape { map_type: bpf::ARRAY, key_size: 4, value_size: LEN as u32, max_entries: 1, flags: bpf::MMAPABLE };
 
 /// Whose packets to a port are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

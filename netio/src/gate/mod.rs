@@ -35,7 +35,6 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bpf::MapShape;
 pub use local_lookup::LocalLookup;
 pub use marks::{Marks, Owner};
 pub use traffic_filter::{MAX_RANGES, TrafficFilter};
@@ -58,13 +57,7 @@ pub struct Gate {
 impl Gate {
     /// Loads the program, which is on no interface yet.
     pub fn load() -> io::Result<Gate> {
-        let map = bpf::create_map(MapShape {
-            map_type: bpf::ARRAY,
-            key_size: 4,
-            value_size: marks::LEN as u32,
-            max_entries: 1,
-            flags: bpf::MMAPABLE,
-        })?;
+        let map = bpf::create_map(marks::SHAPE)?;
         let fragmented = bpf::create_map(program::FRAGMENTED_SHAPE)?;
         // The program keeps both maps.
         let code = program::assemble(map.as_fd(), fragmented.as_fd())?;

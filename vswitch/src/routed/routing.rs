@@ -235,8 +235,8 @@ impl Routing {
 
     /// The same with the host as a neighbour of the guests whose networks have it.
     #[must_use]
-    pub fn with_host(self: Arc<Routing>, host: Option<HostPort>) -> Arc<Routing> {
-        Arc::new(Routing { host, ..Arc::unwrap_or_clone(self) })
+    pub fn with_host(self: Arc<Routing>, host: HostPort) -> Arc<Routing> {
+        Arc::new(Routing { host: Some(host), ..Arc::unwrap_or_clone(self) })
     }
 
     /// The port by which the host is a neighbour of guests of this network.
