@@ -11,6 +11,7 @@
 //! second.
 
 mod clients;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::io;
