@@ -1,7 +1,7 @@
 //! The host as a neighbour of its guests: by their addresses, by the gateway's and by its own, and never by the uplink.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -13,8 +13,8 @@ use crate::guest::Directory;
 use crate::host::{Host, bound_in_time};
 use crate::raw::RawSocket;
 use crate::site::{
-    FAR, GATEWAY, MACHINE, Mode, NEIGHBOUR, NEXT_HOP, Plan, Site, add_route, connect, error_of, forwards, give, guest_address,
-    hears_all, listen_on, ping, recv_from, take, udp_on,
+    FAR, GATEWAY, MACHINE, Mode, NEIGHBOUR, NEXT_HOP, Plan, Site, add_route, assert_empty, connect, error_of, forwards, give,
+    guest_address, hears_all, listen_on, ping, recv_from, take, udp_on,
 };
 use crate::transfer::transfer_through;
 use crate::{trial, wait};
@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("neighbour/new_addresses_of_the_host", new_addresses_of_the_host),
         trial("neighbour/networks_that_come_and_go", networks_that_come_and_go),
         trial("neighbour/published_ports_for_the_host_itself", published_ports_for_the_host_itself),
+        trial("neighbour/published_datagrams_for_the_host_itself", published_datagrams_for_the_host_itself),
         trial("neighbour/without_the_right_to_make_a_device", without_the_right_to_make_a_device),
     ]
 }
@@ -322,6 +323,65 @@ fn published_ports_for_the_host_itself() {
     refused("without a rule");
     // The connections of a moment ago are no reason to refuse it.
     text(&socket, &["nat", "publish", "8080:10.77.0.11:80"]);
+    site.finish();
+}
+
+/// Clients of UDP have each their own address at the guest, and answers come from where they sent to. Nothing is bound there.
+fn published_datagrams_for_the_host_itself() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let rule = "5353:10.77.0.11:53/udp";
+    let site = Plan::new(Mode::Shared, 1).args(&["--control", &socket, "--publish", rule]).start();
+    text(&socket, &["bridge", "set", "br0:host=on"]);
+    let wire = site.wan();
+    let guest = udp_on(site.guest(1), guest_address(1), 53);
+    let other = udp_on(&site.machine, ANY, 5353);
+    let published = [IpAddr::from(MACHINE), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let client_of = |address: IpAddr| {
+        let any: IpAddr = if address.is_ipv4() { ANY.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let client = site.machine.inside(|| UdpSocket::bind((any, 0)));
+        client.set_read_timeout(Some(wait::NEVER)).expect("set");
+        client
+    };
+    let mut seen = Vec::new();
+    for address in published {
+        let (one, connected) = (client_of(address), client_of(address));
+        connected.connect((address, 5353)).expect("connected");
+        for len in [0, 1, 8000, 60_000] {
+            one.send_to(&vec![1; len], (address, 5353)).expect("sent");
+            connected.send(&vec![2; len]).expect("sent");
+            for _ in 0..2 {
+                let (bytes, from) = recv_from(&guest);
+                assert_eq!((bytes.len(), *from.ip()), (len, GATEWAY));
+                guest.send_to(&bytes, from).expect("sent");
+                seen.push(from.port());
+            }
+            let mut answer = vec![0; 65_536];
+            let (received, from) = one.recv_from(&mut answer).expect("an answer");
+            assert_eq!((&answer[..received], from), (&vec![1; len][..], (address, 5353).into()));
+            let received = connected.recv(&mut answer).expect("an answer from where it is connected to");
+            assert_eq!(answer[..received], vec![2; len]);
+        }
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 2 * published.len(), "one port a client");
+    assert_silent(&wire);
+    assert_empty(&other);
+    // From outside it is as before, and no other address of the host is served.
+    let outside = udp_on(&site.outside, NEXT_HOP, 0);
+    outside.send_to(b"out", (MACHINE, 5353)).expect("sent");
+    assert_eq!(*recv_from(&guest).1.ip(), NEXT_HOP);
+    client_of(MACHINE.into()).send_to(b"mine", (Ipv4Addr::new(127, 0, 0, 2), 5353)).expect("sent");
+    assert_eq!(recv_from(&other).0, b"mine");
+    // Without the rule the port is the other program's at once, also for a client of before.
+    let client = client_of(MACHINE.into());
+    client.send_to(b"in", (Ipv4Addr::LOCALHOST, 5353)).expect("sent");
+    assert_eq!(recv_from(&guest).0, b"in");
+    text(&socket, &["nat", "unpublish", rule]);
+    client.send_to(b"mine", (Ipv4Addr::LOCALHOST, 5353)).expect("sent");
+    assert_eq!(recv_from(&other).0, b"mine");
+    assert_empty(&guest);
     site.finish();
 }
 

@@ -9,16 +9,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use netio::{Poller, Waker};
+use netio::reservation::PortProtocol;
+use netio::{LocalDatagrams, Poller, Waker};
 
 use super::Rules;
+use super::datagrams::Datagrams;
 use super::streams::Streams;
 
 /// How often clients are looked at that carry nothing.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
 
-/// Token of the first connection, with those of the listeners below.
+/// Token of the first socket for datagrams; those of TCP's listeners are below.
+pub(super) const DATAGRAMS: u64 = 2;
+
+/// Tokens of the first connection, and of the first client that sends datagrams.
 pub(super) const FIRST_STREAM: u64 = 1 << 16;
+pub(super) const FIRST_DATAGRAM_CLIENT: u64 = 1 << 17;
+
+/// The sockets that local clients reach, of IPv4 and of IPv6.
+#[derive(Debug)]
+pub(super) struct Entrances {
+    pub(super) streams: [Option<TcpListener>; 2],
+    pub(super) datagrams: [Option<LocalDatagrams>; 2],
+}
 
 /// The control thread's end of the thread.
 #[derive(Debug)]
@@ -29,7 +42,7 @@ pub(super) struct Clients {
 }
 
 /// What the control thread tells.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shared {
     rules: Mutex<Rules>,
     ends: AtomicBool,
@@ -41,23 +54,24 @@ impl Shared {
     }
 
     /// The guest's port that a published one leads to.
-    pub(super) fn guest_of(&self, port: u16) -> Option<SocketAddrV4> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner).get(&port).copied()
+    pub(super) fn guest_of(&self, protocol: PortProtocol, port: u16) -> Option<SocketAddrV4> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).get(&(protocol, port)).copied()
     }
 }
 
 impl Clients {
-    /// Starts the thread with these listeners, of IPv4 and of IPv6.
-    pub(super) fn start(listeners: [Option<TcpListener>; 2]) -> io::Result<Clients> {
+    /// Starts the thread with these sockets.
+    pub(super) fn start(entrances: Entrances) -> io::Result<Clients> {
         let poller = Poller::new()?;
-        let streams = Streams::new(listeners, &poller)?;
-        let (shared, waker) = (Arc::new(Shared::default()), poller.waker());
-        let serving = Serving { shared: Arc::clone(&shared), poller, streams };
+        let streams = Streams::new(entrances.streams, &poller)?;
+        let datagrams = Datagrams::new(entrances.datagrams, &poller)?;
+        let (shared, waker) = (Arc::new(Shared::new(Rules::new())), poller.waker());
+        let serving = Serving { shared: Arc::clone(&shared), poller, streams, datagrams };
         let thread = thread::Builder::new().name("local-clients".to_owned()).spawn(move || serving.run())?;
         Ok(Clients { shared, waker, thread: Some(thread) })
     }
 
-    /// Where new connections lead from now on.
+    /// Where new connections and all datagrams lead from now on.
     pub(super) fn set_rules(&self, rules: Rules) {
         *self.shared.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
     }
@@ -79,6 +93,7 @@ struct Serving {
     shared: Arc<Shared>,
     poller: Poller,
     streams: Streams,
+    datagrams: Datagrams,
 }
 
 impl Serving {
@@ -86,16 +101,23 @@ impl Serving {
         let mut ready = Vec::new();
         while !self.shared.ends.load(Ordering::Acquire) {
             ready.clear();
-            let timeout = self.streams.has_timers().then_some(SWEEP);
+            let has_timers = self.streams.has_timers() || self.datagrams.has_timers();
+            let timeout = has_timers.then_some(SWEEP);
             if let Err(error) = self.poller.wait(timeout, |token| ready.push(token)) {
                 tracing::error!(%error, "the thread of local clients cannot wait for them, and ends");
                 return;
             }
             let now = Instant::now();
             for token in &ready {
-                self.streams.serve(*token, &self.shared, &self.poller, now);
+                match *token {
+                    DATAGRAMS..FIRST_STREAM | FIRST_DATAGRAM_CLIENT.. => {
+                        self.datagrams.serve(*token, &self.shared, &self.poller, now);
+                    }
+                    _ => self.streams.serve(*token, &self.shared, &self.poller, now),
+                }
             }
             self.streams.sweep(&self.poller, now);
+            self.datagrams.sweep(&self.shared, &self.poller, now);
         }
     }
 }

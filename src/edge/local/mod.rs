@@ -1,16 +1,18 @@
 //! Published ports for programs of the host itself: 127.0.0.1, ::1 and the address that is shared with guests.
 //!
 //! What a program of the host sends to its own addresses never leaves the host's stack, so that the translation does not see it. A
-//! BPF program gives connections to published TCP ports to two listeners of ours ([`netio::gate::LocalLookup`]), and a thread accepts
-//! them, connects to the guest by the host's device, and copies both ways ([`clients`]). Nothing is bound to the published port.
+//! BPF program gives connections and datagrams for published ports to sockets of ours ([`netio::gate::LocalLookup`]), and a thread
+//! ([`clients`]) copies both ways between them and the guest, by the host's device: [`streams`] for TCP, [`datagrams`] for UDP. Nothing is
+//! bound to the published port.
 //!
 //! Only ports of guests whose neighbour the host is: without its device there is no way to them. The guest sees the gateway's address.
-//! These connections end with the process. Without bpf(2) there is nothing of it, which is told once.
+//! These connections end with the process. Without bpf(2) there is nothing of it, and without raw sockets no UDP, which is told once.
 //!
 //! *Threads.* Owned by the control thread, which compares the rules in force with those that are wanted after each change and once a
 //! second.
 
 mod clients;
+mod datagrams;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -18,12 +20,14 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener};
 use std::os::fd::AsFd;
 
-use netio::gate::LocalLookup;
+use netio::LocalDatagrams;
+use netio::gate::{LocalLookup, LocalSockets};
+use netio::reservation::PortProtocol;
 
-use clients::Clients;
+use clients::{Clients, Entrances};
 
-/// Published TCP ports, and the guests' that they lead to.
-pub(super) type Rules = BTreeMap<u16, SocketAddrV4>;
+/// Published ports, and the guests' that they lead to.
+pub(super) type Rules = BTreeMap<(PortProtocol, u16), SocketAddrV4>;
 
 /// What serves local clients.
 #[derive(Debug, Default)]
@@ -64,11 +68,22 @@ impl LocalClients {
 
 impl Served {
     fn open() -> io::Result<Served> {
-        let of_ipv4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         // A namespace may be without IPv6.
-        let of_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok();
-        let lookup = LocalLookup::open(of_ipv4.as_fd(), of_ipv6.as_ref().map(AsFd::as_fd))?;
-        let clients = Clients::start([Some(of_ipv4), of_ipv6])?;
+        let of_ipv4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let streams = [Some(of_ipv4), TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok()];
+        let datagrams = match LocalDatagrams::of_ipv4() {
+            Ok(of_ipv4) => [Some(of_ipv4), LocalDatagrams::of_ipv6().ok()],
+            Err(error) => {
+                tracing::warn!(%error, needs = "CAP_NET_RAW", "published UDP ports are not there for programs of the host");
+                [None, None]
+            }
+        };
+        let entrances = Entrances { streams, datagrams };
+        let lookup = LocalLookup::open(LocalSockets {
+            streams: entrances.streams.each_ref().map(|socket| socket.as_ref().map(AsFd::as_fd)),
+            datagrams: entrances.datagrams.each_ref().map(|socket| socket.as_ref().map(AsFd::as_fd)),
+        })?;
+        let clients = Clients::start(entrances)?;
         Ok(Served { lookup, clients, rules: Rules::new(), address: None })
     }
 
@@ -82,8 +97,9 @@ impl Served {
         }
         // First the guests, then the marks: a client that comes meanwhile finds a guest.
         self.clients.set_rules(rules.clone());
-        self.rules.keys().filter(|port| !rules.contains_key(port)).for_each(|port| self.lookup.set(*port, false));
-        rules.keys().for_each(|port| self.lookup.set(*port, true));
+        let ended = self.rules.keys().filter(|port| !rules.contains_key(port));
+        ended.for_each(|(protocol, port)| self.lookup.set(*protocol, *port, false));
+        rules.keys().for_each(|(protocol, port)| self.lookup.set(*protocol, *port, true));
         self.rules = rules;
     }
 }

@@ -16,6 +16,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use netio::reservation::PortProtocol;
 use netio::{Poller, Writable};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -176,7 +177,7 @@ impl Streams {
 
 /// Begins to connect a client to the guest of the port that it wanted. `None` if no rule has the port.
 fn connect(near: TcpStream, rules: &Shared, poller: &Poller, token: u64, now: Instant) -> io::Result<Option<Client>> {
-    let Some(guest) = rules.guest_of(near.local_addr()?.port()) else { return Ok(None) };
+    let Some(guest) = rules.guest_of(PortProtocol::Tcp, near.local_addr()?.port()) else { return Ok(None) };
     near.set_nonblocking(true)?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let far = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
@@ -330,7 +331,7 @@ mod tests {
             let (address, poller) = (listener.local_addr().unwrap(), Poller::new().unwrap());
             let SocketAddr::V4(to) = guest.local_addr().unwrap() else { unreachable!("a listener of IPv4") };
             let streams = Streams::new([Some(listener), None], &poller).unwrap();
-            Lab { streams, rules: Shared::new([(address.port(), to)].into()), poller, address, guest }
+            Lab { streams, rules: Shared::new([((PortProtocol::Tcp, address.port()), to)].into()), poller, address, guest }
         }
 
         /// Waits for what is ready, and serves it. Returns the tokens.
