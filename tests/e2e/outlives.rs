@@ -418,7 +418,7 @@ fn connections_of_whom_they_belonged_to() {
     drop(clients);
     switch.kill();
     let switch = start("heir", "green");
-    wait::until("the connections to be taken over", || switch.has_logged("go on connections=1 ").then_some(()));
+    wait::until("the connections to be taken over", || switch.has_logged("are taken over connections=1 ").then_some(()));
     assert!(switch.has_logged("refused=0 moved=2 torn=0"));
     let clients = sockets(5000);
     // With the next packet that comes after them, all that is to come is there.
