@@ -28,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "engine/an_heir_of_an_address_gets_nothing_of_the_guest_before",
             an_heir_of_an_address_gets_nothing_of_the_guest_before,
         ),
+        trial("engine/no_default_route_where_the_switch_runs", no_default_route_where_the_switch_runs),
         trial("engine/forty_at_once", forty_at_once),
         trial("engine/left_over_guests", left_over_guests),
         trial("engine/networks_and_guests_come_and_go", networks_and_guests_come_and_go),
@@ -60,6 +61,23 @@ fn site_with(socket: &str, guests: usize, more: &[&str]) -> Site {
     let machine = site.machine.netns().try_clone().expect("a clone");
     site.switch = Some(Switch::start_inside(machine, &[&["--uplink", "up0", "--control", socket], more].concat()));
     site
+}
+
+/// The machine's own routes are not a guest's business, wherever it says that its interface is.
+fn no_default_route_where_the_switch_runs() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site(&socket, 1);
+    text(&socket, &["bridge", "add", "blue:gateway=10.71.0.1/24"]);
+    let of_machine = Host::in_namespace("g2", site.machine.netns().try_clone().expect("a clone"));
+    for (id, interface) in [("g1", "g1".to_owned()), ("g2", of_machine.port(""))] {
+        let address = format!("10.71.0.1{}/24", &id[1..]);
+        text(&socket, &["guest", "add", id, "--network", "blue", "--interface", &interface, "--address", &address]);
+        let routes = site.machine.inside(|| route::routes(link::get(id)?.index)).0;
+        assert!(routes.iter().all(|route| route.prefix_len > 0), "{routes:?}");
+    }
+    assert!(site.switch.as_ref().is_some_and(|switch| switch.has_logged("no default route by it")));
+    site.finish();
 }
 
 /// A guest in the words of the API, with an interface `eth0` in this namespace.

@@ -52,6 +52,7 @@ mod path;
 mod ports;
 mod ports_matrix;
 mod ports_socket;
+mod processes;
 mod program;
 mod publish;
 mod random;
@@ -152,6 +153,7 @@ fn main() -> ExitCode {
         guest_qemu::trials(),
         service::trials(),
         outlives::trials(),
+        processes::trials(),
         packaging::trials(),
         pasted::trials(),
         doctor::trials(),
