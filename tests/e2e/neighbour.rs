@@ -176,6 +176,7 @@ fn nothing_of_it_without() {
     all(true, true);
     // A network that reaches nothing has no host either.
     text(&socket, &["bridge", "set", "br0:routing=none"]);
+    wait::until("the device to go", || (!has_device()).then_some(()));
     all(false, false);
     text(&socket, &["bridge", "set", "br0:routing=outside"]);
     all(true, true);
