@@ -156,6 +156,9 @@ pub(crate) struct Flags {
     /// Serve /metrics for Prometheus over HTTP at this address; host= adds the host names that requests may use
     #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
     pub(crate) metrics: Option<String>,
+    /// Be Docker's network driver vswitch, on this socket or none [without a value: /run/docker/plugins/vswitch.sock]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = config::DOCKER_SOCKET)]
+    pub(crate) docker: Option<String>,
     /// Read and check the configuration, print what would run, and start nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -255,6 +258,7 @@ impl Flags {
             ("--control-read-only-others", self.control_read_only_others.map(|is_on| is_on.to_string())),
             ("--metrics", self.metrics.clone()),
             ("--state", self.state.clone()),
+            ("--docker", self.docker.clone()),
         ];
         let lists = lists.into_iter().flat_map(|(name, list)| list.iter().map(move |value| Flag::new(name, value.as_str())));
         lists.chain(once.into_iter().filter_map(|(name, value)| Some(Flag::new(name, value?)))).collect()

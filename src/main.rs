@@ -5,6 +5,7 @@ mod control_socket;
 mod daemon;
 mod demo;
 mod detach;
+mod docker;
 mod edge;
 mod events;
 mod fabric;
@@ -152,12 +153,16 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
     let desired = state.restore(desired, &mut past);
     // Before the router takes whatever ports are free.
     let scrape = control_socket::ScrapeListener::open(desired.config.metrics.as_ref())?;
+    let docker = docker::DriverListener::open(desired.config.docker.as_ref())?;
     let mut daemon = Daemon::start(desired, command_line, state, &mut past)?;
     if let Some(control) = control {
         daemon.open_to(control)?;
     }
     if let Some(scrape) = scrape {
         daemon.open_to_scrapers(scrape)?;
+    }
+    if let Some(docker) = docker {
+        daemon.open_to_docker(docker)?;
     }
     daemon.outlive(past);
     // Warnings come before the line that says ready.

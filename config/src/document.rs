@@ -5,6 +5,7 @@
 
 use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE};
 use crate::control::ControlKeys;
+use crate::docker::DockerKeys;
 use crate::guest::GuestKeys;
 use crate::keys::{Named, Tables, keys};
 use crate::metrics::MetricsKeys;
@@ -29,6 +30,8 @@ keys! {
         "state" => state: StateKeys,
         /// The counters for Prometheus, over TCP.
         "metrics" => metrics: MetricsKeys,
+        /// The network driver for Docker; without this table there is none.
+        "docker" => docker: DockerKeys,
         /// Bridges by their names, at most 1024. Flags add to br0.
         "bridge" => bridges: Named<BridgeKeys>,
         /// The way out.

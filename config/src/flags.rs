@@ -58,6 +58,7 @@ pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems)
             replace(&mut document.default_bridge().mac_aging_time, "mac-aging-time", text, &alone, problems);
         }
         "--metrics" => metrics(document, text, problems),
+        "--docker" => replace(&mut table(&mut document.docker, &alone).socket, "socket", text, &alone, problems),
         "--state" => replace(&mut table(&mut document.state, &alone).path, "path", text, &alone, problems),
         _ if flag.name.starts_with("--uplink") => uplink(document, flag, problems),
         _ if flag.name.starts_with("--control") => control(document, flag, problems),

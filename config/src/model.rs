@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 
 use crate::bridge::Bridge;
 use crate::control::Control;
+use crate::docker::Docker;
 use crate::guest::Guest;
 use crate::metrics::Metrics;
 use crate::port::Port;
@@ -42,6 +43,8 @@ pub struct Config {
     pub state: StatePath,
     /// The metrics server for Prometheus, over TCP.
     pub metrics: Option<Metrics>,
+    /// The network driver for Docker.
+    pub docker: Option<Docker>,
     /// Allowed settings that may be mistakes, each with its origin.
     pub warnings: Vec<String>,
 }

@@ -6,7 +6,7 @@
 //!            +-- edge       the uplink and the router } fabric, and follows what
 //!            +-- tunnels    sockets and peers         } becomes of its devices
 //!            +-- captures, traces, alarms             observers
-//!            +-- control, scrape                      HTTP, and the queries that come by it
+//!            +-- control, scrape, docker              HTTP, and the queries that come by it
 //! ```
 //!
 //! Each of these is an object of its own, in a room of its own; this one opens them in their order, and gives each its turn when
@@ -38,6 +38,7 @@ use vswitch::{MacEntry, PortId};
 
 use crate::cli::Flags;
 use crate::control_socket::{ControlListener, ControlSocket, Scrape, ScrapeListener};
+use crate::docker::{DockerDriver, DriverListener};
 use crate::edge::router::{PortNumbers, RouterControl};
 use crate::edge::{Edge, KeptTable, UplinkPort, places_of};
 use crate::fabric::bridges::Bridges;
@@ -90,6 +91,7 @@ pub(crate) struct Daemon {
     poller: Poller,
     control: Option<ControlSocket>,
     scrape: Option<Scrape>,
+    docker: Option<DockerDriver>,
     state: State,
 }
 
@@ -172,6 +174,7 @@ impl Daemon {
             poller,
             control: None,
             scrape: None,
+            docker: None,
             state,
         };
         daemon.ports.start_thread(daemon.poller.waker())?;
@@ -211,6 +214,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// Serves dockerd from now on.
+    pub(crate) fn open_to_docker(&mut self, listener: DriverListener) -> anyhow::Result<()> {
+        self.docker = Some(DockerDriver::start(listener, self.poller.waker())?);
+        Ok(())
+    }
+
     /// The start's summary: bridges, ports, tunnels, the router, and where to ask.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
@@ -236,6 +245,9 @@ impl Daemon {
         }
         if let Some(scrape) = &self.scrape {
             let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());
+        }
+        if let Some(docker) = &self.docker {
+            let _ = writeln!(text, "docker driver {}", docker.path().display());
         }
         text
     }

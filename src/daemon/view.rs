@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 use ::tunnel::FramingKind;
 use api::{AddressKind, PortKind, Protocol, Refusal, State, TunnelKind, UplinkMode};
 use config::{Publish, Trunks, Vlans};
+use packet::VlanId;
 use vswitch::UPLINK;
 use vswitch::{BridgeId, PortId, PortTotals};
 
+use crate::docker::Network;
 use crate::edge::router::RouterControl;
 use crate::edge::{Edge, HostDevice, UplinkPort};
 use crate::fabric::Fabric;
@@ -109,6 +111,17 @@ impl View<'_> {
             made_by_verb: matches!(guest.origin, config::Origin::Verb(_)),
         };
         self.config.guests.iter().map(view).collect()
+    }
+
+    /// What a network driver asks of the bridge of this name.
+    pub(super) fn network(&self, bridge: &str) -> Option<Network> {
+        let bridge = self.config.bridges.iter().find(|known| known.name == bridge)?;
+        let gateways = self.config.router.iter().flat_map(|router| &router.gateways);
+        let untagged = gateways.into_iter().find(|gateway| gateway.bridge == bridge.number && gateway.vlan == VlanId::NONE);
+        Some(Network {
+            gateway: untagged.map(|gateway| gateway.address.address),
+            is_internal: untagged.is_some_and(|gateway| gateway.reach == config::Reach::Nothing),
+        })
     }
 
     /// The switch as a whole.

@@ -16,6 +16,7 @@ mod containers;
 mod control;
 mod datagrams;
 mod detached;
+mod docker;
 mod doctor;
 mod engine;
 mod events;
@@ -156,6 +157,7 @@ fn main() -> ExitCode {
         processes::trials(),
         packaging::trials(),
         pasted::trials(),
+        docker::trials(),
         doctor::trials(),
         tour::trials(),
         detached::trials(),

@@ -51,6 +51,7 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         check.warnings.extend(keys.value.warning());
         keys.value.metrics(&keys.origin, router.as_ref(), check.problems)
     });
+    let docker = document.docker.as_ref().and_then(|keys| keys.value.docker(check.problems));
     let warnings = check.warnings.iter().map(Problem::to_string).collect();
     let mut config = Config {
         bridges,
@@ -65,6 +66,7 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         control,
         state,
         metrics,
+        docker,
         warnings,
     };
     tell_apart(&mut config);

@@ -170,7 +170,8 @@ fn a_port_outside_may_be_left_to_the_switch() {
     let words = |publish: &[&str], address| words("blue", "", address, publish);
     let choice = ["0:80", "0:53/udp", "8080-8082:81", "8080-8082:82/tcp"];
     let now = now.with_guest("one", &words(&choice, "10.71.0.3/24")).unwrap();
-    let expected = ["tcp 49153 -> 10.71.0.3:80", "udp 49153 -> 10.71.0.3:53", "tcp 8081 -> 10.71.0.3:81", "tcp 8082 -> 10.71.0.3:82"];
+    let expected =
+        ["tcp 49153 -> 10.71.0.3:80", "udp 49153 -> 10.71.0.3:53", "tcp 8081 -> 10.71.0.3:81", "tcp 8082 -> 10.71.0.3:82"];
     assert_eq!(rules(&now, "one"), expected, "8080 is web's");
     let now = now.with_guest("two", &words(&["0:80"], "10.71.0.4/24")).unwrap();
     assert_eq!(rules(&now, "two"), ["tcp 49154 -> 10.71.0.4:80"]);
