@@ -54,8 +54,7 @@ PROPERTY_CASES=4096
 RELOAD_ROUNDS=20
 RESTART_ROUNDS=10
 FLOWS=20000
-# There is room for 256 ports more than at the start.
-NETWORKS=200
+NETWORKS=500
 
 step "install"
 if [ "$(id -u)" = 0 ] && have apt-get; then

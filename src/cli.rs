@@ -132,6 +132,9 @@ pub(crate) struct Flags {
     /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never [default: 200]
     #[arg(long, value_name = "MICROSECONDS")]
     pub(crate) busy_poll: Option<String>,
+    /// Maximum number of ports, 1 to 16,384: those of all bridges, the uplink, and the hosts of tunnels [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_ports: Option<String>,
     /// Maximum number of addresses that the bridge learns, 10 to 1,000,000 [default: 8192]
     #[arg(long, value_name = "ENTRIES")]
     pub(crate) mac_table_size: Option<String>,
@@ -251,6 +254,7 @@ impl Flags {
             ("--uplink-gate", self.uplink_gate.clone()),
             ("--workers", self.workers.clone()),
             ("--busy-poll", self.busy_poll.clone()),
+            ("--max-ports", self.max_ports.clone()),
             ("--mac-table-size", self.mac_table_size.clone()),
             ("--mac-aging-time", self.mac_aging_time.clone()),
             ("--control", self.control.clone()),

@@ -24,6 +24,8 @@ keys! {
         "workers" => workers: Number<1, 256>,
         /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never. Default: 200.
         "busy-poll" => busy_poll: Number<0, 1000>,
+        /// Maximum number of ports, 1 to 16,384: those of all bridges, the uplink, and the hosts of tunnels. Default: 1024.
+        "max-ports" => max_ports: Number<1, 16_384>,
         /// The control socket.
         "control" => control: ControlKeys,
         /// What outlives the process.
@@ -57,6 +59,13 @@ impl Document {
         };
         let all = self.bridges.iter().flat_map(|bridges| &bridges.value.0);
         (0..=2).flat_map(move |wanted| all.clone().filter(move |bridge| place(bridge) == wanted))
+    }
+
+    /// What bounds the ports stays as it is in the running configuration, if it is left out here.
+    pub(crate) fn keep_limits_of(&mut self, running: &Document) {
+        if self.max_ports.is_none() {
+            self.max_ports.clone_from(&running.max_ports);
+        }
     }
 
     /// Whether a bridge is written that no verb has added.

@@ -51,6 +51,7 @@ pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems)
         "--nat" => nat(document, text, problems),
         "--workers" => replace(&mut document.workers, "workers", text, &alone, problems),
         "--busy-poll" => replace(&mut document.busy_poll, "busy-poll", text, &alone, problems),
+        "--max-ports" => replace(&mut document.max_ports, "max-ports", text, &alone, problems),
         "--mac-table-size" => {
             replace(&mut document.default_bridge().mac_table_size, "mac-table-size", text, &alone, problems);
         }

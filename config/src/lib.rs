@@ -59,7 +59,6 @@ mod written;
 
 pub use self::address::Cidr;
 pub use self::bridge::{Bridge, DEFAULT_BRIDGE, MAX_BRIDGES, Reach, unknown_bridge};
-pub use self::check::MAX_PORTS;
 pub use self::control::{CONTROL_VARIABLE, Control, ControlPath, UserGroup, usual_path};
 pub use self::desired::{Desired, EditError};
 pub use self::docker::{DOCKER_SOCKET, Docker};

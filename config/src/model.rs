@@ -37,6 +37,8 @@ pub struct Config {
     pub workers: usize,
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
     pub busy_poll: u32,
+    /// Maximum number of ports: those of all bridges, the uplink and the hosts of tunnels.
+    pub max_ports: usize,
     /// The control socket.
     pub control: Control,
     /// Where the state of the switch is kept while no process runs.

@@ -8,7 +8,7 @@
 //!
 //! *Fixed settings.* Threads, sockets of the control API, the uplink and tables of the translation are created at the start. A
 //! configuration with other values for them needs a restart, and is refused before anything is touched. One that leaves out
-//! `workers`, `busy-poll`, `mac-table-size`, `mac-aging-time`, `control`, `metrics` or `docker` keeps the running values. The set of bridges,
+//! `workers`, `busy-poll`, `max-ports`, `mac-table-size`, `mac-aging-time`, `control`, `metrics` or `docker` keeps the running values. The set of bridges,
 //! the uplink, the gateways and the settings of the translation have no such rule: leaving them out means none, or the default.
 
 use std::collections::HashMap;
@@ -161,6 +161,7 @@ impl Plan {
         let (old, new) = (&now.config, &mut desired.config);
         new.workers = old.workers;
         new.busy_poll = old.busy_poll;
+        new.max_ports = old.max_ports;
         new.control.clone_from(&old.control);
         new.state.clone_from(&old.state);
         new.metrics.clone_from(&old.metrics);
@@ -395,6 +396,7 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let mut fixed = Fixed::default();
     fixed.compare("workers", written.workers.is_some() && new.workers != old.workers, old.workers, new.workers);
     fixed.compare("busy-poll", written.busy_poll.is_some() && new.busy_poll != old.busy_poll, old.busy_poll, new.busy_poll);
+    fixed.compare("max-ports", written.max_ports.is_some() && new.max_ports != old.max_ports, old.max_ports, new.max_ports);
     let control = new.control.completed_by(&old.control, written.control.as_ref());
     fixed.compare("control", control != old.control, &old.control, &control);
     fixed.compare("state", written.state.is_some() && new.state.path() != old.state.path(), &old.state, &new.state);

@@ -108,7 +108,7 @@ impl Daemon {
         let readers = (config.device_count() + tunnel::socket_count(&config.tunnels, &config.ip_tunnels)).max(1);
         let workers = config.workers;
         let at_start = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
-        let mut slots = Slots::new(slots::capacity(at_start));
+        let mut slots = Slots::new(slots::capacity(config.max_ports));
         let capacity = slots.capacity();
         let ids = slots.take_many(config.ports.len()).context("too many ports")?;
         let uplink_id = slots.take_many(usize::from(config.uplink_interface().is_some())).context("too many ports")?;

@@ -51,7 +51,7 @@ impl View<'_> {
     pub(super) fn port_names(&self) -> Vec<String> {
         let uplink = self.edge.uplink.as_ref().map(|uplink| (uplink.id, uplink.interface.clone()));
         let ports = self.ports.iter().map(|port| (port.id, port.name().to_owned()));
-        let mut names = vec![String::new(); self.fabric.slots.capacity()];
+        let mut names = vec![String::new(); self.fabric.slots.end()];
         let host = self.edge.host.device().map(|host| (host.id, host.name.clone()));
         for (id, name) in ports.chain(uplink).chain(host).chain(self.tunnels.names()) {
             names[id.index()] = name;
@@ -86,7 +86,7 @@ impl View<'_> {
         let ports = bridged.map(|port| (port.id, Some(bridge_id(port.config.bridge))));
         let uplink = self.edge.uplink.as_ref().map(|uplink| (uplink.id, uplink.bridge()));
         let peers = self.tunnels.peers().iter().map(|peer| (peer.id, self.tunnels.spec_of(peer).bridge()));
-        let mut bridges = vec![None; self.fabric.slots.capacity()];
+        let mut bridges = vec![None; self.fabric.slots.end()];
         for (id, bridge) in ports.chain(uplink).chain(peers) {
             bridges[id.index()] = bridge;
         }
