@@ -8,7 +8,8 @@
 //! A datagram that the [program of local clients](crate::gate::LocalLookup) gave to the socket comes with the address and port that it
 //! was sent to (`IP_ORIGDSTADDR`). A socket can only answer from the port that it is bound to, and nothing is to be bound to the wanted
 //! one, so the answer is a whole packet from a raw socket (`CAP_NET_RAW`). It stays on the host, as the client's address is one of the
-//! host's. The raw socket is of protocol 255, of which nothing is received.
+//! host's. The raw socket is of protocol 255, of which nothing is received. A socket that is [bound](LocalDatagrams::bound) to the wanted
+//! port needs none of that.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -48,11 +49,12 @@ pub struct LocalFlow {
     pub wanted: SocketAddr,
 }
 
-/// The sockets of one family of addresses.
+/// The sockets of one family of addresses, or of one port.
 #[derive(Debug)]
 pub struct LocalDatagrams {
     socket: Socket,
-    raw: Socket,
+    /// For answers, if the socket is not bound to where the clients send to.
+    raw: Option<Socket>,
 }
 
 impl AsFd for LocalDatagrams {
@@ -64,20 +66,32 @@ impl AsFd for LocalDatagrams {
 impl LocalDatagrams {
     /// Sockets for datagrams to addresses of IPv4.
     pub fn of_ipv4() -> io::Result<LocalDatagrams> {
-        LocalDatagrams::open(Domain::IPV4, Ipv4Addr::LOCALHOST.into(), (libc::SOL_IP, IP_ORIGDSTADDR))
+        LocalDatagrams::for_other_ports(Ipv4Addr::LOCALHOST.into())
     }
 
     /// Sockets for datagrams to addresses of IPv6.
     pub fn of_ipv6() -> io::Result<LocalDatagrams> {
-        LocalDatagrams::open(Domain::IPV6, Ipv6Addr::LOCALHOST.into(), (libc::SOL_IPV6, IPV6_ORIGDSTADDR))
+        LocalDatagrams::for_other_ports(Ipv6Addr::LOCALHOST.into())
     }
 
-    fn open(domain: Domain, loopback: IpAddr, (level, original): (libc::c_int, libc::c_int)) -> io::Result<LocalDatagrams> {
-        let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    /// A socket for datagrams to this address and port, which nobody else may have.
+    pub fn bound(address: SocketAddr) -> io::Result<LocalDatagrams> {
+        let (level, original) = match address {
+            SocketAddr::V4(_) => (libc::SOL_IP, IP_ORIGDSTADDR),
+            SocketAddr::V6(_) => (libc::SOL_IPV6, IPV6_ORIGDSTADDR),
+        };
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         option::set(socket.as_fd(), level, original, 1)?;
-        socket.bind(&SocketAddr::new(loopback, 0).into())?;
-        let raw = Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
-        Ok(LocalDatagrams { socket, raw })
+        socket.bind(&address.into())?;
+        Ok(LocalDatagrams { socket, raw: None })
+    }
+
+    fn for_other_ports(loopback: IpAddr) -> io::Result<LocalDatagrams> {
+        let address = SocketAddr::new(loopback, 0);
+        let LocalDatagrams { socket, .. } = LocalDatagrams::bound(address)?;
+        let protocol = Protocol::from(libc::IPPROTO_RAW);
+        let raw = Socket::new(Domain::for_address(address), Type::RAW.nonblocking(), Some(protocol))?;
+        Ok(LocalDatagrams { socket, raw: Some(raw) })
     }
 
     /// Receives a datagram into `payload`. `None` if no datagram is waiting. Returns its length; and whose it is, unless the kernel
@@ -104,10 +118,14 @@ impl LocalDatagrams {
     /// Sends a datagram from where the client's ones went. Its payload begins at [`HEADROOM`] of `packet`; the headers are written before
     /// it. What the client's socket has no room for is lost, as always.
     pub fn answer(&self, flow: &LocalFlow, packet: &mut [u8]) -> io::Result<()> {
+        let Some(raw) = &self.raw else {
+            let payload = packet.get(HEADROOM..).unwrap_or_default();
+            return self.socket.send_to(payload, &flow.client.into()).map(drop);
+        };
         let packet = write_headers(flow, packet).ok_or(Errno::MSGSIZE)?;
         // The port is in the packet, and the kernel wants none here.
         let to = SocketAddr::new(flow.client.ip(), 0);
-        self.raw.send_to(packet, &to.into()).map(drop)
+        raw.send_to(packet, &to.into()).map(drop)
     }
 }
 

@@ -24,7 +24,7 @@ use netio::reservation::PortProtocol;
 use netio::{LocalDatagrams, LocalFlow, Poller};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::clients::{DATAGRAMS, FIRST_DATAGRAM_CLIENT, Shared};
+use super::clients::{DATAGRAM_CLIENTS, ENTRANCES, Shared, free_place, put};
 
 /// Maximum number of clients at a time; each takes a descriptor.
 const MAX_CLIENTS: usize = 256;
@@ -41,7 +41,8 @@ const MAX_PAYLOAD: usize = 65_535 - 8;
 
 /// The sockets that clients reach, and the clients.
 pub(super) struct Datagrams {
-    entrances: [Option<LocalDatagrams>; 2],
+    /// By their tokens; `None` where a token is free.
+    entrances: Vec<Option<LocalDatagrams>>,
     /// By their tokens; `None` where a token is free.
     clients: Vec<Option<Client>>,
     places: HashMap<LocalFlow, usize>,
@@ -60,15 +61,34 @@ struct Client {
 }
 
 impl Datagrams {
-    /// Serves what comes in by these sockets, of IPv4 and of IPv6, whose tokens begin with [`DATAGRAMS`].
-    pub(super) fn new(entrances: [Option<LocalDatagrams>; 2], poller: &Poller) -> io::Result<Datagrams> {
-        for (entrance, token) in entrances.iter().zip(DATAGRAMS..) {
-            if let Some(entrance) = entrance {
-                poller.add(entrance, token)?;
+    /// Serves what comes in by these sockets.
+    pub(super) fn new(entrances: Vec<LocalDatagrams>, poller: &Poller) -> io::Result<Datagrams> {
+        let buffer = vec![0; HEADROOM + MAX_PAYLOAD].into();
+        let mut datagrams = Datagrams { entrances: Vec::new(), clients: Vec::new(), places: HashMap::new(), buffer };
+        for entrance in entrances {
+            datagrams.add(entrance, poller)?;
+        }
+        Ok(datagrams)
+    }
+
+    /// Serves what comes in by one more socket. Returns its place.
+    pub(super) fn add(&mut self, entrance: LocalDatagrams, poller: &Poller) -> io::Result<usize> {
+        let place = free_place(&self.entrances);
+        poller.add(&entrance, ENTRANCES + place as u64)?;
+        put(&mut self.entrances, place, entrance);
+        Ok(place)
+    }
+
+    /// Closes a socket, and ends its clients.
+    pub(super) fn remove(&mut self, place: usize, poller: &Poller) {
+        for at in 0..self.clients.len() {
+            if self.clients[at].as_ref().is_some_and(|client| client.entrance == place) {
+                self.close(at, poller);
             }
         }
-        let buffer = vec![0; HEADROOM + MAX_PAYLOAD].into();
-        Ok(Datagrams { entrances, clients: Vec::new(), places: HashMap::new(), buffer })
+        if let Some(entrance) = self.entrances.get_mut(place).and_then(Option::take) {
+            let _ = poller.remove(entrance);
+        }
     }
 
     /// Whether [`Datagrams::sweep`] is to be called from time to time.
@@ -78,9 +98,9 @@ impl Datagrams {
 
     /// Serves what is ready.
     pub(super) fn serve(&mut self, token: u64, rules: &Shared, poller: &Poller, now: Instant) {
-        match token.checked_sub(FIRST_DATAGRAM_CLIENT) {
+        match token.checked_sub(DATAGRAM_CLIENTS) {
             Some(place) => self.answer(place as usize, now),
-            None => self.ask((token - DATAGRAMS) as usize, rules, poller, now),
+            None => self.ask((token - ENTRANCES) as usize, rules, poller, now),
         }
     }
 
@@ -123,17 +143,12 @@ impl Datagrams {
                 self.close(oldest, poller);
             }
         }
-        let place = self.clients.iter().position(Option::is_none).unwrap_or(self.clients.len());
+        let place = free_place(&self.clients);
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
         rustix::net::connect(&socket, &guest)?;
-        poller.add(&socket, FIRST_DATAGRAM_CLIENT + place as u64)?;
-        let client = Some(Client { flow, entrance, guest, socket: socket.into(), used: now });
-        if place == self.clients.len() {
-            self.clients.push(client);
-        } else {
-            self.clients[place] = client;
-        }
+        poller.add(&socket, DATAGRAM_CLIENTS + place as u64)?;
+        put(&mut self.clients, place, Client { flow, entrance, guest, socket: socket.into(), used: now });
         self.places.insert(flow, place);
         Ok(place)
     }
@@ -207,7 +222,7 @@ mod tests {
         fn new() -> Lab {
             let guest = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let poller = Poller::new().unwrap();
-            let datagrams = Datagrams::new([None, None], &poller).unwrap();
+            let datagrams = Datagrams::new(Vec::new(), &poller).unwrap();
             let SocketAddr::V4(to) = guest.local_addr().unwrap() else { unreachable!("a socket of IPv4") };
             Lab { datagrams, rules: Shared::new([((PortProtocol::Udp, 53), to)].into()), poller, guest }
         }

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::clients::{FIRST_STREAM, SWEEP, Shared};
+use super::clients::{LISTENERS, STREAMS, SWEEP, Shared, free_place, put};
 
 /// Maximum number of clients at a time; each takes four descriptors.
 const MAX_CLIENTS: usize = 128;
@@ -48,7 +48,8 @@ const KEEPALIVE: (Duration, u32) = (Duration::from_secs(60), 5);
 
 /// The listeners and their clients.
 pub(super) struct Streams {
-    listeners: [Option<TcpListener>; 2],
+    /// By their tokens; `None` where a token is free.
+    listeners: Vec<Option<TcpListener>>,
     /// By their tokens; `None` where a token is free.
     clients: Vec<Option<Client>>,
     /// The listeners are watched: there is room, and the last client could be accepted.
@@ -85,14 +86,31 @@ struct Way {
 }
 
 impl Streams {
-    /// Serves these listeners, of IPv4 and of IPv6, whose tokens are 0 and 1.
-    pub(super) fn new(listeners: [Option<TcpListener>; 2], poller: &Poller) -> io::Result<Streams> {
-        for (listener, token) in listeners.iter().zip(0..) {
-            let Some(listener) = listener else { continue };
-            listener.set_nonblocking(true)?;
-            poller.add(listener, token)?;
+    /// Serves these listeners.
+    pub(super) fn new(listeners: Vec<TcpListener>, poller: &Poller) -> io::Result<Streams> {
+        let mut streams = Streams { listeners: Vec::new(), clients: Vec::new(), is_accepting: true, accepts_at: None };
+        for listener in listeners {
+            streams.add(listener, poller)?;
         }
-        Ok(Streams { listeners, clients: Vec::new(), is_accepting: true, accepts_at: None })
+        Ok(streams)
+    }
+
+    /// Serves one more listener. Returns its place.
+    pub(super) fn add(&mut self, listener: TcpListener, poller: &Poller) -> io::Result<usize> {
+        listener.set_nonblocking(true)?;
+        let place = free_place(&self.listeners);
+        if self.is_accepting {
+            poller.add(&listener, LISTENERS + place as u64)?;
+        }
+        put(&mut self.listeners, place, listener);
+        Ok(place)
+    }
+
+    /// Closes a listener. Its clients stay.
+    pub(super) fn remove(&mut self, place: usize, poller: &Poller) {
+        if let Some(listener) = self.listeners.get_mut(place).and_then(Option::take) {
+            let _ = poller.remove(listener);
+        }
     }
 
     /// Whether [`Streams::sweep`] is to be called from time to time.
@@ -102,8 +120,8 @@ impl Streams {
 
     /// Serves what is ready.
     pub(super) fn serve(&mut self, token: u64, rules: &Shared, poller: &Poller, now: Instant) {
-        match token.checked_sub(FIRST_STREAM) {
-            None => self.accept(token as usize, rules, poller, now),
+        match token.checked_sub(STREAMS) {
+            None => self.accept((token - LISTENERS) as usize, rules, poller, now),
             Some(place) => self.carry(place as usize, poller, now),
         }
     }
@@ -120,10 +138,9 @@ impl Streams {
                 return self.watch_listeners(poller);
             }
         };
-        let place = self.clients.iter().position(Option::is_none).unwrap_or(self.clients.len());
-        match connect(stream, rules, poller, FIRST_STREAM + place as u64, now) {
-            Ok(Some(client)) if place == self.clients.len() => self.clients.push(Some(client)),
-            Ok(Some(client)) => self.clients[place] = Some(client),
+        let place = free_place(&self.clients);
+        match connect(stream, rules, poller, STREAMS + place as u64, now) {
+            Ok(Some(client)) => put(&mut self.clients, place, client),
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "cannot connect a local client to its guest"),
         }
@@ -133,7 +150,7 @@ impl Streams {
     fn carry(&mut self, at: usize, poller: &Poller, now: Instant) {
         let Some(place) = self.clients.get_mut(at) else { return };
         let Some(client) = place else { return };
-        match client.carry(poller, FIRST_STREAM + at as u64, now) {
+        match client.carry(poller, STREAMS + at as u64, now) {
             Ok(false) => {}
             Ok(true) | Err(_) => {
                 *place = None;
@@ -168,7 +185,7 @@ impl Streams {
             return;
         }
         self.is_accepting = is_accepting;
-        for (listener, token) in self.listeners.iter().zip(0..) {
+        for (listener, token) in self.listeners.iter().zip(LISTENERS..) {
             let Some(listener) = listener else { continue };
             let _ = if is_accepting { poller.add(listener, token) } else { poller.remove(listener) };
         }
@@ -330,7 +347,7 @@ mod tests {
             let (listener, guest) = (bind(), bind());
             let (address, poller) = (listener.local_addr().unwrap(), Poller::new().unwrap());
             let SocketAddr::V4(to) = guest.local_addr().unwrap() else { unreachable!("a listener of IPv4") };
-            let streams = Streams::new([Some(listener), None], &poller).unwrap();
+            let streams = Streams::new(vec![listener], &poller).unwrap();
             Lab { streams, rules: Shared::new([((PortProtocol::Tcp, address.port()), to)].into()), poller, address, guest }
         }
 
@@ -418,10 +435,10 @@ mod tests {
         // It is ready all the time, and nobody can be accepted.
         let deaf = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         lab.poller = Poller::new().unwrap();
-        lab.streams = Streams::new([Some(deaf.into()), None], &lab.poller).unwrap();
-        assert_eq!(lab.turn(), [0]);
+        lab.streams = Streams::new(vec![deaf.into()], &lab.poller).unwrap();
+        assert_eq!(lab.turn(), [LISTENERS]);
         assert_eq!(lab.turn(), [0; 0], "it is not looked at");
         lab.streams.sweep(&lab.poller, Instant::now() + SWEEP);
-        assert_eq!(lab.turn(), [0], "and tried again");
+        assert_eq!(lab.turn(), [LISTENERS], "and tried again");
     }
 }
