@@ -166,7 +166,9 @@ impl Ports {
 
     /// Lets the devices of this switch outlive the process.
     pub(crate) fn keep(&mut self, keeper: &mut Keeper) {
-        self.forgotten.drain(..).for_each(|name| keeper.forget(&name));
+        for name in self.forgotten.drain(..) {
+            keeper.forget(&name);
+        }
         self.ports.iter_mut().for_each(|port| port.keep(keeper));
     }
 

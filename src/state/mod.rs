@@ -167,7 +167,7 @@ pub(crate) fn others<'f>(
     gate: Option<(u64, BorrowedFd<'f>)>,
     table: Option<(u64, BorrowedFd<'f>)>,
 ) -> impl Iterator<Item = (String, BorrowedFd<'f>)> {
-    let gate = gate.map(|(_, gate)| (keeper::GATE.to_owned(), gate));
+    let gate = gate.map(|(_, gate)| (keeper::GATES[0].to_owned(), gate));
     let table = table.map(|(generation, table)| (keeper::connections_of(generation), table));
     gate.into_iter().chain(table)
 }
