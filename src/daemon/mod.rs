@@ -280,7 +280,12 @@ impl Daemon {
             }
             let now = self.fabric.now();
             let is_tick = now >= next_tick;
+            let table = self.edge.kept_table().map(|(generation, _)| generation);
             self.edge.look(now, is_tick, &mut self.fabric);
+            if self.edge.kept_table().map(|(generation, _)| generation) != table {
+                // That of this process, as soon as it has the connections.
+                self.keep();
+            }
             if let Some(closed) = self.edge.look_at_host(now, is_tick, &mut self.fabric, &self.poller) {
                 self.ports.discard(closed);
             }
