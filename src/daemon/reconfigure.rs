@@ -282,6 +282,7 @@ impl Daemon {
 
     /// Ends what is left of networks and guests. The next change waits until no worker has anything of them at hand.
     fn cut_off(&mut self, gone: CutOff) {
+        self.edge.end_local_clients(&gone);
         if let Some(router) = self.edge.router.as_mut().filter(|_| !gone.is_empty()) {
             router.cut_off(gone, self.fabric.now());
             self.fabric.remove(Vec::new());

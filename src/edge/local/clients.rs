@@ -3,7 +3,7 @@
 //! *Threads.* One, made with the first rule; it ends with the last one, and its connections with it. The control thread gives it rules.
 
 use std::io;
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use netio::reservation::PortProtocol;
 use netio::{LocalDatagrams, Poller, Waker};
+use packet::Ipv4Prefix;
 
 use super::Rules;
 use super::bound::Bound;
@@ -47,6 +48,8 @@ pub(super) struct Clients {
 #[derive(Debug)]
 pub(super) struct Shared {
     rules: Mutex<Rules>,
+    /// Networks and addresses whose guests have gone since.
+    gone: Mutex<Vec<Ipv4Prefix>>,
     /// Number of times that there were other rules.
     changes: AtomicU64,
     ends: AtomicBool,
@@ -54,11 +57,15 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(rules: Rules) -> Shared {
-        Shared { rules: Mutex::new(rules), changes: AtomicU64::default(), ends: AtomicBool::default() }
+        Shared { rules: Mutex::new(rules), gone: Mutex::default(), changes: AtomicU64::default(), ends: AtomicBool::default() }
     }
 
     fn rules(&self) -> MutexGuard<'_, Rules> {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Vec<Ipv4Prefix>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The guest's port that a published one leads to.
@@ -86,6 +93,12 @@ impl Clients {
     pub(super) fn set_rules(&self, rules: Rules) {
         *self.shared.rules() = rules;
         self.shared.changes.fetch_add(1, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Clients of guests in these networks end before anything more is carried.
+    pub(super) fn end(&self, networks: &[Ipv4Prefix]) {
+        self.shared.gone().extend(networks);
         self.waker.wake();
     }
 }
@@ -124,6 +137,7 @@ impl Serving {
                 return;
             }
             let now = Instant::now();
+            self.end_what_has_gone();
             for token in &ready {
                 match *token {
                     ENTRANCES.. => self.datagrams.serve(*token, &self.shared, &self.poller, now),
@@ -135,6 +149,15 @@ impl Serving {
             self.datagrams.sweep(&self.shared, &self.poller, now);
         }
     }
+    fn end_what_has_gone(&mut self) {
+        let gone = std::mem::take(&mut *self.shared.gone());
+        if !gone.is_empty() {
+            let is_gone = |guest: Ipv4Addr| gone.iter().any(|network| network.contains(guest));
+            self.streams.end(is_gone, &self.poller);
+            self.datagrams.end(is_gone, &self.poller);
+        }
+    }
+
     /// Binds the ports of the rules, if that is how they are served: of new rules, and each second those that were refused.
     fn bind(&mut self, seen: &mut (u64, Option<Instant>), now: Instant) {
         let Some(bound) = &mut self.bound else { return };

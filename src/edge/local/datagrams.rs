@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netio::local_datagrams::HEADROOM;
@@ -81,11 +81,7 @@ impl Datagrams {
 
     /// Closes a socket, and ends its clients.
     pub(super) fn remove(&mut self, place: usize, poller: &Poller) {
-        for at in 0..self.clients.len() {
-            if self.clients[at].as_ref().is_some_and(|client| client.entrance == place) {
-                self.close(at, poller);
-            }
-        }
+        self.close_all(|client| client.entrance == place, poller);
         if let Some(entrance) = self.entrances.get_mut(place).and_then(Option::take) {
             let _ = poller.remove(entrance);
         }
@@ -185,13 +181,22 @@ impl Datagrams {
             now.duration_since(client.used) > IDLE_TIMEOUT
                 || rules.guest_of(PortProtocol::Udp, client.flow.wanted.port()) != Some(client.guest)
         };
-        for place in 0..self.clients.len() {
-            if self.clients[place].as_ref().is_some_and(is_over) {
-                self.close(place, poller);
-            }
-        }
+        self.close_all(is_over, poller);
         while self.clients.last().is_some_and(Option::is_none) {
             self.clients.pop();
+        }
+    }
+
+    /// Ends the clients of these guests.
+    pub(super) fn end(&mut self, is_gone: impl Fn(Ipv4Addr) -> bool, poller: &Poller) {
+        self.close_all(|client| is_gone(*client.guest.ip()), poller);
+    }
+
+    fn close_all(&mut self, is_one: impl Fn(&Client) -> bool, poller: &Poller) {
+        for place in 0..self.clients.len() {
+            if self.clients[place].as_ref().is_some_and(&is_one) {
+                self.close(place, poller);
+            }
         }
     }
 
@@ -205,7 +210,7 @@ impl Datagrams {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::SocketAddr;
 
     use super::*;
 

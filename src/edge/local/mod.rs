@@ -27,6 +27,7 @@ use std::os::fd::AsFd;
 use netio::LocalDatagrams;
 use netio::gate::{LocalLookup, LocalSockets};
 use netio::reservation::PortProtocol;
+use packet::Ipv4Prefix;
 
 use clients::{Clients, Entrances};
 
@@ -67,6 +68,13 @@ impl LocalClients {
         }
         if let Some(served) = &mut self.served {
             served.set(rules, address);
+        }
+    }
+
+    /// Clients of guests in these networks end.
+    pub(super) fn end(&self, networks: &[Ipv4Prefix]) {
+        if let Some(served) = &self.served {
+            served.clients.end(networks);
         }
     }
 }

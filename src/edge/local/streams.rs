@@ -12,7 +12,7 @@
 //! in the backlog, and tried again a [`SWEEP`] later.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,7 @@ pub(super) struct Streams {
 
 /// A client and its guest.
 struct Client {
+    guest: SocketAddrV4,
     near: End,
     far: End,
     /// From the client to the guest, and back.
@@ -111,6 +112,18 @@ impl Streams {
         if let Some(listener) = self.listeners.get_mut(place).and_then(Option::take) {
             let _ = poller.remove(listener);
         }
+    }
+
+    /// Ends the clients of these guests: both ends are reset, so that the kernel sends nothing again of what they had sent.
+    pub(super) fn end(&mut self, is_gone: impl Fn(Ipv4Addr) -> bool, poller: &Poller) {
+        for place in &mut self.clients {
+            if let Some(client) = place.take_if(|client| is_gone(*client.guest.ip())) {
+                for end in [client.near, client.far] {
+                    let _ = sockopt::set_socket_linger(&end.stream, Some(Duration::ZERO));
+                }
+            }
+        }
+        self.watch_listeners(poller);
     }
 
     /// Whether [`Streams::sweep`] is to be called from time to time.
@@ -211,7 +224,7 @@ fn connect(near: TcpStream, rules: &Shared, poller: &Poller, token: u64, now: In
         sockopt::set_socket_keepalive(stream, true)?;
     }
     let [near, far] = [End::new(near, poller, token)?, End::new(far, poller, token)?];
-    Ok(Some(Client { near, far, ways: [Way::new(), Way::new()], is_connected: false, used: now }))
+    Ok(Some(Client { guest, near, far, ways: [Way::new(), Way::new()], is_connected: false, used: now }))
 }
 
 impl End {
@@ -327,7 +340,7 @@ fn is_pause(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::SocketAddr;
     use std::thread;
 
     use super::*;
