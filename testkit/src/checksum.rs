@@ -5,7 +5,9 @@
 /// One's complement sum of 16-bit big-endian words; a last odd byte counts as the high half of a word.
 #[must_use]
 pub fn sum(bytes: &[u8]) -> u16 {
-    bytes.chunks(2).fold(0, |sum, pair| add(sum, u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+    let (pairs, last) = bytes.as_chunks();
+    let words = pairs.iter().fold(0, |sum, pair| add(sum, u16::from_be_bytes(*pair)));
+    last.iter().fold(words, |sum, byte| add(sum, u16::from_be_bytes([*byte, 0])))
 }
 
 /// One's complement addition.

@@ -65,8 +65,8 @@ pub fn header_len(packet: &[u8]) -> usize {
 /// Sum of a packet's pseudo-header, for `len` bytes of transport header and payload.
 #[must_use]
 pub fn pseudo_header(packet: &[u8], len: usize) -> u16 {
-    let (protocol, len) = (packet[9], (len as u16).to_be_bytes());
-    sum(&[&packet[12..20], &[0, protocol], &len].concat())
+    let [a, b] = (len as u16).to_be_bytes();
+    add(sum(&packet[12..20]), sum(&[0, packet[9], a, b]))
 }
 
 /// Offset of the checksum in the transport header.
@@ -85,13 +85,11 @@ pub fn checksum_at(protocol: u8) -> Option<usize> {
 pub fn transport_checksum(packet: &[u8]) -> Option<u16> {
     let l4 = header_len(packet);
     let at = checksum_at(packet[9])?;
-    let mut transport = packet[l4..].to_vec();
-    if transport.len() < at + 2 {
-        return None;
-    }
-    put(&mut transport, at, 0);
+    let transport = &packet[l4..];
+    // The checksum's own field counts as zero.
+    let behind = transport.get(at + 2..)?;
     let pseudo = if packet[9] == ICMP { 0 } else { pseudo_header(packet, transport.len()) };
-    match (!add(sum(&transport), pseudo), packet[9]) {
+    match (!add(add(sum(&transport[..at]), sum(behind)), pseudo), packet[9]) {
         (0, UDP) => Some(0xffff),
         (check, _) => Some(check),
     }
@@ -122,13 +120,20 @@ pub fn set_partial_checksum(packet: &mut [u8]) {
 /// A packet with IPv4 options (a multiple of four bytes); all checksums are right.
 #[must_use]
 pub fn ip_with(options: &[u8], protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    ip_of(options, protocol, src, dst, &[payload])
+}
+
+/// A packet whose payload is these pieces; all checksums are right.
+fn ip_of(options: &[u8], protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[&[u8]]) -> Vec<u8> {
     let header = 20 + options.len();
-    let total = ((header + payload.len()) as u16).to_be_bytes();
-    let mut packet = vec![0x40 | (header / 4) as u8, 0, total[0], total[1], 0, 1, 0, 0, 64, protocol, 0, 0];
+    let total = header + payload.iter().map(|piece| piece.len()).sum::<usize>();
+    let [a, b] = (total as u16).to_be_bytes();
+    let mut packet = Vec::with_capacity(total);
+    packet.extend([0x40 | (header / 4) as u8, 0, a, b, 0, 1, 0, 0, 64, protocol, 0, 0]);
     packet.extend(src.octets());
     packet.extend(dst.octets());
     packet.extend(options);
-    packet.extend(payload);
+    payload.iter().for_each(|piece| packet.extend(*piece));
     set_ip_checksum(&mut packet);
     set_transport_checksum(&mut packet);
     packet
@@ -144,9 +149,8 @@ pub fn ip(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8>
 #[must_use]
 pub fn udp(src: impl Into<SocketAddrV4>, dst: impl Into<SocketAddrV4>, payload: &[u8]) -> Vec<u8> {
     let (src, dst, len) = (src.into(), dst.into(), 8 + payload.len() as u16);
-    let mut datagram = [src.port(), dst.port(), len, 0].map(u16::to_be_bytes).concat();
-    datagram.extend(payload);
-    ip(UDP, *src.ip(), *dst.ip(), &datagram)
+    let header = [src.port(), dst.port(), len, 0].map(u16::to_be_bytes);
+    ip_of(&[], UDP, *src.ip(), *dst.ip(), &[header.as_flattened(), payload])
 }
 
 /// The TCP fields of a segment.
@@ -176,37 +180,35 @@ impl Tcp {
 #[must_use]
 pub fn tcp(src: impl Into<SocketAddrV4>, dst: impl Into<SocketAddrV4>, tcp: &Tcp, payload: &[u8]) -> Vec<u8> {
     let (src, dst) = (src.into(), dst.into());
-    let mut segment = [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat();
-    segment.extend(tcp.sequence.to_be_bytes());
-    segment.extend(tcp.acknowledgment.to_be_bytes());
-    segment.extend([(((20 + tcp.options.len()) / 4) << 4) as u8, tcp.flags]);
-    segment.extend(tcp.window.to_be_bytes());
-    segment.extend([0; 4]);
-    segment.extend(&tcp.options);
-    segment.extend(payload);
-    ip(TCP, *src.ip(), *dst.ip(), &segment)
+    let mut header = [0; 20];
+    header[..2].copy_from_slice(&src.port().to_be_bytes());
+    header[2..4].copy_from_slice(&dst.port().to_be_bytes());
+    header[4..8].copy_from_slice(&tcp.sequence.to_be_bytes());
+    header[8..12].copy_from_slice(&tcp.acknowledgment.to_be_bytes());
+    header[12..14].copy_from_slice(&[(((20 + tcp.options.len()) / 4) << 4) as u8, tcp.flags]);
+    header[14..16].copy_from_slice(&tcp.window.to_be_bytes());
+    ip_of(&[], TCP, *src.ip(), *dst.ip(), &[&header, &tcp.options, payload])
 }
 
 /// An ICMP message with an identifier, sequence number 1 and code 0, as echo request and reply are.
 #[must_use]
 pub fn query(kind: u8, id: u16, src: Ipv4Addr, dst: Ipv4Addr, data: &[u8]) -> Vec<u8> {
     let [a, b] = id.to_be_bytes();
-    ip(ICMP, src, dst, &[&[kind, 0, 0, 0, a, b, 0, 1], data].concat())
+    ip_of(&[], ICMP, src, dst, &[&[kind, 0, 0, 0, a, b, 0, 1], data])
 }
 
 /// An ICMP error of this type and code that quotes `quote`.
 #[must_use]
 pub fn error(kind: [u8; 2], mtu: u16, src: Ipv4Addr, dst: Ipv4Addr, quote: &[u8]) -> Vec<u8> {
     let [a, b] = mtu.to_be_bytes();
-    ip(ICMP, src, dst, &[&[kind[0], kind[1], 0, 0, 0, 0, a, b], quote].concat())
+    ip_of(&[], ICMP, src, dst, &[&[kind[0], kind[1], 0, 0, 0, 0, a, b], quote])
 }
 
 /// The bytes `range` of a packet's payload as a fragment; `more` fragments follow.
 #[must_use]
 pub fn fragment(packet: &[u8], range: std::ops::Range<usize>, id: u16, more: bool) -> Vec<u8> {
     let l4 = header_len(packet);
-    let mut piece = packet[..l4].to_vec();
-    piece.extend(&packet[l4 + range.start..l4 + range.end]);
+    let mut piece = [&packet[..l4], &packet[l4 + range.start..l4 + range.end]].concat();
     let len = piece.len() as u16;
     put(&mut piece, 2, len);
     put(&mut piece, 4, id);

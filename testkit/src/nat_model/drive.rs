@@ -1,7 +1,6 @@
 //! The driver: derives packets and changes from any bytes, applies them to translation and model, and compares.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use nat::{
@@ -23,6 +22,9 @@ const FNV_PRIME: u64 = 0x100_0000_01b3;
 
 /// Limit of the steps of one input.
 const MAX_STEPS: usize = 600;
+
+/// Number of connections in a small table.
+const FEW: usize = 12;
 
 const GUESTS: [Ipv4Addr; 4] =
     [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 1, 3), Ipv4Addr::new(10, 0, 1, 4)];
@@ -55,8 +57,9 @@ pub struct Outcome {
 }
 
 thread_local! {
-    /// The translation of the last input, whose memory the next one uses.
-    static LAST: RefCell<Option<Nat>> = const { RefCell::new(None) };
+    /// The translations of the last inputs, by whether they are small, whose memory the next one uses.
+    static LAST: RefCell<[Option<Nat>; 2]> = const { RefCell::new([None, None]) };
+    static TELLS: bool = std::env::var_os("NAT_MODEL_TELLS").is_some();
 }
 
 /// Takes any bytes as a sequence of packets, rule changes and passing time, and panics where translation and model
@@ -69,9 +72,10 @@ pub fn drive(data: &[u8]) -> Outcome {
     outcome
 }
 
-fn drive_with(nat: &mut Option<Nat>, data: &[u8]) -> Outcome {
+fn drive_with(nats: &mut [Option<Nat>; 2], data: &[u8]) -> Outcome {
     let mut choices = Choices(data);
     let config = config(&mut choices);
+    let nat = &mut nats[usize::from(config.max_connections == FEW)];
     let seed = [u64::from(choices.byte()), 7];
     match nat {
         Some(nat) => nat.reset(config.clone(), seed).unwrap(),
@@ -79,7 +83,7 @@ fn drive_with(nat: &mut Option<Nat>, data: &[u8]) -> Outcome {
     }
     let nat = nat.as_mut().unwrap();
     let has_short_timeouts = config.timeouts != Timeouts::default();
-    let tells = std::env::var_os("NAT_MODEL_TELLS").is_some();
+    let tells = TELLS.with(|tells| *tells);
     let mut pair = Pair { nat, model: Model::new(config), choices, has_short_timeouts, tells, answers: 0 };
     let own = |address| External { address, kind: ExternalKind::Own };
     pair.set_externals(&[own(EXTERNALS[0]), own(EXTERNALS[1])]);
@@ -104,7 +108,7 @@ fn config(choices: &mut Choices<'_>) -> NatConfig {
     let ports = choices.one_of(&[(1024, 65_535), (1024, 1029), (1, 65_535), (600, 1026)]);
     let short = Timeouts { tcp_established: 100, tcp_opening: 20, tcp_transitory: 10, udp: 30, icmp: 15, other: 25 };
     NatConfig {
-        max_connections: if is(0) { 12 } else { 1024 },
+        max_connections: if is(0) { FEW } else { 1024 },
         max_connections_per_port: if is(1) { 5 } else { 1000 },
         max_ports_per_guest: if is(2) { 3 } else { 1000 },
         ports_of_bridge: 4,
@@ -147,8 +151,8 @@ impl Pair<'_> {
 
     /// The original tuples of connections that should be among these.
     fn missing(&self, connections: &[Connection]) -> Vec<Tuple> {
-        let there: HashSet<Tuple> = connections.iter().map(|connection| connection.original).collect();
-        self.model.live.iter().map(|conn| conn.original).filter(|original| !there.contains(original)).collect()
+        let is_there = |original: &Tuple| connections.iter().any(|connection| connection.original == *original);
+        self.model.live.iter().map(|conn| conn.original).filter(|original| !is_there(original)).collect()
     }
 
     /// Notes an answer of the translation, and the packet after it.
@@ -168,18 +172,15 @@ impl Pair<'_> {
     /// Compares the lists of connections and mappings, and the counters.
     fn compare(&self) {
         let now = self.model.now;
-        let shown: HashSet<_> = self.nat.connections(now).into_iter().map(as_shown).collect();
-        let expected = self.model.live.iter().map(|conn| {
+        let shown = self.nat.connections(now);
+        assert_eq!(shown.len(), self.model.live.len(), "{shown:?}, and {:?} live", self.model.live);
+        for conn in &self.model.live {
             let expires_in = self.model.timeout(conn) - (now.secs() - conn.used);
-            as_shown(Connection { original: conn.original, reply: conn.reply, phase: conn.phase(), expires_in })
-        });
-        assert_eq!(shown, expected.collect());
+            let expected = Connection { original: conn.original, reply: conn.reply, phase: conn.phase(), expires_in };
+            assert!(shown.contains(&expected), "{expected:?} is not among {shown:?}");
+        }
         let _ = self.nat.demand();
     }
-}
-
-fn as_shown(connection: Connection) -> (Tuple, Tuple, Option<u8>, u32) {
-    (connection.original, connection.reply, connection.phase.map(|phase| phase as u8), connection.expires_in)
 }
 
 fn ports_of(protocol: u8, transport: &[u8]) -> Result<(u16, u16), Refused> {

@@ -5,6 +5,7 @@
 
 mod choices;
 mod drive;
+mod few;
 mod fragments;
 mod model;
 mod rewriting;

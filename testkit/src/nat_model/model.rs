@@ -8,13 +8,15 @@ use std::net::Ipv4Addr;
 
 use nat::tcp::{Peer, Phase, Policy, Segment, Tracker, Verdict};
 use nat::{Endpoint, External, ExternalKind, Filtering, Mapping, NatConfig, Protocol, Refused, Side, Tuple};
-use packet::{PortSet, Timestamp};
+use packet::Timestamp;
 
 use super::fragments::Datagrams;
 use opening::Opening;
+use usable::Usable;
 
 mod addresses;
 mod opening;
+mod usable;
 
 pub(super) type Outside = (Protocol, Endpoint);
 
@@ -74,7 +76,7 @@ impl Conn {
 pub(super) struct Model {
     pub(super) config: NatConfig,
     pub(super) externals: Vec<External>,
-    usable: HashMap<(Ipv4Addr, Protocol), PortSet>,
+    usable: Usable,
     pub(super) live: Vec<Conn>,
     pub(super) dead: Vec<Conn>,
     pub(super) published: HashMap<Outside, Endpoint>,
@@ -93,7 +95,7 @@ impl Model {
         Model {
             config,
             externals: Vec::new(),
-            usable: HashMap::new(),
+            usable: Usable::default(),
             live: Vec::new(),
             dead: Vec::new(),
             published: HashMap::new(),
@@ -281,7 +283,7 @@ impl Model {
     /// Checks the outside endpoint of a new mapping.
     fn check_choice(&self, protocol: Protocol, inside: Endpoint, outside: Endpoint, is_victims: bool) {
         let addresses = self.addresses_for(inside.address);
-        assert!(addresses.contains(&outside.address), "{inside} got {outside}, not of {addresses:?}");
+        assert!(addresses.contains(&outside.address), "{inside} got {outside}, not of {:?}", &*addresses);
         assert!(is_victims || self.is_free(protocol, outside, false), "{outside} is not free");
         let is_free = |port: u16| self.is_free(protocol, Endpoint::new(outside.address, port), true);
         if outside.port == inside.port {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use nat::Endpoint;
 
+use super::few::Copied;
 use crate::checksum::{add, sum};
 use crate::packets::{ICMP, TCP, UDP, checksum_at, header_len, pseudo_header, put, set_ip_checksum, transport_checksum, word};
 
@@ -29,8 +30,8 @@ fn put_ports(transport: &mut [u8], protocol: u8, src: Endpoint, dst: Endpoint) {
 }
 
 /// `before` with other endpoints and a new header checksum; the transport checksum is that of `after`.
-fn expected(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, has_ports: bool) -> Vec<u8> {
-    let mut packet = before.to_vec();
+fn expected(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, has_ports: bool) -> Copied {
+    let mut packet = Copied::of(before);
     packet[12..16].copy_from_slice(&src.address.octets());
     packet[16..20].copy_from_slice(&dst.address.octets());
     let (l4, protocol) = (header_len(before), before[9]);
@@ -62,7 +63,7 @@ fn covered(packet: &[u8]) -> u16 {
 
 /// Checks a packet, or a first fragment, that got these endpoints. `is_whole`: its checksum can be computed.
 pub(crate) fn check_flow(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoint, partial: bool, is_whole: bool) {
-    assert_eq!(after, expected(before, after, src, dst, true), "translated to {src} > {dst}");
+    assert_eq!(*after, *expected(before, after, src, dst, true), "translated to {src} > {dst}");
     let (l4, protocol) = (header_len(before), before[9]);
     let Some(at) = checksum_at(protocol).filter(|at| before.len() >= l4 + at + 2) else { return };
     let (old, new) = (word(before, l4 + at), word(after, l4 + at));
@@ -70,7 +71,7 @@ pub(crate) fn check_flow(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoi
         let (was, is) = (pseudo_header(before, before.len() - l4), pseudo_header(after, after.len() - l4));
         if old == was {
             assert_eq!(new, is, "a partial checksum");
-            let mut finished = after.to_vec();
+            let mut finished = Copied::of(after);
             packet::offload::finish_checksum(&mut finished, l4, l4 + at);
             assert_eq!(add(sum(&finished[l4..]), is), 0xffff, "a partial checksum, finished");
         } else {
@@ -90,7 +91,7 @@ pub(crate) fn check_flow(before: &[u8], after: &[u8], src: Endpoint, dst: Endpoi
 
 /// Checks a later fragment that got these addresses.
 pub(crate) fn check_later(before: &[u8], after: &[u8], src: Ipv4Addr, dst: Ipv4Addr) {
-    assert_eq!(after, expected(before, after, Endpoint::new(src, 0), Endpoint::new(dst, 0), false));
+    assert_eq!(*after, *expected(before, after, Endpoint::new(src, 0), Endpoint::new(dst, 0), false));
 }
 
 /// Checks an ICMP error that got these addresses, and whose quoted packet got these endpoints.
@@ -100,11 +101,10 @@ pub(crate) fn check_error(before: &[u8], after: &[u8], src: Ipv4Addr, dst: Ipv4A
     let whole = usize::from(word(old, 2)) == old.len();
     check_flow(old, new, quoted.0, quoted.1, false, whole);
     // The quote was checked; the rest is a packet with other addresses.
-    let mut same_quote = before.to_vec();
-    same_quote.truncate(quote);
-    same_quote.extend(new);
+    let mut same_quote = Copied::of(before);
+    same_quote[quote..].copy_from_slice(new);
     let at = header_len(before) + 2;
     put(&mut same_quote, at, word(after, at));
-    assert_eq!(after, expected(&same_quote, after, Endpoint::new(src, 0), Endpoint::new(dst, 0), false));
+    assert_eq!(*after, *expected(&same_quote, after, Endpoint::new(src, 0), Endpoint::new(dst, 0), false));
     assert_eq!(Some(word(after, at)), transport_checksum(after), "the error's own checksum");
 }

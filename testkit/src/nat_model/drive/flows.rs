@@ -2,10 +2,11 @@
 
 use nat::fragments::{Fragment, Key};
 use nat::tcp::{Peer, Segment};
-use nat::{Connection, Endpoint, NatStats, Protocol, Refused, Side, Tuple};
+use nat::{Endpoint, NatStats, Protocol, Refused, Side, Tuple};
 use packet::checksum::Checksum;
 
 use super::{EXTERNALS, GUESTS, PEERS, PROTOCOLS, Pair, ports_of};
+use crate::nat_model::few::Copied;
 use crate::nat_model::model::{Conn, Model};
 use crate::nat_model::rewriting;
 use crate::packets::{self, ACK, FIN, ICMP, RST, SYN, TCP, Tcp, UDP, address, header_len, ipv4_mut, word};
@@ -56,7 +57,8 @@ impl Pair<'_> {
 
     pub(super) fn flow(&mut self, protocol: u8, src: Endpoint, dst: Endpoint, kind: u8, mut tcp: Tcp) -> Vec<u8> {
         let (len, seed) = (self.choices.below(40), self.choices.byte());
-        let payload: Vec<u8> = (0..len as u8).map(|n| seed.wrapping_mul(n)).collect();
+        let bytes: [u8; 40] = std::array::from_fn(|n| seed.wrapping_mul(n as u8));
+        let payload = &bytes[..len];
         match protocol {
             TCP => {
                 if self.choices.rarely(3) {
@@ -64,13 +66,13 @@ impl Pair<'_> {
                         self.choices.one_of(&[&[3u8, 3, 7, 1][..], &[2, 4, 5, 0xb4], &[1, 1, 1, 0], &[3, 9, 9, 9]]).to_vec();
                     tcp.window = self.choices.word();
                 }
-                packets::tcp(src, dst, &tcp, &payload)
+                packets::tcp(src, dst, &tcp, payload)
             }
-            UDP => packets::udp(src, dst, &payload),
+            UDP => packets::udp(src, dst, payload),
             ICMP => {
-                packets::query(kind, if matches!(kind, 0 | 14) { dst.port } else { src.port }, src.address, dst.address, &payload)
+                packets::query(kind, if matches!(kind, 0 | 14) { dst.port } else { src.port }, src.address, dst.address, payload)
             }
-            _ => packets::ip(protocol, src.address, dst.address, &payload),
+            _ => packets::ip(protocol, src.address, dst.address, payload),
         }
     }
 
@@ -165,9 +167,9 @@ impl Pair<'_> {
         let tuple = match tuple_of(side, &packet) {
             Ok(tuple) => tuple,
             Err(refused) => {
-                let mut after = packet.clone();
+                let mut after = Copied::of(&packet);
                 assert_eq!(self.nat.translate(side, &mut ipv4_mut(&mut after), checksum, owner, self.model.now), Err(refused));
-                return assert_eq!(after, packet, "refused, and changed");
+                return assert_eq!(*after, *packet, "refused, and changed");
             }
         };
         let mut segment = (protocol == Protocol::TCP).then(|| Segment::parse(&packet[l4..])).flatten();
@@ -176,7 +178,7 @@ impl Pair<'_> {
         }
         let known = self.model.find(&tuple);
         let before = self.nat.stats();
-        let mut after = packet.clone();
+        let mut after = Copied::of(&packet);
         let answer = self.nat.translate(side, &mut ipv4_mut(&mut after), checksum, owner, self.model.now);
         self.note(answer, &after);
         let mut expected = match known {
@@ -203,7 +205,7 @@ impl Pair<'_> {
             }
             (Err(refused), Err(expected)) => {
                 assert_eq!(refused, expected, "{tuple:?}");
-                assert_eq!(after, packet, "refused, and changed");
+                assert_eq!(*after, *packet, "refused, and changed");
             }
             (answer, expected) => panic!("{tuple:?}: {answer:?} instead of {expected:?}"),
         }
@@ -242,13 +244,13 @@ impl Pair<'_> {
         }
         assert!(!opening.must, "{tuple:?} opened a connection: {opening:?}");
         let connections = self.nat.connections(self.model.now);
-        let new: Vec<&Connection> = connections.iter().filter(|connection| connection.original == *tuple).collect();
-        assert_eq!(new.len(), 1, "{tuple:?}");
-        self.tell(|| format!("opens {:?}", new[0]));
+        let mut new = connections.iter().filter(|connection| connection.original == *tuple);
+        let (Some(new), None) = (new.next(), new.next()) else { panic!("{tuple:?} did not open one connection") };
+        self.tell(|| format!("opens {new:?}"));
         let missing = self.missing(&connections);
         assert!(missing.len() as u64 <= stats.evicted - before.evicted, "{missing:?} are gone");
-        self.model.opened(tuple, new[0].reply, segment.as_ref(), owner, missing.first().copied(), &opening);
-        Ok(new[0].reply.reversed())
+        self.model.opened(tuple, new.reply, segment.as_ref(), owner, missing.first().copied(), &opening);
+        Ok(new.reply.reversed())
     }
 
     /// The reply to a translated packet returns to the packet's source.
@@ -271,7 +273,7 @@ impl Pair<'_> {
             Protocol::TCP | Protocol::ICMP => return,
             Protocol(other) => packets::ip(other, src.address, dst.address, b"answer"),
         };
-        let mut back = answer.clone();
+        let mut back = Copied::of(&answer);
         let result = self.nat.translate(side.other(), &mut ipv4_mut(&mut back), Checksum::Complete, 0, self.model.now);
         assert!(result.is_ok(), "{tuple:?} was answered: {result:?}");
         rewriting::check_flow(&answer, &back, tuple.dst, tuple.src, false, true);
@@ -290,7 +292,7 @@ impl Pair<'_> {
         let (src, dst) = if side == Side::Inside { (GUESTS[0], PEERS[0]) } else { (PEERS[0], EXTERNALS[0]) };
         let packet = packets::ip(protocol, src, dst, &payload);
         if protocol == ICMP && payload.first().is_some_and(|kind| matches!(kind, 3 | 11 | 12)) {
-            let mut after = packet.clone();
+            let mut after = Copied::of(&packet);
             let _ = self.nat.translate(side, &mut ipv4_mut(&mut after), Checksum::Complete, 0, self.model.now);
             return;
         }

@@ -6,6 +6,7 @@ use nat::{Endpoint, FirstFragment, Refused};
 use packet::checksum::Checksum;
 
 use super::Pair;
+use crate::nat_model::few::Copied;
 use crate::nat_model::fragments::Piece;
 use crate::nat_model::rewriting;
 use crate::packets::{self, ICMP, address, header_len, ipv4_mut};
@@ -46,16 +47,16 @@ impl Pair<'_> {
             let checksum = if self.choices.rarely(8) { Checksum::Verified } else { Checksum::Complete };
             return self.translate(tuple.side, packet, checksum, owner, Some((key, fragment)));
         }
-        let mut after = packet.clone();
+        let mut after = Copied::of(&packet);
         let answer = self.nat.translate(tuple.side, &mut ipv4_mut(&mut after), Checksum::Complete, owner, self.model.now);
         match self.model.datagrams.later(key, fragment, owner, self.model.now) {
             Piece::Passes(src, dst) => {
                 assert_eq!(answer.map(|translated| translated.dst), Ok(dst.address));
                 rewriting::check_later(&packet, &after, src.address, dst.address);
             }
-            Piece::Refused => assert_eq!((answer, after == packet), (Err(Refused::FragmentRefused), true)),
+            Piece::Refused => assert_eq!((answer, *after == *packet), (Err(Refused::FragmentRefused), true)),
             Piece::Early => {
-                assert_eq!((answer, after == packet), (Err(Refused::FragmentEarly), true));
+                assert_eq!((answer, *after == *packet), (Err(Refused::FragmentEarly), true));
                 let expected = self.model.datagrams.hold(key, &packet, owner, self.model.now);
                 let ip = ipv4_mut(&mut after);
                 assert_eq!(self.nat.hold(tuple.side, ip.view(), &packet, u64::from(owner), owner, self.model.now), expected);
@@ -69,7 +70,7 @@ impl Pair<'_> {
         self.nat.release(&first, |frame, _| released.push(frame.to_vec()));
         assert_eq!(released, self.model.datagrams.release(key));
         for packet in released {
-            let mut after = packet.clone();
+            let mut after = Copied::of(&packet);
             assert_eq!(first.translate(&mut ipv4_mut(&mut after)), dst.address);
             rewriting::check_later(&packet, &after, src.address, dst.address);
         }

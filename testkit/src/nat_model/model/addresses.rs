@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use nat::{Endpoint, External, ExternalKind, Filtering, Mapping, Protocol, Refused, Side, Tuple};
-use packet::PortSet;
 
 use super::{Conn, Model, Outside};
+use crate::nat_model::few::Addresses;
 
 impl Model {
     pub(in crate::nat_model) fn kind(&self, address: Ipv4Addr) -> Option<ExternalKind> {
@@ -18,14 +18,14 @@ impl Model {
     }
 
     /// The outside addresses that a new flow of a guest may get.
-    pub(super) fn addresses_for(&self, guest: Ipv4Addr) -> Vec<Ipv4Addr> {
+    pub(super) fn addresses_for(&self, guest: Ipv4Addr) -> Addresses {
         if let Some(own) = self.one_to_one(guest) {
-            return vec![own];
+            return Some(own).into_iter().collect();
         }
         let is_pool = |address: &Ipv4Addr| matches!(self.kind(*address), Some(ExternalKind::Own | ExternalKind::Shared));
         let has_flows = self.live.iter().any(|conn| conn.inside().address == guest);
         if let Some(paired) = self.pairs.get(&guest).filter(|paired| is_pool(paired) && has_flows) {
-            return vec![*paired];
+            return Some(*paired).into_iter().collect();
         }
         self.externals.iter().map(|external| external.address).filter(is_pool).collect()
     }
@@ -89,23 +89,21 @@ impl Model {
 
     /// Whether a new mapping may take this port. `sure`: ports that may still be held count as taken.
     pub(super) fn is_free(&self, protocol: Protocol, outside: Endpoint, sure: bool) -> bool {
-        let held = Some((protocol, outside));
-        let is_usable = self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable.contains(outside.port));
-        let is_published = self.published.contains_key(&(protocol, outside));
-        let is_held =
-            self.live.iter().any(|conn| conn.mapping == held) || sure && self.dead.iter().any(|conn| conn.mapping == held);
-        is_usable && !is_published && !is_held
+        let is_in = |conns: &[Conn]| conns.iter().any(|conn| conn.mapping == Some((protocol, outside)));
+        let is_held = || is_in(&self.live) || sure && is_in(&self.dead);
+        let is_usable = self.usable.contains(outside.address, protocol, outside.port);
+        is_usable && !self.published.contains_key(&(protocol, outside)) && !is_held()
     }
 
     /// Whether a new mapping may take any port of this address.
     pub(super) fn has_free(&self, protocol: Protocol, address: Ipv4Addr, sure: bool) -> bool {
-        let Some(usable) = self.usable.get(&(address, protocol)) else { return false };
+        let usable = || self.usable.iter(address, protocol);
         // With more usable ports than there are holders of ports, one is free.
         let holders = self.live.len() + self.dead.len() + self.published.len();
-        if usable.iter().take(holders + 1).count() > holders {
+        if usable().take(holders + 1).count() > holders {
             return true;
         }
-        usable.iter().map(|port| Endpoint::new(address, port)).any(|outside| self.is_free(protocol, outside, sure))
+        usable().map(|port| Endpoint::new(address, port)).any(|outside| self.is_free(protocol, outside, sure))
     }
 
     pub(in crate::nat_model) fn set_externals(&mut self, externals: &[External]) {
@@ -114,17 +112,17 @@ impl Model {
             let is_of = |tuple: &Tuple| tuple.side == Side::Outside && tuple.dst.address == address;
             self.end(|conn| is_of(&conn.original) || is_of(&conn.reply));
             self.published.retain(|(_, outside), _| outside.address != address);
-            self.usable.retain(|(of, _), _| *of != address);
+            self.usable.remove(address);
             self.pairs.retain(|_, paired| *paired != address);
         }
         for new in externals.iter().filter(|new| !self.externals.contains(new)) {
             for protocol in [Protocol::ICMP, Protocol::TCP, Protocol::UDP] {
                 let usable = match new.kind {
-                    _ if protocol == Protocol::ICMP => PortSet::from(0..=u16::MAX),
-                    ExternalKind::Own => PortSet::from(self.config.ports.clone()),
-                    _ => PortSet::default(),
+                    _ if protocol == Protocol::ICMP => Some(0..=u16::MAX),
+                    ExternalKind::Own => Some(self.config.ports.clone()),
+                    _ => None,
                 };
-                self.usable.insert((new.address, protocol), usable);
+                self.usable.add(new.address, protocol, usable);
             }
         }
         self.externals = externals.to_vec();
@@ -153,10 +151,8 @@ impl Model {
     }
 
     pub(in crate::nat_model) fn grant(&mut self, address: Ipv4Addr, protocol: Protocol, ports: &[u16]) {
-        if let Some(usable) = self.usable.get_mut(&(address, protocol)) {
-            for port in ports.iter().filter(|port| self.config.ports.contains(port)) {
-                usable.insert(*port);
-            }
+        for port in ports.iter().filter(|port| self.config.ports.contains(port)) {
+            self.usable.set(address, protocol, *port, true);
         }
     }
 
@@ -169,8 +165,8 @@ impl Model {
         } else if !self.dead.iter().any(|conn| conn.mapping == Some(held)) {
             assert!(answer, "{held:?} is not in use");
         }
-        if answer && let Some(usable) = self.usable.get_mut(&(address, protocol)) {
-            usable.remove(port);
+        if answer {
+            self.usable.set(address, protocol, port, false);
         }
     }
 }

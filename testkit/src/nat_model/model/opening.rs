@@ -146,8 +146,8 @@ impl Model {
         let frees_port = || {
             let Some((protocol, outside)) = conn.mapping else { return false };
             let is_only = || all().filter(|other| other.mapping == conn.mapping).count() == 1;
-            let is_there = || self.addresses_for(tuple.src.address) == [outside.address];
-            let is_usable = || self.usable.get(&(outside.address, protocol)).is_some_and(|usable| usable.contains(outside.port));
+            let is_there = || *self.addresses_for(tuple.src.address) == [outside.address];
+            let is_usable = || self.usable.contains(outside.address, protocol, outside.port);
             let is_sure = || is_only() && is_there() && is_usable() && conn.port_owner == Some(owner);
             protocol == tuple.protocol && !self.published.contains_key(&(protocol, outside)) && (!sure || is_sure())
         };
