@@ -9,7 +9,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use packet::Timestamp;
+use packet::{PortSet, Timestamp};
 use siphasher::sip::SipHasher13;
 
 use crate::Refused;
@@ -157,6 +157,8 @@ pub struct PortUsage {
 pub(crate) struct Book {
     config: NatConfig,
     addresses: Vec<Option<Address>>,
+    /// The ports that the configuration allows.
+    configured: PortSet,
     /// Ports of addresses that were removed, for those to come.
     spare: Vec<[Ports; 3]>,
     guests: Guests,
@@ -186,6 +188,7 @@ impl Book {
         let most = config.max_connections;
         Book {
             addresses: Vec::with_capacity(crate::config::MAX_EXTERNALS),
+            configured: PortSet::from(config.ports.clone()),
             spare: Vec::new(),
             guests: Guests::new(most, hasher),
             // Each connection has one mapping at most, and published ports have one without connections.
@@ -206,12 +209,52 @@ impl Book {
         }
     }
 
-    /// As [`Book::new`]; the memory of ports is kept.
+    /// As [`Book::new`]. The memory of ports is kept; the rest, too, if the sizes are the same.
     pub(crate) fn reset(&mut self, config: &NatConfig, seed: [u64; 2], open: &OpenPorts) {
         self.mappings.scan(0, usize::MAX, |entry| open.set(entry.external, entry.protocol, entry.port, false));
         let mut spare = std::mem::take(&mut self.spare);
         spare.extend(self.addresses.drain(..).flatten().map(Address::into_ports));
-        *self = Book { spare, ..Book::new(config, seed) };
+        let sizes = |config: &NatConfig| (config.max_connections, config.port_numbers);
+        if sizes(config) != sizes(&self.config) {
+            *self = Book { spare, ..Book::new(config, seed) };
+            return;
+        }
+        let hasher = SipHasher13::new_with_keys(seed[1], seed[0]);
+        // All fields, so that the compiler names one that is forgotten.
+        let Book {
+            config: config_now,
+            addresses: _,
+            configured,
+            spare: no_spare,
+            guests,
+            mappings,
+            shares,
+            owners,
+            by_owner,
+            by_class,
+            cold,
+            free,
+            wheel,
+            random,
+            hasher: hasher_now,
+            stats,
+            wanted,
+            gate,
+        } = self;
+        if config.ports != config_now.ports {
+            *configured = PortSet::from(config.ports.clone());
+        }
+        guests.reset(hasher);
+        mappings.reset(hasher);
+        shares.reset(hasher);
+        owners.fill(Owner::default());
+        by_owner.clear();
+        by_class.clear();
+        cold.clear();
+        free.clear();
+        wheel.reset();
+        (*config_now, *no_spare, *hasher_now, *gate) = (config.clone(), spare, hasher, None);
+        (*random, *stats, *wanted) = (0, NatStats::default(), Wanted::default());
     }
 
     pub(crate) fn stats(&self) -> NatStats {

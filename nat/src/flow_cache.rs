@@ -90,6 +90,11 @@ impl Default for FlowCache {
 }
 
 impl FlowCache {
+    /// Forgets all flows.
+    pub fn clear(&mut self) {
+        self.0.fill(None);
+    }
+
     /// The flow as it was found before.
     #[inline(always)]
     pub(crate) fn get(&self, key: FlowKey) -> Option<&Known> {

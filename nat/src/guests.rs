@@ -33,6 +33,14 @@ impl Guests {
         Guests { guests: Vec::with_capacity(most), free: Vec::with_capacity(most), index: Index::new(most), hasher }
     }
 
+    /// As new ones of the same size, in the same memory.
+    pub(crate) fn reset(&mut self, hasher: SipHasher13) {
+        self.guests.clear();
+        self.free.clear();
+        self.index.clear();
+        self.hasher = hasher;
+    }
+
     /// A hash of an address: for this index, and to pair guests with outside addresses.
     pub(crate) fn hash(&self, address: Ipv4Addr) -> u64 {
         self.hasher.hash(&address.octets())

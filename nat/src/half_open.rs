@@ -58,6 +58,11 @@ impl Links {
         Links(Vec::with_capacity(most))
     }
 
+    /// Forgets all numbers.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// Adds a number as the newest of a queue. It must be in none, and at most one more than the highest number so far.
     pub(crate) fn push(&mut self, queue: &mut Queue, number: u32) {
         let link = Link { older: queue.newest, newer: NONE };

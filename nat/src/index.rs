@@ -14,6 +14,11 @@ impl Index {
         Index { slots: vec![0; (most * 2).next_power_of_two()] }
     }
 
+    /// Removes all numbers.
+    pub(crate) fn clear(&mut self) {
+        self.slots.fill(0);
+    }
+
     fn mask(&self) -> usize {
         self.slots.len() - 1
     }

@@ -32,6 +32,13 @@ impl<T: FromZeros> Lines<T> {
         (is_aligned && words.len() >= lines * WORDS).then_some(Lines { words: Words::Lent(words), base: 0 })
     }
 
+    /// Makes all words zero. False if they are lent.
+    pub(crate) fn clear(&mut self) -> bool {
+        let Words::Own(words) = &mut self.words else { return false };
+        words.zero();
+        true
+    }
+
     #[inline(always)]
     fn words(&self) -> &[T] {
         match &self.words {

@@ -52,6 +52,14 @@ impl Mappings {
         Mappings { entries: Vec::with_capacity(most), free: Vec::with_capacity(most), index: Index::new(most), most, hasher }
     }
 
+    /// As new ones of the same size, in the same memory.
+    pub(crate) fn reset(&mut self, hasher: SipHasher13) {
+        self.entries.clear();
+        self.free.clear();
+        self.index.clear();
+        self.hasher = hasher;
+    }
+
     /// The mapping of an inside endpoint.
     pub(crate) fn find(&self, protocol: Protocol, inside: Endpoint) -> Option<u32> {
         self.index.find(hash(&self.hasher, protocol, inside), |number| {

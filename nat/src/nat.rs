@@ -116,10 +116,13 @@ impl Nat {
         })
     }
 
-    /// As [`Nat::new`], in the same memory where it is large: costs what was used of it. For tests that live through one
-    /// short life after another. `None` if the machine lacks the memory.
+    /// As [`Nat::new`], in the same memory if the sizes are the same. For tests that live through one short life after
+    /// another. `None` if the machine lacks the memory.
     pub fn reset(&mut self, config: NatConfig, seed: [u64; 2]) -> Option<()> {
-        self.table = Table::new(config.max_connections, seed)?;
+        let has_size = self.config.max_connections == config.max_connections;
+        if !has_size || !self.table.reset(seed) {
+            self.table = Table::new(config.max_connections, seed)?;
+        }
         self.addresses = Addresses::default();
         self.timeouts = LiveTimeouts::new(config.timeouts);
         self.wants_ports = AtomicU8::new(NOT_WANTED);

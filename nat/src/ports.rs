@@ -39,6 +39,8 @@ pub(crate) struct Ports {
     held: u32,
     /// Number of ports that are allowed and free.
     free: u32,
+    /// A mapping has or had a port.
+    was_used: bool,
     has_classes: bool,
     /// Ports that random choices take last.
     shunned: Option<PortSet>,
@@ -55,6 +57,7 @@ impl Ports {
             mapping: vec![0; 65_536],
             held: 0,
             free: 0,
+            was_used: false,
             has_classes,
             shunned: None,
         }
@@ -62,8 +65,10 @@ impl Ports {
 
     /// As [`Ports::new`], in the same memory. Times and mappings stay where they are: without its bit none counts.
     pub(crate) fn reset(&mut self) {
-        for bits in [&mut self.usable, &mut self.taken, &mut self.was_taken] {
-            bits.fill(0);
+        self.usable.fill(0);
+        if std::mem::take(&mut self.was_used) {
+            self.taken.fill(0);
+            self.was_taken.fill(0);
         }
         (self.held, self.free, self.shunned) = (0, 0, None);
     }
@@ -72,6 +77,12 @@ impl Ports {
     pub(crate) fn allow_only(&mut self, ports: &PortSet) {
         self.usable.copy_from_slice(ports.words());
         self.free = self.usable.iter().zip(&self.taken).map(|(usable, taken)| (usable & !taken).count_ones()).sum();
+    }
+
+    /// Allows all ports for new mappings.
+    pub(crate) fn allow_all(&mut self) {
+        self.usable.fill(u64::MAX);
+        self.free = 0x1_0000 - self.held;
     }
 
     /// Random choices take these ports last.
@@ -145,6 +156,7 @@ impl Ports {
         self.free -= u32::from(self.usable[word] & !self.taken[word] & bit != 0);
         self.held += u32::from(self.taken[word] & bit == 0);
         self.taken[word] |= bit;
+        self.was_used = true;
         self.mapping[usize::from(port)] = mapping;
     }
 

@@ -75,6 +75,14 @@ impl Shares {
         Shares { shares: Vec::with_capacity(most), free: Vec::with_capacity(most), index: Index::new(most), hasher }
     }
 
+    /// As new ones of the same size, in the same memory.
+    pub(crate) fn reset(&mut self, hasher: SipHasher13) {
+        self.shares.clear();
+        self.free.clear();
+        self.index.clear();
+        self.hasher = hasher;
+    }
+
     pub(crate) fn find(&self, owner: u16, address: Ipv4Addr) -> Option<u32> {
         self.index.find(hash(&self.hasher, owner, address), |number| {
             let share = &self.shares[number as usize];

@@ -68,7 +68,7 @@ impl Nat {
     /// All connections, in no order. Allocates, and takes the lock for a moment at a time.
     #[must_use]
     pub fn connections(&self, now: Timestamp) -> Vec<Connection> {
-        let mut connections = Vec::new();
+        let mut connections = Vec::with_capacity(self.stats().connections);
         self.for_each(|book, id| {
             if !book.is_over(&self.table, id, now.secs()) {
                 connections.push(self.connection(id, now));

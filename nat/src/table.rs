@@ -207,6 +207,12 @@ impl Table {
         Some(Table { slots, buckets, entries, hasher: SipHasher13::new_with_keys(seed[0], seed[1]) })
     }
 
+    /// Removes all connections, as [`Table::new`] in the same memory. False if that is not the table's own.
+    pub(crate) fn reset(&mut self, seed: [u64; 2]) -> bool {
+        self.hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
+        self.slots.clear() && self.entries.clear()
+    }
+
     /// Where slots and entries are.
     pub(crate) fn memory(&self) -> [Range<*const u8>; 2] {
         [self.slots.memory(), self.entries.memory()]

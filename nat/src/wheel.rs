@@ -39,6 +39,13 @@ impl Wheel {
         Wheel { heads: [NONE; SLOTS], links: Vec::with_capacity(most), cursor: 0 }
     }
 
+    /// As a new one of the same size, in the same memory.
+    pub(crate) fn reset(&mut self) {
+        self.heads.fill(NONE);
+        self.links.clear();
+        self.cursor = 0;
+    }
+
     /// Inserts a number at the second in which it is due, or as far ahead as the wheel reaches. It must not be in the wheel,
     /// and must be at most one more than the highest number so far.
     pub(crate) fn insert(&mut self, number: u32, due: u32) {

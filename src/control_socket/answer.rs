@@ -24,12 +24,9 @@ fn respond(status: StatusCode, problem: &Problem) -> Response {
     (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response()
 }
 
-/// Why there is no answer: too many requests wait, or the daemon ends.
-pub(crate) const BUSY: &str = "the switch is busy or shutting down; try again";
-
-/// The response in that case.
+/// The response if too many requests wait, or the daemon ends.
 pub(super) fn busy() -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, BUSY)
+    problem(StatusCode::SERVICE_UNAVAILABLE, "the switch is busy or shutting down; try again")
 }
 
 /// The response where there is no address translation.

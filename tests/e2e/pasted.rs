@@ -45,12 +45,11 @@ enum Scene {
 }
 
 /// All pages with shell blocks.
-const PAGES: [(&str, Scene); 13] = [
+const PAGES: [(&str, Scene); 12] = [
     ("README.md", Scene::Machine),
     ("docs/capture.md", Scene::Running),
     ("docs/changes.md", Scene::Running),
     ("docs/config.md", Scene::Machine),
-    ("docs/containers.md", Scene::Machine),
     ("docs/guests.md", Scene::Machine),
     ("docs/host.md", Scene::Running),
     ("docs/metrics.md", Scene::Running),
@@ -65,7 +64,7 @@ const PAGES: [(&str, Scene); 13] = [
 const ALONE: [&str; 1] = ["## In the background"];
 
 /// First words of shell blocks.
-const PROGRAMS: [&str; 21] = [
+const PROGRAMS: [&str; 20] = [
     "vswitchd",
     "vswitchctl",
     "ip",
@@ -86,11 +85,10 @@ const PROGRAMS: [&str; 21] = [
     "systemctl",
     "apt",
     "podman",
-    "docker",
 ];
 
 /// Shell blocks that cannot run here, by their beginning, with the reason.
-const NOT_HERE: [(&str, &str); 25] = [
+const NOT_HERE: [(&str, &str); 24] = [
     ("cargo run --release -- demo", "a release build takes minutes; ci.sh runs it"),
     ("./ci.sh", "it runs this test"),
     ("cargo build --release", "a release build takes minutes; ci.sh does it, and the rest installs on the host"),
@@ -114,12 +112,11 @@ const NOT_HERE: [(&str, &str); 25] = [
     ("ovs-vsctl add-br br42", "needs a running Open vSwitch; tunnel_ovs/* starts one and sets it up in the same way"),
     ("etcdctl put", "needs etcd"),
     ("ip netns add web\nvswitchctl port add eth0@web", "needs an image; containers/podman makes one and does the same"),
-    ("docker network create", "needs images of a registry; docker/* makes one and runs these commands"),
     ("podman run --detach", "needs an image; containers/podman makes one and runs these commands"),
 ];
 
 /// Blocks that are no shell, by their beginning: outputs, syntax, other languages.
-const NO_SHELL: [&str; 21] = [
+const NO_SHELL: [&str; 20] = [
     "10.77.0.1/32 dev vswitch0",
     "vswitchctl capture [PORT|any]",
     "+ port tap3",
@@ -140,7 +137,6 @@ const NO_SHELL: [&str; 21] = [
     "--tap NAME",
     "--port packet:IFNAME",
     "received + copied",
-    "networks:",
 ];
 
 /// Minimum number of shell blocks of all pages, so that none goes unseen.

@@ -11,16 +11,15 @@
 //! where a flood to n ports makes n - 1 copies, and the router makes frames (ARP, ICMP, packets that
 //! waited) and takes frames in (those it answers, packets that wait).
 
-use std::alloc::{Layout, handle_alloc_error};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use zerocopy::FromZeros;
+use crossbeam_utils::CachePadded;
 
 use crate::drop_reason::DropReason;
 use crate::port::PortId;
 
 /// A number that one worker writes and any thread reads.
-#[derive(Debug, Default, FromZeros)]
+#[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
@@ -42,7 +41,7 @@ impl Counter {
 macro_rules! port_counters {
     ($($(#[doc = $doc:literal])+ $counter:ident)*) => {
         /// One worker's counters of one port.
-        #[derive(Debug, Default, FromZeros)]
+        #[derive(Debug, Default)]
         pub struct PortCounters {
             $($(#[doc = $doc])+ pub $counter: Counter,)*
             drops: Drops,
@@ -117,7 +116,7 @@ impl PortTotals {
     }
 }
 
-#[derive(Debug, FromZeros)]
+#[derive(Debug)]
 struct Drops([Counter; DropReason::ALL.len()]);
 
 impl Default for Drops {
@@ -138,26 +137,30 @@ impl PortCounters {
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.0[reason as usize].load()
     }
+
+    /// Frames dropped for any reason.
+    #[must_use]
+    pub fn all_dropped(&self) -> u64 {
+        self.drops.0.iter().map(Counter::load).sum()
+    }
 }
 
-/// One worker's counters of all ports. Those of a port have no cache lines of their own, because only this worker writes them all. A
-/// larger alignment than that of numbers would also make the allocator clear, and thereby touch, the memory.
+/// One worker's counters of all ports.
 #[derive(Debug)]
-pub struct Counters(Box<[PortCounters]>);
+pub struct Counters(Box<[CachePadded<PortCounters>]>);
 
 impl Counters {
-    /// Counters of this number of ports, all zero. The memory for those of a port is used with the first frame that they count.
+    /// Counters of this number of ports, all zero.
     #[must_use]
     pub fn new(ports: usize) -> Counters {
-        let counters = <[PortCounters]>::new_box_zeroed_with_elems(ports);
-        Counters(counters.unwrap_or_else(|_| handle_alloc_error(Layout::new::<PortCounters>())))
+        Counters(std::iter::repeat_with(CachePadded::default).take(ports).collect())
     }
 
     /// A port's counters; `None` for a number beyond the last port.
     #[inline]
     #[must_use]
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
-        self.0.get(port.index())
+        self.0.get(port.index()).map(|counters| &**counters)
     }
 }
 

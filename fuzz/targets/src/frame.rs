@@ -1,7 +1,7 @@
 //! Frames with correct checksums.
 
 use packet::{Headers, Network, Transport, VnetHeader};
-use testkit::checksum::sum;
+use testkit::checksum::{add, sum};
 
 fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
@@ -20,10 +20,8 @@ pub(crate) fn make_sound(frame: &mut [u8], partial: bool) -> VnetHeader {
     }
     let Some(offset) = headers.transport.checksum_offset() else { return VnetHeader::default() };
     let protocol = if headers.transport == Transport::Tcp { 6 } else { 17 };
-    let mut pseudo = headers.addresses(frame).to_vec();
-    pseudo.extend(((end - l4) as u32).to_be_bytes());
-    pseudo.extend([0, 0, 0, protocol]);
-    let pseudo = sum(&pseudo);
+    let [a, b, c, d] = ((end - l4) as u32).to_be_bytes();
+    let pseudo = add(sum(headers.addresses(frame)), sum(&[a, b, c, d, 0, 0, 0, protocol]));
     put(frame, l4 + offset, pseudo);
     if partial {
         return VnetHeader { flags: 1, csum_start: headers.l4, csum_offset: offset as u16, ..VnetHeader::default() };

@@ -7,8 +7,8 @@ use packet::offload::Judged;
 use packet::vlan::VlanId;
 use packet::{Batch, Features, Headers, Offload, Timestamp, VNET_LEN, VnetHeader};
 use vswitch::{
-    BridgeId, Coalesce, Counters, DropReason, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind,
-    PortVlan, SendError, StormLimits, VlanSet,
+    BridgeId, Coalesce, Counters, Egress, MacTable, MacTableConfig, Pipeline, Port, PortCounters, PortId, PortKind, PortVlan,
+    SendError, StormLimits, VlanSet,
 };
 
 use crate::Reader;
@@ -113,7 +113,7 @@ fn assert_balance(counters: &Counters) {
     let sum =
         |count: &dyn Fn(&PortCounters) -> u64| -> u64 { (0..PORTS).filter_map(|id| counters.port(PortId(id))).map(count).sum() };
     let entered = sum(&|port| port.rx_frames.load() + port.copies.load());
-    let dropped = sum(&|port| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum());
+    let dropped = sum(&PortCounters::all_dropped);
     assert_eq!(
         entered,
         sum(&|port| port.tx_frames.load()) + dropped,

@@ -13,8 +13,8 @@ use packet::{Batch, Features, Headers, Ipv4Prefix, MacAddr, Network, Timestamp, 
 use testkit::checksum::sum;
 use testkit::wire::plain_frames;
 use vswitch::{
-    BridgeId, Counters, Domain, DropReason, Egress, Interface, MacTable, MacTableConfig, NeighbourConfig, Neighbours, Pipeline,
-    Port, PortCounters, PortId, PortKind, PortTotals, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
+    BridgeId, Counters, Domain, Egress, Interface, MacTable, MacTableConfig, NeighbourConfig, Neighbours, Pipeline, Port,
+    PortCounters, PortId, PortKind, PortTotals, PortVlan, Route, Router, Routing, RoutingSettings, StormLimits, Uplink,
 };
 
 use crate::Reader;
@@ -69,6 +69,8 @@ struct Memory {
     router: Router,
     batch: Batch,
     egress: Egress,
+    /// The routes without and with an uplink.
+    routings: [Arc<Routing>; 2],
 }
 
 thread_local! {
@@ -80,6 +82,7 @@ struct Bench {
     counters: Arc<Counters>,
     batch: Batch,
     egress: Egress,
+    routings: [Arc<Routing>; 2],
     nat: Arc<Nat>,
     now: Timestamp,
     /// Hash of all writes.
@@ -122,18 +125,15 @@ fn run(data: &[u8]) -> Outcome {
 
 fn bench(memory: Option<Memory>, flags: u8) -> Bench {
     let filtering = if flags & 1 != 0 { Filtering::EndpointIndependent } else { Filtering::default() };
-    let config = NatConfig { max_connections: 1024, filtering, ports: 1024..=1100, ..NatConfig::default() };
-    let size = NeighbourConfig { size: 64, ports: usize::from(PORTS) };
-    let Some(neighbours) = Neighbours::new(size, [3, 4]).map(Arc::new) else { panic!("no memory") };
-    let Memory { mut router, batch, egress } = memory.unwrap_or_else(|| {
-        let nat = Nat::new(config.clone(), [1, 2]).map(Arc::new);
-        let router = Router::new(routing(true), nat, Arc::clone(&neighbours));
-        Memory { router, batch: Batch::new(), egress: Egress::new(usize::from(PORTS)) }
-    });
-    router.reset(routing(true), Arc::clone(&neighbours));
+    let config = NatConfig { max_connections: 64, filtering, ports: 1024..=1100, ..NatConfig::default() };
+    let Memory { mut router, batch, egress, routings } = memory.unwrap_or_else(|| Memory::new(&config));
+    router.reset(Arc::clone(&routings[1]));
     let Some(nat) = router.nat_mut() else { panic!("no translation") };
     assert_eq!(Arc::get_mut(nat).and_then(|nat| nat.reset(config, [1, 2])), Some(()));
     let nat = Arc::clone(nat);
+    let neighbours = router.neighbours_mut();
+    assert_eq!(Arc::get_mut(neighbours).map(|neighbours| neighbours.reset([3, 4])), Some(()));
+    let neighbours = Arc::clone(neighbours);
     let externals = [
         External { address: OUTSIDE, kind: ExternalKind::Own },
         External { address: ONE_TO_ONE, kind: ExternalKind::OneToOne(ADDRESSES[2]) },
@@ -154,7 +154,7 @@ fn bench(memory: Option<Memory>, flags: u8) -> Bench {
         neighbours.learn(vswitch::InterfaceId(0), ADDRESSES[1], MacAddr(MACS[3]), 0, true, now);
     }
     pipeline.set_router(router);
-    Bench { pipeline, counters, batch, egress, nat, now, written: 0, last: Vec::new() }
+    Bench { pipeline, counters, batch, egress, routings, nat, now, written: 0, last: Vec::new() }
 }
 
 fn ports() -> [Port; PORTS as usize] {
@@ -192,9 +192,22 @@ fn routing(is_up: bool) -> Arc<Routing> {
     Routing::new(interfaces.into_iter().map(Some).collect(), is_up.then_some(uplink), RoutingSettings::default())
 }
 
+impl Memory {
+    /// Small tables, so that inputs reach their limits.
+    fn new(config: &NatConfig) -> Memory {
+        let routings = [routing(false), routing(true)];
+        let size = NeighbourConfig { size: 16, ports: usize::from(PORTS) };
+        let Some(neighbours) = Neighbours::new(size, [3, 4]).map(Arc::new) else { panic!("no memory") };
+        let nat = Nat::new(config.clone(), [1, 2]).map(Arc::new);
+        let router = Router::new(Arc::clone(&routings[1]), nat, neighbours);
+        Memory { router, batch: Batch::new(), egress: Egress::new(usize::from(PORTS)), routings }
+    }
+}
+
 impl Bench {
     fn into_memory(mut self) -> Option<Memory> {
-        Some(Memory { router: self.pipeline.take_router()?, batch: self.batch, egress: self.egress })
+        let Bench { batch, egress, routings, .. } = self;
+        Some(Memory { router: self.pipeline.take_router()?, batch, egress, routings })
     }
 
     fn wait(&mut self, millis: u64) {
@@ -206,8 +219,7 @@ impl Bench {
 
     fn change(&mut self, control: u8) {
         match control & 3 {
-            0 => self.pipeline.set_routing(routing(false)),
-            1 => self.pipeline.set_routing(routing(true)),
+            at @ 0..=1 => self.pipeline.set_routing(Arc::clone(&self.routings[usize::from(at)])),
             2 => drop(self.nat.flush(self.now, |_| true)),
             _ => self.now = self.now.after(Duration::from_secs(200)),
         }
@@ -402,7 +414,7 @@ fn assert_balance(counters: &Counters) {
     let sum =
         |count: &dyn Fn(&PortCounters) -> u64| -> u64 { (0..PORTS).filter_map(|id| counters.port(PortId(id))).map(count).sum() };
     let entered = sum(&|port| port.rx_frames.load() + port.copies.load() + port.made.load());
-    let dropped = sum(&|port| DropReason::ALL.into_iter().map(|reason| port.dropped(reason)).sum());
+    let dropped = sum(&PortCounters::all_dropped);
     let left = sum(&|port| port.tx_frames.load() + port.taken.load());
     assert_eq!(entered, left + dropped, "frames in + copies + made differ from frames out + drops + taken");
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use packet::{PortSet, Timestamp};
+use packet::Timestamp;
 
 use super::{Address, Book};
 use crate::Refused;
@@ -43,11 +43,10 @@ impl Book {
         }
         let mut ports = self.spare.pop().unwrap_or_else(|| [false, true, true].map(Ports::new));
         // ICMP identifiers need no grant: the host's stack does not answer echo replies.
-        ports[0].allow_only(&PortSet::from(0..=u16::MAX));
+        ports[0].allow_all();
         if external.kind == ExternalKind::Own {
-            let configured = PortSet::from(self.config.ports.clone());
-            ports[1].allow_only(&configured);
-            ports[2].allow_only(&configured);
+            ports[1].allow_only(&self.configured);
+            ports[2].allow_only(&self.configured);
         }
         let gate = self.gate.as_ref().filter(|_| external.kind == ExternalKind::Shared);
         let marks = gate.map(Gate::marks);

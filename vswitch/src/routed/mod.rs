@@ -130,14 +130,19 @@ impl Router {
         self.tables.nat.as_mut()
     }
 
-    /// As [`Router::new`] with the same translation, in the same memory: for tests that live through one short life after
-    /// another.
-    pub fn reset(&mut self, routing: Arc<Routing>, neighbours: Arc<Neighbours>) {
-        (self.tables.routing, self.tables.neighbours) = (routing, neighbours);
+    /// The neighbours.
+    pub fn neighbours_mut(&mut self) -> &mut Arc<Neighbours> {
+        &mut self.tables.neighbours
+    }
+
+    /// As [`Router::new`] with the same translation and neighbours, in the same memory: for tests that live through one short
+    /// life after another.
+    pub fn reset(&mut self, routing: Arc<Routing>) {
+        self.tables.routing = routing;
         let RouterWorker { deferred, first_fragment, flows, reassembly, hops } = &mut self.worker;
         deferred.clear();
         *first_fragment = None;
-        *flows = FlowCache::default();
+        flows.clear();
         reassembly.clear();
         hops.fill(Hop::default());
     }

@@ -177,6 +177,12 @@ struct Book {
     cursor: usize,
 }
 
+impl Book {
+    fn bucket() -> Bucket {
+        Bucket::new(RENEWALS_PER_SEC, RENEWALS_PER_SEC)
+    }
+}
+
 fn key_of(interface: InterfaceId, address: Ipv4Addr) -> u64 {
     IN_USE | u64::from(interface.0) << 32 | u64::from(address.to_bits())
 }
@@ -208,11 +214,23 @@ impl Neighbours {
             book: Mutex::new(Book {
                 known: 0,
                 waiting: Waiting::new(size, config.ports, hasher),
-                renewals: Bucket::new(RENEWALS_PER_SEC, RENEWALS_PER_SEC),
-                doubts: Bucket::new(RENEWALS_PER_SEC, RENEWALS_PER_SEC),
+                renewals: Book::bucket(),
+                doubts: Book::bucket(),
                 cursor: 0,
             }),
         })
+    }
+
+    /// As [`Neighbours::new`] of the same size, in the same memory. For tests that live through one short life after another.
+    pub fn reset(&mut self, seed: [u64; 2]) {
+        let Neighbours { version, size: _, slots, hasher, book } = self;
+        *version.get_mut() = 0;
+        slots.zero();
+        *hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
+        let Book { known, waiting, renewals, doubts, cursor } = book.get_mut().unwrap_or_else(PoisonError::into_inner);
+        waiting.reset(*hasher);
+        (*known, *cursor) = (0, 0);
+        (*renewals, *doubts) = (Book::bucket(), Book::bucket());
     }
 
     /// A number that changes whenever earlier look-ups may no longer be valid.

@@ -107,6 +107,32 @@ impl Waiting {
         }
     }
 
+    /// As new ones of the same size, in the same memory.
+    pub(super) fn reset(&mut self, hasher: SipHasher13) {
+        let Waiting {
+            hasher: hasher_now,
+            places,
+            most: _,
+            nobody: _,
+            unresolved,
+            kept,
+            frames,
+            free,
+            unresolved_of,
+            kept_of,
+            asked_in,
+            cursor,
+        } = self;
+        places.fill(None);
+        kept.clear();
+        frames.clear();
+        free.clear();
+        unresolved_of.fill(0);
+        kept_of.fill(0);
+        asked_in.fill([0; 2]);
+        (*hasher_now, *unresolved, *cursor) = (hasher, 0, 0);
+    }
+
     fn bucket(&self, key: u64) -> std::ops::Range<usize> {
         let first = (self.hasher.hash(&key.to_ne_bytes()) as usize % (self.places.len() / WAYS)) * WAYS;
         first..first + WAYS
