@@ -132,6 +132,9 @@ pub(crate) struct Flags {
     /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never [default: 200]
     #[arg(long, value_name = "MICROSECONDS")]
     pub(crate) busy_poll: Option<String>,
+    /// Maximum number of ports, 1 to 16,384: those of all bridges, the uplink, and the hosts of tunnels [default: 1024]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_ports: Option<String>,
     /// Maximum number of addresses that the bridge learns, 10 to 1,000,000 [default: 8192]
     #[arg(long, value_name = "ENTRIES")]
     pub(crate) mac_table_size: Option<String>,
@@ -156,6 +159,9 @@ pub(crate) struct Flags {
     /// Serve /metrics for Prometheus over HTTP at this address; host= adds the host names that requests may use
     #[arg(long, value_name = "ADDR:PORT[,host=NAME+...]")]
     pub(crate) metrics: Option<String>,
+    /// Be Docker's network driver vswitch, on this socket or none [without a value: /run/docker/plugins/vswitch.sock]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, default_missing_value = config::DOCKER_SOCKET)]
+    pub(crate) docker: Option<String>,
     /// Read and check the configuration, print what would run, and start nothing
     #[arg(long)]
     pub(crate) check: bool,
@@ -248,6 +254,7 @@ impl Flags {
             ("--uplink-gate", self.uplink_gate.clone()),
             ("--workers", self.workers.clone()),
             ("--busy-poll", self.busy_poll.clone()),
+            ("--max-ports", self.max_ports.clone()),
             ("--mac-table-size", self.mac_table_size.clone()),
             ("--mac-aging-time", self.mac_aging_time.clone()),
             ("--control", self.control.clone()),
@@ -255,6 +262,7 @@ impl Flags {
             ("--control-read-only-others", self.control_read_only_others.map(|is_on| is_on.to_string())),
             ("--metrics", self.metrics.clone()),
             ("--state", self.state.clone()),
+            ("--docker", self.docker.clone()),
         ];
         let lists = lists.into_iter().flat_map(|(name, list)| list.iter().map(move |value| Flag::new(name, value.as_str())));
         lists.chain(once.into_iter().filter_map(|(name, value)| Some(Flag::new(name, value?)))).collect()

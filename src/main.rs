@@ -5,6 +5,7 @@ mod control_socket;
 mod daemon;
 mod demo;
 mod detach;
+mod docker;
 mod edge;
 mod events;
 mod fabric;
@@ -149,15 +150,19 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
     // First, because two switches must not open the same devices: if another daemon has the control socket, this one ends.
     let control = control_socket::ControlListener::open(&desired.config.control, is_detached)?;
     let (mut state, mut past) = State::open(StateDirectory::open(&desired.config.state, control.is_some())?);
-    let desired = state.restore(desired);
+    let desired = state.restore(desired, &mut past);
     // Before the router takes whatever ports are free.
     let scrape = control_socket::ScrapeListener::open(desired.config.metrics.as_ref())?;
+    let docker = docker::DriverListener::open(desired.config.docker.as_ref())?;
     let mut daemon = Daemon::start(desired, command_line, state, &mut past)?;
     if let Some(control) = control {
         daemon.open_to(control)?;
     }
     if let Some(scrape) = scrape {
         daemon.open_to_scrapers(scrape)?;
+    }
+    if let Some(docker) = docker {
+        daemon.open_to_docker(docker)?;
     }
     daemon.outlive(past);
     // Warnings come before the line that says ready.

@@ -57,6 +57,11 @@ pub(crate) fn netns(netns: &config::Netns) -> netio::Netns {
     netio::Netns::new(netns.as_str())
 }
 
+/// The namespace of a port, if that is named by the number of a process.
+pub(crate) fn netns_of_process(port: &config::Port) -> Option<netio::Netns> {
+    port.link()?.1.map(netns).filter(netio::Netns::is_of_process)
+}
+
 /// Where guests are met.
 pub(crate) fn guest_address(address: &config::port::Address) -> netio::guest::Address {
     match address {

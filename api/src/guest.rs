@@ -80,7 +80,8 @@ bodies! {
     addresses: Vec<String>,
     /// Its names
     names: Vec<String>,
-    /// Its published ports: `[ADDR:]PORT[:PORT][/PROTOCOL]`, first outside, then of the guest
+    /// Its published ports: `[ADDR:]PORT[:PORT][/PROTOCOL]`, first outside, then of the guest. 0 is any free port outside, and so is a
+    /// range of them for one port of the guest
     publish: Vec<String>,
     /// Notes of its maker, by name
     labels: BTreeMap<String, String>,

@@ -12,7 +12,7 @@ use crate::keys::{Tables, keys};
 use crate::port::PortKeys;
 use crate::problem::{At, Origin, Problems, nearest};
 use crate::raw::Raw;
-use crate::value::{Number, PairKey, Pairs, Text, words};
+use crate::value::{Mtu, Number, PairKey, Pairs, Text, words};
 
 /// The bridge that flags configure.
 pub const DEFAULT_BRIDGE: &str = "br0";
@@ -72,6 +72,10 @@ keys! {
         "host" => host: bool,
         /// Its ports reach only ports that are not isolated, unless their own keys say otherwise. Default: false.
         "isolated" => isolated: bool,
+        /// MTU of its TAPs, in bytes, unless their own keys say otherwise. Default: that of the devices.
+        "mtu" => mtu: Mtu,
+        /// Its ports with an id are guarded, unless their own keys say otherwise. Default: true.
+        "guard" => guard: bool,
         /// Where frames enter and leave.
         "port" => ports: Tables<PortKeys>,
     }

@@ -106,10 +106,19 @@ impl Desired {
         let mut document = file::read(path, text, &mut problems);
         document.take_over(&self.document, &mut problems);
         add_flags(&mut document, flags, &mut problems);
+        document.keep_limits_of(&self.document);
         let whole = file::whole(path);
         document.take_over_ports(&self.document, &whole, &mut problems);
         document.take_over_guests(&self.document, &whole, &mut problems);
         Desired::finish(document, whole, problems)
+    }
+
+    /// Reads a file's text for a switch that runs with this configuration, of which nothing stays that is not the file's.
+    pub fn replaced_by(&self, path: &str, text: &str) -> Result<Desired, Problems> {
+        let mut problems = Problems::default();
+        let mut document = file::read(path, text, &mut problems);
+        document.keep_limits_of(&self.document);
+        Desired::complete(document, &[], file::whole(path), problems)
     }
 
     /// Reads a file's text, and the flags that add to it: repeatable flags are appended to the file's values, the others replace

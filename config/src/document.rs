@@ -5,6 +5,7 @@
 
 use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE};
 use crate::control::ControlKeys;
+use crate::docker::DockerKeys;
 use crate::guest::GuestKeys;
 use crate::keys::{Named, Tables, keys};
 use crate::metrics::MetricsKeys;
@@ -23,12 +24,16 @@ keys! {
         "workers" => workers: Number<1, 256>,
         /// Microseconds that a busy worker looks for more frames before it sleeps, 0 to 1,000; 0 is never. Default: 200.
         "busy-poll" => busy_poll: Number<0, 1000>,
+        /// Maximum number of ports, 1 to 16,384: those of all bridges, the uplink, and the hosts of tunnels. Default: 1024.
+        "max-ports" => max_ports: Number<1, 16_384>,
         /// The control socket.
         "control" => control: ControlKeys,
         /// What outlives the process.
         "state" => state: StateKeys,
         /// The counters for Prometheus, over TCP.
         "metrics" => metrics: MetricsKeys,
+        /// The network driver for Docker; without this table there is none.
+        "docker" => docker: DockerKeys,
         /// Bridges by their names, at most 1024. Flags add to br0.
         "bridge" => bridges: Named<BridgeKeys>,
         /// The way out.
@@ -54,6 +59,13 @@ impl Document {
         };
         let all = self.bridges.iter().flat_map(|bridges| &bridges.value.0);
         (0..=2).flat_map(move |wanted| all.clone().filter(move |bridge| place(bridge) == wanted))
+    }
+
+    /// What bounds the ports stays as it is in the running configuration, if it is left out here.
+    pub(crate) fn keep_limits_of(&mut self, running: &Document) {
+        if self.max_ports.is_none() {
+            self.max_ports.clone_from(&running.max_ports);
+        }
     }
 
     /// Whether a bridge is written that no verb has added.

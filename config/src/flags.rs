@@ -51,6 +51,7 @@ pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems)
         "--nat" => nat(document, text, problems),
         "--workers" => replace(&mut document.workers, "workers", text, &alone, problems),
         "--busy-poll" => replace(&mut document.busy_poll, "busy-poll", text, &alone, problems),
+        "--max-ports" => replace(&mut document.max_ports, "max-ports", text, &alone, problems),
         "--mac-table-size" => {
             replace(&mut document.default_bridge().mac_table_size, "mac-table-size", text, &alone, problems);
         }
@@ -58,6 +59,7 @@ pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems)
             replace(&mut document.default_bridge().mac_aging_time, "mac-aging-time", text, &alone, problems);
         }
         "--metrics" => metrics(document, text, problems),
+        "--docker" => replace(&mut table(&mut document.docker, &alone).socket, "socket", text, &alone, problems),
         "--state" => replace(&mut table(&mut document.state, &alone).path, "path", text, &alone, problems),
         _ if flag.name.starts_with("--uplink") => uplink(document, flag, problems),
         _ if flag.name.starts_with("--control") => control(document, flag, problems),

@@ -62,7 +62,7 @@ const PLACES: &[(&[&str], &str)] = &[
     (&["mapping", "filtering", "max-connections", "timeouts"], "[nat]"),
     (&["interface"], "[uplink]"),
     (&["listen", "to"], "a rule, [[publish]]"),
-    (&["workers", "busy-poll"], "the file itself, above all tables"),
+    (&["workers", "busy-poll", "max-ports"], "the file itself, above all tables"),
     (&["publish"], "the file itself, [[publish]]"),
     (&["guest"], "the file itself, [[guest]]"),
     (&["tunnel"], "the file itself, [[tunnel]]"),

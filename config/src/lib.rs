@@ -23,6 +23,7 @@ mod bridge;
 mod check;
 mod control;
 mod desired;
+mod docker;
 mod document;
 mod file;
 mod flags;
@@ -58,9 +59,9 @@ mod written;
 
 pub use self::address::Cidr;
 pub use self::bridge::{Bridge, DEFAULT_BRIDGE, MAX_BRIDGES, Reach, unknown_bridge};
-pub use self::check::MAX_PORTS;
 pub use self::control::{CONTROL_VARIABLE, Control, ControlPath, UserGroup, usual_path};
 pub use self::desired::{Desired, EditError};
+pub use self::docker::{DOCKER_SOCKET, Docker};
 pub use self::flags::Flag;
 pub use self::gro::Gro;
 pub use self::guest::Guest;

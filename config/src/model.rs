@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 
 use crate::bridge::Bridge;
 use crate::control::Control;
+use crate::docker::Docker;
 use crate::guest::Guest;
 use crate::metrics::Metrics;
 use crate::port::Port;
@@ -36,12 +37,16 @@ pub struct Config {
     pub workers: usize,
     /// How long a busy worker looks for more frames before it sleeps, in microseconds.
     pub busy_poll: u32,
+    /// Maximum number of ports: those of all bridges, the uplink and the hosts of tunnels.
+    pub max_ports: usize,
     /// The control socket.
     pub control: Control,
     /// Where the state of the switch is kept while no process runs.
     pub state: StatePath,
     /// The metrics server for Prometheus, over TCP.
     pub metrics: Option<Metrics>,
+    /// The network driver for Docker.
+    pub docker: Option<Docker>,
     /// Allowed settings that may be mistakes, each with its origin.
     pub warnings: Vec<String>,
 }

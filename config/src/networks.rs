@@ -111,13 +111,15 @@ impl BridgeKeys {
             "routing" => self.routing = None,
             "host" => self.host = None,
             "isolated" => self.isolated = None,
+            "mtu" => self.mtu = None,
+            "guard" => self.guard = None,
             // Two ways to say one thing: the last one holds.
             "gateway" | "gateways" => (self.gateway, self.gateways) = (None, None),
             _ => {}
         }
         // Where the running value would stay, the default is written. NOTHING is a value of routing.
         let default = match (entry.raw.text(), entry.key.as_str()) {
-            (Some(NOTHING), "gateway" | "gateways" | "host" | "isolated") => return,
+            (Some(NOTHING), "gateway" | "gateways" | "host" | "isolated" | "mtu" | "guard") => return,
             (Some(NOTHING), "mac-table-size") => Some(DEFAULT_MAC_TABLE_SIZE.to_string()),
             (Some(NOTHING), "mac-aging-time") => Some(DEFAULT_MAC_AGING_TIME.to_string()),
             _ => None,
@@ -129,6 +131,8 @@ impl BridgeKeys {
         self.routing = read.routing.or(self.routing.take());
         self.host = read.host.or(self.host.take());
         self.isolated = read.isolated.or(self.isolated.take());
+        self.mtu = read.mtu.or(self.mtu.take());
+        self.guard = read.guard.or(self.guard.take());
         self.gateway = read.gateway.or(self.gateway.take());
         self.gateways = read.gateways.or(self.gateways.take());
     }

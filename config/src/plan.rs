@@ -8,7 +8,7 @@
 //!
 //! *Fixed settings.* Threads, sockets of the control API, the uplink and tables of the translation are created at the start. A
 //! configuration with other values for them needs a restart, and is refused before anything is touched. One that leaves out
-//! `workers`, `busy-poll`, `mac-table-size`, `mac-aging-time`, `control` or `metrics` keeps the running values. The set of bridges,
+//! `workers`, `busy-poll`, `max-ports`, `mac-table-size`, `mac-aging-time`, `control`, `metrics` or `docker` keeps the running values. The set of bridges,
 //! the uplink, the gateways and the settings of the translation have no such rule: leaving them out means none, or the default.
 
 use std::collections::HashMap;
@@ -161,9 +161,11 @@ impl Plan {
         let (old, new) = (&now.config, &mut desired.config);
         new.workers = old.workers;
         new.busy_poll = old.busy_poll;
+        new.max_ports = old.max_ports;
         new.control.clone_from(&old.control);
         new.state.clone_from(&old.state);
         new.metrics.clone_from(&old.metrics);
+        new.docker.clone_from(&old.docker);
         let mut plan = Plan::default();
         plan.bridges(old, new);
         plan.gateways(old, new);
@@ -394,11 +396,14 @@ fn check_fixed(now: &Desired, desired: &Desired) -> Result<(), NeedsRestart> {
     let mut fixed = Fixed::default();
     fixed.compare("workers", written.workers.is_some() && new.workers != old.workers, old.workers, new.workers);
     fixed.compare("busy-poll", written.busy_poll.is_some() && new.busy_poll != old.busy_poll, old.busy_poll, new.busy_poll);
+    fixed.compare("max-ports", written.max_ports.is_some() && new.max_ports != old.max_ports, old.max_ports, new.max_ports);
     let control = new.control.completed_by(&old.control, written.control.as_ref());
     fixed.compare("control", control != old.control, &old.control, &control);
     fixed.compare("state", written.state.is_some() && new.state.path() != old.state.path(), &old.state, &new.state);
     let metrics = |config: &Config| config.metrics.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     fixed.compare("metrics", written.metrics.is_some() && old.metrics != new.metrics, metrics(old), metrics(new));
+    let docker = |config: &Config| config.docker.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    fixed.compare("docker", written.docker.is_some() && old.docker != new.docker, docker(old), docker(new));
     fixed.compare("uplink", !is_same_uplink(old, new), uplink_text(old), uplink_text(new));
     if let (Some(old), Some(new)) = (&old.router, &new.router) {
         fixed.compare("nat", with_live_of(&old.nat, &new.nat) != new.nat, &old.nat, &new.nat);

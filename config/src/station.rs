@@ -262,6 +262,17 @@ mod tests {
     }
 
     #[test]
+    fn a_bridge_says_what_its_ports_are_by_default() {
+        let file = "[bridge.br0]\nmtu = 1400\nguard = false\nisolated = true\n[[bridge.br0.port]]\ntap = 'a'\nid = 'a'\n\
+                    [[bridge.br0.port]]\ntap = 'b'\nid = 'b'\nguard = true\nmtu = 1300\n[[bridge.br0.port]]\nstream = '/s'\n[[guest]]\nid = 'g'\n";
+        let desired = Desired::of_text("v.toml", file, &[]).unwrap();
+        let is = |port: &crate::Port| (port.mtu, port.station.guard, port.station.isolated);
+        let ports: Vec<_> = desired.config.ports.iter().map(is).collect();
+        assert_eq!(ports[..3], [(Some(1400), false, true), (Some(1300), true, true), (Some(1400), false, true)]);
+        assert!(ports[3..].iter().all(|port| *port == (Some(1500), false, true)), "a socket has its own: {ports:?}");
+    }
+
+    #[test]
     fn a_bridge_says_whether_its_ports_are_isolated() {
         let file =
             "[bridge.br0]\nisolated = true\n[[bridge.br0.port]]\ntap = 'a'\n[[bridge.br0.port]]\ntap = 'b'\nisolated = false\n";

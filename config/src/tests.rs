@@ -14,7 +14,7 @@ const PORT: &str = "[[bridge.br0.port]]\ntap = 'a'\n";
 
 /// A flag with its value: `--tap tap0`.
 pub(crate) fn flag(text: &str) -> Flag {
-    const FLAGS: [&str; 22] = [
+    const FLAGS: [&str; 24] = [
         "--tap",
         "--port",
         "--gateway",
@@ -30,6 +30,7 @@ pub(crate) fn flag(text: &str) -> Flag {
         "--uplink-gate",
         "--workers",
         "--busy-poll",
+        "--max-ports",
         "--mac-table-size",
         "--mac-aging-time",
         "--control",
@@ -37,6 +38,7 @@ pub(crate) fn flag(text: &str) -> Flag {
         "--control-read-only-others",
         "--metrics",
         "--state",
+        "--docker",
     ];
     let (name, value) = text.split_once(' ').expect(text);
     Flag::new(FLAGS.into_iter().find(|flag| *flag == name).expect(name), value)

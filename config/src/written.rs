@@ -166,7 +166,7 @@ mod tests {
     fn what_flags_say_is_written_as_a_file() {
         let sets: &[&[(&'static str, &str)]] = &[
             &[("--tap", "tap0,tap1@blue:vlan=10:mtu=1400,tap2:trunks=10+20:vlan-mode=trunk:gro=off,10:offload=off")],
-            &[("--tap", "tap0:limit-broadcast=5:limit-unknown=off:gro=neighbours"), ("--workers", "2"), ("--busy-poll", "0")],
+            &[("--tap", "tap0:limit-broadcast=5:limit-unknown=off:gro=neighbours"), ("--workers", "2"), ("--max-ports", "9")],
             &[
                 ("--port", "packet:lo"),
                 ("--port", "stream:/run/a-b"),

@@ -266,7 +266,7 @@ pub(crate) struct GuestKeys {
     /// Its names
     #[arg(long = "name", value_name = "NAME", num_args = 1..)]
     pub(crate) names: Option<Vec<String>>,
-    /// Ports of the uplink's address, and the guest's behind them, the same by default: 8080:80
+    /// Ports of the uplink's address, and the guest's behind them, the same by default: 8080:80. Any free port: 0:80
     #[arg(long, value_name = "[ADDR:]PORT[:PORT][/PROTOCOL]", num_args = 1..)]
     pub(crate) publish: Option<Vec<String>>,
     /// Labels, shown in lists of guests

@@ -11,6 +11,7 @@ pub mod host_link;
 pub mod host_sockets;
 pub mod inherited;
 pub mod link;
+pub mod local_datagrams;
 pub mod memory;
 pub mod merging;
 pub mod netns;
@@ -29,6 +30,7 @@ pub mod tap;
 pub mod udp;
 
 pub use gate::Gate;
+pub use local_datagrams::{LocalDatagrams, LocalFlow};
 pub use netns::Netns;
 pub use packet_socket::{PacketError, PacketSocket, PacketSpec};
 pub use poll::{Poller, Waker, Writable};

@@ -42,7 +42,7 @@ pub struct Reservation {
 }
 
 /// The protocol that a port belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PortProtocol {
     /// TCP.
     Tcp,

@@ -24,9 +24,12 @@ fn respond(status: StatusCode, problem: &Problem) -> Response {
     (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response()
 }
 
-/// The response if too many requests wait, or the daemon ends.
+/// Why there is no answer: too many requests wait, or the daemon ends.
+pub(crate) const BUSY: &str = "the switch is busy or shutting down; try again";
+
+/// The response in that case.
 pub(super) fn busy() -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, "the switch is busy or shutting down; try again")
+    problem(StatusCode::SERVICE_UNAVAILABLE, BUSY)
 }
 
 /// The response where there is no address translation.

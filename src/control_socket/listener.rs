@@ -30,29 +30,29 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the clients of one listener may take up.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Connections at a time; for further ones others make room.
-    pub(super) connections: usize,
+    pub(crate) connections: usize,
     /// Requests that are answered at a time; further ones wait.
-    pub(super) answers: Quota,
+    pub(crate) answers: Quota,
     /// Of these, for each peer but root.
-    pub(super) answers_each: usize,
+    pub(crate) answers_each: usize,
     /// How long an answer may take while others wait to connect; `None`: as long as it may take otherwise.
-    pub(super) patience: Option<Duration>,
+    pub(crate) patience: Option<Duration>,
     /// Responses without an end, at a time; further ones are refused.
-    pub(super) lasting: Quota,
+    pub(crate) lasting: Quota,
     /// Responses that may be megabytes, at a time; further ones wait.
-    pub(super) large: Quota,
+    pub(crate) large: Quota,
     /// Longest head of a request, in bytes. hyper takes no less than 8 KiB.
-    pub(super) head: usize,
+    pub(crate) head: usize,
     /// Time limit for the head of a request.
-    pub(super) head_time: Duration,
+    pub(crate) head_time: Duration,
     /// Time limit for a request and its response; for a lasting response, for each chunk.
-    pub(super) request_time: Duration,
+    pub(crate) request_time: Duration,
 }
 
 /// Serves all clients that connect. `client_of` says who a client is, by its connection.
-pub(super) async fn serve<L: axum::serve::Listener>(
+pub(crate) async fn serve<L: axum::serve::Listener>(
     mut listener: L,
     limits: Limits,
     client_of: impl Fn(&L::Io, &L::Addr) -> Client,
@@ -97,11 +97,11 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, s
 
 /// How long a connection may stay, and the places that it holds.
 #[derive(Clone, Debug)]
-pub(super) struct Stay {
+pub(crate) struct Stay {
     until: Arc<Mutex<Instant>>,
     request_time: Duration,
-    pub(super) lasting: Share,
-    pub(super) large: Share,
+    pub(crate) lasting: Share,
+    pub(crate) large: Share,
     /// Held until the connection ends.
     kept: Arc<Mutex<Vec<OwnedSemaphorePermit>>>,
 }
@@ -113,17 +113,17 @@ impl Stay {
     }
 
     /// Holds a place until the connection ends.
-    pub(super) fn keep(&self, place: Vec<OwnedSemaphorePermit>) {
+    pub(crate) fn keep(&self, place: Vec<OwnedSemaphorePermit>) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 
     /// The connection's time begins anew.
-    pub(super) fn renew(&self) {
+    pub(crate) fn renew(&self) {
         self.extend(self.request_time);
     }
 
     /// The connection may stay for this long from now on.
-    pub(super) fn extend(&self, by: Duration) {
+    pub(crate) fn extend(&self, by: Duration) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + by;
     }
 

@@ -30,32 +30,32 @@ use super::rights::Rights;
 
 /// How many there may be of something at a time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Quota {
-    pub(super) all: usize,
+pub(crate) struct Quota {
+    pub(crate) all: usize,
     /// Of these, for clients that are not root.
-    pub(super) but_root: usize,
+    pub(crate) but_root: usize,
     /// Of these, for clients with less than full rights.
-    pub(super) of_others: usize,
+    pub(crate) of_others: usize,
 }
 
 /// A client, as the kernel names it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Client {
-    pub(super) peer: Peer,
-    pub(super) rights: Rights,
+pub(crate) struct Client {
+    pub(crate) peer: Peer,
+    pub(crate) rights: Rights,
     /// Root, or the user that the daemon runs as.
-    pub(super) is_root: bool,
+    pub(crate) is_root: bool,
 }
 
 /// Whose connections are counted together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     User(u32),
     Host(IpAddr),
 }
 
 impl Peer {
-    pub(super) fn of_address(address: IpAddr) -> Peer {
+    pub(crate) fn of_address(address: IpAddr) -> Peer {
         Peer::Host(match address.to_canonical() {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
             address => address,
@@ -72,16 +72,16 @@ impl Client {
 
 /// The right to as many of something as [`Quota`] has for one client.
 #[derive(Clone, Debug)]
-pub(super) struct Share(Vec<Arc<Semaphore>>);
+pub(crate) struct Share(Vec<Arc<Semaphore>>);
 
 impl Share {
     /// Takes one, if there is one left.
-    pub(super) fn try_take(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+    pub(crate) fn try_take(&self) -> Option<Vec<OwnedSemaphorePermit>> {
         self.0.iter().map(|places| Arc::clone(places).try_acquire_owned().ok()).collect()
     }
 
     /// Takes one, and waits for it.
-    pub(super) async fn take(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+    pub(crate) async fn take(&self) -> Option<Vec<OwnedSemaphorePermit>> {
         let mut taken = Vec::with_capacity(self.0.len());
         for places in &self.0 {
             taken.push(Arc::clone(places).acquire_owned().await.ok()?);
@@ -92,15 +92,15 @@ impl Share {
 
 /// The shares of all clients in one thing.
 #[derive(Debug)]
-pub(super) struct Shares([Arc<Semaphore>; 3]);
+pub(crate) struct Shares([Arc<Semaphore>; 3]);
 
 impl Shares {
-    pub(super) fn new(places: Quota) -> Shares {
+    pub(crate) fn new(places: Quota) -> Shares {
         Shares([places.all, places.but_root, places.of_others].map(|places| Arc::new(Semaphore::new(places))))
     }
 
     /// The narrowest limit is taken first, so that nobody who waits for it holds a place of others.
-    pub(super) fn of(&self, client: &Client) -> Share {
+    pub(crate) fn of(&self, client: &Client) -> Share {
         Share(self.0[..client.limits()].iter().rev().cloned().collect())
     }
 }
@@ -110,7 +110,7 @@ const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// All connections of a listener.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     limits: Limits,
     open: Mutex<Vec<Open>>,
     /// A connection has ended.
@@ -136,13 +136,13 @@ enum Stage {
 
 /// A connection's place, which is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct OpenConnection {
+pub(crate) struct OpenConnection {
     number: u64,
     connections: Arc<Connections>,
 }
 
 impl Connections {
-    pub(super) fn new(limits: Limits) -> Arc<Connections> {
+    pub(crate) fn new(limits: Limits) -> Arc<Connections> {
         Arc::new(Connections { limits, open: Mutex::default(), left: Notify::new() })
     }
 
@@ -152,7 +152,7 @@ impl Connections {
 
     /// A place for a client that has just connected. `None`: its own connections have all places that it can get. Root waits
     /// instead, and so does everybody where places are free again soon.
-    pub(super) async fn admit(self: &Arc<Self>, number: u64, client: Client) -> Option<OpenConnection> {
+    pub(crate) async fn admit(self: &Arc<Self>, number: u64, client: Client) -> Option<OpenConnection> {
         loop {
             if self.make_room(&client, Instant::now()) {
                 let open = Open { number, client, since: Instant::now(), stage: Stage::Head, task: None };
@@ -197,14 +197,14 @@ impl Connections {
 
 impl OpenConnection {
     /// The task that serves the connection.
-    pub(super) fn served_by(&self, task: AbortHandle) {
+    pub(crate) fn served_by(&self, task: AbortHandle) {
         if let Some(own) = self.connections.lock().iter_mut().find(|one| one.number == self.number) {
             own.task = Some(task);
         }
     }
 
     /// Waits until the request of this connection may be answered.
-    pub(super) async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         loop {
             let left = self.connections.left.notified();
             let mut left = std::pin::pin!(left);

@@ -10,6 +10,7 @@ use packet::MacAddr;
 use packet::vlan::VlanId;
 use tokio::sync::oneshot;
 
+use crate::docker::Network;
 use crate::state::upgrade::Upgrade;
 use crate::watch::captures::{Begun, PortNow};
 use crate::watch::traces::Following;
@@ -56,6 +57,11 @@ pub(crate) enum Query {
     /// The ports that exist now and can be captured at.
     CapturePorts(Reply<Vec<PortNow>>),
     Guests(Reply<Vec<api::Guest>>),
+    /// What a network driver asks of a bridge; `None` if there is no such bridge.
+    Network {
+        bridge: String,
+        reply: Reply<Option<Network>>,
+    },
     Neighbours(Reply<Vec<api::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,
@@ -115,6 +121,7 @@ impl Query {
             Query::BeginCapture { reply, .. } => reply.is_closed(),
             Query::CapturePorts(reply) => reply.is_closed(),
             Query::Guests(reply) => reply.is_closed(),
+            Query::Network { reply, .. } => reply.is_closed(),
             Query::Neighbours(reply) => reply.is_closed(),
             Query::Connections { reply, .. } => reply.is_closed(),
             Query::Nat { reply, .. } => reply.is_closed(),

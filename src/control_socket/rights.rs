@@ -44,24 +44,24 @@ pub(crate) struct Guard {
 const ROOT: u32 = 0;
 
 impl Guard {
-    pub(super) fn new(config: &Control) -> Guard {
+    pub(crate) fn new(config: &Control) -> Guard {
         let others = if config.read_only_others { Rights::Read } else { Rights::Nothing };
         Guard { owner: geteuid().as_raw(), group: config.group.clone(), others }
     }
 
     /// Mode and group of the socket's file.
-    pub(super) fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         let mode = if self.others == Rights::Nothing { 0o660 } else { 0o666 };
         Access { mode, group: self.group.as_ref().map(|group| group.number) }
     }
 
-    pub(super) fn rights_of(&self, peer: &Credentials) -> Rights {
+    pub(crate) fn rights_of(&self, peer: &Credentials) -> Rights {
         let is_member = self.group.as_ref().is_some_and(|group| peer.is_in(group.number));
         if self.is_owner(peer) || is_member { Rights::Everything } else { self.others }
     }
 
     /// Whether it is root, or the user that the daemon runs as.
-    pub(super) fn is_owner(&self, peer: &Credentials) -> bool {
+    pub(crate) fn is_owner(&self, peer: &Credentials) -> bool {
         peer.user == ROOT || peer.user == self.owner
     }
 
@@ -74,7 +74,7 @@ impl Guard {
 }
 
 /// Refuses requests that the client has no rights for.
-pub(super) async fn check(guard: Arc<Guard>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn check(guard: Arc<Guard>, mut request: Request, next: Next) -> Response {
     let rights = request.extensions().get::<Rights>().copied().unwrap_or(Rights::Nothing);
     let needed = match *request.method() {
         Method::GET | Method::HEAD | Method::OPTIONS => Rights::Read,
@@ -88,7 +88,7 @@ pub(super) async fn check(guard: Arc<Guard>, mut request: Request, next: Next) -
 }
 
 /// Restricts a path that shows guests' payload to clients with full rights.
-pub(super) fn shows_payload<S: Clone + Send + Sync + 'static>(route: MethodRouter<S>) -> MethodRouter<S> {
+pub(crate) fn shows_payload<S: Clone + Send + Sync + 'static>(route: MethodRouter<S>) -> MethodRouter<S> {
     route.route_layer(from_fn(async |request: Request, next: Next| {
         let extensions = request.extensions();
         match (extensions.get::<Rights>(), extensions.get::<Arc<Guard>>()) {

@@ -14,7 +14,7 @@ use super::query::Query;
 
 /// The thread, which ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     name: &'static str,
     queries: Receiver<Query>,
     stop: Option<oneshot::Sender<()>>,
@@ -24,7 +24,7 @@ pub(super) struct Server {
 impl Server {
     /// Starts a thread of this name with a runtime of its own, in which `serve` runs. At most `waiting` of its queries wait for the
     /// control thread, which `control` wakes.
-    pub(super) fn start<F: Future<Output = io::Result<Infallible>>>(
+    pub(crate) fn start<F: Future<Output = io::Result<Infallible>>>(
         name: &'static str,
         waiting: usize,
         control: Waker,
@@ -50,7 +50,7 @@ impl Server {
     }
 
     /// The next query, if there is one.
-    pub(super) fn next_query(&self) -> Option<Query> {
+    pub(crate) fn next_query(&self) -> Option<Query> {
         self.queries.try_recv().ok()
     }
 }

@@ -6,7 +6,7 @@
 //!            +-- edge       the uplink and the router } fabric, and follows what
 //!            +-- tunnels    sockets and peers         } becomes of its devices
 //!            +-- captures, traces, alarms             observers
-//!            +-- control, scrape                      HTTP, and the queries that come by it
+//!            +-- control, scrape, docker              HTTP, and the queries that come by it
 //! ```
 //!
 //! Each of these is an object of its own, in a room of its own; this one opens them in their order, and gives each its turn when
@@ -38,6 +38,7 @@ use vswitch::{MacEntry, PortId};
 
 use crate::cli::Flags;
 use crate::control_socket::{ControlListener, ControlSocket, Scrape, ScrapeListener};
+use crate::docker::{DockerDriver, DriverListener};
 use crate::edge::router::{PortNumbers, RouterControl};
 use crate::edge::{Edge, KeptTable, UplinkPort, places_of};
 use crate::fabric::bridges::Bridges;
@@ -90,6 +91,7 @@ pub(crate) struct Daemon {
     poller: Poller,
     control: Option<ControlSocket>,
     scrape: Option<Scrape>,
+    docker: Option<DockerDriver>,
     state: State,
 }
 
@@ -106,7 +108,7 @@ impl Daemon {
         let readers = (config.device_count() + tunnel::socket_count(&config.tunnels, &config.ip_tunnels)).max(1);
         let workers = config.workers;
         let at_start = readers + tunnel::peer_count(&config.tunnels, &config.ip_tunnels);
-        let mut slots = Slots::new(slots::capacity(at_start));
+        let mut slots = Slots::new(slots::capacity(config.max_ports));
         let capacity = slots.capacity();
         let ids = slots.take_many(config.ports.len()).context("too many ports")?;
         let uplink_id = slots.take_many(usize::from(config.uplink_interface().is_some())).context("too many ports")?;
@@ -172,6 +174,7 @@ impl Daemon {
             poller,
             control: None,
             scrape: None,
+            docker: None,
             state,
         };
         daemon.ports.start_thread(daemon.poller.waker())?;
@@ -211,6 +214,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// Serves dockerd from now on.
+    pub(crate) fn open_to_docker(&mut self, listener: DriverListener) -> anyhow::Result<()> {
+        self.docker = Some(DockerDriver::start(listener, self.poller.waker())?);
+        Ok(())
+    }
+
     /// The start's summary: bridges, ports, tunnels, the router, and where to ask.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.config_summary.clone();
@@ -236,6 +245,9 @@ impl Daemon {
         }
         if let Some(scrape) = &self.scrape {
             let _ = writeln!(text, "metrics http://{}/metrics", scrape.address());
+        }
+        if let Some(docker) = &self.docker {
+            let _ = writeln!(text, "docker driver {}", docker.path().display());
         }
         text
     }
@@ -268,7 +280,12 @@ impl Daemon {
             }
             let now = self.fabric.now();
             let is_tick = now >= next_tick;
+            let table = self.edge.kept_table().map(|(generation, _)| generation);
             self.edge.look(now, is_tick, &mut self.fabric);
+            if self.edge.kept_table().map(|(generation, _)| generation) != table {
+                // That of this process, as soon as it has the connections.
+                self.keep();
+            }
             if let Some(closed) = self.edge.look_at_host(now, is_tick, &mut self.fabric, &self.poller) {
                 self.ports.discard(closed);
             }

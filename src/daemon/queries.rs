@@ -13,8 +13,13 @@ impl Daemon {
         for turn in 0..AT_ONCE {
             let at_socket = || self.control.as_ref()?.next_query();
             let of_scraper = || self.scrape.as_ref()?.next_query();
-            // Neither waits until the other has no more.
-            let query = if turn % 2 == 0 { at_socket().or_else(of_scraper) } else { of_scraper().or_else(at_socket) };
+            let of_docker = || self.docker.as_ref()?.next_query();
+            // None waits until the others have no more.
+            let query = match turn % 3 {
+                0 => at_socket().or_else(of_scraper).or_else(of_docker),
+                1 => of_scraper().or_else(of_docker).or_else(at_socket),
+                _ => of_docker().or_else(at_socket).or_else(of_scraper),
+            };
             let Some(query) = query else { return };
             self.answer(query);
         }
@@ -51,6 +56,7 @@ impl Daemon {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names: self.view().port_names() }));
             }
             Query::Guests(reply) => drop(reply.send(self.view().guests())),
+            Query::Network { bridge, reply } => drop(reply.send(self.view().network(&bridge))),
             Query::Neighbours(reply) => drop(reply.send(self.view().neighbours())),
             Query::Connections { filter, most, reply } => {
                 let now = self.fabric.now();

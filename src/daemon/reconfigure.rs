@@ -73,7 +73,7 @@ impl Daemon {
     fn desired_by(&self, verb: &Verb) -> Result<Desired, EditError> {
         Ok(match verb {
             Verb::Apply { file, text, prune: false } => self.desired.beside(file, text, &[])?,
-            Verb::Apply { file, text, prune: true } => Desired::of_text(file, text, &[])?,
+            Verb::Apply { file, text, prune: true } => self.desired.replaced_by(file, text)?,
             Verb::AddPort(word) => self.desired.with_port(word)?,
             Verb::SetPort(PortName::Name(name), keys) => self.desired.with_port_set(name, keys)?,
             Verb::SetPort(PortName::Id(id), keys) => self.desired.with_port_of_id_set(id, keys)?,
@@ -282,6 +282,7 @@ impl Daemon {
 
     /// Ends what is left of networks and guests. The next change waits until no worker has anything of them at hand.
     fn cut_off(&mut self, gone: CutOff) {
+        self.edge.end_local_clients(&gone);
         if let Some(router) = self.edge.router.as_mut().filter(|_| !gone.is_empty()) {
             router.cut_off(gone, self.fabric.now());
             self.fabric.remove(Vec::new());

@@ -39,7 +39,7 @@ impl View<'_> {
             mac_table: table_stats(bridge.table.stats(), bridge.config.mac_table_size),
         });
         let bridges: Vec<api::BridgeStats> = tables.collect();
-        let capacity = self.fabric.slots.capacity();
+        let end = self.fabric.slots.end();
         let of_ports = self.bridges_of_ports();
         api::Stats {
             ports: report.shown().map(|(id, port)| port_view(port, self.port_now(id, of_ports[id.index()], report))).collect(),
@@ -52,7 +52,7 @@ impl View<'_> {
             start_time: self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             neighbours: self.edge.router.as_ref().map(neighbour_stats),
-            workers: self.fabric.workers.iter().map(|(counters, own)| worker_stats(counters, own, capacity)).collect(),
+            workers: self.fabric.workers.iter().map(|(counters, own)| worker_stats(counters, own, end)).collect(),
             latency: self.latency(),
         }
     }

@@ -9,9 +9,11 @@ use std::time::{Duration, SystemTime};
 use ::tunnel::FramingKind;
 use api::{AddressKind, PortKind, Protocol, Refusal, State, TunnelKind, UplinkMode};
 use config::{Publish, Trunks, Vlans};
+use packet::VlanId;
 use vswitch::UPLINK;
 use vswitch::{BridgeId, PortId, PortTotals};
 
+use crate::docker::Network;
 use crate::edge::router::RouterControl;
 use crate::edge::{Edge, HostDevice, UplinkPort};
 use crate::fabric::Fabric;
@@ -49,7 +51,7 @@ impl View<'_> {
     pub(super) fn port_names(&self) -> Vec<String> {
         let uplink = self.edge.uplink.as_ref().map(|uplink| (uplink.id, uplink.interface.clone()));
         let ports = self.ports.iter().map(|port| (port.id, port.name().to_owned()));
-        let mut names = vec![String::new(); self.fabric.slots.capacity()];
+        let mut names = vec![String::new(); self.fabric.slots.end()];
         let host = self.edge.host.device().map(|host| (host.id, host.name.clone()));
         for (id, name) in ports.chain(uplink).chain(host).chain(self.tunnels.names()) {
             names[id.index()] = name;
@@ -84,7 +86,7 @@ impl View<'_> {
         let ports = bridged.map(|port| (port.id, Some(bridge_id(port.config.bridge))));
         let uplink = self.edge.uplink.as_ref().map(|uplink| (uplink.id, uplink.bridge()));
         let peers = self.tunnels.peers().iter().map(|peer| (peer.id, self.tunnels.spec_of(peer).bridge()));
-        let mut bridges = vec![None; self.fabric.slots.capacity()];
+        let mut bridges = vec![None; self.fabric.slots.end()];
         for (id, bridge) in ports.chain(uplink).chain(peers) {
             bridges[id.index()] = bridge;
         }
@@ -109,6 +111,17 @@ impl View<'_> {
             made_by_verb: matches!(guest.origin, config::Origin::Verb(_)),
         };
         self.config.guests.iter().map(view).collect()
+    }
+
+    /// What a network driver asks of the bridge of this name.
+    pub(super) fn network(&self, bridge: &str) -> Option<Network> {
+        let bridge = self.config.bridges.iter().find(|known| known.name == bridge)?;
+        let gateways = self.config.router.iter().flat_map(|router| &router.gateways);
+        let untagged = gateways.into_iter().find(|gateway| gateway.bridge == bridge.number && gateway.vlan == VlanId::NONE);
+        Some(Network {
+            gateway: untagged.map(|gateway| gateway.address.address),
+            is_internal: untagged.is_some_and(|gateway| gateway.reach == config::Reach::Nothing),
+        })
     }
 
     /// The switch as a whole.

@@ -34,8 +34,8 @@ use crate::worker::{Clock, Command, Sink, Source};
 use gate::Lost;
 pub(crate) use host::{HostDevice, HostNeighbour};
 use local::LocalClients;
+use router::{CutOff, PortNumbers, RouterControl};
 pub(crate) use router::{KeptTable, places_of};
-use router::{PortNumbers, RouterControl};
 use uplink::UplinkFound;
 pub(crate) use uplink::UplinkPort;
 
@@ -269,6 +269,11 @@ impl Edge {
         };
         let address = self.router.as_ref().and_then(RouterControl::shared_address);
         self.local.serve(rules, address);
+    }
+
+    /// Programs of the host reach nothing of these guests any more, unless they begin anew.
+    pub(crate) fn end_local_clients(&self, gone: &CutOff) {
+        self.local.end(gone.networks());
     }
 
     /// These numbers are no ports any more: shared tables hold nothing of them from now on.

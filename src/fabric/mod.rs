@@ -47,7 +47,7 @@ pub(crate) struct Fabric {
 
 impl Fabric {
     pub(crate) fn new(workers: Workers, slots: Slots, bridges: Bridges, clock: Clock) -> Fabric {
-        let ledger = Ledger::new(slots.capacity());
+        let ledger = Ledger::new();
         Fabric { workers, slots, bridges, events: Events::new(), clock, ledger, stale: Vec::new(), gives_back_in: 0, panics: 0 }
     }
 

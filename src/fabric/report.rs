@@ -43,22 +43,26 @@ pub(crate) struct PortReport {
 /// the former port left them, and that is the new port's zero.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
+    /// By number, up to the highest one that has had several ports.
     zeros: Vec<Option<Box<PortTotals>>>,
     /// Counted by ports that were removed.
     former: PortReport,
 }
 
 impl Ledger {
-    /// For port numbers below `ports`, all of which begin at zero.
-    pub(crate) fn new(ports: usize) -> Ledger {
-        Ledger { zeros: vec![None; ports], former: PortReport::new(FORMER.to_owned()) }
+    /// All ports begin at zero.
+    pub(crate) fn new() -> Ledger {
+        Ledger { zeros: Vec::new(), former: PortReport::new(FORMER.to_owned()) }
     }
 
     /// A number gets a new port: everything counted by it so far belongs to removed ports.
     pub(crate) fn begin<'a>(&mut self, id: PortId, workers: impl Iterator<Item = &'a Counters>) {
         let mut now = PortTotals::default();
         workers.filter_map(|counters| counters.port(id)).for_each(|counters| now.add(counters));
-        let Some(zero) = self.zeros.get_mut(id.index()) else { return };
+        if id.index() >= self.zeros.len() {
+            self.zeros.resize(id.index() + 1, None);
+        }
+        let zero = &mut self.zeros[id.index()];
         let mut former = now.clone();
         if let Some(zero) = zero {
             former.each(zero, u64::wrapping_sub);
@@ -87,7 +91,8 @@ impl Report {
         }
         let mut former = ledger.former.clone();
         let mut hidden = vec![false; ports.len()];
-        for ((port, hidden), zero) in ports.iter_mut().zip(&mut hidden).zip(&ledger.zeros) {
+        let zeros = ledger.zeros.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+        for ((port, hidden), zero) in ports.iter_mut().zip(&mut hidden).zip(zeros) {
             if let Some(zero) = zero {
                 port.totals.each(zero, u64::wrapping_sub);
             }
@@ -245,7 +250,7 @@ mod tests {
             let names = vec!["tap0".to_owned(), second.to_owned()];
             Report::new(names, workers.iter(), ledger, Vec::new(), 0)
         };
-        let mut ledger = Ledger::new(2);
+        let mut ledger = Ledger::new();
         count(0, 5);
         count(1, 2);
         assert_eq!(report(&ledger, "tap1").ports[1].totals.rx_frames, 7);

@@ -1,8 +1,8 @@
 //! Port numbers: a fixed range, handed out and taken back.
 //!
 //! A port's number is an index in every worker: into its view of the ports, its queues, its counters; and into what is
-//! shared, the MAC table and the shares of the translation. All of that has its memory before the first frame, so the range
-//! is fixed at the start, with room for ports that come later ([`capacity`]).
+//! shared, the MAC table and the shares of the translation. Shared tables are as long as the range, which is therefore fixed at the
+//! start, by `max-ports` ([`capacity`]); workers allocate what a port needs when they obey the command that attaches it.
 //!
 //! ```text
 //!          take                     give_back                 all workers obeyed
@@ -16,14 +16,15 @@
 //!
 //! *The lowest number first*, so that a walk over all ports (a flood) visits no more numbers than there were ports at once.
 //!
-//! *Memory.* A number costs each worker about 3 KiB (a queue for a batch of 256 frames 2 KiB, counters 640 bytes, its view of the port
-//! and the descriptors the rest), and all of them together 32 bytes of the translation's and the MAC table's books.
-//! Room for 256 more ports and two workers is thus 1.5 MiB, of which queues that no batch has filled are untouched.
+//! *Memory.* A port costs each worker about 3 KiB: a queue for a batch of 256 frames (2 KiB, given back with the port), counters, its
+//! view of the port and the descriptors. A number that no port has had costs nothing but 32 bytes of the translation's and the
+//! neighbours' books: counters and MAC tables are address space until they are used.
 
 use vswitch::PortId;
 
-/// Room for ports that come later: this many, or as many as there are at the start if that is more.
-const ROOM: usize = 256;
+/// Numbers beyond one for each port, at least: ports of a change are opened before those that it replaces are gone, and receiving
+/// sockets of tunnels have numbers too.
+const MORE: usize = 256;
 
 /// The state of a number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,8 @@ enum Slot {
 /// All numbers.
 #[derive(Debug)]
 pub(crate) struct Slots {
+    capacity: usize,
+    /// Up to the highest number that was ever taken; those above are free.
     slots: Vec<Slot>,
     rests: Vec<Rest>,
     next_rest: u64,
@@ -50,18 +53,23 @@ struct Rest {
     awaited: usize,
 }
 
-/// The size of the range for this many ports at the start.
-pub(crate) fn capacity(ports: usize) -> usize {
-    ports + ports.max(ROOM)
+/// The size of the range for at most this many ports at a time: all of them may be replaced in one change.
+pub(crate) fn capacity(max_ports: usize) -> usize {
+    max_ports + max_ports.max(MORE)
 }
 
 impl Slots {
     /// All free.
     pub(crate) fn new(capacity: usize) -> Slots {
-        Slots { slots: vec![Slot::Free; capacity], rests: Vec::new(), next_rest: 0 }
+        Slots { capacity, slots: Vec::new(), rests: Vec::new(), next_rest: 0 }
     }
 
     pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// All ports have numbers below this.
+    pub(crate) fn end(&self) -> usize {
         self.slots.len()
     }
 
@@ -78,13 +86,16 @@ impl Slots {
 
     /// Takes this number.
     pub(crate) fn mark(&mut self, id: PortId) {
+        if id.index() >= self.slots.len() {
+            self.slots.resize(id.index() + 1, Slot::Free);
+        }
         self.slots[id.index()] = Slot::Taken;
     }
 
     /// Takes the lowest free number.
     pub(crate) fn take(&mut self) -> Option<PortId> {
         let id = self.free().next()?;
-        self.slots[id.index()] = Slot::Taken;
+        self.mark(id);
         Some(id)
     }
 
@@ -94,7 +105,7 @@ impl Slots {
         if ids.len() < count {
             return None;
         }
-        ids.iter().for_each(|id| self.slots[id.index()] = Slot::Taken);
+        ids.iter().for_each(|id| self.mark(*id));
         Some(ids)
     }
 
@@ -130,7 +141,8 @@ impl Slots {
     }
 
     fn free(&self) -> impl Iterator<Item = PortId> {
-        self.slots.iter().enumerate().filter(|(_, slot)| **slot == Slot::Free).map(|(at, _)| PortId(at as u16))
+        let is_free = |at: &usize| self.slots.get(*at).is_none_or(|slot| *slot == Slot::Free);
+        (0..self.capacity).filter(is_free).map(|at| PortId(at as u16))
     }
 }
 
@@ -157,7 +169,7 @@ mod tests {
     #[test]
     fn many_or_none_and_the_lowest_first() {
         let mut slots = Slots::new(capacity(2));
-        assert_eq!(slots.capacity(), 258);
+        assert_eq!((slots.capacity(), slots.end()), (258, 0));
         assert_eq!(slots.take_many(259), None);
         assert_eq!(slots.room(), 258, "none was kept");
         for _ in 0..1000 {
@@ -167,6 +179,6 @@ mod tests {
             let ids = slots.answered(rest);
             slots.put_back(&ids);
         }
-        assert_eq!(capacity(1000), 2000);
+        assert_eq!((slots.end(), capacity(1000)), (1, 2000));
     }
 }

@@ -182,7 +182,7 @@ impl Handle {
             events,
             control: setup.control.clone(),
         };
-        let worker = Worker::new(pipeline, poller, setup.clock, connections, setup.capacity);
+        let worker = Worker::new(pipeline, poller, setup.clock, connections);
         Ok(Handle { commands, waker, counters, own, idle: Some(Box::new(worker)), thread: None })
     }
 }

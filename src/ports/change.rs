@@ -6,16 +6,18 @@
 
 use anyhow::{Context, ensure};
 use config::{Origin, Plan, Port};
-use netio::Poller;
+use netio::netns::Began;
+use netio::{Poller, TapError};
 use packet::Timestamp;
 use vswitch::{BridgeId, PortId};
 
 use super::Ports;
 use super::attach::follow;
+use super::device::DeviceError;
 use super::guests::{self, Entrance};
 use super::managed::ManagedPort;
 use crate::fabric::Fabric;
-use crate::model::{bridge_id, port_vlan};
+use crate::model::{bridge_id, netns_of_process, port_vlan};
 use crate::worker::Command;
 
 /// Ports that have their devices and that no worker knows of yet.
@@ -44,6 +46,12 @@ fn as_said(origin: &Origin) -> Origin {
         Origin::Flag(text) => Origin::Flag(text.split_once(' ').map_or_else(|| text.clone(), |(_, value)| value.into())),
         Origin::File { .. } | Origin::Verb(_) | Origin::Default => origin.clone(),
     }
+}
+
+/// When the process began in whose namespace a port is to be.
+fn process_of(port: &Port) -> Result<Option<Began>, DeviceError> {
+    let Some(netns) = netns_of_process(port) else { return Ok(None) };
+    netns.process_now().map_err(|error| TapError::Namespace { netns, error }.into())
 }
 
 /// The longest packet that the tunnels of a bridge can carry, in bytes.
@@ -77,8 +85,12 @@ impl Ports {
             let waits = plan.removed_ports.iter().any(|removed| removed.clashes_with(&port))
                 || self.is_closing() && port.link().is_some();
             new.ports.push(match waits {
-                true => ManagedPort::later(id, port, now),
-                false => ManagedPort::open(id, port, 1, now).map_err(|error| error.with_hint(&origin))?,
+                true => {
+                    // That of now, whenever the device can be opened.
+                    let process = process_of(&port).map_err(|error| error.with_hint(&origin))?;
+                    ManagedPort::later(id, port, process, now)
+                }
+                false => ManagedPort::open(id, port, 1, None, now).map_err(|error| error.with_hint(&origin))?,
             });
         }
         Ok(new)

@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn ports_are_found_by_their_numbers_whatever_came_and_went() {
         let (now, path) = (Timestamp::default(), |name: &str| port(&format!("dgram:/run/{name}")));
-        let at = |id: u16, name: &str| ManagedPort::later(PortId(id), path(name), now);
+        let at = |id: u16, name: &str| ManagedPort::later(PortId(id), path(name), None, now);
         let names = |list: &PortList| (0..5).map(|id| list.of(PortId(id)).map(|port| port.name().to_owned())).collect::<Vec<_>>();
         let some = |name: &str| Some(format!("/run/{name}"));
         let mut list = PortList::new(vec![at(0, "a"), at(3, "b"), at(1, "c")]);

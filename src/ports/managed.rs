@@ -14,6 +14,9 @@
 //! worker reports what it notices earlier. What may wait for the kernel is done by [another thread](super::device::thread); this
 //! file says what is to be done, and takes in what was.
 //!
+//! The number of a process is used again when that has ended. So a device that was in the namespace of a process (`pid:7`) is opened
+//! again only as long as that is the same process.
+//!
 //! A guest that connects is attached to one of the places for guests; when it disconnects, the place is free again, and
 //! nothing is retried. A guest that the daemon connects to need not exist at the start.
 
@@ -23,6 +26,7 @@ use std::time::Duration;
 
 use api::State;
 use netio::guest::Stream;
+use netio::netns::Began;
 use netio::{LinkState, Tap};
 use packet::Timestamp;
 use vswitch::{Port, PortId};
@@ -43,6 +47,8 @@ pub(crate) struct ManagedPort {
     pub(crate) config: config::Port,
     /// Queues of its device, each of which one worker reads.
     queues: usize,
+    /// When the process began in whose namespace its device is, once that is known.
+    process: Option<Began>,
     life: Life,
     /// The number of devices that it has had.
     attachments: u64,
@@ -105,24 +111,19 @@ pub(crate) enum Found {
 
 impl ManagedPort {
     /// Opens the port's device, or leaves a place for its guest.
-    pub(crate) fn open(id: PortId, config: config::Port, queues: usize, now: Timestamp) -> Result<ManagedPort, DeviceError> {
-        let mut port = ManagedPort {
-            id,
-            config,
-            queues,
-            life: Life::Free,
-            attachments: 0,
-            looked_at: 0,
-            dropped_before: 0,
-            dropped_at_start: 0,
-            dropped: 0,
-            kept: None,
-        };
+    pub(crate) fn open(
+        id: PortId,
+        config: config::Port,
+        queues: usize,
+        process: Option<Began>,
+        now: Timestamp,
+    ) -> Result<ManagedPort, DeviceError> {
+        let mut port = ManagedPort { queues, ..ManagedPort::later(id, config, process, now) };
         if port.config.slot().is_some() {
             return Ok(port);
         }
         let mut pending = None;
-        match device::open(&port.config, queues, &mut pending) {
+        match device::open(&port.config, queues, process, &mut pending) {
             Ok(Some(device)) => {
                 let fresh = Fresh::new(device, &port.config);
                 port.attach(fresh, now, FIRST_RETRY);
@@ -139,7 +140,7 @@ impl ManagedPort {
 
     /// A port with a device that an earlier process left.
     pub(super) fn adopt(id: PortId, config: config::Port, queues: usize, device: Device, now: Timestamp) -> ManagedPort {
-        let mut port = ManagedPort { queues, ..ManagedPort::later(id, config, now) };
+        let mut port = ManagedPort { queues, ..ManagedPort::later(id, config, None, now) };
         let fresh = Fresh::new(device, &port.config);
         port.attach(fresh, now, FIRST_RETRY);
         port
@@ -181,13 +182,14 @@ impl ManagedPort {
 
     /// A port whose device cannot be opened yet, because a port that is removed still has it: it is tried at once, and then like
     /// a device that is gone.
-    pub(crate) fn later(id: PortId, config: config::Port, now: Timestamp) -> ManagedPort {
+    pub(crate) fn later(id: PortId, config: config::Port, process: Option<Began>, now: Timestamp) -> ManagedPort {
         let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now, is_opening: false };
         let life = if config.slot().is_some() { Life::Free } else { gone };
         ManagedPort {
             id,
             config,
             queues: 1,
+            process,
             life,
             attachments: 0,
             looked_at: 0,
@@ -213,6 +215,7 @@ impl ManagedPort {
         if let Some(kind) = device.reopened_as() {
             self.config.kind = kind;
         }
+        self.process = device.as_tap().and_then(Tap::process).or(self.process);
         self.dropped_at_start = dropped;
         self.life = Life::Attached { device, link, since: now, pause };
         self.attachments += 1;
@@ -394,14 +397,15 @@ impl ManagedPort {
 
     /// What is to be opened, if it is time; [`opened`](Self::opened) follows.
     pub(super) fn begin_to_open(&mut self, now: Timestamp) -> Option<ToOpen> {
-        let (id, attachments, queues) = (self.id, self.attachments, self.queues);
+        let (id, attachments, queues, process) = (self.id, self.attachments, self.queues, self.process);
         let Life::Gone { retry_at, pending, until, is_opening, .. } = &mut self.life else { return None };
         if *is_opening || now < *retry_at {
             return None;
         }
         *is_opening = true;
         let pending = pending.take().filter(|_| now < *until);
-        Some(ToOpen { id, attachments, config: self.config.clone(), queues, was_pending: pending.is_some(), pending })
+        let config = self.config.clone();
+        Some(ToOpen { id, attachments, config, queues, process, was_pending: pending.is_some(), pending })
     }
 
     /// Takes in the outcome of opening its device. Returns a device that comes too late: the port has had another since.
@@ -460,7 +464,7 @@ pub(super) mod tests {
     fn what_cannot_be_made_is_tried_for_less_and_less() {
         let config = port("stream:/nowhere/at-all:mode=client");
         let mut now = Timestamp::from_millis(5);
-        let mut port = ManagedPort::later(PortId(0), config, now);
+        let mut port = ManagedPort::later(PortId(0), config, None, now);
         assert_eq!(port.retry_at(), Some(now), "once the old device is let go");
         let mut pauses = Vec::new();
         for _ in 0..8 {

@@ -87,7 +87,7 @@ impl Ports {
         let mut taken = HashSet::new();
         for (id, port) in &ports {
             let left = past.device_of(port);
-            let device = left.and_then(|left| device::adopt(port, left, queues(*id)));
+            let device = left.and_then(|left| device::adopt(port, left, queues(*id), past.process_of(port)));
             let made_in = device.as_ref().and_then(|device| device.as_tap()).map(Tap::made_in);
             taken.extend(made_in.map(|made_in| name_of(&port.full_name(), made_in)));
             adopted.push(device);
@@ -100,12 +100,12 @@ impl Ports {
             if let Some(device) = device {
                 return Ok(ManagedPort::adopt(id, port, queues(id), device, now));
             }
-            let later = port.clone();
-            ManagedPort::open(id, port, queues(id), now).or_else(|error| match origin {
+            let (later, process) = (port.clone(), past.process_of(&port));
+            ManagedPort::open(id, port, queues(id), process, now).or_else(|error| match origin {
                 // What a verb made before the start must not prevent it.
                 Origin::Verb(_) => {
                     tracing::warn!(port = later.name, %error, "the device is not there any more; waiting for it to come back");
-                    Ok(ManagedPort::later(id, later, now))
+                    Ok(ManagedPort::later(id, later, process, now))
                 }
                 _ => Err(error.with_hint(&origin)),
             })
@@ -166,7 +166,9 @@ impl Ports {
 
     /// Lets the devices of this switch outlive the process.
     pub(crate) fn keep(&mut self, keeper: &mut Keeper) {
-        self.forgotten.drain(..).for_each(|name| keeper.forget(&name));
+        for name in self.forgotten.drain(..) {
+            keeper.forget(&name);
+        }
         self.ports.iter_mut().for_each(|port| port.keep(keeper));
     }
 

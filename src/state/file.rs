@@ -1,7 +1,8 @@
 //! `state.json`: what verbs made at run time and own, for the next start.
 //!
 //! ```text
-//!   { "version": 1, "boot": "8ea7..", "bridges": ["blue"], "toml": "[bridge.blue]\n..", "checksum": "3f.." }
+//!   { "version": 1, "boot": "8ea7..", "bridges": ["blue"], "toml": "[bridge.blue]\n..", "processes": {"eth0@pid:7": 4711},
+//!     "checksum": "3f.." }
 //! ```
 //!
 //! A change of the configuration is written to a file beside it before it is made ([`StateFile::prepare`]), so that a change that
@@ -11,18 +12,24 @@
 //! A file that cannot be read, because it is damaged or of a newer version, is moved aside, as `state.json.refused`, and told in the
 //! log and by `show`. The switch starts without it. If a part clashes with the configuration, a copy is kept under that name, with the
 //! reasons, and the switch starts with the rest.
+//!
+//! *Processes.* The namespace of a port may be named by the number of a process, which another process has later. The file says when
+//! each of them [began](Began), and the port is that process's or nobody's. After a boot, such ports cannot come back, and are left
+//! out.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use config::{Desired, LeftOut, Owned, Restored};
-use serde_json::{Value, json};
+use config::{Desired, LeftOut, Origin, Restored};
+use netio::netns::Began;
+use serde_json::Value;
 
-/// Version of the file that this process writes and reads.
-const VERSION: u64 = 1;
+use super::content::{Content, Unusable, Written};
+use crate::model::netns_of_process;
 
 const NAME: &str = "state.json";
 
@@ -40,7 +47,9 @@ const MOST_TOLD: usize = 8;
 pub(crate) struct StateFile {
     path: PathBuf,
     /// What it says; `None` if that is not known.
-    written: Option<Owned>,
+    written: Option<Content>,
+    /// When the processes began in whose namespaces ports are, by the ports' full names.
+    processes: HashMap<String, Began>,
     /// Why what was there could not be used.
     problem: Option<String>,
 }
@@ -49,7 +58,7 @@ pub(crate) struct StateFile {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     temporary: PathBuf,
-    owned: Owned,
+    content: Content,
 }
 
 impl Drop for Prepared {
@@ -58,34 +67,21 @@ impl Drop for Prepared {
     }
 }
 
-/// Why a file cannot be used.
-#[derive(Debug, thiserror::Error)]
-enum Unusable {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("it is damaged: {0}")]
-    Damaged(String),
-    #[error(
-        "it is of version {0}, and this vswitchd reads version {VERSION}: start the newer vswitchd again, or add by hand what is missing"
-    )]
-    Newer(u64),
-    #[error("it cannot be understood: {0}")]
-    Unknown(String),
-}
-
 impl StateFile {
     /// The file in this directory, and the configuration with what it says.
     pub(crate) fn open(directory: &Path, desired: Desired) -> (StateFile, Desired) {
         let path = directory.join(NAME);
-        let mut file = StateFile { path, written: None, problem: None };
-        let restored = file.read().and_then(|owned| match desired.with_owned(NAME, &owned, &|_| None) {
-            Ok(restored) => Ok((owned, restored)),
-            Err(problems) => Err(Unusable::Unknown(problems.to_string())),
+        let mut file = StateFile { path, written: None, processes: HashMap::new(), problem: None };
+        let restored = file.read().and_then(|(content, written)| {
+            match desired.with_owned(NAME, &content.owned, &|port| content.refuses(port, written)) {
+                Ok(restored) => Ok((content, restored)),
+                Err(problems) => Err(Unusable::Unknown(problems.to_string())),
+            }
         });
         match restored {
-            Ok((owned, restored)) => {
+            Ok((content, restored)) => {
                 let ports = restored.desired.config.ports.len().saturating_sub(desired.config.ports.len());
-                let desired = file.take_in(owned, restored);
+                let desired = file.take_in(content, restored);
                 let bridges = desired.owned().bridges.len();
                 if bridges + ports > 0 {
                     tracing::info!(bridges, ports, "bridges and ports of verbs before the start are there again");
@@ -93,7 +89,7 @@ impl StateFile {
                 (file, desired)
             }
             Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                file.written = Some(Owned::default());
+                file.written = Some(Content::default());
                 (file, desired)
             }
             Err(error) => {
@@ -104,9 +100,10 @@ impl StateFile {
     }
 
     /// What the file says is in force, except for what is left out.
-    fn take_in(&mut self, owned: Owned, restored: Restored) -> Desired {
+    fn take_in(&mut self, content: Content, restored: Restored) -> Desired {
         let Restored { desired, left_out } = restored;
-        self.written = Some(owned);
+        self.processes = content.processes.iter().cloned().collect();
+        self.written = Some(content);
         if left_out.is_empty() {
             return desired;
         }
@@ -138,24 +135,10 @@ impl StateFile {
         self.problem = Some(problem);
     }
 
-    fn read(&self) -> Result<Owned, Unusable> {
+    fn read(&self) -> Result<(Content, Written), Unusable> {
         let mut text = Vec::new();
         File::open(&self.path)?.take(LONGEST).read_to_end(&mut text)?;
-        let damaged = |error: &dyn std::fmt::Display| Unusable::Damaged(error.to_string());
-        let value: Value = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
-        let version = value["version"].as_u64().ok_or_else(|| damaged(&"it has no version"))?;
-        if version > VERSION {
-            return Err(Unusable::Newer(version));
-        }
-        let words = value["bridges"].as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-        let (Some(bridges), Some(toml), Some(checksum)) = (words, value["toml"].as_str(), value["checksum"].as_str()) else {
-            return Err(damaged(&"a part is missing"));
-        };
-        let owned = Owned { bridges: bridges.into_iter().map(str::to_owned).collect(), toml: toml.to_owned() };
-        if checksum != checksum_of(&owned) {
-            return Err(damaged(&"its checksum is another"));
-        }
-        Ok(owned)
+        Content::parse(&text)
     }
 
     /// A name that is free, to keep the file under.
@@ -193,24 +176,43 @@ impl StateFile {
         self.problem.as_deref()
     }
 
+    /// When the processes began in whose namespaces ports are, by the ports' full names.
+    pub(crate) fn processes(&self) -> &HashMap<String, Began> {
+        &self.processes
+    }
+
+    /// The processes of a configuration: those that are known, and those that its new ports name now.
+    fn processes_of(&self, desired: &Desired) -> Vec<(String, Began)> {
+        let of_verbs = desired.config.ports.iter().filter(|port| matches!(port.origin, Origin::Verb(_)));
+        let began = of_verbs.filter_map(|port| {
+            let (netns, name) = (netns_of_process(port)?, port.full_name());
+            let began = self.processes.get(&name).copied().or_else(|| netns.process_now().ok()?)?;
+            Some((name, began))
+        });
+        let mut processes: Vec<_> = began.collect();
+        processes.sort();
+        processes
+    }
+
     /// Writes what a configuration says, beside the file. `None` if the file says so already.
     pub(crate) fn prepare(&self, desired: &Desired) -> anyhow::Result<Option<Prepared>> {
-        let owned = desired.owned();
-        if self.written.as_ref() == Some(&owned) {
+        let content = Content { owned: desired.owned(), processes: self.processes_of(desired) };
+        if self.written.as_ref() == Some(&content) {
             return Ok(None);
         }
-        let prepared = Prepared { temporary: self.path.with_extension("json.new"), owned };
+        let prepared = Prepared { temporary: self.path.with_extension("json.new"), content };
         let context = || format!("{}: the state cannot be written, so nothing was changed", prepared.temporary.display());
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&prepared.temporary);
-        let write = |mut file: File| file.write_all(text_of(&prepared.owned).as_bytes()).and_then(|()| file.sync_data());
+        let write = |mut file: File| file.write_all(prepared.content.text().as_bytes()).and_then(|()| file.sync_data());
         file.and_then(write).with_context(context)?;
         Ok(Some(prepared))
     }
 
     /// The change is made.
     pub(crate) fn commit(&mut self, prepared: Prepared) {
+        self.processes = prepared.content.processes.iter().cloned().collect();
         match fs::rename(&prepared.temporary, &self.path) {
-            Ok(()) => self.written = Some(prepared.owned.clone()),
+            Ok(()) => self.written = Some(prepared.content.clone()),
             Err(error) => {
                 tracing::error!(file = %self.path.display(), %error, "the state cannot be written; the next start does not know of this change");
                 self.written = None;
@@ -219,34 +221,12 @@ impl StateFile {
     }
 }
 
-fn text_of(owned: &Owned) -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let value = json!({
-        "version": VERSION,
-        "boot": boot.trim(),
-        "bridges": owned.bridges,
-        "toml": owned.toml,
-        "checksum": checksum_of(owned),
-    });
-    format!("{value:#}\n")
-}
-
-fn checksum_of(owned: &Owned) -> String {
-    let bytes: Vec<u8> = owned
-        .bridges
-        .iter()
-        .flat_map(|name| [name.as_bytes(), b"\0"])
-        .chain([owned.toml.as_bytes()])
-        .flatten()
-        .copied()
-        .collect();
-    format!("{:016x}", super::fnv(&bytes))
-}
-
 #[cfg(test)]
 mod tests {
-    use config::Flag;
+    use config::{Flag, Owned};
+    use serde_json::json;
 
+    use super::super::content::this_boot;
     use super::*;
 
     /// A directory that goes with the test.
@@ -299,13 +279,15 @@ mod tests {
     fn what_cannot_be_used_is_kept_aside() {
         let directory = Directory::new("aside");
         let path = directory.0.join(NAME);
+        let owned = Owned { bridges: vec!["blue".into()], toml: "[bridge.blue]\nx = 1\n".into() };
+        let unknown = Content { owned, processes: Vec::new() };
         for (number, (text, say)) in [
             ("", "it is damaged: EOF"),
             ("{}", "it has no version"),
             ("{\"version\": 7, \"more\": []}", "it is of version 7, and this vswitchd reads version 1"),
             ("{\"version\": 1, \"bridges\": [], \"toml\": \"\"}", "a part is missing"),
             ("{\"version\": 1, \"bridges\": [], \"toml\": \"\", \"checksum\": \"0\"}", "its checksum is another"),
-            (&text_of(&Owned { bridges: vec!["blue".into()], toml: "[bridge.blue]\nx = 1\n".into() }), "it cannot be understood"),
+            (&unknown.text(), "it cannot be understood"),
         ]
         .into_iter()
         .enumerate()
@@ -340,6 +322,75 @@ mod tests {
         assert_eq!((restored.owned(), file.problem()), (changed().owned(), None));
     }
 
+    /// A port of this process and one of another, whose name is of an earlier process.
+    fn of_processes() -> Desired {
+        let own = std::process::id();
+        start().with_port(&format!("a@pid:{own}:id=a")).unwrap().with_port("b@/proc/1/ns/net:id=b").unwrap()
+    }
+
+    #[test]
+    fn a_port_is_of_the_process_that_it_was_of() {
+        let directory = Directory::new("processes");
+        let path = directory.0.join(NAME);
+        write(&directory, &of_processes());
+        let own = format!("a@pid:{}", std::process::id());
+        let (mut file, restored) = StateFile::open(&directory.0, start());
+        assert_eq!((restored.owned(), file.problem()), (of_processes().owned(), None));
+        let began = file.processes()[&own];
+        assert!(file.processes().contains_key("b@/proc/1/ns/net") && file.processes().len() == 2);
+        // It stays the same, whoever has the number by now, as long as the port is there.
+        file.processes.insert(own.clone(), Began(began.0 - 1));
+        let prepared = file.prepare(&restored.with_port("c:id=c").unwrap()).unwrap().unwrap();
+        file.commit(prepared);
+        let (mut file, _) = StateFile::open(&directory.0, start());
+        assert_eq!(file.processes()[&own], Began(began.0 - 1));
+        for (desired, expected) in [(start(), None), (of_processes(), Some(&began))] {
+            let prepared = file.prepare(&desired).unwrap().unwrap();
+            file.commit(prepared);
+            assert_eq!(file.processes().get(&own), expected);
+        }
+        // One that was not there when it was written.
+        let mut content = file.written.clone().unwrap();
+        content.processes.retain(|(name, _)| *name == own);
+        fs::write(&path, content.text()).unwrap();
+        let (file, restored) = StateFile::open(&directory.0, start());
+        assert!(file.problem().unwrap().contains("port b: it is not known which process /proc/1/ns/net was"), "{file:?}");
+        assert_eq!(restored.config.ports.len(), 2);
+    }
+
+    #[test]
+    fn no_process_outlives_a_boot() {
+        let directory = Directory::new("boot");
+        let path = directory.0.join(NAME);
+        write(&directory, &of_processes().with_port("c:id=c").unwrap());
+        let (file, _) = StateFile::open(&directory.0, start());
+        let content = file.written.unwrap();
+        let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for (has_processes, boot) in [(true, "another"), (true, ""), (false, "another"), (false, "")] {
+            value["boot"] = json!(boot);
+            value["checksum"] = json!(content.checksum(boot, has_processes));
+            if !has_processes {
+                value["processes"] = Value::Null;
+            }
+            fs::write(&path, value.to_string()).unwrap();
+            let (file, restored) = StateFile::open(&directory.0, start());
+            let problem = file.problem().unwrap();
+            assert!(
+                problem.contains("port a: the process of pid:") && problem.contains("ended with the boot before"),
+                "{problem}"
+            );
+            assert!(file.processes().is_empty() && restored.config.ports.len() == 2, "{restored:?}");
+            let (file, _) = StateFile::open(&directory.0, start());
+            assert_eq!(file.problem(), None, "told once");
+        }
+        // An earlier vswitchd wrote it since.
+        value["boot"] = json!(this_boot());
+        value["checksum"] = json!(content.checksum("", false));
+        fs::write(&path, value.to_string()).unwrap();
+        let (file, restored) = StateFile::open(&directory.0, start());
+        assert_eq!((restored.config.ports.len(), file.problem()), (4, None));
+    }
+
     #[test]
     fn a_change_that_cannot_be_written_is_refused() {
         let directory = Directory::new("full");
@@ -348,7 +399,7 @@ mod tests {
         fs::create_dir(directory.0.join("state.json.new")).unwrap();
         let refused = file.prepare(&changed()).unwrap_err().to_string();
         assert!(refused.contains("so nothing was changed"), "{refused}");
-        let full = StateFile { path: "/dev/full/state.json".into(), written: None, problem: None };
+        let full = StateFile { path: "/dev/full/state.json".into(), written: None, processes: HashMap::new(), problem: None };
         assert!(full.prepare(&changed()).is_err());
     }
 

@@ -8,8 +8,12 @@
 //! ```
 //!
 //! It is this program again, with the socket `DIR/holder` as its standard input. It outlives the process that started it, and the next
-//! one finds it by the socket. It ends when it is told so, when the socket is removed or replaced, when it holds nothing and no switch
-//! runs, and when somebody kills it, which costs guests their carrier while no switch runs, and nothing else.
+//! one finds it by the socket, which takes messages of this user alone. It ends when it is told so, when the socket is removed or
+//! replaced, when it holds nothing and no switch runs, and when somebody kills it, which costs guests their carrier while no switch
+//! runs, and nothing else.
+//!
+//! *A service manager* gets what a holder has. The switch ends the holder when the manager has all of that, so that a start that fails
+//! before leaves it as it was.
 //!
 //! *A switch that does not come back.* Devices and connections stay, as they are nobody else's. The gate does not: after
 //! [`GATE_TIME`] without a switch, the host is silent about no port any more.
@@ -18,7 +22,7 @@ use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -26,10 +30,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg,
+};
 
 use super::directory::is_locked;
-use super::keeper::{GATE, Left, send_descriptor};
+use super::keeper::{GATES, Left, remove, send_descriptor};
 
 /// Name of the socket in the state directory.
 const SOCKET: &str = "holder";
@@ -42,7 +49,7 @@ const GIVE: &str = "HOLD-GIVE=1\n";
 /// Says that there are no more.
 const NO_MORE: &str = "HOLD-NO-MORE=1\n";
 /// Tells the holder to end.
-pub(super) const END: &[u8] = b"HOLD-END=1\n";
+const END: &[u8] = b"HOLD-END=1\n";
 
 /// Time limit for a message, to and from the holder.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -59,26 +66,69 @@ const LONGEST: usize = 4096;
 /// Number of descriptors in a message that are taken; further ones are closed.
 const PER_MESSAGE: usize = 4;
 
-/// The holder of this state directory, its socket's path, and what it holds; a new one if there is none.
-pub(super) fn find_or_start(directory: &Path) -> anyhow::Result<(UnixDatagram, PathBuf, Left)> {
-    let path = directory.join(SOCKET);
-    match connect(&path).and_then(|socket| Ok((fetch(&socket)?, socket))) {
-        Ok((held, socket)) => Ok((socket, path, held)),
-        Err(_) => {
-            let socket = start(&path)?;
-            Ok((socket, path, Vec::new()))
-        }
-    }
+/// A holder, as the switch sees it.
+#[derive(Debug)]
+pub(super) struct Holder {
+    socket: UnixDatagram,
+    /// Where its socket is.
+    path: PathBuf,
+    /// The names of what it held when it was found.
+    names: Vec<String>,
 }
 
-/// Everything that the holder of this state directory holds, if there is one, which ends.
-pub(super) fn drain(directory: &Path) -> Left {
-    let path = directory.join(SOCKET);
-    let Ok(socket) = connect(&path) else { return Vec::new() };
-    let held = fetch(&socket).unwrap_or_default();
-    let _ = socket.send(END);
-    let _ = fs::remove_file(&path);
-    held
+impl Holder {
+    /// The holder of this state directory, and what it holds; a new one if there is none.
+    pub(super) fn find_or_start(directory: &Path) -> anyhow::Result<(Holder, Left)> {
+        match Holder::find(directory) {
+            Some(found) => Ok(found),
+            None => {
+                let path = directory.join(SOCKET);
+                Ok((Holder { socket: start(&path)?, path, names: Vec::new() }, Vec::new()))
+            }
+        }
+    }
+
+    /// The holder of this state directory, if there is one, and what it holds.
+    pub(super) fn find(directory: &Path) -> Option<(Holder, Left)> {
+        let path = directory.join(SOCKET);
+        let socket = connect(&path).ok()?;
+        let held = fetch(&socket).ok()?;
+        let names = held.iter().map(|(name, _)| name.clone()).collect();
+        Some((Holder { socket, path, names }, held))
+    }
+
+    /// Takes messages.
+    pub(super) fn socket(&self) -> &UnixDatagram {
+        &self.socket
+    }
+
+    /// Waits until it has obeyed, as far as it does.
+    pub(super) fn wait(&self) {
+        drop(fetch(&self.socket));
+    }
+
+    /// Lets it close what it held under such names when it was found, and waits for that.
+    pub(super) fn forget(&self, is_it: impl Fn(&str) -> bool) {
+        let names: Vec<&String> = self.names.iter().filter(|name| is_it(name)).collect();
+        if !names.is_empty() && names.iter().all(|name| self.socket.send(remove(name).as_bytes()).is_ok()) {
+            self.wait();
+        }
+    }
+
+    /// Starts it again if somebody has ended it. Returns whether that was so.
+    pub(super) fn look(&mut self) -> anyhow::Result<bool> {
+        if self.socket.send(b"\n").is_ok() {
+            return Ok(false);
+        }
+        self.socket = start(&self.path)?;
+        Ok(true)
+    }
+
+    /// Ends it.
+    pub(super) fn end(self) {
+        let _ = self.socket.send(END);
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
@@ -89,7 +139,7 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
 }
 
 /// Everything that the holder holds.
-pub(super) fn fetch(socket: &UnixDatagram) -> io::Result<Left> {
+fn fetch(socket: &UnixDatagram) -> io::Result<Left> {
     let (ours, theirs) = UnixDatagram::pair()?;
     ours.set_read_timeout(Some(PATIENCE))?;
     send_descriptor(socket, GIVE, theirs.as_fd())?;
@@ -106,10 +156,8 @@ pub(super) fn fetch(socket: &UnixDatagram) -> io::Result<Left> {
 }
 
 /// Starts a holder with its socket at this path. Returns a socket to talk to it.
-pub(super) fn start(path: &Path) -> anyhow::Result<UnixDatagram> {
-    let _ = fs::remove_file(path);
-    let theirs = UnixDatagram::bind(path).with_context(|| path.display().to_string())?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(|| path.display().to_string())?;
+fn start(path: &Path) -> anyhow::Result<UnixDatagram> {
+    let theirs = bind(path).with_context(|| path.display().to_string())?;
     // By this path, whatever has become of the file that was started.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("vswitchd").arg(VERB).arg(path).env_clear().current_dir("/");
@@ -117,6 +165,15 @@ pub(super) fn start(path: &Path) -> anyhow::Result<UnixDatagram> {
     // Not waited for: it outlives this process.
     drop(command.spawn().context("starting a process that holds descriptors")?);
     Ok(connect(path)?)
+}
+
+/// A socket at this path, to which nobody but this user can send at any time: its file takes the rights that the socket has before.
+fn bind(path: &Path) -> io::Result<UnixDatagram> {
+    let _ = fs::remove_file(path);
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixDatagram::from(socket))
 }
 
 /// Is the holder with this socket path, until the end.
@@ -167,7 +224,7 @@ impl<'p> Watch<'p> {
             return true;
         }
         if self.alone_since.get_or_insert(self.looked_at).elapsed() >= GATE_TIME {
-            held.retain(|(name, _)| name != GATE);
+            held.retain(|(name, _)| !GATES.contains(&name.as_str()));
         }
         !held.is_empty()
     }
@@ -229,6 +286,21 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+
+    /// Whatever the umask.
+    #[test]
+    fn nobody_else_can_send() {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("vswitchd-holder-bind-{}", std::process::id()));
+        for _ in 0..2 {
+            let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
+            fchmod(&socket, Mode::from_raw_mode(0o777)).unwrap();
+            drop(socket);
+            let _socket = bind(&path).unwrap();
+            assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+        fs::remove_file(&path).unwrap();
+    }
 
     /// What is held comes back as it was, and what was removed does not.
     #[test]

@@ -14,6 +14,7 @@
 //!
 //! *One daemon a directory.* The lock belongs to the process, so it is free again however that ends.
 
+mod content;
 mod directory;
 mod file;
 pub(crate) mod holder;
@@ -24,7 +25,7 @@ use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use config::{Desired, Port};
-use netio::netns::NetnsId;
+use netio::netns::{Began, NetnsId};
 use netio::tap::keep;
 
 use crate::model;
@@ -54,6 +55,8 @@ pub(crate) struct Past {
     /// The first queue of each port's device, by the port's part of the name.
     ports: HashMap<String, LeftDevice>,
     connections: Vec<OwnedFd>,
+    /// When the processes began in whose namespaces ports of verbs are, by the ports' full names.
+    processes: HashMap<String, Began>,
     /// Everything else, which works as long as it is open.
     rest: Vec<OwnedFd>,
 }
@@ -85,9 +88,10 @@ impl State {
     }
 
     /// The configuration with what verbs of earlier processes made and own.
-    pub(crate) fn restore(&mut self, desired: Desired) -> Desired {
+    pub(crate) fn restore(&mut self, desired: Desired, past: &mut Past) -> Desired {
         let Some(directory) = &self.directory else { return desired };
         let (file, restored) = StateFile::open(directory.path(), desired);
+        past.processes = file.processes().clone();
         self.file = Some(file);
         restored
     }
@@ -123,7 +127,8 @@ impl Past {
             return Some(left);
         }
         let (name, netns) = port.link()?;
-        let made_in = netns.map(|netns| model::netns(netns).id()).transpose().ok()?;
+        let process = self.process_of(port);
+        let made_in = netns.map(|netns| model::netns(netns).of(process).id()).transpose().ok()?;
         let is_it = |left: &LeftDevice| {
             left.made_in == made_in
                 && keep::device_behind(&left.descriptor)
@@ -131,6 +136,11 @@ impl Past {
         };
         let key = self.ports.iter().find(|(_, left)| is_it(left)).map(|(key, _)| key.clone())?;
         self.ports.remove(&key)
+    }
+
+    /// When the process began in whose namespace a port of a verb was made.
+    pub(crate) fn process_of(&self, port: &Port) -> Option<Began> {
+        self.processes.get(&port.full_name()).copied()
     }
 
     /// Ends the devices that no port has taken over. Their names are free when the keeper has forgotten them, too.
@@ -157,7 +167,7 @@ pub(crate) fn others<'f>(
     gate: Option<(u64, BorrowedFd<'f>)>,
     table: Option<(u64, BorrowedFd<'f>)>,
 ) -> impl Iterator<Item = (String, BorrowedFd<'f>)> {
-    let gate = gate.map(|(_, gate)| (keeper::GATE.to_owned(), gate));
+    let gate = gate.map(|(_, gate)| (keeper::GATES[0].to_owned(), gate));
     let table = table.map(|(generation, table)| (keeper::connections_of(generation), table));
     gate.into_iter().chain(table)
 }

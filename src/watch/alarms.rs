@@ -95,7 +95,8 @@ fn tell_of_moves(bridge: &str, moves: &[MacMove], more: u64, names: &[String], f
 
 /// Frames that were dropped for this reason, at whichever port.
 fn dropped_for(reason: DropReason, fabric: &Fabric) -> u64 {
-    let counters = fabric.workers.counters().flat_map(|counters| (0..).map_while(|id| counters.port(PortId(id))));
+    let ids = (0..fabric.slots.end()).map(|id| PortId(id as u16));
+    let counters = fabric.workers.counters().flat_map(|counters| ids.clone().filter_map(|id| counters.port(id)));
     counters.map(|port| port.dropped(reason)).sum()
 }
 

@@ -142,6 +142,22 @@ impl Released {
 }
 
 impl Command {
+    /// The port, or the receiving socket, that the command is about.
+    pub(crate) fn port(&self) -> Option<PortId> {
+        match self {
+            Command::Attach { id, .. }
+            | Command::ReceivingSocket { id, .. }
+            | Command::IpTunnel { id, .. }
+            | Command::View { id, .. }
+            | Command::Mtu { id, .. }
+            | Command::Detach(id)
+            | Command::Remove(id) => Some(*id),
+            Command::Bridge { .. } | Command::Router { .. } | Command::Route(_) => None,
+            Command::BeginCapture(_) | Command::EndCapture(_) | Command::Watch(_) => None,
+            Command::Barrier(_) | Command::Answer(_) | Command::Stop => None,
+        }
+    }
+
     /// Applies the command to a pipeline, as far as it is about the pipeline's configuration: the same for workers and for the
     /// rehearsal, which has no devices. Returns the MAC table that it replaced, whose memory the control thread frees.
     pub(crate) fn configure(&self, pipeline: &mut Pipeline) -> Option<Arc<MacTable>> {

@@ -78,7 +78,7 @@ pub(crate) struct Worker {
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     control: Waker,
-    readers: Box<[Option<Reader>]>,
+    readers: Vec<Option<Reader>>,
     outputs: Outputs,
     buffers: RxBuffers,
     underlay: Underlay,
@@ -123,8 +123,8 @@ pub(crate) struct Connections {
 }
 
 impl Worker {
-    /// A worker without ports, with all its memory for at most `ports` of them.
-    pub(crate) fn new(pipeline: Pipeline, poller: Poller, clock: Clock, connections: Connections, ports: usize) -> Worker {
+    /// A worker without ports. It allocates what a port needs when it obeys the command that attaches the port.
+    pub(crate) fn new(pipeline: Pipeline, poller: Poller, clock: Clock, connections: Connections) -> Worker {
         let Connections { commands, events, control, polls, nat, busy_poll, counters, seed } = connections;
         Worker {
             pipeline,
@@ -134,17 +134,17 @@ impl Worker {
             commands,
             events,
             control,
-            readers: std::iter::repeat_with(|| None).take(ports).collect(),
-            outputs: Outputs::new(ports),
+            readers: Vec::new(),
+            outputs: Outputs::new(),
             buffers: RxBuffers::new(PACKET_BURST),
             underlay: Underlay::new(),
-            egress: Egress::new(ports),
-            ready: Vec::with_capacity(ports),
-            turns: Turns::new(ports),
-            pauses: Pauses::new(ports),
+            egress: Egress::new(0),
+            ready: Vec::new(),
+            turns: Turns::new(0),
+            pauses: Pauses::new(0),
             rests: Rests::new(PACKET_BURST),
-            unfinished: Vec::with_capacity(ports),
-            writable: Vec::with_capacity(ports),
+            unfinished: Vec::new(),
+            writable: Vec::new(),
             reported_sources: Vec::with_capacity(MAX_REPORTED),
             next_sources: clock.now(),
             next_poll: polls.then(|| clock.now().after(POLL)),
@@ -587,12 +587,13 @@ mod tests {
             control: poller.waker(),
         };
         let bridge = Bridge::new([port(PortVlan::default()), port(PortVlan::default())]);
-        (Worker::new(bridge.pipeline, poller, Clock::start(), connections, 2), commands)
+        (Worker::new(bridge.pipeline, poller, Clock::start(), connections), commands)
     }
 
     #[test]
     fn a_round_of_many_ports_does_not_keep_commands_waiting() {
         let (mut worker, commands) = worker();
+        worker.make_room(PortId(1));
         worker.ready = vec![PortId(1); 100];
         commands.send(Command::Stop).unwrap();
         worker.serve_ready();

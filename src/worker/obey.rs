@@ -16,11 +16,29 @@ impl Worker {
     #[cold]
     pub(super) fn obey(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
+            if let Some(id) = command.port() {
+                self.make_room(id);
+            }
             if let Some(before) = command.configure(&mut self.pipeline) {
                 self.tell(Event::Released(Released::MacTable(before)));
             }
             self.execute(command);
         }
+    }
+
+    /// Allocates what a port needs, before the first frame that comes or goes through it.
+    pub(super) fn make_room(&mut self, id: PortId) {
+        let ports = id.index() + 1;
+        if ports > self.readers.len() {
+            self.readers.resize_with(ports, || None);
+            self.outputs.sinks.resize(ports, None);
+            self.turns.make_room(ports);
+            self.pauses.make_room(ports);
+            for list in [&mut self.ready, &mut self.unfinished, &mut self.writable] {
+                list.reserve(ports - list.len().min(ports));
+            }
+        }
+        self.egress.make_room(id);
     }
 
     /// The part of a command that is not about the pipeline's configuration: devices, observers, and the worker itself.
@@ -32,9 +50,14 @@ impl Worker {
             }
             Command::View { id, port } => self.turns.set_network(id, port.leads_to_network()),
             Command::ReceivingSocket { id, socket, mtu, rx } => self.receive_datagrams(id, socket.framing, mtu, rx),
-            Command::Detach(id) | Command::Remove(id) => {
+            Command::Detach(id) => {
                 self.stop_reading(id);
                 self.write_to(id, None);
+            }
+            Command::Remove(id) => {
+                self.stop_reading(id);
+                self.write_to(id, None);
+                self.egress.remove(id);
             }
             Command::Router { polls, .. } => self.next_poll = polls.then(|| self.clock.now()),
             Command::IpTunnel { .. } | Command::Bridge { .. } => {}

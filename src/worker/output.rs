@@ -41,15 +41,15 @@ impl Sink {
 /// Where a worker's frames go, with the buffers for sending them.
 pub(super) struct Outputs {
     /// By port.
-    pub(super) sinks: Box<[Option<Sink>]>,
+    pub(super) sinks: Vec<Option<Sink>>,
     frames: Sender,
     datagrams: udp::Sender,
 }
 
 impl Outputs {
-    /// For port numbers below `ports`.
-    pub(super) fn new(ports: usize) -> Outputs {
-        Outputs { sinks: vec![None; ports].into_boxed_slice(), frames: Sender::new(), datagrams: udp::Sender::new() }
+    /// For no port yet.
+    pub(super) fn new() -> Outputs {
+        Outputs { sinks: Vec::new(), frames: Sender::new(), datagrams: udp::Sender::new() }
     }
 }
 

@@ -35,7 +35,7 @@ const LONGEST: Duration = Duration::from_millis(16);
 pub(super) struct Pauses {
     /// Ports that pause, in the order of the ends.
     ends: VecDeque<(Timestamp, PortId)>,
-    storms: Box<[Storm]>,
+    storms: Vec<Storm>,
 }
 
 /// How much a port has flooded lately.
@@ -64,7 +64,17 @@ impl Storm {
 impl Pauses {
     /// For port numbers below `ports`.
     pub(super) fn new(ports: usize) -> Pauses {
-        Pauses { ends: VecDeque::with_capacity(ports), storms: vec![Storm::NONE; ports].into_boxed_slice() }
+        let mut pauses = Pauses { ends: VecDeque::new(), storms: Vec::new() };
+        pauses.make_room(ports);
+        pauses
+    }
+
+    /// Makes room for port numbers below `ports`, if there is less.
+    pub(super) fn make_room(&mut self, ports: usize) {
+        if ports > self.storms.len() {
+            self.storms.resize(ports, Storm::NONE);
+            self.ends.reserve(ports - self.ends.len().min(ports));
+        }
     }
 
     /// Storm control has dropped this number of frames of a port. Returns its pause, if it is to pause now.

@@ -38,7 +38,7 @@ const BYTES_PER_WRITE: u64 = 4096;
 /// The ports' turns.
 #[derive(Debug)]
 pub(super) struct Turns {
-    ports: Box<[Pace]>,
+    ports: Vec<Pace>,
     /// The number of the round.
     round: u32,
     /// Largest cost of a turn in this round, as far as it was free.
@@ -67,13 +67,13 @@ struct Pace {
 impl Turns {
     /// For port numbers below `ports`.
     pub(super) fn new(ports: usize) -> Turns {
-        Turns {
-            ports: vec![Pace::default(); ports].into_boxed_slice(),
-            round: 0,
-            largest: 0,
-            total: 0,
-            frames: 0,
-            is_waiting: false,
+        Turns { ports: vec![Pace::default(); ports], round: 0, largest: 0, total: 0, frames: 0, is_waiting: false }
+    }
+
+    /// Makes room for port numbers below `ports`, if there is less.
+    pub(super) fn make_room(&mut self, ports: usize) {
+        if ports > self.ports.len() {
+            self.ports.resize(ports, Pace::default());
         }
     }
 

@@ -157,7 +157,8 @@ fn tcp_stream() {
     let report = switch.settle("all to be counted", |report| report.received() > 0);
     let (packets, said) = capture.finish();
     assert!(said.contains("packets captured"), "{said}");
-    assert!(packets.iter().any(|packet| packet.len > 10_000), "super-frames are whole");
+    // How many segments a sender puts into one depends on its pace, which a busy machine slows.
+    assert!(packets.iter().any(|packet| packet.len > 1514), "super-frames are whole");
     assert!(packets.iter().all(|packet| packet.comment.is_empty()));
     assert_eq!(report.lost(), 0);
     assert_eq!(switch.finish().lost(), 0, "{report:?}");

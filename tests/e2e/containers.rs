@@ -31,7 +31,23 @@ const IMAGE: &str = "localhost/vswitchd-e2e";
 const RUN: [&str; 6] =
     ["run", "--cap-add=NET_RAW", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "--pids-limit=0", IMAGE];
 
-fn path_of(program: &str) -> Result<PathBuf, String> {
+/// The file system of a container, with the busybox of this machine: the path of an archive to import.
+pub(crate) fn image(directory: &Directory) -> Result<String, String> {
+    path_of("tar")?;
+    let busybox = path_of("busybox")?;
+    let bin = directory.path("image/bin");
+    std::fs::create_dir_all(&bin).expect("a directory");
+    std::fs::copy(busybox, bin.join("busybox")).expect("copied");
+    for name in ["cat", "httpd", "ip", "nc", "netstat", "ping", "sh", "sleep", "true"] {
+        symlink("busybox", bin.join(name)).expect("a link");
+    }
+    let [image, archive] = ["image", "image.tar"].map(|name| directory.text(name));
+    let packed = Command::new("tar").args(["-C", &image, "-cf", &archive, "."]).status();
+    assert!(packed.is_ok_and(|status| status.success()), "tar");
+    Ok(archive)
+}
+
+pub(crate) fn path_of(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file());
     found.ok_or_else(|| format!("there is no {program}"))
@@ -39,20 +55,11 @@ fn path_of(program: &str) -> Result<PathBuf, String> {
 
 impl Podman {
     fn new() -> Result<Podman, String> {
-        for program in ["podman", "nsenter", "tar"] {
+        for program in ["podman", "nsenter"] {
             path_of(program)?;
         }
-        let busybox = path_of("busybox")?;
         let directory = Directory::new();
-        let bin = directory.path("image/bin");
-        std::fs::create_dir_all(&bin).expect("a directory");
-        std::fs::copy(busybox, bin.join("busybox")).expect("copied");
-        for name in ["ping", "sleep", "true"] {
-            symlink("busybox", bin.join(name)).expect("a link");
-        }
-        let [image, archive] = ["image", "image.tar"].map(|name| directory.text(name));
-        let packed = Command::new("tar").args(["-C", &image, "-cf", &archive, "."]).status();
-        assert!(packed.is_ok_and(|status| status.success()), "tar");
+        let archive = image(&directory)?;
         let mut podman = Podman { directory, runtime: &[] };
         let said = |output: Output| {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use netio::link::Change;
 use netio::{link, netns, route};
 use packet::MacAddr;
 use serde_json::{Value, json};
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 use crate::control::{exchange, json as shown, run, text};
 use crate::guest::Directory;
 use crate::host::Host;
-use crate::site::{FAR, MACHINE, Mode, Plan, Site, assert_empty, local, ping, recv_from, udp_on};
+use crate::site::{FAR, MACHINE, Mode, Plan, Site, assert_empty, connect, listen_on, local, ping, recv_from, udp_on};
 use crate::switch::Switch;
 use crate::{trial, wait};
 
@@ -28,6 +30,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             "engine/an_heir_of_an_address_gets_nothing_of_the_guest_before",
             an_heir_of_an_address_gets_nothing_of_the_guest_before,
         ),
+        trial("engine/local_clients_of_a_guest_end_with_it", local_clients_of_a_guest_end_with_it),
+        trial("engine/no_default_route_where_the_switch_runs", no_default_route_where_the_switch_runs),
         trial("engine/forty_at_once", forty_at_once),
         trial("engine/left_over_guests", left_over_guests),
         trial("engine/networks_and_guests_come_and_go", networks_and_guests_come_and_go),
@@ -60,6 +64,23 @@ fn site_with(socket: &str, guests: usize, more: &[&str]) -> Site {
     let machine = site.machine.netns().try_clone().expect("a clone");
     site.switch = Some(Switch::start_inside(machine, &[&["--uplink", "up0", "--control", socket], more].concat()));
     site
+}
+
+/// The machine's own routes are not a guest's business, wherever it says that its interface is.
+fn no_default_route_where_the_switch_runs() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site(&socket, 1);
+    text(&socket, &["bridge", "add", "blue:gateway=10.71.0.1/24"]);
+    let of_machine = Host::in_namespace("g2", site.machine.netns().try_clone().expect("a clone"));
+    for (id, interface) in [("g1", "g1".to_owned()), ("g2", of_machine.port(""))] {
+        let address = format!("10.71.0.1{}/24", &id[1..]);
+        text(&socket, &["guest", "add", id, "--network", "blue", "--interface", &interface, "--address", &address]);
+        let routes = site.machine.inside(|| route::routes(link::get(id)?.index)).0;
+        assert!(routes.iter().all(|route| route.prefix_len > 0), "{routes:?}");
+    }
+    assert!(site.switch.as_ref().is_some_and(|switch| switch.has_logged("no default route by it")));
+    site.finish();
 }
 
 /// A guest in the words of the API, with an interface `eth0` in this namespace.
@@ -212,6 +233,52 @@ fn an_heir_of_an_address_gets_nothing_of_the_guest_before() {
     drop(client);
     text(&socket, &["guest", "set", "second", "--address", "10.71.0.3/24"]);
     gets_none(&begin(3, "third"), outside);
+    site.finish();
+}
+
+/// Programs of the host that used its published ports hear the end, and nothing of what they had sent comes to the next guest of the
+/// address, which has the same ports.
+fn local_clients_of_a_guest_end_with_it() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site(&socket, 2);
+    text(&socket, &["bridge", "add", "blue:gateway=10.71.0.1/24:host=on"]);
+    // Of others, which stay.
+    text(&socket, &["nat", "publish", "9:10.71.0.9:9"]);
+    let address = Ipv4Addr::new(10, 71, 0, 2);
+    let begin = |n: usize, id: &str| {
+        let host = Host::in_namespace("eth0", site.guest(n).netns().try_clone().expect("a clone"));
+        let mut wanted = guest(id, "blue", host.netns(), "10.71.0.2/24");
+        wanted["publish"] = json!(["8080:80", "5353:53/udp"]);
+        good(&socket, "POST", "/v1/guests", Some(wanted));
+        ping(&host, Ipv4Addr::new(10, 71, 0, 1), 1);
+        host
+    };
+    let first = begin(1, "first");
+    let (tcp, udp) = (listen_on(&first, address, 80), udp_on(&first, address, 53));
+    let client = udp_on(&site.machine, Ipv4Addr::LOCALHOST, 0);
+    client.send_to(b"hello", (Ipv4Addr::LOCALHOST, 5353)).expect("sent");
+    let from_client = recv_from(&udp).1;
+    let (mut near, _far, from_near) = connect(&site.machine, &tcp, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
+    // Bytes that the guest's kernel does not take while its link is down.
+    first.set_link(Change { up: Some(false), ..Change::default() });
+    near.write_all(&[1; 1000]).expect("sent");
+    good(&socket, "DELETE", "/v1/guests/first", None);
+    let ended = near.read(&mut [0; 8]).map_err(|error| error.kind());
+    assert!(matches!(ended, Ok(0) | Err(ErrorKind::ConnectionReset)), "the end: {ended:?}");
+    let second = begin(2, "second");
+    let wire = second.raw();
+    client.send_to(b"again", (Ipv4Addr::LOCALHOST, 5353)).expect("sent");
+    let udp = udp_on(&second, address, 53);
+    client.send_to(b"again", (Ipv4Addr::LOCALHOST, 5353)).expect("sent");
+    assert_ne!(recv_from(&udp).1, from_client, "a new one, although it is the same client");
+    thread::sleep(Duration::from_millis(500));
+    while let Some(frame) = wire.recv() {
+        let is_of_before = frame.len() >= 48 && frame[12..14] == [8, 0] && frame[23] == 6;
+        let is_of_before = is_of_before && frame[34..36] == from_near.port().to_be_bytes();
+        // A reset has nothing in it.
+        assert!(!is_of_before || frame[47] & 4 != 0, "for the guest before: {frame:02x?}");
+    }
     site.finish();
 }
 

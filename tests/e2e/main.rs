@@ -16,6 +16,7 @@ mod containers;
 mod control;
 mod datagrams;
 mod detached;
+mod docker;
 mod doctor;
 mod engine;
 mod events;
@@ -52,6 +53,7 @@ mod path;
 mod ports;
 mod ports_matrix;
 mod ports_socket;
+mod processes;
 mod program;
 mod publish;
 mod random;
@@ -152,8 +154,10 @@ fn main() -> ExitCode {
         guest_qemu::trials(),
         service::trials(),
         outlives::trials(),
+        processes::trials(),
         packaging::trials(),
         pasted::trials(),
+        docker::trials(),
         doctor::trials(),
         tour::trials(),
         detached::trials(),

@@ -1,7 +1,9 @@
 //! The host as a neighbour of its guests: by their addresses, by the gateway's and by its own, and never by the uplink.
 
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
@@ -13,9 +15,10 @@ use crate::guest::Directory;
 use crate::host::{Host, bound_in_time};
 use crate::raw::RawSocket;
 use crate::site::{
-    FAR, GATEWAY, MACHINE, Mode, NEIGHBOUR, NEXT_HOP, Plan, Site, add_route, connect, error_of, forwards, give, guest_address,
-    hears_all, listen_on, ping, recv_from, take, udp_on,
+    FAR, GATEWAY, MACHINE, Mode, NEIGHBOUR, NEXT_HOP, Plan, Site, add_route, assert_empty, connect, error_of, forwards, give,
+    guest_address, hears_all, listen_on, ping, recv_from, take, udp_on,
 };
+use crate::switch::Switch;
 use crate::transfer::transfer_through;
 use crate::{trial, wait};
 
@@ -28,6 +31,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("neighbour/new_addresses_of_the_host", new_addresses_of_the_host),
         trial("neighbour/networks_that_come_and_go", networks_that_come_and_go),
         trial("neighbour/published_ports_for_the_host_itself", published_ports_for_the_host_itself),
+        trial("neighbour/published_datagrams_for_the_host_itself", published_datagrams_for_the_host_itself),
+        trial("neighbour/published_ports_without_bpf", published_ports_without_bpf),
         trial("neighbour/without_the_right_to_make_a_device", without_the_right_to_make_a_device),
     ]
 }
@@ -175,6 +180,7 @@ fn nothing_of_it_without() {
     all(true, true);
     // A network that reaches nothing has no host either.
     text(&socket, &["bridge", "set", "br0:routing=none"]);
+    wait::until("the device to go", || (!has_device()).then_some(()));
     all(false, false);
     text(&socket, &["bridge", "set", "br0:routing=outside"]);
     all(true, true);
@@ -323,6 +329,121 @@ fn published_ports_for_the_host_itself() {
     // The connections of a moment ago are no reason to refuse it.
     text(&socket, &["nat", "publish", "8080:10.77.0.11:80"]);
     site.finish();
+}
+
+/// Clients of UDP have each their own address at the guest, and answers come from where they sent to. Nothing is bound there.
+fn published_datagrams_for_the_host_itself() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let rule = "5353:10.77.0.11:53/udp";
+    let site = Plan::new(Mode::Shared, 1).args(&["--control", &socket, "--publish", rule]).start();
+    text(&socket, &["bridge", "set", "br0:host=on"]);
+    let wire = site.wan();
+    let guest = udp_on(site.guest(1), guest_address(1), 53);
+    let other = udp_on(&site.machine, ANY, 5353);
+    let published = [IpAddr::from(MACHINE), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let client_of = |address: IpAddr| {
+        let any: IpAddr = if address.is_ipv4() { ANY.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let client = site.machine.inside(|| UdpSocket::bind((any, 0)));
+        client.set_read_timeout(Some(wait::NEVER)).expect("set");
+        client
+    };
+    let mut seen = Vec::new();
+    for address in published {
+        let (one, connected) = (client_of(address), client_of(address));
+        connected.connect((address, 5353)).expect("connected");
+        for len in [0, 1, 8000, 60_000] {
+            one.send_to(&vec![1; len], (address, 5353)).expect("sent");
+            connected.send(&vec![2; len]).expect("sent");
+            for _ in 0..2 {
+                let (bytes, from) = recv_from(&guest);
+                assert_eq!((bytes.len(), *from.ip()), (len, GATEWAY));
+                guest.send_to(&bytes, from).expect("sent");
+                seen.push(from.port());
+            }
+            let mut answer = vec![0; 65_536];
+            let (received, from) = one.recv_from(&mut answer).expect("an answer");
+            assert_eq!((&answer[..received], from), (&vec![1; len][..], (address, 5353).into()));
+            let received = connected.recv(&mut answer).expect("an answer from where it is connected to");
+            assert_eq!(answer[..received], vec![2; len]);
+        }
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 2 * published.len(), "one port a client");
+    assert_silent(&wire);
+    assert_empty(&other);
+    // From outside it is as before, and no other address of the host is served.
+    let outside = udp_on(&site.outside, NEXT_HOP, 0);
+    outside.send_to(b"out", (MACHINE, 5353)).expect("sent");
+    assert_eq!(*recv_from(&guest).1.ip(), NEXT_HOP);
+    client_of(MACHINE.into()).send_to(b"mine", (Ipv4Addr::new(127, 0, 0, 2), 5353)).expect("sent");
+    assert_eq!(recv_from(&other).0, b"mine");
+    // Without the rule the port is the other program's at once, also for a client of before.
+    let client = client_of(MACHINE.into());
+    client.send_to(b"in", (Ipv4Addr::LOCALHOST, 5353)).expect("sent");
+    assert_eq!(recv_from(&guest).0, b"in");
+    text(&socket, &["nat", "unpublish", rule]);
+    client.send_to(b"mine", (Ipv4Addr::LOCALHOST, 5353)).expect("sent");
+    assert_eq!(recv_from(&other).0, b"mine");
+    assert_empty(&guest);
+    site.finish();
+}
+
+/// They are bound at the loopback addresses, unless another program has one: that keeps it, and when it ends the guest gets it.
+fn published_ports_without_bpf() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = Plan::new(Mode::Shared, 1).bare();
+    let with_few_rights = |program: &str| {
+        let mut command = Command::new("setpriv");
+        ["--bounding-set", "--inh-caps", "--ambient-caps"].iter().for_each(|what| {
+            command.arg(format!("{what}=-all,+net_admin,+net_raw"));
+        });
+        command.arg(program);
+        command
+    };
+    let rules = ["--publish", "8080:10.77.0.11:80", "--publish", "5353:10.77.0.11:53/udp"];
+    let args = [&["--tap", "tap0", "--uplink", "up0", "--control", &socket][..], &rules].concat();
+    let other = site.machine.inside(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)));
+    let switch = Switch::start_by(site.machine.netns().try_clone().expect("a clone"), with_few_rights, &args);
+    text(&socket, &["bridge", "set", "br0:host=on"]);
+    // The switch may not enter the guest's namespace.
+    let netns = site.guest(1).netns().try_clone().expect("a clone");
+    site.machine
+        .inside(|| link::set(link::get("tap0")?.index, link::Change { netns: Some(netns.as_fd()), ..Default::default() }));
+    let guest = Host::in_namespace("tap0", netns);
+    guest.set_link(link::Change { up: Some(true), ..Default::default() });
+    give(&guest, guest_address(1), 24);
+    let (tcp, udp) = (listen_on(&guest, guest_address(1), 80), udp_on(&guest, guest_address(1), 53));
+    wait::until("the problem to be told", || switch.has_logged("cannot bind a published port at 127.0.0.1").then_some(()));
+    drop(other);
+    let reached = || site.machine.try_inside(|| TcpStream::connect((Ipv6Addr::LOCALHOST, 8080)));
+    drop(wait::until("the port to be bound", || reached().ok()));
+    drop(tcp.accept());
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let near = site.machine.connect((address, 8080).into());
+        let (far, peer) = tcp.accept().expect("a connection");
+        bound_in_time(&far);
+        assert_eq!(peer.ip(), GATEWAY);
+        transfer_through(near, far, true);
+        let client = site.machine.inside(|| UdpSocket::bind((address, 0)));
+        client.set_read_timeout(Some(wait::NEVER)).expect("set");
+        client.connect((address, 5353)).expect("connected");
+        client.send(&[3; 5000]).expect("sent");
+        let (bytes, from) = recv_from(&udp);
+        assert_eq!((bytes.len(), *from.ip()), (5000, GATEWAY));
+        udp.send_to(&bytes[..4000], from).expect("sent");
+        assert_eq!(client.recv(&mut [0; 8000]).expect("an answer"), 4000);
+    }
+    text(&socket, &["nat", "unpublish", rules[1]]);
+    text(&socket, &["nat", "unpublish", rules[3]]);
+    wait::until("the ports to be free", || {
+        let tcp = site.machine.try_inside(|| TcpListener::bind((ANY, 8080))).is_ok();
+        (tcp && site.machine.try_inside(|| UdpSocket::bind((ANY, 5353))).is_ok()).then_some(())
+    });
+    assert_eq!(switch.times_logged("published ports are bound"), 1);
+    switch.finish();
 }
 
 /// The switch does without, and says so once.

@@ -23,7 +23,10 @@ use crate::control::{json, run};
 use crate::exchange::{Background, Echo};
 use crate::guest::Directory;
 use crate::host::{Host, Ip};
-use crate::site::{FAR, Mode, Plan, Site, assert_empty, connect, guest_address, listen_on, local, ping, recv_from, udp_on};
+use crate::site::{
+    FAR, MACHINE, Mode, NEXT_HOP, Plan, Site, assert_empty, connect, default_route, give, guest_address, listen_on, local, ping,
+    recv_from, take, udp_on,
+};
 use crate::switch::{Switch, daemon, run_inside};
 use crate::{trial, wait};
 
@@ -42,6 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("outlives/upgrade_that_is_refused", upgrade_that_is_refused),
         trial("outlives/connections_shared", || connections(Mode::Shared, 2)),
         trial("outlives/connections_own", || connections(Mode::Own, 2)),
+        trial("outlives/two_ends_without_an_address", two_ends_without_an_address),
         trial("outlives/connections_of_whom_they_belonged_to", connections_of_whom_they_belonged_to),
     ]
 }
@@ -345,6 +349,33 @@ fn datagrams(site: &Site) -> (Gap, Arc<AtomicU64>, [Background; 2]) {
     (gap, count, [asking, hearing])
 }
 
+/// A process that never had an outside address leaves the connections that it found.
+fn two_ends_without_an_address() {
+    let directory = Directory::new();
+    let mut site = Plan::new(Mode::Shared, 1).args(&["--state", &directory.text("state")]).start();
+    let far = listen_on(&site.outside, FAR, 80);
+    let (near, far, _) = connect(site.guest(1), &far, SocketAddrV4::new(FAR, 80));
+    let stream = Stream::start(near, far);
+    stream.goes_on();
+    take(&site.machine, MACHINE, 24);
+    site.restart_after_kill();
+    site.restart();
+    site.restart_after_kill();
+    assert!(!site.switch().has_logged("are taken over"));
+    give(&site.machine, MACHINE, 24);
+    default_route(&site.machine, NEXT_HOP);
+    wait::until("the connection", || site.switch().has_logged("are taken over connections=1 ").then_some(()));
+    stream.goes_on();
+    // From now on it is in the table of this process.
+    site.restart_after_kill();
+    wait::until("the connection", || site.switch().has_logged("are taken over connections=1 ").then_some(()));
+    stream.goes_on();
+    let Stream { threads, open, .. } = stream;
+    threads.into_iter().for_each(Background::end);
+    drop(open);
+    site.finish();
+}
+
 /// Uploads and downloads of guests, a published port under load and numbered datagrams go on over `kill -9`, SIGTERM with a start, and
 /// an upgrade: none is reset, none hears a wrong byte. No packet of them makes the host answer.
 fn connections(mode: Mode, rounds: usize) {
@@ -418,7 +449,7 @@ fn connections_of_whom_they_belonged_to() {
     drop(clients);
     switch.kill();
     let switch = start("heir", "green");
-    wait::until("the connections to be taken over", || switch.has_logged("go on connections=1 ").then_some(()));
+    wait::until("the connections to be taken over", || switch.has_logged("are taken over connections=1 ").then_some(()));
     assert!(switch.has_logged("refused=0 moved=2 torn=0"));
     let clients = sockets(5000);
     // With the next packet that comes after them, all that is to come is there.
@@ -603,6 +634,10 @@ fn a_holder_and_then_a_manager() {
         command.env("NOTIFY_SOCKET", &path);
         command
     };
+    // Before the manager has anything, a start fails.
+    let wrong = [&guests.args[..], &["--tap".to_owned(), "lo".to_owned()]].concat();
+    assert_eq!(run_inside(guests.own.netns(), daemon(&wrong).env("NOTIFY_SOCKET", &path)).code, Some(1));
+    assert!(guests.all().map(seen_by) == before && holder_of(&state).is_some(), "it holds what it held");
     let switch = Switch::start_by(guests.own.netns().try_clone().expect("a clone"), managed, &guests.args);
     assert_eq!(guests.all().map(seen_by), before);
     assert!(holder_of(&state).is_none_or(|_| wait::until("the holder's end", || holder_of(&state).is_none().then_some(true))));

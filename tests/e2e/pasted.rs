@@ -45,11 +45,12 @@ enum Scene {
 }
 
 /// All pages with shell blocks.
-const PAGES: [(&str, Scene); 12] = [
+const PAGES: [(&str, Scene); 13] = [
     ("README.md", Scene::Machine),
     ("docs/capture.md", Scene::Running),
     ("docs/changes.md", Scene::Running),
     ("docs/config.md", Scene::Machine),
+    ("docs/containers.md", Scene::Machine),
     ("docs/guests.md", Scene::Machine),
     ("docs/host.md", Scene::Running),
     ("docs/metrics.md", Scene::Running),
@@ -64,7 +65,7 @@ const PAGES: [(&str, Scene); 12] = [
 const ALONE: [&str; 1] = ["## In the background"];
 
 /// First words of shell blocks.
-const PROGRAMS: [&str; 20] = [
+const PROGRAMS: [&str; 21] = [
     "vswitchd",
     "vswitchctl",
     "ip",
@@ -85,10 +86,11 @@ const PROGRAMS: [&str; 20] = [
     "systemctl",
     "apt",
     "podman",
+    "docker",
 ];
 
 /// Shell blocks that cannot run here, by their beginning, with the reason.
-const NOT_HERE: [(&str, &str); 24] = [
+const NOT_HERE: [(&str, &str); 25] = [
     ("cargo run --release -- demo", "a release build takes minutes; ci.sh runs it"),
     ("./ci.sh", "it runs this test"),
     ("cargo build --release", "a release build takes minutes; ci.sh does it, and the rest installs on the host"),
@@ -112,11 +114,12 @@ const NOT_HERE: [(&str, &str); 24] = [
     ("ovs-vsctl add-br br42", "needs a running Open vSwitch; tunnel_ovs/* starts one and sets it up in the same way"),
     ("etcdctl put", "needs etcd"),
     ("ip netns add web\nvswitchctl port add eth0@web", "needs an image; containers/podman makes one and does the same"),
+    ("docker network create", "needs images of a registry; docker/* makes one and runs these commands"),
     ("podman run --detach", "needs an image; containers/podman makes one and runs these commands"),
 ];
 
 /// Blocks that are no shell, by their beginning: outputs, syntax, other languages.
-const NO_SHELL: [&str; 20] = [
+const NO_SHELL: [&str; 21] = [
     "10.77.0.1/32 dev vswitch0",
     "vswitchctl capture [PORT|any]",
     "+ port tap3",
@@ -137,6 +140,7 @@ const NO_SHELL: [&str; 20] = [
     "--tap NAME",
     "--port packet:IFNAME",
     "received + copied",
+    "networks:",
 ];
 
 /// Minimum number of shell blocks of all pages, so that none goes unseen.

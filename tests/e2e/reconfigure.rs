@@ -14,6 +14,7 @@ use netio::link::Change;
 use netio::{link, netns};
 
 use crate::control::{json, run, text};
+use crate::exchange::Echo;
 use crate::frames::{frame, is_ours, station};
 use crate::guest::{Directory, StreamGuest};
 use crate::host::{Host, Ip};
@@ -35,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("change/what_needs_a_restart", what_needs_a_restart),
         trial("change/guests_places", guests_places),
         trial("change/numbers_are_not_used_up", numbers_are_not_used_up),
+        trial("change/a_thousand_ports_later", a_thousand_ports_later),
         trial("change/verbs", verbs),
         trial("change/verbs_that_are_refused", verbs_that_are_refused),
         trial("change/apply", apply),
@@ -362,6 +364,7 @@ fn what_needs_a_restart() {
         ("workers = 7\n", "workers is "),
         ("[nat]\nmax-connections = 2000\n", "nat is "),
         ("busy-poll = 7\n", "busy-poll is 200, not 7"),
+        ("max-ports = 7\n", "max-ports is 1024, not 7"),
     ] {
         assert_eq!(file.reload(site.switch(), text), Reloaded::Refused, "{text}");
         assert!(site.switch().has_logged(say), "not said: {say}");
@@ -404,24 +407,57 @@ fn guests_places() {
     switch.finish();
 }
 
-/// At most 256 more ports at once, while 1040 are added and removed in turn.
+/// At most 20 ports at once, while 1040 are added and removed in turn.
 fn numbers_are_not_used_up() {
     let (a, directory) = (Host::quiet("a"), Directory::new());
     let more = format!("{}[[bridge.br0.port]]\nstream = \"{}\"\n", port(&a, ""), directory.path("guests").display());
     let file = File::new("");
     file.write(&port(&a, ""));
-    let switch = Switch::start(&["--config", file.path()]);
+    let switch = Switch::start(&["--config", file.path(), "--max-ports", "20"]);
     let descriptors = switch.descriptors();
     for _ in 0..65 {
         assert_eq!(file.reload(&switch, &more), Reloaded::Changed);
         assert_eq!(file.reload(&switch, &port(&a, "")), Reloaded::Changed);
     }
     wait::until("all descriptors are closed", || (switch.descriptors() == descriptors).then_some(()));
-    let too_many = more.clone() + "guests = 900\n";
+    let too_many = more.clone() + "guests = 20\n";
     assert_eq!(file.reload(&switch, &too_many), Reloaded::Refused);
-    assert!(switch.has_logged("900 more ports, but there is room for"));
+    assert!(switch.has_logged("21 ports, but there are at most 20; a guest's place is one, "));
     assert_eq!(file.reload(&switch, &more), Reloaded::Changed);
     switch.finish();
+}
+
+/// A switch that started without ports gets a thousand, and the last of them carry frames. Ports that do not exist cost nothing.
+fn a_thousand_ports_later() {
+    let directory = Directory::new();
+    let hosts = ["a", "b"].map(Host::quiet);
+    let started = ["1024", "16384"].map(|most| {
+        let socket = directory.text(most);
+        let switch = Switch::start(&["--control", &socket, "--gateway", "10.0.0.1/24", "--max-ports", most, "--workers", "2"]);
+        (socket, switch.memory(), switch)
+    });
+    let [(_, few, _), (_, many, _)] = &started;
+    assert!(*many < few + 3 * 1024, "{few} KiB with room for 1024 ports, {many} with room for 16,384");
+    for (socket, before, switch) in started {
+        let places = |path: &str| format!("stream:{}:guests=1000", directory.text(path));
+        text(&socket, &["port", "add", &places("first")]);
+        for (host, number) in hosts.iter().zip(1..) {
+            text(&socket, &["port", "add", &host.port("")]);
+            host.configure(number);
+        }
+        let echo = Echo::on(&hosts[1], Ip::V4, 2);
+        echo.asked_from(&hosts[0], Ip::V4, 1).ask();
+        // A queue for each of two workers.
+        let memory = switch.memory();
+        assert!(memory < before + 12 * 1024, "{before} KiB without ports, {memory} with a thousand");
+        let more = run(&socket, &["port", "add", &places("second")]);
+        assert_eq!(more.status.success(), socket.ends_with("16384"), "{more:?}");
+        drop(echo);
+        switch.finish();
+        for host in &hosts {
+            wait::until("the device to go", || host.try_inside(|| link::get(host.name())).err());
+        }
+    }
 }
 
 /// A site with a control socket.

@@ -218,7 +218,9 @@ fn a_request_before_its_reply() {
     let times: Vec<&str> = stories.iter().map(|story| story["time"].as_str().expect("a time")).collect();
     assert!(times.is_sorted(), "{times:?}");
     assert!(times[0].len() == "2026-11-21T14:05:06.789012Z".len() && times[0].ends_with('Z'), "{}", times[0]);
-    let ports: Vec<&str> = stories.iter().map(|story| story["port"].as_str().expect("a port")).collect();
+    let ports = stories.iter().map(|story| story["port"].as_str().expect("a port"));
+    // The worker of one port may begin to tell before the other one does.
+    let ports: Vec<&str> = ports.skip_while(|port| *port == "a").collect();
     let is_in_turn = |pair: &[&str]| pair[0] != pair[1];
     assert!(ports.windows(2).all(is_in_turn), "a reply before its request: {ports:?}");
     switch.finish();

@@ -11,15 +11,16 @@
 //! where a flood to n ports makes n - 1 copies, and the router makes frames (ARP, ICMP, packets that
 //! waited) and takes frames in (those it answers, packets that wait).
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_utils::CachePadded;
+use zerocopy::FromZeros;
 
 use crate::drop_reason::DropReason;
 use crate::port::PortId;
 
 /// A number that one worker writes and any thread reads.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
@@ -41,7 +42,7 @@ impl Counter {
 macro_rules! port_counters {
     ($($(#[doc = $doc:literal])+ $counter:ident)*) => {
         /// One worker's counters of one port.
-        #[derive(Debug, Default)]
+        #[derive(Debug, Default, FromZeros)]
         pub struct PortCounters {
             $($(#[doc = $doc])+ pub $counter: Counter,)*
             drops: Drops,
@@ -116,7 +117,7 @@ impl PortTotals {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, FromZeros)]
 struct Drops([Counter; DropReason::ALL.len()]);
 
 impl Default for Drops {
@@ -145,22 +146,24 @@ impl PortCounters {
     }
 }
 
-/// One worker's counters of all ports.
+/// One worker's counters of all ports. Those of a port have no cache lines of their own, because only this worker writes them all. A
+/// larger alignment than that of numbers would also make the allocator clear, and thereby touch, the memory.
 #[derive(Debug)]
-pub struct Counters(Box<[CachePadded<PortCounters>]>);
+pub struct Counters(Box<[PortCounters]>);
 
 impl Counters {
-    /// Counters of this number of ports, all zero.
+    /// Counters of this number of ports, all zero. The memory for those of a port is used with the first frame that they count.
     #[must_use]
     pub fn new(ports: usize) -> Counters {
-        Counters(std::iter::repeat_with(CachePadded::default).take(ports).collect())
+        let counters = <[PortCounters]>::new_box_zeroed_with_elems(ports);
+        Counters(counters.unwrap_or_else(|_| handle_alloc_error(Layout::new::<PortCounters>())))
     }
 
     /// A port's counters; `None` for a number beyond the last port.
     #[inline]
     #[must_use]
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
-        self.0.get(port.index()).map(|counters| &**counters)
+        self.0.get(port.index())
     }
 }
 

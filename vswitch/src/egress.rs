@@ -85,7 +85,7 @@ pub struct Egress {
 /// The queues by port.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    by_port: Box<[Vec<Queued>]>,
+    by_port: Vec<Vec<Queued>>,
     /// Ports whose queue is not empty.
     waiting: Vec<PortId>,
     /// Writes that the frames in the queues take beyond one for each: copies of floods, segments and fragments.
@@ -93,20 +93,42 @@ pub(crate) struct Queues {
 }
 
 impl Egress {
-    /// Queues for this number of ports, each with room for a whole batch: all the memory that they will use.
+    /// Queues for this number of ports. Ports with higher numbers need [`Egress::make_room`].
     #[must_use]
     pub fn new(ports: usize) -> Egress {
-        Egress {
+        let mut egress = Egress {
             frames: Box::new([Frame::default(); MAX_FRAMES]),
-            queues: Queues {
-                by_port: std::iter::repeat_with(|| Vec::with_capacity(MAX_FRAMES)).take(ports).collect(),
-                waiting: Vec::with_capacity(ports),
-                more_writes: 0,
-            },
+            queues: Queues { by_port: Vec::new(), waiting: Vec::new(), more_writes: 0 },
             head: Head::default(),
             flows: Flows::new(),
             sums: PayloadSums::new(MAX_FRAMES),
             trains: Trains::new(),
+        };
+        (0..ports).for_each(|port| egress.make_room(PortId(port as u16)));
+        egress
+    }
+
+    /// Makes a queue for a port, with room for a whole batch: all the memory that it will use. To be called before frames leave
+    /// through the port.
+    pub fn make_room(&mut self, port: PortId) {
+        self.make_queues(port.index() + 1);
+        let queue = &mut self.queues.by_port[port.index()];
+        queue.reserve_exact(MAX_FRAMES - queue.len());
+    }
+
+    /// Makes queues for ports with numbers below `ports`, whose memory is allocated with their first frames.
+    pub(crate) fn make_queues(&mut self, ports: usize) {
+        let Queues { by_port, waiting, .. } = &mut self.queues;
+        if ports > by_port.len() {
+            by_port.resize_with(ports, Vec::new);
+            waiting.reserve(ports - waiting.len());
+        }
+    }
+
+    /// Gives back the memory of a port's queue. No frame may leave through the port from now on.
+    pub fn remove(&mut self, port: PortId) {
+        if let Some(queue) = self.queues.by_port.get_mut(port.index()).filter(|queue| queue.is_empty()) {
+            *queue = Vec::new();
         }
     }
 

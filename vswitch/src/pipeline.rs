@@ -52,10 +52,12 @@ pub struct Pipeline {
     bridges: Bridges,
     router: Option<Router>,
     state: WorkerState,
+    /// Port numbers are below this.
+    most_ports: usize,
     /// Super-frames that a port's kernel refused, by port.
-    refusals: Box<[u32]>,
+    refusals: Vec<u32>,
     /// Receiving sockets of tunnels, by their number among the ports.
-    sockets: Box<[Option<ReceivingSocket>]>,
+    sockets: Vec<Option<ReceivingSocket>>,
     new_sources: Vec<NewSource>,
     /// Ingress of each packet in a resumed batch.
     held: Vec<Held>,
@@ -65,21 +67,16 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline with bridge 0, which has this MAC table, and no ports yet. `ports` is the highest number of ports on all
-    /// bridges; `counters` has room for as many.
+    /// bridges; `counters` has room for as many. Other memory for a port is allocated when it is attached.
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize, counters: Arc<Counters>) -> Pipeline {
         Pipeline {
-            bridges: Bridges {
-                tables: vec![Some(table)],
-                ports: vec![None; ports].into_boxed_slice(),
-                end: 0,
-                ip_tunnels: vec![None; ports].into_boxed_slice(),
-                counters,
-            },
+            bridges: Bridges { tables: vec![Some(table)], ports: Vec::new(), end: 0, ip_tunnels: Vec::new(), counters },
             router: None,
-            state: WorkerState { errors: Errors::default(), storm: StormControl::new(ports), macs: MacMemo::default() },
-            refusals: vec![0; ports].into_boxed_slice(),
-            sockets: vec![None; ports].into_boxed_slice(),
+            state: WorkerState { errors: Errors::default(), storm: StormControl::default(), macs: MacMemo::default() },
+            most_ports: ports,
+            refusals: Vec::new(),
+            sockets: Vec::new(),
             new_sources: Vec::with_capacity(MAX_NEW_SOURCES),
             held: Vec::with_capacity(packet::batch::MAX_FRAMES),
             tasks: Vec::with_capacity(packet::batch::MAX_FRAMES),
@@ -339,23 +336,26 @@ impl Pipeline {
         before
     }
 
-    /// Attaches or changes a port, or with `None` removes it. A number beyond the table's end is
-    /// ignored.
+    /// Attaches or changes a port, or with `None` removes it. A number beyond the highest one is ignored.
     pub fn set_port(&mut self, id: PortId, port: Option<Port>) {
-        if let Some(slot) = self.bridges.ports.get_mut(id.index()) {
-            // A guest that leaves and comes back has the tokens that it had.
-            if let Some(port) = &port {
-                self.state.storm.set(id, port.limits);
-            }
-            *slot = port;
-            self.refusals[id.index()] = 0;
-            self.bridges.end = self.bridges.ports.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let (is_there, most) = (port.is_some(), self.most_ports);
+        let Bridges { ports, end, .. } = &mut self.bridges;
+        let (Some(slot), Some(refusals)) = (place(ports, id, is_there, most), place(&mut self.refusals, id, is_there, most))
+        else {
+            return;
+        };
+        // A guest that leaves and comes back has the tokens that it had.
+        if let Some(port) = &port {
+            self.state.storm.set(id, port.limits);
         }
+        *slot = port;
+        *refusals = 0;
+        *end = ports.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     }
 
     /// Makes the port of a TUN device or of its peer a part of this tunnel of IP packets.
     pub fn set_ip_tunnel(&mut self, id: PortId, tunnel: Option<Arc<IpTunnel>>) {
-        if let Some(slot) = self.bridges.ip_tunnels.get_mut(id.index()) {
+        if let Some(slot) = place(&mut self.bridges.ip_tunnels, id, tunnel.is_some(), self.most_ports) {
             *slot = tunnel;
         }
     }
@@ -369,6 +369,11 @@ impl Pipeline {
     #[must_use]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.bridges.port(id)
+    }
+
+    /// The numbers of ports that are attached are below this one.
+    pub(crate) fn port_numbers(&self) -> usize {
+        self.bridges.end
     }
 
     /// Adds the router.
@@ -390,7 +395,7 @@ impl Pipeline {
 
     /// Attaches a receiving socket, whose datagrams [`Pipeline::process_tunnel`] takes, or with `None` removes it.
     pub fn set_receiving_socket(&mut self, id: PortId, socket: Option<ReceivingSocket>) {
-        if let Some(slot) = self.sockets.get_mut(id.index()) {
+        if let Some(slot) = place(&mut self.sockets, id, socket.is_some(), self.most_ports) {
             *slot = socket;
         }
     }
@@ -447,6 +452,14 @@ impl Pipeline {
         }
         self.new_sources.clear();
     }
+}
+
+/// The item of a port in a list by port number, which grows up to `most` items if the port `is_there`.
+fn place<T: Default>(list: &mut Vec<T>, id: PortId, is_there: bool, most: usize) -> Option<&mut T> {
+    if is_there && (list.len()..most).contains(&id.index()) {
+        list.resize_with(id.index() + 1, T::default);
+    }
+    list.get_mut(id.index())
 }
 
 /// Counts and reports frames that came in through a port which is gone.

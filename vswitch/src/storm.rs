@@ -62,9 +62,10 @@ pub(crate) enum FloodClass {
 }
 
 /// One worker's buckets of all ports.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct StormControl {
-    ports: Box<[PortBuckets]>,
+    /// Up to the highest number of a port that has had limits.
+    ports: Vec<PortBuckets>,
     refused: usize,
 }
 
@@ -76,14 +77,15 @@ struct PortBuckets {
 }
 
 impl StormControl {
-    /// For this number of ports, without limits.
-    pub(crate) fn new(ports: usize) -> StormControl {
-        StormControl { ports: vec![PortBuckets::new(StormLimits::NONE); ports].into_boxed_slice(), refused: 0 }
-    }
-
     /// Sets a port's limits. Buckets keep their tokens if the limits are the same, and owe no more than a burst.
     pub(crate) fn set(&mut self, port: PortId, limits: StormLimits) {
-        let Some(port) = self.ports.get_mut(port.index()) else { return };
+        if port.index() >= self.ports.len() {
+            if limits == StormLimits::NONE {
+                return;
+            }
+            self.ports.resize(port.index() + 1, PortBuckets::new(StormLimits::NONE));
+        }
+        let port = &mut self.ports[port.index()];
         if port.limits != limits {
             *port = PortBuckets::new(limits);
         }
@@ -142,7 +144,7 @@ mod tests {
     const PORT: PortId = PortId(1);
 
     fn control(broadcast: Option<u32>) -> StormControl {
-        let mut control = StormControl::new(2);
+        let mut control = StormControl::default();
         control.set(PORT, StormLimits { broadcast, ..StormLimits::NONE });
         control
     }
@@ -178,7 +180,7 @@ mod tests {
         let mut control = control(Some(1000));
         let mut passed = |second| passed(&mut control, second, 1000, 50);
         assert_eq!((passed(1), passed(2), passed(3)), (60, 20, 20));
-        let mut control = StormControl::new(2);
+        let mut control = StormControl::default();
         control.set(PORT, StormLimits { unknown: Some(10), ..StormLimits::NONE });
         let mut admit = |millis| control.admit(PORT, FloodClass::Unknown, 100, Timestamp::from_millis(millis)).is_ok();
         assert!(admit(0), "more segments than the burst");
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn a_debt_beyond_a_burst_is_not_handed_on() {
         let limits = StormLimits { broadcast: Some(10), ..StormLimits::NONE };
-        let mut control = StormControl::new(2);
+        let mut control = StormControl::default();
         control.set(PORT, limits);
         let admit = |control: &mut StormControl, millis| {
             control.admit(PORT, FloodClass::Broadcast, 256, Timestamp::from_millis(millis)).is_ok()

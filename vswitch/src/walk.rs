@@ -26,12 +26,12 @@ use crate::watched::story::Story;
 pub(crate) struct Bridges {
     /// MAC tables by bridge number, up to the highest one in use; `None` where there is no bridge.
     pub(crate) tables: Vec<Option<Arc<MacTable>>>,
-    /// The ports of all bridges, by port number.
-    pub(crate) ports: Box<[Option<Port>]>,
+    /// The ports of all bridges, by port number, up to the highest one so far.
+    pub(crate) ports: Vec<Option<Port>>,
     /// One more than the highest port number in use.
     pub(crate) end: usize,
     /// Tunnels of IP packets, by the port of their TUN device and by the ports of their peers.
-    pub(crate) ip_tunnels: Box<[Option<Arc<IpTunnel>>]>,
+    pub(crate) ip_tunnels: Vec<Option<Arc<IpTunnel>>>,
     pub(crate) counters: Arc<Counters>,
 }
 

@@ -20,10 +20,10 @@ use crate::tunnel::{IpTunnel, Tunnel, apart};
 use crate::uplink::Uplink;
 use crate::value::Text;
 
-/// Maximum number of ports, over all bridges.
-pub const MAX_PORTS: usize = 1024;
-
 const DEFAULT_BUSY_POLL: u32 = 200;
+
+/// Default of `max-ports`.
+pub(crate) const DEFAULT_MAX_PORTS: usize = 1024;
 
 /// The meaning of a document. Parts with problems are left out.
 pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems) -> Config {
@@ -51,6 +51,7 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         check.warnings.extend(keys.value.warning());
         keys.value.metrics(&keys.origin, router.as_ref(), check.problems)
     });
+    let docker = document.docker.as_ref().and_then(|keys| keys.value.docker(check.problems));
     let warnings = check.warnings.iter().map(Problem::to_string).collect();
     let mut config = Config {
         bridges,
@@ -62,9 +63,11 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
         router,
         workers: 1,
         busy_poll: document.busy_poll.as_ref().map_or(DEFAULT_BUSY_POLL, |busy_poll| busy_poll.value.get()),
+        max_ports: check.max_ports(),
         control,
         state,
         metrics,
+        docker,
         warnings,
     };
     tell_apart(&mut config);
@@ -139,18 +142,25 @@ impl<'a> Check<'a> {
         found
     }
 
+    fn max_ports(&self) -> usize {
+        self.document.max_ports.as_ref().map_or(DEFAULT_MAX_PORTS, |most| most.value.get())
+    }
+
     /// Checks the number of ports, including the uplink and the hosts of tunnels.
     fn counts(&mut self, ports: &[Port], has_uplink: bool, tunnels: &[Tunnel], ip_tunnels: &[IpTunnel]) {
         let peers: usize = tunnels.iter().map(Tunnel::port_count).chain(ip_tunnels.iter().map(|ip| ip.remotes().len())).sum();
         let count = ports.len() + usize::from(has_uplink) + peers;
-        if count <= MAX_PORTS {
+        let most = self.max_ports();
+        if count <= most {
             return;
         }
         let hosts = if peers == 0 { "" } else { "; each remote of a tunnel is one, and a group is 65" };
         let has_slots = ports.iter().any(|port| port.slot().is_some());
         let guests =
             if has_slots { "; a guest's place is one, of which a stream has 16 unless guests says otherwise" } else { "" };
-        self.problems.add(self.whole, format!("{count} ports, but there are at most {MAX_PORTS}{hosts}{guests}"));
+        let fix = self.whole.say("max-ports at the top of the file", "--max-ports");
+        self.problems
+            .add(self.whole, format!("{count} ports, but there are at most {most}{hosts}{guests}; {fix} sets another limit"));
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use super::Check;
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, BridgeKeys};
 use crate::guest::{Guest, Neighbourhood};
-use crate::port::{Port, PortKeys, PortKind};
+use crate::port::{CommonKeys, Port, PortKeys, PortKind};
 use crate::problem::{At, Origin};
 use crate::router::Gateway;
 use crate::station::Station;
@@ -28,18 +28,16 @@ impl<'a> Check<'a> {
                     continue;
                 }
                 self.warnings.extend(made.iter().filter_map(Port::warning));
-                let of_bridge = bridge_keys.isolated.as_ref().is_some_and(|isolated| isolated.value);
-                let of_port = keys.value.common().and_then(|keys| keys.station.isolated.as_ref());
-                let isolated = of_port.map_or(of_bridge, |isolated| isolated.value);
-                ports.extend(made.into_iter().map(|port| Port {
-                    bridge: number,
-                    station: Station { isolated, ..port.station },
-                    ..port
-                }));
+                let made = made.into_iter().map(|port| Port { bridge: number, ..port });
+                ports.extend(made.map(|port| with_defaults(port, bridge_keys, keys.value.common())));
             }
         }
+        let bridges: Vec<&BridgeKeys> = self.document.bridges().map(|(_, keys)| keys).collect();
         for (bridge, guest) in guests {
-            let port = guest.port(*bridge);
+            let mut port = guest.port(*bridge);
+            if let Some(keys) = bridges.get(*bridge) {
+                port = with_defaults(port, keys, None);
+            }
             if let Some(other) = ids.get(guest.id.as_str()) {
                 let problem = format!("id {} is that of a port, '{}': use another id", guest.id, other.port);
                 self.problems.add_clash(&guest.origin, problem, &guest.id);
@@ -111,7 +109,8 @@ impl<'a> Check<'a> {
             if let Some((problem, in_the_way)) = guest.conflict(*bridge, gateways).or_else(|| taken.add(*bridge, guest)) {
                 self.problems.add_clash(&guest.origin, problem, in_the_way);
             }
-            next_hops.extend(guest.gateway(*bridge, gateways).map(|gateway| (guest.id.as_str(), gateway)));
+            let gateway = guest.netns.as_ref().and_then(|_| guest.gateway(*bridge, gateways));
+            next_hops.extend(gateway.map(|gateway| (guest.id.as_str(), gateway)));
         }
         for Port { kind, identity, .. } in ports {
             if let (PortKind::Tap(tap), Some(id)) = (kind, &identity.id) {
@@ -119,6 +118,16 @@ impl<'a> Check<'a> {
             }
         }
     }
+}
+
+/// The port with what the keys of its bridge say where its own do not.
+fn with_defaults(port: Port, bridge: &BridgeKeys, own: Option<&CommonKeys>) -> Port {
+    let switch = |key: &Option<At<bool>>| key.as_ref().map(|key| key.value);
+    let isolated = own.and_then(|own| switch(&own.station.isolated)).or_else(|| switch(&bridge.isolated));
+    let is_guarded = own.is_some_and(|own| own.station.guard.is_some()) || switch(&bridge.guard) != Some(false);
+    let mtu = bridge.mtu.as_ref().map(|mtu| mtu.value.get()).filter(|_| matches!(port.kind, PortKind::Tap(_)));
+    let station = Station { isolated: isolated.unwrap_or(false), guard: port.station.guard && is_guarded, ..port.station };
+    Port { station, mtu: port.mtu.or(mtu), ..port }
 }
 
 /// Where the id of a port was written, and the port itself.

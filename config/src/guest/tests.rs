@@ -161,6 +161,45 @@ fn what_is_refused() {
 }
 
 #[test]
+fn a_port_outside_may_be_left_to_the_switch() {
+    let rules = |desired: &Desired, id: &str| {
+        let guest = desired.config.guests.iter().find(|guest| guest.id == id).unwrap();
+        guest.publish.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let now = web(&running());
+    let words = |publish: &[&str], address| words("blue", "", address, publish);
+    let choice = ["0:80", "0:53/udp", "8080-8082:81", "8080-8082:82/tcp"];
+    let now = now.with_guest("one", &words(&choice, "10.71.0.3/24")).unwrap();
+    let expected =
+        ["tcp 49153 -> 10.71.0.3:80", "udp 49153 -> 10.71.0.3:53", "tcp 8081 -> 10.71.0.3:81", "tcp 8082 -> 10.71.0.3:82"];
+    assert_eq!(rules(&now, "one"), expected, "8080 is web's");
+    let now = now.with_guest("two", &words(&["0:80"], "10.71.0.4/24")).unwrap();
+    assert_eq!(rules(&now, "two"), ["tcp 49154 -> 10.71.0.4:80"]);
+    // What was chosen stays chosen, and may be chosen again by the guest that has it.
+    assert_eq!(rules(&now.without_guest("web").unwrap(), "two"), ["tcp 49154 -> 10.71.0.4:80"]);
+    let again = now.with_guest_set("one", &words(&["8081-8082:81"], "10.71.0.3/24")).unwrap();
+    assert_eq!(rules(&again, "one"), ["tcp 8081 -> 10.71.0.3:81"]);
+    let said = now.with_guest("x", &words(&["8080-8082:80"], "10.71.0.5/24")).unwrap_err().to_string();
+    assert!(said.contains("none of the ports of 8080-8082:80 is free: name another one"), "{said}");
+    let said = now.with_guest("x", &words(&["0-1:80"], "10.71.0.5/24")).unwrap_err().to_string();
+    assert!(said.contains("port"), "{said}");
+}
+
+#[test]
+fn an_interface_in_the_switchs_own_namespace_is_not_set_up() {
+    let now = running().with_guest("here", &words("blue", "tap0", "10.71.0.2/24", &[])).unwrap();
+    let now = now.with_guest("there", &words("blue", "eth0@box", "10.71.0.3/24", &[])).unwrap();
+    let setup = |id: &str| {
+        let port = now.config.ports.iter().find(|port| port.identity.id.as_deref() == Some(id)).unwrap();
+        let PortKind::Tap(tap) = &port.kind else { panic!("a TAP") };
+        tap.setup.clone()
+    };
+    assert_eq!(setup("here"), Setup::default());
+    assert_eq!(setup("there").gateway, Some(Ipv4Addr::new(10, 71, 0, 1)));
+    assert_eq!(setup("there").addresses.len(), 1);
+}
+
+#[test]
 fn a_guest_sends_untagged_frames() {
     let tagged = "[bridge.br0]\ngateways = { 10 = '10.0.10.1/24' }\n";
     let plain = Desired::of_text("v.toml", tagged, &[]).unwrap();

@@ -57,7 +57,7 @@ fn a_key_is_its_flag() {
         let by_flag = config(&[Flag::new("--tap", flag)]).unwrap().ports.remove(0);
         assert_eq!(port(key), by_flag, "{key}");
     }
-    let text = "workers = 3\nbusy-poll = 9\n[bridge.br0]\nmac-table-size = 99\nmac-aging-time = 30\ngateway = '10.0.0.1/24'\n\
+    let text = "workers = 3\nbusy-poll = 9\nmax-ports = 2000\n[bridge.br0]\nmac-table-size = 99\nmac-aging-time = 30\ngateway = '10.0.0.1/24'\n\
         [[bridge.br0.port]]\nstream = '[::1]:5555'\nmode = 'client'\nmtu = 9000\n[uplink]\ninterface = 'eth0'\n\
         [nat]\nports = '5000-6000'\nmax-connections = 2048\nmapping = 'address-and-port-dependent'\ntcp-loose = false\n\
         timeouts = { udp = 301, other = 7 }\n[[publish]]\nlisten = 53\nto = '10.0.0.2:53'\nprotocol = 'tcp+udp'\n\
@@ -66,6 +66,7 @@ fn a_key_is_its_flag() {
     let flags = [
         "--workers 3",
         "--busy-poll 9",
+        "--max-ports 2000",
         "--mac-table-size 99",
         "--mac-aging-time 30",
         "--gateway 10.0.0.1/24",
@@ -76,7 +77,9 @@ fn a_key_is_its_flag() {
         "--vxlan vni=1,remote=2001:db8::1,ttl=inherit,tos=3,learning=off",
     ];
     let (by_file, by_flags) = (file(text).unwrap(), config(&flags.map(flag)).unwrap());
-    assert_eq!((by_file.workers, by_file.busy_poll, by_file.bridges), (by_flags.workers, by_flags.busy_poll, by_flags.bridges));
+    assert_eq!((by_file.workers, by_file.busy_poll, by_file.max_ports), (3, 9, 2000));
+    assert_eq!((by_flags.workers, by_flags.busy_poll, by_flags.max_ports), (3, 9, 2000));
+    assert_eq!(by_file.bridges, by_flags.bridges);
     assert_eq!((by_file.ports, by_file.router, by_file.tunnels), (by_flags.ports, by_flags.router, by_flags.tunnels));
 }
 

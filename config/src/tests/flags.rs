@@ -6,7 +6,7 @@ use packet::Ipv4Prefix;
 
 use super::*;
 use crate::address::Cidr;
-use crate::check::MAX_PORTS;
+use crate::check::DEFAULT_MAX_PORTS;
 use crate::metrics::Metrics;
 use crate::nat::{Dependence, MssClamp, Nat, Timeouts};
 use crate::publish::Publish;
@@ -55,12 +55,16 @@ fn an_uplink_of_either_kind_is_a_device() {
 
 #[test]
 fn the_uplink_counts_among_the_ports_of_the_bridge() {
-    let taps: Vec<String> = (0..MAX_PORTS - 2).map(|n| format!("t{n}")).collect();
+    let taps: Vec<String> = (0..DEFAULT_MAX_PORTS - 2).map(|n| format!("t{n}")).collect();
     let taps = format!("--tap {}", taps.join(","));
     let full = |more: &[&str]| of(&[&[taps.as_str()], more].concat()).map(|config| config.ports.len());
-    assert_eq!((full(&[]), full(&["--uplink eth0"])), (Ok(MAX_PORTS), Ok(MAX_PORTS)));
+    assert_eq!((full(&[]), full(&["--uplink eth0"])), (Ok(DEFAULT_MAX_PORTS), Ok(DEFAULT_MAX_PORTS)));
     let said = full(&["--uplink eth0", "--uplink-mode bridge"]).unwrap_err();
-    assert_eq!(said, "--tap: 1025 ports, but there are at most 1024");
+    assert_eq!(said, "--tap: 1025 ports, but there are at most 1024; --max-ports sets another limit");
+    assert!(full(&["--uplink eth0", "--uplink-mode bridge", "--max-ports 1025"]).is_ok());
+    let said = full(&["--max-ports 1023"]).unwrap_err();
+    assert_eq!(said, "--tap: 1024 ports, but there are at most 1023; --max-ports sets another limit");
+    assert!(full(&["--max-ports 16385"]).unwrap_err().contains("max-ports is a number from 1 to 16384, not '16385'"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use ::tunnel::Vni;
 use packet::MacAddr;
 
 use super::*;
-use crate::check::MAX_PORTS;
+use crate::check::DEFAULT_MAX_PORTS;
 use crate::flags::Flag;
 use crate::model::Config;
 
@@ -242,7 +242,7 @@ fn every_host_is_a_port() {
         let list: Vec<String> = (1..=count).map(|n| format!("192.0.{}.{}", n >> 8, n & 0xff)).collect();
         format!("--vxlan vni=1,remote={}", list.join("+"))
     };
-    let fits = MAX_PORTS as u16 - 1;
+    let fits = DEFAULT_MAX_PORTS as u16 - 1;
     assert!(config(&[&remotes(fits)]).is_ok());
     assert!(config(&[&remotes(fits - 65), "--vxlan vni=2,group=239.0.0.1,peers=192.0.0.0/16"]).is_ok());
     for texts in [&[&remotes(fits + 1)[..]][..], &[&remotes(fits - 64), "--vxlan vni=2,group=239.0.0.1,peers=192.0.0.0/16"]] {

@@ -35,7 +35,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-pub use local_lookup::LocalLookup;
+pub use local_lookup::{LocalLookup, LocalSockets};
 pub use marks::{Marks, Owner};
 pub use traffic_filter::{MAX_RANGES, TrafficFilter};
 

@@ -20,7 +20,7 @@ use super::ioctl::{interface, interface_netns, set_persist};
 use super::open::{IFF_MULTI_QUEUE, lacks_address, open_further, open_kind};
 use super::{Queue, Setup, Tap, TapSpec, next_serial, with_link};
 use crate::link::{self, Change};
-use crate::netns::{self, Netns, NetnsId};
+use crate::netns::{self, Began, Netns, NetnsId};
 
 pub use super::end::use_group;
 
@@ -74,6 +74,12 @@ impl Tap {
         self.pinned.as_ref().map(|(_, id)| *id)
     }
 
+    /// When the process began whose namespace it was made in, if that was named by the number of a process.
+    #[must_use]
+    pub fn process(&self) -> Option<Began> {
+        self.pinned.as_ref().and_then(|(netns, _)| netns.began())
+    }
+
     /// Takes over a device that an earlier process made in the namespace `made_in`, by its descriptor. It gets the specified MAC
     /// address. `None` if it was deleted, if it is another than the specification says, if it lacks an address that is to be set up
     /// there, or if its namespace has gone: then it does not persist any more.
@@ -105,7 +111,10 @@ impl Tap {
         match (&spec.netns, made_in) {
             // One that was moved elsewhere does not end with the namespace of its making.
             (Some(netns), Some(made_in)) if is_now_in == made_in && netns.id().ok() != Some(made_in) => Ok(None),
-            (Some(netns), Some(made_in)) => Ok(Some((name, flags, Some((netns.clone(), made_in))))),
+            (Some(netns), Some(made_in)) => {
+                let found = netns.found().map_or_else(|_| netns.clone(), |(found, _)| found);
+                Ok(Some((name, flags, Some((found, made_in)))))
+            }
             _ => Ok(Some((name, flags, None))),
         }
     }

@@ -93,7 +93,8 @@ pub struct TapSpec {
 pub struct Setup<'a> {
     /// Its addresses with the lengths of their prefixes.
     pub addresses: &'a [(IpAddr, u8)],
-    /// The next hop of a default route. If its namespace has one already, this one gets a higher metric.
+    /// The next hop of a default route, unless the interface is in the namespace of this process, which has its own. If the
+    /// interface's has one already, this one gets a higher metric.
     pub gateway: Option<Ipv4Addr>,
 }
 
@@ -279,12 +280,14 @@ impl Tap {
 
     /// The same, and sets up the interface for whoever uses it. Without all of it there is no TAP.
     pub fn open_for(spec: &TapSpec, setup: &Setup<'_>) -> Result<Tap, TapError> {
-        let Some(netns) = &spec.netns else { return open::open(spec, setup) };
+        let here = Setup { gateway: None, ..*setup };
+        let Some(netns) = &spec.netns else { return open::open(spec, &here) };
         let enter = |error| TapError::Namespace { netns: netns.clone(), error };
-        let namespace = netns.open().map_err(enter)?;
+        let (found, namespace) = netns.found().map_err(enter)?;
         let id = NetnsId::of(&namespace).map_err(enter)?;
+        let setup = if NetnsId::own().is_ok_and(|own| own != id) { setup } else { &here };
         let opened = netns::inside(namespace.as_fd(), || Ok(open::open(spec, setup))).map_err(enter)?;
-        Ok(Tap { pinned: Some((netns.clone(), id)), ..opened? })
+        Ok(Tap { pinned: Some((found, id)), ..opened? })
     }
 
     /// Requests each offload in turn and records which ones the kernel grants.
@@ -325,6 +328,12 @@ impl Tap {
     #[must_use]
     pub fn features(&self) -> Features {
         self.features
+    }
+
+    /// Whether it was opened in the namespace of this process.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.pinned.as_ref().is_none_or(|(_, id)| NetnsId::own().is_ok_and(|own| own == *id))
     }
 
     /// The names of the offloads that the kernel refused.

@@ -44,12 +44,12 @@ type Visited = Result<Option<(NetnsId, HashMap<u32, Link>)>, io::ErrorKind>;
 /// Looks at these devices, in this order.
 pub fn visit<'w>(watched: impl Iterator<Item = &'w Watched>) -> Vec<Seen> {
     let mut here: Option<HashMap<u32, Link>> = None;
-    let mut places: HashMap<&str, Visited> = HashMap::new();
+    let mut places: HashMap<&Netns, Visited> = HashMap::new();
     let look = |one: &'w Watched| {
         let Some((netns, id)) = &one.pinned else {
             return one.seen_in(here.get_or_insert_with(|| links_here().unwrap_or_default()));
         };
-        match places.entry(netns.text()).or_insert_with(|| place(netns)) {
+        match places.entry(netns).or_insert_with(|| place(netns)) {
             Ok(Some((now, links))) if now == id => one.seen_in(links),
             Ok(_) if one.queue.is_outside(*id) => one.seen_in(&HashMap::new()),
             Ok(_) => Seen { link: Ok(None), dropped: None },

@@ -1,28 +1,38 @@
 //! Published ports for programs of the host itself: 127.0.0.1, ::1 and the address that is shared with guests.
 //!
 //! What a program of the host sends to its own addresses never leaves the host's stack, so that the translation does not see it. A
-//! BPF program gives connections to published TCP ports to two listeners of ours ([`netio::gate::LocalLookup`]), and a thread accepts
-//! them, connects to the guest by the host's device, and copies both ways ([`clients`]). Nothing is bound to the published port.
+//! BPF program gives connections and datagrams for published ports to sockets of ours ([`netio::gate::LocalLookup`]), and a thread
+//! ([`clients`]) copies both ways between them and the guest, by the host's device: [`streams`] for TCP, [`datagrams`] for UDP. Nothing is
+//! bound to the published port.
 //!
 //! Only ports of guests whose neighbour the host is: without its device there is no way to them. The guest sees the gateway's address.
-//! These connections end with the process. Without bpf(2) there is nothing of it, which is told once.
+//! These connections end with the process. Without raw sockets there is no UDP, which is told once.
+//!
+//! *Without bpf(2)* published ports are bound at the loopback addresses instead ([`bound`]), which is told once; nothing is served at the
+//! shared address.
 //!
 //! *Threads.* Owned by the control thread, which compares the rules in force with those that are wanted after each change and once a
 //! second.
 
+mod bound;
 mod clients;
+mod datagrams;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener};
 use std::os::fd::AsFd;
 
-use netio::gate::LocalLookup;
+use netio::LocalDatagrams;
+use netio::gate::{LocalLookup, LocalSockets};
+use netio::reservation::PortProtocol;
+use packet::Ipv4Prefix;
 
-use clients::Clients;
+use clients::{Clients, Entrances};
 
-/// Published TCP ports, and the guests' that they lead to.
-pub(super) type Rules = BTreeMap<u16, SocketAddrV4>;
+/// Published ports, and the guests' that they lead to.
+pub(super) type Rules = BTreeMap<(PortProtocol, u16), SocketAddrV4>;
 
 /// What serves local clients.
 #[derive(Debug, Default)]
@@ -33,7 +43,8 @@ pub(crate) struct LocalClients {
 
 #[derive(Debug)]
 struct Served {
-    lookup: LocalLookup,
+    /// Gives what is for published ports to us; without it they are bound.
+    lookup: Option<LocalLookup>,
     clients: Clients,
     rules: Rules,
     address: Option<Ipv4Addr>,
@@ -51,7 +62,7 @@ impl LocalClients {
                 Ok(served) => self.served = Some(served),
                 Err(error) => {
                     self.has_complained = true;
-                    tracing::warn!(%error, needs = "Linux 5.17, CAP_BPF and CAP_NET_ADMIN", "published ports are not there for programs of the host");
+                    tracing::warn!(%error, "published ports are not there for programs of the host");
                 }
             }
         }
@@ -59,21 +70,31 @@ impl LocalClients {
             served.set(rules, address);
         }
     }
+
+    /// Clients of guests in these networks end.
+    pub(super) fn end(&self, networks: &[Ipv4Prefix]) {
+        if let Some(served) = &self.served {
+            served.clients.end(networks);
+        }
+    }
 }
 
 impl Served {
     fn open() -> io::Result<Served> {
-        let of_ipv4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        // A namespace may be without IPv6.
-        let of_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok();
-        let lookup = LocalLookup::open(of_ipv4.as_fd(), of_ipv6.as_ref().map(AsFd::as_fd))?;
-        let clients = Clients::start([Some(of_ipv4), of_ipv6])?;
-        Ok(Served { lookup, clients, rules: Rules::new(), address: None })
+        let (lookup, entrances) = match given() {
+            Ok((lookup, entrances)) => (Some(lookup), entrances),
+            Err(error) => {
+                let needs = "Linux 5.17, CAP_BPF and CAP_NET_ADMIN";
+                tracing::warn!(%error, needs, "published ports are bound at 127.0.0.1 and ::1 for programs of the host");
+                (None, Entrances::Bound)
+            }
+        };
+        Ok(Served { lookup, clients: Clients::start(entrances)?, rules: Rules::new(), address: None })
     }
 
     fn set(&mut self, rules: Rules, address: Option<Ipv4Addr>) {
-        if self.address != address {
-            self.lookup.set_address(address);
+        if let Some(lookup) = self.lookup.as_ref().filter(|_| self.address != address) {
+            lookup.set_address(address);
             self.address = address;
         }
         if self.rules == rules {
@@ -81,8 +102,30 @@ impl Served {
         }
         // First the guests, then the marks: a client that comes meanwhile finds a guest.
         self.clients.set_rules(rules.clone());
-        self.rules.keys().filter(|port| !rules.contains_key(port)).for_each(|port| self.lookup.set(*port, false));
-        rules.keys().for_each(|port| self.lookup.set(*port, true));
+        if let Some(lookup) = &self.lookup {
+            let ended = self.rules.keys().filter(|port| !rules.contains_key(port));
+            ended.for_each(|(protocol, port)| lookup.set(*protocol, *port, false));
+            rules.keys().for_each(|(protocol, port)| lookup.set(*protocol, *port, true));
+        }
         self.rules = rules;
     }
+}
+
+/// Sockets that get what is for published ports without being bound to them, and what gives it to them.
+fn given() -> io::Result<(LocalLookup, Entrances)> {
+    // A namespace may be without IPv6.
+    let streams = [TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(Some)?, TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok()];
+    let datagrams = match LocalDatagrams::of_ipv4() {
+        Ok(of_ipv4) => [Some(of_ipv4), LocalDatagrams::of_ipv6().ok()],
+        Err(error) => {
+            tracing::warn!(%error, needs = "CAP_NET_RAW", "published UDP ports are not there for programs of the host");
+            [None, None]
+        }
+    };
+    let lookup = LocalLookup::open(LocalSockets {
+        streams: streams.each_ref().map(|socket| socket.as_ref().map(AsFd::as_fd)),
+        datagrams: datagrams.each_ref().map(|socket| socket.as_ref().map(AsFd::as_fd)),
+    })?;
+    let (streams, datagrams) = (streams.into_iter().flatten().collect(), datagrams.into_iter().flatten().collect());
+    Ok((lookup, Entrances::Given { streams, datagrams }))
 }

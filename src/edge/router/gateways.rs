@@ -28,6 +28,11 @@ impl CutOff {
         CutOff { numbers: Vec::new(), networks: lost.iter().map(|address| Ipv4Prefix::new(*address, 32)).collect() }
     }
 
+    /// Networks whose guests are cut off.
+    pub(crate) fn networks(&self) -> &[Ipv4Prefix] {
+        &self.networks
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.numbers.is_empty() && self.networks.is_empty()
     }

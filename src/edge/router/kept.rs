@@ -15,7 +15,8 @@
 //! use, and then one word says which half it is and how many there are, so a process that is killed leaves the ones or the others. What
 //! goes is not there any more before a change begins, and what comes is there once nothing is left of what went.
 //!
-//! Each process has a table of its own, of the next generation, and takes the connections of the one before over into it. It is
+//! Each process has a table of its own, of the next generation, and takes the connections of the one before over into it, once there
+//! are outside addresses. Until then its own is empty, and what outlives it is the one before. It is
 //! memory of the kernel's, not a file of a disk: writing connections back would stop workers, and none survives a boot. The
 //! [`Keeper`](crate::state::Keeper) holds its descriptor.
 
@@ -166,7 +167,9 @@ impl KeptTable {
     /// Once a second.
     pub(super) fn tick(&self, now: Timestamp) {
         let second = u64::from(now.secs()) & ((1 << SECOND_BITS) - 1);
-        self.store(CLOCK, boot_second() << SECOND_BITS | second);
+        if let Some(words) = self.own.and_then(|memory| memory.words(CLOCK * size_of::<u64>(), 1)) {
+            words[0].store(boot_second() << SECOND_BITS | second, Ordering::Release);
+        }
     }
 
     /// Inside addresses belong to these places from now on. Those that come are kept when [all is settled](Self::settle).
@@ -175,6 +178,8 @@ impl KeptTable {
         self.places.retain(|place| stay.contains(place));
         if let Some(left) = &mut self.left {
             left.places.retain(|place| stay.contains(place));
+            // It may be left once more.
+            write_places(&left.memory, &left.places);
         }
         self.settle();
         self.places = places;
@@ -182,28 +187,28 @@ impl KeptTable {
 
     /// Nothing is left of the places that went.
     pub(super) fn settle(&self) {
-        let Some(which) = self.own.and_then(|memory| memory.words(0, PAGE / size_of::<u64>())) else { return };
-        let half = (which[WHICH_PLACES].load(Ordering::Relaxed) + 1) & 1;
-        let Some(words) = self.own.and_then(|memory| memory.words(PAGE + half as usize * HALF * size_of::<u64>(), HALF)) else {
-            return;
-        };
-        let places = &self.places[..self.places.len().min(MAX_PLACES)];
-        for (to, from) in words.iter().zip(places.iter().flat_map(|place| place.to_words())) {
-            to.store(from, Ordering::Relaxed);
-        }
-        self.store(WHICH_PLACES, (places.len() as u64) << 1 | half);
-    }
-
-    fn store(&self, at: usize, value: u64) {
-        if let Some(words) = self.own.and_then(|memory| memory.words(0, PAGE / size_of::<u64>())) {
-            words[at].store(value, Ordering::Release);
+        if let Some(memory) = self.own {
+            write_places(memory, &self.places);
         }
     }
 
-    /// What holds the table, with its generation.
+    /// What holds the connections, with the generation of their table.
     pub(crate) fn descriptor(&self) -> Option<(u64, BorrowedFd<'_>)> {
-        self.own.map(|memory| (self.generation, memory.as_fd()))
+        let own = self.own.map(|memory| (self.generation, memory.as_fd()));
+        let left = self.left.as_ref().map(|left| (left.header.generation, left.memory.as_fd()));
+        left.or(own)
     }
+}
+
+fn write_places(memory: &SharedMemory, places: &[Place]) {
+    let Some(which) = memory.words(WHICH_PLACES * size_of::<u64>(), 1) else { return };
+    let half = (which[0].load(Ordering::Relaxed) + 1) & 1;
+    let Some(words) = memory.words(PAGE + half as usize * HALF * size_of::<u64>(), HALF) else { return };
+    let places = &places[..places.len().min(MAX_PLACES)];
+    for (to, from) in words.iter().zip(places.iter().flat_map(|place| place.to_words())) {
+        to.store(from, Ordering::Relaxed);
+    }
+    which[0].store((places.len() as u64) << 1 | half, Ordering::Release);
 }
 
 impl LeftMemory {
@@ -316,6 +321,27 @@ mod tests {
         assert_eq!((table.generation, table.left.map(|left| left.header.generation)), (7, Some(7)));
     }
 
+    /// A process without outside addresses leaves what it found, without the places that went meanwhile.
+    #[test]
+    fn what_was_not_taken_over_is_left_once_more() {
+        let place = |number| Place::from_words([number, number]);
+        let memory = HEADER_NOW.create().unwrap();
+        write_places(&memory, &[place(1), place(2)]);
+        let mut left = vec![descriptor(&memory)];
+        for round in 0..3 {
+            let mut table = KeptTable::after(left, vec![place(1), place(2), place(3)]);
+            let nat = table.translation(NatConfig::default(), [5, 6]).unwrap();
+            table.set_places(vec![place(2), place(3)]);
+            let (generation, kept) = table.descriptor().unwrap();
+            assert_eq!(generation, 7, "{round}");
+            left = vec![kept.try_clone_to_owned().unwrap()];
+            let again = LeftMemory::open(kept.try_clone_to_owned().unwrap()).unwrap();
+            assert_eq!((again.header, again.places), (HEADER_NOW, vec![place(2)]), "{round}");
+            table.restore(&nat, Timestamp::default());
+            assert_eq!(table.descriptor().map(|(generation, _)| generation), Some(8), "{round}");
+        }
+    }
+
     #[test]
     fn what_is_no_table_is_refused() {
         for (at, value) in [(0, 0), (1, 9), (2, 1), (2, u64::MAX), (3, 0), (3, 1 << 40), (4, 5), (6, 0), (7, 1)] {
@@ -363,8 +389,9 @@ mod tests {
         table.set_places((0..MAX_PLACES as u32 + 1).map(place).collect());
         table.settle();
         assert_eq!(found(&table).places.len(), MAX_PLACES);
-        table.store(WHICH_PLACES, (MAX_PLACES as u64 + 1) << 1);
-        assert!(LeftMemory::open(descriptor(table.own.unwrap())).is_err());
+        let memory = table.own.unwrap();
+        memory.words(WHICH_PLACES * size_of::<u64>(), 1).unwrap()[0].store((MAX_PLACES as u64 + 1) << 1, Ordering::Relaxed);
+        assert!(LeftMemory::open(descriptor(memory)).is_err());
     }
 
     #[test]

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use anyhow::ensure;
 use config::Publish;
 use nat::{Endpoint, ExternalKind, Nat, Protocol, Published, Refused};
-use netio::reservation::Reservation;
+use netio::reservation::{PortProtocol, Reservation};
 use netio::route::UplinkState;
 use packet::Timestamp;
 
 use super::RouterControl;
 use super::settings::timeouts;
 use crate::edge::UplinkPort;
+use crate::edge::door::of_host;
 
 /// Rules that are in force and can still be taken back.
 #[derive(Debug)]
@@ -183,12 +184,12 @@ impl RouterControl {
         }
     }
 
-    /// The published TCP ports that programs of the host may use, and their guests: of those networks that have the host.
-    pub(in crate::edge) fn rules_for_host(&self) -> BTreeMap<u16, SocketAddrV4> {
+    /// The published ports that programs of the host may use, and their guests: of those networks that have the host.
+    pub(in crate::edge) fn rules_for_host(&self) -> BTreeMap<(PortProtocol, u16), SocketAddrV4> {
         let has_host = |guest: Ipv4Addr| self.interfaces().any(|network| network.has_host && network.network.contains(guest));
-        let rules = self.published_by(&self.config.publish).into_iter().filter(|rule| rule.protocol == Protocol::TCP);
-        let rules = rules.filter(|rule| has_host(rule.guest.address));
-        rules.map(|rule| (rule.port, SocketAddrV4::new(rule.guest.address, rule.guest.port))).collect()
+        let rules = self.published_by(&self.config.publish).into_iter().filter(|rule| has_host(rule.guest.address));
+        let ports = rules.filter_map(|rule| Some(((of_host(rule.protocol)?, rule.port), rule.guest)));
+        ports.map(|(port, guest)| (port, SocketAddrV4::new(guest.address, guest.port))).collect()
     }
 
     /// The published ports of rules, one by one, on the present addresses.

@@ -17,6 +17,7 @@ use std::io;
 use ::packet::{Features, MacAddr};
 use config::{Origin, Port, PortKind};
 use netio::guest::{GuestError, Stream};
+use netio::netns::Began;
 use netio::packet_socket::PacketError;
 use netio::tap::visit;
 use netio::{LinkState, Tap, TapError};
@@ -37,10 +38,15 @@ pub(crate) type Device = Box<dyn PortDevice>;
 
 /// Opens the device that the configuration names, with this many queues. `None`: a connection is on its way, and is kept in
 /// `pending` for the next time.
-pub(super) fn open(port: &Port, queues: usize, pending: &mut Option<Stream>) -> Result<Option<Device>, DeviceError> {
+pub(super) fn open(
+    port: &Port,
+    queues: usize,
+    process: Option<Began>,
+    pending: &mut Option<Stream>,
+) -> Result<Option<Device>, DeviceError> {
     match &port.kind {
-        PortKind::Tap(tap) => tap::open(tap, port, queues).map(Some),
-        PortKind::Tun(tun) => tun::open(tun, port.mtu, queues).map(Some),
+        PortKind::Tap(tap) => tap::open(tap, port, queues, process).map(Some),
+        PortKind::Tun(tun) => tun::open(tun, port.mtu, queues, process).map(Some),
         PortKind::Packet(packet) => Ok(Some(Box::new(PacketDevice::open(packet, port.mtu, queues)?))),
         PortKind::Stream(stream) => stream::open(stream, port, pending),
         PortKind::Dgram(dgram) => dgram::open(dgram, port).map(Some),
@@ -49,10 +55,10 @@ pub(super) fn open(port: &Port, queues: usize, pending: &mut Option<Stream>) -> 
 
 /// Takes over the device that an earlier process left for a port. `None` if it is not the one that the configuration names: then
 /// it is closed.
-pub(super) fn adopt(port: &Port, left: LeftDevice, queues: usize) -> Option<Device> {
+pub(super) fn adopt(port: &Port, left: LeftDevice, queues: usize, process: Option<Began>) -> Option<Device> {
     let adopted = match &port.kind {
-        PortKind::Tap(tap) => tap::adopt(tap, port, queues, left),
-        PortKind::Tun(tun) => tun::adopt(tun, port.mtu, queues, left),
+        PortKind::Tap(tap) => tap::adopt(tap, port, queues, process, left),
+        PortKind::Tun(tun) => tun::adopt(tun, port.mtu, queues, process, left),
         PortKind::Packet(_) | PortKind::Stream(_) | PortKind::Dgram(_) => Ok(None),
     };
     adopted.unwrap_or_else(|error| {

@@ -3,6 +3,7 @@
 use std::io;
 
 use config::{Netns, port};
+use netio::netns::Began;
 use netio::tap::{Layer, Setup, TapSpec};
 use netio::{LinkState, PortReader, PortWriter, Tap, TapError};
 use packet::{Features, MacAddr};
@@ -20,18 +21,35 @@ use crate::worker::{Sink, Source};
 const TX_QUEUE_LEN: u32 = 1000;
 
 /// Opens the device. With `attach` it may be there already, and another process may hold it.
-pub(super) fn open(config: &port::Tap, port: &config::Port, queues: usize) -> Result<Device, DeviceError> {
+pub(super) fn open(
+    config: &port::Tap,
+    port: &config::Port,
+    queues: usize,
+    process: Option<Began>,
+) -> Result<Device, DeviceError> {
     let mtu = port.mtu;
-    let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, mtu, queues);
+    let spec = spec(&config.name, (config.netns.as_ref(), process), Layer::Ethernet, mtu, queues);
     match Tap::open_for(&TapSpec { offload: config.offload, mac: port.station.mac, ..spec }, &setup(config)) {
         Err(TapError::Busy { .. }) if config.attach => beside_holder(config, mtu, queues),
-        opened => Ok(Box::new(opened?)),
+        opened => {
+            let tap = opened?;
+            if config.setup.gateway.is_some() && tap.is_here() {
+                tracing::info!(port = config.name, "no default route by it: its interface is where vswitchd runs");
+            }
+            Ok(Box::new(tap))
+        }
     }
 }
 
 /// Takes over the device of an earlier process. Its port may have got another MAC address or other addresses since.
-pub(super) fn adopt(config: &port::Tap, port: &config::Port, queues: usize, left: LeftDevice) -> io::Result<Option<Device>> {
-    let spec = spec(&config.name, config.netns.as_ref(), Layer::Ethernet, port.mtu, queues);
+pub(super) fn adopt(
+    config: &port::Tap,
+    port: &config::Port,
+    queues: usize,
+    process: Option<Began>,
+    left: LeftDevice,
+) -> io::Result<Option<Device>> {
+    let spec = spec(&config.name, (config.netns.as_ref(), process), Layer::Ethernet, port.mtu, queues);
     let spec = TapSpec { offload: config.offload, mac: port.station.mac, ..spec };
     Ok(Tap::adopt(&spec, &setup(config), left.descriptor, left.made_in)?.map(|tap| Box::new(tap) as Device))
 }
@@ -41,9 +59,15 @@ fn setup(config: &port::Tap) -> Setup<'_> {
     Setup { addresses, gateway: *gateway }
 }
 
-/// A TAP or TUN with offload.
-pub(super) fn spec(name: &str, namespace: Option<&Netns>, layer: Layer, mtu: Option<u32>, queues: usize) -> TapSpec {
-    let netns = namespace.map(netns);
+/// A TAP or TUN with offload, in a namespace; if that is of a process, then of the one that began at this time, if that is known.
+pub(super) fn spec(
+    name: &str,
+    (namespace, process): (Option<&Netns>, Option<Began>),
+    layer: Layer,
+    mtu: Option<u32>,
+    queues: usize,
+) -> TapSpec {
+    let netns = namespace.map(|namespace| netns(namespace).of(process));
     TapSpec { name: name.to_owned(), netns, layer, queues, mtu, tx_queue_len: TX_QUEUE_LEN, offload: true, mac: None }
 }
 

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use config::Port;
 use netio::guest::Stream;
+use netio::netns::Began;
 use netio::tap::{end, visit};
 use netio::{LinkState, Tap, Waker};
 use vswitch::PortId;
@@ -58,6 +59,8 @@ pub(crate) struct ToOpen {
     pub(crate) attachments: u64,
     pub(crate) config: Port,
     pub(crate) queues: usize,
+    /// When the process began in whose namespace it is to be.
+    pub(crate) process: Option<Began>,
     /// A connection that is on its way.
     pub(crate) pending: Option<Stream>,
     pub(crate) was_pending: bool,
@@ -129,8 +132,8 @@ impl Fresh {
 
 impl ToOpen {
     pub(crate) fn open(self) -> Opened {
-        let ToOpen { id, attachments, config, queues, mut pending, was_pending } = self;
-        let opened = super::open(&config, queues, &mut pending);
+        let ToOpen { id, attachments, config, queues, process, mut pending, was_pending } = self;
+        let opened = super::open(&config, queues, process, &mut pending);
         let result = opened.map(|device| device.map(|device| Fresh::new(device, &config)));
         Opened { id, attachments, result, pending, was_pending }
     }

@@ -4,6 +4,7 @@ use std::io;
 
 use config::port::Tun;
 use netio::Tap;
+use netio::netns::Began;
 use netio::tap::{Layer, Setup};
 
 use super::tap::spec;
@@ -11,13 +12,19 @@ use super::{Device, DeviceError};
 use crate::state::LeftDevice;
 
 /// Opens the device.
-pub(super) fn open(config: &Tun, mtu: Option<u32>, queues: usize) -> Result<Device, DeviceError> {
-    Ok(begin(Tap::open(&spec(&config.name, config.netns.as_ref(), Layer::Ip, mtu, queues))?, config))
+pub(super) fn open(config: &Tun, mtu: Option<u32>, queues: usize, process: Option<Began>) -> Result<Device, DeviceError> {
+    Ok(begin(Tap::open(&spec(&config.name, (config.netns.as_ref(), process), Layer::Ip, mtu, queues))?, config))
 }
 
-/// Goes on with the device of an earlier process.
-pub(super) fn adopt(config: &Tun, mtu: Option<u32>, queues: usize, left: LeftDevice) -> io::Result<Option<Device>> {
-    let spec = spec(&config.name, config.netns.as_ref(), Layer::Ip, mtu, queues);
+/// Takes over the device of an earlier process.
+pub(super) fn adopt(
+    config: &Tun,
+    mtu: Option<u32>,
+    queues: usize,
+    process: Option<Began>,
+    left: LeftDevice,
+) -> io::Result<Option<Device>> {
+    let spec = spec(&config.name, (config.netns.as_ref(), process), Layer::Ip, mtu, queues);
     Ok(Tap::adopt(&spec, &Setup::default(), left.descriptor, left.made_in)?.map(|tun| begin(tun, config)))
 }
 

@@ -30,11 +30,6 @@ impl Blocks {
         Ok(Blocks(zeroed(ports * BLOCKS)?))
     }
 
-    /// Number of ports.
-    fn ports(&self) -> usize {
-        self.0.len() / BLOCKS
-    }
-
     /// Those of a port; none of a number that no port has.
     fn of(&self, port: PortId) -> impl Iterator<Item = Block<'_>> {
         let first = port.index() * BLOCKS;
@@ -122,7 +117,7 @@ impl MacTable {
             let [first, second] = self.slots.places(key);
             first ^ second
         });
-        for port in 0..self.blocks.ports() {
+        for port in 0..book.guard.ports() {
             self.block(&book, PortId(port as u16));
         }
         let last = book.guard.blocked(now).iter().map(|found| found.until.as_millis()).max();

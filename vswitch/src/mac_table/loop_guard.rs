@@ -215,6 +215,11 @@ impl LoopGuard {
         Noted::Loop(found)
     }
 
+    /// The ports that anything is known of have numbers below this.
+    pub(super) fn ports(&self) -> usize {
+        self.ports.len()
+    }
+
     /// Whether many stations are behind a port, which is never blocked then.
     pub(super) fn set_leads_to_network(&mut self, port: PortId, leads_to_network: bool) {
         let is_known = port.index() < self.ports.len();

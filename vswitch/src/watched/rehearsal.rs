@@ -29,12 +29,12 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// A rehearsal of a bridge with this MAC table and room for this number of ports, none of which is attached yet.
+    /// A rehearsal of a bridge with this MAC table and at most this number of ports, none of which is attached yet.
     #[must_use]
     pub fn new(table: Arc<MacTable>, ports: usize) -> Rehearsal {
         let mut pipeline = Pipeline::new(table, ports, Arc::new(Counters::new(ports)));
         pipeline.set_watch(Some(Box::new(Watch::rehearsal())));
-        Rehearsal { pipeline, batch: Batch::new(), egress: Egress::new(ports) }
+        Rehearsal { pipeline, batch: Batch::new(), egress: Egress::new(0) }
     }
 
     /// Its pipeline, to be configured like those of the workers.
@@ -49,6 +49,7 @@ impl Rehearsal {
         if self.pipeline.port(ingress).is_none() || !self.batch.push(vnet, frame) {
             return None;
         }
+        self.egress.make_queues(self.pipeline.port_numbers());
         self.pipeline.process(ingress, &mut self.batch, now, &mut self.egress);
         self.pipeline.transmit(&self.batch, &mut self.egress, nowhere);
         self.pipeline.discard_deferred();
