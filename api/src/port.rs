@@ -50,6 +50,12 @@ pub struct Port {
     /// Whether it reaches only ports that are not isolated.
     #[serde(default)]
     pub isolated: bool,
+    /// Whether it waits for a device or namespace that is not there yet.
+    #[serde(default)]
+    pub wait: bool,
+    /// Whether it is removed when its device or namespace is gone.
+    #[serde(default)]
+    pub transient: bool,
 }
 
 /// Storm control of a port: maximum rates of frames that are flooded, in frames per second.
@@ -121,7 +127,7 @@ words! {
         Down = "down",
         /// The device is gone.
         Gone = "gone",
-        /// No guest is connected.
+        /// No guest is connected, or the device has not come yet.
         Waiting = "waiting",
     }
 }

@@ -25,7 +25,7 @@ use crate::identity::{Id, Identity, LabelName, LabelValue, names_and_values};
 use crate::keys::{Keys, keys};
 use crate::limit::LimitKeys;
 use crate::name::{InterfaceName, Netns};
-use crate::port::{Port, PortKind, Setup, Tap};
+use crate::port::{Absence, Port, PortKind, Setup, Tap};
 use crate::problem::{At, Origin, Problems};
 use crate::publish::{Publish, PublishKeys, split_rule};
 use crate::router::Gateway;
@@ -170,6 +170,7 @@ impl Guest {
             gro: Gro::default(),
             limits: LimitKeys::default().limits(),
             identity: Identity { id: Some(self.id.clone()), labels: self.labels.clone() },
+            absence: Absence::default(),
             station,
         }
     }

@@ -45,6 +45,19 @@ impl Desired {
         self.of_document(document)
     }
 
+    /// This configuration without these ports, whose devices are gone.
+    pub fn without_ports(&self, gone: &[&Port]) -> Result<Desired, EditError> {
+        let mut document = self.document.clone();
+        for bridge in document.bridges_mut() {
+            let mut of_tables = ports_of(bridge).into_iter();
+            if let Some(ports) = &mut bridge.ports {
+                let is_gone = |ports: &[Port]| ports.iter().any(|port| gone.iter().any(|gone| gone.is_same_port(port)));
+                ports.value.0.retain(|_| !of_tables.next().is_some_and(|ports| is_gone(&ports)));
+            }
+        }
+        self.of_document(document)
+    }
+
     /// The place of the table with the port of this name: the number of its bridge in the document, and its place there.
     fn place_of(&self, name: &str) -> Result<(usize, usize), EditError> {
         let of_guest = |port: &&Port| is_named(port, name) && port.identity.id.is_some();

@@ -27,6 +27,9 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<()> {
             let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
             say(&format!("port {title}{}{on}: {}\n", place_of(port), port.vlan_text()));
         }
+        if port.absence.waits {
+            continue;
+        }
         if let Some((_, Some(netns))) = port.link() {
             let netns = model::netns(netns);
             let error = |error| DeviceError::from(TapError::Namespace { netns: netns.clone(), error });

@@ -46,7 +46,6 @@ use crate::fabric::report::Report;
 use crate::fabric::slots::{self, Slots};
 use crate::fabric::{Fabric, Setup, Workers, queues_of};
 use crate::model::bridge_id;
-use crate::ports::device::PortDevice;
 use crate::ports::{self, Ports};
 use crate::service::Service;
 use crate::signals::Signals;
@@ -230,7 +229,11 @@ impl Daemon {
                 self.fabric.bridges.name_among_several(bridge_id(port.config.bridge)).filter(|_| port.config.is_bridged());
             let on = bridge.map_or_else(String::new, |name| format!(" on {name}"));
             let mtu = port.link().map(|link| link.mtu).or(port.config.mtu).unwrap_or(0);
-            let device = port.device().map_or_else(|| "waits for guests".to_owned(), PortDevice::summary);
+            let device = match port.device() {
+                Some(device) => device.summary(),
+                None if port.is_awaited() => "waits for its device".to_owned(),
+                None => "waits for guests".to_owned(),
+            };
             let _ = writeln!(text, "port {title}{place}{on}: {vlan}, mtu {mtu}, {device}");
         }
         text.push_str(&self.tunnels.summary());
@@ -261,6 +264,8 @@ impl Daemon {
         self.ports.watch(&self.poller)?;
         let mut next_tick = self.fabric.now().after(TICK);
         let mut waiting_guests = Vec::new();
+        // What failed is tried again once a second.
+        let mut has_failed = false;
         if service.is_there() {
             service.ready(&self.view().status());
         }
@@ -280,6 +285,9 @@ impl Daemon {
             }
             let now = self.fabric.now();
             let is_tick = now >= next_tick;
+            if !has_failed || is_tick {
+                has_failed = !self.remove_ports_that_are_over();
+            }
             let table = self.edge.kept_table().map(|(generation, _)| generation);
             self.edge.look(now, is_tick, &mut self.fabric);
             if self.edge.kept_table().map(|(generation, _)| generation) != table {

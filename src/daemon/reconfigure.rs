@@ -93,6 +93,20 @@ impl Daemon {
         })
     }
 
+    /// Removes the transient ports whose devices have gone. Returns whether none of them is left.
+    pub(super) fn remove_ports_that_are_over(&mut self) -> bool {
+        let over: Vec<&config::Port> = self.ports.over().map(|port| &port.config).collect();
+        if over.is_empty() {
+            return true;
+        }
+        let desired = self.desired.without_ports(&over).map_err(anyhow::Error::from);
+        let removed = desired.and_then(|desired| self.change_to(desired, false));
+        if let Err(error) = &removed {
+            tracing::warn!("cannot remove transient ports whose devices are gone: {error:#}");
+        }
+        removed.is_ok()
+    }
+
     /// SIGHUP: reads the file that the command line names, and applies it.
     pub(super) fn read_again(&mut self) {
         let Some(path) = self.command_line.config.clone() else {

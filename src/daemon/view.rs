@@ -327,6 +327,8 @@ impl View<'_> {
             addresses: port.config.station.addresses.iter().map(|prefix| config::address_text(*prefix)).collect(),
             guard: port.config.station.guard,
             isolated: port.config.station.isolated,
+            wait: port.config.absence.waits,
+            transient: port.config.absence.is_transient,
         })
     }
 
@@ -356,6 +358,8 @@ impl View<'_> {
             addresses: Vec::new(),
             guard: false,
             isolated: false,
+            wait: false,
+            transient: false,
         })
     }
 
@@ -458,6 +462,8 @@ fn host_view(host: &HostDevice) -> api::Port {
         addresses: Vec::new(),
         guard: false,
         isolated: false,
+        wait: false,
+        transient: false,
     }
 }
 

@@ -19,7 +19,15 @@ pub(super) fn follow(port: &mut ManagedPort, found: Found, fabric: &mut Fabric) 
         }
         Found::Link(link) => change_link(port, &link, fabric),
         Found::Back => {
-            tracing::info!(port = port.name(), "port is back");
+            tracing::info!(
+                port = port.name(),
+                "{}",
+                if port.config.absence.waits && port.attachment() == Some(1) {
+                    "the port's device has come"
+                } else {
+                    "port is back"
+                }
+            );
             attach(port, fabric);
             fabric.events.tell(What::PortBack { port: port.name().to_owned() });
         }
@@ -43,6 +51,9 @@ pub(super) fn detach(port: &ManagedPort, fabric: &mut Fabric) {
     let what = if port.config.slot().is_some() {
         tracing::info!(port = name, "the guest is gone; its place is free");
         What::GuestWent { port: name }
+    } else if port.config.absence.is_transient {
+        tracing::info!(port = name, "the device is gone, and its transient port with it");
+        What::PortGone { port: name }
     } else {
         tracing::warn!(port = name, "port is gone; waiting for its device to come back");
         What::PortGone { port: name }

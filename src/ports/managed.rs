@@ -22,6 +22,7 @@
 
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::State;
@@ -39,6 +40,9 @@ use crate::state::{Keeper, name_of};
 /// The pause before a device is opened again, and the longest one, to which it doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// The longest pause of a port that was told to wait for its device.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// One port of the bridge and its device, if it has one now.
 #[derive(Debug)]
@@ -89,8 +93,10 @@ enum Life {
         pending: Option<Stream>,
         /// When it is given up.
         until: Timestamp,
-        /// Another thread is about to open it.
-        is_opening: bool,
+        /// The number of the attempt to open it that another thread is about to make.
+        opening: Option<u64>,
+        /// It is known that the device or its namespace is not there.
+        is_missing: bool,
     },
     /// A place for a guest that is to come.
     Free,
@@ -129,6 +135,10 @@ impl ManagedPort {
                 port.attach(fresh, now, FIRST_RETRY);
             }
             Ok(None) => port.life = gone(now, FIRST_RETRY, pending),
+            Err(error) if port.config.absence.waits && error.is_missing() => {
+                tracing::info!(port = port.config.name, %error, "waiting for the port's device");
+                port.life = gone(now, FIRST_RETRY, None);
+            }
             Err(error @ DeviceError::NoGuest { .. }) => {
                 tracing::warn!(port = port.config.name, %error, "no guest yet; trying again until one listens");
                 port.life = gone(now, FIRST_RETRY, None);
@@ -183,7 +193,7 @@ impl ManagedPort {
     /// A port whose device cannot be opened yet, because a port that is removed still has it: it is tried at once, and then like
     /// a device that is gone.
     pub(crate) fn later(id: PortId, config: config::Port, process: Option<Began>, now: Timestamp) -> ManagedPort {
-        let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now, is_opening: false };
+        let gone = Life::Gone { retry_at: now, pause: FIRST_RETRY, pending: None, until: now, opening: None, is_missing: false };
         let life = if config.slot().is_some() { Life::Free } else { gone };
         ManagedPort {
             id,
@@ -224,6 +234,25 @@ impl ManagedPort {
     /// Whether it is a place for a guest, without a guest.
     pub(crate) fn is_free(&self) -> bool {
         matches!(self.life, Life::Free)
+    }
+
+    /// Whether it waits for its first device.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.config.absence.waits && self.is_unused()
+    }
+
+    /// Whether it goes, because its device has gone.
+    pub(super) fn is_over(&self) -> bool {
+        let is_missing = matches!(self.life, Life::Gone { is_missing: true, .. });
+        self.config.absence.is_transient && is_missing && !self.is_awaited()
+    }
+
+    /// The number of the attempt to open its device that is being made.
+    pub(super) fn opening(&self) -> Option<u64> {
+        match self.life {
+            Life::Gone { opening, .. } => opening,
+            Life::Attached { .. } | Life::Free => None,
+        }
     }
 
     /// Whether it has never had a device.
@@ -323,7 +352,7 @@ impl ManagedPort {
         };
         let life = match self.config.slot() {
             Some(_) => Life::Free,
-            None => gone(now, pause, None),
+            None => missing(now, pause),
         };
         match mem::replace(&mut self.life, life) {
             Life::Attached { device, .. } => Some(device),
@@ -344,7 +373,7 @@ impl ManagedPort {
         match self.link() {
             Some(link) if link.up => State::Up,
             Some(_) => State::Down,
-            None if self.is_free() => State::Waiting,
+            None if self.is_free() || self.is_awaited() => State::Waiting,
             None => State::Gone,
         }
     }
@@ -397,22 +426,24 @@ impl ManagedPort {
 
     /// What is to be opened, if it is time; [`opened`](Self::opened) follows.
     pub(super) fn begin_to_open(&mut self, now: Timestamp) -> Option<ToOpen> {
-        let (id, attachments, queues, process) = (self.id, self.attachments, self.queues, self.process);
-        let Life::Gone { retry_at, pending, until, is_opening, .. } = &mut self.life else { return None };
-        if *is_opening || now < *retry_at {
+        let (id, queues, process) = (self.id, self.queues, self.process);
+        let Life::Gone { retry_at, pending, until, opening, .. } = &mut self.life else { return None };
+        if opening.is_some() || now < *retry_at {
             return None;
         }
-        *is_opening = true;
+        let attempt = next_attempt();
+        *opening = Some(attempt);
         let pending = pending.take().filter(|_| now < *until);
         let config = self.config.clone();
-        Some(ToOpen { id, attachments, config, queues, process, was_pending: pending.is_some(), pending })
+        Some(ToOpen { id, attempt, config, queues, process, was_pending: pending.is_some(), pending })
     }
 
-    /// Takes in the outcome of opening its device. Returns a device that comes too late: the port has had another since.
+    /// Takes in the outcome of opening its device. Returns a device that is none of its, because the port has had another since, or
+    /// another port had its number before.
     pub(super) fn opened(&mut self, opened: Opened, now: Timestamp) -> (Found, Option<Device>) {
-        let Opened { attachments, result, pending, was_pending, .. } = opened;
+        let Opened { attempt, result, pending, was_pending, .. } = opened;
         let (pause, until) = match &self.life {
-            Life::Gone { pause, until, is_opening: true, .. } if attachments == self.attachments => (*pause, *until),
+            Life::Gone { pause, until, opening: Some(now), .. } if *now == attempt => (*pause, *until),
             _ => return (Found::Same, result.ok().flatten().map(|fresh| fresh.device)),
         };
         match result {
@@ -422,12 +453,13 @@ impl ManagedPort {
             }
             Ok(None) if was_pending => {
                 let retry_at = now.after(FIRST_RETRY);
-                self.life = Life::Gone { retry_at, pause, pending, until, is_opening: false };
+                self.life = Life::Gone { retry_at, pause, pending, until, opening: None, is_missing: false };
             }
             Ok(None) => self.life = gone(now, pause, pending),
             Err(error) => {
                 tracing::debug!(port = self.config.name, %error, "port is still gone");
-                self.life = gone(now, (pause * 2).min(LAST_RETRY), None);
+                let pause = (pause * 2).min(if self.is_awaited() { LAST_WAIT } else { LAST_RETRY });
+                self.life = if error.is_missing() { missing(now, pause) } else { gone(now, pause, None) };
             }
         }
         (Found::Same, None)
@@ -437,7 +469,7 @@ impl ManagedPort {
     pub(crate) fn retry_at(&self) -> Option<Timestamp> {
         match self.life {
             Life::Attached { .. } | Life::Free => None,
-            Life::Gone { is_opening: true, .. } => None,
+            Life::Gone { opening: Some(_), .. } => None,
             Life::Gone { retry_at, .. } => Some(retry_at),
         }
     }
@@ -446,7 +478,18 @@ impl ManagedPort {
 /// The state without a device, which is retried after a pause, or soon if a connection is on its way.
 fn gone(now: Timestamp, pause: Duration, pending: Option<Stream>) -> Life {
     let retry_at = now.after(if pending.is_some() { FIRST_RETRY } else { pause });
-    Life::Gone { retry_at, pause, pending, until: now.after(LAST_RETRY), is_opening: false }
+    Life::Gone { retry_at, pause, pending, until: now.after(LAST_RETRY), opening: None, is_missing: false }
+}
+
+/// The same of a device that is known not to be there.
+fn missing(now: Timestamp, pause: Duration) -> Life {
+    Life::Gone { retry_at: now.after(pause), pause, pending: None, until: now, opening: None, is_missing: true }
+}
+
+/// A number that no other attempt to open a device has.
+fn next_attempt() -> u64 {
+    static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+    ATTEMPTS.fetch_add(1, Ordering::Relaxed)
 }
 
 #[cfg(test)]
@@ -476,5 +519,46 @@ pub(super) mod tests {
             now = next;
         }
         assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+    }
+
+    /// A port of an interface that no machine has, with these keys, after a number of attempts to open it.
+    fn missing(keys: &str, attempts: usize) -> (ManagedPort, Timestamp) {
+        let mut now = Timestamp::from_millis(5);
+        let mut port = ManagedPort::later(PortId(0), port(&format!("packet:vswitchd-none{keys}")), None, now);
+        for _ in 0..attempts {
+            let to_open = port.begin_to_open(now).expect("it is time");
+            assert!(!port.is_over());
+            assert!(matches!(port.opened(to_open.open(), now), (Found::Same, None)));
+            now = port.retry_at().expect("it is gone");
+        }
+        (port, now)
+    }
+
+    #[test]
+    fn a_port_that_waits_is_looked_for_each_second_and_is_not_over() {
+        let (mut port, now) = missing(":wait=on:transient=on", 6);
+        assert!(!port.is_over() && port.state() == State::Waiting);
+        assert!(port.begin_to_open(Timestamp::from_millis(now.as_millis() - 1)).is_none());
+        assert!(now.since(Timestamp::from_millis(5)).as_millis() <= 5 * 1000);
+        // It has had a device.
+        port.attachments = 1;
+        assert!(port.is_over() && port.state() == State::Gone);
+    }
+
+    #[test]
+    fn a_transient_port_is_over_when_its_device_is_known_to_be_missing() {
+        assert!(!missing(":transient=on", 0).0.is_over());
+        assert!(missing(":transient=on", 1).0.is_over());
+        assert!(!missing("", 1).0.is_over());
+    }
+
+    #[test]
+    fn an_attempt_for_the_former_port_of_a_number_is_not_taken() {
+        let (mut former, now) = missing("", 0);
+        let (mut port, _) = missing("", 0);
+        let late = former.begin_to_open(now).expect("it is time").open();
+        let own = port.begin_to_open(now).expect("it is time");
+        assert!(matches!(port.opened(late, now), (Found::Same, None)) && port.opening().is_some(), "still on its way");
+        assert!(matches!(port.opened(own.open(), now), (Found::Same, None)) && port.opening().is_none());
     }
 }

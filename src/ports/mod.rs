@@ -58,6 +58,8 @@ pub(crate) struct Ports {
     closing: usize,
     /// Number of jobs that a bug of the thread ended.
     panics: u64,
+    /// Attempts to open devices of ports that were removed meanwhile. Until they are made, these devices are being closed.
+    abandoned: HashSet<u64>,
     /// Names under which descriptors of removed ports are kept.
     forgotten: Vec<String>,
 }
@@ -121,6 +123,7 @@ impl Ports {
             lost: Vec::new(),
             closing: 0,
             panics: 0,
+            abandoned: HashSet::new(),
             forgotten: Vec::new(),
         })
     }
@@ -146,8 +149,16 @@ impl Ports {
         }
     }
 
+    /// The ports that go because their devices have gone.
+    pub(crate) fn over(&self) -> impl Iterator<Item = &ManagedPort> {
+        self.ports.iter().filter(|port| port.is_over())
+    }
+
     /// Closes the devices of ports that are removed.
     pub(crate) fn close(&mut self, ports: Vec<ManagedPort>) {
+        let opening: Vec<u64> = ports.iter().filter_map(ManagedPort::opening).collect();
+        self.closing += opening.len();
+        self.abandoned.extend(opening);
         self.forgotten.extend(ports.iter().filter_map(ManagedPort::kept_as));
         self.lost.extend(ports.into_iter().filter_map(ManagedPort::into_device));
         self.close_lost();
@@ -326,6 +337,10 @@ impl Ports {
         match done {
             Done::Opened(opened) => {
                 let id = opened.id;
+                if self.abandoned.remove(&opened.attempt) {
+                    self.closing = self.closing.saturating_sub(1);
+                    return self.discard(opened);
+                }
                 let Some(port) = self.ports.of_mut(id) else {
                     // It was removed meanwhile.
                     return self.discard(opened);
@@ -341,9 +356,9 @@ impl Ports {
                 match failed {
                     Failed::Close => self.closing = self.closing.saturating_sub(1),
                     Failed::Look => self.looking_since = None,
-                    Failed::Open { id, attachments, was_pending } => {
+                    Failed::Open { id, attempt, was_pending } => {
                         let result = Err(DeviceError::Panicked);
-                        let opened = Opened { id, attachments, result, pending: None, was_pending };
+                        let opened = Opened { id, attempt, result, pending: None, was_pending };
                         self.take_in(Done::Opened(Box::new(opened)), fabric);
                     }
                 }

@@ -34,13 +34,13 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A reader of events, from its start on.
-struct Follower {
+pub(crate) struct Follower {
     lines: BufReader<UnixStream>,
     unread: VecDeque<Value>,
 }
 
 impl Follower {
-    fn new(socket: &str) -> Follower {
+    pub(crate) fn new(socket: &str) -> Follower {
         let mut stream = UnixStream::connect(socket).expect("connected");
         stream.set_read_timeout(Some(wait::NEVER)).expect("set");
         stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
@@ -54,7 +54,7 @@ impl Follower {
     }
 
     /// The next event of this type; events before it are discarded.
-    fn next(&mut self, kind: &str) -> Value {
+    pub(crate) fn next(&mut self, kind: &str) -> Value {
         loop {
             let mut line = String::new();
             assert!(self.lines.read_line(&mut line).expect("a line") > 0, "the end instead of {kind}");

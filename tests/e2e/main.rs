@@ -5,6 +5,7 @@
 //! to make namespaces and TAPs a test is ignored, with the reason. Each test ends with [`switch::Switch::finish`],
 //! which asserts that frames in equal frames out and named drops.
 
+mod absence;
 mod bridges;
 mod capture;
 mod captured;
@@ -110,6 +111,7 @@ fn main() -> ExitCode {
         command::trials(),
         reconfigure::trials(),
         config::trials(),
+        absence::trials(),
         bridges::trials(),
         control::trials(),
         containers::trials(),

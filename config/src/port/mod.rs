@@ -4,6 +4,7 @@
 //! kind is such a file, a word in `Kind`, and the arms here that the compiler asks for. Other rooms ask [`PortKind`] for what they
 //! need to know of a kind.
 
+mod absence;
 mod dgram;
 mod packet;
 mod socket_path;
@@ -17,12 +18,14 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use self::absence::Absence;
 pub use self::dgram::Dgram;
 pub use self::packet::Packet;
 pub use self::stream::{Address, DEFAULT_GUEST_MTU, Slot, Stream};
 pub use self::tap::{Setup, Tap};
 pub use self::tun::Tun;
 
+use self::absence::AbsenceKeys;
 use self::dgram::DgramKeys;
 use self::packet::PacketKeys;
 use self::stream::StreamKeys;
@@ -80,6 +83,8 @@ pub struct Port {
     pub identity: Identity,
     /// The station behind it.
     pub station: Station,
+    /// What becomes of it without its device.
+    pub absence: Absence,
 }
 
 /// The device that a port's frames come from and go to.
@@ -124,6 +129,7 @@ keys! {
         /// Segments of one flow are coalesced on their way to it, of tap and packet; with "neighbours" only those that arrived one
         /// behind the other. Default: true.
         "gro" => gro: Gro,
+        ..absence: AbsenceKeys,
     }
 }
 
@@ -298,11 +304,17 @@ impl CommonKeys {
             limits: self.limit.limits(),
             identity,
             station,
+            absence: Absence::default(),
         })
     }
 }
 
 impl DeviceKeys {
+    /// A port of this device.
+    fn port(&self, port: Port) -> Port {
+        Port { gro: self.gro(), absence: self.absence.absence(), ..port }
+    }
+
     fn offload(&self) -> bool {
         self.offload.as_ref().is_none_or(|offload| offload.value)
     }
@@ -327,6 +339,7 @@ impl Port {
             limits: Limits::NONE,
             identity: Identity::default(),
             station: Station::default(),
+            absence: Absence::default(),
         }
     }
 
@@ -418,6 +431,7 @@ impl Port {
         self.mtu = other.mtu;
         self.identity.clone_from(&other.identity);
         self.station.clone_from(&other.station);
+        self.absence = other.absence;
         if let (PortKind::Stream(mine), PortKind::Stream(other)) = (&mut self.kind, &other.kind) {
             mine.slot = other.slot;
         }
@@ -436,7 +450,8 @@ impl Port {
         text += self.gro.keys_text();
         text += &self.kind.keys_text();
         if self.is_bridged() {
-            text + &self.limits.keys_text() + &self.station.keys_text() + &self.identity.keys_text()
+            let station = self.station.keys_text() + &self.identity.keys_text();
+            text + &self.limits.keys_text() + &station + self.absence.keys_text()
         } else {
             text
         }

@@ -46,7 +46,7 @@ impl PacketKeys {
         }
         let kind = Packet { interface: interface.clone(), offload: self.device.offload() };
         let port = self.common.port(table, interface, PortKind::Packet(kind), problems)?;
-        Some(vec![Port { gro: self.device.gro(), ..port }])
+        Some(vec![self.device.port(port)])
     }
 }
 

@@ -83,7 +83,7 @@ impl TapKeys {
         let offload = self.device.offload();
         let kind = Tap { name: name.clone(), netns, attach: attach.is_some(), offload, setup: Setup::default() };
         let port = self.common.port(table, name, PortKind::Tap(kind), problems)?;
-        Some(vec![Port { gro: self.device.gro(), ..port }])
+        Some(vec![self.device.port(port)])
     }
 }
 

@@ -229,3 +229,13 @@ fn bad_input_is_answered_with_the_fix() {
     let said = problem(&[Flag::new("--control", "none")]);
     assert!(said.ends_with("needs a port from the start: name at least one, such as --tap tap0,tap1"), "{said}");
 }
+
+#[test]
+fn devices_that_come_and_go() {
+    let absence = |text: &str| port(text).absence;
+    assert_eq!(absence("tap0"), Absence::default());
+    assert_eq!(absence("tap0@blue:wait=on:transient=off"), Absence { waits: true, is_transient: false });
+    assert_eq!(absence("packet:veth0:transient=on"), Absence { waits: false, is_transient: true });
+    assert_eq!(port("packet:veth0:wait=on:transient=on").keys_text(), "all VLANs, waits for its device, transient");
+    assert!(problem(&[flag("dgram:/run/x:wait=on")]).contains("unknown key 'wait'"));
+}

@@ -159,3 +159,17 @@ fn keys_of_a_port_are_set_and_taken_away() {
     let said = changes(&now, now.with_port_of_id_set("wbe", "vlan=4")).unwrap_err();
     assert_eq!(said, "wbe: there is no such port with this id; did you mean 'web'?");
 }
+
+#[test]
+fn ports_whose_devices_are_gone_are_taken_out() {
+    let desired = Desired::of_text("v.toml", "[[bridge.br0.port]]\ntap = 'a'\n[[bridge.br0.port]]\ntap = 'b'\n", &[]).unwrap();
+    let desired = desired.with_port("a@blue:transient=on:id=x").unwrap().with_port("stream:/run/g").unwrap();
+    let ports = &desired.config.ports;
+    let gone: Vec<&Port> = ports.iter().filter(|port| ["a", "a@blue"].contains(&port.full_name().as_str())).collect();
+    assert_eq!(gone.len(), 2);
+    let left = desired.without_ports(&gone).unwrap();
+    assert_eq!(left.config.ports.iter().filter_map(Port::title).collect::<Vec<_>>(), ["b", "/run/g#1..16"]);
+    let set = desired.with_port_set("b", "wait=on:transient=on").unwrap();
+    let b = set.config.ports.iter().find(|port| port.name == "b").map(|port| port.absence);
+    assert_eq!(b, Some(crate::port::Absence { waits: true, is_transient: true }));
+}

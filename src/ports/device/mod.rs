@@ -192,6 +192,16 @@ pub(crate) enum DeviceError {
 }
 
 impl DeviceError {
+    /// Whether there is no device or namespace of that name, so that it may come.
+    pub(crate) fn is_missing(&self) -> bool {
+        match self {
+            DeviceError::Tap(TapError::Namespace { error, .. }) => error.kind() != io::ErrorKind::PermissionDenied,
+            DeviceError::Packet(PacketError::NoInterface { .. }) => true,
+            DeviceError::Tap(_) | DeviceError::Packet(_) | DeviceError::Guest(_) => false,
+            DeviceError::NoGuest { .. } | DeviceError::Panicked => false,
+        }
+    }
+
     /// The error, with the line or flag that asked for the device, and the name of the namespace or interface that was probably
     /// meant.
     pub(crate) fn with_hint(self, origin: &Origin) -> anyhow::Error {

@@ -55,8 +55,8 @@ pub(crate) enum Job {
 #[derive(Debug)]
 pub(crate) struct ToOpen {
     pub(crate) id: PortId,
-    /// The number of devices that the port has had.
-    pub(crate) attachments: u64,
+    /// The number of this attempt.
+    pub(crate) attempt: u64,
     pub(crate) config: Port,
     pub(crate) queues: usize,
     /// When the process began in whose namespace it is to be.
@@ -84,7 +84,7 @@ pub(crate) enum Failed {
     /// To open a port's device.
     Open {
         id: PortId,
-        attachments: u64,
+        attempt: u64,
         was_pending: bool,
     },
     Look,
@@ -95,7 +95,7 @@ pub(crate) enum Failed {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) id: PortId,
-    pub(crate) attachments: u64,
+    pub(crate) attempt: u64,
     /// The device; `None`: its connection is still on its way.
     pub(crate) result: Result<Option<Fresh>, DeviceError>,
     pub(crate) pending: Option<Stream>,
@@ -132,10 +132,10 @@ impl Fresh {
 
 impl ToOpen {
     pub(crate) fn open(self) -> Opened {
-        let ToOpen { id, attachments, config, queues, process, mut pending, was_pending } = self;
+        let ToOpen { id, attempt, config, queues, process, mut pending, was_pending } = self;
         let opened = super::open(&config, queues, process, &mut pending);
         let result = opened.map(|device| device.map(|device| Fresh::new(device, &config)));
-        Opened { id, attachments, result, pending, was_pending }
+        Opened { id, attempt, result, pending, was_pending }
     }
 }
 
@@ -165,7 +165,7 @@ impl Job {
     /// Does it, and survives a panic.
     fn done_safely(self) -> Done {
         let failed = match &self {
-            Job::Open(port) => Failed::Open { id: port.id, attachments: port.attachments, was_pending: port.was_pending },
+            Job::Open(port) => Failed::Open { id: port.id, attempt: port.attempt, was_pending: port.was_pending },
             Job::Look(_) => Failed::Look,
             Job::Close(_) | Job::CloseAll(_) | Job::Drop(_) => Failed::Close,
         };
