@@ -35,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("outlives/one_daemon_a_directory", one_daemon_a_directory),
         trial("outlives/devices_and_what_guests_gave_them", devices_and_what_guests_gave_them),
         trial("outlives/a_guest_that_has_changed", a_guest_that_has_changed),
+        trial("outlives/a_tunnel_with_another_address", a_tunnel_with_another_address),
         trial("outlives/a_holder_that_was_killed", a_holder_that_was_killed),
         trial("outlives/a_start_that_fails_takes_nothing", a_start_that_fails_takes_nothing),
         trial("outlives/a_namespace_in_other_words", a_namespace_in_other_words),
@@ -211,6 +212,33 @@ fn a_guest_that_has_changed() {
         // As with `guest set`, only a device that is made anew has other addresses.
         assert_eq!(host.link().index == index, next_address == address, "{mac} {address} -> {next_mac} {next_address}");
         (mac, address, index) = (next_mac, next_address, host.link().index);
+    }
+    switch.finish_by(Signal::INT);
+}
+
+/// A tunnel's TUN device has the address of now, with and without a holder of the device; and is the same one if that has not changed.
+fn a_tunnel_with_another_address() {
+    let directory = Directory::new();
+    let (state, host) = (directory.text("state"), Host::quiet("tun0"));
+    host.inside(|| link::set(link::get("lo")?.index, Change { up: Some(true), ..Change::default() }));
+    let start = |address: u8| {
+        let tunnel = format!("tun=tun0,address=10.9.0.{address}/24,route=10.9.1.0/24@192.0.2.2");
+        let args = ["--control", "none", "--state", &state, "--udp-ip", &tunnel];
+        let switch = Switch::start_inside(host.netns().try_clone().expect("a clone"), &args);
+        assert_eq!(host.inside(|| route::addresses(link::get("tun0")?.index)), [(Ipv4Addr::new(10, 9, 0, address), 24)]);
+        (switch, host.link().index)
+    };
+    let (mut switch, mut index) = start(1);
+    let mut before = 1;
+    for (address, has_holder) in [(1, true), (2, true), (2, false), (3, false)] {
+        if !has_holder {
+            kill_process(holder_of(&state).expect("a holder"), Signal::KILL).expect("killed");
+        }
+        switch.kill();
+        let now = start(address);
+        assert_eq!(now.1 == index, address == before, "{before} -> {address}");
+        (switch, index) = now;
+        before = address;
     }
     switch.finish_by(Signal::INT);
 }

@@ -384,14 +384,6 @@ impl Tap {
         with_link(fd, &interface(fd)?.0, |link| Ok(link.tx_dropped))
     }
 
-    /// Adds an IP address to the interface, in whatever namespace it is. No error if it has the address already.
-    pub fn add_address(&self, address: IpAddr, prefix_len: u8) -> io::Result<()> {
-        self.change(|index| match link::add_address(index, address, prefix_len) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            added => added,
-        })
-    }
-
     /// Adds a route through the interface, in whatever namespace it is. No error if the route exists already.
     /// `AlreadyExists` if the namespace has another route with that prefix and metric.
     pub fn add_route(&self, route: Route) -> io::Result<()> {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Trial};
 use netio::link::{self, Change};
 use netio::route::{Limits, Route};
+use netio::tap::Setup;
 use netio::udp::{ChecksumPolicy, Outgoing, Receiver, ReceivingSocket, ReceivingSocketSpec, Sender, Sources, SourcesSpec};
 use netio::{Layer, Netns, Received, Tap, TapError, TapSpec, netns};
 use packet::vnet::{flag, gso};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         trial("packets_are_exchanged_without_an_ethernet_header", packets_are_exchanged),
         trial("super_packets_pass_whole", super_packets_pass_whole),
         trial("a_tap_is_not_opened_as_a_tun", a_tap_is_not_opened_as_a_tun),
-        trial("addresses_and_routes_are_added_once", addresses_and_routes_are_added_once),
+        trial("an_address_is_set_up_and_a_route_added_once", an_address_is_set_up_and_a_route_added_once),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -97,11 +98,9 @@ fn tun() -> (File, Tap) {
     // One that is made outside of it is moved there.
     let maker = netns::create().expect("a namespace");
     let spec = TapSpec { netns: Some(netns), ..spec("flannel0", Layer::Ip) };
-    let tun = inside(&maker, || Ok(Tap::open(&spec))).unwrap_or_else(|error| panic!("{error}"));
-    inside(&maker, || {
-        tun.add_address(OWN.into(), 32)?;
-        tun.add_route(PODS)
-    });
+    let setup = Setup { addresses: &[(OWN.into(), 32)], gateway: None };
+    let tun = inside(&maker, || Ok(Tap::open_for(&spec, &setup))).unwrap_or_else(|error| panic!("{error}"));
+    inside(&maker, || tun.add_route(PODS));
     (file, tun)
 }
 
@@ -232,19 +231,17 @@ fn a_tap_is_not_opened_as_a_tun() {
     });
 }
 
-fn addresses_and_routes_are_added_once() {
+fn an_address_is_set_up_and_a_route_added_once() {
     let (home, tun) = tun();
-    tun.add_address(OWN.into(), 32).expect("it has it");
     tun.add_route(PODS).expect("it leads there");
-    tun.add_address(Ipv4Addr::new(10, 244, 1, 1).into(), 24).expect("another");
     let index = inside(&home, || link::get("flannel0")).index;
     let addresses = inside(&home, || netio::route::addresses(index));
-    assert_eq!(addresses, [(OWN, 32), (Ipv4Addr::new(10, 244, 1, 1), 24)]);
+    assert_eq!(addresses, [(OWN, 32)]);
     // Somebody else's route is not taken for ours.
     inside(&home, || link::set(link::get("lo")?.index, Change { up: Some(true), ..Change::default() }));
     let other = Route { prefix: Ipv4Addr::new(10, 99, 0, 0), ..PODS };
     inside(&home, || netio::route::add(link::get("lo")?.index, other));
     assert_eq!(tun.add_route(other).map_err(|error| error.kind()), Err(ErrorKind::AlreadyExists));
     inside(&home, || link::delete(index));
-    assert!(tun.add_address(OWN.into(), 32).is_err() && tun.add_route(PODS).is_err());
+    assert!(tun.add_route(PODS).is_err());
 }

@@ -1,6 +1,7 @@
 //! TUN devices of our own, for tunnels of IP packets. For the workers such a device is a TAP without Ethernet.
 
 use std::io;
+use std::net::IpAddr;
 
 use config::port::Tun;
 use netio::Tap;
@@ -13,7 +14,9 @@ use crate::state::LeftDevice;
 
 /// Opens the device.
 pub(super) fn open(config: &Tun, mtu: Option<u32>, queues: usize, process: Option<Began>) -> Result<Device, DeviceError> {
-    Ok(begin(Tap::open(&spec(&config.name, (config.netns.as_ref(), process), Layer::Ip, mtu, queues))?, config))
+    let spec = spec(&config.name, (config.netns.as_ref(), process), Layer::Ip, mtu, queues);
+    let addresses = addresses(config);
+    Ok(Box::new(Tap::open_for(&spec, &Setup { addresses: &addresses, gateway: None })?))
 }
 
 /// Takes over the device of an earlier process.
@@ -25,15 +28,12 @@ pub(super) fn adopt(
     left: LeftDevice,
 ) -> io::Result<Option<Device>> {
     let spec = spec(&config.name, (config.netns.as_ref(), process), Layer::Ip, mtu, queues);
-    Ok(Tap::adopt(&spec, &Setup::default(), left.descriptor, left.made_in)?.map(|tun| begin(tun, config)))
+    let addresses = addresses(config);
+    let setup = Setup { addresses: &addresses, gateway: None };
+    Ok(Tap::adopt(&spec, &setup, left.descriptor, left.made_in)?.map(|tun| Box::new(tun) as Device))
 }
 
-fn begin(tun: Tap, config: &Tun) -> Device {
-    // A TUN is the host's own, where a TAP is another host's.
-    if let Some(address) = config.address
-        && let Err(error) = tun.add_address(address.address.into(), address.prefix_len)
-    {
-        tracing::warn!(port = config.name, %address, %error, "cannot give the TUN device its address");
-    }
-    Box::new(tun)
+/// Its address, as a list. A TUN is the host's own, where a TAP is another host's.
+fn addresses(config: &Tun) -> Vec<(IpAddr, u8)> {
+    config.address.iter().map(|address| (address.address.into(), address.prefix_len)).collect()
 }
