@@ -22,6 +22,8 @@ pub struct Guest {
     pub mac: Option<String>,
     /// Its addresses with the lengths of their prefixes.
     pub addresses: Vec<String>,
+    /// The gateway of its network; `null` if it has none.
+    pub gateway: Option<String>,
     /// Its names.
     pub names: Vec<String>,
     /// Its published ports.
@@ -76,7 +78,7 @@ bodies! {
     interface: String,
     /// MAC address of its interface [default: one that the kernel chooses]
     mac: String,
-    /// Its addresses with the lengths of their prefixes, such as `10.71.0.2/24`
+    /// Its addresses with the lengths of their prefixes, such as `10.71.0.2/24`, or `auto` for a free one of its network
     addresses: Vec<String>,
     /// Its names
     names: Vec<String>,

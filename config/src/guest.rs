@@ -14,7 +14,6 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 
 use packet::{MacAddr, Prefix, VlanId};
 
@@ -34,9 +33,6 @@ use crate::station::{Mac, Station};
 use crate::value::string_schema;
 use crate::value::{List, Pairs, Text};
 use crate::vlan::{Trunks, Vlans};
-
-/// Ports of the uplink for rules that leave the choice, those that Docker gives, too.
-const CHOICE: RangeInclusive<u16> = 49_153..=65_535;
 
 /// The interface of a guest for which none is named begins with this, and goes on with 12 digits of its id's hash.
 const INTERFACE: &str = "vsw";
@@ -79,9 +75,9 @@ pub(crate) struct HostName(String);
 /// port of the guest leaves the choice, and so does 0.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct GuestRule {
-    listen: String,
-    port: String,
-    protocol: Option<String>,
+    pub(crate) listen: String,
+    pub(crate) port: String,
+    pub(crate) protocol: Option<String>,
 }
 
 keys! {
@@ -269,45 +265,7 @@ fn usual_interface(id: &str) -> String {
     format!("{INTERFACE}{:012x}", hash >> 16)
 }
 
-/// A rule that leaves the choice of the port outside.
-#[derive(Clone, Debug)]
-pub(crate) struct Choice {
-    address: Option<Ipv4Addr>,
-    ports: RangeInclusive<u16>,
-    rule: GuestRule,
-}
-
-impl Choice {
-    /// The possible rules, with the words for them. The guest's own part plays no role yet.
-    pub(crate) fn candidates(&self) -> impl Iterator<Item = (Publish, String)> {
-        let Choice { address, ports, rule } = self;
-        let protocol = rule.protocol.as_deref().unwrap_or("tcp");
-        let (tcp, udp) = (protocol != "udp", protocol != "tcp");
-        ports.clone().map(move |port| {
-            let ports = port..=port;
-            let (listen, guest) = (*address, Ipv4Addr::UNSPECIFIED);
-            let address = address.map_or_else(String::new, |address| format!("{address}:"));
-            let rule = Publish::Ports { listen, ports: ports.clone(), guest, guest_ports: ports, tcp, udp };
-            (rule, format!("{address}{port}:{}/{protocol}", self.rule.port))
-        })
-    }
-}
-
 impl GuestRule {
-    /// The choice that it leaves: the port outside is 0, or one of a range for one port of the guest.
-    pub(crate) fn choice(self) -> Option<Choice> {
-        let (address, ports) = match self.listen.split_once(':') {
-            Some((address, ports)) => (Some(address.parse().ok()?), ports),
-            None => (None, self.listen.as_str()),
-        };
-        let ports = match ports.split_once('-') {
-            None if ports == "0" => CHOICE,
-            Some((first, last)) if !self.port.contains('-') => first.parse().ok()?..=last.parse().ok()?,
-            _ => return None,
-        };
-        Some(Choice { address, ports, rule: self })
-    }
-
     /// The rule for a guest with this address.
     fn rule(&self, guest: Option<Ipv4Addr>, origin: &Origin, problems: &mut Problems) -> Option<Publish> {
         let Some(guest) = guest else {

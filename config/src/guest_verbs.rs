@@ -6,12 +6,10 @@
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::desired::{Desired, EditError, named, no_such};
 use crate::document::Document;
-use crate::guest::{Guest, GuestKeys, GuestRule};
+use crate::guest::{Guest, GuestKeys};
 use crate::keys::{Keys, list_of};
 use crate::problem::{At, Origin, Problem, Problems};
-use crate::publish::Publish;
 use crate::raw::{Entry, Raw, RawValue};
-use crate::value::Text;
 
 /// A guest in the words of a verb; what is `None` is left out, or stays as it is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -70,7 +68,7 @@ impl Desired {
             return Err(EditError::taken(&verb, problem, id));
         }
         let origin = Origin::Verb(verb.into());
-        let words = self.with_chosen_ports(id, words, &origin)?;
+        let words = self.with_choices(id, words, &origin)?;
         let mut problems = Problems::default();
         let mut entries = words.entries(&origin);
         entries.push(Entry::word("id", id, &origin));
@@ -89,7 +87,7 @@ impl Desired {
         let mut document = self.document.clone();
         let tables = document.guests.iter_mut().flat_map(|guests| &mut guests.value.0);
         let Some(guest) = tables.into_iter().find(|guest| has_id(guest, id)) else { return Err(self.no_such_guest(id)) };
-        let words = self.with_chosen_ports(id, words, &origin)?;
+        let words = self.with_choices(id, words, &origin)?;
         let mut problems = Problems::default();
         let new = GuestKeys::of(&words.entries(&origin), &mut problems);
         if !problems.is_empty() {
@@ -114,35 +112,6 @@ impl Desired {
             keys.labels = new.labels;
         }
         self.of_document(document)
-    }
-
-    /// These words with one port outside for each rule that leaves the choice: `0:80`, any of [`CHOICE`]; `8000-8010:80`, any of these.
-    fn with_chosen_ports(&self, id: &str, words: &GuestWords, origin: &Origin) -> Result<GuestWords, EditError> {
-        let Some(rules) = &words.publish else { return Ok(words.clone()) };
-        let own = self.config.guests.iter().find(|guest| guest.id == id).map_or(&[][..], |guest| &guest.publish);
-        let all = self.config.router.iter().flat_map(|router| &router.publish);
-        let mut taken: Vec<Publish> = all.filter(|rule| !own.contains(rule)).cloned().collect();
-        let mut problems = Problems::default();
-        let mut chosen = Vec::with_capacity(rules.len());
-        for text in rules {
-            // What cannot be read is reported with the other words.
-            let choice = GuestRule::parse(text, "publish", origin).ok().and_then(GuestRule::choice);
-            let Some(choice) = choice else {
-                chosen.push(text.clone());
-                continue;
-            };
-            let mut candidates = choice.candidates();
-            match candidates.find(|(rule, _)| taken.iter().all(|other| rule.conflict(other).is_none())) {
-                Some((rule, text)) => {
-                    taken.push(rule);
-                    chosen.push(text);
-                }
-                None => {
-                    problems.add_clash(origin, format!("none of the ports of {text} is free: name another one"), text.as_str());
-                }
-            }
-        }
-        if problems.is_empty() { Ok(GuestWords { publish: Some(chosen), ..words.clone() }) } else { Err(problems.into()) }
     }
 
     /// This configuration without the guest of this id; unchanged if there is none, so that a client can repeat a deletion.

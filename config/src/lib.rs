@@ -29,6 +29,7 @@ mod file;
 mod flags;
 mod gro;
 mod guest;
+mod guest_choices;
 mod guest_verbs;
 mod identity;
 mod keys;

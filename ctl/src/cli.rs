@@ -260,7 +260,7 @@ pub(crate) struct GuestKeys {
     /// MAC address of its interface
     #[arg(long)]
     pub(crate) mac: Option<String>,
-    /// Its addresses; with one in the network of the bridge's gateway, the guest gets a default route
+    /// Its addresses, or auto for a free one; with one in the network of the bridge's gateway, the guest gets a default route
     #[arg(long = "address", value_name = "CIDR", num_args = 1..)]
     pub(crate) addresses: Option<Vec<String>>,
     /// Its names

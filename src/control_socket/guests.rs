@@ -3,10 +3,11 @@
 use api::{Change, Guest, GuestKeys, GuestsToKeep, NewGuest, Problem};
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use config::GuestWords;
 
-use super::answer::{Body, InPath, busy};
+use super::answer::{Body, InPath, busy, problem};
 use super::ask::Asker;
 use super::query::{Query, Verb};
 use super::reconfigure::change;
@@ -15,6 +16,18 @@ use super::reconfigure::change;
 #[utoipa::path(get, path = "/v1/guests", operation_id = "guests", responses((status = 200, description = "The guests", body = [Guest])))]
 pub(super) async fn list(State(asker): State<Asker>) -> Result<Json<Vec<Guest>>, Response> {
     asker.ask(Query::Guests).await.map(Json).ok_or_else(busy)
+}
+
+/// One guest
+#[utoipa::path(get, path = "/v1/guests/{id}", operation_id = "guest", params(("id" = String, Path, description = "Id of the guest")),
+    responses(
+    (status = 200, description = "The guest", body = Guest),
+    (status = 404, description = "No such guest", body = Problem),
+))]
+pub(super) async fn show(State(asker): State<Asker>, InPath(id): InPath<String>) -> Result<Json<Guest>, Response> {
+    let guests = asker.ask(Query::Guests).await.ok_or_else(busy)?;
+    let found = guests.into_iter().find(|guest| guest.id == id);
+    found.map(Json).ok_or_else(|| problem(StatusCode::NOT_FOUND, &format!("there is no guest {}", id.escape_debug())))
 }
 
 /// Add a guest: its port, addresses, names and published ports, all or nothing

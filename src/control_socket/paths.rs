@@ -53,6 +53,7 @@ const BODY_LIMIT: usize = 256 << 10;
         reconfigure::delete_port,
         reconfigure::delete_port_by_id,
         guests::list,
+        guests::show,
         guests::add,
         guests::set,
         guests::delete,
@@ -89,7 +90,7 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/bridges", get(show::bridges).post(reconfigure::add_bridge))
         .route("/v1/bridges/{name}", patch(reconfigure::set_bridge).delete(reconfigure::delete_bridge))
         .route("/v1/guests", get(guests::list).post(guests::add))
-        .route("/v1/guests/{id}", patch(guests::set).delete(guests::delete))
+        .route("/v1/guests/{id}", get(guests::show).patch(guests::set).delete(guests::delete))
         .route("/v1/guests-to-keep", post(guests::keep))
         .route("/v1/config", get(reconfigure::show))
         .route("/v1/apply", post(reconfigure::apply))

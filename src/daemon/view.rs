@@ -105,6 +105,7 @@ impl View<'_> {
             netns: guest.netns.as_ref().map(ToString::to_string),
             mac: guest.mac.as_ref().map(ToString::to_string),
             addresses: guest.addresses.iter().map(|(address, prefix_len)| format!("{address}/{prefix_len}")).collect(),
+            gateway: self.network(&guest.network).and_then(|network| network.gateway).map(|gateway| gateway.to_string()),
             names: guest.names.clone(),
             publish: guest.publish.iter().map(ToString::to_string).collect(),
             labels: guest.labels.iter().cloned().collect(),

@@ -186,6 +186,35 @@ fn a_port_outside_may_be_left_to_the_switch() {
 }
 
 #[test]
+fn an_address_may_be_left_to_the_switch() {
+    let now = web(&running());
+    let add = |now: &Desired, id: &str| now.with_guest(id, &words("blue", "", "auto", &[]));
+    let address = |now: &Desired, id: &str| {
+        let guest = now.config.guests.iter().find(|guest| guest.id == id).unwrap();
+        guest.addresses.iter().map(|(address, len)| format!("{address}/{len}")).collect::<Vec<_>>().join(" ")
+    };
+    let now = add(&add(&now, "one").unwrap(), "two").unwrap();
+    assert_eq!(
+        [address(&now, "one"), address(&now, "two")],
+        ["10.71.0.3/24", "10.71.0.4/24"],
+        "the gateway's and web's are taken"
+    );
+    let now = add(&now.without_guest("one").unwrap(), "three").unwrap();
+    assert_eq!([address(&now, "two"), address(&now, "three")], ["10.71.0.4/24", "10.71.0.3/24"]);
+    let again = now.with_guest_set("two", &words("blue", "", "auto", &[])).unwrap();
+    assert_eq!(address(&again, "two"), "10.71.0.4/24");
+    let both = GuestWords { addresses: Some(vec!["auto".into(), "fd00::5/64".into()]), ..words("blue", "", "", &[]) };
+    assert_eq!(address(&now.with_guest("both", &both).unwrap(), "both"), "10.71.0.5/24 fd00::5/64");
+    // A network of two hosts is full with its gateway and one guest.
+    let small = running().with_bridge("small:gateway=10.72.0.1/30").unwrap();
+    let small = small.with_guest("last", &words("small", "", "auto", &[])).unwrap();
+    let said = small.with_guest("x", &words("small", "", "auto", &[])).unwrap_err().to_string();
+    assert!(said.contains("no address of 10.72.0.0/30 is free"), "{said}");
+    let said = now.with_guest("x", &words("br0", "", "auto", &[])).unwrap_err().to_string();
+    assert!(said.contains("br0 has no gateway, so no address can be chosen"), "{said}");
+}
+
+#[test]
 fn an_interface_in_the_switchs_own_namespace_is_not_set_up() {
     let now = running().with_guest("here", &words("blue", "tap0", "10.71.0.2/24", &[])).unwrap();
     let now = now.with_guest("there", &words("blue", "eth0@box", "10.71.0.3/24", &[])).unwrap();
