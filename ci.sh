@@ -37,7 +37,7 @@ packages+=(dpkg-dev debootstrap binutils)
 # The commands of the documentation.
 packages+=(curl procps)
 # Containers; without systemd, runc runs where crun does not.
-packages+=(podman runc busybox-static)
+packages+=(podman containernetworking-plugins runc busybox-static)
 # Docker, where it may be installed: dockerd must not appear on a user's machine.
 if [ -n "$engines" ]; then
     packages+=(docker.io containerd runc)

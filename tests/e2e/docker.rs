@@ -236,7 +236,7 @@ fn docker_at(host: &str, words: &[&str]) -> Output {
 const RUN: [&str; 3] = ["run", "--detach", "--cap-add=NET_ADMIN"];
 
 /// What a server at this address answers to a line.
-fn echoed(from: &Host, to: Ipv4Addr, port: u16) -> Option<Vec<u8>> {
+pub(crate) fn echoed(from: &Host, to: Ipv4Addr, port: u16) -> Option<Vec<u8>> {
     let mut stream =
         from.try_inside(|| TcpStream::connect_timeout(&SocketAddrV4::new(to, port).into(), Duration::from_secs(1))).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -246,7 +246,7 @@ fn echoed(from: &Host, to: Ipv4Addr, port: u16) -> Option<Vec<u8>> {
     Some(answer.to_vec())
 }
 
-fn answers(from: &Host, to: Ipv4Addr, port: u16) -> bool {
+pub(crate) fn answers(from: &Host, to: Ipv4Addr, port: u16) -> bool {
     let answer = wait::for_at_most(Duration::from_secs(10), || echoed(from, to, port));
     answer.is_some_and(|answer| answer == b"hello\n")
 }

@@ -10,6 +10,7 @@ mod bridges;
 mod capture;
 mod captured;
 mod changes;
+mod cni;
 mod command;
 mod config;
 mod conformance;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         absence::trials(),
         bridges::trials(),
         control::trials(),
+        cni::trials(),
         containers::trials(),
         capture::trials(),
         changes::trials(),

@@ -90,7 +90,7 @@ const PROGRAMS: [&str; 21] = [
 ];
 
 /// Shell blocks that cannot run here, by their beginning, with the reason.
-const NOT_HERE: [(&str, &str); 25] = [
+const NOT_HERE: [(&str, &str); 26] = [
     ("cargo run --release -- demo", "a release build takes minutes; ci.sh runs it"),
     ("./ci.sh", "it runs this test"),
     ("cargo build --release", "a release build takes minutes; ci.sh does it, and the rest installs on the host"),
@@ -115,11 +115,12 @@ const NOT_HERE: [(&str, &str); 25] = [
     ("etcdctl put", "needs etcd"),
     ("ip netns add web\nvswitchctl port add eth0@web", "needs an image; containers/podman makes one and does the same"),
     ("docker network create", "needs images of a registry; docker/* makes one and runs these commands"),
+    ("vswitchd --uplink eth0 &\nvswitchctl wait\npodman run", "needs an image of a registry; cni/podman makes one"),
     ("podman run --detach", "needs an image; containers/podman makes one and runs these commands"),
 ];
 
 /// Blocks that are no shell, by their beginning: outputs, syntax, other languages.
-const NO_SHELL: [&str; 21] = [
+const NO_SHELL: [&str; 22] = [
     "10.77.0.1/32 dev vswitch0",
     "vswitchctl capture [PORT|any]",
     "+ port tap3",
@@ -141,6 +142,7 @@ const NO_SHELL: [&str; 21] = [
     "--port packet:IFNAME",
     "received + copied",
     "networks:",
+    "{\n  \"cniVersion\"",
 ];
 
 /// Minimum number of shell blocks of all pages, so that none goes unseen.

@@ -58,7 +58,7 @@ install "$deb"
 expect "state" "$(run dpkg-query -W -f '${db:Status-Status}' vswitchd)" installed
 expect "at the first installation" "$(asked)" "start vswitchd.service;"
 unit=$root/usr/lib/systemd/system/vswitchd.service
-for file in usr/bin/vswitchd usr/bin/vswitchctl etc/vswitchd/vswitchd.toml usr/share/man/man8/vswitchd.8.gz \
+for file in usr/bin/vswitchd usr/bin/vswitchctl usr/lib/cni/vswitch etc/vswitchd/vswitchd.toml usr/share/man/man8/vswitchd.8.gz \
     usr/share/man/man1/vswitchctl.1.gz usr/share/bash-completion/completions/vswitchctl usr/share/doc/vswitchd/copyright \
     usr/share/doc/vswitchd/licenses-of-crates.gz usr/share/doc/vswitchd/docs/config.md usr/lib/sysusers.d/vswitchd.conf; do
     [ -s "$root/$file" ] || fail "no /$file"
