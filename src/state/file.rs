@@ -7,7 +7,8 @@
 //!
 //! A change of the configuration is written to a file beside it before it is made ([`StateFile::prepare`]), so that a change that
 //! cannot be written is refused, and takes its place by a rename once it is made. So the file is always whole: as before the change,
-//! or as after it.
+//! or as after it, also after a power failure: its bytes are on the disk before it gets its name. That it has this name is written by
+//! [another thread](DirectorySync), so that a change waits for the disk once.
 //!
 //! A file that cannot be read, because it is damaged or of a newer version, is moved aside, as `state.json.refused`, and told in the
 //! log and by `show`. The switch starts without it. If a part clashes with the configuration, a copy is kept under that name, with the
@@ -22,6 +23,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use anyhow::Context;
 use config::{Desired, LeftOut, Origin, Restored};
@@ -52,6 +55,36 @@ pub(crate) struct StateFile {
     processes: HashMap<String, Began>,
     /// Why what was there could not be used.
     problem: Option<String>,
+    /// Syncs its directory; without it, each change does.
+    sync: Option<DirectorySync>,
+}
+
+/// A thread that writes to the disk that the file has its name, after each change.
+#[derive(Debug)]
+struct DirectorySync {
+    requests: SyncSender<()>,
+}
+
+impl DirectorySync {
+    fn start(directory: &Path) -> io::Result<DirectorySync> {
+        let directory = File::open(directory)?;
+        // One that waits is for all changes so far.
+        let (requests, changes) = sync_channel(1);
+        let work = move || changes.iter().for_each(|()| sync(&directory));
+        thread::Builder::new().name("state".into()).spawn(work)?;
+        Ok(DirectorySync { requests })
+    }
+
+    /// The directory has changed.
+    fn begin(&self) {
+        let _ = self.requests.try_send(());
+    }
+}
+
+fn sync(directory: &File) {
+    if let Err(error) = directory.sync_all() {
+        tracing::warn!(%error, "the state directory cannot be synced: a power failure may undo the last changes of its file");
+    }
 }
 
 /// What has been written, and takes the place of the file with [`StateFile::commit`]. Dropped, it is removed.
@@ -71,7 +104,8 @@ impl StateFile {
     /// The file in this directory, and the configuration with what it says.
     pub(crate) fn open(directory: &Path, desired: Desired) -> (StateFile, Desired) {
         let path = directory.join(NAME);
-        let mut file = StateFile { path, written: None, processes: HashMap::new(), problem: None };
+        let mut file = StateFile { path, written: None, processes: HashMap::new(), problem: None, sync: None };
+        file.sync = DirectorySync::start(directory).ok();
         let restored = file.read().and_then(|(content, written)| {
             match desired.with_owned(NAME, &content.owned, &|port| content.refuses(port, written)) {
                 Ok(restored) => Ok((content, restored)),
@@ -212,7 +246,13 @@ impl StateFile {
     pub(crate) fn commit(&mut self, prepared: Prepared) {
         self.processes = prepared.content.processes.iter().cloned().collect();
         match fs::rename(&prepared.temporary, &self.path) {
-            Ok(()) => self.written = Some(prepared.content.clone()),
+            Ok(()) => {
+                self.written = Some(prepared.content.clone());
+                match &self.sync {
+                    Some(thread) => thread.begin(),
+                    None => self.path.parent().into_iter().filter_map(|path| File::open(path).ok()).for_each(|file| sync(&file)),
+                }
+            }
             Err(error) => {
                 tracing::error!(file = %self.path.display(), %error, "the state cannot be written; the next start does not know of this change");
                 self.written = None;
@@ -399,7 +439,13 @@ mod tests {
         fs::create_dir(directory.0.join("state.json.new")).unwrap();
         let refused = file.prepare(&changed()).unwrap_err().to_string();
         assert!(refused.contains("so nothing was changed"), "{refused}");
-        let full = StateFile { path: "/dev/full/state.json".into(), written: None, processes: HashMap::new(), problem: None };
+        let full = StateFile {
+            path: "/dev/full/state.json".into(),
+            written: None,
+            processes: HashMap::new(),
+            problem: None,
+            sync: None,
+        };
         assert!(full.prepare(&changed()).is_err());
     }
 
@@ -407,7 +453,11 @@ mod tests {
     #[test]
     fn damage_is_told() {
         let directory = Directory::new("damage");
-        write(&directory, &changed());
+        let own = std::process::id();
+        let changed = changed().with_port(&format!("c@pid:{own}:id=c")).unwrap();
+        write(&directory, &changed);
+        let (file, _) = StateFile::open(&directory.0, start());
+        let processes = file.processes().clone();
         let path = directory.0.join(NAME);
         let whole = fs::read(&path).unwrap();
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
@@ -432,7 +482,8 @@ mod tests {
                 assert!(desired.owned().is_empty() && bytes != whole, "{}", String::from_utf8_lossy(&bytes));
                 let _ = fs::remove_file(directory.0.join("state.json.refused"));
             } else {
-                assert_eq!(desired.owned(), changed().owned(), "{}", String::from_utf8_lossy(&bytes));
+                let found = (desired.owned(), file.processes());
+                assert_eq!(found, (changed.owned(), &processes), "{}", String::from_utf8_lossy(&bytes));
             }
         }
     }
