@@ -12,8 +12,8 @@
 //! connections have been idle.
 //!
 //! *Places* say to whom inside addresses belong ([`places`](super::places)), two words each. A change writes to the half that is not in
-//! use, and then one word says which half it is and how many there are, so a process that is killed leaves the ones or the others. What
-//! goes is not there any more before a change begins, and what comes is there once nothing is left of what went.
+//! use, and then one word says which half it is, how many there are and their checksum, so a process that is killed leaves the ones or
+//! the others. What goes is not there any more before a change begins, and what comes is there once nothing is left of what went.
 //!
 //! Each process has a table of its own, of the next generation, and takes the connections of the one before over into it, once there
 //! are outside addresses. Until then its own is empty, and what outlives it is the one before. It is
@@ -34,7 +34,7 @@ use super::places::{Place, Unchanged};
 const MAGIC: u64 = u64::from_be_bytes(*b"vswconns");
 
 /// Meaning of the words of slots and entries. Words that are added at the end of an entry do not change it.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 
 /// Words of the header.
 const HEADER: usize = 8;
@@ -91,7 +91,7 @@ struct Header {
 enum NoTable {
     #[error("it cannot be mapped: {0}")]
     Io(#[from] std::io::Error),
-    #[error("its header is damaged")]
+    #[error("its header or its places are damaged")]
     Damaged,
     #[error("its layout is {0}, and this version knows {LAYOUT}")]
     Layout(u64),
@@ -147,11 +147,7 @@ impl KeptTable {
 
     /// Takes over the connections of the process before. The outside addresses and published ports are there.
     pub(super) fn restore(&mut self, nat: &Nat, now: Timestamp) {
-        let Some(LeftMemory { memory, header, places }) = self.left.take() else { return };
-        let Some(table) = header.left(&memory, rest_of(&memory, boot_second())) else { return };
-        let unchanged = Unchanged::between(&places, &self.places);
-        let nat::Restored { connections, refused, moved, expired, torn } =
-            nat.restore(&table, |address| unchanged.contains(address), now);
+        let Some(nat::Restored { connections, refused, moved, expired, torn }) = self.take_over(nat, now) else { return };
         tracing::info!(connections, expired, "connections of the process before are taken over");
         if refused + moved + torn > 0 {
             tracing::warn!(
@@ -162,6 +158,13 @@ impl KeptTable {
                  network or guest of their inside address is another (moved), or they were damaged (torn)"
             );
         }
+    }
+
+    fn take_over(&mut self, nat: &Nat, now: Timestamp) -> Option<nat::Restored> {
+        let LeftMemory { memory, header, places } = self.left.take()?;
+        let table = header.left(&memory, rest_of(&memory, boot_second()))?;
+        let unchanged = Unchanged::between(&places, &self.places);
+        Some(nat.restore(&table, |address| unchanged.contains(address), now))
     }
 
     /// Once a second.
@@ -208,7 +211,14 @@ fn write_places(memory: &SharedMemory, places: &[Place]) {
     for (to, from) in words.iter().zip(places.iter().flat_map(|place| place.to_words())) {
         to.store(from, Ordering::Relaxed);
     }
-    which[0].store((places.len() as u64) << 1 | half, Ordering::Release);
+    which[0].store(which_places(places, half), Ordering::Release);
+}
+
+/// The word that says which half the places are in: from the lowest bit on, the half, their number and their checksum.
+fn which_places(places: &[Place], half: u64) -> u64 {
+    let low = (places.len() as u64) << 1 | half;
+    let words: Vec<u64> = places.iter().flat_map(|place| place.to_words()).chain([low]).collect();
+    checksum_of(&words) << 32 | low
 }
 
 impl LeftMemory {
@@ -285,10 +295,15 @@ fn rest_of(memory: &SharedMemory, now: u64) -> Rest {
 /// The places that a table names.
 fn places_in(memory: &SharedMemory) -> Option<Vec<Place>> {
     let which = memory.words(WHICH_PLACES * size_of::<u64>(), 1)?[0].load(Ordering::Acquire);
-    let count = usize::try_from(which >> 1).ok().filter(|count| *count <= MAX_PLACES)?;
+    if which == 0 {
+        // None have been written yet.
+        return Some(Vec::new());
+    }
+    let count = usize::try_from(which as u32 >> 1).ok().filter(|count| *count <= MAX_PLACES)?;
     let words = memory.words(PAGE + (which & 1) as usize * HALF * size_of::<u64>(), count * 2)?;
     let place = |words: &[AtomicU64]| Place::from_words([0, 1].map(|at| words[at].load(Ordering::Relaxed)));
-    Some(words.chunks_exact(2).map(place).collect())
+    let places: Vec<Place> = words.chunks_exact(2).map(place).collect();
+    (which_places(&places, which & 1) == which).then_some(places)
 }
 
 /// Seconds since the boot, which no memory survives: unlike the time of day, nobody sets them.
@@ -302,109 +317,4 @@ fn checksum_of(words: &[u64]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEADER_NOW: Header = Header { entry_words: TableMemory::ENTRY_WORDS, connections: 1024, seed: [3, 4], generation: 7 };
-
-    fn descriptor(memory: &SharedMemory) -> OwnedFd {
-        memory.as_fd().try_clone_to_owned().unwrap()
-    }
-
-    #[test]
-    fn a_header_is_read_as_it_was_written() {
-        let memory = HEADER_NOW.create().unwrap();
-        let left = LeftMemory::open(descriptor(&memory)).unwrap();
-        assert_eq!(left.header, HEADER_NOW);
-        let older = Header { generation: 6, ..HEADER_NOW }.create().unwrap();
-        let table = KeptTable::after(vec![descriptor(&memory), descriptor(&older)], Vec::new());
-        assert_eq!((table.generation, table.left.map(|left| left.header.generation)), (7, Some(7)));
-    }
-
-    /// A process without outside addresses leaves what it found, without the places that went meanwhile.
-    #[test]
-    fn what_was_not_taken_over_is_left_once_more() {
-        let place = |number| Place::from_words([number, number]);
-        let memory = HEADER_NOW.create().unwrap();
-        write_places(&memory, &[place(1), place(2)]);
-        let mut left = vec![descriptor(&memory)];
-        for round in 0..3 {
-            let mut table = KeptTable::after(left, vec![place(1), place(2), place(3)]);
-            let nat = table.translation(NatConfig::default(), [5, 6]).unwrap();
-            table.set_places(vec![place(2), place(3)]);
-            let (generation, kept) = table.descriptor().unwrap();
-            assert_eq!(generation, 7, "{round}");
-            left = vec![kept.try_clone_to_owned().unwrap()];
-            let again = LeftMemory::open(kept.try_clone_to_owned().unwrap()).unwrap();
-            assert_eq!((again.header, again.places), (HEADER_NOW, vec![place(2)]), "{round}");
-            table.restore(&nat, Timestamp::default());
-            assert_eq!(table.descriptor().map(|(generation, _)| generation), Some(8), "{round}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_table_is_refused() {
-        for (at, value) in [(0, 0), (1, 9), (2, 1), (2, u64::MAX), (3, 0), (3, 1 << 40), (4, 5), (6, 0), (7, 1)] {
-            let memory = HEADER_NOW.create().unwrap();
-            memory.words(0, HEADER).unwrap()[at].store(value, Ordering::Relaxed);
-            assert!(matches!(LeftMemory::open(descriptor(&memory)), Err(NoTable::Damaged)), "word {at}");
-        }
-        // With a good checksum.
-        for (at, value) in [(1, 1), (2, 15), (3, 1 << 20), (3, u64::MAX), (2, u64::MAX)] {
-            let memory = HEADER_NOW.create().unwrap();
-            let words = memory.words(0, HEADER).unwrap();
-            words[at].store(value, Ordering::Relaxed);
-            let now: Vec<u64> = words[..HEADER - 1].iter().map(|word| word.load(Ordering::Relaxed)).collect();
-            words[HEADER - 1].store(checksum_of(&now), Ordering::Relaxed);
-            let refused = LeftMemory::open(descriptor(&memory)).unwrap_err();
-            let expected = if at == 1 { "its layout is 1, and this version knows 2" } else { "its header is damaged" };
-            assert_eq!(refused.to_string(), expected, "word {at}");
-        }
-        let short = SharedMemory::create("short", PAGE).unwrap();
-        assert!(LeftMemory::open(descriptor(&short)).is_err());
-        let table = KeptTable::after(vec![descriptor(&short), std::fs::File::open("/dev/null").unwrap().into()], Vec::new());
-        assert!(table.left.is_none() && table.is_wanted);
-    }
-
-    /// What the next process finds of a table whose memory this one keeps.
-    fn found(table: &KeptTable) -> LeftMemory {
-        LeftMemory::open(descriptor(table.own.unwrap())).unwrap()
-    }
-
-    #[test]
-    fn places_hold_one_way_or_the_other() {
-        let place = |n: u32| Place::new(packet::Ipv4Prefix::new((0x0a00_0000 + (n << 8)).into(), 24), "a network");
-        let [a, b, c] = [1, 2, 3].map(place);
-        let mut table = KeptTable::after(Vec::new(), vec![a, b]);
-        let config = NatConfig { max_connections: 1024, ..NatConfig::default() };
-        assert!(table.translation(config, [1, 2]).is_some());
-        assert_eq!(found(&table).places, [a, b]);
-        table.left = Some(found(&table));
-        table.set_places(vec![c, a]);
-        assert_eq!(found(&table).places, [a], "what goes is not there any more, and what comes not yet");
-        table.settle();
-        assert_eq!(found(&table).places, [c, a]);
-        table.set_places(vec![a, b]);
-        assert_eq!(table.left.take().unwrap().places, [a], "one that went between belongs to somebody else");
-        table.set_places((0..MAX_PLACES as u32 + 1).map(place).collect());
-        table.settle();
-        assert_eq!(found(&table).places.len(), MAX_PLACES);
-        let memory = table.own.unwrap();
-        memory.words(WHICH_PLACES * size_of::<u64>(), 1).unwrap()[0].store((MAX_PLACES as u64 + 1) << 1, Ordering::Relaxed);
-        assert!(LeftMemory::open(descriptor(memory)).is_err());
-    }
-
-    #[test]
-    fn the_time_at_rest() {
-        let mut table = KeptTable::after(Vec::new(), Vec::new());
-        let config = NatConfig { max_connections: 1024, ..NatConfig::default() };
-        assert!(table.translation(config, [1, 2]).is_some());
-        table.tick(Timestamp::from_secs(70));
-        let memory = found(&table).memory;
-        let rest = |now| rest_of(&memory, now);
-        let now = boot_second();
-        assert!(rest(now).last == 70 && rest(now).passed <= 1, "{:?}", rest(now));
-        assert_eq!(rest(now + 3600).passed - rest(now).passed, 3600);
-        assert_eq!((rest(0).passed, rest(u64::MAX).passed), (0, u32::MAX));
-    }
-}
+mod tests;
