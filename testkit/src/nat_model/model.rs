@@ -301,8 +301,9 @@ impl Model {
         };
         let has_parity = |port: u16| port % 2 == inside.port % 2;
         let has_class = class.contains(&outside.port);
-        assert!(has_class || !class.clone().any(is_free), "{outside} is of another class than {inside}");
-        let may_have_parity = || class.clone().any(|port| has_parity(port) && is_free(port));
+        let of_class = || self.usable.within(outside.address, protocol, &class);
+        assert!(has_class || !of_class().any(is_free), "{outside} is of another class than {inside}");
+        let may_have_parity = || of_class().any(|port| has_parity(port) && is_free(port));
         assert!(has_parity(outside.port) || !may_have_parity(), "{outside} has another parity than {inside}");
     }
 

@@ -97,7 +97,7 @@ impl Model {
 
     /// Whether a new mapping may take any port of this address.
     pub(super) fn has_free(&self, protocol: Protocol, address: Ipv4Addr, sure: bool) -> bool {
-        let usable = || self.usable.iter(address, protocol);
+        let usable = || self.usable.within(address, protocol, &(0..=u16::MAX));
         // With more usable ports than there are holders of ports, one is free.
         let holders = self.live.len() + self.dead.len() + self.published.len();
         if usable().take(holders + 1).count() > holders {

@@ -21,9 +21,10 @@ impl Ports {
         is_in_range != self.exceptions.contains(&port)
     }
 
-    fn iter(&self) -> impl Iterator<Item = u16> {
-        let in_range = self.range.clone().into_iter().flatten().filter(|port| !self.exceptions.contains(port));
-        let outside = |port: &u16| self.range.as_ref().is_none_or(|range| !range.contains(port));
+    fn within(&self, class: &RangeInclusive<u16>) -> impl Iterator<Item = u16> {
+        let range = self.range.as_ref().map(|range| *range.start().max(class.start())..=*range.end().min(class.end()));
+        let outside = |port: &u16| class.contains(port) && self.range.as_ref().is_none_or(|range| !range.contains(port));
+        let in_range = range.into_iter().flatten().filter(|port| !self.exceptions.contains(port));
         in_range.chain(self.exceptions.iter().copied().filter(outside))
     }
 }
@@ -52,9 +53,9 @@ impl Usable {
         self.get(address, protocol).is_some_and(|ports| ports.contains(port))
     }
 
-    /// The ports that may be used.
-    pub(super) fn iter(&self, address: Ipv4Addr, protocol: Protocol) -> impl Iterator<Item = u16> {
-        self.get(address, protocol).into_iter().flat_map(Ports::iter)
+    /// The ports within a range that may be used.
+    pub(super) fn within(&self, address: Ipv4Addr, protocol: Protocol, class: &RangeInclusive<u16>) -> impl Iterator<Item = u16> {
+        self.get(address, protocol).into_iter().flat_map(|ports| ports.within(class))
     }
 
     /// Allows or forbids a port.
