@@ -17,6 +17,9 @@ const GATEWAY_HELP: &str = "The router's addresses on the bridge, [VLAN=]CIDR, s
 const PUBLISH_HELP: &str = "Forward ports of the uplink's address to a guest, \
     [ADDR:]PORT[-PORT]:GUEST:PORT[-PORT][/tcp|udp|tcp+udp]; or ADDR:GUEST, all of an own address";
 
+const ROUTE_HELP: &str = "A network behind a guest, NETWORK:via=GUEST[:bridge=NAME][:no-nat=on], such as 10.9.0.0/16:via=10.77.0.9; \
+    with no-nat its packets keep their source addresses on their way outside";
+
 const NAT_HELP: &str = "Settings of the translation, KEY=VALUE, separated by commas. Keys: ports=1024-65535, \
     max-connections=262144, max-connections-per-port=131072, max-ports-per-guest=32768, mapping=endpoint-independent, \
     filtering=address-and-port-dependent, tcp-established=7440, tcp-transitory=240, tcp-opening=240, udp=300, icmp=60, \
@@ -114,6 +117,9 @@ pub(crate) struct Flags {
     /// What can be reached from outside; [`PUBLISH_HELP`] for people.
     #[arg(long, value_name = "RULE", help = PUBLISH_HELP)]
     pub(crate) publish: Vec<String>,
+    /// Routes to networks behind guests; [`ROUTE_HELP`] for people.
+    #[arg(long, value_name = "ROUTE", help = ROUTE_HELP)]
+    pub(crate) route: Vec<String>,
     /// Settings of the translation; [`NAT_HELP`] for people.
     #[arg(long, value_name = "KEY=VALUE,...", help = NAT_HELP)]
     pub(crate) nat: Vec<String>,
@@ -169,10 +175,10 @@ pub(crate) struct Flags {
 
 /// Flags whose values are lists with commas between, and flags that are given once for each value.
 const LISTS: [&str; 4] = ["--tap", "--gateway", "--nat", "--uplink-address"];
-const REPEATED: [&str; 5] = ["--port", "--publish", "--vxlan", "--udp", "--udp-ip"];
+const REPEATED: [&str; 6] = ["--port", "--publish", "--route", "--vxlan", "--udp", "--udp-ip"];
 
 /// Verbs of vswitchctl.
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 17] = [
     "apply",
     "capture",
     "conntrack",
@@ -184,6 +190,7 @@ const VERBS: [&str; 16] = [
     "nat",
     "neigh",
     "port",
+    "route",
     "show",
     "top",
     "trace",
@@ -241,6 +248,7 @@ impl Flags {
             ("--port", &self.port),
             ("--gateway", &self.gateway),
             ("--publish", &self.publish),
+            ("--route", &self.route),
             ("--nat", &self.nat),
             ("--vxlan", &self.vxlan),
             ("--udp", &self.udp),

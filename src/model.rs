@@ -10,6 +10,9 @@ const _: () =
 /// The same for networks inside.
 const _: () = assert!(2 * config::MAX_GATEWAYS <= vswitch::routing::MAX_INTERFACES);
 
+/// Each static route is one of the router's.
+const _: () = assert!(config::MAX_ROUTES <= vswitch::MAX_GUEST_ROUTES);
+
 /// The number of a bridge.
 pub(crate) fn bridge_id(number: usize) -> BridgeId {
     BridgeId(number as u16)
@@ -33,7 +36,12 @@ pub(crate) fn storm_limits(limits: config::Limits) -> StormLimits {
 
 /// What a station may send whose device has this MAC address.
 pub(crate) fn guard(station: &config::Station, of_device: Option<MacAddr>) -> Guard {
-    Guard::new(station.mac.or(of_device), &station.addresses)
+    let mac = station.mac.or(of_device);
+    // Without addresses, all are its own.
+    if station.addresses.is_empty() || station.behind.is_empty() {
+        return Guard::new(mac, &station.addresses);
+    }
+    Guard::new(mac, &[&station.addresses[..], &station.behind].concat())
 }
 
 /// Which frames are coalesced on their way to a port.

@@ -199,6 +199,15 @@ pub enum What {
         /// Its keys; where they change, before and after.
         text: String,
     },
+    /// A route to a network behind a guest was added, removed or altered.
+    RouteChanged {
+        /// What was done.
+        action: Action,
+        /// The network.
+        route: String,
+        /// The guest and its bridge; where they change, before and after.
+        text: String,
+    },
     /// A rule for published ports was added, removed or altered.
     RuleChanged {
         /// What was done.
@@ -254,6 +263,7 @@ impl What {
             What::GuestChanged { .. } => "guest_changed",
             What::GatewayChanged { .. } => "gateway_changed",
             What::TunnelChanged { .. } => "tunnel_changed",
+            What::RouteChanged { .. } => "route_changed",
             What::RuleChanged { .. } => "rule_changed",
             What::SettingChanged { .. } => "setting_changed",
             What::ConfigApplied { .. } => "config_applied",
@@ -321,6 +331,7 @@ impl fmt::Display for What {
                 write_change(out, *action, &format_args!("gateway {gateway}"), text)
             }
             What::TunnelChanged { action, tunnel, text } => write_change(out, *action, &format_args!("tunnel {tunnel}"), text),
+            What::RouteChanged { action, route, text } => write_change(out, *action, &format_args!("route {route}"), text),
             What::RuleChanged { action, rule, text } => write_change(out, *action, &format_args!("rule {rule}"), text),
             What::SettingChanged { action, setting, text } => write_change(out, *action, setting, text),
             What::ConfigApplied { changes: 1 } => write!(out, "configuration applied, 1 change"),

@@ -43,7 +43,7 @@ pub use port::{Limits, Port, PortKind, PortStats, State, VlanMode};
 pub use refusal::{PROBLEM_JSON, Problem, Refusal, RefusalKind};
 pub use stats::{BridgeStats, FragmentStats, MacTableStats, NatPorts, NatStats, NeighbourStats, Stats, WorkerStats};
 pub use story::{End, Step, StepKind, Story, Verdict, VerdictKind};
-pub use switch::{Bridge, Gate, Gateway, Latency, Reach, Show, Stopping, Uplink, UplinkMode};
+pub use switch::{Bridge, Gate, Gateway, Latency, Reach, Route, Show, Stopping, Uplink, UplinkMode};
 pub use table::{Flushed, MacEntry, Neighbour};
 pub use tunnel::{Peer, Tunnel, TunnelKind};
 

@@ -189,6 +189,23 @@ pub struct Rule {
     pub rule: String,
 }
 
+/// A route to add
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewRoute {
+    /// In the words of `--route`, such as `10.9.0.0/16:via=10.71.0.9:bridge=blue`
+    pub route: String,
+}
+
+/// A route to remove
+#[derive(Clone, Debug, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RouteTo {
+    /// Its network, such as `10.9.0.0/16`, or all of it in the words of `--route`
+    pub to: String,
+}
+
 /// A tunnel to add
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -102,6 +102,10 @@ words! {
         RouteInside = "route_inside",
         /// The route leads to the uplink.
         RouteOutside = "route_outside",
+        /// The destination is in a network behind a guest.
+        RouteBehind = "route_behind",
+        /// The packet keeps its source address on its way outside.
+        Untranslated = "untranslated",
         /// The route leads into a tunnel.
         RouteTunnel = "route_tunnel",
         /// The packet is for an own outside address.

@@ -22,6 +22,9 @@ pub struct Show {
     pub ports: Vec<Port>,
     /// Gateways of all bridges.
     pub gateways: Vec<Gateway>,
+    /// Routes to networks behind guests.
+    #[serde(default)]
+    pub routes: Vec<Route>,
     /// The uplink; `null` if none is configured.
     pub uplink: Option<Uplink>,
     /// All tunnels.
@@ -68,6 +71,21 @@ pub struct Gateway {
     pub mac: String,
     /// True if the host is a neighbour of its guests.
     pub host: bool,
+}
+
+/// A route to a network behind a guest.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Route {
+    /// The network, with the length of its prefix.
+    pub to: String,
+    /// IPv4 address of the guest.
+    pub via: String,
+    /// Name of the guest's bridge.
+    pub bridge: String,
+    /// The guest's VLAN; 0 for untagged frames.
+    pub vlan: u16,
+    /// True if packets of the network keep their source addresses on their way outside.
+    pub no_nat: bool,
 }
 
 /// The interface that connects the switch to the network outside.

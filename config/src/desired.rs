@@ -197,7 +197,7 @@ impl Desired {
     }
 
     /// This configuration with one more flag. Problems name the verb and its argument in place of the flag.
-    fn with(&self, flag: Flag, verb: &str) -> Result<Desired, EditError> {
+    pub(crate) fn with(&self, flag: Flag, verb: &str) -> Result<Desired, EditError> {
         let name = flag.name;
         let done = Desired::complete(self.document.clone(), &[flag], self.whole.clone(), Problems::default());
         done.map_err(|problems| problems.of_verb(name, verb).into())

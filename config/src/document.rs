@@ -12,6 +12,7 @@ use crate::metrics::MetricsKeys;
 use crate::nat::NatKeys;
 use crate::problem::{At, Origin};
 use crate::publish::PublishKeys;
+use crate::route::RouteKeys;
 use crate::state::StateKeys;
 use crate::tunnel::TunnelKeys;
 use crate::uplink::UplinkKeys;
@@ -42,6 +43,8 @@ keys! {
         "nat" => nat: NatKeys,
         /// Guests' ports that can be reached from outside.
         "publish" => publish: Tables<PublishKeys>,
+        /// Routes to networks behind guests.
+        "route" => routes: Tables<RouteKeys>,
         /// Ports with their addresses, names and published ports.
         "guest" => guests: Tables<GuestKeys>,
         /// The ways to other hosts.

@@ -14,6 +14,7 @@ use crate::port::{Kind, PortKeys};
 use crate::problem::{At, Origin, Problems, unknown};
 use crate::publish::{PublishKeys, split_rule};
 use crate::raw::{Entry, Raw, RawValue};
+use crate::route::RouteKeys;
 use crate::tunnel::TunnelKeys;
 use crate::value::{Pairs, Text, Value};
 
@@ -48,6 +49,7 @@ pub(crate) fn add(document: &mut Document, flag: &Flag, problems: &mut Problems)
         "--port" => port(document, text, problems),
         "--gateway" => gateways(document, text, problems),
         "--publish" => publish(document, text, problems),
+        "--route" => list_of(&mut document.routes).push(route(text, problems)),
         "--nat" => nat(document, text, problems),
         "--workers" => replace(&mut document.workers, "workers", text, &alone, problems),
         "--busy-poll" => replace(&mut document.busy_poll, "busy-poll", text, &alone, problems),
@@ -248,6 +250,16 @@ pub(crate) fn rule(text: &str, problems: &mut Problems) -> At<PublishKeys> {
     let keys = match or_tell(split_rule(text, &origin), &origin, problems) {
         Some(entries) => PublishKeys::of(&entries, problems),
         None => PublishKeys { is_faulty: true, ..PublishKeys::default() },
+    };
+    At::new(keys, &origin)
+}
+
+/// Parses `--route NETWORK:via=ADDRESS[:KEY=VALUE...]`.
+pub(crate) fn route(text: &str, problems: &mut Problems) -> At<RouteKeys> {
+    let origin = Origin::flag("--route", text);
+    let keys = match or_tell(head_and_pairs(text, &origin), &origin, problems) {
+        Some((network, pairs)) => RouteKeys::of(&[vec![Entry::word("to", network, &origin)], pairs].concat(), problems),
+        None => RouteKeys { is_faulty: true, ..RouteKeys::default() },
     };
     At::new(keys, &origin)
 }

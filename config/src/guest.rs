@@ -154,7 +154,7 @@ impl Guest {
         let setup = Setup { addresses: own_addresses.collect(), gateway: None };
         let own = |(address, _): &(IpAddr, u8)| Prefix::new(*address, if address.is_ipv4() { 32 } else { 128 });
         let station =
-            Station { mac: self.mac, addresses: self.addresses.iter().map(own).collect(), guard: true, isolated: false };
+            Station { mac: self.mac, addresses: self.addresses.iter().map(own).collect(), guard: true, ..Station::default() };
         let tap = Tap { name: self.interface.clone(), netns: self.netns.clone(), attach: false, offload: true, setup };
         Port {
             origin: self.origin.clone(),

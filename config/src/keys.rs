@@ -66,6 +66,7 @@ const PLACES: &[(&[&str], &str)] = &[
     (&["publish"], "the file itself, [[publish]]"),
     (&["guest"], "the file itself, [[guest]]"),
     (&["tunnel"], "the file itself, [[tunnel]]"),
+    (&["route"], "the file itself, [[route]]"),
 ];
 
 /// The table that a key belongs to, unless it is much like one of the known keys.

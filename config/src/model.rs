@@ -94,13 +94,15 @@ impl Config {
         self.bridge(bridge).filter(|_| self.bridges.len() > 1).map(|bridge| bridge.name.as_str())
     }
 
-    /// What uses a bridge, by name: its ports, its uplink and its tunnels.
+    /// What uses a bridge, by name: its ports, its uplink, its tunnels, and routes by its guests.
     pub(crate) fn on_bridge(&self, number: usize) -> impl Iterator<Item = String> {
         let ports = self.ports.iter().filter(move |port| port.is_bridged() && port.bridge == number);
         let ports = ports.filter_map(|port| Some(format!("port {}", port.title()?)));
         let uplink = self.bridge_uplink.iter().filter(move |uplink| uplink.bridge == number);
         let tunnels = self.tunnels.iter().filter(move |tunnel| tunnel.bridge == number);
+        let routes = self.router.iter().flat_map(|router| &router.routes).filter(move |route| route.bridge == number);
         ports
+            .chain(routes.map(|route| format!("route {}", route.to)))
             .chain(uplink.map(|uplink| format!("the uplink {}", uplink.interface)))
             .chain(tunnels.map(|tunnel| format!("tunnel {}", tunnel.name)))
     }
@@ -134,6 +136,7 @@ impl Config {
         self.bridge_uplink.iter_mut().for_each(|uplink| renumber(&mut uplink.bridge));
         let gateways = self.router.iter_mut().flat_map(|router| &mut router.gateways);
         gateways.for_each(|gateway| renumber(&mut gateway.bridge));
+        self.router.iter_mut().flat_map(|router| &mut router.routes).for_each(|route| renumber(&mut route.bridge));
     }
 
     /// The text `, on br1`, if there are several bridges.

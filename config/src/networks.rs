@@ -1,7 +1,7 @@
 //! Bridges that verbs add to the running switch, change and remove: `bridge add`, `bridge set`, `bridge del`.
 //!
 //! A bridge that a verb has added has an owner besides the configuration file: the origin of its name is the verb. Its gateways,
-//! ports and tunnels are the owner's as well. A file that is applied, by a verb or by SIGHUP, [takes them over](Document::take_over)
+//! ports, tunnels and routes are the owner's as well. A file that is applied, by a verb or by SIGHUP, [takes them over](Document::take_over)
 //! unchanged; one that names such a bridge itself is refused.
 
 use crate::bridge::{BridgeKeys, DEFAULT_BRIDGE, DEFAULT_MAC_AGING_TIME, DEFAULT_MAC_TABLE_SIZE, unknown_bridge};
@@ -11,6 +11,7 @@ use crate::flags;
 use crate::keys::{Keys, Named, list_of};
 use crate::problem::{At, Origin, Problem, Problems};
 use crate::raw::Entry;
+use crate::route::RouteKeys;
 use crate::tunnel::TunnelKeys;
 
 /// The value of a key in `bridge set` that takes the key away.
@@ -139,7 +140,7 @@ impl BridgeKeys {
 }
 
 impl Document {
-    /// Takes over the bridges that verbs added to the running configuration, with their ports and tunnels.
+    /// Takes over the bridges that verbs added to the running configuration, with their ports, tunnels and routes.
     pub(crate) fn take_over(&mut self, running: &Document, problems: &mut Problems) {
         let own: Vec<At<String>> = self.bridges().map(|(name, _)| name.clone()).collect();
         for (name, keys) in running.bridges().filter(|(name, _)| name.origin.is_verb()) {
@@ -167,6 +168,16 @@ impl Document {
             }
             let made = running.tunnels().iter().filter(of_it).filter(|tunnel| !tunnel.origin.is_file());
             list_of(&mut self.tunnels).extend(made.cloned());
+            let by_it = |route: &&At<RouteKeys>| route.value.bridge_name() == name.value;
+            for route in self.routes().iter().filter(by_it) {
+                let problem = format!(
+                    "bridge {} is not the file's, but made by '{}': name a guest on a bridge of the file, or add the route by 'route add'",
+                    name.value, name.origin
+                );
+                problems.add_clash(&route.origin, problem, name.value.clone());
+            }
+            let made = running.routes().iter().filter(by_it).filter(|route| !route.origin.is_file());
+            list_of(&mut self.routes).extend(made.cloned());
         }
     }
 

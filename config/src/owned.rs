@@ -1,6 +1,6 @@
 //! What verbs made and own, written down and read by the next process.
 //!
-//! The text is a configuration file of the verbs' bridges, with their ports and tunnels, of the verbs' ports on other bridges, and of
+//! The text is a configuration file of the verbs' bridges, with their ports, tunnels and routes, of the verbs' ports on other bridges, and of
 //! the verbs' guests. The names of the verbs' bridges stand beside it, as a file cannot say who owns what. Whatever else verbs have added
 //! is the configuration's, and is not written.
 //!
@@ -18,6 +18,7 @@ use crate::identity::Id;
 use crate::keys::{Named, Tables, list_of};
 use crate::port::{Port, PortKeys};
 use crate::problem::{At, Origin, Problems};
+use crate::route::RouteKeys;
 use crate::tunnel::TunnelKeys;
 use crate::written;
 
@@ -26,7 +27,7 @@ use crate::written;
 pub struct Owned {
     /// Names of their bridges.
     pub bridges: Vec<String>,
-    /// The bridges with their ports and tunnels, as a configuration file.
+    /// The bridges with their ports, tunnels and routes, as a configuration file.
     pub toml: String,
 }
 
@@ -73,6 +74,8 @@ enum Part {
     Port(At<String>, At<PortKeys>),
     /// A tunnel of one of these bridges.
     Tunnel(At<TunnelKeys>),
+    /// A route by a guest of one of these bridges.
+    Route(At<RouteKeys>),
     Guest(Box<At<GuestKeys>>),
 }
 
@@ -107,6 +110,9 @@ impl Desired {
         let made: Vec<_> =
             tunnels.filter(|tunnel| tunnel.value.bridge().is_some_and(|name| is_theirs(&name.value))).cloned().collect();
         document.tunnels = (!made.is_empty()).then(|| At::new(Tables(made), &Origin::Default));
+        let routes: Vec<_> =
+            self.document.routes().iter().filter(|route| is_theirs(route.value.bridge_name())).cloned().collect();
+        document.routes = (!routes.is_empty()).then(|| At::new(Tables(routes), &Origin::Default));
         Owned { bridges, toml: written::toml_of(&document) }
     }
 
@@ -170,6 +176,12 @@ impl Desired {
                     }
                     list_of(&mut running.tunnels).push(keys.clone());
                 }
+                Part::Route(keys) => {
+                    if !bridges.iter().any(|(name, _)| name.value == keys.value.bridge_name()) {
+                        problems.add(&keys.origin, "its bridge does not come back");
+                    }
+                    list_of(&mut running.routes).push(keys.clone());
+                }
                 Part::Guest(keys) => list_of(&mut running.guests).push((**keys).clone()),
             }
         }
@@ -203,11 +215,15 @@ fn parts_of(document: Document, owned: &Owned) -> Vec<Part> {
         tunnel.origin = Origin::Verb("tunnel add".into());
         Part::Tunnel(tunnel)
     });
+    let routes = document.routes.into_iter().flat_map(|routes| routes.value.0).map(|mut route| {
+        route.origin = Origin::Verb("route add".into());
+        Part::Route(route)
+    });
     let guests = document.guests.into_iter().flat_map(|guests| guests.value.0).map(|mut guest| {
         guest.origin = Origin::Verb(format!("guest add{}", id_of(guest.value.id.as_ref())).into());
         Part::Guest(Box::new(guest))
     });
-    bridges.into_iter().chain(ports).chain(tunnels).chain(guests).collect()
+    bridges.into_iter().chain(ports).chain(tunnels).chain(routes).chain(guests).collect()
 }
 
 fn gone(bridge: &At<String>) -> String {
@@ -228,6 +244,10 @@ impl Part {
                 let bridge = keys.value.bridge().map_or("", |bridge| bridge.value.as_str());
                 format!("a tunnel of bridge {}", bridge.escape_debug())
             }
+            Part::Route(keys) => {
+                let to = keys.value.to.as_ref().map_or_else(String::new, |to| to.value.0.to_string());
+                format!("route {to}")
+            }
             Part::Guest(keys) => format!("guest {}", first(keys.value.id.as_ref())),
         }
     }
@@ -236,7 +256,7 @@ impl Part {
     fn ports(&self) -> Vec<Port> {
         let mut problems = Problems::default();
         match self {
-            Part::Bridge(..) | Part::Tunnel(_) => Vec::new(),
+            Part::Bridge(..) | Part::Tunnel(_) | Part::Route(_) => Vec::new(),
             Part::Port(_, keys) => keys.value.ports(&keys.origin, &mut problems),
             Part::Guest(keys) => keys.value.guest(&keys.origin, &mut problems).iter().map(|guest| guest.port(0)).collect(),
         }

@@ -25,6 +25,7 @@ use crate::model::Config;
 use crate::nat::Nat;
 use crate::port::Port;
 use crate::publish::Publish;
+use crate::route::StaticRoute;
 use crate::router::Gateway;
 use crate::tunnel::Tunnel;
 
@@ -41,6 +42,8 @@ pub struct Plan {
     pub removed_gateways: Vec<Gateway>,
     /// The gateways to be added.
     pub added_gateways: Vec<Gateway>,
+    /// Whether routes to networks behind guests come, go or change.
+    pub reroutes: bool,
     /// Addresses in networks with a gateway that guests have no more. Each may be another guest's from now on.
     pub lost_addresses: Vec<Ipv4Addr>,
     /// Ports to be removed, with their present keys.
@@ -72,7 +75,7 @@ pub struct Plan {
 pub struct Change {
     /// Whether the object is added, removed or changed.
     pub action: Action,
-    /// The kind of the object: `bridge`, `gateway`, `guest`, `port`, `rule`, `tunnel` or `setting`.
+    /// The kind of the object: `bridge`, `gateway`, `guest`, `port`, `route`, `rule`, `tunnel` or `setting`.
     pub kind: &'static str,
     /// The object's name.
     pub name: String,
@@ -169,6 +172,7 @@ impl Plan {
         let mut plan = Plan::default();
         plan.bridges(old, new);
         plan.gateways(old, new);
+        plan.routes(old, new);
         plan.guests(old, new);
         plan.ports(old, new);
         plan.tunnels(old, new);
@@ -244,6 +248,30 @@ impl Plan {
             }
             self.added_gateways.push(gateway.clone());
         }
+    }
+
+    /// Compares the routes to networks behind guests, each of which is known by its network.
+    fn routes(&mut self, old: &Config, new: &Config) {
+        let of = |config: &Config| config.router.as_ref().map_or(&[][..], |router| &router.routes).to_vec();
+        let (before, after) = (of(old), of(new));
+        let by_network = |routes: &[StaticRoute]| routes.iter().map(|route| (route.to, route.clone())).collect::<HashMap<_, _>>();
+        let (then, now) = (by_network(&before), by_network(&after));
+        let way = |config: &Config, route: &StaticRoute| route.way() + &config.on(route.bridge);
+        for route in before.iter().filter(|route| !now.contains_key(&route.to)) {
+            self.note(Action::Remove, "route", route.to, way(old, route));
+        }
+        for route in &after {
+            match then.get(&route.to) {
+                None => self.note(Action::Add, "route", route.to, way(new, route)),
+                Some(other) if other.is_same(route) => continue,
+                Some(other) => {
+                    let text = format!("{} -> {}", way(old, other), way(new, route));
+                    self.note(Action::Alter, "route", route.to, text);
+                }
+            }
+            self.reroutes = true;
+        }
+        self.reroutes |= before.len() != after.len();
     }
 
     /// Compares the guests; their ports and rules are compared with the others. A guest that moves to another network loses all of its

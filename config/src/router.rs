@@ -20,6 +20,7 @@ use crate::bridge::Reach;
 use crate::nat::Nat;
 use crate::problem::{Origin, Problem};
 use crate::publish::Publish;
+use crate::route::StaticRoute;
 use crate::uplink::NatUplink;
 
 /// Maximum number of gateways, over all bridges.
@@ -33,6 +34,8 @@ const DEFAULT_GATEWAY: Cidr = Cidr::new(Ipv4Addr::new(10, 77, 0, 1), 24);
 pub struct Router {
     /// One at least, one for each VLAN of each bridge at most; their networks do not overlap.
     pub gateways: Vec<Gateway>,
+    /// Routes to networks behind guests, of which no two have the same prefix.
+    pub routes: Vec<StaticRoute>,
     /// `None` to route between gateways alone.
     pub uplink: Option<NatUplink>,
     /// Of no meaning without an uplink.
@@ -161,11 +164,13 @@ impl Known {
 }
 
 impl Router {
-    /// Refuses an uplink whose network overlaps with a gateway's. Own addresses are checked with the configuration; the host's
+    /// Refuses an uplink whose network overlaps with a gateway's or a route's. Own addresses are checked with the configuration; the host's
     /// addresses are to be checked when they are known.
     pub fn check_uplink_network(&self, outside: Ipv4Prefix) -> Result<(), Problem> {
         let Some(gateway) = self.gateways.iter().find(|gateway| gateway.address.network().overlaps(outside)) else {
-            return Ok(());
+            let Some(route) = self.routes.iter().find(|route| route.to.overlaps(outside)) else { return Ok(()) };
+            let text = format!("route {route} overlaps with {outside}, the uplink's: route other addresses to the guest");
+            return Err(Problem::new(&route.origin, text));
         };
         let inside = gateway.address.network();
         let text =
@@ -180,6 +185,10 @@ impl Router {
             let reach = gateway.reach_text();
             let comma = if reach.is_empty() { "" } else { ", " };
             let _ = writeln!(text, "gateway {}{comma}{reach}", gateway.on(name_of(gateway.bridge)));
+        }
+        for route in &self.routes {
+            let on = name_of(route.bridge).map_or_else(String::new, |name| format!(" on {name}"));
+            let _ = writeln!(text, "route {route}{on}");
         }
         if let Some(uplink) = &self.uplink {
             let _ = writeln!(text, "uplink {uplink}\nnat {}", self.nat);

@@ -19,6 +19,9 @@ use crate::written;
 /// Maximum number of addresses of a port.
 const MAX_ADDRESSES: usize = 256;
 
+/// Maximum number of networks behind a station that are shown.
+const SHOWN_BEHIND: usize = 4;
+
 /// The station behind a port, as far as the configuration knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Station {
@@ -26,6 +29,8 @@ pub struct Station {
     pub mac: Option<MacAddr>,
     /// Its addresses, and the networks behind it.
     pub addresses: Vec<Prefix>,
+    /// What static routes lead to by the station: it may send from there, too.
+    pub behind: Vec<Prefix>,
     /// Whether frames that claim other addresses are dropped.
     pub guard: bool,
     /// Whether it reaches only ports that are not isolated.
@@ -74,9 +79,23 @@ impl Station {
             let addresses: Vec<String> = self.addresses.iter().map(|prefix| shown(*prefix)).collect();
             let _ = write!(text, ", addresses {}", addresses.join("+"));
         }
+        text += &behind_text(&self.behind);
         text += if self.guard { ", guarded" } else { "" };
         text + if self.isolated { ", isolated" } else { "" }
     }
+}
+
+/// `, and what is behind: 10.9.0.0/16+10.10.0.0/16 and 3 more`; empty if nothing is.
+fn behind_text(behind: &[Prefix]) -> String {
+    if behind.is_empty() {
+        return String::new();
+    }
+    let networks: Vec<String> = behind.iter().take(SHOWN_BEHIND).map(Prefix::to_string).collect();
+    let more = match behind.len().saturating_sub(SHOWN_BEHIND) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(", behind it {}{more}", networks.join("+"))
 }
 
 /// An address alone, or a network with its prefix length.
@@ -128,7 +147,7 @@ impl StationKeys {
             return None;
         }
         let isolated = self.isolated.as_ref().is_some_and(|isolated| isolated.value);
-        Some(Station { mac, addresses, guard: guard.unwrap_or(guards), isolated })
+        Some(Station { mac, addresses, behind: Vec::new(), guard: guard.unwrap_or(guards), isolated })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Verbs that change the configuration: bridges, ports, rules, tunnels, and all of it.
+//! Verbs that change the configuration: bridges, ports, rules, routes, tunnels, and all of it.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use api::Change;
-use api::query::{Apply, BridgeKeys, PortKeys, Rule, target};
+use api::query::{Apply, BridgeKeys, PortKeys, RouteTo, Rule, target};
 use hyper::Method;
 use serde::Serialize;
 
@@ -40,6 +40,12 @@ pub(crate) fn set_port(get: &Get<'_>, path: &str, name: &str, keys: &[String]) -
 /// Removes a rule for published ports.
 pub(crate) fn unpublish(get: &Get<'_>, rule: &str) -> anyhow::Result<String> {
     let target = target("/v1/nat/publish", &Rule { rule: rule.to_owned() })?;
+    get.changed(Method::DELETE, &target, None, lines)
+}
+
+/// Removes the route to a network.
+pub(crate) fn delete_route(get: &Get<'_>, to: &str) -> anyhow::Result<String> {
+    let target = target("/v1/routes", &RouteTo { to: to.to_owned() })?;
     get.changed(Method::DELETE, &target, None, lines)
 }
 

@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Show NAT mappings, and publish ports
     #[command(subcommand)]
     Nat(Nat),
+    /// Show, add and remove routes to networks behind guests
+    #[command(subcommand)]
+    Route(Route),
     /// Show, add and remove tunnels
     #[command(subcommand)]
     Tunnel(Tunnel),
@@ -430,6 +433,24 @@ pub(crate) enum Nat {
     Unpublish {
         /// The rule, as it was given or as nat list shows it
         rule: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Route {
+    /// List all routes to networks behind guests
+    #[command(visible_alias = "show")]
+    List,
+    /// Add a route, in the syntax of vswitchd's --route: 10.9.0.0/16:via=10.71.0.9:bridge=blue
+    Add {
+        /// The route.
+        #[arg(help = "NETWORK:via=GUEST[:bridge=NAME][:no-nat=on]")]
+        route: String,
+    },
+    /// Remove a route, and end the connections of what was behind its guest
+    Del {
+        /// Its network, or the route as it was given
+        to: String,
     },
 }
 

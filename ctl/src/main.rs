@@ -14,6 +14,7 @@ mod paint;
 mod place;
 mod ports;
 mod print;
+mod routes;
 mod table;
 mod tip;
 #[cfg(feature = "top")]
@@ -29,14 +30,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use api::query::{
-    ConnectionFilter, ConnectionList, InDomain, InVlan, MacFilter, MappingList, NeighbourFilter, NewBridge, NewPort, NewTunnel,
-    OfBridge, Rule, Station, target,
+    ConnectionFilter, ConnectionList, InDomain, InVlan, MacFilter, MappingList, NeighbourFilter, NewBridge, NewPort, NewRoute,
+    NewTunnel, OfBridge, Rule, Station, target,
 };
 use api::{Configuration, Flushed, LogChange, MacEntry, Stats};
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use hyper::Method;
 
-use crate::cli::{Bridge, Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Tunnel, Wait};
+use crate::cli::{Bridge, Cli, Command, Conntrack, Fdb, Filter, List, Log, Nat, Neigh, Output, Port, Route, Tunnel, Wait};
 use crate::client::segment;
 use crate::get::Get;
 
@@ -135,6 +136,9 @@ fn run(cli: &Cli) -> anyhow::Result<String> {
         Command::Bridge(Bridge::Add { bridge }) => change::add(&get, "/v1/bridges", &NewBridge { bridge: bridge.clone() }),
         Command::Bridge(Bridge::Set { bridge }) => change::set_bridge(&get, bridge),
         Command::Bridge(Bridge::Del { name }) => change::delete(&get, "/v1/bridges", name),
+        Command::Route(Route::List) => get.shown("/v1/routes", |list: &Vec<_>| routes::list(list)),
+        Command::Route(Route::Add { route }) => change::add(&get, "/v1/routes", &NewRoute { route: route.clone() }),
+        Command::Route(Route::Del { to }) => change::delete_route(&get, to),
         Command::Tunnel(Tunnel::List) => get.shown("/v1/tunnels", |list: &Vec<_>| print::tunnels(list)),
         Command::Tunnel(Tunnel::Add { tunnel }) => change::add(&get, "/v1/tunnels", &NewTunnel { tunnel: tunnel.clone() }),
         Command::Tunnel(Tunnel::Del { name }) => change::delete(&get, "/v1/tunnels", name),

@@ -6,6 +6,7 @@ use std::path::Path;
 use api::{Phase, Protocol, Side};
 
 use crate::paint::Colour;
+use crate::routes;
 use crate::table::{Table, plain};
 
 /// Rows of a table of the whole switch. Of longer ones it has the number, and the verb that lists them.
@@ -70,6 +71,7 @@ pub(crate) fn show(show: &api::Show, socket: &Path) -> String {
         gateways.row([gateway.bridge.clone(), vlan(gateway.vlan), address, gateway.mac.clone(), routing]);
     }
     short_section(&mut out, "gateways", show.gateways.len(), "bridge list", &gateways.without_same("bridge"));
+    short_section(&mut out, "routes", show.routes.len(), "route list", &routes::table(&show.routes));
     if let Some(uplink) = &show.uplink {
         let mut table = Table::new(["interface", "mode", "state", ">mtu", "outside address", "gate"]);
         let api::Uplink { interface, mode, state, mtu, outside, gate } = uplink.clone();

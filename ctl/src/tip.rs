@@ -25,7 +25,7 @@ const VERBS: &[(&str, &str)] = &[
     ("monitor", "events"),
     ("publish", "nat publish"),
     ("reload", "apply"),
-    ("routes", "show"),
+    ("routes", "route list"),
     ("set", "apply"),
     ("stations", "fdb show"),
     ("status", "show"),

@@ -26,7 +26,7 @@ use packet::Ipv4Prefix;
 use crate::link::{self, dump, talk};
 use crate::route::{self, own_address, undisturbed};
 
-/// A network of guests, and the gateway's address, which is the host's there.
+/// A network of guests or behind one of them, and the gateway's address, which is the host's there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct HostNetwork {
     /// The gateway's address.
@@ -90,14 +90,18 @@ impl Networks {
         let mut request = self.route(network);
         request.attributes.push(RouteAttribute::PrefSource(RouteAddress::Inet(address)));
         let added = talk(RouteNetlinkMessage::NewRoute(request), NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop);
-        if added.is_err() {
+        if added.is_err() && !self.there.iter().any(|other| other.address == address) {
             let _ = link::delete_address(self.index, address.into(), 32);
         }
         added
     }
 
+    /// Removes the route of a network, and its address unless another network has it.
     fn remove(&self, HostNetwork { address, network }: HostNetwork) -> io::Result<()> {
         let removed = talk(RouteNetlinkMessage::DelRoute(self.route(network)), NLM_F_REQUEST | NLM_F_ACK).map(drop);
+        if self.there.iter().any(|other| other.address == address && other.network != network) {
+            return removed;
+        }
         link::delete_address(self.index, address.into(), 32).and(removed)
     }
 

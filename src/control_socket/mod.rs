@@ -39,6 +39,7 @@ pub(crate) mod places;
 mod query;
 mod reconfigure;
 pub(crate) mod rights;
+mod routes;
 mod scrape;
 pub(crate) mod server;
 mod show;

@@ -16,7 +16,9 @@ use super::answer::{problem, too_long};
 use super::ask::Asker;
 use super::description::Complete;
 use super::rights::{Guard, check, shows_payload};
-use super::{capture, conntrack, events, fdb, guests, log, metrics, nat, neighbours, reconfigure, show, stop, trace, upgrade};
+use super::{
+    capture, conntrack, events, fdb, guests, log, metrics, nat, neighbours, reconfigure, routes, show, stop, trace, upgrade,
+};
 
 /// Maximum length of a request body, in bytes.
 const BODY_LIMIT: usize = 256 << 10;
@@ -58,6 +60,9 @@ const BODY_LIMIT: usize = 256 << 10;
         guests::set,
         guests::delete,
         guests::keep,
+        routes::list,
+        routes::add,
+        routes::delete,
         reconfigure::publish,
         reconfigure::unpublish,
         reconfigure::add_tunnel,
@@ -91,6 +96,7 @@ pub(super) fn router(asker: Asker, events: Sender<Arc<Event>>, guard: Guard) -> 
         .route("/v1/bridges/{name}", patch(reconfigure::set_bridge).delete(reconfigure::delete_bridge))
         .route("/v1/guests", get(guests::list).post(guests::add))
         .route("/v1/guests/{id}", get(guests::show).patch(guests::set).delete(guests::delete))
+        .route("/v1/routes", get(routes::list).post(routes::add).delete(routes::delete))
         .route("/v1/guests-to-keep", post(guests::keep))
         .route("/v1/config", get(reconfigure::show))
         .route("/v1/apply", post(reconfigure::apply))

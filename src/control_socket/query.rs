@@ -62,6 +62,7 @@ pub(crate) enum Query {
         bridge: String,
         reply: Reply<Option<Network>>,
     },
+    Routes(Reply<Vec<api::Route>>),
     Neighbours(Reply<Vec<api::Neighbour>>),
     FlushNeighbours {
         address: Option<Ipv4Addr>,
@@ -122,6 +123,7 @@ impl Query {
             Query::CapturePorts(reply) => reply.is_closed(),
             Query::Guests(reply) => reply.is_closed(),
             Query::Network { reply, .. } => reply.is_closed(),
+            Query::Routes(reply) => reply.is_closed(),
             Query::Neighbours(reply) => reply.is_closed(),
             Query::Connections { reply, .. } => reply.is_closed(),
             Query::Nat { reply, .. } => reply.is_closed(),
@@ -159,6 +161,8 @@ pub(crate) enum Verb {
     /// Changes these keys of a port.
     SetPort(PortName, String),
     DeletePort(PortName),
+    AddRoute(String),
+    DeleteRoute(String),
     Publish(String),
     Unpublish(String),
     /// A guest's id, and what it is.

@@ -55,6 +55,7 @@ impl Daemon {
             Query::MacTable(reply) => {
                 drop(reply.send(MacTableNow { bridges: self.mac_entries(), names: self.view().port_names() }));
             }
+            Query::Routes(reply) => drop(reply.send(self.view().routes())),
             Query::Guests(reply) => drop(reply.send(self.view().guests())),
             Query::Network { bridge, reply } => drop(reply.send(self.view().network(&bridge))),
             Query::Neighbours(reply) => drop(reply.send(self.view().neighbours())),

@@ -81,6 +81,8 @@ impl Daemon {
             Verb::DeletePort(PortName::Id(id)) => self.desired.without_port_of_id(id)?,
             Verb::Publish(word) => self.desired.with_rule(word)?,
             Verb::Unpublish(text) => self.desired.without_rule(text)?,
+            Verb::AddRoute(word) => self.desired.with_route(word)?,
+            Verb::DeleteRoute(word) => self.desired.without_route(word)?,
             Verb::AddBridge(word) => self.desired.with_bridge(word)?,
             Verb::SetBridge(word) => self.desired.with_bridge_set(word)?,
             Verb::DeleteBridge(name) => self.desired.without_bridge(name)?,
@@ -198,6 +200,9 @@ impl Daemon {
         let bridges = added.chain(altered).collect::<anyhow::Result<Vec<Bridge>>>()?;
         if let Some(router) = &self.edge.router {
             router.check_gateways(&plan.added_gateways)?;
+            if plan.reroutes {
+                router.check_routes(desired.config.router.as_ref().map_or(&[], |router| &router.routes))?;
+            }
         }
         let capacity = self.fabric.slots.capacity();
         let router =
@@ -283,15 +288,26 @@ impl Daemon {
         if let Some(router) = router {
             self.edge.begin_to_route(router, &self.fabric);
         }
-        if plan.removed_gateways.is_empty() && plan.added_gateways.is_empty() {
-            return;
+        let has_other_gateways = !plan.removed_gateways.is_empty() || !plan.added_gateways.is_empty();
+        let Some(router) = self.edge.router.as_mut().filter(|_| has_other_gateways || plan.reroutes) else { return };
+        let before = router.routing();
+        let (gateways, routes) = desired
+            .config
+            .router
+            .as_ref()
+            .map_or_else(Default::default, |router| (router.gateways.clone(), router.routes.clone()));
+        let mut cut_off = CutOff::default();
+        if has_other_gateways {
+            cut_off = router.set_gateways(&plan.removed_gateways, &plan.added_gateways, gateways);
         }
-        let all = desired.config.router.as_ref().map_or_else(Vec::new, |router| router.gateways.clone());
-        let router = self.edge.router.as_mut();
-        let cut_off = router.map(|router| router.set_gateways(&plan.removed_gateways, &plan.added_gateways, all));
+        if plan.reroutes {
+            router.set_routes(routes, self.edge.uplink.as_mut());
+        }
+        let lost = router.lost_since(&before);
         self.edge.route(&self.fabric);
         self.set_host();
-        self.cut_off(cut_off.unwrap_or_default());
+        self.cut_off(cut_off);
+        self.cut_off(lost);
     }
 
     /// Ends what is left of networks and guests. The next change waits until no worker has anything of them at hand.
@@ -355,6 +371,7 @@ impl Daemon {
                 "guest" => What::GuestChanged { action, guest: name, text },
                 "gateway" => What::GatewayChanged { action, gateway: name, text },
                 "tunnel" => What::TunnelChanged { action, tunnel: name, text },
+                "route" => What::RouteChanged { action, route: name, text },
                 "rule" => What::RuleChanged { action, rule: name, text },
                 kind => What::SettingChanged { action, setting: format!("{kind} {name}").trim_end().to_owned(), text },
             });
@@ -381,6 +398,8 @@ fn of_verb(verb: &Verb, refusal: Refusal) -> Refusal {
         Verb::Apply { .. } | Verb::AddGuest(..) | Verb::KeepGuests { .. } => refusal,
         Verb::AddPort(_) => refusal.of_field("port"),
         Verb::Publish(_) | Verb::Unpublish(_) => refusal.of_field("rule"),
+        Verb::AddRoute(_) => refusal.of_field("route"),
+        Verb::DeleteRoute(_) => refusal.of_field("to"),
         Verb::AddBridge(_) | Verb::SetBridge(_) => refusal.of_field("bridge"),
         Verb::AddTunnel(_) => refusal.of_field("tunnel"),
         Verb::SetPort(..) => refusal.of_field("keys"),

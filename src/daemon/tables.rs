@@ -1,5 +1,5 @@
-//! Tables that are changed over the control socket: MAC entries, neighbours, connections. They are shared with the workers, so
-//! a [`View`] is enough.
+//! Tables that are changed over the control socket: MAC entries, neighbours, connections, which are shared with the workers, so that a
+//! [`View`] is enough; and the routes to networks behind guests.
 
 use std::net::Ipv4Addr;
 
@@ -12,9 +12,26 @@ use vswitch::{BridgeId, Domain, MacTable, PortId, PortKind};
 
 use super::view::View;
 use crate::control_socket::matches;
-use crate::model::port_vlan;
+use crate::model::{bridge_id, port_vlan};
 
 impl View<'_> {
+    /// The routes to networks behind guests.
+    pub(super) fn routes(&self) -> Vec<api::Route> {
+        let view = |route: &config::StaticRoute| {
+            let is_its =
+                |found: &&vswitch::Interface| found.domain.bridge == bridge_id(route.bridge) && found.network.contains(route.via);
+            let network = self.edge.interfaces().find(is_its);
+            api::Route {
+                to: route.to.to_string(),
+                via: route.via.to_string(),
+                bridge: self.fabric.bridges.name(bridge_id(route.bridge)).to_owned(),
+                vlan: network.map_or(0, |network| network.domain.vlan.get()),
+                no_nat: route.no_nat,
+            }
+        };
+        self.config.router.iter().flat_map(|router| &router.routes).map(view).collect()
+    }
+
     /// Adds a static entry to the MAC table of the port's bridge. Returns the names of the bridge and of the port.
     pub(super) fn add_mac(&self, vlan: VlanId, mac: MacAddr, port: &str) -> Result<(String, String), Refusal> {
         if !mac.is_station() {

@@ -165,6 +165,7 @@ impl View<'_> {
             bridges,
             ports: self.ports.iter().filter_map(|port| self.port_view(port)).chain(uplink).chain(host).collect(),
             gateways: interfaces.map(gateway).collect(),
+            routes: self.routes(),
             uplink: self.edge.uplink.as_ref().map(|uplink| self.uplink_view(uplink)),
             tunnels: self.tunnels(report),
             latency: self.latency(),

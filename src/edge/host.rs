@@ -28,7 +28,7 @@ use netio::route::Watch;
 use netio::tap::{Layer, TapSpec};
 use netio::{Poller, PortReader, PortWriter, Tap, TapError};
 use packet::Timestamp;
-use vswitch::{Coalesce, Interface, Port, PortId, PortKind, PortVlan, StormLimits};
+use vswitch::{Coalesce, GuestRoute, Interface, Port, PortId, PortKind, PortVlan, StormLimits};
 
 use super::Edge;
 use super::router::RouterControl;
@@ -190,16 +190,23 @@ fn free_name() -> io::Result<String> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// The networks of guests whose neighbour the host is.
-fn wanted<'a>(interfaces: impl Iterator<Item = &'a Interface>) -> BTreeSet<HostNetwork> {
-    let with_host = interfaces.filter(|interface| interface.has_host);
-    with_host.map(|interface| HostNetwork { address: interface.address, network: interface.network }).collect()
+/// The networks of guests whose neighbour the host is, and those behind these guests.
+fn wanted(router: Option<&RouterControl>) -> BTreeSet<HostNetwork> {
+    let has_host = |interface: &&Interface| interface.has_host;
+    let networks = router.iter().flat_map(|router| router.interfaces()).filter(has_host);
+    let networks = networks.map(|interface| HostNetwork { address: interface.address, network: interface.network });
+    let behind = router.iter().flat_map(|router| {
+        let home = |route: GuestRoute| Some((route.to, router.interface(route.interface).filter(has_host)?));
+        router.guest_routes().into_iter().filter_map(home)
+    });
+    let behind = behind.map(|(network, interface)| HostNetwork { address: interface.address, network });
+    networks.chain(behind).collect()
 }
 
 impl Edge {
     /// Makes the host a neighbour of the guests whose networks say so, and of no others. Returns a device that is to be closed.
     pub(crate) fn set_host(&mut self, fabric: &mut Fabric, poller: &Poller) -> Option<Tap> {
-        let wanted = wanted(self.interfaces());
+        let wanted = wanted(self.router.as_ref());
         let mut closed = None;
         if wanted.is_empty() {
             closed = self.remove_host(fabric);
@@ -317,7 +324,7 @@ impl Edge {
                 if let Err(error) = device.networks.read() {
                     tracing::debug!(%error, "cannot read the routes of the host's device");
                 }
-                let wanted = wanted(self.router.iter().flat_map(RouterControl::interfaces));
+                let wanted = wanted(self.router.as_ref());
                 self.host.set_networks(&wanted);
                 if let Some(device) = &mut self.host.device {
                     device.look_due = now.after(pause_after(start));

@@ -102,7 +102,7 @@ impl Edge {
     /// A router for the first gateways, if there is none yet and gateways are to be added. It has no way out.
     pub(crate) fn prepare_router(&self, config: &Config, numbers: PortNumbers) -> anyhow::Result<Option<RouterControl>> {
         let Some(router) = config.router.as_ref().filter(|_| self.router.is_none()) else { return Ok(None) };
-        let empty = config::Router { gateways: Vec::new(), ..router.clone() };
+        let empty = config::Router { gateways: Vec::new(), routes: Vec::new(), ..router.clone() };
         RouterControl::new(empty, numbers, neighbours(config), config.tunnel_ports(), (KeptTable::default(), random_seed()?))
             .map(Some)
     }

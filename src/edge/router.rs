@@ -8,6 +8,7 @@
 mod gateways;
 mod kept;
 mod places;
+mod routes;
 mod rules;
 mod settings;
 
@@ -104,7 +105,9 @@ impl RouterControl {
             None => None,
         };
         let interfaces: Vec<Option<Interface>> = config.gateways.iter().map(|gateway| Some(interface_of(gateway))).collect();
-        let routing = Routing::new(interfaces.clone(), None, settings::routing(&config.nat));
+        let settings = settings::routing(&config.nat);
+        let routes = routes::guest_routes(&config.routes, &interfaces);
+        let routing = Routing::with_guest_routes(interfaces.clone(), routes, None, settings);
         let neighbours = Arc::new(
             Neighbours::new(NeighbourConfig { size: neighbours, ports: numbers.capacity }, [seed[1], !seed[0]])
                 .context("not enough memory for so many neighbours")?,
@@ -325,7 +328,8 @@ impl RouterControl {
     fn route_by(&mut self, way_out: Option<Uplink>) {
         let shared = shared_of(&self.externals);
         let host = self.host.clone().map(|(port, addresses)| HostPort { port, addresses, shared });
-        let routing = Routing::new(self.interfaces.clone(), way_out, settings::routing(&self.config.nat));
+        let routes = self.guest_routes();
+        let routing = Routing::with_guest_routes(self.interfaces.clone(), routes, way_out, settings::routing(&self.config.nat));
         self.routing = match host {
             Some(host) => routing.with_host(host),
             None => routing,
@@ -420,7 +424,9 @@ impl RouterControl {
             ports = ports.into_iter().flat_map(|range| without(range, &self.tunnel_ports)).collect();
         }
         // Too many ranges: everything, which only costs time.
-        Filter::nat(&addresses, &ports).or_else(|| Filter::nat(&addresses, &[0..=u16::MAX]))
+        let networks: Vec<Ipv4Prefix> =
+            self.config.routes.iter().filter(|route| is_own && route.no_nat).map(|route| route.to).collect();
+        Filter::nat(&addresses, &networks, &ports).or_else(|| Filter::nat(&addresses, &networks, &[0..=u16::MAX]))
     }
 
     fn way_out(&self, config: &NatUplink, state: &UplinkState, uplink: &UplinkPort) -> Uplink {

@@ -261,7 +261,11 @@ impl Words {
         let hop = || around.routing?.next_hop(self.src?);
         let known = match is_outside {
             true => hop().and_then(|hop| around.neighbours?.peek(UPLINK, hop)),
-            false => self.gateway(around).and_then(|(id, _)| around.neighbours?.peek(id, self.src?)),
+            false => self.gateway(around).and_then(|(id, _)| {
+                let src = self.src?;
+                let guest = around.routing?.behind(src).filter(|route| route.interface == id).map_or(src, |route| route.via);
+                around.neighbours?.peek(id, guest)
+            }),
         };
         let mac = known.unwrap_or(SOMEBODY);
         let who = match (known, is_outside) {

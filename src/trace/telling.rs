@@ -124,6 +124,8 @@ fn kind(step: Step) -> StepKind {
         Step::FromHost => StepKind::FromHost,
         Step::ToHost(_) => StepKind::ToHost,
         Step::RouteInside { .. } => StepKind::RouteInside,
+        Step::RouteBehind { .. } => StepKind::RouteBehind,
+        Step::Untranslated(_) => StepKind::Untranslated,
         Step::RouteOutside { .. } => StepKind::RouteOutside,
         Step::RouteTunnel { .. } => StepKind::RouteTunnel,
         Step::Hairpin(_) => StepKind::Hairpin,
@@ -193,6 +195,8 @@ fn address(step: Step) -> Option<IpAddr> {
         | Step::ToHost(address)
         | Step::Hairpin(address)
         | Step::NeighbourLearned { address, .. }
+        | Step::Untranslated(address)
+        | Step::RouteBehind { hop: address, .. }
         | Step::RouteOutside { hop: address, .. }
         | Step::Neighbour { address, .. }
         | Step::Waits { address, .. } => Some(address.into()),
@@ -202,7 +206,10 @@ fn address(step: Step) -> Option<IpAddr> {
 
 fn destination(step: Step) -> Option<String> {
     match step {
-        Step::RouteInside { dst, .. } | Step::RouteOutside { dst, .. } | Step::RouteTunnel { dst, .. } => Some(dst.to_string()),
+        Step::RouteInside { dst, .. }
+        | Step::RouteBehind { dst, .. }
+        | Step::RouteOutside { dst, .. }
+        | Step::RouteTunnel { dst, .. } => Some(dst.to_string()),
         Step::Translated { dst, .. } => Some(dst.to_string()),
         _ => None,
     }
@@ -227,6 +234,8 @@ fn text(step: Step, names: &Names) -> String {
         Step::ToHost(address) => format!("is for the host, which has the address {address}"),
         Step::RouteInside { dst, vlan: VlanId::NONE } => format!("{dst} is in an inside network"),
         Step::RouteInside { dst, vlan } => format!("{dst} is in an inside network on VLAN {vlan}"),
+        Step::RouteBehind { dst, hop } => format!("the route to {dst} is through guest {hop}"),
+        Step::Untranslated(src) => format!("keeps its source {src}: its route is not translated"),
         Step::RouteOutside { dst, hop } if hop == dst => format!("{dst} is in the uplink's network"),
         Step::RouteOutside { dst, hop } => format!("the route to {dst} is through {hop} on the uplink"),
         Step::RouteTunnel { dst, port } => format!("{dst} is behind {}", names.of(port)),

@@ -62,6 +62,7 @@ mod random;
 mod raw;
 mod reconfigure;
 mod rights;
+mod routes;
 mod service;
 mod site;
 mod station;
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
         nat_tcp::trials(),
         engine::trials(),
         networks::trials(),
+        routes::trials(),
         nat_icmp::trials(),
         nat_fragments::trials(),
         gateway::trials(),

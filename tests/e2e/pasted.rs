@@ -120,7 +120,7 @@ const NOT_HERE: [(&str, &str); 26] = [
 ];
 
 /// Blocks that are no shell, by their beginning: outputs, syntax, other languages.
-const NO_SHELL: [&str; 22] = [
+const NO_SHELL: [&str; 23] = [
     "10.77.0.1/32 dev vswitch0",
     "vswitchctl capture [PORT|any]",
     "+ port tap3",
@@ -135,6 +135,7 @@ const NO_SHELL: [&str; 22] = [
     "ok       control socket",
     "--gateway [VLAN=]",
     "--publish [ADDR:]",
+    "--route NETWORK:via=GUEST[",
     "--nat KEY",
     "--gateway 20=10.0.0.129/25:",
     "gateway 10.0.10.1/24",

@@ -35,6 +35,7 @@ pub use guard::Guard;
 pub use mac_table::{Learned, MacEntry, MacMemo, MacMove, MacTable, MacTableConfig};
 pub use pipeline::{MAX_WRITES, Pipeline};
 pub use port::{Coalesce, Encapsulation, Port, PortId, PortKind};
+pub use routed::guest_routes::{GuestRoute, MAX_GUEST_ROUTES};
 pub use routed::neighbour::{self, InterfaceId, NeighbourConfig, NeighbourEntry, NeighbourStats, Neighbours};
 pub use routed::routing::{self, HostPort, Interface, MssClamp, Reach, Route, Routing, RoutingSettings, Uplink};
 pub use routed::{Router, UPLINK};

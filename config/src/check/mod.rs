@@ -4,6 +4,7 @@
 
 mod ports;
 mod router;
+mod routes;
 mod uplink;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use crate::model::Config;
 use crate::name::InterfaceName;
 use crate::port::Port;
 use crate::problem::{At, Origin, Problem, Problems};
+use crate::route::open_guards;
 use crate::state::StatePath;
 use crate::tunnel::{IpTunnel, Tunnel, apart};
 use crate::uplink::Uplink;
@@ -42,6 +44,7 @@ pub(crate) fn check(document: &Document, whole: &Origin, problems: &mut Problems
     let router = check.router(&bridges, nat_uplink, &guests);
     let gateways = router.as_ref().map_or(&[][..], |router| &router.gateways);
     check.settle(&guests, gateways, &mut ports);
+    open_guards(router.as_ref().map_or(&[], |router| &router.routes), &mut ports);
     check.counts(&ports, bridge_uplink.is_some(), &tunnels, &ip_tunnels);
     apart::check_against_gateways(&tunnels, &ip_tunnels, gateways, check.problems);
     let control = document.control.as_ref().map_or_else(Control::default, |keys| keys.value.control(check.problems));

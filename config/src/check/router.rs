@@ -34,10 +34,11 @@ impl<'a> Check<'a> {
             }
             gateways.push(usual);
         }
+        let routes = self.routes(bridges, &gateways, uplink.as_ref());
         if gateways.is_empty() {
             return None;
         }
-        let mut router = Router { gateways, uplink, nat: Nat::default(), publish: Vec::new() };
+        let mut router = Router { gateways, routes, uplink, nat: Nat::default(), publish: Vec::new() };
         let Some(uplink) = &router.uplink else { return Some(router) };
         for network in uplink.network().map(Cidr::network).into_iter().chain(uplink.gateway.map(|hop| Ipv4Prefix::new(hop, 32))) {
             if let Err(Problem { origin, text, .. }) = router.check_uplink_network(network) {
@@ -47,7 +48,7 @@ impl<'a> Check<'a> {
             }
         }
         router.nat = nat;
-        router.publish = self.publish(rules, &router.gateways, uplink);
+        router.publish = self.publish(rules, &router, uplink);
         Some(router)
     }
 
@@ -118,14 +119,16 @@ impl<'a> Check<'a> {
     }
 
     /// Checks rules against the router's addresses and against those before them.
-    fn publish(&mut self, written: Vec<Written<'_>>, gateways: &[Gateway], uplink: &NatUplink) -> Vec<Publish> {
+    fn publish(&mut self, written: Vec<Written<'_>>, router: &Router, uplink: &NatUplink) -> Vec<Publish> {
+        let gateways = router.gateways.as_slice();
         let mut rules: Vec<(&Origin, Publish)> = Vec::new();
         // The guests of an invalid gateway are unknown.
         let knows_guests = self.document.bridges().all(|(_, keys)| !keys.is_faulty);
         for Written { origin, listen, to, rule } in written {
             let conflict = rules.iter().find_map(|(_, other)| Some((other, rule.conflict(other)?)));
             let mut problem = listen_problem(&rule, gateways, uplink, listen).map(|problem| (listen, problem));
-            if problem.is_none() && knows_guests {
+            let is_behind = || router.routes.iter().any(|route| route.to.contains(rule.guest()));
+            if problem.is_none() && knows_guests && !is_behind() {
                 problem = guest_problem(rule.guest(), gateways).map(|problem| (to, problem));
             }
             match (problem, conflict) {

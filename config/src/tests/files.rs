@@ -21,6 +21,7 @@ fn the_example_says_what_it_says() {
     assert_eq!(
         config.router_summary(),
         "gateway 10.77.0.1/24 on br0\ngateway 10.0.10.1/24 on VLAN 10 of br0\ngateway 10.78.0.1/24 on lab\n\
+         route 10.9.0.0/16 via 10.0.10.5, not translated on br0\n\
          uplink eth0: nat by 198.51.100.3/24 and 1 more, gateway 198.51.100.1\n\
          nat 262144 connections, 131072 a port; ports 1024-65535, 32768 a guest; mapping endpoint-independent, \
          filtering address-and-port-dependent\n\

@@ -69,6 +69,7 @@ fn reading(secs: u64, ports: Vec<PortStats>) -> Reading {
         bridge,
         ports: Vec::new(),
         gateways: Vec::new(),
+        routes: Vec::new(),
         uplink: None,
         tunnels: Vec::new(),
         latency: latency.clone(),

@@ -19,10 +19,13 @@
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use packet::EtherType;
+use packet::{EtherType, Ipv4Prefix};
 
 /// Maximum number of addresses of a filter: a jump reaches at most 255 instructions.
 pub const MAX_ADDRESSES: usize = 64;
+
+/// Maximum number of networks of a filter. Of more, those of a filter have shorter prefixes, and accept more.
+const MAX_NETWORKS: usize = 32;
 
 /// Maximum number of port ranges of a filter.
 pub const MAX_PORT_RANGES: usize = 32;
@@ -46,14 +49,14 @@ const UDP: u32 = libc::IPPROTO_UDP as u32;
 pub struct Filter(Vec<libc::sock_filter>);
 
 impl Filter {
-    /// The filter for a NAT. Accepts ARP, and IPv4 to one of these addresses; of TCP and UDP only packets to one of these
-    /// ports. Packets without a port (other protocols, later fragments) are accepted. A VLAN tag makes no difference: a
+    /// The filter for a NAT. Accepts ARP, IPv4 to one of these networks, and IPv4 to one of these addresses; of TCP and UDP to an
+    /// address only packets to one of these ports. Packets without a port (other protocols, later fragments) are accepted. A VLAN tag makes no difference: a
     /// frame may be tagged for its priority alone, and the router counts those of other VLANs. Frames with a second tag
     /// and outgoing frames are refused.
     ///
     /// `None` if there are more than [`MAX_ADDRESSES`] addresses or [`MAX_PORT_RANGES`] port ranges.
     #[must_use]
-    pub fn nat(addresses: &[Ipv4Addr], ports: &[RangeInclusive<u16>]) -> Option<Filter> {
+    pub fn nat(addresses: &[Ipv4Addr], networks: &[Ipv4Prefix], ports: &[RangeInclusive<u16>]) -> Option<Filter> {
         if addresses.len() > MAX_ADDRESSES || ports.len() > MAX_PORT_RANGES {
             return None;
         }
@@ -65,6 +68,12 @@ impl Filter {
         program.load(libc::BPF_W, DESTINATION);
         for address in addresses {
             program.jump(libc::BPF_JEQ, u32::from(*address), To::Ports, To::Next);
+        }
+        for network in covering(networks) {
+            // What the mask took away is loaded again.
+            program.push(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, u32::MAX << (32 - u32::from(network.prefix_len().max(1))));
+            program.jump(libc::BPF_JEQ, network.network().to_bits(), To::Keep, To::Next);
+            program.load(libc::BPF_W, DESTINATION);
         }
         program.end(To::Refuse);
         program.here_are_the_ports();
@@ -176,6 +185,22 @@ impl Program {
     }
 }
 
+/// At most [`MAX_NETWORKS`] networks in which all of these are.
+fn covering(networks: &[Ipv4Prefix]) -> Vec<Ipv4Prefix> {
+    let mut covering = networks.to_vec();
+    for longest in (1..=Ipv4Prefix::MAX_LEN).rev() {
+        covering.sort_by_key(|network| (network.network(), network.prefix_len()));
+        covering.dedup_by(|next, before| before.contains(next.network()) && before.prefix_len() <= next.prefix_len());
+        if covering.len() <= MAX_NETWORKS {
+            break;
+        }
+        for network in &mut covering {
+            *network = Ipv4Prefix::new(network.network(), network.prefix_len().min(longest - 1));
+        }
+    }
+    covering
+}
+
 /// The offset by which a program reads metadata of a frame.
 fn ancillary(what: libc::c_int) -> u32 {
     (libc::SKF_AD_OFF + what) as u32
@@ -231,7 +256,7 @@ mod tests {
 
     #[test]
     fn only_arp_and_ipv4_are_accepted() {
-        let judge = Judge::new(&Filter::nat(&[OURS], &[]).unwrap());
+        let judge = Judge::new(&Filter::nat(&[OURS], &[], &[]).unwrap());
         let mut frame = vec![0xff; 60];
         for (ether_type, kept) in
             [([8, 6], true), ([0x86, 0xdd], false), ([0x81, 0], false), ([0x88, 0xcc], false), ([0, 46], false)]
@@ -244,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_hosts_own_ports_are_not_copied() {
-        let judge = Judge::new(&Filter::nat(&[OURS], &[80..=80, 1024..=65535]).unwrap());
+        let judge = Judge::new(&Filter::nat(&[OURS], &[], &[80..=80, 1024..=65535]).unwrap());
         for protocol in [6, 17] {
             for (port, kept) in [(79, false), (80, true), (81, false), (1023, false), (1024, true), (65535, true), (0, false)] {
                 assert_eq!(judge.keeps(&ipv4(protocol, OURS, 0, 0, port)), kept, "{protocol} {port}");
@@ -262,7 +287,7 @@ mod tests {
     fn as_many_addresses_and_ports_as_there_can_be() {
         let addresses: Vec<Ipv4Addr> = (0..MAX_ADDRESSES as u8).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
         let ports: Vec<_> = (0..MAX_PORT_RANGES as u16).map(|n| 1000 + 10 * n..=1004 + 10 * n).collect();
-        let judge = Judge::new(&Filter::nat(&addresses, &ports).unwrap());
+        let judge = Judge::new(&Filter::nat(&addresses, &[], &ports).unwrap());
         for address in &addresses {
             for port in 990..1330 {
                 let kept = ports.iter().any(|range| range.contains(&port));
@@ -270,13 +295,34 @@ mod tests {
             }
         }
         assert!(!judge.keeps(&ipv4(1, Ipv4Addr::new(203, 0, 113, MAX_ADDRESSES as u8), 0, 0, 0)));
-        assert!(Filter::nat(&[OURS; MAX_ADDRESSES + 1], &[]).is_none());
-        assert!(Filter::nat(&[], &vec![0..=1; MAX_PORT_RANGES + 1]).is_none());
+        assert!(Filter::nat(&[OURS; MAX_ADDRESSES + 1], &[], &[]).is_none());
+        assert!(Filter::nat(&[], &[], &vec![0..=1; MAX_PORT_RANGES + 1]).is_none());
+    }
+
+    #[test]
+    fn networks_are_accepted_whole() {
+        let network = |third, len| Ipv4Prefix::new(Ipv4Addr::new(10, 9, third, 0), len);
+        let judge = Judge::new(&Filter::nat(&[OURS], &[network(0, 24), network(128, 17)], &[80..=80]).unwrap());
+        for (address, kept) in [([10, 9, 0, 7], true), ([10, 9, 1, 7], false), ([10, 9, 128, 0], true), ([10, 9, 255, 255], true)]
+        {
+            assert_eq!(judge.keeps(&ipv4(6, address.into(), 0, 0, 7)), kept, "{address:?}");
+        }
+        assert!(judge.keeps(&ipv4(6, OURS, 0, 0, 80)) && !judge.keeps(&ipv4(6, OURS, 0, 0, 81)));
+        let addresses: Vec<Ipv4Addr> = (0..MAX_ADDRESSES as u8).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
+        let ports: Vec<_> = (0..MAX_PORT_RANGES as u16).map(|n| 1000 + 10 * n..=1004 + 10 * n).collect();
+        let many: Vec<Ipv4Prefix> = (0..=255).map(|third| network(third, 25)).collect();
+        let judge = Judge::new(&Filter::nat(&addresses, &many, &ports).unwrap());
+        for third in [0, 100, 255] {
+            assert!(judge.keeps(&ipv4(17, Ipv4Addr::new(10, 9, third, 1), 0, 0, 7)), "{third}");
+        }
+        assert!(!judge.keeps(&ipv4(17, Ipv4Addr::new(10, 10, 0, 1), 0, 0, 7)));
+        assert!(!judge.keeps(&ipv4(17, addresses[0], 0, 0, 999)) && judge.keeps(&ipv4(17, addresses[63], 0, 0, 1314)));
+        assert_eq!((covering(&many).len(), covering(&many[..32]).len()), (32, 32));
     }
 
     #[test]
     fn without_an_address_only_arp() {
-        let judge = Judge::new(&Filter::nat(&[], &[0..=65535]).unwrap());
+        let judge = Judge::new(&Filter::nat(&[], &[], &[0..=65535]).unwrap());
         assert!(!judge.keeps(&ipv4(17, OURS, 0, 0, 53)));
         let incoming = Judge::new(&Filter::incoming());
         assert!(incoming.keeps(&ipv4(17, OURS, 0, 0, 53)));

@@ -170,7 +170,7 @@ fn a_filter_applies_from_the_first_frame() {
     let (near, far) = pair();
     let there = far.open(far.spec());
     let to = near.link().mac;
-    let filter = Filter::nat(&[address(1)], &[40_000..=50_000]);
+    let filter = Filter::nat(&[address(1)], &[], &[40_000..=50_000]);
     let here = near.open(PacketSpec { filter, promiscuous: false, ..near.spec() });
     let frames = |port: u16| {
         // From where the host has no route to, so that it does not answer.

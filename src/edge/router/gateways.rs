@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use config::Gateway;
 use nat::Connection;
@@ -20,12 +21,18 @@ pub(crate) struct CutOff {
     /// Numbers of networks that are gone.
     numbers: Vec<InterfaceId>,
     networks: Vec<Ipv4Prefix>,
+    ranges: Vec<RangeInclusive<Ipv4Addr>>,
 }
 
 impl CutOff {
     /// Addresses that guests have lost. Whatever others have at these addresses from now on has nothing of what was theirs.
     pub(crate) fn of_guests(lost: &[Ipv4Addr]) -> CutOff {
-        CutOff { numbers: Vec::new(), networks: lost.iter().map(|address| Ipv4Prefix::new(*address, 32)).collect() }
+        CutOff { networks: lost.iter().map(|address| Ipv4Prefix::new(*address, 32)).collect(), ..CutOff::default() }
+    }
+
+    /// Addresses behind guests that are not in their network any more, in ascending order.
+    pub(super) fn of_ranges(ranges: Vec<RangeInclusive<Ipv4Addr>>) -> CutOff {
+        CutOff { ranges, ..CutOff::default() }
     }
 
     /// Networks whose guests are cut off.
@@ -34,7 +41,7 @@ impl CutOff {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.numbers.is_empty() && self.networks.is_empty()
+        self.numbers.is_empty() && self.networks.is_empty() && self.ranges.is_empty()
     }
 }
 
@@ -103,11 +110,15 @@ impl RouterControl {
         self.kept.settle();
     }
 
-    fn end_what_is_left(&self, CutOff { numbers, networks }: &CutOff, now: Timestamp) {
+    fn end_what_is_left(&self, CutOff { numbers, networks, ranges }: &CutOff, now: Timestamp) {
         // An heir of the number resolves its neighbours again.
         numbers.iter().for_each(|id| self.neighbours.flush(*id));
-        let Some(nat) = self.nat.as_ref().filter(|_| !networks.is_empty()) else { return };
-        let is_inside = |address| networks.iter().any(|network| network.contains(address));
+        let Some(nat) = self.nat.as_ref().filter(|_| !networks.is_empty() || !ranges.is_empty()) else { return };
+        let is_in_range = |address: Ipv4Addr| {
+            let before = ranges.partition_point(|range| *range.start() <= address);
+            before.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|range| range.contains(&address))
+        };
+        let is_inside = |address| networks.iter().any(|network| network.contains(address)) || is_in_range(address);
         // The guest is the one who opened it, or the one that answers.
         nat.flush(now, |Connection { original, reply, .. }: &Connection| {
             is_inside(original.src.address) || is_inside(reply.src.address)

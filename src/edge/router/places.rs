@@ -6,7 +6,7 @@
 //!   now:     10.71.0.0/24 blue   10.71.0.2 mail          10.71.0.3    the same network: goes on
 //! ```
 //!
-//! A network is known by the name of its bridge, its VLAN and its gateway's address; a guest by its id and its bridge. Numbers of
+//! A network behind a guest belongs where the guest's network does. A network is known by the name of its bridge, its VLAN and its gateway's address; a guest by its id and its bridge. Numbers of
 //! bridges are other ones in the next process. Networks that reach nothing have no connections, and are left out.
 
 use std::collections::HashSet;
@@ -31,12 +31,18 @@ pub(crate) fn places_of(config: &Config) -> Vec<Place> {
         let (name, vlan, address) = (name_of(gateway.bridge), gateway.vlan.get(), gateway.address.address);
         Place::new(gateway.address.network(), &format!("network {name} {vlan} {address}"))
     });
+    let routes = config.router.iter().flat_map(|router| &router.routes).filter_map(|route| {
+        let is_its = |gateway: &&config::Gateway| gateway.bridge == route.bridge && gateway.address.network().contains(route.via);
+        let gateway = config.router.iter().flat_map(|router| &router.gateways).find(is_its)?;
+        let (name, vlan) = (name_of(route.bridge), gateway.vlan.get());
+        (gateway.reach != Reach::Nothing).then(|| Place::new(route.to, &format!("behind {name} {vlan}")))
+    });
     let guests = config.guests.iter().flat_map(|guest| {
         let identity = format!("guest {} {}", guest.network, guest.id);
         let addresses = guest.ipv4().filter(|address| config.is_routed(guest, *address));
         addresses.map(move |address| Place::new(Ipv4Prefix::new(address, 32), &identity))
     });
-    networks.chain(guests).collect()
+    networks.chain(routes).chain(guests).collect()
 }
 
 impl Place {
@@ -134,6 +140,12 @@ mod tests {
             assert!(BEFORE.contains(from));
             assert_eq!(same(&BEFORE.replace(from, to)), expected, "{from} -> {to}");
         }
+        // Behind a guest.
+        let route = |via: &str| format!("{BEFORE}[[route]]\nto = '10.9.0.0/16'\nvia = '{via}'\nbridge = 'red'\n");
+        let stays =
+            |before: &str, now: &str| Unchanged::between(&places(before), &places(now)).contains("10.9.0.5".parse().unwrap());
+        assert!(stays(&route("10.72.0.9"), &route("10.72.0.8")));
+        assert!(!stays(&route("10.72.0.9"), &route("10.73.0.9")) && !stays(&route("10.72.0.9"), BEFORE));
         // The other way around.
         let unchanged = Unchanged::between(&places(&BEFORE.replace("red]", "red]\nrouting = 'none'")), &before);
         assert!(!unchanged.contains("10.72.0.2".parse().unwrap()) && unchanged.contains("10.71.0.2".parse().unwrap()));

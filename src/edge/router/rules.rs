@@ -186,7 +186,8 @@ impl RouterControl {
 
     /// The published ports that programs of the host may use, and their guests: of those networks that have the host.
     pub(in crate::edge) fn rules_for_host(&self) -> BTreeMap<(PortProtocol, u16), SocketAddrV4> {
-        let has_host = |guest: Ipv4Addr| self.interfaces().any(|network| network.has_host && network.network.contains(guest));
+        let home = |guest: Ipv4Addr| self.interface(self.routing.to_inside(guest)?);
+        let has_host = |guest: Ipv4Addr| home(guest).is_some_and(|network| network.has_host);
         let rules = self.published_by(&self.config.publish).into_iter().filter(|rule| has_host(rule.guest.address));
         let ports = rules.filter_map(|rule| Some(((of_host(rule.protocol)?, rule.port), rule.guest)));
         ports.map(|(port, guest)| (port, SocketAddrV4::new(guest.address, guest.port))).collect()

@@ -60,13 +60,19 @@ impl RouterWorker {
         if walk.port.is_some_and(|port| port.kind == PortKind::Host) {
             return RouterWorker::tell_host(walk, frame, error);
         }
-        let Some(to) = view(walk, frame).map(Ipv4View::src) else { return };
+        let Some((to, about)) = view(walk, frame).map(|ip| (ip.src(), ip.dst())) else { return };
         let from = match (tables.routing.to_inside(to).and_then(|id| tables.routing.interface(id)), tables.routing.uplink()) {
             (Some(interface), _) => interface.address,
             (None, Some(uplink)) => match tables.routing.first_interface() {
                 // About a packet for a guest: the translation gives the error the outside address. About a packet of a
-                // guest, which has its outside address by now: the router's address on that side.
-                Some(Interface { address, .. }) if !tables.nat.as_ref().is_some_and(|nat| nat.is_external(to)) => *address,
+                // guest, which has its outside address by now, or one for a network that is not translated: the router's address on
+                // that side.
+                Some(Interface { address, .. })
+                    if !tables.nat.as_ref().is_some_and(|nat| nat.is_external(to))
+                        && tables.routing.untranslated(about).is_none() =>
+                {
+                    *address
+                }
                 _ => uplink.address,
             },
             (None, None) => return,
@@ -112,7 +118,8 @@ impl RouterWorker {
                 set_addresses(walk, error, src, interface.mac);
                 return Ok(walk.queue(walk.ingress, interface.domain, error)?);
             }
-            return self.deliver(tables, walk, error, id, to);
+            let (id, hop) = routing.to_guest(to).ok_or(DropReason::NoRoute)?;
+            return self.deliver_cold(tables, walk, error, id, hop);
         }
         let nat = tables.nat.as_deref().ok_or(DropReason::NoRoute)?;
         if nat.is_external(to) {
@@ -121,16 +128,19 @@ impl RouterWorker {
                 self.translate(walk, error, nat, Side::Inside, Ttl::Kept).map_err(DropReason::from)?;
             }
             let dst = self.translate(walk, error, nat, Side::Outside, Ttl::Kept).map_err(DropReason::from)?;
-            let id = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+            let (id, hop) = routing.to_guest(dst).ok_or(DropReason::NoRoute)?;
             // From the address that the guest knows the router by (RFC 1812 section 4.3.2.4).
             if let Some(interface) = routing.interface(id)
                 && let Some(mut ip) = view_mut(walk, error)
             {
                 ip.set_src(interface.address);
             }
-            return self.deliver(tables, walk, error, id, dst);
+            return self.deliver_cold(tables, walk, error, id, hop);
         }
-        let dst = self.translate(walk, error, nat, Side::Inside, Ttl::Kept).map_err(DropReason::from)?;
+        let dst = match quoted_dst(walk, error).and_then(|dst| routing.untranslated(dst)) {
+            Some(_) => to,
+            None => self.translate(walk, error, nat, Side::Inside, Ttl::Kept).map_err(DropReason::from)?,
+        };
         let uplink = routing.uplink().ok_or(DropReason::NoRoute)?;
         let hop = routing.next_hop(dst).ok_or(DropReason::NoRoute)?;
         self.hand_to(tables, walk, error, uplink, hop);

@@ -55,15 +55,16 @@ impl RouterWorker {
         if !is_one_host(ip.dst) {
             return Err(DropReason::MartianDestination);
         }
-        let to = match routing.place(ip.dst) {
-            Place::Inside(to) => to,
+        let (to, hop) = match routing.place(ip.dst) {
+            Place::Inside(to) => (to, ip.dst),
+            Place::Behind(to, number) => (to, routing.guest_route(number).ok_or(DropReason::NoRoute)?.via),
             Place::Gateway(_) | Place::Route(_) | Place::Nowhere => return Err(DropReason::NoRoute),
         };
         if routing.interface(to).is_none_or(|interface| routing.host_of(interface).is_none()) {
             return Err(DropReason::NotAllowed);
         }
         put_ethernet(walk, frame)?;
-        let outcome = self.deliver(tables, walk, frame, to, ip.dst);
+        let outcome = self.deliver(tables, walk, frame, to, hop);
         outcome.map_err(|stop| self.stop(tables, walk, frame, stop))
     }
 

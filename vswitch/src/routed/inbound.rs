@@ -6,9 +6,10 @@ use packet::icmpv4::IcmpError;
 use packet::vlan::VlanId;
 
 use super::error::Stop;
+use super::guest_routes::GuestRoute;
 use super::routing::Uplink;
 use super::translate::{Ttl, clamp};
-use super::v4::{is_echo_request, is_icmp_error, is_one_host, mark_inside, sound, untag};
+use super::v4::{decrement_ttl, is_echo_request, is_icmp_error, is_one_host, mark_inside, sound, untag};
 use super::{RouterTables, RouterWorker};
 use crate::drop_reason::DropReason;
 use crate::egress::Frame;
@@ -61,7 +62,7 @@ impl RouterWorker {
         let routing = &tables.routing;
         let ip = sound(walk, frame)?;
         if !nat.is_external(ip.dst) {
-            return Err(Stop::Drop(DropReason::NotForUs));
+            return self.enter_untranslated(tables, walk, frame);
         }
         if !is_one_host(ip.src) || nat.is_external(ip.src) || routing.to_inside(ip.src).is_some() {
             return Err(Stop::Drop(DropReason::MartianSource));
@@ -82,13 +83,41 @@ impl RouterWorker {
             return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
         }
         clamp(walk, frame, || routing.max_segment_size(ip.src));
-        let to = routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        let (to, hop) = routing.to_guest(dst).ok_or(DropReason::NoRoute)?;
         if !routing.is_reached_from_outside(to) {
             return Err(Stop::Drop(DropReason::NotAllowed));
         }
         if ip.has_options {
             mark_inside(walk, frame, routing, to)?;
         }
-        self.deliver(tables, walk, frame, to, dst)
+        self.deliver(tables, walk, frame, to, hop)
+    }
+
+    /// Routes a packet to a network behind a guest that is not translated.
+    #[cold]
+    #[inline(never)]
+    fn enter_untranslated(&mut self, tables: &RouterTables, walk: &mut Walk<'_>, frame: &mut Frame) -> Result<(), Stop> {
+        let routing = &tables.routing;
+        let ip = sound(walk, frame)?;
+        let is_external = |address| tables.nat.as_ref().is_some_and(|nat| nat.is_external(address));
+        let &GuestRoute { interface: to, via, .. } = routing.untranslated(ip.dst).ok_or(DropReason::NotForUs)?;
+        if !is_one_host(ip.src) || is_external(ip.src) || routing.to_inside(ip.src).is_some() {
+            return Err(Stop::Drop(DropReason::MartianSource));
+        }
+        if !routing.forwards([ip.src]) && !is_icmp_error(walk, frame) {
+            return Err(Stop::Drop(DropReason::LinkLocalAddress));
+        }
+        if ip.ttl <= 1 {
+            return Err(Stop::Report(IcmpError::TIME_EXCEEDED, DropReason::TtlExceeded));
+        }
+        if !routing.is_reached_from_outside(to) {
+            return Err(Stop::Drop(DropReason::NotAllowed));
+        }
+        clamp(walk, frame, || routing.max_segment_size(ip.src));
+        if ip.has_options {
+            mark_inside(walk, frame, routing, to)?;
+        }
+        decrement_ttl(walk, frame);
+        self.deliver_cold(tables, walk, frame, to, via)
     }
 }

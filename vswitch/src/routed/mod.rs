@@ -24,6 +24,7 @@ use crate::routed::reassembly::Reassembly;
 use crate::routed::routing::Routing;
 
 pub(crate) mod error;
+pub(crate) mod guest_routes;
 pub(crate) mod host;
 pub(crate) mod inbound;
 pub(crate) mod local;

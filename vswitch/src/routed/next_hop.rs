@@ -7,11 +7,12 @@ use std::net::Ipv4Addr;
 use packet::MacAddr;
 use packet::arp::{ARP_LEN, Arp};
 use packet::ethernet::{ADDRESSES_LEN, ETHERNET_LEN, EtherType};
+use packet::ipv4::Ipv4View;
 use packet::vlan::TagAction;
 
 use super::error::Stop;
 use super::neighbour::{InterfaceId, Resolve};
-use super::routing::Uplink;
+use super::routing::{Interface, Uplink};
 use super::v4::{set_addresses, view};
 use super::{Deferred, HOPS, Hop, RouterTables, RouterWorker, UPLINK};
 use crate::drop_reason::DropReason;
@@ -23,7 +24,7 @@ use crate::walk::Walk;
 use crate::watched::step::Step;
 
 impl RouterWorker {
-    /// Sends a packet to a guest on network `to`.
+    /// Sends a packet to a guest on network `to`, for itself or for a network behind it.
     #[inline(always)]
     pub(crate) fn deliver(
         &mut self,
@@ -31,22 +32,24 @@ impl RouterWorker {
         walk: &mut Walk<'_>,
         frame: &mut Frame,
         to: InterfaceId,
-        dst: Ipv4Addr,
+        hop: Ipv4Addr,
     ) -> Result<(), Stop> {
         let interface = tables.routing.interface(to).ok_or(DropReason::NoRoute)?;
-        walk.note(|| Step::RouteInside { dst, vlan: interface.domain.vlan });
-        if !interface.network.is_host(dst) {
+        if walk.story.is_some() {
+            note_route(walk, frame, hop, interface);
+        }
+        if !interface.network.is_host(hop) {
             return Err(Stop::Drop(DropReason::MartianDestination));
         }
-        let Some(mac) = self.mac_of(tables, walk, to, dst) else {
-            self.wait(tables, walk, frame, to, dst);
+        let Some(mac) = self.mac_of(tables, walk, to, hop) else {
+            self.wait(tables, walk, frame, to, hop);
             return Ok(());
         };
         set_addresses(walk, frame, mac, interface.mac);
         let domain = interface.domain;
         let table = walk.bridges.table(domain.bridge).ok_or(DropReason::PortGone)?;
         let Some(port) = walk.locate(table, domain, mac) else {
-            self.doubt(tables, walk, to, dst);
+            self.doubt(tables, walk, to, hop);
             walk.admit_flood(domain, FloodClass::Unknown, frame)?;
             return Ok(walk.flood(domain, frame, None, walk.is_isolated_on(domain.bridge))?);
         };
@@ -67,6 +70,20 @@ impl RouterWorker {
         }
         walk.push(port, action, frame);
         Ok(())
+    }
+
+    /// The same, where it is seldom done.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn deliver_cold(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: &mut Frame,
+        to: InterfaceId,
+        hop: Ipv4Addr,
+    ) -> Result<(), Stop> {
+        self.deliver(tables, walk, frame, to, hop)
     }
 
     /// Sends a packet to a neighbour outside.
@@ -197,6 +214,15 @@ impl RouterWorker {
             }
             (None, None) => Err(DropReason::NoRoute),
         }
+    }
+}
+
+/// Tells by which route a packet goes to a guest.
+#[cold]
+fn note_route(walk: &mut Walk<'_>, frame: &Frame, hop: Ipv4Addr, interface: &Interface) {
+    match view(walk, frame).map(Ipv4View::dst) {
+        Some(dst) if dst != hop => walk.note(|| Step::RouteBehind { dst, hop }),
+        _ => walk.note(|| Step::RouteInside { dst: hop, vlan: interface.domain.vlan }),
     }
 }
 

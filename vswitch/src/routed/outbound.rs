@@ -1,6 +1,9 @@
 //! Packets from guests: to another network inside, to the outside, or to a guest by its outside address.
 
+use std::net::Ipv4Addr;
+
 use nat::{Nat, Refused, Side};
+use packet::MacAddr;
 use packet::icmpv4::{IcmpError, unreachable};
 
 use super::error::Stop;
@@ -43,10 +46,12 @@ impl RouterWorker {
         let routing = &tables.routing;
         let interface = routing.interface(from).ok_or(DropReason::NoRoute)?;
         walk.note(|| Step::ForGateway(interface.address));
+        let mut is_translated = true;
         if !interface.network.is_host(ip.src) || ip.src == interface.address {
-            return Err(Stop::Drop(DropReason::MartianSource));
+            is_translated = self.check_behind(tables, walk, from, ip.src, frame.headers.src)?;
+        } else {
+            self.compare(tables, walk, from, ip.src, frame.headers.src);
         }
-        self.compare(tables, walk, from, ip.src, frame.headers.src);
         let not_allowed = Stop::Report(IcmpError::unreachable(unreachable::PROHIBITED), DropReason::NotAllowed);
         let place = routing.place(ip.dst);
         if let Place::Gateway(to) = place {
@@ -76,12 +81,54 @@ impl RouterWorker {
                 decrement_ttl(walk, frame);
                 self.deliver(tables, walk, frame, to, ip.dst)
             }
+            Place::Behind(to, number) => {
+                if !routing.routes_between(interface, to) {
+                    return Err(not_allowed);
+                }
+                self.enter_behind(tables, walk, frame, ip, (to, number))
+            }
             Place::Route(_) | Place::Nowhere if interface.reach == Reach::Nothing => Err(not_allowed),
-            Place::Route(_) | Place::Nowhere => self.leave_inside(tables, walk, frame, ip, place),
+            Place::Route(_) | Place::Nowhere => self.leave_inside(tables, walk, frame, ip, (place, is_translated)),
         }
     }
 
-    /// Routes a packet from inside to a place outside.
+    /// Checks that an address which is none of network `from` is behind a guest of it, to which it sends by the MAC address
+    /// from. Returns whether its packets are translated on their way outside.
+    #[cold]
+    #[inline(never)]
+    fn check_behind(
+        &mut self,
+        tables: &RouterTables,
+        walk: &Walk<'_>,
+        from: InterfaceId,
+        src: Ipv4Addr,
+        mac: MacAddr,
+    ) -> Result<bool, DropReason> {
+        let route = tables.routing.behind(src).filter(|route| route.interface == from).ok_or(DropReason::MartianSource)?;
+        self.compare(tables, walk, from, route.via, mac);
+        Ok(route.is_translated)
+    }
+
+    /// Routes a packet from inside to a network behind a guest of network `to`, by the route of this number.
+    #[cold]
+    #[inline(never)]
+    fn enter_behind(
+        &mut self,
+        tables: &RouterTables,
+        walk: &mut Walk<'_>,
+        frame: &mut Frame,
+        ip: Ip,
+        (to, number): (InterfaceId, u16),
+    ) -> Result<(), Stop> {
+        let hop = tables.routing.guest_route(number).ok_or(DropReason::NoRoute)?.via;
+        if ip.has_options {
+            mark_inside(walk, frame, &tables.routing, to)?;
+        }
+        decrement_ttl(walk, frame);
+        self.deliver_cold(tables, walk, frame, to, hop)
+    }
+
+    /// Routes a packet from inside to a place outside, translated or not.
     #[inline(always)]
     fn leave_inside(
         &mut self,
@@ -89,7 +136,7 @@ impl RouterWorker {
         walk: &mut Walk<'_>,
         frame: &mut Frame,
         ip: Ip,
-        place: Place,
+        (place, is_translated): (Place, bool),
     ) -> Result<(), Stop> {
         let no_route = Stop::Report(IcmpError::unreachable(unreachable::NETWORK), DropReason::NoRoute);
         let (Some(nat), Some(uplink)) = (tables.nat.as_deref(), tables.routing.uplink()) else { return Err(no_route) };
@@ -102,7 +149,10 @@ impl RouterWorker {
         fit(walk.rx, frame, route.mtu, ip.dont_fragment).map_err(|error| Stop::Report(error, DropReason::FragmentationNeeded))?;
         walk.note_cut(frame);
         clamp(walk, frame, || route.max_segment_size);
-        if let Err(refused) = self.translate(walk, frame, nat, Side::Inside, Ttl::Decremented) {
+        if !is_translated {
+            walk.note(|| Step::Untranslated(ip.src));
+            decrement_ttl(walk, frame);
+        } else if let Err(refused) = self.translate(walk, frame, nat, Side::Inside, Ttl::Decremented) {
             return self.refuse(tables, walk, frame, nat, refused);
         }
         if ip.has_options {
@@ -130,14 +180,14 @@ impl RouterWorker {
             return self.refuse(tables, walk, frame, nat, refused);
         }
         let dst = self.translate(walk, frame, nat, Side::Outside, Ttl::Decremented).map_err(DropReason::from)?;
-        let to = tables.routing.to_inside(dst).ok_or(DropReason::NoRoute)?;
+        let (to, hop) = tables.routing.to_guest(dst).ok_or(DropReason::NoRoute)?;
         if !tables.routing.is_reached_from_outside(to) {
             return Err(Stop::Drop(DropReason::NotAllowed));
         }
         if ip.has_options {
             mark_inside(walk, frame, &tables.routing, to)?;
         }
-        self.deliver(tables, walk, frame, to, dst)
+        self.deliver_cold(tables, walk, frame, to, hop)
     }
 
     /// The consequence when the translation refuses a packet from inside: a silent drop, or an error to its sender.

@@ -1,6 +1,7 @@
-//! Where addresses are: a gateway, a network inside, behind a route, or nowhere.
+//! Where addresses are: a gateway, a network inside, behind a guest, behind a route of the uplink, or nowhere.
 //!
-//! Gateways, networks and routes are prefixes, and each of them may lie within others. They are laid over each other once,
+//! Gateways, networks and routes are prefixes, and each of them may lie within others. Among routes the longest prefix wins, and of two
+//! equal ones that of a guest; gateways and networks go before all routes. They are laid over each other once,
 //! when the routes change, so that an address is found by one binary search, however many there are:
 //!
 //! ```text
@@ -18,6 +19,7 @@ use std::net::Ipv4Addr;
 
 use packet::Ipv4Prefix;
 
+use super::guest_routes::GuestRoute;
 use super::neighbour::InterfaceId;
 use super::routing::{Interface, Route};
 
@@ -28,6 +30,8 @@ pub(crate) enum Place {
     Gateway(InterfaceId),
     /// On this network inside.
     Inside(InterfaceId),
+    /// Behind a guest of this network inside, by the guests' route of this number.
+    Behind(InterfaceId, u16),
     /// Behind the uplink's route of this number.
     Route(u32),
     /// None of these.
@@ -42,18 +46,22 @@ pub(crate) struct Places {
     /// First address of each range, ascending; the first is 0.0.0.0.
     firsts: Box<[u32]>,
     places: Box<[Place]>,
-    /// The first and the last address of all networks inside.
+    /// The first and the last address of all networks inside, and of those behind their guests.
     inside: (u32, u32),
 }
 
 impl Places {
-    /// The places by the networks inside, of which a former one goes before a later one, and by routes in the order of their
+    /// The places by the networks inside, of which a former one goes before a later one, by the routes of guests, at most
+    /// [`MAX_GUEST_ROUTES`](super::guest_routes::MAX_GUEST_ROUTES) with different prefixes, and by those of the uplink in the order of their
     /// precedence.
-    pub(crate) fn new(interfaces: &[Option<Interface>], routes: &[Route]) -> Places {
+    pub(crate) fn new(interfaces: &[Option<Interface>], of_guests: &[GuestRoute], routes: &[Route]) -> Places {
         let mut ranges = BTreeMap::from([(0, Place::Nowhere)]);
-        for (number, route) in routes.iter().enumerate().rev() {
-            lay(&mut ranges, route.to, Place::Route(number as u32));
-        }
+        let outside = routes.iter().enumerate().rev().map(|(number, route)| (route.to, Place::Route(number as u32)));
+        let behind = of_guests.iter().enumerate();
+        let behind = behind.map(|(number, route)| (route.to, Place::Behind(route.interface, number as u16)));
+        let mut all: Vec<(Ipv4Prefix, Place)> = outside.chain(behind).collect();
+        all.sort_by_key(|(to, _)| to.prefix_len());
+        all.into_iter().for_each(|(to, place)| lay(&mut ranges, to, place));
         let numbered = || interfaces.iter().enumerate().rev().filter_map(|(number, at)| Some((number as u16, at.as_ref()?)));
         for (number, interface) in numbered() {
             lay(&mut ranges, interface.network, Place::Inside(InterfaceId(number)));
@@ -68,7 +76,8 @@ impl Places {
         for (byte, before) in (0u32..256).zip(before.iter_mut()) {
             *before = firsts.partition_point(|first| *first < byte << 24) as u32;
         }
-        let networks = || interfaces.iter().flatten().map(|interface| interface.network);
+        let networks =
+            || interfaces.iter().flatten().map(|interface| interface.network).chain(of_guests.iter().map(|route| route.to));
         let first = networks().map(|network| network.network().to_bits()).min().unwrap_or(u32::MAX);
         let last = networks().map(|network| network.last().to_bits()).max().unwrap_or(0);
         Places { before, firsts: firsts.into(), places: places.into(), inside: (first, last) }
@@ -85,7 +94,12 @@ impl Places {
         self.places.get(after.wrapping_sub(1)).copied().unwrap_or(Place::Nowhere)
     }
 
-    /// The network inside that an address is on.
+    /// The first address of each range, in ascending order.
+    pub(crate) fn firsts(&self) -> &[u32] {
+        &self.firsts
+    }
+
+    /// The network inside that an address is on, or by a guest of which it is reached.
     #[inline(always)]
     pub(crate) fn inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
         let (first, last) = self.inside;
@@ -93,7 +107,7 @@ impl Places {
             return None;
         }
         match self.of(address) {
-            Place::Gateway(id) | Place::Inside(id) => Some(id),
+            Place::Gateway(id) | Place::Inside(id) | Place::Behind(id, _) => Some(id),
             Place::Route(_) | Place::Nowhere => None,
         }
     }
@@ -124,7 +138,7 @@ mod tests {
     use packet::vlan::VlanId;
 
     /// The place of an address by looking at all.
-    fn by_scan(interfaces: &[Option<Interface>], routes: &[Route], address: Ipv4Addr) -> Place {
+    fn by_scan(interfaces: &[Option<Interface>], of_guests: &[GuestRoute], routes: &[Route], address: Ipv4Addr) -> Place {
         let id = |number: usize| InterfaceId(number as u16);
         let position = |is_it: &dyn Fn(&Interface) -> bool| interfaces.iter().position(|at| at.as_ref().is_some_and(is_it));
         if let Some(number) = position(&|interface| interface.address == address) {
@@ -133,7 +147,17 @@ mod tests {
         if let Some(number) = position(&|interface| interface.network.contains(address)) {
             return Place::Inside(id(number));
         }
-        routes.iter().position(|route| route.to.contains(address)).map_or(Place::Nowhere, |number| Place::Route(number as u32))
+        let outside = routes.iter().position(|route| route.to.contains(address));
+        let behind = of_guests.iter().enumerate().filter(|(_, route)| route.to.contains(address));
+        let behind = behind.max_by_key(|(_, route)| route.to.prefix_len());
+        match (behind, outside) {
+            (Some((number, route)), outside)
+                if outside.is_none_or(|outside| routes[outside].to.prefix_len() <= route.to.prefix_len()) =>
+            {
+                Place::Behind(route.interface, number as u16)
+            }
+            (_, outside) => outside.map_or(Place::Nowhere, |number| Place::Route(number as u32)),
+        }
     }
 
     /// Few addresses, so that prefixes meet: four values in each byte, the limits among them.
@@ -146,6 +170,7 @@ mod tests {
         #[test]
         fn each_address_is_where_a_scan_finds_it(
             networks in prop::collection::vec(prop::option::of((address(), 1u8..=32)), 0..6),
+            of_guests in prop::collection::vec((address(), 1u8..=32), 0..8),
             routes in prop::collection::vec((address(), 0u8..=32), 0..12),
             addresses in prop::collection::vec(address(), 64),
         ) {
@@ -155,11 +180,17 @@ mod tests {
             let mut routes: Vec<Route> =
                 routes.into_iter().map(|(to, len)| Route::new(Ipv4Prefix::new(to, len), None, 0)).collect();
             routes.sort_by_key(|route| std::cmp::Reverse(route.to.prefix_len()));
-            let places = Places::new(&interfaces, &routes);
+            let mut of_guests: Vec<Ipv4Prefix> = of_guests.into_iter().map(|(to, len)| Ipv4Prefix::new(to, len)).collect();
+            of_guests.sort();
+            of_guests.dedup();
+            let of_guest = |to| GuestRoute { to, via: Ipv4Addr::UNSPECIFIED, interface: InterfaceId(7), is_translated: true };
+            let of_guests: Vec<GuestRoute> = of_guests.into_iter().map(of_guest).collect();
+            let places = Places::new(&interfaces, &of_guests, &routes);
             for address in addresses {
-                let place = by_scan(&interfaces, &routes, address);
+                let place = by_scan(&interfaces, &of_guests, &routes, address);
                 prop_assert_eq!(places.of(address), place);
-                prop_assert_eq!(places.inside(address).is_some(), matches!(place, Place::Gateway(_) | Place::Inside(_)));
+                let is_inside = matches!(place, Place::Gateway(_) | Place::Inside(_) | Place::Behind(..));
+                prop_assert_eq!(places.inside(address).is_some(), is_inside);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The router's routes: its networks inside, and the way out.
+//! The router's routes: its networks inside, those behind guests, and the way out.
 //!
 //! A snapshot: the control thread makes it, each worker gets it between two batches, and no packet sees half a change.
 
@@ -10,6 +10,7 @@ use packet::{Ipv4Prefix, MacAddr};
 
 use crate::domain::Domain;
 use crate::port::PortId;
+use crate::routed::guest_routes::{GuestRoute, MAX_GUEST_ROUTES};
 use crate::routed::neighbour::InterfaceId;
 use crate::routed::places::{Place, Places};
 
@@ -198,8 +199,11 @@ pub struct Routing {
     interfaces: Vec<Option<Interface>>,
     /// By number of the bridge, up to the last one with a gateway.
     by_bridge: Vec<BridgeGateways>,
+    pub(super) of_guests: Vec<GuestRoute>,
     uplink: Option<Uplink>,
-    places: Places,
+    pub(super) places: Places,
+    /// Networks inside are searched among `places`, and not one by one.
+    is_searched: bool,
     settings: RoutingSettings,
     /// The largest TCP segment that a SYN may announce, if that is the same for all routes.
     max_segment_size: Option<u16>,
@@ -210,7 +214,19 @@ impl Routing {
     /// A snapshot of the networks inside by their numbers, at most [`MAX_INTERFACES`] and one per domain, and of the uplink if
     /// it can be used. `None` in place of a network is a number that is free.
     #[must_use]
-    pub fn new(interfaces: Vec<Option<Interface>>, mut uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
+    pub fn new(interfaces: Vec<Option<Interface>>, uplink: Option<Uplink>, settings: RoutingSettings) -> Arc<Routing> {
+        Routing::with_guest_routes(interfaces, Vec::new(), uplink, settings)
+    }
+
+    /// The same with routes to networks behind guests, at most [`MAX_GUEST_ROUTES`]. None of their prefixes is another one's.
+    #[must_use]
+    pub fn with_guest_routes(
+        interfaces: Vec<Option<Interface>>,
+        mut of_guests: Vec<GuestRoute>,
+        mut uplink: Option<Uplink>,
+        settings: RoutingSettings,
+    ) -> Arc<Routing> {
+        of_guests.truncate(MAX_GUEST_ROUTES);
         let bridges = interfaces.iter().flatten().map(|interface| interface.domain.bridge.index() + 1).max().unwrap_or(0);
         let mut by_bridge = vec![BridgeGateways::default(); bridges];
         for (number, interface) in interfaces.iter().enumerate().take(MAX_INTERFACES) {
@@ -229,8 +245,19 @@ impl Routing {
         }
         let is_limit_of_all = uplink.iter().flat_map(|uplink| &uplink.routes).all(|route| route.max_segment_size == limit);
         let max_segment_size = is_limit_of_all.then_some(limit);
-        let places = Places::new(&interfaces, uplink.as_ref().map_or(&[], |uplink| &uplink.routes));
-        Arc::new(Routing { interfaces, by_bridge, uplink, places, settings, max_segment_size, host: None })
+        let places = Places::new(&interfaces, &of_guests, uplink.as_ref().map_or(&[], |uplink| &uplink.routes));
+        let is_searched = interfaces.len() > FEW_INTERFACES || !of_guests.is_empty();
+        Arc::new(Routing {
+            interfaces,
+            by_bridge,
+            of_guests,
+            uplink,
+            places,
+            is_searched,
+            settings,
+            max_segment_size,
+            host: None,
+        })
     }
 
     /// The same with the host as a neighbour of the guests whose networks have it.
@@ -282,13 +309,33 @@ impl Routing {
         self.interfaces.iter().flatten().find(|interface| interface.mac == mac)
     }
 
-    /// The network inside that contains an address.
+    /// The network inside that contains an address, or by a guest of which it is reached.
     #[inline(always)]
     #[must_use]
     pub fn to_inside(&self, address: Ipv4Addr) -> Option<InterfaceId> {
-        if self.interfaces.len() > FEW_INTERFACES {
+        if self.is_searched {
             return self.places.inside(address);
         }
+        self.by_scan(address)
+    }
+
+    /// The network inside by which an address is reached, and the next hop there: the guest itself, or the one that it is behind.
+    #[inline(always)]
+    #[must_use]
+    pub fn to_guest(&self, address: Ipv4Addr) -> Option<(InterfaceId, Ipv4Addr)> {
+        if self.is_searched {
+            return match self.places.of(address) {
+                Place::Gateway(id) | Place::Inside(id) => Some((id, address)),
+                Place::Behind(id, number) => Some((id, self.guest_route(number)?.via)),
+                Place::Route(_) | Place::Nowhere => None,
+            };
+        }
+        self.by_scan(address).map(|id| (id, address))
+    }
+
+    /// The network inside that contains an address, by a look at each of them.
+    #[inline(always)]
+    fn by_scan(&self, address: Ipv4Addr) -> Option<InterfaceId> {
         for (number, interface) in self.interfaces.iter().enumerate() {
             if let Some(interface) = interface
                 && interface.network.contains(address)

@@ -61,6 +61,15 @@ pub enum Step {
         /// The VLAN of the destination's network.
         vlan: VlanId,
     },
+    /// Its destination is in a network behind a guest.
+    RouteBehind {
+        /// The destination.
+        dst: Ipv4Addr,
+        /// The guest.
+        hop: Ipv4Addr,
+    },
+    /// It keeps its source address on its way outside, as its route says.
+    Untranslated(Ipv4Addr),
     /// Its destination is outside.
     RouteOutside {
         /// The destination.
