@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use crate::model::netns_of_process;
 
-/// Version of the file that this process writes and reads.
-const VERSION: u64 = 1;
+/// Version of the file that this process writes. It reads version 1, too, which has no processes.
+const VERSION: u64 = 2;
 
 /// What a file says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,7 +37,7 @@ pub(super) enum Unusable {
     #[error("it is damaged: {0}")]
     Damaged(String),
     #[error(
-        "it is of version {0}, and this vswitchd reads version {VERSION}: start the newer vswitchd again, or add by hand what is missing"
+        "it is of version {0}, and this vswitchd reads up to version {VERSION}: start the newer vswitchd again, or add by hand what is missing"
     )]
     Newer(u64),
     #[error("it cannot be understood: {0}")]
@@ -61,10 +61,10 @@ impl Content {
         let began = |(name, began): (&String, &Value)| Some((name.clone(), Began(began.as_u64()?)));
         let (processes, has_processes) = match &value["processes"] {
             Value::Object(processes) => (processes.iter().map(began).collect(), true),
-            Value::Null => (Some(Vec::new()), false),
+            Value::Null if version < 2 => (Some(Vec::new()), false),
             _ => (None, true),
         };
-        let content = Content { owned, processes: processes.ok_or_else(|| damaged(&"a process began at no time"))? };
+        let content = Content { owned, processes: processes.ok_or_else(|| damaged(&"its processes are no table of times"))? };
         let boot = value["boot"].as_str().unwrap_or_default();
         if checksum != content.checksum(boot, has_processes) {
             return Err(damaged(&"its checksum is another"));

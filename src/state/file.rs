@@ -1,7 +1,7 @@
 //! `state.json`: what verbs made at run time and own, for the next start.
 //!
 //! ```text
-//!   { "version": 1, "boot": "8ea7..", "bridges": ["blue"], "toml": "[bridge.blue]\n..", "processes": {"eth0@pid:7": 4711},
+//!   { "version": 2, "boot": "8ea7..", "bridges": ["blue"], "toml": "[bridge.blue]\n..", "processes": {"eth0@pid:7": 4711},
 //!     "checksum": "3f.." }
 //! ```
 //!
@@ -324,9 +324,10 @@ mod tests {
         for (number, (text, say)) in [
             ("", "it is damaged: EOF"),
             ("{}", "it has no version"),
-            ("{\"version\": 7, \"more\": []}", "it is of version 7, and this vswitchd reads version 1"),
+            ("{\"version\": 7, \"more\": []}", "it is of version 7, and this vswitchd reads up to version 2"),
             ("{\"version\": 1, \"bridges\": [], \"toml\": \"\"}", "a part is missing"),
             ("{\"version\": 1, \"bridges\": [], \"toml\": \"\", \"checksum\": \"0\"}", "its checksum is another"),
+            ("{\"version\": 2, \"bridges\": [], \"toml\": \"\", \"checksum\": \"0\"}", "its processes are no table of times"),
             (&unknown.text(), "it cannot be understood"),
         ]
         .into_iter()
@@ -410,6 +411,7 @@ mod tests {
             value["boot"] = json!(boot);
             value["checksum"] = json!(content.checksum(boot, has_processes));
             if !has_processes {
+                value["version"] = json!(1);
                 value["processes"] = Value::Null;
             }
             fs::write(&path, value.to_string()).unwrap();

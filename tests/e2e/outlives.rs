@@ -575,10 +575,10 @@ fn state_that_cannot_be_read_or_written() {
     assert!(run(&socket, &["bridge", "add", "red"]).status.success());
     switch.kill();
     let good = fs::read_to_string(&file).expect("the state");
-    fs::write(&file, good.replace("\"version\": 1", "\"version\": 2")).expect("written");
+    fs::write(&file, good.replace("\"version\": 2", "\"version\": 3")).expect("written");
     let switch = guests.start();
     let says = |problem: &str| json(&socket, &["show"])["problems"].to_string().contains(problem);
-    assert!(switch.has_logged("it is of version 2, and this vswitchd reads version 1") && says("of version 2"));
+    assert!(switch.has_logged("it is of version 3, and this vswitchd reads up to version 2") && says("of version 3"));
     let aside = file.with_extension("json.refused");
     assert!(aside.exists() && !file.exists());
     guests.talk();
