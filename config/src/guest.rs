@@ -151,7 +151,7 @@ impl Guest {
     pub(crate) fn port(&self, bridge: usize) -> Port {
         // In vswitchd's own namespace it waits for a program that uses it, or takes it elsewhere.
         let own_addresses = self.addresses.iter().filter(|_| self.netns.is_some()).copied();
-        let setup = Setup { addresses: own_addresses.collect(), gateway: None };
+        let setup = Setup { addresses: own_addresses.collect(), gateway: None, stays_down: self.netns.is_none() };
         let own = |(address, _): &(IpAddr, u8)| Prefix::new(*address, if address.is_ipv4() { 32 } else { 128 });
         let station =
             Station { mac: self.mac, addresses: self.addresses.iter().map(own).collect(), guard: true, ..Station::default() };

@@ -12,7 +12,10 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    Prop,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -78,6 +81,8 @@ pub struct Change<'a> {
     pub mac: Option<MacAddr>,
     /// Its group, a number that links can be chosen by.
     pub group: Option<u32>,
+    /// Whether its namespace makes a link-local IPv6 address for it from its MAC address when it is set up.
+    pub link_local: Option<bool>,
 }
 
 /// The link with this index; `ErrorKind::NotFound` if there is none.
@@ -117,6 +122,10 @@ pub fn set(index: u32, change: Change<'_>) -> io::Result<()> {
     request.attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
     request.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     request.attributes.extend(change.group.map(LinkAttribute::Group));
+    request.attributes.extend(change.link_local.map(|is_made| {
+        let mode = if is_made { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
+    }));
     talk(RouteNetlinkMessage::SetLink(request), NLM_F_REQUEST | NLM_F_ACK).map(drop)
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("engine/local_clients_of_a_guest_end_with_it", local_clients_of_a_guest_end_with_it),
         trial("engine/no_default_route_where_the_switch_runs", no_default_route_where_the_switch_runs),
+        trial("engine/an_interface_for_a_container_is_silent", an_interface_for_a_container_is_silent),
         trial("engine/forty_at_once", forty_at_once),
         trial("engine/left_over_guests", left_over_guests),
         trial("engine/networks_and_guests_come_and_go", networks_and_guests_come_and_go),
@@ -280,6 +281,28 @@ fn local_clients_of_a_guest_end_with_it() {
         assert!(!is_of_before || frame[47] & 4 != 0, "for the guest before: {frame:02x?}");
     }
     site.finish();
+}
+
+/// An engine moves the interface into its container: the host's IPv6 stack does not speak on it before; the container's
+/// does.
+fn an_interface_for_a_container_is_silent() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let (machine, container) = (Host::new("g0"), netns::create().expect("a namespace"));
+    let switch = Switch::start_inside(machine.netns().try_clone().expect("a clone"), &["--control", &socket]);
+    good(&socket, "POST", "/v1/guests", Some(json!({ "id": "one", "interface": "g0" })));
+    good(&socket, "POST", "/v1/guests", Some(json!({ "id": "two", "interface": "eth0", "addresses": ["10.77.0.9/24"] })));
+    assert!(!machine.link().up);
+    // Even if somebody sets it up before it is moved.
+    machine.set_link(Change { up: Some(true), ..Change::default() });
+    thread::sleep(Duration::from_millis(1500));
+    let known = || shown(&socket, &["fdb", "show"]).as_array().expect("a list").len();
+    assert_eq!((known(), switch.report().received()), (0, 0), "nobody has spoken");
+    machine.inside(|| link::set(link::get("eth0")?.index, Change { netns: Some(container.as_fd()), ..Change::default() }));
+    netns::inside(container.as_fd(), || link::set(link::get("eth0")?.index, Change { up: Some(true), ..Change::default() }))
+        .expect("set up");
+    wait::until("the container to speak", || (known() == 1).then_some(()));
+    switch.finish();
 }
 
 fn forty_at_once() {

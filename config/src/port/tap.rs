@@ -30,6 +30,8 @@ pub struct Setup {
     pub addresses: Vec<(IpAddr, u8)>,
     /// The next hop of a default route.
     pub gateway: Option<Ipv4Addr>,
+    /// It stays down, for somebody who takes it to another namespace.
+    pub stays_down: bool,
 }
 
 words! {

@@ -96,6 +96,9 @@ pub struct Setup<'a> {
     /// The next hop of a default route, unless the interface is in the namespace of this process, which has its own. If the
     /// interface's has one already, this one gets a higher metric.
     pub gateway: Option<Ipv4Addr>,
+    /// It stays down, and the IPv6 stack of the namespace in which it is made gives it no address of its own: it is for somebody who takes
+    /// it to another namespace and sets it up there.
+    pub stays_down: bool,
 }
 
 /// Why a TAP cannot be opened.

@@ -135,7 +135,7 @@ fn open_device(spec: &TapSpec) -> Result<OwnedFd, TapError> {
     }
 }
 
-/// Sets MTU, queue length, MAC address and group, and sets it up. Returns its index and its MAC address.
+/// Sets MTU, queue length, MAC address and group, and sets it up unless it is to stay down. Returns its index and its MAC address.
 fn configure(spec: &TapSpec, setup: &Setup<'_>, is_ours: bool) -> Result<(u32, MacAddr), TapError> {
     let Link { index, mac, .. } = link::get(&spec.name).map_err(|error| io_error(spec, "finding its link", error))?;
     let group = is_ours.then(group);
@@ -145,8 +145,13 @@ fn configure(spec: &TapSpec, setup: &Setup<'_>, is_ours: bool) -> Result<(u32, M
     // With a small MTU, a super-frame of 64 KiB would have more segments than the pipeline accepts. Old kernels do not
     // have the setting, and there is no other.
     let _ = link::set(index, Change { gso_max_segs: Some(MAX_TCP_SEGMENTS as u32), ..Change::default() });
-    let up = Change { up: Some(true), ..Change::default() };
-    link::set(index, up).map_err(|error| io_error(spec, "setting it up", error))?;
+    if setup.stays_down {
+        // Without IPv6 there is nothing to turn off.
+        let _ = link::set(index, Change { link_local: Some(false), ..Change::default() });
+    } else {
+        let up = Change { up: Some(true), ..Change::default() };
+        link::set(index, up).map_err(|error| io_error(spec, "setting it up", error))?;
+    }
     for (address, prefix_len) in setup.addresses {
         match link::add_address(index, *address, *prefix_len) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io_error(spec, "adding an address", error)),

@@ -98,7 +98,7 @@ fn tun() -> (File, Tap) {
     // One that is made outside of it is moved there.
     let maker = netns::create().expect("a namespace");
     let spec = TapSpec { netns: Some(netns), ..spec("flannel0", Layer::Ip) };
-    let setup = Setup { addresses: &[(OWN.into(), 32)], gateway: None };
+    let setup = Setup { addresses: &[(OWN.into(), 32)], ..Setup::default() };
     let tun = inside(&maker, || Ok(Tap::open_for(&spec, &setup))).unwrap_or_else(|error| panic!("{error}"));
     inside(&maker, || tun.add_route(PODS));
     (file, tun)

@@ -29,6 +29,7 @@ const NO_CHANGE: Change<'static> = Change {
     name: None,
     mac: None,
     group: None,
+    link_local: None,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {

@@ -55,8 +55,8 @@ pub(super) fn adopt(
 }
 
 fn setup(config: &port::Tap) -> Setup<'_> {
-    let port::Setup { addresses, gateway } = &config.setup;
-    Setup { addresses, gateway: *gateway }
+    let port::Setup { addresses, gateway, stays_down } = &config.setup;
+    Setup { addresses, gateway: *gateway, stays_down: *stays_down }
 }
 
 /// A TAP or TUN with offload, in a namespace; if that is of a process, then of the one that began at this time, if that is known.

@@ -16,7 +16,7 @@ use crate::state::LeftDevice;
 pub(super) fn open(config: &Tun, mtu: Option<u32>, queues: usize, process: Option<Began>) -> Result<Device, DeviceError> {
     let spec = spec(&config.name, (config.netns.as_ref(), process), Layer::Ip, mtu, queues);
     let addresses = addresses(config);
-    Ok(Box::new(Tap::open_for(&spec, &Setup { addresses: &addresses, gateway: None })?))
+    Ok(Box::new(Tap::open_for(&spec, &Setup { addresses: &addresses, ..Setup::default() })?))
 }
 
 /// Takes over the device of an earlier process.
@@ -29,7 +29,7 @@ pub(super) fn adopt(
 ) -> io::Result<Option<Device>> {
     let spec = spec(&config.name, (config.netns.as_ref(), process), Layer::Ip, mtu, queues);
     let addresses = addresses(config);
-    let setup = Setup { addresses: &addresses, gateway: None };
+    let setup = Setup { addresses: &addresses, ..Setup::default() };
     Ok(Tap::adopt(&spec, &setup, left.descriptor, left.made_in)?.map(|tun| Box::new(tun) as Device))
 }
 
