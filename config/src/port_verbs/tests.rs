@@ -173,3 +173,57 @@ fn ports_whose_devices_are_gone_are_taken_out() {
     let b = set.config.ports.iter().find(|port| port.name == "b").map(|port| port.absence);
     assert_eq!(b, Some(crate::port::Absence { waits: true, is_transient: true }));
 }
+
+/// Each key of a port in docs/config.md, with a value, and the kinds that have it: `port set` takes it, unless it says which port it is.
+#[test]
+fn every_key_is_set() {
+    const PORTS: [&str; 4] = ["t", "packet:lo", "stream:/run/s", "dgram:/run/d"];
+    let page = include_str!("../../../docs/config.md");
+    let tables = page.split("## `[[bridge.NAME.port]]`").nth(1).and_then(|rest| rest.split("## `[uplink]`").next()).unwrap();
+    let cells = |line: &'static str| line.split('|').map(str::trim).collect::<Vec<_>>();
+    let rows = tables.lines().filter(|line| line.starts_with("| `")).map(cells);
+    let mut now = Desired::of_text("v.toml", "[bridge.br0]\n[bridge.lab]\n", &[]).unwrap();
+    for port in PORTS {
+        now = now.with_port(port).unwrap();
+    }
+    let mut count = 0;
+    for row in rows {
+        let (key, flag) = (row[1].trim_matches('`'), row[row.len() - 2]);
+        let value = match key {
+            "tap" | "packet" | "stream" | "dgram" | "netns" => {
+                let said = now.with_port_set("t", &format!("{key}=x")).unwrap_err().to_string();
+                assert!(said.contains("says which port it is, and cannot change"), "{said}");
+                continue;
+            }
+            "limit" => continue,
+            "id" => "id=web",
+            "labels" => "labels=app@shop",
+            "mac" => "mac=52:54:00:00:00:01",
+            "addresses" => "addresses=10.0.0.5",
+            "guard" => "guard=10.0.0.5",
+            "vlan" => "vlan=7",
+            "trunks" => "trunks=7+8",
+            "vlan-mode" => "vlan-mode=trunk",
+            "mtu" => "mtu=1400",
+            "gro" => "gro=neighbours",
+            "attach" => "attach=auto",
+            "guests" => "guests=2",
+            "mode" => "mode=client",
+            "remote" => "remote=/run/r",
+            "broadcast" | "multicast" | "unknown" => "limit-{key}=5",
+            "isolated" | "wait" | "transient" | "offload" => "{key}=on",
+            other => panic!("a value for the key {other}"),
+        };
+        let word = value.replace("{key}", key);
+        let (name, _) = word.split_once('=').unwrap();
+        assert!(flag.contains(&format!("{name}=")), "{row:?}");
+        let set = PORTS
+            .iter()
+            .filter_map(|port| now.with_port_set(port, &word).ok()?.with_port_set(port, &format!("{name}=none")).ok());
+        count += 1;
+        let of_kinds = set.count();
+        assert!(of_kinds > 0 && (of_kinds < PORTS.len()) == row[2].starts_with("for `"), "{word} for {of_kinds} kinds, {row:?}");
+    }
+    assert!(count > 20, "{count}");
+    assert!(now.with_port_set("t", "bridge=lab").is_ok());
+}
