@@ -1,10 +1,10 @@
 //! What keeps descriptors while no process of the switch runs: the service manager's descriptor store (`FileDescriptorStoreMax=` in
-//! systemd.service(5)), or else a [`holder`], if there is a state directory.
+//! systemd.service(5)), or else a [`holder`](super::holder), if there is a state directory.
 //!
 //! | descriptor | name | it keeps |
 //! |---|---|---|
 //! | a TAP's first queue | `port-`, a hash of the port's name, and the namespace that the device was made in | the carrier, and frames that wait |
-//! | the gate on the uplink | `gate` | the host's silence about guests' packets |
+//! | the gate on the uplink | `gate`, or `gate-2` for the next one | the host's silence about guests' packets |
 //! | the connection table | `connections-` and its generation | connections of guests |
 //!
 //! Both understand the same messages, those of sd_notify(3): `FDSTORE=1` with a descriptor, and `FDSTOREREMOVE=1`, each with
