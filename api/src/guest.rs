@@ -28,6 +28,9 @@ pub struct Guest {
     pub names: Vec<String>,
     /// Its published ports.
     pub publish: Vec<String>,
+    /// Whether its port reaches only ports that are not isolated.
+    #[serde(default)]
+    pub isolated: bool,
     /// Notes of its maker, by name.
     pub labels: BTreeMap<String, String>,
     /// Whether its maker is a verb of the control socket; otherwise it is the configuration file's.
@@ -85,6 +88,8 @@ bodies! {
     /// Its published ports: `[ADDR:]PORT[:PORT][/PROTOCOL]`, first outside, then of the guest. 0 is any free port outside, and so is a
     /// range of them for one port of the guest
     publish: Vec<String>,
+    /// Whether its port reaches only ports that are not isolated [default: as its bridge says]
+    isolated: bool,
     /// Notes of its maker, by name
     labels: BTreeMap<String, String>,
 }

@@ -58,6 +58,8 @@ pub struct Guest {
     pub names: Vec<String>,
     /// Its published ports.
     pub publish: Vec<Publish>,
+    /// Whether its port reaches only ports that are not isolated; `None` for what its bridge says.
+    pub isolated: Option<bool>,
     /// Names and values of its labels.
     pub labels: Vec<(String, String)>,
 }
@@ -100,6 +102,8 @@ keys! {
         "name" => names: List<HostName>,
         /// Its published ports: `[ADDR:]PORT[-PORT][:PORT[-PORT]][/tcp|udp|tcp+udp]`, first outside, then of the guest.
         "publish" => publish: List<GuestRule>,
+        /// Its port reaches only ports that are not isolated, the gateway, and a bridged uplink. Default: that of the bridge.
+        "isolated" => isolated: bool,
         /// Notes of the maker of the guest: names with their values.
         "labels" => labels: Pairs<LabelName, LabelValue>,
     }
@@ -126,6 +130,11 @@ impl Guest {
         for rule in &self.publish {
             let _ = write!(text, ", {rule}");
         }
+        text += match self.isolated {
+            Some(true) => ", isolated",
+            Some(false) => ", not isolated",
+            None => "",
+        };
         for (name, value) in &self.labels {
             let _ = write!(text, ", label {name}={value}");
         }
@@ -246,6 +255,7 @@ impl GuestKeys {
             addresses: values(&self.addresses).map(|GuestAddress(address, prefix_len)| (*address, *prefix_len)).collect(),
             names: values(&self.names).map(|name| name.0.clone()).collect(),
             publish: Vec::new(),
+            isolated: self.isolated.as_ref().map(|isolated| isolated.value),
             labels: names_and_values(self.labels.as_ref()),
         };
         let publish = self.publish.iter().flat_map(|rules| &rules.value.0);

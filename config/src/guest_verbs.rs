@@ -26,6 +26,8 @@ pub struct GuestWords {
     pub names: Option<Vec<String>>,
     /// Its published ports.
     pub publish: Option<Vec<String>>,
+    /// Whether its port is isolated.
+    pub isolated: Option<bool>,
     /// Names and values of its labels.
     pub labels: Option<Vec<(String, String)>>,
 }
@@ -48,7 +50,8 @@ impl GuestWords {
         let lists = [("address", &self.addresses), ("name", &self.names), ("publish", &self.publish)];
         let words = words.into_iter().filter_map(|(key, word)| Some((key, RawValue::Word(word?))));
         let lists = lists.into_iter().filter_map(|(key, items)| Some((key, list(items.as_ref()?))));
-        let all = words.chain(lists).chain(labels.map(|labels| ("labels", labels)));
+        let isolated = self.isolated.map(|isolated| ("isolated", RawValue::Switch(isolated)));
+        let all = words.chain(lists).chain(isolated).chain(labels.map(|labels| ("labels", labels)));
         let is_empty = |value: &RawValue| match value {
             RawValue::List(items) => items.is_empty(),
             RawValue::Table(entries) => entries.is_empty(),
@@ -108,6 +111,7 @@ impl Desired {
         if words.publish.is_some() {
             keys.publish = new.publish;
         }
+        keys.isolated = new.isolated.or(keys.isolated.take());
         if words.labels.is_some() {
             keys.labels = new.labels;
         }

@@ -7,7 +7,7 @@ use api::{GuestsToKeep, NewGuest};
 use hyper::Method;
 
 use crate::change::{self, lines};
-use crate::cli::{Guest, GuestKeys};
+use crate::cli::{Guest, GuestKeys, Switch};
 use crate::client::{Body, segment};
 use crate::get::Get;
 use crate::print;
@@ -45,6 +45,7 @@ fn keys_of(keys: &GuestKeys) -> anyhow::Result<api::GuestKeys> {
         addresses: items(&keys.addresses),
         names: items(&keys.names),
         publish: items(&keys.publish),
+        isolated: keys.isolated.map(|isolated| isolated == Switch::On),
         labels: labels.transpose()?,
     })
 }

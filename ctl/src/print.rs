@@ -95,7 +95,7 @@ fn routing_text(gateway: &api::Gateway) -> String {
 
 /// The guests.
 pub(crate) fn guests(guests: &Vec<api::Guest>) -> String {
-    let mut table = Table::new(["guest", "network", "port", "addresses", "mac", "names", "published", "labels"]);
+    let mut table = Table::new(["guest", "network", "port", "addresses", "mac", "names", "published", "isolated", "labels"]);
     for guest in guests {
         let labels: Vec<String> = guest.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         table.row([
@@ -106,6 +106,7 @@ pub(crate) fn guests(guests: &Vec<api::Guest>) -> String {
             guest.mac.clone().unwrap_or_default(),
             guest.names.join(", "),
             guest.publish.join(", "),
+            if guest.isolated { "yes" } else { "no" }.to_owned(),
             labels.join(", "),
         ]);
     }

@@ -76,6 +76,7 @@ pub(super) async fn keep(
 }
 
 fn words(keys: GuestKeys) -> GuestWords {
-    let GuestKeys { network, interface, mac, addresses, names, publish, labels } = keys;
-    GuestWords { network, interface, mac, addresses, names, publish, labels: labels.map(|labels| labels.into_iter().collect()) }
+    let GuestKeys { network, interface, mac, addresses, names, publish, isolated, labels } = keys;
+    let labels = labels.map(|labels| labels.into_iter().collect());
+    GuestWords { network, interface, mac, addresses, names, publish, isolated, labels }
 }

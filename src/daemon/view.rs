@@ -3,7 +3,7 @@
 //! Everything here is computed from what the parts know at this moment; nothing is changed and no device is asked, but for the
 //! counters of a [`Report`], which is made before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use ::tunnel::FramingKind;
@@ -97,6 +97,8 @@ impl View<'_> {
     pub(super) fn guests(&self) -> Vec<api::Guest> {
         let mut names: HashMap<&str, &str> = HashMap::new();
         names.extend(self.config.ports.iter().filter_map(|port| Some((port.identity.id.as_deref()?, port.name.as_str()))));
+        let isolated = self.config.ports.iter().filter(|port| port.station.isolated);
+        let isolated: HashSet<&str> = isolated.filter_map(|port| port.identity.id.as_deref()).collect();
         let view = |guest: &config::Guest| api::Guest {
             id: guest.id.clone(),
             network: guest.network.clone(),
@@ -108,6 +110,7 @@ impl View<'_> {
             gateway: self.network(&guest.network).and_then(|network| network.gateway).map(|gateway| gateway.to_string()),
             names: guest.names.clone(),
             publish: guest.publish.iter().map(ToString::to_string).collect(),
+            isolated: isolated.contains(guest.id.as_str()),
             labels: guest.labels.iter().cloned().collect(),
             made_by_verb: matches!(guest.origin, config::Origin::Verb(_)),
         };

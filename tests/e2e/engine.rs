@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("engine/local_clients_of_a_guest_end_with_it", local_clients_of_a_guest_end_with_it),
         trial("engine/no_default_route_where_the_switch_runs", no_default_route_where_the_switch_runs),
         trial("engine/an_interface_for_a_container_is_silent", an_interface_for_a_container_is_silent),
+        trial("engine/isolated_guests", isolated_guests),
         trial("engine/forty_at_once", forty_at_once),
         trial("engine/left_over_guests", left_over_guests),
         trial("engine/networks_and_guests_come_and_go", networks_and_guests_come_and_go),
@@ -159,6 +160,33 @@ fn a_guest_in_one_change() {
     wait::until("the interfaces to go", || (names_inside(one.netns()) == ["lo"]).then_some(()));
     text(&socket, &["bridge", "del", "red"]);
     assert_eq!(shown(&socket, &["config", "show"]), before);
+    site.finish();
+}
+
+/// Two isolated guests of one network reach their gateway and not each other, until one of them is isolated no more.
+fn isolated_guests() {
+    let directory = Directory::new();
+    let socket = directory.text("control");
+    let site = site(&socket, 2);
+    text(&socket, &["bridge", "add", "blue:gateway=10.71.0.1/24"]);
+    let hosts = [1, 2].map(|n| Host::in_namespace("eth0", site.guest(n).netns().try_clone().expect("a clone")));
+    for (host, id, address) in [(&hosts[0], "one", "10.71.0.2/24"), (&hosts[1], "two", "10.71.0.3/24")] {
+        let interface = host.port("");
+        let words = ["guest", "add", id, "--network", "blue", "--interface", &interface, "--address", address, "--isolated"];
+        text(&socket, &words);
+        assert_eq!(ping(host, Ipv4Addr::new(10, 71, 0, 1), 1).0, Ipv4Addr::new(10, 71, 0, 1));
+    }
+    let list = shown(&socket, &["guest", "list"]);
+    assert_eq!((&list[0]["isolated"], &list[1]["isolated"]), (&true.into(), &true.into()));
+    let [one, two] = [2, 3].map(|last| Ipv4Addr::new(10, 71, 0, last));
+    let server = udp_on(&hosts[1], two, 9);
+    let client = udp_on(&hosts[0], one, 0);
+    client.send_to(b"no", (two, 9)).expect("sent");
+    text(&socket, &["guest", "set", "one", "--isolated=off"]);
+    assert_eq!(shown(&socket, &["guest", "list"])[0]["isolated"], false);
+    assert_eq!(ping(&hosts[0], two, 2).0, two);
+    client.send_to(b"yes", (two, 9)).expect("sent");
+    wait::until("what came late to be read", || (recv_from(&server).0 == b"yes").then_some(()));
     site.finish();
 }
 

@@ -38,6 +38,7 @@ impl<'a> Check<'a> {
             if let Some(keys) = bridges.get(*bridge) {
                 port = with_defaults(port, keys, None);
             }
+            port.station.isolated = guest.isolated.unwrap_or(port.station.isolated);
             if let Some(other) = ids.get(guest.id.as_str()) {
                 let problem = format!("id {} is that of a port, '{}': use another id", guest.id, other.port);
                 self.problems.add_clash(&guest.origin, problem, &guest.id);

@@ -73,6 +73,34 @@ fn addresses_are_lost_with_their_guest_or_network() {
 }
 
 #[test]
+fn a_guest_is_isolated_as_it_or_its_bridge_says() {
+    let isolated = |desired: &Desired| {
+        let guest = desired.config.guests.iter().find(|guest| guest.id == "web").unwrap();
+        let port = desired.config.ports.iter().find(|port| port.identity.id.as_deref() == Some("web")).unwrap();
+        (guest.isolated, port.station.isolated)
+    };
+    let now = web(&running());
+    assert_eq!(isolated(&now), (None, false));
+    let set = |desired: &Desired, is_it| {
+        desired.with_guest_set("web", &GuestWords { isolated: Some(is_it), ..GuestWords::default() }).unwrap()
+    };
+    let on = set(&now, true);
+    assert_eq!(isolated(&on), (Some(true), true));
+    let mut planned = on.clone();
+    let plan = planned.plan_from(&now).unwrap();
+    assert!(plan.altered_ports.len() == 1 && plan.removed_ports.is_empty(), "the device stays");
+    assert_eq!(isolated(&set(&on, false)), (Some(false), false));
+    let file = format!("{FILE}[[guest]]\nid = 'web'\nnetwork = 'blue'\n");
+    let file = |of_bridge: &str, of_guest: &str| {
+        let text = file.replace("[bridge.blue]\n", &format!("[bridge.blue]\n{of_bridge}")) + of_guest;
+        isolated(&Desired::of_text("v.toml", &text, &[]).unwrap())
+    };
+    assert_eq!(file("isolated = true\n", ""), (None, true));
+    assert_eq!(file("isolated = true\n", "isolated = false\n"), (Some(false), false));
+    assert_eq!(file("", "isolated = true\n"), (Some(true), true));
+}
+
+#[test]
 fn a_guest_is_a_port_and_rules() {
     let now = web(&running());
     let guest = "guest web: eth0@box on blue, 02:42:0a:47:00:02, 10.71.0.2/24, name web, name www.example, tcp 8080 -> 10.71.0.2:80, \
