@@ -270,7 +270,8 @@ fn a_filter_that_is_removed() {
 struct Manager {
     path: String,
     socket: UnixDatagram,
-    kept: Option<OwnedFd>,
+    /// The gate, with its name.
+    kept: Option<(String, OwnedFd)>,
 }
 
 impl Manager {
@@ -283,20 +284,20 @@ impl Manager {
 
     /// The daemon's command, with what is kept as its third descriptor, as systemd starts it.
     fn start(&self, netns: File, args: &[&str]) -> Switch {
-        let kept = self.kept.as_ref().map(|kept| kept.try_clone().expect("a clone"));
         let by = |program: &str| {
-            let take = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=gate; exec \"$0\" \"$@\" 3<&0 </dev/null";
-            let mut command = Command::new(if kept.is_some() { "sh" } else { program });
-            if kept.is_some() {
-                command.args(["-c", take, program]);
+            let take = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\" 3<&0 </dev/null";
+            let mut command = Command::new(if self.kept.is_some() { "sh" } else { program });
+            if let Some((name, _)) = &self.kept {
+                command.args(["-c", take, program]).env("LISTEN_FDNAMES", name);
             }
             command.env("NOTIFY_SOCKET", &self.path);
             command
         };
-        Switch::start_with(netns, by, args, kept.as_ref().map_or(Stdio::null(), |kept| kept.try_clone().expect("a clone").into()))
+        let kept = self.kept.as_ref().map(|(_, gate)| gate.try_clone().expect("a clone"));
+        Switch::start_with(netns, by, args, kept.map_or(Stdio::null(), Stdio::from))
     }
 
-    /// Hears the daemon until it has its gate kept.
+    /// Hears the daemon until it has its gate kept, by a name that no other gate has.
     fn keep(&mut self) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut text = [0; 4096];
@@ -309,14 +310,13 @@ impl Manager {
                 _ => None,
             });
             let text = String::from_utf8_lossy(&text[..got.bytes]).into_owned();
-            match text.as_str() {
-                "FDSTOREREMOVE=1\nFDNAME=gate\n" => self.kept = None,
-                "FDSTORE=1\nFDNAME=gate\n" => {
-                    self.kept = passed;
-                    assert!(self.kept.is_some());
-                    return;
-                }
-                _ => {}
+            let name = |what: &str| text.strip_prefix(what)?.strip_prefix("FDNAME=")?.strip_suffix('\n').map(str::to_owned);
+            let kept = self.kept.as_ref().map(|(name, _)| name.clone());
+            assert!(kept.is_none() || name("FDSTOREREMOVE=1\n") != kept, "the former one is kept until then");
+            if let Some(name) = name("FDSTORE=1\n").filter(|name| name.starts_with("gate")) {
+                assert_ne!(Some(&name), kept.as_ref());
+                self.kept = Some((name, passed.expect("a descriptor")));
+                return;
             }
         }
     }
