@@ -153,7 +153,7 @@ fn run(desired: Desired, command_line: Flags, is_detached: bool) -> anyhow::Resu
     let desired = state.restore(desired, &mut past);
     // Before the router takes whatever ports are free.
     let scrape = control_socket::ScrapeListener::open(desired.config.metrics.as_ref())?;
-    let docker = docker::DriverListener::open(desired.config.docker.as_ref())?;
+    let docker = docker::DriverListener::open(desired.config.docker.as_ref(), past.docker())?;
     let mut daemon = Daemon::start(desired, command_line, state, &mut past)?;
     if let Some(control) = control {
         daemon.open_to(control)?;

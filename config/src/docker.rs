@@ -29,6 +29,12 @@ pub struct Docker {
     pub publish_default: Option<Ipv4Addr>,
 }
 
+impl Default for Docker {
+    fn default() -> Docker {
+        Docker { socket: DOCKER_SOCKET.into(), engine: Some(ENGINE_SOCKET.into()), icc: true, publish_default: None }
+    }
+}
+
 /// An address of the host, or 0.0.0.0 for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PublishAddress(Ipv4Addr);

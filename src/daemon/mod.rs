@@ -388,6 +388,8 @@ impl Daemon {
             return Ok(None);
         }
         let kept = self.ports.kept().chain(state::others(self.edge.gate_link(), self.edge.kept_table()));
+        let docker = self.docker.as_ref().and_then(DockerDriver::passed).map(|socket| (state::DOCKER.to_owned(), socket));
+        let kept = kept.chain(docker);
         let own = |(name, descriptor): (String, BorrowedFd<'_>)| Ok((name, descriptor.try_clone_to_owned()?));
         let descriptors = kept.map(own).collect::<std::io::Result<_>>().context("handing descriptors over")?;
         Ok(Some(Next { program, descriptors }))

@@ -19,6 +19,9 @@
 //! *Calls come at once* for many containers. Each is one change, which the control thread makes completely or not at all, so that a call
 //! that fails leaves nothing; and none waits for dockerd, which may wait for us while it starts.
 //!
+//! *Socket.* dockerd looks for the driver when it starts, and gives containers up that it cannot start then. So with a service manager the
+//! socket is the manager's (`vswitchd-docker.socket`), which listens before either of them runs.
+//!
 //! *Protocol.* HTTP over a Unix socket, JSON in PascalCase (docs.docker.com/engine/extend/plugin_api, and
 //! github.com/moby/moby/blob/master/daemon/libnetwork/docs/remote.md). A call that fails is answered with `{"Err": ".."}` and status 200; dockerd shows
 //! the text to its user.
@@ -30,7 +33,7 @@ mod options;
 mod protocol;
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,50 +86,76 @@ const LIMITS: Limits = Limits {
     request_time: Duration::from_secs(30),
 };
 
-/// The driver's socket, listening; its file is removed when this is dropped.
+/// The driver's socket, listening.
 #[derive(Debug)]
 pub(crate) struct DriverListener {
-    listener: Listener,
+    socket: Socket,
     config: Docker,
+}
+
+#[derive(Debug)]
+enum Socket {
+    /// Its file is removed when this is dropped.
+    Own(Listener),
+    /// The service manager's, which listens for us while no process runs.
+    Passed(OwnedFd),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Own(listener) => listener.as_fd(),
+            Socket::Passed(socket) => socket.as_fd(),
+        }
+    }
 }
 
 /// The thread that serves dockerd, and what it asks; ended when dropped.
 #[derive(Debug)]
 pub(crate) struct DockerDriver {
     server: Server,
-    _listener: Listener,
+    socket: Socket,
     path: PathBuf,
 }
 
 impl DriverListener {
-    /// Listens where the configuration says, if it does. Only root, as which dockerd runs, may connect.
-    pub(crate) fn open(config: Option<&Docker>) -> anyhow::Result<Option<DriverListener>> {
+    /// Listens where the configuration says, if it does, or at the socket that was passed. Only root, as which dockerd runs, may connect.
+    pub(crate) fn open(config: Option<&Docker>, passed: Option<OwnedFd>) -> anyhow::Result<Option<DriverListener>> {
+        if let Some(socket) = passed {
+            rustix::io::ioctl_fionbio(&socket, true).context("the socket that was passed for Docker")?;
+            return Ok(Some(DriverListener { socket: Socket::Passed(socket), config: config.cloned().unwrap_or_default() }));
+        }
         let Some(config) = config else { return Ok(None) };
         let what = || format!("--docker={}", config.socket.display());
         let parent = config.socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).with_context(what)?;
         let listener = Listener::open_to(&Address::Unix(config.socket.clone()), Access { mode: 0o600, group: None });
-        Ok(Some(DriverListener { listener: listener.with_context(what)?, config: config.clone() }))
+        Ok(Some(DriverListener { socket: Socket::Own(listener.with_context(what)?), config: config.clone() }))
     }
 }
 
 impl DockerDriver {
     /// Serves dockerd; `control` wakes the control thread when there is something to answer.
     pub(crate) fn start(listener: DriverListener, control: Waker) -> anyhow::Result<DockerDriver> {
-        let DriverListener { listener, config } = listener;
-        let socket = listener.as_fd().try_clone_to_owned().context("handing the socket of the Docker driver over")?;
+        let DriverListener { socket: own, config } = listener;
+        let socket = own.as_fd().try_clone_to_owned().context("handing the socket of the Docker driver over")?;
         let path = config.socket.clone();
         let server = Server::start("docker", CALLS, control, move |asker| async move {
             let socket = UnixListener::from_std(socket.into())?;
             let router = router(Driver::new(asker, config));
             Ok(listener::serve(socket, LIMITS, |stream, _| client(stream), router).await)
         })?;
-        Ok(DockerDriver { server, _listener: listener, path })
+        Ok(DockerDriver { server, socket: own, path })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The socket that was passed, for the program after this one.
+    pub(crate) fn passed(&self) -> Option<BorrowedFd<'_>> {
+        matches!(self.socket, Socket::Passed(_)).then(|| self.socket.as_fd())
     }
 
     /// The next query, if there is one.

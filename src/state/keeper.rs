@@ -108,7 +108,8 @@ impl Keeper {
     }
 
     fn note_left(&mut self, left: &Left) {
-        let held = left.iter().map(|(name, descriptor)| (name.clone(), Held::Left(identity(descriptor.as_fd()))));
+        let kept = left.iter().filter(|(name, _)| name != super::DOCKER);
+        let held = kept.map(|(name, descriptor)| (name.clone(), Held::Left(identity(descriptor.as_fd()))));
         self.held.extend(held);
     }
 

@@ -34,6 +34,9 @@ use file::{Prepared, StateFile};
 pub(crate) use keeper::Keeper;
 use upgrade::Upgrade;
 
+/// Name of the descriptor of the Docker driver's socket, which the service manager passes (`FileDescriptorName=` in systemd.socket(5)).
+pub(crate) const DOCKER: &str = "docker";
+
 /// Begins the names of ports' descriptors.
 const PORT: &str = "port-";
 /// The namespace in such a name, if it is the daemon's own.
@@ -57,6 +60,8 @@ pub(crate) struct Past {
     connections: Vec<OwnedFd>,
     /// When the processes began in whose namespaces ports of verbs are, by the ports' full names.
     processes: HashMap<String, Began>,
+    /// The socket on which dockerd asks.
+    docker: Option<OwnedFd>,
     /// Everything else, which works as long as it is open.
     rest: Vec<OwnedFd>,
 }
@@ -81,6 +86,7 @@ impl State {
             match port_of(&name) {
                 Some((port, made_in)) => drop(past.ports.insert(port.to_owned(), LeftDevice { descriptor, made_in })),
                 None if name.starts_with(keeper::CONNECTIONS) => past.connections.push(descriptor),
+                None if name == DOCKER => past.docker = Some(descriptor),
                 None => past.rest.push(descriptor),
             }
         }
@@ -149,6 +155,11 @@ impl Past {
         let count = left.len();
         left.into_values().for_each(|left| keep::discard(left.descriptor));
         count
+    }
+
+    /// The socket on which dockerd asks, if it was passed.
+    pub(crate) fn docker(&mut self) -> Option<OwnedFd> {
+        self.docker.take()
     }
 
     /// The connection tables that were left: the last one, or the last two.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -10,22 +11,25 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use netio::{link, netns};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 use crate::containers::{image, path_of};
-use crate::control::json;
+use crate::control::{json as json_of, text};
 use crate::guest::Directory;
 use crate::host::Host;
 use crate::site::{FAR, MACHINE, Mode, Plan, Site};
 use crate::switch::Switch;
-use crate::{trial_with, wait};
+use crate::{trial, trial_with, wait};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let trial = |name: &str, run: fn()| trial_with(format!("docker/{name}"), what_is_missing, run);
+    let with_engine = |name: &str, run: fn()| trial_with(format!("docker/{name}"), what_is_missing, run);
     vec![
-        trial("networks_and_published_ports", networks_and_published_ports),
-        trial("what_is_refused_leaves_nothing", what_is_refused_leaves_nothing),
-        trial("containers_outlive_the_switch_and_the_engine", containers_outlive_the_switch_and_the_engine),
-        trial("many_at_once", many_at_once),
+        trial("docker/a_socket_of_the_service_manager", a_socket_of_the_service_manager),
+        trial("docker/calls_of_a_stranger", calls_of_a_stranger),
+        with_engine("networks_and_published_ports", networks_and_published_ports),
+        with_engine("what_is_refused_leaves_nothing", what_is_refused_leaves_nothing),
+        with_engine("containers_outlive_the_switch_and_the_engine", containers_outlive_the_switch_and_the_engine),
+        with_engine("many_at_once", many_at_once),
     ]
 }
 
@@ -172,7 +176,7 @@ impl Docker {
     }
 
     fn guests(&self) -> usize {
-        json(&self.socket(), &["guest", "list"]).as_array().expect("a list").len()
+        json_of(&self.socket(), &["guest", "list"]).as_array().expect("a list").len()
     }
 
     /// The names of interfaces that the switch has made in its own namespace.
@@ -185,7 +189,7 @@ impl Docker {
     fn expect_nothing(&self) {
         assert_eq!(self.guests(), 0);
         assert_eq!(
-            json(&self.socket(), &["port", "list"])
+            json_of(&self.socket(), &["port", "list"])
                 .as_array()
                 .expect("a list")
                 .iter()
@@ -314,7 +318,7 @@ fn what_is_refused_leaves_nothing() {
     let said = docker.refused(&["network", "create", "-d", "vswitch", "--subnet", "10.71.0.0/25", "two"]);
     assert!(!said.is_empty());
     docker.run("web", "one", &["-p", "8080:80"]);
-    let before = json(&docker.socket(), &["guest", "list"]);
+    let before = json_of(&docker.socket(), &["guest", "list"]);
     docker.names.push("second".to_owned());
     let run = |rules: &[&str]| {
         let said = docker.refused(&[&RUN, &["--name", "second", "--network", "one"][..], rules, &[IMAGE], &SLEEP].concat());
@@ -325,10 +329,10 @@ fn what_is_refused_leaves_nothing() {
     assert!(said.contains("tcp 8080 -> 10.71.0.2:80"), "{said}");
     let said = run(&["-p", "8081:80/sctp"]);
     assert!(said.contains("TCP and UDP can be"), "{said}");
-    assert_eq!(json(&docker.socket(), &["guest", "list"]), before);
+    assert_eq!(json_of(&docker.socket(), &["guest", "list"]), before);
     // Without a port outside, the switch takes free ones.
     docker.run("third", "one", &["-p", "80", "-p", "8080-8082:81"]);
-    let guests = json(&docker.socket(), &["guest", "list"]);
+    let guests = json_of(&docker.socket(), &["guest", "list"]);
     let rules = guests.as_array().expect("a list").iter().find(|guest| guest["addresses"][0] == "10.71.0.3/24");
     let rules: Vec<&str> =
         rules.expect("a guest")["publish"].as_array().expect("rules").iter().filter_map(|rule| rule.as_str()).collect();
@@ -368,6 +372,94 @@ fn containers_outlive_the_switch_and_the_engine() {
     docker.finish();
 }
 
+/// What the driver answers to a call.
+fn call(socket: &Path, method: &str, body: &str) -> Value {
+    let mut stream = UnixStream::connect(socket).expect("connected");
+    stream.set_read_timeout(Some(wait::NEVER)).expect("set");
+    let head = format!("POST /{method} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    serde_json::from_str(body).unwrap_or(Value::Null)
+}
+
+/// The manager listens before the switch runs; who calls then is answered when it does, and again after a restart and an upgrade.
+fn a_socket_of_the_service_manager() {
+    let directory = Directory::new();
+    let path = directory.path("vswitch.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let start = || {
+        let take = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=docker; exec \"$0\" \"$@\" 3<&0 </dev/null";
+        let by = |program: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", take, program]);
+            command
+        };
+        let passed = std::os::fd::OwnedFd::from(listener.try_clone().expect("a clone"));
+        let (control, state) = (directory.text("control"), directory.text("state"));
+        let args = ["--control", &control, "--state", &state];
+        Switch::start_with(netns::create().expect("a namespace"), by, &args, passed.into())
+    };
+    let activated = |answer: &Value| assert_eq!(answer["Implements"], json!(["NetworkDriver"]), "{answer}");
+    let early = thread::spawn({
+        let path = path.clone();
+        move || call(&path, "Plugin.Activate", "{}")
+    });
+    let switch = start();
+    activated(&early.join().expect("no panic"));
+    switch.finish();
+    let switch = start();
+    activated(&call(&path, "Plugin.Activate", "{}"));
+    text(&directory.text("control"), &["upgrade"]);
+    activated(&call(&path, "Plugin.Activate", "{}"));
+    switch.finish();
+    assert!(path.exists(), "the manager's socket stays");
+}
+
+/// Nothing that is not a message makes a bridge or a guest, and the driver answers afterwards.
+fn calls_of_a_stranger() {
+    let directory = Directory::new();
+    let (path, control) = (directory.path("vswitch.sock"), directory.text("control"));
+    let switch = Switch::start(&[&format!("--docker={}", path.display()), "--control", &control]);
+    let id = "c1ff5e0d2a91aabbccddeeff00112233c1ff5e0d2a91aabbccddeeff00112233";
+    let network = |gateway: &str, options: &str| {
+        let body = format!("{{\"NetworkID\":\"{id}\",\"Options\":{options},\"IPv4Data\":[{{\"Gateway\":\"{gateway}\"}}]}}");
+        call(&path, "NetworkDriver.CreateNetwork", &body)
+    };
+    for answer in [
+        call(&path, "NetworkDriver.CreateNetwork", ""),
+        call(&path, "NetworkDriver.CreateNetwork", "[]"),
+        call(&path, "NetworkDriver.CreateNetwork", "{\"NetworkID\":\"x:gateway=10.0.0.1/24\"}"),
+        network("10.71.0.1/24:host=on:mac-table-size=1000000", "{}"),
+        network("10.71.0.1/24", "{\"com.docker.network.generic\":{\"mtu\":\"1400:host=on\"}}"),
+        network("10.71.0.1/24", "{\"com.docker.network.generic\":{\"x\\u0000\":\"1\"}}"),
+        call(&path, "NetworkDriver.Join", &format!("{{\"NetworkID\":\"{id}\",\"EndpointID\":\"none\"}}")),
+        call(&path, "NetworkDriver.CreateEndpoint", &format!("{{\"NetworkID\":\"{id}\",\"EndpointID\":\"e1\"}}")),
+    ] {
+        assert!(answer["Err"].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
+    }
+    assert_eq!(json_of(&control, &["bridge", "list"]).as_array().expect("a list").len(), 1);
+    assert_eq!(network("10.71.0.1/24", "null"), json!({}));
+    let endpoint = |endpoint: &str, address: &str| {
+        let interface = format!("{{\"Address\":\"{address}\",\"AddressIPv6\":\"\",\"MacAddress\":\"\"}}");
+        let body = format!("{{\"NetworkID\":\"{id}\",\"EndpointID\":\"{endpoint}\",\"Interface\":{interface},\"Options\":null}}");
+        call(&path, "NetworkDriver.CreateEndpoint", &body)
+    };
+    assert_eq!(endpoint("e1", "10.71.0.2/24"), json!({ "Interface": { "MacAddress": "02:42:0a:47:00:02" } }));
+    for (id, address) in
+        [("e1", "10.71.0.3/24"), ("e2", "10.71.0.2/24"), ("e3", "10.99.0.2/24"), ("e 4", "10.71.0.4/24"), ("e5", "x")]
+    {
+        assert!(endpoint(id, address)["Err"].is_string(), "{id} {address}");
+    }
+    assert_eq!(json_of(&control, &["guest", "list"]).as_array().expect("a list").len(), 1);
+    // A network goes with what was left over in it.
+    assert_eq!(call(&path, "NetworkDriver.DeleteNetwork", &format!("{{\"NetworkID\":\"{id}\"}}")), json!({}));
+    assert_eq!(call(&path, "NetworkDriver.DeleteNetwork", &format!("{{\"NetworkID\":\"{id}\"}}")), json!({}), "again");
+    assert_eq!(json_of(&control, &["guest", "list"]), json!([]));
+    switch.finish();
+}
+
 /// As many as a compose file starts, all at the same time, and nothing is left of them.
 fn many_at_once() {
     const MANY: usize = 12;
@@ -392,6 +484,6 @@ fn many_at_once() {
         docker.expect_nothing();
     }
     docker.tell(&["network", "rm", "one"]);
-    assert_eq!(json(&docker.socket(), &["bridge", "list"]).as_array().expect("a list").len(), 1);
+    assert_eq!(json_of(&docker.socket(), &["bridge", "list"]).as_array().expect("a list").len(), 1);
     docker.finish();
 }

@@ -20,6 +20,8 @@ use crate::{program, trial, trial_with};
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service");
 const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/minimal.toml");
 const NAMESPACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service.d/namespaces.conf");
+const CONTAINERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd.service.d/containers.conf");
+const DOCKER_SOCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/vswitchd-docker.socket");
 /// User and group `nobody`.
 const STRANGER: u32 = 65_534;
 
@@ -54,7 +56,10 @@ fn unit_is_valid() {
     let drop_ins = directory.path("vswitchd.service.d");
     fs::create_dir(&drop_ins).expect("made");
     fs::copy(NAMESPACES, drop_ins.join("namespaces.conf")).expect("copied");
-    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().expect("it runs");
+    fs::copy(CONTAINERS, drop_ins.join("containers.conf")).expect("copied");
+    let socket = directory.path("vswitchd-docker.socket");
+    fs::copy(DOCKER_SOCKET, &socket).expect("copied");
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args([&path, &socket]).output().expect("it runs");
     let said = String::from_utf8_lossy(&verified.stderr);
     // Messages about other units of this machine do not matter.
     assert!(!said.contains("vswitchd"), "{said}");

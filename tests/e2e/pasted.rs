@@ -90,7 +90,7 @@ const PROGRAMS: [&str; 21] = [
 ];
 
 /// Shell blocks that cannot run here, by their beginning, with the reason.
-const NOT_HERE: [(&str, &str); 26] = [
+const NOT_HERE: [(&str, &str); 27] = [
     ("cargo run --release -- demo", "a release build takes minutes; ci.sh runs it"),
     ("./ci.sh", "it runs this test"),
     ("cargo build --release", "a release build takes minutes; ci.sh does it, and the rest installs on the host"),
@@ -114,6 +114,7 @@ const NOT_HERE: [(&str, &str); 26] = [
     ("ovs-vsctl add-br br42", "needs a running Open vSwitch; tunnel_ovs/* starts one and sets it up in the same way"),
     ("etcdctl put", "needs etcd"),
     ("ip netns add web\nvswitchctl port add eth0@web", "needs an image; containers/podman makes one and does the same"),
+    ("sudo cp /usr/share/doc/vswitchd/examples/containers.conf", "needs systemd, and dockerd as its service"),
     ("docker network create", "needs images of a registry; docker/* makes one and runs these commands"),
     ("vswitchd --uplink eth0 &\nvswitchctl wait\npodman run", "needs an image of a registry; cni/podman makes one"),
     ("podman run --detach", "needs an image; containers/podman makes one and runs these commands"),
