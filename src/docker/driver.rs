@@ -23,6 +23,9 @@ const BRIDGE: &str = "br-";
 /// Digits of a network's id in the name of its bridge.
 const DIGITS: usize = 12;
 
+/// The label of a guest with the id of its network.
+pub(super) const NETWORK_LABEL: &str = "docker.network";
+
 /// How the name of an interface begins in a container.
 const PREFIX: &str = "eth";
 
@@ -85,7 +88,7 @@ impl Driver {
             network: Some(network),
             mac: mac.clone(),
             addresses: Some(addresses),
-            labels: Some(vec![("docker.network".to_owned(), call.of.network)]),
+            labels: Some(vec![(NETWORK_LABEL.to_owned(), call.of.network)]),
             ..GuestWords::default()
         };
         self.change(Verb::AddGuest(guest_of(&call.of.endpoint)?, words)).await?;
@@ -139,7 +142,11 @@ impl Driver {
         self.asker.ask_change(verb).await.map(|_| Nothing {}).map_err(|refusal| refusal.text)
     }
 
-    async fn guests(&self) -> Result<Vec<api::Guest>, String> {
+    pub(super) async fn delete_guest(&self, id: &str) -> Result<Nothing, String> {
+        self.change(Verb::DeleteGuest(id.to_owned())).await
+    }
+
+    pub(super) async fn guests(&self) -> Result<Vec<api::Guest>, String> {
         self.asker.ask(Query::Guests).await.ok_or_else(busy)
     }
 

@@ -26,9 +26,11 @@
 //! github.com/moby/moby/blob/master/daemon/libnetwork/docs/remote.md). A call that fails is answered with `{"Err": ".."}` and status 200; dockerd shows
 //! the text to its user.
 //!
-//! *Files.* [`protocol`] has the messages, [`options`] reads what `docker network create -o` says, [`driver`] makes the changes.
+//! *Files.* [`protocol`] has the messages, [`options`] reads what `docker network create -o` says, [`driver`] makes the changes,
+//! [`left_over`] finds what dockerd has forgotten to remove.
 
 mod driver;
+mod left_over;
 mod options;
 mod protocol;
 
@@ -142,8 +144,12 @@ impl DockerDriver {
         let path = config.socket.clone();
         let server = Server::start("docker", CALLS, control, move |asker| async move {
             let socket = UnixListener::from_std(socket.into())?;
-            let router = router(Driver::new(asker, config));
-            Ok(listener::serve(socket, LIMITS, |stream, _| client(stream), router).await)
+            let engine = config.engine.clone();
+            let driver = Driver::new(asker, config);
+            if let Some(engine) = engine {
+                drop(tokio::spawn(left_over::look(driver.clone(), engine)));
+            }
+            Ok(listener::serve(socket, LIMITS, |stream, _| client(stream), router(driver)).await)
         })?;
         Ok(DockerDriver { server, socket: own, path })
     }
