@@ -66,14 +66,17 @@ if [ "$(id -u)" = 0 ] && have apt-get; then
         apt-get update -qq
         # Services that are installed do not start: the tests run their own.
         policy=/usr/sbin/policy-rc.d
-        [ -e "$policy" ] || {
-            trap 'rm -f "$policy"' EXIT
+        own_policy=
+        if [ ! -e "$policy" ]; then
+            own_policy=1
             printf '#!/bin/sh\nexit 101\n' >"$policy"
             chmod +x "$policy"
-        }
+        fi
         # The guests' kernel is not booted from disk, so it needs no initramfs, which takes a minute to build.
-        INITRD=No DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-        [ -z "$(trap -p EXIT)" ] || { rm -f "$policy"; trap - EXIT; }
+        installed=
+        INITRD=No DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null && installed=1
+        [ -z "$own_policy" ] || rm -f "$policy"
+        [ -n "$installed" ] || exit 1
     fi
     if [ ! -e /dev/net/tun ]; then
         mkdir -p /dev/net && mknod /dev/net/tun c 10 200 || true

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use crate::address::HostAddress;
 use crate::keys::keys;
 use crate::problem::{Origin, Problems};
 use crate::value::Text;
@@ -77,17 +78,29 @@ impl DockerKeys {
     }
 }
 
-/// Writes where it listens.
+/// Writes where it listens, and its other settings where they are not the usual ones: `/s, engine none, icc off`.
 impl fmt::Display for Docker {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.socket.display().fmt(out)
+        self.socket.display().fmt(out)?;
+        let usual = Docker::default();
+        if self.engine != usual.engine {
+            let engine = self.engine.as_ref().map_or_else(|| "none".into(), |path| path.to_string_lossy());
+            write!(out, ", engine {engine}")?;
+        }
+        if self.icc != usual.icc {
+            out.write_str(", icc off")?;
+        }
+        self.publish_default.map_or(Ok(()), |address| write!(out, ", publish-default {address}"))
     }
 }
 
 impl Text for PublishAddress {
-    fn parse(text: &str, key: &str, _: &Origin) -> Result<PublishAddress, String> {
-        let address = text.parse().ok().filter(|address: &Ipv4Addr| !address.is_multicast() && !address.is_broadcast());
-        address.map(PublishAddress).ok_or_else(|| {
+    fn parse(text: &str, key: &str, origin: &Origin) -> Result<PublishAddress, String> {
+        if text == Ipv4Addr::UNSPECIFIED.to_string() {
+            return Ok(PublishAddress(Ipv4Addr::UNSPECIFIED));
+        }
+        let address = HostAddress::parse(text, key, origin).map(|HostAddress(address)| PublishAddress(address));
+        address.map_err(|_| {
             format!("{key} is an IPv4 address of the uplink, or 0.0.0.0 for all of them, not '{}'", text.escape_debug())
         })
     }
@@ -113,13 +126,16 @@ mod tests {
         assert_eq!((usual.to_string().as_str(), usual.icc, usual.publish_default), (DOCKER_SOCKET, true, None));
         assert_eq!(usual.engine, Some(ENGINE_SOCKET.into()));
         assert_eq!(docker("[docker]\nsocket = 'none'\n").unwrap(), None);
-        let other = docker("[docker]\nsocket = '/s'\nengine = 'none'\nicc = false\npublish-default = '127.0.0.1'\n");
-        let expected = Docker { socket: "/s".into(), engine: None, icc: false, publish_default: Some(Ipv4Addr::LOCALHOST) };
+        let other = docker("[docker]\nsocket = '/s'\nengine = 'none'\nicc = false\npublish-default = '192.0.2.1'\n");
+        let expected =
+            Docker { socket: "/s".into(), engine: None, icc: false, publish_default: Some(Ipv4Addr::new(192, 0, 2, 1)) };
+        assert_eq!(expected.to_string(), "/s, engine none, icc off, publish-default 192.0.2.1");
         assert_eq!(other.unwrap(), Some(expected));
         for (text, say) in [
             ("socket = ''", "socket is empty: name a path, such as /run/docker/plugins/vswitch.sock, or none"),
             ("engine = ''", "engine is empty: name a path, such as /var/run/docker.sock, or none"),
             ("publish-default = '::'", "publish-default is an IPv4 address of the uplink, or 0.0.0.0"),
+            ("publish-default = '127.0.0.1'", "publish-default is an IPv4 address of the uplink, or 0.0.0.0"),
             ("publish-default = '224.0.0.1'", "publish-default is an IPv4 address of the uplink, or 0.0.0.0"),
         ] {
             let said = docker(&format!("[docker]\n{text}\n")).unwrap_err();

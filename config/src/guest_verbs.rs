@@ -3,6 +3,8 @@
 //! *Owners.* A guest that a verb has added is its maker's, not the configuration file's, wherever its network is from: the origin of its
 //! table is the verb. A file that is applied, by a verb or by SIGHUP, [takes it over](Document::take_over_guests).
 
+use std::net::IpAddr;
+
 use crate::bridge::DEFAULT_BRIDGE;
 use crate::desired::{Desired, EditError, named, no_such};
 use crate::document::Document;
@@ -82,6 +84,33 @@ impl Desired {
         let mut document = self.document.clone();
         list_of(&mut document.guests).push(At::new(keys, &origin));
         self.of_document(document)
+    }
+
+    /// The same for an engine, whose choice of addresses is final: guests of its own, whose ids begin with `prefix`, go if they have the
+    /// id, the MAC address or an address of the new one in its network. It has forgotten them.
+    pub fn with_guest_instead(&self, prefix: &str, id: &str, words: &GuestWords) -> Result<Desired, EditError> {
+        let network = words.network.as_deref().unwrap_or(DEFAULT_BRIDGE);
+        let is_in_the_way = |guest: &Guest| {
+            let has_address = |(address, _): &(IpAddr, u8)| {
+                let is_it = |text: &String| text.split('/').next().and_then(|text| text.parse().ok()) == Some(*address);
+                words.addresses.iter().flatten().any(is_it)
+            };
+            let has_mac = guest.mac.is_some() && guest.mac == words.mac.as_ref().and_then(|mac| mac.parse().ok());
+            guest.id == id || guest.network == network && (has_mac || guest.addresses.iter().any(has_address))
+        };
+        let is_own = |guest: &&Guest| guest.id.starts_with(prefix) && guest.origin.is_verb();
+        let gone: Vec<&str> = self
+            .config
+            .guests
+            .iter()
+            .filter(is_own)
+            .filter(|guest| is_in_the_way(guest))
+            .map(|guest| guest.id.as_str())
+            .collect();
+        match gone.is_empty() {
+            true => self.with_guest(id, words),
+            false => self.without_guests(|guest| gone.iter().any(|gone| has_id(guest, gone)))?.with_guest(id, words),
+        }
     }
 
     /// This configuration with other values for what these words say of a guest. An empty list takes the key away.

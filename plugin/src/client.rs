@@ -22,8 +22,8 @@ const HEADERS: usize = 64;
 pub(crate) enum RequestError {
     /// The switch is not there, or does not answer.
     Unreachable(String),
-    /// The switch refuses: with this status of HTTP, and the reason and remedy as text.
-    Refused(u16, String),
+    /// The switch refuses: with the reason and remedy as text, and the name of what is in the way.
+    Refused { text: String, in_the_way: Option<String> },
 }
 
 /// The control socket of a switch.
@@ -44,7 +44,15 @@ impl Switch {
         let (status, body) = parse(&answer)
             .ok_or_else(|| RequestError::Unreachable(format!("{}: not the control socket of vswitchd", self.socket.display())))?;
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        if status == 200 { Ok(body) } else { Err(RequestError::Refused(status, reason(&body, status))) }
+        match status {
+            200 => Ok(body),
+            // It is busy, or ends.
+            500..600 => Err(RequestError::Unreachable(reason(&body, status))),
+            _ => {
+                let in_the_way = body["in_the_way"].as_str().map(str::to_owned);
+                Err(RequestError::Refused { text: reason(&body, status), in_the_way })
+            }
+        }
     }
 }
 

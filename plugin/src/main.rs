@@ -22,7 +22,9 @@ fn main() -> ExitCode {
     }
     match cni::run() {
         Ok(answer) => {
-            println!("{answer}");
+            if !answer.is_empty() {
+                println!("{answer}");
+            }
             ExitCode::SUCCESS
         }
         Err(failure) => {

@@ -167,6 +167,12 @@ pub(crate) enum Verb {
     Unpublish(String),
     /// A guest's id, and what it is.
     AddGuest(String, config::GuestWords),
+    /// The same for an engine: its own guests, whose ids begin with the prefix, make room.
+    AddGuestInstead {
+        prefix: &'static str,
+        id: String,
+        words: config::GuestWords,
+    },
     SetGuest(String, config::GuestWords),
     DeleteGuest(String),
     /// Removes the guests whose ids begin with `prefix`, but those of `keep`.

@@ -87,6 +87,7 @@ impl Daemon {
             Verb::SetBridge(word) => self.desired.with_bridge_set(word)?,
             Verb::DeleteBridge(name) => self.desired.without_bridge(name)?,
             Verb::AddGuest(id, words) => self.desired.with_guest(id, words)?,
+            Verb::AddGuestInstead { prefix, id, words } => self.desired.with_guest_instead(prefix, id, words)?,
             Verb::SetGuest(id, words) => self.desired.with_guest_set(id, words)?,
             Verb::DeleteGuest(id) => self.desired.without_guest(id)?,
             Verb::KeepGuests { prefix, keep } => self.desired.without_left_over_guests(prefix, keep)?,
@@ -395,7 +396,7 @@ fn refused(verb: &Verb, problems: &Problems) -> Refusal {
 /// Names the parameter or member of a verb's request in its refusal.
 fn of_verb(verb: &Verb, refusal: Refusal) -> Refusal {
     match verb {
-        Verb::Apply { .. } | Verb::AddGuest(..) | Verb::KeepGuests { .. } => refusal,
+        Verb::Apply { .. } | Verb::AddGuest(..) | Verb::AddGuestInstead { .. } | Verb::KeepGuests { .. } => refusal,
         Verb::AddPort(_) => refusal.of_field("port"),
         Verb::Publish(_) | Verb::Unpublish(_) => refusal.of_field("rule"),
         Verb::AddRoute(_) => refusal.of_field("route"),

@@ -1,6 +1,6 @@
 //! The calls of dockerd, each one change of the configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ const DIGITS: usize = 12;
 
 /// The label of a guest with the id of its network.
 pub(super) const NETWORK_LABEL: &str = "docker.network";
+
+/// All IPv6 addresses of the host.
+const ANY_IPV6: &str = "::";
 
 /// How the name of an interface begins in a container.
 const PREFIX: &str = "eth";
@@ -51,15 +54,22 @@ impl Driver {
     }
 
     pub(super) async fn create_network(&self, call: CreateNetwork) -> Result<Nothing, String> {
-        let mut words = bridge_of(&call.network)?;
-        match &call.ipv4[..] {
-            [] => {}
-            [ipam] if ipam.gateway.is_empty() => {}
-            [ipam] => words += &format!(":gateway={}", ipam.gateway),
+        let bridge = bridge_of(&call.network)?;
+        let gateway = match &call.ipv4[..] {
+            [] => String::new(),
+            [ipam] if ipam.gateway.is_empty() => String::new(),
+            [ipam] => format!(":gateway={}", cidr(&ipam.gateway)?),
             _ => return Err("a network has one IPv4 subnet: leave the others out".to_owned()),
+        };
+        let words = format!("{bridge}{gateway}{}", bridge_keys(&call.options, &self.config)?);
+        match self.asker.ask_change(Verb::AddBridge(words.clone())).await {
+            // dockerd repeats a call whose answer was lost.
+            Err(refusal) if refusal.in_the_way.as_deref() == Some(bridge.as_str()) => {
+                self.change(Verb::DeleteBridge(bridge)).await?;
+                self.change(Verb::AddBridge(words)).await
+            }
+            made => made.map(|_| Nothing {}).map_err(|refusal| refusal.text),
         }
-        words += &bridge_keys(&call.options, &self.config)?;
-        self.change(Verb::AddBridge(words)).await
     }
 
     /// Also removes guests whose own removal was lost.
@@ -91,7 +101,9 @@ impl Driver {
             labels: Some(vec![(NETWORK_LABEL.to_owned(), call.of.network)]),
             ..GuestWords::default()
         };
-        self.change(Verb::AddGuest(guest_of(&call.of.endpoint)?, words)).await?;
+        let id = guest_of(&call.of.endpoint)?;
+        // Docker's IPAM is the authority: who has the address in its network, has been forgotten.
+        self.change(Verb::AddGuestInstead { prefix: GUEST, id, words }).await?;
         Ok(EndpointMade { interface: InterfaceMade { mac_address: mac.filter(|_| !is_given) } })
     }
 
@@ -118,19 +130,22 @@ impl Driver {
         if bindings.is_empty() || self.network(&bridge_of(&call.network)?).await?.is_internal {
             return Ok(Nothing {});
         }
-        let is_besides = |binding: &PortBinding| {
-            let same = |other: &&PortBinding| (other.proto, other.port) == (binding.proto, binding.port);
-            binding.host_ip == "::" && bindings.iter().filter(same).any(|other| other.host_ip != "::")
-        };
+        // Newer engines name both families.
+        let of_ipv4: HashSet<(u8, u16)> =
+            bindings.iter().filter(|binding| binding.host_ip != ANY_IPV6).map(|binding| (binding.proto, binding.port)).collect();
+        let is_beside = |binding: &&PortBinding| binding.host_ip == ANY_IPV6 && of_ipv4.contains(&(binding.proto, binding.port));
         let rules =
-            bindings.iter().filter(|binding| !is_besides(binding)).map(|binding| rule(binding, self.config.publish_default));
+            bindings.iter().filter(|binding| !is_beside(binding)).map(|binding| rule(binding, self.config.publish_default));
         self.set_rules(&call.endpoint, rules.collect::<Result<_, _>>()?).await
     }
 
     pub(super) async fn unpublish(&self, call: OfEndpoint) -> Result<Nothing, String> {
-        // Also of an endpoint that is gone.
-        let Ok(guest) = self.guest(&call.endpoint).await else { return Ok(Nothing {}) };
-        if guest.publish.is_empty() { Ok(Nothing {}) } else { self.set_rules(&call.endpoint, Vec::new()).await }
+        let id = guest_of(&call.endpoint)?;
+        match self.guests().await?.into_iter().find(|guest| guest.id == id) {
+            Some(guest) if !guest.publish.is_empty() => self.set_rules(&call.endpoint, Vec::new()).await,
+            // It is gone, or has none.
+            _ => Ok(Nothing {}),
+        }
     }
 
     async fn set_rules(&self, endpoint: &str, rules: Vec<String>) -> Result<Nothing, String> {
@@ -183,6 +198,15 @@ fn guest_of(endpoint: &str) -> Result<String, String> {
     if is_id { Ok(format!("{GUEST}{endpoint}")) } else { Err(format!("'{}' is no id of an endpoint", endpoint.escape_debug())) }
 }
 
+/// A gateway's address with the length of its prefix.
+fn cidr(text: &str) -> Result<String, String> {
+    let parsed = text.split_once('/').and_then(|(address, len)| {
+        let (address, len): (Ipv4Addr, u8) = (address.parse().ok()?, len.parse().ok()?);
+        Some(format!("{address}/{len}"))
+    });
+    parsed.ok_or_else(|| format!("'{}' is no address with the length of its prefix", text.escape_debug()))
+}
+
 /// The MAC address that Docker gives an interface with this IPv4 address: 02:42 and its bytes.
 fn mac_of(address: &str) -> Option<String> {
     let (address, _) = address.split_once('/')?;
@@ -208,7 +232,7 @@ fn rule(binding: &PortBinding, default: Option<Ipv4Addr>) -> Result<String, Stri
         Ok(IpAddr::V6(address)) => {
             return Err(format!("port {port} cannot be published on {address}: only IPv4 addresses can be used"));
         }
-        Ok(IpAddr::V4(_)) => default,
+        Ok(IpAddr::V4(_)) => None,
         Err(_) if host_ip.is_empty() => default,
         Err(_) => return Err(format!("'{}' is no address to publish port {port} on", host_ip.escape_debug())),
     };

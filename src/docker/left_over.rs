@@ -113,6 +113,6 @@ mod tests {
             br#"{"Name":"one","Id":"c1ff","Containers":{"0a":{"Name":"web","EndpointID":"78d5","IPv4Address":"10.71.0.2/24"}}}"#;
         assert_eq!(listed(body).unwrap(), HashSet::from(["docker:78d5".to_owned()]));
         assert!(listed(b"{\"Containers\":null}").unwrap().is_empty() && listed(b"{}").unwrap().is_empty());
-        assert!(listed(b"[]").is_err() && listed(b"{\"Containers\":{\"0a\":{}}}").is_err());
+        assert!(listed(b"7").is_err() && listed(b"{\"Containers\":{\"0a\":{}}}").is_err());
     }
 }

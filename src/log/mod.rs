@@ -31,14 +31,27 @@ use writer::StandardError;
 pub(crate) const VARIABLE: &str = "VSWITCHD_LOG";
 
 /// The names of the parts, as `--log` and `log set` take them.
-pub(crate) const PARTS: [&str; 11] =
-    ["config", "control", "control_socket", "daemon", "device", "reserve", "router", "service", "tunnel", "uplink", "worker"];
+pub(crate) const PARTS: [&str; 12] = [
+    "config",
+    "control",
+    "control_socket",
+    "daemon",
+    "device",
+    "docker",
+    "reserve",
+    "router",
+    "service",
+    "tunnel",
+    "uplink",
+    "worker",
+];
 
 /// Modules and the parts that they belong to. The longest module that matches a message counts.
-const MODULES: [(&str, &str); 15] = [
+const MODULES: [(&str, &str); 16] = [
     ("config", "config"),
     ("control_socket", "control_socket"),
     ("daemon", "daemon"),
+    ("docker", "docker"),
     ("edge", "uplink"),
     ("edge::reserve", "reserve"),
     ("edge::router", "router"),

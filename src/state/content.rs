@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 
 use crate::model::netns_of_process;
 
+/// Begin the ids of guests of container engines, which make their guests anew after a boot.
+const ENGINES: [&str; 2] = ["docker:", "cni:"];
+
 /// Version of the file that this process writes. It reads version 1, too, which has no processes.
 const VERSION: u64 = 2;
 
@@ -78,6 +81,10 @@ impl Content {
 
     /// Why a port cannot come back.
     pub(super) fn refuses(&self, port: &Port, written: Written) -> Option<String> {
+        let is_before = written == Written::BeforeTheBoot;
+        if is_before && port.identity.id.as_deref().is_some_and(|id| ENGINES.iter().any(|engine| id.starts_with(engine))) {
+            return Some("its container ended with the boot before, and its engine makes another one".to_owned());
+        }
         let netns = netns_of_process(port)?;
         let name = port.full_name();
         match written {

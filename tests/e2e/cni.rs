@@ -137,20 +137,24 @@ fn commands() {
         assert_eq!(guest["publish"], json!([format!("tcp {port} -> 10.88.1.2:80")]));
         let mut later = config.clone();
         later["prevResult"] = result;
-        node.good("CHECK", "c1", Some(&netns), &later);
-        node.good("STATUS", "c1", None, &config);
+        // Commands have come with versions.
+        let (has_check, has_status) = (version >= "0.4.0", version >= "1.1.0");
+        assert_eq!(node.run("CHECK", "c1", Some(&netns), &later).0, has_check, "{version}");
+        assert_eq!(node.run("STATUS", "c1", None, &config).0, has_status, "{version}");
         // The runtime deletes twice, the second time without the namespace, and may have forgotten what was.
         node.good("DEL", "c1", Some(&netns), &later);
         assert!(!node.run("CHECK", "c1", Some(&netns), &later).0);
         node.good("DEL", "c1", None, &config);
         assert_eq!((node.guests(), link_names(&netns)), (vec![], vec!["lo".to_owned()]));
     }
-    // What is left over of containers that are gone.
+    // What is left over of containers that are gone; nothing, if the runtime does not say which are there.
     let namespaces = [(); 3].map(|()| netns::create().expect("a namespace"));
     let config = node.config("1.1.0", json!({}));
     for (container, netns) in ["a", "b", "c"].into_iter().zip(&namespaces) {
         node.good("ADD", container, Some(netns), &config);
     }
+    assert!(!node.run("GC", "", None, &config).0);
+    assert_eq!(node.guests().len(), 3);
     let valid = json!({ "cni.dev/valid-attachments": [{ "containerID": "b", "ifname": "eth0" }] });
     node.good("GC", "", None, &node.config("1.1.0", valid));
     let left = node.guests();
@@ -178,7 +182,8 @@ fn what_is_refused() {
     assert_eq!(refused("ADD", &config(json!({ "name": "a-name-too-long-for-a-bridge" })), Some(&netns)).0, 7);
     let (code, said) = refused("ADD", &config(json!({ "socket": "/nonexistent/s" })), Some(&netns));
     assert!(code == 11 && said.contains("is vswitchd running?"), "{said}");
-    assert_eq!(refused("STATUS", &config(json!({ "socket": "/nonexistent/s" })), None).0, 50);
+    let gone = json!({ "cniVersion": "1.1.0", "socket": "/nonexistent/s" });
+    assert_eq!(refused("STATUS", &config(gone), None).0, 50);
     let bandwidth = config(json!({ "runtimeConfig": { "bandwidth": { "ingressRate": 1000, "ingressBurst": 1000 } } }));
     assert_eq!(refused("ADD", &bandwidth, Some(&netns)).0, 100);
     let taken = config(json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] } }));
@@ -187,6 +192,15 @@ fn what_is_refused() {
     let (code, said) = refused("ADD", &taken, Some(&netns));
     assert!(code == 100 && said.contains("tcp 8080 -> 10.88.1.2:80"), "{said}");
     assert_eq!((node.guests().len(), link_names(&netns)), (1, vec!["lo".to_owned()]));
+    // A network whose bridge is there with another gateway; and one whose first container is refused leaves no bridge.
+    let other = config(json!({ "ipam": { "type": "vswitch", "subnet": "10.88.9.0/24" } }));
+    let (code, said) = refused("ADD", &other, Some(&netns));
+    assert!(code == 7 && said.contains("gateway 10.88.1.1/24, and the network's is 10.88.9.1/24"), "{said}");
+    let new = json!({ "name": "new", "ipam": { "type": "vswitch", "subnet": "10.88.9.0/24" } });
+    let mut bad = taken.clone();
+    bad.as_object_mut().expect("an object").extend(new.as_object().expect("an object").clone());
+    refused("ADD", &bad, Some(&netns));
+    assert!(!shown(&node.socket(), &["bridge", "list"]).to_string().contains("\"new\""));
     // A second network of the same container brings the same ports again.
     let second = json!({ "name": "two", "ipam": { "type": "vswitch", "subnet": "10.88.2.0/24" } });
     let mut again = taken.clone();
@@ -201,18 +215,30 @@ fn addresses_of_a_delegate() {
     let data = node.directory.text("host-local");
     let subnet = json!([[{ "subnet": "10.88.3.0/24", "gateway": "10.88.3.1" }]]);
     let ipam = json!({ "type": "host-local", "dataDir": data, "ranges": subnet, "routes": [{ "dst": "0.0.0.0/0" }] });
-    let config = node.config("1.0.0", json!({ "ipam": ipam }));
+    let config = node.config("1.0.0", json!({ "ipam": ipam, "dns": { "nameservers": ["192.0.2.53"] } }));
     let netns = netns::create().expect("a namespace");
     let result = node.good("ADD", "c1", Some(&netns), &config);
     assert_eq!((&result["ips"][0]["address"], &result["ips"][0]["gateway"]), (&json!("10.88.3.2/24"), &json!("10.88.3.1")));
     let bridges = shown(&node.socket(), &["bridge", "list"]);
     assert!(bridges.to_string().contains("10.88.3.1"), "{bridges}");
-    assert!(fs::exists(format!("{data}/vsw/10.88.3.2")).expect("looked at"));
-    // A guest that cannot be made gives its address back.
-    let (is_good, _) = node.run("ADD", "c1", Some(&netns), &config);
-    assert!(!is_good, "the same container twice");
+    assert_eq!(result["routes"], json!([{ "dst": "0.0.0.0/0", "gw": "10.88.3.1" }]));
+    assert_eq!(result["dns"], json!({ "nameservers": ["192.0.2.53"] }), "host-local's is empty");
+    // The same container twice: the first one keeps what it has.
+    let reserved = |address: &str| fs::exists(format!("{data}/vsw/{address}")).expect("looked at");
+    let (is_good, answer) = node.run("ADD", "c1", Some(&netns), &config);
+    assert!(!is_good && answer["msg"].as_str().is_some_and(|text| text.contains("already")), "{answer}");
+    assert!(reserved("10.88.3.2") && node.guests().len() == 1);
+    // A guest that cannot be made gives its address back, and one with a route that cannot be made.
+    let mut bad = config.clone();
+    bad["runtimeConfig"] = json!({ "mac": "ff:ff:ff:ff:ff:ff" });
+    assert!(!node.run("ADD", "c2", Some(&netns), &bad).0);
+    let mut bad = config.clone();
+    bad["ipam"]["routes"] = json!([{ "dst": "10.96.0.0/12" }]);
+    let (is_good, answer) = node.run("ADD", "c3", Some(&netns), &bad);
+    assert!(!is_good && answer["code"] == 7, "{answer}");
+    assert!(!reserved("10.88.3.3") && !reserved("10.88.3.4"));
     node.good("DEL", "c1", Some(&netns), &config);
-    assert!(!fs::exists(format!("{data}/vsw/10.88.3.2")).expect("looked at"));
+    assert!(!reserved("10.88.3.2"));
     node.site.finish();
 }
 

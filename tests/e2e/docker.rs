@@ -441,17 +441,22 @@ fn calls_of_a_stranger() {
     }
     assert_eq!(json_of(&control, &["bridge", "list"]).as_array().expect("a list").len(), 1);
     assert_eq!(network("10.71.0.1/24", "null"), json!({}));
+    assert_eq!(network("10.72.0.1/24", "null"), json!({}), "again, by a Docker that has heard nothing");
+    assert_eq!(network("10.71.0.1/24", "null"), json!({}));
     let endpoint = |endpoint: &str, address: &str| {
         let interface = format!("{{\"Address\":\"{address}\",\"AddressIPv6\":\"\",\"MacAddress\":\"\"}}");
         let body = format!("{{\"NetworkID\":\"{id}\",\"EndpointID\":\"{endpoint}\",\"Interface\":{interface},\"Options\":null}}");
         call(&path, "NetworkDriver.CreateEndpoint", &body)
     };
     assert_eq!(endpoint("e1", "10.71.0.2/24"), json!({ "Interface": { "MacAddress": "02:42:0a:47:00:02" } }));
-    for (id, address) in
-        [("e1", "10.71.0.3/24"), ("e2", "10.71.0.2/24"), ("e3", "10.99.0.2/24"), ("e 4", "10.71.0.4/24"), ("e5", "x")]
-    {
+    for (id, address) in [("e3", "10.99.0.2/24"), ("e 4", "10.71.0.4/24"), ("e5", "x")] {
         assert!(endpoint(id, address)["Err"].is_string(), "{id} {address}");
     }
+    // A call whose answer was lost is repeated; and an address that Docker gives away again was its guest's before.
+    assert!(endpoint("e1", "10.71.0.3/24")["Err"].is_null() && endpoint("e2", "10.71.0.3/24")["Err"].is_null());
+    let guests = json_of(&control, &["guest", "list"]);
+    assert!(guests[0]["id"] == "docker:e2", "{guests}");
+    assert!(network("10.71.0.1/24", "null")["Err"].is_string(), "it has a container");
     assert_eq!(json_of(&control, &["guest", "list"]).as_array().expect("a list").len(), 1);
     // A network goes with what was left over in it.
     assert_eq!(call(&path, "NetworkDriver.DeleteNetwork", &format!("{{\"NetworkID\":\"{id}\"}}")), json!({}));

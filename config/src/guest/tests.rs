@@ -209,6 +209,17 @@ fn a_port_outside_may_be_left_to_the_switch() {
     assert_eq!(rules(&again, "one"), ["tcp 8081 -> 10.71.0.3:81"]);
     let said = now.with_guest("x", &words(&["8080-8082:80"], "10.71.0.5/24")).unwrap_err().to_string();
     assert!(said.contains("none of the ports of 8080-8082:80 is free: name another one"), "{said}");
+    // What is named in the same words is taken, too, each protocol and address by itself.
+    let mixed = ["0:80", "49155:81", "0:80/udp", "0:82/tcp+udp", "203.0.113.1:0:83"];
+    let now = now.with_guest("mixed", &words(&mixed, "10.71.0.6/24")).unwrap();
+    let expected =
+        ["tcp 49156 -> 10.71.0.6:80", "tcp 49155 -> 10.71.0.6:81", "udp 49154 -> 10.71.0.6:80", "tcp+udp 49157 -> 10.71.0.6:82"];
+    assert_eq!(rules(&now, "mixed")[..4], expected);
+    let many: Vec<String> = (0..1025).map(|port| format!("0:{}", port + 1)).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let said = now.with_guest("x", &words(&many, "10.71.0.5/24")).unwrap_err().to_string();
+    assert!(said.contains("1025 published ports, and there is room for 1024 of a guest"), "{said}");
+    now.with_guest("x", &words(&many[..1024], "10.71.0.5/24")).unwrap();
     let said = now.with_guest("x", &words(&["0-1:80"], "10.71.0.5/24")).unwrap_err().to_string();
     assert!(said.contains("port"), "{said}");
 }
@@ -240,6 +251,26 @@ fn an_address_may_be_left_to_the_switch() {
     assert!(said.contains("no address of 10.72.0.0/30 is free"), "{said}");
     let said = now.with_guest("x", &words("br0", "", "auto", &[])).unwrap_err().to_string();
     assert!(said.contains("br0 has no gateway, so no address can be chosen"), "{said}");
+}
+
+#[test]
+fn an_engines_choice_of_addresses_is_final() {
+    let mac = |mac: &str, address: &str| GuestWords { mac: Some(mac.to_owned()), ..words("blue", "", address, &[]) };
+    let now = web(&running());
+    let mut now = now.with_bridge("red:gateway=10.72.0.1/24").unwrap();
+    for (id, words) in [
+        ("e:1", mac("02:00:00:00:00:11", "10.71.0.11/24")),
+        ("e:2", mac("02:00:00:00:00:12", "10.71.0.12/24")),
+        ("e:3", mac("02:00:00:00:00:13", "10.71.0.13/24")),
+        ("e:4", GuestWords { network: Some("red".to_owned()), ..mac("02:00:00:00:00:11", "10.72.0.11/24") }),
+    ] {
+        now = now.with_guest_instead("e:", id, &words).unwrap();
+    }
+    let next = now.with_guest_instead("e:", "e:3", &mac("02:00:00:00:00:12", "10.71.0.11/24")).unwrap();
+    let ids: Vec<&str> = next.config.guests.iter().map(|guest| guest.id.as_str()).collect();
+    assert_eq!(ids, ["web", "e:4", "e:3"], "by its id, an address or a MAC address, in its network");
+    let said = now.with_guest_instead("e:", "e:5", &mac("02:00:00:00:00:15", "10.71.0.2/24")).unwrap_err().to_string();
+    assert!(said.contains("10.71.0.2 is the address of guest web"), "not the engine's: {said}");
 }
 
 #[test]

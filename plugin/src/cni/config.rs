@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::result::Attachment;
+use super::result::Requested;
 use super::{Failure, INVALID_CONFIG, INVALID_ENVIRONMENT, NOT_DECODED, REFUSED};
 
 /// Begins the ids of guests that this plugin makes.
@@ -52,8 +52,8 @@ pub(super) struct NetworkConfig {
     #[serde(default, deserialize_with = "or_default")]
     pub(super) dns: Dns,
     prev_result: Option<Value>,
-    #[serde(default, rename = "cni.dev/valid-attachments", deserialize_with = "or_default")]
-    valid_attachments: Vec<ValidAttachment>,
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<ValidAttachment>>,
 }
 
 /// How addresses are chosen.
@@ -84,7 +84,7 @@ struct RuntimeConfig {
 }
 
 /// How names are resolved in the container.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Dns {
     #[serde(alias = "Servers", alias = "Nameservers", alias = "servers", deserialize_with = "or_default")]
@@ -95,6 +95,12 @@ pub(super) struct Dns {
     pub(super) search: Vec<String>,
     #[serde(alias = "Options", deserialize_with = "or_default")]
     pub(super) options: Vec<String>,
+}
+
+impl Dns {
+    pub(super) fn is_empty(&self) -> bool {
+        self.nameservers.is_empty() && self.domain.is_empty() && self.search.is_empty() && self.options.is_empty()
+    }
 }
 
 /// A published port.
@@ -167,21 +173,25 @@ impl NetworkConfig {
     /// The name of the network's bridge.
     pub(super) fn bridge(&self) -> Result<String, Failure> {
         let name = self.network.as_deref().unwrap_or(&self.name);
-        if !name.is_empty() && name.len() <= LONGEST_NAME {
+        if is_name(name) && name.len() <= LONGEST_NAME {
             return Ok(name.to_owned());
         }
         let text = format!(
-            "'{name}' is no name of a bridge, which has 1 to {LONGEST_NAME} bytes: add \"network\": \"cni0\", or whichever bridge it is"
+            "'{}' is no name of a bridge, which has 1 to {LONGEST_NAME} letters, digits, '_', '.' and '-': add \"network\": \"cni0\", or \
+             whichever bridge it is",
+            name.escape_debug()
         );
         Err(Failure::new(INVALID_CONFIG, text))
     }
 
     /// The keys of the bridge, if this network makes it: `:gateway=10.88.1.1/24:routing=all:host=on`.
-    pub(super) fn bridge_keys(&self, wanted: &Attachment) -> Result<String, Failure> {
-        let mut keys = match self.gateway()?.or(wanted.gateway()) {
-            Some((gateway, prefix_len)) => format!(":gateway={gateway}/{prefix_len}"),
-            None => String::new(),
+    pub(super) fn bridge_keys(&self, requested: &Requested) -> Result<String, Failure> {
+        let Some((gateway, prefix_len)) = self.gateway()?.or(requested.gateway()) else {
+            let text =
+                "which addresses has the network? Add \"subnet\": \"10.88.1.0/24\" to ipam, or name a bridge that is there";
+            return Err(Failure::new(INVALID_CONFIG, text));
         };
+        let mut keys = format!(":gateway={gateway}/{prefix_len}");
         if let Some(routing) = &self.routing {
             if !["all", "outside", "none"].contains(&routing.as_str()) {
                 let text = format!("routing is \"all\", \"outside\" or \"none\", not \"{}\"", routing.escape_debug());
@@ -198,8 +208,9 @@ impl NetworkConfig {
     }
 
     /// The gateway that the configuration says, with the network's prefix length.
-    fn gateway(&self) -> Result<Option<(Ipv4Addr, u8)>, Failure> {
-        let Some(subnet) = self.ipam.subnet.as_deref().filter(|_| self.ipam.kind.as_deref() == Some(OWN_IPAM)) else {
+    pub(super) fn gateway(&self) -> Result<Option<(Ipv4Addr, u8)>, Failure> {
+        let is_own = self.ipam.kind.as_deref().is_none_or(|kind| kind == OWN_IPAM);
+        let Some(subnet) = self.ipam.subnet.as_deref().filter(|_| is_own) else {
             return Ok(None);
         };
         let parsed = subnet.split_once('/').and_then(|(address, len)| {
@@ -263,17 +274,34 @@ impl NetworkConfig {
 
     /// How names are resolved: as the runtime says, or the configuration.
     pub(super) fn dns(&self) -> &Dns {
-        self.runtime_config.dns.as_ref().unwrap_or(&self.dns)
+        self.runtime_config.dns.as_ref().filter(|dns| !dns.is_empty()).unwrap_or(&self.dns)
     }
 
-    /// Addresses of the result of ADD, of the interfaces that this plugin made.
-    pub(super) fn previous_addresses(&self) -> impl Iterator<Item = &str> {
-        let ips = self.prev_result.as_ref().and_then(|result| result["ips"].as_array());
-        ips.into_iter().flatten().filter_map(|ip| ip["address"].as_str())
+    /// Addresses in the result of ADD, of this interface of the container.
+    pub(super) fn previous_addresses(&self, environment: &Environment) -> impl Iterator<Item = &str> {
+        let part = |name: &str| self.prev_result.as_ref().and_then(|result| result[name].as_array()).into_iter().flatten();
+        let is_own = |interface: &Value| {
+            let is_inside = interface["sandbox"].as_str().is_some_and(|sandbox| !sandbox.is_empty());
+            interface["name"] == environment.interface.as_str() && is_inside
+        };
+        let own = part("interfaces").position(is_own);
+        part("ips")
+            .filter(move |ip| own.is_some() && ip["interface"].as_u64().map(|at| at as usize) == own)
+            .filter_map(|ip| ip["address"].as_str())
     }
 
-    pub(super) fn valid_attachments(&self) -> impl Iterator<Item = &ValidAttachment> {
-        self.valid_attachments.iter()
+    /// The attachments that are to stay, if the runtime says it.
+    pub(super) fn valid_attachments(&self) -> Option<&[ValidAttachment]> {
+        self.valid_attachments.as_deref()
+    }
+
+    /// Checks the network's name, which begins the ids of its guests.
+    pub(super) fn check_names(&self) -> Result<(), Failure> {
+        if is_name(&self.name) {
+            return Ok(());
+        }
+        let text = format!("'{}' is no name of a network: use letters, digits, '_', '.' and '-'", self.name.escape_debug());
+        Err(Failure::new(INVALID_CONFIG, text))
     }
 }
 
@@ -308,6 +336,10 @@ impl Environment {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let required = |name: &str| variable(name).ok_or_else(|| Failure::new(INVALID_ENVIRONMENT, format!("{name} is not set")));
         let (container, interface) = (required("CNI_CONTAINERID")?, required("CNI_IFNAME")?);
+        if !is_name(&container) {
+            let text = format!("CNI_CONTAINERID '{}' is no id of a container", container.escape_debug());
+            return Err(Failure::new(INVALID_ENVIRONMENT, text));
+        }
         if interface.len() > LONGEST_NAME || interface.contains(['/', ':', '@']) || interface.contains(char::is_whitespace) {
             let text = format!("CNI_IFNAME '{}' is no name of an interface", interface.escape_debug());
             return Err(Failure::new(INVALID_ENVIRONMENT, text));
@@ -331,6 +363,12 @@ impl Environment {
     fn argument(&self, name: &str) -> Option<&str> {
         self.arguments.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
+}
+
+/// A name as the specification has it: of networks and containers.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
 /// Labels of letters, digits, hyphens and underscores, with dots between, as the switch takes them.
@@ -426,12 +464,15 @@ mod tests {
         assert_eq!(config.wanted_addresses(&environment), ["10.88.1.9"]);
         assert_eq!(config.mac(&environment).unwrap(), "02:00:00:00:00:09");
         assert_eq!(environment.guest("vsw"), "cni:vsw/c1/eth0");
-        let keys = config.bridge_keys(&Attachment::default()).unwrap();
+        assert!(config_of(r#"{"name":"a/b"}"#).check_names().is_err() && config_of("{}").check_names().is_err());
+        assert!(config_of(r#"{"name":"x:mtu=576"}"#).bridge().is_err());
+        let keys = config.bridge_keys(&Requested::default()).unwrap();
         assert_eq!(keys, ":gateway=10.88.1.1/24:routing=outside:host=on:isolated=on:mtu=1400");
-        let bad = |text: &str| config_of(text).bridge_keys(&Attachment::default()).unwrap_err().to_json();
+        let bad = |text: &str| config_of(text).bridge_keys(&Requested::default()).unwrap_err().to_json();
         assert!(bad(r#"{"name":"n","ipam":{"type":"vswitch","subnet":"10.88.1.0"}}"#).contains("ipam.subnet is an IPv4 network"));
-        assert!(bad(r#"{"name":"n","routing":"x:host=on"}"#).contains("routing is"));
-        assert!(config_of(r#"{"name":"a-long-name-of-a-network"}"#).bridge().unwrap_err().to_json().contains("1 to 15 bytes"));
+        assert!(bad(r#"{"name":"n"}"#).contains("which addresses has the network?"));
+        assert!(bad(r#"{"name":"n","ipam":{"subnet":"10.88.1.0/24"},"routing":"x:host=on"}"#).contains("routing is"));
+        assert!(config_of(r#"{"name":"a-long-name-of-a-network"}"#).bridge().unwrap_err().to_json().contains("1 to 15 letters"));
     }
 
     #[test]

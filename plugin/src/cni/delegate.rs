@@ -17,6 +17,11 @@ pub(super) struct Delegate<'c> {
     pub(super) config: &'c str,
 }
 
+/// Whether a text is an error as plugins print it.
+fn is_failure(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|value| value["code"].is_u64())
+}
+
 impl Delegate<'_> {
     /// Runs one of its commands; returns what it prints.
     pub(super) fn run(&self, command: &str) -> Result<Value, Failure> {
@@ -39,10 +44,12 @@ impl Delegate<'_> {
                 Failure::new(NOT_DECODED, format!("the answer of IPAM plugin {} cannot be read: {error}", self.name))
             }),
             (false, "") => Err(Failure::new(IO_FAILURE, format!("IPAM plugin {} failed: {}", self.name, output.status))),
-            (false, _) => Err(Failure::Delegate(text)),
+            (false, text) if is_failure(text) => Err(Failure::Delegate(text.to_owned())),
+            (false, text) => Err(Failure::new(IO_FAILURE, format!("IPAM plugin {} failed: {}", self.name, text.escape_debug()))),
         }
     }
 
+    /// Its program in CNI_PATH.
     fn program(&self) -> Result<PathBuf, Failure> {
         if self.name.contains('/') {
             return Err(Failure::new(INVALID_CONFIG, format!("ipam.type '{}' is no name of a plugin", self.name.escape_debug())));

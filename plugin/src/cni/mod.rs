@@ -11,6 +11,7 @@
 //!
 //! *Addresses* are the switch's to choose, or those of a delegated IPAM plugin ([`delegate`]), which runs before ADD and after DEL.
 
+mod add;
 mod config;
 mod delegate;
 mod result;
@@ -18,12 +19,11 @@ mod result;
 use std::io::Read;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::config::{Environment, NetworkConfig};
 use self::delegate::Delegate;
-use self::result::Attachment;
-use crate::client::{RequestError, Switch, segment};
+use crate::client::{RequestError, Switch};
 
 /// Versions of the specification that this program speaks.
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -80,7 +80,7 @@ impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Failure {
         match error {
             RequestError::Unreachable(text) => Failure::new(TRY_AGAIN, text),
-            RequestError::Refused(_, text) => Failure::new(REFUSED, text),
+            RequestError::Refused { text, .. } => Failure::new(REFUSED, text),
         }
     }
 }
@@ -100,8 +100,17 @@ pub(crate) fn run() -> Result<String, Failure> {
         let text = format!("version {version} of CNI is not known: {} are", VERSIONS.join(", "));
         return Err(Failure::new(INCOMPATIBLE_VERSION, text));
     }
-    let command = Command { switch: Switch::at(socket_of(&config)), config, text };
-    command.run_as(&std::env::var("CNI_COMMAND").unwrap_or_default()).map_err(|failure| failure.in_version(&version))
+    let since = match command.as_str() {
+        "CHECK" => "0.4.0",
+        "GC" | "STATUS" => "1.1.0",
+        _ => VERSIONS[0],
+    };
+    if VERSIONS.iter().position(|known| *known == version) < VERSIONS.iter().position(|known| *known == since) {
+        return Err(Failure::new(INCOMPATIBLE_VERSION, format!("version {version} of CNI has no {command}")).in_version(&version));
+    }
+    let names = config.check_names();
+    let this = Command { switch: Switch::at(socket_of(&config)), config, text };
+    names.and_then(|()| this.run_as(&command)).map_err(|failure| failure.in_version(&version))
 }
 
 /// The switch that the configuration names, or that of root or of the service.
@@ -134,92 +143,29 @@ impl Command {
         Some(Delegate { name, config: &self.text })
     }
 
-    fn add(&self) -> Result<Value, Failure> {
-        let environment = Environment::of_attachment()?;
-        let namespace = environment.namespace()?.to_owned();
-        let Some(delegate) = self.delegate() else {
-            return self.attach(&environment, &namespace, &Attachment::chosen_by_the_switch(&self.config, &environment));
-        };
-        let given = Attachment::given(&delegate.run("ADD")?)?;
-        let attached = self.attach(&environment, &namespace, &given);
-        if attached.is_err() {
-            // Its addresses are free again, whatever it says.
-            let _ = delegate.run("DEL");
-        }
-        attached
-    }
-
-    /// Makes the guest, and its network if it is the first one.
-    fn attach(&self, environment: &Environment, namespace: &str, wanted: &Attachment) -> Result<Value, Failure> {
-        let network = self.config.bridge()?;
-        self.make_bridge(&network, wanted)?;
-        let id = environment.guest(&self.config.name);
-        let mut rules = self.config.rules()?;
-        if !rules.is_empty() {
-            let of_same = format!("/{}/", environment.container);
-            let guests = self.switch.ask("GET", "/v1/guests", None)?;
-            let same = guests.as_array().into_iter().flatten().filter(|guest| {
-                guest["id"].as_str().is_some_and(|other| other.starts_with(config::GUEST) && other.contains(&of_same))
-            });
-            let theirs: Vec<&str> =
-                same.flat_map(|guest| guest["publish"].as_array().into_iter().flatten()).filter_map(Value::as_str).collect();
-            // The runtime names the ports for each network of the container, which needs them once.
-            rules.retain(|rule| !theirs.iter().any(|text| rule.is_shown_as(text)));
-        }
-        let rules: Vec<String> = rules.iter().map(ToString::to_string).collect();
-        let mac = match self.config.mac(environment) {
-            Some(mac) => mac,
-            None => wanted.mac().map_err(|error| Failure::new(IO_FAILURE, format!("no random MAC address: {error}")))?,
-        };
-        let body = json!({
-            "id": id, "network": network, "interface": format!("{}@{namespace}", environment.interface),
-            "mac": mac, "addresses": wanted.addresses, "names": self.config.names(environment), "publish": rules,
-            "labels": { "cni.network": self.config.name, "cni.container": environment.container },
-        });
-        self.switch.ask("POST", "/v1/guests", Some(&body))?;
-        let guest = self.switch.ask("GET", &format!("/v1/guests/{}", segment(&id)), None)?;
-        Ok(result::of_guest(&guest, &self.config, environment, wanted))
-    }
-
-    /// Makes the bridge of the network unless it is there.
-    fn make_bridge(&self, name: &str, wanted: &Attachment) -> Result<(), Failure> {
-        let is_there = |bridges: &Value| bridges.as_array().into_iter().flatten().any(|bridge| bridge["name"] == name);
-        if is_there(&self.switch.ask("GET", "/v1/bridges", None)?) {
-            return Ok(());
-        }
-        let words = format!("{name}{}", self.config.bridge_keys(wanted)?);
-        let made = self.switch.ask("POST", "/v1/bridges", Some(&json!({ "bridge": words })));
-        match made {
-            // Another container of the network may have been faster.
-            Err(RequestError::Refused(..)) if is_there(&self.switch.ask("GET", "/v1/bridges", None)?) => Ok(()),
-            made => made.map(|_| ()).map_err(Failure::from),
-        }
-    }
-
     /// Also of a container that is gone, whose namespace the runtime does not know any more.
     fn delete(&self) -> Result<(), Failure> {
         let environment = Environment::of_attachment()?;
-        let id = environment.guest(&self.config.name);
-        self.switch.ask("DELETE", &format!("/v1/guests/{}", segment(&id)), None)?;
+        self.switch.ask("DELETE", &self.path_of_guest(&environment), None)?;
         self.delegate().map_or(Ok(()), |delegate| delegate.run("DEL").map(drop))
     }
 
     fn check(&self) -> Result<(), Failure> {
         let environment = Environment::of_attachment()?;
         let id = environment.guest(&self.config.name);
-        let guest = match self.switch.ask("GET", &format!("/v1/guests/{}", segment(&id)), None) {
-            Err(RequestError::Refused(404, text)) => return Err(Failure::new(REFUSED, text)),
-            guest => guest?,
-        };
+        let guest = self.switch.ask("GET", &self.path_of_guest(&environment), None)?;
         let has = |address: &str| guest["addresses"].as_array().is_some_and(|all| all.iter().any(|own| own == address));
-        if let Some(lost) = self.config.previous_addresses().find(|address| !has(address)) {
+        if let Some(lost) = self.config.previous_addresses(&environment).find(|address| !has(address)) {
             return Err(Failure::new(REFUSED, format!("guest {id} has lost its address {lost}")));
         }
         self.delegate().map_or(Ok(()), |delegate| delegate.run("CHECK").map(drop))
     }
 
     fn collect_garbage(&self) -> Result<(), Failure> {
-        let keep: Vec<String> = self.config.valid_attachments().map(|it| it.guest(&self.config.name)).collect();
+        let Some(valid) = self.config.valid_attachments() else {
+            return Err(Failure::new(INVALID_CONFIG, "which attachments are valid? cni.dev/valid-attachments is missing"));
+        };
+        let keep: Vec<String> = valid.iter().map(|it| it.guest(&self.config.name)).collect();
         let prefix = config::guests_of(&self.config.name);
         self.switch.ask("POST", "/v1/guests-to-keep", Some(&json!({ "prefix": prefix, "keep": keep })))?;
         self.delegate().map_or(Ok(()), |delegate| delegate.run("GC").map(drop))
@@ -227,7 +173,7 @@ impl Command {
 
     fn status(&self) -> Result<(), Failure> {
         match self.switch.ask("GET", "/v1/bridges", None) {
-            Err(RequestError::Unreachable(text) | RequestError::Refused(_, text)) => Err(Failure::new(NOT_AVAILABLE, text)),
+            Err(RequestError::Unreachable(text) | RequestError::Refused { text, .. }) => Err(Failure::new(NOT_AVAILABLE, text)),
             Ok(_) => self.delegate().map_or(Ok(()), |delegate| delegate.run("STATUS").map(drop)),
         }
     }

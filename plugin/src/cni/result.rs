@@ -4,47 +4,74 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::config::{Dns, Environment, NetworkConfig};
-use super::{Failure, NOT_DECODED};
+use super::{Failure, INVALID_CONFIG, NOT_DECODED};
+
+const DEFAULT_ROUTE: &str = "0.0.0.0/0";
 
 /// The word for an address that the switch chooses.
 const AUTO: &str = "auto";
 
 /// Addresses of an interface that is to be made.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Attachment {
+pub(super) struct Requested {
     /// With the lengths of their prefixes, or [`AUTO`].
     pub(super) addresses: Vec<String>,
     /// The gateway that a delegated plugin names.
     gateway: Option<Ipv4Addr>,
-    /// Its routes, and how it says that names are resolved.
-    routes: Vec<Value>,
-    dns: Option<Value>,
+    /// How names are resolved, as a delegated plugin says.
+    dns: Dns,
 }
 
-impl Attachment {
+impl Requested {
     /// The addresses that the runtime asks for, or one that the switch chooses.
-    pub(super) fn chosen_by_the_switch(config: &NetworkConfig, environment: &Environment) -> Attachment {
-        let with_prefix = |address: String| match config.prefix_len() {
-            Some(len) if !address.contains('/') => format!("{address}/{len}"),
-            _ => address,
-        };
-        let mut addresses: Vec<String> = config.wanted_addresses(environment).into_iter().map(with_prefix).collect();
-        if addresses.is_empty() {
-            addresses.push(AUTO.to_owned());
+    pub(super) fn of(config: &NetworkConfig, environment: &Environment) -> Requested {
+        let mut requested = Requested { addresses: config.wanted_addresses(environment), ..Requested::default() };
+        requested.complete(config.prefix_len());
+        if requested.addresses.is_empty() {
+            requested.addresses.push(AUTO.to_owned());
         }
-        Attachment { addresses, ..Attachment::default() }
+        requested
     }
 
     /// What a delegated plugin has given.
-    pub(super) fn given(result: &Value) -> Result<Attachment, Failure> {
+    pub(super) fn given(result: &Value, config: &NetworkConfig) -> Result<Requested, Failure> {
         let ips = result["ips"].as_array().ok_or_else(|| Failure::new(NOT_DECODED, "the IPAM plugin has given no addresses"))?;
         let addresses = ips.iter().filter_map(|ip| ip["address"].as_str()).map(str::to_owned).collect();
         let gateway = ips.iter().find_map(|ip| ip["gateway"].as_str()?.parse().ok());
-        let routes = result["routes"].as_array().cloned().unwrap_or_default();
-        Ok(Attachment { addresses, gateway, routes, dns: result.get("dns").filter(|dns| !dns.is_null()).cloned() })
+        for route in result["routes"].as_array().into_iter().flatten() {
+            let by = route["gw"].as_str().and_then(|by| by.parse().ok());
+            if route["dst"] != DEFAULT_ROUTE || by.is_some() && by != gateway {
+                let text = format!(
+                    "the route {route} of IPAM plugin {} cannot be made: only a default route by the gateway can",
+                    config.ipam.kind.as_deref().unwrap_or_default()
+                );
+                return Err(Failure::new(INVALID_CONFIG, text));
+            }
+        }
+        let dns = Dns::deserialize(&result["dns"]).unwrap_or_default();
+        Ok(Requested { addresses, gateway, dns })
+    }
+
+    /// Gives IPv4 addresses without the length of a prefix this one.
+    pub(super) fn complete(&mut self, prefix_len: Option<u8>) {
+        let Some(len) = prefix_len else { return };
+        for address in self.addresses.iter_mut().filter(|address| address.parse::<Ipv4Addr>().is_ok()) {
+            *address = format!("{address}/{len}");
+        }
+    }
+
+    /// The gateway with the prefix length of its network.
+    pub(super) fn gateway(&self) -> Option<(Ipv4Addr, u8)> {
+        let len = self.addresses.iter().find_map(|address| {
+            let (address, len) = address.split_once('/')?;
+            address.parse::<Ipv4Addr>().ok()?;
+            len.parse().ok()
+        });
+        Some((self.gateway?, len?))
     }
 
     /// The MAC address that follows from the first IPv4 address that is known; otherwise a random one (locally administered, RFC 7042
@@ -58,16 +85,6 @@ impl Attachment {
         let [a, b, c, d, e] = bytes;
         Ok(format!("02:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}"))
     }
-
-    /// The gateway with the prefix length of its network.
-    pub(super) fn gateway(&self) -> Option<(Ipv4Addr, u8)> {
-        let len = self.addresses.iter().find_map(|address| {
-            let (address, len) = address.split_once('/')?;
-            address.parse::<Ipv4Addr>().ok()?;
-            len.parse().ok()
-        });
-        Some((self.gateway?, len?))
-    }
 }
 
 /// The MAC address of an interface with this IPv4 address: 02:42 and its bytes, as Docker's.
@@ -78,7 +95,7 @@ fn mac_of(address: &str) -> Option<String> {
 }
 
 /// The result of ADD for the guest that was made.
-pub(super) fn of_guest(guest: &Value, config: &NetworkConfig, environment: &Environment, wanted: &Attachment) -> Value {
+pub(super) fn of_guest(guest: &Value, config: &NetworkConfig, environment: &Environment, requested: &Requested) -> Value {
     let gateway = guest["gateway"].as_str();
     let is_before_1 = config.version.starts_with("0.");
     let ips = guest["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|address| {
@@ -93,16 +110,14 @@ pub(super) fn of_guest(guest: &Value, config: &NetworkConfig, environment: &Envi
         ip
     });
     let ips: Vec<Value> = ips.collect();
-    let mut routes = wanted.routes.clone();
-    if let Some(gateway) = gateway.filter(|_| !routes.iter().any(|route| route["dst"] == "0.0.0.0/0")) {
-        routes.push(json!({ "dst": "0.0.0.0/0", "gw": gateway }));
-    }
+    let route = gateway.map(|gateway| json!({ "dst": DEFAULT_ROUTE, "gw": gateway }));
+    let routes: Vec<Value> = route.into_iter().collect();
     let mut interface = json!({ "name": environment.interface, "mac": guest["mac"].as_str().unwrap_or_default() });
     interface["sandbox"] = json!(environment.namespace().unwrap_or_default());
     if config.version == "1.1.0" && config.mtu != 0 {
         interface["mtu"] = json!(config.mtu);
     }
-    let dns = wanted.dns.clone().unwrap_or_else(|| dns(config.dns()));
+    let dns = dns(Some(config.dns()).filter(|dns| !dns.is_empty()).unwrap_or(&requested.dns));
     json!({ "cniVersion": config.version, "interfaces": [interface], "ips": ips, "routes": routes, "dns": dns })
 }
 
@@ -126,11 +141,23 @@ mod tests {
     fn what_a_delegate_gives() {
         let result = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.88.2.5/24", "gateway": "10.88.2.1" }],
             "routes": [{ "dst": "0.0.0.0/0" }], "dns": { "nameservers": ["10.88.2.1"] } });
-        let given = Attachment::given(&result).unwrap();
-        assert_eq!(given.addresses, ["10.88.2.5/24"]);
-        assert_eq!(given.gateway(), Some((Ipv4Addr::new(10, 88, 2, 1), 24)));
-        assert_eq!(given.mac().unwrap(), "02:42:0a:58:02:05");
-        assert!(Attachment::given(&json!({})).is_err());
-        assert_eq!(Attachment::given(&json!({ "ips": [] })).unwrap(), Attachment::default());
+        let config = NetworkConfig::parse(r#"{"name":"n","ipam":{"type":"host-local"}}"#).unwrap();
+        let given = |result: &Value| Requested::given(result, &config);
+        let one = given(&result).unwrap();
+        assert_eq!(
+            (one.addresses.as_slice(), one.dns.nameservers.as_slice()),
+            (&["10.88.2.5/24".to_owned()][..], &["10.88.2.1".to_owned()][..])
+        );
+        assert_eq!(one.gateway(), Some((Ipv4Addr::new(10, 88, 2, 1), 24)));
+        assert_eq!(one.mac().unwrap(), "02:42:0a:58:02:05");
+        assert!(given(&json!({})).is_err());
+        assert_eq!(given(&json!({ "ips": [], "dns": {} })).unwrap(), Requested::default());
+        for route in
+            [json!({ "dst": "10.96.0.0/12" }), json!({ "dst": "::/0" }), json!({ "dst": "0.0.0.0/0", "gw": "10.88.2.9" })]
+        {
+            let mut other = result.clone();
+            other["routes"] = json!([route]);
+            assert!(given(&other).unwrap_err().to_json().contains("only a default route"), "{other}");
+        }
     }
 }
