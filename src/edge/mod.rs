@@ -278,13 +278,11 @@ impl Edge {
 
     /// These numbers are no ports any more: shared tables hold nothing of them from now on.
     pub(crate) fn disown(&self, ids: &[PortId]) {
-        for id in ids {
-            if let Some(nat) = self.nat() {
-                nat.disown(id.0);
-            }
-            if let Some(router) = &self.router {
-                router.neighbours().disown(id.0);
-            }
+        if let Some(nat) = self.nat() {
+            ids.iter().for_each(|id| nat.disown(id.0));
+        }
+        if let Some(router) = &self.router {
+            router.neighbours().disown(ids);
         }
     }
 }

@@ -135,6 +135,6 @@ fn neighbours_go_with_their_port() {
     }
     assert!(lab.neighbours.entries(lab.bridge.now).iter().all(|entry| entry.address != guest(2) || entry.mac.is_none()));
     let (lab, _) = published();
-    lab.neighbours.disown(0);
+    lab.neighbours.disown(&[PortId(0)]);
     assert!(lab.neighbours.entries(lab.bridge.now).iter().all(|entry| entry.address != guest(2)));
 }

@@ -330,7 +330,7 @@ fn what_waits_counts_at_the_port_that_it_came_in_through() {
     assert_eq!(lab.bridge.counts(1).dropped(DropReason::StormUnknown), 1);
     // What a removed port left is nobody's.
     lab.run(1, &[ethernet(GATEWAY_MAC, mac(3), &packets::udp(inside(3, 4000), inside(80, 53), b"wait"))]);
-    lab.neighbours.disown(1);
+    lab.neighbours.disown(&[PortId(1)]);
     for _ in 0..4 {
         lab.wait(1);
         lab.bridge.poll();

@@ -20,8 +20,10 @@
 //! back with another MAC address is found again by the next packet to it. Neighbours that were heard through a port of the
 //! bridge are forgotten with the port.
 //!
-//! *Threads.* Look-ups take no lock: a slot's key identifies its neighbour, and is read again after the value. Everything
-//! else is done under one lock, and only for packets to unknown addresses and for ARP itself.
+//! *Threads.* Look-ups take no lock: a slot's key identifies its neighbour, and is read again after the value. So do walks over the
+//! whole table, to list neighbours or to find those of a port that has gone. All changes are made under one lock, and only for packets
+//! to unknown addresses and for ARP itself. It is held for one neighbour, or for a number of slots that does not depend on the table's
+//! size, and for what waits, which is bounded by its shares.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -39,6 +41,8 @@ mod waiting;
 
 /// Slots that are looked at in one call of [`Neighbours::poll`]; a larger table is gone through in several.
 const LOOKS: usize = 1 << 16;
+/// Slots that are looked at under one lock in it.
+const LOOKS_AT_ONCE: usize = 1 << 10;
 
 /// Time that an address counts as reachable after its last ARP message, in seconds.
 const REACHABLE_SECS: u32 = 60;
@@ -393,86 +397,106 @@ impl Neighbours {
         self.lock().waiting.release(key_of(interface, address), give)
     }
 
-    /// Reports the tasks that are due; to be called about once per second. `due` has room for `room` of them, and returns
-    /// whether the task was done; if not, it is due again. Addresses that are being resolved, and the packets that wait for
+    /// Reports the tasks that are due; to be called about once per second, by one worker. `due` has room for `room` of them, and
+    /// returns whether the task was done; if not, it is due again. Addresses that are being resolved, and the packets that wait for
     /// them, have half of the room if they need it.
     pub fn poll(&self, now: Timestamp, room: usize, mut due: impl FnMut(Due<'_>) -> bool) {
-        let mut book = self.lock();
-        let (unresolved, kept) = book.waiting.len();
-        self.renew(&mut book, now, room - (unresolved + kept).min(room / 2), &mut due);
-        book.waiting.ask_again(now, &mut due);
+        let (unresolved, kept) = self.lock().waiting.len();
+        self.renew(now, room - (unresolved + kept).min(room / 2), &mut due);
+        self.lock().waiting.ask_again(now, &mut due);
     }
 
     /// Requests known neighbours again that are in use and have not been heard for long, at most `most` of them, and removes
     /// those that do not answer or are unused. The next call begins with the first one that it had no room for, or where this one
-    /// ends: it looks at [`LOOKS`] slots at most, because other workers wait for the lock meanwhile.
-    fn renew(&self, book: &mut Book, now: Timestamp, most: usize, due: &mut impl FnMut(Due<'_>) -> bool) {
-        let secs = now.secs();
+    /// ends: it looks at [`LOOKS`] slots at most.
+    fn renew(&self, now: Timestamp, most: usize, due: &mut impl FnMut(Due<'_>) -> bool) {
         let (mut left, mut next) = (most, None);
-        let end = book.cursor + LOOKS.min(self.slots.len());
-        for at in (book.cursor..end).map(|at| at % self.slots.len()) {
-            let slot = &self.slots[at];
-            let key = slot.key.load(Ordering::Relaxed);
-            if key == 0 {
-                continue;
-            }
-            let unheard = (secs + 1).saturating_sub(slot.heard.load(Ordering::Relaxed));
-            let unused = secs.saturating_sub(slot.used.load(Ordering::Relaxed));
-            let requests = slot.requests.load(Ordering::Relaxed);
-            if unused.min(unheard) > UNUSED_SECS || requests >= u32::from(MAX_REQUESTS) {
-                self.forget(slot);
-                book.known -= 1;
-            } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS {
-                let (interface, address) = key_parts(key);
-                let known = Some(mac_of(slot.mac.load(Ordering::Relaxed)));
-                let request = Due::Request { interface, address, known, from: PortId::NOWHERE };
-                if left > 0 && book.renewals.has_token(now) && due(request) {
-                    book.renewals.take(now);
-                    slot.requests.store(requests + 1, Ordering::Relaxed);
-                    left -= 1;
-                } else {
+        let first = self.lock().cursor;
+        let end = first + LOOKS.min(self.slots.len());
+        for from in (first..end).step_by(LOOKS_AT_ONCE) {
+            let mut book = self.lock();
+            for at in (from..end.min(from + LOOKS_AT_ONCE)).map(|at| at % self.slots.len()) {
+                if !self.renew_one(&mut book, at, now, &mut left, due) {
                     next = next.or(Some(at));
                 }
             }
         }
-        book.cursor = next.unwrap_or(end % self.slots.len().max(1));
+        self.lock().cursor = next.unwrap_or(end % self.slots.len().max(1));
+    }
+
+    /// The same for one slot. False if it is due, and there was no room for it.
+    fn renew_one(
+        &self,
+        book: &mut Book,
+        at: usize,
+        now: Timestamp,
+        left: &mut usize,
+        due: &mut impl FnMut(Due<'_>) -> bool,
+    ) -> bool {
+        let (slot, secs) = (&self.slots[at], now.secs());
+        let key = slot.key.load(Ordering::Relaxed);
+        if key == 0 {
+            return true;
+        }
+        let unheard = (secs + 1).saturating_sub(slot.heard.load(Ordering::Relaxed));
+        let unused = secs.saturating_sub(slot.used.load(Ordering::Relaxed));
+        let requests = slot.requests.load(Ordering::Relaxed);
+        if unused.min(unheard) > UNUSED_SECS || requests >= u32::from(MAX_REQUESTS) {
+            self.forget(slot);
+            book.known -= 1;
+        } else if unheard > REACHABLE_SECS && unused <= REACHABLE_SECS {
+            let (interface, address) = key_parts(key);
+            let known = Some(mac_of(slot.mac.load(Ordering::Relaxed)));
+            let request = Due::Request { interface, address, known, from: PortId::NOWHERE };
+            if *left == 0 || !book.renewals.has_token(now) || !due(request) {
+                return false;
+            }
+            book.renewals.take(now);
+            slot.requests.store(requests + 1, Ordering::Relaxed);
+            *left -= 1;
+        }
+        true
     }
 
     /// Removes all neighbours of a network, with the packets that wait for them.
     pub fn flush(&self, interface: InterfaceId) {
-        let mut book = self.lock();
-        let book = &mut *book;
         let is_of = |key: u64| key != 0 && key_parts(key).0 == interface;
-        for slot in self.slots.iter().filter(|slot| is_of(slot.key.load(Ordering::Relaxed))) {
-            self.forget(slot);
-            book.known -= 1;
-        }
-        book.waiting.flush(is_of);
+        self.forget_where(|slot| is_of(slot.key.load(Ordering::Relaxed)));
+        self.lock().waiting.flush(is_of);
     }
 
-    /// Removes a port of the bridge whose number will be reused, with the neighbours that were heard through it. Its packets
+    /// Removes ports of the bridge whose numbers will be reused, with the neighbours that were heard through them. Their packets
     /// continue to wait, and count against no port.
-    pub fn disown(&self, port: u16) {
-        let mut book = self.lock();
-        book.waiting.disown(port);
-        let is_of = |slot: &&Slot| slot.key.load(Ordering::Relaxed) != 0 && slot.port.load(Ordering::Relaxed) == u32::from(port);
-        for slot in self.slots.iter().filter(is_of) {
-            self.forget(slot);
-            book.known -= 1;
+    pub fn disown(&self, ports: &[PortId]) {
+        for port in ports {
+            self.lock().waiting.disown(port.0);
         }
+        let mut numbers: Vec<u32> = ports.iter().map(|port| u32::from(port.0)).collect();
+        numbers.sort_unstable();
+        let is_of = |slot: &Slot| numbers.binary_search(&slot.port.load(Ordering::Relaxed)).is_ok();
+        self.forget_where(|slot| slot.key.load(Ordering::Relaxed) != 0 && is_of(slot));
     }
 
     /// Removes known neighbours of all networks, or only those with this address. Addresses that are being resolved stay, so
     /// no waiting packet is lost. Returns the number removed.
     pub fn forget_known(&self, address: Option<Ipv4Addr>) -> usize {
-        let mut book = self.lock();
         let is_meant = |key: u64| key != 0 && address.is_none_or(|address| key_parts(key).1 == address);
+        self.forget_where(|slot| is_meant(slot.key.load(Ordering::Relaxed)))
+    }
+
+    /// Removes the known neighbours that `is_meant` accepts, and returns their number. The lock is taken for each of them, and not for
+    /// the walk over the table.
+    fn forget_where(&self, is_meant: impl Fn(&Slot) -> bool) -> usize {
         let mut forgotten = 0;
-        for slot in self.slots.iter().filter(|slot| is_meant(slot.key.load(Ordering::Relaxed))) {
-            self.forget(slot);
-            forgotten += 1;
+        for slot in self.slots.iter().filter(|slot| is_meant(slot)) {
+            let mut book = self.lock();
+            // It may have been forgotten meanwhile.
+            if is_meant(slot) {
+                self.forget(slot);
+                book.known -= 1;
+                forgotten += 1;
+            }
         }
-        book.known -= forgotten;
         forgotten
     }
 
@@ -487,19 +511,21 @@ impl Neighbours {
     /// All neighbours, sorted. Allocates.
     #[must_use]
     pub fn entries(&self, now: Timestamp) -> Vec<NeighbourEntry> {
-        let book = self.lock();
         let entry = |key: u64, mac, since: u32| {
             let (interface, address) = key_parts(key);
             NeighbourEntry { interface, address, mac, age: now.secs().saturating_sub(since) }
         };
         let known = self.slots.iter().filter_map(|slot| {
-            let key = slot.key.load(Ordering::Relaxed);
-            let mac = mac_of(slot.mac.load(Ordering::Relaxed));
-            (key != 0).then(|| entry(key, Some(mac), slot.heard.load(Ordering::Relaxed).saturating_sub(1)))
+            let key = slot.key.load(Ordering::Acquire);
+            let (mac, heard) = (slot.mac.load(Ordering::Acquire), slot.heard.load(Ordering::Acquire));
+            let is_it = key != 0 && slot.key.load(Ordering::Relaxed) == key;
+            is_it.then(|| entry(key, Some(mac_of(mac)), heard.saturating_sub(1)))
         });
+        let mut entries: Vec<NeighbourEntry> = known.collect();
+        let book = self.lock();
         let unresolved = book.waiting.unresolved().filter(|unresolved| !unresolved.has_answered);
-        let mut entries: Vec<NeighbourEntry> =
-            known.chain(unresolved.map(|unresolved| entry(unresolved.key, None, unresolved.asked))).collect();
+        entries.extend(unresolved.map(|unresolved| entry(unresolved.key, None, unresolved.asked)));
+        drop(book);
         entries.sort_unstable_by_key(|entry| (entry.interface.0, entry.address));
         entries
     }

@@ -17,7 +17,7 @@ fn what_a_removed_port_left_counts_against_no_port() {
     let (neighbours, now) = (table(), Timestamp::from_secs(1));
     let kept = |number: u16| (0..200).filter(|_| resolve(&neighbours, 7, number, now).kept).count();
     assert_eq!((kept(1), kept(1)), (usize::from(KEPT_EACH), 0));
-    neighbours.disown(7);
+    neighbours.disown(&[PortId(7)]);
     assert_eq!(kept(2), usize::from(KEPT_EACH), "the new port's own share");
     let mut given = 0;
     let give = |_: &[u8], _| {
