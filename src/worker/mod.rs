@@ -15,6 +15,7 @@
 //! itself, to whichever port. Ports come, go and change by commands from the control thread, taken
 //! between batches: before each round, and after every few ports within a long one.
 
+mod backlog;
 pub(crate) mod busy_poll;
 mod clock;
 mod command;
@@ -40,6 +41,7 @@ use packet::batch::{MAX_FRAMES, USUAL_FRAMES};
 use packet::{Batch, Timestamp};
 use vswitch::{Egress, NewSource, Pipeline, PortId, Work};
 
+use backlog::Backlog;
 use busy_poll::BusyPoll;
 pub(crate) use clock::Clock;
 pub(crate) use command::{Command, Event};
@@ -89,6 +91,7 @@ pub(crate) struct Worker {
     rests: Rests,
     /// Ports that have frames which were read already: of streams, or rests of batches. No poller knows of them.
     unfinished: Vec<PortId>,
+    backlog: Backlog,
     /// Ports that have frames left to be written, and can take them now.
     writable: Vec<PortId>,
     /// Multicast sources reported in this second, and when it ends.
@@ -144,6 +147,7 @@ impl Worker {
             pauses: Pauses::new(0),
             rests: Rests::new(PACKET_BURST),
             unfinished: Vec::new(),
+            backlog: Backlog::NONE,
             writable: Vec::new(),
             reported_sources: Vec::with_capacity(MAX_REPORTED),
             next_sources: clock.now(),
@@ -206,6 +210,9 @@ impl Worker {
             if woken {
                 self.obey();
             }
+            if self.has_backlog() {
+                self.resume_backlog();
+            }
             self.serve_ready();
             if self.stopped {
                 return;
@@ -248,7 +255,7 @@ impl Worker {
     #[inline]
     fn wait(&mut self) -> io::Result<bool> {
         self.ready.clear();
-        if !self.unfinished.is_empty() {
+        if !self.unfinished.is_empty() || self.has_backlog() {
             return self.look();
         }
         let (ready, writable) = (&mut self.ready, &mut self.writable);
@@ -455,8 +462,8 @@ impl Worker {
     /// What comes behind a batch, of which this was the beginning if it is measured.
     #[inline]
     fn finish(&mut self, ingress: PortId, frames: usize, mut work: Work, now: Timestamp, began: Option<Instant>) {
-        if self.pipeline.has_deferred() {
-            work += self.resume(now);
+        if self.has_new_backlog() {
+            work += self.resume(ingress, now);
         }
         self.turns.charge(ingress, frames, work);
         self.counters.batches.add(1);
@@ -488,21 +495,6 @@ impl Worker {
             }
         }
         self.reported_sources[before..].iter().for_each(|source| self.tell(Event::NewSource(*source)));
-    }
-
-    /// What the last batch left to be done: packets that waited for something that it brought.
-    #[cold]
-    fn resume(&mut self, now: Timestamp) -> Work {
-        let mut work = Work::default();
-        // Each thing that is done is one less, and those that come new are bounded by a batch.
-        for _ in 0..4 * MAX_FRAMES {
-            if !self.pipeline.has_deferred() {
-                break;
-            }
-            self.pipeline.resume(&mut self.buffers.batch, now, &mut self.egress);
-            work += self.pipeline.transmit(&self.buffers.batch, &mut self.egress, &mut self.outputs);
-        }
-        work
     }
 
     /// What the router is due by time.

@@ -44,6 +44,8 @@ pub struct Bridge {
     pub sent: Vec<Sent>,
     /// The work of the last transmission.
     pub work: Work,
+    /// The most writes of packets that were resumed at once.
+    pub most_resumed: usize,
     egress: Egress,
     batch: Batch,
     inbox: Inbox,
@@ -135,6 +137,7 @@ impl Bridge {
             now,
             sent: Vec::new(),
             work: Work::default(),
+            most_resumed: 0,
             egress,
             batch,
             inbox,
@@ -210,7 +213,9 @@ impl Bridge {
     fn go_on(&mut self, writes: &mut Vec<Write>, send: Send<'_>) {
         while self.pipeline.has_deferred() {
             self.pipeline.resume(&mut self.batch, self.now, &mut self.egress);
+            let before = writes.len();
             self.transmit(writes, send);
+            self.most_resumed = self.most_resumed.max(writes.len() - before);
         }
     }
 

@@ -1,10 +1,13 @@
 //! A host that floods or does not read takes nothing from the others.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
 use packet::MacAddr;
+use packet::arp::Arp;
+use testkit::packets;
 
 use crate::exchange::{Background, Echo, full_speed};
 use crate::frames::{frame, is_ours, station};
@@ -21,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("fairness/one_worker_is_fair_too", one_worker_is_fair_too),
         trial("fairness/a_burst_to_many_ports_is_whole_and_in_order", a_burst_to_many_ports_is_whole_and_in_order),
         trial("fairness/a_burst_before_the_end_is_whole", a_burst_before_the_end_is_whole),
+        trial("fairness/what_waited_goes_on_in_further_turns", what_waited_goes_on_in_further_turns),
     ]
 }
 
@@ -83,6 +87,35 @@ fn a_burst_to_many_ports_is_whole_and_in_order() {
         }
     }
     switch.finish();
+}
+
+/// Packets wait for a neighbour whose answer names a MAC address that nobody has, so that each is flooded. A turn ends before all of
+/// them are written, and the rest follows although nobody sends anything more.
+fn what_waited_goes_on_in_further_turns() {
+    const WAITING: u16 = 100;
+    let hosts = ["sender", "answerer", "listener"].map(Host::quiet);
+    let [sender, answerer, listener] = &hosts;
+    let spares = (0..30).map(|number| format!("spare{number}:vlan=20"));
+    let ports = [sender.port(":vlan=10"), answerer.port(":vlan=20"), listener.port(":vlan=20")];
+    let taps = ports.into_iter().chain(spares).collect::<Vec<_>>().join(",");
+    let switch = Switch::start(&["--tap", &taps, "--gateway", "10=10.1.0.1/24,20=10.2.0.1/24", "--workers", "1"]);
+    let [sender, answerer, listener] = [sender, answerer, listener].map(Host::raw);
+    let gateways = [[10, 1, 0, 1], [10, 2, 0, 1]].map(|[a, b, c, d]| (MacAddr([2, 0x76, a, b, c, d]), Ipv4Addr::new(a, b, c, d)));
+    let (from, absent) = (Ipv4Addr::new(10, 1, 0, 2), Ipv4Addr::new(10, 2, 0, 9));
+    let ethernet = |to: MacAddr, from: MacAddr, kind: [u8; 2], packet: &[u8]| [&to.0[..], &from.0, &kind, packet].concat();
+    for number in 0..WAITING {
+        let packet = packets::udp(SocketAddrV4::new(from, 9), SocketAddrV4::new(absent, number), b"wait");
+        sender.send(&ethernet(gateways[0].0, station(1), [8, 0], &packet)).expect("sent");
+    }
+    switch.settle("packets that wait", |report| report.received_by("sender") >= u64::from(WAITING));
+    let answer = Arp::request(gateways[1].0, gateways[1].1, absent).reply(station(99)).to_bytes();
+    answerer.send(&ethernet(gateways[1].0, station(2), [8, 6], &answer)).expect("sent");
+    for number in 0..WAITING {
+        let heard = wait::until("a packet that waited", || listener.recv().filter(|heard| heard[..6] == station(99).0));
+        assert_eq!(heard[36..38], number.to_be_bytes(), "in their order");
+    }
+    let report = switch.finish();
+    assert_eq!(report.all_dropped(), 0);
 }
 
 /// A guest sends a batch that is carried in parts, and something behind it that ends the connection: all of the batch is carried.

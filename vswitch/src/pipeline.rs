@@ -240,15 +240,22 @@ impl Pipeline {
         self.observer.end_batch();
     }
 
-    /// Whether the last batch left packets to be resumed. If so, call [`Pipeline::resume`] until it is false.
+    /// Number of things that the last batches left to be resumed. Call [`Pipeline::resume`] until it is 0.
+    #[inline]
+    #[must_use]
+    pub fn deferred(&self) -> usize {
+        self.router.as_ref().map_or(0, |router| router.worker.deferred.len())
+    }
+
+    /// Whether there are any.
     #[inline]
     #[must_use]
     pub fn has_deferred(&self) -> bool {
-        self.router.as_ref().is_some_and(|router| !router.worker.deferred.is_empty())
+        self.deferred() > 0
     }
 
-    /// Resumes packets that waited for one neighbour or one first fragment. Uses `rx` for them, and leaves frames in the
-    /// queues of `tx`.
+    /// Resumes packets that waited for one neighbour or one first fragment, of those that were left last; of a neighbour, a few. Uses
+    /// `rx` for them, and leaves frames in the queues of `tx`.
     pub fn resume(&mut self, rx: &mut Batch, now: Timestamp, tx: &mut Egress) {
         let (frames, queues) = tx.begin();
         rx.clear();

@@ -41,8 +41,8 @@ pub(crate) mod v4;
 /// The uplink's number among the networks of [`Neighbours`].
 pub const UPLINK: InterfaceId = InterfaceId(0x7fff);
 
-/// Maximum number of things that one batch can leave to be resumed.
-const MAX_DEFERRED: usize = packet::batch::MAX_FRAMES;
+/// Maximum number of things that batches can leave to be resumed: of the one at hand, and of those before.
+const MAX_DEFERRED: usize = 2 * packet::batch::MAX_FRAMES;
 
 /// One worker's router.
 #[derive(Debug)]

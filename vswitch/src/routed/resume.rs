@@ -46,6 +46,10 @@ impl Held {
     }
 }
 
+/// Number of packets that waited for a neighbour and continue at once. If its MAC address is unknown, each is flooded to all ports of
+/// the VLAN, and the worker writes them before it takes further ones.
+const RESUMED_AT_ONCE: usize = 8;
+
 /// Room for an ARP request.
 const REQUEST: [u8; ETHERNET_LEN + packet::arp::ARP_LEN] = [0; ETHERNET_LEN + packet::arp::ARP_LEN];
 
@@ -91,7 +95,7 @@ impl RouterWorker {
         match deferred {
             Deferred::Neighbour(id, address) => {
                 let more = tables.neighbours.release(id, address, |frame, port| {
-                    let is_in = push(batch, frame);
+                    let is_in = held.len() < RESUMED_AT_ONCE && push(batch, frame);
                     held.extend(is_in.then_some(Held { port, from: None }));
                     is_in
                 });
